@@ -1,0 +1,75 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.machine.fake_nvml import FakeCard, fake_nvml
+from vram_llm.errors import UnknownDevice
+from vram_llm.machine import detect
+from vram_llm.machine.types import Fact, Host, Source
+from vram_llm.units import GIB
+
+HOST = Host(name="box", cores=8, total_bytes=64 * GIB, available_bytes=48 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("card", "bandwidth"),
+    [
+        (FakeCard(), Fact(1008.096e9, Source.DRIVER)),
+        (FakeCard(clock_mhz=0), Fact(1008e9, Source.CATALOG)),
+        (
+            FakeCard(name="NVIDIA GeForce RTX 3080", total_mib=12288, bus_bits=0),
+            Fact(912e9, Source.CATALOG),
+        ),
+        (
+            FakeCard(name="NVIDIA GeForce RTX 3080", total_mib=10240, bus_bits=0),
+            Fact(760e9, Source.CATALOG),
+        ),
+        (FakeCard(name="NVIDIA Graphics Device", bus_bits=0), None),
+    ],
+)
+def test_bandwidth_is_the_drivers_then_the_catalogs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, card: FakeCard, bandwidth: Fact | None
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(card))
+    (device,) = detect.detect(tmp_path, {}).devices
+    assert device.bandwidth_bytes_per_s == bandwidth
+
+
+def test_hidden_cards_are_not_detected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(FakeCard()))
+    machine = detect.detect(tmp_path, {"CUDA_VISIBLE_DEVICES": "-1"})
+    assert machine.devices == ()
+    assert "hides 1 of 1" in machine.notes[0]
+
+
+def test_other_makers_cards_are_mentioned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/kfd").touch()
+    for index, vendor in enumerate(("0x8086", "0x10de", "0x1002")):
+        folder = tmp_path / f"sys/class/drm/card{index}/device"
+        folder.mkdir(parents=True)
+        (folder / "vendor").write_text(vendor + "\n")
+    notes = detect.detect(tmp_path, {}).notes
+    assert [note.split()[0] for note in notes] == ["AMD", "Intel"]
+    assert all("--gpu" in note for note in notes)
+
+
+def test_this_machine_is_read() -> None:
+    machine = detect.detect()
+    assert machine.host.total_bytes > 0
+    assert machine.devices or machine.notes
+
+
+def test_what_if_cards_replace_the_local_ones() -> None:
+    machine = detect.what_if(["RTX 4080 Laptop", "2x 3080"], HOST)
+    assert [device.id for device in machine.devices] == ["GPU0", "GPU1", "GPU2"]
+    assert machine.host is HOST
+    assert "also made with 12 GB" in machine.notes[0]
+
+
+def test_what_if_of_an_unknown_card_is_refused() -> None:
+    with pytest.raises(UnknownDevice, match="RTX 4095"):
+        detect.what_if(["RTX 4095"], HOST)

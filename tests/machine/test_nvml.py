@@ -1,0 +1,200 @@
+import ctypes
+import sys
+from typing import Any
+
+import pytest
+
+from tests.machine.fake_nvml import FakeCard, fake_nvml
+from vram_llm.machine import catalog, nvml
+from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Source
+from vram_llm.units import GIB, MIB
+
+HOST = Host(name="box", cores=8, total_bytes=64 * GIB, available_bytes=48 * GIB)
+
+
+def read(monkeypatch: pytest.MonkeyPatch, fake: Any) -> nvml.Cards:
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    return nvml.cards(HOST)
+
+
+def test_a_card_with_every_fact(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = fake_nvml(FakeCard())
+    found = read(monkeypatch, fake)
+    assert found.notes == ()
+    assert found.devices == (
+        Device(
+            id="CUDA0",
+            name="NVIDIA GeForce RTX 3090 Ti",
+            kind=DeviceKind.CUDA,
+            total_bytes=24576 * MIB,
+            free_bytes=24000 * MIB,
+            memory_source=Source.DRIVER,
+            bandwidth_bytes_per_s=Fact(1008.096e9, Source.DRIVER),
+            alignment_bytes=128,
+            row_padding=512,
+            uuid="GPU-1111-2222",
+            pci_bus_id="0000:01:00.0",
+            compute_capability="8.6",
+            driver_version="580.65.06",
+        ),
+    )
+    assert fake.shut_down == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "fact"),
+    [
+        ("nvmlDeviceGetUUID", "uuid"),
+        ("nvmlDeviceGetPciInfo", "pci_bus_id"),
+        ("nvmlDeviceGetCudaComputeCapability", "compute_capability"),
+        ("nvmlDeviceGetMaxClockInfo", "bandwidth_bytes_per_s"),
+        ("nvmlDeviceGetMemoryBusWidth", "bandwidth_bytes_per_s"),
+    ],
+)
+def test_one_failing_query_costs_one_fact(monkeypatch: pytest.MonkeyPatch, query: str, fact: str) -> None:
+    broken = FakeCard(fails={query: "NVMLError_NotSupported"})
+    found = read(monkeypatch, fake_nvml(broken, FakeCard(uuid="GPU-2")))
+    assert [device.id for device in found.devices] == ["CUDA0", "CUDA1"]
+    assert getattr(found.devices[0], fact) is None
+    assert getattr(found.devices[1], fact) is not None
+    assert found.devices[0].free_bytes == 24000 * MIB
+
+
+def test_an_older_driver_answers_the_first_version_of_the_memory_query(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    card = FakeCard(fails={"nvmlDeviceGetMemoryInfo_v2": "NVMLError_FunctionNotFound"})
+    (device,) = read(monkeypatch, fake_nvml(card)).devices
+    assert (device.total_bytes, device.free_bytes) == (24576 * MIB, 24000 * MIB)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        FakeCard(fails={"nvmlDeviceGetHandleByIndex": "NVMLError_GpuIsLost"}),
+        FakeCard(fails={"nvmlDeviceGetMemoryInfo_v2": "NVMLError_GpuIsLost"}),
+    ],
+)
+def test_a_lost_card_becomes_a_note(monkeypatch: pytest.MonkeyPatch, card: FakeCard) -> None:
+    found = read(monkeypatch, fake_nvml(card, FakeCard()))
+    assert [device.id for device in found.devices] == ["CUDA1"]
+    assert found.notes == ("NVIDIA card 0 is left out: NVMLError_GpuIsLost.",)
+
+
+def test_a_card_in_mig_mode_becomes_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read(monkeypatch, fake_nvml(FakeCard(mig=1), FakeCard(mig=0)))
+    assert [device.id for device in found.devices] == ["CUDA1"]
+    assert "MIG" in found.notes[0]
+
+
+def test_a_card_without_memory_of_its_own_has_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_memory = dict.fromkeys(
+        ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2"), "NVMLError_NotSupported"
+    )
+    found = read(monkeypatch, fake_nvml(FakeCard(name="NVIDIA GB10", fails=no_memory)))
+    assert [(d.total_bytes, d.free_bytes) for d in found.devices] == [(64 * GIB, 48 * GIB)]
+    assert "host's" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        ("NVMLError_LibraryNotFound", "There is no NVIDIA driver on this machine."),
+        ("NVMLError_DriverNotLoaded", "There is no NVIDIA driver on this machine."),
+        (
+            "NVMLError_LibRmVersionMismatch",
+            "The NVIDIA driver does not answer: NVMLError_LibRmVersionMismatch.",
+        ),
+    ],
+)
+def test_why_there_are_no_cards(monkeypatch: pytest.MonkeyPatch, error: str, sentence: str) -> None:
+    assert read(monkeypatch, fake_nvml(FakeCard(), init_fails=error)) == ((), (sentence,))
+
+
+def test_without_the_package_there_are_no_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read(monkeypatch, None)
+    assert found.devices == ()
+    assert "nvidia-ml-py" in found.notes[0]
+
+
+def test_the_real_library() -> None:
+    """Where there is no driver it must say so; where there is one, its cards must be whole."""
+    found = nvml.cards(HOST)
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        assert found == ((), ("There is no NVIDIA driver on this machine.",))
+    else:
+        assert found.devices or found.notes
+        for device in found.devices:
+            assert 0 <= device.free_bytes <= device.total_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "bus_id"),
+    [
+        ("00000000:01:00.0", "0000:01:00.0"),
+        ("00000000:C1:00.0", "0000:c1:00.0"),
+        ("0000ABCD:0A:1f.0", "abcd:0a:1f.0"),
+        ("00010000:00:00.0", "10000:00:00.0"),
+        ("0000:01:00.0", "0000:01:00.0"),
+    ],
+)
+def test_bus_ids_are_those_of_llama_cpp(text: str, bus_id: str) -> None:
+    assert nvml.normalise_bus_id(text) == bus_id
+
+
+# Memory clocks as nvidia-smi -q prints them under Max Clocks, bus widths and GB/s of the datasheets.
+KNOWN = [
+    ("GeForce GTX 1080 Ti", 5505, 352),  # GDDR5X
+    ("GeForce RTX 2080 Ti", 7000, 352),  # GDDR6
+    ("GeForce RTX 3090", 9751, 384),  # GDDR6X
+    ("GeForce RTX 3090 Ti", 10501, 384),
+    ("GeForce RTX 4090", 10501, 384),
+    ("GeForce RTX 4080 Laptop GPU", 9001, 192),
+    ("GeForce RTX 5090", 14001, 512),  # GDDR7
+    ("Tesla P40", 3615, 384),  # GDDR5
+    ("Tesla T4", 5001, 256),
+    ("Tesla P100-PCIE-16GB", 715, 4096),  # HBM2
+    ("Tesla V100-SXM2-16GB", 877, 4096),
+    ("A100-SXM4-40GB", 1215, 5120),
+    ("A100-SXM4-80GB", 1593, 5120),  # HBM2e
+    ("H100 80GB HBM3", 2619, 5120),
+    ("H200", 3201, 6144),  # HBM3e
+]
+
+
+@pytest.mark.parametrize(("name", "clock_mhz", "bus_bits"), KNOWN)
+def test_bandwidth_is_the_datasheets(name: str, clock_mhz: int, bus_bits: int) -> None:
+    datasheet = catalog.find(name).bandwidth_bytes_per_s
+    assert nvml.bandwidth_bytes_per_s(clock_mhz, bus_bits) == pytest.approx(datasheet, rel=0.025)
+
+
+@pytest.mark.parametrize(
+    ("environ", "ids", "noted"),
+    [
+        ({}, [0, 1, 2], ""),
+        ({"CUDA_VISIBLE_DEVICES": ""}, [], "hides 3 of 3"),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, [], "hides 3 of 3"),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-b"}, [1], "hides 2 of 3"),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-c,GPU-a"}, [0, 2], "hides 1 of 3"),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-c,GPU-x,GPU-a"}, [2], "hides 2 of 3"),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, [0, 1, 2], "CUDA_DEVICE_ORDER=PCI_BUS_ID"),
+        ({"CUDA_VISIBLE_DEVICES": "2, 0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, [0, 2], "hides 1 of 3"),
+        ({"CUDA_VISIBLE_DEVICES": "0,9,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, [0], "hides 2 of 3"),
+    ],
+)
+def test_hidden_cards(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], ids: list[int], noted: str
+) -> None:
+    unlike = (FakeCard(uuid="GPU-a"), FakeCard(uuid="GPU-b", name="NVIDIA L4"), FakeCard(uuid="GPU-c"))
+    found = nvml.visible(read(monkeypatch, fake_nvml(*unlike)), environ)
+    assert [device.id for device in found.devices] == [f"CUDA{i}" for i in ids]
+    assert noted in "".join(found.notes)
+    assert bool(found.notes) == bool(noted)
+
+
+def test_equal_cards_are_hidden_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read(monkeypatch, fake_nvml(FakeCard(), FakeCard()))
+    shown = nvml.visible(found, {"CUDA_VISIBLE_DEVICES": "1"})
+    assert [device.id for device in shown.devices] == ["CUDA1"]

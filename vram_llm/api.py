@@ -1,0 +1,108 @@
+"""The front door: what `import vram_llm` offers, and what the commands and POST /plan call."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vram_llm.errors import BadPlan
+from vram_llm.model.header import read_header
+from vram_llm.model.profile import ModelProfile, profile
+
+if TYPE_CHECKING:
+    from vram_llm.engine.client import EngineClient
+    from vram_llm.engine.info import ModelInfo
+    from vram_llm.machine.types import Machine
+    from vram_llm.plan.types import Plan, Workload
+
+DEMO = "demo"
+
+
+def analyze(model: str) -> ModelProfile:
+    """What the model file `model` holds, layer by layer; "demo" is the built-in model.
+
+    Raises ModelNotFound, or ModelFileError and those below it.
+    """
+    return profile(read_header(_resolve(model)))
+
+
+def detect(gpus: Sequence[str] = (), rpc: Sequence[str] = ()) -> "Machine":
+    """The machine to plan for: local cards, or the what-if cards `gpus` in their place; then RPC workers.
+
+    `gpus` are specs like "2x RTX 3090 Ti", `rpc` addresses like "10.0.0.2:50052@8GiB". Raises UnknownDevice,
+    WorkerUnreachable.
+    """
+    from vram_llm.machine import detect as machines
+
+    machine = machines.what_if(gpus) if gpus else machines.detect()
+    if rpc:
+        from vram_llm.llama import rpc as workers
+
+        machine = dataclasses.replace(machine, devices=machine.devices + workers.devices(tuple(rpc)))
+    return machine
+
+
+def plan(model: str, machine: "Machine", workload: "Workload") -> "Plan":
+    """The plan for running `model` on `machine`.
+
+    Raises what `analyze` raises, DoesNotFit, BadSplit, BadPlan.
+    """
+    from vram_llm.plan.search import make_plan
+
+    return make_plan(analyze(model), machine, workload)
+
+
+def load_plan(path: str) -> "Plan":
+    """A plan saved with `vram-llm plan --json`. Raises BadPlan."""
+    from vram_llm.plan.emit import from_json
+
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise BadPlan(f"the plan {path} cannot be read: {error.strerror or error}") from error
+    return from_json(data, path)
+
+
+def serve(
+    plan: "Plan",
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    model_name: str | None = None,
+    api_keys: tuple[str, ...] = (),
+    on_state: "Callable[[EngineClient], None]" = lambda _: None,
+    on_ready: "Callable[[ModelInfo], None]" = lambda _: None,
+) -> None:
+    """Load `plan` in an engine process and serve it over HTTP until SIGINT or SIGTERM.
+
+    `model_name` is what clients call it, by default the file's name. `on_state` is told of every change while
+    loading, `on_ready` of the first load's end. Raises PortInUse, ModelRefused, BadPlan, EngineDied.
+    """
+    import asyncio
+
+    from vram_llm.engine.client import EngineClient
+    from vram_llm.server import run
+
+    sock = run.listen(host, port)
+
+    async def main() -> None:
+        engine = EngineClient(plan, model_name or served_name(plan.model.path), on_state)
+        await run.serve(engine, sock, api_keys=api_keys, on_ready=on_ready)
+
+    with sock:
+        asyncio.run(main())
+
+
+def served_name(path: str) -> str:
+    """What clients call the model in `path`: the file's name without suffix and shard number."""
+    return re.sub(r"-\d{5}-of-\d{5}$", "", Path(path).stem)
+
+
+def _resolve(model: str) -> Path:
+    """The file a name stands for."""
+    if model != DEMO or Path(model).exists():
+        return Path(model)
+    from vram_llm import demo
+
+    return demo.path()

@@ -1,0 +1,207 @@
+"""vram-llm analyze: what a model file holds, layer by layer."""
+
+import json
+from collections.abc import Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import click
+
+from vram_llm.units import MIB, format_bytes
+
+if TYPE_CHECKING:  # rich is imported where something is drawn: --json goes without
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from vram_llm.model.profile import Layer, ModelProfile
+
+# Part of a layer, its colour, and its mark with and without block characters.
+_PARTS = (
+    ("attention", "cyan", "█", "#"),
+    ("ffn", "green", "▓", "="),
+    ("expert", "yellow", "▒", "+"),
+    ("recurrent", "magenta", "░", "~"),
+    ("other", "white", "·", "."),
+)
+
+
+@click.command("analyze")
+@click.argument("model", required=False)
+@click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(model: str | None, model_option: str | None, as_json: bool) -> None:
+    """Show what MODEL, a GGUF file or any shard of one, holds: sizes, layers, KV cache.
+
+    MODEL may be "demo", the built-in model.
+    """
+    if (model is None) == (model_option is None):
+        raise click.UsageError("name one model: `vram-llm analyze MODEL`")
+    from vram_llm.api import analyze
+
+    profile = analyze(model or model_option or "")
+    if as_json:
+        click.echo(json.dumps(to_json(profile), indent=2))
+    else:
+        _print(profile)
+
+
+def to_json(profile: "ModelProfile") -> dict[str, object]:
+    """The profile as `analyze --json` prints it. Sizes are in bytes, KV at f16."""
+    same = (
+        "architecture", "name", "quantization", "parameters", "n_layers", "context_length", "vocab_size",
+        "n_embd", "n_expert", "n_expert_used", "sliding_window", "total_bytes", "token_embd_bytes",
+        "output_bytes", "tied_output", "active_bytes_per_token", "kv_bytes_per_token",
+    )  # fmt: skip
+    of_layer = (
+        "index", "bytes", "attention_bytes", "ffn_bytes", "expert_bytes", "recurrent_bytes", "other_bytes",
+        "kv_bytes_per_token", "sliding_window", "recurrent_state_bytes",
+    )  # fmt: skip
+    return {
+        **{key: getattr(profile, key) for key in same},
+        "shards": [{"path": str(shard.path), "bytes": shard.n_bytes} for shard in profile.shards],
+        "layers": [{key: getattr(layer, key) for key in of_layer} for layer in profile.layers],
+    }
+
+
+def _print(profile: "ModelProfile") -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    console.print(Text(_printable(profile.name), style="bold"))
+    console.print(_facts(profile))
+    console.print()
+    console.print(_table(profile, console))
+    console.print(_legend(profile, _draws_blocks(console)))
+    sizes = [layer.bytes / MIB for layer in profile.layers]
+    mean = sum(sizes) / len(sizes)
+    console.print(Text(f"layers: min {min(sizes):,.1f}, mean {mean:,.1f}, max {max(sizes):,.1f} MiB"))
+
+
+def _printable(text: str) -> str:
+    """The text without the control characters a file could carry into a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _facts(profile: "ModelProfile") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, value in _fact_rows(profile):
+        grid.add_row(label, Text(_printable(value)))
+    return grid
+
+
+def _fact_rows(profile: "ModelProfile") -> Iterator[tuple[str, str]]:
+    """Label and value of each line above the table; what a model does not have is left out."""
+    n_files, n_layers = len(profile.shards), profile.n_layers
+    files = f" in {n_files} files" if n_files > 1 else ""
+    yield "architecture", profile.architecture
+    decimal = f" ({profile.total_bytes / 1e9:,.2f} GB)" if profile.total_bytes >= 1e9 else ""
+    yield "size", f"{format_bytes(profile.total_bytes)}{decimal}{files}"
+    yield "parameters", _parameters(profile.parameters)
+    yield "quantisation", profile.quantization
+    yield "context length", f"{profile.context_length:,} tokens"
+    yield "vocabulary", f"{profile.vocab_size:,} tokens"
+    yield (
+        "layers",
+        str(n_layers) + (f", {profile.n_draft_layers} of them draft" if profile.n_draft_layers else ""),
+    )
+    if profile.n_expert:
+        yield "experts", f"{profile.n_expert_used} of {profile.n_expert} used per token"
+    states = [layer.recurrent_state_bytes for layer in profile.layers if layer.recurrent_state_bytes]
+    if states:
+        yield "recurrent", f"{len(states)} of {n_layers} layers, {format_bytes(sum(states))} per sequence"
+    if profile.sliding_window:
+        n_windowed = sum(layer.sliding_window for layer in profile.layers)
+        yield "sliding window", f"{profile.sliding_window:,} tokens in {n_windowed} of {n_layers} layers"
+    if not profile.memory_is_modelled:
+        yield "KV cache", "of a kind only llama.cpp can size"
+    elif not profile.has_memory:
+        yield "KV cache", "none"
+    else:
+        yield "KV cache", f"{format_bytes(profile.kv_bytes_per_token)} per token at f16"
+    yield "read per token", format_bytes(profile.active_bytes_per_token)
+
+
+def _parameters(n: int) -> str:
+    for scale, unit in ((1e9, "B"), (1e6, "M")):
+        if n >= scale:
+            return f"{n / scale:,.2f} {unit}"
+    return f"{n:,}"
+
+
+def _table(profile: "ModelProfile", console: "Console") -> "Table":
+    """Runs of equal layers with a bar each, the embedding above and the output below them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("layer", no_wrap=True, overflow="crop")
+    table.add_column("MiB", justify="right", no_wrap=True, overflow="crop")
+    table.add_column("KV/token", justify="right", no_wrap=True, overflow="crop")
+    bar_width = max(4, console.width - 31)
+    largest = max(
+        profile.token_embd_bytes, profile.output_bytes, *(layer.bytes for layer in profile.layers), 1
+    )
+    table.add_column("", no_wrap=True, overflow="crop")
+    blocks = _draws_blocks(console)
+    scale = bar_width / largest
+
+    def outside(label: str, n_bytes: int, note: str = "") -> None:
+        bar = Text(note or ("█" if blocks else "#") * round(n_bytes * scale), style="dim" if note else "blue")
+        table.add_row(label, f"{n_bytes / MIB:,.1f}", "", bar)
+
+    outside("embedding", profile.token_embd_bytes)
+    for first, last in _runs(profile.layers):
+        label = str(first.index) if first is last else f"{first.index}-{last.index}"
+        kv = format_bytes(first.kv_bytes_per_token) if first.kv_bytes_per_token else "-"
+        table.add_row(label, f"{first.bytes / MIB:,.1f}", kv, _bar(first, scale, blocks))
+    outside("output", profile.output_bytes, "= embedding" if profile.tied_output else "")
+    return table
+
+
+def _runs(layers: tuple["Layer", ...]) -> Iterator[tuple["Layer", "Layer"]]:
+    """First and last layer of each run of layers that look alike."""
+
+    def looks(layer: "Layer") -> tuple[int, ...]:
+        return (layer.kv_bytes_per_token, *_part_bytes(layer))
+
+    for _, run in groupby(layers, key=looks):
+        alike = list(run)
+        yield alike[0], alike[-1]
+
+
+def _part_bytes(layer: "Layer") -> tuple[int, ...]:
+    return tuple(getattr(layer, f"{part}_bytes") for part, *_ in _PARTS)
+
+
+def _bar(layer: "Layer", scale: float, blocks: bool) -> "Text":
+    """The layer's parts side by side. Ends are rounded, not lengths, so that the sum keeps its length."""
+    from rich.text import Text
+
+    bar, end = Text(), 0
+    for (_, colour, block, plain), n_bytes in zip(_PARTS, _part_bytes(layer), strict=True):
+        start, end = end, end + n_bytes
+        bar.append((block if blocks else plain) * (round(end * scale) - round(start * scale)), style=colour)
+    return bar
+
+
+def _draws_blocks(console: "Console") -> bool:
+    """False where the output's encoding has no block characters."""
+    return console.encoding.startswith("utf")
+
+
+def _legend(profile: "ModelProfile", blocks: bool) -> "Text":
+    """Which colour and mark is which part, for the parts this model has."""
+    from rich.text import Text
+
+    totals = [sum(parts) for parts in zip(*map(_part_bytes, profile.layers), strict=True)]
+    shown = [row for row, total in zip(_PARTS, totals, strict=True) if total]
+    return Text(" ").join(
+        Text(f"{block if blocks else plain} {part}", style=colour) for part, colour, block, plain in shown
+    )

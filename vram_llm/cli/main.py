@@ -1,0 +1,72 @@
+"""`vram-llm`: finds the command, and turns every error into one sentence and an exit code."""
+
+import importlib
+import sys
+from typing import NoReturn
+
+import click
+
+from vram_llm import __version__
+from vram_llm.errors import VramLLMError
+
+EXIT_USAGE = 64  # sysexits' EX_USAGE: click's own 2 means "does not fit" here
+EXIT_INTERRUPTED = 130
+
+_COMMANDS = {
+    "analyze": "What a model file holds, layer by layer.",
+    "plan": "Which layers go on which device, and what each will hold.",
+    "serve": "Serve a model with an OpenAI endpoint, spread as planned.",
+    "worker": "Lend this machine's devices to a plan made elsewhere.",
+}
+
+
+class _Commands(click.Group):
+    """Imports a command's file only when it is run: `--help` and `analyze` stay quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"vram_llm.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vram-llm")
+def cli() -> None:
+    """Run large language models on GPUs that are not alike.
+
+    MODEL is a GGUF file (any shard of a split one), or "demo" for the small built-in model.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.UsageError as error:
+        error.exit_code = EXIT_USAGE
+        error.show()
+        code = EXIT_USAGE
+    except click.Abort:
+        code = EXIT_INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except VramLLMError as error:
+        click.echo(f"vram-llm: {error}", err=True)
+        code = error.exit_code
+    except BrokenPipeError:  # `vram-llm analyze ... | head`
+        sys.stderr.close()
+        code = 0
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

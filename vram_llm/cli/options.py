@@ -1,0 +1,114 @@
+"""Options that `plan` and `serve` share, and how they become a Machine's and a Workload's fields."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from vram_llm.model.quants import KV_TYPES
+from vram_llm.plan.types import Workload
+from vram_llm.units import MIB, parse_count
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_DEFAULT = Workload()
+
+
+class Count(click.ParamType[int]):
+    """A number of tokens: "4096", "32k"."""
+
+    name = "tokens"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            count = parse_count(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not 0 < count <= 2**31:
+            self.fail(f"{value} is not between 1 and 2,147,483,648", param, ctx)
+        return count
+
+
+class Shares(click.ParamType[tuple[float, ...]]):
+    """Numbers with commas between them: "0.35,0.45,0.20" or "32,33,16"."""
+
+    name = "shares"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers; write it like 0.35,0.45,0.20", param, ctx)
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the shared options said."""
+
+    gpus: tuple[str, ...]
+    rpc: tuple[str, ...]
+    workload: Workload
+
+
+_OPTIONS = (
+    click.option("--gpu", "gpus", multiple=True, metavar="CARD", help=(
+        'Plan for this card instead of the local ones: "RTX 4080 Laptop", "2x RTX 3090 Ti", 24GiB, '
+        "24GiB@1008GB/s. Repeat for more."
+    )),
+    click.option("--rpc", multiple=True, metavar="HOST:PORT[@SIZE]", help=(
+        "Use the worker that listens there, at most SIZE of its memory. Repeat for more."
+    )),
+    click.option("--n-ctx", type=Count(), metavar="TOKENS", help=(
+        f"Context, shared by all sequences: 4096, 32k.  [default: {_DEFAULT.DEFAULT_N_CTX}, or what the model "
+        "was trained on if that is less]"
+    )),
+    click.option("--parallel", type=click.IntRange(1, 256), default=_DEFAULT.parallel, show_default=True,
+                 help="Sequences served at the same time."),
+    click.option("--kv-type", type=click.Choice(sorted(KV_TYPES)), default=_DEFAULT.kv_type_k,
+                 show_default=True, help="What the KV cache is stored as."),
+    click.option("--reserve-mib", type=click.IntRange(0), default=_DEFAULT.reserve_bytes // MIB,
+                 show_default=True, help="Memory to leave free on every device."),
+    click.option("--n-gpu-layers", type=int, metavar="N", help=(
+        "Layers to put on devices, as llama.cpp counts them (the output is one).  [default: as many as fit]"
+    )),
+    click.option("--tensor-split", type=Shares(), metavar="SHARES", help=(
+        'Dictate the split over the devices, in their order: "0.35,0.45,0.20".'
+    )),
+    click.option("--mmap/--no-mmap", default=_DEFAULT.use_mmap, show_default=True,
+                 help="Map the file, or read it into memory."),
+)  # fmt: skip
+
+
+def wishes(function: _F) -> _F:
+    """Add the shared options; the command gets them as one argument `wishes`."""
+
+    def collect(**options: Any) -> Any:
+        kv_type = options.pop("kv_type")
+        workload = Workload(
+            n_ctx=options.pop("n_ctx"),
+            parallel=options.pop("parallel"),
+            kv_type_k=kv_type,
+            kv_type_v=kv_type,
+            reserve_bytes=options.pop("reserve_mib") * MIB,
+            n_gpu_layers=options.pop("n_gpu_layers"),
+            tensor_split=options.pop("tensor_split"),
+            use_mmap=options.pop("mmap"),
+        )
+        asked = Wishes(gpus=options.pop("gpus"), rpc=options.pop("rpc"), workload=workload)
+        return function(wishes=asked, **options)
+
+    collect.__doc__ = function.__doc__
+    for option in reversed(_OPTIONS):
+        collect = option(collect)
+    for param in getattr(function, "__click_params__", []):
+        collect.__click_params__.append(param)  # type: ignore[attr-defined]  # click's own way to stack decorators
+    return collect  # type: ignore[return-value]
+
+
+def one_model(argument: str | None, option: str | None) -> str | None:
+    """The model, given as an argument or as --model. Raises UsageError where both are."""
+    if argument is not None and option is not None:
+        raise click.UsageError("name the model once: as an argument or with --model")
+    return argument if argument is not None else option

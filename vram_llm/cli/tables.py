@@ -1,0 +1,156 @@
+"""Machines, plans and certificates as tables. Figures in MiB, each with its basis."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vram_llm.engine.info import LoadedMemory
+from vram_llm.machine.types import Device, Machine
+from vram_llm.plan.types import HOST, DeviceEstimate, Plan
+from vram_llm.units import format_bytes, format_count, format_mib
+
+_NARROW = 72  # columns; below it only what matters most is shown
+
+
+def print_machine(machine: Machine, reserve_bytes: int) -> None:
+    """Devices with what of each can be used, and the host."""
+    console = _console()
+    host = machine.host
+    if machine.devices:
+        table = _table(console)
+        for name in ("device", "name", "total", "free", "usable", "bandwidth"):
+            table.add_column(name, justify="left" if name in ("device", "name") else "right")
+        for device in machine.devices:
+            usable = max(device.free_bytes - reserve_bytes, 0)
+            table.add_row(
+                device.id, device.name,
+                format_mib(device.total_bytes), format_mib(device.free_bytes), format_mib(usable),
+                _bandwidth(device),
+            )  # fmt: skip
+        console.print(table)
+        sources = sorted({device.memory_source.value for device in machine.devices})
+        console.print(
+            f"MiB; memory: {', '.join(sources)}; usable = free less {format_mib(reserve_bytes)} kept in reserve"
+        )
+    else:
+        console.print("no GPU here; a model runs on the CPU, on workers (--rpc) or is planned for --gpu cards")
+    console.print(
+        f"{HOST}: {host.name}, {host.cores} cores, {format_bytes(host.available_bytes)} "
+        f"of {format_bytes(host.total_bytes)} memory available"
+    )
+    _print_notes(console, machine.notes)
+
+
+def print_plan(plan: Plan) -> None:
+    """What goes where, what each device will hold by kind, and the split by free memory beside it."""
+    console = _console()
+    context, placement = plan.context, plan.placement
+    console.print(Text(f"{plan.model.name}, {plan.model.quantization}", style="bold"), soft_wrap=True)
+    console.print(
+        f"{format_count(context.n_ctx)} context for {context.parallel} sequences, KV {context.kv_type_k}, "
+        f"{plan.model.n_layers} layers, {format_bytes(plan.model.total_bytes)}"
+    )
+    console.print()
+    console.print(_plan_table(plan, console))
+    console.print(
+        f"MiB; weights and context exact, compute and overhead estimated ({plan.estimate.method} meter)"
+    )
+    if placement.tensor_split:
+        console.print(
+            f"--n-gpu-layers {placement.n_gpu_layers} --tensor-split {','.join(map(str, placement.tensor_split))}"
+        )
+    if plan.by_free_memory is not None:
+        split = ",".join(map(str, plan.by_free_memory.placement.tensor_split))
+        console.print(f"llama.cpp itself, by free memory, would split {split}: {_verdict(plan)}")
+    _print_notes(console, plan.notes)
+
+
+def print_certificate(plan: Plan, memory: Sequence[LoadedMemory]) -> None:
+    """Plan beside what llama.cpp holds after the load, by device and kind."""
+    console = Console(stderr=True, highlight=False)
+    loaded = {use.id: use for use in memory}
+    table = _table(console)
+    for name in ("device", "weights", "context", "compute"):
+        table.add_column(name, justify="left" if name == "device" else "right")
+    for estimate in (*plan.estimate.devices, plan.estimate.host):
+        device_id = estimate.id if isinstance(estimate, DeviceEstimate) else HOST
+        use = loaded.get(device_id)
+        if use is not None:
+            table.add_row(
+                device_id,
+                _beside(estimate.weights_bytes, use.weights_bytes),
+                _beside(estimate.context_bytes, use.context_bytes),
+                _beside(estimate.compute_bytes, use.compute_bytes),
+            )
+    console.print(table)
+    console.print("MiB planned > held by llama.cpp; = to the byte")
+
+
+def _beside(planned: int, held: int) -> str:
+    return f"= {format_mib(held)}" if planned == held else f"{format_mib(planned)} > {format_mib(held)}"
+
+
+def _plan_table(plan: Plan, console: Console) -> Table:
+    table = _table(console)
+    kinds = ("weights", "context", "compute", "overhead") if console.width >= _NARROW else ()
+    table.add_column("device", no_wrap=True)
+    table.add_column("layers", justify="right", no_wrap=True)
+    for name in (*kinds, "total", "budget"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("name" if console.width >= 100 else "")
+    placement, first = plan.placement, plan.placement.cpu_layers
+    names = {device.id: device.name for device in plan.devices}
+    host = plan.estimate.host
+    for device, count in zip(plan.estimate.devices, placement.layers_per_device, strict=True):
+        layers = _layers(first, count, placement.output_device == device.id)
+        first += count
+        by_kind = [device.weights_bytes, device.context_bytes, device.compute_bytes, device.overhead_bytes]
+        shown = [*by_kind[: len(kinds)], device.total_bytes, device.budget_bytes]
+        bar = _bar(device.total_bytes / device.budget_bytes) if device.budget_bytes else Text("")
+        last = Text(names[device.id]) if console.width >= 100 else bar
+        table.add_row(device.id, layers, *map(format_mib, shown), last)
+    by_kind = [host.weights_bytes, host.context_bytes, host.compute_bytes, 0]
+    shown = [*by_kind[: len(kinds)], host.total_bytes, host.budget_bytes]
+    layers = _layers(0, placement.cpu_layers, placement.output_device == HOST)
+    table.add_row(HOST, layers, *map(format_mib, shown), Text(""))
+    return table
+
+
+def _layers(first: int, count: int, has_output: bool) -> str:
+    run = f"{first}-{first + count - 1}" if count > 1 else str(first) if count else ""
+    return f"{run}+out" if has_output and run else "out" if has_output else run or "-"
+
+
+def _bar(share: float, width: int = 7) -> Text:
+    filled = min(round(share * width), width)
+    return Text("▇" * filled, style="green" if share <= 0.9 else "yellow") + Text("·" * (width - filled), style="dim")
+
+
+def _verdict(plan: Plan) -> str:
+    assert plan.by_free_memory is not None
+    over = [
+        f"{device.id} {format_bytes(device.over_bytes)} over"
+        for device in plan.by_free_memory.estimate.devices
+        if device.over_bytes > 0
+    ]
+    return ", ".join(over) if over else "it would fit too"
+
+
+def _bandwidth(device: Device) -> str:
+    fact = device.bandwidth_bytes_per_s
+    return f"{fact.value / 1e9:,.0f} GB/s ({fact.source})" if fact is not None else "unknown"
+
+
+def _print_notes(console: Console, notes: Sequence[str]) -> None:
+    for note in notes:
+        console.print(Text(f"note: {note}", style="dim"))
+
+
+def _table(console: Console) -> Table:
+    return Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
+
+
+def _console() -> Console:
+    return Console(highlight=False)

@@ -1,0 +1,43 @@
+"""What a loaded engine says of itself."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class EngineState(StrEnum):
+    """Where the engine process is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    STOPPING = "stopping"
+    DEAD = "dead"  # and not coming back; between deaths and restarts it is LOADING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedMemory:
+    """What llama.cpp holds on one device ("CUDA0", "RPC1", "host") after the load, in bytes."""
+
+    id: str
+    weights_bytes: int
+    context_bytes: int
+    compute_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """The loaded model, as far as a server needs it."""
+
+    name: str  # the id clients use
+    path: str
+    architecture: str
+    parameters: int
+    size_bytes: int
+    n_vocab: int
+    n_ctx: int  # cells shared by all sequences; one request may use them all
+    n_ctx_train: int
+    parallel: int
+    chat_template: str | None
+    bos_token: str
+    eos_token: str
+    created: int  # Unix seconds of the load
+    memory: tuple[LoadedMemory, ...] = ()

@@ -1,0 +1,82 @@
+"""What crosses between the server's process and the engine's: length-prefixed msgpack over a socket pair.
+
+The engine sends one `News` a step, carrying what happened to every sequence.
+"""
+
+import struct
+
+import msgspec
+
+from vram_llm.engine.info import ModelInfo
+from vram_llm.engine.request import Request, TokenEvent
+from vram_llm.plan.types import Plan
+
+
+class Start(msgspec.Struct, tag=True):
+    """Load this plan. The first message, once."""
+
+    plan: Plan
+    model_name: str
+
+
+class Submit(msgspec.Struct, tag=True):
+    """A new request."""
+
+    request: Request
+
+
+class Cancel(msgspec.Struct, tag=True):
+    """Nobody wants this request's answer any more."""
+
+    id: str
+
+
+class Stop(msgspec.Struct, tag=True):
+    """Free everything and exit."""
+
+
+class Loading(msgspec.Struct, tag=True):
+    """How far the load is, 0 to 1."""
+
+    fraction: float
+
+
+class Ready(msgspec.Struct, tag=True):
+    """Loaded; requests are served from here on."""
+
+    info: ModelInfo
+
+
+class News(msgspec.Struct, tag=True):
+    """One engine step: what became of which request."""
+
+    events: list[TokenEvent]
+
+
+class Failed(msgspec.Struct, tag=True):
+    """The engine cannot go on; it exits after this. `exit_code` is the error's in errors.py."""
+
+    message: str
+    exit_code: int
+
+
+ToEngine = Start | Submit | Cancel | Stop
+FromEngine = Loading | Ready | News | Failed
+
+_HEADER = struct.Struct("<I")
+HEADER_BYTES = _HEADER.size
+_encoder = msgspec.msgpack.Encoder()
+decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode
+decode_from_engine = msgspec.msgpack.Decoder(FromEngine).decode
+
+
+def pack(message: ToEngine | FromEngine) -> bytes:
+    """A message as a frame: four bytes of little-endian length, then msgpack."""
+    body = _encoder.encode(message)
+    return _HEADER.pack(len(body)) + body
+
+
+def body_length(header: bytes) -> int:
+    """Bytes that follow a frame's first HEADER_BYTES."""
+    length: int = _HEADER.unpack(header)[0]
+    return length

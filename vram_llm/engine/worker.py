@@ -1,0 +1,172 @@
+"""The engine process: `python -m vram_llm.engine.worker FD`, with one end of a socket pair as FD.
+
+One thread does everything, so that no other holds the interpreter lock while tokens are sampled. Between
+steps it reads what has come in; with nothing to do it sleeps in `select`. It ends when told to, or when
+the server's end of the socket is gone.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+from vram_llm.engine import wire
+from vram_llm.engine.info import LoadedMemory, ModelInfo
+from vram_llm.engine.request import TokenEvent
+from vram_llm.errors import EngineDied, NotBuilt, VramLLMError
+
+_RECV_BYTES = 1 << 16
+
+
+class _Stopped(Exception):
+    """The server said stop, or is gone."""
+
+
+class Channel:
+    """The engine's end of the socket pair."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._buffer = bytearray()
+
+    def send(self, message: wire.FromEngine) -> None:
+        """Send, waiting for room if the server is behind. Raises _Stopped where it is gone."""
+        try:
+            self._socket.sendall(wire.pack(message))
+        except OSError as error:
+            raise _Stopped from error
+
+    def receive(self, *, wait: bool) -> list[wire.ToEngine]:
+        """All messages that have come in; with `wait`, at least one. Raises _Stopped where the server is gone."""
+        messages: list[wire.ToEngine] = []
+        while True:
+            ready, _, _ = select.select([self._socket], [], [], None if wait and not messages else 0)
+            if not ready:
+                return messages
+            data = self._socket.recv(_RECV_BYTES)
+            if not data:
+                raise _Stopped
+            self._buffer += data
+            messages += self._whole_messages()
+
+    def _whole_messages(self) -> list[wire.ToEngine]:
+        messages = []
+        while len(self._buffer) >= wire.HEADER_BYTES:
+            end = wire.HEADER_BYTES + wire.body_length(self._buffer[: wire.HEADER_BYTES])
+            if len(self._buffer) < end:
+                break
+            messages.append(wire.decode_to_engine(self._buffer[wire.HEADER_BYTES : end]))
+            del self._buffer[:end]
+        return messages
+
+
+def run(channel: Channel) -> None:
+    """Load the plan the first message brings, then serve requests until told to stop."""
+    start = next(m for m in channel.receive(wait=True) if isinstance(m, wire.Start))
+
+    # here, not above: loading llama.cpp's libraries takes longer than everything else before the load
+    from vram_llm.engine.loop import Loop
+    from vram_llm.llama.model import LoadedModel
+
+    last = -1.0
+
+    def progress(fraction: float) -> bool:
+        nonlocal last
+        if fraction - last >= 0.01 or fraction == 1:
+            last = fraction
+            channel.send(wire.Loading(fraction))
+        return not any(isinstance(m, wire.Stop) for m in channel.receive(wait=False))
+
+    stopped = False
+
+    def progress_or_stop(fraction: float) -> bool:
+        nonlocal stopped
+        try:
+            stopped = not progress(fraction)
+        except _Stopped:
+            stopped = True
+        return not stopped
+
+    try:
+        model = LoadedModel(start.plan, progress_or_stop)
+    except VramLLMError:
+        if stopped:
+            raise _Stopped from None
+        raise
+    channel.send(wire.Ready(_info(model, start.model_name)))
+    loop = Loop(model)
+    while True:
+        events: list[TokenEvent] = []
+        for message in channel.receive(wait=loop.is_idle):
+            match message:
+                case wire.Submit(request):
+                    refusal = loop.submit(request)
+                    events += [refusal] if refusal is not None else []
+                case wire.Cancel(request_id):
+                    loop.cancel(request_id)
+                case wire.Stop():
+                    raise _Stopped
+        events += loop.step()
+        if events:
+            channel.send(wire.News(events))
+
+
+def _info(model: "LoadedModel", name: str) -> ModelInfo:  # noqa: F821 - imported where it is loaded
+    plan = model.plan
+    memory = []
+    with contextlib.suppress(NotBuilt):  # then nothing is said of memory, rather than something wrong
+        memory = [
+            LoadedMemory(
+                id=device,
+                weights_bytes=use.weights_bytes,
+                context_bytes=use.context_bytes,
+                compute_bytes=use.compute_bytes,
+            )
+            for device, use in model.memory_use().items()
+        ]
+    return ModelInfo(
+        name=name,
+        path=plan.model.path,
+        architecture=plan.model.architecture,
+        parameters=model.n_params,
+        size_bytes=model.size_bytes,
+        n_vocab=model.vocab.n_tokens,
+        n_ctx=model.n_ctx,
+        n_ctx_train=model.n_ctx_train,
+        parallel=plan.context.parallel,
+        chat_template=model.metadata("tokenizer.chat_template"),
+        bos_token=model.vocab.text_of(model.vocab.bos),
+        eos_token=model.vocab.text_of(model.vocab.eos),
+        created=int(time.time()),
+        memory=tuple(memory),
+    )
+
+
+def main() -> int:
+    """Serve the socket whose descriptor is the first argument; the exit code is the error's, or 0."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the server decides when the engine ends
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        run(channel)
+    except _Stopped:
+        # not through the interpreter's end: llama.cpp's back ends have crashed while being torn down there
+        os._exit(0)
+    except VramLLMError as error:
+        with contextlib.suppress(_Stopped):
+            channel.send(wire.Failed(str(error), error.exit_code))
+        return error.exit_code
+    except MemoryError:
+        with contextlib.suppress(_Stopped):
+            channel.send(wire.Failed("the engine ran out of memory on the host", EngineDied.exit_code))
+        return EngineDied.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

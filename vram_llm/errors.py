@@ -1,0 +1,139 @@
+"""Every error a person can meet, in one tree.
+
+    VramLLMError                 1   anything below, or a fault of ours
+    ├── DoesNotFit               2   no plan keeps every device inside its budget
+    ├── ModelNotFound           10   no such file
+    ├── ModelFileError          11   not a GGUF file
+    │   ├── TruncatedFile       12   the header, or the tensor data it promises, is cut short
+    │   ├── CorruptHeader       13   counts, lengths or types no model can have
+    │   └── MissingShard        14   a split file with a part gone, or parts that disagree
+    ├── UnknownDevice           20   a card name nobody knows
+    ├── WorkerUnreachable       21   an RPC worker that does not answer
+    ├── BadSplit                22   a tensor split that does not match the devices
+    ├── BadPlan                 23   a plan file that cannot be used
+    ├── PortInUse               30   someone else listens there
+    ├── ModelRefused            31   llama.cpp will not load this model, or not so
+    ├── EngineDied              32   the engine process ended while it was needed
+    ├── NotBuilt                33   this build of llama.cpp lacks what was asked for
+    ├── Overloaded              --   the queue is full; asked again later, the same request can be served
+    └── RequestError            --   one request is at fault, nothing else (HTTP only)
+        └── ContextExceeded     --   its prompt is longer than the context
+
+The number is the process's exit code; wrong flags exit with 64 (sysexits' EX_USAGE), Ctrl+C with 130.
+"""
+
+from typing import ClassVar
+
+
+class VramLLMError(Exception):
+    """A fault that has a sentence for the person who meets it: what, by how much, what to try."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class DoesNotFit(VramLLMError):
+    """No placement keeps every device inside its budget."""
+
+    exit_code = 2
+
+
+class ModelNotFound(VramLLMError):
+    """There is no file at the path given."""
+
+    exit_code = 10
+
+
+class ModelFileError(VramLLMError):
+    """The file is not a GGUF model."""
+
+    exit_code = 11
+
+
+class TruncatedFile(ModelFileError):
+    """The file ends before what its header promises."""
+
+    exit_code = 12
+
+
+class CorruptHeader(ModelFileError):
+    """The header holds counts, lengths or types that no model can have."""
+
+    exit_code = 13
+
+
+class MissingShard(ModelFileError):
+    """A part of a split file is not there, or the parts disagree."""
+
+    exit_code = 14
+
+
+class UnknownDevice(VramLLMError):
+    """A card name that is not in the catalog."""
+
+    exit_code = 20
+
+
+class WorkerUnreachable(VramLLMError):
+    """An RPC worker does not answer, or not as llama.cpp's would."""
+
+    exit_code = 21
+
+
+class BadSplit(VramLLMError):
+    """A tensor split or layer count that does not match the devices or the model."""
+
+    exit_code = 22
+
+
+class BadPlan(VramLLMError):
+    """A plan file that cannot be read, or names what is not here."""
+
+    exit_code = 23
+
+
+class PortInUse(VramLLMError):
+    """The address to listen on is taken."""
+
+    exit_code = 30
+
+
+class ModelRefused(VramLLMError):
+    """llama.cpp would not load the model or make its context."""
+
+    exit_code = 31
+
+
+class EngineDied(VramLLMError):
+    """The engine process ended while it was needed."""
+
+    exit_code = 32
+
+
+class NotBuilt(VramLLMError):
+    """This build of llama.cpp lacks what was asked for."""
+
+    exit_code = 33
+
+
+class Overloaded(VramLLMError):
+    """The queue is full. `retry_after_s` is when asking again is worth while."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RequestError(VramLLMError):
+    """One request cannot be served as it stands. `param` names the field at fault, if one does."""
+
+    code: ClassVar[str] = "invalid_value"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextExceeded(RequestError):
+    """The prompt does not fit the context."""
+
+    code = "context_length_exceeded"

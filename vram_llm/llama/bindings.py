@@ -1,0 +1,138 @@
+"""llama.cpp's C surface as this project uses it: checked once at import, typed where the bindings are not.
+
+`C` is llama-cpp-python's own ctypes module. What that leaves out (ggml's devices and its RPC back end)
+is declared here, from ggml/include/ggml-backend.h and ggml-rpc.h of the same version.
+"""
+
+import ctypes
+import logging
+import sys
+from collections import deque
+from typing import Any
+
+from vram_llm.errors import NotBuilt
+
+SUPPORTED_VERSION = "0.3.36"  # of llama-cpp-python: struct layouts below and mangled names belong to it
+
+log = logging.getLogger("vram_llm.llama")
+
+try:
+    import llama_cpp
+    from llama_cpp import llama_cpp as C
+except (ImportError, OSError, RuntimeError) as error:  # a missing or half-built shared library raises any of them
+    raise NotBuilt(
+        f"llama-cpp-python does not load ({error}); build it with `make setup`, "
+        f"or `pip install llama-cpp-python=={SUPPORTED_VERSION}`"
+    ) from error
+
+if llama_cpp.__version__ != SUPPORTED_VERSION:
+    raise NotBuilt(
+        f"this program speaks the C interface of llama-cpp-python {SUPPORTED_VERSION}, found {llama_cpp.__version__}; "
+        f"`pip install llama-cpp-python=={SUPPORTED_VERSION}`"
+    )
+
+Pointer = ctypes.c_void_p
+
+# ggml_log_level of ggml.h
+_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+recent_lines: deque[str] = deque(maxlen=200)  # llama.cpp's own words, for the sentence of an error
+
+
+@C.llama_log_callback
+def _on_log(level: int, text: bytes | None, _: object) -> None:
+    line = (text or b"").decode("utf-8", "replace").rstrip("\n")
+    if not line.strip(". "):
+        return
+    if level >= 2:
+        recent_lines.append(line)
+    # llama.cpp's "info" is what a developer reads; a person who runs `serve` wants its warnings at most
+    log.log(logging.DEBUG if level == 2 else _LEVELS.get(level, logging.DEBUG), "%s", line)
+
+
+C.llama_log_set(_on_log, ctypes.c_void_p(0))
+
+
+def last_errors() -> str:
+    """llama.cpp's most recent error lines as one string, or "" if it said nothing."""
+    telling = [line for line in recent_lines if "error" in line.lower() or "failed" in line.lower()]
+    return "; ".join(line.strip() for line in telling[-3:])
+
+
+def has_amx_kernels() -> bool:
+    """True where the CPU back end was built with AMX, whose kernels crash on some virtual machines."""
+    return b"AMX_INT8 = 1" in C.llama_print_system_info()
+
+
+class DeviceCaps(ctypes.Structure):
+    """ggml_backend_dev_caps."""
+
+    _fields_ = [
+        (name, ctypes.c_bool)
+        for name in ("async_", "host_buffer", "buffer_from_host_ptr", "events", "mmap_support")
+    ]
+
+
+class DeviceProps(ctypes.Structure):
+    """ggml_backend_dev_props."""
+
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("description", ctypes.c_char_p),
+        ("memory_free", ctypes.c_size_t),
+        ("memory_total", ctypes.c_size_t),
+        ("type", ctypes.c_int),
+        ("device_id", ctypes.c_char_p),
+        ("caps", DeviceCaps),
+    ]
+
+
+CPU_DEVICE_TYPE = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
+
+
+def _declare(name: str, result: Any, *arguments: Any) -> Any:
+    """The C function `name`, found through libllama's own dependencies; None where this build lacks it."""
+    function = getattr(C._lib, name, None)
+    if function is not None:
+        function.restype, function.argtypes = result, list(arguments)
+    return function
+
+
+dev_count = _declare("ggml_backend_dev_count", ctypes.c_size_t)
+dev_get = _declare("ggml_backend_dev_get", Pointer, ctypes.c_size_t)
+dev_by_type = _declare("ggml_backend_dev_by_type", Pointer, ctypes.c_int)
+dev_get_props = _declare("ggml_backend_dev_get_props", None, Pointer, ctypes.POINTER(DeviceProps))
+dev_buffer_type = _declare("ggml_backend_dev_buffer_type", Pointer, Pointer)
+buft_name = _declare("ggml_backend_buft_name", ctypes.c_char_p, Pointer)
+buft_alignment = _declare("ggml_backend_buft_get_alignment", ctypes.c_size_t, Pointer)
+buft_device = _declare("ggml_backend_buft_get_device", Pointer, Pointer)
+reg_dev_count = _declare("ggml_backend_reg_dev_count", ctypes.c_size_t, Pointer)
+reg_dev_get = _declare("ggml_backend_reg_dev_get", Pointer, Pointer, ctypes.c_size_t)
+rpc_add_server = _declare("ggml_backend_rpc_add_server", Pointer, ctypes.c_char_p)
+rpc_start_server = _declare(
+    "ggml_backend_rpc_start_server",
+    None,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_size_t,
+    ctypes.c_size_t,
+    ctypes.POINTER(Pointer),
+)
+# a C++ function: its name is the Itanium ABI's, its result a std::map of libstdc++ (see memory.py)
+get_memory_breakdown = (
+    _declare("_Z26llama_get_memory_breakdownPK13llama_context", Pointer, Pointer, Pointer)
+    if sys.platform == "linux"
+    else None
+)
+
+
+def props_of(device: int) -> DeviceProps:
+    """What ggml says of a device handle."""
+    props = DeviceProps()
+    dev_get_props(device, ctypes.byref(props))
+    return props
+
+
+def local_devices() -> list[int]:
+    """Handles of this process's own devices other than the CPU, in ggml's order."""
+    handles = [dev_get(i) for i in range(dev_count())]
+    return [handle for handle in handles if props_of(handle).type != CPU_DEVICE_TYPE]

@@ -1,0 +1,99 @@
+"""Text to tokens and back, over llama.cpp's vocabulary."""
+
+import codecs
+import ctypes
+
+from vram_llm.llama.bindings import C
+
+
+class Vocab:
+    """The vocabulary of a loaded model. Valid as long as the model is."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        self._pieces: dict[int, bytes] = {}
+        self.n_tokens: int = C.llama_vocab_n_tokens(handle)
+        self.bos: int = C.llama_vocab_bos(handle)
+        self.eos: int = C.llama_vocab_eos(handle)
+        self.add_bos: bool = C.llama_vocab_get_add_bos(handle)
+        self._eog = frozenset(t for t in range(self.n_tokens) if C.llama_vocab_is_eog(handle, t))
+
+    def is_end(self, token: int) -> bool:
+        """True for tokens that end a generation (end of sequence, end of turn, ...)."""
+        return token in self._eog
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        """Token ids of `text`. `add_special` puts BOS and EOS where the model wants them."""
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 2
+        while True:
+            tokens = (ctypes.c_int32 * room)()
+            n = C.llama_tokenize(self._handle, data, len(data), tokens, room, add_special, parse_special)
+            if n >= 0:
+                return tokens[:n]
+            room = -n
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for; control tokens stand for none."""
+        cached = self._pieces.get(token)
+        if cached is None:
+            cached = self._pieces[token] = self._render(token, special=False)
+        return cached
+
+    def text_of(self, token: int) -> str:
+        """A token as it is written in a prompt ("<|im_end|>"); "" for a token the model has not."""
+        return self._render(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+    def _render(self, token: int, *, special: bool) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            n = C.llama_token_to_piece(self._handle, token, buffer, room, 0, special)
+            if n >= 0:
+                return buffer.raw[:n]
+            room = -n
+
+
+class TextStream:
+    """Tokens in, text out: whole UTF-8 characters only, nothing past a stop string.
+
+    A stop string may span tokens, so text that could still become one is held back until it is decided.
+    """
+
+    def __init__(self, vocab: Vocab, stop: tuple[str, ...] = ()) -> None:
+        self._vocab = vocab
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stop = stop
+        self._held = ""
+        self.stopped = False  # a stop string was met
+
+    def push(self, token: int) -> str:
+        """The text that became final with this token."""
+        return self._release(self._decoder.decode(self._vocab.piece(token)))
+
+    def finish(self) -> str:
+        """What was held back, at the end of a generation."""
+        text = self._release(self._decoder.decode(b"", final=True))
+        held, self._held = self._held, ""
+        return text if self.stopped else text + held
+
+    def _release(self, text: str) -> str:
+        if not self._stop:
+            return text
+        if self.stopped:
+            return ""
+        self._held += text
+        found = [at for at in map(self._held.find, self._stop) if at >= 0]
+        if found:
+            text, self._held, self.stopped = self._held[: min(found)], "", True
+            return text
+        keep = max(_overlap(self._held, stop) for stop in self._stop)
+        cut = len(self._held) - keep
+        text, self._held = self._held[:cut], self._held[cut:]
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a beginning of `stop`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if stop.startswith(text[-n:])), 0)

@@ -1,0 +1,1 @@
+"""What a computer has: devices, host, and where each figure comes from."""

@@ -1,0 +1,115 @@
+"""The computer itself: memory, cores and name, inside the limits of its cgroups.
+
+Paths are read below `root` so that tests can lay out a machine of their own.
+"""
+
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from vram_llm.machine.types import Host
+
+ROOT = Path("/")
+_CGROUPS = "sys/fs/cgroup"
+
+
+def read_host(root: Path = ROOT) -> Host:
+    """The host as this process may use it: RAM and cores, each cut to the tightest cgroup limit."""
+    import psutil
+
+    ram = psutil.virtual_memory()
+    room = [(ram.total, ram.available), *memory_limits(root)]
+    return Host(
+        name=platform.node() or "localhost",
+        cores=min([_affinity(), *cpu_limits(root)]),
+        total_bytes=min(limit for limit, _ in room),
+        available_bytes=min(left for _, left in room),
+        cpu_name=cpu_name(root),
+    )
+
+
+def memory_limits(root: Path = ROOT) -> list[tuple[int, int]]:
+    """(limit, bytes left below it) of every cgroup above this process that has a memory limit.
+
+    What is left leaves page cache out of the usage: the kernel drops it before it kills.
+    """
+    names = ("memory.max", "memory.current", "inactive_file", "active_file")
+    v2 = [_room(folder, *names) for folder in _folders(root, None)]
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "total_active_file")
+    v1 = [_room(folder, *names) for folder in _folders(root, "memory")]
+    return [room for room in v2 + v1 if room is not None]
+
+
+def cpu_limits(root: Path = ROOT) -> list[int]:
+    """Whole cores (at least 1) that every cgroup with a CPU quota above this process allows."""
+    v2 = [read_text(folder / "cpu.max").partition(" ") for folder in _folders(root, None)]
+    quotas = [(quota, period) for quota, _, period in v2]
+    for folder in _folders(root, "cpu"):
+        quotas += [(read_text(folder / "cpu.cfs_quota_us"), read_text(folder / "cpu.cfs_period_us"))]
+    return [cores for quota, period in quotas if (cores := _cores(quota, period)) is not None]
+
+
+def cpu_name(root: Path = ROOT) -> str | None:
+    """The processor's name as Linux prints it, or as Python's platform module knows it; None if neither."""
+    for line in read_text(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name" and value.strip():
+            return value.strip()
+    return platform.processor() or None
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _folders(root: Path, controller: str | None) -> Iterator[Path]:
+    """The cgroup folders of this process from its own up to the mount; `controller` None is version 2.
+
+    In a container without a cgroup namespace the path is the host's and only the mount itself exists:
+    folders that do not exist read as having no limit.
+    """
+    for line in read_text(root / "proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controller is None and controllers == "":
+            mounts = [root / _CGROUPS, root / _CGROUPS / "unified"]
+        elif controller is not None and controller in controllers.split(","):
+            mounts = [root / _CGROUPS / controller, root / _CGROUPS / controllers]
+        else:
+            continue
+        group = PurePosixPath(path.lstrip("/"))
+        if ".." in group.parts:  # the process sits outside its cgroup namespace
+            group = PurePosixPath()
+        for mount in dict.fromkeys(mounts):
+            yield from (mount / part for part in (group, *group.parents))
+
+
+def _room(folder: Path, limit: str, usage: str, *cache: str) -> tuple[int, int] | None:
+    limit_bytes, used_bytes = _number(read_text(folder / limit)), _number(read_text(folder / usage))
+    if limit_bytes is None or used_bytes is None:
+        return None
+    pairs = (line.partition(" ") for line in read_text(folder / "memory.stat").splitlines())
+    stat = {key: _number(value) or 0 for key, _, value in pairs}
+    kept_bytes = max(0, used_bytes - sum(stat.get(name, 0) for name in cache))
+    return limit_bytes, max(0, limit_bytes - kept_bytes)
+
+
+def _cores(quota: str, period: str) -> int | None:
+    quota_us, period_us = _number(quota), _number(period)
+    return max(1, quota_us // period_us) if quota_us and period_us else None
+
+
+def _number(text: str) -> int | None:
+    """The count in `text`; None for "max", "-1" and what is no number."""
+    return int(text) if text.strip().isdecimal() else None
+
+
+def read_text(path: Path) -> str:
+    """The stripped text of a file of /proc or /sys; empty where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,80 @@
+"""What a computer has. Facts only: each says where it came from, an unknown one is `None`."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Source(StrEnum):
+    """Where a figure came from, the most trusted first."""
+
+    MEASURED = "measured"
+    DRIVER = "driver"
+    CATALOG = "catalog"
+    GIVEN = "given"  # the user said so
+    ESTIMATED = "estimated"
+
+
+class DeviceKind(StrEnum):
+    """The llama.cpp backend that drives a device."""
+
+    CUDA = "cuda"
+    ROCM = "rocm"
+    VULKAN = "vulkan"
+    METAL = "metal"
+    SYCL = "sycl"
+    RPC = "rpc"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A number and its source."""
+
+    value: float
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One card, or one device of a remote worker.
+
+    `id` is unique in a machine and is what plans and messages call it ("CUDA0", "RPC0"). Cards are
+    found again by `pci_bus_id` or `uuid`, never by index: NVML and CUDA order them differently.
+    """
+
+    id: str
+    name: str
+    kind: DeviceKind
+    total_bytes: int
+    free_bytes: int
+    memory_source: Source
+    bandwidth_bytes_per_s: Fact | None = None
+    alignment_bytes: int = 128  # of every tensor in a buffer; ggml_backend_buft_get_alignment
+    row_padding: int = 0  # a quantised row is padded to a multiple of this many elements; 0: it is not
+    uuid: str | None = None
+    pci_bus_id: str | None = None  # "0000:01:00.0", lower case
+    endpoint: str | None = None  # "host:port" of an RPC worker
+    endpoint_index: int = 0  # which of that worker's devices
+    compute_capability: str | None = None  # "8.6"
+    driver_version: str | None = None
+    what_if: bool = False  # not in this machine: planned for, never loaded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The computer itself. `available_bytes` is what can be used now, cgroup limits included."""
+
+    name: str
+    cores: int  # that this process may run on
+    total_bytes: int
+    available_bytes: int
+    cpu_name: str | None = None
+    alignment_bytes: int = 32  # ggml's CPU buffer type
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Devices in the order llama.cpp would be told them, and the host."""
+
+    devices: tuple[Device, ...]
+    host: Host
+    notes: tuple[str, ...] = ()  # what could not be found out, in sentences

@@ -1,0 +1,192 @@
+"""The analytic meter: what a placement holds, without llama.cpp.
+
+Weights and KV cache are exact: tensor sizes with the padding of the device's buffer type
+(`ggml_backend_alloc_ctx_tensors_from_buft_impl` in ggml-alloc.c), cache rows times cells
+(src/llama-kv-cache.cpp, llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp). Compute is an upper
+estimate (compute.py), overhead a table.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from vram_llm.machine.types import Device, DeviceKind, Host
+from vram_llm.model.profile import Layer, ModelProfile
+from vram_llm.model.quants import KV_TYPES, row_bytes
+from vram_llm.model.tensors import Role, Tensor
+from vram_llm.plan.compute import PIPELINED_KINDS, compute_bound
+from vram_llm.plan.types import (
+    HOST,
+    Context,
+    DeviceEstimate,
+    Estimate,
+    HostEstimate,
+    Placement,
+)
+from vram_llm.units import MIB
+
+METHOD = "analytic"
+
+OVERHEAD_BYTES = {
+    DeviceKind.CUDA: 512 * MIB,
+    DeviceKind.ROCM: 512 * MIB,
+    DeviceKind.VULKAN: 256 * MIB,
+    DeviceKind.SYCL: 256 * MIB,
+    DeviceKind.METAL: 64 * MIB,
+    DeviceKind.RPC: 0,  # the worker has opened its own devices before it reports what is free
+}
+"""Estimated bytes a process takes on a device outside llama.cpp's buffers: driver context, BLAS, graphs."""
+
+_CELLS_PAD = 256  # of n_ctx and of sliding-window caches
+
+
+def pad(n: int, to: int) -> int:
+    """`n` rounded up to a multiple of `to`."""
+    return -(-n // to) * to
+
+
+def tensor_bytes(tensor: Tensor, alignment: int, row_padding: int) -> int:
+    """What a tensor takes in a buffer: quantised rows that are no multiple of `row_padding` are filled up."""
+    n_bytes = tensor.n_bytes
+    if row_padding and tensor.type.is_quantized and tensor.shape[0] % row_padding:
+        n_bytes += row_bytes(tensor.type, row_padding - tensor.shape[0] % row_padding)
+    return pad(n_bytes, alignment)
+
+
+def swa_cells(profile: ModelProfile, context: Context) -> int:
+    """KV cells of layers with a sliding window (`swa_full` off, unified); 0 where there are none."""
+    if not any(layer.sliding_window for layer in profile.layers):
+        return 0
+    wanted = profile.sliding_window * context.parallel + context.n_ubatch
+    return pad(min(context.n_ctx, wanted), _CELLS_PAD)
+
+
+class AnalyticMeter:
+    """Measures placements of one model in one context on one set of devices. Call it with a Placement."""
+
+    def __init__(
+        self,
+        profile: ModelProfile,
+        context: Context,
+        devices: Sequence[Device],
+        host: Host,
+        reserve_bytes: int,
+    ) -> None:
+        self.devices = {device.id: device for device in devices}
+        self._profile = profile
+        self._context = context
+        self._host = host
+        self._reserve_bytes = reserve_bytes
+        n_swa_cells = swa_cells(profile, context)
+        self._bound = compute_bound(profile, context, n_swa_cells)
+        self._context_sums = _sums([_layer_context(layer, context, n_swa_cells) for layer in profile.layers])
+        self._sharing_sums = _sums([layer.loads_shared for layer in profile.layers])
+        self._weight_sums: dict[tuple[int, int], list[int]] = {}  # by alignment and row padding
+
+    def budget(self, device_id: str) -> int:
+        """Bytes a plan may use of a device: free less reserve, never below 0."""
+        return max(self.devices[device_id].free_bytes - self._reserve_bytes, 0)
+
+    def __call__(self, placement: Placement) -> Estimate:
+        """The estimate for a placement."""
+        pipelined = self.is_pipelined(placement)
+        first, devices = placement.cpu_layers, []
+        for index, (device_id, count) in enumerate(
+            zip(placement.device_order, placement.layers_per_device, strict=True)
+        ):
+            has_output = placement.output_device == device_id
+            devices.append(
+                self.device(device_id, first, first + count, has_output, index == 0, pipelined)
+            )
+            first += count
+        return Estimate(method=METHOD, devices=tuple(devices), host=self._host_estimate(placement, pipelined))
+
+    def is_pipelined(self, placement: Placement) -> bool:
+        """Whether llama.cpp makes pipeline copies: several devices, all able to, nothing left on the host."""
+        kinds = [self.devices[device_id].kind for device_id in placement.device_order]
+        return (
+            len(kinds) > 1
+            and placement.n_gpu_layers > self._profile.n_layers
+            and all(kind in PIPELINED_KINDS for kind in kinds)
+        )
+
+    @property
+    def may_pipeline(self) -> bool:
+        """Whether some placement off the host would have pipeline copies."""
+        return sum(device.kind in PIPELINED_KINDS for device in self.devices.values()) > 1
+
+    def device(
+        self, device_id: str, first: int, end: int, has_output: bool, is_first: bool, pipelined: bool
+    ) -> DeviceEstimate:
+        """The estimate for layers first to end-1, with or without the output, on one device."""
+        device = self.devices[device_id]
+        weights = self._weights(device.alignment_bytes, device.row_padding, first, end, has_output)
+        context = self._context_sums[end] - self._context_sums[first]
+        compute = self._bound.device_bytes(pipelined=pipelined, is_first=is_first, has_output=has_output)
+        overhead = OVERHEAD_BYTES[device.kind]
+        return DeviceEstimate(
+            id=device_id,
+            weights_bytes=weights,
+            context_bytes=context,
+            compute_bytes=compute,
+            overhead_bytes=overhead,
+            total_bytes=weights + context + compute + overhead,
+            budget_bytes=self.budget(device_id),
+        )
+
+    def _weights(self, alignment: int, row_padding: int, first: int, end: int, has_output: bool) -> int:
+        key, profile = (alignment, row_padding), self._profile
+        if key not in self._weight_sums:
+            # llama.cpp loads no weights for draft (MTP) blocks unless load_mtp is set
+            self._weight_sums[key] = _sums(
+                [0 if layer.is_draft else _padded(layer.tensors, *key) for layer in profile.layers]
+            )
+        sums = self._weight_sums[key]
+        total = sums[end] - sums[first]
+        if first == 0 < end:
+            total += _padded(profile.first_layer_tensors, *key)
+        # one copy wherever a layer asks for them: TENSOR_DUPLICATED in llama-model-loader.cpp
+        if self._sharing_sums[end] > self._sharing_sums[first]:
+            total += _padded(profile.shared_tensors, *key)
+        if has_output:
+            total += _padded(profile.output_tensors, *key)
+            if profile.tied_output:
+                total += _padded(_token_embedding(profile), *key)
+        return total
+
+    def _host_estimate(self, placement: Placement, pipelined: bool) -> HostEstimate:
+        has_output = placement.output_device == HOST
+        alignment = self._host.alignment_bytes
+        weights = self._weights(alignment, 0, 0, placement.cpu_layers, has_output)
+        weights += _padded(self._profile.input_tensors, alignment, 0)
+        if has_output and self._profile.tied_output:  # the embedding is there already and serves as both
+            weights -= _padded(_token_embedding(self._profile), alignment, 0)
+        context = self._context_sums[placement.cpu_layers]
+        compute = self._bound.host_bytes(
+            pipelined=pipelined, has_layers=placement.cpu_layers > 0, has_output=has_output
+        )
+        return HostEstimate(
+            weights_bytes=weights,
+            context_bytes=context,
+            compute_bytes=compute,
+            total_bytes=weights + context + compute,
+            budget_bytes=max(self._host.available_bytes - self._reserve_bytes, 0),
+        )
+
+
+def _layer_context(layer: Layer, context: Context, n_swa_cells: int) -> int:
+    cells = n_swa_cells if layer.sliding_window else context.n_ctx
+    key = row_bytes(KV_TYPES[context.kv_type_k], layer.n_embd_k_gqa)
+    value = row_bytes(KV_TYPES[context.kv_type_v], layer.n_embd_v_gqa)
+    return (key + value) * cells + layer.recurrent_state_bytes * context.parallel
+
+
+def _token_embedding(profile: ModelProfile) -> list[Tensor]:
+    return [tensor for tensor in profile.input_tensors if tensor.role is Role.TOKEN_EMBD]
+
+
+def _padded(tensors: Sequence[Tensor], alignment: int, row_padding: int) -> int:
+    return sum(tensor_bytes(tensor, alignment, row_padding) for tensor in tensors)
+
+
+def _sums(values: Sequence[int]) -> list[int]:
+    return [0, *accumulate(values)]

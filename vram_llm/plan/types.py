@@ -1,0 +1,157 @@
+"""What is asked of a plan and what it answers. All frozen; a Plan goes to JSON and back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vram_llm.machine.types import Device
+from vram_llm.units import MIB
+
+HOST = "host"  # the id of the computer itself where a device id is expected
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What the user wants to run. `None` leaves the choice to the planner.
+
+    `n_ctx` counts KV cells shared by all `parallel` sequences (llama.cpp's unified KV cache): any one
+    of them may use them all.
+    """
+
+    n_ctx: int | None = None
+    parallel: int = 8
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    reserve_bytes: int = 1024 * MIB  # kept free on every device and on the host
+    n_gpu_layers: int | None = None  # as llama.cpp counts them: the output is one of them
+    tensor_split: tuple[float, ...] | None = None
+    use_mmap: bool = True
+
+    DEFAULT_N_CTX = 8192  # where the user names none, and the model was trained on as much
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The llama.cpp context a plan calls for, every choice made."""
+
+    n_ctx: int  # a multiple of 256, as llama.cpp pads it
+    parallel: int
+    kv_type_k: str
+    kv_type_v: str
+    n_batch: int
+    n_ubatch: int
+    n_threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Which layers where. Layers 0 to cpu_layers-1 stay on the host, the rest follow `device_order`.
+
+    `layers_per_device` counts repeating layers; `tensor_split` is the same with the output counted on
+    its device, which is what llama.cpp wants. Devices without any are left out.
+    """
+
+    device_order: tuple[str, ...]
+    layers_per_device: tuple[int, ...]
+    output_device: str  # a device id, or "host"
+    cpu_layers: int
+    tensor_split: tuple[int, ...]
+    n_gpu_layers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceEstimate:
+    """Bytes one device will hold. `budget_bytes` is its free memory less the reserve."""
+
+    id: str
+    weights_bytes: int
+    context_bytes: int
+    compute_bytes: int
+    overhead_bytes: int
+    total_bytes: int
+    budget_bytes: int
+
+    @property
+    def over_bytes(self) -> int:
+        """How far past the budget; negative where there is room."""
+        return self.total_bytes - self.budget_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostEstimate:
+    """Bytes the host will hold, and what it has to give."""
+
+    weights_bytes: int
+    context_bytes: int
+    compute_bytes: int
+    total_bytes: int
+    budget_bytes: int
+
+    @property
+    def over_bytes(self) -> int:
+        """How far past the budget; negative where there is room."""
+        return self.total_bytes - self.budget_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a placement holds, by device and kind. `method` names the meter."""
+
+    method: str
+    devices: tuple[DeviceEstimate, ...]
+    host: HostEstimate
+
+    @property
+    def fits(self) -> bool:
+        """True where nothing is over its budget."""
+        return self.host.over_bytes <= 0 and all(d.over_bytes <= 0 for d in self.devices)
+
+
+Meter = Callable[[Placement], Estimate]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """A placement that was not chosen, and what it would have held."""
+
+    name: str
+    placement: Placement
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedModel:
+    """The model a plan is for: enough to load it and to notice that the file has changed."""
+
+    path: str  # the first shard
+    name: str
+    architecture: str
+    quantization: str
+    n_layers: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedDevice(Device):
+    """A device as it was when the plan was made, and what is kept free on it."""
+
+    reserve_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Which layers on which device, what each will hold, and why. All the engine needs to load a model."""
+
+    version: int
+    model: PlannedModel
+    devices: tuple[PlannedDevice, ...]
+    context: Context
+    use_mmap: bool
+    placement: Placement
+    estimate: Estimate
+    fits: bool
+    by_free_memory: Alternative | None  # the split llama.cpp makes when told nothing
+    notes: tuple[str, ...] = ()

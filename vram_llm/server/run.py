@@ -1,0 +1,90 @@
+"""The server's life: listen, load, serve, and end without leaving a request or a process behind."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Generator
+
+import uvicorn
+
+from vram_llm.engine.client import EngineClient
+from vram_llm.engine.info import ModelInfo
+from vram_llm.errors import PortInUse
+from vram_llm.server.app import create_app
+
+DRAIN_S = 10.0  # what requests in flight get to finish after the first Ctrl+C
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to `host` and `port`, before anything slow is begun. Raises PortInUse."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        raise PortInUse(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --port or --host"
+        ) from error
+    return sock
+
+
+async def serve(
+    engine: EngineClient,
+    sock: socket.socket,
+    *,
+    api_keys: tuple[str, ...] = (),
+    on_ready: Callable[[ModelInfo], None] = lambda _: None,
+) -> None:
+    """Start `engine` and answer on `sock` until SIGINT or SIGTERM. Raises what the first load failed with.
+
+    /health says 503 while the model loads. After a signal, requests in flight have DRAIN_S to finish; a
+    second signal ends them at once.
+    """
+    config = uvicorn.Config(
+        create_app(engine, api_keys=api_keys), log_level="warning", access_log=False, lifespan="off"
+    )
+    server = _Server(config, engine)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    engine.start()
+    loading = asyncio.create_task(engine.ready())
+    try:
+        await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            on_ready(loading.result())
+        await serving
+    finally:
+        loading.cancel()
+        server.should_exit = True
+        await engine.stop()
+        await asyncio.gather(serving, loading, return_exceptions=True)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with signals that first let the engine finish."""
+
+    def __init__(self, config: uvicorn.Config, engine: EngineClient) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._draining: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """uvicorn's own raises the signal again at the end; here the end is a clean one."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        if self._draining is not None:
+            self._draining.cancel()
+        grace_s = 0.0 if self.force_exit else DRAIN_S
+        self._draining = asyncio.get_running_loop().create_task(self._engine.drain(grace_s))

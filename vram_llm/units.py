@@ -1,0 +1,61 @@
+"""Sizes, counts and rates as people type and read them: "24GiB", "32k", "1008 GB/s"."""
+
+import re
+
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+
+_BYTES = {
+    "": 1, "b": 1,
+    "k": KIB, "kib": KIB, "kb": 10**3,
+    "m": MIB, "mib": MIB, "mb": 10**6,
+    "g": GIB, "gib": GIB, "gb": 10**9,
+    "t": 2**40, "tib": 2**40, "tb": 10**12,
+}  # fmt: skip
+_COUNT = {"": 1, "k": 1024, "m": 1024**2}
+_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+
+
+def _parse(text: str, scale: dict[str, int], what: str, example: str) -> int:
+    match = _NUMBER.fullmatch(text)
+    if match is None or match[2].lower() not in scale:
+        raise ValueError(f"{text!r} is not {what}; write it like {example}")
+    return round(float(match[1]) * scale[match[2].lower()])
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes in `text`: "24GiB", "24 GB", "512M" (binary). Raises ValueError."""
+    return _parse(text, _BYTES, "a size", "24GiB or 512MiB")
+
+
+def parse_count(text: str) -> int:
+    """Tokens in `text`: "4096", "32k" (32,768), "1.5k". Raises ValueError."""
+    return _parse(text, _COUNT, "a count", "4096 or 32k")
+
+
+def parse_bytes_per_s(text: str) -> float:
+    """Bytes per second in `text`: "1008GB/s". Raises ValueError."""
+    size, slash, second = text.strip().lower().rpartition("/")
+    if not slash or second.strip() != "s":
+        raise ValueError(f"{text!r} is not a bandwidth; write it like 1008GB/s")
+    return float(parse_bytes(size))
+
+
+def format_mib(n_bytes: int) -> str:
+    """Whole mebibytes with a thousands comma, as memory tables show them: "22,528"."""
+    return f"{n_bytes / MIB:,.0f}"
+
+
+def format_bytes(n_bytes: float) -> str:
+    """Three significant figures and a binary unit: "12.0 GiB", "867 MiB", "512 B"."""
+    size = abs(n_bytes)
+    for unit, scale in (("TiB", 2**40), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if size >= scale:
+            value = n_bytes / scale
+            digits = 0 if abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
+            return f"{value:,.{digits}f} {unit}"
+    return f"{n_bytes:.0f} B"
+
+
+def format_count(n: int) -> str:
+    """A token count as people say it: "32k" where it is whole thousands of 1024, else "12,345"."""
+    return f"{n // 1024}k" if n >= 1024 and n % 1024 == 0 else f"{n:,}"
