@@ -53,7 +53,7 @@ class LoadedModel:
         params.devices = ctypes.cast(devices, b.Pointer)
         params.tensor_split = split
         params.n_gpu_layers = plan.placement.n_gpu_layers
-        params.load_mode = LOAD_AUTO if plan.use_mmap else LOAD_WITHOUT_MMAP
+        params.load_mode = LOAD_AUTO if plan.context.use_mmap else LOAD_WITHOUT_MMAP
         params.use_extra_bufts = not b.has_amx_kernels()
         if progress is not None:
             callback = C.llama_progress_callback(lambda fraction, _: progress(fraction))

@@ -4,12 +4,12 @@ What llama.cpp really reserves comes out of its graph allocator; this bounds it.
 src/llama-graph.cpp and ggml/src/ggml-backend.cpp of llama-cpp-python 0.3.36 and checked against its
 `no_alloc` answers. For T tokens of a micro-batch, activations are f32, T x 4 bytes an element:
 
-    masks     n_kv x T x 2 bytes (f16), one over all cells and one over the window's
+    inputs    masks of n_kv x T x 2 bytes (f16), one over all cells and one over the window's, and indices
     a layer   2 n_embd + the query, and beside them the wider of
                 feed-forward: gate, up and their product, 3 x the width active for a token
                 attention under MLA or recurrent mixing: every projection's output
     output    n_vocab for each row of logits
-    a copy    with pipeline copies: masks and the layer input, 4 times, and as much for what a card hands on
+    a copy    with pipeline copies: inputs and the layer input, 4 times, and as much for what a card hands on
 """
 
 from dataclasses import dataclass
@@ -20,18 +20,20 @@ from vram_llm.model.tensors import Role
 from vram_llm.plan.types import Context
 
 PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES
-PIPELINED_KINDS = frozenset({DeviceKind.CUDA, DeviceKind.ROCM, DeviceKind.VULKAN, DeviceKind.SYCL})
-"""Back ends with async compute and events (ggml_backend_dev_caps): RPC and the CPU have neither."""
+PIPELINED_KINDS = frozenset(DeviceKind) - {DeviceKind.METAL}
+"""Back ends with async compute and events (ggml_backend_dev_caps); there is never more than one Metal device."""
 
 _F32 = 4
+_INDEX_BYTES = 4 + 4 + 4 * 8  # of a token: its id, its position, its cells for K and V in two caches
+_SMALL_INPUTS_BYTES = 4096  # output ids, sequence indices and their padding
 
 
 @dataclass(frozen=True, slots=True)
 class ComputeBound:
     """Bytes of one micro-batch's parts; add them up with `device_bytes` and `host_bytes`."""
 
-    masks_bytes: int
-    input_bytes: int  # n_embd a token
+    inputs_bytes: int
+    embedding_bytes: int  # n_embd a token
     layer_bytes: int  # of the widest layer
     output_bytes: int
 
@@ -39,13 +41,13 @@ class ComputeBound:
         """Upper bound for a device that holds layers or the output."""
         copies = PIPELINE_COPIES if pipelined else 1
         boundaries = 1 if is_first else 2
-        moved = copies * (self.masks_bytes + boundaries * self.input_bytes)
+        moved = copies * (self.inputs_bytes + boundaries * self.embedding_bytes)
         return moved + self.layer_bytes + (self.output_bytes if has_output else 0)
 
     def host_bytes(self, *, pipelined: bool, has_layers: bool, has_output: bool) -> int:
         """Upper bound for the host, which looks up the embeddings and makes the masks in any case."""
         copies = PIPELINE_COPIES if pipelined else 1
-        total = copies * self.masks_bytes + (1 + copies) * self.input_bytes
+        total = copies * self.inputs_bytes + (1 + copies) * self.embedding_bytes
         if has_layers:
             total += self.layer_bytes
         return total + (self.output_bytes if has_output else 0)
@@ -58,8 +60,8 @@ def compute_bound(profile: ModelProfile, context: Context, n_swa_cells: int) -> 
     widest = max((_layer_width(profile, layer) for layer in profile.layers), default=0)
     state = max((layer.recurrent_state_bytes for layer in profile.layers), default=0)
     return ComputeBound(
-        masks_bytes=2 * n_tokens * (context.n_ctx + n_swa_cells),
-        input_bytes=profile.n_embd * row_bytes,
+        inputs_bytes=n_tokens * (2 * (context.n_ctx + n_swa_cells) + _INDEX_BYTES) + _SMALL_INPUTS_BYTES,
+        embedding_bytes=profile.n_embd * row_bytes,
         layer_bytes=widest * row_bytes + 2 * state * context.parallel,
         output_bytes=(profile.vocab_size + profile.n_embd) * context.parallel * _F32,
     )

@@ -155,7 +155,8 @@ class AnalyticMeter:
 
     def _host_estimate(self, placement: Placement, pipelined: bool) -> HostEstimate:
         has_output = placement.output_device == HOST
-        alignment = self._host.alignment_bytes
+        # a mapped file is not padded; llama.cpp's own figure is the span of the file it maps
+        alignment = 1 if self._context.use_mmap else self._host.alignment_bytes
         weights = self._weights(alignment, 0, 0, placement.cpu_layers, has_output)
         weights += _padded(self._profile.input_tensors, alignment, 0)
         if has_output and self._profile.tied_output:  # the embedding is there already and serves as both

@@ -60,7 +60,6 @@ def make_plan(profile: ModelProfile, machine: Machine, workload: Workload) -> Pl
             for device in machine.devices
         ),
         context=context,
-        use_mmap=workload.use_mmap,
         placement=placement,
         estimate=estimate,
         fits=True,
@@ -90,6 +89,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         n_batch=n_batch,
         n_ubatch=min(workload.n_ubatch, n_batch),
         n_threads=machine.host.cores,
+        use_mmap=workload.use_mmap,
     )
 
 

@@ -44,6 +44,7 @@ class Context:
     n_batch: int
     n_ubatch: int
     n_threads: int
+    use_mmap: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +150,6 @@ class Plan:
     model: PlannedModel
     devices: tuple[PlannedDevice, ...]
     context: Context
-    use_mmap: bool
     placement: Placement
     estimate: Estimate
     fits: bool

@@ -1,0 +1,169 @@
+"""Models people run, in their real shapes."""
+
+from tests.zoo.blocks import attention, common_keys, ends, ffn, routed
+from tests.zoo.writer import Model
+
+
+def llama(
+    layers: int = 32, d: int = 4096, heads: int = 32, kv: int = 8, ff: int = 14336, vocab: int = 128256,
+    ctx: int = 131072, *, rope_freqs: bool = True,
+) -> Model:  # fmt: skip
+    """Llama 3.1 8B, or another of its shape."""
+    head = d // heads
+    keys = common_keys(
+        layers, d, ff, ctx, vocab, attention__head_count=heads, attention__head_count_kv=kv,
+        rope__dimension_count=head,
+    )  # fmt: skip
+    model = Model("llama", keys, metadata={"general.name": f"llama of {layers} layers"})
+    ends(model, d, vocab)
+    if rope_freqs:
+        model.add(rope_freqs=head // 2)
+    for i in range(layers):
+        attention(model, f"blk.{i}.", d, d, kv * head)
+        model.add(f"blk.{i}.", ffn_norm=d)
+        ffn(model, f"blk.{i}.", d, ff)
+    return model
+
+
+# Llama-3_3-Nemotron-Super-49B: feed-forward width of each layer over d times 2/3; "-": it has no attention.
+_PUZZLE = (
+    "2.625 5.25*5 -2.625*2 5.25*3 -3.28125 5.25*30 -1.3125 -2.625*2 -1.3125 -5.25 -1.3125 -2.625 -1.3125*3"
+    " 5.25 -1.3125 -1.0*2 -1.3125 -1.0*3 -1.3125*2 -0.5*2 -1.0*2 -0.5*2 -1.0 -0.5*2 5.25*9"
+)
+
+
+def nemotron_49b() -> Model:
+    """The pruned 49B: 80 layers, 31 of them without attention, feed-forward networks of eight widths."""
+    d, vocab, heads, kv = 8192, 128256, 64, 8
+    spec: list[str] = []
+    for word in _PUZZLE.split():
+        width, _, times = word.partition("*")
+        spec += [width] * int(times or 1)
+    ffs = [-(-int(2 * abs(float(width)) * d / 3) // 256) * 256 for width in spec]
+    attends = [not width.startswith("-") for width in spec]
+    keys = common_keys(
+        len(spec), d, 0, 131072, vocab, attention__head_count=[heads * on for on in attends],
+        attention__head_count_kv=[kv * on for on in attends], rope__dimension_count=d // heads,
+    )  # fmt: skip
+    keys |= {"feed_forward_length": ffs, "attention.key_length": 128, "attention.value_length": 128}
+    model = Model("deci", keys, metadata={"general.name": "Llama 3.3 Nemotron Super 49B v1.5"})
+    ends(model, d, vocab)
+    model.add(rope_freqs=64)
+    for i, (ff, on) in enumerate(zip(ffs, attends, strict=True)):
+        if on:
+            attention(model, f"blk.{i}.", d, d, kv * 128)
+        model.add(f"blk.{i}.", ffn_norm=d)
+        ffn(model, f"blk.{i}.", d, ff)
+    return model
+
+
+def gemma3(
+    layers: int = 62, d: int = 5376, ff: int = 21504, vocab: int = 262208, window: int = 1024
+) -> Model:
+    """Gemma 3 27B: tied embeddings, one layer in six without a sliding window."""
+    heads, kv, head = 32, 16, 128
+    keys = common_keys(
+        layers, d, ff, 131072, vocab, attention__head_count=heads, attention__head_count_kv=kv,
+        attention__key_length=head, attention__value_length=head, attention__sliding_window=window,
+    )  # fmt: skip
+    model = Model("gemma3", keys, metadata={"general.name": "Gemma 3 27b It"})
+    ends(model, d, vocab, tied=True)
+    for i in range(layers):
+        b = f"blk.{i}."
+        attention(model, b, d, heads * head, kv * head)
+        model.add(b, attn_q_norm=head, attn_k_norm=head, post_attention_norm=d, ffn_norm=d, post_ffw_norm=d)
+        ffn(model, b, d, ff)
+    return model
+
+
+def qwen3_moe(layers: int = 48) -> Model:
+    """Qwen3 30B A3B: 128 experts, 8 used."""
+    d, heads, kv, head, experts, ff = 2048, 32, 4, 128, 128, 768
+    keys = common_keys(
+        layers, d, 6144, 40960, 151936, attention__head_count=heads, attention__head_count_kv=kv,
+        attention__key_length=head, attention__value_length=head, expert_count=experts, expert_used_count=8,
+        expert_feed_forward_length=ff,
+    )  # fmt: skip
+    model = Model("qwen3moe", keys, metadata={"general.name": "Qwen3 30B A3B"})
+    ends(model, d, 151936)
+    for i in range(layers):
+        b = f"blk.{i}."
+        attention(model, b, d, heads * head, kv * head)
+        model.add(b, attn_q_norm=head, attn_k_norm=head, ffn_norm=d)
+        routed(model, b, d, ff, experts)
+    return model
+
+
+def deepseek2(layers: int = 61, dense: int = 3, experts: int = 256) -> Model:
+    """DeepSeek V3 and R1: latent attention (MLA), whose cache holds K alone."""
+    d, heads, q_lora, kv_lora, nope, rope, ff, ff_exp, vocab = (
+        7168,
+        128,
+        1536,
+        512,
+        128,
+        64,
+        18432,
+        2048,
+        129280,
+    )
+    keys = common_keys(
+        layers, d, ff, 163840, vocab, attention__head_count=heads, attention__head_count_kv=1,
+        attention__q_lora_rank=q_lora, attention__kv_lora_rank=kv_lora,
+        attention__key_length=kv_lora + rope, attention__value_length=kv_lora,
+        attention__key_length_mla=nope + rope, attention__value_length_mla=nope, rope__dimension_count=rope,
+        leading_dense_block_count=dense, expert_count=experts, expert_used_count=8, expert_shared_count=1,
+        expert_feed_forward_length=ff_exp, expert_weights_scale=2.5, expert_gating_func=2,
+    )  # fmt: skip
+    model = Model("deepseek2", keys, metadata={"general.name": "DeepSeek R1"})
+    ends(model, d, vocab)
+    for i in range(layers):
+        b = f"blk.{i}."
+        model.add(
+            b, attn_norm=d, attn_q_a=(d, q_lora), attn_q_a_norm=q_lora,
+            attn_q_b=(q_lora, heads * (nope + rope)),
+            attn_kv_a_mqa=(d, kv_lora + rope), attn_kv_a_norm=kv_lora, attn_k_b=(nope, kv_lora, heads),
+            attn_v_b=(kv_lora, nope, heads), attn_output=(heads * nope, d), ffn_norm=d,
+        )  # fmt: skip
+        if i < dense:
+            ffn(model, b, d, ff)
+        else:
+            routed(model, b, d, ff_exp, experts)
+            model.tensors[b + "exp_probs_b.bias"] = (experts,)
+            ffn(model, b, d, ff_exp, "_shexp")
+    return model
+
+
+def nemotron_nano(pattern: str = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME") -> Model:
+    """Nemotron 3 Nano 30B A3B: each layer is Mamba (M), experts (E) or attention (*), and nothing else."""
+    d, heads, kv, head, experts, ff, shared, vocab = 2688, 32, 2, 128, 128, 1856, 3712, 131072
+    inner, state, ssm_heads, groups = 4096, 128, 64, 8
+    keys = common_keys(
+        len(pattern), d, [ff * (c == "E") for c in pattern], 2**20, vocab, attention__head_count=heads,
+        attention__head_count_kv=[kv * (c == "*") for c in pattern], attention__key_length=head,
+        attention__value_length=head, attention__layer_norm_epsilon=1e-5, rope__dimension_count=84,
+        ssm__conv_kernel=4, ssm__state_size=state, ssm__group_count=groups, ssm__inner_size=inner,
+        ssm__time_step_rank=ssm_heads, expert_count=experts, expert_used_count=6, expert_shared_count=1,
+        expert_feed_forward_length=ff, expert_shared_feed_forward_length=shared, expert_weights_scale=2.5,
+    )  # fmt: skip
+    model = Model("nemotron_h_moe", keys, metadata={"general.name": "NVIDIA Nemotron 3 Nano 30B A3B"})
+    ends(model, d, vocab)
+    mixed = inner + 2 * groups * state
+    for i, kind in enumerate(pattern):
+        b = f"blk.{i}."
+        if kind == "*":
+            attention(model, b, d, heads * head, kv * head)
+            continue
+        model.add(b, attn_norm=d)
+        if kind == "M":
+            model.add(b, ssm_in=(d, inner + mixed + ssm_heads), ssm_conv1d=(4, mixed), ssm_out=(inner, d))
+            model.add(b, ssm_norm=(inner // groups, groups))
+            model.tensors |= {
+                b + "ssm_conv1d.bias": (mixed,), b + "ssm_dt.bias": (ssm_heads,),
+                b + "ssm_a": (1, ssm_heads), b + "ssm_d": (1, ssm_heads),
+            }  # fmt: skip
+        else:
+            routed(model, b, d, ff, experts, gate=False)
+            ffn(model, b, d, shared, "_shexp", gate=False)
+            model.tensors[b + "exp_probs_b.bias"] = (experts,)
+    return model

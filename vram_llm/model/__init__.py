@@ -1,0 +1,1 @@
+"""What a model file says: its header, and what follows from it in bytes."""

@@ -1,0 +1,288 @@
+"""One GGUF file's bytes to its metadata and tensor list.
+
+The format is that of ggml/src/gguf.cpp (`gguf_init_from_reader`), versions 2 and 3, little-endian, and the
+checks are its checks. Nothing is allocated by a length that was not first held against the file's size.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from mmap import mmap
+
+from vram_llm.errors import CorruptHeader, ModelFileError, TruncatedFile
+from vram_llm.model.quants import RETIRED, TYPES, GgmlType
+
+Buffer = bytes | mmap | memoryview
+
+MAX_KEYS = 2**16
+MAX_TENSORS = 2**20
+MAX_KEY_BYTES = 2**16 - 1
+MAX_TEXT_BYTES = 2**24  # of one metadata string; the longest in use, chat templates, are some 10 kB
+MAX_NAME_BYTES = 63  # GGML_MAX_NAME less its terminator
+MAX_STRINGS = 2**23  # in one array: some 16 times the largest vocabulary's merges
+MAX_ELEMENTS = 2**30  # GGUF_MAX_ARRAY_ELEMENTS, and GGUF_MAX_STRING_LENGTH
+KEPT_ELEMENTS = (
+    4096  # longer arrays are counted, not read; per-layer ones have at most 512 (LLAMA_MAX_LAYERS)
+)
+
+_STRING, _ARRAY = 8, 9
+_NUMBERS = {
+    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
+}  # fmt: skip
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedArray:
+    """A metadata array that was counted, not read: any of strings, and long ones of numbers."""
+
+    count: int
+    of_strings: bool
+
+
+Number = bool | int | float
+Value = Number | str | tuple[Number, ...] | SkippedArray
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor as the header lists it. `shape` is in ggml's order, ne[0] (the row) first, in elements."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GgmlType
+    offset: int  # bytes from the start of its file's data
+    n_bytes: int  # unpadded
+
+    @property
+    def n_elements(self) -> int:
+        """Elements of the whole tensor."""
+        return self.n_bytes // self.type.block_bytes * self.type.block
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFile:
+    """What one file says."""
+
+    version: int
+    metadata: Mapping[str, Value]
+    tensors: tuple[TensorInfo, ...]
+    data_offset: int  # bytes from the start of the file
+
+
+def parse(data: Buffer, file_size: int, name: str) -> GgufFile:
+    """Read the header at the start of `data`, the first bytes of a file of `file_size` bytes called `name`.
+
+    Raises ModelFileError (not a GGUF), TruncatedFile (`data` ends inside the header, or the file before the
+    last tensor does) or CorruptHeader.
+    """
+    reader = _Reader(data, name)
+    version = _read_version(reader)
+    n_tensors = reader.count("tensors", MAX_TENSORS, at_least_bytes=24)
+    n_keys = reader.count("metadata keys", MAX_KEYS, at_least_bytes=13)
+    metadata: dict[str, Value] = {}
+    for _ in range(n_keys):
+        key = reader.text("metadata key", MAX_KEY_BYTES)
+        if not key or key in metadata:
+            raise CorruptHeader(
+                f"{name} has {f'the metadata key {key!r} twice' if key else 'an empty metadata key'}"
+            )
+        metadata[key] = reader.value(key)
+    alignment = metadata.get("general.alignment", 32)
+    if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
+        raise CorruptHeader(f"{name} says general.alignment is {alignment!r}, which is not a power of two")
+    tensors = _read_tensors(reader, n_tensors, alignment)
+    data_offset = _pad(reader.position, alignment)
+    if tensors:
+        missing = data_offset + tensors[-1].offset + tensors[-1].n_bytes - file_size
+        if missing > 0:
+            raise TruncatedFile(
+                f"{name} is cut short: {missing:,} bytes of its tensor data are missing (the file has"
+                f" {file_size:,}); download it again"
+            )
+    return GgufFile(version, metadata, tensors, data_offset)
+
+
+def _pad(n: int, to: int) -> int:
+    return -(-n // to) * to
+
+
+def _read_version(reader: "_Reader") -> int:
+    magic = bytes(reader.data[:4])
+    if magic != b"GGUF":
+        if len(magic) < 4 and b"GGUF".startswith(magic):
+            raise TruncatedFile(
+                f"{reader.name} is cut short: it has only {len(magic)} bytes; download it again"
+            )
+        raise ModelFileError(f"{reader.name} is not a GGUF file: {_looks_like(bytes(reader.data[:512]))}")
+    reader.position = 4
+    version: int = reader.number(_U32)
+    if version in (2, 3):
+        return version
+    if version in (2 << 24, 3 << 24):
+        raise ModelFileError(
+            f"{reader.name} is a big-endian GGUF, which llama.cpp does not read on this machine;"
+            " get the little-endian file, or convert it with llama.cpp's gguf_convert_endian.py"
+        )
+    if version == 1:
+        raise ModelFileError(
+            f"{reader.name} is a GGUF of version 1, which llama.cpp reads no more; convert it again"
+        )
+    raise ModelFileError(f"{reader.name} says it is a GGUF of version {version}; versions 2 and 3 are known")
+
+
+def _looks_like(start: bytes) -> str:
+    text = start.lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a git-lfs pointer, not the model itself; run `git lfs pull`"
+    if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        return "it is a web page; the download got an error or log-in page in place of the model"
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**32:
+        return "it is a safetensors file; convert it with llama.cpp's convert_hf_to_gguf.py"
+    if start.startswith(b"PK\x03\x04"):
+        return "it is a zip or PyTorch file; convert it with llama.cpp's convert_hf_to_gguf.py"
+    if start[:4] in (b"lmgg", b"fmgg", b"tjgg", b"algg"):
+        return "it is in a ggml format older than GGUF; get or convert a newer file"
+    if start.startswith(b"\x1f\x8b"):
+        return "it is compressed with gzip; unpack it first"
+    if not start.strip(b"\0"):
+        return "it begins with zero bytes, like a download that has not finished"
+    if text.startswith((b"{", b"[")):
+        return "it looks like JSON; name the .gguf file"
+    return f"it begins with {start[:4]!r}, not b'GGUF'"
+
+
+def _read_tensors(reader: "_Reader", n_tensors: int, alignment: int) -> tuple[TensorInfo, ...]:
+    tensors: list[TensorInfo] = []
+    seen: set[str] = set()
+    expected = 0
+    for _ in range(n_tensors):
+        tensor = _read_tensor(reader)
+        if tensor.name in seen:
+            raise CorruptHeader(f"{reader.name} lists the tensor {tensor.name!r} twice")
+        if tensor.offset != expected:
+            raise CorruptHeader(
+                f"{reader.name} puts the tensor {tensor.name!r} at byte {tensor.offset:,} of its data where"
+                f" {expected:,} is next"
+            )
+        expected += _pad(tensor.n_bytes, alignment)
+        seen.add(tensor.name)
+        tensors.append(tensor)
+    return tuple(tensors)
+
+
+def _read_tensor(reader: "_Reader") -> TensorInfo:
+    name = reader.text("tensor name", MAX_NAME_BYTES)
+    what = f"{reader.name} says the tensor {name!r}"
+    n_dims: int = reader.number(_U32)
+    if not name or n_dims > 4:
+        raise CorruptHeader(
+            f"{what} has {n_dims} dimensions" if name else f"{reader.name} has a tensor with no name"
+        )
+    shape: tuple[int, ...] = reader.numbers(struct.Struct(f"<{n_dims}Q")) or (1,)
+    type_id: int = reader.number(_U32)
+    offset: int = reader.number(_U64)
+    ggml_type = TYPES.get(type_id)
+    if ggml_type is None:
+        known = (
+            f"{RETIRED[type_id]}, which ggml reads no more" if type_id in RETIRED else f"unknown ({type_id})"
+        )
+        raise CorruptHeader(f"{what} is of a ggml type that is {known}")
+    if shape[0] % ggml_type.block:
+        raise CorruptHeader(
+            f"{what} has rows of {shape[0]}, no multiple of {ggml_type.name}'s {ggml_type.block}"
+        )
+    n_bytes = shape[0] // ggml_type.block * ggml_type.block_bytes
+    for length in shape[1:]:
+        n_bytes *= length
+    if max(shape) >= 2**63 or n_bytes >= 2**63:
+        raise CorruptHeader(f"{what} has the shape {shape}, more than any machine can hold")
+    return TensorInfo(name, shape, ggml_type, offset, n_bytes)
+
+
+class _Reader:
+    """A position in a buffer that never goes past its end."""
+
+    def __init__(self, data: Buffer, name: str) -> None:
+        self.data = data
+        self.name = name
+        self.end = len(data)
+        self.position = 0
+
+    def cut(self, missing: int) -> TruncatedFile:
+        return TruncatedFile(
+            f"{self.name} is cut short: its header goes on for at least {missing:,} bytes after byte"
+            f" {self.end:,}; download it again"
+        )
+
+    def need(self, n_bytes: int) -> None:
+        if n_bytes > self.end - self.position:
+            raise self.cut(n_bytes - (self.end - self.position))
+
+    def numbers(self, layout: struct.Struct) -> tuple[int, ...]:
+        self.need(layout.size)
+        values = layout.unpack_from(self.data, self.position)
+        self.position += layout.size
+        return values
+
+    def number(self, layout: struct.Struct) -> int:
+        return self.numbers(layout)[0]
+
+    def count(self, what: str, limit: int, at_least_bytes: int) -> int:
+        count = self.number(_U64)
+        if count > limit:
+            raise CorruptHeader(f"{self.name} claims {count:,} {what}; no model has more than {limit:,}")
+        self.need(count * at_least_bytes)
+        return count
+
+    def text(self, what: str, limit: int) -> str:
+        length = self.number(_U64)
+        if length > limit:
+            raise CorruptHeader(
+                f"{self.name} has a {what} of {length:,} bytes; no model has one above {limit:,}"
+            )
+        self.need(length)
+        raw = self.data[self.position : self.position + length]
+        self.position += length
+        return bytes(raw).decode("utf-8", "replace")
+
+    def value(self, key: str) -> Value:
+        kind = self.number(_U32)
+        if kind == _STRING:
+            return self.text(f"value of {key}", MAX_TEXT_BYTES)
+        if kind == _ARRAY:
+            return self.array(key)
+        if kind not in _NUMBERS:
+            raise CorruptHeader(f"{self.name} gives {key} the type {kind}, which GGUF does not have")
+        return self.number(struct.Struct("<" + _NUMBERS[kind]))
+
+    def array(self, key: str) -> Value:
+        kind = self.number(_U32)
+        if kind == _STRING:
+            count = self.count(f"strings in {key}", MAX_STRINGS, at_least_bytes=8)
+            self.skip_strings(key, count)
+            return SkippedArray(count, of_strings=True)
+        if kind not in _NUMBERS:
+            raise CorruptHeader(f"{self.name} has an array {key} of type {kind}, which GGUF does not have")
+        size = struct.calcsize("<" + _NUMBERS[kind])
+        count = self.count(f"elements in {key}", MAX_ELEMENTS, at_least_bytes=size)
+        if count > KEPT_ELEMENTS:
+            self.position += count * size
+            return SkippedArray(count, of_strings=False)
+        return self.numbers(struct.Struct(f"<{count}{_NUMBERS[kind]}"))
+
+    def skip_strings(self, key: str, count: int) -> None:
+        """Walk over `count` strings. A vocabulary has 10^5 of them: this loop is the reader's whole cost."""
+        length_at, data, position = _U64.unpack_from, self.data, self.position
+        try:
+            for _ in range(count):
+                position += 8 + length_at(data, position)[0]
+        except (struct.error, OverflowError):
+            position = max(position + 8, self.end + 1)
+        missing = position - self.end
+        if missing > MAX_ELEMENTS:
+            raise CorruptHeader(f"{self.name} has a string in {key} that is longer than any string can be")
+        if missing > 0:
+            raise self.cut(missing)
+        self.position = position

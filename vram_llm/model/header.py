@@ -1,0 +1,138 @@
+"""Model path to header: the file, or all shards of a split one, read without their weights."""
+
+import mmap
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vram_llm.errors import CorruptHeader, MissingShard, ModelFileError, ModelNotFound, TruncatedFile
+from vram_llm.model.gguf import GgufFile, TensorInfo, Value, parse
+
+_SHARD_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of a model."""
+
+    path: Path
+    n_bytes: int  # of the file, header and padding included
+    data_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a model's files say, shards in order; `metadata` is the first one's, `tensors` everyone's."""
+
+    metadata: Mapping[str, Value]
+    tensors: tuple[TensorInfo, ...]
+    shards: tuple[Shard, ...]
+
+    @property
+    def path(self) -> Path:
+        """The file to give to llama.cpp: the first shard."""
+        return self.shards[0].path
+
+
+def read_header(path: str | Path) -> Header:
+    """Read the header of the model at `path`, which may be any shard of a split one.
+
+    Raises ModelNotFound, ModelFileError, TruncatedFile, CorruptHeader or MissingShard.
+    """
+    path = Path(path)
+    file, n_bytes = _read_file(path)
+    count = _integer(file.metadata, "split.count", 1, path)
+    if count <= 1:
+        return Header(file.metadata, file.tensors, (Shard(path, n_bytes, file.data_offset),))
+    paths = _shard_paths(path, _integer(file.metadata, "split.no", 0, path), count)
+    parts = [(file, n_bytes) if part == path else _read_file(part) for part in paths]
+    for number, (part, (said, _)) in enumerate(zip(paths, parts, strict=True)):
+        if _integer(said.metadata, "split.no", -1, part) != number:
+            raise MissingShard(
+                f"{part.name} does not say that it is part {number + 1} of {count}; download it again"
+            )
+    return Header(
+        parts[0][0].metadata,
+        _all_tensors(paths, [said for said, _ in parts]),
+        tuple(Shard(part, size, said.data_offset) for part, (said, size) in zip(paths, parts, strict=True)),
+    )
+
+
+def _read_file(path: Path) -> tuple[GgufFile, int]:
+    """The header and the size in bytes of one file."""
+    try:
+        if not path.is_file():
+            raise _not_a_file(path)
+        with path.open("rb") as stream:
+            size = stream.seek(0, 2)
+            if size == 0:
+                raise TruncatedFile(f"{path} is empty; download it again")
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return parse(data, size, path.name), size
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _not_a_file(path: Path) -> ModelNotFound | ModelFileError:
+    if path.is_dir():
+        found = sorted(each.name for each in path.glob("*.gguf"))
+        return ModelNotFound(f"{path} is a directory; {_one_of(found) or 'there is no .gguf file in it'}")
+    if path.exists():
+        return ModelFileError(f"{path} is not a regular file")
+    near = sorted(each.name for each in path.parent.glob("*.gguf")) if path.parent.is_dir() else []
+    hint = _one_of(near)
+    return ModelNotFound(f"there is no file {path}" + (f"; {hint}" if hint else ""))
+
+
+def _one_of(names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"the models there are {', '.join(names[:5])}{more}"
+
+
+def _shard_paths(path: Path, number: int, count: int) -> list[Path]:
+    """All parts' paths, by llama_split_path's pattern; the name must agree with what the part says."""
+    said = f"part {number + 1} of {count}"
+    match = _SHARD_NAME.fullmatch(path.name)
+    if match is None:
+        raise MissingShard(
+            f"{path.name} is {said}, but its name does not end in -{number + 1:05d}-of-{count:05d}.gguf, so"
+            " the other parts cannot be found; give all parts their names back"
+        )
+    if (int(match["number"]), int(match["count"])) != (number + 1, count):
+        raise MissingShard(f"{path.name} says inside that it is {said}; give it its own name back")
+    paths = [path.with_name(f"{match['prefix']}-{i + 1:05d}-of-{count:05d}.gguf") for i in range(count)]
+    missing = [part.name for part in paths if not part.exists()]
+    if missing:
+        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        are = "is" if len(missing) == 1 else "are"
+        raise MissingShard(f"{len(missing)} of the model's {count} parts {are} not in {path.parent}: {names}")
+    return paths
+
+
+def _all_tensors(paths: list[Path], files: list[GgufFile]) -> tuple[TensorInfo, ...]:
+    home: dict[str, Path] = {}
+    for path, file in zip(paths, files, strict=True):
+        for tensor in file.tensors:
+            if tensor.name in home:
+                where = f"both {home[tensor.name].name} and {path.name}"
+                raise MissingShard(
+                    f"the tensor {tensor.name!r} is in {where}: they are not parts of one model"
+                )
+            home[tensor.name] = path
+    expected = _integer(files[0].metadata, "split.tensors.count", len(home), paths[0])
+    if expected != len(home):
+        raise MissingShard(
+            f"{paths[0].name} and its parts hold {len(home)} tensors where {expected} are promised: they"
+            " are not parts of one model"
+        )
+    return tuple(tensor for file in files for tensor in file.tensors)
+
+
+def _integer(metadata: Mapping[str, Value], key: str, default: int, path: Path) -> int:
+    value = metadata.get(key, default)
+    if type(value) is not int or not -1 <= value < 2**31:
+        raise CorruptHeader(f"{path.name} says {key} is {value!r}, which is no such number")
+    return value

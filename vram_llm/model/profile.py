@@ -1,0 +1,279 @@
+"""Header to profile: what each part of a model weighs, remembers and reads per token."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from vram_llm.errors import CorruptHeader, ModelFileError
+from vram_llm.model import rules
+from vram_llm.model.gguf import SkippedArray, TensorInfo
+from vram_llm.model.header import Header, Shard
+from vram_llm.model.memory import (
+    MAX_LAYERS,
+    Attention,
+    Keys,
+    LayerMemory,
+    layer_memory,
+    linear_layers,
+    read_attention,
+)
+from vram_llm.model.quants import quantization_name, row_bytes
+from vram_llm.model.tensors import (
+    Place,
+    Role,
+    Tensor,
+    is_attention_weight,
+    is_recurrent,
+    layer_of,
+    place_of,
+    role_in_layer,
+    role_outside,
+    with_role,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One block. `bytes` is the sum of its tensors, unpadded, and of the five parts that follow it."""
+
+    index: int
+    tensors: tuple[Tensor, ...]
+    bytes: int
+    attention_bytes: int
+    ffn_bytes: int
+    expert_bytes: int
+    recurrent_bytes: int
+    other_bytes: int
+    active_bytes: int  # read for one token: of the routed experts only those used
+    n_embd_k_gqa: int  # elements of K a token stores here; 0 where the layer stores none
+    n_embd_v_gqa: int  # of V; 0 under MLA, which stores K alone
+    sliding_window: bool
+    recurrent_state_bytes: int  # f32, per sequence; 0 where the layer is not recurrent
+    is_draft: bool  # an MTP block: llama.cpp loads no weights for it unless told to (load_mtp)
+    loads_shared: bool  # puts the shared tensors on its device
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of K and V per token at f16."""
+        return 2 * (self.n_embd_k_gqa + self.n_embd_v_gqa)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelProfile:
+    """What planning needs to know of a model. Bytes are unpadded; lengths and windows are in tokens.
+
+    `n_layers` is block_count, which counts MTP blocks as llama.cpp's layer split does. Tied embeddings have
+    `output_bytes` 0 and `tied_output` true: llama.cpp then stores token_embd a second time, on the output's
+    device.
+    """
+
+    architecture: str
+    name: str
+    quantization: str
+    parameters: int
+    n_layers: int
+    n_draft_layers: int
+    context_length: int
+    vocab_size: int
+    n_embd: int
+    n_ff: int  # the largest of any layer, as are the head counts
+    n_head: int
+    n_head_kv: int
+    head_k: int
+    head_v: int
+    n_embd_v_gqa_max: int  # without flash attention every layer's V is widened to this
+    n_expert: int
+    n_expert_used: int
+    sliding_window: int  # 0: no layer has one
+    is_causal: bool
+    has_memory: bool  # false for encoders and diffusion models, which keep nothing of the past
+    memory_is_modelled: bool  # false where only llama.cpp itself knows what a context takes
+    layers: tuple[Layer, ...]
+    input_tensors: tuple[Tensor, ...]  # stay on the CPU
+    first_layer_tensors: tuple[Tensor, ...]  # go with layer 0, but have no layer number
+    output_tensors: tuple[Tensor, ...]  # go with the output layer
+    shared_tensors: tuple[Tensor, ...]  # one copy on each device holding a layer that loads them
+    token_embd_bytes: int
+    output_bytes: int  # output.weight alone
+    tied_output: bool
+    total_bytes: int
+    active_bytes_per_token: int
+    shards: tuple[Shard, ...]
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of K and V per token at f16, over all layers."""
+        return sum(layer.kv_bytes_per_token for layer in self.layers)
+
+
+def profile(header: Header) -> ModelProfile:
+    """Work out the profile of a language model.
+
+    Raises ModelFileError (the file holds no language model) or CorruptHeader.
+    """
+    keys, n_layers = _identify(header)
+    n_draft = keys.number("nextn_predict_layers")
+    if n_draft > n_layers:
+        raise CorruptHeader(f"{header.path.name} claims {n_draft} draft blocks among {n_layers} layers")
+    in_layers, outside = _sort_tensors(header, keys.arch, n_layers)
+    attention = read_attention(keys, n_layers, n_draft)
+    recurrent, memory = _memory(keys, attention, n_draft, in_layers)
+    n_expert = keys.number("expert_count")
+    n_used = keys.per_layer("expert_used_count", n_layers)
+    if n_expert and max(n_used) > n_expert:
+        raise CorruptHeader(f"{header.path.name} uses {max(n_used)} experts of {n_expert}")
+    layers = tuple(
+        _layer(
+            keys.arch, i, in_layers[i], recurrent[i], memory[i],
+            experts=(n_used[i], n_expert), is_draft=i >= n_layers - n_draft,
+        )
+        for i in range(n_layers)
+    )  # fmt: skip
+    token_embd = next((t for t in outside[Place.INPUT] if t.role is Role.TOKEN_EMBD), None)
+    output = next((t for t in outside[Place.OUTPUT] if t.role is Role.OUTPUT), None)
+    tied = output is None and token_embd is not None and keys.arch not in rules.NEVER_TIED
+    elements: dict[str, int] = {}
+    for tensor in header.tensors:
+        elements[tensor.type.name] = elements.get(tensor.type.name, 0) + tensor.n_elements
+    file_type = header.metadata.get("general.file_type")
+    name = header.metadata.get("general.name")
+    return ModelProfile(
+        architecture=keys.arch,
+        name=name if isinstance(name, str) and name else header.path.stem,
+        quantization=quantization_name(file_type if isinstance(file_type, int) else None, elements),
+        parameters=sum(elements.values()),
+        n_layers=n_layers,
+        n_draft_layers=n_draft,
+        context_length=keys.number("context_length"),
+        vocab_size=_vocab_size(keys, token_embd),
+        n_embd=keys.number("embedding_length"),
+        n_ff=max(keys.per_layer("feed_forward_length", n_layers)),
+        n_head=max(attention.n_head),
+        n_head_kv=max(attention.n_head_kv),
+        head_k=attention.head_k,
+        head_v=attention.head_v,
+        n_embd_v_gqa_max=max(attention.v_width(i) for i in range(n_layers)),
+        n_expert=n_expert,
+        n_expert_used=max(n_used),
+        sliding_window=attention.window,
+        is_causal=keys.raw("attention.causal") is not False,
+        has_memory=keys.arch not in rules.NO_MEMORY,
+        memory_is_modelled=keys.arch not in rules.UNMODELLED,
+        layers=layers,
+        input_tensors=outside[Place.INPUT],
+        first_layer_tensors=outside[Place.FIRST_LAYER],
+        output_tensors=outside[Place.OUTPUT],
+        shared_tensors=outside[Place.SHARED],
+        token_embd_bytes=token_embd.n_bytes if token_embd else 0,
+        output_bytes=output.n_bytes if output else 0,
+        tied_output=tied,
+        total_bytes=sum(tensor.n_bytes for tensor in header.tensors),
+        active_bytes_per_token=_active_bytes(layers, outside, tied),
+        shards=header.shards,
+    )
+
+
+def _identify(header: Header) -> tuple[Keys, int]:
+    """The architecture's metadata and how many layers it has."""
+    arch, where = header.metadata.get("general.architecture"), header.path.name
+    if not isinstance(arch, str) or not arch:
+        raise ModelFileError(f"{where} does not say what architecture it is; it is not a language model")
+    keys = Keys(arch, header.metadata)
+    if keys.raw("block_count") is None:
+        raise ModelFileError(
+            f"{where} is of architecture {arch!r} and has no layers; it is not a language model"
+        )
+    if not header.tensors:
+        raise ModelFileError(f"{where} holds no tensors: it is a vocabulary, not a model")
+    n_layers = keys.number("block_count")
+    if not 0 < n_layers <= MAX_LAYERS:
+        raise CorruptHeader(f"{where} claims {n_layers:,} layers; llama.cpp takes 1 to {MAX_LAYERS}")
+    return keys, n_layers
+
+
+def _sort_tensors(
+    header: Header, arch: str, n_layers: int
+) -> tuple[list[list[tuple[TensorInfo, str]]], dict[Place, tuple[Tensor, ...]]]:
+    """Each layer's tensors with the part of the name after the number, and the others by place."""
+    in_layers: list[list[tuple[TensorInfo, str]]] = [[] for _ in range(n_layers)]
+    outside: dict[Place, list[Tensor]] = {place: [] for place in Place}
+    for info in header.tensors:
+        if (found := layer_of(info.name)) is None:
+            outside[place_of(arch, info.name)].append(with_role(info, role_outside(info.name)))
+            continue
+        index, part = found
+        if index >= n_layers:
+            raise CorruptHeader(f"{header.path.name} has a tensor {info.name!r} but only {n_layers} layers")
+        in_layers[index].append((info, part))
+    return in_layers, {place: tuple(tensors) for place, tensors in outside.items()}
+
+
+def _memory(
+    keys: Keys, attention: Attention, n_draft: int, in_layers: Sequence[Sequence[tuple[TensorInfo, str]]]
+) -> tuple[tuple[bool, ...], tuple[LayerMemory, ...]]:
+    """Which layers are recurrent, and what each remembers."""
+    n_layers = len(in_layers)
+    linear = linear_layers(keys, n_layers, n_draft)
+    recurrent = linear or tuple(any(is_recurrent(part) for _, part in tensors) for tensors in in_layers)
+
+    def attends(i: int) -> bool:
+        return linear is None and any(part.startswith("attn_output.") for _, part in in_layers[i])
+
+    return recurrent, layer_memory(keys, attention, n_draft, recurrent, attends)
+
+
+def _layer(
+    arch: str,
+    index: int,
+    tensors: Sequence[tuple[TensorInfo, str]],
+    recurrent: bool,
+    memory: LayerMemory,
+    *,
+    experts: tuple[int, int],
+    is_draft: bool,
+) -> Layer:
+    """One layer; `experts` is how many of how many experts a token uses."""
+    mixer = Role.ATTENTION
+    if recurrent and not memory.n_embd_k_gqa:
+        mixer = Role.RECURRENT
+    elif not any(is_attention_weight(part) for _, part in tensors):
+        mixer = Role.FFN
+    own = tuple(with_role(info, role_in_layer(part, mixer)) for info, part in tensors)
+    by_role = {role: sum(t.n_bytes for t in own if t.role is role) for role in Role}
+    total = sum(by_role.values())
+    used, n_expert = experts
+    idle = by_role[Role.EXPERT] * (n_expert - used) // n_expert if n_expert else 0
+    return Layer(
+        index=index,
+        tensors=own,
+        bytes=total,
+        attention_bytes=by_role[Role.ATTENTION],
+        ffn_bytes=by_role[Role.FFN],
+        expert_bytes=by_role[Role.EXPERT],
+        recurrent_bytes=by_role[Role.RECURRENT],
+        other_bytes=by_role[Role.OTHER],
+        active_bytes=0 if is_draft else total - idle,
+        n_embd_k_gqa=memory.n_embd_k_gqa,
+        n_embd_v_gqa=memory.n_embd_v_gqa,
+        sliding_window=memory.sliding_window,
+        recurrent_state_bytes=memory.recurrent_state_bytes,
+        is_draft=is_draft,
+        loads_shared=not is_draft and not (arch in rules.FULL_LAYERS_LOAD_ROPE and memory.sliding_window),
+    )
+
+
+def _active_bytes(layers: Iterable[Layer], outside: dict[Place, tuple[Tensor, ...]], tied: bool) -> int:
+    """Bytes of weights read for one token: of an input tensor a row, unless it is the output as well."""
+    whole = (t.n_bytes for place in Place if place is not Place.INPUT for t in outside[place])
+    rows = (
+        t.n_bytes if tied and t.role is Role.TOKEN_EMBD else row_bytes(t.type, t.shape[0])
+        for t in outside[Place.INPUT]
+    )
+    return sum(layer.active_bytes for layer in layers) + sum(whole) + sum(rows)
+
+
+def _vocab_size(keys: Keys, token_embd: Tensor | None) -> int:
+    tokens = keys.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, SkippedArray):
+        return tokens.count
+    rows = token_embd.shape[1] if token_embd and len(token_embd.shape) > 1 else 0
+    return keys.number("vocab_size", rows)

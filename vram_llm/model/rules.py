@@ -1,0 +1,84 @@
+"""What llama.cpp decides by architecture and not by the file. Everything else is read from metadata.
+
+Each table names the function of llama.cpp (as llama-cpp-python 0.3.36 carries it) that it restates; the
+keys are `general.architecture` values, not models.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRule:
+    """Which layers see a sliding window where the file does not list them (llama_hparams::set_swa_pattern).
+
+    Of each `period` layers one is full: the last, or the first with `dense_first`. Period 0: none is.
+    """
+
+    period: int
+    dense_first: bool = False
+    default_window: int = 0  # in tokens, where the file gives no window; 0: then there is none
+    fixed_window: int = 0  # in tokens, whatever non-zero window the file gives; 0: the file's counts
+    only_n_layers: int = 0  # the rule holds for models of so many layers; 0: for all
+
+
+# load_arch_hparams of src/models/*.cpp, the calls of load_swa_pattern.
+WINDOWS = {
+    "afmoe": WindowRule(4),
+    "cohere2": WindowRule(4),
+    "cohere2moe": WindowRule(4, dense_first=True),
+    "exaone-moe": WindowRule(4, default_window=128),
+    "exaone4": WindowRule(4, default_window=4096, only_n_layers=64),
+    "gemma-embedding": WindowRule(6),
+    "gemma2": WindowRule(2, default_window=4096),
+    "gemma3": WindowRule(6),
+    "gemma3n": WindowRule(5),
+    "gpt-oss": WindowRule(2),
+    "laguna": WindowRule(4, dense_first=True),
+    "lfm2": WindowRule(0),
+    "llama4": WindowRule(4, default_window=8192, fixed_window=8192),
+    "mellum": WindowRule(4),
+    "modern-bert": WindowRule(3, dense_first=True),
+    "muse-glimmer": WindowRule(4),
+    "olmo2": WindowRule(4),
+    "plamo3": WindowRule(8),
+    "smallthinker": WindowRule(4, dense_first=True, fixed_window=4096),
+}
+
+# load_arch_hparams: the file gives a window, and which layers have it only as an array.
+LISTED_WINDOWS = frozenset({"gemma4", "granite_swa", "maple", "mimo2", "spark2-5", "step35"})
+
+# llama_model::create_memory, the cases that make none: encoders and diffusion models.
+NO_MEMORY = frozenset({
+    "bert", "dream", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "llada", "llada-moe",
+    "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "rnd1", "wavtokenizer-dec",
+})  # fmt: skip
+
+# create_memory and load_arch_hparams: caches or layers beyond what `memory.py` works out (indexer keys,
+# compressed caches, looped layers). For these only llama.cpp itself knows what a context takes.
+UNMODELLED = frozenset({
+    "deepseek32", "deepseek4", "dflash", "dots3note", "eagle3", "gemma4-assistant", "glm-dsa", "glm5-next",
+    "graniteswitch", "hy_v4", "kimi-k3", "minimax-m3", "nanbeige", "qwen4exp", "t5",
+})  # fmt: skip
+
+# load_arch_tensors without a second copy of token_embd where there is no output.weight: encoders, and bitnet,
+# which multiplies by the embedding where it lies.
+NEVER_TIED = frozenset({
+    "bert", "bitnet", "eurobert", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "nomic-bert",
+    "nomic-bert-moe",
+})  # fmt: skip
+
+# llama_model_gemma3n::load_arch_hparams: the first so many layers store keys and values, the others reuse
+# them. Elsewhere `attention.shared_kv_layers` says how many reuse.
+KV_FROM_START = {"gemma3n": 20}
+
+# load_arch_hparams: one layer of so many is full attention and the others linear, where the file is silent.
+FULL_ATTENTION_INTERVALS = {"minimax-01": 8, "qwen35": 4, "qwen35moe": 4, "qwen3next": 4}
+
+# create_memory of hybrids whose filter lets draft (MTP) blocks keep keys and values in the main context.
+DRAFT_KEEPS_KV = frozenset({"bailingmoe3"})
+
+# load_arch_tensors: only layers without a window load rope_freqs.
+FULL_LAYERS_LOAD_ROPE = frozenset({"gemma4"})
+
+# LLM_TENSOR_OUTPUT_NORM_LFM2 (src/llama-arch.cpp): the output norm goes by the embedding norm's name.
+OUTPUT_NORM_IS_EMBD_NORM = frozenset({"lfm2", "lfm2moe"})

@@ -1,0 +1,113 @@
+"""Which part of a model a tensor belongs to, told from its name.
+
+Names are those of LLM_TENSOR_NAMES, places those of LLM_TENSOR_INFOS (src/llama-arch.cpp).
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vram_llm.model import rules
+from vram_llm.model.gguf import TensorInfo
+from vram_llm.model.quants import GgmlType
+
+
+class Role(StrEnum):
+    """What a tensor does. A layer's norms, biases and routers have the role of the part they serve."""
+
+    ATTENTION = "attention"
+    FFN = "ffn"  # dense ones, routers and shared experts: read for every token
+    EXPERT = "expert"  # routed: read for the tokens sent to them
+    RECURRENT = "recurrent"
+    TOKEN_EMBD = "token_embd"
+    OUTPUT = "output"  # output.weight
+    OTHER = "other"
+
+
+class Place(StrEnum):
+    """Where llama.cpp puts a tensor that has no layer number."""
+
+    INPUT = "input"  # on the CPU
+    OUTPUT = "output"  # on the output's device
+    FIRST_LAYER = "first_layer"  # on the device of layer 0
+    SHARED = "shared"  # asked for by every layer: one copy on each device that holds a layer
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A weight. `shape` is in ggml's order, the row first; `n_bytes` is what the file holds, unpadded."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GgmlType
+    n_bytes: int
+    role: Role
+
+
+_LAYER = re.compile(r"(?:(?:enc|dec)\.)?blk\.(\d+)\.(.+)")
+_EXPERT = re.compile(r"ffn_(?:gate|up|down|gate_up)(?:_exps|_chexps|\.\d+)(?:\.|$)")
+_RECURRENT = re.compile(r"ssm_|time_mix_|shortconv\.")
+_FFN = re.compile(r"ffn|channel_mix_|post_ffw_norm|pre_ffw_norm|exp_probs_b")
+_ATTENTION = re.compile(r"attn_|post_attention_norm|cross_attn_|indexer|vis_attn")
+_ATTENTION_WEIGHT = re.compile(r"(?:cross_)?attn_(?!.*norm)")
+_STARTS = {
+    Place.INPUT: ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.", "masked_embd_"),
+    Place.FIRST_LAYER: (
+        "token_embd_norm.",
+        "per_layer_model_proj.",
+        "per_layer_proj_norm.",
+        "hrm.",
+        "conv1d.",
+    ),
+    Place.SHARED: ("rope_freqs.", "rope_factors_"),
+}
+
+
+def layer_of(name: str) -> tuple[int, str] | None:
+    """The layer number in a tensor's name and what follows it; None where there is none."""
+    match = _LAYER.fullmatch(name)
+    return (int(match[1][:9]), match[2]) if match else None
+
+
+def place_of(arch: str, name: str) -> Place:
+    """Where a tensor without a layer number goes."""
+    if arch in rules.OUTPUT_NORM_IS_EMBD_NORM and name.startswith("token_embd_norm."):
+        return Place.OUTPUT
+    return next((place for place, starts in _STARTS.items() if name.startswith(starts)), Place.OUTPUT)
+
+
+def role_in_layer(part: str, mixer: Role) -> Role:
+    """The role of a layer's tensor called `part` ("attn_q.weight").
+
+    `mixer` is what the layer's attn_ tensors serve: a Mamba or linear-attention layer calls its own norm and
+    projections so, and a layer that is only a feed-forward network its norm.
+    """
+    if _EXPERT.match(part):
+        return Role.EXPERT
+    if _RECURRENT.match(part):
+        return Role.RECURRENT
+    if _FFN.match(part):
+        return Role.FFN
+    return mixer if _ATTENTION.match(part) else Role.OTHER
+
+
+def is_recurrent(part: str) -> bool:
+    """True for a tensor only a recurrent layer has."""
+    return _RECURRENT.match(part) is not None
+
+
+def is_attention_weight(part: str) -> bool:
+    """True for a projection of attention, not for its norms."""
+    return _ATTENTION_WEIGHT.match(part) is not None
+
+
+def role_outside(name: str) -> Role:
+    """The role of a tensor without a layer number."""
+    if name == "token_embd.weight":
+        return Role.TOKEN_EMBD
+    return Role.OUTPUT if name == "output.weight" else Role.OTHER
+
+
+def with_role(info: TensorInfo, role: Role) -> Tensor:
+    """The tensor a header lists, with its role."""
+    return Tensor(info.name, info.shape, info.type, info.n_bytes, role)
