@@ -1,0 +1,142 @@
+"""Templates of the shapes models come with."""
+
+import datetime
+from typing import Any
+
+import pytest
+
+from vram_llm.chat.template import BrokenTemplate, ChatTemplate
+from vram_llm.errors import RequestError
+
+SYSTEM = {"role": "system", "content": "Be kind."}
+USER = {"role": "user", "content": "Hi"}
+ASSISTANT = {"role": "assistant", "content": "Hello"}
+
+CHATML = """{%- for message in messages %}
+    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}"""
+HEADERS = """{{ bos_token }}{% for message in messages %}
+{{ '<|start_header_id|>' ~ message.role ~ '<|end_header_id|>\\n\\n' ~ message.content | trim ~ '<|eot_id|>' }}
+{%- endfor %}
+{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"""
+TURNS = """{{ bos_token }}
+{%- if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+{%- for message in messages %}
+{%- set role = 'model' if message.role == 'assistant' else message.role %}
+{{- '<start_of_turn>%s\\n%s<end_of_turn>\\n' % (role, message.content) }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"""
+INST = """{%- set ns = namespace(system='') %}
+{%- for message in messages %}
+    {%- if message.role == 'system' %}
+        {%- set ns.system = message.content ~ '\\n\\n' %}
+        {%- continue %}
+    {%- endif %}
+    {%- if message.role == 'user' %}
+        {{- '[INST] ' + (ns.system if loop.last else '') + message.content + ' [/INST]' }}
+    {%- else %}
+        {{- ' ' + message.content + eos_token }}
+    {%- endif %}
+{%- endfor %}"""
+
+
+@pytest.mark.parametrize(
+    ("source", "messages", "prompt"),
+    [
+        (None, [USER], "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"),
+        (
+            CHATML,
+            [SYSTEM, USER],
+            "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            HEADERS,
+            [USER],
+            "<s><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
+        (
+            TURNS,
+            [USER, ASSISTANT, USER],
+            "<s><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\nHello<end_of_turn>\n"
+            "<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n",
+        ),
+        (INST, [SYSTEM, USER, ASSISTANT, USER], "[INST] Hi [/INST] Hello</s>[INST] Be kind.\n\nHi [/INST]"),
+    ],
+)
+def test_shapes(source: str | None, messages: list[dict[str, Any]], prompt: str) -> None:
+    assert ChatTemplate(source, "<s>", "</s>").render(messages) == prompt
+
+
+def render(source: str, messages: list[dict[str, Any]] | None = None, **names: Any) -> str:
+    return ChatTemplate(source, "<s>", "</s>").render(messages or [USER], **names)
+
+
+def test_no_generation_prompt() -> None:
+    assert render(CHATML, add_generation_prompt=False) == "<|im_start|>user\nHi<|im_end|>\n"
+
+
+def test_a_chat_that_ends_with_the_assistant_still_gets_a_new_turn() -> None:
+    prompt = ChatTemplate(None, "", "").render([USER, ASSISTANT])
+    assert prompt.endswith("Hello<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_raise_exception_is_told_to_the_client() -> None:
+    with pytest.raises(RequestError, match="System role not supported") as caught:
+        render(TURNS, [SYSTEM, USER])
+    assert caught.value.param == "messages"
+
+
+def test_tojson_escapes_neither_html_nor_unicode() -> None:
+    source = "{{ messages[0].content | tojson }}{{ {'b': 1, 'a': [2]} | tojson(indent=1) }}"
+    assert render(source, [{"role": "user", "content": "<é'>"}]) == '"<é\'>"{\n "b": 1,\n "a": [\n  2\n ]\n}'
+
+
+def test_text_is_not_escaped() -> None:
+    assert render("{{ messages[0].content }}", [{"role": "user", "content": "a < b & c"}]) == "a < b & c"
+
+
+def test_messages_are_not_templates() -> None:
+    assert render("{{ messages[0].content }}", [{"role": "user", "content": "{{ 1 + 1 }}"}]) == "{{ 1 + 1 }}"
+
+
+def test_strftime_now() -> None:
+    assert render("{{ strftime_now('%Y') }}") == str(datetime.datetime.now().year)
+
+
+@pytest.mark.parametrize(("source", "role"), [("{{ messages[0].role }}", "system"), (None, "system")])
+def test_developer_is_system_to_a_template_that_does_not_know_it(source: str | None, role: str) -> None:
+    message = {"role": "developer", "content": "x"}
+    assert role in ChatTemplate(source, "", "").render([message])
+    assert message["role"] == "developer"
+
+
+def test_developer_stays_for_one_that_does() -> None:
+    source = "{{ messages[0].role }}{% if messages[0].role == 'developer' %}!{% endif %}"
+    assert render(source, [{"role": "developer", "content": "x"}]) == "developer!"
+
+
+def test_names_for_the_template() -> None:
+    source = "{{ enable_thinking }} {{ tools is none }} {{ bos_token }}"
+    assert render(source, enable_thinking=False) == "False True <s>"
+
+
+@pytest.mark.parametrize(
+    "source", ["{% for %}", "{{", "{{ x | nofilter }}", "{% for a in [1] %}" * 30 + "{% endfor %}" * 30]
+)
+def test_a_template_that_does_not_compile_fails_when_used(source: str) -> None:
+    template = ChatTemplate(source, "", "")
+    with pytest.raises(BrokenTemplate, match=r"does not compile .* use /v1/completions"):
+        template.render([USER])
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ nothing.here }}", "{{ 1 / 0 }}", "{{ 'a' + 1 }}", "{% include 'x' %}"]
+)
+def test_a_template_that_fails_is_a_clear_refusal(source: str) -> None:
+    with pytest.raises(RequestError, match=r"template fails on these messages: .") as caught:
+        render(source)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,63 @@
+"""The app over a fake engine: in process, and behind a real uvicorn on a free port of the loopback."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from tests.server.fake_engine import FakeEngine
+from vram_llm.server.app import create_app
+
+Connect = Callable[..., httpx.AsyncClient]
+
+
+@pytest.fixture
+async def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+async def connect(engine: FakeEngine) -> AsyncIterator[Connect]:
+    """Makes a client of the app; keyword arguments go to create_app."""
+    async with AsyncExitStack() as stack:
+
+        def make(**options: Any) -> httpx.AsyncClient:
+            transport = httpx.ASGITransport(create_app(engine, clock=lambda: 1234.5, **options))
+            client = httpx.AsyncClient(transport=transport, base_url="http://test")
+            stack.push_async_exit(client)
+            return client
+
+        yield make
+
+
+@pytest.fixture
+async def client(connect: Connect) -> httpx.AsyncClient:
+    return connect()
+
+
+@asynccontextmanager
+async def listening(engine: FakeEngine, **options: Any) -> AsyncIterator[str]:
+    """The base URL of a real server, without a path."""
+    app = create_app(engine, **options)
+    config = uvicorn.Config(
+        app, port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=1
+    )  # so that a stream that is never freed fails its test, and does not hang it
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+@pytest.fixture
+async def url(engine: FakeEngine) -> AsyncIterator[str]:
+    async with listening(engine) as base:
+        yield base

@@ -1,0 +1,89 @@
+"""An engine that says what a test tells it to, in the place where the real client stands."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+
+from vram_llm.engine.info import EngineState, ModelInfo
+from vram_llm.engine.request import FinishReason, Request, TokenEvent
+
+Step = TokenEvent | Exception | asyncio.Event  # to say, to raise, to wait for
+Script = Callable[[Request], Sequence[Step]]
+
+INFO = ModelInfo(
+    name="tiny",
+    path="/models/tiny-Q8_0.gguf",
+    architecture="llama",
+    parameters=1000,
+    size_bytes=4000,
+    n_vocab=100,
+    n_ctx=512,
+    n_ctx_train=512,
+    parallel=4,
+    chat_template=None,
+    bos_token="<s>",
+    eos_token="</s>",
+    created=1_700_000_000,
+)
+
+
+def says(*texts: str, ending: FinishReason = FinishReason.STOP, prompt_tokens: int = 5) -> Script:
+    """One event per text, then one that ends, with no text of its own."""
+
+    def script(request: Request) -> list[Step]:
+        steps: list[Step] = [
+            TokenEvent(id=request.id, text=text, prompt_tokens=prompt_tokens, completion_tokens=i + 1)
+            for i, text in enumerate(texts)
+        ]
+        end = TokenEvent(
+            id=request.id, prompt_tokens=prompt_tokens, completion_tokens=len(texts), finish_reason=ending
+        )
+        return [*steps, end]
+
+    return script
+
+
+def fails(*first: str, error: str, code: str | None = None, param: str | None = None) -> Script:
+    """Some texts, then an event with FinishReason.ERROR."""
+
+    def script(request: Request) -> list[Step]:
+        end = TokenEvent(
+            id=request.id,
+            finish_reason=FinishReason.ERROR,
+            error=error,
+            error_code=code,
+            error_param=param,
+        )
+        return [*says(*first)(request)[:-1], end]
+
+    return script
+
+
+class FakeEngine:
+    """Keeps what it was asked (`requests`) and whose generator was closed before its end (`cancelled`)."""
+
+    def __init__(self, script: Script | None = None, info: ModelInfo | None = INFO) -> None:
+        self.script = script or says("Hello", " world")
+        self.state = EngineState.READY
+        self.info = info
+        self.detail = ""
+        self.requests: list[Request] = []
+        self.cancelled: list[str] = []
+        self.some_cancelled = asyncio.Event()
+
+    async def generate(self, request: Request) -> AsyncGenerator[TokenEvent, None]:
+        self.requests.append(request)
+        complete = False
+        try:
+            for step in self.script(request):
+                await asyncio.sleep(0)
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                    continue
+                complete = step.finish_reason is not None
+                yield step
+        finally:
+            if not complete:
+                self.cancelled.append(request.id)
+                self.some_cancelled.set()

@@ -1,0 +1,62 @@
+"""The app as a whole: addresses and the OpenAPI document."""
+
+import re
+
+import httpx
+import pytest
+
+BODIES = {
+    "/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
+    "/completions": {"prompt": "x"},
+}
+
+
+@pytest.mark.parametrize("path", list(BODIES))
+@pytest.mark.parametrize("prefix", ["", "/v1"])
+async def test_paths_with_and_without_prefix(client: httpx.AsyncClient, prefix: str, path: str) -> None:
+    assert (await client.post(prefix + path, json=BODIES[path])).status_code == 200
+    assert (await client.get(f"{prefix}/models")).status_code == 200
+
+
+async def test_a_body_needs_no_content_type(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/v1/completions", content='{"prompt": "x"}')).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 404, "unknown_url"),
+        ("GET", "/docs", 404, "unknown_url"),
+        ("GET", "/v1/models/", 404, "model_not_found"),
+        ("GET", "/v1/chat/completions", 405, "method_not_supported"),
+        ("DELETE", "/v1/models", 405, "method_not_supported"),
+    ],
+)
+async def test_wrong_address(
+    client: httpx.AsyncClient, method: str, path: str, status: int, code: str
+) -> None:
+    response = await client.request(method, path)
+    assert response.status_code == status
+    assert response.json()["error"]["code"] == code
+    assert ("allow" in response.headers) == (status == 405)
+
+
+async def test_openapi_document(client: httpx.AsyncClient) -> None:
+    response = await client.get("/openapi.json")
+    document = response.json()
+    assert set(document["paths"]) == {
+        "/health",
+        "/v1/models",
+        "/v1/models/{model_id}",
+        "/v1/chat/completions",
+        "/v1/completions",
+    }
+    chat = document["paths"]["/v1/chat/completions"]["post"]
+    assert chat["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith(
+        "ChatCompletionRequest"
+    )
+    assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+    schemas = document["components"]["schemas"]
+    assert schemas["ChatCompletionRequest"]["required"] == ["messages"]
+    assert set(re.findall(r'"#/components/schemas/(\w+)"', response.text)) <= set(schemas)
+    assert "#/$defs" not in response.text

@@ -1,0 +1,95 @@
+"""POST /v1/completions, over the ASGI interface."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.fake_engine import FakeEngine, says
+from tests.server.test_chat import lines
+
+
+async def ask(client: httpx.AsyncClient, prompt: Any = "Once", **fields: Any) -> httpx.Response:
+    return await client.post("/v1/completions", json={"prompt": prompt, **fields})
+
+
+async def test_reply(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    reply = (await ask(client)).json()
+    assert reply["object"] == "text_completion"
+    assert reply["id"].startswith("cmpl-")
+    assert reply["choices"] == [
+        {"index": 0, "text": "Hello world", "logprobs": None, "finish_reason": "stop"}
+    ]
+    request = engine.requests[0]
+    assert (request.prompt, request.add_bos, request.max_tokens) == ("Once", True, 16)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "seen"),
+    [
+        ("a", ["a"]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], [(1, 2)]),
+        ([[1], [2, 99]], [(1,), (2, 99)]),
+    ],
+)
+async def test_shapes_of_a_prompt(
+    client: httpx.AsyncClient, engine: FakeEngine, prompt: Any, seen: list[Any]
+) -> None:
+    assert (await ask(client, prompt)).status_code == 200
+    assert [r.prompt for r in engine.requests] == seen
+
+
+@pytest.mark.parametrize(
+    "prompt", [None, 3, [], [[]], [1, "a"], ["a", 1], [[1], 2], [True], [100], [[-1]], {}]
+)
+async def test_bad_prompt(client: httpx.AsyncClient, engine: FakeEngine, prompt: Any) -> None:
+    response = await ask(client, prompt)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "prompt"
+    assert engine.requests == []
+
+
+async def test_choices_of_several_prompts(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.script = lambda request: says(f"<{request.prompt}{request.sampling.seed}>")(request)
+    reply = (await ask(client, ["a", "b"], n=2, seed=1)).json()
+    assert [c["text"] for c in reply["choices"]] == ["<a1>", "<a2>", "<b1>", "<b2>"]
+    assert reply["usage"]["prompt_tokens"] == 10
+    assert reply["usage"]["completion_tokens"] == 4
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_echo(client: httpx.AsyncClient, stream: bool) -> None:
+    response = await ask(client, ["a: ", "b: "], echo=True, stream=stream)
+    if not stream:
+        assert [c["text"] for c in response.json()["choices"]] == ["a: Hello world", "b: Hello world"]
+        return
+    texts = ["", ""]
+    for chunk in lines(response)[:-1]:
+        texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
+    assert texts == ["a: Hello world", "b: Hello world"]
+
+
+async def test_stream(client: httpx.AsyncClient) -> None:
+    *chunks, done = lines(await ask(client, stream=True))
+    assert done == "[DONE]"
+    assert [c["choices"][0]["text"] for c in chunks] == ["Hello", " world", ""]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"suffix": "end"}, "suffix"),
+        ({"best_of": 2}, "best_of"),
+        ({"logprobs": 0}, "logprobs"),
+        ({"prompt": [1], "echo": True}, "echo"),
+        ({"prompt": ["a"] * 65, "n": 2}, "n"),
+        ({"prompt": ["a"] * 129}, "prompt"),
+        ({"messages": []}, "messages"),
+    ],
+)
+async def test_refused(client: httpx.AsyncClient, fields: dict[str, Any], param: str) -> None:
+    response = await ask(client, **fields)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param

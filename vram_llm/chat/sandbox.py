@@ -1,0 +1,195 @@
+"""Where a chat template runs: it comes out of a model file, so it is a stranger's program.
+
+jinja2's sandbox keeps it from Python's inside. What is added here keeps it small: a budget of steps
+(loop turns, calls, filters), of characters, and of seconds. One string method on operands that are large
+already (`replace`, `join`) is a single step, whatever it costs: against a hostile file, limit the memory of
+the process as well.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from datetime import datetime
+from functools import wraps
+from time import monotonic
+from typing import Any, NoReturn, TypeVar
+
+from jinja2 import Template, TemplateRuntimeError, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+
+MAX_STEPS = 500_000
+MAX_SECONDS = 10.0
+MAX_NUMBER = 100_000  # of a width, a repetition, an indent; jinja2's own limit of range() is the same
+_LONG_NUMBER = re.compile(r"\d{5}")  # a field width in a format string
+_WIDTH_FILTERS = ("batch", "center", "format", "indent", "slice", "truncate", "wordwrap")
+_T = TypeVar("_T")
+
+
+class TemplateRefused(TemplateRuntimeError):
+    """The template itself says no, by raise_exception."""
+
+
+class TooCostly(TemplateRuntimeError):
+    """The template does more work, or makes more text, than any chat needs."""
+
+
+class Budget:
+    """What one rendering may still use. `max_chars` bounds each string made."""
+
+    def __init__(self, max_chars: int) -> None:
+        self.max_chars = max_chars
+        self._steps = MAX_STEPS
+        self._chars = 8 * max_chars  # text passes through macros and captured blocks more than once
+        self._deadline = monotonic() + MAX_SECONDS
+
+    def step(self) -> None:
+        self._steps -= 1
+        if self._steps < 0:
+            raise TooCostly(f"more than {MAX_STEPS:,} steps")
+        if monotonic() > self._deadline:
+            raise TooCostly(f"more than {MAX_SECONDS:.0f} s")
+
+    def check_length(self, length: int) -> None:
+        if length > self.max_chars:
+            raise TooCostly(f"more than {self.max_chars:,} characters")
+
+    def write(self, value: _T) -> _T:
+        """Count what an expression in the template puts out."""
+        self.step()
+        text = value if isinstance(value, str) else str(value)
+        self._chars -= len(text)
+        if self._chars < 0:
+            raise TooCostly(f"more than {self.max_chars:,} characters")
+        return value
+
+
+budget: ContextVar[Budget] = ContextVar("budget")
+
+
+class _Metered(NodeTransformer):
+    """Puts a step into every loop, and `a ~ b` under the limit of length."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 (jinja2's naming)
+        self.generic_visit(node)
+        step = nodes.EnvironmentAttribute("step")
+        if node.test is not None:  # runs for every element, where the body runs only for the chosen
+            node.test = nodes.And(nodes.Not(step), node.test)
+        node.body.insert(0, nodes.ExprStmt(step))
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        return nodes.Call(nodes.EnvironmentAttribute("join"), node.nodes, [], None, None)
+
+
+def _check_numbers(values: tuple[object, ...]) -> None:
+    for value in values:
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:
+            raise TooCostly(f"a number above {MAX_NUMBER:,}")
+
+
+def _check_format(text: object, values: tuple[object, ...]) -> None:
+    if isinstance(text, str) and _LONG_NUMBER.search(text):
+        raise TooCostly("a field width of five digits")
+    _check_numbers(values)
+
+
+def _size(value: object) -> int:
+    if isinstance(value, int):
+        return value.bit_length() // 8
+    return len(value) if isinstance(value, str | list | tuple) else 0
+
+
+def _metered_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    wide = name in _WIDTH_FILTERS
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        budget.get().step()
+        if wide:
+            _check_format(args[0] if name == "format" else "", (*args[1:], *kwargs.values()))
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _raise(message: object) -> NoReturn:
+    raise TemplateRefused(str(message))
+
+
+def _strftime_now(template: str) -> str:
+    _check_format(template, ())
+    return datetime.now().strftime(template)
+
+
+def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
+    """JSON as a model was trained to see it: nothing escaped for HTML, nothing for ASCII."""
+    _check_numbers((indent or 0,))
+    allowed = {key: options[key] for key in ("sort_keys", "separators") if key in options}
+    return json.dumps(value, ensure_ascii=options.get("ensure_ascii", False), indent=indent, **allowed)
+
+
+class ChatSandbox(ImmutableSandboxedEnvironment):
+    """The environment chat templates are compiled and rendered in."""
+
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=["jinja2.ext.loopcontrols"],
+            finalize=lambda value: budget.get().write(value) if budget.get(None) else value,
+        )
+        self.filters["tojson"] = _tojson
+        self.filters = {name: _metered_filter(name, function) for name, function in self.filters.items()}
+        del self.globals["lipsum"]
+        self.globals.update(raise_exception=_raise, strftime_now=_strftime_now)
+
+    def compile_metered(self, source: str) -> Template:
+        """`source` with its meters in place. Raises jinja2.TemplateSyntaxError, and RecursionError where
+        it is nested too deep.
+        """
+        tree = _Metered().visit(self.parse(source))
+        nodes.Node.set_environment(tree, self)
+        return Template.from_code(self, self.compile(tree), self.make_globals(None))
+
+    @property
+    def step(self) -> None:
+        """What compiled loops read at every turn: a property costs a tenth of a call in the sandbox."""
+        budget.get().step()
+
+    def join(self, *parts: object) -> str:
+        """What `a ~ b` does."""
+        texts = [str(part) for part in parts]
+        budget.get().check_length(sum(map(len, texts)))
+        return "".join(texts)
+
+    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Every call a template makes."""
+        budget.get().step()
+        method = getattr(obj, "__wrapped__", obj)  # the sandbox wraps str.format
+        text = getattr(method, "__self__", None)
+        if isinstance(text, str):
+            _check_format(text if method.__name__.startswith("format") else "", (*args, *kwargs.values()))
+        return super().call(context, obj, *args, **kwargs)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Every operator in `intercepted_binops`: nothing may grow past the budget."""
+        meter = budget.get()
+        meter.step()
+        if operator == "**":
+            _check_numbers((left, right))
+            meter.check_length(_size(left) * abs(right) if isinstance(right, int) else 0)
+        elif operator == "*":
+            times = right if isinstance(right, int) else left if isinstance(left, int) else 0
+            thing = left if isinstance(right, int) else right
+            meter.check_length(_size(thing) * (abs(times) if not isinstance(thing, int) else 1))
+        elif operator == "%" and isinstance(left, str):
+            values = right.values() if isinstance(right, Mapping) else right
+            _check_format(left, tuple(values) if not isinstance(values, str | int | float) else (values,))
+        else:
+            meter.check_length(_size(left) + _size(right))
+        return super().call_binop(context, operator, left, right)

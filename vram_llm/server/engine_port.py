@@ -1,0 +1,30 @@
+"""What the server needs of an engine: the client in `engine/` has it, and so has the fake in the tests."""
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from vram_llm.engine.info import EngineState, ModelInfo
+from vram_llm.engine.request import Request, TokenEvent
+
+
+class Engine(Protocol):
+    """A loaded model, or one that is on its way."""
+
+    @property
+    def state(self) -> EngineState: ...
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """None until the model was loaded for the first time."""
+
+    @property
+    def detail(self) -> str:
+        """One phrase about `state`: "loading, 43 %", "restarting after a crash", or ""."""
+
+    def generate(self, request: Request) -> AsyncGenerator[TokenEvent, None]:
+        """Run one request. The last event, and only it, has a `finish_reason`.
+
+        Closing the generator, or cancelling the task that waits in it, frees the sequence. Raises
+        RequestError (ContextExceeded) and Overloaded before the first event, EngineDied at any time; other
+        faults on the way come as an event with FinishReason.ERROR.
+        """

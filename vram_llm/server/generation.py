@@ -1,0 +1,154 @@
+"""Between a request over HTTP and the sequences it becomes in the engine."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
+
+from starlette.types import Receive
+
+from vram_llm.engine.info import ModelInfo
+from vram_llm.engine.request import Request, TokenEvent
+from vram_llm.errors import RequestError
+from vram_llm.server.engine_port import Engine
+from vram_llm.server.errors import GenerationFailed, error_of
+from vram_llm.server.replies import Ending, Tally
+from vram_llm.server.schemas import MAX_CHOICES, GenerationFields
+
+T = TypeVar("T")
+News = AsyncGenerator[tuple[int, TokenEvent], None]  # (index of the choice, what is new of it)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One choice, complete."""
+
+    text: str
+    finish_reason: Ending
+
+
+def sequences(
+    fields: GenerationFields,
+    prompts: Sequence[str | tuple[int, ...]],
+    info: ModelInfo,
+    *,
+    reply_id: str,
+    add_bos: bool,
+    max_tokens: int | None,
+) -> list[Request]:
+    """One request per choice: `n` for each prompt, in order, with the seeds seed, seed + 1, ...
+
+    Raises RequestError.
+    """
+    n = fields.n or 1
+    if n * len(prompts) > MAX_CHOICES:
+        raise RequestError(
+            f"{len(prompts)} prompts with n = {n} ask for {n * len(prompts)} choices; at most {MAX_CHOICES} "
+            "are made in one request, so send several",
+            "n" if n > 1 else "prompt",
+        )
+    sampling, stop = fields.sampling(info.n_vocab), fields.stops()
+    seed = sampling.seed
+    return [
+        Request(
+            id=f"{reply_id}-{i * n + k}",
+            prompt=prompt,
+            add_bos=add_bos,
+            max_tokens=max_tokens,
+            stop=stop,
+            ignore_eos=bool(fields.ignore_eos),
+            sampling=sampling if seed is None else replace(sampling, seed=seed + k),
+        )
+        for i, prompt in enumerate(prompts)
+        for k in range(n)
+    ]
+
+
+async def news(engine: Engine, requests: Sequence[Request]) -> News:
+    """The events of all requests as they come. The first error ends them all, and so does closing this."""
+    if len(requests) == 1:
+        async with aclosing(_events(engine, requests[0])) as events:
+            async for event in events:
+                yield 0, event
+        return
+    queue: asyncio.Queue[tuple[int, TokenEvent] | Exception | None] = asyncio.Queue()
+    tasks = [asyncio.create_task(_pump(engine, r, i, queue)) for i, r in enumerate(requests)]
+    left = len(tasks)
+    try:
+        while left:
+            item = await queue.get()
+            if item is None:
+                left -= 1
+            elif isinstance(item, Exception):
+                raise item
+            else:
+                yield item
+    finally:
+        await _cancel(*tasks)
+
+
+async def collect(news: News, n_choices: int, tally: Tally) -> list[Outcome]:
+    """Every choice in full, in order."""
+    texts: list[list[str]] = [[] for _ in range(n_choices)]
+    endings: dict[int, Ending] = {}
+    async with aclosing(news):
+        async for index, event in news:
+            texts[index].append(event.text)
+            if event.finish_reason is not None:
+                endings[index] = cast(Ending, event.finish_reason.value)
+                tally.add(index, event)
+    return [Outcome("".join(text), endings[i]) for i, text in enumerate(texts)]
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`, or None where the client went away first: `work` is cancelled, and has ended
+    when this returns. The request's body must have been read.
+    """
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        await _cancel(working, watching)
+
+
+async def _events(engine: Engine, request: Request) -> AsyncGenerator[TokenEvent, None]:
+    async with aclosing(engine.generate(request)) as events:
+        async for event in events:
+            if event.finish_reason is None:
+                yield event
+                continue
+            error = error_of(event)
+            if error is not None:
+                raise error
+            yield event
+            return
+    raise GenerationFailed("The engine ended this request without saying why; send it again")
+
+
+async def _pump(
+    engine: Engine,
+    request: Request,
+    index: int,
+    queue: asyncio.Queue[tuple[int, TokenEvent] | Exception | None],
+) -> None:
+    try:
+        async with aclosing(_events(engine, request)) as events:
+            async for event in events:
+                queue.put_nowait((index, event))
+        queue.put_nowait(None)
+    except Exception as error:
+        queue.put_nowait(error)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

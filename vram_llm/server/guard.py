@@ -1,0 +1,94 @@
+"""What every request passes first: its id, its key, its size; and the last net under all errors."""
+
+import hmac
+import logging
+import re
+from uuid import uuid4
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vram_llm.errors import VramLLMError
+from vram_llm.server.errors import BadKey, BodyTooLarge, error_response
+from vram_llm.units import format_bytes
+
+log = logging.getLogger(__name__)
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_OPEN = frozenset({"/health"})
+
+
+class Guard:
+    """ASGI middleware around the whole app. No `api_keys`: everyone may come in."""
+
+    def __init__(self, app: ASGIApp, api_keys: tuple[str, ...], max_body_bytes: int) -> None:
+        self._app = app
+        self._keys = tuple(key.encode() for key in api_keys)
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            self._check_key(scope, headers)
+            self._check_length(headers)
+            await self._app(scope, self._limited(receive), send_with_id)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            if not isinstance(error, VramLLMError):
+                log.exception("Request %s (%s %s) failed", request_id, scope["method"], scope["path"])
+            if started:
+                raise
+            await error_response(error)(scope, receive, send_with_id)
+
+    def _check_key(self, scope: Scope, headers: Headers) -> None:
+        if not self._keys or scope["path"] in _OPEN:
+            return
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        key = given.strip().encode("latin-1")
+        if scheme.lower() != "bearer" or not key:
+            raise BadKey("This server wants an API key; send it as 'Authorization: Bearer KEY'")
+        matches = [hmac.compare_digest(key, known) for known in self._keys]
+        if not any(matches):
+            raise BadKey("The API key is not one of this server's")
+
+    def _check_length(self, headers: Headers) -> None:
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self._max_body_bytes:
+            raise self._too_large()
+
+    def _limited(self, receive: Receive) -> Receive:
+        got = 0
+
+        async def limited() -> Message:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > self._max_body_bytes:
+                raise self._too_large()
+            return message
+
+        return limited
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(
+            f"The body is larger than {format_bytes(self._max_body_bytes)}, the most taken here"
+        )
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if _SANE_ID.fullmatch(given) else f"req_{uuid4().hex}"

@@ -1,0 +1,144 @@
+"""What clients are told, when it is not a stream: OpenAI's objects."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import BaseModel
+
+from vram_llm.engine.request import TokenEvent
+
+Ending = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """What every object and chunk of one reply begins with. `created` is in Unix seconds."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+
+class PromptTokensDetails(BaseModel):
+    """Where the prompt's tokens came from."""
+
+    cached_tokens: int = 0
+
+
+class Usage(BaseModel):
+    """Tokens of one reply. A prompt counts once, however many choices it has."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
+
+
+class AssistantMessage(BaseModel):
+    """The answer to a chat."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    """One of `n` answers."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: None = None
+    finish_reason: Ending
+
+
+class ChatCompletion(BaseModel):
+    """The reply to POST /v1/chat/completions."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class CompletionChoice(BaseModel):
+    """One of `n` continuations of one prompt."""
+
+    index: int
+    text: str
+    logprobs: None = None
+    finish_reason: Ending
+
+
+class Completion(BaseModel):
+    """The reply to POST /v1/completions."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class ModelCard(BaseModel):
+    """A model that can be asked for."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["vram-llm"] = "vram-llm"
+
+
+class ModelList(BaseModel):
+    """The reply to GET /v1/models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Health(BaseModel):
+    """The reply to GET /health when the engine takes requests."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ErrorObject(BaseModel):
+    """What went wrong, and the field at fault if one is."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | int | None
+
+
+class ErrorReply(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorObject
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts the tokens of a reply whose prompts have `n` choices each."""
+
+    n: int
+    _prompts: dict[int, int] = field(default_factory=dict)
+    _completion_tokens: int = 0
+
+    def add(self, index: int, last: TokenEvent) -> None:
+        """Count choice `index` by its last event."""
+        self._prompts[index // self.n] = last.prompt_tokens
+        self._completion_tokens += last.completion_tokens
+
+    def usage(self) -> Usage:
+        prompt_tokens = sum(self._prompts.values())
+        return Usage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=self._completion_tokens,
+            total_tokens=prompt_tokens + self._completion_tokens,
+        )

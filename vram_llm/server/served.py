@@ -1,0 +1,77 @@
+"""The one model behind the endpoint, and the names it answers to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2s
+from pathlib import PurePath
+
+from vram_llm.chat.template import ChatTemplate
+from vram_llm.engine.info import EngineState, ModelInfo
+from vram_llm.server.engine_port import Engine
+from vram_llm.server.errors import NotReady, Unavailable, UnknownModel
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What every family of routes is made with. `clock` gives Unix seconds."""
+
+    engine: Engine
+    aliases: tuple[str, ...]
+    clock: Callable[[], float]
+
+    def check_ready(self) -> None:
+        """Raises NotReady or Unavailable unless the engine takes requests now."""
+        state, detail = self.engine.state, self.engine.detail
+        if state is EngineState.LOADING:
+            raise NotReady(_loading(detail))
+        if state is EngineState.STOPPING:
+            raise Unavailable("The server is shutting down")
+        if state is EngineState.DEAD:
+            raise Unavailable(f"The engine has ended and will not come back: {detail or 'see the log'}")
+
+    def model(self, name: str | None) -> ModelInfo:
+        """The model a request is for. No name, or an empty one, means the one there is.
+
+        It answers to its name, the aliases, and its file's name with or without the suffix. Raises NotReady,
+        Unavailable, UnknownModel.
+        """
+        self.check_ready()
+        info = self.known()
+        if name and name not in self.names(info):
+            raise UnknownModel(
+                f"The model '{name}' does not exist here; this server has '{info.name}'", "model"
+            )
+        return info
+
+    def known(self) -> ModelInfo:
+        """The model as last loaded. Raises NotReady before the first load, Unavailable if none came."""
+        info = self.engine.info
+        if info is None:
+            self.check_ready()
+            raise NotReady("Loading model")
+        return info
+
+    def names(self, info: ModelInfo) -> tuple[str, ...]:
+        """Every name the model answers to."""
+        path = PurePath(info.path)
+        return (info.name, *self.aliases, path.name, path.stem)
+
+
+def _loading(detail: str) -> str:
+    if not detail or detail.startswith("loading"):
+        return "Loading model" + detail.removeprefix("loading")
+    return detail[0].upper() + detail[1:]
+
+
+@lru_cache(maxsize=4)
+def chat_template(source: str | None, bos_token: str, eos_token: str) -> ChatTemplate:
+    """A model's template, compiled once."""
+    return ChatTemplate(source, bos_token, eos_token)
+
+
+@lru_cache(maxsize=4)
+def fingerprint(info: ModelInfo) -> str:
+    """OpenAI's `system_fingerprint`: changes when the model or how it is loaded does."""
+    facts = f"{info.name} {info.architecture} {info.parameters} {info.size_bytes} {info.n_ctx} {info.memory}"
+    return "fp_" + blake2s(facts.encode(), digest_size=5).hexdigest()
