@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from vram_llm import api
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.request import Request, SamplingParams
 from vram_llm.plan.types import Plan, Workload
+
+if TYPE_CHECKING:
+    from vram_llm.llama.model import LoadedModel
 
 GREEDY = SamplingParams(temperature=0)
 
@@ -71,9 +75,8 @@ async def measure(
     ratios = [b / a for a, b in zip(ones, manys, strict=True)]
     print(f"1 stream     {one:7.1f} tok/s   (rounds: {', '.join(f'{x:.1f}' for x in ones)})")
     print(f"{n_streams} streams    {many:7.1f} tok/s   (rounds: {', '.join(f'{x:.1f}' for x in manys)})")
-    print(
-        f"ratio        {statistics.median(ratios):7.2f}         (rounds: {', '.join(f'{x:.2f}' for x in ratios)})"
-    )
+    each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"ratio        {statistics.median(ratios):7.2f}         (rounds: {each})")
     complete = sum(len(answer) == n_tokens for answer in among)
     print(f"complete     {complete} of {n_streams} answers have all {n_tokens} tokens")
     return alone, among
@@ -93,20 +96,23 @@ def compare(plan: Plan, alone: list[list[int]], among: list[list[int]]) -> None:
         gap, rounding = gap_and_rounding(model, [*prompt, *a[:at]])
         verdict = "within rounding" if gap <= rounding else "MORE THAN ROUNDING"
         print(
-            f"answer {i} differs at token {at}: best two logits {gap:.2g} apart, rounding {rounding:.2g}: {verdict}"
+            f"answer {i} differs at token {at}: best two logits {gap:.2g} apart, {verdict} ({rounding:.2g})"
         )
     print(f"the same     {same} of {len(alone)} answers, token for token")
     model.close()
 
 
-def gap_and_rounding(model: "LoadedModel", tokens: list[int]) -> tuple[float, float]:  # noqa: F821
-    """The gap between the two best logits after `tokens`, and twice what batch sizes 1, 8 and all at once change a logit."""
+def gap_and_rounding(model: "LoadedModel", tokens: list[int]) -> tuple[float, float]:
+    """The gap between the two best logits after `tokens`, and how far rounding can move them apart.
+
+    The latter is twice what computing `tokens` one, eight and all at a time changes a logit.
+    """
     ways = [logits_after(model, tokens, chunk) for chunk in (len(tokens), 8, 1)]
     best = np.sort(ways[0])[-2:]
     return float(best[1] - best[0]), 2 * float(np.ptp(ways, axis=0).max())
 
 
-def logits_after(model: "LoadedModel", tokens: list[int], chunk: int) -> np.ndarray:  # noqa: F821
+def logits_after(model: "LoadedModel", tokens: list[int], chunk: int) -> np.ndarray:
     """Logits after `tokens`, computed `chunk` at a time."""
     model.forget(0)
     row = 0

@@ -27,7 +27,7 @@ def write_llama(
     quant: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.Q8_0,
     seed: int = 1,
 ) -> Path:
-    """A llama with `len(n_ff)` layers and a byte vocabulary; of architecture deci where layers differ in width.
+    """A llama with `len(n_ff)` layers and a byte vocabulary; a deci where layers differ in width.
 
     `n_vocab` is at least 259: unknown, begin, end and the 256 bytes; the rest are words.
     """

@@ -12,13 +12,13 @@ _BYTES = {
     "t": 2**40, "tib": 2**40, "tb": 10**12,
 }  # fmt: skip
 _COUNT = {"": 1, "k": 1024, "m": 1024**2}
-_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_NUMBER = re.compile(r"\s*(\d{1,18}(?:\.\d{1,9})?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
 def _parse(text: str, scale: dict[str, int], what: str, example: str) -> int:
     match = _NUMBER.fullmatch(text)
     if match is None or match[2].lower() not in scale:
-        raise ValueError(f"{text!r} is not {what}; write it like {example}")
+        raise ValueError(f"{text[:40]!r} is not {what}; write it like {example}")
     return round(float(match[1]) * scale[match[2].lower()])
 
 

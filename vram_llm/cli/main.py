@@ -51,7 +51,6 @@ def main() -> NoReturn:
     try:
         code = cli.main(standalone_mode=False)
     except click.UsageError as error:
-        error.exit_code = EXIT_USAGE
         error.show()
         code = EXIT_USAGE
     except click.Abort:

@@ -34,7 +34,9 @@ class Shares(click.ParamType[tuple[float, ...]]):
 
     name = "shares"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
         if isinstance(value, tuple):
             return value
         try:
@@ -61,8 +63,8 @@ _OPTIONS = (
         "Use the worker that listens there, at most SIZE of its memory. Repeat for more."
     )),
     click.option("--n-ctx", type=Count(), metavar="TOKENS", help=(
-        f"Context, shared by all sequences: 4096, 32k.  [default: {_DEFAULT.DEFAULT_N_CTX}, or what the model "
-        "was trained on if that is less]"
+        f"Context, shared by all sequences: 4096, 32k.  [default: {_DEFAULT.DEFAULT_N_CTX}, or what the "
+        "model was trained on if that is less]"
     )),
     click.option("--parallel", type=click.IntRange(1, 256), default=_DEFAULT.parallel, show_default=True,
                  help="Sequences served at the same time."),

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def command(wishes: Wishes, model: str | None, model_option: str | None, as_json: bool) -> None:
     """Plan MODEL over this machine's devices, RPC workers or cards that are not here.
 
-    Exits with 2 where nothing fits, and says what would. Without MODEL: the machine, and what of it can be used.
+    Exits with 2 where nothing fits, and says what would. Without MODEL: the machine, and what of it can be
+    used.
     """
     from vram_llm import api
 

@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 @click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
 @click.option("--smart-split", is_flag=True, help="Plan the split from the model file. This is the default.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port to listen on.")
-@click.option("--api-key", "api_keys", multiple=True, envvar="VRAM_LLM_API_KEY", help=(
-    "Key that clients must send. Repeat for more; $VRAM_LLM_API_KEY is read too."
-))
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port to listen on."
+)
+@click.option(
+    "--api-key",
+    "api_keys",
+    multiple=True,
+    envvar="VRAM_LLM_API_KEY",
+    help=("Key that clients must send. Repeat for more; $VRAM_LLM_API_KEY is read too."),
+)
 @click.option("--verbose", is_flag=True, help="Show the engine's own log.")
 @wishes
 def command(
@@ -44,9 +50,13 @@ def command(
 
     name = one_model(model, model_option)
     if smart_split and wishes.workload.tensor_split is not None:
-        raise click.UsageError("--smart-split plans the split and --tensor-split dictates it: give one of them")
+        raise click.UsageError(
+            "--smart-split plans the split and --tensor-split dictates it: give one of them"
+        )
     if (name is None) == (plan_file is None):
-        raise click.UsageError("give a model, `vram-llm serve MODEL`, or a saved plan, `vram-llm serve --plan FILE`")
+        raise click.UsageError(
+            "give a model, `vram-llm serve MODEL`, or a saved plan, `vram-llm serve --plan FILE`"
+        )
     _set_up_log(verbose)
     if plan_file is not None:
         plan = api.load_plan(plan_file)
@@ -93,8 +103,14 @@ class _Reporter:
         if engine.info is not None:
             return
         if self._progress is None:
-            columns = (TextColumn("loading {task.fields[name]}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
-            self._progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+            columns = (
+                TextColumn("loading {task.fields[name]}"),
+                BarColumn(),
+                TextColumn("{task.percentage:.0f} %"),
+            )
+            self._progress = Progress(
+                *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+            )
             self._task = self._progress.add_task("load", total=1.0, name=self.plan.model.name)
             self._progress.start()
         assert self._task is not None

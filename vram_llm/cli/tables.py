@@ -8,7 +8,7 @@ from rich.text import Text
 
 from vram_llm.engine.info import LoadedMemory
 from vram_llm.machine.types import Device, Machine
-from vram_llm.plan.types import HOST, DeviceEstimate, Plan
+from vram_llm.plan.types import HOST, DeviceEstimate, HostEstimate, Plan
 from vram_llm.units import format_bytes, format_count, format_mib
 
 _NARROW = 72  # columns; below it only what matters most is shown
@@ -31,11 +31,12 @@ def print_machine(machine: Machine, reserve_bytes: int) -> None:
             )  # fmt: skip
         console.print(table)
         sources = sorted({device.memory_source.value for device in machine.devices})
-        console.print(
-            f"MiB; memory: {', '.join(sources)}; usable = free less {format_mib(reserve_bytes)} kept in reserve"
-        )
+        reserve = format_mib(reserve_bytes)
+        console.print(f"MiB; memory: {', '.join(sources)}; usable = free less {reserve} kept in reserve")
     else:
-        console.print("no GPU here; a model runs on the CPU, on workers (--rpc) or is planned for --gpu cards")
+        console.print(
+            "no GPU here; a model runs on the CPU, on workers (--rpc) or is planned for --gpu cards"
+        )
     console.print(
         f"{HOST}: {host.name}, {host.cores} cores, {format_bytes(host.available_bytes)} "
         f"of {format_bytes(host.total_bytes)} memory available"
@@ -58,9 +59,8 @@ def print_plan(plan: Plan) -> None:
         f"MiB; weights and context exact, compute and overhead estimated ({plan.estimate.method} meter)"
     )
     if placement.tensor_split:
-        console.print(
-            f"--n-gpu-layers {placement.n_gpu_layers} --tensor-split {','.join(map(str, placement.tensor_split))}"
-        )
+        split = ",".join(map(str, placement.tensor_split))
+        console.print(f"--n-gpu-layers {placement.n_gpu_layers} --tensor-split {split}")
     if plan.by_free_memory is not None:
         split = ",".join(map(str, plan.by_free_memory.placement.tensor_split))
         console.print(f"llama.cpp itself, by free memory, would split {split}: {_verdict(plan)}")
@@ -74,8 +74,9 @@ def print_certificate(plan: Plan, memory: Sequence[LoadedMemory]) -> None:
     table = _table(console)
     for name in ("device", "weights", "context", "compute"):
         table.add_column(name, justify="left" if name == "device" else "right")
-    for estimate in (*plan.estimate.devices, plan.estimate.host):
-        device_id = estimate.id if isinstance(estimate, DeviceEstimate) else HOST
+    planned: dict[str, DeviceEstimate | HostEstimate] = {d.id: d for d in plan.estimate.devices}
+    planned[HOST] = plan.estimate.host
+    for device_id, estimate in planned.items():
         use = loaded.get(device_id)
         if use is not None:
             table.add_row(
@@ -125,7 +126,9 @@ def _layers(first: int, count: int, has_output: bool) -> str:
 
 def _bar(share: float, width: int = 7) -> Text:
     filled = min(round(share * width), width)
-    return Text("▇" * filled, style="green" if share <= 0.9 else "yellow") + Text("·" * (width - filled), style="dim")
+    return Text("▇" * filled, style="green" if share <= 0.9 else "yellow") + Text(
+        "·" * (width - filled), style="dim"
+    )
 
 
 def _verdict(plan: Plan) -> str:

@@ -6,8 +6,14 @@ import click
 
 
 @click.command("worker")
-@click.option("--listen", "endpoint", default="127.0.0.1:50052", show_default=True, metavar="HOST:PORT",
-              help="Where to listen. There is no authentication: loopback, or a tunnel.")
+@click.option(
+    "--listen",
+    "endpoint",
+    default="127.0.0.1:50052",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where to listen. There is no authentication: loopback, or a tunnel.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads for the CPU.  [default: all cores]")
 def command(endpoint: str, threads: int | None) -> None:
     """Lend this machine's GPUs, or its CPU if it has none, to `plan --rpc` and `serve --rpc` elsewhere."""
@@ -18,7 +24,9 @@ def command(endpoint: str, threads: int | None) -> None:
     host, port = rpc.split_endpoint(endpoint)
     listen(host, port).close()  # llama.cpp would only print that it could not
     if host not in ("127.0.0.1", "localhost", "::1"):
-        click.echo(f"note: anyone who reaches {endpoint} can use this worker; there is no authentication", err=True)
+        click.echo(
+            f"note: anyone who reaches {endpoint} can use this worker; there is no authentication", err=True
+        )
     click.echo(f"worker on {endpoint}; use it with --rpc {endpoint}; Ctrl+C ends it", err=True)
     for number in (signal.SIGINT, signal.SIGTERM):  # Python's handlers do not run inside llama.cpp's loop
         signal.signal(number, signal.SIG_DFL)

@@ -44,7 +44,9 @@ class Loop:
         """Take a request in; the event that refuses it where it cannot be served."""
         prompt = request.prompt
         vocab, n_ctx = self._model.vocab, self._model.n_ctx
-        tokens = vocab.tokenize(prompt, add_special=request.add_bos) if isinstance(prompt, str) else list(prompt)
+        tokens = (
+            vocab.tokenize(prompt, add_special=request.add_bos) if isinstance(prompt, str) else list(prompt)
+        )
         if not tokens:
             tokens = [vocab.bos if vocab.bos >= 0 else vocab.eos]
         if (bad := next((t for t in tokens if not 0 <= t < vocab.n_tokens), None)) is not None:

@@ -13,11 +13,15 @@ import signal
 import socket
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from vram_llm.engine import wire
 from vram_llm.engine.info import LoadedMemory, ModelInfo
 from vram_llm.engine.request import TokenEvent
 from vram_llm.errors import EngineDied, NotBuilt, VramLLMError
+
+if TYPE_CHECKING:
+    from vram_llm.llama.model import LoadedModel
 
 _RECV_BYTES = 1 << 16
 
@@ -41,7 +45,7 @@ class Channel:
             raise _Stopped from error
 
     def receive(self, *, wait: bool) -> list[wire.ToEngine]:
-        """All messages that have come in; with `wait`, at least one. Raises _Stopped where the server is gone."""
+        """All messages that have come in; with `wait`, at least one. Raises _Stopped without a server."""
         messages: list[wire.ToEngine] = []
         while True:
             ready, _, _ = select.select([self._socket], [], [], None if wait and not messages else 0)
@@ -56,7 +60,7 @@ class Channel:
     def _whole_messages(self) -> list[wire.ToEngine]:
         messages = []
         while len(self._buffer) >= wire.HEADER_BYTES:
-            end = wire.HEADER_BYTES + wire.body_length(self._buffer[: wire.HEADER_BYTES])
+            end = wire.HEADER_BYTES + wire.body_length(bytes(self._buffer[: wire.HEADER_BYTES]))
             if len(self._buffer) < end:
                 break
             messages.append(wire.decode_to_engine(self._buffer[wire.HEADER_BYTES : end]))
@@ -115,7 +119,7 @@ def run(channel: Channel) -> None:
             channel.send(wire.News(events))
 
 
-def _info(model: "LoadedModel", name: str) -> ModelInfo:  # noqa: F821 - imported where it is loaded
+def _info(model: "LoadedModel", name: str) -> ModelInfo:
     plan = model.plan
     memory = []
     with contextlib.suppress(NotBuilt):  # then nothing is said of memory, rather than something wrong

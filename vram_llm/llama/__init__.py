@@ -1,1 +1,1 @@
-"""The only floor that speaks to llama.cpp. Everything here may abort the process: keep it out of the server's."""
+"""The only floor that speaks to llama.cpp. All of it may abort the process: keep it out of the server's."""

@@ -12,14 +12,16 @@ from typing import Any
 
 from vram_llm.errors import NotBuilt
 
+__all__ = ["C"]  # and everything below; named because a re-export is otherwise private to type checkers
+
 SUPPORTED_VERSION = "0.3.36"  # of llama-cpp-python: struct layouts below and mangled names belong to it
 
 log = logging.getLogger("vram_llm.llama")
 
 try:
     import llama_cpp
-    from llama_cpp import llama_cpp as C
-except (ImportError, OSError, RuntimeError) as error:  # a missing or half-built shared library raises any of them
+    from llama_cpp import llama_cpp as C  # noqa: N812 - the C side
+except (ImportError, OSError, RuntimeError) as error:  # a half-built shared library raises any of them
     raise NotBuilt(
         f"llama-cpp-python does not load ({error}); build it with `make setup`, "
         f"or `pip install llama-cpp-python=={SUPPORTED_VERSION}`"
@@ -27,8 +29,8 @@ except (ImportError, OSError, RuntimeError) as error:  # a missing or half-built
 
 if llama_cpp.__version__ != SUPPORTED_VERSION:
     raise NotBuilt(
-        f"this program speaks the C interface of llama-cpp-python {SUPPORTED_VERSION}, found {llama_cpp.__version__}; "
-        f"`pip install llama-cpp-python=={SUPPORTED_VERSION}`"
+        f"this program speaks the C interface of llama-cpp-python {SUPPORTED_VERSION}, found "
+        f"{llama_cpp.__version__}; `pip install llama-cpp-python=={SUPPORTED_VERSION}`"
     )
 
 Pointer = ctypes.c_void_p
@@ -38,7 +40,6 @@ _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERR
 recent_lines: deque[str] = deque(maxlen=200)  # llama.cpp's own words, for the sentence of an error
 
 
-@C.llama_log_callback
 def _on_log(level: int, text: bytes | None, _: object) -> None:
     line = (text or b"").decode("utf-8", "replace").rstrip("\n")
     if not line.strip(". "):
@@ -49,7 +50,8 @@ def _on_log(level: int, text: bytes | None, _: object) -> None:
     log.log(logging.DEBUG if level == 2 else _LEVELS.get(level, logging.DEBUG), "%s", line)
 
 
-C.llama_log_set(_on_log, ctypes.c_void_p(0))
+_log_callback = C.llama_log_callback(_on_log)  # kept: C points at it
+C.llama_log_set(_log_callback, ctypes.c_void_p(0))
 
 
 def last_errors() -> str:
@@ -104,6 +106,7 @@ dev_get_props = _declare("ggml_backend_dev_get_props", None, Pointer, ctypes.POI
 dev_buffer_type = _declare("ggml_backend_dev_buffer_type", Pointer, Pointer)
 buft_name = _declare("ggml_backend_buft_name", ctypes.c_char_p, Pointer)
 buft_alignment = _declare("ggml_backend_buft_get_alignment", ctypes.c_size_t, Pointer)
+buft_is_host = _declare("ggml_backend_buft_is_host", ctypes.c_bool, Pointer)
 buft_device = _declare("ggml_backend_buft_get_device", Pointer, Pointer)
 reg_dev_count = _declare("ggml_backend_reg_dev_count", ctypes.c_size_t, Pointer)
 reg_dev_get = _declare("ggml_backend_reg_dev_get", Pointer, Pointer, ctypes.c_size_t)

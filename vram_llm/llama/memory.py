@@ -14,7 +14,7 @@ from vram_llm.llama import bindings as b
 
 @dataclass(frozen=True, slots=True)
 class BufferUse:
-    """Bytes in one buffer type ("CUDA0", "CPU_Mapped"), and the ggml device it belongs to (None: the CPU's)."""
+    """Bytes in one buffer type ("CUDA0", "CPU_Mapped"), and its ggml device (None: the CPU)."""
 
     buffer_type: str
     device: int | None
@@ -67,7 +67,9 @@ def breakdown(ctx: int) -> tuple[BufferUse, ...]:
     uses = []
     for node in _walk(found.root):
         device = b.buft_device(node.buffer_type)
-        is_cpu = not device or b.props_of(device).type == b.CPU_DEVICE_TYPE
+        # pinned host memory belongs to a card's device, and is the host's all the same
+        is_host = b.buft_is_host(node.buffer_type) or not device
+        is_cpu = is_host or b.props_of(device).type == b.CPU_DEVICE_TYPE
         uses.append(
             BufferUse(
                 buffer_type=b.buft_name(node.buffer_type).decode(),

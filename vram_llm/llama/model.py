@@ -61,9 +61,8 @@ class LoadedModel:
             params.progress_callback = callback
         model = C.llama_model_load_from_file(os.fsencode(plan.model.path), params)
         if not model:
-            raise ModelRefused(
-                f"llama.cpp will not load {Path(plan.model.path).name}: {b.last_errors() or 'it gives no reason'}"
-            )
+            reason = b.last_errors() or "it gives no reason"
+            raise ModelRefused(f"llama.cpp will not load {Path(plan.model.path).name}: {reason}")
         return int(model)
 
     def _make_context(self) -> int:
@@ -82,8 +81,8 @@ class LoadedModel:
         ctx = C.llama_init_from_model(self._model, params)
         if not ctx:
             raise ModelRefused(
-                f"llama.cpp loaded {self.plan.model.name} but will not make a context of {wanted.n_ctx} tokens: "
-                f"{b.last_errors() or 'it gives no reason'}; try a smaller --n-ctx"
+                f"llama.cpp loaded {self.plan.model.name} but will not make a context of {wanted.n_ctx} "
+                f"tokens: {b.last_errors() or 'it gives no reason'}; try a smaller --n-ctx"
             )
         return int(ctx)
 
@@ -93,7 +92,7 @@ class LoadedModel:
         return self._ctx
 
     def decode(self) -> int:
-        """Run the batch. 0 done, 1 no room in the KV cache (nothing was changed), below 0 llama.cpp's errors."""
+        """Run the batch. 0 done, 1 no room in the KV cache (nothing changed), below 0 llama.cpp's errors."""
         return int(C.llama_decode(self._ctx, self.batch.struct))
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
@@ -156,7 +155,9 @@ def _handles(plan: Plan) -> list[int]:
 
 def _handle(device: PlannedDevice, servers: dict[str, list[int]]) -> int:
     if device.what_if:
-        raise BadPlan(f"{device.name} is planned for but not in this machine; plan again without --gpu to serve here")
+        raise BadPlan(
+            f"{device.name} is planned for but not in this machine; plan again without --gpu to serve here"
+        )
     if device.endpoint is not None:
         if device.endpoint not in servers:
             servers[device.endpoint] = rpc.connect(device.endpoint)

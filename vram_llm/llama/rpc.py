@@ -39,21 +39,14 @@ def split_endpoint(endpoint: str, default_port: int | None = None) -> tuple[str,
 
 def facts(endpoint: str) -> tuple[WorkerDevice, ...]:
     """The devices of the worker at "host:port". Raises WorkerUnreachable, NotBuilt."""
-    host, port = split_endpoint(endpoint)
-    try:
-        socket.create_connection((host, port), timeout=3).close()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise WorkerUnreachable(
-            f"no worker answers at {endpoint} ({reason}); start one there with "
-            f"`vram-llm worker --listen {endpoint}`"
-        ) from error
+    _check_listening(endpoint)
     ask = [sys.executable, "-m", "vram_llm.llama.rpc", endpoint]
     try:
         answer = subprocess.run(ask, capture_output=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise WorkerUnreachable(
-            f"what listens at {endpoint} did not answer as a llama.cpp RPC worker within {_TIMEOUT_S:.0f} s"
+            f"what listens at {endpoint} did not answer as an RPC worker within {_TIMEOUT_S:.0f} s; it is none, "
+            "or busy with another program: a worker serves one at a time"
         ) from error
     if answer.returncode == NotBuilt.exit_code:
         raise NotBuilt(answer.stderr.decode("utf-8", "replace").strip())
@@ -63,6 +56,18 @@ def facts(endpoint: str) -> tuple[WorkerDevice, ...]:
             f"start one there with `vram-llm worker`"
         )
     return msgspec.json.decode(answer.stdout, type=tuple[WorkerDevice, ...])
+
+
+def _check_listening(endpoint: str) -> None:
+    host, port = split_endpoint(endpoint)
+    try:
+        socket.create_connection((host, port), timeout=3).close()
+    except (OSError, UnicodeError) as error:  # the latter for a name no host can have
+        reason = getattr(error, "strerror", None) or str(error)
+        raise WorkerUnreachable(
+            f"no worker answers at {endpoint} ({reason}); start one there with "
+            f"`vram-llm worker --listen {endpoint}`"
+        ) from error
 
 
 def devices(endpoints: tuple[str, ...]) -> tuple[Device, ...]:
@@ -103,11 +108,12 @@ def devices(endpoints: tuple[str, ...]) -> tuple[Device, ...]:
 
 
 def connect(endpoint: str) -> list[int]:
-    """ggml device handles of the worker at `endpoint`, in this process. Raises WorkerUnreachable, NotBuilt."""
+    """This process's ggml handles of a worker's devices. Raises WorkerUnreachable, NotBuilt."""
     from vram_llm.llama import bindings as b
 
     if b.rpc_add_server is None:
         raise NotBuilt("this llama.cpp was built without RPC; rebuild with `make setup` (-DGGML_RPC=ON)")
+    _check_listening(endpoint)  # where nobody does, llama.cpp would abort
     registry = b.rpc_add_server(endpoint.encode())
     if not registry:
         raise WorkerUnreachable(f"no worker answers at {endpoint}")

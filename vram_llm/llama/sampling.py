@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from vram_llm.llama.bindings import C
 
 PENALTY_LAST_N = 1024  # generated tokens that penalties look back on
+MIN_TEMPERATURE = 1e-5  # below it only the best token has a chance, and llama.cpp's division can overflow
+_SEEDS = (
+    0xFFFFFFFF  # LLAMA_DEFAULT_SEED, which llama.cpp takes for "draw one": every smaller number is a seed
+)
 
 
 class SamplerChain:
@@ -31,7 +35,9 @@ class SamplerChain:
     ) -> None:
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
         if logit_bias:
-            biases = (C.llama_logit_bias * len(logit_bias))(*logit_bias.items())
+            biases = (C.llama_logit_bias * len(logit_bias))(
+                *(C.llama_logit_bias(token, bias) for token, bias in logit_bias.items())
+            )
             self._add(C.llama_sampler_init_logit_bias(n_vocab, len(logit_bias), biases))
         if repeat_penalty != 1 or presence_penalty or frequency_penalty:
             self._add(
@@ -39,7 +45,7 @@ class SamplerChain:
                     n_vocab, PENALTY_LAST_N, repeat_penalty, frequency_penalty, presence_penalty
                 )
             )
-        if temperature <= 0:
+        if temperature < MIN_TEMPERATURE:
             self._add(C.llama_sampler_init_greedy())
             return
         if top_k > 0:
@@ -49,8 +55,7 @@ class SamplerChain:
         if min_p > 0:
             self._add(C.llama_sampler_init_min_p(min_p, 1))
         self._add(C.llama_sampler_init_temp(temperature))
-        seed = random.getrandbits(32) if seed is None else seed & 0xFFFFFFFF
-        self._add(C.llama_sampler_init_dist(seed))
+        self._add(C.llama_sampler_init_dist(random.randrange(_SEEDS) if seed is None else seed % _SEEDS))
 
     def _add(self, sampler: object) -> None:
         C.llama_sampler_chain_add(self._chain, sampler)

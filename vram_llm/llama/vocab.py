@@ -57,7 +57,8 @@ class Vocab:
 class TextStream:
     """Tokens in, text out: whole UTF-8 characters only, nothing past a stop string.
 
-    A stop string may span tokens, so text that could still become one is held back until it is decided.
+    A stop string may span tokens, so text that could still become one is held back until it is decided. The
+    one that is complete first counts, so that how the text falls into tokens makes no difference.
     """
 
     def __init__(self, vocab: Vocab, stop: tuple[str, ...] = ()) -> None:
@@ -83,9 +84,10 @@ class TextStream:
         if self.stopped:
             return ""
         self._held += text
-        found = [at for at in map(self._held.find, self._stop) if at >= 0]
+        found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:
-            text, self._held, self.stopped = self._held[: min(found)], "", True
+            _, start = min(found)
+            text, self._held, self.stopped = self._held[:start], "", True
             return text
         keep = max(_overlap(self._held, stop) for stop in self._stop)
         cut = len(self._held) - keep

@@ -50,7 +50,7 @@ def refusal(
     have = sum(d.budget_bytes for d in estimate.devices) + estimate.host.budget_bytes
     return (
         f"{head}; no context and no KV type helps, it needs {format_bytes(needed)} in all where "
-        f"{format_bytes(have)} can be used: take a smaller quantisation, another card or a smaller --reserve-mib"
+        f"{format_bytes(have)} can be used: take a smaller quantisation or another card"
     )
 
 

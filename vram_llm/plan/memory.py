@@ -94,9 +94,7 @@ class AnalyticMeter:
             zip(placement.device_order, placement.layers_per_device, strict=True)
         ):
             has_output = placement.output_device == device_id
-            devices.append(
-                self.device(device_id, first, first + count, has_output, index == 0, pipelined)
-            )
+            devices.append(self.device(device_id, first, first + count, has_output, index == 0, pipelined))
             first += count
         return Estimate(method=METHOD, devices=tuple(devices), host=self._host_estimate(placement, pipelined))
 

@@ -6,6 +6,7 @@ fullest device is least full is taken. Both questions have exact answers by bise
 since what a device holds only grows with every item it gets.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -41,7 +42,9 @@ def make_plan(profile: ModelProfile, machine: Machine, workload: Workload) -> Pl
     placement = choose_placement(profile, machine, workload, meter)
     estimate = meter(placement)
     if not estimate.fits:
-        raise DoesNotFit(explain.refusal(profile, machine, estimate, context, _ways_out(profile, machine, workload)))
+        raise DoesNotFit(
+            explain.refusal(profile, machine, estimate, context, _ways_out(profile, machine, workload))
+        )
     return Plan(
         version=PLAN_VERSION,
         model=PlannedModel(
@@ -111,7 +114,7 @@ def choose_placement(
 
 
 def split_by_free_memory(profile: ModelProfile, machine: Machine, meter: AnalyticMeter) -> Alternative | None:
-    """What llama.cpp does when told nothing: shares by free memory, everything off the host. None without devices."""
+    """What llama.cpp does when told nothing: shares by free memory, nothing on the host."""
     if not machine.devices or not any(device.free_bytes for device in machine.devices):
         return None
     shares = [float(device.free_bytes) for device in machine.devices]
@@ -127,31 +130,36 @@ def _check_split(split: Sequence[float], machine: Machine) -> None:
             f"--tensor-split has {len(split)} shares and there are {len(machine.devices)} devices ({names}); "
             "give one share for each, in that order"
         )
-    if any(not share >= 0 for share in split):
-        raise BadSplit(f"--tensor-split {','.join(map(str, split))} has a negative share")
+    if (odd := next((share for share in split if not 0 <= share < math.inf), None)) is not None:
+        raise BadSplit(f"--tensor-split has a share of {odd}; shares are 0 or more")
 
 
 def _with_fewest_on_host(meter: AnalyticMeter, ids: Sequence[str], n_layers: int) -> Placement:
     """The cut with the fewest items on the host that fits; without one, everything on the devices."""
-    low, high = 0, n_layers + 1  # items on the host; n_layers + 1 is everything, which always "fits" the devices
+    low, high = 0, n_layers + 1  # items on the host; with all of them there the devices are never full
     while low < high:
         middle = (low + high) // 2
-        if _fill(meter, ids, n_layers, middle, 1.0) is None:
-            low = middle + 1
-        else:
+        if _fill(meter, ids, n_layers, middle, 1.0) or _alone(meter, ids, n_layers, middle):
             high = middle
+        else:
+            low = middle + 1
     best = _cut(meter, ids, n_layers, low)
     return best if meter(best).fits or not ids else _cut(meter, ids, n_layers, 0)
 
 
 def _cut(meter: AnalyticMeter, ids: Sequence[str], n_layers: int, n_host: int) -> Placement:
-    """The cut of all items after the first `n_host` that leaves the fullest device least full."""
+    """The cut of all items after the first `n_host` that leaves the fullest device least full.
+
+    One device takes all where several cannot, for want of room for their pipeline copies.
+    """
     if n_host > n_layers or not ids:
         return placement_of(ids, [-1] * (n_layers + 1))
     usable = [device_id for device_id in ids if meter.budget(device_id)]
     if not usable:  # nothing can fit: put it all on the first, and let the meter say by how much
         return placement_of(ids, [-1] * n_host + [0] * (n_layers + 1 - n_host))
     low, high = 0.0, 1.0
+    if not _fill(meter, ids, n_layers, n_host, high) and (one := _alone(meter, ids, n_layers, n_host)):
+        return placement_of(ids, [-1] * n_host + one)
     while (best := _fill(meter, ids, n_layers, n_host, high)) is None:
         low, high = high, 2 * high
     for _ in range(_BISECTIONS):
@@ -169,13 +177,9 @@ def _fill(
 ) -> list[int] | None:
     """The device index of every item after the first `n_host`, each device filled to `share` of its budget.
 
-    None where they do not fit. One device that can hold all is asked first: it needs no pipeline copies.
+    None where they do not fit.
     """
     n_items = n_layers + 1
-    for index, device_id in enumerate(ids):
-        alone = meter.device(device_id, n_host, n_layers, True, is_first=True, pipelined=False)
-        if alone.total_bytes <= share * alone.budget_bytes:
-            return [index] * (n_items - n_host)
     pipelined = n_host == 0 and meter.may_pipeline
     assignment: list[int] = []
     for index, device_id in enumerate(ids):
@@ -195,6 +199,17 @@ def _fill(
         if start + low == n_items:
             return assignment
     return None
+
+
+def _alone(meter: AnalyticMeter, ids: Sequence[str], n_layers: int, n_host: int) -> list[int] | None:
+    """As `_fill`, with everything on the one device that it leaves least full; None where it fits on none."""
+    uses = [meter.device(each, n_host, n_layers, True, is_first=True, pipelined=False) for each in ids]
+    shares = {
+        index: use.total_bytes / use.budget_bytes for index, use in enumerate(uses) if use.over_bytes <= 0
+    }
+    if not shares:
+        return None
+    return [min(shares, key=shares.__getitem__)] * (n_layers + 1 - n_host)
 
 
 def _ways_out(profile: ModelProfile, machine: Machine, workload: Workload) -> list[str]:

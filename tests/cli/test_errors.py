@@ -1,0 +1,92 @@
+"""Bad input on the command line: one sentence, a code of its own, no traceback."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests import zoo
+from tests.cli.running import run
+from tools.random_model import write_llama
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with one model in every state a file can be in."""
+    good = write_llama(tmp_path / "good.gguf")
+    data = good.read_bytes()
+    (tmp_path / "text.gguf").write_text("this is not a model\n" * 100)
+    (tmp_path / "page.gguf").write_text("<!DOCTYPE html><html>log in</html>")
+    (tmp_path / "empty.gguf").write_bytes(b"")
+    (tmp_path / "header-cut.gguf").write_bytes(data[:3000])
+    (tmp_path / "data-cut.gguf").write_bytes(data[:-5000])
+    (tmp_path / "counts.gguf").write_bytes(data[:8] + (2**60).to_bytes(8, "little") + data[16:])
+    (tmp_path / "strange.gguf").write_bytes(data.replace(b"llama", b"lemur"))
+    zoo.write(zoo.llama(), tmp_path / "split.gguf", shard_bytes=4 * 10**9)
+    (tmp_path / "split-00002-of-00003.gguf").unlink()
+    (tmp_path / "bad-plan.json").write_text('{"version": 1}')
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["analyze", "nowhere.gguf"], 10, "there is no file nowhere.gguf"),
+        (["analyze", "."], 10, "is a directory"),
+        (["analyze", "text.gguf"], 11, "is not a GGUF file"),
+        (["analyze", "page.gguf"], 11, "it is a web page"),
+        (["analyze", "empty.gguf"], 12, "is empty"),
+        (["plan", "header-cut.gguf"], 12, "cut short"),
+        (["plan", "data-cut.gguf"], 12, "bytes of its tensor data are missing"),
+        (["plan", "counts.gguf"], 13, "1,152,921,504,606,846,976"),
+        (["plan", "split-00001-of-00003.gguf"], 14, "split-00002-of-00003.gguf"),
+        (["plan", "good.gguf", "--gpu", "RTX 9999 Ultra"], 20, "RTX 9999 Ultra"),
+        (["plan", "good.gguf", "--gpu", "0x 4090"], 20, "0x 4090"),
+        (["plan", "good.gguf", "--rpc", "127.0.0.1:1"], 21, "no worker answers at 127.0.0.1:1"),
+        (["plan", "good.gguf", "--rpc", "nonsense"], 21, "write it like 127.0.0.1:50052"),
+        (["plan", "good.gguf", "--gpu", "24GiB", "--tensor-split", "1,1"], 22, "2 shares and there are 1"),
+        (["plan", "good.gguf", "--gpu", "24GiB", "--tensor-split", "0"], 22, "every share"),
+        (["serve", "--plan", "bad-plan.json"], 23, "is not a plan"),
+        (["serve", "--plan", "nowhere.json"], 23, "cannot be read"),
+        (["serve", "good.gguf", "--gpu", "RTX 4090", "--port", "0"], 23, "not in this machine"),
+        (["serve", "strange.gguf", "--port", "0"], 31, "unknown model architecture: 'lemur'"),
+        (["plan", "good.gguf", "--n-ctx", "many"], 64, "is not a count"),
+        (["plan", "good.gguf", "--kv-type", "q9"], 64, "'q9' is not one of"),
+        (["plan", "good.gguf", "--tensor-split", "a,b"], 64, "write it like 0.35,0.45,0.20"),
+        (["plan", "good.gguf", "--no-such-flag"], 64, "--no-such-flag"),
+        (["plan", "good.gguf", "--model", "good.gguf"], 64, "name the model once"),
+        (["serve"], 64, "give a model"),
+        (["serve", "good.gguf", "--plan", "x.json"], 64, "give a model"),
+        (["serve", "good.gguf", "--smart-split", "--tensor-split", "1"], 64, "give one of them"),
+        (["nonsense"], 64, "nonsense"),
+    ],
+)  # fmt: skip
+def test_one_sentence_and_a_code(folder: Path, args: list[str], code: int, said: str) -> None:
+    done = run(*args, cwd=folder, columns=200)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+def test_nothing_fits(folder: Path) -> None:
+    big = zoo.write(zoo.nemotron_49b(), folder / "49b.gguf")
+    done = run("plan", big, "--gpu", "RTX 4080 Laptop", "--n-gpu-layers", "81", "--json")
+    assert done.returncode == 2
+    assert "short" in done.stderr
+    assert "does not fit" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_port_in_use(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for args in (
+            ["serve", "good.gguf", "--port", str(port)],
+            ["worker", "--listen", f"127.0.0.1:{port}"],
+        ):
+            done = run(*args, cwd=folder)
+            assert done.returncode == 30
+            assert f"127.0.0.1:{port}" in done.stderr
+            assert done.stderr.count("\n") == 1

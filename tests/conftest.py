@@ -1,0 +1,47 @@
+"""What several floors' tests share: tiny real models, three real RPC workers, plans for this processor."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.workers import running_workers
+from tools.random_model import write_llama
+from vram_llm import api
+from vram_llm.machine.types import Host, Machine
+from vram_llm.plan.search import make_plan
+from vram_llm.plan.types import Plan, Workload
+from vram_llm.units import GIB
+
+PlanOnCpu = Callable[..., Plan]
+
+
+@pytest.fixture(scope="session")
+def host() -> Host:
+    """A host with room for every model of these tests."""
+    return Host(name="test", cores=2, total_bytes=16 * GIB, available_bytes=16 * GIB)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A llama of four layers and 320 tokens, half a megabyte."""
+    return write_llama(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[tuple[str, ...]]:
+    """Addresses of three RPC workers. Each serves one program at a time."""
+    with running_workers(3) as endpoints:
+        yield endpoints
+
+
+@pytest.fixture(scope="session")
+def plan_on_cpu(tiny_model: Path, host: Host) -> PlanOnCpu:
+    """Makes a plan that keeps the tiny model, or another `path`, on the processor; keywords are Workload's."""
+
+    def make(path: Path = tiny_model, **workload: Any) -> Plan:
+        wish = Workload(**{"reserve_bytes": 0, "n_ctx": 512, "parallel": 4, **workload})
+        return make_plan(api.analyze(str(path)), Machine(devices=(), host=host), wish)
+
+    return make

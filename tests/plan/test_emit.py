@@ -1,0 +1,51 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import zoo
+from tests.plan.cases import DESKTOP, LAPTOP, machine, profile_of
+from vram_llm.errors import BadPlan
+from vram_llm.plan.emit import from_json, to_json
+from vram_llm.plan.search import make_plan
+from vram_llm.plan.types import Workload
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> bytes:
+    rig = machine([LAPTOP, DESKTOP])
+    return to_json(make_plan(profile_of(zoo.llama(), tmp_path), rig, Workload(n_ctx=4096)))
+
+
+def test_the_fields_others_read(document: bytes) -> None:
+    found = json.loads(document)
+    assert found["fits"] is True
+    assert {"id", "name", "kind", "total_bytes", "free_bytes", "reserve_bytes"} <= found["devices"][0].keys()
+    assert {
+        "device_order", "layers_per_device", "output_device", "cpu_layers", "tensor_split", "n_gpu_layers",
+    } == found["placement"].keys()  # fmt: skip
+    assert {"n_ctx", "parallel", "kv_type_k", "kv_type_v"} <= found["context"].keys()
+    assert found["estimate"]["method"] == "analytic"
+    assert {
+        "id", "weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes", "total_bytes",
+        "budget_bytes",
+    } == found["estimate"]["devices"][0].keys()  # fmt: skip
+    assert {"weights_bytes", "context_bytes", "compute_bytes", "total_bytes"} <= found["estimate"][
+        "host"
+    ].keys()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: text[: len(text) // 2], "is not a plan"),
+        (lambda text: b"[]", "is not a plan"),
+        (lambda text: text.replace(b'"n_gpu_layers"', b'"layers"'), "n_gpu_layers"),
+        (lambda text: text.replace(b'"version": 1', b'"version": 99'), "version 99"),
+        (lambda text: b"\xff\xfe", "is not a plan"),
+    ],
+)
+def test_a_file_that_is_no_plan(document: bytes, damage: object, said: str) -> None:
+    assert callable(damage)
+    with pytest.raises(BadPlan, match=said):
+        from_json(damage(document), "plan.json")

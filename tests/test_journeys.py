@@ -1,0 +1,188 @@
+"""From the command line to an OpenAI SDK client, with nothing faked."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from tests.cli.running import PATIENCE_S, command, environment, run
+from tests.workers import free_ports
+from tools.random_model import write_llama
+
+
+class Serving:
+    """A running `vram-llm serve`."""
+
+    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
+        self.process = process
+        self.url = f"http://127.0.0.1:{port}"
+        self.client = openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE_S
+        )
+        self._said: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        self._said.extend(self.process.stderr)
+
+    def await_health(self) -> list[int]:
+        """Wait for 200; every status seen on the way."""
+        seen = []
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"serve ended with {self.process.returncode}: {self.said()}")
+            try:
+                seen.append(httpx.get(f"{self.url}/health").status_code)
+            except httpx.ConnectError:
+                seen.append(0)
+            if seen[-1] == 200:
+                return seen
+            time.sleep(0.02)
+        raise AssertionError(f"not healthy in time: {seen[-1]}")
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal; the exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
+        return code
+
+    def said(self) -> str:
+        """What it wrote to standard error, once it has ended."""
+        self._reader.join(PATIENCE_S)
+        return "".join(self._said)
+
+    def children(self) -> list[psutil.Process]:
+        """Its processes: the engine's."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+@contextmanager
+def serving(*args: str | Path) -> Iterator[Serving]:
+    """`vram-llm serve ARGS` on a free port; gone with the block."""
+    port = free_ports(1)[0]
+    with subprocess.Popen(
+        command("serve", *args, "--port", str(port)),
+        env=environment(columns=120), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        served = Serving(process, port)
+        try:
+            yield served
+        finally:
+            served.client.close()
+            if process.poll() is None:
+                served.end(signal.SIGKILL)
+
+
+def chat(served: Serving, text: str, **more: object) -> str:
+    """One streamed answer."""
+    stream = served.client.chat.completions.create(
+        model="",
+        messages=[{"role": "user", "content": text}],
+        stream=True,
+        max_tokens=12,
+        **more,  # type: ignore[call-overload]
+    )
+    return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+
+
+def test_the_demo_model_from_start_to_end() -> None:
+    with serving("demo") as served:
+        seen = served.await_health()
+        assert set(seen) <= {0, 503, 200}
+        assert [model.id for model in served.client.models.list()] == ["demo"]
+        answer = chat(served, "What is a tensor split?", temperature=0)
+        assert answer
+        assert answer == chat(served, "What is a tensor split?", temperature=0)
+        assert chat(served, "x", temperature=1, seed=7) == chat(served, "x", temperature=1, seed=7)
+        engine = served.children()
+        assert len(engine) == 1
+        assert served.end(signal.SIGINT) == 0
+        assert not any(process.is_running() for process in engine)
+        assert "Traceback" not in served.said()
+
+
+def test_three_workers_hold_what_the_plan_says(workers: tuple[str, ...], tmp_path: Path) -> None:
+    model = write_llama(tmp_path / "uneven.gguf", n_ff=[512, 512, *[128] * 9])
+    rpc = [part for endpoint in workers for part in ("--rpc", f"{endpoint}@2GiB")]
+    rpc += ["--n-ctx", "1024", "--parallel", "4"]
+    told = run("plan", model, *rpc, "--json")
+    assert told.returncode == 0, told.stderr
+    plan = json.loads(told.stdout)
+    assert len(plan["placement"]["device_order"]) == 3
+    with serving(model, "--smart-split", *rpc) as served:
+        served.await_health()
+        assert chat(served, "hello")
+        assert served.end() == 0
+        rows = dict(re.findall(r"^(RPC\d)(.*)$", served.said(), re.MULTILINE))
+        assert set(rows) == set(plan["placement"]["device_order"])
+        for cells in rows.values():
+            weights, context, *_ = re.split(r"\s{2,}", cells.strip())
+            assert weights.startswith("= ")
+            assert context.startswith("= ")
+
+
+def test_a_saved_plan_is_served(tmp_path: Path) -> None:
+    model = write_llama(tmp_path / "tiny.gguf")
+    saved = tmp_path / "plan.json"
+    saved.write_text(run("plan", model, "--n-ctx", "512", "--parallel", "2", "--json").stdout)
+    with serving("--plan", saved) as served:
+        served.await_health()
+        assert chat(served, "hello")
+        too_long = [{"role": "user", "content": "word " * 600}]
+        with pytest.raises(openai.BadRequestError, match="the context holds 512") as caught:
+            served.client.chat.completions.create(model="tiny", messages=too_long)  # type: ignore[arg-type]
+        assert caught.value.code == "context_length_exceeded"
+
+
+def test_the_api_outlives_its_engine(tmp_path: Path) -> None:
+    with serving(write_llama(tmp_path / "tiny.gguf"), "--n-ctx", "4096") as served:
+        served.await_health()
+        (engine,) = served.children()
+        stream = served.client.completions.create(
+            model="tiny", prompt="on and on", max_tokens=3000, stream=True, extra_body={"ignore_eos": True}
+        )
+        next(iter(stream))
+        os.kill(engine.pid, signal.SIGKILL)
+        with pytest.raises(openai.APIError, match="engine process died"):
+            for _ in stream:
+                pass
+        served.await_health()
+        assert chat(served, "still there?")
+        assert served.end() == 0
+
+
+def test_a_stream_in_flight_ends_properly_at_a_signal(tmp_path: Path) -> None:
+    with serving(write_llama(tmp_path / "tiny.gguf"), "--n-ctx", "4096") as served:
+        served.await_health()
+        stream = served.client.completions.create(
+            model="tiny", prompt="hello", max_tokens=300, stream=True, extra_body={"ignore_eos": True}
+        )
+        chunks = iter(stream)
+        next(chunks)
+        served.process.send_signal(signal.SIGTERM)
+        reasons = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
+        assert reasons[-1] == "length"
+        assert served.process.wait(PATIENCE_S) == 0
+
+
+def test_keys_are_asked_for(tmp_path: Path) -> None:
+    with serving(write_llama(tmp_path / "tiny.gguf"), "--api-key", "secret") as served:
+        served.await_health()
+        with pytest.raises(openai.AuthenticationError):
+            served.client.models.list()
+        assert served.client.with_options(api_key="secret").models.list().data
