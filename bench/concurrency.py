@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from tools.random_model import write_120m
 from vram_llm import api
@@ -105,19 +106,29 @@ def compare(plan: Plan, alone: list[list[int]], among: list[list[int]]) -> None:
 def gap_and_rounding(model: "LoadedModel", tokens: list[int]) -> tuple[float, float]:
     """The gap between the two best logits after `tokens`, and how far rounding can move them apart.
 
-    The latter is twice what computing `tokens` one, eight and all at a time changes a logit.
+    The latter is twice what it changes a logit to compute `tokens` at once, one at a time, and at once beside
+    another sequence: from 64 rows on, ggml's flash attention on the CPU works in tiles and rounds otherwise.
     """
-    ways = [logits_after(model, tokens, chunk) for chunk in (len(tokens), 8, 1)]
+    ways = [
+        logits_after(model, tokens, len(tokens)),
+        logits_after(model, tokens, 1),
+        logits_after(model, tokens, len(tokens), beside=128),
+    ]
     best = np.sort(ways[0])[-2:]
     return float(best[1] - best[0]), 2 * float(np.ptp(ways, axis=0).max())
 
 
-def logits_after(model: "LoadedModel", tokens: list[int], chunk: int) -> np.ndarray:
-    """Logits after `tokens`, computed `chunk` at a time."""
+def logits_after(
+    model: "LoadedModel", tokens: list[int], chunk: int, *, beside: int = 0
+) -> npt.NDArray[np.float32]:
+    """Logits after `tokens`, computed `chunk` at a time, with `beside` tokens of another sequence as well."""
     model.forget(0)
+    model.forget(1)
     row = 0
     for start in range(0, len(tokens), chunk):
         model.batch.clear()
+        if beside:
+            model.batch.add([1] * beside, 0, 1, last_logits=False)
         part = tokens[start : start + chunk]
         row = model.batch.add(part, start, 0, last_logits=True)
         if model.decode() != 0:

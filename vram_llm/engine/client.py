@@ -23,8 +23,9 @@ log = logging.getLogger("vram_llm.engine")
 
 MAX_RESTARTS = 5  # within RESTART_WINDOW_S; more means that it will not hold
 RESTART_WINDOW_S = 300.0
-QUEUE_PER_SLOT = 16  # requests that may wait for each that runs, before new ones are turned away
+MAX_WAITING = 256  # requests beyond those that run, before new ones are turned away
 _STOP_GRACE_S = 5.0
+_REFUSALS = {kind.code: kind for kind in (RequestError, ContextExceeded)}
 
 
 class EngineClient:
@@ -194,8 +195,8 @@ class EngineClient:
                     finished = True
                     raise event
                 finished = event.finish_reason is not None
-                if event.finish_reason is FinishReason.ERROR and not event.completion_tokens:
-                    raise _refused(event)
+                if event.finish_reason is FinishReason.ERROR and event.error_code in _REFUSALS:
+                    raise _REFUSALS[event.error_code](event.error or "refused", event.error_param)
                 yield event
             self._note_duration(time.monotonic() - started)
         finally:
@@ -206,7 +207,7 @@ class EngineClient:
         if self.state is not EngineState.READY:
             raise EngineDied(f"the engine is not ready: {self.detail}")
         parallel = self.plan.context.parallel
-        limit = parallel * (1 + QUEUE_PER_SLOT)
+        limit = parallel + MAX_WAITING
         if len(self._news) >= limit:
             turns = len(self._news) / parallel
             retry_after_s = max(1.0, turns * (self._seconds_per_request or 1.0))
@@ -240,13 +241,6 @@ class EngineClient:
         self.state, self.detail = state, detail
         self._changed.set()
         self._on_state(self)
-
-
-def _refused(event: TokenEvent) -> RequestError:
-    message = event.error or "the engine refused the request"
-    if event.error_code == ContextExceeded.code:
-        return ContextExceeded(message, "messages")
-    return RequestError(message, event.error_param)
 
 
 def _error_of(message: str, exit_code: int) -> VramLLMError:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from vram_llm.engine.request import FinishReason, Request, TokenEvent
 from vram_llm.engine.scheduler import Chunk, Scheduler, Sequence
-from vram_llm.errors import EngineDied
+from vram_llm.errors import ContextExceeded, EngineDied, RequestError
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.sampling import SamplerChain
 from vram_llm.llama.vocab import TextStream
@@ -53,7 +53,7 @@ class Loop:
             return _refusal(
                 request,
                 f"token id {bad} is outside the vocabulary of {vocab.n_tokens} tokens",
-                "invalid_value",
+                RequestError.code,
                 "prompt",
             )
         if len(tokens) >= n_ctx:
@@ -61,7 +61,7 @@ class Loop:
                 request,
                 f"the prompt has {len(tokens):,} tokens and the context holds {n_ctx:,}; "
                 "shorten the prompt, or serve with a larger --n-ctx",
-                "context_length_exceeded",
+                ContextExceeded.code,
             )
         room = n_ctx - len(tokens)
         wanted = room if request.max_tokens is None else min(request.max_tokens, room)

@@ -44,8 +44,8 @@ class Request:
     """One sequence to generate.
 
     `prompt` is text (tokenised by the engine, special tokens parsed) or token ids. `add_bos` puts the
-    beginning-of-sequence token before a text prompt where the model wants one; chat templates write
-    their own.
+    beginning-of-sequence token before a text prompt where the model wants one; off for a chat template that
+    has written its own.
     """
 
     id: str

@@ -63,6 +63,11 @@ def notes(
     """What a reader should know of a plan beyond its figures."""
     names = {device.id: device.name for device in machine.devices}
     said = list(machine.notes)
+    if not profile.memory_is_modelled:
+        said.append(
+            f"what a context takes is not known here for architecture {profile.architecture}: "
+            "the figure is a lower bound"
+        )
     if profile.context_length and context.n_ctx > profile.context_length:
         said.append(
             f"the context of {context.n_ctx:,} is longer than the {profile.context_length:,} tokens "
