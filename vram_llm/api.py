@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vram_llm.errors import BadPlan
 from vram_llm.model.header import read_header
+from vram_llm.model.location import is_remote
 from vram_llm.model.profile import ModelProfile, profile
 
 if TYPE_CHECKING:
@@ -20,9 +21,10 @@ DEMO = "demo"
 
 
 def analyze(model: str) -> ModelProfile:
-    """What the model file `model` holds, layer by layer; "demo" is the built-in model.
+    """What the model `model` holds, layer by layer.
 
-    Raises ModelNotFound, or ModelFileError and those below it.
+    A GGUF file, any shard of a split one, "https://..." or "hf:org/repo:Q4_K_M" (only its header is fetched),
+    or "demo", the built-in model. Raises ModelNotFound, or ModelFileError and those below it.
     """
     return profile(read_header(_resolve(model)))
 
@@ -84,6 +86,10 @@ def serve(
     from vram_llm.engine.client import EngineClient
     from vram_llm.server import run
 
+    if is_remote(plan.model.path):
+        raise BadPlan(f"{plan.model.path} can be planned for but not served from there; download it first")
+    if absent := [device.name for device in plan.devices if device.what_if]:
+        raise BadPlan(f"{absent[0]} is planned for but not in this machine; plan without --gpu to serve here")
     sock = run.listen(host, port)
 
     async def main() -> None:
@@ -99,8 +105,10 @@ def served_name(path: str) -> str:
     return re.sub(r"-\d{5}-of-\d{5}$", "", Path(path).stem)
 
 
-def _resolve(model: str) -> Path:
-    """The file a name stands for."""
+def _resolve(model: str) -> str | Path:
+    """The file, or the place elsewhere, that a name stands for."""
+    if is_remote(model):
+        return model
     if model != DEMO or Path(model).exists():
         return Path(model)
     from vram_llm import demo

@@ -2,11 +2,15 @@
 
     VramLLMError                 1   anything below, or a fault of ours
     ├── DoesNotFit               2   no plan keeps every device inside its budget
-    ├── ModelNotFound           10   no such file
+    ├── ModelNotFound           10   no such file, here or on the server named
     ├── ModelFileError          11   not a GGUF file
     │   ├── TruncatedFile       12   the header, or the tensor data it promises, is cut short
     │   ├── CorruptHeader       13   counts, lengths or types no model can have
-    │   └── MissingShard        14   a split file with a part gone, or parts that disagree
+    │   ├── MissingShard        14   a split file with a part gone, or parts that disagree
+    │   └── RemoteError         15   a server cannot be asked, or answers with something else
+    │       ├── NoRanges        16   it sends whole files only
+    │       ├── AccessDenied    17   it asks who we are, or says no
+    │       └── ChangedOnServer 18   the file was replaced while it was read
     ├── UnknownDevice           20   a card name nobody knows
     ├── WorkerUnreachable       21   an RPC worker that does not answer
     ├── BadSplit                22   a tensor split that does not match the devices
@@ -38,7 +42,7 @@ class DoesNotFit(VramLLMError):
 
 
 class ModelNotFound(VramLLMError):
-    """There is no file at the path given."""
+    """There is no file at the path or address given."""
 
     exit_code = 10
 
@@ -50,9 +54,17 @@ class ModelFileError(VramLLMError):
 
 
 class TruncatedFile(ModelFileError):
-    """The file ends before what its header promises."""
+    """The file ends before what its header promises.
+
+    `needed_bytes` is what the header alone takes at least, from the start of the file, where it is the header
+    that does not end; 0 where tensor data are missing.
+    """
 
     exit_code = 12
+
+    def __init__(self, message: str, needed_bytes: int = 0) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
 
 
 class CorruptHeader(ModelFileError):
@@ -65,6 +77,30 @@ class MissingShard(ModelFileError):
     """A part of a split file is not there, or the parts disagree."""
 
     exit_code = 14
+
+
+class RemoteError(ModelFileError):
+    """The server that has the model cannot be reached, or its answer cannot be used."""
+
+    exit_code = 15
+
+
+class NoRanges(RemoteError):
+    """The server sends whole files only, so a header cannot be read alone."""
+
+    exit_code = 16
+
+
+class AccessDenied(RemoteError):
+    """The server wants a token, or the token it got may not read the model."""
+
+    exit_code = 17
+
+
+class ChangedOnServer(RemoteError):
+    """The file was replaced on the server between two requests."""
+
+    exit_code = 18
 
 
 class UnknownDevice(VramLLMError):

@@ -42,7 +42,8 @@ class _Commands(click.Group):
 def cli() -> None:
     """Run large language models on GPUs that are not alike.
 
-    MODEL is a GGUF file (any shard of a split one), or "demo" for the small built-in model.
+    MODEL is a GGUF file (any shard of a split one), "demo" for the small built-in model, or, where only its
+    header is wanted, https://... or hf:org/repo:Q4_K_M.
     """
 
 

@@ -67,6 +67,9 @@ class GgufFile:
 
     version: int
     metadata: Mapping[str, Value]
+    raw: Mapping[
+        str, bytes
+    ]  # each value as the file has it, its type first; skipped arrays of tokenizer.* are not
     tensors: tuple[TensorInfo, ...]
     data_offset: int  # bytes from the start of the file
 
@@ -74,21 +77,25 @@ class GgufFile:
 def parse(data: Buffer, file_size: int, name: str) -> GgufFile:
     """Read the header at the start of `data`, the first bytes of a file of `file_size` bytes called `name`.
 
-    Raises ModelFileError (not a GGUF), TruncatedFile (`data` ends inside the header, or the file before the
-    last tensor does) or CorruptHeader.
+    Raises ModelFileError (not a GGUF), TruncatedFile (`data` ends inside the header, and its `needed_bytes`
+    says how far that goes at least; or the file ends before the last tensor does) or CorruptHeader.
     """
     reader = _Reader(data, name)
     version = _read_version(reader)
     n_tensors = reader.count("tensors", MAX_TENSORS, at_least_bytes=24)
     n_keys = reader.count("metadata keys", MAX_KEYS, at_least_bytes=13)
     metadata: dict[str, Value] = {}
+    raw: dict[str, bytes] = {}
     for _ in range(n_keys):
         key = reader.text("metadata key", MAX_KEY_BYTES)
         if not key or key in metadata:
             raise CorruptHeader(
                 f"{name} has {f'the metadata key {key!r} twice' if key else 'an empty metadata key'}"
             )
-        metadata[key] = reader.value(key)
+        start = reader.position
+        metadata[key] = value = reader.value(key)
+        if not (isinstance(value, SkippedArray) and key.startswith("tokenizer.")):
+            raw[key] = bytes(data[start : reader.position])
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
         raise CorruptHeader(f"{name} says general.alignment is {alignment!r}, which is not a power of two")
@@ -101,7 +108,7 @@ def parse(data: Buffer, file_size: int, name: str) -> GgufFile:
                 f"{name} is cut short: {missing:,} bytes of its tensor data are missing (the file has"
                 f" {file_size:,}); download it again"
             )
-    return GgufFile(version, metadata, tensors, data_offset)
+    return GgufFile(version, metadata, raw, tensors, data_offset)
 
 
 def _pad(n: int, to: int) -> int:
@@ -113,7 +120,8 @@ def _read_version(reader: "_Reader") -> int:
     if magic != b"GGUF":
         if len(magic) < 4 and b"GGUF".startswith(magic):
             raise TruncatedFile(
-                f"{reader.name} is cut short: it has only {len(magic)} bytes; download it again"
+                f"{reader.name} is cut short: it has only {len(magic)} bytes; download it again",
+                needed_bytes=4,
             )
         raise ModelFileError(f"{reader.name} is not a GGUF file: {_looks_like(bytes(reader.data[:512]))}")
     reader.position = 4
@@ -213,7 +221,8 @@ class _Reader:
     def cut(self, missing: int) -> TruncatedFile:
         return TruncatedFile(
             f"{self.name} is cut short: its header goes on for at least {missing:,} bytes after byte"
-            f" {self.end:,}; download it again"
+            f" {self.end:,}; download it again",
+            needed_bytes=self.end + missing,
         )
 
     def need(self, n_bytes: int) -> None:

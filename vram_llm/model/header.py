@@ -1,13 +1,17 @@
-"""Model path to header: the file, or all shards of a split one, read without their weights."""
+"""Model name to header: the file, or all shards of a split one, read without their weights."""
 
 import mmap
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from vram_llm.errors import CorruptHeader, MissingShard, ModelFileError, ModelNotFound, TruncatedFile
 from vram_llm.model.gguf import GgufFile, TensorInfo, Value, parse
+from vram_llm.model.location import RemoteFile, is_remote
+
+AnyFile = TypeVar("AnyFile", Path, RemoteFile)
 
 _SHARD_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
@@ -16,7 +20,7 @@ _SHARD_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\
 class Shard:
     """One file of a model."""
 
-    path: Path
+    path: Path | RemoteFile
     n_bytes: int  # of the file, header and padding included
     data_offset: int
 
@@ -26,41 +30,83 @@ class Header:
     """What a model's files say, shards in order; `metadata` is the first one's, `tensors` everyone's."""
 
     metadata: Mapping[str, Value]
+    raw: Mapping[str, bytes]  # `metadata` as the file has it, without the vocabulary: GgufFile.raw
     tensors: tuple[TensorInfo, ...]
     shards: tuple[Shard, ...]
 
     @property
-    def path(self) -> Path:
-        """The file to give to llama.cpp: the first shard."""
+    def path(self) -> Path | RemoteFile:
+        """The file to give to llama.cpp, or to fetch for it: the first shard."""
         return self.shards[0].path
 
 
-def read_header(path: str | Path) -> Header:
-    """Read the header of the model at `path`, which may be any shard of a split one.
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """One file's header, and the size of the whole file in bytes."""
 
-    Raises ModelNotFound, ModelFileError, TruncatedFile, CorruptHeader or MissingShard.
+    said: GgufFile
+    n_bytes: int
+
+
+def read_header(path: str | Path) -> Header:
+    """Read the header of the model at `path`, which may be any shard of a split one, here or on a server.
+
+    Raises ModelNotFound, ModelFileError, TruncatedFile, CorruptHeader, MissingShard or, for a URL or an `hf:`
+    name, RemoteError and those below it.
     """
+    if isinstance(path, str) and is_remote(path):
+        from vram_llm.model.remote import read_remote_header  # only here is an HTTP client imported
+
+        return read_remote_header(path)
     path = Path(path)
-    file, n_bytes = _read_file(path)
-    count = _integer(file.metadata, "split.count", 1, path)
+    return join_shards(path, _read_file(path), _read_parts)
+
+
+def join_shards(
+    path: AnyFile, first: ReadFile, read_parts: Callable[[list[AnyFile]], list[ReadFile]]
+) -> Header:
+    """The whole model's header, where `first` is what the file at `path` holds, one part or all.
+
+    `read_parts` reads the other parts. Raises what it raises, CorruptHeader and MissingShard.
+    """
+    count = _integer(first.said.metadata, "split.count", 1, path)
     if count <= 1:
-        return Header(file.metadata, file.tensors, (Shard(path, n_bytes, file.data_offset),))
-    paths = _shard_paths(path, _integer(file.metadata, "split.no", 0, path), count)
-    parts = [(file, n_bytes) if part == path else _read_file(part) for part in paths]
-    for number, (part, (said, _)) in enumerate(zip(paths, parts, strict=True)):
-        if _integer(said.metadata, "split.no", -1, part) != number:
+        return _header([path], [first])
+    number: int = _integer(first.said.metadata, "split.no", 0, path)
+    paths = _shard_paths(path, number, count)
+    files: list[ReadFile] = read_parts(paths[:number] + paths[number + 1 :])
+    files.insert(number, first)
+    for i, (part, file) in enumerate(zip(paths, files, strict=True)):
+        if _integer(file.said.metadata, "split.no", -1, part) != i:
             raise MissingShard(
-                f"{part.name} does not say that it is part {number + 1} of {count}; download it again"
+                f"{part.name} does not say that it is part {i + 1} of {count}; download it again"
             )
+    return _header(paths, files)
+
+
+def _header(paths: Sequence[AnyFile], files: Sequence[ReadFile]) -> Header:
     return Header(
-        parts[0][0].metadata,
-        _all_tensors(paths, [said for said, _ in parts]),
-        tuple(Shard(part, size, said.data_offset) for part, (said, size) in zip(paths, parts, strict=True)),
+        files[0].said.metadata,
+        files[0].said.raw,
+        _all_tensors(paths, [file.said for file in files]),
+        tuple(
+            Shard(path, file.n_bytes, file.said.data_offset) for path, file in zip(paths, files, strict=True)
+        ),
     )
 
 
-def _read_file(path: Path) -> tuple[GgufFile, int]:
-    """The header and the size in bytes of one file."""
+def _read_parts(paths: list[Path]) -> list[ReadFile]:
+    """The headers of all parts but one, or MissingShard before any is read."""
+    missing = [part.name for part in paths if not part.exists()]
+    if missing:
+        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        are = f"{len(paths) + 1} parts {'is' if len(missing) == 1 else 'are'}"
+        raise MissingShard(f"{len(missing)} of the model's {are} not in {paths[0].parent}: {names}")
+    return [_read_file(path) for path in paths]
+
+
+def _read_file(path: Path) -> ReadFile:
+    """The header and the size of one file."""
     try:
         if not path.is_file():
             raise _not_a_file(path)
@@ -69,7 +115,7 @@ def _read_file(path: Path) -> tuple[GgufFile, int]:
             if size == 0:
                 raise TruncatedFile(f"{path} is empty; download it again")
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return parse(data, size, path.name), size
+                return ReadFile(parse(data, size, path.name), size)
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -92,7 +138,7 @@ def _one_of(names: list[str]) -> str:
     return f"the models there are {', '.join(names[:5])}{more}"
 
 
-def _shard_paths(path: Path, number: int, count: int) -> list[Path]:
+def _shard_paths(path: AnyFile, number: int, count: int) -> list[AnyFile]:
     """All parts' paths, by llama_split_path's pattern; the name must agree with what the part says."""
     said = f"part {number + 1} of {count}"
     match = _SHARD_NAME.fullmatch(path.name)
@@ -101,19 +147,13 @@ def _shard_paths(path: Path, number: int, count: int) -> list[Path]:
             f"{path.name} is {said}, but its name does not end in -{number + 1:05d}-of-{count:05d}.gguf, so"
             " the other parts cannot be found; give all parts their names back"
         )
-    if (int(match["number"]), int(match["count"])) != (number + 1, count):
+    if not 0 <= number < count or (int(match["number"]), int(match["count"])) != (number + 1, count):
         raise MissingShard(f"{path.name} says inside that it is {said}; give it its own name back")
-    paths = [path.with_name(f"{match['prefix']}-{i + 1:05d}-of-{count:05d}.gguf") for i in range(count)]
-    missing = [part.name for part in paths if not part.exists()]
-    if missing:
-        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        are = "is" if len(missing) == 1 else "are"
-        raise MissingShard(f"{len(missing)} of the model's {count} parts {are} not in {path.parent}: {names}")
-    return paths
+    return [path.with_name(f"{match['prefix']}-{i + 1:05d}-of-{count:05d}.gguf") for i in range(count)]
 
 
-def _all_tensors(paths: list[Path], files: list[GgufFile]) -> tuple[TensorInfo, ...]:
-    home: dict[str, Path] = {}
+def _all_tensors(paths: Sequence[AnyFile], files: Sequence[GgufFile]) -> tuple[TensorInfo, ...]:
+    home: dict[str, AnyFile] = {}
     for path, file in zip(paths, files, strict=True):
         for tensor in file.tensors:
             if tensor.name in home:
@@ -131,7 +171,7 @@ def _all_tensors(paths: list[Path], files: list[GgufFile]) -> tuple[TensorInfo, 
     return tuple(tensor for file in files for tensor in file.tensors)
 
 
-def _integer(metadata: Mapping[str, Value], key: str, default: int, path: Path) -> int:
+def _integer(metadata: Mapping[str, Value], key: str, default: int, path: Path | RemoteFile) -> int:
     value = metadata.get(key, default)
     if type(value) is not int or not -1 <= value < 2**31:
         raise CorruptHeader(f"{path.name} says {key} is {value!r}, which is no such number")

@@ -1,0 +1,158 @@
+"""Models by their name on a hub.
+
+hf:ORG/REPO/FILE.gguf       a file, in a folder or not
+hf:ORG/REPO:Q4_K_M          the file that carries this quantisation in its name
+hf:ORG/REPO                 the only model there
+hf:ORG/REPO@REVISION...     the same at a branch, tag or commit
+
+The hub's HTTP interface and the variables HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH and HF_HOME are those of the
+huggingface_hub package. Which files are models, and what a quantisation's name stands for, is as in
+llama.cpp's common/download.cpp (`gguf_filename_is_model`, `find_best_model`), save that of two matches none
+is taken.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from vram_llm.errors import ModelNotFound, RemoteError
+from vram_llm.model.location import HUB, RemoteFile
+from vram_llm.model.web import Access, Web
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+MAX_PAGES = 50
+_SHOWN_FILES = 12
+_WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_NAME = re.compile(
+    rf"(?P<org>{_WORD})/(?P<repo>{_WORD})(?:@(?P<revision>{_WORD}))?(?:/(?P<file>[^\\]+)|:(?P<tag>{_WORD}))?"
+)
+_SIDECAR = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
+_LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A name taken apart: of `file` and `tag` one at most is given."""
+
+    repo: str  # "org/repo"
+    revision: str | None
+    file: str | None
+    tag: str | None
+
+    @property
+    def label(self) -> str:
+        """The repository as people write it."""
+        return f"{HUB}{self.repo}" + (f"@{self.revision}" if self.revision else "")
+
+
+class _Entry(msgspec.Struct):
+    type: str
+    path: str
+
+
+def access() -> Access:
+    """The hub to ask and the token for it, from the environment. Raises RemoteError."""
+    endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).strip().rstrip("/")
+    try:
+        parts = urlsplit(endpoint)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise RemoteError(f"HF_ENDPOINT is {endpoint!r}, which is not a server's address; write https://...")
+    return Access(endpoint, _token())
+
+
+def find(name: str, hub: Access, web: Web) -> RemoteFile:
+    """The file that an `hf:` name stands for. Asks the hub for its list unless the name gives the file.
+
+    Raises ModelNotFound or RemoteError and those below it.
+    """
+    wish = parse(name)
+    path = wish.file or choose(wish, _list_files(wish, hub, web))
+    url = f"{hub.url}/{wish.repo}/resolve/{wish.revision or 'main'}/{quote(path)}"
+    return RemoteFile(url, f"{wish.label}/{path}")
+
+
+def parse(name: str) -> Wish:
+    """Take an `hf:` name apart. Raises ModelNotFound."""
+    match = _NAME.fullmatch(name[len(HUB) :])
+    if match is None or any(part in ("", ".", "..") for part in (match["file"] or "x").split("/")):
+        raise ModelNotFound(
+            f"{name!r} is no name on a hub; write hf:ORG/REPO/FILE.gguf or hf:ORG/REPO:Q4_K_M"
+        )
+    return Wish(f"{match['org']}/{match['repo']}", match["revision"], match["file"], match["tag"])
+
+
+def choose(wish: Wish, files: list[str]) -> str:
+    """The one file of a repository that is wished for, of a split model the first. Raises ModelNotFound."""
+    models = sorted(path for path in files if _is_model(path))
+    if not models:
+        raise ModelNotFound(f"{wish.label} holds no .gguf model; find a repository that does")
+    tag = wish.tag
+    if tag is None:
+        found = models
+    else:
+        pattern = re.compile(rf"(?<![a-z0-9]){re.escape(tag)}[-./]", re.IGNORECASE)
+        found = [path for path in models if pattern.search(path)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ModelNotFound(f"{wish.label} has no model with {tag} in its name; there are {_listed(models)}")
+    what = f"{tag} in {wish.label}" if tag else wish.label
+    raise ModelNotFound(
+        f"{what} may be any of {len(found)} models; name one as {wish.label}/FILE: {_listed(found)}"
+    )
+
+
+def _is_model(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return (
+        name.endswith(".gguf")
+        and path.isprintable()
+        and not _LATER_SHARD.search(name)
+        and not any(word in name for word in _SIDECAR)
+    )
+
+
+def _listed(files: list[str]) -> str:
+    more = f" and {len(files) - _SHOWN_FILES} more" if len(files) > _SHOWN_FILES else ""
+    return ", ".join(files[:_SHOWN_FILES]) + more
+
+
+def _list_files(wish: Wish, hub: Access, web: Web) -> list[str]:
+    url: str | None = f"{hub.url}/api/models/{wish.repo}/tree/{wish.revision or 'main'}?recursive=true"
+    files: list[str] = []
+    for _ in range(MAX_PAGES):
+        if url is None:
+            break
+        page = web.read_page(url, wish.label)
+        try:
+            entries = msgspec.json.decode(page.data, type=list[_Entry])
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            raise RemoteError(
+                f"{hub.url} answers with something other than a list of files for {wish.label}: {error};"
+                " is HF_ENDPOINT a hub?"
+            ) from error
+        files += [entry.path for entry in entries if entry.type == "file"]
+        url = page.next_url
+    return files
+
+
+def _token() -> str | None:
+    """HF_TOKEN, else what the hub's own log-in command has saved."""
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if not token:
+        home = os.environ.get("HF_HOME") or Path("~", ".cache", "huggingface")
+        saved = Path(os.environ.get("HF_TOKEN_PATH") or Path(home, "token")).expanduser()
+        try:
+            token = saved.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeError):
+            return None
+    if token and not (token.isascii() and token.isprintable()):
+        raise RemoteError("the hub's token holds characters that no token has; set HF_TOKEN anew")
+    return token or None

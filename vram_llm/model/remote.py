@@ -1,0 +1,106 @@
+"""A model on a server to its header: as few of its bytes as hold the metadata and the tensor list."""
+
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+from vram_llm.errors import ChangedOnServer, CorruptHeader, MissingShard, ModelNotFound, TruncatedFile
+from vram_llm.model import header_cache, hub
+from vram_llm.model.gguf import parse
+from vram_llm.model.header import Header, ReadFile, join_shards
+from vram_llm.model.location import HUB, RemoteFile
+from vram_llm.model.web import Part, Web
+from vram_llm.units import KIB, MIB, format_bytes
+
+FIRST_BYTES = 64 * KIB  # all of a header without a vocabulary, as parts after the first have
+NEXT_BYTES = MIB
+MAX_HEADER_BYTES = 256 * MIB
+MAX_PARTS = 1000
+_AT_ONCE = 4
+
+
+def read_remote_header(name: str) -> Header:
+    """Read the header of the model called `name`, a URL or an `hf:` name (hub.py), any part of a split one.
+
+    Raises ModelNotFound, RemoteError and those below it, and what `read_header` raises for a file.
+    """
+    access = hub.access()
+    with Web(access) as web:
+        file = hub.find(name, access, web) if name.lower().startswith(HUB) else _at(name)
+        return join_shards(file, _read_file(web, file), lambda parts: _read_parts(web, parts))
+
+
+def _at(url: str) -> RemoteFile:
+    try:
+        file = RemoteFile.at(url)
+        usable = bool(urlsplit(url).hostname and file.name)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ModelNotFound("the address given names no file; write it like https://HOST/FOLDER/FILE.gguf")
+    return file
+
+
+def _read_parts(web: Web, parts: list[RemoteFile]) -> list[ReadFile]:
+    """The parts' headers, a few at a time; after the first fault no more are asked for."""
+    if len(parts) >= MAX_PARTS:
+        raise CorruptHeader(f"{parts[0].name} is one of {len(parts) + 1:,} parts; no model has so many")
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    files = []
+    try:
+        reads = [pool.submit(_read_file, web, part) for part in parts]
+        for part, read in zip(parts, reads, strict=True):
+            try:
+                files.append(read.result())
+            except ModelNotFound as error:
+                raise MissingShard(
+                    f"{part.name}, one of the model's {len(parts) + 1} parts, is not in {part.parent}"
+                ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return files
+
+
+def _read_file(web: Web, file: RemoteFile) -> ReadFile:
+    """One file's header. A file that is replaced meanwhile is begun again, once."""
+    try:
+        return _read_version(web, file)
+    except ChangedOnServer:
+        return _read_version(web, file)
+
+
+def _read_version(web: Web, file: RemoteFile) -> ReadFile:
+    kept = header_cache.load(file.url)
+    got = web.read_range(file, 0, FIRST_BYTES, kept)
+    while True:
+        try:
+            said = parse(got.data, got.version.n_bytes, file.name)
+            break
+        except TruncatedFile as error:
+            if not error.needed_bytes:
+                raise
+            end = _next_end(file, got.version.n_bytes, error.needed_bytes)
+        more = web.read_range(file, len(got.data), end - len(got.data))
+        if more.version != got.version:
+            raise ChangedOnServer(
+                f"{file.label} was replaced on the server while it was read, twice over; try again later"
+            )
+        got = Part(got.data + more.data, got.version)
+    if got is not kept:
+        header_cache.save(file.url, Part(got.data[: said.data_offset], got.version))
+    return ReadFile(said, got.version.n_bytes)
+
+
+def _next_end(file: RemoteFile, n_bytes: int, needed_bytes: int) -> int:
+    """Where to stop reading next, for a header known to take at least `needed_bytes`.
+
+    Twice that: a list of strings is known by its lengths alone, and each step costs a round trip.
+    """
+    if needed_bytes > n_bytes:
+        raise TruncatedFile(
+            f"{file.label} is cut short: its header goes on past the {n_bytes:,} bytes the server has of it"
+        )
+    if needed_bytes > MAX_HEADER_BYTES:
+        raise CorruptHeader(
+            f"{file.label} says its header is longer than {format_bytes(MAX_HEADER_BYTES)}; no model's is"
+        )
+    return min(max(2 * needed_bytes, NEXT_BYTES), n_bytes, MAX_HEADER_BYTES)
