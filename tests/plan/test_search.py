@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,14 @@ def nemotron(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
     return profile_of(zoo.nemotron_49b(), tmp_path_factory.mktemp("49b"), shard_bytes=40 * 10**9)
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
-    return profile_of(zoo.llama(), tmp_path_factory.mktemp("8b"))
+# not a fixture: hypothesis would write its 66 kB out with every example
+with tempfile.TemporaryDirectory() as folder:
+    LLAMA = profile_of(zoo.llama(), Path(folder))
+
+
+@pytest.fixture
+def llama() -> ModelProfile:
+    return LLAMA
 
 
 def test_the_49b_on_a_laptop_card_and_two_desktop_cards(nemotron: ModelProfile) -> None:
@@ -35,7 +41,7 @@ def test_the_49b_on_a_laptop_card_and_two_desktop_cards(nemotron: ModelProfile) 
         parts = use.weights_bytes + use.context_bytes + use.compute_bytes + use.overhead_bytes
         assert use.total_bytes == parts
     placement = plan.placement
-    assert placement.device_order == ("GPU0", "GPU1", "GPU2")
+    assert sorted(placement.device_order) == ["GPU0", "GPU1", "GPU2"]
     assert sum(placement.layers_per_device) == 80
     assert sum(placement.tensor_split) == placement.n_gpu_layers == 81
     followed = device_of_layers(80, placement.n_gpu_layers, placement.tensor_split)
@@ -132,43 +138,44 @@ def test_a_kv_type_whose_block_does_not_divide_the_heads(llama: ModelProfile) ->
         resolve_context(odd, machine([]), Workload(kv_type_k="q8_0"))
 
 
-sizes = st.lists(st.integers(1, 400), min_size=1, max_size=7)
-cards = st.lists(st.integers(0, 1500), min_size=1, max_size=4)
+sizes = st.lists(st.integers(1, 400), min_size=1, max_size=6)
+cards = st.lists(st.integers(0, 1500), min_size=1, max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(layer_mib=sizes, card_mib=cards, outside_mib=st.integers(1, 300))
-def test_the_search_equals_brute_force(
-    llama: ModelProfile, layer_mib: list[int], card_mib: list[int], outside_mib: int
-) -> None:
-    profile = resized(llama, layer_mib, outside_mib)
+def test_the_search_equals_brute_force(layer_mib: list[int], card_mib: list[int], outside_mib: int) -> None:
+    profile = resized(LLAMA, layer_mib, outside_mib)
     # what llama.cpp's buffers take besides weights is allowed for, so that the weights decide
     rig = machine([600 * MIB + mib * MIB for mib in card_mib], host_bytes=64 * GIB)
     wish = Workload(n_ctx=256, parallel=1, n_ubatch=32, reserve_bytes=0)
-    context = resolve_context(profile, rig, wish)
-    meter = AnalyticMeter(profile, context, rig.devices, rig.host, 0)
-    found = choose_placement(profile, rig, wish, meter)
+    meter = AnalyticMeter(profile, resolve_context(profile, rig, wish), rig.devices, rig.host, 0)
     ids = [device.id for device in rig.devices]
+    fullest = {n: _fullest(meter, ids, len(layer_mib), n) for n in range(len(layer_mib) + 2)}
 
-    def fullest(n_host: int) -> float:
-        """The least fullest share over all cuts with `n_host` items on the host."""
-        n_items = len(layer_mib) + 1
-        best = float("inf")
-        for cuts in itertools.combinations_with_replacement(range(n_items - n_host + 1), len(ids) - 1):
-            ends = [*cuts, n_items - n_host]
-            counts = [b - a for a, b in itertools.pairwise([0, *ends])]
-            assignment = [-1] * n_host + [i for i, count in enumerate(counts) for _ in range(count)]
-            used = meter(placement_of(ids, assignment)).devices
-            best = min(best, max((use.total_bytes / max(use.budget_bytes, 1) for use in used), default=0.0))
-        return best
-
-    n_host = next((n for n in range(len(layer_mib) + 1) if fullest(n) <= 1), len(layer_mib) + 1)
+    found = choose_placement(profile, rig, wish, meter)
     on_host = found.cpu_layers + (found.output_device == HOST)
-    assert on_host == n_host
-    if n_host <= len(layer_mib):
-        share = max(use.total_bytes / use.budget_bytes for use in meter(found).devices)
-        assert share <= 1
-        assert share == pytest.approx(fullest(n_host), rel=0.002)
+    assert on_host == next(n for n, (share, _) in fullest.items() if share <= 1)
+    share = max((use.total_bytes / use.budget_bytes for use in meter(found).devices), default=0.0)
+    any_order, own_order = fullest[on_host]
+    assert share <= 1
+    assert share <= own_order * 1.001 or share <= any_order * 1.001
+    assert share <= any_order / 0.95 * 1.001
+
+
+def _fullest(meter: AnalyticMeter, ids: list[str], n_layers: int, n_host: int) -> tuple[float, float]:
+    """The least fullest share with `n_host` items on the host, over all orders and in this one."""
+    n_items = n_layers + 1 - n_host
+    shares: dict[tuple[str, ...], float] = {}
+    for order in itertools.permutations(ids):
+        shares[order] = float("inf")
+        for cuts in itertools.combinations_with_replacement(range(n_items + 1), len(ids) - 1):
+            counts = [b - a for a, b in itertools.pairwise([0, *cuts, n_items])]
+            assignment = [-1] * n_host + [i for i, count in enumerate(counts) for _ in range(count)]
+            used = meter(placement_of(order, assignment)).devices
+            share = max((use.total_bytes / max(use.budget_bytes, 1) for use in used), default=0.0)
+            shares[order] = min(shares[order], share)
+    return min(shares.values()), shares[tuple(ids)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -180,7 +187,6 @@ def test_the_search_equals_brute_force(
     host_gib=st.integers(1, 64),
 )
 def test_a_plan_is_never_over_budget(
-    llama: ModelProfile,
     free_gib: list[float],
     n_ctx: int,
     parallel: int,
@@ -190,7 +196,7 @@ def test_a_plan_is_never_over_budget(
     rig = machine([int(gib * GIB) for gib in free_gib], host_bytes=host_gib * GIB)
     wish = Workload(n_ctx=n_ctx, parallel=parallel, n_gpu_layers=n_gpu_layers)
     try:
-        plan = make_plan(llama, rig, wish)
+        plan = make_plan(LLAMA, rig, wish)
     except DoesNotFit:
         return
     assert all(use.total_bytes <= use.budget_bytes for use in plan.estimate.devices)

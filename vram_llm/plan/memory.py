@@ -7,6 +7,7 @@ estimate (compute.py), overhead a table.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 from vram_llm.machine.types import Device, DeviceKind, Host
@@ -39,6 +40,11 @@ OVERHEAD_BYTES = {
 _CELLS_PAD = 256  # of n_ctx and of sliding-window caches
 
 
+def overhead_bytes(device: Device) -> int:
+    """Bytes outside llama.cpp's buffers on a device."""
+    return OVERHEAD_BYTES[device.kind]
+
+
 def pad(n: int, to: int) -> int:
     """`n` rounded up to a multiple of `to`."""
     return -(-n // to) * to
@@ -58,6 +64,32 @@ def swa_cells(profile: ModelProfile, context: Context) -> int:
         return 0
     wanted = profile.sliding_window * context.parallel + context.n_ubatch
     return pad(min(context.n_ctx, wanted), _CELLS_PAD)
+
+
+@dataclass(frozen=True, slots=True)
+class _PaddedWeights:
+    """Bytes of a model's parts in one kind of buffer; layers as running sums."""
+
+    layer_sums: list[int]
+    first_layer: int
+    shared: int
+    output: int  # with the copy of tied embeddings
+
+    @classmethod
+    def of(cls, profile: ModelProfile, alignment: int, row_padding: int) -> "_PaddedWeights":
+        tied = _token_embedding(profile) if profile.tied_output else []
+        return cls(
+            # llama.cpp loads no weights for draft (MTP) blocks unless load_mtp is set
+            layer_sums=_sums(
+                [
+                    0 if layer.is_draft else _padded(layer.tensors, alignment, row_padding)
+                    for layer in profile.layers
+                ]
+            ),
+            first_layer=_padded(profile.first_layer_tensors, alignment, row_padding),
+            shared=_padded(profile.shared_tensors, alignment, row_padding),
+            output=_padded([*profile.output_tensors, *tied], alignment, row_padding),
+        )
 
 
 class AnalyticMeter:
@@ -80,7 +112,7 @@ class AnalyticMeter:
         self._bound = compute_bound(profile, context, n_swa_cells)
         self._context_sums = _sums([_layer_context(layer, context, n_swa_cells) for layer in profile.layers])
         self._sharing_sums = _sums([layer.loads_shared for layer in profile.layers])
-        self._weight_sums: dict[tuple[int, int], list[int]] = {}  # by alignment and row padding
+        self._padded: dict[tuple[int, int], _PaddedWeights] = {}  # by alignment and row padding
 
     def budget(self, device_id: str) -> int:
         """Bytes a plan may use of a device: free less reserve, never below 0."""
@@ -120,7 +152,7 @@ class AnalyticMeter:
         weights = self._weights(device.alignment_bytes, device.row_padding, first, end, has_output)
         context = self._context_sums[end] - self._context_sums[first]
         compute = self._bound.device_bytes(pipelined=pipelined, is_first=is_first, has_output=has_output)
-        overhead = OVERHEAD_BYTES[device.kind]
+        overhead = overhead_bytes(device)
         return DeviceEstimate(
             id=device_id,
             weights_bytes=weights,
@@ -132,24 +164,17 @@ class AnalyticMeter:
         )
 
     def _weights(self, alignment: int, row_padding: int, first: int, end: int, has_output: bool) -> int:
-        key, profile = (alignment, row_padding), self._profile
-        if key not in self._weight_sums:
-            # llama.cpp loads no weights for draft (MTP) blocks unless load_mtp is set
-            self._weight_sums[key] = _sums(
-                [0 if layer.is_draft else _padded(layer.tensors, *key) for layer in profile.layers]
-            )
-        sums = self._weight_sums[key]
-        total = sums[end] - sums[first]
+        key = (alignment, row_padding)
+        padded = self._padded.get(key)
+        if padded is None:
+            padded = self._padded[key] = _PaddedWeights.of(self._profile, *key)
+        total = padded.layer_sums[end] - padded.layer_sums[first]
         if first == 0 < end:
-            total += _padded(profile.first_layer_tensors, *key)
+            total += padded.first_layer
         # one copy wherever a layer asks for them: TENSOR_DUPLICATED in llama-model-loader.cpp
         if self._sharing_sums[end] > self._sharing_sums[first]:
-            total += _padded(profile.shared_tensors, *key)
-        if has_output:
-            total += _padded(profile.output_tensors, *key)
-            if profile.tied_output:
-                total += _padded(_token_embedding(profile), *key)
-        return total
+            total += padded.shared
+        return total + (padded.output if has_output else 0)
 
     def _host_estimate(self, placement: Placement, pipelined: bool) -> HostEstimate:
         has_output = placement.output_device == HOST

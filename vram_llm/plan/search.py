@@ -1,9 +1,7 @@
 """From a model, a machine and a wish to the placement that fits.
 
-Layers and, as one more item after them, the output are cut into contiguous runs, one for each device in
-the machine's order. As few layers as possible stay on the host; among the cuts that leaves, the one whose
-fullest device is least full is taken. Both questions have exact answers by bisection over a greedy fill,
-since what a device holds only grows with every item it gets.
+As few layers as possible stay on the host; of the cuts (cut.py) that leaves, the one whose fullest device is
+least full is taken.
 """
 
 import math
@@ -15,6 +13,7 @@ from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.plan import explain
+from vram_llm.plan.cut import Cutter
 from vram_llm.plan.layout import device_of_layers, placement_of
 from vram_llm.plan.memory import AnalyticMeter, pad
 from vram_llm.plan.types import (
@@ -29,7 +28,6 @@ from vram_llm.plan.types import (
 )
 
 _MIN_CTX = 256  # llama.cpp pads n_ctx to a multiple of it
-_BISECTIONS = 24
 
 
 def make_plan(profile: ModelProfile, machine: Machine, workload: Workload) -> Plan:
@@ -106,11 +104,11 @@ def choose_placement(
         _check_split(workload.tensor_split, machine)
         assignment = device_of_layers(n_layers, -1 if wanted is None else wanted, workload.tensor_split)
         return placement_of(ids, assignment)
-    if wanted is not None and wanted >= 0:
-        return _cut(meter, ids, n_layers, max(n_layers + 1 - wanted, 0))
+    cutter = Cutter(meter, n_layers)
     if wanted is not None:
-        return _cut(meter, ids, n_layers, 0)
-    return _with_fewest_on_host(meter, ids, n_layers)
+        return cutter.cut(max(n_layers + 1 - wanted, 0) if wanted >= 0 else 0)
+    best = cutter.cut(_fewest_on_host(cutter, n_layers))
+    return best if meter(best).fits or not ids else cutter.cut(0)
 
 
 def split_by_free_memory(profile: ModelProfile, machine: Machine, meter: AnalyticMeter) -> Alternative | None:
@@ -134,82 +132,16 @@ def _check_split(split: Sequence[float], machine: Machine) -> None:
         raise BadSplit(f"--tensor-split has a share of {odd}; shares are 0 or more")
 
 
-def _with_fewest_on_host(meter: AnalyticMeter, ids: Sequence[str], n_layers: int) -> Placement:
-    """The cut with the fewest items on the host that fits; without one, everything on the devices."""
-    low, high = 0, n_layers + 1  # items on the host; with all of them there the devices are never full
+def _fewest_on_host(cutter: Cutter, n_layers: int) -> int:
+    """The least number of items that must stay on the host for the rest to fit the devices."""
+    low, high = 0, n_layers + 1
     while low < high:
         middle = (low + high) // 2
-        if _fill(meter, ids, n_layers, middle, 1.0) or _alone(meter, ids, n_layers, middle):
+        if cutter.fits(middle):
             high = middle
         else:
             low = middle + 1
-    best = _cut(meter, ids, n_layers, low)
-    return best if meter(best).fits or not ids else _cut(meter, ids, n_layers, 0)
-
-
-def _cut(meter: AnalyticMeter, ids: Sequence[str], n_layers: int, n_host: int) -> Placement:
-    """The cut of all items after the first `n_host` that leaves the fullest device least full.
-
-    One device takes all where several cannot, for want of room for their pipeline copies.
-    """
-    if n_host > n_layers or not ids:
-        return placement_of(ids, [-1] * (n_layers + 1))
-    usable = [device_id for device_id in ids if meter.budget(device_id)]
-    if not usable:  # nothing can fit: put it all on the first, and let the meter say by how much
-        return placement_of(ids, [-1] * n_host + [0] * (n_layers + 1 - n_host))
-    low, high = 0.0, 1.0
-    if not _fill(meter, ids, n_layers, n_host, high) and (one := _alone(meter, ids, n_layers, n_host)):
-        return placement_of(ids, [-1] * n_host + one)
-    while (best := _fill(meter, ids, n_layers, n_host, high)) is None:
-        low, high = high, 2 * high
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        found = _fill(meter, ids, n_layers, n_host, middle)
-        if found is None:
-            low = middle
-        else:
-            high, best = middle, found
-    return placement_of(ids, [-1] * n_host + best)
-
-
-def _fill(
-    meter: AnalyticMeter, ids: Sequence[str], n_layers: int, n_host: int, share: float
-) -> list[int] | None:
-    """The device index of every item after the first `n_host`, each device filled to `share` of its budget.
-
-    None where they do not fit.
-    """
-    n_items = n_layers + 1
-    pipelined = n_host == 0 and meter.may_pipeline
-    assignment: list[int] = []
-    for index, device_id in enumerate(ids):
-        start = n_host + len(assignment)
-        low, high = 0, n_items - start
-        while low < high:
-            count = (low + high + 1) // 2
-            end, has_output = min(start + count, n_layers), start + count == n_items
-            use = meter.device(
-                device_id, start, end, has_output, is_first=start == n_host, pipelined=pipelined
-            )
-            if use.total_bytes <= share * use.budget_bytes:
-                low = count
-            else:
-                high = count - 1
-        assignment += [index] * low
-        if start + low == n_items:
-            return assignment
-    return None
-
-
-def _alone(meter: AnalyticMeter, ids: Sequence[str], n_layers: int, n_host: int) -> list[int] | None:
-    """As `_fill`, with everything on the one device that it leaves least full; None where it fits on none."""
-    uses = [meter.device(each, n_host, n_layers, True, is_first=True, pipelined=False) for each in ids]
-    shares = {
-        index: use.total_bytes / use.budget_bytes for index, use in enumerate(uses) if use.over_bytes <= 0
-    }
-    if not shares:
-        return None
-    return [min(shares, key=shares.__getitem__)] * (n_layers + 1 - n_host)
+    return low
 
 
 def _ways_out(profile: ModelProfile, machine: Machine, workload: Workload) -> list[str]:
