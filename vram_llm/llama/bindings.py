@@ -54,6 +54,18 @@ _log_callback = C.llama_log_callback(_on_log)  # kept: C points at it
 C.llama_log_set(_log_callback, ctypes.c_void_p(0))
 
 
+def log_errors_only() -> None:
+    """From now on keep llama.cpp's error lines for `last_errors` and drop all others, unread."""
+    global _log_callback
+
+    def on_log(level: int, text: bytes | None, _: object) -> None:
+        if level >= 3:
+            recent_lines.append((text or b"").decode("utf-8", "replace").rstrip("\n"))
+
+    _log_callback = C.llama_log_callback(on_log)
+    C.llama_log_set(_log_callback, ctypes.c_void_p(0))
+
+
 def last_errors() -> str:
     """llama.cpp's most recent error lines as one string, or "" if it said nothing."""
     telling = [line for line in recent_lines if "error" in line.lower() or "failed" in line.lower()]
@@ -91,7 +103,7 @@ class DeviceProps(ctypes.Structure):
 CPU_DEVICE_TYPE = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 
 
-def _declare(name: str, result: Any, *arguments: Any) -> Any:
+def declare(name: str, result: Any, *arguments: Any) -> Any:
     """The C function `name`, found through libllama's own dependencies; None where this build lacks it."""
     function = getattr(C._lib, name, None)
     if function is not None:
@@ -99,19 +111,19 @@ def _declare(name: str, result: Any, *arguments: Any) -> Any:
     return function
 
 
-dev_count = _declare("ggml_backend_dev_count", ctypes.c_size_t)
-dev_get = _declare("ggml_backend_dev_get", Pointer, ctypes.c_size_t)
-dev_by_type = _declare("ggml_backend_dev_by_type", Pointer, ctypes.c_int)
-dev_get_props = _declare("ggml_backend_dev_get_props", None, Pointer, ctypes.POINTER(DeviceProps))
-dev_buffer_type = _declare("ggml_backend_dev_buffer_type", Pointer, Pointer)
-buft_name = _declare("ggml_backend_buft_name", ctypes.c_char_p, Pointer)
-buft_alignment = _declare("ggml_backend_buft_get_alignment", ctypes.c_size_t, Pointer)
-buft_is_host = _declare("ggml_backend_buft_is_host", ctypes.c_bool, Pointer)
-buft_device = _declare("ggml_backend_buft_get_device", Pointer, Pointer)
-reg_dev_count = _declare("ggml_backend_reg_dev_count", ctypes.c_size_t, Pointer)
-reg_dev_get = _declare("ggml_backend_reg_dev_get", Pointer, Pointer, ctypes.c_size_t)
-rpc_add_server = _declare("ggml_backend_rpc_add_server", Pointer, ctypes.c_char_p)
-rpc_start_server = _declare(
+dev_count = declare("ggml_backend_dev_count", ctypes.c_size_t)
+dev_get = declare("ggml_backend_dev_get", Pointer, ctypes.c_size_t)
+dev_by_type = declare("ggml_backend_dev_by_type", Pointer, ctypes.c_int)
+dev_get_props = declare("ggml_backend_dev_get_props", None, Pointer, ctypes.POINTER(DeviceProps))
+dev_buffer_type = declare("ggml_backend_dev_buffer_type", Pointer, Pointer)
+buft_name = declare("ggml_backend_buft_name", ctypes.c_char_p, Pointer)
+buft_alignment = declare("ggml_backend_buft_get_alignment", ctypes.c_size_t, Pointer)
+buft_is_host = declare("ggml_backend_buft_is_host", ctypes.c_bool, Pointer)
+buft_device = declare("ggml_backend_buft_get_device", Pointer, Pointer)
+reg_dev_count = declare("ggml_backend_reg_dev_count", ctypes.c_size_t, Pointer)
+reg_dev_get = declare("ggml_backend_reg_dev_get", Pointer, Pointer, ctypes.c_size_t)
+rpc_add_server = declare("ggml_backend_rpc_add_server", Pointer, ctypes.c_char_p)
+rpc_start_server = declare(
     "ggml_backend_rpc_start_server",
     None,
     ctypes.c_char_p,
@@ -122,7 +134,7 @@ rpc_start_server = _declare(
 )
 # a C++ function: its name is the Itanium ABI's, its result a std::map of libstdc++ (see memory.py)
 get_memory_breakdown = (
-    _declare("_Z26llama_get_memory_breakdownPK13llama_context", Pointer, Pointer, Pointer)
+    declare("_Z26llama_get_memory_breakdownPK13llama_context", Pointer, Pointer, Pointer)
     if sys.platform == "linux"
     else None
 )

@@ -14,7 +14,7 @@ from vram_llm.llama import bindings as b
 
 @dataclass(frozen=True, slots=True)
 class BufferUse:
-    """Bytes in one buffer type ("CUDA0", "CPU_Mapped"), and its ggml device (None: the CPU)."""
+    """Bytes in one buffer type ("CUDA0", "CPU_Mapped"), and its ggml device (None: the host's memory)."""
 
     buffer_type: str
     device: int | None

@@ -8,18 +8,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vram_llm.errors import BadPlan, ModelRefused
+from vram_llm.errors import ModelRefused
 from vram_llm.llama import bindings as b
-from vram_llm.llama import memory, rpc
+from vram_llm.llama import memory
 from vram_llm.llama.batch import Batch
 from vram_llm.llama.bindings import C
+from vram_llm.llama.devices import handles
+from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, context_params
 from vram_llm.llama.vocab import Vocab
-from vram_llm.model.quants import KV_TYPES
-from vram_llm.plan.types import HOST, Plan, PlannedDevice
+from vram_llm.plan.types import HOST, Plan
 
 Progress = Callable[[float], bool]  # fraction loaded; False gives up
-
-LOAD_AUTO, LOAD_WITHOUT_MMAP = -1, 0  # llama_load_mode of llama.h
 
 
 class LoadedModel:
@@ -29,8 +28,7 @@ class LoadedModel:
         """Load. Raises BadPlan where a device is not here, ModelRefused with llama.cpp's own words."""
         C.llama_backend_init()
         self.plan = plan
-        self._handles = _handles(plan)
-        self._kept: list[object] = []  # what C still points at
+        self._handles = handles(plan.devices, plan.placement.device_order)
         b.recent_lines.clear()
         self._model = self._load(progress)
         try:
@@ -46,39 +44,21 @@ class LoadedModel:
         self.batch = Batch(self.n_batch)
 
     def _load(self, progress: Progress | None) -> int:
-        plan, params = self.plan, C.llama_model_default_params()
-        devices = (b.Pointer * (len(self._handles) + 1))(*self._handles, None)
-        split = (ctypes.c_float * C.llama_max_devices())(*plan.placement.tensor_split)
-        self._kept += [devices, split]
-        params.devices = ctypes.cast(devices, b.Pointer)
-        params.tensor_split = split
-        params.n_gpu_layers = plan.placement.n_gpu_layers
-        params.load_mode = LOAD_AUTO if plan.context.use_mmap else LOAD_WITHOUT_MMAP
-        params.use_extra_bufts = not b.has_amx_kernels()
+        plan, params = self.plan, ModelParams(self.plan.placement, self.plan.context, self._handles)
+        params.struct.load_mode = LOAD_AUTO if plan.context.use_mmap else LOAD_WITHOUT_MMAP
         if progress is not None:
             callback = C.llama_progress_callback(lambda fraction, _: progress(fraction))
-            self._kept.append(callback)
-            params.progress_callback = callback
-        model = C.llama_model_load_from_file(os.fsencode(plan.model.path), params)
+            params.keep(callback)
+            params.struct.progress_callback = callback
+        model = C.llama_model_load_from_file(os.fsencode(plan.model.path), params.struct)
         if not model:
             reason = b.last_errors() or "it gives no reason"
             raise ModelRefused(f"llama.cpp will not load {Path(plan.model.path).name}: {reason}")
         return int(model)
 
     def _make_context(self) -> int:
-        wanted, params = self.plan.context, C.llama_context_default_params()
-        params.n_ctx = wanted.n_ctx
-        params.n_batch = wanted.n_batch
-        params.n_ubatch = wanted.n_ubatch
-        params.n_seq_max = wanted.parallel
-        params.n_outputs_max = wanted.parallel  # one row of logits a sequence: the plan reserves no more
-        params.n_threads = params.n_threads_batch = wanted.n_threads
-        params.type_k, params.type_v = KV_TYPES[wanted.kv_type_k].id, KV_TYPES[wanted.kv_type_v].id
-        params.kv_unified = True
-        params.swa_full = False
-        params.op_offload = False  # would copy host layers' weights through memory no plan has counted
-        params.no_perf = True
-        ctx = C.llama_init_from_model(self._model, params)
+        wanted = self.plan.context
+        ctx = C.llama_init_from_model(self._model, context_params(wanted))
         if not ctx:
             raise ModelRefused(
                 f"llama.cpp loaded {self.plan.model.name} but will not make a context of {wanted.n_ctx} "
@@ -144,29 +124,3 @@ class LoadedModel:
         """Free context and model. Once only."""
         C.llama_free(self._ctx)
         C.llama_model_free(self._model)
-
-
-def _handles(plan: Plan) -> list[int]:
-    """ggml's handle for each device of the placement, in its order."""
-    by_id = {device.id: device for device in plan.devices}
-    servers: dict[str, list[int]] = {}
-    return [_handle(by_id[device_id], servers) for device_id in plan.placement.device_order]
-
-
-def _handle(device: PlannedDevice, servers: dict[str, list[int]]) -> int:
-    if device.what_if:
-        raise BadPlan(
-            f"{device.name} is planned for but not in this machine; plan again without --gpu to serve here"
-        )
-    if device.endpoint is not None:
-        if device.endpoint not in servers:
-            servers[device.endpoint] = rpc.connect(device.endpoint)
-        return servers[device.endpoint][device.endpoint_index]
-    for handle in b.local_devices():
-        identity = b.props_of(handle).device_id
-        if identity and identity.decode().lower() == device.pci_bus_id:
-            return handle
-    raise BadPlan(
-        f"llama.cpp does not see {device.name} (PCI {device.pci_bus_id}); "
-        "is it built for this card's back end? `make setup` says what it found"
-    )

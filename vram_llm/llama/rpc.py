@@ -45,8 +45,8 @@ def facts(endpoint: str) -> tuple[WorkerDevice, ...]:
         answer = subprocess.run(ask, capture_output=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise WorkerUnreachable(
-            f"what listens at {endpoint} did not answer as an RPC worker within {_TIMEOUT_S:.0f} s; it is none, "
-            "or busy with another program: a worker serves one at a time"
+            f"what listens at {endpoint} did not answer as an RPC worker within {_TIMEOUT_S:.0f} s; "
+            "it is none, or busy with another program: a worker serves one at a time"
         ) from error
     if answer.returncode == NotBuilt.exit_code:
         raise NotBuilt(answer.stderr.decode("utf-8", "replace").strip())

@@ -80,6 +80,8 @@ class ModelProfile:
     n_head_kv: int
     head_k: int
     head_v: int
+    window_head_k: int  # of layers with a sliding window
+    window_head_v: int
     n_embd_v_gqa_max: int  # without flash attention every layer's V is widened to this
     n_expert: int
     n_expert_used: int
@@ -151,6 +153,8 @@ def profile(header: Header) -> ModelProfile:
         n_head_kv=max(attention.n_head_kv),
         head_k=attention.head_k,
         head_v=attention.head_v,
+        window_head_k=attention.window_head_k,
+        window_head_v=attention.window_head_v,
         n_embd_v_gqa_max=max(attention.v_width(i) for i in range(n_layers)),
         n_expert=n_expert,
         n_expert_used=max(n_used),

@@ -14,7 +14,7 @@ from vram_llm.machine.types import Device, DeviceKind, Host
 from vram_llm.model.profile import Layer, ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.tensors import Role, Tensor
-from vram_llm.plan.compute import PIPELINED_KINDS, compute_bound
+from vram_llm.plan.compute import LEAST_COMPUTE_SHARE, PIPELINED_KINDS, ComputeBound
 from vram_llm.plan.types import (
     HOST,
     Context,
@@ -41,8 +41,8 @@ _CELLS_PAD = 256  # of n_ctx and of sliding-window caches
 
 
 def overhead_bytes(device: Device) -> int:
-    """Bytes outside llama.cpp's buffers on a device."""
-    return OVERHEAD_BYTES[device.kind]
+    """Bytes outside llama.cpp's buffers on a device: as measured on this very one, else the table's."""
+    return OVERHEAD_BYTES[device.kind] if device.overhead is None else int(device.overhead.value)
 
 
 def pad(n: int, to: int) -> int:
@@ -102,14 +102,19 @@ class AnalyticMeter:
         devices: Sequence[Device],
         host: Host,
         reserve_bytes: int,
+        *,
+        optimistic: bool = False,
     ) -> None:
+        """With `optimistic`, compute is a lower bound in place of the upper one."""
         self.devices = {device.id: device for device in devices}
         self._profile = profile
         self._context = context
         self._host = host
         self._reserve_bytes = reserve_bytes
         n_swa_cells = swa_cells(profile, context)
-        self._bound = compute_bound(profile, context, n_swa_cells)
+        kinds = {device.kind for device in devices}
+        self._bound = ComputeBound(profile, context, n_swa_cells, kinds)
+        self._compute_share = LEAST_COMPUTE_SHARE if optimistic else 1.0
         self._context_sums = _sums([_layer_context(layer, context, n_swa_cells) for layer in profile.layers])
         self._sharing_sums = _sums([layer.loads_shared for layer in profile.layers])
         self._padded: dict[tuple[int, int], _PaddedWeights] = {}  # by alignment and row padding
@@ -134,7 +139,8 @@ class AnalyticMeter:
         """Whether llama.cpp makes pipeline copies: several devices, all able to, nothing left on the host."""
         kinds = [self.devices[device_id].kind for device_id in placement.device_order]
         return (
-            len(kinds) > 1
+            self._context.pipeline_copies
+            and len(kinds) > 1
             and placement.n_gpu_layers > self._profile.n_layers
             and all(kind in PIPELINED_KINDS for kind in kinds)
         )
@@ -142,7 +148,8 @@ class AnalyticMeter:
     @property
     def may_pipeline(self) -> bool:
         """Whether some placement off the host would have pipeline copies."""
-        return sum(device.kind in PIPELINED_KINDS for device in self.devices.values()) > 1
+        able = sum(device.kind in PIPELINED_KINDS for device in self.devices.values())
+        return self._context.pipeline_copies and able > 1
 
     def device(
         self, device_id: str, first: int, end: int, has_output: bool, is_first: bool, pipelined: bool
@@ -151,7 +158,10 @@ class AnalyticMeter:
         device = self.devices[device_id]
         weights = self._weights(device.alignment_bytes, device.row_padding, first, end, has_output)
         context = self._context_sums[end] - self._context_sums[first]
-        compute = self._bound.device_bytes(pipelined=pipelined, is_first=is_first, has_output=has_output)
+        bound = self._bound.device_bytes(
+            first, end, has_output=has_output, is_first=is_first, pipelined=pipelined
+        )
+        compute = int(bound * self._compute_share)
         overhead = overhead_bytes(device)
         return DeviceEstimate(
             id=device_id,
@@ -185,9 +195,7 @@ class AnalyticMeter:
         if has_output and self._profile.tied_output:  # the embedding is there already and serves as both
             weights -= _padded(_token_embedding(self._profile), alignment, 0)
         context = self._context_sums[placement.cpu_layers]
-        compute = self._bound.host_bytes(
-            pipelined=pipelined, has_layers=placement.cpu_layers > 0, has_output=has_output
-        )
+        compute = self._bound.host_bytes(placement.cpu_layers, has_output=has_output, pipelined=pipelined)
         return HostEstimate(
             weights_bytes=weights,
             context_bytes=context,

@@ -1,0 +1,60 @@
+"""llama.cpp's parameters for a placement and a context: one place for the real load and for the dry run."""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+from vram_llm.llama import bindings as b
+from vram_llm.llama.bindings import C
+from vram_llm.model.quants import KV_TYPES
+from vram_llm.plan.emit_server import NO_TENSOR
+from vram_llm.plan.types import Context, Placement
+
+LOAD_AUTO, LOAD_WITHOUT_MMAP = -1, 0  # llama_load_mode of llama.h
+
+
+class _Override(ctypes.Structure):
+    """llama_model_tensor_buft_override; the last of an array has no pattern."""
+
+    _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", b.Pointer)]
+
+
+class ModelParams:
+    """A llama_model_params, and what it points at: keep it until the model is loaded."""
+
+    def __init__(self, placement: Placement, context: Context, devices: Sequence[int]) -> None:
+        """`devices` are ggml's handles, in the placement's order."""
+        self._devices = (b.Pointer * (len(devices) + 1))(*devices, None)
+        self._split = (ctypes.c_float * C.llama_max_devices())(*placement.tensor_split)
+        self._kept: list[object] = []
+        self.struct: Any = C.llama_model_default_params()
+        self.struct.devices = ctypes.cast(self._devices, b.Pointer)
+        self.struct.tensor_split = self._split
+        self.struct.n_gpu_layers = placement.n_gpu_layers
+        self.struct.use_extra_bufts = not b.has_amx_kernels()
+        if not context.pipeline_copies and len(devices) > 1:
+            cpu = b.dev_buffer_type(b.dev_by_type(b.CPU_DEVICE_TYPE))
+            overrides = (_Override * 2)(_Override(NO_TENSOR.encode(), cpu))
+            self.keep(overrides)
+            self.struct.tensor_buft_overrides = ctypes.cast(overrides, b.Pointer)
+
+    def keep(self, what: object) -> None:
+        """Keep alive something more that the struct points at."""
+        self._kept.append(what)
+
+
+def context_params(context: Context) -> Any:
+    """The llama_context_params for `context`."""
+    params = C.llama_context_default_params()
+    params.n_ctx = context.n_ctx
+    params.n_batch = context.n_batch
+    params.n_ubatch = context.n_ubatch
+    params.n_seq_max = context.parallel
+    params.n_outputs_max = context.parallel  # one row of logits a sequence: the plan reserves no more
+    params.n_threads = params.n_threads_batch = context.n_threads
+    params.type_k, params.type_v = KV_TYPES[context.kv_type_k].id, KV_TYPES[context.kv_type_v].id
+    params.kv_unified = True
+    params.swa_full = False
+    params.op_offload = False  # would copy host layers' weights through memory no plan has counted
+    params.no_perf = True
+    return params
