@@ -7,7 +7,7 @@ from tests import zoo
 from tests.plan.cases import DESKTOP, LAPTOP, machine, profile_of
 from vram_llm.errors import BadPlan
 from vram_llm.plan.emit import from_json, to_json
-from vram_llm.plan.search import make_plan
+from vram_llm.plan.planner import make_plan
 from vram_llm.plan.types import Workload
 
 

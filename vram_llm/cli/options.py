@@ -12,6 +12,7 @@ from vram_llm.units import MIB, parse_count
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULT = Workload()
+LARGEST = "max"
 
 
 class Count(click.ParamType[int]):
@@ -27,6 +28,13 @@ class Count(click.ParamType[int]):
         if not 0 < count <= 2**31:
             self.fail(f"{value} is not between 1 and 2,147,483,648", param, ctx)
         return count
+
+
+class Ctx(Count):
+    """A number of tokens, or "max"."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return LARGEST if value == LARGEST else super().convert(value, param, ctx)
 
 
 class Shares(click.ParamType[tuple[float, ...]]):
@@ -62,14 +70,20 @@ _OPTIONS = (
     click.option("--rpc", multiple=True, metavar="HOST:PORT[@SIZE]", help=(
         "Use the worker that listens there, at most SIZE of its memory. Repeat for more."
     )),
-    click.option("--n-ctx", type=Count(), metavar="TOKENS", help=(
-        f"Context, shared by all sequences: 4096, 32k.  [default: {_DEFAULT.DEFAULT_N_CTX}, or what the "
-        "model was trained on if that is less]"
+    click.option("--n-ctx", type=Ctx(), metavar="TOKENS", help=(
+        "Context, shared by all sequences: 4096, 32k, or max for the largest that fits.  "
+        f"[default: {_DEFAULT.DEFAULT_N_CTX}, or what the model was trained on if that is less]"
     )),
     click.option("--parallel", type=click.IntRange(1, 256), default=_DEFAULT.parallel, show_default=True,
                  help="Sequences served at the same time."),
     click.option("--kv-type", type=click.Choice(sorted(KV_TYPES)), default=_DEFAULT.kv_type_k,
                  show_default=True, help="What the KV cache is stored as."),
+    click.option("--n-batch", type=click.IntRange(1), default=_DEFAULT.n_batch, show_default=True,
+                 help="Most tokens computed in one step."),
+    click.option("--n-ubatch", type=click.IntRange(1), default=_DEFAULT.n_ubatch, show_default=True,
+                 help="Most tokens computed at a time; compute buffers grow with it."),
+    click.option("--pipeline/--no-pipeline", default=_DEFAULT.pipeline_copies, show_default=True,
+                 help="Copies of compute buffers that let several devices work at the same time."),
     click.option("--reserve-mib", type=click.IntRange(0), default=_DEFAULT.reserve_bytes // MIB,
                  show_default=True, help="Memory to leave free on every device."),
     click.option("--n-gpu-layers", type=int, metavar="N", help=(
@@ -87,9 +101,13 @@ def wishes(function: _F) -> _F:
     """Add the shared options; the command gets them as one argument `wishes`."""
 
     def collect(**options: Any) -> Any:
-        kv_type = options.pop("kv_type")
+        kv_type, n_ctx = options.pop("kv_type"), options.pop("n_ctx")
         workload = Workload(
-            n_ctx=options.pop("n_ctx"),
+            n_ctx=None if n_ctx == LARGEST else n_ctx,
+            largest_ctx=n_ctx == LARGEST,
+            n_batch=options.pop("n_batch"),
+            n_ubatch=options.pop("n_ubatch"),
+            pipeline_copies=options.pop("pipeline"),
             parallel=options.pop("parallel"),
             kv_type_k=kv_type,
             kv_type_v=kv_type,

@@ -1,21 +1,53 @@
 """vram-llm plan: which layers on which device, and what each will hold."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from vram_llm.cli.options import Wishes, one_model, wishes
+from vram_llm.model.location import is_remote
+from vram_llm.plan.emit import FORMATS
 
 if TYPE_CHECKING:
     from vram_llm.machine.types import Machine
+    from vram_llm.plan.types import Plan
 
 
 @click.command("plan")
 @click.argument("model", required=False)
 @click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; `serve --plan FILE` reads it.")
+@click.option(
+    "--emit",
+    "form",
+    type=click.Choice(FORMATS),
+    help=(
+        "Print what makes another program place the model so: a command line, a Python script, shell "
+        "variables, a compose file, or the plan itself."
+    ),
+)
+@click.option(
+    "--check",
+    "plan_file",
+    metavar="FILE",
+    help=(
+        "Say whether a plan saved with --json still fits this machine as it is now; --rpc HOST:PORT@SIZE "
+        "changes what may be used of one of its workers."
+    ),
+)
+@click.option("--explain", is_flag=True, help="Say in sentences what forced the choice.")
 @wishes
-def command(wishes: Wishes, model: str | None, model_option: str | None, as_json: bool) -> None:
+def command(
+    wishes: Wishes,
+    model: str | None,
+    model_option: str | None,
+    as_json: bool,
+    form: str | None,
+    plan_file: str | None,
+    explain: bool,
+) -> None:
     """Plan MODEL over this machine's devices, RPC workers or cards that are not here.
 
     Exits with 2 where nothing fits, and says what would. Without MODEL: the machine, and what of it can be
@@ -24,19 +56,70 @@ def command(wishes: Wishes, model: str | None, model_option: str | None, as_json
     from vram_llm import api
 
     name = one_model(model, model_option)
+    if plan_file is not None:
+        if name is not None or form is not None:
+            raise click.UsageError("--check takes the saved plan and no model; nothing is planned or emitted")
+        _check(plan_file, wishes, as_json)
+        return
+    if form is not None and as_json:
+        raise click.UsageError("--json and --emit each say what to print: give one of them")
+    if form is not None and name is None:
+        raise click.UsageError(f"give the model to plan for: `vram-llm plan MODEL --emit {form}`")
     machine = api.detect(wishes.gpus, wishes.rpc)
     if name is None:
         _show_machine(machine, wishes.workload.reserve_bytes, as_json)
         return
     plan = api.plan(name, machine, wishes.workload)
-    if as_json:
-        from vram_llm.plan.emit import to_json
+    if as_json or form is not None:
+        from vram_llm.plan.emit import emit
 
-        click.echo(to_json(plan))
+        click.echo(emit(_with_whole_path(plan), form or "json"))
     else:
-        from vram_llm.cli.tables import print_plan
+        from vram_llm.cli.tables import print_plan, print_reasons
+        from vram_llm.plan.explain import why
 
         print_plan(plan)
+        if explain:
+            print_reasons(why(plan))
+
+
+def _with_whole_path(plan: "Plan") -> "Plan":
+    """What is printed is used in other folders."""
+    if is_remote(plan.model.path):
+        return plan
+    return replace(plan, model=replace(plan.model, path=str(Path(plan.model.path).absolute())))
+
+
+def _check(plan_file: str, wishes: Wishes, as_json: bool) -> None:
+    from vram_llm import api
+    from vram_llm.plan.check import check, check_model, worker_limits
+
+    plan = api.load_plan(plan_file)
+    check_model(plan, api.analyze(plan.model.path))
+    machine = api.detect(wishes.gpus, _workers(worker_limits(plan), wishes.rpc))
+    rooms = check(plan, machine, wishes.workload.reserve_bytes)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode({"fits": True, "devices": rooms}), indent=2))
+    else:
+        from vram_llm.cli.room import print_rooms
+
+        print_rooms(plan, rooms)
+
+
+def _workers(limits: dict[str, int | None], given: tuple[str, ...]) -> tuple[str, ...]:
+    """The plan's workers with the plan's limits, or those `given` anew. Raises UsageError."""
+    specs = {
+        endpoint: endpoint if limit is None else f"{endpoint}@{limit}" for endpoint, limit in limits.items()
+    }
+    for spec in given:
+        endpoint = spec.partition("@")[0]
+        if endpoint not in specs:
+            known = ", ".join(specs) or "none"
+            raise click.UsageError(f"the plan uses no worker at {endpoint}; its workers: {known}")
+        specs[endpoint] = spec
+    return tuple(specs.values())
 
 
 def _show_machine(machine: "Machine", reserve_bytes: int, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Machines, plans and certificates as tables. Figures in MiB, each with its basis."""
+"""Machines and plans as tables. Figures in MiB, each with its basis."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vram_llm.engine.info import LoadedMemory
 from vram_llm.machine.types import Device, Machine
-from vram_llm.plan.types import HOST, DeviceEstimate, HostEstimate, Plan
+from vram_llm.plan.types import HOST, Plan
 from vram_llm.units import format_bytes, format_count, format_mib
 
 _NARROW = 72  # columns; below it only what matters most is shown
@@ -55,42 +54,65 @@ def print_plan(plan: Plan) -> None:
     )
     console.print()
     console.print(_plan_table(plan, console))
-    console.print(
-        f"MiB; weights and context exact, compute and overhead estimated ({plan.estimate.method} meter)"
-    )
+    console.print(_basis(plan))
     if placement.tensor_split:
         split = ",".join(map(str, placement.tensor_split))
         console.print(f"--n-gpu-layers {placement.n_gpu_layers} --tensor-split {split}")
     if plan.by_free_memory is not None:
         split = ",".join(map(str, plan.by_free_memory.placement.tensor_split))
         console.print(f"llama.cpp itself, by free memory, would split {split}: {_verdict(plan)}")
+    if plan.alternatives and plan.estimate.devices and console.width >= _NARROW:
+        console.print()
+        console.print(_alternatives_table(plan, console))
+        console.print("MiB on each device, estimated; < or > what the plan above takes")
     _print_notes(console, plan.notes)
 
 
-def print_certificate(plan: Plan, memory: Sequence[LoadedMemory]) -> None:
-    """Plan beside what llama.cpp holds after the load, by device and kind."""
-    console = Console(stderr=True, highlight=False)
-    loaded = {use.id: use for use in memory}
+def print_reasons(reasons: Sequence[str]) -> None:
+    """What forced the choice, a sentence a line."""
+    console = _console()
+    console.print()
+    for reason in reasons:
+        console.print(Text(reason))
+
+
+def _basis(plan: Plan) -> str:
+    """Where the figures of the table are from."""
+    exact = plan.estimate.method != "analytic"
+    by_whom = "to the byte, by llama.cpp's own dry run" if exact else "exact, compute an upper estimate"
+    which = "weights, context and compute" if exact else "weights and context"
+    used = [device for device in plan.devices if device.id in plan.placement.device_order]
+    measured = [device.id for device in used if device.overhead is not None]
+    overhead = "; overhead estimated" if used else ""
+    if measured:
+        where = "" if len(measured) == len(used) else f" on {', '.join(measured)}, else estimated"
+        overhead = f"; overhead measured{where}"
+    return f"MiB; {which} {by_whom}{overhead}"
+
+
+def _alternatives_table(plan: Plan, console: Console) -> Table:
+    """What each device would hold after one change; a device without a figure is not used."""
     table = _table(console)
-    for name in ("device", "weights", "context", "compute"):
-        table.add_column(name, justify="left" if name == "device" else "right")
-    planned: dict[str, DeviceEstimate | HostEstimate] = {d.id: d for d in plan.estimate.devices}
-    planned[HOST] = plan.estimate.host
-    for device_id, estimate in planned.items():
-        use = loaded.get(device_id)
-        if use is not None:
-            table.add_row(
-                device_id,
-                _beside(estimate.weights_bytes, use.weights_bytes),
-                _beside(estimate.context_bytes, use.context_bytes),
-                _beside(estimate.compute_bytes, use.compute_bytes),
-            )
-    console.print(table)
-    console.print("MiB planned > held by llama.cpp; = to the byte")
-
-
-def _beside(planned: int, held: int) -> str:
-    return f"= {format_mib(held)}" if planned == held else f"{format_mib(planned)} > {format_mib(held)}"
+    table.add_column("instead", no_wrap=True)
+    order = plan.placement.device_order
+    now = {use.id: use.total_bytes for use in plan.estimate.devices}
+    for device_id in order:
+        table.add_column(device_id, justify="right", no_wrap=True)
+    table.add_column("CPU layers", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for other in plan.alternatives:
+        totals = {use.id: use.total_bytes for use in other.estimate.devices}
+        cells = [
+            f"{'>' if totals[each] > now[each] else '<' if totals[each] < now[each] else '='} "
+            f"{format_mib(totals[each])}"
+            if each in totals
+            else "-"
+            for each in order
+        ]
+        table.add_row(
+            other.name, *cells, str(other.placement.cpu_layers or "-"), "" if other.fits else "does not fit"
+        )
+    return table
 
 
 def _plan_table(plan: Plan, console: Console) -> Table:

@@ -58,8 +58,9 @@ class Cutter:
     def cut(self, n_host: int) -> Placement:
         """The cut of all items after the first `n_host` that leaves the fullest device least full.
 
-        The machine's order is kept unless another leaves noticeably more room. One device takes all where
-        several cannot, for want of room for their pipeline copies. Where nothing fits, the least bad cut.
+        The machine's order is kept unless another leaves noticeably more room, or is the only one that fits.
+        One device takes all where several cannot, for want of room for their pipeline copies. Where nothing
+        fits, the least bad cut.
         """
         if n_host == self._n_items or not self._ids:
             return self._placement([])
@@ -68,7 +69,7 @@ class Cutter:
         runs, share = self._least(self._in_order, n_host)
         if self._reorders:
             others, other_share = self._least(self._in_any_order, n_host)
-            if other_share < share * _WORTH_REORDERING:
+            if other_share < share * _WORTH_REORDERING or other_share <= 1 < share:
                 runs, share = others, other_share
         if share > 1 and (alone := self._alone(n_host)) is not None:
             runs = alone

@@ -4,30 +4,27 @@ from collections.abc import Sequence
 
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
-from vram_llm.plan.types import HOST, Context, Estimate, Placement, Workload
+from vram_llm.plan.search import Candidate
+from vram_llm.plan.types import HOST, Alternative, Context, Estimate, Placement, Plan, Workload
 from vram_llm.units import format_bytes, format_count
 
-WAY_WITH_SMALL_KV = "--kv-type q8_0 (half the KV cache)"
 
-
-def way_with_context(n_ctx: int) -> str:
-    """The largest context that fits, as advice."""
-    return f"--n-ctx {n_ctx} ({format_count(n_ctx)} tokens)"
-
-
-def way_without_constraints(placement: Placement, workload: Workload) -> str:
-    """The planner's own placement, as advice to someone who dictated another."""
+def way_out(flag: str, other: Candidate, workload: Workload) -> str:
+    """What would fit, as advice; `flag` is what alternatives.ways_out calls it."""
+    if flag == "context":
+        n_ctx = other.context.n_ctx
+        return f"--n-ctx {n_ctx} ({format_count(n_ctx)} tokens)"
+    if flag == "kv":
+        return "--kv-type q8_0 (half the KV cache)"
     dropped = " and ".join(
-        flag
-        for flag, value in (
+        name
+        for name, value in (
             ("--tensor-split", workload.tensor_split),
             ("--n-gpu-layers", workload.n_gpu_layers),
         )
         if value is not None
     )
-    split = ",".join(map(str, placement.tensor_split)) or "none"
-    on_cpu = f", {placement.cpu_layers} layers on the CPU" if placement.cpu_layers else ""
-    return f"no {dropped} (the planner finds {split}{on_cpu})"
+    return f"no {dropped} (the planner finds {_cut(other.placement)})"
 
 
 def refusal(
@@ -55,15 +52,13 @@ def refusal(
 
 
 def notes(
-    profile: ModelProfile,
-    machine: Machine,
-    context: Context,
-    placement: Placement,
+    profile: ModelProfile, machine: Machine, chosen: Candidate, more: Candidate | None
 ) -> tuple[str, ...]:
-    """What a reader should know of a plan beyond its figures."""
+    """What a reader should know of a plan beyond its figures. `more` is one step of context more."""
+    placement, context = chosen.placement, chosen.context
     names = {device.id: device.name for device in machine.devices}
     said = list(machine.notes)
-    if not profile.memory_is_modelled:
+    if not profile.memory_is_modelled and chosen.estimate.method == "analytic":
         said.append(
             f"what a context takes is not known here for architecture {profile.architecture}: "
             "the figure is a lower bound"
@@ -73,6 +68,8 @@ def notes(
             f"the context of {context.n_ctx:,} is longer than the {profile.context_length:,} tokens "
             "this model was trained on"
         )
+    if more is not None:
+        said.append(f"{more.context.n_ctx:,} tokens would be too many: {_shortage(more.estimate)}")
     if machine.devices and placement.cpu_layers:
         rest = "and the output " if placement.output_device == HOST else ""
         said.append(
@@ -83,3 +80,68 @@ def notes(
     if idle:
         said.append(f"not used: {', '.join(idle)}")
     return tuple(said)
+
+
+def why(plan: Plan) -> tuple[str, ...]:
+    """What forced the choice, a sentence each."""
+    said = []
+    uses, placement = plan.estimate.devices, plan.placement
+    if uses:
+        fullest = max(uses, key=lambda use: use.total_bytes / max(use.budget_bytes, 1))
+        share = fullest.total_bytes / max(fullest.budget_bytes, 1)
+        said.append(
+            f"The {plan.model.n_layers} layers and the output are cut {_cut(placement)}: the fullest device, "
+            f"{fullest.id}, is at {share:.0%} of its budget, the least that a cut in this order allows."
+        )
+        each = {
+            use.id: use.weights_bytes // count
+            for use, count in zip(uses, placement.layers_per_device, strict=True)
+            if count
+        }
+        if each and max(each.values()) > 1.2 * min(each.values()):
+            heavy, light = max(each, key=each.__getitem__), min(each, key=each.__getitem__)
+            said.append(
+                f"Layers are not alike: {heavy} gets {format_bytes(each[heavy])} with each of its layers, "
+                f"{light} {format_bytes(each[light])}; equal counts would not be equal bytes."
+            )
+    if uses and placement.cpu_layers:
+        said.append(
+            f"With fewer than {placement.cpu_layers} layers on the CPU, "
+            "no order of the devices takes the rest."
+        )
+    if plan.by_free_memory is not None and not plan.by_free_memory.fits:
+        said.append(
+            f"llama.cpp's own split by free memory, {_cut(plan.by_free_memory.placement)}, would not fit: "
+            f"{_shortage(plan.by_free_memory.estimate)}."
+        )
+    said += [_beside(plan, other) for other in plan.alternatives]
+    return tuple(said)
+
+
+def _beside(plan: Plan, other: Alternative) -> str:
+    name = other.name[0].upper() + other.name[1:]
+    if not other.fits:
+        return f"{name}: would not fit, {_shortage(other.estimate)}."
+    saved = sum(use.total_bytes for use in plan.estimate.devices) - sum(
+        use.total_bytes for use in other.estimate.devices
+    )
+    moved = other.placement.cpu_layers - plan.placement.cpu_layers
+    layers = f", {abs(moved)} layers {'more' if moved > 0 else 'fewer'} on the CPU" if moved else ""
+    verb = "free" if saved >= 0 else "take"
+    return f"{name}: would {verb} {format_bytes(abs(saved))} on the devices{layers}."
+
+
+def _shortage(estimate: Estimate) -> str:
+    short = [
+        f"{use.id} {format_bytes(use.over_bytes)} short" for use in estimate.devices if use.over_bytes > 0
+    ]
+    if estimate.host.over_bytes > 0:
+        short.append(f"the computer's memory {format_bytes(estimate.host.over_bytes)} short")
+    return ", ".join(short) or "more layers would have to stay on the CPU"
+
+
+def _cut(placement: Placement) -> str:
+    split = ",".join(map(str, placement.tensor_split)) or "none"
+    over = ", ".join(placement.device_order)
+    on_cpu = f", {placement.cpu_layers} layers on the CPU" if placement.cpu_layers else ""
+    return f"{split} over {over}{on_cpu}" if over else f"nothing on a device{on_cpu}"

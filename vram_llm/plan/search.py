@@ -1,96 +1,119 @@
 """From a model, a machine and a wish to the placement that fits.
 
 As few layers as possible stay on the host; of the cuts (cut.py) that leaves, the one whose fullest device is
-least full is taken.
+least full is taken. The analytic meter finds it; an exact one, where there is one, confirms it, and is asked
+again where the analytic meter's caution would cost layers or a refusal.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from vram_llm.errors import BadPlan, BadSplit, DoesNotFit
+from vram_llm.errors import BadSplit
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
-from vram_llm.model.quants import KV_TYPES
-from vram_llm.plan import explain
+from vram_llm.plan.context import CTX_STEP, resolve_context
 from vram_llm.plan.cut import Cutter
 from vram_llm.plan.layout import device_of_layers, placement_of
-from vram_llm.plan.memory import AnalyticMeter, pad
-from vram_llm.plan.types import (
-    PLAN_VERSION,
-    Alternative,
-    Context,
-    Placement,
-    Plan,
-    PlannedDevice,
-    PlannedModel,
-    Workload,
-)
+from vram_llm.plan.memory import AnalyticMeter
+from vram_llm.plan.types import Context, Estimate, Meter, MeterFor, Placement, Workload
 
-_MIN_CTX = 256  # llama.cpp pads n_ctx to a multiple of it
+_MAX_CTX = 2**24
+_TRIES = 4  # placements with fewer layers on the host that the exact meter is asked about
 
 
-def make_plan(profile: ModelProfile, machine: Machine, workload: Workload) -> Plan:
-    """The plan for running `profile` on `machine` as `workload` asks.
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A placement and what it holds."""
 
-    Raises DoesNotFit with what would fit, BadSplit and BadPlan where the wish contradicts model or machine.
-    """
+    context: Context
+    placement: Placement
+    estimate: Estimate
+
+
+def place(
+    profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None = None
+) -> Candidate:
+    """The best placement, or the least bad where none fits. Raises BadSplit, BadPlan."""
     context = resolve_context(profile, machine, workload)
-    meter = AnalyticMeter(profile, context, machine.devices, machine.host, workload.reserve_bytes)
+    meter = analytic(profile, machine, workload, context)
     placement = choose_placement(profile, machine, workload, meter)
-    estimate = meter(placement)
-    if not estimate.fits:
-        raise DoesNotFit(
-            explain.refusal(profile, machine, estimate, context, _ways_out(profile, machine, workload))
+    if exact is None:
+        return Candidate(context, placement, meter(placement))
+    measure = exact(context)
+    found = Candidate(context, placement, measure(placement))
+    if workload.tensor_split is not None:
+        return found
+    found = _tightened(profile, machine, workload, found, measure)
+    n_host = profile.n_layers + 1 - found.placement.n_gpu_layers
+    if found.estimate.fits and (n_host == 0 or workload.n_gpu_layers is not None):
+        return found
+    cutter = Cutter(analytic(profile, machine, workload, context, optimistic=True), profile.n_layers)
+    if workload.n_gpu_layers is None:
+        least = _fewest_on_host(cutter, profile.n_layers)
+        bolder = range(least, min(n_host + (not found.estimate.fits), least + _TRIES))
+    else:
+        bolder = range(n_host, n_host + 1)
+    for on_host in bolder:
+        placement = cutter.cut(on_host)
+        if (estimate := measure(placement)).fits:
+            return Candidate(context, placement, estimate)
+    return found
+
+
+def _tightened(
+    profile: ModelProfile, machine: Machine, workload: Workload, found: Candidate, measure: Meter
+) -> Candidate:
+    """`found`, or a placement made with more in reserve where the exact meter finds it too full."""
+    for _ in range(_TRIES):
+        over = max((use.over_bytes for use in found.estimate.devices), default=0)
+        if over <= 0:
+            break
+        workload = replace(workload, reserve_bytes=workload.reserve_bytes + over)
+        placement = choose_placement(
+            profile, machine, workload, analytic(profile, machine, workload, found.context)
         )
-    return Plan(
-        version=PLAN_VERSION,
-        model=PlannedModel(
-            path=str(profile.shards[0].path),
-            name=profile.name,
-            architecture=profile.architecture,
-            quantization=profile.quantization,
-            n_layers=profile.n_layers,
-            total_bytes=profile.total_bytes,
-        ),
-        devices=tuple(
-            PlannedDevice(
-                **{name: getattr(device, name) for name in device.__dataclass_fields__},
-                reserve_bytes=workload.reserve_bytes,
-            )
-            for device in machine.devices
-        ),
-        context=context,
-        placement=placement,
-        estimate=estimate,
-        fits=True,
-        by_free_memory=split_by_free_memory(profile, machine, meter),
-        notes=explain.notes(profile, machine, context, placement),
-    )
+        found = Candidate(found.context, placement, measure(placement))
+    return found
 
 
-def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload) -> Context:
-    """Every open choice of the context made, with llama.cpp's own rounding. Raises BadPlan."""
-    trained = profile.context_length or Workload.DEFAULT_N_CTX
-    wanted = workload.n_ctx or min(Workload.DEFAULT_N_CTX, trained)
-    n_ctx = pad(wanted, _MIN_CTX)
-    n_batch = min(workload.n_batch, n_ctx)
-    for name in (workload.kv_type_k, workload.kv_type_v):
-        block = KV_TYPES[name].block
-        if odd := next((n for n in (profile.head_k, profile.head_v) if n % block), None):
-            raise BadPlan(
-                f"KV type {name} stores blocks of {block} and this model has attention heads of {odd}; "
-                "use --kv-type f16"
-            )
-    return Context(
-        n_ctx=n_ctx,
-        parallel=workload.parallel,
-        kv_type_k=workload.kv_type_k,
-        kv_type_v=workload.kv_type_v,
-        n_batch=n_batch,
-        n_ubatch=min(workload.n_ubatch, n_batch),
-        n_threads=machine.host.cores,
-        use_mmap=workload.use_mmap,
+def place_largest(
+    profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None = None
+) -> tuple[Candidate, Candidate | None]:
+    """The placement with the longest context that fits, and that of one step more, which does not.
+
+    No more layers stay on the host than the shortest context needs there; no context is longer than what the
+    model was trained on, and then there is no step more. The shortest context's placement where none fits.
+    """
+    shortest = place(profile, machine, replace(workload, n_ctx=CTX_STEP), exact)
+    kept = replace(workload, n_gpu_layers=shortest.placement.n_gpu_layers)
+
+    def at(steps: int, meter: MeterFor | None) -> Candidate:
+        return place(profile, machine, replace(kept, n_ctx=steps * CTX_STEP), meter)
+
+    low, high = 1, max((profile.context_length or _MAX_CTX) // CTX_STEP, 1)
+    if not shortest.estimate.fits or at(high, exact).estimate.fits:
+        return at(high if shortest.estimate.fits else 1, exact), None
+    for meter in (None, exact) if exact is not None else (None,):
+        # the analytic meter errs on the safe side, so the exact one has only to look further
+        stride, limit = high - low, high
+        if meter is not None:
+            stride = 1
+        while limit - low > 1:
+            middle = min(low + stride, limit - 1) if meter is not None else (low + limit) // 2
+            if at(middle, meter).estimate.fits:
+                low, stride = middle, 2 * stride
+            else:
+                limit, stride = middle, max(stride // 4, 1)
+    return at(low, exact), at(low + 1, exact)
+
+
+def analytic(
+    profile: ModelProfile, machine: Machine, workload: Workload, context: Context, *, optimistic: bool = False
+) -> AnalyticMeter:
+    """The analytic meter for a wish."""
+    return AnalyticMeter(
+        profile, context, machine.devices, machine.host, workload.reserve_bytes, optimistic=optimistic
     )
 
 
@@ -109,16 +132,6 @@ def choose_placement(
         return cutter.cut(max(n_layers + 1 - wanted, 0) if wanted >= 0 else 0)
     best = cutter.cut(_fewest_on_host(cutter, n_layers))
     return best if meter(best).fits or not ids else cutter.cut(0)
-
-
-def split_by_free_memory(profile: ModelProfile, machine: Machine, meter: AnalyticMeter) -> Alternative | None:
-    """What llama.cpp does when told nothing: shares by free memory, nothing on the host."""
-    if not machine.devices or not any(device.free_bytes for device in machine.devices):
-        return None
-    shares = [float(device.free_bytes) for device in machine.devices]
-    assignment = device_of_layers(profile.n_layers, -1, shares)
-    placement = placement_of([device.id for device in machine.devices], assignment)
-    return Alternative(name="by free memory", placement=placement, estimate=meter(placement))
 
 
 def _check_split(split: Sequence[float], machine: Machine) -> None:
@@ -142,34 +155,3 @@ def _fewest_on_host(cutter: Cutter, n_layers: int) -> int:
         else:
             low = middle + 1
     return low
-
-
-def _ways_out(profile: ModelProfile, machine: Machine, workload: Workload) -> list[str]:
-    """What would fit instead, as command-line flags with their meaning."""
-    ways = []
-    if workload.tensor_split is not None or workload.n_gpu_layers is not None:
-        free = replace(workload, tensor_split=None, n_gpu_layers=None)
-        if (placement := _fitting(profile, machine, free)) is not None:
-            ways.append(explain.way_without_constraints(placement, workload))
-    context = resolve_context(profile, machine, workload)
-    low, high = 0, context.n_ctx // _MIN_CTX - 1  # in steps; 0 is "not even the least"
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _fitting(profile, machine, replace(workload, n_ctx=middle * _MIN_CTX)) is not None:
-            low = middle
-        else:
-            high = middle - 1
-    if low:
-        ways.append(explain.way_with_context(low * _MIN_CTX))
-    if workload.kv_type_k == "f16" and not (profile.head_k % 32 or profile.head_v % 32):
-        small = replace(workload, kv_type_k="q8_0", kv_type_v="q8_0")
-        if _fitting(profile, machine, small) is not None:
-            ways.append(explain.WAY_WITH_SMALL_KV)
-    return ways
-
-
-def _fitting(profile: ModelProfile, machine: Machine, workload: Workload) -> Placement | None:
-    context = resolve_context(profile, machine, workload)
-    meter = AnalyticMeter(profile, context, machine.devices, machine.host, workload.reserve_bytes)
-    placement = choose_placement(profile, machine, workload, meter)
-    return placement if meter(placement).fits else None

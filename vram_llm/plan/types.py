@@ -20,6 +20,7 @@ class Workload:
     """
 
     n_ctx: int | None = None
+    largest_ctx: bool = False  # as much context as fits, in place of `n_ctx`
     parallel: int = 8
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
@@ -29,6 +30,7 @@ class Workload:
     n_gpu_layers: int | None = None  # as llama.cpp counts them: the output is one of them
     tensor_split: tuple[float, ...] | None = None
     use_mmap: bool = True
+    pipeline_copies: bool = True
 
     DEFAULT_N_CTX = 8192  # where the user names none, and the model was trained on as much
 
@@ -45,6 +47,7 @@ class Context:
     n_ubatch: int
     n_threads: int
     use_mmap: bool
+    pipeline_copies: bool  # made where llama.cpp can; they speed up prompts and many streams, and cost memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +115,18 @@ class Estimate:
 
 
 Meter = Callable[[Placement], Estimate]
+MeterFor = Callable[[Context], Meter]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:
-    """A placement that was not chosen, and what it would have held."""
+    """A plan that was not chosen, and what it would hold."""
 
     name: str
+    context: Context
     placement: Placement
     estimate: Estimate
+    fits: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,4 +160,5 @@ class Plan:
     estimate: Estimate
     fits: bool
     by_free_memory: Alternative | None  # the split llama.cpp makes when told nothing
+    alternatives: tuple[Alternative, ...] = ()  # what one change would buy or cost
     notes: tuple[str, ...] = ()

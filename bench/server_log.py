@@ -1,0 +1,76 @@
+"""What llama-server's log and its workers' say of where a model went. Formats are llama.cpp's own lines."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vram_llm.plan.types import HOST
+from vram_llm.units import MIB
+
+_LAYER = re.compile(r"load_tensors: layer +(\d+) assigned to device ([^,\s]+)")
+_BUFFER = re.compile(r"(\S+) +(model|KV|RS|compute) buffer size = +([\d.]+) MiB")
+_ASKED = re.compile(r"\[alloc_buffer\] device: (\d+), size: (\d+) ")
+_ON_WORKER = re.compile(r"RPC(\d+)\[(.+)\]")
+_HALF_A_STEP = 0.005 * MIB  # sizes are printed to two places
+
+
+@dataclass
+class Held:
+    """Bytes one device holds. Exact on a worker; of the host, and of all compute, to 0.01 MiB."""
+
+    weights: float = 0
+    context: float = 0
+    compute: float = 0
+
+
+def layers(log: str) -> dict[str, list[int]]:
+    """The layers on each device, by ggml's name of it ("RPC0", "CPU"); the output is the last number."""
+    found: dict[str, list[int]] = {}
+    for number, device in _LAYER.findall(log):
+        found.setdefault(device, []).append(int(number))
+    return found
+
+
+def held(log: str, asked: Mapping[str, str]) -> dict[str, Held]:
+    """What each worker, by its endpoint, and the host hold; `asked` are the workers' own logs.
+
+    A worker is asked for weights, then KV, then state, in the order llama-server prints them. Raises
+    ValueError where the two do not tell the same story.
+    """
+    exact = {endpoint: [int(size) for _, size in _ASKED.findall(text)] for endpoint, text in asked.items()}
+    found = {name: Held() for name in (*asked, HOST)}
+    for buffer, kind, printed in _BUFFER.findall(log):
+        match = _ON_WORKER.fullmatch(buffer)
+        device = HOST if match is None else match[2]
+        size = float(printed) * MIB
+        if kind == "compute":
+            found[device].compute += size
+        elif kind == "model":
+            found[device].weights += _exact(size, exact.get(device), device)
+        else:
+            found[device].context += _exact(size, exact.get(device), device)
+    return found
+
+
+def _exact(printed: float, sizes: list[int] | None, device: str) -> float:
+    """The next size a worker was asked for, which must be the one printed."""
+    if sizes is None:
+        return printed
+    while sizes and abs(sizes[0] - printed) > 2 * _HALF_A_STEP:
+        sizes.pop(0)
+    if not sizes:
+        raise ValueError(
+            f"llama-server prints {printed / MIB:.2f} MiB on {device}, which was not asked for it"
+        )
+    return sizes.pop(0)
+
+
+def runs(numbers: Sequence[int]) -> str:
+    """ "0-3" of 0, 1, 2, 3; commas between runs."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
