@@ -10,7 +10,7 @@ from tests.workers import running_workers
 from tools.random_model import write_llama
 from vram_llm import api
 from vram_llm.machine.types import Host, Machine
-from vram_llm.plan.search import make_plan
+from vram_llm.plan.planner import make_plan
 from vram_llm.plan.types import Plan, Workload
 from vram_llm.units import GIB
 
@@ -19,8 +19,8 @@ PlanOnCpu = Callable[..., Plan]
 
 @pytest.fixture(scope="session")
 def host() -> Host:
-    """A host with room for every model of these tests."""
-    return Host(name="test", cores=2, total_bytes=16 * GIB, available_bytes=16 * GIB)
+    """A host with room for every model of these tests. One thread is the quickest for models so small."""
+    return Host(name="test", cores=1, total_bytes=16 * GIB, available_bytes=16 * GIB)
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def workers() -> Iterator[tuple[str, ...]]:
 
 @pytest.fixture(scope="session")
 def plan_on_cpu(tiny_model: Path, host: Host) -> PlanOnCpu:
-    """Makes a plan that keeps the tiny model, or another `path`, on the processor; keywords are Workload's."""
+    """Makes a plan that keeps the tiny model, or that at `path`, on the processor; the rest is Workload's."""
 
     def make(path: Path = tiny_model, **workload: Any) -> Plan:
         wish = Workload(**{"reserve_bytes": 0, "n_ctx": 512, "parallel": 4, **workload})

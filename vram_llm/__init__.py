@@ -1,18 +1,18 @@
 """Plan a GGUF model over unequal GPUs to the byte, and serve it with an OpenAI endpoint.
 
-    from vram_llm.api import analyze, detect, plan, serve
+    from vram_llm.api import analyze, detect, plan, serve, verify
 
-`vram_llm.analyze`, `.detect` and `.serve` are the same functions, imported at first use, so that importing
-the package costs nothing. `vram_llm.plan` is not: that name is the package of the planner's parts.
+`vram_llm.analyze`, `.detect`, `.serve` and `.verify` are the same functions, imported at first use, so that
+importing the package costs nothing. `vram_llm.plan` is not: that name is the package of the planner's parts.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vram_llm.api import analyze, detect, serve
+    from vram_llm.api import analyze, detect, serve, verify
 
-__all__ = ["__version__", "analyze", "detect", "serve"]
+__all__ = ["__version__", "analyze", "detect", "serve", "verify"]
 
 __version__ = "0.1.0"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vram_llm.errors import BadPlan
+from vram_llm.errors import BadPlan, EngineDied, NotBuilt
 from vram_llm.model.header import read_header
 from vram_llm.model.location import is_remote
 from vram_llm.model.profile import ModelProfile, profile
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vram_llm.engine.client import EngineClient
     from vram_llm.engine.info import ModelInfo
     from vram_llm.machine.types import Machine
+    from vram_llm.plan.certificate import Certificate
     from vram_llm.plan.types import Plan, Workload
 
 DEMO = "demo"
@@ -36,8 +37,9 @@ def detect(gpus: Sequence[str] = (), rpc: Sequence[str] = ()) -> "Machine":
     WorkerUnreachable.
     """
     from vram_llm.machine import detect as machines
+    from vram_llm.machine import learned
 
-    machine = machines.what_if(gpus) if gpus else machines.detect()
+    machine = machines.what_if(gpus) if gpus else learned.with_overheads(machines.detect())
     if rpc:
         from vram_llm.llama import rpc as workers
 
@@ -46,13 +48,30 @@ def detect(gpus: Sequence[str] = (), rpc: Sequence[str] = ()) -> "Machine":
 
 
 def plan(model: str, machine: "Machine", workload: "Workload") -> "Plan":
-    """The plan for running `model` on `machine`.
+    """The plan for running `model` on `machine`, confirmed by llama.cpp's own dry run.
 
-    Raises what `analyze` raises, DoesNotFit, BadSplit, BadPlan.
+    Where this llama.cpp cannot be asked, the analytic meter's figures stand, and a note says why. Raises what
+    `analyze` raises, DoesNotFit, BadSplit, BadPlan, and ModelRefused where llama.cpp does not know the model.
     """
-    from vram_llm.plan.search import make_plan
+    from vram_llm.plan.planner import make_plan
 
-    return make_plan(analyze(model), machine, workload)
+    header = read_header(_resolve(model))
+    found = profile(header)
+    try:
+        from vram_llm.llama.dryrun import DryRun
+
+        with DryRun() as dry:
+            return make_plan(
+                found,
+                machine,
+                workload,
+                lambda context: dry.meter(
+                    header, context, machine.devices, machine.host, workload.reserve_bytes
+                ),
+            )
+    except (NotBuilt, EngineDied) as error:
+        noted = dataclasses.replace(machine, notes=(*machine.notes, f"no dry run: {error}"))
+        return make_plan(found, noted, workload)
 
 
 def load_plan(path: str) -> "Plan":
@@ -64,6 +83,31 @@ def load_plan(path: str) -> "Plan":
     except OSError as error:
         raise BadPlan(f"the plan {path} cannot be read: {error.strerror or error}") from error
     return from_json(data, path)
+
+
+def verify(plan: "Plan", *, on_state: "Callable[[EngineClient], None]" = lambda _: None) -> "Certificate":
+    """Load `plan` in an engine process, run a prompt and a decode, and compare what it takes with the plan.
+
+    What NVML shows outside llama.cpp's buffers is kept for later plans on the same card; the built-in model's
+    is not, being too small to show what others take. Raises ModelRefused, BadPlan, EngineDied, NotBuilt.
+    """
+    import asyncio
+
+    from vram_llm.engine import trial
+    from vram_llm.machine import nvml
+    from vram_llm.plan.certificate import certify, readings
+
+    _check_loadable(plan)
+    before = nvml.usage()
+    info, after = asyncio.run(trial.run(plan, nvml.usage, on_state))
+    if not info.memory:
+        raise NotBuilt(
+            "this build of llama.cpp does not tell what it holds, so no plan can be verified with it"
+        )
+    found = readings(plan, info.memory, before.cards, after.cards, after.process)
+    certificate = certify(plan, info.memory, found)
+    notes = _keep_overheads(plan, certificate, after.driver_version)
+    return dataclasses.replace(certificate, notes=notes)
 
 
 def serve(
@@ -86,10 +130,7 @@ def serve(
     from vram_llm.engine.client import EngineClient
     from vram_llm.server import run
 
-    if is_remote(plan.model.path):
-        raise BadPlan(f"{plan.model.path} can be planned for but not served from there; download it first")
-    if absent := [device.name for device in plan.devices if device.what_if]:
-        raise BadPlan(f"{absent[0]} is planned for but not in this machine; plan without --gpu to serve here")
+    _check_loadable(plan)
     sock = run.listen(host, port)
 
     async def main() -> None:
@@ -103,6 +144,35 @@ def serve(
 def served_name(path: str) -> str:
     """What clients call the model in `path`: the file's name without suffix and shard number."""
     return re.sub(r"-\d{5}-of-\d{5}$", "", Path(path).stem)
+
+
+def _check_loadable(plan: "Plan") -> None:
+    if is_remote(plan.model.path):
+        raise BadPlan(f"{plan.model.path} can be planned for but not loaded from there; download it first")
+    if absent := [device.name for device in plan.devices if device.what_if]:
+        raise BadPlan(
+            f"{absent[0]} is planned for but not in this machine; plan without --gpu to load it here"
+        )
+
+
+def _keep_overheads(plan: "Plan", certificate: "Certificate", driver: str | None) -> tuple[str, ...]:
+    """Keep what was measured outside llama.cpp's buffers on each card; what was done, in sentences."""
+    from vram_llm.machine import learned
+
+    devices = {device.id: device for device in plan.devices}
+    records = {}
+    for row in certificate.devices:
+        overhead, device = row.overhead, devices.get(row.id)
+        if overhead is None or overhead.held_bytes is None or device is None or device.uuid is None:
+            continue
+        records[device.uuid] = learned.record(
+            device, overhead.held_bytes, how=overhead.how, model=plan.model.name, driver=driver
+        )
+    if records and Path(plan.model.path) == _resolve(DEMO):
+        return (
+            "not kept: the built-in model is too small to show what others take outside llama.cpp's buffers",
+        )
+    return learned.keep(records) if records else ()
 
 
 def _resolve(model: str) -> str | Path:

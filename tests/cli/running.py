@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 PATIENCE_S = 60.0
@@ -27,6 +28,11 @@ def command(*args: str | Path) -> list[str]:
 
 
 def environment(columns: int = 80) -> dict[str, str]:
-    """This environment with a terminal of some width, and no key by accident."""
+    """This environment with a terminal of some width, no key by accident, and a data folder apart."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("VRAM_LLM_")}
-    return {**kept, "COLUMNS": str(columns), "PYTHONPATH": str(Path(__file__).parents[2])}
+    return {
+        **kept,
+        "COLUMNS": str(columns),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "VRAM_LLM_DATA_DIR": str(Path(tempfile.gettempdir()) / "vram-llm-tests"),
+    }

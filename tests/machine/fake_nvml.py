@@ -19,6 +19,7 @@ class FakeCard:
     bus_bits: int = 384
     capability: tuple[int, int] = (8, 6)
     mig: int | None = None
+    processes: dict[int, int | None] = field(default_factory=dict)  # pid: MiB used, None not told
     fails: dict[str, str] = field(default_factory=dict)  # function: name of the error it raises
 
 
@@ -40,6 +41,7 @@ def fake_nvml(*cards: FakeCard, init_fails: str | None = None) -> Any:
     fake.NVMLError = base
     for name, value in ERRORS.items():
         setattr(fake, name, type(name, (base,), {"value": value}))
+    fake.NVMLLibraryMismatchError = type("NVMLLibraryMismatchError", (Exception,), {})
     fake.NVML_ERROR_DRIVER_NOT_LOADED, fake.NVML_ERROR_LIBRARY_NOT_FOUND = 9, 12
     fake.NVML_CLOCK_MEM, fake.nvmlMemory_v2 = 2, 0x02000028
     fake.shut_down = 0
@@ -63,7 +65,16 @@ def fake_nvml(*cards: FakeCard, init_fails: str | None = None) -> Any:
 
     def memory(card: FakeCard, version: int | None = None) -> SimpleNamespace:
         reserved = {"reserved": card.reserved_mib * MIB} if version else {}
-        return SimpleNamespace(total=card.total_mib * MIB, free=card.free_mib * MIB, **reserved)
+        used_mib = card.total_mib - card.free_mib - (card.reserved_mib if version else 0)
+        return SimpleNamespace(
+            total=card.total_mib * MIB, free=card.free_mib * MIB, used=used_mib * MIB, **reserved
+        )
+
+    def processes(card: FakeCard) -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(pid=pid, usedGpuMemory=None if mib is None else mib * MIB)
+            for pid, mib in card.processes.items()
+        ]
 
     def mig_mode(card: FakeCard) -> list[int]:
         if card.mig is None:
@@ -82,4 +93,5 @@ def fake_nvml(*cards: FakeCard, init_fails: str | None = None) -> Any:
     query("nvmlDeviceGetMaxClockInfo", lambda card: card.clock_mhz)
     query("nvmlDeviceGetMemoryBusWidth", lambda card: card.bus_bits)
     query("nvmlDeviceGetMigMode", mig_mode)
+    query("nvmlDeviceGetComputeRunningProcesses", processes)
     return fake

@@ -198,3 +198,53 @@ def test_equal_cards_are_hidden_by_number(monkeypatch: pytest.MonkeyPatch) -> No
     found = read(monkeypatch, fake_nvml(FakeCard(), FakeCard()))
     shown = nvml.visible(found, {"CUDA_VISIBLE_DEVICES": "1"})
     assert [device.id for device in shown.devices] == ["CUDA1"]
+
+
+def test_what_is_in_use_by_card_and_by_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = fake_nvml(
+        FakeCard(uuid="GPU-a", free_mib=20000, processes={1: 700, 2: 300}),
+        FakeCard(uuid="GPU-b", free_mib=24276, processes={1: 50}),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    used = nvml.usage(2)
+    assert used.cards == {"GPU-a": 4276 * MIB, "GPU-b": 0}
+    assert used.process == {"GPU-a": 300 * MIB}
+    assert used.driver_version == "580.65.06"
+    assert nvml.usage().process == {}
+    assert fake.shut_down == 2
+
+
+@pytest.mark.parametrize(
+    ("card", "cards", "process"),
+    [
+        (FakeCard(processes={1: None}), {"GPU-1111-2222": 276 * MIB}, {}),
+        (
+            FakeCard(processes={1: 9}, fails={"nvmlDeviceGetMemoryInfo_v2": "NVMLError_GpuIsLost"}),
+            {},
+            {"GPU-1111-2222": 9 * MIB},
+        ),
+        (
+            FakeCard(fails={"nvmlDeviceGetComputeRunningProcesses": "NVMLError_NotSupported"}),
+            {"GPU-1111-2222": 276 * MIB},
+            {},
+        ),
+        (
+            FakeCard(fails={"nvmlDeviceGetComputeRunningProcesses": "NVMLLibraryMismatchError"}),
+            {"GPU-1111-2222": 276 * MIB},
+            {},
+        ),
+        (FakeCard(fails={"nvmlDeviceGetUUID": "NVMLError_NotSupported"}), {}, {}),
+        (FakeCard(fails={"nvmlDeviceGetHandleByIndex": "NVMLError_GpuIsLost"}), {}, {}),
+    ],
+)
+def test_use_that_is_not_told_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, card: FakeCard, cards: dict[str, int], process: dict[str, int]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(card))
+    assert nvml.usage(1)[:2] == (cards, process)
+
+
+@pytest.mark.parametrize("module", [None, fake_nvml(init_fails="NVMLError_DriverNotLoaded")])
+def test_without_a_driver_nothing_is_in_use(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    assert nvml.usage(1) == ({}, {}, None)

@@ -16,6 +16,7 @@ _COMMANDS = {
     "analyze": "What a model file holds, layer by layer.",
     "plan": "Which layers go on which device, and what each will hold.",
     "serve": "Serve a model with an OpenAI endpoint, spread as planned.",
+    "verify": "Load a plan for real, and compare what is held with what was planned.",
     "worker": "Lend this machine's devices to a plan made elsewhere.",
 }
 

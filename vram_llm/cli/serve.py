@@ -1,17 +1,15 @@
 """vram-llm serve: an OpenAI endpoint over a planned model."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
+from vram_llm.cli.loading import LoadBar
 from vram_llm.cli.options import Wishes, one_model, wishes
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-    from vram_llm.engine.client import EngineClient
     from vram_llm.engine.info import ModelInfo
     from vram_llm.plan.types import Plan
 
@@ -62,14 +60,12 @@ def command(
         plan = api.load_plan(plan_file)
     else:
         plan = api.plan(name or "", api.detect(wishes.gpus, wishes.rpc), wishes.workload)
-    reporter = _Reporter(plan, host, port)
-    try:
+    with LoadBar(plan.model.name) as bar:
+        reporter = _Reporter(plan, host, port, bar)
         api.serve(
             plan, host=host, port=port, api_keys=api_keys,
-            on_state=reporter.on_state, on_ready=reporter.on_ready,
+            on_state=bar.on_state, on_ready=reporter.on_ready,
         )  # fmt: skip
-    finally:
-        reporter.close()
 
 
 def _set_up_log(verbose: bool) -> None:
@@ -85,52 +81,26 @@ def _set_up_log(verbose: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Reporter:
-    """Tells the person at the terminal how the load goes, and when the server is up."""
+    """Tells the person at the terminal what was loaded, and where to send requests."""
 
     plan: "Plan"
     host: str
     port: int
-    _progress: "Progress | None" = field(default=None, init=False)
-    _task: "TaskID | None" = field(default=None, init=False)
-
-    def on_state(self, engine: "EngineClient") -> None:
-        """Move the bar while the first load is under way."""
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        if engine.info is not None:
-            return
-        if self._progress is None:
-            columns = (
-                TextColumn("loading {task.fields[name]}"),
-                BarColumn(),
-                TextColumn("{task.percentage:.0f} %"),
-            )
-            self._progress = Progress(
-                *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
-            )
-            self._task = self._progress.add_task("load", total=1.0, name=self.plan.model.name)
-            self._progress.start()
-        assert self._task is not None
-        self._progress.update(self._task, completed=engine.load_fraction)
+    bar: LoadBar
 
     def on_ready(self, info: "ModelInfo") -> None:
-        """Show plan against reality, and where to send requests."""
-        from vram_llm.cli.tables import print_certificate
+        """Show plan against reality, and the address."""
+        from vram_llm.cli.certificate import print_loaded
+        from vram_llm.plan.certificate import certify
 
-        self.close()
-        print_certificate(self.plan, info.memory)
+        self.bar.close()
+        if info.memory:
+            print_loaded(certify(self.plan, info.memory))
         where = f"[{self.host}]" if ":" in self.host else self.host
         click.echo(
             f"serving {info.name} at http://{where}:{self.port}/v1 ({info.n_ctx:,} tokens of context for "
             f"{info.parallel} sequences); Ctrl+C ends it",
             err=True,
         )
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None

@@ -54,6 +54,11 @@ class EngineClient:
         self._supervisor: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
+    @property
+    def pid(self) -> int | None:
+        """The process id of the engine, or of the last one where none runs; None before the first."""
+        return None if self._process is None else self._process.pid
+
     # -- life ------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -127,6 +132,7 @@ class EngineClient:
         ours, theirs = socket.socketpair()
         self._stderr.clear()
         with theirs:
+            reader, self._writer = await asyncio.open_connection(sock=ours)
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "vram_llm.engine.worker", str(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
@@ -135,11 +141,11 @@ class EngineClient:
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,  # Ctrl+C is the server's to act on
             )  # fmt: skip
-        reader, self._writer = await asyncio.open_connection(sock=ours)
         listener = asyncio.create_task(self._keep_stderr(self._process))
         try:
             self._send(wire.Start(self.plan, self._model_name))
             failed = await self._read(reader)
+            self._writer.close()
             code = await self._process.wait()
             await listener
         finally:
@@ -152,10 +158,11 @@ class EngineClient:
 
     async def _keep_stderr(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None
-        while line := await process.stderr.readline():
-            text = line.decode("utf-8", "replace").rstrip()
-            self._stderr.append(text)
-            log.debug("engine: %s", text)
+        while not process.stderr.at_eof():
+            with contextlib.suppress(ValueError):  # a line longer than the reader takes: dropped
+                text = (await process.stderr.readline()).decode("utf-8", "replace").rstrip()
+                self._stderr.append(text)
+                log.debug("engine: %s", text)
 
     async def _read(self, reader: asyncio.StreamReader) -> VramLLMError | None:
         """Messages until the process closes its end; the error it gave, if it gave one."""

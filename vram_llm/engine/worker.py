@@ -45,17 +45,28 @@ class Channel:
             raise _Stopped from error
 
     def receive(self, *, wait: bool) -> list[wire.ToEngine]:
-        """All messages that have come in; with `wait`, at least one. Raises _Stopped without a server."""
+        """All messages that have come in; with `wait`, at least one.
+
+        Raises _Stopped where one of them is Stop, or the server is gone.
+        """
         messages: list[wire.ToEngine] = []
         while True:
             ready, _, _ = select.select([self._socket], [], [], None if wait and not messages else 0)
             if not ready:
                 return messages
-            data = self._socket.recv(_RECV_BYTES)
+            data = self._received()
             if not data:
                 raise _Stopped
             self._buffer += data
             messages += self._whole_messages()
+            if any(isinstance(message, wire.Stop) for message in messages):
+                raise _Stopped
+
+    def _received(self) -> bytes:
+        try:
+            return self._socket.recv(_RECV_BYTES)
+        except OSError:  # the server died with news of ours unread
+            return b""
 
     def _whole_messages(self) -> list[wire.ToEngine]:
         messages = []
@@ -76,31 +87,26 @@ def run(channel: Channel) -> None:
     from vram_llm.engine.loop import Loop
     from vram_llm.llama.model import LoadedModel
 
-    last = -1.0
+    last, stopped = -1.0, False
 
     def progress(fraction: float) -> bool:
-        nonlocal last
-        if fraction - last >= 0.01 or fraction == 1:
-            last = fraction
-            channel.send(wire.Loading(fraction))
-        return not any(isinstance(m, wire.Stop) for m in channel.receive(wait=False))
-
-    stopped = False
-
-    def progress_or_stop(fraction: float) -> bool:
-        nonlocal stopped
+        nonlocal last, stopped
         try:
-            stopped = not progress(fraction)
-        except _Stopped:
+            if fraction - last >= 0.01 or fraction == 1:
+                last = fraction
+                channel.send(wire.Loading(fraction))
+            channel.receive(wait=False)
+        except _Stopped:  # kept: llama.cpp would not pass an exception on, and may go on after a False
             stopped = True
         return not stopped
 
     try:
-        model = LoadedModel(start.plan, progress_or_stop)
+        model = LoadedModel(start.plan, progress)
     except VramLLMError:
-        if stopped:
-            raise _Stopped from None
-        raise
+        if not stopped:
+            raise
+    if stopped:
+        raise _Stopped
     channel.send(wire.Ready(_info(model, start.model_name)))
     loop = Loop(model)
     while True:
@@ -112,8 +118,6 @@ def run(channel: Channel) -> None:
                     events += [refusal] if refusal is not None else []
                 case wire.Cancel(request_id):
                     loop.cancel(request_id)
-                case wire.Stop():
-                    raise _Stopped
         events += loop.step()
         if events:
             channel.send(wire.News(events))

@@ -37,6 +37,33 @@ def cards(host: Host) -> Cards:
         _ask(nvml, nvml.nvmlShutdown)
 
 
+class Usage(NamedTuple):
+    """Bytes in use, by the UUID of the card, as the driver of version `driver_version` tells them."""
+
+    cards: dict[str, int]  # by whatever programs
+    process: dict[str, int]  # by the one asked about; in a container NVML may not know it
+    driver_version: str | None = None
+
+
+def usage(pid: int | None = None) -> Usage:
+    """What is in use on every NVIDIA card, and of that what process `pid` uses; empty without a driver."""
+    try:
+        import pynvml as nvml
+    except ImportError:
+        return Usage({}, {})
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return Usage({}, {})
+    try:
+        used = Usage({}, {}, _ask(nvml, nvml.nvmlSystemGetDriverVersion))
+        for index in range(_ask(nvml, nvml.nvmlDeviceGetCount) or 0):
+            _add_usage(nvml, index, pid, used)
+        return used
+    finally:
+        _ask(nvml, nvml.nvmlShutdown)
+
+
 def normalise_bus_id(text: str) -> str:
     """NVML's "00000000:01:00.0" as llama.cpp's CUDA devices name it: "0000:01:00.0".
 
@@ -149,6 +176,23 @@ def _read(nvml: Any, index: int, driver: str | None, host: Host) -> Cards:
         driver_version=driver,
     )
     return Cards((device,), notes)
+
+
+def _add_usage(nvml: Any, index: int, pid: int | None, used: Usage) -> None:
+    handle = _ask(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+    uuid = None if handle is None else _ask(nvml, nvml.nvmlDeviceGetUUID, handle)
+    if uuid is None:
+        return
+    memory = _ask(nvml, lambda: _memory(nvml, handle))
+    if memory is not None:
+        used.cards[uuid] = int(memory.used)
+    try:
+        processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except (nvml.NVMLError, nvml.NVMLLibraryMismatchError):
+        return
+    ours = [process.usedGpuMemory for process in processes if process.pid == pid]
+    if ours and None not in ours:  # Windows' own driver model does not tell
+        used.process[uuid] = sum(ours)
 
 
 def _memory(nvml: Any, handle: Any) -> Any:

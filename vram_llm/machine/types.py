@@ -47,6 +47,7 @@ class Device:
     total_bytes: int
     free_bytes: int
     memory_source: Source
+    overhead: Fact | None = None  # bytes a process takes outside llama.cpp's buffers; `verify` measures them
     bandwidth_bytes_per_s: Fact | None = None
     alignment_bytes: int = 128  # of every tensor in a buffer; ggml_backend_buft_get_alignment
     row_padding: int = 0  # a quantised row is padded to a multiple of this many elements; 0: it is not

@@ -1,0 +1,177 @@
+"""The client over a real engine process: loading, streams, cancels, refusals."""
+
+import asyncio
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PlanOnCpu
+from tests.engine.clients import (
+    Start,
+    answer,
+    begun,
+    engine_processes,
+    refusal_of,
+    request,
+    soon,
+    tokens,
+    with_path,
+)
+from tests.workers import running_workers
+from vram_llm import api
+from vram_llm.engine import client
+from vram_llm.engine.client import EngineClient
+from vram_llm.engine.info import EngineState
+from vram_llm.engine.request import FinishReason
+from vram_llm.errors import (
+    BadPlan,
+    ContextExceeded,
+    EngineDied,
+    ModelRefused,
+    Overloaded,
+    RequestError,
+    WorkerUnreachable,
+)
+from vram_llm.llama import rpc
+from vram_llm.machine import detect as machines
+from vram_llm.machine.types import Host, Machine
+from vram_llm.plan.planner import make_plan
+from vram_llm.plan.types import Workload
+
+# -- loading -------------------------------------------------------------------------------------
+
+
+async def test_ready_says_what_is_loaded(start: Start, plan_on_cpu: PlanOnCpu, tiny_model: Path) -> None:
+    seen: list[tuple[EngineState, float]] = []
+    plan = plan_on_cpu(n_ctx=300, parallel=3)
+    engine = start(plan, on_state=lambda client: seen.append((client.state, client.load_fraction)))
+    assert engine.state is EngineState.LOADING
+    info = await soon(engine.ready())
+    profile = api.analyze(str(tiny_model))
+    assert (info.name, info.path, info.architecture) == ("tiny", str(tiny_model), "llama")
+    assert (info.parameters, info.size_bytes) == (profile.parameters, profile.total_bytes)
+    assert (info.n_vocab, info.n_ctx, info.n_ctx_train, info.parallel) == (320, 512, 4096, 3)
+    assert (info.bos_token, info.eos_token, info.chat_template) == ("<s>", "</s>", None)
+    (memory,) = info.memory
+    assert (memory.id, memory.context_bytes) == ("host", plan.estimate.host.context_bytes)
+    fractions = [fraction for state, fraction in seen if state is EngineState.LOADING]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    assert seen[-1][0] is EngineState.READY
+    assert len(engine_processes()) == 1
+
+
+async def test_before_it_is_loaded_requests_are_turned_away(start: Start, plan_on_cpu: PlanOnCpu) -> None:
+    engine = start(plan_on_cpu())
+    with pytest.raises(EngineDied, match="the engine is not ready: starting"):
+        await answer(engine, "r")
+
+
+async def test_a_model_llama_cpp_refuses(
+    start: Start, plan_on_cpu: PlanOnCpu, tiny_model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(tiny_model.read_bytes()[:-5000])
+    refusal = await refusal_of(start(with_path(plan_on_cpu(), path)))
+    assert (type(refusal), refusal.exit_code) == (ModelRefused, 31)
+    assert str(refusal).startswith("llama.cpp will not load cut.gguf: ")
+
+
+async def test_a_plan_for_cards_that_are_not_here(start: Start, tiny_model: Path) -> None:
+    plan = make_plan(api.analyze(str(tiny_model)), machines.what_if(["RTX 3090"]), Workload(n_ctx=256))
+    refusal = await refusal_of(start(plan))
+    assert (type(refusal), refusal.exit_code) == (BadPlan, 23)
+
+
+async def test_a_worker_that_has_gone(start: Start, tiny_model: Path, host: Host) -> None:
+    with running_workers(1) as endpoints:
+        machine = Machine(devices=rpc.devices(endpoints), host=host)
+        plan = make_plan(
+            api.analyze(str(tiny_model)), machine, Workload(n_ctx=256, tensor_split=(1,), reserve_bytes=0)
+        )
+    refusal = await refusal_of(start(plan))
+    assert (type(refusal), refusal.exit_code) == (WorkerUnreachable, 21)
+    assert endpoints[0] in str(refusal)
+
+
+# -- requests ------------------------------------------------------------------------------------
+
+
+async def test_generate(engine: EngineClient) -> None:
+    events = await soon(answer(engine, "r"))
+    assert len(tokens(events)) == 8
+    assert [event.finish_reason for event in events] == [None] * 7 + [FinishReason.LENGTH]
+    assert (events[-1].prompt_tokens, events[-1].completion_tokens) == (3, 8)
+    assert tokens(await soon(answer(engine, "again"))) == tokens(events)
+
+
+async def test_many_at_once(engine: EngineClient) -> None:
+    prompts = [(1, 40 + i, 90 - i) for i in range(12)]
+    alone = [tokens(await soon(answer(engine, f"a{i}", prompt=p))) for i, p in enumerate(prompts)]
+    together = await soon(asyncio.gather(*(answer(engine, f"t{i}", prompt=p) for i, p in enumerate(prompts))))
+    assert len({tuple(tokens) for tokens in alone}) == 12
+    assert (
+        sum(a == tokens(t) for a, t in zip(alone, together, strict=True)) >= 9
+    )  # rounding may tip a near tie
+    assert all(a[0] == tokens(t)[0] for a, t in zip(alone, together, strict=True))
+
+
+async def test_refusals_are_errors_of_the_request_alone(engine: EngineClient) -> None:
+    stream = await begun(engine, "other")
+    with pytest.raises(ContextExceeded, match="the prompt has 40,000 tokens and the context holds 32,768"):
+        await soon(answer(engine, "long", prompt=(5,) * 40_000))
+    with pytest.raises(RequestError, match="token id 320 is outside the vocabulary") as refusal:
+        await soon(answer(engine, "odd", prompt=(320,)))
+    assert refusal.value.param == "prompt"
+    assert (await soon(anext(stream))).token_ids
+    await stream.aclose()
+
+
+async def test_a_stream_closed_early_frees_its_slot(engine: EngineClient) -> None:
+    """Were they not cancelled, the streams would fill the context, and the next ones wait for minutes."""
+    for _ in range(2):
+        streams = [await begun(engine, f"long{i}") for i in range(2)]
+        for stream in streams:
+            await stream.aclose()
+    answers = await soon(asyncio.gather(*(answer(engine, f"r{i}") for i in range(2))))
+    assert [len(tokens(answer)) for answer in answers] == [8, 8]
+
+
+async def test_a_cancelled_task_frees_its_slot(engine: EngineClient) -> None:
+    begun = asyncio.Semaphore(0)
+
+    async def consume(name: str) -> None:
+        async with aclosing(engine.generate(request(name, max_tokens=None))) as stream:
+            async for _ in stream:
+                begun.release()
+
+    tasks = [asyncio.create_task(consume(f"long{i}")) for i in range(6)]  # two run, four wait
+    for _ in range(4):
+        await soon(begun.acquire())
+    for task in tasks:
+        task.cancel()
+    assert all(
+        isinstance(end, asyncio.CancelledError)
+        for end in await asyncio.gather(*tasks, return_exceptions=True)
+    )
+    answers = await soon(asyncio.gather(*(answer(engine, f"r{i}") for i in range(2))))
+    assert [len(tokens(answer)) for answer in answers] == [8, 8]
+
+
+async def test_a_full_queue_turns_away(
+    start: Start, plan_on_cpu: PlanOnCpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "MAX_WAITING", 5)
+    engine = start(plan_on_cpu(n_ctx=16384, parallel=1))
+    await soon(engine.ready())
+    first = await begun(engine, "first")
+    queued = [asyncio.create_task(answer(engine, f"q{i}")) for i in range(5)]
+    await asyncio.sleep(0)  # each task submits at its first turn
+    with pytest.raises(Overloaded, match="6 requests are in flight and 6 is the most") as refusal:
+        await answer(engine, "one too many")
+    assert refusal.value.retry_after_s >= 1
+    await first.aclose()
+    answers = await soon(asyncio.gather(*queued))
+    assert all(len(tokens(answer)) == 8 for answer in answers)
+    assert len(tokens(await soon(answer(engine, "later")))) == 8

@@ -1,0 +1,382 @@
+"""The engine's loop on a real tiny model: a sequence says among others what it says alone, and all end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from tests.conftest import PlanOnCpu
+from tests.engine.rounding import assert_same
+from tools.random_model import write_llama
+from vram_llm.engine.loop import NO_ROOM, Loop
+from vram_llm.engine.request import FinishReason, Request, SamplingParams, TokenEvent
+from vram_llm.errors import EngineDied
+from vram_llm.llama.model import LoadedModel
+
+GREEDY = SamplingParams(temperature=0)
+MOST_STEPS = 5000
+
+Answer = list[TokenEvent]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with weights in float32: quantised ones would add their own, larger rounding."""
+    return write_llama(tmp_path_factory.mktemp("loop") / "f32.gguf", quant=gguf.GGMLQuantizationType.F32)
+
+
+@pytest.fixture(scope="module")
+def shared(plan_on_cpu: PlanOnCpu, path: Path) -> Iterator[LoadedModel]:
+    """512 cells, four sequences, steps of 64 tokens, prompts beside streams in chunks of 16."""
+    loaded = LoadedModel(plan_on_cpu(path, n_batch=64, n_ubatch=16))
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture
+def model(shared: LoadedModel) -> Iterator[LoadedModel]:
+    """The shared model; what a test leaves in its cache is forgotten."""
+    yield shared
+    for slot in range(4):
+        shared.forget(slot)
+
+
+@pytest.fixture
+def loop(model: LoadedModel) -> Loop:
+    return Loop(model)
+
+
+def _prompts(n: int, least: int = 3, most: int = 70) -> list[tuple[int, ...]]:
+    pick = np.random.default_rng(4)
+    return [(1, *map(int, pick.integers(3, 320, pick.integers(least, most)))) for _ in range(n)]
+
+
+def _request(name: str, prompt: str | tuple[int, ...] = (1, 50, 60), **options: Any) -> Request:
+    return Request(id=name, prompt=prompt, **{"sampling": GREEDY, "ignore_eos": True, **options})
+
+
+def _run(loop: Loop, *requests: Request) -> dict[str, Answer]:
+    """Submit all at once and run until nothing is left; the news of each, in order."""
+    news: dict[str, Answer] = {request.id: [] for request in requests}
+    for request in requests:
+        assert loop.submit(request) is None
+    _drain(loop, news)
+    return news
+
+
+def _drain(loop: Loop, news: dict[str, Answer]) -> None:
+    for _ in range(MOST_STEPS):
+        if loop.is_idle:
+            return
+        for event in loop.step():
+            assert not news[event.id] or news[event.id][-1].finish_reason is None
+            news[event.id].append(event)
+    raise AssertionError(f"not idle after {MOST_STEPS} steps")
+
+
+def _tokens(answer: Answer) -> list[int]:
+    return [token for event in answer for token in event.token_ids]
+
+
+def _text(answer: Answer) -> str:
+    return "".join(event.text for event in answer)
+
+
+def _one(loop: Loop, **options: Any) -> Answer:
+    return _run(loop, _request("one", **options))["one"]
+
+
+# -- the same answers ----------------------------------------------------------------------------
+
+
+def test_among_others_a_sequence_says_what_it_says_alone(loop: Loop, model: LoadedModel) -> None:
+    prompts = _prompts(12)
+    requests = [_request(f"r{i}", prompt, max_tokens=24) for i, prompt in enumerate(prompts)]
+    alone = [_tokens(_run(loop, request)[request.id]) for request in requests]
+    among = [_tokens(answer) for answer in _run(loop, *requests).values()]
+    assert all(len(tokens) == 24 for tokens in alone)
+    assert len({tuple(tokens) for tokens in alone}) == len(alone)
+    assert sum(a == b for a, b in zip(alone, among, strict=True)) >= 9  # near ties are rare
+    for prompt, a, b in zip(prompts, alone, among, strict=True):
+        assert_same(model, prompt, a, b)
+
+
+def test_sampled_answers_are_their_seeds(loop: Loop) -> None:
+    """Each sequence has a sampler of its own: others beside it draw nothing from it."""
+    sampling = SamplingParams(temperature=0.3, top_p=0.9, top_k=20, seed=9, presence_penalty=0.5)
+    request = _request("r", max_tokens=20, sampling=sampling)
+    alone = _tokens(_run(loop, request)["r"])
+    others = [
+        _request(f"o{i}", prompt, sampling=SamplingParams(seed=i), max_tokens=20)
+        for i, prompt in enumerate(_prompts(3, 2, 9))
+    ]
+    assert _tokens(_run(loop, request)["r"]) == alone
+    among = _tokens(_run(loop, *others, request)["r"])
+    assert among[:3] == alone[:3]  # further on, rounding may tip a draw
+
+
+def test_more_than_the_cells_hold_all_finish(plan_on_cpu: PlanOnCpu, path: Path) -> None:
+    """Twelve of up to 110 tokens in 256 cells: the young ones give way, and say what they would have said."""
+    model = LoadedModel(plan_on_cpu(path, n_ctx=256, parallel=8, n_batch=64, n_ubatch=16))
+    prompts = _prompts(12, 20, 50)
+    requests = [_request(f"r{i}", prompt, max_tokens=60) for i, prompt in enumerate(prompts)]
+    loop = Loop(model)
+    answers = _run(loop, *requests)
+    assert loop._scheduler.n_preemptions > 3
+    for prompt, request in zip(prompts, requests, strict=True):
+        answer = answers[request.id]
+        assert answer[-1].finish_reason is FinishReason.LENGTH
+        assert (answer[-1].prompt_tokens, answer[-1].completion_tokens) == (len(prompt), 60)
+        assert_same(model, prompt, _tokens(_run(loop, request)[request.id]), _tokens(answer))
+    model.close()
+
+
+def test_those_that_gave_way_leave_nothing_behind(plan_on_cpu: PlanOnCpu, path: Path) -> None:
+    model = LoadedModel(plan_on_cpu(path, n_ctx=256, n_batch=64, n_ubatch=16))
+    loop = Loop(model)
+    _run(loop, *(_request(f"r{i}", (5 + i,) * 50, max_tokens=100) for i in range(6)))
+    assert loop._scheduler.n_preemptions > 1
+    assert _is_empty(model)
+    model.close()
+
+
+def test_where_llama_cpp_finds_no_room_the_step_is_tried_again(
+    loop: Loop, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = _prompts(4, 10, 30)
+    requests = [_request(f"r{i}", prompt, max_tokens=15) for i, prompt in enumerate(prompts)]
+    alone = [_tokens(_run(loop, request)[request.id]) for request in requests]
+    decode, n_calls = model.decode, 0
+
+    def stingy() -> int:
+        nonlocal n_calls
+        n_calls += 1
+        return NO_ROOM if n_calls % 3 == 0 and len(loop._scheduler.running) > 1 else decode()
+
+    monkeypatch.setattr(model, "decode", stingy)
+    answers = _run(loop, *requests)
+    assert loop._scheduler.n_preemptions > 3
+    monkeypatch.undo()
+    for prompt, a, answer in zip(prompts, alone, answers.values(), strict=True):
+        assert_same(model, prompt, a, _tokens(answer))
+
+
+@pytest.mark.parametrize("status", [NO_ROOM, 2, -1, -3])
+def test_what_llama_cpp_cannot_run_ends_the_engine(
+    loop: Loop, model: LoadedModel, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(model, "decode", lambda: status)
+    assert loop.submit(_request("r")) is None
+    with pytest.raises(EngineDied, match=rf"could not run a batch of 3 tokens \(code {status}\)"):
+        loop.step()
+
+
+# -- ends ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_max_tokens(loop: Loop, n: int) -> None:
+    answer = _one(loop, max_tokens=n)
+    assert [event.completion_tokens for event in answer] == list(range(1, n + 1))
+    assert [event.finish_reason for event in answer] == [None] * (n - 1) + [FinishReason.LENGTH]
+    assert all(event.prompt_tokens == 3 for event in answer)
+
+
+def test_max_tokens_0_computes_the_prompt_and_no_more(loop: Loop) -> None:
+    (event,) = _one(loop, prompt=tuple(range(3, 203)), max_tokens=0)
+    assert event == TokenEvent(id="one", prompt_tokens=200, finish_reason=FinishReason.LENGTH)
+
+
+@pytest.mark.parametrize(("n_prompt", "n_answer"), [(511, 1), (510, 2), (500, 12)])
+@pytest.mark.parametrize("max_tokens", [None, 1000])
+def test_the_context_ends_an_answer(loop: Loop, n_prompt: int, n_answer: int, max_tokens: int | None) -> None:
+    answer = _one(loop, prompt=(5,) * n_prompt, max_tokens=max_tokens)
+    assert len(_tokens(answer)) == n_answer
+    assert answer[-1].finish_reason is FinishReason.LENGTH
+
+
+def test_two_that_each_fill_the_context_run_one_after_the_other(loop: Loop) -> None:
+    news = _run(loop, _request("a", (5,) * 400), _request("b", (6,) * 400))
+    assert [len(_tokens(answer)) for answer in news.values()] == [112, 112]
+
+
+EOS = 2
+ENDS = SamplingParams(temperature=0, logit_bias={EOS: 100.0})
+
+
+def test_an_end_token_ends_and_writes_nothing(loop: Loop) -> None:
+    answer = _one(loop, sampling=ENDS, ignore_eos=False, max_tokens=5)
+    assert answer == [
+        TokenEvent(
+            id="one", token_ids=(EOS,), prompt_tokens=3, completion_tokens=1, finish_reason=FinishReason.STOP
+        )
+    ]
+
+
+def test_ignore_eos_goes_on(loop: Loop) -> None:
+    answer = _one(loop, sampling=ENDS, max_tokens=5)
+    assert (_tokens(answer), _text(answer)) == ([EOS] * 5, "")
+    assert answer[-1].finish_reason is FinishReason.LENGTH
+
+
+def _writes(model: LoadedModel, text: str) -> SamplingParams:
+    """Makes every token the one that writes the single byte `text`."""
+    (token,) = (t for t in range(3, 259) if model.vocab.piece(t) == text.encode())
+    return SamplingParams(temperature=0, logit_bias={token: 100.0})
+
+
+@pytest.mark.parametrize(
+    ("stop", "text", "n_tokens", "reason"),
+    [
+        (("aaa",), "", 3, FinishReason.STOP),
+        (("ab", "aa"), "", 2, FinishReason.STOP),
+        (("ab",), "aaaaaa", 6, FinishReason.LENGTH),  # what was held back comes at the end
+        (("a" * 6,), "", 6, FinishReason.STOP),
+        (("a" * 7,), "aaaaaa", 6, FinishReason.LENGTH),
+    ],
+)
+def test_stop_strings(
+    loop: Loop, model: LoadedModel, stop: tuple[str, ...], text: str, n_tokens: int, reason: FinishReason
+) -> None:
+    answer = _one(loop, sampling=_writes(model, "a"), stop=stop, max_tokens=6)
+    assert (_text(answer), len(_tokens(answer)), answer[-1].finish_reason) == (text, n_tokens, reason)
+
+
+def test_a_stop_string_in_the_middle_of_an_answer(loop: Loop) -> None:
+    whole = _one(loop, max_tokens=30)
+    text = _text(whole)
+    stop = text[len(text) // 2 :][:4]
+    answer = _one(loop, max_tokens=30, stop=(stop,))
+    assert _text(answer) == text[: text.index(stop)]
+    assert answer[-1].finish_reason is FinishReason.STOP
+    tokens = _tokens(answer)
+    assert tokens == _tokens(whole)[: len(tokens)]
+    assert len(tokens) < 30
+
+
+def test_half_a_character_at_the_end_is_marked(loop: Loop, model: LoadedModel) -> None:
+    (token,) = (t for t in range(3, 259) if model.vocab.piece(t) == b"\xe4")
+    sampling = SamplingParams(temperature=0, logit_bias={token: 100.0})
+    assert _text(_one(loop, sampling=sampling, max_tokens=1)) == "\ufffd"
+
+
+# -- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_prompt", [512, 513, 5000])
+def test_a_prompt_longer_than_the_context(loop: Loop, n_prompt: int) -> None:
+    event = loop.submit(_request("r", (5,) * n_prompt))
+    assert event is not None
+    assert (event.finish_reason, event.error_code) == (FinishReason.ERROR, "context_length_exceeded")
+    assert event.error is not None
+    assert event.error.startswith(f"the prompt has {n_prompt:,} tokens and the context holds 512;")
+    assert loop.is_idle
+
+
+@pytest.mark.parametrize("token", [-1, 320, 2**31, 2**63])
+def test_a_token_outside_the_vocabulary(loop: Loop, token: int) -> None:
+    event = loop.submit(_request("r", (5, token)))
+    assert event is not None
+    assert event.error == f"token id {token} is outside the vocabulary of 320 tokens"
+    assert (event.error_code, event.error_param) == ("invalid_value", "prompt")
+    assert loop.is_idle
+
+
+@pytest.mark.parametrize(("prompt", "add_bos"), [("", True), ("", False), ((), True)])
+def test_an_empty_prompt_begins_a_text(loop: Loop, prompt: str | tuple[int, ...], add_bos: bool) -> None:
+    answer = _one(loop, prompt=prompt, add_bos=add_bos, max_tokens=3)
+    assert answer[-1].prompt_tokens == 1
+    assert _tokens(answer) == _tokens(_one(loop, prompt=(1,), max_tokens=3))
+
+
+@pytest.mark.parametrize(("add_bos", "more"), [(True, 1), (False, 0)])
+def test_a_text_prompt_is_tokenised(loop: Loop, model: LoadedModel, add_bos: bool, more: int) -> None:
+    n_tokens = len(model.vocab.tokenize("Grüße", add_special=False))
+    answer = _one(loop, prompt="Grüße", add_bos=add_bos, max_tokens=1)
+    assert answer[-1].prompt_tokens == n_tokens + more
+
+
+def test_a_refusal_leaves_the_others_alone(loop: Loop) -> None:
+    assert loop.submit(_request("good", max_tokens=4)) is None
+    assert loop.submit(_request("bad", (999,))) is not None
+    news: dict[str, Answer] = {"good": []}
+    _drain(loop, news)
+    assert len(_tokens(news["good"])) == 4
+
+
+# -- cancelling ----------------------------------------------------------------------------------
+
+
+def test_cancelling_frees_cells_and_slot(loop: Loop, model: LoadedModel) -> None:
+    """The second needs cells the first holds; after the cancel it gets them at once."""
+    assert loop.submit(_request("first", (5,) * 400)) is None
+    assert loop.submit(_request("second", (6,) * 400, max_tokens=2)) is None
+    while not loop.step():
+        pass
+    loop.cancel("first")
+    news: dict[str, Answer] = {"second": []}
+    _drain(loop, news)
+    assert len(_tokens(news["second"])) == 2
+    assert _is_empty(model)
+
+
+def test_cancelling_one_that_waits(loop: Loop) -> None:
+    for name in "abcdef":
+        assert loop.submit(_request(name, max_tokens=3)) is None
+    loop.step()
+    loop.cancel("f")
+    news: dict[str, Answer] = {name: [] for name in "abcde"}
+    _drain(loop, news)
+    assert [len(_tokens(answer)) for answer in news.values()] == [2, 2, 2, 2, 3]  # four had a token before
+
+
+def test_cancelling_in_the_middle_of_a_prompt(loop: Loop, model: LoadedModel) -> None:
+    assert loop.submit(_request("r", (5,) * 300)) is None
+    loop.step()
+    loop.cancel("r")
+    assert loop.is_idle
+    assert _is_empty(model)
+
+
+def test_cancelling_what_is_not_there(loop: Loop) -> None:
+    loop.cancel("nobody")
+    assert loop.is_idle
+    assert loop.step() == []
+
+
+def test_finished_requests_leave_nothing_behind(loop: Loop, model: LoadedModel) -> None:
+    _run(loop, *(_request(f"r{i}", prompt, max_tokens=5) for i, prompt in enumerate(_prompts(9))))
+    assert _is_empty(model)
+
+
+def _is_empty(model: LoadedModel) -> bool:
+    """Whether every KV cell is free, found out by filling them all."""
+    statuses = []
+    for start in range(0, model.n_ctx, model.n_batch):
+        model.batch.clear()
+        model.batch.add([5] * model.n_batch, start, 3, last_logits=False)
+        statuses.append(model.decode())
+    model.forget(3)
+    return statuses == [0] * (model.n_ctx // model.n_batch)
+
+
+def test_a_prompt_longer_than_a_step_beside_streams(loop: Loop) -> None:
+    """The streams get a token in every step while the prompt is computed."""
+    for name in "abc":
+        assert loop.submit(_request(name, max_tokens=40)) is None
+    loop.step()
+    assert loop.submit(_request("long", (7,) * 200, max_tokens=1)) is None
+    steps = []
+    while "long" not in (seen := {event.id for event in loop.step()}):
+        steps.append(seen)
+    assert all(seen == {"a", "b", "c"} for seen in steps)
+    assert len(steps) == 200 // 16
+
+
+def test_the_model_of_these_tests_is_worth_asking(loop: Loop) -> None:
+    """Random weights, yet no constant babble: an engine that mixed sequences up would be seen."""
+    answer = _tokens(_one(loop, max_tokens=40))
+    assert len(set(answer)) > 10

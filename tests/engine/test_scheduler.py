@@ -1,0 +1,269 @@
+"""The scheduler's promises, by tables and by every sequence of events that hypothesis thinks of."""
+
+from collections.abc import Sequence as Several
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from vram_llm.engine.scheduler import Chunk, Scheduler, Sequence
+
+
+def _scheduler(
+    n_cells: int = 100, parallel: int = 4, max_rows: int = 32, prefill_budget: int = 8
+) -> Scheduler:
+    return Scheduler(n_cells=n_cells, parallel=parallel, max_rows=max_rows, prefill_budget=prefill_budget)
+
+
+def _sequence(name: str, n_prompt: int, max_tokens: int = 10) -> Sequence:
+    return Sequence(name, list(range(n_prompt)), n_prompt, max_tokens)
+
+
+def _run(chunks: Several[Chunk]) -> list[tuple[str, int, int]]:
+    """Do what the engine does with a step; the step as (id, start, count)."""
+    for chunk in chunks:
+        samples = chunk.samples
+        chunk.sequence.n_cached += chunk.count
+        if samples:
+            chunk.sequence.tokens.append(0)
+    return [(chunk.sequence.id, chunk.start, chunk.count) for chunk in chunks]
+
+
+def test_a_lone_prompt_goes_in_the_largest_chunks() -> None:
+    scheduler = _scheduler()
+    scheduler.waiting.append(_sequence("a", 70))
+    assert [_run(scheduler.schedule()) for _ in range(4)] == [
+        [("a", 0, 32)],
+        [("a", 32, 32)],
+        [("a", 64, 6)],
+        [("a", 70, 1)],
+    ]
+
+
+def test_a_prompt_beside_a_stream_goes_in_small_chunks() -> None:
+    scheduler = _scheduler()
+    scheduler.waiting.append(_sequence("a", 3))
+    _run(scheduler.schedule())
+    scheduler.waiting.append(_sequence("b", 20))
+    assert [_run(scheduler.schedule()) for _ in range(4)] == [
+        [("a", 3, 1), ("b", 0, 8)],
+        [("a", 4, 1), ("b", 8, 8)],
+        [("a", 5, 1), ("b", 16, 4)],
+        [("a", 6, 1), ("b", 20, 1)],
+    ]
+
+
+def test_what_a_prompt_leaves_of_the_step_goes_to_the_next() -> None:
+    scheduler = _scheduler()
+    scheduler.waiting.extend([_sequence("a", 10), _sequence("b", 30), _sequence("c", 1)])
+    assert _run(scheduler.schedule()) == [("a", 0, 10), ("b", 0, 22)]
+    assert _run(scheduler.schedule()) == [("a", 10, 1), ("b", 22, 8)]
+    assert _run(scheduler.schedule()) == [("a", 11, 1), ("b", 30, 1), ("c", 0, 1)]
+
+
+def test_no_more_run_than_there_are_slots() -> None:
+    scheduler = _scheduler(parallel=2)
+    scheduler.waiting.extend(_sequence(name, 2) for name in "abc")
+    assert _run(scheduler.schedule()) == [("a", 0, 2), ("b", 0, 2)]
+    assert _run(scheduler.schedule()) == [("a", 2, 1), ("b", 2, 1)]
+    first = scheduler.find("a")
+    assert first is not None
+    slot = scheduler.remove(first)
+    assert _run(scheduler.schedule()) == [("b", 3, 1), ("c", 0, 2)]
+    third = scheduler.find("c")
+    assert third is not None
+    assert third.slot == slot
+
+
+def test_no_more_run_than_a_step_has_rows() -> None:
+    scheduler = _scheduler(parallel=8, max_rows=3)
+    scheduler.waiting.extend(_sequence(name, 1) for name in "abcde")
+    for _ in range(5):
+        assert [name for name, _, _ in _run(scheduler.schedule())] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("n_cells", "both"), [(31, False), (32, True)])
+def test_a_newcomer_needs_cells_for_all_it_has_and_the_next_step(n_cells: int, both: bool) -> None:
+    scheduler = _scheduler(n_cells=n_cells)
+    scheduler.waiting.append(_sequence("a", 10))
+    _run(scheduler.schedule())  # it has 11 now
+    scheduler.waiting.append(_sequence("b", 19))
+    scheduler.schedule()
+    assert len(scheduler.running) == 1 + both
+
+
+def test_the_first_of_the_queue_is_not_overtaken() -> None:
+    scheduler = _scheduler(n_cells=40)
+    scheduler.waiting.append(_sequence("a", 20))
+    _run(scheduler.schedule())
+    scheduler.waiting.extend([_sequence("big", 30), _sequence("small", 1)])
+    assert _run(scheduler.schedule()) == [("a", 20, 1)]
+
+
+def test_one_that_fills_the_cells_runs_alone() -> None:
+    scheduler = _scheduler(n_cells=32)
+    scheduler.waiting.extend([_sequence("a", 31), _sequence("b", 1)])
+    assert _run(scheduler.schedule()) == [("a", 0, 31)]
+    assert scheduler.make_room() == []
+    assert _run(scheduler.schedule()) == [("a", 31, 1)]
+
+
+def test_the_youngest_gives_way_and_is_computed_again() -> None:
+    scheduler = _scheduler(n_cells=12)
+    scheduler.waiting.extend([_sequence("a", 4), _sequence("b", 4)])
+    _run(scheduler.schedule())
+    _run(scheduler.schedule())
+    assert scheduler.make_room() == []  # 6 and 6: exactly full
+    _run(scheduler.schedule())
+    b = scheduler.running[1]
+    slot, n_tokens = b.slot, len(b.tokens)
+    assert scheduler.make_room() == [slot]
+    assert (b.slot, b.n_cached, len(b.tokens), b.n_generated) == (-1, 0, n_tokens, 3)
+    assert (list(scheduler.waiting), scheduler.n_preemptions) == ([b], 1)
+    assert _run(scheduler.schedule()) == [("a", 6, 1)]
+    scheduler.remove(scheduler.running[0])
+    assert _run(scheduler.schedule()) == [("b", 0, n_tokens)]
+
+
+def test_several_give_way_in_the_order_they_will_come_back() -> None:
+    scheduler = _scheduler(n_cells=23)
+    scheduler.waiting.extend(_sequence(name, 5) for name in "abcd")
+    _run(scheduler.schedule())
+    assert [sequence.id for sequence in scheduler.running] == ["a", "b", "c"]
+    for sequence in scheduler.running:
+        sequence.tokens += [0] * 10
+    assert len(scheduler.make_room()) == 2
+    assert [sequence.id for sequence in scheduler.waiting] == ["b", "c", "d"]
+
+
+def test_the_last_one_is_never_preempted() -> None:
+    scheduler = _scheduler()
+    assert scheduler.preempt() is None
+    scheduler.waiting.append(_sequence("a", 5))
+    scheduler.schedule()
+    assert scheduler.preempt() is None
+
+
+def test_removing_one_that_waits_frees_no_slot() -> None:
+    scheduler = _scheduler(parallel=1)
+    scheduler.waiting.extend([_sequence("a", 2), _sequence("b", 2)])
+    scheduler.schedule()
+    b = scheduler.find("b")
+    assert b is not None
+    assert scheduler.remove(b) is None
+    assert scheduler.find("b") is None
+    assert not scheduler.waiting
+
+
+def test_nothing_to_do_is_an_empty_step() -> None:
+    assert _scheduler().schedule() == []
+    assert _scheduler().make_room() == []
+
+
+class Engine(RuleBasedStateMachine):
+    """Requests come, go and are run, and llama.cpp finds no room when it likes."""
+
+    @initialize(
+        n_cells=st.integers(4, 60),
+        parallel=st.integers(1, 5),
+        max_rows=st.integers(1, 20),
+        budget=st.integers(1, 8),
+    )
+    def start(self, n_cells: int, parallel: int, max_rows: int, budget: int) -> None:
+        self.scheduler = _scheduler(n_cells, parallel, max_rows, budget)
+        self.order: dict[str, int] = {}  # when each was submitted
+        self.alive: set[str] = set()
+
+    @rule(data=st.data())
+    def submit(self, data: st.DataObject) -> None:
+        """As the loop does: prompt and answer fit the cells together."""
+        n_prompt = data.draw(st.integers(1, self.scheduler.n_cells - 1))
+        max_tokens = data.draw(st.integers(0, self.scheduler.n_cells - n_prompt))
+        sequence = _sequence(f"r{len(self.order)}", n_prompt, max_tokens)
+        self.order[sequence.id] = len(self.order)
+        self.alive.add(sequence.id)
+        self.scheduler.waiting.append(sequence)
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.alive)))
+        sequence = self.scheduler.find(name)
+        assert sequence is not None
+        slot = sequence.slot
+        assert self.scheduler.remove(sequence) == (slot if slot >= 0 else None)
+        self.alive.remove(name)
+
+    @rule(n_refused=st.integers(0, 2))
+    def step(self, n_refused: int) -> None:
+        """A step in which llama.cpp finds no room for `n_refused` times."""
+        chunks = self.scheduled()
+        for _ in range(n_refused):
+            if self.scheduler.preempt() is None:
+                break
+            chunks = [chunk for chunk in chunks if chunk.sequence.slot >= 0]
+        self.finish(chunks)
+
+    def scheduled(self) -> list[Chunk]:
+        scheduler = self.scheduler
+        scheduler.make_room()
+        assert scheduler.n_cells_wanted <= scheduler.n_cells or len(scheduler.running) == 1
+        before = list(scheduler.running)
+        decoding = [sequence for sequence in before if sequence.n_pending == 1]
+        chunks = scheduler.schedule()
+
+        named = [chunk.sequence.id for chunk in chunks]
+        assert len(set(named)) == len(named)
+        assert all(chunk.start == chunk.sequence.n_cached and chunk.count > 0 for chunk in chunks)
+        assert all(chunk.start + chunk.count <= len(chunk.sequence.tokens) for chunk in chunks)
+        assert [chunk.sequence for chunk in chunks[: len(decoding)]] == decoding  # none of them is held up
+        assert sum(chunk.count for chunk in chunks) <= scheduler.max_rows
+        n_prefill = sum(chunk.count for chunk in chunks[len(decoding) :])
+        assert not decoding or n_prefill <= scheduler.prefill_budget
+        assert bool(chunks) == bool(self.alive)
+        if before:  # the oldest always gets on
+            assert before[0].id in named
+        computed = sum(s.n_cached for s in scheduler.running) + sum(chunk.count for chunk in chunks)
+        assert computed <= scheduler.n_cells
+        return chunks
+
+    def finish(self, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            sequence, samples = chunk.sequence, chunk.samples
+            sequence.n_cached += chunk.count
+            if samples and sequence.max_tokens:
+                sequence.tokens.append(0)
+            if samples and sequence.n_generated >= sequence.max_tokens:
+                self.scheduler.remove(sequence)
+                self.alive.remove(sequence.id)
+
+    @invariant()
+    def slots_are_not_shared(self) -> None:
+        if hasattr(self, "scheduler"):
+            slots = [sequence.slot for sequence in self.scheduler.running]
+            assert len(set(slots)) == len(slots) <= self.scheduler.parallel
+            assert all(0 <= slot < self.scheduler.parallel for slot in slots)
+            assert all(sequence.slot < 0 and not sequence.n_cached for sequence in self.scheduler.waiting)
+
+    @invariant()
+    def first_come_first_served(self) -> None:
+        if hasattr(self, "scheduler"):
+            everyone = [*self.scheduler.running, *self.scheduler.waiting]
+            assert {sequence.id for sequence in everyone} == self.alive
+            came = [self.order[sequence.id] for sequence in everyone]
+            assert came == sorted(came)
+
+    def teardown(self) -> None:
+        """Every sequence finishes, in no more steps than they take one after another."""
+        if not hasattr(self, "scheduler"):
+            return
+        everyone = [*self.scheduler.running, *self.scheduler.waiting]
+        most_steps = sum(2 * sequence.n_prompt + sequence.max_tokens + 1 for sequence in everyone)
+        for _ in range(most_steps):
+            self.finish(self.scheduled())
+        assert not self.alive
+
+
+Engine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestEngine = Engine.TestCase

@@ -1,0 +1,54 @@
+"""Messages survive the crossing."""
+
+import pytest
+
+from tests.conftest import PlanOnCpu
+from vram_llm.engine import wire
+from vram_llm.engine.info import LoadedMemory, ModelInfo
+from vram_llm.engine.request import FinishReason, Request, SamplingParams, TokenEvent
+
+INFO = ModelInfo(
+    name="m", path="/m.gguf", architecture="llama", parameters=2**40, size_bytes=2**41, n_vocab=5, n_ctx=256,
+    n_ctx_train=512, parallel=2, chat_template="{{ 'é' }}", bos_token="<s>", eos_token="</s>", created=17,
+    memory=(LoadedMemory(id="CUDA0", weights_bytes=2**35, context_bytes=1, compute_bytes=2),),
+)  # fmt: skip
+
+SAMPLING = SamplingParams(temperature=0.5, logit_bias={7: -100.0, 0: 2.5}, seed=-(2**63))
+
+TO_ENGINE = [
+    wire.Submit(Request(id="a", prompt="Grüße\n世界\0", stop=("x", "y"), max_tokens=0)),
+    wire.Submit(Request(id="b", prompt=(1, 2, 2**31), add_bos=False, ignore_eos=True, sampling=SAMPLING)),
+    wire.Submit(Request(id="c", prompt=())),
+    wire.Cancel("a"),
+    wire.Stop(),
+]
+FROM_ENGINE = [
+    wire.Loading(0.25),
+    wire.Ready(INFO),
+    wire.News([]),
+    wire.News(
+        [TokenEvent(id="a", text="�", token_ids=(1, 2)), TokenEvent(id="b", finish_reason=FinishReason.STOP)]
+    ),
+    wire.Failed("worker gone", 21),
+]
+
+
+def _body(frame: bytes) -> bytes:
+    body = frame[wire.HEADER_BYTES :]
+    assert wire.body_length(frame[: wire.HEADER_BYTES]) == len(body)
+    return body
+
+
+@pytest.mark.parametrize("message", TO_ENGINE)
+def test_to_the_engine(message: wire.ToEngine) -> None:
+    assert wire.decode_to_engine(_body(wire.pack(message))) == message
+
+
+@pytest.mark.parametrize("message", FROM_ENGINE)
+def test_from_the_engine(message: wire.FromEngine) -> None:
+    assert wire.decode_from_engine(_body(wire.pack(message))) == message
+
+
+def test_a_plan_crosses_whole(plan_on_cpu: PlanOnCpu) -> None:
+    message = wire.Start(plan_on_cpu(), "name")
+    assert wire.decode_to_engine(_body(wire.pack(message))) == message

@@ -1,0 +1,152 @@
+"""The engine process by itself: what it does with its end of the socket."""
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PlanOnCpu
+from vram_llm import api
+from vram_llm.engine import wire
+from vram_llm.engine.request import Request
+from vram_llm.errors import BadPlan
+from vram_llm.machine import detect as machines
+from vram_llm.plan.planner import make_plan
+from vram_llm.plan.types import Workload
+
+PATIENCE_S = 30.0
+
+
+class Engine:
+    """An engine process, and the server's end of its socket."""
+
+    def __init__(self) -> None:
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(PATIENCE_S)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "vram_llm.engine.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stderr=subprocess.PIPE,
+            )
+
+    def send(self, *messages: wire.ToEngine) -> None:
+        """All in one write."""
+        self.socket.sendall(b"".join(map(wire.pack, messages)))
+
+    def next(self) -> wire.FromEngine:
+        """Its next message. Raises EOFError where it has hung up."""
+        body = self._exactly(wire.body_length(self._exactly(wire.HEADER_BYTES)))
+        message: wire.FromEngine = wire.decode_from_engine(body)
+        return message
+
+    def _exactly(self, n: int) -> bytes:
+        data = b""
+        while len(data) < n:
+            part = self.socket.recv(n - len(data))
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+    def await_ready(self) -> None:
+        while not isinstance(self.next(), wire.Ready):
+            pass
+
+    def end(self) -> tuple[int, str]:
+        """Its exit code and what it wrote to stderr."""
+        _, stderr = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, stderr.decode()
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine()
+    yield engine
+    engine.socket.close()
+    engine.process.kill()
+    engine.process.communicate()
+
+
+def test_a_stop_that_comes_with_the_plan_ends_it_before_the_load(
+    engine: Engine, plan_on_cpu: PlanOnCpu
+) -> None:
+    engine.send(wire.Start(plan_on_cpu(), "tiny"), wire.Stop())
+    with pytest.raises(EOFError):
+        engine.next()
+    assert engine.end() == (0, "")
+
+
+def test_a_stop_while_it_loads_ends_it(engine: Engine, plan_on_cpu: PlanOnCpu) -> None:
+    engine.send(wire.Start(plan_on_cpu(), "tiny"))
+    assert isinstance(engine.next(), wire.Loading)
+    engine.send(wire.Stop())
+    assert engine.end() == (0, "")
+
+
+@pytest.mark.parametrize("loading", [True, False])
+def test_it_ends_with_the_server(engine: Engine, plan_on_cpu: PlanOnCpu, loading: bool) -> None:
+    engine.send(wire.Start(plan_on_cpu(), "tiny"))
+    if not loading:
+        engine.await_ready()
+    engine.socket.close()
+    assert engine.end() == (0, "")
+
+
+def test_it_ends_with_a_server_that_dies_with_news_unread(engine: Engine, plan_on_cpu: PlanOnCpu) -> None:
+    """The socket is then reset, not just closed."""
+    engine.send(wire.Start(plan_on_cpu(), "tiny"))
+    engine.await_ready()
+    engine.send(wire.Submit(Request(id="r", prompt=(1, 5), max_tokens=1)))
+    assert engine.socket.recv(1, socket.MSG_PEEK)
+    engine.socket.close()
+    assert engine.end() == (0, "")
+
+
+def test_it_ends_with_the_server_in_the_middle_of_a_stream(engine: Engine, plan_on_cpu: PlanOnCpu) -> None:
+    engine.send(wire.Start(plan_on_cpu(n_ctx=4096), "tiny"))
+    engine.await_ready()
+    engine.send(wire.Submit(Request(id="endless", prompt=(1, 5), ignore_eos=True)))
+    assert isinstance(engine.next(), wire.News)
+    engine.socket.close()
+    assert engine.end() == (0, "")
+
+
+def test_messages_may_come_in_any_pieces(engine: Engine, plan_on_cpu: PlanOnCpu) -> None:
+    for byte in wire.pack(wire.Start(plan_on_cpu(), "tiny")):
+        engine.socket.sendall(bytes([byte]))
+    engine.await_ready()
+    request = Request(id="r", prompt=(1, 5), ignore_eos=True, max_tokens=1)
+    frames = wire.pack(wire.Submit(request)) + wire.pack(wire.Stop())
+    engine.socket.sendall(frames[:30])
+    engine.socket.sendall(frames[30:-2])
+    news = engine.next()
+    assert isinstance(news, wire.News)
+    assert [event.id for event in news.events] == ["r"]
+    engine.socket.sendall(frames[-2:])
+    assert engine.end() == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_the_servers_to_act_on(engine: Engine, plan_on_cpu: PlanOnCpu, number: int) -> None:
+    engine.send(wire.Start(plan_on_cpu(), "tiny"))
+    engine.await_ready()
+    engine.process.send_signal(number)
+    engine.send(wire.Submit(Request(id="r", prompt=(1, 5), ignore_eos=True, max_tokens=1)))
+    assert isinstance(engine.next(), wire.News)
+    engine.send(wire.Stop())
+    assert engine.end() == (0, "")
+
+
+def test_why_it_fails_is_its_last_message_and_its_exit_code(engine: Engine, tiny_model: Path) -> None:
+    plan = make_plan(api.analyze(str(tiny_model)), machines.what_if(["RTX 3090"]), Workload(n_ctx=256))
+    engine.send(wire.Start(plan, "tiny"))
+    failed = engine.next()
+    assert isinstance(failed, wire.Failed)
+    assert failed.exit_code == BadPlan.exit_code
+    assert "planned for but not in this machine" in failed.message
+    assert engine.end() == (BadPlan.exit_code, "")

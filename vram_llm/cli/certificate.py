@@ -1,0 +1,85 @@
+"""Certificates as tables: what was planned, what is held, and whether it is within the budgets."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vram_llm.plan.certificate import OF_CARD, Certificate, DeviceRow, KindRow
+from vram_llm.units import format_bytes
+
+_NARROW = 72  # columns; below it no remarks stand beside the figures
+
+
+def print_certificate(certificate: Certificate) -> None:
+    """Every device and kind in a row of its own, what was not measured and why, and the verdict."""
+    console = Console(highlight=False)
+    console.print(Text(certificate.model, style="bold"), soft_wrap=True)
+    columns = ("device", "kind", "planned", "held", "difference", "")
+    shown = columns if console.width >= _NARROW else columns[:-1]
+    table = _table(*shown)
+    for device in certificate.devices:
+        for index, row in enumerate(device.kinds):
+            table.add_row(device.id if index == 0 else "", *_kind_cells(row)[: len(shown) - 1])
+        table.add_row("", *_total_cells(device)[: len(shown) - 1])
+    console.print(table)
+    console.print(f"planned by the {certificate.method} meter; held: what llama.cpp reports; = to the byte")
+    readings = [device.overhead.how for device in certificate.devices if device.overhead is not None]
+    if OF_CARD in readings:
+        console.print("NVML does not tell our process apart here: what other programs did is in the growth")
+    for note in certificate.notes:
+        console.print(Text(f"note: {note}", style="dim"))
+    _print_verdict(console, certificate)
+
+
+def print_loaded(certificate: Certificate) -> None:
+    """The short form, to standard error: a row for each device, llama.cpp's own buffers only."""
+    console = Console(stderr=True, highlight=False)
+    kinds = [row.kind for row in certificate.devices[-1].kinds]
+    table = _table("device", *kinds)
+    for device in certificate.devices:
+        table.add_row(device.id, *(_short(row) for row in device.kinds[: len(kinds)]))
+    console.print(table)
+    console.print("held by llama.cpp; = as planned, to the byte; in brackets more or less than planned")
+    _print_verdict(console, certificate)
+
+
+def _print_verdict(console: Console, certificate: Certificate) -> None:
+    if certificate.exact_kinds:
+        console.print(f"as planned on every device, to the byte: {', '.join(certificate.exact_kinds)}")
+    console.print(Text(certificate.verdict, style="green" if certificate.within_budget else "red"))
+
+
+def _kind_cells(row: KindRow) -> tuple[str, str, str, str, str]:
+    if row.held_bytes is None:
+        return row.kind, format_bytes(row.planned_bytes), "-", "", f"not measured: {row.how}"
+    how = row.how if row.kind == "overhead" else ""
+    return (
+        row.kind, format_bytes(row.planned_bytes), format_bytes(row.held_bytes),
+        _difference(row.planned_bytes, row.held_bytes), how,
+    )  # fmt: skip
+
+
+def _total_cells(device: DeviceRow) -> tuple[str, str, str, str, str]:
+    difference = _difference(device.planned_bytes, device.held_bytes)
+    budget = f"budget {format_bytes(device.budget_bytes)}"
+    return "total", format_bytes(device.planned_bytes), format_bytes(device.held_bytes), difference, budget
+
+
+def _short(row: KindRow) -> str:
+    assert row.held_bytes is not None  # llama.cpp's own buffers always are
+    if row.held_bytes == row.planned_bytes:
+        return f"= {format_bytes(row.held_bytes)}"
+    return f"{format_bytes(row.held_bytes)} ({_difference(row.planned_bytes, row.held_bytes)})"
+
+
+def _difference(planned: int, held: int) -> str:
+    more = held - planned
+    return "=" if not more else f"{'+' if more > 0 else ''}{format_bytes(more)}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
+    for name in columns:
+        left = name in ("device", "kind", "")
+        table.add_column(name, justify="left" if left else "right", no_wrap=bool(name))
+    return table

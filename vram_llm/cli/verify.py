@@ -1,0 +1,54 @@
+"""vram-llm verify: a plan loaded for real, and what it takes beside what was planned."""
+
+import click
+
+from vram_llm.cli.loading import LoadBar
+from vram_llm.cli.options import Wishes, one_model, wishes
+
+EXIT_OVER_BUDGET = 1
+
+
+@click.command("verify")
+@click.argument("model", required=False)
+@click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
+@click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON. Every figure is bytes.")
+@wishes
+@click.pass_context
+def command(
+    ctx: click.Context,
+    wishes: Wishes,
+    model: str | None,
+    model_option: str | None,
+    plan_file: str | None,
+    as_json: bool,
+) -> None:
+    """Plan MODEL, load it, run a prompt and a decode, and print plan against reality.
+
+    Exits with 1 where a device holds more than its budget. What NVML shows outside llama.cpp's buffers is
+    kept, and planned with from then on. Without MODEL or --plan: the built-in model.
+    """
+    from vram_llm import api
+
+    name = one_model(model, model_option)
+    if name is not None and plan_file is not None:
+        raise click.UsageError("give a model, or a saved plan with --plan: not both")
+    if plan_file is not None:
+        plan = api.load_plan(plan_file)
+    else:
+        if name is None:
+            name = api.DEMO
+            click.echo(f"no model named: verifying with the built-in one, {name}", err=True)
+        plan = api.plan(name, api.detect(wishes.gpus, wishes.rpc), wishes.workload)
+    with LoadBar(plan.model.name) as bar:
+        certificate = api.verify(plan, on_state=bar.on_state)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(certificate), indent=2))
+    else:
+        from vram_llm.cli.certificate import print_certificate
+
+        print_certificate(certificate)
+    if not certificate.within_budget:
+        ctx.exit(EXIT_OVER_BUDGET)
