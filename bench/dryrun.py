@@ -40,6 +40,11 @@ CARDS = [
 HOST = Host(name="host", cores=2, total_bytes=64 * GIB, available_bytes=64 * GIB)
 
 
+def _apart(one: int, other: int) -> float:
+    """How far `other` is from `one`, as a share of it."""
+    return 0.0 if one == other else abs(other - one) / max(one, 1)
+
+
 @dataclass
 class Figures:
     """Of one model."""
@@ -55,9 +60,9 @@ class Figures:
     def compare(self, exact: Estimate, analytic: Estimate) -> None:
         """Take in one placement."""
         for one, other in zip(exact.devices, analytic.devices, strict=True):
-            self.weights = max(self.weights, abs(other.weights_bytes / max(one.weights_bytes, 1) - 1))
+            self.weights = max(self.weights, _apart(one.weights_bytes, other.weights_bytes))
             if one.context_bytes or other.context_bytes:
-                self.context = max(self.context, abs(other.context_bytes / max(one.context_bytes, 1) - 1))
+                self.context = max(self.context, _apart(one.context_bytes, other.context_bytes))
             ratio = other.compute_bytes / one.compute_bytes if one.compute_bytes else 1.0
             self.lowest, self.highest = min(self.lowest, ratio), max(self.highest, ratio)
         ratio = analytic.host.compute_bytes / exact.host.compute_bytes

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vram_llm.engine.info import ModelInfo
     from vram_llm.machine.types import Machine
     from vram_llm.plan.certificate import Certificate
+    from vram_llm.plan.check import Room
     from vram_llm.plan.types import Plan, Workload
 
 DEMO = "demo"
@@ -83,6 +84,20 @@ def load_plan(path: str) -> "Plan":
     except OSError as error:
         raise BadPlan(f"the plan {path} cannot be read: {error.strerror or error}") from error
     return from_json(data, path)
+
+
+def check(
+    plan: "Plan", *, gpus: Sequence[str] = (), rpc: Sequence[str] = (), host_reserve_bytes: int
+) -> "tuple[Room, ...]":
+    """What a saved plan needs on each device, and what is free there now.
+
+    `gpus` and `rpc` are as for `detect`. Raises DoesNotFit naming each device that is short, BadPlan where one
+    is gone or the model has changed.
+    """
+    from vram_llm.plan import check as checking
+
+    checking.check_model(plan, analyze(plan.model.path))
+    return checking.check(plan, detect(gpus, rpc), host_reserve_bytes)
 
 
 def verify(plan: "Plan", *, on_state: "Callable[[EngineClient], None]" = lambda _: None) -> "Certificate":

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.plan.types import Workload
@@ -60,6 +61,12 @@ class Wishes:
     gpus: tuple[str, ...]
     rpc: tuple[str, ...]
     workload: Workload
+    given: tuple[str, ...]  # the flags that were on the command line
+
+    def refuse_beside_a_saved_plan(self, but: tuple[str, ...] = ()) -> None:
+        """Raises UsageError for flags that a saved plan has decided already, other than those in `but`."""
+        if idle := [flag for flag in self.given if flag not in but]:
+            raise click.UsageError(f"the saved plan has decided {', '.join(idle)}; plan again to change that")
 
 
 _OPTIONS = (
@@ -97,10 +104,19 @@ _OPTIONS = (
 )  # fmt: skip
 
 
+_NAMES = frozenset(
+    {
+        "gpus", "rpc", "n_ctx", "parallel", "kv_type", "n_batch", "n_ubatch", "pipeline", "reserve_mib",
+        "n_gpu_layers", "tensor_split", "mmap",
+    }
+)  # fmt: skip
+
+
 def wishes(function: _F) -> _F:
     """Add the shared options; the command gets them as one argument `wishes`."""
 
     def collect(**options: Any) -> Any:
+        given = _given()
         kv_type, n_ctx = options.pop("kv_type"), options.pop("n_ctx")
         workload = Workload(
             n_ctx=None if n_ctx == LARGEST else n_ctx,
@@ -116,7 +132,7 @@ def wishes(function: _F) -> _F:
             tensor_split=options.pop("tensor_split"),
             use_mmap=options.pop("mmap"),
         )
-        asked = Wishes(gpus=options.pop("gpus"), rpc=options.pop("rpc"), workload=workload)
+        asked = Wishes(gpus=options.pop("gpus"), rpc=options.pop("rpc"), workload=workload, given=given)
         return function(wishes=asked, **options)
 
     collect.__doc__ = function.__doc__
@@ -125,6 +141,16 @@ def wishes(function: _F) -> _F:
     for param in getattr(function, "__click_params__", []):
         collect.__click_params__.append(param)  # type: ignore[attr-defined]  # click's own way to stack decorators
     return collect  # type: ignore[return-value]
+
+
+def _given() -> tuple[str, ...]:
+    """Which of the shared flags were on the command line of the command that runs."""
+    ctx = click.get_current_context()
+    return tuple(
+        param.opts[0]
+        for param in ctx.command.params
+        if param.name in _NAMES and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+    )
 
 
 def one_model(argument: str | None, option: str | None) -> str | None:

@@ -92,12 +92,16 @@ def _with_whole_path(plan: "Plan") -> "Plan":
 
 def _check(plan_file: str, wishes: Wishes, as_json: bool) -> None:
     from vram_llm import api
-    from vram_llm.plan.check import check, check_model, worker_limits
+    from vram_llm.plan.check import worker_limits
 
+    wishes.refuse_beside_a_saved_plan(but=("--gpu", "--rpc", "--reserve-mib"))
     plan = api.load_plan(plan_file)
-    check_model(plan, api.analyze(plan.model.path))
-    machine = api.detect(wishes.gpus, _workers(worker_limits(plan), wishes.rpc))
-    rooms = check(plan, machine, wishes.workload.reserve_bytes)
+    rooms = api.check(
+        plan,
+        gpus=wishes.gpus,
+        rpc=_workers(worker_limits(plan), wishes.rpc),
+        host_reserve_bytes=wishes.workload.reserve_bytes,
+    )
     if as_json:
         import msgspec
 

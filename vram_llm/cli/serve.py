@@ -57,6 +57,7 @@ def command(
         )
     _set_up_log(verbose)
     if plan_file is not None:
+        wishes.refuse_beside_a_saved_plan()
         plan = api.load_plan(plan_file)
     else:
         plan = api.plan(name or "", api.detect(wishes.gpus, wishes.rpc), wishes.workload)

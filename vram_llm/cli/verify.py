@@ -34,6 +34,7 @@ def command(
     if name is not None and plan_file is not None:
         raise click.UsageError("give a model, or a saved plan with --plan: not both")
     if plan_file is not None:
+        wishes.refuse_beside_a_saved_plan()
         plan = api.load_plan(plan_file)
     else:
         if name is None:
