@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -178,6 +179,22 @@ def test_a_stream_in_flight_ends_properly_at_a_signal(tmp_path: Path) -> None:
         reasons = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
         assert reasons[-1] == "length"
         assert served.process.wait(PATIENCE_S) == 0
+
+
+def test_a_client_that_sends_half_a_request_does_not_keep_the_server(tmp_path: Path) -> None:
+    with serving(write_llama(tmp_path / "tiny.gguf")) as served:
+        served.await_health()
+        with socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2]))) as half:
+            half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            assert served.end() == 0
+
+
+def test_a_number_no_wire_carries_harms_nobody(tmp_path: Path) -> None:
+    with serving(write_llama(tmp_path / "tiny.gguf")) as served:
+        served.await_health()
+        with pytest.raises(openai.BadRequestError, match="max_tokens"):
+            served.client.completions.create(model="tiny", prompt="x", max_tokens=10**30)
+        assert chat(served, "hello")
 
 
 def test_keys_are_asked_for(tmp_path: Path) -> None:

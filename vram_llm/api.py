@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vram_llm.plan.types import Plan, Workload
 
 DEMO = "demo"
+_MAX_PLAN_BYTES = 16 * 2**20
 
 
 def analyze(model: str) -> ModelProfile:
@@ -76,13 +77,18 @@ def plan(model: str, machine: "Machine", workload: "Workload") -> "Plan":
 
 
 def load_plan(path: str) -> "Plan":
-    """A plan saved with `vram-llm plan --json`. Raises BadPlan."""
+    """A plan saved with `vram-llm plan --json`, as it was; `check` holds it against today. Raises BadPlan."""
     from vram_llm.plan.emit import from_json
 
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(_MAX_PLAN_BYTES + 1)
     except OSError as error:
         raise BadPlan(f"the plan {path} cannot be read: {error.strerror or error}") from error
+    if data.startswith(b"GGUF"):
+        raise BadPlan(f"{path} is a model and not a plan; leave --plan out, or plan it first")
+    if len(data) > _MAX_PLAN_BYTES:
+        raise BadPlan(f"{path} is larger than {_MAX_PLAN_BYTES:,} bytes, which no plan is")
     return from_json(data, path)
 
 
@@ -91,8 +97,8 @@ def check(
 ) -> "tuple[Room, ...]":
     """What a saved plan needs on each device, and what is free there now.
 
-    `gpus` and `rpc` are as for `detect`. Raises DoesNotFit naming each device that is short, BadPlan where one
-    is gone or the model has changed.
+    `gpus` and `rpc` are as for `detect`. Raises DoesNotFit naming each device that is short, BadPlan where
+    one is gone or the model has changed.
     """
     from vram_llm.plan import check as checking
 
@@ -133,12 +139,13 @@ def serve(
     model_name: str | None = None,
     api_keys: tuple[str, ...] = (),
     on_state: "Callable[[EngineClient], None]" = lambda _: None,
-    on_ready: "Callable[[ModelInfo], None]" = lambda _: None,
+    on_ready: "Callable[[ModelInfo, int], None]" = lambda _info, _port: None,
 ) -> None:
     """Load `plan` in an engine process and serve it over HTTP until SIGINT or SIGTERM.
 
-    `model_name` is what clients call it, by default the file's name. `on_state` is told of every change while
-    loading, `on_ready` of the first load's end. Raises PortInUse, ModelRefused, BadPlan, EngineDied.
+    `model_name` is what clients call it, by default the file's name; `port` 0 is any free one.
+    `on_state` is told of every change while loading, `on_ready` of the first load's end, and of the port.
+    Raises PortInUse, ModelRefused, BadPlan, EngineDied.
     """
     import asyncio
 
@@ -150,7 +157,8 @@ def serve(
 
     async def main() -> None:
         engine = EngineClient(plan, model_name or served_name(plan.model.path), on_state)
-        await run.serve(engine, sock, api_keys=api_keys, on_ready=on_ready)
+        listening_on: int = sock.getsockname()[1]
+        await run.serve(engine, sock, api_keys=api_keys, on_ready=lambda info: on_ready(info, listening_on))
 
     with sock:
         asyncio.run(main())
@@ -173,12 +181,15 @@ def _check_loadable(plan: "Plan") -> None:
 def _keep_overheads(plan: "Plan", certificate: "Certificate", driver: str | None) -> tuple[str, ...]:
     """Keep what was measured outside llama.cpp's buffers on each card; what was done, in sentences."""
     from vram_llm.machine import learned
+    from vram_llm.plan.certificate import OF_PROCESS
 
     devices = {device.id: device for device in plan.devices}
     records = {}
     for row in certificate.devices:
         overhead, device = row.overhead, devices.get(row.id)
         if overhead is None or overhead.held_bytes is None or device is None or device.uuid is None:
+            continue
+        if overhead.how != OF_PROCESS:  # the growth of a card is others' doing as well
             continue
         records[device.uuid] = learned.record(
             device, overhead.held_bytes, how=overhead.how, model=plan.model.name, driver=driver

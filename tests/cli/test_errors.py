@@ -47,6 +47,7 @@ def folder(tmp_path: Path) -> Path:
         (["plan", "good.gguf", "--gpu", "24GiB", "--tensor-split", "1,1"], 22, "2 shares and there are 1"),
         (["plan", "good.gguf", "--gpu", "24GiB", "--tensor-split", "0"], 22, "every share"),
         (["serve", "--plan", "bad-plan.json"], 23, "is not a plan"),
+        (["serve", "--plan", "good.gguf"], 23, "is a model and not a plan"),
         (["serve", "--plan", "nowhere.json"], 23, "cannot be read"),
         (["serve", "good.gguf", "--gpu", "RTX 4090", "--port", "0"], 23, "not in this machine"),
         (["serve", "strange.gguf", "--port", "0"], 31, "unknown model architecture: 'lemur'"),

@@ -29,7 +29,7 @@ class Engine:
         self.socket.settimeout(PATIENCE_S)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vram_llm.engine.worker", str(theirs.fileno())],
+                [sys.executable, "-m", "vram_llm.engine.worker", str(theirs.fileno()), "30"],
                 pass_fds=[theirs.fileno()],
                 stderr=subprocess.PIPE,
             )

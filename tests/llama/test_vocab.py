@@ -144,7 +144,6 @@ def test_text_survives_tokenising(demo_model: LoadedModel, text: str) -> None:
 def test_special_tokens(model: LoadedModel) -> None:
     vocab = model.vocab
     assert (vocab.bos, vocab.eos, vocab.n_tokens) == (1, 2, 320)
-    assert vocab.add_bos
     assert vocab.tokenize("", add_special=True) == [vocab.bos]
     assert vocab.tokenize("", add_special=False) == []
     assert vocab.tokenize("</s>", add_special=False) == [vocab.eos]

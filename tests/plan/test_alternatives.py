@@ -56,7 +56,7 @@ def test_the_largest_context_is_the_largest(nemotron: ModelProfile) -> None:
     kept = Workload(n_gpu_layers=plan.placement.n_gpu_layers)
     assert place(nemotron, RIG, dataclasses.replace(kept, n_ctx=plan.context.n_ctx)).estimate.fits
     assert not place(nemotron, RIG, dataclasses.replace(kept, n_ctx=more)).estimate.fits
-    assert any(f"{more:,} tokens would be too many: GPU" in note for note in plan.notes)
+    assert any(f"{more:,} tokens would be too many without" in note for note in plan.notes)
     assert plan.placement.cpu_layers == 0
 
 
@@ -74,6 +74,42 @@ def test_reasons(plan: Plan, nemotron: ModelProfile) -> None:
     assert f"With fewer than {tight.placement.cpu_layers} layers on the CPU" in " ".join(why(tight))
     alone = make_plan(nemotron, machine([]), Workload(n_ctx=2048))
     assert not any("fullest" in reason for reason in why(alone))
+
+
+def test_alternatives_are_compared_by_one_meter(nemotron: ModelProfile) -> None:
+    free = [LAPTOP, DESKTOP, DESKTOP]
+    wish = Workload(n_ctx=16384, tensor_split=(13.0, 24.0, 44.0))
+    plan = make_plan(nemotron, machine(free), wish, Exact(nemotron, free, share=0.6))
+    by_name = {other.name: other for other in plan.alternatives}
+    assert all(change < 0 for change in by_name["KV cache as q8_0"].change_bytes.values())
+    assert by_name["KV cache as q8_0"].placement.tensor_split == plan.placement.tensor_split
+    assert all(change > 0 for change in by_name["8k more context"].change_bytes.values())
+
+
+def test_a_host_without_room_is_no_reason_to_refuse_what_the_exact_meter_allows(
+    nemotron: ModelProfile,
+) -> None:
+    free, wish = [LAPTOP, DESKTOP], Workload(n_ctx=2048)
+    roomy = place(nemotron, machine(free), wish, Exact(nemotron, free, share=0.6))
+    tight = roomy.estimate.host.total_bytes + 1100 * MIB
+    rig = machine(free, host_bytes=tight)
+    assert not place(nemotron, rig, wish).estimate.fits
+    exact = Exact(nemotron, free, share=0.6)
+    exact.rig = rig
+    assert place(nemotron, rig, wish, exact).estimate.fits
+
+
+def test_a_model_whose_context_the_analytic_meter_misjudges(nemotron: ModelProfile) -> None:
+    free = [DESKTOP, DESKTOP]
+    found = place(nemotron, machine(free), Workload(n_ctx=2048), Exact(nemotron, free, 1.0, 12 * GIB))
+    assert found.estimate.fits
+    assert found.placement.cpu_layers > 20
+
+
+def test_the_largest_context_of_a_model_that_spills_is_no_less_than_the_usual(nemotron: ModelProfile) -> None:
+    spilling = machine([DESKTOP])
+    plan = make_plan(nemotron, spilling, Workload(largest_ctx=True))
+    assert plan.context.n_ctx >= Workload.DEFAULT_N_CTX
 
 
 class Exact:

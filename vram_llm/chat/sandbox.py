@@ -88,6 +88,8 @@ def _check_numbers(values: tuple[object, ...]) -> None:
     for value in values:
         if isinstance(value, int) and abs(value) > MAX_NUMBER:
             raise TooCostly(f"a number above {MAX_NUMBER:,}")
+        if isinstance(value, str) and len(value) < 32 and _LONG_NUMBER.search(value):
+            raise TooCostly("a field width of five digits")
 
 
 def _check_format(text: object, values: tuple[object, ...]) -> None:
@@ -99,7 +101,7 @@ def _check_format(text: object, values: tuple[object, ...]) -> None:
 def _size(value: object) -> int:
     if isinstance(value, int):
         return value.bit_length() // 8
-    return len(value) if isinstance(value, str | list | tuple) else 0
+    return len(value) if isinstance(value, str | bytes | list | tuple) else 0
 
 
 def _metered_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,7 +26,7 @@ class LoadBar:
             return
         if self._progress is None:
             columns = (
-                TextColumn("loading {task.description}"),
+                TextColumn("loading {task.description}", markup=False),
                 BarColumn(),
                 TextColumn("{task.percentage:.0f} %"),
             )

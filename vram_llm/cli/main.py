@@ -66,6 +66,11 @@ def main() -> NoReturn:
     except BrokenPipeError:  # `vram-llm analyze ... | head`
         sys.stderr.close()
         code = 0
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except OSError as error:  # a full disk behind `> plan.json`
+        click.echo(f"vram-llm: {error}", err=True)
+        code = VramLLMError.exit_code
     sys.exit(code)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -10,6 +10,9 @@ from click.core import ParameterSource
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.plan.types import Workload
 from vram_llm.units import MIB, parse_count
+
+if TYPE_CHECKING:
+    from vram_llm.plan.types import Plan
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULT = Workload()
@@ -75,10 +78,10 @@ _OPTIONS = (
         "24GiB@1008GB/s. Repeat for more."
     )),
     click.option("--rpc", multiple=True, metavar="HOST:PORT[@SIZE]", help=(
-        "Use the worker that listens there, at most SIZE of its memory. Repeat for more."
+        "Use the worker that listens there, at most SIZE of each of its devices. Repeat for more."
     )),
     click.option("--n-ctx", type=Ctx(), metavar="TOKENS", help=(
-        "Context, shared by all sequences: 4096, 32k, or max for the largest that fits.  "
+        "Context, shared by all sequences: 4096, 32k, or max: what fits without more layers on the CPU.  "
         f"[default: {_DEFAULT.DEFAULT_N_CTX}, or what the model was trained on if that is less]"
     )),
     click.option("--parallel", type=click.IntRange(1, 256), default=_DEFAULT.parallel, show_default=True,
@@ -141,6 +144,21 @@ def wishes(function: _F) -> _F:
     for param in getattr(function, "__click_params__", []):
         collect.__click_params__.append(param)  # type: ignore[attr-defined]  # click's own way to stack decorators
     return collect  # type: ignore[return-value]
+
+
+def saved_plan(path: str, wishes: Wishes) -> "Plan":
+    """The plan in a file, once it is known to fit the machine as it is now. Raises what api.check raises."""
+    from vram_llm import api
+    from vram_llm.plan.check import worker_limits
+
+    wishes.refuse_beside_a_saved_plan()
+    plan = api.load_plan(path)
+    workers = (
+        endpoint if limit is None else f"{endpoint}@{limit}"
+        for endpoint, limit in worker_limits(plan).items()
+    )
+    api.check(plan, rpc=tuple(workers), host_reserve_bytes=wishes.workload.reserve_bytes)
+    return plan
 
 
 def _given() -> tuple[str, ...]:

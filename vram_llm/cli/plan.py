@@ -61,6 +61,8 @@ def command(
             raise click.UsageError("--check takes the saved plan and no model; nothing is planned or emitted")
         _check(plan_file, wishes, as_json)
         return
+    if explain and (as_json or form is not None):
+        raise click.UsageError("--explain adds sentences to the table: leave --json and --emit out")
     if form is not None and as_json:
         raise click.UsageError("--json and --emit each say what to print: give one of them")
     if form is not None and name is None:

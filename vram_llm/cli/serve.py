@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vram_llm.cli.loading import LoadBar
-from vram_llm.cli.options import Wishes, one_model, wishes
+from vram_llm.cli.options import Wishes, one_model, saved_plan, wishes
 
 if TYPE_CHECKING:
     from vram_llm.engine.info import ModelInfo
@@ -53,16 +53,15 @@ def command(
         )
     if (name is None) == (plan_file is None):
         raise click.UsageError(
-            "give a model, `vram-llm serve MODEL`, or a saved plan, `vram-llm serve --plan FILE`"
+            "give a model, `vram-llm serve MODEL`, or a saved plan, `vram-llm serve --plan FILE`: one of them"
         )
     _set_up_log(verbose)
     if plan_file is not None:
-        wishes.refuse_beside_a_saved_plan()
-        plan = api.load_plan(plan_file)
+        plan = saved_plan(plan_file, wishes)
     else:
         plan = api.plan(name or "", api.detect(wishes.gpus, wishes.rpc), wishes.workload)
     with LoadBar(plan.model.name) as bar:
-        reporter = _Reporter(plan, host, port, bar)
+        reporter = _Reporter(plan, host, bar)
         api.serve(
             plan, host=host, port=port, api_keys=api_keys,
             on_state=bar.on_state, on_ready=reporter.on_ready,
@@ -88,20 +87,21 @@ class _Reporter:
 
     plan: "Plan"
     host: str
-    port: int
     bar: LoadBar
 
-    def on_ready(self, info: "ModelInfo") -> None:
+    def on_ready(self, info: "ModelInfo", port: int) -> None:
         """Show plan against reality, and the address."""
         from vram_llm.cli.certificate import print_loaded
         from vram_llm.plan.certificate import certify
 
         self.bar.close()
+        for note in self.plan.notes:
+            click.echo(f"note: {note}", err=True)
         if info.memory:
             print_loaded(certify(self.plan, info.memory))
         where = f"[{self.host}]" if ":" in self.host else self.host
         click.echo(
-            f"serving {info.name} at http://{where}:{self.port}/v1 ({info.n_ctx:,} tokens of context for "
+            f"serving {info.name} at http://{where}:{port}/v1 ({info.n_ctx:,} tokens of context for "
             f"{info.parallel} sequences); Ctrl+C ends it",
             err=True,
         )

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from vram_llm.machine.types import Device, Machine
 from vram_llm.plan.types import HOST, Plan
-from vram_llm.units import format_bytes, format_count, format_mib
+from vram_llm.units import MIB, format_bytes, format_count, format_mib
 
 _NARROW = 72  # columns; below it only what matters most is shown
 
@@ -61,10 +61,13 @@ def print_plan(plan: Plan) -> None:
     if plan.by_free_memory is not None:
         split = ",".join(map(str, plan.by_free_memory.placement.tensor_split))
         console.print(f"llama.cpp itself, by free memory, would split {split}: {_verdict(plan)}")
-    if plan.alternatives and plan.estimate.devices and console.width >= _NARROW:
+    if any(device.what_if for device in plan.devices):
+        console.print("the host is this computer, also beside cards that are not in it")
+    room = 48 + 10 * len(placement.device_order)
+    if plan.alternatives and plan.estimate.devices and console.width >= min(room, 2 * _NARROW):
         console.print()
         console.print(_alternatives_table(plan, console))
-        console.print("MiB on each device, estimated; < or > what the plan above takes")
+        console.print("MiB more or less on each device, estimated")
     _print_notes(console, plan.notes)
 
 
@@ -91,22 +94,19 @@ def _basis(plan: Plan) -> str:
 
 
 def _alternatives_table(plan: Plan, console: Console) -> Table:
-    """What each device would hold after one change; a device without a figure is not used."""
+    """What one change would add to each device, or take from it."""
     table = _table(console)
     table.add_column("instead", no_wrap=True)
     order = plan.placement.device_order
-    now = {use.id: use.total_bytes for use in plan.estimate.devices}
     for device_id in order:
         table.add_column(device_id, justify="right", no_wrap=True)
     table.add_column("CPU layers", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for other in plan.alternatives:
-        totals = {use.id: use.total_bytes for use in other.estimate.devices}
         cells = [
-            f"{'>' if totals[each] > now[each] else '<' if totals[each] < now[each] else '='} "
-            f"{format_mib(totals[each])}"
-            if each in totals
-            else "-"
+            f"{other.change_bytes.get(each, 0) / MIB:+,.0f}"
+            if each in other.placement.device_order
+            else "not used"
             for each in order
         ]
         table.add_row(

@@ -3,7 +3,7 @@
 import click
 
 from vram_llm.cli.loading import LoadBar
-from vram_llm.cli.options import Wishes, one_model, wishes
+from vram_llm.cli.options import Wishes, one_model, saved_plan, wishes
 
 EXIT_OVER_BUDGET = 1
 
@@ -34,8 +34,7 @@ def command(
     if name is not None and plan_file is not None:
         raise click.UsageError("give a model, or a saved plan with --plan: not both")
     if plan_file is not None:
-        wishes.refuse_beside_a_saved_plan()
-        plan = api.load_plan(plan_file)
+        plan = saved_plan(plan_file, wishes)
     else:
         if name is None:
             name = api.DEMO

@@ -7,6 +7,7 @@ with the same plan, and the API says "loading" meanwhile.
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 import sys
 import time
@@ -25,6 +26,7 @@ MAX_RESTARTS = 5  # within RESTART_WINDOW_S; more means that it will not hold
 RESTART_WINDOW_S = 300.0
 MAX_WAITING = 256  # requests beyond those that run, before new ones are turned away
 _STOP_GRACE_S = 5.0
+_TELLING = re.compile(r"assert|error|failed|abort|crashed", re.IGNORECASE)  # of a process's last lines
 _REFUSALS = {kind.code: kind for kind in (RequestError, ContextExceeded)}
 
 
@@ -78,6 +80,12 @@ class EngineClient:
     async def drain(self, grace_s: float) -> None:
         """Turn new requests away; give those in flight `grace_s` to finish, then end them with EngineDied."""
         self._set_state(EngineState.STOPPING, "shutting down")
+        if self._news and grace_s:
+            log.warning(
+                "waiting up to %.0f s for %d requests in flight; Ctrl+C again ends them now",
+                grace_s,
+                len(self._news),
+            )
         deadline = time.monotonic() + grace_s
         while self._news and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
@@ -135,6 +143,7 @@ class EngineClient:
             reader, self._writer = await asyncio.open_connection(sock=ours)
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "vram_llm.engine.worker", str(theirs.fileno()),
+                str(log.getEffectiveLevel()),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
@@ -152,9 +161,9 @@ class EngineClient:
             listener.cancel()
         if failed is not None:
             return failed
-        last_words = next((line for line in reversed(self._stderr) if line.strip()), "it said nothing")
+        telling = [line for line in self._stderr if _TELLING.search(line)]
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return EngineDied(f"engine process ended with {how}: {last_words}")
+        return EngineDied(f"engine process ended with {how}" + (f": {telling[-1]}" if telling else ""))
 
     async def _keep_stderr(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None
@@ -192,10 +201,10 @@ class EngineClient:
         self._admit()
         started = time.monotonic()
         news: asyncio.Queue[TokenEvent | VramLLMError] = asyncio.Queue()
-        self._news[request.id] = news
-        self._send(wire.Submit(request))
         finished = False
         try:
+            self._send(wire.Submit(request))
+            self._news[request.id] = news
             while not finished:
                 event = await news.get()
                 if isinstance(event, VramLLMError):
@@ -204,8 +213,9 @@ class EngineClient:
                 finished = event.finish_reason is not None
                 if event.finish_reason is FinishReason.ERROR and event.error_code in _REFUSALS:
                     raise _REFUSALS[event.error_code](event.error or "refused", event.error_param)
+                if finished:  # noted here: who reads the last event seldom comes back for the end
+                    self._note_duration(time.monotonic() - started)
                 yield event
-            self._note_duration(time.monotonic() - started)
         finally:
             if self._news.pop(request.id, None) is not None and not finished:
                 self._send(wire.Cancel(request.id))

@@ -10,6 +10,7 @@ from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.sampling import SamplerChain
 from vram_llm.llama.vocab import TextStream
 
+_MOST_CHARS_PER_TOKEN = 64  # over a whole prompt; runs of spaces come nearest
 NO_ROOM = 1  # llama_decode's "could not find a KV slot for the batch"
 
 
@@ -34,6 +35,11 @@ class Loop:
             prefill_budget=model.n_ubatch,
         )
         self._generations: dict[str, _Generation] = {}
+        self._tokenized: tuple[str, bool, list[int]] = (
+            "",
+            False,
+            [],
+        )  # the last prompt: `n` choices share it
 
     @property
     def is_idle(self) -> bool:
@@ -44,9 +50,13 @@ class Loop:
         """Take a request in; the event that refuses it where it cannot be served."""
         prompt = request.prompt
         vocab, n_ctx = self._model.vocab, self._model.n_ctx
-        tokens = (
-            vocab.tokenize(prompt, add_special=request.add_bos) if isinstance(prompt, str) else list(prompt)
-        )
+        if isinstance(prompt, str) and len(prompt) > n_ctx * _MOST_CHARS_PER_TOKEN:
+            return _refusal(  # before the time is spent in which no other request gets a token
+                request,
+                f"the prompt has {len(prompt):,} characters, far more than the context's {n_ctx:,} tokens",
+                ContextExceeded.code,
+            )
+        tokens = self._tokenize(prompt, request.add_bos) if isinstance(prompt, str) else list(prompt)
         if not tokens:
             tokens = [vocab.bos if vocab.bos >= 0 else vocab.eos]
         if (bad := next((t for t in tokens if not 0 <= t < vocab.n_tokens), None)) is not None:
@@ -70,6 +80,12 @@ class Loop:
         )
         self._scheduler.waiting.append(Sequence(request.id, tokens, len(tokens), wanted))
         return None
+
+    def _tokenize(self, prompt: str, add_bos: bool) -> list[int]:
+        if self._tokenized[:2] != (prompt, add_bos):
+            tokens = self._model.vocab.tokenize(prompt, add_special=add_bos)
+            self._tokenized = (prompt, add_bos, tokens)
+        return list(self._tokenized[2])
 
     def _chain_for(self, request: Request) -> SamplerChain | None:
         if request.sampling.is_greedy:

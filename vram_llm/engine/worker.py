@@ -1,4 +1,4 @@
-"""The engine process: `python -m vram_llm.engine.worker FD`, with one end of a socket pair as FD.
+"""The engine process: `python -m vram_llm.engine.worker FD LEVEL`, with one end of a socket pair as FD.
 
 One thread does everything, so that no other holds the interpreter lock while tokens are sampled. Between
 steps it reads what has come in; with nothing to do it sleeps in `select`. It ends when told to, or when
@@ -155,10 +155,15 @@ def _info(model: "LoadedModel", name: str) -> ModelInfo:
 
 
 def main() -> int:
-    """Serve the socket whose descriptor is the first argument; the exit code is the error's, or 0."""
+    """Serve the socket whose descriptor is the first argument; the exit code is the error's, or 0.
+
+    The second is the logging level; what is logged goes to standard error.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):  # the server decides when the engine ends
         signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, level=int(sys.argv[2]), format="%(levelname)s %(name)s: %(message)s"
+    )
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     try:
         run(channel)

@@ -15,7 +15,6 @@ class Vocab:
         self.n_tokens: int = C.llama_vocab_n_tokens(handle)
         self.bos: int = C.llama_vocab_bos(handle)
         self.eos: int = C.llama_vocab_eos(handle)
-        self.add_bos: bool = C.llama_vocab_get_add_bos(handle)
         self._eog = frozenset(t for t in range(self.n_tokens) if C.llama_vocab_is_eog(handle, t))
 
     def is_end(self, token: int) -> bool:

@@ -157,7 +157,10 @@ def _read(nvml: Any, index: int, driver: str | None, host: Host) -> Cards:
         total, free = int(memory.total), int(memory.free)
     except nvml.NVMLError_NotSupported:
         total, free = host.total_bytes, host.available_bytes
-        notes = (f"{name} has no memory of its own: its memory is the host's, and counts once, not twice.",)
+        notes = (
+            f"{name} has no memory of its own: its memory is the host's, and plans count it for both; "
+            "keep every layer off the host with --n-gpu-layers -1.",
+        )
     pci = _ask(nvml, nvml.nvmlDeviceGetPciInfo, handle)
     capability = _ask(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
     device = Device(

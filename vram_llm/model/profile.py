@@ -137,10 +137,10 @@ def profile(header: Header) -> ModelProfile:
     for tensor in header.tensors:
         elements[tensor.type.name] = elements.get(tensor.type.name, 0) + tensor.n_elements
     file_type = header.metadata.get("general.file_type")
-    name = header.metadata.get("general.name")
+    name = _printable(header.metadata.get("general.name"))
     return ModelProfile(
         architecture=keys.arch,
-        name=name if isinstance(name, str) and name else header.path.stem,
+        name=name or header.path.stem,
         quantization=quantization_name(file_type if isinstance(file_type, int) else None, elements),
         parameters=sum(elements.values()),
         n_layers=n_layers,
@@ -174,6 +174,11 @@ def profile(header: Header) -> ModelProfile:
         active_bytes_per_token=_active_bytes(layers, outside, tied),
         shards=header.shards,
     )
+
+
+def _printable(text: object) -> str:
+    """The text without the control characters a file could carry into a terminal or a script."""
+    return "".join(char if char.isprintable() else "?" for char in text) if isinstance(text, str) else ""
 
 
 def _identify(header: Header) -> tuple[Keys, int]:

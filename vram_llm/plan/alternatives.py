@@ -9,14 +9,18 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.plan.context import CTX_STEP, resolve_context
 from vram_llm.plan.layout import device_of_layers, placement_of
 from vram_llm.plan.search import Candidate, analytic, place
-from vram_llm.plan.types import Alternative, Placement, Workload
+from vram_llm.plan.types import Alternative, Estimate, MeterFor, Placement, Workload
 from vram_llm.units import format_count
 
 MORE_CTX = 8192
 
 
 def split_by_free_memory(
-    profile: ModelProfile, machine: Machine, workload: Workload, chosen: Candidate
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    chosen: Candidate,
+    exact: MeterFor | None = None,
 ) -> Alternative | None:
     """What llama.cpp does when told nothing: shares by free memory, nothing on the host."""
     if not any(device.free_bytes for device in machine.devices):
@@ -24,14 +28,12 @@ def split_by_free_memory(
     shares = [float(device.free_bytes) for device in machine.devices]
     assignment = device_of_layers(profile.n_layers, -1, shares)
     placement = placement_of([device.id for device in machine.devices], assignment)
-    estimate = analytic(profile, machine, workload, chosen.context)(placement)
-    return Alternative(
-        name="by free memory",
-        context=chosen.context,
-        placement=placement,
-        estimate=estimate,
-        fits=estimate.fits,
-    )
+    meter = analytic(profile, machine, workload, chosen.context)
+    if exact is not None:
+        estimate, now = exact(chosen.context)(placement), chosen.estimate
+    else:
+        estimate, now = meter(placement), meter(chosen.placement)
+    return _alternative("by free memory", Candidate(chosen.context, placement, estimate), now)
 
 
 def alternatives(
@@ -39,23 +41,30 @@ def alternatives(
 ) -> tuple[Alternative, ...]:
     """The usual single changes to `chosen`, each placed anew over the devices in its order."""
     wish = replace(workload, n_ctx=chosen.context.n_ctx, largest_ctx=False)
-    ordered = _in_order(machine, chosen.placement)
+    ordered = _in_order(machine, chosen.placement) if wish.tensor_split is None else machine
+    now = analytic(profile, machine, wish, chosen.context)(chosen.placement)
     found = []
     for name, rig, changed in _changes(profile, ordered, wish, chosen):
         try:
             other = place(profile, rig, changed)
         except BadPlan:  # heads that the smaller KV type's blocks do not divide
             continue
-        found.append(
-            Alternative(
-                name=name,
-                context=other.context,
-                placement=other.placement,
-                estimate=other.estimate,
-                fits=other.estimate.fits,
-            )
-        )
+        found.append(_alternative(name, other, now))
     return tuple(found)
+
+
+def _alternative(name: str, other: Candidate, now: Estimate) -> Alternative:
+    """`other` beside what the chosen plan holds by the same meter."""
+    before = {use.id: use.total_bytes for use in now.devices}
+    after = {use.id: use.total_bytes for use in other.estimate.devices}
+    return Alternative(
+        name=name,
+        context=other.context,
+        placement=other.placement,
+        estimate=other.estimate,
+        fits=other.estimate.fits,
+        change_bytes={each: after.get(each, 0) - before.get(each, 0) for each in {**before, **after}},
+    )
 
 
 def ways_out(profile: ModelProfile, machine: Machine, workload: Workload) -> Iterator[tuple[str, Candidate]]:

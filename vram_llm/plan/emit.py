@@ -3,6 +3,7 @@
 import msgspec
 
 from vram_llm.errors import BadPlan
+from vram_llm.model.quants import KV_TYPES
 from vram_llm.plan import emit_compose, emit_python, emit_server
 from vram_llm.plan.types import PLAN_VERSION, Plan
 
@@ -44,4 +45,27 @@ def from_json(data: bytes, where: str) -> Plan:
         raise BadPlan(
             f"{where} is a plan of version {plan.version}, this program writes {PLAN_VERSION}; plan again"
         )
+    if wrong := _contradiction(plan):
+        raise BadPlan(f"{where} contradicts itself: {wrong}; plan again")
     return plan
+
+
+def _contradiction(plan: Plan) -> str | None:
+    """What no plan of this program says, or None; a file may have been edited."""
+    placement, context = plan.placement, plan.context
+    order = placement.device_order
+    known = {device.id for device in plan.devices}
+    counts = (*placement.layers_per_device, placement.cpu_layers)
+    if unknown := next((each for each in order if each not in known), None):
+        return f"it places layers on {unknown}, which is not among its devices"
+    if tuple(use.id for use in plan.estimate.devices) != order:
+        return "its estimate is not for the devices of its placement"
+    if not len(order) == len(placement.layers_per_device) == len(placement.tensor_split):
+        return "its layer counts are not as many as its devices"
+    if min(counts) < 0 or sum(counts) != plan.model.n_layers:
+        return f"its layers add up to {sum(counts)} of {plan.model.n_layers}"
+    if bad := next((t for t in (context.kv_type_k, context.kv_type_v) if t not in KV_TYPES), None):
+        return f"there is no KV type {bad!r}"
+    if min(context.n_ctx, context.parallel, context.n_batch, context.n_ubatch, context.n_threads) < 1:
+        return "its context has a size below 1"
+    return None

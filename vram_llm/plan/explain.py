@@ -28,7 +28,12 @@ def way_out(flag: str, other: Candidate, workload: Workload) -> str:
 
 
 def refusal(
-    profile: ModelProfile, machine: Machine, estimate: Estimate, context: Context, ways: Sequence[str]
+    profile: ModelProfile,
+    machine: Machine,
+    estimate: Estimate,
+    context: Context,
+    reserve_bytes: int,
+    ways: Sequence[str],
 ) -> str:
     """One sentence for a model that does not fit, and what to try."""
     names = {device.id: device.name for device in machine.devices}
@@ -43,11 +48,21 @@ def refusal(
     head = f"{profile.name} {profile.quantization} does not fit {at}: {', '.join(short)}"
     if ways:
         return f"{head}; what would fit: {', or '.join(ways)}"
-    needed = sum(d.total_bytes for d in estimate.devices) + estimate.host.total_bytes
-    have = sum(d.budget_bytes for d in estimate.devices) + estimate.host.budget_bytes
+    if all(device.over_bytes <= 0 for device in estimate.devices):
+        return f"{head}; close something, or leave less free with --reserve-mib"
+    needed = sum(use.total_bytes for use in estimate.devices)
+    free = sum(device.free_bytes for device in machine.devices)
+    usable = sum(max(device.free_bytes - reserve_bytes, 0) for device in machine.devices)
+    if needed <= usable:
+        return (
+            f"{head}; together the devices have room, but no cut of whole layers leaves each within its own"
+        )
+    if needed <= free:
+        return f"{head}; leave less free with --reserve-mib"
     return (
-        f"{head}; no context and no KV type helps, it needs {format_bytes(needed)} in all where "
-        f"{format_bytes(have)} can be used: take a smaller quantisation or another card"
+        f"{head}; no context and no KV type helps: {format_bytes(needed)} are needed on devices where "
+        f"{format_bytes(usable)} can be used, and the computer's memory cannot take the rest; take a smaller "
+        "quantisation or another card"
     )
 
 
@@ -69,7 +84,10 @@ def notes(
             "this model was trained on"
         )
     if more is not None:
-        said.append(f"{more.context.n_ctx:,} tokens would be too many: {_shortage(more.estimate)}")
+        said.append(
+            f"{more.context.n_ctx:,} tokens would be too many without another layer on the CPU: "
+            f"{_shortage(more.estimate)}"
+        )
     if machine.devices and placement.cpu_layers:
         rest = "and the output " if placement.output_device == HOST else ""
         said.append(
@@ -89,9 +107,10 @@ def why(plan: Plan) -> tuple[str, ...]:
     if uses:
         fullest = max(uses, key=lambda use: use.total_bytes / max(use.budget_bytes, 1))
         share = fullest.total_bytes / max(fullest.budget_bytes, 1)
+        least = "as dictated" if plan.dictated else "the least that a cut in this order allows"
         said.append(
             f"The {plan.model.n_layers} layers and the output are cut {_cut(placement)}: the fullest device, "
-            f"{fullest.id}, is at {share:.0%} of its budget, the least that a cut in this order allows."
+            f"{fullest.id}, is at {share:.0%} of its budget, {least}."
         )
         each = {
             use.id: use.weights_bytes // count
@@ -104,7 +123,7 @@ def why(plan: Plan) -> tuple[str, ...]:
                 f"Layers are not alike: {heavy} gets {format_bytes(each[heavy])} with each of its layers, "
                 f"{light} {format_bytes(each[light])}; equal counts would not be equal bytes."
             )
-    if uses and placement.cpu_layers:
+    if uses and placement.cpu_layers and not plan.dictated:
         said.append(
             f"With fewer than {placement.cpu_layers} layers on the CPU, "
             "no order of the devices takes the rest."
@@ -122,9 +141,7 @@ def _beside(plan: Plan, other: Alternative) -> str:
     name = other.name[0].upper() + other.name[1:]
     if not other.fits:
         return f"{name}: would not fit, {_shortage(other.estimate)}."
-    saved = sum(use.total_bytes for use in plan.estimate.devices) - sum(
-        use.total_bytes for use in other.estimate.devices
-    )
+    saved = -sum(other.change_bytes.values())
     moved = other.placement.cpu_layers - plan.placement.cpu_layers
     layers = f", {abs(moved)} layers {'more' if moved > 0 else 'fewer'} on the CPU" if moved else ""
     verb = "free" if saved >= 0 else "take"

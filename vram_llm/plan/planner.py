@@ -24,7 +24,9 @@ def make_plan(
         chosen = place(profile, machine, workload, exact)
     if not chosen.estimate.fits:
         ways = [explain.way_out(*way, workload) for way in ways_out(profile, machine, workload)]
-        raise DoesNotFit(explain.refusal(profile, machine, chosen.estimate, chosen.context, ways))
+        raise DoesNotFit(
+            explain.refusal(profile, machine, chosen.estimate, chosen.context, workload.reserve_bytes, ways)
+        )
     return Plan(
         version=PLAN_VERSION,
         model=PlannedModel(
@@ -46,7 +48,8 @@ def make_plan(
         placement=chosen.placement,
         estimate=chosen.estimate,
         fits=True,
-        by_free_memory=split_by_free_memory(profile, machine, workload, chosen),
+        dictated=workload.tensor_split is not None or workload.n_gpu_layers is not None,
+        by_free_memory=split_by_free_memory(profile, machine, workload, chosen, exact),
         alternatives=alternatives(profile, machine, workload, chosen),
         notes=explain.notes(profile, machine, chosen, more),
     )

@@ -6,7 +6,7 @@ again where the analytic meter's caution would cost layers or a refusal.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from vram_llm.errors import BadSplit
@@ -44,6 +44,7 @@ def place(
     found = Candidate(context, placement, measure(placement))
     if workload.tensor_split is not None:
         return found
+    least_bad = found
     found = _tightened(profile, machine, workload, found, measure)
     n_host = profile.n_layers + 1 - found.placement.n_gpu_layers
     if found.estimate.fits and (n_host == 0 or workload.n_gpu_layers is not None):
@@ -51,13 +52,29 @@ def place(
     cutter = Cutter(analytic(profile, machine, workload, context, optimistic=True), profile.n_layers)
     if workload.n_gpu_layers is None:
         least = _fewest_on_host(cutter, profile.n_layers)
-        bolder = range(least, min(n_host + (not found.estimate.fits), least + _TRIES))
+        most = n_host if found.estimate.fits else profile.n_layers + 2
+        bolder = range(least, min(most, least + _TRIES))
     else:
         bolder = range(n_host, n_host + 1)
     for on_host in bolder:
         placement = cutter.cut(on_host)
         if (estimate := measure(placement)).fits:
             return Candidate(context, placement, estimate)
+    if not found.estimate.fits and workload.n_gpu_layers is None:
+        found = _bisected(cutter, profile.n_layers, found, measure)
+    return found if found.estimate.fits else least_bad
+
+
+def _bisected(cutter: Cutter, n_layers: int, found: Candidate, measure: Meter) -> Candidate:
+    """With the fewest layers on the host that the exact meter allows; the analytic one misjudged them."""
+    low, high = 0, n_layers + 1
+    while low < high:
+        middle = (low + high) // 2
+        placement = cutter.cut(middle)
+        if (estimate := measure(placement)).fits:
+            high, found = middle, Candidate(found.context, placement, estimate)
+        else:
+            low = middle + 1
     return found
 
 
@@ -69,7 +86,8 @@ def _tightened(
         over = max((use.over_bytes for use in found.estimate.devices), default=0)
         if over <= 0:
             break
-        workload = replace(workload, reserve_bytes=workload.reserve_bytes + over)
+        smaller = (replace(each, free_bytes=max(each.free_bytes - over, 0)) for each in machine.devices)
+        machine = replace(machine, devices=tuple(smaller))
         placement = choose_placement(
             profile, machine, workload, analytic(profile, machine, workload, found.context)
         )
@@ -82,30 +100,44 @@ def place_largest(
 ) -> tuple[Candidate, Candidate | None]:
     """The placement with the longest context that fits, and that of one step more, which does not.
 
-    No more layers stay on the host than the shortest context needs there; no context is longer than what the
-    model was trained on, and then there is no step more. The shortest context's placement where none fits.
+    Layers are not moved to the host to make room for context: as many stay there as the shortest context
+    needs, or the default one where even the shortest needs some. No context is longer than what the model was
+    trained on, and then there is no step more. The least bad placement where none fits.
     """
     shortest = place(profile, machine, replace(workload, n_ctx=CTX_STEP), exact)
+    if shortest.placement.cpu_layers:
+        usual = place(profile, machine, replace(workload, n_ctx=None), exact)
+        shortest = usual if usual.estimate.fits else shortest
     kept = replace(workload, n_gpu_layers=shortest.placement.n_gpu_layers)
 
     def at(steps: int, meter: MeterFor | None) -> Candidate:
         return place(profile, machine, replace(kept, n_ctx=steps * CTX_STEP), meter)
 
-    low, high = 1, max((profile.context_length or _MAX_CTX) // CTX_STEP, 1)
-    if not shortest.estimate.fits or at(high, exact).estimate.fits:
-        return at(high if shortest.estimate.fits else 1, exact), None
-    for meter in (None, exact) if exact is not None else (None,):
-        # the analytic meter errs on the safe side, so the exact one has only to look further
-        stride, limit = high - low, high
-        if meter is not None:
-            stride = 1
-        while limit - low > 1:
-            middle = min(low + stride, limit - 1) if meter is not None else (low + limit) // 2
-            if at(middle, meter).estimate.fits:
-                low, stride = middle, 2 * stride
-            else:
-                limit, stride = middle, max(stride // 4, 1)
+    high = max((profile.context_length or _MAX_CTX) // CTX_STEP, 1)
+    if not shortest.estimate.fits:
+        return shortest, None
+    if (longest := at(high, exact)).estimate.fits:
+        return longest, None
+    low = _last(1, high, lambda steps: at(steps, None).estimate.fits)
+    if exact is not None:
+        # the analytic answer is near: look from there in growing steps
+        stride = 1
+        while low + stride < high and at(low + stride, exact).estimate.fits:
+            low, stride = low + stride, 2 * stride
+        least = low if at(low, exact).estimate.fits else 1
+        low = _last(least, min(low + stride, high), lambda steps: at(steps, exact).estimate.fits)
     return at(low, exact), at(low + 1, exact)
+
+
+def _last(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The last number from `low`, which fits, to before `high`, which does not, that fits."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def analytic(

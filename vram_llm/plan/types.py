@@ -127,6 +127,7 @@ class Alternative:
     placement: Placement
     estimate: Estimate
     fits: bool
+    change_bytes: dict[str, int]  # more (or less) than the chosen plan on each device, by the same meter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,5 +161,6 @@ class Plan:
     estimate: Estimate
     fits: bool
     by_free_memory: Alternative | None  # the split llama.cpp makes when told nothing
+    dictated: bool = False  # the user gave the split or the number of layers off the host
     alternatives: tuple[Alternative, ...] = ()  # what one change would buy or cost
     notes: tuple[str, ...] = ()

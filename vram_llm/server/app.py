@@ -36,8 +36,8 @@ def create_app(
 ) -> FastAPI:
     """The OpenAI endpoint in front of `engine`, which the caller starts and stops.
 
-    Every path is there with and without `/v1`. With `api_keys`, all but /health wants one of them as a
-    bearer token.
+    Every path under `/v1` is there without it as well. With `api_keys`, all but /health wants one of them
+    as a bearer token.
     """
     # The pages at /docs would fetch their scripts from the network.
     app = FastAPI(

@@ -23,10 +23,9 @@ def listen(host: str, port: int) -> socket.socket:
         sock = socket.socket(family)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-    except OSError as error:
-        raise PortInUse(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --port or --host"
-        ) from error
+    except (OSError, UnicodeError) as error:  # the latter for a host like "a..b"
+        reason = getattr(error, "strerror", None) or error
+        raise PortInUse(f"cannot listen on {host}:{port}: {reason}; choose another port") from error
     return sock
 
 
@@ -43,7 +42,11 @@ async def serve(
     second signal ends them at once.
     """
     config = uvicorn.Config(
-        create_app(engine, api_keys=api_keys), log_level="warning", access_log=False, lifespan="off"
+        create_app(engine, api_keys=api_keys),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=int(DRAIN_S) + 1,  # for clients that neither read nor write
     )
     server = _Server(config, engine)
     serving = asyncio.create_task(server.serve(sockets=[sock]))

@@ -13,6 +13,7 @@ from vram_llm.engine.request import SamplingParams
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import MissingField, NotSupported, UnknownParameter
 
+MAX_TOKENS = 2**31 - 1
 MAX_CHOICES = 128  # that one request may ask for, over all its prompts
 MAX_STOPS = 16
 
@@ -71,7 +72,7 @@ class GenerationFields(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
     stop: Stop = None
     ignore_eos: bool | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
@@ -136,7 +137,7 @@ class ChatCompletionRequest(GenerationFields):
     }  # fmt: skip
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
 
 
 class CompletionRequest(GenerationFields):
