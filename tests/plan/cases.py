@@ -8,6 +8,7 @@ from tests import zoo
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
 from vram_llm.model.header import read_header
 from vram_llm.model.profile import ModelProfile, profile
+from vram_llm.model.tensors import Tensor
 from vram_llm.units import GIB, MIB
 
 LAPTOP = 12 * GIB
@@ -48,18 +49,18 @@ def resized(profile: ModelProfile, layer_mib: Sequence[int], outside_mib: int = 
     """
     pattern = profile.layers[0].tensors[0]
 
-    def tensor(name: str, mib: int) -> object:
+    def tensor(name: str, mib: int) -> Tensor:
         return dataclasses.replace(pattern, name=name, n_bytes=mib * MIB, shape=(512, 1))
 
     layers = tuple(
-        dataclasses.replace(profile.layers[0], index=i, tensors=(tensor(f"blk.{i}.w", mib),), bytes=mib * MIB)  # type: ignore[arg-type]
+        dataclasses.replace(profile.layers[0], index=i, tensors=(tensor(f"blk.{i}.w", mib),), bytes=mib * MIB)
         for i, mib in enumerate(layer_mib)
     )
     return dataclasses.replace(
         profile,
         n_layers=len(layers),
         layers=layers,
-        input_tensors=(tensor("token_embd.weight", outside_mib),),  # type: ignore[arg-type]
-        output_tensors=(tensor("output.weight", outside_mib),),  # type: ignore[arg-type]
+        input_tensors=(tensor("token_embd.weight", outside_mib),),
+        output_tensors=(tensor("output.weight", outside_mib),),
         shared_tensors=(),
     )

@@ -46,7 +46,7 @@ def alternatives(
     found = []
     for name, rig, changed in _changes(profile, ordered, wish, chosen):
         try:
-            other = place(profile, rig, changed)
+            other = place(profile, rig, changed, reorder=False)
         except BadPlan:  # heads that the smaller KV type's blocks do not divide
             continue
         found.append(_alternative(name, other, now))

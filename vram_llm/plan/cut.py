@@ -37,14 +37,15 @@ Attempt = Callable[[int, float], list[Run] | None]  # items on the host, share o
 class Cutter:
     """Cuts `n_layers` layers and the output over the devices of `meter`."""
 
-    def __init__(self, meter: AnalyticMeter, n_layers: int) -> None:
+    def __init__(self, meter: AnalyticMeter, n_layers: int, *, reorder: bool = True) -> None:
+        """Without `reorder`, only the machine's own order is tried."""
         self._meter = meter
         self._n_layers = n_layers
         self._n_items = n_layers + 1
         self._ids = list(meter.devices)
         self._classes = _classes(meter)
         n_sets = math.prod(len(alike) + 1 for alike in self._classes)
-        self._reorders = len(self._classes) > 1 and n_sets <= _MAX_SETS
+        self._reorders = reorder and len(self._classes) > 1 and n_sets <= _MAX_SETS
 
     def fits(self, n_host: int) -> bool:
         """Whether everything after the first `n_host` items fits the devices' budgets."""

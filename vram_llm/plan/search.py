@@ -32,12 +32,20 @@ class Candidate:
 
 
 def place(
-    profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None = None
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    exact: MeterFor | None = None,
+    *,
+    reorder: bool = True,
 ) -> Candidate:
-    """The best placement, or the least bad where none fits. Raises BadSplit, BadPlan."""
+    """The best placement, or the least bad where none fits; with `reorder`, over every order of the devices.
+
+    Raises BadSplit, BadPlan.
+    """
     context = resolve_context(profile, machine, workload)
     meter = analytic(profile, machine, workload, context)
-    placement = choose_placement(profile, machine, workload, meter)
+    placement = choose_placement(profile, machine, workload, meter, reorder=reorder)
     if exact is None:
         return Candidate(context, placement, meter(placement))
     measure = exact(context)
@@ -150,7 +158,12 @@ def analytic(
 
 
 def choose_placement(
-    profile: ModelProfile, machine: Machine, workload: Workload, meter: AnalyticMeter
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    meter: AnalyticMeter,
+    *,
+    reorder: bool = True,
 ) -> Placement:
     """The placement the user dictates, or the best one; the least bad where none fits. Raises BadSplit."""
     ids = [device.id for device in machine.devices]
@@ -159,7 +172,7 @@ def choose_placement(
         _check_split(workload.tensor_split, machine)
         assignment = device_of_layers(n_layers, -1 if wanted is None else wanted, workload.tensor_split)
         return placement_of(ids, assignment)
-    cutter = Cutter(meter, n_layers)
+    cutter = Cutter(meter, n_layers, reorder=reorder)
     if wanted is not None:
         return cutter.cut(max(n_layers + 1 - wanted, 0) if wanted >= 0 else 0)
     best = cutter.cut(_fewest_on_host(cutter, n_layers))
