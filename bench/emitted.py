@@ -127,7 +127,7 @@ def wait_for(done: Callable[[], bool], process: "subprocess.Popen[bytes]", log: 
     while not done():
         if process.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"{process.args!r} did not come up: {log.read_text(errors='replace')[-2000:]}")
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks, up to the deadline
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:

@@ -130,7 +130,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
             raise DemoError(f"vram-llm serve ended with exit code {status} before it was ready", status)
         if _is_healthy(port):
             return
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks
     raise DemoError(f"the server was not ready after {START_S:.0f} s")
 
 

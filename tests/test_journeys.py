@@ -52,7 +52,7 @@ class Serving:
                 seen.append(0)
             if seen[-1] == 200:
                 return seen
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two looks, up to the deadline
         raise AssertionError(f"not healthy in time: {seen[-1]}")
 
     def end(self, number: int = signal.SIGTERM) -> int:
@@ -96,7 +96,7 @@ def chat(served: Serving, text: str, **more: object) -> str:
         messages=[{"role": "user", "content": text}],
         stream=True,
         max_tokens=12,
-        **more,  # type: ignore[call-overload]
+        **more,  # type: ignore[call-overload]  # any keyword of the SDK
     )
     return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
 
@@ -146,7 +146,7 @@ def test_a_saved_plan_is_served(tmp_path: Path) -> None:
         assert chat(served, "hello")
         too_long = [{"role": "user", "content": "word " * 600}]
         with pytest.raises(openai.BadRequestError, match="the context holds 512") as caught:
-            served.client.chat.completions.create(model="tiny", messages=too_long)  # type: ignore[arg-type]
+            served.client.chat.completions.create(model="tiny", messages=too_long)  # type: ignore[arg-type]  # plain dicts
         assert caught.value.code == "context_length_exceeded"
 
 

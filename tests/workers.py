@@ -52,4 +52,4 @@ def _await_listening(endpoint: str, process: "subprocess.Popen[bytes]") -> None:
         except OSError as error:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the worker at {endpoint} does not listen: {error}") from error
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two looks, up to the deadline

@@ -41,7 +41,7 @@ async def test_a_death_costs_the_requests_in_flight_and_no_more(engine: EngineCl
     n_open = psutil.Process().num_fds()
     stream = await begun(engine, "lost")
     waiting = asyncio.create_task(answer(engine, "lost too", max_tokens=None))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the second request is submitted at its task's first turn
     process.send_signal(number)
     with pytest.raises(
         EngineDied, match=f"the engine process died .*signal {int(number)}.*; the request was lost"
@@ -86,8 +86,9 @@ async def test_a_model_that_is_gone_at_the_restart_is_told(
     await soon(engine.ready())
     path.unlink()
     engine_processes()[0].kill()
-    while engine.state is EngineState.READY:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(PATIENCE_S):
+        while engine.state is EngineState.READY:
+            await asyncio.sleep(0.01)  # between two looks
     assert isinstance(await refusal_of(engine), ModelRefused)
 
 
@@ -123,8 +124,9 @@ async def test_a_stop_while_the_process_starts_is_heard(
     """The process finds plan and stop together; it must end by itself, not be killed for it."""
     monkeypatch.setattr(client, "_STOP_GRACE_S", 10 * PATIENCE_S)
     engine = start(plan_on_cpu())
-    while not engine_processes():
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(PATIENCE_S):
+        while not engine_processes():
+            await asyncio.sleep(0.005)  # between two looks
     await soon(engine.stop())
     assert engine_processes() == []
 
@@ -175,7 +177,7 @@ async def test_drain_lets_requests_finish_and_takes_no_new_ones(engine: EngineCl
     stream = engine.generate(request("r", max_tokens=200))
     await soon(anext(stream))
     draining = asyncio.create_task(engine.drain(PATIENCE_S))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # drain begins at its task's first turn
     assert engine.state is EngineState.STOPPING
     with pytest.raises(EngineDied, match="the engine is not ready: shutting down"):
         await answer(engine, "new")

@@ -49,7 +49,7 @@ def a_context(**given: object) -> Context:
         n_ctx=8192, parallel=8, kv_type_k="f16", kv_type_v="f16", n_batch=2048, n_ubatch=512, n_threads=1,
         use_mmap=False, pipeline_copies=True,
     )  # fmt: skip
-    return dataclasses.replace(usual, **given)  # type: ignore[arg-type]
+    return dataclasses.replace(usual, **given)  # type: ignore[arg-type]  # fields by name
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def test_cards_are_numbered_in_the_order_they_are_listed() -> None:
 def test_workers_devices_are_numbered_over_all_workers_in_use(
     devices: list[object], counts: list[int], names: tuple[str, ...], endpoints: tuple[str, ...]
 ) -> None:
-    where = reach(saved_plan(devices, counts))  # type: ignore[arg-type]
+    where = reach(saved_plan(devices, counts))  # type: ignore[arg-type]  # from a table
     assert where.names == names
     assert where.endpoints == endpoints
 

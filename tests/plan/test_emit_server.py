@@ -99,7 +99,7 @@ def test_where_the_model_is(path: str, expected: dict[str, str]) -> None:
     ],
 )
 def test_choices_of_the_context(change: dict[str, object], expected: dict[str, str]) -> None:
-    context = dataclasses.replace(CONTEXT, **change)  # type: ignore[arg-type]
+    context = dataclasses.replace(CONTEXT, **change)  # type: ignore[arg-type]  # fields by name
     found = flags(saved_plan([local(0), local(1)], [2, 2], context=context))
     assert expected.items() <= found.items()
 

@@ -48,8 +48,9 @@ async def listening(engine: FakeEngine, **options: Any) -> AsyncIterator[str]:
     )  # so that a stream that is never freed fails its test, and does not hang it
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while not server.started:
+            await asyncio.sleep(0.01)  # between two looks
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:

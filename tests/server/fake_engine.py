@@ -75,7 +75,7 @@ class FakeEngine:
         complete = False
         try:
             for step in self.script(request):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # as the real one, which waits for news
                 if isinstance(step, Exception):
                     raise step
                 if isinstance(step, asyncio.Event):

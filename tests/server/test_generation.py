@@ -50,7 +50,7 @@ async def test_leaving_while_nothing_was_answered(
         asking = asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=body))
         async with asyncio.timeout(10):
             while not engine.requests:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # between two looks
             asking.cancel()
             await engine.some_cancelled.wait()
     assert engine.cancelled == [engine.requests[0].id]

@@ -7,7 +7,7 @@ from typing import Any
 from vram_llm.llama import bindings as b
 from vram_llm.llama.bindings import C
 from vram_llm.model.quants import KV_TYPES
-from vram_llm.plan.emit_server import NO_TENSOR
+from vram_llm.plan.context import NO_TENSOR
 from vram_llm.plan.types import Context, Placement
 
 LOAD_AUTO, LOAD_WITHOUT_MMAP = -1, 0  # llama_load_mode of llama.h

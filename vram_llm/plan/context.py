@@ -8,6 +8,8 @@ from vram_llm.plan.memory import pad
 from vram_llm.plan.types import Context, Workload
 
 CTX_STEP = 256  # llama.cpp pads n_ctx to a multiple of it
+NO_TENSOR = "^$"
+"""No tensor is called so: with any tensor override llama.cpp makes no pipeline copies (llama-context.cpp)."""
 
 
 def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload) -> Context:

@@ -10,8 +10,9 @@ from pathlib import Path
 from vram_llm.machine.types import DeviceKind
 from vram_llm.model.location import RemoteFile, is_remote
 from vram_llm.model.quants import KV_TYPES
+from vram_llm.plan.context import NO_TENSOR
 from vram_llm.plan.emit_devices import Reach, reach
-from vram_llm.plan.emit_server import NO_TENSOR, as_comments
+from vram_llm.plan.emit_server import as_comments
 from vram_llm.plan.types import HOST, Plan
 
 _WITH_CLASS = """\

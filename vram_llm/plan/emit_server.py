@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vram_llm.model.location import HUB, is_remote
+from vram_llm.plan.context import NO_TENSOR
 from vram_llm.plan.emit_devices import Reach, reach
 from vram_llm.plan.types import Plan
-
-NO_TENSOR = "^$"
-"""No tensor's name: with any override at all llama.cpp makes no pipeline copies (llama-context.cpp)."""
 
 _HOST_CACHES = (
     "--cache-ram and --ctx-checkpoints are 0 because the plan keeps no room on the host for what",

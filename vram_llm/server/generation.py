@@ -139,7 +139,7 @@ async def _pump(
             async for event in events:
                 queue.put_nowait((index, event))
         queue.put_nowait(None)
-    except Exception as error:
+    except Exception as error:  # raised again by whoever reads the queue
         queue.put_nowait(error)
 
 

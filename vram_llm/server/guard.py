@@ -47,7 +47,7 @@ class Guard:
             await self._app(scope, self._limited(receive), send_with_id)
         except ClientDisconnect:
             return
-        except Exception as error:
+        except Exception as error:  # the last net: every fault is an OpenAI error object
             if not isinstance(error, VramLLMError):
                 log.exception("Request %s (%s %s) failed", request_id, scope["method"], scope["path"])
             if started:

@@ -100,7 +100,7 @@ class EventStream(Response):
         async with aclosing(self._news) as news:
             try:
                 first = await anext(news)
-            except Exception as error:
+            except Exception as error:  # nothing is sent yet: it gets its own status
                 _log(error)
                 await error_response(error)(scope, receive, send)
                 return
@@ -112,7 +112,7 @@ class EventStream(Response):
                     if chunk:
                         await _send_body(send, chunk)
                 last = self._chunks.closing()
-            except Exception as error:
+            except Exception as error:  # too late for a status: the stream's last line
                 _log(error)
                 last = b"data: " + _encode(error_body(error)) + b"\n\n"
             await _send_body(send, last, more=False)
