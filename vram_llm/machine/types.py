@@ -34,6 +34,33 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """How fast llama.cpp computes on one device, or on the host with as many threads as it has cores.
+
+    A decode step of n rows over L layers takes about
+    step_overhead_s + L * layer_overhead_s + bytes / read_bytes_per_s + (n - 1) * flops / row_flops_per_s;
+    bytes are the weights and the KV cache it reads, flops 2 * active parameters.
+    """
+
+    read_bytes_per_s: Fact  # weights and KV cache, as a decode step streams them
+    layer_overhead_s: Fact  # for each repeating layer and step, whatever its bytes: launches, barriers
+    step_overhead_s: Fact  # for each step: the graph's submission; for a worker the way there and back too
+    row_flops_per_s: Fact | None  # arithmetic of decode rows after the first; None: unknown
+    prompt_flops_per_s: Fact | None  # of a full micro-batch of a prompt; None: unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """The way between the host and a device, which activations take where layers change places.
+
+    A boundary of n rows is n * n_embd * 4 bytes.
+    """
+
+    latency_s: Fact
+    bytes_per_s: Fact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """One card, or one device of a remote worker.
 
@@ -58,6 +85,8 @@ class Device:
     compute_capability: str | None = None  # "8.6"
     driver_version: str | None = None
     what_if: bool = False  # not in this machine: planned for, never loaded
+    speed: Speed | None = None  # `calibrate` measures it; else from the bandwidth; None: unknown
+    link: Link | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +99,7 @@ class Host:
     available_bytes: int
     cpu_name: str | None = None
     alignment_bytes: int = 32  # ggml's CPU buffer type
+    speed: Speed | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
