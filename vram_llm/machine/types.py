@@ -38,23 +38,23 @@ class Speed:
     """How fast llama.cpp computes on one device, or on the host with as many threads as it has cores.
 
     A decode step of n rows over L layers takes about
-    step_overhead_s + L * layer_overhead_s + bytes / read_bytes_per_s + (n - 1) * flops / row_flops_per_s;
-    bytes are the weights and the KV cache it reads, flops 2 * active parameters.
+    step_overhead_s + L * layer_overhead_s + bytes / read_bytes_per_s + (n - 1) * flops / row_flops_per_s
+    + crossing / Link.bytes_per_s;
+    bytes are the weights and the KV cache it reads, flops 2 * active parameters, crossing the bytes of the
+    activations that come from and go to the host: n * n_embd * 4, of logits n * n_vocab * 4. Twice the link's
+    latency is part of step_overhead_s, what crosses it is not.
     """
 
     read_bytes_per_s: Fact  # weights and KV cache, as a decode step streams them
     layer_overhead_s: Fact  # for each repeating layer and step, whatever its bytes: launches, barriers
-    step_overhead_s: Fact  # for each step: the graph's submission; for a worker the way there and back too
+    step_overhead_s: Fact  # for each step: the graph's submission, and the ways to the device and back
     row_flops_per_s: Fact | None  # arithmetic of decode rows after the first; None: unknown
     prompt_flops_per_s: Fact | None  # of a full micro-batch of a prompt; None: unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """The way between the host and a device, which activations take where layers change places.
-
-    A boundary of n rows is n * n_embd * 4 bytes.
-    """
+    """The way between the host and a device, which activations take where layers change places."""
 
     latency_s: Fact
     bytes_per_s: Fact
