@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from vram_llm.model.quants import KV_TYPES
-from vram_llm.plan.types import Workload
+from vram_llm.plan.types import Objective, Workload
 from vram_llm.units import MIB, parse_count
 
 if TYPE_CHECKING:
@@ -102,6 +102,18 @@ _OPTIONS = (
     click.option("--tensor-split", type=Shares(), metavar="SHARES", help=(
         'Dictate the split over the devices, in their order: "0.35,0.45,0.20".'
     )),
+    click.option("--objective", type=click.Choice([each.value for each in Objective]),
+                 default=_DEFAULT.objective.value, show_default=True, help=(
+        "What the placement is to be best at: latency (the shortest step: fastest cards first, a slow one "
+        "may be left idle), throughput (prompts: no stage slower than it must be), context (as much as "
+        "fits), balance (memory spread evenly)."
+    )),
+    click.option("--expect-depth", type=Count(), metavar="TOKENS", help=(
+        "Tokens a sequence has behind it, as speed is predicted.  "
+        f"[default: {_DEFAULT.DEFAULT_DEPTH}, or half the context if that is less]"
+    )),
+    click.option("--expect-streams", type=click.IntRange(1, 256), default=_DEFAULT.expect_streams,
+                 show_default=True, help="Sequences that decode at the same time, as the objective sees it."),
     click.option("--mmap/--no-mmap", default=_DEFAULT.use_mmap, show_default=True,
                  help="Map the file, or read it into memory."),
 )  # fmt: skip
@@ -110,7 +122,7 @@ _OPTIONS = (
 _NAMES = frozenset(
     {
         "gpus", "rpc", "n_ctx", "parallel", "kv_type", "n_batch", "n_ubatch", "pipeline", "reserve_mib",
-        "n_gpu_layers", "tensor_split", "mmap",
+        "n_gpu_layers", "tensor_split", "mmap", "objective", "expect_depth", "expect_streams",
     }
 )  # fmt: skip
 
@@ -134,6 +146,9 @@ def wishes(function: _F) -> _F:
             n_gpu_layers=options.pop("n_gpu_layers"),
             tensor_split=options.pop("tensor_split"),
             use_mmap=options.pop("mmap"),
+            objective=Objective(options.pop("objective")),
+            expect_depth=options.pop("expect_depth"),
+            expect_streams=options.pop("expect_streams"),
         )
         asked = Wishes(gpus=options.pop("gpus"), rpc=options.pop("rpc"), workload=workload, given=given)
         return function(wishes=asked, **options)

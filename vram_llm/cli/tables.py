@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vram_llm.machine.types import Device, Machine
-from vram_llm.plan.types import HOST, Plan
+from vram_llm.plan.types import HOST, Plan, SpeedEstimate
 from vram_llm.units import MIB, format_bytes, format_count, format_mib
 
 _NARROW = 72  # columns; below it only what matters most is shown
@@ -55,6 +55,9 @@ def print_plan(plan: Plan) -> None:
     console.print()
     console.print(_plan_table(plan, console))
     console.print(_basis(plan))
+    if plan.speed is not None:
+        for line in speed_lines(plan.speed):
+            console.print(line)
     if placement.tensor_split:
         split = ",".join(map(str, placement.tensor_split))
         console.print(f"--n-gpu-layers {placement.n_gpu_layers} --tensor-split {split}")
@@ -63,7 +66,7 @@ def print_plan(plan: Plan) -> None:
         console.print(f"llama.cpp itself, by free memory, would split {split}: {_verdict(plan)}")
     if any(device.what_if for device in plan.devices):
         console.print("the host is this computer, also beside cards that are not in it")
-    room = 48 + 10 * len(placement.device_order)
+    room = 56 + 10 * len(placement.device_order)
     if plan.alternatives and plan.estimate.devices and console.width >= min(room, 2 * _NARROW):
         console.print()
         console.print(_alternatives_table(plan, console))
@@ -77,6 +80,29 @@ def print_reasons(reasons: Sequence[str]) -> None:
     console.print()
     for reason in reasons:
         console.print(Text(reason))
+
+
+def speed_lines(speed: SpeedEstimate) -> list[str]:
+    """What to expect, each figure with its basis, and where the time of a decode step goes."""
+    many = ""
+    if speed.streams > 1 and speed.streams_tokens_per_s is not None:
+        many = f", {rate(speed.streams_tokens_per_s)} for {speed.streams} streams together"
+    behind = format_count(speed.depth)
+    lines = [f"expected: {rate(speed.tokens_per_s)} tok/s{many}, {behind} tokens behind each ({speed.basis})"]
+    if speed.prompt_s is not None and speed.prompt_tokens_per_s is not None:
+        lines.append(
+            f"prompts: {rate(speed.prompt_tokens_per_s)} tok/s, the first token after {speed.prompt_s:.2g} s "
+            f"for {format_count(speed.prompt_tokens)} ({speed.prompt_basis})"
+        )
+    if len(speed.devices) > 1:
+        shares = ", ".join(f"{each.id} {each.share:.0%}" for each in speed.devices)
+        lines.append(f"time of a step: {shares}")
+    return lines
+
+
+def rate(tokens_per_s: float) -> str:
+    """Tokens per second as they are worth telling: "7.4", "113"."""
+    return f"{tokens_per_s:,.1f}" if tokens_per_s < 99.95 else f"{tokens_per_s:,.0f}"
 
 
 def _basis(plan: Plan) -> str:
@@ -101,6 +127,8 @@ def _alternatives_table(plan: Plan, console: Console) -> Table:
     for device_id in order:
         table.add_column(device_id, justify="right", no_wrap=True)
     table.add_column("CPU layers", justify="right", no_wrap=True)
+    if plan.speed is not None:
+        table.add_column("tok/s", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for other in plan.alternatives:
         cells = [
@@ -109,8 +137,16 @@ def _alternatives_table(plan: Plan, console: Console) -> Table:
             else "not used"
             for each in order
         ]
+        if plan.speed is not None:
+            speed = [rate(other.speed.tokens_per_s) if other.speed is not None else "?"]
+        else:
+            speed = []
         table.add_row(
-            other.name, *cells, str(other.placement.cpu_layers or "-"), "" if other.fits else "does not fit"
+            other.name,
+            *cells,
+            str(other.placement.cpu_layers or "-"),
+            *speed,
+            "" if other.fits else "does not fit",
         )
     return table
 
@@ -155,12 +191,14 @@ def _bar(share: float, width: int = 7) -> Text:
 
 def _verdict(plan: Plan) -> str:
     assert plan.by_free_memory is not None
+    speed = plan.by_free_memory.speed
+    expected = f", at {rate(speed.tokens_per_s)} tok/s" if speed is not None else ""
     over = [
         f"{device.id} {format_bytes(device.over_bytes)} over"
         for device in plan.by_free_memory.estimate.devices
         if device.over_bytes > 0
     ]
-    return ", ".join(over) if over else "it would fit too"
+    return ", ".join(over) if over else f"it would fit too{expected}"
 
 
 def _bandwidth(device: Device) -> str:

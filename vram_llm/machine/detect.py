@@ -9,6 +9,7 @@ from pathlib import Path
 from vram_llm.errors import UnknownDevice
 from vram_llm.machine import catalog, nvml
 from vram_llm.machine.host import ROOT, read_host, read_text
+from vram_llm.machine.speed import pcie_link, with_speeds
 from vram_llm.machine.types import Device, Fact, Host, Machine, Source
 from vram_llm.machine.what_if import notes, parse_gpus
 
@@ -20,7 +21,7 @@ def detect(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> Machin
     host = read_host(root)
     found = nvml.visible(nvml.cards(host), environ)
     devices = tuple(_with_catalog(device) for device in found.devices)
-    return Machine(devices=devices, host=host, notes=(*found.notes, *_other_graphics(root)))
+    return with_speeds(Machine(devices=devices, host=host, notes=(*found.notes, *_other_graphics(root))))
 
 
 def what_if(specs: Sequence[str], host: Host | None = None) -> Machine:
@@ -28,21 +29,20 @@ def what_if(specs: Sequence[str], host: Host | None = None) -> Machine:
 
     Raises UnknownDevice for a card nobody knows.
     """
-    return Machine(devices=parse_gpus(specs), host=host or read_host(), notes=notes(specs))
+    return with_speeds(Machine(devices=parse_gpus(specs), host=host or read_host(), notes=notes(specs)))
 
 
 def _with_catalog(device: Device) -> Device:
-    """`device` with the catalog's bandwidth where the driver gives none."""
-    if device.bandwidth_bytes_per_s is not None:
-        return device
+    """`device` with the catalog's link, and its bandwidth where the driver gives none."""
     try:
         card = catalog.find(device.name, device.total_bytes)
     except UnknownDevice:
         return device
-    if card.bandwidth_bytes_per_s is None:
-        return device
-    fact = Fact(card.bandwidth_bytes_per_s, Source.CATALOG)
-    return dataclasses.replace(device, bandwidth_bytes_per_s=fact)
+    bandwidth = device.bandwidth_bytes_per_s
+    if bandwidth is None and card.bandwidth_bytes_per_s is not None:
+        bandwidth = Fact(card.bandwidth_bytes_per_s, Source.CATALOG)
+    link = pcie_link(card.pcie_generation, card.pcie_lanes)
+    return dataclasses.replace(device, bandwidth_bytes_per_s=bandwidth, link=link)
 
 
 def _other_graphics(root: Path) -> tuple[str, ...]:

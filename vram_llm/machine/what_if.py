@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from vram_llm.errors import UnknownDevice
 from vram_llm.machine import catalog, nvml
+from vram_llm.machine.speed import pcie_link
 from vram_llm.machine.types import Device, DeviceKind, Fact, Source
 from vram_llm.units import GIB, format_bytes, parse_bytes, parse_bytes_per_s
 
@@ -84,6 +85,7 @@ def parse_gpu(spec: str) -> tuple[Device, ...]:
             row_padding=row_padding,
             compute_capability=card.compute_capability if card else None,
             what_if=True,
+            link=pcie_link(card.pcie_generation, card.pcie_lanes) if card else None,
         )
         for i in range(read.count)
     )

@@ -39,19 +39,19 @@ class Cutter:
 
     def __init__(self, meter: AnalyticMeter, n_layers: int, *, reorder: bool = True) -> None:
         """Without `reorder`, only the machine's own order is tried."""
-        self._meter = meter
+        self.meter = meter
+        self.ids = list(meter.devices)
+        self.n_items = n_layers + 1
         self._n_layers = n_layers
-        self._n_items = n_layers + 1
-        self._ids = list(meter.devices)
-        self._classes = _classes(meter)
-        n_sets = math.prod(len(alike) + 1 for alike in self._classes)
-        self._reorders = reorder and len(self._classes) > 1 and n_sets <= _MAX_SETS
+        self.classes = _classes(meter)  # device ids, those together that are alike
+        n_sets = math.prod(len(alike) + 1 for alike in self.classes)
+        self.reorders = reorder and len(self.classes) > 1 and n_sets <= _MAX_SETS
 
     def fits(self, n_host: int) -> bool:
         """Whether everything after the first `n_host` items fits the devices' budgets."""
-        attempts = [self._in_order, *([self._in_any_order] if self._reorders else [])]
+        attempts = [self._in_order, *([self._in_any_order] if self.reorders else [])]
         return (
-            n_host == self._n_items
+            n_host == self.n_items
             or self._alone(n_host) is not None
             or any(attempt(n_host, 1.0) is not None for attempt in attempts)
         )
@@ -63,18 +63,18 @@ class Cutter:
         One device takes all where several cannot, for want of room for their pipeline copies. Where nothing
         fits, the least bad cut.
         """
-        if n_host == self._n_items or not self._ids:
-            return self._placement([])
-        if not any(map(self._meter.budget, self._ids)):
-            return self._placement([Run(self._ids[0], n_host, self._n_items)])
+        if n_host == self.n_items or not self.ids:
+            return self.placement([])
+        if not any(map(self.meter.budget, self.ids)):
+            return self.placement([Run(self.ids[0], n_host, self.n_items)])
         runs, share = self._least(self._in_order, n_host)
-        if self._reorders:
+        if self.reorders:
             others, other_share = self._least(self._in_any_order, n_host)
             if other_share < share * _WORTH_REORDERING or other_share <= 1 < share:
                 runs, share = others, other_share
         if share > 1 and (alone := self._alone(n_host)) is not None:
             runs = alone
-        return self._placement(runs)
+        return self.placement(runs)
 
     def _least(self, attempt: Attempt, n_host: int) -> tuple[list[Run], float]:
         """The runs at the smallest share at which there are any, and that share."""
@@ -92,54 +92,54 @@ class Cutter:
     def _in_order(self, n_host: int, share: float) -> list[Run] | None:
         """Fill the devices one after the other; None where they do not take everything."""
         runs, start = [], n_host
-        for device_id in self._ids:
-            end = self._furthest(device_id, start, n_host, share)
+        for device_id in self.ids:
+            end = self.furthest(device_id, start, n_host, share)
             runs.append(Run(device_id, start, end))
             start = end
-        return runs if start == self._n_items else None
+        return runs if start == self.n_items else None
 
     def _in_any_order(self, n_host: int, share: float) -> list[Run] | None:
         """As `_in_order`, over all orders: how far each set of devices reaches, and by which last run."""
-        nothing: Used = (0,) * len(self._classes)
+        nothing: Used = (0,) * len(self.classes)
         reached: dict[Used, int] = {nothing: n_host}
         last: dict[Used, tuple[int, Run]] = {}
-        sets = itertools.product(*(range(len(alike) + 1) for alike in self._classes))
+        sets = itertools.product(*(range(len(alike) + 1) for alike in self.classes))
         for used in sorted(sets, key=sum):
-            for index, alike in enumerate(self._classes):
+            for index, alike in enumerate(self.classes):
                 if not used[index]:
                     continue
                 before = (*used[:index], used[index] - 1, *used[index + 1 :])
                 start = reached[before]
-                end = self._furthest(alike[before[index]], start, n_host, share)
+                end = self.furthest(alike[before[index]], start, n_host, share)
                 if end > reached.get(used, -1):
                     reached[used] = end
                     last[used] = (index, Run(alike[before[index]], start, end))
-            if reached[used] == self._n_items:
+            if reached[used] == self.n_items:
                 return _trace(used, last)
         return None
 
     def _alone(self, n_host: int) -> list[Run] | None:
         """Everything on the one device that it leaves least full; None where it fits on none."""
         fullness = {}
-        for device_id in self._ids:
-            use = self._meter.device(device_id, n_host, self._n_layers, True, is_first=True, pipelined=False)
+        for device_id in self.ids:
+            use = self.meter.device(device_id, n_host, self._n_layers, True, is_first=True, pipelined=False)
             if use.over_bytes <= 0:
                 fullness[device_id] = use.total_bytes / use.budget_bytes
         if not fullness:
             return None
-        return [Run(min(fullness, key=fullness.__getitem__), n_host, self._n_items)]
+        return [Run(min(fullness, key=fullness.__getitem__), n_host, self.n_items)]
 
-    def _furthest(self, device_id: str, start: int, n_host: int, share: float) -> int:
+    def furthest(self, device_id: str, start: int, n_host: int, share: float) -> int:
         """One past the last item that fits `share` of a device's budget, beginning with item `start`."""
-        pipelined = n_host == 0 and self._meter.may_pipeline
-        low, high = start, self._n_items
+        pipelined = n_host == 0 and self.meter.may_pipeline
+        low, high = start, self.n_items
         while low < high:
             end = (low + high + 1) // 2
-            use = self._meter.device(
+            use = self.meter.device(
                 device_id,
                 start,
                 min(end, self._n_layers),
-                end == self._n_items,
+                end == self.n_items,
                 is_first=start == n_host,
                 pipelined=pipelined,
             )
@@ -149,9 +149,9 @@ class Cutter:
                 high = end - 1
         return low
 
-    def _placement(self, runs: list[Run]) -> Placement:
+    def placement(self, runs: list[Run]) -> Placement:
         """The placement of these runs; what comes before them stays on the host."""
-        n_host = runs[0].start if runs else self._n_items
+        n_host = runs[0].start if runs else self.n_items
         assignment = [-1] * n_host
         for index, run in enumerate(runs):
             assignment += [index] * (run.end - run.start)
@@ -159,12 +159,12 @@ class Cutter:
 
 
 def _classes(meter: AnalyticMeter) -> list[list[str]]:
-    """Device ids, those together that hold the same in the same room."""
+    """Device ids, those together that hold the same in the same room, as fast."""
     alike: dict[tuple[object, ...], list[str]] = {}
     for device in meter.devices.values():
         key = (
             device.kind, device.free_bytes, device.alignment_bytes, device.row_padding,
-            overhead_bytes(device),
+            overhead_bytes(device), device.speed, device.link,
         )  # fmt: skip
         alike.setdefault(key, []).append(device.id)
     return list(alike.values())

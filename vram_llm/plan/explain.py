@@ -4,9 +4,26 @@ from collections.abc import Sequence
 
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
+from vram_llm.plan.fastest import lacking
 from vram_llm.plan.search import Candidate
-from vram_llm.plan.types import HOST, Alternative, Context, Estimate, Placement, Plan, Workload
+from vram_llm.plan.types import (
+    HOST,
+    Alternative,
+    Context,
+    Estimate,
+    Objective,
+    Placement,
+    Plan,
+    Workload,
+)
 from vram_llm.units import format_bytes, format_count
+
+_BEST = {
+    Objective.LATENCY: "and no cut within the budgets has a shorter decode step",
+    Objective.THROUGHPUT: "and no cut within the budgets has a faster slowest stage",
+    Objective.CONTEXT: "the least that a cut in this order allows",
+    Objective.BALANCE: "the least that a cut in this order allows",
+}
 
 
 def way_out(flag: str, other: Candidate, workload: Workload) -> str:
@@ -71,7 +88,6 @@ def notes(
 ) -> tuple[str, ...]:
     """What a reader should know of a plan beyond its figures. `more` is one step of context more."""
     placement, context = chosen.placement, chosen.context
-    names = {device.id: device.name for device in machine.devices}
     said = list(machine.notes)
     if not profile.memory_is_modelled and chosen.estimate.method == "analytic":
         said.append(
@@ -94,10 +110,24 @@ def notes(
             f"{placement.cpu_layers} of {profile.n_layers} layers {rest}stay on the CPU, "
             "which will be much slower than a card"
         )
-    idle = [names[device.id] for device in machine.devices if device.id not in placement.device_order]
-    if idle:
-        said.append(f"not used: {', '.join(idle)}")
     return tuple(said)
+
+
+def unknown_speeds(machine: Machine, workload: Workload, placement: Placement) -> tuple[str, ...]:
+    """Whose speed is not known, and what that means for the plan."""
+    if unknown := lacking(machine, workload):
+        names = ", ".join(f"{device.name} ({device.id})" for device in unknown)
+        return (
+            f"how fast {names} computes is not known, so layers are spread by memory alone: "
+            "`vram-llm calibrate` measures it",
+        )
+    on_host = placement.cpu_layers or placement.output_device == HOST
+    if on_host and machine.host.speed is None:
+        return (
+            "how fast this computer's processor computes is not known, and so not the plan's speed: "
+            "`vram-llm calibrate` measures it",
+        )
+    return ()
 
 
 def why(plan: Plan) -> tuple[str, ...]:
@@ -107,7 +137,7 @@ def why(plan: Plan) -> tuple[str, ...]:
     if uses:
         fullest = max(uses, key=lambda use: use.total_bytes / max(use.budget_bytes, 1))
         share = fullest.total_bytes / max(fullest.budget_bytes, 1)
-        least = "as dictated" if plan.dictated else "the least that a cut in this order allows"
+        least = "as dictated" if plan.dictated else _BEST[plan.objective]
         said.append(
             f"The {plan.model.n_layers} layers and the output are cut {_cut(placement)}: the fullest device, "
             f"{fullest.id}, is at {share:.0%} of its budget, {least}."

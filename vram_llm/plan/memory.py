@@ -107,8 +107,8 @@ class AnalyticMeter:
     ) -> None:
         """With `optimistic`, compute is a lower bound in place of the upper one."""
         self.devices = {device.id: device for device in devices}
+        self.context = context
         self._profile = profile
-        self._context = context
         self._host = host
         self._reserve_bytes = reserve_bytes
         n_swa_cells = swa_cells(profile, context)
@@ -139,7 +139,7 @@ class AnalyticMeter:
         """Whether llama.cpp makes pipeline copies: several devices, all able to, nothing left on the host."""
         kinds = [self.devices[device_id].kind for device_id in placement.device_order]
         return (
-            self._context.pipeline_copies
+            self.context.pipeline_copies
             and len(kinds) > 1
             and placement.n_gpu_layers > self._profile.n_layers
             and all(kind in PIPELINED_KINDS for kind in kinds)
@@ -149,7 +149,7 @@ class AnalyticMeter:
     def may_pipeline(self) -> bool:
         """Whether some placement off the host would have pipeline copies."""
         able = sum(device.kind in PIPELINED_KINDS for device in self.devices.values())
-        return self._context.pipeline_copies and able > 1
+        return self.context.pipeline_copies and able > 1
 
     def device(
         self, device_id: str, first: int, end: int, has_output: bool, is_first: bool, pipelined: bool
@@ -189,7 +189,7 @@ class AnalyticMeter:
     def _host_estimate(self, placement: Placement, pipelined: bool) -> HostEstimate:
         has_output = placement.output_device == HOST
         # a mapped file is not padded; llama.cpp's own figure is the span of the file it maps
-        alignment = 1 if self._context.use_mmap else self._host.alignment_bytes
+        alignment = 1 if self.context.use_mmap else self._host.alignment_bytes
         weights = self._weights(alignment, 0, 0, placement.cpu_layers, has_output)
         weights += _padded(self._profile.input_tensors, alignment, 0)
         if has_output and self._profile.tied_output:  # the embedding is there already and serves as both

@@ -1,12 +1,27 @@
 """A Plan: the placement, what stands beside it, and what a reader should know of it."""
 
+from dataclasses import replace
+
 from vram_llm.errors import DoesNotFit
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.plan import explain
 from vram_llm.plan.alternatives import alternatives, split_by_free_memory, ways_out
-from vram_llm.plan.search import Candidate, place, place_largest
-from vram_llm.plan.types import PLAN_VERSION, MeterFor, Plan, PlannedDevice, PlannedModel, Workload
+from vram_llm.plan.fastest import lacking
+from vram_llm.plan.idle import idle_reasons, with_idle
+from vram_llm.plan.search import Candidate, analytic, place, place_largest
+from vram_llm.plan.speed import Predictor
+from vram_llm.plan.types import (
+    PLAN_VERSION,
+    Alternative,
+    MeterFor,
+    Objective,
+    Plan,
+    PlannedDevice,
+    PlannedModel,
+    SpeedEstimate,
+    Workload,
+)
 
 
 def make_plan(
@@ -18,7 +33,7 @@ def make_plan(
     BadSplit and BadPlan where the wish contradicts model or machine.
     """
     more: Candidate | None = None
-    if workload.largest_ctx:
+    if workload.largest_ctx or (workload.objective is Objective.CONTEXT and workload.n_ctx is None):
         chosen, more = place_largest(profile, machine, workload, exact)
     else:
         chosen = place(profile, machine, workload, exact)
@@ -27,7 +42,16 @@ def make_plan(
         raise DoesNotFit(
             explain.refusal(profile, machine, chosen.estimate, chosen.context, workload.reserve_bytes, ways)
         )
-    return Plan(
+
+    def with_speed(other: Alternative) -> Alternative:
+        return replace(other, speed=_speed(profile, machine, workload, other))
+
+    by_free_memory = split_by_free_memory(profile, machine, workload, chosen, exact)
+    others = (
+        *alternatives(profile, machine, workload, chosen),
+        *with_idle(profile, machine, workload, chosen),
+    )
+    plan = Plan(
         version=PLAN_VERSION,
         model=PlannedModel(
             path=str(profile.shards[0].path),
@@ -49,7 +73,20 @@ def make_plan(
         estimate=chosen.estimate,
         fits=True,
         dictated=workload.tensor_split is not None or workload.n_gpu_layers is not None,
-        by_free_memory=split_by_free_memory(profile, machine, workload, chosen, exact),
-        alternatives=alternatives(profile, machine, workload, chosen),
-        notes=explain.notes(profile, machine, chosen, more),
+        by_free_memory=None if by_free_memory is None else with_speed(by_free_memory),
+        alternatives=tuple(with_speed(other) for other in others),
+        objective=Objective.BALANCE if lacking(machine, workload) else workload.objective,
+        speed=_speed(profile, machine, workload, chosen),
+        notes=(
+            *explain.notes(profile, machine, chosen, more),
+            *explain.unknown_speeds(machine, workload, chosen.placement),
+        ),
     )
+    return replace(plan, notes=(*plan.notes, *idle_reasons(plan)))
+
+
+def _speed(
+    profile: ModelProfile, machine: Machine, workload: Workload, of: Candidate | Alternative
+) -> SpeedEstimate | None:
+    pipelined = analytic(profile, machine, workload, of.context).is_pipelined(of.placement)
+    return Predictor(profile, of.context, machine, workload)(of.placement, pipelined=pipelined)

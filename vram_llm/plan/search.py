@@ -1,8 +1,9 @@
 """From a model, a machine and a wish to the placement that fits.
 
-As few layers as possible stay on the host; of the cuts (cut.py) that leaves, the one whose fullest device is
-least full is taken. The analytic meter finds it; an exact one, where there is one, confirms it, and is asked
-again where the analytic meter's caution would cost layers or a refusal.
+As few layers as possible stay on the host; of the cuts that leaves, the one that takes the least time
+(fastest.py) or, where that is not asked for or not known, whose fullest device is least full (cut.py), is
+taken. The analytic meter finds it; an exact one, where there is one, confirms it, and is asked again where
+the analytic meter's caution would cost layers or a refusal.
 """
 
 import math
@@ -14,9 +15,11 @@ from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.plan.context import CTX_STEP, resolve_context
 from vram_llm.plan.cut import Cutter
+from vram_llm.plan.fastest import fastest
 from vram_llm.plan.layout import device_of_layers, placement_of
 from vram_llm.plan.memory import AnalyticMeter
-from vram_llm.plan.types import Context, Estimate, Meter, MeterFor, Placement, Workload
+from vram_llm.plan.speed import Predictor
+from vram_llm.plan.types import Context, Estimate, Meter, MeterFor, Objective, Placement, Workload
 
 _MAX_CTX = 2**24
 _TRIES = 4  # placements with fewer layers on the host that the exact meter is asked about
@@ -57,7 +60,12 @@ def place(
     n_host = profile.n_layers + 1 - found.placement.n_gpu_layers
     if found.estimate.fits and (n_host == 0 or workload.n_gpu_layers is not None):
         return found
+    predictor = Predictor(profile, context, machine, workload)
     cutter = Cutter(analytic(profile, machine, workload, context, optimistic=True), profile.n_layers)
+
+    def cut(on_host: int) -> Placement:
+        return best_cut(cutter, predictor, on_host, workload.objective)
+
     if workload.n_gpu_layers is None:
         least = _fewest_on_host(cutter, profile.n_layers)
         most = n_host if found.estimate.fits else profile.n_layers + 2
@@ -65,20 +73,29 @@ def place(
     else:
         bolder = range(n_host, n_host + 1)
     for on_host in bolder:
-        placement = cutter.cut(on_host)
+        placement = cut(on_host)
         if (estimate := measure(placement)).fits:
             return Candidate(context, placement, estimate)
     if not found.estimate.fits and workload.n_gpu_layers is None:
-        found = _bisected(cutter, profile.n_layers, found, measure)
+        found = _bisected(cut, profile.n_layers, found, measure)
     return found if found.estimate.fits else least_bad
 
 
-def _bisected(cutter: Cutter, n_layers: int, found: Candidate, measure: Meter) -> Candidate:
+def best_cut(cutter: Cutter, predictor: Predictor, n_host: int, objective: Objective) -> Placement:
+    """The cut that serves `objective` best; where speeds are unknown or nothing fits, by memory."""
+    if objective in (Objective.LATENCY, Objective.THROUGHPUT):
+        runs = fastest(cutter, predictor, n_host, objective)
+        if runs is not None:
+            return cutter.placement(runs)
+    return cutter.cut(n_host)
+
+
+def _bisected(cut: Callable[[int], Placement], n_layers: int, found: Candidate, measure: Meter) -> Candidate:
     """With the fewest layers on the host that the exact meter allows; the analytic one misjudged them."""
     low, high = 0, n_layers + 1
     while low < high:
         middle = (low + high) // 2
-        placement = cutter.cut(middle)
+        placement = cut(middle)
         if (estimate := measure(placement)).fits:
             high, found = middle, Candidate(found.context, placement, estimate)
         else:
@@ -173,9 +190,11 @@ def choose_placement(
         assignment = device_of_layers(n_layers, -1 if wanted is None else wanted, workload.tensor_split)
         return placement_of(ids, assignment)
     cutter = Cutter(meter, n_layers, reorder=reorder)
+    predictor = Predictor(profile, meter.context, machine, workload)
     if wanted is not None:
-        return cutter.cut(max(n_layers + 1 - wanted, 0) if wanted >= 0 else 0)
-    best = cutter.cut(_fewest_on_host(cutter, n_layers))
+        n_host = max(n_layers + 1 - wanted, 0) if wanted >= 0 else 0
+        return best_cut(cutter, predictor, n_host, workload.objective)
+    best = best_cut(cutter, predictor, _fewest_on_host(cutter, n_layers), workload.objective)
     return best if meter(best).fits or not ids else cutter.cut(0)
 
 

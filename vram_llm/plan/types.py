@@ -2,13 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
-from vram_llm.machine.types import Device
+from vram_llm.machine.types import Device, Source
 from vram_llm.units import MIB
 
 HOST = "host"  # the id of the computer itself where a device id is expected
 
 PLAN_VERSION = 1
+
+
+class Objective(StrEnum):
+    """What a placement is to be best at, among those with as few layers on the host as can be."""
+
+    LATENCY = "latency"  # the shortest decode step: the fastest card first, a slow one may be left idle
+    THROUGHPUT = "throughput"  # prompts: the slowest stage of a micro-batch as short as can be
+    CONTEXT = "context"  # as much context as fits, where none is named; memory as in BALANCE
+    BALANCE = "balance"  # the fullest device least full, whatever its speed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +41,12 @@ class Workload:
     tensor_split: tuple[float, ...] | None = None
     use_mmap: bool = True
     pipeline_copies: bool = True
+    objective: Objective = Objective.LATENCY  # where a device's speed is unknown, BALANCE is what is done
+    expect_depth: int | None = None  # tokens a sequence has behind it at an average decode step
+    expect_streams: int = 1  # sequences that decode at the same time, as the objective sees it
 
     DEFAULT_N_CTX = 8192  # where the user names none, and the model was trained on as much
+    DEFAULT_DEPTH = 2048  # or half the context if that is less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +128,37 @@ class Estimate:
         return self.host.over_bytes <= 0 and all(d.over_bytes <= 0 for d in self.devices)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceTime:
+    """What one device, or the host, takes of a decode step of one stream."""
+
+    id: str
+    seconds: float
+    share: float  # of the step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedEstimate:
+    """How fast a placement is expected to be. Figures that need a fact nobody knows are None.
+
+    A basis is the least trusted source of what a figure was worked out from.
+    """
+
+    basis: Source  # of decode steps
+    depth: int  # tokens each stream has behind it
+    step_s: float  # of one stream, which is its time for a token
+    tokens_per_s: float
+    streams: int
+    streams_step_s: float | None  # of so many streams, each a token
+    streams_tokens_per_s: float | None  # of all together
+    prompt_tokens: int
+    prompt_s: float | None  # for so many tokens: the time to the first token
+    prompt_tokens_per_s: float | None
+    prompt_stage_s: float | None  # what the slowest device takes for a micro-batch
+    prompt_basis: Source | None
+    devices: tuple[DeviceTime, ...]  # in the order they compute, the host first where it has layers
+
+
 Meter = Callable[[Placement], Estimate]
 MeterFor = Callable[[Context], Meter]
 
@@ -128,6 +173,7 @@ class Alternative:
     estimate: Estimate
     fits: bool
     change_bytes: dict[str, int]  # more (or less) than the chosen plan on each device, by the same meter
+    speed: SpeedEstimate | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,4 +209,6 @@ class Plan:
     by_free_memory: Alternative | None  # the split llama.cpp makes when told nothing
     dictated: bool = False  # the user gave the split or the number of layers off the host
     alternatives: tuple[Alternative, ...] = ()  # what one change would buy or cost
+    objective: Objective = Objective.BALANCE  # what the placement was chosen by
+    speed: SpeedEstimate | None = None  # None where a device's speed is not known
     notes: tuple[str, ...] = ()

@@ -1,0 +1,109 @@
+"""From a card's datasheet to how fast llama.cpp computes on it, for cards that nobody has calibrated.
+
+A decode step streams the weights at a share of the memory's bandwidth, and pays for every layer besides. Both
+were fitted to published llama-bench figures of single cards, Llama 3 8B as F16 and as Q4_K_M (the XiongjieDai
+GPU-Benchmarks-on-LLM-Inference tables of May 2024): with t = layers * overhead + bytes / (share * bandwidth),
+
+    RTX 3090, 4080, 4090, A40, A6000, L40S, 4000, 5000 and 6000 Ada: share 0.82 to 0.97, 73 to 103 us a layer
+    A100 PCIe, H100 PCIe (HBM): share 0.48 and 0.65, 69 and 106 us
+    M2 Ultra: share 0.90, 205 us; M1 Max and M3 Max: above 1, 550 and 264 us
+
+CUDA graphs have come since: an RTX 3090 with BF16 and Q4_0 (llama.cpp pull requests 14262 and 15802, 2025)
+gives 0.95 and 47 us. Radeon RX 7900 XTX: 105.8 tok/s with 8B Q4_K_M (pull request 26284), at a share of 0.85
+some 110 us. Vulkan: RX 9070 XT, 119.6 tok/s with the same model.
+
+Arithmetic follows bandwidth within a generation, since makers keep the two in step: floating point operations
+in a prompt of 512 tokens for each byte per second of bandwidth, with 2 * 7.5e9 for a token of the 8B model,
+are 65 to 80 on an RTX 3070, 3080 and 3090, and 106 to 117 on a 4070 Ti, 4080 and 4090 in those tables; 154 on
+a 4090 since prompts use its integer tensor cores (pull request 7676), 50 on an RX 7900 XTX, 16 on an MI50
+(pull request 27841), 15 to 26 on Apple's. Generations without a figure stand near their neighbours. A further
+row of a small batch costs what a fifth to a quarter of that rate takes: 8 rows against 1 on an RTX 3090 with
+Q4_0 (15802).
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+from vram_llm.machine.types import Device, DeviceKind, Fact, Link, Machine, Source, Speed
+
+
+class _Class(NamedTuple):
+    """What cards of one make have in common."""
+
+    read_share: float  # of the bandwidth
+    layer_overhead_s: float
+    flops_per_byte: float | None  # of a prompt, for each byte per second of bandwidth; None: unknown
+
+
+_HBM = (0.6, 80e-6)
+_GDDR = (0.9, 60e-6)
+_CUDA = {  # by compute capability
+    "6.0": _Class(*_HBM, 25.0),
+    "6": _Class(*_GDDR, 40.0),
+    "7.0": _Class(*_HBM, 40.0),
+    "7": _Class(*_GDDR, 60.0),
+    "8.0": _Class(*_HBM, 45.0),
+    "8.9": _Class(*_GDDR, 150.0),
+    "8": _Class(*_GDDR, 75.0),
+    "9": _Class(*_HBM, 60.0),
+    "10": _Class(*_HBM, 60.0),
+    "12": _Class(*_GDDR, 120.0),
+}
+_UNKNOWN_CUDA = _Class(*_GDDR, None)
+_OTHERS = {
+    DeviceKind.ROCM: _Class(0.85, 110e-6, 40.0),
+    DeviceKind.VULKAN: _Class(0.8, 60e-6, 50.0),
+    DeviceKind.SYCL: _Class(0.8, 100e-6, 50.0),
+    DeviceKind.METAL: _Class(0.9, 230e-6, 20.0),
+}
+_ROW_SHARE = 0.25  # of the arithmetic of prompts that further rows of a small batch get
+_STEP_OVERHEAD_S = 100e-6  # estimated: a graph's launch, a copy each way, a synchronisation
+
+_PCIE_LANE_BYTES_PER_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
+_PCIE_SHARE = 0.8  # of the raw rate, headers and flow control taken off
+_PCIE_LATENCY_S = 10e-6
+
+
+def with_speeds(machine: Machine) -> Machine:
+    """`machine` with a speed for every device whose bandwidth is known and that has none yet."""
+    devices = (
+        device if device.speed is not None else dataclasses.replace(device, speed=speed_of(device))
+        for device in machine.devices
+    )
+    return dataclasses.replace(machine, devices=tuple(devices))
+
+
+def speed_of(device: Device) -> Speed | None:
+    """What a device's bandwidth and make promise; None where its bandwidth is not known.
+
+    What follows from the bandwidth alone has its source; arithmetic is an estimate.
+    """
+    bandwidth = device.bandwidth_bytes_per_s
+    if bandwidth is None or device.kind is DeviceKind.RPC:  # a worker: nobody knows what is behind it
+        return None
+    make = _class_of(device)
+    prompt = None
+    if make.flops_per_byte is not None:
+        prompt = make.flops_per_byte * bandwidth.value
+    return Speed(
+        read_bytes_per_s=Fact(make.read_share * bandwidth.value, bandwidth.source),
+        layer_overhead_s=Fact(make.layer_overhead_s, bandwidth.source),
+        step_overhead_s=Fact(_STEP_OVERHEAD_S, bandwidth.source),
+        row_flops_per_s=None if prompt is None else Fact(_ROW_SHARE * prompt, Source.ESTIMATED),
+        prompt_flops_per_s=None if prompt is None else Fact(prompt, Source.ESTIMATED),
+    )
+
+
+def pcie_link(generation: int | None, lanes: int | None) -> Link | None:
+    """The link of a card in a slot of its own generation and width; None where they are not known."""
+    if generation not in _PCIE_LANE_BYTES_PER_S or not lanes:
+        return None
+    rate = _PCIE_SHARE * _PCIE_LANE_BYTES_PER_S[generation] * lanes
+    return Link(latency_s=Fact(_PCIE_LATENCY_S, Source.ESTIMATED), bytes_per_s=Fact(rate, Source.CATALOG))
+
+
+def _class_of(device: Device) -> _Class:
+    if device.kind is not DeviceKind.CUDA:
+        return _OTHERS[device.kind]
+    capability = device.compute_capability or ""
+    return _CUDA.get(capability) or _CUDA.get(capability.partition(".")[0]) or _UNKNOWN_CUDA
