@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vram_llm.errors import BadPlan, EngineDied, NotBuilt
+from vram_llm.errors import BadPlan, DoesNotFit, EngineDied, NotBuilt
 from vram_llm.model.header import read_header
 from vram_llm.model.location import is_remote
 from vram_llm.model.profile import ModelProfile, profile
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vram_llm.machine.types import Machine
     from vram_llm.plan.certificate import Certificate
     from vram_llm.plan.check import Room
+    from vram_llm.plan.compare import Compared
     from vram_llm.plan.types import Plan, Workload
 
 DEMO = "demo"
@@ -74,6 +75,19 @@ def plan(model: str, machine: "Machine", workload: "Workload") -> "Plan":
     except (NotBuilt, EngineDied) as error:
         noted = dataclasses.replace(machine, notes=(*machine.notes, f"no dry run: {error}"))
         return make_plan(found, noted, workload)
+
+
+def compare(model: str, machine: "Machine", workload: "Workload", rig: str) -> "Compared":
+    """`model` on `machine`, called `rig`, as one line of a comparison; that it does not fit is no error.
+
+    Raises what `plan` raises, but for DoesNotFit.
+    """
+    from vram_llm.plan.compare import Compared, compared
+
+    try:
+        return compared(plan(model, machine, workload), rig)
+    except DoesNotFit as error:
+        return Compared(model=analyze(model).name, rig=rig, fits=False, refusal=str(error))
 
 
 def load_plan(path: str) -> "Plan":

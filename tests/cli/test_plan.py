@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,45 @@ def test_the_table_fits_the_terminal(nemotron: Path, columns: int) -> None:
     assert max(map(len, done.stdout.splitlines())) <= columns
     assert "GPU2" in done.stdout
     assert "by free memory" in done.stdout.replace("\n", " ")
+
+
+def test_what_to_expect_is_told_with_its_basis(nemotron: Path) -> None:
+    shown = run("plan", nemotron, *RIG, "--n-ctx", "2048", columns=100).stdout
+    plan = json.loads(run("plan", nemotron, *RIG, "--n-ctx", "2048", "--json").stdout)
+    speed = plan["speed"]
+    assert plan["objective"] == "latency"
+    assert f"expected: {speed['tokens_per_s']:.1f} tok/s" in shown
+    assert "(catalog)" in shown
+    assert "(estimated)" in shown
+    assert sum(device["share"] for device in speed["devices"]) == pytest.approx(1)
+    for device in speed["devices"]:
+        assert f"{device['id']} {device['share']:.0%}" in shown
+    spread = next(other for other in plan["alternatives"] if other["name"] == "8k more context")
+    assert 0 < spread["speed"]["tokens_per_s"] < speed["tokens_per_s"]
+    assert plan["by_free_memory"]["speed"] is not None
+
+
+def test_objectives(nemotron: Path) -> None:
+    def plan(objective: str, *args: str) -> dict[str, Any]:
+        done = run("plan", nemotron, *RIG, "--objective", objective, "--json", *args)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    latency, throughput = plan("latency"), plan("throughput")
+    balance, context = plan("balance"), plan("context")
+    assert latency["speed"]["step_s"] < throughput["speed"]["step_s"]
+    assert throughput["speed"]["prompt_stage_s"] < latency["speed"]["prompt_stage_s"]
+    assert latency["speed"]["step_s"] < balance["speed"]["step_s"]
+    assert context["context"]["n_ctx"] > balance["context"]["n_ctx"]
+    deep = plan("latency", "--expect-depth", "6k", "--expect-streams", "4")
+    assert (deep["speed"]["depth"], deep["speed"]["streams"]) == (6144, 4)
+
+
+def test_an_unknown_speed_is_said(nemotron: Path) -> None:
+    done = run("plan", nemotron, "--gpu", "3x 24GiB", columns=100)
+    assert done.returncode == 0
+    assert "expected:" not in done.stdout
+    assert "spread by memory alone" in done.stdout.replace("\n", " ")
 
 
 def test_the_machine_alone() -> None:

@@ -37,6 +37,16 @@ if TYPE_CHECKING:
         "changes what may be used of one of its workers."
     ),
 )
+@click.option(
+    "--compare",
+    "others",
+    multiple=True,
+    metavar="RIG|MODEL",
+    help=(
+        'Plan beside this one, and print a line for each: "RTX 4090 + 2x RTX 3060" in place of this machine, '
+        "or another model. Repeat for more."
+    ),
+)
 @click.option("--explain", is_flag=True, help="Say in sentences what forced the choice.")
 @wishes
 def command(
@@ -46,6 +56,7 @@ def command(
     as_json: bool,
     form: str | None,
     plan_file: str | None,
+    others: tuple[str, ...],
     explain: bool,
 ) -> None:
     """Plan MODEL over this machine's devices, RPC workers or cards that are not here.
@@ -57,9 +68,14 @@ def command(
 
     name = one_model(model, model_option)
     if plan_file is not None:
-        if name is not None or form is not None:
+        if name is not None or form is not None or others:
             raise click.UsageError("--check takes the saved plan and no model; nothing is planned or emitted")
         _check(plan_file, wishes, as_json)
+        return
+    if others:
+        if name is None or form is not None or explain:
+            raise click.UsageError("--compare takes a model, and prints a table or --json: nothing else")
+        _compare(name, others, wishes, as_json)
         return
     if explain and (as_json or form is not None):
         raise click.UsageError("--explain adds sentences to the table: leave --json and --emit out")
@@ -112,6 +128,18 @@ def _check(plan_file: str, wishes: Wishes, as_json: bool) -> None:
         from vram_llm.cli.room import print_rooms
 
         print_rooms(plan, rooms)
+
+
+def _compare(name: str, others: tuple[str, ...], wishes: Wishes, as_json: bool) -> None:
+    from vram_llm.cli.compare import compare, print_compared
+
+    rows = compare(name, others, wishes.gpus, wishes.rpc, wishes.workload)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2))
+    else:
+        print_compared(rows)
 
 
 def _workers(limits: dict[str, int | None], given: tuple[str, ...]) -> tuple[str, ...]:

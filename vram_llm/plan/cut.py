@@ -131,23 +131,26 @@ class Cutter:
 
     def furthest(self, device_id: str, start: int, n_host: int, share: float) -> int:
         """One past the last item that fits `share` of a device's budget, beginning with item `start`."""
-        pipelined = n_host == 0 and self.meter.may_pipeline
         low, high = start, self.n_items
         while low < high:
             end = (low + high + 1) // 2
-            use = self.meter.device(
-                device_id,
-                start,
-                min(end, self._n_layers),
-                end == self.n_items,
-                is_first=start == n_host,
-                pipelined=pipelined,
-            )
-            if use.total_bytes <= share * use.budget_bytes:
+            if self.holds(device_id, start, end, n_host, share):
                 low = end
             else:
                 high = end - 1
         return low
+
+    def holds(self, device_id: str, start: int, end: int, n_host: int, share: float = 1.0) -> bool:
+        """Whether items start to end-1 fit `share` of a device's budget, beside other devices."""
+        use = self.meter.device(
+            device_id,
+            start,
+            min(end, self._n_layers),
+            end == self.n_items,
+            is_first=start == n_host,
+            pipelined=n_host == 0 and self.meter.may_pipeline,
+        )
+        return use.total_bytes <= share * use.budget_bytes
 
     def placement(self, runs: list[Run]) -> Placement:
         """The placement of these runs; what comes before them stays on the host."""

@@ -53,7 +53,9 @@ def fastest(cutter: Cutter, predictor: Predictor, n_host: int, objective: Object
     decode = _known({each: predictor.decode_costs(each, rows) for each in cutter.ids})
     if decode is None:
         return None
-    fitting = {each: _fitting(cutter, each, n_host) for each in cutter.ids}
+    fitting: dict[str, npt.NDArray[np.bool_]] = {}
+    for alike in cutter.classes:
+        fitting |= dict.fromkeys(alike, _fitting(cutter, alike[0], n_host))
     steps = {each: _matrix(decode[each], fitting[each]) for each in cutter.ids}
     if objective is Objective.THROUGHPUT:
         stages = _known({each: predictor.full_stage_costs(each) for each in cutter.ids})
@@ -88,8 +90,14 @@ def _fitting(cutter: Cutter, device_id: str, n_host: int) -> npt.NDArray[np.bool
     """For each first item and each end, whether the run fits the device's budget beside others."""
     n = cutter.n_items + 1
     fits = np.zeros((n, n), dtype=np.bool_)
-    for start in range(n_host, n - 1):
-        fits[start, start + 1 : cutter.furthest(device_id, start, n_host, 1.0) + 1] = True
+    end = n_host  # starting later never means ending earlier, but the first run holds the inputs too
+    for start in range(n_host + 1, n - 1):
+        end = max(end, start)
+        while end < cutter.n_items and cutter.holds(device_id, start, end + 1, n_host):
+            end += 1
+        fits[start, start + 1 : end + 1] = True
+    if n_host < cutter.n_items:
+        fits[n_host, n_host + 1 : cutter.furthest(device_id, n_host, n_host, 1.0) + 1] = True
     return fits
 
 

@@ -8,13 +8,13 @@ from vram_llm.plan.fastest import lacking
 from vram_llm.plan.search import Candidate, analytic, place
 from vram_llm.plan.types import Alternative, Objective, Placement, Plan, SpeedEstimate, Workload
 
-_MOST = 3  # alternatives; of devices that are alike one stands for all
+_MOST = 8  # alternatives; of devices that are alike one stands for all
 
 
 def with_idle(
     profile: ModelProfile, machine: Machine, workload: Workload, chosen: Candidate
 ) -> tuple[Alternative, ...]:
-    """`chosen` with each kind of device that it leaves out, memory spread evenly over all that are then used.
+    """`chosen` with each kind of device that it leaves out behind the others, memory spread evenly over all.
 
     Empty where the user dictates the split, or speeds did not decide.
     """
@@ -24,11 +24,11 @@ def with_idle(
     wish = replace(workload, n_ctx=chosen.context.n_ctx, largest_ctx=False, objective=Objective.BALANCE)
     now = analytic(profile, machine, wish, chosen.context)(chosen.placement)
     before = {use.id: use.total_bytes for use in now.devices}
+    by_id = {device.id: device for device in machine.devices}
     found: list[Alternative] = []
     for kind in _kinds(idle(machine.devices, chosen.placement))[:_MOST]:
-        used = (*chosen.placement.device_order, kind[0].id)
-        rig = replace(machine, devices=tuple(each for each in machine.devices if each.id in used))
-        other = place(profile, rig, wish)
+        used = (*(by_id[each] for each in chosen.placement.device_order), kind[0])
+        other = place(profile, replace(machine, devices=used), wish, reorder=False)
         after = {use.id: use.total_bytes for use in other.estimate.devices}
         found.append(
             Alternative(

@@ -15,7 +15,7 @@ from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.plan.context import CTX_STEP, resolve_context
 from vram_llm.plan.cut import Cutter
-from vram_llm.plan.fastest import fastest
+from vram_llm.plan.fastest import fastest, lacking
 from vram_llm.plan.layout import device_of_layers, placement_of
 from vram_llm.plan.memory import AnalyticMeter
 from vram_llm.plan.speed import Predictor
@@ -23,6 +23,7 @@ from vram_llm.plan.types import Context, Estimate, Meter, MeterFor, Objective, P
 
 _MAX_CTX = 2**24
 _TRIES = 4  # placements with fewer layers on the host that the exact meter is asked about
+_REFINEMENTS = 3  # placements with more on the fastest devices that it is asked about
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def place(
     found = _tightened(profile, machine, workload, found, measure)
     n_host = profile.n_layers + 1 - found.placement.n_gpu_layers
     if found.estimate.fits and (n_host == 0 or workload.n_gpu_layers is not None):
-        return found
+        return _quickened(profile, machine, workload, found, measure) if reorder else found
     predictor = Predictor(profile, context, machine, workload)
     cutter = Cutter(analytic(profile, machine, workload, context, optimistic=True), profile.n_layers)
 
@@ -118,6 +119,41 @@ def _tightened(
         )
         found = Candidate(found.context, placement, measure(placement))
     return found
+
+
+def _quickened(
+    profile: ModelProfile, machine: Machine, workload: Workload, found: Candidate, measure: Meter
+) -> Candidate:
+    """`found`, or one with more on fast devices where the analytic meter's caution kept them emptier."""
+    if workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT) or lacking(machine, workload):
+        return found
+    meter, asked = analytic(profile, machine, workload, found.context), found
+    for _ in range(_REFINEMENTS):
+        rig = _loosened(machine, meter(asked.placement), asked.estimate)
+        placement = choose_placement(profile, rig, workload, analytic(profile, rig, workload, found.context))
+        if placement == asked.placement:
+            break
+        asked = Candidate(found.context, placement, measure(placement))
+        if asked.estimate.fits:
+            found = asked
+    return found
+
+
+def _loosened(machine: Machine, bound: Estimate, exact: Estimate) -> Machine:
+    """`machine` with as much more room as the bound was too cautious, the same for devices that are alike."""
+    totals = {use.id: use.total_bytes for use in bound.devices}
+    caution = {use.id: totals[use.id] - use.total_bytes for use in exact.devices}
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for each in machine.devices:
+        if each.id in caution:
+            alike.setdefault((each.name, each.free_bytes, each.speed), []).append(caution[each.id])
+    devices = tuple(
+        replace(each, free_bytes=max(each.free_bytes + min(found), 0))
+        if (found := alike.get((each.name, each.free_bytes, each.speed)))
+        else each
+        for each in machine.devices
+    )
+    return replace(machine, devices=devices)
 
 
 def place_largest(

@@ -1,0 +1,73 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import zoo
+from tests.cli.running import run
+from tools.random_model import write_llama
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("compare")
+    return zoo.write(zoo.llama(), folder / "8b.gguf"), write_llama(folder / "tiny.gguf")
+
+
+def test_rigs_side_by_side(models: tuple[Path, Path]) -> None:
+    eight, _ = models
+    rigs = ["RTX 4090", "2x RTX 3060", "RTX 3090 + 4080 laptop"]
+    args = [part for rig in rigs for part in ("--compare", rig)]
+    rows = json.loads(run("plan", eight, "--gpu", "RTX 3050", "--n-ctx", "8k", *args, "--json").stdout)
+    assert [row["rig"] for row in rows] == ["RTX 3050", *rigs]
+    own, *others = rows
+    assert all(row["fits"] and row["n_ctx"] == 8192 for row in rows)
+    assert own["cpu_layers"] > 0  # 8 GiB are too few, and nobody has measured the processor
+    assert own["speed"] is None
+    speeds = [row["speed"]["tokens_per_s"] for row in others]
+    assert speeds[0] > speeds[2] > speeds[1]
+    assert {row["speed"]["basis"] for row in others} == {"catalog"}
+    assert others[0]["headroom_bytes"] > 10 * 2**30
+    assert others[2]["device_order"] == ["GPU0"]
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_models_side_by_side(models: tuple[Path, Path], columns: int) -> None:
+    eight, tiny = models
+    done = run("plan", eight, "--compare", tiny, "--gpu", "RTX 4090", "--compare", "3090", columns=columns)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert done.stdout.count("RTX 4090") == done.stdout.count("3090") == 2
+    assert sum(line.rstrip().endswith("catalog") for line in lines) == 4
+
+
+def test_what_does_not_fit_is_a_line_and_no_failure(models: tuple[Path, Path]) -> None:
+    eight, _ = models
+    args = ["--n-gpu-layers", "-1", "--compare", "RTX 3050", "--compare", "RTX 4090", "--gpu", "RTX 3060"]
+    done = run("plan", eight, *args, columns=120)
+    assert done.returncode == 0, done.stderr
+    assert "RTX 3050: llama of 32 layers Q8_0 does not fit" in done.stdout
+    rows = json.loads(run("plan", eight, *args, "--json").stdout)
+    assert [row["fits"] for row in rows] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--compare", "RTX 4090"], "takes a model"),
+        (["demo", "--compare", "RTX 4090", "--explain"], "nothing else"),
+        (["demo", "--compare", "RTX 4090 +"], "is no rig"),
+        (["--check", "x.json", "--compare", "RTX 4090"], "nothing is planned"),
+    ],
+)
+def test_what_makes_no_sense_together(args: list[str], message: str) -> None:
+    done = run("plan", *args)
+    assert done.returncode == 64
+    assert message in done.stderr
+
+
+def test_an_unknown_card_of_a_rig_is_named() -> None:
+    done = run("plan", "demo", "--compare", "RTX 4090 + RTX 9999")
+    assert done.returncode == 20
+    assert "RTX 9999" in done.stderr
