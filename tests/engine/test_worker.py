@@ -1,5 +1,6 @@
 """The engine process by itself: what it does with its end of the socket."""
 
+import dataclasses
 import signal
 import socket
 import subprocess
@@ -15,8 +16,9 @@ from vram_llm.engine import wire
 from vram_llm.engine.request import Request
 from vram_llm.errors import BadPlan
 from vram_llm.machine import detect as machines
+from vram_llm.machine.types import Source
 from vram_llm.plan.planner import make_plan
-from vram_llm.plan.types import Workload
+from vram_llm.plan.types import SpeedEstimate, Workload
 
 PATIENCE_S = 30.0
 
@@ -138,6 +140,26 @@ def test_signals_are_the_servers_to_act_on(engine: Engine, plan_on_cpu: PlanOnCp
     engine.process.send_signal(number)
     engine.send(wire.Submit(Request(id="r", prompt=(1, 5), ignore_eos=True, max_tokens=1)))
     assert isinstance(engine.next(), wire.News)
+    engine.send(wire.Stop())
+    assert engine.end() == (0, "")
+
+
+def test_after_a_hundred_tokens_it_says_how_fast_it_is(engine: Engine, plan_on_cpu: PlanOnCpu) -> None:
+    plan = plan_on_cpu()
+    on_cpu = SpeedEstimate(
+        basis=Source.MEASURED, depth=64, step_s=0.001, tokens_per_s=1000, streams=1, streams_step_s=0.001,
+        streams_tokens_per_s=1000, prompt_tokens=64, prompt_s=None, prompt_tokens_per_s=None,
+        prompt_stage_s=None, prompt_basis=None, devices=(),
+    )  # fmt: skip
+    engine.send(wire.Start(dataclasses.replace(plan, speed=on_cpu), "tiny"))
+    engine.await_ready()
+    engine.send(wire.Submit(Request(id="r", prompt=(1, 5, 7), ignore_eos=True, max_tokens=120)))
+    messages = [engine.next()]
+    while not isinstance(messages[-1], wire.News) or messages[-1].events[-1].finish_reason is None:
+        messages.append(engine.next())
+    (remark,) = [each.text for each in messages if isinstance(each, wire.Remark)]
+    assert remark.startswith("the first 100 tokens: ")
+    assert "1,000.0 expected (measured)" in remark
     engine.send(wire.Stop())
     assert engine.end() == (0, "")
 

@@ -20,7 +20,9 @@ from vram_llm.engine.request import FinishReason, Request, TokenEvent
 from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, VramLLMError
 from vram_llm.plan.types import Plan
 
+REMARKS = "vram_llm.remarks"  # the logger of what the engine has to say to whoever runs the server
 log = logging.getLogger("vram_llm.engine")
+remarks = logging.getLogger(REMARKS)
 
 MAX_RESTARTS = 5  # within RESTART_WINDOW_S; more means that it will not hold
 RESTART_WINDOW_S = 300.0
@@ -187,6 +189,8 @@ class EngineClient:
                     case wire.Ready(info):
                         self.info = info
                         self._set_state(EngineState.READY, "")
+                    case wire.Remark(text):
+                        remarks.info(text)
                     case wire.Failed(message, exit_code):
                         return _error_of(message, exit_code)
         return None

@@ -53,6 +53,12 @@ class News(msgspec.Struct, tag=True):
     events: list[TokenEvent]
 
 
+class Remark(msgspec.Struct, tag=True):
+    """Something to tell whoever runs the server."""
+
+    text: str
+
+
 class Failed(msgspec.Struct, tag=True):
     """The engine cannot go on; it exits after this. `exit_code` is the error's in errors.py."""
 
@@ -61,7 +67,7 @@ class Failed(msgspec.Struct, tag=True):
 
 
 ToEngine = Start | Submit | Cancel | Stop
-FromEngine = Loading | Ready | News | Failed
+FromEngine = Loading | Ready | News | Remark | Failed
 
 _HEADER = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size

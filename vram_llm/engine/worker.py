@@ -84,6 +84,7 @@ def run(channel: Channel) -> None:
     start = next(m for m in channel.receive(wait=True) if isinstance(m, wire.Start))
 
     # here, not above: loading llama.cpp's libraries takes longer than everything else before the load
+    from vram_llm.engine.expectation import Expectation
     from vram_llm.engine.loop import Loop
     from vram_llm.llama.model import LoadedModel
 
@@ -109,6 +110,7 @@ def run(channel: Channel) -> None:
         raise _Stopped
     channel.send(wire.Ready(_info(model, start.model_name)))
     loop = Loop(model)
+    expectation = Expectation(start.plan.speed)
     while True:
         events: list[TokenEvent] = []
         for message in channel.receive(wait=loop.is_idle):
@@ -118,9 +120,14 @@ def run(channel: Channel) -> None:
                     events += [refusal] if refusal is not None else []
                 case wire.Cancel(request_id):
                     loop.cancel(request_id)
-        events += loop.step()
+        began = time.perf_counter()
+        news = loop.step()
+        remark = expectation.after(model.batch.n_rows, len(news), time.perf_counter() - began)
+        events += news
         if events:
             channel.send(wire.News(events))
+        if remark is not None:
+            channel.send(wire.Remark(remark))
 
 
 def _info(model: "LoadedModel", name: str) -> ModelInfo:
