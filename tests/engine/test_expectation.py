@@ -8,8 +8,8 @@ from vram_llm.plan.types import SpeedEstimate
 
 EXPECTED = SpeedEstimate(
     basis=Source.CATALOG, depth=512, step_s=0.010, tokens_per_s=100, streams=5, streams_step_s=0.014,
-    streams_tokens_per_s=5 / 0.014, prompt_tokens=512, prompt_s=None, prompt_tokens_per_s=None,
-    prompt_stage_s=None, prompt_basis=None, devices=(),
+    streams_tokens_per_s=5 / 0.014, streams_basis=Source.CATALOG, prompt_tokens=512,
+    prompt_s=None, prompt_tokens_per_s=None, prompt_stage_s=None, prompt_basis=None, devices=(),
 )  # fmt: skip
 
 

@@ -148,8 +148,8 @@ def test_after_a_hundred_tokens_it_says_how_fast_it_is(engine: Engine, plan_on_c
     plan = plan_on_cpu()
     on_cpu = SpeedEstimate(
         basis=Source.MEASURED, depth=64, step_s=0.001, tokens_per_s=1000, streams=1, streams_step_s=0.001,
-        streams_tokens_per_s=1000, prompt_tokens=64, prompt_s=None, prompt_tokens_per_s=None,
-        prompt_stage_s=None, prompt_basis=None, devices=(),
+        streams_tokens_per_s=1000, streams_basis=Source.MEASURED, prompt_tokens=64,
+        prompt_s=None, prompt_tokens_per_s=None, prompt_stage_s=None, prompt_basis=None, devices=(),
     )  # fmt: skip
     engine.send(wire.Start(dataclasses.replace(plan, speed=on_cpu), "tiny"))
     engine.await_ready()

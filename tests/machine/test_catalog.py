@@ -109,6 +109,22 @@ def test_a_card_is_found_by_its_usual_spellings(text: str, label: str) -> None:
     assert catalog.find(text).label == label
 
 
+def test_laptop_and_desktop_are_never_confused() -> None:
+    laptops = [card for card in catalog.cards() if "Laptop" in card.name]
+    assert len(laptops) > 10
+    for card in laptops:
+        desktop = card.name.removesuffix(" Laptop GPU")
+        assert desktop != card.name
+        short = desktop.removeprefix("NVIDIA GeForce ")
+        for text in (card.name, f"{short} Laptop", f"{short} mobile", f"laptop {short}"):
+            assert catalog.find(text).name == card.name
+        try:
+            found = catalog.find(short)
+        except UnknownDevice:  # there is none for the desk
+            continue
+        assert "Laptop" not in found.name
+
+
 @pytest.mark.parametrize(
     ("text", "nearest"),
     [
@@ -141,6 +157,8 @@ def test_what_is_no_name_is_refused_in_a_short_sentence(text: str) -> None:
 def test_every_row_is_whole_and_found_by_each_of_its_names() -> None:
     rows = catalog.cards()
     assert len(rows) >= 80
+    makers = [row.name.split()[0] for row in rows]
+    assert min(makers.count(maker) for maker in ("NVIDIA", "AMD", "Intel", "Apple")) >= 5
     assert len({row.label for row in rows}) == len(rows)
     for row in rows:
         assert row.source

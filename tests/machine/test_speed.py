@@ -38,6 +38,24 @@ def test_datasheets_foretell_published_figures(card: str, n_bytes: float, tokens
     assert seconds == pytest.approx(1 / tokens_per_s, rel=0.25)
 
 
+@pytest.mark.parametrize(
+    ("card", "tokens_per_s"),
+    [
+        ("RTX 3070", 2402),
+        ("RTX 3080", 3729),
+        ("RTX 3090", 4030),
+        ("RTX 4090", 10359),  # pull request 7676, 2024
+        ("RX 7900 XTX", 3227),  # pull request 26284
+        ("M2 Ultra@192GiB", 994),
+    ],
+)
+def test_datasheets_foretell_prompts(card: str, tokens_per_s: float) -> None:
+    speed = speed_of(parse_gpu(card)[0])
+    assert speed is not None
+    assert speed.prompt_flops_per_s is not None
+    assert speed.prompt_flops_per_s.value / (2 * 7.5e9) == pytest.approx(tokens_per_s, rel=0.25)
+
+
 def test_what_follows_from_the_datasheet_says_so_and_arithmetic_is_an_estimate() -> None:
     speed = what_if(["RTX 3090 Ti"]).devices[0].speed
     assert speed is not None

@@ -67,6 +67,31 @@ def test_the_known_rig_from_catalog_figures_alone(nemotron: ModelProfile) -> Non
     assert expect(nemotron, rig, planned.placement, wish).step_s < found.step_s
 
 
+# The RTX 3090 and 4090 figures of Llama 3 8B below: llama.cpp pull requests 15802 and 17505 (Q4_0, depth 0
+# and 32768, two rows of one sequence) and GPU-Benchmarks-on-LLM-Inference, May 2024 (F16, prompts of 4096).
+def test_the_context_costs_what_it_was_measured_to(llama: ModelProfile) -> None:
+    rig = what_if(["RTX 3090"])
+    placement = on(rig, 32)
+    deep, shallow = (
+        expect(llama, rig, placement, Workload(n_ctx=65536, parallel=1, expect_depth=depth)).step_s
+        for depth in (32768, 1)
+    )
+    assert deep - shallow == pytest.approx(2 / 170.31 - 2 / 279.89, rel=0.15)
+
+
+@pytest.mark.parametrize(("n_cards", "ratio"), [(2, 10329.29 / 6531.36), (4, 15143.84 / 6531.36)])
+def test_stages_overlap_as_they_were_measured_to(llama: ModelProfile, n_cards: int, ratio: float) -> None:
+    rig = what_if([f"{n_cards}x RTX 4090"])
+    wish = Workload(n_ctx=8192, parallel=1, expect_depth=4096)
+    alone = predict(llama, rig, on(rig, 32), wish)
+    together = predict(llama, rig, on(rig, *[32 // n_cards] * n_cards), wish, pipelined=True)
+    assert alone is not None
+    assert together is not None
+    assert alone.prompt_tokens_per_s is not None
+    assert together.prompt_tokens_per_s is not None
+    assert together.prompt_tokens_per_s / alone.prompt_tokens_per_s == pytest.approx(ratio, rel=0.10)
+
+
 def test_a_step_by_hand(llama: ModelProfile) -> None:
     """Two devices, every term of the sum."""
     rig = cards(100, 50, layer_us=10, step_us=200)
@@ -178,14 +203,18 @@ def test_unknown_arithmetic_leaves_one_stream(llama: ModelProfile) -> None:
     found = predict(llama, rig, on(rig, 32), Workload(n_ctx=8192, parallel=8))
     assert found is not None
     assert found.tokens_per_s > 0
-    assert (found.streams_tokens_per_s, found.prompt_s, found.prompt_basis) == (None, None, None)
+    assert (found.streams_tokens_per_s, found.streams_basis) == (None, None)
+    assert (found.prompt_s, found.prompt_basis) == (None, None)
 
 
 def test_the_least_trusted_source_is_the_basis(llama: ModelProfile) -> None:
     rig = with_speeds(machine([LAPTOP] * 2), speed(100), speed(100, source=Source.CATALOG))
     found = predict(llama, rig, on(rig, 16, 16))
     assert found is not None
-    assert (found.basis, found.prompt_basis) == (Source.CATALOG, Source.CATALOG)
+    assert (found.basis, found.streams_basis, found.prompt_basis) == (Source.CATALOG,) * 3
+    datasheet = predict(llama, what_if(["RTX 3090"]), on(rig, 32), Workload(n_ctx=8192))
+    assert datasheet is not None
+    assert (datasheet.basis, datasheet.streams_basis) == (Source.CATALOG, Source.ESTIMATED)
 
 
 def test_pipeline_copies_overlap_the_stages_of_a_prompt(llama: ModelProfile) -> None:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vram_llm.machine.types import Device, Machine
+from vram_llm.machine.types import Device, Machine, Source
 from vram_llm.plan.types import HOST, Plan, SpeedEstimate
 from vram_llm.units import MIB, format_bytes, format_count, format_mib
 
@@ -86,9 +86,10 @@ def speed_lines(speed: SpeedEstimate) -> list[str]:
     """What to expect, each figure with its basis, and where the time of a decode step goes."""
     many = ""
     if speed.streams > 1 and speed.streams_tokens_per_s is not None:
-        many = f", {rate(speed.streams_tokens_per_s)} for {speed.streams} streams together"
-    behind = format_count(speed.depth)
-    lines = [f"expected: {rate(speed.tokens_per_s)} tok/s{many}, {behind} tokens behind each ({speed.basis})"]
+        together = f"{rate(speed.streams_tokens_per_s)} for {speed.streams} together"
+        many = f", {together} ({speed.streams_basis})"
+    one = f"{rate(speed.tokens_per_s)} tok/s ({speed.basis})"
+    lines = [f"expected: {one}{many}, at a depth of {format_count(speed.depth)}"]
     if speed.prompt_s is not None and speed.prompt_tokens_per_s is not None:
         lines.append(
             f"prompts: {rate(speed.prompt_tokens_per_s)} tok/s, the first token after {speed.prompt_s:.2g} s "
@@ -202,7 +203,10 @@ def _verdict(plan: Plan) -> str:
 
 
 def _bandwidth(device: Device) -> str:
-    fact = device.bandwidth_bytes_per_s
+    """What a device reads per second where that was measured, else its datasheet's figure."""
+    speed = device.speed
+    is_measured = speed is not None and speed.read_bytes_per_s.source is Source.MEASURED
+    fact = speed.read_bytes_per_s if speed is not None and is_measured else device.bandwidth_bytes_per_s
     return f"{fact.value / 1e9:,.0f} GB/s ({fact.source})" if fact is not None else "unknown"
 
 

@@ -86,14 +86,16 @@ class Predictor:
         prompt = self._prompt(runs, self.depth, pipelined=pipelined)
         assert one is not None
         total = sum(one)
+        basis = _least_trusted([f for s in known for f in (s.read_bytes_per_s, s.layer_overhead_s)])
         return SpeedEstimate(
-            basis=_least_trusted([f for s in known for f in (s.read_bytes_per_s, s.layer_overhead_s)]),
+            basis=basis,
             depth=self.depth,
             step_s=total,
             tokens_per_s=1 / total,
             streams=self.streams,
             streams_step_s=None if many is None else sum(many),
             streams_tokens_per_s=None if many is None else self.streams / sum(many),
+            streams_basis=None if many is None else self._basis_of_streams(basis, known),
             prompt_tokens=self.depth,
             prompt_s=prompt,
             prompt_tokens_per_s=None if prompt is None else self.depth / prompt,
@@ -104,6 +106,11 @@ class Predictor:
                 for (each, _, _), seconds in zip(runs, one, strict=True)
             ),
         )
+
+    def _basis_of_streams(self, basis: Source, speeds: Sequence[Speed]) -> Source:
+        if self.streams == 1:
+            return basis
+        return max(basis, _least_trusted([speed.row_flops_per_s for speed in speeds]), key=_TRUST.index)
 
     def decode_costs(self, device_id: str, rows: int) -> Costs | None:
         """Seconds of a decode step of `rows` streams on a device; None where they cannot be known."""

@@ -151,6 +151,7 @@ class SpeedEstimate:
     streams: int
     streams_step_s: float | None  # of so many streams, each a token
     streams_tokens_per_s: float | None  # of all together
+    streams_basis: Source | None
     prompt_tokens: int
     prompt_s: float | None  # for so many tokens: the time to the first token
     prompt_tokens_per_s: float | None
