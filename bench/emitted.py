@@ -34,7 +34,7 @@ from tools.random_model import write_llama
 from vram_llm import api
 from vram_llm.plan.emit import emit, to_json
 from vram_llm.plan.emit_devices import reach
-from vram_llm.plan.types import HOST, DeviceEstimate, HostEstimate, Plan, Workload
+from vram_llm.plan.types import HOST, DeviceEstimate, FlashAttention, HostEstimate, Plan, Workload
 from vram_llm.units import GIB, MIB
 
 FORMS = ("llama-server", "env")  # taken in turn
@@ -74,12 +74,16 @@ def models(folder: Path) -> dict[str, Path]:
 def wish(draw: random.Random, n_workers: int, n_layers: int) -> Workload:
     """A dictated placement and a context, drawn at random."""
     kv_type = draw.choice(["f16", "q8_0", "f32"])
+    flash_attn = draw.choice(list(FlashAttention)) if kv_type != "q8_0" else FlashAttention.AUTO
     return Workload(
         n_ctx=draw.choice([512, 2048, 4096]),
         parallel=draw.choice([1, 4, 8]),
         kv_type_k=kv_type,
         kv_type_v=kv_type,
         n_ubatch=draw.choice([128, 512]),
+        flash_attn=flash_attn,
+        kv_unified=draw.choice([True, True, False]),
+        swa_full=draw.choice([True, False]),
         reserve_bytes=0,
         tensor_split=tuple(float(draw.randint(1, 9)) for _ in range(n_workers)),
         n_gpu_layers=draw.choice([n_layers + 1, n_layers + 1, draw.randint(2, n_layers)]),

@@ -134,6 +134,28 @@ def test_more_than_the_cells_hold_all_finish(plan_on_cpu: PlanOnCpu, path: Path)
     model.close()
 
 
+def test_with_a_cache_of_its_own_a_sequence_has_its_share_and_no_more(
+    plan_on_cpu: PlanOnCpu, path: Path, shared: LoadedModel
+) -> None:
+    """Four caches of 256 cells: prompts up to them, all at once, and the same answers as from one cache."""
+    model = LoadedModel(plan_on_cpu(path, n_ctx=1024, kv_unified=False, n_batch=64, n_ubatch=16))
+    assert (model.n_ctx, model.n_ctx_seq) == (1024, 256)
+    loop = Loop(model)
+    refusal = loop.submit(_request("long", (5,) * 256))
+    assert refusal is not None
+    assert "the context holds 256" in (refusal.error or "")
+    prompts = [(7 + i, *range(3, 3 + 60 * i)) for i in range(4)]
+    answers = _run(loop, *(_request(f"r{i}", prompt, max_tokens=None) for i, prompt in enumerate(prompts)))
+    for i, prompt in enumerate(prompts):
+        answer = answers[f"r{i}"]
+        assert answer[-1].finish_reason is FinishReason.LENGTH
+        assert answer[-1].completion_tokens == 255 - 60 * i
+        alone = _run(Loop(shared), _request("alone", prompt, max_tokens=24))["alone"]
+        assert_same(shared, prompt, _tokens(alone), _tokens(answer)[:24])
+    assert loop._scheduler.n_preemptions == 0
+    model.close()
+
+
 def test_those_that_gave_way_leave_nothing_behind(plan_on_cpu: PlanOnCpu, path: Path) -> None:
     model = LoadedModel(plan_on_cpu(path, n_ctx=256, n_batch=64, n_ubatch=16))
     loop = Loop(model)

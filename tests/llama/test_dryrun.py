@@ -19,7 +19,7 @@ from vram_llm.llama.dryrun_wire import Question
 from vram_llm.llama.model import LoadedModel
 from vram_llm.machine.types import Device, DeviceKind, Host, Source
 from vram_llm.model.header import Header, read_header
-from vram_llm.model.profile import profile
+from vram_llm.model.profile import ModelProfile, profile
 from vram_llm.plan.layout import placement_from_counts, placement_of
 from vram_llm.plan.memory import AnalyticMeter
 from vram_llm.plan.types import (
@@ -27,6 +27,7 @@ from vram_llm.plan.types import (
     PLAN_VERSION,
     Context,
     Estimate,
+    FlashAttention,
     Placement,
     Plan,
     PlannedDevice,
@@ -75,11 +76,18 @@ def random_placement(pick: random.Random, ids: Sequence[str], n_layers: int) -> 
     return placement_of(order, [-1] * n_host + [i for i, count in enumerate(counts) for _ in range(count)])
 
 
-def random_context(pick: random.Random) -> Context:
-    n_ctx = pick.choice((256, 512, 2048))
+def random_context(pick: random.Random, of: ModelProfile) -> Context:
+    n_ctx, parallel = pick.choice((256, 512, 2048)), pick.choice((1, 2, 8))
+    kv_unified, flash_attn = pick.random() < 0.5, pick.choice(list(FlashAttention))
+    heads = (of.head_k, of.head_v, of.window_head_k, of.window_head_v)
+    whole = flash_attn is not FlashAttention.OFF and not any(head % 32 for head in heads)
+    kv_type = pick.choice(("f16", "f16", "q8_0")) if whole else "f16"
     return a_context(
-        n_ctx=n_ctx, parallel=pick.choice((1, 2, 8)), n_ubatch=min(n_ctx, pick.choice((16, 64, 512))),
-        n_batch=min(n_ctx, 512), pipeline_copies=pick.random() < 0.8,
+        n_ctx=n_ctx if kv_unified else max(n_ctx // parallel, 256) * parallel,
+        parallel=parallel, n_ubatch=min(n_ctx, pick.choice((16, 64, 512))), n_batch=min(n_ctx, 512),
+        pipeline_copies=pick.random() < 0.8, kv_unified=kv_unified, swa_full=pick.random() < 0.5,
+        flash_attn=flash_attn, n_outputs_max=pick.choice((parallel, parallel, 64)),
+        kv_type_k=kv_type, kv_type_v=kv_type,
     )  # fmt: skip
 
 
@@ -122,13 +130,14 @@ def test_it_is_a_real_loads_to_the_byte(
     """Virtual devices give what real ones hold; left as measured, what llama.cpp measures on real ones."""
     path = write_loadable(LOADABLE[name](), tmp_path / f"{name}.gguf")
     header = read_header(path)
+    of = profile(header)
     devices = rpc.devices(workers)
     virtual = [dataclasses.replace(d, endpoint=None, what_if=True) for d in devices]
     real = [dataclasses.replace(d, endpoint=e) for d, e in zip(devices, others, strict=True)]
     pick = random.Random(name)
     for _ in range(N_PLACEMENTS):
-        placement = random_placement(pick, [d.id for d in devices], profile(header).n_layers)
-        context = random_context(pick)
+        placement = random_placement(pick, [d.id for d in devices], of.n_layers)
+        context = random_context(pick, of)
         said = dry.meter(header, context, virtual, host, 0)(placement)
         assert held(said) == really_held(path, devices, context, said, placement)
         measured = dry.meter(header, context, virtual, host, 0, as_measured=True)(placement)
@@ -157,15 +166,18 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Header]:
 def test_weights_and_context_are_the_analytic_meters(
     name: str, dry: DryRun, host: Host, headers: dict[str, Header]
 ) -> None:
-    header, context = headers[name], a_context()
-    of = profile(header)
-    exact, analytic = dry.meter(header, context, CARDS, host, 0), AnalyticMeter(of, context, CARDS, host, 0)
+    of = profile(header := headers[name])
     pick = random.Random(name)
     for _ in range(6):
+        context = random_context(pick, of)
+        exact = dry.meter(header, context, CARDS, host, 0)
+        analytic = AnalyticMeter(of, context, CARDS, host, 0)
         placement = random_placement(pick, [card.id for card in CARDS], of.n_layers)
         for one, other in zip(exact(placement).devices, analytic(placement).devices, strict=True):
             assert other.weights_bytes == pytest.approx(one.weights_bytes, rel=1e-3)
-            assert other.context_bytes == pytest.approx(one.context_bytes, rel=1e-3)
+            # a card pads the rows of these small models' quantised caches: some bytes a layer
+            kept = pytest.approx(one.context_bytes, rel=1e-3, abs=1024 * of.n_layers)
+            assert other.context_bytes == kept
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -1,17 +1,19 @@
 """What stands beside a plan, and what is said of it."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from tests import zoo
 from tests.plan.cases import DESKTOP, LAPTOP, machine, profile_of
+from vram_llm.errors import EngineDied, ModelRefused
 from vram_llm.model.profile import ModelProfile
 from vram_llm.plan.explain import why
 from vram_llm.plan.memory import AnalyticMeter
 from vram_llm.plan.planner import make_plan
 from vram_llm.plan.search import place
-from vram_llm.plan.types import Context, Estimate, Meter, Placement, Plan, Workload
+from vram_llm.plan.types import Context, Estimate, FlashAttention, Meter, Placement, Plan, Workload
 from vram_llm.units import GIB, MIB
 
 RIG = machine([LAPTOP, DESKTOP, DESKTOP])
@@ -35,6 +37,7 @@ def test_single_changes(plan: Plan) -> None:
     by_name = {other.name: other for other in plan.alternatives}
     assert list(by_name) == [
         "KV cache as q8_0", "no pipeline copies", "micro-batches of 256", "8k more context", "without GPU0",
+        "flash attention off", "separate KV caches", "logits of all tokens",
     ]  # fmt: skip
     for name in ("KV cache as q8_0", "no pipeline copies", "micro-batches of 256"):
         assert held(by_name[name].estimate) < held(plan.estimate)
@@ -47,7 +50,7 @@ def test_single_changes(plan: Plan) -> None:
 def test_a_plan_that_already_has_it_is_not_offered_it(nemotron: ModelProfile) -> None:
     wish = Workload(n_ctx=2048, kv_type_k="q8_0", kv_type_v="q8_0", pipeline_copies=False, n_ubatch=64)
     names = [other.name for other in make_plan(nemotron, RIG, wish).alternatives]
-    assert names == ["8k more context", "without GPU0"]
+    assert names == ["8k more context", "without GPU0", "separate KV caches", "logits of all tokens"]
 
 
 def test_the_largest_context_is_the_largest(nemotron: ModelProfile) -> None:
@@ -110,6 +113,68 @@ def test_the_largest_context_of_a_model_that_spills_is_no_less_than_the_usual(ne
     spilling = machine([DESKTOP])
     plan = make_plan(nemotron, spilling, Workload(largest_ctx=True))
     assert plan.context.n_ctx >= Workload.DEFAULT_N_CTX
+
+
+def test_the_exact_meter_measures_alternatives_as_far_as_it_is_quick(nemotron: ModelProfile) -> None:
+    free = [LAPTOP, DESKTOP, DESKTOP]
+    plan = make_plan(nemotron, machine(free), Workload(n_ctx=2048), Exact(nemotron, free, share=0.6))
+    methods = [other.estimate.method for other in plan.alternatives]
+    n_exact = methods.count("exact")
+    assert 0 < n_exact < len(methods)
+    assert methods == ["exact"] * n_exact + ["analytic"] * (len(methods) - n_exact)
+    bound = place(nemotron, machine(free), Workload(n_ctx=2048)).estimate
+    now = {"exact": plan.estimate, "analytic": bound}
+    for other in plan.alternatives:
+        if other.placement == plan.placement:
+            before = {use.id: use.total_bytes for use in now[other.estimate.method].devices}
+            for use in other.estimate.devices:
+                assert other.change_bytes[use.id] == use.total_bytes - before[use.id]
+
+
+def test_an_alternative_keeps_the_layers_where_they_fit(nemotron: ModelProfile) -> None:
+    plan = make_plan(nemotron, RIG, Workload(n_ctx=2048))
+    by_name = {other.name: other for other in plan.alternatives}
+    for name in ("KV cache as q8_0", "flash attention off", "separate KV caches", "logits of all tokens"):
+        assert by_name[name].placement == plan.placement
+    assert sum(by_name["KV cache as q8_0"].change_bytes.values()) < 0
+    rows = {each: size for each, size in by_name["logits of all tokens"].change_bytes.items() if size}
+    assert list(rows) == [plan.placement.output_device]
+
+
+@pytest.mark.parametrize(
+    ("name", "wish", "offered"),
+    [
+        ("gemma3_27b", Workload(n_ctx=16384), {"full window caches", "16 sequences", "separate KV caches"}),
+        ("gemma3_27b", Workload(n_ctx=16384, swa_full=True), {"short window caches"}),
+        ("gemma3_27b", Workload(kv_unified=False), {"one KV cache for all"}),
+        ("gemma3_27b", Workload(flash_attn=FlashAttention.OFF), {"flash attention"}),
+        ("nemotron_nano", Workload(), {"16 sequences"}),
+    ],
+)
+def test_what_matters_for_the_model_is_offered(
+    name: str, wish: Workload, offered: set[str], tmp_path: Path
+) -> None:
+    profile = profile_of(zoo.PUBLISHED[name](), tmp_path)
+    names = {other.name for other in make_plan(profile, machine([80 * GIB]), wish).alternatives}
+    assert offered <= names
+    opposites = {"full window caches", "short window caches"}, {"separate KV caches", "one KV cache for all"}
+    assert all(len(pair & names) <= 1 for pair in opposites)
+
+
+def test_what_llama_cpp_refuses_or_ends_over_is_no_alternative(nemotron: ModelProfile) -> None:
+    free = [LAPTOP, DESKTOP, DESKTOP]
+    exact = Exact(nemotron, free, share=0.6)
+
+    def refusing(context: Context) -> Meter:
+        if context.n_ubatch < 512:
+            raise ModelRefused("no")
+        if not context.pipeline_copies:
+            raise EngineDied("no")
+        return exact(context)
+
+    names = [o.name for o in make_plan(nemotron, machine(free), Workload(n_ctx=2048), refusing).alternatives]
+    assert "KV cache as q8_0" in names
+    assert not {"micro-batches of 256", "no pipeline copies"} & set(names)
 
 
 class Exact:

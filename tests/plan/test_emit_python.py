@@ -11,7 +11,7 @@ from tests.plan.saved import CONTEXT, absent, local, remote, saved_plan
 from tools.random_model import write_llama
 from vram_llm import api
 from vram_llm.plan.emit_python import script
-from vram_llm.plan.types import Plan, Workload
+from vram_llm.plan.types import FlashAttention, Plan, Workload
 
 PATIENCE_S = 60.0
 
@@ -59,6 +59,7 @@ def test_the_host_alone_sees_no_card() -> None:
     [
         saved_plan([remote(0, "10.0.0.1:50052"), local(0)], [2, 2]),
         saved_plan([local(0), local(1)], [2, 2], context=dataclasses.replace(CONTEXT, pipeline_copies=False)),
+        saved_plan([local(0)], [4], context=dataclasses.replace(CONTEXT, kv_unified=False)),
     ],
 )
 def test_what_the_class_cannot_be_told_goes_through_the_c_interface(plan: Plan) -> None:
@@ -66,6 +67,19 @@ def test_what_the_class_cannot_be_told_goes_through_the_c_interface(plan: Plan) 
     ast.parse(text)
     assert "Llama(" not in text
     assert "params.n_outputs_max = 8" in text
+
+
+def test_how_the_past_is_kept_and_read() -> None:
+    off = dataclasses.replace(CONTEXT, flash_attn=FlashAttention.OFF, swa_full=True)
+    found = arguments(saved_plan([local(0)], [4], context=off))
+    assert (found["flash_attn"], found["swa_full"]) == (False, True)
+    text = script(saved_plan([local(0)], [4], context=dataclasses.replace(off, kv_unified=False)))
+    for line in (
+        "flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_DISABLED",
+        "kv_unified = False",
+        "swa_full = True",
+    ):
+        assert f"params.{line}" in text
 
 
 def test_what_must_be_filled_in() -> None:
@@ -85,7 +99,10 @@ def test_it_runs_on_the_host(tmp_path: Path) -> None:
 def test_it_runs_on_workers(workers: tuple[str, ...], tmp_path: Path, pipeline_copies: bool) -> None:
     model = write_llama(tmp_path / "tiny.gguf")
     machine = api.detect(rpc=[f"{each}@1GiB" for each in workers[:2]])
-    wish = Workload(n_ctx=512, parallel=2, reserve_bytes=0, tensor_split=(2, 3))
+    wish = Workload(
+        n_ctx=512, parallel=2, reserve_bytes=0, tensor_split=(2, 3), kv_unified=pipeline_copies,
+        n_outputs_max=4,
+    )  # fmt: skip
     plan = api.plan(str(model), machine, wish)
     context = dataclasses.replace(plan.context, pipeline_copies=pipeline_copies)
     assert plan.placement.tensor_split == (2, 3)

@@ -5,7 +5,7 @@ import pytest
 
 from tests.plan.saved import CONTEXT, absent, local, remote, saved_plan
 from vram_llm.plan.emit_server import command_line, exports
-from vram_llm.plan.types import Plan
+from vram_llm.plan.types import FlashAttention, Plan
 
 
 def words(plan: Plan) -> list[str]:
@@ -46,6 +46,21 @@ def test_every_setting_of_a_plan_over_two_cards() -> None:
         "--ctx-checkpoints": "0",
         "--no-op-offload": "",
     }
+
+
+def test_how_the_past_is_kept_and_read() -> None:
+    context = dataclasses.replace(
+        CONTEXT, kv_unified=False, swa_full=True, flash_attn=FlashAttention.OFF, n_outputs_max=64
+    )
+    plan = saved_plan([local(0)], [80], context=context)
+    found = flags(plan)
+    assert found["--flash-attn"] == "off"
+    assert {"--no-kv-unified", "--swa-full"} <= set(found)
+    assert "--kv-unified" not in found
+    lines = exports(plan).splitlines()
+    assert "export LLAMA_ARG_KV_UNIFIED=false" in lines
+    assert "export LLAMA_ARG_SWA_FULL=true" in lines
+    assert "asks for 8 rows of logits" in command_line(plan)
 
 
 def test_variables_stand_before_the_command() -> None:

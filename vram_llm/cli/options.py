@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from vram_llm.model.quants import KV_TYPES
-from vram_llm.plan.types import Objective, Workload
+from vram_llm.plan.types import FlashAttention, Objective, Workload
 from vram_llm.units import MIB, parse_count
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ _OPTIONS = (
         "Use the worker that listens there, at most SIZE of each of its devices. Repeat for more."
     )),
     click.option("--n-ctx", type=Ctx(), metavar="TOKENS", help=(
-        "Context, shared by all sequences: 4096, 32k, or max: what fits without more layers on the CPU.  "
+        "Context of all sequences together: 4096, 32k, or max: what fits without more layers on the CPU.  "
         f"[default: {_DEFAULT.DEFAULT_N_CTX}, or what the model was trained on if that is less]"
     )),
     click.option("--parallel", type=click.IntRange(1, 256), default=_DEFAULT.parallel, show_default=True,
@@ -92,6 +92,22 @@ _OPTIONS = (
                  help="Most tokens computed in one step."),
     click.option("--n-ubatch", type=click.IntRange(1), default=_DEFAULT.n_ubatch, show_default=True,
                  help="Most tokens computed at a time; compute buffers grow with it."),
+    click.option("--kv-unified/--no-kv-unified", default=_DEFAULT.kv_unified, show_default=True, help=(
+        "One KV cache that all sequences share, any of which may use it all; or one for each, with its share "
+        "of --n-ctx (rounded up to 256)."
+    )),
+    click.option("--swa-full", is_flag=True, default=_DEFAULT.swa_full, help=(
+        "Keep all of the context in layers with a sliding window too, not only the window."
+    )),
+    click.option("--flash-attn", type=click.Choice([each.value for each in FlashAttention]),
+                 default=_DEFAULT.flash_attn.value, show_default=True, help=(
+        "Flash attention. auto: where every device has a kernel for the model; off costs memory with every "
+        "token of context, and takes no quantised KV cache."
+    )),
+    click.option("--n-outputs-max", type=click.IntRange(1), metavar="N", help=(
+        "Rows of logits a step may ask for; each takes memory on the output's device.  "
+        "[default: one for each sequence]"
+    )),
     click.option("--pipeline/--no-pipeline", default=_DEFAULT.pipeline_copies, show_default=True,
                  help="Copies of compute buffers that let several devices work at the same time."),
     click.option("--reserve-mib", type=click.IntRange(0), default=_DEFAULT.reserve_bytes // MIB,
@@ -121,8 +137,9 @@ _OPTIONS = (
 
 _NAMES = frozenset(
     {
-        "gpus", "rpc", "n_ctx", "parallel", "kv_type", "n_batch", "n_ubatch", "pipeline", "reserve_mib",
-        "n_gpu_layers", "tensor_split", "mmap", "objective", "expect_depth", "expect_streams",
+        "gpus", "rpc", "n_ctx", "parallel", "kv_type", "n_batch", "n_ubatch", "kv_unified", "swa_full",
+        "flash_attn", "n_outputs_max", "pipeline", "reserve_mib", "n_gpu_layers", "tensor_split", "mmap",
+        "objective", "expect_depth", "expect_streams",
     }
 )  # fmt: skip
 
@@ -138,6 +155,10 @@ def wishes(function: _F) -> _F:
             largest_ctx=n_ctx == LARGEST,
             n_batch=options.pop("n_batch"),
             n_ubatch=options.pop("n_ubatch"),
+            n_outputs_max=options.pop("n_outputs_max"),
+            flash_attn=FlashAttention(options.pop("flash_attn")),
+            swa_full=options.pop("swa_full"),
+            kv_unified=options.pop("kv_unified"),
             pipeline_copies=options.pop("pipeline"),
             parallel=options.pop("parallel"),
             kv_type_k=kv_type,

@@ -104,7 +104,8 @@ class _Reporter:
             print_loaded(certify(self.plan, info.memory))
         where = f"[{self.host}]" if ":" in self.host else self.host
         click.echo(
-            f"serving {info.name} at http://{where}:{port}/v1 ({info.n_ctx:,} tokens of context for "
-            f"{info.parallel} sequences); Ctrl+C ends it",
+            f"serving {info.name} at http://{where}:{port}/v1 ({info.n_ctx:,} tokens of context "
+            f"{'for' if self.plan.context.kv_unified else 'for each of'} {info.parallel} sequences); "
+            "Ctrl+C ends it",
             err=True,
         )

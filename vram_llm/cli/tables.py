@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vram_llm.machine.types import Device, Machine, Source
-from vram_llm.plan.types import HOST, Plan, SpeedEstimate
+from vram_llm.plan.types import HOST, Alternative, Plan, SpeedEstimate
 from vram_llm.units import MIB, format_bytes, format_count, format_mib
 
 _NARROW = 72  # columns; below it only what matters most is shown
@@ -48,9 +48,10 @@ def print_plan(plan: Plan) -> None:
     console = _console()
     context, placement = plan.context, plan.placement
     console.print(Text(f"{plan.model.name}, {plan.model.quantization}", style="bold"), soft_wrap=True)
+    kept = "KV" if context.kv_unified else f"{format_count(context.n_ctx_seq)} each, KV"
     console.print(
-        f"{format_count(context.n_ctx)} context for {context.parallel} sequences, KV {context.kv_type_k}, "
-        f"{plan.model.n_layers} layers, {format_bytes(plan.model.total_bytes)}"
+        f"{format_count(context.n_ctx)} context for {context.parallel} sequences, {kept} "
+        f"{context.kv_type_k}, {plan.model.n_layers} layers, {format_bytes(plan.model.total_bytes)}"
     )
     console.print()
     console.print(_plan_table(plan, console))
@@ -70,7 +71,7 @@ def print_plan(plan: Plan) -> None:
     if plan.alternatives and plan.estimate.devices and console.width >= min(room, 2 * _NARROW):
         console.print()
         console.print(_alternatives_table(plan, console))
-        console.print("MiB more or less on each device, estimated")
+        console.print(f"MiB more or less on each device{_basis_of_changes(plan)}")
     _print_notes(console, plan.notes)
 
 
@@ -120,11 +121,24 @@ def _basis(plan: Plan) -> str:
     return f"MiB; {which} {by_whom}{overhead}"
 
 
+def _basis_of_changes(plan: Plan) -> str:
+    """Which meter gave the figures of the alternatives."""
+    n_estimated = sum(_is_estimated(other) for other in plan.alternatives)
+    if n_estimated == len(plan.alternatives):
+        return ", estimated"
+    return ", by llama.cpp's own dry run" + ("; ~ estimated" if n_estimated else "")
+
+
+def _is_estimated(other: Alternative) -> bool:
+    return other.estimate.method == "analytic"
+
+
 def _alternatives_table(plan: Plan, console: Console) -> Table:
     """What one change would add to each device, or take from it."""
     table = _table(console)
     table.add_column("instead", no_wrap=True)
     order = plan.placement.device_order
+    is_mixed = 0 < sum(map(_is_estimated, plan.alternatives)) < len(plan.alternatives)
     for device_id in order:
         table.add_column(device_id, justify="right", no_wrap=True)
     table.add_column("CPU layers", justify="right", no_wrap=True)
@@ -143,7 +157,7 @@ def _alternatives_table(plan: Plan, console: Console) -> Table:
         else:
             speed = []
         table.add_row(
-            other.name,
+            f"~ {other.name}" if is_mixed and _is_estimated(other) else other.name,
             *cells,
             str(other.placement.cpu_layers or "-"),
             *speed,

@@ -33,7 +33,7 @@ class ModelInfo:
     parameters: int
     size_bytes: int
     n_vocab: int
-    n_ctx: int  # cells shared by all sequences; one request may use them all
+    n_ctx: int  # tokens one request may use; all may use the same ones where the KV cache is unified
     n_ctx_train: int
     parallel: int
     chat_template: str | None

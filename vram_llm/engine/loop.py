@@ -49,7 +49,7 @@ class Loop:
     def submit(self, request: Request) -> TokenEvent | None:
         """Take a request in; the event that refuses it where it cannot be served."""
         prompt = request.prompt
-        vocab, n_ctx = self._model.vocab, self._model.n_ctx
+        vocab, n_ctx = self._model.vocab, self._model.n_ctx_seq
         if isinstance(prompt, str) and len(prompt) > n_ctx * _MOST_CHARS_PER_TOKEN:
             return _refusal(  # before the time is spent in which no other request gets a token
                 request,

@@ -150,7 +150,7 @@ def _info(model: "LoadedModel", name: str) -> ModelInfo:
         parameters=model.n_params,
         size_bytes=model.size_bytes,
         n_vocab=model.vocab.n_tokens,
-        n_ctx=model.n_ctx,
+        n_ctx=model.n_ctx_seq,
         n_ctx_train=model.n_ctx_train,
         parallel=plan.context.parallel,
         chat_template=model.metadata("tokenizer.chat_template"),

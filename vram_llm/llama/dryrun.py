@@ -47,7 +47,7 @@ class DryRun:
         self._timeout_s = timeout_s
         self._folder = tempfile.TemporaryDirectory(prefix="vram-llm-")
         self._stripped: dict[int, tuple[Header, Path]] = {}
-        self._ended: Counter[Placement] = Counter()
+        self._ended: Counter[tuple[Placement, Context]] = Counter()
         self._child: _Child | None = None
         try:
             self._child = _Child(Path(self._folder.name))
@@ -79,14 +79,15 @@ class DryRun:
 
     def ask(self, question: Question) -> Answer:
         """llama.cpp's answer. Raises ModelRefused, EngineDied where it aborts or hangs, BadPlan."""
-        if self._ended[question.placement] >= _TRIES:
+        asked = (question.placement, question.context)
+        if self._ended[asked] >= _TRIES:
             raise EngineDied("llama.cpp ended twice over this placement, so it cannot be measured")
         if self._child is None:
             self._child = _Child(Path(self._folder.name))
         try:
             said = self._child.ask(question, self._timeout_s)
         except EngineDied:
-            self._ended[question.placement] += 1
+            self._ended[asked] += 1
             self._child.close()
             self._child = None
             raise

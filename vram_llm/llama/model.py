@@ -39,6 +39,7 @@ class LoadedModel:
         self._memory = C.llama_get_memory(self._ctx)
         self.vocab = Vocab(C.llama_model_get_vocab(self._model))
         self.n_ctx: int = C.llama_n_ctx(self._ctx)
+        self.n_ctx_seq: int = C.llama_n_ctx_seq(self._ctx)  # what one sequence may hold
         self.n_batch: int = C.llama_n_batch(self._ctx)
         self.n_ubatch: int = C.llama_n_ubatch(self._ctx)
         self.batch = Batch(self.n_batch)

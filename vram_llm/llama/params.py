@@ -8,8 +8,13 @@ from vram_llm.llama import bindings as b
 from vram_llm.llama.bindings import C
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.plan.context import NO_TENSOR
-from vram_llm.plan.types import Context, Placement
+from vram_llm.plan.types import Context, FlashAttention, Placement
 
+FLASH_ATTENTION = {
+    FlashAttention.AUTO: C.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    FlashAttention.ON: C.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    FlashAttention.OFF: C.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
 LOAD_AUTO, LOAD_WITHOUT_MMAP = -1, 0  # llama_load_mode of llama.h
 
 
@@ -50,11 +55,12 @@ def context_params(context: Context) -> Any:
     params.n_batch = context.n_batch
     params.n_ubatch = context.n_ubatch
     params.n_seq_max = context.parallel
-    params.n_outputs_max = context.parallel  # one row of logits a sequence: the plan reserves no more
+    params.n_outputs_max = context.n_outputs
     params.n_threads = params.n_threads_batch = context.n_threads
     params.type_k, params.type_v = KV_TYPES[context.kv_type_k].id, KV_TYPES[context.kv_type_v].id
-    params.kv_unified = True
-    params.swa_full = False
+    params.flash_attn_type = FLASH_ATTENTION[context.flash_attn]
+    params.kv_unified = context.kv_unified
+    params.swa_full = context.swa_full
     params.op_offload = False  # would copy host layers' weights through memory no plan has counted
     params.no_perf = True
     return params

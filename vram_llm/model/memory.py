@@ -63,6 +63,7 @@ class LayerMemory:
 
     n_embd_k_gqa: int
     n_embd_v_gqa: int
+    has_values: bool  # a V of its own in the cache, if of no elements
     sliding_window: bool
     recurrent_state_bytes: int  # f32, per sequence
 
@@ -174,9 +175,12 @@ def layer_memory(
     def one(i: int) -> LayerMemory:
         kept = i < n_trunk or keys.arch in rules.DRAFT_KEEPS_KV
         stores = has_memory and kept and i < n_storing and (not recurrent[i] or attends(i))
+        v_width = attention.v_width(i) if stores and not attention.is_mla else 0
         return LayerMemory(
             attention.k_width(i) if stores else 0,
-            attention.v_width(i) if stores and not attention.is_mla else 0,
+            v_width,
+            # a plain cache has tensors for a layer without heads too; a hybrid's leaves it out
+            v_width > 0 or (stores and not attention.is_mla and not any(recurrent)),
             attention.windowed[i],
             state_bytes if recurrent[i] and i < n_trunk else 0,
         )

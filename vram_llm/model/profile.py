@@ -46,6 +46,9 @@ class Layer:
     active_bytes: int  # read for one token: of the routed experts only those used
     n_embd_k_gqa: int  # elements of K a token stores here; 0 where the layer stores none
     n_embd_v_gqa: int  # of V; 0 under MLA, which stores K alone
+    has_values: (
+        bool  # has a V in the cache; without flash attention it is as wide as the widest, even where 0
+    )
     sliding_window: bool
     recurrent_state_bytes: int  # f32, per sequence; 0 where the layer is not recurrent
     is_draft: bool  # an MTP block: llama.cpp loads no weights for it unless told to (load_mtp)
@@ -263,6 +266,7 @@ def _layer(
         active_bytes=0 if is_draft else total - idle,
         n_embd_k_gqa=memory.n_embd_k_gqa,
         n_embd_v_gqa=memory.n_embd_v_gqa,
+        has_values=memory.has_values,
         sliding_window=memory.sliding_window,
         recurrent_state_bytes=memory.recurrent_state_bytes,
         is_draft=is_draft,

@@ -3,16 +3,27 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from vram_llm.errors import BadPlan
+from vram_llm.errors import BadPlan, EngineDied, ModelRefused
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
-from vram_llm.plan.context import CTX_STEP, resolve_context
+from vram_llm.plan.compute import uses_flash_attention
+from vram_llm.plan.context import ctx_step, resolve_context
 from vram_llm.plan.layout import device_of_layers, placement_of
+from vram_llm.plan.memory import swa_cells
 from vram_llm.plan.search import Candidate, analytic, place
-from vram_llm.plan.types import Alternative, Estimate, MeterFor, Placement, Workload
+from vram_llm.plan.types import (
+    Alternative,
+    Context,
+    Estimate,
+    FlashAttention,
+    MeterFor,
+    Placement,
+    Workload,
+)
 from vram_llm.units import format_count
 
 MORE_CTX = 8192
+_LAYERS_ASKED = 1200  # times devices: what the exact meter takes grows with both
 
 
 def split_by_free_memory(
@@ -37,20 +48,48 @@ def split_by_free_memory(
 
 
 def alternatives(
-    profile: ModelProfile, machine: Machine, workload: Workload, chosen: Candidate
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    chosen: Candidate,
+    exact: MeterFor | None = None,
 ) -> tuple[Alternative, ...]:
-    """The usual single changes to `chosen`, each placed anew over the devices in its order."""
+    """The usual single changes to `chosen`, on the same devices in the same order.
+
+    Each keeps the plan's layers where they fit, so that a difference is the change's own doing, and is placed
+    anew where they do not. The exact meter is asked for as many as cost it about half a second, in order; the
+    others, and what they are compared with, are the analytic one's.
+    """
     wish = replace(workload, n_ctx=chosen.context.n_ctx, largest_ctx=False)
     ordered = _in_order(machine, chosen.placement) if wish.tensor_split is None else machine
     now = analytic(profile, machine, wish, chosen.context)(chosen.placement)
-    found = []
+    n_left = _LAYERS_ASKED // (profile.n_layers * max(len(chosen.placement.device_order), 1))
+    found: list[Alternative] = []
     for name, rig, changed in _changes(profile, ordered, wish, chosen):
+        asked = exact if n_left > 0 else None
+        n_left -= 1
         try:
-            other = place(profile, rig, changed, reorder=False)
-        except BadPlan:  # heads that the smaller KV type's blocks do not divide
+            other = _changed(profile, rig, changed, chosen, asked)
+        except (BadPlan, ModelRefused, EngineDied):  # it cannot be had with this model: no alternative
             continue
-        found.append(_alternative(name, other, now))
+        beside = _alternative(name, other, now if asked is None else chosen.estimate)
+        if any(beside.change_bytes.values()) or other.placement != chosen.placement:
+            found.append(beside)
     return tuple(found)
+
+
+def _changed(
+    profile: ModelProfile, rig: Machine, wish: Workload, chosen: Candidate, exact: MeterFor | None
+) -> Candidate:
+    context = resolve_context(profile, rig, wish)
+    measure = exact(context) if exact is not None else analytic(profile, rig, wish, context)
+    kept = chosen.placement
+    if not kept.cpu_layers and {device.id for device in rig.devices}.issuperset(kept.device_order):
+        estimate = measure(kept)
+        if estimate.fits:
+            return Candidate(context, kept, estimate)
+    anew = place(profile, rig, wish, reorder=False).placement
+    return Candidate(context, anew, measure(anew))
 
 
 def _alternative(name: str, other: Candidate, now: Estimate) -> Alternative:
@@ -72,11 +111,12 @@ def ways_out(profile: ModelProfile, machine: Machine, workload: Workload) -> Ite
     free = replace(workload, tensor_split=None, n_gpu_layers=None)
     if free != workload and (other := place(profile, machine, free)).estimate.fits:
         yield "placement", other
-    low, high = 0, resolve_context(profile, machine, workload).n_ctx // CTX_STEP - 1
+    step = ctx_step(workload)
+    low, high = 0, resolve_context(profile, machine, workload).n_ctx // step - 1
     fitting = None
     while low < high:
         middle = (low + high + 1) // 2
-        other = place(profile, machine, replace(workload, n_ctx=middle * CTX_STEP))
+        other = place(profile, machine, replace(workload, n_ctx=middle * step))
         if other.estimate.fits:
             low, fitting = middle, other
         else:
@@ -106,6 +146,34 @@ def _changes(
         spared = min(used, key=lambda device: device.free_bytes)
         rest = tuple(device for device in machine.devices if device.id != spared.id)
         yield f"without {spared.id}", replace(machine, devices=rest), wish
+    for name, changed in _ways_to_attend(profile, machine, wish, context):
+        yield name, machine, changed
+    if context.n_outputs < context.n_ubatch:
+        yield "logits of all tokens", machine, replace(wish, n_outputs_max=context.n_ubatch)
+
+
+def _ways_to_attend(
+    profile: ModelProfile, machine: Machine, wish: Workload, context: Context
+) -> Iterator[tuple[str, Workload]]:
+    """Other ways to keep and to read the past, where the model has any."""
+    windowed = any(layer.sliding_window for layer in profile.layers)
+    keeps_states = any(layer.recurrent_state_bytes for layer in profile.layers)
+    if context.swa_full:
+        yield "short window caches", replace(wish, swa_full=False)
+    elif swa_cells(profile, context) < context.n_ctx and windowed:
+        yield "full window caches", replace(wish, swa_full=True)
+    if windowed or keeps_states:
+        yield f"{2 * context.parallel} sequences", replace(wish, parallel=2 * context.parallel)
+    if not profile.kv_bytes_per_token:
+        return
+    if context.flash_attn is FlashAttention.OFF:
+        yield "flash attention", replace(wish, flash_attn=FlashAttention.AUTO)
+    elif uses_flash_attention(profile, context, {device.kind for device in machine.devices}):
+        yield "flash attention off", replace(wish, flash_attn=FlashAttention.OFF)
+    if not context.kv_unified:
+        yield "one KV cache for all", replace(wish, kv_unified=True)
+    elif context.parallel > 1:
+        yield "separate KV caches", replace(wish, kv_unified=False)
 
 
 def _in_order(machine: Machine, placement: Placement) -> Machine:

@@ -22,7 +22,7 @@ from vram_llm.machine.types import DeviceKind
 from vram_llm.model.profile import Layer, ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.tensors import Role
-from vram_llm.plan.types import Context
+from vram_llm.plan.types import Context, FlashAttention
 
 PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES
 PIPELINED_KINDS = frozenset(DeviceKind) - {DeviceKind.METAL}
@@ -50,7 +50,7 @@ class _Need:
     widest: int
     mixer: int  # every projection's output of attention
     scores: int  # for each cell; 0 with flash attention, or without attention
-    value_bytes: int  # of each cell, beside the scores
+    value_bytes: int  # of each cell of one cache, beside the scores
     state_bytes: int
     is_windowed: bool
     attends: bool
@@ -68,18 +68,23 @@ class ComputeBound:
     ) -> None:
         """`n_swa_cells` is 0 where no layer has a window; `kinds` are those of all devices there are."""
         self._n_tokens = min(context.n_ctx, context.n_ubatch)
-        self._n_embd, self._n_outputs = profile.n_embd, min(context.parallel, self._n_tokens)
+        self._n_embd, self._n_outputs = profile.n_embd, min(context.n_outputs, self._n_tokens)
         self._n_expert_used = profile.n_expert_used
-        flash = has_flash_attention(profile, kinds)
+        flash = uses_flash_attention(profile, context, kinds)
         mask_bytes = (_F16 if flash else _F32) * self._n_tokens
-        n_cells = context.n_ctx if profile.has_memory else self._n_tokens
-        self._cells = (n_cells, n_swa_cells if profile.has_memory else self._n_tokens)
+        n_cells = context.n_ctx_seq if profile.has_memory else self._n_tokens
+        n_swa_cells //= context.n_caches
+        self._cells = (n_cells, n_swa_cells if profile.has_memory else self._n_tokens)  # of one cache
         self._mask_bytes = (mask_bytes * self._cells[0], mask_bytes * self._cells[1])
+        is_off = (
+            context.flash_attn is FlashAttention.OFF
+        )  # V lies transposed: each of its elements has an index
+        self._value_index_bytes = 8 * self._n_tokens * profile.n_embd_v_gqa_max if is_off else 0
         cell_bytes = [[0], [0]]
         for layer in profile.layers:
             cell_bytes[layer.sliding_window].append(_cell_bytes(layer, context))
         # a layer that reuses keys and values copies them where they are another device's
-        self._reused_bytes = sum(
+        self._reused_bytes = context.n_caches * sum(
             cells * max(each) for cells, each in zip(self._cells, cell_bytes, strict=True)
         )
         self._extra_inputs = sum(
@@ -91,7 +96,7 @@ class ComputeBound:
         self._needs = [_need(profile, layer, context, flash) for layer in profile.layers]
         self._is_hybrid = any(layer.recurrent_bytes for layer in profile.layers)
         self._row_bytes = self._n_tokens * _F32
-        self._output_bytes = (profile.vocab_size + 3 * profile.n_embd) * self._n_outputs * _F32
+        self._output_bytes = (profile.vocab_size + 6 * profile.n_embd) * self._n_outputs * _F32
         self._known: dict[tuple[int, int], tuple[int, int]] = {}
 
     def device_bytes(self, first: int, end: int, *, has_output: bool, is_first: bool, pipelined: bool) -> int:
@@ -156,7 +161,7 @@ class ComputeBound:
             inputs += self._reused_bytes
         for is_windowed in (False, True):
             if any(need.attends and need.is_windowed == is_windowed for need in needs):
-                inputs += self._mask_bytes[is_windowed]
+                inputs += self._mask_bytes[is_windowed] + self._value_index_bytes
         base = (3 * self._n_embd + max(need.projection for need in needs)) * self._row_bytes
         return inputs, base + max(self._widest(need) for need in needs)
 
@@ -164,6 +169,14 @@ class ComputeBound:
         n_cells = self._cells[need.is_windowed]
         scores = (need.scores * n_cells + need.mixer) * self._row_bytes + need.value_bytes * n_cells
         return max(need.widest * self._row_bytes + need.state_bytes, scores)
+
+
+def uses_flash_attention(profile: ModelProfile, context: Context, kinds: Collection[DeviceKind]) -> bool:
+    """Whether attention runs without a table of scores, as far as head sizes decide it."""
+    if context.flash_attn is not FlashAttention.AUTO:
+        return context.flash_attn is FlashAttention.ON
+    # a quantised V needs it: llama_init_from_model then switches it on whatever the devices have
+    return KV_TYPES[context.kv_type_v].is_quantized or has_flash_attention(profile, kinds)
 
 
 def has_flash_attention(profile: ModelProfile, kinds: Collection[DeviceKind]) -> bool:
@@ -214,7 +227,9 @@ def _need(profile: ModelProfile, layer: Layer, context: Context, flash: bool) ->
         ),
         mixer=0 if flash or not attends else widths[Role.ATTENTION] + profile.n_embd,
         scores=0 if flash or not attends else profile.n_head,
-        value_bytes=0 if flash else _F32 * (layer.n_embd_v_gqa or layer.n_embd_k_gqa),
+        value_bytes=0
+        if flash or context.flash_attn is FlashAttention.OFF
+        else _F32 * context.n_caches * (layer.n_embd_v_gqa or layer.n_embd_k_gqa),
         # a state-space scan holds its states once, linear attention beside what it makes of them
         state_bytes=layer.recurrent_state_bytes * context.parallel * (1 if scans else 2),
         is_windowed=layer.sliding_window,

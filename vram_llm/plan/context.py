@@ -5,19 +5,32 @@ from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.plan.memory import pad
-from vram_llm.plan.types import Context, Workload
+from vram_llm.plan.types import Context, FlashAttention, Workload
 
-CTX_STEP = 256  # llama.cpp pads n_ctx to a multiple of it
+CTX_STEP = 256  # llama.cpp pads what a sequence may hold to a multiple of it
 NO_TENSOR = "^$"
 """No tensor is called so: with any tensor override llama.cpp makes no pipeline copies (llama-context.cpp)."""
+
+
+def ctx_step(workload: Workload) -> int:
+    """The least number of tokens by which a context can grow."""
+    return CTX_STEP if workload.kv_unified else CTX_STEP * workload.parallel
 
 
 def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload) -> Context:
     """Every open choice of the context made, with llama.cpp's own rounding. Raises BadPlan."""
     trained = profile.context_length or Workload.DEFAULT_N_CTX
     wanted = workload.n_ctx or min(Workload.DEFAULT_N_CTX, trained)
-    n_ctx = pad(wanted, CTX_STEP)
+    n_caches = 1 if workload.kv_unified else workload.parallel
+    n_ctx = (
+        pad(pad(wanted, CTX_STEP) // n_caches, CTX_STEP) * n_caches
+    )  # as llama_context's constructor has it
     n_batch = min(workload.n_batch, n_ctx)
+    if workload.flash_attn is FlashAttention.OFF and KV_TYPES[workload.kv_type_v].is_quantized:
+        raise BadPlan(
+            f"llama.cpp keeps V as {workload.kv_type_v} only with flash attention, which is switched off; "
+            "use --flash-attn auto, or --kv-type f16"
+        )
     for name in (workload.kv_type_k, workload.kv_type_v):
         block = KV_TYPES[name].block
         if odd := next((n for n in (profile.head_k, profile.head_v) if n % block), None):
@@ -25,6 +38,11 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
                 f"KV type {name} stores blocks of {block} and this model has attention heads of {odd}; "
                 "use --kv-type f16"
             )
+    if workload.n_outputs_max is not None and workload.n_outputs_max < workload.parallel:
+        raise BadPlan(
+            f"{workload.parallel} sequences that decode need {workload.parallel} rows of logits a step, and "
+            f"--n-outputs-max allows {workload.n_outputs_max}; raise it, or lower --parallel"
+        )
     return Context(
         n_ctx=n_ctx,
         parallel=workload.parallel,
@@ -35,4 +53,8 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         n_threads=machine.host.cores,
         use_mmap=workload.use_mmap,
         pipeline_copies=workload.pipeline_copies,
+        n_outputs_max=workload.n_outputs_max or workload.parallel,
+        flash_attn=workload.flash_attn,
+        swa_full=workload.swa_full,
+        kv_unified=workload.kv_unified,
     )

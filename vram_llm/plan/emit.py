@@ -5,7 +5,7 @@ import msgspec
 from vram_llm.errors import BadPlan
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.plan import emit_compose, emit_python, emit_server
-from vram_llm.plan.types import PLAN_VERSION, Plan
+from vram_llm.plan.types import PLAN_VERSION, FlashAttention, Plan
 
 FORMATS = ("llama-server", "llama-cpp-python", "env", "compose", "json")
 
@@ -68,4 +68,8 @@ def _contradiction(plan: Plan) -> str | None:
         return f"there is no KV type {bad!r}"
     if min(context.n_ctx, context.parallel, context.n_batch, context.n_ubatch, context.n_threads) < 1:
         return "its context has a size below 1"
+    if context.n_outputs < context.parallel:
+        return f"{context.n_outputs} rows of logits are too few for {context.parallel} sequences"
+    if context.flash_attn is FlashAttention.OFF and KV_TYPES[context.kv_type_v].is_quantized:
+        return f"V cannot be kept as {context.kv_type_v} without flash attention"
     return None

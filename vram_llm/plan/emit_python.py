@@ -13,7 +13,7 @@ from vram_llm.model.quants import KV_TYPES
 from vram_llm.plan.context import NO_TENSOR
 from vram_llm.plan.emit_devices import Reach, reach
 from vram_llm.plan.emit_server import as_comments
-from vram_llm.plan.types import HOST, Plan
+from vram_llm.plan.types import HOST, FlashAttention, Plan
 
 _WITH_CLASS = """\
 {remarks}
@@ -30,9 +30,9 @@ llm = Llama(
     n_threads_batch={n_threads},
     type_k={type_k},  # {kv_type_k}
     type_v={type_v},  # {kv_type_v}
-    flash_attn=True,
+    flash_attn={flash_attn},
     use_mmap={use_mmap},
-    swa_full=False,
+    swa_full={swa_full},
     op_offload=False,
     verbose=False,
 )
@@ -77,12 +77,13 @@ params.n_ctx = {n_ctx}
 params.n_batch = {n_batch}
 params.n_ubatch = {n_ubatch}
 params.n_seq_max = {parallel}
-params.n_outputs_max = {parallel}
+params.n_outputs_max = {n_outputs}
 params.n_threads = params.n_threads_batch = {n_threads}
 params.type_k = {type_k}  # {kv_type_k}
 params.type_v = {type_v}  # {kv_type_v}
-params.kv_unified = True
-params.swa_full = False
+params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_{flash_attn_type}
+params.kv_unified = {kv_unified}
+params.swa_full = {swa_full}
 params.op_offload = False
 ctx = C.llama_init_from_model(model, params)
 assert ctx, "llama.cpp would not make the context"
@@ -105,6 +106,12 @@ for _ in range(32):
 print()
 """
 
+_FLASH_ATTENTION = {
+    FlashAttention.AUTO: "AUTO",
+    FlashAttention.ON: "ENABLED",
+    FlashAttention.OFF: "DISABLED",
+}
+
 _NO_COPIES = f"""\
 class Override(ctypes.Structure):
     _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
@@ -120,7 +127,8 @@ def script(plan: Plan) -> str:
     """The script's text. Raises BadPlan where the plan contradicts itself."""
     where, context = reach(plan), plan.context
     has_copies_off = not context.pipeline_copies and len(where.names) > 1
-    own = {device.kind for device in where.devices} <= {DeviceKind.CUDA} and not has_copies_off
+    plain = context.kv_unified and not has_copies_off
+    own = {device.kind for device in where.devices} <= {DeviceKind.CUDA} and plain
     # without a card in the plan none may be used, so that none is seen
     environment = where.environment or ((("CUDA_VISIBLE_DEVICES", ""),) if own else ())
     return (
@@ -139,6 +147,11 @@ def script(plan: Plan) -> str:
             n_ubatch=context.n_ubatch,
             n_threads=context.n_threads,
             parallel=context.parallel,
+            n_outputs=context.n_outputs,
+            flash_attn=context.flash_attn is not FlashAttention.OFF,
+            flash_attn_type=_FLASH_ATTENTION[context.flash_attn],
+            kv_unified=context.kv_unified,
+            swa_full=context.swa_full,
             kv_type_k=context.kv_type_k,
             kv_type_v=context.kv_type_v,
             type_k=KV_TYPES[context.kv_type_k].id,
@@ -157,7 +170,7 @@ def _remarks(plan: Plan, where: Reach, own: bool) -> list[str]:
         said.append(f"Fetch {plan.model.path} first and put its path in.")
     if where.endpoints:
         said.append("The bindings must be built with RPC: CMAKE_ARGS=-DGGML_RPC=ON.")
-    if own and (more := plan.context.n_ubatch - plan.context.parallel) > 0:
+    if own and (more := plan.context.n_ubatch - plan.context.n_outputs) > 0:
         output = plan.placement.output_device
         place = "the host" if output == HOST else next(d.name for d in where.devices if d.id == output)
         said += [

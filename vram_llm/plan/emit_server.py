@@ -60,10 +60,13 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
         Setting("--load-mode", "auto" if context.use_mmap else "none", "LLAMA_ARG_LOAD_MODE"),
         Setting("--ctx-size", str(context.n_ctx), "LLAMA_ARG_CTX_SIZE"),
         Setting("--parallel", str(context.parallel), "LLAMA_ARG_N_PARALLEL"),
-        Setting("--kv-unified", None, "LLAMA_ARG_KV_UNIFIED"),
+        Setting("--kv-unified", None, "LLAMA_ARG_KV_UNIFIED")
+        if context.kv_unified
+        else Setting("--no-kv-unified", None, "LLAMA_ARG_KV_UNIFIED", "false"),
+        *((Setting("--swa-full", None, "LLAMA_ARG_SWA_FULL"),) if context.swa_full else ()),
         Setting("--cache-type-k", context.kv_type_k, "LLAMA_ARG_CACHE_TYPE_K"),
         Setting("--cache-type-v", context.kv_type_v, "LLAMA_ARG_CACHE_TYPE_V"),
-        Setting("--flash-attn", "auto", "LLAMA_ARG_FLASH_ATTN"),
+        Setting("--flash-attn", context.flash_attn.value, "LLAMA_ARG_FLASH_ATTN"),
         Setting("--batch-size", str(context.n_batch), "LLAMA_ARG_BATCH"),
         Setting("--ubatch-size", str(context.n_ubatch), "LLAMA_ARG_UBATCH"),
         Setting("--threads", str(context.n_threads), "LLAMA_ARG_THREADS"),
@@ -75,7 +78,14 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
 
 def remarks(plan: Plan, where: Reach) -> tuple[str, ...]:
     """What a reader should know, a line each."""
-    return (f"{plan.model.name} {plan.model.quantization}, as planned", *where.remarks, *_HOST_CACHES)
+    context = plan.context
+    fewer: tuple[str, ...] = ()
+    if context.n_outputs > context.parallel:
+        fewer = (
+            f"llama-server asks for {context.parallel} rows of logits, one a sequence; the plan has room for",
+            f"{context.n_outputs}, so compute on the output's device is smaller than planned.",
+        )
+    return (f"{plan.model.name} {plan.model.quantization}, as planned", *where.remarks, *fewer, *_HOST_CACHES)
 
 
 def as_comments(said: Iterable[str]) -> list[str]:

@@ -94,9 +94,9 @@ def notes(
             f"what a context takes is not known here for architecture {profile.architecture}: "
             "the figure is a lower bound"
         )
-    if profile.context_length and context.n_ctx > profile.context_length:
+    if profile.context_length and context.n_ctx_seq > profile.context_length:
         said.append(
-            f"the context of {context.n_ctx:,} is longer than the {profile.context_length:,} tokens "
+            f"the context of {context.n_ctx_seq:,} is longer than the {profile.context_length:,} tokens "
             "this model was trained on"
         )
     if more is not None:

@@ -20,6 +20,7 @@ from vram_llm.plan.types import (
     Context,
     DeviceEstimate,
     Estimate,
+    FlashAttention,
     HostEstimate,
     Placement,
 )
@@ -59,11 +60,14 @@ def tensor_bytes(tensor: Tensor, alignment: int, row_padding: int) -> int:
 
 
 def swa_cells(profile: ModelProfile, context: Context) -> int:
-    """KV cells of layers with a sliding window (`swa_full` off, unified); 0 where there are none."""
+    """KV cells of layers with a sliding window, over all caches; 0 where there are none."""
     if not any(layer.sliding_window for layer in profile.layers):
         return 0
-    wanted = profile.sliding_window * context.parallel + context.n_ubatch
-    return pad(min(context.n_ctx, wanted), _CELLS_PAD)
+    if context.swa_full:
+        return context.n_ctx
+    sharing = context.parallel if context.kv_unified else 1
+    wanted = profile.sliding_window * sharing + context.n_ubatch
+    return context.n_caches * pad(min(context.n_ctx_seq, wanted), _CELLS_PAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,9 @@ class AnalyticMeter:
         kinds = {device.kind for device in devices}
         self._bound = ComputeBound(profile, context, n_swa_cells, kinds)
         self._compute_share = LEAST_COMPUTE_SHARE if optimistic else 1.0
-        self._context_sums = _sums([_layer_context(layer, context, n_swa_cells) for layer in profile.layers])
+        self._context_sums = _sums(
+            [_layer_context(profile, layer, context, n_swa_cells) for layer in profile.layers]
+        )
         self._sharing_sums = _sums([layer.loads_shared for layer in profile.layers])
         self._padded: dict[tuple[int, int], _PaddedWeights] = {}  # by alignment and row padding
 
@@ -205,10 +211,13 @@ class AnalyticMeter:
         )
 
 
-def _layer_context(layer: Layer, context: Context, n_swa_cells: int) -> int:
+def _layer_context(profile: ModelProfile, layer: Layer, context: Context, n_swa_cells: int) -> int:
     cells = n_swa_cells if layer.sliding_window else context.n_ctx
     key = row_bytes(KV_TYPES[context.kv_type_k], layer.n_embd_k_gqa)
-    value = row_bytes(KV_TYPES[context.kv_type_v], layer.n_embd_v_gqa)
+    n_value = layer.n_embd_v_gqa
+    if context.flash_attn is FlashAttention.OFF and layer.has_values:
+        n_value = profile.n_embd_v_gqa_max  # V lies transposed then, in rows of one length for all layers
+    value = row_bytes(KV_TYPES[context.kv_type_v], n_value)
     return (key + value) * cells + layer.recurrent_state_bytes * context.parallel
 
 

@@ -48,7 +48,7 @@ def make_plan(
 
     by_free_memory = split_by_free_memory(profile, machine, workload, chosen, exact)
     others = (
-        *alternatives(profile, machine, workload, chosen),
+        *alternatives(profile, machine, workload, chosen, exact),
         *with_idle(profile, machine, workload, chosen),
     )
     plan = Plan(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from vram_llm.errors import BadSplit
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
-from vram_llm.plan.context import CTX_STEP, resolve_context
+from vram_llm.plan.context import CTX_STEP, ctx_step, resolve_context
 from vram_llm.plan.cut import Cutter
 from vram_llm.plan.fastest import fastest, lacking
 from vram_llm.plan.layout import device_of_layers, placement_of
@@ -165,14 +165,15 @@ def place_largest(
     needs, or the default one where even the shortest needs some. No context is longer than what the model was
     trained on, and then there is no step more. The least bad placement where none fits.
     """
-    shortest = place(profile, machine, replace(workload, n_ctx=CTX_STEP), exact)
+    step = ctx_step(workload)
+    shortest = place(profile, machine, replace(workload, n_ctx=step), exact)
     if shortest.placement.cpu_layers:
         usual = place(profile, machine, replace(workload, n_ctx=None), exact)
         shortest = usual if usual.estimate.fits else shortest
     kept = replace(workload, n_gpu_layers=shortest.placement.n_gpu_layers)
 
     def at(steps: int, meter: MeterFor | None) -> Candidate:
-        return place(profile, machine, replace(kept, n_ctx=steps * CTX_STEP), meter)
+        return place(profile, machine, replace(kept, n_ctx=steps * step), meter)
 
     high = max((profile.context_length or _MAX_CTX) // CTX_STEP, 1)
     if not shortest.estimate.fits:

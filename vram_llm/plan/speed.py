@@ -63,9 +63,9 @@ class Predictor:
         self._context = context
         self._devices = {device.id: device for device in machine.devices}
         self._host = machine.host
-        half = max(context.n_ctx // 2, 1)
+        half = max(context.n_ctx_seq // 2, 1)
         wanted = workload.expect_depth or min(Workload.DEFAULT_DEPTH, half)
-        self.depth = min(wanted, context.n_ctx)
+        self.depth = min(wanted, context.n_ctx_seq)
         self.streams = workload.expect_streams if workload.expect_streams > 1 else context.parallel
         self.objective_streams = workload.expect_streams
         self._params = [_active_params(layer) for layer in profile.layers]

@@ -12,6 +12,14 @@ HOST = "host"  # the id of the computer itself where a device id is expected
 PLAN_VERSION = 1
 
 
+class FlashAttention(StrEnum):
+    """Whether attention is computed without a table of all its scores."""
+
+    AUTO = "auto"  # where every device has a kernel for the model's heads
+    ON = "on"  # what a device has no kernel for is then computed on the host
+    OFF = "off"
+
+
 class Objective(StrEnum):
     """What a placement is to be best at, among those with as few layers on the host as can be."""
 
@@ -25,8 +33,8 @@ class Objective(StrEnum):
 class Workload:
     """What the user wants to run. `None` leaves the choice to the planner.
 
-    `n_ctx` counts KV cells shared by all `parallel` sequences (llama.cpp's unified KV cache): any one
-    of them may use them all.
+    `n_ctx` counts the KV cells of all `parallel` sequences together. With `kv_unified` they share them and
+    any one may use them all; without, each has a cache of its own with its share of them.
     """
 
     n_ctx: int | None = None
@@ -36,6 +44,10 @@ class Workload:
     kv_type_v: str = "f16"
     n_batch: int = 2048
     n_ubatch: int = 512
+    n_outputs_max: int | None = None  # rows of logits a step may ask for; one for each sequence
+    flash_attn: FlashAttention = FlashAttention.AUTO
+    swa_full: bool = False
+    kv_unified: bool = True
     reserve_bytes: int = 1024 * MIB  # kept free on every device and on the host
     n_gpu_layers: int | None = None  # as llama.cpp counts them: the output is one of them
     tensor_split: tuple[float, ...] | None = None
@@ -53,7 +65,7 @@ class Workload:
 class Context:
     """The llama.cpp context a plan calls for, every choice made."""
 
-    n_ctx: int  # a multiple of 256, as llama.cpp pads it
+    n_ctx: int  # cells of all sequences; each one's share of them is a multiple of 256, as llama.cpp pads it
     parallel: int
     kv_type_k: str
     kv_type_v: str
@@ -62,6 +74,25 @@ class Context:
     n_threads: int
     use_mmap: bool
     pipeline_copies: bool  # made where llama.cpp can; they speed up prompts and many streams, and cost memory
+    n_outputs_max: int | None = None  # rows of logits a micro-batch may ask for; None: one for each sequence
+    flash_attn: FlashAttention = FlashAttention.AUTO
+    swa_full: bool = False  # layers with a sliding window keep all of the context
+    kv_unified: bool = True  # one cache for all sequences; else each has its own
+
+    @property
+    def n_ctx_seq(self) -> int:
+        """Tokens one sequence may hold (llama_context's n_ctx_seq)."""
+        return self.n_ctx // self.n_caches
+
+    @property
+    def n_caches(self) -> int:
+        """KV caches side by side (llama_kv_cache's n_stream)."""
+        return 1 if self.kv_unified else self.parallel
+
+    @property
+    def n_outputs(self) -> int:
+        """The most rows of logits a micro-batch may ask for."""
+        return self.parallel if self.n_outputs_max is None else self.n_outputs_max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
