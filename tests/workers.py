@@ -17,7 +17,7 @@ def running_workers(n: int) -> Iterator[tuple[str, ...]]:
         ports = free_ports(n)
         started = [(f"127.0.0.1:{port}", stack.enter_context(_process(port))) for port in ports]
         for endpoint, process in started:
-            _await_listening(endpoint, process)
+            await_listening(endpoint, process)
         yield tuple(endpoint for endpoint, _ in started)
 
 
@@ -40,7 +40,8 @@ def _process(port: int) -> Iterator["subprocess.Popen[bytes]"]:
             process.kill()
 
 
-def _await_listening(endpoint: str, process: "subprocess.Popen[bytes]") -> None:
+def await_listening(endpoint: str, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until somebody listens there. Raises RuntimeError where nobody does in time."""
     host, port = endpoint.split(":")
     deadline = time.monotonic() + _PATIENCE_S
     while True:

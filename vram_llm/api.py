@@ -2,23 +2,27 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vram_llm.errors import BadPlan, DoesNotFit, EngineDied, NotBuilt
-from vram_llm.model.header import read_header
+from vram_llm.model.header import Header, read_header
 from vram_llm.model.location import is_remote
-from vram_llm.model.profile import ModelProfile, profile
+from vram_llm.model.profile import ModelProfile, profile, with_adapters
+from vram_llm.model.projector import read_projector
+from vram_llm.plan.types import HOST, CompanionKind
 
 if TYPE_CHECKING:
     from vram_llm.engine.client import EngineClient
     from vram_llm.engine.info import ModelInfo
-    from vram_llm.machine.types import Machine
+    from vram_llm.llama.dryrun import DryRun
+    from vram_llm.machine.types import Device, Machine
     from vram_llm.plan.certificate import Certificate
     from vram_llm.plan.check import Room
+    from vram_llm.plan.companions import Candidate
     from vram_llm.plan.compare import Compared
-    from vram_llm.plan.types import Plan, Workload
+    from vram_llm.plan.types import Context, Meter, Plan, Workload
 
 DEMO = "demo"
 _MAX_PLAN_BYTES = 16 * 2**20
@@ -56,25 +60,96 @@ def plan(model: str, machine: "Machine", workload: "Workload") -> "Plan":
     Where this llama.cpp cannot be asked, the analytic meter's figures stand, and a note says why. Raises what
     `analyze` raises, DoesNotFit, BadSplit, BadPlan, and ModelRefused where llama.cpp does not know the model.
     """
-    from vram_llm.plan.planner import make_plan
-
-    header = read_header(_resolve(model))
-    found = profile(header)
+    files = _Files.read(model, workload)
     try:
         from vram_llm.llama.dryrun import DryRun
 
         with DryRun() as dry:
-            return make_plan(
-                found,
-                machine,
-                workload,
-                lambda context: dry.meter(
-                    header, context, machine.devices, machine.host, workload.reserve_bytes
-                ),
-            )
+            return _plan(files, machine, workload, dry)
     except (NotBuilt, EngineDied) as error:
         noted = dataclasses.replace(machine, notes=(*machine.notes, f"no dry run: {error}"))
-        return make_plan(found, noted, workload)
+        return _plan(files, noted, workload, None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Files:
+    """The headers of a model and of what is to stand beside it."""
+
+    model: Header
+    profile: ModelProfile
+    loras: tuple[Header, ...]
+    mmproj: Header | None
+    draft: Header | None
+
+    @classmethod
+    def read(cls, model: str, workload: "Workload") -> "_Files":
+        """Raises what `analyze` raises, naming the file."""
+        header = read_header(_resolve(model))
+        loras = tuple(read_header(lora.path) for lora in workload.loras)
+        return cls(
+            header,
+            with_adapters(profile(header), loras),
+            loras,
+            None if workload.mmproj is None else read_header(workload.mmproj),
+            None if workload.draft is None else read_header(_resolve(workload.draft)),
+        )
+
+
+def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None") -> "Plan":
+    """The plan by the dry run, or without one by the analytic meter."""
+    from vram_llm.plan.companions import counting, settle
+    from vram_llm.plan.planner import make_plan
+
+    reserve = workload.reserve_bytes
+    candidates = _candidates(files, machine, workload, dry)
+
+    def planned(allowed: Collection[str] | None) -> "Plan":
+        companions, rig = settle(machine, candidates, reserve, allowed)
+
+        def exact(context: "Context") -> "Meter":
+            assert dry is not None
+            scales = (lora.scale for lora in workload.loras)
+            adapters = tuple(zip(files.loras, scales, strict=True))
+            meter = dry.meter(files.model, context, rig.devices, rig.host, reserve, adapters=adapters)
+            return counting(meter, files.profile, rig)
+
+        return make_plan(files.profile, rig, workload, exact if dry else None, companions)
+
+    plan, allowed = planned(None), {device.id for device in machine.devices}
+    while strays := {each.device for each in plan.companions} - {None, HOST, *plan.placement.device_order}:
+        allowed -= strays  # a device that the model leaves alone is none to keep a companion on
+        plan = planned(allowed)
+    return plan
+
+
+def _candidates(
+    files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None"
+) -> "list[Candidate]":
+    """The projector and the draft model, each with what it would hold on a device."""
+    from vram_llm.plan import beside
+    from vram_llm.plan.context import resolve_context
+
+    found, context = [], resolve_context(files.profile, machine, workload)
+    if (header := files.mmproj) is not None:
+
+        def projector_use(device: "Device | None") -> tuple[int, int]:
+            assert dry is not None
+            said = dry.projector(header, device, context.flash_attn)
+            return sum(use.compute_bytes for use in said.devices), said.host.compute_bytes
+
+        found.append(beside.projector(read_projector(header), machine.host, projector_use if dry else None))
+    if (drafting := files.draft) is not None:
+
+        def draft_meter(own: "Context", devices: "Sequence[Device]") -> "Meter":
+            assert dry is not None
+            return dry.meter(drafting, own, devices, machine.host, 0)
+
+        found.append(
+            beside.draft(
+                profile(drafting), str(drafting.path), context, machine, draft_meter if dry else None
+            )
+        )
+    return found
 
 
 def compare(model: str, machine: "Machine", workload: "Workload", rig: str) -> "Compared":
@@ -117,6 +192,9 @@ def check(
     from vram_llm.plan import check as checking
 
     checking.check_model(plan, analyze(plan.model.path))
+    for companion in plan.companions:
+        tensors = read_header(_resolve(companion.path)).tensors
+        checking.check_companion(companion, sum(tensor.n_bytes for tensor in tensors))
     return checking.check(plan, detect(gpus, rpc), host_reserve_bytes)
 
 
@@ -184,8 +262,15 @@ def served_name(path: str) -> str:
 
 
 def _check_loadable(plan: "Plan") -> None:
-    if is_remote(plan.model.path):
-        raise BadPlan(f"{plan.model.path} can be planned for but not loaded from there; download it first")
+    later = {CompanionKind.MMPROJ: "--mmproj", CompanionKind.DRAFT: "--draft"}
+    if unknown := [later[each.kind] for each in plan.companions if each.kind in later]:
+        raise BadPlan(
+            f"the engine does not load what {' and '.join(unknown)} names yet: plan without it to load the "
+            "model here, or start llama-server as `vram-llm plan --emit llama-server` says"
+        )
+    paths = (plan.model.path, *(each.path for each in plan.companions))
+    if away := [path for path in paths if is_remote(path)]:
+        raise BadPlan(f"{away[0]} can be planned for but not loaded from there; download it first")
     if absent := [device.name for device in plan.devices if device.what_if]:
         raise BadPlan(
             f"{absent[0]} is planned for but not in this machine; plan without --gpu to load it here"

@@ -28,7 +28,7 @@ def test_the_fields_others_read(document: bytes) -> None:
     assert found["estimate"]["method"] == "analytic"
     assert {
         "id", "weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes", "total_bytes",
-        "budget_bytes",
+        "budget_bytes", "companion_bytes",
     } == found["estimate"]["devices"][0].keys()  # fmt: skip
     assert {"weights_bytes", "context_bytes", "compute_bytes", "total_bytes"} <= found["estimate"][
         "host"

@@ -34,7 +34,7 @@ def print_certificate(certificate: Certificate) -> None:
 def print_loaded(certificate: Certificate) -> None:
     """The short form, to standard error: a row for each device, llama.cpp's own buffers only."""
     console = Console(stderr=True, highlight=False)
-    kinds = [row.kind for row in certificate.devices[-1].kinds]
+    kinds = [row.kind for row in certificate.devices[-1].kinds if row.held_bytes is not None]
     table = _table("device", *kinds)
     for device in certificate.devices:
         table.add_row(device.id, *(_short(row) for row in device.kinds[: len(kinds)]))

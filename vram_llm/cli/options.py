@@ -1,5 +1,6 @@
 """Options that `plan` and `serve` share, and how they become a Machine's and a Workload's fields."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -8,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from vram_llm.model.quants import KV_TYPES
-from vram_llm.plan.types import FlashAttention, Objective, Workload
+from vram_llm.plan.types import FlashAttention, Lora, Objective, Workload
 from vram_llm.units import MIB, parse_count
 
 if TYPE_CHECKING:
@@ -55,6 +56,21 @@ class Shares(click.ParamType[tuple[float, ...]]):
             return tuple(float(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r} is not a list of numbers; write it like 0.35,0.45,0.20", param, ctx)
+
+
+class LoraFile(click.ParamType[Lora]):
+    """An adapter's file and, after a colon, its scale."""
+
+    name = "adapter"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Lora:
+        if isinstance(value, Lora):
+            return value
+        path, colon, scale = str(value).rpartition(":")
+        try:
+            return Lora(path, float(scale)) if colon and math.isfinite(float(scale)) else Lora(str(value))
+        except ValueError:
+            return Lora(str(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +146,15 @@ _OPTIONS = (
     )),
     click.option("--expect-streams", type=click.IntRange(1, 256), default=_DEFAULT.expect_streams,
                  show_default=True, help="Sequences that decode at the same time, as the objective sees it."),
+    click.option("--mmproj", metavar="FILE", help=(
+        "Plan for this multimodal projector beside the model, whole on one device."
+    )),
+    click.option("--lora", "loras", multiple=True, type=LoraFile(), metavar="FILE[:SCALE]", help=(
+        "Run with this LoRA adapter, applied at SCALE. Repeat for more.  [default scale: 1]"
+    )),
+    click.option("--draft", metavar="MODEL", help=(
+        "Plan for this smaller model beside it, which guesses tokens for it to check; its context is as long."
+    )),
     click.option("--mmap/--no-mmap", default=_DEFAULT.use_mmap, show_default=True,
                  help="Map the file, or read it into memory."),
 )  # fmt: skip
@@ -138,8 +163,8 @@ _OPTIONS = (
 _NAMES = frozenset(
     {
         "gpus", "rpc", "n_ctx", "parallel", "kv_type", "n_batch", "n_ubatch", "kv_unified", "swa_full",
-        "flash_attn", "n_outputs_max", "pipeline", "reserve_mib", "n_gpu_layers", "tensor_split", "mmap",
-        "objective", "expect_depth", "expect_streams",
+        "flash_attn", "n_outputs_max", "pipeline", "reserve_mib", "n_gpu_layers", "tensor_split", "objective",
+        "expect_depth", "expect_streams", "mmproj", "loras", "draft", "mmap",
     }
 )  # fmt: skip
 
@@ -166,6 +191,9 @@ def wishes(function: _F) -> _F:
             reserve_bytes=options.pop("reserve_mib") * MIB,
             n_gpu_layers=options.pop("n_gpu_layers"),
             tensor_split=options.pop("tensor_split"),
+            mmproj=options.pop("mmproj"),
+            loras=options.pop("loras"),
+            draft=options.pop("draft"),
             use_mmap=options.pop("mmap"),
             objective=Objective(options.pop("objective")),
             expect_depth=options.pop("expect_depth"),

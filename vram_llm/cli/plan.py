@@ -103,9 +103,14 @@ def command(
 
 def _with_whole_path(plan: "Plan") -> "Plan":
     """What is printed is used in other folders."""
-    if is_remote(plan.model.path):
-        return plan
-    return replace(plan, model=replace(plan.model, path=str(Path(plan.model.path).absolute())))
+    model = replace(plan.model, path=_whole(plan.model.path))
+    return replace(
+        plan, model=model, companions=tuple(replace(each, path=_whole(each.path)) for each in plan.companions)
+    )
+
+
+def _whole(path: str) -> str:
+    return path if is_remote(path) else str(Path(path).absolute())
 
 
 def _check(plan_file: str, wishes: Wishes, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vram_llm.machine.types import Device, Machine, Source
-from vram_llm.plan.types import HOST, Alternative, Plan, SpeedEstimate
+from vram_llm.plan.types import HOST, Alternative, Companion, Plan, SpeedEstimate
 from vram_llm.units import MIB, format_bytes, format_count, format_mib
 
 _NARROW = 72  # columns; below it only what matters most is shown
@@ -56,6 +56,8 @@ def print_plan(plan: Plan) -> None:
     console.print()
     console.print(_plan_table(plan, console))
     console.print(_basis(plan))
+    for companion in plan.companions:
+        console.print(Text(f"beside it: {_companion(companion)}"))
     if plan.speed is not None:
         for line in speed_lines(plan.speed):
             console.print(line)
@@ -105,6 +107,17 @@ def speed_lines(speed: SpeedEstimate) -> list[str]:
 def rate(tokens_per_s: float) -> str:
     """Tokens per second as they are worth telling: "7.4", "113"."""
     return f"{tokens_per_s:,.1f}" if tokens_per_s < 99.95 else f"{tokens_per_s:,.0f}"
+
+
+def _companion(companion: Companion) -> str:
+    """A companion, where it lies and what it holds there."""
+    held = [
+        f"{format_bytes(use.total_bytes)} on {name}"
+        for name, use in companion.uses.items()
+        if use.total_bytes
+    ]
+    estimated = ", compute estimated" if companion.method == "analytic" else ""
+    return f"{companion.kind.value} {companion.name}, {', '.join(held)}{estimated}"
 
 
 def _basis(plan: Plan) -> str:
@@ -168,7 +181,9 @@ def _alternatives_table(plan: Plan, console: Console) -> Table:
 
 def _plan_table(plan: Plan, console: Console) -> Table:
     table = _table(console)
-    kinds = ("weights", "context", "compute", "overhead") if console.width >= _NARROW else ()
+    shares = bool(plan.companions)
+    kinds = ("weights", "context", "compute", *(("beside",) if shares else ()), "overhead")
+    kinds = kinds if console.width >= _NARROW else ()
     table.add_column("device", no_wrap=True)
     table.add_column("layers", justify="right", no_wrap=True)
     for name in (*kinds, "total", "budget"):
@@ -180,12 +195,14 @@ def _plan_table(plan: Plan, console: Console) -> Table:
     for device, count in zip(plan.estimate.devices, placement.layers_per_device, strict=True):
         layers = _layers(first, count, placement.output_device == device.id)
         first += count
-        by_kind = [device.weights_bytes, device.context_bytes, device.compute_bytes, device.overhead_bytes]
+        by_kind = [device.weights_bytes, device.context_bytes, device.compute_bytes]
+        by_kind += [*([device.companion_bytes] if shares else []), device.overhead_bytes]
         shown = [*by_kind[: len(kinds)], device.total_bytes, device.budget_bytes]
         bar = _bar(device.total_bytes / device.budget_bytes) if device.budget_bytes else Text("")
         last = Text(names[device.id]) if console.width >= 100 else bar
         table.add_row(device.id, layers, *map(format_mib, shown), last)
-    by_kind = [host.weights_bytes, host.context_bytes, host.compute_bytes, 0]
+    by_kind = [host.weights_bytes, host.context_bytes, host.compute_bytes]
+    by_kind += [*([host.companion_bytes] if shares else []), 0]
     shown = [*by_kind[: len(kinds)], host.total_bytes, host.budget_bytes]
     layers = _layers(0, placement.cpu_layers, placement.output_device == HOST)
     table.add_row(HOST, layers, *map(format_mib, shown), Text(""))

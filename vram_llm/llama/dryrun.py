@@ -22,12 +22,12 @@ from typing import IO
 import msgspec
 
 from vram_llm.errors import EngineDied, ModelRefused, NotBuilt
-from vram_llm.llama.dryrun_wire import LENGTH, Answer, Question, Use, write
+from vram_llm.llama.dryrun_wire import LENGTH, Answer, ProjectorQuestion, Question, Use, write
 from vram_llm.machine.types import Device, Host
 from vram_llm.model.header import Header
 from vram_llm.model.strip import write_stripped
 from vram_llm.plan.memory import overhead_bytes
-from vram_llm.plan.types import Context, DeviceEstimate, Estimate, HostEstimate, Placement
+from vram_llm.plan.types import Context, DeviceEstimate, Estimate, FlashAttention, HostEstimate, Placement
 
 METHOD = "dry run"
 
@@ -65,35 +65,61 @@ class DryRun:
         *,
         real: bool = False,
         as_measured: bool = False,
+        adapters: Sequence[tuple[Header, float]] = (),
     ) -> "DryRunMeter":
-        """A Meter for placements of one model in one context.
+        """A Meter for placements of one model in one context, with LoRA `adapters` at their scales.
 
         With `real` the devices themselves are asked, which must be here. `as_measured` leaves llama.cpp's
         measure as it is, as `real` always does: where a device gets its input from another one, it is off a
         real load's compute by up to copies x n_embd x ubatch x 4 bytes, above it with pipeline copies and
         sometimes below it without (see VirtualDevice).
         """
+        stripped = tuple((str(self._strip(each)), scale) for each, scale in adapters)
         return DryRunMeter(
-            self, self._strip(header), context, tuple(devices), host, reserve_bytes, real, as_measured
+            self,
+            self._strip(header),
+            context,
+            tuple(devices),
+            host,
+            reserve_bytes,
+            real,
+            as_measured,
+            stripped,
         )
+
+    def projector(self, header: Header, device: Device | None, flash_attn: FlashAttention) -> Answer:
+        """What libmtmd would hold for a projector: weights, unpadded, and compute, both as compute.
+
+        On `device`, if there is one, and on the host. Raises ModelRefused, EngineDied, NotBuilt.
+        """
+        said = self._send(ProjectorQuestion(str(self._strip(header)), device, flash_attn))
+        if said.refusal:
+            raise (NotBuilt if said.not_built else ModelRefused)(f"{header.path.name}: {said.refusal}")
+        return said
 
     def ask(self, question: Question) -> Answer:
         """llama.cpp's answer. Raises ModelRefused, EngineDied where it aborts or hangs, BadPlan."""
         asked = (question.placement, question.context)
         if self._ended[asked] >= _TRIES:
             raise EngineDied("llama.cpp ended twice over this placement, so it cannot be measured")
-        if self._child is None:
-            self._child = _Child(Path(self._folder.name))
         try:
-            said = self._child.ask(question, self._timeout_s)
+            said = self._send(question)
         except EngineDied:
             self._ended[asked] += 1
-            self._child.close()
-            self._child = None
             raise
         if said.refusal:
             raise ModelRefused(said.refusal)
         return said
+
+    def _send(self, question: Question | ProjectorQuestion) -> Answer:
+        if self._child is None:
+            self._child = _Child(Path(self._folder.name))
+        try:
+            return self._child.ask(question, self._timeout_s)
+        except EngineDied:
+            self._child.close()
+            self._child = None
+            raise
 
     def close(self) -> None:
         """End the child and remove what it read."""
@@ -130,13 +156,22 @@ class DryRunMeter:
     _reserve_bytes: int
     _real: bool
     _as_measured: bool
+    _adapters: tuple[tuple[str, float], ...]
 
     def __call__(self, placement: Placement) -> Estimate:
         """The estimate for a placement. Raises what DryRun.ask raises."""
         by_id = {device.id: device for device in self._devices}
         devices = [by_id[device_id] for device_id in placement.device_order]
         said = self._dry.ask(
-            Question(str(self._path), self._context, placement, devices, self._real, self._as_measured)
+            Question(
+                str(self._path),
+                self._context,
+                placement,
+                devices,
+                self._real,
+                self._as_measured,
+                list(self._adapters),
+            )
         )
         return Estimate(
             method=METHOD,
@@ -186,7 +221,7 @@ class _Child:
             self.close()
             raise NotBuilt(ready.refusal)
 
-    def ask(self, question: Question, timeout_s: float) -> Answer:
+    def ask(self, question: Question | ProjectorQuestion, timeout_s: float) -> Answer:
         """The answer to a question. Raises EngineDied where there is none within `timeout_s`."""
         try:
             write(_pipe(self._process.stdin), question)

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from vram_llm.errors import ModelRefused, NotBuilt, VramLLMError
-from vram_llm.llama.dryrun_wire import LENGTH, Answer, Question, Use, write
+from vram_llm.llama.dryrun_wire import LENGTH, Answer, ProjectorQuestion, Question, Use, write
 from vram_llm.machine.types import Device
 from vram_llm.model.header import read_header
 from vram_llm.plan.types import Context
 
 if TYPE_CHECKING:
+    from vram_llm.llama.adapters import LoadedAdapter
     from vram_llm.llama.memory import BufferUse
     from vram_llm.llama.virtual import Profile, VirtualDevice
 
@@ -42,7 +43,8 @@ def main() -> None:
     while len(head := questions.read(LENGTH.size)) == LENGTH.size:
         data = questions.read(LENGTH.unpack(head)[0])
         try:
-            write(answers, answer(msgspec.json.decode(data, type=Question)))
+            question = msgspec.json.decode(data, type=Question | ProjectorQuestion)
+            write(answers, answer(question) if isinstance(question, Question) else answer_projector(question))
         except VramLLMError as error:
             write(answers, Answer(refusal=str(error), not_built=isinstance(error, NotBuilt)))
 
@@ -50,6 +52,7 @@ def main() -> None:
 def answer(question: Question) -> Answer:
     """Let llama.cpp place the model. Raises ModelRefused, and with `real` BadPlan or WorkerUnreachable."""
     from vram_llm.llama import bindings as b
+    from vram_llm.llama.adapters import load_adapters
     from vram_llm.llama.devices import handles
     from vram_llm.llama.params import LOAD_WITHOUT_MMAP, ModelParams
 
@@ -64,22 +67,44 @@ def answer(question: Question) -> Answer:
     if not model:
         raise ModelRefused(f"llama.cpp refuses the model: {b.last_errors() or 'it gives no reason'}")
     try:
-        found = _measured(model, question.context, devices)
+        adapters = load_adapters(model, question.adapters)
+        found = _measured(model, question.context, devices, adapters)
         n_tokens, n_rows = min(question.context.n_ctx, question.context.n_ubatch), question.context.parallel
         if n_rows < n_tokens < _SMALL_BATCH * n_rows:
             # a real load also reserves one token a sequence, which can be the larger where a batch is small
             few = replace(question.context, n_ubatch=n_rows)
-            for use, other in zip(found, _measured(model, few, devices), strict=True):
+            for use, other in zip(found, _measured(model, few, devices, adapters), strict=True):
                 use.compute_bytes = max(use.compute_bytes, other.compute_bytes)
     finally:
         b.C.llama_model_free(model)
     return Answer(devices=found[:-1], host=found[-1])
 
 
-def _measured(model: int, context: Context, devices: Sequence[int]) -> list[Use]:
+def answer_projector(question: ProjectorQuestion) -> Answer:
+    """Let libmtmd place the projector. Raises ModelRefused, NotBuilt."""
+    from vram_llm.llama.projector import memory_use
+    from vram_llm.llama.virtual import Profile, VirtualDevice
+
+    handle, device = None, question.device
+    if device is not None:
+        key = (0, Profile(device.kind, device.alignment_bytes, device.row_padding))
+        if key not in _made:
+            _made[key] = VirtualDevice(f"{device.kind.name}0", key[1])
+        _made[key].layers = None
+        handle = _made[key].handle
+    sizes = memory_use(question.path, handle, question.flash_attn)
+    on_host = sum(size for each, size in sizes.items() if each != handle)
+    on_device = [] if handle is None else [Use(compute_bytes=sizes.get(handle, 0))]
+    return Answer(devices=on_device, host=Use(compute_bytes=on_host))
+
+
+def _measured(
+    model: int, context: Context, devices: Sequence[int], adapters: "Sequence[LoadedAdapter]"
+) -> list[Use]:
     """What each device takes with a context of the model, and last the host."""
     from vram_llm.llama import bindings as b
     from vram_llm.llama import memory
+    from vram_llm.llama.adapters import apply_adapters
     from vram_llm.llama.params import context_params
 
     ctx = b.C.llama_init_from_model(model, context_params(context))
@@ -88,6 +113,7 @@ def _measured(model: int, context: Context, devices: Sequence[int]) -> list[Use]
             f"llama.cpp will not make a context of {context.n_ctx} tokens: "
             f"{b.last_errors() or 'it gives no reason'}"
         )
+    apply_adapters(int(ctx), adapters)
     uses = memory.breakdown(int(ctx))
     b.C.llama_free(ctx)
     return [_sum(use for use in uses if use.device == device) for device in (*devices, None)]

@@ -6,12 +6,12 @@ from typing import IO
 import msgspec
 
 from vram_llm.machine.types import Device
-from vram_llm.plan.types import Context, Placement
+from vram_llm.plan.types import Context, FlashAttention, Placement
 
 LENGTH = struct.Struct("<I")
 
 
-class Question(msgspec.Struct):
+class Question(msgspec.Struct, tag=True):
     """Place the model at `path` so. `devices` are those of the placement, in its order."""
 
     path: str
@@ -20,6 +20,15 @@ class Question(msgspec.Struct):
     devices: list[Device]
     real: bool = False  # ask the devices themselves, not virtual ones
     as_measured: bool = False  # with the copies that the norms' pins spare a real load; see virtual.py
+    adapters: list[tuple[str, float]] = []  # LoRA files and their scales
+
+
+class ProjectorQuestion(msgspec.Struct, tag=True):
+    """Place the multimodal projector at `path` on a device, or on the host where there is none."""
+
+    path: str
+    device: Device | None
+    flash_attn: FlashAttention
 
 
 class Use(msgspec.Struct):
@@ -39,7 +48,7 @@ class Answer(msgspec.Struct):
     not_built: bool = False
 
 
-def write(stream: IO[bytes], message: Question | Answer) -> None:
+def write(stream: IO[bytes], message: Question | ProjectorQuestion | Answer) -> None:
     """Send a message."""
     data = msgspec.json.encode(message)
     stream.write(LENGTH.pack(len(data)) + data)

@@ -7,9 +7,12 @@ Its node layout is libstdc++'s (bits/stl_tree.h): colour, parent, left, right, t
 import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from vram_llm.errors import NotBuilt
 from vram_llm.llama import bindings as b
+
+_AnyNode = TypeVar("_AnyNode", bound="Node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,9 @@ class BufferUse:
     compute_bytes: int
 
 
-class _Map(ctypes.Structure):
+class Map(ctypes.Structure):
+    """A std::map."""
+
     _fields_ = [
         ("compare", ctypes.c_size_t),
         ("color", ctypes.c_size_t),
@@ -34,12 +39,19 @@ class _Map(ctypes.Structure):
     ]
 
 
-class _Node(ctypes.Structure):
+class Node(ctypes.Structure):
+    """What every node of one begins with; those below add key and value."""
+
     _fields_ = [
         ("color", ctypes.c_size_t),
         ("parent", b.Pointer),
         ("left", b.Pointer),
         ("right", b.Pointer),
+    ]
+
+
+class _UseNode(Node):
+    _fields_ = [
         ("buffer_type", b.Pointer),
         ("model", ctypes.c_size_t),
         ("context", ctypes.c_size_t),
@@ -47,12 +59,13 @@ class _Node(ctypes.Structure):
     ]
 
 
-def _walk(address: int | None) -> Iterator[_Node]:
+def walk(address: int | None, kind: type[_AnyNode]) -> Iterator[_AnyNode]:
+    """The nodes below the one at `address`, in the order of their keys."""
     if address:
-        node = _Node.from_address(address)
-        yield from _walk(node.left)
+        node = kind.from_address(address)
+        yield from walk(node.left, kind)
         yield node
-        yield from _walk(node.right)
+        yield from walk(node.right, kind)
 
 
 def breakdown(ctx: int) -> tuple[BufferUse, ...]:
@@ -62,10 +75,10 @@ def breakdown(ctx: int) -> tuple[BufferUse, ...]:
     """
     if b.get_memory_breakdown is None:
         raise NotBuilt("this build of llama.cpp does not tell what it holds per device")
-    found = _Map()
+    found = Map()
     b.get_memory_breakdown(ctypes.addressof(found), ctx)
     uses = []
-    for node in _walk(found.root):
+    for node in walk(found.root, _UseNode):
         device = b.buft_device(node.buffer_type)
         # pinned host memory belongs to a card's device, and is the host's all the same
         is_host = b.buft_is_host(node.buffer_type) or not device

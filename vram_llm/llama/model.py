@@ -11,12 +11,13 @@ import numpy.typing as npt
 from vram_llm.errors import ModelRefused
 from vram_llm.llama import bindings as b
 from vram_llm.llama import memory
+from vram_llm.llama.adapters import apply_adapters, load_adapters
 from vram_llm.llama.batch import Batch
 from vram_llm.llama.bindings import C
 from vram_llm.llama.devices import handles
 from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, context_params
 from vram_llm.llama.vocab import Vocab
-from vram_llm.plan.types import HOST, Plan
+from vram_llm.plan.types import HOST, CompanionKind, Plan
 
 Progress = Callable[[float], bool]  # fraction loaded; False gives up
 
@@ -32,10 +33,15 @@ class LoadedModel:
         b.recent_lines.clear()
         self._model = self._load(progress)
         try:
+            self._adapters = load_adapters(
+                self._model,
+                [(each.path, each.scale) for each in plan.companions if each.kind is CompanionKind.LORA],
+            )
             self._ctx = self._make_context()
         except ModelRefused:
             C.llama_model_free(self._model)
             raise
+        apply_adapters(self._ctx, self._adapters)
         self._memory = C.llama_get_memory(self._ctx)
         self.vocab = Vocab(C.llama_model_get_vocab(self._model))
         self.n_ctx: int = C.llama_n_ctx(self._ctx)

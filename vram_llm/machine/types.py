@@ -87,6 +87,7 @@ class Device:
     what_if: bool = False  # not in this machine: planned for, never loaded
     speed: Speed | None = None  # `calibrate` measures it; else from the bandwidth; None: unknown
     link: Link | None = None
+    companion_bytes: int = 0  # that what stands beside the planned model will hold here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +101,7 @@ class Host:
     cpu_name: str | None = None
     alignment_bytes: int = 32  # ggml's CPU buffer type
     speed: Speed | None = None
+    companion_bytes: int = 0  # as a device's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

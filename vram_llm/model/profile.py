@@ -1,10 +1,11 @@
 """Header to profile: what each part of a model weighs, remembers and reads per token."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vram_llm.errors import CorruptHeader, ModelFileError
 from vram_llm.model import rules
+from vram_llm.model.adapter import Adapter, read_adapter
 from vram_llm.model.gguf import SkippedArray, TensorInfo
 from vram_llm.model.header import Header, Shard
 from vram_llm.model.memory import (
@@ -103,6 +104,7 @@ class ModelProfile:
     total_bytes: int
     active_bytes_per_token: int
     shards: tuple[Shard, ...]
+    adapters: tuple[Adapter, ...] = ()  # LoRA adapters it is to run with
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -177,6 +179,16 @@ def profile(header: Header) -> ModelProfile:
         active_bytes_per_token=_active_bytes(layers, outside, tied),
         shards=header.shards,
     )
+
+
+def with_adapters(base: ModelProfile, headers: Iterable[Header]) -> ModelProfile:
+    """The model as it runs with LoRA adapters. Raises ModelFileError where one is for another model."""
+    outside = (base.input_tensors, base.first_layer_tensors, base.output_tensors, base.shared_tensors)
+    names = [
+        tensor.name for tensors in (*outside, *(layer.tensors for layer in base.layers)) for tensor in tensors
+    ]
+    adapters = (read_adapter(header, base.architecture, names, base.n_layers) for header in headers)
+    return replace(base, adapters=tuple(adapters))
 
 
 def _printable(text: object) -> str:

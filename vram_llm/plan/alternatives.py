@@ -133,20 +133,24 @@ def _changes(
     profile: ModelProfile, machine: Machine, wish: Workload, chosen: Candidate
 ) -> Iterator[tuple[str, Machine, Workload]]:
     context = chosen.context
+    has_draft = wish.draft is not None  # its context would change with the model's: not offered
     if (context.kv_type_k, context.kv_type_v) == ("f16", "f16") and profile.kv_bytes_per_token:
         yield "KV cache as q8_0", machine, replace(wish, kv_type_k="q8_0", kv_type_v="q8_0")
     if analytic(profile, machine, wish, context).is_pipelined(chosen.placement):
         yield "no pipeline copies", machine, replace(wish, pipeline_copies=False)
-    if context.n_ubatch > 64:
+    if context.n_ubatch > 64 and not has_draft:
         half = context.n_ubatch // 2
         yield f"micro-batches of {half}", machine, replace(wish, n_ubatch=half)
-    yield f"{format_count(MORE_CTX)} more context", machine, replace(wish, n_ctx=context.n_ctx + MORE_CTX)
-    if len(chosen.placement.device_order) > 1 and wish.tensor_split is None:
-        used = [device for device in machine.devices if device.id in chosen.placement.device_order]
-        spared = min(used, key=lambda device: device.free_bytes)
+    if not has_draft:
+        more = replace(wish, n_ctx=context.n_ctx + MORE_CTX)
+        yield f"{format_count(MORE_CTX)} more context", machine, more
+    used = [device for device in machine.devices if device.id in chosen.placement.device_order]
+    bare = [device for device in used if not device.companion_bytes]
+    if len(used) > 1 and bare and wish.tensor_split is None:
+        spared = min(bare, key=lambda device: device.free_bytes)
         rest = tuple(device for device in machine.devices if device.id != spared.id)
         yield f"without {spared.id}", replace(machine, devices=rest), wish
-    for name, changed in _ways_to_attend(profile, machine, wish, context):
+    for name, changed in () if has_draft else _ways_to_attend(profile, machine, wish, context):
         yield name, machine, changed
     if context.n_outputs < context.n_ubatch:
         yield "logits of all tokens", machine, replace(wish, n_outputs_max=context.n_ubatch)

@@ -40,7 +40,7 @@ class Reading:
 class KindRow:
     """One kind of memory on one device. `held_bytes` is None where nobody tells."""
 
-    kind: str  # "weights", "context", "compute" or "overhead"
+    kind: str  # "weights", "context", "compute", "adapters" or "overhead"
     planned_bytes: int
     held_bytes: int | None
     how: str  # who says what is held, or why nobody does
@@ -144,10 +144,11 @@ def readings(
 
 
 def _device_row(estimate: DeviceEstimate, device: Device, held: Held | None, reading: Reading) -> DeviceRow:
-    buffers = _buffers(held) if held is not None else 0
+    buffers = (_buffers(held) if held is not None else 0) + estimate.companion_bytes
     overhead = None if reading.used_bytes is None else reading.used_bytes - buffers
     kinds = (
         *_kinds(estimate, held),
+        *_companions(estimate),
         KindRow(kind="overhead", planned_bytes=estimate.overhead_bytes, held_bytes=overhead, how=reading.how),
     )
     total = buffers + (estimate.overhead_bytes if overhead is None else overhead)
@@ -163,14 +164,14 @@ def _device_row(estimate: DeviceEstimate, device: Device, held: Held | None, rea
 
 
 def _host_row(estimate: HostEstimate, held: Held | None, *, mapped: bool) -> DeviceRow:
-    total = _buffers(held) if held is not None else 0
+    total = (_buffers(held) if held is not None else 0) + estimate.companion_bytes
     if mapped and held is not None:
         # llama.cpp reports the span of the file from the first host tensor to the last, whatever lies between
         total -= max(held.weights_bytes - estimate.weights_bytes, 0)
     return DeviceRow(
         id=HOST,
         name="the computer's memory",
-        kinds=_kinds(estimate, held),
+        kinds=(*_kinds(estimate, held), *_companions(estimate)),
         planned_bytes=estimate.total_bytes,
         held_bytes=total,
         budget_bytes=estimate.budget_bytes,
@@ -188,6 +189,13 @@ def _kinds(estimate: DeviceEstimate | HostEstimate, held: Held | None) -> tuple[
         KindRow(kind=kind, planned_bytes=planned, held_bytes=now, how="llama.cpp")
         for kind, planned, now in pairs
     )
+
+
+def _companions(estimate: DeviceEstimate | HostEstimate) -> tuple[KindRow, ...]:
+    """Adapters, which are held as planned: nobody tells."""
+    planned = estimate.companion_bytes
+    row = KindRow(kind="adapters", planned_bytes=planned, held_bytes=None, how="llama.cpp does not tell")
+    return (row,) if planned else ()
 
 
 def _buffers(held: Held) -> int:

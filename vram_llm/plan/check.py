@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vram_llm.errors import BadPlan, DoesNotFit
 from vram_llm.machine.types import Device, Machine, Source
 from vram_llm.model.profile import ModelProfile
-from vram_llm.plan.types import HOST, Plan, PlannedDevice
+from vram_llm.plan.types import HOST, Companion, Plan, PlannedDevice
 from vram_llm.units import format_bytes
 
 
@@ -44,6 +44,15 @@ def check_model(plan: Plan, profile: ModelProfile) -> None:
         raise BadPlan(
             f"{path} has changed since the plan was made: {profile.total_bytes:,} bytes of tensors, planned "
             f"were {then.total_bytes:,}; plan again"
+        )
+
+
+def check_companion(companion: Companion, total_bytes: int) -> None:
+    """Raises BadPlan where the file beside the model is not the one that was planned for."""
+    if companion.total_bytes != total_bytes:
+        raise BadPlan(
+            f"{companion.path} has changed since the plan was made: {total_bytes:,} bytes of tensors, "
+            f"planned were {companion.total_bytes:,}; plan again"
         )
 
 

@@ -4,10 +4,11 @@ from vram_llm.errors import BadPlan
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES
-from vram_llm.plan.memory import pad
+from vram_llm.plan.padding import pad
 from vram_llm.plan.types import Context, FlashAttention, Workload
 
 CTX_STEP = 256  # llama.cpp pads what a sequence may hold to a multiple of it
+DRAFTED_TOKENS = 3  # for each sequence at a time: --spec-draft-n-max of llama-server
 NO_TENSOR = "^$"
 """No tensor is called so: with any tensor override llama.cpp makes no pipeline copies (llama-context.cpp)."""
 
@@ -19,6 +20,10 @@ def ctx_step(workload: Workload) -> int:
 
 def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload) -> Context:
     """Every open choice of the context made, with llama.cpp's own rounding. Raises BadPlan."""
+    if workload.largest_ctx and workload.draft is not None:
+        raise BadPlan(
+            "a draft model takes as much context as the model: give --n-ctx a number beside --draft"
+        )
     trained = profile.context_length or Workload.DEFAULT_N_CTX
     wanted = workload.n_ctx or min(Workload.DEFAULT_N_CTX, trained)
     n_caches = 1 if workload.kv_unified else workload.parallel
@@ -38,9 +43,11 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
                 f"KV type {name} stores blocks of {block} and this model has attention heads of {odd}; "
                 "use --kv-type f16"
             )
-    if workload.n_outputs_max is not None and workload.n_outputs_max < workload.parallel:
+    # each drafted token is checked with a row of its own
+    least_rows = workload.parallel * (1 if workload.draft is None else 1 + DRAFTED_TOKENS)
+    if workload.n_outputs_max is not None and workload.n_outputs_max < least_rows:
         raise BadPlan(
-            f"{workload.parallel} sequences that decode need {workload.parallel} rows of logits a step, and "
+            f"{workload.parallel} sequences that decode need {least_rows} rows of logits a step, and "
             f"--n-outputs-max allows {workload.n_outputs_max}; raise it, or lower --parallel"
         )
     return Context(
@@ -53,7 +60,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         n_threads=machine.host.cores,
         use_mmap=workload.use_mmap,
         pipeline_copies=workload.pipeline_copies,
-        n_outputs_max=workload.n_outputs_max or workload.parallel,
+        n_outputs_max=workload.n_outputs_max or least_rows,
         flash_attn=workload.flash_attn,
         swa_full=workload.swa_full,
         kv_unified=workload.kv_unified,

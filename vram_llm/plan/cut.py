@@ -167,7 +167,7 @@ def _classes(meter: AnalyticMeter) -> list[list[str]]:
     for device in meter.devices.values():
         key = (
             device.kind, device.free_bytes, device.alignment_bytes, device.row_padding,
-            overhead_bytes(device), device.speed, device.link,
+            overhead_bytes(device), device.companion_bytes, device.speed, device.link,
         )  # fmt: skip
         alike.setdefault(key, []).append(device.id)
     return list(alike.values())

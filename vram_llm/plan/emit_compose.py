@@ -39,6 +39,7 @@ def compose_file(plan: Plan) -> str:
     folder = "./models" if is_away else str(PurePath(plan.model.path).parent)
     address = ("--host", "127.0.0.1", "--port", str(_PORT)) if near else ()
     words = [word for each in settings(plan, where, _FOLDER) for word in each.words]
+    _check_folder(plan)
     lines = as_comments((*remarks(plan, where), *_image_remarks(where, tag)))
     lines += ["services:", "  llama-server:", f"    image: {_REPOSITORY}:{tag}"]
     if environment:
@@ -60,6 +61,17 @@ def compose_file(plan: Plan) -> str:
         lines += ["    devices:", *(f"      - {_text(f'{node}:{node}')}" for node in _NODES[kind])]
     lines += ["    command:", *(f"      - {_text(word)}" for word in (*words, *address))]
     return "\n".join(lines)
+
+
+def _check_folder(plan: Plan) -> None:
+    """Raises BadPlan where a companion is not in the one folder that is mounted."""
+    folder = PurePath(plan.model.path).parent
+    for each in plan.companions:
+        if is_remote(plan.model.path) or PurePath(each.path).parent != folder:
+            raise BadPlan(
+                f"a compose file mounts the model's folder alone: put {PurePath(each.path).name} beside the "
+                "model, or use --emit llama-server"
+            )
 
 
 def _kind(where: Reach) -> DeviceKind | None:

@@ -32,6 +32,13 @@ class Reach:
     endpoints: tuple[str, ...]
     remarks: tuple[str, ...]
 
+    def name_of(self, device_id: str | None) -> str:
+        """ggml's name of one of the devices, "none" for the host."""
+        found = (
+            name for name, device in zip(self.names, self.devices, strict=True) if device.id == device_id
+        )
+        return next(found, "none")
+
     @property
     def environment(self) -> tuple[tuple[str, str], ...]:
         """Variables that make CUDA number the cards as `names` does: it counts in the order listed."""

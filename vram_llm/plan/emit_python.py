@@ -7,13 +7,14 @@ which takes all that a plan says.
 
 from pathlib import Path
 
+from vram_llm.errors import BadPlan
 from vram_llm.machine.types import DeviceKind
 from vram_llm.model.location import RemoteFile, is_remote
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.plan.context import NO_TENSOR
 from vram_llm.plan.emit_devices import Reach, reach
 from vram_llm.plan.emit_server import as_comments
-from vram_llm.plan.types import HOST, FlashAttention, Plan
+from vram_llm.plan.types import HOST, CompanionKind, FlashAttention, Plan
 
 _WITH_CLASS = """\
 {remarks}
@@ -87,7 +88,7 @@ params.swa_full = {swa_full}
 params.op_offload = False
 ctx = C.llama_init_from_model(model, params)
 assert ctx, "llama.cpp would not make the context"
-
+{adapters}
 vocab = C.llama_model_get_vocab(model)
 text = b"Once upon a time"
 tokens = (C.llama_token * 64)()
@@ -112,6 +113,17 @@ _FLASH_ATTENTION = {
     FlashAttention.OFF: "DISABLED",
 }
 
+_ADAPTERS = """\
+adapters = {adapters}
+loaded = [C.llama_adapter_lora_init(model, path.encode()) for path, _ in adapters]
+assert all(loaded), "llama.cpp would not load an adapter"
+handles = (ctypes.c_void_p * len(loaded))(*(ctypes.cast(each, ctypes.c_void_p) for each in loaded))
+scales = (ctypes.c_float * len(loaded))(*(scale for _, scale in adapters))
+apply = C._lib.llama_set_adapters_lora
+apply.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+apply(ctx, handles, len(loaded), scales)
+"""
+
 _NO_COPIES = f"""\
 class Override(ctypes.Structure):
     _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
@@ -127,7 +139,13 @@ def script(plan: Plan) -> str:
     """The script's text. Raises BadPlan where the plan contradicts itself."""
     where, context = reach(plan), plan.context
     has_copies_off = not context.pipeline_copies and len(where.names) > 1
-    plain = context.kv_unified and not has_copies_off
+    if others := [each for each in plan.companions if each.kind is not CompanionKind.LORA]:
+        raise BadPlan(
+            f"a script for llama-cpp-python does not load {others[0].name} beside the model; use "
+            "--emit llama-server"
+        )
+    adapters = [(each.path, each.scale) for each in plan.companions]
+    plain = context.kv_unified and not has_copies_off and not adapters
     own = {device.kind for device in where.devices} <= {DeviceKind.CUDA} and plain
     # without a card in the plan none may be used, so that none is seen
     environment = where.environment or ((("CUDA_VISIBLE_DEVICES", ""),) if own else ())
@@ -140,6 +158,7 @@ def script(plan: Plan) -> str:
             endpoints=list(where.endpoints),
             names=list(where.names),
             overrides=_NO_COPIES if has_copies_off else "",
+            adapters=_ADAPTERS.format(adapters=adapters) if adapters else "",
             n_gpu_layers=plan.placement.n_gpu_layers,
             tensor_split=list(plan.placement.tensor_split) or (None if own else []),
             n_ctx=context.n_ctx,

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vram_llm.errors import BadPlan
 from vram_llm.model.location import HUB, is_remote
-from vram_llm.plan.context import NO_TENSOR
+from vram_llm.plan.context import DRAFTED_TOKENS, NO_TENSOR
 from vram_llm.plan.emit_devices import Reach, reach
-from vram_llm.plan.types import Plan
+from vram_llm.plan.types import Companion, CompanionKind, Plan
 
 _HOST_CACHES = (
     "--cache-ram and --ctx-checkpoints are 0 because the plan keeps no room on the host for what",
@@ -53,6 +54,7 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
         found.append(Setting("--tensor-split", split, "LLAMA_ARG_TENSOR_SPLIT"))
     if not context.pipeline_copies and len(where.names) > 1:
         found.append(Setting("--override-tensor", NO_TENSOR + "=CPU", "LLAMA_ARG_OVERRIDE_TENSOR"))
+    found += [setting for each in plan.companions for setting in _companion(each, where, folder)]
     return (
         *found,
         Setting("--split-mode", "layer", "LLAMA_ARG_SPLIT_MODE"),
@@ -76,13 +78,46 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
     )
 
 
+def _companion(companion: Companion, where: Reach, folder: str | None) -> tuple[Setting, ...]:
+    path = _seen(companion.path, folder)
+    name = where.name_of(companion.device)
+    match companion.kind:
+        case CompanionKind.LORA if companion.scale == 1:
+            return (Setting("--lora", path, None),)
+        case CompanionKind.LORA:
+            return (Setting("--lora-scaled", f"{path}:{companion.scale:g}", None),)
+        case CompanionKind.MMPROJ:
+            return (
+                Setting("--mmproj", path, "LLAMA_ARG_MMPROJ"),
+                Setting("--mmproj-device", name, "MTMD_BACKEND_DEVICE"),
+            )
+        case CompanionKind.DRAFT:
+            return (
+                Setting("--model-draft", path, "LLAMA_ARG_SPEC_DRAFT_MODEL"),
+                Setting("--spec-draft-device", name, None),
+                Setting("--spec-draft-ngl", "all" if name != "none" else "0", "LLAMA_ARG_N_GPU_LAYERS_DRAFT"),
+                Setting("--spec-type", "draft-simple", "LLAMA_ARG_SPEC_TYPE"),
+                Setting("--spec-draft-n-max", str(DRAFTED_TOKENS), "LLAMA_ARG_SPEC_DRAFT_N_MAX"),
+            )
+    raise ValueError(f"no flags for {companion.kind}")
+
+
+def _seen(path: str, folder: str | None) -> str:
+    """A local file's path where its folder is seen as `folder`. Raises BadPlan for one that is not local."""
+    if is_remote(path):
+        raise BadPlan(f"{path} must be a file of its own for this: fetch it, and plan with its path")
+    return path if folder is None else f"{folder}/{Path(path).name}"
+
+
 def remarks(plan: Plan, where: Reach) -> tuple[str, ...]:
     """What a reader should know, a line each."""
     context = plan.context
     fewer: tuple[str, ...] = ()
-    if context.n_outputs > context.parallel:
+    has_draft = any(each.kind is CompanionKind.DRAFT for each in plan.companions)
+    n_rows = context.parallel * (1 + DRAFTED_TOKENS if has_draft else 1)
+    if context.n_outputs > n_rows:
         fewer = (
-            f"llama-server asks for {context.parallel} rows of logits, one a sequence; the plan has room for",
+            f"llama-server itself asks for {n_rows} rows of logits; the plan has room for",
             f"{context.n_outputs}, so compute on the output's device is smaller than planned.",
         )
     return (f"{plan.model.name} {plan.model.quantization}, as planned", *where.remarks, *fewer, *_HOST_CACHES)

@@ -9,6 +9,7 @@ from vram_llm.plan.search import Candidate
 from vram_llm.plan.types import (
     HOST,
     Alternative,
+    Companion,
     Context,
     Estimate,
     Objective,
@@ -51,6 +52,7 @@ def refusal(
     context: Context,
     reserve_bytes: int,
     ways: Sequence[str],
+    companions: Sequence[Companion] = (),
 ) -> str:
     """One sentence for a model that does not fit, and what to try."""
     names = {device.id: device.name for device in machine.devices}
@@ -62,6 +64,8 @@ def refusal(
     if estimate.host.over_bytes > 0:
         short.append(f"the computer's memory is {format_bytes(estimate.host.over_bytes)} short")
     at = f"at {format_count(context.n_ctx)} context"
+    if companions:
+        at += f" with {' and '.join(map(beside, companions))} beside it"
     head = f"{profile.name} {profile.quantization} does not fit {at}: {', '.join(short)}"
     if ways:
         return f"{head}; what would fit: {', or '.join(ways)}"
@@ -80,6 +84,22 @@ def refusal(
         f"{head}; no context and no KV type helps: {format_bytes(needed)} are needed on devices where "
         f"{format_bytes(usable)} can be used, and the computer's memory cannot take the rest; take a smaller "
         "quantisation or another card"
+    )
+
+
+def beside(companion: Companion) -> str:
+    """A companion, what it holds and where."""
+    total = sum(use.total_bytes for use in companion.uses.values())
+    where = f" on {companion.device}" if companion.device not in (None, HOST) else ""
+    return f"{companion.name} ({format_bytes(total)}{where})"
+
+
+def left_out(machine: Machine, companions: Sequence[Companion]) -> tuple[str, ...]:
+    """Of companions that no device has room for."""
+    return tuple(
+        f"{each.name} stays on the CPU: no device has room for all of it"
+        for each in companions
+        if each.device == HOST and machine.devices
     )
 
 

@@ -1,8 +1,7 @@
 """The analytic meter: what a placement holds, without llama.cpp.
 
-Weights and KV cache are exact: tensor sizes with the padding of the device's buffer type
-(`ggml_backend_alloc_ctx_tensors_from_buft_impl` in ggml-alloc.c), cache rows times cells
-(src/llama-kv-cache.cpp, llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp). Compute is an upper
+Weights and KV cache are exact: tensor sizes with the padding of the device's buffer type, cache rows times
+cells (src/llama-kv-cache.cpp, llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp). Compute is an upper
 estimate (compute.py), overhead a table.
 """
 
@@ -14,7 +13,9 @@ from vram_llm.machine.types import Device, DeviceKind, Host
 from vram_llm.model.profile import Layer, ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.tensors import Role, Tensor
+from vram_llm.plan.adapters import AdapterWeights
 from vram_llm.plan.compute import LEAST_COMPUTE_SHARE, PIPELINED_KINDS, ComputeBound
+from vram_llm.plan.padding import pad, padded
 from vram_llm.plan.types import (
     HOST,
     Context,
@@ -46,19 +47,6 @@ def overhead_bytes(device: Device) -> int:
     return OVERHEAD_BYTES[device.kind] if device.overhead is None else int(device.overhead.value)
 
 
-def pad(n: int, to: int) -> int:
-    """`n` rounded up to a multiple of `to`."""
-    return -(-n // to) * to
-
-
-def tensor_bytes(tensor: Tensor, alignment: int, row_padding: int) -> int:
-    """What a tensor takes in a buffer: quantised rows that are no multiple of `row_padding` are filled up."""
-    n_bytes = tensor.n_bytes
-    if row_padding and tensor.type.is_quantized and tensor.shape[0] % row_padding:
-        n_bytes += row_bytes(tensor.type, row_padding - tensor.shape[0] % row_padding)
-    return pad(n_bytes, alignment)
-
-
 def swa_cells(profile: ModelProfile, context: Context) -> int:
     """KV cells of layers with a sliding window, over all caches; 0 where there are none."""
     if not any(layer.sliding_window for layer in profile.layers):
@@ -86,13 +74,13 @@ class _PaddedWeights:
             # llama.cpp loads no weights for draft (MTP) blocks unless load_mtp is set
             layer_sums=_sums(
                 [
-                    0 if layer.is_draft else _padded(layer.tensors, alignment, row_padding)
+                    0 if layer.is_draft else padded(layer.tensors, alignment, row_padding)
                     for layer in profile.layers
                 ]
             ),
-            first_layer=_padded(profile.first_layer_tensors, alignment, row_padding),
-            shared=_padded(profile.shared_tensors, alignment, row_padding),
-            output=_padded([*profile.output_tensors, *tied], alignment, row_padding),
+            first_layer=padded(profile.first_layer_tensors, alignment, row_padding),
+            shared=padded(profile.shared_tensors, alignment, row_padding),
+            output=padded([*profile.output_tensors, *tied], alignment, row_padding),
         )
 
 
@@ -117,6 +105,8 @@ class AnalyticMeter:
         self._reserve_bytes = reserve_bytes
         n_swa_cells = swa_cells(profile, context)
         kinds = {device.kind for device in devices}
+        self._adapters = AdapterWeights(profile.adapters)
+        self._adapter_compute = self._adapters.compute_bytes(profile, context)
         self._bound = ComputeBound(profile, context, n_swa_cells, kinds)
         self._compute_share = LEAST_COMPUTE_SHARE if optimistic else 1.0
         self._context_sums = _sums(
@@ -167,15 +157,19 @@ class AnalyticMeter:
         bound = self._bound.device_bytes(
             first, end, has_output=has_output, is_first=is_first, pipelined=pipelined
         )
-        compute = int(bound * self._compute_share)
+        compute = int((bound + self._adapter_compute) * self._compute_share)
         overhead = overhead_bytes(device)
+        companions = device.companion_bytes + self._adapters.device_bytes(
+            device.alignment_bytes, device.row_padding, first, end, has_output=has_output
+        )
         return DeviceEstimate(
             id=device_id,
             weights_bytes=weights,
             context_bytes=context,
             compute_bytes=compute,
             overhead_bytes=overhead,
-            total_bytes=weights + context + compute + overhead,
+            companion_bytes=companions,
+            total_bytes=weights + context + compute + overhead + companions,
             budget_bytes=self.budget(device_id),
         )
 
@@ -197,16 +191,22 @@ class AnalyticMeter:
         # a mapped file is not padded; llama.cpp's own figure is the span of the file it maps
         alignment = 1 if self.context.use_mmap else self._host.alignment_bytes
         weights = self._weights(alignment, 0, 0, placement.cpu_layers, has_output)
-        weights += _padded(self._profile.input_tensors, alignment, 0)
+        weights += padded(self._profile.input_tensors, alignment, 0)
         if has_output and self._profile.tied_output:  # the embedding is there already and serves as both
-            weights -= _padded(_token_embedding(self._profile), alignment, 0)
+            weights -= padded(_token_embedding(self._profile), alignment, 0)
         context = self._context_sums[placement.cpu_layers]
         compute = self._bound.host_bytes(placement.cpu_layers, has_output=has_output, pipelined=pipelined)
+        if placement.cpu_layers or has_output or any(adapter.input for adapter in self._profile.adapters):
+            compute += self._adapter_compute
+        companions = self._host.companion_bytes + self._adapters.host_bytes(
+            self._host.alignment_bytes, placement.cpu_layers, has_output=has_output
+        )
         return HostEstimate(
             weights_bytes=weights,
             context_bytes=context,
             compute_bytes=compute,
-            total_bytes=weights + context + compute,
+            companion_bytes=companions,
+            total_bytes=weights + context + compute + companions,
             budget_bytes=max(self._host.available_bytes - self._reserve_bytes, 0),
         )
 
@@ -223,10 +223,6 @@ def _layer_context(profile: ModelProfile, layer: Layer, context: Context, n_swa_
 
 def _token_embedding(profile: ModelProfile) -> list[Tensor]:
     return [tensor for tensor in profile.input_tensors if tensor.role is Role.TOKEN_EMBD]
-
-
-def _padded(tensors: Sequence[Tensor], alignment: int, row_padding: int) -> int:
-    return sum(tensor_bytes(tensor, alignment, row_padding) for tensor in tensors)
 
 
 def _sums(values: Sequence[int]) -> list[int]:

@@ -7,6 +7,7 @@ from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.plan import explain
 from vram_llm.plan.alternatives import alternatives, split_by_free_memory, ways_out
+from vram_llm.plan.companions import adapters
 from vram_llm.plan.fastest import lacking
 from vram_llm.plan.idle import idle_reasons, with_idle
 from vram_llm.plan.search import Candidate, analytic, place, place_largest
@@ -14,6 +15,7 @@ from vram_llm.plan.speed import Predictor
 from vram_llm.plan.types import (
     PLAN_VERSION,
     Alternative,
+    Companion,
     MeterFor,
     Objective,
     Plan,
@@ -25,11 +27,16 @@ from vram_llm.plan.types import (
 
 
 def make_plan(
-    profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None = None
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    exact: MeterFor | None = None,
+    companions: tuple[Companion, ...] = (),
 ) -> Plan:
     """The plan for running `profile` on `machine` as `workload` asks.
 
-    `exact` makes the meter that confirms what the analytic one finds. Raises DoesNotFit with what would fit,
+    `exact` makes the meter that confirms what the analytic one finds. `companions` have their places, which
+    `machine` knows of (companions.settle); adapters are the profile's. Raises DoesNotFit with what would fit,
     BadSplit and BadPlan where the wish contradicts model or machine.
     """
     more: Candidate | None = None
@@ -40,7 +47,15 @@ def make_plan(
     if not chosen.estimate.fits:
         ways = [explain.way_out(*way, workload) for way in ways_out(profile, machine, workload)]
         raise DoesNotFit(
-            explain.refusal(profile, machine, chosen.estimate, chosen.context, workload.reserve_bytes, ways)
+            explain.refusal(
+                profile,
+                machine,
+                chosen.estimate,
+                chosen.context,
+                workload.reserve_bytes,
+                ways,
+                (*adapters(profile, machine, workload.loras, chosen.placement), *companions),
+            )
         )
 
     def with_speed(other: Alternative) -> Alternative:
@@ -77,9 +92,11 @@ def make_plan(
         alternatives=tuple(with_speed(other) for other in others),
         objective=Objective.BALANCE if lacking(machine, workload) else workload.objective,
         speed=_speed(profile, machine, workload, chosen),
+        companions=(*adapters(profile, machine, workload.loras, chosen.placement), *companions),
         notes=(
             *explain.notes(profile, machine, chosen, more),
             *explain.unknown_speeds(machine, workload, chosen.placement),
+            *explain.left_out(machine, companions),
         ),
     )
     return replace(plan, notes=(*plan.notes, *idle_reasons(plan)))

@@ -29,6 +29,14 @@ class Objective(StrEnum):
     BALANCE = "balance"  # the fullest device least full, whatever its speed
 
 
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """A LoRA adapter's file, and how strongly it is applied."""
+
+    path: str
+    scale: float = 1.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """What the user wants to run. `None` leaves the choice to the planner.
@@ -56,6 +64,9 @@ class Workload:
     objective: Objective = Objective.LATENCY  # where a device's speed is unknown, BALANCE is what is done
     expect_depth: int | None = None  # tokens a sequence has behind it at an average decode step
     expect_streams: int = 1  # sequences that decode at the same time, as the objective sees it
+    mmproj: str | None = None  # the file of a multimodal projector
+    loras: tuple["Lora", ...] = ()
+    draft: str | None = None  # a smaller model that guesses tokens for this one to check
 
     DEFAULT_N_CTX = 8192  # where the user names none, and the model was trained on as much
     DEFAULT_DEPTH = 2048  # or half the context if that is less
@@ -122,6 +133,7 @@ class DeviceEstimate:
     overhead_bytes: int
     total_bytes: int
     budget_bytes: int
+    companion_bytes: int = 0  # of adapters, projector and draft model
 
     @property
     def over_bytes(self) -> int:
@@ -138,6 +150,7 @@ class HostEstimate:
     compute_bytes: int
     total_bytes: int
     budget_bytes: int
+    companion_bytes: int = 0  # of adapters, projector and draft model
 
     @property
     def over_bytes(self) -> int:
@@ -208,6 +221,47 @@ class Alternative:
     speed: SpeedEstimate | None = None
 
 
+class CompanionKind(StrEnum):
+    """What shares the devices with a model."""
+
+    LORA = "lora"
+    MMPROJ = "mmproj"
+    DRAFT = "draft"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompanionUse:
+    """Bytes of a companion on one device, or on the host."""
+
+    weights_bytes: int = 0
+    context_bytes: int = 0
+    compute_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """All of them."""
+        return self.weights_bytes + self.context_bytes + self.compute_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Companion:
+    """A file that is loaded beside the model, and what it holds there.
+
+    `device` is a device id or "host"; None for an adapter, whose tensors are each with the one they change.
+    `method` names the meter that gave compute and context; weights are to the byte by either.
+    """
+
+    kind: CompanionKind
+    path: str
+    name: str
+    total_bytes: int  # of the tensors in the file
+    device: str | None
+    uses: dict[str, CompanionUse]  # by device id, and "host"
+    method: str
+    scale: float = 1.0  # of an adapter
+    context: Context | None = None  # of a draft model
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedModel:
     """The model a plan is for: enough to load it and to notice that the file has changed."""
@@ -243,4 +297,5 @@ class Plan:
     alternatives: tuple[Alternative, ...] = ()  # what one change would buy or cost
     objective: Objective = Objective.BALANCE  # what the placement was chosen by
     speed: SpeedEstimate | None = None  # None where a device's speed is not known
+    companions: tuple[Companion, ...] = ()
     notes: tuple[str, ...] = ()

@@ -1,0 +1,83 @@
+"""Small real files that stand beside a model: LoRA adapters and multimodal projectors with random weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from vram_llm.model.header import read_header
+
+_CHANGED = ("attn_q", "attn_v", "attn_output", "ffn_up", "ffn_down", "shortconv", "ssm_in")
+
+
+def write_lora(path: Path, model: Path, *, rank: int = 8, named: Sequence[str] = _CHANGED) -> Path:
+    """An adapter of `model` that changes its matrices whose names have one of `named` in them."""
+    header, random = read_header(model), np.random.default_rng(3)
+    arch = header.metadata["general.architecture"]
+    assert isinstance(arch, str)
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", float(rank))
+    for tensor in header.tensors:
+        if len(tensor.shape) != 2 or not any(name in tensor.name for name in named):
+            continue
+        n_in, n_out = tensor.shape
+        for half, shape in (("a", (rank, n_in)), ("b", (n_out, rank))):
+            weights = random.standard_normal(shape, dtype=np.float32) * np.float32(0.3)
+            writer.add_tensor(f"{tensor.name}.lora_{half}", weights)
+    _finish(writer)
+    return path
+
+
+def write_mmproj(path: Path, *, n_text: int = 64, image: int = 56) -> Path:
+    """A projector as LLaVA has it: a small vision transformer and two matrices into `n_text` elements."""
+    random, n_embd, n_layers, patch = np.random.default_rng(5), 96, 3, 14
+    n_ff = 4 * n_embd
+    writer = gguf.GGUFWriter(path, "clip")
+    writer.add_name("tiny eyes")
+    writer.add_bool("clip.has_vision_encoder", True)
+    writer.add_string("clip.projector_type", "mlp")
+    writer.add_bool("clip.use_gelu", True)
+    sizes = {
+        "image_size": image, "patch_size": patch, "embedding_length": n_embd, "feed_forward_length": n_ff,
+        "projection_dim": n_text, "block_count": n_layers, "attention.head_count": 4,
+    }  # fmt: skip
+    for key, size in sizes.items():
+        writer.add_uint32(f"clip.vision.{key}", size)
+    writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
+    writer.add_array("clip.vision.image_mean", [0.5, 0.5, 0.5])
+    writer.add_array("clip.vision.image_std", [0.5, 0.5, 0.5])
+
+    def add(name: str, *shape: int, half: bool = False) -> None:
+        weights = random.standard_normal(shape, dtype=np.float32) / np.float32(8)
+        writer.add_tensor(name, weights.astype(np.float16) if half else weights)
+
+    add("v.class_embd", n_embd)
+    add("v.patch_embd.weight", n_embd, 3, patch, patch, half=True)
+    add("v.position_embd.weight", (image // patch) ** 2 + 1, n_embd)
+    for name in ("v.pre_ln", "v.post_ln"):
+        add(f"{name}.weight", n_embd)
+        add(f"{name}.bias", n_embd)
+    for i in range(n_layers):
+        shapes = {
+            "attn_q": (n_embd, n_embd), "attn_k": (n_embd, n_embd), "attn_v": (n_embd, n_embd),
+            "attn_out": (n_embd, n_embd), "ffn_up": (n_ff, n_embd), "ffn_down": (n_embd, n_ff),
+            "ln1": (n_embd,), "ln2": (n_embd,),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            add(f"v.blk.{i}.{name}.weight", *shape, half=len(shape) > 1)
+            add(f"v.blk.{i}.{name}.bias", shape[0])
+    for number, shape in ((0, (n_text, n_embd)), (2, (n_text, n_text))):
+        add(f"mm.{number}.weight", *shape, half=True)
+        add(f"mm.{number}.bias", n_text)
+    _finish(writer)
+    return path
+
+
+def _finish(writer: gguf.GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -1,0 +1,51 @@
+"""LoRA adapters of a loaded model: `llama_adapter_lora_init` and `llama_set_adapters_lora` of llama.h."""
+
+import ctypes
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vram_llm.errors import ModelRefused
+from vram_llm.llama import bindings as b
+from vram_llm.llama.bindings import C
+
+_set_adapters = b.declare(
+    "llama_set_adapters_lora",
+    ctypes.c_int32,
+    b.Pointer,
+    ctypes.POINTER(b.Pointer),
+    ctypes.c_size_t,
+    ctypes.POINTER(ctypes.c_float),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """A llama_adapter_lora, which lives as long as its model, and how strongly it is applied."""
+
+    handle: int
+    scale: float
+
+
+def load_adapters(model: int, adapters: Iterable[tuple[str, float]]) -> list[LoadedAdapter]:
+    """Load adapters, each a file and a scale, beside the tensors they change. Raises ModelRefused."""
+    loaded = []
+    for path, scale in adapters:
+        handle = C.llama_adapter_lora_init(model, os.fsencode(path))
+        if not handle:
+            reason = b.last_errors() or "it gives no reason"
+            raise ModelRefused(f"llama.cpp will not load the adapter {Path(path).name}: {reason}")
+        loaded.append(LoadedAdapter(ctypes.cast(handle, b.Pointer).value or 0, scale))
+    return loaded
+
+
+def apply_adapters(ctx: int, adapters: Sequence[LoadedAdapter]) -> None:
+    """Apply adapters to a context, and make its compute buffers as they now have to be."""
+    if not adapters:
+        return
+    handles = (b.Pointer * len(adapters))(*(each.handle for each in adapters))
+    scales = (ctypes.c_float * len(adapters))(*(each.scale for each in adapters))
+    _set_adapters(ctx, handles, len(adapters), scales)
+    if b.sched_reserve is not None:  # else the next decode does it
+        b.sched_reserve(ctx)

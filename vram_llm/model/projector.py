@@ -1,0 +1,50 @@
+"""Multimodal projectors (mmproj files): what turns images or sound into what a language model reads.
+
+Keys are those of tools/mtmd/clip-impl.h, sizes those of clip_model_loader in tools/mtmd/clip.cpp.
+"""
+
+from dataclasses import dataclass
+
+from vram_llm.errors import ModelFileError
+from vram_llm.model.gguf import TensorInfo
+from vram_llm.model.header import Header
+from vram_llm.model.memory import Keys
+
+_F32 = 4
+_ARCHITECTURE = "clip"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projector:
+    """A projector's weights, and a rough estimate of its compute."""
+
+    path: str
+    name: str
+    tensors: tuple[TensorInfo, ...]
+    total_bytes: int
+    estimated_compute_bytes: int
+
+
+def read_projector(header: Header) -> Projector:
+    """The projector in `header`. Raises ModelFileError where the file is none."""
+    if header.metadata.get("general.architecture") != _ARCHITECTURE:
+        raise ModelFileError(
+            f"{header.path.name} is not a multimodal projector; give the mmproj file of the model"
+        )
+    return Projector(
+        path=str(header.path),
+        name=header.path.name,
+        tensors=header.tensors,
+        total_bytes=sum(tensor.n_bytes for tensor in header.tensors),
+        estimated_compute_bytes=max(
+            _compute_bytes(Keys(f"{_ARCHITECTURE}.{part}", header.metadata)) for part in ("vision", "audio")
+        ),
+    )
+
+
+def _compute_bytes(keys: Keys) -> int:
+    """For one image of the encoder's size, without flash attention; 0 where there is no such encoder."""
+    size, patch = keys.number("image_size"), keys.number("patch_size", 1)
+    n_tokens = (size // max(patch, 1)) ** 2 if size else keys.number("embedding_length") and 1500
+    wide = 8 * keys.number("embedding_length") + 2 * keys.number("feed_forward_length")
+    return _F32 * n_tokens * (wide + 2 * keys.number("attention.head_count") * n_tokens)

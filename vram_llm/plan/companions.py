@@ -1,0 +1,168 @@
+"""Files that share the devices with a model: where each goes, and what it leaves for the model.
+
+An adapter's tensors lie with those they change. A projector lies on one device (clip_ctx in
+tools/mtmd/clip.cpp); a draft model is kept whole on one too, since a small model gains nothing from being
+cut. Both go where most is free, and the model is planned around them.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+from vram_llm.machine.types import Device, Machine
+from vram_llm.model.adapter import Adapter
+from vram_llm.model.profile import ModelProfile
+from vram_llm.plan.adapters import AdapterWeights
+from vram_llm.plan.memory import overhead_bytes
+from vram_llm.plan.types import (
+    HOST,
+    Companion,
+    CompanionKind,
+    CompanionUse,
+    Context,
+    Estimate,
+    Lora,
+    Meter,
+    Placement,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a companion holds on its device and on the host, and by which meter."""
+
+    method: str
+    device: CompanionUse
+    host: CompanionUse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A projector or a draft model whose device is yet to be chosen."""
+
+    kind: CompanionKind
+    path: str
+    name: str
+    total_bytes: int
+    measure: Callable[[Device | None], Measured]  # on a device, or for None on the host alone
+    context: Context | None = None
+
+
+def settle(
+    machine: Machine,
+    candidates: Sequence[Candidate],
+    reserve_bytes: int,
+    allowed: Collection[str] | None = None,
+) -> tuple[tuple[Companion, ...], Machine]:
+    """The companions in their places, and the machine with what they leave; the largest chooses first.
+
+    Each goes to the device with most room among those `allowed`, or to the host where it does not fit there.
+    """
+    settled = []
+    for each in sorted(candidates, key=lambda each: -each.total_bytes):
+        device = _roomiest(machine, reserve_bytes, allowed)
+        found = each.measure(device)
+        if device is not None and found.device.total_bytes > _room(device, reserve_bytes):
+            device, found = None, each.measure(None)
+        uses = {HOST: found.host} | ({} if device is None else {device.id: found.device})
+        companion = Companion(
+            kind=each.kind,
+            path=each.path,
+            name=each.name,
+            total_bytes=each.total_bytes,
+            device=HOST if device is None else device.id,
+            uses=uses,
+            method=found.method,
+            context=each.context,
+        )
+        settled.append(companion)
+        machine = _beside(machine, companion)
+    return tuple(settled), machine
+
+
+def adapters(
+    profile: ModelProfile, machine: Machine, loras: Sequence[Lora], placement: Placement
+) -> tuple[Companion, ...]:
+    """What each of the model's adapters holds on each device of a placement."""
+    return tuple(
+        Companion(
+            kind=CompanionKind.LORA,
+            path=lora.path,
+            name=adapter.name,
+            total_bytes=adapter.total_bytes,
+            device=None,
+            uses={
+                name: CompanionUse(weights_bytes=n_bytes)
+                for name, n_bytes in _adapter_bytes([adapter], machine, placement).items()
+            },
+            method="exact",
+            scale=lora.scale,
+        )
+        for lora, adapter in zip(loras, profile.adapters, strict=True)
+    )
+
+
+def counting(meter: Meter, profile: ModelProfile, machine: Machine) -> Meter:
+    """`meter`, which knows of the model alone, with all companions counted as well."""
+    beside = {device.id: device.companion_bytes for device in machine.devices}
+    beside[HOST] = machine.host.companion_bytes
+    if not any(beside.values()) and not profile.adapters:
+        return meter
+
+    def measure(placement: Placement) -> Estimate:
+        found = meter(placement)
+        with_model = _adapter_bytes(profile.adapters, machine, placement)
+        more = {name: beside[name] + n_bytes for name, n_bytes in with_model.items()}
+        return replace(
+            found,
+            devices=tuple(
+                replace(use, companion_bytes=more[use.id], total_bytes=use.total_bytes + more[use.id])
+                for use in found.devices
+            ),
+            host=replace(
+                found.host, companion_bytes=more[HOST], total_bytes=found.host.total_bytes + more[HOST]
+            ),
+        )
+
+    return measure
+
+
+def _adapter_bytes(adapters: Sequence[Adapter], machine: Machine, placement: Placement) -> dict[str, int]:
+    """Bytes of adapters on each device of a placement, and on the host."""
+    weights, devices = AdapterWeights(adapters), {device.id: device for device in machine.devices}
+    found, first = {}, placement.cpu_layers
+    for name, count in zip(placement.device_order, placement.layers_per_device, strict=True):
+        found[name] = weights.device_bytes(
+            devices[name].alignment_bytes,
+            devices[name].row_padding,
+            first,
+            first + count,
+            has_output=placement.output_device == name,
+        )
+        first += count
+    found[HOST] = weights.host_bytes(
+        machine.host.alignment_bytes, placement.cpu_layers, has_output=placement.output_device == HOST
+    )
+    return found
+
+
+def _room(device: Device, reserve_bytes: int) -> int:
+    return device.free_bytes - reserve_bytes - overhead_bytes(device) - device.companion_bytes
+
+
+def _roomiest(machine: Machine, reserve_bytes: int, allowed: Collection[str] | None) -> Device | None:
+    able = [device for device in machine.devices if allowed is None or device.id in allowed]
+    return max(able, key=lambda device: _room(device, reserve_bytes), default=None)
+
+
+def _beside(machine: Machine, companion: Companion) -> Machine:
+    """The machine with a companion in its place."""
+    uses = companion.uses
+    devices = tuple(
+        replace(device, companion_bytes=device.companion_bytes + uses[device.id].total_bytes)
+        if device.id in uses
+        else device
+        for device in machine.devices
+    )
+    host = machine.host
+    host = replace(host, companion_bytes=host.companion_bytes + uses[HOST].total_bytes)
+    return replace(machine, devices=devices, host=host)
