@@ -15,7 +15,6 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from llama_cpp import llama_cpp as C  # noqa: N812 - the C side
 from llama_cpp import mtmd_cpp
 
 from tests.companions import write_lora, write_mmproj
@@ -245,6 +244,3 @@ def test_what_the_engine_does_not_load_is_said(host: Host, tmp_path: Path) -> No
     assert plan.estimate.host.companion_bytes > mmproj.stat().st_size // 2
     with pytest.raises(BadPlan, match="--mmproj names yet"):
         api.serve(plan)
-
-
-assert C  # the library that mtmd needs is loaded first

@@ -134,6 +134,15 @@ _OPTIONS = (
     click.option("--tensor-split", type=Shares(), metavar="SHARES", help=(
         'Dictate the split over the devices, in their order: "0.35,0.45,0.20".'
     )),
+    click.option("--mmproj", metavar="FILE", help=(
+        "Plan for this multimodal projector beside the model, whole on one device."
+    )),
+    click.option("--lora", "loras", multiple=True, type=LoraFile(), metavar="FILE[:SCALE]", help=(
+        "Run with this LoRA adapter, applied at SCALE. Repeat for more.  [default scale: 1]"
+    )),
+    click.option("--draft", metavar="MODEL", help=(
+        "Plan for this smaller model beside it, which guesses tokens for it to check; its context is as long."
+    )),
     click.option("--objective", type=click.Choice([each.value for each in Objective]),
                  default=_DEFAULT.objective.value, show_default=True, help=(
         "What the placement is to be best at: latency (the shortest step: fastest cards first, a slow one "
@@ -146,15 +155,6 @@ _OPTIONS = (
     )),
     click.option("--expect-streams", type=click.IntRange(1, 256), default=_DEFAULT.expect_streams,
                  show_default=True, help="Sequences that decode at the same time, as the objective sees it."),
-    click.option("--mmproj", metavar="FILE", help=(
-        "Plan for this multimodal projector beside the model, whole on one device."
-    )),
-    click.option("--lora", "loras", multiple=True, type=LoraFile(), metavar="FILE[:SCALE]", help=(
-        "Run with this LoRA adapter, applied at SCALE. Repeat for more.  [default scale: 1]"
-    )),
-    click.option("--draft", metavar="MODEL", help=(
-        "Plan for this smaller model beside it, which guesses tokens for it to check; its context is as long."
-    )),
     click.option("--mmap/--no-mmap", default=_DEFAULT.use_mmap, show_default=True,
                  help="Map the file, or read it into memory."),
 )  # fmt: skip
@@ -163,8 +163,8 @@ _OPTIONS = (
 _NAMES = frozenset(
     {
         "gpus", "rpc", "n_ctx", "parallel", "kv_type", "n_batch", "n_ubatch", "kv_unified", "swa_full",
-        "flash_attn", "n_outputs_max", "pipeline", "reserve_mib", "n_gpu_layers", "tensor_split", "objective",
-        "expect_depth", "expect_streams", "mmproj", "loras", "draft", "mmap",
+        "flash_attn", "n_outputs_max", "pipeline", "reserve_mib", "n_gpu_layers", "tensor_split", "mmproj",
+        "loras", "draft", "objective", "expect_depth", "expect_streams", "mmap",
     }
 )  # fmt: skip
 

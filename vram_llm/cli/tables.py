@@ -85,6 +85,17 @@ def print_reasons(reasons: Sequence[str]) -> None:
         console.print(Text(reason))
 
 
+def _companion(companion: Companion) -> str:
+    """A companion, where it lies and what it holds there."""
+    held = [
+        f"{format_bytes(use.total_bytes)} on {name}"
+        for name, use in companion.uses.items()
+        if use.total_bytes
+    ]
+    estimated = ", compute estimated" if companion.method == "analytic" else ""
+    return f"{companion.kind.value} {companion.name}, {', '.join(held)}{estimated}"
+
+
 def speed_lines(speed: SpeedEstimate) -> list[str]:
     """What to expect, each figure with its basis, and where the time of a decode step goes."""
     many = ""
@@ -107,17 +118,6 @@ def speed_lines(speed: SpeedEstimate) -> list[str]:
 def rate(tokens_per_s: float) -> str:
     """Tokens per second as they are worth telling: "7.4", "113"."""
     return f"{tokens_per_s:,.1f}" if tokens_per_s < 99.95 else f"{tokens_per_s:,.0f}"
-
-
-def _companion(companion: Companion) -> str:
-    """A companion, where it lies and what it holds there."""
-    held = [
-        f"{format_bytes(use.total_bytes)} on {name}"
-        for name, use in companion.uses.items()
-        if use.total_bytes
-    ]
-    estimated = ", compute estimated" if companion.method == "analytic" else ""
-    return f"{companion.kind.value} {companion.name}, {', '.join(held)}{estimated}"
 
 
 def _basis(plan: Plan) -> str:

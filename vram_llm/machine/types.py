@@ -85,9 +85,9 @@ class Device:
     compute_capability: str | None = None  # "8.6"
     driver_version: str | None = None
     what_if: bool = False  # not in this machine: planned for, never loaded
+    companion_bytes: int = 0  # that what stands beside the planned model will hold here
     speed: Speed | None = None  # `calibrate` measures it; else from the bandwidth; None: unknown
     link: Link | None = None
-    companion_bytes: int = 0  # that what stands beside the planned model will hold here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +100,8 @@ class Host:
     available_bytes: int
     cpu_name: str | None = None
     alignment_bytes: int = 32  # ggml's CPU buffer type
-    speed: Speed | None = None
     companion_bytes: int = 0  # as a device's
+    speed: Speed | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

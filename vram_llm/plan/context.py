@@ -5,7 +5,7 @@ from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.plan.padding import pad
-from vram_llm.plan.types import Context, FlashAttention, Workload
+from vram_llm.plan.types import Context, FlashAttention, Objective, Workload
 
 CTX_STEP = 256  # llama.cpp pads what a sequence may hold to a multiple of it
 DRAFTED_TOKENS = 3  # for each sequence at a time: --spec-draft-n-max of llama-server
@@ -20,7 +20,8 @@ def ctx_step(workload: Workload) -> int:
 
 def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload) -> Context:
     """Every open choice of the context made, with llama.cpp's own rounding. Raises BadPlan."""
-    if workload.largest_ctx and workload.draft is not None:
+    largest = workload.largest_ctx or (workload.objective is Objective.CONTEXT and workload.n_ctx is None)
+    if largest and workload.draft is not None:
         raise BadPlan(
             "a draft model takes as much context as the model: give --n-ctx a number beside --draft"
         )

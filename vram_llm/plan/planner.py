@@ -90,11 +90,13 @@ def make_plan(
         dictated=workload.tensor_split is not None or workload.n_gpu_layers is not None,
         by_free_memory=None if by_free_memory is None else with_speed(by_free_memory),
         alternatives=tuple(with_speed(other) for other in others),
+        companions=(*adapters(profile, machine, workload.loras, chosen.placement), *companions),
         objective=Objective.BALANCE if lacking(machine, workload) else workload.objective,
         speed=_speed(profile, machine, workload, chosen),
         companions=(*adapters(profile, machine, workload.loras, chosen.placement), *companions),
         notes=(
             *explain.notes(profile, machine, chosen, more),
+            *explain.left_out(machine, companions),
             *explain.unknown_speeds(machine, workload, chosen.placement),
             *explain.left_out(machine, companions),
         ),

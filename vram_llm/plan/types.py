@@ -20,6 +20,14 @@ class FlashAttention(StrEnum):
     OFF = "off"
 
 
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """A LoRA adapter's file, and how strongly it is applied."""
+
+    path: str
+    scale: float = 1.0
+
+
 class Objective(StrEnum):
     """What a placement is to be best at, among those with as few layers on the host as can be."""
 
@@ -27,14 +35,6 @@ class Objective(StrEnum):
     THROUGHPUT = "throughput"  # prompts: the slowest stage of a micro-batch as short as can be
     CONTEXT = "context"  # as much context as fits, where none is named; memory as in BALANCE
     BALANCE = "balance"  # the fullest device least full, whatever its speed
-
-
-@dataclass(frozen=True, slots=True)
-class Lora:
-    """A LoRA adapter's file, and how strongly it is applied."""
-
-    path: str
-    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +61,12 @@ class Workload:
     tensor_split: tuple[float, ...] | None = None
     use_mmap: bool = True
     pipeline_copies: bool = True
-    objective: Objective = Objective.LATENCY  # where a device's speed is unknown, BALANCE is what is done
-    expect_depth: int | None = None  # tokens a sequence has behind it at an average decode step
-    expect_streams: int = 1  # sequences that decode at the same time, as the objective sees it
     mmproj: str | None = None  # the file of a multimodal projector
     loras: tuple["Lora", ...] = ()
     draft: str | None = None  # a smaller model that guesses tokens for this one to check
+    objective: Objective = Objective.LATENCY  # where a device's speed is unknown, BALANCE is what is done
+    expect_depth: int | None = None  # tokens a sequence has behind it at an average decode step
+    expect_streams: int = 1  # sequences that decode at the same time, as the objective sees it
 
     DEFAULT_N_CTX = 8192  # where the user names none, and the model was trained on as much
     DEFAULT_DEPTH = 2048  # or half the context if that is less
@@ -295,7 +295,7 @@ class Plan:
     by_free_memory: Alternative | None  # the split llama.cpp makes when told nothing
     dictated: bool = False  # the user gave the split or the number of layers off the host
     alternatives: tuple[Alternative, ...] = ()  # what one change would buy or cost
+    companions: tuple[Companion, ...] = ()
     objective: Objective = Objective.BALANCE  # what the placement was chosen by
     speed: SpeedEstimate | None = None  # None where a device's speed is not known
-    companions: tuple[Companion, ...] = ()
     notes: tuple[str, ...] = ()
