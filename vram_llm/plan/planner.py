@@ -93,12 +93,10 @@ def make_plan(
         companions=(*adapters(profile, machine, workload.loras, chosen.placement), *companions),
         objective=Objective.BALANCE if lacking(machine, workload) else workload.objective,
         speed=_speed(profile, machine, workload, chosen),
-        companions=(*adapters(profile, machine, workload.loras, chosen.placement), *companions),
         notes=(
             *explain.notes(profile, machine, chosen, more),
             *explain.left_out(machine, companions),
             *explain.unknown_speeds(machine, workload, chosen.placement),
-            *explain.left_out(machine, companions),
         ),
     )
     return replace(plan, notes=(*plan.notes, *idle_reasons(plan)))
