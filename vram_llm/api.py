@@ -60,15 +60,15 @@ def plan(model: str, machine: "Machine", workload: "Workload") -> "Plan":
     Where this llama.cpp cannot be asked, the analytic meter's figures stand, and a note says why. Raises what
     `analyze` raises, DoesNotFit, BadSplit, BadPlan, and ModelRefused where llama.cpp does not know the model.
     """
-    files = _Files.read(model, workload)
-    try:
-        from vram_llm.llama.dryrun import DryRun
+    from vram_llm.llama.dryrun import DryRun
 
-        with DryRun() as dry:
+    with DryRun() as dry:  # its child starts while the headers are read
+        files = _Files.read(model, workload)
+        try:
             return _plan(files, machine, workload, dry)
-    except (NotBuilt, EngineDied) as error:
-        noted = dataclasses.replace(machine, notes=(*machine.notes, f"no dry run: {error}"))
-        return _plan(files, noted, workload, None)
+        except (NotBuilt, EngineDied) as error:
+            noted = dataclasses.replace(machine, notes=(*machine.notes, f"no dry run: {error}"))
+            return _plan(files, noted, workload, None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ def a_context(**given: object) -> Context:
 @pytest.fixture(scope="module")
 def dry() -> Iterator[DryRun]:
     with DryRun() as made:
+        made.check()
         yield made
 
 
@@ -237,6 +238,7 @@ def test_an_end_of_llama_cpp_costs_an_answer(host: Host, tiny_model: Path) -> No
         meter = dry.meter(read_header(tiny_model), a_context(n_ctx=512), CARDS, host, 0)
         bad, good = (placement_from_counts(["CUDA0", "CUDA1"], counts, 4) for counts in ([3, 1], [2, 2]))
         for _ in range(2):
+            dry.check()
             os.kill(child_of(dry), signal.SIGABRT)
             with pytest.raises(EngineDied):
                 meter(bad)
@@ -249,6 +251,7 @@ def test_an_end_of_llama_cpp_costs_an_answer(host: Host, tiny_model: Path) -> No
 def test_a_hang_is_bounded(host: Host, tiny_model: Path) -> None:
     with DryRun(timeout_s=0.5) as dry:
         meter = dry.meter(read_header(tiny_model), a_context(n_ctx=512), CARDS, host, 0)
+        dry.check()
         os.kill(child_of(dry), signal.SIGSTOP)
         with pytest.raises(EngineDied, match="in time"):
             meter(placement_from_counts(["CUDA0"], [4], 4))

@@ -38,8 +38,9 @@ _TRIES = 2  # for a placement that ends the child
 class DryRun:
     """A warm child process that places models. A context manager; `close` ends the child.
 
-    Making one raises NotBuilt, with the reason, where this llama.cpp cannot be asked or answers a known
-    question wrongly: then the analytic meter is what is left.
+    Making one starts the child and does not wait. `check`, or the first question, raises NotBuilt, with
+    the reason, where this llama.cpp cannot be asked or answers a known question wrongly: then the analytic
+    meter is what is left.
     """
 
     def __init__(self, *, timeout_s: float = 20.0) -> None:
@@ -48,11 +49,17 @@ class DryRun:
         self._folder = tempfile.TemporaryDirectory(prefix="vram-llm-")
         self._stripped: dict[int, tuple[Header, Path]] = {}
         self._ended: Counter[tuple[Placement, Context]] = Counter()
-        self._child: _Child | None = None
-        try:
+        self._child: _Child | None = _Child(Path(self._folder.name))
+
+    def check(self) -> None:
+        """Wait until the child has checked itself. Raises NotBuilt."""
+        if self._child is None:
             self._child = _Child(Path(self._folder.name))
-        except BaseException:
-            self._folder.cleanup()
+        try:
+            self._child.check()
+        except NotBuilt:
+            self._child.close()
+            self._child = None
             raise
 
     def meter(
@@ -112,8 +119,8 @@ class DryRun:
         return said
 
     def _send(self, question: Question | ProjectorQuestion) -> Answer:
-        if self._child is None:
-            self._child = _Child(Path(self._folder.name))
+        self.check()
+        assert self._child is not None
         try:
             return self._child.ask(question, self._timeout_s)
         except EngineDied:
@@ -206,20 +213,25 @@ class _Child:
     """The process that asks llama.cpp."""
 
     def __init__(self, folder: Path) -> None:
-        """Start it, and wait until it has checked itself. Raises NotBuilt."""
+        """Start it."""
+        self._is_checked = False
         self._said = (folder / "stderr").open("w+b")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "vram_llm.llama.dryrun_child"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
         )  # fmt: skip
+
+    def check(self) -> None:
+        """Wait until it has checked itself. Raises NotBuilt."""
+        if self._is_checked:
+            return
         try:
             ready = self._receive(_START_TIMEOUT_S)
         except EngineDied as error:
-            self.close()
             raise NotBuilt(f"llama.cpp cannot be asked for a dry run: {error}") from error
         if ready.refusal:
-            self.close()
             raise NotBuilt(ready.refusal)
+        self._is_checked = True
 
     def ask(self, question: Question | ProjectorQuestion, timeout_s: float) -> Answer:
         """The answer to a question. Raises EngineDied where there is none within `timeout_s`."""
