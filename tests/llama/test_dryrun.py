@@ -17,11 +17,12 @@ from vram_llm.llama import dryrun_child, known, rpc
 from vram_llm.llama.dryrun import METHOD, DryRun
 from vram_llm.llama.dryrun_wire import Question
 from vram_llm.llama.model import LoadedModel
-from vram_llm.machine.types import Device, DeviceKind, Host, Source
+from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
 from vram_llm.model.header import Header, read_header
 from vram_llm.model.profile import ModelProfile, profile
 from vram_llm.plan.layout import placement_from_counts, placement_of
 from vram_llm.plan.memory import AnalyticMeter
+from vram_llm.plan.search import choose_placement
 from vram_llm.plan.types import (
     HOST,
     PLAN_VERSION,
@@ -32,6 +33,7 @@ from vram_llm.plan.types import (
     Plan,
     PlannedDevice,
     PlannedModel,
+    Workload,
 )
 from vram_llm.units import GIB
 
@@ -198,6 +200,50 @@ def test_the_analytic_meters_compute_is_a_close_upper_bound(
         said, bound = exact(placement), analytic(placement)
         for device_id, (*_, compute) in held(said).items():
             assert compute <= held(bound)[device_id][2] <= 1.25 * compute
+
+
+CONTEXTS = (
+    a_context(),
+    a_context(pipeline_copies=False, n_ubatch=128, parallel=1),
+    a_context(n_ctx=65536, kv_type_k="q8_0", kv_type_v="q8_0", parallel=4),
+    a_context(n_ctx=512, n_ubatch=64, parallel=16),
+    a_context(n_ctx=16384, n_ubatch=2048, pipeline_copies=False),
+)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_it_is_wherever_the_layers_are(
+    name: str, dry: DryRun, host: Host, headers: dict[str, Header]
+) -> None:
+    """Cards with few layers, with the output alone, after layers on the host, in any order and context."""
+    header, pick = headers[name], random.Random(name)
+    of = profile(header)
+    for context in CONTEXTS:
+        exact = dry.meter(header, context, CARDS, host, 0)
+        analytic = AnalyticMeter(of, context, CARDS, host, 0)
+        for _ in range(6):
+            placement = random_placement(pick, [card.id for card in CARDS], of.n_layers)
+            for one, other in zip(exact(placement).devices, analytic(placement).devices, strict=True):
+                assert one.compute_bytes <= other.compute_bytes <= 1.25 * one.compute_bytes, placement
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_it_is_where_the_planner_puts_the_layers(
+    name: str, dry: DryRun, host: Host, headers: dict[str, Header]
+) -> None:
+    """On cards that take all of the model, most of it, and half of it."""
+    header, context = headers[name], a_context()
+    of = profile(header)
+    for share in (1.3, 0.8, 0.5):
+        cards = tuple(
+            dataclasses.replace(card, free_bytes=int(share * of.total_bytes * card.total_bytes / (60 * GIB)))
+            for card in CARDS
+        )
+        meter = AnalyticMeter(of, context, cards, host, 0)
+        placement = choose_placement(of, Machine(devices=cards, host=host), Workload(), meter)
+        said, bound = dry.meter(header, context, cards, host, 0)(placement), meter(placement)
+        for one, other in zip(said.devices, bound.devices, strict=True):
+            assert one.compute_bytes <= other.compute_bytes <= 1.25 * one.compute_bytes, placement
 
 
 def test_both_shards_of_the_49b_on_three_cards(dry: DryRun, host: Host, tmp_path: Path) -> None:

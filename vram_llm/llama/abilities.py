@@ -12,11 +12,12 @@ from types import MappingProxyType
 
 from vram_llm.llama.ggml import OPS, Tensor
 from vram_llm.machine.types import DeviceKind
-from vram_llm.model.quants import TYPES
+from vram_llm.model.quants import KV_TYPES, TYPES
+from vram_llm.plan.kernels import FLASH_CACHES, GROUPED_HEADS, HEADS, LEAST_GROUP, SCAN_STATES
 from vram_llm.units import GIB
 
 _F32, _F16, _BF16 = 0, 1, 30
-_CACHE_TYPES = {_F32, _F16, _BF16, 2, 3, 6, 7, 8}  # with q4_0, q4_1, q5_0, q5_1, q8_0
+_CACHE_TYPES = {KV_TYPES[name].id for name in FLASH_CACHES}
 _CELL_STRIDE = 256  # FATTN_KQ_STRIDE
 _F16_BYTES = 2
 
@@ -82,17 +83,14 @@ def _cuda_flash_attention(op: Tensor) -> bool:
     q, k, v = _inputs(op)
     head_k, head_v, mask = k.ne[0], v.ne[0], source(op, 3)
     per_head = q.ne[2] // k.ne[2]
-    grouped = per_head >= 2 and mask is not None and not op.op_params[1] and k.ne[1] % _CELL_STRIDE == 0
+    grouped = per_head >= LEAST_GROUP and mask is not None and not op.op_params[1]
+    grouped = grouped and k.ne[1] % _CELL_STRIDE == 0
     for tensor in (q, k, v, mask):
         if tensor is not None and not TYPES[tensor.type].is_quantized:
             grouped = grouped and all(tensor.nb[i] % 16 == 0 for i in range(1, 4))
-    if head_k in (40, 64, 72, 80, 96, 112, 128, 256):
-        fits = head_k == head_v
-    elif head_k in (192, 320, 512, 576):
-        wanted, least = {192: (128, 8), 320: (256, 32), 512: (512, 1), 576: (512, 1)}[head_k]
-        fits = head_v == wanted and grouped and per_head % least == 0
-    else:
-        fits = False
+    wanted, multiple = GROUPED_HEADS.get(head_k, (0, 1))
+    fits = head_k == head_v and head_k in HEADS[DeviceKind.CUDA]
+    fits = fits or (head_v == wanted and grouped and per_head % multiple == 0)
     return fits and {k.type, v.type} <= _CACHE_TYPES and (mask is None or mask.ne[2] == 1)
 
 
@@ -103,7 +101,7 @@ def _cuda_ssm_scan(op: Tensor) -> bool:
     assert a is not None
     assert groups is not None
     if a.ne[0] == 1:
-        return state.ne[0] in (96, 128, 256) and state.ne[1] % 16 == 0
+        return state.ne[0] in SCAN_STATES[DeviceKind.CUDA] and state.ne[1] % 16 == 0
     fits = state.ne[0] == 16 and state.ne[1] == 1 and state.ne[2] % 128 == 0
     return bool(op.op_params[0] <= 1 and fits and groups.ne[1] == 1)
 
@@ -111,7 +109,8 @@ def _cuda_ssm_scan(op: Tensor) -> bool:
 def _state_of_128_or_256(op: Tensor) -> bool:
     """Vulkan's and SYCL's ssm_scan know Mamba 2 with such states."""
     state, a = source(op, 0), source(op, 3)
-    return state is not None and a is not None and a.ne[0] == 1 and state.ne[0] in (128, 256)
+    sizes = SCAN_STATES[DeviceKind.VULKAN]
+    return state is not None and a is not None and a.ne[0] == 1 and state.ne[0] in sizes
 
 
 def _cuda_ssm_conv(op: Tensor) -> bool:
@@ -122,8 +121,8 @@ def _cuda_ssm_conv(op: Tensor) -> bool:
 def _metal_flash_attention(op: Tensor) -> bool:
     """ggml_metal_device_supports_op, on a GPU with matrix units (Apple 7 and later)."""
     q, k, v = _inputs(op)
-    sizes = (32, 40, 48, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576)
-    return q.ne[0] in sizes and k.ne[0] >= v.ne[0] and k.type == v.type and k.type in _CACHE_TYPES - {_BF16}
+    fits = q.ne[0] in HEADS[DeviceKind.METAL] and k.ne[0] >= v.ne[0]
+    return fits and k.type == v.type and k.type in _CACHE_TYPES - {_BF16}
 
 
 def _metal_flash_attention_scratch(op: Tensor) -> int:

@@ -19,6 +19,7 @@ from vram_llm.llama.abilities import ABILITIES, Abilities, source
 from vram_llm.llama.ggml import OPS, Tensor
 from vram_llm.machine.types import DeviceKind
 from vram_llm.model.quants import TYPES, row_bytes
+from vram_llm.plan.kernels import MAX_FUSED_EXPERTS
 from vram_llm.units import GIB
 
 _GPU = 1  # GGML_BACKEND_DEVICE_TYPE_GPU
@@ -27,7 +28,6 @@ _BASE = 0x1000  # where buffers say they begin; nothing is ever written there
 _PINNED, _PINNED_STARTS = re.compile(rb"(?:norm|l_last)-(\d+)"), (b"norm-", b"l_las")
 _number, _bytes_at = ctypes.c_int.from_address, ctypes.string_at
 _OP, _NAME = Tensor.op.offset, Tensor.name.offset
-_MAX_FUSED_EXPERTS = 15  # MOE_WEIGHTED_REDUCTION_MAX_EXPERTS
 
 _kept: list[object] = []  # what C points at
 _T = TypeVar("_T")
@@ -220,7 +220,7 @@ def _addresses_and_ops(graph: Any) -> tuple[list[int], npt.NDArray[np.int32]]:
 def _weighted(address: int) -> tuple[int, int] | None:
     """The experts' outputs and their weights, where the product at `address` is of such."""
     product = Tensor.from_address(address)
-    if not 2 <= product.ne[1] <= _MAX_FUSED_EXPERTS:
+    if not 2 <= product.ne[1] <= MAX_FUSED_EXPERTS:
         return None
     one, other = source(product, 0), source(product, 1)
     assert one is not None

@@ -92,6 +92,7 @@ class ModelProfile:
     sliding_window: int  # 0: no layer has one
     is_causal: bool
     has_memory: bool  # false for encoders and diffusion models, which keep nothing of the past
+    rows_cut: rules.RowsCut
     memory_is_modelled: bool  # false where only llama.cpp itself knows what a context takes
     layers: tuple[Layer, ...]
     input_tensors: tuple[Tensor, ...]  # stay on the CPU
@@ -166,6 +167,7 @@ def profile(header: Header) -> ModelProfile:
         sliding_window=attention.window,
         is_causal=keys.raw("attention.causal") is not False,
         has_memory=keys.arch not in rules.NO_MEMORY,
+        rows_cut=rules.ROWS_CUT.get(keys.arch, rules.RowsCut.IN_LAST_LAYER),
         memory_is_modelled=keys.arch not in rules.UNMODELLED,
         layers=layers,
         input_tensors=outside[Place.INPUT],

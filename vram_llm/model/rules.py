@@ -5,6 +5,7 @@ keys are `general.architecture` values, not models.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +83,21 @@ FULL_LAYERS_LOAD_ROPE = frozenset({"gemma4"})
 
 # LLM_TENSOR_OUTPUT_NORM_LFM2 (src/llama-arch.cpp): the output norm goes by the embedding norm's name.
 OUTPUT_NORM_IS_EMBD_NORM = frozenset({"lfm2", "lfm2moe"})
+
+
+class RowsCut(StrEnum):
+    """Where a graph leaves out the rows of tokens that need no logits."""
+
+    IN_LAST_LAYER = "in the last layer"  # after its attention
+    AFTER_LAYERS = "after the layers"
+    AFTER_NORM = "after the output's norm"
+
+
+# build_graph of src/models/*.cpp: elsewhere it is in the last layer. These hold on to every row for the sake
+# of draft heads (embeddings_nextn_masked), or join several streams first.
+ROWS_CUT = dict.fromkeys(
+    ("bailingmoe3", "deepseek4", "gemma3n", "gpt-oss", "hy_v3", "kimi-k3", "step35"), RowsCut.AFTER_LAYERS
+) | dict.fromkeys(
+    ("cohere2moe", "gemma4", "nemotron_h", "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next"),
+    RowsCut.AFTER_NORM,
+)

@@ -1,27 +1,36 @@
-"""A safe upper estimate of compute buffers, from tensor shapes alone.
+"""A close upper estimate of compute buffers, from tensor shapes alone.
 
-What llama.cpp really reserves comes out of its graph allocator, whose holes no formula foresees; this bounds
-it. The terms were read in src/llama-graph.cpp and ggml/src/ggml-backend.cpp of llama-cpp-python 0.3.36 and
-fitted to its own answers. For T tokens of a micro-batch, activations are f32, T x 4 bytes an element:
-
-    inputs    masks of n_kv x T x 2 bytes (f16; without flash attention f32), one over all cells and one over
-              the window's, where a layer has use for them, and indices
-    layers    3 n_embd + the widest projection, and beside them the widest of
-                feed-forward: gate, up and their product, 3 x the width active for a token
-                experts: the outputs of those used, and the same weighted
-                attention under MLA or recurrent mixing: every projection's output
-                scores: n_kv for each head, without flash attention, and V over all cells
-    output    n_vocab for each row of logits, once the layers are through
-    a copy    with pipeline copies: inputs and what the device before hands on, 4 times
+llama.cpp reserves a graph for a whole micro-batch. On each device that takes what comes in from elsewhere,
+and the peak of its layers' operations, which are put through the same allocator (peak.py). What comes in, and
+what is computed where, is after ggml_backend_sched_split_graph of ggml/src/ggml-backend.cpp (llama-cpp-python
+0.3.36): each device takes operations next to its own that have no weights, and with pipeline copies all that
+comes in has four places of its own, which are never used for anything else.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import pairwise
 
 from vram_llm.machine.types import DeviceKind
 from vram_llm.model.profile import Layer, ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
-from vram_llm.model.tensors import Role
+from vram_llm.model.rules import RowsCut
+from vram_llm.model.tensors import Role, layer_of
+from vram_llm.plan.block import (
+    F16_BYTES,
+    F32_BYTES,
+    HABITS,
+    HYBRID_HABITS,
+    Batch,
+    Block,
+    End,
+    attends,
+    attention_width,
+    has_experts,
+    scan_state_bytes,
+)
+from vram_llm.plan.kernels import F16_KINDS, FUSING_KINDS, has_flash_attention, has_scan
+from vram_llm.plan.peak import ID_BYTES, OUTPUT, Peaks, Start
 from vram_llm.plan.types import Context, FlashAttention
 
 PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES
@@ -31,33 +40,13 @@ PIPELINED_KINDS = frozenset(DeviceKind) - {DeviceKind.METAL}
 LEAST_COMPUTE_SHARE = 0.5
 """What is really taken is at least so much of the estimate, with two devices or more and layers on each."""
 
-_F32, _F16 = 4, 2
-_INDEX_BYTES = 4 + 4 + 4 * 8  # of a token: its id, its position, its cells for K and V in two caches
-_SMALL_INPUTS_BYTES = 4096  # output ids, sequence indices and their padding
-_HEAD_SIZES = {
-    DeviceKind.CUDA: frozenset({40, 64, 72, 80, 96, 112, 128, 256}),
-    DeviceKind.METAL: frozenset({32, 40, 48, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576}),
-}
-_HEAD_SIZES[DeviceKind.ROCM] = _HEAD_SIZES[DeviceKind.CUDA]
-_GROUPED_HEADS = {(192, 128): 8, (320, 256): 32, (512, 512): 2, (576, 512): 2}
+_INDEX_BYTES = 4 + 2 * 8  # of a token: its position, its cells for K and V
+_LEAST_ROTATION = 64  # columns
+_PINNED_TOKENS = 32  # from so many on, layers' first norms stay on their device only with nothing on the host
 
-
-@dataclass(frozen=True, slots=True)
-class _Need:
-    """What one layer asks for. Elements are per token."""
-
-    projection: int
-    widest: int
-    mixer: int  # every projection's output of attention
-    scores: int  # for each cell; 0 with flash attention, or without attention
-    value_bytes: int  # of each cell of one cache, beside the scores
-    state_bytes: int
-    is_windowed: bool
-    attends: bool
-    reuses: bool  # attends to another layer's keys and values
-    has_experts: bool
-    is_state_space: bool  # and has neither attention nor experts
-    is_anchor: bool  # is more than a dense feed-forward network
+_ADDED = ("position_embd.", "token_types.")
+_ROOM, _PIPELINED_ROOM = 1.07, 1.01
+"""For holes that a few layers do not show; with pipeline copies, inputs leave none behind."""
 
 
 class ComputeBound:
@@ -67,180 +56,335 @@ class ComputeBound:
         self, profile: ModelProfile, context: Context, n_swa_cells: int, kinds: Collection[DeviceKind]
     ) -> None:
         """`n_swa_cells` is 0 where no layer has a window; `kinds` are those of all devices there are."""
-        self._n_tokens = min(context.n_ctx, context.n_ubatch)
-        self._n_embd, self._n_outputs = profile.n_embd, min(context.n_outputs, self._n_tokens)
-        self._n_expert_used = profile.n_expert_used
-        flash = uses_flash_attention(profile, context, kinds)
-        mask_bytes = (_F16 if flash else _F32) * self._n_tokens
-        n_cells = context.n_ctx_seq if profile.has_memory else self._n_tokens
-        n_swa_cells //= context.n_caches
-        self._cells = (n_cells, n_swa_cells if profile.has_memory else self._n_tokens)  # of one cache
-        self._mask_bytes = (mask_bytes * self._cells[0], mask_bytes * self._cells[1])
-        is_off = (
-            context.flash_attn is FlashAttention.OFF
-        )  # V lies transposed: each of its elements has an index
-        self._value_index_bytes = 8 * self._n_tokens * profile.n_embd_v_gqa_max if is_off else 0
-        cell_bytes = [[0], [0]]
-        for layer in profile.layers:
-            cell_bytes[layer.sliding_window].append(_cell_bytes(layer, context))
-        # a layer that reuses keys and values copies them where they are another device's
-        self._reused_bytes = context.n_caches * sum(
-            cells * max(each) for cells, each in zip(self._cells, cell_bytes, strict=True)
+        self._profile = profile
+        self._context = context
+        self._n_layers = profile.n_layers - profile.n_draft_layers  # that decoding runs
+        n_tokens = min(context.n_ctx, context.n_ubatch)
+        self._n_tokens = -(-n_tokens // context.parallel) * context.parallel
+        self._n_outputs = min(context.n_outputs, self._n_tokens)
+        has_kernel = [
+            _has_kernel(profile, context, layer, kinds) for layer in profile.layers[: self._n_layers]
+        ]
+        self._insists = _insists(context)
+        self._flash = uses_flash_attention(profile, context, kinds)
+        cells = (context.n_ctx_seq, n_swa_cells // context.n_caches)
+        self._cells = cells if profile.has_memory else (self._n_tokens, self._n_tokens)  # of one cache
+        # V lies transposed where flash attention is off from the start: each of its elements has an index
+        self._turned = context.flash_attn is FlashAttention.OFF
+        self._index_bytes = self._n_tokens * (
+            _INDEX_BYTES + (8 * profile.n_embd_v_gqa_max if self._turned else 0)
         )
+        self._kinds = frozenset(kinds)
+        self._keeps_experts = not FUSING_KINDS.isdisjoint(kinds)
+        head_k, head_v = profile.head_k, profile.head_v
+        self._turns = (
+            KV_TYPES[context.kv_type_k].is_quantized and head_k % _LEAST_ROTATION == 0,
+            KV_TYPES[context.kv_type_v].is_quantized and head_v % _LEAST_ROTATION == 0,
+        )
+        rotation = _LEAST_ROTATION
+        while head_k and head_k % (2 * rotation) == 0:
+            rotation *= 2
+        self._rotation_bytes = F32_BYTES * (
+            self._turns[0] * rotation**2 + self._turns[1] * _LEAST_ROTATION**2
+        )
+        self._numbers: dict[Block, int] = {}
+        self._blocks: list[Block] = []  # each once; layers go by its number
+        self._on_device = [
+            self._number(self._block(*each)) for each in zip(profile.layers, has_kernel, strict=False)
+        ]
+        self._reuses = profile.has_memory and any(
+            layer.attention_bytes and not layer.n_embd_k_gqa for layer in profile.layers[: self._n_layers]
+        )
+        # layers that reuse keys and values take those of the last that stores any
+        self._last_stored = [
+            max(
+                (
+                    layer.index
+                    for layer in profile.layers
+                    if layer.n_embd_k_gqa and layer.sliding_window == is_windowed
+                ),
+                default=-1,
+            )
+            for is_windowed in (False, True)
+        ]
         self._extra_inputs = sum(
             tensor.shape[0]
             for tensor in profile.input_tensors
-            if tensor.role is not Role.TOKEN_EMBD and tensor.shape[0] > profile.n_embd
+            if tensor.role is not Role.TOKEN_EMBD and tensor.name.startswith("per_layer_")
         )
-        self._n_added = len(profile.input_tensors) - 1  # looked up and added on the host: positions, kinds
-        self._needs = [_need(profile, layer, context, flash) for layer in profile.layers]
-        self._is_hybrid = any(layer.recurrent_bytes for layer in profile.layers)
-        self._row_bytes = self._n_tokens * _F32
-        self._output_bytes = (profile.vocab_size + 6 * profile.n_embd) * self._n_outputs * _F32
-        self._known: dict[tuple[int, int], tuple[int, int]] = {}
+        self._n_added = sum(tensor.name.startswith(_ADDED) for tensor in profile.input_tensors)
+        self._row_bytes = self._n_tokens * F32_BYTES
+        self._anchors = [i for i in range(self._n_layers) if _is_anchor(self._at(i))]
+        is_hybrid = any(layer.recurrent_state_bytes for layer in profile.layers)
+        n_vocab = profile.vocab_size if profile.output_bytes or profile.tied_output else 0
+        end = End(profile.n_embd, n_vocab, profile.rows_cut)
+        self._known: dict[tuple[int | bool, ...], int] = {}
+        self._peaks = Peaks(self._blocks, end, HYBRID_HABITS if is_hybrid else HABITS)
 
-    def device_bytes(self, first: int, end: int, *, has_output: bool, is_first: bool, pipelined: bool) -> int:
-        """Upper bound for a device with layers first to end-1, with the output or without."""
-        embedding, copies = self._n_embd * self._row_bytes, PIPELINE_COPIES if pipelined else 1
-        inputs, layers = self._layers(first, end)
-        moved = copies * (inputs + embedding)
-        if first == 0 < end:
-            moved += 4 * self._extra_inputs * self._row_bytes
-        if pipelined:
-            moved += copies * self._strays(first, end)
-        if not pipelined and not is_first:
-            moved += embedding  # the first norm is left to the device before, and handed on as well
-        if is_first and first:
-            moved += self._left_by_host(first)
-        return moved + (max(layers, self._output_bytes) if has_output else layers)
+    def device_bytes(self, first: int, end: int, *, has_output: bool, n_host: int, pipelined: bool) -> int:
+        """Upper bound for a device with layers first to end-1, with the output or without.
+
+        `n_host` layers stay on the host.
+        """
+        flash = self._flash and (self._insists or not self._leaves_attention(n_host))
+        key = (first, end, has_output, n_host > 0, n_host == first, flash, pipelined)
+        if key not in self._known:
+            self._known[key] = self._device_bytes(
+                first, min(end, self._n_layers), has_output, n_host, self._batch(flash, pipelined)
+            )
+        return self._known[key]
+
+    def _device_bytes(self, first: int, end: int, has_output: bool, n_host: int, batch: Batch) -> int:
+        chain = self._on_device[first:end] + ([OUTPUT] if has_output else [])
+        if not chain:
+            return 0
+        inputs = self._inputs(first, end, batch.flash)
+        if not batch.pipelined:
+            start = self._start(first, end, n_host, has_output)
+            peak = self._peaks.of(chain, start, inputs, batch)
+            return self._looked_up(first, end, 1) + ID_BYTES + int(peak * _ROOM)
+        copied = sum(inputs) + self._stream_bytes(first) + self._brought_back(first, end) + ID_BYTES
+        copied += self._cut_off(first, end)
+        peak = self._peaks.of(chain, Start(0), (0, 0), batch)
+        return (
+            self._looked_up(first, end, PIPELINE_COPIES)
+            + PIPELINE_COPIES * copied
+            + int(peak * _PIPELINED_ROOM)
+        )
 
     def host_bytes(self, n_layers: int, *, has_output: bool, pipelined: bool) -> int:
         """Upper bound for the host with the first `n_layers`; embeddings and masks are made there anyway."""
-        copies = PIPELINE_COPIES if pipelined else 1
-        inputs, _ = self._layers(0, len(self._needs))
-        layers = self._layers(0, n_layers)[1] if n_layers else 0
-        moved = copies * inputs + (1 + copies) * self._n_embd * self._row_bytes
-        moved += 2 * (self._extra_inputs + self._n_added * self._n_embd) * self._row_bytes
-        return moved + max(layers, self._output_bytes if has_output else 0)
+        copies, stream = PIPELINE_COPIES if pipelined else 1, self._profile.n_embd * self._row_bytes
+        end = min(n_layers, self._n_layers)
+        chain = [self._on_host(number) for number in self._on_device[:end]] + ([OUTPUT] if has_output else [])
+        later = any(attends(self._at(index)) for index in range(end, self._n_layers))
+        flash = (self._flash or not later) and (self._insists or not self._leaves_attention(end))
+        moved = copies * (sum(self._inputs(0, self._n_layers, flash)) + self._sent_here(end) + ID_BYTES)
+        moved += (
+            copies * self._index_bytes
+            + (1 + copies) * stream
+            + 2 * self._extra_inputs * self._row_bytes
+            + 2 * self._n_added * stream
+        )
+        if not chain:
+            return moved
+        return moved + int(self._peaks.of(chain, Start(stream), (0, 0), self._batch(flash, False)) * _ROOM)
 
-    def _left_by_host(self, first: int) -> int:
-        """Bytes for the host's last operations without weights, which fall to the device after it."""
-        embedding, left = self._n_embd * self._row_bytes, 0
-        if self._needs[first - 1].has_experts:  # the sum of their outputs
-            left += (self._n_expert_used + 2) * embedding
-        if self._is_hybrid and any(need.attends for need in self._needs[:first]):  # attention, cache and all
-            left += self._reused_bytes + self._mask_bytes[0] + 4 * embedding
-        return left
+    def _on_host(self, number: int) -> int:
+        """The number of a layer's block where the host computes it."""
+        block = self._blocks[number]
+        return self._number(
+            block._replace(cache_copy_bytes=0, attends_elsewhere=False, scans_elsewhere=False)
+        )
 
-    def _strays(self, first: int, end: int) -> int:
-        """Bytes of a state-space layer's gate that are cut off by a boundary.
+    def _sent_here(self, first: int) -> int:
+        """Bytes that the host takes to compute for layers from `first` on what their devices cannot."""
+        n_bytes = 0
+        for index in range(first, self._n_layers):
+            block = self._at(index)
+            if block.attends_elsewhere and attends(block):
+                n_bytes += self._cache_bytes(index) + attention_width(block) * self._row_bytes
+            if block.scans_elsewhere:
+                n_bytes += (2 * dict(block.shapes)["ssm_in"][1]) * self._row_bytes
+                n_bytes += scan_state_bytes(block) * self._context.parallel
+        return n_bytes
+
+    def _batch(self, flash: bool, pipelined: bool) -> Batch:
+        n_sequences = self._context.parallel
+        return Batch(self._n_tokens, n_sequences, self._n_outputs, flash, self._keeps_experts, pipelined)
+
+    def _number(self, block: Block) -> int:
+        if block not in self._numbers:
+            self._numbers[block] = len(self._blocks)
+            self._blocks.append(block)
+        return self._numbers[block]
+
+    def _block(self, layer: Layer, has_kernel: bool) -> Block:
+        named = ((layer_of(tensor.name), tensor.shape) for tensor in layer.tensors)
+        shapes = tuple(sorted((name[1].removesuffix(".weight"), shape) for name, shape in named if name))
+        n_cells = self._cells[layer.sliding_window]
+        block = Block(
+            shapes=shapes,
+            turns_k=self._turns[0],
+            turns_v=self._turns[1] and layer.n_embd_v_gqa > 0,
+            n_embd=self._profile.n_embd,
+            n_head=self._profile.n_head,
+            n_cells=n_cells,
+            n_value_cells=0 if self._turned else n_cells * self._context.n_caches,
+            k_width=layer.n_embd_k_gqa,
+            v_width=layer.n_embd_v_gqa,
+            state_bytes=layer.recurrent_state_bytes,
+            n_expert_used=self._profile.n_expert_used,
+            is_windowed=layer.sliding_window,
+            keeps_past=self._profile.has_memory,
+            cuts_rows=layer.index == self._n_layers - 1 and self._profile.rows_cut is RowsCut.IN_LAST_LAYER,
+            cache_copy_bytes=0,
+            attends_elsewhere=self._insists and not has_kernel,
+            scans_elsewhere=not self._scans(dict(shapes)),
+        )
+        if self._flash and has_kernel and not F16_KINDS.isdisjoint(self._kinds):
+            block = block._replace(
+                cache_copy_bytes=_copy_bytes(layer, self._context, n_cells * self._context.n_caches)
+            )
+        return block
+
+    def _scans(self, shapes: dict[str, tuple[int, ...]]) -> bool:
+        if "ssm_in" not in shapes or shapes["ssm_a"][0] != 1:
+            return True
+        inner, n_heads, n_groups = shapes["ssm_out"][0], shapes["ssm_a"][1], shapes.get("ssm_norm", (0, 1))[1]
+        n_state = (shapes["ssm_conv1d"][1] - inner) // (2 * n_groups)
+        return has_scan(self._kinds, n_state, inner // n_heads)
+
+    def _start(self, first: int, end: int, n_host: int, has_output: bool) -> Start:
+        """What a device begins with where there are no pipeline copies."""
+        if first == n_host > 0:
+            start = self._arrival(min(first, self._n_layers))
+        else:
+            stream = self._stream_bytes(first)
+            handed_on = n_host > 0 and self._n_tokens >= _PINNED_TOKENS and first < self._n_layers
+            start = Start(stream, stream if handed_on else 0)
+        blocks = [self._blocks[number] for number in self._on_device[first:end]]
+        picks_rows = end == self._n_layers and self._profile.rows_cut is not RowsCut.AFTER_NORM
+        return replace(
+            start,
+            window_first=next((block.is_windowed for block in blocks if attends(block)), False),
+            has_ids=has_output or picks_rows or any(block.state_bytes for block in blocks),
+        )
+
+    def _arrival(self, first: int) -> Start:
+        """Where the host leaves off before layer `first`."""
+        before = self._at(first - 1)
+        cache_bytes = self._cache_bytes(first - 1) if self._leaves_attention(first) else 0
+        sums_experts = self._recurs(first) and has_experts(before)
+        return Start(0, 0, self._on_device[first - 1], sums_experts, cache_bytes)
+
+    def _recurs(self, index: int) -> bool:
+        """Whether a layer is recurrent only: its states are put before what is left of the one before."""
+        return index < self._n_layers and self._at(index).state_bytes > 0 and not attends(self._at(index))
+
+    def _leaves_attention(self, n_host: int) -> bool:
+        """Whether the host's last layer attends, and the states after it draw that onto their device."""
+        if not 0 < n_host < self._n_layers or not self._recurs(n_host):
+            return False
+        before = self._at(n_host - 1)
+        return attends(before) and not before.state_bytes and not has_experts(before)
+
+    def _stream_bytes(self, first: int) -> int:
+        """Of the residual stream before layer `first`."""
+        n_rows = self._n_tokens
+        if first >= self._n_layers and self._profile.rows_cut is not RowsCut.AFTER_NORM:
+            n_rows = self._n_outputs
+        return self._profile.n_embd * n_rows * F32_BYTES
+
+    def _inputs(self, first: int, end: int, flash: bool) -> tuple[int, int]:
+        """Bytes of what layers read besides the stream: those that see all cells, and those with a window.
+
+        A mask, positions, cells and what keys and values are rotated by.
+        """
+        of_cell = self._n_tokens * (F16_BYTES if flash else F32_BYTES)
+        found = [0, 0]
+        for number in set(self._on_device[first:end]):
+            block = self._blocks[number]
+            if attends(block):
+                mask = 0 if block.attends_elsewhere else of_cell * block.n_cells
+                held = mask + self._index_bytes + self._rotation_bytes
+                found[block.is_windowed] = max(found[block.is_windowed], held)
+        for is_windowed, source in enumerate(self._last_stored if self._reuses else ()):
+            reusing = any(
+                layer.sliding_window == is_windowed and layer.attention_bytes and not layer.n_embd_k_gqa
+                for layer in self._profile.layers[first:end]
+            )
+            if reusing and source >= 0 and not first <= source < end:
+                found[is_windowed] += self._cache_bytes(source)
+        return found[0], found[1]
+
+    def _looked_up(self, first: int, end: int, copies: int) -> int:
+        """Bytes of what the host looks up for each token besides the embedding."""
+        if first >= end:
+            return 0
+        wide = self._extra_inputs * self._row_bytes
+        if first:
+            return copies * wide
+        return (copies + 3) * wide + copies * self._n_added * self._profile.n_embd * self._row_bytes
+
+    def _cut_off(self, first: int, end: int) -> int:
+        """Bytes of state-space layers' gates that the device's boundaries cut off.
 
         llama.cpp puts the states of the next such layer, on the device after, before what is left of this one
         where neither attention nor experts stand between: the gate's copy then is made there and sent back.
         """
-        return self._row_bytes * (self._stray_before(first) + self._stray_before(end))
+        n_bytes = 0
+        for before, after in pairwise(self._anchors):
+            shapes = dict(self._at(before).shapes)
+            if "ssm_in" not in shapes or not (self._recurs(before) and self._recurs(after)):
+                continue
+            if has_experts(self._at(before)) or has_experts(self._at(after)):
+                continue
+            if before < first <= after < end:
+                n_bytes += shapes["ssm_in"][1] * self._row_bytes
+            if first <= before < end <= after:
+                n_bytes += shapes["ssm_out"][0] * self._row_bytes
+        return n_bytes
 
-    def _stray_before(self, boundary: int) -> int:
-        before = next((need for need in reversed(self._needs[:boundary]) if need.is_anchor), None)
-        after = next((need for need in self._needs[boundary:] if need.is_anchor), None)
-        if before is None or after is None or not (before.is_state_space and after.is_state_space):
-            return 0
-        return before.projection
+    def _at(self, index: int) -> Block:
+        return self._blocks[self._on_device[index]]
 
-    def _layers(self, first: int, end: int) -> tuple[int, int]:
-        """Bytes of inputs and of activations for layers first to end-1."""
-        if (first, end) not in self._known:
-            self._known[first, end] = self._measure(self._needs[first:end])
-        return self._known[first, end]
+    def _cache_bytes(self, index: int) -> int:
+        layer = self._profile.layers[index]
+        n_cells = self._cells[layer.sliding_window] * self._context.n_caches
+        return _cell_bytes(layer, self._context) * n_cells
 
-    def _measure(self, needs: list[_Need]) -> tuple[int, int]:
-        if not needs:
-            return _SMALL_INPUTS_BYTES, self._n_embd * self._row_bytes  # the output's norm
-        inputs = self._n_tokens * _INDEX_BYTES + _SMALL_INPUTS_BYTES + self._extra_inputs * self._row_bytes
-        if any(need.reuses for need in needs):
-            inputs += self._reused_bytes
-        for is_windowed in (False, True):
-            if any(need.attends and need.is_windowed == is_windowed for need in needs):
-                inputs += self._mask_bytes[is_windowed] + self._value_index_bytes
-        base = (3 * self._n_embd + max(need.projection for need in needs)) * self._row_bytes
-        return inputs, base + max(self._widest(need) for need in needs)
-
-    def _widest(self, need: _Need) -> int:
-        n_cells = self._cells[need.is_windowed]
-        scores = (need.scores * n_cells + need.mixer) * self._row_bytes + need.value_bytes * n_cells
-        return max(need.widest * self._row_bytes + need.state_bytes, scores)
+    def _brought_back(self, first: int, end: int) -> int:
+        """Of results that the host makes for layers first to end-1."""
+        n_bytes = 0
+        for number in self._on_device[first:end]:
+            block = self._blocks[number]
+            if block.attends_elsewhere and attends(block):
+                n_bytes += attention_width(block) * self._row_bytes
+            if block.scans_elsewhere:
+                n_bytes += dict(block.shapes)["ssm_out"][0] * self._row_bytes
+                n_bytes += scan_state_bytes(block) * self._context.parallel
+        return n_bytes
 
 
 def uses_flash_attention(profile: ModelProfile, context: Context, kinds: Collection[DeviceKind]) -> bool:
     """Whether attention runs without a table of scores, as far as head sizes decide it."""
-    if context.flash_attn is not FlashAttention.AUTO:
-        return context.flash_attn is FlashAttention.ON
-    # a quantised V needs it: llama_init_from_model then switches it on whatever the devices have
-    return KV_TYPES[context.kv_type_v].is_quantized or has_flash_attention(profile, kinds)
+    if context.flash_attn is FlashAttention.OFF:
+        return False
+    trunk = profile.layers[: profile.n_layers - profile.n_draft_layers]
+    return _insists(context) or all(_has_kernel(profile, context, layer, kinds) for layer in trunk)
 
 
-def has_flash_attention(profile: ModelProfile, kinds: Collection[DeviceKind]) -> bool:
-    """Whether every kind of device has a kernel for the model's heads; else llama.cpp does without anywhere.
+def _insists(context: Context) -> bool:
+    """Whether it is used though a device has no kernel: then the host computes it for that one.
 
-    llama_context::resolve_fused_ops; ggml_cuda_get_best_fattn_kernel (ggml-cuda/fattn.cu),
-    ggml_metal_device_supports_op. Vulkan, SYCL, RPC and the processor take all sizes in use.
+    llama_init_from_model does so for a quantised V.
     """
-    per_head = profile.n_head // profile.n_head_kv if profile.n_head_kv else 0
-    heads = {(profile.head_k, profile.head_v)}
-    if profile.sliding_window:
-        heads.add((profile.window_head_k, profile.window_head_v))
-    for kind in kinds:
-        sizes = _HEAD_SIZES.get(kind)
-        for key, value in heads:
-            least = _GROUPED_HEADS.get((key, value))
-            grouped = kind != DeviceKind.METAL and least is not None and per_head and per_head % least == 0
-            plain = key in (sizes or ()) and (key == value or kind == DeviceKind.METAL)
-            if sizes is not None and key and not plain and not grouped:
-                return False
-    return True
+    return context.flash_attn is FlashAttention.ON or KV_TYPES[context.kv_type_v].is_quantized
 
 
-def _need(profile: ModelProfile, layer: Layer, context: Context, flash: bool) -> _Need:
-    widths = dict.fromkeys(Role, 0)
-    projection = 0
-    for tensor in () if layer.is_draft else layer.tensors:  # which no decoding runs
-        if len(tensor.shape) < 2 or "norm" in tensor.name or tensor.name.endswith(".bias"):
-            continue
-        rows = tensor.shape[1] * (profile.n_expert_used if tensor.role is Role.EXPERT else 1)
-        if tensor.role is not Role.EXPERT and len(tensor.shape) == 3:
-            rows *= tensor.shape[2]
-        if tensor.role in (Role.FFN, Role.EXPERT):
-            widths[tensor.role] = max(widths[tensor.role], rows if "_down" not in tensor.name else 0)
-        else:
-            widths[tensor.role] += rows
-            projection = max(projection, rows)
-    scans = any(".ssm_in." in tensor.name for tensor in layer.tensors)
-    has_experts = layer.expert_bytes > 0 and not layer.is_draft
-    attends = layer.attention_bytes > 0 and not layer.is_draft
-    return _Need(
-        projection=projection,
-        widest=max(
-            3 * (widths[Role.FFN] + widths[Role.EXPERT]),
-            2 * profile.n_expert_used * profile.n_embd if has_experts else 0,
-            widths[Role.ATTENTION],
-            widths[Role.RECURRENT],
-        ),
-        mixer=0 if flash or not attends else widths[Role.ATTENTION] + profile.n_embd,
-        scores=0 if flash or not attends else profile.n_head,
-        value_bytes=0
-        if flash or context.flash_attn is FlashAttention.OFF
-        else _F32 * context.n_caches * (layer.n_embd_v_gqa or layer.n_embd_k_gqa),
-        # a state-space scan holds its states once, linear attention beside what it makes of them
-        state_bytes=layer.recurrent_state_bytes * context.parallel * (1 if scans else 2),
-        is_windowed=layer.sliding_window,
-        attends=attends,
-        reuses=profile.has_memory and attends and not layer.n_embd_k_gqa,
-        has_experts=has_experts,
-        is_state_space=bool(layer.recurrent_bytes) and not attends and not has_experts,
-        is_anchor=attends or has_experts or bool(layer.recurrent_bytes),
-    )
+def _has_kernel(profile: ModelProfile, context: Context, layer: Layer, kinds: Collection[DeviceKind]) -> bool:
+    """For flash attention of a layer; true for one that does not attend."""
+    if not layer.attention_bytes or not profile.n_head_kv:
+        return True
+    head = (profile.head_k, profile.head_v)
+    if layer.sliding_window:
+        head = (profile.window_head_k, profile.window_head_v)
+    per_head = profile.n_head // profile.n_head_kv
+    return has_flash_attention(kinds, head, per_head, {context.kv_type_k, context.kv_type_v})
+
+
+def _is_anchor(block: Block) -> bool:
+    """Whether it is more than a dense feed-forward network."""
+    return attends(block) or has_experts(block) or block.state_bytes > 0
 
 
 def _cell_bytes(layer: Layer, context: Context) -> int:
     key = row_bytes(KV_TYPES[context.kv_type_k], layer.n_embd_k_gqa)
     return key + row_bytes(KV_TYPES[context.kv_type_v], layer.n_embd_v_gqa)
+
+
+def _copy_bytes(layer: Layer, context: Context, n_cells: int) -> int:
+    """Keys and values of a layer as f16, where the cache has another type."""
+    widths = ((context.kv_type_k, layer.n_embd_k_gqa), (context.kv_type_v, layer.n_embd_v_gqa))
+    return sum(F16_BYTES * width * n_cells for kv_type, width in widths if kv_type != "f16")

@@ -122,7 +122,7 @@ class Cutter:
         """Everything on the one device that it leaves least full; None where it fits on none."""
         fullness = {}
         for device_id in self.ids:
-            use = self.meter.device(device_id, n_host, self._n_layers, True, is_first=True, pipelined=False)
+            use = self.meter.device(device_id, n_host, self._n_layers, True, n_host=n_host, pipelined=False)
             if use.over_bytes <= 0:
                 fullness[device_id] = use.total_bytes / use.budget_bytes
         if not fullness:
@@ -147,7 +147,7 @@ class Cutter:
             start,
             min(end, self._n_layers),
             end == self.n_items,
-            is_first=start == n_host,
+            n_host=n_host,
             pipelined=n_host == 0 and self.meter.may_pipeline,
         )
         return use.total_bytes <= share * use.budget_bytes

@@ -123,11 +123,11 @@ class AnalyticMeter:
         """The estimate for a placement."""
         pipelined = self.is_pipelined(placement)
         first, devices = placement.cpu_layers, []
-        for index, (device_id, count) in enumerate(
-            zip(placement.device_order, placement.layers_per_device, strict=True)
-        ):
+        for device_id, count in zip(placement.device_order, placement.layers_per_device, strict=True):
             has_output = placement.output_device == device_id
-            devices.append(self.device(device_id, first, first + count, has_output, index == 0, pipelined))
+            devices.append(
+                self.device(device_id, first, first + count, has_output, placement.cpu_layers, pipelined)
+            )
             first += count
         return Estimate(method=METHOD, devices=tuple(devices), host=self._host_estimate(placement, pipelined))
 
@@ -148,14 +148,14 @@ class AnalyticMeter:
         return self.context.pipeline_copies and able > 1
 
     def device(
-        self, device_id: str, first: int, end: int, has_output: bool, is_first: bool, pipelined: bool
+        self, device_id: str, first: int, end: int, has_output: bool, n_host: int, pipelined: bool
     ) -> DeviceEstimate:
         """The estimate for layers first to end-1, with or without the output, on one device."""
         device = self.devices[device_id]
         weights = self._weights(device.alignment_bytes, device.row_padding, first, end, has_output)
         context = self._context_sums[end] - self._context_sums[first]
         bound = self._bound.device_bytes(
-            first, end, has_output=has_output, is_first=is_first, pipelined=pipelined
+            first, end, has_output=has_output, n_host=n_host, pipelined=pipelined
         )
         compute = int((bound + self._adapter_compute) * self._compute_share)
         overhead = overhead_bytes(device)

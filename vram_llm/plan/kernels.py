@@ -1,0 +1,66 @@
+"""Which operations a kind of device has a kernel for, as far as it decides what is computed where.
+
+Read in llama-cpp-python 0.3.36: ggml_cuda_get_best_fattn_kernel (ggml-cuda/fattn.cu; ROCm is built from the
+same files), ggml_backend_cuda_device_supports_op, ggml_metal_device_supports_op. Vulkan, SYCL, RPC and the
+processor take all head sizes in use.
+"""
+
+from collections.abc import Collection
+
+from vram_llm.machine.types import DeviceKind
+
+_CUDA_LIKE = frozenset({DeviceKind.CUDA, DeviceKind.ROCM})
+
+HEADS = {
+    DeviceKind.CUDA: frozenset({40, 64, 72, 80, 96, 112, 128, 256}),
+    DeviceKind.ROCM: frozenset({40, 64, 72, 80, 96, 112, 128, 256}),
+    DeviceKind.METAL: frozenset({32, 40, 48, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576}),
+}
+"""Elements of a key for which there is flash attention, on CUDA with values of as many."""
+
+GROUPED_HEADS = {192: (128, 8), 320: (256, 32), 512: (512, 1), 576: (512, 1)}
+"""CUDA's others: elements of a key to those of a value, and what number of queries a key must divide by."""
+
+LEAST_GROUP = 2
+
+FLASH_CACHES = frozenset({"f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"})
+
+F16_KINDS = frozenset({DeviceKind.CUDA, DeviceKind.ROCM, DeviceKind.SYCL, DeviceKind.METAL})
+"""Whose flash attention copies a cache of another type as f16."""
+
+FUSING_KINDS = _CUDA_LIKE
+"""Which keep the experts' outputs until they are added up, and of how many at most."""
+MAX_FUSED_EXPERTS = 15  # MOE_WEIGHTED_REDUCTION_MAX_EXPERTS
+
+SCAN_STATES = {
+    DeviceKind.CUDA: frozenset({96, 128, 256}),
+    DeviceKind.ROCM: frozenset({96, 128, 256}),
+    DeviceKind.VULKAN: frozenset({128, 256}),
+    DeviceKind.SYCL: frozenset({128, 256}),
+}
+"""Sizes of state for which there is Mamba 2's scan."""
+
+
+def has_flash_attention(
+    kinds: Collection[DeviceKind], head: tuple[int, int], per_head: int, caches: Collection[str]
+) -> bool:
+    """Whether every kind of device has a kernel for a head.
+
+    `head` is the elements of its key and of its value, `per_head` how many queries share it, `caches` what
+    types keys and values are stored as.
+    """
+    key, value = head
+    wanted, multiple = GROUPED_HEADS.get(key, (0, 1))
+    is_grouped = value == wanted and per_head >= LEAST_GROUP and per_head % multiple == 0
+    for kind in HEADS.keys() & set(kinds):
+        is_plain = key in HEADS[kind] and (key == value or kind == DeviceKind.METAL)
+        if not FLASH_CACHES.issuperset(caches) or not (is_plain or (is_grouped and kind in _CUDA_LIKE)):
+            return False
+    return True
+
+
+def has_scan(kinds: Collection[DeviceKind], n_state: int, n_per_head: int) -> bool:
+    """Whether every kind of device has Mamba 2's scan for states of `n_state` and heads of `n_per_head`."""
+    return all(n_state in SCAN_STATES.get(kind, (n_state,)) for kind in kinds) and (
+        n_per_head % 16 == 0 or _CUDA_LIKE.isdisjoint(kinds)
+    )

@@ -1,0 +1,137 @@
+"""The most that a run of layers holds of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vram_llm.plan.block import F32_BYTES, Batch, Block, End, Habit, attends
+from vram_llm.plan.graph import Graph
+from vram_llm.plan.operations import Operations
+
+OUTPUT = -1  # in place of a block's number
+ID_BYTES = 128  # of a small input, padded
+
+_AT_ONCE = 3  # layers laid out together: they repeat
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a device's operations begin with."""
+
+    stream_bytes: int  # 0: it has a place of its own
+    normed_bytes: int = 0  # as well as the stream, where the device before has normed it
+    arrives_from: int | None = None  # the number of the host's last block, which is not done yet
+    sums_experts: bool = False  # of that block, even where a shared expert follows
+    cache_bytes: int = 0  # of that block, whose attention is left to do
+    window_first: bool = False  # the mask over the window's cells is the first to be used
+    has_ids: bool = False  # of outputs or of sequences, which stay to the end
+
+
+class Peaks:
+    """Peaks of runs of blocks."""
+
+    def __init__(self, blocks: Sequence[Block], end: End, habits: Sequence[Habit]) -> None:
+        """Of several habits the one that takes most counts. More may be added to `blocks`."""
+        self._blocks = blocks
+        self._end = end
+        self._habits = habits
+        self._known: dict[tuple[Start, tuple[int, int], Batch], dict[tuple[object, ...], int]] = {}
+
+    def of(self, chain: Sequence[int], start: Start, masks: tuple[int, int], batch: Batch) -> int:
+        """Of a run of blocks by their numbers. `masks` are bytes: of that over all cells, of the window's.
+
+        Where inputs have places of their own, later blocks begin with nothing but the stream.
+        """
+        middle = Start(self._end.n_embd * batch.n_tokens * F32_BYTES) if batch.pipelined else start
+        last = self._last_attending(chain) if any(masks) else (-1, -1)
+        begin = tuple(chain[:_AT_ONCE])
+        peak = self._peak(begin, start, masks, (last[0] >= _AT_ONCE, last[1] >= _AT_ONCE), batch)
+        known = self._known.setdefault((middle, masks, batch), {})
+        seen = set()
+        for i, window in enumerate(zip(chain[1:], chain[2:], chain[3:], strict=False), 1):
+            if window in seen:  # before, when no less was needed of what comes after
+                continue
+            seen.add(window)
+            end = i + _AT_ONCE
+            held = (masks[0] * (last[0] >= i), masks[1] * (last[1] >= i))
+            goes_on = (last[0] >= end, last[1] >= end)
+            key = (window, held, goes_on)
+            if key not in known:
+                known[key] = self._peak(window, middle, held, goes_on, batch)
+            peak = max(peak, known[key])
+        return peak
+
+    def _last_attending(self, chain: Sequence[int]) -> tuple[int, int]:
+        """Where the last block is that attends to all cells, and the last to a window's; -1 for none."""
+        found = [-1, -1]
+        for i in range(len(chain) - 1, -1, -1):
+            if chain[i] != OUTPUT and attends(self._blocks[chain[i]]):
+                is_windowed = self._blocks[chain[i]].is_windowed
+                found[is_windowed] = max(found[is_windowed], i)
+                if min(found) >= 0:
+                    break
+        return found[0], found[1]
+
+    def _peak(
+        self,
+        window: tuple[int, ...],
+        start: Start,
+        masks: tuple[int, int],
+        goes_on: tuple[bool, bool],
+        batch: Batch,
+    ) -> int:
+        known = self._known.setdefault((start, masks, batch), {})
+        key = (window, goes_on)
+        if key not in known:
+            known[key] = max(
+                self._measure(habit, window, start, masks, goes_on, batch) for habit in self._habits
+            )
+        return known[key]
+
+    def _measure(
+        self,
+        habit: Habit,
+        window: tuple[int, ...],
+        start: Start,
+        mask_bytes: tuple[int, int],
+        goes_on: tuple[bool, bool],
+        batch: Batch,
+    ) -> int:
+        graph = Graph()
+        operations = Operations(graph, batch, habit)
+        last = None if start.arrives_from is None else self._blocks[start.arrives_from]
+        # inputs lie in the order of their first use
+        first = [graph.add(start.normed_bytes or start.stream_bytes)]
+        if last:
+            first = operations.incoming(last, sums_experts=start.sums_experts)
+        attends_first = window[0] == OUTPUT or attends(self._blocks[window[0]])
+        recurs_first = window[0] != OUTPUT and self._blocks[window[0]].state_bytes > 0
+        if start.has_ids and recurs_first:
+            graph.add(ID_BYTES)
+        if start.normed_bytes and not attends_first:
+            first.append(graph.add(start.stream_bytes))
+        if start.window_first:
+            masks = (graph.add(mask_bytes[1]), graph.add(mask_bytes[0]))[::-1]
+        else:
+            masks = (graph.add(mask_bytes[0]), graph.add(mask_bytes[1]))
+        operations.masks = masks
+        normed, stream = None, first[-1]
+        if start.normed_bytes:
+            normed, stream = first[0], first[1] if not attends_first else graph.add(start.stream_bytes)
+        if start.has_ids and not recurs_first:
+            graph.add(ID_BYTES)
+        if last:
+            if start.cache_bytes:
+                operations.attention_left(last, start.cache_bytes)
+            stream = operations.arrival(last, first, sums_experts=start.sums_experts)
+        for i, number in enumerate(window):
+            if number == OUTPUT:
+                arrived = i == 0 and start.arrives_from is None
+                operations.output(self._end, stream, normed=arrived)
+            else:
+                after = next((self._blocks[n] for n in window[i + 1 : i + 2] if n != OUTPUT), None)
+                stream = operations.layer(self._blocks[number], stream, normed, after)
+                normed = None
+        for mask, is_needed in zip(masks, goes_on, strict=True):
+            if is_needed:
+                graph.keep(mask)
+        return graph.peak()
