@@ -104,3 +104,24 @@ def test_the_python_api_gives_what_the_command_gives(tmp_path: Path) -> None:
     told = json.loads(run("plan", model, "--gpu", "24GiB", "--n-ctx", "512", "--json").stdout)
     plan = api.plan(str(model), api.detect(["24GiB"]), Workload(n_ctx=512))
     assert told["placement"]["tensor_split"] == list(plan.placement.tensor_split) == [5]
+
+
+def test_what_the_engine_does_with_the_context_is_part_of_the_plan(tmp_path: Path) -> None:
+    model = write_llama(tmp_path / "tiny.gguf")
+    chosen = json.loads(run("plan", model, "--json").stdout)
+    assert chosen["serving"]["itl_target_ms"] == 100
+    assert 0 < chosen["serving"]["slots_ram_bytes"] <= 2 * 2**30
+    assert chosen["context"]["n_threads_batch"] is None
+    given = ["--itl-target-ms", "50", "--cache-reuse", "0", "--slots-ram", "64MiB", "--slots-disk", "1GiB"]
+    done = run("plan", model, "--json", *given, "--threads", "3", "--threads-batch", "5")
+    plan = json.loads(done.stdout)
+    assert plan["serving"] == {
+        "itl_target_ms": 50, "cache_reuse": 0, "slots_ram_bytes": 64 * 2**20, "slots_disk_bytes": 2**30,
+    }  # fmt: skip
+    assert (plan["context"]["n_threads"], plan["context"]["n_threads_batch"]) == (3, 5)
+
+
+def test_more_host_memory_for_slots_than_there_is(tmp_path: Path) -> None:
+    done = run("plan", write_llama(tmp_path / "tiny.gguf"), "--slots-ram", "900TiB")
+    assert done.returncode == 23
+    assert "--slots-ram asks for 900 TiB and the host has" in done.stderr.replace("\n", " ")

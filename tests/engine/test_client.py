@@ -175,3 +175,25 @@ async def test_a_full_queue_turns_away(
     answers = await soon(asyncio.gather(*queued))
     assert all(len(tokens(answer)) == 8 for answer in answers)
     assert len(tokens(await soon(answer(engine, "later")))) == 8
+
+
+async def test_those_who_go_away_free_their_slots(engine: EngineClient) -> None:
+    """Two slots, a hundred times: if one were kept, the third to come would wait for ever."""
+    for i in range(50):
+        streams = [await begun(engine, f"{i}-{k}") for k in range(2)]
+        for stream in streams:
+            await stream.aclose()
+    assert len(tokens(await soon(answer(engine, "last")))) == 8
+    assert (engine.figures.n_running, engine.figures.n_waiting) == (0, 0)
+    assert engine.figures.n_generated_tokens >= 108
+
+
+async def test_figures_come_with_the_news(engine: EngineClient) -> None:
+    before = engine.figures
+    await soon(answer(engine, "a", max_tokens=20))
+    after = engine.figures
+    assert (before.n_steps, after.n_steps) == (0, 20)
+    assert (after.n_generated_tokens, after.n_prompt_tokens, after.n_cells) == (20, 3, 32768)
+    assert after.llama_s > 0
+    assert after.sampling_s > 0
+    assert after.host_s > 0

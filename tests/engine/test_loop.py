@@ -1,4 +1,7 @@
-"""The engine's loop on a real tiny model: a sequence says among others what it says alone, and all end."""
+"""The engine's loop on a real tiny model: a sequence says among others what it says alone, and all end.
+
+Nothing is shared between requests here (see test_reuse.py), so that an idle engine holds no cells.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +12,16 @@ import numpy as np
 import pytest
 
 from tests.conftest import PlanOnCpu
+from tests.engine.fixed_pace import FixedPace
 from tests.engine.rounding import assert_same
 from tools.random_model import write_llama
 from vram_llm.engine.loop import NO_ROOM, Loop
 from vram_llm.engine.request import FinishReason, Request, SamplingParams, TokenEvent
 from vram_llm.errors import EngineDied
 from vram_llm.llama.model import LoadedModel
+from vram_llm.plan.types import Serving
 
+ALONE = Serving(cache_reuse=0)
 GREEDY = SamplingParams(temperature=0)
 MOST_STEPS = 5000
 
@@ -31,7 +37,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared(plan_on_cpu: PlanOnCpu, path: Path) -> Iterator[LoadedModel]:
     """512 cells, four sequences, steps of 64 tokens, prompts beside streams in chunks of 16."""
-    loaded = LoadedModel(plan_on_cpu(path, n_batch=64, n_ubatch=16))
+    loaded = LoadedModel(plan_on_cpu(path, n_batch=64, n_ubatch=16, serving=ALONE))
     yield loaded
     loaded.close()
 
@@ -120,12 +126,12 @@ def test_sampled_answers_are_their_seeds(loop: Loop) -> None:
 
 def test_more_than_the_cells_hold_all_finish(plan_on_cpu: PlanOnCpu, path: Path) -> None:
     """Twelve of up to 110 tokens in 256 cells: the young ones give way, and say what they would have said."""
-    model = LoadedModel(plan_on_cpu(path, n_ctx=256, parallel=8, n_batch=64, n_ubatch=16))
+    model = LoadedModel(plan_on_cpu(path, n_ctx=256, parallel=8, n_batch=64, n_ubatch=16, serving=ALONE))
     prompts = _prompts(12, 20, 50)
     requests = [_request(f"r{i}", prompt, max_tokens=60) for i, prompt in enumerate(prompts)]
     loop = Loop(model)
     answers = _run(loop, *requests)
-    assert loop._scheduler.n_preemptions > 3
+    assert loop.figures().n_preemptions > 3
     for prompt, request in zip(prompts, requests, strict=True):
         answer = answers[request.id]
         assert answer[-1].finish_reason is FinishReason.LENGTH
@@ -157,10 +163,10 @@ def test_with_a_cache_of_its_own_a_sequence_has_its_share_and_no_more(
 
 
 def test_those_that_gave_way_leave_nothing_behind(plan_on_cpu: PlanOnCpu, path: Path) -> None:
-    model = LoadedModel(plan_on_cpu(path, n_ctx=256, n_batch=64, n_ubatch=16))
+    model = LoadedModel(plan_on_cpu(path, n_ctx=256, n_batch=64, n_ubatch=16, serving=ALONE))
     loop = Loop(model)
     _run(loop, *(_request(f"r{i}", (5 + i,) * 50, max_tokens=100) for i in range(6)))
-    assert loop._scheduler.n_preemptions > 1
+    assert loop.figures().n_preemptions > 1
     assert _is_empty(model)
     model.close()
 
@@ -180,19 +186,34 @@ def test_where_llama_cpp_finds_no_room_the_step_is_tried_again(
 
     monkeypatch.setattr(model, "decode", stingy)
     answers = _run(loop, *requests)
-    assert loop._scheduler.n_preemptions > 3
+    assert loop.figures().n_preemptions > 3
     monkeypatch.undo()
     for prompt, a, answer in zip(prompts, alone, answers.values(), strict=True):
         assert_same(model, prompt, a, _tokens(answer))
 
 
-@pytest.mark.parametrize("status", [NO_ROOM, 2, -1, -3])
+def test_a_batch_that_llama_cpp_refuses_is_tried_smaller(
+    loop: Loop, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = _prompts(4, 10, 60)
+    requests = [_request(f"r{i}", prompt, max_tokens=15) for i, prompt in enumerate(prompts)]
+    alone = [_tokens(_run(loop, request)[request.id]) for request in requests]
+    decode = model.decode
+    monkeypatch.setattr(model, "decode", lambda: NO_ROOM if model.batch.n_rows > 9 else decode())
+    answers = _run(loop, *requests)
+    assert loop.figures().n_preemptions == 0
+    monkeypatch.undo()
+    for prompt, a, answer in zip(prompts, alone, answers.values(), strict=True):
+        assert_same(model, prompt, a, _tokens(answer))
+
+
+@pytest.mark.parametrize(("status", "n_rows"), [(NO_ROOM, 1), (2, 3), (-1, 3), (-3, 3)])
 def test_what_llama_cpp_cannot_run_ends_the_engine(
-    loop: Loop, model: LoadedModel, monkeypatch: pytest.MonkeyPatch, status: int
+    loop: Loop, model: LoadedModel, monkeypatch: pytest.MonkeyPatch, status: int, n_rows: int
 ) -> None:
     monkeypatch.setattr(model, "decode", lambda: status)
     assert loop.submit(_request("r")) is None
-    with pytest.raises(EngineDied, match=rf"could not run a batch of 3 tokens \(code {status}\)"):
+    with pytest.raises(EngineDied, match=rf"could not run a batch of {n_rows} tokens \(code {status}\)"):
         loop.step()
 
 
@@ -387,6 +408,7 @@ def _is_empty(model: LoadedModel) -> bool:
 
 def test_a_prompt_longer_than_a_step_beside_streams(loop: Loop) -> None:
     """The streams get a token in every step while the prompt is computed."""
+    loop._scheduler.pace = FixedPace(beside=16)
     for name in "abc":
         assert loop.submit(_request(name, max_tokens=40)) is None
     loop.step()

@@ -7,17 +7,41 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from vram_llm.engine.scheduler import Chunk, Scheduler, Sequence
+from tests.engine.fake_memory import FakeMemory
+from tests.engine.fixed_pace import FixedPace
+from vram_llm.engine.cache import PrefixCache
+from vram_llm.engine.scheduler import MOST_PASSED, Scheduler
+from vram_llm.engine.sequence import Chunk, Sequence
+from vram_llm.engine.spill import SpillStore
+
+
+def _cache(
+    n_cells: int, parallel: int, least: int = 0, *, is_stateful: bool = False, store: SpillStore | None = None
+) -> PrefixCache:
+    return PrefixCache(
+        memory=FakeMemory(n_cells, parallel, is_stateful=is_stateful),
+        n_cells=n_cells,
+        n_slots=parallel,
+        n_parked=0 if is_stateful else parallel,
+        least=least,
+        store=store or SpillStore(0),
+        least_spilled=3,
+    )
 
 
 def _scheduler(
     n_cells: int = 100, parallel: int = 4, max_rows: int = 32, prefill_budget: int = 8
 ) -> Scheduler:
-    return Scheduler(n_cells=n_cells, parallel=parallel, max_rows=max_rows, prefill_budget=prefill_budget)
+    return Scheduler(_cache(n_cells, parallel), FixedPace(prefill_budget), parallel, max_rows)
 
 
 def _sequence(name: str, n_prompt: int, max_tokens: int = 10) -> Sequence:
     return Sequence(name, list(range(n_prompt)), n_prompt, max_tokens)
+
+
+def _submit(scheduler: Scheduler, *sequences: Sequence) -> None:
+    for sequence in sequences:
+        scheduler.submit(sequence)
 
 
 def _run(chunks: Several[Chunk]) -> list[tuple[str, int, int]]:
@@ -30,9 +54,15 @@ def _run(chunks: Several[Chunk]) -> list[tuple[str, int, int]]:
     return [(chunk.sequence.id, chunk.start, chunk.count) for chunk in chunks]
 
 
+def _finish(scheduler: Scheduler, name: str) -> None:
+    sequence = scheduler.find(name)
+    assert sequence is not None
+    scheduler.remove(sequence)
+
+
 def test_a_lone_prompt_goes_in_the_largest_chunks() -> None:
     scheduler = _scheduler()
-    scheduler.waiting.append(_sequence("a", 70))
+    _submit(scheduler, _sequence("a", 70))
     assert [_run(scheduler.schedule()) for _ in range(4)] == [
         [("a", 0, 32)],
         [("a", 32, 32)],
@@ -43,9 +73,9 @@ def test_a_lone_prompt_goes_in_the_largest_chunks() -> None:
 
 def test_a_prompt_beside_a_stream_goes_in_small_chunks() -> None:
     scheduler = _scheduler()
-    scheduler.waiting.append(_sequence("a", 3))
+    _submit(scheduler, _sequence("a", 3))
     _run(scheduler.schedule())
-    scheduler.waiting.append(_sequence("b", 20))
+    _submit(scheduler, _sequence("b", 20))
     assert [_run(scheduler.schedule()) for _ in range(4)] == [
         [("a", 3, 1), ("b", 0, 8)],
         [("a", 4, 1), ("b", 8, 8)],
@@ -56,20 +86,31 @@ def test_a_prompt_beside_a_stream_goes_in_small_chunks() -> None:
 
 def test_what_a_prompt_leaves_of_the_step_goes_to_the_next() -> None:
     scheduler = _scheduler()
-    scheduler.waiting.extend([_sequence("a", 10), _sequence("b", 30), _sequence("c", 1)])
+    _submit(scheduler, _sequence("a", 10), _sequence("b", 30), _sequence("c", 1))
     assert _run(scheduler.schedule()) == [("a", 0, 10), ("b", 0, 22)]
     assert _run(scheduler.schedule()) == [("a", 10, 1), ("b", 22, 8)]
     assert _run(scheduler.schedule()) == [("a", 11, 1), ("b", 30, 1), ("c", 0, 1)]
 
 
+def test_a_chunk_ends_where_a_state_is_to_be_kept() -> None:
+    scheduler = _scheduler(max_rows=64)
+    _submit(scheduler, _sequence("a", 40), _sequence("b", 3))
+    (chunk, _) = scheduler.schedule()
+    chunk.sequence.stops = [5, 30]
+    chunk.sequence.n_cached = 5
+    assert _run(scheduler.schedule())[0] == ("a", 5, 25)
+    assert _run(scheduler.schedule()) == [("b", 3, 1), ("a", 30, 8)]
+
+
 def test_no_more_run_than_there_are_slots() -> None:
     scheduler = _scheduler(parallel=2)
-    scheduler.waiting.extend(_sequence(name, 2) for name in "abc")
+    _submit(scheduler, *(_sequence(name, 2) for name in "abc"))
     assert _run(scheduler.schedule()) == [("a", 0, 2), ("b", 0, 2)]
     assert _run(scheduler.schedule()) == [("a", 2, 1), ("b", 2, 1)]
     first = scheduler.find("a")
     assert first is not None
-    slot = scheduler.remove(first)
+    slot = first.slot
+    scheduler.remove(first)
     assert _run(scheduler.schedule()) == [("b", 3, 1), ("c", 0, 2)]
     third = scheduler.find("c")
     assert third is not None
@@ -78,7 +119,7 @@ def test_no_more_run_than_there_are_slots() -> None:
 
 def test_no_more_run_than_a_step_has_rows() -> None:
     scheduler = _scheduler(parallel=8, max_rows=3)
-    scheduler.waiting.extend(_sequence(name, 1) for name in "abcde")
+    _submit(scheduler, *(_sequence(name, 1) for name in "abcde"))
     for _ in range(5):
         assert [name for name, _, _ in _run(scheduler.schedule())] == ["a", "b", "c"]
 
@@ -86,41 +127,49 @@ def test_no_more_run_than_a_step_has_rows() -> None:
 @pytest.mark.parametrize(("n_cells", "both"), [(31, False), (32, True)])
 def test_a_newcomer_needs_cells_for_all_it_has_and_the_next_step(n_cells: int, both: bool) -> None:
     scheduler = _scheduler(n_cells=n_cells)
-    scheduler.waiting.append(_sequence("a", 10))
+    _submit(scheduler, _sequence("a", 10))
     _run(scheduler.schedule())  # it has 11 now
-    scheduler.waiting.append(_sequence("b", 19))
+    _submit(scheduler, _sequence("b", 19))
     scheduler.schedule()
     assert len(scheduler.running) == 1 + both
 
 
-def test_the_first_of_the_queue_is_not_overtaken() -> None:
-    scheduler = _scheduler(n_cells=40)
-    scheduler.waiting.append(_sequence("a", 20))
-    _run(scheduler.schedule())
-    scheduler.waiting.extend([_sequence("big", 30), _sequence("small", 1)])
-    assert _run(scheduler.schedule()) == [("a", 20, 1)]
+def test_one_that_does_not_fit_is_passed_a_few_times_and_no_more() -> None:
+    scheduler = _scheduler(n_cells=40, parallel=2)
+    _submit(scheduler, _sequence("a", 20, max_tokens=0), _sequence("big", 30))
+    _submit(scheduler, *(_sequence(f"small {i}", 1) for i in range(MOST_PASSED + 1)))
+    scheduler.schedule()
+    for i in range(MOST_PASSED):
+        assert [sequence.id for sequence in scheduler.running] == ["a", f"small {i}"]
+        _finish(scheduler, f"small {i}")
+        scheduler.schedule()
+    assert [sequence.id for sequence in scheduler.running] == ["a"]
+    _finish(scheduler, "a")
+    scheduler.schedule()
+    assert [sequence.id for sequence in scheduler.running] == ["big", f"small {MOST_PASSED}"]
 
 
 def test_one_that_fills_the_cells_runs_alone() -> None:
     scheduler = _scheduler(n_cells=32)
-    scheduler.waiting.extend([_sequence("a", 31), _sequence("b", 1)])
+    _submit(scheduler, _sequence("a", 31), _sequence("b", 1))
     assert _run(scheduler.schedule()) == [("a", 0, 31)]
-    assert scheduler.make_room() == []
+    scheduler.make_room()
     assert _run(scheduler.schedule()) == [("a", 31, 1)]
 
 
 def test_the_youngest_gives_way_and_is_computed_again() -> None:
     scheduler = _scheduler(n_cells=12)
-    scheduler.waiting.extend([_sequence("a", 4), _sequence("b", 4)])
+    _submit(scheduler, _sequence("a", 4), _sequence("b", 4))
     _run(scheduler.schedule())
     _run(scheduler.schedule())
-    assert scheduler.make_room() == []  # 6 and 6: exactly full
+    scheduler.make_room()
+    assert len(scheduler.running) == 2  # 6 and 6: exactly full
     _run(scheduler.schedule())
     b = scheduler.running[1]
-    slot, n_tokens = b.slot, len(b.tokens)
-    assert scheduler.make_room() == [slot]
+    n_tokens = len(b.tokens)
+    scheduler.make_room()
     assert (b.slot, b.n_cached, len(b.tokens), b.n_generated) == (-1, 0, n_tokens, 3)
-    assert (list(scheduler.waiting), scheduler.n_preemptions) == ([b], 1)
+    assert (scheduler.waiting, scheduler.n_preemptions) == ([b], 1)
     assert _run(scheduler.schedule()) == [("a", 6, 1)]
     scheduler.remove(scheduler.running[0])
     assert _run(scheduler.schedule()) == [("b", 0, n_tokens)]
@@ -128,71 +177,95 @@ def test_the_youngest_gives_way_and_is_computed_again() -> None:
 
 def test_several_give_way_in_the_order_they_will_come_back() -> None:
     scheduler = _scheduler(n_cells=23)
-    scheduler.waiting.extend(_sequence(name, 5) for name in "abcd")
+    _submit(scheduler, *(_sequence(name, 5) for name in "abcd"))
     _run(scheduler.schedule())
     assert [sequence.id for sequence in scheduler.running] == ["a", "b", "c"]
     for sequence in scheduler.running:
         sequence.tokens += [0] * 10
-    assert len(scheduler.make_room()) == 2
+    scheduler.make_room()
+    assert scheduler.n_preemptions == 2
     assert [sequence.id for sequence in scheduler.waiting] == ["b", "c", "d"]
 
 
 def test_the_last_one_is_never_preempted() -> None:
     scheduler = _scheduler()
-    assert scheduler.preempt() is None
-    scheduler.waiting.append(_sequence("a", 5))
+    assert not scheduler.preempt()
+    _submit(scheduler, _sequence("a", 5))
     scheduler.schedule()
-    assert scheduler.preempt() is None
+    assert not scheduler.preempt()
 
 
-def test_removing_one_that_waits_frees_no_slot() -> None:
+def test_removing_one_that_waits() -> None:
     scheduler = _scheduler(parallel=1)
-    scheduler.waiting.extend([_sequence("a", 2), _sequence("b", 2)])
+    _submit(scheduler, _sequence("a", 2), _sequence("b", 2))
     scheduler.schedule()
-    b = scheduler.find("b")
-    assert b is not None
-    assert scheduler.remove(b) is None
+    _finish(scheduler, "b")
     assert scheduler.find("b") is None
     assert not scheduler.waiting
 
 
 def test_nothing_to_do_is_an_empty_step() -> None:
     assert _scheduler().schedule() == []
-    assert _scheduler().make_room() == []
 
 
 class Engine(RuleBasedStateMachine):
-    """Requests come, go and are run, and llama.cpp finds no room when it likes."""
+    """Requests come, go and are run over a cache that shares, moves and evicts, whatever the model's memory.
+
+    The memory checks that nothing is computed on cells that hold anything else than the tokens before.
+    """
 
     @initialize(
         n_cells=st.integers(4, 60),
         parallel=st.integers(1, 5),
         max_rows=st.integers(1, 20),
         budget=st.integers(1, 8),
+        least=st.integers(0, 4),
+        is_stateful=st.booleans(),
+        ram_bytes=st.sampled_from([0, 200, 100_000]),
+        disk_bytes=st.sampled_from([0, 200, 100_000]),
     )
-    def start(self, n_cells: int, parallel: int, max_rows: int, budget: int) -> None:
-        self.scheduler = _scheduler(n_cells, parallel, max_rows, budget)
+    def start(
+        self,
+        n_cells: int,
+        parallel: int,
+        max_rows: int,
+        budget: int,
+        least: int,
+        is_stateful: bool,
+        ram_bytes: int,
+        disk_bytes: int,
+    ) -> None:
+        self.cache = _cache(
+            n_cells, parallel, least, is_stateful=is_stateful, store=SpillStore(ram_bytes, disk_bytes)
+        )
+        memory = self.cache.memory
+        assert isinstance(memory, FakeMemory)
+        self.memory = memory
+        self.scheduler = Scheduler(self.cache, FixedPace(budget), parallel, max_rows)
         self.order: dict[str, int] = {}  # when each was submitted
         self.alive: set[str] = set()
+        self.prompts: list[list[int]] = [[0]]
 
     @rule(data=st.data())
     def submit(self, data: st.DataObject) -> None:
-        """As the loop does: prompt and answer fit the cells together."""
-        n_prompt = data.draw(st.integers(1, self.scheduler.n_cells - 1))
-        max_tokens = data.draw(st.integers(0, self.scheduler.n_cells - n_prompt))
-        sequence = _sequence(f"r{len(self.order)}", n_prompt, max_tokens)
+        """As the loop does: prompt and answer fit the cells together. Many begin as another did."""
+        n_prompt = data.draw(st.integers(1, self.cache.n_cells - 1))
+        max_tokens = data.draw(st.integers(0, self.cache.n_cells - n_prompt))
+        before = data.draw(st.sampled_from(self.prompts))
+        fresh = data.draw(st.lists(st.integers(0, 2), min_size=n_prompt, max_size=n_prompt))
+        shared = data.draw(st.integers(0, n_prompt))
+        prompt = [*before[:shared], *fresh][:n_prompt]
+        self.prompts.append(prompt)
+        sequence = Sequence(f"r{len(self.order)}", list(prompt), n_prompt, max_tokens)
         self.order[sequence.id] = len(self.order)
         self.alive.add(sequence.id)
-        self.scheduler.waiting.append(sequence)
+        self.scheduler.submit(sequence)
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.alive)))
-        sequence = self.scheduler.find(name)
-        assert sequence is not None
-        slot = sequence.slot
-        assert self.scheduler.remove(sequence) == (slot if slot >= 0 else None)
+        _finish(self.scheduler, name)
         self.alive.remove(name)
 
     @rule(n_refused=st.integers(0, 2))
@@ -200,7 +273,7 @@ class Engine(RuleBasedStateMachine):
         """A step in which llama.cpp finds no room for `n_refused` times."""
         chunks = self.scheduled()
         for _ in range(n_refused):
-            if self.scheduler.preempt() is None:
+            if not self.cache.evict() and not self.scheduler.preempt():
                 break
             chunks = [chunk for chunk in chunks if chunk.sequence.slot >= 0]
         self.finish(chunks)
@@ -208,7 +281,7 @@ class Engine(RuleBasedStateMachine):
     def scheduled(self) -> list[Chunk]:
         scheduler = self.scheduler
         scheduler.make_room()
-        assert scheduler.n_cells_wanted <= scheduler.n_cells or len(scheduler.running) == 1
+        assert scheduler.n_cells_wanted <= self.cache.n_cells or len(scheduler.running) == 1
         before = list(scheduler.running)
         decoding = [sequence for sequence in before if sequence.n_pending == 1]
         chunks = scheduler.schedule()
@@ -220,20 +293,24 @@ class Engine(RuleBasedStateMachine):
         assert [chunk.sequence for chunk in chunks[: len(decoding)]] == decoding  # none of them is held up
         assert sum(chunk.count for chunk in chunks) <= scheduler.max_rows
         n_prefill = sum(chunk.count for chunk in chunks[len(decoding) :])
-        assert not decoding or n_prefill <= scheduler.prefill_budget
+        assert not decoding or n_prefill <= scheduler.pace.prefill_rows(1)
         assert bool(chunks) == bool(self.alive)
         if before:  # the oldest always gets on
             assert before[0].id in named
-        computed = sum(s.n_cached for s in scheduler.running) + sum(chunk.count for chunk in chunks)
-        assert computed <= scheduler.n_cells
         return chunks
 
     def finish(self, chunks: list[Chunk]) -> None:
+        n_rows = sum(chunk.count for chunk in chunks)
+        self.cache.make_room(n_rows)
         for chunk in chunks:
             sequence, samples = chunk.sequence, chunk.samples
+            tokens = sequence.tokens[chunk.start : chunk.start + chunk.count]
+            self.memory.compute(sequence.slot, chunk.start, tokens)
             sequence.n_cached += chunk.count
+            if chunk.start < sequence.n_prompt:
+                self.cache.note(sequence)
             if samples and sequence.max_tokens:
-                sequence.tokens.append(0)
+                sequence.tokens.append(sequence.n_generated % 2)
             if samples and sequence.n_generated >= sequence.max_tokens:
                 self.scheduler.remove(sequence)
                 self.alive.remove(sequence.id)
@@ -247,22 +324,37 @@ class Engine(RuleBasedStateMachine):
             assert all(sequence.slot < 0 and not sequence.n_cached for sequence in self.scheduler.waiting)
 
     @invariant()
-    def first_come_first_served(self) -> None:
+    def slots_hold_what_is_thought(self) -> None:
+        if hasattr(self, "scheduler"):
+            for sequence in self.scheduler.running:
+                assert self.memory.tokens(sequence.slot) == sequence.tokens[: sequence.n_cached]
+            assert self.memory.n_used <= self.cache.n_used <= self.cache.n_cells
+            assert self.cache.store.ram_used_bytes <= self.cache.store.ram_bytes
+            assert self.cache.store.disk_used_bytes <= self.cache.store.disk_bytes
+
+    @invariant()
+    def queues_are_by_arrival(self) -> None:
         if hasattr(self, "scheduler"):
             everyone = [*self.scheduler.running, *self.scheduler.waiting]
             assert {sequence.id for sequence in everyone} == self.alive
-            came = [self.order[sequence.id] for sequence in everyone]
-            assert came == sorted(came)
+            for queue in (self.scheduler.running, self.scheduler.waiting):
+                came = [self.order[sequence.id] for sequence in queue]
+                assert came == sorted(came)
 
     def teardown(self) -> None:
-        """Every sequence finishes, in no more steps than they take one after another."""
+        """Every sequence finishes, in as many steps as they take one by one; then nothing is held."""
         if not hasattr(self, "scheduler"):
             return
         everyone = [*self.scheduler.running, *self.scheduler.waiting]
         most_steps = sum(2 * sequence.n_prompt + sequence.max_tokens + 1 for sequence in everyone)
-        for _ in range(most_steps):
-            self.finish(self.scheduled())
-        assert not self.alive
+        try:
+            for _ in range(most_steps):
+                self.finish(self.scheduled())
+            assert not self.alive
+            self.cache.make_room(self.cache.n_cells)
+            assert (self.memory.slots, self.cache.n_used, self.cache.n_pinned) == (set(), 0, 0)
+        finally:
+            self.cache.store.close()
 
 
 Engine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

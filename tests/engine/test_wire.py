@@ -4,6 +4,7 @@ import pytest
 
 from tests.conftest import PlanOnCpu
 from vram_llm.engine import wire
+from vram_llm.engine.figures import Figures
 from vram_llm.engine.info import LoadedMemory, ModelInfo
 from vram_llm.engine.request import FinishReason, Request, SamplingParams, TokenEvent
 
@@ -25,9 +26,10 @@ TO_ENGINE = [
 FROM_ENGINE = [
     wire.Loading(0.25),
     wire.Ready(INFO),
-    wire.News([]),
+    wire.News([], Figures()),
     wire.News(
-        [TokenEvent(id="a", text="�", token_ids=(1, 2)), TokenEvent(id="b", finish_reason=FinishReason.STOP)]
+        [TokenEvent(id="a", text="�", token_ids=(1, 2)), TokenEvent(id="b", finish_reason=FinishReason.STOP)],
+        Figures(n_steps=2**40, llama_s=1.5, n_cells_used=7),
     ),
     wire.Failed("worker gone", 21),
 ]

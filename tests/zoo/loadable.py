@@ -174,6 +174,21 @@ LOADABLE: dict[str, Callable[[], Model]] = SMALL | {
 }
 
 
+def with_vocabulary(model: Model) -> Model:
+    """The model with a byte vocabulary, which it needs to serve: llama.cpp aborts where there is none."""
+    n_words = int(str(model.keys["vocab_size"])) - 259
+    bytes_ = [f"<0x{i:02X}>" for i in range(256)]
+    words = [f"\u2581w{i}" for i in range(n_words)]
+    model.metadata |= {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *bytes_, *words],
+        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * n_words],  # llama_token_type of llama.h
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+    }
+    return model
+
+
 def write_loadable(model: Model, path: Path, common: str = "Q8_0", seed: int = 1) -> Path:
     """Write the model to `path` with random weights of a width that keeps activations near 1."""
     write(model, path, common)
@@ -184,6 +199,8 @@ def write_loadable(model: Model, path: Path, common: str = "Q8_0", seed: int = 1
         for name, shape in model.tensors.items():
             weights = random.standard_normal((prod(shape[1:]), shape[0]), dtype=np.float32)
             weights /= np.sqrt(shape[0]).astype(np.float32)
+            if name.endswith("ssm_a"):
+                weights = -np.abs(weights)  # of a positive one the state grows without end
             stored = gguf.GGMLQuantizationType(type_of(model, name, common).id)
             stream.seek(offset)
             stream.write(gguf.quantize(weights, stored).tobytes())

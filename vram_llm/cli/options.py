@@ -9,14 +9,15 @@ import click
 from click.core import ParameterSource
 
 from vram_llm.model.quants import KV_TYPES
-from vram_llm.plan.types import FlashAttention, Lora, Objective, Workload
-from vram_llm.units import MIB, parse_count
+from vram_llm.plan.types import FlashAttention, Lora, Objective, Serving, Workload
+from vram_llm.units import MIB, parse_bytes, parse_count
 
 if TYPE_CHECKING:
     from vram_llm.plan.types import Plan
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULT = Workload()
+_SERVING = Serving()
 LARGEST = "max"
 
 
@@ -40,6 +41,18 @@ class Ctx(Count):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return LARGEST if value == LARGEST else super().convert(value, param, ctx)
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes: "0", "4GiB"."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_bytes(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Shares(click.ParamType[tuple[float, ...]]):
@@ -143,6 +156,20 @@ _OPTIONS = (
     click.option("--draft", metavar="MODEL", help=(
         "Plan for this smaller model beside it, which guesses tokens for it to check; its context is as long."
     )),
+    click.option("--threads", type=click.IntRange(1), metavar="N",
+                 help="Processor threads.  [default: as many as cores]"),
+    click.option("--threads-batch", type=click.IntRange(1), metavar="N",
+                 help="Processor threads for steps of several tokens.  [default: as --threads]"),
+    click.option("--itl-target-ms", type=click.FloatRange(1), default=_SERVING.itl_target_ms,
+                 show_default=True, help="How long prompts may make the wait for another's next token."),
+    click.option("--cache-reuse", type=click.IntRange(0), default=_SERVING.cache_reuse, show_default=True,
+                 metavar="TOKENS", help="Shortest beginning that requests share; 0: none."),
+    click.option("--slots-ram", type=Size(), metavar="SIZE", help=(
+        "Host memory for what leaves the KV cache and may come back, 0 for none.  "
+        "[default: a quarter of what is left, at most 2 GiB]"
+    )),
+    click.option("--slots-disk", type=Size(), default=_SERVING.slots_disk_bytes, metavar="SIZE",
+                 help="The same on disk, for what leaves that.  [default: none]"),
     click.option("--objective", type=click.Choice([each.value for each in Objective]),
                  default=_DEFAULT.objective.value, show_default=True, help=(
         "What the placement is to be best at: latency (the shortest step: fastest cards first, a slow one "
@@ -164,7 +191,9 @@ _NAMES = frozenset(
     {
         "gpus", "rpc", "n_ctx", "parallel", "kv_type", "n_batch", "n_ubatch", "kv_unified", "swa_full",
         "flash_attn", "n_outputs_max", "pipeline", "reserve_mib", "n_gpu_layers", "tensor_split", "mmproj",
-        "loras", "draft", "objective", "expect_depth", "expect_streams", "mmap",
+        "loras", "draft", "threads", "threads_batch", "itl_target_ms", "cache_reuse", "slots_ram",
+        "slots_disk",
+        "objective", "expect_depth", "expect_streams", "mmap",
     }
 )  # fmt: skip
 
@@ -195,6 +224,14 @@ def wishes(function: _F) -> _F:
             loras=options.pop("loras"),
             draft=options.pop("draft"),
             use_mmap=options.pop("mmap"),
+            n_threads=options.pop("threads"),
+            n_threads_batch=options.pop("threads_batch"),
+            serving=Serving(
+                itl_target_ms=options.pop("itl_target_ms"),
+                cache_reuse=options.pop("cache_reuse"),
+                slots_ram_bytes=options.pop("slots_ram"),
+                slots_disk_bytes=options.pop("slots_disk"),
+            ),
             objective=Objective(options.pop("objective")),
             expect_depth=options.pop("expect_depth"),
             expect_streams=options.pop("expect_streams"),

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 
 from vram_llm.engine import wire
+from vram_llm.engine.figures import Figures
 from vram_llm.engine.info import EngineState, ModelInfo
 from vram_llm.engine.request import FinishReason, Request, TokenEvent
 from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, VramLLMError
@@ -47,6 +48,7 @@ class EngineClient:
         self.detail = "starting"
         self.failure: VramLLMError | None = None  # why it is DEAD
         self.load_fraction = 0.0
+        self.figures = Figures()  # of the last step
         self._model_name = model_name
         self._on_state = on_state
         self._news: dict[str, asyncio.Queue[TokenEvent | VramLLMError]] = {}
@@ -181,7 +183,8 @@ class EngineClient:
             while True:
                 body = await reader.readexactly(wire.body_length(await reader.readexactly(wire.HEADER_BYTES)))
                 match wire.decode_from_engine(body):
-                    case wire.News(events):
+                    case wire.News(events, figures):
+                        self.figures = figures
                         self._deliver(events)
                     case wire.Loading(fraction):
                         self.load_fraction = fraction

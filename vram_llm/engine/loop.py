@@ -1,16 +1,23 @@
 """Schedule, run, deliver: the engine's step, over one loaded model."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from time import perf_counter
 
+from vram_llm.engine.cache import PrefixCache
+from vram_llm.engine.figures import Figures
+from vram_llm.engine.intake import Intake, refusal
+from vram_llm.engine.meter import Meter
+from vram_llm.engine.pace import Pace
 from vram_llm.engine.request import FinishReason, Request, TokenEvent
-from vram_llm.engine.scheduler import Chunk, Scheduler, Sequence
-from vram_llm.errors import ContextExceeded, EngineDied, RequestError
+from vram_llm.engine.scheduler import Scheduler
+from vram_llm.engine.sequence import Chunk, Sequence
+from vram_llm.engine.spill import SpillStore
+from vram_llm.errors import EngineDied, RequestError
+from vram_llm.llama.cells import MAX_SLOTS
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.sampling import SamplerChain
 from vram_llm.llama.vocab import TextStream
 
-_MOST_CHARS_PER_TOKEN = 64  # over a whole prompt; runs of spaces come nearest
 NO_ROOM = 1  # llama_decode's "could not find a KV slot for the batch"
 
 
@@ -27,65 +34,46 @@ class Loop:
     """Continuous batching over `model`. Not thread-safe: one thread submits, cancels and steps."""
 
     def __init__(self, model: LoadedModel) -> None:
+        context, serving = model.plan.context, model.plan.serving
+        can_park = context.kv_unified and not model.cells.is_stateful
         self._model = model
-        self._scheduler = Scheduler(
+        self._cache = PrefixCache(
+            memory=model.cells,
             n_cells=model.n_ctx,
-            parallel=model.plan.context.parallel,
-            max_rows=model.n_batch,
-            prefill_budget=model.n_ubatch,
+            n_slots=context.parallel,
+            # more would keep more, and make every step's attention walk over more cells
+            n_parked=min(context.parallel, MAX_SLOTS - 1 - context.parallel) if can_park else 0,
+            least=serving.cache_reuse if context.kv_unified else 0,  # else no cells can be shared
+            store=SpillStore(serving.slots_ram_bytes or 0, serving.slots_disk_bytes),
         )
+        self._pace = Pace(serving.itl_target_ms / 1000, model.n_batch, model.n_ubatch)
+        self._scheduler = Scheduler(self._cache, self._pace, context.parallel, model.n_batch)
+        self.meter = Meter()
         self._generations: dict[str, _Generation] = {}
-        self._tokenized: tuple[str, bool, list[int]] = (
-            "",
-            False,
-            [],
-        )  # the last prompt: `n` choices share it
+        self._intake = Intake(model.vocab, model.n_ctx_seq)
 
     @property
     def is_idle(self) -> bool:
         """True where a step would have nothing to do."""
         return not self._generations
 
+    def figures(self) -> Figures:
+        """What steps have cost so far, and what there is now."""
+        return self.meter.figures(self._scheduler, self._cache)
+
     def submit(self, request: Request) -> TokenEvent | None:
         """Take a request in; the event that refuses it where it cannot be served."""
-        prompt = request.prompt
-        vocab, n_ctx = self._model.vocab, self._model.n_ctx_seq
-        if isinstance(prompt, str) and len(prompt) > n_ctx * _MOST_CHARS_PER_TOKEN:
-            return _refusal(  # before the time is spent in which no other request gets a token
-                request,
-                f"the prompt has {len(prompt):,} characters, far more than the context's {n_ctx:,} tokens",
-                ContextExceeded.code,
-            )
-        tokens = self._tokenize(prompt, request.add_bos) if isinstance(prompt, str) else list(prompt)
-        if not tokens:
-            tokens = [vocab.bos if vocab.bos >= 0 else vocab.eos]
-        if (bad := next((t for t in tokens if not 0 <= t < vocab.n_tokens), None)) is not None:
-            return _refusal(
-                request,
-                f"token id {bad} is outside the vocabulary of {vocab.n_tokens} tokens",
-                RequestError.code,
-                "prompt",
-            )
-        if len(tokens) >= n_ctx:
-            return _refusal(
-                request,
-                f"the prompt has {len(tokens):,} tokens and the context holds {n_ctx:,}; "
-                "shorten the prompt, or serve with a larger --n-ctx",
-                ContextExceeded.code,
-            )
-        room = n_ctx - len(tokens)
+        try:
+            tokens = self._intake.tokens(request)
+        except RequestError as error:
+            return refusal(request, error)
+        room = self._model.n_ctx_seq - len(tokens)
         wanted = room if request.max_tokens is None else min(request.max_tokens, room)
         self._generations[request.id] = _Generation(
-            request, TextStream(vocab, request.stop), self._chain_for(request)
+            request, TextStream(self._model.vocab, request.stop), self._chain_for(request)
         )
-        self._scheduler.waiting.append(Sequence(request.id, tokens, len(tokens), wanted))
+        self._scheduler.submit(Sequence(request.id, tokens, len(tokens), wanted))
         return None
-
-    def _tokenize(self, prompt: str, add_bos: bool) -> list[int]:
-        if self._tokenized[:2] != (prompt, add_bos):
-            tokens = self._model.vocab.tokenize(prompt, add_special=add_bos)
-            self._tokenized = (prompt, add_bos, tokens)
-        return list(self._tokenized[2])
 
     def _chain_for(self, request: Request) -> SamplerChain | None:
         if request.sampling.is_greedy:
@@ -93,48 +81,103 @@ class Loop:
         return SamplerChain(self._model.vocab.n_tokens, **asdict(request.sampling))
 
     def cancel(self, request_id: str) -> None:
-        """Drop a request and free its cells; no news of it follows. An unknown id is no error."""
+        """Drop a request and free its slot; no news of it follows. An unknown id is no error."""
         sequence = self._scheduler.find(request_id)
         if sequence is not None:
             self._release(sequence)
 
     def step(self) -> list[TokenEvent]:
         """Run one batch; news of every sequence that got a token. Raises EngineDied where llama.cpp fails."""
-        self._forget(self._scheduler.make_room())
-        chunks = self._scheduler.schedule()
-        rows = self._run(chunks)
-        return [self._deliver(chunk.sequence, row) for chunk, row in rows if chunk.samples]
+        self._scheduler.make_room()
+        rows = self._run(self._scheduler.schedule())
+        started = perf_counter()
+        chosen = [(c.sequence, self._choose(c.sequence, row)) for c, row in rows if c.samples]
+        self.meter.sampling_s += perf_counter() - started
+        return [self._deliver(sequence, token) for sequence, token in chosen]
+
+    # -- running ---------------------------------------------------------------------------------
 
     def _run(self, chunks: list[Chunk]) -> list[tuple[Chunk, int]]:
         """Decode; the chunks that were computed, each with its last row."""
         while chunks:
-            batch = self._model.batch
-            batch.clear()
-            rows = []
-            for chunk in chunks:
-                sequence = chunk.sequence
-                tokens = sequence.tokens[chunk.start : chunk.start + chunk.count]
-                row = batch.add(tokens, chunk.start, sequence.slot, last_logits=chunk.samples)
-                rows.append((chunk, row))
+            self._cache.make_room(sum(chunk.count for chunk in chunks))
+            rows = self._fill(chunks)
+            started = perf_counter()
             status = self._model.decode()
+            self._model.wait()
+            seconds = perf_counter() - started
+            self.meter.llama_s += seconds
             if status == 0:
-                for chunk in chunks:
-                    chunk.sequence.n_cached += chunk.count
+                self._computed(chunks, seconds)
                 return rows
-            slot = self._scheduler.preempt() if status == NO_ROOM else None
-            if slot is None:
-                raise EngineDied(f"llama.cpp could not run a batch of {batch.n_rows} tokens (code {status})")
-            self._forget([slot])
-            chunks = [chunk for chunk in chunks if chunk.sequence.slot >= 0]
+            if status != NO_ROOM:
+                raise self._death(status)
+            chunks = self._fewer(chunks)
         return []
 
-    def _deliver(self, sequence: Sequence, row: int) -> TokenEvent:
-        generation = self._generations[sequence.id]
-        chain = generation.chain
-        if sequence.max_tokens == 0:  # only the prompt was asked for
+    def _fill(self, chunks: list[Chunk]) -> list[tuple[Chunk, int]]:
+        """The batch for `chunks`, and each with the row of its last token. Single rows come first."""
+        batch = self._model.batch
+        batch.clear()
+        singles = [chunk for chunk in chunks if chunk.count == 1]
+        batch.add_singles(
+            [c.sequence.tokens[c.start] for c in singles],
+            [c.start for c in singles],
+            [c.sequence.slot for c in singles],
+            [c.samples for c in singles],
+        )
+        rows = [(chunk, row) for row, chunk in enumerate(singles)]
+        for chunk in chunks:
+            if chunk.count > 1:
+                sequence, end = chunk.sequence, chunk.start + chunk.count
+                tokens = sequence.tokens[chunk.start : end]
+                rows.append((chunk, batch.add(tokens, chunk.start, sequence.slot, last_logits=chunk.samples)))
+        return rows
+
+    def _computed(self, chunks: list[Chunk], seconds: float) -> None:
+        n_decode = n_prefill = 0
+        for chunk in chunks:
+            chunk.sequence.n_cached += chunk.count
+            is_prompt = chunk.start < chunk.sequence.n_prompt
+            if chunk.count == 1 and not is_prompt:
+                n_decode += 1
+                continue
+            n_prefill += chunk.count
+            if is_prompt:
+                self._cache.note(chunk.sequence)
+        self.meter.n_steps += 1
+        self._pace.observe(n_decode, n_prefill, seconds)
+        self.meter.n_prompt_tokens += n_prefill
+
+    def _fewer(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Less to compute, or the same with more room for it, after llama.cpp found none."""
+        if self._cache.evict():
+            return chunks
+        if any(chunk.count > 1 for chunk in chunks):
+            return [Chunk(c.sequence, c.start, (c.count + 1) // 2) for c in chunks]
+        if not self._scheduler.preempt():
+            raise self._death(NO_ROOM)
+        return [chunk for chunk in chunks if chunk.sequence.slot >= 0]
+
+    def _death(self, status: int) -> EngineDied:
+        n_rows = self._model.batch.n_rows
+        return EngineDied(f"llama.cpp could not run a batch of {n_rows} tokens (code {status})")
+
+    # -- delivering ------------------------------------------------------------------------------
+
+    def _choose(self, sequence: Sequence, row: int) -> int | None:
+        """The next token, from output row `row`; None where only the prompt was asked for."""
+        if sequence.max_tokens == 0:
+            return None
+        chain = self._generations[sequence.id].chain
+        return int(self._model.logits(row).argmax()) if chain is None else chain.sample(self._model.ctx, row)
+
+    def _deliver(self, sequence: Sequence, token: int | None) -> TokenEvent:
+        if token is None:
             return self._finish(sequence, FinishReason.LENGTH, "")
-        token = int(self._model.logits(row).argmax()) if chain is None else chain.sample(self._model.ctx, row)
+        generation = self._generations[sequence.id]
         sequence.tokens.append(token)
+        self.meter.n_generated_tokens += 1
         if self._model.vocab.is_end(token) and not generation.request.ignore_eos:
             return self._finish(sequence, FinishReason.STOP, "", token)
         text = generation.text.push(token)
@@ -148,6 +191,7 @@ class Loop:
             token_ids=(token,),
             prompt_tokens=sequence.n_prompt,
             completion_tokens=sequence.n_generated,
+            cached_tokens=sequence.n_reused,
         )
 
     def _finish(self, sequence: Sequence, reason: FinishReason, text: str, *tokens: int) -> TokenEvent:
@@ -162,27 +206,12 @@ class Loop:
             token_ids=tokens,
             prompt_tokens=sequence.n_prompt,
             completion_tokens=sequence.n_generated,
+            cached_tokens=sequence.n_reused,
             finish_reason=reason,
         )
 
     def _release(self, sequence: Sequence) -> None:
-        slot = self._scheduler.remove(sequence)
-        if slot is not None:
-            self._forget([slot])
+        self._scheduler.remove(sequence)
         generation = self._generations.pop(sequence.id)
         if generation.chain is not None:
             generation.chain.close()
-
-    def _forget(self, slots: Iterable[int]) -> None:
-        for slot in slots:
-            self._model.forget(slot)
-
-
-def _refusal(request: Request, message: str, code: str, param: str | None = None) -> TokenEvent:
-    return TokenEvent(
-        id=request.id,
-        finish_reason=FinishReason.ERROR,
-        error=message,
-        error_code=code,
-        error_param=param,
-    )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
+
 
 class FinishReason(StrEnum):
     """Why a request ended."""
@@ -57,13 +59,13 @@ class Request:
     sampling: SamplingParams = SamplingParams()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenEvent:
+class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """News of one request: text that became final, and at the end why it ended.
 
     `text` may be empty (a UTF-8 character or a stop string is still open) and may hold several tokens'
-    worth. `prompt_tokens` and `completion_tokens` are totals so far. `error` (with `error_code`, and
-    `error_param` where a field is at fault) is set where `finish_reason` is ERROR.
+    worth. `prompt_tokens` and `completion_tokens` are totals so far, and of the former `cached_tokens` were
+    computed for an earlier request. `error` (with `error_code`, and `error_param` where a field is at fault)
+    is set where `finish_reason` is ERROR. A msgspec structure: one is made and packed for every token.
     """
 
     id: str
@@ -71,6 +73,7 @@ class TokenEvent:
     token_ids: tuple[int, ...] = ()
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     error: str | None = None
     error_code: str | None = None

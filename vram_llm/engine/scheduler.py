@@ -1,116 +1,106 @@
 """Who decodes, who prefills, who waits. Policy only: no llama.cpp, no clock.
 
-Decode rows go first; what room is left in the batch goes to prompts, in chunks, oldest first. A sequence
-is let in when a slot and enough KV cells for all it has are free. When the running sequences outgrow the
-cells, the youngest gives its own back and waits at the head of the queue to be computed again.
+Decode rows go first; what room is left goes to prompts, oldest first, in chunks as large as the pace allows.
+A sequence is let in when a slot and enough KV cells for all it has are at hand. One that does not fit may be
+passed by later ones, a few times. When the running sequences outgrow the cells, the youngest gives its own
+back and waits for its turn, which comes before that of all who arrived after it.
 """
 
-from collections import deque
+from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
+
+from vram_llm.engine.cache import Admission
+from vram_llm.engine.sequence import Chunk, Sequence
+
+MOST_PASSED = 8  # times a waiting sequence may see a later one let in before it
+_MOST_TRIED = 16  # waiting sequences looked at in one step
 
 
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """One request on its way. `tokens` is the prompt and, after it, what was generated."""
-
-    id: str
-    tokens: list[int]
-    n_prompt: int
-    max_tokens: int
-    slot: int = -1
-    n_cached: int = 0  # of `tokens`, how many are in the KV cache
-
-    @property
-    def n_generated(self) -> int:
-        """Tokens generated so far."""
-        return len(self.tokens) - self.n_prompt
+class Room(Protocol):
+    """What the scheduler needs of the cache (cache.py)."""
 
     @property
-    def n_pending(self) -> int:
-        """Tokens to compute before the next one can be sampled."""
-        return len(self.tokens) - self.n_cached
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Compute `count` tokens of a sequence from `start` on."""
-
-    sequence: Sequence
-    start: int
-    count: int
-
+    def n_cells(self) -> int: ...
     @property
-    def samples(self) -> bool:
-        """True where the last row gives the sequence its next token."""
-        return self.start + self.count == len(self.sequence.tokens)
+    def n_pinned(self) -> int: ...
+    def admit(self, sequence: Sequence, spare_cells: int | None) -> Admission: ...
+    def finish(self, sequence: Sequence) -> None: ...
+    def suspend(self, sequence: Sequence) -> None: ...
+    def give_up(self, sequence: Sequence) -> None: ...
+
+
+class Budget(Protocol):
+    """What the scheduler needs of the pace (pace.py)."""
+
+    def prefill_rows(self, n_decode: int) -> int: ...
 
 
 @dataclass(slots=True)
 class Scheduler:
-    """`n_cells` KV cells and `parallel` slots, shared out in steps of at most `max_rows` tokens.
+    """Shares the cells of `room` among at most `parallel` sequences, in steps of `max_rows` tokens."""
 
-    `prefill_budget` bounds the prompt rows of a step in which others decode, so that a long prompt
-    cannot hold up their next token for long.
-    """
-
-    n_cells: int
+    room: Room
+    pace: Budget
     parallel: int
     max_rows: int
-    prefill_budget: int
-    waiting: deque[Sequence] = field(default_factory=deque)
-    running: list[Sequence] = field(default_factory=list)  # oldest first
+    waiting: list[Sequence] = field(default_factory=list)  # by arrival
+    running: list[Sequence] = field(default_factory=list)  # by arrival
     n_preemptions: int = 0
-    _free_slots: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._free_slots = list(range(self.parallel - 1, -1, -1))
+    _n_arrived: int = 0
 
     @property
     def n_cells_wanted(self) -> int:
-        """KV cells the running sequences hold once all they have is computed."""
-        return sum(len(sequence.tokens) for sequence in self.running)
+        """KV cells in use once all that the running sequences have is computed, idle ones left out."""
+        return self.room.n_pinned + sum(len(s.tokens) - s.n_in_tree for s in self.running)
+
+    def submit(self, sequence: Sequence) -> None:
+        """Put a new sequence at the end of the queue."""
+        self._n_arrived += 1
+        sequence.arrival = self._n_arrived
+        self.waiting.append(sequence)
 
     def find(self, request_id: str) -> Sequence | None:
         """The sequence of a request, running or waiting."""
         return next((s for s in (*self.running, *self.waiting) if s.id == request_id), None)
 
-    def remove(self, sequence: Sequence) -> int | None:
-        """Take a sequence out for good; the slot it held, whose cells are to be freed, if it ran."""
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out for good."""
         if sequence.slot < 0:
             self.waiting.remove(sequence)
-            return None
-        self.running.remove(sequence)
-        slot, sequence.slot, sequence.n_cached = sequence.slot, -1, 0
-        self._free_slots.append(slot)
-        return slot
+            self.room.give_up(sequence)
+        else:
+            self.running.remove(sequence)
+            self.room.finish(sequence)
 
-    def preempt(self) -> int | None:
-        """Send the youngest back to the queue's head; the slot it held, or None where only one runs."""
+    def preempt(self) -> bool:
+        """Send the youngest back to the queue; False where only one runs."""
         if len(self.running) < 2:
-            return None
-        youngest = self.running[-1]
-        slot = self.remove(youngest)
-        self.waiting.appendleft(youngest)
+            return False
+        youngest = self.running.pop()
+        self.room.suspend(youngest)
+        insort(self.waiting, youngest, key=_arrival)
         self.n_preemptions += 1
-        return slot
+        return True
 
-    def make_room(self) -> list[int]:
-        """Preempt until the running sequences fit the cells; the slots whose cells are to be freed."""
-        freed = []
-        while self.n_cells_wanted > self.n_cells and (slot := self.preempt()) is not None:
-            freed.append(slot)
-        return freed
+    def make_room(self) -> None:
+        """Preempt until the running sequences fit the cells."""
+        while self.n_cells_wanted > self.room.n_cells and self.preempt():
+            pass
 
     def schedule(self) -> list[Chunk]:
         """The next step: one row for each sequence that decodes, then prompts as far as the budget goes."""
-        chunks = [Chunk(s, s.n_cached, 1) for s in self.running if s.n_pending == 1]
-        budget = self.max_rows - len(chunks)
-        if chunks:
-            budget = min(budget, self.prefill_budget)
+        chunks = [Chunk(s, s.n_cached, 1) for s in self.running if len(s.tokens) == s.n_cached + 1]
+        n_decode = len(chunks)
+        if n_decode == self.parallel:
+            return chunks
+        budget = min(self.max_rows - n_decode, self.pace.prefill_rows(n_decode))
         prefilling = self._prefilling()
         while budget > 0 and (sequence := next(prefilling, None)) is not None:
             count = min(sequence.n_pending, budget)
+            if (stop := next((p for p in sequence.stops if p > sequence.n_cached), None)) is not None:
+                count = min(count, stop - sequence.n_cached)
             chunks.append(Chunk(sequence, sequence.n_cached, count))
             budget -= count
         return chunks
@@ -118,13 +108,29 @@ class Scheduler:
     def _prefilling(self) -> Iterator[Sequence]:
         """Running sequences with a prompt to compute, then, one by one as they are asked for, new ones."""
         yield from [s for s in self.running if s.n_pending > 1]
-        while self.waiting and self._free_slots and self._has_cells_for(self.waiting[0]):
-            sequence = self.waiting.popleft()
-            sequence.slot = self._free_slots.pop()
-            self.running.append(sequence)
+        while len(self.running) < self.parallel and (sequence := self._admitted()) is not None:
             yield sequence
 
-    def _has_cells_for(self, sequence: Sequence) -> bool:
+    def _admitted(self) -> Sequence | None:
+        """The first of the queue that can run, now running."""
+        for i, sequence in enumerate(self.waiting[:_MOST_TRIED]):
+            admission = self.room.admit(sequence, self._spare_cells())
+            if admission is Admission.ADMITTED:
+                for passed in self.waiting[:i]:
+                    passed.n_passed += 1
+                del self.waiting[i]
+                insort(self.running, sequence, key=_arrival)
+                return sequence
+            if admission is Admission.NO_ROOM and sequence.n_passed >= MOST_PASSED:
+                return None
+        return None
+
+    def _spare_cells(self) -> int | None:
+        if not self.running:
+            return None
         # a cell more for each of them, or the newcomer would be sent back at the next step
-        growth = len(self.running) + 1
-        return not self.running or self.n_cells_wanted + len(sequence.tokens) + growth <= self.n_cells
+        return self.room.n_cells - self.n_cells_wanted - len(self.running) - 1
+
+
+def _arrival(sequence: Sequence) -> int:
+    return sequence.arrival

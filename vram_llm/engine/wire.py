@@ -7,6 +7,7 @@ import struct
 
 import msgspec
 
+from vram_llm.engine.figures import Figures
 from vram_llm.engine.info import ModelInfo
 from vram_llm.engine.request import Request, TokenEvent
 from vram_llm.plan.types import Plan
@@ -48,9 +49,10 @@ class Ready(msgspec.Struct, tag=True):
 
 
 class News(msgspec.Struct, tag=True):
-    """One engine step: what became of which request."""
+    """One engine step: what became of which request, and the engine's figures after it."""
 
     events: list[TokenEvent]
+    figures: Figures
 
 
 class Remark(msgspec.Struct, tag=True):

@@ -113,7 +113,11 @@ def run(channel: Channel) -> None:
     expectation = Expectation(start.plan.speed)
     while True:
         events: list[TokenEvent] = []
-        for message in channel.receive(wait=loop.is_idle):
+        started, waits = time.perf_counter(), loop.is_idle
+        messages = channel.receive(wait=waits)
+        if waits:
+            started = time.perf_counter()
+        for message in messages:
             match message:
                 case wire.Submit(request):
                     refusal = loop.submit(request)
@@ -125,9 +129,10 @@ def run(channel: Channel) -> None:
         remark = expectation.after(model.batch.n_rows, len(news), time.perf_counter() - began)
         events += news
         if events:
-            channel.send(wire.News(events))
+            channel.send(wire.News(events, loop.figures()))
         if remark is not None:
             channel.send(wire.Remark(remark))
+        loop.meter.count_turn(time.perf_counter() - started)
 
 
 def _info(model: "LoadedModel", name: str) -> ModelInfo:

@@ -45,6 +45,21 @@ class Batch:
         self.n_rows = 0
         self.struct.n_tokens = 0
 
+    def add_singles(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        sequences: Sequence[int],
+        logits: Sequence[bool],
+    ) -> None:
+        """Append a row for each of as many sequences."""
+        start, end = self.n_rows, self.n_rows + len(tokens)
+        self._token[start:end] = tokens
+        self._pos[start:end] = positions
+        self._seq[start:end] = sequences
+        self._logits[start:end] = logits
+        self.n_rows = self.struct.n_tokens = end
+
     def add(self, tokens: Sequence[int], position: int, sequence: int, *, last_logits: bool) -> int:
         """Append `tokens` of one sequence from `position` on; returns the row of the last of them."""
         start, end = self.n_rows, self.n_rows + len(tokens)

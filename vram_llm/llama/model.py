@@ -14,6 +14,7 @@ from vram_llm.llama import memory
 from vram_llm.llama.adapters import apply_adapters, load_adapters
 from vram_llm.llama.batch import Batch
 from vram_llm.llama.bindings import C
+from vram_llm.llama.cells import Cells
 from vram_llm.llama.devices import handles
 from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, context_params
 from vram_llm.llama.vocab import Vocab
@@ -42,7 +43,7 @@ class LoadedModel:
             C.llama_model_free(self._model)
             raise
         apply_adapters(self._ctx, self._adapters)
-        self._memory = C.llama_get_memory(self._ctx)
+        self.cells = Cells(self._ctx, self._model)
         self.vocab = Vocab(C.llama_model_get_vocab(self._model))
         self.n_ctx: int = C.llama_n_ctx(self._ctx)
         self.n_ctx_seq: int = C.llama_n_ctx_seq(self._ctx)  # what one sequence may hold
@@ -79,16 +80,23 @@ class LoadedModel:
         return self._ctx
 
     def decode(self) -> int:
-        """Run the batch. 0 done, 1 no room in the KV cache (nothing changed), below 0 llama.cpp's errors."""
+        """Run the batch; devices may still be at it after this (`wait`).
+
+        0 done, 1 no room in the KV cache (nothing changed), below 0 llama.cpp's errors.
+        """
         return int(C.llama_decode(self._ctx, self.batch.struct))
+
+    def wait(self) -> None:
+        """Wait until the devices have computed the batch."""
+        C.llama_synchronize(self._ctx)
+
+    def forget(self, sequence: int) -> None:
+        """Free all that a sequence holds."""
+        self.cells.forget(sequence)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """Logits of batch row `row`, shape (n_vocab,): a view, good until the next decode."""
         return np.ctypeslib.as_array(C.llama_get_logits_ith(self._ctx, row), shape=(self.vocab.n_tokens,))
-
-    def forget(self, sequence: int) -> None:
-        """Free the cells of a sequence."""
-        C.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def memory_use(self) -> dict[str, memory.BufferUse]:
         """What llama.cpp holds per device id of the plan, and "host" (all CPU buffer types added up)."""

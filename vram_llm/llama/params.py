@@ -56,7 +56,8 @@ def context_params(context: Context) -> Any:
     params.n_ubatch = context.n_ubatch
     params.n_seq_max = context.parallel
     params.n_outputs_max = context.n_outputs
-    params.n_threads = params.n_threads_batch = context.n_threads
+    params.n_threads = context.n_threads
+    params.n_threads_batch = context.n_threads_batch or context.n_threads
     params.type_k, params.type_v = KV_TYPES[context.kv_type_k].id, KV_TYPES[context.kv_type_v].id
     params.flash_attn_type = FLASH_ATTENTION[context.flash_attn]
     params.kv_unified = context.kv_unified

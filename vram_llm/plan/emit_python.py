@@ -28,7 +28,7 @@ llm = Llama(
     n_batch={n_batch},
     n_ubatch={n_ubatch},
     n_threads={n_threads},
-    n_threads_batch={n_threads},
+    n_threads_batch={n_threads_batch},
     type_k={type_k},  # {kv_type_k}
     type_v={type_v},  # {kv_type_v}
     flash_attn={flash_attn},
@@ -79,7 +79,7 @@ params.n_batch = {n_batch}
 params.n_ubatch = {n_ubatch}
 params.n_seq_max = {parallel}
 params.n_outputs_max = {n_outputs}
-params.n_threads = params.n_threads_batch = {n_threads}
+params.n_threads, params.n_threads_batch = {n_threads}, {n_threads_batch}
 params.type_k = {type_k}  # {kv_type_k}
 params.type_v = {type_v}  # {kv_type_v}
 params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_{flash_attn_type}
@@ -165,6 +165,7 @@ def script(plan: Plan) -> str:
             n_batch=context.n_batch,
             n_ubatch=context.n_ubatch,
             n_threads=context.n_threads,
+            n_threads_batch=context.n_threads_batch or context.n_threads,
             parallel=context.parallel,
             n_outputs=context.n_outputs,
             flash_attn=context.flash_attn is not FlashAttention.OFF,

@@ -55,6 +55,11 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
     if not context.pipeline_copies and len(where.names) > 1:
         found.append(Setting("--override-tensor", NO_TENSOR + "=CPU", "LLAMA_ARG_OVERRIDE_TENSOR"))
     found += [setting for each in plan.companions for setting in _companion(each, where, folder)]
+    batch_threads = (
+        ()
+        if context.n_threads_batch is None
+        else (Setting("--threads-batch", str(context.n_threads_batch), None),)
+    )
     return (
         *found,
         Setting("--split-mode", "layer", "LLAMA_ARG_SPLIT_MODE"),
@@ -72,6 +77,7 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
         Setting("--batch-size", str(context.n_batch), "LLAMA_ARG_BATCH"),
         Setting("--ubatch-size", str(context.n_ubatch), "LLAMA_ARG_UBATCH"),
         Setting("--threads", str(context.n_threads), "LLAMA_ARG_THREADS"),
+        *batch_threads,
         Setting("--cache-ram", "0", "LLAMA_ARG_CACHE_RAM"),
         Setting("--ctx-checkpoints", "0", "LLAMA_ARG_CTX_CHECKPOINTS"),
         Setting("--no-op-offload", None, None),

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from vram_llm.errors import DoesNotFit
+from vram_llm.errors import BadPlan, DoesNotFit
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.plan import explain
@@ -16,14 +16,19 @@ from vram_llm.plan.types import (
     PLAN_VERSION,
     Alternative,
     Companion,
+    HostEstimate,
     MeterFor,
     Objective,
     Plan,
     PlannedDevice,
     PlannedModel,
+    Serving,
     SpeedEstimate,
     Workload,
 )
+from vram_llm.units import GIB, format_bytes
+
+ENOUGH_SLOTS_RAM_BYTES = 2 * GIB
 
 
 def make_plan(
@@ -98,6 +103,7 @@ def make_plan(
             *explain.left_out(machine, companions),
             *explain.unknown_speeds(machine, workload, chosen.placement),
         ),
+        serving=_serving(workload.serving, chosen.estimate.host),
     )
     return replace(plan, notes=(*plan.notes, *idle_reasons(plan)))
 
@@ -107,3 +113,16 @@ def _speed(
 ) -> SpeedEstimate | None:
     pipelined = analytic(profile, machine, workload, of.context).is_pipelined(of.placement)
     return Predictor(profile, of.context, machine, workload)(of.placement, pipelined=pipelined)
+
+
+def _serving(wanted: Serving, host: HostEstimate) -> Serving:
+    """The wish with every choice made: a quarter of what the host has left, and no more than enough."""
+    left = max(-host.over_bytes, 0)
+    if wanted.slots_ram_bytes is None:
+        return replace(wanted, slots_ram_bytes=min(ENOUGH_SLOTS_RAM_BYTES, left // 4))
+    if wanted.slots_ram_bytes > left:
+        raise BadPlan(
+            f"--slots-ram asks for {format_bytes(wanted.slots_ram_bytes)} and the host has "
+            f"{format_bytes(left)} left; ask for less, or lower --reserve-mib"
+        )
+    return wanted

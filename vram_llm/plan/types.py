@@ -38,6 +38,16 @@ class Objective(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """How the engine shares the context among requests. Nothing here changes what llama.cpp itself holds."""
+
+    itl_target_ms: float = 100.0  # what a step may take in which some sequences decode and others prefill
+    cache_reuse: int = 32  # shortest common beginning worth sharing between requests, in tokens; 0: none
+    slots_ram_bytes: int | None = None  # host memory for states that leave the KV cache and may come back
+    slots_disk_bytes: int = 0  # disk for what has to leave that
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """What the user wants to run. `None` leaves the choice to the planner.
 
@@ -64,6 +74,9 @@ class Workload:
     mmproj: str | None = None  # the file of a multimodal projector
     loras: tuple["Lora", ...] = ()
     draft: str | None = None  # a smaller model that guesses tokens for this one to check
+    n_threads: int | None = None
+    n_threads_batch: int | None = None
+    serving: Serving = Serving()
     objective: Objective = Objective.LATENCY  # where a device's speed is unknown, BALANCE is what is done
     expect_depth: int | None = None  # tokens a sequence has behind it at an average decode step
     expect_streams: int = 1  # sequences that decode at the same time, as the objective sees it
@@ -85,6 +98,7 @@ class Context:
     n_threads: int
     use_mmap: bool
     pipeline_copies: bool  # made where llama.cpp can; they speed up prompts and many streams, and cost memory
+    n_threads_batch: int | None = None  # for steps of more than one token; None: as many as for one
     n_outputs_max: int | None = None  # rows of logits a micro-batch may ask for; None: one for each sequence
     flash_attn: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False  # layers with a sliding window keep all of the context
@@ -299,3 +313,4 @@ class Plan:
     objective: Objective = Objective.BALANCE  # what the placement was chosen by
     speed: SpeedEstimate | None = None  # None where a device's speed is not known
     notes: tuple[str, ...] = ()
+    serving: Serving = Serving(slots_ram_bytes=0)  # every choice made

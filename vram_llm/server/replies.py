@@ -21,7 +21,7 @@ class ReplyHead:
 
 
 class PromptTokensDetails(BaseModel):
-    """Where the prompt's tokens came from."""
+    """Where the prompt's tokens came from: `cached_tokens` of them were computed for an earlier request."""
 
     cached_tokens: int = 0
 
@@ -129,10 +129,13 @@ class Tally:
     n: int
     _prompts: dict[int, int] = field(default_factory=dict)
     _completion_tokens: int = 0
+    _cached: dict[int, int] = field(default_factory=dict)
 
     def add(self, index: int, last: TokenEvent) -> None:
         """Count choice `index` by its last event."""
         self._prompts[index // self.n] = last.prompt_tokens
+        prompt = index // self.n  # the choice that computed it says how much was there before the request
+        self._cached[prompt] = min(self._cached.get(prompt, last.cached_tokens), last.cached_tokens)
         self._completion_tokens += last.completion_tokens
 
     def usage(self) -> Usage:
@@ -141,4 +144,5 @@ class Tally:
             prompt_tokens=prompt_tokens,
             completion_tokens=self._completion_tokens,
             total_tokens=prompt_tokens + self._completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(self._cached.values())),
         )

@@ -1,0 +1,187 @@
+"""Requests that begin as others did, on models of three kinds of memory: the same answers, computed once."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from tests.conftest import PlanOnCpu
+from tests.engine.rounding import assert_same
+from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
+from tools.random_model import write_llama
+from vram_llm.engine.loop import Loop
+from vram_llm.engine.request import FinishReason, Request, SamplingParams, TokenEvent
+from vram_llm.llama.model import LoadedModel
+from vram_llm.plan.types import Serving
+from vram_llm.units import MIB
+
+GREEDY = SamplingParams(temperature=0)
+N_SHARED = 400  # tokens that the prompts of these tests begin with
+Answer = list[TokenEvent]
+
+
+@pytest.fixture(scope="module", params=["llama", "nemotron_h", "gemma3"])
+def model(
+    request: pytest.FixtureRequest, plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LoadedModel]:
+    """Full attention; recurrent layers beside it; a sliding window of 256. Weights are float32."""
+    path = tmp_path_factory.mktemp("reuse") / "f32.gguf"
+    if request.param == "llama":
+        write_llama(path, quant=gguf.GGMLQuantizationType.F32)
+    else:
+        write_loadable(with_vocabulary(LOADABLE[request.param]()), path, "F32")
+    serving = Serving(slots_ram_bytes=64 * MIB)
+    loaded = LoadedModel(plan_on_cpu(path, n_ctx=2048, n_batch=128, n_ubatch=64, serving=serving))
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture
+def loop(model: LoadedModel) -> Iterator[Loop]:
+    """A loop that shares; what a test leaves is evicted."""
+    loop = Loop(model)
+    yield loop
+    assert loop.is_idle
+    _empty(loop)
+
+
+def _prompts(n: int, n_shared: int = N_SHARED) -> list[tuple[int, ...]]:
+    pick = np.random.default_rng(n)
+    shared = tuple(map(int, pick.integers(3, 320, n_shared)))
+    return [(*shared, *map(int, pick.integers(3, 320, 20 + i))) for i in range(n)]
+
+
+def _request(name: str, prompt: tuple[int, ...], max_tokens: int | None = 12, **options: Any) -> Request:
+    return Request(id=name, prompt=prompt, max_tokens=max_tokens, sampling=GREEDY, ignore_eos=True, **options)
+
+
+def _run(loop: Loop, *requests: Request) -> list[Answer]:
+    """Submit all at once and run until nothing is left; the news of each."""
+    news: dict[str, Answer] = {request.id: [] for request in requests}
+    for request in requests:
+        assert loop.submit(request) is None
+    while not loop.is_idle:
+        for event in loop.step():
+            news[event.id].append(event)
+    return list(news.values())
+
+
+def _alone(model: LoadedModel, prompt: tuple[int, ...], max_tokens: int = 12) -> list[int]:
+    """The answer of an engine that has seen nothing else."""
+    loop = Loop(model)
+    (answer,) = _run(loop, _request("alone", prompt, max_tokens))
+    _empty(loop)
+    return _tokens(answer)
+
+
+def _empty(loop: Loop) -> None:
+    """Let go of all that is idle."""
+    while loop._cache.evict():
+        pass
+    loop._cache.store.close()
+    assert loop.figures().n_cells_used == 0
+
+
+def _tokens(answer: Answer) -> list[int]:
+    return [token for event in answer for token in event.token_ids]
+
+
+def _cached(answer: Answer) -> int:
+    assert answer[-1].finish_reason is FinishReason.LENGTH
+    return answer[-1].cached_tokens
+
+
+def test_a_shared_beginning_is_computed_once(model: LoadedModel) -> None:
+    """One after another, then several at once. Recurrent models must have paused there before."""
+    prompts = _prompts(6)
+    alone = [_alone(model, prompt) for prompt in prompts]
+    loop = Loop(model)
+    answers = [_run(loop, _request(f"r{i}", prompt))[0] for i, prompt in enumerate(prompts[:2])]
+    answers += _run(loop, *(_request(f"s{i}", prompt) for i, prompt in enumerate(prompts[2:])))
+    n_second = 300 if model.cells.is_stateful else N_SHARED
+    cached = [_cached(answer) for answer in answers]
+    assert cached[0] == 0
+    assert n_second - 20 <= cached[1] <= N_SHARED
+    assert cached[2:] == [N_SHARED] * 4
+    assert len({tuple(tokens) for tokens in alone}) == len(alone)
+    _empty(loop)
+    for prompt, expected, answer in zip(prompts, alone, answers, strict=True):
+        assert_same(model, prompt, expected, _tokens(answer))
+
+
+def test_a_chats_next_turn_goes_on_where_it_was(model: LoadedModel) -> None:
+    (prompt,) = _prompts(1)
+    loop = Loop(model)
+    (first,) = _run(loop, _request("first", prompt))
+    turn = (*prompt, *_tokens(first), 7, 8, 9, 10)
+    (second,) = _run(loop, _request("second", turn))
+    assert _cached(second) == len(prompt) + 11  # the last token of an answer is never computed
+    _empty(loop)
+    assert_same(model, turn, _alone(model, turn), _tokens(second))
+
+
+def test_choices_of_one_prompt_share_its_cells(loop: Loop) -> None:
+    """They come at once: one computes the prompt, and the others wait for it rather than compute it too."""
+    (prompt,) = _prompts(1)
+    requests = [_request(f"r{i}", prompt, 4) for i in range(4)]
+    for request in requests:
+        assert loop.submit(request) is None
+    news: dict[str, Answer] = {request.id: [] for request in requests}
+    most_cells = 0
+    while not loop.is_idle:
+        for event in loop.step():
+            news[event.id].append(event)
+        most_cells = max(most_cells, loop.figures().n_cells_used)
+    assert sorted(_cached(answer) for answer in news.values()) == [0, *[len(prompt) - 1] * 3]
+    assert len({tuple(_tokens(answer)) for answer in news.values()}) <= 2  # rounding of the last row
+    assert most_cells <= len(prompt) + 4 * 5
+    assert loop.figures().n_prompt_tokens == len(prompt) + 3
+
+
+def test_what_is_evicted_comes_back_from_the_host(model: LoadedModel) -> None:
+    """Each conversation fills half of the cells; going on with the first needs its state back."""
+    prompts = [_prompts(i + 1, 950)[0] for i in range(4)]
+    loop = Loop(model)
+    answers = [_run(loop, _request(f"r{i}", prompt))[0] for i, prompt in enumerate(prompts)]
+    assert loop.figures().n_moved_to_host >= 2
+    assert loop.figures().host_bytes > 0
+    turn = (*prompts[0], *_tokens(answers[0]), 7, 8, 9)
+    (again,) = _run(loop, _request("again", turn))
+    assert _cached(again) == len(prompts[0]) + 11
+    _empty(loop)
+    assert_same(model, turn, _alone(model, turn), _tokens(again))
+
+
+def test_more_than_the_cells_hold_wait_on_the_host(model: LoadedModel) -> None:
+    """Twice as many tokens as cells: the young give way and come back; nothing is computed twice."""
+    prompts = [_prompts(i + 1, 420)[0] for i in range(8)]
+    alone = [_alone(model, prompt, 100) for prompt in prompts]
+    loop = Loop(model)
+    answers = _run(loop, *(_request(f"r{i}", prompt, 100) for i, prompt in enumerate(prompts)))
+    figures = loop.figures()
+    assert figures.n_preemptions > 0
+    assert figures.n_prompt_tokens == sum(map(len, prompts))
+    assert [len(_tokens(answer)) for answer in answers] == [100] * 8
+    _empty(loop)
+    for prompt, expected, answer in zip(prompts, alone, answers, strict=True):
+        assert_same(model, prompt, expected, _tokens(answer))
+
+
+def test_one_that_is_cancelled_frees_its_slot_within_a_step(loop: Loop) -> None:
+    """A hundred times in a row, at every stage: while it waits, in its prompt, and while it decodes."""
+    prompts = _prompts(4)
+    assert loop.submit(_request("stays", prompts[0], 350)) is None
+    news: Answer = []
+    for i in range(100):
+        name = f"r{i}"
+        assert loop.submit(_request(name, prompts[1 + i % 3], None)) is None
+        for _ in range(i % 4):
+            news += [event for event in loop.step() if event.id == "stays"]
+        loop.cancel(name)
+        assert loop.figures().n_running + loop.figures().n_waiting == 1
+    while not loop.is_idle:
+        news += [event for event in loop.step() if event.id == "stays"]
+    assert len(_tokens(news)) == 350
+    assert news[-1].finish_reason is FinishReason.LENGTH

@@ -1,0 +1,53 @@
+"""A request becomes the tokens to compute, or the sentence that says why it cannot be served."""
+
+from vram_llm.engine.request import FinishReason, Request, TokenEvent
+from vram_llm.errors import ContextExceeded, RequestError
+from vram_llm.llama.vocab import Vocab
+
+_MOST_CHARS_PER_TOKEN = 64  # over a whole prompt; runs of spaces come nearest
+
+
+class Intake:
+    """Checks and tokenises prompts for a context of `n_ctx` tokens."""
+
+    def __init__(self, vocab: Vocab, n_ctx: int) -> None:
+        self._vocab = vocab
+        self._n_ctx = n_ctx
+        self._last: tuple[str, bool, list[int]] = ("", False, [])  # `n` choices share a prompt
+
+    def tokens(self, request: Request) -> list[int]:
+        """The prompt's tokens. Raises RequestError, ContextExceeded."""
+        prompt, n_ctx = request.prompt, self._n_ctx
+        if isinstance(prompt, str) and len(prompt) > n_ctx * _MOST_CHARS_PER_TOKEN:
+            # before the time is spent in which no other request gets a token
+            raise ContextExceeded(
+                f"the prompt has {len(prompt):,} characters, far more than the context's {n_ctx:,} tokens"
+            )
+        tokens = self._tokenize(prompt, request.add_bos) if isinstance(prompt, str) else list(prompt)
+        if not tokens:
+            tokens = [self._vocab.bos if self._vocab.bos >= 0 else self._vocab.eos]
+        n_vocab = self._vocab.n_tokens
+        if (bad := next((t for t in tokens if not 0 <= t < n_vocab), None)) is not None:
+            raise RequestError(f"token id {bad} is outside the vocabulary of {n_vocab} tokens", "prompt")
+        if len(tokens) >= n_ctx:
+            raise ContextExceeded(
+                f"the prompt has {len(tokens):,} tokens and the context holds {n_ctx:,}; "
+                "shorten the prompt, or serve with a larger --n-ctx"
+            )
+        return tokens
+
+    def _tokenize(self, prompt: str, add_bos: bool) -> list[int]:
+        if self._last[:2] != (prompt, add_bos):
+            self._last = (prompt, add_bos, self._vocab.tokenize(prompt, add_special=add_bos))
+        return list(self._last[2])
+
+
+def refusal(request: Request, error: RequestError) -> TokenEvent:
+    """The event that tells a client why its request is not served."""
+    return TokenEvent(
+        id=request.id,
+        finish_reason=FinishReason.ERROR,
+        error=str(error),
+        error_code=error.code,
+        error_param=error.param,
+    )

@@ -1,0 +1,60 @@
+"""How many rows of prompts go beside decoding streams, so that their next tokens are not late.
+
+Policy only: it is told what steps took and never looks at a clock.
+"""
+
+from dataclasses import dataclass
+
+FIRST_ROWS = 32  # before anything is known
+LEAST_ROWS = 8  # however slow the device: prompts get on
+_ROUND_TO = 16  # steps of equal size let llama.cpp use its graph again
+_DECODE_SHARE = 5  # a step beside prompts may last this many times one without, whatever the target
+_LONE_S = 1.0  # a step of prompts alone: what a new request may have to wait for
+_WEIGHT = 0.3  # of the newest observation
+
+
+@dataclass(slots=True)
+class Pace:
+    """Chooses rows so that a step with both kinds lasts about `target_s`.
+
+    Where streams alone take longer than a fifth of the target, the step may last five times what they take:
+    otherwise every prompt row would cost more in repeated decode steps than it saves the streams.
+    """
+
+    target_s: float
+    max_rows: int
+    n_ubatch: int
+    _decode_s: float | None = None  # a step without prompts
+    _row_s: float | None = None  # one prompt row more
+
+    def observe(self, n_decode: int, n_prefill: int, seconds: float) -> None:
+        """A step of `n_decode` decode rows and `n_prefill` prompt rows took `seconds`."""
+        if not n_prefill:
+            self._decode_s = _blend(self._decode_s, seconds)
+            return
+        before = self._decode_s or 0.0 if n_decode else 0.0
+        rows = n_prefill if before or not n_decode else n_prefill + n_decode
+        self._row_s = _blend(self._row_s, max(seconds - before, seconds / 10) / rows)
+
+    def prefill_rows(self, n_decode: int) -> int:
+        """The most prompt rows for a step beside `n_decode` decode rows."""
+        room = self.max_rows - n_decode
+        if not n_decode:
+            return min(room, self._lone_rows())
+        if self._row_s is None:
+            return min(room, FIRST_ROWS)
+        decode_s = self._decode_s or 0.0
+        rows = int((max(self.target_s, _DECODE_SHARE * decode_s) - decode_s) / self._row_s)
+        if rows > _ROUND_TO:
+            rows -= rows % _ROUND_TO
+        return min(room, max(rows, LEAST_ROWS))
+
+    def _lone_rows(self) -> int:
+        if self._row_s is None:
+            return self.n_ubatch
+        whole = int(_LONE_S / self._row_s) // self.n_ubatch
+        return max(whole, 1) * self.n_ubatch
+
+
+def _blend(before: float | None, seconds: float) -> float:
+    return seconds if before is None else (1 - _WEIGHT) * before + _WEIGHT * seconds

@@ -1,0 +1,49 @@
+"""A request on its way through the engine, and the piece of it that one step computes."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One request's tokens. `tokens` is the prompt and, after it, what was generated.
+
+    Of `tokens`, the first `n_cached` are in the cells of `slot`, and the first `n_in_tree` of those are
+    counted by the prefix cache rather than for this sequence. `n_reused` of the prompt came from there.
+    """
+
+    id: str
+    tokens: list[int]
+    n_prompt: int
+    max_tokens: int
+    slot: int = -1  # -1: it waits
+    n_cached: int = 0
+    n_in_tree: int = 0
+    n_reused: int = 0
+    stops: list[int] = field(default_factory=list)  # positions whose state is worth keeping, ascending
+    kept: tuple[int, int] | None = None  # while preempted: the key of its state, and the tokens that holds
+    arrival: int = 0
+    n_passed: int = 0  # later ones let in before it
+
+    @property
+    def n_generated(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - self.n_prompt
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens to compute before the next one can be sampled."""
+        return len(self.tokens) - self.n_cached
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Compute `count` tokens of a sequence from `start` on. Not frozen, which costs as much as a row does."""
+
+    sequence: Sequence
+    start: int
+    count: int
+
+    @property
+    def samples(self) -> bool:
+        """True where the last row gives the sequence its next token."""
+        return self.start + self.count == len(self.sequence.tokens)

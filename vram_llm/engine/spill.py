@@ -1,0 +1,95 @@
+"""States of sequences outside llama.cpp's memory: in the host's RAM, then on disk, each within a bound.
+
+What was not used for the longest time goes first: from RAM to disk, from disk for good.
+"""
+
+import tempfile
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+State = npt.NDArray[np.uint8]
+
+
+@dataclass(slots=True)
+class SpillStore:
+    """Keeps states under keys of its own making, at most `ram_bytes` and `disk_bytes` of them; 0 keeps none.
+
+    A file has no name: the system drops it with the process, however that ends.
+    """
+
+    ram_bytes: int
+    disk_bytes: int = 0
+    folder: str | None = None  # None: the system's for temporary files
+    ram_used_bytes: int = 0
+    disk_used_bytes: int = 0
+    _ram: "OrderedDict[int, State]" = field(default_factory=OrderedDict)
+    _disk: "OrderedDict[int, tuple[int, IO[bytes]]]" = field(default_factory=OrderedDict)
+    _n_keys: int = 0
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._ram or key in self._disk
+
+    def would_keep(self, n_bytes: int) -> bool:
+        """Whether a state of that size fits within a bound at all."""
+        return n_bytes <= max(self.ram_bytes, self.disk_bytes)
+
+    def put(self, state: State) -> int:
+        """Keep a state; its key. It may be gone as soon as others come."""
+        self._n_keys += 1
+        self._ram[self._n_keys] = state
+        self.ram_used_bytes += state.nbytes
+        self._shrink()
+        return self._n_keys
+
+    def get(self, key: int) -> State | None:
+        """The state under `key`, now the most recently used; None where it had to go."""
+        if key in self._ram:
+            self._ram.move_to_end(key)
+            return self._ram[key]
+        if key not in self._disk:
+            return None
+        n_bytes, file = self._disk[key]
+        self._disk.move_to_end(key)
+        file.seek(0)
+        return np.frombuffer(file.read(n_bytes), np.uint8)
+
+    def drop(self, key: int) -> None:
+        """Forget a state. A key that is gone is no error."""
+        if key in self._ram:
+            self.ram_used_bytes -= self._ram.pop(key).nbytes
+        elif key in self._disk:
+            n_bytes, file = self._disk.pop(key)
+            file.close()
+            self.disk_used_bytes -= n_bytes
+
+    def close(self) -> None:
+        """Forget all states."""
+        for key in (*self._ram, *self._disk):
+            self.drop(key)
+
+    def _shrink(self) -> None:
+        while self.ram_used_bytes > self.ram_bytes:
+            key, state = self._ram.popitem(last=False)
+            self.ram_used_bytes -= state.nbytes
+            if state.nbytes <= self.disk_bytes:
+                self._write(key, state)
+        while self.disk_used_bytes > self.disk_bytes:
+            self.drop(next(iter(self._disk)))
+
+    def _write(self, key: int, state: State) -> None:
+        try:
+            file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 - closed by drop
+        except OSError:  # no such folder: then it is not kept
+            return
+        try:
+            file.write(state.data)
+            file.flush()
+        except OSError:  # a full disk
+            file.close()
+            return
+        self._disk[key] = (state.nbytes, file)
+        self.disk_used_bytes += state.nbytes

@@ -1,0 +1,61 @@
+"""What sequences hold of llama.cpp's memory (KV cells, recurrent states, windows): shared, cut, moved."""
+
+import ctypes
+
+import numpy as np
+import numpy.typing as npt
+
+from vram_llm.llama.bindings import C
+
+MAX_SLOTS = (
+    256  # LLAMA_MAX_SEQ: cells may belong to any id below it, and rows of a batch to those below n_seq_max
+)
+_WHOLE, _PART = 0, 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: without the cells of full attention
+_State = npt.NDArray[np.uint8]
+_bytes_at = ctypes.POINTER(ctypes.c_uint8)
+
+
+class Cells:
+    """The memory of one context. `is_stateful` is true where a sequence cannot simply be cut shorter.
+
+    Every operation walks over all cells of the cache on the host: some microseconds a thousand.
+    """
+
+    def __init__(self, ctx: int, model: int) -> None:
+        self._ctx = ctx
+        self._memory = C.llama_get_memory(ctx)
+        recurrent = C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model)
+        self.is_stateful: bool = recurrent or C.llama_model_n_swa(model) > 0
+
+    def share(self, source: int, slot: int, length: int) -> None:
+        """Give an empty slot the first `length` cells of another, without copying them."""
+        C.llama_memory_seq_cp(self._memory, source, slot, 0, length)
+
+    def cut(self, slot: int, length: int) -> bool:
+        """Free a slot's cells from position `length` on; False where its kind of memory cannot."""
+        return bool(C.llama_memory_seq_rm(self._memory, slot, length, -1))
+
+    def forget(self, slot: int) -> None:
+        """Free all that a slot holds."""
+        C.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def state(self, slot: int, *, part: bool = False) -> _State:
+        """A copy of all a slot holds; with `part`, of recurrent states and windows alone."""
+        flags = _PART if part else _WHOLE
+        n_bytes = C.llama_state_seq_get_size_ext(self._ctx, slot, flags)
+        state = np.empty(n_bytes, np.uint8)
+        written = C.llama_state_seq_get_data_ext(self._ctx, _at(state), n_bytes, slot, flags)
+        return state[:written]
+
+    def state_bytes(self, slot: int) -> int:
+        """The size of `state(slot)`."""
+        return int(C.llama_state_seq_get_size_ext(self._ctx, slot, _WHOLE))
+
+    def restore(self, slot: int, state: _State, *, part: bool = False) -> bool:
+        """Put a state back, in any slot; False where there is no room for it."""
+        flags = _PART if part else _WHOLE
+        return bool(C.llama_state_seq_set_data_ext(self._ctx, _at(state), state.nbytes, slot, flags))
+
+
+def _at(state: _State) -> object:
+    return state.ctypes.data_as(_bytes_at)
