@@ -128,9 +128,9 @@ def logits_after(
     for start in range(0, len(tokens), chunk):
         model.batch.clear()
         if beside:
-            model.batch.add([1] * beside, 0, 1, last_logits=False)
+            model.batch.add([1] * beside, 0, 1, n_outputs=0)
         part = tokens[start : start + chunk]
-        row = model.batch.add(part, start, 0, last_logits=True)
+        row = model.batch.add(part, start, 0, n_outputs=1)
         if model.decode() != 0:
             raise SystemExit("llama.cpp could not decode the comparison")
     return model.logits(row).copy()

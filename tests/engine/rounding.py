@@ -36,8 +36,8 @@ def _logits_after(model: LoadedModel, tokens: list[int], chunk: int, beside: int
         if step % 2 == 0:
             model.forget(1)
         if beside:
-            model.batch.add([9] * beside, step % 2 * beside, 1, last_logits=False)
-        row = model.batch.add(tokens[start : start + chunk], start, 0, last_logits=True)
+            model.batch.add([9] * beside, step % 2 * beside, 1, n_outputs=0)
+        row = model.batch.add(tokens[start : start + chunk], start, 0, n_outputs=1)
         assert model.decode() == 0
     logits = model.logits(row).copy()
     model.forget(0)

@@ -157,13 +157,13 @@ def test_what_is_evicted_comes_back_from_the_host(model: LoadedModel) -> None:
 def test_more_than_the_cells_hold_wait_on_the_host(model: LoadedModel) -> None:
     """Twice as many tokens as cells: the young give way and come back; nothing is computed twice."""
     prompts = [_prompts(i + 1, 420)[0] for i in range(8)]
-    alone = [_alone(model, prompt, 100) for prompt in prompts]
+    alone = [_alone(model, prompt, 250) for prompt in prompts]
     loop = Loop(model)
-    answers = _run(loop, *(_request(f"r{i}", prompt, 100) for i, prompt in enumerate(prompts)))
+    answers = _run(loop, *(_request(f"r{i}", prompt, 250) for i, prompt in enumerate(prompts)))
     figures = loop.figures()
     assert figures.n_preemptions > 0
     assert figures.n_prompt_tokens == sum(map(len, prompts))
-    assert [len(_tokens(answer)) for answer in answers] == [100] * 8
+    assert [len(_tokens(answer)) for answer in answers] == [250] * 8
     _empty(loop)
     for prompt, expected, answer in zip(prompts, alone, answers, strict=True):
         assert_same(model, prompt, expected, _tokens(answer))

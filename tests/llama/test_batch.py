@@ -22,9 +22,9 @@ def _rows(batch: Batch) -> list[Row]:
 
 def test_rows_lie_in_the_order_they_were_added() -> None:
     batch = Batch(8)
-    assert batch.add([10, 11, 12], 5, 2, last_logits=True) == 2
-    assert batch.add([20], 0, 7, last_logits=True) == 3
-    assert batch.add([30, 31], 100, 0, last_logits=False) == 5
+    assert batch.add([10, 11, 12], 5, 2, n_outputs=1) == 2
+    assert batch.add([20], 0, 7, n_outputs=1) == 3
+    assert batch.add([30, 31], 100, 0, n_outputs=0) == 5
     assert batch.n_rows == 6
     assert _rows(batch) == [
         (10, 5, 2, 0),
@@ -38,18 +38,18 @@ def test_rows_lie_in_the_order_they_were_added() -> None:
 
 def test_a_cleared_batch_keeps_nothing() -> None:
     batch = Batch(4)
-    batch.add([1, 2, 3, 4], 0, 3, last_logits=True)
+    batch.add([1, 2, 3, 4], 0, 3, n_outputs=1)
     batch.clear()
     assert (batch.n_rows, _rows(batch)) == (0, [])
-    batch.add([9, 9, 9, 9], 7, 1, last_logits=False)
+    batch.add([9, 9, 9, 9], 7, 1, n_outputs=0)
     assert _rows(batch) == [(9, 7, 1, 0), (9, 8, 1, 0), (9, 9, 1, 0), (9, 10, 1, 0)]
 
 
 def test_a_batch_takes_its_capacity_and_not_one_more() -> None:
     batch = Batch(3)
-    batch.add([1, 2], 0, 0, last_logits=False)
+    batch.add([1, 2], 0, 0, n_outputs=0)
     with pytest.raises(ValueError, match="could not broadcast"):
-        batch.add([3, 4], 2, 0, last_logits=True)
+        batch.add([3, 4], 2, 0, n_outputs=1)
     assert _rows(batch) == [(1, 0, 0, 0), (2, 1, 0, 0)]
 
 
@@ -57,8 +57,8 @@ def test_sequence_pointers_stay_where_they_were_made() -> None:
     batch = Batch(2)
     struct: Any = batch.struct
     before = [ctypes.addressof(struct.seq_id[i].contents) for i in range(2)]
-    batch.add([1, 2], 0, 1, last_logits=True)
+    batch.add([1, 2], 0, 1, n_outputs=1)
     batch.clear()
-    batch.add([1, 2], 2, 0, last_logits=True)
+    batch.add([1, 2], 2, 0, n_outputs=1)
     assert [ctypes.addressof(struct.seq_id[i].contents) for i in range(2)] == before
     assert before[1] - before[0] == ctypes.sizeof(ctypes.c_int32)

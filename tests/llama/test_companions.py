@@ -172,7 +172,7 @@ def _add(model: Path, lora: Path, scale: float) -> None:
 
 def _logits(plan: Plan) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
     model = LoadedModel(plan)
-    row = model.batch.add([1, 50, 60, 70], 0, 0, last_logits=True)
+    row = model.batch.add([1, 50, 60, 70], 0, 0, n_outputs=1)
     assert model.decode() == 0
     found = model.logits(row).copy()
     model.close()

@@ -45,7 +45,7 @@ def test_a_prompt_in_chunks_and_at_once_is_the_same(model: LoadedModel) -> None:
         model.forget(0)
         for start in range(0, len(prompt), chunk):
             model.batch.clear()
-            row = model.batch.add(prompt[start : start + chunk], start, 0, last_logits=True)
+            row = model.batch.add(prompt[start : start + chunk], start, 0, n_outputs=1)
             assert model.decode() == 0
         results.append(model.logits(row).copy())
     assert results[0].shape == (320,)
@@ -67,7 +67,7 @@ def test_a_full_cache_has_no_room_until_a_sequence_is_forgotten(model: LoadedMod
 
 def _decode(model: LoadedModel, tokens: list[int], position: int, sequence: int) -> int:
     model.batch.clear()
-    model.batch.add(tokens, position, sequence, last_logits=True)
+    model.batch.add(tokens, position, sequence, n_outputs=1)
     return model.decode()
 
 

@@ -1,16 +1,15 @@
 """The sampler chain on a real row of logits: reproducible, and doing to it what each option says."""
 
 from collections import Counter
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from vram_llm.engine.choosing import sampler_chain
 from vram_llm.engine.request import SamplingParams
 from vram_llm.llama.model import LoadedModel
-from vram_llm.llama.sampling import SamplerChain
 
 Logits = npt.NDArray[np.float32]
 
@@ -19,7 +18,7 @@ Logits = npt.NDArray[np.float32]
 def row(model: LoadedModel) -> int:
     """The row of the last token of a prompt that has been decoded."""
     model.batch.clear()
-    row = model.batch.add([1, 77, 300, 12], 0, 0, last_logits=True)
+    row = model.batch.add([1, 77, 300, 12], 0, 0, n_outputs=1)
     assert model.decode() == 0
     return row
 
@@ -36,7 +35,7 @@ class Draw:
         self._model, self._row = model, row
 
     def __call__(self, n: int, **options: Any) -> list[int]:
-        chain = SamplerChain(self._model.vocab.n_tokens, **asdict(SamplingParams(**options)))
+        chain = sampler_chain(self._model.vocab, SamplingParams(**options), self._model.n_ctx, None, [])
         try:
             return [chain.sample(self._model.ctx, self._row) for _ in range(n)]
         finally:

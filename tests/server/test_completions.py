@@ -82,7 +82,9 @@ async def test_stream(client: httpx.AsyncClient) -> None:
     [
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 2}, "best_of"),
-        ({"logprobs": 0}, "logprobs"),
+        ({"logprobs": 6}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": -1}, "logprobs"),
         ({"prompt": [1], "echo": True}, "echo"),
         ({"prompt": ["a"] * 65, "n": 2}, "n"),
         ({"prompt": ["a"] * 129}, "prompt"),

@@ -212,7 +212,7 @@ class PrefixCache:
     def _find(self, sequence: Sequence) -> _Found:
         if sequence.kept is not None and sequence.kept[0] in self.store:
             return _Found(length=sequence.kept[1], key=sequence.kept[0])
-        if not self.least:
+        if not self.least or sequence.is_telling:
             return _Found()
         tokens = sequence.tokens[:-1]  # the last has to be computed: its logits are wanted
         matched, branch = self._tree.match(tokens)

@@ -18,6 +18,8 @@ class Figures:
     host_s: float = 0.0
     n_prompt_tokens: int = 0  # computed, not reused
     n_generated_tokens: int = 0
+    n_drafted_tokens: int = 0
+    n_accepted_tokens: int = 0  # of those drafted
     n_running: int = 0
     n_waiting: int = 0
     n_cells: int = 0

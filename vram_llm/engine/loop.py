@@ -1,33 +1,44 @@
 """Schedule, run, deliver: the engine's step, over one loaded model."""
 
-from dataclasses import asdict, dataclass
+from concurrent.futures import Future, wait
 from time import perf_counter
+from typing import NamedTuple
 
 from vram_llm.engine.cache import PrefixCache
+from vram_llm.engine.choosing import Choosers
 from vram_llm.engine.figures import Figures
+from vram_llm.engine.generation import Choices, Generation
 from vram_llm.engine.intake import Intake, refusal
 from vram_llm.engine.meter import Meter
 from vram_llm.engine.pace import Pace
 from vram_llm.engine.request import FinishReason, Request, TokenEvent
 from vram_llm.engine.scheduler import Scheduler
 from vram_llm.engine.sequence import Chunk, Sequence
+from vram_llm.engine.speculative import PromptLookup
 from vram_llm.engine.spill import SpillStore
+from vram_llm.engine.structured import Constraint, Grammars
 from vram_llm.errors import EngineDied, RequestError
 from vram_llm.llama.cells import MAX_SLOTS
 from vram_llm.llama.model import LoadedModel
-from vram_llm.llama.sampling import SamplerChain
 from vram_llm.llama.vocab import TextStream
 
 NO_ROOM = 1  # llama_decode's "could not find a KV slot for the batch"
+_COMPILING_S = 0.02  # at most, that an idle engine waits for a grammar before it looks for messages
 
 
-@dataclass(slots=True)
-class _Generation:
-    """What the loop keeps for a sequence besides what the scheduler does."""
+class _Computed(NamedTuple):
+    """A chunk that was computed, and the batch rows it has logits in."""
+
+    chunk: Chunk
+    rows: range
+
+
+class _Compiling(NamedTuple):
+    """A request whose grammar is not ready."""
 
     request: Request
-    text: TextStream
-    chain: SamplerChain | None  # None: arg max
+    tokens: list[int]
+    constraint: Future[Constraint]
 
 
 class Loop:
@@ -47,15 +58,20 @@ class Loop:
             store=SpillStore(serving.slots_ram_bytes or 0, serving.slots_disk_bytes),
         )
         self._pace = Pace(serving.itl_target_ms / 1000, model.n_batch, model.n_ubatch)
-        self._scheduler = Scheduler(self._cache, self._pace, context.parallel, model.n_batch)
+        self._scheduler = Scheduler(
+            self._cache, self._pace, context.parallel, model.n_batch, context.n_outputs
+        )
         self.meter = Meter()
-        self._generations: dict[str, _Generation] = {}
+        self._generations: dict[str, Generation] = {}
+        self._compiling: list[_Compiling] = []
+        self._choosers = Choosers(model)
+        self._grammars = Grammars(model.vocab)
         self._intake = Intake(model.vocab, model.n_ctx_seq)
 
     @property
     def is_idle(self) -> bool:
         """True where a step would have nothing to do."""
-        return not self._generations
+        return not self._generations and not self._compiling
 
     def figures(self) -> Figures:
         """What steps have cost so far, and what there is now."""
@@ -67,40 +83,76 @@ class Loop:
             tokens = self._intake.tokens(request)
         except RequestError as error:
             return refusal(request, error)
-        room = self._model.n_ctx_seq - len(tokens)
-        wanted = room if request.max_tokens is None else min(request.max_tokens, room)
-        self._generations[request.id] = _Generation(
-            request, TextStream(self._model.vocab, request.stop), self._chain_for(request)
-        )
-        self._scheduler.submit(Sequence(request.id, tokens, len(tokens), wanted))
+        if request.grammar is not None:
+            constraint = self._grammars.compile(request.grammar)
+            self._compiling.append(_Compiling(request, tokens, constraint))
+        else:
+            self._begin(request, tokens, None)
         return None
 
-    def _chain_for(self, request: Request) -> SamplerChain | None:
-        if request.sampling.is_greedy:
-            return None
-        return SamplerChain(self._model.vocab.n_tokens, **asdict(request.sampling))
+    def _begin(self, request: Request, tokens: list[int], constraint: Constraint | None) -> None:
+        model = self._model
+        room = model.n_ctx_seq - len(tokens)
+        wanted = room if request.max_tokens is None else min(request.max_tokens, room)
+        self._generations[request.id] = Generation(
+            request=request,
+            text=TextStream(model.vocab, request.stop, show_special=not request.skip_special_tokens),
+            chooser=self._choosers.make(request.sampling, tokens),
+            constraint=constraint,
+            lookup=PromptLookup() if model.cells.can_rewind else None,
+        )
+        tells_prompt = request.prompt_logprobs is not None
+        self._scheduler.submit(Sequence(request.id, tokens, len(tokens), wanted, tells_prompt=tells_prompt))
+
+    def _begin_compiled(self) -> list[TokenEvent]:
+        """Let in the requests whose grammars are ready; the refusals of those with bad ones."""
+        if not self._generations:
+            wait([each.constraint for each in self._compiling], _COMPILING_S, "FIRST_COMPLETED")
+        refusals = []
+        for each in [each for each in self._compiling if each.constraint.done()]:
+            self._compiling.remove(each)
+            try:
+                self._begin(each.request, each.tokens, each.constraint.result())
+            except RequestError as error:
+                refusals.append(refusal(each.request, error))
+        return refusals
 
     def cancel(self, request_id: str) -> None:
         """Drop a request and free its slot; no news of it follows. An unknown id is no error."""
+        self._compiling = [each for each in self._compiling if each.request.id != request_id]
         sequence = self._scheduler.find(request_id)
         if sequence is not None:
             self._release(sequence)
 
     def step(self) -> list[TokenEvent]:
         """Run one batch; news of every sequence that got a token. Raises EngineDied where llama.cpp fails."""
+        refusals = self._begin_compiled() if self._compiling else []
         self._scheduler.make_room()
-        rows = self._run(self._scheduler.schedule())
+        computed = self._run(self._with_drafts(self._scheduler.schedule()))
         started = perf_counter()
-        chosen = [(c.sequence, self._choose(c.sequence, row)) for c, row in rows if c.samples]
+        chosen = [(chunk, self._choose(chunk, rows)) for chunk, rows in computed if rows]
         self.meter.sampling_s += perf_counter() - started
-        return [self._deliver(sequence, token) for sequence, token in chosen]
+        return refusals + [self._deliver(chunk, choices) for chunk, choices in chosen if chunk.samples]
+
+    def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Drafts for sequences that decode, in what rows of logits are left, where no prompt is computed."""
+        scheduler = self._scheduler
+        spare = min(scheduler.max_outputs, self._model.n_ubatch) - len(chunks)
+        spare = min(spare, scheduler.room.n_cells - scheduler.n_cells_wanted)
+        if spare < 1 or any(chunk.count > 1 or not chunk.samples for chunk in chunks):
+            return chunks
+        for i, chunk in enumerate(chunks):
+            share = -(-spare // (len(chunks) - i))
+            chunk.draft = tuple(self._generations[chunk.sequence.id].draft(chunk.sequence, share))
+            spare -= len(chunk.draft)
+        return chunks
 
     # -- running ---------------------------------------------------------------------------------
 
-    def _run(self, chunks: list[Chunk]) -> list[tuple[Chunk, int]]:
-        """Decode; the chunks that were computed, each with its last row."""
+    def _run(self, chunks: list[Chunk]) -> list[_Computed]:
+        """Decode; the chunks that were computed."""
         while chunks:
-            self._cache.make_room(sum(chunk.count for chunk in chunks))
+            self._cache.make_room(sum(chunk.count + len(chunk.draft) for chunk in chunks))
             rows = self._fill(chunks)
             started = perf_counter()
             status = self._model.decode()
@@ -115,24 +167,25 @@ class Loop:
             chunks = self._fewer(chunks)
         return []
 
-    def _fill(self, chunks: list[Chunk]) -> list[tuple[Chunk, int]]:
-        """The batch for `chunks`, and each with the row of its last token. Single rows come first."""
+    def _fill(self, chunks: list[Chunk]) -> list[_Computed]:
+        """The batch for `chunks`. Single rows come first."""
         batch = self._model.batch
         batch.clear()
-        singles = [chunk for chunk in chunks if chunk.count == 1]
+        singles = [chunk for chunk in chunks if chunk.count == 1 and not chunk.draft]
         batch.add_singles(
             [c.sequence.tokens[c.start] for c in singles],
             [c.start for c in singles],
             [c.sequence.slot for c in singles],
-            [c.samples for c in singles],
+            [bool(c.n_outputs) for c in singles],
         )
-        rows = [(chunk, row) for row, chunk in enumerate(singles)]
+        filled = [_Computed(c, range(row, row + c.n_outputs)) for row, c in enumerate(singles)]
         for chunk in chunks:
-            if chunk.count > 1:
+            if chunk.count > 1 or chunk.draft:
                 sequence, end = chunk.sequence, chunk.start + chunk.count
-                tokens = sequence.tokens[chunk.start : end]
-                rows.append((chunk, batch.add(tokens, chunk.start, sequence.slot, last_logits=chunk.samples)))
-        return rows
+                tokens = [*sequence.tokens[chunk.start : end], *chunk.draft]
+                last = batch.add(tokens, chunk.start, sequence.slot, n_outputs=chunk.n_outputs)
+                filled.append(_Computed(chunk, range(last + 1 - chunk.n_outputs, last + 1)))
+        return filled
 
     def _computed(self, chunks: list[Chunk], seconds: float) -> None:
         n_decode = n_prefill = 0
@@ -146,11 +199,14 @@ class Loop:
             if is_prompt:
                 self._cache.note(chunk.sequence)
         self.meter.n_steps += 1
-        self._pace.observe(n_decode, n_prefill, seconds)
+        if not any(chunk.draft for chunk in chunks):
+            self._pace.observe(n_decode, n_prefill, seconds)
         self.meter.n_prompt_tokens += n_prefill
 
     def _fewer(self, chunks: list[Chunk]) -> list[Chunk]:
         """Less to compute, or the same with more room for it, after llama.cpp found none."""
+        if any(chunk.draft for chunk in chunks):
+            return [Chunk(c.sequence, c.start, c.count) for c in chunks]
         if self._cache.evict():
             return chunks
         if any(chunk.count > 1 for chunk in chunks):
@@ -165,53 +221,61 @@ class Loop:
 
     # -- delivering ------------------------------------------------------------------------------
 
-    def _choose(self, sequence: Sequence, row: int) -> int | None:
-        """The next token, from output row `row`; None where only the prompt was asked for."""
-        if sequence.max_tokens == 0:
-            return None
-        chain = self._generations[sequence.id].chain
-        return int(self._model.logits(row).argmax()) if chain is None else chain.sample(self._model.ctx, row)
-
-    def _deliver(self, sequence: Sequence, token: int | None) -> TokenEvent:
-        if token is None:
-            return self._finish(sequence, FinishReason.LENGTH, "")
+    def _choose(self, chunk: Chunk, rows: range) -> Choices:
+        """The next tokens of a chunk's sequence; none where only its prompt was asked for."""
+        sequence = chunk.sequence
         generation = self._generations[sequence.id]
-        sequence.tokens.append(token)
-        self.meter.n_generated_tokens += 1
-        if self._model.vocab.is_end(token) and not generation.request.ignore_eos:
-            return self._finish(sequence, FinishReason.STOP, "", token)
-        text = generation.text.push(token)
-        if generation.text.stopped:
-            return self._finish(sequence, FinishReason.STOP, text, token)
-        if sequence.n_generated >= sequence.max_tokens:
-            return self._finish(sequence, FinishReason.LENGTH, text, token)
-        return TokenEvent(
-            id=sequence.id,
-            text=text,
-            token_ids=(token,),
-            prompt_tokens=sequence.n_prompt,
-            completion_tokens=sequence.n_generated,
-            cached_tokens=sequence.n_reused,
-        )
+        if sequence.is_telling:
+            generation.read_prompt(self._model, sequence, chunk.start, rows)
+            rows = rows[-1:]
+        if sequence.max_tokens == 0 or not chunk.samples:
+            return Choices()
+        return generation.choose(self._model, rows, chunk.draft)
 
-    def _finish(self, sequence: Sequence, reason: FinishReason, text: str, *tokens: int) -> TokenEvent:
-        stream = self._generations[sequence.id].text
-        text += stream.finish()
-        if stream.stopped:
+    def _deliver(self, chunk: Chunk, choices: Choices) -> TokenEvent:
+        sequence, generation = chunk.sequence, self._generations[chunk.sequence.id]
+        text, reason = "", FinishReason.LENGTH if sequence.max_tokens == 0 else None
+        n_written = 0
+        for token in choices.tokens:
+            more, reason = generation.write(self._model, sequence, token)
+            text += more
+            n_written += 1
+            if reason is not None:
+                break
+        self.meter.n_generated_tokens += n_written
+        if chunk.draft:
+            self._settle(chunk, n_written)
+        if generation.is_complete and n_written == len(choices.tokens):
             reason = FinishReason.STOP
-        self._release(sequence)
+        if choices.failure is not None and reason is None:
+            reason = FinishReason.ERROR
+        if reason is not None:
+            text += generation.text.finish()
+            reason = FinishReason.STOP if generation.text.stopped else reason
+            self._release(sequence)
+        is_first = sequence.n_generated == n_written
         return TokenEvent(
             id=sequence.id,
             text=text,
-            token_ids=tokens,
+            token_ids=tuple(choices.tokens[:n_written]),
+            logprobs=tuple(choices.likelihoods[:n_written]),
+            prompt_logprobs=tuple(generation.prompt_likelihoods) if is_first else (),
             prompt_tokens=sequence.n_prompt,
             completion_tokens=sequence.n_generated,
             cached_tokens=sequence.n_reused,
             finish_reason=reason,
+            error=choices.failure if reason is FinishReason.ERROR else None,
         )
+
+    def _settle(self, chunk: Chunk, n_written: int) -> None:
+        """Take back the cells of draft tokens that do not stand."""
+        sequence, n_stand = chunk.sequence, max(n_written - 1, 0)
+        sequence.n_cached += n_stand
+        if n_stand < len(chunk.draft):
+            self._model.cells.cut(sequence.slot, sequence.n_cached)
+        self.meter.n_drafted_tokens += len(chunk.draft)
+        self.meter.n_accepted_tokens += n_stand
 
     def _release(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
-        generation = self._generations.pop(sequence.id)
-        if generation.chain is not None:
-            generation.chain.close()
+        self._generations.pop(sequence.id).chooser.close()

@@ -17,6 +17,8 @@ class Meter:
     host_s: float = 0.0
     n_prompt_tokens: int = 0
     n_generated_tokens: int = 0
+    n_drafted_tokens: int = 0
+    n_accepted_tokens: int = 0
 
     _total_s: float = 0.0
 
@@ -34,6 +36,8 @@ class Meter:
             host_s=self.host_s,
             n_prompt_tokens=self.n_prompt_tokens,
             n_generated_tokens=self.n_generated_tokens,
+            n_drafted_tokens=self.n_drafted_tokens,
+            n_accepted_tokens=self.n_accepted_tokens,
             n_running=len(scheduler.running),
             n_waiting=len(scheduler.waiting),
             n_cells=cache.n_cells,

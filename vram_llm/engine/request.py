@@ -17,28 +17,68 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How the next token is chosen. The defaults are OpenAI's; 0 or 1 turns a filter off."""
+    """How the next token is chosen. The defaults are OpenAI's; 0 or 1 turns a filter off.
+
+    At a temperature of 0 the most likely token is taken that bias, penalties and DRY leave. Penalties count
+    generated tokens, not the prompt's; DRY counts both. A `last_n` of -1 is the whole context.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0  # below 0: off
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
     repeat_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    repeat_last_n: int = 1024
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    mirostat: int = 0  # 1 or 2: in place of the filters
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
     logit_bias: dict[int, float] | None = None
     seed: int | None = None
 
     @property
+    def has_penalties(self) -> bool:
+        """True where tokens already generated are weakened or strengthened."""
+        return self.repeat_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+    @property
+    def changes_logits(self) -> bool:
+        """True where the most likely token may not be the model's own."""
+        return self.has_penalties or self.dry_multiplier > 0 or bool(self.logit_bias)
+
+    @property
     def is_greedy(self) -> bool:
         """True where the most likely token is taken as it stands."""
-        return (
-            self.temperature <= 0
-            and self.repeat_penalty == 1
-            and self.presence_penalty == 0
-            and self.frequency_penalty == 0
-            and not self.logit_bias
-        )
+        return self.temperature <= 0 and not self.changes_logits
+
+
+class GrammarKind(StrEnum):
+    """The language a grammar is written in."""
+
+    JSON_SCHEMA = "json_schema"
+    GBNF = "gbnf"  # llama.cpp's, or Lark
+    REGEX = "regex"
+    CHOICE = "choice"  # a JSON list of strings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grammar:
+    """What an answer has to be. `field` is the request's, for the error where the grammar is bad."""
+
+    kind: GrammarKind
+    text: str
+    field: str
+    lenient: bool = False  # of a schema, ignore what cannot be enforced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +96,32 @@ class Request:
     max_tokens: int | None = None  # None: to the end of the context
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    skip_special_tokens: bool = True  # in the text
     sampling: SamplingParams = SamplingParams()
+    grammar: Grammar | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token, the bytes it is written with, and the natural logarithm of its probability."""
+
+    token: int
+    piece: bytes
+    logprob: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """What the model thought at one place, before penalties, temperature and grammar.
+
+    `chosen` is the token that stands there; a logprob of None, at a prompt's first token, says that nothing
+    was predicted. `top` are the most likely ones, best first.
+    """
+
+    chosen: Candidate
+    top: tuple[Candidate, ...] = ()
 
 
 class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -71,6 +136,8 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     id: str
     text: str = ""
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[Likelihood, ...] = ()  # of token_ids, where asked for
+    prompt_logprobs: tuple[Likelihood, ...] = ()  # of the next tokens of the prompt
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0

@@ -39,12 +39,16 @@ class Budget(Protocol):
 
 @dataclass(slots=True)
 class Scheduler:
-    """Shares the cells of `room` among at most `parallel` sequences, in steps of `max_rows` tokens."""
+    """Shares the cells of `room` among at most `parallel` sequences.
+
+    A step computes at most `max_rows` tokens and has at most `max_outputs` rows of logits.
+    """
 
     room: Room
     pace: Budget
     parallel: int
     max_rows: int
+    max_outputs: int
     waiting: list[Sequence] = field(default_factory=list)  # by arrival
     running: list[Sequence] = field(default_factory=list)  # by arrival
     n_preemptions: int = 0
@@ -96,14 +100,23 @@ class Scheduler:
         if n_decode == self.parallel:
             return chunks
         budget = min(self.max_rows - n_decode, self.pace.prefill_rows(n_decode))
+        n_outputs = self.max_outputs - n_decode
         prefilling = self._prefilling()
-        while budget > 0 and (sequence := next(prefilling, None)) is not None:
+        while budget > 0 and n_outputs > 0 and (sequence := next(prefilling, None)) is not None:
             count = min(sequence.n_pending, budget)
+            if sequence.is_telling:
+                count = min(count, max(n_outputs - self._n_to_come(sequence), 1))
             if (stop := next((p for p in sequence.stops if p > sequence.n_cached), None)) is not None:
                 count = min(count, stop - sequence.n_cached)
             chunks.append(Chunk(sequence, sequence.n_cached, count))
             budget -= count
+            n_outputs -= max(chunks[-1].n_outputs, 1)
         return chunks
+
+    def _n_to_come(self, sequence: Sequence) -> int:
+        """Others that may want a row of logits in this step, after those that decode."""
+        others = sum(1 for s in self.running if s.n_pending > 1 and s is not sequence)
+        return others + min(len(self.waiting), self.parallel - len(self.running))
 
     def _prefilling(self) -> Iterator[Sequence]:
         """Running sequences with a prompt to compute, then, one by one as they are asked for, new ones."""

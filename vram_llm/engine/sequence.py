@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 class Sequence:
     """One request's tokens. `tokens` is the prompt and, after it, what was generated.
 
+    Where `tells_prompt`, logits of the prompt's rows are wanted too; for `n_told` tokens they have been had.
     Of `tokens`, the first `n_cached` are in the cells of `slot`, and the first `n_in_tree` of those are
     counted by the prefix cache rather than for this sequence. `n_reused` of the prompt came from there.
     """
@@ -15,6 +16,8 @@ class Sequence:
     tokens: list[int]
     n_prompt: int
     max_tokens: int
+    tells_prompt: bool = False
+    n_told: int = 0
     slot: int = -1  # -1: it waits
     n_cached: int = 0
     n_in_tree: int = 0
@@ -30,6 +33,11 @@ class Sequence:
         return len(self.tokens) - self.n_prompt
 
     @property
+    def is_telling(self) -> bool:
+        """True while logits of its prompt's rows are wanted."""
+        return self.tells_prompt and self.n_told < self.n_prompt
+
+    @property
     def n_pending(self) -> int:
         """Tokens to compute before the next one can be sampled."""
         return len(self.tokens) - self.n_cached
@@ -37,13 +45,24 @@ class Sequence:
 
 @dataclass(slots=True)
 class Chunk:
-    """Compute `count` tokens of a sequence from `start` on. Not frozen, which costs as much as a row does."""
+    """Compute `count` tokens of a sequence from `start` on, and after them those of a draft.
+
+    Not frozen, which costs as much as a row does.
+    """
 
     sequence: Sequence
     start: int
     count: int
+    draft: tuple[int, ...] = ()
 
     @property
     def samples(self) -> bool:
         """True where the last row gives the sequence its next token."""
         return self.start + self.count == len(self.sequence.tokens)
+
+    @property
+    def n_outputs(self) -> int:
+        """Rows of logits it asks for, its last ones."""
+        if self.sequence.is_telling:
+            return self.count
+        return 1 + len(self.draft) if self.samples else 0

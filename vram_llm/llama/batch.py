@@ -60,14 +60,17 @@ class Batch:
         self._logits[start:end] = logits
         self.n_rows = self.struct.n_tokens = end
 
-    def add(self, tokens: Sequence[int], position: int, sequence: int, *, last_logits: bool) -> int:
-        """Append `tokens` of one sequence from `position` on; returns the row of the last of them."""
+    def add(self, tokens: Sequence[int], position: int, sequence: int, *, n_outputs: int) -> int:
+        """Append `tokens` of one sequence from `position` on; returns the row of the last of them.
+
+        The last `n_outputs` of them give logits.
+        """
         start, end = self.n_rows, self.n_rows + len(tokens)
         self._token[start:end] = tokens
         self._pos[start:end] = np.arange(position, position + len(tokens), dtype=np.int32)
         self._seq[start:end] = sequence
-        self._logits[start:end] = 0
-        self._logits[end - 1] = last_logits
+        self._logits[start : end - n_outputs] = 0
+        self._logits[end - n_outputs : end] = 1
         self.n_rows = self.struct.n_tokens = end
         return end - 1
 

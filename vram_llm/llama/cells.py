@@ -16,7 +16,8 @@ _bytes_at = ctypes.POINTER(ctypes.c_uint8)
 
 
 class Cells:
-    """The memory of one context. `is_stateful` is true where a sequence cannot simply be cut shorter.
+    """The memory of one context. `is_stateful` is true where a sequence cannot simply be cut
+    shorter, `can_rewind` where the rows of the last step can be taken back.
 
     Every operation walks over all cells of the cache on the host: some microseconds a thousand.
     """
@@ -26,6 +27,7 @@ class Cells:
         self._memory = C.llama_get_memory(ctx)
         recurrent = C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model)
         self.is_stateful: bool = recurrent or C.llama_model_n_swa(model) > 0
+        self.can_rewind: bool = not recurrent
 
     def share(self, source: int, slot: int, length: int) -> None:
         """Give an empty slot the first `length` cells of another, without copying them."""

@@ -1,68 +1,149 @@
-"""The next token from a row of logits, by llama.cpp's own samplers."""
+"""llama.cpp's own samplers, strung together: each method of a chain adds one."""
 
+import ctypes
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from vram_llm.llama.bindings import C
 
-PENALTY_LAST_N = 1024  # generated tokens that penalties look back on
 MIN_TEMPERATURE = 1e-5  # below it only the best token has a chance, and llama.cpp's division can overflow
+MIROSTAT_M = 100  # tokens that version 1 estimates the law of frequencies by, as in its paper
 _SEEDS = (
     0xFFFFFFFF  # LLAMA_DEFAULT_SEED, which llama.cpp takes for "draw one": every smaller number is a seed
 )
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+_candidate_pointer = ctypes.POINTER(C.llama_token_data)
 
 
-class SamplerChain:
-    """llama.cpp's samplers in its usual order: bias, penalties, top-k, top-p, min-p, temperature, draw.
+def seed_of(seed: int | None) -> int:
+    """`seed` as llama.cpp takes it; None draws one."""
+    return random.randrange(_SEEDS) if seed is None else seed % _SEEDS
 
-    A temperature of 0 takes the most likely token that bias and penalties leave. Penalties count
-    generated tokens, not the prompt's. `seed` None draws a new one.
+
+class Dry:
+    """A sampler against repeated phrases, and the one place where its breakers are looked up.
+
+    llama.cpp goes through the whole vocabulary for each breaker, so chains take copies of one sampler.
     """
 
     def __init__(
         self,
-        n_vocab: int,
+        vocab: int,
         *,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        min_p: float,
-        repeat_penalty: float,
-        presence_penalty: float,
-        frequency_penalty: float,
-        logit_bias: Mapping[int, float] | None,
-        seed: int | None,
+        multiplier: float,
+        base: float,
+        allowed_length: int,
+        last_n: int,
+        breakers: Iterable[str],
     ) -> None:
+        texts = [text.encode("utf-8", "replace") for text in breakers]
+        self._sampler = C.llama_sampler_init_dry(
+            vocab,
+            multiplier,
+            base,
+            allowed_length,
+            last_n,
+            (ctypes.c_char_p * len(texts))(*texts),
+            len(texts),
+        )
+
+    def copy(self) -> Any:
+        """A sampler that has seen nothing."""
+        return C.llama_sampler_clone(self._sampler)
+
+    def close(self) -> None:
+        """Free it. Once only."""
+        C.llama_sampler_free(self._sampler)
+
+
+class SamplerChain:
+    """Samplers that a row of logits goes through in the order they were added; the last one chooses."""
+
+    def __init__(self, n_vocab: int) -> None:
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
-        if logit_bias:
-            biases = (C.llama_logit_bias * len(logit_bias))(
-                *(C.llama_logit_bias(token, bias) for token, bias in logit_bias.items())
-            )
-            self._add(C.llama_sampler_init_logit_bias(n_vocab, len(logit_bias), biases))
-        if repeat_penalty != 1 or presence_penalty or frequency_penalty:
-            self._add(
-                C.llama_sampler_init_penalties(
-                    n_vocab, PENALTY_LAST_N, repeat_penalty, frequency_penalty, presence_penalty
-                )
-            )
-        if temperature < MIN_TEMPERATURE:
-            self._add(C.llama_sampler_init_greedy())
-            return
-        if top_k > 0:
-            self._add(C.llama_sampler_init_top_k(top_k))
-        if top_p < 1:
-            self._add(C.llama_sampler_init_top_p(top_p, 1))
-        if min_p > 0:
-            self._add(C.llama_sampler_init_min_p(min_p, 1))
-        self._add(C.llama_sampler_init_temp(temperature))
-        self._add(C.llama_sampler_init_dist(random.randrange(_SEEDS) if seed is None else seed % _SEEDS))
+        self._n_vocab = n_vocab
 
     def _add(self, sampler: object) -> None:
         C.llama_sampler_chain_add(self._chain, sampler)
 
+    def bias(self, biases: Mapping[int, float]) -> None:
+        """Add to the logits of some tokens."""
+        array = (C.llama_logit_bias * len(biases))(*(C.llama_logit_bias(t, b) for t, b in biases.items()))
+        self._add(C.llama_sampler_init_logit_bias(self._n_vocab, len(biases), array))
+
+    def penalties(self, last_n: int, repeat: float, frequency: float, presence: float) -> None:
+        """Weaken what is among the last `last_n` tokens chosen."""
+        self._add(C.llama_sampler_init_penalties(self._n_vocab, last_n, repeat, frequency, presence))
+
+    def dry(self, dry: Dry, seen: Iterable[int]) -> None:
+        """Weaken what would go on repeating a phrase; `seen` is the text so far."""
+        sampler = dry.copy()
+        for token in seen:
+            C.llama_sampler_accept(sampler, token)
+        self._add(sampler)
+
+    def top_n_sigma(self, n: float) -> None:
+        """Keep what is within `n` standard deviations of the best logit."""
+        self._add(C.llama_sampler_init_top_n_sigma(n))
+
+    def top_k(self, k: int) -> None:
+        """Keep the `k` best."""
+        self._add(C.llama_sampler_init_top_k(k))
+
+    def typical(self, p: float) -> None:
+        """Keep the most typical that make up `p`."""
+        self._add(C.llama_sampler_init_typical(p, 1))
+
+    def top_p(self, p: float) -> None:
+        """Keep the best that make up `p`."""
+        self._add(C.llama_sampler_init_top_p(p, 1))
+
+    def min_p(self, p: float) -> None:
+        """Keep what has at least `p` times the best one's probability."""
+        self._add(C.llama_sampler_init_min_p(p, 1))
+
+    def xtc(self, probability: float, threshold: float, seed: int) -> None:
+        """At times drop all but the last of those above `threshold`."""
+        self._add(C.llama_sampler_init_xtc(probability, threshold, 1, seed))
+
+    def temperature(self, temperature: float) -> None:
+        """Divide the logits."""
+        self._add(C.llama_sampler_init_temp(temperature))
+
+    def greedy(self) -> None:
+        """Choose the best."""
+        self._add(C.llama_sampler_init_greedy())
+
+    def draw(self, seed: int) -> None:
+        """Choose by probability."""
+        self._add(C.llama_sampler_init_dist(seed))
+
+    def mirostat(self, version: int, tau: float, eta: float, seed: int) -> None:
+        """Choose so that surprise stays near `tau` bits; `version` is 1 or 2."""
+        if version == 1:
+            self._add(C.llama_sampler_init_mirostat(self._n_vocab, seed, tau, eta, MIROSTAT_M))
+        else:
+            self._add(C.llama_sampler_init_mirostat_v2(seed, tau, eta))
+
     def sample(self, ctx: int, row: int) -> int:
-        """Draw from output row `row` of the last decode, and remember the token for the penalties."""
+        """Choose from output row `row` of the last decode, and remember the token."""
         return int(C.llama_sampler_sample(self._chain, ctx, row))
+
+    def sample_among(self, tokens: npt.NDArray[np.integer], logits: npt.NDArray[np.float32]) -> int:
+        """Choose one of `tokens`, whose logits are given in their order, and remember it."""
+        candidates = np.zeros(len(tokens), _CANDIDATE)
+        candidates["id"], candidates["logit"] = tokens, logits
+        array = C.llama_token_data_array(
+            data=candidates.ctypes.data_as(_candidate_pointer), size=len(tokens), selected=-1, sorted=False
+        )
+        C.llama_sampler_apply(self._chain, ctypes.byref(array))
+        token = int(array.data[array.selected].id)  # XTC moves `data` on: not candidates[selected]
+        C.llama_sampler_accept(self._chain, token)
+        return token
 
     def close(self) -> None:
         """Free the chain. Once only."""

@@ -2,8 +2,12 @@
 
 import codecs
 import ctypes
+from typing import Any
 
 from vram_llm.llama.bindings import C
+from vram_llm.llama.sampling import Dry
+
+_CONTROL, _UNKNOWN = 1 << 3, 1 << 0  # llama_token_attr of llama.h
 
 
 class Vocab:
@@ -12,6 +16,7 @@ class Vocab:
     def __init__(self, handle: int) -> None:
         self._handle = handle
         self._pieces: dict[int, bytes] = {}
+        self._spellings: dict[int, bytes] = {}
         self.n_tokens: int = C.llama_vocab_n_tokens(handle)
         self.bos: int = C.llama_vocab_bos(handle)
         self.eos: int = C.llama_vocab_eos(handle)
@@ -39,9 +44,29 @@ class Vocab:
             cached = self._pieces[token] = self._render(token, special=False)
         return cached
 
+    def spelling(self, token: int) -> bytes:
+        """The bytes a token is written with in a prompt: control tokens too ("<|im_end|>")."""
+        cached = self._spellings.get(token)
+        if cached is None:
+            cached = self._spellings[token] = self._render(token, special=True)
+        return cached
+
     def text_of(self, token: int) -> str:
-        """A token as it is written in a prompt ("<|im_end|>"); "" for a token the model has not."""
-        return self._render(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+        """A token as it is written in a prompt; "" for a token the model has not."""
+        return self.spelling(token).decode("utf-8", "replace") if token >= 0 else ""
+
+    def is_special(self, token: int) -> bool:
+        """True for tokens that no text is made of: control tokens, and the one for what is unknown."""
+        return bool(C.llama_vocab_get_attr(self._handle, token) & (_CONTROL | _UNKNOWN))
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a generation."""
+        return self._eog
+
+    def dry(self, **options: Any) -> Dry:
+        """A sampler against repeated phrases, whose breakers are looked up in this vocabulary."""
+        return Dry(self._handle, **options)
 
     def _render(self, token: int, *, special: bool) -> bytes:
         room = 64
@@ -60,8 +85,8 @@ class TextStream:
     one that is complete first counts, so that how the text falls into tokens makes no difference.
     """
 
-    def __init__(self, vocab: Vocab, stop: tuple[str, ...] = ()) -> None:
-        self._vocab = vocab
+    def __init__(self, vocab: Vocab, stop: tuple[str, ...] = (), *, show_special: bool = False) -> None:
+        self._piece = vocab.spelling if show_special else vocab.piece
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = stop
         self._held = ""
@@ -69,7 +94,7 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """The text that became final with this token."""
-        return self._release(self._decoder.decode(self._vocab.piece(token)))
+        return self._release(self._decoder.decode(self._piece(token)))
 
     def finish(self) -> str:
         """What was held back, at the end of a generation."""

@@ -9,6 +9,7 @@ from vram_llm.plan.types import Context, FlashAttention, Objective, Workload
 
 CTX_STEP = 256  # llama.cpp pads what a sequence may hold to a multiple of it
 DRAFTED_TOKENS = 3  # for each sequence at a time: --spec-draft-n-max of llama-server
+LEAST_OUTPUTS = 8  # rows of logits, so that a lone stream can be drafted for
 NO_TENSOR = "^$"
 """No tensor is called so: with any tensor override llama.cpp makes no pipeline copies (llama-context.cpp)."""
 
@@ -62,7 +63,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         n_threads_batch=workload.n_threads_batch,
         use_mmap=workload.use_mmap,
         pipeline_copies=workload.pipeline_copies,
-        n_outputs_max=workload.n_outputs_max or least_rows,
+        n_outputs_max=workload.n_outputs_max or max(least_rows, LEAST_OUTPUTS),
         flash_attn=workload.flash_attn,
         swa_full=workload.swa_full,
         kv_unified=workload.kv_unified,

@@ -6,16 +6,19 @@ from uuid import uuid4
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from vram_llm.engine.request import TokenEvent
 from vram_llm.errors import RequestError
 from vram_llm.server.document import generation_route
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.generation import Outcome, collect, news, sequences, while_connected
+from vram_llm.server.logprobs import completion_logprobs, n_chars, prompt_offset, prompt_text
 from vram_llm.server.replies import Completion, CompletionChoice, ReplyHead, Tally
 from vram_llm.server.schemas import CompletionRequest, parse
 from vram_llm.server.served import Served, fingerprint
 from vram_llm.server.sse import Chunks, EventStream
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
+Echo = str | None  # what a choice begins with; None: what the engine says of the prompt's tokens
 
 
 class CompletionChunks(Chunks):
@@ -27,14 +30,35 @@ class CompletionChunks(Chunks):
     nothing = b'"text":""'
 
     def __init__(
-        self, head: ReplyHead, n_choices: int, tally: Tally, *, include_usage: bool, echoes: Sequence[str]
+        self,
+        head: ReplyHead,
+        n_choices: int,
+        tally: Tally,
+        *,
+        include_usage: bool,
+        echoes: Sequence[Echo],
+        n_top: int,
     ) -> None:
         """`echoes` holds what each choice begins with; empty, none has such a beginning."""
         super().__init__(head, n_choices, tally, include_usage=include_usage)
         self._echoes = echoes
+        self._n_top = n_top
+        self._text_offsets = [len(echo or "") for echo in echoes] or [0] * n_choices
 
     def opening(self) -> bytes:
         return b"".join(self.text(index, echo) for index, echo in enumerate(self._echoes) if echo)
+
+    def likely_text(self, index: int, event: TokenEvent) -> bytes:
+        chunk = b""
+        if event.prompt_logprobs:  # all at once, before the answer
+            echo = self._echoes[index]
+            text = "" if echo is not None else prompt_text(event.prompt_logprobs)
+            offset = prompt_offset(echo, event.prompt_logprobs)
+            chunk = self._likely(index, text, completion_logprobs(event.prompt_logprobs, self._n_top, offset))
+            self._text_offsets[index] = len(text if echo is None else echo)
+        told = completion_logprobs(event.logprobs, self._n_top, self._text_offsets[index])
+        self._text_offsets[index] += sum(n_chars(each) for each in event.logprobs)
+        return chunk + self._likely(index, event.text, told) if event.logprobs else chunk
 
 
 def completions_router(served: Served) -> APIRouter:
@@ -46,7 +70,8 @@ def completions_router(served: Served) -> APIRouter:
         fields = parse(CompletionRequest, await http.body())
         info = served.model(fields.model)
         prompts = _prompts(fields.prompt, info.n_vocab)
-        echoes = _echoes(fields, prompts)
+        n_top = fields.n_logprobs()
+        echoes = _echoes(fields, prompts, n_top)
         head = ReplyHead(f"cmpl-{uuid4().hex}", int(served.clock()), info.name, fingerprint(info))
         requests = sequences(
             fields,
@@ -54,18 +79,25 @@ def completions_router(served: Served) -> APIRouter:
             info,
             reply_id=head.id,
             add_bos=True,
-            max_tokens=fields.max_tokens or DEFAULT_MAX_TOKENS,
+            max_tokens=DEFAULT_MAX_TOKENS if fields.max_tokens is None else fields.max_tokens,
+            logprobs=n_top,
+            prompt_logprobs=n_top if fields.echo else None,
         )
         events, tally = news(served.engine, requests), Tally(fields.n or 1)
         if fields.stream:
             chunks = CompletionChunks(
-                head, len(requests), tally, include_usage=fields.include_usage, echoes=echoes
+                head,
+                len(requests),
+                tally,
+                include_usage=fields.include_usage,
+                echoes=echoes,
+                n_top=n_top or 0,
             )
             return EventStream(chunks, events)
         outcomes = await while_connected(http.receive, collect(events, len(requests), tally))
         if outcomes is None:
             return Response(status_code=499)  # nobody reads it
-        reply = _reply(head, outcomes, echoes, tally)
+        reply = _reply(head, outcomes, echoes, n_top, tally)
         return Response(reply.model_dump_json(), media_type="application/json")
 
     return router
@@ -102,32 +134,45 @@ def _check_vocabulary(tokens: list[int], n_vocab: int) -> None:
             )
 
 
-def _echoes(fields: CompletionRequest, prompts: list[str | tuple[int, ...]]) -> list[str]:
+def _echoes(fields: CompletionRequest, prompts: list[str | tuple[int, ...]], n_top: int | None) -> list[Echo]:
     """What to put before each choice. Raises NotSupported, and RequestError for a `best_of`."""
     n = fields.n or 1
     if fields.best_of is not None and fields.best_of != n:
         raise NotSupported(f"'best_of' other than n ({n}) is not supported; leave it out", "best_of")
-    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     if not fields.echo:
         return []
-    if len(texts) < len(prompts):
-        raise NotSupported("'echo' of a prompt in token ids is not supported; send text", "echo")
+    texts = [prompt if isinstance(prompt, str) else None for prompt in prompts]
+    if None in texts and n_top is None:
+        raise NotSupported(
+            "'echo' of a prompt in token ids is supported with 'logprobs' only; send text, or logprobs of 0",
+            "echo",
+        )
     return [text for text in texts for _ in range(n)]
 
 
-def _reply(head: ReplyHead, outcomes: list[Outcome], echoes: list[str], tally: Tally) -> Completion:
+def _reply(
+    head: ReplyHead, outcomes: list[Outcome], echoes: list[Echo], n_top: int | None, tally: Tally
+) -> Completion:
     return Completion(
         id=head.id,
         created=head.created,
         model=head.model,
         system_fingerprint=head.system_fingerprint,
         choices=[
-            CompletionChoice(
-                index=index,
-                text=(echoes[index] if echoes else "") + outcome.text,
-                finish_reason=outcome.finish_reason,
-            )
+            _choice(index, outcome, echoes[index] if echoes else "", n_top)
             for index, outcome in enumerate(outcomes)
         ],
         usage=tally.usage(),
+    )
+
+
+def _choice(index: int, outcome: Outcome, echo: Echo, n_top: int | None) -> CompletionChoice:
+    text = prompt_text(outcome.prompt_logprobs) if echo is None else echo
+    told = None
+    if n_top is not None:
+        likelihoods = (*outcome.prompt_logprobs, *outcome.logprobs)
+        offset = prompt_offset(echo, outcome.prompt_logprobs) if outcome.prompt_logprobs else len(text)
+        told = completion_logprobs(likelihoods, n_top, offset)
+    return CompletionChoice(
+        index=index, text=text + outcome.text, logprobs=told, finish_reason=outcome.finish_reason
     )

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from starlette.types import Receive
 
 from vram_llm.engine.info import ModelInfo
-from vram_llm.engine.request import Request, TokenEvent
+from vram_llm.engine.request import Likelihood, Request, TokenEvent
 from vram_llm.errors import RequestError
 from vram_llm.server.engine_port import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
@@ -26,6 +26,8 @@ class Outcome:
 
     text: str
     finish_reason: Ending
+    logprobs: tuple[Likelihood, ...] = ()
+    prompt_logprobs: tuple[Likelihood, ...] = ()
 
 
 def sequences(
@@ -36,6 +38,8 @@ def sequences(
     reply_id: str,
     add_bos: bool,
     max_tokens: int | None,
+    logprobs: int | None = None,
+    prompt_logprobs: int | None = None,
 ) -> list[Request]:
     """One request per choice: `n` for each prompt, in order, with the seeds seed, seed + 1, ...
 
@@ -48,7 +52,7 @@ def sequences(
             "are made in one request, so send several",
             "n" if n > 1 else "prompt",
         )
-    sampling, stop = fields.sampling(info.n_vocab), fields.stops()
+    sampling, stop, grammar = fields.sampling(info.n_vocab), fields.stops(), fields.grammar_wanted()
     seed = sampling.seed
     return [
         Request(
@@ -58,7 +62,11 @@ def sequences(
             max_tokens=max_tokens,
             stop=stop,
             ignore_eos=bool(fields.ignore_eos),
+            skip_special_tokens=fields.skip_special_tokens is not False,
             sampling=sampling if seed is None else replace(sampling, seed=seed + k),
+            grammar=grammar,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
         )
         for i, prompt in enumerate(prompts)
         for k in range(n)
@@ -90,15 +98,23 @@ async def news(engine: Engine, requests: Sequence[Request]) -> News:
 
 async def collect(news: News, n_choices: int, tally: Tally) -> list[Outcome]:
     """Every choice in full, in order."""
-    texts: list[list[str]] = [[] for _ in range(n_choices)]
+    events: list[list[TokenEvent]] = [[] for _ in range(n_choices)]
     endings: dict[int, Ending] = {}
     async with aclosing(news):
         async for index, event in news:
-            texts[index].append(event.text)
+            events[index].append(event)
             if event.finish_reason is not None:
                 endings[index] = cast(Ending, event.finish_reason.value)
                 tally.add(index, event)
-    return [Outcome("".join(text), endings[i]) for i, text in enumerate(texts)]
+    return [
+        Outcome(
+            text="".join(event.text for event in of_choice),
+            finish_reason=endings[index],
+            logprobs=tuple(each for event in of_choice for each in event.logprobs),
+            prompt_logprobs=tuple(each for event in of_choice for each in event.prompt_logprobs),
+        )
+        for index, of_choice in enumerate(events)
+    ]
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from vram_llm.engine.request import TokenEvent
+from vram_llm.server.logprobs import ChatLogprobs, CompletionLogprobs
 
 Ending = Literal["stop", "length"]
 
@@ -48,7 +49,7 @@ class ChatChoice(BaseModel):
 
     index: int
     message: AssistantMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: Ending
 
 
@@ -69,7 +70,7 @@ class CompletionChoice(BaseModel):
 
     index: int
     text: str
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
     finish_reason: Ending
 
 

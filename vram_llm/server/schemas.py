@@ -9,13 +9,15 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from vram_llm.engine.request import SamplingParams
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import MissingField, NotSupported, UnknownParameter
+from vram_llm.server.grammar_fields import GrammarFields
+from vram_llm.server.sampling_fields import SamplingFields
 
 MAX_TOKENS = 2**31 - 1
 MAX_CHOICES = 128  # that one request may ask for, over all its prompts
 MAX_STOPS = 16
+MAX_TOP_LOGPROBS, MAX_COMPLETION_LOGPROBS = 20, 5  # OpenAI's
 
 IGNORED = frozenset(
     {
@@ -35,13 +37,13 @@ _TEXT_PART = {
 _CONTENT = {"anyOf": [_STRING, {"type": "array", "items": _TEXT_PART}, {"type": "null"}]}
 _PROMPT = {"anyOf": [_STRING, _STRINGS, _TOKENS, {"type": "array", "items": _TOKENS}]}
 _STOP = {"anyOf": [_STRING, {**_STRINGS, "maxItems": MAX_STOPS}, {"type": "null"}]}
+_LOGPROBS = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 5}, {"type": "null"}]}
 
 # Unions are declared for the document and checked by hand: pydantic's account of one is not one sentence.
 Content = Annotated[Any, WithJsonSchema(_CONTENT)]
 Prompt = Annotated[Any, WithJsonSchema(_PROMPT)]
 Stop = Annotated[Any, WithJsonSchema(_STOP)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-RepeatPenalty = Annotated[float, Field(gt=0, le=2)]
+Logprobs = Annotated[Any, WithJsonSchema(_LOGPROBS)]
 T = TypeVar("T", bound="GenerationFields")
 
 
@@ -62,10 +64,9 @@ class Message(BaseModel):
     content: Content = None
 
 
-class GenerationFields(BaseModel):
+class GenerationFields(SamplingFields, GrammarFields):
     """What chats and completions have in common. A field that is null is as good as absent."""
 
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     not_yet: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     model: str | None = None
@@ -75,16 +76,7 @@ class GenerationFields(BaseModel):
     max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
     stop: Stop = None
     ignore_eos: bool | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repeat_penalty: RepeatPenalty | None = None
-    repetition_penalty: RepeatPenalty | None = None
-    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    skip_special_tokens: bool | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -102,63 +94,49 @@ class GenerationFields(BaseModel):
             )
         return tuple(stops)
 
-    def sampling(self, n_vocab: int) -> SamplingParams:
-        """How the first choice is sampled. Raises RequestError."""
-        repeat = one_of(self, "repeat_penalty", "repetition_penalty")
-        outside = [token for token in self.logit_bias or () if not 0 <= token < n_vocab]
-        if outside:
-            raise RequestError(
-                f"Token {outside[0]} in 'logit_bias' is not in the vocabulary: the last is {n_vocab - 1}",
-                "logit_bias",
-            )
-        given = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": None if self.top_k is None else max(0, self.top_k),  # -1 is how some say "off"
-            "min_p": self.min_p,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "repeat_penalty": repeat,
-            "logit_bias": self.logit_bias or None,
-            "seed": self.seed,
-        }
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
-
 
 class ChatCompletionRequest(GenerationFields):
     """POST /v1/chat/completions. `model` may be absent: it means the one model there is."""
 
-    not_yet = {
+    not_yet: ClassVar[dict[str, tuple[Any, ...]]] = {
         "tools": ([],), "tool_choice": ("none",), "functions": ([],), "function_call": ("none",),
-        "response_format": ({"type": "text"},), "logprobs": (False,), "top_logprobs": (0,),
         "modalities": (["text"],), "audio": (), "prediction": (), "web_search_options": (),
         "reasoning_effort": (), "verbosity": ("medium",), "chat_template_kwargs": ({},),
-        "grammar": ("",), "json_schema": (),
     }  # fmt: skip
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+    def n_logprobs(self) -> int | None:
+        """How many of the most likely tokens to tell at each place; None: nothing. Raises RequestError."""
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError("'top_logprobs' needs 'logprobs' to be true", "top_logprobs")
+        return self.top_logprobs or 0 if self.logprobs else None
 
 
 class CompletionRequest(GenerationFields):
     """POST /v1/completions. `max_tokens` is 16 where absent, as OpenAI's."""
 
-    not_yet = {
-        "suffix": ("",), "logprobs": (False,), "response_format": ({"type": "text"},),
-        "grammar": ("",), "json_schema": (),
-    }  # fmt: skip
+    not_yet: ClassVar[dict[str, tuple[Any, ...]]] = {"suffix": ("",)}
 
     prompt: Prompt
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    logprobs: Logprobs = None
     echo: bool | None = None
     best_of: int | None = None
 
-
-def one_of(fields: BaseModel, first: str, second: str) -> Any:
-    """The value of a field that has two names. Raises RequestError where both are given and differ."""
-    a, b = getattr(fields, first), getattr(fields, second)
-    if a is not None and b is not None and a != b:
-        raise RequestError(f"'{first}' and '{second}' are the same setting; send one of them", second)
-    return b if a is None else a
+    def n_logprobs(self) -> int | None:
+        """How many of the most likely tokens to tell at each place; None: nothing. Raises RequestError."""
+        n = self.logprobs
+        if n is None or n is False:
+            return None
+        if type(n) is not int or not 0 <= n <= MAX_COMPLETION_LOGPROBS:
+            raise RequestError(
+                f"'logprobs' must be a number from 0 to {MAX_COMPLETION_LOGPROBS}, got {n!r}", "logprobs"
+            )
+        return n
 
 
 def parse(kind: type[T], body: bytes) -> T:

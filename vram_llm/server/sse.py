@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import ClassVar
 
 import msgspec
+from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -59,7 +60,10 @@ class Chunks:
 
     def event(self, index: int, event: TokenEvent) -> bytes:
         """The chunk for `event`, two where it holds text and the end, none where it holds neither."""
-        chunk = self.text(index, event.text) if event.text else b""
+        if event.logprobs or event.prompt_logprobs:
+            chunk = self.likely_text(index, event)
+        else:
+            chunk = self.text(index, event.text) if event.text else b""
         if event.finish_reason is not None:
             self._tally.add(index, event)
             chunk += self._choice(index, self.nothing, _encode(event.finish_reason.value))
@@ -75,6 +79,14 @@ class Chunks:
     def text(self, index: int, text: str) -> bytes:
         """A chunk of text."""
         return self._text_begins[index] + _encode(text) + self._text_ends
+
+    def likely_text(self, index: int, event: TokenEvent) -> bytes:
+        """A chunk of text, even of none, with how likely its tokens were."""
+        raise NotImplementedError
+
+    def _likely(self, index: int, text: str, logprobs: BaseModel) -> bytes:
+        told = b',"logprobs":' + logprobs.model_dump_json().encode() + b',"finish_reason":null}'
+        return self._text_begins[index] + _encode(text) + self.after_text + told + self._tail
 
     def _choice(self, index: int, what: bytes, reason: bytes = b"null") -> bytes:
         choice = b'{"index":%d,%b,"logprobs":null,"finish_reason":%b}' % (index, what, reason)

@@ -1,0 +1,97 @@
+"""Every way a request can say what its answer has to be, and what is wrong with the others."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.fake_engine import FakeEngine, fails
+from vram_llm.engine.request import Grammar, GrammarKind
+from vram_llm.errors import RequestError
+from vram_llm.server.schemas import ChatCompletionRequest, parse
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+HI: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def _wanted(**fields: Any) -> Grammar | None:
+    return parse(ChatCompletionRequest, json.dumps({**HI, **fields}).encode()).grammar_wanted()
+
+
+def _format(**json_schema: Any) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "n", **json_schema}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "text", "lenient"),
+    [
+        (_format(schema=SCHEMA, strict=True), GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA), False),
+        (_format(schema=SCHEMA), GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA), True),
+        ({"response_format": {"type": "json_object"}}, GrammarKind.JSON_SCHEMA, '{"type": "object"}', True),
+        (
+            {"response_format": {"type": "json_object", "schema": SCHEMA}},
+            GrammarKind.JSON_SCHEMA,
+            json.dumps(SCHEMA),
+            True,
+        ),
+        ({"json_schema": SCHEMA}, GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA), True),
+        ({"guided_json": SCHEMA}, GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA), True),
+        ({"grammar": 'root ::= "a"'}, GrammarKind.GBNF, 'root ::= "a"', False),
+        ({"guided_grammar": 'start: "a"'}, GrammarKind.GBNF, 'start: "a"', False),
+        ({"guided_regex": "a+"}, GrammarKind.REGEX, "a+", False),
+        ({"guided_choice": ["a", "é"]}, GrammarKind.CHOICE, '["a", "\\u00e9"]', False),
+    ],
+    ids=str,
+)
+def test_what_is_wanted(fields: dict[str, Any], kind: GrammarKind, text: str, lenient: bool) -> None:
+    assert _wanted(**fields) == Grammar(kind=kind, text=text, field=next(iter(fields)), lenient=lenient)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"response_format": {"type": "text"}},
+        {"response_format": None},
+        {"grammar": ""},
+        {"json_schema": None},
+    ],
+    ids=str,
+)
+def test_nothing_is_wanted(fields: dict[str, Any]) -> None:
+    assert _wanted(**fields) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": "json"}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        (_format(), "response_format"),
+        (_format(schema=[1]), "response_format"),
+        ({"json_schema": "object"}, "json_schema"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"grammar": "x", "guided_regex": "y"}, "guided_regex"),
+        ({"grammar": "x" * 300_000}, "grammar"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        _wanted(**fields)
+    assert caught.value.param == param
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_grammar_the_engine_refuses(
+    client: httpx.AsyncClient, engine: FakeEngine, stream: bool
+) -> None:
+    engine.script = fails(error="no such rule", code="invalid_value", param="grammar")
+    body = {**HI, "grammar": "root ::= x", "stream": stream}
+    response = await client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "grammar"
+    assert engine.requests[0].grammar is not None

@@ -1,0 +1,100 @@
+"""A sequence's answer in the making: rows of logits become tokens, tokens become text."""
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass, field
+
+from vram_llm.engine.choosing import Chooser
+from vram_llm.engine.logprobs import likelihood, unpredicted
+from vram_llm.engine.request import FinishReason, Likelihood, Request
+from vram_llm.engine.sequence import Sequence
+from vram_llm.engine.speculative import PromptLookup
+from vram_llm.engine.structured import Constraint, GrammarFailed
+from vram_llm.llama.model import LoadedModel
+from vram_llm.llama.vocab import TextStream
+
+
+@dataclass(slots=True)
+class Choices:
+    """What rows of logits gave: tokens, and how likely each was where that was asked for.
+
+    `failure` says why there are no more.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    likelihoods: list[Likelihood] = field(default_factory=list)
+    failure: str | None = None
+
+
+@dataclass(slots=True)
+class Generation:
+    """What the engine keeps for a sequence besides its tokens and cells."""
+
+    request: Request
+    text: TextStream
+    chooser: Chooser
+    constraint: Constraint | None
+    lookup: PromptLookup | None  # None: no drafts
+    prompt_likelihoods: list[Likelihood] = field(default_factory=list)
+
+    def draft(self, sequence: Sequence, most: int) -> list[int]:
+        """At most `most` tokens that may follow; none where drafts do not pay."""
+        if self.lookup is None or most < 1:
+            return []
+        most = min(most, sequence.max_tokens - sequence.n_generated - 1)
+        draft = self.lookup.draft(sequence.tokens, most)
+        return draft if self.constraint is None else self.constraint.fitting(draft)
+
+    def choose(self, model: LoadedModel, rows: Rows[int], draft: Rows[int]) -> Choices:
+        """A token from the first of `rows` and, as long as `draft` foretold them, from those after it.
+
+        Row i + 1 was computed with `draft[i]` as its token.
+        """
+        choices = Choices()
+        for row, foretold in zip(rows, (*draft, None), strict=True):
+            try:
+                token = self._choose(row)
+            except GrammarFailed as error:
+                choices.failure = str(error)
+                break
+            choices.tokens.append(token)
+            if self.request.logprobs is not None:
+                told = likelihood(model.vocab, model.logits(row), token, self.request.logprobs)
+                choices.likelihoods.append(told)
+            if token != foretold or self.is_complete:
+                break
+        if self.lookup is not None:
+            self.lookup.observe(len(draft), max(len(choices.tokens) - 1, 0))
+        return choices
+
+    def _choose(self, row: int) -> int:
+        if self.constraint is None:
+            return self.chooser.choose(row)
+        token = self.chooser.choose(row, self.constraint.allowed())
+        self.constraint.accept(token)
+        return token
+
+    @property
+    def is_complete(self) -> bool:
+        """True once its grammar lets nothing follow."""
+        return self.constraint is not None and self.constraint.is_complete
+
+    def write(self, model: LoadedModel, sequence: Sequence, token: int) -> tuple[str, FinishReason | None]:
+        """Add `token` to the answer; the text that became final, and why the answer ends here if it does."""
+        sequence.tokens.append(token)
+        if model.vocab.is_end(token) and not self.request.ignore_eos:
+            return "", FinishReason.STOP
+        text = self.text.push(token)
+        if self.text.stopped:
+            return text, FinishReason.STOP
+        return text, FinishReason.LENGTH if sequence.n_generated >= sequence.max_tokens else None
+
+    def read_prompt(self, model: LoadedModel, sequence: Sequence, start: int, rows: Rows[int]) -> None:
+        """Note how likely the prompt's tokens after place `start` were; `rows` begin with that of `start`."""
+        n_top = self.request.prompt_logprobs or 0
+        told = self.prompt_likelihoods
+        if not told:
+            told.append(unpredicted(model.vocab, sequence.tokens[0]))
+        for row, place in zip(rows, range(start + 1, sequence.n_prompt), strict=False):
+            if place == len(told):  # else it was told before the sequence gave way
+                told.append(likelihood(model.vocab, model.logits(row), sequence.tokens[place], n_top))
+        sequence.n_told = len(told)
