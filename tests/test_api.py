@@ -12,7 +12,7 @@ from tests.machine.fake_nvml import FakeCard, fake_nvml
 from vram_llm import api
 from vram_llm.engine import trial
 from vram_llm.engine.info import LoadedMemory, ModelInfo
-from vram_llm.machine import learned, nvml
+from vram_llm.machine import kept, learned, nvml
 from vram_llm.machine.types import Machine
 from vram_llm.plan.certificate import OF_CARD, OF_PROCESS
 from vram_llm.plan.memory import OVERHEAD_BYTES, overhead_bytes
@@ -24,7 +24,7 @@ PID = 4242
 
 @pytest.fixture(autouse=True)
 def _data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(learned.DATA_DIR_VARIABLE, str(tmp_path / "data"))
+    monkeypatch.setenv(kept.DATA_DIR_VARIABLE, str(tmp_path / "data"))
 
 
 @pytest.fixture

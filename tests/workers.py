@@ -41,7 +41,7 @@ def _process(port: int) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def await_listening(endpoint: str, process: "subprocess.Popen[bytes]") -> None:
-    """Wait until somebody listens there. Raises RuntimeError where nobody does in time."""
+    """Wait until somebody listens there. Raises RuntimeError where it ends, or nobody does in time."""
     host, port = endpoint.split(":")
     deadline = time.monotonic() + _PATIENCE_S
     while True:

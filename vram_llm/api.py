@@ -1,8 +1,9 @@
 """The front door: what `import vram_llm` offers, and what the commands and POST /plan call."""
 
 import dataclasses
+import functools
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from vram_llm.engine.client import EngineClient
     from vram_llm.engine.info import ModelInfo
     from vram_llm.llama.dryrun import DryRun
-    from vram_llm.machine.types import Device, Machine
+    from vram_llm.machine.speeds import Record
+    from vram_llm.machine.types import Device, Host, Machine
     from vram_llm.plan.certificate import Certificate
     from vram_llm.plan.check import Room
     from vram_llm.plan.companions import Candidate
     from vram_llm.plan.compare import Compared
-    from vram_llm.plan.types import Context, Meter, Plan, Workload
+    from vram_llm.plan.measured import MeasuredSpeed
+    from vram_llm.plan.types import Context, Meter, Plan, SpeedEstimate, Workload
 
 DEMO = "demo"
 _MAX_PLAN_BYTES = 16 * 2**20
@@ -44,14 +47,14 @@ def detect(gpus: Sequence[str] = (), rpc: Sequence[str] = ()) -> "Machine":
     WorkerUnreachable.
     """
     from vram_llm.machine import detect as machines
-    from vram_llm.machine import learned
+    from vram_llm.machine import learned, speeds
 
     machine = machines.what_if(gpus) if gpus else learned.with_overheads(machines.detect())
     if rpc:
         from vram_llm.llama import rpc as workers
 
         machine = dataclasses.replace(machine, devices=machine.devices + workers.devices(tuple(rpc)))
-    return machine
+    return speeds.with_speeds(machine)
 
 
 def plan(model: str, machine: "Machine", workload: "Workload") -> "Plan":
@@ -223,6 +226,66 @@ def verify(plan: "Plan", *, on_state: "Callable[[EngineClient], None]" = lambda 
     return dataclasses.replace(certificate, notes=notes)
 
 
+def calibrate(
+    machine: "Machine", *, on_progress: "Callable[[str, float], None]" = lambda _name, _share: None
+) -> "Iterator[tuple[str, Record]]":
+    """Run llama.cpp on the host and on each device of `machine` alone, for some seconds each.
+
+    Every measurement is kept as soon as it is made, and `detect` hands it to the same device from then on;
+    the name it is kept under comes with it. `on_progress` is told that name and the share done. A device that
+    cannot be found again (a card of `--gpu`) is passed over. Raises WorkerUnreachable, ModelRefused,
+    EngineDied, NotBuilt.
+    """
+    from vram_llm.llama.calibrate import calibrate as measure
+    from vram_llm.machine import speeds
+
+    for device in (None, *machine.devices):
+        measured: Device | Host = device or machine.host
+        name = speeds.key(measured)
+        if name is None:
+            continue
+        found = measure(device, machine.host, functools.partial(on_progress, name))
+        record = speeds.record(measured, found.speed, found.link, found.residual)
+        speeds.keep(name, record)
+        yield name, record
+
+
+def bench_model(
+    plan: "Plan",
+    *,
+    n_prompt: int = 512,
+    n_gen: int = 128,
+    repeats: int = 5,
+    on_progress: "Callable[[float], None]" = lambda _: None,
+) -> "tuple[MeasuredSpeed, ...]":
+    """Load `plan` and measure a prompt, and decoding of one stream and of all, beside what is expected.
+
+    The engine is not asked: no server, no scheduler, no sampling. Raises BadPlan where the context is too
+    small, ModelRefused, WorkerUnreachable, EngineDied, NotBuilt.
+    """
+    from vram_llm.llama.rates import beside, rates
+    from vram_llm.llama.rates_wire import Load
+    from vram_llm.machine import speeds
+    from vram_llm.machine.host import read_host
+    from vram_llm.machine.types import Machine
+    from vram_llm.plan.planner import expected_speed
+    from vram_llm.plan.types import Workload
+
+    _check_loadable(plan)
+    streams = plan.context.parallel
+    _check_room(plan, n_prompt, (n_gen + 2) * streams)
+    loads = [Load(prompt=n_prompt), Load(decode=n_gen)]
+    loads += [Load(decode=n_gen, streams=streams)] if streams > 1 else []
+    (found,) = rates([plan], loads, repeats, on_progress)
+    machine = speeds.with_speeds(Machine(devices=plan.devices, host=read_host()))
+    model = analyze(plan.model.path)
+
+    def expected(depth: int) -> "SpeedEstimate | None":
+        return expected_speed(model, machine, Workload(expect_depth=depth), plan)
+
+    return beside(loads, found, expected(n_prompt), expected(max(n_gen // 2, 1)))
+
+
 def serve(
     plan: "Plan",
     *,
@@ -274,6 +337,14 @@ def _check_loadable(plan: "Plan") -> None:
     if absent := [device.name for device in plan.devices if device.what_if]:
         raise BadPlan(
             f"{absent[0]} is planned for but not in this machine; plan without --gpu to load it here"
+        )
+
+
+def _check_room(plan: "Plan", *needed: int) -> None:
+    if max(needed) > plan.context.n_ctx:
+        raise BadPlan(
+            f"the plan's context holds {plan.context.n_ctx:,} tokens and the tests need {max(needed):,}; "
+            "plan with a larger --n-ctx, or measure fewer tokens or streams"
         )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vram_llm.machine import learned
+from vram_llm.machine import kept, learned
 from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Machine, Source
 from vram_llm.units import GIB, MIB
 
@@ -24,7 +24,7 @@ HOST = Host(name="box", cores=8, total_bytes=64 * GIB, available_bytes=48 * GIB)
 
 @pytest.fixture(autouse=True)
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(learned.DATA_DIR_VARIABLE, str(tmp_path / "data"))
+    monkeypatch.setenv(kept.DATA_DIR_VARIABLE, str(tmp_path / "data"))
     return tmp_path / "data" / "overhead.json"
 
 
@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_written_to_is_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "taken").write_text("")
-    monkeypatch.setenv(learned.DATA_DIR_VARIABLE, str(tmp_path / "taken"))
+    monkeypatch.setenv(kept.DATA_DIR_VARIABLE, str(tmp_path / "taken"))
     assert "cannot be kept" in learned.keep({"GPU-a": measured(431)})[-1]
 
 

@@ -14,6 +14,8 @@ EXIT_INTERRUPTED = 130
 
 _COMMANDS = {
     "analyze": "What a model file holds, layer by layer.",
+    "bench": "Measure a plan's prompt and decode speed, beside what is expected of it.",
+    "calibrate": "Measure how fast llama.cpp computes on each device, and keep it for plans.",
     "plan": "Which layers go on which device, and what each will hold.",
     "serve": "Serve a model with an OpenAI endpoint, spread as planned.",
     "verify": "Load a plan for real, and compare what is held with what was planned.",

@@ -7,11 +7,18 @@ from vram_llm.llama import bindings as b
 from vram_llm.llama import rpc
 from vram_llm.machine.types import Device
 
+Servers = dict[str, list[int]]
+"""The handles of each RPC worker that this process is connected to, by its endpoint."""
 
-def handles(devices: Iterable[Device], order: Iterable[str]) -> list[int]:
-    """ggml's handle for each id of `order`, connecting to RPC workers. Raises BadPlan, WorkerUnreachable."""
+
+def handles(devices: Iterable[Device], order: Iterable[str], servers: Servers | None = None) -> list[int]:
+    """ggml's handle for each id of `order`, connecting to RPC workers that are not in `servers`.
+
+    Those are added to it: a worker that is busy with this process would not answer a second look. Raises
+    BadPlan, WorkerUnreachable.
+    """
     by_id = {device.id: device for device in devices}
-    servers: dict[str, list[int]] = {}
+    servers = {} if servers is None else servers
     found = []
     for device_id in order:
         if device_id not in by_id:
@@ -20,7 +27,7 @@ def handles(devices: Iterable[Device], order: Iterable[str]) -> list[int]:
     return found
 
 
-def _handle(device: Device, servers: dict[str, list[int]]) -> int:
+def _handle(device: Device, servers: Servers) -> int:
     if device.what_if:
         raise BadPlan(
             f"{device.name} is planned for but not in this machine; plan again without --gpu to serve here"

@@ -23,6 +23,7 @@ import msgspec
 
 from vram_llm.errors import EngineDied, ModelRefused, NotBuilt
 from vram_llm.llama.dryrun_wire import LENGTH, Answer, ProjectorQuestion, Question, Use, write
+from vram_llm.llama.last_words import last_words
 from vram_llm.machine.types import Device, Host
 from vram_llm.model.header import Header
 from vram_llm.model.strip import write_stripped
@@ -262,16 +263,10 @@ class _Child:
                 part = os.read(descriptor, size - len(data))
                 if not part:
                     raise EngineDied(
-                        f"llama.cpp ended where it was asked for a dry run: {self._last_words()}"
+                        f"llama.cpp ended where it was asked for a dry run: {last_words(self._said)}"
                     )
                 data += part
         return data
-
-    def _last_words(self) -> str:
-        self._said.seek(0)
-        lines = self._said.read().decode("utf-8", "replace").splitlines()
-        telling = [line for line in lines if "ASSERT" in line or "abort" in line.lower() or "rror" in line]
-        return (telling or lines or ["it gave no reason"])[-1].strip()
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:

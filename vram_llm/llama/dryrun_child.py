@@ -184,7 +184,7 @@ def check() -> None:
     ggml.check()
     b.C.llama_backend_init()
     with tempfile.TemporaryDirectory() as folder:
-        path = known.write(Path(folder) / "known.gguf")
+        path = known.SHAPE.write(Path(folder) / "known.gguf")
         try:
             said = answer(Question(str(path), known.context(), known.placement(), known.DEVICES))
         except ModelRefused as error:

@@ -15,7 +15,7 @@ from vram_llm.llama.adapters import apply_adapters, load_adapters
 from vram_llm.llama.batch import Batch
 from vram_llm.llama.bindings import C
 from vram_llm.llama.cells import Cells
-from vram_llm.llama.devices import handles
+from vram_llm.llama.devices import Servers, handles
 from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, context_params
 from vram_llm.llama.vocab import Vocab
 from vram_llm.plan.types import HOST, CompanionKind, Plan
@@ -26,11 +26,14 @@ Progress = Callable[[float], bool]  # fraction loaded; False gives up
 class LoadedModel:
     """A model on the devices its plan names, with one context over all sequences. Call `close` at the end."""
 
-    def __init__(self, plan: Plan, progress: Progress | None = None) -> None:
-        """Load. Raises BadPlan where a device is not here, ModelRefused with llama.cpp's own words."""
+    def __init__(self, plan: Plan, progress: Progress | None = None, servers: Servers | None = None) -> None:
+        """Load; `servers` are for a process that loads several models. See `devices.handles`.
+
+        Raises BadPlan where a device is not here, ModelRefused with llama.cpp's own words.
+        """
         C.llama_backend_init()
         self.plan = plan
-        self._handles = handles(plan.devices, plan.placement.device_order)
+        self._handles = handles(plan.devices, plan.placement.device_order, servers)
         b.recent_lines.clear()
         self._model = self._load(progress)
         try:

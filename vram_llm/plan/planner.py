@@ -64,7 +64,7 @@ def make_plan(
         )
 
     def with_speed(other: Alternative) -> Alternative:
-        return replace(other, speed=_speed(profile, machine, workload, other))
+        return replace(other, speed=expected_speed(profile, machine, workload, other))
 
     by_free_memory = split_by_free_memory(profile, machine, workload, chosen, exact)
     others = (
@@ -97,7 +97,7 @@ def make_plan(
         alternatives=tuple(with_speed(other) for other in others),
         companions=(*adapters(profile, machine, workload.loras, chosen.placement), *companions),
         objective=Objective.BALANCE if lacking(machine, workload) else workload.objective,
-        speed=_speed(profile, machine, workload, chosen),
+        speed=expected_speed(profile, machine, workload, chosen),
         notes=(
             *explain.notes(profile, machine, chosen, more),
             *explain.left_out(machine, companions),
@@ -108,9 +108,10 @@ def make_plan(
     return replace(plan, notes=(*plan.notes, *idle_reasons(plan)))
 
 
-def _speed(
-    profile: ModelProfile, machine: Machine, workload: Workload, of: Candidate | Alternative
+def expected_speed(
+    profile: ModelProfile, machine: Machine, workload: Workload, of: Candidate | Alternative | Plan
 ) -> SpeedEstimate | None:
+    """How fast a placement is expected to be; None where a speed it needs is not known."""
     pipelined = analytic(profile, machine, workload, of.context).is_pipelined(of.placement)
     return Predictor(profile, of.context, machine, workload)(of.placement, pipelined=pipelined)
 

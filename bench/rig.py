@@ -1,0 +1,95 @@
+"""A rig of unlike workers on one computer: each pinned to a core, and held to a share of it.
+
+A cgroup of version 1 (`cpu.cfs_quota_us`) holds a worker down, so this needs root on Linux. The quota is the
+least the kernel takes, 1 ms, so that a slow worker is slow smoothly. One that has waited begins at full speed
+all the same, for a millisecond or two: a layer should take a few.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tests.workers import await_listening, free_ports
+
+_CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
+_QUOTA_US = 1000
+_SHARES = 10_000  # more than others who run beside it, less than who measures on the same core
+_PATIENCE_S = 5.0
+
+
+@contextmanager
+def worker(
+    core: int, share: float = 1.0, host: str = "127.0.0.1", prefix: Sequence[str] = ()
+) -> Iterator[str]:
+    """The "host:port" of a worker of one thread on `core`, held to `share` of it; it ends with the block.
+
+    `prefix` is put before its command line: `ip netns exec NAME`.
+    """
+    (port,) = free_ports(1)
+    endpoint = f"{host}:{port}"
+    command = [*prefix, sys.executable, "-m", "vram_llm", "worker", "--listen", endpoint, "--threads", "1"]
+    with _group(f"vram-llm-bench-{port}", share) as group, ExitStack() as stack:
+        process = stack.enter_context(_process(command, core, group))
+        await_listening(endpoint, process)
+        yield endpoint
+
+
+@contextmanager
+def _process(command: Sequence[str], core: int, group: Path | None) -> Iterator["subprocess.Popen[bytes]"]:
+    def settle() -> None:
+        os.sched_setaffinity(0, {core})
+        if group is not None:
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=settle
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def _group(name: str, share: float) -> Iterator[Path | None]:
+    """A cgroup whose processes together get `share` of a core; None for a whole one."""
+    if share >= 1:
+        yield None
+        return
+    group = _CPU_GROUPS / name
+    try:
+        group.mkdir()
+    except OSError as error:
+        raise SystemExit(
+            f"a worker cannot be held down here ({error}): root and cgroup v1 are needed"
+        ) from error
+    try:
+        (group / "cpu.cfs_period_us").write_text(str(round(_QUOTA_US / share)))
+        (group / "cpu.cfs_quota_us").write_text(str(_QUOTA_US))
+        (group / "cpu.shares").write_text(str(_SHARES))
+        yield group
+    finally:
+        _remove(group)
+
+
+def _remove(group: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            group.rmdir()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)  # its process has ended and is on its way out
+
+
+def require(*programs: str) -> None:
+    """Raises SystemExit where a program is missing."""
+    if missing := [program for program in programs if shutil.which(program) is None]:
+        raise SystemExit(f"{', '.join(missing)} missing: apt-get install iproute2")

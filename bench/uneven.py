@@ -1,0 +1,255 @@
+"""Whether plans made from measured speeds are the fastest there are, on workers that are not alike.
+
+    python -m bench.uneven [--show two|three|link] [--rounds 7] [--tokens 8]
+
+RPC workers on this computer, each on a core and held to a share of it (bench/rig.py), are calibrated; a
+random llama is planned over them; and splits of it, all loaded at the same time, take turns decoding.
+
+two     one worker in full and one at 30 %: the plan beside llama.cpp's own default and an even split, and how
+        well ten splits are predicted
+three   workers in full, at 50 % and at 25 %, with so little memory that all are needed: the plan beside every
+        split that fits
+link    one near by, one in full behind a link of 1 Gbit/s and 2 ms each way (bench/link.py): the plan beside
+        every split that fits; the near one at 75 %, where the link decides, and at 25 %, where neither has
+        memory enough alone
+
+Two cores are enough, and root is needed. Nothing else should run meanwhile.
+"""
+
+import argparse
+import itertools
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from bench.link import shaped_link
+from bench.rig import worker
+from tools.random_model import write_llama
+from vram_llm import api
+from vram_llm.llama.dryrun import DryRun
+from vram_llm.llama.rates import rates
+from vram_llm.llama.rates_wire import Load
+from vram_llm.machine.kept import DATA_DIR_VARIABLE
+from vram_llm.machine.types import Machine
+from vram_llm.model.header import read_header
+from vram_llm.plan.layout import placement_of
+from vram_llm.plan.speed import Predictor
+from vram_llm.plan.types import Placement, Plan, Workload
+
+FULL_CORE, SLOW_CORE = 0, 1  # who plans and measures shares the second: it waits while a worker works
+WISH = Workload(n_ctx=512, parallel=1, reserve_bytes=0, expect_depth=16)
+
+
+@dataclass
+class Split:
+    """A placement, what it was predicted to take for a token, and what it took."""
+
+    name: str
+    placement: Placement
+    predicted_s: float
+    rounds_s: tuple[float, ...] = ()
+
+    @property
+    def measured_s(self) -> float:
+        """Time for a token, the lower quartile of the rounds: whatever else runs only adds to it."""
+        return statistics.quantiles(self.rounds_s, n=4, method="inclusive")[0]
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--show", choices=list(SHOWS), action="append")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=8)
+    args = parser.parse_args()
+    os.sched_setaffinity(0, {SLOW_CORE})
+    os.nice(-15)  # before whatever else runs here
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[DATA_DIR_VARIABLE] = folder
+        for name in args.show or SHOWS:
+            print(f"--- {name}", flush=True)
+            SHOWS[name](Path(folder), args.rounds, args.tokens)
+
+
+def two(folder: Path, rounds: int, tokens: int) -> None:
+    """One worker in full, one at 30 %."""
+    model = _model(folder, 1536, 4096)
+    with worker(FULL_CORE) as full, worker(SLOW_CORE, 0.3) as slow:
+        machine = calibrated([full, slow])
+        plan = api.plan(model, machine, WISH)
+        n = plan.model.n_layers
+        default = replace(plan.placement, **_EVERYTHING, n_gpu_layers=n + 1)
+        half = [0] * ((n + 1) // 2) + [1] * (n + 1 - (n + 1) // 2)
+        splits = [
+            Split("plan", plan.placement, predicted(plan, machine, plan.placement)),
+            Split("llama.cpp's default", default, math.nan),
+            Split("even", placement_of(["RPC0", "RPC1"], half), math.nan),
+        ]
+        fast_layers = [round(i * n / 9) for i in range(10)]
+        splits += [
+            Split(
+                f"{count} on the fast one",
+                placement := _fast_first(count, n),
+                predicted(plan, machine, placement),
+            )
+            for count in fast_layers
+        ]
+        measure(plan, splits, rounds, tokens)
+    chosen, default_split, even, *ten = splits
+    print_splits(splits)
+    print(f"decode speed, plan to default      {default_split.measured_s / chosen.measured_s:.2f}")
+    print(f"decode speed, plan to even         {even.measured_s / chosen.measured_s:.2f}")
+    print(f"rank correlation of the ten        {spearman(ten):.3f}")
+    print(f"worst prediction of the ten        {max(abs(_off(split)) for split in ten):.1%} off")
+
+
+def three(folder: Path, rounds: int, tokens: int) -> None:
+    """Three workers that are all needed: five, four and four of twelve layers fit them."""
+    model = _model(folder, 1024, 2816)
+    with worker(FULL_CORE) as full, worker(SLOW_CORE, 0.5) as half, worker(SLOW_CORE, 0.25) as quarter:
+        _every_split(model, [f"{full}@102MiB", f"{half}@90MiB", f"{quarter}@90MiB"], rounds, tokens)
+
+
+def link(folder: Path, rounds: int, tokens: int) -> None:
+    """A worker near by and a faster one behind a link."""
+    for model, share, limit in (
+        (_model(folder, 768, 2048), 0.75, ""),
+        (_model(folder, 1024, 2816), 0.25, "@125MiB"),
+    ):
+        with (
+            shaped_link() as far,
+            worker(SLOW_CORE, share) as near,
+            worker(FULL_CORE, host=far.address, prefix=far.inside) as behind,
+        ):
+            _every_split(model, [near + limit, behind + limit], rounds, tokens)
+
+
+def _model(folder: Path, n_embd: int, n_ff: int) -> str:
+    """A random llama of twelve layers; a layer takes a core some milliseconds, far more than its overhead."""
+    path = folder / f"{n_embd}.gguf"
+    return str(
+        write_llama(path, n_embd=n_embd, n_ff=(n_ff,) * 12, n_head=n_embd // 128, n_head_kv=2, n_vocab=8192)
+    )
+
+
+SHOWS = {"two": two, "three": three, "link": link}
+_EVERYTHING = {"device_order": ("RPC0", "RPC1"), "tensor_split": ()}  # no split: llama.cpp makes its own
+
+
+def calibrated(workers: Sequence[str]) -> Machine:
+    """The machine with every worker's speed as measured now, with no limit on its memory."""
+    for name, record in api.calibrate(api.detect(rpc=[each.partition("@")[0] for each in workers])):
+        print(
+            f"{name}: {record.read_bytes_per_s / 1e9:.2f} GB/s, {record.layer_overhead_s * 1e6:.0f} us a "
+            f"layer, {record.step_overhead_s * 1e6:.0f} us a step, fit within {record.residual:.1%}"
+        )
+    return api.detect(rpc=workers)
+
+
+def predicted(plan: Plan, machine: Machine, placement: Placement) -> float:
+    """Seconds for a token."""
+    found = Predictor(api.analyze(plan.model.path), plan.context, machine, WISH)(placement, pipelined=False)
+    assert found is not None
+    return found.step_s
+
+
+def measure(plan: Plan, splits: Sequence[Split], rounds: int, tokens: int) -> None:
+    """Load all splits in one process, and let them decode in turn."""
+    plans = tuple(replace(plan, placement=split.placement) for split in splits)
+    for split, (found,) in zip(splits, rates(plans, [Load(decode=tokens)], rounds), strict=True):
+        split.rounds_s = tuple(1 / tokens_per_s for tokens_per_s in found)
+
+
+def _every_split(model: str, workers: Sequence[str], rounds: int, tokens: int) -> None:
+    machine = calibrated(workers)
+    plan = api.plan(model, machine, WISH)
+    splits = [
+        Split(_name(placement), placement, predicted(plan, machine, placement))
+        for placement in fitting(plan, machine)
+    ]
+    measure(plan, splits, rounds, tokens)
+    chosen = next(split for split in splits if split.placement == plan.placement)
+    best = min(splits, key=lambda split: split.measured_s)
+    print_splits(sorted(splits, key=lambda split: split.measured_s))
+    print(f"splits that fit     {len(splits)}")
+    print(f"chosen              {chosen.name}, {chosen.measured_s * 1e3:.2f} ms a token")
+    print(f"best measured       {best.name}, {best.measured_s * 1e3:.2f} ms a token")
+    print(f"chosen behind it    {chosen.measured_s / best.measured_s - 1:.1%}")
+    print(f"rank correlation    {spearman(splits):.3f}")
+
+
+def fitting(plan: Plan, machine: Machine) -> list[Placement]:
+    """Every split over any of the devices in any order that fits, all layers off the host."""
+    n = plan.model.n_layers
+    ids = [device.id for device in machine.devices]
+    found: list[Placement] = []
+    with DryRun() as dry:
+        header = read_header(plan.model.path)
+        meter = dry.meter(header, plan.context, machine.devices, machine.host, WISH.reserve_bytes)
+        for size in range(1, len(ids) + 1):
+            for order in itertools.permutations(ids, size):
+                for counts in _compositions(n, size):
+                    assignment = [i for i, count in enumerate(counts) for _ in range(count)]
+                    placement = placement_of(order, [*assignment, size - 1])
+                    if meter(placement).fits:
+                        found.append(placement)
+    return found
+
+
+def _compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
+    """All ways to write `total` as `parts` counts above 0, in order."""
+    if parts == 1:
+        yield (total,)
+        return
+    for first in range(1, total - parts + 2):
+        for rest in _compositions(total - first, parts - 1):
+            yield (first, *rest)
+
+
+def _fast_first(count: int, n_layers: int) -> Placement:
+    """`count` layers on the fast worker and the rest on the slow one; the output with the last."""
+    return placement_of(
+        ["RPC0", "RPC1"], [0] * count + [1] * (n_layers - count) + [0 if count == n_layers else 1]
+    )
+
+
+def _name(placement: Placement) -> str:
+    pairs = zip(placement.device_order, placement.layers_per_device, strict=True)
+    return " ".join(f"{device}:{count}" for device, count in pairs)
+
+
+def print_splits(splits: Sequence[Split]) -> None:
+    """A line for each: predicted, measured, and the range of its rounds."""
+    for split in splits:
+        rounds = f"{min(split.rounds_s) * 1e3:.1f} to {max(split.rounds_s) * 1e3:.1f}"
+        off = "" if math.isnan(split.predicted_s) else f"{_off(split):+.1%}"
+        print(
+            f"{split.name:<26} {split.predicted_s * 1e3:7.2f} ms predicted {split.measured_s * 1e3:7.2f} "
+            f"measured ({rounds}) {1 / split.measured_s:6.1f} tok/s {off}"
+        )
+
+
+def _off(split: Split) -> float:
+    """How far the predicted tokens per second are from the measured ones, as a share of these."""
+    return split.measured_s / split.predicted_s - 1
+
+
+def spearman(splits: Sequence[Split]) -> float:
+    """Rank correlation of predicted and measured times."""
+    ranks = [
+        np.argsort(np.argsort(values))
+        for values in ([s.predicted_s for s in splits], [s.measured_s for s in splits])
+    ]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import run
+
+SMALL = ["--n-gpu-layers", "0", "--n-ctx", "512", "--parallel", "2"]
+FEW = ["--n-prompt", "32", "--n-gen", "4", "--repeats", "3"]
+
+
+def test_a_model_on_the_host() -> None:
+    done = run("bench", "model", "demo", *SMALL, *FEW, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [each["test"] for each in found] == ["pp32", "tg4", "tg4 x2"]
+    for each in found:
+        assert len(each["rounds_tokens_per_s"]) == 3
+        assert min(each["rounds_tokens_per_s"]) <= each["tokens_per_s"] <= max(each["rounds_tokens_per_s"])
+
+
+def test_a_saved_plan(tmp_path: Path) -> None:
+    saved = tmp_path / "plan.json"
+    saved.write_text(run("plan", "demo", *SMALL[:-2], "--parallel", "1", "--json").stdout)
+    done = run("bench", "model", "--plan", saved, *FEW)
+    assert done.returncode == 0, done.stderr
+    assert "pp32" in done.stdout
+    assert "tg4" in done.stdout
+    assert " x1" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        ([], 64, "give a model, or a saved plan"),
+        (["demo", "--plan", "plan.json"], 64, "give a model, or a saved plan"),
+        (["--plan", "nowhere.json"], 23, "nowhere.json"),
+        (["demo", "--gpu", "24GiB"], 23, "not in this machine"),
+        (["demo", *SMALL, "--n-gen", "300"], 23, "context holds 512 tokens and the tests need 604"),
+        (["nowhere.gguf"], 10, "nowhere.gguf"),
+    ],
+)
+def test_wrong_wishes(args: list[str], code: int, said: str) -> None:
+    done = run("bench", "model", *args)
+    assert done.returncode == code, done.stderr
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr

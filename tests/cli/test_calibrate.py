@@ -1,0 +1,92 @@
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import command, environment
+from tests.workers import free_ports
+
+PATIENCE_S = 120.0
+
+
+def run(folder: Path, *args: str) -> "subprocess.CompletedProcess[str]":
+    """Run `vram-llm` with a data folder of the test's own."""
+    return subprocess.run(
+        command(*args),
+        env=environment(100) | {"VRAM_LLM_DATA_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def test_a_journey(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    """Measured, shown, planned with, forgotten."""
+    endpoint = workers[0]
+    done = run(tmp_path, "calibrate", "--rpc", f"{endpoint}@2GiB", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert endpoint in found
+    assert len(found) >= 2
+    assert found[endpoint]["link_bytes_per_s"] > 0
+
+    shown = run(tmp_path, "calibrate", "--show")
+    assert shown.returncode == 0, shown.stderr
+    assert endpoint in shown.stdout
+    assert found[endpoint]["measured_at"][:10] in shown.stdout
+    assert json.loads(run(tmp_path, "calibrate", "--show", "--json").stdout) == found
+
+    planned = run(tmp_path, "plan", "demo", "--rpc", f"{endpoint}@2GiB", "--json")
+    plan = json.loads(planned.stdout)
+    speed = plan["devices"][-1]["speed"]["read_bytes_per_s"]
+    assert speed == {"value": found[endpoint]["read_bytes_per_s"], "source": "measured"}
+    assert plan["speed"]["basis"] == "measured"
+
+    benched = run(
+        tmp_path, "bench", "model", "demo", "--rpc", f"{endpoint}@2GiB", "--n-prompt", "32", "--n-gen", "8",
+        "--parallel", "2", "--repeats", "2",
+    )  # fmt: skip
+    assert benched.returncode == 0, benched.stderr
+    rows = {line[:7].strip(): line for line in benched.stdout.splitlines()}
+    assert {"pp32", "tg8", "tg8 x2"} <= set(rows)
+    assert "expected from measured figures" in benched.stdout
+
+    dropped = run(tmp_path, "calibrate", "--forget", endpoint)
+    assert dropped.returncode == 0
+    assert f"forgotten: {endpoint}" in dropped.stderr
+    assert endpoint not in run(tmp_path, "calibrate", "--show").stdout
+    assert run(tmp_path, "calibrate", "--forget", "all", "--show").stdout.startswith("nothing was measured")
+
+
+def test_a_worker_that_is_not_there(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    done = run(tmp_path, "calibrate", "--rpc", f"127.0.0.1:{port}")
+    assert done.returncode == 21
+    assert f"no worker answers at 127.0.0.1:{port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["--forget", "RTX 9090"], 20, "nothing was measured of 'RTX 9090'; measured so far: none"),
+        (["--show", "--rpc", "127.0.0.1:50052"], 64, "leave it out beside --show"),
+        (["--rpc", "nowhere"], 21, "is not an address"),
+    ],
+)
+def test_wrong_wishes(tmp_path: Path, args: list[str], code: int, said: str) -> None:
+    done = run(tmp_path, "calibrate", *args)
+    assert done.returncode == code
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unreadable_store_is_a_note(tmp_path: Path) -> None:
+    (tmp_path / "speed.json").write_text("{")
+    done = run(tmp_path, "calibrate", "--show")
+    assert done.returncode == 0
+    assert "damaged and not used" in done.stderr
+    assert run(tmp_path, "calibrate", "--forget", "x").returncode == 1
+    assert run(tmp_path, "calibrate", "--forget", "all").returncode == 0

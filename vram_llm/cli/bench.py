@@ -1,0 +1,65 @@
+"""vram-llm bench: what a plan does, measured, beside what was expected of it."""
+
+import click
+
+from vram_llm.cli.options import Wishes, one_model, saved_plan, wishes
+
+
+@click.group("bench")
+def command() -> None:
+    """Measure, and print what was expected beside it."""
+
+
+@command.command("model")
+@click.argument("model", required=False)
+@click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
+@click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
+@click.option(
+    "--n-prompt", type=click.IntRange(1), default=512, show_default=True, help="Tokens of a prompt."
+)
+@click.option("--n-gen", type=click.IntRange(1), default=128, show_default=True, help="Tokens to decode.")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Rounds of everything.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, in tokens a second.")
+@wishes
+def model(
+    wishes: Wishes,
+    model: str | None,
+    model_option: str | None,
+    plan_file: str | None,
+    n_prompt: int,
+    n_gen: int,
+    repeats: int,
+    as_json: bool,
+) -> None:
+    """Plan MODEL, load it, and measure prompts and decoding, of one stream and of all.
+
+    The tests are named as llama-bench names them: pp512 is a prompt of 512 tokens, tg128 decodes 128, both in
+    an empty context; "x8" is eight streams at once.
+    """
+    from vram_llm import api
+    from vram_llm.cli.speeds import progress
+
+    name = one_model(model, model_option)
+    if (name is None) == (plan_file is None):
+        raise click.UsageError("give a model, or a saved plan with --plan")
+    if plan_file is not None:
+        plan = saved_plan(plan_file, wishes)
+    else:
+        assert name is not None
+        plan = api.plan(name, api.detect(wishes.gpus, wishes.rpc), wishes.workload)
+    with progress() as on_progress:
+        results = api.bench_model(
+            plan,
+            n_prompt=n_prompt,
+            n_gen=n_gen,
+            repeats=repeats,
+            on_progress=lambda share: on_progress(plan.model.name, share),
+        )
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(results), indent=2))
+    else:
+        from vram_llm.cli.speeds import print_results
+
+        print_results(plan, results)

@@ -1,0 +1,75 @@
+"""vram-llm calibrate: how fast llama.cpp computes on each device, measured."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from vram_llm.machine.speeds import Record
+
+ALL = "all"
+
+
+@click.command("calibrate")
+@click.option("--rpc", multiple=True, metavar="HOST:PORT[@SIZE]", help=(
+    "Measure the worker that listens there as well. Repeat for more."
+))  # fmt: skip
+@click.option("--show", is_flag=True, help="Print what was measured so far, and measure nothing.")
+@click.option("--forget", multiple=True, metavar="DEVICE", help=(
+    "Drop what was measured of a device, named as --show does, or of all. Repeat for more."
+))  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, in bytes, seconds and operations.")
+def command(rpc: tuple[str, ...], show: bool, forget: tuple[str, ...], as_json: bool) -> None:
+    """Run llama.cpp on the host, on each GPU and on each worker alone, for some seconds each.
+
+    Measures decode and prompt speed, what each layer and each step costs on top, and links; keeps it, with
+    date and versions, and plans with it from then on. Nothing else should run on the devices meanwhile.
+    """
+    from vram_llm.machine import speeds
+
+    if (show or forget) and rpc:
+        raise click.UsageError("--rpc names workers to measure; leave it out beside --show and --forget")
+    if forget:
+        dropped = speeds.forget(() if ALL in forget else forget)
+        click.echo("forgotten: " + ("; ".join(dropped) or "nothing was measured"), err=True)
+        if not show:
+            return
+    if show:
+        records, notes = speeds.read()
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
+    else:
+        records = _measure(rpc)
+    _print(records, as_json)
+
+
+def _measure(rpc: tuple[str, ...]) -> "dict[str, Record]":
+    """Everything that was measured; printed as well where an error ends it early."""
+    from vram_llm import api
+    from vram_llm.cli.speeds import progress
+    from vram_llm.errors import VramLLMError
+
+    machine = api.detect(rpc=rpc)
+    found: dict[str, Record] = {}
+    with progress() as on_progress:
+        try:
+            found.update(api.calibrate(machine, on_progress=on_progress))
+        except VramLLMError:
+            if found:
+                click.echo(f"measured and kept before that: {'; '.join(found)}", err=True)
+            raise
+    return found
+
+
+def _print(records: "Mapping[str, Record]", as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(records), indent=2))
+    elif records:
+        from vram_llm.cli.speeds import print_records
+
+        print_records(records)
+    else:
+        click.echo("nothing was measured so far; `vram-llm calibrate` does it")

@@ -1,0 +1,92 @@
+"""Measured speeds as tables: what calibrations found of devices, and what a plan did."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from vram_llm.cli.tables import rate
+from vram_llm.machine.speeds import Record
+from vram_llm.plan.measured import MeasuredSpeed
+from vram_llm.plan.types import Plan
+
+_COLUMNS = ("read", "row", "prompt", "layer", "step", "latency", "link", "fit")
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, float], None]]:
+    """A bar on standard error while the block runs; it is told what is measured, and the share done."""
+    text = TextColumn("measuring {task.description}", markup=False)
+    columns = (text, BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda name, share: bar.update(task, description=name, completed=share)
+
+
+def print_results(plan: Plan, results: Sequence[MeasuredSpeed]) -> None:
+    """A row for each test: measured, the range of its rounds, and expected."""
+    console = Console(highlight=False)
+    console.print(Text(f"{plan.model.name}, {plan.model.quantization}", style="bold"), soft_wrap=True)
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
+    table.add_column("test", no_wrap=True)
+    for name in ("measured", "rounds", "expected", "off"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in results:
+        low, high = min(each.rounds_tokens_per_s), max(each.rounds_tokens_per_s)
+        expected = "-" if each.expected_tokens_per_s is None else rate(each.expected_tokens_per_s)
+        off = "" if each.off is None else f"{each.off:+.0%}"
+        table.add_row(each.test, rate(each.tokens_per_s), f"{rate(low)}-{rate(high)}", expected, off)
+    console.print(table)
+    bases = sorted({each.basis.value for each in results if each.basis is not None})
+    basis = f"expected from {', '.join(bases)} figures" if bases else "expected: unknown"
+    advice = "" if bases == ["measured"] else "; `vram-llm calibrate` measures these devices"
+    console.print(f"tokens a second, medians; {basis}{advice}")
+
+
+def print_records(records: Mapping[str, Record]) -> None:
+    """A row for each device, by what it is known by, and what the columns mean."""
+    console = Console(highlight=False)
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
+    table.add_column("device", overflow="fold")
+    for name in _COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, record in records.items():
+        table.add_row(Text(name), *_cells(record))
+    console.print(table)
+    console.print(
+        "read: weights and KV cache, GB/s; row, prompt: billions of operations a second, of each further row "
+        "of a decode step and of a prompt; layer, step, latency: microseconds; link: GB/s; fit: how far the "
+        "formula is off what was measured, root mean square"
+    )
+    for name, record in records.items():
+        console.print(
+            Text(
+                f"{name}: measured {record.measured_at[:10]} by vram-llm {record.vram_llm}, llama-cpp-python "
+                f"{record.llama_cpp_python}" + (f", driver {record.driver}" if record.driver else ""),
+                style="dim",
+            )
+        )
+
+
+def _cells(record: Record) -> tuple[str, ...]:
+    return (
+        _number(record.read_bytes_per_s, 1e9),
+        _number(record.row_flops_per_s, 1e9),
+        _number(record.prompt_flops_per_s, 1e9),
+        _number(record.layer_overhead_s, 1e-6),
+        _number(record.step_overhead_s, 1e-6),
+        _number(record.link_latency_s, 1e-6),
+        _number(record.link_bytes_per_s, 1e9),
+        f"±{record.residual:.0%}",
+    )
+
+
+def _number(value: float | None, unit: float) -> str:
+    """Three figures, or "-" for what is not known."""
+    if value is None:
+        return "-"
+    scaled = value / unit
+    return f"{scaled:,.0f}" if scaled >= 99.5 else f"{scaled:.3g}"

@@ -1,0 +1,114 @@
+"""A child process that is asked one thing and answers in lines of JSON, the last of which is the result.
+
+llama.cpp aborts where a device or a worker fails it, and that must not end this program.
+"""
+
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import IO, Protocol, TypeVar
+
+import msgspec
+
+from vram_llm.errors import BadPlan, EngineDied, ModelRefused, NotBuilt, VramLLMError, WorkerUnreachable
+from vram_llm.llama.last_words import last_words
+
+_KINDS = {kind.__name__: kind for kind in (BadPlan, ModelRefused, NotBuilt, WorkerUnreachable)}
+
+
+class Refusal(msgspec.Struct, frozen=True, tag=True):
+    """Why there will be no result: which error, and its sentence."""
+
+    kind: str
+    sentence: str
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    """The share that is done."""
+
+    share: float
+
+
+class Say(Protocol):
+    """Where a child's work sends what it has to say."""
+
+    def __call__(self, message: msgspec.Struct) -> None:
+        """Send a message."""
+
+
+_Question = TypeVar("_Question", bound=msgspec.Struct)
+_Result = TypeVar("_Result", bound=msgspec.Struct)
+
+
+def ask(
+    module: str,
+    question: msgspec.Struct,
+    result: type[_Result],
+    what: str,
+    silence_s: float,
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> _Result:
+    """What `python -m module` makes of `question`; `what` is a sentence's subject and verb: "X was measured".
+
+    Raises EngineDied where the child ends, or says nothing for `silence_s`, and the error it met.
+    """
+    with tempfile.TemporaryFile() as said:
+        command = [sys.executable, "-m", module]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            child.stdin.write(msgspec.json.encode(question))
+            child.stdin.close()
+            for line in _lines(child.stdout, silence_s, what):
+                message = msgspec.json.decode(line, type=Refusal | Progress | result)
+                if isinstance(message, Progress):
+                    on_progress(message.share)
+                elif isinstance(message, Refusal):
+                    raise _KINDS.get(message.kind, VramLLMError)(message.sentence)
+                else:
+                    return message  # type: ignore[no-any-return]
+            raise EngineDied(f"llama.cpp ended while {what}: {last_words(said)}")
+        finally:
+            child.kill()
+            child.wait()
+            child.stdout.close()
+
+
+def answer(kind: type[_Question], work: Callable[[_Question, Say], msgspec.Struct]) -> None:
+    """The child's side: read the question, do the work, say what comes of it."""
+    question = msgspec.json.decode(sys.stdin.buffer.read(), type=kind)
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # whatever a library prints is no answer
+
+    def say(message: msgspec.Struct) -> None:
+        answers.write(msgspec.json.encode(message) + b"\n")
+
+    try:
+        from vram_llm.llama import bindings
+
+        bindings.log_errors_only()
+        say(work(question, say))
+    except VramLLMError as error:
+        say(Refusal(type(error).__name__, str(error)))
+
+
+def _lines(stream: IO[bytes], silence_s: float, what: str) -> Iterator[bytes]:
+    waiting = b""
+    deadline = time.monotonic() + silence_s
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while True:
+            if not selector.select(max(deadline - time.monotonic(), 0)):
+                raise EngineDied(f"llama.cpp said nothing for {silence_s:.0f} s while {what}")
+            part = os.read(stream.fileno(), 2**16)
+            if not part:
+                return
+            *lines, waiting = (waiting + part).split(b"\n")
+            if lines:
+                deadline = time.monotonic() + silence_s
+                yield from lines
