@@ -146,7 +146,7 @@ _EVERYTHING = {"device_order": ("RPC0", "RPC1"), "tensor_split": ()}  # no split
 
 def calibrated(workers: Sequence[str]) -> Machine:
     """The machine with every worker's speed as measured now, with no limit on its memory."""
-    for name, record in api.calibrate(api.detect(rpc=[each.partition("@")[0] for each in workers])):
+    for name, record, _ in api.calibrate(api.detect(rpc=[each.partition("@")[0] for each in workers])):
         print(
             f"{name}: {record.read_bytes_per_s / 1e9:.2f} GB/s, {record.layer_overhead_s * 1e6:.0f} us a "
             f"layer, {record.step_overhead_s * 1e6:.0f} us a step, fit within {record.residual:.1%}"

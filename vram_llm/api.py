@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vram_llm.engine.client import EngineClient
     from vram_llm.engine.info import ModelInfo
     from vram_llm.llama.dryrun import DryRun
-    from vram_llm.machine.speeds import Record
+    from vram_llm.machine.speeds import Kept
     from vram_llm.machine.types import Device, Host, Machine
     from vram_llm.plan.certificate import Certificate
     from vram_llm.plan.check import Room
@@ -228,13 +228,12 @@ def verify(plan: "Plan", *, on_state: "Callable[[EngineClient], None]" = lambda 
 
 def calibrate(
     machine: "Machine", *, on_progress: "Callable[[str, float], None]" = lambda _name, _share: None
-) -> "Iterator[tuple[str, Record]]":
+) -> "Iterator[Kept]":
     """Run llama.cpp on the host and on each device of `machine` alone, for some seconds each.
 
-    Every measurement is kept as soon as it is made, and `detect` hands it to the same device from then on;
-    the name it is kept under comes with it. `on_progress` is told that name and the share done. A device that
-    cannot be found again (a card of `--gpu`) is passed over. Raises WorkerUnreachable, ModelRefused,
-    EngineDied, NotBuilt.
+    Every measurement is kept as soon as it is made, and `detect` hands it to the same device from then on.
+    `on_progress` is told the name it is kept under and the share done. A device that cannot be found again (a
+    card of `--gpu`) is passed over. Raises WorkerUnreachable, ModelRefused, EngineDied, NotBuilt.
     """
     from vram_llm.llama.calibrate import calibrate as measure
     from vram_llm.machine import speeds
@@ -245,9 +244,7 @@ def calibrate(
         if name is None:
             continue
         found = measure(device, machine.host, functools.partial(on_progress, name))
-        record = speeds.record(measured, found.speed, found.link, found.residual)
-        speeds.keep(name, record)
-        yield name, record
+        yield speeds.keep(name, speeds.record(measured, found.speed, found.link, found.residual))
 
 
 def bench_model(

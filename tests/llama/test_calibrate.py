@@ -30,7 +30,9 @@ def test_the_host_and_a_worker(workers: tuple[str, ...]) -> None:
     before = api.detect(rpc=workers[:1])
     assert (before.host.speed, before.devices[-1].speed) == (None, None)
     told: list[tuple[str, float]] = []
-    found = dict(api.calibrate(before, on_progress=lambda *news: told.append(news)))
+    found = {
+        name: record for name, record, _ in api.calibrate(before, on_progress=lambda *news: told.append(news))
+    }
     host, worker = found.values()
     for record in found.values():
         assert record.read_bytes_per_s > 0
@@ -83,7 +85,7 @@ def test_a_card_that_is_not_here_is_passed_over(host: Host) -> None:
         memory_source=Source.CATALOG, what_if=True,
     )  # fmt: skip
     machine = Machine(devices=(card,), host=host)
-    assert [name for name, _ in api.calibrate(machine)] == [speeds.key(host)]
+    assert [each.name for each in api.calibrate(machine)] == [speeds.key(host)]
 
 
 def test_the_child_names_the_error_it_met() -> None:

@@ -47,7 +47,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def keep(of: Device | Host, link: Link | None = None) -> str:
     name = speeds.key(of)
     assert name is not None
-    assert speeds.keep(name, speeds.record(of, SPEED, link, 0.05)) == ()
+    assert speeds.keep(name, speeds.record(of, SPEED, link, 0.05)).notes == ()
     return name
 
 
@@ -142,6 +142,6 @@ def test_figures_no_device_can_have_are_damage(file: Path) -> None:
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "taken").write_text("")
     monkeypatch.setenv(kept.DATA_DIR_VARIABLE, str(tmp_path / "taken"))
-    assert "cannot be kept" in speeds.keep("GPU-a", speeds.record(CARD, SPEED, None, 0.0))[-1]
+    assert "cannot be kept" in speeds.keep("GPU-a", speeds.record(CARD, SPEED, None, 0.0)).notes[-1]
     with pytest.raises(VramLLMError, match="cannot be written"):
         speeds.forget(())

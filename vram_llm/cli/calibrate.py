@@ -54,7 +54,10 @@ def _measure(rpc: tuple[str, ...]) -> "dict[str, Record]":
     found: dict[str, Record] = {}
     with progress() as on_progress:
         try:
-            found.update(api.calibrate(machine, on_progress=on_progress))
+            for name, record, notes in api.calibrate(machine, on_progress=on_progress):
+                found[name] = record
+                for note in notes:
+                    click.echo(f"note: {note}", err=True)
         except VramLLMError:
             if found:
                 click.echo(f"measured and kept before that: {'; '.join(found)}", err=True)

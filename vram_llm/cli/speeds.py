@@ -13,6 +13,7 @@ from vram_llm.machine.speeds import Record
 from vram_llm.plan.measured import MeasuredSpeed
 from vram_llm.plan.types import Plan
 
+_BAD_FIT = 0.2
 _COLUMNS = ("read", "row", "prompt", "layer", "step", "latency", "link", "fit")
 
 
@@ -69,6 +70,9 @@ def print_records(records: Mapping[str, Record]) -> None:
                 style="dim",
             )
         )
+
+    if badly := [name for name, record in records.items() if record.residual > _BAD_FIT]:
+        console.print(Text(f"note: {'; '.join(badly)}: measured while something else ran? Measure again."))
 
 
 def _cells(record: Record) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -58,6 +58,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return None if latency is None or rate is None else Link(latency_s=latency, bytes_per_s=rate)
 
 
+class Kept(NamedTuple):
+    """A record, what it is kept under, and in sentences what stood in the way."""
+
+    name: str
+    record: Record
+    notes: tuple[str, ...]
+
+
 def path() -> Path:
     """The file."""
     return kept.folder() / "speed.json"
@@ -97,14 +105,14 @@ def read() -> tuple[dict[str, Record], tuple[str, ...]]:
     return kept.read(path(), Record, "speeds measured")
 
 
-def keep(name: str, found: Record) -> tuple[str, ...]:
-    """Write a record under `name`, in place of an older one; what stood in the way, in sentences."""
+def keep(name: str, found: Record) -> Kept:
+    """Write a record under `name`, in place of an older one."""
     records, notes = read()
     try:
         kept.write(path(), {**records, name: found})
     except OSError as error:
-        return (*notes, f"the speeds measured cannot be kept in {path()}: {error.strerror or error}")
-    return notes
+        notes = (*notes, f"the speeds measured cannot be kept in {path()}: {error.strerror or error}")
+    return Kept(name, found, notes)
 
 
 def forget(names: Iterable[str]) -> tuple[str, ...]:
