@@ -147,7 +147,7 @@ def _how_to_go_on(port: int) -> str:
 Serving on http://{HOST}:{port} until Ctrl+C. How to go on, in another terminal:
 
   curl http://{HOST}:{port}/v1/chat/completions -H 'Content-Type: application/json' \\
-    -d '{{"messages": [{{"role": "user", "content": "Hello"}}], "max_tokens": 40}}'
+    -d '{{"model": "", "messages": [{{"role": "user", "content": "Hello"}}], "max_tokens": 40}}'
   OpenAI(base_url="http://{HOST}:{port}/v1", api_key="none")    # the OpenAI SDK for Python
   .venv/bin/vram-llm plan YOUR.gguf                             # your own model on your own cards
   .venv/bin/vram-llm serve YOUR.gguf --port {port + 1}

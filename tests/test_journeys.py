@@ -198,8 +198,24 @@ def test_a_number_no_wire_carries_harms_nobody(tmp_path: Path) -> None:
 
 
 def test_keys_are_asked_for(tmp_path: Path) -> None:
-    with serving(write_llama(tmp_path / "tiny.gguf"), "--api-key", "secret") as served:
+    keys = tmp_path / "keys"
+    keys.write_text("# Ann's\nfirst\n\nsecond # Bob's\n")
+    options = ("--api-key", "secret", "--api-key-file", str(keys), "--alias", "gpt-4o")
+    with serving(write_llama(tmp_path / "tiny.gguf"), *options) as served:
         served.await_health()
-        with pytest.raises(openai.AuthenticationError):
-            served.client.models.list()
-        assert served.client.with_options(api_key="secret").models.list().data
+        for wrong in ("none", "# Ann's", "second # Bob's"):
+            with pytest.raises(openai.AuthenticationError):
+                served.client.with_options(api_key=wrong).models.list()
+        for key in ("secret", "first", "second"):
+            cards = served.client.with_options(api_key=key).models.list().data
+            assert [card.id for card in cards] == ["tiny", "gpt-4o"]
+
+
+def test_pages_and_names_from_elsewhere(tmp_path: Path) -> None:
+    options = ("--cors-origin", "https://chat.example", "--allowed-host", "gpu.lan")
+    with serving(write_llama(tmp_path / "tiny.gguf"), *options) as served:
+        served.await_health()
+        allowed = httpx.get(f"{served.url}/health", headers={"origin": "https://chat.example"})
+        assert allowed.headers["access-control-allow-origin"] == "https://chat.example"
+        assert httpx.get(f"{served.url}/health", headers={"host": "gpu.lan"}).status_code == 200
+        assert httpx.get(f"{served.url}/health", headers={"host": "evil.example"}).status_code == 403

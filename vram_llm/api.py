@@ -290,12 +290,17 @@ def serve(
     port: int = 8080,
     model_name: str | None = None,
     api_keys: tuple[str, ...] = (),
+    aliases: tuple[str, ...] = (),
+    cors_origins: tuple[str, ...] = (),
+    allowed_hosts: tuple[str, ...] = (),
     on_state: "Callable[[EngineClient], None]" = lambda _: None,
     on_ready: "Callable[[ModelInfo, int], None]" = lambda _info, _port: None,
 ) -> None:
     """Load `plan` in an engine process and serve it over HTTP until SIGINT or SIGTERM.
 
-    `model_name` is what clients call it, by default the file's name; `port` 0 is any free one.
+    `model_name` is what clients call it, by default the file's name, and `aliases` are other names for it;
+    `port` 0 is any free one. Web pages of `cors_origins` may use it. On a loopback address it answers to
+    `allowed_hosts` and loopback's own names.
     `on_state` is told of every change while loading, `on_ready` of the first load's end, and of the port.
     Raises PortInUse, ModelRefused, BadPlan, EngineDied.
     """
@@ -310,7 +315,15 @@ def serve(
     async def main() -> None:
         engine = EngineClient(plan, model_name or served_name(plan.model.path), on_state)
         listening_on: int = sock.getsockname()[1]
-        await run.serve(engine, sock, api_keys=api_keys, on_ready=lambda info: on_ready(info, listening_on))
+        await run.serve(
+            engine,
+            sock,
+            api_keys=api_keys,
+            aliases=aliases,
+            cors_origins=cors_origins,
+            allowed_hosts=allowed_hosts,
+            on_ready=lambda info: on_ready(info, listening_on),
+        )
 
     with sock:
         asyncio.run(main())

@@ -140,3 +140,13 @@ def test_a_template_that_fails_is_a_clear_refusal(source: str) -> None:
     with pytest.raises(RequestError, match=r"template fails on these messages: .") as caught:
         render(source)
     assert "\n" not in str(caught.value)
+
+
+def test_what_the_model_is_trained_on_is_marked_and_shown() -> None:
+    source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}!{% endfor %}"
+    assert render(source) == "Hi!"
+
+
+def test_tojson_of_what_a_filter_makes() -> None:
+    source = "{{ messages | map(attribute='content') | tojson }}"
+    assert render(source) == '["Hi"]'

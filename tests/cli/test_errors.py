@@ -61,6 +61,8 @@ def folder(tmp_path: Path) -> Path:
         (["plan", "good.gguf", "--mmproj", "good.gguf"], 11, "is not a multimodal projector"),
         (["serve", "good.gguf", "--draft", "good.gguf"], 23, "does not load what --draft names"),
         (["plan", "good.gguf", "--tensor-split", "a,b"], 64, "write it like 0.35,0.45,0.20"),
+        (["serve", "good.gguf", "--api-key-file", "empty.gguf"], 64, "holds no API key"),
+        (["serve", "good.gguf", "--api-key-file", "nowhere"], 64, "'nowhere' does not exist"),
         (["plan", "good.gguf", "--no-such-flag"], 64, "--no-such-flag"),
         (["plan", "good.gguf", "--model", "good.gguf"], 64, "name the model once"),
         (["serve"], 64, "give a model"),

@@ -1,6 +1,8 @@
 """The client over a real engine process: loading, streams, cancels, refusals."""
 
 import asyncio
+import os
+import signal
 from contextlib import aclosing
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from vram_llm import api
 from vram_llm.engine import client
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.info import EngineState
-from vram_llm.engine.request import FinishReason
+from vram_llm.engine.request import FinishReason, SamplingParams
 from vram_llm.errors import (
     BadPlan,
     ContextExceeded,
@@ -197,3 +199,44 @@ async def test_figures_come_with_the_news(engine: EngineClient) -> None:
     assert after.llama_s > 0
     assert after.sampling_s > 0
     assert after.host_s > 0
+
+
+# -- tokens --------------------------------------------------------------------------------------
+
+
+async def test_tokens_of_a_text_and_back_while_a_stream_runs(engine: EngineClient) -> None:
+    stream = await begun(engine, "a")
+    tokens = await soon(engine.tokenize("héllo</s>", add_special=True, parse_special=True))
+    assert (tokens[0], tokens[-1]) == (1, 2)
+    assert b"".join(await soon(engine.pieces(tokens))).decode() == "<s>▁héllo</s>"
+    assert 2 not in await soon(engine.tokenize("</s>", add_special=False, parse_special=False))
+    assert (await soon(anext(stream))).token_ids
+    await stream.aclose()
+
+
+async def test_questions_get_an_error_where_the_engine_dies(engine: EngineClient) -> None:
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGSTOP)
+    asking = asyncio.create_task(engine.tokenize("a", add_special=False, parse_special=False))
+    await asyncio.sleep(0)  # it is sent
+    os.kill(engine.pid, signal.SIGKILL)
+    with pytest.raises(EngineDied):
+        await soon(asking)
+    with pytest.raises(EngineDied, match="not ready"):
+        await engine.pieces([1])
+
+
+async def test_marks_are_part_of_the_text(engine: EngineClient) -> None:
+    always_bos = SamplingParams(temperature=0, logit_bias={1: 100.0})
+    for marks, text in (((), ""), (("<s>",), "<s><s>")):
+        events = await soon(answer(engine, "a", sampling=always_bos, max_tokens=2, marks=marks))
+        assert "".join(event.text for event in events) == text
+
+
+async def test_the_stop_string_that_was_met_is_told(engine: EngineClient) -> None:
+    always_a = SamplingParams(temperature=0, logit_bias={100: 100.0})
+    events = await soon(answer(engine, "a", sampling=always_a))
+    letter = events[0].text
+    for stop, told in (((), None), (("no", letter * 2), letter * 2)):
+        events = await soon(answer(engine, "b", sampling=always_a, stop=stop))
+        assert events[-1].stop == told

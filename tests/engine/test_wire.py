@@ -20,7 +20,10 @@ TO_ENGINE = [
     wire.Submit(Request(id="a", prompt="Grüße\n世界\0", stop=("x", "y"), max_tokens=0)),
     wire.Submit(Request(id="b", prompt=(1, 2, 2**31), add_bos=False, ignore_eos=True, sampling=SAMPLING)),
     wire.Submit(Request(id="c", prompt=())),
+    wire.Submit(Request(id="d", prompt="x", marks=("<tool_call>",))),
     wire.Cancel("a"),
+    wire.Tokenize("a", "Grüße", add_special=True, parse_special=False),
+    wire.Detokenize("b", [0, 2**31]),
     wire.Stop(),
 ]
 FROM_ENGINE = [
@@ -31,6 +34,8 @@ FROM_ENGINE = [
         [TokenEvent(id="a", text="�", token_ids=(1, 2)), TokenEvent(id="b", finish_reason=FinishReason.STOP)],
         Figures(n_steps=2**40, llama_s=1.5, n_cells_used=7),
     ),
+    wire.Tokens("a", [1, 2]),
+    wire.Pieces("b", [b"", b"\xc3"]),
     wire.Failed("worker gone", 21),
 ]
 

@@ -163,3 +163,12 @@ def test_a_long_text_is_tokenised_whole(demo_model: LoadedModel) -> None:
 def test_a_text_may_take_more_tokens_than_it_has_bytes(model: LoadedModel) -> None:
     """SentencePiece puts a space in front, which this vocabulary spells in three tokens."""
     assert len(model.vocab.tokenize("a", add_special=True)) == 5
+
+
+def test_marks_are_shown_and_no_other_control_token(model: LoadedModel) -> None:
+    vocab = model.vocab
+    marks = vocab.marks(("</s>", "no token of its own"))
+    assert marks == {vocab.eos}
+    a = next(token for token in range(vocab.n_tokens) if vocab.piece(token) == b"a")
+    stream = TextStream(vocab, marks=marks)
+    assert "".join(stream.push(token) for token in (vocab.bos, a, vocab.eos, a)) == "a</s>a"

@@ -11,6 +11,7 @@ import uvicorn
 
 from tests.server.fake_engine import FakeEngine
 from vram_llm.server.app import create_app
+from vram_llm.server.engine_port import Engine
 
 Connect = Callable[..., httpx.AsyncClient]
 
@@ -40,7 +41,7 @@ async def client(connect: Connect) -> httpx.AsyncClient:
 
 
 @asynccontextmanager
-async def listening(engine: FakeEngine, **options: Any) -> AsyncIterator[str]:
+async def listening(engine: Engine, **options: Any) -> AsyncIterator[str]:
     """The base URL of a real server, without a path."""
     app = create_app(engine, **options)
     config = uvicorn.Config(

@@ -31,7 +31,13 @@ def says(*texts: str, ending: FinishReason = FinishReason.STOP, prompt_tokens: i
 
     def script(request: Request) -> list[Step]:
         steps: list[Step] = [
-            TokenEvent(id=request.id, text=text, prompt_tokens=prompt_tokens, completion_tokens=i + 1)
+            TokenEvent(
+                id=request.id,
+                text=text,
+                token_ids=(i,),
+                prompt_tokens=prompt_tokens,
+                completion_tokens=i + 1,
+            )
             for i, text in enumerate(texts)
         ]
         end = TokenEvent(
@@ -87,3 +93,13 @@ class FakeEngine:
             if not complete:
                 self.cancelled.append(request.id)
                 self.some_cancelled.set()
+
+    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """A byte is a token, but for <s>, which is 1 where it is parsed."""
+        head, _, tail = text.partition("<s>") if parse_special else ("", "", text)
+        marks = [1] if parse_special and "<s>" in text else []
+        tokens = [*head.encode(), *marks, *tail.encode()]
+        return [1, *tokens] if add_special else tokens
+
+    async def pieces(self, tokens: list[int]) -> list[bytes]:
+        return [b"<s>" if token == 1 else bytes([token]) for token in tokens]

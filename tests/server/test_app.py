@@ -6,8 +6,14 @@ import httpx
 import pytest
 
 BODIES = {
-    "/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
+    "/chat/completions": {"model": "", "messages": [{"role": "user", "content": "hi"}]},
     "/completions": {"prompt": "x"},
+    "/responses": {"model": "", "input": "hi"},
+    "/messages": {"model": "", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]},
+    "/messages/count_tokens": {"model": "", "messages": [{"role": "user", "content": "hi"}]},
+    "/tokenize": {"content": "hi"},
+    "/detokenize": {"tokens": [65]},
+    "/apply-template": {"messages": [{"role": "user", "content": "hi"}]},
 }
 
 
@@ -50,6 +56,13 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
         "/v1/models/{model_id}",
         "/v1/chat/completions",
         "/v1/completions",
+        "/v1/responses",
+        "/v1/responses/{response_id}",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/tokenize",
+        "/detokenize",
+        "/apply-template",
     }
     chat = document["paths"]["/v1/chat/completions"]["post"]
     assert chat["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith(
@@ -57,6 +70,6 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
     )
     assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
     schemas = document["components"]["schemas"]
-    assert schemas["ChatCompletionRequest"]["required"] == ["messages"]
+    assert schemas["ChatCompletionRequest"]["required"] == ["model", "messages"]
     assert set(re.findall(r'"#/components/schemas/(\w+)"', response.text)) <= set(schemas)
     assert "#/$defs" not in response.text

@@ -11,7 +11,7 @@ from tests.server.fake_engine import INFO, FakeEngine, fails, says
 from vram_llm.engine.request import FinishReason, SamplingParams
 from vram_llm.errors import ContextExceeded, EngineDied, Overloaded
 
-HI = {"messages": [{"role": "user", "content": "hi"}]}
+HI = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
 
 async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
@@ -38,7 +38,12 @@ async def test_reply(client: httpx.AsyncClient, engine: FakeEngine) -> None:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "Hello world", "refusal": None},
+                "message": {
+                    "role": "assistant",
+                    "content": "Hello world",
+                    "refusal": None,
+                    "annotations": [],
+                },
                 "logprobs": None,
                 "finish_reason": "stop",
             }
@@ -48,6 +53,7 @@ async def test_reply(client: httpx.AsyncClient, engine: FakeEngine) -> None:
             "completion_tokens": 2,
             "total_tokens": 7,
             "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         },
     }
     assert engine.requests[0].prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
@@ -125,7 +131,7 @@ async def test_parameters_reach_the_engine(client: httpx.AsyncClient, engine: Fa
         seed=3,
         user="me",
         store=True,
-        metadata={},
+        metadata={"a": "b"},
         tools=[],
         response_format={"type": "text"},
         logprobs=None,

@@ -9,7 +9,7 @@ import pytest
 from tests.server.fake_engine import FakeEngine, Script, says
 from vram_llm.engine.request import Request
 
-HI = {"messages": [{"role": "user", "content": "hi"}]}
+HI = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
 
 def says_then_waits(*texts: str) -> Script:

@@ -12,7 +12,7 @@ from vram_llm.errors import RequestError
 from vram_llm.server.schemas import ChatCompletionRequest, parse
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
-HI: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+HI: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
 
 def _wanted(**fields: Any) -> Grammar | None:

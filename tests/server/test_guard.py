@@ -9,7 +9,7 @@ from tests.server.conftest import Connect, listening
 from tests.server.fake_engine import FakeEngine
 from vram_llm.server.served import Served
 
-HI = {"messages": [{"role": "user", "content": "hi"}]}
+HI = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/models", "/nothing"])

@@ -27,7 +27,7 @@ async def test_not_ready(
     client: httpx.AsyncClient, engine: FakeEngine, path: str, state: EngineState, detail: str, message: str
 ) -> None:
     engine.state, engine.detail = state, detail
-    body = {"messages": [{"role": "user", "content": "hi"}]}
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
     response = await (client.get(path) if path == "/health" else client.post(path, json=body))
     assert response.status_code == 503
     assert response.json() == {

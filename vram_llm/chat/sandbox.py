@@ -16,6 +16,8 @@ from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
 from jinja2 import Template, TemplateRuntimeError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
@@ -130,7 +132,23 @@ def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
     """JSON as a model was trained to see it: nothing escaped for HTML, nothing for ASCII."""
     _check_numbers((indent or 0,))
     allowed = {key: options[key] for key in ("sort_keys", "separators") if key in options}
-    return json.dumps(value, ensure_ascii=options.get("ensure_ascii", False), indent=indent, **allowed)
+    ascii_only = options.get("ensure_ascii", False)
+    return json.dumps(value, ensure_ascii=ascii_only, indent=indent, default=_as_list, **allowed)
+
+
+def _as_list(value: Any) -> list[Any]:
+    """What `map` and `select` give. Raises TypeError for what is no sequence."""
+    return list(value)
+
+
+class _Generation(Extension):
+    """{% generation %} marks what a model is trained on: here its body, and nothing else."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class ChatSandbox(ImmutableSandboxedEnvironment):
@@ -142,7 +160,7 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            extensions=["jinja2.ext.loopcontrols"],
+            extensions=["jinja2.ext.loopcontrols", _Generation],
             finalize=lambda value: budget.get().write(value) if budget.get(None) else value,
         )
         self.filters["tojson"] = _tojson

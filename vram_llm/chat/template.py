@@ -1,5 +1,6 @@
 """The model's own chat template: messages in, prompt out."""
 
+from functools import cached_property
 from typing import Any
 
 from jinja2 import Template, TemplateSyntaxError
@@ -69,6 +70,39 @@ class ChatTemplate:
             return _write(self._template, {**names, "add_generation_prompt": add_generation_prompt})
         finally:
             budget.reset(token)
+
+    @cached_property
+    def refuses_system(self) -> bool:
+        """Whether it takes no system message, where it takes others."""
+        user = {"role": "user", "content": "a"}
+        return self._takes([user]) and not self._takes([{"role": "system", "content": "b"}, user])
+
+    def _takes(self, messages: list[dict[str, Any]]) -> bool:
+        try:
+            self.render(messages)
+        except VramLLMError:
+            return False
+        return True
+
+    @cached_property
+    def wants_argument_text(self) -> bool:
+        """Whether the arguments of earlier calls must be the text of a JSON object, not an object."""
+        call = {"name": "f", "arguments": {"key": "value"}}
+        schema = {"type": "object", "properties": {"other": {"type": "string", "description": "c"}}}
+        tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": schema}}
+        messages: list[dict[str, Any]] = [
+            {"role": "user", "content": "a"},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"id": "abcdefghi", "type": "function", "function": call}],
+            },
+            {"role": "tool", "content": "b", "tool_call_id": "abcdefghi", "name": "f"},
+        ]
+        try:
+            return "{'key'" in self.render(messages, tools=[tool])  # written by Python, not by tojson
+        except VramLLMError:
+            return True
 
 
 def _write(template: Template, names: dict[str, Any]) -> str:

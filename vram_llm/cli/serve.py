@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -30,6 +31,36 @@ if TYPE_CHECKING:
     envvar="VRAM_LLM_API_KEY",
     help=("Key that clients must send. Repeat for more; $VRAM_LLM_API_KEY is read too."),
 )
+@click.option(
+    "--api-key-file",
+    type=click.Path(exists=True, dir_okay=False, readable=True),
+    metavar="FILE",
+    help="File of keys, one a line; # begins a comment.",
+)
+@click.option(
+    "--alias",
+    "aliases",
+    multiple=True,
+    metavar="NAME",
+    help=("Another name that clients may call the model. Repeat for more."),
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help=('Web pages from there may use the server: "https://chat.example", or "*". Repeat for more.'),
+)
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help=(
+        "Host name that requests may be sent to, besides localhost's. Without it, every name is allowed, "
+        "unless --host is a loopback address. Repeat for more."
+    ),
+)
 @click.option("--verbose", is_flag=True, help="Show the engine's own log.")
 @wishes
 def command(
@@ -41,6 +72,10 @@ def command(
     host: str,
     port: int,
     api_keys: tuple[str, ...],
+    api_key_file: str | None,
+    aliases: tuple[str, ...],
+    cors_origins: tuple[str, ...],
+    allowed_hosts: tuple[str, ...],
     verbose: bool,
 ) -> None:
     """Plan MODEL over this machine's devices and workers, load it, and serve it until Ctrl+C."""
@@ -55,6 +90,7 @@ def command(
         raise click.UsageError(
             "give a model, `vram-llm serve MODEL`, or a saved plan, `vram-llm serve --plan FILE`: one of them"
         )
+    keys = (*api_keys, *_keys_in(api_key_file)) if api_key_file is not None else api_keys
     _set_up_log(verbose)
     if plan_file is not None:
         plan = saved_plan(plan_file, wishes)
@@ -63,9 +99,19 @@ def command(
     with LoadBar(plan.model.name) as bar:
         reporter = _Reporter(plan, host, bar)
         api.serve(
-            plan, host=host, port=port, api_keys=api_keys,
+            plan, host=host, port=port, api_keys=keys, aliases=aliases,
+            cors_origins=cors_origins, allowed_hosts=allowed_hosts,
             on_state=bar.on_state, on_ready=reporter.on_ready,
         )  # fmt: skip
+
+
+def _keys_in(path: str) -> tuple[str, ...]:
+    """The keys in a file. Raises UsageError where there are none: the server would be open to everybody."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    keys = tuple(key for line in lines if (key := line.partition("#")[0].strip()))
+    if not keys:
+        raise click.UsageError(f"{path} holds no API key; write one a line")
+    return keys
 
 
 def _set_up_log(verbose: bool) -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from uuid import uuid4
 
 from vram_llm.engine import wire
 from vram_llm.engine.figures import Figures
@@ -52,6 +53,7 @@ class EngineClient:
         self._model_name = model_name
         self._on_state = on_state
         self._news: dict[str, asyncio.Queue[TokenEvent | VramLLMError]] = {}
+        self._answers: dict[str, asyncio.Future[wire.Tokens | wire.Pieces]] = {}
         self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
         self._stderr: deque[str] = deque(maxlen=20)
         self._seconds_per_request: float | None = None
@@ -186,6 +188,9 @@ class EngineClient:
                     case wire.News(events, figures):
                         self.figures = figures
                         self._deliver(events)
+                    case wire.Tokens(asked) | wire.Pieces(asked) as answer:
+                        if (waiting := self._answers.get(asked)) is not None and not waiting.done():
+                            waiting.set_result(answer)
                     case wire.Loading(fraction):
                         self.load_fraction = fraction
                         self._set_state(EngineState.LOADING, f"loading, {fraction:.0%}")
@@ -227,6 +232,29 @@ class EngineClient:
             if self._news.pop(request.id, None) is not None and not finished:
                 self._send(wire.Cancel(request.id))
 
+    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """The token ids of `text`, see llama.vocab.Vocab. Raises EngineDied."""
+        answer = await self._ask(wire.Tokenize(uuid4().hex, text, add_special, parse_special))
+        assert isinstance(answer, wire.Tokens)
+        return answer.tokens
+
+    async def pieces(self, tokens: list[int]) -> list[bytes]:
+        """The bytes each of `tokens`, all in the vocabulary, is written with. Raises EngineDied."""
+        answer = await self._ask(wire.Detokenize(uuid4().hex, tokens))
+        assert isinstance(answer, wire.Pieces)
+        return answer.pieces
+
+    async def _ask(self, question: wire.Tokenize | wire.Detokenize) -> wire.Tokens | wire.Pieces:
+        if self.state is not EngineState.READY:
+            raise EngineDied(f"the engine is not ready: {self.detail}")
+        answer: asyncio.Future[wire.Tokens | wire.Pieces] = asyncio.get_running_loop().create_future()
+        self._answers[question.id] = answer
+        try:
+            self._send(question)
+            return await answer
+        finally:
+            del self._answers[question.id]
+
     def _admit(self) -> None:
         if self.state is not EngineState.READY:
             raise EngineDied(f"the engine is not ready: {self.detail}")
@@ -254,6 +282,9 @@ class EngineClient:
     def _fail_all(self, error: VramLLMError) -> None:
         for news in self._news.values():
             news.put_nowait(error)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(error)
 
     def _send(self, message: wire.ToEngine) -> None:
         if self._writer is not None and not self._writer.is_closing():

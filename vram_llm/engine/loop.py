@@ -96,7 +96,12 @@ class Loop:
         wanted = room if request.max_tokens is None else min(request.max_tokens, room)
         self._generations[request.id] = Generation(
             request=request,
-            text=TextStream(model.vocab, request.stop, show_special=not request.skip_special_tokens),
+            text=TextStream(
+                model.vocab,
+                request.stop,
+                show_special=not request.skip_special_tokens,
+                marks=model.vocab.marks(request.marks),
+            ),
             chooser=self._choosers.make(request.sampling, tokens),
             constraint=constraint,
             lookup=PromptLookup() if model.cells.can_rewind else None,
@@ -264,6 +269,7 @@ class Loop:
             completion_tokens=sequence.n_generated,
             cached_tokens=sequence.n_reused,
             finish_reason=reason,
+            stop=generation.text.stop,
             error=choices.failure if reason is FinishReason.ERROR else None,
         )
 

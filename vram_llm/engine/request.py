@@ -87,7 +87,7 @@ class Request:
 
     `prompt` is text (tokenised by the engine, special tokens parsed) or token ids. `add_bos` puts the
     beginning-of-sequence token before a text prompt where the model wants one; off for a chat template that
-    has written its own.
+    has written its own. `marks` are special tokens that the text is to show.
     """
 
     id: str
@@ -96,6 +96,7 @@ class Request:
     max_tokens: int | None = None  # None: to the end of the context
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    marks: tuple[str, ...] = ()
     skip_special_tokens: bool = True  # in the text
     sampling: SamplingParams = SamplingParams()
     grammar: Grammar | None = None
@@ -142,6 +143,7 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     completion_tokens: int = 0
     cached_tokens: int = 0
     finish_reason: FinishReason | None = None
+    stop: str | None = None  # the stop string that ended it
     error: str | None = None
     error_code: str | None = None
     error_param: str | None = None

@@ -32,6 +32,22 @@ class Cancel(msgspec.Struct, tag=True):
     id: str
 
 
+class Tokenize(msgspec.Struct, tag=True):
+    """Which tokens is this text? Answered by Tokens with the same id."""
+
+    id: str
+    text: str
+    add_special: bool
+    parse_special: bool
+
+
+class Detokenize(msgspec.Struct, tag=True):
+    """What are these tokens written with? Answered by Pieces with the same id."""
+
+    id: str
+    tokens: list[int]
+
+
 class Stop(msgspec.Struct, tag=True):
     """Free everything and exit."""
 
@@ -61,6 +77,20 @@ class Remark(msgspec.Struct, tag=True):
     text: str
 
 
+class Tokens(msgspec.Struct, tag=True):
+    """The answer to Tokenize."""
+
+    id: str
+    tokens: list[int]
+
+
+class Pieces(msgspec.Struct, tag=True):
+    """The answer to Detokenize: the bytes of each token."""
+
+    id: str
+    pieces: list[bytes]
+
+
 class Failed(msgspec.Struct, tag=True):
     """The engine cannot go on; it exits after this. `exit_code` is the error's in errors.py."""
 
@@ -68,8 +98,8 @@ class Failed(msgspec.Struct, tag=True):
     exit_code: int
 
 
-ToEngine = Start | Submit | Cancel | Stop
-FromEngine = Loading | Ready | News | Remark | Failed
+ToEngine = Start | Submit | Cancel | Tokenize | Detokenize | Stop
+FromEngine = Loading | Ready | News | Remark | Tokens | Pieces | Failed
 
 _HEADER = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size

@@ -124,6 +124,11 @@ def run(channel: Channel) -> None:
                     events += [refusal] if refusal is not None else []
                 case wire.Cancel(request_id):
                     loop.cancel(request_id)
+                case wire.Tokenize(asked, text, add_special, parse_special):
+                    tokens = model.vocab.tokenize(text, add_special=add_special, parse_special=parse_special)
+                    channel.send(wire.Tokens(asked, tokens))
+                case wire.Detokenize(asked, tokens):
+                    channel.send(wire.Pieces(asked, [model.vocab.spelling(token) for token in tokens]))
         began = time.perf_counter()
         news = loop.step()
         remark = expectation.after(model.batch.n_rows, len(news), time.perf_counter() - began)

@@ -17,6 +17,7 @@ class Vocab:
         self._handle = handle
         self._pieces: dict[int, bytes] = {}
         self._spellings: dict[int, bytes] = {}
+        self._marks: dict[str, int | None] = {}
         self.n_tokens: int = C.llama_vocab_n_tokens(handle)
         self.bos: int = C.llama_vocab_bos(handle)
         self.eos: int = C.llama_vocab_eos(handle)
@@ -55,6 +56,14 @@ class Vocab:
         """A token as it is written in a prompt; "" for a token the model has not."""
         return self.spelling(token).decode("utf-8", "replace") if token >= 0 else ""
 
+    def marks(self, spellings: tuple[str, ...]) -> frozenset[int]:
+        """The tokens that are written so; what is no token of its own is left out."""
+        for text in spellings:
+            if text not in self._marks:
+                tokens = self.tokenize(text, add_special=False)
+                self._marks[text] = tokens[0] if len(tokens) == 1 else None
+        return frozenset(token for text in spellings if (token := self._marks[text]) is not None)
+
     def is_special(self, token: int) -> bool:
         """True for tokens that no text is made of: control tokens, and the one for what is unknown."""
         return bool(C.llama_vocab_get_attr(self._handle, token) & (_CONTROL | _UNKNOWN))
@@ -85,16 +94,32 @@ class TextStream:
     one that is complete first counts, so that how the text falls into tokens makes no difference.
     """
 
-    def __init__(self, vocab: Vocab, stop: tuple[str, ...] = (), *, show_special: bool = False) -> None:
+    def __init__(
+        self,
+        vocab: Vocab,
+        stop: tuple[str, ...] = (),
+        *,
+        show_special: bool = False,
+        marks: frozenset[int] = frozenset(),
+    ) -> None:
+        """Control tokens are left out of the text, but for `marks`, or shown all."""
+        self._vocab = vocab
+        self._marks = marks
         self._piece = vocab.spelling if show_special else vocab.piece
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = stop
         self._held = ""
-        self.stopped = False  # a stop string was met
+        self.stop: str | None = None  # the stop string that was met
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was met."""
+        return self.stop is not None
 
     def push(self, token: int) -> str:
         """The text that became final with this token."""
-        return self._release(self._decoder.decode(self._piece(token)))
+        shown = self._vocab.spelling(token) if token in self._marks else self._piece(token)
+        return self._release(self._decoder.decode(shown))
 
     def finish(self) -> str:
         """What was held back, at the end of a generation."""
@@ -108,10 +133,10 @@ class TextStream:
         if self.stopped:
             return ""
         self._held += text
-        found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        found = [(at + len(stop), at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:
-            _, start = min(found)
-            text, self._held, self.stopped = self._held[:start], "", True
+            _, start, self.stop = min(found)
+            text, self._held = self._held[:start], ""
             return text
         keep = max(_overlap(self._held, stop) for stop in self._stop)
         cut = len(self._held) - keep

@@ -8,9 +8,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from vram_llm import __version__
 from vram_llm.errors import RequestError
+from vram_llm.server.anthropic.errors import anthropic_response
+from vram_llm.server.anthropic.fields import CountFields, MessagesFields
+from vram_llm.server.anthropic.routes import anthropic_router
 from vram_llm.server.chat import chat_router
 from vram_llm.server.completions import completions_router
 from vram_llm.server.document import document
@@ -18,11 +22,22 @@ from vram_llm.server.engine_port import Engine
 from vram_llm.server.errors import UnknownRoute, WrongMethod, error_response
 from vram_llm.server.guard import Guard
 from vram_llm.server.health import health_router
+from vram_llm.server.hosts import HostCheck
 from vram_llm.server.models import models_router
+from vram_llm.server.responses.fields import ResponseFields
+from vram_llm.server.responses.routes import responses_router
+from vram_llm.server.schemas import ChatCompletionRequest, CompletionRequest
 from vram_llm.server.served import Served
+from vram_llm.server.tokens import ApplyFields, DetokenizeFields, TokenizeFields, tokens_router
 from vram_llm.units import MIB
 
 MAX_BODY_BYTES = 32 * MIB
+_BODIES = (
+    ChatCompletionRequest, CompletionRequest, ResponseFields, MessagesFields, CountFields, TokenizeFields,
+    DetokenizeFields, ApplyFields,
+)  # fmt: skip
+_MESSAGES = ("/messages", "/messages/count_tokens")
+_REFUSALS = {prefix + path: anthropic_response for prefix in ("", "/v1") for path in _MESSAGES}
 
 
 def create_app(
@@ -30,6 +45,8 @@ def create_app(
     *,
     model_aliases: tuple[str, ...] = (),
     api_keys: tuple[str, ...] = (),
+    cors_origins: tuple[str, ...] = (),
+    hosts: frozenset[str] | None = None,
     clock: Callable[[], float] = time.time,
     max_body_bytes: int = MAX_BODY_BYTES,
     lifespan: Callable[[FastAPI], Any] | None = None,
@@ -37,21 +54,32 @@ def create_app(
     """The OpenAI endpoint in front of `engine`, which the caller starts and stops.
 
     Every path under `/v1` is there without it as well. With `api_keys`, all but /health wants one of them
-    as a bearer token.
+    as a bearer token. Web pages of `cors_origins` ("*" for all) may use it; `hosts` are the names it answers
+    to besides loopback's, None for any.
     """
     # The pages at /docs would fetch their scripts from the network.
     app = FastAPI(
         title="vram-llm", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
         lifespan=lifespan,
     )  # fmt: skip
-    app.add_middleware(Guard, api_keys=api_keys, max_body_bytes=max_body_bytes)
+    if hosts is not None:
+        app.add_middleware(HostCheck, names=hosts)
+    app.add_middleware(Guard, api_keys=api_keys, max_body_bytes=max_body_bytes, refusals=_REFUSALS)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=cors_origins, allow_methods=["*"], allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after", "x-should-retry"],
+        )  # fmt: skip
     app.add_exception_handler(HTTPException, _no_such_route)
     served = Served(engine, model_aliases, clock)
     app.include_router(health_router(served))
-    for router in (models_router(served), chat_router(served), completions_router(served)):
+    for make in (models_router, chat_router, completions_router, responses_router, anthropic_router):
+        router = make(served)
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)
-    app.openapi = partial(document, app)  # type: ignore[method-assign]
+    app.include_router(tokens_router(served))
+    app.include_router(tokens_router(served), prefix="/v1", include_in_schema=False)
+    app.openapi = partial(document, app, _BODIES)  # type: ignore[method-assign]
     return app
 
 

@@ -1,25 +1,40 @@
 """POST /v1/chat/completions."""
 
 import asyncio
+from typing import Any
 from uuid import uuid4
 
+import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from vram_llm.chat.events import CallArguments, CallStart, Content, Event, Reasoning
 from vram_llm.engine.info import ModelInfo
-from vram_llm.engine.request import TokenEvent
 from vram_llm.server.document import generation_route
-from vram_llm.server.generation import Outcome, collect, news, sequences, while_connected
+from vram_llm.server.generation import news, sequences, while_connected
 from vram_llm.server.logprobs import chat_logprobs
 from vram_llm.server.messages import template_messages
-from vram_llm.server.replies import AssistantMessage, ChatChoice, ChatCompletion, ReplyHead, Tally
+from vram_llm.server.replies import (
+    AssistantMessage,
+    CalledFunction,
+    ChatChoice,
+    ChatCompletion,
+    ReplyHead,
+    Tally,
+    ToolCall,
+)
 from vram_llm.server.sampling_fields import one_of
-from vram_llm.server.schemas import ChatCompletionRequest, Message, parse
-from vram_llm.server.served import Served, chat_template, fingerprint
+from vram_llm.server.schemas import ChatCompletionRequest, parse
+from vram_llm.server.served import Served, fingerprint
+from vram_llm.server.spoken import Answer, Spoken, gather, spoken
 from vram_llm.server.sse import Chunks, EventStream
+from vram_llm.server.tools import tool_use
+from vram_llm.server.turn import Turn, make_turn
+
+_encode = msgspec.json.encode
 
 
-class ChatChunks(Chunks):
+class ChatChunks(Chunks[Spoken]):
     """chat.completion.chunk objects."""
 
     object = "chat.completion.chunk"
@@ -31,8 +46,35 @@ class ChatChunks(Chunks):
         role = b'"delta":{"role":"assistant","content":"","refusal":null}'
         return b"".join(self._choice(index, role) for index in range(len(self._text_begins)))
 
-    def likely_text(self, index: int, event: TokenEvent) -> bytes:
-        return self._likely(index, event.text, chat_logprobs(event.logprobs))
+    def event(self, index: int, item: Spoken) -> bytes:
+        events, chunk = item.events, b""
+        if item.token.logprobs:  # with all the content that came of these tokens, even none
+            text = "".join(event.text for event in events if isinstance(event, Content))
+            chunk = self._likely(index, text, chat_logprobs(item.token.logprobs))
+            events = [event for event in events if not isinstance(event, Content)]
+        chunk += b"".join(self._piece(index, event) for event in events)
+        if item.ending is not None:
+            self._tally.add(index, item.token, item.reasoning_tokens)
+            chunk += self._choice(index, self.nothing, _encode(item.ending))
+        return chunk
+
+    def _piece(self, index: int, event: Event) -> bytes:
+        match event:
+            case Content(text):
+                return self.text(index, text)
+            case Reasoning(text):
+                return self._choice(index, b'"delta":{"reasoning_content":%b}' % _encode(text))
+            case CallStart(call, call_id, name):
+                function = {"name": name, "arguments": ""}
+                return self._call(
+                    index, {"index": call, "id": call_id, "type": "function", "function": function}
+                )
+            case CallArguments(call, text):
+                return self._call(index, {"index": call, "function": {"arguments": text}})
+        return b""
+
+    def _call(self, index: int, delta: dict[str, Any]) -> bytes:
+        return self._choice(index, b'"delta":{"tool_calls":[%b]}' % _encode(delta))
 
 
 def chat_router(served: Served) -> APIRouter:
@@ -45,38 +87,49 @@ def chat_router(served: Served) -> APIRouter:
     async def chat(http: Request) -> Response:
         fields = parse(ChatCompletionRequest, await http.body())
         info = served.model(fields.model)
-        prompt = await asyncio.to_thread(_prompt, info, fields.messages)
+        turn = await asyncio.to_thread(turn_of, info, fields)
         head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(served.clock()), info.name, fingerprint(info))
         requests = sequences(
             fields,
-            [prompt],
+            [turn.prompt],
             info,
             reply_id=head.id,
-            add_bos=not (info.bos_token and prompt.startswith(info.bos_token)),
+            add_bos=turn.add_bos,
             max_tokens=one_of(fields, "max_completion_tokens", "max_tokens"),
+            marks=turn.marks,
+            grammar=turn.grammar,
             logprobs=fields.n_logprobs(),
         )
-        events, tally = news(served.engine, requests), Tally(len(requests))
+        parsers = [turn.new_parser() for _ in requests]
+        said = spoken(news(served.engine, requests), parsers, one_call=turn.one_call)
+        tally = Tally(len(requests))
         if fields.stream:
             chunks = ChatChunks(head, len(requests), tally, include_usage=fields.include_usage)
-            return EventStream(chunks, events)
-        outcomes = await while_connected(http.receive, collect(events, len(requests), tally))
-        if outcomes is None:
+            return EventStream(chunks, said)
+        answers = await while_connected(http.receive, gather(said, len(requests), tally))
+        if answers is None:
             return Response(status_code=499)  # nobody reads it
         return Response(
-            _reply(head, outcomes, tally, told=bool(fields.logprobs)).model_dump_json(),
+            _reply(head, answers, tally, told=bool(fields.logprobs)).model_dump_json(),
             media_type="application/json",
         )
 
     return router
 
 
-def _prompt(info: ModelInfo, messages: list[Message]) -> str:
-    template = chat_template(info.chat_template, info.bos_token, info.eos_token)
-    return template.render(template_messages(messages))
+def turn_of(info: ModelInfo, fields: ChatCompletionRequest) -> Turn:
+    """The turn a request asks for. Blocks. Raises RequestError, BrokenTemplate."""
+    return make_turn(
+        info,
+        template_messages(fields.messages),
+        tool_use(fields.tools, fields.tool_choice, fields.parallel_tool_calls),
+        effort=fields.reasoning_effort or (fields.reasoning.effort if fields.reasoning else None),
+        names=fields.chat_template_kwargs,
+        grammar=fields.grammar_wanted(),
+    )
 
 
-def _reply(head: ReplyHead, outcomes: list[Outcome], tally: Tally, *, told: bool) -> ChatCompletion:
+def _reply(head: ReplyHead, answers: list[Answer], tally: Tally, *, told: bool) -> ChatCompletion:
     return ChatCompletion(
         id=head.id,
         created=head.created,
@@ -85,11 +138,23 @@ def _reply(head: ReplyHead, outcomes: list[Outcome], tally: Tally, *, told: bool
         choices=[
             ChatChoice(
                 index=index,
-                message=AssistantMessage(content=outcome.text),
-                logprobs=chat_logprobs(outcome.logprobs) if told else None,
-                finish_reason=outcome.finish_reason,
+                message=_message(answer),
+                logprobs=chat_logprobs(answer.logprobs) if told else None,
+                finish_reason=answer.ending,
             )
-            for index, outcome in enumerate(outcomes)
+            for index, answer in enumerate(answers)
         ],
         usage=tally.usage(),
+    )
+
+
+def _message(answer: Answer) -> AssistantMessage:
+    calls = [
+        ToolCall(id=call.id, function=CalledFunction(name=call.name, arguments=call.arguments))
+        for call in answer.calls
+    ]
+    return AssistantMessage(
+        content=answer.content if answer.content or not calls else None,
+        reasoning_content=answer.reasoning or None,
+        tool_calls=calls or None,
     )

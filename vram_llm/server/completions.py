@@ -21,7 +21,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 Echo = str | None  # what a choice begins with; None: what the engine says of the prompt's tokens
 
 
-class CompletionChunks(Chunks):
+class CompletionChunks(Chunks[TokenEvent]):
     """text_completion objects."""
 
     object = "text_completion"
@@ -48,7 +48,17 @@ class CompletionChunks(Chunks):
     def opening(self) -> bytes:
         return b"".join(self.text(index, echo) for index, echo in enumerate(self._echoes) if echo)
 
-    def likely_text(self, index: int, event: TokenEvent) -> bytes:
+    def event(self, index: int, item: TokenEvent) -> bytes:
+        if item.logprobs or item.prompt_logprobs:
+            chunk = self._likely_text(index, item)
+        else:
+            chunk = self.text(index, item.text) if item.text else b""
+        if item.finish_reason is not None:
+            self._tally.add(index, item)
+            chunk += self._choice(index, self.nothing, f'"{item.finish_reason}"'.encode())
+        return chunk
+
+    def _likely_text(self, index: int, event: TokenEvent) -> bytes:
         chunk = b""
         if event.prompt_logprobs:  # all at once, before the answer
             echo = self._echoes[index]
@@ -81,6 +91,7 @@ def completions_router(served: Served) -> APIRouter:
             add_bos=True,
             max_tokens=DEFAULT_MAX_TOKENS if fields.max_tokens is None else fields.max_tokens,
             logprobs=n_top,
+            grammar=fields.grammar_wanted(),
             prompt_logprobs=n_top if fields.echo else None,
         )
         events, tally = news(served.engine, requests), Tally(fields.n or 1)

@@ -8,13 +8,14 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from vram_llm.server.replies import ErrorReply
-from vram_llm.server.schemas import ChatCompletionRequest, CompletionRequest
 
 _COMPONENT = "#/components/schemas/{model}"
 _REFUSALS = {
     400: "The request is at fault",
     401: "No API key, or a wrong one",
-    404: "No such model",
+    403: "A host name that is not this server's",
+    404: "No such model, or no such thing",
+    405: "Another method is wanted",
     413: "The body is too large",
     429: "The queue is full; Retry-After says when to ask again",
     500: "The engine or the server failed on this request",
@@ -24,27 +25,32 @@ _REFUSALS = {
 
 def generation_route(summary: str, body: type[BaseModel], reply: type[BaseModel]) -> dict[str, Any]:
     """Keyword arguments for a POST route that answers with `reply`, or with a stream of chunks."""
+    stream = {"schema": {"description": "Server-sent events: data: {chunk} lines, and data: [DONE]"}}
+    route = body_route(summary, body, reply)
+    route["responses"][200] = {"model": reply, "content": {"text/event-stream": stream}}
+    return route
+
+
+def body_route(summary: str, body: type[BaseModel], reply: type[BaseModel]) -> dict[str, Any]:
+    """Keyword arguments for a POST route that answers with `reply`."""
     schema = {"$ref": _COMPONENT.format(model=body.__name__)}
-    stream = {"schema": {"type": "string", "description": "data: {chunk} lines, then data: [DONE]"}}
+    content = {"application/json": {"schema": schema}}
     return {
         "summary": summary,
-        "openapi_extra": {
-            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
-        },
-        "responses": {
-            200: {"model": reply, "content": {"text/event-stream": stream}},
-            **{status: {"model": ErrorReply, "description": why} for status, why in _REFUSALS.items()},
-        },
+        "openapi_extra": {"requestBody": {"required": True, "content": content}},
+        "responses": {200: {"model": reply}, **refusals(*_REFUSALS)},
     }
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """The document of `app`, made once."""
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route says of the errors it answers with."""
+    return {status: {"model": ErrorReply, "description": _REFUSALS[status]} for status in statuses}
+
+
+def document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, Any]:
+    """The document of `app`, whose routes take `bodies`; made once."""
     if app.openapi_schema is None:
         app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        _, bodies = models_json_schema(
-            [(ChatCompletionRequest, "validation"), (CompletionRequest, "validation")],
-            ref_template=_COMPONENT,
-        )
-        app.openapi_schema["components"]["schemas"].update(bodies["$defs"])
+        _, schemas = models_json_schema([(body, "validation") for body in bodies], ref_template=_COMPONENT)
+        app.openapi_schema["components"]["schemas"].update(schemas["$defs"])
     return app.openapi_schema

@@ -21,6 +21,12 @@ class Engine(Protocol):
     def detail(self) -> str:
         """One phrase about `state`: "loading, 43 %", "restarting after a crash", or ""."""
 
+    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """The token ids of `text`. Raises EngineDied."""
+
+    async def pieces(self, tokens: list[int]) -> list[bytes]:
+        """The bytes each of `tokens` is written with. Raises EngineDied."""
+
     def generate(self, request: Request) -> AsyncGenerator[TokenEvent, None]:
         """Run one request. The last event, and only it, has a `finish_reason`.
 

@@ -35,6 +35,18 @@ class UnknownModel(RequestError):
     code = "model_not_found"
 
 
+class NoSuchResponse(RequestError):
+    """A response that is not kept here."""
+
+    code = "response_not_found"
+
+
+class PreviousNotFound(RequestError):
+    """A response to build upon that is not kept here."""
+
+    code = "previous_response_not_found"
+
+
 class UnknownRoute(RequestError):
     """An address that is not there."""
 
@@ -51,6 +63,12 @@ class BadKey(RequestError):
     """No API key, or a wrong one."""
 
     code = "invalid_api_key"
+
+
+class WrongHost(RequestError):
+    """A Host header with a name that is not this server's."""
+
+    code = "host_not_allowed"
 
 
 class BodyTooLarge(RequestError):
@@ -98,7 +116,10 @@ ANSWERS: dict[type[Exception], Answer] = {
     NotSupported: Answer(status=400, type=_INVALID),
     MissingField: Answer(status=400, type=_INVALID),
     BadKey: Answer(status=401, type=_INVALID),
+    WrongHost: Answer(status=403, type=_INVALID),
     UnknownModel: Answer(status=404, type=_INVALID),
+    NoSuchResponse: Answer(status=404, type=_INVALID),
+    PreviousNotFound: Answer(status=400, type=_INVALID),
     UnknownRoute: Answer(status=404, type=_INVALID),
     WrongMethod: Answer(status=405, type=_INVALID),
     BodyTooLarge: Answer(status=413, type=_INVALID),

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from starlette.types import Receive
 
 from vram_llm.engine.info import ModelInfo
-from vram_llm.engine.request import Likelihood, Request, TokenEvent
+from vram_llm.engine.request import Grammar, Likelihood, Request, TokenEvent
 from vram_llm.errors import RequestError
 from vram_llm.server.engine_port import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
@@ -38,6 +38,8 @@ def sequences(
     reply_id: str,
     add_bos: bool,
     max_tokens: int | None,
+    grammar: Grammar | None,
+    marks: tuple[str, ...] = (),
     logprobs: int | None = None,
     prompt_logprobs: int | None = None,
 ) -> list[Request]:
@@ -52,7 +54,7 @@ def sequences(
             "are made in one request, so send several",
             "n" if n > 1 else "prompt",
         )
-    sampling, stop, grammar = fields.sampling(info.n_vocab), fields.stops(), fields.grammar_wanted()
+    sampling, stop = fields.sampling(info.n_vocab), fields.stops()
     seed = sampling.seed
     return [
         Request(
@@ -62,6 +64,7 @@ def sequences(
             max_tokens=max_tokens,
             stop=stop,
             ignore_eos=bool(fields.ignore_eos),
+            marks=marks,
             skip_special_tokens=fields.skip_special_tokens is not False,
             sampling=sampling if seed is None else replace(sampling, seed=seed + k),
             grammar=grammar,

@@ -70,7 +70,7 @@ class GrammarFields(BaseModel):
         if value is None or value == "":
             return None
         if field == "response_format":
-            return _of_response_format(value)
+            return of_response_format(value)
         if field in ("json_schema", "guided_json"):
             return _of_schema(value, field, lenient=True)
         if field == "guided_regex":
@@ -82,7 +82,8 @@ class GrammarFields(BaseModel):
         return Grammar(kind=GrammarKind.GBNF, text=value, field=field)
 
 
-def _of_response_format(value: object) -> Grammar | None:
+def of_response_format(value: object) -> Grammar | None:
+    """What OpenAI's field says. Raises RequestError."""
     field = "response_format"
     kind = value.get("type") if isinstance(value, dict) else None
     if not isinstance(value, dict) or kind not in ("text", "json_object", "json_schema"):

@@ -3,10 +3,12 @@
 import hmac
 import logging
 import re
+from collections.abc import Callable, Mapping
 from uuid import uuid4
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vram_llm.errors import VramLLMError
@@ -21,7 +23,15 @@ _OPEN = frozenset({"/health"})
 class Guard:
     """ASGI middleware around the whole app. No `api_keys`: everyone may come in."""
 
-    def __init__(self, app: ASGIApp, api_keys: tuple[str, ...], max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        api_keys: tuple[str, ...],
+        max_body_bytes: int,
+        refusals: Mapping[str, Callable[[Exception], Response]],
+    ) -> None:
+        """`refusals` make the answer to an error, by path; everywhere else it is OpenAI's."""
+        self._refusals = refusals
         self._app = app
         self._keys = tuple(key.encode() for key in api_keys)
         self._max_body_bytes = max_body_bytes
@@ -52,14 +62,16 @@ class Guard:
                 log.exception("Request %s (%s %s) failed", request_id, scope["method"], scope["path"])
             if started:
                 raise
-            await error_response(error)(scope, receive, send_with_id)
+            refuse = self._refusals.get(scope["path"], error_response)
+            await refuse(error)(scope, receive, send_with_id)
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         if not self._keys or scope["path"] in _OPEN:
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        key = given.strip().encode("latin-1")
-        if scheme.lower() != "bearer" or not key:
+        key = (given.strip() if scheme.lower() == "bearer" else "").encode("latin-1")
+        key = key or headers.get("x-api-key", "").strip().encode("latin-1")  # as Anthropic's clients send it
+        if not key:
             raise BadKey("This server wants an API key; send it as 'Authorization: Bearer KEY'")
         matches = [hmac.compare_digest(key, known) for known in self._keys]
         if not any(matches):

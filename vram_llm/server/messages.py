@@ -7,7 +7,7 @@ from vram_llm.server.errors import MissingField, NotSupported, UnknownParameter
 from vram_llm.server.schemas import Message
 
 _KEPT = ("name", "tool_call_id", "reasoning_content")  # strings that templates know
-_NOT_YET = ("tool_calls", "function_call", "audio")
+_NOT_YET = ("function_call", "audio")
 _IGNORED = ("refusal", "annotations")  # come back with our own replies, and say nothing
 
 
@@ -25,7 +25,11 @@ def _template_message(message: Message, at: str) -> dict[str, Any]:
     for name, value in (message.model_extra or {}).items():
         if value is None or name in _IGNORED:
             continue
-        if name in _NOT_YET:
+        if name == "tool_calls":
+            if message.role != "assistant":
+                raise RequestError("Only an assistant's message has 'tool_calls'", f"{at}.tool_calls")
+            shown[name] = _calls(value, f"{at}.tool_calls")
+        elif name in _NOT_YET:
             if value:
                 raise NotSupported(f"'{name}' in a message is not supported yet", f"{at}.{name}")
         elif name not in _KEPT:
@@ -34,7 +38,27 @@ def _template_message(message: Message, at: str) -> dict[str, Any]:
             raise RequestError(f"'{at}.{name}' must be a string", f"{at}.{name}")
         else:
             shown[name] = value
+    if not shown.get("tool_calls"):
+        shown.pop("tool_calls", None)
     return shown
+
+
+def _calls(calls: object, at: str) -> list[dict[str, Any]]:
+    if not isinstance(calls, list):
+        raise RequestError(f"'{at}' must be a list of calls", at)
+    return [_call(call, f"{at}[{i}]") for i, call in enumerate(calls)]
+
+
+def _call(call: object, at: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(function, dict):
+        raise RequestError(f"'{at}' must be a call of a function, with an 'id' and a 'function'", at)
+    for holder, name in ((call, "id"), (function, "name"), (function, "arguments")):
+        if not isinstance(holder.get(name), str):
+            where = f"{at}.{name}" if holder is call else f"{at}.function.{name}"
+            raise RequestError(f"'{where}' must be a string", where)
+    said = {"name": function["name"], "arguments": function["arguments"]}
+    return {"id": call["id"], "type": "function", "function": said}
 
 
 def _text(message: Message, at: str) -> str:

@@ -1,14 +1,16 @@
 """What clients are told, when it is not a stream: OpenAI's objects."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from vram_llm.engine.request import TokenEvent
 from vram_llm.server.logprobs import ChatLogprobs, CompletionLogprobs
 
 Ending = Literal["stop", "length"]
+ChatEnding = Literal["stop", "length", "tool_calls"]
+_PRESENT = Field(exclude_if=lambda value: value is None)  # left out where there is none, as OpenAI does
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,12 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int = 0
 
 
+class CompletionTokensDetails(BaseModel):
+    """What the answer's tokens were spent on."""
+
+    reasoning_tokens: int = 0
+
+
 class Usage(BaseModel):
     """Tokens of one reply. A prompt counts once, however many choices it has."""
 
@@ -34,14 +42,33 @@ class Usage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
+    completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
+
+
+class CalledFunction(BaseModel):
+    """Which function, and the JSON text of what it is called with, as the model wrote it."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    """A call that the client is to make."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
 
 
 class AssistantMessage(BaseModel):
-    """The answer to a chat."""
+    """The answer to a chat. Thinking and calls are left out where there are none."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    annotations: list[None] = []
+    reasoning_content: Annotated[str | None, _PRESENT] = None
+    tool_calls: Annotated[list[ToolCall] | None, _PRESENT] = None
 
 
 class ChatChoice(BaseModel):
@@ -50,7 +77,7 @@ class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: Ending
+    finish_reason: ChatEnding
 
 
 class ChatCompletion(BaseModel):
@@ -130,10 +157,12 @@ class Tally:
     n: int
     _prompts: dict[int, int] = field(default_factory=dict)
     _completion_tokens: int = 0
+    _reasoning_tokens: int = 0
     _cached: dict[int, int] = field(default_factory=dict)
 
-    def add(self, index: int, last: TokenEvent) -> None:
+    def add(self, index: int, last: TokenEvent, reasoning_tokens: int = 0) -> None:
         """Count choice `index` by its last event."""
+        self._reasoning_tokens += reasoning_tokens
         self._prompts[index // self.n] = last.prompt_tokens
         prompt = index // self.n  # the choice that computed it says how much was there before the request
         self._cached[prompt] = min(self._cached.get(prompt, last.cached_tokens), last.cached_tokens)
@@ -146,4 +175,5 @@ class Tally:
             completion_tokens=self._completion_tokens,
             total_tokens=prompt_tokens + self._completion_tokens,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(self._cached.values())),
+            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=self._reasoning_tokens),
         )

@@ -12,6 +12,7 @@ from vram_llm.engine.client import EngineClient
 from vram_llm.engine.info import ModelInfo
 from vram_llm.errors import PortInUse
 from vram_llm.server.app import create_app
+from vram_llm.server.hosts import is_loopback
 
 DRAIN_S = 10.0  # what requests in flight get to finish after the first Ctrl+C
 
@@ -34,15 +35,27 @@ async def serve(
     sock: socket.socket,
     *,
     api_keys: tuple[str, ...] = (),
+    aliases: tuple[str, ...] = (),
+    cors_origins: tuple[str, ...] = (),
+    allowed_hosts: tuple[str, ...] = (),
     on_ready: Callable[[ModelInfo], None] = lambda _: None,
 ) -> None:
     """Start `engine` and answer on `sock` until SIGINT or SIGTERM. Raises what the first load failed with.
 
     /health says 503 while the model loads. After a signal, requests in flight have DRAIN_S to finish; a
-    second signal ends them at once.
+    second signal ends them at once. Bound to a loopback address, or given `allowed_hosts`, it answers to no
+    other host names (see server.hosts).
     """
+    checks_host = bool(allowed_hosts) or is_loopback(sock.getsockname()[0])
+    app = create_app(
+        engine,
+        model_aliases=aliases,
+        api_keys=api_keys,
+        cors_origins=cors_origins,
+        hosts=frozenset(host.lower() for host in allowed_hosts) if checks_host else None,
+    )
     config = uvicorn.Config(
-        create_app(engine, api_keys=api_keys),
+        app,
         log_level="warning",
         access_log=False,
         lifespan="off",

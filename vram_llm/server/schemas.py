@@ -13,6 +13,7 @@ from vram_llm.errors import RequestError
 from vram_llm.server.errors import MissingField, NotSupported, UnknownParameter
 from vram_llm.server.grammar_fields import GrammarFields
 from vram_llm.server.sampling_fields import SamplingFields
+from vram_llm.server.tools import MAX_TOOLS, Tool, ToolChoice
 
 MAX_TOKENS = 2**31 - 1
 MAX_CHOICES = 128  # that one request may ask for, over all its prompts
@@ -21,8 +22,8 @@ MAX_TOP_LOGPROBS, MAX_COMPLETION_LOGPROBS = 20, 5  # OpenAI's
 
 IGNORED = frozenset(
     {
-        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-        "prompt_cache_retention", "parallel_tool_calls", "cache_prompt",
+        "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+        "cache_prompt",
     }
 )  # fmt: skip
 
@@ -44,7 +45,9 @@ Content = Annotated[Any, WithJsonSchema(_CONTENT)]
 Prompt = Annotated[Any, WithJsonSchema(_PROMPT)]
 Stop = Annotated[Any, WithJsonSchema(_STOP)]
 Logprobs = Annotated[Any, WithJsonSchema(_LOGPROBS)]
-T = TypeVar("T", bound="GenerationFields")
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Metadata = Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)]
+T = TypeVar("T", bound=BaseModel)
 
 
 class StreamOptions(BaseModel):
@@ -77,6 +80,7 @@ class GenerationFields(SamplingFields, GrammarFields):
     stop: Stop = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
+    user: str | None = None  # whose request it is changes nothing here
 
     @property
     def include_usage(self) -> bool:
@@ -95,16 +99,33 @@ class GenerationFields(SamplingFields, GrammarFields):
         return tuple(stops)
 
 
+class Reasoning(BaseModel):
+    """How much to think. Thinking is shown whole, so every `summary` is met."""
+
+    model_config = ConfigDict(strict=True)
+
+    effort: Effort | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+
 class ChatCompletionRequest(GenerationFields):
-    """POST /v1/chat/completions. `model` may be absent: it means the one model there is."""
+    """POST /v1/chat/completions. A `model` of "" means the one model there is."""
 
     not_yet: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "tools": ([],), "tool_choice": ("none",), "functions": ([],), "function_call": ("none",),
-        "modalities": (["text"],), "audio": (), "prediction": (), "web_search_options": (),
-        "reasoning_effort": (), "verbosity": ("medium",), "chat_template_kwargs": ({},),
+        "functions": ([],), "function_call": ("none",), "modalities": (["text"],), "audio": (),
+        "prediction": (), "web_search_options": (), "verbosity": ("medium",),
     }  # fmt: skip
 
+    model: str
     messages: Annotated[list[Message], Field(min_length=1)]
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
+    reasoning: Reasoning | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
@@ -150,12 +171,13 @@ def parse(kind: type[T], body: bytes) -> T:
     return fields
 
 
-def _check_extra(kind: type[GenerationFields], name: str, value: Any) -> None:
+def _check_extra(kind: type[BaseModel], name: str, value: Any) -> None:
     if name in IGNORED:
         return
-    if name not in kind.not_yet:
+    not_yet: dict[str, tuple[Any, ...]] = getattr(kind, "not_yet", {})
+    if name not in not_yet:
         raise UnknownParameter(f"Unrecognized request argument supplied: {name}", name)
-    neutral = kind.not_yet[name]
+    neutral = not_yet[name]
     if value is not None and not any(type(value) is type(n) and value == n for n in neutral):
         raise NotSupported(f"'{name}' is not supported yet; leave it out", name)
 

@@ -5,18 +5,18 @@ chunk is the same bytes every time, made once.
 """
 
 import logging
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import ClassVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from vram_llm.engine.request import TokenEvent
 from vram_llm.errors import VramLLMError
 from vram_llm.server.errors import error_body, error_response
-from vram_llm.server.generation import News, while_connected
+from vram_llm.server.generation import while_connected
 from vram_llm.server.replies import ReplyHead, Tally
 
 log = logging.getLogger(__name__)
@@ -27,10 +27,28 @@ HEADERS = [
     (b"x-accel-buffering", b"no"),  # nginx would hold the stream back
 ]
 _encode = msgspec.json.encode
+Item = TypeVar("Item")
+Read = TypeVar("Read", contravariant=True)
 
 
-class Chunks:
-    """Writes the chunks of one reply."""
+class Writer(Protocol[Read]):
+    """What turns a reply, piece by piece, into bytes on the wire."""
+
+    def opening(self) -> bytes:
+        """What comes before the first piece."""
+
+    def event(self, index: int, item: Read, /) -> bytes:
+        """What is new of choice `index`."""
+
+    def closing(self) -> bytes:
+        """What comes after every choice has ended."""
+
+    def failure(self, error: Exception) -> bytes:
+        """What comes last where an error ends the reply."""
+
+
+class Chunks(Generic[Item]):
+    """Writes OpenAI's chunks of one reply."""
 
     object: ClassVar[str]
     before_text: ClassVar[bytes]
@@ -58,16 +76,9 @@ class Chunks:
         """What comes before the first text."""
         return b""
 
-    def event(self, index: int, event: TokenEvent) -> bytes:
-        """The chunk for `event`, two where it holds text and the end, none where it holds neither."""
-        if event.logprobs or event.prompt_logprobs:
-            chunk = self.likely_text(index, event)
-        else:
-            chunk = self.text(index, event.text) if event.text else b""
-        if event.finish_reason is not None:
-            self._tally.add(index, event)
-            chunk += self._choice(index, self.nothing, _encode(event.finish_reason.value))
-        return chunk
+    def event(self, index: int, item: Item) -> bytes:
+        """The chunks for `item`, none where it holds nothing to tell."""
+        raise NotImplementedError
 
     def closing(self) -> bytes:
         """What comes after every choice has ended."""
@@ -76,13 +87,13 @@ class Chunks:
         usage = self._tally.usage().model_dump_json().encode()
         return self._head + b'],"usage":' + usage + b"}\n\n" + DONE
 
+    def failure(self, error: Exception) -> bytes:
+        """A data line with `error`; no [DONE] follows."""
+        return b"data: " + _encode(error_body(error)) + b"\n\n"
+
     def text(self, index: int, text: str) -> bytes:
         """A chunk of text."""
         return self._text_begins[index] + _encode(text) + self._text_ends
-
-    def likely_text(self, index: int, event: TokenEvent) -> bytes:
-        """A chunk of text, even of none, with how likely its tokens were."""
-        raise NotImplementedError
 
     def _likely(self, index: int, text: str, logprobs: BaseModel) -> bytes:
         told = b',"logprobs":' + logprobs.model_dump_json().encode() + b',"finish_reason":null}'
@@ -93,17 +104,23 @@ class Chunks:
         return self._head + choice + self._tail
 
 
-class EventStream(Response):
+class EventStream(Response, Generic[Item]):
     """Sends a reply chunk by chunk.
 
-    An error before the first event is a whole answer with its own status; later it is a data line with
-    `error`, after which the stream ends without [DONE]. A client that goes away closes `news` at once.
+    An error before the first event is a whole answer with its own status, made by `refuse`; later it is what
+    the writer says of it. A client that goes away closes `news` at once.
     """
 
-    def __init__(self, chunks: Chunks, news: News) -> None:
+    def __init__(
+        self,
+        writer: Writer[Item],
+        news: AsyncGenerator[tuple[int, Item], None],
+        refuse: Callable[[Exception], Response] = error_response,
+    ) -> None:
         self.background = None
-        self._chunks = chunks
+        self._writer = writer
         self._news = news
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await while_connected(receive, self._run(scope, receive, send))
@@ -114,19 +131,19 @@ class EventStream(Response):
                 first = await anext(news)
             except Exception as error:  # nothing is sent yet: it gets its own status
                 _log(error)
-                await error_response(error)(scope, receive, send)
+                await self._refuse(error)(scope, receive, send)
                 return
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS[:]})
-            await _send_body(send, self._chunks.opening() + self._chunks.event(*first))
+            await _send_body(send, self._writer.opening() + self._writer.event(*first))
             try:
                 async for index, event in news:
-                    chunk = self._chunks.event(index, event)
+                    chunk = self._writer.event(index, event)
                     if chunk:
                         await _send_body(send, chunk)
-                last = self._chunks.closing()
+                last = self._writer.closing()
             except Exception as error:  # too late for a status: the stream's last line
                 _log(error)
-                last = b"data: " + _encode(error_body(error)) + b"\n\n"
+                last = self._writer.failure(error)
             await _send_body(send, last, more=False)
 
 

@@ -1,0 +1,113 @@
+"""Whatever a model writes: no exception, the same for every cut, and nothing that clients cannot send on."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.chat.formats.cuts import SCHEMAS, run
+from vram_llm.chat.formats import deepseek, harmony, mistral
+from vram_llm.chat.formats.deepseek import CALL, CALL_END, CALLS, CALLS_END, SEP
+from vram_llm.chat.formats.glm import glm
+from vram_llm.chat.formats.hermes import hermes
+from vram_llm.chat.formats.llama_json import llama_json
+from vram_llm.chat.formats.nemotron import nemotron
+from vram_llm.chat.formats.qwen_xml import qwen_xml
+from vram_llm.chat.formats.thinking import thinking
+from vram_llm.chat.reader import Grammar
+
+JSON = (
+    '{"name": "',
+    "now",
+    '", ',
+    '"arguments": ',
+    "{",
+    "}",
+    '"a": ',
+    "[",
+    "]",
+    ",",
+    '"',
+    "\\",
+    "\\ud800",
+    "1e5",
+)
+GRAMMARS: dict[str, tuple[Callable[[], Grammar], tuple[str, ...]]] = {
+    "hermes": (lambda: hermes, ("<tool_call>", "</tool_call>", *JSON)),
+    "thinking": (
+        lambda: thinking("<think>", "</think>", hermes, opened=False),
+        ("<think>", "</think>", "<tool_call>", *JSON),
+    ),
+    "qwen": (
+        lambda: qwen_xml(SCHEMAS),
+        (
+            "<tool_call>",
+            "<function=",
+            "now",
+            ">",
+            "\n",
+            "<parameter=",
+            "a",
+            "</parameter>",
+            "</function>",
+            "True",
+        ),
+    ),
+    "glm": (
+        lambda: glm(SCHEMAS),
+        (
+            "<tool_call>",
+            "</tool_call>",
+            "now",
+            "<arg_key>",
+            "</arg_key>",
+            "<arg_value>",
+            "</arg_value>",
+            "[" * 99,
+        ),
+    ),
+    "llama": (lambda: llama_json(frozenset({"now"})), ("<|python_tag|>", ";", *JSON)),
+    "mistral": (lambda: mistral.mistral, ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", *JSON)),
+    "deepseek": (
+        lambda: deepseek.deepseek,
+        (CALLS, CALL, SEP, CALL_END, CALLS_END, "function", "```", *JSON),
+    ),
+    "nemotron": (lambda: nemotron, ("<TOOLCALL>", "</TOOLCALL>", *JSON)),
+    "harmony": (
+        lambda: harmony.harmony,
+        (
+            "<|start|>",
+            "<|channel|>",
+            "analysis",
+            " to=functions.",
+            "<|message|>",
+            "<|end|>",
+            "<|call|>",
+            *JSON,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GRAMMARS)
+@given(data=st.data())
+def test_anything(name: str, data: st.DataObject) -> None:
+    grammar, words = GRAMMARS[name]
+    word = st.one_of(st.sampled_from(words), st.text(alphabet=" \nax{}é😀<", max_size=4))
+    pieces = data.draw(st.lists(word, max_size=20))
+    said = run(grammar, pieces)
+    assert said == run(grammar, ["".join(pieces)]) == run(grammar, "".join(pieces))
+    for index in said.whole:
+        assert isinstance(json.loads(said.calls[index][1]), dict)
+    if not said.calls and name not in ("thinking", "harmony"):
+        assert said.content == "".join(pieces)
+    f"{said}".encode()
+
+
+@pytest.mark.parametrize("name", GRAMMARS)
+def test_long_garbage_takes_no_time_to_speak_of(name: str) -> None:
+    grammar, words = GRAMMARS[name]
+    text = "".join(words) * 300
+    run(grammar, [text[at : at + 7] for at in range(0, len(text), 7)])

@@ -1,0 +1,47 @@
+"""Outputs in the format that the template of Nemotron Nano 2 asks for."""
+
+import pytest
+
+from tests.chat.formats.cuts import Said, calls, check
+from vram_llm.chat.formats.nemotron import nemotron
+from vram_llm.chat.formats.thinking import thinking
+
+PARIS = '{"city": "Paris"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("No tool <TOOL needed.", Said(content="No tool <TOOL needed.")),
+        (
+            f'<TOOLCALL>[{{"name": "get_weather", "arguments": {PARIS}}}]</TOOLCALL>',
+            calls(("get_weather", PARIS)),
+        ),
+        (
+            f'Both.\n<TOOLCALL>[{{"name": "get_weather", "arguments": {PARIS}}}, '
+            '{"name": "now", "arguments": {}}]</TOOLCALL>\n',
+            calls(("get_weather", PARIS), ("now", "{}"), content="Both."),
+        ),
+        ('<TOOLCALL>{"name": "now", "arguments": {}}</TOOLCALL>', calls(("now", "{}"))),
+        ('<TOOLCALL>[{"name": "now", "arguments": {"a"', Said(calls=[["now", '{"a"']])),
+        (
+            '<TOOLCALL>[{"name": "now", "arguments": {a}}]</TOOLCALL>.',
+            Said(content=".", calls=[["now", "{a}}]"]]),
+        ),
+    ],
+)
+def test_outputs(text: str, said: Said) -> None:
+    check(lambda: nemotron, text, said)
+
+
+@pytest.mark.parametrize("text", ["<TOOLCALL>", "<TOOLCALL>[]</TOOLCALL>", "<TOOLCALL>[now()]</TOOLCALL>"])
+def test_what_is_no_call_is_content(text: str) -> None:
+    check(lambda: nemotron, text, Said(content=text))
+
+
+def test_thinking_first() -> None:
+    check(
+        lambda: thinking("<think>", "</think>", nemotron, opened=True),
+        'The time.\n</think>\n\n<TOOLCALL>[{"name": "now", "arguments": {}}]</TOOLCALL>',
+        calls(("now", "{}"), reasoning="The time."),
+    )

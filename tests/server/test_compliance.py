@@ -1,0 +1,50 @@
+"""llm-comply's cases for chats, responses and Anthropic's messages, against a server on the loopback."""
+
+import asyncio
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.server.conftest import listening
+from tests.server.fake_engine import FakeEngine, Step, says
+from tests.server.tool_chat import TALKER
+from vram_llm.engine.request import Request
+
+IMAGES = {"chat-image-input", "image-input", "anth-image-input"}  # refused: there is no projector
+CALL = '{"name": "get_weather", "arguments": {"location": "San Francisco"}}'
+ANTHROPIC = ("--auth-header", "x-api-key", "--no-bearer", "-H", "anthropic-version:2023-06-01")
+
+
+def obliging(request: Request) -> list[Step]:
+    """A model that keeps to the grammar of a call, and else answers, after thinking where it is asked to."""
+    if request.grammar is not None:
+        return list(says(CALL)(request))
+    thinks = str(request.prompt).endswith(
+        "True"
+    )  # then the events' names are OpenAI's, which llm-comply does not know
+    return list(says(*(("<think>", "Hm.", "</think>") if thinks else ()), "Four", ".")(request))
+
+
+@pytest.mark.parametrize(
+    ("form", "model", "options"),
+    [
+        # the names are ones for which no case is skipped
+        ("openai-chat", "gpt-5", ()),
+        ("open-responses", "gpt-5", ()),
+        ("anthropic", "claude-opus", ANTHROPIC),
+    ],
+)
+async def test_every_case_passes(form: str, model: str, options: tuple[str, ...]) -> None:
+    engine = FakeEngine(obliging, replace(TALKER, name=model))
+    async with listening(engine, api_keys=("key",)) as url:
+        program = str(Path(sys.executable).with_name("llm-comply"))
+        arguments = ("-u", f"{url}/v1", "-k", "key", "-m", model, "--format", form, "--json", *options)
+        process = await asyncio.create_subprocess_exec(program, *arguments, stdout=asyncio.subprocess.PIPE)
+        output, _ = await process.communicate()
+    results = json.loads(output)["results"]
+    assert len(results) > 8
+    failed = {r["id"]: r["errors"] for r in results if r["status"] != "passed"}
+    assert set(failed) == IMAGES & {r["id"] for r in results}, failed

@@ -1,0 +1,76 @@
+"""Host names and web pages."""
+
+import httpx
+import pytest
+
+from tests.server.conftest import Connect
+from vram_llm.server.hosts import is_loopback
+
+PAGE = "https://chat.example"
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("a.localhost", True),
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("0.0.0.0", False),
+        ("192.168.1.2", False),
+        ("evil.example", False),
+        ("localhost.evil.example", False),
+        ("", False),
+    ],
+)
+def test_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8080", 200),
+        ("localhost", 200),
+        ("LocalHost:1", 200),
+        ("[::1]:8080", 200),
+        ("gpu.lan", 200),
+        ("GPU.lan.:8080", 200),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("[::1", 403),
+        ("", 403),
+    ],
+)
+async def test_a_page_cannot_give_the_server_a_name_of_its_own(
+    connect: Connect, host: str, status: int
+) -> None:
+    response = await connect(hosts=frozenset({"gpu.lan"})).get("/v1/models", headers={"host": host})
+    assert response.status_code == status
+    if status == 403:
+        assert response.json()["error"]["code"] == "host_not_allowed"
+
+
+async def test_any_name_where_none_is_asked_for(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/v1/models", headers={"host": "evil.example"})).status_code == 200
+
+
+async def test_pages_may_not_read_unless_asked_for(client: httpx.AsyncClient) -> None:
+    response = await client.get("/v1/models", headers={"origin": PAGE})
+    assert "access-control-allow-origin" not in response.headers
+    asking = {"origin": PAGE, "access-control-request-method": "POST"}
+    assert (await client.options("/v1/models", headers=asking)).status_code == 405
+
+
+async def test_pages_that_may(connect: Connect) -> None:
+    client = connect(cors_origins=(PAGE,), api_keys=("k",))
+    asking = {"origin": PAGE, "access-control-request-method": "POST"}
+    allowed = await client.options("/v1/chat/completions", headers=asking)  # comes without a key
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, PAGE)
+    refused = await client.get("/v1/models", headers={"origin": PAGE})
+    assert refused.status_code == 401
+    assert refused.headers["access-control-allow-origin"] == PAGE  # so that the page can read why
+    other = await client.get("/v1/models", headers={"origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers

@@ -1,0 +1,146 @@
+"""The built-in model behind the endpoints: forced calls, tokens, and whatever schemathesis thinks of."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import not_a_server_error
+
+from tests.conftest import PlanOnCpu
+from tests.server.conftest import listening
+from tests.server.fake_engine import FakeEngine
+from vram_llm import demo
+from vram_llm.engine.client import EngineClient
+from vram_llm.server.app import create_app
+
+PARAMETERS = {
+    "type": "object",
+    "properties": {"pen": {"$ref": "#/$defs/Pen"}, "big": {"type": "boolean"}},
+    "required": ["pen", "big"],
+    "additionalProperties": False,
+    "$defs": {"Pen": {"enum": ["red", "blue"]}},
+}
+HI: Any = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture(scope="module")
+def base_url(plan_on_cpu: PlanOnCpu) -> Iterator[str]:
+    """A server in a thread of its own, so that clients that wait can be used."""
+    started: Future[str] = Future()
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+    plan = plan_on_cpu(demo.path(), n_ctx=2048, parallel=2)
+
+    async def serve() -> None:
+        engine = EngineClient(plan, "demo")
+        engine.start()
+        try:
+            await engine.ready()
+            async with listening(engine) as url:
+                started.set_result(url)
+                await stop.wait()
+        finally:
+            await engine.stop()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    yield started.result(timeout=60)
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture
+def sdk(base_url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def check_arguments(text: str) -> None:
+    arguments = json.loads(text)
+    assert arguments["pen"] in ("red", "blue")
+    assert arguments["big"] in (True, False)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_must_be_made_whatever_the_model_thinks(sdk: openai.OpenAI, stream: bool) -> None:
+    tools: Any = [
+        {"type": "function", "function": {"name": "paint", "parameters": PARAMETERS}},
+        {"type": "function", "function": {"name": "now"}},
+    ]
+    choice: Any = {"type": "function", "function": {"name": "paint"}}
+    if stream:
+        with sdk.chat.completions.stream(
+            model="demo", messages=HI, tools=tools, tool_choice=choice, seed=1, max_tokens=200
+        ) as chunks:
+            reply: Any = chunks.get_final_completion()
+    else:
+        reply = sdk.chat.completions.create(
+            model="demo", messages=HI, tools=tools, tool_choice=choice, seed=1, max_tokens=200
+        )
+    assert reply.choices[0].finish_reason == "tool_calls"
+    (call,) = reply.choices[0].message.tool_calls
+    assert call.function.name == "paint"
+    check_arguments(call.function.arguments)
+
+
+def test_responses_and_messages_must_call_too(sdk: openai.OpenAI, base_url: str) -> None:
+    tools: Any = [{"type": "function", "name": "paint", "parameters": PARAMETERS, "strict": True}]
+    reply = sdk.responses.create(
+        model="demo", input="hi", tools=tools, tool_choice="required", max_output_tokens=200
+    )
+    assert reply.output[0].type == "function_call"
+    check_arguments(reply.output[0].arguments)
+    with anthropic.Anthropic(base_url=base_url, api_key="none", max_retries=0) as client:
+        own: Any = [{"name": "paint", "input_schema": PARAMETERS}]
+        message = client.messages.create(
+            model="demo", max_tokens=200, messages=HI, tools=own, tool_choice={"type": "any"}
+        )
+        assert message.stop_reason == "tool_use"
+        assert message.content[0].type == "tool_use"
+        check_arguments(json.dumps(message.content[0].input))
+        counted = client.messages.count_tokens(model="demo", messages=HI, tools=own)
+        assert counted.input_tokens > 20
+
+
+def test_what_is_counted_is_what_is_used(sdk: openai.OpenAI, base_url: str) -> None:
+    with anthropic.Anthropic(base_url=base_url, api_key="none", max_retries=0) as client:
+        counted = client.messages.count_tokens(model="demo", messages=HI)
+        used = client.messages.create(model="demo", max_tokens=1, messages=HI)
+    usage = used.usage
+    assert counted.input_tokens == usage.input_tokens + (usage.cache_read_input_tokens or 0)
+
+
+def test_tokens_and_back(sdk: openai.OpenAI, base_url: str) -> None:
+    text = "Grüße, 世界 🙂"
+    tokens: Any = sdk.post(f"{base_url}/tokenize", body={"content": text}, cast_to=object)
+    assert sdk.post(f"{base_url}/detokenize", body=tokens, cast_to=object) == {"content": text}
+
+
+schema = schemathesis.openapi.from_dict(create_app(FakeEngine()).openapi())
+
+
+@schema.parametrize()
+@settings(
+    max_examples=3,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate],
+)
+def test_no_server_error(case: schemathesis.Case[Any], base_url: str) -> None:
+    if isinstance(case.body, dict):  # bounded: nobody waits for a full context
+        for name in ("max_tokens", "max_output_tokens", "max_completion_tokens"):
+            if name in case.body and case.body[name] is not None:
+                case.body[name] = 4
+    response = case.call(base_url=base_url)
+    case.validate_response(response, checks=[not_a_server_error])
+    assert response.status_code < 400 or response.json()["error"]["message"]

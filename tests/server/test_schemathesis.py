@@ -1,0 +1,71 @@
+"""The OpenAPI document is true: whatever it allows or forbids gets an answer it tells of, and no 5xx."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.server.conftest import listening
+from tests.server.fake_engine import FakeEngine
+from tests.server.tool_chat import TALKER
+from vram_llm.server.app import create_app
+
+EXAMPLES = 15  # for each address
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+
+@pytest.fixture(scope="module")
+def base_url() -> Iterator[str]:
+    """A server in a thread of its own: schemathesis asks and waits."""
+    started: Future[str] = Future()
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        async with listening(FakeEngine(info=TALKER)) as url:
+            started.set_result(url)
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    yield started.result(timeout=10)
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+    loop.close()
+
+
+schema = schemathesis.openapi.from_dict(create_app(FakeEngine()).openapi())
+
+
+@schema.parametrize()
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+)
+def test_every_answer_is_one_the_document_tells_of(case: schemathesis.Case[Any], base_url: str) -> None:
+    response = case.call(base_url=base_url)
+    case.validate_response(response, checks=CHECKS)
+    if response.status_code >= 400:
+        error = json.loads(response.content)["error"]
+        assert {"message", "type", "param", "code"} <= error.keys()
+        assert error["message"]

@@ -1,0 +1,56 @@
+"""POST /tokenize, /detokenize and /apply-template."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.fake_engine import FakeEngine
+from tests.server.tool_chat import TALKER, TOOLS
+
+
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [
+        ({"content": "AB"}, [65, 66]),
+        ({"content": "A", "add_special": True}, [1, 65]),
+        ({"content": "<s>A"}, [1, 65]),
+        ({"content": "<s>", "parse_special": False}, [60, 115, 62]),
+        (
+            {"content": "Aé", "with_pieces": True},
+            [{"id": 65, "piece": "A"}, {"id": 195, "piece": [195]}, {"id": 169, "piece": [169]}],
+        ),
+    ],
+)
+async def test_tokenize(client: httpx.AsyncClient, fields: dict[str, Any], tokens: list[Any]) -> None:
+    assert (await client.post("/tokenize", json=fields)).json() == {"tokens": tokens}
+
+
+async def test_detokenize(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/detokenize", json={"tokens": [1, 72, 33]})).json() == {"content": "<s>H!"}
+
+
+async def test_apply_template(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.info = TALKER
+    body = {"messages": [{"role": "user", "content": "hi"}], "tools": TOOLS}
+    reply = await client.post("/apply-template", json=body)
+    assert reply.json() == {"prompt": "get_weather [user]hi"}
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/tokenize", {}, "content"),
+        ("/tokenize", {"content": 3}, "content"),
+        ("/tokenize", {"content": "x" * (2**20 + 1)}, "content"),
+        ("/tokenize", {"content": "", "mood": 1}, "mood"),
+        ("/detokenize", {"tokens": "x"}, "tokens"),
+        ("/detokenize", {"tokens": [1, 100]}, "tokens[1]"),
+        ("/apply-template", {"messages": []}, "messages"),
+    ],
+)
+async def test_refused(client: httpx.AsyncClient, path: str, body: dict[str, Any], param: str) -> None:
+    response = await client.post(path, json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param

@@ -1,0 +1,1 @@
+"""How models write tool calls and thinking: a grammar for each way, over a Reader."""

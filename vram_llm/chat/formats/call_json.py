@@ -1,0 +1,127 @@
+"""A call as a JSON object, {"name": ..., "arguments": {...}}, which many formats hold."""
+
+import json
+from enum import Enum, auto
+from typing import TypeGuard
+
+from vram_llm.chat.reader import MAX_NAME, Reader, Wait
+
+_ARGUMENTS = ("arguments", "parameters")
+
+
+class Outcome(Enum):
+    """What became of an attempt to read a call."""
+
+    NONE = auto()  # it is none; nothing was written
+    BROKEN = auto()  # it was begun, and its arguments are not JSON from here on
+    WHOLE = auto()
+
+
+def call_object(r: Reader, names: frozenset[str] | None = None) -> Wait[Outcome]:
+    """One call; `names` are those it may have. Arguments are passed on as they come once the name is known.
+
+    Arguments may also be a string that holds an object, null, or absent.
+    """
+    name: str | None = None
+    arguments: str | None = None  # held, where they come before the name or not as an object
+    begun = False
+    if not (yield from r.take("{")):
+        return Outcome.NONE
+    while True:
+        key = yield from _member(r)
+        if key is None:
+            break
+        if key == "name":
+            name = yield from _string(r)
+            if not is_name(name) or (names is not None and name not in names):
+                return Outcome.BROKEN if begun else Outcome.NONE
+        elif key in _ARGUMENTS and name is not None and not begun and (yield from r.spaces()) == "{":
+            begun = True
+            r.start_call(name)
+            if not (yield from r.json(r.arguments)):
+                return Outcome.BROKEN
+            r.end_call()
+        else:
+            value = yield from _value(r)
+            if key in _ARGUMENTS:
+                arguments = value
+        if (yield from r.spaces()) != "," or not (yield from r.take(",")):
+            break
+    closed = (yield from r.spaces()) == "}" and (yield from r.take("}"))
+    if begun:
+        return Outcome.WHOLE
+    text = _object(arguments)
+    if not closed or name is None or text is None:
+        return Outcome.NONE
+    r.start_call(name)
+    r.arguments(text)
+    r.end_call()
+    return Outcome.WHOLE
+
+
+def call_list(r: Reader) -> Wait[Outcome]:
+    """[call, call, ...], or a single call. What became of the first, or of the one that broke."""
+    if not (yield from r.take("[")):
+        return (yield from call_object(r))
+    outcome = Outcome.NONE
+    while True:
+        yield from r.spaces()
+        if outcome is not Outcome.NONE:
+            r.mark()
+        found = yield from call_object(r)
+        if found is Outcome.NONE and outcome is not Outcome.NONE:
+            r.back()
+            return outcome
+        if found is not Outcome.WHOLE:
+            return found
+        outcome = found
+        yield from r.spaces()
+        if not (yield from r.take(",")):
+            yield from r.take("]")
+            return outcome
+
+
+def is_name(text: str | None) -> TypeGuard[str]:
+    """Whether a tool could be called that."""
+    if not text or len(text) > MAX_NAME or not text.isprintable():
+        return False
+    return not any(char in text for char in ' <>{}"')
+
+
+def _member(r: Reader) -> Wait[str | None]:
+    """A key and its colon; None where there is none."""
+    if (yield from r.spaces()) != '"':
+        return None
+    key = yield from _string(r)
+    yield from r.spaces()
+    return key if (yield from r.take(":")) else None
+
+
+def _string(r: Reader) -> Wait[str | None]:
+    if (yield from r.spaces()) != '"':
+        return None
+    text = yield from _value(r)
+    return json.loads(text) if text is not None else None
+
+
+def _value(r: Reader) -> Wait[str | None]:
+    """The text of a value of any kind; None where it is not JSON."""
+    if (yield from r.spaces()) not in ("{", "[", '"'):
+        return (yield from r.word())
+    pieces: list[str] = []
+    whole = yield from r.json(pieces.append)
+    return "".join(pieces) if whole else None
+
+
+def _object(text: str | None) -> str | None:
+    """Arguments as the text of an object; None where they are none."""
+    if text is None or text == "null":
+        return "{}"
+    try:
+        value = json.loads(text)
+        if isinstance(value, str):
+            text, value = value, json.loads(value)
+            text.encode()  # half of a surrogate pair is no text
+    except (ValueError, RecursionError):
+        return None
+    return text if isinstance(value, dict) else None

@@ -1,0 +1,41 @@
+"""{"name": ..., "parameters": {...}} as the whole answer: Llama 3.1, 3.2 and 3.3.
+
+Source: the chat template of meta-llama/Llama-3.1-8B-Instruct. Nothing marks a call, so an object counts as
+one only where its name is a tool's; `<|python_tag|>` may stand before it. Several are parted by ";" or a
+newline.
+"""
+
+from vram_llm.chat.formats.call_json import Outcome, call_object
+from vram_llm.chat.reader import Grammar, Reader, Wait
+
+TAG = "<|python_tag|>"
+
+
+def llama_json(names: frozenset[str]) -> Grammar:
+    """Calls of `names` at the very beginning or behind the tag; all else is content."""
+
+    def grammar(r: Reader) -> Wait[None]:
+        r.mark()
+        begins = (yield from r.spaces()) == "{"
+        r.back()
+        opening = "" if begins else (yield from r.until(TAG, to=r.content))
+        while begins or opening:
+            r.mark()
+            yield from r.spaces()
+            outcome = yield from call_object(r, names)
+            if outcome is Outcome.NONE:
+                r.back()
+                r.content(opening)
+            elif outcome is Outcome.BROKEN:
+                yield from r.rest(r.arguments)
+            else:
+                yield from r.spaces()
+                yield from r.take(";")
+                begins = (yield from r.spaces()) == "{"
+                opening = ""
+                if begins:
+                    continue
+            begins = False
+            opening = yield from r.until(TAG, to=r.content)
+
+    return grammar

@@ -1,0 +1,166 @@
+"""A message as it is made: its blocks, and the events that tell of them."""
+
+import json
+from typing import Any, Literal
+from uuid import uuid4
+
+import msgspec
+from pydantic import BaseModel
+
+from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
+from vram_llm.server.anthropic.errors import anthropic_body
+from vram_llm.server.replies import ChatEnding, Tally
+from vram_llm.server.spoken import Spoken
+
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+_REASONS: dict[ChatEnding, StopReason] = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+}
+_encode = msgspec.json.encode
+
+
+class ThinkingTokens(BaseModel):
+    """What of the output was thinking."""
+
+    thinking_tokens: int = 0
+
+
+class MessageUsage(BaseModel):
+    """Tokens of one message. Those of the prompt that were computed for an earlier one are counted apart."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_creation_input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    output_tokens_details: ThinkingTokens = ThinkingTokens()
+    cache_creation: None = None
+    inference_geo: None = None
+    server_tool_use: None = None
+    service_tier: Literal["standard"] = "standard"
+
+
+class MessageReply(BaseModel):
+    """The reply to POST /v1/messages."""
+
+    id: str
+    type: Literal["message"] = "message"
+    role: Literal["assistant"] = "assistant"
+    model: str
+    content: list[dict[str, Any]] = []
+    stop_reason: StopReason | None = None
+    stop_sequence: str | None = None
+    stop_details: None = None
+    container: None = None
+    usage: MessageUsage
+
+
+class TokenCount(BaseModel):
+    """The reply to POST /v1/messages/count_tokens."""
+
+    input_tokens: int
+
+
+class MessageWriter:
+    """Builds `reply` from what is said. Its bytes are the stream; without one they go nowhere."""
+
+    def __init__(self, model: str, tally: Tally) -> None:
+        usage = MessageUsage(input_tokens=0, output_tokens=0)
+        self.reply = MessageReply(id=f"msg_{uuid4().hex}", model=model, usage=usage)
+        self._tally = tally
+        self._begun = False
+        self._open = False  # the last block
+        self._input = ""  # of a tool_use block, as the model writes it
+
+    def opening(self) -> bytes:
+        return b""  # message_start tells the prompt's tokens, which the first event brings
+
+    def event(self, index: int, item: Spoken) -> bytes:
+        told = b""
+        if not self._begun:
+            self._begun = True
+            self.reply.usage.input_tokens = item.token.prompt_tokens
+            told = _tell("message_start", message=self.reply.model_dump())
+        told += b"".join(self._piece(event) for event in item.events)
+        if item.ending is not None:
+            self._tally.add(index, item.token, item.reasoning_tokens)
+            self.reply.stop_reason = _REASONS[item.ending]
+            if item.token.stop is not None and item.ending == "stop":
+                self.reply.stop_reason, self.reply.stop_sequence = "stop_sequence", item.token.stop
+        return told
+
+    def closing(self) -> bytes:
+        told = self._close()
+        usage = self._tally.usage()
+        cached = usage.prompt_tokens_details.cached_tokens
+        self.reply.usage = MessageUsage(
+            input_tokens=usage.prompt_tokens - cached,
+            output_tokens=usage.completion_tokens,
+            cache_read_input_tokens=cached,
+            output_tokens_details=ThinkingTokens(
+                thinking_tokens=usage.completion_tokens_details.reasoning_tokens
+            ),
+        )
+        ending = {"stop_reason": self.reply.stop_reason, "stop_sequence": self.reply.stop_sequence}
+        told += _tell("message_delta", delta=ending, usage=self.reply.usage.model_dump())
+        return told + _tell("message_stop")
+
+    def failure(self, error: Exception) -> bytes:
+        return b"event: error\ndata: " + _encode(anthropic_body(error)) + b"\n\n"
+
+    def _piece(self, event: Event) -> bytes:
+        match event:
+            case Content(text):
+                return self._text(text, "text", "text_delta")
+            case Reasoning(text):
+                return self._text(text, "thinking", "thinking_delta")
+            case CallStart(_, call_id, name):
+                called = {"id": call_id, "name": name, "input": {}, "caller": {"type": "direct"}}
+                return self._start({"type": "tool_use", **called})
+            case CallArguments(_, text):
+                self._input += text
+                return self._delta(type="input_json_delta", partial_json=text)
+            case CallEnd():
+                return self._close()
+
+    def _text(self, text: str, kind: str, delta: str) -> bytes:
+        told = b""
+        if not self._open or self.reply.content[-1]["type"] != kind:
+            more = {"signature": ""} if kind == "thinking" else {"citations": None}
+            told = self._start({"type": kind, kind: "", **more})
+        self.reply.content[-1][kind] += text
+        return told + self._delta(**{"type": delta, kind: text})
+
+    def _start(self, block: dict[str, Any]) -> bytes:
+        told = self._close()
+        self._open = True
+        self._input = ""
+        told += _tell("content_block_start", index=len(self.reply.content), content_block=block)
+        self.reply.content.append(block)
+        return told
+
+    def _delta(self, **delta: str) -> bytes:
+        return _tell("content_block_delta", index=len(self.reply.content) - 1, delta=delta)
+
+    def _close(self) -> bytes:
+        if not self._open:
+            return b""
+        self._open = False
+        block = self.reply.content[-1]
+        if block["type"] == "tool_use":
+            block["input"] = _object(self._input)
+        return _tell("content_block_stop", index=len(self.reply.content) - 1)
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A call's input; what is no object is shown as Anthropic advises for input cut short."""
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else {"INVALID_JSON": text}
+
+
+def _tell(kind: str, **what: Any) -> bytes:
+    return b"event: " + kind.encode() + b"\ndata: " + _encode({"type": kind, **what}) + b"\n\n"

@@ -1,0 +1,50 @@
+"""Under which names the server answers."""
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from vram_llm.server.errors import WrongHost
+
+
+class HostCheck:
+    """ASGI middleware that answers to `names` and to loopback addresses only; else it raises WrongHost.
+
+    A web page can give a name of its own to 127.0.0.1 (DNS rebinding) and then read what is served there: its
+    requests carry that name in their Host header.
+    """
+
+    def __init__(self, app: ASGIApp, names: frozenset[str]) -> None:
+        self._app = app
+        self._names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._is_ours(_host(scope)):
+            raise WrongHost(
+                f"This server does not answer to the host name {_host(scope)!r}; use 127.0.0.1 or localhost, "
+                "or start it with --allowed-host"
+            )
+        await self._app(scope, receive, send)
+
+    def _is_ours(self, host: str) -> bool:
+        return host in self._names or is_loopback(host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address can only be this computer."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _host(scope: Scope) -> str:
+    """The Host header's name in lower case, without the port."""
+    header = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+    try:
+        return (urlsplit(f"//{header}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""

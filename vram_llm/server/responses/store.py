@@ -1,0 +1,50 @@
+"""Responses that later ones may build upon: kept in memory, the oldest forgotten first."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from vram_llm.server.responses.resource import ResponseObject
+
+MAX_RESPONSES = 1024
+MAX_CHARS = 64 * 2**20  # of text in all of them together
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A response and the whole chat up to its end, its instructions left out."""
+
+    response: ResponseObject
+    messages: tuple[dict[str, Any], ...]
+    n_chars: int
+
+
+class ResponseStore:
+    """At most MAX_RESPONSES with MAX_CHARS between them; what was used last stays longest."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._n_chars = 0
+
+    def keep(self, response: ResponseObject, messages: list[dict[str, Any]]) -> None:
+        """Keep it, unless it alone is too large."""
+        n_chars = sum(len(str(value)) for message in messages for value in message.values())
+        if n_chars > MAX_CHARS:
+            return
+        self._kept[response.id] = Kept(response, tuple(messages), n_chars)
+        self._n_chars += n_chars
+        while len(self._kept) > MAX_RESPONSES or self._n_chars > MAX_CHARS:
+            _, oldest = self._kept.popitem(last=False)
+            self._n_chars -= oldest.n_chars
+
+    def find(self, response_id: str) -> Kept | None:
+        """The one of that id; None where it never was, was deleted or is forgotten."""
+        if response_id in self._kept:
+            self._kept.move_to_end(response_id)
+        return self._kept.get(response_id)
+
+    def delete(self, response_id: str) -> bool:
+        """Whether it was there."""
+        kept = self._kept.pop(response_id, None)
+        self._n_chars -= kept.n_chars if kept else 0
+        return kept is not None

@@ -1,0 +1,153 @@
+"""A response as it is made: its items, and the events that tell of them."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
+from vram_llm.server.errors import answer_for, error_body
+from vram_llm.server.replies import Tally
+from vram_llm.server.responses.resource import Failure, ResponseObject, Why, response_usage
+from vram_llm.server.spoken import Answer, Spoken
+
+_encode = msgspec.json.encode
+
+
+class ResponseWriter:
+    """Builds `response` from what is said. Its bytes are the stream; without one they go nowhere.
+
+    `on_end` is told of the response, complete, and of the answer in it; `clock` gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        response: ResponseObject,
+        tally: Tally,
+        clock: Callable[[], float],
+        on_end: Callable[[ResponseObject, Answer], None],
+    ) -> None:
+        self.response = response
+        self._tally = tally
+        self._clock = clock
+        self._on_end = on_end
+        self._answer = Answer()
+        self._item: dict[str, Any] | None = None  # the one that is open, last in the output
+        self._sequence = 0
+
+    def opening(self) -> bytes:
+        return self._tell("response.created", response=self._snapshot()) + self._tell(
+            "response.in_progress", response=self._snapshot()
+        )
+
+    def event(self, index: int, item: Spoken) -> bytes:
+        told = b"".join(self._piece(event) for event in item.events)
+        self._answer.add(item.events)
+        if item.ending is not None:
+            cut = item.ending == "length"
+            told += self._close("incomplete" if cut else "completed")
+            self._tally.add(index, item.token, item.reasoning_tokens)
+            self.response.status = "incomplete" if cut else "completed"
+            self.response.incomplete_details = Why(reason="max_output_tokens") if cut else None
+        return told
+
+    def closing(self) -> bytes:
+        self.response.completed_at = int(self._clock()) if self.response.status == "completed" else None
+        self.response.usage = response_usage(self._tally.usage())
+        self._on_end(self.response, self._answer)
+        return self._tell(f"response.{self.response.status}", response=self._snapshot())
+
+    def failure(self, error: Exception) -> bytes:
+        told = self._close("incomplete")
+        code = "rate_limit_exceeded" if answer_for(error).status == 429 else "server_error"
+        self.response.status = "failed"
+        self.response.error = Failure(code=code, message=error_body(error)["error"]["message"])
+        return told + self._tell("response.failed", response=self._snapshot())
+
+    def _piece(self, event: Event) -> bytes:
+        match event:
+            case Content(text):
+                return self._text(text, "message", "output_text")
+            case Reasoning(text):
+                return self._text(text, "reasoning", "reasoning_text")
+            case CallStart(_, call_id, name):
+                call = {"type": "function_call", "id": _id("fc"), "call_id": call_id, "name": name}
+                return self._open({**call, "arguments": "", "status": "in_progress"})
+            case CallArguments(_, text):
+                assert self._item is not None
+                self._item["arguments"] += text
+                return self._tell("response.function_call_arguments.delta", **self._place(), delta=text)
+            case CallEnd():
+                return self._close("completed")
+
+    def _text(self, text: str, kind: str, part: str) -> bytes:
+        told = b""
+        if self._item is None or self._item["type"] != kind:
+            told = self._open(_message() if kind == "message" else _reasoning())
+            empty = _part(part)
+            told += self._tell("response.content_part.added", **self._place(), content_index=0, part=empty)
+            assert self._item is not None
+            self._item["content"] = [_part(part)]
+        self._item["content"][0]["text"] += text
+        more: dict[str, Any] = {"logprobs": []} if part == "output_text" else {}
+        return told + self._tell(
+            f"response.{part}.delta", **self._place(), content_index=0, delta=text, **more
+        )
+
+    def _open(self, item: dict[str, Any]) -> bytes:
+        told = self._close("completed")
+        self.response.output.append(item)
+        self._item = item
+        return told + self._tell(
+            "response.output_item.added", output_index=len(self.response.output) - 1, item=item
+        )
+
+    def _close(self, status: str) -> bytes:
+        item = self._item
+        if item is None:
+            return b""
+        told = b""
+        if item["type"] == "function_call":
+            whole = {"name": item["name"], "arguments": item["arguments"]}
+            told = self._tell("response.function_call_arguments.done", **self._place(), **whole)
+        else:
+            part = item["content"][0]
+            more: dict[str, Any] = {"logprobs": []} if part["type"] == "output_text" else {}
+            place = {**self._place(), "content_index": 0}
+            told = self._tell(f"response.{part['type']}.done", **place, text=part["text"], **more)
+            told += self._tell("response.content_part.done", **place, part=part)
+        item["status"] = status
+        told += self._tell("response.output_item.done", output_index=len(self.response.output) - 1, item=item)
+        self._item = None
+        return told
+
+    def _place(self) -> dict[str, Any]:
+        assert self._item is not None
+        return {"item_id": self._item["id"], "output_index": len(self.response.output) - 1}
+
+    def _snapshot(self) -> dict[str, Any]:
+        return self.response.model_dump()
+
+    def _tell(self, kind: str, **what: Any) -> bytes:
+        event = {"type": kind, "sequence_number": self._sequence, **what}
+        self._sequence += 1
+        return b"event: " + kind.encode() + b"\ndata: " + _encode(event) + b"\n\n"
+
+
+def _id(kind: str) -> str:
+    return f"{kind}_{uuid4().hex}"
+
+
+def _message() -> dict[str, Any]:
+    return {"type": "message", "id": _id("msg"), "status": "in_progress", "role": "assistant", "content": []}
+
+
+def _reasoning() -> dict[str, Any]:
+    return {"type": "reasoning", "id": _id("rs"), "status": "in_progress", "summary": [], "content": []}
+
+
+def _part(kind: str) -> dict[str, Any]:
+    if kind == "output_text":
+        return {"type": kind, "text": "", "annotations": [], "logprobs": []}
+    return {"type": kind, "text": ""}

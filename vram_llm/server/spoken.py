@@ -1,0 +1,129 @@
+"""An answer as its model means it: what the engine sends, parsed into content, thinking and calls."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import msgspec
+
+from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
+from vram_llm.chat.reader import Parser
+from vram_llm.engine.request import FinishReason, Likelihood, TokenEvent
+from vram_llm.server.generation import News
+from vram_llm.server.replies import ChatEnding, Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What is new of one choice. `ending` is there at the end, and `reasoning_tokens` a total."""
+
+    events: Sequence[Event]
+    token: TokenEvent
+    ending: ChatEnding | None = None
+    reasoning_tokens: int = 0
+
+
+SpokenNews = AsyncGenerator[tuple[int, Spoken], None]
+
+
+@dataclass(slots=True)
+class Call:
+    """A call of a tool. `arguments` are the text of a JSON object if it is `whole`."""
+
+    id: str
+    name: str
+    arguments: str = ""
+    whole: bool = False
+
+
+@dataclass(slots=True)
+class Answer:
+    """One choice, complete."""
+
+    content: str = ""
+    reasoning: str = ""
+    calls: list[Call] = field(default_factory=list)
+    ending: ChatEnding = "stop"
+    logprobs: list[Likelihood] = field(default_factory=list)
+
+    def add(self, events: Sequence[Event]) -> None:
+        """More of it."""
+        for event in events:
+            match event:
+                case Content(text):
+                    self.content += text
+                case Reasoning(text):
+                    self.reasoning += text
+                case CallStart(_, call_id, name):
+                    self.calls.append(Call(call_id, name))
+                case CallArguments(index, text):
+                    self.calls[index].arguments += text
+                case CallEnd(index):
+                    self.calls[index].whole = True
+
+
+@dataclass(slots=True)
+class _Listener:
+    """Follows one choice."""
+
+    parser: Parser | None
+    one_call: bool
+    called: bool = False
+    thinks: bool = False
+    reasoning_tokens: int = 0
+    ended: bool = False
+
+    def hear(self, token: TokenEvent) -> Spoken:
+        events = self._parse(token)
+        reason = token.finish_reason
+        if self.one_call and (cut := _first_call_end(events)) is not None:
+            events, reason = events[:cut], FinishReason.STOP
+            token = msgspec.structs.replace(token, finish_reason=reason)
+        for event in events:
+            self.called = self.called or isinstance(event, CallStart)
+            self.thinks = isinstance(event, Reasoning)
+        self.reasoning_tokens += len(token.token_ids) if self.thinks else 0
+        self.ended = reason is not None
+        return Spoken(events, token, self._ending(reason), self.reasoning_tokens)
+
+    def _parse(self, token: TokenEvent) -> list[Event]:
+        if self.parser is None:
+            return [Content(token.text)] if token.text else []
+        events = self.parser.feed(token.text) if token.text else []
+        return events + self.parser.finish() if token.finish_reason is not None else events
+
+    def _ending(self, reason: FinishReason | None) -> ChatEnding | None:
+        if reason is None:
+            return None
+        if reason is FinishReason.LENGTH:
+            return "length"
+        return "tool_calls" if self.called else "stop"
+
+
+async def spoken(news: News, parsers: Sequence[Parser | None], *, one_call: bool = False) -> SpokenNews:
+    """`news` parsed, one parser per choice. With `one_call` a choice ends with its first complete call."""
+    listeners = [_Listener(parser, one_call) for parser in parsers]
+    async with aclosing(news):
+        async for index, token in news:
+            if not listeners[index].ended:
+                yield index, listeners[index].hear(token)
+            if all(listener.ended for listener in listeners):
+                return
+
+
+async def gather(said: SpokenNews, n_choices: int, tally: Tally) -> list[Answer]:
+    """Every choice in full, in order."""
+    answers = [Answer() for _ in range(n_choices)]
+    async with aclosing(said):
+        async for index, news in said:
+            answers[index].add(news.events)
+            answers[index].logprobs += news.token.logprobs
+            if news.ending is not None:
+                answers[index].ending = news.ending
+                tally.add(index, news.token, news.reasoning_tokens)
+    return answers
+
+
+def _first_call_end(events: Sequence[Event]) -> int | None:
+    """How many of `events` there are up to the end of the first call; None where it is not among them."""
+    return next((i + 1 for i, e in enumerate(events) if isinstance(e, CallEnd)), None)

@@ -1,0 +1,97 @@
+"""A chat made ready for the engine: its prompt, and how the answer is to be read."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vram_llm.chat import history
+from vram_llm.chat.dialect import Dialect, dialect_of
+from vram_llm.chat.forced import call_schema, forced
+from vram_llm.chat.reader import Parser
+from vram_llm.engine.info import ModelInfo
+from vram_llm.engine.request import Grammar, GrammarKind
+from vram_llm.errors import RequestError
+from vram_llm.server.errors import NotSupported
+from vram_llm.server.served import chat_template
+from vram_llm.server.tools import ToolUse
+
+OFF = ("none", "minimal")  # efforts that mean no thinking, to templates that can only switch it
+_OURS = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The assistant's turn. `new_parser` makes one for each choice: None where all text is content."""
+
+    prompt: str
+    add_bos: bool
+    marks: tuple[str, ...]
+    new_parser: Callable[[], Parser | None]
+    grammar: Grammar | None = None
+    one_call: bool = False
+
+
+def make_turn(
+    info: ModelInfo,
+    messages: list[dict[str, Any]],
+    use: ToolUse,
+    *,
+    effort: str | None = None,
+    names: Mapping[str, Any] | None = None,
+    grammar: Grammar | None = None,
+) -> Turn:
+    """The turn that follows `messages` (see chat.history). `names` are the client's own for the template.
+
+    With a `grammar`, or a call that must be made, the answer begins at once, without thinking. Blocks: call
+    it in a thread. Raises RequestError, BrokenTemplate.
+    """
+    if grammar is not None and use.tools:
+        raise NotSupported(
+            f"'{grammar.field}' together with 'tools' is not supported; leave one out, or send a tool_choice "
+            "of 'none'",
+            grammar.field,
+        )
+    dialect = dialect_of(info.chat_template)
+    template = chat_template(info.chat_template, info.bos_token, info.eos_token)
+    tools = list(use.tools)
+    prompt = template.render(
+        history.shown(messages, tools, dialect, template),
+        tools=tools if tools and dialect.takes_tools else None,
+        **_names(dialect, effort, names or {}),
+    )
+    add_bos = not (info.bos_token and prompt.startswith(info.bos_token))
+    schemas = use.schemas
+    if grammar is not None:
+        return Turn(dialect.answering(prompt), add_bos, (), lambda: None, grammar)
+    if use.must_call:
+        assert schemas is not None
+        wanted = Grammar(
+            kind=GrammarKind.JSON_SCHEMA,
+            text=call_schema(schemas, use.only),
+            field="tools",
+            lenient=True,
+        )
+        return Turn(
+            dialect.calling(prompt), add_bos, (), lambda: Parser(forced, dialect.new_id), wanted, True
+        )
+    parses = dialect.parser(schemas, prompt) is not None
+    return Turn(
+        prompt=prompt,
+        add_bos=add_bos,
+        marks=dialect.marks if parses else (),
+        new_parser=lambda: dialect.parser(schemas, prompt),
+        one_call=not use.parallel,
+    )
+
+
+def _names(dialect: Dialect, effort: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    if taken := sorted(_OURS & given.keys()):
+        raise RequestError(f"'{taken[0]}' in 'chat_template_kwargs' is the server's", "chat_template_kwargs")
+    if effort is None:
+        return dict(given)
+    if not dialect.effort and effort not in OFF:
+        raise NotSupported(
+            "'reasoning_effort' is not supported with this model: its chat template takes none",
+            "reasoning_effort",
+        )
+    return {"reasoning_effort": effort, "enable_thinking": effort not in OFF, **given}
