@@ -10,11 +10,11 @@ from vram_llm.engine.checkpoints import stops
     [
         (1, 0, []),
         (2, 0, [1]),
-        (129, 0, [128]),
-        (130, 0, [1, 129]),
-        (1000, 0, [487, 743, 871, 999]),
-        (1000, 600, [487, 600, 743, 871, 999]),
-        (1000, 999, [487, 743, 871, 999]),
+        (65, 0, [64]),
+        (66, 0, [1, 65]),
+        (1000, 0, [487, 743, 871, 935, 999]),
+        (1000, 600, [487, 600, 743, 871, 935, 999]),
+        (1000, 999, [487, 743, 871, 935, 999]),
     ],
 )
 def test_positions(n_prompt: int, branch: int, expected: list[int]) -> None:
@@ -28,4 +28,4 @@ def test_no_more_is_computed_again_than_is_new(n_prompt: int) -> None:
     assert len(positions) < 14
     for parts_at in range(1, n_prompt):
         again = parts_at - max(position for position in positions if position <= parts_at)
-        assert again <= max(n_prompt - 1 - parts_at, 128)
+        assert again <= max(n_prompt - 1 - parts_at, 64)

@@ -166,7 +166,7 @@ _OPTIONS = (
                  metavar="TOKENS", help="Shortest beginning that requests share; 0: none."),
     click.option("--slots-ram", type=Size(), metavar="SIZE", help=(
         "Host memory for what leaves the KV cache and may come back, 0 for none.  "
-        "[default: a quarter of what is left, at most 2 GiB]"
+        "[default: a quarter of what is left, at most 2 GiB; none with workers]"
     )),
     click.option("--slots-disk", type=Size(), default=_SERVING.slots_disk_bytes, metavar="SIZE",
                  help="The same on disk, for what leaves that.  [default: none]"),

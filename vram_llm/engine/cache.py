@@ -158,7 +158,7 @@ class PrefixCache:
         sequence.slot, sequence.n_cached = slot, length
         sequence.n_in_tree = self._tree.end_of(slot).end
         self._drop_kept(sequence)
-        if self.least and self.memory.is_stateful:
+        if self.least and self.memory.is_stateful and self.store.would_keep(1):
             sequence.stops = stops(sequence.n_prompt, found.branch)
         if length and not sequence.n_generated:
             sequence.n_reused = length
@@ -239,7 +239,8 @@ class PrefixCache:
 
     def _is_on_its_way(self, sequence: Sequence, length: int) -> bool:
         """Whether one that runs is about to compute much more of the beginning than is at hand."""
-        if not self.least or sequence.kept is not None:
+        is_of_use = self.store.would_keep(1) or not self.memory.is_stateful
+        if not self.least or not is_of_use or sequence.kept is not None:
             return False
         for other in self._running.values():
             if other.n_cached >= other.n_prompt:

@@ -5,13 +5,13 @@ a layer that forgets, only serve the position they are at: to share a beginning,
 kept when the computation was there.
 """
 
-_NEAREST = 128  # tokens
+_NEAREST = 64  # tokens
 
 
 def stops(n_prompt: int, branch: int) -> list[int]:
     """Positions of a prompt of `n_prompt` tokens whose states are worth keeping, ascending.
 
-    One before its end, for another answer to the same prompt; then 128, 256, 512, ... before that, so that
+    One before its end, for another answer to the same prompt; then 64, 128, 256, ... before that, so that
     one that differs near its end, as a chat's next turn does, has at most as much to compute again as it
     has new. And `branch`, where it was seen to part from an earlier prompt: others may part there too.
     """

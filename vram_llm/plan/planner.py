@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from vram_llm.errors import BadPlan, DoesNotFit
-from vram_llm.machine.types import Machine
+from vram_llm.machine.types import DeviceKind, Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.plan import explain
 from vram_llm.plan.alternatives import alternatives, split_by_free_memory, ways_out
@@ -16,7 +16,6 @@ from vram_llm.plan.types import (
     PLAN_VERSION,
     Alternative,
     Companion,
-    HostEstimate,
     MeterFor,
     Objective,
     Plan,
@@ -103,7 +102,7 @@ def make_plan(
             *explain.left_out(machine, companions),
             *explain.unknown_speeds(machine, workload, chosen.placement),
         ),
-        serving=_serving(workload.serving, chosen.estimate.host),
+        serving=_serving(workload.serving, chosen, machine),
     )
     return replace(plan, notes=(*plan.notes, *idle_reasons(plan)))
 
@@ -116,9 +115,15 @@ def expected_speed(
     return Predictor(profile, of.context, machine, workload)(of.placement, pipelined=pipelined)
 
 
-def _serving(wanted: Serving, host: HostEstimate) -> Serving:
-    """The wish with every choice made: a quarter of what the host has left, and no more than enough."""
-    left = max(-host.over_bytes, 0)
+def _serving(wanted: Serving, chosen: Candidate, machine: Machine) -> Serving:
+    """The wish with every choice made: a quarter of what the host has left, and no more than enough.
+
+    Nothing where a worker holds layers: what would be kept had to cross the network, and all would wait.
+    """
+    left = max(-chosen.estimate.host.over_bytes, 0)
+    used = [device for device in machine.devices if device.id in chosen.placement.device_order]
+    if wanted.slots_ram_bytes is None and any(device.kind is DeviceKind.RPC for device in used):
+        return replace(wanted, slots_ram_bytes=0)
     if wanted.slots_ram_bytes is None:
         return replace(wanted, slots_ram_bytes=min(ENOUGH_SLOTS_RAM_BYTES, left // 4))
     if wanted.slots_ram_bytes > left:
