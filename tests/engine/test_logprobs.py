@@ -74,6 +74,13 @@ def test_before_temperature_penalties_and_bias(model: LoadedModel) -> None:
     assert each.top == ()
 
 
+def test_an_end_is_no_part_of_the_answer(model: LoadedModel) -> None:
+    """So that the tokens told of spell the text."""
+    sampling = SamplingParams(temperature=0, logit_bias={2: 100.0})
+    told = _run(Loop(model), _request(sampling=sampling, logprobs=1, ignore_eos=False))["r"]
+    assert (told["tokens"], told["logprobs"]) == ([2], [])
+
+
 def test_not_told_unless_asked_for(model: LoadedModel) -> None:
     told = _run(Loop(model), _request())["r"]
     assert (told["logprobs"], told["prompt"]) == ([], [])

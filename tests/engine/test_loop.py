@@ -265,6 +265,11 @@ def test_ignore_eos_goes_on(loop: Loop) -> None:
     assert answer[-1].finish_reason is FinishReason.LENGTH
 
 
+@pytest.mark.parametrize(("skip", "text"), [(True, ""), (False, "</s></s></s>")])
+def test_special_tokens_are_shown_on_demand(loop: Loop, skip: bool, text: str) -> None:
+    assert _text(_one(loop, sampling=ENDS, max_tokens=3, skip_special_tokens=skip)) == text
+
+
 def _writes(model: LoadedModel, text: str) -> SamplingParams:
     """Makes every token the one that writes the single byte `text`."""
     (token,) = (t for t in range(3, 259) if model.vocab.piece(t) == text.encode())

@@ -49,8 +49,10 @@ def test_the_cells_of_layers_with_a_window(gemma: ModelProfile, wish: Workload, 
     assert swa_cells(gemma, resolve_context(gemma, RIG, wish)) == cells
 
 
-def test_rows_of_logits_are_one_a_sequence_unless_more_are_asked_for(gemma: ModelProfile) -> None:
-    assert resolve_context(gemma, RIG, Workload(parallel=3)).n_outputs == 3
+def test_rows_of_logits_are_one_a_sequence_and_enough_to_draft_for_one(gemma: ModelProfile) -> None:
+    assert resolve_context(gemma, RIG, Workload(parallel=12)).n_outputs == 12
+    assert resolve_context(gemma, RIG, Workload(parallel=3)).n_outputs == 8
+    assert resolve_context(gemma, RIG, Workload(parallel=3, n_outputs_max=3)).n_outputs == 3
     assert resolve_context(gemma, RIG, Workload(parallel=3, n_outputs_max=64)).n_outputs == 64
 
 

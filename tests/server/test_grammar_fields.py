@@ -1,4 +1,4 @@
-"""Every way a request can say what its answer has to be, and what is wrong with the others."""
+"""Every way a request can say what its answer has to be, and what is wrong with others."""
 
 import json
 from typing import Any
@@ -83,6 +83,14 @@ def test_refused(fields: dict[str, Any], param: str) -> None:
         _wanted(**fields)
     assert caught.value.param == param
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("given", "skips"), [(None, True), (True, True), (False, False)])
+async def test_special_tokens(
+    client: httpx.AsyncClient, engine: FakeEngine, given: bool | None, skips: bool
+) -> None:
+    await client.post("/v1/chat/completions", json={**HI, "skip_special_tokens": given})
+    assert engine.requests[0].skip_special_tokens is skips
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -135,7 +135,7 @@ _OPTIONS = (
     )),
     click.option("--n-outputs-max", type=click.IntRange(1), metavar="N", help=(
         "Rows of logits a step may ask for; each takes memory on the output's device.  "
-        "[default: one for each sequence]"
+        "[default: one for each sequence, and at least 8]"
     )),
     click.option("--pipeline/--no-pipeline", default=_DEFAULT.pipeline_copies, show_default=True,
                  help="Copies of compute buffers that let several devices work at the same time."),

@@ -15,7 +15,7 @@ from vram_llm.llama.vocab import TextStream
 
 @dataclass(slots=True)
 class Choices:
-    """What rows of logits gave: tokens, and how likely each was where that was asked for.
+    """What rows of logits gave: tokens, and how likely each was, but for an end, where that was asked for.
 
     `failure` says why there are no more.
     """
@@ -57,7 +57,7 @@ class Generation:
                 choices.failure = str(error)
                 break
             choices.tokens.append(token)
-            if self.request.logprobs is not None:
+            if self.request.logprobs is not None and not self._ends(model, token):
                 told = likelihood(model.vocab, model.logits(row), token, self.request.logprobs)
                 choices.likelihoods.append(told)
             if token != foretold or self.is_complete:
@@ -73,6 +73,9 @@ class Generation:
         self.constraint.accept(token)
         return token
 
+    def _ends(self, model: LoadedModel, token: int) -> bool:
+        return model.vocab.is_end(token) and not self.request.ignore_eos
+
     @property
     def is_complete(self) -> bool:
         """True once its grammar lets nothing follow."""
@@ -81,7 +84,7 @@ class Generation:
     def write(self, model: LoadedModel, sequence: Sequence, token: int) -> tuple[str, FinishReason | None]:
         """Add `token` to the answer; the text that became final, and why the answer ends here if it does."""
         sequence.tokens.append(token)
-        if model.vocab.is_end(token) and not self.request.ignore_eos:
+        if self._ends(model, token):
             return "", FinishReason.STOP
         text = self.text.push(token)
         if self.text.stopped:

@@ -62,7 +62,7 @@ class Workload:
     kv_type_v: str = "f16"
     n_batch: int = 2048
     n_ubatch: int = 512
-    n_outputs_max: int | None = None  # rows of logits a step may ask for; one for each sequence
+    n_outputs_max: int | None = None  # rows of logits a step may ask for; one a sequence, and at least 8
     flash_attn: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False
     kv_unified: bool = True
