@@ -10,5 +10,5 @@ class FixedPace:
     beside: int
     alone: int = 1000
 
-    def prefill_rows(self, n_decode: int) -> int:
+    def prefill_rows(self, n_decode: int, n_prompts: int) -> int:
         return self.beside if n_decode else self.alone

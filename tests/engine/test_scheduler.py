@@ -293,7 +293,7 @@ class Engine(RuleBasedStateMachine):
         assert [chunk.sequence for chunk in chunks[: len(decoding)]] == decoding  # none of them is held up
         assert sum(chunk.count for chunk in chunks) <= scheduler.max_rows
         n_prefill = sum(chunk.count for chunk in chunks[len(decoding) :])
-        assert not decoding or n_prefill <= scheduler.pace.prefill_rows(1)
+        assert not decoding or n_prefill <= scheduler.pace.prefill_rows(1, 1)
         assert bool(chunks) == bool(self.alive)
         if before:  # the oldest always gets on
             assert before[0].id in named

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 TILE_ROWS = 64  # of ggml's attention on the CPU: fewer are computed one by one, and half a tile costs a whole
 LEAST_ROWS = 8  # however slow the device: prompts get on
 _DECODE_SHARE = 5  # a step beside prompts may last so many times one without, whatever the target
-_STRETCH = 10  # times the target that a tile may take before it is cut
+_STRETCH = {2: 6, 1: 10}  # times the target that so many tiles may take: fewer rows cost more each
+_MOST_FOR_MANY = 5  # times the target, where many prompts wait beside few streams
 _PROBE_EVERY = 16  # steps: streams alone, to see what they take by now
 _LONE_S = 1.0  # a step of prompts alone: what a new request may have to wait for
 _WEIGHT = 0.3  # of the newest observation
@@ -41,8 +42,11 @@ class Pace:
         rows = n_prefill if before or not n_decode else n_prefill + n_decode
         self._row_s = _blend(self._row_s, max(seconds - before, seconds / 10) / rows)
 
-    def prefill_rows(self, n_decode: int) -> int:
-        """The most prompt rows for a step beside `n_decode` decode rows; 0 now and then, as a probe."""
+    def prefill_rows(self, n_decode: int, n_prompts: int) -> int:
+        """The most prompt rows for a step beside `n_decode` decode rows; 0 now and then, as a probe.
+
+        Where more wait for their first token than for their next, those `n_prompts` may take longer.
+        """
         room = self.max_rows - n_decode
         if not n_decode:
             return min(room, self._lone_rows())
@@ -52,9 +56,12 @@ class Pace:
         if self._row_s is None:
             return min(room, tile)
         decode_s = self._decode_s or 0.0
-        rows = int((max(self.target_s, _DECODE_SHARE * decode_s) - decode_s) / self._row_s)
-        if rows >= tile or tile * self._row_s <= _STRETCH * self.target_s:
-            rows = tile + max(rows - tile, 0) // TILE_ROWS * TILE_ROWS
+        target_s = self.target_s * min(max(n_prompts / n_decode, 1), _MOST_FOR_MANY)
+        rows = int((max(target_s, _DECODE_SHARE * decode_s) - decode_s) / self._row_s)
+        for n_tiles, stretch in _STRETCH.items():
+            least = tile + (n_tiles - 1) * TILE_ROWS
+            if rows >= least or least * self._row_s <= stretch * self.target_s:
+                return min(room, least + max(rows - least, 0) // TILE_ROWS * TILE_ROWS)
         return min(room, max(rows, LEAST_ROWS))
 
     def _lone_rows(self) -> int:

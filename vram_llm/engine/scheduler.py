@@ -34,7 +34,7 @@ class Room(Protocol):
 class Budget(Protocol):
     """What the scheduler needs of the pace (pace.py)."""
 
-    def prefill_rows(self, n_decode: int) -> int: ...
+    def prefill_rows(self, n_decode: int, n_prompts: int) -> int: ...
 
 
 @dataclass(slots=True)
@@ -99,7 +99,8 @@ class Scheduler:
         n_decode = len(chunks)
         if n_decode == self.parallel:
             return chunks
-        budget = min(self.max_rows - n_decode, self.pace.prefill_rows(n_decode))
+        n_prompts = min(self.parallel, len(self.running) + len(self.waiting)) - n_decode
+        budget = min(self.max_rows - n_decode, self.pace.prefill_rows(n_decode, n_prompts))
         n_outputs = self.max_outputs - n_decode
         prefilling = self._prefilling()
         while budget > 0 and n_outputs > 0 and (sequence := next(prefilling, None)) is not None:
