@@ -1,29 +1,34 @@
 """Milliseconds a placement takes the dry run once warm, and how far the analytic meter is from it.
 
-    python bench/dryrun.py [--n-ctx 16384] [--placements 8] [NAME ...]
+    python -m bench.dryrun [--placements 8] [--seed 1] [NAME or FILE ...]
 
-Models are the header-only ones of tests/zoo, on three unequal virtual CUDA cards, whole and with some layers
-on the host. Differences are analytic less dry run; the ratio of compute is analytic over dry run, over all
-devices and placements.
+Models are the header-only ones of tests/zoo, or files, on three unequal virtual CUDA cards: in several
+contexts, over placements drawn at random (cards with few layers, with the output alone, layers on the host,
+in any order of cards) and over those the planner chooses. Times are of the first context. Differences of
+weights and context are shares of the device's. The ratio of compute is analytic over dry run, least and
+most, over all devices that take 16 MiB or more, and how often it was below 1 and above 1.25; then the same
+of devices that take less, and the largest difference among those in MiB; then the host's ratio.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
 from tests.zoo import PUBLISHED, SMALL, write
+from vram_llm.errors import ModelRefused
 from vram_llm.llama.dryrun import DryRun
-from vram_llm.machine.types import Device, DeviceKind, Host, Source
+from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
 from vram_llm.model.header import read_header
-from vram_llm.model.profile import profile
+from vram_llm.model.profile import ModelProfile, profile
 from vram_llm.plan.layout import placement_of
 from vram_llm.plan.memory import AnalyticMeter
-from vram_llm.plan.types import Context, Estimate, Placement
-from vram_llm.units import GIB
+from vram_llm.plan.search import choose_placement
+from vram_llm.plan.types import Context, Estimate, Placement, Workload
+from vram_llm.units import GIB, MIB
 
 CARDS = [
     Device(
@@ -40,47 +45,119 @@ CARDS = [
 HOST = Host(name="host", cores=2, total_bytes=64 * GIB, available_bytes=64 * GIB)
 
 
+LARGE_BYTES = 16 * MIB
+
+
 def _apart(one: int, other: int) -> float:
     """How far `other` is from `one`, as a share of it."""
     return 0.0 if one == other else abs(other - one) / max(one, 1)
 
 
 @dataclass
+class Ratios:
+    """Of compute, analytic over dry run."""
+
+    found: list[float] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        below, above = (sum(map(test, self.found)) for test in ((1.0).__gt__, (1.25).__lt__))
+        return f"{min(self.found, default=1):6.3f} {max(self.found, default=1):6.3f} {below:3} {above:3}"
+
+
+@dataclass
 class Figures:
     """Of one model."""
 
-    ms: list[float]
+    ms: list[float] = field(default_factory=list)
     weights: float = 0.0  # the largest difference, as a share of the device's
     context: float = 0.0
-    lowest: float = 9.0
-    highest: float = 0.0
-    host_lowest: float = 9.0
-    host_highest: float = 0.0
+    large: Ratios = field(default_factory=Ratios)
+    small: Ratios = field(default_factory=Ratios)
+    small_bytes: int = 0  # the largest difference among the small
+    host: Ratios = field(default_factory=Ratios)
 
     def compare(self, exact: Estimate, analytic: Estimate) -> None:
         """Take in one placement."""
         for one, other in zip(exact.devices, analytic.devices, strict=True):
             self.weights = max(self.weights, _apart(one.weights_bytes, other.weights_bytes))
-            if one.context_bytes or other.context_bytes:
-                self.context = max(self.context, _apart(one.context_bytes, other.context_bytes))
-            ratio = other.compute_bytes / one.compute_bytes if one.compute_bytes else 1.0
-            self.lowest, self.highest = min(self.lowest, ratio), max(self.highest, ratio)
-        ratio = analytic.host.compute_bytes / exact.host.compute_bytes
-        self.host_lowest, self.host_highest = min(self.host_lowest, ratio), max(self.host_highest, ratio)
+            self.context = max(self.context, _apart(one.context_bytes, other.context_bytes))
+            if not one.compute_bytes:
+                continue
+            ratio = other.compute_bytes / one.compute_bytes
+            if one.compute_bytes >= LARGE_BYTES:
+                self.large.found.append(ratio)
+            else:
+                self.small.found.append(ratio)
+                self.small_bytes = max(self.small_bytes, abs(other.compute_bytes - one.compute_bytes))
+        self.host.found.append(analytic.host.compute_bytes / exact.host.compute_bytes)
 
 
-def placements(n_layers: int, n: int) -> list[Placement]:
-    """`n` different cuts of the layers, half of them with layers on the host."""
-    random = Random(n_layers)
+def contexts() -> list[Context]:
+    """The usual one first."""
+    usual = Context(
+        n_ctx=16384, parallel=8, kv_type_k="f16", kv_type_v="f16", n_batch=2048, n_ubatch=512, n_threads=2,
+        use_mmap=False, pipeline_copies=True,
+    )  # fmt: skip
+    return [
+        usual,
+        replace(usual, pipeline_copies=False, n_ubatch=128, parallel=1),
+        replace(usual, n_ctx=65536, kv_type_k="q8_0", kv_type_v="q8_0", parallel=4),
+        replace(usual, n_ctx=512, n_ubatch=64, parallel=16),
+        replace(usual, n_ctx=4096, n_ubatch=2048, pipeline_copies=False),
+    ]
+
+
+def drawn(random: Random, n_layers: int) -> Placement:
+    """A placement: in two of five cases with layers on the host, in one of three with few on most cards."""
+    n_host = random.choice((0, 0, 0, random.randint(0, n_layers), random.randint(1, max(n_layers // 2, 1))))
+    n_items = n_layers + 1 - n_host
+    order = random.sample(CARDS, min(random.choice((1, 2, 3, 3, 3)), n_items))
+    if random.random() < 1 / 3:
+        counts, rest = [1] * len(order), n_items - len(order)
+        for i in range(len(order) - 1):
+            more = random.randint(0, min(3, rest))
+            counts[i], rest = counts[i] + more, rest - more
+        counts[-1] += rest
+        random.shuffle(counts)
+    else:
+        cuts = sorted(random.sample(range(1, n_items), len(order) - 1))
+        counts = [b - a for a, b in zip([0, *cuts], [*cuts, n_items], strict=True)]
+    assignment = [-1] * n_host + [card for card, count in enumerate(counts) for _ in range(count)]
+    return placement_of([card.id for card in order], assignment)
+
+
+def planned(of: ModelProfile, context: Context) -> list[Placement]:
+    """What the planner makes of cards for the whole of the model, most of it and half of it."""
     found = []
-    for number in range(n):
-        n_host = random.randint(1, n_layers // 2) if number % 2 else 0
-        n_cards = random.randint(1, min(len(CARDS), n_layers - n_host))
-        cuts = sorted(random.sample(range(1, n_layers + 1 - n_host), n_cards - 1))
-        counts = [b - a for a, b in zip([0, *cuts], [*cuts, n_layers + 1 - n_host], strict=True)]
-        assignment = [-1] * n_host + [card for card, count in enumerate(counts) for _ in range(count)]
-        found.append(placement_of([card.id for card in CARDS], assignment))
+    for share in (1.3, 0.8, 0.5):
+        free = [
+            int(share * of.total_bytes * card.total_bytes / sum(c.total_bytes for c in CARDS))
+            for card in CARDS
+        ]
+        cards = tuple(replace(card, free_bytes=each) for card, each in zip(CARDS, free, strict=True))
+        meter = AnalyticMeter(of, context, cards, HOST, 0)
+        found.append(choose_placement(of, Machine(devices=cards, host=HOST), Workload(), meter))
     return found
+
+
+def measure(dry: DryRun, path: Path, n_placements: int, random: Random) -> Figures:
+    """The figures of one model."""
+    header, figures = read_header(path), Figures()
+    of = profile(header)
+    for number, context in enumerate(contexts()):
+        exact = dry.meter(header, context, CARDS, HOST, 0)
+        analytic = AnalyticMeter(of, context, CARDS, HOST, 0)
+        placements = [drawn(random, of.n_layers) for _ in range(n_placements)] + planned(of, context)
+        for placement in placements:
+            start = time.perf_counter()
+            try:
+                said = exact(placement)
+            except ModelRefused:  # a KV type that its heads cannot have
+                break
+            if not number:
+                figures.ms.append((time.perf_counter() - start) * 1e3)
+            figures.compare(said, analytic(placement))
+    return figures
 
 
 def main() -> None:
@@ -90,35 +167,20 @@ def main() -> None:
     )
     zoo = PUBLISHED | SMALL
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(zoo))
-    parser.add_argument("--n-ctx", type=int, default=16384)
-    parser.add_argument("--n-ubatch", type=int, default=512)
-    parser.add_argument("--parallel", type=int, default=8)
-    parser.add_argument("--placements", type=int, default=8)
+    parser.add_argument("--placements", type=int, default=8, help="in each context, beside the planner's")
+    parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    context = Context(
-        n_ctx=given.n_ctx, parallel=given.parallel, kv_type_k="f16", kv_type_v="f16", n_batch=2048,
-        n_ubatch=given.n_ubatch, n_threads=2, use_mmap=False, pipeline_copies=True,
-    )  # fmt: skip
     print(
-        f"{'':16} {'ms: median':>10} {'worst':>6} {'weights':>9} {'context':>9} {'compute':>13} {'host':>13}"
+        f"{'':16} {'ms: median':>10} {'worst':>6} {'weights':>8} {'context':>8}"
+        f" {'compute: <1 >1.25':>21} {'under 16 MiB: <1 >1.25':>28} {'host: <1 >1.25':>21}"
     )
     with tempfile.TemporaryDirectory() as folder, DryRun() as dry:
         for name in given.names or zoo:
-            header = read_header(write(zoo[name](), Path(folder) / f"{name}.gguf"))
-            of = profile(header)
-            exact = dry.meter(header, context, CARDS, HOST, 0)
-            analytic = AnalyticMeter(of, context, CARDS, HOST, 0)
-            figures = Figures([])
-            for placement in placements(of.n_layers, given.placements):
-                start = time.perf_counter()
-                said = exact(placement)
-                figures.ms.append((time.perf_counter() - start) * 1e3)
-                figures.compare(said, analytic(placement))
-            f = figures
+            path = write(zoo[name](), Path(folder) / f"{name}.gguf") if name in zoo else Path(name)
+            f = measure(dry, path, given.placements, Random(f"{given.seed} {path.stem}"))
             print(
-                f"{name:16} {statistics.median(f.ms):10.0f} {max(f.ms):6.0f} {f.weights:9.3%}"
-                f" {f.context:9.3%}"
-                f" {f.lowest:6.3f} {f.highest:6.3f} {f.host_lowest:6.3f} {f.host_highest:6.3f}"
+                f"{path.stem[:16]:16} {statistics.median(f.ms):10.0f} {max(f.ms):6.0f} {f.weights:8.3%}"
+                f" {f.context:8.3%} {f.large} {f.small} {f.small_bytes / MIB:6.1f} {f.host}"
             )
 
 
