@@ -102,7 +102,7 @@ def chat(served: Serving, text: str, **more: object) -> str:
 
 
 def test_the_demo_model_from_start_to_end() -> None:
-    with serving("demo") as served:
+    with serving() as served:
         seen = served.await_health()
         assert set(seen) <= {0, 503, 200}
         assert [model.id for model in served.client.models.list()] == ["demo"]
@@ -114,6 +114,7 @@ def test_the_demo_model_from_start_to_end() -> None:
         assert len(engine) == 1
         assert served.end(signal.SIGINT) == 0
         assert not any(process.is_running() for process in engine)
+        assert "no model named: serving the built-in one, demo" in served.said()
         assert "Traceback" not in served.said()
 
 

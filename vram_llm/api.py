@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vram_llm.errors import BadPlan, DoesNotFit, EngineDied, NotBuilt
+from vram_llm.errors import BadPlan, DoesNotFit, EngineDied, NotBuilt, VramLLMError
 from vram_llm.model.header import Header, read_header
-from vram_llm.model.location import is_remote
+from vram_llm.model.location import HUB, is_kept, is_remote
 from vram_llm.model.profile import ModelProfile, profile, with_adapters
 from vram_llm.model.projector import read_projector
 from vram_llm.plan.types import HOST, CompanionKind
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 _MAX_PLAN_BYTES = 16 * 2**20
+_MOST_TRIED = 8  # headers fetched to find a model that fits
 
 
 def analyze(model: str) -> ModelProfile:
     """What the model `model` holds, layer by layer.
 
-    A GGUF file, any shard of a split one, "https://..." or "hf:org/repo:Q4_K_M" (only its header is fetched),
-    or "demo", the built-in model. Raises ModelNotFound, or ModelFileError and those below it.
+    A GGUF file, any shard of a split one, a name that `vram-llm models` lists, "https://..." or
+    "hf:org/repo:Q4_K_M" (only its header is fetched), or "demo", the built-in model. Raises ModelNotFound, or
+    ModelFileError and those below it.
     """
     return profile(read_header(_resolve(model)))
 
@@ -166,6 +168,38 @@ def compare(model: str, machine: "Machine", workload: "Workload", rig: str) -> "
         return compared(plan(model, machine, workload), rig)
     except DoesNotFit as error:
         return Compared(model=analyze(model).name, rig=rig, fits=False, refusal=str(error))
+
+
+def pull(model: str, on_bytes: Callable[[int, int], None] = lambda _done, _total: None) -> Path:
+    """Download the model an `hf:` name stands for, unless it is here; its file, of a split one the first.
+
+    `on_bytes` is told how many bytes are here, and of how many. Raises what `analyze` raises, DiskFull.
+    """
+    from vram_llm.model import fetch
+
+    shards = read_header(_resolve(model)).shards
+    first = shards[0].path
+    return first if isinstance(first, Path) else fetch.download([str(one.path) for one in shards], on_bytes)
+
+
+def that_fits(model: str, machine: "Machine", workload: "Workload") -> str | None:
+    """The largest smaller model beside the one an `hf:` name stands for that `machine` can hold."""
+    from vram_llm.model import hub
+    from vram_llm.model.web import Web
+
+    header = read_header(model)
+    n_bytes = sum(shard.n_bytes for shard in header.shards)
+    access = hub.access()
+    with Web(access) as web:
+        sizes = hub.models(model, access, web)
+    smaller = sorted((name for name in sizes if sizes[name] < n_bytes), key=lambda name: -sizes[name])
+    for name in smaller[:_MOST_TRIED]:
+        try:
+            plan(name, machine, workload)
+        except VramLLMError:
+            continue
+        return name
+    return None
 
 
 def load_plan(path: str) -> "Plan":
@@ -343,7 +377,10 @@ def _check_loadable(plan: "Plan") -> None:
         )
     paths = (plan.model.path, *(each.path for each in plan.companions))
     if away := [path for path in paths if is_remote(path)]:
-        raise BadPlan(f"{away[0]} can be planned for but not loaded from there; download it first")
+        raise BadPlan(
+            f"{away[0]} can be planned for but not loaded from there; download it first"
+            + (f": vram-llm pull {away[0]}" if away[0].startswith(HUB) else "")
+        )
     if absent := [device.name for device in plan.devices if device.what_if]:
         raise BadPlan(
             f"{absent[0]} is planned for but not in this machine; plan without --gpu to load it here"
@@ -382,9 +419,17 @@ def _keep_overheads(plan: "Plan", certificate: "Certificate", driver: str | None
 
 
 def _resolve(model: str) -> str | Path:
-    """The file, or the place elsewhere, that a name stands for."""
+    """The file, or the place elsewhere, that a name stands for. Raises ModelNotFound."""
+    if model.lower().startswith(HUB):
+        from vram_llm.model import library
+
+        return library.downloaded(model) or model
     if is_remote(model):
         return model
+    if is_kept(model):
+        from vram_llm.model import library
+
+        return library.find(model)
     if model != DEMO or Path(model).exists():
         return Path(model)
     from vram_llm import demo

@@ -19,6 +19,8 @@
     ├── ModelRefused            31   llama.cpp will not load this model, or not so
     ├── EngineDied              32   the engine process ended while it was needed
     ├── NotBuilt                33   this build of llama.cpp lacks what was asked for
+    ├── ServerUnreachable       34   no server to chat with answers
+    ├── DiskFull                35   a model to fetch is larger than what the disk has free
     ├── Overloaded              --   the queue is full; asked again later, the same request can be served
     └── RequestError            --   one request is at fault, nothing else (HTTP only)
         └── ContextExceeded     --   its prompt is longer than the context
@@ -149,6 +151,18 @@ class NotBuilt(VramLLMError):
     """This build of llama.cpp lacks what was asked for."""
 
     exit_code = 33
+
+
+class ServerUnreachable(VramLLMError):
+    """No server to chat with answers, or it is gone."""
+
+    exit_code = 34
+
+
+class DiskFull(VramLLMError):
+    """The disk has less room than a download needs."""
+
+    exit_code = 35
 
 
 class Overloaded(VramLLMError):

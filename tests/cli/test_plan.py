@@ -77,8 +77,11 @@ def test_an_unknown_speed_is_said(nemotron: Path) -> None:
     assert "spread by memory alone" in done.stdout.replace("\n", " ")
 
 
-def test_the_machine_alone() -> None:
-    assert "GPU0" in run("plan", *RIG).stdout
+def test_no_model_shows_the_machine_and_plans_the_built_in_one() -> None:
+    done = run("plan", *RIG)
+    assert "RTX 4080 Laptop" in done.stdout
+    assert "vram-llm demo" in done.stdout
+    assert "no model named: planning the built-in one, demo" in done.stderr
     found = json.loads(run("plan", *RIG, "--json").stdout)
     assert [device["what_if"] for device in found["devices"]] == [True] * 3
     assert found["host"]["cores"] >= 1

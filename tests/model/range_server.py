@@ -34,6 +34,7 @@ class RangeServer(ThreadingHTTPServer):
         self.has_ranges = True
         self.compares = True
         self.token: str | None = None
+        self.breaks_at: int | None = None  # byte of a file at which the connection is cut
         self.before: Callable[[str], object] = lambda _: None
         self.seen: list[tuple[str, dict[str, str]]] = []
         self.sent_bytes = 0
@@ -121,6 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
         with file.open("rb") as stream, suppress(ConnectionError):
             stream.seek(start)
             while start < end:
+                if self.server.breaks_at is not None and start >= self.server.breaks_at:
+                    self.close_connection = True
+                    return
                 piece = stream.read(min(65536, end - start))
                 self.wfile.write(piece)
                 start += len(piece)

@@ -152,6 +152,13 @@ def test_where_a_speed_is_unknown_memory_decides_and_a_note_says_so(llama: Model
     assert not [note for note in even.notes if "calibrate" in note]
 
 
+@pytest.mark.parametrize("objective", [Objective.LATENCY, Objective.THROUGHPUT])
+def test_what_no_card_has_room_for_stays_on_the_host(llama: ModelProfile, objective: Objective) -> None:
+    rig = what_if(["24MiB@100GB/s"])
+    found = place(llama, rig, Workload(n_ctx=256, reserve_bytes=0, objective=objective))
+    assert found.placement.n_gpu_layers == 0
+
+
 def test_the_context_objective_takes_what_memory_there_is(llama: ModelProfile) -> None:
     rig = what_if(["RTX 4080 Laptop", "2x RTX 3090 Ti"])
     plan = make_plan(llama, rig, Workload(objective=Objective.CONTEXT))

@@ -18,7 +18,10 @@ _COMMANDS = {
     "calibrate": "Measure how fast llama.cpp computes on each device, and keep it for plans.",
     "plan": "Which layers go on which device, and what each will hold.",
     "serve": "Serve a model with an OpenAI endpoint, spread as planned.",
+    "chat": "Talk with a model at the terminal.",
     "verify": "Load a plan for real, and compare what is held with what was planned.",
+    "models": "List the models on this disk.",
+    "pull": "Plan a model on a hub, and download it if it fits.",
     "worker": "Lend this machine's devices to a plan made elsewhere.",
 }
 

@@ -277,3 +277,11 @@ def one_model(argument: str | None, option: str | None) -> str | None:
     if argument is not None and option is not None:
         raise click.UsageError("name the model once: as an argument or with --model")
     return argument if argument is not None else option
+
+
+def built_in(doing: str) -> str:
+    """The built-in model, where none was named; says so."""
+    from vram_llm import api
+
+    click.echo(f"no model named: {doing} the built-in one, {api.DEMO}", err=True)
+    return api.DEMO

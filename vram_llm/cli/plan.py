@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vram_llm.cli.options import Wishes, one_model, wishes
+from vram_llm.cli.options import Wishes, built_in, one_model, wishes
 from vram_llm.model.location import is_remote
 from vram_llm.plan.emit import FORMATS
 
@@ -61,8 +61,8 @@ def command(
 ) -> None:
     """Plan MODEL over this machine's devices, RPC workers or cards that are not here.
 
-    Exits with 2 where nothing fits, and says what would. Without MODEL: the machine, and what of it can be
-    used.
+    Exits with 2 where nothing fits, and says what would. Without MODEL: the machine, what of it can be used,
+    and a plan for the built-in model; with --json the machine alone.
     """
     from vram_llm import api
 
@@ -86,7 +86,9 @@ def command(
     machine = api.detect(wishes.gpus, wishes.rpc)
     if name is None:
         _show_machine(machine, wishes.workload.reserve_bytes, as_json)
-        return
+        if as_json:
+            return
+        name = built_in("planning")
     plan = api.plan(name, machine, wishes.workload)
     if as_json or form is not None:
         from vram_llm.plan.emit import emit

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vram_llm.cli.loading import LoadBar
-from vram_llm.cli.options import Wishes, one_model, saved_plan, wishes
+from vram_llm.cli.options import Wishes, built_in, one_model, saved_plan, wishes
 
 if TYPE_CHECKING:
     from vram_llm.engine.info import ModelInfo
@@ -78,7 +78,10 @@ def command(
     allowed_hosts: tuple[str, ...],
     verbose: bool,
 ) -> None:
-    """Plan MODEL over this machine's devices and workers, load it, and serve it until Ctrl+C."""
+    """Plan MODEL over this machine's devices and workers, load it, and serve it until Ctrl+C.
+
+    Without MODEL or --plan: the built-in model.
+    """
     from vram_llm import api
 
     name = one_model(model, model_option)
@@ -86,16 +89,16 @@ def command(
         raise click.UsageError(
             "--smart-split plans the split and --tensor-split dictates it: give one of them"
         )
-    if (name is None) == (plan_file is None):
+    if name is not None and plan_file is not None:
         raise click.UsageError(
-            "give a model, `vram-llm serve MODEL`, or a saved plan, `vram-llm serve --plan FILE`: one of them"
+            "give a model, `vram-llm serve MODEL`, or a saved plan, `vram-llm serve --plan FILE`: not both"
         )
     keys = (*api_keys, *_keys_in(api_key_file)) if api_key_file is not None else api_keys
     _set_up_log(verbose)
     if plan_file is not None:
         plan = saved_plan(plan_file, wishes)
     else:
-        plan = api.plan(name or "", api.detect(wishes.gpus, wishes.rpc), wishes.workload)
+        plan = api.plan(name or built_in("serving"), api.detect(wishes.gpus, wishes.rpc), wishes.workload)
     with LoadBar(plan.model.name) as bar:
         reporter = _Reporter(plan, host, bar)
         api.serve(

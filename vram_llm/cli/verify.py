@@ -3,7 +3,7 @@
 import click
 
 from vram_llm.cli.loading import LoadBar
-from vram_llm.cli.options import Wishes, one_model, saved_plan, wishes
+from vram_llm.cli.options import Wishes, built_in, one_model, saved_plan, wishes
 
 EXIT_OVER_BUDGET = 1
 
@@ -37,8 +37,7 @@ def command(
         plan = saved_plan(plan_file, wishes)
     else:
         if name is None:
-            name = api.DEMO
-            click.echo(f"no model named: verifying with the built-in one, {name}", err=True)
+            name = built_in("verifying")
         plan = api.plan(name, api.detect(wishes.gpus, wishes.rpc), wishes.workload)
     with LoadBar(plan.model.name) as bar:
         certificate = api.verify(plan, on_state=bar.on_state)

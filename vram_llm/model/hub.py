@@ -31,6 +31,7 @@ _NAME = re.compile(
     rf"(?P<org>{_WORD})/(?P<repo>{_WORD})(?:@(?P<revision>{_WORD}))?(?:/(?P<file>[^\\]+)|:(?P<tag>{_WORD}))?"
 )
 _SIDECAR = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 _LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 
 
@@ -49,9 +50,27 @@ class Wish:
         return f"{HUB}{self.repo}" + (f"@{self.revision}" if self.revision else "")
 
 
-class _Entry(msgspec.Struct):
+class _Large(msgspec.Struct):
+    oid: str
+
+
+class HubFile(msgspec.Struct):
+    """One entry of a repository's list."""
+
     type: str
     path: str
+    size: int = 0
+    oid: str = ""
+    lfs: _Large | None = None
+
+    @property
+    def content_id(self) -> str:
+        """What names the file's content: its SHA-256 where it is large."""
+        return self.lfs.oid if self.lfs else self.oid
+
+
+class _Revision(msgspec.Struct):
+    sha: str
 
 
 def access() -> Access:
@@ -73,7 +92,7 @@ def find(name: str, hub: Access, web: Web) -> RemoteFile:
     Raises ModelNotFound or RemoteError and those below it.
     """
     wish = parse(name)
-    path = wish.file or choose(wish, _list_files(wish, hub, web))
+    path = wish.file or choose(wish, list(list_files(wish, hub, web)))
     url = f"{hub.url}/{wish.repo}/resolve/{wish.revision or 'main'}/{quote(path)}"
     return RemoteFile(url, f"{wish.label}/{path}")
 
@@ -90,7 +109,7 @@ def parse(name: str) -> Wish:
 
 def choose(wish: Wish, files: list[str]) -> str:
     """The one file of a repository that is wished for, of a split model the first. Raises ModelNotFound."""
-    models = sorted(path for path in files if _is_model(path))
+    models = sorted(path for path in files if is_model(path))
     if not models:
         raise ModelNotFound(f"{wish.label} holds no .gguf model; find a repository that does")
     tag = wish.tag
@@ -109,7 +128,8 @@ def choose(wish: Wish, files: list[str]) -> str:
     )
 
 
-def _is_model(path: str) -> bool:
+def is_model(path: str) -> bool:
+    """Whether a file is a model, or the first part of one, and not something beside a model."""
     name = path.rpartition("/")[2]
     return (
         name.endswith(".gguf")
@@ -124,21 +144,50 @@ def _listed(files: list[str]) -> str:
     return ", ".join(files[:_SHOWN_FILES]) + more
 
 
-def _list_files(wish: Wish, hub: Access, web: Web) -> list[str]:
+def models(name: str, hub: Access, web: Web) -> dict[str, int]:
+    """The names of all models in the repository of `name`, each with the bytes of all its parts.
+
+    Raises ModelNotFound or RemoteError and those below it.
+    """
+    wish = parse(name)
+    files = list_files(wish, hub, web)
+    return {
+        f"{wish.label}/{path}": sum(
+            file.size for other, file in files.items() if _SHARD.sub("", other) == _SHARD.sub("", path)
+        )
+        for path in files
+        if is_model(path)
+    }
+
+
+def commit_of(wish: Wish, hub: Access, web: Web) -> str:
+    """The commit that the wish's revision stands for now. Raises ModelNotFound or RemoteError."""
+    url = f"{hub.url}/api/models/{wish.repo}/revision/{wish.revision or 'main'}"
+    try:
+        sha = msgspec.json.decode(web.read_page(url, wish.label).data, type=_Revision).sha
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise RemoteError(f"{hub.url} does not say which commit {wish.label} is at: {error}") from error
+    if not re.fullmatch(r"[0-9a-f]{40}", sha):
+        raise RemoteError(f"{hub.url} says that {wish.label} is at {sha[:60]!r}, which is no commit")
+    return sha
+
+
+def list_files(wish: Wish, hub: Access, web: Web) -> dict[str, HubFile]:
+    """Every file of a repository by path. Raises ModelNotFound or RemoteError and those below it."""
     url: str | None = f"{hub.url}/api/models/{wish.repo}/tree/{wish.revision or 'main'}?recursive=true"
-    files: list[str] = []
+    files: dict[str, HubFile] = {}
     for _ in range(MAX_PAGES):
         if url is None:
             break
         page = web.read_page(url, wish.label)
         try:
-            entries = msgspec.json.decode(page.data, type=list[_Entry])
+            entries = msgspec.json.decode(page.data, type=list[HubFile])
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise RemoteError(
                 f"{hub.url} answers with something other than a list of files for {wish.label}: {error};"
                 " is HF_ENDPOINT a hub?"
             ) from error
-        files += [entry.path for entry in entries if entry.type == "file"]
+        files |= {entry.path: entry for entry in entries if entry.type == "file"}
         url = page.next_url
     return files
 

@@ -5,12 +5,18 @@ from typing import Self
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 HUB = "hf:"
+LM_STUDIO, OLLAMA, LLAMA_CPP = KEEPERS = ("lmstudio:", "ollama:", "llama.cpp:")
 _REMOTE = ("https://", "http://", HUB)
 
 
 def is_remote(name: str) -> bool:
     """Whether `name` is a model on a server: a URL or an `hf:` name."""
     return name.lower().startswith(_REMOTE)
+
+
+def is_kept(name: str) -> bool:
+    """Whether `name` is that of a model which another program keeps on this disk (library.py)."""
+    return name.startswith(KEEPERS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,8 @@ def fastest(cutter: Cutter, predictor: Predictor, n_host: int, objective: Object
     micro-batch of a prompt, and of the cuts about as good, the one with the shortest decode step; where
     stages do not overlap, the least sum of them.
     """
+    if n_host == cutter.n_items:
+        return []
     rows = predictor.objective_streams
     decode = _known({each: predictor.decode_costs(each, rows) for each in cutter.ids})
     if decode is None:

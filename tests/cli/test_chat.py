@@ -1,0 +1,157 @@
+"""A chat at the terminal: piped, and in a terminal of its own with its keys."""
+
+import os
+import pty
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cli.running import PATIENCE_S, command, environment, run
+from tests.test_journeys import Serving, serving
+from tools.random_model import write_llama
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A model that talks without end."""
+    model = write_llama(tmp_path_factory.mktemp("chat") / "tiny.gguf", n_vocab=320)
+    with serving(model, "--n-ctx", "32k") as running:
+        running.await_health()
+        yield running
+
+
+def chat(*args: str, said: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command("chat", *args), input=said, env=environment(), capture_output=True, text=True,
+        timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+
+
+def test_piped_lines_are_answered_by_the_built_in_model() -> None:
+    done = chat("--temperature", "0", "--max-tokens", "60", said="What is GGUF?\n\n/stats\n")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"last: \d+ tokens in, \d+ out, first after .* tokens per second", done.stdout)
+    assert "chatting with the built-in one, demo" in done.stderr
+
+
+def test_a_chat_with_a_running_server(served: Serving) -> None:
+    lines = "/stats\nhello\nand\n/stats\n/system Be brief.\n/system\n/clear\n/help\n/nonsense\n"
+    done = chat("--url", f"{served.url}/v1", "--max-tokens", "5", said=lines)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("no answer yet\n")
+    assert "all: 2 answers, 10 tokens" in done.stdout
+    assert done.stdout.count("system: Be brief.\n") == 2
+    assert "forgotten" in done.stdout
+    assert "Ctrl+C stops an answer" in done.stdout
+    assert "there is no /nonsense" in done.stderr
+
+
+def test_the_history_is_sent(served: Serving) -> None:
+    done = chat("--url", f"{served.url}/v1", "--max-tokens", "5", said="hello\n/stats\nhello\n/stats\n")
+    first, second = (int(count) for count in re.findall(r"last: (\d+) tokens in", done.stdout))
+    assert second > 2 * first
+
+
+def test_what_the_server_refuses_is_told_and_the_chat_goes_on(served: Serving) -> None:
+    too_long = "word " * 40_000
+    done = chat("--url", f"{served.url}/v1", "--max-tokens", "5", said=f"{too_long}\nhello\n/stats\n")
+    assert done.returncode == 0
+    assert "context" in done.stderr
+    assert "all: 1 answers, 5 tokens" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["--url", "http://127.0.0.1:1/v1"], 34, "no server answers at http://127.0.0.1:1/v1"),
+        (["demo", "--url", "http://127.0.0.1:1/v1"], 64, "not both"),
+        (["--no-such-flag"], 64, "no option --no-such-flag"),
+        (["nowhere.gguf"], 10, "there is no file nowhere.gguf"),
+        (["demo", "--n-ctx", "many"], 64, "is not a count"),
+    ],
+)
+def test_faults(tmp_path: Path, args: list[str], code: int, said: str) -> None:
+    done = run("chat", *args, cwd=tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert said in done.stderr
+
+
+class Terminal:
+    """A program in a small terminal, typed at."""
+
+    def __init__(self, *args: str) -> None:
+        self._ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            command(*args), stdin=theirs, stdout=theirs, stderr=theirs, env=environment(columns=30),
+            start_new_session=True, preexec_fn=_take_terminal,
+        )  # fmt: skip
+        os.close(theirs)
+        self.shown = ""
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def await_text(self, wanted: str) -> None:
+        """Read until `wanted` has appeared since the last time."""
+        deadline = time.monotonic() + PATIENCE_S
+        while wanted not in self.shown:
+            assert time.monotonic() < deadline, self.shown
+            self.shown += os.read(self._ours, 4096).decode(errors="replace")
+        self.shown = self.shown.partition(wanted)[2]
+
+    def end(self) -> int:
+        code = self.process.wait(PATIENCE_S)
+        os.close(self._ours)
+        return code
+
+
+def _take_terminal() -> None:
+    """Make the terminal at standard input the session's own, so that Ctrl+C becomes a signal."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def test_ctrl_c_stops_an_answer_and_ctrl_d_leaves(served: Serving) -> None:
+    terminal = Terminal("chat", "--url", f"{served.url}/v1")
+    terminal.await_text("> ")
+    terminal.type("hello\n")
+    terminal.await_text("hello\r\n")
+    terminal.await_text(" ")
+    terminal.type("\x03")
+    terminal.await_text("(stopped)")
+    terminal.await_text("> ")
+    terminal.type("/stats\n")
+    terminal.await_text("stopped after")
+    terminal.await_text("> ")
+    terminal.type("\x03")
+    terminal.await_text("Ctrl+D leaves")
+    terminal.await_text("> ")
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_a_chat_that_is_ended_takes_its_server_along() -> None:
+    with subprocess.Popen(
+        command("chat"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"/help\n")
+        process.stdin.flush()
+        process.stdout.readline()  # the server is ready by then
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.terminate()
+        process.wait(PATIENCE_S)
+        assert not any(child.is_running() for child in children)

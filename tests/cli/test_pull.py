@@ -1,0 +1,126 @@
+"""vram-llm pull against a hub on the loopback."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import try_to_load_from_cache
+
+from tests import zoo
+from tests.cli.running import PATIENCE_S, command, environment
+from tests.model.range_server import Answer, RangeServer, running
+from tools.random_model import write_llama
+from vram_llm.model.fetch import PIECE_BYTES
+from vram_llm.units import MIB
+
+COMMIT = "c" * 40
+API, FILES = "/api/models/org/repo", "/org/repo/resolve"
+
+
+class Hub:
+    """A server with one repository of models, and a cache of its own."""
+
+    def __init__(self, server: RangeServer, folder: Path) -> None:
+        self.server = server
+        self.cache = folder / "cache"
+        self.answer(f"{API}/revision/main", {"sha": COMMIT})
+
+    def answer(self, path: str, value: object) -> None:
+        self.server.answers[path] = Answer(200, {}, json.dumps(value).encode())
+
+    def offer(self, *files: Path) -> None:
+        entries = [
+            {"type": "file", "path": file.name, "size": file.stat().st_size, "lfs": {"oid": f"{i:064x}"}}
+            for i, file in enumerate(files)
+        ]
+        self.answer(f"{API}/tree/main?recursive=true", entries)
+        for file in files:
+            self.server.files |= {f"{FILES}/{revision}/{file.name}": file for revision in ("main", COMMIT)}
+
+    def run(self, *args: str) -> "subprocess.CompletedProcess[str]":
+        env = {name: value for name, value in environment(200).items() if not name.startswith("HF_")}
+        env |= {"HF_ENDPOINT": self.server.url, "HF_HUB_CACHE": str(self.cache)}
+        env["VRAM_LLM_CACHE_DIR"] = str(self.cache / "headers")
+        return subprocess.run(
+            command(*args), env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+
+    def ranges(self) -> list[str]:
+        """What was asked for of models once they were planned: by commit."""
+        return [headers["range"] for path, headers in self.server.seen if COMMIT in path]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    with running() as server:
+        yield Hub(server, tmp_path)
+
+
+def test_a_model_is_planned_downloaded_and_then_here(hub: Hub, tmp_path: Path) -> None:
+    model = write_llama(tmp_path / "m-Q8_0.gguf")
+    hub.offer(model)
+    done = hub.run("pull", "hf:org/repo:Q8_0", "--n-ctx", "512")
+    assert done.returncode == 0, done.stderr
+    assert "tiny llama of 4 layers, Q8_0" in done.stdout
+    path, hint = done.stdout.splitlines()[-2:]
+    assert Path(path).read_bytes() == model.read_bytes()
+    assert hint == "vram-llm serve hf:org/repo:Q8_0"
+    assert try_to_load_from_cache("org/repo", "m-Q8_0.gguf", cache_dir=hub.cache) == path
+    hub.server.files.clear()
+    hub.server.answers.clear()
+    planned = hub.run("plan", "hf:org/repo:Q8_0", "--json")
+    assert json.loads(planned.stdout)["model"]["path"] == path
+    assert "hf:org/repo/m-Q8_0.gguf" in hub.run("models").stdout
+    assert hub.run("pull", "hf:org/repo:Q8_0").stdout.splitlines()[-2] == path
+
+
+def test_a_download_is_taken_up_where_it_broke_off(hub: Hub, tmp_path: Path) -> None:
+    model = write_llama(tmp_path / "m-Q8_0.gguf", n_embd=256, n_ff=[4096] * 8)
+    size = model.stat().st_size
+    assert PIECE_BYTES + MIB < size < 2 * PIECE_BYTES
+    hub.offer(model)
+    hub.server.breaks_at = PIECE_BYTES + MIB
+    broken = hub.run("pull", "hf:org/repo:Q8_0")
+    assert broken.returncode == 15, broken.stderr
+    assert hub.ranges() == [f"bytes=0-{PIECE_BYTES - 1}", f"bytes={PIECE_BYTES}-{size - 1}"]
+    hub.server.breaks_at = None
+    hub.server.seen.clear()
+    done = hub.run("pull", "hf:org/repo:Q8_0")
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.splitlines()[-2]).read_bytes() == model.read_bytes()
+    assert hub.ranges() == [f"bytes={PIECE_BYTES}-{size - 1}"]
+
+
+def test_what_does_not_fit_is_not_fetched_and_what_would_is_named(hub: Hub, tmp_path: Path) -> None:
+    big = zoo.write(zoo.deepseek2(), tmp_path / "m-Q8_0.gguf")
+    small = write_llama(tmp_path / "m-Q4_0.gguf")
+    hub.offer(big, small, write_llama(tmp_path / "m-Q2_K.gguf", n_ff=[64]))
+    done = hub.run("pull", "hf:org/repo:Q8_0", "--gpu", "RTX 4080 Laptop")
+    assert done.returncode == 2
+    assert "short" in done.stderr
+    assert "hf:org/repo/m-Q4_0.gguf would fit" in done.stderr
+    assert not hub.ranges()
+
+
+def test_no_room_on_the_disk(hub: Hub, tmp_path: Path) -> None:
+    hub.offer(zoo.write(zoo.deepseek2(), tmp_path / "m-Q8_0.gguf"))
+    done = hub.run("pull", "hf:org/repo:Q8_0", "--gpu", "16x 80GiB")
+    assert done.returncode == 35, done.stderr
+    assert "to fetch; free some, or set HF_HUB_CACHE" in done.stderr
+    assert not hub.ranges()
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("hf:org/repo:Q2_K", 10, "has no model with Q2_K"),
+        ("https://host/m.gguf", 64, "write hf:ORG/REPO:Q4_K_M"),
+    ],
+)
+def test_faults(hub: Hub, tmp_path: Path, name: str, code: int, said: str) -> None:
+    hub.offer(write_llama(tmp_path / "m-Q8_0.gguf"))
+    done = hub.run("pull", name)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert said in done.stderr

@@ -1,0 +1,78 @@
+"""A server for one command: `vram-llm serve` as a child, on a port of its own, gone with the command."""
+
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import click
+import httpx
+
+_LOOK_EVERY_S = 0.05
+_STOP_S = 15.0
+
+
+@contextmanager
+def serving(arguments: Sequence[str]) -> Iterator[str]:
+    """The address of `vram-llm serve ARGUMENTS` once it is ready.
+
+    Where it ends before, what it said is shown, and this command ends with its exit code. It has a session
+    of its own: Ctrl+C stops an answer, and not the server.
+    """
+    signal.signal(signal.SIGTERM, _leave)  # whose default would leave the server behind
+    port = _free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "vram_llm",
+        "serve",
+        *arguments,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    with tempfile.TemporaryFile("w+") as said:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+        )
+        try:
+            click.echo("loading ...", err=True)
+            while not _is_ready(port):
+                if (status := child.poll()) is not None:
+                    said.seek(0)
+                    click.echo(said.read(), err=True, nl=False)
+                    raise click.exceptions.Exit(status)
+                time.sleep(_LOOK_EVERY_S)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            child.terminate()
+            try:
+                child.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def _leave(signum: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signum)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5.0).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False

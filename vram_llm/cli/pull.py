@@ -1,0 +1,51 @@
+"""vram-llm pull: a model planned from its header, then downloaded."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from vram_llm.cli.options import Wishes, wishes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("pull")
+@click.argument("model")
+@click.option("--anyway", is_flag=True, help="Download also what does not fit here.")
+@wishes
+def command(wishes: Wishes, model: str, anyway: bool) -> None:
+    """Plan MODEL, hf:ORG/REPO:Q4_K_M, from its header alone, and download it if it fits.
+
+    Exits with 2 where it does not fit, and says by how much and what would. It goes into huggingface_hub's
+    cache; a download that broke off is taken up again. Every command then takes the same name.
+    """
+    from vram_llm import api
+    from vram_llm.errors import DoesNotFit
+    from vram_llm.model.location import HUB
+
+    if not model.lower().startswith(HUB):
+        raise click.UsageError(f"{model} is no name on a hub; write hf:ORG/REPO:Q4_K_M")
+    machine = api.detect(wishes.gpus, wishes.rpc)
+    try:
+        from vram_llm.cli.tables import print_plan
+
+        print_plan(api.plan(model, machine, wishes.workload))
+    except DoesNotFit as error:
+        if not anyway:
+            other = api.that_fits(model, machine, wishes.workload)
+            raise DoesNotFit(f"{error}{f'; {other} would fit' if other else ''}") from None
+        click.echo(f"note: {error}", err=True)
+    click.echo(f"{_pull_with_bar(model)}\nvram-llm serve {model}")
+
+
+def _pull_with_bar(model: str) -> "Path":
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    from vram_llm import api
+
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("", total=None)
+        return api.pull(model, lambda done, total: progress.update(bar, completed=done, total=total))

@@ -1,0 +1,119 @@
+"""Downloads a model from a hub into huggingface_hub's cache, where other programs find it too.
+
+What has come is kept, and the next try goes on from there. The cache's layout (blobs by content, snapshots of
+links by commit, refs by branch) is as huggingface_hub's guide to its cache describes it. Its own downloads
+are not used: since version 2 they begin anew.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from vram_llm.errors import DiskFull, RemoteError
+from vram_llm.model import hub
+from vram_llm.model.library import hub_cache, repository
+from vram_llm.model.location import RemoteFile
+from vram_llm.model.web import Web
+from vram_llm.units import MIB, format_bytes
+
+PIECE_BYTES = 16 * MIB  # asked for at a time; what a broken connection loses
+OnBytes = Callable[[int, int], None]
+
+
+def download(names: Sequence[str], on_bytes: OnBytes) -> Path:
+    """Fetch the files of one model, "hf:ORG/REPO/FILE" each; where the first is then.
+
+    `on_bytes` is told how many bytes are here, and of how many. Raises ModelNotFound, DiskFull, RemoteError
+    and those below it.
+    """
+    wish, access = hub.parse(names[0]), hub.access()
+    folder = repository(wish.repo)
+    with Web(access) as web:
+        commit = hub.commit_of(wish, access, web)
+        listed = hub.list_files(wish, access, web)
+        files = [listed[name.removeprefix(f"{wish.label}/")] for name in names]
+        blobs = [_blob(folder, file) for file in files]
+        here = [_bytes_here(blob) for blob in blobs]
+        total = sum(file.size for file in files)
+        check_disk(total - sum(here))
+        for i, (file, blob) in enumerate(zip(files, blobs, strict=True)):
+            url = f"{access.url}/{wish.repo}/resolve/{commit}/{quote(file.path)}"
+            others = sum(one.size for one in files[:i]) + sum(here[i + 1 :])
+            _fetch(web, RemoteFile(url, names[i]), file.size, blob, _beside(others, total, on_bytes))
+    links = [
+        _link(folder / "snapshots" / commit / file.path, blob)
+        for file, blob in zip(files, blobs, strict=True)
+    ]
+    if wish.revision != commit:
+        ref = folder / "refs" / (wish.revision or "main")
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(commit, encoding="utf-8")
+    return links[0]
+
+
+def check_disk(n_bytes: int) -> None:
+    """Raises DiskFull where the cache's disk has less room than that."""
+    folder = hub_cache().absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free_bytes = shutil.disk_usage(folder).free
+    if n_bytes > free_bytes:
+        free, short = format_bytes(free_bytes), format_bytes(n_bytes - free_bytes)
+        raise DiskFull(
+            f"{hub_cache()} has {free} free, {short} less than the {format_bytes(n_bytes)} to fetch;"
+            " free some, or set HF_HUB_CACHE to a folder elsewhere"
+        )
+
+
+def _beside(others: int, total: int, on_bytes: OnBytes) -> Callable[[int], None]:
+    return lambda n_bytes: on_bytes(others + n_bytes, total)
+
+
+def _blob(folder: Path, file: hub.HubFile) -> Path:
+    content = file.content_id
+    if not re.fullmatch(r"[0-9a-f]{40,64}", content):
+        raise RemoteError(f"the hub names the content of {file.path} {content[:60]!r}, which is no hash")
+    return folder / "blobs" / content
+
+
+def _bytes_here(blob: Path) -> int:
+    for path in (blob, _unfinished(blob)):
+        if path.exists():
+            return path.stat().st_size
+    return 0
+
+
+def _unfinished(blob: Path) -> Path:
+    return blob.with_name(f"{blob.name}.vram-llm.incomplete")
+
+
+def _fetch(web: Web, file: RemoteFile, size: int, blob: Path, on_bytes: Callable[[int], None]) -> None:
+    """Bring `blob` to its full `size`, from where it is. One program at a time writes it."""
+    if blob.exists():
+        return
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    with _unfinished(blob).open("ab") as out:
+        try:
+            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RemoteError(f"another program is fetching {file} already; let it finish") from None
+        done = out.tell()
+        while done < size:
+            on_bytes(done)
+            part = web.read_range(file, done, min(PIECE_BYTES, size - done))
+            out.write(part.data)
+            out.flush()
+            done += len(part.data)
+        on_bytes(done)
+    _unfinished(blob).rename(blob)
+
+
+def _link(link: Path, blob: Path) -> Path:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(blob, link.parent))
+    return link

@@ -1,0 +1,167 @@
+"""Models already on this disk, in the folders where other programs keep them, and their names here.
+
+hf:ORG/REPO/FILE.gguf            huggingface_hub's cache: HF_HUB_CACHE, HF_HOME/hub
+lmstudio:PUBLISHER/REPO/FILE     LM Studio: ~/.lmstudio/models, ~/.cache/lm-studio/models
+ollama:MODEL:TAG                 Ollama: OLLAMA_MODELS, ~/.ollama/models and that of its service on Linux
+llama.cpp:FILE                   llama.cpp: LLAMA_CACHE, ~/.cache/llama.cpp, ~/Library/Caches/llama.cpp
+
+Folders and variables are those in each program's documentation. A split model is found where all of its parts
+are there.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from vram_llm.errors import ModelNotFound
+from vram_llm.model import hub
+from vram_llm.model.location import HUB, LLAMA_CPP, LM_STUDIO, OLLAMA
+
+_SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+_OLLAMA_MODEL = "application/vnd.ollama.image.model"
+_OLLAMA_REGISTRY = "registry.ollama.ai"
+_OLLAMA_SERVICE = Path("/usr/share/ollama/.ollama/models")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One model: the name that every command takes for it, its file (of a split one the first), and the bytes
+    of all its files."""
+
+    name: str
+    path: Path
+    size_bytes: int
+
+
+class _Layer(msgspec.Struct):
+    digest: str
+    media_type: str = msgspec.field(name="mediaType")
+
+
+class _Manifest(msgspec.Struct):
+    layers: list[_Layer] = []
+
+
+def everything() -> list[Kept]:
+    """All models found, by name."""
+    found = [*_hugging_face(), *_lm_studio(), *_ollama(), *_llama_cpp()]
+    return sorted(found, key=lambda kept: kept.name.lower())
+
+
+def find(name: str) -> Path:
+    """The file a name of `everything` stands for; ":latest" may be left out. Raises ModelNotFound."""
+    shelf = {OLLAMA: _ollama, LM_STUDIO: _lm_studio, LLAMA_CPP: _llama_cpp}[name.partition(":")[0] + ":"]
+    kept = {one.name: one.path for one in shelf()}
+    path = kept.get(name) or kept.get(f"{name}:latest")
+    if path is None:
+        there = f"; there are {', '.join(sorted(kept)[:12])}" if kept else ""
+        raise ModelNotFound(f"there is no {name} on this disk{there}; `vram-llm models` lists all there is")
+    return path
+
+
+def downloaded(name: str) -> Path | None:
+    """The file that an `hf:` name stands for, where it is in the cache on this disk already."""
+    wish = hub.parse(name)
+    folder = repository(wish.repo)
+    revision = wish.revision or "main"
+    with suppress(OSError):  # a commit's own name has no file there
+        revision = (folder / "refs" / revision).read_text("utf-8").strip()
+    snapshot = folder / "snapshots" / revision
+    there = {path.relative_to(snapshot).as_posix(): path for path, _ in _models_in(snapshot)}
+    try:
+        return there.get(wish.file or hub.choose(wish, list(there)))
+    except ModelNotFound:
+        return None
+
+
+def _hugging_face() -> Iterator[Kept]:
+    for snapshot in sorted(hub_cache().glob("models--*--*/snapshots/*")):
+        _, org, repo = snapshot.parents[1].name.split("--", 2)
+        for path, size_bytes in _models_in(snapshot):
+            revision = "" if _is_main(snapshot) else f"@{snapshot.name}"
+            file = path.relative_to(snapshot).as_posix()
+            yield Kept(f"{HUB}{org}/{repo}{revision}/{file}", path, size_bytes)
+
+
+def _is_main(snapshot: Path) -> bool:
+    main = snapshot.parents[1] / "refs" / "main"
+    return main.is_file() and main.read_text("utf-8").strip() == snapshot.name
+
+
+def _lm_studio() -> Iterator[Kept]:
+    for folder in (Path.home() / ".lmstudio" / "models", Path.home() / ".cache" / "lm-studio" / "models"):
+        for path, size_bytes in _models_in(folder):
+            yield Kept(LM_STUDIO + path.relative_to(folder).as_posix(), path, size_bytes)
+
+
+def _llama_cpp() -> Iterator[Kept]:
+    given = os.environ.get("LLAMA_CACHE")
+    usual = (Path.home() / ".cache" / "llama.cpp", Path.home() / "Library" / "Caches" / "llama.cpp")
+    for folder in (Path(given),) if given else usual:
+        for path, size_bytes in _models_in(folder):
+            yield Kept(LLAMA_CPP + path.relative_to(folder).as_posix(), path, size_bytes)
+
+
+def _ollama() -> Iterator[Kept]:
+    given = os.environ.get("OLLAMA_MODELS")
+    for folder in (Path(given),) if given else (Path.home() / ".ollama" / "models", _OLLAMA_SERVICE):
+        manifests = folder / "manifests"
+        for manifest in _files(manifests):
+            path = _ollama_blob(folder, manifest)
+            if path is not None and path.is_file():
+                *place, model, tag = manifest.relative_to(manifests).parts
+                if place[:1] == [_OLLAMA_REGISTRY]:
+                    place = [part for part in place[1:] if part != "library"]
+                yield Kept(f"{OLLAMA}{'/'.join([*place, model])}:{tag}", path, path.stat().st_size)
+
+
+def _ollama_blob(folder: Path, manifest: Path) -> Path | None:
+    try:
+        layers = msgspec.json.decode(manifest.read_bytes(), type=_Manifest).layers
+    except (OSError, msgspec.MsgspecError):
+        return None
+    digests = [layer.digest for layer in layers if layer.media_type == _OLLAMA_MODEL]
+    if len(digests) != 1 or not re.fullmatch(r"sha256:[0-9a-f]{64}", digests[0]):
+        return None
+    return folder / "blobs" / digests[0].replace(":", "-")
+
+
+def _models_in(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Models anywhere below a folder, complete ones only, with the bytes of all their files."""
+    for path in _files(folder):
+        if not hub.is_model(path.name):
+            continue
+        match = _SHARD.search(path.name)
+        count = int(match["count"]) if match else 1
+        stem = path.name[: match.start()] if match else ""
+        parts = (
+            [path.with_name(f"{stem}-{i + 1:05d}-of-{count:05d}.gguf") for i in range(count)]
+            if match
+            else [path]
+        )
+        try:
+            yield path, sum(part.stat().st_size for part in parts)
+        except OSError:
+            continue  # a part is missing, or a link leads nowhere
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+
+
+def repository(repo: str) -> Path:
+    """Where that cache keeps "ORG/REPO"."""
+    return hub_cache() / f"models--{repo.replace('/', '--')}"
+
+
+def hub_cache() -> Path:
+    """Where huggingface_hub keeps what it has downloaded."""
+    if cache := os.environ.get("HF_HUB_CACHE"):
+        return Path(cache).expanduser()
+    home = os.environ.get("HF_HOME") or Path("~", ".cache", "huggingface")
+    return Path(home).expanduser() / "hub"
