@@ -177,13 +177,14 @@ class Loop:
         batch = self._model.batch
         batch.clear()
         singles = [chunk for chunk in chunks if chunk.count == 1 and not chunk.draft]
+        n_outputs = [chunk.n_outputs for chunk in singles]
         batch.add_singles(
             [c.sequence.tokens[c.start] for c in singles],
             [c.start for c in singles],
             [c.sequence.slot for c in singles],
-            [bool(c.n_outputs) for c in singles],
+            [n > 0 for n in n_outputs],
         )
-        filled = [_Computed(c, range(row, row + c.n_outputs)) for row, c in enumerate(singles)]
+        filled = [_Computed(c, range(row, row + n_outputs[row])) for row, c in enumerate(singles)]
         for chunk in chunks:
             if chunk.count > 1 or chunk.draft:
                 sequence, end = chunk.sequence, chunk.start + chunk.count

@@ -20,6 +20,11 @@ from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, con
 from vram_llm.llama.vocab import Vocab
 from vram_llm.plan.types import HOST, CompanionKind, Plan
 
+# as the bindings', but for the address in place of a pointer object: it is asked for every row
+_logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(
+    ("llama_get_logits_ith", C._lib)
+)
+
 Progress = Callable[[float], bool]  # fraction loaded; False gives up
 
 
@@ -53,6 +58,7 @@ class LoadedModel:
         self.n_batch: int = C.llama_n_batch(self._ctx)
         self.n_ubatch: int = C.llama_n_ubatch(self._ctx)
         self.batch = Batch(self.n_batch)
+        self._views: dict[int, npt.NDArray[np.float32]] = {}  # of llama.cpp's rows of logits, by address
 
     def _load(self, progress: Progress | None) -> int:
         plan, params = self.plan, ModelParams(self.plan.placement, self.plan.context, self._handles)
@@ -99,7 +105,12 @@ class LoadedModel:
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """Logits of batch row `row`, shape (n_vocab,): a view, good until the next decode."""
-        return np.ctypeslib.as_array(C.llama_get_logits_ith(self._ctx, row), shape=(self.vocab.n_tokens,))
+        address = _logits_address(self._ctx, row)
+        view = self._views.get(address)
+        if view is None:
+            floats = (ctypes.c_float * self.vocab.n_tokens).from_address(address)
+            view = self._views[address] = np.ctypeslib.as_array(floats)
+        return view
 
     def memory_use(self) -> dict[str, memory.BufferUse]:
         """What llama.cpp holds per device id of the plan, and "host" (all CPU buffer types added up)."""

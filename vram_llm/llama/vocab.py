@@ -15,6 +15,7 @@ class Vocab:
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
+        self._buffer = ctypes.create_string_buffer(256)  # for a token's text
         self._pieces: dict[int, bytes] = {}
         self._spellings: dict[int, bytes] = {}
         self._marks: dict[str, int | None] = {}
@@ -78,13 +79,12 @@ class Vocab:
         return Dry(self._handle, **options)
 
     def _render(self, token: int, *, special: bool) -> bytes:
-        room = 64
         while True:
-            buffer = ctypes.create_string_buffer(room)
-            n = C.llama_token_to_piece(self._handle, token, buffer, room, 0, special)
+            buffer = self._buffer
+            n = C.llama_token_to_piece(self._handle, token, buffer, len(buffer), 0, special)
             if n >= 0:
-                return buffer.raw[:n]
-            room = -n
+                return ctypes.string_at(buffer, n)
+            self._buffer = ctypes.create_string_buffer(-n)
 
 
 class TextStream:
