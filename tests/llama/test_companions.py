@@ -30,6 +30,7 @@ from vram_llm.llama.model import LoadedModel
 from vram_llm.machine.types import Host, Machine
 from vram_llm.model.header import read_header
 from vram_llm.model.profile import profile
+from vram_llm.plan.context import LEAST_OUTPUTS
 from vram_llm.plan.types import HOST, Companion, CompanionKind, Lora, Placement, Plan, Workload
 from vram_llm.units import GIB, MIB
 
@@ -189,7 +190,7 @@ def test_a_draft_model_holds_what_was_planned(rig: Machine, tmp_path: Path) -> N
         assert companion.device in plan.placement.device_order
         assert companion.context is not None
         assert (companion.context.n_ctx, companion.method) == (plan.context.n_ctx, "dry run")
-        assert plan.context.n_outputs == 4 * plan.context.parallel
+        assert plan.context.n_outputs == max(4 * plan.context.parallel, LEAST_OUTPUTS)
         own = Placement(
             device_order=(companion.device,), layers_per_device=(2,), output_device=companion.device,
             cpu_layers=0, tensor_split=(3,), n_gpu_layers=3,
