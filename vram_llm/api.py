@@ -359,8 +359,8 @@ def serve(
             on_ready=lambda info: on_ready(info, listening_on),
         )
 
-    with sock:
-        asyncio.run(main())
+    with sock, asyncio.Runner(loop_factory=run.loop_factory()) as runner:
+        runner.run(main())
 
 
 def served_name(path: str) -> str:

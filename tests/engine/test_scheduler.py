@@ -321,6 +321,7 @@ class Engine(RuleBasedStateMachine):
             slots = [sequence.slot for sequence in self.scheduler.running]
             assert len(set(slots)) == len(slots) <= self.scheduler.parallel
             assert all(0 <= slot < self.scheduler.parallel for slot in slots)
+            assert len(self.memory.slots) <= self.scheduler.parallel + 1  # what is idle slows every step
             assert all(sequence.slot < 0 and not sequence.n_cached for sequence in self.scheduler.waiting)
 
     @invariant()

@@ -18,7 +18,7 @@ from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Request, SamplingParams
 from vram_llm.engine.sequence import Sequence
-from vram_llm.engine.speculative import EARNED_PER_TOKEN, MOST_INDEXED, START_CREDIT, PromptLookup
+from vram_llm.engine.speculative import EARNED_PER_TOKEN, MOST_INDEXED, START_CREDIT, PromptLookup, RowCost
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.vocab import TextStream, Vocab
 from vram_llm.plan.types import Serving
@@ -40,17 +40,24 @@ GREEDY = SamplingParams(temperature=0)
     ],
 )
 def test_what_came_next_the_last_time(tokens: list[int], draft: list[int]) -> None:
-    assert PromptLookup().draft(tokens, 4) == draft
-    assert PromptLookup().draft(tokens, 2) == draft[:2]
-    assert PromptLookup().draft(tokens, 0) == []
+    assert _trusted().draft(tokens, 4) == draft
+    assert _trusted().draft(tokens, 2) == draft[:2]
+    assert _trusted().draft(tokens, 0) == []
+
+
+def _trusted() -> PromptLookup:
+    """One whose drafts have stood before."""
+    lookup = PromptLookup()
+    lookup.observe(4, 4)
+    return lookup
 
 
 def test_as_tokens_come_the_same_is_found_as_at_once() -> None:
     pick = random.Random(3)
     tokens = [pick.randrange(4) for _ in range(300)]
-    growing = PromptLookup()
+    growing = _trusted()
     for n in range(1, len(tokens)):
-        assert growing.draft(tokens[:n], 4) == PromptLookup().draft(tokens[:n], 4)
+        assert growing.draft(tokens[:n], 4) == _trusted().draft(tokens[:n], 4)
 
 
 def test_long_prompts_are_looked_through_at_their_end() -> None:
@@ -62,10 +69,32 @@ def test_long_prompts_are_looked_through_at_their_end() -> None:
 
 def test_success_makes_drafts_longer() -> None:
     lookup, lengths = PromptLookup(), []
-    for _ in range(4):
+    for _ in range(6):
         lengths.append(len(lookup.draft([7] * 50, 100)))
         lookup.observe(lengths[-1], lengths[-1])
-    assert lengths == [4, 8, 16, 16]
+    assert lengths == [1, 2, 4, 8, 16, 16]
+
+
+@pytest.mark.parametrize(("n_streams", "gain"), [(1, 1.5), (2, 0.75), (3, 0.5), (8, 0.1875)])
+def test_what_a_standing_draft_wins_falls_with_the_streams(n_streams: int, gain: float) -> None:
+    """Of a step of 3 + 2 n milliseconds, a draft saves its share of the 3."""
+    cost = RowCost()
+    assert cost.gain == 1
+    for n_drafted in (0, 1, 0, 4, 0, 2):
+        cost.observe(n_streams, n_drafted, 0.003 + 0.002 * (n_streams + n_drafted))
+    assert cost.gain == pytest.approx(gain)
+
+
+def test_drafts_that_win_little_have_to_stand_nearly_always() -> None:
+    pick, cost = random.Random(6), RowCost()
+    for n_drafted in (0, 1):
+        cost.observe(8, n_drafted, 0.003 + 0.002 * (8 + n_drafted))
+    lookup, n_drafted, n_steps = PromptLookup(cost), 0, 500
+    for _ in range(n_steps):
+        draft = lookup.draft([7] * 50, 8)
+        lookup.observe(len(draft), next((i for i in range(len(draft)) if pick.random() > 0.8), len(draft)))
+        n_drafted += len(draft)
+    assert 0 < n_drafted < 0.1 * n_steps
 
 
 @pytest.mark.parametrize("accepted", [0.0, 0.2, 0.45])

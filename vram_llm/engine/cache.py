@@ -2,7 +2,8 @@
 
 A slot is a sequence id of llama.cpp. It runs (a request computes in it), is idle (it holds what a request
 left, for others to begin with) or is free. With a unified KV cache a common beginning has its cells once, and
-what is left can be parked under an id that no batch may name, so that it takes no room from requests.
+what is left can be parked under an id that no batch may name, so that it takes no room from requests. As many
+prefixes stay idle as slots are free: attention walks over their cells at every step of those that run.
 """
 
 from bisect import insort
@@ -271,15 +272,15 @@ class PrefixCache:
 
     def _begin(self, found: _Found) -> tuple[int, int]:
         """A slot and how many tokens it holds already."""
-        if found.key is not None:
-            slot = self._take_slot()
-            return slot, self._restore(slot, found.key, found.length)
         if found.node is None:
-            return self._take_slot(), 0
+            self._thin_out(self.n_slots - len(self._running) - 1)
+            slot = self._take_slot()
+            return slot, 0 if found.key is None else self._restore(slot, found.key, found.length)
         node = self._tree.split(found.node, found.length)
         source = self._source(node)
         rests = source in self._idle and self._tree.end_of(source) is node
         goes_on = rests and not node.children  # as a chat's next turn does
+        self._thin_out(self.n_slots - len(self._running) - (not goes_on), source)
         slot = self._take_over(source) if goes_on and not self.n_parked else self._take_slot(source)
         if slot != source:
             self.memory.share(source, slot, node.end)
@@ -334,6 +335,11 @@ class PrefixCache:
         self._let_go(slot)
         if not self._free_to_park:
             self._drop_oldest(self._idle)
+
+    def _thin_out(self, n_idle: int, needed: int | None = None) -> None:
+        """Leave at most so many prefixes parked, and the one that is `needed`, before a slot is taken."""
+        while self.n_parked and len(self._idle) > n_idle and (others := self._idle - {needed}):
+            self._drop_oldest(others)
 
     def _drop_oldest(self, slots: set[int]) -> None:
         """Free the one of several idle slots whose loss costs least."""

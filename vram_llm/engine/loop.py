@@ -14,7 +14,7 @@ from vram_llm.engine.pace import Pace
 from vram_llm.engine.request import FinishReason, Request, TokenEvent
 from vram_llm.engine.scheduler import Scheduler
 from vram_llm.engine.sequence import Chunk, Sequence
-from vram_llm.engine.speculative import PromptLookup
+from vram_llm.engine.speculative import PromptLookup, RowCost
 from vram_llm.engine.spill import SpillStore
 from vram_llm.engine.structured import Constraint, Grammars
 from vram_llm.errors import EngineDied, RequestError
@@ -61,6 +61,7 @@ class Loop:
         self._scheduler = Scheduler(
             self._cache, self._pace, context.parallel, model.n_batch, context.n_outputs
         )
+        self._row_cost = RowCost()
         self.meter = Meter()
         self._generations: dict[str, Generation] = {}
         self._compiling: list[_Compiling] = []
@@ -104,7 +105,7 @@ class Loop:
             ),
             chooser=self._choosers.make(request.sampling, tokens),
             constraint=constraint,
-            lookup=PromptLookup() if model.cells.can_rewind else None,
+            lookup=PromptLookup(self._row_cost) if model.cells.can_rewind else None,
         )
         tells_prompt = request.prompt_logprobs is not None
         self._scheduler.submit(Sequence(request.id, tokens, len(tokens), wanted, tells_prompt=tells_prompt))
@@ -194,9 +195,10 @@ class Loop:
         return filled
 
     def _computed(self, chunks: list[Chunk], seconds: float) -> None:
-        n_decode = n_prefill = 0
+        n_decode = n_prefill = n_drafted = 0
         for chunk in chunks:
             chunk.sequence.n_cached += chunk.count
+            n_drafted += len(chunk.draft)
             is_prompt = chunk.start < chunk.sequence.n_prompt
             if chunk.count == 1 and not is_prompt:
                 n_decode += 1
@@ -205,8 +207,10 @@ class Loop:
             if is_prompt:
                 self._cache.note(chunk.sequence)
         self.meter.n_steps += 1
-        if not any(chunk.draft for chunk in chunks):
+        if not n_drafted:
             self._pace.observe(n_decode, n_prefill, seconds)
+        if not n_prefill:
+            self._row_cost.observe(n_decode, n_drafted, seconds)
         self.meter.n_prompt_tokens += n_prefill
 
     def _fewer(self, chunks: list[Chunk]) -> list[Chunk]:

@@ -9,19 +9,54 @@ from collections.abc import Sequence
 
 N_GRAM = 3  # tokens that must have occurred before
 MOST_INDEXED = 16_384  # tokens at the sequence's end that are looked through
-START_CREDIT, MOST_CREDIT = 4.0, 16.0  # rows
-EARNED_PER_TOKEN = 0.04  # rows that a token chosen without a draft earns
+START_CREDIT, MOST_CREDIT = 1.0, 16.0  # rows
+EARNED_PER_TOKEN = 0.04  # rows that a token chosen without a draft earns, at most
+_MOST_GAIN = 4.0
+_LEAST_TRIED = 0.1  # of EARNED_PER_TOKEN: what rows cost has to be seen now and then
+_NEWEST = 0.15  # weight of an observation, once there were some
+
+
+class RowCost:
+    """What a row more costs, out of what steps with and without drafts take.
+
+    With n streams a step takes a + b n seconds. A draft token that stands costs b and saves b and a / n; one
+    that is refused costs b.
+    """
+
+    def __init__(self) -> None:
+        self.gain = 1.0  # rows that a draft token wins where it stands, its own paid: a / (n b)
+        self._plain_s, self._n_streams = 0.0, 1  # the last steps without drafts
+        self._row_s, self._n_seen = 0.0, 0
+
+    def observe(self, n_streams: int, n_drafted: int, seconds: float) -> None:
+        """A step that computed a token for each of `n_streams`, and drafts, took `seconds`."""
+        if not n_drafted:
+            weight = _NEWEST if n_streams == self._n_streams and self._plain_s else 1.0
+            self._plain_s += weight * (seconds - self._plain_s)
+            self._n_streams = n_streams
+        elif n_streams == self._n_streams and self._plain_s:
+            self._n_seen += 1
+            row_s = max(seconds - self._plain_s, 0.0) / n_drafted
+            self._row_s += max(1 / self._n_seen, _NEWEST) * (row_s - self._row_s)
+        self.gain = self._gain(n_streams)
+
+    def _gain(self, n_streams: int) -> float:
+        if not self._n_seen:
+            return 1 / n_streams
+        alone_s = max(self._plain_s - self._n_streams * self._row_s, 0.0)
+        return min(alone_s / n_streams / max(self._row_s, 1e-9), _MOST_GAIN)
 
 
 class PromptLookup:
     """Drafts for one sequence, as many tokens as it has credit for.
 
-    Every draft token that is refused costs a row of credit and every one that stands earns one, so that
-    drafts grow while they succeed. Where they do not, all that is spent on them is START_CREDIT and
+    Every draft token that is refused costs a row of credit and every one that stands earns what it won, so
+    that drafts grow while they succeed. Where they do not, all that is spent on them is START_CREDIT and
     EARNED_PER_TOKEN of a row a token: 4 % of the time even where a row more costs as much as a step more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cost: RowCost | None = None) -> None:
+        self._cost = cost or RowCost()
         self._after: dict[tuple[int, ...], int] = {}  # where the last n tokens went on, the last time
         self._n_indexed = 0
         self._credit = START_CREDIT
@@ -42,7 +77,11 @@ class PromptLookup:
 
     def observe(self, n_drafted: int, n_accepted: int) -> None:
         """Note what became of the last draft, or that there was none."""
-        earned = 2 * n_accepted - n_drafted if n_drafted else EARNED_PER_TOKEN
+        gain = self._cost.gain
+        if n_drafted:
+            earned = n_accepted * gain - (n_drafted - n_accepted)
+        else:
+            earned = EARNED_PER_TOKEN * min(max(gain, _LEAST_TRIED), 1.0)
         self._credit = min(self._credit + earned, MOST_CREDIT)
 
     def _index(self, tokens: Sequence[int]) -> None:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Generator
 
 import uvicorn
+from uvicorn.loops.auto import auto_loop_factory as loop_factory
 
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.info import ModelInfo
