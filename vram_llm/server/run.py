@@ -22,7 +22,8 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket bound to `host` and `port`, before anything slow is begun. Raises PortInUse."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family)
+        # named, for asyncio sends small writes at once only where it knows that it is TCP (_set_nodelay)
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
     except (OSError, UnicodeError) as error:  # the latter for a host like "a..b"
