@@ -359,7 +359,7 @@ def serve(
             on_ready=lambda info: on_ready(info, listening_on),
         )
 
-    with sock, asyncio.Runner(loop_factory=run.loop_factory()) as runner:
+    with sock, asyncio.Runner(loop_factory=run.new_event_loop) as runner:
         runner.run(main())
 
 

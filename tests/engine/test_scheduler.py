@@ -16,7 +16,13 @@ from vram_llm.engine.spill import SpillStore
 
 
 def _cache(
-    n_cells: int, parallel: int, least: int = 0, *, is_stateful: bool = False, store: SpillStore | None = None
+    n_cells: int,
+    parallel: int,
+    least: int = 0,
+    *,
+    is_stateful: bool = False,
+    store: SpillStore | None = None,
+    most_idle: int | None = None,
 ) -> PrefixCache:
     return PrefixCache(
         memory=FakeMemory(n_cells, parallel, is_stateful=is_stateful),
@@ -25,6 +31,7 @@ def _cache(
         n_parked=0 if is_stateful else parallel,
         least=least,
         store=store or SpillStore(0),
+        most_idle=most_idle,
         least_spilled=3,
     )
 
@@ -223,6 +230,7 @@ class Engine(RuleBasedStateMachine):
         is_stateful=st.booleans(),
         ram_bytes=st.sampled_from([0, 200, 100_000]),
         disk_bytes=st.sampled_from([0, 200, 100_000]),
+        most_idle=st.sampled_from([0, 5, 60]),
     )
     def start(
         self,
@@ -234,9 +242,11 @@ class Engine(RuleBasedStateMachine):
         is_stateful: bool,
         ram_bytes: int,
         disk_bytes: int,
+        most_idle: int,
     ) -> None:
+        store = SpillStore(ram_bytes, disk_bytes)
         self.cache = _cache(
-            n_cells, parallel, least, is_stateful=is_stateful, store=SpillStore(ram_bytes, disk_bytes)
+            n_cells, parallel, least, is_stateful=is_stateful, store=store, most_idle=most_idle
         )
         memory = self.cache.memory
         assert isinstance(memory, FakeMemory)
@@ -321,7 +331,8 @@ class Engine(RuleBasedStateMachine):
             slots = [sequence.slot for sequence in self.scheduler.running]
             assert len(set(slots)) == len(slots) <= self.scheduler.parallel
             assert all(0 <= slot < self.scheduler.parallel for slot in slots)
-            assert len(self.memory.slots) <= self.scheduler.parallel + 1  # what is idle slows every step
+            if self.scheduler.running and not self.memory.is_stateful and self.cache.store.would_keep(1):
+                assert self.cache.n_idle_cells <= (self.cache.most_idle or 0)
             assert all(sequence.slot < 0 and not sequence.n_cached for sequence in self.scheduler.waiting)
 
     @invariant()

@@ -1,5 +1,6 @@
 """What a plan leaves of the host for states that leave the KV cache."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,9 @@ def test_slots_ram_that_was_asked_for(tmp_path: Path) -> None:
     profile = profile_of(zoo.llama(), tmp_path)
     rig = machine([24 * GIB], host_bytes=16 * GIB)
     wish = Workload(serving=Serving(slots_ram_bytes=10 * GIB, cache_reuse=7))
-    assert make_plan(profile, rig, wish).serving == wish.serving
+    serving = make_plan(profile, rig, wish).serving
+    assert replace(serving, idle_tokens=None) == wish.serving
+    assert serving.idle_tokens is not None
+    assert 0 < serving.idle_tokens * profile.kv_bytes_per_token < 0.03 * profile.active_bytes_per_token
     with pytest.raises(BadPlan, match=r"--slots-ram asks for 20.0 GiB and the host has 1\d\.\d GiB left"):
         make_plan(profile, rig, Workload(serving=Serving(slots_ram_bytes=20 * GIB)))

@@ -2,8 +2,8 @@
 
 A slot is a sequence id of llama.cpp. It runs (a request computes in it), is idle (it holds what a request
 left, for others to begin with) or is free. With a unified KV cache a common beginning has its cells once, and
-what is left can be parked under an id that no batch may name, so that it takes no room from requests. As many
-prefixes stay idle as slots are free: attention walks over their cells at every step of those that run.
+what is left can be parked under an id that no batch may name, so that it takes no room from requests. Every
+step of those that run walks over idle cells too: few stay beside them where the host keeps the others.
 """
 
 from bisect import insort
@@ -69,6 +69,7 @@ class PrefixCache:
     n_parked: int
     least: int
     store: SpillStore
+    most_idle: int | None = None  # cells beside running ones, where the store keeps any; None: no bound
     least_spilled: int = 256  # tokens; fewer are computed again sooner than they are moved twice
     n_hits: int = 0
     n_reused: int = 0
@@ -156,6 +157,7 @@ class PrefixCache:
         slot, length = self._begin(found)
         self._running[slot] = sequence
         self._counted = None
+        self._thin_out()
         sequence.slot, sequence.n_cached = slot, length
         sequence.n_in_tree = self._tree.end_of(slot).end
         self._drop_kept(sequence)
@@ -192,6 +194,8 @@ class PrefixCache:
             self._let_go(slot)
         elif self.n_parked:
             self._park(slot)
+            if self._running:
+                self._thin_out()
         else:
             self._idle.add(slot)
 
@@ -273,14 +277,16 @@ class PrefixCache:
     def _begin(self, found: _Found) -> tuple[int, int]:
         """A slot and how many tokens it holds already."""
         if found.node is None:
-            self._thin_out(self.n_slots - len(self._running) - 1)
+            self._thin_out()
             slot = self._take_slot()
             return slot, 0 if found.key is None else self._restore(slot, found.key, found.length)
         node = self._tree.split(found.node, found.length)
         source = self._source(node)
         rests = source in self._idle and self._tree.end_of(source) is node
         goes_on = rests and not node.children  # as a chat's next turn does
-        self._thin_out(self.n_slots - len(self._running) - (not goes_on), source)
+        self._thin_out(found.length - self._n_pinned_of(found), source)
+        if source in self._idle and len(self._free) == 1 and not goes_on:
+            self._spill(source)  # what is not shared of it will have to go, unread
         slot = self._take_over(source) if goes_on and not self.n_parked else self._take_slot(source)
         if slot != source:
             self.memory.share(source, slot, node.end)
@@ -336,9 +342,11 @@ class PrefixCache:
         if not self._free_to_park:
             self._drop_oldest(self._idle)
 
-    def _thin_out(self, n_idle: int, needed: int | None = None) -> None:
-        """Leave at most so many prefixes parked, and the one that is `needed`, before a slot is taken."""
-        while self.n_parked and len(self._idle) > n_idle and (others := self._idle - {needed}):
+    def _thin_out(self, n_wanted: int = 0, needed: int | None = None) -> None:
+        """Leave few cells idle beside running ones; `n_wanted` of them, in `needed`, are about to run."""
+        if self.most_idle is None or not self.n_parked or not self.store.would_keep(1):
+            return
+        while self.n_idle_cells - n_wanted > self.most_idle and (others := self._idle - {needed}):
             self._drop_oldest(others)
 
     def _drop_oldest(self, slots: set[int]) -> None:

@@ -52,10 +52,10 @@ class Loop:
             memory=model.cells,
             n_cells=model.n_ctx,
             n_slots=context.parallel,
-            # more would keep more, and make every step's attention walk over more cells
             n_parked=min(context.parallel, MAX_SLOTS - 1 - context.parallel) if can_park else 0,
             least=serving.cache_reuse if context.kv_unified else 0,  # else no cells can be shared
             store=SpillStore(serving.slots_ram_bytes or 0, serving.slots_disk_bytes),
+            most_idle=serving.idle_tokens,
         )
         self._pace = Pace(serving.itl_target_ms / 1000, model.n_batch, model.n_ubatch)
         self._scheduler = Scheduler(

@@ -28,6 +28,7 @@ from vram_llm.plan.types import (
 from vram_llm.units import GIB, format_bytes
 
 ENOUGH_SLOTS_RAM_BYTES = 2 * GIB
+_IDLE_SHARE = 0.02  # of the weights a step reads
 
 
 def make_plan(
@@ -102,7 +103,7 @@ def make_plan(
             *explain.left_out(machine, companions),
             *explain.unknown_speeds(machine, workload, chosen.placement),
         ),
-        serving=_serving(workload.serving, chosen, machine),
+        serving=_serving(workload.serving, profile, chosen, machine),
     )
     return replace(plan, notes=(*plan.notes, *idle_reasons(plan)))
 
@@ -115,11 +116,15 @@ def expected_speed(
     return Predictor(profile, of.context, machine, workload)(of.placement, pipelined=pipelined)
 
 
-def _serving(wanted: Serving, chosen: Candidate, machine: Machine) -> Serving:
-    """The wish with every choice made: a quarter of what the host has left, and no more than enough.
+def _serving(wanted: Serving, profile: ModelProfile, chosen: Candidate, machine: Machine) -> Serving:
+    """The wish with every choice made.
 
-    Nothing where a worker holds layers: what would be kept had to cross the network, and all would wait.
+    Of the host's memory a quarter of what it has left, and no more than enough; nothing where a worker holds
+    layers: what would be kept had to cross the network, and all would wait. Idle tokens are read at every
+    step, as weights are, so that what can go to the host may be 2 % of them.
     """
+    if kv_bytes := profile.kv_bytes_per_token:
+        wanted = replace(wanted, idle_tokens=round(_IDLE_SHARE * profile.active_bytes_per_token / kv_bytes))
     left = max(-chosen.estimate.host.over_bytes, 0)
     used = [device for device in machine.devices if device.id in chosen.placement.device_order]
     if wanted.slots_ram_bytes is None and any(device.kind is DeviceKind.RPC for device in used):

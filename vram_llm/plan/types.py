@@ -45,6 +45,7 @@ class Serving:
     cache_reuse: int = 32  # shortest common beginning worth sharing between requests, in tokens; 0: none
     slots_ram_bytes: int | None = None  # host memory for states that leave the KV cache and may come back
     slots_disk_bytes: int = 0  # disk for what has to leave that
+    idle_tokens: int | None = None  # left in the KV cache beside running requests; None: no bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

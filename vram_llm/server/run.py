@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Generator
 
 import uvicorn
-from uvicorn.loops.auto import auto_loop_factory as loop_factory
+from uvicorn.loops.auto import auto_loop_factory
 
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.info import ModelInfo
@@ -30,6 +30,11 @@ def listen(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or error
         raise PortInUse(f"cannot listen on {host}:{port}: {reason}; choose another port") from error
     return sock
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where that is installed, asyncio's own elsewhere."""
+    return auto_loop_factory()()
 
 
 async def serve(
