@@ -303,6 +303,8 @@ def bench_model(
     from vram_llm.plan.types import Workload
 
     _check_loadable(plan)
+    if plan.context.pooling is not None:
+        raise BadPlan(f"{plan.model.name} makes embeddings, and the bench measures text being written")
     streams = plan.context.parallel
     _check_room(plan, n_prompt, (n_gen + 2) * streams)
     loads = [Load(prompt=n_prompt), Load(decode=n_gen)]

@@ -1,4 +1,5 @@
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from tests import zoo
 from vram_llm.errors import CorruptHeader, ModelFileError, VramLLMError
 from vram_llm.model.header import read_header
+from vram_llm.model.pooling import Pooling
 from vram_llm.model.profile import ModelProfile, profile
 from vram_llm.model.tensors import Role
 
@@ -98,6 +100,25 @@ def test_an_encoder_has_no_output_to_tie(tmp_path: Path) -> None:
         "token_embd.weight", "position_embd.weight", "token_types.weight",
     }  # fmt: skip
     assert {t.name for t in model.first_layer_tensors} == {"token_embd_norm.weight", "token_embd_norm.bias"}
+
+
+@pytest.mark.parametrize(
+    ("made", "said", "pooling"),
+    [
+        (zoo.bert, None, Pooling.MEAN),  # where it says nothing
+        (zoo.bert, 0, Pooling.MEAN),
+        (zoo.bert, 2, Pooling.CLS),
+        (zoo.bert, 4, Pooling.RANK),
+        (zoo.qwen3next, None, None),
+        (zoo.qwen3next, 3, Pooling.LAST),
+    ],
+)
+def test_what_stands_for_a_text(
+    tmp_path: Path, made: Callable[[], zoo.Model], said: int | None, pooling: Pooling | None
+) -> None:
+    model = made()
+    model.keys |= {} if said is None else {"pooling_type": said}
+    assert profile_of(model, tmp_path).pooling is pooling
 
 
 def test_only_full_layers_of_gemma4_load_the_rope_factors(tmp_path: Path) -> None:

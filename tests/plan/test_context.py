@@ -1,10 +1,13 @@
 """What a wish becomes: llama.cpp's own rounding, and what it would refuse."""
 
+from pathlib import Path
+
 import pytest
 
 from tests import zoo
 from tests.plan.cases import machine, profile_of
 from vram_llm.errors import BadPlan
+from vram_llm.model.pooling import Pooling
 from vram_llm.model.profile import ModelProfile
 from vram_llm.plan.context import resolve_context
 from vram_llm.plan.memory import AnalyticMeter, swa_cells
@@ -47,6 +50,30 @@ def test_what_a_sequence_may_hold(gemma: ModelProfile, wish: Workload, n_ctx: in
 )
 def test_the_cells_of_layers_with_a_window(gemma: ModelProfile, wish: Workload, cells: int) -> None:
     assert swa_cells(gemma, resolve_context(gemma, RIG, wish)) == cells
+
+
+def test_an_encoder_takes_many_whole_texts_at_a_time(tmp_path: Path) -> None:
+    bert = profile_of(zoo.bert(), tmp_path)
+    context = resolve_context(bert, RIG, Workload(n_ctx=100_000, kv_unified=False))
+    assert context.pooling is Pooling.MEAN
+    assert context.n_ctx == context.n_batch == context.n_ubatch == context.n_outputs == bert.context_length
+    assert (context.parallel, context.kv_unified) == (64, True)
+    assert resolve_context(bert, RIG, Workload()).n_ctx == min(bert.context_length, 2048)
+    assert resolve_context(bert, RIG, Workload(parallel=100, pooling=Pooling.CLS)).parallel == 100
+    assert resolve_context(bert, RIG, Workload(pooling=Pooling.CLS)).pooling is Pooling.CLS
+
+
+@pytest.mark.parametrize(
+    ("pooling", "n_ctx", "n_ubatch"),
+    [(Pooling.LAST, 8192, 512), (Pooling.RANK, 8192, 512), (Pooling.MEAN, 2048, 2048)],
+)
+def test_what_a_writing_model_embeds_is_whole_where_it_must_be(
+    gemma: ModelProfile, pooling: Pooling, n_ctx: int, n_ubatch: int
+) -> None:
+    context = resolve_context(gemma, RIG, Workload(pooling=pooling))
+    assert (context.n_ctx, context.n_ubatch, context.parallel) == (n_ctx, n_ubatch, 8)
+    assert context.n_batch == context.n_outputs == n_ubatch
+    assert resolve_context(gemma, RIG, Workload()).pooling is None
 
 
 def test_rows_of_logits_are_one_a_sequence_and_enough_to_draft_for_one(gemma: ModelProfile) -> None:

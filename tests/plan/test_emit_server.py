@@ -4,6 +4,7 @@ import shlex
 import pytest
 
 from tests.plan.saved import CONTEXT, absent, local, remote, saved_plan
+from vram_llm.model.pooling import Pooling
 from vram_llm.plan.emit_server import command_line, exports
 from vram_llm.plan.types import FlashAttention, Plan
 
@@ -144,3 +145,13 @@ def test_a_models_name_cannot_end_its_comment(break_: str) -> None:
     plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, name=f"x{break_}rm -rf ."))
     for text in (command_line(plan), exports(plan)):
         assert not any(line.startswith("rm") for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("pooling", "said"),
+    [(Pooling.MEAN, {"--embeddings": "", "--pooling": "mean"}), (Pooling.RANK, {"--reranking": ""})],
+)
+def test_what_embeds(pooling: Pooling, said: dict[str, str]) -> None:
+    context = dataclasses.replace(CONTEXT, pooling=pooling)
+    found = flags(saved_plan([local(0)], [80], context=context))
+    assert {name: found.get(name) for name in said} == said

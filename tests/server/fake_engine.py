@@ -3,8 +3,11 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 
+import numpy as np
+
 from vram_llm.engine.info import EngineState, ModelInfo
-from vram_llm.engine.request import FinishReason, Request, TokenEvent
+from vram_llm.engine.request import EmbeddingRequest, FinishReason, Request, TokenEvent
+from vram_llm.engine.wire import Embedded
 
 Step = TokenEvent | Exception | asyncio.Event  # to say, to raise, to wait for
 Script = Callable[[Request], Sequence[Step]]
@@ -65,7 +68,7 @@ def fails(*first: str, error: str, code: str | None = None, param: str | None = 
 
 
 class FakeEngine:
-    """Keeps what it was asked (`requests`) and whose generator was closed before its end (`cancelled`)."""
+    """Keeps what it was asked (`requests`, `embedded`) and whose generator was closed early (`cancelled`)."""
 
     def __init__(self, script: Script | None = None, info: ModelInfo | None = INFO) -> None:
         self.script = script or says("Hello", " world")
@@ -73,6 +76,7 @@ class FakeEngine:
         self.info = info
         self.detail = ""
         self.requests: list[Request] = []
+        self.embedded: list[EmbeddingRequest] = []
         self.cancelled: list[str] = []
         self.some_cancelled = asyncio.Event()
 
@@ -93,6 +97,15 @@ class FakeEngine:
             if not complete:
                 self.cancelled.append(request.id)
                 self.some_cancelled.set()
+
+    async def embed(self, request: EmbeddingRequest) -> Embedded:
+        """Rows of the lengths of their texts; text i of a query's has score i."""
+        self.embedded.append(request)
+        assert self.info is not None
+        n = self.info.n_pooled
+        first = [i if request.query is not None else len(text) for i, text in enumerate(request.inputs)]
+        values = np.array([[value] * n for value in first], np.float32)
+        return Embedded(request.id, values.tobytes(), [len(text) for text in request.inputs])
 
     async def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """A byte is a token, but for <s>, which is 1 where it is parsed."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vram_llm.model.pooling import Pooling
 from vram_llm.units import MIB, format_bytes
 
 if TYPE_CHECKING:  # rich is imported where something is drawn: --json goes without
@@ -125,7 +126,16 @@ def _fact_rows(profile: "ModelProfile") -> Iterator[tuple[str, str]]:
         yield "KV cache", "none"
     else:
         yield "KV cache", f"{format_bytes(profile.kv_bytes_per_token)} per token at f16"
+    if profile.pooling is not None:
+        yield "makes", "scores of documents" if profile.pooling is Pooling.RANK else _EMBEDS[profile.pooling]
     yield "read per token", format_bytes(profile.active_bytes_per_token)
+
+
+_EMBEDS = {
+    Pooling.MEAN: "embeddings: the mean of a text's tokens",
+    Pooling.CLS: "embeddings: a text's first token",
+    Pooling.LAST: "embeddings: a text's last token",
+}
 
 
 def _parameters(n: int) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from vram_llm.model.pooling import Pooling
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.plan.types import FlashAttention, Lora, Objective, Serving, Workload
 from vram_llm.units import MIB, parse_bytes, parse_count
@@ -182,6 +183,10 @@ _OPTIONS = (
     )),
     click.option("--expect-streams", type=click.IntRange(1, 256), default=_DEFAULT.expect_streams,
                  show_default=True, help="Sequences that decode at the same time, as the objective sees it."),
+    click.option("--pooling", type=click.Choice([each.value for each in Pooling]), help=(
+        "Make embeddings, in place of text: the mean of a text's tokens, the first (cls), the last; or rank: "
+        "score documents.  [default: as the model's file says; it writes text where that says nothing]"
+    )),
     click.option("--mmap/--no-mmap", default=_DEFAULT.use_mmap, show_default=True,
                  help="Map the file, or read it into memory."),
 )  # fmt: skip
@@ -193,7 +198,7 @@ _NAMES = frozenset(
         "flash_attn", "n_outputs_max", "pipeline", "reserve_mib", "n_gpu_layers", "tensor_split", "mmproj",
         "loras", "draft", "threads", "threads_batch", "itl_target_ms", "cache_reuse", "slots_ram",
         "slots_disk",
-        "objective", "expect_depth", "expect_streams", "mmap",
+        "objective", "expect_depth", "expect_streams", "pooling", "mmap",
     }
 )  # fmt: skip
 
@@ -223,6 +228,7 @@ def wishes(function: _F) -> _F:
             mmproj=options.pop("mmproj"),
             loras=options.pop("loras"),
             draft=options.pop("draft"),
+            pooling=None if (pooling := options.pop("pooling")) is None else Pooling(pooling),
             use_mmap=options.pop("mmap"),
             n_threads=options.pop("threads"),
             n_threads_batch=options.pop("threads_batch"),

@@ -18,7 +18,7 @@ from uuid import uuid4
 from vram_llm.engine import wire
 from vram_llm.engine.figures import Figures
 from vram_llm.engine.info import EngineState, ModelInfo
-from vram_llm.engine.request import FinishReason, Request, TokenEvent
+from vram_llm.engine.request import EmbeddingRequest, FinishReason, Request, TokenEvent
 from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, VramLLMError
 from vram_llm.plan.types import Plan
 
@@ -31,6 +31,7 @@ RESTART_WINDOW_S = 300.0
 MAX_WAITING = 256  # requests beyond those that run, before new ones are turned away
 _STOP_GRACE_S = 5.0
 _TELLING = re.compile(r"assert|error|failed|abort|crashed", re.IGNORECASE)  # of a process's last lines
+Answer = wire.Tokens | wire.Pieces | wire.Embedded
 _REFUSALS = {kind.code: kind for kind in (RequestError, ContextExceeded)}
 
 
@@ -53,7 +54,7 @@ class EngineClient:
         self._model_name = model_name
         self._on_state = on_state
         self._news: dict[str, asyncio.Queue[TokenEvent | VramLLMError]] = {}
-        self._answers: dict[str, asyncio.Future[wire.Tokens | wire.Pieces]] = {}
+        self._answers: dict[str, asyncio.Future[Answer]] = {}
         self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
         self._stderr: deque[str] = deque(maxlen=20)
         self._seconds_per_request: float | None = None
@@ -188,7 +189,7 @@ class EngineClient:
                     case wire.News(events, figures):
                         self.figures = figures
                         self._deliver(events)
-                    case wire.Tokens(asked) | wire.Pieces(asked) as answer:
+                    case wire.Tokens(asked) | wire.Pieces(asked) | wire.Embedded(asked) as answer:
                         if (waiting := self._answers.get(asked)) is not None and not waiting.done():
                             waiting.set_result(answer)
                     case wire.Loading(fraction):
@@ -244,10 +245,26 @@ class EngineClient:
         assert isinstance(answer, wire.Pieces)
         return answer.pieces
 
-    async def _ask(self, question: wire.Tokenize | wire.Detokenize) -> wire.Tokens | wire.Pieces:
+    async def embed(self, request: EmbeddingRequest) -> wire.Embedded:
+        """What the model makes of the request's inputs. Cancelling the task that waits cancels the request.
+
+        The model's plan has a pooling. Raises EngineDied, Overloaded, RequestError (ContextExceeded).
+        """
+        self._admit()
+        try:
+            answer = await self._ask(wire.Embed(request))
+        except asyncio.CancelledError:
+            self._send(wire.Cancel(request.id))
+            raise
+        assert isinstance(answer, wire.Embedded)
+        if answer.error is not None:
+            raise _REFUSALS[answer.error_code or RequestError.code](answer.error, answer.error_param)
+        return answer
+
+    async def _ask(self, question: wire.Tokenize | wire.Detokenize | wire.Embed) -> Answer:
         if self.state is not EngineState.READY:
             raise EngineDied(f"the engine is not ready: {self.detail}")
-        answer: asyncio.Future[wire.Tokens | wire.Pieces] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[question.id] = answer
         try:
             self._send(question)
@@ -260,11 +277,12 @@ class EngineClient:
             raise EngineDied(f"the engine is not ready: {self.detail}")
         parallel = self.plan.context.parallel
         limit = parallel + MAX_WAITING
-        if len(self._news) >= limit:
-            turns = len(self._news) / parallel
+        n_requests = len(self._news) + len(self._answers)
+        if n_requests >= limit:
+            turns = n_requests / parallel
             retry_after_s = max(1.0, turns * (self._seconds_per_request or 1.0))
             raise Overloaded(
-                f"{len(self._news)} requests are in flight and {limit} is the most; "
+                f"{n_requests} requests are in flight and {limit} is the most; "
                 f"try again in {retry_after_s:.0f} s",
                 retry_after_s,
             )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from vram_llm.model.pooling import Pooling
+
 
 class EngineState(StrEnum):
     """Where the engine process is in its life."""
@@ -41,3 +43,5 @@ class ModelInfo:
     eos_token: str
     created: int  # Unix seconds of the load
     memory: tuple[LoadedMemory, ...] = ()
+    pooling: Pooling | None = None  # of the embeddings it makes; None: it writes text
+    n_pooled: int = 0  # numbers in one of them

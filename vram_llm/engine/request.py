@@ -104,6 +104,18 @@ class Request:
     prompt_logprobs: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRequest:
+    """Texts to embed, each as text (tokenised by the engine, special tokens parsed) or token ids.
+
+    With a `query`, a reranker scores each of them as an answer to it.
+    """
+
+    id: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    query: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A token, the bytes it is written with, and the natural logarithm of its probability."""

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.info import ModelInfo
-from vram_llm.engine.request import FinishReason, Request, SamplingParams
+from vram_llm.engine.request import EmbeddingRequest, FinishReason, Request, SamplingParams
 from vram_llm.errors import EngineDied
 from vram_llm.plan.types import Plan
 
@@ -33,11 +33,15 @@ async def run(
 
 
 async def _work(engine: EngineClient, info: ModelInfo) -> None:
-    """One full micro-batch of prompt, then all sequences decoding at once.
+    """One full micro-batch of prompt, then all sequences decoding at once; or one text as long, embedded.
 
     Memory pools, BLAS workspaces and graphs are only made when there is work for them.
     """
     context = engine.plan.context
+    if context.pooling is not None:
+        text = tuple(i * 7919 % info.n_vocab for i in range(min(context.n_ubatch, info.n_ctx_train)))
+        await engine.embed(EmbeddingRequest(id="embed", inputs=(text,)))
+        return
     n_prompt = min(context.n_ubatch, info.n_ctx - 1)
     # all kinds of tokens, so that all experts of a mixture are asked for
     prompt = tuple(i * 7919 % info.n_vocab for i in range(n_prompt))

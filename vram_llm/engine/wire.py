@@ -9,7 +9,7 @@ import msgspec
 
 from vram_llm.engine.figures import Figures
 from vram_llm.engine.info import ModelInfo
-from vram_llm.engine.request import Request, TokenEvent
+from vram_llm.engine.request import EmbeddingRequest, Request, TokenEvent
 from vram_llm.plan.types import Plan
 
 
@@ -24,6 +24,16 @@ class Submit(msgspec.Struct, tag=True):
     """A new request."""
 
     request: Request
+
+
+class Embed(msgspec.Struct, tag=True):
+    """Texts to embed. Answered by Embedded with the request's id."""
+
+    request: EmbeddingRequest
+
+    @property
+    def id(self) -> str:
+        return self.request.id
 
 
 class Cancel(msgspec.Struct, tag=True):
@@ -91,6 +101,21 @@ class Pieces(msgspec.Struct, tag=True):
     pieces: list[bytes]
 
 
+class Embedded(msgspec.Struct, tag=True):
+    """The answer to Embed: a row of float32 for each input, one after the other, and each one's tokens.
+
+    A score, or as many of them as the classifier has, makes a reranker's row. `error` (with `error_code`, and
+    `error_param` where a field is at fault) is set where there are none.
+    """
+
+    id: str
+    vectors: bytes = b""
+    n_tokens: list[int] = []
+    error: str | None = None
+    error_code: str | None = None
+    error_param: str | None = None
+
+
 class Failed(msgspec.Struct, tag=True):
     """The engine cannot go on; it exits after this. `exit_code` is the error's in errors.py."""
 
@@ -98,8 +123,8 @@ class Failed(msgspec.Struct, tag=True):
     exit_code: int
 
 
-ToEngine = Start | Submit | Cancel | Tokenize | Detokenize | Stop
-FromEngine = Loading | Ready | News | Remark | Tokens | Pieces | Failed
+ToEngine = Start | Submit | Embed | Cancel | Tokenize | Detokenize | Stop
+FromEngine = Loading | Ready | News | Remark | Tokens | Pieces | Embedded | Failed
 
 _HEADER = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size

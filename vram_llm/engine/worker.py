@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from vram_llm.engine import wire
 from vram_llm.engine.info import LoadedMemory, ModelInfo
@@ -109,6 +109,8 @@ def run(channel: Channel) -> None:
     if stopped:
         raise _Stopped
     channel.send(wire.Ready(_info(model, start.model_name)))
+    if start.plan.context.pooling is not None:
+        _embed(channel, model)
     loop = Loop(model)
     expectation = Expectation(start.plan.speed)
     while True:
@@ -124,11 +126,8 @@ def run(channel: Channel) -> None:
                     events += [refusal] if refusal is not None else []
                 case wire.Cancel(request_id):
                     loop.cancel(request_id)
-                case wire.Tokenize(asked, text, add_special, parse_special):
-                    tokens = model.vocab.tokenize(text, add_special=add_special, parse_special=parse_special)
-                    channel.send(wire.Tokens(asked, tokens))
-                case wire.Detokenize(asked, tokens):
-                    channel.send(wire.Pieces(asked, [model.vocab.spelling(token) for token in tokens]))
+                case wire.Tokenize() | wire.Detokenize():
+                    channel.send(_of_vocabulary(model, message))
         began = time.perf_counter()
         news = loop.step()
         remark = expectation.after(model.batch.n_rows, len(news), time.perf_counter() - began)
@@ -138,6 +137,36 @@ def run(channel: Channel) -> None:
         if remark is not None:
             channel.send(wire.Remark(remark))
         loop.meter.count_turn(time.perf_counter() - started)
+
+
+def _embed(channel: Channel, model: "LoadedModel") -> NoReturn:
+    """Embed until told to stop."""
+    from vram_llm.engine.embedder import Embedder
+
+    embedder = Embedder(model)
+    while True:
+        for message in channel.receive(wait=embedder.is_idle):
+            match message:
+                case wire.Embed(request):
+                    if (refusal := embedder.submit(request)) is not None:
+                        channel.send(refusal)
+                case wire.Cancel(request_id):
+                    embedder.cancel(request_id)
+                case wire.Tokenize() | wire.Detokenize():
+                    channel.send(_of_vocabulary(model, message))
+        answers = embedder.step() if not embedder.is_idle else []
+        for answer in answers:
+            channel.send(answer)
+        if answers:
+            channel.send(wire.News([], embedder.figures()))
+
+
+def _of_vocabulary(model: "LoadedModel", asked: wire.Tokenize | wire.Detokenize) -> wire.Tokens | wire.Pieces:
+    vocab = model.vocab
+    if isinstance(asked, wire.Detokenize):
+        return wire.Pieces(asked.id, [vocab.spelling(token) for token in asked.tokens])
+    special = {"add_special": asked.add_special, "parse_special": asked.parse_special}
+    return wire.Tokens(asked.id, vocab.tokenize(asked.text, **special))
 
 
 def _info(model: "LoadedModel", name: str) -> ModelInfo:
@@ -168,6 +197,8 @@ def _info(model: "LoadedModel", name: str) -> ModelInfo:
         eos_token=model.vocab.text_of(model.vocab.eos),
         created=int(time.time()),
         memory=tuple(memory),
+        pooling=plan.context.pooling,
+        n_pooled=model.n_pooled,
     )
 
 

@@ -25,6 +25,7 @@ class Cells:
     def __init__(self, ctx: int, model: int) -> None:
         self._ctx = ctx
         self._memory = C.llama_get_memory(ctx)
+        self.exist = bool(self._memory)  # an encoder keeps nothing
         recurrent = C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model)
         self.is_stateful: bool = recurrent or C.llama_model_n_swa(model) > 0
         self.can_rewind: bool = not recurrent

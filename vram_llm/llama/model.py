@@ -18,6 +18,7 @@ from vram_llm.llama.cells import Cells
 from vram_llm.llama.devices import Servers, handles
 from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, context_params
 from vram_llm.llama.vocab import Vocab
+from vram_llm.model.pooling import Pooling
 from vram_llm.plan.types import HOST, CompanionKind, Plan
 
 # as the bindings', but for the address in place of a pointer object: it is asked for every row
@@ -111,6 +112,25 @@ class LoadedModel:
             floats = (ctypes.c_float * self.vocab.n_tokens).from_address(address)
             view = self._views[address] = np.ctypeslib.as_array(floats)
         return view
+
+    def pooled(self, sequence: int) -> npt.NDArray[np.float32]:
+        """What stands for the texts of a sequence of the last batch, shape (n_pooled,): a copy."""
+        address = ctypes.cast(C.llama_get_embeddings_seq(self._ctx, sequence), ctypes.c_void_p).value
+        assert address is not None
+        return np.frombuffer(ctypes.string_at(address, 4 * self.n_pooled), np.float32)
+
+    @property
+    def n_pooled(self) -> int:
+        """Numbers in what stands for a text: a vector's, or a reranker's scores."""
+        if self.plan.context.pooling is Pooling.RANK:
+            return int(C.llama_model_n_cls_out(self._model))
+        return int(C.llama_model_n_embd_out(self._model))
+
+    @property
+    def can_split_texts(self) -> bool:
+        """Whether a text may be computed in several batches: its last token stands for it, and sees all."""
+        from_last = self.plan.context.pooling in (Pooling.LAST, Pooling.RANK)
+        return from_last and self.cells.exist and bool(C.llama_get_causal_attn(self._ctx))
 
     def memory_use(self) -> dict[str, memory.BufferUse]:
         """What llama.cpp holds per device id of the plan, and "host" (all CPU buffer types added up)."""

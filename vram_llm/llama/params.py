@@ -6,6 +6,7 @@ from typing import Any
 
 from vram_llm.llama import bindings as b
 from vram_llm.llama.bindings import C
+from vram_llm.model.pooling import NUMBERS
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.plan.context import NO_TENSOR
 from vram_llm.plan.types import Context, FlashAttention, Placement
@@ -64,4 +65,6 @@ def context_params(context: Context) -> Any:
     params.swa_full = context.swa_full
     params.op_offload = False  # would copy host layers' weights through memory no plan has counted
     params.no_perf = True
+    if context.pooling is not None:
+        params.embeddings, params.pooling_type = True, NUMBERS[context.pooling]
     return params

@@ -22,6 +22,10 @@ class Vocab:
         self.n_tokens: int = C.llama_vocab_n_tokens(handle)
         self.bos: int = C.llama_vocab_bos(handle)
         self.eos: int = C.llama_vocab_eos(handle)
+        self.sep: int = C.llama_vocab_sep(handle)
+        self.adds_bos: bool = C.llama_vocab_get_add_bos(handle)
+        self.adds_eos: bool = C.llama_vocab_get_add_eos(handle)
+        self.adds_sep: bool = C.llama_vocab_get_add_sep(handle)
         self._eog = frozenset(t for t in range(self.n_tokens) if C.llama_vocab_is_eog(handle, t))
 
     def is_end(self, token: int) -> bool:

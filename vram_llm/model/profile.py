@@ -17,6 +17,7 @@ from vram_llm.model.memory import (
     linear_layers,
     read_attention,
 )
+from vram_llm.model.pooling import Pooling, read_pooling
 from vram_llm.model.quants import quantization_name, row_bytes
 from vram_llm.model.tensors import (
     Place,
@@ -92,6 +93,7 @@ class ModelProfile:
     sliding_window: int  # 0: no layer has one
     is_causal: bool
     has_memory: bool  # false for encoders and diffusion models, which keep nothing of the past
+    pooling: Pooling | None  # of the embeddings it is made for; None: it writes text
     rows_cut: rules.RowsCut
     memory_is_modelled: bool  # false where only llama.cpp itself knows what a context takes
     layers: tuple[Layer, ...]
@@ -167,6 +169,7 @@ def profile(header: Header) -> ModelProfile:
         sliding_window=attention.window,
         is_causal=keys.raw("attention.causal") is not False,
         has_memory=keys.arch not in rules.NO_MEMORY,
+        pooling=read_pooling(keys),
         rows_cut=rules.ROWS_CUT.get(keys.arch, rules.RowsCut.IN_LAST_LAYER),
         memory_is_modelled=keys.arch not in rules.UNMODELLED,
         layers=layers,

@@ -1,7 +1,10 @@
 """The llama.cpp context that a workload calls for."""
 
+from dataclasses import replace
+
 from vram_llm.errors import BadPlan
 from vram_llm.machine.types import Machine
+from vram_llm.model.pooling import Pooling
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.plan.padding import pad
@@ -10,6 +13,7 @@ from vram_llm.plan.types import Context, FlashAttention, Objective, Workload
 CTX_STEP = 256  # llama.cpp pads what a sequence may hold to a multiple of it
 DRAFTED_TOKENS = 3  # for each sequence at a time: --spec-draft-n-max of llama-server
 LEAST_OUTPUTS = 8  # rows of logits, so that a lone stream can be drafted for
+EMBEDDED_TEXTS = 64  # that an encoder, which keeps nothing of them, takes in a step
 NO_TENSOR = "^$"
 """No tensor is called so: with any tensor override llama.cpp makes no pipeline copies (llama-context.cpp)."""
 
@@ -26,8 +30,12 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         raise BadPlan(
             "a draft model takes as much context as the model: give --n-ctx a number beside --draft"
         )
+    pooling = workload.pooling or profile.pooling
     trained = profile.context_length or Workload.DEFAULT_N_CTX
-    wanted = workload.n_ctx or min(Workload.DEFAULT_N_CTX, trained)
+    is_whole = pooling is not None and _needs_whole_texts(profile, pooling)
+    default = Workload.DEFAULT_TEXT if is_whole else Workload.DEFAULT_N_CTX
+    wanted = workload.n_ctx or min(default, trained)
+    wanted = min(wanted, trained) if is_whole else wanted
     n_caches = 1 if workload.kv_unified else workload.parallel
     n_ctx = (
         pad(pad(wanted, CTX_STEP) // n_caches, CTX_STEP) * n_caches
@@ -52,7 +60,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
             f"{workload.parallel} sequences that decode need {least_rows} rows of logits a step, and "
             f"--n-outputs-max allows {workload.n_outputs_max}; raise it, or lower --parallel"
         )
-    return Context(
+    context = Context(
         n_ctx=n_ctx,
         parallel=workload.parallel,
         kv_type_k=workload.kv_type_k,
@@ -67,4 +75,28 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         flash_attn=workload.flash_attn,
         swa_full=workload.swa_full,
         kv_unified=workload.kv_unified,
+        pooling=pooling,
+    )
+    return context if pooling is None else _for_embeddings(profile, context, is_whole)
+
+
+def _needs_whole_texts(profile: ModelProfile, pooling: Pooling) -> bool:
+    """Whether a text has to be one micro-batch: where what a token gives depends on those after it."""
+    from_last = pooling in (Pooling.LAST, Pooling.RANK) and profile.is_causal
+    return not (profile.has_memory and from_last)
+
+
+def _for_embeddings(profile: ModelProfile, context: Context, is_whole: bool) -> Context:
+    """The context that embeds: every token of a batch is an output (llama_context::decode and encode)."""
+    n_batch = context.n_ctx if is_whole else context.n_ubatch
+    context = replace(context, n_batch=n_batch, n_ubatch=n_batch, n_outputs_max=n_batch)
+    if profile.has_memory:
+        return context
+    # flash attention computes with 16 bits on the processor, and otherwise for few rows than for many
+    plain = context.flash_attn is FlashAttention.AUTO and n_batch <= Workload.DEFAULT_TEXT
+    return replace(
+        context,
+        parallel=max(context.parallel, min(EMBEDDED_TEXTS, n_batch)),
+        kv_unified=True,
+        flash_attn=FlashAttention.OFF if plain else context.flash_attn,
     )

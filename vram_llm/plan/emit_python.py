@@ -138,6 +138,8 @@ params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
 def script(plan: Plan) -> str:
     """The script's text. Raises BadPlan where the plan contradicts itself."""
     where, context = reach(plan), plan.context
+    if context.pooling is not None:
+        raise BadPlan("a script for llama-cpp-python writes text; for embeddings use --emit llama-server")
     has_copies_off = not context.pipeline_copies and len(where.names) > 1
     if others := [each for each in plan.companions if each.kind is not CompanionKind.LORA]:
         raise BadPlan(

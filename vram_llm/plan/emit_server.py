@@ -12,9 +12,10 @@ from pathlib import Path
 
 from vram_llm.errors import BadPlan
 from vram_llm.model.location import HUB, is_remote
+from vram_llm.model.pooling import Pooling
 from vram_llm.plan.context import DRAFTED_TOKENS, NO_TENSOR
 from vram_llm.plan.emit_devices import Reach, reach
-from vram_llm.plan.types import Companion, CompanionKind, Plan
+from vram_llm.plan.types import Companion, CompanionKind, Context, Plan
 
 _HOST_CACHES = (
     "--cache-ram and --ctx-checkpoints are 0 because the plan keeps no room on the host for what",
@@ -78,9 +79,21 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
         Setting("--ubatch-size", str(context.n_ubatch), "LLAMA_ARG_UBATCH"),
         Setting("--threads", str(context.n_threads), "LLAMA_ARG_THREADS"),
         *batch_threads,
+        *_embedding(context),
         Setting("--cache-ram", "0", "LLAMA_ARG_CACHE_RAM"),
         Setting("--ctx-checkpoints", "0", "LLAMA_ARG_CTX_CHECKPOINTS"),
         Setting("--no-op-offload", None, None),
+    )
+
+
+def _embedding(context: Context) -> tuple[Setting, ...]:
+    if context.pooling is None:
+        return ()
+    if context.pooling is Pooling.RANK:
+        return (Setting("--reranking", None, "LLAMA_ARG_RERANKING"),)
+    return (
+        Setting("--embeddings", None, "LLAMA_ARG_EMBEDDINGS"),
+        Setting("--pooling", context.pooling.value, "LLAMA_ARG_POOLING"),
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from vram_llm.machine.types import Device, Source
+from vram_llm.model.pooling import Pooling
 from vram_llm.units import MIB
 
 HOST = "host"  # the id of the computer itself where a device id is expected
@@ -70,6 +71,7 @@ class Workload:
     reserve_bytes: int = 1024 * MIB  # kept free on every device and on the host
     n_gpu_layers: int | None = None  # as llama.cpp counts them: the output is one of them
     tensor_split: tuple[float, ...] | None = None
+    pooling: Pooling | None = None  # make embeddings, pooled so; None: as the model's file says
     use_mmap: bool = True
     pipeline_copies: bool = True
     mmproj: str | None = None  # the file of a multimodal projector
@@ -83,6 +85,7 @@ class Workload:
     expect_streams: int = 1  # sequences that decode at the same time, as the objective sees it
 
     DEFAULT_N_CTX = 8192  # where the user names none, and the model was trained on as much
+    DEFAULT_TEXT = 2048  # the same for encoders, whose compute buffers grow with the longest text
     DEFAULT_DEPTH = 2048  # or half the context if that is less
 
 
@@ -104,6 +107,7 @@ class Context:
     flash_attn: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False  # layers with a sliding window keep all of the context
     kv_unified: bool = True  # one cache for all sequences; else each has its own
+    pooling: Pooling | None = None  # embeddings are made, pooled so; None: text is written
 
     @property
     def n_ctx_seq(self) -> int:

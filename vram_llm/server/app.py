@@ -18,12 +18,14 @@ from vram_llm.server.anthropic.routes import anthropic_router
 from vram_llm.server.chat import chat_router
 from vram_llm.server.completions import completions_router
 from vram_llm.server.document import document
+from vram_llm.server.embeddings import EmbeddingFields, embeddings_router
 from vram_llm.server.engine_port import Engine
 from vram_llm.server.errors import UnknownRoute, WrongMethod, error_response
 from vram_llm.server.guard import Guard
 from vram_llm.server.health import health_router
 from vram_llm.server.hosts import HostCheck
 from vram_llm.server.models import models_router
+from vram_llm.server.rerank import RerankFields, rerank_router
 from vram_llm.server.responses.fields import ResponseFields
 from vram_llm.server.responses.routes import responses_router
 from vram_llm.server.schemas import ChatCompletionRequest, CompletionRequest
@@ -34,7 +36,7 @@ from vram_llm.units import MIB
 MAX_BODY_BYTES = 32 * MIB
 _BODIES = (
     ChatCompletionRequest, CompletionRequest, ResponseFields, MessagesFields, CountFields, TokenizeFields,
-    DetokenizeFields, ApplyFields,
+    DetokenizeFields, ApplyFields, EmbeddingFields, RerankFields,
 )  # fmt: skip
 _MESSAGES = ("/messages", "/messages/count_tokens")
 _REFUSALS = {prefix + path: anthropic_response for prefix in ("", "/v1") for path in _MESSAGES}
@@ -73,7 +75,10 @@ def create_app(
     app.add_exception_handler(HTTPException, _no_such_route)
     served = Served(engine, model_aliases, clock)
     app.include_router(health_router(served))
-    for make in (models_router, chat_router, completions_router, responses_router, anthropic_router):
+    for make in (
+        models_router, chat_router, completions_router, responses_router, anthropic_router, embeddings_router,
+        rerank_router,
+    ):  # fmt: skip
         router = make(served)
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)

@@ -86,7 +86,7 @@ def chat_router(served: Served) -> APIRouter:
     )
     async def chat(http: Request) -> Response:
         fields = parse(ChatCompletionRequest, await http.body())
-        info = served.model(fields.model)
+        info = served.writing_model(fields.model)
         turn = await asyncio.to_thread(turn_of, info, fields)
         head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(served.clock()), info.name, fingerprint(info))
         requests = sequences(

@@ -7,11 +7,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from vram_llm.engine.request import TokenEvent
-from vram_llm.errors import RequestError
 from vram_llm.server.document import generation_route
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.generation import Outcome, collect, news, sequences, while_connected
 from vram_llm.server.logprobs import completion_logprobs, n_chars, prompt_offset, prompt_text
+from vram_llm.server.prompts import Prompts, prompts
 from vram_llm.server.replies import Completion, CompletionChoice, ReplyHead, Tally
 from vram_llm.server.schemas import CompletionRequest, parse
 from vram_llm.server.served import Served, fingerprint
@@ -78,14 +78,14 @@ def completions_router(served: Served) -> APIRouter:
     @router.post("/completions", **generation_route("Continue a prompt", CompletionRequest, Completion))
     async def complete(http: Request) -> Response:
         fields = parse(CompletionRequest, await http.body())
-        info = served.model(fields.model)
-        prompts = _prompts(fields.prompt, info.n_vocab)
+        info = served.writing_model(fields.model)
+        given = prompts(fields.prompt, info.n_vocab, "prompt")
         n_top = fields.n_logprobs()
-        echoes = _echoes(fields, prompts, n_top)
+        echoes = _echoes(fields, given, n_top)
         head = ReplyHead(f"cmpl-{uuid4().hex}", int(served.clock()), info.name, fingerprint(info))
         requests = sequences(
             fields,
-            prompts,
+            given,
             info,
             reply_id=head.id,
             add_bos=True,
@@ -114,45 +114,14 @@ def completions_router(served: Served) -> APIRouter:
     return router
 
 
-def _prompts(prompt: object, n_vocab: int) -> list[str | tuple[int, ...]]:
-    """The four shapes of `prompt` as one: a list of texts or token ids. Raises RequestError."""
-    if isinstance(prompt, str):
-        return [prompt]
-    if isinstance(prompt, list) and prompt:
-        if all(isinstance(text, str) for text in prompt):
-            return list(prompt)
-        rows = prompt if isinstance(prompt[0], list) else [prompt]
-        if all(_are_tokens(row) for row in rows):
-            for row in rows:
-                _check_vocabulary(row, n_vocab)
-            return [tuple(row) for row in rows]
-    raise RequestError(
-        "'prompt' must be a string, a list of strings, a list of token ids or a list of such lists, "
-        "none of the lists empty",
-        "prompt",
-    )
-
-
-def _are_tokens(row: object) -> bool:
-    return isinstance(row, list) and bool(row) and all(type(token) is int for token in row)
-
-
-def _check_vocabulary(tokens: list[int], n_vocab: int) -> None:
-    for token in tokens:
-        if not 0 <= token < n_vocab:
-            raise RequestError(
-                f"Token {token} in 'prompt' is not in the vocabulary: the last is {n_vocab - 1}", "prompt"
-            )
-
-
-def _echoes(fields: CompletionRequest, prompts: list[str | tuple[int, ...]], n_top: int | None) -> list[Echo]:
+def _echoes(fields: CompletionRequest, given: Prompts, n_top: int | None) -> list[Echo]:
     """What to put before each choice. Raises NotSupported, and RequestError for a `best_of`."""
     n = fields.n or 1
     if fields.best_of is not None and fields.best_of != n:
         raise NotSupported(f"'best_of' other than n ({n}) is not supported; leave it out", "best_of")
     if not fields.echo:
         return []
-    texts = [prompt if isinstance(prompt, str) else None for prompt in prompts]
+    texts = [prompt if isinstance(prompt, str) else None for prompt in given]
     if None in texts and n_top is None:
         raise NotSupported(
             "'echo' of a prompt in token ids is supported with 'logprobs' only; send text, or logprobs of 0",

@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from vram_llm.engine.info import EngineState, ModelInfo
-from vram_llm.engine.request import Request, TokenEvent
+from vram_llm.engine.request import EmbeddingRequest, Request, TokenEvent
+from vram_llm.engine.wire import Embedded
 
 
 class Engine(Protocol):
@@ -26,6 +27,12 @@ class Engine(Protocol):
 
     async def pieces(self, tokens: list[int]) -> list[bytes]:
         """The bytes each of `tokens` is written with. Raises EngineDied."""
+
+    async def embed(self, request: EmbeddingRequest) -> Embedded:
+        """What the model makes of the request's inputs. Raises RequestError, Overloaded, EngineDied.
+
+        Cancelling the task that waits cancels the request.
+        """
 
     def generate(self, request: Request) -> AsyncGenerator[TokenEvent, None]:
         """Run one request. The last event, and only it, has a `finish_reason`.

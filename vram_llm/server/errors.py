@@ -35,6 +35,12 @@ class UnknownModel(RequestError):
     code = "model_not_found"
 
 
+class WrongModel(RequestError):
+    """A model that does not do what is asked of it."""
+
+    code = "model_not_supported"
+
+
 class NoSuchResponse(RequestError):
     """A response that is not kept here."""
 
@@ -118,6 +124,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     BadKey: Answer(status=401, type=_INVALID),
     WrongHost: Answer(status=403, type=_INVALID),
     UnknownModel: Answer(status=404, type=_INVALID),
+    WrongModel: Answer(status=400, type=_INVALID),
     NoSuchResponse: Answer(status=404, type=_INVALID),
     PreviousNotFound: Answer(status=400, type=_INVALID),
     UnknownRoute: Answer(status=404, type=_INVALID),

@@ -10,7 +10,7 @@ from vram_llm.server.logprobs import ChatLogprobs, CompletionLogprobs
 
 Ending = Literal["stop", "length"]
 ChatEnding = Literal["stop", "length", "tool_calls"]
-_PRESENT = Field(exclude_if=lambda value: value is None)  # left out where there is none, as OpenAI does
+PRESENT = Field(exclude_if=lambda value: value is None)  # left out where there is none, as OpenAI does
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ class AssistantMessage(BaseModel):
     content: str | None
     refusal: None = None
     annotations: list[None] = []
-    reasoning_content: Annotated[str | None, _PRESENT] = None
-    tool_calls: Annotated[list[ToolCall] | None, _PRESENT] = None
+    reasoning_content: Annotated[str | None, PRESENT] = None
+    tool_calls: Annotated[list[ToolCall] | None, PRESENT] = None
 
 
 class ChatChoice(BaseModel):
@@ -111,6 +111,53 @@ class Completion(BaseModel):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage
+
+
+class EmbeddingUsage(BaseModel):
+    """Tokens of what was embedded or ranked."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embedding(BaseModel):
+    """The vector of one input: numbers, or base64 of them as little-endian float32."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingList(BaseModel):
+    """The reply to POST /v1/embeddings."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
+class RankedText(BaseModel):
+    """A document given back."""
+
+    text: str
+
+
+class RankedDocument(BaseModel):
+    """One document's place in the request, and the classifier's score as it stands: more is better."""
+
+    index: int
+    relevance_score: float
+    document: Annotated[RankedText | None, PRESENT] = None
+
+
+class Ranking(BaseModel):
+    """The reply to POST /v1/rerank, best first."""
+
+    object: Literal["list"] = "list"
+    model: str
+    results: list[RankedDocument]
+    usage: EmbeddingUsage
 
 
 class ModelCard(BaseModel):

@@ -8,8 +8,11 @@ from pathlib import PurePath
 
 from vram_llm.chat.template import ChatTemplate
 from vram_llm.engine.info import EngineState, ModelInfo
+from vram_llm.model.pooling import Pooling
 from vram_llm.server.engine_port import Engine
-from vram_llm.server.errors import NotReady, Unavailable, UnknownModel
+from vram_llm.server.errors import NotReady, Unavailable, UnknownModel, WrongModel
+
+_EMBEDS = "makes embeddings: POST /v1/embeddings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,35 @@ class Served:
             raise UnknownModel(
                 f"The model '{name}' does not exist here; this server has '{info.name}'", "model"
             )
+        return info
+
+    def writing_model(self, name: str | None) -> ModelInfo:
+        """`model(name)`, where it writes text. Raises WrongModel besides what that raises."""
+        info = self.model(name)
+        if info.pooling is not None:
+            does = "ranks documents: POST /v1/rerank" if info.pooling is Pooling.RANK else _EMBEDS
+            raise WrongModel(f"'{info.name}' writes no text; it {does}", "model")
+        return info
+
+    def embedding_model(self, name: str | None) -> ModelInfo:
+        """`model(name)`, where it makes embeddings. Raises WrongModel besides what that raises."""
+        info = self.model(name)
+        if info.pooling is None:
+            raise WrongModel(
+                f"'{info.name}' is served to write text; for embeddings serve a model made for them, or this "
+                "one with --pooling",
+                "model",
+            )
+        if info.pooling is Pooling.RANK:
+            raise WrongModel(f"'{info.name}' ranks documents and makes no embeddings", "model")
+        return info
+
+    def ranking_model(self, name: str | None) -> ModelInfo:
+        """`model(name)`, where it is a reranker. Raises WrongModel besides what that raises."""
+        info = self.model(name)
+        if info.pooling is not Pooling.RANK:
+            does = "writes text" if info.pooling is None else _EMBEDS
+            raise WrongModel(f"'{info.name}' is no reranker; it {does}", "model")
         return info
 
     def known(self) -> ModelInfo:

@@ -27,7 +27,7 @@ def anthropic_router(served: Served) -> APIRouter:
     @router.post("/messages", **generation_route("Answer messages", MessagesFields, MessageReply))
     async def answer(http: Request) -> Response:
         fields = parse(MessagesFields, await http.body())
-        info = served.model(fields.model)
+        info = served.writing_model(fields.model)
         turn = await asyncio.to_thread(_turn, info, fields)
         tally = Tally(1)
         writer = MessageWriter(info.name, tally)
@@ -51,7 +51,7 @@ def anthropic_router(served: Served) -> APIRouter:
     @router.post("/messages/count_tokens", **body_route("Count a prompt's tokens", CountFields, TokenCount))
     async def count(http: Request) -> TokenCount:
         fields = parse(CountFields, await http.body())
-        turn = await asyncio.to_thread(_turn, served.model(fields.model), fields)
+        turn = await asyncio.to_thread(_turn, served.writing_model(fields.model), fields)
         tokens = await served.engine.tokenize(turn.prompt, add_special=turn.add_bos, parse_special=True)
         return TokenCount(input_tokens=len(tokens))
 

@@ -33,7 +33,7 @@ def responses_router(served: Served) -> APIRouter:
     async def respond(http: Request) -> Response:
         fields = parse(ResponseFields, await http.body())
         fields.check()
-        info = served.model(fields.model)
+        info = served.writing_model(fields.model)
         chat = [*_before(store, fields.previous_response_id), *messages_of(fields.input)]
         orders = [{"role": "system", "content": fields.instructions}] if fields.instructions else []
         reasoning = fields.reasoning

@@ -1,0 +1,222 @@
+"""POST /v1/embeddings and /v1/rerank, over the ASGI interface and, by OpenAI's SDK, a real encoder."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import httpx
+import llama_cpp
+import numpy as np
+import openai
+import pytest
+
+from tests.conftest import PlanOnCpu
+from tests.server.conftest import listening
+from tests.server.fake_engine import INFO, FakeEngine
+from tools.random_bert import write_bert
+from vram_llm.engine.client import EngineClient
+from vram_llm.model.pooling import Pooling
+from vram_llm.plan.types import Plan
+
+EMBEDDER = replace(INFO, pooling=Pooling.MEAN, n_pooled=4)
+RANKER = replace(INFO, pooling=Pooling.RANK, n_pooled=1)
+TEXTS = [f"the {i} dogs walk over the hill" for i in range(40)]
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine(info=EMBEDDER)
+
+
+async def embed(client: httpx.AsyncClient, given: Any, **fields: Any) -> httpx.Response:
+    return await client.post("/v1/embeddings", json={"model": "tiny", "input": given, **fields})
+
+
+async def rank(client: httpx.AsyncClient, documents: Any, **fields: Any) -> httpx.Response:
+    body = {"model": "tiny", "query": "why?", "documents": documents, **fields}
+    return await client.post("/rerank", json=body)
+
+
+async def test_reply(client: httpx.AsyncClient) -> None:
+    reply = (await embed(client, ["ab", "c"])).json()
+    vector = {"object": "embedding", "index": 0, "embedding": [0.5] * 4}
+    assert reply == {
+        "object": "list",
+        "data": [vector, {**vector, "index": 1}],
+        "model": "tiny",
+        "usage": {"prompt_tokens": 3, "total_tokens": 3},
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [("a", ("a",)), (["a", "b"], ("a", "b")), ([1, 2], ((1, 2),)), ([[1], [2, 99]], ((1,), (2, 99)))],
+)
+async def test_shapes_of_the_input(
+    client: httpx.AsyncClient, engine: FakeEngine, given: Any, seen: tuple[Any, ...]
+) -> None:
+    assert (await embed(client, given)).status_code == 200
+    assert engine.embedded[0].inputs == seen
+
+
+async def test_fewer_dimensions_are_of_length_1_again(client: httpx.AsyncClient) -> None:
+    (vector,) = (await embed(client, "a", dimensions=2)).json()["data"]
+    np.testing.assert_allclose(vector["embedding"], [2**-0.5] * 2)
+
+
+async def test_base64(client: httpx.AsyncClient) -> None:
+    (vector,) = (await embed(client, "a", encoding_format="base64")).json()["data"]
+    assert np.frombuffer(base64.b64decode(vector["embedding"]), "<f4").tolist() == [0.5] * 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "sentence"),
+    [
+        ({"input": []}, "input", "'input' must be a string, a list of strings"),
+        ({"input": ["a", ""]}, "input", "'input[1]' is empty"),
+        ({"input": [100]}, "input", "Token 100 in 'input' is not in the vocabulary: the last is 99"),
+        ({"input": ["a"] * 2049}, "input", "'input' has 2,049 texts; 2,048 is the most"),
+        (
+            {"input": "a", "dimensions": 5},
+            "dimensions",
+            "'dimensions' is 5 and the model's",
+        ),
+        ({"input": "a", "dimensions": 0}, "dimensions", "Invalid value for 'dimensions'"),
+        ({"input": "a", "encoding_format": "hex"}, "encoding_format", "Invalid value for 'encoding_format'"),
+        ({"input": "a", "instruction": "x"}, "instruction", "Unrecognized request argument supplied"),
+        ({}, "input", "Missing required parameter: 'input'"),
+    ],
+)
+async def test_refusals(
+    client: httpx.AsyncClient, engine: FakeEngine, fields: dict[str, Any], param: str, sentence: str
+) -> None:
+    reply = await client.post("/v1/embeddings", json={"model": "tiny", **fields})
+    assert reply.status_code == 400
+    error = reply.json()["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert sentence in error["message"]
+    assert engine.embedded == []
+
+
+@pytest.mark.parametrize(
+    ("info", "path", "sentence"),
+    [
+        (INFO, "embeddings", "'tiny' is served to write text; for embeddings serve a model made for them"),
+        (INFO, "rerank", "'tiny' is no reranker; it writes text"),
+        (EMBEDDER, "rerank", "'tiny' is no reranker; it makes embeddings: POST /v1/embeddings"),
+        (RANKER, "embeddings", "'tiny' ranks documents and makes no embeddings"),
+        (EMBEDDER, "chat/completions", "'tiny' writes no text; it makes embeddings: POST /v1/embeddings"),
+        (EMBEDDER, "completions", "'tiny' writes no text"),
+        (EMBEDDER, "responses", "'tiny' writes no text"),
+        (EMBEDDER, "messages", "'tiny' writes no text"),
+        (RANKER, "completions", "'tiny' writes no text; it ranks documents: POST /v1/rerank"),
+    ],
+)
+async def test_a_model_that_does_something_else(
+    client: httpx.AsyncClient, engine: FakeEngine, info: Any, path: str, sentence: str
+) -> None:
+    engine.info = info
+    said = [{"role": "user", "content": "hi"}]
+    bodies: dict[str, dict[str, Any]] = {
+        "embeddings": {"input": "a"}, "rerank": {"query": "a", "documents": ["b"]},
+        "chat/completions": {"messages": said}, "completions": {"prompt": "a"}, "responses": {"input": "a"},
+        "messages": {"messages": said, "max_tokens": 5},
+    }  # fmt: skip
+    reply = await client.post(f"/v1/{path}", json={"model": "tiny", **bodies[path]})
+    assert reply.status_code == 400
+    assert sentence in reply.json()["error"]["message"]
+    assert not engine.requests
+    assert not engine.embedded
+
+
+async def test_a_ranking(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.info = RANKER
+    reply = (await rank(client, ["a", {"text": "b"}, "c"], top_n=2, return_documents=True)).json()
+    assert reply == {
+        "object": "list",
+        "model": "tiny",
+        "results": [
+            {"index": 2, "relevance_score": 2.0, "document": {"text": "c"}},
+            {"index": 1, "relevance_score": 1.0, "document": {"text": "b"}},
+        ],
+        "usage": {"prompt_tokens": 3, "total_tokens": 3},
+    }
+    assert (engine.embedded[0].query, engine.embedded[0].inputs) == ("why?", ("a", "b", "c"))
+    assert "document" not in (await rank(client, ["a"])).json()["results"][0]
+
+
+@pytest.mark.parametrize("documents", [[], "a", [1], [{"title": "a"}], ["a"] * 2049])
+async def test_documents_that_are_none(client: httpx.AsyncClient, engine: FakeEngine, documents: Any) -> None:
+    engine.info = RANKER
+    reply = await rank(client, documents)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "documents"
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bert(tmp_path_factory.mktemp("bert") / "bert.gguf")
+
+
+@asynccontextmanager
+async def running(plan: Plan) -> AsyncIterator[EngineClient]:
+    client = EngineClient(plan, "bert")
+    client.start()
+    try:
+        await client.ready()
+        yield client
+    finally:
+        await client.stop()
+
+
+@pytest.fixture
+async def real(plan_on_cpu: PlanOnCpu, bert: Path) -> AsyncIterator[EngineClient]:
+    async with running(plan_on_cpu(bert)) as client:
+        yield client
+
+
+async def test_openais_sdk_and_llama_cpps_own_embeddings(real: EngineClient, bert: Path) -> None:
+    model = llama_cpp.Llama(str(bert), embedding=True, n_ctx=512, n_ubatch=512, n_threads=1, verbose=False)
+    expected = model.embed(TEXTS, normalize=True)
+    model.close()
+    async with listening(real) as url:
+        options: dict[str, Any] = {"api_key": "none", "_strict_response_validation": True}
+        sdk = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none")
+        async with sdk, openai.AsyncOpenAI(base_url=f"{url}/v1", **options) as strict:
+            as_floats = await strict.embeddings.create(model="bert", input=TEXTS, encoding_format="float")
+            # the SDK's own choice is base64, which its strict parsing does not know
+            as_base64 = await sdk.embeddings.create(model="", input=TEXTS)
+            with pytest.raises(openai.BadRequestError, match="has 600 tokens and a text may have 512") as e:
+                await sdk.embeddings.create(model="bert", input=[[5] * 600])
+            assert e.value.code == "context_length_exceeded"
+            with pytest.raises(openai.BadRequestError, match="writes no text"):
+                await sdk.completions.create(model="bert", prompt="hi")
+    for reply in (as_base64, as_floats):
+        np.testing.assert_allclose([each.embedding for each in reply.data], expected, atol=1e-5)
+        assert [each.index for each in reply.data] == list(range(len(TEXTS)))
+        assert reply.usage.prompt_tokens > 5 * len(TEXTS)
+
+
+async def test_a_client_that_goes_away(real: EngineClient) -> None:
+    async with listening(real) as url, httpx.AsyncClient(base_url=url) as client:
+        body = {"model": "", "input": [[5] * 500] * 400}
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post("/v1/embeddings", json=body, timeout=httpx.Timeout(30, read=0.05))
+        async with asyncio.timeout(30):
+            assert (await client.post("/v1/embeddings", json={"model": "", "input": "a"})).status_code == 200
+        assert real.figures.n_prompt_tokens < 400 * 500
+
+
+async def test_a_real_reranker(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> None:
+    path = write_bert(tmp_path / "rank.gguf", pooling=gguf.PoolingType.RANK)
+    body = {"query": "a dog", "documents": TEXTS, "top_n": 5}
+    async with running(plan_on_cpu(path)) as engine, listening(engine) as url, httpx.AsyncClient() as client:
+        reply = await client.post(f"{url}/v1/rerank", json=body)
+    scores = [each["relevance_score"] for each in reply.json()["results"]]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) == 5

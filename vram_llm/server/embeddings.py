@@ -1,0 +1,84 @@
+"""POST /v1/embeddings."""
+
+import base64
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from vram_llm.engine.request import EmbeddingRequest
+from vram_llm.errors import RequestError
+from vram_llm.server.document import body_route
+from vram_llm.server.generation import while_connected
+from vram_llm.server.prompts import prompts
+from vram_llm.server.replies import EmbeddingList
+from vram_llm.server.schemas import Prompt, parse
+from vram_llm.server.served import Served
+
+MAX_INPUTS = 2048  # OpenAI's
+
+
+class EmbeddingFields(BaseModel):
+    """POST /v1/embeddings. `dimensions` keeps the first so many numbers, made of length 1 again."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    model: str
+    input: Prompt
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    user: str | None = None  # whose request it is changes nothing here
+
+
+def embeddings_router(served: Served) -> APIRouter:
+    """The route that turns texts into vectors of length 1."""
+    router = APIRouter(tags=["embeddings"])
+
+    @router.post("/embeddings", **body_route("Vectors for texts", EmbeddingFields, EmbeddingList))
+    async def embed(http: Request) -> Response:
+        fields = parse(EmbeddingFields, await http.body())
+        info = served.embedding_model(fields.model)
+        n = info.n_pooled if fields.dimensions is None else fields.dimensions
+        if n > info.n_pooled:
+            raise RequestError(
+                f"'dimensions' is {n} and the model's embeddings have {info.n_pooled} numbers", "dimensions"
+            )
+        inputs = prompts(fields.input, info.n_vocab, "input")
+        if len(inputs) > MAX_INPUTS:
+            raise RequestError(f"'input' has {len(inputs):,} texts; {MAX_INPUTS:,} is the most", "input")
+        if "" in inputs:
+            raise RequestError(f"'input[{inputs.index('')}]' is empty", "input")
+        request = EmbeddingRequest(id=f"embd-{uuid4().hex}", inputs=tuple(inputs))
+        answer = await while_connected(http.receive, served.engine.embed(request))
+        if answer is None:
+            return Response(status_code=499)  # nobody reads it
+        rows = np.frombuffer(answer.vectors, np.float32).reshape(len(inputs), -1)
+        body = {
+            "object": "list",
+            "data": [
+                {"object": "embedding", "index": i, "embedding": vector}
+                for i, vector in enumerate(_encoded(_of_length_1(rows[:, :n]), fields.encoding_format))
+            ],
+            "model": info.name,
+            "usage": {"prompt_tokens": sum(answer.n_tokens), "total_tokens": sum(answer.n_tokens)},
+        }
+        return Response(msgspec.json.encode(body), media_type="application/json")
+
+    return router
+
+
+def _of_length_1(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows / np.where(lengths == 0, 1, lengths)).astype("<f4")
+
+
+def _encoded(rows: npt.NDArray[np.float32], encoding: str | None) -> list[Any]:
+    if encoding == "base64":
+        return [base64.b64encode(row.tobytes()).decode() for row in rows]
+    every: list[Any] = rows.tolist()
+    return every

@@ -1,0 +1,36 @@
+"""The shapes OpenAI lets a prompt, or what is to be embedded, have."""
+
+from vram_llm.errors import RequestError
+
+Prompts = list[str | tuple[int, ...]]
+
+
+def prompts(given: object, n_vocab: int, field: str) -> Prompts:
+    """The four shapes of `field` as one: a list of texts or token ids. Raises RequestError."""
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given, list) and given:
+        if all(isinstance(text, str) for text in given):
+            return list(given)
+        rows = given if isinstance(given[0], list) else [given]
+        if all(_are_tokens(row) for row in rows):
+            for row in rows:
+                _check_vocabulary(row, n_vocab, field)
+            return [tuple(row) for row in rows]
+    raise RequestError(
+        f"'{field}' must be a string, a list of strings, a list of token ids or a list of such lists, "
+        "none of the lists empty",
+        field,
+    )
+
+
+def _are_tokens(row: object) -> bool:
+    return isinstance(row, list) and bool(row) and all(type(token) is int for token in row)
+
+
+def _check_vocabulary(tokens: list[int], n_vocab: int, field: str) -> None:
+    for token in tokens:
+        if not 0 <= token < n_vocab:
+            raise RequestError(
+                f"Token {token} in '{field}' is not in the vocabulary: the last is {n_vocab - 1}", field
+            )
