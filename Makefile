@@ -2,7 +2,7 @@
 PORT ?= 8080
 ONCE ?=
 
-.PHONY: setup demo test format lock clean
+.PHONY: setup demo test clients format lock clean
 
 setup:
 	@scripts/setup
@@ -13,6 +13,12 @@ demo: setup
 test: setup
 	@scripts/check
 
+clients: setup
+	@python3 -m venv .venv-clients
+	@.venv-clients/bin/python -m pip install --quiet -r requirements-clients.txt
+	@.venv/bin/python -m pytest tests/server/test_llama_index.py
+	@.venv/bin/python -m bench.lm_eval .venv-clients/bin/python
+
 format: setup
 	@scripts/format
 
@@ -20,4 +26,4 @@ lock: setup
 	@scripts/lock
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-clients build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -64,6 +64,7 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
         "/v1/rerank",
         "/tokenize",
         "/detokenize",
+        "/tokenizer_info",
         "/apply-template",
     }
     chat = document["paths"]["/v1/chat/completions"]["post"]

@@ -27,7 +27,22 @@ async def test_tokenize(client: httpx.AsyncClient, fields: dict[str, Any], token
 
 
 async def test_detokenize(client: httpx.AsyncClient) -> None:
-    assert (await client.post("/detokenize", json={"tokens": [1, 72, 33]})).json() == {"content": "<s>H!"}
+    assert (await client.post("/detokenize", json={"tokens": [1, 72, 33]})).json() == {
+        "content": "<s>H!",
+        "prompt": "<s>H!",
+    }
+
+
+async def test_as_vllm_has_them(client: httpx.AsyncClient) -> None:
+    reply = await client.post("/tokenize", json={"prompt": "A", "add_special_tokens": False})
+    assert reply.json() == {"tokens": [65], "count": 1, "max_model_len": 512}
+    reply = await client.post("/tokenize", json={"model": "tiny", "prompt": "A"})
+    assert reply.json()["tokens"] == [1, 65]
+    assert (await client.get("/tokenizer_info")).json() == {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "chat_template": None,
+    }
 
 
 async def test_apply_template(client: httpx.AsyncClient, engine: FakeEngine) -> None:

@@ -1,13 +1,19 @@
-"""POST /tokenize, /detokenize and /apply-template, with the fields and replies llama-server gives them."""
+"""POST /tokenize, /detokenize and /apply-template, with the fields and replies llama-server gives them.
+
+The first two also as vLLM has them, with GET /tokenizer_info: evaluation harnesses count tokens by these.
+"""
 
 import asyncio
+from typing import Annotated
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
 from vram_llm.errors import RequestError
 from vram_llm.server.chat import turn_of
-from vram_llm.server.document import body_route
+from vram_llm.server.document import body_route, refusals
+from vram_llm.server.errors import MissingField
+from vram_llm.server.replies import PRESENT
 from vram_llm.server.schemas import ChatCompletionRequest, parse
 from vram_llm.server.served import Served
 
@@ -15,12 +21,18 @@ MAX_CHARS = 2**20  # the engine reads them between two tokens of everybody else
 
 
 class TokenizeFields(BaseModel):
-    """POST /tokenize. `content` may hold `parse_special`'s special tokens."""
+    """POST /tokenize. The text may hold `parse_special`'s special tokens.
+
+    It is `content`, or as vLLM has it `prompt`, with `add_special_tokens` true unless said otherwise.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    content: str
+    model: str | None = None
+    content: str | None = None
+    prompt: str | None = None
     add_special: bool | None = None
+    add_special_tokens: bool | None = None
     parse_special: bool | None = None
     with_pieces: bool | None = None
 
@@ -30,6 +42,7 @@ class DetokenizeFields(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
+    model: str | None = None
     tokens: list[int]
 
 
@@ -47,15 +60,26 @@ class Piece(BaseModel):
 
 
 class Tokenized(BaseModel):
-    """The reply to POST /tokenize: ids, or pieces where they were asked for."""
+    """The reply to POST /tokenize: ids, or pieces if asked for; in vLLM's form their number too."""
 
     tokens: list[int] | list[Piece]
+    count: Annotated[int | None, PRESENT] = None
+    max_model_len: Annotated[int | None, PRESENT] = None
 
 
 class Detokenized(BaseModel):
     """The reply to POST /detokenize."""
 
     content: str
+    prompt: str  # the same, by vLLM's name
+
+
+class TokenizerInfo(BaseModel):
+    """The reply to GET /tokenizer_info."""
+
+    bos_token: str
+    eos_token: str
+    chat_template: str | None
 
 
 class Applied(BaseModel):
@@ -71,16 +95,20 @@ def tokens_router(served: Served) -> APIRouter:
     @router.post("/tokenize", **body_route("The tokens of a text", TokenizeFields, Tokenized))
     async def tokenize(http: Request) -> Tokenized:
         fields = parse(TokenizeFields, await http.body())
-        served.check_ready()
-        if len(fields.content) > MAX_CHARS:
-            raise RequestError(
-                f"'content' has {len(fields.content):,} characters; {MAX_CHARS:,} is the most", "content"
-            )
-        tokens = await served.engine.tokenize(
-            fields.content,
-            add_special=bool(fields.add_special),
-            parse_special=fields.parse_special is not False,
+        info = served.model(fields.model)
+        name, text = ("content", fields.content) if fields.prompt is None else ("prompt", fields.prompt)
+        if text is None:
+            raise MissingField("Missing required parameter: 'content'", "content")
+        if len(text) > MAX_CHARS:
+            raise RequestError(f"'{name}' has {len(text):,} characters; {MAX_CHARS:,} is the most", name)
+        with_special = (
+            bool(fields.add_special) if name == "content" else fields.add_special_tokens is not False
         )
+        tokens = await served.engine.tokenize(
+            text, add_special=with_special, parse_special=fields.parse_special is not False
+        )
+        if name == "prompt":
+            return Tokenized(tokens=tokens, count=len(tokens), max_model_len=info.n_ctx)
         if not fields.with_pieces:
             return Tokenized(tokens=tokens)
         pieces = await served.engine.pieces(tokens)
@@ -89,7 +117,7 @@ def tokens_router(served: Served) -> APIRouter:
     @router.post("/detokenize", **body_route("The text of tokens", DetokenizeFields, Detokenized))
     async def detokenize(http: Request) -> Detokenized:
         fields = parse(DetokenizeFields, await http.body())
-        n_vocab = served.model(None).n_vocab
+        n_vocab = served.model(fields.model).n_vocab
         if len(fields.tokens) > MAX_CHARS:
             raise RequestError(f"'tokens' has {len(fields.tokens):,}; {MAX_CHARS:,} is the most", "tokens")
         for i, token in enumerate(fields.tokens):
@@ -98,12 +126,20 @@ def tokens_router(served: Served) -> APIRouter:
                     f"Token {token} is not in the vocabulary: the last is {n_vocab - 1}", f"tokens[{i}]"
                 )
         pieces = await served.engine.pieces(fields.tokens)
-        return Detokenized(content=b"".join(pieces).decode("utf-8", "replace"))
+        text = b"".join(pieces).decode("utf-8", "replace")
+        return Detokenized(content=text, prompt=text)
+
+    @router.get("/tokenizer_info", summary="What its tokens are like", responses=refusals(404, 503))
+    async def tokenizer_info() -> TokenizerInfo:
+        info = served.model(None)
+        return TokenizerInfo(
+            bos_token=info.bos_token, eos_token=info.eos_token, chat_template=info.chat_template
+        )
 
     @router.post("/apply-template", **body_route("The prompt of a chat", ApplyFields, Applied))
     async def apply_template(http: Request) -> Applied:
         fields = parse(ApplyFields, await http.body())
-        turn = await asyncio.to_thread(turn_of, served.model(fields.model), fields)
+        turn = await asyncio.to_thread(turn_of, served.writing_model(fields.model), fields)
         return Applied(prompt=turn.prompt)
 
     return router
