@@ -5,8 +5,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.fake_engine import FakeEngine, says
+from tests.server.fake_engine import FakeEngine, Step, says
 from tests.server.test_chat import lines
+from vram_llm.engine.request import Candidate, FinishReason, Likelihood, Request, TokenEvent
 
 
 async def ask(client: httpx.AsyncClient, prompt: Any = "Once", **fields: Any) -> httpx.Response:
@@ -58,6 +59,43 @@ async def test_choices_of_several_prompts(client: httpx.AsyncClient, engine: Fak
     assert reply["usage"]["completion_tokens"] == 4
 
 
+async def test_suffix(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    assert (await ask(client, suffix="end")).status_code == 200
+    assert (await ask(client, suffix="")).status_code == 200
+    assert [request.suffix for request in engine.requests] == ["end", None]
+
+
+async def test_the_best_of_several(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    told = {
+        "a-0": (-1.0,),
+        "a-1": (-3.0, -0.2),
+        "a-2": (),
+        "b-0": (-2.0,),
+        "b-1": (-0.5, -0.7),
+        "b-2": (-9.0,),
+    }
+
+    def script(request: Request) -> list[Step]:
+        name = f"{request.prompt}-{(request.sampling.seed or 0) - 7}"
+        likely = tuple(Likelihood(Candidate(5, b"x", logprob)) for logprob in told[name])
+        return [
+            TokenEvent(
+                id=request.id, text=name, logprobs=likely, prompt_tokens=5, completion_tokens=2,
+                finish_reason=FinishReason.STOP,
+            )
+        ]  # fmt: skip
+
+    engine.script = script
+    reply = (await ask(client, ["a", "b"], best_of=3, n=2, seed=7)).json()
+    assert [choice["text"] for choice in reply["choices"]] == ["a-0", "a-1", "b-1", "b-0"]
+    assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2, 3]
+    assert reply["choices"][0]["logprobs"] is None
+    assert (reply["usage"]["prompt_tokens"], reply["usage"]["completion_tokens"]) == (10, 12)
+    assert {request.logprobs for request in engine.requests} == {0}
+    assert len((await ask(client, ["a"], best_of=2, n=2, seed=7)).json()["choices"]) == 2
+    assert engine.requests[-1].logprobs is None
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_echo(client: httpx.AsyncClient, stream: bool) -> None:
     response = await ask(client, ["a: ", "b: "], echo=True, stream=stream)
@@ -80,8 +118,11 @@ async def test_stream(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"suffix": "end"}, "suffix"),
-        ({"best_of": 2}, "best_of"),
+        ({"suffix": "end", "echo": True}, "echo"),
+        ({"best_of": 2, "n": 3}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"best_of": 129}, "best_of"),
+        ({"best_of": 64, "prompt": ["a"] * 3}, "best_of"),
         ({"logprobs": 6}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
         ({"logprobs": -1}, "logprobs"),

@@ -1,10 +1,12 @@
 """The models, and the names they answer to."""
 
+from dataclasses import replace
+
 import httpx
 import pytest
 
 from tests.server.conftest import Connect
-from tests.server.fake_engine import FakeEngine
+from tests.server.fake_engine import INFO, FakeEngine
 from vram_llm.engine.info import EngineState
 
 
@@ -18,6 +20,26 @@ async def test_list(connect: Connect) -> None:
         "created": 1_700_000_000,
         "owned_by": "vram-llm",
     }
+
+
+async def test_adapters_by_name(connect: Connect, engine: FakeEngine) -> None:
+    engine.info = replace(INFO, adapters=("french", "legal"))
+    client = connect()
+    cards = (await client.get("/v1/models")).json()["data"]
+    assert [card["id"] for card in cards] == ["tiny", "french", "legal", "tiny:base"]
+    assert (await client.get("/v1/models/legal")).status_code == 200
+    asked = {"tiny": None, "": None, "french": (0,), "legal": (1,), "tiny:base": ()}
+    for name in asked:
+        reply = (await client.post("/v1/completions", json={"model": name, "prompt": "x"})).json()
+        assert reply["model"] == (name or "tiny")
+    said = [{"role": "user", "content": "hi"}]
+    await client.post("/v1/chat/completions", json={"model": "legal", "messages": said})
+    await client.post("/v1/responses", json={"model": "legal", "input": "hi"})
+    await client.post("/v1/messages", json={"model": "legal", "messages": said, "max_tokens": 5})
+    assert [request.adapters for request in engine.requests] == [*asked.values(), (1,), (1,), (1,)]
+    engine.info = INFO
+    assert (await client.get("/v1/models/legal")).status_code == 404
+    assert (await client.post("/v1/completions", json={"model": "legal", "prompt": "x"})).status_code == 404
 
 
 @pytest.mark.parametrize("name", ["tiny", "org/alias", "tiny-Q8_0.gguf", "tiny-Q8_0"])

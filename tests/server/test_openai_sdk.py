@@ -27,6 +27,12 @@ async def chat(sdk: AsyncOpenAI, **options: Any) -> Any:
     return await sdk.chat.completions.create(**{"model": "tiny", "messages": messages, **options})
 
 
+async def test_a_gap_filled_and_the_best_of_several(sdk: AsyncOpenAI, engine: FakeEngine) -> None:
+    reply = await sdk.completions.create(model="tiny", prompt="def", suffix="return", best_of=3, n=2)
+    assert [choice.text for choice in reply.choices] == ["Hello world"] * 2
+    assert [request.suffix for request in engine.requests] == ["return"] * 3
+
+
 async def test_chat(sdk: AsyncOpenAI) -> None:
     reply = await chat(sdk, n=2)
     assert [choice.message.content for choice in reply.choices] == ["Hello world"] * 2

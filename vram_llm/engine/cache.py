@@ -174,7 +174,7 @@ class PrefixCache:
         if not self.least:
             return
         slot = sequence.slot
-        self._tree.hold(slot, sequence.tokens[: sequence.n_cached])
+        self._tree.hold(slot, sequence.known_as(sequence.n_cached))
         sequence.n_in_tree = sequence.n_cached
         self._counted = None
         if sequence.n_cached in sequence.stops:
@@ -219,7 +219,7 @@ class PrefixCache:
             return _Found(length=sequence.kept[1], key=sequence.kept[0])
         if not self.least or sequence.is_telling:
             return _Found()
-        tokens = sequence.tokens[:-1]  # the last has to be computed: its logits are wanted
+        tokens = sequence.known_as(-1)  # the last has to be computed: its logits are wanted
         matched, branch = self._tree.match(tokens)
         node: Node | None = matched
         length = branch
@@ -248,7 +248,7 @@ class PrefixCache:
         if not self.least or not is_of_use or sequence.kept is not None:
             return False
         for other in self._running.values():
-            if other.n_cached >= other.n_prompt:
+            if other.n_cached >= other.n_prompt or other.adapters != sequence.adapters:
                 continue
             common = min(n_common(other.tokens, sequence.tokens), len(sequence.tokens) - 1)
             if other.n_cached < common and common >= length + self.least:

@@ -45,3 +45,5 @@ class ModelInfo:
     memory: tuple[LoadedMemory, ...] = ()
     pooling: Pooling | None = None  # of the embeddings it makes; None: it writes text
     n_pooled: int = 0  # numbers in one of them
+    adapters: tuple[str, ...] = ()  # names of its LoRA adapters
+    using: tuple[int, ...] | None = None  # which of them a request asks for, by number; None: all

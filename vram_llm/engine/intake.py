@@ -23,7 +23,10 @@ class Intake:
             raise ContextExceeded(
                 f"the prompt has {len(prompt):,} characters, far more than the context's {n_ctx:,} tokens"
             )
-        tokens = self._tokenize(prompt, request.add_bos) if isinstance(prompt, str) else list(prompt)
+        if request.suffix is not None:
+            tokens = self._around_gap(prompt, request.suffix)
+        else:
+            tokens = self._tokenize(prompt, request.add_bos) if isinstance(prompt, str) else list(prompt)
         if not tokens:
             tokens = [self._vocab.bos if self._vocab.bos >= 0 else self._vocab.eos]
         n_vocab = self._vocab.n_tokens
@@ -35,6 +38,25 @@ class Intake:
                 "shorten the prompt, or serve with a larger --n-ctx"
             )
         return tokens
+
+    def _around_gap(self, prompt: str | tuple[int, ...], suffix: str) -> list[int]:
+        """Prefix, suffix and middle, as llama-server's /infill has them. Raises RequestError."""
+        vocab = self._vocab
+        before, after, middle = vocab.gap
+        if min(vocab.gap) < 0:
+            raise RequestError(
+                "the model's vocabulary has no tokens to fill a gap with; leave 'suffix' out, or serve a "
+                "model that was trained to",
+                "suffix",
+            )
+        if len(suffix) > self._n_ctx * _MOST_CHARS_PER_TOKEN:
+            raise ContextExceeded(f"'suffix' has {len(suffix):,} characters, far more than the context holds")
+        begin = [vocab.bos] if vocab.adds_bos else []
+        head = self._plain(prompt) if isinstance(prompt, str) else list(prompt)
+        return [*begin, before, *head, after, *self._plain(suffix), middle]
+
+    def _plain(self, text: str) -> list[int]:
+        return self._vocab.tokenize(text, add_special=False, parse_special=False)
 
     def _tokenize(self, prompt: str, add_bos: bool) -> list[int]:
         if self._last[:2] != (prompt, add_bos):

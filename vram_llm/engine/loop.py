@@ -13,7 +13,7 @@ from vram_llm.engine.meter import Meter
 from vram_llm.engine.pace import Pace
 from vram_llm.engine.request import FinishReason, Request, TokenEvent
 from vram_llm.engine.scheduler import Scheduler
-from vram_llm.engine.sequence import Chunk, Sequence
+from vram_llm.engine.sequence import Chunk, Sequence, by_adapters
 from vram_llm.engine.speculative import PromptLookup, RowCost
 from vram_llm.engine.spill import SpillStore
 from vram_llm.engine.structured import Constraint, Grammars
@@ -108,7 +108,9 @@ class Loop:
             lookup=PromptLookup(self._row_cost) if model.cells.can_rewind else None,
         )
         tells_prompt = request.prompt_logprobs is not None
-        self._scheduler.submit(Sequence(request.id, tokens, len(tokens), wanted, tells_prompt=tells_prompt))
+        self._scheduler.submit(
+            Sequence(request.id, tokens, len(tokens), wanted, request.adapters, tells_prompt=tells_prompt)
+        )
 
     def _begin_compiled(self) -> list[TokenEvent]:
         """Let in the requests whose grammars are ready; the refusals of those with bad ones."""
@@ -134,11 +136,19 @@ class Loop:
         """Run one batch; news of every sequence that got a token. Raises EngineDied where llama.cpp fails."""
         refusals = self._begin_compiled() if self._compiling else []
         self._scheduler.make_room()
-        computed = self._run(self._with_drafts(self._scheduler.schedule()))
+        groups = by_adapters(self._scheduler.schedule())
+        return refusals + [event for chunks in groups for event in self._step(chunks)]
+
+    def _step(self, chunks: list[Chunk]) -> list[TokenEvent]:
+        """Run the batch of chunks that are computed with the same adapters."""
+        chunks = [chunk for chunk in chunks if chunk.sequence.slot >= 0]  # else it gave way to those before
+        if chunks and self._model.plan.companions:
+            self._model.use_adapters(chunks[0].sequence.adapters)
+        computed = self._run(self._with_drafts(chunks))
         started = perf_counter()
         chosen = [(chunk, self._choose(chunk, rows)) for chunk, rows in computed if rows]
         self.meter.sampling_s += perf_counter() - started
-        return refusals + [self._deliver(chunk, choices) for chunk, choices in chosen if chunk.samples]
+        return [self._deliver(chunk, choices) for chunk, choices in chosen if chunk.samples]
 
     def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
         """Drafts for sequences that decode, in what rows of logits are left, where no prompt is computed."""

@@ -87,7 +87,9 @@ class Request:
 
     `prompt` is text (tokenised by the engine, special tokens parsed) or token ids. `add_bos` puts the
     beginning-of-sequence token before a text prompt where the model wants one; off for a chat template that
-    has written its own. `marks` are special tokens that the text is to show.
+    has written its own. `marks` are special tokens that the text is to show. `adapters` are the LoRA adapters
+    to compute it with, by their number in the plan; None: all. With a `suffix`, what is written fills the
+    gap between the prompt and that.
     """
 
     id: str
@@ -102,6 +104,8 @@ class Request:
     grammar: Grammar | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    adapters: tuple[int, ...] | None = None
+    suffix: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass, field
 
+_TOKEN_BITS = 32
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
     """One request's tokens. `tokens` is the prompt and, after it, what was generated.
 
+    `adapters` are the LoRA adapters it is computed with, by number; None: all there are.
     Where `tells_prompt`, logits of the prompt's rows are wanted too; for `n_told` tokens they have been had.
     Of `tokens`, the first `n_cached` are in the cells of `slot`, and the first `n_in_tree` of those are
     counted by the prefix cache rather than for this sequence. `n_reused` of the prompt came from there.
@@ -16,6 +19,7 @@ class Sequence:
     tokens: list[int]
     n_prompt: int
     max_tokens: int
+    adapters: tuple[int, ...] | None = None
     tells_prompt: bool = False
     n_told: int = 0
     slot: int = -1  # -1: it waits
@@ -26,6 +30,13 @@ class Sequence:
     kept: tuple[int, int] | None = None  # while preempted: the key of its state, and the tokens that holds
     arrival: int = 0
     n_passed: int = 0  # later ones let in before it
+
+    def known_as(self, end: int) -> list[int]:
+        """Its tokens up to `end` as the prefix cache knows them: with other adapters, other first tokens."""
+        tokens = self.tokens[:end]
+        if self.adapters is not None and tokens:
+            tokens[0] += sum(1 << (_TOKEN_BITS + 1 + i) for i in self.adapters) + (1 << _TOKEN_BITS)
+        return tokens
 
     @property
     def n_generated(self) -> int:
@@ -66,3 +77,11 @@ class Chunk:
         if self.sequence.is_telling:
             return self.count
         return 1 + len(self.draft) if self.samples else 0
+
+
+def by_adapters(chunks: list[Chunk]) -> list[list[Chunk]]:
+    """Chunks in groups that one batch can hold: llama.cpp computes all rows of one with the same adapters."""
+    groups: dict[tuple[int, ...] | None, list[Chunk]] = {}
+    for chunk in chunks:
+        groups.setdefault(chunk.sequence.adapters, []).append(chunk)
+    return list(groups.values())

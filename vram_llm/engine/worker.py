@@ -13,12 +13,15 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterable
+from pathlib import PurePath
 from typing import TYPE_CHECKING, NoReturn
 
 from vram_llm.engine import wire
 from vram_llm.engine.info import LoadedMemory, ModelInfo
 from vram_llm.engine.request import TokenEvent
 from vram_llm.errors import EngineDied, NotBuilt, VramLLMError
+from vram_llm.plan.types import CompanionKind
 
 if TYPE_CHECKING:
     from vram_llm.llama.model import LoadedModel
@@ -199,7 +202,17 @@ def _info(model: "LoadedModel", name: str) -> ModelInfo:
         memory=tuple(memory),
         pooling=plan.context.pooling,
         n_pooled=model.n_pooled,
+        adapters=_names(each.path for each in plan.companions if each.kind is CompanionKind.LORA),
     )
+
+
+def _names(paths: Iterable[str]) -> tuple[str, ...]:
+    """What adapters are called: their files' names without the suffix, told apart by number where equal."""
+    names: list[str] = []
+    for path in paths:
+        stem = PurePath(path).stem
+        names.append(stem if stem not in names else f"{stem}-{len(names) + 1}")
+    return tuple(names)
 
 
 def main() -> int:

@@ -44,8 +44,13 @@ def apply_adapters(ctx: int, adapters: Sequence[LoadedAdapter]) -> None:
     """Apply adapters to a context, and make its compute buffers as they now have to be."""
     if not adapters:
         return
+    set_adapters(ctx, adapters)
+    if b.sched_reserve is not None:  # else the next decode does it
+        b.sched_reserve(ctx)
+
+
+def set_adapters(ctx: int, adapters: Sequence[LoadedAdapter]) -> None:
+    """Apply these adapters and no others from the next decode on, which makes its compute buffers again."""
     handles = (b.Pointer * len(adapters))(*(each.handle for each in adapters))
     scales = (ctypes.c_float * len(adapters))(*(each.scale for each in adapters))
     _set_adapters(ctx, handles, len(adapters), scales)
-    if b.sched_reserve is not None:  # else the next decode does it
-        b.sched_reserve(ctx)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from vram_llm.errors import ModelRefused
 from vram_llm.llama import bindings as b
 from vram_llm.llama import memory
-from vram_llm.llama.adapters import apply_adapters, load_adapters
+from vram_llm.llama.adapters import apply_adapters, load_adapters, set_adapters
 from vram_llm.llama.batch import Batch
 from vram_llm.llama.bindings import C
 from vram_llm.llama.cells import Cells
@@ -52,6 +52,7 @@ class LoadedModel:
             C.llama_model_free(self._model)
             raise
         apply_adapters(self._ctx, self._adapters)
+        self._using: tuple[int, ...] = tuple(range(len(self._adapters)))
         self.cells = Cells(self._ctx, self._model)
         self.vocab = Vocab(C.llama_model_get_vocab(self._model))
         self.n_ctx: int = C.llama_n_ctx(self._ctx)
@@ -88,6 +89,13 @@ class LoadedModel:
     def ctx(self) -> int:
         """The llama_context, for samplers."""
         return self._ctx
+
+    def use_adapters(self, adapters: tuple[int, ...] | None) -> None:
+        """Compute from here on with these of the plan's LoRA adapters, by number; None: with all."""
+        wanted = tuple(range(len(self._adapters))) if adapters is None else adapters
+        if wanted != self._using:
+            set_adapters(self._ctx, [self._adapters[i] for i in wanted])
+            self._using = wanted
 
     def decode(self) -> int:
         """Run the batch; devices may still be at it after this (`wait`).

@@ -23,6 +23,11 @@ class Vocab:
         self.bos: int = C.llama_vocab_bos(handle)
         self.eos: int = C.llama_vocab_eos(handle)
         self.sep: int = C.llama_vocab_sep(handle)
+        self.gap: tuple[int, int, int] = (  # before what precedes a gap, what follows it, and what fills it
+            C.llama_vocab_fim_pre(handle),
+            C.llama_vocab_fim_suf(handle),
+            C.llama_vocab_fim_mid(handle),
+        )
         self.adds_bos: bool = C.llama_vocab_get_add_bos(handle)
         self.adds_eos: bool = C.llama_vocab_get_add_eos(handle)
         self.adds_sep: bool = C.llama_vocab_get_add_sep(handle)

@@ -1,6 +1,7 @@
 """POST /v1/completions."""
 
 from collections.abc import Sequence
+from math import inf
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
@@ -80,7 +81,7 @@ def completions_router(served: Served) -> APIRouter:
         fields = parse(CompletionRequest, await http.body())
         info = served.writing_model(fields.model)
         given = prompts(fields.prompt, info.n_vocab, "prompt")
-        n_top = fields.n_logprobs()
+        n_top, best_of = fields.n_logprobs(), fields.n_of()
         echoes = _echoes(fields, given, n_top)
         head = ReplyHead(f"cmpl-{uuid4().hex}", int(served.clock()), info.name, fingerprint(info))
         requests = sequences(
@@ -90,11 +91,13 @@ def completions_router(served: Served) -> APIRouter:
             reply_id=head.id,
             add_bos=True,
             max_tokens=DEFAULT_MAX_TOKENS if fields.max_tokens is None else fields.max_tokens,
-            logprobs=n_top,
+            logprobs=0 if best_of is not None and n_top is None else n_top,
             grammar=fields.grammar_wanted(),
             prompt_logprobs=n_top if fields.echo else None,
+            suffix=fields.suffix or None,
+            best_of=best_of,
         )
-        events, tally = news(served.engine, requests), Tally(fields.n or 1)
+        events, tally = news(served.engine, requests), Tally(best_of or fields.n or 1)
         if fields.stream:
             chunks = CompletionChunks(
                 head,
@@ -108,19 +111,32 @@ def completions_router(served: Served) -> APIRouter:
         outcomes = await while_connected(http.receive, collect(events, len(requests), tally))
         if outcomes is None:
             return Response(status_code=499)  # nobody reads it
+        if best_of is not None:
+            outcomes = best(outcomes, best_of, fields.n or 1)
         reply = _reply(head, outcomes, echoes, n_top, tally)
         return Response(reply.model_dump_json(), media_type="application/json")
 
     return router
 
 
+def best(outcomes: list[Outcome], best_of: int, n: int) -> list[Outcome]:
+    """Of the `best_of` choices of each prompt the `n` whose tokens were the likeliest on average."""
+
+    def likelihood(outcome: Outcome) -> float:
+        told = [each.chosen.logprob or 0.0 for each in outcome.logprobs]
+        return sum(told) / len(told) if told else -inf  # of an end alone nothing is told
+
+    groups = (outcomes[i : i + best_of] for i in range(0, len(outcomes), best_of))
+    return [each for group in groups for each in sorted(group, key=likelihood, reverse=True)[:n]]
+
+
 def _echoes(fields: CompletionRequest, given: Prompts, n_top: int | None) -> list[Echo]:
-    """What to put before each choice. Raises NotSupported, and RequestError for a `best_of`."""
+    """What to put before each choice. Raises NotSupported."""
     n = fields.n or 1
-    if fields.best_of is not None and fields.best_of != n:
-        raise NotSupported(f"'best_of' other than n ({n}) is not supported; leave it out", "best_of")
     if not fields.echo:
         return []
+    if fields.suffix:
+        raise NotSupported("'echo' together with 'suffix' is not supported; leave one out", "echo")
     texts = [prompt if isinstance(prompt, str) else None for prompt in given]
     if None in texts and n_top is None:
         raise NotSupported(

@@ -42,17 +42,19 @@ def sequences(
     marks: tuple[str, ...] = (),
     logprobs: int | None = None,
     prompt_logprobs: int | None = None,
+    suffix: str | None = None,
+    best_of: int | None = None,
 ) -> list[Request]:
-    """One request per choice: `n` for each prompt, in order, with the seeds seed, seed + 1, ...
+    """One request per choice: `best_of`, or else `n`, for each prompt, with the seeds seed, seed + 1, ...
 
     Raises RequestError.
     """
-    n = fields.n or 1
+    n, name = (fields.n or 1, "n") if best_of is None else (best_of, "best_of")
     if n * len(prompts) > MAX_CHOICES:
         raise RequestError(
-            f"{len(prompts)} prompts with n = {n} ask for {n * len(prompts)} choices; at most {MAX_CHOICES} "
-            "are made in one request, so send several",
-            "n" if n > 1 else "prompt",
+            f"{len(prompts)} prompts with {name} = {n} ask for {n * len(prompts)} choices; at most "
+            f"{MAX_CHOICES} are made in one request, so send several",
+            name if n > 1 else "prompt",
         )
     sampling, stop = fields.sampling(info.n_vocab), fields.stops()
     seed = sampling.seed
@@ -70,6 +72,8 @@ def sequences(
             grammar=grammar,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
+            adapters=info.using,
+            suffix=suffix,
         )
         for i, prompt in enumerate(prompts)
         for k in range(n)

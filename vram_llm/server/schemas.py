@@ -138,15 +138,30 @@ class ChatCompletionRequest(GenerationFields):
 
 
 class CompletionRequest(GenerationFields):
-    """POST /v1/completions. `max_tokens` is 16 where absent, as OpenAI's."""
-
-    not_yet: ClassVar[dict[str, tuple[Any, ...]]] = {"suffix": ("",)}
+    """POST /v1/completions. `max_tokens` is 16 where absent, as OpenAI's. An empty `suffix` is none."""
 
     prompt: Prompt
+    suffix: str | None = None
     max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
     logprobs: Logprobs = None
     echo: bool | None = None
-    best_of: int | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+
+    def n_of(self) -> int | None:
+        """How many choices to make for each prompt where the best are picked; None: all are given.
+
+        Raises RequestError.
+        """
+        n, best_of = self.n or 1, self.best_of
+        if best_of is None or best_of == n:
+            return None
+        if best_of < n:
+            raise RequestError(
+                f"'best_of' is {best_of} and must not be less than 'n', which is {n}", "best_of"
+            )
+        if self.stream:
+            raise RequestError("'best_of' larger than 'n' cannot be streamed; leave one out", "best_of")
+        return best_of
 
     def n_logprobs(self) -> int | None:
         """How many of the most likely tokens to tell at each place; None: nothing. Raises RequestError."""

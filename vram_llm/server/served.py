@@ -1,7 +1,7 @@
 """The one model behind the endpoint, and the names it answers to."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2s
 from pathlib import PurePath
@@ -36,16 +36,19 @@ class Served:
     def model(self, name: str | None) -> ModelInfo:
         """The model a request is for. No name, or an empty one, means the one there is.
 
-        It answers to its name, the aliases, and its file's name with or without the suffix. Raises NotReady,
-        Unavailable, UnknownModel.
+        It answers to its name, the aliases, and its file's name with or without the suffix; and by those of
+        `adapted` with other adapters. Raises NotReady, Unavailable, UnknownModel.
         """
         self.check_ready()
         info = self.known()
-        if name and name not in self.names(info):
+        if not name or name in self.names(info):
+            return info
+        using = adapted(info).get(name)
+        if using is None:
             raise UnknownModel(
                 f"The model '{name}' does not exist here; this server has '{info.name}'", "model"
             )
-        return info
+        return replace(info, name=name, using=using)
 
     def writing_model(self, name: str | None) -> ModelInfo:
         """`model(name)`, where it writes text. Raises WrongModel besides what that raises."""
@@ -88,6 +91,16 @@ class Served:
         """Every name the model answers to."""
         path = PurePath(info.path)
         return (info.name, *self.aliases, path.name, path.stem)
+
+
+def adapted(info: ModelInfo) -> dict[str, tuple[int, ...]]:
+    """Names of the model with other LoRA adapters than all of the plan's: with one alone, and with none.
+
+    What embeds does so with all of them.
+    """
+    if not info.adapters or info.pooling is not None:
+        return {}
+    return {**{name: (i,) for i, name in enumerate(info.adapters)}, f"{info.name}:base": ()}
 
 
 def _loading(detail: str) -> str:

@@ -1,0 +1,139 @@
+"""LoRA adapters by request: never mixed in a batch, never over one another's prefixes."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.companions import write_lora
+from tests.engine.clients import Start, answer, soon
+from tests.engine.clients import tokens as tokens_of
+from tests.engine.rounding import assert_same
+from vram_llm import api
+from vram_llm.engine.loop import Loop
+from vram_llm.engine.request import Request, SamplingParams, TokenEvent
+from vram_llm.llama.model import LoadedModel
+from vram_llm.machine.types import Host, Machine
+from vram_llm.model.header import read_header
+from vram_llm.model.profile import with_adapters
+from vram_llm.plan.planner import make_plan
+from vram_llm.plan.types import FlashAttention, Lora, Plan, Serving, Workload
+
+Load = Callable[..., Loop]
+MakePlan = Callable[..., Plan]
+
+PROMPT = tuple(range(10, 60))
+CHOICES: list[tuple[int, ...] | None] = [None, (), (0,), (1,)]
+
+
+@pytest.fixture(scope="module")
+def loras(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Lora, Lora]:
+    folder = tmp_path_factory.mktemp("adapters")
+    first = write_lora(folder / "first.gguf", tiny_model, rank=4)
+    second = write_lora(folder / "second.gguf", tiny_model, named=("attn_v", "ffn_down"))
+    return Lora(str(first)), Lora(str(second), 0.5)
+
+
+@pytest.fixture
+def plan(tiny_model: Path, host: Host) -> MakePlan:
+    """Makes a plan for the tiny model with some adapters."""
+
+    def make(*loras: Lora, n_ctx: int = 1024, serving: Serving = Serving()) -> Plan:  # noqa: B008 - frozen
+        profile = with_adapters(api.analyze(str(tiny_model)), [read_header(lora.path) for lora in loras])
+        wish = Workload(
+            loras=loras, n_ctx=n_ctx, parallel=4, reserve_bytes=0, flash_attn=FlashAttention.OFF,
+            serving=serving,
+        )  # fmt: skip
+        return make_plan(profile, Machine(devices=(), host=host), wish)
+
+    return make
+
+
+@pytest.fixture
+def load(plan: MakePlan) -> Iterator[Load]:
+    """Loads such a plan."""
+    models = []
+
+    def loaded(*loras: Lora, **options: Any) -> Loop:
+        models.append(LoadedModel(plan(*loras, **options)))
+        return Loop(models[-1])
+
+    yield loaded
+    for model in models:
+        model.close()
+
+
+@pytest.fixture
+def loop(load: Load, loras: tuple[Lora, Lora]) -> Loop:
+    return load(*loras)
+
+
+def request(name: str, adapters: tuple[int, ...] | None, **options: Any) -> Request:
+    greedy = SamplingParams(temperature=0)
+    made = Request(id=name, prompt=PROMPT, max_tokens=12, ignore_eos=True, sampling=greedy, adapters=adapters)
+    return replace(made, **options)
+
+
+def run(loop: Loop, *requests: Request) -> dict[str, list[TokenEvent]]:
+    news: dict[str, list[TokenEvent]] = {each.id: [] for each in requests}
+    for each in requests:
+        assert loop.submit(each) is None
+    while not loop.is_idle:
+        for event in loop.step():
+            news[event.id].append(event)
+    return news
+
+
+def tokens(events: list[TokenEvent]) -> list[int]:
+    assert events[-1].error is None
+    return [token for event in events for token in event.token_ids]
+
+
+def test_each_answers_as_if_it_were_loaded_alone(loop: Loop, load: Load, loras: tuple[Lora, Lora]) -> None:
+    together = run(loop, *(request(str(i), adapters) for i, adapters in enumerate(CHOICES)))
+    answers, model = [], load(*loras)._model
+    for i, alone in enumerate([loras, (), loras[:1], loras[1:]]):
+        answers.append(tokens(run(load(*alone), request("alone", None))["alone"]))
+        model.use_adapters(CHOICES[i])
+        assert_same(model, PROMPT, answers[-1], tokens(together[str(i)]))
+    assert len({tuple(answer) for answer in answers}) == len(CHOICES)
+
+
+@pytest.mark.parametrize("slots_ram", [0, 2**30])  # kept beside running ones, and moved to the host
+def test_prefixes_are_shared_among_requests_of_the_same_adapters_only(
+    load: Load, loras: tuple[Lora, Lora], slots_ram: int
+) -> None:
+    loop = load(*loras, n_ctx=2048, serving=Serving(slots_ram_bytes=slots_ram))
+    prompt = tuple(10 + i * 7 % 300 for i in range(300))
+    for n_shared in (0, len(prompt) - 1):
+        for i, adapters in enumerate(CHOICES):
+            name = f"{n_shared} {i}"
+            events = run(loop, request(name, adapters, prompt=prompt))[name]
+            assert events[-1].cached_tokens == n_shared
+
+
+def test_a_sequence_gives_way_to_one_with_others(load: Load, loras: tuple[Lora, Lora]) -> None:
+    loop = load(*loras, n_ctx=256)
+    wanted = [request(str(i), adapters, max_tokens=100) for i, adapters in enumerate(CHOICES)]
+    crowded = run(loop, *wanted)
+    assert loop.figures().n_preemptions > 0
+    calm, model = load(*loras), load(*loras)._model
+    for each in wanted:
+        alone = run(calm, replace(each, id="alone"))["alone"]
+        model.use_adapters(each.adapters)
+        assert_same(model, PROMPT, tokens(alone), tokens(crowded[each.id]))
+
+
+async def test_the_engines_process_knows_them_by_name(
+    start: Start, plan: MakePlan, loras: tuple[Lora, Lora]
+) -> None:
+    engine = start(plan(*loras, loras[0]))
+    assert (await soon(engine.ready())).adapters == ("first", "second", "first-3")
+    answers = {
+        adapters: tuple(tokens_of(await soon(answer(engine, str(adapters), adapters=adapters))))
+        for adapters in [None, (), (0,), (1,), (2,)]
+    }
+    assert answers[(0,)] == answers[(2,)]
+    assert len(set(answers.values())) == 4
