@@ -20,6 +20,8 @@ from tests.server.conftest import listening
 from tests.server.fake_engine import INFO, FakeEngine
 from tools.random_bert import write_bert
 from vram_llm.engine.client import EngineClient
+from vram_llm.engine.request import EmbeddingRequest
+from vram_llm.errors import EngineDied
 from vram_llm.model.pooling import Pooling
 from vram_llm.plan.types import Plan
 
@@ -210,6 +212,16 @@ async def test_a_client_that_goes_away(real: EngineClient) -> None:
         async with asyncio.timeout(30):
             assert (await client.post("/v1/embeddings", json={"model": "", "input": "a"})).status_code == 200
         assert real.figures.n_prompt_tokens < 400 * 500
+
+
+async def test_what_is_on_its_way_is_finished_before_the_end(real: EngineClient) -> None:
+    request = EmbeddingRequest(id="a", inputs=((5,) * 500,) * 40)
+    answering = asyncio.create_task(real.embed(request))
+    await asyncio.sleep(0)  # by now it is sent
+    await real.drain(30)
+    assert len((await answering).n_tokens) == 40
+    with pytest.raises(EngineDied, match="shutting down"):
+        await real.embed(request)
 
 
 async def test_a_real_reranker(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> None:

@@ -68,6 +68,10 @@ class EngineClient:
         """The process id of the engine, or of the last one where none runs; None before the first."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def _n_requests(self) -> int:
+        return len(self._news) + len(self._answers)
+
     # -- life ------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -87,14 +91,14 @@ class EngineClient:
     async def drain(self, grace_s: float) -> None:
         """Turn new requests away; give those in flight `grace_s` to finish, then end them with EngineDied."""
         self._set_state(EngineState.STOPPING, "shutting down")
-        if self._news and grace_s:
+        if self._n_requests and grace_s:
             log.warning(
                 "waiting up to %.0f s for %d requests in flight; Ctrl+C again ends them now",
                 grace_s,
-                len(self._news),
+                self._n_requests,
             )
         deadline = time.monotonic() + grace_s
-        while self._news and time.monotonic() < deadline:
+        while self._n_requests and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         self._fail_all(EngineDied("the server is shutting down"))
 
@@ -277,12 +281,11 @@ class EngineClient:
             raise EngineDied(f"the engine is not ready: {self.detail}")
         parallel = self.plan.context.parallel
         limit = parallel + MAX_WAITING
-        n_requests = len(self._news) + len(self._answers)
-        if n_requests >= limit:
-            turns = n_requests / parallel
+        if self._n_requests >= limit:
+            turns = self._n_requests / parallel
             retry_after_s = max(1.0, turns * (self._seconds_per_request or 1.0))
             raise Overloaded(
-                f"{n_requests} requests are in flight and {limit} is the most; "
+                f"{self._n_requests} requests are in flight and {limit} is the most; "
                 f"try again in {retry_after_s:.0f} s",
                 retry_after_s,
             )
