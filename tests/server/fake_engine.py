@@ -51,17 +51,11 @@ def says(*texts: str, ending: FinishReason = FinishReason.STOP, prompt_tokens: i
     return script
 
 
-def fails(*first: str, error: str, code: str | None = None, param: str | None = None) -> Script:
+def fails(*first: str, error: str) -> Script:
     """Some texts, then an event with FinishReason.ERROR."""
 
     def script(request: Request) -> list[Step]:
-        end = TokenEvent(
-            id=request.id,
-            finish_reason=FinishReason.ERROR,
-            error=error,
-            error_code=code,
-            error_param=param,
-        )
+        end = TokenEvent(id=request.id, finish_reason=FinishReason.ERROR, error=error)
         return [*says(*first)(request)[:-1], end]
 
     return script

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.fake_engine import INFO, FakeEngine, fails, says
+from tests.server.fake_engine import INFO, FakeEngine, Script, fails, says
 from vram_llm.engine.request import FinishReason, SamplingParams
-from vram_llm.errors import ContextExceeded, EngineDied, Overloaded
+from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError
 
 HI = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -204,24 +204,24 @@ async def test_refusal_before_the_first_event(
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "kind"),
+    ("script", "status", "kind"),
     [
-        ("context_length_exceeded", 400, "invalid_request_error"),
-        ("invalid_value", 400, "invalid_request_error"),
-        ("decode_failed", 500, "server_error"),
+        (lambda _: [ContextExceeded("too bad", "prompt")], 400, "invalid_request_error"),
+        (lambda _: [RequestError("too bad", "prompt")], 400, "invalid_request_error"),
+        (fails(error="too bad"), 500, "server_error"),
     ],
 )
 async def test_error_event(
-    client: httpx.AsyncClient, engine: FakeEngine, code: str, status: int, kind: str
+    client: httpx.AsyncClient, engine: FakeEngine, script: Script, status: int, kind: str
 ) -> None:
-    engine.script = fails(error="too bad", code=code, param="prompt")
+    engine.script = script
     response = await ask(client)
     assert response.status_code == status
     assert (response.json()["error"]["message"], response.json()["error"]["type"]) == ("too bad", kind)
 
 
 async def test_error_in_mid_stream(client: httpx.AsyncClient, engine: FakeEngine) -> None:
-    engine.script = fails("Hel", error="the cache is full", code="kv_full")
+    engine.script = fails("Hel", error="the cache is full")
     *chunks, last = lines(await ask(client, stream=True))
     assert len(chunks) == 2
     assert last["error"]["message"] == "the cache is full"

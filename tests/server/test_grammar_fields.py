@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.fake_engine import FakeEngine, fails
+from tests.server.fake_engine import FakeEngine
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.errors import RequestError
 from vram_llm.server.schemas import ChatCompletionRequest, parse
@@ -97,7 +97,7 @@ async def test_special_tokens(
 async def test_a_grammar_the_engine_refuses(
     client: httpx.AsyncClient, engine: FakeEngine, stream: bool
 ) -> None:
-    engine.script = fails(error="no such rule", code="invalid_value", param="grammar")
+    engine.script = lambda _: [RequestError("no such rule", "grammar")]
     body = {**HI, "grammar": "root ::= x", "stream": stream}
     response = await client.post("/v1/chat/completions", json=body)
     assert response.status_code == 400

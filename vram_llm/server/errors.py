@@ -171,14 +171,9 @@ def error_response(error: Exception, headers: dict[str, str] | None = None) -> R
 
 
 def error_of(event: TokenEvent) -> VramLLMError | None:
-    """The error that ended a request, or None where it ended well or goes on."""
+    """The error that ended a request, or None where it ended well or goes on. Refusals are raised instead."""
     if event.finish_reason is FinishReason.CANCELLED:
         return Interrupted("The engine stopped this request before it was complete; send it again")
     if event.finish_reason is not FinishReason.ERROR:
         return None
-    message = event.error or "The engine failed on this request"
-    if event.error_code == ContextExceeded.code:
-        return ContextExceeded(message, event.error_param)
-    if event.error_code == RequestError.code:
-        return RequestError(message, event.error_param)
-    return GenerationFailed(message)
+    return GenerationFailed(event.error or "The engine failed on this request")
