@@ -1,9 +1,11 @@
 """Whether plans made from measured speeds are the fastest there are, on workers that are not alike.
 
-    python -m bench.uneven [--show two|three|link] [--rounds 7] [--tokens 8]
+    python -m bench.uneven [--show two|three|link] [--loads 3] [--rounds 5] [--tokens 8]
 
 RPC workers on this computer, each on a core and held to a share of it (bench/rig.py), are calibrated; a
-random llama is planned over them; and splits of it, all loaded at the same time, take turns decoding.
+random llama is planned over them; and splits of it, all loaded at the same time, take turns decoding. They
+are loaded several times: where a model comes to lie in memory makes it faster or slower for as long as it is
+loaded.
 
 two     one worker in full and one at 30 %: the plan beside llama.cpp's own default and an even split, and how
         well ten splits are predicted
@@ -25,8 +27,9 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -49,6 +52,14 @@ FULL_CORE, SLOW_CORE = 0, 1  # who plans and measures shares the second: it wait
 WISH = Workload(n_ctx=512, parallel=1, reserve_bytes=0, expect_depth=16)
 
 
+class Effort(NamedTuple):
+    """How often splits are loaded, how many rounds they take then, and tokens in each."""
+
+    loads: int
+    rounds: int
+    tokens: int
+
+
 @dataclass
 class Split:
     """A placement, what it was predicted to take for a token, and what it took."""
@@ -56,12 +67,17 @@ class Split:
     name: str
     placement: Placement
     predicted_s: float
-    rounds_s: tuple[float, ...] = ()
+    rounds_s: list[tuple[float, ...]] = field(default_factory=list)  # of each load
 
     @property
     def measured_s(self) -> float:
-        """Time for a token, the lower quartile of the rounds: whatever else runs only adds to it."""
-        return statistics.quantiles(self.rounds_s, n=4, method="inclusive")[0]
+        """Time for a token: the median over loads of the lower quartile of their rounds.
+
+        Whatever else runs only adds to a round.
+        """
+        return statistics.median(
+            statistics.quantiles(rounds_s, n=4, method="inclusive")[0] for rounds_s in self.rounds_s
+        )
 
 
 def main() -> None:
@@ -70,7 +86,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--show", choices=list(SHOWS), action="append")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--loads", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=8)
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # workers, groups and the link are taken down
@@ -82,10 +99,10 @@ def main() -> None:
         os.environ[DATA_DIR_VARIABLE] = folder
         for name in args.show or SHOWS:
             print(f"--- {name}", flush=True)
-            SHOWS[name](Path(folder), args.rounds, args.tokens)
+            SHOWS[name](Path(folder), Effort(args.loads, args.rounds, args.tokens))
 
 
-def two(folder: Path, rounds: int, tokens: int) -> None:
+def two(folder: Path, effort: Effort) -> None:
     """One worker in full, one at 30 %."""
     model = _model(folder, 1536, 4096)
     with worker(FULL_CORE) as full, worker(SLOW_CORE, 0.3) as slow:
@@ -108,7 +125,7 @@ def two(folder: Path, rounds: int, tokens: int) -> None:
             )
             for count in fast_layers
         ]
-        measure(plan, splits, rounds, tokens)
+        measure(plan, splits, effort)
     chosen, default_split, even, *ten = splits
     print_splits(splits)
     print(f"decode speed, plan to default      {default_split.measured_s / chosen.measured_s:.2f}")
@@ -117,14 +134,14 @@ def two(folder: Path, rounds: int, tokens: int) -> None:
     print(f"worst prediction of the ten        {max(abs(_off(split)) for split in ten):.1%} off")
 
 
-def three(folder: Path, rounds: int, tokens: int) -> None:
+def three(folder: Path, effort: Effort) -> None:
     """Three workers that are all needed: five, four and four of twelve layers fit them."""
     model = _model(folder, 1024, 2816)
     with worker(FULL_CORE) as full, worker(SLOW_CORE, 0.5) as half, worker(SLOW_CORE, 0.25) as quarter:
-        _every_split(model, [f"{full}@102MiB", f"{half}@90MiB", f"{quarter}@90MiB"], rounds, tokens)
+        _every_split(model, [f"{full}@102MiB", f"{half}@90MiB", f"{quarter}@90MiB"], effort)
 
 
-def link(folder: Path, rounds: int, tokens: int) -> None:
+def link(folder: Path, effort: Effort) -> None:
     """A worker near by and a faster one behind a link."""
     for model, share, limit in (
         (_model(folder, 768, 2048), 0.75, ""),
@@ -135,7 +152,7 @@ def link(folder: Path, rounds: int, tokens: int) -> None:
             worker(SLOW_CORE, share) as near,
             worker(FULL_CORE, host=far.address, prefix=far.inside) as behind,
         ):
-            _every_split(model, [near + limit, behind + limit], rounds, tokens)
+            _every_split(model, [near + limit, behind + limit], effort)
 
 
 def _model(folder: Path, n_embd: int, n_ff: int) -> str:
@@ -167,25 +184,26 @@ def predicted(plan: Plan, machine: Machine, placement: Placement) -> float:
     return found.step_s
 
 
-def measure(plan: Plan, splits: Sequence[Split], rounds: int, tokens: int) -> None:
+def measure(plan: Plan, splits: Sequence[Split], effort: Effort) -> None:
     """Load all splits in one process, and let them decode in turn.
 
     The first is loaded twice and counts the second time: what comes first into a fresh worker is slower.
     """
     plans = [replace(plan, placement=split.placement) for split in (splits[0], *splits)]
-    _, *measured = rates(plans, [Load(decode=tokens)], rounds)
-    for split, (found,) in zip(splits, measured, strict=True):
-        split.rounds_s = tuple(1 / tokens_per_s for tokens_per_s in found)
+    for _ in range(effort.loads):
+        _, *measured = rates(plans, [Load(decode=effort.tokens)], effort.rounds)
+        for split, (found,) in zip(splits, measured, strict=True):
+            split.rounds_s.append(tuple(1 / tokens_per_s for tokens_per_s in found))
 
 
-def _every_split(model: str, workers: Sequence[str], rounds: int, tokens: int) -> None:
+def _every_split(model: str, workers: Sequence[str], effort: Effort) -> None:
     machine = calibrated(workers)
     plan = api.plan(model, machine, WISH)
     splits = [
         Split(_name(placement), placement, predicted(plan, machine, placement))
         for placement in fitting(plan, machine)
     ]
-    measure(plan, splits, rounds, tokens)
+    measure(plan, splits, effort)
     chosen = next(split for split in splits if split.placement == plan.placement)
     best = min(splits, key=lambda split: split.measured_s)
     print_splits(sorted(splits, key=lambda split: split.measured_s))
@@ -239,7 +257,8 @@ def _name(placement: Placement) -> str:
 def print_splits(splits: Sequence[Split]) -> None:
     """A line for each: predicted, measured, and the range of its rounds."""
     for split in splits:
-        rounds = f"{min(split.rounds_s) * 1e3:.1f} to {max(split.rounds_s) * 1e3:.1f}"
+        rounds_s = [seconds for of_load in split.rounds_s for seconds in of_load]
+        rounds = f"{min(rounds_s) * 1e3:.1f} to {max(rounds_s) * 1e3:.1f}"
         off = "" if math.isnan(split.predicted_s) else f"{_off(split):+.1%}"
         print(
             f"{split.name:<26} {split.predicted_s * 1e3:7.2f} ms predicted {split.measured_s * 1e3:7.2f} "

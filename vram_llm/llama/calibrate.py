@@ -7,7 +7,7 @@ from vram_llm.llama.child import ask
 from vram_llm.llama.fit import Figures, figures
 from vram_llm.machine.types import Device, Host
 
-SECONDS = 6.0  # of repeats on each device; loading comes on top
+SECONDS = 8.0  # of repeats on each device; loading comes on top
 _SILENCE_S = 90.0  # a model sent over a slow link, or a worker that is busy with another program
 
 

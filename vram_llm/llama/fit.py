@@ -26,14 +26,17 @@ def figures(times: Times) -> Figures:
 
     A step of n rows over L layers takes step_overhead + L * layer_overhead + bytes / read + (n - 1) * flops /
     row_flops, on top of what its rows take on the link. All terms are 0 or more; what counts is how far the
-    sum is off as a share, so that short steps weigh as much as long ones.
+    sum is off as a share, so that short steps weigh as much as long ones. The first three come from steps of
+    one row: what more rows take is less regular, and one stream's time must not suffer from it.
     """
     link = _link(times.transfers)
     per_byte_s = 0.0 if link is None else 1 / link.bytes_per_s.value
-    rows = [_terms(step) for step in times.decode]
     seconds = np.array([step.seconds - step.rows * step.row_bytes * per_byte_s for step in times.decode])
-    matrix = np.array(rows) / seconds[:, None]
-    found = _not_negative(matrix, np.ones(len(rows)))
+    matrix = np.array([_terms(step) for step in times.decode]) / seconds[:, None]
+    is_single = np.array([step.rows == 1 for step in times.decode])
+    found = _not_negative(matrix[is_single, :3], np.ones(is_single.sum()))
+    more, left = matrix[~is_single, 3], 1 - matrix[~is_single, :3] @ found
+    found.append(max(float(more @ left / (more @ more)), 0.0))
     step_s, layer_s, byte_s, flop_s = found
     prompt = times.prompt
     taken_s = (
