@@ -1,88 +1,121 @@
-"""One stream with and without prompt lookup, on repetitive and on random text, side by side.
+"""One stream with and without prompt lookup, on text that repeats and on text that does not, side by side.
 
     python -m bench.lookup [--tokens 192] [--rounds 7]
 
-A random-weight llama of about 120 million parameters at Q8_0 on the CPU, in one process: the same engine with
-drafts and without them, in turn, so that a noisy machine harms both. Two loads:
+A random-weight llama of about 120 million parameters at Q8_0 on the CPU, the same engine with drafts and
+without them in turn, so that a noisy machine harms both. Four loads:
 
-- repetitive: greedy, over a prompt that repeats a passage. A random model has to be led to repeat: the logits
-  of the passage's tokens are raised so that it stays among them and soon goes round, as text that is edited,
-  quoted or tabulated does. How many drafted tokens stood is printed.
-- random: a temperature of 1 over a random prompt. Hardly anything occurs twice.
+- loop: the model's own greedy answer, led to a few tokens by their logits, which soon goes round.
+- edit: a passage of this project's README is in the prompt and the answer gives it back, every 12th word
+  another: what editing, quoting and filling in tables look like.
+- prose: the README read out, which repeats itself as prose does.
+- random: words in no order.
 
-Each figure is the median over rounds of the ratio within a round. A load's answers with and without drafts
-are compared token for token.
+A random model would say none of the last three, so there the engine computes and samples as always, and what
+it samples is replaced by the next word of a recorded answer; words are made tokens one by one. Each figure is
+the median over rounds of the ratio within a round.
 """
 
 import argparse
+import random
+import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
+from zlib import crc32
 
 from tools.random_model import write_120m
 from vram_llm import api
+from vram_llm.engine.drawing import Indices
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import Request, SamplingParams
 from vram_llm.llama.model import LoadedModel
-from vram_llm.plan.types import Workload
+from vram_llm.plan.types import Serving, Workload
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+N_PROMPT = 144
+FIRST_WORD, N_WORDS = 300, 31_700  # of the model's tokens
 
 _draft = Generation.draft
 
 
-def repetitive(n_tokens: int, seed: int) -> Request:
-    """A passage six times over, and a model that keeps to its words."""
-    passage = [int(token) for token in np.random.default_rng(seed).integers(300, 32000, 24)]
-    sampling = SamplingParams(temperature=0, logit_bias=dict.fromkeys(passage, 8.0))
-    return _request((1, *passage * 6), n_tokens, sampling)
+class Recorded:
+    """A chooser that says a recorded text, once it has looked at the logits."""
+
+    def __init__(self, model: LoadedModel, text: list[int]) -> None:
+        self._model, self._text = model, iter(text)
+
+    def choose(self, row: int, allowed: Indices | None = None) -> int:
+        """The text's next token."""
+        self._model.logits(row).argmax()
+        return next(self._text)
+
+    def close(self) -> None:
+        """Nothing to free."""
 
 
-def random_text(n_tokens: int, seed: int) -> Request:
-    """No order in it."""
-    prompt = [int(token) for token in np.random.default_rng(seed).integers(300, 32000, 144)]
-    return _request((1, *prompt), n_tokens, SamplingParams(temperature=1.0, seed=seed))
+def words(seed: int) -> list[int]:
+    """The README as tokens, from a place on that the seed chooses."""
+    text = README.read_text(encoding="utf-8")
+    tokens = [FIRST_WORD + crc32(word.encode()) % N_WORDS for word in re.findall(r"\w+|[^\w\s]", text)]
+    start = random.Random(seed).randrange(len(tokens))
+    return (tokens * 2)[start:]
 
 
-def _request(prompt: tuple[int, ...], n_tokens: int, sampling: SamplingParams) -> Request:
-    return Request(id="r", prompt=prompt, max_tokens=n_tokens, ignore_eos=True, sampling=sampling)
+def load(name: str, n_tokens: int, seed: int) -> tuple[list[int], list[int] | None]:
+    """A prompt, and the answer if it is a recorded one."""
+    pick = random.Random(seed)
+    if name == "loop":
+        return words(seed)[:N_PROMPT], None
+    if name == "random":
+        text = [pick.randrange(FIRST_WORD, FIRST_WORD + N_WORDS) for _ in range(N_PROMPT + n_tokens)]
+        return text[:N_PROMPT], text[N_PROMPT:]
+    text = words(seed)
+    if name == "prose":
+        return text[:N_PROMPT], text[N_PROMPT : N_PROMPT + n_tokens]
+    edited = [pick.randrange(FIRST_WORD, 32_000) if i % 12 == 11 else t for i, t in enumerate(text)]
+    return text[:n_tokens], edited[:n_tokens]
 
 
-def answer(model: LoadedModel, request: Request, *, drafts: bool) -> tuple[float, list[int], Loop]:
-    """Seconds from the first token to the last, the tokens, and the loop with its figures."""
+def answer(
+    loop: Loop, prompt: list[int], recorded: list[int] | None, n_tokens: int, *, drafts: bool
+) -> float:
+    """Seconds from the first token to the last."""
     Generation.draft = _draft if drafts else lambda *_: []  # type: ignore[assignment, method-assign]
-    loop, tokens, first = Loop(model), [], 0.0
+    bias = dict.fromkeys(prompt[:24], 8.0) if recorded is None else {}
+    sampling = SamplingParams(temperature=0, logit_bias=bias)
+    request = Request(id="r", prompt=(1, *prompt), max_tokens=n_tokens, ignore_eos=True, sampling=sampling)
     if loop.submit(request) is not None:
         raise SystemExit("the engine refused the request")
+    if recorded is not None:
+        generation = loop._generations["r"]
+        generation.chooser = Recorded(loop._model, recorded)  # type: ignore[assignment]
+    n_before, began = loop.figures().n_generated_tokens, 0.0
     while not loop.is_idle:
-        for event in loop.step():
-            first = first or time.perf_counter()
-            tokens += event.token_ids
-    seconds = time.perf_counter() - first
-    for slot in range(model.plan.context.parallel):
-        model.forget(slot)
-    return seconds, tokens, loop
+        loop.step()
+        if not began and loop.figures().n_generated_tokens > n_before:
+            began = time.perf_counter()
+    return time.perf_counter() - began
 
 
-def compare(
-    model: LoadedModel, name: str, make: Callable[[int, int], Request], n_tokens: int, rounds: int
-) -> None:
+def compare(loop: Loop, name: str, n_tokens: int, rounds: int) -> None:
     """Print one load's ratio."""
-    ratios, n_same, drafted, accepted = [], 0, 0, 0
+    ratios, before = [], loop.figures()
     for i in range(rounds):
-        request = make(n_tokens, 100 + i)
-        order = (False, True) if i % 2 else (True, False)
-        runs = {drafts: answer(model, request, drafts=drafts) for drafts in order}
-        ratios.append(runs[False][0] / runs[True][0])
-        n_same += runs[False][1] == runs[True][1]
-        figures = runs[True][2].figures()
-        drafted, accepted = drafted + figures.n_drafted_tokens, accepted + figures.n_accepted_tokens
+        prompt, recorded = load(name, n_tokens, 100 + i)
+        seconds = {
+            drafts: answer(loop, prompt, recorded, n_tokens, drafts=drafts)
+            for drafts in ((False, True) if i % 2 else (True, False))
+        }
+        ratios.append(seconds[False] / seconds[True])
+    after = loop.figures()
+    n_drafted = after.n_drafted_tokens - before.n_drafted_tokens
+    n_stood = after.n_accepted_tokens - before.n_accepted_tokens
     each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    print(f"{name:<11} {statistics.median(ratios):5.2f} times as fast with drafts   (rounds: {each})")
-    print(f"{'':<11} {accepted} of {drafted} drafted tokens stood; {n_same} of {rounds} answers are the same")
+    print(f"{name:<7} {statistics.median(ratios):5.2f} times as fast with drafts   (rounds: {each})")
+    print(f"{'':<7} of {rounds * n_tokens} tokens {n_drafted} were drafted and {n_stood} stood", flush=True)
 
 
 def main() -> None:
@@ -95,11 +128,13 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = write_120m(Path(folder) / "120m-Q8_0.gguf")
-        plan = api.plan(str(path), api.detect(), Workload(n_ctx=2048, parallel=1, reserve_bytes=0))
+        wish = Workload(n_ctx=2048, parallel=1, reserve_bytes=0, serving=Serving(cache_reuse=0))
+        plan = api.plan(str(path), api.detect(), wish)
         model = LoadedModel(plan)
-        answer(model, repetitive(16, 1), drafts=True)  # warm the caches
-        compare(model, "repetitive", repetitive, args.tokens, args.rounds)
-        compare(model, "random", random_text, args.tokens, args.rounds)
+        loop = Loop(model)
+        answer(loop, *load("loop", 64, 1), 64, drafts=True)  # warm the caches, and see what rows cost
+        for name in ("loop", "edit", "prose", "random"):
+            compare(loop, name, args.tokens, args.rounds)
         model.close()
 
 
