@@ -48,7 +48,7 @@ def test_a_cleared_batch_keeps_nothing() -> None:
 def test_a_batch_takes_its_capacity_and_not_one_more() -> None:
     batch = Batch(3)
     batch.add([1, 2], 0, 0, n_outputs=0)
-    with pytest.raises(ValueError, match="could not broadcast"):
+    with pytest.raises(ValueError, match="1 too many for a batch of 3"):
         batch.add([3, 4], 2, 0, n_outputs=1)
     assert _rows(batch) == [(1, 0, 0, 0), (2, 1, 0, 0)]
 

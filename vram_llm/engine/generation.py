@@ -49,6 +49,10 @@ class Generation:
 
         Row i + 1 was computed with `draft[i]` as its token.
         """
+        if not draft and self.constraint is None and self.request.logprobs is None:
+            if self.lookup is not None:
+                self.lookup.observe(0, 0)
+            return Choices([self.chooser.choose(rows[0])])
         choices = Choices()
         for row, foretold in zip(rows, (*draft, None), strict=True):
             try:

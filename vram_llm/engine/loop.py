@@ -187,20 +187,24 @@ class Loop:
         """The batch for `chunks`. Single rows come first."""
         batch = self._model.batch
         batch.clear()
-        singles = [chunk for chunk in chunks if chunk.count == 1 and not chunk.draft]
-        n_outputs = [chunk.n_outputs for chunk in singles]
-        batch.add_singles(
-            [c.sequence.tokens[c.start] for c in singles],
-            [c.start for c in singles],
-            [c.sequence.slot for c in singles],
-            [n > 0 for n in n_outputs],
-        )
-        filled = [_Computed(c, range(row, row + n_outputs[row])) for row, c in enumerate(singles)]
+        filled: list[_Computed] = []
+        tokens, positions, slots, wanted = [], [], [], []
+        for chunk in chunks:
+            if chunk.count == 1 and not chunk.draft:
+                row, n_outputs = len(filled), chunk.n_outputs
+                tokens.append(chunk.sequence.tokens[chunk.start])
+                positions.append(chunk.start)
+                slots.append(chunk.sequence.slot)
+                wanted.append(n_outputs)
+                filled.append(_Computed(chunk, range(row, row + n_outputs)))
+        batch.add_singles(tokens, positions, slots, wanted)
+        if len(filled) == len(chunks):
+            return filled
         for chunk in chunks:
             if chunk.count > 1 or chunk.draft:
                 sequence, end = chunk.sequence, chunk.start + chunk.count
-                tokens = [*sequence.tokens[chunk.start : end], *chunk.draft]
-                last = batch.add(tokens, chunk.start, sequence.slot, n_outputs=chunk.n_outputs)
+                several = [*sequence.tokens[chunk.start : end], *chunk.draft]
+                last = batch.add(several, chunk.start, sequence.slot, n_outputs=chunk.n_outputs)
                 filled.append(_Computed(chunk, range(last + 1 - chunk.n_outputs, last + 1)))
         return filled
 

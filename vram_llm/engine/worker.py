@@ -1,14 +1,13 @@
 """The engine process: `python -m vram_llm.engine.worker FD LEVEL`, with one end of a socket pair as FD.
 
 One thread does everything, so that no other holds the interpreter lock while tokens are sampled. Between
-steps it reads what has come in; with nothing to do it sleeps in `select`. It ends when told to, or when
+steps it reads what has come in; with nothing to do it sleeps in `recv`. It ends when told to, or when
 the server's end of the socket is gone.
 """
 
 import contextlib
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -54,10 +53,9 @@ class Channel:
         """
         messages: list[wire.ToEngine] = []
         while True:
-            ready, _, _ = select.select([self._socket], [], [], None if wait and not messages else 0)
-            if not ready:
+            data = self._received(wait=wait and not messages)
+            if data is None:
                 return messages
-            data = self._received()
             if not data:
                 raise _Stopped
             self._buffer += data
@@ -65,9 +63,12 @@ class Channel:
             if any(isinstance(message, wire.Stop) for message in messages):
                 raise _Stopped
 
-    def _received(self) -> bytes:
+    def _received(self, *, wait: bool) -> bytes | None:
+        """What has come in, b"" where the server is gone; without `wait` None where there is nothing."""
         try:
-            return self._socket.recv(_RECV_BYTES)
+            return self._socket.recv(_RECV_BYTES, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
         except OSError:  # the server died with news of ours unread
             return b""
 

@@ -1,10 +1,8 @@
-"""A llama_batch filled through numpy: no per-row ctypes calls."""
+"""A llama_batch filled a column at a time: no ctypes call for a row."""
 
 import ctypes
+from array import array
 from collections.abc import Sequence
-
-import numpy as np
-import numpy.typing as npt
 
 from vram_llm.llama.bindings import C
 
@@ -21,12 +19,9 @@ class Batch:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.n_rows = 0
-        self._token = np.zeros(capacity, np.int32)
-        self._pos = np.zeros(capacity, np.int32)
-        self._seq = np.zeros(capacity, np.int32)
-        self._n_seq = np.ones(capacity, np.int32)
-        self._logits = np.zeros(capacity, np.int8)
-        cells = self._seq.ctypes.data
+        self._token, self._pos, self._seq = (array("i", bytes(4 * capacity)) for _ in range(3))
+        self._n_seq, self._logits = array("i", [1]) * capacity, array("b", bytes(capacity))
+        cells = self._seq.buffer_info()[0]
         self._seq_pointers = (_seq_id_pointer * capacity)(
             *(ctypes.cast(cells + 4 * i, _seq_id_pointer) for i in range(capacity))
         )
@@ -53,11 +48,11 @@ class Batch:
         logits: Sequence[bool],
     ) -> None:
         """Append a row for each of as many sequences."""
-        start, end = self.n_rows, self.n_rows + len(tokens)
-        self._token[start:end] = tokens
-        self._pos[start:end] = positions
-        self._seq[start:end] = sequences
-        self._logits[start:end] = logits
+        start, end = self._room(len(tokens))
+        self._token[start:end] = array("i", tokens)
+        self._pos[start:end] = array("i", positions)
+        self._seq[start:end] = array("i", sequences)
+        self._logits[start:end] = array("b", logits)
         self.n_rows = self.struct.n_tokens = end
 
     def add(self, tokens: Sequence[int], position: int, sequence: int, *, n_outputs: int) -> int:
@@ -65,15 +60,23 @@ class Batch:
 
         The last `n_outputs` of them give logits.
         """
-        start, end = self.n_rows, self.n_rows + len(tokens)
-        self._token[start:end] = tokens
-        self._pos[start:end] = np.arange(position, position + len(tokens), dtype=np.int32)
-        self._seq[start:end] = sequence
-        self._logits[start : end - n_outputs] = 0
-        self._logits[end - n_outputs : end] = 1
+        start, end = self._room(len(tokens))
+        self._token[start:end] = array("i", tokens)
+        self._pos[start:end] = array("i", range(position, position + len(tokens)))
+        self._seq[start:end] = array("i", [sequence]) * len(tokens)
+        self._logits[start:end] = array("b", bytes(len(tokens) - n_outputs) + b"\x01" * n_outputs)
         self.n_rows = self.struct.n_tokens = end
         return end - 1
 
+    def _room(self, n: int) -> tuple[int, int]:
+        """Where the next `n` rows go. Raises ValueError: a longer array would move away from llama.cpp."""
+        end = self.n_rows + n
+        if end > self.capacity:
+            raise ValueError(
+                f"{n} rows more are {end - self.capacity} too many for a batch of {self.capacity}"
+            )
+        return self.n_rows, end
 
-def _pointer(array: npt.NDArray[np.generic], kind: "type[ctypes._SimpleCData[int]]") -> object:
-    return array.ctypes.data_as(ctypes.POINTER(kind))
+
+def _pointer(column: "array[int]", kind: "type[ctypes._SimpleCData[int]]") -> object:
+    return ctypes.cast(column.buffer_info()[0], ctypes.POINTER(kind))

@@ -116,6 +116,7 @@ class TextStream:
         self._marks = marks
         self._piece = vocab.spelling if show_special else vocab.piece
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._is_open = False  # within a character
         self._stop = stop
         self._held = ""
         self.stop: str | None = None  # the stop string that was met
@@ -128,7 +129,11 @@ class TextStream:
     def push(self, token: int) -> str:
         """The text that became final with this token."""
         shown = self._vocab.spelling(token) if token in self._marks else self._piece(token)
-        return self._release(self._decoder.decode(shown))
+        if shown.isascii() and not self._is_open:  # most are, and need no decoder
+            return self._release(shown.decode("ascii")) if self._stop else shown.decode("ascii")
+        text = self._decoder.decode(shown)
+        self._is_open = bool(self._decoder.getstate()[0])
+        return self._release(text)
 
     def finish(self) -> str:
         """What was held back, at the end of a generation."""
