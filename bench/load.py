@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-Prompt = Sequence[int]
+Prompt = Sequence[int] | str  # tokens or text
 
 
 @dataclass
@@ -44,7 +44,7 @@ async def complete(
     Raises SystemExit where the server refuses.
     """
     wish = {
-        "prompt": list(prompt),
+        "prompt": prompt if isinstance(prompt, str) else list(prompt),
         "max_tokens": n_tokens,
         "temperature": 0,
         "stream": True,
@@ -62,7 +62,7 @@ async def complete(
     parts = []
     while data := await reader.read(1 << 16):
         now = time.perf_counter()
-        stream.chunks += [now] * data.count(b'"text":"')
+        stream.chunks += [now] * data.count(b'"text":')
         parts.append(data)
     writer.close()
     stream.text = b"".join(parts)

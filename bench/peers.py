@@ -1,9 +1,11 @@
-"""Tokens per second and time to the first token, beside llama-server: same model, threads, slots and load.
+"""Tokens per second and time to the first token, beside other servers: same model, threads, slots and load.
 
-    python -m bench.peers [--tokens 64] [--rounds 5] [--streams 1 8 16]
+    python -m bench.peers [--peer llama-server|llama_cpp.server|example] [--tokens 64] [--rounds 5]
+                          [--streams 1 8 16]
 
 A random-weight llama of about 120 million parameters at Q8_0 on the CPU. Both servers are up all the time and
-asked in turns, over HTTP, by one light client; every prompt is new to both.
+asked in turns, over HTTP, by one light client; every prompt is new to both. `example` is that of the bindings
+(bench/bindings.py).
 """
 
 import argparse
@@ -16,27 +18,34 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import bindings
 from bench.load import Stream, together
 from bench.servers import free_port, llama_server, ours, running
 from tools.random_model import write_120m
 
-OURS, THEIRS = "vram-llm", "llama-server"
+OURS = "vram-llm"
+PEERS = {
+    "llama-server": llama_server,
+    "llama_cpp.server": bindings.module_server,
+    "example": bindings.example_server,
+}
 
 
-def prompts(random: np.random.Generator, n: int) -> list[list[int]]:
-    """`n` prompts of 24 to 69 random tokens."""
-    return [[1, *map(int, random.integers(300, 32000, 24 + 3 * i % 46))] for i in range(n)]
+def prompts(random: np.random.Generator, n: int) -> list[str]:
+    """`n` prompts of 24 to 69 random tokens, and one that begins the text."""
+    return [" ".join(f"w{word}" for word in random.integers(0, 31_000, 24 + 3 * i % 46)) for i in range(n)]
 
 
 @contextlib.contextmanager
-def both(model: Path, folder: Path, n_ctx: int, parallel: int) -> Iterator[dict[str, int]]:
-    """The ports of this server and llama-server, running."""
+def both(peer: str, model: Path, folder: Path, n_ctx: int, parallel: int) -> Iterator[dict[str, int]]:
+    """The ports of this server and the other, running."""
     with contextlib.ExitStack() as stack:
         ports = {}
-        for name, command in ((OURS, ours), (THEIRS, llama_server)):
+        for name, command in ((OURS, ours), (peer, PEERS[peer])):
             port = free_port()
-            line = command(model, port, n_ctx=n_ctx, parallel=parallel)
-            ports[name] = stack.enter_context(running(line, port, folder / f"{name}.log"))
+            line, log = command(model, port, n_ctx=n_ctx, parallel=parallel), folder / f"{name}.log"
+            theirs = () if name in (OURS, "llama-server") else (bindings.HEALTH, bindings.environment())
+            ports[name] = stack.enter_context(running(line, port, log, *theirs))
         yield ports
 
 
@@ -55,12 +64,12 @@ async def compare(ports: dict[str, int], n_streams: int, n_tokens: int, rounds: 
         each = ", ".join(f"{rate:.0f}" for rate in rates[name])
         ttft_ms = statistics.median(stream.ttft_s for stream in streams[name]) * 1000
         print(
-            f"{n_streams:>3} {name:<13} {statistics.median(rates[name]):7.1f} tok/s  "
+            f"{n_streams:>3} {name:<16} {statistics.median(rates[name]):7.1f} tok/s  "
             f"TTFT {ttft_ms:6.1f} ms  (rounds: {each})"
         )
-    ratios = [a / b for a, b in zip(rates[OURS], rates[THEIRS], strict=True)]
-    ttfts = [statistics.median(s.ttft_s for s in streams[name]) for name in (OURS, THEIRS)]
-    print(f"    ratio {statistics.median(ratios):18.3f}        TTFT {ttfts[0] / ttfts[1]:6.3f}", flush=True)
+    ratios = [a / b for a, b in zip(*rates.values(), strict=True)]
+    ttfts = [statistics.median(s.ttft_s for s in streams[name]) for name in ports]
+    print(f"    ratio {statistics.median(ratios):21.3f}        TTFT {ttfts[0] / ttfts[1]:6.3f}", flush=True)
 
 
 def main() -> None:
@@ -68,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--peer", choices=list(PEERS), default="llama-server")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 16])
@@ -75,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = write_120m(folder / "120m-Q8_0.gguf")
-        with both(model, folder, 8192, max(args.streams)) as ports:
+        with both(args.peer, model, folder, 8192, max(args.streams)) as ports:
             for n_streams in args.streams:
                 asyncio.run(compare(ports, n_streams, args.tokens, args.rounds))
 

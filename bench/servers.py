@@ -25,10 +25,16 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(command: list[str], port: int, log: Path, health: str = "/health") -> Iterator[int]:
+def running(
+    command: list[str],
+    port: int,
+    log: Path,
+    health: str = "/health",
+    environment: dict[str, str] | None = None,
+) -> Iterator[int]:
     """The server that `command` starts, once it is healthy; its port. Raises SystemExit."""
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
     try:
         deadline = time.monotonic() + _PATIENCE_S
         while not _is_healthy(port, health):

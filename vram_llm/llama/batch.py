@@ -45,9 +45,9 @@ class Batch:
         tokens: Sequence[int],
         positions: Sequence[int],
         sequences: Sequence[int],
-        logits: Sequence[bool],
+        logits: Sequence[int],
     ) -> None:
-        """Append a row for each of as many sequences."""
+        """Append a row for each of as many sequences; `logits` is 1 where they are wanted, else 0."""
         start, end = self._room(len(tokens))
         self._token[start:end] = array("i", tokens)
         self._pos[start:end] = array("i", positions)

@@ -1,0 +1,66 @@
+"""The servers that the bindings bring: `llama_cpp.server`, and their source distribution's example server.
+
+What they need beside this project's own packages is put into a folder of the user's cache, once.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from scripts.build_args import plan_build
+from scripts.build_facts import read_facts
+from scripts.build_llama_server import fetch_source, programs_folder
+
+HEALTH = "/v1/models"
+_PACKAGES = (
+    "pydantic-settings",
+    "python-dotenv",
+    "sse-starlette",
+    "starlette-context",
+    "safetensors",
+    "websockets",
+)
+
+
+def environment() -> dict[str, str]:
+    """Environment variables with which both servers find their packages."""
+    return {**os.environ, "PYTHONPATH": str(_folder() / "packages")}
+
+
+def module_server(model: Path, port: int, *, n_ctx: int, parallel: int) -> list[str]:
+    """The command line of `llama_cpp.server`, which serves one request at a time, whatever `parallel`."""
+    threads = str(os.cpu_count() or 1)
+    return [
+        sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--port", str(port), "--n_ctx",
+        str(n_ctx), "--n_threads", threads, "--n_threads_batch", threads, "--interrupt_requests", "false",
+    ]  # fmt: skip
+
+
+def example_server(model: Path, port: int, *, n_ctx: int, parallel: int) -> list[str]:
+    """The example server's, with the same context, sequences and threads."""
+    threads = os.cpu_count() or 1
+    options = {
+        "path": str(model), "alias": "bench", "n_ctx": n_ctx, "n_seq_max": parallel,
+        "n_batch": 512, "n_ubatch": 512, "threads": threads, "threads_batch": threads, "kv_unified": True,
+        "store_logits": False, "flash_attn": True,
+    }  # fmt: skip
+    config = model.with_suffix(".json")
+    config.write_text(json.dumps({"server": {"host": "127.0.0.1", "port": port}, "model": options}))
+    return [sys.executable, str(_folder() / "server.py"), "-C", str(config)]
+
+
+def _folder() -> Path:
+    facts = read_facts()
+    folder = programs_folder(facts, plan_build(facts, os.environ)) / "bindings"
+    script, packages = folder / "server.py", folder / "packages"
+    if not script.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(packages)]
+        subprocess.run([*install, *_PACKAGES], check=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            source = fetch_source(Path(scratch), folder / "fetch.log").parents[1]
+            (source / "examples" / "server" / "server.py").replace(script)
+    return folder
