@@ -6,6 +6,7 @@ import pytest
 
 from tests import zoo
 from tests.cli.running import run
+from tools.random_bert import write_bert
 from tools.random_model import write_llama
 
 RIG = ["--gpu", "RTX 4080 Laptop", "--gpu", "2x RTX 3090 Ti"]
@@ -52,6 +53,19 @@ def test_what_to_expect_is_told_with_its_basis(nemotron: Path) -> None:
     spread = next(other for other in plan["alternatives"] if other["name"] == "8k more context")
     assert 0 < spread["speed"]["tokens_per_s"] < speed["tokens_per_s"]
     assert plan["by_free_memory"]["speed"] is not None
+
+
+def test_a_model_that_embeds(tmp_path: Path) -> None:
+    path = write_bert(tmp_path / "bert.gguf")
+    shown = run("plan", path, "--gpu", "RTX 3090", columns=100).stdout
+    assert "embeddings (mean) of texts of up to 512 tokens, 64 at a time" in shown
+    assert "expected: " in shown
+    assert "together" not in shown  # nothing decodes
+    assert "scores of texts of up to" in run("plan", path, "--pooling", "rank", columns=100).stdout
+    flags = run("plan", path, "--pooling", "cls", "--emit", "llama-server").stdout
+    assert "--embeddings" in flags
+    assert "--pooling cls" in flags
+    assert "embeddings: the mean of a text's tokens" in run("analyze", path, columns=100).stdout
 
 
 def test_objectives(nemotron: Path) -> None:

@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vram_llm.machine.types import Device, Machine, Source
-from vram_llm.plan.types import HOST, Alternative, Companion, Plan, SpeedEstimate
+from vram_llm.model.pooling import Pooling
+from vram_llm.plan.types import HOST, Alternative, Companion, Context, Plan, SpeedEstimate
 from vram_llm.units import MIB, format_bytes, format_count, format_mib
 
 _NARROW = 72  # columns; below it only what matters most is shown
@@ -48,18 +49,15 @@ def print_plan(plan: Plan) -> None:
     console = _console()
     context, placement = plan.context, plan.placement
     console.print(Text(f"{plan.model.name}, {plan.model.quantization}", style="bold"), soft_wrap=True)
-    kept = "KV" if context.kv_unified else f"{format_count(context.n_ctx_seq)} each, KV"
-    console.print(
-        f"{format_count(context.n_ctx)} context for {context.parallel} sequences, {kept} "
-        f"{context.kv_type_k}, {plan.model.n_layers} layers, {format_bytes(plan.model.total_bytes)}"
-    )
+    size = f"{plan.model.n_layers} layers, {format_bytes(plan.model.total_bytes)}"
+    console.print(f"{_use(context)}, {size}")
     console.print()
     console.print(_plan_table(plan, console))
     console.print(_basis(plan))
     for companion in plan.companions:
         console.print(Text(f"beside it: {_companion(companion)}"))
     if plan.speed is not None:
-        for line in speed_lines(plan.speed):
+        for line in speed_lines(plan.speed) if context.pooling is None else embedding_lines(plan.speed):
             console.print(line)
     if placement.tensor_split:
         split = ",".join(map(str, placement.tensor_split))
@@ -94,6 +92,32 @@ def _companion(companion: Companion) -> str:
     ]
     estimated = ", compute estimated" if companion.method == "analytic" else ""
     return f"{companion.kind.value} {companion.name}, {', '.join(held)}{estimated}"
+
+
+def _use(context: Context) -> str:
+    """What the context is for."""
+    n_each = format_count(context.n_ctx_seq)
+    if context.pooling is not None:
+        what = "scores" if context.pooling is Pooling.RANK else f"embeddings ({context.pooling})"
+        return f"{what} of texts of up to {n_each} tokens, {context.parallel} at a time"
+    kept = "KV" if context.kv_unified else f"{n_each} each, KV"
+    return (
+        f"{format_count(context.n_ctx)} context for {context.parallel} sequences, {kept} {context.kv_type_k}"
+    )
+
+
+def _tokens_per_s(plan: Plan, speed: SpeedEstimate | None) -> float | None:
+    """Of one stream; where the plan is to embed, of texts, which are computed as prompts are."""
+    if speed is None:
+        return None
+    return speed.tokens_per_s if plan.context.pooling is None else speed.prompt_tokens_per_s
+
+
+def embedding_lines(speed: SpeedEstimate) -> list[str]:
+    """What to expect where nothing is decoded."""
+    if speed.prompt_tokens_per_s is None:
+        return []
+    return [f"expected: {rate(speed.prompt_tokens_per_s)} tok/s ({speed.prompt_basis})"]
 
 
 def speed_lines(speed: SpeedEstimate) -> list[str]:
@@ -166,7 +190,8 @@ def _alternatives_table(plan: Plan, console: Console) -> Table:
             for each in order
         ]
         if plan.speed is not None:
-            speed = [rate(other.speed.tokens_per_s) if other.speed is not None else "?"]
+            tokens_per_s = _tokens_per_s(plan, other.speed)
+            speed = ["?" if tokens_per_s is None else rate(tokens_per_s)]
         else:
             speed = []
         table.add_row(
@@ -223,8 +248,8 @@ def _bar(share: float, width: int = 7) -> Text:
 
 def _verdict(plan: Plan) -> str:
     assert plan.by_free_memory is not None
-    speed = plan.by_free_memory.speed
-    expected = f", at {rate(speed.tokens_per_s)} tok/s" if speed is not None else ""
+    tokens_per_s = _tokens_per_s(plan, plan.by_free_memory.speed)
+    expected = f", at {rate(tokens_per_s)} tok/s" if tokens_per_s is not None else ""
     over = [
         f"{device.id} {format_bytes(device.over_bytes)} over"
         for device in plan.by_free_memory.estimate.devices
