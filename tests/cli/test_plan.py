@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 
 from tests import zoo
@@ -61,7 +62,8 @@ def test_a_model_that_embeds(tmp_path: Path) -> None:
     assert "embeddings (mean) of texts of up to 512 tokens, 64 at a time" in shown
     assert "expected: " in shown
     assert "together" not in shown  # nothing decodes
-    assert "scores of texts of up to" in run("plan", path, "--pooling", "rank", columns=100).stdout
+    ranker = write_bert(tmp_path / "rank.gguf", pooling=gguf.PoolingType.RANK)
+    assert "scores of texts of up to" in run("plan", ranker, columns=100).stdout
     flags = run("plan", path, "--pooling", "cls", "--emit", "llama-server").stdout
     assert "--embeddings" in flags
     assert "--pooling cls" in flags

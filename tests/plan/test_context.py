@@ -63,9 +63,18 @@ def test_an_encoder_takes_many_whole_texts_at_a_time(tmp_path: Path) -> None:
     assert resolve_context(bert, RIG, Workload(pooling=Pooling.CLS)).pooling is Pooling.CLS
 
 
+def test_ranking_needs_a_classifier(tmp_path: Path) -> None:
+    model = zoo.bert()
+    with pytest.raises(BadPlan, match="no classifier to rank documents with"):
+        resolve_context(profile_of(model, tmp_path), RIG, Workload(pooling=Pooling.RANK))
+    model.tensors["cls.output.weight"] = (64, 1)
+    context = resolve_context(profile_of(model, tmp_path), RIG, Workload(pooling=Pooling.RANK))
+    assert context.pooling is Pooling.RANK
+
+
 @pytest.mark.parametrize(
     ("pooling", "n_ctx", "n_ubatch"),
-    [(Pooling.LAST, 8192, 512), (Pooling.RANK, 8192, 512), (Pooling.MEAN, 2048, 2048)],
+    [(Pooling.LAST, 8192, 512), (Pooling.MEAN, 2048, 2048)],
 )
 def test_what_a_writing_model_embeds_is_whole_where_it_must_be(
     gemma: ModelProfile, pooling: Pooling, n_ctx: int, n_ubatch: int

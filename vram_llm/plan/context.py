@@ -32,6 +32,10 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         )
     pooling = workload.pooling or profile.pooling
     trained = profile.context_length or Workload.DEFAULT_N_CTX
+    if pooling is Pooling.RANK and not any(each.name.startswith("cls.") for each in profile.output_tensors):
+        raise BadPlan(
+            f"{profile.name} has no classifier to rank documents with; serve a reranker, or pool otherwise"
+        )
     is_whole = pooling is not None and _needs_whole_texts(profile, pooling)
     default = Workload.DEFAULT_TEXT if is_whole else Workload.DEFAULT_N_CTX
     wanted = workload.n_ctx or min(default, trained)
