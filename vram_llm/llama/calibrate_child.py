@@ -23,9 +23,11 @@ from vram_llm.units import format_bytes
 _NARROW = [Shape(n_embd=256, n_ff=512, n_layers=n, n_head=4, n_head_kv=2, n_vocab=256) for n in (2, 16)]
 _MIDDLE = Shape(n_embd=1024, n_ff=2816, n_layers=4, n_head=8, n_head_kv=2, n_vocab=1024)
 _WIDE = Shape(n_embd=2048, n_ff=5632, n_layers=2, n_head=16, n_head_kv=4, n_vocab=256)
-_DEEP = Shape(n_embd=2048, n_ff=5632, n_layers=16, n_head=16, n_head_kv=4, n_vocab=256)
+_LONG, _DEEP = (
+    Shape(n_embd=2048, n_ff=5632, n_layers=n, n_head=16, n_head_kv=4, n_vocab=256) for n in (6, 16)
+)
 _DEEP_BELOW_S = 2e-3  # a step of the wide model; a device as quick as that needs more to do
-_UPLOAD_S = 4.0  # the deep model is left out where sending it takes longer
+_UPLOAD_S = 4.0  # the last model is left out where sending it takes longer
 _MAX_ROWS = 8
 _N_UBATCH = 512
 _CELLS = 256  # a burst stays inside the first, so that all steps read as much of the KV cache
@@ -66,9 +68,9 @@ def measure(question: Question, say: Say) -> Times:
         widest = models[-1]
         per_step = widest.burst(1)
         seconds_per_byte = min((t.seconds / t.n_bytes for t in sent), default=0.0)
-        upload_s = _DEEP.read_bytes * seconds_per_byte
-        if per_step < _DEEP_BELOW_S and upload_s < _UPLOAD_S and _fits(_DEEP, room):
-            models.append(stack.enter_context(closing(Model(_DEEP, question, found, folder))))
+        last = _DEEP if per_step < _DEEP_BELOW_S else _LONG  # steps as long as a real model's
+        if last.read_bytes * seconds_per_byte < _UPLOAD_S and _fits(last, room):
+            models.append(stack.enter_context(closing(Model(last, question, found, folder))))
         cases = [Case(model, rows) for model in models for rows in model.rows]
         n_prompt = _prompt_rows(widest, per_step)
         times = _rounds(cases, Case(widest, n_prompt), question.seconds, say)
@@ -129,7 +131,7 @@ class Model:
         from vram_llm.plan.types import Context
 
         self.shape = shape
-        self.rows = (1,) if shape in _NARROW else (1, 4) if shape is _MIDDLE else (1, _MAX_ROWS)
+        self.rows = (1,) if shape in (*_NARROW, _LONG) else (1, 4) if shape is _MIDDLE else (1, _MAX_ROWS)
         ids = [question.device.id] if question.device else []
         placement = placement_from_counts(ids, [shape.n_layers] * len(ids), shape.n_layers)
         context = Context(
