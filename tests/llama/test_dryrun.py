@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -292,6 +293,15 @@ def test_an_end_of_llama_cpp_costs_an_answer(host: Host, tiny_model: Path) -> No
         with pytest.raises(EngineDied, match="twice"):
             meter(bad)
         assert meter(good).devices
+
+
+def test_states_on_the_host_take_no_memory(host: Host, headers: dict[str, Header]) -> None:
+    of = profile(header := headers["nemotron_nano"])
+    with DryRun() as dry:
+        meter = dry.meter(header, a_context(parallel=256), CARDS, host, 0)
+        said = meter(placement_from_counts(["CUDA0"], [1], of.n_layers))
+        (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{child_of(dry)}/status").read_text())
+    assert 1024 * int(peak) < said.host.context_bytes / 4
 
 
 def test_a_hang_is_bounded(host: Host, tiny_model: Path) -> None:

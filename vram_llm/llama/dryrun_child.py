@@ -32,9 +32,11 @@ def main() -> None:
     questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
     try:
-        from vram_llm.llama import bindings
+        from vram_llm.llama import bindings, ggml
 
         bindings.log_errors_only()
+        ggml.check()
+        ggml.leave_host_memory()
         check()
         write(answers, Answer())
     except VramLLMError as error:
@@ -56,10 +58,11 @@ def answer(question: Question) -> Answer:
     from vram_llm.llama.devices import handles
     from vram_llm.llama.params import LOAD_WITHOUT_MMAP, ModelParams
 
+    virtual = [] if question.real else _virtual_devices(question)
     if question.real:
         devices = handles(question.devices, [device.id for device in question.devices])
     else:
-        devices = _virtual_devices(question)
+        devices = [each.handle for each in virtual]
     params = ModelParams(question.placement, question.context, devices)
     params.struct.load_mode, params.struct.no_alloc = LOAD_WITHOUT_MMAP, True
     b.recent_lines.clear()
@@ -68,12 +71,12 @@ def answer(question: Question) -> Answer:
         raise ModelRefused(f"llama.cpp refuses the model: {b.last_errors() or 'it gives no reason'}")
     try:
         adapters = load_adapters(model, question.adapters)
-        found = _measured(model, question.context, devices, adapters)
+        found = _measured(model, question.context, devices, virtual, adapters)
         n_tokens, n_rows = min(question.context.n_ctx, question.context.n_ubatch), question.context.parallel
         if n_rows < n_tokens < _SMALL_BATCH * n_rows:
             # a real load also reserves one token a sequence, which can be the larger where a batch is small
             few = replace(question.context, n_ubatch=n_rows)
-            for use, other in zip(found, _measured(model, few, devices, adapters), strict=True):
+            for use, other in zip(found, _measured(model, few, devices, virtual, adapters), strict=True):
                 use.compute_bytes = max(use.compute_bytes, other.compute_bytes)
     finally:
         b.C.llama_model_free(model)
@@ -91,6 +94,7 @@ def answer_projector(question: ProjectorQuestion) -> Answer:
         if key not in _made:
             _made[key] = VirtualDevice(f"{device.kind.name}0", key[1])
         _made[key].layers = None
+        _made[key].expect(weights=False)
         handle = _made[key].handle
     sizes = memory_use(question.path, handle, question.flash_attn)
     on_host = sum(size for each, size in sizes.items() if each != handle)
@@ -99,7 +103,11 @@ def answer_projector(question: ProjectorQuestion) -> Answer:
 
 
 def _measured(
-    model: int, context: Context, devices: Sequence[int], adapters: "Sequence[LoadedAdapter]"
+    model: int,
+    context: Context,
+    devices: Sequence[int],
+    virtual: "Sequence[VirtualDevice]",
+    adapters: "Sequence[LoadedAdapter]",
 ) -> list[Use]:
     """What each device takes with a context of the model, and last the host."""
     from vram_llm.llama import bindings as b
@@ -107,6 +115,8 @@ def _measured(
     from vram_llm.llama.adapters import apply_adapters
     from vram_llm.llama.params import context_params
 
+    for each in virtual:
+        each.expect(weights=False)
     ctx = b.C.llama_init_from_model(model, context_params(context))
     if not ctx:
         raise ModelRefused(
@@ -114,6 +124,8 @@ def _measured(
             f"{b.last_errors() or 'it gives no reason'}"
         )
     apply_adapters(int(ctx), adapters)
+    for each in virtual:
+        each.expect(weights=True)
     uses = memory.breakdown(int(ctx))
     b.C.llama_free(ctx)
     return [_sum(use for use in uses if use.device == device) for device in (*devices, None)]
@@ -131,8 +143,8 @@ def _sum(uses: Iterable["BufferUse"]) -> Use:
 _made: dict[tuple[int, "Profile"], "VirtualDevice"] = {}
 
 
-def _virtual_devices(question: Question) -> list[int]:
-    """Handles of a virtual device for each of the question's, made once for each place and profile."""
+def _virtual_devices(question: Question) -> "list[VirtualDevice]":
+    """A virtual device for each of the question's, made once for each place and profile."""
     from vram_llm.llama.virtual import VirtualDevice
 
     placement, found = question.placement, []
@@ -143,7 +155,7 @@ def _virtual_devices(question: Question) -> list[int]:
         if key not in _made:
             _made[key] = VirtualDevice(f"{device.kind.name}{index}", key[1])
         _made[key].layers = range(first, first + count) if is_pinned else None
-        found.append(_made[key].handle)
+        found.append(_made[key])
         first += count
     return found
 
@@ -177,11 +189,10 @@ def _pins_norms(question: Question) -> bool:
 
 
 def check() -> None:
-    """Raise NotBuilt where this llama.cpp cannot be asked, or answers a known question wrongly."""
+    """Raise NotBuilt where this llama.cpp answers a known question wrongly."""
     from vram_llm.llama import bindings as b
-    from vram_llm.llama import ggml, known
+    from vram_llm.llama import known
 
-    ggml.check()
     b.C.llama_backend_init()
     with tempfile.TemporaryDirectory() as folder:
         path = known.SHAPE.write(Path(folder) / "known.gguf")

@@ -4,6 +4,7 @@ They belong to GGML_BACKEND_API_VERSION 2; `check` compares them with the librar
 """
 
 import ctypes
+from typing import Any
 
 from vram_llm.errors import NotBuilt
 from vram_llm.llama import bindings as b
@@ -109,6 +110,10 @@ class OptimizeParams(ctypes.Structure):
     ]
 
 
+_ALLOCATE = ctypes.CFUNCTYPE(b.Pointer, b.Pointer, ctypes.c_size_t)
+_clear_nothing = ctypes.CFUNCTYPE(None, b.Pointer, ctypes.c_uint8)(lambda *_: None)
+_kept: list[Any] = []  # what C points at
+
 nbytes = b.declare("ggml_nbytes", ctypes.c_size_t, b.Pointer)
 op_name = b.declare("ggml_op_name", ctypes.c_char_p, ctypes.c_int)
 tensor_overhead = b.declare("ggml_tensor_overhead", ctypes.c_size_t)
@@ -138,3 +143,18 @@ def check() -> None:
     unlike = [name for name, number in OPS.items() if op_name(number) != name.encode()]
     if unlike:
         raise NotBuilt(f"this build of llama.cpp numbers its operations otherwise ({unlike[0]})")
+
+
+def leave_host_memory() -> None:
+    """From now on clear no buffer on the host: what nobody reads takes no room then, and no time."""
+    buffer_type = BufferType.from_address(cpu_buffer_type())
+    allocate = _ALLOCATE(buffer_type.iface.alloc_buffer)
+
+    def allocate_only(own: int, n_bytes: int) -> int | None:
+        buffer: int | None = allocate(own, n_bytes)
+        if buffer:
+            BufferI.from_address(buffer).clear = ctypes.cast(_clear_nothing, b.Pointer)
+        return buffer
+
+    _kept.append(_ALLOCATE(allocate_only))
+    buffer_type.iface.alloc_buffer = ctypes.cast(_kept[-1], b.Pointer)

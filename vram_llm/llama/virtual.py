@@ -6,6 +6,7 @@ places models on it as on a real one, as long as nothing is computed. They live 
 
 import ctypes
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -25,8 +26,9 @@ from vram_llm.units import GIB
 _GPU = 1  # GGML_BACKEND_DEVICE_TYPE_GPU
 _MEMORY_BYTES = 1024 * GIB  # told to llama.cpp, which asks only where it is given no split
 _BASE = 0x1000  # where buffers say they begin; nothing is ever written there
-_PINNED, _PINNED_STARTS = re.compile(rb"(?:norm|l_last)-(\d+)"), (b"norm-", b"l_las")
-_number, _bytes_at = ctypes.c_int.from_address, ctypes.string_at
+_PINNED = re.compile(rb"(?:norm|l_last)-(\d+)")
+_PINNED_STARTS = frozenset(int.from_bytes(name, sys.byteorder) for name in (b"norm", b"l_la"))  # as a C int
+_number = ctypes.c_int.from_address
 _OP, _NAME = Tensor.op.offset, Tensor.name.offset
 
 _kept: list[object] = []  # what C points at
@@ -81,6 +83,7 @@ class VirtualDevice:
         self._name = _text(name)
         self._device = ggml.Device()
         self._buffer_type = self._make_buffer_type()
+        self.expect(weights=False)
         self._host_buffer_type = _host_buffer_type(self._device, self._abilities)
         self._event = (b.Pointer * 2)(ctypes.addressof(self._device), None)
         self._backend = self._make_backend()
@@ -103,10 +106,15 @@ class VirtualDevice:
         )
         if abilities.max_buffer_bytes:
             iface.get_max_size = _callback(ctypes.c_size_t, b.Pointer)(lambda _: abilities.max_buffer_bytes)
-        plain = self.profile.f16_cache and not abilities.scratch_for_f16
-        if self.profile.row_padding or (abilities.scratch and not plain):
-            iface.get_alloc_size = _callback(ctypes.c_size_t, b.Pointer, b.Pointer)(self._allocated_bytes)
+        self._sizes = _callback(ctypes.c_size_t, b.Pointer, b.Pointer)(self._allocated_bytes)
         return buffer_type
+
+    def expect(self, *, weights: bool) -> None:
+        """Be asked for sizes of weights and caches next, or of a graph's results, where any is not plain."""
+        profile, abilities = self.profile, self._abilities
+        pads = profile.row_padding and (weights or not profile.f16_cache)
+        adds = abilities.scratch and not weights and (abilities.scratch_for_f16 or not profile.f16_cache)
+        self._buffer_type.iface.get_alloc_size = self._sizes if pads or adds else None
 
     def _allocated_bytes(self, _: object, address: int) -> int:
         """What the tensor at `address` takes in a buffer of this device, before alignment."""
@@ -125,9 +133,9 @@ class VirtualDevice:
         rule = self._rules.get(_number(address + _OP).value)
         if rule is not None and not rule(Tensor.from_address(address)):
             return False
-        if self.layers is None or _bytes_at(address + _NAME, 5) not in _PINNED_STARTS:
+        if self.layers is None or _number(address + _NAME).value not in _PINNED_STARTS:
             return True
-        pinned = _PINNED.fullmatch(_bytes_at(address + _NAME))
+        pinned = _PINNED.fullmatch(ctypes.string_at(address + _NAME))
         return pinned is None or int(pinned[1]) in self.layers
 
     def _make_backend(self) -> ggml.Backend:
