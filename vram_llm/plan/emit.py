@@ -4,7 +4,6 @@ import msgspec
 
 from vram_llm.errors import BadPlan
 from vram_llm.model.quants import KV_TYPES
-from vram_llm.plan import emit_compose, emit_python, emit_server
 from vram_llm.plan.types import PLAN_VERSION, FlashAttention, Plan
 
 FORMATS = ("llama-server", "llama-cpp-python", "env", "compose", "json")
@@ -16,6 +15,10 @@ def emit(plan: Plan, form: str) -> str:
     Plans for cards that are not here have words in angle brackets where an id must be filled in. Raises
     BadPlan where the format cannot say what the plan calls for.
     """
+    if form == "json":
+        return to_json(plan).decode()
+    from vram_llm.plan import emit_compose, emit_python, emit_server
+
     match form:
         case "llama-server":
             return emit_server.command_line(plan)
@@ -25,8 +28,6 @@ def emit(plan: Plan, form: str) -> str:
             return emit_server.exports(plan)
         case "compose":
             return emit_compose.compose_file(plan)
-        case "json":
-            return to_json(plan).decode()
     raise ValueError(f"{form!r} is not one of {', '.join(FORMATS)}")
 
 

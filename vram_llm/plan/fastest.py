@@ -2,16 +2,17 @@
 
 The time of a run of layers on a device does not depend on what the others do, and a step is the sum of the
 runs. So, over all orders of all subsets of the devices, it is enough to know for each set of devices the
-least time in which it can take the items up to each one: sets and items are few, and one more device is one
-matrix of runs. Where the slowest run is what counts, the largest of two times stands for their sum.
+least time in which it can take the items up to each one: sets and items are few. What cannot be completed
+any sooner than a cut already known is not followed. Where the slowest run is what counts, the largest of two
+times stands for their sum.
 """
 
 import itertools
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from heapq import heappop, heappush
+from math import inf
 from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 
 from vram_llm.machine.types import Device, Machine, Speed
 from vram_llm.plan.cut import Cutter, Run, Used
@@ -21,13 +22,21 @@ from vram_llm.plan.types import Objective, Workload
 _WORTH_REORDERING = 0.99  # another order than the machine's is taken only where it takes less than this of it
 _WORTH_BALANCING = 1.01  # the slowest stage may be so much slower where that makes decode steps shorter
 
-Times = npt.NDArray[np.float64]
-Join = Callable[[Times, Times], Times]
+
+class _Runs(NamedTuple):
+    """A device's: what they take, and for each first item one past the last that may be in the run."""
+
+    costs: Costs
+    ends: list[int]
 
 
 class _Cut(NamedTuple):
     runs: list[Run]
     seconds: float
+
+
+Times = list[float]  # by number of items done
+Step = Callable[[Times, _Runs], tuple[Times, list[int]]]
 
 
 def lacking(machine: Machine, workload: Workload) -> tuple[Device, ...]:
@@ -55,32 +64,32 @@ def fastest(cutter: Cutter, predictor: Predictor, n_host: int, objective: Object
     decode = _known({each: predictor.decode_costs(each, rows) for each in cutter.ids})
     if decode is None:
         return None
-    fitting: dict[str, npt.NDArray[np.bool_]] = {}
+    ends: dict[str, list[int]] = {}
     for alike in cutter.classes:
-        fitting |= dict.fromkeys(alike, _fitting(cutter, alike[0], n_host))
-    steps = {each: _matrix(decode[each], fitting[each]) for each in cutter.ids}
+        ends |= dict.fromkeys(alike, _ends(cutter, alike[0], n_host))
+    runs = {each: _Runs(decode[each], ends[each]) for each in cutter.ids}
     if objective is Objective.THROUGHPUT:
         stages = _known({each: predictor.full_stage_costs(each) for each in cutter.ids})
         if stages is None:
             return None
-        steps = _balanced(cutter, {e: _matrix(stages[e], fitting[e]) for e in cutter.ids}, steps, n_host)
-    found = [cut for cut in (_best(cutter, steps, n_host, np.add),) if cut is not None]
+        runs = _balanced(cutter, {e: _Runs(stages[e], ends[e]) for e in cutter.ids}, runs, n_host)
+    found = [cut for cut in (_best(cutter, runs, n_host, _sum),) if cut is not None]
     if objective is Objective.LATENCY or not found:
         found += _alone(cutter, decode, n_host)
     return min(found, key=lambda cut: cut.seconds).runs if found else None
 
 
 def _balanced(
-    cutter: Cutter, stages: dict[str, Times], steps: dict[str, Times], n_host: int
-) -> dict[str, Times]:
+    cutter: Cutter, stages: dict[str, _Runs], steps: dict[str, _Runs], n_host: int
+) -> dict[str, _Runs]:
     """`steps` without the runs whose stage is slower than it must be; stages that never overlap add up."""
     if n_host or not cutter.meter.may_pipeline:
         return stages
-    slowest = _best(cutter, stages, n_host, np.maximum)
+    slowest = _best(cutter, stages, n_host, _largest)
     if slowest is None:
         return steps
     most = slowest.seconds * _WORTH_BALANCING
-    return {each: np.where(stages[each] <= most, steps[each], np.inf) for each in steps}
+    return {each: _Runs(runs.costs, _within(stages[each], most)) for each, runs in steps.items()}
 
 
 def _known(costs: dict[str, Costs | None]) -> dict[str, Costs] | None:
@@ -88,34 +97,32 @@ def _known(costs: dict[str, Costs | None]) -> dict[str, Costs] | None:
     return known if known and len(known) == len(costs) else None
 
 
-def _fitting(cutter: Cutter, device_id: str, n_host: int) -> npt.NDArray[np.bool_]:
-    """For each first item and each end, whether the run fits the device's budget beside others."""
-    n = cutter.n_items + 1
-    fits = np.zeros((n, n), dtype=np.bool_)
+def _ends(cutter: Cutter, device_id: str, n_host: int) -> list[int]:
+    """For each first item, one past the last with which the run fits the device's budget beside others."""
+    found = list(range(cutter.n_items + 1))
     end = n_host  # starting later never means ending earlier, but the first run holds the inputs too
-    for start in range(n_host + 1, n - 1):
+    for start in range(n_host + 1, cutter.n_items):
         end = max(end, start)
         while end < cutter.n_items and cutter.holds(device_id, start, end + 1, n_host):
             end += 1
-        fits[start, start + 1 : end + 1] = True
+        found[start] = end
     if n_host < cutter.n_items:
-        fits[n_host, n_host + 1 : cutter.furthest(device_id, n_host, n_host, 1.0) + 1] = True
-    return fits
+        found[n_host] = cutter.furthest(device_id, n_host, n_host, 1.0)
+    return found
 
 
-def _matrix(costs: Costs, fitting: npt.NDArray[np.bool_]) -> Times:
-    """Seconds from each first item to each end; infinite where the run does not fit."""
-    sums = np.array(costs.sums)
-    return np.where(fitting, costs.fixed + sums[None, :] - sums[:, None], np.inf)
+def _within(runs: _Runs, seconds: float) -> list[int]:
+    """The ends of those that take no longer than `seconds`."""
+    fixed, sums = runs.costs.fixed, runs.costs.sums
+    return [min(end, bisect_right(sums, seconds - fixed + sums[i]) - 1) for i, end in enumerate(runs.ends)]
 
 
-def _best(cutter: Cutter, times: dict[str, Times], n_host: int, join: Join) -> _Cut | None:
+def _best(cutter: Cutter, runs: dict[str, _Runs], n_host: int, step: Step) -> _Cut | None:
     """The best cut in the machine's order, or in another that is noticeably better."""
-    found = _in_order(cutter, times, n_host, join)
+    found = _in_order(cutter, runs, n_host, step)
     if cutter.reorders:
-        other = _in_any_order(cutter, times, n_host, join)
-        if other is not None and (found is None or other.seconds < found.seconds * _WORTH_REORDERING):
-            found = other
+        least = found.seconds * _WORTH_REORDERING if found is not None else inf
+        found = _in_any_order(cutter, runs, n_host, step, least) or found
     return found
 
 
@@ -130,68 +137,105 @@ def _alone(cutter: Cutter, decode: dict[str, Costs], n_host: int) -> list[_Cut]:
     return found
 
 
-def _step(before: Times, run: Times, join: Join) -> tuple[Times, npt.NDArray[np.intp]]:
+def _sum(before: Times, runs: _Runs) -> tuple[Times, list[int]]:
     """The least times to reach each item with one more run, and where that run starts."""
-    joined = join(before[:, None], run)
-    starts = joined.argmin(axis=0)
-    return joined[starts, np.arange(len(starts))], starts
+    fixed, sums, ends = runs.costs.fixed, runs.costs.sums, runs.ends
+    times, starts = [inf] * len(before), [0] * len(before)
+    waiting: list[tuple[float, int]] = []  # the best first
+    for end in range(1, len(before)):
+        if before[end - 1] < inf:
+            heappush(waiting, (before[end - 1] - sums[end - 1], end - 1))
+        while waiting and ends[waiting[0][1]] < end:
+            heappop(waiting)
+        if waiting:
+            least, starts[end] = waiting[0]
+            times[end] = fixed + sums[end] + least
+    return times, starts
 
 
-def _in_order(cutter: Cutter, times: dict[str, Times], n_host: int, join: Join) -> _Cut | None:
+def _largest(before: Times, runs: _Runs) -> tuple[Times, list[int]]:
+    """As `_sum`, with the longest run's time in place of the sum."""
+    fixed, sums, ends = runs.costs.fixed, runs.costs.sums, runs.ends
+    times, starts = [inf] * len(before), [0] * len(before)
+    for end in range(1, len(before)):
+        for start in range(end - 1, -1, -1):
+            seconds = fixed + sums[end] - sums[start]
+            if seconds >= times[end]:
+                break  # earlier starts take longer
+            if ends[start] >= end and max(before[start], seconds) < times[end]:
+                times[end], starts[end] = max(before[start], seconds), start
+    return times, starts
+
+
+def _in_order(cutter: Cutter, runs: Mapping[str, _Runs], n_host: int, step: Step) -> _Cut | None:
     """Each device in the machine's order takes a run or none."""
-    least = np.full(cutter.n_items + 1, np.inf)
-    least[n_host] = 0.0
+    least = _at_start(cutter, n_host)
     steps = []
     for each in cutter.ids:
-        with_it, starts = _step(least, times[each], join)
-        takes = with_it < least
-        steps.append((each, np.where(takes, starts, -1)))
-        least = np.where(takes, with_it, least)
-    seconds = float(least[cutter.n_items])
-    if seconds == np.inf:
+        times, starts = step(least, runs[each])
+        steps.append(
+            (each, [start if t < u else -1 for start, t, u in zip(starts, times, least, strict=True)])
+        )
+        least = list(map(min, times, least))
+    if least[-1] == inf:
         return None
-    runs, end = [], cutter.n_items
+    found, end = [], cutter.n_items
     for each, taken in reversed(steps):
         if end > n_host and taken[end] >= 0:
-            runs.append(Run(each, int(taken[end]), end))
-            end = int(taken[end])
-    return _Cut(runs[::-1], seconds)
+            found.append(Run(each, taken[end], end))
+            end = taken[end]
+    return _Cut(found[::-1], least[-1])
 
 
-def _in_any_order(cutter: Cutter, times: dict[str, Times], n_host: int, join: Join) -> _Cut | None:
-    """As `_in_order`, over all orders of all subsets; devices that are alike are not told apart."""
+def _in_any_order(
+    cutter: Cutter, runs: Mapping[str, _Runs], n_host: int, step: Step, best: float
+) -> _Cut | None:
+    """As `_in_order`, over all orders of all subsets, if in less than `best` seconds.
+
+    Devices that are alike are not told apart.
+    """
     classes = cutter.classes
     nothing: Used = (0,) * len(classes)
-    at_start = np.full(cutter.n_items + 1, np.inf)
-    at_start[n_host] = 0.0
-    least = {nothing: at_start}
-    last: dict[Used, tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]] = {}
+    least = {nothing: _at_start(cutter, n_host)}
+    last: dict[Used, list[tuple[float, int, int]]] = {}  # time, class and start, by item
+    rest = _rest(cutter, runs) if step is _sum else [0.0] * (cutter.n_items + 1)
+    finished = None
     for used in sorted(itertools.product(*(range(len(alike) + 1) for alike in classes)), key=sum):
-        if used == nothing:
+        ways = []
+        for index, alike in enumerate(classes):
+            before = least.get(_without(used, index)) if used[index] else None
+            if before is not None:
+                times, starts = step(before, runs[alike[used[index] - 1]])
+                ways.append([(time, index, start) for time, start in zip(times, starts, strict=True)])
+        if not ways:
             continue
-        ways = [
-            (index, *_step(least[_without(used, index)], times[classes[index][used[index] - 1]], join))
-            for index in range(len(classes))
-            if used[index]
-        ]
-        reached = np.stack([way[1] for way in ways])
-        best = reached.argmin(axis=0)
-        items = np.arange(reached.shape[1])
-        least[used] = reached[best, items]
-        last[used] = (
-            np.array([way[0] for way in ways])[best],
-            np.stack([way[2] for way in ways])[best, items],
-        )
-    used = min(least, key=lambda each: float(least[each][cutter.n_items]))
-    seconds = float(least[used][cutter.n_items])
-    if seconds == np.inf:
+        last[used] = [min(each) for each in zip(*ways, strict=True)]
+        if last[used][-1][0] < best:
+            best, finished = last[used][-1][0], used
+        times = [way[0] if way[0] + more < best else inf for way, more in zip(last[used], rest, strict=True)]
+        if min(times) < inf:
+            least[used] = times
+    if finished is None:
         return None
-    runs, end = [], cutter.n_items
+    found, used, end = [], finished, cutter.n_items
     while used != nothing:
-        index, start = int(last[used][0][end]), int(last[used][1][end])
-        runs.append(Run(classes[index][used[index] - 1], start, end))
+        _, index, start = last[used][end]
+        found.append(Run(classes[index][used[index] - 1], start, end))
         used, end = _without(used, index), start
-    return _Cut(runs[::-1], seconds)
+    return _Cut(found[::-1], best)
+
+
+def _at_start(cutter: Cutter, n_host: int) -> Times:
+    return [0.0 if item == n_host else inf for item in range(cutter.n_items + 1)]
+
+
+def _rest(cutter: Cutter, runs: Mapping[str, _Runs]) -> Times:
+    """What the items from each on take at least, each on the device that is quickest with it."""
+    sums = [runs[each].costs.sums for each in cutter.ids]
+    rest = [0.0]
+    for item in range(cutter.n_items - 1, -1, -1):
+        rest.append(rest[-1] + min(each[item + 1] - each[item] for each in sums))
+    return rest[::-1]
 
 
 def _without(used: Used, index: int) -> Used:

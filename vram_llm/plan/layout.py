@@ -5,23 +5,22 @@ arithmetic there is float32, so it is here: `upper_bound(splits, float(i) / act)
 """
 
 from collections.abc import Sequence
-
-import numpy as np
+from ctypes import c_float
 
 from vram_llm.errors import BadSplit
 from vram_llm.plan.types import HOST, Placement
 
 
-def split_points(tensor_split: Sequence[float]) -> list[np.float32]:
+def split_points(tensor_split: Sequence[float]) -> list[float]:
     """Cumulative shares of the devices, as llama.cpp normalises them. Raises BadSplit where all are 0."""
-    points: list[np.float32] = []
-    total = np.float32(0)
+    points: list[float] = []
+    total = 0.0
     for share in tensor_split:
-        total = np.float32(total + np.float32(share))
+        total = _float32(total + _float32(share))
         points.append(total)
     if not total > 0:
         raise BadSplit("every share of the tensor split is 0; give at least one device a share above 0")
-    return [np.float32(point / total) for point in points]
+    return [_float32(point / total) for point in points]
 
 
 def device_of_layers(n_layers: int, n_gpu_layers: int, tensor_split: Sequence[float]) -> list[int]:
@@ -41,7 +40,7 @@ def device_of_layers(n_layers: int, n_gpu_layers: int, tensor_split: Sequence[fl
         if layer < first:
             devices.append(-1)
             continue
-        position = np.float32(np.float32(layer - first) / np.float32(active))
+        position = _float32((layer - first) / active)
         past = next((i for i, point in enumerate(points) if point > position), len(points))
         devices.append(past)
     if max(devices) >= len(points):
@@ -50,6 +49,11 @@ def device_of_layers(n_layers: int, n_gpu_layers: int, tensor_split: Sequence[fl
             "use whole layer counts"
         )
     return devices
+
+
+def _float32(value: float) -> float:
+    """The nearest there is, which after one operation on two such is what float32 arithmetic gives."""
+    return c_float(value).value
 
 
 def placement_of(ids: Sequence[str], assignment: Sequence[int]) -> Placement:

@@ -248,7 +248,9 @@ def _check_split(split: Sequence[float], machine: Machine) -> None:
 
 def _fewest_on_host(cutter: Cutter, n_layers: int) -> int:
     """The least number of items that must stay on the host for the rest to fit the devices."""
-    low, high = 0, n_layers + 1
+    if cutter.fits(0):
+        return 0
+    low, high = 1, n_layers + 1
     while low < high:
         middle = (low + high) // 2
         if cutter.fits(middle):
