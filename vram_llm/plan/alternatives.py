@@ -9,7 +9,7 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.plan.compute import uses_flash_attention
 from vram_llm.plan.context import ctx_step, resolve_context
 from vram_llm.plan.layout import device_of_layers, placement_of
-from vram_llm.plan.memory import swa_cells
+from vram_llm.plan.memory import is_pipelined, swa_cells
 from vram_llm.plan.search import Candidate, analytic, place
 from vram_llm.plan.types import (
     Alternative,
@@ -39,10 +39,10 @@ def split_by_free_memory(
     shares = [float(device.free_bytes) for device in machine.devices]
     assignment = device_of_layers(profile.n_layers, -1, shares)
     placement = placement_of([device.id for device in machine.devices], assignment)
-    meter = analytic(profile, machine, workload, chosen.context)
     if exact is not None:
         estimate, now = exact(chosen.context)(placement), chosen.estimate
     else:
+        meter = analytic(profile, machine, workload, chosen.context)
         estimate, now = meter(placement), meter(chosen.placement)
     return _alternative("by free memory", Candidate(chosen.context, placement, estimate), now)
 
@@ -136,7 +136,7 @@ def _changes(
     has_draft = wish.draft is not None  # its context would change with the model's: not offered
     if (context.kv_type_k, context.kv_type_v) == ("f16", "f16") and profile.kv_bytes_per_token:
         yield "KV cache as q8_0", machine, replace(wish, kv_type_k="q8_0", kv_type_v="q8_0")
-    if analytic(profile, machine, wish, context).is_pipelined(chosen.placement):
+    if is_pipelined(profile, context, machine.devices, chosen.placement):
         yield "no pipeline copies", machine, replace(wish, pipeline_copies=False)
     if context.n_ubatch > 64 and not has_draft:
         half = context.n_ubatch // 2

@@ -1,6 +1,8 @@
 """What one layer computes, told from the shapes of its tensors, whose names are those of LLM_TENSOR_NAMES
 (src/llama-arch.cpp of llama-cpp-python 0.3.36)."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from vram_llm.model.rules import RowsCut
@@ -41,7 +43,8 @@ HABITS = (Habit(True, False), Habit(True, True))
 HYBRID_HABITS = (*HABITS, Habit(False, False))  # recurrence knows the order of tokens, so attention need not
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True)
+class Block:
     """What one layer computes; equal for layers that take the same. Shapes go by names without number."""
 
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
@@ -62,36 +65,40 @@ class Block(NamedTuple):
     attends_elsewhere: bool  # on the host, for want of a kernel
     scans_elsewhere: bool
 
+    @cached_property
+    def by_name(self) -> dict[str, tuple[int, ...]]:
+        """Shapes."""
+        return dict(self.shapes)
 
-def block_widths(block: Block) -> dict[str, int]:
-    """Elements a token has after each projection."""
-    return {part: shape[1] for part, shape in block.shapes if len(shape) > 1}
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """Elements a token has after each projection."""
+        return {part: shape[1] for part, shape in self.shapes if len(shape) > 1}
 
+    @cached_property
+    def attends(self) -> bool:
+        """Whether there is attention in it."""
+        return "attn_output" in self.widths
 
-def attends(block: Block) -> bool:
-    """Whether there is attention in it."""
-    return any(part == "attn_output" for part, shape in block.shapes if len(shape) > 1)
+    @cached_property
+    def feeds(self) -> bool:
+        """Whether there is a feed-forward network or experts in it."""
+        return not DOWN.isdisjoint(self.by_name)
 
+    @cached_property
+    def has_experts(self) -> bool:
+        """Whether there are routed experts in it."""
+        return "ffn_down_exps" in self.by_name
 
-def feeds(block: Block) -> bool:
-    """Whether there is a feed-forward network or experts in it."""
-    return any(part in DOWN for part, _ in block.shapes)
+    @property
+    def scan_state_bytes(self) -> int:
+        """One sequence's state without what its convolution keeps."""
+        kernel, mixed = self.by_name["ssm_conv1d"][:2]
+        return self.state_bytes - (kernel - 1) * mixed * F32_BYTES
 
-
-def scan_state_bytes(block: Block) -> int:
-    """One sequence's state without what its convolution keeps."""
-    kernel, mixed = dict(block.shapes)["ssm_conv1d"][:2]
-    return block.state_bytes - (kernel - 1) * mixed * F32_BYTES
-
-
-def has_experts(block: Block) -> bool:
-    """Whether there are routed experts in it."""
-    return any(part == "ffn_down_exps" for part, _ in block.shapes)
-
-
-def attention_width(block: Block) -> int:
-    """Elements of a token that attention gives."""
-    shapes = dict(block.shapes)
-    if "attn_kv_a_mqa" in shapes and "attn_k_b" in shapes:
-        return shapes["attn_k_b"][1] * shapes["attn_k_b"][2]
-    return shapes["attn_output"][0]
+    @property
+    def attention_width(self) -> int:
+        """Elements of a token that attention gives."""
+        if "attn_kv_a_mqa" in self.by_name and "attn_k_b" in self.by_name:
+            return self.by_name["attn_k_b"][1] * self.by_name["attn_k_b"][2]
+        return self.by_name["attn_output"][0]

@@ -24,10 +24,6 @@ from vram_llm.plan.block import (
     Batch,
     Block,
     End,
-    attends,
-    attention_width,
-    has_experts,
-    scan_state_bytes,
 )
 from vram_llm.plan.kernels import F16_KINDS, FUSING_KINDS, has_flash_attention, has_scan
 from vram_llm.plan.peak import ID_BYTES, OUTPUT, Peaks, Start
@@ -157,7 +153,7 @@ class ComputeBound:
         copies, stream = PIPELINE_COPIES if pipelined else 1, self._profile.n_embd * self._row_bytes
         end = min(n_layers, self._n_layers)
         chain = [self._on_host(number) for number in self._on_device[:end]] + ([OUTPUT] if has_output else [])
-        later = any(attends(self._at(index)) for index in range(end, self._n_layers))
+        later = any(self._at(index).attends for index in range(end, self._n_layers))
         flash = (self._flash or not later) and (self._insists or not self._leaves_attention(end))
         moved = copies * (sum(self._inputs(0, self._n_layers, flash)) + self._sent_here(end) + ID_BYTES)
         moved += (
@@ -174,7 +170,7 @@ class ComputeBound:
         """The number of a layer's block where the host computes it."""
         block = self._blocks[number]
         return self._number(
-            block._replace(cache_copy_bytes=0, attends_elsewhere=False, scans_elsewhere=False)
+            replace(block, cache_copy_bytes=0, attends_elsewhere=False, scans_elsewhere=False)
         )
 
     def _sent_here(self, first: int) -> int:
@@ -182,11 +178,11 @@ class ComputeBound:
         n_bytes = 0
         for index in range(first, self._n_layers):
             block = self._at(index)
-            if block.attends_elsewhere and attends(block):
-                n_bytes += self._cache_bytes(index) + attention_width(block) * self._row_bytes
+            if block.attends_elsewhere and block.attends:
+                n_bytes += self._cache_bytes(index) + block.attention_width * self._row_bytes
             if block.scans_elsewhere:
-                n_bytes += (2 * dict(block.shapes)["ssm_in"][1]) * self._row_bytes
-                n_bytes += scan_state_bytes(block) * self._context.parallel
+                n_bytes += (2 * block.by_name["ssm_in"][1]) * self._row_bytes
+                n_bytes += block.scan_state_bytes * self._context.parallel
         return n_bytes
 
     def _batch(self, flash: bool, pipelined: bool) -> Batch:
@@ -223,8 +219,8 @@ class ComputeBound:
             scans_elsewhere=not self._scans(dict(shapes)),
         )
         if self._flash and has_kernel and not F16_KINDS.isdisjoint(self._kinds):
-            block = block._replace(
-                cache_copy_bytes=_copy_bytes(layer, self._context, n_cells * self._context.n_caches)
+            block = replace(
+                block, cache_copy_bytes=_copy_bytes(layer, self._context, n_cells * self._context.n_caches)
             )
         return block
 
@@ -247,7 +243,7 @@ class ComputeBound:
         picks_rows = end == self._n_layers and self._profile.rows_cut is not RowsCut.AFTER_NORM
         return replace(
             start,
-            window_first=next((block.is_windowed for block in blocks if attends(block)), False),
+            window_first=next((block.is_windowed for block in blocks if block.attends), False),
             has_ids=has_output or picks_rows or any(block.state_bytes for block in blocks),
         )
 
@@ -255,19 +251,19 @@ class ComputeBound:
         """Where the host leaves off before layer `first`."""
         before = self._at(first - 1)
         cache_bytes = self._cache_bytes(first - 1) if self._leaves_attention(first) else 0
-        sums_experts = self._recurs(first) and has_experts(before)
+        sums_experts = self._recurs(first) and before.has_experts
         return Start(0, 0, self._on_device[first - 1], sums_experts, cache_bytes)
 
     def _recurs(self, index: int) -> bool:
         """Whether a layer is recurrent only: its states are put before what is left of the one before."""
-        return index < self._n_layers and self._at(index).state_bytes > 0 and not attends(self._at(index))
+        return index < self._n_layers and self._at(index).state_bytes > 0 and not self._at(index).attends
 
     def _leaves_attention(self, n_host: int) -> bool:
         """Whether the host's last layer attends, and the states after it draw that onto their device."""
         if not 0 < n_host < self._n_layers or not self._recurs(n_host):
             return False
         before = self._at(n_host - 1)
-        return attends(before) and not before.state_bytes and not has_experts(before)
+        return before.attends and not before.state_bytes and not before.has_experts
 
     def _stream_bytes(self, first: int) -> int:
         """Of the residual stream before layer `first`."""
@@ -285,7 +281,7 @@ class ComputeBound:
         found = [0, 0]
         for number in set(self._on_device[first:end]):
             block = self._blocks[number]
-            if attends(block):
+            if block.attends:
                 mask = 0 if block.attends_elsewhere else of_cell * block.n_cells
                 held = mask + self._index_bytes + self._rotation_bytes
                 found[block.is_windowed] = max(found[block.is_windowed], held)
@@ -315,10 +311,10 @@ class ComputeBound:
         """
         n_bytes = 0
         for before, after in pairwise(self._anchors):
-            shapes = dict(self._at(before).shapes)
+            shapes = self._at(before).by_name
             if "ssm_in" not in shapes or not (self._recurs(before) and self._recurs(after)):
                 continue
-            if has_experts(self._at(before)) or has_experts(self._at(after)):
+            if self._at(before).has_experts or self._at(after).has_experts:
                 continue
             if before < first <= after < end:
                 n_bytes += shapes["ssm_in"][1] * self._row_bytes
@@ -339,11 +335,11 @@ class ComputeBound:
         n_bytes = 0
         for number in self._on_device[first:end]:
             block = self._blocks[number]
-            if block.attends_elsewhere and attends(block):
-                n_bytes += attention_width(block) * self._row_bytes
+            if block.attends_elsewhere and block.attends:
+                n_bytes += block.attention_width * self._row_bytes
             if block.scans_elsewhere:
-                n_bytes += dict(block.shapes)["ssm_out"][0] * self._row_bytes
-                n_bytes += scan_state_bytes(block) * self._context.parallel
+                n_bytes += block.by_name["ssm_out"][0] * self._row_bytes
+                n_bytes += block.scan_state_bytes * self._context.parallel
         return n_bytes
 
 
@@ -376,7 +372,7 @@ def _has_kernel(profile: ModelProfile, context: Context, layer: Layer, kinds: Co
 
 def _is_anchor(block: Block) -> bool:
     """Whether it is more than a dense feed-forward network."""
-    return attends(block) or has_experts(block) or block.state_bytes > 0
+    return block.attends or block.has_experts or block.state_bytes > 0
 
 
 def _cell_bytes(layer: Layer, context: Context) -> int:

@@ -122,8 +122,8 @@ class Cutter:
         """Everything on the one device that it leaves least full; None where it fits on none."""
         fullness = {}
         for device_id in self.ids:
-            use = self.meter.device(device_id, n_host, self._n_layers, True, n_host=n_host, pipelined=False)
-            if use.over_bytes <= 0:
+            if self.holds_all(device_id, n_host):
+                use = self.meter.device(device_id, n_host, self._n_layers, True, n_host, pipelined=False)
                 fullness[device_id] = use.total_bytes / use.budget_bytes
         if not fullness:
             return None
@@ -142,15 +142,19 @@ class Cutter:
 
     def holds(self, device_id: str, start: int, end: int, n_host: int, share: float = 1.0) -> bool:
         """Whether items start to end-1 fit `share` of a device's budget, beside other devices."""
-        use = self.meter.device(
+        return self.meter.holds(
             device_id,
             start,
             min(end, self._n_layers),
             end == self.n_items,
-            n_host=n_host,
+            n_host,
             pipelined=n_host == 0 and self.meter.may_pipeline,
+            share=share,
         )
-        return use.total_bytes <= share * use.budget_bytes
+
+    def holds_all(self, device_id: str, n_host: int) -> bool:
+        """Whether everything after the first `n_host` items fits a device's budget, with no other."""
+        return self.meter.holds(device_id, n_host, self._n_layers, True, n_host, pipelined=False)
 
     def placement(self, runs: list[Run]) -> Placement:
         """The placement of these runs; what comes before them stays on the host."""

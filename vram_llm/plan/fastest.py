@@ -130,8 +130,7 @@ def _alone(cutter: Cutter, decode: dict[str, Costs], n_host: int) -> list[_Cut]:
     """Everything on one device, which then needs no pipeline copies, for each that has room."""
     found = []
     for each in cutter.ids:
-        use = cutter.meter.device(each, n_host, cutter.n_items - 1, True, n_host=n_host, pipelined=False)
-        if use.over_bytes <= 0:
+        if cutter.holds_all(each, n_host):
             seconds = decode[each].run(n_host, cutter.n_items)
             found.append(_Cut([Run(each, n_host, cutter.n_items)], seconds))
     return found

@@ -5,7 +5,8 @@ cells (src/llama-kv-cache.cpp, llama-kv-cache-iswa.cpp, llama-memory-recurrent.c
 estimate (compute.py), overhead a table.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -98,7 +99,7 @@ class AnalyticMeter:
         optimistic: bool = False,
     ) -> None:
         """With `optimistic`, compute is a lower bound in place of the upper one."""
-        self.devices = {device.id: device for device in devices}
+        self.devices = _by_id(devices)
         self.context = context
         self._profile = profile
         self._host = host
@@ -114,6 +115,13 @@ class AnalyticMeter:
         )
         self._sharing_sums = _sums([layer.loads_shared for layer in profile.layers])
         self._padded: dict[tuple[int, int], _PaddedWeights] = {}  # by alignment and row padding
+
+    def on(self, devices: Sequence[Device], *, optimistic: bool = False) -> "AnalyticMeter":
+        """One for `devices` of the same kinds, which may have other memory free."""
+        other = copy.copy(self)
+        other.devices = _by_id(devices)
+        other._compute_share = LEAST_COMPUTE_SHARE if optimistic else 1.0
+        return other
 
     def budget(self, device_id: str) -> int:
         """Bytes a plan may use of a device: free less reserve, never below 0."""
@@ -132,14 +140,8 @@ class AnalyticMeter:
         return Estimate(method=METHOD, devices=tuple(devices), host=self._host_estimate(placement, pipelined))
 
     def is_pipelined(self, placement: Placement) -> bool:
-        """Whether llama.cpp makes pipeline copies: several devices, all able to, nothing left on the host."""
-        kinds = [self.devices[device_id].kind for device_id in placement.device_order]
-        return (
-            self.context.pipeline_copies
-            and len(kinds) > 1
-            and placement.n_gpu_layers > self._profile.n_layers
-            and all(kind in PIPELINED_KINDS for kind in kinds)
-        )
+        """Whether llama.cpp makes pipeline copies."""
+        return is_pipelined(self._profile, self.context, self.devices.values(), placement)
 
     @property
     def may_pipeline(self) -> bool:
@@ -152,16 +154,12 @@ class AnalyticMeter:
     ) -> DeviceEstimate:
         """The estimate for layers first to end-1, with or without the output, on one device."""
         device = self.devices[device_id]
-        weights = self._weights(device.alignment_bytes, device.row_padding, first, end, has_output)
-        context = self._context_sums[end] - self._context_sums[first]
+        weights, context, companions = self._loaded(device, first, end, has_output)
         bound = self._bound.device_bytes(
             first, end, has_output=has_output, n_host=n_host, pipelined=pipelined
         )
         compute = int((bound + self._adapter_compute) * self._compute_share)
         overhead = overhead_bytes(device)
-        companions = device.companion_bytes + self._adapters.device_bytes(
-            device.alignment_bytes, device.row_padding, first, end, has_output=has_output
-        )
         return DeviceEstimate(
             id=device_id,
             weights_bytes=weights,
@@ -172,6 +170,31 @@ class AnalyticMeter:
             total_bytes=weights + context + compute + overhead + companions,
             budget_bytes=self.budget(device_id),
         )
+
+    def holds(
+        self,
+        device_id: str,
+        first: int,
+        end: int,
+        has_output: bool,
+        n_host: int,
+        pipelined: bool,
+        share: float = 1.0,
+    ) -> bool:
+        """Whether that fits `share` of the device's budget; compute is bounded only where it decides."""
+        device, most = self.devices[device_id], share * self.budget(device_id)
+        if sum(self._loaded(device, first, end, has_output)) + overhead_bytes(device) > most:
+            return False
+        return self.device(device_id, first, end, has_output, n_host, pipelined).total_bytes <= most
+
+    def _loaded(self, device: Device, first: int, end: int, has_output: bool) -> tuple[int, int, int]:
+        """Bytes of weights, of context and of companions."""
+        weights = self._weights(device.alignment_bytes, device.row_padding, first, end, has_output)
+        context = self._context_sums[end] - self._context_sums[first]
+        companions = device.companion_bytes + self._adapters.device_bytes(
+            device.alignment_bytes, device.row_padding, first, end, has_output=has_output
+        )
+        return weights, context, companions
 
     def _weights(self, alignment: int, row_padding: int, first: int, end: int, has_output: bool) -> int:
         key = (alignment, row_padding)
@@ -209,6 +232,23 @@ class AnalyticMeter:
             total_bytes=weights + context + compute + companions,
             budget_bytes=max(self._host.available_bytes - self._reserve_bytes, 0),
         )
+
+
+def is_pipelined(
+    profile: ModelProfile, context: Context, devices: Collection[Device], placement: Placement
+) -> bool:
+    """Whether llama.cpp makes pipeline copies: several devices, all able to, nothing left on the host."""
+    used = placement.device_order
+    return (
+        context.pipeline_copies
+        and len(used) > 1
+        and placement.n_gpu_layers > profile.n_layers
+        and all(device.kind in PIPELINED_KINDS for device in devices if device.id in used)
+    )
+
+
+def _by_id(devices: Sequence[Device]) -> dict[str, Device]:
+    return {device.id: device for device in devices}
 
 
 def _layer_context(profile: ModelProfile, layer: Layer, context: Context, n_swa_cells: int) -> int:

@@ -17,10 +17,6 @@ from vram_llm.plan.block import (
     Block,
     End,
     Habit,
-    attends,
-    block_widths,
-    feeds,
-    scan_state_bytes,
 )
 from vram_llm.plan.graph import Graph
 from vram_llm.plan.kernels import MAX_FUSED_EXPERTS
@@ -44,7 +40,7 @@ class Operations:
         `normed` is the stream after the layer's first norm, where the device before has made it. `after` is
         the next layer.
         """
-        widths, n_rows = block_widths(block), self._batch.n_tokens
+        widths, n_rows = block.widths, self._batch.n_tokens
         self._look_up(block)
         post_norms = any(part == "attn_output_norm" for part, _ in block.shapes)
         if post_norms:
@@ -52,7 +48,7 @@ class Operations:
         elif normed is None:
             normed = self._add(block.n_embd, n_rows, stream)
         mixed = []
-        if attends(block):
+        if block.attends:
             mixed.append(self._attention(block, widths, normed))
         if block.state_bytes:
             if mixed:
@@ -66,7 +62,7 @@ class Operations:
             stream = self._add(block.n_embd, n_rows, stream)
         if mixed:
             stream = self._joined(block, n_rows, mixed[0], stream)
-        if not feeds(block):
+        if not block.feeds:
             return stream
         if post_norms:
             normed = stream = self._add(block.n_embd, n_rows, stream)
@@ -102,12 +98,12 @@ class Operations:
 
     def _rows_after(self, block: Block) -> int:
         """Rows that come from the host's last layer: a cut after its attention is left to the device."""
-        is_cut = block.cuts_rows and feeds(block)
+        is_cut = block.cuts_rows and block.feeds
         return min(self._batch.n_tokens, self._batch.n_outputs) if is_cut else self._batch.n_tokens
 
     def attention_left(self, block: Block, cache_bytes: int) -> None:
         """A host layer's attention, cache and all, which a device is made to do for the host."""
-        width = dict(block.shapes)["attn_output"][0]
+        width = block.by_name["attn_output"][0]
         query = self._add(width, self._batch.n_tokens)
         cache = self._graph.add(cache_bytes)
         self._graph.add(0, self._attend(block, query, width, cache))
@@ -134,7 +130,7 @@ class Operations:
     def _joined(self, block: Block, n_rows: int, mixed: int, stream: int) -> int:
         """The residual stream with what attention or recurrence makes of it."""
         parts = {part for part, _ in block.shapes}
-        if not parts.isdisjoint(_RESHAPED) and not block.cuts_rows and not attends(block):
+        if not parts.isdisjoint(_RESHAPED) and not block.cuts_rows and not block.attends:
             return self._add(block.n_embd, n_rows, stream, mixed, in_place=1)
         return self._add(block.n_embd, n_rows, mixed, stream, in_place=2)
 
@@ -149,7 +145,7 @@ class Operations:
     def _attention(self, block: Block, widths: Mapping[str, int], normed: int) -> int:
         if "attn_kv_a_mqa" in widths and "attn_k_b" in widths:
             return self._latent_attention(block, normed)
-        n, output = self._batch.n_tokens, dict(block.shapes)["attn_output"]
+        n, output = self._batch.n_tokens, block.by_name["attn_output"]
         is_gated = widths.get("attn_q", 0) >= 2 * output[0]  # half of the query's projection gates the result
         if "attn_qkv" in widths:
             whole = self._add(widths["attn_qkv"], n, normed)
@@ -199,7 +195,7 @@ class Operations:
 
     def _latent_attention(self, block: Block, normed: int) -> int:
         """MLA with the key's projection absorbed into the query."""
-        shapes = dict(block.shapes)
+        shapes = block.by_name
         n, (n_nope, n_latent, n_head) = self._batch.n_tokens, shapes["attn_k_b"][:3]
         n_key = shapes["attn_kv_a_mqa"][1]
         query = normed
@@ -239,7 +235,7 @@ class Operations:
         if "shortconv.in_proj" in widths:
             whole = self._add(3 * n_embd, n, normed)
             gated = self._add(n_embd, n, whole)
-            filtered = self._window(n_embd, gated, dict(block.shapes)["shortconv.conv"][0])
+            filtered = self._window(n_embd, gated, block.by_name["shortconv.conv"][0])
             return self._add(n_embd, n, self._add(n_embd, n, filtered, whole, in_place=1))
         if "ssm_in" in widths:
             return self._scan(block, widths, normed)
@@ -251,7 +247,7 @@ class Operations:
 
     def _look_up(self, block: Block) -> None:
         """What a convolution keeps of each sequence, if the block has one and it is not there yet."""
-        shape = dict(block.shapes).get("ssm_conv1d")
+        shape = block.by_name.get("ssm_conv1d")
         if shape and block.state_bytes and self._states is None:
             self._states = self._add(shape[1], (shape[0] - 1) * self._batch.n_sequences)
 
@@ -265,9 +261,9 @@ class Operations:
 
     def _scan(self, block: Block, widths: Mapping[str, int], normed: int) -> int:
         """Mamba, the first and the second."""
-        shapes, n = dict(block.shapes), self._batch.n_tokens
+        shapes, n = block.by_name, self._batch.n_tokens
         inner, (kernel, mixed) = shapes["ssm_out"][0], shapes["ssm_conv1d"][:2]
-        states = scan_state_bytes(block) * self._batch.n_sequences
+        states = block.scan_state_bytes * self._batch.n_sequences
         whole = self._add(widths["ssm_in"], n, normed)
         filtered = self._window(mixed, whole, kernel)
         sources = [filtered]
@@ -289,9 +285,9 @@ class Operations:
 
     def _linear_attention(self, block: Block, widths: Mapping[str, int], normed: int) -> int:
         """A gated delta net."""
-        shapes, n, mixed = dict(block.shapes), self._batch.n_tokens, widths["attn_qkv"]
+        shapes, n, mixed = block.by_name, self._batch.n_tokens, widths["attn_qkv"]
         inner, kernel = shapes["ssm_out"][0], shapes["ssm_conv1d"][0]
-        states = scan_state_bytes(block) * self._batch.n_sequences
+        states = block.scan_state_bytes * self._batch.n_sequences
         whole = self._add(mixed, n, normed)
         filtered = self._window(mixed, whole, kernel)
         state = self._graph.add(states)
@@ -322,7 +318,7 @@ class Operations:
         return total
 
     def _network(self, block: Block, widths: Mapping[str, int], normed: int, n_rows: int, suffix: str) -> int:
-        width = dict(block.shapes)[f"ffn_down{suffix}"][0]
+        width = block.by_name[f"ffn_down{suffix}"][0]
         up = self._add(widths.get(f"ffn_up{suffix}", width), n_rows, normed)
         if f"ffn_gate{suffix}" in widths:
             up = self._add(width, n_rows, self._add(width, n_rows, normed), up)
@@ -331,7 +327,7 @@ class Operations:
         return self._add(block.n_embd, n_rows, up)
 
     def _experts(self, block: Block, widths: Mapping[str, int], normed: int, n_rows: int) -> int:
-        shapes = dict(block.shapes)
+        shapes = block.by_name
         n_used, n_expert = block.n_expert_used, shapes["ffn_down_exps"][2]
         width = n_used * shapes["ffn_down_exps"][0]
         chances = self._add(n_expert, n_rows, normed)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vram_llm.plan.block import F32_BYTES, Batch, Block, End, Habit, attends
+from vram_llm.plan.block import F32_BYTES, Batch, Block, End, Habit
 from vram_llm.plan.graph import Graph
 from vram_llm.plan.operations import Operations
 
@@ -64,7 +64,7 @@ class Peaks:
         """Where the last block is that attends to all cells, and the last to a window's; -1 for none."""
         found = [-1, -1]
         for i in range(len(chain) - 1, -1, -1):
-            if chain[i] != OUTPUT and attends(self._blocks[chain[i]]):
+            if chain[i] != OUTPUT and self._blocks[chain[i]].attends:
                 is_windowed = self._blocks[chain[i]].is_windowed
                 found[is_windowed] = max(found[is_windowed], i)
                 if min(found) >= 0:
@@ -103,7 +103,7 @@ class Peaks:
         first = [graph.add(start.normed_bytes or start.stream_bytes)]
         if last:
             first = operations.incoming(last, sums_experts=start.sums_experts)
-        attends_first = window[0] == OUTPUT or attends(self._blocks[window[0]])
+        attends_first = window[0] == OUTPUT or self._blocks[window[0]].attends
         recurs_first = window[0] != OUTPUT and self._blocks[window[0]].state_bytes > 0
         if start.has_ids and recurs_first:
             graph.add(ID_BYTES)

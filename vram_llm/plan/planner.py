@@ -10,7 +10,8 @@ from vram_llm.plan.alternatives import alternatives, split_by_free_memory, ways_
 from vram_llm.plan.companions import adapters
 from vram_llm.plan.fastest import lacking
 from vram_llm.plan.idle import idle_reasons, with_idle
-from vram_llm.plan.search import Candidate, analytic, place, place_largest
+from vram_llm.plan.memory import is_pipelined
+from vram_llm.plan.search import Candidate, place, place_largest
 from vram_llm.plan.speed import Predictor
 from vram_llm.plan.types import (
     PLAN_VERSION,
@@ -112,7 +113,7 @@ def expected_speed(
     profile: ModelProfile, machine: Machine, workload: Workload, of: Candidate | Alternative | Plan
 ) -> SpeedEstimate | None:
     """How fast a placement is expected to be; None where a speed it needs is not known."""
-    pipelined = analytic(profile, machine, workload, of.context).is_pipelined(of.placement)
+    pipelined = is_pipelined(profile, of.context, machine.devices, of.placement)
     return Predictor(profile, of.context, machine, workload)(of.placement, pipelined=pipelined)
 
 

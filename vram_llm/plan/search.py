@@ -57,12 +57,12 @@ def place(
     if workload.tensor_split is not None:
         return found
     least_bad = found
-    found = _tightened(profile, machine, workload, found, measure)
+    found = _tightened(profile, machine, workload, meter, found, measure)
     n_host = profile.n_layers + 1 - found.placement.n_gpu_layers
     if found.estimate.fits and (n_host == 0 or workload.n_gpu_layers is not None):
-        return _quickened(profile, machine, workload, found, measure) if reorder else found
+        return _quickened(profile, machine, workload, meter, found, measure) if reorder else found
     predictor = Predictor(profile, context, machine, workload)
-    cutter = Cutter(analytic(profile, machine, workload, context, optimistic=True), profile.n_layers)
+    cutter = Cutter(meter.on(machine.devices, optimistic=True), profile.n_layers)
 
     def cut(on_host: int) -> Placement:
         return best_cut(cutter, predictor, on_host, workload.objective)
@@ -105,7 +105,12 @@ def _bisected(cut: Callable[[int], Placement], n_layers: int, found: Candidate, 
 
 
 def _tightened(
-    profile: ModelProfile, machine: Machine, workload: Workload, found: Candidate, measure: Meter
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    meter: AnalyticMeter,
+    found: Candidate,
+    measure: Meter,
 ) -> Candidate:
     """`found`, or a placement made with more in reserve where the exact meter finds it too full."""
     for _ in range(_TRIES):
@@ -114,23 +119,26 @@ def _tightened(
             break
         smaller = (replace(each, free_bytes=max(each.free_bytes - over, 0)) for each in machine.devices)
         machine = replace(machine, devices=tuple(smaller))
-        placement = choose_placement(
-            profile, machine, workload, analytic(profile, machine, workload, found.context)
-        )
+        placement = choose_placement(profile, machine, workload, meter.on(machine.devices))
         found = Candidate(found.context, placement, measure(placement))
     return found
 
 
 def _quickened(
-    profile: ModelProfile, machine: Machine, workload: Workload, found: Candidate, measure: Meter
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    meter: AnalyticMeter,
+    found: Candidate,
+    measure: Meter,
 ) -> Candidate:
     """`found`, or one with more on fast devices where the analytic meter's caution kept them emptier."""
     if workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT) or lacking(machine, workload):
         return found
-    meter, asked = analytic(profile, machine, workload, found.context), found
+    asked = found
     for _ in range(_REFINEMENTS):
         rig = _loosened(machine, meter(asked.placement), asked.estimate)
-        placement = choose_placement(profile, rig, workload, analytic(profile, rig, workload, found.context))
+        placement = choose_placement(profile, rig, workload, meter.on(rig.devices))
         if placement == asked.placement:
             break
         asked = Candidate(found.context, placement, measure(placement))
@@ -202,13 +210,9 @@ def _last(low: int, high: int, fits: Callable[[int], bool]) -> int:
     return low
 
 
-def analytic(
-    profile: ModelProfile, machine: Machine, workload: Workload, context: Context, *, optimistic: bool = False
-) -> AnalyticMeter:
+def analytic(profile: ModelProfile, machine: Machine, workload: Workload, context: Context) -> AnalyticMeter:
     """The analytic meter for a wish."""
-    return AnalyticMeter(
-        profile, context, machine.devices, machine.host, workload.reserve_bytes, optimistic=optimistic
-    )
+    return AnalyticMeter(profile, context, machine.devices, machine.host, workload.reserve_bytes)
 
 
 def choose_placement(
