@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,18 +60,24 @@ def detect(gpus: Sequence[str] = (), rpc: Sequence[str] = ()) -> "Machine":
     return speeds.with_speeds(machine)
 
 
-def plan(model: str, machine: "Machine", workload: "Workload") -> "Plan":
-    """The plan for running `model` on `machine`, confirmed by llama.cpp's own dry run.
-
-    Where this llama.cpp cannot be asked, the analytic meter's figures stand, and a note says why. Raises what
-    `analyze` raises, DoesNotFit, BadSplit, BadPlan, and ModelRefused where llama.cpp does not know the model.
-    """
+def dry_run() -> "DryRun":
+    """llama.cpp in a process that warms up meanwhile, for `plan`; a context manager, which ends it."""
     from vram_llm.llama.dryrun import DryRun
 
-    with DryRun() as dry:  # its child starts while the headers are read
+    return DryRun()
+
+
+def plan(model: str, machine: "Machine", workload: "Workload", dry: "DryRun | None" = None) -> "Plan":
+    """The plan for running `model` on `machine`, confirmed by llama.cpp's own dry run.
+
+    By `dry`, which several plans may share, or one of its own. Where this llama.cpp cannot be asked, the
+    analytic meter's figures stand, and a note says why. Raises what `analyze` raises, DoesNotFit, BadSplit,
+    BadPlan, and ModelRefused where llama.cpp does not know the model.
+    """
+    with nullcontext(dry) if dry is not None else dry_run() as asked:
         files = _Files.read(model, workload)
         try:
-            return _plan(files, machine, workload, dry)
+            return _plan(files, machine, workload, asked)
         except (NotBuilt, EngineDied) as error:
             noted = dataclasses.replace(machine, notes=(*machine.notes, f"no dry run: {error}"))
             return _plan(files, noted, workload, None)
@@ -157,7 +164,9 @@ def _candidates(
     return found
 
 
-def compare(model: str, machine: "Machine", workload: "Workload", rig: str) -> "Compared":
+def compare(
+    model: str, machine: "Machine", workload: "Workload", rig: str, dry: "DryRun | None" = None
+) -> "Compared":
     """`model` on `machine`, called `rig`, as one line of a comparison; that it does not fit is no error.
 
     Raises what `plan` raises, but for DoesNotFit.
@@ -165,7 +174,7 @@ def compare(model: str, machine: "Machine", workload: "Workload", rig: str) -> "
     from vram_llm.plan.compare import Compared, compared
 
     try:
-        return compared(plan(model, machine, workload), rig)
+        return compared(plan(model, machine, workload, dry), rig)
     except DoesNotFit as error:
         return Compared(model=analyze(model).name, rig=rig, fits=False, refusal=str(error))
 
@@ -193,12 +202,13 @@ def that_fits(model: str, machine: "Machine", workload: "Workload") -> str | Non
     with Web(access) as web:
         sizes = hub.models(model, access, web)
     smaller = sorted((name for name in sizes if sizes[name] < n_bytes), key=lambda name: -sizes[name])
-    for name in smaller[:_MOST_TRIED]:
-        try:
-            plan(name, machine, workload)
-        except VramLLMError:
-            continue
-        return name
+    with dry_run() as dry:
+        for name in smaller[:_MOST_TRIED]:
+            try:
+                plan(name, machine, workload, dry)
+            except VramLLMError:
+                continue
+            return name
     return None
 
 

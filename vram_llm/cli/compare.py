@@ -29,7 +29,10 @@ def compare(
     own = api.detect(gpus, rpc)
     machines = [(_own_name(gpus, rpc), own)] if own.devices or not rigs else []
     machines += [(rig, api.detect(cards_of(rig))) for rig in rigs]
-    return tuple(api.compare(name, machine, workload, rig) for name in models for rig, machine in machines)
+    with api.dry_run() as dry:
+        return tuple(
+            api.compare(name, machine, workload, rig, dry) for name in models for rig, machine in machines
+        )
 
 
 def cards_of(rig: str) -> tuple[str, ...]:

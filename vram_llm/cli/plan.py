@@ -83,13 +83,15 @@ def command(
         raise click.UsageError("--json and --emit each say what to print: give one of them")
     if form is not None and name is None:
         raise click.UsageError(f"give the model to plan for: `vram-llm plan MODEL --emit {form}`")
-    machine = api.detect(wishes.gpus, wishes.rpc)
-    if name is None:
-        _show_machine(machine, wishes.workload.reserve_bytes, as_json)
-        if as_json:
-            return
-        name = built_in("planning")
-    plan = api.plan(name, machine, wishes.workload)
+    if name is None and as_json:
+        _show_machine(api.detect(wishes.gpus, wishes.rpc), wishes.workload.reserve_bytes, as_json)
+        return
+    with api.dry_run() as dry:
+        machine = api.detect(wishes.gpus, wishes.rpc)
+        if name is None:
+            _show_machine(machine, wishes.workload.reserve_bytes, as_json)
+            name = built_in("planning")
+        plan = api.plan(name, machine, wishes.workload, dry)
     if as_json or form is not None:
         from vram_llm.plan.emit import emit
 

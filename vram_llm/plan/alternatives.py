@@ -1,7 +1,9 @@
 """The plans beside the plan: what one change would buy or cost, and what llama.cpp would do by itself."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 from vram_llm.errors import BadPlan, EngineDied, ModelRefused
 from vram_llm.machine.types import Machine
@@ -62,20 +64,36 @@ def alternatives(
     """
     wish = replace(workload, n_ctx=chosen.context.n_ctx, largest_ctx=False)
     ordered = _in_order(machine, chosen.placement) if wish.tensor_split is None else machine
-    now = analytic(profile, machine, wish, chosen.context)(chosen.placement)
-    n_left = _LAYERS_ASKED // (profile.n_layers * max(len(chosen.placement.device_order), 1))
+    changes = list(_changes(profile, ordered, wish, chosen))
+    n_asked = _LAYERS_ASKED // (profile.n_layers * max(len(chosen.placement.device_order), 1))
+    n_asked = min(n_asked, len(changes)) if exact is not None else 0
+    with ThreadPoolExecutor(max_workers=1) as asking:  # what is asked is another process, and slow
+        waiting = [
+            asking.submit(_changed, profile, rig, changed, chosen, exact)
+            for _, rig, changed in changes[:n_asked]
+        ]
+        bound = analytic(profile, machine, wish, chosen.context)(chosen.placement)
+        bounded = [
+            _if_any(partial(_changed, profile, rig, changed, chosen, None))
+            for _, rig, changed in changes[n_asked:]
+        ]
+        others = [*(_if_any(each.result) for each in waiting), *bounded]
     found: list[Alternative] = []
-    for name, rig, changed in _changes(profile, ordered, wish, chosen):
-        asked = exact if n_left > 0 else None
-        n_left -= 1
-        try:
-            other = _changed(profile, rig, changed, chosen, asked)
-        except (BadPlan, ModelRefused, EngineDied):  # it cannot be had with this model: no alternative
+    for number, ((name, _, _), other) in enumerate(zip(changes, others, strict=True)):
+        if other is None:
             continue
-        beside = _alternative(name, other, now if asked is None else chosen.estimate)
+        beside = _alternative(name, other, chosen.estimate if number < n_asked else bound)
         if any(beside.change_bytes.values()) or other.placement != chosen.placement:
             found.append(beside)
     return tuple(found)
+
+
+def _if_any(candidate: Callable[[], Candidate]) -> Candidate | None:
+    """None where it cannot be had with this model."""
+    try:
+        return candidate()
+    except (BadPlan, ModelRefused, EngineDied):
+        return None
 
 
 def _changed(
