@@ -29,12 +29,14 @@ import msgspec
 
 from bench.server_log import Held, held, layers, runs
 from scripts.build_llama_server import built_programs
+from tests.companions import write_lora
 from tests.workers import free_ports
+from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
 from tools.random_model import write_llama
 from vram_llm import api
 from vram_llm.plan.emit import emit, to_json
 from vram_llm.plan.emit_devices import reach
-from vram_llm.plan.types import HOST, DeviceEstimate, FlashAttention, HostEstimate, Plan, Workload
+from vram_llm.plan.types import HOST, DeviceEstimate, FlashAttention, HostEstimate, Lora, Plan, Workload
 from vram_llm.units import GIB, MIB
 
 FORMS = ("llama-server", "env")  # taken in turn
@@ -61,8 +63,12 @@ class Worker:
 
 
 def models(folder: Path) -> dict[str, Path]:
-    """Small models that differ in what places them: widths, vocabulary, tied output, shared tensors."""
-    return {
+    """Small models that differ in what places them, and in what they keep of the past."""
+    made = {
+        name: write_loadable(with_vocabulary(LOADABLE[model]()), folder / f"{name}.gguf")
+        for name, model in {"window": "gemma3", "hybrid": "nemotron_h", "mla": "deepseek2"}.items()
+    }
+    return made | {
         "even": write_llama(folder / "even.gguf", n_ff=(256,) * 8, n_embd=128),
         "uneven": write_llama(folder / "uneven.gguf", n_ff=(1024, 1024, *[128] * 9), n_embd=128),
         "tied": write_llama(folder / "tied.gguf", n_ff=(512,) * 5, n_embd=256, tied=True, n_vocab=4000),
@@ -71,16 +77,20 @@ def models(folder: Path) -> dict[str, Path]:
     }
 
 
-def wish(draw: random.Random, n_workers: int, n_layers: int) -> Workload:
-    """A dictated placement and a context, drawn at random."""
-    kv_type = draw.choice(["f16", "q8_0", "f32"])
+def wish(draw: random.Random, n_workers: int, n_layers: int, adapter: Path) -> Workload:
+    """A dictated placement and a context, drawn at random, one in four with an adapter."""
+    kv_type, parallel = draw.choice(["f16", "q8_0", "f32"]), draw.choice([1, 4, 8])
     flash_attn = draw.choice(list(FlashAttention)) if kv_type != "q8_0" else FlashAttention.AUTO
     return Workload(
         n_ctx=draw.choice([512, 2048, 4096]),
-        parallel=draw.choice([1, 4, 8]),
+        parallel=parallel,
+        n_outputs_max=parallel,  # llama-server's own choice
         kv_type_k=kv_type,
         kv_type_v=kv_type,
+        n_batch=draw.choice([512, 2048]),
         n_ubatch=draw.choice([128, 512]),
+        pipeline_copies=draw.choice([True, True, False]),
+        loras=draw.choice([(), (), (), (Lora(str(adapter), 0.5),)]),
         flash_attn=flash_attn,
         kv_unified=draw.choice([True, True, False]),
         swa_full=draw.choice([True, False]),
@@ -258,8 +268,9 @@ def main() -> int:
                 machine = api.detect(rpc=[f"{worker.endpoint}@{_LIMIT}" for worker in workers])
                 for name, path in files.items():
                     n_layers = api.analyze(str(path)).n_layers
+                    adapter = write_lora(folder / "adapter.gguf", path)
                     for number in range(given.placements):
-                        plan = api.plan(str(path), machine, wish(draw, n, n_layers))
+                        plan = api.plan(str(path), machine, wish(draw, n, n_layers, adapter))
                         seen = {worker.endpoint: worker.log.stat().st_size for worker in workers}
                         log = serve_as_emitted(plan, FORMS[number % 2], programs, folder / "server.log")
                         asked = {

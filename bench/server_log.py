@@ -39,16 +39,19 @@ def held(log: str, asked: Mapping[str, str]) -> dict[str, Held]:
     """
     exact = {endpoint: [int(size) for _, size in _ASKED.findall(text)] for endpoint, text in asked.items()}
     found = {name: Held() for name in (*asked, HOST)}
+    computes: dict[tuple[str, str], float] = {}
     for buffer, kind, printed in _BUFFER.findall(log):
         match = _ON_WORKER.fullmatch(buffer)
         device = HOST if match is None else match[2]
         size = float(printed) * MIB
         if kind == "compute":
-            found[device].compute += size
+            computes[device, buffer] = size  # made again where adapters are set: the last one stays
         elif kind == "model":
             found[device].weights += _exact(size, exact.get(device), device)
         else:
             found[device].context += _exact(size, exact.get(device), device)
+    for (device, _), size in computes.items():
+        found[device].compute += size
     return found
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from vram_llm.model.rules import RowsCut
 
 F32_BYTES, F16_BYTES = 4, 2
+ID_BYTES = 128  # of a small input, padded
 
 DOWN = frozenset({"ffn_down", "ffn_down_exps", "ffn_down_shexp"})
 """What a feed-forward network, routed experts and a shared one end in."""
@@ -37,10 +38,15 @@ class Habit(NamedTuple):
 
     turns: bool  # queries and keys, in rotary embedding or a norm: they are made a second time
     keys_first: bool  # before values
+    norms_in_place: bool = False  # what a scan gives
 
 
 HABITS = (Habit(True, False), Habit(True, True))
-HYBRID_HABITS = (*HABITS, Habit(False, False))  # recurrence knows the order of tokens, so attention need not
+HYBRID_HABITS = (  # recurrence knows the order of tokens, so attention need not
+    *HABITS,
+    Habit(False, False),
+    Habit(False, False, norms_in_place=True),
+)
 
 
 @dataclass(frozen=True)

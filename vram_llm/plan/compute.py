@@ -19,14 +19,13 @@ from vram_llm.model.tensors import Role, layer_of
 from vram_llm.plan.block import (
     F16_BYTES,
     F32_BYTES,
-    HABITS,
-    HYBRID_HABITS,
+    ID_BYTES,
     Batch,
     Block,
     End,
 )
 from vram_llm.plan.kernels import F16_KINDS, FUSING_KINDS, has_flash_attention, has_scan
-from vram_llm.plan.peak import ID_BYTES, OUTPUT, Peaks, Start
+from vram_llm.plan.peak import OUTPUT, Peaks, Start
 from vram_llm.plan.types import Context, FlashAttention
 
 PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES
@@ -115,7 +114,7 @@ class ComputeBound:
         n_vocab = profile.vocab_size if profile.output_bytes or profile.tied_output else 0
         end = End(profile.n_embd, n_vocab, profile.rows_cut)
         self._known: dict[tuple[int | bool, ...], int] = {}
-        self._peaks = Peaks(self._blocks, end, HYBRID_HABITS if is_hybrid else HABITS)
+        self._peaks = Peaks(self._blocks, end, is_hybrid=is_hybrid)
 
     def device_bytes(self, first: int, end: int, *, has_output: bool, n_host: int, pipelined: bool) -> int:
         """Upper bound for a device with layers first to end-1, with the output or without.
@@ -238,7 +237,8 @@ class ComputeBound:
         else:
             stream = self._stream_bytes(first)
             handed_on = n_host > 0 and self._n_tokens >= _PINNED_TOKENS and first < self._n_layers
-            start = Start(stream, stream if handed_on else 0)
+            after_experts = first > 0 and self._recurs(first) and self._at(first - 1).has_experts
+            start = Start(stream, stream if handed_on else 0, states_first=after_experts)
         blocks = [self._blocks[number] for number in self._on_device[first:end]]
         picks_rows = end == self._n_layers and self._profile.rows_cut is not RowsCut.AFTER_NORM
         return replace(

@@ -13,6 +13,7 @@ from vram_llm.plan.block import (
     DOWN,
     F16_BYTES,
     F32_BYTES,
+    ID_BYTES,
     Batch,
     Block,
     End,
@@ -41,7 +42,7 @@ class Operations:
         the next layer.
         """
         widths, n_rows = block.widths, self._batch.n_tokens
-        self._look_up(block)
+        self.look_up(block)
         post_norms = any(part == "attn_output_norm" for part, _ in block.shapes)
         if post_norms:
             normed = stream
@@ -72,25 +73,33 @@ class Operations:
         stream = self._add(block.n_embd, n_rows, fed, stream, in_place=2)
         return self._add(block.n_embd, n_rows, stream) if post_norms else stream
 
-    def incoming(self, block: Block, *, sums_experts: bool) -> list[int]:
+    def incoming(self, block: Block, *, sums_experts: bool, after: Block | None = None) -> list[int]:
         """What comes from the host's last layer, whose operations without weights are left to a device.
 
-        With `sums_experts` these are among them even where a shared expert follows.
+        With `sums_experts` these are among them even where a shared expert follows: they are done, and the
+        states of `after` looked up, before the host goes on with that one.
         """
         n_rows = self._rows_after(block)
         parts = [part for part, _ in block.shapes if part in DOWN]
         if "ffn_down_exps" in parts and (sums_experts or len(parts) == 1):
             each = self._add(block.n_expert_used * block.n_embd, n_rows)
             weights = self._add(block.n_expert_used, n_rows)
-            return [each, weights, *(self._add(block.n_embd, n_rows) for _ in parts)]
+            values = [each, weights]
+            if len(parts) > 1:
+                self._graph.add(ID_BYTES)
+                values = [self._weighted(block, each, weights, n_rows)]
+                if after:
+                    self.look_up(after)
+            return [*values, *(self._add(block.n_embd, n_rows) for _ in parts)]
         return [self._add(block.n_embd, n_rows) for _ in range(max(len(parts), 1) + 1)]
 
-    def arrival(self, block: Block, values: list[int], *, sums_experts: bool) -> int:
-        """The residual stream after the host's last layer."""
+    def arrival(self, block: Block, values: list[int], after: Block | None) -> int:
+        """The residual stream after the host's last layer, of what came in, and before `after`."""
+        if [part for part, _ in block.shapes if part in DOWN] == ["ffn_down_exps"]:
+            values = [self._weighted(block, values[0], values[1], self._rows_after(block)), *values[2:]]
+            if after:
+                self.look_up(after)
         n_rows = self._rows_after(block)
-        parts = [part for part, _ in block.shapes if part in DOWN]
-        if "ffn_down_exps" in parts and (sums_experts or len(parts) == 1):
-            values = [self._weighted(block, values[0], values[1], n_rows), *values[2:]]
         stream = values[0]
         for value in values[1:]:
             stream = self._add(block.n_embd, n_rows, stream, value, in_place=1)
@@ -107,6 +116,12 @@ class Operations:
         query = self._add(width, self._batch.n_tokens)
         cache = self._graph.add(cache_bytes)
         self._graph.add(0, self._attend(block, query, width, cache))
+
+    def look_up(self, block: Block) -> None:
+        """What a convolution keeps of each sequence, if the block has one and it is not there yet."""
+        shape = block.by_name.get("ssm_conv1d")
+        if shape and block.state_bytes and self._states is None:
+            self._states = self._add(shape[1], (shape[0] - 1) * self._batch.n_sequences)
 
     def output(self, end: End, stream: int, *, normed: bool) -> None:
         """The output's norm and, where there is a vocabulary, a row of logits for each output.
@@ -245,12 +260,6 @@ class Operations:
         every = sum(width for part, width in widths.items() if not part.startswith(("ffn_", "channel_mix_")))
         return self._add(n_embd, n, self._graph.add(every * n * F32_BYTES + states, normed))
 
-    def _look_up(self, block: Block) -> None:
-        """What a convolution keeps of each sequence, if the block has one and it is not there yet."""
-        shape = block.by_name.get("ssm_conv1d")
-        if shape and block.state_bytes and self._states is None:
-            self._states = self._add(shape[1], (shape[0] - 1) * self._batch.n_sequences)
-
     def _window(self, width: int, source: int, kernel: int) -> int:
         """A convolution's input with what came before each sequence, and its output."""
         n_before = (kernel - 1) * self._batch.n_sequences
@@ -280,7 +289,7 @@ class Operations:
         result = self._add(inner, n, direct, scanned, in_place=1)
         result = self._add(inner, n, gate, result)
         if "ssm_norm" in widths:
-            result = self._add(inner, n, result)
+            result = self._add(inner, n, result, in_place=int(self._habit.norms_in_place))
         return self._add(block.n_embd, n, result)
 
     def _linear_attention(self, block: Block, widths: Mapping[str, int], normed: int) -> int:
@@ -306,7 +315,7 @@ class Operations:
         if "ffn_down_exps" in widths:
             parts.append(self._experts(block, widths, normed, n_rows))
             if after:
-                self._look_up(after)
+                self.look_up(after)
         parts += [
             self._network(block, widths, normed, n_rows, suffix)
             for suffix in ("_shexp", "")

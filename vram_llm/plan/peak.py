@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vram_llm.plan.block import F32_BYTES, Batch, Block, End, Habit
+from vram_llm.plan.block import F32_BYTES, HABITS, HYBRID_HABITS, ID_BYTES, Batch, Block, End, Habit
 from vram_llm.plan.graph import Graph
 from vram_llm.plan.operations import Operations
 
 OUTPUT = -1  # in place of a block's number
-ID_BYTES = 128  # of a small input, padded
 
-_AT_ONCE = 3  # layers laid out together: they repeat
+_AT_ONCE = 6  # layers laid out together: they repeat
+_AFTER_HOST = 12  # in hybrids: holes where the host's last layer came in are long in use
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +23,19 @@ class Start:
     sums_experts: bool = False  # of that block, even where a shared expert follows
     cache_bytes: int = 0  # of that block, whose attention is left to do
     window_first: bool = False  # the mask over the window's cells is the first to be used
+    states_first: bool = False  # of the device's first layer: looked up while the layer before is not done
     has_ids: bool = False  # of outputs or of sequences, which stay to the end
 
 
 class Peaks:
     """Peaks of runs of blocks."""
 
-    def __init__(self, blocks: Sequence[Block], end: End, habits: Sequence[Habit]) -> None:
+    def __init__(self, blocks: Sequence[Block], end: End, *, is_hybrid: bool) -> None:
         """Of several habits the one that takes most counts. More may be added to `blocks`."""
         self._blocks = blocks
         self._end = end
-        self._habits = habits
+        self._is_hybrid = is_hybrid
+        self._habits = HYBRID_HABITS if is_hybrid else HABITS
         self._known: dict[tuple[Start, tuple[int, int], Batch], dict[tuple[object, ...], int]] = {}
 
     def of(self, chain: Sequence[int], start: Start, masks: tuple[int, int], batch: Batch) -> int:
@@ -41,13 +43,19 @@ class Peaks:
 
         Where inputs have places of their own, later blocks begin with nothing but the stream.
         """
-        middle = Start(self._end.n_embd * batch.n_tokens * F32_BYTES) if batch.pipelined else start
+        stream_bytes = self._end.n_embd * batch.n_tokens * F32_BYTES
+        middle, n_begin = start, _AT_ONCE
+        if batch.pipelined:
+            middle = Start(stream_bytes)
+        elif start.arrives_from is not None and self._is_hybrid:
+            n_begin = _AFTER_HOST
+            middle = Start(stream_bytes, window_first=start.window_first, has_ids=start.has_ids)
         last = self._last_attending(chain) if any(masks) else (-1, -1)
-        begin = tuple(chain[:_AT_ONCE])
-        peak = self._peak(begin, start, masks, (last[0] >= _AT_ONCE, last[1] >= _AT_ONCE), batch)
+        begin = tuple(chain[:n_begin])
+        peak = self._peak(begin, start, masks, (last[0] >= n_begin, last[1] >= n_begin), batch)
         known = self._known.setdefault((middle, masks, batch), {})
         seen = set()
-        for i, window in enumerate(zip(chain[1:], chain[2:], chain[3:], strict=False), 1):
+        for i, window in enumerate(zip(*(chain[i:] for i in range(1, _AT_ONCE + 1)), strict=False), 1):
             if window in seen:  # before, when no less was needed of what comes after
                 continue
             seen.add(window)
@@ -99,13 +107,18 @@ class Peaks:
         graph = Graph()
         operations = Operations(graph, batch, habit)
         last = None if start.arrives_from is None else self._blocks[start.arrives_from]
+        opening = None if window[0] == OUTPUT else self._blocks[window[0]]
         # inputs lie in the order of their first use
+        ids_first = start.states_first or start.sums_experts
+        if start.states_first and opening:
+            graph.add(ID_BYTES)
+            operations.look_up(opening)
         first = [graph.add(start.normed_bytes or start.stream_bytes)]
         if last:
-            first = operations.incoming(last, sums_experts=start.sums_experts)
-        attends_first = window[0] == OUTPUT or self._blocks[window[0]].attends
-        recurs_first = window[0] != OUTPUT and self._blocks[window[0]].state_bytes > 0
-        if start.has_ids and recurs_first:
+            first = operations.incoming(last, sums_experts=start.sums_experts, after=opening)
+        attends_first = opening is None or opening.attends
+        recurs_first = opening is not None and opening.state_bytes > 0
+        if start.has_ids and recurs_first and not ids_first:
             graph.add(ID_BYTES)
         if start.normed_bytes and not attends_first:
             first.append(graph.add(start.stream_bytes))
@@ -122,7 +135,7 @@ class Peaks:
         if last:
             if start.cache_bytes:
                 operations.attention_left(last, start.cache_bytes)
-            stream = operations.arrival(last, first, sums_experts=start.sums_experts)
+            stream = operations.arrival(last, first, opening)
         for i, number in enumerate(window):
             if number == OUTPUT:
                 arrived = i == 0 and start.arrives_from is None
