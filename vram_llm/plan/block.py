@@ -42,11 +42,8 @@ class Habit(NamedTuple):
 
 
 HABITS = (Habit(True, False), Habit(True, True))
-HYBRID_HABITS = (  # recurrence knows the order of tokens, so attention need not
-    *HABITS,
-    Habit(False, False),
-    Habit(False, False, norms_in_place=True),
-)
+HYBRID_HABITS = (*HABITS, Habit(False, False))  # recurrence knows the order of tokens: attention need not
+LAST_HABITS = (Habit(False, False, norms_in_place=True),)
 
 
 @dataclass(frozen=True)

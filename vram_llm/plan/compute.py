@@ -136,7 +136,8 @@ class ComputeBound:
         inputs = self._inputs(first, end, batch.flash)
         if not batch.pipelined:
             start = self._start(first, end, n_host, has_output)
-            peak = self._peaks.of(chain, start, inputs, batch)
+            states_next = not has_output and self._recurs(end) and self._at(end - 1).has_experts
+            peak = self._peaks.of(chain, start, inputs, batch, states_next=states_next)
             return self._looked_up(first, end, 1) + ID_BYTES + int(peak * _ROOM)
         copied = sum(inputs) + self._stream_bytes(first) + self._brought_back(first, end) + ID_BYTES
         copied += self._cut_off(first, end)

@@ -3,7 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vram_llm.plan.block import F32_BYTES, HABITS, HYBRID_HABITS, ID_BYTES, Batch, Block, End, Habit
+from vram_llm.plan.block import (
+    F32_BYTES,
+    HABITS,
+    HYBRID_HABITS,
+    ID_BYTES,
+    LAST_HABITS,
+    Batch,
+    Block,
+    End,
+    Habit,
+)
 from vram_llm.plan.graph import Graph
 from vram_llm.plan.operations import Operations
 
@@ -38,8 +48,18 @@ class Peaks:
         self._habits = HYBRID_HABITS if is_hybrid else HABITS
         self._known: dict[tuple[Start, tuple[int, int], Batch], dict[tuple[object, ...], int]] = {}
 
-    def of(self, chain: Sequence[int], start: Start, masks: tuple[int, int], batch: Batch) -> int:
+    def of(
+        self,
+        chain: Sequence[int],
+        start: Start,
+        masks: tuple[int, int],
+        batch: Batch,
+        *,
+        states_next: bool = False,
+    ) -> int:
         """Of a run of blocks by their numbers. `masks` are bytes: of that over all cells, of the window's.
+
+        `states_next`: another device looks up states before the last block's experts are all done.
 
         Where inputs have places of their own, later blocks begin with nothing but the stream.
         """
@@ -66,6 +86,11 @@ class Peaks:
             if key not in known:
                 known[key] = self._peak(window, middle, held, goes_on, batch)
             peak = max(peak, known[key])
+        if states_next:
+            at = max(len(chain) - _AT_ONCE, 0)
+            held = (masks[0] * (last[0] >= at), masks[1] * (last[1] >= at))
+            window, habits = tuple(chain[at:]), LAST_HABITS
+            peak = max(peak, self._peak(window, middle if at else start, held, (False, False), batch, habits))
         return peak
 
     def _last_attending(self, chain: Sequence[int]) -> tuple[int, int]:
@@ -86,12 +111,13 @@ class Peaks:
         masks: tuple[int, int],
         goes_on: tuple[bool, bool],
         batch: Batch,
+        habits: tuple[Habit, ...] = (),
     ) -> int:
         known = self._known.setdefault((start, masks, batch), {})
-        key = (window, goes_on)
+        key = (window, goes_on, habits)
         if key not in known:
             known[key] = max(
-                self._measure(habit, window, start, masks, goes_on, batch) for habit in self._habits
+                self._measure(habit, window, start, masks, goes_on, batch) for habit in habits or self._habits
             )
         return known[key]
 
