@@ -2,7 +2,7 @@
 PORT ?= 8080
 ONCE ?=
 
-.PHONY: setup demo test clients format lock clean
+.PHONY: setup demo test clients format lock clean demo-model
 
 setup:
 	@scripts/setup
@@ -24,6 +24,10 @@ format: setup
 
 lock: setup
 	@scripts/lock
+
+# Trains the built-in model again (tools/demo_model): some fifteen minutes, PyTorch in an environment of its own.
+demo-model:
+	@python3 -m tools.demo_model
 
 clean:
 	rm -rf .venv .venv-clients build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

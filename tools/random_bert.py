@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-CORPUS = Path(__file__).parent / "demo_model" / "corpus.txt"
+CORPUS = Path(__file__).parent / "demo_model" / "data" / "prose.txt"
 _PAD, _UNKNOWN, _CLS, _SEP, _MASK = range(5)
 _WORD = "\u2581"  # what llama.cpp puts before a piece that begins a word, in place of ## before the others
 

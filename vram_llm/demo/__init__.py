@@ -1,8 +1,8 @@
 """The built-in model, so that everything can be tried with nothing downloaded.
 
-A llama of four layers with a real byte-level BPE vocabulary of 2,048 tokens and a ChatML template. Its
-weights are random: it loads, plans, batches and streams as any model does, and its answers are noise.
-`tools/demo_model/make.py` writes it.
+A llama of five layers and two million weights, trained to answer a few hundred questions on this program and
+on what it runs on, to call a tool and to think first. MODEL_CARD.md beside it says how it was made and what
+it is not; `make demo-model` makes it again.
 """
 
 from importlib.resources import files
