@@ -1,34 +1,33 @@
-"""The whole journey on the built-in model: analyze, plan, serve, one question, then serving until Ctrl+C."""
+"""The whole journey on the built-in model: analyze, plan, serve, questions, a tool; then on until Ctrl+C.
+
+Nothing is fetched. The large model that is planned in between is a header without weights (tests/zoo).
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from types import FrameType
 
+from scripts.demo_error import PORT_IN_USE, DemoError
+from scripts.demo_questions import ask
+
 HOST = "127.0.0.1"
 MODEL = "demo"
-QUESTION = "Hello! What can you do for me?"
+RIG = ("--gpu", "RTX 4080 Laptop", "--gpu", "2x RTX 3090 Ti")
 CLI = str(Path(sys.executable).parent / "vram-llm")
 START_S = 300.0
 STOP_S = 20.0
-PORT_IN_USE = 30  # as vram_llm.errors.PortInUse exits
-
-
-class DemoError(Exception):
-    """The demo cannot go on: a sentence, and the exit code."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def main() -> int:
@@ -53,11 +52,12 @@ def run(port: int, once: bool) -> None:
     """Raises DemoError where a command fails or the port is taken."""
     check_port(port)
     _command("analyze", MODEL)
-    _command("plan", MODEL)
+    _command("plan")
+    _plan_a_large_model()
     server = _serve(port)
     try:
         _wait_until_ready(server, port)
-        ask(port)
+        ask(f"http://{HOST}:{port}/v1")
         if once:
             return
         print(_how_to_go_on(port), flush=True)
@@ -80,37 +80,19 @@ def check_port(port: int) -> None:
             ) from error
 
 
-def ask(port: int) -> None:
-    """One question through the OpenAI SDK, printed as the answer comes. Raises DemoError."""
-    import openai
+def _plan_a_large_model() -> None:
+    """The 49B on three unequal cards that need not be here."""
+    from tests import zoo
 
-    client = openai.OpenAI(base_url=f"http://{HOST}:{port}/v1", api_key="none")
-    print(f"\n> {QUESTION}")
-    heard = 0
-    try:
-        model = client.models.list().data[0].id
-        stream = client.chat.completions.create(
-            model=model,
-            messages=[{"role": "user", "content": QUESTION}],
-            max_tokens=60,
-            temperature=0.7,
-            seed=1,
-            stream=True,
-        )
-        for chunk in stream:
-            text = (chunk.choices[0].delta.content or "") if chunk.choices else ""
-            heard += len(text)
-            print(text, end="", flush=True)
-    except openai.OpenAIError as error:
-        raise DemoError(f"the server did not answer: {error}") from error
-    if heard == 0:
-        raise DemoError("the server's answer was empty")
-    print("\n\n(The built-in model's weights are random: it speaks in noise, at full speed.)", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "Nemotron-Super-49B-Q8_0.gguf"
+        zoo.write(zoo.nemotron_49b(), path)
+        _command("plan", path.name, *RIG, "--n-ctx", "2048", folder=folder)
 
 
-def _command(*arguments: str) -> None:
-    print(f"\n$ vram-llm {' '.join(arguments)}", flush=True)
-    status = subprocess.run([CLI, *arguments], check=False).returncode
+def _command(*arguments: str, folder: str | None = None) -> None:
+    print(f"\n$ vram-llm {shlex.join(arguments)}", flush=True)
+    status = subprocess.run([CLI, *arguments], check=False, cwd=folder).returncode
     if status != 0:
         raise DemoError(f"vram-llm {arguments[0]} ended with exit code {status}", status)
 
@@ -147,8 +129,9 @@ def _how_to_go_on(port: int) -> str:
 Serving on http://{HOST}:{port} until Ctrl+C. How to go on, in another terminal:
 
   curl http://{HOST}:{port}/v1/chat/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "", "messages": [{{"role": "user", "content": "Hello"}}], "max_tokens": 40}}'
+    -d '{{"model": "", "messages": [{{"role": "user", "content": "What is VRAM?"}}]}}'
   OpenAI(base_url="http://{HOST}:{port}/v1", api_key="none")    # the OpenAI SDK for Python
+  .venv/bin/vram-llm chat --url http://{HOST}:{port}/v1         # at the terminal
   .venv/bin/vram-llm plan YOUR.gguf                             # your own model on your own cards
   .venv/bin/vram-llm serve YOUR.gguf --port {port + 1}
 """
