@@ -107,6 +107,18 @@ def test_langchain_chat(base_url: str) -> None:
     assert said.startswith("GGUF is the file format of llama.cpp")
 
 
+def test_embeddings() -> None:
+    texts = ("The KV cache grows with the context.", "What is a KV cache?")
+    with serving("demo", "--pooling", "mean") as running:
+        running.await_health()
+        said = run(
+            sys.executable, EXAMPLES / "embeddings.py", "--base-url", f"{running.url}/v1",
+            "What is a KV cache?", *texts,
+        )  # fmt: skip
+    assert said.splitlines()[0] == f"1.000  {texts[1]}"
+    assert said.splitlines()[1].endswith(texts[0])
+
+
 def test_uneven_rig(tmp_path: Path) -> None:
     path = zoo.write(zoo.nemotron_49b(), tmp_path / "49b.gguf", shard_bytes=40 * 10**9)
     said = run(sys.executable, EXAMPLES / "uneven_rig.py", path)
