@@ -1,0 +1,171 @@
+"""Every command in README.md and NOTES.md is run as it is written there, or named here with the reason.
+
+Models are headers made by tests/zoo under the names that the text uses; other hardware is a what-if card.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import zoo
+from tests.cli.running import PATIENCE_S, environment, run
+from tests.cli.running import command as line
+from tests.test_journeys import Serving, serving
+from tests.workers import await_listening, free_ports
+from tools.random_model import write_llama
+
+ROOT = Path(__file__).parents[1]
+BIG = "Llama-3_3-Nemotron-Super-49B-v1_5-Q8_0-00001-of-00002.gguf"
+NOT_RUN = {
+    "make demo": "stays until Ctrl+C; CI runs `make demo ONCE=1` before the tests",
+    "make test": "is what runs these tests",
+    ". .venv/bin/activate": "is for a shell",
+    "vram-llm calibrate": "measures for a minute; tests/cli/test_calibrate.py runs it on workers",
+    "python examples/embeddings.py QUESTION TEXT TEXT": "names no texts; tests/test_examples.py runs it",
+    "python -m examples.modernizer FOLDER --context 32768": "names no folder; tests/examples runs it",
+    "vram-llm pull hf:ORG/REPO:Q4_K_M": "names no model; tests/cli/test_pull.py pulls from a hub here",
+}
+
+
+def blocks(name: str) -> Iterator[list[str]]:
+    """The indented and the fenced blocks of a document, without their indentation."""
+    text = (ROOT / name).read_text()
+    for found in re.finditer(r"(?:^ {4}.*\n|^\n(?= {4}))+", text, re.MULTILINE):
+        yield [line[4:] for line in found[0].splitlines()]
+
+
+def commands(name: str) -> list[str]:
+    """Command lines in blocks: those after `$ `, and those of blocks that have no `$`."""
+    found = []
+    for lines in blocks(name):
+        joined = re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines()
+        prompted = [line[2:] for line in joined if line.startswith("$ ")]
+        starts = ("vram-llm ", "make ", "pip ", ". ", "python ", "examples/")
+        found += prompted or [line for line in joined if line.startswith(starts)]
+    return [re.sub(r"\s{2,}#.*", "", line).strip() for line in found]
+
+
+def in_text(name: str) -> list[str]:
+    """Commands in backticks within the text, but those with a place for something: FILE, HOST:PORT."""
+    found = re.findall(r"`(vram-llm [^`]*)`", (ROOT / name).read_text())
+    return [one for one in found if not re.search(r"\b[A-Z]{3,}\b(?!\.gguf)", one)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the models that the documents name, and `vram-llm`."""
+    folder = tmp_path_factory.mktemp("readme")
+    zoo.write(zoo.nemotron_49b(), folder / BIG.replace("-00001-of-00002", ""), shard_bytes=40 * 10**9)
+    assert (folder / BIG).exists()
+    write_llama(folder / "MODEL.gguf", n_embd=128, n_ctx_train=8192)
+    (folder / "plan.json").write_text(run("plan", folder / "MODEL.gguf", "--json").stdout)
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    return folder
+
+
+def shell(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run in a shell in which `vram-llm` and `python` are these."""
+    arranged = (
+        f'vram-llm() {{ "{sys.executable}" -m vram_llm "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n'
+    )
+    return subprocess.run(
+        ["bash", "-c", arranged + command], cwd=folder, env=environment(120), capture_output=True, text=True,
+        timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+
+
+def is_server(command: str) -> bool:
+    return command.startswith(("vram-llm serve", "vram-llm worker"))
+
+
+def needs_server(command: str) -> bool:
+    offline = ("python examples/uneven_rig.py", "python examples/long_context.py")
+    return command.startswith(("python ", "examples/")) and not command.startswith(offline)
+
+
+def ports_of(commands: list[str]) -> dict[str, str]:
+    """Addresses in `commands` where this machine may have another program, each with a free one in place."""
+    found = dict.fromkeys(one for command in commands for one in re.findall(r"127\.0\.0\.1:\d+", command))
+    return {one: f"127.0.0.1:{port}" for one, port in zip(found, free_ports(len(found)), strict=True)}
+
+
+EVERY = list(
+    dict.fromkeys(
+        (name, one) for name in ("README.md", "NOTES.md") for one in (*commands(name), *in_text(name))
+    )
+)
+TO_RUN = [one for one in EVERY if one[1] not in NOT_RUN]
+ALONE = [one for one in TO_RUN if not is_server(one[1]) and not needs_server(one[1])]
+
+
+def test_there_are_commands_to_try_and_reasons_for_the_rest() -> None:
+    assert len(ALONE) > 10
+    assert set(NOT_RUN) <= {command for _, command in EVERY}
+
+
+@pytest.mark.parametrize(("name", "command"), ALONE)
+def test_as_written(folder: Path, name: str, command: str) -> None:
+    done = shell(command, folder)
+    assert done.returncode == 0, f"{name}: {command}\n{done.stderr}"
+
+
+def test_servers_and_workers_as_written_but_for_their_ports(folder: Path) -> None:
+    """A worker is started where it is mentioned, and serves what follows."""
+    begun = [command for _, command in TO_RUN if is_server(command)]
+    assert len(begun) >= 3
+    ports = ports_of(begun)
+    with ExitStack() as stack:
+        for command in begun:
+            for old, new in ports.items():
+                command = command.replace(old, new)
+            _, kind, *arguments = shlex.split(command)
+            if kind == "worker":
+                stack.enter_context(worker(ports, arguments))
+                continue
+            here = [str(folder / one) if (folder / one).exists() else one for one in arguments]
+            with serving(*here) as served:
+                served.await_health()
+                assert served.client.models.list().data
+
+
+@contextmanager
+def worker(ports: dict[str, str], arguments: list[str]) -> Iterator[None]:
+    with subprocess.Popen(
+        [*line("worker"), *arguments], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            await_listening(arguments[arguments.index("--listen") + 1], process)
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Serving]:
+    with serving("demo") as running:
+        running.await_health()
+        yield running
+
+
+@pytest.mark.parametrize(("name", "command"), [one for one in TO_RUN if needs_server(one[1])])
+def test_with_a_server_as_written_but_for_its_port(
+    served: Serving, folder: Path, name: str, command: str
+) -> None:
+    option = "" if command.endswith('"') and command.startswith("examples/") else "--base-url"
+    done = shell(f"{command} {option} {served.url}/v1", folder)
+    assert done.returncode == 0, f"{name}: {command}\n{done.stderr}"
+
+
+def test_python_as_written_but_for_its_port(served: Serving, folder: Path) -> None:
+    (code,) = (one for lines in blocks("README.md") if "from openai" in (one := "\n".join(lines)))
+    (folder / "readme.py").write_text(code.replace("http://127.0.0.1:8080", served.url))
+    done = shell("python readme.py", folder)
+    assert done.returncode == 0, done.stderr
+    assert "Hello" in done.stdout
