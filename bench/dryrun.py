@@ -1,10 +1,11 @@
 """Milliseconds a placement takes the dry run once warm, and how far the analytic meter is from it.
 
-    python -m bench.dryrun [--placements 8] [--seed 1] [NAME or FILE ...]
+    python -m bench.dryrun [--placements 8] [--seed 1] [--on-cards] [NAME or FILE ...]
 
 Models are the header-only ones of tests/zoo, or files, on three unequal virtual CUDA cards: in several
 contexts, over placements drawn at random (cards with few layers, with the output alone, layers on the host,
-in any order of cards) and over those the planner chooses. Times are of the first context. Differences of
+in any order of cards) and over those the planner chooses; with `--on-cards`, over placements of all layers on
+all three cards alone. Times are of the first context. Differences of
 weights and context are shares of the device's. The ratio of compute is analytic over dry run, least and
 most, over all devices that take 16 MiB or more, and how often it was below 1 and above 1.25; then the same
 of devices that take less, and the largest difference among those in MiB; then the host's ratio.
@@ -126,6 +127,14 @@ def drawn(random: Random, n_layers: int) -> Placement:
     return placement_of([card.id for card in order], assignment)
 
 
+def on_cards(random: Random, n_layers: int) -> Placement:
+    """Every layer on a card, and some on each."""
+    cuts = sorted(random.sample(range(1, n_layers + 1), len(CARDS) - 1))
+    counts = [b - a for a, b in zip([0, *cuts], [*cuts, n_layers + 1], strict=True)]
+    order = [card.id for card in random.sample(CARDS, len(CARDS))]
+    return placement_of(order, [card for card, count in enumerate(counts) for _ in range(count)])
+
+
 def planned(of: ModelProfile, context: Context) -> list[Placement]:
     """What the planner makes of cards for the whole of the model, most of it and half of it."""
     found = []
@@ -140,14 +149,17 @@ def planned(of: ModelProfile, context: Context) -> list[Placement]:
     return found
 
 
-def measure(dry: DryRun, path: Path, n_placements: int, random: Random) -> Figures:
+def measure(dry: DryRun, path: Path, n_placements: int, random: Random, *, everywhere: bool) -> Figures:
     """The figures of one model."""
     header, figures = read_header(path), Figures()
     of = profile(header)
     for number, context in enumerate(contexts()):
         exact = dry.meter(header, context, CARDS, HOST, 0)
         analytic = AnalyticMeter(of, context, CARDS, HOST, 0)
-        placements = [drawn(random, of.n_layers) for _ in range(n_placements)] + planned(of, context)
+        draw = drawn if everywhere else on_cards
+        placements = [draw(random, of.n_layers) for _ in range(n_placements)]
+        if everywhere:
+            placements += planned(of, context)
         for placement in placements:
             start = time.perf_counter()
             try:
@@ -169,6 +181,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(zoo))
     parser.add_argument("--placements", type=int, default=8, help="in each context, beside the planner's")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--on-cards", action="store_true", help="no layer on the host, and all cards used")
     given = parser.parse_args()
     print(
         f"{'':16} {'ms: median':>10} {'worst':>6} {'weights':>8} {'context':>8}"
@@ -177,7 +190,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, DryRun() as dry:
         for name in given.names or zoo:
             path = write(zoo[name](), Path(folder) / f"{name}.gguf") if name in zoo else Path(name)
-            f = measure(dry, path, given.placements, Random(f"{given.seed} {path.stem}"))
+            random = Random(f"{given.seed} {path.stem}")
+            f = measure(dry, path, given.placements, random, everywhere=not given.on_cards)
             print(
                 f"{path.stem[:16]:16} {statistics.median(f.ms):10.0f} {max(f.ms):6.0f} {f.weights:8.3%}"
                 f" {f.context:8.3%} {f.large} {f.small} {f.small_bytes / MIB:6.1f} {f.host}"

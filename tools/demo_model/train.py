@@ -40,7 +40,7 @@ class Recipe:
     dropout: float = 0.1
     warm_up: int = 30
     pace: float = 1.0  # of the optimiser's rates
-    with_tools: float = 0.2  # share of the conversations
+    with_tools: float = 0.3  # share of the conversations
     threads: int = 2
 
 
