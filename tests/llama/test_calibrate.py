@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import msgspec
 import pytest
 
@@ -13,6 +14,7 @@ from vram_llm.errors import EngineDied, ModelRefused, WorkerUnreachable
 from vram_llm.llama import calibrate
 from vram_llm.llama.calibrate_wire import Question
 from vram_llm.llama.child import Refusal
+from vram_llm.llama.sample import Shape
 from vram_llm.machine import kept, speeds
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
 from vram_llm.units import MIB
@@ -103,3 +105,15 @@ def test_the_child_names_the_error_it_met() -> None:
     said = msgspec.json.decode(done.stdout, type=Refusal)
     assert said.kind == "BadPlan"
     assert "does not see RTX 3090" in said.sentence
+
+
+def test_samples_are_drawn_for_speed_alone(tmp_path: Path) -> None:
+    shape = Shape(n_embd=256, n_ff=512, n_layers=2, n_head=4, n_head_kv=2, n_vocab=256)
+    assert shape.write(tmp_path / "hole.gguf").stat().st_blocks < 100
+    tensors = gguf.GGUFReader(shape.write_drawn(tmp_path / "drawn.gguf")).tensors
+    for tensor in tensors:
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        if "norm" in tensor.name:
+            assert (values == 1).all()
+        else:
+            assert 0.019 < values.std() < 0.021

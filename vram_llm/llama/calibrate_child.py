@@ -140,9 +140,10 @@ class Model:
         )  # fmt: skip
         params = ModelParams(placement, context, handles)
         params.struct.load_mode = LOAD_WITHOUT_MMAP
-        path = shape.write(folder / f"{shape.n_embd}-{shape.n_layers}.gguf")
+        path = shape.write_drawn(folder / f"{shape.n_embd}-{shape.n_layers}.gguf")
         self._b = b
         self._model = b.C.llama_model_load_from_file(os.fsencode(path), params.struct)
+        path.unlink()
         if not self._model:
             raise ModelRefused(f"the device will not take a model to measure with: {b.last_errors()}")
         self._ctx = b.C.llama_init_from_model(self._model, context_params(context))
