@@ -37,7 +37,10 @@ def main() -> None:
     parser.add_argument("--watts", type=float, default=500.0, help="what this computer draws")
     parser.add_argument("--kwh-price", type=float, default=0.30)
     args = parser.parse_args()
-    report = asyncio.run(run(args))
+    try:
+        report = asyncio.run(run(args))
+    except ValueError as error:  # what cannot be made to fit
+        sys.exit(str(error))
     args.report.write_text(json.dumps(report, indent=2), encoding="utf-8")
     usage = report["usage"]
     print(f"{len(report['files'])} files, {len(report['parts'])} parts, {len(report['modules'])} modules")

@@ -1,13 +1,12 @@
-"""Writes the trained model as a GGUF file, its matrices as Q8_0, and reads one back to go on from."""
+"""Writes the trained model as a GGUF file, its matrices as Q8_0."""
 
 from pathlib import Path
 
 import gguf
-import torch
 
 from tools.demo_model.corpus import TEMPLATE
 from tools.demo_model.network import Llama, Shape
-from tools.demo_model.vocabulary import CONTROL, MARKS, Vocabulary, of_merges
+from tools.demo_model.vocabulary import CONTROL, MARKS, Vocabulary
 
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 
@@ -27,21 +26,6 @@ def write(path: Path, model: Llama, vocabulary: Vocabulary) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def read(path: Path, dropout: float) -> tuple[Llama, Vocabulary]:
-    """A model that `write` wrote, of the sizes that are made now, and its vocabulary."""
-    reader = gguf.GGUFReader(path)
-    model = Llama(Shape(), dropout)
-    weights = {
-        tensor.name: torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
-        for tensor in reader.tensors
-    }
-    model.load_state_dict(weights)
-    tokens, merges = (
-        tuple(reader.fields[f"tokenizer.ggml.{name}"].contents()) for name in ("tokens", "merges")
-    )
-    return model, of_merges(tokens, merges)
 
 
 def _write_header(writer: gguf.GGUFWriter, shape: Shape) -> None:

@@ -39,12 +39,8 @@ class Recipe:
     parts: int = 4  # a step's conversations sorted by length, so that little of a batch is padding
     dropout: float = 0.1
     warm_up: int = 30
-    pace: float = 1.0  # of the optimiser's rates
     with_tools: float = 0.3  # share of the conversations
     threads: int = 2
-
-
-FURTHER = Recipe(seed=21, steps=200, pace=0.5, with_tools=0.35)
 
 
 def main() -> None:
@@ -52,17 +48,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the built-in model.")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--from", dest="begun", type=Path, help="go on from a model written before")
     options = parser.parse_args()
-    recipe = FURTHER if options.begun else Recipe()
+    recipe = Recipe()
     recipe = replace(recipe, steps=options.steps or recipe.steps)
     learned = entries()
-    if options.begun:
-        model, words = export.read(options.begun, recipe.dropout)
-    else:
-        words = learn_vocabulary(learned, recipe.seed)
-        torch.manual_seed(recipe.seed)
-        model = Llama(Shape(vocab=len(words.tokens)), recipe.dropout)
+    words = learn_vocabulary(learned, recipe.seed)
+    torch.manual_seed(recipe.seed)
+    model = Llama(Shape(vocab=len(words.tokens)), recipe.dropout)
     train(model, learned, words, recipe, options.output)
     print(f"{options.output}: {options.output.stat().st_size:,} bytes", flush=True)
 
@@ -92,7 +84,7 @@ def train(model: Llama, learned: Sequence[Entry], words: Vocabulary, recipe: Rec
             loss = _loss(model, *batch) / weight
             loss.backward()
             losses.append(loss.item())
-        optimiser.step(_pace(step, recipe) * recipe.pace)
+        optimiser.step(_pace(step, recipe))
         of_late = 0.95 * of_late + 0.05 * sum(losses) if step else sum(losses)
         if step % 50 == 49 or step == recipe.steps - 1:
             export.write(output, model, words)

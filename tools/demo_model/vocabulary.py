@@ -39,30 +39,12 @@ class Vocabulary:
         return self.tokens.index(token)
 
 
-def of_merges(tokens: tuple[str, ...], merges: tuple[str, ...]) -> Vocabulary:
-    """The vocabulary that a file holds."""
-    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
-    tokenizer = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate(tokens)}, merges=pairs))
-    _prepare(tokenizer)
-    _mark(tokenizer)
-    return Vocabulary(tokenizer, tokens, merges)
-
-
-def _prepare(tokenizer: Tokenizer) -> None:
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tokenizer.decoder = decoders.ByteLevel()
-
-
-def _mark(tokenizer: Tokenizer) -> None:
-    marks = (*CONTROL, *MARKS)
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in marks])
-
-
 def learn(texts: Iterable[str], size: int = SIZE) -> Vocabulary:
     """Byte-level BPE with GPT-2's pre-tokeniser, which llama.cpp calls "gpt-2". Raises ValueError where the
     texts are too few for `size` tokens."""
     tokenizer = Tokenizer(models.BPE())
-    _prepare(tokenizer)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         show_progress=False,
@@ -70,7 +52,8 @@ def learn(texts: Iterable[str], size: int = SIZE) -> Vocabulary:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     tokenizer.train_from_iterator(texts, trainer)
-    _mark(tokenizer)
+    marks = (*CONTROL, *MARKS)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in marks])
     ids: dict[str, int] = tokenizer.get_vocab()
     if len(ids) != size:
         raise ValueError(f"the texts give {len(ids)} tokens, not {size}: they are too short")
