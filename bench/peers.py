@@ -1,11 +1,11 @@
 """Tokens per second and time to the first token, beside other servers: same model, threads, slots and load.
 
     python -m bench.peers [--peer llama-server|llama_cpp.server|example] [--tokens 64] [--rounds 5]
-                          [--streams 1 8 16]
+                          [--streams 1 8 16] [--model FILE]
 
-A random-weight llama of about 120 million parameters at Q8_0 on the CPU. Both servers are up all the time and
-asked in turns, over HTTP, by one light client; every prompt is new to both. `example` is that of the bindings
-(bench/bindings.py).
+A random-weight llama of about 120 million parameters at Q8_0, unless a file is given. Both servers are up all
+the time and asked in turns, over HTTP, by one light client; every prompt is new to both. `example` is that of
+the bindings (bench/bindings.py).
 """
 
 import argparse
@@ -78,13 +78,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--peer", choices=list(PEERS), default="llama-server")
+    parser.add_argument("--model", type=Path)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 16])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = write_120m(folder / "120m-Q8_0.gguf")
+        model = args.model or write_120m(folder / "120m-Q8_0.gguf")
         with both(args.peer, model, folder, 8192, max(args.streams)) as ports:
             for n_streams in args.streams:
                 asyncio.run(compare(ports, n_streams, args.tokens, args.rounds))

@@ -1,6 +1,6 @@
 """Whether plans made from measured speeds are the fastest there are, on workers that are not alike.
 
-    python -m bench.uneven [--show two|three|link] [--loads 3] [--rounds 5] [--tokens 8]
+    python -m bench.uneven [--show two|three|link] [--seconds 30] [--loads 3] [--rounds 5] [--tokens 8]
 
 RPC workers on this computer, each on a core and held to a share of it (bench/rig.py), are calibrated; a
 random llama is planned over them; and splits of it, all loaded at the same time, take turns decoding. They
@@ -53,8 +53,9 @@ WISH = Workload(n_ctx=512, parallel=1, reserve_bytes=0, expect_depth=16)
 
 
 class Effort(NamedTuple):
-    """How often splits are loaded, how many rounds they take then, and tokens in each."""
+    """Seconds of calibration, how often splits are loaded, rounds they take then, and tokens in each."""
 
+    seconds: float
     loads: int
     rounds: int
     tokens: int
@@ -86,6 +87,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--show", choices=list(SHOWS), action="append")
+    parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--loads", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=8)
@@ -99,14 +101,14 @@ def main() -> None:
         os.environ[DATA_DIR_VARIABLE] = folder
         for name in args.show or SHOWS:
             print(f"--- {name}", flush=True)
-            SHOWS[name](Path(folder), Effort(args.loads, args.rounds, args.tokens))
+            SHOWS[name](Path(folder), Effort(args.seconds, args.loads, args.rounds, args.tokens))
 
 
 def two(folder: Path, effort: Effort) -> None:
     """One worker in full, one at 30 %."""
     model = _model(folder, 1536, 4096)
     with worker(FULL_CORE) as full, worker(SLOW_CORE, 0.3) as slow:
-        machine = calibrated([full, slow])
+        machine = calibrated([full, slow], effort.seconds)
         plan = api.plan(model, machine, WISH)
         n = plan.model.n_layers
         default = replace(plan.placement, **_EVERYTHING, n_gpu_layers=n + 1)
@@ -167,9 +169,10 @@ SHOWS = {"two": two, "three": three, "link": link}
 _EVERYTHING = {"device_order": ("RPC0", "RPC1"), "tensor_split": ()}  # no split: llama.cpp makes its own
 
 
-def calibrated(workers: Sequence[str]) -> Machine:
+def calibrated(workers: Sequence[str], seconds: float) -> Machine:
     """The machine with every worker's speed as measured now, with no limit on its memory."""
-    for name, record, _ in api.calibrate(api.detect(rpc=[each.partition("@")[0] for each in workers])):
+    machine = api.detect(rpc=[each.partition("@")[0] for each in workers])
+    for name, record, _ in api.calibrate(machine, seconds=seconds):
         print(
             f"{name}: {record.read_bytes_per_s / 1e9:.2f} GB/s, {record.layer_overhead_s * 1e6:.0f} us a "
             f"layer, {record.step_overhead_s * 1e6:.0f} us a step, fit within {record.residual:.1%}"
@@ -197,7 +200,7 @@ def measure(plan: Plan, splits: Sequence[Split], effort: Effort) -> None:
 
 
 def _every_split(model: str, workers: Sequence[str], effort: Effort) -> None:
-    machine = calibrated(workers)
+    machine = calibrated(workers, effort.seconds)
     plan = api.plan(model, machine, WISH)
     splits = [
         Split(_name(placement), placement, predicted(plan, machine, placement))

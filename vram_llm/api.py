@@ -271,9 +271,12 @@ def verify(plan: "Plan", *, on_state: "Callable[[EngineClient], None]" = lambda 
 
 
 def calibrate(
-    machine: "Machine", *, on_progress: "Callable[[str, float], None]" = lambda _name, _share: None
+    machine: "Machine",
+    *,
+    seconds: float | None = None,
+    on_progress: "Callable[[str, float], None]" = lambda _name, _share: None,
 ) -> "Iterator[Kept]":
-    """Run llama.cpp on the host and on each device of `machine` alone, for some seconds each.
+    """Run llama.cpp on the host and on each device of `machine` alone, for `seconds` each, or for some.
 
     Every measurement is kept as soon as it is made, and `detect` hands it to the same device from then on.
     `on_progress` is told the name it is kept under and the share done. A device that cannot be found again (a
@@ -287,7 +290,7 @@ def calibrate(
         name = speeds.key(measured)
         if name is None:
             continue
-        found = measure(device, machine.host, functools.partial(on_progress, name))
+        found = measure(device, machine.host, functools.partial(on_progress, name), seconds)
         yield speeds.keep(name, speeds.record(measured, found.speed, found.link, found.residual))
 
 

@@ -73,6 +73,8 @@ def test_a_worker_that_is_not_there(tmp_path: Path) -> None:
     [
         (["--forget", "RTX 9090"], 20, "nothing was measured of 'RTX 9090'; measured so far: none"),
         (["--show", "--rpc", "127.0.0.1:50052"], 64, "leave it out beside --show"),
+        (["--show", "--seconds", "30"], 64, "leave it out beside --show"),
+        (["--seconds", "0"], 64, "--seconds"),
         (["--rpc", "nowhere"], 21, "is not an address"),
     ],
 )

@@ -66,6 +66,18 @@ def test_a_term_below_zero_is_left_out() -> None:
     assert found.residual > 0.01
 
 
+def test_what_caches_hold_does_not_say_how_fast_weights_are_read() -> None:
+    exact = times(step=2e-4, layer=0, read=1e10, row=1e11)
+    cached = tuple(
+        Step(s.n_layers, s.params, s.read_bytes, s.row_bytes, s.rows, s.seconds - s.read_bytes * 0.4e-10)
+        if s.read_bytes < 2e7
+        else s
+        for s in exact.decode
+    )
+    found = figures(Times(cached, exact.prompt, exact.transfers))
+    assert found.speed.read_bytes_per_s.value == pytest.approx(1e10, rel=0.02)
+
+
 def test_rows_that_cost_nothing_are_finite() -> None:
     found = figures(times(step=1e-3, layer=5e-5, read=1e10, row=float("inf")))
     assert found.speed.row_flops_per_s is not None

@@ -15,12 +15,17 @@ ALL = "all"
 @click.option("--rpc", multiple=True, metavar="HOST:PORT[@SIZE]", help=(
     "Measure the worker that listens there as well. Repeat for more."
 ))  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(min=1), metavar="N", help=(
+    "How long each device is measured, loading aside; more evens out what others on the computer do."
+))  # fmt: skip
 @click.option("--show", is_flag=True, help="Print what was measured so far, and measure nothing.")
 @click.option("--forget", multiple=True, metavar="DEVICE", help=(
     "Drop what was measured of a device, named as --show does, or of all. Repeat for more."
 ))  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, in bytes, seconds and operations.")
-def command(rpc: tuple[str, ...], show: bool, forget: tuple[str, ...], as_json: bool) -> None:
+def command(
+    rpc: tuple[str, ...], seconds: float | None, show: bool, forget: tuple[str, ...], as_json: bool
+) -> None:
     """Run llama.cpp on the host, on each GPU and on each worker alone, for some seconds each.
 
     Measures decode and prompt speed, what each layer and each step costs on top, and links; keeps it, with
@@ -28,8 +33,10 @@ def command(rpc: tuple[str, ...], show: bool, forget: tuple[str, ...], as_json: 
     """
     from vram_llm.machine import speeds
 
-    if (show or forget) and rpc:
-        raise click.UsageError("--rpc names workers to measure; leave it out beside --show and --forget")
+    if (show or forget) and (rpc or seconds):
+        raise click.UsageError(
+            "--rpc and --seconds are for measuring; leave them out beside --show and --forget"
+        )
     if forget:
         dropped = speeds.forget(() if ALL in forget else forget)
         click.echo("forgotten: " + ("; ".join(dropped) or "nothing was measured"), err=True)
@@ -40,11 +47,11 @@ def command(rpc: tuple[str, ...], show: bool, forget: tuple[str, ...], as_json: 
         for note in notes:
             click.echo(f"note: {note}", err=True)
     else:
-        records = _measure(rpc)
+        records = _measure(rpc, seconds)
     _print(records, as_json)
 
 
-def _measure(rpc: tuple[str, ...]) -> "dict[str, Record]":
+def _measure(rpc: tuple[str, ...], seconds: float | None) -> "dict[str, Record]":
     """Everything that was measured; printed as well where an error ends it early."""
     from vram_llm import api
     from vram_llm.cli.speeds import progress
@@ -54,7 +61,7 @@ def _measure(rpc: tuple[str, ...]) -> "dict[str, Record]":
     found: dict[str, Record] = {}
     with progress() as on_progress:
         try:
-            for name, record, notes in api.calibrate(machine, on_progress=on_progress):
+            for name, record, notes in api.calibrate(machine, seconds=seconds, on_progress=on_progress):
                 found[name] = record
                 for note in notes:
                     click.echo(f"note: {note}", err=True)

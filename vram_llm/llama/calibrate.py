@@ -11,8 +11,12 @@ SECONDS = 8.0  # of repeats on each device; loading comes on top
 _SILENCE_S = 90.0  # a model sent over a slow link, or a worker that is busy with another program
 
 
-def calibrate(device: Device | None, host: Host, on_progress: Callable[[float], None]) -> Figures:
-    """The figures of `device`, or of the host where that is None; `on_progress` is told the share done.
+def calibrate(
+    device: Device | None, host: Host, on_progress: Callable[[float], None], seconds: float | None = None
+) -> Figures:
+    """The figures of `device`, or of the host where that is None, from repeats for `seconds` (SECONDS).
+
+    `on_progress` is told the share done.
 
     Raises EngineDied where llama.cpp ends or hangs, and what the child meets: ModelRefused, BadPlan,
     WorkerUnreachable, NotBuilt.
@@ -20,7 +24,7 @@ def calibrate(device: Device | None, host: Host, on_progress: Callable[[float], 
     name = "the host" if device is None else device.name
     times = ask(
         "vram_llm.llama.calibrate_child",
-        Question(device, host.cores, SECONDS),
+        Question(device, host.cores, seconds or SECONDS),
         Times,
         f"{name} was measured",
         _SILENCE_S,

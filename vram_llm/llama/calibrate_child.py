@@ -5,6 +5,7 @@ and take turns, so that a disturbance harms all alike. Whatever else runs only a
 the lower quartile counts.
 """
 
+import itertools
 import os
 import statistics
 import tempfile
@@ -34,7 +35,7 @@ _CELLS = 256  # a burst stays inside the first, so that all steps read as much o
 _WARM_STEPS = 2  # the graph is built and sent in the first
 _LEAST_STEPS = 3
 _BURST_S = 0.04  # longer than a CPU quota's period by far
-_LEAST_ROUNDS, _MOST_ROUNDS = 3, 20
+_LEAST_ROUNDS = 3
 _PROMPT_S = 0.25
 
 
@@ -96,12 +97,12 @@ def _rounds(cases: list[Case], prompt: Case, seconds: float, say: Say) -> Iterat
     """Every case in turn, again and again for `seconds`; each with its times, and last the prompt."""
     times: list[list[float]] = [[] for _ in range(len(cases) + 1)]
     began = time.perf_counter()
-    for n in range(_MOST_ROUNDS):
+    for n in itertools.count():
         for case, found in zip(cases, times, strict=False):
             found.append(case.model.burst(case.rows))
         times[-1].append(prompt.model.prompt(prompt.rows))
         took = time.perf_counter() - began
-        say(Progress(0.3 + 0.7 * min(took / seconds, (n + 1) / _MOST_ROUNDS)))
+        say(Progress(0.3 + 0.7 * min(took / seconds, 1.0)))
         if n + 1 >= _LEAST_ROUNDS and took * (n + 2) / (n + 1) > seconds:
             break
     return zip([*cases, prompt], times, strict=True)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from vram_llm.llama.calibrate_wire import Step, Times, Transfer
 from vram_llm.machine.types import Fact, Link, Source, Speed
 
+_UNCACHED_BYTES = 32e6  # weights of which no more than a small part stays in a core's or a card's own cache
 _SLOWEST_FLOPS = 1e18  # where more rows cost no time that could be measured
 
 
@@ -26,15 +27,17 @@ def figures(times: Times) -> Figures:
 
     A step of n rows over L layers takes step_overhead + L * layer_overhead + bytes / read + (n - 1) * flops /
     row_flops, on top of what its rows take on the link. All terms are 0 or more; what counts is how far the
-    sum is off as a share, so that short steps weigh as much as long ones. The first three come from steps of
-    one row: what more rows take is less regular, and one stream's time must not suffer from it.
+    sum is off as a share. Models that caches hold run faster for each byte than real ones do, and count for
+    less: they say what overheads are, the others how fast bytes are read. The first three terms come from
+    steps of one row: what more rows take is less regular, and one stream's time must not suffer from it.
     """
     link = _link(times.transfers)
     per_byte_s = 0.0 if link is None else 1 / link.bytes_per_s.value
     seconds = np.array([step.seconds - step.rows * step.row_bytes * per_byte_s for step in times.decode])
     matrix = np.array([_terms(step) for step in times.decode]) / seconds[:, None]
     is_single = np.array([step.rows == 1 for step in times.decode])
-    found = _not_negative(matrix[is_single, :3], np.ones(is_single.sum()))
+    weights = np.array([min(step.read_bytes / _UNCACHED_BYTES, 1.0) for step in times.decode])
+    found = _not_negative(matrix[is_single, :3] * weights[is_single, None], weights[is_single])
     more, left = matrix[~is_single, 3], 1 - matrix[~is_single, :3] @ found
     found.append(max(float(more @ left / (more @ more)), 0.0))
     step_s, layer_s, byte_s, flop_s = found
@@ -50,7 +53,7 @@ def figures(times: Times) -> Figures:
         row_flops_per_s=_measured(1 / max(flop_s, 1 / _SLOWEST_FLOPS)),
         prompt_flops_per_s=_measured(prompt_flops),
     )
-    return Figures(speed, link, float(np.sqrt(np.mean((matrix @ found - 1) ** 2))))
+    return Figures(speed, link, float(np.sqrt(np.average((matrix @ found - 1) ** 2, weights=weights))))
 
 
 def _terms(step: Step) -> tuple[float, float, float, float]:

@@ -1,0 +1,97 @@
+"""Whether what a dry run says of cards is what they hold, on the cards of this machine.
+
+    python -m bench.cards [--placements 12] [--seed 1] [--rpc HOST:PORT ...]
+
+Small models with real weights (tests/zoo/loadable.py) in random placements and contexts: the dry run's
+weights, context and compute of every device beside what llama.cpp holds once they are loaded there. One card
+makes three devices of CUDA with GGML_CUDA_DEVICES=3. Without a card, workers (`--rpc`) may stand in.
+"""
+
+import argparse
+import tempfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+from tests.llama.test_dryrun import held, random_context, random_placement, really_held
+from tests.zoo.loadable import LOADABLE, write_loadable
+from vram_llm.llama import bindings as b
+from vram_llm.llama import rpc
+from vram_llm.llama.dryrun import DryRun
+from vram_llm.machine.host import read_host
+from vram_llm.machine.nvml import ALIGNMENT_BYTES, ROW_PADDING
+from vram_llm.machine.types import Device, DeviceKind, Source
+from vram_llm.model.header import read_header
+from vram_llm.model.profile import profile
+
+KINDS = ("weights", "context", "compute")
+
+
+def cards() -> list[Device]:
+    """What llama.cpp shows of this machine's NVIDIA cards; it may make several devices of one."""
+    found = []
+    for i, handle in enumerate(b.local_devices()):
+        props = b.props_of(handle)
+        found.append(
+            Device(
+                id=f"CUDA{i}", name=props.description.decode(), kind=DeviceKind.CUDA,
+                total_bytes=props.memory_total, free_bytes=props.memory_free, memory_source=Source.DRIVER,
+                pci_bus_id=props.device_id.decode().lower(), alignment_bytes=ALIGNMENT_BYTES,
+                row_padding=ROW_PADDING,
+            )
+        )  # fmt: skip
+    return found
+
+
+def compare(dry: DryRun, name: str, devices: list[Device], n_placements: int, pick: Random) -> Counter[str]:
+    """How many devices were the same of each kind of bytes; what differs is printed."""
+    host = read_host()
+    same: Counter[str] = Counter()
+    virtual = [replace(device, endpoint=None, what_if=True) for device in devices]
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_loadable(LOADABLE[name](), Path(folder) / f"{name}.gguf")
+        header = read_header(path)
+        of = profile(header)
+        for _ in range(n_placements):
+            placement = random_placement(pick, [device.id for device in devices], of.n_layers)
+            context = random_context(pick, of)
+            said = dry.meter(header, context, virtual, host, 0)(placement)
+            real = really_held(path, devices, context, said, placement)
+            for device_id, bytes_ in held(said).items():
+                same["devices"] += 1
+                for kind, one, other in zip(KINDS, bytes_, real.get(device_id, (0, 0, 0)), strict=True):
+                    same[kind] += one == other
+                    if one != other:
+                        print(f"  {name} {device_id}: {kind} {one:,} said and {other:,} held; {context}")
+    return same
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--placements", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rpc", action="append", default=[])
+    args = parser.parse_args()
+    devices = list(rpc.devices(args.rpc)) if args.rpc else cards()
+    if not devices:
+        raise SystemExit("llama.cpp shows no card here: is it built for one?")
+    print(f"{len(devices)} devices: {', '.join(device.name for device in devices)}")
+    total: Counter[str] = Counter()
+    with DryRun() as dry:
+        for name in LOADABLE:
+            same = compare(dry, name, devices, args.placements, Random(f"{args.seed} {name}"))
+            print(f"{name:<20} {_counts(same)}", flush=True)
+            total += same
+    print(f"{'all':<20} {_counts(total)}")
+
+
+def _counts(same: Counter[str]) -> str:
+    return ", ".join(f"{kind} {same[kind]}" for kind in KINDS) + f" of {same['devices']} devices the same"
+
+
+if __name__ == "__main__":
+    main()
