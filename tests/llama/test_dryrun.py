@@ -74,7 +74,7 @@ def random_placement(pick: random.Random, ids: Sequence[str], n_layers: int) -> 
     """Some of the devices in some order, a random cut, in two of five cases layers on the host."""
     n_host = pick.choice((0, 0, 0, pick.randint(0, n_layers - 1), pick.randint(0, n_layers)))
     n_items = n_layers + 1 - n_host
-    order = pick.sample(list(ids), min(pick.randint(1, 3), n_items))
+    order = pick.sample(list(ids), min(pick.randint(1, 3), n_items, len(ids)))
     cuts = sorted(pick.sample(range(1, n_items), len(order) - 1))
     counts = [b - a for a, b in zip([0, *cuts], [*cuts, n_items], strict=True)]
     return placement_of(order, [-1] * n_host + [i for i, count in enumerate(counts) for _ in range(count)])

@@ -19,7 +19,7 @@ from vram_llm.units import GIB
 _F32, _F16, _BF16 = 0, 1, 30
 _CACHE_TYPES = {KV_TYPES[name].id for name in FLASH_CACHES}
 _CELL_STRIDE = 256  # FATTN_KQ_STRIDE
-_F16_BYTES = 2
+_F16_BYTES, _F32_BYTES = 2, 4
 
 Supports = Callable[[Tensor], bool]
 Scratch = Callable[[Tensor], int]  # bytes an operation's result takes beyond ggml_nbytes
@@ -70,12 +70,12 @@ def _f16_copies(op: Tensor) -> int:
     The kernels for one or two tokens at a time do without; a graph is reserved for more.
     """
     _, k, v = _inputs(op)
-    extra = 0
+    result = end = _F32_BYTES * _elements(op)
     if k.type != _F16:
-        extra += 128 + _F16_BYTES * _elements(k)
+        end = _pad(end, 128) + _F16_BYTES * _elements(k)
     if v.type != _F16 and not _is_view_of(v, k, op.src[1]):
-        extra += 128 + _F16_BYTES * _elements(v)
-    return extra
+        end = _pad(end, 128) + _F16_BYTES * _elements(v)
+    return end - result
 
 
 def _cuda_flash_attention(op: Tensor) -> bool:
@@ -156,7 +156,7 @@ def _metal_experts_scratch(op: Tensor) -> int:
 def _sycl_flash_attention_scratch(op: Tensor) -> int:
     """ggml_sycl_fattn_get_extra, the worst over its kernels: Q and the result as f16 with oneDNN."""
     q, k, _ = _inputs(op)
-    return _f16_copies(op) + 2 * (128 + _F16_BYTES * int(q.ne[2] * q.ne[1] * k.ne[0])) + 128
+    return _f16_copies(op) + 2 * _F16_BYTES * int(q.ne[2] * q.ne[1] * k.ne[0]) + 5 * 128
 
 
 def _vulkan_flash_attention(op: Tensor) -> bool:

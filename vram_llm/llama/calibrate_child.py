@@ -27,7 +27,10 @@ _WIDE = Shape(n_embd=2048, n_ff=5632, n_layers=2, n_head=16, n_head_kv=4, n_voca
 _LONG, _DEEP = (
     Shape(n_embd=2048, n_ff=5632, n_layers=n, n_head=16, n_head_kv=4, n_vocab=256) for n in (6, 16)
 )
-_DEEP_BELOW_S = 2e-3  # a step of the wide model; a device as quick as that needs more to do
+_LARGE, _LARGEST = (  # layers of an 8B model
+    Shape(n_embd=4096, n_ff=14336, n_layers=n, n_head=32, n_head_kv=8, n_vocab=256) for n in (2, 6)
+)
+_QUICK_S = 2e-3  # a step of the wide model: smaller matrices keep such a device less busy than real ones do
 _UPLOAD_S = 4.0  # the last model is left out where sending it takes longer
 _MAX_ROWS = 8
 _N_UBATCH = 512
@@ -60,21 +63,29 @@ def measure(question: Question, say: Say) -> Times:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vram-llm-")))
         if not _fits(_WIDE, room):
             raise ModelRefused(f"{format_bytes(room or 0)} free are too little to measure with")
-        # left aside: what is loaded first can lie in slower memory than all that follows
-        stack.enter_context(closing(Model(_WIDE, question, found, folder)))
+
+        def loaded(shape: Shape) -> Model:
+            return stack.enter_context(closing(Model(shape, question, found, folder)))
+
+        def can_take(shape: Shape) -> bool:
+            seconds_per_byte = min((t.seconds / t.n_bytes for t in sent), default=0.0)
+            return shape.read_bytes * seconds_per_byte < _UPLOAD_S and _fits(shape, room)
+
+        loaded(_WIDE)  # left aside: what is loaded first can lie in slower memory than all that follows
         models = []
         for shape in (*_NARROW, _MIDDLE, _WIDE):
-            models.append(stack.enter_context(closing(Model(shape, question, found, folder))))
+            models.append(loaded(shape))
             say(Progress(0.1 + 0.05 * len(models)))
-        widest = models[-1]
-        per_step = widest.burst(1)
-        seconds_per_byte = min((t.seconds / t.n_bytes for t in sent), default=0.0)
-        last = _DEEP if per_step < _DEEP_BELOW_S else _LONG  # steps as long as a real model's
-        if last.read_bytes * seconds_per_byte < _UPLOAD_S and _fits(last, room):
-            models.append(stack.enter_context(closing(Model(last, question, found, folder))))
+        more: tuple[Shape, ...] = (_LONG,)  # steps as long as a real model's
+        if models[-1].burst(1) < _QUICK_S:
+            more = (_DEEP,)
+            if can_take(_LARGEST):
+                more, models = (_LARGE, _LARGEST), models[: len(_NARROW)]
+        models += [loaded(shape) for shape in more if can_take(shape)]
         cases = [Case(model, rows) for model in models for rows in model.rows]
-        n_prompt = _prompt_rows(widest, per_step)
-        times = _rounds(cases, Case(widest, n_prompt), question.seconds, say)
+        widest = next(model for model in models if model.shape in (_WIDE, _LARGE))
+        longest = models[-1] if models[-1].shape is _LARGEST else widest
+        times = _rounds(cases, Case(longest, _prompt_rows(longest)), question.seconds, say)
     *decode, prompt = [_step(case, seconds) for case, seconds in times]
     return Times(tuple(decode), prompt, sent)
 
@@ -84,9 +95,9 @@ def _fits(shape: Shape, room_bytes: int | None) -> bool:
     return room_bytes is None or 4 * shape.read_bytes < room_bytes
 
 
-def _prompt_rows(model: "Model", per_step_s: float) -> int:
+def _prompt_rows(model: "Model") -> int:
     """Tokens of a prompt that takes about `_PROMPT_S`: a power of two, up to a micro-batch."""
-    per_row_s = max((model.burst(_MAX_ROWS) - per_step_s) / (_MAX_ROWS - 1), 1e-9)
+    per_row_s = max((model.burst(_MAX_ROWS) - model.burst(1)) / (_MAX_ROWS - 1), 1e-9)
     n = 32
     while n < _N_UBATCH and 2 * n * per_row_s < _PROMPT_S:
         n *= 2
@@ -132,7 +143,9 @@ class Model:
         from vram_llm.plan.types import Context
 
         self.shape = shape
-        self.rows = (1,) if shape in (*_NARROW, _LONG) else (1, 4) if shape is _MIDDLE else (1, _MAX_ROWS)
+        self.rows = (
+            (1, 4) if shape is _MIDDLE else (1, _MAX_ROWS) if shape in (_WIDE, _DEEP, _LARGE) else (1,)
+        )
         ids = [question.device.id] if question.device else []
         placement = placement_from_counts(ids, [shape.n_layers] * len(ids), shape.n_layers)
         context = Context(
@@ -171,12 +184,14 @@ class Model:
         return (time.perf_counter() - began) / n
 
     def prompt(self, n_tokens: int) -> float:
-        """Seconds of a prompt of `n_tokens` in one micro-batch."""
-        self._b.C.llama_memory_clear(self._memory, False)
-        began = time.perf_counter()
+        """Seconds of a prompt of `n_tokens` in one micro-batch, the second of two: the first makes the graph."""
         self._batch.clear()
         self._batch.add(tuple(i % self.shape.n_vocab for i in range(n_tokens)), 0, 0, n_outputs=1)
-        self._decode()
+        began = 0.0
+        for _ in range(2):
+            self._b.C.llama_memory_clear(self._memory, False)
+            began = time.perf_counter()
+            self._decode()
         return time.perf_counter() - began
 
     def _decode(self) -> None:
