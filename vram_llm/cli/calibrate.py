@@ -34,9 +34,8 @@ def command(
     from vram_llm.machine import speeds
 
     if (show or forget) and (rpc or seconds):
-        raise click.UsageError(
-            "--rpc and --seconds are for measuring; leave them out beside --show and --forget"
-        )
+        wish = "--rpc names workers to measure" if rpc else "--seconds says how long to measure"
+        raise click.UsageError(f"{wish}; leave it out beside --show and --forget")
     if forget:
         dropped = speeds.forget(() if ALL in forget else forget)
         click.echo("forgotten: " + ("; ".join(dropped) or "nothing was measured"), err=True)

@@ -184,7 +184,7 @@ class Model:
         return (time.perf_counter() - began) / n
 
     def prompt(self, n_tokens: int) -> float:
-        """Seconds of a prompt of `n_tokens` in one micro-batch, the second of two: the first makes the graph."""
+        """Seconds of a prompt of `n_tokens` in one micro-batch; one before it makes the graph."""
         self._batch.clear()
         self._batch.add(tuple(i % self.shape.n_vocab for i in range(n_tokens)), 0, 0, n_outputs=1)
         began = 0.0
