@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from tests.conftest import PlanOnCpu
+from tests.engine.alike import Counts, are_alike
 from vram_llm.engine.choosing import Chooser, Choosers, draws_alone, sampler_chain
 from vram_llm.engine.drawing import Indices
 from vram_llm.engine.request import SamplingParams
 from vram_llm.llama.model import LoadedModel
 
 N = 6000
-Counts = Counter[int]
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +49,9 @@ def _counts(chooser: Chooser, n: int = N, allowed: Indices | None = None) -> Cou
     return Counter(chooser.choose(ROW, allowed) for _ in range(n))
 
 
-def _are_alike(a: Counts, b: Counts) -> bool:
-    """Two-sample chi-square over tokens drawn often enough, at about four standard deviations."""
-    bins = [token for token in a | b if a[token] + b[token] >= 20]
-    rest = (a.total() - sum(a[t] for t in bins), b.total() - sum(b[t] for t in bins))
-    pairs = [(a[t], b[t]) for t in bins] + ([rest] if sum(rest) >= 20 else [])
-    scale = (b.total() / a.total()) ** 0.5
-    statistic = sum((x * scale - y / scale) ** 2 / (x + y) for x, y in pairs)
-    freedom = max(len(pairs) - 1, 1)
-    return bool(statistic < freedom + 4 * (2 * freedom) ** 0.5 + 8)
-
-
 def test_the_comparison_sees_a_difference(made: Made) -> None:
-    assert not _are_alike(_counts(made(seed=1)), _counts(made(seed=2, temperature=0.75)))
-    assert not _are_alike(_counts(made(seed=1, top_p=0.9)), _counts(made(seed=2, top_p=0.8)))
+    assert not are_alike(_counts(made(seed=1)), _counts(made(seed=2, temperature=0.75)))
+    assert not are_alike(_counts(made(seed=1, top_p=0.9)), _counts(made(seed=2, top_p=0.8)))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +72,7 @@ def test_a_draw_in_numpy_is_llama_cpps(model: LoadedModel, made: Made, options: 
     chain = sampler_chain(model.vocab, params, 512, None, [])
     theirs = Counter(chain.sample(model.ctx, ROW) for _ in range(N))
     chain.close()
-    assert _are_alike(_counts(made(**options, seed=5)), theirs)
+    assert are_alike(_counts(made(**options, seed=5)), theirs)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ step of those that run walks over idle cells too: few stay beside them where the
 """
 
 from bisect import insort
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -52,12 +53,18 @@ class _Found:
     branch: int = 0
 
 
+def freed_last(free: list[int], _: Sequence) -> int:
+    """The slot that was freed last."""
+    return free[-1]
+
+
 @dataclass(slots=True)
 class PrefixCache:
     """`n_slots` slots for requests over `n_cells` KV cells, `n_parked` to park in, and a store on the host.
 
     Where none are for parking, what requests leave stays in their slots until others need them.
 
+    `choose` says which of the free slots a sequence gets, the one freed last at their end.
     `least` is the shortest beginning worth sharing, in tokens; 0 shares none. Counts since the start:
     `n_hits` requests that shared one, `n_reused` tokens that they did not compute, `n_moved` states that
     went to the host.
@@ -71,6 +78,7 @@ class PrefixCache:
     store: SpillStore
     most_idle: int | None = None  # cells beside running ones, where the store keeps any; None: no bound
     least_spilled: int = 256  # tokens; fewer are computed again sooner than they are moved twice
+    choose: Callable[[list[int], Sequence], int] = freed_last
     n_hits: int = 0
     n_reused: int = 0
     n_moved: int = 0
@@ -154,7 +162,7 @@ class PrefixCache:
             return Admission.LATER
         if spare_cells is not None and len(sequence.tokens) - self._n_pinned_of(found) > spare_cells:
             return Admission.NO_ROOM
-        slot, length = self._begin(found)
+        slot, length = self._begin(found, sequence)
         self._running[slot] = sequence
         self._counted = None
         self._thin_out()
@@ -274,11 +282,11 @@ class PrefixCache:
             return resting
         return min(node.slots, key=lambda slot: slot not in self._running)
 
-    def _begin(self, found: _Found) -> tuple[int, int]:
+    def _begin(self, found: _Found, sequence: Sequence) -> tuple[int, int]:
         """A slot and how many tokens it holds already."""
         if found.node is None:
             self._thin_out()
-            slot = self._take_slot()
+            slot = self._take_slot(sequence)
             return slot, 0 if found.key is None else self._restore(slot, found.key, found.length)
         node = self._tree.split(found.node, found.length)
         source = self._source(node)
@@ -287,7 +295,7 @@ class PrefixCache:
         self._thin_out(found.length - self._n_pinned_of(found), source)
         if source in self._idle and len(self._free) == 1 and not goes_on:
             self._spill(source)  # what is not shared of it will have to go, unread
-        slot = self._take_over(source) if goes_on and not self.n_parked else self._take_slot(source)
+        slot = self._take_over(source) if goes_on and not self.n_parked else self._take_slot(sequence, source)
         if slot != source:
             self.memory.share(source, slot, node.end)
             self._tree.share(source, slot, node)
@@ -316,7 +324,7 @@ class PrefixCache:
 
     # -- slots -----------------------------------------------------------------------------------
 
-    def _take_slot(self, source: int | None = None) -> int:
+    def _take_slot(self, sequence: Sequence, source: int | None = None) -> int:
         """A free slot, made free if need be; `source`, no longer idle, where it is the only one there is."""
         if not self._free:
             others = self._idle - {source}
@@ -324,7 +332,9 @@ class PrefixCache:
                 assert source is not None
                 return self._take_over(source)
             self._drop_oldest(others)
-        return self._free.pop()
+        slot = self.choose(self._free, sequence)
+        self._free.remove(slot)
+        return slot
 
     def _take_over(self, slot: int) -> int:
         """An idle slot, with all it holds, for a request."""

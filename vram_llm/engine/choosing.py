@@ -2,10 +2,13 @@
 
 Arg max where the best token is wanted as it stands; a draw in NumPy where temperature, top-p and min-p are
 all there is; llama.cpp's samplers for the rest. Where a grammar allows few tokens, only they are looked at.
+Or the device has chosen already, and there are no logits.
 """
 
 from vram_llm.engine.drawing import Draw, Indices
+from vram_llm.engine.kind import Kind
 from vram_llm.engine.request import SamplingParams
+from vram_llm.errors import EngineDied
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.sampling import MIN_TEMPERATURE, Dry, SamplerChain, seed_of
 from vram_llm.llama.vocab import Vocab
@@ -37,6 +40,43 @@ class Chooser:
         """Free what llama.cpp holds for it. Once only."""
         if isinstance(self._how, SamplerChain):
             self._how.close()
+
+
+class DeviceChooser:
+    """Takes the tokens that a chain on the device has chosen for one sequence. Call `close` at the end.
+
+    While the sequence sits in no slot, a chain of its own keeps how its draws go on.
+    """
+
+    def __init__(self, model: LoadedModel, kind: Kind, seed: int | None) -> None:
+        self._model = model
+        self._own = kind.chain(model.vocab.n_tokens, seed_of(seed))
+        self.slot = -1
+
+    def sit(self, slot: int) -> None:
+        """Go on in a slot, whose chain is of the same kind."""
+        self._model.attached(slot).copy_state(self._own)
+        self.slot = slot
+
+    def rise(self) -> None:
+        """Leave the slot to others."""
+        self._own.copy_state(self._model.attached(self.slot))
+        self.slot = -1
+
+    def choose(self, row: int, allowed: Indices | None = None) -> int:
+        """The token for output row `row`; rows in their order, of which none after the first not wanted.
+
+        Nothing is drawn for good until it is asked for, so rows of a refused draft leave no trace.
+        """
+        token = self._model.sampled(row)
+        if token < 0 or allowed is not None:
+            raise EngineDied("llama.cpp chose no token on the device where it was to")
+        self._model.attached(self.slot).accept(token)
+        return token
+
+    def close(self) -> None:
+        """Free its own chain. Once only."""
+        self._own.close()
 
 
 class Choosers:

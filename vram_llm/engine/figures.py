@@ -18,6 +18,9 @@ class Figures:
     host_s: float = 0.0
     n_prompt_tokens: int = 0  # computed, not reused
     n_generated_tokens: int = 0
+    n_device_tokens: int = 0  # of those generated: sampled on the device
+    n_reserved: int = 0  # times that buffers were made again for samplers with other parameters
+    reserve_s: float = 0.0  # of llama_s
     n_drafted_tokens: int = 0
     n_accepted_tokens: int = 0  # of those drafted
     n_running: int = 0

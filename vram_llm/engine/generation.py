@@ -3,7 +3,7 @@
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 
-from vram_llm.engine.choosing import Chooser
+from vram_llm.engine.choosing import Chooser, DeviceChooser
 from vram_llm.engine.logprobs import likelihood, unpredicted
 from vram_llm.engine.request import FinishReason, Likelihood, Request
 from vram_llm.engine.sequence import Sequence
@@ -31,7 +31,7 @@ class Generation:
 
     request: Request
     text: TextStream
-    chooser: Chooser
+    chooser: Chooser | DeviceChooser
     constraint: Constraint | None
     lookup: PromptLookup | None  # None: no drafts
     prompt_likelihoods: list[Likelihood] = field(default_factory=list)

@@ -4,7 +4,7 @@ from concurrent.futures import Future, wait
 from time import perf_counter
 from typing import NamedTuple
 
-from vram_llm.engine.cache import PrefixCache
+from vram_llm.engine.cache import PrefixCache, freed_last
 from vram_llm.engine.choosing import Choosers
 from vram_llm.engine.figures import Figures
 from vram_llm.engine.generation import Choices, Generation
@@ -13,6 +13,7 @@ from vram_llm.engine.meter import Meter
 from vram_llm.engine.pace import Pace
 from vram_llm.engine.request import FinishReason, Request, TokenEvent
 from vram_llm.engine.scheduler import Scheduler
+from vram_llm.engine.seats import Seats
 from vram_llm.engine.sequence import Chunk, Sequence, by_adapters
 from vram_llm.engine.speculative import PromptLookup, RowCost
 from vram_llm.engine.spill import SpillStore
@@ -48,6 +49,7 @@ class Loop:
         context, serving = model.plan.context, model.plan.serving
         can_park = context.kv_unified and not model.cells.is_stateful
         self._model = model
+        self._seats = Seats(model) if context.backend_sampling else None  # None: the host samples
         self._cache = PrefixCache(
             memory=model.cells,
             n_cells=model.n_ctx,
@@ -56,6 +58,7 @@ class Loop:
             least=serving.cache_reuse if context.kv_unified else 0,  # else no cells can be shared
             store=SpillStore(serving.slots_ram_bytes or 0, serving.slots_disk_bytes),
             most_idle=serving.idle_tokens,
+            choose=freed_last if self._seats is None else self._seats.choose,
         )
         self._pace = Pace(serving.itl_target_ms / 1000, model.n_batch, model.n_ubatch)
         self._scheduler = Scheduler(
@@ -76,7 +79,7 @@ class Loop:
 
     def figures(self) -> Figures:
         """What steps have cost so far, and what there is now."""
-        return self.meter.figures(self._scheduler, self._cache)
+        return self.meter.figures(self._scheduler, self._cache, self._seats)
 
     def submit(self, request: Request) -> TokenEvent | None:
         """Take a request in; the event that refuses it where it cannot be served."""
@@ -108,8 +111,18 @@ class Loop:
             lookup=PromptLookup(self._row_cost) if model.cells.can_rewind else None,
         )
         tells_prompt = request.prompt_logprobs is not None
+        kind = None if self._seats is None else self._seats.kind_of(request)
         self._scheduler.submit(
-            Sequence(request.id, tokens, len(tokens), wanted, request.adapters, tells_prompt=tells_prompt)
+            Sequence(
+                request.id,
+                tokens,
+                len(tokens),
+                wanted,
+                request.adapters,
+                tells_prompt=tells_prompt,
+                kind=kind,
+                may_take_host=kind is not None and request.sampling.seed is None,
+            )
         )
 
     def _begin_compiled(self) -> list[TokenEvent]:
@@ -144,11 +157,19 @@ class Loop:
         chunks = [chunk for chunk in chunks if chunk.sequence.slot >= 0]  # else it gave way to those before
         if chunks and self._model.plan.companions:
             self._model.use_adapters(chunks[0].sequence.adapters)
+        if self._seats is not None:
+            self._seat(self._seats, chunks)
         computed = self._run(self._with_drafts(chunks))
         started = perf_counter()
         chosen = [(chunk, self._choose(chunk, rows)) for chunk, rows in computed if rows]
         self.meter.sampling_s += perf_counter() - started
         return [self._deliver(chunk, choices) for chunk, choices in chosen if chunk.samples]
+
+    def _seat(self, seats: Seats, chunks: list[Chunk]) -> None:
+        """See to it that every sequence is sampled where it is to be."""
+        changes = [seats.seat(chunk.sequence, self._generations[chunk.sequence.id]) for chunk in chunks]
+        if any(changes):
+            self.meter.llama_s += seats.reserve()
 
     def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
         """Drafts for sequences that decode, in what rows of logits are left, where no prompt is computed."""
@@ -267,6 +288,8 @@ class Loop:
             if reason is not None:
                 break
         self.meter.n_generated_tokens += n_written
+        if sequence.kind is not None:
+            self.meter.n_device_tokens += n_written
         if chunk.draft:
             self._settle(chunk, n_written)
         if generation.is_complete and n_written == len(choices.tokens):
@@ -303,4 +326,7 @@ class Loop:
 
     def _release(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
-        self._generations.pop(sequence.id).chooser.close()
+        generation = self._generations.pop(sequence.id)
+        if self._seats is not None:
+            self._seats.release(generation)
+        generation.chooser.close()

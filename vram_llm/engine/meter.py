@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from vram_llm.engine.cache import PrefixCache
 from vram_llm.engine.figures import Figures
 from vram_llm.engine.scheduler import Scheduler
+from vram_llm.engine.seats import Seats
 
 
 @dataclass(slots=True)
@@ -17,6 +18,7 @@ class Meter:
     host_s: float = 0.0
     n_prompt_tokens: int = 0
     n_generated_tokens: int = 0
+    n_device_tokens: int = 0
     n_drafted_tokens: int = 0
     n_accepted_tokens: int = 0
 
@@ -27,7 +29,7 @@ class Meter:
         self._total_s += seconds
         self.host_s = self._total_s - self.llama_s - self.sampling_s
 
-    def figures(self, scheduler: Scheduler, cache: PrefixCache) -> Figures:
+    def figures(self, scheduler: Scheduler, cache: PrefixCache, seats: Seats | None) -> Figures:
         """These counts, and what there is now."""
         return Figures(
             n_steps=self.n_steps,
@@ -36,6 +38,9 @@ class Meter:
             host_s=self.host_s,
             n_prompt_tokens=self.n_prompt_tokens,
             n_generated_tokens=self.n_generated_tokens,
+            n_device_tokens=self.n_device_tokens,
+            n_reserved=0 if seats is None else seats.n_reserved,
+            reserve_s=0.0 if seats is None else seats.reserve_s,
             n_drafted_tokens=self.n_drafted_tokens,
             n_accepted_tokens=self.n_accepted_tokens,
             n_running=len(scheduler.running),

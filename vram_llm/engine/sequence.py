@@ -1,6 +1,10 @@
 """A request on its way through the engine, and the piece of it that one step computes."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vram_llm.engine.kind import Kind
 
 _TOKEN_BITS = 32
 
@@ -13,6 +17,7 @@ class Sequence:
     Where `tells_prompt`, logits of the prompt's rows are wanted too; for `n_told` tokens they have been had.
     Of `tokens`, the first `n_cached` are in the cells of `slot`, and the first `n_in_tree` of those are
     counted by the prefix cache rather than for this sequence. `n_reused` of the prompt came from there.
+    `kind` is the chain that samples it on the device, if that is where; `may_take_host` instead (seats.py).
     """
 
     id: str
@@ -21,6 +26,8 @@ class Sequence:
     max_tokens: int
     adapters: tuple[int, ...] | None = None
     tells_prompt: bool = False
+    kind: "Kind | None" = None
+    may_take_host: bool = False
     n_told: int = 0
     slot: int = -1  # -1: it waits
     n_cached: int = 0

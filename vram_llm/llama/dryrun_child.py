@@ -113,11 +113,17 @@ def _measured(
     from vram_llm.llama import bindings as b
     from vram_llm.llama import memory
     from vram_llm.llama.adapters import apply_adapters
+    from vram_llm.llama.attached import AttachedChains
     from vram_llm.llama.params import context_params
 
     for each in virtual:
         each.expect(weights=False)
-    ctx = b.C.llama_init_from_model(model, context_params(context))
+    params = context_params(context)
+    n_attached = context.parallel if context.backend_sampling else 0
+    attached = AttachedChains(n_attached, b.C.llama_vocab_n_tokens(b.C.llama_model_get_vocab(model)))
+    if n_attached:
+        attached.put_into(params)
+    ctx = b.C.llama_init_from_model(model, params)
     if not ctx:
         raise ModelRefused(
             f"llama.cpp will not make a context of {context.n_ctx} tokens: "
@@ -128,6 +134,7 @@ def _measured(
         each.expect(weights=True)
     uses = memory.breakdown(int(ctx))
     b.C.llama_free(ctx)
+    attached.close()
     return [_sum(use for use in uses if use.device == device) for device in (*devices, None)]
 
 

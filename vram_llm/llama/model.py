@@ -12,11 +12,13 @@ from vram_llm.errors import ModelRefused
 from vram_llm.llama import bindings as b
 from vram_llm.llama import memory
 from vram_llm.llama.adapters import apply_adapters, load_adapters, set_adapters
+from vram_llm.llama.attached import AttachedChains, reserve
 from vram_llm.llama.batch import Batch
 from vram_llm.llama.bindings import C
 from vram_llm.llama.cells import Cells
 from vram_llm.llama.devices import Servers, handles
 from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, context_params
+from vram_llm.llama.sampling import SamplerChain
 from vram_llm.llama.vocab import Vocab
 from vram_llm.model.pooling import Pooling
 from vram_llm.plan.types import HOST, CompanionKind, Plan
@@ -47,6 +49,9 @@ class LoadedModel:
                 self._model,
                 [(each.path, each.scale) for each in plan.companions if each.kind is CompanionKind.LORA],
             )
+            self.vocab = Vocab(C.llama_model_get_vocab(self._model))
+            n_attached = plan.context.parallel if plan.context.backend_sampling else 0
+            self._attached = AttachedChains(n_attached, self.vocab.n_tokens)
             self._ctx = self._make_context()
         except ModelRefused:
             C.llama_model_free(self._model)
@@ -54,7 +59,6 @@ class LoadedModel:
         apply_adapters(self._ctx, self._adapters)
         self._using: tuple[int, ...] = tuple(range(len(self._adapters)))
         self.cells = Cells(self._ctx, self._model)
-        self.vocab = Vocab(C.llama_model_get_vocab(self._model))
         self.n_ctx: int = C.llama_n_ctx(self._ctx)
         self.n_ctx_seq: int = C.llama_n_ctx_seq(self._ctx)  # what one sequence may hold
         self.n_batch: int = C.llama_n_batch(self._ctx)
@@ -77,7 +81,10 @@ class LoadedModel:
 
     def _make_context(self) -> int:
         wanted = self.plan.context
-        ctx = C.llama_init_from_model(self._model, context_params(wanted))
+        params = context_params(wanted)
+        if wanted.backend_sampling:
+            self._attached.put_into(params)
+        ctx = C.llama_init_from_model(self._model, params)
         if not ctx:
             raise ModelRefused(
                 f"llama.cpp loaded {self.plan.model.name} but will not make a context of {wanted.n_ctx} "
@@ -120,6 +127,25 @@ class LoadedModel:
             floats = (ctypes.c_float * self.vocab.n_tokens).from_address(address)
             view = self._views[address] = np.ctypeslib.as_array(floats)
         return view
+
+    def attach(self, sequence: int, chain: SamplerChain | None) -> bool:
+        """Have the device sample a sequence with `chain`, or the host with none. See AttachedChains.attach.
+
+        The logits of a step are on the host only if it has a row of a sequence without a chain.
+        """
+        return self._attached.attach(self._ctx, sequence, chain)
+
+    def attached(self, sequence: int) -> SamplerChain:
+        """The chain that samples a sequence on the device."""
+        return self._attached.of(sequence)
+
+    def reserve(self) -> None:
+        """Make compute buffers again for what was attached; else the next decode does."""
+        reserve(self._ctx)
+
+    def sampled(self, row: int) -> int:
+        """The token that the device chose from batch row `row`; below 0: none."""
+        return int(C.llama_get_sampled_token_ith(self._ctx, row))
 
     def pooled(self, sequence: int) -> npt.NDArray[np.float32]:
         """What stands for the texts of a sequence of the last batch, shape (n_pooled,): a copy."""
@@ -180,4 +206,5 @@ class LoadedModel:
     def close(self) -> None:
         """Free context and model. Once only."""
         C.llama_free(self._ctx)
+        self._attached.close()
         C.llama_model_free(self._model)

@@ -15,6 +15,9 @@ MIROSTAT_M = 100  # tokens that version 1 estimates the law of frequencies by, a
 _SEEDS = (
     0xFFFFFFFF  # LLAMA_DEFAULT_SEED, which llama.cpp takes for "draw one": every smaller number is a seed
 )
+MOST_BIASED = 1024  # tokens, where a chain samples on a device: their numbers go there every step
+MOST_TOP_K = 1024  # the same: llama.cpp aborts where there are fewer tokens to keep from
+MOST_MIN_P = 0.9  # the same: it keeps what is above the threshold, and the best would not be
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 _candidate_pointer = ctypes.POINTER(C.llama_token_data)
 
@@ -129,6 +132,29 @@ class SamplerChain:
         else:
             self._add(C.llama_sampler_init_mirostat_v2(seed, tau, eta))
 
+    def keep_token_only(self) -> None:
+        """For a chain that is attached: nothing but the token it chose comes to the host."""
+        self._add(C.llama_sampler_init(ctypes.byref(_TOKEN_ONLY), None))
+
+    @property
+    def handle(self) -> Any:
+        """llama.cpp's own. Once it is attached to a sequence, only `accept` and `copy_state` may follow."""
+        return self._chain
+
+    @property
+    def is_on_device(self) -> bool:
+        """Of an attached chain: whether the device computes all of its samplers."""
+        chooser = C.llama_sampler_chain_get(self._chain, C.llama_sampler_chain_n(self._chain) - 2)
+        return bool(C.llama_sampler_name(chooser).startswith(b"+"))
+
+    def accept(self, token: int) -> None:
+        """Remember a token that was chosen elsewhere: what was drawn for it counts as used."""
+        C.llama_sampler_accept(self._chain, token)
+
+    def copy_state(self, other: "SamplerChain") -> None:
+        """Go on as `other` would, a chain of the same samplers with the same parameters."""
+        C.llama_sampler_copy(other._chain, self._chain)
+
     def sample(self, ctx: int, row: int) -> int:
         """Choose from output row `row` of the last decode, and remember the token."""
         return int(C.llama_sampler_sample(self._chain, ctx, row))
@@ -148,3 +174,30 @@ class SamplerChain:
     def close(self) -> None:
         """Free the chain. Once only."""
         C.llama_sampler_free(self._chain)
+
+
+def largest_chain(n_vocab: int) -> SamplerChain:
+    """The chain that needs the most memory on a device: none has more rows as long as the vocabulary."""
+    chain = SamplerChain(n_vocab)
+    chain.bias(dict.fromkeys(range(min(n_vocab, MOST_BIASED)), 1.0))
+    chain.top_p(0.5)
+    chain.min_p(0.5)
+    chain.temperature(0.5)
+    chain.draw(0)
+    chain.keep_token_only()
+    return chain
+
+
+def _forget_the_rest(_sampler: object, _ctx: object, _graph: object, data: Any) -> None:
+    found = data.contents
+    found.logits = found.probs = found.candidates = None
+
+
+# llama.cpp copies to the host whatever a chain leaves beside the token: without a top-k, logits and
+# probabilities of the whole vocabulary (llm_graph_context::build_sampling, llama_context::decode)
+_TOKEN_ONLY = C.llama_sampler_i(
+    name=C.llama_sampler_i_name(lambda _: b"token-only"),
+    apply=C.llama_sampler_i_apply(lambda *_: None),
+    backend_init=C.llama_sampler_i_backend_init(lambda *_: True),
+    backend_apply=C.llama_sampler_i_backend_apply(_forget_the_rest),
+)

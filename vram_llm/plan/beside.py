@@ -28,7 +28,9 @@ def draft_context(context: Context) -> Context:
 
     Source: common_base_params_to_speculative and common_speculative_init_result in common/speculative.cpp.
     """
-    return replace(context, kv_type_k="f16", kv_type_v="f16", n_outputs_max=context.parallel)
+    return replace(
+        context, kv_type_k="f16", kv_type_v="f16", n_outputs_max=context.parallel, backend_sampling=False
+    )
 
 
 def draft(

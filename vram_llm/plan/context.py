@@ -3,17 +3,19 @@
 from dataclasses import replace
 
 from vram_llm.errors import BadPlan
-from vram_llm.machine.types import Machine
+from vram_llm.machine.types import DeviceKind, Machine
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.plan.padding import pad
-from vram_llm.plan.types import Context, FlashAttention, Objective, Workload
+from vram_llm.plan.types import BackendSampling, Context, FlashAttention, Objective, Workload
 
 CTX_STEP = 256  # llama.cpp pads what a sequence may hold to a multiple of it
 DRAFTED_TOKENS = 3  # for each sequence at a time: --spec-draft-n-max of llama-server
 LEAST_OUTPUTS = 8  # rows of logits, so that a lone stream can be drafted for
 EMBEDDED_TEXTS = 64  # that an encoder, which keeps nothing of them, takes in a step
+SAMPLING_KINDS = frozenset({DeviceKind.CUDA, DeviceKind.ROCM, DeviceKind.METAL, DeviceKind.VULKAN})
+"""Devices that choose tokens sooner than the host has their logits."""
 NO_TENSOR = "^$"
 """No tensor is called so: with any tensor override llama.cpp makes no pipeline copies (llama-context.cpp)."""
 
@@ -80,8 +82,17 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         swa_full=workload.swa_full,
         kv_unified=workload.kv_unified,
         pooling=pooling,
+        backend_sampling=pooling is None and _samples_on_device(machine, workload),
     )
     return context if pooling is None else _for_embeddings(profile, context, is_whole)
+
+
+def _samples_on_device(machine: Machine, workload: Workload) -> bool:
+    """Whether tokens are chosen where the logits are: by itself only on GPUs of this computer."""
+    if workload.backend_sampling is not BackendSampling.AUTO:
+        return workload.backend_sampling is BackendSampling.ON
+    kinds = {device.kind for device in machine.devices}
+    return bool(kinds) and kinds <= SAMPLING_KINDS and workload.n_gpu_layers != 0
 
 
 def _needs_whole_texts(profile: ModelProfile, pooling: Pooling) -> bool:

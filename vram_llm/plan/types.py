@@ -21,6 +21,14 @@ class FlashAttention(StrEnum):
     OFF = "off"
 
 
+class BackendSampling(StrEnum):
+    """Whether tokens are chosen on the device that has the logits, where a request allows it."""
+
+    AUTO = "auto"  # where every device is a GPU of this computer
+    ON = "on"
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True)
 class Lora:
     """A LoRA adapter's file, and how strongly it is applied."""
@@ -79,6 +87,7 @@ class Workload:
     draft: str | None = None  # a smaller model that guesses tokens for this one to check
     n_threads: int | None = None
     n_threads_batch: int | None = None
+    backend_sampling: BackendSampling = BackendSampling.AUTO
     serving: Serving = Serving()
     objective: Objective = Objective.LATENCY  # where a device's speed is unknown, BALANCE is what is done
     expect_depth: int | None = None  # tokens a sequence has behind it at an average decode step
@@ -108,6 +117,7 @@ class Context:
     swa_full: bool = False  # layers with a sliding window keep all of the context
     kv_unified: bool = True  # one cache for all sequences; else each has its own
     pooling: Pooling | None = None  # embeddings are made, pooled so; None: text is written
+    backend_sampling: bool = False  # tokens are chosen on the output's device, where a request allows it
 
     @property
     def n_ctx_seq(self) -> int:

@@ -1,0 +1,120 @@
+"""Which slot has which chain of samplers on the device, and who sits where.
+
+A chain's parameters are fixed once it is attached to a slot of llama.cpp, and attaching one makes llama.cpp
+reserve its graphs and buffers again, which all streams wait for. So a slot keeps the chain of its last
+request, and a request is put where its kind of chain is already; then only its state is copied into that. A
+slot whose request needs logits on the host has none.
+"""
+
+from time import perf_counter
+
+from vram_llm.engine.choosing import DeviceChooser
+from vram_llm.engine.generation import Generation
+from vram_llm.engine.kind import Kind, kind_of
+from vram_llm.engine.request import Request
+from vram_llm.engine.sequence import Sequence
+from vram_llm.llama.model import LoadedModel
+
+MOST_RESERVING = 0.1  # of the time of those that stream
+
+
+class Seats:
+    """The slots of a model that samples on its device; reserved again `n_reserved` times in `reserve_s`."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+        self._n_vocab = model.vocab.n_tokens
+        n_slots = model.plan.context.parallel
+        self._unused = set(range(n_slots))  # these still have the chain the context was made with
+        self._kinds: dict[int, Kind | None] = dict.fromkeys(self._unused)  # of the others
+        self._seated: dict[int, Generation] = {}
+        self._refused: set[Kind | None] = set()  # kinds that this device cannot compute
+        self._reserved_at, self._last_s = float("-inf"), 0.0
+        self.n_reserved, self.reserve_s = 0, 0.0
+
+    def kind_of(self, request: Request) -> Kind | None:
+        """The kind of chain for a request; None: it takes the host."""
+        kind = kind_of(request, self._n_vocab)
+        return None if kind in self._refused else kind
+
+    def choose(self, free: list[int], sequence: Sequence) -> int:
+        """The slot of `free`, which begins with what was freed longest ago, that a sequence should run in.
+
+        One with its kind of chain; else one that nobody has used; else the first. But a newcomer whose answer
+        need not come again, for it has no seed, takes the host, where a slot without a chain is free and
+        reservations would take more than MOST_RESERVING of the time.
+        """
+        used = [slot for slot in free if slot not in self._unused]
+        if alike := [slot for slot in used if self._kinds[slot] == sequence.kind]:
+            return alike[-1]
+        plain = [slot for slot in used if self._kinds[slot] is None]
+        if sequence.may_take_host and plain and self._reserves_often():
+            sequence.kind = None
+            return plain[-1]
+        return next((slot for slot in free if slot in self._unused), free[0])
+
+    def _reserves_often(self) -> bool:
+        time_s = perf_counter() - self._reserved_at
+        return bool(self._seated) and self._last_s > MOST_RESERVING * time_s
+
+    def seat(self, sequence: Sequence, generation: Generation) -> bool:
+        """Have a sequence's next rows sampled as it wants; True where there is now something to `reserve`."""
+        slot = sequence.slot
+        if self._seated.get(slot) is generation:
+            return False
+        sequence.may_take_host = False
+        self._vacate(slot)
+        chooser = generation.chooser
+        if isinstance(chooser, DeviceChooser) and chooser.slot >= 0:
+            self._vacate(chooser.slot)  # it gave way there, and nobody has come since
+        changes = slot in self._unused or self._kinds[slot] != sequence.kind
+        if changes:
+            self._attach(slot, sequence)
+        if sequence.kind is not None:
+            if not isinstance(chooser, DeviceChooser):
+                chooser.close()
+                chooser = DeviceChooser(self._model, sequence.kind, generation.request.sampling.seed)
+                generation.chooser = chooser
+            chooser.sit(slot)
+        self._seated[slot] = generation
+        return changes
+
+    def reserve(self) -> float:
+        """Make llama.cpp's graphs and buffers for what was attached; the seconds that took."""
+        started = perf_counter()
+        self._model.reserve()
+        self._reserved_at = perf_counter()
+        self._last_s = self._reserved_at - started
+        self.n_reserved += 1
+        self.reserve_s += self._last_s
+        return self._last_s
+
+    def release(self, generation: Generation) -> None:
+        """A generation has ended: its slot's state is of no use to it."""
+        for slot in [slot for slot, seated in self._seated.items() if seated is generation]:
+            del self._seated[slot]
+
+    def _vacate(self, slot: int) -> None:
+        before = self._seated.pop(slot, None)
+        if before is not None and isinstance(before.chooser, DeviceChooser):
+            before.chooser.rise()
+
+    def _attach(self, slot: int, sequence: Sequence) -> None:
+        """A chain for a slot, and for others in which nobody sits.
+
+        Those that nobody has used, and as many as have this kind already, so that a kind that many ask for is
+        soon had without reserving.
+        """
+        kind = sequence.kind
+        if not self._model.attach(slot, None if kind is None else kind.chain(self._n_vocab, 0)):
+            self._refused.add(kind)
+            kind = sequence.kind = None
+        n_alike = sum(self._kinds[each] == kind for each in self._kinds.keys() - self._unused)
+        empty = [each for each in self._kinds if each != slot and each not in self._seated]
+        unlike = [each for each in empty if each not in self._unused and self._kinds[each] != kind]
+        others = [] if kind is None else [each for each in empty if each in self._unused]
+        for each in (*others, *unlike[:n_alike]):
+            self._model.attach(each, None if kind is None else kind.chain(self._n_vocab, 0))
+        for each in (slot, *others, *unlike[:n_alike]):
+            self._kinds[each] = kind
+            self._unused.discard(each)

@@ -1,0 +1,66 @@
+"""Chains that choose tokens on the device that has the logits, so that only the tokens come to the host.
+
+llama.cpp's own backend sampling (`llama_set_sampler`, build_sampling of src/llama-graph.cpp). It makes graphs
+and compute buffers again when a chain is attached or taken off; while one stays, only its state changes.
+"""
+
+import ctypes
+from typing import Any
+
+from vram_llm.llama import bindings as b
+from vram_llm.llama.bindings import C
+from vram_llm.llama.sampling import SamplerChain, largest_chain
+
+
+class AttachedChains:
+    """The chains of a context's sequences. A context is made with the largest one for each of them.
+
+    So what is reserved then is enough for what is attached later. Call `close` after the context is freed.
+    """
+
+    def __init__(self, n_sequences: int, n_vocab: int) -> None:
+        self._chains = {sequence: largest_chain(n_vocab) for sequence in range(n_sequences)}
+        self._configs = (C.llama_sampler_seq_config * n_sequences)(
+            *(
+                C.llama_sampler_seq_config(sequence, ctypes.cast(chain.handle, b.Pointer))
+                for sequence, chain in self._chains.items()
+            )
+        )
+
+    def put_into(self, params: Any) -> None:
+        """Have a context made with them. A sequence may have as many rows as a step has, for drafts."""
+        params.samplers, params.n_samplers = self._configs, len(self._configs)
+        params.n_outputs_max_per_seq = 0
+
+    def attach(self, ctx: int, sequence: int, chain: SamplerChain | None) -> bool:
+        """Sample a sequence with `chain` from here on, or with none; what it had is freed.
+
+        False, and none attached, where the device cannot compute all of `chain`, which then is freed too.
+        """
+        C.llama_set_sampler(ctx, sequence, None if chain is None else chain.handle)
+        if (before := self._chains.pop(sequence, None)) is not None:
+            before.close()
+        if chain is None:
+            return True
+        if not chain.is_on_device:
+            C.llama_set_sampler(ctx, sequence, None)
+            chain.close()
+            return False
+        self._chains[sequence] = chain
+        return True
+
+    def of(self, sequence: int) -> SamplerChain:
+        """The chain that samples a sequence. Raises KeyError where there is none."""
+        return self._chains[sequence]
+
+    def close(self) -> None:
+        """Free them all."""
+        for chain in self._chains.values():
+            chain.close()
+        self._chains = {}
+
+
+def reserve(ctx: int) -> None:
+    """Make graphs and compute buffers again now where something has changed, not at the next decode."""
+    if b.sched_reserve is not None:
+        b.sched_reserve(ctx)
