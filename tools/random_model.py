@@ -35,17 +35,7 @@ def write_llama(
     head = n_embd // n_head
     writer = gguf.GGUFWriter(path, "llama" if len(set(n_ff)) == 1 else "deci")
     writer.add_name(f"tiny llama of {len(n_ff)} layers")
-    writer.add_block_count(len(n_ff))
-    writer.add_context_length(n_ctx_train)
-    writer.add_embedding_length(n_embd)
-    writer.add_feed_forward_length(list(n_ff))
-    writer.add_head_count([n_head] * len(n_ff))
-    writer.add_head_count_kv([n_head_kv] * len(n_ff))
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(head)
-    writer.add_vocab_size(n_vocab)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
-    _add_vocab(writer, n_vocab)
+    _add_shape(writer, n_embd, n_ff, n_head, n_head_kv, n_vocab, n_ctx_train)
 
     def add(name: str, *shape: int) -> None:
         weights = random.standard_normal(shape, dtype=np.float32) / np.sqrt(shape[-1]).astype(np.float32)
@@ -79,6 +69,75 @@ def write_120m(path: Path) -> Path:
     return write_llama(
         path, n_embd=768, n_ff=(2048,) * 12, n_head=12, n_head_kv=4, n_vocab=32000, n_ctx_train=8192, seed=7
     )
+
+
+SIZES = {  # width, feed-forward width, layers, heads, heads of keys and values
+    "120m": (768, 2048, 12, 12, 4),
+    "1b": (2048, 8192, 16, 32, 8),
+    "8b": (4096, 14336, 32, 32, 8),
+}
+
+
+def write_sized(path: Path, size: str, n_vocab: int, seed: int = 1) -> Path:
+    """A llama of one of SIZES at Q8_0, its blocks drawn as they are written: a gigabyte takes seconds."""
+    n_embd, n_ff, n_layers, n_head, n_head_kv = SIZES[size]
+    n_kv = n_embd // n_head * n_head_kv
+    random, q8_0 = np.random.default_rng(seed), gguf.GGMLQuantizationType.Q8_0
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(f"random {size}")
+    _add_shape(writer, n_embd, (n_ff,) * n_layers, n_head, n_head_kv, n_vocab, 8192)
+    parts = {
+        "attn_q": (n_embd, n_embd), "attn_k": (n_kv, n_embd), "attn_v": (n_kv, n_embd),
+        "attn_output": (n_embd, n_embd), "ffn_gate": (n_ff, n_embd), "ffn_up": (n_ff, n_embd),
+        "ffn_down": (n_embd, n_ff),
+    }  # fmt: skip
+    shapes: dict[str, tuple[int, ...]] = {"token_embd": (n_vocab, n_embd), "output": (n_vocab, n_embd)}
+    shapes |= {f"blk.{i}.{part}": shape for i in range(n_layers) for part, shape in parts.items()}
+    shapes["output_norm"] = (n_embd,)
+    shapes |= {f"blk.{i}.{part}_norm": (n_embd,) for i in range(n_layers) for part in ("attn", "ffn")}
+    for name, shape in shapes.items():
+        n_bytes = int(np.prod(shape)) // 32 * 34 if len(shape) == 2 else 4 * shape[0]
+        stored = q8_0 if len(shape) == 2 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor_info(f"{name}.weight", list(shape), np.dtype(np.float32), n_bytes, raw_dtype=stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for shape in shapes.values():
+        writer.write_tensor_data(
+            _drawn_blocks(random, *shape) if len(shape) == 2 else np.ones(shape, np.float32)
+        )
+    writer.close()
+    return path
+
+
+def _drawn_blocks(random: np.random.Generator, n_rows: int, n_columns: int) -> npt.NDArray[np.void]:
+    """block_q8_0 of ggml-common.h, of weights with a variance of 1 / n_columns."""
+    blocks = np.empty(n_rows * n_columns // 32, [("scale", "<f2"), ("weights", "i1", 32)])
+    blocks["scale"] = 1 / (73.9 * np.sqrt(n_columns))  # bytes have a standard deviation of 73.9
+    blocks["weights"] = np.frombuffer(random.bytes(n_rows * n_columns), np.int8).reshape(-1, 32)
+    return blocks
+
+
+def _add_shape(
+    writer: gguf.GGUFWriter,
+    n_embd: int,
+    n_ff: Sequence[int],
+    n_head: int,
+    n_head_kv: int,
+    n_vocab: int,
+    n_ctx_train: int,
+) -> None:
+    writer.add_block_count(len(n_ff))
+    writer.add_context_length(n_ctx_train)
+    writer.add_embedding_length(n_embd)
+    writer.add_feed_forward_length(list(n_ff))
+    writer.add_head_count([n_head] * len(n_ff))
+    writer.add_head_count_kv([n_head_kv] * len(n_ff))
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(n_embd // n_head)
+    writer.add_vocab_size(n_vocab)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    _add_vocab(writer, n_vocab)
 
 
 def _add_vocab(writer: gguf.GGUFWriter, n_vocab: int) -> None:

@@ -16,14 +16,15 @@ from vram_llm.engine.kind import Kind, kind_of
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Grammar, GrammarKind, Request, SamplingParams, TokenEvent
 from vram_llm.llama.model import LoadedModel
-from vram_llm.llama.sampling import MOST_BIASED, MOST_TOP_K
+from vram_llm.llama.sampling import MOST_TOP_K
+from vram_llm.plan.context import MOST_BIASED
 from vram_llm.plan.types import BackendSampling, Serving
 
 N_VOCAB = 320
 GREEDY = SamplingParams(temperature=0)
 ALONE = Serving(cache_reuse=0)
 PROMPT = (1, 77, 300, 12)
-DRAWN = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
+DRAWN: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
 
 Answer = list[TokenEvent]
 
@@ -314,8 +315,8 @@ def test_the_kind_of_a_request(options: dict[str, Any], kind: Kind | None) -> No
 
 def test_what_is_too_much_for_a_device_takes_the_host() -> None:
     n_vocab = 200_000
-    many = dict.fromkeys(range(MOST_BIASED + 1), 1.0)
-    for options in ({"top_k": MOST_TOP_K + 1}, {"logit_bias": many}):
-        assert kind_of(_request("r", sampling=SamplingParams(**options)), n_vocab) is None  # type: ignore[arg-type]
+    many: dict[str, Any] = {"logit_bias": dict.fromkeys(range(MOST_BIASED + 1), 1.0)}
+    for options in ({"top_k": MOST_TOP_K + 1}, many):
+        assert kind_of(_request("r", sampling=SamplingParams(**options)), n_vocab) is None
     assert kind_of(_request("r", logprobs=0), n_vocab) is None
     assert kind_of(_request("r", prompt_logprobs=0), n_vocab) is None

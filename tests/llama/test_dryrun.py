@@ -91,7 +91,7 @@ def random_context(pick: random.Random, of: ModelProfile) -> Context:
         parallel=parallel, n_ubatch=min(n_ctx, pick.choice((16, 64, 512))), n_batch=min(n_ctx, 512),
         pipeline_copies=pick.random() < 0.8, kv_unified=kv_unified, swa_full=pick.random() < 0.5,
         flash_attn=flash_attn, n_outputs_max=pick.choice((parallel, parallel, 64)),
-        kv_type_k=kv_type, kv_type_v=kv_type,
+        kv_type_k=kv_type, kv_type_v=kv_type, backend_sampling=pick.random() < 0.4,
     )  # fmt: skip
 
 

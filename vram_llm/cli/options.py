@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.quants import KV_TYPES
-from vram_llm.plan.types import FlashAttention, Lora, Objective, Serving, Workload
+from vram_llm.plan.types import BackendSampling, FlashAttention, Lora, Objective, Serving, Workload
 from vram_llm.units import MIB, parse_bytes, parse_count
 
 if TYPE_CHECKING:
@@ -161,6 +161,11 @@ _OPTIONS = (
                  help="Processor threads.  [default: as many as cores]"),
     click.option("--threads-batch", type=click.IntRange(1), metavar="N",
                  help="Processor threads for steps of several tokens.  [default: as --threads]"),
+    click.option("--backend-sampling", type=click.Choice([each.value for each in BackendSampling]),
+                 default=_DEFAULT.backend_sampling.value, show_default=True, help=(
+        "Choose tokens on the output's device, where a request allows it, rather than on the host. auto: "
+        "where every device is a GPU of this computer."
+    )),
     click.option("--itl-target-ms", type=click.FloatRange(1), default=_SERVING.itl_target_ms,
                  show_default=True, help="How long prompts may make the wait for another's next token."),
     click.option("--cache-reuse", type=click.IntRange(0), default=_SERVING.cache_reuse, show_default=True,
@@ -196,8 +201,8 @@ _NAMES = frozenset(
     {
         "gpus", "rpc", "n_ctx", "parallel", "kv_type", "n_batch", "n_ubatch", "kv_unified", "swa_full",
         "flash_attn", "n_outputs_max", "pipeline", "reserve_mib", "n_gpu_layers", "tensor_split", "mmproj",
-        "loras", "draft", "threads", "threads_batch", "itl_target_ms", "cache_reuse", "slots_ram",
-        "slots_disk",
+        "loras", "draft", "threads", "threads_batch", "backend_sampling", "itl_target_ms", "cache_reuse",
+        "slots_ram", "slots_disk",
         "objective", "expect_depth", "expect_streams", "pooling", "mmap",
     }
 )  # fmt: skip
@@ -232,6 +237,7 @@ def wishes(function: _F) -> _F:
             use_mmap=options.pop("mmap"),
             n_threads=options.pop("threads"),
             n_threads_batch=options.pop("threads_batch"),
+            backend_sampling=BackendSampling(options.pop("backend_sampling")),
             serving=Serving(
                 itl_target_ms=options.pop("itl_target_ms"),
                 cache_reuse=options.pop("cache_reuse"),

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from vram_llm.engine.request import Request
-from vram_llm.llama.sampling import MIN_TEMPERATURE, MOST_BIASED, MOST_MIN_P, MOST_TOP_K, SamplerChain
+from vram_llm.llama.sampling import MIN_TEMPERATURE, MOST_MIN_P, MOST_TOP_K, SamplerChain
+from vram_llm.plan.context import MOST_BIASED
 
 
 class Kind(NamedTuple):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vram_llm.llama.memory import BufferUse
     from vram_llm.llama.virtual import Profile, VirtualDevice
 
+_CHAIN_ROWS = 16  # as long as the vocabulary, and more than a chain ever holds at a time
 _SMALL_BATCH = 8  # tokens a sequence; above that the prompt's graph is the larger by far
 
 
@@ -73,14 +74,30 @@ def answer(question: Question) -> Answer:
         adapters = load_adapters(model, question.adapters)
         found = _measured(model, question.context, devices, virtual, adapters)
         n_tokens, n_rows = min(question.context.n_ctx, question.context.n_ubatch), question.context.parallel
-        if n_rows < n_tokens < _SMALL_BATCH * n_rows:
-            # a real load also reserves one token a sequence, which can be the larger where a batch is small
+        is_small = n_tokens < _SMALL_BATCH * n_rows
+        if n_rows < n_tokens and (is_small or _is_mostly_sampling(question, model, found)):
+            # a real load also reserves one token a sequence, which can be the larger where a batch is small,
+            # or where samplers, which have the same rows in both, take most
             few = replace(question.context, n_ubatch=n_rows)
             for use, other in zip(found, _measured(model, few, devices, virtual, adapters), strict=True):
                 use.compute_bytes = max(use.compute_bytes, other.compute_bytes)
     finally:
         b.C.llama_model_free(model)
     return Answer(devices=found[:-1], host=found[-1])
+
+
+def _is_mostly_sampling(question: Question, model: int, found: Sequence[Use]) -> bool:
+    """Whether chains on the output's device may decide what it computes with."""
+    from vram_llm.llama import bindings as b
+
+    context, ids = question.context, [device.id for device in question.devices]
+    if not context.backend_sampling:
+        return False
+    output = question.placement.output_device
+    use = found[ids.index(output)] if output in ids else found[-1]
+    row_bytes = 4 * b.C.llama_vocab_n_tokens(b.C.llama_model_get_vocab(model))
+    # logits, the same again to sample from, and what a chain needs
+    return bool(use.compute_bytes < (2 * context.n_outputs + _CHAIN_ROWS) * row_bytes)
 
 
 def answer_projector(question: ProjectorQuestion) -> Answer:

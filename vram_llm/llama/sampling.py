@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from vram_llm.llama.bindings import C
+from vram_llm.plan.context import MOST_BIASED
 
 MIN_TEMPERATURE = 1e-5  # below it only the best token has a chance, and llama.cpp's division can overflow
 MIROSTAT_M = 100  # tokens that version 1 estimates the law of frequencies by, as in its paper
 _SEEDS = (
     0xFFFFFFFF  # LLAMA_DEFAULT_SEED, which llama.cpp takes for "draw one": every smaller number is a seed
 )
-MOST_BIASED = 1024  # tokens, where a chain samples on a device: their numbers go there every step
-MOST_TOP_K = 1024  # the same: llama.cpp aborts where there are fewer tokens to keep from
-MOST_MIN_P = 0.9  # the same: it keeps what is above the threshold, and the best would not be
+MOST_TOP_K = 1024  # on a device: llama.cpp aborts where there are fewer tokens to keep from
+MOST_MIN_P = 0.9  # on a device: it keeps what is above the threshold, and the best would not be
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 _candidate_pointer = ctypes.POINTER(C.llama_token_data)
 

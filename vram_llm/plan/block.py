@@ -31,6 +31,7 @@ class End(NamedTuple):
     n_embd: int
     n_vocab: int  # 0: no logits
     cut: RowsCut
+    sampling_input_bytes: int = 0  # of chains that sample here; 0: there are none
 
 
 class Habit(NamedTuple):

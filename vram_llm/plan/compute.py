@@ -24,6 +24,7 @@ from vram_llm.plan.block import (
     Block,
     End,
 )
+from vram_llm.plan.context import MOST_BIASED
 from vram_llm.plan.kernels import F16_KINDS, FUSING_KINDS, has_flash_attention, has_scan
 from vram_llm.plan.peak import OUTPUT, Peaks, Start
 from vram_llm.plan.types import Context, FlashAttention
@@ -112,7 +113,11 @@ class ComputeBound:
         self._anchors = [i for i in range(self._n_layers) if _is_anchor(self._at(i))]
         is_hybrid = any(layer.recurrent_state_bytes for layer in profile.layers)
         n_vocab = profile.vocab_size if profile.output_bytes or profile.tied_output else 0
-        end = End(profile.n_embd, n_vocab, profile.rows_cut)
+        self._sampling_bytes = 0  # of what chains read: a number for each draw, numbers of biased tokens
+        if context.backend_sampling and n_vocab:
+            biases = 2 * F32_BYTES * min(MOST_BIASED, n_vocab)
+            self._sampling_bytes = context.parallel * (biases + ID_BYTES) + self._n_outputs * ID_BYTES
+        end = End(profile.n_embd, n_vocab, profile.rows_cut, self._sampling_bytes)
         self._known: dict[tuple[int | bool, ...], int] = {}
         self._peaks = Peaks(self._blocks, end, is_hybrid=is_hybrid)
 
@@ -140,7 +145,7 @@ class ComputeBound:
             peak = self._peaks.of(chain, start, inputs, batch, states_next=states_next)
             return self._looked_up(first, end, 1) + ID_BYTES + int(peak * _ROOM)
         copied = sum(inputs) + self._stream_bytes(first) + self._brought_back(first, end) + ID_BYTES
-        copied += self._cut_off(first, end)
+        copied += self._cut_off(first, end) + (self._sampling_bytes if has_output else 0)
         peak = self._peaks.of(chain, Start(0), (0, 0), batch)
         return (
             self._looked_up(first, end, PIPELINE_COPIES)
@@ -161,6 +166,7 @@ class ComputeBound:
             + (1 + copies) * stream
             + 2 * self._extra_inputs * self._row_bytes
             + 2 * self._n_added * stream
+            + copies * self._sampling_bytes
         )
         if not chain:
             return moved

@@ -16,6 +16,8 @@ LEAST_OUTPUTS = 8  # rows of logits, so that a lone stream can be drafted for
 EMBEDDED_TEXTS = 64  # that an encoder, which keeps nothing of them, takes in a step
 SAMPLING_KINDS = frozenset({DeviceKind.CUDA, DeviceKind.ROCM, DeviceKind.METAL, DeviceKind.VULKAN})
 """Devices that choose tokens sooner than the host has their logits."""
+MOST_BIASED = 1024
+"""Tokens that a chain on a device may favour or disfavour: it has a place kept for their numbers."""
 NO_TENSOR = "^$"
 """No tensor is called so: with any tensor override llama.cpp makes no pipeline copies (llama-context.cpp)."""
 

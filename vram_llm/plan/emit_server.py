@@ -80,6 +80,11 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
         Setting("--threads", str(context.n_threads), "LLAMA_ARG_THREADS"),
         *batch_threads,
         *_embedding(context),
+        *(
+            (Setting("--backend-sampling", None, "LLAMA_ARG_BACKEND_SAMPLING"),)
+            if context.backend_sampling
+            else ()
+        ),
         Setting("--cache-ram", "0", "LLAMA_ARG_CACHE_RAM"),
         Setting("--ctx-checkpoints", "0", "LLAMA_ARG_CTX_CHECKPOINTS"),
         Setting("--no-op-offload", None, None),

@@ -140,7 +140,30 @@ class Operations:
             stream = self._add(end.n_embd, n_outputs, stream, in_place=1)
         self._graph.keep(stream)
         if end.n_vocab:
-            self._add(end.n_vocab, n_outputs, stream)
+            logits = self._add(end.n_vocab, n_outputs, stream)
+            if end.sampling_input_bytes:
+                self._graph.keep(logits)
+                self._sample(end, logits, n_outputs)
+
+    def _sample(self, end: End, logits: int, n_outputs: int) -> None:
+        """The largest chain (llama/sampling.py) on a row after the other, of which one more is made.
+
+        A bias, top-p, min-p and a draw, as llama_sampler_*_backend_apply of src/llama-sampler.cpp have them.
+        """
+        self._graph.keep(self._graph.add(0 if self._batch.pipelined else end.sampling_input_bytes))
+        rows = self._add(end.n_vocab, n_outputs + 1, logits)
+        for _ in range(2):  # those after repeat
+            row = self._add(end.n_vocab, 1, rows, self._add(end.n_vocab, 1, rows))
+            order = self._add(end.n_vocab, 1, row)
+            row = self._add(end.n_vocab, 1, row, order)
+            for reads in (2, 1):  # top-p adds up probabilities, min-p does not
+                mask = row
+                for _ in range(reads):
+                    mask = self._add(end.n_vocab, 1, mask)
+                row = self._add(end.n_vocab, 1, row, self._add(end.n_vocab, 1, mask), in_place=2)
+            reached = self._add(end.n_vocab, 1, self._add(end.n_vocab, 1, row))
+            self._graph.keep(self._graph.add(ID_BYTES, order, reached))
+        self._graph.add(0, rows)
 
     def _joined(self, block: Block, n_rows: int, mixed: int, stream: int) -> int:
         """The residual stream with what attention or recurrence makes of it."""
