@@ -207,7 +207,7 @@ CONTEXTS = (
     a_context(),
     a_context(pipeline_copies=False, n_ubatch=128, parallel=1),
     a_context(n_ctx=65536, kv_type_k="q8_0", kv_type_v="q8_0", parallel=4),
-    a_context(n_ctx=512, n_ubatch=64, parallel=16),
+    a_context(n_ctx=512, n_ubatch=64, parallel=16, backend_sampling=True),
     a_context(n_ctx=16384, n_ubatch=2048, pipeline_copies=False),
 )
 

@@ -1,5 +1,6 @@
 """What a wish becomes: llama.cpp's own rounding, and what it would refuse."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,12 +8,13 @@ import pytest
 from tests import zoo
 from tests.plan.cases import machine, profile_of
 from vram_llm.errors import BadPlan
+from vram_llm.machine.types import Device, DeviceKind
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.profile import ModelProfile
 from vram_llm.plan.context import resolve_context
 from vram_llm.plan.memory import AnalyticMeter, swa_cells
 from vram_llm.plan.planner import make_plan
-from vram_llm.plan.types import FlashAttention, Workload
+from vram_llm.plan.types import BackendSampling, FlashAttention, Workload
 from vram_llm.units import GIB
 
 RIG = machine([24 * GIB])
@@ -90,6 +92,27 @@ def test_rows_of_logits_are_one_a_sequence_and_enough_to_draft_for_one(gemma: Mo
     assert resolve_context(gemma, RIG, Workload(parallel=3)).n_outputs == 8
     assert resolve_context(gemma, RIG, Workload(parallel=3, n_outputs_max=3)).n_outputs == 3
     assert resolve_context(gemma, RIG, Workload(parallel=3, n_outputs_max=64)).n_outputs == 64
+
+
+CUDA, RPC = RIG.devices[0], replace(RIG.devices[0], id="RPC0", kind=DeviceKind.RPC)
+
+
+@pytest.mark.parametrize(
+    ("devices", "wish", "samples"),
+    [
+        ((CUDA,), Workload(), True),
+        ((CUDA, RPC), Workload(), False),
+        ((), Workload(), False),
+        ((CUDA,), Workload(n_gpu_layers=0), False),
+        ((CUDA,), Workload(backend_sampling=BackendSampling.OFF), False),
+        ((), Workload(backend_sampling=BackendSampling.ON), True),
+        ((CUDA,), Workload(backend_sampling=BackendSampling.ON, pooling=Pooling.MEAN), False),
+    ],
+)
+def test_tokens_are_chosen_on_cards_of_this_computer(
+    gemma: ModelProfile, devices: tuple[Device, ...], wish: Workload, samples: bool
+) -> None:
+    assert resolve_context(gemma, replace(RIG, devices=devices), wish).backend_sampling is samples
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,11 @@ def test_every_setting_of_a_plan_over_two_cards() -> None:
     }
 
 
+def test_sampling_on_the_device_is_a_switch() -> None:
+    plan = saved_plan([local(0)], [80], context=dataclasses.replace(CONTEXT, backend_sampling=True))
+    assert flags(plan)["--backend-sampling"] == ""
+
+
 def test_how_the_past_is_kept_and_read() -> None:
     context = dataclasses.replace(
         CONTEXT, kv_unified=False, swa_full=True, flash_attn=FlashAttention.OFF, n_outputs_max=64

@@ -24,9 +24,9 @@ class Seats:
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
         self._n_vocab = model.vocab.n_tokens
-        n_slots = model.plan.context.parallel
-        self._unused = set(range(n_slots))  # these still have the chain the context was made with
-        self._kinds: dict[int, Kind | None] = dict.fromkeys(self._unused)  # of the others
+        self._kinds: dict[int, Kind | None] = dict.fromkeys(range(model.plan.context.parallel))
+        for slot in self._kinds:
+            model.attach(slot, None)  # what the context was made with has reserved, and is not needed
         self._seated: dict[int, Generation] = {}
         self._refused: set[Kind | None] = set()  # kinds that this device cannot compute
         self._reserved_at, self._last_s = float("-inf"), 0.0
@@ -40,18 +40,18 @@ class Seats:
     def choose(self, free: list[int], sequence: Sequence) -> int:
         """The slot of `free`, which begins with what was freed longest ago, that a sequence should run in.
 
-        One with its kind of chain; else one that nobody has used; else the first. But a newcomer whose answer
-        need not come again, for it has no seed, takes the host, where a slot without a chain is free and
-        reservations would take more than MOST_RESERVING of the time.
+        One with its kind of chain; else one without a chain; else the first. But a newcomer of a kind that no
+        slot has, and whose answer need not come again, as it has no seed, takes the host where one without
+        chain is free and such newcomers would have others wait for more than MOST_RESERVING of the time.
         """
-        used = [slot for slot in free if slot not in self._unused]
-        if alike := [slot for slot in used if self._kinds[slot] == sequence.kind]:
+        if alike := [slot for slot in free if self._kinds[slot] == sequence.kind]:
             return alike[-1]
-        plain = [slot for slot in used if self._kinds[slot] is None]
-        if sequence.may_take_host and plain and self._reserves_often():
+        plain = [slot for slot in free if self._kinds[slot] is None]
+        is_unknown = sequence.kind not in self._kinds.values()
+        if sequence.may_take_host and plain and is_unknown and self._reserves_often():
             sequence.kind = None
             return plain[-1]
-        return next((slot for slot in free if slot in self._unused), free[0])
+        return (plain or free)[0]
 
     def _reserves_often(self) -> bool:
         time_s = perf_counter() - self._reserved_at
@@ -67,7 +67,7 @@ class Seats:
         chooser = generation.chooser
         if isinstance(chooser, DeviceChooser) and chooser.slot >= 0:
             self._vacate(chooser.slot)  # it gave way there, and nobody has come since
-        changes = slot in self._unused or self._kinds[slot] != sequence.kind
+        changes = self._kinds[slot] != sequence.kind
         if changes:
             self._attach(slot, sequence)
         if sequence.kind is not None:
@@ -100,21 +100,18 @@ class Seats:
             before.chooser.rise()
 
     def _attach(self, slot: int, sequence: Sequence) -> None:
-        """A chain for a slot, and for others in which nobody sits.
+        """A chain for a slot, and for as many empty ones as have this kind already.
 
-        Those that nobody has used, and as many as have this kind already, so that a kind that many ask for is
-        soon had without reserving.
+        So a kind that many ask for is soon had without reserving, and few chains are idle: what they read is
+        copied to the device in every step.
         """
         kind = sequence.kind
         if not self._model.attach(slot, None if kind is None else kind.chain(self._n_vocab, 0)):
             self._refused.add(kind)
             kind = sequence.kind = None
-        n_alike = sum(self._kinds[each] == kind for each in self._kinds.keys() - self._unused)
-        empty = [each for each in self._kinds if each != slot and each not in self._seated]
-        unlike = [each for each in empty if each not in self._unused and self._kinds[each] != kind]
-        others = [] if kind is None else [each for each in empty if each in self._unused]
-        for each in (*others, *unlike[:n_alike]):
+        n_alike = sum(has == kind for has in self._kinds.values())
+        self._kinds[slot] = kind
+        unlike = [each for each, has in self._kinds.items() if has != kind and each not in self._seated]
+        for each in unlike[:n_alike]:
             self._model.attach(each, None if kind is None else kind.chain(self._n_vocab, 0))
-        for each in (slot, *others, *unlike[:n_alike]):
             self._kinds[each] = kind
-            self._unused.discard(each)
