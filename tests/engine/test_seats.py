@@ -15,7 +15,7 @@ from tests.engine.alike import are_alike
 from tests.engine.test_speculative import Foreseen
 from tools.random_model import write_llama
 from vram_llm.engine.generation import Generation
-from vram_llm.engine.kind import Kind, kind_of
+from vram_llm.engine.kind import NEARLY_ALL, Kind, kind_of
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Grammar, GrammarKind, Request, SamplingParams, TokenEvent
 from vram_llm.llama.model import LoadedModel
@@ -335,6 +335,8 @@ def test_no_chain_takes_more_than_was_reserved(
         ({"seed": 1}, Kind(1.0)),
         ({**DRAWN, "min_p": 0.05}, Kind(0.8, 40, 0.95, 0.05)),
         ({"top_k": N_VOCAB}, Kind(1.0)),  # keeps all there are
+        ({"top_k": 40}, Kind(1.0, 40)),
+        ({"top_k": 40, "seed": 1}, Kind(1.0, 40, NEARLY_ALL)),  # in an order
         ({"min_p": 1.0}, None),
         ({"repeat_penalty": 1.1}, None),
         ({"dry_multiplier": 0.8}, None),

@@ -6,6 +6,9 @@ from vram_llm.engine.request import Request
 from vram_llm.llama.sampling import MIN_TEMPERATURE, MOST_MIN_P, MOST_TOP_K, SamplerChain
 from vram_llm.plan.context import MOST_BIASED
 
+NEARLY_ALL = 1 - 2.0**-24
+"""A top-p that only sorts: CUDA's top-k keeps no order (top-k.cu), and a draw goes by the order."""
+
 
 class Kind(NamedTuple):
     """What a chain on the device is made from: all of a request's sampling but its seed.
@@ -60,4 +63,7 @@ def kind_of(request: Request, n_vocab: int) -> Kind | None:
     top_k = params.top_k if params.top_k < n_vocab else 0
     if top_k > MOST_TOP_K or params.min_p > MOST_MIN_P:
         return None
-    return Kind(params.temperature, top_k, params.top_p, params.min_p, bias)
+    top_p = params.top_p
+    if params.seed is not None and top_k:
+        top_p = min(top_p, NEARLY_ALL)
+    return Kind(params.temperature, top_k, top_p, params.min_p, bias)
