@@ -358,3 +358,18 @@ def test_what_is_too_much_for_a_device_takes_the_host() -> None:
         assert kind_of(_request("r", sampling=SamplingParams(**options)), n_vocab) is None
     assert kind_of(_request("r", logprobs=0), n_vocab) is None
     assert kind_of(_request("r", prompt_logprobs=0), n_vocab) is None
+
+
+def test_with_a_cache_for_each_sequence(plan_on_cpu: PlanOnCpu, path: Path) -> None:
+    """llama.cpp then computes rows in another order than they were asked for in."""
+    answers = []
+    for where in (BackendSampling.OFF, BackendSampling.ON):
+        plan = plan_on_cpu(
+            path, n_ctx=1024, kv_unified=False, n_batch=64, n_ubatch=16, backend_sampling=where
+        )
+        model = LoadedModel(plan)
+        requests = [_request(f"r{i}", prompt, max_tokens=5 + i) for i, prompt in enumerate(_prompts(8))]
+        requests[3] = _request("r3", _prompts(8)[3], logprobs=1)
+        answers.append(_run(Loop(model), *requests))
+        model.close()
+    assert answers[0] == answers[1]
