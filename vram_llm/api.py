@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vram_llm.errors import BadPlan, DoesNotFit, EngineDied, NotBuilt, VramLLMError
+from vram_llm.model import drafts
 from vram_llm.model.header import Header, read_header
 from vram_llm.model.location import HUB, is_kept, is_remote
 from vram_llm.model.profile import ModelProfile, profile, with_adapters
@@ -151,17 +152,28 @@ def _candidates(
 
         found.append(beside.projector(read_projector(header), machine.host, projector_use if dry else None))
     if (drafting := files.draft) is not None:
+        small = _profile_of_draft(files.model, drafting, files.profile)
 
         def draft_meter(own: "Context", devices: "Sequence[Device]") -> "Meter":
             assert dry is not None
             return dry.meter(drafting, own, devices, machine.host, 0)
 
-        found.append(
-            beside.draft(
-                profile(drafting), str(drafting.path), context, machine, draft_meter if dry else None
-            )
-        )
+        found.append(beside.draft(small, str(drafting.path), context, machine, draft_meter if dry else None))
     return found
+
+
+def _profile_of_draft(model: Header, draft: Header, of: ModelProfile) -> ModelProfile:
+    """The profile of a draft model. Raises BadPlan where it cannot guess for the model."""
+    small = profile(draft)
+    said = drafts.difference(model, draft)
+    if said is None and not (small.can_rewind and small.has_memory):
+        said = "it cannot take its guesses back"
+    if said is not None:
+        raise BadPlan(
+            f"{small.name} cannot draft for {of.name}: {said}; take a smaller model of the same "
+            "family, whose vocabulary is the same"
+        )
+    return small
 
 
 def compare(
@@ -384,10 +396,9 @@ def served_name(path: str) -> str:
 
 
 def _check_loadable(plan: "Plan") -> None:
-    later = {CompanionKind.MMPROJ: "--mmproj", CompanionKind.DRAFT: "--draft"}
-    if unknown := [later[each.kind] for each in plan.companions if each.kind in later]:
+    if any(each.kind is CompanionKind.MMPROJ for each in plan.companions):
         raise BadPlan(
-            f"the engine does not load what {' and '.join(unknown)} names yet: plan without it to load the "
+            "the engine does not load what --mmproj names yet: plan without it to load the "
             "model here, or start llama-server as `vram-llm plan --emit llama-server` says"
         )
     paths = (plan.model.path, *(each.path for each in plan.companions))
@@ -399,6 +410,12 @@ def _check_loadable(plan: "Plan") -> None:
     if absent := [device.name for device in plan.devices if device.what_if]:
         raise BadPlan(
             f"{absent[0]} is planned for but not in this machine; plan without --gpu to load it here"
+        )
+    has_draft = any(each.kind is CompanionKind.DRAFT for each in plan.companions)
+    if has_draft and not analyze(plan.model.path).can_rewind:
+        raise BadPlan(
+            f"{plan.model.name} is recurrent and cannot take drafted tokens back, so that the engine drafts "
+            "nothing for it; plan without --draft to load the model here"
         )
 
 

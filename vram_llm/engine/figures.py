@@ -7,9 +7,9 @@ from dataclasses import dataclass
 class Figures:
     """Counts and seconds since the load, and what there is now. A rate is the difference of two of these.
 
-    Of a step's time, `llama_s` is spent in llama_decode and in waiting for the device, `sampling_s` in
-    choosing tokens from logits, and `host_s` in everything else: scheduling, filling the batch, text, and
-    the messages to and from the server. Waiting for requests counts as none of them.
+    Of a step's time, `llama_s` is spent in llama_decode, a draft model's too, and in waiting for the device,
+    `sampling_s` in choosing tokens from logits, and `host_s` in everything else: scheduling, filling the
+    batch, text, and the messages to and from the server. Waiting for requests counts as none of them.
     """
 
     n_steps: int = 0
@@ -23,6 +23,8 @@ class Figures:
     reserve_s: float = 0.0  # of llama_s
     n_drafted_tokens: int = 0
     n_accepted_tokens: int = 0  # of those drafted
+    n_guessed_tokens: int = 0  # of those drafted, by the draft model and not by prompt lookup
+    n_right_tokens: int = 0  # of those guessed, accepted
     n_running: int = 0
     n_waiting: int = 0
     n_cells: int = 0

@@ -4,6 +4,7 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 
 from vram_llm.engine.choosing import Chooser, DeviceChooser
+from vram_llm.engine.guessing import Guesses
 from vram_llm.engine.logprobs import likelihood, unpredicted
 from vram_llm.engine.request import FinishReason, Likelihood, Request
 from vram_llm.engine.sequence import Sequence
@@ -34,20 +35,25 @@ class Generation:
     chooser: Chooser | DeviceChooser
     constraint: Constraint | None
     lookup: PromptLookup | None  # None: no drafts
+    guesses: Guesses | None = None  # None: no draft model's
     prompt_likelihoods: list[Likelihood] = field(default_factory=list)
 
     def draft(self, sequence: Sequence, most: int) -> list[int]:
         """At most `most` tokens that may follow; none where drafts do not pay."""
         if self.lookup is None or most < 1:
             return []
-        most = min(most, sequence.max_tokens - sequence.n_generated - 1)
-        draft = self.lookup.draft(sequence.tokens, most)
+        return self.fitting(self.lookup.draft(sequence.tokens, min(most, sequence.n_left - 1)))
+
+    def fitting(self, draft: list[int]) -> list[int]:
+        """As much of a draft as its grammar allows."""
         return draft if self.constraint is None else self.constraint.fitting(draft)
 
-    def choose(self, model: LoadedModel, rows: Rows[int], draft: Rows[int]) -> Choices:
+    def choose(
+        self, model: LoadedModel, rows: Rows[int], draft: Rows[int], *, guessed: bool = False
+    ) -> Choices:
         """A token from the first of `rows` and, as long as `draft` foretold them, from those after it.
 
-        Row i + 1 was computed with `draft[i]` as its token.
+        Row i + 1 was computed with `draft[i]` as its token. `guessed`: by the draft model.
         """
         if not draft and self.constraint is None and self.request.logprobs is None:
             if self.lookup is not None:
@@ -66,8 +72,8 @@ class Generation:
                 choices.likelihoods.append(told)
             if token != foretold or self.is_complete:
                 break
-        if self.lookup is not None:
-            self.lookup.observe(len(draft), max(len(choices.tokens) - 1, 0))
+        if (source := self.guesses if guessed else self.lookup) is not None:
+            source.observe(len(draft), max(len(choices.tokens) - 1, 0))
         return choices
 
     def _choose(self, row: int) -> int:

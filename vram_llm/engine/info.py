@@ -43,6 +43,7 @@ class ModelInfo:
     eos_token: str
     created: int  # Unix seconds of the load
     memory: tuple[LoadedMemory, ...] = ()
+    draft_memory: tuple[LoadedMemory, ...] = ()  # the same of its draft model
     pooling: Pooling | None = None  # of the embeddings it makes; None: it writes text
     n_pooled: int = 0  # numbers in one of them
     adapters: tuple[str, ...] = ()  # names of its LoRA adapters

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from vram_llm.engine.cache import PrefixCache, freed_last
 from vram_llm.engine.choosing import Choosers
+from vram_llm.engine.drafter import Drafter, Wish
 from vram_llm.engine.figures import Figures
 from vram_llm.engine.generation import Choices, Generation
+from vram_llm.engine.guessing import Guesses, Worth
 from vram_llm.engine.intake import Intake, refusal
 from vram_llm.engine.meter import Meter
 from vram_llm.engine.pace import Pace
@@ -43,9 +45,12 @@ class _Compiling(NamedTuple):
 
 
 class Loop:
-    """Continuous batching over `model`. Not thread-safe: one thread submits, cancels and steps."""
+    """Continuous batching over `model`. Not thread-safe: one thread submits, cancels and steps.
 
-    def __init__(self, model: LoadedModel) -> None:
+    `draft` is a model of the same vocabulary that guesses tokens, where `model` can take them back.
+    """
+
+    def __init__(self, model: LoadedModel, draft: LoadedModel | None = None) -> None:
         context, serving = model.plan.context, model.plan.serving
         can_park = context.kv_unified and not model.cells.is_stateful
         self._model = model
@@ -71,6 +76,10 @@ class Loop:
         self._choosers = Choosers(model)
         self._grammars = Grammars(model.vocab)
         self._intake = Intake(model.vocab, model.n_ctx_seq)
+        self._drafter: Drafter | None = None
+        if draft is not None:
+            worth = Worth(self._row_cost, serving.itl_target_ms / 1000)
+            self._drafter = Drafter(draft, model.vocab.n_tokens, worth, self.meter)
 
     @property
     def is_idle(self) -> bool:
@@ -109,6 +118,7 @@ class Loop:
             chooser=self._choosers.make(request.sampling, tokens),
             constraint=constraint,
             lookup=PromptLookup(self._row_cost) if model.cells.can_rewind else None,
+            guesses=Guesses(self._drafter.worth) if self._drafter is not None else None,
         )
         tells_prompt = request.prompt_logprobs is not None
         kind = None if self._seats is None else self._seats.kind_of(request)
@@ -178,11 +188,30 @@ class Loop:
         spare = min(spare, scheduler.room.n_cells - scheduler.n_cells_wanted)
         if spare < 1 or any(chunk.count > 1 or not chunk.samples for chunk in chunks):
             return chunks
+        if self._drafter is not None and not self._row_cost.is_fresh(len(chunks)):
+            return chunks  # what a step takes without drafts has to be seen now and then
         for i, chunk in enumerate(chunks):
             share = -(-spare // (len(chunks) - i))
             chunk.draft = tuple(self._generations[chunk.sequence.id].draft(chunk.sequence, share))
             spare -= len(chunk.draft)
+        if self._drafter is not None:
+            self._guess(self._drafter, [chunk for chunk in chunks if not chunk.draft], spare)
         return chunks
+
+    def _guess(self, drafter: Drafter, chunks: list[Chunk], spare: int) -> None:
+        """The draft model's guesses for chunks, in `spare` rows: an equal share for each."""
+        wishes = {}
+        for i, chunk in enumerate(chunks):
+            guesses, n_left = self._generations[chunk.sequence.id].guesses, chunk.sequence.n_left
+            assert guesses is not None
+            share = -(-spare // (len(chunks) - i))
+            wishes[chunk.sequence.id] = Wish(chunk.sequence, guesses, min(share, n_left - 1))
+            spare -= share
+        drafter.guess(wishes.values())
+        for chunk in chunks:
+            found = wishes[chunk.sequence.id].found
+            chunk.draft = tuple(self._generations[chunk.sequence.id].fitting(found))
+            chunk.guessed = bool(chunk.draft)
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -246,6 +275,8 @@ class Loop:
             self._pace.observe(n_decode, n_prefill, seconds)
         if not n_prefill:
             self._row_cost.observe(n_decode, n_drafted, seconds)
+        if self._drafter is not None:
+            self._drafter.worth.earn(seconds)
         self.meter.n_prompt_tokens += n_prefill
 
     def _fewer(self, chunks: list[Chunk]) -> list[Chunk]:
@@ -275,7 +306,7 @@ class Loop:
             rows = rows[-1:]
         if sequence.max_tokens == 0 or not chunk.samples:
             return Choices()
-        return generation.choose(self._model, rows, chunk.draft)
+        return generation.choose(self._model, rows, chunk.draft, guessed=chunk.guessed)
 
     def _deliver(self, chunk: Chunk, choices: Choices) -> TokenEvent:
         sequence, generation = chunk.sequence, self._generations[chunk.sequence.id]
@@ -323,6 +354,9 @@ class Loop:
             self._model.cells.cut(sequence.slot, sequence.n_cached)
         self.meter.n_drafted_tokens += len(chunk.draft)
         self.meter.n_accepted_tokens += n_stand
+        if chunk.guessed:
+            self.meter.n_guessed_tokens += len(chunk.draft)
+            self.meter.n_right_tokens += n_stand
 
     def _release(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)

@@ -21,6 +21,8 @@ class Meter:
     n_device_tokens: int = 0
     n_drafted_tokens: int = 0
     n_accepted_tokens: int = 0
+    n_guessed_tokens: int = 0
+    n_right_tokens: int = 0
 
     _total_s: float = 0.0
 
@@ -43,6 +45,8 @@ class Meter:
             reserve_s=0.0 if seats is None else seats.reserve_s,
             n_drafted_tokens=self.n_drafted_tokens,
             n_accepted_tokens=self.n_accepted_tokens,
+            n_guessed_tokens=self.n_guessed_tokens,
+            n_right_tokens=self.n_right_tokens,
             n_running=len(scheduler.running),
             n_waiting=len(scheduler.waiting),
             n_cells=cache.n_cells,

@@ -51,6 +51,11 @@ class Sequence:
         return len(self.tokens) - self.n_prompt
 
     @property
+    def n_left(self) -> int:
+        """Tokens it may still generate."""
+        return self.max_tokens - self.n_generated
+
+    @property
     def is_telling(self) -> bool:
         """True while logits of its prompt's rows are wanted."""
         return self.tells_prompt and self.n_told < self.n_prompt
@@ -72,6 +77,7 @@ class Chunk:
     start: int
     count: int
     draft: tuple[int, ...] = ()
+    guessed: bool = False  # by the draft model
 
     @property
     def samples(self) -> bool:

@@ -14,6 +14,7 @@ EARNED_PER_TOKEN = 0.04  # rows that a token chosen without a draft earns, at mo
 _MOST_GAIN = 4.0
 _LEAST_TRIED = 0.1  # of EARNED_PER_TOKEN: what rows cost has to be seen now and then
 _NEWEST = 0.15  # weight of an observation, once there were some
+_LOOK_EVERY = 32  # steps with drafts, before one without shows again what that takes
 
 
 class RowCost:
@@ -27,15 +28,31 @@ class RowCost:
         self.gain = 1.0  # rows that a draft token wins where it stands, its own paid: a / (n b)
         self._plain_s, self._n_streams = 0.0, 1  # the last steps without drafts
         self._row_s, self._n_seen = 0.0, 0
+        self._n_since = 0  # steps with drafts since one without
+
+    def is_fresh(self, n_streams: int) -> bool:
+        """Whether what `n_streams` take without drafts was seen lately."""
+        return n_streams == self._n_streams and self._plain_s > 0 and self._n_since < _LOOK_EVERY
+
+    @property
+    def token_s(self) -> float:
+        """Seconds for a token of a stream without drafts; 0 before the first."""
+        return self._plain_s / self._n_streams
+
+    @property
+    def row_s(self) -> float:
+        """Seconds that a row more takes."""
+        return self._row_s if self._n_seen else self._plain_s / (1 + self._n_streams)
 
     def observe(self, n_streams: int, n_drafted: int, seconds: float) -> None:
         """A step that computed a token for each of `n_streams`, and drafts, took `seconds`."""
         if not n_drafted:
             weight = _NEWEST if n_streams == self._n_streams and self._plain_s else 1.0
             self._plain_s += weight * (seconds - self._plain_s)
-            self._n_streams = n_streams
+            self._n_streams, self._n_since = n_streams, 0
         elif n_streams == self._n_streams and self._plain_s:
             self._n_seen += 1
+            self._n_since += 1
             row_s = max(seconds - self._plain_s, 0.0) / n_drafted
             self._row_s += max(1 / self._n_seen, _NEWEST) * (row_s - self._row_s)
         self.gain = self._gain(n_streams)

@@ -90,6 +90,7 @@ def run(channel: Channel) -> None:
     # here, not above: loading llama.cpp's libraries takes longer than everything else before the load
     from vram_llm.engine.expectation import Expectation
     from vram_llm.engine.loop import Loop
+    from vram_llm.llama.draft import load_draft
     from vram_llm.llama.model import LoadedModel
 
     last, stopped = -1.0, False
@@ -105,17 +106,19 @@ def run(channel: Channel) -> None:
             stopped = True
         return not stopped
 
+    servers: dict[str, list[int]] = {}
     try:
-        model = LoadedModel(start.plan, progress)
+        model = LoadedModel(start.plan, progress, servers)
     except VramLLMError:
         if not stopped:
             raise
     if stopped:
         raise _Stopped
-    channel.send(wire.Ready(_info(model, start.model_name)))
+    draft = load_draft(model, servers)
+    channel.send(wire.Ready(_info(model, draft, start.model_name)))
     if start.plan.context.pooling is not None:
         _embed(channel, model)
-    loop = Loop(model)
+    loop = Loop(model, draft)
     expectation = Expectation(start.plan.speed)
     while True:
         events: list[TokenEvent] = []
@@ -173,19 +176,13 @@ def _of_vocabulary(model: "LoadedModel", asked: wire.Tokenize | wire.Detokenize)
     return wire.Tokens(asked.id, vocab.tokenize(asked.text, **special))
 
 
-def _info(model: "LoadedModel", name: str) -> ModelInfo:
+def _info(model: "LoadedModel", draft: "LoadedModel | None", name: str) -> ModelInfo:
     plan = model.plan
-    memory = []
+    memory: tuple[LoadedMemory, ...] = ()
+    draft_memory: tuple[LoadedMemory, ...] = ()
     with contextlib.suppress(NotBuilt):  # then nothing is said of memory, rather than something wrong
-        memory = [
-            LoadedMemory(
-                id=device,
-                weights_bytes=use.weights_bytes,
-                context_bytes=use.context_bytes,
-                compute_bytes=use.compute_bytes,
-            )
-            for device, use in model.memory_use().items()
-        ]
+        memory = _held(model)
+        draft_memory = () if draft is None else _held(draft)
     return ModelInfo(
         name=name,
         path=plan.model.path,
@@ -200,10 +197,24 @@ def _info(model: "LoadedModel", name: str) -> ModelInfo:
         bos_token=model.vocab.text_of(model.vocab.bos),
         eos_token=model.vocab.text_of(model.vocab.eos),
         created=int(time.time()),
-        memory=tuple(memory),
+        memory=memory,
+        draft_memory=draft_memory,
         pooling=plan.context.pooling,
         n_pooled=model.n_pooled,
         adapters=_names(each.path for each in plan.companions if each.kind is CompanionKind.LORA),
+    )
+
+
+def _held(model: "LoadedModel") -> tuple[LoadedMemory, ...]:
+    """What llama.cpp holds of a model on each device. Raises NotBuilt."""
+    return tuple(
+        LoadedMemory(
+            id=device,
+            weights_bytes=use.weights_bytes,
+            context_bytes=use.context_bytes,
+            compute_bytes=use.compute_bytes,
+        )
+        for device, use in model.memory_use().items()
     )
 
 

@@ -19,6 +19,7 @@ class Vocab:
         self._pieces: dict[int, bytes] = {}
         self._spellings: dict[int, bytes] = {}
         self._marks: dict[str, int | None] = {}
+        self.kind: int = C.llama_vocab_type(handle)
         self.n_tokens: int = C.llama_vocab_n_tokens(handle)
         self.bos: int = C.llama_vocab_bos(handle)
         self.eos: int = C.llama_vocab_eos(handle)
@@ -61,6 +62,10 @@ class Vocab:
         if cached is None:
             cached = self._spellings[token] = self._render(token, special=True)
         return cached
+
+    def name(self, token: int) -> bytes:
+        """A token as the model's file has it."""
+        return bytes(C.llama_vocab_get_text(self._handle, token))
 
     def text_of(self, token: int) -> str:
         """A token as it is written in a prompt; "" for a token the model has not."""

@@ -114,6 +114,11 @@ class ModelProfile:
         """Bytes of K and V per token at f16, over all layers."""
         return sum(layer.kv_bytes_per_token for layer in self.layers)
 
+    @property
+    def can_rewind(self) -> bool:
+        """Whether a sequence's last tokens can be taken back: a recurrent state has them for good."""
+        return not any(layer.recurrent_state_bytes for layer in self.layers)
+
 
 def profile(header: Header) -> ModelProfile:
     """Work out the profile of a language model.

@@ -55,6 +55,7 @@ def draft(
         total_bytes=profile.total_bytes,
         measure=measure,
         context=own,
+        n_layers=profile.n_layers,
     )
 
 

@@ -8,10 +8,12 @@ cut. Both go where most is free, and the model is planned around them.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
+from vram_llm.errors import BadPlan
 from vram_llm.machine.types import Device, Machine
 from vram_llm.model.adapter import Adapter
 from vram_llm.model.profile import ModelProfile
 from vram_llm.plan.adapters import AdapterWeights
+from vram_llm.plan.layout import placement_from_counts
 from vram_llm.plan.memory import overhead_bytes
 from vram_llm.plan.types import (
     HOST,
@@ -23,6 +25,7 @@ from vram_llm.plan.types import (
     Lora,
     Meter,
     Placement,
+    Plan,
 )
 
 
@@ -45,6 +48,7 @@ class Candidate:
     total_bytes: int
     measure: Callable[[Device | None], Measured]  # on a device, or for None on the host alone
     context: Context | None = None
+    n_layers: int | None = None  # of a draft model
 
 
 def settle(
@@ -73,6 +77,7 @@ def settle(
             uses=uses,
             method=found.method,
             context=each.context,
+            n_layers=each.n_layers,
         )
         settled.append(companion)
         machine = _beside(machine, companion)
@@ -98,6 +103,23 @@ def adapters(
             scale=lora.scale,
         )
         for lora, adapter in zip(loras, profile.adapters, strict=True)
+    )
+
+
+def draft_plan(plan: Plan) -> Plan | None:
+    """The plan by which the draft model of `plan` is loaded; None where it has none. Raises BadPlan."""
+    draft = next((each for each in plan.companions if each.kind is CompanionKind.DRAFT), None)
+    if draft is None:
+        return None
+    if draft.device is None or draft.context is None or draft.n_layers is None:
+        raise BadPlan("the saved plan does not say all of its draft model; plan again")
+    ids = [] if draft.device == HOST else [draft.device]
+    return replace(
+        plan,
+        model=replace(plan.model, path=draft.path, name=draft.name, total_bytes=draft.total_bytes),
+        context=draft.context,
+        placement=placement_from_counts(ids, [draft.n_layers] * len(ids), draft.n_layers),
+        companions=(),
     )
 
 

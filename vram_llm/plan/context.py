@@ -35,6 +35,8 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
             "a draft model takes as much context as the model: give --n-ctx a number beside --draft"
         )
     pooling = workload.pooling or profile.pooling
+    if pooling is not None and workload.draft is not None:
+        raise BadPlan("embeddings are not drafted: leave --draft out")
     trained = profile.context_length or Workload.DEFAULT_N_CTX
     if pooling is Pooling.RANK and not any(each.name.startswith("cls.") for each in profile.output_tensors):
         raise BadPlan(

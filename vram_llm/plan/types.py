@@ -289,6 +289,7 @@ class Companion:
     method: str
     scale: float = 1.0  # of an adapter
     context: Context | None = None  # of a draft model
+    n_layers: int | None = None  # of a draft model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
