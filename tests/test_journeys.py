@@ -101,6 +101,24 @@ def chat(served: Serving, text: str, **more: object) -> str:
     return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
 
 
+def test_a_draft_model_from_the_command_line_on(tmp_path: Path) -> None:
+    """The same answer, the memory of both as planned, and a stream that is left in the middle."""
+    model = write_llama(tmp_path / "model.gguf", n_ff=(256,) * 6)
+    with serving(model, "--n-ctx", "2048") as served:
+        served.await_health()
+        alone = chat(served, "Hello", temperature=0)
+    with serving(model, "--n-ctx", "2048", "--draft", str(model), "--no-mmap") as served:
+        served.await_health()
+        assert chat(served, "Hello", temperature=0) == alone
+        stream = served.client.completions.create(model="", prompt="Hello", max_tokens=1000, stream=True)
+        next(iter(stream))
+        stream.close()
+        assert chat(served, "Hello", temperature=0) == alone
+        assert served.end() == 0
+        assert "as planned on every device, to the byte: weights, context, compute, draft" in served.said()
+        assert "Traceback" not in served.said()
+
+
 def test_the_demo_model_from_start_to_end() -> None:
     with serving() as served:
         seen = served.await_health()

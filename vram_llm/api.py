@@ -111,13 +111,15 @@ class _Files:
 def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None") -> "Plan":
     """The plan by the dry run, or without one by the analytic meter."""
     from vram_llm.plan.companions import counting, settle
+    from vram_llm.plan.idle import left_alone
     from vram_llm.plan.planner import make_plan
 
     reserve = workload.reserve_bytes
     candidates = _candidates(files, machine, workload, dry)
+    idle = left_alone(files.profile, machine, workload) if files.draft is not None else frozenset()
 
     def planned(allowed: Collection[str] | None) -> "Plan":
-        companions, rig = settle(machine, candidates, reserve, allowed)
+        companions, rig = settle(machine, candidates, reserve, allowed, idle)
 
         def exact(context: "Context") -> "Meter":
             assert dry is not None
@@ -129,7 +131,12 @@ def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun 
         return make_plan(files.profile, rig, workload, exact if dry else None, companions)
 
     plan, allowed = planned(None), {device.id for device in machine.devices}
-    while strays := {each.device for each in plan.companions} - {None, HOST, *plan.placement.device_order}:
+    while strays := {
+        each.device
+        for each in plan.companions
+        if each.device not in (None, HOST, *plan.placement.device_order)
+        and not (each.kind is CompanionKind.DRAFT and each.device in idle)
+    }:
         allowed -= strays  # a device that the model leaves alone is none to keep a companion on
         plan = planned(allowed)
     return plan
@@ -170,8 +177,7 @@ def _profile_of_draft(model: Header, draft: Header, of: ModelProfile) -> ModelPr
         said = "it cannot take its guesses back"
     if said is not None:
         raise BadPlan(
-            f"{small.name} cannot draft for {of.name}: {said}; take a smaller model of the same "
-            "family, whose vocabulary is the same"
+            f"{small.name} cannot draft for {of.name}: {said}; take a smaller model of the same family"
         )
     return small
 
@@ -276,8 +282,8 @@ def verify(plan: "Plan", *, on_state: "Callable[[EngineClient], None]" = lambda 
         raise NotBuilt(
             "this build of llama.cpp does not tell what it holds, so no plan can be verified with it"
         )
-    found = readings(plan, info.memory, before.cards, after.cards, after.process)
-    certificate = certify(plan, info.memory, found)
+    found = readings(plan, (*info.memory, *info.draft_memory), before.cards, after.cards, after.process)
+    certificate = certify(plan, info.memory, found, info.draft_memory)
     notes = _keep_overheads(plan, certificate, after.driver_version)
     return dataclasses.replace(certificate, notes=notes)
 

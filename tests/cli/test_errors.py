@@ -25,6 +25,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "words.gguf").write_bytes(data.replace("\u2581w".encode(), "\u2581x".encode()))
     write_llama(tmp_path / "wide.gguf", n_vocab=600)
     write_loadable(LOADABLE["nemotron_h"](), tmp_path / "hybrid.gguf")
+    write_loadable(LOADABLE["dense"](), tmp_path / "plain.gguf")
     (tmp_path / "strange.gguf").write_bytes(data.replace(b"llama", b"lemur"))
     zoo.write(zoo.llama(), tmp_path / "split.gguf", shard_bytes=4 * 10**9)
     (tmp_path / "split-00002-of-00003.gguf").unlink()
@@ -65,9 +66,9 @@ def folder(tmp_path: Path) -> Path:
         (["plan", "good.gguf", "--mmproj", "good.gguf"], 11, "is not a multimodal projector"),
         (["plan", "good.gguf", "--draft", "wide.gguf"], 23, "it has 600 tokens, not 320"),
         (["plan", "good.gguf", "--draft", "hybrid.gguf"], 23, "it cannot take its guesses back"),
-        (["serve", "good.gguf", "--draft", "words.gguf", "--port", "0"], 23, "259 is '\u2581x0', not '\u2581w0'"),
-        (["serve", "hybrid.gguf", "--draft", "good.gguf", "--port", "0"], 23, "plan without --draft"),
-        (["serve", "good.gguf", "--draft", "good.gguf", "--pooling", "mean"], 23, "embeddings are not drafted"),
+        (["serve", "good.gguf", "--draft", "words.gguf", "--port", "0"], 23, "token 259 is '\u2581x0'"),
+        (["serve", "hybrid.gguf", "--draft", "plain.gguf", "--port", "0"], 23, "plan without --draft"),
+        (["serve", "good.gguf", "--draft", "good.gguf", "--pooling", "mean"], 23, "are not drafted"),
         (["plan", "good.gguf", "--tensor-split", "a,b"], 64, "write it like 0.35,0.45,0.20"),
         (["serve", "good.gguf", "--api-key-file", "empty.gguf"], 64, "holds no API key"),
         (["serve", "good.gguf", "--api-key-file", "nowhere"], 64, "'nowhere' does not exist"),

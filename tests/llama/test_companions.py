@@ -19,6 +19,7 @@ from llama_cpp import mtmd_cpp
 
 from tests.companions import write_lora, write_mmproj
 from tests.conftest import PlanOnCpu
+from tests.plan.cases import speed, with_speeds
 from tests.workers import await_listening, free_ports
 from tests.zoo.loadable import LOADABLE, write_loadable
 from tools.random_model import write_llama
@@ -209,6 +210,24 @@ def test_a_draft_model_holds_what_was_planned(rig: Machine, tmp_path: Path) -> N
             )  # fmt: skip
         beside = {use.id: use.companion_bytes for use in plan.estimate.devices}
         assert beside[companion.device] == companion.uses[companion.device].total_bytes
+
+
+def test_on_a_device_the_model_leaves_idle_it_holds_what_was_planned(rig: Machine, tmp_path: Path) -> None:
+    """Loaded for real beside the model, and asked: `verify` has all sequences decode."""
+    path = write_llama(tmp_path / "model.gguf", n_ff=(256,) * 6)
+    small = write_llama(tmp_path / "draft.gguf", n_ff=(96,) * 2)
+    wish = Workload(n_ctx=512, parallel=4, reserve_bytes=0, use_mmap=False, draft=str(small))
+    plan = api.plan(str(path), with_speeds(rig, speed(10), speed(90), speed(30)), wish)
+    (companion,) = of_kind(plan, CompanionKind.DRAFT)
+    assert (plan.placement.device_order, companion.device) == (("RPC1",), "RPC2")
+    certificate = api.verify(plan)
+    assert certificate.within_budget
+    rows = {row.id: row for row in certificate.devices}
+    assert set(rows) == {"RPC1", "RPC2", HOST}
+    for name in ("RPC2", HOST):
+        (held,) = [kind for kind in rows[name].kinds if kind.kind == "draft"]
+        assert held.held_bytes == held.planned_bytes == companion.uses[name].total_bytes
+    assert {"weights", "context", "compute", "draft"} <= set(certificate.exact_kinds)
 
 
 @pytest.mark.parametrize("image", [56, 224])

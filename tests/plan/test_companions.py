@@ -11,9 +11,10 @@ import yaml
 
 from tests import zoo
 from tests.companions import write_lora, write_mmproj
-from tests.plan.cases import LAPTOP, machine, profile_of
+from tests.plan.cases import LAPTOP, machine, profile_of, speed, with_speeds
 from tests.plan.saved import CONTEXT, local, saved_plan
 from tools.random_model import write_llama
+from vram_llm.engine.info import LoadedMemory
 from vram_llm.errors import BadPlan, DoesNotFit, ModelFileError
 from vram_llm.machine.types import Device
 from vram_llm.model.header import read_header
@@ -21,9 +22,11 @@ from vram_llm.model.profile import ModelProfile, profile, with_adapters
 from vram_llm.model.projector import read_projector
 from vram_llm.plan import beside
 from vram_llm.plan.adapters import AdapterWeights
-from vram_llm.plan.check import check_companion
-from vram_llm.plan.companions import Candidate, Measured, settle
+from vram_llm.plan.certificate import certify
+from vram_llm.plan.check import check, check_companion
+from vram_llm.plan.companions import Candidate, Measured, aside, draft_plan, settle
 from vram_llm.plan.emit import emit, from_json, to_json
+from vram_llm.plan.idle import left_alone
 from vram_llm.plan.planner import make_plan
 from vram_llm.plan.types import HOST, Companion, CompanionKind, CompanionUse, Lora, Plan, Workload
 from vram_llm.units import GIB, MIB
@@ -62,6 +65,72 @@ def test_only_allowed_devices_are_considered() -> None:
     assert settled[0].device == "GPU0"
     settled, _ = settle(machine([8 * GIB, 12 * GIB]), [candidate(GIB)], 0, set())
     assert settled[0].device == HOST
+
+
+@pytest.mark.parametrize(
+    ("idle", "gib", "kind", "home"),
+    [
+        ((), 2, CompanionKind.DRAFT, "GPU1"),  # where most is left
+        (("GPU0",), 2, CompanionKind.DRAFT, "GPU0"),
+        (("GPU0", "GPU2"), 2, CompanionKind.DRAFT, "GPU2"),  # the faster of the two
+        (("GPU0", "GPU2"), 5, CompanionKind.DRAFT, "GPU0"),  # which has no room for this one
+        (("GPU0", "GPU2"), 9, CompanionKind.DRAFT, "GPU1"),
+        (("GPU0", "GPU2"), 40, CompanionKind.DRAFT, HOST),
+        (("GPU0", "GPU2"), 2, CompanionKind.MMPROJ, "GPU1"),
+    ],
+)
+def test_a_draft_model_goes_where_the_model_does_not(
+    idle: tuple[str, ...], gib: int, kind: CompanionKind, home: str
+) -> None:
+    rig = with_speeds(machine([8 * GIB, 12 * GIB, 6 * GIB]), speed(300), speed(900), speed(600))
+    one = dataclasses.replace(candidate(gib * GIB), kind=kind)
+    (settled,), _ = settle(rig, [one], GIB, idle=idle)
+    assert settled.device == home
+
+
+@pytest.mark.parametrize(
+    ("speeds", "split", "idle"),
+    [
+        ((900, 300), None, {"GPU1"}),
+        ((300, 900), None, {"GPU0"}),
+        ((900, 300), (1.0, 0.0), set()),  # left out by the user
+        ((None, None), None, set()),  # memory decides: both are used
+    ],
+)
+def test_which_devices_the_model_leaves_alone(
+    llama: ModelProfile, speeds: tuple[int | None, ...], split: tuple[float, ...] | None, idle: set[str]
+) -> None:
+    rig = with_speeds(machine([24 * GIB] * 2), *(None if each is None else speed(each) for each in speeds))
+    assert left_alone(llama, rig, dataclasses.replace(LLAMA_WISH, tensor_split=split)) == idle
+
+
+def test_the_plan_says_where_the_draft_model_is(llama: ModelProfile) -> None:
+    rig = with_speeds(machine([24 * GIB] * 2), speed(900), speed(300))
+    one = dataclasses.replace(candidate(GIB, "small.gguf"), kind=CompanionKind.DRAFT)
+    companions, left = settle(rig, [one], GIB, idle=left_alone(llama, rig, LLAMA_WISH))
+    plan = make_plan(llama, left, LLAMA_WISH, companions=companions)
+    assert (plan.placement.device_order, plan.used) == (("GPU0",), ("GPU0", "GPU1"))
+    assert any("card 1 (GPU1) has the draft model to itself" in note for note in plan.notes)
+    (row,), n_bytes = aside(plan), GIB + MIB
+    assert (row.id, row.companion_bytes, row.weights_bytes) == ("GPU1", n_bytes, 0)
+    assert row.total_bytes == n_bytes + row.overhead_bytes < row.budget_bytes == 23 * GIB
+    assert [room.id for room in check(plan, rig, GIB)] == ["GPU0", "GPU1", HOST]
+    full = machine([24 * GIB, GIB + row.total_bytes - 1])
+    with pytest.raises(DoesNotFit, match=r"card 1 \(GPU1\) is 1 B short"):
+        check(plan, full, GIB)
+    flags = emit(plan, "llama-server")
+    assert "--device CUDA0 " in flags
+    assert "--spec-draft-device CUDA1 " in flags
+    held = [
+        LoadedMemory(id="GPU1", weights_bytes=GIB, context_bytes=0, compute_bytes=MIB),
+        LoadedMemory(id=HOST, weights_bytes=0, context_bytes=0, compute_bytes=MIB),
+    ]
+    rows = {each.id: each for each in certify(plan, (), draft=held).devices}
+    drafts = {
+        name: [kind.held_bytes for kind in row.kinds if kind.kind == "draft"] for name, row in rows.items()
+    }
+    assert drafts == {"GPU0": [], "GPU1": [n_bytes], HOST: [MIB]}
+    assert rows["GPU1"].held_bytes == row.total_bytes
 
 
 @pytest.mark.parametrize("gib", [1, 3, 5])
@@ -169,6 +238,23 @@ def test_a_draft_models_context_is_as_long(llama: ModelProfile) -> None:
     assert found.context == dataclasses.replace(CONTEXT, kv_type_k="f16", n_outputs_max=8)
     measured = found.measure(rig.devices[0])
     assert measured.device.context_bytes == llama.kv_bytes_per_token * CONTEXT.n_ctx
+
+
+@pytest.mark.parametrize(("gib", "home"), [(24, "GPU0"), (1, HOST)])
+def test_a_draft_model_is_loaded_whole_on_its_device(llama: ModelProfile, gib: int, home: str) -> None:
+    rig = machine([gib * GIB])
+    (settled,), _ = settle(rig, [beside.draft(llama, "/m/draft.gguf", CONTEXT, rig, None)], 0)
+    assert settled.device == home
+    big = dataclasses.replace(saved_plan([local(0)], [80]), devices=(), companions=(settled,))
+    alone = draft_plan(big)
+    assert alone is not None
+    assert (alone.model.path, alone.context, alone.companions) == ("/m/draft.gguf", settled.context, ())
+    n_layers = llama.n_layers + 1 if home == "GPU0" else 0
+    assert (alone.placement.n_gpu_layers, alone.placement.output_device) == (n_layers, home)
+    assert draft_plan(dataclasses.replace(big, companions=())) is None
+    old = dataclasses.replace(settled, n_layers=None)
+    with pytest.raises(BadPlan, match="plan again"):
+        draft_plan(dataclasses.replace(big, companions=(old,)))
 
 
 def test_the_largest_context_needs_no_draft(llama: ModelProfile) -> None:

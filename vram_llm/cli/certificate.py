@@ -37,7 +37,8 @@ def print_loaded(certificate: Certificate) -> None:
     kinds = [row.kind for row in certificate.devices[-1].kinds if row.held_bytes is not None]
     table = _table("device", *kinds)
     for device in certificate.devices:
-        table.add_row(device.id, *(_short(row) for row in device.kinds[: len(kinds)]))
+        told = {row.kind: _short(row) for row in device.kinds if row.kind in kinds}
+        table.add_row(device.id, *(told.get(kind, "") for kind in kinds))
     console.print(table)
     console.print("held by llama.cpp; = as planned, to the byte; in brackets more or less than planned")
     _print_verdict(console, certificate)

@@ -150,7 +150,7 @@ class _Reporter:
         for note in self.plan.notes:
             click.echo(f"note: {note}", err=True)
         if info.memory:
-            print_loaded(certify(self.plan, info.memory))
+            print_loaded(certify(self.plan, info.memory, draft=info.draft_memory))
         where = f"[{self.host}]" if ":" in self.host else self.host
         click.echo(
             f"serving {info.name} at http://{where}:{port}/v1 ({info.n_ctx:,} tokens of context "

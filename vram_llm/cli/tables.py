@@ -8,6 +8,7 @@ from rich.text import Text
 
 from vram_llm.machine.types import Device, Machine, Source
 from vram_llm.model.pooling import Pooling
+from vram_llm.plan.companions import aside
 from vram_llm.plan.types import HOST, Alternative, Companion, Context, Plan, SpeedEstimate
 from vram_llm.units import MIB, format_bytes, format_count, format_mib
 
@@ -149,7 +150,7 @@ def _basis(plan: Plan) -> str:
     exact = plan.estimate.method != "analytic"
     by_whom = "to the byte, by llama.cpp's own dry run" if exact else "exact, compute an upper estimate"
     which = "weights, context and compute" if exact else "weights and context"
-    used = [device for device in plan.devices if device.id in plan.placement.device_order]
+    used = [device for device in plan.devices if device.id in plan.used]
     measured = [device.id for device in used if device.overhead is not None]
     overhead = "; overhead estimated" if used else ""
     if measured:
@@ -226,6 +227,12 @@ def _plan_table(plan: Plan, console: Console) -> Table:
         bar = _bar(device.total_bytes / device.budget_bytes) if device.budget_bytes else Text("")
         last = Text(names[device.id]) if console.width >= 100 else bar
         table.add_row(device.id, layers, *map(format_mib, shown), last)
+    for device in aside(plan):
+        by_kind = [0, 0, 0, device.companion_bytes, device.overhead_bytes]
+        shown = [*by_kind[: len(kinds)], device.total_bytes, device.budget_bytes]
+        bar = _bar(device.total_bytes / device.budget_bytes) if device.budget_bytes else Text("")
+        last = Text(names[device.id]) if console.width >= 100 else bar
+        table.add_row(device.id, "-", *map(format_mib, shown), last)
     by_kind = [host.weights_bytes, host.context_bytes, host.compute_bytes]
     by_kind += [*([host.companion_bytes] if shares else []), 0]
     shown = [*by_kind[: len(kinds)], host.total_bytes, host.budget_bytes]

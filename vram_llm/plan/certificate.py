@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vram_llm.machine.types import Device
-from vram_llm.plan.types import HOST, DeviceEstimate, HostEstimate, Plan
+from vram_llm.plan.companions import aside
+from vram_llm.plan.types import HOST, CompanionKind, CompanionUse, DeviceEstimate, HostEstimate, Plan
 from vram_llm.units import format_bytes
 
 NO_NVML = "no NVML"
@@ -40,7 +41,7 @@ class Reading:
 class KindRow:
     """One kind of memory on one device. `held_bytes` is None where nobody tells."""
 
-    kind: str  # "weights", "context", "compute", "adapters" or "overhead"
+    kind: str  # "weights", "context", "compute", "draft", "adapters" or "overhead"
     planned_bytes: int
     held_bytes: int | None
     how: str  # who says what is held, or why nobody does
@@ -96,19 +97,25 @@ class Certificate:
         return tuple(kind for kind in kinds if kind not in wrong)
 
 
-def certify(plan: Plan, held: Iterable[Held], readings: Mapping[str, Reading] | None = None) -> Certificate:
+def certify(
+    plan: Plan,
+    held: Iterable[Held],
+    readings: Mapping[str, Reading] | None = None,
+    draft: Iterable[Held] = (),
+) -> Certificate:
     """Plan against llama.cpp's report after the load and, where there are any, readings by device id.
 
-    A device that llama.cpp does not report holds nothing.
+    `draft` is what the draft model holds. A device that llama.cpp does not report holds nothing.
     """
     by_id = {each.id: each for each in held}
+    beside = _besides(plan, draft)
     devices = {device.id: device for device in plan.devices}
     rows = []
-    for estimate in plan.estimate.devices:
+    for estimate in (*plan.estimate.devices, *aside(plan)):
         device = devices[estimate.id]
         reading = (readings or {}).get(estimate.id) or Reading(None, _why_none(device))
-        rows.append(_device_row(estimate, device, by_id.get(estimate.id), reading))
-    rows.append(_host_row(plan.estimate.host, by_id.get(HOST), mapped=plan.context.use_mmap))
+        rows.append(_device_row(estimate, device, by_id.get(estimate.id), reading, beside[estimate.id]))
+    rows.append(_host_row(plan.estimate.host, by_id.get(HOST), beside[HOST], mapped=plan.context.use_mmap))
     return Certificate(
         model=plan.model.name,
         method=plan.estimate.method,
@@ -130,7 +137,9 @@ def readings(
     below what llama.cpp itself holds there is none.
     """
     found = {}
-    buffers = {each.id: _buffers(each) for each in held}
+    buffers: dict[str, int] = {}
+    for each in held:
+        buffers[each.id] = buffers.get(each.id, 0) + _buffers(each)
     for device in plan.devices:
         uuid = device.uuid
         if device.endpoint is not None or uuid is None or uuid not in after:
@@ -143,12 +152,18 @@ def readings(
     return found
 
 
-def _device_row(estimate: DeviceEstimate, device: Device, held: Held | None, reading: Reading) -> DeviceRow:
-    buffers = (_buffers(held) if held is not None else 0) + estimate.companion_bytes
+def _device_row(
+    estimate: DeviceEstimate,
+    device: Device,
+    held: Held | None,
+    reading: Reading,
+    beside: tuple[KindRow, ...],
+) -> DeviceRow:
+    buffers = (_buffers(held) if held is not None else 0) + _held_of(beside)
     overhead = None if reading.used_bytes is None else reading.used_bytes - buffers
     kinds = (
         *_kinds(estimate, held),
-        *_companions(estimate),
+        *beside,
         KindRow(kind="overhead", planned_bytes=estimate.overhead_bytes, held_bytes=overhead, how=reading.how),
     )
     total = buffers + (estimate.overhead_bytes if overhead is None else overhead)
@@ -163,15 +178,17 @@ def _device_row(estimate: DeviceEstimate, device: Device, held: Held | None, rea
     )
 
 
-def _host_row(estimate: HostEstimate, held: Held | None, *, mapped: bool) -> DeviceRow:
-    total = (_buffers(held) if held is not None else 0) + estimate.companion_bytes
+def _host_row(
+    estimate: HostEstimate, held: Held | None, beside: tuple[KindRow, ...], *, mapped: bool
+) -> DeviceRow:
+    total = (_buffers(held) if held is not None else 0) + _held_of(beside)
     if mapped and held is not None:
         # llama.cpp reports the span of the file from the first host tensor to the last, whatever lies between
         total -= max(held.weights_bytes - estimate.weights_bytes, 0)
     return DeviceRow(
         id=HOST,
         name="the computer's memory",
-        kinds=(*_kinds(estimate, held), *_companions(estimate)),
+        kinds=(*_kinds(estimate, held), *beside),
         planned_bytes=estimate.total_bytes,
         held_bytes=total,
         budget_bytes=estimate.budget_bytes,
@@ -191,11 +208,38 @@ def _kinds(estimate: DeviceEstimate | HostEstimate, held: Held | None) -> tuple[
     )
 
 
-def _companions(estimate: DeviceEstimate | HostEstimate) -> tuple[KindRow, ...]:
-    """Adapters, which are held as planned: nobody tells."""
-    planned = estimate.companion_bytes
-    row = KindRow(kind="adapters", planned_bytes=planned, held_bytes=None, how="llama.cpp does not tell")
-    return (row,) if planned else ()
+def _besides(plan: Plan, draft: Iterable[Held]) -> dict[str, tuple[KindRow, ...]]:
+    """The rows of what stands beside the model, by device id: its draft model, and adapters, of which nobody
+    tells what they hold.
+    """
+    told = {each.id: each for each in draft}
+    found = {}
+    beside = {each.id: each.companion_bytes for each in (*plan.estimate.devices, *aside(plan))}
+    for name, n_bytes in {**beside, HOST: plan.estimate.host.companion_bytes}.items():
+        drafts = [each for each in plan.companions if each.kind is CompanionKind.DRAFT and name in each.uses]
+        of_draft = sum(each.uses[name].total_bytes for each in drafts)
+        rows = []
+        if drafts:
+            held = _held_beside(told.get(name), drafts[0].uses[name], mapped=plan.context.use_mmap)
+            rows.append(KindRow(kind="draft", planned_bytes=of_draft, held_bytes=held, how="llama.cpp"))
+        if more := n_bytes - of_draft:
+            silent = "llama.cpp does not tell"
+            rows.append(KindRow(kind="adapters", planned_bytes=more, held_bytes=None, how=silent))
+        found[name] = tuple(rows)
+    return found
+
+
+def _held_beside(held: Held | None, planned: CompanionUse, *, mapped: bool) -> int:
+    """What a draft model holds; of a mapped file no more than its tensors (see _host_row)."""
+    if held is None:
+        return 0
+    span = max(held.weights_bytes - planned.weights_bytes, 0) if mapped and held.id == HOST else 0
+    return _buffers(held) - span
+
+
+def _held_of(rows: Iterable[KindRow]) -> int:
+    """Bytes of rows, as planned where nobody tells."""
+    return sum(row.planned_bytes if row.held_bytes is None else row.held_bytes for row in rows)
 
 
 def _buffers(held: Held) -> int:

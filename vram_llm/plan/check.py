@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vram_llm.errors import BadPlan, DoesNotFit
 from vram_llm.machine.types import Device, Machine, Source
 from vram_llm.model.profile import ModelProfile
+from vram_llm.plan.companions import aside
 from vram_llm.plan.types import HOST, Companion, Plan, PlannedDevice
 from vram_llm.units import format_bytes
 
@@ -81,7 +82,7 @@ def rooms(plan: Plan, machine: Machine, host_reserve_bytes: int) -> tuple[Room, 
             free_bytes=present[use.id].free_bytes,
             reserve_bytes=planned[use.id].reserve_bytes,
         )
-        for use in plan.estimate.devices
+        for use in (*plan.estimate.devices, *aside(plan))
     )
     host = Room(
         id=HOST,
@@ -94,7 +95,7 @@ def rooms(plan: Plan, machine: Machine, host_reserve_bytes: int) -> tuple[Room, 
 
 
 def find_devices(plan: Plan, devices: Iterable[Device]) -> dict[str, Device]:
-    """For each id the plan places layers on, the device among `devices` that it means.
+    """For each id the plan puts anything on, the device among `devices` that it means.
 
     Cards by UUID and PCI bus id, workers' devices by address and index, what-if cards by name, one after the
     other. Raises BadPlan with the one that is not there.
@@ -103,7 +104,7 @@ def find_devices(plan: Plan, devices: Iterable[Device]) -> dict[str, Device]:
     left = list(devices)
     found: dict[str, Device] = {}
     # in the plan's order of devices, which is the machine's: equal what-if cards are then matched in theirs
-    for device_id in (each for each in planned if each in plan.placement.device_order):
+    for device_id in (each for each in planned if each in plan.used):
         device = planned[device_id]
         match = next((other for other in left if _is_same(device, other)), None)
         if match is None:
@@ -119,7 +120,7 @@ def worker_limits(plan: Plan) -> dict[str, int | None]:
     """The workers the plan uses, each with what the user allowed of a device there, in bytes; `None`: all."""
     limits: dict[str, int | None] = {}
     for device in plan.devices:
-        if device.endpoint is not None and device.id in plan.placement.device_order:
+        if device.endpoint is not None and device.id in plan.used:
             given = device.free_bytes if device.memory_source is Source.GIVEN else None
             limits[device.endpoint] = max(given or 0, limits.get(device.endpoint) or 0) or None
     return limits

@@ -2,7 +2,8 @@
 
 An adapter's tensors lie with those they change. A projector lies on one device (clip_ctx in
 tools/mtmd/clip.cpp); a draft model is kept whole on one too, since a small model gains nothing from being
-cut. Both go where most is free, and the model is planned around them.
+cut, and the card that the model leaves idle is the best place for it. Else both go where most is free, and
+the model is planned around them.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -21,6 +22,7 @@ from vram_llm.plan.types import (
     CompanionKind,
     CompanionUse,
     Context,
+    DeviceEstimate,
     Estimate,
     Lora,
     Meter,
@@ -56,17 +58,16 @@ def settle(
     candidates: Sequence[Candidate],
     reserve_bytes: int,
     allowed: Collection[str] | None = None,
+    idle: Collection[str] = (),
 ) -> tuple[tuple[Companion, ...], Machine]:
     """The companions in their places, and the machine with what they leave; the largest chooses first.
 
-    Each goes to the device with most room among those `allowed`, or to the host where it does not fit there.
+    A draft model goes to the fastest of the `idle` devices that holds it, which the model leaves alone. Else
+    each goes to the device with most room among those `allowed`, or to the host where it does not fit there.
     """
     settled = []
     for each in sorted(candidates, key=lambda each: -each.total_bytes):
-        device = _roomiest(machine, reserve_bytes, allowed)
-        found = each.measure(device)
-        if device is not None and found.device.total_bytes > _room(device, reserve_bytes):
-            device, found = None, each.measure(None)
+        device, found = _place(each, machine, reserve_bytes, allowed, idle)
         uses = {HOST: found.host} | ({} if device is None else {device.id: found.device})
         companion = Companion(
             kind=each.kind,
@@ -82,6 +83,27 @@ def settle(
         settled.append(companion)
         machine = _beside(machine, companion)
     return tuple(settled), machine
+
+
+def _place(
+    candidate: Candidate,
+    machine: Machine,
+    reserve_bytes: int,
+    allowed: Collection[str] | None,
+    idle: Collection[str],
+) -> tuple[Device | None, Measured]:
+    """Where a companion goes, and what it holds there."""
+    tried: list[Device] = []
+    if candidate.kind is CompanionKind.DRAFT:
+        free = (device for device in machine.devices if device.id in idle)
+        tried += sorted(free, key=lambda device: (-_reads_per_s(device), -_room(device, reserve_bytes)))
+    if (roomiest := _roomiest(machine, reserve_bytes, allowed)) is not None:
+        tried.append(roomiest)
+    for device in tried:
+        found = candidate.measure(device)
+        if found.device.total_bytes <= _room(device, reserve_bytes):
+            return device, found
+    return None, candidate.measure(None)
 
 
 def adapters(
@@ -165,6 +187,31 @@ def _adapter_bytes(adapters: Sequence[Adapter], machine: Machine, placement: Pla
         machine.host.alignment_bytes, placement.cpu_layers, has_output=placement.output_device == HOST
     )
     return found
+
+
+def aside(plan: Plan) -> tuple[DeviceEstimate, ...]:
+    """The devices that hold nothing of the model, and what stands beside it there, in the plan's order."""
+    found, devices = [], {device.id: device for device in plan.devices}
+    for device in (devices[each] for each in plan.used if each not in plan.placement.device_order):
+        uses = [each.uses[device.id] for each in plan.companions if device.id in each.uses]
+        n_bytes, overhead = sum(use.total_bytes for use in uses), overhead_bytes(device)
+        found.append(
+            DeviceEstimate(
+                id=device.id,
+                weights_bytes=0,
+                context_bytes=0,
+                compute_bytes=0,
+                overhead_bytes=overhead,
+                total_bytes=n_bytes + overhead,
+                budget_bytes=max(device.free_bytes - device.reserve_bytes, 0),
+                companion_bytes=n_bytes,
+            )
+        )
+    return tuple(found)
+
+
+def _reads_per_s(device: Device) -> float:
+    return device.speed.read_bytes_per_s.value if device.speed is not None else 0.0
 
 
 def _room(device: Device, reserve_bytes: int) -> int:

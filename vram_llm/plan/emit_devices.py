@@ -19,10 +19,11 @@ _PREFIX = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """The devices of a placement as llama.cpp finds them in another process.
+    """The devices of a plan as llama.cpp finds them in another process.
 
-    `names` are ggml's ("CUDA0", "RPC1"), in the placement's order; `uuids` those of its CUDA cards, in the
-    same order; `endpoints` the workers to connect to, in the order that gives the RPC devices their numbers.
+    `names` are ggml's ("CUDA0", "RPC1"), in the placement's order, those without layers last; `uuids` those
+    of its CUDA cards, in the same order; `endpoints` the workers to connect to, in the order that gives the
+    RPC devices their numbers.
     `remarks` are sentences for the reader.
     """
 
@@ -48,11 +49,11 @@ class Reach:
 
 
 def reach(plan: Plan) -> Reach:
-    """The devices that `plan` places layers on. Raises BadPlan where it names one it does not describe."""
+    """The devices that `plan` puts anything on. Raises BadPlan where it names one it does not describe."""
     by_id = {device.id: device for device in plan.devices}
     if unknown := [each for each in plan.placement.device_order if each not in by_id]:
         raise BadPlan(f"the plan places layers on {unknown[0]}, which is none of its devices; plan again")
-    devices = tuple(by_id[each] for each in plan.placement.device_order)
+    devices = tuple(by_id[each] for each in plan.used)
     numbers = _rpc_numbers(plan, devices)
     counts: dict[DeviceKind, int] = {}
     names = []

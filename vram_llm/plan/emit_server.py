@@ -45,15 +45,16 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
     devices: a device is looked up as its flag is read.
     """
     context, placement = plan.context, plan.placement
+    names = where.names[: len(placement.device_order)]
     found = list(_model(plan.model.path, folder))
     if where.endpoints:
         found.append(Setting("--rpc", ",".join(where.endpoints), "LLAMA_ARG_RPC"))
-    found.append(Setting("--device", ",".join(where.names) or "none", "LLAMA_ARG_DEVICE"))
+    found.append(Setting("--device", ",".join(names) or "none", "LLAMA_ARG_DEVICE"))
     found.append(Setting("--n-gpu-layers", str(placement.n_gpu_layers), "LLAMA_ARG_N_GPU_LAYERS"))
     if placement.tensor_split:
         split = ",".join(map(str, placement.tensor_split))
         found.append(Setting("--tensor-split", split, "LLAMA_ARG_TENSOR_SPLIT"))
-    if not context.pipeline_copies and len(where.names) > 1:
+    if not context.pipeline_copies and len(names) > 1:
         found.append(Setting("--override-tensor", NO_TENSOR + "=CPU", "LLAMA_ARG_OVERRIDE_TENSOR"))
     found += [setting for each in plan.companions for setting in _companion(each, where, folder)]
     batch_threads = (

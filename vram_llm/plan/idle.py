@@ -43,6 +43,14 @@ def with_idle(
     return tuple(found)
 
 
+def left_alone(profile: ModelProfile, machine: Machine, workload: Workload) -> frozenset[str]:
+    """The devices that the model would leave idle, were there nothing beside it; none by a dictated split."""
+    if workload.tensor_split is not None or len(machine.devices) < 2:
+        return frozenset()
+    placement = place(profile, machine, workload).placement
+    return frozenset(device.id for device in idle(machine.devices, placement))
+
+
 def idle_reasons(plan: Plan) -> tuple[str, ...]:
     """A sentence for each kind of device that the plan leaves out."""
     said = []
@@ -51,7 +59,10 @@ def idle_reasons(plan: Plan) -> tuple[str, ...]:
         other = others.get(with_name(kind[0]))
         ids = ", ".join(device.id for device in kind)
         cost = _cost(plan, other.speed) if other is not None else None
-        if cost is None:
+        if kind[0].id in plan.used:
+            price = "" if cost is None or cost < 0.005 else f", where layers would cost {cost:.0%}"
+            said.append(f"{kind[0].name} ({ids}) has the draft model to itself{price}")
+        elif cost is None:
             said.append(f"{kind[0].name} ({ids}) not used")
         elif cost < 0.005:
             said.append(f"{kind[0].name} ({ids}) left idle: using it would gain nothing")
@@ -74,7 +85,9 @@ def _kinds(devices: list[Device]) -> list[list[Device]]:
     """Devices together that are alike."""
     alike: dict[tuple[object, ...], list[Device]] = {}
     for device in devices:
-        alike.setdefault((device.name, device.free_bytes, device.speed), []).append(device)
+        alike.setdefault((device.name, device.free_bytes, device.speed, device.companion_bytes), []).append(
+            device
+        )
     return list(alike.values())
 
 

@@ -330,3 +330,9 @@ class Plan:
     speed: SpeedEstimate | None = None  # None where a device's speed is not known
     notes: tuple[str, ...] = ()
     serving: Serving = Serving(slots_ram_bytes=0)  # every choice made
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The devices that anything is put on: the placement's, then those of what stands beside alone."""
+        order, besides = self.placement.device_order, {each.device for each in self.companions}
+        return (*order, *(each.id for each in self.devices if each.id in besides and each.id not in order))
