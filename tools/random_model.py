@@ -26,8 +26,13 @@ def write_llama(
     rope_freqs: bool = False,
     quant: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.Q8_0,
     seed: int = 1,
+    faint_from: int | None = None,
+    faintness: float = 0.05,
 ) -> Path:
     """A llama with `len(n_ff)` layers and a byte vocabulary; a deci where layers differ in width.
+
+    Layers from `faint_from` on add only a `faintness` of what they would, so that the first ones alone, which
+    a shorter model of the same seed has, often say the same.
 
     `n_vocab` is at least 259: unknown, begin, end and the 256 bytes; the rest are words.
     """
@@ -37,8 +42,9 @@ def write_llama(
     writer.add_name(f"tiny llama of {len(n_ff)} layers")
     _add_shape(writer, n_embd, n_ff, n_head, n_head_kv, n_vocab, n_ctx_train)
 
-    def add(name: str, *shape: int) -> None:
+    def add(name: str, *shape: int, scale: float = 1.0) -> None:
         weights = random.standard_normal(shape, dtype=np.float32) / np.sqrt(shape[-1]).astype(np.float32)
+        weights *= np.float32(scale)
         _add_quantised(writer, name, weights, quant)
 
     def add_norm(name: str, n: int) -> None:
@@ -51,15 +57,16 @@ def write_llama(
     if rope_freqs:
         writer.add_tensor("rope_freqs.weight", np.ones(head // 2, np.float32))
     for i, width in enumerate(n_ff):
+        scale = 1.0 if faint_from is None or i < faint_from else faintness
         add_norm(f"blk.{i}.attn_norm.weight", n_embd)
         add(f"blk.{i}.attn_q.weight", n_embd, n_embd)
         add(f"blk.{i}.attn_k.weight", n_head_kv * head, n_embd)
         add(f"blk.{i}.attn_v.weight", n_head_kv * head, n_embd)
-        add(f"blk.{i}.attn_output.weight", n_embd, n_embd)
+        add(f"blk.{i}.attn_output.weight", n_embd, n_embd, scale=scale)
         add_norm(f"blk.{i}.ffn_norm.weight", n_embd)
         add(f"blk.{i}.ffn_gate.weight", width, n_embd)
         add(f"blk.{i}.ffn_up.weight", width, n_embd)
-        add(f"blk.{i}.ffn_down.weight", n_embd, width)
+        add(f"blk.{i}.ffn_down.weight", n_embd, width, scale=scale)
     _finish(writer)
     return path
 

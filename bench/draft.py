@@ -1,0 +1,100 @@
+"""One stream with and without a draft model, which often agrees or never does, side by side.
+
+    python -m bench.draft [--tokens 192] [--rounds 5] [--threads N]
+
+A random-weight llama of about 150 million parameters at Q8_0 on the CPU. Its 24 layers but the first two add
+little to what it says, and the draft models have two layers: those very ones, or others. Temperature 0.1
+makes random logits like a trained model's: mostly sure, now and then not. Prompt lookup is on in all. Each
+figure is the median over rounds of the ratio within a round.
+"""
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from tools.random_model import write_llama
+from vram_llm import api
+from vram_llm.engine.loop import Loop
+from vram_llm.engine.request import Request, SamplingParams
+from vram_llm.llama.draft import load_draft
+from vram_llm.llama.model import LoadedModel
+from vram_llm.plan.types import Serving, Workload
+
+N_PROMPT, N_LAYERS, N_DRAFT_LAYERS, N_VOCAB = 64, 24, 2, 4000
+SHAPE = {"n_embd": 768, "n_head": 12, "n_head_kv": 4, "n_vocab": N_VOCAB}
+
+
+def models(folder: Path) -> dict[str, Path]:
+    """The files of the model and its drafts."""
+    few, many = (2048,) * N_DRAFT_LAYERS, (2048,) * N_LAYERS
+    return {
+        "model": write_llama(folder / "model.gguf", n_ff=many, seed=7, faint_from=N_DRAFT_LAYERS, **SHAPE),  # type: ignore[arg-type]
+        "agrees": write_llama(folder / "agrees.gguf", n_ff=few, seed=7, **SHAPE),  # type: ignore[arg-type]
+        "useless": write_llama(folder / "useless.gguf", n_ff=few, seed=8, **SHAPE),  # type: ignore[arg-type]
+    }
+
+
+def answer(loop: Loop, n_tokens: int, seed: int) -> float:
+    """Seconds from the first token to the last."""
+    pick = random.Random(seed)
+    prompt = (1, *(pick.randrange(300, N_VOCAB) for _ in range(N_PROMPT)))
+    sampling = SamplingParams(temperature=0.1, seed=seed)
+    request = Request(id="r", prompt=prompt, max_tokens=n_tokens, ignore_eos=True, sampling=sampling)
+    if loop.submit(request) is not None:
+        raise SystemExit("the engine refused the request")
+    n_before, began = loop.figures().n_generated_tokens, 0.0
+    while not loop.is_idle:
+        loop.step()
+        if not began and loop.figures().n_generated_tokens > n_before:
+            began = time.perf_counter()
+    return time.perf_counter() - began
+
+
+def load(paths: dict[str, Path], draft: str | None, threads: int | None) -> Loop:
+    """The engine with a draft model, or without."""
+    wish = Workload(
+        n_ctx=2048, parallel=1, reserve_bytes=0, draft=None if draft is None else str(paths[draft]),
+        n_threads=threads, serving=Serving(cache_reuse=0),
+    )  # fmt: skip
+    model = LoadedModel(api.plan(str(paths["model"]), api.detect(), wish))
+    return Loop(model, load_draft(model, {}))
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=int, default=192)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of the processor; all unless given")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = models(Path(folder))
+        loops = {name: load(paths, name, args.threads) for name in (None, "agrees", "useless")}
+        for loop in loops.values():
+            answer(loop, 32, 1)  # warm the caches, and see what rows cost
+        before = {name: loop.figures() for name, loop in loops.items()}
+        ratios: dict[str, list[float]] = {"agrees": [], "useless": []}
+        for i in range(args.rounds):
+            order = list(loops) if i % 2 else list(loops)[::-1]
+            seconds = {name: answer(loops[name], args.tokens, 100 + i) for name in order}
+            for name, found in ratios.items():
+                found.append(seconds[None] / seconds[name])
+        for name, found in ratios.items():
+            after, then = loops[name].figures(), before[name]
+            n_guessed = after.n_guessed_tokens - then.n_guessed_tokens
+            n_right = after.n_right_tokens - then.n_right_tokens
+            each = ", ".join(f"{ratio:.2f}" for ratio in found)
+            print(
+                f"{name:<8} {statistics.median(found):5.2f} times as fast with it   (rounds: {each})\n"
+                f"{'':<8} of {args.rounds * args.tokens} tokens {n_guessed} were guessed and {n_right} stood",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
