@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vram_llm.plan.types import Context, Meter, Plan, SpeedEstimate, Workload
 
 DEMO = "demo"
+MTP = "mtp"  # what is written for a model's own head elsewhere
 _MAX_PLAN_BYTES = 16 * 2**20
 _MOST_TRIED = 8  # headers fetched to find a model that fits
 
@@ -97,6 +98,8 @@ class _Files:
     @classmethod
     def read(cls, model: str, workload: "Workload") -> "_Files":
         """Raises what `analyze` raises, naming the file."""
+        if workload.draft == MTP and not Path(MTP).exists():
+            raise BadPlan("a model's own MTP head is not used for drafts yet; --draft takes a smaller model")
         header = read_header(_resolve(model))
         loras = tuple(read_header(lora.path) for lora in workload.loras)
         return cls(

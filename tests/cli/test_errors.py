@@ -64,6 +64,7 @@ def folder(tmp_path: Path) -> Path:
         (["plan", "good.gguf", "--lora", "nowhere.gguf:0.5"], 10, "there is no file nowhere.gguf"),
         (["plan", "good.gguf", "--lora", "good.gguf"], 11, "good.gguf is not a LoRA adapter"),
         (["plan", "good.gguf", "--mmproj", "good.gguf"], 11, "is not a multimodal projector"),
+        (["plan", "good.gguf", "--draft", "mtp"], 23, "MTP head is not used for drafts yet"),
         (["plan", "good.gguf", "--draft", "wide.gguf"], 23, "it has 600 tokens, not 320"),
         (["plan", "good.gguf", "--draft", "hybrid.gguf"], 23, "it cannot take its guesses back"),
         (["serve", "good.gguf", "--draft", "words.gguf", "--port", "0"], 23, "token 259 is '\u2581x0'"),
