@@ -3,14 +3,17 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 
+from tests.companions import write_lora
 from tests.conftest import PlanOnCpu
 from tests.engine.rounding import assert_same
+from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
 from tools.random_model import write_llama
 from vram_llm.engine.guessing import Worth
 from vram_llm.engine.loop import Loop
@@ -19,7 +22,7 @@ from vram_llm.engine.speculative import PromptLookup
 from vram_llm.llama.cells import MAX_SLOTS
 from vram_llm.llama.model import LoadedModel
 from vram_llm.plan.beside import draft_context
-from vram_llm.plan.types import Plan, Serving
+from vram_llm.plan.types import Companion, CompanionKind, Plan, Serving
 
 GREEDY = SamplingParams(temperature=0)
 F32 = gguf.GGMLQuantizationType.F32
@@ -266,3 +269,72 @@ def test_what_is_drawn_is_drawn_as_often(models: Models) -> None:
     expected = table.sum(0) * table.sum(1)[:, None] / table.sum()
     assert table.sum() > 3500
     assert ((table - expected) ** 2 / expected).sum() < 20.52  # 5 degrees of freedom, 0.1 %
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_long_prompt_is_read_in_portions(models: Models) -> None:
+    prompt = (1, *range(60, 310))
+    loop = drafted(models, models.same)
+    (tokens,) = run(loop, request(1, prompt, max_tokens=60)).values()
+    (plain,) = alone(models, request(1, prompt, max_tokens=60)).values()
+    assert_same(models.model, prompt, plain, tokens)
+    assert loop.figures().n_right_tokens > 20
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("wish", [{"kv_unified": False, "n_ctx": 1024}, {"n_ctx": 512, "parallel": 2}])
+def test_caches_of_every_kind_are_followed(
+    models: Models, plan_on_cpu: PlanOnCpu, wish: dict[str, Any]
+) -> None:
+    path = Path(models.model.plan.model.path)
+    plan = plan_on_cpu(path, n_outputs_max=24, serving=Serving(cache_reuse=0), **wish)
+    model, draft = LoadedModel(plan), LoadedModel(_beside(plan))
+    requests = [request(i, (1, 50 + i, *range(100, 130)), max_tokens=30 + i) for i in range(5)]
+    loop = Loop(model, draft)
+    found = run(loop, *requests)
+    figures = loop.figures()
+    assert figures.n_right_tokens > 0.9 * figures.n_guessed_tokens > 50
+    for each in requests:
+        assert isinstance(each.prompt, tuple)
+        (plain,) = alone(models, each).values()
+        assert_same(models.model, each.prompt, plain, found[each.id])
+    draft.close()
+    model.close()
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_draft_model_with_windows(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> None:
+    """What has left the window cannot be shared or gone back to: another sequence is read from its start."""
+    path = write_loadable(with_vocabulary(LOADABLE["gemma3"]()), tmp_path / "window.gguf", "F32")
+    plan = plan_on_cpu(path, n_ctx=1024, n_ubatch=64, parallel=2, serving=Serving(cache_reuse=0))
+    model, draft = LoadedModel(plan), LoadedModel(_beside(plan))
+    assert draft.cells.is_stateful
+    prompt = tuple(map(int, np.random.default_rng(2).integers(300, 1100, 300)))
+    loop = Loop(model, draft)
+    run(loop, request(1, (1, *prompt)), request(2, (1, *prompt[:40])))
+    run(loop, request(3, (1, *prompt[:150])))
+    figures = loop.figures()
+    assert figures.n_right_tokens > 0.8 * figures.n_guessed_tokens > 50
+    draft.close()
+    model.close()
+
+
+@pytest.mark.usefixtures("eager")
+def test_adapters_are_the_models_alone(models: Models, tmp_path: Path) -> None:
+    """A draft model guesses without them; requests with and without one are drafted for in turn."""
+    path = Path(models.model.plan.model.path)
+    lora = write_lora(tmp_path / "lora.gguf", path)
+    adapted = Companion(
+        kind=CompanionKind.LORA, path=str(lora), name="lora", total_bytes=0, device=None, uses={}, method=""
+    )
+    model = LoadedModel(replace(models.model.plan, companions=(adapted,)))
+    answers = []
+    for draft in (None, models.same):
+        for slot in range(4):
+            model.forget(slot)
+            models.same.forget(slot)
+        loop = Loop(model, draft)
+        answers.append(run(loop, request(1, adapters=(0,)), request(2, adapters=())))
+    assert answers[0] == answers[1]
+    assert loop.figures().n_right_tokens > 10
+    model.close()

@@ -155,8 +155,8 @@ _OPTIONS = (
         "Run with this LoRA adapter, applied at SCALE. Repeat for more.  [default scale: 1]"
     )),
     click.option("--draft", metavar="MODEL", help=(
-        "Let this smaller model of the same vocabulary guess tokens for it to check: the card that would idle "
-        "takes it, else the one with most room; its context is as long."
+        "Let this smaller model of the same vocabulary guess tokens for it to check; the card that would "
+        "idle takes it, else the one with most room. Its context is as long."
     )),
     click.option("--threads", type=click.IntRange(1), metavar="N",
                  help="Processor threads.  [default: as many as cores]"),

@@ -12,7 +12,8 @@ TRIED_SHARE = 0.03  # of the time of steps, for guesses that are not known to pa
 FREE_ROWS = 16  # of a sequence that the draft model may be behind with, whatever they cost
 _AT_FIRST = 0.7  # of the guesses stand, as long as none was checked
 _MOST_STANDING = 0.98
-_NEWEST, _NEWEST_OF_ALL = 0.15, 0.1  # weights of an observation, in a sequence and over all
+_NEWEST, _NEWEST_OF_ALL = 0.12, 0.06  # weights of a guess that was checked, in a sequence and over all
+_NEWEST_TIME = 0.15  # weight of an observation
 _START_STEPS, _MOST_STEPS = 2.0, 8.0  # credit at first and at most, in steps
 _FIRST_FOLLOWED = 64  # rows, before it is known what they cost
 
@@ -80,9 +81,9 @@ class Worth:
         """So many tokens were guessed to see whether they stand, and the draft model took so long for it."""
         self._credit_s = (self._credit_s or 0.0) - seconds - n_guessed * self._cost.row_s
 
-    def observe(self, share: float) -> None:
-        """Of the guesses that were checked in a draft, this share stood."""
-        self.stands += _NEWEST_OF_ALL * (share - self.stands)
+    def observe(self, n_guessed: int, n_right: int) -> None:
+        """Note what became of some guesses."""
+        self.stands = _seen(self.stands, n_guessed, n_right, _NEWEST_OF_ALL)
 
 
 class Guesses:
@@ -107,11 +108,16 @@ class Guesses:
 
     def observe(self, n_guessed: int, n_right: int) -> None:
         """Note what became of the last guesses."""
-        if n_guessed:
-            share = n_right / min(n_right + 1, n_guessed)
-            self._stands = min(self._stands + _NEWEST * (share - self._stands), _MOST_STANDING)
-            self._worth.observe(share)
+        self._stands = _seen(self._stands, n_guessed, n_right, _NEWEST)
+        self._worth.observe(n_guessed, n_right)
+
+
+def _seen(stands: float, n_guessed: int, n_right: int, weight: float) -> float:
+    """The share that stands, after `n_right` guesses that did and, if there were more, one that did not."""
+    for _ in range(n_right):
+        stands += weight * (_MOST_STANDING - stands)
+    return stands if n_right == n_guessed else stands * (1 - weight)
 
 
 def _blend(before: float | None, seconds: float) -> float:
-    return seconds if before is None else before + _NEWEST * (seconds - before)
+    return seconds if before is None else before + _NEWEST_TIME * (seconds - before)
