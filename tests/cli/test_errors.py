@@ -66,7 +66,7 @@ def folder(tmp_path: Path) -> Path:
         (["plan", "good.gguf", "--mmproj", "good.gguf"], 11, "is not a multimodal projector"),
         (["plan", "good.gguf", "--draft", "mtp"], 23, "MTP head is not used for drafts yet"),
         (["plan", "good.gguf", "--draft", "wide.gguf"], 23, "it has 600 tokens, not 320"),
-        (["plan", "good.gguf", "--draft", "hybrid.gguf"], 23, "it cannot take its guesses back"),
+        (["plan", "plain.gguf", "--draft", "hybrid.gguf"], 23, "it cannot take its guesses back"),
         (["serve", "good.gguf", "--draft", "words.gguf", "--port", "0"], 23, "token 259 is '\u2581x0'"),
         (["serve", "hybrid.gguf", "--draft", "plain.gguf", "--port", "0"], 23, "plan without --draft"),
         (["serve", "good.gguf", "--draft", "good.gguf", "--pooling", "mean"], 23, "are not drafted"),
