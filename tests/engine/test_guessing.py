@@ -87,6 +87,7 @@ def play(
 def test_what_useless_guesses_cost_is_bounded(share: float, guess_s: float) -> None:
     for seed in range(5):
         assert play(share, 1500, guess_s, seed=seed)[0] < 1.05
+        assert play(share, 150, guess_s, seed=seed)[0] < 1.1
 
 
 def test_good_guesses_pay() -> None:

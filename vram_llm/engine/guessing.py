@@ -14,7 +14,8 @@ _AT_FIRST = 0.7  # of the guesses stand, as long as none was checked
 _MOST_STANDING = 0.98
 _NEWEST, _NEWEST_OF_ALL = 0.12, 0.06  # weights of a guess that was checked, in a sequence and over all
 _NEWEST_TIME = 0.15  # weight of an observation
-_START_STEPS, _MOST_STEPS = 2.0, 8.0  # credit at first and at most, in steps
+_FEW = 3  # guesses checked: as much as is made of what was taken to stand at first
+_START_STEPS, _MOST_STEPS = 1.0, 8.0  # credit at first and at most, in steps
 _FIRST_FOLLOWED = 64  # rows, before it is known what they cost
 
 
@@ -27,6 +28,7 @@ class Worth:
     def __init__(self, cost: RowCost, target_s: float) -> None:
         self._cost, self._target_s = cost, target_s
         self.stands = _AT_FIRST  # the share of guesses, each after one that stood, that stand
+        self._n_seen = 0
         self._guess_s: float | None = None  # of the draft model, for one token of one stream
         self._follow_s: float | None = None  # of it, for a row that it reads
         self._credit_s: float | None = None
@@ -83,7 +85,8 @@ class Worth:
 
     def observe(self, n_guessed: int, n_right: int) -> None:
         """Note what became of some guesses."""
-        self.stands = _seen(self.stands, n_guessed, n_right, _NEWEST_OF_ALL)
+        self.stands = _seen(self.stands, n_guessed, n_right, max(_NEWEST_OF_ALL, 1 / (_FEW + self._n_seen)))
+        self._n_seen += min(n_right + 1, n_guessed)
 
 
 class Guesses:
@@ -92,6 +95,7 @@ class Guesses:
     def __init__(self, worth: Worth) -> None:
         self._worth = worth
         self._stands = worth.stands
+        self._n_seen = 0
         self.is_over = False  # the draft model cannot follow this sequence
 
     def length(self, most: int) -> tuple[int, bool]:
@@ -108,7 +112,8 @@ class Guesses:
 
     def observe(self, n_guessed: int, n_right: int) -> None:
         """Note what became of the last guesses."""
-        self._stands = _seen(self._stands, n_guessed, n_right, _NEWEST)
+        self._stands = _seen(self._stands, n_guessed, n_right, max(_NEWEST, 1 / (_FEW + self._n_seen)))
+        self._n_seen += min(n_right + 1, n_guessed)
         self._worth.observe(n_guessed, n_right)
 
 
