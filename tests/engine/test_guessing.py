@@ -108,3 +108,17 @@ def test_a_step_without_guesses_is_wanted_now_and_then() -> None:
     for _ in range(40):
         cost.observe(2, 2, 2 * PLAIN_S)
     assert not cost.is_fresh(2)
+
+
+def test_a_disturbed_step_is_soon_forgotten() -> None:
+    """Another program in the way makes rows and guesses look dear, once."""
+    worth = seen(row_s=0.5, guess_s=0.5)
+    assert worth.length(0.8, 8) == 0
+    worth.spend(1, 5.0)
+    for _ in range(10):
+        worth.observe_guesses(1, 0.001)
+        worth._cost.observe(1, 1, PLAIN_S + 0.001)
+    assert worth.length(0.8, 8) >= 3
+    for _ in range(300):
+        worth.earn(PLAIN_S)
+    assert worth.may_try

@@ -5,7 +5,7 @@ are seen in the steps (speculative.RowCost has the rows). Where guesses are not 
 spent on finding out is a share of the time that steps take: that bounds what a useless draft model costs.
 """
 
-from vram_llm.engine.speculative import RowCost
+from vram_llm.engine.speculative import RowCost, leaning_low
 
 MOST_GUESSED = 8  # tokens at a time
 TRIED_SHARE = 0.03  # of the time of steps, for guesses that are not known to pay
@@ -13,7 +13,6 @@ FREE_ROWS = 16  # of a sequence that the draft model may be behind with, whateve
 _AT_FIRST = 0.7  # of the guesses stand, as long as none was checked
 _MOST_STANDING = 0.98
 _NEWEST, _NEWEST_OF_ALL = 0.12, 0.06  # weights of a guess that was checked, in a sequence and over all
-_NEWEST_TIME = 0.15  # weight of an observation
 _FEW = 3  # guesses checked: as much as is made of what was taken to stand at first
 _START_STEPS, _MOST_STEPS = 1.0, 8.0  # credit at first and at most, in steps
 _FIRST_FOLLOWED = 64  # rows, before it is known what they cost
@@ -73,15 +72,16 @@ class Worth:
 
     def observe_read(self, n_rows: int, seconds: float) -> None:
         """The draft model read `n_rows` that it was behind with."""
-        self._follow_s = _blend(self._follow_s, seconds / n_rows)
+        self._follow_s = leaning_low(self._follow_s, seconds / n_rows)
 
     def observe_guesses(self, n_guessed: int, seconds: float) -> None:
         """The draft model guessed so many tokens, of all streams."""
-        self._guess_s = _blend(self._guess_s, seconds / n_guessed)
+        self._guess_s = leaning_low(self._guess_s, seconds / n_guessed)
 
     def spend(self, n_guessed: int, seconds: float) -> None:
         """So many tokens were guessed to see whether they stand, and the draft model took so long for it."""
-        self._credit_s = (self._credit_s or 0.0) - seconds - n_guessed * self._cost.row_s
+        left_s = (self._credit_s or 0.0) - seconds - n_guessed * self._cost.row_s
+        self._credit_s = max(left_s, -_MOST_STEPS * self._cost.token_s)  # whatever came between
 
     def observe(self, n_guessed: int, n_right: int) -> None:
         """Note what became of some guesses."""
@@ -122,7 +122,3 @@ def _seen(stands: float, n_guessed: int, n_right: int, weight: float) -> float:
     for _ in range(n_right):
         stands += weight * (_MOST_STANDING - stands)
     return stands if n_right == n_guessed else stands * (1 - weight)
-
-
-def _blend(before: float | None, seconds: float) -> float:
-    return seconds if before is None else before + _NEWEST_TIME * (seconds - before)

@@ -28,6 +28,7 @@ class RowCost:
         self.gain = 1.0  # rows that a draft token wins where it stands, its own paid: a / (n b)
         self._plain_s, self._n_streams = 0.0, 1  # the last steps without drafts
         self._row_s, self._n_seen = 0.0, 0
+        self._quick_row_s: float | None = None
         self._n_since = 0  # steps with drafts since one without
 
     def is_fresh(self, n_streams: int) -> bool:
@@ -41,8 +42,10 @@ class RowCost:
 
     @property
     def row_s(self) -> float:
-        """Seconds that a row more takes."""
-        return self._row_s if self._n_seen else self._plain_s / (1 + self._n_streams)
+        """Seconds that a row more takes where nothing else is in the way: never more than a token's."""
+        if self._quick_row_s is None:
+            return self._plain_s / (1 + self._n_streams)
+        return min(self._quick_row_s, self.token_s)
 
     def observe(self, n_streams: int, n_drafted: int, seconds: float) -> None:
         """A step that computed a token for each of `n_streams`, and drafts, took `seconds`."""
@@ -55,6 +58,7 @@ class RowCost:
             self._n_since += 1
             row_s = max(seconds - self._plain_s, 0.0) / n_drafted
             self._row_s += max(1 / self._n_seen, _NEWEST) * (row_s - self._row_s)
+            self._quick_row_s = leaning_low(self._quick_row_s, row_s)
         self.gain = self._gain(n_streams)
 
     def _gain(self, n_streams: int) -> float:
@@ -62,6 +66,13 @@ class RowCost:
             return 1 / n_streams
         alone_s = max(self._plain_s - self._n_streams * self._row_s, 0.0)
         return min(alone_s / n_streams / max(self._row_s, 1e-9), _MOST_GAIN)
+
+
+def leaning_low(before: float | None, seconds: float) -> float:
+    """A mean of times that what comes between, which only ever adds to one, moves little."""
+    if before is None:
+        return seconds
+    return before + (0.5 if seconds < before else 0.1) * (seconds - before)
 
 
 class PromptLookup:
