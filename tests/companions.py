@@ -31,19 +31,25 @@ def write_lora(path: Path, model: Path, *, rank: int = 8, named: Sequence[str] =
     return path
 
 
-def write_mmproj(path: Path, *, n_text: int = 64, image: int = 56) -> Path:
-    """A projector as LLaVA has it: a small vision transformer and two matrices into `n_text` elements."""
+def write_mmproj(path: Path, *, n_text: int = 64, image: int = 56, kind: str = "mlp") -> Path:
+    """A small vision transformer with random weights, and what leads into `n_text` elements.
+
+    As LLaVA has it ("mlp": a row for each patch), Qwen2-VL ("qwen2vl_merger": a row for four, images of any
+    size, several rows at a position) or Gemma 3 ("gemma3": a row for four, rows that see each other).
+    """
     random, n_embd, n_layers, patch = np.random.default_rng(5), 96, 3, 14
     n_ff = 4 * n_embd
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_name("tiny eyes")
     writer.add_bool("clip.has_vision_encoder", True)
-    writer.add_string("clip.projector_type", "mlp")
+    writer.add_string("clip.projector_type", kind)
     writer.add_bool("clip.use_gelu", True)
     sizes = {
         "image_size": image, "patch_size": patch, "embedding_length": n_embd, "feed_forward_length": n_ff,
         "projection_dim": n_text, "block_count": n_layers, "attention.head_count": 4,
     }  # fmt: skip
+    if kind == "gemma3":
+        sizes["projector.scale_factor"] = 2
     for key, size in sizes.items():
         writer.add_uint32(f"clip.vision.{key}", size)
     writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
@@ -52,12 +58,20 @@ def write_mmproj(path: Path, *, n_text: int = 64, image: int = 56) -> Path:
 
     def add(name: str, *shape: int, half: bool = False) -> None:
         weights = random.standard_normal(shape, dtype=np.float32) / np.float32(8)
+        if name.endswith(".weight") and len(shape) == 1:
+            weights += 1  # a norm's: else biases would drown what is seen
         writer.add_tensor(name, weights.astype(np.float16) if half else weights)
 
-    add("v.class_embd", n_embd)
     add("v.patch_embd.weight", n_embd, 3, patch, patch, half=True)
-    add("v.position_embd.weight", (image // patch) ** 2 + 1, n_embd)
-    for name in ("v.pre_ln", "v.post_ln"):
+    norms = ["v.post_ln"]
+    if kind == "qwen2vl_merger":
+        add("v.patch_embd.weight.1", n_embd, 3, patch, patch, half=True)
+    else:
+        add("v.position_embd.weight", (image // patch) ** 2 + (kind == "mlp"), n_embd)
+    if kind == "mlp":
+        add("v.class_embd", n_embd)
+        norms.append("v.pre_ln")
+    for name in norms:
         add(f"{name}.weight", n_embd)
         add(f"{name}.bias", n_embd)
     for i in range(n_layers):
@@ -69,9 +83,14 @@ def write_mmproj(path: Path, *, n_text: int = 64, image: int = 56) -> Path:
         for name, shape in shapes.items():
             add(f"v.blk.{i}.{name}.weight", *shape, half=len(shape) > 1)
             add(f"v.blk.{i}.{name}.bias", shape[0])
-    for number, shape in ((0, (n_text, n_embd)), (2, (n_text, n_text))):
-        add(f"mm.{number}.weight", *shape, half=True)
-        add(f"mm.{number}.bias", n_text)
+    if kind == "gemma3":
+        add("mm.input_projection.weight", n_embd, n_text)
+        add("mm.soft_emb_norm.weight", n_embd)
+    else:
+        n_in, n_middle = (n_embd, n_text) if kind == "mlp" else (4 * n_embd, 4 * n_embd)
+        for number, shape in ((0, (n_middle, n_in)), (2, (n_text, n_middle))):
+            add(f"mm.{number}.weight", *shape, half=True)
+            add(f"mm.{number}.bias", shape[0])
     _finish(writer)
     return path
 

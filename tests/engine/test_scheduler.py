@@ -11,7 +11,7 @@ from tests.engine.fake_memory import FakeMemory
 from tests.engine.fixed_pace import FixedPace
 from vram_llm.engine.cache import PrefixCache
 from vram_llm.engine.scheduler import MOST_PASSED, Scheduler
-from vram_llm.engine.sequence import Chunk, Sequence
+from vram_llm.engine.sequence import Chunk, Sequence, Span
 from vram_llm.engine.spill import SpillStore
 
 
@@ -65,6 +65,23 @@ def _finish(scheduler: Scheduler, name: str) -> None:
     sequence = scheduler.find(name)
     assert sequence is not None
     scheduler.remove(sequence)
+
+
+def test_images_are_computed_whole_and_one_a_step() -> None:
+    scheduler = _scheduler(n_cells=200)
+    for name, start in (("a", 10), ("b", 5)):
+        sequence = _sequence(name, 60)
+        sequence.images = (Span(start, 40, 6, None),)  # type: ignore[arg-type]  # nobody looks at its rows
+        scheduler.submit(sequence)
+    assert _run(scheduler.schedule()) == [("a", 0, 10), ("b", 0, 5)]
+    chunks = scheduler.schedule()
+    assert [chunk.image is not None for chunk in chunks] == [True]
+    assert _run(chunks) == [("a", 10, 40)]
+    assert _run(scheduler.schedule()) == [("a", 50, 10), ("b", 5, 40)]
+    assert _run(scheduler.schedule()) == [("a", 60, 1), ("b", 45, 8)]
+    one = scheduler.running[0]
+    assert [one.position(place) for place in (0, 10, 50, 60)] == [0, 10, 16, 26]
+    assert (one.n_shared, len(one.known_as(60))) == (10, 10)
 
 
 def test_a_lone_prompt_goes_in_the_largest_chunks() -> None:

@@ -1,6 +1,5 @@
 """Adapters, projectors and draft models beside a model: planned against what really is held."""
 
-import ctypes
 import os
 import random
 import re
@@ -15,7 +14,6 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from llama_cpp import mtmd_cpp
 
 from tests.companions import write_lora, write_mmproj
 from tests.conftest import PlanOnCpu
@@ -24,12 +22,13 @@ from tests.workers import await_listening, free_ports
 from tests.zoo.loadable import LOADABLE, write_loadable
 from tools.random_model import write_llama
 from vram_llm import api
-from vram_llm.errors import BadPlan
+from vram_llm.errors import BadPlan, ModelRefused
 from vram_llm.llama import bindings as b
 from vram_llm.llama import rpc
 from vram_llm.llama.model import LoadedModel
 from vram_llm.machine.types import Host, Machine
 from vram_llm.model.header import read_header
+from vram_llm.model.pooling import Pooling
 from vram_llm.model.profile import profile
 from vram_llm.plan.context import LEAST_OUTPUTS
 from vram_llm.plan.types import HOST, Companion, CompanionKind, Lora, Placement, Plan, Workload
@@ -242,25 +241,36 @@ def test_a_projector_holds_what_was_planned(
     assert companion.device is not None
     assert companion.method == "dry run"
     worker = telling[int(companion.device.removeprefix("RPC"))]
-    (handle,) = rpc.connect(worker.endpoint)
-    model = LoadedModel(replace(plan, companions=()))
-    params = mtmd_cpp.mtmd_context_params_default()
-    params.use_gpu, params.device, params.print_timings = True, handle, False
     mark = worker.log.stat().st_size
-    ctx = mtmd_cpp.mtmd_init_from_file(os.fsencode(mmproj), ctypes.c_void_p(model._model), params)
-    assert ctx
-    weights, *compute = worker.asked(mark)
-    mtmd_cpp.mtmd_free(ctx)
+    model = LoadedModel(plan)
+    asked = worker.asked(mark)
     model.close()
     use = companion.uses[companion.device]
-    assert weights == use.weights_bytes
-    assert compute[-1] == use.compute_bytes
+    asked.index(use.weights_bytes)  # raises where no buffer of that very size was asked for
+    assert asked[-1] == use.compute_bytes
+
+
+def test_a_projector_is_loaded_with_the_model_and_refused_where_it_is_not_its_own(
+    host: Host, tmp_path: Path
+) -> None:
+    path, machine = write_llama(tmp_path / "model.gguf"), Machine(devices=(), host=host)
+    mmproj = write_mmproj(tmp_path / "mmproj.gguf")
+    plan = api.plan(str(path), machine, Workload(n_ctx=512, mmproj=str(mmproj)))
+    assert plan.companions[0].device == HOST
+    assert plan.estimate.host.companion_bytes > mmproj.stat().st_size // 2
+    model = LoadedModel(plan)
+    assert model.images is not None
+    model.close()
+    other = write_mmproj(tmp_path / "other.gguf", n_text=96)
+    with pytest.raises(ModelRefused, match="is it the model's own projector"):
+        LoadedModel(api.plan(str(path), machine, Workload(n_ctx=512, mmproj=str(other))))
 
 
 def test_what_the_engine_does_not_load_is_said(host: Host, tmp_path: Path) -> None:
-    path, mmproj = write_llama(tmp_path / "model.gguf"), write_mmproj(tmp_path / "mmproj.gguf")
-    plan = api.plan(str(path), Machine(devices=(), host=host), Workload(n_ctx=512, mmproj=str(mmproj)))
-    assert plan.companions[0].device == HOST
-    assert plan.estimate.host.companion_bytes > mmproj.stat().st_size // 2
-    with pytest.raises(BadPlan, match="--mmproj names yet"):
-        api.serve(plan)
+    path, machine = write_llama(tmp_path / "model.gguf"), Machine(devices=(), host=host)
+    with pytest.raises(BadPlan, match="--draft names yet"):
+        api.serve(api.plan(str(path), machine, Workload(n_ctx=512, draft=str(path))))
+    mmproj = str(write_mmproj(tmp_path / "mmproj.gguf"))
+    wish = Workload(n_ctx=512, mmproj=mmproj, pooling=Pooling.MEAN)
+    with pytest.raises(BadPlan, match="embeddings are made of text alone"):
+        api.serve(api.plan(str(path), machine, wish))

@@ -75,6 +75,21 @@ def gemma3() -> Model:
     return model
 
 
+def qwen2vl() -> Model:
+    """Positions of three dimensions."""
+    keys = common_keys(
+        4, _D, _FF, _CTX, _VOCAB, attention__head_count=4, attention__head_count_kv=2,
+        rope__dimension_sections=[8, 12, 12, 0],
+    )  # fmt: skip
+    model = Model("qwen2vl", keys)
+    ends(model, _D, _VOCAB)
+    for i in range(4):
+        attention(model, f"blk.{i}.", _D, _D, _D // 2)
+        model.add(f"blk.{i}.", ffn_norm=_D)
+        ffn(model, f"blk.{i}.", _D, _FF)
+    return model
+
+
 def deepseek2() -> Model:
     """Latent attention (MLA), a dense layer and then experts beside a shared one."""
     heads, q_lora, kv_lora, nope, rope, experts, ff = 8, 96, 128, 64, 32, 8, 128

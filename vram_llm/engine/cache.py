@@ -182,17 +182,22 @@ class PrefixCache:
         if not self.least:
             return
         slot = sequence.slot
-        self._tree.hold(slot, sequence.known_as(sequence.n_cached))
-        sequence.n_in_tree = sequence.n_cached
+        known = sequence.known_as(sequence.n_cached)
+        self._tree.hold(slot, known)
+        sequence.n_in_tree = len(known)
         self._counted = None
-        if sequence.n_cached in sequence.stops:
+        if sequence.n_cached in sequence.stops and len(known) == sequence.n_cached:
             node = self._tree.end_of(slot)
             if node.state is None or node.state not in self.store:
                 node.state = self.store.put(self.memory.state(slot, part=True))
 
     def finish(self, sequence: Sequence) -> None:
         """Take the slot of a sequence back; what it computed stays, idle, where nobody else has it."""
-        slot, worth_it = sequence.slot, 0 < self.least <= sequence.n_cached
+        slot, n_shared = sequence.slot, min(sequence.n_cached, sequence.n_shared)
+        worth_it = 0 < self.least <= n_shared
+        if worth_it and n_shared < sequence.n_cached:
+            worth_it = not self.memory.is_stateful and self.memory.cut(slot, n_shared)
+            sequence.n_cached = n_shared
         if worth_it:
             self.note(sequence)
         self._leave(sequence)
@@ -258,7 +263,7 @@ class PrefixCache:
         for other in self._running.values():
             if other.n_cached >= other.n_prompt or other.adapters != sequence.adapters:
                 continue
-            common = min(n_common(other.tokens, sequence.tokens), len(sequence.tokens) - 1)
+            common = min(n_common(other.tokens, sequence.tokens), len(sequence.tokens) - 1, sequence.n_shared)
             if other.n_cached < common and common >= length + self.least:
                 if self.memory.is_stateful and common not in other.stops:
                     insort(other.stops, common)

@@ -18,7 +18,7 @@ from uuid import uuid4
 from vram_llm.engine import wire
 from vram_llm.engine.figures import Figures
 from vram_llm.engine.info import EngineState, ModelInfo
-from vram_llm.engine.request import EmbeddingRequest, FinishReason, Request, TokenEvent
+from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, TokenEvent
 from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, VramLLMError
 from vram_llm.plan.types import Plan
 
@@ -237,10 +237,17 @@ class EngineClient:
             if self._news.pop(request.id, None) is not None and not finished:
                 self._send(wire.Cancel(request.id))
 
-    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """The token ids of `text`, see llama.vocab.Vocab. Raises EngineDied."""
-        answer = await self._ask(wire.Tokenize(uuid4().hex, text, add_special, parse_special))
+    async def tokenize(
+        self, text: str, *, add_special: bool, parse_special: bool, images: tuple[Image, ...] = ()
+    ) -> list[int]:
+        """The token ids of `text`, see llama.vocab.Vocab; -1 for each row of an image.
+
+        Raises EngineDied, and RequestError where an image cannot be read.
+        """
+        answer = await self._ask(wire.Tokenize(uuid4().hex, text, add_special, parse_special, images))
         assert isinstance(answer, wire.Tokens)
+        if answer.error is not None:
+            raise RequestError(answer.error, answer.error_param)
         return answer.tokens
 
     async def pieces(self, tokens: list[int]) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from vram_llm.engine.choosing import Chooser, DeviceChooser
 from vram_llm.engine.guessing import Guesses
@@ -42,7 +43,10 @@ class Generation:
         """At most `most` tokens that may follow; none where drafts do not pay."""
         if self.lookup is None or most < 1:
             return []
-        return self.fitting(self.lookup.draft(sequence.tokens, min(most, sequence.n_left - 1)))
+        draft = self.lookup.draft(sequence.tokens, min(most, sequence.n_left - 1))
+        if sequence.images:  # whose rows are no tokens
+            draft = list(takewhile(lambda token: token >= 0, draft))
+        return self.fitting(draft)
 
     def fitting(self, draft: list[int]) -> list[int]:
         """As much of a draft as its grammar allows."""

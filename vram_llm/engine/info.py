@@ -47,4 +47,5 @@ class ModelInfo:
     pooling: Pooling | None = None  # of the embeddings it makes; None: it writes text
     n_pooled: int = 0  # numbers in one of them
     adapters: tuple[str, ...] = ()  # names of its LoRA adapters
+    takes_images: bool = False  # it has a projector
     using: tuple[int, ...] | None = None  # which of them a request asks for, by number; None: all

@@ -17,12 +17,9 @@ class Intake:
 
     def tokens(self, request: Request) -> list[int]:
         """The prompt's tokens. Raises RequestError, ContextExceeded."""
-        prompt, n_ctx = request.prompt, self._n_ctx
-        if isinstance(prompt, str) and len(prompt) > n_ctx * _MOST_CHARS_PER_TOKEN:
-            # before the time is spent in which no other request gets a token
-            raise ContextExceeded(
-                f"the prompt has {len(prompt):,} characters, far more than the context's {n_ctx:,} tokens"
-            )
+        prompt = request.prompt
+        if isinstance(prompt, str):
+            self.check_length(prompt)
         if request.suffix is not None:
             tokens = self._around_gap(prompt, request.suffix)
         else:
@@ -32,12 +29,27 @@ class Intake:
         n_vocab = self._vocab.n_tokens
         if (bad := next((t for t in tokens if not 0 <= t < n_vocab), None)) is not None:
             raise RequestError(f"token id {bad} is outside the vocabulary of {n_vocab} tokens", "prompt")
-        if len(tokens) >= n_ctx:
-            raise ContextExceeded(
-                f"the prompt has {len(tokens):,} tokens and the context holds {n_ctx:,}; "
-                "shorten the prompt, or serve with a larger --n-ctx"
-            )
+        self.check_room(tokens)
         return tokens
+
+    def check_length(self, prompt: str) -> None:
+        """Raises ContextExceeded before the time is spent in which no other request gets a token."""
+        if len(prompt) > self._n_ctx * _MOST_CHARS_PER_TOKEN:
+            raise ContextExceeded(
+                f"the prompt has {len(prompt):,} characters, far more than the context's {self._n_ctx:,} "
+                "tokens"
+            )
+
+    def check_room(self, tokens: list[int]) -> None:
+        """Raises ContextExceeded where the context does not hold them; ids below 0 are an image's."""
+        if len(tokens) < self._n_ctx:
+            return
+        n_rows = sum(token < 0 for token in tokens)
+        images = f", {n_rows:,} of them for images," if n_rows else ""
+        raise ContextExceeded(
+            f"the prompt has {len(tokens):,} tokens{images} and "
+            f"the context holds {self._n_ctx:,}; shorten the prompt, or serve with a larger --n-ctx"
+        )
 
     def _around_gap(self, prompt: str | tuple[int, ...], suffix: str) -> list[int]:
         """Prefix, suffix and middle, as llama-server's /infill has them. Raises RequestError."""

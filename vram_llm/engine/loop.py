@@ -2,7 +2,7 @@
 
 from concurrent.futures import Future, wait
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vram_llm.engine.cache import PrefixCache, freed_last
 from vram_llm.engine.choosing import Choosers
@@ -13,20 +13,22 @@ from vram_llm.engine.guessing import Guesses, Worth
 from vram_llm.engine.intake import Intake, refusal
 from vram_llm.engine.meter import Meter
 from vram_llm.engine.pace import Pace
-from vram_llm.engine.request import FinishReason, Request, TokenEvent
+from vram_llm.engine.pictures import Pictures, Prompt
+from vram_llm.engine.request import FinishReason, Image, Request, TokenEvent
 from vram_llm.engine.scheduler import Scheduler
 from vram_llm.engine.seats import Seats
-from vram_llm.engine.sequence import Chunk, Sequence, by_adapters
+from vram_llm.engine.sequence import Chunk, Sequence, Span, by_adapters
 from vram_llm.engine.speculative import PromptLookup, RowCost
 from vram_llm.engine.spill import SpillStore
 from vram_llm.engine.structured import Constraint, Grammars
 from vram_llm.errors import EngineDied, RequestError
 from vram_llm.llama.cells import MAX_SLOTS
+from vram_llm.llama.images import ImageReader
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.vocab import TextStream
 
 NO_ROOM = 1  # llama_decode's "could not find a KV slot for the batch"
-_COMPILING_S = 0.02  # at most, that an idle engine waits for a grammar before it looks for messages
+_PREPARING_S = 0.02  # at most, that an idle engine waits for a grammar or images before it looks for messages
 
 
 class _Computed(NamedTuple):
@@ -36,12 +38,18 @@ class _Computed(NamedTuple):
     rows: range
 
 
-class _Compiling(NamedTuple):
-    """A request whose grammar is not ready."""
+class _Preparing(NamedTuple):
+    """A request whose images are not read yet, or whose grammar is not ready."""
 
     request: Request
-    tokens: list[int]
-    constraint: Future[Constraint]
+    prompt: Prompt | Future[Prompt]
+    constraint: Future[Constraint] | None
+
+    @property
+    def awaited(self) -> list[Future[Any]]:
+        """What it still waits for."""
+        parts = (self.prompt, self.constraint)
+        return [part for part in parts if isinstance(part, Future) and not part.done()]
 
 
 class Loop:
@@ -72,7 +80,7 @@ class Loop:
         self._row_cost = RowCost()
         self.meter = Meter()
         self._generations: dict[str, Generation] = {}
-        self._compiling: list[_Compiling] = []
+        self._preparing: list[_Preparing] = []
         self._choosers = Choosers(model)
         self._grammars = Grammars(model.vocab)
         self._intake = Intake(model.vocab, model.n_ctx_seq)
@@ -80,11 +88,13 @@ class Loop:
         if draft is not None:
             worth = Worth(self._row_cost, serving.itl_target_ms / 1000)
             self._drafter = Drafter(draft, model.vocab.n_tokens, worth, self.meter)
+        reader = model.images
+        self._pictures = Pictures(reader, self._intake, model.n_ubatch) if reader is not None else None
 
     @property
     def is_idle(self) -> bool:
         """True where a step would have nothing to do."""
-        return not self._generations and not self._compiling
+        return not self._generations and not self._preparing
 
     def figures(self) -> Figures:
         """What steps have cost so far, and what there is now."""
@@ -93,18 +103,27 @@ class Loop:
     def submit(self, request: Request) -> TokenEvent | None:
         """Take a request in; the event that refuses it where it cannot be served."""
         try:
-            tokens = self._intake.tokens(request)
+            prompt = self._sighted().read(request) if request.images else Prompt(self._intake.tokens(request))
         except RequestError as error:
             return refusal(request, error)
-        if request.grammar is not None:
-            constraint = self._grammars.compile(request.grammar)
-            self._compiling.append(_Compiling(request, tokens, constraint))
+        constraint = self._grammars.compile(request.grammar) if request.grammar is not None else None
+        if constraint is None and isinstance(prompt, Prompt):
+            self._begin(request, prompt, None)
         else:
-            self._begin(request, tokens, None)
+            self._preparing.append(_Preparing(request, prompt, constraint))
         return None
 
-    def _begin(self, request: Request, tokens: list[int], constraint: Constraint | None) -> None:
-        model = self._model
+    def count(self, text: str, images: tuple[Image, ...], *, add_special: bool) -> list[int]:
+        """A prompt's tokens, -1 for each row of an image. Raises RequestError."""
+        return self._sighted().count(text, images, add_special=add_special)
+
+    def _sighted(self) -> Pictures:
+        if self._pictures is None:
+            raise RequestError("this model takes no images: it is served without a projector")
+        return self._pictures
+
+    def _begin(self, request: Request, prompt: Prompt, constraint: Constraint | None) -> None:
+        model, tokens = self._model, list(prompt.tokens)
         room = model.n_ctx_seq - len(tokens)
         wanted = room if request.max_tokens is None else min(request.max_tokens, room)
         self._generations[request.id] = Generation(
@@ -115,49 +134,53 @@ class Loop:
                 show_special=not request.skip_special_tokens,
                 marks=model.vocab.marks(request.marks),
             ),
-            chooser=self._choosers.make(request.sampling, tokens),
+            chooser=self._choosers.make(
+                request.sampling, [t for t in tokens if t >= 0] if prompt.images else tokens
+            ),
             constraint=constraint,
             lookup=PromptLookup(self._row_cost) if model.cells.can_rewind else None,
             guesses=Guesses(self._drafter.worth) if self._drafter is not None else None,
         )
         tells_prompt = request.prompt_logprobs is not None
         kind = None if self._seats is None else self._seats.kind_of(request)
-        self._scheduler.submit(
-            Sequence(
-                request.id,
-                tokens,
-                len(tokens),
-                wanted,
-                request.adapters,
-                tells_prompt=tells_prompt,
-                kind=kind,
-                may_take_host=kind is not None and request.sampling.seed is None,
-            )
+        sequence = Sequence(
+            request.id,
+            tokens,
+            len(tokens),
+            wanted,
+            request.adapters,
+            tells_prompt=tells_prompt,
+            images=prompt.images,
+            kind=kind,
+            may_take_host=kind is not None and request.sampling.seed is None,
         )
+        self._scheduler.submit(sequence)
 
-    def _begin_compiled(self) -> list[TokenEvent]:
-        """Let in the requests whose grammars are ready; the refusals of those with bad ones."""
+    def _begin_prepared(self) -> list[TokenEvent]:
+        """Let in the requests that wait for nothing any more; the refusals of those that cannot be served."""
         if not self._generations:
-            wait([each.constraint for each in self._compiling], _COMPILING_S, "FIRST_COMPLETED")
+            wait([part for each in self._preparing for part in each.awaited], _PREPARING_S, "FIRST_COMPLETED")
         refusals = []
-        for each in [each for each in self._compiling if each.constraint.done()]:
-            self._compiling.remove(each)
+        for each in [each for each in self._preparing if not each.awaited]:
+            self._preparing.remove(each)
             try:
-                self._begin(each.request, each.tokens, each.constraint.result())
+                prompt = each.prompt if isinstance(each.prompt, Prompt) else each.prompt.result()
+                constraint = each.constraint.result() if each.constraint is not None else None
+                self._begin(each.request, prompt, constraint)
             except RequestError as error:
                 refusals.append(refusal(each.request, error))
         return refusals
 
     def cancel(self, request_id: str) -> None:
         """Drop a request and free its slot; no news of it follows. An unknown id is no error."""
-        self._compiling = [each for each in self._compiling if each.request.id != request_id]
+        self._preparing = [each for each in self._preparing if each.request.id != request_id]
         sequence = self._scheduler.find(request_id)
         if sequence is not None:
             self._release(sequence)
 
     def step(self) -> list[TokenEvent]:
         """Run one batch; news of every sequence that got a token. Raises EngineDied where llama.cpp fails."""
-        refusals = self._begin_compiled() if self._compiling else []
+        refusals = self._begin_prepared() if self._preparing else []
         self._scheduler.make_room()
         groups = by_adapters(self._scheduler.schedule())
         return refusals + [event for chunks in groups for event in self._step(chunks)]
@@ -169,11 +192,15 @@ class Loop:
             self._model.use_adapters(chunks[0].sequence.adapters)
         if self._seats is not None:
             self._seat(self._seats, chunks)
-        computed = self._run(self._with_drafts(chunks))
+        computed = self._run(self._with_drafts([chunk for chunk in chunks if chunk.image is None]))
         started = perf_counter()
         chosen = [(chunk, self._choose(chunk, rows)) for chunk, rows in computed if rows]
         self.meter.sampling_s += perf_counter() - started
-        return [self._deliver(chunk, choices) for chunk, choices in chosen if chunk.samples]
+        news = [self._deliver(chunk, choices) for chunk, choices in chosen if chunk.samples]
+        for chunk in chunks:
+            if chunk.image is not None and chunk.sequence.slot >= 0:
+                news += self._see(chunk.sequence, chunk.image)
+        return news
 
     def _seat(self, seats: Seats, chunks: list[Chunk]) -> None:
         """See to it that every sequence is sampled where it is to be."""
@@ -243,7 +270,7 @@ class Loop:
             if chunk.count == 1 and not chunk.draft:
                 row, n_outputs = len(filled), chunk.n_outputs
                 tokens.append(chunk.sequence.tokens[chunk.start])
-                positions.append(chunk.start)
+                positions.append(chunk.sequence.position(chunk.start))
                 slots.append(chunk.sequence.slot)
                 wanted.append(n_outputs)
                 filled.append(_Computed(chunk, range(row, row + n_outputs)))
@@ -254,9 +281,44 @@ class Loop:
             if chunk.count > 1 or chunk.draft:
                 sequence, end = chunk.sequence, chunk.start + chunk.count
                 several = [*sequence.tokens[chunk.start : end], *chunk.draft]
-                last = batch.add(several, chunk.start, sequence.slot, n_outputs=chunk.n_outputs)
+                start = sequence.position(chunk.start)
+                last = batch.add(several, start, sequence.slot, n_outputs=chunk.n_outputs)
                 filled.append(_Computed(chunk, range(last + 1 - chunk.n_outputs, last + 1)))
         return filled
+
+    def _see(self, sequence: Sequence, image: Span) -> list[TokenEvent]:
+        """Encode an image or, where the step before did, compute its rows; news only where that fails."""
+        reader, started = self._model.images, perf_counter()
+        assert reader is not None
+        self._model.batch.clear()  # or its rows would be thought to have taken this long (expectation.py)
+        if reader.has_encoded(image.rows):
+            done = self._place(reader, sequence, image)
+            self.meter.n_prompt_tokens += image.count if done else 0
+        elif not reader.encode(image.rows):
+            self._release(sequence)
+            return [_failure(sequence, "the projector failed on an image of this request")]
+        self.meter.n_steps += 1
+        self.meter.llama_s += perf_counter() - started
+        return []
+
+    def _place(self, reader: ImageReader, sequence: Sequence, image: Span) -> bool:
+        """Compute the rows of the encoded image; False where the sequence itself gave way for room."""
+        cells, position = self._model.cells, sequence.position(image.start)
+        while sequence.slot >= 0:
+            self._cache.make_room(image.count)
+            status = reader.decode(image.rows, position, sequence.slot)
+            self._model.wait()
+            if status == 0:
+                sequence.n_cached += image.count
+                self._cache.note(sequence)
+                return True
+            if status != NO_ROOM or not cells.cut(sequence.slot, position):
+                raise EngineDied(
+                    f"llama.cpp could not compute an image of {image.count} rows (code {status})"
+                )
+            if not self._cache.evict() and not self._scheduler.preempt():
+                raise EngineDied(f"llama.cpp has no room for an image of {image.count} rows")
+        return False
 
     def _computed(self, chunks: list[Chunk], seconds: float) -> None:
         n_decode = n_prefill = n_drafted = 0
@@ -351,7 +413,7 @@ class Loop:
         sequence, n_stand = chunk.sequence, max(n_written - 1, 0)
         sequence.n_cached += n_stand
         if n_stand < len(chunk.draft):
-            self._model.cells.cut(sequence.slot, sequence.n_cached)
+            self._model.cells.cut(sequence.slot, sequence.position(sequence.n_cached))
         self.meter.n_drafted_tokens += len(chunk.draft)
         self.meter.n_accepted_tokens += n_stand
         if chunk.guessed:
@@ -364,3 +426,7 @@ class Loop:
         if self._seats is not None:
             self._seats.release(generation)
         generation.chooser.close()
+
+
+def _failure(sequence: Sequence, why: str) -> TokenEvent:
+    return TokenEvent(id=sequence.id, finish_reason=FinishReason.ERROR, error=why)

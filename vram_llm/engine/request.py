@@ -81,6 +81,15 @@ class Grammar:
     lenient: bool = False  # of a schema, ignore what cannot be enforced
 
 
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture's file, and the character of the prompt that it stands before. `field` is the request's."""
+
+    at: int
+    data: bytes
+    field: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One sequence to generate.
@@ -89,7 +98,7 @@ class Request:
     beginning-of-sequence token before a text prompt where the model wants one; off for a chat template that
     has written its own. `marks` are special tokens that the text is to show. `adapters` are the LoRA adapters
     to compute it with, by their number in the plan; None: all. With a `suffix`, what is written fills the
-    gap between the prompt and that.
+    gap between the prompt and that. `images`, by their places ascending, stand in a text prompt.
     """
 
     id: str
@@ -106,6 +115,7 @@ class Request:
     prompt_logprobs: int | None = None
     adapters: tuple[int, ...] | None = None
     suffix: str | None = None
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

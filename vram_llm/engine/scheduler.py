@@ -94,8 +94,12 @@ class Scheduler:
             pass
 
     def schedule(self) -> list[Chunk]:
-        """The next step: one row for each sequence that decodes, then prompts as far as the budget goes."""
+        """The next step: one row for each sequence that decodes, then prompts as far as the budget goes.
+
+        Of images at most one is computed, whole.
+        """
         chunks = [Chunk(s, s.n_cached, 1) for s in self.running if len(s.tokens) == s.n_cached + 1]
+        has_image = False
         n_decode = len(chunks)
         if n_decode == self.parallel:
             return chunks
@@ -104,7 +108,15 @@ class Scheduler:
         n_outputs = self.max_outputs - n_decode
         prefilling = self._prefilling()
         while budget > 0 and n_outputs > 0 and (sequence := next(prefilling, None)) is not None:
-            count = min(sequence.n_pending, budget)
+            if sequence.images and (image := sequence.next_image) is not None:
+                if not has_image:  # one a step: streams wait for it
+                    chunks.append(Chunk(sequence, image.start, image.count, image=image))
+                    budget -= image.count
+                has_image = True
+                continue
+            count = min(
+                sequence.text_from(sequence.n_cached) if sequence.images else sequence.n_pending, budget
+            )
             if sequence.is_telling:
                 count = min(count, max(n_outputs - self._n_to_come(sequence), 1))
             if (stop := next((p for p in sequence.stops if p > sequence.n_cached), None)) is not None:

@@ -5,8 +5,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vram_llm.engine.kind import Kind
+    from vram_llm.llama.images import ImageRows
 
 _TOKEN_BITS = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Span:
+    """An image in a sequence: `count` rows from `start` on, at `n_positions` positions or as many."""
+
+    start: int
+    count: int
+    n_positions: int
+    rows: "ImageRows"
 
 
 @dataclass(slots=True, eq=False)
@@ -18,6 +29,7 @@ class Sequence:
     Of `tokens`, the first `n_cached` are in the cells of `slot`, and the first `n_in_tree` of those are
     counted by the prefix cache rather than for this sequence. `n_reused` of the prompt came from there.
     `kind` is the chain that samples it on the device, if that is where; `may_take_host` instead (seats.py).
+    `images` are in the prompt, ascending; their rows have ids below 0 in `tokens`.
     """
 
     id: str
@@ -37,10 +49,35 @@ class Sequence:
     kept: tuple[int, int] | None = None  # while preempted: the key of its state, and the tokens that holds
     arrival: int = 0
     n_passed: int = 0  # later ones let in before it
+    images: tuple[Span, ...] = ()
+
+    @property
+    def next_image(self) -> Span | None:
+        """The image to compute now, whole, before anything else of it."""
+        return next((each for each in self.images if each.start == self.n_cached), None)
+
+    def text_from(self, start: int) -> int:
+        """How many tokens there are from place `start` on before the next image."""
+        ends = (each.start for each in self.images if each.start >= start)
+        return next(ends, len(self.tokens)) - start
+
+    def position(self, place: int) -> int:
+        """llama.cpp's position of what stands at a place of `tokens`; an image may take fewer than rows."""
+        if not self.images:
+            return place
+        return place - sum(each.count - each.n_positions for each in self.images if each.start < place)
+
+    @property
+    def n_shared(self) -> int:
+        """How many of its tokens others may share: up to an image with several rows at one position."""
+        ends = (each.start for each in self.images if each.n_positions != each.count)
+        return next(ends, len(self.tokens))
 
     def known_as(self, end: int) -> list[int]:
         """Its tokens up to `end` as the prefix cache knows them: with other adapters, other first tokens."""
         tokens = self.tokens[:end]
+        if self.images:
+            del tokens[self.n_shared :]
         if self.adapters is not None and tokens:
             tokens[0] += sum(1 << (_TOKEN_BITS + 1 + i) for i in self.adapters) + (1 << _TOKEN_BITS)
         return tokens
@@ -78,6 +115,7 @@ class Chunk:
     count: int
     draft: tuple[int, ...] = ()
     guessed: bool = False  # by the draft model
+    image: Span | None = None  # they are its rows
 
     @property
     def samples(self) -> bool:

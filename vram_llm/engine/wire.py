@@ -9,7 +9,7 @@ import msgspec
 
 from vram_llm.engine.figures import Figures
 from vram_llm.engine.info import ModelInfo
-from vram_llm.engine.request import EmbeddingRequest, Request, TokenEvent
+from vram_llm.engine.request import EmbeddingRequest, Image, Request, TokenEvent
 from vram_llm.plan.types import Plan
 
 
@@ -43,12 +43,13 @@ class Cancel(msgspec.Struct, tag=True):
 
 
 class Tokenize(msgspec.Struct, tag=True):
-    """Which tokens is this text? Answered by Tokens with the same id."""
+    """Which tokens is this text? Answered by Tokens with the same id; -1 for each row of an image."""
 
     id: str
     text: str
     add_special: bool
     parse_special: bool
+    images: tuple[Image, ...] = ()
 
 
 class Detokenize(msgspec.Struct, tag=True):
@@ -88,10 +89,12 @@ class Remark(msgspec.Struct, tag=True):
 
 
 class Tokens(msgspec.Struct, tag=True):
-    """The answer to Tokenize."""
+    """The answer to Tokenize. `error`, with `error_param`, is set where an image cannot be read."""
 
     id: str
     tokens: list[int]
+    error: str | None = None
+    error_param: str | None = None
 
 
 class Pieces(msgspec.Struct, tag=True):

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, NoReturn
 from vram_llm.engine import wire
 from vram_llm.engine.info import LoadedMemory, ModelInfo
 from vram_llm.engine.request import TokenEvent
-from vram_llm.errors import EngineDied, NotBuilt, VramLLMError
+from vram_llm.errors import EngineDied, NotBuilt, RequestError, VramLLMError
 from vram_llm.plan.types import CompanionKind
 
 if TYPE_CHECKING:
+    from vram_llm.engine.loop import Loop
     from vram_llm.llama.model import LoadedModel
 
 _RECV_BYTES = 1 << 16
@@ -133,6 +134,8 @@ def run(channel: Channel) -> None:
                     events += [refusal] if refusal is not None else []
                 case wire.Cancel(request_id):
                     loop.cancel(request_id)
+                case wire.Tokenize(images=images) if images:
+                    channel.send(_counted(loop, message))
                 case wire.Tokenize() | wire.Detokenize():
                     channel.send(_of_vocabulary(model, message))
         began = time.perf_counter()
@@ -176,6 +179,13 @@ def _of_vocabulary(model: "LoadedModel", asked: wire.Tokenize | wire.Detokenize)
     return wire.Tokens(asked.id, vocab.tokenize(asked.text, **special))
 
 
+def _counted(loop: "Loop", asked: wire.Tokenize) -> wire.Tokens:
+    try:
+        return wire.Tokens(asked.id, loop.count(asked.text, asked.images, add_special=asked.add_special))
+    except RequestError as error:
+        return wire.Tokens(asked.id, [], str(error), error.param)
+
+
 def _info(model: "LoadedModel", draft: "LoadedModel | None", name: str) -> ModelInfo:
     plan = model.plan
     memory: tuple[LoadedMemory, ...] = ()
@@ -201,6 +211,7 @@ def _info(model: "LoadedModel", draft: "LoadedModel | None", name: str) -> Model
         draft_memory=draft_memory,
         pooling=plan.context.pooling,
         n_pooled=model.n_pooled,
+        takes_images=model.images is not None,
         adapters=_names(each.path for each in plan.companions if each.kind is CompanionKind.LORA),
     )
 

@@ -66,6 +66,11 @@ def log_errors_only() -> None:
     C.llama_log_set(_log_callback, ctypes.c_void_p(0))
 
 
+def log_callback() -> Any:
+    """Where llama.cpp's lines go: libmtmd has to be told for itself."""
+    return _log_callback
+
+
 def last_errors() -> str:
     """llama.cpp's most recent error lines as one string, or "" if it said nothing."""
     telling = [line for line in recent_lines if "error" in line.lower() or "failed" in line.lower()]

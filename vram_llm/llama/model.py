@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vram_llm.errors import ModelRefused
+from vram_llm.errors import ModelRefused, VramLLMError
 from vram_llm.llama import bindings as b
 from vram_llm.llama import memory
 from vram_llm.llama.adapters import apply_adapters, load_adapters, set_adapters
@@ -17,6 +17,7 @@ from vram_llm.llama.batch import Batch
 from vram_llm.llama.bindings import C
 from vram_llm.llama.cells import Cells
 from vram_llm.llama.devices import Servers, handles
+from vram_llm.llama.images import ImageReader
 from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, context_params
 from vram_llm.llama.sampling import SamplerChain
 from vram_llm.llama.vocab import Vocab
@@ -41,6 +42,7 @@ class LoadedModel:
         """
         C.llama_backend_init()
         self.plan = plan
+        servers = {} if servers is None else servers
         self._handles = handles(plan.devices, plan.placement.device_order, servers)
         b.recent_lines.clear()
         self._model = self._load(progress)
@@ -57,6 +59,12 @@ class LoadedModel:
             C.llama_model_free(self._model)
             raise
         apply_adapters(self._ctx, self._adapters)
+        try:
+            self.images = self._read_images(servers)
+        except VramLLMError:
+            C.llama_free(self._ctx)
+            C.llama_model_free(self._model)
+            raise
         self._using: tuple[int, ...] = tuple(range(len(self._adapters)))
         self.cells = Cells(self._ctx, self._model)
         self.n_ctx: int = C.llama_n_ctx(self._ctx)
@@ -91,6 +99,23 @@ class LoadedModel:
                 f"tokens: {b.last_errors() or 'it gives no reason'}; try a smaller --n-ctx"
             )
         return int(ctx)
+
+    def _read_images(self, servers: Servers) -> ImageReader | None:
+        """The plan's projector, on its device; None where the plan has none."""
+        plan = self.plan
+        found = next((each for each in plan.companions if each.kind is CompanionKind.MMPROJ), None)
+        if found is None:
+            return None
+        on_host = found.device is None or found.device == HOST
+        (device,) = (None,) if on_host else handles(plan.devices, (str(found.device),), servers)
+        return ImageReader(
+            found.path,
+            self._model,
+            self._ctx,
+            device,
+            flash_attn=plan.context.flash_attn,
+            n_threads=plan.context.n_threads_batch or plan.context.n_threads,
+        )
 
     @property
     def ctx(self) -> int:
@@ -204,7 +229,9 @@ class LoadedModel:
         return int(C.llama_model_size(self._model))
 
     def close(self) -> None:
-        """Free context and model. Once only."""
+        """Free projector, context and model. Once only."""
+        if self.images is not None:
+            self.images.close()
         C.llama_free(self._ctx)
         self._attached.close()
         C.llama_model_free(self._model)

@@ -1,0 +1,312 @@
+"""Images in the engine's loop, on real projectors: what libmtmd's own way gives, and nobody is disturbed."""
+
+import ctypes
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import pytest
+from llama_cpp import mtmd_cpp as M  # noqa: N812 - the C side
+
+from tests.companions import write_mmproj
+from tests.conftest import PlanOnCpu
+from tests.pictures import png, png_of
+from tests.zoo.loadable import LOADABLE, qwen2vl, with_vocabulary, write_loadable
+from tools.random_model import write_llama
+from vram_llm import api
+from vram_llm.engine.loop import Loop
+from vram_llm.engine.pictures import MAX_PIXELS
+from vram_llm.engine.request import (
+    FinishReason,
+    Grammar,
+    GrammarKind,
+    Image,
+    Request,
+    SamplingParams,
+    TokenEvent,
+)
+from vram_llm.llama.images import Bitmap, ImageRows
+from vram_llm.llama.model import LoadedModel
+from vram_llm.machine.types import Host, Machine
+from vram_llm.plan.types import Plan, Serving, Workload
+from vram_llm.units import MIB
+
+GREEDY = SamplingParams(temperature=0)
+BEFORE, AFTER = "What is there to be seen in this picture, the one here? ", " Say it."
+Answer = list[TokenEvent]
+
+
+MODELS = LOADABLE | {"qwen2vl": qwen2vl}
+KINDS = {"mlp": "llama", "qwen2vl_merger": "qwen2vl", "gemma3": "gemma3"}  # the text model of a projector
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def plan(request: pytest.FixtureRequest, host: Host, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """LLaVA's kind: 16 rows an image. Qwen2-VL's: several rows at a position. Gemma 3's: a sliding window,
+    and rows that see each other. Weights are float32.
+    """
+    folder, kind = tmp_path_factory.mktemp("images"), request.param
+    path = folder / "f32.gguf"
+    if kind == "mlp":
+        write_llama(path, quant=gguf.GGMLQuantizationType.F32)
+    else:
+        write_loadable(with_vocabulary(MODELS[KINDS[kind]]()), path, "F32")
+    mmproj = write_mmproj(folder / "mmproj.gguf", kind=kind, n_text=64 if kind == "mlp" else 256)
+    wish = Workload(
+        n_ctx=512, parallel=4, reserve_bytes=0, n_batch=64, n_ubatch=32, mmproj=str(mmproj),
+        serving=Serving(slots_ram_bytes=64 * MIB),
+    )  # fmt: skip
+    return api.plan(str(path), Machine(devices=(), host=host), wish)
+
+
+@pytest.fixture(scope="module")
+def model(plan: Plan) -> Iterator[LoadedModel]:
+    loaded = LoadedModel(plan)
+    yield loaded
+    gc.collect()
+    loaded.close()
+
+
+@pytest.fixture
+def loop(model: LoadedModel) -> Iterator[Loop]:
+    """A loop that shares; what a test leaves is evicted."""
+    loop = Loop(model)
+    yield loop
+    assert loop.is_idle
+    _empty(loop)
+
+
+def _empty(loop: Loop) -> None:
+    while loop._cache.evict():
+        pass
+    assert loop.figures().n_cells_used == 0
+
+
+def seen(name: str, *pictures: bytes, max_tokens: int = 12, **options: Any) -> Request:
+    """A request with pictures in the middle of its prompt."""
+    return Request(
+        id=name, prompt=BEFORE + AFTER, max_tokens=max_tokens, ignore_eos=True,
+        images=tuple(Image(len(BEFORE), picture, f"images[{i}]") for i, picture in enumerate(pictures)),
+        **{"sampling": GREEDY, **options},
+    )  # fmt: skip
+
+
+def run(loop: Loop, *requests: Request) -> list[Answer]:
+    """Submit all at once and run until nothing is left; the news of each."""
+    news: dict[str, Answer] = {request.id: [] for request in requests}
+    for request in requests:
+        if (refusal := loop.submit(request)) is not None:
+            news[request.id].append(refusal)
+    while not loop.is_idle:
+        for event in loop.step():
+            news[event.id].append(event)
+    return list(news.values())
+
+
+def tokens(answer: Answer) -> list[int]:
+    return [token for event in answer for token in event.token_ids]
+
+
+def firsts(answer: Answer) -> dict[int, float]:
+    """The likeliest first tokens and the logarithms of their probabilities."""
+    top = answer[0].logprobs[0].top
+    return {each.token: each.logprob for each in top if each.logprob is not None}
+
+
+def assert_same(alone: Answer, among: Answer) -> None:
+    """Token for token, up to where the two best are nearer than rounding moves them."""
+    pairs = zip(
+        tokens(alone), tokens(among), [each for event in alone for each in event.logprobs], strict=True
+    )
+    for token, other, told in pairs:
+        if token != other:
+            best, second = (each.logprob or 0.0 for each in told.top)
+            assert best - second < 5e-3
+            return
+
+
+def by_the_helper(model: LoadedModel, *pictures: bytes) -> npt.NDArray[np.float32]:
+    """The logits after the prompt of `seen`, as mtmd_helper_eval_chunks leaves them."""
+    reader = model.images
+    assert reader is not None
+    model.forget(0)
+    marker = M.mtmd_default_marker()
+    text = BEFORE.encode() + marker * len(pictures) + AFTER.encode()
+    bitmaps = [Bitmap(picture) for picture in pictures]
+    handles = (ctypes.c_void_p * len(bitmaps))(*(bitmap.handle for bitmap in bitmaps))
+    chunks = M.mtmd_input_chunks_init()
+    asked = M.mtmd_input_text(text, len(text), True, True)
+    assert M.mtmd_tokenize(reader._mtmd, chunks, ctypes.byref(asked), handles, len(bitmaps)) == 0
+    end = ctypes.c_int32()
+    assert M.mtmd_helper_eval_chunks(reader._mtmd, model.ctx, chunks, 0, 0, 64, True, ctypes.byref(end)) == 0
+    M.mtmd_input_chunks_free(chunks)
+    logits = model.logits(-1).copy()
+    model.forget(0)
+    return logits
+
+
+def logprobs(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    return np.asarray(wide - wide.max() - np.log(np.exp(wide - wide.max()).sum()))
+
+
+@pytest.mark.parametrize("pictures", [(png(1),), (png(2), png(3))], ids=["one", "two"])
+def test_the_answer_is_what_libmtmd_own_way_gives(
+    model: LoadedModel, loop: Loop, pictures: tuple[bytes, ...]
+) -> None:
+    (answer,) = run(loop, seen("a", *pictures, logprobs=20))
+    expected = logprobs(by_the_helper(model, *pictures))
+    other = logprobs(by_the_helper(model, png(9), *pictures[1:]))
+    error = max(abs(logprob - expected[token]) for token, logprob in firsts(answer).items())
+    assert error < 2e-3
+    assert error < np.abs(other - expected).max() / 4, "another image would do as well"
+
+
+def places(model: LoadedModel, picture: bytes) -> tuple[int, int, int]:
+    """Tokens before a picture in the prompt of `seen`, its rows, and the positions those take."""
+    assert model.images is not None
+    before, image, _ = model.images.read([BEFORE, Bitmap(picture), AFTER], add_special=True)
+    assert isinstance(before, list)
+    assert isinstance(image, ImageRows)
+    return len(before), image.n_rows, image.n_positions
+
+
+def test_rows_count_as_tokens_of_the_prompt(model: LoadedModel, loop: Loop) -> None:
+    _, n_rows, _ = places(model, png(1))
+    (answer,) = run(loop, seen("a", png(1)))
+    counted = loop.count(BEFORE + AFTER, seen("a", png(1)).images, add_special=True)
+    assert (len(counted), counted.count(-1)) == (answer[-1].prompt_tokens, n_rows)
+
+
+def test_equal_images_share_their_cells_and_others_do_not(model: LoadedModel, loop: Loop) -> None:
+    """An image that takes fewer positions than rows is computed again, and only what is before it shared."""
+    (one,), (again,), (other,) = (run(loop, seen(str(i), png(seed))) for i, seed in enumerate((1, 1, 2)))
+    n_before, n_rows, n_positions = places(model, png(1))
+    assert one[-1].cached_tokens == 0
+    assert other[-1].cached_tokens <= n_before
+    if model.cells.is_stateful:
+        assert again[-1].cached_tokens == one[-1].prompt_tokens - 1
+    elif n_positions < n_rows:
+        assert again[-1].cached_tokens == other[-1].cached_tokens == n_before
+    else:
+        assert (again[-1].cached_tokens, other[-1].cached_tokens) == (one[-1].prompt_tokens - 1, n_before)
+    assert tokens(again) == tokens(one)
+    _empty(loop)
+    (alone,) = run(loop, seen("alone", png(2)))
+    assert tokens(alone) == tokens(other)
+
+
+def test_streams_beside_go_on_and_say_what_they_say_alone(loop: Loop) -> None:
+    text = Request(id="text", prompt="Count with me:", max_tokens=40, sampling=GREEDY, ignore_eos=True)
+    (alone,) = run(loop, text)
+    requests = [seen(f"image {i}", png(i)) for i in range(3)]
+    assert loop.submit(text) is None
+    loop.step()
+    for request in requests:
+        loop.submit(request)
+    steps: list[set[str]] = []
+    beside: Answer = []
+    ends = 0
+    while not loop.is_idle:
+        events = loop.step()
+        steps.append({event.id for event in events})
+        beside += [event for event in events if event.id == "text"]
+        ends += sum(event.id != "text" and event.finish_reason is not None for event in events)
+    assert ends == 3
+    last = max(i for i, ids in enumerate(steps) if "text" in ids)
+    assert all("text" in ids for ids in steps[1:last]), "a step without its token"
+    assert tokens(alone)[1:] == tokens(beside) or tokens(alone) == tokens(beside)
+
+
+@pytest.mark.parametrize("slots_ram_bytes", [64 * MIB, 0], ids=["kept on the host", "computed again"])
+def test_one_that_gives_way_comes_back_with_its_image(
+    model: LoadedModel, loop: Loop, monkeypatch: pytest.MonkeyPatch, slots_ram_bytes: int
+) -> None:
+    serving = Serving(slots_ram_bytes=slots_ram_bytes)
+    monkeypatch.setattr(model, "plan", replace(model.plan, serving=serving))
+    crowded = Loop(model)
+    n_prompt = len(loop.count(BEFORE + AFTER, seen("a", png(4)).images, add_special=True))
+    crowded._cache.n_cells = 2 * n_prompt + 60  # two begin, and do not fit to their ends
+    answers = run(crowded, *(seen(f"{i}", png(4 + i), max_tokens=60, logprobs=2) for i in range(3)))
+    assert crowded.figures().n_preemptions > 0
+    _empty(crowded)
+    for i, answer in enumerate(answers):
+        (alone,) = run(loop, seen("alone", png(4 + i), max_tokens=60, logprobs=2))
+        assert_same(alone, answer)
+
+
+def test_grammar_and_logprobs_and_penalties_work_after_an_image(loop: Loop) -> None:
+    yes = Grammar(kind=GrammarKind.CHOICE, text='["yes", "no"]', field="guided_choice")
+    dry = SamplingParams(temperature=0.7, seed=3, dry_multiplier=0.8, repeat_penalty=1.1)
+    answers = run(
+        loop,
+        replace(seen("grammar", png(1), max_tokens=50), grammar=yes, ignore_eos=False),
+        seen("told", png(2), logprobs=3),
+        seen("dry", png(3), sampling=dry),
+    )
+    assert "".join(event.text for event in answers[0]) in ("yes", "no")
+    assert all(len(event.logprobs) == len(event.token_ids) for event in answers[1])
+    assert len(tokens(answers[2])) == 12
+    assert all(token >= 0 for answer in answers for token in tokens(answer))
+
+
+def test_drafts_never_hold_an_image(loop: Loop) -> None:
+    """The prompt's beginning comes again after the image, so that lookup would go on into it."""
+    request = replace(seen("a", png(1), max_tokens=60), prompt=BEFORE + AFTER + BEFORE)
+    (answer,) = run(loop, request)
+    assert len(tokens(answer)) == 60
+
+
+CASES = [
+    (b"", "'images[0]' cannot be read: it is no image"),
+    (b"not a picture", "'images[0]' cannot be read: it is no image"),
+    (png(1)[:60], "'images[0]' cannot be read: the image breaks off or is damaged"),
+    (png_of(9000, 9000, b""), f"9,000 x 9,000 pixels; the images of a request may have {MAX_PIXELS:,}"),
+]
+
+
+@pytest.mark.parametrize(("picture", "why"), CASES, ids=["empty", "text", "cut short", "huge"])
+def test_a_bad_image_is_refused_alone(loop: Loop, picture: bytes, why: str) -> None:
+    bad, good = run(loop, seen("bad", picture), seen("good", png(1)))
+    assert bad[-1].finish_reason is FinishReason.ERROR
+    assert bad[-1].error_code == "invalid_value"
+    assert bad[-1].error_param == "images[0]"
+    assert why in (bad[-1].error or "")
+    assert len(tokens(good)) == 12
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers(loop: Loop) -> None:
+    request = seen("many", *(png(i, 200, 200) for i in range(120)))
+    n_rows = loop.count(BEFORE + AFTER, request.images, add_special=True).count(-1)
+    (answer,) = run(loop, request)
+    assert answer[-1].error_code == "context_length_exceeded"
+    assert f"{n_rows:,} of them for images, and the context holds 512" in (answer[-1].error or "")
+
+
+def test_a_prompt_must_not_end_with_an_image(model: LoadedModel, loop: Loop) -> None:
+    assert model.images is not None
+    ends_in_text = len(model.images.read([BEFORE, Bitmap(png(1))], add_special=True)) > 2
+    (answer,) = run(loop, replace(seen("a", png(1)), prompt=BEFORE))
+    assert ("cannot end with an image" in (answer[-1].error or "")) is not ends_in_text
+
+
+def test_cancelled_at_any_step(loop: Loop) -> None:
+    for n_steps in range(6):
+        loop.submit(seen(f"a{n_steps}", png(n_steps)))
+        for _ in range(n_steps):
+            loop.step()
+        loop.cancel(f"a{n_steps}")
+        assert loop.is_idle
+    (answer,) = run(loop, seen("after", png(1)))
+    assert len(tokens(answer)) == 12
+
+
+def test_without_a_projector_images_are_refused(plan_on_cpu: PlanOnCpu) -> None:
+    model = LoadedModel(plan_on_cpu())
+    (answer,) = run(Loop(model), seen("a", png(1)))
+    model.close()
+    assert "takes no images" in (answer[-1].error or "")
