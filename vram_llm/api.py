@@ -363,6 +363,7 @@ def serve(
     aliases: tuple[str, ...] = (),
     cors_origins: tuple[str, ...] = (),
     allowed_hosts: tuple[str, ...] = (),
+    image_dir: str | Path | None = None,
     on_state: "Callable[[EngineClient], None]" = lambda _: None,
     on_ready: "Callable[[ModelInfo, int], None]" = lambda _info, _port: None,
 ) -> None:
@@ -370,7 +371,8 @@ def serve(
 
     `model_name` is what clients call it, by default the file's name, and `aliases` are other names for it;
     `port` 0 is any free one. Web pages of `cors_origins` may use it. On a loopback address it answers to
-    `allowed_hosts` and loopback's own names.
+    `allowed_hosts` and loopback's own names. Where the plan has a projector, requests may name files in
+    `image_dir` as their images.
     `on_state` is told of every change while loading, `on_ready` of the first load's end, and of the port.
     Raises PortInUse, ModelRefused, BadPlan, EngineDied.
     """
@@ -392,6 +394,7 @@ def serve(
             aliases=aliases,
             cors_origins=cors_origins,
             allowed_hosts=allowed_hosts,
+            image_dir=None if image_dir is None else Path(image_dir),
             on_ready=lambda info: on_ready(info, listening_on),
         )
 
@@ -405,11 +408,9 @@ def served_name(path: str) -> str:
 
 
 def _check_loadable(plan: "Plan") -> None:
-    if any(each.kind is CompanionKind.MMPROJ for each in plan.companions):
-        raise BadPlan(
-            "the engine does not load what --mmproj names yet: plan without it to load the "
-            "model here, or start llama-server as `vram-llm plan --emit llama-server` says"
-        )
+    kinds = {each.kind for each in plan.companions}
+    if CompanionKind.MMPROJ in kinds and plan.context.pooling is not None:
+        raise BadPlan("embeddings are made of text alone: plan without --mmproj, or without --pooling")
     paths = (plan.model.path, *(each.path for each in plan.companions))
     if away := [path for path in paths if is_remote(path)]:
         raise BadPlan(
@@ -420,8 +421,7 @@ def _check_loadable(plan: "Plan") -> None:
         raise BadPlan(
             f"{absent[0]} is planned for but not in this machine; plan without --gpu to load it here"
         )
-    has_draft = any(each.kind is CompanionKind.DRAFT for each in plan.companions)
-    if has_draft and not analyze(plan.model.path).can_rewind:
+    if CompanionKind.DRAFT in kinds and not analyze(plan.model.path).can_rewind:
         raise BadPlan(
             f"{plan.model.name} is recurrent and cannot take drafted tokens back, so that the engine drafts "
             "nothing for it; plan without --draft to load the model here"

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 import numpy as np
 
 from vram_llm.engine.info import EngineState, ModelInfo
-from vram_llm.engine.request import EmbeddingRequest, FinishReason, Request, TokenEvent
+from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, TokenEvent
 from vram_llm.engine.wire import Embedded
 
 Step = TokenEvent | Exception | asyncio.Event  # to say, to raise, to wait for
@@ -101,11 +101,13 @@ class FakeEngine:
         values = np.array([[value] * n for value in first], np.float32)
         return Embedded(request.id, values.tobytes(), [len(text) for text in request.inputs])
 
-    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """A byte is a token, but for <s>, which is 1 where it is parsed."""
+    async def tokenize(
+        self, text: str, *, add_special: bool, parse_special: bool, images: tuple[Image, ...] = ()
+    ) -> list[int]:
+        """A byte is a token, but for <s>, which is 1 where it is parsed; an image is one row."""
         head, _, tail = text.partition("<s>") if parse_special else ("", "", text)
         marks = [1] if parse_special and "<s>" in text else []
-        tokens = [*head.encode(), *marks, *tail.encode()]
+        tokens = [*head.encode(), *marks, *tail.encode(), *(-1 for _ in images)]
         return [1, *tokens] if add_special else tokens
 
     async def pieces(self, tokens: list[int]) -> list[bytes]:

@@ -6,11 +6,12 @@ import pytest
 
 from vram_llm.errors import RequestError
 from vram_llm.server.messages import template_messages
+from vram_llm.server.pictures import Pictures
 from vram_llm.server.schemas import Message
 
 
 def shown(message: dict[str, Any]) -> dict[str, Any]:
-    return template_messages([Message.model_validate(message)])[0]
+    return template_messages([Message.model_validate(message)], Pictures(taken=False))[0]
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
@@ -53,7 +54,9 @@ def test_a_reply_can_be_sent_back_as_the_sdk_dumps_it() -> None:
         ({"role": "user", "content": []}, "messages[1].content"),
         ({"role": "user", "content": ["x"]}, "messages[1].content[0]"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[1].content[0].text"),
-        ({"role": "user", "content": [{"type": "image_url"}]}, "messages[1].content[0]"),
+        ({"role": "user", "content": [{"type": "image_url"}]}, "messages[1].content[0].image_url"),
+        ({"role": "system", "content": [{"type": "image_url"}]}, "messages[1].content[0]"),
+        ({"role": "user", "content": [{"type": "input_audio"}]}, "messages[1].content[0]"),
         ({"role": "user", "content": "x", "tool_calls": []}, "messages[1].tool_calls"),
         ({"role": "assistant", "tool_calls": 3}, "messages[1].tool_calls"),
         ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "messages[1].tool_calls[0]"),
@@ -69,5 +72,5 @@ def test_a_reply_can_be_sent_back_as_the_sdk_dumps_it() -> None:
 def test_refused(message: dict[str, Any], param: str) -> None:
     messages = [Message(role="user", content="hi"), Message.model_validate(message)]
     with pytest.raises(RequestError) as caught:
-        template_messages(messages)
+        template_messages(messages, Pictures(taken=False))
     assert caught.value.param == param

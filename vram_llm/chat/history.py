@@ -35,7 +35,9 @@ def shown(messages: Messages, tools: Tools, dialect: Dialect, template: ChatTemp
         messages = [_in_its_way(message, dialect, template) for message in messages]
     else:
         messages = _in_words(messages, tools)
-    return _without_system(messages) if template.refuses_system else messages
+    if template.refuses_system:
+        messages = _without_system(messages)
+    return [_in_parts(message) for message in messages] if template.wants_parts else messages
 
 
 def _in_its_way(message: dict[str, Any], dialect: Dialect, template: ChatTemplate) -> dict[str, Any]:
@@ -67,6 +69,10 @@ def _as_object(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     return value if isinstance(value, dict) else {"arguments": text}
+
+
+def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}
 
 
 def _in_words(messages: Messages, tools: Tools) -> Messages:

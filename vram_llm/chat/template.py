@@ -85,6 +85,18 @@ class ChatTemplate:
         return True
 
     @cached_property
+    def wants_parts(self) -> bool:
+        """Whether content must be a list of parts: as text it is left out."""
+
+        def shows(content: str | list[dict[str, str]]) -> bool:
+            try:
+                return "needle" in self.render([{"role": "user", "content": content}])
+            except VramLLMError:
+                return False
+
+        return not shows("needle") and shows([{"type": "text", "text": "needle"}])
+
+    @cached_property
     def wants_argument_text(self) -> bool:
         """Whether the arguments of earlier calls must be the text of a JSON object, not an object."""
         call = {"name": "f", "arguments": {"key": "value"}}

@@ -149,7 +149,7 @@ _OPTIONS = (
         'Dictate the split over the devices, in their order: "0.35,0.45,0.20".'
     )),
     click.option("--mmproj", metavar="FILE", help=(
-        "Plan for this multimodal projector beside the model, whole on one device."
+        "The model's multimodal projector, whole on one device: requests may hold images."
     )),
     click.option("--lora", "loras", multiple=True, type=LoraFile(), metavar="FILE[:SCALE]", help=(
         "Run with this LoRA adapter, applied at SCALE. Repeat for more.  [default scale: 1]"

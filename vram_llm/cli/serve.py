@@ -61,6 +61,12 @@ if TYPE_CHECKING:
         "unless --host is a loopback address. Repeat for more."
     ),
 )
+@click.option(
+    "--image-dir",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="DIR",
+    help=("With --mmproj: requests may name files in DIR as images (file://NAME). Without it, none."),
+)
 @click.option("--verbose", is_flag=True, help="Show the engine's own log.")
 @wishes
 def command(
@@ -76,6 +82,7 @@ def command(
     aliases: tuple[str, ...],
     cors_origins: tuple[str, ...],
     allowed_hosts: tuple[str, ...],
+    image_dir: str | None,
     verbose: bool,
 ) -> None:
     """Plan MODEL over this machine's devices and workers, load it, and serve it until Ctrl+C.
@@ -83,6 +90,7 @@ def command(
     Without MODEL or --plan: the built-in model.
     """
     from vram_llm import api
+    from vram_llm.plan.types import CompanionKind
 
     name = one_model(model, model_option)
     if smart_split and wishes.workload.tensor_split is not None:
@@ -99,11 +107,15 @@ def command(
         plan = saved_plan(plan_file, wishes)
     else:
         plan = api.plan(name or built_in("serving"), api.detect(wishes.gpus, wishes.rpc), wishes.workload)
+    if image_dir is not None and not any(each.kind is CompanionKind.MMPROJ for each in plan.companions):
+        raise click.UsageError(
+            "--image-dir is for models that take images: give their projector, --mmproj FILE"
+        )
     with LoadBar(plan.model.name) as bar:
         reporter = _Reporter(plan, host, bar)
         api.serve(
             plan, host=host, port=port, api_keys=keys, aliases=aliases,
-            cors_origins=cors_origins, allowed_hosts=allowed_hosts,
+            cors_origins=cors_origins, allowed_hosts=allowed_hosts, image_dir=image_dir,
             on_state=bar.on_state, on_ready=reporter.on_ready,
         )  # fmt: skip
 

@@ -78,7 +78,7 @@ class Drafter:
             tokens = sequence.tokens[start:][: min(n_read, batch.capacity - batch.n_rows)]
             if not tokens:
                 continue
-            if max(tokens) >= self._model.vocab.n_tokens:
+            if max(tokens) >= self._model.vocab.n_tokens or min(tokens) < 0:  # an image's rows
                 wish.guesses.is_over = True
                 continue
             is_all = len(tokens) == n_behind

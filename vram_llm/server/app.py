@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -49,6 +50,7 @@ def create_app(
     api_keys: tuple[str, ...] = (),
     cors_origins: tuple[str, ...] = (),
     hosts: frozenset[str] | None = None,
+    image_dir: Path | None = None,
     clock: Callable[[], float] = time.time,
     max_body_bytes: int = MAX_BODY_BYTES,
     lifespan: Callable[[FastAPI], Any] | None = None,
@@ -57,7 +59,7 @@ def create_app(
 
     Every path under `/v1` is there without it as well. With `api_keys`, all but /health wants one of them
     as a bearer token. Web pages of `cors_origins` ("*" for all) may use it; `hosts` are the names it answers
-    to besides loopback's, None for any.
+    to besides loopback's, None for any. Images may be files in `image_dir`.
     """
     # The pages at /docs would fetch their scripts from the network.
     app = FastAPI(
@@ -73,7 +75,7 @@ def create_app(
             expose_headers=["x-request-id", "retry-after", "x-should-retry"],
         )  # fmt: skip
     app.add_exception_handler(HTTPException, _no_such_route)
-    served = Served(engine, model_aliases, clock)
+    served = Served(engine, model_aliases, clock, image_dir)
     app.include_router(health_router(served))
     for make in (
         models_router, chat_router, completions_router, responses_router, anthropic_router, embeddings_router,

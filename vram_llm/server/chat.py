@@ -87,7 +87,7 @@ def chat_router(served: Served) -> APIRouter:
     async def chat(http: Request) -> Response:
         fields = parse(ChatCompletionRequest, await http.body())
         info = served.writing_model(fields.model)
-        turn = await asyncio.to_thread(turn_of, info, fields)
+        turn = await asyncio.to_thread(turn_of, served, info, fields)
         head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(served.clock()), info.name, fingerprint(info))
         requests = sequences(
             fields,
@@ -99,6 +99,7 @@ def chat_router(served: Served) -> APIRouter:
             marks=turn.marks,
             grammar=turn.grammar,
             logprobs=fields.n_logprobs(),
+            images=turn.images,
         )
         parsers = [turn.new_parser() for _ in requests]
         said = spoken(news(served.engine, requests), parsers, one_call=turn.one_call)
@@ -117,12 +118,14 @@ def chat_router(served: Served) -> APIRouter:
     return router
 
 
-def turn_of(info: ModelInfo, fields: ChatCompletionRequest) -> Turn:
+def turn_of(served: Served, info: ModelInfo, fields: ChatCompletionRequest) -> Turn:
     """The turn a request asks for. Blocks. Raises RequestError, BrokenTemplate."""
+    pictures = served.pictures(info)
     return make_turn(
         info,
-        template_messages(fields.messages),
+        template_messages(fields.messages, pictures),
         tool_use(fields.tools, fields.tool_choice, fields.parallel_tool_calls),
+        pictures,
         effort=fields.reasoning_effort or (fields.reasoning.effort if fields.reasoning else None),
         names=fields.chat_template_kwargs,
         grammar=fields.grammar_wanted(),

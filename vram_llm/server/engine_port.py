@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from vram_llm.engine.info import EngineState, ModelInfo
-from vram_llm.engine.request import EmbeddingRequest, Request, TokenEvent
+from vram_llm.engine.request import EmbeddingRequest, Image, Request, TokenEvent
 from vram_llm.engine.wire import Embedded
 
 
@@ -22,8 +22,10 @@ class Engine(Protocol):
     def detail(self) -> str:
         """One phrase about `state`: "loading, 43 %", "restarting after a crash", or ""."""
 
-    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """The token ids of `text`. Raises EngineDied."""
+    async def tokenize(
+        self, text: str, *, add_special: bool, parse_special: bool, images: tuple[Image, ...] = ()
+    ) -> list[int]:
+        """The token ids of `text`; -1 for each row of an image. Raises EngineDied, RequestError."""
 
     async def pieces(self, tokens: list[int]) -> list[bytes]:
         """The bytes each of `tokens` is written with. Raises EngineDied."""

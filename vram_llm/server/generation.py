@@ -9,13 +9,15 @@ from typing import Any, TypeVar, cast
 from starlette.types import Receive
 
 from vram_llm.engine.info import ModelInfo
-from vram_llm.engine.request import Grammar, Likelihood, Request, TokenEvent
+from vram_llm.engine.request import Grammar, Image, Likelihood, Request, TokenEvent
 from vram_llm.errors import RequestError
 from vram_llm.server.engine_port import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
 from vram_llm.server.replies import Ending, Tally
 from vram_llm.server.schemas import MAX_CHOICES, GenerationFields
+from vram_llm.units import MIB
 
+MAX_IMAGES_BYTES = 128 * MIB  # of all choices of a request: each is sent to the engine
 T = TypeVar("T")
 News = AsyncGenerator[tuple[int, TokenEvent], None]  # (index of the choice, what is new of it)
 
@@ -44,6 +46,7 @@ def sequences(
     prompt_logprobs: int | None = None,
     suffix: str | None = None,
     best_of: int | None = None,
+    images: tuple[Image, ...] = (),
 ) -> list[Request]:
     """One request per choice: `best_of`, or else `n`, for each prompt, with the seeds seed, seed + 1, ...
 
@@ -55,6 +58,12 @@ def sequences(
             f"{len(prompts)} prompts with {name} = {n} ask for {n * len(prompts)} choices; at most "
             f"{MAX_CHOICES} are made in one request, so send several",
             name if n > 1 else "prompt",
+        )
+    if (n_bytes := n * sum(len(image.data) for image in images)) > MAX_IMAGES_BYTES:
+        raise RequestError(
+            f"'n' of {n} choices over these images is {n_bytes:,} bytes for the engine to read; "
+            f"{MAX_IMAGES_BYTES:,} is the most, so send several requests",
+            "n",
         )
     sampling, stop = fields.sampling(info.n_vocab), fields.stops()
     seed = sampling.seed
@@ -74,6 +83,7 @@ def sequences(
             prompt_logprobs=prompt_logprobs,
             adapters=info.using,
             suffix=suffix,
+            images=images,
         )
         for i, prompt in enumerate(prompts)
         for k in range(n)

@@ -4,6 +4,7 @@ from typing import Any
 
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import MissingField, NotSupported, UnknownParameter
+from vram_llm.server.pictures import Pictures, detail_of
 from vram_llm.server.schemas import Message
 
 _KEPT = ("name", "tool_call_id", "reasoning_content")  # strings that templates know
@@ -11,17 +12,18 @@ _NOT_YET = ("function_call", "audio")
 _IGNORED = ("refusal", "annotations")  # come back with our own replies, and say nothing
 
 
-def template_messages(messages: list[Message]) -> list[dict[str, Any]]:
+def template_messages(messages: list[Message], pictures: Pictures) -> list[dict[str, Any]]:
     """One dict per message for the template: role, content as one string, and what else it has.
 
-    Raises RequestError whose `param` names the place: "messages[2].content".
+    Images of a user's go to `pictures`, and their marks into the text. May block, for files. Raises
+    RequestError whose `param` names the place: "messages[2].content".
     """
-    return [_template_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    return [_template_message(message, f"messages[{i}]", pictures) for i, message in enumerate(messages)]
 
 
-def _template_message(message: Message, at: str) -> dict[str, Any]:
+def _template_message(message: Message, at: str, pictures: Pictures) -> dict[str, Any]:
     role = "tool" if message.role == "function" else message.role
-    shown: dict[str, Any] = {"role": role, "content": _text(message, f"{at}.content")}
+    shown: dict[str, Any] = {"role": role, "content": _text(message, f"{at}.content", pictures)}
     for name, value in (message.model_extra or {}).items():
         if value is None or name in _IGNORED:
             continue
@@ -61,9 +63,8 @@ def _call(call: object, at: str) -> dict[str, Any]:
     return {"id": call["id"], "type": "function", "function": said}
 
 
-def _text(message: Message, at: str) -> str:
-    """The text of a message: parts are joined by newlines, as llama.cpp does (common/chat.cpp,
-    render_content)."""
+def _text(message: Message, at: str, pictures: Pictures) -> str:
+    """The text of a message, with marks where images are."""
     content = message.content
     if isinstance(content, str):
         return content
@@ -72,15 +73,33 @@ def _text(message: Message, at: str) -> str:
     if content is None:
         raise MissingField(f"A message of role '{message.role}' needs content at '{at}'", at)
     if not isinstance(content, list) or not content:
-        raise RequestError(f"'{at}' must be a string or a list of text parts", at)
-    return "\n".join(_part(part, f"{at}[{i}]") for i, part in enumerate(content))
+        raise RequestError(f"'{at}' must be a string or a list of parts", at)
+    may_show = message.role == "user"
+    return pictures.joined(
+        _image(part, f"{at}[{i}]", pictures)
+        if may_show and isinstance(part, dict) and part.get("type") == "image_url"
+        else _part(part, f"{at}[{i}]")
+        for i, part in enumerate(content)
+    )
+
+
+def _image(part: dict[str, Any], at: str, pictures: Pictures) -> str:
+    at = f"{at}.image_url"
+    image = part.get("image_url")
+    if not isinstance(image, dict):
+        raise RequestError(f"'{at}' must be an object with a 'url'", at)
+    detail_of(image, at)
+    return pictures.from_url(image.get("url"), f"{at}.url")
 
 
 def _part(part: object, at: str) -> str:
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
         raise RequestError(f"'{at}' must be an object with a 'type'", at)
     if part["type"] != "text":
-        raise NotSupported(f"Content of type '{part['type']}' is not supported yet; send text", at)
+        raise NotSupported(
+            f"Content of type '{part['type']}' is not supported here; send text, or images of a user's",
+            at,
+        )
     if not isinstance(part.get("text"), str):
         raise RequestError(f"'{at}.text' must be a string", f"{at}.text")
     return str(part["text"])

@@ -5,6 +5,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
@@ -45,13 +46,14 @@ async def serve(
     aliases: tuple[str, ...] = (),
     cors_origins: tuple[str, ...] = (),
     allowed_hosts: tuple[str, ...] = (),
+    image_dir: Path | None = None,
     on_ready: Callable[[ModelInfo], None] = lambda _: None,
 ) -> None:
     """Start `engine` and answer on `sock` until SIGINT or SIGTERM. Raises what the first load failed with.
 
     /health says 503 while the model loads. After a signal, requests in flight have DRAIN_S to finish; a
     second signal ends them at once. Bound to a loopback address, or given `allowed_hosts`, it answers to no
-    other host names (see server.hosts).
+    other host names (see server.hosts). Images may be files in `image_dir`.
     """
     checks_host = bool(allowed_hosts) or is_loopback(sock.getsockname()[0])
     app = create_app(
@@ -60,6 +62,7 @@ async def serve(
         api_keys=api_keys,
         cors_origins=cors_origins,
         hosts=frozenset(host.lower() for host in allowed_hosts) if checks_host else None,
+        image_dir=image_dir,
     )
     config = uvicorn.Config(
         app,

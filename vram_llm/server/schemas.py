@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import MissingField, NotSupported, UnknownParameter
 from vram_llm.server.grammar_fields import GrammarFields
+from vram_llm.server.pictures import DETAILS
 from vram_llm.server.sampling_fields import SamplingFields
 from vram_llm.server.tools import MAX_TOOLS, Tool, ToolChoice
 
@@ -35,7 +36,20 @@ _TEXT_PART = {
     "properties": {"type": {"const": "text"}, "text": _STRING},
     "required": ["type", "text"],
 }
-_CONTENT = {"anyOf": [_STRING, {"type": "array", "items": _TEXT_PART}, {"type": "null"}]}
+_IMAGE_PART = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "image_url"},
+        "image_url": {
+            "type": "object",
+            "properties": {"url": _STRING, "detail": {"enum": [*DETAILS, None]}},
+            "required": ["url"],
+        },
+    },
+    "required": ["type", "image_url"],
+}
+_PART = {"anyOf": [_TEXT_PART, _IMAGE_PART]}
+_CONTENT = {"anyOf": [_STRING, {"type": "array", "items": _PART}, {"type": "null"}]}
 _PROMPT = {"anyOf": [_STRING, _STRINGS, _TOKENS, {"type": "array", "items": _TOKENS}]}
 _STOP = {"anyOf": [_STRING, {**_STRINGS, "maxItems": MAX_STOPS}, {"type": "null"}]}
 _LOGPROBS = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 5}, {"type": "null"}]}

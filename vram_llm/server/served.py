@@ -1,27 +1,30 @@
 """The one model behind the endpoint, and the names it answers to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2s
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from types import MappingProxyType
 
 from vram_llm.chat.template import ChatTemplate
 from vram_llm.engine.info import EngineState, ModelInfo
 from vram_llm.model.pooling import Pooling
 from vram_llm.server.engine_port import Engine
 from vram_llm.server.errors import NotReady, Unavailable, UnknownModel, WrongModel
+from vram_llm.server.pictures import Pictures
 
 _EMBEDS = "makes embeddings: POST /v1/embeddings"
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What every family of routes is made with. `clock` gives Unix seconds."""
+    """What every family of routes is made with. `clock` gives Unix seconds; files are read in `image_dir`."""
 
     engine: Engine
     aliases: tuple[str, ...]
     clock: Callable[[], float]
+    image_dir: Path | None = None
 
     def check_ready(self) -> None:
         """Raises NotReady or Unavailable unless the engine takes requests now."""
@@ -78,6 +81,10 @@ class Served:
             does = "writes text" if info.pooling is None else _EMBEDS
             raise WrongModel(f"'{info.name}' is no reranker; it {does}", "model")
         return info
+
+    def pictures(self, info: ModelInfo, kept: Mapping[str, bytes] = MappingProxyType({})) -> Pictures:
+        """What takes the images of a request in; `kept` are those of the responses it builds upon."""
+        return Pictures(info.takes_images, self.image_dir, dict(kept))
 
     def known(self) -> ModelInfo:
         """The model as last loaded. Raises NotReady before the first load, Unavailable if none came."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from vram_llm.errors import RequestError
 from vram_llm.server.chat import turn_of
 from vram_llm.server.document import body_route, refusals
-from vram_llm.server.errors import MissingField
+from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.schemas import ChatCompletionRequest, parse
 from vram_llm.server.served import Served
@@ -139,7 +139,11 @@ def tokens_router(served: Served) -> APIRouter:
     @router.post("/apply-template", **body_route("The prompt of a chat", ApplyFields, Applied))
     async def apply_template(http: Request) -> Applied:
         fields = parse(ApplyFields, await http.body())
-        turn = await asyncio.to_thread(turn_of, served.writing_model(fields.model), fields)
+        turn = await asyncio.to_thread(turn_of, served, served.writing_model(fields.model), fields)
+        if turn.images:
+            raise NotSupported(
+                "A prompt with images is not text alone: send the messages without", "messages"
+            )
         return Applied(prompt=turn.prompt)
 
     return router

@@ -1,7 +1,7 @@
 """A chat made ready for the engine: its prompt, and how the answer is to be read."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vram_llm.chat import history
@@ -9,9 +9,10 @@ from vram_llm.chat.dialect import Dialect, dialect_of
 from vram_llm.chat.forced import call_schema, forced
 from vram_llm.chat.reader import Parser
 from vram_llm.engine.info import ModelInfo
-from vram_llm.engine.request import Grammar, GrammarKind
+from vram_llm.engine.request import Grammar, GrammarKind, Image
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
+from vram_llm.server.pictures import Pictures
 from vram_llm.server.served import chat_template
 from vram_llm.server.tools import ToolUse
 
@@ -29,21 +30,23 @@ class Turn:
     new_parser: Callable[[], Parser | None]
     grammar: Grammar | None = None
     one_call: bool = False
+    images: tuple[Image, ...] = ()
 
 
 def make_turn(
     info: ModelInfo,
     messages: list[dict[str, Any]],
     use: ToolUse,
+    pictures: Pictures,
     *,
     effort: str | None = None,
     names: Mapping[str, Any] | None = None,
     grammar: Grammar | None = None,
 ) -> Turn:
-    """The turn that follows `messages` (see chat.history). `names` are the client's own for the template.
+    """The turn that follows `messages` (see chat.history), which have the marks of `pictures` in them.
 
-    With a `grammar`, or a call that must be made, the answer begins at once, without thinking. Blocks: call
-    it in a thread. Raises RequestError, BrokenTemplate.
+    `names` are the client's own for the template. With a `grammar`, or a call that must be made, the answer
+    begins at once, without thinking. Blocks: call it in a thread. Raises RequestError, BrokenTemplate.
     """
     if grammar is not None and use.tools:
         raise NotSupported(
@@ -51,13 +54,26 @@ def make_turn(
             "of 'none'",
             grammar.field,
         )
+    turn = _turn(info, messages, use, effort, names or {}, grammar)
+    prompt, images = pictures.placed(turn.prompt)
+    return replace(turn, prompt=prompt, images=images)
+
+
+def _turn(
+    info: ModelInfo,
+    messages: list[dict[str, Any]],
+    use: ToolUse,
+    effort: str | None,
+    names: Mapping[str, Any],
+    grammar: Grammar | None,
+) -> Turn:
     dialect = dialect_of(info.chat_template)
     template = chat_template(info.chat_template, info.bos_token, info.eos_token)
     tools = list(use.tools)
     prompt = template.render(
         history.shown(messages, tools, dialect, template),
         tools=tools if tools and dialect.takes_tools else None,
-        **_names(dialect, effort, names or {}),
+        **_names(dialect, effort, names),
     )
     add_bos = not (info.bos_token and prompt.startswith(info.bos_token))
     schemas = use.schemas

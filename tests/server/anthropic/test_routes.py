@@ -124,7 +124,7 @@ async def test_count_tokens(client: httpx.AsyncClient) -> None:
         ({"messages": [{"role": "system", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].source"),
         ({"messages": [{"role": "assistant", "content": "I"}]}, "messages"),
         ({"tools": [{"name": "web_search", "type": "web_search_20250305"}]}, "tools"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),

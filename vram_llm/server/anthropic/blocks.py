@@ -6,17 +6,21 @@ from typing import Any
 from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.fields import CountFields
 from vram_llm.server.errors import NotSupported
+from vram_llm.server.pictures import Pictures
 
 
-def messages_of(fields: CountFields) -> list[dict[str, Any]]:
-    """The messages (see chat.history). Raises RequestError that names the place."""
+def messages_of(fields: CountFields, pictures: Pictures) -> list[dict[str, Any]]:
+    """The messages (see chat.history). Raises RequestError that names the place.
+
+    Images of users and of tools' results go to `pictures`, and their marks into the text. May block.
+    """
     messages: list[dict[str, Any]] = []
     if fields.system:
         messages.append({"role": "system", "content": _text(fields.system, "system")})
     for i, said in enumerate(fields.messages):
         at = f"messages[{i}].content"
         blocks = _blocks(said.content, at)
-        messages += _assistant(blocks, at) if said.role == "assistant" else _user(blocks, at)
+        messages += _assistant(blocks, at) if said.role == "assistant" else _user(blocks, at, pictures)
     if messages[-1]["role"] == "assistant":
         raise NotSupported(
             "The last message is the assistant's: an answer cannot be begun for the model here", "messages"
@@ -24,20 +28,23 @@ def messages_of(fields: CountFields) -> list[dict[str, Any]]:
     return messages
 
 
-def _user(blocks: list[dict[str, Any]], at: str) -> list[dict[str, Any]]:
+def _user(blocks: list[dict[str, Any]], at: str, pictures: Pictures) -> list[dict[str, Any]]:
     """What tools returned comes first, then what the user says."""
     results, texts = [], []
     for i, block in enumerate(blocks):
         where = f"{at}[{i}]"
         if block["type"] == "tool_result":
-            content = _text(block.get("content") or "", f"{where}.content")
+            content = _shown(block.get("content") or "", f"{where}.content", pictures)
             call = _string(block, "tool_use_id", where)
             results.append({"role": "tool", "content": content, "tool_call_id": call})
         elif block["type"] == "text":
             texts.append(_string(block, "text", where))
+        elif block["type"] == "image":
+            texts.append(_image(block, where, pictures))
         else:
             raise _unsupported(block, where)
-    return results + ([{"role": "user", "content": "\n".join(texts)}] if texts or not results else [])
+    said = {"role": "user", "content": pictures.joined(texts)}
+    return results + ([said] if texts or not results else [])
 
 
 def _assistant(blocks: list[dict[str, Any]], at: str) -> list[dict[str, Any]]:
@@ -77,6 +84,29 @@ def _blocks(content: object, at: str) -> list[dict[str, Any]]:
         if not isinstance(block, dict) or not isinstance(block.get("type"), str):
             raise RequestError(f"'{at}[{i}]' must be an object with a 'type'", f"{at}[{i}]")
     return content
+
+
+def _shown(content: object, at: str, pictures: Pictures) -> str:
+    """Text and images."""
+    parts = []
+    for i, block in enumerate(_blocks(content, at)):
+        where = f"{at}[{i}]"
+        is_image = block["type"] == "image"
+        parts.append(_image(block, where, pictures) if is_image else _text([block], where))
+    return pictures.joined(parts)
+
+
+def _image(block: dict[str, Any], at: str, pictures: Pictures) -> str:
+    at = f"{at}.source"
+    source = block.get("source")
+    if not isinstance(source, dict):
+        raise RequestError(f"'{at}' must be an object", at)
+    match source.get("type"):
+        case "base64":
+            return pictures.from_base64(source.get("data"), f"{at}.data")
+        case "url":
+            return pictures.from_url(source.get("url"), f"{at}.url")
+    raise NotSupported(f"'{at}.type' must be 'base64', or 'url' with a file that is allowed", f"{at}.type")
 
 
 def _text(content: object, at: str) -> str:

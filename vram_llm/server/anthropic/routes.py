@@ -28,7 +28,7 @@ def anthropic_router(served: Served) -> APIRouter:
     async def answer(http: Request) -> Response:
         fields = parse(MessagesFields, await http.body())
         info = served.writing_model(fields.model)
-        turn = await asyncio.to_thread(_turn, info, fields)
+        turn = await asyncio.to_thread(_turn, served, info, fields)
         tally = Tally(1)
         writer = MessageWriter(info.name, tally)
         requests = sequences(
@@ -40,6 +40,7 @@ def anthropic_router(served: Served) -> APIRouter:
             max_tokens=fields.max_tokens,
             marks=turn.marks,
             grammar=turn.grammar,
+            images=turn.images,
         )
         said = spoken(news(served.engine, requests), [turn.new_parser()], one_call=turn.one_call)
         if fields.stream:
@@ -51,16 +52,24 @@ def anthropic_router(served: Served) -> APIRouter:
     @router.post("/messages/count_tokens", **body_route("Count a prompt's tokens", CountFields, TokenCount))
     async def count(http: Request) -> TokenCount:
         fields = parse(CountFields, await http.body())
-        turn = await asyncio.to_thread(_turn, served.writing_model(fields.model), fields)
-        tokens = await served.engine.tokenize(turn.prompt, add_special=turn.add_bos, parse_special=True)
+        turn = await asyncio.to_thread(_turn, served, served.writing_model(fields.model), fields)
+        tokens = await served.engine.tokenize(
+            turn.prompt, add_special=turn.add_bos, parse_special=True, images=turn.images
+        )
         return TokenCount(input_tokens=len(tokens))
 
     return router
 
 
-def _turn(info: ModelInfo, fields: CountFields) -> Turn:
+def _turn(served: Served, info: ModelInfo, fields: CountFields) -> Turn:
+    pictures = served.pictures(info)
     return make_turn(
-        info, messages_of(fields), fields.use(), effort=fields.effort, grammar=fields.grammar_wanted()
+        info,
+        messages_of(fields, pictures),
+        fields.use(),
+        pictures,
+        effort=fields.effort,
+        grammar=fields.grammar_wanted(),
     )
 
 

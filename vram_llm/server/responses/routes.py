@@ -15,7 +15,7 @@ from vram_llm.server.replies import ErrorReply, Tally
 from vram_llm.server.responses.fields import ResponseFields
 from vram_llm.server.responses.items import messages_of
 from vram_llm.server.responses.resource import Deleted, ResponseObject, begun
-from vram_llm.server.responses.store import ResponseStore
+from vram_llm.server.responses.store import Kept, ResponseStore
 from vram_llm.server.responses.writer import ResponseWriter
 from vram_llm.server.schemas import parse
 from vram_llm.server.served import Served
@@ -34,7 +34,10 @@ def responses_router(served: Served) -> APIRouter:
         fields = parse(ResponseFields, await http.body())
         fields.check()
         info = served.writing_model(fields.model)
-        chat = [*_before(store, fields.previous_response_id), *messages_of(fields.input)]
+        before = _before(store, fields.previous_response_id)
+        pictures = served.pictures(info, before.images if before else {})
+        new = await asyncio.to_thread(messages_of, fields.input, pictures)
+        chat = [*(before.messages if before else ()), *new]
         orders = [{"role": "system", "content": fields.instructions}] if fields.instructions else []
         reasoning = fields.reasoning
         turn = await asyncio.to_thread(
@@ -42,6 +45,7 @@ def responses_router(served: Served) -> APIRouter:
             info,
             [*orders, *chat],
             fields.use(),
+            pictures,
             effort=reasoning.effort if reasoning else None,
             names=fields.chat_template_kwargs,
             grammar=fields.grammar_wanted(),
@@ -56,11 +60,12 @@ def responses_router(served: Served) -> APIRouter:
             max_tokens=fields.max_output_tokens,
             marks=turn.marks,
             grammar=turn.grammar,
+            images=turn.images,
         )
 
         def on_end(response: ResponseObject, answer: Answer) -> None:
             if response.store:
-                store.keep(response, [*chat, _message(answer)])
+                store.keep(response, [*chat, _message(answer)], pictures.kept)
 
         writer = ResponseWriter(response, Tally(1), served.clock, on_end)
         said = spoken(news(served.engine, requests), [turn.new_parser()], one_call=turn.one_call)
@@ -102,16 +107,16 @@ async def _written(writer: ResponseWriter, said: SpokenNews) -> bool:
     return True
 
 
-def _before(store: ResponseStore, response_id: str | None) -> tuple[dict[str, Any], ...]:
+def _before(store: ResponseStore, response_id: str | None) -> Kept | None:
     if response_id is None:
-        return ()
+        return None
     kept = store.find(response_id)
     if kept is None:
         raise PreviousNotFound(
             f"Previous response with id '{response_id}' not found; it was not stored, or is forgotten",
             "previous_response_id",
         )
-    return kept.messages
+    return kept
 
 
 def _no_such(response_id: str) -> RequestError:

@@ -7,7 +7,7 @@ from typing import Any
 from vram_llm.server.responses.resource import ResponseObject
 
 MAX_RESPONSES = 1024
-MAX_CHARS = 64 * 2**20  # of text in all of them together
+MAX_CHARS = 64 * 2**20  # of text in all of them together, and bytes of images
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class Kept:
 
     response: ResponseObject
     messages: tuple[dict[str, Any], ...]
+    images: dict[str, bytes]  # by the marks that stand for them in the messages
     n_chars: int
 
 
@@ -26,12 +27,15 @@ class ResponseStore:
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._n_chars = 0
 
-    def keep(self, response: ResponseObject, messages: list[dict[str, Any]]) -> None:
+    def keep(
+        self, response: ResponseObject, messages: list[dict[str, Any]], images: dict[str, bytes]
+    ) -> None:
         """Keep it, unless it alone is too large."""
         n_chars = sum(len(str(value)) for message in messages for value in message.values())
+        n_chars += sum(map(len, images.values()))
         if n_chars > MAX_CHARS:
             return
-        self._kept[response.id] = Kept(response, tuple(messages), n_chars)
+        self._kept[response.id] = Kept(response, tuple(messages), images, n_chars)
         self._n_chars += n_chars
         while len(self._kept) > MAX_RESPONSES or self._n_chars > MAX_CHARS:
             _, oldest = self._kept.popitem(last=False)

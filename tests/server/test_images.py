@@ -1,0 +1,310 @@
+"""Images over HTTP: what is refused, in a table, and whole journeys with a real projector."""
+
+import asyncio
+import base64
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+
+from tests.companions import write_mmproj
+from tests.pictures import png, png_of
+from tests.server.conftest import Connect, listening
+from tests.server.fake_engine import INFO, FakeEngine
+from tools.random_model import write_llama
+from vram_llm import api
+from vram_llm.engine.client import EngineClient
+from vram_llm.machine.types import Host, Machine
+from vram_llm.plan.types import Workload
+from vram_llm.server.pictures import MAX_IMAGE_BYTES, MAX_IMAGES
+
+CATS = png(1)
+
+
+def data_url(picture: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def chat(*urls: object, **more: object) -> dict[str, Any]:
+    """A body for chat completions: some text, images, some text."""
+    images = [{"type": "image_url", "image_url": {"url": url, **more}} for url in urls]
+    parts = [{"type": "text", "text": "What is"}, *images, {"type": "text", "text": "this?"}]
+    return {"model": "", "messages": [{"role": "user", "content": parts}]}
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine(info=replace(INFO, takes_images=True))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A directory that may be read, with a secret beside it."""
+    allowed = tmp_path / "allowed"
+    (allowed / "deep").mkdir(parents=True)
+    (allowed / "cat.png").write_bytes(CATS)
+    (allowed / "deep" / "a cat.png").write_bytes(CATS)
+    (tmp_path / "secret.png").write_bytes(png(2))
+    (allowed / "link.png").symlink_to(tmp_path / "secret.png")
+    os.mkfifo(allowed / "pipe.png")
+    with (allowed / "large.png").open("wb") as stream:
+        stream.truncate(MAX_IMAGE_BYTES + 1)
+    return allowed
+
+
+async def asked(client: httpx.AsyncClient, engine: FakeEngine, body: dict[str, Any]) -> Any:
+    reply = await client.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 200, reply.text
+    return engine.requests[-1]
+
+
+async def test_an_image_stands_where_it_was_in_the_text(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    request = await asked(client, engine, chat(data_url(CATS), data_url(png(2)), detail="low"))
+    at = request.prompt.index("What is") + len("What is")
+    assert request.prompt[at:].startswith("this?")  # no line breaks around images
+    assert [(image.at, image.data) for image in request.images] == [(at, CATS), (at, png(2))]
+
+
+async def test_a_mark_in_the_users_own_text_is_text(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    body = chat(data_url(CATS))
+    body["messages"][0]["content"][0]["text"] = "<__media__> [image 0123] <image>"
+    request = await asked(client, engine, body)
+    assert "<__media__> [image 0123] <image>" in request.prompt
+    assert len(request.images) == 1
+
+
+@pytest.mark.parametrize("url", ["cat.png", "deep/a%20cat.png", "deep/../cat.png", "/{folder}/cat.png"])
+async def test_a_file_that_is_allowed(connect: Connect, engine: FakeEngine, folder: Path, url: str) -> None:
+    client = connect(image_dir=folder)
+    url = url.format(folder=str(folder).lstrip("/"))
+    request = await asked(client, engine, chat(f"file://{url}"))
+    assert request.images[0].data == CATS
+
+
+REFUSED = [
+    ("http://example.com/cat.png", "fetches nothing"),
+    ("HTTPS://example.com/cat.png", "fetches nothing"),
+    ("ftp://example.com/cat.png", "must be a data: URL"),
+    ("cat.png", "must be a data: URL"),
+    ("", "must be a data: URL"),
+    (None, "must be a string"),
+    (3, "must be a string"),
+    ("data:text/plain;base64,aGk=", "must be a data: URL"),
+    ("data:image/png,abc", "must be a data: URL"),
+    ("data:image/png;base64,a!b=", "is not valid base64"),
+    ("data:image/png;base64,abc", "is not valid base64"),
+    (data_url(b"x" * (MAX_IMAGE_BYTES + 3)), f"{MAX_IMAGE_BYTES:,} is the most"),
+    ("file://../secret.png", "lies outside"),
+    ("file:///etc/passwd", "lies outside"),
+    ("file://localhost/etc/passwd", "lies outside"),
+    ("file://%2e%2e/secret.png", "lies outside"),
+    ("file://link.png", "lies outside"),
+    ("file://pipe.png", "is no file"),
+    ("file://deep", "is no file"),
+    ("file://none.png", "is no file"),
+    ("file://large.png", f"{MAX_IMAGE_BYTES + 1:,} bytes; {MAX_IMAGE_BYTES:,} is the most"),
+    ("file://a%00b", "cannot be read"),
+    ("file://" + "a" * 5000, "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("url", "why"), REFUSED, ids=[str(url)[:40] for url, _ in REFUSED])
+async def test_refused(connect: Connect, folder: Path, url: object, why: str) -> None:
+    reply = await connect(image_dir=folder).post("/v1/chat/completions", json=chat(url))
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "messages[0].content[1].image_url.url"
+    assert why in reply.json()["error"]["message"]
+
+
+async def test_other_refusals(connect: Connect, client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    bodies = {
+        "--image-dir": chat("file://cat.png"),
+        f"is image {MAX_IMAGES + 1}; {MAX_IMAGES} is the most": chat(*[data_url(CATS)] * (MAX_IMAGES + 1)),
+        "must be one of auto, low": chat(data_url(CATS), detail="sharp"),
+        "is not supported here": {
+            "model": "", "messages": [{"role": "assistant", "content": chat("x")["messages"][0]["content"]}],
+        },
+        "choices over these images": chat(data_url(b"x" * 1_500_000)) | {"n": 100},
+    }  # fmt: skip
+    for why, body in bodies.items():
+        reply = await client.post("/v1/chat/completions", json=body)
+        assert reply.status_code == 400, why
+        assert why in reply.json()["error"]["message"]
+    reply = await client.post("/apply-template", json=chat(data_url(CATS)))
+    assert reply.status_code == 400
+    engine.info = INFO
+    reply = await client.post("/v1/chat/completions", json=chat(data_url(CATS)))
+    assert reply.status_code == 400
+    assert "--mmproj" in reply.json()["error"]["message"]
+
+
+async def test_a_template_that_leaves_images_out(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.info = replace(INFO, takes_images=True, chat_template="{{ messages | length }} of them")
+    reply = await client.post("/v1/chat/completions", json=chat(data_url(CATS)))
+    assert reply.status_code == 400
+    assert "leaves out images" in reply.json()["error"]["message"]
+
+
+async def test_a_template_that_reads_parts(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    template = (
+        "{% for m in messages %}{{ m.role }}:{% for p in m.content %}"
+        "{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}\n{% endfor %}"
+    )
+    engine.info = replace(INFO, takes_images=True, chat_template=template)
+    request = await asked(client, engine, chat(data_url(CATS)))
+    assert request.prompt == "user:What isthis?"
+    assert request.images[0].at == len("user:What is")
+
+
+async def test_a_kept_response_keeps_its_images(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    image = {"type": "input_image", "image_url": data_url(CATS), "detail": "auto"}
+    said = [{"role": "user", "content": [{"type": "input_text", "text": "Look:"}, image]}]
+    first = (await client.post("/v1/responses", json={"model": "", "input": said})).json()
+    body = {"model": "", "input": "And now?", "previous_response_id": first["id"]}
+    assert (await client.post("/v1/responses", json=body)).status_code == 200
+    one, two = engine.requests
+    assert one.images[0].data == two.images[0].data == CATS
+    at = one.images[0].at
+    assert two.prompt[:at] == one.prompt[:at]
+
+
+async def test_anthropic_blocks(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(CATS).decode()}
+    picture = {"type": "image", "source": source}
+    call = {"type": "tool_use", "id": "c", "name": "look", "input": {}}
+    messages = [
+        {"role": "user", "content": [picture, {"type": "text", "text": "Here."}]},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": [picture]}]},
+    ]
+    body = {"model": "", "max_tokens": 5, "messages": messages}
+    assert (await client.post("/v1/messages", json=body)).status_code == 200
+    assert [image.data for image in engine.requests[-1].images] == [CATS, CATS]
+    counted = await client.post("/v1/messages/count_tokens", json={"model": "", "messages": messages})
+    assert counted.json()["input_tokens"] == len(engine.requests[-1].prompt) + 2 + 1
+    for source, why in (
+        ({"type": "url", "url": "https://example.com/cat.png"}, "fetches nothing"),
+        ({"type": "file", "file_id": "f"}, "must be 'base64'"),
+        ({"type": "base64", "media_type": "image/png"}, "must be a string"),
+    ):
+        messages = [{"role": "user", "content": [{"type": "image", "source": source}]}]
+        reply = await client.post("/v1/messages", json=body | {"messages": messages})
+        assert reply.status_code == 400
+        assert why in reply.json()["error"]["message"]
+
+
+# -- a real projector ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base_url(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server in a thread of its own, so that clients that wait can be used."""
+    folder = tmp_path_factory.mktemp("eyes")
+    wish = Workload(n_ctx=2048, parallel=2, reserve_bytes=0, mmproj=str(write_mmproj(folder / "mmproj.gguf")))
+    plan = api.plan(str(write_llama(folder / "tiny.gguf")), Machine(devices=(), host=host), wish)
+    started: Future[str] = Future()
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+
+    async def serve() -> None:
+        engine = EngineClient(plan, "tiny")
+        engine.start()
+        try:
+            await engine.ready()
+            async with listening(engine) as url:
+                started.set_result(url)
+                await stop.wait()
+        finally:
+            await engine.stop()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    yield started.result(timeout=60)
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture
+def sdk(base_url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def first_logprobs(sdk: openai.OpenAI, picture: bytes) -> tuple[list[float], Any]:
+    reply = sdk.chat.completions.create(
+        **chat(data_url(picture)), max_tokens=3, temperature=0, logprobs=True, top_logprobs=5
+    )
+    logprobs = reply.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    return [each.logprob for each in logprobs.content[0].top_logprobs], reply.usage
+
+
+def test_the_openai_sdk(sdk: openai.OpenAI) -> None:
+    one, usage = first_logprobs(sdk, png(1))
+    again, reused = first_logprobs(sdk, png(1))
+    other, _ = first_logprobs(sdk, png(2))
+    assert one == pytest.approx(again, abs=1e-3)
+    assert other != pytest.approx(one, abs=1e-3)
+    without = sdk.chat.completions.create(**chat(), max_tokens=1)
+    assert without.usage is not None
+    assert usage.prompt_tokens >= without.usage.prompt_tokens + 16 - 1  # its rows; one line break less
+    assert reused.prompt_tokens_details.cached_tokens == usage.prompt_tokens - 1
+
+
+def test_a_stream_beside_a_broken_image(sdk: openai.OpenAI) -> None:
+    hello: Any = [{"role": "user", "content": "hello"}]
+    with sdk.chat.completions.create(
+        model="", messages=hello, stream=True, max_tokens=60, extra_body={"ignore_eos": True}
+    ) as stream:
+        next(iter(stream))
+        for picture, why in (
+            (b"not a picture", "is no image"),
+            (png(1)[:70], "damaged"),
+            (png_of(9000, 9000, b""), "9,000 x 9,000 pixels"),
+        ):
+            for streamed in (False, True):
+                with pytest.raises(openai.BadRequestError, match=why) as refused:
+                    sdk.chat.completions.create(**chat(data_url(picture)), stream=streamed)
+                assert refused.value.param == "messages[0].content[1].image_url.url"
+        assert list(stream)[-1].choices[0].finish_reason == "length"
+
+
+def test_responses(sdk: openai.OpenAI) -> None:
+    content: Any = [
+        {"type": "input_text", "text": "Look"},
+        {"type": "input_image", "image_url": data_url(CATS), "detail": "auto"},
+    ]
+    first = sdk.responses.create(model="", input=[{"role": "user", "content": content}], max_output_tokens=5)
+    assert first.usage is not None
+    then = sdk.responses.create(model="", input="And?", previous_response_id=first.id, max_output_tokens=5)
+    assert then.usage is not None
+    assert then.usage.input_tokens > first.usage.input_tokens
+    assert then.usage.input_tokens_details.cached_tokens > 16
+
+
+def test_the_anthropic_sdk(base_url: str) -> None:
+    source: Any = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(CATS).decode()}
+    messages: Any = [
+        {"role": "user", "content": [{"type": "image", "source": source}, {"type": "text", "text": "So?"}]}
+    ]
+    with anthropic.Anthropic(base_url=base_url, api_key="none", max_retries=0) as client:
+        counted = client.messages.count_tokens(model="", messages=messages)
+        reply = client.messages.create(model="", max_tokens=5, messages=messages)
+        usage = reply.usage
+        assert usage.input_tokens + (usage.cache_read_input_tokens or 0) == counted.input_tokens
+        messages[0]["content"][0]["source"] = {**source, "data": base64.b64encode(b"x").decode()}
+        with pytest.raises(anthropic.BadRequestError, match="is no image"):
+            client.messages.count_tokens(model="", messages=messages)
+        with pytest.raises(anthropic.BadRequestError, match="is no image"):
+            client.messages.create(model="", max_tokens=5, messages=messages)

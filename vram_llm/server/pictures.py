@@ -1,0 +1,141 @@
+"""The images of one request: where they may come from, how large they may be, where they are in the prompt.
+
+A template sees text. Each image is a mark in it, which nobody can guess and so nobody can write; in the
+prompt the marks are found again and taken out.
+"""
+
+import base64
+import binascii
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+from vram_llm.engine.request import Image
+from vram_llm.errors import RequestError
+from vram_llm.units import MIB
+
+MAX_IMAGES = 32  # that one request may hold
+MAX_IMAGE_BYTES = 20 * MIB  # of a file
+DETAILS = ("auto", "low", "high", "original")  # taken, and the same to a projector, which knows one size
+_ANY_HOST = ("http://", "https://")
+_FILE = "file://"
+
+
+@dataclass(slots=True)
+class Pictures:
+    """Takes the images of a request in, for a model that takes any or not.
+
+    Files are read where they lie below `folder`; None: nowhere. `kept` are all images by their marks,
+    at first those of an earlier response.
+    """
+
+    taken: bool
+    folder: Path | None = None
+    kept: dict[str, bytes] = field(default_factory=dict)
+    _fields: dict[str, str] = field(default_factory=dict)  # what the request calls each
+
+    def from_url(self, url: object, at: str) -> str:
+        """The mark of the image at a data: or file: URL. May block. Raises RequestError naming `at`."""
+        self._check(at)
+        if not isinstance(url, str):
+            raise RequestError(f"'{at}' must be a string: a data: URL in base64", at)
+        scheme = url[:8].lower()
+        if scheme.startswith(_ANY_HOST):
+            raise RequestError(
+                f"'{at}' is an address elsewhere and this server fetches nothing; send the image itself as a "
+                "data: URL in base64",
+                at,
+            )
+        if scheme.startswith(_FILE):
+            return self._add(self._file(url[len(_FILE) :], at), at)
+        head, _, data = url.partition(",")
+        kind, *options = head[5:].split(";")
+        if not (scheme.startswith("data:") and kind.startswith("image/") and "base64" in options):
+            raise RequestError(
+                f"'{at}' must be a data: URL of an image in base64, as in data:image/png;base64,iVBORw0...",
+                at,
+            )
+        return self.from_base64(data, at)
+
+    def from_base64(self, data: object, at: str) -> str:
+        """The mark of an image given in base64. Raises RequestError naming the place `at`."""
+        self._check(at)
+        if not isinstance(data, str):
+            raise RequestError(f"'{at}' must be a string in base64", at)
+        self._check_bytes(len(data) * 3 // 4 - 2, at)
+        try:
+            return self._add(base64.b64decode("".join(data.split()), validate=True), at)
+        except (binascii.Error, ValueError):  # the latter for what is not ASCII
+            raise RequestError(f"'{at}' is not valid base64", at) from None
+
+    def joined(self, parts: Iterable[str]) -> str:
+        """The text of a message's parts, a line each, but for marks: nothing is put around those (llama.cpp:
+        common/chat.cpp, common_chat_msg::to_json_oaicompat)."""
+        text, after_mark = "", True
+        for part in parts:
+            is_mark = part in self.kept
+            text += part if is_mark or after_mark or not text else f"\n{part}"
+            after_mark = is_mark
+        return text
+
+    def placed(self, prompt: str) -> tuple[str, tuple[Image, ...]]:
+        """A prompt without its marks, and the images they stood for. Raises RequestError for one lost."""
+        found = sorted((prompt.find(mark), mark) for mark in self.kept)
+        if any(prompt.count(mark) != 1 for mark in self.kept):
+            raise RequestError("The model's chat template leaves out images of these messages", "messages")
+        text, images, done = "", [], 0
+        for at, mark in found:
+            text += prompt[done:at]
+            images.append(Image(len(text), self.kept[mark], self._fields.get(mark, "previous_response_id")))
+            done = at + len(mark)
+        return text + prompt[done:], tuple(images)
+
+    def _add(self, data: bytes, at: str) -> str:
+        self._check_bytes(len(data), at)
+        mark = f"[image {secrets.token_hex(16)}]"
+        self.kept[mark], self._fields[mark] = data, at
+        return mark
+
+    def _check(self, at: str) -> None:
+        if not self.taken:
+            raise RequestError(
+                f"'{at}' is an image and the model is served without a projector; start the server with "
+                "--mmproj FILE, the model's own",
+                at,
+            )
+        if len(self.kept) >= MAX_IMAGES:
+            raise RequestError(f"'{at}' is image {len(self.kept) + 1}; {MAX_IMAGES} is the most", at)
+
+    def _check_bytes(self, n_bytes: int, at: str) -> None:
+        if n_bytes > MAX_IMAGE_BYTES:
+            raise RequestError(
+                f"'{at}' has {n_bytes:,} bytes; {MAX_IMAGE_BYTES:,} is the most for an image", at
+            )
+
+    def _file(self, name: str, at: str) -> bytes:
+        if self.folder is None:
+            raise RequestError(
+                f"'{at}' is a file, and files are not read here; start the server with --image-dir DIR, or "
+                "send the image as a data: URL",
+                at,
+            )
+        folder = self.folder.resolve()
+        try:
+            path = (folder / unquote(name.removeprefix("localhost"))).resolve()
+            if not path.is_relative_to(folder):
+                raise RequestError(f"'{at}' lies outside of the directory that --image-dir allows", at)
+            if not path.is_file():  # a pipe or a device might never end
+                raise RequestError(f"'{at}' is no file in the directory that --image-dir allows", at)
+            self._check_bytes(path.stat().st_size, at)
+            return path.read_bytes()
+        except (OSError, ValueError, RuntimeError):  # no permission; a NUL; links in a circle
+            raise RequestError(f"'{at}' cannot be read", at) from None
+
+
+def detail_of(part: dict[str, object], at: str) -> None:
+    """Check the `detail` of an image. Raises RequestError."""
+    detail = part.get("detail")
+    if detail is not None and detail not in DETAILS:
+        raise RequestError(f"'{at}.detail' must be one of {', '.join(DETAILS)}", f"{at}.detail")
