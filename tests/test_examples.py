@@ -12,7 +12,10 @@ import pytest
 
 from tests import zoo
 from tests.cli.running import environment
+from tests.companions import write_mmproj
+from tests.pictures import png
 from tests.test_journeys import Serving, serving
+from tools.random_model import write_llama
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -105,6 +108,24 @@ def test_structured(base_url: str) -> None:
 def test_langchain_chat(base_url: str) -> None:
     said = run(sys.executable, EXAMPLES / "langchain_chat.py", "--base-url", base_url, "What is GGUF?")
     assert said.startswith("GGUF is the file format of llama.cpp")
+
+
+def test_vision(tmp_path: Path) -> None:
+    model, mmproj = write_llama(tmp_path / "model.gguf"), write_mmproj(tmp_path / "mmproj.gguf")
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(png(1))
+    with serving(model, "--mmproj", mmproj, "--n-ctx", "1024", "--image-dir", tmp_path) as running:
+        running.await_health()
+        url = f"{running.url}/v1"
+        said = run(sys.executable, EXAMPLES / "vision.py", "--base-url", url, picture).splitlines()
+        file: Any = {"type": "image_url", "image_url": {"url": "file://picture.png"}}
+        text: Any = {"type": "text", "text": "What is in this picture?"}
+        usage = running.client.chat.completions.create(
+            model="", messages=[{"role": "user", "content": [file, text]}], max_tokens=1
+        ).usage
+    assert usage is not None
+    assert said[-1] == f"({usage.prompt_tokens} tokens in, the picture's among them)"
+    assert usage.prompt_tokens > 16
 
 
 def test_embeddings() -> None:
