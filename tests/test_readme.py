@@ -29,6 +29,7 @@ NOT_RUN = {
     ". .venv/bin/activate": "is for a shell",
     "vram-llm calibrate": "measures for a minute; tests/cli/test_calibrate.py runs it on workers",
     "python examples/embeddings.py QUESTION TEXT TEXT": "names no texts; tests/test_examples.py runs it",
+    'python examples/vision.py PICTURE.png "What is this?"': "names no picture; tests/test_examples.py does",
     "python -m examples.modernizer FOLDER --context 32768": "names no folder; tests/examples runs it",
     "vram-llm pull hf:ORG/REPO:Q4_K_M": "names no model; tests/cli/test_pull.py pulls from a hub here",
 }

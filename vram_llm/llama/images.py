@@ -141,7 +141,7 @@ class ImageReader:
         if not self._mtmd:
             raise ModelRefused(
                 f"llama.cpp will not load {Path(path).name} beside this model: "
-                f"{b.last_errors() or 'it gives no reason'}; is it the model's own projector?"
+                f"{b.last_errors() or 'it gives no reason'}"
             )
         if not M.mtmd_support_vision(self._mtmd):
             self.close()

@@ -41,7 +41,7 @@ class Reading:
 class KindRow:
     """One kind of memory on one device. `held_bytes` is None where nobody tells."""
 
-    kind: str  # "weights", "context", "compute", "draft", "adapters" or "overhead"
+    kind: str  # "weights", "context", "compute", "draft", "beside" or "overhead"
     planned_bytes: int
     held_bytes: int | None
     how: str  # who says what is held, or why nobody does
@@ -209,8 +209,8 @@ def _kinds(estimate: DeviceEstimate | HostEstimate, held: Held | None) -> tuple[
 
 
 def _besides(plan: Plan, draft: Iterable[Held]) -> dict[str, tuple[KindRow, ...]]:
-    """The rows of what stands beside the model, by device id: its draft model, and adapters, of which nobody
-    tells what they hold.
+    """The rows of what stands beside the model, by device id: its draft model, and adapters and
+    projectors, of which nobody tells what they hold.
     """
     told = {each.id: each for each in draft}
     found = {}
@@ -224,7 +224,7 @@ def _besides(plan: Plan, draft: Iterable[Held]) -> dict[str, tuple[KindRow, ...]
             rows.append(KindRow(kind="draft", planned_bytes=of_draft, held_bytes=held, how="llama.cpp"))
         if more := n_bytes - of_draft:
             silent = "llama.cpp does not tell"
-            rows.append(KindRow(kind="adapters", planned_bytes=more, held_bytes=None, how=silent))
+            rows.append(KindRow(kind="beside", planned_bytes=more, held_bytes=None, how=silent))
         found[name] = tuple(rows)
     return found
 
