@@ -200,6 +200,13 @@ def test_equal_images_share_their_cells_and_others_do_not(model: LoadedModel, lo
     assert tokens(alone) == tokens(other)
 
 
+def test_images_take_no_memory_but_what_was_planned(model: LoadedModel, loop: Loop) -> None:
+    run(loop, *(seen(str(i), png(i, 500, 300)) for i in range(3)))
+    held, planned = model.memory_use()["host"], model.plan.estimate.host
+    assert held.compute_bytes == planned.compute_bytes
+    assert held.context_bytes == planned.context_bytes
+
+
 def test_streams_beside_go_on_and_say_what_they_say_alone(loop: Loop) -> None:
     text = Request(id="text", prompt="Count with me:", max_tokens=40, sampling=GREEDY, ignore_eos=True)
     (alone,) = run(loop, text)

@@ -17,6 +17,7 @@ import pytest
 
 from tests.companions import write_lora, write_mmproj
 from tests.conftest import PlanOnCpu
+from tests.pictures import png
 from tests.plan.cases import speed, with_speeds
 from tests.workers import await_listening, free_ports
 from tests.zoo.loadable import LOADABLE, write_loadable
@@ -25,6 +26,7 @@ from vram_llm import api
 from vram_llm.errors import BadPlan, ModelRefused
 from vram_llm.llama import bindings as b
 from vram_llm.llama import rpc
+from vram_llm.llama.images import Bitmap, ImageRows
 from vram_llm.llama.model import LoadedModel
 from vram_llm.machine.types import Host, Machine
 from vram_llm.model.header import read_header
@@ -244,6 +246,12 @@ def test_a_projector_holds_what_was_planned(
     mark = worker.log.stat().st_size
     model = LoadedModel(plan)
     asked = worker.asked(mark)
+    assert model.images is not None
+    _, rows, _ = model.images.read(["a", Bitmap(png(1)), "b"], add_special=True)
+    assert isinstance(rows, ImageRows)
+    assert model.images.encode(rows)
+    assert worker.asked(mark) == asked  # an image takes nothing more
+    del rows
     model.close()
     use = companion.uses[companion.device]
     asked.index(use.weights_bytes)  # raises where no buffer of that very size was asked for

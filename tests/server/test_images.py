@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,16 @@ def test_the_openai_sdk(sdk: openai.OpenAI) -> None:
     assert without.usage is not None
     assert usage.prompt_tokens >= without.usage.prompt_tokens + 16 - 1  # its rows; one line break less
     assert reused.prompt_tokens_details.cached_tokens == usage.prompt_tokens - 1
+
+
+def test_a_jpeg_and_several_choices(sdk: openai.OpenAI) -> None:
+    picture = (resources.files("llm_comply") / "specs" / "test_image.jpg").read_bytes()
+    reply = sdk.chat.completions.create(
+        **chat(data_url(picture, "image/jpeg"), data_url(CATS)), n=3, max_tokens=4
+    )
+    assert len(reply.choices) == 3
+    assert reply.usage is not None
+    assert reply.usage.prompt_tokens > 32
 
 
 def test_a_stream_beside_a_broken_image(sdk: openai.OpenAI) -> None:
