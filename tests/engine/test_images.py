@@ -182,6 +182,13 @@ def test_rows_count_as_tokens_of_the_prompt(model: LoadedModel, loop: Loop) -> N
     assert (len(counted), counted.count(-1)) == (answer[-1].prompt_tokens, n_rows)
 
 
+def test_libmtmds_own_marker_is_text_in_a_prompt(model: LoadedModel) -> None:
+    assert model.images is not None
+    marker = M.mtmd_default_marker().decode()
+    parts = model.images.read([f"a {marker} b", Bitmap(png(1)), f"c {marker}"], add_special=True)
+    assert sum(isinstance(part, ImageRows) for part in parts) == 1
+
+
 def test_equal_images_share_their_cells_and_others_do_not(model: LoadedModel, loop: Loop) -> None:
     """An image that takes fewer positions than rows is computed again, and only what is before it shared."""
     (one,), (again,), (other,) = (run(loop, seen(str(i), png(seed))) for i, seed in enumerate((1, 1, 2)))
