@@ -15,10 +15,10 @@ from tests.conftest import PlanOnCpu
 from tests.engine.fixed_pace import FixedPace
 from tests.engine.rounding import assert_same
 from tools.random_model import write_llama
-from vram_llm.engine.loop import NO_ROOM, Loop
+from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Request, SamplingParams, TokenEvent
 from vram_llm.errors import EngineDied
-from vram_llm.llama.model import LoadedModel
+from vram_llm.llama.model import NO_ROOM, LoadedModel
 from vram_llm.plan.types import Serving
 
 ALONE = Serving(cache_reuse=0)

@@ -1,17 +1,16 @@
 """The draft model at work: it follows the sequences in a context of its own, and guesses what comes next."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from vram_llm.engine.generation import Generation
 from vram_llm.engine.guessing import FREE_ROWS, Guesses, Worth
 from vram_llm.engine.meter import Meter
 from vram_llm.engine.radix import n_common
-from vram_llm.engine.sequence import Sequence
+from vram_llm.engine.sequence import Chunk, Sequence
 from vram_llm.errors import EngineDied
-from vram_llm.llama.model import LoadedModel
-
-NO_ROOM = 1  # llama_decode's "could not find a KV slot for the batch"
+from vram_llm.llama.model import NO_ROOM, LoadedModel
 
 
 @dataclass(slots=True)
@@ -45,6 +44,21 @@ class Drafter:
         self._n_sure = [0] * n_slots  # of those held, that are the owner's own
         self._last_s = 0.0  # what the last run took
         self._can_share = model.plan.context.kv_unified and not model.cells.is_stateful
+
+    def draft(self, chunks: Collection[Chunk], generations: Mapping[str, Generation], spare: int) -> None:
+        """Drafts for chunks in `spare` rows, an equal share for each; `generations` by sequence id."""
+        wishes = {}
+        for i, chunk in enumerate(chunks):
+            guesses, n_left = generations[chunk.sequence.id].guesses, chunk.sequence.n_left
+            assert guesses is not None
+            share = -(-spare // (len(chunks) - i))
+            wishes[chunk.sequence.id] = Wish(chunk.sequence, guesses, min(share, n_left - 1))
+            spare -= share
+        self.guess(wishes.values())
+        for chunk in chunks:
+            found = wishes[chunk.sequence.id].found
+            chunk.draft = tuple(generations[chunk.sequence.id].fitting(found))
+            chunk.guessed = bool(chunk.draft)
 
     def guess(self, wishes: Iterable[Wish]) -> None:
         """Fill in what is `found` for each wish; nothing where that does not pay."""

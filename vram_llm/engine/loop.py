@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 from vram_llm.engine.cache import PrefixCache, freed_last
 from vram_llm.engine.choosing import Choosers
-from vram_llm.engine.drafter import Drafter, Wish
+from vram_llm.engine.drafter import Drafter
 from vram_llm.engine.figures import Figures
 from vram_llm.engine.generation import Choices, Generation
 from vram_llm.engine.guessing import Guesses, Worth
+from vram_llm.engine.image_runs import ImageRuns
 from vram_llm.engine.intake import Intake, refusal
 from vram_llm.engine.meter import Meter
 from vram_llm.engine.pace import Pace
@@ -17,17 +18,15 @@ from vram_llm.engine.pictures import Pictures, Prompt
 from vram_llm.engine.request import FinishReason, Image, Request, TokenEvent
 from vram_llm.engine.scheduler import Scheduler
 from vram_llm.engine.seats import Seats
-from vram_llm.engine.sequence import Chunk, Sequence, Span, by_adapters
+from vram_llm.engine.sequence import Chunk, Sequence, by_adapters
 from vram_llm.engine.speculative import PromptLookup, RowCost
 from vram_llm.engine.spill import SpillStore
 from vram_llm.engine.structured import Constraint, Grammars
 from vram_llm.errors import EngineDied, RequestError
 from vram_llm.llama.cells import MAX_SLOTS
-from vram_llm.llama.images import ImageReader
-from vram_llm.llama.model import LoadedModel
+from vram_llm.llama.model import NO_ROOM, LoadedModel
 from vram_llm.llama.vocab import TextStream
 
-NO_ROOM = 1  # llama_decode's "could not find a KV slot for the batch"
 _PREPARING_S = 0.02  # at most, that an idle engine waits for a grammar or images before it looks for messages
 
 
@@ -88,6 +87,7 @@ class Loop:
         if draft is not None:
             worth = Worth(self._row_cost, serving.itl_target_ms / 1000)
             self._drafter = Drafter(draft, model.vocab.n_tokens, worth, self.meter)
+        self._images = ImageRuns(model, self._cache, self._scheduler, self.meter)
         reader = model.images
         self._pictures = Pictures(reader, self._intake, model.n_ubatch) if reader is not None else None
 
@@ -197,10 +197,7 @@ class Loop:
         chosen = [(chunk, self._choose(chunk, rows)) for chunk, rows in computed if rows]
         self.meter.sampling_s += perf_counter() - started
         news = [self._deliver(chunk, choices) for chunk, choices in chosen if chunk.samples]
-        for chunk in chunks:
-            if chunk.image is not None and chunk.sequence.slot >= 0:
-                news += self._see(chunk.sequence, chunk.image)
-        return news
+        return news + self._see([chunk for chunk in chunks if chunk.image is not None])
 
     def _seat(self, seats: Seats, chunks: list[Chunk]) -> None:
         """See to it that every sequence is sampled where it is to be."""
@@ -222,23 +219,8 @@ class Loop:
             chunk.draft = tuple(self._generations[chunk.sequence.id].draft(chunk.sequence, share))
             spare -= len(chunk.draft)
         if self._drafter is not None:
-            self._guess(self._drafter, [chunk for chunk in chunks if not chunk.draft], spare)
+            self._drafter.draft([chunk for chunk in chunks if not chunk.draft], self._generations, spare)
         return chunks
-
-    def _guess(self, drafter: Drafter, chunks: list[Chunk], spare: int) -> None:
-        """The draft model's guesses for chunks, in `spare` rows: an equal share for each."""
-        wishes = {}
-        for i, chunk in enumerate(chunks):
-            guesses, n_left = self._generations[chunk.sequence.id].guesses, chunk.sequence.n_left
-            assert guesses is not None
-            share = -(-spare // (len(chunks) - i))
-            wishes[chunk.sequence.id] = Wish(chunk.sequence, guesses, min(share, n_left - 1))
-            spare -= share
-        drafter.guess(wishes.values())
-        for chunk in chunks:
-            found = wishes[chunk.sequence.id].found
-            chunk.draft = tuple(self._generations[chunk.sequence.id].fitting(found))
-            chunk.guessed = bool(chunk.draft)
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -286,39 +268,16 @@ class Loop:
                 filled.append(_Computed(chunk, range(last + 1 - chunk.n_outputs, last + 1)))
         return filled
 
-    def _see(self, sequence: Sequence, image: Span) -> list[TokenEvent]:
-        """Encode an image or, where the step before did, compute its rows; news only where that fails."""
-        reader, started = self._model.images, perf_counter()
-        assert reader is not None
-        self._model.batch.clear()  # or its rows would be thought to have taken this long (expectation.py)
-        if reader.has_encoded(image.rows):
-            done = self._place(reader, sequence, image)
-            self.meter.n_prompt_tokens += image.count if done else 0
-        elif not reader.encode(image.rows):
-            self._release(sequence)
-            return [_failure(sequence, "the projector failed on an image of this request")]
-        self.meter.n_steps += 1
-        self.meter.llama_s += perf_counter() - started
-        return []
-
-    def _place(self, reader: ImageReader, sequence: Sequence, image: Span) -> bool:
-        """Compute the rows of the encoded image; False where the sequence itself gave way for room."""
-        cells, position = self._model.cells, sequence.position(image.start)
-        while sequence.slot >= 0:
-            self._cache.make_room(image.count)
-            status = reader.decode(image.rows, position, sequence.slot)
-            self._model.wait()
-            if status == 0:
-                sequence.n_cached += image.count
-                self._cache.note(sequence)
-                return True
-            if status != NO_ROOM or not cells.cut(sequence.slot, position):
-                raise EngineDied(
-                    f"llama.cpp could not compute an image of {image.count} rows (code {status})"
-                )
-            if not self._cache.evict() and not self._scheduler.preempt():
-                raise EngineDied(f"llama.cpp has no room for an image of {image.count} rows")
-        return False
+    def _see(self, chunks: list[Chunk]) -> list[TokenEvent]:
+        """Get on with the images of chunks; news only of those that the projector failed on."""
+        news = []
+        for chunk in chunks:
+            sequence = chunk.sequence
+            if sequence.slot >= 0 and not self._images.run(chunk):
+                self._release(sequence)
+                why = "the projector failed on an image of this request"
+                news.append(TokenEvent(id=sequence.id, finish_reason=FinishReason.ERROR, error=why))
+        return news
 
     def _computed(self, chunks: list[Chunk], seconds: float) -> None:
         n_decode = n_prefill = n_drafted = 0
@@ -426,7 +385,3 @@ class Loop:
         if self._seats is not None:
             self._seats.release(generation)
         generation.chooser.close()
-
-
-def _failure(sequence: Sequence, why: str) -> TokenEvent:
-    return TokenEvent(id=sequence.id, finish_reason=FinishReason.ERROR, error=why)

@@ -29,6 +29,8 @@ _logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_in
     ("llama_get_logits_ith", C._lib)
 )
 
+NO_ROOM = 1  # of `LoadedModel.decode`: "could not find a KV slot for the batch"
+
 Progress = Callable[[float], bool]  # fraction loaded; False gives up
 
 
