@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import select
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,8 +19,8 @@ from tools.random_model import write_llama
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A model that talks without end."""
-    model = write_llama(tmp_path_factory.mktemp("chat") / "tiny.gguf", n_vocab=320)
+    """A model that talks without end at temperature 0."""
+    model = write_llama(tmp_path_factory.mktemp("chat") / "tiny.gguf", n_vocab=320, seed=2)
     with serving(model, "--n-ctx", "32k") as running:
         running.await_health()
         yield running
@@ -100,7 +101,8 @@ class Terminal:
         """Read until `wanted` has appeared since the last time."""
         deadline = time.monotonic() + PATIENCE_S
         while wanted not in self.shown:
-            assert time.monotonic() < deadline, self.shown
+            ready, _, _ = select.select([self._ours], [], [], max(deadline - time.monotonic(), 0))
+            assert ready, self.shown
             self.shown += os.read(self._ours, 4096).decode(errors="replace")
         self.shown = self.shown.partition(wanted)[2]
 
@@ -119,7 +121,7 @@ def _take_terminal() -> None:
 
 
 def test_ctrl_c_stops_an_answer_and_ctrl_d_leaves(served: Serving) -> None:
-    terminal = Terminal("chat", "--url", f"{served.url}/v1")
+    terminal = Terminal("chat", "--url", f"{served.url}/v1", "--temperature", "0")
     terminal.await_text("> ")
     terminal.type("hello\n")
     terminal.await_text("hello\r\n")

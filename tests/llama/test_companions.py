@@ -274,10 +274,8 @@ def test_a_projector_is_loaded_with_the_model_and_refused_where_it_is_not_its_ow
         LoadedModel(api.plan(str(path), machine, Workload(n_ctx=512, mmproj=str(other))))
 
 
-def test_what_the_engine_does_not_load_is_said(host: Host, tmp_path: Path) -> None:
+def test_embeddings_take_no_projector(host: Host, tmp_path: Path) -> None:
     path, machine = write_llama(tmp_path / "model.gguf"), Machine(devices=(), host=host)
-    with pytest.raises(BadPlan, match="--draft names yet"):
-        api.serve(api.plan(str(path), machine, Workload(n_ctx=512, draft=str(path))))
     mmproj = str(write_mmproj(tmp_path / "mmproj.gguf"))
     wish = Workload(n_ctx=512, mmproj=mmproj, pooling=Pooling.MEAN)
     with pytest.raises(BadPlan, match="embeddings are made of text alone"):
