@@ -338,3 +338,13 @@ def test_adapters_are_the_models_alone(models: Models, tmp_path: Path) -> None:
     assert answers[0] == answers[1]
     assert loop.figures().n_right_tokens > 10
     model.close()
+
+
+@pytest.mark.usefixtures("eager")
+def test_the_likelihood_of_a_prompt_of_one_token_comes_before_guesses(models: Models) -> None:
+    """Its only row is wanted for the prompt's sake too; rows of guesses would be taken for it."""
+    given = [request(i, (40 + i,), prompt_logprobs=1, add_bos=False) for i in range(1, 6)]
+    plain = [alone(models, each) for each in given]
+    loop = drafted(models, models.same)
+    run(loop, request(0))  # what a step takes is seen in it
+    assert [run(loop, each) for each in given] == plain

@@ -50,15 +50,16 @@ class Drafter:
         wishes = {}
         for i, chunk in enumerate(chunks):
             guesses, n_left = generations[chunk.sequence.id].guesses, chunk.sequence.n_left
-            assert guesses is not None
+            if guesses is None:
+                continue
             share = -(-spare // (len(chunks) - i))
             wishes[chunk.sequence.id] = Wish(chunk.sequence, guesses, min(share, n_left - 1))
             spare -= share
         self.guess(wishes.values())
         for chunk in chunks:
-            found = wishes[chunk.sequence.id].found
-            chunk.draft = tuple(generations[chunk.sequence.id].fitting(found))
-            chunk.guessed = bool(chunk.draft)
+            if (wish := wishes.get(chunk.sequence.id)) is not None:
+                chunk.draft = tuple(generations[chunk.sequence.id].fitting(wish.found))
+                chunk.guessed = bool(chunk.draft)
 
     def guess(self, wishes: Iterable[Wish]) -> None:
         """Fill in what is `found` for each wish; nothing where that does not pay."""
@@ -92,7 +93,7 @@ class Drafter:
             tokens = sequence.tokens[start:][: min(n_read, batch.capacity - batch.n_rows)]
             if not tokens:
                 continue
-            if max(tokens) >= self._model.vocab.n_tokens or min(tokens) < 0:  # an image's rows
+            if max(tokens) >= self._model.vocab.n_tokens:
                 wish.guesses.is_over = True
                 continue
             is_all = len(tokens) == n_behind
@@ -118,12 +119,12 @@ class Drafter:
         """
         slot, tokens = sequence.slot, sequence.tokens
         most = len(tokens) - 1
-        length = 0
-        if self._owner[slot] is sequence:
+        length, is_new = 0, self._owner[slot] is not sequence
+        if not is_new:
             sure = min(self._n_sure[slot], most)
             length = sure + n_common(self._held[slot][sure:], tokens[sure:most])
         self._owner[slot] = sequence
-        if most - length > FREE_ROWS and self._can_share:
+        if is_new and most > FREE_ROWS and self._can_share:
             length = self._begin(slot, tokens[:most])
         held = self._held[slot]
         if length < len(held):

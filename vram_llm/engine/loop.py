@@ -139,7 +139,8 @@ class Loop:
             ),
             constraint=constraint,
             lookup=PromptLookup(self._row_cost) if model.cells.can_rewind else None,
-            guesses=Guesses(self._drafter.worth) if self._drafter is not None else None,
+            # a draft model that cannot see what is asked about does not pay
+            guesses=Guesses(self._drafter.worth) if self._drafter is not None and not prompt.images else None,
         )
         tells_prompt = request.prompt_logprobs is not None
         kind = None if self._seats is None else self._seats.kind_of(request)
@@ -169,11 +170,16 @@ class Loop:
                 self._begin(each.request, prompt, constraint)
             except RequestError as error:
                 refusals.append(refusal(each.request, error))
+        if self._pictures is not None and not self._preparing:
+            self._pictures.forget()
         return refusals
 
     def cancel(self, request_id: str) -> None:
         """Drop a request and free its slot; no news of it follows. An unknown id is no error."""
-        self._preparing = [each for each in self._preparing if each.request.id != request_id]
+        for each in [each for each in self._preparing if each.request.id == request_id]:
+            self._preparing.remove(each)
+            if isinstance(each.prompt, Future) and all(e.prompt is not each.prompt for e in self._preparing):
+                self._sighted().give_up(each.prompt)
         sequence = self._scheduler.find(request_id)
         if sequence is not None:
             self._release(sequence)
@@ -210,7 +216,7 @@ class Loop:
         scheduler = self._scheduler
         spare = min(scheduler.max_outputs, self._model.n_ubatch) - len(chunks)
         spare = min(spare, scheduler.room.n_cells - scheduler.n_cells_wanted)
-        if spare < 1 or any(chunk.count > 1 or not chunk.samples for chunk in chunks):
+        if spare < 1 or any(c.count > 1 or not c.samples or c.sequence.is_telling for c in chunks):
             return chunks
         if self._drafter is not None and not self._row_cost.is_fresh(len(chunks)):
             return chunks  # what a step takes without drafts has to be seen now and then

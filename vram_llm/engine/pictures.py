@@ -44,6 +44,15 @@ class Pictures:
         self._last = (request, reading)
         return reading
 
+    def give_up(self, reading: "Future[Prompt]") -> None:
+        """Nobody waits for this prompt any more."""
+        reading.cancel()
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the last request, which may be many megabytes."""
+        self._last = None
+
     def count(self, text: str, images: Sequence[Image], *, add_special: bool) -> list[int]:
         """The tokens of a prompt, -1 for each row of an image, without decoding any. Raises RequestError."""
         parts = self._parts(text, images, sizes_only=True, add_special=add_special)

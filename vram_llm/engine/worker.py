@@ -252,8 +252,7 @@ def main() -> int:
     try:
         run(channel)
     except _Stopped:
-        # not through the interpreter's end: llama.cpp's back ends have crashed while being torn down there
-        os._exit(0)
+        return 0
     except VramLLMError as error:
         with contextlib.suppress(_Stopped):
             channel.send(wire.Failed(str(error), error.exit_code))
@@ -266,4 +265,12 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        exit_code = main()
+    except BaseException:  # told as ever
+        sys.excepthook(*sys.exc_info())
+        exit_code = 1
+    # not through the interpreter's end: llama.cpp's back ends have crashed while being torn down there, and
+    # images that nobody waits for any more would be read first
+    sys.stderr.flush()
+    os._exit(exit_code)

@@ -154,7 +154,14 @@ class Model:
         )  # fmt: skip
         params = ModelParams(placement, context, handles)
         params.struct.load_mode = LOAD_WITHOUT_MMAP
-        path = shape.write_drawn(folder / f"{shape.n_embd}-{shape.n_layers}.gguf")
+        path = folder / f"{shape.n_embd}-{shape.n_layers}.gguf"
+        try:
+            shape.write_drawn(path)
+        except OSError as error:
+            raise ModelRefused(
+                f"a model of {format_bytes(shape.read_bytes)} to measure with cannot be written to "
+                f"{folder.parent}: {error.strerror}; set TMPDIR to where there is room"
+            ) from error
         self._b = b
         self._model = b.C.llama_model_load_from_file(os.fsencode(path), params.struct)
         path.unlink()

@@ -21,7 +21,6 @@ from vram_llm.llama.bindings import C
 from vram_llm.llama.params import FLASH_ATTENTION
 from vram_llm.plan.types import FlashAttention
 
-_NO_SLOT = 1  # llama_decode's, here in the middle of an image
 _int_p = ctypes.POINTER(ctypes.c_int)
 _Bytes = ctypes.c_char_p
 
