@@ -32,8 +32,8 @@ PEERS = {
 
 
 def prompts(random: np.random.Generator, n: int) -> list[str]:
-    """`n` prompts of 24 to 69 random tokens, and one that begins the text."""
-    return [" ".join(f"w{word}" for word in random.integers(0, 31_000, 24 + 3 * i % 46)) for i in range(n)]
+    """`n` prompts of three to eight random words, 28 to 70 tokens: a word is written in seven or eight."""
+    return [" ".join(f"w{word}" for word in random.integers(0, 31_000, 3 + i % 6)) for i in range(n)]
 
 
 @contextlib.contextmanager
