@@ -22,3 +22,24 @@ def png_of(width: int, height: int, pixels: bytes) -> bytes:
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks
     )
+
+
+def bmp(width: int, height: int, *, top_down: bool = False) -> bytes:
+    """A BMP, dark where its lines begin and blue from there; stored from the lowest line up, or not."""
+    lines = bytes(value for x in range(width) for value in (255 * x // width, 0, 0)) + bytes(-3 * width % 4)
+    header = struct.pack("<IiiHHIIiiII", 40, width, -height if top_down else height, 1, 24, 0, 0, 0, 0, 0, 0)
+    pixels = lines * height
+    return b"BM" + struct.pack("<IHHI", 54 + len(pixels), 0, 0, 54) + header + pixels
+
+
+def gif(width: int, height: int) -> bytes:
+    """A GIF in 128 greys. Its code is cleared so often that each pixel keeps its 8 bits."""
+    palette = bytes(2 * (i // 3) for i in range(3 * 128))
+    pixels = bytes((x + y) % 128 for y in range(height) for x in range(width))
+    codes = b"".join(b"\x80" + pixels[i : i + 100] for i in range(0, len(pixels), 100)) + b"\x81"
+    blocks = b"".join(
+        bytes([len(part)]) + part for part in (codes[i : i + 255] for i in range(0, len(codes), 255))
+    )
+    screen = struct.pack("<HHBBB", width, height, 0xF6, 0, 0)
+    frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0)
+    return b"GIF89a" + screen + palette + frame + b"\x07" + blocks + b"\0;"

@@ -14,7 +14,7 @@ from llama_cpp import mtmd_cpp as M  # noqa: N812 - the C side
 
 from tests.companions import write_mmproj
 from tests.conftest import PlanOnCpu
-from tests.pictures import png, png_of
+from tests.pictures import bmp, gif, png, png_of
 from tests.zoo.loadable import LOADABLE, qwen2vl, with_vocabulary, write_loadable
 from tools.random_model import write_llama
 from vram_llm import api
@@ -276,14 +276,15 @@ def test_drafts_never_hold_an_image(loop: Loop) -> None:
 
 
 CASES = [
-    (b"", "'images[0]' cannot be read: it is no image"),
-    (b"not a picture", "'images[0]' cannot be read: it is no image"),
+    (b"", "'images[0]' cannot be read: it is no PNG, JPEG, GIF or BMP"),
+    (b"not a picture", "'images[0]' cannot be read: it is no PNG, JPEG, GIF or BMP"),
     (png(1)[:60], "'images[0]' cannot be read: the image breaks off or is damaged"),
+    (gif(0, 0), "'images[0]' cannot be read: it has 0 x 0 pixels"),
     (png_of(9000, 9000, b""), f"9,000 x 9,000 pixels; the images of a request may have {MAX_PIXELS:,}"),
 ]
 
 
-@pytest.mark.parametrize(("picture", "why"), CASES, ids=["empty", "text", "cut short", "huge"])
+@pytest.mark.parametrize(("picture", "why"), CASES, ids=["empty", "text", "cut short", "nothing", "huge"])
 def test_a_bad_image_is_refused_alone(loop: Loop, picture: bytes, why: str) -> None:
     bad, good = run(loop, seen("bad", picture), seen("good", png(1)))
     assert bad[-1].finish_reason is FinishReason.ERROR
@@ -291,6 +292,12 @@ def test_a_bad_image_is_refused_alone(loop: Loop, picture: bytes, why: str) -> N
     assert bad[-1].error_param == "images[0]"
     assert why in (bad[-1].error or "")
     assert len(tokens(good)) == 12
+
+
+def test_a_bitmap_from_the_top_down(loop: Loop) -> None:
+    upwards, downwards = run(loop, seen("up", bmp(60, 40)), seen("down", bmp(60, 40, top_down=True)))
+    assert len(tokens(upwards)) == len(tokens(downwards)) == 12
+    assert upwards[-1].prompt_tokens == downwards[-1].prompt_tokens
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers(loop: Loop) -> None:

@@ -280,7 +280,7 @@ def test_a_stream_beside_a_broken_image(sdk: openai.OpenAI) -> None:
     ) as stream:
         next(iter(stream))
         for picture, why in (
-            (b"not a picture", "is no image"),
+            (b"not a picture", "is no PNG"),
             (png(1)[:70], "damaged"),
             (png_of(9000, 9000, b""), "9,000 x 9,000 pixels"),
         ):
@@ -315,7 +315,7 @@ def test_the_anthropic_sdk(base_url: str) -> None:
         usage = reply.usage
         assert usage.input_tokens + (usage.cache_read_input_tokens or 0) == counted.input_tokens
         messages[0]["content"][0]["source"] = {**source, "data": base64.b64encode(b"x").decode()}
-        with pytest.raises(anthropic.BadRequestError, match="is no image"):
+        with pytest.raises(anthropic.BadRequestError, match="is no PNG"):
             client.messages.count_tokens(model="", messages=messages)
-        with pytest.raises(anthropic.BadRequestError, match="is no image"):
+        with pytest.raises(anthropic.BadRequestError, match="is no PNG"):
             client.messages.create(model="", max_tokens=5, messages=messages)

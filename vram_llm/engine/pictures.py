@@ -13,7 +13,8 @@ from vram_llm.engine.intake import Intake
 from vram_llm.engine.request import Image, Request
 from vram_llm.engine.sequence import Span
 from vram_llm.errors import RequestError
-from vram_llm.llama.images import Bitmap, ImageReader, ImageRows, ImageUnreadable, size_of
+from vram_llm.llama.image_files import ImageUnreadable
+from vram_llm.llama.images import Bitmap, ImageReader, ImageRows, size_of
 
 MAX_PIXELS = 40_000_000  # of all images of a request, a few times 3 bytes each while they are read
 

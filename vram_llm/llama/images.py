@@ -15,9 +15,10 @@ from pathlib import Path
 
 from llama_cpp import mtmd_cpp as M  # noqa: N812 - the C side
 
-from vram_llm.errors import ModelRefused, NotBuilt, VramLLMError
+from vram_llm.errors import ModelRefused, NotBuilt
 from vram_llm.llama import bindings as b
 from vram_llm.llama.bindings import C
+from vram_llm.llama.image_files import ImageUnreadable, check_cost, check_kind
 from vram_llm.llama.params import FLASH_ATTENTION
 from vram_llm.plan.types import FlashAttention
 
@@ -40,42 +41,48 @@ _load = _declare(
 _free = _declare("stbi_image_free", None, b.Pointer)
 
 
-class ImageUnreadable(VramLLMError):
-    """Bytes that are no image, or one that this projector cannot take."""
-
-
 class Bitmap:
     """An image's pixels, or with `sizes_only` its size alone, to count what it comes to."""
 
     def __init__(self, data: bytes, *, sizes_only: bool = False) -> None:
-        """`data` is a whole file: PNG, JPEG, GIF (its first picture), BMP and what else stb_image reads.
-
-        Raises ImageUnreadable.
-        """
-        assert _load is not None
+        """`data` is a whole file: PNG, JPEG, GIF (its first picture) or BMP. Raises ImageUnreadable."""
         assert _free is not None
-        pixels = None
         width, height = size_of(data)
-        if not sizes_only:
-            x, y, channels = (ctypes.c_int() for _ in range(3))
-            pixels = _load(data, len(data), ctypes.byref(x), ctypes.byref(y), ctypes.byref(channels), 3)
-            if not pixels:
-                raise ImageUnreadable("the image breaks off or is damaged")
-        view = ctypes.cast(pixels, ctypes.POINTER(ctypes.c_uint8)) if pixels else None
+        pixels = None if sizes_only else _pixels(data, width, height)
+        view = None if pixels is None else ctypes.cast(pixels, ctypes.POINTER(ctypes.c_uint8))
         self.handle = M.mtmd_bitmap_init(width, height, view)  # which copies
-        if pixels:
-            _free(pixels)
-        M.mtmd_bitmap_set_id(self.handle, sha256(data).hexdigest().encode())
         weakref.finalize(self, M.mtmd_bitmap_free, self.handle).atexit = False
+        if pixels is not None:
+            _free(pixels)
+            M.mtmd_bitmap_set_id(self.handle, sha256(data).hexdigest().encode())
+
+
+def _pixels(data: bytes, width: int, height: int) -> int:
+    """The address of 3 bytes for each pixel, to be freed. Raises ImageUnreadable."""
+    assert _load is not None
+    assert _free is not None
+    check_cost(data, width, height)
+    x, y, channels = (ctypes.c_int() for _ in range(3))
+    pixels = _load(data, len(data), ctypes.byref(x), ctypes.byref(y), ctypes.byref(channels), 3)
+    if not pixels:
+        raise ImageUnreadable("the image breaks off or is damaged")
+    if (x.value, y.value) != (width, height):
+        _free(pixels)
+        raise ImageUnreadable("the image has not the size that its header promises")
+    return int(pixels)
 
 
 def size_of(data: bytes) -> tuple[int, int]:
     """Width and height in pixels, as the header of an image file has them. Raises ImageUnreadable."""
     assert _info is not None
+    check_kind(data)
     x, y, channels = (ctypes.c_int() for _ in range(3))
     if not _info(data, len(data), ctypes.byref(x), ctypes.byref(y), ctypes.byref(channels)):
-        raise ImageUnreadable("it is no image that is read here; send PNG or JPEG")
-    return x.value, y.value
+        raise ImageUnreadable("its header is damaged")
+    width, height = x.value, abs(y.value)  # a BMP whose first line is the top one has a height below 0
+    if width < 1 or height < 1:
+        raise ImageUnreadable(f"it has {width:,} x {height:,} pixels")
+    return width, height
 
 
 class ImageRows:
