@@ -25,7 +25,7 @@ from vram_llm import api
 from vram_llm.engine import client
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.info import EngineState
-from vram_llm.engine.request import FinishReason, SamplingParams
+from vram_llm.engine.request import FinishReason, Image, SamplingParams
 from vram_llm.errors import (
     BadPlan,
     ContextExceeded,
@@ -177,6 +177,26 @@ async def test_a_full_queue_turns_away(
     answers = await soon(asyncio.gather(*queued))
     assert all(len(tokens(answer)) == 8 for answer in answers)
     assert len(tokens(await soon(answer(engine, "later")))) == 8
+
+
+async def test_images_of_too_many_bytes_in_flight_are_turned_away(
+    engine: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "MAX_IMAGES_BYTES", 10)
+    images = (Image(0, b"123456", "image"),)
+    first = asyncio.create_task(answer(engine, "first", prompt="a", images=images))
+    await asyncio.sleep(0)
+    with pytest.raises(
+        Overloaded, match="of 6 bytes are in flight, these have 6 and 10 is the most"
+    ) as refusal:
+        await answer(engine, "second", prompt="a", images=images)
+    assert refusal.value.retry_after_s >= 1
+    with pytest.raises(Overloaded):
+        await engine.tokenize("a", add_special=True, parse_special=True, images=images)
+    with pytest.raises(RequestError, match="takes no images"):
+        await soon(first)
+    with pytest.raises(RequestError, match="takes no images"):
+        await soon(answer(engine, "third", prompt="a", images=images))
 
 
 async def test_those_who_go_away_free_their_slots(engine: EngineClient) -> None:

@@ -25,6 +25,7 @@ from vram_llm import api
 from vram_llm.engine.client import EngineClient
 from vram_llm.machine.types import Host, Machine
 from vram_llm.plan.types import Workload
+from vram_llm.server import pictures
 from vram_llm.server.pictures import MAX_IMAGE_BYTES, MAX_IMAGES
 
 CATS = png(1)
@@ -53,6 +54,7 @@ def folder(tmp_path: Path) -> Path:
     (allowed / "deep").mkdir(parents=True)
     (allowed / "cat.png").write_bytes(CATS)
     (allowed / "deep" / "a cat.png").write_bytes(CATS)
+    (allowed / "localhost.png").write_bytes(CATS)
     (tmp_path / "secret.png").write_bytes(png(2))
     (allowed / "link.png").symlink_to(tmp_path / "secret.png")
     os.mkfifo(allowed / "pipe.png")
@@ -84,7 +86,11 @@ async def test_a_mark_in_the_users_own_text_is_text(client: httpx.AsyncClient, e
     assert len(request.images) == 1
 
 
-@pytest.mark.parametrize("url", ["cat.png", "deep/a%20cat.png", "deep/../cat.png", "/{folder}/cat.png"])
+ALLOWED = ["cat.png", "deep/a%20cat.png", "deep/../cat.png", "/{folder}/cat.png"]
+ALLOWED += ["localhost.png", "localhost/{folder}/cat.png"]
+
+
+@pytest.mark.parametrize("url", ALLOWED)
 async def test_a_file_that_is_allowed(connect: Connect, engine: FakeEngine, folder: Path, url: str) -> None:
     client = connect(image_dir=folder)
     url = url.format(folder=str(folder).lstrip("/"))
@@ -125,6 +131,17 @@ async def test_refused(connect: Connect, folder: Path, url: object, why: str) ->
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == "messages[0].content[1].image_url.url"
     assert why in reply.json()["error"]["message"]
+
+
+async def test_images_that_are_too_many_bytes_together(
+    connect: Connect, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "MAX_IMAGES_BYTES", 3 * len(CATS) - 1)
+    body = chat(data_url(CATS), "file://cat.png", "file://cat.png")
+    reply = await connect(image_dir=folder).post("/v1/chat/completions", json=body)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "messages[0].content[3].image_url.url"
+    assert f"{3 * len(CATS):,} bytes; {3 * len(CATS) - 1:,} is the most together" in reply.text
 
 
 async def test_other_refusals(connect: Connect, client: httpx.AsyncClient, engine: FakeEngine) -> None:

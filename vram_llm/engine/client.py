@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from uuid import uuid4
 
 from vram_llm.engine import wire
@@ -21,6 +21,7 @@ from vram_llm.engine.info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, TokenEvent
 from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, VramLLMError
 from vram_llm.plan.types import Plan
+from vram_llm.units import MIB
 
 REMARKS = "vram_llm.remarks"  # the logger of what the engine has to say to whoever runs the server
 log = logging.getLogger("vram_llm.engine")
@@ -29,6 +30,7 @@ remarks = logging.getLogger(REMARKS)
 MAX_RESTARTS = 5  # within RESTART_WINDOW_S; more means that it will not hold
 RESTART_WINDOW_S = 300.0
 MAX_WAITING = 256  # requests beyond those that run, before new ones are turned away
+MAX_IMAGES_BYTES = 256 * MIB  # of the files of images of all requests in flight, twice the largest request's
 _STOP_GRACE_S = 5.0
 _TELLING = re.compile(r"assert|error|failed|abort|crashed", re.IGNORECASE)  # of a process's last lines
 Answer = wire.Tokens | wire.Pieces | wire.Embedded
@@ -58,6 +60,7 @@ class EngineClient:
         self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
         self._stderr: deque[str] = deque(maxlen=20)
         self._seconds_per_request: float | None = None
+        self._images_bytes = 0
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -219,32 +222,34 @@ class EngineClient:
         started = time.monotonic()
         news: asyncio.Queue[TokenEvent | VramLLMError] = asyncio.Queue()
         finished = False
-        try:
-            self._send(wire.Submit(request))
-            self._news[request.id] = news
-            while not finished:
-                event = await news.get()
-                if isinstance(event, VramLLMError):
-                    finished = True
-                    raise event
-                finished = event.finish_reason is not None
-                if event.finish_reason is FinishReason.ERROR and event.error_code in _REFUSALS:
-                    raise _REFUSALS[event.error_code](event.error or "refused", event.error_param)
-                if finished:  # noted here: who reads the last event seldom comes back for the end
-                    self._note_duration(time.monotonic() - started)
-                yield event
-        finally:
-            if self._news.pop(request.id, None) is not None and not finished:
-                self._send(wire.Cancel(request.id))
+        with self._held(request.images):
+            try:
+                self._send(wire.Submit(request))
+                self._news[request.id] = news
+                while not finished:
+                    event = await news.get()
+                    if isinstance(event, VramLLMError):
+                        finished = True
+                        raise event
+                    finished = event.finish_reason is not None
+                    if event.finish_reason is FinishReason.ERROR and event.error_code in _REFUSALS:
+                        raise _REFUSALS[event.error_code](event.error or "refused", event.error_param)
+                    if finished:  # noted here: who reads the last event seldom comes back for the end
+                        self._note_duration(time.monotonic() - started)
+                    yield event
+            finally:
+                if self._news.pop(request.id, None) is not None and not finished:
+                    self._send(wire.Cancel(request.id))
 
     async def tokenize(
         self, text: str, *, add_special: bool, parse_special: bool, images: tuple[Image, ...] = ()
     ) -> list[int]:
         """The token ids of `text`, see llama.vocab.Vocab; -1 for each row of an image.
 
-        Raises EngineDied, and RequestError where an image cannot be read.
+        Raises EngineDied, and with images Overloaded, and RequestError where one cannot be read.
         """
-        answer = await self._ask(wire.Tokenize(uuid4().hex, text, add_special, parse_special, images))
+        with self._held(images):
+            answer = await self._ask(wire.Tokenize(uuid4().hex, text, add_special, parse_special, images))
         assert isinstance(answer, wire.Tokens)
         if answer.error is not None:
             raise RequestError(answer.error, answer.error_param)
@@ -286,16 +291,29 @@ class EngineClient:
     def _admit(self) -> None:
         if self.state is not EngineState.READY:
             raise EngineDied(f"the engine is not ready: {self.detail}")
-        parallel = self.plan.context.parallel
-        limit = parallel + MAX_WAITING
+        limit = self.plan.context.parallel + MAX_WAITING
         if self._n_requests >= limit:
-            turns = self._n_requests / parallel
-            retry_after_s = max(1.0, turns * (self._seconds_per_request or 1.0))
-            raise Overloaded(
-                f"{self._n_requests} requests are in flight and {limit} is the most; "
-                f"try again in {retry_after_s:.0f} s",
-                retry_after_s,
+            raise self._overloaded(f"{self._n_requests} requests are in flight and {limit} is the most")
+
+    @contextlib.contextmanager
+    def _held(self, images: tuple[Image, ...]) -> Iterator[None]:
+        """While images are in flight. Raises Overloaded."""
+        n_bytes = sum(len(image.data) for image in images)
+        if n_bytes and self._images_bytes + n_bytes > MAX_IMAGES_BYTES:
+            raise self._overloaded(
+                f"images of {self._images_bytes:,} bytes are in flight, these have {n_bytes:,} and "
+                f"{MAX_IMAGES_BYTES:,} is the most"
             )
+        self._images_bytes += n_bytes
+        try:
+            yield
+        finally:
+            self._images_bytes -= n_bytes
+
+    def _overloaded(self, what: str) -> Overloaded:
+        turns = self._n_requests / self.plan.context.parallel
+        retry_after_s = max(1.0, turns * (self._seconds_per_request or 1.0))
+        return Overloaded(f"{what}; try again in {retry_after_s:.0f} s", retry_after_s)
 
     def _note_duration(self, seconds: float) -> None:
         before = self._seconds_per_request

@@ -13,11 +13,10 @@ from vram_llm.engine.request import Grammar, Image, Likelihood, Request, TokenEv
 from vram_llm.errors import RequestError
 from vram_llm.server.engine_port import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
+from vram_llm.server.pictures import MAX_IMAGES_BYTES
 from vram_llm.server.replies import Ending, Tally
 from vram_llm.server.schemas import MAX_CHOICES, GenerationFields
-from vram_llm.units import MIB
 
-MAX_IMAGES_BYTES = 128 * MIB  # of all choices of a request: each is sent to the engine
 T = TypeVar("T")
 News = AsyncGenerator[tuple[int, TokenEvent], None]  # (index of the choice, what is new of it)
 

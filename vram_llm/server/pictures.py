@@ -6,7 +6,9 @@ prompt the marks are found again and taken out.
 
 import base64
 import binascii
+import os
 import secrets
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +20,10 @@ from vram_llm.units import MIB
 
 MAX_IMAGES = 32  # that one request may hold
 MAX_IMAGE_BYTES = 20 * MIB  # of a file
+MAX_IMAGES_BYTES = 128 * MIB  # of a request, times its choices: each is sent to the engine
 DETAILS = ("auto", "low", "high", "original")  # taken, and the same to a projector, which knows one size
 _ANY_HOST = ("http://", "https://")
-_FILE = "file://"
+_FILE, _THIS_HOST = "file://", "localhost/"
 
 
 @dataclass(slots=True)
@@ -113,6 +116,11 @@ class Pictures:
             raise RequestError(
                 f"'{at}' has {n_bytes:,} bytes; {MAX_IMAGE_BYTES:,} is the most for an image", at
             )
+        if (together := n_bytes + sum(map(len, self.kept.values()))) > MAX_IMAGES_BYTES:
+            raise RequestError(
+                f"with '{at}' the images have {together:,} bytes; {MAX_IMAGES_BYTES:,} is the most together",
+                at,
+            )
 
     def _file(self, name: str, at: str) -> bytes:
         if self.folder is None:
@@ -122,16 +130,32 @@ class Pictures:
                 at,
             )
         folder = self.folder.resolve()
+        if name.startswith(_THIS_HOST):
+            name = name[len(_THIS_HOST) - 1 :]
         try:
-            path = (folder / unquote(name.removeprefix("localhost"))).resolve()
+            path = (folder / unquote(name)).resolve()
             if not path.is_relative_to(folder):
                 raise RequestError(f"'{at}' lies outside of the directory that --image-dir allows", at)
-            if not path.is_file():  # a pipe or a device might never end
-                raise RequestError(f"'{at}' is no file in the directory that --image-dir allows", at)
-            self._check_bytes(path.stat().st_size, at)
-            return path.read_bytes()
+            # neither a link that was put there since, nor waiting for a pipe
+            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise RequestError(f"'{at}' is no file in the directory that --image-dir allows", at) from None
         except (OSError, ValueError, RuntimeError):  # no permission; a NUL; links in a circle
             raise RequestError(f"'{at}' cannot be read", at) from None
+        try:
+            return self._read(file, at)
+        except OSError:
+            raise RequestError(f"'{at}' cannot be read", at) from None
+        finally:
+            os.close(file)
+
+    def _read(self, file: int, at: str) -> bytes:
+        about = os.fstat(file)
+        if not stat.S_ISREG(about.st_mode):  # a device might never end
+            raise RequestError(f"'{at}' is no file in the directory that --image-dir allows", at)
+        self._check_bytes(about.st_size, at)
+        with open(file, "rb", closefd=False) as stream:
+            return stream.read(MAX_IMAGE_BYTES + 1)  # it may have grown
 
 
 def detail_of(part: dict[str, object], at: str) -> None:
