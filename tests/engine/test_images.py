@@ -2,7 +2,9 @@
 
 import ctypes
 import gc
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -324,6 +326,26 @@ def test_cancelled_at_any_step(loop: Loop) -> None:
         assert loop.is_idle
     (answer,) = run(loop, seen("after", png(1)))
     assert len(tokens(answer)) == 12
+
+
+def test_images_that_nobody_waits_for_are_not_read(loop: Loop) -> None:
+    pictures = loop._pictures
+    assert pictures is not None
+    go_on = threading.Event()
+    pictures._reading.submit(go_on.wait, 30)
+    loop.submit(seen("a", png(1)))
+    loop.submit(seen("b", png(1)))
+    reading = loop._preparing[0].prompt
+    assert isinstance(reading, Future)
+    loop.cancel("a")
+    assert not reading.cancelled(), "the other choice waits for it"
+    loop.cancel("b")
+    assert reading.cancelled()
+    assert pictures._last is None
+    go_on.set()
+    (answer,) = run(loop, seen("after", png(1)))
+    assert len(tokens(answer)) == 12
+    assert pictures._last is None
 
 
 def test_without_a_projector_images_are_refused(plan_on_cpu: PlanOnCpu) -> None:
