@@ -1,5 +1,6 @@
 """vram-llm calibrate: how fast llama.cpp computes on each device, measured."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,17 @@ if TYPE_CHECKING:
 ALL = "all"
 
 
+def _no_nan(_: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):  # which no range turns away
+        raise click.BadParameter("nan is no time", param=parameter)
+    return value
+
+
 @click.command("calibrate")
 @click.option("--rpc", multiple=True, metavar="HOST:PORT[@SIZE]", help=(
     "Measure the worker that listens there as well. Repeat for more."
 ))  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(min=1), metavar="N", help=(
+@click.option("--seconds", type=click.FloatRange(1, 3600), callback=_no_nan, metavar="N", help=(
     "How long each device is measured, loading aside; more evens out what others on the computer do."
 ))  # fmt: skip
 @click.option("--show", is_flag=True, help="Print what was measured so far, and measure nothing.")

@@ -14,6 +14,7 @@ from vram_llm.plan.measured import MeasuredSpeed
 from vram_llm.plan.types import Plan
 
 _BAD_FIT = 0.2
+_NARROW = 72  # columns; below it a record is written down the page
 _COLUMNS = ("read", "row", "prompt", "layer", "step", "latency", "link", "fit")
 
 
@@ -50,13 +51,10 @@ def print_results(plan: Plan, results: Sequence[MeasuredSpeed]) -> None:
 def print_records(records: Mapping[str, Record]) -> None:
     """A row for each device, by what it is known by, and what the columns mean."""
     console = Console(highlight=False)
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-    table.add_column("device", overflow="fold")
-    for name in _COLUMNS:
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, record in records.items():
-        table.add_row(Text(name), *_cells(record))
-    console.print(table)
+    if console.width < _NARROW:
+        _print_down(console, records)
+    else:
+        _print_table(console, records)
     console.print(
         "read: weights and KV cache, GB/s; row, prompt: billions of operations a second, of each further row "
         "of a decode step and of a prompt; layer, step, latency: microseconds; link: GB/s; fit: how far the "
@@ -73,6 +71,23 @@ def print_records(records: Mapping[str, Record]) -> None:
 
     if badly := [name for name, record in records.items() if record.residual > _BAD_FIT]:
         console.print(Text(f"note: {'; '.join(badly)}: measured while something else ran? Measure again."))
+
+
+def _print_down(console: Console, records: Mapping[str, Record]) -> None:
+    for name, record in records.items():
+        console.print(Text(name, style="bold"))
+        for column, cell in zip(_COLUMNS, _cells(record), strict=True):
+            console.print(f"  {column:<8}{cell:>9}")
+
+
+def _print_table(console: Console, records: Mapping[str, Record]) -> None:
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
+    table.add_column("device", overflow="fold")
+    for name in _COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, record in records.items():
+        table.add_row(Text(name), *_cells(record))
+    console.print(table)
 
 
 def _cells(record: Record) -> tuple[str, ...]:

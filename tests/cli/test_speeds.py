@@ -1,0 +1,33 @@
+"""Measured speeds in terminals of any width."""
+
+import pytest
+
+from vram_llm.cli.speeds import print_records
+from vram_llm.machine.speeds import Record
+
+RECORD = Record(
+    name="NVIDIA GeForce RTX 4080 Laptop GPU",
+    read_bytes_per_s=390e9,
+    layer_overhead_s=12e-6,
+    step_overhead_s=250e-6,
+    row_flops_per_s=21_500e9,
+    prompt_flops_per_s=None,
+    residual=0.03,
+    measured_at="2026-11-20T10:00:00Z",
+    vram_llm="0.1.0",
+    llama_cpp_python="0.3.36",
+)
+
+
+@pytest.mark.parametrize("columns", [40, 71, 72, 120])
+def test_every_figure_is_whole_and_no_line_too_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    print_records({RECORD.name: RECORD})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    words = {word for line in lines for word in line.split()}
+    assert {"read", "390", "layer", "12", "step", "250", "row", "21,500", "fit", "±3%"} <= words
+    down = [line.split() for line in lines if line.startswith("  ") and len(line.split()) == 2]
+    assert (["prompt", "-"] in down) is (columns < 72)
