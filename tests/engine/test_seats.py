@@ -19,7 +19,7 @@ from vram_llm.engine.kind import NEARLY_ALL, Kind, kind_of
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Grammar, GrammarKind, Request, SamplingParams, TokenEvent
 from vram_llm.llama.model import LoadedModel
-from vram_llm.llama.sampling import MOST_TOP_K
+from vram_llm.llama.sampling import MOST_TOP_K, SamplerChain
 from vram_llm.plan.context import MOST_BIASED
 from vram_llm.plan.types import BackendSampling, Serving
 
@@ -103,6 +103,24 @@ def test_the_best_token_is_the_hosts(on_host: Loop, device: Loop) -> None:
     figures = device.figures()
     assert figures.n_device_tokens == figures.n_generated_tokens == 12 * 24
     assert on_host.figures().n_device_tokens == 0
+
+
+def test_samplers_that_the_device_refuses_are_not_tried_again(
+    device: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach = LoadedModel.attach
+    tried: list[SamplerChain | None] = []
+
+    def refuse(model: LoadedModel, slot: int, chain: SamplerChain | None) -> bool:
+        tried.append(chain)
+        return attach(model, slot, None) and chain is None
+
+    monkeypatch.setattr(LoadedModel, "attach", refuse)
+    params = [SamplingParams(temperature=0.5 + i / 10, seed=i) for i in range(5)]
+    for i, sampling in enumerate(params):
+        _run(device, _request(f"r{i}", sampling=sampling))
+    assert sum(chain is not None for chain in tried) == 1
+    assert device.figures().n_device_tokens == 0
 
 
 def test_the_last_of_two_best_tokens_is_taken_on_a_processor(device: Loop) -> None:

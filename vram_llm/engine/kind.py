@@ -22,6 +22,11 @@ class Kind(NamedTuple):
     min_p: float = 0.0
     bias: tuple[tuple[int, float], ...] = ()
 
+    @property
+    def samplers(self) -> tuple[bool, ...]:
+        """Which samplers its chain has, whatever their figures."""
+        return (self.temperature > 0, self.top_k > 0, self.top_p < 1, self.min_p > 0, bool(self.bias))
+
     def chain(self, n_vocab: int, seed: int) -> SamplerChain:
         """The samplers in the order the host has them (choosing.py)."""
         chain = SamplerChain(n_vocab)

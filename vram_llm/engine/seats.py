@@ -28,14 +28,14 @@ class Seats:
         for slot in self._kinds:
             model.attach(slot, None)  # what the context was made with has reserved, and is not needed
         self._seated: dict[int, Generation] = {}
-        self._refused: set[Kind | None] = set()  # kinds that this device cannot compute
+        self._refused: set[tuple[bool, ...]] = set()  # samplers that this device cannot compute
         self._reserved_at, self._last_s = float("-inf"), 0.0
         self.n_reserved, self.reserve_s = 0, 0.0
 
     def kind_of(self, request: Request) -> Kind | None:
         """The kind of chain for a request; None: it takes the host."""
         kind = kind_of(request, self._n_vocab)
-        return None if kind in self._refused else kind
+        return None if kind is None or kind.samplers in self._refused else kind
 
     def choose(self, free: list[int], sequence: Sequence) -> int:
         """The slot of `free`, which begins with what was freed longest ago, that a sequence should run in.
@@ -107,7 +107,8 @@ class Seats:
         """
         kind = sequence.kind
         if not self._model.attach(slot, None if kind is None else kind.chain(self._n_vocab, 0)):
-            self._refused.add(kind)
+            assert kind is not None  # without a chain nothing is refused
+            self._refused.add(kind.samplers)
             kind = sequence.kind = None
         n_alike = sum(has == kind for has in self._kinds.values())
         self._kinds[slot] = kind
