@@ -149,7 +149,7 @@ async def test_other_refusals(connect: Connect, client: httpx.AsyncClient, engin
         "--image-dir": chat("file://cat.png"),
         f"is image {MAX_IMAGES + 1}; {MAX_IMAGES} is the most": chat(*[data_url(CATS)] * (MAX_IMAGES + 1)),
         "must be one of auto, low": chat(data_url(CATS), detail="sharp"),
-        "is not supported here": {
+        "send text; images only in a user's message": {
             "model": "", "messages": [{"role": "assistant", "content": chat("x")["messages"][0]["content"]}],
         },
         "choices over these images": chat(data_url(b"x" * 1_500_000)) | {"n": 100},
@@ -211,7 +211,11 @@ async def test_anthropic_blocks(client: httpx.AsyncClient, engine: FakeEngine) -
     counted = await client.post("/v1/messages/count_tokens", json={"model": "", "messages": messages})
     assert counted.json()["input_tokens"] == len(engine.requests[-1].prompt) + 2 + 1
     for source, why in (
-        ({"type": "url", "url": "https://example.com/cat.png"}, "fetches nothing"),
+        (
+            {"type": "url", "url": "https://example.com/cat.png"},
+            "send the image itself in a source of type 'base64'",
+        ),
+        ({"type": "base64", "media_type": "image/webp"}, "image/gif, image/bmp; WebP is not read here"),
         ({"type": "file", "file_id": "f"}, "must be 'base64'"),
         ({"type": "base64", "media_type": "image/png"}, "must be a string"),
     ):

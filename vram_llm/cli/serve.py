@@ -65,7 +65,10 @@ if TYPE_CHECKING:
     "--image-dir",
     type=click.Path(exists=True, file_okay=False),
     metavar="DIR",
-    help=("With --mmproj: requests may name files in DIR as images (file://NAME). Without it, none."),
+    help=(
+        "With --mmproj: requests may name files in DIR as images (file://NAME). Without --image-dir, no "
+        "files are read."
+    ),
 )
 @click.option("--verbose", is_flag=True, help="Show the engine's own log.")
 @wishes

@@ -39,16 +39,19 @@ class Pictures:
     kept: dict[str, bytes] = field(default_factory=dict)
     _fields: dict[str, str] = field(default_factory=dict)  # what the request calls each
 
-    def from_url(self, url: object, at: str) -> str:
-        """The mark of the image at a data: or file: URL. May block. Raises RequestError naming `at`."""
+    def from_url(self, url: object, at: str, send: str = "as a data: URL in base64") -> str:
+        """The mark of the image at a data: or file: URL. May block. Raises RequestError naming `at`.
+
+        `send` says how else to send what is somewhere else.
+        """
         self._check(at)
         if not isinstance(url, str):
             raise RequestError(f"'{at}' must be a string: a data: URL in base64", at)
         scheme = url[:8].lower()
         if scheme.startswith(_ANY_HOST):
             raise RequestError(
-                f"'{at}' is an address elsewhere and this server fetches nothing; send the image itself as a "
-                "data: URL in base64",
+                f"'{at}' is an address elsewhere and this server fetches nothing; send the image itself "
+                f"{send}",
                 at,
             )
         if scheme.startswith(_FILE):
@@ -126,7 +129,7 @@ class Pictures:
         if self.folder is None:
             raise RequestError(
                 f"'{at}' is a file, and files are not read here; start the server with --image-dir DIR, or "
-                "send the image as a data: URL",
+                "send the image itself",
                 at,
             )
         folder = self.folder.resolve()

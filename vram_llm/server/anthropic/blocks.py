@@ -8,6 +8,8 @@ from vram_llm.server.anthropic.fields import CountFields
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.pictures import Pictures
 
+_READ = ("image/png", "image/jpeg", "image/gif", "image/bmp")  # the last is more than Anthropic knows
+
 
 def messages_of(fields: CountFields, pictures: Pictures) -> list[dict[str, Any]]:
     """The messages (see chat.history). Raises RequestError that names the place.
@@ -103,10 +105,16 @@ def _image(block: dict[str, Any], at: str, pictures: Pictures) -> str:
         raise RequestError(f"'{at}' must be an object", at)
     match source.get("type"):
         case "base64":
+            _check_kind(source.get("media_type"), f"{at}.media_type")
             return pictures.from_base64(source.get("data"), f"{at}.data")
         case "url":
-            return pictures.from_url(source.get("url"), f"{at}.url")
+            return pictures.from_url(source.get("url"), f"{at}.url", "in a source of type 'base64'")
     raise NotSupported(f"'{at}.type' must be 'base64', or 'url' with a file that is allowed", f"{at}.type")
+
+
+def _check_kind(kind: object, at: str) -> None:
+    if kind is not None and kind not in _READ:
+        raise NotSupported(f"'{at}' must be one of {', '.join(_READ)}; WebP is not read here", at)
 
 
 def _text(content: object, at: str) -> str:

@@ -9,7 +9,11 @@ from vram_llm.server.errors import NotSupported
 from vram_llm.server.schemas import MAX_STOPS, MAX_TOKENS, GenerationFields
 from vram_llm.server.tools import MAX_TOOLS, Tool, ToolName, ToolUse, tool_use
 
-_BLOCKS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
+_BLOCK = {
+    "type": "object",
+    "description": "A text, image, tool_use, tool_result, thinking or redacted_thinking block",
+}
+_BLOCKS = {"anyOf": [{"type": "string"}, {"type": "array", "items": _BLOCK}]}
 Blocks = Annotated[Any, WithJsonSchema(_BLOCKS)]
 System = Annotated[Any, WithJsonSchema({"anyOf": [*_BLOCKS["anyOf"], {"type": "null"}]})]
 

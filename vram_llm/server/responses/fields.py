@@ -20,7 +20,13 @@ _NAMED = {
 ToolChoice = Annotated[
     Any, WithJsonSchema({"anyOf": [{"enum": ["none", "auto", "required"]}, _NAMED, {"type": "null"}]})
 ]
-_ITEM = {"type": "object", "description": "A message, function_call, function_call_output or reasoning item"}
+_ITEM = {
+    "type": "object",
+    "description": (
+        "A message, function_call, function_call_output or reasoning item. Messages of a user and outputs of "
+        "functions are a string, or a list of input_text and input_image parts"
+    ),
+}
 Input = Annotated[
     Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _ITEM, "minItems": 1}]})
 ]

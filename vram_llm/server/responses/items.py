@@ -103,7 +103,8 @@ def _part(part: object, at: str) -> str:
         raise RequestError(f"'{at}' must be an object with a 'type'", at)
     if part["type"] not in _TEXT:
         raise NotSupported(
-            f"Content of type '{part['type']}' is not supported here; send text, or images of a user's",
+            f"Content of type '{part['type']}' is not supported here; send text; images only in a user's "
+            "message or a function's output",
             at,
         )
     text = part.get("refusal" if part["type"] == "refusal" else "text")
