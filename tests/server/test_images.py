@@ -27,6 +27,7 @@ from vram_llm.machine.types import Host, Machine
 from vram_llm.plan.types import Workload
 from vram_llm.server import pictures
 from vram_llm.server.pictures import MAX_IMAGE_BYTES, MAX_IMAGES
+from vram_llm.server.responses import store
 
 CATS = png(1)
 
@@ -194,6 +195,26 @@ async def test_a_kept_response_keeps_its_images(client: httpx.AsyncClient, engin
     assert one.images[0].data == two.images[0].data == CATS
     at = one.images[0].at
     assert two.prompt[:at] == one.prompt[:at]
+
+
+async def test_images_of_a_chain_are_counted_once(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "MAX_CHARS", 250_000)
+    chain: list[str] = []
+    for value in b"aaaab":  # four of one chain, then another
+        image = {"type": "input_image", "image_url": data_url(bytes([value]) * 100_000)}
+        said = [{"role": "user", "content": [image]}]
+        more = {"previous_response_id": chain[-1]} if chain and value == ord("a") else {}
+        given = "And now?" if more else said
+        reply = await client.post("/v1/responses", json={"model": "", "input": given, **more})
+        chain.append(reply.json()["id"])
+    found = [(await client.get(f"/v1/responses/{each}")).status_code for each in chain]
+    assert found == [200] * 5
+    body = {"model": "", "input": [{"role": "user", "content": [image]}]}
+    last = (await client.post("/v1/responses", json=body)).json()["id"]
+    found = [(await client.get(f"/v1/responses/{each}")).status_code for each in (*chain, last)]
+    assert found == [404] * 4 + [200] * 2, "the image goes with the last that has it"
 
 
 async def test_anthropic_blocks(client: httpx.AsyncClient, engine: FakeEngine) -> None:

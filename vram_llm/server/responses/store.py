@@ -1,13 +1,13 @@
 """Responses that later ones may build upon: kept in memory, the oldest forgotten first."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
 from vram_llm.server.responses.resource import ResponseObject
 
 MAX_RESPONSES = 1024
-MAX_CHARS = 64 * 2**20  # of text in all of them together, and bytes of images
+MAX_CHARS = 64 * 2**20  # of text in all of them together, and bytes of images, which a chain shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Kept:
     response: ResponseObject
     messages: tuple[dict[str, Any], ...]
     images: dict[str, bytes]  # by the marks that stand for them in the messages
-    n_chars: int
+    n_chars: int  # of text
 
 
 class ResponseStore:
@@ -26,20 +26,22 @@ class ResponseStore:
     def __init__(self) -> None:
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._n_chars = 0
+        self._holders: Counter[str] = Counter()  # how many have an image, by its mark
 
     def keep(
         self, response: ResponseObject, messages: list[dict[str, Any]], images: dict[str, bytes]
     ) -> None:
         """Keep it, unless it alone is too large."""
         n_chars = sum(len(str(value)) for message in messages for value in message.values())
-        n_chars += sum(map(len, images.values()))
-        if n_chars > MAX_CHARS:
+        if n_chars + sum(map(len, images.values())) > MAX_CHARS:
             return
         self._kept[response.id] = Kept(response, tuple(messages), images, n_chars)
-        self._n_chars += n_chars
+        self._n_chars += n_chars + sum(
+            len(image) for mark, image in images.items() if not self._holders[mark]
+        )
+        self._holders.update(images.keys())
         while len(self._kept) > MAX_RESPONSES or self._n_chars > MAX_CHARS:
-            _, oldest = self._kept.popitem(last=False)
-            self._n_chars -= oldest.n_chars
+            self.delete(next(iter(self._kept)))
 
     def find(self, response_id: str) -> Kept | None:
         """The one of that id; None where it never was, was deleted or is forgotten."""
@@ -50,5 +52,11 @@ class ResponseStore:
     def delete(self, response_id: str) -> bool:
         """Whether it was there."""
         kept = self._kept.pop(response_id, None)
-        self._n_chars -= kept.n_chars if kept else 0
-        return kept is not None
+        if kept is None:
+            return False
+        self._holders.subtract(kept.images.keys())
+        gone = [mark for mark in kept.images if not self._holders[mark]]
+        self._n_chars -= kept.n_chars + sum(len(kept.images[mark]) for mark in gone)
+        for mark in gone:
+            del self._holders[mark]
+        return True
