@@ -12,8 +12,8 @@ two     one worker in full and one at 30 %: the plan beside llama.cpp's own defa
 three   workers in full, at 50 % and at 25 %, with so little memory that all are needed: the plan beside every
         split that fits
 link    one near by, one in full behind a link of 1 Gbit/s and 2 ms each way (bench/link.py): the plan beside
-        every split that fits; the near one at 75 %, where the link decides, and at 25 %, where neither has
-        memory enough alone
+        every split that fits; the near one at 90 % of the core that it shares with who measures, and at 25 %,
+        where neither has memory enough alone
 
 Two cores are enough, and root is needed. Nothing else should run meanwhile.
 """
@@ -146,7 +146,7 @@ def three(folder: Path, effort: Effort) -> None:
 def link(folder: Path, effort: Effort) -> None:
     """A worker near by and a faster one behind a link."""
     for model, share, limit in (
-        (_model(folder, 768, 2048), 0.75, ""),
+        (_model(folder, 1024, 2816), 0.9, ""),
         (_model(folder, 1024, 2816), 0.25, "@125MiB"),
     ):
         with (
