@@ -1,4 +1,7 @@
-"""The front door: what `import vram_llm` offers, and what the commands and POST /plan call."""
+"""The front door: what `import vram_llm` offers, and what the commands and POST /plan call.
+
+Longer than other files: each way through the floors is here, and here alone.
+"""
 
 import dataclasses
 import functools

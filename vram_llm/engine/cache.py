@@ -4,6 +4,8 @@ A slot is a sequence id of llama.cpp. It runs (a request computes in it), is idl
 left, for others to begin with) or is free. With a unified KV cache a common beginning has its cells once, and
 what is left can be parked under an id that no batch may name, so that it takes no room from requests. Every
 step of those that run walks over idle cells too: few stay beside them where the host keeps the others.
+
+Past 400 lines because admitting, sharing, parking and spilling change the same few sets of slots together.
 """
 
 from bisect import insort
