@@ -101,7 +101,7 @@ def main() -> None:
         path = write_llama(folder / "tiny.gguf", quant=gguf.GGMLQuantizationType.F32)
         line = ours(path, port, n_ctx=2048, parallel=4, more=("--flash-attn", "off"))
         with running(line, port, folder / "log"):
-            found = harness(args.python, port, folder)
+            found = harness(str(Path(args.python).absolute()), port, folder)
         model = llama_cpp.Llama(str(path), n_ctx=2048, logits_all=True, verbose=False)
         for kind, samples in found.items():
             apart = []
