@@ -13,11 +13,11 @@ import argparse
 import random
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import gguf
 
+from bench.lookup import finish
 from tools.random_model import write_llama
 from vram_llm import api
 from vram_llm.engine.loop import Loop
@@ -54,12 +54,7 @@ def answer(loop: Loop, n_tokens: int, seed: int) -> float:
     request = Request(id="r", prompt=prompt, max_tokens=n_tokens, ignore_eos=True, sampling=sampling)
     if loop.submit(request) is not None:
         raise SystemExit("the engine refused the request")
-    n_before, began = loop.figures().n_generated_tokens, 0.0
-    while not loop.is_idle:
-        loop.step()
-        if not began and loop.figures().n_generated_tokens > n_before:
-            began = time.perf_counter()
-    return time.perf_counter() - began
+    return finish(loop)
 
 
 def load(paths: dict[str, Path], draft: str | None, threads: int | None) -> Loop:

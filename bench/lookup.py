@@ -92,6 +92,11 @@ def answer(
     if recorded is not None:
         generation = loop._generations["r"]
         generation.chooser = Recorded(loop._model, recorded)  # type: ignore[assignment]
+    return finish(loop)
+
+
+def finish(loop: Loop) -> float:
+    """Run until nothing is left to do; seconds from the first token to the last."""
     n_before, began = loop.figures().n_generated_tokens, 0.0
     while not loop.is_idle:
         loop.step()

@@ -185,7 +185,7 @@ async def test_images_of_too_many_bytes_in_flight_are_turned_away(
     monkeypatch.setattr(client, "MAX_IMAGES_BYTES", 10)
     images = (Image(0, b"123456", "image"),)
     first = asyncio.create_task(answer(engine, "first", prompt="a", images=images))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it submits at its first turn
     with pytest.raises(
         Overloaded, match="of 6 bytes are in flight, these have 6 and 10 is the most"
     ) as refusal:

@@ -250,7 +250,7 @@ def test_a_newcomer_of_an_unknown_kind_does_not_hold_streams_up(
 ) -> None:
     """It takes the host where reserving is slow, unless it has a seed."""
     loop = device
-    monkeypatch.setattr(models[BackendSampling.ON], "reserve", lambda: time.sleep(0.5))
+    monkeypatch.setattr(models[BackendSampling.ON], "reserve", lambda: time.sleep(0.5))  # a slow card
     loop.submit(_request("stream", max_tokens=300))
     loop.step()
     assert loop.figures().n_reserved == 1
