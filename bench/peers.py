@@ -4,8 +4,8 @@
                           [--streams 1 8 16] [--model FILE]
 
 A random-weight llama of about 120 million parameters at Q8_0, unless a file is given. Both servers are up all
-the time and asked in turns, over HTTP, by one light client; every prompt is new to both. `example` is that of
-the bindings (bench/bindings.py).
+the time and asked in turns, over HTTP, by one light client; every prompt is new to both, from its first token
+on where the peer takes tokens. `example` is that of the bindings (bench/bindings.py).
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import bindings
-from bench.load import Stream, together
+from bench.load import Prompt, Stream, together
 from bench.servers import free_port, llama_server, ours, running
 from tools.random_model import write_120m
 
@@ -31,9 +31,11 @@ PEERS = {
 }
 
 
-def prompts(random: np.random.Generator, n: int) -> list[str]:
-    """`n` prompts of three to eight random words, 28 to 70 tokens: a word is written in seven or eight."""
-    return [" ".join(f"w{word}" for word in random.integers(0, 31_000, 3 + i % 6)) for i in range(n)]
+def prompts(random: np.random.Generator, n: int, *, as_text: bool = False) -> list[Prompt]:
+    """`n` prompts of 28 to 68 random tokens; as text, three to eight words of some seven tokens each."""
+    if as_text:
+        return [" ".join(f"w{word}" for word in random.integers(0, 31_000, 3 + i % 6)) for i in range(n)]
+    return [random.integers(300, 31_000, 28 + 8 * (i % 6)).tolist() for i in range(n)]
 
 
 @contextlib.contextmanager
@@ -51,12 +53,12 @@ def both(peer: str, model: Path, folder: Path, n_ctx: int, parallel: int) -> Ite
 
 async def compare(ports: dict[str, int], n_streams: int, n_tokens: int, rounds: int) -> None:
     """Print both servers' figures for so many streams, and their ratio."""
-    random = np.random.default_rng(n_streams)
+    random, as_text = np.random.default_rng(n_streams), "llama-server" not in ports
     rates: dict[str, list[float]] = {name: [] for name in ports}
     streams: dict[str, list[Stream]] = {name: [] for name in ports}
     for i in range(rounds + 1):
         for name in list(ports) if i % 2 else list(ports)[::-1]:
-            rate, answers = await together(ports[name], prompts(random, n_streams), n_tokens)
+            rate, answers = await together(ports[name], prompts(random, n_streams, as_text=as_text), n_tokens)
             if i:  # the first round warms up
                 rates[name].append(rate)
                 streams[name] += answers

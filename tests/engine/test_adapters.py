@@ -11,6 +11,7 @@ from tests.companions import write_lora
 from tests.engine.clients import Start, answer, soon
 from tests.engine.clients import tokens as tokens_of
 from tests.engine.rounding import assert_same
+from tests.engine.turns import events
 from vram_llm import api
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import Request, SamplingParams, TokenEvent
@@ -80,9 +81,8 @@ def run(loop: Loop, *requests: Request) -> dict[str, list[TokenEvent]]:
     news: dict[str, list[TokenEvent]] = {each.id: [] for each in requests}
     for each in requests:
         assert loop.submit(each) is None
-    while not loop.is_idle:
-        for event in loop.step():
-            news[event.id].append(event)
+    for event in events(loop):
+        news[event.id].append(event)
     return news
 
 

@@ -16,6 +16,7 @@ from llama_cpp import mtmd_cpp as M  # noqa: N812 - the C side
 
 from tests.companions import write_mmproj
 from tests.conftest import PlanOnCpu
+from tests.engine.turns import events
 from tests.pictures import bmp, gif, png, png_of
 from tests.zoo.loadable import LOADABLE, qwen2vl, with_vocabulary, write_loadable
 from tools.random_model import write_llama
@@ -103,9 +104,8 @@ def run(loop: Loop, *requests: Request) -> list[Answer]:
     for request in requests:
         if (refusal := loop.submit(request)) is not None:
             news[request.id].append(refusal)
-    while not loop.is_idle:
-        for event in loop.step():
-            news[event.id].append(event)
+    for event in events(loop):
+        news[event.id].append(event)
     return list(news.values())
 
 
@@ -335,7 +335,7 @@ def test_images_that_nobody_waits_for_are_not_read(loop: Loop) -> None:
     pictures._reading.submit(go_on.wait, 30)
     loop.submit(seen("a", png(1)))
     loop.submit(seen("b", png(1)))
-    reading = loop._preparing[0].prompt
+    reading = loop._preparing._waiting[0].prompt
     assert isinstance(reading, Future)
     loop.cancel("a")
     assert not reading.cancelled(), "the other choice waits for it"

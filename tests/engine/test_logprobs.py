@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.conftest import PlanOnCpu
+from tests.engine.turns import events
 from vram_llm.engine.logprobs import LEAST, likelihood
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Likelihood, Request, SamplingParams
@@ -40,13 +41,12 @@ def _run(loop: Loop, *requests: Request) -> dict[str, dict[str, Any]]:
     }
     for request in requests:
         assert loop.submit(request) is None
-    while not loop.is_idle:
-        for event in loop.step():
-            mine = news[event.id]
-            mine["tokens"] += event.token_ids
-            mine["logprobs"] += event.logprobs
-            mine["prompt"] += event.prompt_logprobs
-            mine["end"] = event
+    for event in events(loop):
+        mine = news[event.id]
+        mine["tokens"] += event.token_ids
+        mine["logprobs"] += event.logprobs
+        mine["prompt"] += event.prompt_logprobs
+        mine["end"] = event
     return news
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import PlanOnCpu
 from tests.engine.fixed_pace import FixedPace
 from tests.engine.rounding import assert_same
+from tests.engine.turns import events
 from tools.random_model import write_llama
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Request, SamplingParams, TokenEvent
@@ -23,7 +24,6 @@ from vram_llm.plan.types import Serving
 
 ALONE = Serving(cache_reuse=0)
 GREEDY = SamplingParams(temperature=0)
-MOST_STEPS = 5000
 
 Answer = list[TokenEvent]
 
@@ -74,13 +74,9 @@ def _run(loop: Loop, *requests: Request) -> dict[str, Answer]:
 
 
 def _drain(loop: Loop, news: dict[str, Answer]) -> None:
-    for _ in range(MOST_STEPS):
-        if loop.is_idle:
-            return
-        for event in loop.step():
-            assert not news[event.id] or news[event.id][-1].finish_reason is None
-            news[event.id].append(event)
-    raise AssertionError(f"not idle after {MOST_STEPS} steps")
+    for event in events(loop):
+        assert not news[event.id] or news[event.id][-1].finish_reason is None
+        news[event.id].append(event)
 
 
 def _tokens(answer: Answer) -> list[int]:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import PlanOnCpu
 from tests.engine.rounding import assert_same
+from tests.engine.turns import events
 from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
 from tools.random_model import write_llama
 from vram_llm.engine.generation import Generation
@@ -63,9 +64,8 @@ def _run(loop: Loop, *requests: Request) -> list[Answer]:
     news: dict[str, Answer] = {request.id: [] for request in requests}
     for request in requests:
         assert loop.submit(request) is None
-    while not loop.is_idle:
-        for event in loop.step():
-            news[event.id].append(event)
+    for event in events(loop):
+        news[event.id].append(event)
     return list(news.values())
 
 

@@ -52,6 +52,13 @@ def _trusted() -> PromptLookup:
     return lookup
 
 
+def _settle(lookup: PromptLookup, draft: list[int], n_accepted: int) -> None:
+    if draft:
+        lookup.observe(len(draft), n_accepted)
+    else:
+        lookup.rest(1)
+
+
 def test_as_tokens_come_the_same_is_found_as_at_once() -> None:
     pick = random.Random(3)
     tokens = [pick.randrange(4) for _ in range(300)]
@@ -92,9 +99,29 @@ def test_drafts_that_win_little_have_to_stand_nearly_always() -> None:
     lookup, n_drafted, n_steps = PromptLookup(cost), 0, 500
     for _ in range(n_steps):
         draft = lookup.draft([7] * 50, 8)
-        lookup.observe(len(draft), next((i for i in range(len(draft)) if pick.random() > 0.8), len(draft)))
+        _settle(lookup, draft, next((i for i in range(len(draft)) if pick.random() > 0.8), len(draft)))
         n_drafted += len(draft)
     assert 0 < n_drafted < 0.1 * n_steps
+
+
+def test_there_is_a_draft_when_it_was_said() -> None:
+    lookup = PromptLookup()
+    lookup.observe(1, 0)
+    said, n_rested = lookup.n_resting, 0
+    while lookup.n_resting:
+        assert lookup.draft([7] * 50, 8) == []
+        lookup.rest(1)
+        n_rested += 1
+    assert lookup.draft([7] * 50, 8) == [7]
+    assert n_rested == pytest.approx(said, abs=1)
+    assert said == pytest.approx(1 / EARNED_PER_TOKEN, abs=1)
+
+
+def test_beside_many_streams_the_first_draft_comes_late() -> None:
+    cost = RowCost()
+    assert PromptLookup(cost).n_resting == 0
+    cost.observe(8, 0, 0.01)
+    assert PromptLookup(cost).n_resting > 100
 
 
 @pytest.mark.parametrize("accepted", [0.0, 0.2, 0.45])
@@ -105,7 +132,7 @@ def test_what_is_spent_on_bad_drafts_is_bounded(accepted: float) -> None:
     for _ in range(5000):
         draft = lookup.draft(tokens, 8)
         stands = next((i for i in range(len(draft)) if pick.random() > accepted), len(draft))
-        lookup.observe(len(draft), stands)
+        _settle(lookup, draft, stands)
         n_refused, n_accepted = n_refused + len(draft) - stands, n_accepted + stands
         n_plain += not draft
     assert n_refused <= START_CREDIT + EARNED_PER_TOKEN * n_plain + n_accepted

@@ -10,13 +10,13 @@ import pytest
 
 from tests.conftest import PlanOnCpu
 from tests.engine.schemas import nested_schema
+from tests.engine.turns import events
 from vram_llm import demo
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Grammar, GrammarKind, Request, SamplingParams, TokenEvent
 from vram_llm.llama.model import LoadedModel
 
-MOST_STEPS = 5000
 HOT = SamplingParams(temperature=1.5, seed=1)
 
 
@@ -57,13 +57,10 @@ def _run(loop: Loop, *requests: Request) -> dict[str, tuple[str, TokenEvent]]:
     last: dict[str, TokenEvent] = {}
     for request in requests:
         assert loop.submit(request) is None
-    for _ in range(MOST_STEPS):
-        if loop.is_idle:
-            return {name: (text, last[name]) for name, text in texts.items()}
-        for event in loop.step():
-            texts[event.id] += event.text
-            last[event.id] = event
-    raise AssertionError(f"not idle after {MOST_STEPS} steps")
+    for event in events(loop):
+        texts[event.id] += event.text
+        last[event.id] = event
+    return {name: (text, last[name]) for name, text in texts.items()}
 
 
 def _one(model: LoadedModel, grammar: Grammar, **options: Any) -> tuple[str, TokenEvent]:

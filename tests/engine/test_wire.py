@@ -6,7 +6,7 @@ from tests.conftest import PlanOnCpu
 from vram_llm.engine import wire
 from vram_llm.engine.figures import Figures
 from vram_llm.engine.info import LoadedMemory, ModelInfo
-from vram_llm.engine.request import FinishReason, Request, SamplingParams, TokenEvent
+from vram_llm.engine.request import FinishReason, Request, SamplingParams, Tick, TokenEvent
 
 INFO = ModelInfo(
     name="m", path="/m.gguf", architecture="llama", parameters=2**40, size_bytes=2**41, n_vocab=5, n_ctx=256,
@@ -34,6 +34,8 @@ FROM_ENGINE = [
         [TokenEvent(id="a", text="�", token_ids=(1, 2)), TokenEvent(id="b", finish_reason=FinishReason.STOP)],
         Figures(n_steps=2**40, llama_s=1.5, n_cells_used=7),
     ),
+    Tick(["a", "�"], [1, 2], ["one", "other"]),
+    Tick(["a", ""], [1, 2]),
     wire.Tokens("a", [1, 2]),
     wire.Pieces("b", [b"", b"\xc3"]),
     wire.Failed("worker gone", 21),

@@ -62,3 +62,13 @@ def test_sequence_pointers_stay_where_they_were_made() -> None:
     batch.add([1, 2], 2, 0, n_outputs=1)
     assert [ctypes.addressof(struct.seq_id[i].contents) for i in range(2)] == before
     assert before[1] - before[0] == ctypes.sizeof(ctypes.c_int32)
+
+
+def test_the_next_rows_of_the_same_sequences() -> None:
+    batch = Batch(4)
+    batch.add_singles([10, 20, 30], [5, 0, 100], [2, 7, 0], [1, 1, 1])
+    first, second = batch.ahead(2)
+    batch.advance([11, 21, 31], first)
+    assert _rows(batch) == [(11, 6, 2, 1), (21, 1, 7, 1), (31, 101, 0, 1)]
+    batch.advance([12, 22, 32], second)
+    assert _rows(batch) == [(12, 7, 2, 1), (22, 2, 7, 1), (32, 102, 0, 1)]

@@ -172,3 +172,32 @@ def test_marks_are_shown_and_no_other_control_token(model: LoadedModel) -> None:
     a = next(token for token in range(vocab.n_tokens) if vocab.piece(token) == b"a")
     stream = TextStream(vocab, marks=marks)
     assert "".join(stream.push(token) for token in (vocab.bos, a, vocab.eos, a)) == "a</s>a"
+
+
+def test_what_is_plain_of_a_token_is_what_a_stream_says_of_it(model: LoadedModel) -> None:
+    """Once all are noted; tokens that are not ASCII, are shown only to some, or end an answer have none."""
+    vocab = model.vocab
+    while vocab.note_more():
+        pass
+    assert not vocab.note_more()
+    plain = {token: text for token, text in enumerate(vocab.plain) if text is not None}
+    assert len(plain) > 100
+    for token, text in plain.items():
+        for shown in (True, False):
+            stream = TextStream(vocab, show_special=shown)
+            assert stream.is_plain
+            assert stream.push(token) == text
+            assert stream.is_plain
+    assert not plain.keys() & vocab.ends
+    assert not any(vocab.is_special(token) for token in plain)
+    assert all(plain.get(token) is None for token in vocab.marks(("<s>", "</s>")))
+
+
+def test_a_stream_is_plain_where_nothing_is_held_back(model: LoadedModel) -> None:
+    assert not TextStream(model.vocab, ("stop",)).is_plain
+    stream = TextStream(model.vocab)
+    first, *rest = model.vocab.tokenize("\N{SNOWMAN}", add_special=False)[-3:]
+    stream.push(first)
+    assert not stream.is_plain
+    assert "".join(map(stream.push, rest)) == "\N{SNOWMAN}"
+    assert stream.is_plain

@@ -23,6 +23,11 @@ class Chooser:
         self._model = model
         self._how = how  # None: arg max
 
+    @property
+    def is_best_of_logits(self) -> bool:
+        """True where the most likely token is taken as it stands."""
+        return self._how is None
+
     def choose(self, row: int, allowed: Indices | None = None) -> int:
         """A token for output row `row` of the last decode; one of `allowed`, which is not empty, if given."""
         how = self._how
@@ -47,6 +52,8 @@ class DeviceChooser:
 
     While the sequence sits in no slot, a chain of its own keeps how its draws go on.
     """
+
+    is_best_of_logits = False  # there are none
 
     def __init__(self, model: LoadedModel, kind: Kind, seed: int | None) -> None:
         self._model = model

@@ -12,13 +12,13 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from uuid import uuid4
 
 from vram_llm.engine import wire
 from vram_llm.engine.figures import Figures
 from vram_llm.engine.info import EngineState, ModelInfo
-from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, TokenEvent
+from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, Tick, TokenEvent
 from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, VramLLMError
 from vram_llm.plan.types import Plan
 from vram_llm.units import MIB
@@ -55,6 +55,7 @@ class EngineClient:
         self.figures = Figures()  # of the last step
         self._model_name = model_name
         self._on_state = on_state
+        self._ticking: list[str] = []  # the requests that Ticks are of
         self._news: dict[str, asyncio.Queue[TokenEvent | VramLLMError]] = {}
         self._answers: dict[str, asyncio.Future[Answer]] = {}
         self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
@@ -196,6 +197,12 @@ class EngineClient:
                     case wire.News(events, figures):
                         self.figures = figures
                         self._deliver(events)
+                    case Tick(texts, tokens, ids):
+                        self._ticking = ids or self._ticking
+                        told = zip(self._ticking, texts, tokens, strict=True)
+                        self._deliver(
+                            TokenEvent(id=i, text=text, token_ids=(token,)) for i, text, token in told
+                        )
                     case wire.Tokens(asked) | wire.Pieces(asked) | wire.Embedded(asked) as answer:
                         if (waiting := self._answers.get(asked)) is not None and not waiting.done():
                             waiting.set_result(answer)
@@ -319,7 +326,7 @@ class EngineClient:
         before = self._seconds_per_request
         self._seconds_per_request = seconds if before is None else 0.9 * before + 0.1 * seconds
 
-    def _deliver(self, events: list[TokenEvent]) -> None:
+    def _deliver(self, events: Iterable[TokenEvent]) -> None:
         for event in events:
             news = self._news.get(event.id)
             if news is not None:  # else it was cancelled while this was on its way

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from time import perf_counter
 
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.guessing import FREE_ROWS, Guesses, Worth
@@ -68,11 +67,11 @@ class Drafter:
             wish.n_wanted, wish.pays = wish.guesses.length(wish.most)
             if wish.n_wanted:
                 asked.append(wish)
-        spent_before = self._meter.llama_s
+        spent_before = self._meter.llama.seconds
         self._guess(self._follow(asked))
         n_tried = sum(len(wish.found) for wish in asked if not wish.pays)
         if tried := sum(not wish.pays for wish in asked):
-            seconds = self._meter.llama_s - spent_before
+            seconds = self._meter.llama.seconds - spent_before
             self.worth.spend(n_tried, seconds * tried / len(asked))
 
     # -- following -------------------------------------------------------------------------------
@@ -175,11 +174,10 @@ class Drafter:
 
     def _decode(self, wishes: list[Wish]) -> bool:
         """Run the batch; False where there was no room, some of which is made for the next time."""
-        started = perf_counter()
-        status = self._model.decode()
-        self._model.wait()
-        self._last_s = perf_counter() - started
-        self._meter.llama_s += self._last_s
+        with self._meter.llama:
+            status = self._model.decode()
+            self._model.wait()
+        self._last_s = self._meter.llama.last_s
         if status == NO_ROOM:
             self._make_room(wishes)
         elif status:

@@ -16,6 +16,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     llama_s: float = 0.0
     sampling_s: float = 0.0
     host_s: float = 0.0
+    host_cpu_s: float = 0.0  # of host_s: the rest is waiting, and others on the engine's core
     n_prompt_tokens: int = 0  # computed, not reused
     n_generated_tokens: int = 0
     n_device_tokens: int = 0  # of those generated: sampled on the device

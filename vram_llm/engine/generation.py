@@ -61,7 +61,7 @@ class Generation:
         """
         if not draft and self.constraint is None and self.request.logprobs is None:
             if self.lookup is not None:
-                self.lookup.observe(0, 0)
+                self.lookup.rest(1)
             return Choices([self.chooser.choose(rows[0])])
         choices = Choices()
         for row, foretold in zip(rows, (*draft, None), strict=True):
@@ -76,8 +76,10 @@ class Generation:
                 choices.likelihoods.append(told)
             if token != foretold or self.is_complete:
                 break
-        if (source := self.guesses if guessed else self.lookup) is not None:
+        if draft and (source := self.guesses if guessed else self.lookup) is not None:
             source.observe(len(draft), max(len(choices.tokens) - 1, 0))
+        elif self.lookup is not None:
+            self.lookup.rest(1)
         return choices
 
     def _choose(self, row: int) -> int:
@@ -89,6 +91,12 @@ class Generation:
 
     def _ends(self, model: LoadedModel, token: int) -> bool:
         return model.vocab.is_end(token) and not self.request.ignore_eos
+
+    @property
+    def is_plain(self) -> bool:
+        """True where a step's token is all there is to it: no grammar, likelihoods or draft model."""
+        wants_more = self.request.logprobs is not None or self.request.prompt_logprobs is not None
+        return self.constraint is None and self.guesses is None and not wants_more
 
     @property
     def is_complete(self) -> bool:

@@ -1,7 +1,5 @@
 """The steps of images: encoded in one, their rows computed in the next, whole, beside what others compute."""
 
-from time import perf_counter
-
 from vram_llm.engine.cache import PrefixCache
 from vram_llm.engine.meter import Meter
 from vram_llm.engine.scheduler import Scheduler
@@ -28,15 +26,13 @@ class ImageRuns:
         sequence, image, reader = chunk.sequence, chunk.image, self._model.images
         assert image is not None
         assert reader is not None
-        started = perf_counter()
         self._model.batch.clear()  # or its rows would be thought to have taken this long (expectation.py)
-        if reader.has_encoded(image.rows):
+        self._meter.n_steps += 1
+        with self._meter.llama:
+            if not reader.has_encoded(image.rows):
+                return reader.encode(image.rows)
             if self._place(reader, sequence, image):
                 self._meter.n_prompt_tokens += image.count
-        elif not reader.encode(image.rows):
-            return False
-        self._meter.n_steps += 1
-        self._meter.llama_s += perf_counter() - started
         return True
 
     def _place(self, reader: ImageReader, sequence: Sequence, image: Span) -> bool:

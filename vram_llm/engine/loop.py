@@ -1,11 +1,10 @@
 """Schedule, run, deliver: the engine's step, over one loaded model."""
 
-from concurrent.futures import Future, wait
-from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vram_llm.engine.cache import PrefixCache, freed_last
 from vram_llm.engine.choosing import Choosers
+from vram_llm.engine.decode_run import DecodeRun, decode_run
 from vram_llm.engine.drafter import Drafter
 from vram_llm.engine.figures import Figures
 from vram_llm.engine.generation import Choices, Generation
@@ -15,7 +14,8 @@ from vram_llm.engine.intake import Intake, refusal
 from vram_llm.engine.meter import Meter
 from vram_llm.engine.pace import Pace
 from vram_llm.engine.pictures import Pictures, Prompt
-from vram_llm.engine.request import FinishReason, Image, Request, TokenEvent
+from vram_llm.engine.preparing import Preparing
+from vram_llm.engine.request import FinishReason, Image, Request, Tick, TokenEvent
 from vram_llm.engine.scheduler import Scheduler
 from vram_llm.engine.seats import Seats
 from vram_llm.engine.sequence import Chunk, Sequence, by_adapters
@@ -27,28 +27,12 @@ from vram_llm.llama.cells import MAX_SLOTS
 from vram_llm.llama.model import NO_ROOM, LoadedModel
 from vram_llm.llama.vocab import TextStream
 
-_PREPARING_S = 0.02  # at most, that an idle engine waits for a grammar or images before it looks for messages
-
 
 class _Computed(NamedTuple):
     """A chunk that was computed, and the batch rows it has logits in."""
 
     chunk: Chunk
     rows: range
-
-
-class _Preparing(NamedTuple):
-    """A request whose images are not read yet, or whose grammar is not ready."""
-
-    request: Request
-    prompt: Prompt | Future[Prompt]
-    constraint: Future[Constraint] | None
-
-    @property
-    def awaited(self) -> list[Future[Any]]:
-        """What it still waits for."""
-        parts = (self.prompt, self.constraint)
-        return [part for part in parts if isinstance(part, Future) and not part.done()]
 
 
 class Loop:
@@ -79,7 +63,7 @@ class Loop:
         self._row_cost = RowCost()
         self.meter = Meter()
         self._generations: dict[str, Generation] = {}
-        self._preparing: list[_Preparing] = []
+        self._decoding: DecodeRun | None = None
         self._choosers = Choosers(model)
         self._grammars = Grammars(model.vocab)
         self._intake = Intake(model.vocab, model.n_ctx_seq)
@@ -90,6 +74,7 @@ class Loop:
         self._images = ImageRuns(model, self._cache, self._scheduler, self.meter)
         reader = model.images
         self._pictures = Pictures(reader, self._intake, model.n_ubatch) if reader is not None else None
+        self._preparing = Preparing(self._pictures)
 
     @property
     def is_idle(self) -> bool:
@@ -110,7 +95,7 @@ class Loop:
         if constraint is None and isinstance(prompt, Prompt):
             self._begin(request, prompt, None)
         else:
-            self._preparing.append(_Preparing(request, prompt, constraint))
+            self._preparing.add(request, prompt, constraint)
         return None
 
     def count(self, text: str, images: tuple[Image, ...], *, add_special: bool) -> list[int]:
@@ -159,37 +144,75 @@ class Loop:
 
     def _begin_prepared(self) -> list[TokenEvent]:
         """Let in the requests that wait for nothing any more; the refusals of those that cannot be served."""
-        if not self._generations:
-            wait([part for each in self._preparing for part in each.awaited], _PREPARING_S, "FIRST_COMPLETED")
         refusals = []
-        for each in [each for each in self._preparing if not each.awaited]:
-            self._preparing.remove(each)
+        for each in self._preparing.ready(is_idle=not self._generations):
             try:
-                prompt = each.prompt if isinstance(each.prompt, Prompt) else each.prompt.result()
-                constraint = each.constraint.result() if each.constraint is not None else None
-                self._begin(each.request, prompt, constraint)
+                self._begin(each.request, *each.results())
             except RequestError as error:
                 refusals.append(refusal(each.request, error))
-        if self._pictures is not None and not self._preparing:
-            self._pictures.forget()
         return refusals
 
     def cancel(self, request_id: str) -> None:
         """Drop a request and free its slot; no news of it follows. An unknown id is no error."""
-        for each in [each for each in self._preparing if each.request.id == request_id]:
-            self._preparing.remove(each)
-            if isinstance(each.prompt, Future) and all(e.prompt is not each.prompt for e in self._preparing):
-                self._sighted().give_up(each.prompt)
+        self._land()
+        self._preparing.cancel(request_id)
         sequence = self._scheduler.find(request_id)
         if sequence is not None:
             self._release(sequence)
 
     def step(self) -> list[TokenEvent]:
         """Run one batch; news of every sequence that got a token. Raises EngineDied where llama.cpp fails."""
+        self._land()
         refusals = self._begin_prepared() if self._preparing else []
         self._scheduler.make_room()
         groups = by_adapters(self._scheduler.schedule())
-        return refusals + [event for chunks in groups for event in self._step(chunks)]
+        news = refusals + [event for chunks in groups for event in self._step(chunks)]
+        if len(groups) == 1 and len(groups[0]) == len(self._scheduler.running):
+            self._decoding = self._run_after(groups[0])
+        return news
+
+    def decode_on(self) -> tuple[Tick | None, list[TokenEvent]] | None:
+        """Run one batch of streams that do nothing but decode, by a short way; None where `step` is due.
+
+        What is new of all, unless one of them may end; and news of those that end, or then of all. Raises
+        EngineDied where llama.cpp fails.
+        """
+        run = self._decoding
+        if run is not None and not run.n_left:
+            self._land()
+            chunks = self._with_drafts(run.chunks())
+            run = self._decoding = self._run_after(chunks) if not any(c.draft for c in chunks) else None
+        if run is None or self._preparing or self._scheduler.may_admit:
+            return None
+        run.fill()
+        status, seconds = self._decode()
+        if status == NO_ROOM:
+            return None
+        with self.meter.sampling:
+            tokens = run.choose()
+        tick = run.write(tokens, seconds)
+        if tick is None:
+            self._land()
+            chunks = run.chunks()
+            self._computed(chunks, seconds)
+            return None, [self._deliver(c, Choices([token])) for c, token in zip(chunks, tokens, strict=True)]
+        stopped = run.stopped
+        if stopped:
+            self._land()
+        return tick, [self._deliver(Chunk(each, each.n_cached, 1), Choices()) for each in stopped]
+
+    def _run_after(self, chunks: list[Chunk]) -> DecodeRun | None:
+        """What may follow a step that computed `chunks`, and they all that run."""
+        n_free = self._cache.n_cells - self._cache.n_used
+        return decode_run(self._model, chunks, self._generations.get, n_free)
+
+    def _land(self) -> None:
+        """End the run of steps in which streams only decode, if there is one, and note what came of it."""
+        run, self._decoding = self._decoding, None
+        if run is not None and (n_steps := run.land(self.meter)):
+            step_s, n_streams = run.seconds / n_steps, len(run.streams)
+            self._pace.observe(n_streams, 0, step_s)
+            self._row_cost.observe(n_streams, 0, step_s)
 
     def _step(self, chunks: list[Chunk]) -> list[TokenEvent]:
         """Run the batch of chunks that are computed with the same adapters."""
@@ -199,9 +222,8 @@ class Loop:
         if self._seats is not None:
             self._seat(self._seats, chunks)
         computed = self._run(self._with_drafts([chunk for chunk in chunks if chunk.image is None]))
-        started = perf_counter()
-        chosen = [(chunk, self._choose(chunk, rows)) for chunk, rows in computed if rows]
-        self.meter.sampling_s += perf_counter() - started
+        with self.meter.sampling:
+            chosen = [(chunk, self._choose(chunk, rows)) for chunk, rows in computed if rows]
         news = [self._deliver(chunk, choices) for chunk, choices in chosen if chunk.samples]
         return news + self._see([chunk for chunk in chunks if chunk.image is not None])
 
@@ -209,7 +231,8 @@ class Loop:
         """See to it that every sequence is sampled where it is to be."""
         changes = [seats.seat(chunk.sequence, self._generations[chunk.sequence.id]) for chunk in chunks]
         if any(changes):
-            self.meter.llama_s += seats.reserve()
+            with self.meter.llama:
+                seats.reserve()
 
     def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
         """Drafts for sequences that decode, in what rows of logits are left, where no prompt is computed."""
@@ -235,18 +258,21 @@ class Loop:
         while chunks:
             self._cache.make_room(sum(chunk.count + len(chunk.draft) for chunk in chunks))
             rows = self._fill(chunks)
-            started = perf_counter()
-            status = self._model.decode()
-            self._model.wait()
-            seconds = perf_counter() - started
-            self.meter.llama_s += seconds
-            if status == 0:
+            status, seconds = self._decode()
+            if status != NO_ROOM:
                 self._computed(chunks, seconds)
                 return rows
-            if status != NO_ROOM:
-                raise self._death(status)
             chunks = self._fewer(chunks)
         return []
+
+    def _decode(self) -> tuple[int, float]:
+        """Compute the batch: 0 or NO_ROOM, and the seconds it took. Raises EngineDied."""
+        with self.meter.llama:
+            status = self._model.decode()
+            self._model.wait()
+        if status not in (0, NO_ROOM):
+            raise self._death(status)
+        return status, self.meter.llama.last_s
 
     def _fill(self, chunks: list[Chunk]) -> list[_Computed]:
         """The batch for `chunks`. Single rows come first."""
@@ -354,7 +380,7 @@ class Loop:
             reason = FinishReason.STOP
         if choices.failure is not None and reason is None:
             reason = FinishReason.ERROR
-        if reason is not None:
+        if reason is not None or generation.text.stopped:
             text += generation.text.finish()
             reason = FinishReason.STOP if generation.text.stopped else reason
             self._release(sequence)

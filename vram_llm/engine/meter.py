@@ -1,6 +1,7 @@
 """Adds up the engine's figures as it works."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import perf_counter, thread_time
 
 from vram_llm.engine.cache import PrefixCache
 from vram_llm.engine.figures import Figures
@@ -8,14 +9,43 @@ from vram_llm.engine.scheduler import Scheduler
 from vram_llm.engine.seats import Seats
 
 
+class Stopwatch:
+    """Adds up the time between `start` and `stop`, or within `with`."""
+
+    __slots__ = ("_cpu_from", "_from", "cpu_s", "last_s", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.cpu_s = 0.0  # of it, what this thread had of a processor
+        self.last_s = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Begin, or begin again."""
+        self._from, self._cpu_from = perf_counter(), thread_time()
+
+    def stop(self) -> None:
+        """Add the time since `start`."""
+        self.last_s = perf_counter() - self._from
+        self.seconds += self.last_s
+        self.cpu_s += thread_time() - self._cpu_from
+
+    __enter__ = start
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
 @dataclass(slots=True)
 class Meter:
-    """Adds up what steps cost."""
+    """Adds up what steps cost. `turn` is the whole of what the engine does, the others parts of it."""
 
-    n_steps: int = 0
-    llama_s: float = 0.0
-    sampling_s: float = 0.0
+    turn: Stopwatch = field(default_factory=Stopwatch)
+    llama: Stopwatch = field(default_factory=Stopwatch)
+    sampling: Stopwatch = field(default_factory=Stopwatch)
     host_s: float = 0.0
+    host_cpu_s: float = 0.0
+    n_steps: int = 0
     n_prompt_tokens: int = 0
     n_generated_tokens: int = 0
     n_device_tokens: int = 0
@@ -24,20 +54,20 @@ class Meter:
     n_guessed_tokens: int = 0
     n_right_tokens: int = 0
 
-    _total_s: float = 0.0
-
-    def count_turn(self, seconds: float) -> None:
-        """A turn of the engine, messages and all, took `seconds`; what is not counted yet was the host's."""
-        self._total_s += seconds
-        self.host_s = self._total_s - self.llama_s - self.sampling_s
+    def end_turn(self) -> None:
+        """A turn of the engine is over, messages and all; what is not counted yet was the host's."""
+        self.turn.stop()
+        self.host_s = self.turn.seconds - self.llama.seconds - self.sampling.seconds
+        self.host_cpu_s = self.turn.cpu_s - self.llama.cpu_s - self.sampling.cpu_s
 
     def figures(self, scheduler: Scheduler, cache: PrefixCache, seats: Seats | None) -> Figures:
         """These counts, and what there is now."""
         return Figures(
             n_steps=self.n_steps,
-            llama_s=self.llama_s,
-            sampling_s=self.sampling_s,
+            llama_s=self.llama.seconds,
+            sampling_s=self.sampling.seconds,
             host_s=self.host_s,
+            host_cpu_s=self.host_cpu_s,
             n_prompt_tokens=self.n_prompt_tokens,
             n_generated_tokens=self.n_generated_tokens,
             n_device_tokens=self.n_device_tokens,

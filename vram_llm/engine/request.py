@@ -155,9 +155,10 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """News of one request: text that became final, and at the end why it ended.
 
     `text` may be empty (a UTF-8 character or a stop string is still open) and may hold several tokens'
-    worth. `prompt_tokens` and `completion_tokens` are totals so far, and of the former `cached_tokens` were
-    computed for an earlier request. `error` (with `error_code`, and `error_param` where a field is at fault)
-    is set where `finish_reason` is ERROR. A msgspec structure: one is made and packed for every token.
+    worth. `prompt_tokens` and `completion_tokens` are totals, and of the former `cached_tokens` were computed
+    for an earlier request: right in the first and the last news of a request, and in between perhaps 0.
+    `error` (with `error_code`, and `error_param` where a field is at fault) is set where `finish_reason` is
+    ERROR. A msgspec structure: one is made and packed for every token.
     """
 
     id: str
@@ -173,3 +174,14 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     error: str | None = None
     error_code: str | None = None
     error_param: str | None = None
+
+
+class Tick(msgspec.Struct, tag=True, omit_defaults=True):
+    """News of a step that gave each of several requests a token and did nothing else, in columns.
+
+    `ids` are the requests'; where there are none, they are those of the last Tick that had some.
+    """
+
+    texts: list[str]  # that became final
+    tokens: list[int]
+    ids: list[str] = []

@@ -59,6 +59,11 @@ class Scheduler:
         """KV cells in use once all that the running sequences have is computed, idle ones left out."""
         return self.room.n_pinned + sum(len(s.tokens) - s.n_in_tree for s in self.running)
 
+    @property
+    def may_admit(self) -> bool:
+        """True where a sequence waits that a slot is free for."""
+        return bool(self.waiting) and len(self.running) < self.parallel
+
     def submit(self, sequence: Sequence) -> None:
         """Put a new sequence at the end of the queue."""
         self._n_arrived += 1

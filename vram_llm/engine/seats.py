@@ -79,15 +79,14 @@ class Seats:
         self._seated[slot] = generation
         return changes
 
-    def reserve(self) -> float:
-        """Make llama.cpp's graphs and buffers for what was attached; the seconds that took."""
+    def reserve(self) -> None:
+        """Make llama.cpp's graphs and buffers for what was attached."""
         started = perf_counter()
         self._model.reserve()
         self._reserved_at = perf_counter()
         self._last_s = self._reserved_at - started
         self.n_reserved += 1
         self.reserve_s += self._last_s
-        return self._last_s
 
     def release(self, generation: Generation) -> None:
         """A generation has ended: its slot's state is of no use to it."""

@@ -6,13 +6,14 @@ The answer is what it would have been, whatever the sampler, and rounding aside.
 """
 
 from collections.abc import Sequence
+from math import ceil
 
 N_GRAM = 3  # tokens that must have occurred before
 MOST_INDEXED = 16_384  # tokens at the sequence's end that are looked through
 START_CREDIT, MOST_CREDIT = 1.0, 16.0  # rows
 EARNED_PER_TOKEN = 0.04  # rows that a token chosen without a draft earns, at most
 _MOST_GAIN = 4.0
-_LEAST_TRIED = 0.1  # of EARNED_PER_TOKEN: what rows cost has to be seen now and then
+_LEAST_TRIED = 0.1  # what rows cost has to be seen now and then
 _NEWEST = 0.15  # weight of an observation, once there were some
 _LOOK_EVERY = 32  # steps with drafts, before one without shows again what that takes
 
@@ -81,13 +82,14 @@ class PromptLookup:
     Every draft token that is refused costs a row of credit and every one that stands earns what it won, so
     that drafts grow while they succeed. Where they do not, all that is spent on them is START_CREDIT and
     EARNED_PER_TOKEN of a row a token: 4 % of the time even where a row more costs as much as a step more.
+    Both are less where a draft that stands wins less than a row, as it does beside many streams.
     """
 
     def __init__(self, cost: RowCost | None = None) -> None:
         self._cost = cost or RowCost()
         self._after: dict[tuple[int, ...], int] = {}  # where the last n tokens went on, the last time
         self._n_indexed = 0
-        self._credit = START_CREDIT
+        self._credit = START_CREDIT * self._share
 
     def draft(self, tokens: Sequence[int], most: int) -> list[int]:
         """At most `most` tokens that may come after `tokens`; often none."""
@@ -104,13 +106,25 @@ class PromptLookup:
         return draft
 
     def observe(self, n_drafted: int, n_accepted: int) -> None:
-        """Note what became of the last draft, or that there was none."""
-        gain = self._cost.gain
-        if n_drafted:
-            earned = n_accepted * gain - (n_drafted - n_accepted)
-        else:
-            earned = EARNED_PER_TOKEN * min(max(gain, _LEAST_TRIED), 1.0)
-        self._credit = min(self._credit + earned, MOST_CREDIT)
+        """Note what became of the last draft, of at least one token."""
+        self._earn(n_accepted * self._cost.gain - (n_drafted - n_accepted))
+
+    def rest(self, n_tokens: int) -> None:
+        """Note that so many tokens came without a draft."""
+        self._earn(n_tokens * EARNED_PER_TOKEN * self._share)
+
+    @property
+    def n_resting(self) -> int:
+        """Tokens that have to come before there is credit for a draft; 0 where there is."""
+        return max(ceil((1 - self._credit) / (EARNED_PER_TOKEN * self._share)), 0)
+
+    def _earn(self, rows: float) -> None:
+        self._credit = min(self._credit + rows, MOST_CREDIT)
+
+    @property
+    def _share(self) -> float:
+        """Of START_CREDIT and EARNED_PER_TOKEN, what drafts are worth trying for."""
+        return min(max(self._cost.gain, _LEAST_TRIED), 1.0)
 
     def _index(self, tokens: Sequence[int]) -> None:
         start = max(self._n_indexed, N_GRAM, len(tokens) - MOST_INDEXED)

@@ -1,6 +1,7 @@
 """What crosses between the server's process and the engine's: length-prefixed msgpack over a socket pair.
 
-The engine sends one `News` a step, carrying what happened to every sequence.
+The engine sends one message a step, carrying what happened to every sequence: a `Tick` where they only went
+on, or `News`.
 """
 
 import struct
@@ -9,7 +10,7 @@ import msgspec
 
 from vram_llm.engine.figures import Figures
 from vram_llm.engine.info import ModelInfo
-from vram_llm.engine.request import EmbeddingRequest, Image, Request, TokenEvent
+from vram_llm.engine.request import EmbeddingRequest, Image, Request, Tick, TokenEvent
 from vram_llm.plan.types import Plan
 
 
@@ -127,7 +128,7 @@ class Failed(msgspec.Struct, tag=True):
 
 
 ToEngine = Start | Submit | Embed | Cancel | Tokenize | Detokenize | Stop
-FromEngine = Loading | Ready | News | Remark | Tokens | Pieces | Embedded | Failed
+FromEngine = Loading | Ready | News | Tick | Remark | Tokens | Pieces | Embedded | Failed
 
 _HEADER = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size

@@ -55,6 +55,16 @@ class Batch:
         self._logits[start:end] = array("b", logits)
         self.n_rows = self.struct.n_tokens = end
 
+    def ahead(self, n_steps: int) -> "list[array[int]]":
+        """The positions of its rows after one step more, two, and so on."""
+        positions = self._pos[: self.n_rows]
+        return [array("i", [position + k for position in positions]) for k in range(1, n_steps + 1)]
+
+    def advance(self, tokens: Sequence[int], positions: "array[int]") -> None:
+        """Put other tokens and positions in place of those of its rows."""
+        self._token[: self.n_rows] = array("i", tokens)
+        self._pos[: self.n_rows] = positions
+
     def add(self, tokens: Sequence[int], position: int, sequence: int, *, n_outputs: int) -> int:
         """Append `tokens` of one sequence from `position` on; returns the row of the last of them.
 

@@ -29,6 +29,8 @@ _logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_in
     ("llama_get_logits_ith", C._lib)
 )
 
+_all_logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(("llama_get_logits", C._lib))
+
 NO_ROOM = 1  # of `LoadedModel.decode`: "could not find a KV slot for the batch"
 
 Progress = Callable[[float], bool]  # fraction loaded; False gives up
@@ -75,6 +77,7 @@ class LoadedModel:
         self.n_ubatch: int = C.llama_n_ubatch(self._ctx)
         self.batch = Batch(self.n_batch)
         self._views: dict[int, npt.NDArray[np.float32]] = {}  # of llama.cpp's rows of logits, by address
+        self._block_at, self._block = 0, np.empty((0, self.vocab.n_tokens), np.float32)  # of several rows
 
     def _load(self, progress: Progress | None) -> int:
         plan, params = self.plan, ModelParams(self.plan.placement, self.plan.context, self._handles)
@@ -154,6 +157,15 @@ class LoadedModel:
             floats = (ctypes.c_float * self.vocab.n_tokens).from_address(address)
             view = self._views[address] = np.ctypeslib.as_array(floats)
         return view
+
+    def best(self, n_rows: int) -> list[int]:
+        """The most likely token of each of the batch's first `n_rows` rows, which all have logits."""
+        address = _all_logits_address(self._ctx)
+        if address != self._block_at or n_rows != len(self._block):
+            floats = (ctypes.c_float * (n_rows * self.vocab.n_tokens)).from_address(address)
+            self._block_at, self._block = address, np.ctypeslib.as_array(floats).reshape(n_rows, -1)
+        best: list[int] = self._block.argmax(axis=1).tolist()
+        return best
 
     def attach(self, sequence: int, chain: SamplerChain | None) -> bool:
         """Have the device sample a sequence with `chain`, or the host with none. See AttachedChains.attach.

@@ -32,6 +32,8 @@ class Vocab:
         self.adds_bos: bool = C.llama_vocab_get_add_bos(handle)
         self.adds_eos: bool = C.llama_vocab_get_add_eos(handle)
         self.adds_sep: bool = C.llama_vocab_get_add_sep(handle)
+        self.plain: list[str | None] = [None] * self.n_tokens  # by token, see `note_plain`
+        self._n_noted = 0
         self._eog = frozenset(t for t in range(self.n_tokens) if C.llama_vocab_is_eog(handle, t))
 
     def is_end(self, token: int) -> bool:
@@ -62,6 +64,23 @@ class Vocab:
         if cached is None:
             cached = self._spellings[token] = self._render(token, special=True)
         return cached
+
+    def note_more(self) -> bool:
+        """Look up the pieces of some tokens more, which takes a millisecond; False once all are known."""
+        start, end = self._n_noted, min(self._n_noted + 256, self.n_tokens)
+        for token in range(start, end):
+            self.note_plain(token)
+        self._n_noted = end
+        return start < end
+
+    def note_plain(self, token: int) -> None:
+        """Put the text of a token into `plain` for the next time, if it is ASCII wherever the token stands.
+
+        Not that of a token that ends a generation or is none of a text's: those are shown, or not.
+        """
+        piece = self.piece(token)  # none for control tokens
+        if piece and piece.isascii() and token not in self._eog:
+            self.plain[token] = piece.decode("ascii")
 
     def name(self, token: int) -> bytes:
         """A token as the model's file has it."""
@@ -130,6 +149,11 @@ class TextStream:
     def stopped(self) -> bool:
         """Whether a stop string was met."""
         return self.stop is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """True where the next token's text is that of `Vocab.plain`, if it has one."""
+        return not (self._is_open or self._stop)
 
     def push(self, token: int) -> str:
         """The text that became final with this token."""
