@@ -91,15 +91,16 @@ def test_both_ways_say_the_same(model: LoadedModel, monkeypatch: pytest.MonkeyPa
     Without drafts, which come at other steps by the short way: other batches are rounded otherwise.
     """
     monkeypatch.setattr(PromptLookup, "draft", lambda *_: [])
-    hot = {"seed": 8, "temperature": 3.0}
     alone = _told(events(_submit(model, _request("stops"))))["stops"][0]
     requests = [
         *(_request(f"greedy{i}", max_tokens=40 + 7 * i) for i in range(3)),
         _request("drawn", sampling=SamplingParams(seed=3, top_p=0.9)),
         _request("chain", sampling=SamplingParams(seed=4, top_k=20, presence_penalty=0.4)),
         _request("stops", stop=(alone[40:43],)),
-        _request("ends", ignore_eos=False, sampling=SamplingParams(**hot, logit_bias={2: 9.0})),
-        _request("shown", skip_special_tokens=False, sampling=SamplingParams(**hot)),
+        _request(
+            "ends", ignore_eos=False, sampling=SamplingParams(seed=8, temperature=3.0, logit_bias={2: 9.0})
+        ),
+        _request("shown", skip_special_tokens=False, sampling=SamplingParams(seed=8, temperature=3.0)),
     ]
     usual, short = _submit(model, *requests), _submit(model, *requests)
     by_usual, by_short = _told(_usual(usual)), _told(events(short))
