@@ -105,7 +105,7 @@ def test_drafts_that_win_little_have_to_stand_nearly_always() -> None:
 
 
 def test_there_is_a_draft_when_it_was_said() -> None:
-    lookup = PromptLookup()
+    lookup = PromptLookup(cost := RowCost())
     lookup.observe(1, 0)
     said, n_rested = lookup.n_resting, 0
     while lookup.n_resting:
@@ -114,7 +114,18 @@ def test_there_is_a_draft_when_it_was_said() -> None:
         n_rested += 1
     assert lookup.draft([7] * 50, 8) == [7]
     assert n_rested == pytest.approx(said, abs=1)
-    assert said == pytest.approx(1 / EARNED_PER_TOKEN, abs=1)
+    assert said == pytest.approx(1 / (EARNED_PER_TOKEN * cost.worth_trying), abs=1)
+
+
+def test_where_no_drafts_stand_the_next_sequence_tries_few() -> None:
+    """And where they do again, the one after that as many as ever."""
+    cost = RowCost()
+    for _ in range(20):
+        PromptLookup(cost).observe(1, 0)
+    assert 50 < PromptLookup(cost).n_resting < 100
+    for _ in range(20):
+        PromptLookup(cost).observe(4, 4)
+    assert PromptLookup(cost).n_resting < 5
 
 
 def test_beside_many_streams_the_first_draft_comes_late() -> None:

@@ -360,10 +360,15 @@ class PrefixCache:
             self._drop_oldest(self._idle)
 
     def _thin_out(self, n_wanted: int = 0, needed: int | None = None) -> None:
-        """Leave few cells idle beside running ones; `n_wanted` of them, in `needed`, are about to run."""
+        """Leave few cells idle beside running ones; `n_wanted` of them, in `needed`, are about to run.
+
+        None where none run yet: attention walks from the first cell to the last in use, and what begins in an
+        empty cache has its own at the beginning.
+        """
         if self.most_idle is None or not self.n_parked or not self.store.would_keep(1):
             return
-        while self.n_idle_cells - n_wanted > self.most_idle and (others := self._idle - {needed}):
+        most = self.most_idle if self._running else 0
+        while self.n_idle_cells - n_wanted > most and (others := self._idle - {needed}):
             self._drop_oldest(others)
 
     def _drop_oldest(self, slots: set[int]) -> None:

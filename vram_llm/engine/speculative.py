@@ -14,6 +14,7 @@ START_CREDIT, MOST_CREDIT = 1.0, 16.0  # rows
 EARNED_PER_TOKEN = 0.04  # rows that a token chosen without a draft earns, at most
 _MOST_GAIN = 4.0
 _LEAST_TRIED = 0.1  # what rows cost has to be seen now and then
+_LEAST_TRUST = 0.25  # another text may be another matter
 _NEWEST = 0.15  # weight of an observation, once there were some
 _LOOK_EVERY = 32  # steps with drafts, before one without shows again what that takes
 
@@ -27,6 +28,7 @@ class RowCost:
 
     def __init__(self) -> None:
         self.gain = 1.0  # rows that a draft token wins where it stands, its own paid: a / (n b)
+        self._trust = 1.0  # the share of drafts that stood lately, of all sequences
         self._plain_s, self._n_streams = 0.0, 1  # the last steps without drafts
         self._row_s, self._n_seen = 0.0, 0
         self._quick_row_s: float | None = None
@@ -62,6 +64,15 @@ class RowCost:
             self._quick_row_s = leaning_low(self._quick_row_s, row_s)
         self.gain = self._gain(n_streams)
 
+    def learn(self, n_drafted: int, n_accepted: int) -> None:
+        """Note what became of a draft of any sequence."""
+        self._trust += _NEWEST * (n_accepted / n_drafted - self._trust)
+
+    @property
+    def worth_trying(self) -> float:
+        """Of what a sequence may spend on drafts without success, the share it should."""
+        return max(self._trust, _LEAST_TRUST) * min(max(self.gain, _LEAST_TRIED), 1.0)
+
     def _gain(self, n_streams: int) -> float:
         if not self._n_seen:
             return 1 / n_streams
@@ -82,14 +93,15 @@ class PromptLookup:
     Every draft token that is refused costs a row of credit and every one that stands earns what it won, so
     that drafts grow while they succeed. Where they do not, all that is spent on them is START_CREDIT and
     EARNED_PER_TOKEN of a row a token: 4 % of the time even where a row more costs as much as a step more.
-    Both are less where a draft that stands wins less than a row, as it does beside many streams.
+    Both are less where a draft that stands wins less than a row, as it does beside many streams, and where
+    few have stood lately.
     """
 
     def __init__(self, cost: RowCost | None = None) -> None:
         self._cost = cost or RowCost()
         self._after: dict[tuple[int, ...], int] = {}  # where the last n tokens went on, the last time
         self._n_indexed = 0
-        self._credit = START_CREDIT * self._share
+        self._credit = START_CREDIT * self._cost.worth_trying
 
     def draft(self, tokens: Sequence[int], most: int) -> list[int]:
         """At most `most` tokens that may come after `tokens`; often none."""
@@ -107,24 +119,20 @@ class PromptLookup:
 
     def observe(self, n_drafted: int, n_accepted: int) -> None:
         """Note what became of the last draft, of at least one token."""
+        self._cost.learn(n_drafted, n_accepted)
         self._earn(n_accepted * self._cost.gain - (n_drafted - n_accepted))
 
     def rest(self, n_tokens: int) -> None:
         """Note that so many tokens came without a draft."""
-        self._earn(n_tokens * EARNED_PER_TOKEN * self._share)
+        self._earn(n_tokens * EARNED_PER_TOKEN * self._cost.worth_trying)
 
     @property
     def n_resting(self) -> int:
         """Tokens that have to come before there is credit for a draft; 0 where there is."""
-        return max(ceil((1 - self._credit) / (EARNED_PER_TOKEN * self._share)), 0)
+        return max(ceil((1 - self._credit) / (EARNED_PER_TOKEN * self._cost.worth_trying)), 0)
 
     def _earn(self, rows: float) -> None:
         self._credit = min(self._credit + rows, MOST_CREDIT)
-
-    @property
-    def _share(self) -> float:
-        """Of START_CREDIT and EARNED_PER_TOKEN, what drafts are worth trying for."""
-        return min(max(self._cost.gain, _LEAST_TRIED), 1.0)
 
     def _index(self, tokens: Sequence[int]) -> None:
         start = max(self._n_indexed, N_GRAM, len(tokens) - MOST_INDEXED)
