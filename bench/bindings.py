@@ -31,21 +31,32 @@ def environment() -> dict[str, str]:
 
 
 def module_server(model: Path, port: int, *, n_ctx: int, parallel: int) -> list[str]:
-    """The command line of `llama_cpp.server`, which serves one request at a time, whatever `parallel`."""
+    """The command line of `llama_cpp.server` with its defaults: one request at a time, whatever `parallel`.
+
+    A newcomer interrupts who is being answered, whose answer is short then.
+    """
     threads = str(os.cpu_count() or 1)
     return [
         sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--port", str(port), "--n_ctx",
-        str(n_ctx), "--n_threads", threads, "--n_threads_batch", threads, "--interrupt_requests", "false",
+        str(n_ctx), "--n_threads", threads, "--n_threads_batch", threads,
     ]  # fmt: skip
 
 
+def patient_module_server(model: Path, port: int, *, n_ctx: int, parallel: int) -> list[str]:
+    """The same where newcomers wait for their turn."""
+    return [
+        *module_server(model, port, n_ctx=n_ctx, parallel=parallel),
+        "--interrupt_requests",
+        "false",
+    ]
+
+
 def example_server(model: Path, port: int, *, n_ctx: int, parallel: int) -> list[str]:
-    """The example server's, with the same context, sequences and threads."""
+    """The example server's, with the same context, sequences and threads; its defaults else."""
     threads = os.cpu_count() or 1
     options = {
-        "path": str(model), "alias": "bench", "n_ctx": n_ctx, "n_seq_max": parallel,
-        "n_batch": 512, "n_ubatch": 512, "threads": threads, "threads_batch": threads, "kv_unified": True,
-        "store_logits": False, "flash_attn": True,
+        "path": str(model), "alias": "bench", "n_ctx": n_ctx, "n_seq_max": parallel, "threads": threads,
+        "threads_batch": threads,
     }  # fmt: skip
     config = model.with_suffix(".json")
     config.write_text(json.dumps({"server": {"host": "127.0.0.1", "port": port}, "model": options}))

@@ -1,11 +1,12 @@
 """Tokens per second and time to the first token, beside other servers: same model, threads, slots and load.
 
-    python -m bench.peers [--peer llama-server|llama_cpp.server|example] [--tokens 64] [--rounds 5]
-                          [--streams 1 8 16] [--model FILE]
+    python -m bench.peers [--peer NAME] [--tokens 64] [--rounds 5] [--streams 1 8 16] [--model FILE]
 
 A random-weight llama of about 120 million parameters at Q8_0, unless a file is given. Both servers are up all
-the time and asked in turns, over HTTP, by one light client; every prompt is new to both, from its first token
-on where the peer takes tokens. `example` is that of the bindings (bench/bindings.py).
+the time and asked in turns, over HTTP, by one light client, and so is llama.cpp with nothing around it, which
+no server surpasses by much. Every prompt is new, from its first token on where the peer takes tokens.
+`example` and `llama_cpp.server` are the bindings' (bench/bindings.py); the latter as it comes, where newcomers
+interrupt who is being answered, or "in turn".
 """
 
 import argparse
@@ -19,14 +20,18 @@ from pathlib import Path
 import numpy as np
 
 from bench import bindings
+from bench.alone import Alone
 from bench.load import Prompt, Stream, together
 from bench.servers import free_port, llama_server, ours, running
 from tools.random_model import write_120m
 
+_N_CTX = 8192
 OURS = "vram-llm"
+INTERRUPTED = "llama_cpp.server"  # cuts answers short: its tokens are those that came
 PEERS = {
     "llama-server": llama_server,
-    "llama_cpp.server": bindings.module_server,
+    INTERRUPTED: bindings.module_server,
+    "llama_cpp.server in turn": bindings.patient_module_server,
     "example": bindings.example_server,
 }
 
@@ -51,17 +56,21 @@ def both(peer: str, model: Path, folder: Path, n_ctx: int, parallel: int) -> Ite
         yield ports
 
 
-async def compare(ports: dict[str, int], n_streams: int, n_tokens: int, rounds: int) -> None:
-    """Print both servers' figures for so many streams, and their ratio."""
+async def compare(ports: dict[str, int], alone: Alone, n_streams: int, n_tokens: int, rounds: int) -> None:
+    """Print both servers' figures for so many streams and their ratio, and what llama.cpp does alone."""
     random, as_text = np.random.default_rng(n_streams), "llama-server" not in ports
     rates: dict[str, list[float]] = {name: [] for name in ports}
     streams: dict[str, list[Stream]] = {name: [] for name in ports}
+    ceilings = []
     for i in range(rounds + 1):
         for name in list(ports) if i % 2 else list(ports)[::-1]:
             rate, answers = await together(ports[name], prompts(random, n_streams, as_text=as_text), n_tokens)
+            if name == INTERRUPTED:
+                rate *= sum(len(stream.chunks) for stream in answers) / (n_streams * n_tokens)
             if i:  # the first round warms up
                 rates[name].append(rate)
                 streams[name] += answers
+        ceilings.append(alone.rate(prompts(random, n_streams, as_text=as_text), n_tokens))
     for name in ports:
         each = ", ".join(f"{rate:.0f}" for rate in rates[name])
         ttft_ms = statistics.median(stream.ttft_s for stream in streams[name]) * 1000
@@ -71,7 +80,8 @@ async def compare(ports: dict[str, int], n_streams: int, n_tokens: int, rounds: 
         )
     ratios = [a / b for a, b in zip(*rates.values(), strict=True)]
     ttfts = [statistics.median(s.ttft_s for s in streams[name]) for name in ports]
-    print(f"    ratio {statistics.median(ratios):21.3f}        TTFT {ttfts[0] / ttfts[1]:6.3f}", flush=True)
+    print(f"    ratio {statistics.median(ratios):21.3f}        TTFT {ttfts[0] / ttfts[1]:6.3f}")
+    print(f"    llama.cpp alone  {statistics.median(ceilings[1:]):10.1f} tok/s", flush=True)
 
 
 def main() -> None:
@@ -88,9 +98,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = args.model or write_120m(folder / "120m-Q8_0.gguf")
-        with both(args.peer, model, folder, 8192, max(args.streams)) as ports:
+        alone = Alone(model, _N_CTX, max(args.streams))
+        with both(args.peer, model, folder, _N_CTX, max(args.streams)) as ports:
             for n_streams in args.streams:
-                asyncio.run(compare(ports, n_streams, args.tokens, args.rounds))
+                asyncio.run(compare(ports, alone, n_streams, args.tokens, args.rounds))
 
 
 if __name__ == "__main__":

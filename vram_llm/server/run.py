@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -79,6 +80,8 @@ async def serve(
         await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             on_ready(loading.result())
+            gc.collect()
+            gc.freeze()  # what is here stays: streams would wait whenever it is all looked through
         await serving
     finally:
         loading.cancel()

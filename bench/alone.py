@@ -1,0 +1,45 @@
+"""llama.cpp with nothing around it, under the same load: no server on this machine surpasses it by much."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.load import Prompt
+from vram_llm import api
+from vram_llm.llama.model import LoadedModel
+from vram_llm.plan.types import Workload
+
+
+class Alone:
+    """A model in this process. All prompts are computed at once, and then every step a token of each."""
+
+    def __init__(self, path: Path, n_ctx: int, parallel: int) -> None:
+        workload = Workload(n_ctx=n_ctx, parallel=parallel, reserve_bytes=0)
+        self._model = LoadedModel(api.plan(str(path), api.detect(), workload))
+
+    def rate(self, prompts: Sequence[Prompt], n_tokens: int) -> float:
+        """Tokens per second over all, greedy."""
+        model, n = self._model, len(prompts)
+        rows = [
+            model.vocab.tokenize(each, add_special=True) if isinstance(each, str) else list(each)
+            for each in prompts
+        ]
+        started = time.perf_counter()
+        model.batch.clear()
+        last = [model.batch.add(each, 0, slot, n_outputs=1) for slot, each in enumerate(rows)]
+        self._decode()
+        tokens = [int(model.logits(row).argmax()) for row in last]
+        for step in range(n_tokens - 1):
+            model.batch.clear()
+            model.batch.add_singles(tokens, [len(each) + step for each in rows], range(n), [1] * n)
+            self._decode()
+            tokens = model.best(n)
+        seconds = time.perf_counter() - started
+        for slot in range(n):
+            model.forget(slot)
+        return n * n_tokens / seconds
+
+    def _decode(self) -> None:
+        if self._model.decode() != 0:
+            raise SystemExit("llama.cpp has no room for the load; give a shorter --tokens")
+        self._model.wait()
