@@ -7,7 +7,7 @@ from itertools import takewhile
 from vram_llm.engine.choosing import Chooser, DeviceChooser
 from vram_llm.engine.guessing import Guesses
 from vram_llm.engine.logprobs import likelihood, unpredicted
-from vram_llm.engine.request import FinishReason, Likelihood, Request
+from vram_llm.engine.request import FinishReason, Likelihood, Request, TokenEvent
 from vram_llm.engine.sequence import Sequence
 from vram_llm.engine.speculative import PromptLookup
 from vram_llm.engine.structured import Constraint, GrammarFailed
@@ -103,7 +103,39 @@ class Generation:
         """True once its grammar lets nothing follow."""
         return self.constraint is not None and self.constraint.is_complete
 
-    def write(self, model: LoadedModel, sequence: Sequence, token: int) -> tuple[str, FinishReason | None]:
+    def tell(self, model: LoadedModel, sequence: Sequence, choices: Choices) -> TokenEvent:
+        """Add tokens to the answer, up to one that ends it; the news of that."""
+        text, reason = "", FinishReason.LENGTH if sequence.max_tokens == 0 else None
+        n_written = 0
+        for token in choices.tokens:
+            more, reason = self._write(model, sequence, token)
+            text += more
+            n_written += 1
+            if reason is not None:
+                break
+        if self.is_complete and n_written == len(choices.tokens):
+            reason = FinishReason.STOP
+        if choices.failure is not None and reason is None:
+            reason = FinishReason.ERROR
+        if reason is not None or self.text.stopped:
+            text += self.text.finish()
+            reason = FinishReason.STOP if self.text.stopped else reason
+        is_first = sequence.n_generated == n_written
+        return TokenEvent(
+            id=sequence.id,
+            text=text,
+            token_ids=tuple(choices.tokens[:n_written]),
+            logprobs=tuple(choices.likelihoods[:n_written]),
+            prompt_logprobs=tuple(self.prompt_likelihoods) if is_first else (),
+            prompt_tokens=sequence.n_prompt,
+            completion_tokens=sequence.n_generated,
+            cached_tokens=sequence.n_reused,
+            finish_reason=reason,
+            stop=self.text.stop,
+            error=choices.failure if reason is FinishReason.ERROR else None,
+        )
+
+    def _write(self, model: LoadedModel, sequence: Sequence, token: int) -> tuple[str, FinishReason | None]:
         """Add `token` to the answer; the text that became final, and why the answer ends here if it does."""
         sequence.tokens.append(token)
         if self._ends(model, token):

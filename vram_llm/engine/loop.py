@@ -363,41 +363,16 @@ class Loop:
 
     def _deliver(self, chunk: Chunk, choices: Choices) -> TokenEvent:
         sequence, generation = chunk.sequence, self._generations[chunk.sequence.id]
-        text, reason = "", FinishReason.LENGTH if sequence.max_tokens == 0 else None
-        n_written = 0
-        for token in choices.tokens:
-            more, reason = generation.write(self._model, sequence, token)
-            text += more
-            n_written += 1
-            if reason is not None:
-                break
+        event = generation.tell(self._model, sequence, choices)
+        n_written = len(event.token_ids)
         self.meter.n_generated_tokens += n_written
         if sequence.kind is not None:
             self.meter.n_device_tokens += n_written
         if chunk.draft:
             self._settle(chunk, n_written)
-        if generation.is_complete and n_written == len(choices.tokens):
-            reason = FinishReason.STOP
-        if choices.failure is not None and reason is None:
-            reason = FinishReason.ERROR
-        if reason is not None or generation.text.stopped:
-            text += generation.text.finish()
-            reason = FinishReason.STOP if generation.text.stopped else reason
+        if event.finish_reason is not None:
             self._release(sequence)
-        is_first = sequence.n_generated == n_written
-        return TokenEvent(
-            id=sequence.id,
-            text=text,
-            token_ids=tuple(choices.tokens[:n_written]),
-            logprobs=tuple(choices.likelihoods[:n_written]),
-            prompt_logprobs=tuple(generation.prompt_likelihoods) if is_first else (),
-            prompt_tokens=sequence.n_prompt,
-            completion_tokens=sequence.n_generated,
-            cached_tokens=sequence.n_reused,
-            finish_reason=reason,
-            stop=generation.text.stop,
-            error=choices.failure if reason is FinishReason.ERROR else None,
-        )
+        return event
 
     def _settle(self, chunk: Chunk, n_written: int) -> None:
         """Take back the cells of draft tokens that do not stand."""
