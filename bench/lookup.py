@@ -44,6 +44,8 @@ _draft = Generation.draft
 class Recorded:
     """A chooser that says a recorded text, once it has looked at the logits."""
 
+    is_best_of_logits = False
+
     def __init__(self, model: LoadedModel, text: list[int]) -> None:
         self._model, self._text = model, iter(text)
 
@@ -99,7 +101,8 @@ def finish(loop: Loop) -> float:
     """Run until nothing is left to do; seconds from the first token to the last."""
     n_before, began = loop.figures().n_generated_tokens, 0.0
     while not loop.is_idle:
-        loop.step()
+        if loop.decode_on() is None:
+            loop.step()
         if not began and loop.figures().n_generated_tokens > n_before:
             began = time.perf_counter()
     return time.perf_counter() - began
