@@ -5,8 +5,8 @@
 A random-weight llama of about 120 million parameters at Q8_0, unless a file is given. Both servers are up all
 the time and asked in turns, over HTTP, by one light client, and so is llama.cpp with nothing around it, which
 no server surpasses by much. Every prompt is new, from its first token on where the peer takes tokens.
-`example` and `llama_cpp.server` are the bindings' (bench/bindings.py); in the latter newcomers interrupt others,
-as is its default, or wait: "in turn".
+`example` and `llama_cpp.server` are the bindings' (bench/bindings.py); in the latter newcomers interrupt
+others, as is its default, or wait: "in turn".
 """
 
 import argparse
