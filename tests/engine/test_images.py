@@ -127,7 +127,7 @@ def assert_same(alone: Answer, among: Answer) -> None:
     for token, other, told in pairs:
         if token != other:
             best, second = (each.logprob or 0.0 for each in told.top)
-            assert best - second < 5e-3
+            assert best - second < 5e-3, (best, second, tokens(alone), tokens(among))
             return
 
 
