@@ -155,6 +155,25 @@ def test_what_is_evicted_comes_back_from_the_host(model: LoadedModel) -> None:
     assert_same(model, turn, _alone(model, turn), _tokens(again))
 
 
+def test_who_finds_the_engine_idle_has_the_first_cells(loop: Loop) -> None:
+    """What lies idle would be walked over on the way to them in every step; it comes back from the host."""
+    loop._cache.most_idle = 1000
+    (idle,), other = _prompts(1), _prompts(2)[1]
+    _run(loop, _request("first", idle))
+    assert loop.figures().n_cells_idle > N_SHARED
+    assert loop.submit(_request("other", other)) is None
+    loop.step()
+    figures = loop.figures()
+    if loop._cache.n_parked:
+        assert figures.n_cells_idle == 0
+        assert figures.n_moved_to_host == 1
+    else:  # what a model holds that cannot go back stays in its slot
+        assert figures.n_moved_to_host == 0
+    loop.cancel("other")
+    _run(loop, _request("again", idle))
+    assert loop.figures().n_prefix_hits == 1
+
+
 @pytest.fixture
 def undrafted(monkeypatch: pytest.MonkeyPatch) -> None:
     """One token a step: no drafts, with which a random model's loops would be over too soon."""
