@@ -24,7 +24,7 @@ _PARTS = {
     "host_s": "in everything else, of which",
     "host_cpu_s": "on a processor",
 }
-_IDLE_S = 1.0  # in which an engine looks up how tokens are written
+_IDLE_S = 1.0
 _UNTIMED = 20  # tokens of each stream: by then all decode
 
 
@@ -34,7 +34,7 @@ async def measure(plan: Plan, n_streams: int, n_tokens: int) -> None:
     engine.start()
     try:
         info = await engine.ready()
-        await asyncio.sleep(_IDLE_S)
+        await asyncio.sleep(_IDLE_S)  # the engine looks up how tokens are written, as it does while idle
         random = np.random.default_rng(3)
         prompts = [tuple(map(int, random.integers(3, info.n_vocab, 16))) for _ in range(n_streams)]
         marks = []

@@ -1,6 +1,7 @@
 """The engine's loop on a real tiny model: a sequence says among others what it says alone, and all end.
 
-Nothing is shared between requests here (see test_reuse.py), so that an idle engine holds no cells.
+Nothing is shared between requests here (see test_reuse.py), so that an idle engine holds no cells. Past 400
+lines because answers, ends, refusals and cancellations are all asked of the one model that is made here.
 """
 
 from collections.abc import Iterator

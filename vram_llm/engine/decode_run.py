@@ -81,9 +81,9 @@ class DecodeRun:
     def land(self, meter: Meter) -> int:
         """Tell the streams and the meter what became of them; how many steps that was."""
         n_steps = len(self._columns)
-        for (sequence, generation), tokens in zip(
-            self.streams, zip(*self._columns, strict=True), strict=False
-        ):
+        if not n_steps:
+            return 0
+        for (sequence, generation), *tokens in zip(self.streams, *self._columns, strict=True):
             sequence.tokens += tokens
             sequence.n_cached += n_steps
             meter.n_device_tokens += n_steps if sequence.kind is not None else 0
@@ -105,9 +105,9 @@ def decode_run(
     for chunk in chunks:
         sequence = chunk.sequence
         generation = find(sequence.id)
-        if generation is None or not generation.is_plain or chunk.count != 1 or chunk.draft:
+        if generation is None or not generation.is_plain or sequence.n_pending != 1:
             return None
-        if sequence.n_pending != 1:
+        if chunk.count != 1 or chunk.draft:  # its rows in the batch are others
             return None
         streams.append((sequence, generation))
     n_steps = min(MOST_STEPS, n_free_cells // len(streams), *(s.n_left - 1 for s, _ in streams))

@@ -157,7 +157,7 @@ def run(channel: Channel) -> None:
         n_tokens = len(news if tick is None else tick.tokens)
         remark = expectation.after(model.batch.n_rows, n_tokens, time.perf_counter() - began)
         told: list[wire.FromEngine] = [tick] if tick is not None else []
-        if events or news or (tick is not None and tick.ids):
+        if events or news or (tick is not None and tick.ids):  # figures come with every run's first step
             told.append(wire.News(events + news, loop.figures()))
         if remark is not None:
             told.append(wire.Remark(remark))
