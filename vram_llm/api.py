@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from vram_llm.plan.compare import Compared
     from vram_llm.plan.measured import MeasuredSpeed
     from vram_llm.plan.types import Context, Meter, Plan, SpeedEstimate, Workload
+    from vram_llm.server.config import ServerConfig
 
 DEMO = "demo"
 MTP = "mtp"  # what is written for a model's own head elsewhere
@@ -358,48 +359,30 @@ def bench_model(
 
 def serve(
     plan: "Plan",
+    config: "ServerConfig | None" = None,
     *,
-    host: str = "127.0.0.1",
-    port: int = 8080,
-    model_name: str | None = None,
-    api_keys: tuple[str, ...] = (),
-    aliases: tuple[str, ...] = (),
-    cors_origins: tuple[str, ...] = (),
-    allowed_hosts: tuple[str, ...] = (),
-    image_dir: str | Path | None = None,
     on_state: "Callable[[EngineClient], None]" = lambda _: None,
     on_ready: "Callable[[ModelInfo, int], None]" = lambda _info, _port: None,
 ) -> None:
     """Load `plan` in an engine process and serve it over HTTP until SIGINT or SIGTERM.
 
-    `model_name` is what clients call it, by default the file's name, and `aliases` are other names for it;
-    `port` 0 is any free one. Web pages of `cors_origins` may use it. On a loopback address it answers to
-    `allowed_hosts` and loopback's own names. Where the plan has a projector, requests may name files in
-    `image_dir` as their images.
-    `on_state` is told of every change while loading, `on_ready` of the first load's end, and of the port.
-    Raises PortInUse, ModelRefused, BadPlan, EngineDied.
+    `config` of None is all defaults. `on_state` is told of every change while loading, `on_ready` of the
+    first load's end, and of the port. Raises PortInUse, ModelRefused, BadPlan, EngineDied.
     """
     import asyncio
 
     from vram_llm.engine.client import EngineClient
     from vram_llm.server import run
+    from vram_llm.server.config import ServerConfig
 
     _check_loadable(plan)
-    sock = run.listen(host, port)
+    config = config or ServerConfig()
+    sock = run.listen(config.host, config.port)
 
     async def main() -> None:
-        engine = EngineClient(plan, model_name or served_name(plan.model.path), on_state)
+        engine = EngineClient(plan, config.model_name or served_name(plan.model.path), on_state)
         listening_on: int = sock.getsockname()[1]
-        await run.serve(
-            engine,
-            sock,
-            api_keys=api_keys,
-            aliases=aliases,
-            cors_origins=cors_origins,
-            allowed_hosts=allowed_hosts,
-            image_dir=None if image_dir is None else Path(image_dir),
-            on_ready=lambda info: on_ready(info, listening_on),
-        )
+        await run.serve(engine, sock, config, on_ready=lambda info: on_ready(info, listening_on))
 
     with sock, asyncio.Runner(loop_factory=run.new_event_loop) as runner:
         runner.run(main())

@@ -8,12 +8,20 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from tests.server.fake_engine import FakeEngine
 from vram_llm.server.app import create_app
+from vram_llm.server.config import ServerConfig
 from vram_llm.server.engine_port import Engine
 
 Connect = Callable[..., httpx.AsyncClient]
+
+
+def app_of(engine: Engine, **options: Any) -> FastAPI:
+    """The app; keyword arguments are create_app's, and the others ServerConfig's."""
+    own = {name: options.pop(name) for name in ("hosts", "clock", "lifespan") if name in options}
+    return create_app(engine, ServerConfig(**options), **own)
 
 
 @pytest.fixture
@@ -23,11 +31,11 @@ async def engine() -> FakeEngine:
 
 @pytest.fixture
 async def connect(engine: FakeEngine) -> AsyncIterator[Connect]:
-    """Makes a client of the app; keyword arguments go to create_app."""
+    """Makes a client of the app; keyword arguments are those of `app_of`."""
     async with AsyncExitStack() as stack:
 
         def make(**options: Any) -> httpx.AsyncClient:
-            transport = httpx.ASGITransport(create_app(engine, clock=lambda: 1234.5, **options))
+            transport = httpx.ASGITransport(app_of(engine, clock=lambda: 1234.5, **options))
             client = httpx.AsyncClient(transport=transport, base_url="http://test")
             stack.push_async_exit(client)
             return client
@@ -43,7 +51,7 @@ async def client(connect: Connect) -> httpx.AsyncClient:
 @asynccontextmanager
 async def listening(engine: Engine, **options: Any) -> AsyncIterator[str]:
     """The base URL of a real server, without a path."""
-    app = create_app(engine, **options)
+    app = app_of(engine, **options)
     config = uvicorn.Config(
         app, port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=1
     )  # so that a stream that is never freed fails its test, and does not hang it

@@ -11,7 +11,7 @@ from vram_llm.engine.info import EngineState
 
 
 async def test_list(connect: Connect) -> None:
-    reply = (await connect(model_aliases=("gpt-4o", "tiny")).get("/v1/models")).json()
+    reply = (await connect(aliases=("gpt-4o", "tiny")).get("/v1/models")).json()
     assert reply["object"] == "list"
     assert [card["id"] for card in reply["data"]] == ["tiny", "gpt-4o"]
     assert reply["data"][0] == {
@@ -44,7 +44,7 @@ async def test_adapters_by_name(connect: Connect, engine: FakeEngine) -> None:
 
 @pytest.mark.parametrize("name", ["tiny", "org/alias", "tiny-Q8_0.gguf", "tiny-Q8_0"])
 async def test_names(connect: Connect, name: str) -> None:
-    client = connect(model_aliases=("org/alias",))
+    client = connect(aliases=("org/alias",))
     assert (await client.get(f"/v1/models/{name}")).json()["id"] == name
     reply = await client.post("/v1/completions", json={"model": name, "prompt": "x"})
     assert reply.json()["model"] == "tiny"

@@ -2,13 +2,14 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from vram_llm.cli.loading import LoadBar
 from vram_llm.cli.options import Wishes, built_in, one_model, saved_plan, wishes
+from vram_llm.cli.server_options import server_options
+from vram_llm.server.config import ServerConfig
 
 if TYPE_CHECKING:
     from vram_llm.engine.info import ModelInfo
@@ -20,72 +21,16 @@ if TYPE_CHECKING:
 @click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
 @click.option("--smart-split", is_flag=True, help="Plan the split from the model file. This is the default.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port to listen on."
-)
-@click.option(
-    "--api-key",
-    "api_keys",
-    multiple=True,
-    envvar="VRAM_LLM_API_KEY",
-    help=("Key that clients must send. Repeat for more; $VRAM_LLM_API_KEY is read too."),
-)
-@click.option(
-    "--api-key-file",
-    type=click.Path(exists=True, dir_okay=False, readable=True),
-    metavar="FILE",
-    help="File of keys, one a line; # begins a comment.",
-)
-@click.option(
-    "--alias",
-    "aliases",
-    multiple=True,
-    metavar="NAME",
-    help=("Another name that clients may call the model. Repeat for more."),
-)
-@click.option(
-    "--cors-origin",
-    "cors_origins",
-    multiple=True,
-    metavar="ORIGIN",
-    help=('Web pages from there may use the server: "https://chat.example", or "*". Repeat for more.'),
-)
-@click.option(
-    "--allowed-host",
-    "allowed_hosts",
-    multiple=True,
-    metavar="NAME",
-    help=(
-        "Host name that requests may be sent to, besides localhost's. Without it, every name is allowed, "
-        "unless --host is a loopback address. Repeat for more."
-    ),
-)
-@click.option(
-    "--image-dir",
-    type=click.Path(exists=True, file_okay=False),
-    metavar="DIR",
-    help=(
-        "With --mmproj: requests may name files in DIR as images (file://NAME). Without --image-dir, no "
-        "files are read."
-    ),
-)
 @click.option("--verbose", is_flag=True, help="Show the engine's own log.")
+@server_options
 @wishes
 def command(
     wishes: Wishes,
+    server: ServerConfig,
     model: str | None,
     model_option: str | None,
     plan_file: str | None,
     smart_split: bool,
-    host: str,
-    port: int,
-    api_keys: tuple[str, ...],
-    api_key_file: str | None,
-    aliases: tuple[str, ...],
-    cors_origins: tuple[str, ...],
-    allowed_hosts: tuple[str, ...],
-    image_dir: str | None,
     verbose: bool,
 ) -> None:
     """Plan MODEL over this machine's devices and workers, load it, and serve it until Ctrl+C.
@@ -104,32 +49,20 @@ def command(
         raise click.UsageError(
             "give a model, `vram-llm serve MODEL`, or a saved plan, `vram-llm serve --plan FILE`: not both"
         )
-    keys = (*api_keys, *_keys_in(api_key_file)) if api_key_file is not None else api_keys
     _set_up_log(verbose)
     if plan_file is not None:
         plan = saved_plan(plan_file, wishes)
     else:
         plan = api.plan(name or built_in("serving"), api.detect(wishes.gpus, wishes.rpc), wishes.workload)
-    if image_dir is not None and not any(each.kind is CompanionKind.MMPROJ for each in plan.companions):
+    if server.image_dir is not None and not any(
+        each.kind is CompanionKind.MMPROJ for each in plan.companions
+    ):
         raise click.UsageError(
             "--image-dir is for models that take images: give their projector, --mmproj FILE"
         )
     with LoadBar(plan.model.name) as bar:
-        reporter = _Reporter(plan, host, bar)
-        api.serve(
-            plan, host=host, port=port, api_keys=keys, aliases=aliases,
-            cors_origins=cors_origins, allowed_hosts=allowed_hosts, image_dir=image_dir,
-            on_state=bar.on_state, on_ready=reporter.on_ready,
-        )  # fmt: skip
-
-
-def _keys_in(path: str) -> tuple[str, ...]:
-    """The keys in a file. Raises UsageError where there are none: the server would be open to everybody."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    keys = tuple(key for line in lines if (key := line.partition("#")[0].strip()))
-    if not keys:
-        raise click.UsageError(f"{path} holds no API key; write one a line")
-    return keys
+        reporter = _Reporter(plan, server.host, bar)
+        api.serve(plan, server, on_state=bar.on_state, on_ready=reporter.on_ready)
 
 
 def _set_up_log(verbose: bool) -> None:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,6 +17,7 @@ from vram_llm.server.anthropic.fields import CountFields, MessagesFields
 from vram_llm.server.anthropic.routes import anthropic_router
 from vram_llm.server.chat import chat_router
 from vram_llm.server.completions import completions_router
+from vram_llm.server.config import ServerConfig
 from vram_llm.server.document import document
 from vram_llm.server.embeddings import EmbeddingFields, embeddings_router
 from vram_llm.server.engine_port import Engine
@@ -32,9 +32,8 @@ from vram_llm.server.responses.routes import responses_router
 from vram_llm.server.schemas import ChatCompletionRequest, CompletionRequest
 from vram_llm.server.served import Served
 from vram_llm.server.tokens import ApplyFields, DetokenizeFields, TokenizeFields, tokens_router
-from vram_llm.units import MIB
 
-MAX_BODY_BYTES = 32 * MIB
+_DEFAULT = ServerConfig()
 _BODIES = (
     ChatCompletionRequest, CompletionRequest, ResponseFields, MessagesFields, CountFields, TokenizeFields,
     DetokenizeFields, ApplyFields, EmbeddingFields, RerankFields,
@@ -45,21 +44,17 @@ _REFUSALS = {prefix + path: anthropic_response for prefix in ("", "/v1") for pat
 
 def create_app(
     engine: Engine,
+    config: ServerConfig = _DEFAULT,
     *,
-    model_aliases: tuple[str, ...] = (),
-    api_keys: tuple[str, ...] = (),
-    cors_origins: tuple[str, ...] = (),
     hosts: frozenset[str] | None = None,
-    image_dir: Path | None = None,
     clock: Callable[[], float] = time.time,
-    max_body_bytes: int = MAX_BODY_BYTES,
     lifespan: Callable[[FastAPI], Any] | None = None,
 ) -> FastAPI:
     """The OpenAI endpoint in front of `engine`, which the caller starts and stops.
 
-    Every path under `/v1` is there without it as well. With `api_keys`, all but /health wants one of them
-    as a bearer token. Web pages of `cors_origins` ("*" for all) may use it; `hosts` are the names it answers
-    to besides loopback's, None for any. Images may be files in `image_dir`.
+    Every path under `/v1` is there without it as well. With API keys, all but /health wants one of them
+    as a bearer token. `hosts` are the names it answers to besides loopback's, None for any. `clock` gives
+    Unix seconds.
     """
     # The pages at /docs would fetch their scripts from the network.
     app = FastAPI(
@@ -68,14 +63,16 @@ def create_app(
     )  # fmt: skip
     if hosts is not None:
         app.add_middleware(HostCheck, names=hosts)
-    app.add_middleware(Guard, api_keys=api_keys, max_body_bytes=max_body_bytes, refusals=_REFUSALS)
-    if cors_origins:
+    app.add_middleware(
+        Guard, api_keys=config.api_keys, max_body_bytes=config.max_body_bytes, refusals=_REFUSALS
+    )
+    if config.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=cors_origins, allow_methods=["*"], allow_headers=["*"],
+            CORSMiddleware, allow_origins=config.cors_origins, allow_methods=["*"], allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after", "x-should-retry"],
         )  # fmt: skip
     app.add_exception_handler(HTTPException, _no_such_route)
-    served = Served(engine, model_aliases, clock, image_dir)
+    served = Served(engine, config, clock)
     app.include_router(health_router(served))
     for make in (
         models_router, chat_router, completions_router, responses_router, anthropic_router, embeddings_router,

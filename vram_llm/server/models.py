@@ -14,7 +14,7 @@ def models_router(served: Served) -> APIRouter:
     @router.get("/models", summary="List the models")
     async def list_models() -> ModelList:
         info = served.known()
-        names = dict.fromkeys((info.name, *served.aliases, *adapted(info)))
+        names = dict.fromkeys((info.name, *served.config.aliases, *adapted(info)))
         return ModelList(data=[ModelCard(id=name, created=info.created) for name in names])
 
     @router.get("/models/{model_id:path}", summary="One model", responses={404: {"model": ErrorReply}})

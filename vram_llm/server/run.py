@@ -6,7 +6,6 @@ import gc
 import signal
 import socket
 from collections.abc import Callable, Generator
-from pathlib import Path
 
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
@@ -15,6 +14,7 @@ from vram_llm.engine.client import EngineClient
 from vram_llm.engine.info import ModelInfo
 from vram_llm.errors import PortInUse
 from vram_llm.server.app import create_app
+from vram_llm.server.config import ServerConfig
 from vram_llm.server.hosts import is_loopback
 
 DRAIN_S = 10.0  # what requests in flight get to finish after the first Ctrl+C
@@ -42,37 +42,30 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 async def serve(
     engine: EngineClient,
     sock: socket.socket,
+    config: ServerConfig,
     *,
-    api_keys: tuple[str, ...] = (),
-    aliases: tuple[str, ...] = (),
-    cors_origins: tuple[str, ...] = (),
-    allowed_hosts: tuple[str, ...] = (),
-    image_dir: Path | None = None,
     on_ready: Callable[[ModelInfo], None] = lambda _: None,
 ) -> None:
     """Start `engine` and answer on `sock` until SIGINT or SIGTERM. Raises what the first load failed with.
 
     /health says 503 while the model loads. After a signal, requests in flight have DRAIN_S to finish; a
-    second signal ends them at once. Bound to a loopback address, or given `allowed_hosts`, it answers to no
-    other host names (see server.hosts). Images may be files in `image_dir`.
+    second signal ends them at once. Bound to a loopback address, or given allowed hosts, it answers to no
+    other host names (see server.hosts).
     """
-    checks_host = bool(allowed_hosts) or is_loopback(sock.getsockname()[0])
+    checks_host = bool(config.allowed_hosts) or is_loopback(sock.getsockname()[0])
     app = create_app(
         engine,
-        model_aliases=aliases,
-        api_keys=api_keys,
-        cors_origins=cors_origins,
-        hosts=frozenset(host.lower() for host in allowed_hosts) if checks_host else None,
-        image_dir=image_dir,
+        config,
+        hosts=frozenset(host.lower() for host in config.allowed_hosts) if checks_host else None,
     )
-    config = uvicorn.Config(
+    http = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=int(DRAIN_S) + 1,  # for clients that neither read nor write
     )
-    server = _Server(config, engine)
+    server = _Server(http, engine)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     engine.start()
     loading = asyncio.create_task(engine.ready())

@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2s
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from types import MappingProxyType
 
 from vram_llm.chat.template import ChatTemplate
 from vram_llm.engine.info import EngineState, ModelInfo
 from vram_llm.model.pooling import Pooling
+from vram_llm.server.config import ServerConfig
 from vram_llm.server.engine_port import Engine
 from vram_llm.server.errors import NotReady, Unavailable, UnknownModel, WrongModel
 from vram_llm.server.pictures import Pictures
@@ -19,12 +20,11 @@ _EMBEDS = "makes embeddings: POST /v1/embeddings"
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What every family of routes is made with. `clock` gives Unix seconds; files are read in `image_dir`."""
+    """What every family of routes is made with. `clock` gives Unix seconds."""
 
     engine: Engine
-    aliases: tuple[str, ...]
+    config: ServerConfig
     clock: Callable[[], float]
-    image_dir: Path | None = None
 
     def check_ready(self) -> None:
         """Raises NotReady or Unavailable unless the engine takes requests now."""
@@ -84,7 +84,7 @@ class Served:
 
     def pictures(self, info: ModelInfo, kept: Mapping[str, bytes] = MappingProxyType({})) -> Pictures:
         """What takes the images of a request in; `kept` are those of the responses it builds upon."""
-        return Pictures(info.takes_images, self.image_dir, dict(kept))
+        return Pictures(info.takes_images, self.config.image_dir, dict(kept))
 
     def known(self) -> ModelInfo:
         """The model as last loaded. Raises NotReady before the first load, Unavailable if none came."""
@@ -97,7 +97,7 @@ class Served:
     def names(self, info: ModelInfo) -> tuple[str, ...]:
         """Every name the model answers to."""
         path = PurePath(info.path)
-        return (info.name, *self.aliases, path.name, path.stem)
+        return (info.name, *self.config.aliases, path.name, path.stem)
 
 
 def adapted(info: ModelInfo) -> dict[str, tuple[int, ...]]:

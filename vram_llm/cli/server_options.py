@@ -1,0 +1,135 @@
+"""Options of `serve` that say how the HTTP server behaves, and how they become a ServerConfig."""
+
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from vram_llm.server.config import ReasoningMode, ServerConfig
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_DEFAULT = ServerConfig()
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
+
+
+class JsonObject(click.ParamType[dict[str, Any]]):
+    """A JSON object on the command line."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        try:
+            parsed = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            self.fail(f"{value!r} is not JSON ({error}); write it like '{{\"key\": true}}'", param, ctx)
+        if not isinstance(parsed, dict):
+            self.fail(f"{value!r} is not a JSON object; write it like '{{\"key\": true}}'", param, ctx)
+        return parsed
+
+
+_OPTIONS = (
+    click.option("--host", default=_DEFAULT.host, show_default=True, help="Address to listen on."),
+    click.option("--port", type=click.IntRange(0, 65535), default=_DEFAULT.port, show_default=True,
+                 help="Port to listen on."),
+    click.option("--api-key", "api_keys", multiple=True, envvar="VRAM_LLM_API_KEY", help=(
+        "Key that clients must send. Repeat for more; $VRAM_LLM_API_KEY is read too."
+    )),
+    click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False, readable=True),
+                 metavar="FILE", help="File of keys, one a line; # begins a comment."),
+    click.option("--alias", "aliases", multiple=True, metavar="NAME", help=(
+        "Another name that clients may call the model. Repeat for more."
+    )),
+    click.option("--strict-model", is_flag=True, default=_DEFAULT.strict_model, help=(
+        "Refuse requests for a model of another name. By default every name means the model served."
+    )),
+    click.option("--cors-origin", "cors_origins", multiple=True, metavar="ORIGIN", help=(
+        'Web pages from there may use the server: "https://chat.example", or "*". Repeat for more.'
+    )),
+    click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help=(
+        "Host name that requests may be sent to, besides localhost's. Without it, every name is allowed, "
+        "unless --host is a loopback address. Repeat for more."
+    )),
+    click.option("--image-dir", type=click.Path(exists=True, file_okay=False, path_type=Path),
+                 metavar="DIR", help=(
+        "With --mmproj: requests may name files in DIR as images (file://NAME). Without --image-dir, no "
+        "files are read."
+    )),
+    click.option("--sse-ping-interval", "sse_ping_interval_s", type=click.FloatRange(0), metavar="SECONDS",
+                 default=_DEFAULT.sse_ping_interval_s, show_default=True, help=(
+        "Send a comment on a stream that has been silent for so long, so that clients and proxies keep the "
+        "connection; 0: never."
+    )),
+    click.option("--chat-template-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                 metavar="FILE", help="Jinja chat template to use in place of the model's own."),
+    click.option("--chat-template-kwargs", type=JsonObject(), default="{}", metavar="JSON", help=(
+        "Variables for the chat template, as a JSON object; those of a request go before them."
+    )),
+    click.option("--reasoning", type=click.Choice([mode.value for mode in ReasoningMode]),
+                 default=_DEFAULT.reasoning.value, show_default=True, help=(
+        "Whether the model thinks before it answers, where a request does not say. auto: as its chat "
+        "template does by default."
+    )),
+    click.option("--reasoning-budget", type=click.IntRange(-1), metavar="TOKENS", help=(
+        "Most tokens of thinking in an answer; then the thinking is closed and the answer begins. -1: no "
+        "limit.  [default: no limit]"
+    )),
+    click.option("--temperature", "--temp", "temperature", type=click.FloatRange(0, 2), metavar="T", help=(
+        "Temperature of requests that name none.  [default: the model file's, or llama-server's 0.8]"
+    )),
+    click.option("--top-k", type=click.IntRange(0), metavar="K", help=(
+        "The same for top_k; 0: off.  [default: the model file's, or llama-server's 40]"
+    )),
+    click.option("--top-p", type=click.FloatRange(0, 1), metavar="P", help=(
+        "The same for top_p; 1: off.  [default: the model file's, or llama-server's 0.95]"
+    )),
+    click.option("--min-p", type=click.FloatRange(0, 1), metavar="P", help=(
+        "The same for min_p; 0: off.  [default: the model file's, or llama-server's 0.05]"
+    )),
+    click.option("--repeat-penalty", type=click.FloatRange(0, 2, min_open=True), metavar="PENALTY", help=(
+        "The same for repeat_penalty; 1: off.  [default: the model file's, or 1]"
+    )),
+    click.option("--seed", type=int, metavar="SEED", help=(
+        "Seed of requests that name none; -1: random.  [default: random]"
+    )),
+)  # fmt: skip
+
+
+def server_options(function: _F) -> _F:
+    """Add the options of the server; the command gets them as one argument `server`."""
+
+    def collect(**options: Any) -> Any:
+        own = {each.name: options.pop(each.name) for each in fields(ServerConfig) if each.name in options}
+        key_file, template_file = options.pop("api_key_file"), options.pop("chat_template_file")
+        if key_file is not None:
+            own["api_keys"] = (*own["api_keys"], *_keys_in(key_file))
+        if template_file is not None:
+            own["chat_template"] = template_file.read_text(encoding="utf-8")
+        budget = own["reasoning_budget"]
+        own["reasoning_budget"] = None if budget == -1 else budget
+        own["reasoning"] = ReasoningMode(own["reasoning"])
+        given = {name: options.pop(name) for name in _SAMPLING}
+        if given["seed"] == -1:
+            given["seed"] = None
+        own["sampling"] = {name: value for name, value in given.items() if value is not None}
+        return function(server=ServerConfig(**own), **options)
+
+    collect.__doc__ = function.__doc__
+    for option in reversed(_OPTIONS):
+        collect = option(collect)
+    for param in getattr(function, "__click_params__", []):
+        collect.__click_params__.append(param)  # type: ignore[attr-defined]  # click's own way to stack decorators
+    return collect  # type: ignore[return-value]
+
+
+def _keys_in(path: str) -> tuple[str, ...]:
+    """The keys in a file. Raises UsageError where there are none: the server would be open to everybody."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    keys = tuple(key for line in lines if (key := line.partition("#")[0].strip()))
+    if not keys:
+        raise click.UsageError(f"{path} holds no API key; write one a line")
+    return keys
