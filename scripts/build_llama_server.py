@@ -88,6 +88,14 @@ def is_complete(folder: Path) -> bool:
 
 def fetch_source(folder: Path, log: Path) -> Path:
     """Download and unpack llama.cpp's source into `folder`; its path. Raises SetupError."""
+    archive = fetch_archive(folder, log)
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz") / "vendor" / "llama.cpp"
+
+
+def fetch_archive(folder: Path, log: Path) -> Path:
+    """Download the source distribution of llama-cpp-python into `folder`; its path. Raises SetupError."""
     requirement = llama_requirement((ROOT / "pyproject.toml").read_text())
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
     command += ["--no-cache-dir", "--no-binary", "llama-cpp-python", "--dest", str(folder), requirement]
@@ -96,9 +104,7 @@ def fetch_source(folder: Path, log: Path) -> Path:
     if status != 0 or archive is None:
         cause = explain(log.read_text(errors="replace"))
         raise SetupError(f"the source could not be fetched: {cause} (log: {log})")
-    with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")
-    return folder / archive.name.removesuffix(".tar.gz") / "vendor" / "llama.cpp"
+    return archive
 
 
 def configure_command(cmake: str, source: Path, output: Path, build: Build) -> list[str]:
