@@ -1,25 +1,17 @@
 """Which way of writing tool calls and thinking a model was taught: its chat template shows it."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-from vram_llm.chat.formats import (
-    deepseek,
-    glm,
-    harmony,
-    hermes,
-    llama_json,
-    mistral,
-    nemotron,
-    qwen_xml,
-)
+from vram_llm.chat.formats import harmony, mistral
+from vram_llm.chat.formats.arguments import Schemas
+from vram_llm.chat.formats.call_json import CallJson
+from vram_llm.chat.formats.table import FORMATS, NONE
 from vram_llm.chat.formats.thinking import plain, thinking
 from vram_llm.chat.reader import Grammar, Parser, call_id
 
-Schemas = Mapping[str, Mapping[str, Any]]  # a tool's name, and the JSON schema of its parameters
 _THINK = ("<think>", "</think>")
 _MISTRAL_THINK = ("[THINK]", "[/THINK]")
 
@@ -31,7 +23,8 @@ class Dialect:
     `marks` are the special tokens its parser must see. `takes_tools`: the template shows tools to the model
     in a form that is parsed here; otherwise they go into a system message of ours, and calls come as
     `hermes`. `effort`: the name under which the template takes a reasoning effort ("" for none);
-    "enable_thinking" can only be on or off.
+    "enable_thinking" can only be on or off. `call_begins`: the text after which a JSON object with a name and
+    arguments is a call. `call_json`: how calls are written, None where their arguments are no JSON.
     """
 
     name: str
@@ -40,6 +33,8 @@ class Dialect:
     marks: tuple[str, ...]
     thinks: tuple[str, str] | None = None
     effort: str = ""
+    call_begins: str = ""
+    call_json: CallJson | None = None
 
     @property
     def new_id(self) -> Callable[[], str]:
@@ -60,7 +55,7 @@ class Dialect:
         """`prompt` with a call begun, where a JSON object can be one."""
         if self.name == "harmony":
             return f"{prompt}{harmony.CHANNEL}commentary{harmony.MESSAGE}"
-        return self.answering(prompt) + _CALL_BEGINS.get(self.name, "")
+        return self.answering(prompt) + self.call_begins
 
     def parser(self, schemas: Schemas | None, prompt: str) -> Parser | None:
         """For an answer to `prompt`; None where all of it is content. `schemas` of None: no tools."""
@@ -74,83 +69,23 @@ class Dialect:
         return None if schemas is None else Parser(grammar, self.new_id)
 
 
-_Row = tuple[str, Callable[[str], bool], Callable[[Schemas], Grammar], tuple[str, ...]]
-_ROWS: tuple[_Row, ...] = (  # the first that holds; a template may show the marks of an older format as well
-    (
-        "harmony",
-        lambda t: "<|channel|>" in t and "<|message|>" in t,
-        lambda _: harmony.harmony,
-        (
-            harmony.START, harmony.CHANNEL, harmony.MESSAGE, harmony.CONSTRAIN, harmony.END, harmony.CALL,
-            harmony.RETURN,
-        ),
-    ),
-    (
-        "mistral",
-        lambda t: mistral.CALLS in t,
-        lambda _: mistral.mistral,
-        (mistral.CALLS, mistral.ARGS, mistral.CALL_ID),
-    ),
-    (
-        "deepseek",
-        lambda t: deepseek.CALLS in t,
-        lambda _: deepseek.deepseek,
-        (deepseek.CALLS, deepseek.CALLS_END, deepseek.CALL, deepseek.CALL_END, deepseek.SEP),
-    ),
-    ("nemotron", lambda t: nemotron.OPEN in t, lambda _: nemotron.nemotron, (nemotron.OPEN, nemotron.CLOSE)),
-    (
-        "glm",
-        lambda t: "<arg_key>" in t and glm.OPEN in t,
-        glm.glm,
-        (glm.OPEN, glm.CLOSE, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
-    ),
-    (
-        "qwen-xml",
-        lambda t: qwen_xml.OPEN in t and qwen_xml.FUNCTION in t,
-        qwen_xml.qwen_xml,
-        (qwen_xml.OPEN, qwen_xml.CLOSE),
-    ),
-    (
-        "hermes",
-        lambda t: hermes.OPEN in t and re.search(r'\\?"arguments\\?"', t) is not None,
-        lambda _: hermes.hermes,
-        (hermes.OPEN, hermes.CLOSE),
-    ),
-    (
-        "llama-json",
-        lambda t: '"parameters"' in t and "<|start_header_id|>" in t,
-        lambda schemas: llama_json.llama_json(frozenset(schemas)),
-        (llama_json.TAG,),
-    ),
-)  # fmt: skip
-_NONE: _Row = ("none", lambda _: True, lambda _: hermes.hermes, (hermes.OPEN, hermes.CLOSE))
-
-
-_CALL_BEGINS = {
-    "hermes": f"{hermes.OPEN}\n",
-    "none": f"{hermes.OPEN}\n",
-    "qwen-xml": f"{hermes.OPEN}\n",
-    "mistral": f"{mistral.CALLS}[",
-    "nemotron": f"{nemotron.OPEN}[",
-}
-
-
 @lru_cache(maxsize=4)
 def dialect_of(template: str | None) -> Dialect:
     """The dialect of a chat template's source; None is a model without one."""
     source = template or ""
-    name, _, grammar, marks = next((row for row in _ROWS if row[1](source)), _NONE)
-    takes_tools = name != "none" and re.search(r"\btools\b", source) is not None
-    if not takes_tools and name != "harmony":
-        _, _, grammar, marks = _NONE
-    thinks = _thinks(source, name)
+    found = next((each for each in FORMATS if each.is_in(source)), NONE)
+    takes_tools = found is not NONE and re.search(r"\btools\b", source) is not None
+    spoken = found if takes_tools or found.name == "harmony" else NONE
+    thinks = _thinks(source, found.name)
     return Dialect(
-        name=name,
+        name=found.name,
         takes_tools=takes_tools,
-        grammar=grammar,
-        marks=marks + (thinks or ()),
+        grammar=spoken.grammar,
+        marks=spoken.marks + (thinks or ()),
         thinks=thinks,
         effort=_effort(source),
+        call_begins=spoken.call_begins,
+        call_json=spoken.call_json,
     )
 
 

@@ -1,12 +1,58 @@
 """A call as a JSON object, {"name": ..., "arguments": {...}}, which many formats hold."""
 
 import json
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TypeGuard
 
 from vram_llm.chat.reader import MAX_NAME, Reader, Wait
 
 _ARGUMENTS = ("arguments", "parameters")
+
+
+ID = "{id}"  # where a format writes an id or a count, in the texts of CallJson
+
+
+@dataclass(frozen=True, slots=True)
+class CallJson:
+    """How a model writes calls whose arguments are a JSON object.
+
+    A section of calls is `trigger opening CALL closing`, or with several calls, where the format has a
+    `separator`, `trigger opening CALL separator CALL ... closing`. A CALL is `before NAME between ARGUMENTS
+    after`. `trigger` appears in no plain answer. With `name_in_json`, `before` ends within a JSON string, so
+    NAME is written with JSON's escapes. ID in a text is one or more letters, digits, "-", "_", "." or ":".
+    """
+
+    trigger: str
+    between: str
+    opening: str = ""
+    before: str = ""
+    after: str = ""
+    closing: str = ""
+    separator: str | None = None
+    name_in_json: bool = False
+
+
+def json_members(
+    trigger: str,
+    *,
+    name: str = "name",
+    arguments: str = "arguments",
+    opening: str = "",
+    closing: str = "",
+    separator: str | None = None,
+) -> CallJson:
+    """CallJson of calls that are objects of two members, {"name": NAME, "arguments": ARGUMENTS}."""
+    return CallJson(
+        trigger=trigger,
+        opening=opening,
+        before=f'{{"{name}": "',
+        between=f'", "{arguments}": ',
+        after="}",
+        closing=closing,
+        separator=separator,
+        name_in_json=True,
+    )
 
 
 class Outcome(Enum):
