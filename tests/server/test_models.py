@@ -1,6 +1,7 @@
 """The models, and the names they answer to."""
 
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +20,32 @@ async def test_list(connect: Connect) -> None:
         "object": "model",
         "created": 1_700_000_000,
         "owned_by": "vram-llm",
+        "max_model_len": 512,
+        "context_length": 512,
+        "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
+        "meta": {
+            "vocab_type": 0, "n_vocab": 100, "n_ctx": 512, "n_ctx_train": 512, "n_embd": 0, "n_params": 1000,
+            "size": 4000,
+        },
+    }  # fmt: skip
+
+
+async def test_list_for_anthropics_clients(connect: Connect) -> None:
+    client = connect(aliases=("claude-x",))
+    client.headers["anthropic-version"] = "2023-06-01"
+    reply = (await client.get("/v1/models")).json()
+    assert {name: reply[name] for name in ("has_more", "first_id", "last_id")} == {
+        "has_more": False,
+        "first_id": "tiny",
+        "last_id": "claude-x",
+    }
+    assert reply["data"][1] == (await client.get("/v1/models/claude-x")).json()
+    assert reply["data"][1] == {
+        "type": "model",
+        "id": "claude-x",
+        "display_name": "claude-x",
+        "created_at": "2023-11-14T22:13:20Z",
+        "max_input_tokens": 512,
     }
 
 
@@ -38,8 +65,7 @@ async def test_adapters_by_name(connect: Connect, engine: FakeEngine) -> None:
     await client.post("/v1/messages", json={"model": "legal", "messages": said, "max_tokens": 5})
     assert [request.adapters for request in engine.requests] == [*asked.values(), (1,), (1,), (1,)]
     engine.info = INFO
-    assert (await client.get("/v1/models/legal")).status_code == 404
-    assert (await client.post("/v1/completions", json={"model": "legal", "prompt": "x"})).status_code == 404
+    assert (await connect(strict_model=True).get("/v1/models/legal")).status_code == 404
 
 
 @pytest.mark.parametrize("name", ["tiny", "org/alias", "tiny-Q8_0.gguf", "tiny-Q8_0"])
@@ -47,16 +73,56 @@ async def test_names(connect: Connect, name: str) -> None:
     client = connect(aliases=("org/alias",))
     assert (await client.get(f"/v1/models/{name}")).json()["id"] == name
     reply = await client.post("/v1/completions", json={"model": name, "prompt": "x"})
-    assert reply.json()["model"] == "tiny"
+    assert reply.json()["model"] == ("org/alias" if name == "org/alias" else "tiny")
 
 
-@pytest.mark.parametrize("model", [None, ""])
-async def test_no_name_means_the_one_there_is(client: httpx.AsyncClient, model: str | None) -> None:
-    reply = await client.post("/v1/completions", json={"model": model, "prompt": "x"})
-    assert reply.json()["model"] == "tiny"
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+ROUTES: dict[str, dict[str, Any]] = {
+    "/v1/completions": {"prompt": "x"},
+    "/v1/chat/completions": CHAT,
+    "/v1/responses": {"input": "hi"},
+    "/v1/messages": {**CHAT, "max_tokens": 5},
+}
 
 
-async def test_unknown(client: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("name", [{}, {"model": None}, {"model": ""}], ids=["absent", "null", "empty"])
+@pytest.mark.parametrize("route", ROUTES)
+async def test_no_name_means_the_model_served(
+    connect: Connect, route: str, name: dict[str, str | None], strict: bool
+) -> None:
+    reply = await connect(strict_model=strict).post(route, json={**ROUTES[route], **name})
+    assert (reply.status_code, reply.json()["model"]) == (200, "tiny")
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_another_name_means_the_model_served(client: httpx.AsyncClient, route: str) -> None:
+    reply = await client.post(route, json={**ROUTES[route], "model": "local"})
+    assert (reply.status_code, reply.json()["model"]) == (200, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("/tokenize", {"content": "x"}),
+        ("/detokenize", {"tokens": [5]}),
+        ("/apply-template", CHAT),
+        ("/v1/messages/count_tokens", CHAT),
+    ],
+)
+async def test_other_routes_take_any_name(
+    client: httpx.AsyncClient, route: str, body: dict[str, object]
+) -> None:
+    for model in ({}, {"model": None}, {"model": "local"}):
+        assert (await client.post(route, json={**body, **model})).status_code == 200
+
+
+async def test_one_model_of_another_name(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/v1/models/local")).json()["id"] == "tiny"
+
+
+async def test_unknown_where_names_are_strict(connect: Connect) -> None:
+    client = connect(strict_model=True)
     for reply in (
         await client.get("/v1/models/gpt-9"),
         await client.post("/v1/completions", json={"model": "gpt-9", "prompt": "x"}),

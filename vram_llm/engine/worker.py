@@ -19,6 +19,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, NoReturn
 
 from vram_llm.engine import wire
+from vram_llm.engine.file_sampling import sampling_of_file
 from vram_llm.engine.info import LoadedMemory, ModelInfo
 from vram_llm.engine.request import TokenEvent
 from vram_llm.errors import EngineDied, NotBuilt, RequestError, VramLLMError
@@ -230,6 +231,9 @@ def _info(model: "LoadedModel", draft: "LoadedModel | None", name: str) -> Model
         n_pooled=model.n_pooled,
         takes_images=model.images is not None,
         adapters=_names(each.path for each in plan.companions if each.kind is CompanionKind.LORA),
+        n_embd=model.n_embd,
+        vocab_type=model.vocab.kind,
+        sampling=sampling_of_file(model.metadata),
     )
 
 

@@ -233,6 +233,11 @@ class LoadedModel:
         return int(C.llama_model_n_ctx_train(self._model))
 
     @property
+    def n_embd(self) -> int:
+        """Numbers in a hidden state."""
+        return int(C.llama_model_n_embd(self._model))
+
+    @property
     def n_params(self) -> int:
         """Number of weights."""
         return int(C.llama_model_n_params(self._model))

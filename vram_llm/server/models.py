@@ -1,10 +1,22 @@
-"""GET /v1/models: what can be asked for."""
+"""GET /v1/models: what can be asked for, in OpenAI's form and in Anthropic's."""
 
-from fastapi import APIRouter
+from datetime import UTC, datetime
 
-from vram_llm.server.errors import UnknownModel
-from vram_llm.server.replies import ErrorReply, ModelCard, ModelList
+from fastapi import APIRouter, Request
+
+from vram_llm.engine.info import ModelInfo
+from vram_llm.server.replies import (
+    AnthropicModel,
+    AnthropicModelList,
+    ErrorReply,
+    Modalities,
+    ModelCard,
+    ModelFacts,
+    ModelList,
+)
 from vram_llm.server.served import Served, adapted
+
+_ANTHROPIC = "anthropic-version"  # a header that Anthropic's clients send with every request
 
 
 def models_router(served: Served) -> APIRouter:
@@ -12,16 +24,46 @@ def models_router(served: Served) -> APIRouter:
     router = APIRouter(tags=["models"], responses={503: {"model": ErrorReply}})
 
     @router.get("/models", summary="List the models")
-    async def list_models() -> ModelList:
+    async def list_models(http: Request) -> ModelList | AnthropicModelList:
         info = served.known()
-        names = dict.fromkeys((info.name, *served.config.aliases, *adapted(info)))
-        return ModelList(data=[ModelCard(id=name, created=info.created) for name in names])
+        names = list(dict.fromkeys((info.name, *served.config.aliases, *adapted(info))))
+        if _ANTHROPIC in http.headers:
+            return AnthropicModelList(
+                data=[_of_anthropic(info, name) for name in names], first_id=names[0], last_id=names[-1]
+            )
+        return ModelList(data=[_card(info, name) for name in names])
 
     @router.get("/models/{model_id:path}", summary="One model", responses={404: {"model": ErrorReply}})
-    async def one_model(model_id: str) -> ModelCard:
+    async def one_model(http: Request, model_id: str) -> ModelCard | AnthropicModel:
         info = served.known()
-        if model_id not in (*served.names(info), *adapted(info)):
-            raise UnknownModel(f"The model '{model_id}' does not exist here; this server has '{info.name}'")
-        return ModelCard(id=model_id, created=info.created)
+        name = model_id if model_id in served.names(info) else served.named(info, model_id).name
+        return _of_anthropic(info, name) if _ANTHROPIC in http.headers else _card(info, name)
 
     return router
+
+
+def _card(info: ModelInfo, name: str) -> ModelCard:
+    inputs = ["text", "image"] if info.takes_images else ["text"]
+    return ModelCard(
+        id=name,
+        created=info.created,
+        max_model_len=info.n_ctx,
+        context_length=info.n_ctx,
+        architecture=Modalities(
+            input_modalities=inputs, output_modalities=["text" if info.pooling is None else "embeddings"]
+        ),
+        meta=ModelFacts(
+            vocab_type=info.vocab_type,
+            n_vocab=info.n_vocab,
+            n_ctx=info.n_ctx,
+            n_ctx_train=info.n_ctx_train,
+            n_embd=info.n_embd,
+            n_params=info.parameters,
+            size=info.size_bytes,
+        ),
+    )
+
+
+def _of_anthropic(info: ModelInfo, name: str) -> AnthropicModel:
+    created_at = datetime.fromtimestamp(info.created, UTC).isoformat().replace("+00:00", "Z")
+    return AnthropicModel(id=name, display_name=name, created_at=created_at, max_input_tokens=info.n_ctx)

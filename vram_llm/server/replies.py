@@ -160,13 +160,36 @@ class Ranking(BaseModel):
     usage: EmbeddingUsage
 
 
+class ModelFacts(BaseModel):
+    """The loaded model, by llama-server's names. `size` is in bytes, `n_ctx` what one request may use."""
+
+    vocab_type: int
+    n_vocab: int
+    n_ctx: int
+    n_ctx_train: int
+    n_embd: int
+    n_params: int
+    size: int
+
+
+class Modalities(BaseModel):
+    """What a model reads and gives, by OpenRouter's names."""
+
+    input_modalities: list[str]
+    output_modalities: list[str]
+
+
 class ModelCard(BaseModel):
-    """A model that can be asked for."""
+    """A model that can be asked for. vLLM calls its context `max_model_len`, OpenRouter `context_length`."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["vram-llm"] = "vram-llm"
+    max_model_len: int
+    context_length: int
+    architecture: Modalities
+    meta: ModelFacts
 
 
 class ModelList(BaseModel):
@@ -174,6 +197,25 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+class AnthropicModel(BaseModel):
+    """A model as Anthropic's GET /v1/models lists it."""
+
+    type: Literal["model"] = "model"
+    id: str
+    display_name: str
+    created_at: str  # RFC 3339
+    max_input_tokens: int
+
+
+class AnthropicModelList(BaseModel):
+    """Anthropic's reply to GET /v1/models: one page holds all."""
+
+    data: list[AnthropicModel]
+    has_more: Literal[False] = False
+    first_id: str
+    last_id: str
 
 
 class Health(BaseModel):

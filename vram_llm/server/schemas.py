@@ -124,14 +124,13 @@ class Reasoning(BaseModel):
 
 
 class ChatCompletionRequest(GenerationFields):
-    """POST /v1/chat/completions. A `model` of "" means the one model there is."""
+    """POST /v1/chat/completions."""
 
     not_yet: ClassVar[dict[str, tuple[Any, ...]]] = {
         "functions": ([],), "function_call": ("none",), "modalities": (["text"],), "audio": (),
         "prediction": (), "web_search_options": (), "verbosity": ("medium",),
     }  # fmt: skip
 
-    model: str
     messages: Annotated[list[Message], Field(min_length=1)]
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice = None

@@ -37,21 +37,28 @@ class Served:
             raise Unavailable(f"The engine has ended and will not come back: {detail or 'see the log'}")
 
     def model(self, name: str | None) -> ModelInfo:
-        """The model a request is for. No name, or an empty one, means the one there is.
+        """The model a request is for, under the name that its answer gives.
 
-        It answers to its name, the aliases, and its file's name with or without the suffix; and by those of
-        `adapted` with other adapters. Raises NotReady, Unavailable, UnknownModel.
+        No name, or an empty one, means the model served. An alias is the answer's name too. Names of
+        `adapted` mean the model with other adapters. Other names mean the model served as well, unless
+        `config.strict_model` is on: then only its file's name does, with or without the suffix. Raises
+        NotReady, Unavailable, UnknownModel.
         """
         self.check_ready()
         info = self.known()
-        if not name or name in self.names(info):
-            return info
-        using = adapted(info).get(name)
-        if using is None:
+        return self.named(info, name) if name else info
+
+    def named(self, info: ModelInfo, name: str) -> ModelInfo:
+        """`info` under the name that an answer to a request for `name` gives. Raises UnknownModel."""
+        if name in self.config.aliases:
+            return replace(info, name=name)
+        if (using := adapted(info).get(name)) is not None:
+            return replace(info, name=name, using=using)
+        if self.config.strict_model and name not in self.names(info):
             raise UnknownModel(
                 f"The model '{name}' does not exist here; this server has '{info.name}'", "model"
             )
-        return replace(info, name=name, using=using)
+        return info
 
     def writing_model(self, name: str | None) -> ModelInfo:
         """`model(name)`, where it writes text. Raises WrongModel besides what that raises."""
@@ -125,5 +132,13 @@ def chat_template(source: str | None, bos_token: str, eos_token: str) -> ChatTem
 @lru_cache(maxsize=4)
 def fingerprint(info: ModelInfo) -> str:
     """OpenAI's `system_fingerprint`: changes when the model or how it is loaded does."""
-    facts = f"{info.name} {info.architecture} {info.parameters} {info.size_bytes} {info.n_ctx} {info.memory}"
-    return "fp_" + blake2s(facts.encode(), digest_size=5).hexdigest()
+    facts = (
+        info.path,
+        info.using,
+        info.architecture,
+        info.parameters,
+        info.size_bytes,
+        info.n_ctx,
+        info.memory,
+    )
+    return "fp_" + blake2s(repr(facts).encode(), digest_size=5).hexdigest()

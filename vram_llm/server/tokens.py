@@ -47,9 +47,7 @@ class DetokenizeFields(BaseModel):
 
 
 class ApplyFields(ChatCompletionRequest):
-    """POST /apply-template: a chat as POST /v1/chat/completions takes it; `model` may be absent."""
-
-    model: str = ""
+    """POST /apply-template: a chat as POST /v1/chat/completions takes it."""
 
 
 class Piece(BaseModel):

@@ -142,7 +142,8 @@ async def test_refused(client: httpx.AsyncClient, fields: dict[str, Any], param:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_errors_in_its_own_shape(client: httpx.AsyncClient, engine: FakeEngine, stream: bool) -> None:
+async def test_errors_in_its_own_shape(connect: Connect, engine: FakeEngine, stream: bool) -> None:
+    client = connect(strict_model=True)
     engine.script = lambda request: [Overloaded("The queue is full", 3.0)]
     response = await ask(client, stream=stream)
     assert (response.status_code, response.headers["retry-after"]) == (429, "3")

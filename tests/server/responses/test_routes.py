@@ -185,7 +185,6 @@ async def test_the_oldest_are_forgotten(
         ({"n": 2}, "n"),
         ({"include": ["file_search_call.results"]}, "include"),
         ({"mood": "good"}, "mood"),
-        ({"model": None}, "model"),
     ],
 )
 async def test_refused(client: httpx.AsyncClient, fields: dict[str, Any], param: str) -> None:

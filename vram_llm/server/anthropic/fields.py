@@ -88,7 +88,6 @@ class CountFields(GenerationFields):
         "output_format": (),
     }
 
-    model: str
     messages: Annotated[list[Said], Field(min_length=1)]
     n: Literal[1] | None = None
     system: System = None
@@ -120,7 +119,7 @@ class CountFields(GenerationFields):
 
 
 class MessagesFields(CountFields):
-    """POST /v1/messages. A `model` of "" means the one model there is."""
+    """POST /v1/messages."""
 
     max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)]
     stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = None

@@ -69,7 +69,7 @@ class Text(BaseModel):
 
 
 class ResponseFields(GenerationFields):
-    """POST /v1/responses. A `model` of "" means the one model there is."""
+    """POST /v1/responses."""
 
     not_yet: ClassVar[dict[str, tuple[Any, ...]]] = {
         "top_logprobs": (0,),
@@ -82,7 +82,6 @@ class ResponseFields(GenerationFields):
         "context_management": (),
     }
 
-    model: str
     input: Input
     instructions: str | None = None
     previous_response_id: str | None = None
