@@ -10,6 +10,7 @@ from vram_llm.engine.logprobs import likelihood, unpredicted
 from vram_llm.engine.request import FinishReason, Likelihood, Request, TokenEvent
 from vram_llm.engine.sequence import Sequence
 from vram_llm.engine.speculative import PromptLookup
+from vram_llm.engine.steering import Steering
 from vram_llm.engine.structured import Constraint, GrammarFailed
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.vocab import TextStream
@@ -37,6 +38,7 @@ class Generation:
     constraint: Constraint | None
     lookup: PromptLookup | None  # None: no drafts
     guesses: Guesses | None = None  # None: no draft model's
+    steering: Steering | None = None
     prompt_likelihoods: list[Likelihood] = field(default_factory=list)
 
     def draft(self, sequence: Sequence, most: int) -> list[int]:
@@ -59,7 +61,7 @@ class Generation:
 
         Row i + 1 was computed with `draft[i]` as its token. `guessed`: by the draft model.
         """
-        if not draft and self.constraint is None and self.request.logprobs is None:
+        if not draft and not self._is_watched and self.request.logprobs is None:
             if self.lookup is not None:
                 self.lookup.rest(1)
             return Choices([self.chooser.choose(rows[0])])
@@ -83,20 +85,37 @@ class Generation:
         return choices
 
     def _choose(self, row: int) -> int:
-        if self.constraint is None:
+        """A token. Raises GrammarFailed."""
+        steering = self.steering
+        if self.constraint is None and steering is None:
             return self.chooser.choose(row)
-        token = self.chooser.choose(row, self.constraint.allowed())
-        self.constraint.accept(token)
+        allowed = self.constraint.allowed() if self.constraint is not None else None
+        if steering is not None:
+            allowed = steering.allowed(allowed)
+        token = self.chooser.choose(row, allowed)
+        if self.constraint is not None:
+            self.constraint.accept(token)
+        if steering is not None:
+            steering.accept(token)
+            if steering.is_over:
+                self.steering = None
         return token
 
+    @property
+    def _is_watched(self) -> bool:
+        """True where not every token may come, or each has to be looked at."""
+        return self.constraint is not None or self.steering is not None
+
     def _ends(self, model: LoadedModel, token: int) -> bool:
-        return model.vocab.is_end(token) and not self.request.ignore_eos
+        is_end = model.vocab.is_end(token) and not self.request.ignore_eos
+        return is_end or token in self.request.stop_token_ids
 
     @property
     def is_plain(self) -> bool:
         """True where a step's token is all there is to it: no grammar, likelihoods or draft model."""
         wants_more = self.request.logprobs is not None or self.request.prompt_logprobs is not None
-        return self.constraint is None and self.guesses is None and not wants_more
+        is_watched = self._is_watched or bool(self.request.stop_token_ids)
+        return self.guesses is None and not (is_watched or wants_more)
 
     @property
     def is_complete(self) -> bool:

@@ -50,11 +50,14 @@ class Kind(NamedTuple):
 def kind_of(request: Request, n_vocab: int) -> Kind | None:
     """The kind of chain that samples a request on the device; None where it takes the host.
 
-    It does where logits are wanted there (a grammar, logprobs), for samplers that llama.cpp has on no device,
+    It does where logits are wanted there (a grammar, logprobs) or tokens are ruled out or prescribed
+    (min_tokens, a budget of thinking), for samplers that llama.cpp has on no device,
     and for penalties: a chain with those may have one row a step, and so would leave no room for drafts.
     """
     params = request.sampling
     if request.grammar is not None or request.logprobs is not None or request.prompt_logprobs is not None:
+        return None
+    if request.min_tokens > 0 or request.reasoning_budget is not None:
         return None
     if params.has_penalties or params.dry_multiplier > 0:
         return None

@@ -21,6 +21,7 @@ from vram_llm.engine.seats import Seats
 from vram_llm.engine.sequence import Chunk, Sequence, by_adapters
 from vram_llm.engine.speculative import PromptLookup, RowCost
 from vram_llm.engine.spill import SpillStore
+from vram_llm.engine.steering import steering
 from vram_llm.engine.structured import Constraint, Grammars
 from vram_llm.errors import EngineDied, RequestError
 from vram_llm.llama.cells import MAX_SLOTS
@@ -126,6 +127,7 @@ class Loop:
             lookup=PromptLookup(self._row_cost) if model.cells.can_rewind else None,
             # a draft model that cannot see what is asked about does not pay
             guesses=Guesses(self._drafter.worth) if self._drafter is not None and not prompt.images else None,
+            steering=steering(model.vocab, request),
         )
         tells_prompt = request.prompt_logprobs is not None
         kind = None if self._seats is None else self._seats.kind_of(request)

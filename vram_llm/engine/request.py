@@ -81,6 +81,21 @@ class Grammar:
     lenient: bool = False  # of a schema, ignore what cannot be enforced
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasoningBudget:
+    """How long the model may think: after `n_tokens` the engine writes `closing`, and the answer begins.
+
+    Marks are text, special tokens parsed. `opened`: the prompt has ended with the opening mark; otherwise
+    thinking begins where the answer does, with `opening`. `again`: it may also begin later.
+    """
+
+    n_tokens: int
+    opening: str
+    closing: str
+    opened: bool
+    again: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """A picture's file, and the character of the prompt that it stands before. `field` is the request's."""
@@ -98,19 +113,24 @@ class Request:
     beginning-of-sequence token before a text prompt where the model wants one; off for a chat template that
     has written its own. `marks` are special tokens that the text is to show. `adapters` are the LoRA adapters
     to compute it with, by their number in the plan; None: all. With a `suffix`, what is written fills the
-    gap between the prompt and that. `images`, by their places ascending, stand in a text prompt.
+    gap between the prompt and that. `images`, by their places ascending, stand in a text prompt. The answer
+    ends with a token of `stop_token_ids`, which is not shown; before `min_tokens` neither such a token nor
+    the model's own end can come.
     """
 
     id: str
     prompt: str | tuple[int, ...]
     add_bos: bool = True
     max_tokens: int | None = None  # None: to the end of the context
+    min_tokens: int = 0
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     marks: tuple[str, ...] = ()
     skip_special_tokens: bool = True  # in the text
     sampling: SamplingParams = SamplingParams()
     grammar: Grammar | None = None
+    reasoning_budget: ReasoningBudget | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     adapters: tuple[int, ...] | None = None

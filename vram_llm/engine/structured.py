@@ -91,9 +91,6 @@ class Grammars:
         return Constraint(matcher.deep_copy(), self._vocab.n_tokens, self._masking)
 
 
-_BEFORE = "\x02"  # merges with nothing
-
-
 class _Pieces:
     """A vocabulary as llguidance.TokenizerWrapper wants one."""
 
@@ -109,12 +106,8 @@ class _Pieces:
         self._longest = max(map(len, self._ids))
 
     def __call__(self, text: bytes) -> list[int]:
-        """`text` as it is tokenised in the middle of others: at a beginning, SentencePiece adds a space."""
-        before, all_of_it = (
-            self._vocab.tokenize(_BEFORE + part, add_special=False, parse_special=False)
-            for part in ("", text.decode())
-        )
-        tokens = all_of_it[len(before) :]
+        """`text` as it is tokenised in the middle of others."""
+        tokens = self._vocab.tokenize_inside(text.decode(), parse_special=False)
         is_exact = b"".join(self.tokens[token] for token in tokens) == text
         return tokens if is_exact else self._longest_first(text)
 

@@ -8,6 +8,7 @@ from vram_llm.llama.bindings import C
 from vram_llm.llama.sampling import Dry
 
 _CONTROL, _UNKNOWN = 1 << 3, 1 << 0  # llama_token_attr of llama.h
+_BEFORE = "\x02"  # merges with nothing
 
 
 class Vocab:
@@ -50,6 +51,14 @@ class Vocab:
             if n >= 0:
                 return tokens[:n]
             room = -n
+
+    def tokenize_inside(self, text: str, *, parse_special: bool) -> list[int]:
+        """`text` as it is tokenised in the middle of others: at a beginning, SentencePiece adds a space."""
+        before, both = (
+            self.tokenize(part, add_special=False, parse_special=parse_special)
+            for part in (_BEFORE, _BEFORE + text)
+        )
+        return both[len(before) :]
 
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for; control tokens stand for none."""

@@ -100,6 +100,7 @@ def chat_router(served: Served) -> APIRouter:
             grammar=turn.grammar,
             logprobs=fields.n_logprobs(),
             images=turn.images,
+            reasoning_budget=turn.reasoning_budget,
         )
         parsers = [turn.new_parser() for _ in requests]
         said = spoken(news(served.engine, requests), parsers, one_call=turn.one_call)
@@ -129,6 +130,7 @@ def turn_of(served: Served, info: ModelInfo, fields: ChatCompletionRequest) -> T
         effort=fields.reasoning_effort or (fields.reasoning.effort if fields.reasoning else None),
         names=fields.chat_template_kwargs,
         grammar=fields.grammar_wanted(),
+        reasoning_budget=served.config.reasoning_budget,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from starlette.types import Receive
 
 from vram_llm.engine.info import ModelInfo
-from vram_llm.engine.request import Grammar, Image, Likelihood, Request, TokenEvent
+from vram_llm.engine.request import Grammar, Image, Likelihood, ReasoningBudget, Request, TokenEvent
 from vram_llm.errors import RequestError
 from vram_llm.server.engine_port import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
@@ -46,6 +46,7 @@ def sequences(
     suffix: str | None = None,
     best_of: int | None = None,
     images: tuple[Image, ...] = (),
+    reasoning_budget: ReasoningBudget | None = None,
 ) -> list[Request]:
     """One request per choice: `best_of`, or else `n`, for each prompt, with the seeds seed, seed + 1, ...
 
@@ -78,6 +79,7 @@ def sequences(
             skip_special_tokens=fields.skip_special_tokens is not False,
             sampling=sampling if seed is None else replace(sampling, seed=seed + k),
             grammar=grammar,
+            reasoning_budget=reasoning_budget,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
             adapters=info.using,

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vram_llm.chat import history
+from vram_llm.chat.budget import is_opened, thinking_marks
 from vram_llm.chat.dialect import Dialect, dialect_of
 from vram_llm.chat.forced import call_schema, forced
 from vram_llm.chat.reader import Parser
 from vram_llm.engine.info import ModelInfo
-from vram_llm.engine.request import Grammar, GrammarKind, Image
+from vram_llm.engine.request import Grammar, GrammarKind, Image, ReasoningBudget
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.pictures import Pictures
@@ -31,6 +32,7 @@ class Turn:
     grammar: Grammar | None = None
     one_call: bool = False
     images: tuple[Image, ...] = ()
+    reasoning_budget: ReasoningBudget | None = None
 
 
 def make_turn(
@@ -42,10 +44,12 @@ def make_turn(
     effort: str | None = None,
     names: Mapping[str, Any] | None = None,
     grammar: Grammar | None = None,
+    reasoning_budget: int | None = None,
 ) -> Turn:
     """The turn that follows `messages` (see chat.history), which have the marks of `pictures` in them.
 
-    `names` are the client's own for the template. With a `grammar`, or a call that must be made, the answer
+    `names` are the client's own for the template. `reasoning_budget`: the most tokens of thinking; None: no
+    limit. With a `grammar`, or a call that must be made, the answer
     begins at once, without thinking. Blocks: call it in a thread. Raises RequestError, BrokenTemplate.
     """
     if grammar is not None and use.tools:
@@ -54,7 +58,7 @@ def make_turn(
             "of 'none'",
             grammar.field,
         )
-    turn = _turn(info, messages, use, effort, names or {}, grammar)
+    turn = _turn(info, messages, use, effort, names or {}, grammar, reasoning_budget)
     prompt, images = pictures.placed(turn.prompt)
     return replace(turn, prompt=prompt, images=images)
 
@@ -66,7 +70,10 @@ def _turn(
     effort: str | None,
     names: Mapping[str, Any],
     grammar: Grammar | None,
+    n_thinking: int | None,
 ) -> Turn:
+    if n_thinking == 0:  # templates without such a switch do not read it
+        names = {"enable_thinking": False, **names}
     dialect = dialect_of(info.chat_template)
     template = chat_template(info.chat_template, info.bos_token, info.eos_token)
     tools = list(use.tools)
@@ -90,6 +97,9 @@ def _turn(
         return Turn(
             dialect.calling(prompt), add_bos, (), lambda: Parser(forced, dialect.new_id), wanted, True
         )
+    budget = _budget(dialect, prompt, n_thinking)
+    if budget is not None and budget.opened and not n_thinking:
+        prompt, budget = dialect.answering(prompt), None
     parses = dialect.parser(schemas, prompt) is not None
     return Turn(
         prompt=prompt,
@@ -97,6 +107,22 @@ def _turn(
         marks=dialect.marks if parses else (),
         new_parser=lambda: dialect.parser(schemas, prompt),
         one_call=not use.parallel,
+        reasoning_budget=budget,
+    )
+
+
+def _budget(dialect: Dialect, prompt: str, n_tokens: int | None) -> ReasoningBudget | None:
+    """How long the model may think after `prompt`; None where that has no limit."""
+    marks = thinking_marks(dialect)
+    if n_tokens is None or marks is None:
+        return None
+    opening, closing = marks
+    return ReasoningBudget(
+        n_tokens=n_tokens,
+        opening=opening,
+        closing=closing,
+        opened=is_opened(prompt, opening),
+        again=dialect.name == "harmony",
     )
 
 

@@ -41,6 +41,7 @@ def anthropic_router(served: Served) -> APIRouter:
             marks=turn.marks,
             grammar=turn.grammar,
             images=turn.images,
+            reasoning_budget=turn.reasoning_budget,
         )
         said = spoken(news(served.engine, requests), [turn.new_parser()], one_call=turn.one_call)
         if fields.stream:
@@ -70,6 +71,7 @@ def _turn(served: Served, info: ModelInfo, fields: CountFields) -> Turn:
         pictures,
         effort=fields.effort,
         grammar=fields.grammar_wanted(),
+        reasoning_budget=served.config.reasoning_budget,
     )
 
 

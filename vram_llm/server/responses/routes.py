@@ -49,6 +49,7 @@ def responses_router(served: Served) -> APIRouter:
             effort=reasoning.effort if reasoning else None,
             names=fields.chat_template_kwargs,
             grammar=fields.grammar_wanted(),
+            reasoning_budget=served.config.reasoning_budget,
         )
         response = begun(fields, f"resp_{uuid4().hex}", int(served.clock()), info.name)
         requests = sequences(
@@ -61,6 +62,7 @@ def responses_router(served: Served) -> APIRouter:
             marks=turn.marks,
             grammar=turn.grammar,
             images=turn.images,
+            reasoning_budget=turn.reasoning_budget,
         )
 
         def on_end(response: ResponseObject, answer: Answer) -> None:
