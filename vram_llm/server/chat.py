@@ -127,6 +127,7 @@ def turn_of(served: Served, info: ModelInfo, fields: ChatCompletionRequest) -> T
         template_messages(fields.messages, pictures),
         tool_use(fields.tools, fields.tool_choice, fields.parallel_tool_calls),
         pictures,
+        config=served.config,
         effort=fields.reasoning_effort or (fields.reasoning.effort if fields.reasoning else None),
         names=fields.chat_template_kwargs,
         grammar=fields.grammar_wanted(),

@@ -4,14 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vram_llm.chat import history
 from vram_llm.chat.budget import is_opened, thinking_marks
 from vram_llm.chat.dialect import Dialect, dialect_of
 from vram_llm.chat.forced import call_schema, forced
+from vram_llm.chat.prompt import ChatPrompt, chat_prompt
 from vram_llm.chat.reader import Parser
 from vram_llm.engine.info import ModelInfo
 from vram_llm.engine.request import Grammar, GrammarKind, Image, ReasoningBudget
 from vram_llm.errors import RequestError
+from vram_llm.server.config import ServerConfig
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.pictures import Pictures
 from vram_llm.server.served import chat_template
@@ -41,16 +42,21 @@ def make_turn(
     use: ToolUse,
     pictures: Pictures,
     *,
+    config: ServerConfig,
     effort: str | None = None,
     names: Mapping[str, Any] | None = None,
     grammar: Grammar | None = None,
     reasoning_budget: int | None = None,
+    continues: bool = False,
+    add_generation_prompt: bool = True,
 ) -> Turn:
     """The turn that follows `messages` (see chat.history), which have the marks of `pictures` in them.
 
-    `names` are the client's own for the template. `reasoning_budget`: the most tokens of thinking; None: no
-    limit. With a `grammar`, or a call that must be made, the answer
-    begins at once, without thinking. Blocks: call it in a thread. Raises RequestError, BrokenTemplate.
+    `names` are the client's own for the template. With a `grammar`, or a call that must be made, the answer
+    begins at once, without thinking. `reasoning_budget`: the most tokens of thinking; None: no limit.
+    `continues`: the last message is the assistant's, and the answer goes on where it ends.
+    `add_generation_prompt` of False opens no turn of the assistant's. Blocks: call it in a thread. Raises
+    RequestError, BrokenTemplate.
     """
     if grammar is not None and use.tools:
         raise NotSupported(
@@ -58,34 +64,31 @@ def make_turn(
             "of 'none'",
             grammar.field,
         )
-    turn = _turn(info, messages, use, effort, names or {}, grammar, reasoning_budget)
-    prompt, images = pictures.placed(turn.prompt)
-    return replace(turn, prompt=prompt, images=images)
+    given = {**config.chat_template_kwargs, **(names or {})}
+    if reasoning_budget == 0:  # templates without such a switch do not read it
+        given = {"enable_thinking": False, **given}
+    dialect = dialect_of(info.chat_template)
+    prompt = chat_prompt(
+        messages,
+        list(use.tools),
+        chat_template(info.chat_template, info.bos_token, info.eos_token),
+        dialect,
+        _names(dialect, effort, given),
+        continues=continues,
+        add_generation_prompt=add_generation_prompt,
+    )
+    add_bos = not (info.bos_token and prompt.text.startswith(info.bos_token))
+    turn = _turn(prompt, add_bos, use, grammar, reasoning_budget)
+    text, images = pictures.placed(turn.prompt)
+    return replace(turn, prompt=text, images=images)
 
 
 def _turn(
-    info: ModelInfo,
-    messages: list[dict[str, Any]],
-    use: ToolUse,
-    effort: str | None,
-    names: Mapping[str, Any],
-    grammar: Grammar | None,
-    n_thinking: int | None,
+    prompt: ChatPrompt, add_bos: bool, use: ToolUse, grammar: Grammar | None, n_thinking: int | None
 ) -> Turn:
-    if n_thinking == 0:  # templates without such a switch do not read it
-        names = {"enable_thinking": False, **names}
-    dialect = dialect_of(info.chat_template)
-    template = chat_template(info.chat_template, info.bos_token, info.eos_token)
-    tools = list(use.tools)
-    prompt = template.render(
-        history.shown(messages, tools, dialect, template),
-        tools=tools if tools and dialect.takes_tools else None,
-        **_names(dialect, effort, names),
-    )
-    add_bos = not (info.bos_token and prompt.startswith(info.bos_token))
     schemas = use.schemas
     if grammar is not None:
-        return Turn(dialect.answering(prompt), add_bos, (), lambda: None, grammar)
+        return Turn(prompt.answering(), add_bos, (), lambda: None, grammar)
     if use.must_call:
         assert schemas is not None
         wanted = Grammar(
@@ -94,26 +97,25 @@ def _turn(
             field="tools",
             lenient=True,
         )
-        return Turn(
-            dialect.calling(prompt), add_bos, (), lambda: Parser(forced, dialect.new_id), wanted, True
-        )
-    budget = _budget(dialect, prompt, n_thinking)
-    if budget is not None and budget.opened and not n_thinking:
-        prompt, budget = dialect.answering(prompt), None
-    parses = dialect.parser(schemas, prompt) is not None
+        new_id = prompt.dialect.new_id
+        return Turn(prompt.calling(), add_bos, (), lambda: Parser(forced, new_id), wanted, True)
+    budget = _budget(prompt, n_thinking)
+    if budget is not None and budget.opened and not n_thinking and prompt.begun is None:
+        prompt, budget = replace(prompt, text=prompt.answering()), None
+    parses = prompt.parser(schemas) is not None
     return Turn(
-        prompt=prompt,
+        prompt=prompt.text,
         add_bos=add_bos,
-        marks=dialect.marks if parses else (),
-        new_parser=lambda: dialect.parser(schemas, prompt),
+        marks=prompt.dialect.marks if parses else (),
+        new_parser=lambda: prompt.parser(schemas),
         one_call=not use.parallel,
         reasoning_budget=budget,
     )
 
 
-def _budget(dialect: Dialect, prompt: str, n_tokens: int | None) -> ReasoningBudget | None:
+def _budget(prompt: ChatPrompt, n_tokens: int | None) -> ReasoningBudget | None:
     """How long the model may think after `prompt`; None where that has no limit."""
-    marks = thinking_marks(dialect)
+    marks = thinking_marks(prompt.dialect)
     if n_tokens is None or marks is None:
         return None
     opening, closing = marks
@@ -121,8 +123,8 @@ def _budget(dialect: Dialect, prompt: str, n_tokens: int | None) -> ReasoningBud
         n_tokens=n_tokens,
         opening=opening,
         closing=closing,
-        opened=is_opened(prompt, opening),
-        again=dialect.name == "harmony",
+        opened=is_opened(prompt.text, opening) if prompt.begun is None else prompt.is_thinking,
+        again=prompt.dialect.name == "harmony",
     )
 
 

@@ -69,6 +69,7 @@ def _turn(served: Served, info: ModelInfo, fields: CountFields) -> Turn:
         messages_of(fields, pictures),
         fields.use(),
         pictures,
+        config=served.config,
         effort=fields.effort,
         grammar=fields.grammar_wanted(),
         reasoning_budget=served.config.reasoning_budget,

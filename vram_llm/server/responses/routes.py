@@ -46,6 +46,7 @@ def responses_router(served: Served) -> APIRouter:
             [*orders, *chat],
             fields.use(),
             pictures,
+            config=served.config,
             effort=reasoning.effort if reasoning else None,
             names=fields.chat_template_kwargs,
             grammar=fields.grammar_wanted(),

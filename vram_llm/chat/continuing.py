@@ -1,0 +1,70 @@
+"""An answer that goes on where the last message of the chat ends (continue_final_message, a prefill)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from vram_llm.chat.dialect import Dialect
+from vram_llm.chat.formats import harmony
+from vram_llm.chat.formats.arguments import Schemas
+from vram_llm.chat.reader import Parser
+from vram_llm.errors import RequestError
+
+Messages = list[dict[str, Any]]
+_CUT = "qzCUTHEREzq"  # letters and nothing else: no template trims or escapes it
+
+
+def check_continuable(messages: Messages) -> None:
+    """Raises RequestError unless the last message is the assistant's and makes no calls."""
+    last = messages[-1] if messages else {}
+    at = f"messages[{len(messages) - 1}]"
+    if last.get("role") != "assistant":
+        raise RequestError("Only a last message of the assistant can be continued", "messages")
+    if last.get("tool_calls"):
+        raise RequestError(f"'{at}' calls tools, so it cannot be continued", f"{at}.tool_calls")
+
+
+def continued(render: Callable[[Messages, bool], str], messages: Messages, dialect: Dialect) -> str:
+    """The prompt of `messages` that ends with the text of the last one, whatever the template puts after it.
+
+    `render(messages, add_generation_prompt)` is the template. The text is marked at its end and the prompt
+    cut there. Where the template leaves the message out or refuses it, the text follows a turn that the
+    template opens; thinking that it opens is closed first. Raises what `render` raises.
+    """
+    last = messages[-1]
+    field = _continued_field(last)
+    text = last.get(field) or ""
+    if not text:
+        return render(messages[:-1], True)
+    try:
+        prompt, found, _ = render([*messages[:-1], {**last, field: text + _CUT}], False).rpartition(_CUT)
+    except RequestError:
+        found = ""
+    if found:
+        return prompt
+    begun = render(messages[:-1], True)
+    return (dialect.answering(begun) if field == "content" else begun) + text
+
+
+def continued_parser(dialect: Dialect, schemas: Schemas | None, last: dict[str, Any]) -> Parser | None:
+    """For the rest of an answer that begins with the message `last`; None where all of it is content."""
+    if dialect.name == "harmony":
+        parser = Parser(harmony.harmony)
+        channel = "final" if _continued_field(last) == "content" else "analysis"
+        parser.feed(f"{harmony.CHANNEL}{channel}{harmony.MESSAGE}")
+        return parser
+    return dialect.parser(schemas, dialect.thinks[0] if dialect.thinks and is_thinking(dialect, last) else "")
+
+
+def is_thinking(dialect: Dialect, last: dict[str, Any]) -> bool:
+    """Whether the message `last` ends within the model's thinking."""
+    if _continued_field(last) == "reasoning_content":
+        return bool(last.get("reasoning_content"))
+    if dialect.thinks is None:
+        return False
+    opening, closing = dialect.thinks
+    content: str = last["content"]
+    return content.rfind(opening) > content.rfind(closing)
+
+
+def _continued_field(last: dict[str, Any]) -> str:
+    return "content" if last["content"] or not last.get("reasoning_content") else "reasoning_content"

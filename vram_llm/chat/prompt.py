@@ -1,0 +1,85 @@
+"""The prompt of a chat, and how the answer to it begins."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vram_llm.chat import history
+from vram_llm.chat.continuing import check_continuable, continued, continued_parser, is_thinking
+from vram_llm.chat.dialect import Dialect
+from vram_llm.chat.formats.arguments import Schemas
+from vram_llm.chat.reader import Parser
+from vram_llm.chat.template import ChatTemplate
+from vram_llm.errors import RequestError
+
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A prompt, and how the answer begins after it. `begun`: the message that the answer continues."""
+
+    text: str
+    dialect: Dialect
+    begun: dict[str, Any] | None = None
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the message that the answer continues ends within the model's thinking."""
+        return self.begun is not None and is_thinking(self.dialect, self.begun)
+
+    def answering(self) -> str:
+        """The prompt with its answer begun: no thinking comes before what is written next."""
+        if self.begun is None:
+            return self.dialect.answering(self.text)
+        if self.is_thinking:
+            raise RequestError("An answer of a given form cannot continue the model's thinking", "messages")
+        return self.text
+
+    def calling(self) -> str:
+        """The prompt with a call begun, where a JSON object can be one."""
+        if self.begun is None:
+            return self.dialect.calling(self.text)
+        if self.dialect.name == "harmony":
+            raise RequestError(
+                "With this model, a call that must be made cannot continue a message; leave 'tool_choice' "
+                "or the last message out",
+                "tool_choice",
+            )
+        return f"{self.answering().rstrip()}\n{self.dialect.call_begins}"
+
+    def parser(self, schemas: Schemas | None) -> Parser | None:
+        """For the answer; None where all of it is content. `schemas` of None: no tools."""
+        if self.begun is None:
+            return self.dialect.parser(schemas, self.text)
+        return continued_parser(self.dialect, schemas, self.begun)
+
+
+def chat_prompt(
+    messages: Messages,
+    tools: list[dict[str, Any]],
+    template: ChatTemplate,
+    dialect: Dialect,
+    names: Mapping[str, Any],
+    *,
+    continues: bool = False,
+    add_generation_prompt: bool = True,
+) -> ChatPrompt:
+    """The prompt of `messages` (see chat.history), with `names` for the template.
+
+    `continues`: the last message is the assistant's, and the answer goes on where it ends.
+    `add_generation_prompt`: the assistant's turn is opened. Blocks. Raises RequestError, BrokenTemplate.
+    """
+
+    def render(messages: Messages, add_generation_prompt: bool) -> str:
+        return template.render(
+            history.shown(messages, tools, dialect, template),
+            add_generation_prompt=add_generation_prompt,
+            tools=tools if tools and dialect.takes_tools else None,
+            **names,
+        )
+
+    if not continues:
+        return ChatPrompt(render(messages, add_generation_prompt), dialect)
+    check_continuable(messages)
+    return ChatPrompt(continued(render, messages, dialect), dialect, messages[-1])
