@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vram_llm.chat.formats.call_json import Outcome, call_object
-from vram_llm.chat.reader import Reader, Wait
+from vram_llm.chat.reader import Grammar, Reader, Wait
 
 
 def call_schema(schemas: Mapping[str, Mapping[str, Any]], only: str | None) -> str:
@@ -37,6 +37,20 @@ def forced(r: Reader) -> Wait[None]:
     elif outcome is Outcome.NONE:
         r.back()
         yield from r.rest(r.content)
+
+
+def text_call(name: str) -> Grammar:
+    """Reads a call of a tool that takes one text, where the answer is that text and nothing else."""
+
+    def read(r: Reader) -> Wait[None]:
+        yield from r.peek()
+        r.start_call(name)
+        r.arguments('{"input": "')
+        yield from r.rest(lambda text: r.arguments(json.dumps(text, ensure_ascii=False)[1:-1]))
+        r.arguments('"}')
+        r.end_call()
+
+    return read
 
 
 def _object(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,20 @@
-"""Tools that a client offers, and what it says of their use."""
+"""Tools that a client offers, and how they may be used.
 
-from dataclasses import dataclass
+Three APIs declare tools in three forms. Each becomes an Offer; `offered` makes one ToolUse of them.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from vram_llm.engine.request import Grammar
 from vram_llm.errors import RequestError
-from vram_llm.server.errors import NotSupported
+from vram_llm.server.errors import MissingField, NotSupported
+from vram_llm.server.text_tools import TEXT_PARAMETERS, text_grammar, text_parameters
 
-MAX_TOOLS = 128
+MAX_TOOLS = 4096  # as many as a prompt of a million tokens could show
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]+$", max_length=128)]
 _NAMED = {
     "type": "object",
@@ -22,9 +28,12 @@ _NAMED = {
     },
     "required": ["type", "function"],
 }
+_ALLOWED = {"type": "object", "properties": {"type": {"const": "allowed_tools"}}, "required": ["type"]}
 ToolChoice = Annotated[
-    Any, WithJsonSchema({"anyOf": [{"enum": ["none", "auto", "required"]}, _NAMED, {"type": "null"}]})
+    Any,
+    WithJsonSchema({"anyOf": [{"enum": ["none", "auto", "required"]}, _NAMED, _ALLOWED, {"type": "null"}]}),
 ]
+_OPEN = ("anyOf", "oneOf", "allOf", "$ref", "additionalProperties", "patternProperties", "propertyNames")
 
 
 class Function(BaseModel):
@@ -38,62 +47,193 @@ class Function(BaseModel):
     strict: bool | None = None
 
 
-class Tool(BaseModel):
-    """A tool; functions are the only kind there is here."""
+class Custom(BaseModel):
+    """A tool that takes one text. `format` may be a grammar for that text."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    type: Literal["function"]
-    function: Function
+    name: ToolName
+    description: str | None = None
+    format: dict[str, Any] | None = None
+
+
+class Tool(BaseModel):
+    """A tool as chat completions declare it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    type: Literal["function", "custom"]
+    function: Function | None = None
+    custom: Custom | None = None
+
+    def offer(self, at: str) -> "Offer":
+        """The tool at the place `at`. Raises RequestError."""
+        if self.type == "custom":
+            if self.custom is None:
+                raise MissingField(f"Missing required parameter: '{at}.custom'", f"{at}.custom")
+            return custom_offer(self.custom, f"{at}.custom")
+        if self.function is None:
+            raise MissingField(f"Missing required parameter: '{at}.function'", f"{at}.function")
+        own = self.function
+        return Offer(own.name, own.description or "", own.parameters or {}, strict=bool(own.strict))
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A tool as the model sees it. One with `takes_text` has the one parameter `input`.
+
+    `text_grammar` is the language of that text, where a JSON schema cannot say it.
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    strict: bool = False
+    takes_text: bool = False
+    text_grammar: Grammar | None = None
+
+    def shown(self) -> dict[str, Any]:
+        """As chat templates take it. Nothing else of what a client declares reaches a prompt."""
+        parameters = dict(self.parameters) or {"type": "object", "properties": {}}
+        return {
+            "type": "function",
+            "function": {"name": self.name, "description": self.description, "parameters": parameters},
+        }
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of its arguments. A function without parameters takes an empty object."""
+        empty = self.parameters.get("properties", None if self.parameters else {}) == {}
+        if empty and not any(key in self.parameters for key in _OPEN):
+            return {"type": "object", "properties": {}, "additionalProperties": False}
+        return dict(self.parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which call is wanted. `allowed` are the only tools that may be called; None: all."""
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    only: str | None = None
+    allowed: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """What may be called in one answer. `tools` are as chat templates take them."""
+    """Calls that one answer may hold. `tools` are as chat templates take them."""
 
     tools: tuple[dict[str, Any], ...] = ()
     must_call: bool = False
     only: str | None = None  # the one that must be called
     parallel: bool = True
+    schemas: dict[str, dict[str, Any]] | None = None  # of arguments, by tool; None without tools
+    strict: frozenset[str] = frozenset()  # tools whose arguments are held to their schema
+    takes_text: frozenset[str] = frozenset()  # tools with the one parameter `input`
+    text_grammars: Mapping[str, Grammar] = field(default_factory=dict)  # of that input, by tool
 
     @property
-    def schemas(self) -> dict[str, dict[str, Any]] | None:
-        """The JSON schema of each tool's parameters by its name; None where there are no tools."""
-        functions = [tool["function"] for tool in self.tools]
-        return {f["name"]: f.get("parameters") or {} for f in functions} or None
+    def written(self) -> tuple[str, Grammar] | None:
+        """The tool whose text must be the whole answer, and the grammar of that text."""
+        names = [tool["function"]["name"] for tool in self.tools]
+        only = names[0] if self.must_call and len(names) == 1 else self.only
+        grammar = self.text_grammars.get(only or "")
+        return None if only is None or grammar is None else (only, grammar)
+
+
+def custom_offer(own: Custom, at: str) -> Offer:
+    """A tool that takes one text. Raises RequestError where its format is none."""
+    grammar = text_grammar(own.format, f"{at}.format")
+    return Offer(
+        own.name,
+        own.description or "",
+        TEXT_PARAMETERS if grammar is None else text_parameters(grammar),
+        strict=grammar is not None,
+        takes_text=True,
+        text_grammar=grammar,
+    )
 
 
 def tool_use(tools: list[Tool] | None, choice: Any, parallel: bool | None) -> ToolUse:
-    """Checks the three fields against each other. A choice of "none" hides the tools. Raises RequestError."""
-    shown = tuple(tool.model_dump(exclude_none=True) for tool in tools or ())
-    names = [tool["function"]["name"] for tool in shown]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise RequestError(f"Two of the 'tools' are called '{twice}'", "tools")
-    only = _named(choice)
-    must_call = only is not None or choice == "required"
-    if only is None and choice not in (None, "none", "auto", "required"):
+    """The use of tools that a chat completion asks for. Raises RequestError."""
+    offers = [tool.offer(f"tools[{i}]") for i, tool in enumerate(tools or ())]
+    return offered(offers, choice_of(choice), parallel)
+
+
+def offered(offers: Iterable[Offer], choice: Choice, parallel: bool | None) -> ToolUse:
+    """Checks a choice against the offers. A mode of "none" hides the tools. Raises RequestError."""
+    known = _distinct(offers)
+    only = choice.only
+    for name in (only, *(choice.allowed or ())):
+        if name is not None and name not in known:
+            raise RequestError(f"'tool_choice' names '{name}', which is not among the 'tools'", "tool_choice")
+    if choice.allowed is not None:
+        known = {name: known[name] for name in known if name in choice.allowed}
+    must_call = only is not None or choice.mode == "required"
+    if must_call and not known:
+        raise RequestError("'tool_choice' asks for a call, and there are no 'tools'", "tool_choice")
+    if choice.mode == "none":
+        known = {}
+    return ToolUse(
+        tools=tuple(offer.shown() for offer in known.values()),
+        must_call=must_call,
+        only=only,
+        parallel=parallel is not False,
+        schemas={name: offer.schema() for name, offer in known.items()} or None,
+        strict=frozenset(name for name, offer in known.items() if offer.strict),
+        takes_text=frozenset(name for name, offer in known.items() if offer.takes_text),
+        text_grammars={n: offer.text_grammar for n, offer in known.items() if offer.text_grammar is not None},
+    )
+
+
+def choice_of(value: Any) -> Choice:
+    """`tool_choice` as chat completions and responses have it. Raises RequestError."""
+    if value is None or value == "auto":
+        return Choice()
+    if value in ("none", "required"):
+        return Choice(value)
+    if isinstance(value, dict):
+        if value.get("type") == "allowed_tools":
+            return _allowed(value.get("allowed_tools", value))
+        if (name := _name(value)) is not None:
+            return Choice("required", only=name)
+    raise RequestError(
+        "'tool_choice' must be 'none', 'auto', 'required' or the name of a function, "
+        '{"type": "function", "function": {"name": ...}}',
+        "tool_choice",
+    )
+
+
+def _allowed(value: Any) -> Choice:
+    mode = value.get("mode", "auto") if isinstance(value, dict) else None
+    tools = value.get("tools") if isinstance(value, dict) else None
+    if mode not in ("auto", "required") or not isinstance(tools, list):
         raise RequestError(
-            "'tool_choice' must be 'none', 'auto', 'required' or the name of a function, "
-            '{"type": "function", "function": {"name": ...}}',
+            "'tool_choice' of type 'allowed_tools' needs a list of 'tools', and a 'mode' of 'auto' or "
+            "'required'",
             "tool_choice",
         )
-    if only is not None and only not in names:
-        raise RequestError(f"'tool_choice' names '{only}', which is not among the 'tools'", "tool_choice")
-    if must_call and not shown:
-        raise RequestError("'tool_choice' asks for a call, and there are no 'tools'", "tool_choice")
-    if choice == "none":
-        shown = ()
-    return ToolUse(shown, must_call, only, parallel is not False)
+    names = [_name(tool) if isinstance(tool, dict) else None for tool in tools]
+    if None in names:
+        raise NotSupported(
+            f"'tool_choice.tools[{names.index(None)}]' names no function, and no other tools are run here",
+            "tool_choice",
+        )
+    return Choice(mode, allowed=tuple(name for name in names if name is not None))
 
 
-def _named(choice: Any) -> str | None:
-    if not isinstance(choice, dict):
+def _name(value: Mapping[str, Any]) -> str | None:
+    """Of a function or a custom tool, named in a form of either API."""
+    kind = value.get("type")
+    if kind not in ("function", "custom"):
         return None
-    if choice.get("type") in ("allowed_tools", "custom"):
-        raise NotSupported(f"A 'tool_choice' of type '{choice['type']}' is not supported", "tool_choice")
-    function = choice.get("function")
-    if choice.get("type") == "function" and isinstance(function, dict):
-        name = function.get("name")
-        return name if isinstance(name, str) else None
-    return None
+    holder = value.get(kind, value)
+    name = holder.get("name") if isinstance(holder, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _distinct(offers: Iterable[Offer]) -> dict[str, Offer]:
+    """By name. Equal ones count once."""
+    known: dict[str, Offer] = {}
+    for offer in offers:
+        if known.setdefault(offer.name, offer) != offer:
+            raise RequestError(f"Two different 'tools' are called '{offer.name}'", "tools")
+    return known

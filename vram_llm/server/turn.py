@@ -6,7 +6,7 @@ from typing import Any
 
 from vram_llm.chat.budget import is_opened, thinking_marks
 from vram_llm.chat.dialect import Dialect, dialect_of
-from vram_llm.chat.forced import call_schema, forced
+from vram_llm.chat.forced import call_schema, forced, text_call
 from vram_llm.chat.prompt import ChatPrompt, chat_prompt
 from vram_llm.chat.reader import Parser
 from vram_llm.engine.info import ModelInfo
@@ -89,6 +89,10 @@ def _turn(
     schemas = use.schemas
     if grammar is not None:
         return Turn(prompt.answering(), add_bos, (), lambda: None, grammar)
+    if use.written is not None:
+        name, wanted = use.written
+        reader, new_id = text_call(name), prompt.dialect.new_id
+        return Turn(prompt.answering(), add_bos, (), lambda: Parser(reader, new_id), wanted, True)
     if use.must_call:
         assert schemas is not None
         wanted = Grammar(

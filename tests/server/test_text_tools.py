@@ -1,0 +1,35 @@
+"""The text of a custom tool, out of the arguments of a call."""
+
+import json
+
+import pytest
+
+from vram_llm.server.text_tools import TextReader, arguments_of, text_of
+
+
+@pytest.mark.parametrize("text", ["", 'a "b" \\ c\n\t', "é 😀 \u0001", "\\u1234", '"}', "x" * 50])
+@pytest.mark.parametrize("as_ascii", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_the_same_for_any_cut(text: str, as_ascii: bool, size: int) -> None:
+    arguments = json.dumps({"input": text}, ensure_ascii=as_ascii)
+    reader = TextReader()
+    pieces = [reader.feed(arguments[i : i + size]) for i in range(0, len(arguments), size)]
+    assert "".join([*pieces, reader.finish()]) == reader.text == text
+
+
+@pytest.mark.parametrize("arguments", ['{"patch": "x"}', "{}", '{"input": 3}', "[1", ""])
+def test_arguments_of_another_form_are_the_text(arguments: str) -> None:
+    reader = TextReader()
+    assert reader.feed(arguments) == ""
+    assert reader.finish() == arguments
+
+
+def test_a_text_cut_short() -> None:
+    reader = TextReader()
+    assert reader.feed('{"input": "ab\\') == "ab"
+    assert reader.finish() == ""
+    assert reader.text == "ab"
+
+
+def test_there_and_back() -> None:
+    assert text_of(arguments_of('a\n"b"')) == 'a\n"b"'

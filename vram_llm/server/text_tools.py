@@ -1,0 +1,95 @@
+"""Custom tools: they take one text, which the model writes as the one argument `input`."""
+
+import json
+import re
+from typing import Any
+
+from vram_llm.engine.request import Grammar, GrammarKind
+from vram_llm.errors import RequestError
+
+TEXT_PARAMETERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"input": {"type": "string"}},
+    "required": ["input"],
+    "additionalProperties": False,
+}
+_KINDS = {"lark": GrammarKind.GBNF, "regex": GrammarKind.REGEX}
+_BEGIN = re.compile(r'\s*\{\s*"input"\s*:\s*"')
+_HIGH, _LOW = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_UNITS = re.compile(rf'(?:[^"\\]|{_HIGH}{_LOW}|(?!{_HIGH})\\u[0-9a-fA-F]{{4}}|\\[^u])*')  # no half of a pair
+
+
+def text_grammar(value: Any, at: str) -> Grammar | None:
+    """The grammar in a tool's `format`; None where any text will do. Raises RequestError.
+
+    {"type": "grammar", "syntax", "definition"} is the responses' form; chats hold the last two in "grammar".
+    """
+    kind = value.get("type") if isinstance(value, dict) else None
+    if value is None or kind == "text":
+        return None
+    if kind == "grammar":
+        value = value.get("grammar", value)
+        syntax, text = (
+            (value.get(name) for name in ("syntax", "definition")) if isinstance(value, dict) else (0, 0)
+        )
+        if syntax in _KINDS and isinstance(text, str):
+            return Grammar(kind=_KINDS[syntax], text=text, field=at)
+    raise RequestError(
+        f"'{at}' must be of type 'text', or 'grammar' with a 'syntax' of 'lark' or 'regex' and a "
+        "'definition'",
+        at,
+    )
+
+
+def text_parameters(grammar: Grammar) -> dict[str, Any]:
+    """The parameters of a tool whose text has a grammar: shown to the model, and enforced where it can be."""
+    if grammar.kind is GrammarKind.REGEX:
+        rule = {"pattern": f"^(?:{grammar.text})$"}
+    else:
+        rule = {"description": f"A text of this Lark grammar:\n{grammar.text}"}
+    return {**TEXT_PARAMETERS, "properties": {"input": {"type": "string", **rule}}}
+
+
+class TextReader:
+    """Reads `input` out of the arguments of a call as they come in: {"input": "..."}."""
+
+    def __init__(self) -> None:
+        self.text = ""  # as far as it is decided
+        self._arguments = ""
+        self._at: int | None = None  # the first character of the string that is not read yet
+
+    def feed(self, arguments: str) -> str:
+        """More of the text."""
+        self._arguments += arguments
+        if self._at is None and (begun := _BEGIN.match(self._arguments)):
+            self._at = begun.end()
+        if self._at is None:
+            return ""
+        units = _UNITS.match(self._arguments, self._at)
+        assert units is not None
+        self._at = units.end()
+        return self._add(str(json.loads(f'"{units[0]}"', strict=False)))
+
+    def finish(self) -> str:
+        """The rest of the text. Arguments of another form are the text themselves."""
+        whole = text_of(self._arguments)
+        return self._add(whole[len(self.text) :]) if whole.startswith(self.text) else ""
+
+    def _add(self, more: str) -> str:
+        self.text += more
+        return more
+
+
+def text_of(arguments: str) -> str:
+    """The text in whole arguments; arguments of another form are the text themselves."""
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+    text = value.get("input") if isinstance(value, dict) else None
+    return text if isinstance(text, str) else arguments
+
+
+def arguments_of(text: str) -> str:
+    """The arguments of a call with this text."""
+    return json.dumps({"input": text}, ensure_ascii=False)
