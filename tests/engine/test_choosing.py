@@ -10,9 +10,10 @@ import pytest
 from tests.conftest import PlanOnCpu
 from tests.engine.alike import Counts, are_alike
 from vram_llm.engine.choosing import Chooser, Choosers, draws_alone, sampler_chain
-from vram_llm.engine.drawing import Indices
+from vram_llm.engine.drawing import Draw, Indices
 from vram_llm.engine.request import SamplingParams
 from vram_llm.llama.model import LoadedModel
+from vram_llm.llama.sampling import SamplerChain
 
 N = 6000
 
@@ -63,6 +64,10 @@ def test_the_comparison_sees_a_difference(made: Made) -> None:
         {"top_p": 0.3, "temperature": 1.4},
         {"min_p": 0.3},
         {"top_p": 0.9, "min_p": 0.2, "temperature": 0.8},
+        {"top_k": 20},
+        {"top_k": 40, "top_p": 0.95, "min_p": 0.05, "temperature": 0.8},
+        {"top_k": 7, "top_p": 0.7, "temperature": 1.3},
+        {"top_k": 1000, "min_p": 0.3},
     ],
     ids=str,
 )
@@ -75,11 +80,34 @@ def test_a_draw_in_numpy_is_llama_cpps(model: LoadedModel, made: Made, options: 
     assert are_alike(_counts(made(**options, seed=5)), theirs)
 
 
+@pytest.mark.parametrize("top_k", [0, 1, 2, 30, 319, 320, 1000])
+@pytest.mark.parametrize("top_p", [1.0, 0.95, 0.6, 0.1, 0.0])
+@pytest.mark.parametrize("min_p", [0.0, 0.05, 0.6, 1.0])
+def test_the_filters_leave_what_llama_cpps_leave(
+    model: LoadedModel, top_k: int, top_p: float, min_p: float
+) -> None:
+    logits = model.logits(ROW)
+    chain = SamplerChain(len(logits))
+    if top_k > 0:
+        chain.top_k(top_k)
+    if top_p < 1:
+        chain.top_p(top_p)
+    if min_p > 0:
+        chain.min_p(min_p)
+    chain.temperature(0.7)
+    theirs = chain.left(logits)
+    chain.close()
+    places, weights = Draw(temperature=0.7, top_k=top_k, top_p=top_p, min_p=min_p, seed=1).left(logits)
+    ours = np.arange(len(logits)) if places is None else places
+    assert list(ours) == sorted(theirs)
+    best = max(theirs.values())
+    assert np.log(weights) == pytest.approx([theirs[place] - best for place in ours], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        {"top_k": 20},
-        {"top_k": 50, "top_p": 0.7},
+        {"top_k": 50, "typical_p": 0.7},
         {"typical_p": 0.6},
         {"top_n_sigma": 1.0},
         {"logit_bias": {5: 3.0, 9: -100.0}},

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vram_llm.engine.drawing import Draw, nucleus
+from vram_llm.engine.drawing import Draw, largest, nucleus
 
 
 @given(
@@ -33,6 +33,22 @@ def test_the_nucleus_of_a_large_vocabulary(p: float, spread: float) -> None:
     order = np.argsort(-weights)
     n = int(np.searchsorted(np.cumsum(weights[order], dtype=np.float64), p * weights.sum(dtype=np.float64)))
     assert set(nucleus(weights, p)) == set(order[: n + 1])
+
+
+@given(
+    arrays(np.float32, st.integers(2, 400), elements=st.integers(-8, 8).map(float) | st.just(-np.inf)),
+    st.integers(1, 100),
+)
+def test_the_largest_are_found(logits: np.ndarray, k: int) -> None:
+    """Few different values: ties abound."""
+    k = min(k, len(logits) - 1)
+    assert list(largest(logits, k)) == sorted(np.argsort(-logits, kind="stable")[:k])
+
+
+@pytest.mark.parametrize("k", [1, 40, 3000])
+def test_the_largest_of_a_large_vocabulary(k: int) -> None:
+    logits = np.random.default_rng(3).standard_normal(50_001).astype(np.float32)
+    assert list(largest(logits, k)) == sorted(np.argsort(-logits, kind="stable")[:k])
 
 
 def test_a_seed_draws_the_same_again() -> None:
@@ -65,6 +81,8 @@ def test_shares() -> None:
 
     assert shares() == pytest.approx([0.5, 0.3, 0.15, 0.04, 0.01], abs=0.016)
     assert shares(top_p=0.8) == pytest.approx([0.625, 0.375, 0, 0, 0], abs=0.016)
+    assert shares(top_k=2) == pytest.approx([0.625, 0.375, 0, 0, 0], abs=0.016)
+    assert shares(top_k=2, top_p=0.6) == [1, 0, 0, 0, 0]  # 0.5 is more than 0.6 of 0.8
     assert shares(min_p=0.2) == pytest.approx([0.526, 0.316, 0.158, 0, 0], abs=0.016)
     halved = np.array([0.5, 0.3, 0.15, 0.04, 0.01]) ** 2
     assert shares(temperature=0.5) == pytest.approx(list(halved / halved.sum()), abs=0.016)

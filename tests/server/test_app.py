@@ -61,6 +61,7 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
         "/v1/messages/count_tokens",
         "/v1/embeddings",
         "/v1/rerank",
+        "/props",
         "/tokenize",
         "/detokenize",
         "/tokenizer_info",

@@ -57,7 +57,7 @@ async def test_reply(client: httpx.AsyncClient, engine: FakeEngine) -> None:
         },
     }
     assert engine.requests[0].prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    assert engine.requests[0].sampling == SamplingParams()
+    assert engine.requests[0].sampling == SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
     assert engine.requests[0].max_tokens is None
 
 

@@ -160,11 +160,11 @@ def test_bad_stop(stop: Any) -> None:
 
 def test_names_for_the_same_setting_must_agree() -> None:
     body = f'{{{HI}, "repeat_penalty": 1.1, "repetition_penalty": %s}}'
-    assert parse(ChatCompletionRequest, (body % 1.1).encode()).sampling(10).repeat_penalty == 1.1
+    assert parse(ChatCompletionRequest, (body % 1.1).encode()).sampling(10, {}).repeat_penalty == 1.1
     with pytest.raises(RequestError, match="same setting"):
-        parse(ChatCompletionRequest, (body % 1.2).encode()).sampling(10)
+        parse(ChatCompletionRequest, (body % 1.2).encode()).sampling(10, {})
 
 
 def test_logit_bias_outside_the_vocabulary() -> None:
     with pytest.raises(RequestError, match="the last is 9"):
-        parse(ChatCompletionRequest, f'{{{HI}, "logit_bias": {{"10": 1}}}}'.encode()).sampling(10)
+        parse(ChatCompletionRequest, f'{{{HI}, "logit_bias": {{"10": 1}}}}'.encode()).sampling(10, {})

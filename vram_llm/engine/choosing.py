@@ -1,8 +1,8 @@
 """From a row of logits to a token, by the cheapest way that is right for the request.
 
-Arg max where the best token is wanted as it stands; a draw in NumPy where temperature, top-p and min-p are
-all there is; llama.cpp's samplers for the rest. Where a grammar allows few tokens, only they are looked at.
-Or the device has chosen already, and there are no logits.
+Arg max where the best token is wanted as it stands; a draw in NumPy where temperature, top-k, top-p and min-p
+are all there is; llama.cpp's samplers for the rest. Where a grammar allows few tokens, only their logits are
+read. Or the device has chosen already, and there are no logits.
 """
 
 from vram_llm.engine.drawing import Draw, Indices
@@ -100,6 +100,7 @@ class Choosers:
         if draws_alone(params):
             draw = Draw(
                 temperature=params.temperature,
+                top_k=params.top_k,
                 top_p=params.top_p,
                 min_p=params.min_p,
                 seed=seed_of(params.seed),
@@ -125,8 +126,8 @@ class Choosers:
 
 
 def draws_alone(params: SamplingParams) -> bool:
-    """Whether a draw needs no more than temperature, top-p and min-p."""
-    filters = params.top_k > 0 or params.typical_p < 1 or params.top_n_sigma > 0 or params.xtc_probability > 0
+    """Whether a draw needs no more than temperature, top-k, top-p and min-p."""
+    filters = params.typical_p < 1 or params.top_n_sigma > 0 or params.xtc_probability > 0
     if params.temperature < MIN_TEMPERATURE:
         return False
     return not (filters or params.changes_logits or params.mirostat)

@@ -171,6 +171,16 @@ class SamplerChain:
         C.llama_sampler_accept(self._chain, token)
         return token
 
+    def left(self, logits: npt.NDArray[np.float32]) -> dict[int, float]:
+        """The tokens of a row of logits that a chain without a chooser leaves, and their logits after it."""
+        candidates = np.zeros(len(logits), _CANDIDATE)
+        candidates["id"], candidates["logit"] = np.arange(len(logits)), logits
+        array = C.llama_token_data_array(
+            data=candidates.ctypes.data_as(_candidate_pointer), size=len(logits), selected=-1, sorted=False
+        )
+        C.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return {int(array.data[i].id): float(array.data[i].logit) for i in range(array.size)}
+
     def close(self) -> None:
         """Free the chain. Once only."""
         C.llama_sampler_free(self._chain)

@@ -26,6 +26,7 @@ from vram_llm.server.guard import Guard
 from vram_llm.server.health import health_router
 from vram_llm.server.hosts import HostCheck
 from vram_llm.server.models import models_router
+from vram_llm.server.props import props_router
 from vram_llm.server.rerank import RerankFields, rerank_router
 from vram_llm.server.responses.fields import ResponseFields
 from vram_llm.server.responses.routes import responses_router
@@ -81,6 +82,7 @@ def create_app(
         router = make(served)
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)
+    app.include_router(props_router(served))
     app.include_router(tokens_router(served))
     app.include_router(tokens_router(served), prefix="/v1", include_in_schema=False)
     app.openapi = partial(document, app, _BODIES)  # type: ignore[method-assign]

@@ -65,7 +65,7 @@ def sequences(
             f"{MAX_IMAGES_BYTES:,} is the most, so send several requests",
             "n",
         )
-    sampling, stop = fields.sampling(info.n_vocab), fields.stops()
+    sampling, stop = fields.sampling(info.n_vocab, dict(info.sampling)), fields.stops()
     seed = sampling.seed
     return [
         Request(

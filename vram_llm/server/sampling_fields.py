@@ -1,5 +1,6 @@
 """The fields of a request that say how tokens are chosen: OpenAI's, and those llama-server has besides."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,8 +47,8 @@ class SamplingFields(BaseModel):
     mirostat_eta: Annotated[float, Field(ge=0, le=1)] | None = None
     logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
 
-    def sampling(self, n_vocab: int) -> SamplingParams:
-        """How the first choice is sampled. Raises RequestError."""
+    def sampling(self, n_vocab: int, defaults: Mapping[str, float | int]) -> SamplingParams:
+        """How the first choice is sampled; `defaults` are fields of SamplingParams. Raises RequestError."""
         outside = [token for token in self.logit_bias or () if not 0 <= token < n_vocab]
         if outside:
             raise RequestError(
@@ -61,7 +62,8 @@ class SamplingFields(BaseModel):
         given["logit_bias"] = self.logit_bias or None
         if self.dry_sequence_breakers is not None:
             given["dry_sequence_breakers"] = tuple(self.dry_sequence_breakers)
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        named = {name: value for name, value in given.items() if value is not None}
+        return SamplingParams(**{**defaults, **named})
 
 
 def one_of(fields: BaseModel, first: str, second: str) -> Any:

@@ -14,6 +14,7 @@ from vram_llm.server.config import ServerConfig
 from vram_llm.server.engine_port import Engine
 from vram_llm.server.errors import NotReady, Unavailable, UnknownModel, WrongModel
 from vram_llm.server.pictures import Pictures
+from vram_llm.server.sampling_defaults import sampling_defaults
 
 _EMBEDS = "makes embeddings: POST /v1/embeddings"
 
@@ -37,7 +38,7 @@ class Served:
             raise Unavailable(f"The engine has ended and will not come back: {detail or 'see the log'}")
 
     def model(self, name: str | None) -> ModelInfo:
-        """The model a request is for, under the name that its answer gives.
+        """The model a request is for, under the name that its answer gives, with its sampling by default.
 
         No name, or an empty one, means the model served. An alias is the answer's name too. Names of
         `adapted` mean the model with other adapters. Other names mean the model served as well, unless
@@ -46,6 +47,7 @@ class Served:
         """
         self.check_ready()
         info = self.known()
+        info = replace(info, sampling=tuple(sampling_defaults(info, self.config).items()))
         return self.named(info, name) if name else info
 
     def named(self, info: ModelInfo, name: str) -> ModelInfo:

@@ -1,0 +1,83 @@
+"""Which sampling applies: the request's, the flags', the model file's, llama-server's."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.server.conftest import Connect
+from tests.server.fake_engine import INFO, FakeEngine
+from vram_llm.engine.kind import Kind, kind_of
+from vram_llm.engine.request import Request, SamplingParams
+from vram_llm.server.config import ServerConfig
+from vram_llm.server.sampling_defaults import default_sampling
+
+CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+OF_LLAMA_SERVER = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+FILE = (("temperature", 0.6), ("top_k", 20), ("repeat_penalty", 1.1))
+
+
+@pytest.mark.parametrize(
+    ("file", "flags", "fields", "wanted"),
+    [
+        ((), {}, {}, OF_LLAMA_SERVER),
+        (FILE, {}, {}, {**OF_LLAMA_SERVER, **dict(FILE)}),
+        (FILE, {"top_k": 0, "seed": 7}, {},
+         {**OF_LLAMA_SERVER, "temperature": 0.6, "repeat_penalty": 1.1, "top_k": 0, "seed": 7}),
+        (FILE, {"top_k": 0}, {"top_k": 5, "temperature": 0},
+         {**OF_LLAMA_SERVER, "temperature": 0, "repeat_penalty": 1.1, "top_k": 5}),
+        ((), {"min_p": 0.2}, {"min_p": None, "top_p": 1}, {**OF_LLAMA_SERVER, "min_p": 0.2, "top_p": 1}),
+        ((), {}, {"top_k": -1}, {**OF_LLAMA_SERVER, "top_k": 0}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/chat/completions", CHAT),
+        ("/v1/responses", {"input": "hi"}),
+        ("/v1/messages", {**CHAT, "max_tokens": 5}),
+    ],
+)
+async def test_order(
+    connect: Connect,
+    engine: FakeEngine,
+    route: str,
+    body: dict[str, Any],
+    file: tuple[tuple[str, float], ...],
+    flags: dict[str, float],
+    fields: dict[str, Any],
+    wanted: dict[str, Any],
+) -> None:
+    engine.info = replace(INFO, sampling=file)
+    reply = await connect(sampling=flags).post(route, json={**body, **fields})
+    assert reply.status_code == 200
+    assert engine.requests[0].sampling == SamplingParams(**wanted)
+
+
+def test_the_device_takes_the_default() -> None:
+    request = Request(id="a", prompt="x", sampling=default_sampling(INFO, ServerConfig()))
+    assert kind_of(request, 100_000) == Kind(0.8, 40, 0.95, 0.05)
+
+
+async def test_props(connect: Connect, engine: FakeEngine) -> None:
+    engine.info = replace(INFO, sampling=FILE, chat_template="{{ 1 }}", takes_images=True)
+    props = (await connect(sampling={"top_k": 3, "seed": 4}).get("/props")).json()
+    settings = props.pop("default_generation_settings")
+    assert settings["n_ctx"] == 512
+    wanted = {**OF_LLAMA_SERVER, "temperature": 0.6, "repeat_penalty": 1.1, "top_k": 3, "seed": 4}
+    assert {name: settings["params"][name] for name in wanted} == wanted
+    assert props.pop("build_info").startswith("vram-llm ")
+    assert props == {
+        "total_slots": 4,
+        "model_alias": "tiny",
+        "model_path": "/models/tiny-Q8_0.gguf",
+        "modalities": {"vision": True, "video": False, "audio": False},
+        "endpoint_slots": False,
+        "endpoint_props": False,
+        "endpoint_metrics": False,
+        "chat_template": "{{ 1 }}",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "is_sleeping": False,
+    }

@@ -1,0 +1,88 @@
+"""GET /props: what the server is and what applies by default, with llama-server's names."""
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from vram_llm import __version__
+from vram_llm.engine.info import ModelInfo
+from vram_llm.server.document import refusals
+from vram_llm.server.sampling_defaults import default_sampling
+from vram_llm.server.served import Served
+
+RANDOM_SEED = 0xFFFFFFFF  # llama-server's number for "draw one"
+
+
+class GenerationSettings(BaseModel):
+    """What applies to a request that names nothing. `n_ctx` is in tokens, of one request."""
+
+    params: dict[str, Any]
+    n_ctx: int
+
+
+class InputModalities(BaseModel):
+    """What a request may hold besides text."""
+
+    vision: bool
+    video: bool = False
+    audio: bool = False
+
+
+class Props(BaseModel):
+    """The reply to GET /props."""
+
+    default_generation_settings: GenerationSettings
+    total_slots: int
+    model_alias: str
+    model_path: str
+    modalities: InputModalities
+    endpoint_slots: bool = False
+    endpoint_props: bool = False  # they cannot be changed
+    endpoint_metrics: bool = False
+    chat_template: str
+    bos_token: str
+    eos_token: str
+    build_info: str = f"vram-llm {__version__}"
+    is_sleeping: bool = False
+
+
+def props_router(served: Served) -> APIRouter:
+    """The route by which llama-server's clients learn context, template and sampling."""
+    router = APIRouter(tags=["models"])
+
+    @router.get("/props", summary="What applies by default", responses=refusals(503))
+    async def props() -> Props:
+        info = served.known()
+        return Props(
+            default_generation_settings=GenerationSettings(params=_params(served, info), n_ctx=info.n_ctx),
+            total_slots=info.parallel,
+            model_alias=info.name,
+            model_path=info.path,
+            modalities=InputModalities(vision=info.takes_images),
+            chat_template=served.config.chat_template or info.chat_template or "",
+            bos_token=info.bos_token,
+            eos_token=info.eos_token,
+        )
+
+    return router
+
+
+def _params(served: Served, info: ModelInfo) -> dict[str, Any]:
+    sampling = asdict(default_sampling(info, served.config))
+    seed = sampling.pop("seed")
+    del sampling["logit_bias"]
+    budget = served.config.reasoning_budget
+    return {
+        "seed": RANDOM_SEED if seed is None else seed,
+        **sampling,
+        "max_tokens": -1,
+        "n_predict": -1,
+        "n_keep": 0,
+        "ignore_eos": False,
+        "stream": False,
+        "n_probs": 0,
+        "reasoning_format": "auto",
+        "reasoning_budget_tokens": -1 if budget is None else budget,
+    }
