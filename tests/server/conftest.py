@@ -14,6 +14,7 @@ from tests.server.fake_engine import FakeEngine
 from vram_llm.server.app import create_app
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.engine_port import Engine
+from vram_llm.server.run import http_protocol
 
 Connect = Callable[..., httpx.AsyncClient]
 
@@ -53,7 +54,7 @@ async def listening(engine: Engine, **options: Any) -> AsyncIterator[str]:
     """The base URL of a real server, without a path."""
     app = app_of(engine, **options)
     config = uvicorn.Config(
-        app, port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=1
+        app, port=0, http=http_protocol(), log_level="warning", lifespan="off", timeout_graceful_shutdown=1
     )  # so that a stream that is never freed fails its test, and does not hang it
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())

@@ -31,8 +31,8 @@ async def test_a_body_needs_no_content_type(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "unknown_url"),
         ("GET", "/docs", 404, "unknown_url"),
+        ("GET", "/v1/chat", 404, "unknown_url"),
         ("GET", "/v1/chat/completions", 405, "method_not_supported"),
         ("DELETE", "/v1/models", 405, "method_not_supported"),
     ],
@@ -50,6 +50,7 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
     response = await client.get("/openapi.json")
     document = response.json()
     assert set(document["paths"]) == {
+        "/",
         "/health",
         "/v1/models",
         "/v1/models/{model_id}",

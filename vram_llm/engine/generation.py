@@ -28,6 +28,16 @@ class Choices:
     failure: str | None = None
 
 
+def progress(sequence: Sequence) -> TokenEvent:
+    """How far a sequence's prompt is computed."""
+    return TokenEvent(
+        id=sequence.id,
+        prompt_tokens=sequence.n_prompt,
+        cached_tokens=sequence.n_reused,
+        prompt_done=min(sequence.n_cached, sequence.n_prompt),
+    )
+
+
 @dataclass(slots=True)
 class Generation:
     """What the engine keeps for a sequence besides its tokens and cells."""

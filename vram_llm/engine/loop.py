@@ -7,7 +7,7 @@ from vram_llm.engine.choosing import Choosers
 from vram_llm.engine.decode_run import DecodeRun, decode_run
 from vram_llm.engine.drafter import Drafter
 from vram_llm.engine.figures import Figures
-from vram_llm.engine.generation import Choices, Generation
+from vram_llm.engine.generation import Choices, Generation, progress
 from vram_llm.engine.guessing import Guesses, Worth
 from vram_llm.engine.image_runs import ImageRuns
 from vram_llm.engine.intake import Intake, refusal
@@ -87,16 +87,15 @@ class Loop:
         return self.meter.figures(self._scheduler, self._cache, self._seats)
 
     def submit(self, request: Request) -> TokenEvent | None:
-        """Take a request in; the event that refuses it where it cannot be served."""
+        """Take a request in; the event that refuses it, or that accepts it where it reports its progress."""
         try:
             prompt = self._sighted().read(request) if request.images else Prompt(self._intake.tokens(request))
         except RequestError as error:
             return refusal(request, error)
         constraint = self._grammars.compile(request.grammar) if request.grammar is not None else None
         if constraint is None and isinstance(prompt, Prompt):
-            self._begin(request, prompt, None)
-        else:
-            self._preparing.add(request, prompt, constraint)
+            return self._begin(request, prompt, None)
+        self._preparing.add(request, prompt, constraint)
         return None
 
     def count(self, text: str, images: tuple[Image, ...], *, add_special: bool) -> list[int]:
@@ -108,7 +107,8 @@ class Loop:
             raise RequestError("this model takes no images: it is served without a projector")
         return self._pictures
 
-    def _begin(self, request: Request, prompt: Prompt, constraint: Constraint | None) -> None:
+    def _begin(self, request: Request, prompt: Prompt, constraint: Constraint | None) -> TokenEvent | None:
+        """Queue a request that waits for nothing; the event that accepts it where it reports its progress."""
         model, tokens = self._model, list(prompt.tokens)
         room = model.n_ctx_seq - len(tokens)
         wanted = room if request.max_tokens is None else min(request.max_tokens, room)
@@ -141,18 +141,22 @@ class Loop:
             images=prompt.images,
             kind=kind,
             may_take_host=kind is not None and request.sampling.seed is None,
+            reports_progress=request.reports_progress,
         )
         self._scheduler.submit(sequence)
+        return progress(sequence) if request.reports_progress else None
 
     def _begin_prepared(self) -> list[TokenEvent]:
-        """Let in the requests that wait for nothing any more; the refusals of those that cannot be served."""
-        refusals = []
+        """Queue the requests that wait for nothing any more; the events that accept or refuse them."""
+        events = []
         for each in self._preparing.ready(is_idle=not self._generations):
             try:
-                self._begin(each.request, *each.results())
+                event = self._begin(each.request, *each.results())
             except RequestError as error:
-                refusals.append(refusal(each.request, error))
-        return refusals
+                event = refusal(each.request, error)
+            if event is not None:
+                events.append(event)
+        return events
 
     def cancel(self, request_id: str) -> None:
         """Drop a request and free its slot; no news of it follows. An unknown id is no error."""
@@ -165,10 +169,10 @@ class Loop:
     def step(self) -> list[TokenEvent]:
         """Run one batch; news of every sequence that got a token. Raises EngineDied where llama.cpp fails."""
         self._land()
-        refusals = self._begin_prepared() if self._preparing else []
+        begun = self._begin_prepared() if self._preparing else []
         self._scheduler.make_room()
         groups = by_adapters(self._scheduler.schedule())
-        news = refusals + [event for chunks in groups for event in self._step(chunks)]
+        news = begun + [event for chunks in groups for event in self._step(chunks)]
         if len(groups) == 1 and len(groups[0]) == len(self._scheduler.running):
             self._decoding = self._run_after(groups[0])
         return news
@@ -226,7 +230,8 @@ class Loop:
         computed = self._run(self._with_drafts([chunk for chunk in chunks if chunk.image is None]))
         with self.meter.sampling:
             chosen = [(chunk, self._choose(chunk, rows)) for chunk, rows in computed if rows]
-        news = [self._deliver(chunk, choices) for chunk, choices in chosen if chunk.samples]
+        news = [progress(c.sequence) for c, _ in computed if c.sequence.reports_progress and not c.samples]
+        news += [self._deliver(chunk, choices) for chunk, choices in chosen if chunk.samples]
         return news + self._see([chunk for chunk in chunks if chunk.image is not None])
 
     def _seat(self, seats: Seats, chunks: list[Chunk]) -> None:

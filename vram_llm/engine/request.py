@@ -115,7 +115,8 @@ class Request:
     to compute it with, by their number in the plan; None: all. With a `suffix`, what is written fills the
     gap between the prompt and that. `images`, by their places ascending, stand in a text prompt. The answer
     ends with a token of `stop_token_ids`, which is not shown; before `min_tokens` neither such a token nor
-    the model's own end can come.
+    the model's own end can come. With `reports_progress` events come when the request is accepted and after
+    each step that computes a part of its prompt.
     """
 
     id: str
@@ -136,6 +137,7 @@ class Request:
     adapters: tuple[int, ...] | None = None
     suffix: str | None = None
     images: tuple[Image, ...] = ()
+    reports_progress: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +179,7 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     `text` may be empty (a UTF-8 character or a stop string is still open) and may hold several tokens'
     worth. `prompt_tokens` and `completion_tokens` are totals, and of the former `cached_tokens` were computed
     for an earlier request: right in the first and the last news of a request, and in between perhaps 0.
+    `prompt_done` is set in progress events alone, which hold no text: the prompt's tokens computed so far.
     `error` (with `error_code`, and `error_param` where a field is at fault) is set where `finish_reason` is
     ERROR. A msgspec structure: one is made and packed for every token.
     """
@@ -194,6 +197,7 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     error: str | None = None
     error_code: str | None = None
     error_param: str | None = None
+    prompt_done: int | None = None
 
 
 class Tick(msgspec.Struct, tag=True, omit_defaults=True):

@@ -50,6 +50,7 @@ class Sequence:
     arrival: int = 0
     n_passed: int = 0  # later ones let in before it
     images: tuple[Span, ...] = ()
+    reports_progress: bool = False
 
     @property
     def next_image(self) -> Span | None:

@@ -145,21 +145,23 @@ def run(channel: Channel) -> None:
         for message in messages:
             match message:
                 case wire.Submit(request):
-                    refusal = loop.submit(request)
-                    events += [refusal] if refusal is not None else []
+                    event = loop.submit(request)
+                    events += [event] if event is not None else []
                 case wire.Cancel(request_id):
                     loop.cancel(request_id)
                 case wire.Tokenize(images=images) if images:
                     channel.send(_counted(loop, message))
                 case wire.Tokenize() | wire.Detokenize():
                     channel.send(_of_vocabulary(model, message))
+        if events:  # before the step, which may take long: streams begin with this
+            channel.send(wire.News(events, loop.figures()))
         began = time.perf_counter()
         tick, news = loop.decode_on() or (None, loop.step())
         n_tokens = len(news if tick is None else tick.tokens)
         remark = expectation.after(model.batch.n_rows, n_tokens, time.perf_counter() - began)
         told: list[wire.FromEngine] = [tick] if tick is not None else []
-        if events or news or (tick is not None and tick.ids):  # figures come with every run's first step
-            told.append(wire.News(events + news, loop.figures()))
+        if news or (tick is not None and tick.ids):  # figures come with every run's first step
+            told.append(wire.News(news, loop.figures()))
         if remark is not None:
             told.append(wire.Remark(remark))
         if told:

@@ -23,10 +23,11 @@ from vram_llm.server.embeddings import EmbeddingFields, embeddings_router
 from vram_llm.server.engine_port import Engine
 from vram_llm.server.errors import UnknownRoute, WrongMethod, error_response
 from vram_llm.server.guard import Guard
-from vram_llm.server.health import health_router
+from vram_llm.server.health import health_router, root_router
 from vram_llm.server.hosts import HostCheck
 from vram_llm.server.models import models_router
 from vram_llm.server.props import props_router
+from vram_llm.server.request_forms import RequestForms
 from vram_llm.server.rerank import RerankFields, rerank_router
 from vram_llm.server.responses.fields import ResponseFields
 from vram_llm.server.responses.routes import responses_router
@@ -62,6 +63,7 @@ def create_app(
         title="vram-llm", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
         lifespan=lifespan,
     )  # fmt: skip
+    app.add_middleware(RequestForms, max_body_bytes=config.max_body_bytes)
     if hosts is not None:
         app.add_middleware(HostCheck, names=hosts)
     app.add_middleware(
@@ -75,6 +77,8 @@ def create_app(
     app.add_exception_handler(HTTPException, _no_such_route)
     served = Served(engine, config, clock)
     app.include_router(health_router(served))
+    app.include_router(health_router(served), prefix="/v1", include_in_schema=False)
+    app.include_router(root_router(served))
     for make in (
         models_router, chat_router, completions_router, responses_router, anthropic_router, embeddings_router,
         rerank_router,

@@ -1,6 +1,7 @@
 """POST /v1/chat/completions."""
 
 import asyncio
+from operator import attrgetter
 from typing import Any
 from uuid import uuid4
 
@@ -11,7 +12,8 @@ from fastapi.responses import Response
 from vram_llm.chat.events import CallArguments, CallStart, Content, Event, Reasoning
 from vram_llm.engine.info import ModelInfo
 from vram_llm.server.document import generation_route
-from vram_llm.server.generation import news, sequences, while_connected
+from vram_llm.server.generation import news, sequences
+from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.logprobs import chat_logprobs
 from vram_llm.server.messages import template_messages
 from vram_llm.server.replies import (
@@ -26,8 +28,9 @@ from vram_llm.server.replies import (
 from vram_llm.server.sampling_fields import one_of
 from vram_llm.server.schemas import ChatCompletionRequest, parse
 from vram_llm.server.served import Served, fingerprint
-from vram_llm.server.spoken import Answer, Spoken, gather, spoken
-from vram_llm.server.sse import Chunks, EventStream
+from vram_llm.server.spoken import Answer, Spoken, SpokenNews, gather, spoken
+from vram_llm.server.sse import Chunks, EventStream, informed
+from vram_llm.server.timings import Clocks, clocks_of, timed
 from vram_llm.server.tools import tool_use
 from vram_llm.server.turn import Turn, make_turn
 
@@ -42,15 +45,20 @@ class ChatChunks(Chunks[Spoken]):
     after_text = b"}"
     nothing = b'"delta":{}'
 
-    def opening(self) -> bytes:
+    _is_open = False  # the roles are sent
+
+    def _roles(self) -> bytes:
+        self._is_open = True
         role = b'"delta":{"role":"assistant","content":"","refusal":null}'
         return b"".join(self._choice(index, role) for index in range(len(self._text_begins)))
 
     def event(self, index: int, item: Spoken) -> bytes:
-        events, chunk = item.events, b""
+        if item.token.prompt_done is not None:
+            return b""
+        events, chunk = item.events, b"" if self._is_open else self._roles()
         if item.token.logprobs:  # with all the content that came of these tokens, even none
             text = "".join(event.text for event in events if isinstance(event, Content))
-            chunk = self._likely(index, text, chat_logprobs(item.token.logprobs))
+            chunk += self._likely(index, text, chat_logprobs(item.token.logprobs))
             events = [event for event in events if not isinstance(event, Content)]
         chunk += b"".join(self._piece(index, event) for event in events)
         if item.ending is not None:
@@ -103,18 +111,14 @@ def chat_router(served: Served) -> APIRouter:
             reasoning_budget=turn.reasoning_budget,
         )
         parsers = [turn.new_parser() for _ in requests]
-        said = spoken(news(served.engine, requests), parsers, one_call=turn.one_call)
-        tally = Tally(len(requests))
+        clocks = clocks_of(fields, len(requests))
+        said = spoken(timed(news(served.engine, requests), clocks), parsers, one_call=turn.one_call)
+        tally, ping_s = Tally(len(requests)), served.config.sse_ping_interval_s
         if fields.stream:
             chunks = ChatChunks(head, len(requests), tally, include_usage=fields.include_usage)
-            return EventStream(chunks, said)
-        answers = await while_connected(http.receive, gather(said, len(requests), tally))
-        if answers is None:
-            return Response(status_code=499)  # nobody reads it
-        return Response(
-            _reply(head, answers, tally, told=bool(fields.logprobs)).model_dump_json(),
-            media_type="application/json",
-        )
+            return EventStream(informed(chunks, clocks, fields, attrgetter("token")), said, ping_s)
+        work = _reply(head, said, len(requests), tally, clocks, likelihoods=bool(fields.logprobs))
+        return JsonReply(work, ping_s)
 
     return router
 
@@ -135,8 +139,11 @@ def turn_of(served: Served, info: ModelInfo, fields: ChatCompletionRequest) -> T
     )
 
 
-def _reply(head: ReplyHead, answers: list[Answer], tally: Tally, *, told: bool) -> ChatCompletion:
-    return ChatCompletion(
+async def _reply(
+    head: ReplyHead, said: SpokenNews, n: int, tally: Tally, clocks: Clocks, *, likelihoods: bool
+) -> bytes:
+    answers = await gather(said, n, tally)
+    reply = ChatCompletion(
         id=head.id,
         created=head.created,
         model=head.model,
@@ -145,13 +152,15 @@ def _reply(head: ReplyHead, answers: list[Answer], tally: Tally, *, told: bool) 
             ChatChoice(
                 index=index,
                 message=_message(answer),
-                logprobs=chat_logprobs(answer.logprobs) if told else None,
+                logprobs=chat_logprobs(answer.logprobs) if likelihoods else None,
                 finish_reason=answer.ending,
             )
             for index, answer in enumerate(answers)
         ],
         usage=tally.usage(),
+        timings=clocks[0].timings() if clocks else None,
     )
+    return reply.model_dump_json().encode()
 
 
 def _message(answer: Answer) -> AssistantMessage:

@@ -10,13 +10,15 @@ from fastapi.responses import Response
 from vram_llm.engine.request import TokenEvent
 from vram_llm.server.document import generation_route
 from vram_llm.server.errors import NotSupported
-from vram_llm.server.generation import Outcome, collect, news, sequences, while_connected
+from vram_llm.server.generation import Outcome, collect, news, sequences
+from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.logprobs import completion_logprobs, n_chars, prompt_offset, prompt_text
 from vram_llm.server.prompts import Prompts, prompts
 from vram_llm.server.replies import Completion, CompletionChoice, ReplyHead, Tally
 from vram_llm.server.schemas import CompletionRequest, parse
 from vram_llm.server.served import Served, fingerprint
-from vram_llm.server.sse import Chunks, EventStream
+from vram_llm.server.sse import Chunks, EventStream, informed
+from vram_llm.server.timings import Clocks, clocks_of, timed
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 Echo = str | None  # what a choice begins with; None: what the engine says of the prompt's tokens
@@ -46,10 +48,19 @@ class CompletionChunks(Chunks[TokenEvent]):
         self._n_top = n_top
         self._text_offsets = [len(echo or "") for echo in echoes] or [0] * n_choices
 
-    def opening(self) -> bytes:
+    _is_open = False  # the echoes are sent
+
+    def _echo(self) -> bytes:
+        self._is_open = True
         return b"".join(self.text(index, echo) for index, echo in enumerate(self._echoes) if echo)
 
     def event(self, index: int, item: TokenEvent) -> bytes:
+        if item.prompt_done is not None:
+            return b""
+        begun = b"" if self._is_open else self._echo()
+        return begun + self._piece(index, item)
+
+    def _piece(self, index: int, item: TokenEvent) -> bytes:
         if item.logprobs or item.prompt_logprobs:
             chunk = self._likely_text(index, item)
         else:
@@ -97,7 +108,8 @@ def completions_router(served: Served) -> APIRouter:
             suffix=fields.suffix or None,
             best_of=best_of,
         )
-        events, tally = news(served.engine, requests), Tally(best_of or fields.n or 1)
+        clocks, tally = clocks_of(fields, len(requests)), Tally(best_of or fields.n or 1)
+        events, ping_s = timed(news(served.engine, requests), clocks), served.config.sse_ping_interval_s
         if fields.stream:
             chunks = CompletionChunks(
                 head,
@@ -107,14 +119,16 @@ def completions_router(served: Served) -> APIRouter:
                 echoes=echoes,
                 n_top=n_top or 0,
             )
-            return EventStream(chunks, events)
-        outcomes = await while_connected(http.receive, collect(events, len(requests), tally))
-        if outcomes is None:
-            return Response(status_code=499)  # nobody reads it
-        if best_of is not None:
-            outcomes = best(outcomes, best_of, fields.n or 1)
-        reply = _reply(head, outcomes, echoes, n_top, tally)
-        return Response(reply.model_dump_json(), media_type="application/json")
+            return EventStream(informed(chunks, clocks, fields, lambda event: event), events, ping_s)
+
+        async def reply() -> bytes:
+            outcomes = await collect(events, len(requests), tally)
+            if best_of is not None:
+                outcomes = best(outcomes, best_of, fields.n or 1)
+            whole = _reply(head, outcomes, echoes, n_top, tally, clocks)
+            return whole.model_dump_json().encode()
+
+        return JsonReply(reply(), ping_s)
 
     return router
 
@@ -147,7 +161,12 @@ def _echoes(fields: CompletionRequest, given: Prompts, n_top: int | None) -> lis
 
 
 def _reply(
-    head: ReplyHead, outcomes: list[Outcome], echoes: list[Echo], n_top: int | None, tally: Tally
+    head: ReplyHead,
+    outcomes: list[Outcome],
+    echoes: list[Echo],
+    n_top: int | None,
+    tally: Tally,
+    clocks: Clocks,
 ) -> Completion:
     return Completion(
         id=head.id,
@@ -159,6 +178,7 @@ def _reply(
             for index, outcome in enumerate(outcomes)
         ],
         usage=tally.usage(),
+        timings=clocks[0].timings() if clocks else None,
     )
 
 

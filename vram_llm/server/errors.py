@@ -83,6 +83,12 @@ class BodyTooLarge(RequestError):
     code = "request_too_large"
 
 
+class UnknownEncoding(RequestError):
+    """A body that is compressed in a way that is not read here."""
+
+    code = "unsupported_content_encoding"
+
+
 class NotReady(VramLLMError):
     """The engine is loading or restarting: ask again."""
 
@@ -130,6 +136,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     UnknownRoute: Answer(status=404, type=_INVALID),
     WrongMethod: Answer(status=405, type=_INVALID),
     BodyTooLarge: Answer(status=413, type=_INVALID),
+    UnknownEncoding: Answer(status=415, type=_INVALID),
     Overloaded: Answer(status=429, type="rate_limit_error", code="overloaded"),
     NotReady: Answer(status=503, type="unavailable_error", code=503, retry_after_s=2),  # llama-server's
     EngineDied: Answer(status=503, type="unavailable_error", code="engine_died", retry_after_s=2),

@@ -85,6 +85,7 @@ def sequences(
             adapters=info.using,
             suffix=suffix,
             images=images,
+            reports_progress=bool(fields.stream),
         )
         for i, prompt in enumerate(prompts)
         for k in range(n)
@@ -111,7 +112,7 @@ async def news(engine: Engine, requests: Sequence[Request]) -> News:
             else:
                 yield item
     finally:
-        await _cancel(*tasks)
+        await cancelled(*tasks)
 
 
 async def collect(news: News, n_choices: int, tally: Tally) -> list[Outcome]:
@@ -145,7 +146,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T |
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
-        await _cancel(working, watching)
+        await cancelled(working, watching)
 
 
 async def _events(engine: Engine, request: Request) -> AsyncGenerator[TokenEvent, None]:
@@ -182,7 +183,8 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+async def cancelled(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel `tasks` and wait until they have ended."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

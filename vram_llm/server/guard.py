@@ -17,7 +17,7 @@ from vram_llm.units import format_bytes
 
 log = logging.getLogger(__name__)
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_OPEN = frozenset({"/health"})
+_OPEN = frozenset({"/", "/health", "/v1/health"})  # which probes ask without a key
 
 
 class Guard:
@@ -62,11 +62,11 @@ class Guard:
                 log.exception("Request %s (%s %s) failed", request_id, scope["method"], scope["path"])
             if started:
                 raise
-            refuse = self._refusals.get(scope["path"], error_response)
+            refuse = self._refusals.get(scope["path"].rstrip("/"), error_response)
             await refuse(error)(scope, receive, send_with_id)
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
-        if not self._keys or scope["path"] in _OPEN:
+        if not self._keys or (scope["path"].rstrip("/") or "/") in _OPEN:
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         key = (given.strip() if scheme.lower() == "bearer" else "").encode("latin-1")

@@ -1,18 +1,40 @@
-"""GET /health: whether requests are taken now, as llama-server's users know it."""
+"""GET /health: whether requests are taken now, as llama-server does it; GET /: what this server is."""
+
+from typing import Any
 
 from fastapi import APIRouter
 
-from vram_llm.server.replies import ErrorReply, Health
+from vram_llm import __version__
+from vram_llm.server.document import refusals
+from vram_llm.server.replies import Health
 from vram_llm.server.served import Served
 
 
 def health_router(served: Served) -> APIRouter:
-    """The route probes and proxies ask. It needs no key."""
+    """The route that probes and proxies ask. It needs no key."""
     router = APIRouter(tags=["health"])
 
-    @router.get("/health", summary="200 when ready, 503 before", responses={503: {"model": ErrorReply}})
+    @router.get("/health", summary="200 when ready, 503 before", responses=refusals(503))
     async def health() -> Health:
         served.check_ready()
         return Health()
+
+    return router
+
+
+def root_router(served: Served) -> APIRouter:
+    """The address itself: 200 as soon as the server listens, for probes and browsers. It needs no key."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/", summary="What this server is")
+    async def root() -> dict[str, Any]:
+        info = served.engine.info
+        return {
+            "name": "vram-llm",
+            "version": __version__,
+            "status": served.engine.state.value,
+            "model": None if info is None else info.name,
+            "endpoints": {"openai": "/v1", "anthropic": "/v1/messages", "document": "/openapi.json"},
+        }
 
     return router

@@ -1,7 +1,7 @@
 """What clients are told, when it is not a stream: OpenAI's objects."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -90,6 +90,7 @@ class ChatCompletion(BaseModel):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    timings: Annotated[dict[str, Any] | None, PRESENT] = None  # llama-server's, where asked for
 
 
 class CompletionChoice(BaseModel):
@@ -111,6 +112,7 @@ class Completion(BaseModel):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage
+    timings: Annotated[dict[str, Any] | None, PRESENT] = None
 
 
 class EmbeddingUsage(BaseModel):

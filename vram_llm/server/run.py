@@ -6,6 +6,7 @@ import gc
 import signal
 import socket
 from collections.abc import Callable, Generator
+from typing import Literal
 
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
@@ -17,6 +18,7 @@ from vram_llm.server.app import create_app
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.hosts import is_loopback
 
+KEEP_ALIVE_S = 75  # longer than clients keep idle connections for another request
 DRAIN_S = 10.0  # what requests in flight get to finish after the first Ctrl+C
 
 
@@ -32,6 +34,15 @@ def listen(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or error
         raise PortInUse(f"cannot listen on {host}:{port}: {reason}; choose another port") from error
     return sock
+
+
+def http_protocol() -> "type[asyncio.Protocol] | Literal['auto']":
+    """The connection's class: ours where httptools is installed, else uvicorn's own choice, which is h11."""
+    try:
+        from vram_llm.server.http_protocol import HttpProtocol
+    except ImportError:
+        return "auto"
+    return HttpProtocol
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -63,6 +74,8 @@ async def serve(
         log_level="warning",
         access_log=False,
         lifespan="off",
+        http=http_protocol(),
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(DRAIN_S) + 1,  # for clients that neither read nor write
     )
     server = _Server(http, engine)

@@ -5,6 +5,7 @@ this server. In a table of neutral values: a feature that is not there yet, refu
 asks for nothing. Anything else: refused (400), as OpenAI does, rather than half-obeyed.
 """
 
+from codecs import BOM_UTF8
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -94,6 +95,8 @@ class GenerationFields(SamplingFields, GrammarFields):
     stop: Stop = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
+    return_progress: bool | None = None  # of the prompt, in streams
+    timings_per_token: bool | None = None
     user: str | None = None  # whose request it is changes nothing here
 
     @property
@@ -189,9 +192,9 @@ class CompletionRequest(GenerationFields):
 
 
 def parse(kind: type[T], body: bytes) -> T:
-    """The request in `body`. Raises RequestError, with the field at fault."""
+    """The request in `body`, with or without a byte order mark. Raises RequestError, with its field."""
     try:
-        fields = kind.model_validate_json(body)
+        fields = kind.model_validate_json(body.removeprefix(BOM_UTF8))
     except ValidationError as error:
         raise _sentence(error) from None
     for name, value in (fields.model_extra or {}).items():

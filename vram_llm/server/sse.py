@@ -4,6 +4,7 @@ One event of the engine is one chunk on the wire, and its text is all that is en
 chunk is the same bytes every time, made once.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -14,13 +15,17 @@ from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from vram_llm.engine.request import TokenEvent
 from vram_llm.errors import VramLLMError
 from vram_llm.server.errors import error_body, error_response
-from vram_llm.server.generation import while_connected
+from vram_llm.server.generation import cancelled, while_connected
 from vram_llm.server.replies import ReplyHead, Tally
+from vram_llm.server.schemas import GenerationFields
+from vram_llm.server.timings import Clocks
 
 log = logging.getLogger(__name__)
 DONE = b"data: [DONE]\n\n"
+COMMENT = b": waiting\n\n"  # which clients pass over
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -91,6 +96,10 @@ class Chunks(Generic[Item]):
         """A data line with `error`; no [DONE] follows."""
         return b"data: " + _encode(error_body(error)) + b"\n\n"
 
+    def bare(self, index: int) -> bytes:
+        """A chunk with nothing new of choice `index`."""
+        return self._choice(index, self.nothing)
+
     def text(self, index: int, text: str) -> bytes:
         """A chunk of text."""
         return self._text_begins[index] + _encode(text) + self._text_ends
@@ -104,20 +113,67 @@ class Chunks(Generic[Item]):
         return self._head + choice + self._tail
 
 
+class InformedChunks(Generic[Item]):
+    """Chunks with the prompt's progress, or with the timings of their choice, as llama-server sends them."""
+
+    def __init__(
+        self,
+        chunks: Chunks[Item],
+        clocks: Clocks,
+        token_of: Callable[[Item], TokenEvent],
+        *,
+        progress: bool,
+        timings: bool,
+    ) -> None:
+        self._chunks = chunks
+        self._clocks = clocks
+        self._token_of = token_of
+        self._progress = progress
+        self._timings = timings
+        self.opening, self.closing, self.failure = chunks.opening, chunks.closing, chunks.failure
+
+    def event(self, index: int, item: Item) -> bytes:
+        """The chunks for `item`, each with what was asked for."""
+        token, clock, chunk = self._token_of(item), self._clocks[index], self._chunks.event(index, item)
+        if self._progress and token.prompt_done is not None:
+            chunk = _with(self._chunks.bare(index), "prompt_progress", clock.progress(token))
+        return _with(chunk, "timings", clock.timings()) if self._timings else chunk
+
+
+def informed(
+    chunks: Chunks[Item], clocks: Clocks, fields: GenerationFields, token_of: Callable[[Item], TokenEvent]
+) -> Writer[Item]:
+    """`chunks`, with what `fields` asks for besides; `clocks` are there where it asks for something."""
+    if not clocks:
+        return chunks
+    progress, timings = bool(fields.return_progress), bool(fields.timings_per_token)
+    return InformedChunks(chunks, clocks, token_of, progress=progress, timings=timings)
+
+
+def _with(chunks: bytes, name: str, value: object) -> bytes:
+    """`chunks`, each with one more member: JSON holds no line ends, so that only a chunk's end matches."""
+    return chunks.replace(b"}\n\n", b',"%b":%b}\n\n' % (name.encode(), _encode(value)))
+
+
 class EventStream(Response, Generic[Item]):
     """Sends a reply chunk by chunk.
 
-    An error before the first event is a whole answer with its own status, made by `refuse`; later it is what
-    the writer says of it. A client that goes away closes `news` at once.
+    The headers go once the engine has accepted the request, which the first of `news` says, or after
+    `ping_interval_s`; a stream that has been silent for so long gets a comment, so that no client and no
+    proxy takes it for dead (0: never). An error before the headers is a whole answer with its own status,
+    made by `refuse`; later it is what the writer says of it. A client that goes away closes `news` at once.
     """
 
     def __init__(
         self,
         writer: Writer[Item],
         news: AsyncGenerator[tuple[int, Item], None],
+        ping_interval_s: float,
         refuse: Callable[[Exception], Response] = error_response,
     ) -> None:
         self.background = None
+        self._ping_interval_s = ping_interval_s or None
+        self._silent = True  # since the last look
         self._writer = writer
         self._news = news
         self._refuse = refuse
@@ -127,27 +183,57 @@ class EventStream(Response, Generic[Item]):
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._news) as news:
+            first = asyncio.ensure_future(anext(news))
             try:
-                first = await anext(news)
-            except Exception as error:  # nothing is sent yet: it gets its own status
-                _log(error)
-                await self._refuse(error)(scope, receive, send)
-                return
-            await send({"type": "http.response.start", "status": 200, "headers": HEADERS[:]})
-            await _send_body(send, self._writer.opening() + self._writer.event(*first))
-            try:
-                async for index, event in news:
-                    chunk = self._writer.event(index, event)
-                    if chunk:
-                        await _send_body(send, chunk)
-                last = self._writer.closing()
-            except Exception as error:  # too late for a status: the stream's last line
-                _log(error)
-                last = self._writer.failure(error)
-            await _send_body(send, last, more=False)
+                await asyncio.wait({first}, timeout=self._ping_interval_s)
+                if first.done() and (error := first.exception()) is not None:  # it gets its own status
+                    assert isinstance(error, Exception)
+                    _log(error)
+                    await self._refuse(error)(scope, receive, send)
+                    return
+                await send({"type": "http.response.start", "status": 200, "headers": HEADERS[:]})
+                pinging = asyncio.ensure_future(self._ping(send))
+                try:
+                    last = await self._write(first, news, send)
+                finally:
+                    await cancelled(pinging)
+                await send_body(send, last, more=False)
+            finally:
+                await cancelled(first)
+
+    async def _write(
+        self,
+        first: asyncio.Future[tuple[int, Item]],
+        news: AsyncGenerator[tuple[int, Item], None],
+        send: Send,
+    ) -> bytes:
+        """Send all but the last bytes, which are returned."""
+        try:
+            await self._send(send, b"" if first.done() else COMMENT)
+            index, event = await first
+            await self._send(send, self._writer.opening() + self._writer.event(index, event))
+            async for index, event in news:
+                await self._send(send, self._writer.event(index, event))
+            return self._writer.closing()
+        except Exception as error:  # too late for a status: the stream's last line
+            _log(error)
+            return self._writer.failure(error)
+
+    async def _send(self, send: Send, chunk: bytes) -> None:
+        if chunk:
+            self._silent = False
+            await send_body(send, chunk)
+
+    async def _ping(self, send: Send) -> None:
+        while self._ping_interval_s is not None:
+            self._silent = True
+            await asyncio.sleep(self._ping_interval_s)
+            if self._silent:
+                await send_body(send, COMMENT)
 
 
-async def _send_body(send: Send, body: bytes, more: bool = True) -> None:
+async def send_body(send: Send, body: bytes, more: bool = True) -> None:
+    """Send a piece of a body."""
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
 

@@ -11,7 +11,8 @@ from vram_llm.server.anthropic.errors import anthropic_response
 from vram_llm.server.anthropic.fields import CountFields, MessagesFields
 from vram_llm.server.anthropic.writer import MessageReply, MessageWriter, TokenCount
 from vram_llm.server.document import body_route, generation_route
-from vram_llm.server.generation import news, sequences, while_connected
+from vram_llm.server.generation import news, sequences
+from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.replies import Tally
 from vram_llm.server.schemas import parse
 from vram_llm.server.served import Served
@@ -45,10 +46,8 @@ def anthropic_router(served: Served) -> APIRouter:
         )
         said = spoken(news(served.engine, requests), [turn.new_parser()], one_call=turn.one_call)
         if fields.stream:
-            return EventStream(writer, said, anthropic_response)
-        if await while_connected(http.receive, _written(writer, said)) is None:
-            return Response(status_code=499)  # nobody reads it
-        return Response(writer.reply.model_dump_json(), media_type="application/json")
+            return EventStream(writer, said, served.config.sse_ping_interval_s, anthropic_response)
+        return JsonReply(_written(writer, said), served.config.sse_ping_interval_s, anthropic_response)
 
     @router.post("/messages/count_tokens", **body_route("Count a prompt's tokens", CountFields, TokenCount))
     async def count(http: Request) -> TokenCount:
@@ -76,9 +75,9 @@ def _turn(served: Served, info: ModelInfo, fields: CountFields) -> Turn:
     )
 
 
-async def _written(writer: MessageWriter, said: SpokenNews) -> bool:
+async def _written(writer: MessageWriter, said: SpokenNews) -> bytes:
     """The whole message, without a stream."""
     async for index, item in said:
         writer.event(index, item)
     writer.closing()
-    return True
+    return writer.reply.model_dump_json().encode()

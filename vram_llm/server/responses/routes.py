@@ -10,7 +10,8 @@ from fastapi.responses import Response
 from vram_llm.errors import RequestError
 from vram_llm.server.document import generation_route
 from vram_llm.server.errors import NoSuchResponse, PreviousNotFound, UnknownRoute
-from vram_llm.server.generation import news, sequences, while_connected
+from vram_llm.server.generation import news, sequences
+from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.replies import ErrorReply, Tally
 from vram_llm.server.responses.fields import ResponseFields
 from vram_llm.server.responses.items import messages_of
@@ -73,10 +74,8 @@ def responses_router(served: Served) -> APIRouter:
         writer = ResponseWriter(response, Tally(1), served.clock, on_end)
         said = spoken(news(served.engine, requests), [turn.new_parser()], one_call=turn.one_call)
         if fields.stream:
-            return EventStream(writer, said)
-        if await while_connected(http.receive, _written(writer, said)) is None:
-            return Response(status_code=499)  # nobody reads it
-        return Response(response.model_dump_json(), media_type="application/json")
+            return EventStream(writer, said, served.config.sse_ping_interval_s)
+        return JsonReply(_written(writer, said), served.config.sse_ping_interval_s)
 
     @router.post("/responses/{_path:path}", include_in_schema=False)
     async def nothing_there(http: Request) -> Response:
@@ -102,12 +101,12 @@ def responses_router(served: Served) -> APIRouter:
     return router
 
 
-async def _written(writer: ResponseWriter, said: SpokenNews) -> bool:
+async def _written(writer: ResponseWriter, said: SpokenNews) -> bytes:
     """The whole response, without a stream."""
     async for index, item in said:
         writer.event(index, item)
     writer.closing()
-    return True
+    return writer.response.model_dump_json().encode()
 
 
 def _before(store: ResponseStore, response_id: str | None) -> Kept | None:

@@ -1,0 +1,73 @@
+"""What clients send over a socket besides plain HTTP/1.1."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.server.conftest import listening
+from tests.server.fake_engine import FakeEngine
+
+BODY = json.dumps({"model": "", "messages": [{"role": "user", "content": "hi"}]}).encode()
+OFFER = (  # as java.net.http.HttpClient sends it
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+    b"Content-Length: %d\r\n\r\n" % len(BODY)
+)
+WHOLE = OFFER + BODY
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    async with listening(FakeEngine()) as url:
+        yield int(url.rpartition(":")[2])
+
+
+async def reply(reader: asyncio.StreamReader) -> tuple[int, dict[str, Any]]:
+    """The status and the JSON body of the next answer."""
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+    lines = head.decode().lower().split("\r\n")
+    length = next(int(line.partition(":")[2]) for line in lines if line.startswith("content-length"))
+    return int(lines[0].split()[1]), json.loads(await reader.readexactly(length))
+
+
+@pytest.mark.parametrize("cut", [1, 40, len(OFFER) - 2, len(OFFER), len(OFFER) + 3, len(WHOLE)])
+async def test_an_offer_of_http_2_is_passed_over(port: int, cut: int) -> None:
+    """Wherever the network cuts it, twice on one connection, and then a request without an offer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for _ in range(2):
+        writer.write(WHOLE[:cut])
+        await writer.drain()
+        await asyncio.sleep(0.01)  # so that the server reads the parts one by one
+        writer.write(WHOLE[cut:])
+        status, body = await reply(reader)
+        assert (status, body["choices"][0]["message"]["content"]) == (200, "Hello world")
+    writer.write(
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    )
+    assert await reply(reader) == (200, {"status": "ok"})
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01",  # how TLS begins
+        b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno header\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_1_is_refused_in_a_sentence(port: int, data: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    status, body = await reply(reader)
+    assert status == 400
+    assert body["error"]["message"] == (
+        "This is no HTTP/1.1 request: use http:// (not https://) and HTTP/1.1, for example "
+        f"http://127.0.0.1:{port}/v1/models"
+    )
+    assert await asyncio.wait_for(reader.read(), 30) == b""  # closed
+    writer.close()

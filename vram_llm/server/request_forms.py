@@ -1,0 +1,86 @@
+"""Forms of a request that mean the same as another: HEAD, a slash at the end, a compressed body."""
+
+import zlib
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vram_llm.errors import RequestError
+from vram_llm.server.errors import BodyTooLarge, UnknownEncoding
+from vram_llm.units import format_bytes
+
+_WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}  # zlib's wbits; some send raw deflate
+
+
+class RequestForms:
+    """ASGI middleware. HEAD gets what GET gets without its body; `/v1/models/` is `/v1/models`; a gzip or
+    deflate body is read, up to `max_body_bytes` of it. Raises UnknownEncoding, BodyTooLarge.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope = dict(scope)
+        if len(scope["path"]) > 1:
+            scope["path"] = scope["path"].rstrip("/") or "/"
+        if scope["method"] == "HEAD":
+            scope["method"], send = "GET", _without_body(send)
+        encoding = Headers(scope=scope).get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            receive = await self._decoded(encoding, receive)
+        await self._app(scope, receive, send)
+
+    async def _decoded(self, encoding: str, receive: Receive) -> Receive:
+        """`receive`, with the body in one piece and decoded. The body is read here."""
+        if encoding not in _WINDOWS:
+            raise UnknownEncoding(
+                f"The body is sent as '{encoding}', which is not read here; send it as gzip, or as it is"
+            )
+        body = bytearray()
+        while (message := await receive())["type"] == "http.request":
+            body += message.get("body", b"")
+            if not message.get("more_body", False):
+                break
+        else:
+            return _again(message, receive)  # the client is gone
+        decoded = _decompressed(bytes(body), encoding, self._max_body_bytes)
+        return _again({"type": "http.request", "body": decoded, "more_body": False}, receive)
+
+
+def _decompressed(body: bytes, encoding: str, most: int) -> bytes:
+    for window in _WINDOWS[encoding]:
+        reader = zlib.decompressobj(window)
+        try:
+            text = reader.decompress(body, most + 1)
+        except zlib.error:
+            continue
+        if len(text) > most:
+            raise BodyTooLarge(
+                f"The body is larger than {format_bytes(most)} once decompressed, the most taken here"
+            )
+        if reader.eof:
+            return text
+    raise RequestError(f"The body is not valid {encoding}, which its Content-Encoding says it is")
+
+
+def _again(first: Message, receive: Receive) -> Receive:
+    waiting = [first]
+
+    async def again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return again
+
+
+def _without_body(send: Send) -> Send:
+    async def head(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return head
