@@ -151,12 +151,10 @@ class Loop:
         events = []
         for each in self._preparing.ready(is_idle=not self._generations):
             try:
-                event = self._begin(each.request, *each.results())
+                events.append(self._begin(each.request, *each.results()))
             except RequestError as error:
-                event = refusal(each.request, error)
-            if event is not None:
-                events.append(event)
-        return events
+                events.append(refusal(each.request, error))
+        return [event for event in events if event is not None]
 
     def cancel(self, request_id: str) -> None:
         """Drop a request and free its slot; no news of it follows. An unknown id is no error."""
