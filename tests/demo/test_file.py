@@ -61,4 +61,5 @@ def test_marks_are_one_token(model: LoadedModel, mark: str) -> None:
 def test_the_template_shows_tools_and_thinking(model: LoadedModel) -> None:
     dialect = dialect_of(model.metadata("tokenizer.chat_template"))
     assert (dialect.name, dialect.takes_tools) == ("hermes", True)
-    assert (dialect.thinks, dialect.effort) == (("<think>", "</think>"), "enable_thinking")
+    assert dialect.thinks == ("<think>", "</think>")
+    assert dialect.efforts["none"] == {"enable_thinking": False}

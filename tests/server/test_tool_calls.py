@@ -133,15 +133,36 @@ async def test_efforts(client: httpx.AsyncClient, engine: FakeEngine, fields: An
     assert str(engine.requests[0].prompt).endswith(end)
 
 
-async def test_efforts_are_refused_where_the_template_takes_none(
-    client: httpx.AsyncClient, engine: FakeEngine
+@pytest.mark.parametrize("effort", ["none", "low"])
+async def test_efforts_change_nothing_where_the_template_takes_none(
+    client: httpx.AsyncClient, engine: FakeEngine, effort: str
 ) -> None:
     engine.info = replace(TALKER, chat_template=None)
+    response = await client.post("/v1/chat/completions", json={**HI, "reasoning_effort": effort})
+    assert response.status_code == 200
+
+
+async def test_efforts_are_refused_where_thinking_is_not_parsed(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.info = replace(TALKER, chat_template="{{ messages[0].content }}{{ enable_thinking }}")
     response = await client.post("/v1/chat/completions", json={**HI, "reasoning_effort": "low"})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "reasoning_effort"
     response = await client.post("/v1/chat/completions", json={**HI, "reasoning_effort": "none"})
     assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("begun", "added"), [("", "<think>\n\n</think>\n\n"), ("<think>\n", "\n</think>\n\n")]
+)
+async def test_no_effort_closes_thinking_that_no_name_switches_off(
+    client: httpx.AsyncClient, engine: FakeEngine, begun: str, added: str
+) -> None:
+    source = "{{ messages[0].content.split('</think>')[-1] }}{{ '" + begun.replace("\n", "\\n") + "' }}"
+    engine.info = replace(TALKER, chat_template=source)
+    await client.post("/v1/chat/completions", json={**HI, "reasoning_effort": "none"})
+    assert engine.requests[0].prompt == f"hi{begun}{added}"
 
 
 async def test_names_of_the_servers_own_are_refused(client: httpx.AsyncClient) -> None:

@@ -52,7 +52,8 @@ def continued_parser(dialect: Dialect, schemas: Schemas | None, last: dict[str, 
         channel = "final" if _continued_field(last) == "content" else "analysis"
         parser.feed(f"{harmony.CHANNEL}{channel}{harmony.MESSAGE}")
         return parser
-    return dialect.parser(schemas, dialect.thinks[0] if dialect.thinks and is_thinking(dialect, last) else "")
+    opening, closing = dialect.thinks or ("", "")
+    return dialect.parser(schemas, opening if is_thinking(dialect, last) else closing)
 
 
 def is_thinking(dialect: Dialect, last: dict[str, Any]) -> bool:
@@ -63,7 +64,7 @@ def is_thinking(dialect: Dialect, last: dict[str, Any]) -> bool:
         return False
     opening, closing = dialect.thinks
     content: str = last["content"]
-    return content.rfind(opening) > content.rfind(closing)
+    return bool(opening) and content.rfind(opening) > content.rfind(closing)
 
 
 def _continued_field(last: dict[str, Any]) -> str:

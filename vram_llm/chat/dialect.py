@@ -1,19 +1,19 @@
 """Which way of writing tool calls and thinking a model was taught: its chat template shows it."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
+from vram_llm.chat.efforts import Names, find_efforts
+from vram_llm.chat.find_thinking import find_thinking
 from vram_llm.chat.formats import harmony, mistral
 from vram_llm.chat.formats.arguments import Schemas
 from vram_llm.chat.formats.call_json import CallJson
 from vram_llm.chat.formats.table import FORMATS, NONE
-from vram_llm.chat.formats.thinking import plain, thinking
+from vram_llm.chat.formats.thinking import DEFAULT, Thinking, begun, framed, plain
+from vram_llm.chat.probe import Probe
 from vram_llm.chat.reader import Grammar, Parser, call_id
-
-_THINK = ("<think>", "</think>")
-_MISTRAL_THINK = ("[THINK]", "[/THINK]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +22,18 @@ class Dialect:
 
     `marks` are the special tokens its parser must see. `takes_tools`: the template shows tools to the model
     in a form that is parsed here; otherwise they go into a system message of ours, and calls come as
-    `hermes`. `effort`: the name under which the template takes a reasoning effort ("" for none);
-    "enable_thinking" can only be on or off. `call_begins`: the text after which a JSON object with a name and
-    arguments is a call. `call_json`: how calls are written, None where their arguments are no JSON.
+    `hermes`. `thinking`: what the model writes around its thinking, None for one not known to think.
+    `efforts`: for each effort, the names with which the template takes it; {} where it takes none.
+    `call_begins`: the text after which a JSON object with a name and arguments is a call. `call_json`: how
+    calls are written, None where their arguments are no JSON.
     """
 
     name: str
     takes_tools: bool
     grammar: Callable[[Schemas], Grammar]
     marks: tuple[str, ...]
-    thinks: tuple[str, str] | None = None
-    effort: str = ""
+    thinking: Thinking | None = None
+    efforts: Mapping[str, Names] = field(default_factory=dict)
     call_begins: str = ""
     call_json: CallJson | None = None
 
@@ -41,15 +42,21 @@ class Dialect:
         """Makes ids for calls, such as the template takes back."""
         return mistral.new_id if self.name == "mistral" else call_id
 
+    @property
+    def thinks(self) -> tuple[str, str] | None:
+        """What opens the thinking ("" where it begins without a mark), and what closes it."""
+        return None if self.thinking is None else (self.thinking.opening, self.thinking.closing)
+
+    @property
+    def closes(self) -> str:
+        """The text from the end of the thinking to the answer, as the template writes it."""
+        return "" if self.thinking is None else self.thinking.closes
+
     def answering(self, prompt: str) -> str:
         """`prompt` with its answer begun: no thinking comes before what is written next."""
         if self.name == "harmony":
             return f"{prompt}{harmony.CHANNEL}final{harmony.MESSAGE}"
-        if self.thinks is None or prompt.rstrip().endswith(self.thinks[1]):
-            return prompt
-        opening, closing = self.thinks
-        opened = prompt.rstrip().endswith(opening)
-        return f"{prompt}{'' if opened else opening + chr(10)}\n{closing}\n\n"
+        return prompt if self.thinking is None else self.thinking.closed(prompt)
 
     def calling(self, prompt: str) -> str:
         """`prompt` with a call begun, where a JSON object can be one."""
@@ -62,11 +69,11 @@ class Dialect:
         if self.name == "harmony":
             return Parser(harmony.harmony)
         grammar = plain if schemas is None else self.grammar(schemas)
-        if self.thinks is not None:
-            opening, closing = self.thinks
-            opened = prompt.rstrip().endswith(opening)
-            return Parser(thinking(opening, closing, grammar, opened=opened), self.new_id)
-        return None if schemas is None else Parser(grammar, self.new_id)
+        if self.thinking is None:
+            return Parser(begun(grammar), self.new_id)
+        opened, closed = self.thinking.is_opened(prompt), self.thinking.is_closed(prompt)
+        calls = () if schemas is None else self.marks[:1]
+        return Parser(framed(self.thinking, grammar, opened=opened, closed=closed, calls=calls), self.new_id)
 
 
 @lru_cache(maxsize=4)
@@ -76,26 +83,15 @@ def dialect_of(template: str | None) -> Dialect:
     found = next((each for each in FORMATS if each.is_in(source)), NONE)
     takes_tools = found is not NONE and re.search(r"\btools\b", source) is not None
     spoken = found if takes_tools or found.name == "harmony" else NONE
-    thinks = _thinks(source, found.name)
+    probe = Probe(source)
+    thinking = find_thinking(probe)
     return Dialect(
         name=found.name,
         takes_tools=takes_tools,
         grammar=spoken.grammar,
-        marks=spoken.marks + (thinks or ()),
-        thinks=thinks,
-        effort=_effort(source),
+        marks=spoken.marks + (thinking or DEFAULT).marks,
+        thinking=thinking,
+        efforts=find_efforts(probe),
         call_begins=spoken.call_begins,
         call_json=spoken.call_json,
     )
-
-
-def _thinks(source: str, name: str) -> tuple[str, str] | None:
-    if name == "harmony":
-        return None
-    if _MISTRAL_THINK[0] in source:
-        return _MISTRAL_THINK
-    return _THINK if _THINK[1] in source else None
-
-
-def _effort(source: str) -> str:
-    return next((word for word in ("reasoning_effort", "enable_thinking") if word in source), "")

@@ -18,6 +18,11 @@ class Reasoning:
 
 
 @dataclass(frozen=True, slots=True)
+class Unopened:
+    """All content before was thinking: its end was marked, its beginning was not. A stream has sent it."""
+
+
+@dataclass(frozen=True, slots=True)
 class CallStart:
     """A call of a tool begins. `index` counts the calls of one answer from 0."""
 
@@ -41,4 +46,4 @@ class CallEnd:
     index: int
 
 
-Event = Content | Reasoning | CallStart | CallArguments | CallEnd
+Event = Content | Reasoning | Unopened | CallStart | CallArguments | CallEnd

@@ -7,9 +7,9 @@ the pieces joined are the same for any cut.
 
 from collections.abc import Callable, Generator, Iterable
 from secrets import token_hex
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
+from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
 from vram_llm.chat.json_scan import JsonScan
 
 _T = TypeVar("_T")
@@ -23,12 +23,25 @@ def call_id() -> str:
     return f"call_{token_hex(12)}"
 
 
+class Frame(Protocol):
+    """What stands around content, and may come in it: thinking, and marks of the answer."""
+
+    thinks: bool
+
+    def until(self, markers: tuple[str, ...]) -> Wait[str]:
+        """As `Reader.until` to `Reader.content`."""
+
+    def called(self) -> None:
+        """A call begins."""
+
+
 class Reader:
-    """Text in, pieces out. `ended`: no more text will come."""
+    """Text in, pieces out. `ended`: no more text will come. `frame`: what is read apart from the content."""
 
     def __init__(self, new_id: Callable[[], str] = call_id) -> None:
         self.ended = False
         self.calls = 0
+        self.frame: Frame | None = None
         self._new_id = new_id
         self._text = ""
         self._at = 0
@@ -55,6 +68,10 @@ class Reader:
     def mark(self) -> None:
         """`back` leads here, until `commit` or the beginning of a call."""
         self._mark = self._at
+
+    def mark_before(self, text: str) -> None:
+        """`back` leads before `text`, which has just been passed over."""
+        self._mark = self._at - len(text)
 
     def commit(self) -> None:
         """There is no way back any more."""
@@ -102,6 +119,8 @@ class Reader:
 
         No marker may begin within another.
         """
+        if self.frame is not None and to == self.content:
+            return (yield from self.frame.until(markers))
         while True:
             found = [(at, m) for m in markers if (at := self._text.find(m, self._at)) >= 0]
             if found:
@@ -109,7 +128,9 @@ class Reader:
                 to(self._text[self._at : at])
                 self._at = at + len(marker)
                 return marker
-            undecided = 0 if self.ended else max(overlap(self._text, m, self._at) for m in markers)
+            undecided = (
+                0 if self.ended else max((overlap(self._text, m, self._at) for m in markers), default=0)
+            )
             end = len(self._text) - undecided
             to(self._text[self._at : end])
             self._at = end
@@ -119,6 +140,10 @@ class Reader:
 
     def rest(self, to: Callable[[str], None]) -> Wait[None]:
         """Give everything that is still to come to `to`."""
+        if self.frame is not None and to == self.content:
+            while (yield from self.frame.until(())):
+                pass
+            return
         while (yield from self.peek()):
             text, self._at = self._text[self._at :], len(self._text)
             to(text)
@@ -165,7 +190,7 @@ class Reader:
 
     def content(self, text: str) -> None:
         """Text for the person. Spaces beside reasoning and calls are the format's, not the answer's."""
-        self._say(text, reasoning=False)
+        self._say(text, reasoning=self.frame is not None and self.frame.thinks)
 
     def reasoning(self, text: str) -> None:
         """Text of the thinking."""
@@ -183,8 +208,15 @@ class Reader:
             self._fresh = False
             self._out.append(Reasoning(said) if reasoning else Content(said))
 
+    def unopened(self) -> None:
+        """The content so far was thinking."""
+        self._held = ""
+        self._out.append(Unopened())
+
     def start_call(self, name: str) -> None:
         """A call begins."""
+        if self.frame is not None:
+            self.frame.called()
         self.commit()
         self._held, self._fresh = "", True
         self._out.append(CallStart(self.calls, self._new_id(), name))
@@ -250,5 +282,7 @@ def joined(events: Iterable[Event]) -> list[Event]:
 
 def overlap(text: str, marker: str, start: int = 0) -> int:
     """Length of the longest end of `text`, from `start` on, that is a beginning of `marker`."""
-    longest = min(len(text) - start, len(marker) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(marker[:n])), 0)
+    at = text.find(marker[0], max(start, len(text) - len(marker) + 1))
+    while at >= 0 and not marker.startswith(text[at:]):
+        at = text.find(marker[0], at + 1)
+    return len(text) - at if at >= 0 else 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
+from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
 from vram_llm.chat.reader import Parser
 from vram_llm.engine.request import FinishReason, Likelihood, TokenEvent
 from vram_llm.server.generation import News
@@ -54,6 +54,8 @@ class Answer:
                     self.content += text
                 case Reasoning(text):
                     self.reasoning += text
+                case Unopened():
+                    self.reasoning, self.content = self.reasoning + self.content, ""
                 case CallStart(_, call_id, name):
                     self.calls.append(Call(call_id, name))
                 case CallArguments(index, text):

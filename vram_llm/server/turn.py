@@ -6,6 +6,7 @@ from typing import Any
 
 from vram_llm.chat.budget import is_opened, thinking_marks
 from vram_llm.chat.dialect import Dialect, dialect_of
+from vram_llm.chat.efforts import OFF
 from vram_llm.chat.forced import call_schema, forced, text_call
 from vram_llm.chat.prompt import ChatPrompt, chat_prompt
 from vram_llm.chat.reader import Parser
@@ -18,7 +19,6 @@ from vram_llm.server.pictures import Pictures
 from vram_llm.server.served import chat_template
 from vram_llm.server.tools import ToolUse
 
-OFF = ("none", "minimal")  # efforts that mean no thinking, to templates that can only switch it
 _OURS = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 
 
@@ -65,8 +65,8 @@ def make_turn(
             grammar.field,
         )
     given = {**config.chat_template_kwargs, **(names or {})}
-    if reasoning_budget == 0:  # templates without such a switch do not read it
-        given = {"enable_thinking": False, **given}
+    if reasoning_budget == 0 and effort is None:
+        effort = "none"
     dialect = dialect_of(info.chat_template)
     prompt = chat_prompt(
         messages,
@@ -78,6 +78,8 @@ def make_turn(
         add_generation_prompt=add_generation_prompt,
     )
     add_bos = not (info.bos_token and prompt.text.startswith(info.bos_token))
+    if effort in OFF and not dialect.efforts and not continues and add_generation_prompt:
+        prompt = replace(prompt, text=prompt.answering())  # no name switches its thinking off
     turn = _turn(prompt, add_bos, use, grammar, reasoning_budget)
     text, images = pictures.placed(turn.prompt)
     return replace(turn, prompt=text, images=images)
@@ -133,13 +135,20 @@ def _budget(prompt: ChatPrompt, n_tokens: int | None) -> ReasoningBudget | None:
 
 
 def _names(dialect: Dialect, effort: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The names that a client gives the template, and those with which the template takes its effort.
+
+    An effort asks for no other answer, so where the template takes none it changes nothing: the model
+    does not think, or always does. Clients send one to every model. Raises RequestError.
+    """
     if taken := sorted(_OURS & given.keys()):
         raise RequestError(f"'{taken[0]}' in 'chat_template_kwargs' is the server's", "chat_template_kwargs")
     if effort is None:
         return dict(given)
-    if not dialect.effort and effort not in OFF:
+    names = dialect.efforts.get(effort, {})
+    if names and dialect.thinking is None and effort not in OFF:
         raise NotSupported(
-            "'reasoning_effort' is not supported with this model: its chat template takes none",
+            "This model's thinking is not parsed, so it would be part of the answer; "
+            "leave 'reasoning_effort' out, or send \"none\"",
             "reasoning_effort",
         )
-    return {"reasoning_effort": effort, "enable_thinking": effort not in OFF, **given}
+    return {**names, **given}

@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
+from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
 from vram_llm.chat.reader import Grammar, Parser
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
@@ -41,6 +41,8 @@ def fold(events: Iterable[Event]) -> Said:
             case Reasoning(text):
                 assert text
                 said.reasoning += text
+            case Unopened():
+                said.reasoning, said.content = said.reasoning + said.content, ""
             case CallStart(index, call_id, name):
                 assert index == len(said.calls)
                 assert call_id

@@ -1,6 +1,55 @@
-"""Thinking between tags, before an answer in any format."""
+"""Thinking between marks: before an answer in any format, between calls, or opened by the prompt."""
 
-from vram_llm.chat.reader import Grammar, Reader, Wait
+import re
+from dataclasses import dataclass
+
+from vram_llm.chat.reader import SPACE, Grammar, Reader, Wait
+
+MARK = re.compile(r"<[^<>\s][^<>]*>|\[/?[A-Z][A-Z _]*\]")  # the form of special tokens and tags
+_TAG = re.compile(r"</?\w[\w:.-]*>")  # a mark that people write as well, when they speak of it
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """What a model writes around its thinking and its answer.
+
+    `opening` is "" for thinking that begins without a mark. `closes` is the text, white space included, from
+    the end of the thinking to the answer. `skips` is the text with which a prompt passes thinking over.
+    `answers` are marks that begin the answer, the last of them directly; `ends` are marks that end it.
+    """
+
+    opening: str
+    closing: str
+    closes: str
+    skips: str = ""
+    answers: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ()
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """All that may be special tokens."""
+        texts = (self.opening, self.closing, *self.answers, *self.ends)
+        return tuple(dict.fromkeys(mark for text in texts if text for mark in (text, *MARK.findall(text))))
+
+    def is_opened(self, prompt: str) -> bool:
+        """Whether an answer to `prompt` begins within the thinking."""
+        end = prompt.rstrip()
+        return end.endswith(self.opening) if self.opening else not self.is_closed(prompt)
+
+    def is_closed(self, prompt: str) -> bool:
+        """Whether `prompt` has closed the thinking, or begun the answer."""
+        return prompt.rstrip().endswith((self.closing, *self.answers))
+
+    def closed(self, prompt: str) -> str:
+        """`prompt` with the answer itself begun."""
+        if self.is_opened(prompt):
+            return prompt + self.closes
+        if not self.is_closed(prompt):
+            return prompt + (self.skips or self.opening + self.closes)
+        return prompt + self.answers[-1] if self.answers and not prompt.endswith(self.answers) else prompt
+
+
+DEFAULT = Thinking("<think>", "</think>", "\n</think>\n\n", "<think>\n\n</think>\n\n")
 
 
 def plain(r: Reader) -> Wait[None]:
@@ -9,19 +58,148 @@ def plain(r: Reader) -> Wait[None]:
 
 
 def thinking(opening: str, closing: str, then: Grammar, *, opened: bool) -> Grammar:
-    """`opening` ... `closing`, then `then`. `opened`: the prompt has ended with the opening tag.
+    """`framed` by a pair of marks; `opened`: the prompt has ended with the opening one."""
+    return framed(Thinking(opening, closing, closing), then, opened=opened)
 
-    Thinking that is never closed is thinking to its end.
+
+def framed(
+    marks: Thinking, then: Grammar, *, opened: bool, closed: bool = False, calls: tuple[str, ...] = ()
+) -> Grammar:
+    """`then`, with the thinking kept apart wherever it reads content. Marks of the frame are dropped.
+
+    `opened`: the answer begins within the thinking; `closed`: the prompt has passed it over. `calls` begin a
+    call. Thinking that is never closed is thinking to its end, unless a call comes in it. A tag such as
+    <think> counts at the beginning of a line, outside of a block of code; elsewhere the answer speaks of it.
     """
+
+    def grammar(r: Reader) -> Wait[None]:
+        frame = _Frame(r, marks, closed=closed)
+        yield from frame.lead(opened, calls)
+        r.frame = frame
+        yield from then(r)
+
+    return grammar
+
+
+def begun(then: Grammar) -> Grammar:
+    """`then`, after <think> ... </think> if the answer begins so: of a model not known to think."""
 
     def grammar(r: Reader) -> Wait[None]:
         r.mark()
         yield from r.spaces()
-        if (yield from r.take(opening)) or opened:
+        if (yield from r.take(DEFAULT.opening)):
             r.commit()
-            yield from r.until(closing, to=r.reasoning)
+            yield from r.until(DEFAULT.closing, to=r.reasoning)
         else:
             r.back()
         yield from then(r)
 
     return grammar
+
+
+class _Frame:
+    """Where an answer stands: in the thinking, in the answer, or past its end."""
+
+    def __init__(self, reader: Reader, marks: Thinking, *, closed: bool) -> None:
+        self._reader = reader
+        self._marks = marks
+        self._watched = tuple(filter(None, (marks.opening, marks.closing, *marks.answers, *marks.ends)))
+        self._closed = closed  # no thinking may have gone before unmarked
+        self._is_wrapped = False
+        self._is_over = False
+        self._line = ""  # of the content, as far as it has come
+        self._has_content = False  # since the last thinking or call
+        self._in_code = False
+        self.thinks = False
+
+    def lead(self, opened: bool, calls: tuple[str, ...]) -> Wait[None]:
+        """The thinking before the answer, and the marks between them."""
+        r = self._reader
+        opening = self._marks.opening
+        while True:
+            r.mark()
+            yield from r.spaces()
+            is_written = bool(opening) and (yield from r.take(opening))
+            if not (is_written or opened):
+                r.back()
+                return
+            r.commit()
+            self.thinks, opened = True, False
+            yield from self._thought(calls)
+            if self.thinks:
+                return
+
+    def until(self, markers: tuple[str, ...]) -> Wait[str]:
+        """Content up to one of `markers`, which is passed over; "" where none comes."""
+        while True:
+            if self.thinks:
+                found = yield from self._thought(markers)
+                if self.thinks:
+                    yield from self._reader.take(found)
+                    return found
+                continue
+            found = yield from self._reader.until(*markers, *self._watched, to=self._say)
+            if not found or found in markers:
+                return found
+            self._meet(found)
+
+    def called(self) -> None:
+        """A call has begun: thinking that was not closed is over."""
+        self._close()
+
+    def _thought(self, markers: tuple[str, ...]) -> Wait[str]:
+        """The thinking. Where it is not closed: the first of `markers` in it, not passed over, or ""."""
+        r = self._reader
+        while found := (yield from r.until(self._marks.closing, *markers, to=r.reasoning)):
+            if found == self._marks.closing:
+                self._close()
+                return ""
+            r.mark_before(found)
+            held: list[str] = []
+            if not (yield from r.until(self._marks.closing, to=held.append)):
+                r.back()
+                return found
+            r.commit()
+            r.reasoning(found + "".join(held))
+            self._close()
+            return ""
+        return ""
+
+    def _close(self) -> None:
+        self.thinks, self._is_over, self._has_content, self._closed = False, False, False, True
+        self._line = ""
+
+    def _meet(self, mark: str) -> None:
+        marks = self._marks
+        if mark == marks.opening and self._is_meant(mark):
+            self.thinks = True
+        elif mark in marks.answers and (not _TAG.fullmatch(mark) or not self._line.strip()):
+            self._is_wrapped, self._is_over = True, False
+        elif mark in marks.ends and (self._is_wrapped or not _TAG.fullmatch(mark)):
+            self._is_over = True
+        elif mark == marks.closing and not self._is_spoken_of(mark):
+            if self._has_content and not self._closed:
+                self._reader.unopened()
+            self._close()
+        else:
+            self._say(mark)
+
+    def _is_meant(self, mark: str) -> bool:
+        if MARK.search(mark) is None:
+            return False  # words of the prompt's
+        return not _TAG.fullmatch(mark) or not (self._in_code or self._line.strip(SPACE))
+
+    def _is_spoken_of(self, mark: str) -> bool:
+        if _TAG.fullmatch(mark) is None or not self._has_content:
+            return False
+        return self._closed or self._in_code or self._line.endswith(("`", '"', "'"))
+
+    def _say(self, text: str) -> None:
+        if self._is_over:
+            return
+        *lines, last = (self._line + text).split("\n")
+        for line in lines:
+            self._in_code ^= line.lstrip(SPACE).startswith("```")
+        self._line = last if len(last) < 1024 else last[:3] + last[-512:]
+        self._has_content = self._has_content or bool(text.strip(SPACE))
+        self._reader.content(text)

@@ -7,7 +7,7 @@ from uuid import uuid4
 import msgspec
 from pydantic import BaseModel
 
-from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
+from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
 from vram_llm.server.anthropic.errors import anthropic_body
 from vram_llm.server.replies import ChatEnding, Tally
 from vram_llm.server.spoken import Spoken
@@ -123,6 +123,8 @@ class MessageWriter:
                 return self._delta(type="input_json_delta", partial_json=text)
             case CallEnd():
                 return self._close()
+            case Unopened():
+                return b""
 
     def _text(self, text: str, kind: str, delta: str) -> bytes:
         told = b""

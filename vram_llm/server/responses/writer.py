@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import msgspec
 
-from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
+from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
 from vram_llm.server.errors import answer_for, error_body
 from vram_llm.server.replies import Tally
 from vram_llm.server.responses.resource import Failure, ResponseObject, Why, response_usage
@@ -80,6 +80,8 @@ class ResponseWriter:
                 return self._tell("response.function_call_arguments.delta", **self._place(), delta=text)
             case CallEnd():
                 return self._close("completed")
+            case Unopened():
+                return b""
 
     def _text(self, text: str, kind: str, part: str) -> bytes:
         told = b""

@@ -1,0 +1,146 @@
+"""The marks around thinking, as a chat template itself writes them.
+
+A template that shows earlier thinking writes the marks which its model writes. One that never shows it may
+still open or close thinking at the end of a prompt. Where a template does neither, its text names a pair of
+marks that is known.
+"""
+
+import re
+from itertools import takewhile
+from typing import Any
+
+from vram_llm.chat.formats.thinking import DEFAULT, MARK, Thinking
+from vram_llm.chat.probe import ANSWER, CALLS, THOUGHT, Probe
+
+_KNOWN = (  # models whose templates show no thinking; their marks are the model cards'
+    Thinking("", "[BEGIN FINAL RESPONSE]", "\n[BEGIN FINAL RESPONSE]\n", ends=("[END FINAL RESPONSE]",)),
+    Thinking("[THINK]", "[/THINK]", "[/THINK]"),
+    DEFAULT,
+)
+_RESPONSE = ("<response>", "</response>")  # around the answer of ibm-granite/granite-3.3
+
+
+def find_thinking(probe: Probe) -> Thinking | None:
+    """The marks around thinking; None where the template shows none. Renders it some 20 times."""
+    return _from_history(probe) or _from_prompts(probe) or _known(probe)
+
+
+def _from_history(probe: Probe) -> Thinking | None:
+    thought: dict[str, Any] = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), THOUGHT)
+    parts = [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": ANSWER}]
+    blocks = {"blocks": [{"type": "thoughts", "text": THOUGHT}, {"type": "response", "text": ANSWER}]}
+    for content in (ANSWER, parts, blocks):
+        shown = probe.shown({"content": content, **(thought if content is ANSWER else {})})
+        before, _, after = shown.partition(THOUGHT)
+        between, found, end = after.partition(ANSWER)
+        if found and not _is_dumped(shown):
+            return _around(probe, before, between, end)
+    for content in (ANSWER, ""):
+        shown = probe.shown({"content": content, **thought, "tool_calls": CALLS}, tools=True)
+        before, found, after = shown.partition(THOUGHT)
+        if found and not _is_dumped(shown):
+            space = after[: len(after) - len(after.lstrip())]
+            return _around(probe, before, space + _unit(after.lstrip()), "")
+    return None
+
+
+def _around(probe: Probe, before: str, between: str, end: str) -> Thinking | None:
+    """`before`, `between`, `end`: the texts around the thought and the answer."""
+    on, off = probe.tail_on, probe.tail_off
+    plain = probe.shown({"content": ANSWER})
+    head, found, plain_end = plain.partition(ANSWER)
+    past = probe.shown({"content": ANSWER}, past=True).partition(ANSWER)[0]
+    words = on[len(before) :] if on.startswith(before) else ""  # with which only a prompt opens the thinking
+    opens = _behind(before, [on, head, past]) or _behind(before, [off]) or words or _last(before)
+    closing = _unit(between.strip())
+    if not closing:
+        return None
+    wrap = between.strip()[len(closing) :].strip()
+    direct = head[len(on) :].strip() if found and on and head.startswith(on) else ""
+    direct = direct if MARK.search(direct) and closing not in direct else ""
+    header = wrap.removesuffix(direct).strip()  # of another message with the same answer
+    answers = tuple(dict.fromkeys(text for text in (header, direct) if MARK.search(text)))
+    closes = between if wrap or not direct else between + direct
+    skipped = off[len(on) :] if off.startswith(on) else ""
+    skipped = skipped if opens.strip() in skipped and closing in skipped else ""
+    return Thinking(
+        opening=opens.strip(),
+        closing=closing,
+        closes=closes,
+        skips=skipped + direct if skipped or direct else opens + closes,
+        answers=answers,
+        ends=(_unit((end or plain_end).strip()),) if answers else (),
+    )
+
+
+def _from_prompts(probe: Probe) -> Thinking | None:
+    """From what thinking switched off adds to a prompt: a pair of marks, or what closes the opened one."""
+    on, off = probe.tail_on, probe.tail_off
+    if not off.startswith(on) or not (marks := MARK.findall(added := off[len(on) :])):
+        return None
+    closing = marks[-1]
+    opening = added[: added.rindex(closing)].strip() or _last(on).strip()
+    if not opening:
+        return None
+    if on.rstrip().endswith(opening):
+        return Thinking(opening, closing, closes=added, skips=on[on.rindex(opening) :] + added)
+    closes = added[added.index(opening) + len(opening) :]
+    return Thinking(opening, closing, closes.replace("\n\n", "\n", 1), skips=added)
+
+
+def _known(probe: Probe) -> Thinking | None:
+    on = probe.tail_on.rstrip()
+    text = probe.source + probe.prompt({"thinking": True})
+    for each in _KNOWN:
+        if each.closing in text or (each.opening and on.endswith(each.opening)):
+            if each.opening == "<think>" and _RESPONSE[0] in text:
+                return Thinking(
+                    each.opening,
+                    each.closing,
+                    each.closing + _RESPONSE[0],
+                    answers=_RESPONSE[:1],
+                    ends=_RESPONSE[1:],
+                )
+            return each
+    return None
+
+
+def _is_dumped(shown: str) -> bool:
+    """Whether a template writes a message or its parts as they are, with the names of their fields."""
+    return shown.count(THOUGHT) > 1 or re.search(r"""['"](type|text)['"]\s*:""", shown) is not None
+
+
+def _behind(before: str, heads: list[str]) -> str:
+    """The longest end of `before` that is left behind the beginning it shares with one of `heads`."""
+    found = ""
+    for head in heads:
+        shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(before, head, strict=False))))
+        cut = _snapped(before, shared, head)
+        if cut > 0 and len(before[cut:].strip()) > len(found.strip()):
+            found = before[cut:]
+    return found
+
+
+def _snapped(text: str, cut: int, head: str) -> int:
+    """`cut`, moved to the beginning of a mark that it divides, or of one whose name differs: <a>name<b>."""
+    for mark in MARK.finditer(text):
+        if mark.start() < cut < mark.end():
+            return mark.start()
+        if mark.end() == cut < len(head) and not text[cut:].startswith(("<", "[")) and text[cut:].strip():
+            return mark.start()
+    return cut
+
+
+def _last(text: str) -> str:
+    """The last mark of `text`, and what follows it."""
+    marks = list(MARK.finditer(text))
+    return text[marks[-1].start() :] if marks else ""
+
+
+def _unit(text: str) -> str:
+    """`text` up to the end of its first mark, or of a name between two marks; all of it if it has none."""
+    mark = MARK.search(text)
+    if mark is None:
+        return text
+    named = re.compile(rf"[^\s<>\[\]]+(?:{MARK.pattern})").match(text, mark.end())
+    return text[: named.end() if named else mark.end()]
