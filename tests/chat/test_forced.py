@@ -1,36 +1,10 @@
-"""Calls that must be made: what they are held to, and how they are read."""
-
-import json
+"""How calls are read where a grammar holds the answer."""
 
 import pytest
 
 from tests.chat.formats.cuts import Said, calls, check
 from vram_llm.chat.dialect import dialect_of
-from vram_llm.chat.forced import call_schema, forced
-
-SCHEMAS = {
-    "now": {},
-    "paint": {
-        "properties": {"pen": {"$ref": "#/$defs/Pen"}, "next": {"$ref": "#"}},
-        "$defs": {"Pen": {"enum": ["red"]}},
-        "required": ["pen"],
-    },
-}
-
-
-def test_one_of_the_tools_with_its_own_definitions() -> None:
-    schema = json.loads(call_schema(SCHEMAS, None))
-    names = [each["properties"]["name"]["const"] for each in schema["anyOf"]]
-    assert names == ["now", "paint"]
-    assert schema["$defs"]["0"] == {"type": "object"}
-    paint = schema["$defs"]["1"]
-    assert paint["properties"] == {"pen": {"$ref": "#/$defs/1/$defs/Pen"}, "next": {"$ref": "#/$defs/1"}}
-    assert paint["type"] == "object"
-
-
-def test_only_the_one_that_was_named() -> None:
-    (call,) = json.loads(call_schema(SCHEMAS, "paint"))["anyOf"]
-    assert call["properties"]["name"] == {"const": "paint"}
+from vram_llm.chat.forced import forced, tagged
 
 
 @pytest.mark.parametrize(
@@ -43,6 +17,24 @@ def test_only_the_one_that_was_named() -> None:
 )
 def test_reading(text: str, said: Said) -> None:
     check(lambda: forced, text, said)
+
+
+CALL = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"A {CALL} b {CALL}", calls(("now", "{}"), ("now", "{}"), content="Ab")),
+        ("A <tool_call> b", Said(content="A <tool_call> b")),
+        (
+            f'{CALL}<tool_call>{{"name": "now", "arguments": {{"a',
+            Said(calls=[["now", "{}"], ["now", '{"a']], whole=[0]),
+        ),
+    ],
+)
+def test_reading_between_marks(text: str, said: Said) -> None:
+    check(lambda: tagged("<tool_call>", "</tool_call>"), text, said)
 
 
 THINKS = 'tools <tool_call> "arguments" <think></think>'

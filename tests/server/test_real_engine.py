@@ -111,6 +111,63 @@ def test_responses_and_messages_must_call_too(sdk: openai.OpenAI, base_url: str)
         assert counted.input_tokens > 20
 
 
+def _token(sdk: openai.OpenAI, base_url: str, text: str) -> int:
+    (token,) = sdk.post(f"{base_url}/tokenize", body={"content": text}, cast_to=object)["tokens"]  # type: ignore[index]
+    assert isinstance(token, int)
+    return token
+
+
+@pytest.mark.parametrize("temperature", [0, 1.5])
+def test_strict_arguments_are_held_from_the_moment_a_call_begins(
+    sdk: openai.OpenAI, base_url: str, temperature: float
+) -> None:
+    """A bias begins one, whatever the model thinks."""
+    tools: Any = [
+        {"type": "function", "function": {"name": "paint", "parameters": PARAMETERS, "strict": True}},
+        {"type": "function", "function": {"name": "now"}},
+    ]
+    reply: Any = sdk.chat.completions.create(
+        model="demo",
+        messages=HI,
+        tools=tools,
+        parallel_tool_calls=False,
+        temperature=temperature,
+        seed=1,
+        max_tokens=200,
+        logit_bias={str(_token(sdk, base_url, "<tool_call>")): 100},
+    )
+    assert reply.choices[0].finish_reason == "tool_calls"
+    (call,) = reply.choices[0].message.tool_calls
+    if call.function.name == "paint":
+        check_arguments(call.function.arguments)
+    else:
+        assert (call.function.name, call.function.arguments) == ("now", "{}")
+
+
+@pytest.mark.parametrize("wants_call", [False, True])
+def test_a_call_or_an_answer_of_a_form(sdk: openai.OpenAI, base_url: str, wants_call: bool) -> None:
+    """Whichever a bias makes it begin with."""
+    tools: Any = [{"type": "function", "function": {"name": "paint", "parameters": PARAMETERS}}]
+    form: Any = {"type": "json_schema", "json_schema": {"name": "paint", "schema": PARAMETERS}}
+    reply: Any = sdk.chat.completions.create(
+        model="demo",
+        messages=HI,
+        tools=tools,
+        response_format=form,
+        parallel_tool_calls=False,
+        temperature=0,
+        max_tokens=200,
+        logit_bias={str(_token(sdk, base_url, "<tool_call>")): 100 if wants_call else -100},
+    )
+    message = reply.choices[0].message
+    if wants_call:
+        check_arguments(message.tool_calls[0].function.arguments)
+        assert message.content is None
+    else:
+        check_arguments(message.content)
+        assert not message.tool_calls
+
+
 def test_what_is_counted_is_what_is_used(sdk: openai.OpenAI, base_url: str) -> None:
     with anthropic.Anthropic(base_url=base_url, api_key="none", max_retries=0) as client:
         counted = client.messages.count_tokens(model="demo", messages=HI)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.server.fake_engine import FakeEngine, says
 from tests.server.test_chat import lines
-from tests.server.tool_chat import ARGUMENTS, PIECES, TALKER, TOOLS
+from tests.server.tool_chat import ARGUMENTS, FUNCTION, PARAMETERS, PIECES, TALKER, TOOLS
 from vram_llm.engine.request import FinishReason
 
 HI = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -195,7 +195,8 @@ async def test_a_call_that_must_be_made_is_held_to_a_grammar(
         assert call["function"] == {"name": "get_weather", "arguments": ARGUMENTS}
     request = engine.requests[0]
     assert request.grammar is not None
-    assert json.loads(request.grammar.text)["anyOf"][0]["properties"]["name"] == {"const": "get_weather"}
+    assert '"get_weather"' in request.grammar.text
+    assert json.dumps(PARAMETERS["properties"]) in request.grammar.text
     assert request.prompt == "get_weather [user]hi<think>\n\n</think>\n\n<tool_call>\n"
 
 
@@ -210,7 +211,47 @@ async def test_an_answer_in_a_form_is_not_thought_about(
     assert engine.requests[0].grammar is not None
 
 
-async def test_a_form_and_tools_exclude_each_other(client: httpx.AsyncClient) -> None:
-    response = await ask(client, response_format={"type": "json_object"})
-    assert response.status_code == 400
-    assert response.json()["error"]["param"] == "response_format"
+@pytest.mark.parametrize(
+    ("pieces", "content", "calls"),
+    [
+        (('{"a"', ": 1}"), '{"a": 1}', []),
+        (('<tool_call>{"name": "get_weather", "argum', f'ents": {ARGUMENTS}}}'), None, [ARGUMENTS]),
+    ],
+)
+async def test_a_call_or_an_answer_of_a_form(
+    client: httpx.AsyncClient, engine: FakeEngine, pieces: Any, content: str | None, calls: list[str]
+) -> None:
+    engine.script = says(*pieces)
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    message = (await ask(client, response_format=wanted)).json()["choices"][0]["message"]
+    assert message["content"] == content
+    assert [call["function"]["arguments"] for call in message.get("tool_calls", [])] == calls
+    (request,) = engine.requests
+    assert str(request.prompt).endswith("<think>\n\n</think>\n\n")
+    assert request.grammar is not None
+    assert request.grammar.answer is not None
+    assert request.grammar.answer.field == "response_format"
+
+
+async def test_a_form_gives_way_to_a_call_that_must_be_made(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.script = says(f'{{"name": "get_weather", "arguments": {ARGUMENTS}}}')
+    reply = (await ask(client, tool_choice="required", response_format={"type": "json_object"})).json()
+    assert reply["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def test_only_strict_tools_hold_an_answer(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.script = says("Hello.")
+    for strict in (False, True):
+        tools = [{"type": "function", "function": {**FUNCTION, "strict": strict}}]
+        await ask(client, tools=tools)
+        request = engine.requests[-1]
+        assert (request.grammar is not None) is strict
+        assert request.prompt == "get_weather [user]hi"  # it may think
+
+
+async def test_tokens_of_marks_are_no_thinking(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.script = says("<think>I", " think.", "</thi", "nk>", "\n\n", "Hi")
+    reply = (await ask(client)).json()
+    assert reply["usage"]["completion_tokens_details"]["reasoning_tokens"] == 2

@@ -1,11 +1,18 @@
 """The marks between which a model thinks, as a budget of thinking needs them."""
 
+import re
+
 from vram_llm.chat.dialect import Dialect
 from vram_llm.chat.formats import harmony
 
+_TAG = re.compile(r"</?\w[\w:.-]*>")  # answers may speak of it
+
 
 def thinking_marks(dialect: Dialect) -> tuple[str, str] | None:
-    """What opens thinking, and what closes it and lets the answer begin; None where none is parsed."""
+    """What opens thinking ("" where it needs no mark), and what closes it; None where none is parsed.
+
+    Of harmony, the second one begins the next message as well.
+    """
     if dialect.name == "harmony":
         return (
             f"{harmony.CHANNEL}analysis{harmony.MESSAGE}",
@@ -14,6 +21,11 @@ def thinking_marks(dialect: Dialect) -> tuple[str, str] | None:
     return dialect.thinks
 
 
-def is_opened(prompt: str, opening: str) -> bool:
-    """Whether a prompt ends with thinking begun."""
-    return prompt.rstrip().endswith(opening)
+def is_opened(dialect: Dialect, prompt: str) -> bool:
+    """Whether an answer to `prompt` begins within the thinking."""
+    return dialect.thinking is not None and dialect.thinking.is_opened(prompt)
+
+
+def may_reopen(opening: str) -> bool:
+    """Whether a mark opens thinking wherever it stands in an answer."""
+    return bool(opening) and _TAG.fullmatch(opening) is None

@@ -1,30 +1,9 @@
-"""A call that the model must make: the grammar its answer is held to, whatever its template speaks."""
+"""How calls are read where the engine holds the answer to a grammar, whatever its template speaks."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from vram_llm.chat.formats.call_json import Outcome, call_object
 from vram_llm.chat.reader import Grammar, Reader, Wait
-
-
-def call_schema(schemas: Mapping[str, Mapping[str, Any]], only: str | None) -> str:
-    """The JSON schema of a call of one of the tools, or of `only` that one.
-
-    Each tool's own schema keeps its definitions: its references are led to where it now stands.
-    """
-    names = [name for name in schemas if only in (None, name)]
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": name}, "arguments": {"$ref": f"#/$defs/{i}"}},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for i, name in enumerate(names)
-    ]
-    definitions = {str(i): _moved(_object(schemas[name]), f"#/$defs/{i}") for i, name in enumerate(names)}
-    return json.dumps({"$defs": definitions, "anyOf": calls})
 
 
 def forced(r: Reader) -> Wait[None]:
@@ -53,16 +32,21 @@ def text_call(name: str) -> Grammar:
     return read
 
 
-def _object(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments are an object, even where the schema forgets to say so."""
-    return {**schema, "type": "object"}
+def tagged(opening: str, closing: str) -> Grammar:
+    """Reads content, and calls that are JSON objects between two marks."""
 
+    def read(r: Reader) -> Wait[None]:
+        while (yield from r.until(opening, to=r.content)):
+            r.mark()
+            yield from r.spaces()
+            outcome = yield from call_object(r)
+            if outcome is Outcome.NONE:
+                r.back()
+                r.content(opening)
+            elif outcome is Outcome.BROKEN:  # cut short
+                yield from r.rest(r.arguments)
+            else:
+                yield from r.spaces()
+                yield from r.take(closing)
 
-def _moved(schema: Any, root: str) -> Any:
-    if isinstance(schema, dict):
-        return {
-            key: root + value[1:] if key == "$ref" and isinstance(value, str) and value.startswith("#")
-            else _moved(value, root)
-            for key, value in schema.items()
-        }  # fmt: skip
-    return [_moved(each, root) for each in schema] if isinstance(schema, list) else schema
+    return read

@@ -69,16 +69,24 @@ class GrammarKind(StrEnum):
     GBNF = "gbnf"  # llama.cpp's, or Lark
     REGEX = "regex"
     CHOICE = "choice"  # a JSON list of strings
+    MARKED = "marked"  # Lark over marks of the model's own (marked.py)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grammar:
-    """What an answer has to be. `field` is the request's, for the error where the grammar is bad."""
+    """What an answer has to be. `field` is the request's, for the error where the grammar is bad.
+
+    A MARKED text names `marks` by their number, and `answer` as `@answer`; `never` are marks that its free
+    text does not hold.
+    """
 
     kind: GrammarKind
     text: str
     field: str
     lenient: bool = False  # of a schema, ignore what cannot be enforced
+    marks: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+    answer: "Grammar | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,13 +3,16 @@
 A grammar is compiled in a thread of its own, so that a large one holds up no other stream; its request waits.
 """
 
+import json
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import llguidance
 import numpy as np
 from llguidance.gbnf_to_lark import any_to_lark
 
 from vram_llm.engine.drawing import Indices
+from vram_llm.engine.marked import definitions
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.errors import RequestError, VramLLMError
 from vram_llm.llama.vocab import Vocab
@@ -69,7 +72,7 @@ class Grammars:
     def __init__(self, vocab: Vocab) -> None:
         self._vocab = vocab
         self._tokenizer: llguidance.LLTokenizer | None = None
-        self._compiled: dict[tuple[GrammarKind, str, bool], llguidance.LLMatcher] = {}
+        self._compiled: dict[Grammar, llguidance.LLMatcher] = {}
         # two threads: masks that streams wait for are not to stand behind a large grammar
         self._compiling = ThreadPoolExecutor(1, "grammars")
         self._masking = ThreadPoolExecutor(1, "masks")
@@ -79,15 +82,14 @@ class Grammars:
         return self._compiling.submit(self._constraint, grammar)
 
     def _constraint(self, grammar: Grammar) -> Constraint:
-        key = (grammar.kind, grammar.text, grammar.lenient)
-        matcher = self._compiled.get(key)
+        matcher = self._compiled.get(grammar)
         if matcher is None:
             if self._tokenizer is None:
                 self._tokenizer = _tokenizer(self._vocab)
-            matcher = _matcher(self._tokenizer, grammar)
+            matcher = _matcher(self._tokenizer, grammar, self._vocab)
             if len(self._compiled) == _MOST_KEPT:
                 self._compiled.pop(next(iter(self._compiled)))
-            self._compiled[key] = matcher
+            self._compiled[grammar] = matcher
         return Constraint(matcher.deep_copy(), self._vocab.n_tokens, self._masking)
 
 
@@ -130,18 +132,20 @@ def _tokenizer(vocab: Vocab) -> llguidance.LLTokenizer:
     return llguidance.LLTokenizer(pieces, eos_token=sorted(vocab.ends))
 
 
-def _matcher(tokenizer: llguidance.LLTokenizer, grammar: Grammar) -> llguidance.LLMatcher:
+def _matcher(tokenizer: llguidance.LLTokenizer, grammar: Grammar, vocab: Vocab) -> llguidance.LLMatcher:
     """A matcher at the grammar's beginning. Raises RequestError."""
     try:
-        matcher = llguidance.LLMatcher(tokenizer, _definition(grammar), log_level=0)
+        matcher = llguidance.LLMatcher(tokenizer, _definition(grammar, vocab), log_level=0)
     except ValueError as error:  # not JSON, or not GBNF
         raise _refusal(grammar, str(error)) from error
     if matcher.is_error():
+        if grammar.answer is not None:
+            _matcher(tokenizer, grammar.answer, vocab)  # the fault may be there
         raise _refusal(grammar, matcher.get_error())
     return matcher
 
 
-def _definition(grammar: Grammar) -> str:
+def _definition(grammar: Grammar, vocab: Vocab) -> str:
     """The grammar in llguidance's own form. Raises ValueError."""
     match grammar.kind:
         case GrammarKind.JSON_SCHEMA:
@@ -152,11 +156,25 @@ def _definition(grammar: Grammar) -> str:
             return llguidance.LLMatcher.grammar_from_regex(grammar.text)
         case GrammarKind.CHOICE:
             return llguidance.grammar_from("choice", grammar.text)
+        case GrammarKind.MARKED:
+            own = {"lark_grammar": grammar.text + definitions(vocab, grammar.marks, grammar.never)}
+            parts = [own] if grammar.answer is None else [own, _part(grammar.answer, "answer", vocab)]
+            return json.dumps({"grammars": parts})
         case GrammarKind.GBNF:
             try:
                 return llguidance.LLMatcher.grammar_from_lark(any_to_lark(grammar.text))
             except Exception as error:  # the converter raises whatever its parser meets
                 raise ValueError(str(error)) from error
+
+
+def _part(grammar: Grammar, name: str, vocab: Vocab) -> dict[str, Any]:
+    """A grammar as another names it. Raises RequestError."""
+    try:
+        text = _definition(grammar, vocab)
+    except ValueError as error:
+        raise _refusal(grammar, str(error)) from error
+    whole = json.loads(text)["grammars"][0] if text.startswith("{") else {"lark_grammar": text}
+    return {**whole, "name": name}
 
 
 def _refusal(grammar: Grammar, why: str) -> RequestError:

@@ -72,6 +72,7 @@ class _Listener:
     one_call: bool
     called: bool = False
     thinks: bool = False
+    undecided: int = 0  # tokens of which nothing has come yet: marks, or space
     reasoning_tokens: int = 0
     ended: bool = False
 
@@ -84,7 +85,10 @@ class _Listener:
         for event in events:
             self.called = self.called or isinstance(event, CallStart)
             self.thinks = isinstance(event, Reasoning)
-        self.reasoning_tokens += len(token.token_ids) if self.thinks else 0
+        self.undecided += len(token.token_ids)
+        if events or reason is not None:
+            self.reasoning_tokens += self.undecided if self.thinks else 0
+            self.undecided = 0
         self.ended = reason is not None
         return Spoken(events, token, self._ending(reason), self.reasoning_tokens)
 

@@ -4,19 +4,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vram_llm.chat.budget import is_opened, thinking_marks
+from vram_llm.chat.budget import is_opened, may_reopen, thinking_marks
 from vram_llm.chat.dialect import Dialect, dialect_of
 from vram_llm.chat.efforts import OFF
-from vram_llm.chat.forced import call_schema, forced, text_call
+from vram_llm.chat.forced import forced, text_call
 from vram_llm.chat.prompt import ChatPrompt, chat_prompt
 from vram_llm.chat.reader import Parser
 from vram_llm.engine.info import ModelInfo
-from vram_llm.engine.request import Grammar, GrammarKind, Image, ReasoningBudget
+from vram_llm.engine.request import Grammar, Image, ReasoningBudget
 from vram_llm.errors import RequestError
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.pictures import Pictures
 from vram_llm.server.served import chat_template
+from vram_llm.server.tool_grammars import beside, forced_grammar, strict
 from vram_llm.server.tools import ToolUse
 
 _OURS = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
@@ -58,12 +59,6 @@ def make_turn(
     `add_generation_prompt` of False opens no turn of the assistant's. Blocks: call it in a thread. Raises
     RequestError, BrokenTemplate.
     """
-    if grammar is not None and use.tools:
-        raise NotSupported(
-            f"'{grammar.field}' together with 'tools' is not supported; leave one out, or send a tool_choice "
-            "of 'none'",
-            grammar.field,
-        )
     given = {**config.chat_template_kwargs, **(names or {})}
     if reasoning_budget == 0 and effort is None:
         effort = "none"
@@ -88,35 +83,40 @@ def make_turn(
 def _turn(
     prompt: ChatPrompt, add_bos: bool, use: ToolUse, grammar: Grammar | None, n_thinking: int | None
 ) -> Turn:
-    schemas = use.schemas
-    if grammar is not None:
+    if grammar is not None and not use.tools:
         return Turn(prompt.answering(), add_bos, (), lambda: None, grammar)
     if use.written is not None:
         name, wanted = use.written
         reader, new_id = text_call(name), prompt.dialect.new_id
         return Turn(prompt.answering(), add_bos, (), lambda: Parser(reader, new_id), wanted, True)
+    new_id = prompt.dialect.new_id
     if use.must_call:
-        assert schemas is not None
-        wanted = Grammar(
-            kind=GrammarKind.JSON_SCHEMA,
-            text=call_schema(schemas, use.only),
-            field="tools",
-            lenient=True,
-        )
-        new_id = prompt.dialect.new_id
+        wanted = forced_grammar(use)
         return Turn(prompt.calling(), add_bos, (), lambda: Parser(forced, new_id), wanted, True)
+    if grammar is not None:
+        prompt, grammar = beside(prompt, use, grammar)
+        return Turn(
+            prompt.text, add_bos, prompt.dialect.marks, _parsers(prompt, use), grammar, not use.parallel
+        )
     budget = _budget(prompt, n_thinking)
     if budget is not None and budget.opened and not n_thinking and prompt.begun is None:
         prompt, budget = replace(prompt, text=prompt.answering()), None
-    parses = prompt.parser(schemas) is not None
+    if use.strict:
+        prompt, grammar = strict(prompt, use)
+    parses = prompt.parser(use.schemas) is not None
     return Turn(
         prompt=prompt.text,
         add_bos=add_bos,
         marks=prompt.dialect.marks if parses else (),
-        new_parser=lambda: prompt.parser(schemas),
+        new_parser=_parsers(prompt, use),
+        grammar=grammar,
         one_call=not use.parallel,
         reasoning_budget=budget,
     )
+
+
+def _parsers(prompt: ChatPrompt, use: ToolUse) -> Callable[[], Parser | None]:
+    return lambda: prompt.parser(use.schemas)
 
 
 def _budget(prompt: ChatPrompt, n_tokens: int | None) -> ReasoningBudget | None:
@@ -125,12 +125,11 @@ def _budget(prompt: ChatPrompt, n_tokens: int | None) -> ReasoningBudget | None:
     if n_tokens is None or marks is None:
         return None
     opening, closing = marks
+    opened = is_opened(prompt.dialect, prompt.text) if prompt.begun is None else prompt.is_thinking
+    if not opening and not opened:
+        return None
     return ReasoningBudget(
-        n_tokens=n_tokens,
-        opening=opening,
-        closing=closing,
-        opened=is_opened(prompt.text, opening) if prompt.begun is None else prompt.is_thinking,
-        again=prompt.dialect.name == "harmony",
+        n_tokens=n_tokens, opening=opening, closing=closing, opened=opened, again=may_reopen(opening)
     )
 
 

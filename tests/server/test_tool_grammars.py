@@ -1,0 +1,290 @@
+"""Which answers the grammars of tools let through, in every format: marks as tokens, and as text."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from vram_llm.chat.dialect import Dialect
+from vram_llm.chat.formats.call_json import ID
+from vram_llm.chat.formats.table import FORMATS, NONE, Format
+from vram_llm.chat.formats.thinking import DEFAULT
+from vram_llm.chat.prompt import ChatPrompt
+from vram_llm.engine.request import Grammar, GrammarKind
+from vram_llm.engine.structured import _matcher, _tokenizer
+from vram_llm.errors import RequestError
+from vram_llm.llama.vocab import Vocab
+from vram_llm.server.errors import NotSupported
+from vram_llm.server.tool_grammars import beside, forced_grammar, strict
+from vram_llm.server.tools import ToolUse
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Xanadu"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
+USE = ToolUse(
+    tools=({"type": "function"},),
+    schemas={"weather": CITY, "free": {"properties": {"q": {"type": "integer"}}}, "now": NOTHING},
+    strict=frozenset(["weather"]),
+)
+GOOD, BAD, FREE = '{"city": "Xanadu"}', '{"city": "Paris"}', '{"q": "x", "z": [1, {}]}'
+ANSWER = Grammar(
+    kind=GrammarKind.JSON_SCHEMA,
+    text='{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}',
+    field="response_format",
+)
+THINKS = ("<think>", "</think>")
+
+
+class Bytes:
+    """A vocabulary of all bytes, some marks and an end."""
+
+    def __init__(self, marks: tuple[str, ...]) -> None:
+        self._marks = marks
+        self._spellings = [bytes([i]) for i in range(256)] + [m.encode() for m in marks] + [b"<eos>"]
+        self.n_tokens = len(self._spellings)
+        self.bos, self.eos = -1, self.n_tokens - 1
+        self.ends = frozenset([self.eos])
+
+    def spelling(self, token: int) -> bytes:
+        return self._spellings[token]
+
+    def is_special(self, token: int) -> bool:
+        return token >= 256
+
+    def is_end(self, token: int) -> bool:
+        return token == self.eos
+
+    def tokenize_inside(self, text: str, *, parse_special: bool) -> list[int]:
+        tokens: list[int] = []
+        while text:
+            mark = next((m for m in self._marks if parse_special and text.startswith(m)), None)
+            if mark is None:
+                tokens += text[0].encode()
+            else:
+                tokens.append(256 + self._marks.index(mark))
+            text = text[len(mark or "x") :]
+        return tokens
+
+
+Takes = Callable[[str], bool]
+
+
+def follower(grammar: Grammar, marks: tuple[str, ...] = ()) -> Takes:
+    """Whether `grammar` lets a text through that then ends."""
+    vocab = cast(Vocab, Bytes(marks))
+    tokenizer = _tokenizer(vocab)
+
+    def takes(text: str) -> bool:
+        matcher = _matcher(tokenizer, grammar, vocab)
+        tokens = vocab.tokenize_inside(text, parse_special=True)
+        if matcher.validate_tokens(tokens) < len(tokens):
+            return False
+        matcher.consume_tokens(tokens)
+        return bool(matcher.is_accepting())
+
+    return takes
+
+
+def prompt_of(spoken: Format, text: str = "Say.") -> ChatPrompt:
+    dialect = Dialect(
+        name=spoken.name,
+        takes_tools=True,
+        grammar=spoken.grammar,
+        marks=spoken.marks,
+        thinking=None if spoken.name == "harmony" else DEFAULT,
+        call_begins=spoken.call_begins,
+        call_json=spoken.call_json,
+    )
+    return ChatPrompt(text, dialect)
+
+
+def call_of(prompt: ChatPrompt, name: str, arguments: str) -> str:
+    form = prompt.dialect.call_json
+    assert form is not None
+    call = f"{form.before}{name}{form.between}{arguments}{form.after}"
+    return f"{form.trigger}{form.opening}{call}{form.closing}".replace(ID, "a1")
+
+
+def lead_of(spoken: Format) -> str:
+    """Content before a call, where the format can have some."""
+    return "" if spoken.name in ("harmony", "llama-json") else "Wait. "
+
+
+@pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
+@pytest.mark.parametrize("spoken", [*FORMATS, NONE], ids=lambda f: f.name)
+def test_arguments_are_held_from_the_mark_on(spoken: Format, as_tokens: bool) -> None:
+    prompt, grammar = strict(prompt_of(spoken), USE)
+    takes = follower(grammar, (*spoken.marks, *THINKS) if as_tokens else ())
+    lead = lead_of(spoken)
+    assert takes(lead + call_of(prompt, "weather", GOOD))
+    assert not takes(lead + call_of(prompt, "weather", BAD))
+    assert takes(lead + call_of(prompt, "free", FREE))
+    assert takes(lead + call_of(prompt, "now", "{}"))
+    assert not takes(lead + call_of(prompt, "now", FREE))
+    assert not takes(lead + call_of(prompt, "other", FREE))
+
+
+@pytest.mark.parametrize("spoken", [*FORMATS, NONE], ids=lambda f: f.name)
+def test_what_is_let_through_is_read(spoken: Format) -> None:
+    prompt, _ = strict(prompt_of(spoken), USE)
+    parser = prompt.parser(USE.schemas)
+    assert parser is not None
+    said = parser.feed(lead_of(spoken) + call_of(prompt, "weather", GOOD)) + parser.finish()
+    assert [type(each).__name__ for each in said][-3:] == ["CallStart", "CallArguments", "CallEnd"]
+
+
+@pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
+@pytest.mark.parametrize(
+    "spoken", [f for f in (*FORMATS, NONE) if lead_of(f)], ids=lambda f: f.name
+)  # fmt: skip
+def test_thinking_and_text_are_free(spoken: Format, as_tokens: bool) -> None:
+    marks = (*spoken.marks, *THINKS) if as_tokens else ()
+    prompt, grammar = strict(prompt_of(spoken), USE)
+    good, bad = call_of(prompt, "weather", GOOD), call_of(prompt, "weather", BAD)
+    takes = follower(grammar, marks)
+    assert takes('No call {"city": 1} at all.')
+    assert takes("<think>Never closed")
+    assert takes(f"<think>Hm.</think>\n\nWait. {good}\n{good} Done.")
+    assert not takes(f"<think>Hm.</think>{bad}")
+    assert not takes(f"{good} and {bad}")
+    opened = follower(strict(prompt_of(spoken, "Say.<think>\n"), USE)[1], marks)
+    assert opened(f"Hm.</think>Wait. {good}")
+    assert opened("Hm.")
+    assert not opened(f"Hm.</think>{bad}")
+
+
+@pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
+@pytest.mark.parametrize("spoken", [*FORMATS, NONE], ids=lambda f: f.name)
+def test_a_call_or_an_answer_of_a_form(spoken: Format, as_tokens: bool) -> None:
+    prompt, grammar = beside(prompt_of(spoken), USE, ANSWER)
+    takes = follower(grammar, (*spoken.marks, *THINKS) if as_tokens else ())
+    final = "<|channel|>final<|message|>" if spoken.name == "harmony" else ""
+    assert takes(call_of(prompt, "weather", GOOD))
+    assert not takes(call_of(prompt, "weather", BAD))
+    assert takes(final + '{"a": 1}')
+    assert not takes(final + '{"a": "1"}')
+    assert not takes(final + "Free.")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "good", "bad"),
+    [
+        (GrammarKind.REGEX, "[a-c]{3}", "abc", "abd"),
+        (GrammarKind.CHOICE, '["yes", "no"]', "no", "maybe"),
+        (GrammarKind.GBNF, 'root ::= "a" [0-9]+', "a12", "b"),
+        (GrammarKind.GBNF, 'start: "a" NUMBER\nNUMBER: /[0-9]+/', "a12", "b"),
+    ],
+)
+def test_answers_of_every_kind(kind: GrammarKind, text: str, good: str, bad: str) -> None:
+    answer = Grammar(kind=kind, text=text, field="grammar")
+    prompt, grammar = beside(prompt_of(NONE), USE, answer)
+    takes = follower(grammar, (*NONE.marks, *THINKS))
+    assert takes(good)
+    assert not takes(bad)
+    assert takes(call_of(prompt, "weather", GOOD))
+
+
+def test_several_calls_only_where_they_may_be() -> None:
+    prompt, grammar = beside(prompt_of(NONE), USE, ANSWER)
+    call = call_of(prompt, "weather", GOOD)
+    assert follower(grammar)(f"{call}\n{call}")
+    _, grammar = beside(prompt_of(NONE), replace(USE, parallel=False), ANSWER)
+    assert not follower(grammar)(f"{call}\n{call}")
+
+
+def test_a_call_that_must_be_made() -> None:
+    takes = follower(forced_grammar(replace(USE, must_call=True)))
+    assert takes('{"name": "weather", "arguments": {"city": "Xanadu"}}')
+    assert not takes('{"name": "weather", "arguments": {"city": "Paris"}}')
+    assert takes('{"name": "free", "arguments": {"q": 1}}')
+    assert not takes('{"name": "free", "arguments": {"q": "x"}}')
+    assert takes('{"name":"now","arguments":{}}')
+    only = follower(forced_grammar(replace(USE, must_call=True, only="now")))
+    assert not only('{"name": "weather", "arguments": {"city": "Xanadu"}}')
+
+
+def test_a_schema_refers_to_itself_and_its_definitions() -> None:
+    pen = {
+        "properties": {"pen": {"$ref": "#/$defs/Pen"}, "next": {"$ref": "#"}},
+        "$defs": {"Pen": {"enum": ["red"]}},
+        "required": ["pen"],
+        "additionalProperties": False,
+    }
+    takes = follower(forced_grammar(ToolUse(schemas={"other": pen, "paint": pen}, must_call=True)))
+    assert takes('{"name": "paint", "arguments": {"pen": "red", "next": {"pen": "red"}}}')
+    assert not takes('{"name": "paint", "arguments": {"pen": "red", "next": {"pen": "blue"}}}')
+
+
+def test_llama_objects_at_the_beginning_and_behind_the_tag_are_calls() -> None:
+    spoken = next(f for f in FORMATS if f.name == "llama-json")
+    prompt, grammar = strict(prompt_of(spoken), USE)
+    takes = follower(grammar, (*spoken.marks, *THINKS))
+    good, bad = call_of(prompt, "weather", GOOD), call_of(prompt, "weather", BAD)
+    assert takes(f"{good};{good}")
+    assert takes(f"Wait. <|python_tag|>{good}")
+    assert takes("<|python_tag|>print(1)")
+    assert takes('In JSON: {"a": 1}')
+    assert not takes(f"Wait. <|python_tag|>{bad}")
+    assert not takes('{"a": 1}')
+    assert takes(f"<think>Hm.</think>\n\n{good}")
+    assert not takes(f"<think>Hm.</think>\n\n{bad}")
+    assert takes("<think>Never closed")
+    opened = follower(strict(prompt_of(spoken, "Say.<think>\n"), USE)[1], (*spoken.marks, *THINKS))
+    assert opened(f"Hm.</think>{good}")
+    assert not opened(f"Hm.</think>{bad}")
+    assert opened("Hm.")
+
+
+def test_harmony_may_name_the_function_before_the_channel() -> None:
+    spoken = next(f for f in FORMATS if f.name == "harmony")
+    _, grammar = strict(prompt_of(spoken), USE)
+    takes = follower(grammar, spoken.marks)
+    thought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+    call = " to=functions.weather<|channel|>commentary <|constrain|>json<|message|>{}<|call|>"
+    assert takes(thought + call.replace("{}", GOOD))
+    assert not takes(thought + call.replace("{}", BAD))
+    assert takes(thought + "<|channel|>final<|message|>Hello to=functions.weather")
+
+
+def _use(schema: dict[str, Any]) -> ToolUse:
+    return ToolUse(tools=({},), schemas={"f": schema}, strict=frozenset(["f"]))
+
+
+def test_a_schema_that_cannot_be_held_is_refused_where_it_is_strict() -> None:
+    odd = {"properties": {"a": {"type": "array", "uniqueItems": True}}}
+    _, grammar = strict(prompt_of(NONE), _use(odd))
+    with pytest.raises(RequestError, match="'tools' cannot be used") as refused:
+        follower(grammar)("")
+    assert refused.value.param == "tools"
+    use = replace(_use(odd), strict=frozenset(), must_call=True)
+    assert follower(forced_grammar(use))('{"name": "f", "arguments": {"a": [1, 1]}}')
+
+
+def test_the_form_at_fault_is_named() -> None:
+    bad = Grammar(kind=GrammarKind.REGEX, text="(", field="guided_regex")
+    _, grammar = beside(prompt_of(NONE), USE, bad)
+    with pytest.raises(RequestError, match="'guided_regex' cannot be used"):
+        follower(grammar)("")
+
+
+def test_calls_without_marks_are_not_held() -> None:
+    prompt = prompt_of(replace(NONE, marks=(), call_json=None))
+    with pytest.raises(NotSupported, match="'strict' is not supported with this model"):
+        strict(prompt, USE)
+    with pytest.raises(NotSupported, match="'response_format' together with 'tools'"):
+        beside(prompt, USE, ANSWER)
+
+
+def test_many_tools() -> None:
+    schemas = {f"tool_{i}": json.loads(json.dumps(CITY)) for i in range(300)}
+    use = ToolUse(tools=({},), schemas=schemas, strict=frozenset(schemas))
+    prompt, grammar = strict(prompt_of(NONE), use)
+    takes = follower(grammar)
+    assert takes(call_of(prompt, "tool_299", GOOD))
+    assert not takes(call_of(prompt, "tool_299", BAD))

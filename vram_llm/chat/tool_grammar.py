@@ -1,0 +1,144 @@
+"""Which grammar holds an answer with tools, by the dialect that the model speaks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from vram_llm.chat.budget import is_opened
+from vram_llm.chat.call_grammar import CallGrammar, GrammarWriter, Held, joined, quoted, write_calls
+from vram_llm.chat.forced import tagged
+from vram_llm.chat.formats import harmony, llama_json
+from vram_llm.chat.formats.call_json import CallJson, json_members
+from vram_llm.chat.prompt import ChatPrompt
+
+Tools = Mapping[str, Held]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAnswer:
+    """The grammar of an answer, and the prompt whose parser reads it."""
+
+    grammar: CallGrammar
+    prompt: ChatPrompt
+
+
+def forced_call(tools: Tools) -> CallGrammar:
+    """One call as a JSON object, and nothing else: {"name": ..., "arguments": {...}}."""
+    writer = GrammarWriter()
+    calls = write_calls(writer, json_members(""), tools, parallel=False)
+    writer.rule("start", calls)
+    return writer.finished()
+
+
+def free_or_calls(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> HeldAnswer | None:
+    """Thinking and text as the model likes, and calls that are held from the mark on that begins them.
+
+    That holds within the thinking too: a call there may be read as one. None where the dialect's calls begin
+    with no mark of which that could be said.
+    """
+    prompt = _with_json_calls(prompt)
+    form = prompt.dialect.call_json
+    if form is None:
+        return None
+    writer = GrammarWriter()
+    if prompt.dialect.name == "harmony":
+        return HeldAnswer(_harmony(writer, tools, "TEXT"), prompt)
+    if prompt.dialect.name == "llama-json":
+        return HeldAnswer(_llama_json(writer, form, tools, prompt, parallel=parallel), prompt)
+    calls = write_calls(writer, form, tools, parallel=parallel)
+    writer.rule("section", joined(f"until_{writer.mark(form.trigger)}", calls))
+    writer.rule("piece", "TEXT others")
+    writer.rule("start", "(piece | section)* TEXT")
+    return HeldAnswer(writer.finished(_never(prompt, form)), prompt)
+
+
+def calls_or_answer(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> HeldAnswer | None:
+    """Calls, or what `@answer` stands for, at once; None as for `free_or_calls`."""
+    prompt = _with_json_calls(prompt)
+    form = prompt.dialect.call_json
+    if form is None:
+        return None
+    writer = GrammarWriter()
+    writer.rule("answer", "@answer")
+    if prompt.dialect.name == "harmony":
+        return HeldAnswer(_harmony(writer, tools, "answer"), prompt)
+    if prompt.dialect.name == "llama-json":
+        calls = _llama_calls(writer, form, tools, parallel=parallel)
+    else:
+        calls = joined(writer.literal(form.trigger), write_calls(writer, form, tools, parallel=parallel))
+        calls = writer.rule("section", calls)
+        calls = f"{calls} (WS {calls})*" if parallel else calls
+    writer.rule("start", joined("WS", calls), joined("WS", "answer"))
+    text = prompt.answering()
+    return HeldAnswer(writer.finished(), replace(prompt, text=text))
+
+
+def _with_json_calls(prompt: ChatPrompt) -> ChatPrompt:
+    """A prompt whose dialect writes arguments otherwise, with JSON between the dialect's own marks."""
+    dialect = prompt.dialect
+    if dialect.call_json is not None or len(dialect.marks) < 2:
+        return prompt
+    opening, closing = dialect.marks[:2]
+    form = json_members(opening, opening="\n", closing=f"\n{closing}")
+    return replace(
+        prompt, dialect=replace(dialect, grammar=lambda _: tagged(opening, closing), call_json=form)
+    )
+
+
+def _never(prompt: ChatPrompt, form: CallJson) -> tuple[str, ...]:
+    """Marks that belong into a call alone: text with one might be read as a call that is not held."""
+    thinks = prompt.dialect.thinks or ()
+    inside = form.before + form.between
+    return tuple(mark for mark in prompt.dialect.marks if mark in inside and mark not in thinks)
+
+
+def _harmony(writer: GrammarWriter, tools: Tools, final: str) -> CallGrammar:
+    """Messages on channels; `final` is the text of the last one where it is on that channel, or any text.
+
+    A call's recipient stands before or behind its channel.
+    """
+    start, channel, message = (
+        f"mark_{writer.mark(mark)}" for mark in (harmony.START, harmony.CHANNEL, harmony.MESSAGE)
+    )
+    constrain, end, call_end = (
+        f"mark_{writer.mark(mark)}" for mark in (harmony.CONSTRAIN, harmony.END, harmony.CALL)
+    )
+    kind = writer.rule("kind", f'/ ?/ {constrain} "json"', '" json"', '""')
+    calls = []
+    for i, (name, held) in enumerate(tools.items()):
+        arguments, named = writer.json(f"arguments_{i}", held), quoted(name)
+        before = f'" to=functions." {named} {channel} "commentary" {kind}'
+        behind = f'{channel} "commentary to=functions." {named} {kind}'
+        calls.append(f"({before} | {behind}) {message} {arguments} {call_end}")
+    writer.rule("call", *calls)
+    writer.rule("remark", f'{channel} ("analysis" | "commentary") {message} TEXT')
+    if final == "TEXT":
+        writer.rule("remark_or_final", "remark", f'{channel} "final" {message} TEXT')
+        writer.rule("start", f'(remark_or_final {end} {start} "assistant")* (remark_or_final | call)')
+    else:
+        last = f'{channel} "final" {message} {final}'
+        writer.rule("start", f'(remark {end} {start} "assistant")* (remark | call | {last})')
+    return writer.finished()
+
+
+def _llama_calls(writer: GrammarWriter, form: CallJson, tools: Tools, *, parallel: bool) -> str:
+    form = replace(form, opening=form.trigger + form.before, trigger="", before="")
+    whole = replace(form, before=form.opening, opening="", separator=";")
+    return write_calls(writer, whole, tools, parallel=parallel)
+
+
+def _llama_json(
+    writer: GrammarWriter, form: CallJson, tools: Tools, prompt: ChatPrompt, *, parallel: bool
+) -> CallGrammar:
+    """Objects at the very beginning, after thinking or behind the tag; an object there is a call."""
+    calls = _llama_calls(writer, form, tools, parallel=parallel)
+    writer.rule("PLAIN", r"/[ \t\r\n]*([^{ \t\r\n](?s:.*))?/ & TEXT")
+    writer.rule("plain", "PLAIN (others TEXT)*")
+    writer.rule("answered", calls, f"plain (mark_{writer.mark(llama_json.TAG)} ({calls} | plain))*")
+    choices = ["answered"]
+    if prompt.dialect.thinks is not None:
+        opening, closing = (writer.mark(mark) for mark in prompt.dialect.thinks)
+        rest = f"(until_{closing} answered | TEXT)"
+        opened = is_opened(prompt.dialect, prompt.text)
+        choices = [rest] if opened else ["answered", f"begin_{opening} {rest}"]
+    writer.rule("start", *choices)
+    return writer.finished((llama_json.TAG,))

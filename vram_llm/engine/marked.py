@@ -1,0 +1,97 @@
+"""Lark grammars over a model's own marks: what their names stand for in one vocabulary.
+
+A mark ("<tool_call>", "[TOOL_CALLS]") is a special token in one vocabulary and text in another, and
+llguidance matches the two by different rules. A grammar of GrammarKind.MARKED names marks by their number,
+and the rules are defined here:
+
+- `mark_I`: the mark.
+- `begin_I`: space, then the mark. `until_I`: any text up to the mark's first occurrence, and the mark.
+- `others`: a special token that is no mark on its own.
+- `TEXT`: any text.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from vram_llm.llama.vocab import Vocab
+
+_ANY = "/(?s:.*)/"
+_SPACES = r"/[ \t\r\n]*/"
+_NOTHING = '"\\u0000"'  # where there is no such token: no answer holds it
+_Piece = int | str  # a special token, or text
+
+
+def definitions(vocab: Vocab, marks: Sequence[str], never: Iterable[str]) -> str:
+    """Lark rules for `marks`; text of `TEXT` holds none of `never`."""
+    pieces = [_pieces(vocab, mark) for mark in marks]
+    unwanted = [_pieces(vocab, mark) for mark in never]
+    alone = {each[0] for each in pieces + unwanted if len(each) == 1}
+    special = [t for t in range(vocab.n_tokens) if vocab.is_special(t) and not vocab.is_end(t)]
+    lines = [f"others: {_tokens([token for token in special if token not in alone])}"]
+    for i, mark in enumerate(pieces):
+        lines += _of_mark(i, mark)
+    lines.append(f"TEXT: {_without(_texts(unwanted))}")
+    return "\n".join(lines) + "\n"
+
+
+def _of_mark(i: int, mark: list[_Piece]) -> list[str]:
+    parts = [_tokens([each]) if isinstance(each, int) else _quoted(each) for each in mark]
+    if not parts:
+        return [f'mark_{i}: ""']
+    lines = [f"mark_{i}: {' '.join(parts)}"]
+    if isinstance(mark[0], str):  # lazy: a mark is one wherever it is first complete
+        lines += [f"first_{i}[lazy]: {_SPACES} {parts[0]}", f"found_{i}[lazy]: {_ANY} {parts[0]}"]
+        rest = " ".join(parts[1:])
+        return [*lines, f"begin_{i}: first_{i} {rest}", f"until_{i}: found_{i} {rest}"]
+    rest = " ".join(parts[1:])
+    if len(mark) > 1 and isinstance(mark[1], str):
+        lines.append(f"rest_{i}[lazy]: {parts[1]}")
+        rest = " ".join((f"rest_{i}", *parts[2:]))
+    return [
+        *lines,
+        f"SPACES_{i}: {_SPACES}",
+        f"begin_{i}: SPACES_{i} {parts[0]} {rest}",
+        f"until_{i}: TEXT {parts[0]} {rest}",
+    ]
+
+
+def _pieces(vocab: Vocab, mark: str) -> list[_Piece]:
+    """A mark's special tokens and the text between them; a token that ends an answer is left out."""
+    tokens = vocab.tokenize_inside(mark, parse_special=True)
+    if b"".join(map(vocab.spelling, tokens)) != mark.encode():
+        return [mark]
+    pieces: list[int | bytes] = []
+    for token in tokens:
+        if vocab.is_end(token):
+            continue
+        if vocab.is_special(token):
+            pieces.append(token)
+        elif pieces and isinstance(pieces[-1], bytes):
+            pieces[-1] += vocab.spelling(token)
+        else:
+            pieces.append(vocab.spelling(token))
+    return [each if isinstance(each, int) else each.decode() for each in pieces]
+
+
+def _texts(marks: list[list[_Piece]]) -> list[str]:
+    return [each[0] for each in marks if len(each) == 1 and isinstance(each[0], str)]
+
+
+def _without(texts: list[str]) -> str:
+    """Any text that holds none of `texts`."""
+    return " & ".join([_ANY, *(f"~({_ANY} {_quoted(text)} {_ANY})" for text in texts)])
+
+
+def _tokens(tokens: Sequence[int]) -> str:
+    """llguidance's rule for one of ascending `tokens`."""
+    ranges: list[list[int]] = []
+    for token in tokens:
+        if ranges and ranges[-1][1] == token - 1:
+            ranges[-1][1] = token
+        else:
+            ranges.append([token, token])
+    return f"<[{','.join(f'{a}-{b}' for a, b in ranges)}]>" if ranges else _NOTHING
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,66 @@
+"""The grammars of answers with tools, for the engine."""
+
+from vram_llm.chat.call_grammar import CallGrammar, Held
+from vram_llm.chat.prompt import ChatPrompt
+from vram_llm.chat.tool_grammar import calls_or_answer, forced_call, free_or_calls
+from vram_llm.engine.request import Grammar, GrammarKind
+from vram_llm.server.errors import NotSupported
+from vram_llm.server.tools import ToolUse
+
+_ANY_OBJECT = {"type": "object"}
+
+
+def forced_grammar(use: ToolUse) -> Grammar:
+    """A call that must be made: of one of the tools, or of the one that was named."""
+    tools = {name: held for name, held in _held(use).items() if use.only in (None, name)}
+    return _grammar(forced_call(tools))
+
+
+def strict(prompt: ChatPrompt, use: ToolUse) -> tuple[ChatPrompt, Grammar]:
+    """Any answer, with the arguments of strict tools held to their schema; the prompt that parses it.
+
+    Raises NotSupported.
+    """
+    tools = {
+        name: held if name in use.strict or _takes_nothing(held) else Held(_ANY_OBJECT, lenient=True)
+        for name, held in _held(use).items()
+    }
+    found = free_or_calls(prompt, tools, parallel=use.parallel)
+    if found is None:
+        raise NotSupported(
+            "'strict' is not supported with this model: its calls begin with no mark; leave 'strict' out, or "
+            "send a 'tool_choice' of 'required'",
+            "tools",
+        )
+    return found.prompt, _grammar(found.grammar)
+
+
+def beside(prompt: ChatPrompt, use: ToolUse, answer: Grammar) -> tuple[ChatPrompt, Grammar]:
+    """Calls, or an answer of a given form; the prompt that parses either. Raises NotSupported."""
+    found = calls_or_answer(prompt, _held(use), parallel=use.parallel)
+    if found is None:
+        raise NotSupported(
+            f"'{answer.field}' together with 'tools' is not supported with this model: its calls begin with "
+            "no mark; leave one out",
+            answer.field,
+        )
+    return found.prompt, _grammar(found.grammar, answer)
+
+
+def _held(use: ToolUse) -> dict[str, Held]:
+    return {name: Held(schema, name not in use.strict) for name, schema in (use.schemas or {}).items()}
+
+
+def _takes_nothing(held: Held) -> bool:
+    return held.schema.get("properties") == {} and held.schema.get("additionalProperties") is False
+
+
+def _grammar(grammar: CallGrammar, answer: Grammar | None = None) -> Grammar:
+    return Grammar(
+        kind=GrammarKind.MARKED,
+        text=grammar.lark,
+        field="tools",
+        marks=grammar.marks,
+        never=grammar.never,
+        answer=answer,
+    )
