@@ -1,6 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv first.
 PORT ?= 8080
 ONCE ?=
+NAMES ?=
 
 .PHONY: setup demo test clients format lock clean demo-model
 
@@ -13,11 +14,9 @@ demo: setup
 test: setup
 	@scripts/check
 
+# The real programs, some 2 GB of them: all, or make clients NAMES="claude-code codex".
 clients: setup
-	@python3 -m venv .venv-clients
-	@.venv-clients/bin/python -m pip install --quiet -r requirements-clients.txt
-	@.venv/bin/python -m pytest tests/server/test_llama_index.py
-	@.venv/bin/python -m bench.lm_eval .venv-clients/bin/python
+	@.venv/bin/python -m tests.clients $(NAMES)
 
 format: setup
 	@scripts/format
@@ -30,4 +29,4 @@ demo-model:
 	@python3 -m tools.demo_model
 
 clean:
-	rm -rf .venv .venv-clients build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-clients .node-clients build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

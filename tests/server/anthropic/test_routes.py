@@ -141,6 +141,14 @@ async def test_refused(client: httpx.AsyncClient, fields: dict[str, Any], param:
     assert response.json()["error"]["param"] == param
 
 
+async def test_a_thread_is_refused_so_that_the_sdk_goes_on_without_one(client: httpx.AsyncClient) -> None:
+    response = await ask(client, thread={"type": "create"})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == "thread"
+    assert error["details"] == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_errors_in_its_own_shape(connect: Connect, engine: FakeEngine, stream: bool) -> None:
     client = connect(strict_model=True)

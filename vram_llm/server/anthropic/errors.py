@@ -18,10 +18,16 @@ _TYPES = {
 }
 
 
+# On these details Anthropic's SDKs send the whole conversation without a `thread` (their lib/threads).
+_THREADLESS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+
+
 def anthropic_body(error: Exception) -> dict[str, Any]:
-    """{"type": "error", "error": {"message", "type", "param", "code"}}."""
+    """{"type": "error", "error": {"message", "type", "param", "code"}}, with "details" for a `thread`."""
     told = error_body(error)["error"]
-    return {"type": "error", "error": {**told, "type": _TYPES.get(answer_for(error).status, "api_error")}}
+    details = {"details": _THREADLESS} if told["param"] == "thread" else {}
+    kind = _TYPES.get(answer_for(error).status, "api_error")
+    return {"type": "error", "error": {**told, **details, "type": kind}}
 
 
 def anthropic_response(error: Exception) -> Response:
