@@ -117,7 +117,7 @@ def test_adapters_hold_what_was_planned(
         loras = tuple(Lora(str(file), pick.choice((0.5, 1.0))) for file in files)
         plan = api.plan(str(path), rig, wish(pick, n_layers, loras=loras))
         marks = [worker.log.stat().st_size for worker in telling]
-        b.recent_lines.clear()
+        b.forget_lines()
         model = LoadedModel(plan)
         held = model.memory_use()
         said = [line for line in b.recent_lines if "LoRA buffer size" in line and " CPU" in line]

@@ -155,7 +155,7 @@ def _absent(path: Path, _: Path) -> None:
         (_truncated, "corrupted or incomplete|out of bounds|not within the file bounds"),
         (_of_no_architecture, "unknown model architecture: 'nonesuch'"),
         (_without_a_tensor, "tensor 'blk.2.ffn_up.weight' not found"),
-        (_not_gguf, "failed to load model from"),
+        (_not_gguf, "invalid magic characters"),
         (_absent, "No such file|failed to open"),
     ],
 )

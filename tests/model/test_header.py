@@ -134,3 +134,13 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         read_header("x" * 5000)
     with pytest.raises(ModelNotFound, match="no file"):
         read_header("a\0b")
+
+
+@pytest.mark.parametrize(("key", "wanted"), [("split.no", "u16"), ("split.count", "u16")])
+def test_a_type_that_llama_cpp_does_not_load(shards: list[Path], key: str, wanted: str) -> None:
+    raw = shards[1].read_bytes()
+    at = raw.index(zoo.text(key)) + len(zoo.text(key))
+    shards[1].write_bytes(raw[:at] + b"\x03" + raw[at + 1 :])  # i16, as long as u16
+    message = f"{shards[1].name} has {key} as i16, and llama.cpp takes {wanted} alone"
+    with pytest.raises(CorruptHeader, match=message):
+        read_header(shards[0])

@@ -84,6 +84,33 @@ def test_a_quantisation_that_is_here_needs_no_server(home: Path) -> None:
     assert found.name == "m-Q8_0.gguf"
     assert library.downloaded("hf:org/repo:Q4_0") is None
     assert library.downloaded("hf:org/other:Q8_0") is None
+    assert library.downloaded("hf:org/repo") == found
+    assert library.downloaded("hf:Org/Repo:q8_0") == found
+
+
+def test_without_a_quantisation_and_with_several_models_names_are_asked_for(home: Path) -> None:
+    snapshot = home / ".cache/huggingface/hub/models--org--repo/snapshots" / COMMIT
+    (snapshot / "m-Q4_0.gguf").symlink_to(snapshot / "m-Q8_0.gguf")
+    with pytest.raises(ModelNotFound, match=r"may be any of 2 models; name one as hf:org/repo/FILE"):
+        library.downloaded("hf:org/repo")
+    assert library.downloaded("hf:org/repo:Q4_0") == snapshot / "m-Q4_0.gguf"
+
+
+def test_a_split_model_is_found_by_any_part(home: Path) -> None:
+    snapshot = home / ".cache/huggingface/hub/models--org--repo/snapshots" / COMMIT
+    (snapshot / "Q2_K").mkdir()
+    first, second = (snapshot / f"Q2_K/s-0000{i}-of-00002.gguf" for i in (1, 2))
+    for part in (first, second):
+        part.symlink_to(snapshot / "m-Q8_0.gguf")
+    assert library.downloaded("hf:org/repo/Q2_K/s-00002-of-00002.gguf") == first
+    assert library.downloaded("hf:org/repo:Q2_K") == first
+
+
+def test_where_main_is_not_known_the_newest_is_taken(home: Path) -> None:
+    (home / ".cache/huggingface/hub/models--org--repo/refs/main").unlink()
+    found = library.downloaded("hf:org/repo")
+    assert found is not None
+    assert found.name in ("m-Q8_0.gguf", "m-Q4_0.gguf")
 
 
 def test_a_split_model_is_one(home: Path) -> None:

@@ -207,13 +207,13 @@ def test_files_that_are_no_adapters_of_the_model(tmp_path: Path) -> None:
     deeper = write_llama(tmp_path / "deeper.gguf", n_ff=(128,) * 6)
     base = profile(read_header(model))
     for path, said in (
-        (model, "model.gguf is not a LoRA adapter"),
+        (model, "model.gguf is a model: give it as MODEL; --lora takes"),
         (write_lora(tmp_path / "a.gguf", other), "adapts models of architecture 'deci', not 'llama'"),
         (write_lora(tmp_path / "b.gguf", deeper), "'blk.4.attn_q.weight' that the model does not have"),
     ):
         with pytest.raises(ModelFileError, match=said):
             with_adapters(base, [read_header(path)])
-    with pytest.raises(ModelFileError, match="is not a multimodal projector"):
+    with pytest.raises(ModelFileError, match="--mmproj takes the model's projector"):
         read_projector(read_header(model))
 
 

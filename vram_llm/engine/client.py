@@ -7,7 +7,6 @@ with the same plan, and the API says "loading" meanwhile.
 import asyncio
 import contextlib
 import logging
-import re
 import socket
 import sys
 import time
@@ -20,6 +19,7 @@ from vram_llm.engine.figures import Figures
 from vram_llm.engine.info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, Tick, TokenEvent
 from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, VramLLMError
+from vram_llm.llama.last_words import environment, reason
 from vram_llm.plan.types import Plan
 from vram_llm.units import MIB
 
@@ -32,7 +32,6 @@ RESTART_WINDOW_S = 300.0
 MAX_WAITING = 256  # requests beyond those that run, before new ones are turned away
 MAX_IMAGES_BYTES = 256 * MIB  # of the files of images of all requests in flight, twice the largest request's
 _STOP_GRACE_S = 5.0
-_TELLING = re.compile(r"assert|error|failed|abort|crashed", re.IGNORECASE)  # of a process's last lines
 Answer = wire.Tokens | wire.Pieces | wire.Embedded
 _REFUSALS = {kind.code: kind for kind in (RequestError, ContextExceeded)}
 
@@ -163,6 +162,7 @@ class EngineClient:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
+                env=environment(),
                 start_new_session=True,  # Ctrl+C is the server's to act on
             )  # fmt: skip
         listener = asyncio.create_task(self._keep_stderr(self._process))
@@ -176,9 +176,9 @@ class EngineClient:
             listener.cancel()
         if failed is not None:
             return failed
-        telling = [line for line in self._stderr if _TELLING.search(line)]
+        why = reason(self._stderr)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return EngineDied(f"engine process ended with {how}" + (f": {telling[-1]}" if telling else ""))
+        return EngineDied(f"engine process ended with {how}" + (f": {why}" if why else ""))
 
     async def _keep_stderr(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None

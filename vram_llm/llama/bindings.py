@@ -6,6 +6,7 @@ is declared here, from ggml/include/ggml-backend.h and ggml-rpc.h of the same ve
 
 import ctypes
 import logging
+import re
 import sys
 from collections import deque
 from typing import Any
@@ -38,6 +39,12 @@ Pointer = ctypes.c_void_p
 # ggml_log_level of ggml.h
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 recent_lines: deque[str] = deque(maxlen=200)  # llama.cpp's own words, for the sentence of an error
+_error_lines: deque[str] = deque(maxlen=20)
+_ERROR = 4
+_FUNCTION = re.compile(r"(?:\w+: +|error loading model: )*")  # what llama.cpp begins its lines with
+_VAGUE = re.compile(
+    r"(llama_model_loader: )?failed to load (model|GGUF split)\b.*|failed to initialize the context.*"
+)
 
 
 def _on_log(level: int, text: bytes | None, _: object) -> None:
@@ -46,6 +53,7 @@ def _on_log(level: int, text: bytes | None, _: object) -> None:
         return
     if level >= 2:
         recent_lines.append(line)
+    _note_error(level, line)
     # llama.cpp's "info" is what a developer reads; a person who runs `serve` wants its warnings at most
     log.log(logging.DEBUG if level == 2 else _LEVELS.get(level, logging.DEBUG), "%s", line)
 
@@ -60,7 +68,9 @@ def log_errors_only() -> None:
 
     def on_log(level: int, text: bytes | None, _: object) -> None:
         if level >= 3:
-            recent_lines.append((text or b"").decode("utf-8", "replace").rstrip("\n"))
+            line = (text or b"").decode("utf-8", "replace").rstrip("\n")
+            recent_lines.append(line)
+            _note_error(level, line)
 
     _log_callback = C.llama_log_callback(on_log)
     C.llama_log_set(_log_callback, ctypes.c_void_p(0))
@@ -71,10 +81,26 @@ def log_callback() -> Any:
     return _log_callback
 
 
+def forget_lines() -> None:
+    """Begin anew: what llama.cpp has said so far is of something else."""
+    recent_lines.clear()
+    _error_lines.clear()
+
+
+def _note_error(level: int, line: str) -> None:
+    if level == _ERROR or "error" in line.lower() or "failed" in line.lower():
+        _error_lines.append(line)
+
+
 def last_errors() -> str:
-    """llama.cpp's most recent error lines as one string, or "" if it said nothing."""
-    telling = [line for line in recent_lines if "error" in line.lower() or "failed" in line.lower()]
-    return "; ".join(line.strip() for line in telling[-3:])
+    """llama.cpp's most recent error lines as one string, or "" if it said nothing.
+
+    Names of functions are left out, and so is a line that only says that there was an error where another
+    one says which.
+    """
+    texts = [_FUNCTION.sub("", line.strip(), count=1) for line in _error_lines]
+    exact = [text for text in texts if not _VAGUE.fullmatch(text)]
+    return "; ".join(dict.fromkeys((exact or texts)[-3:]))
 
 
 def has_amx_kernels() -> bool:

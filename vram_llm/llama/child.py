@@ -15,7 +15,7 @@ from typing import IO, Protocol, TypeVar
 import msgspec
 
 from vram_llm.errors import BadPlan, EngineDied, ModelRefused, NotBuilt, VramLLMError, WorkerUnreachable
-from vram_llm.llama.last_words import last_words
+from vram_llm.llama.last_words import environment, last_words
 
 _KINDS = {kind.__name__: kind for kind in (BadPlan, ModelRefused, NotBuilt, WorkerUnreachable)}
 
@@ -58,7 +58,9 @@ def ask(
     """
     with tempfile.TemporaryFile() as said:
         command = [sys.executable, "-m", module]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=environment()
+        )
         assert child.stdin is not None
         assert child.stdout is not None
         try:

@@ -23,7 +23,7 @@ import msgspec
 
 from vram_llm.errors import EngineDied, ModelRefused, NotBuilt
 from vram_llm.llama.dryrun_wire import LENGTH, Answer, ProjectorQuestion, Question, Use, write
-from vram_llm.llama.last_words import last_words
+from vram_llm.llama.last_words import environment, last_words
 from vram_llm.machine.types import Device, Host
 from vram_llm.model.header import Header
 from vram_llm.model.strip import write_stripped
@@ -116,8 +116,12 @@ class DryRun:
             self._ended[asked] += 1
             raise
         if said.refusal:
-            raise ModelRefused(said.refusal)
+            raise ModelRefused(said.refusal.replace(question.path, self._name_of(question.path)))
         return said
+
+    def _name_of(self, stripped: str) -> str:
+        """The model's file that a stripped copy stands for."""
+        return next((h.path.name for h, path in self._stripped.values() if str(path) == stripped), stripped)
 
     def _send(self, question: Question | ProjectorQuestion) -> Answer:
         self.check()
@@ -219,7 +223,7 @@ class _Child:
         self._said = (folder / "stderr").open("w+b")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "vram_llm.llama.dryrun_child"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, env=environment(),
         )  # fmt: skip
 
     def check(self) -> None:

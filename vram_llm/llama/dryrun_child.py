@@ -66,7 +66,7 @@ def answer(question: Question) -> Answer:
         devices = [each.handle for each in virtual]
     params = ModelParams(question.placement, question.context, devices)
     params.struct.load_mode, params.struct.no_alloc = LOAD_WITHOUT_MMAP, True
-    b.recent_lines.clear()
+    b.forget_lines()
     model = b.C.llama_model_load_from_file(os.fsencode(question.path), params.struct)
     if not model:
         raise ModelRefused(f"llama.cpp refuses the model: {b.last_errors() or 'it gives no reason'}")

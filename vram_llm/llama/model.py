@@ -48,7 +48,7 @@ class LoadedModel:
         self.plan = plan
         servers = {} if servers is None else servers
         self._handles = handles(plan.devices, plan.placement.device_order, servers)
-        b.recent_lines.clear()
+        b.forget_lines()
         self._model = self._load(progress)
         try:
             self._adapters = load_adapters(

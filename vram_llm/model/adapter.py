@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vram_llm.errors import ModelFileError
+from vram_llm.model.file_kind import kind_of
 from vram_llm.model.header import Header
 from vram_llm.model.tensors import Place, Role, Tensor, layer_of, place_of, role_in_layer, with_role
 
@@ -39,7 +40,9 @@ def read_adapter(header: Header, arch: str, base: Iterable[str], n_layers: int) 
     """
     said, where = header.metadata, header.path.name
     if (said.get("general.type"), said.get("adapter.type")) != ("adapter", "lora"):
-        raise ModelFileError(f"{where} is not a LoRA adapter; make one with convert_lora_to_gguf.py")
+        raise ModelFileError(
+            f"{where} is {kind_of(header).value}; --lora takes what convert_lora_to_gguf.py makes"
+        )
     if said.get("general.architecture") != arch:
         raise ModelFileError(
             f"{where} adapts models of architecture {said.get('general.architecture')!r}, not {arch!r}"

@@ -74,6 +74,14 @@ class GgufFile:
     data_offset: int  # bytes from the start of the file
 
 
+_TYPE_NAMES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "str", "array", "u64", "i64", "f64")
+
+
+def type_name(raw: bytes) -> str:
+    """The type of a value as GgufFile.raw has it, by its name in the GGUF specification, shortened."""
+    return _TYPE_NAMES[int.from_bytes(raw[:4], "little")]
+
+
 def parse(data: Buffer, file_size: int, name: str) -> GgufFile:
     """Read the header at the start of `data`, the first bytes of a file of `file_size` bytes called `name`.
 

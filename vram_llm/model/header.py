@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from vram_llm.errors import CorruptHeader, MissingShard, ModelFileError, ModelNotFound, TruncatedFile
-from vram_llm.model.gguf import GgufFile, TensorInfo, Value, parse
+from vram_llm.model.gguf import GgufFile, TensorInfo, Value, parse, type_name
 from vram_llm.model.location import RemoteFile, is_remote
 
 AnyFile = TypeVar("AnyFile", Path, RemoteFile)
 
+# llama_model_loader in src/llama-model-loader.cpp
+_SPLIT_TYPES = {"split.no": "u16", "split.count": "u16", "split.tensors.count": "i32"}
 _SHARD_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
@@ -70,6 +72,7 @@ def join_shards(
     `read_parts` reads the other parts. Raises what it raises, CorruptHeader and MissingShard.
     """
     count = _integer(first.said.metadata, "split.count", 1, path)
+    _check_split_types(path, first)
     if count <= 1:
         return _header([path], [first])
     number: int = _integer(first.said.metadata, "split.no", 0, path)
@@ -77,11 +80,22 @@ def join_shards(
     files: list[ReadFile] = read_parts(paths[:number] + paths[number + 1 :])
     files.insert(number, first)
     for i, (part, file) in enumerate(zip(paths, files, strict=True)):
+        _check_split_types(part, file)
         if _integer(file.said.metadata, "split.no", -1, part) != i:
             raise MissingShard(
                 f"{part.name} does not say that it is part {i + 1} of {count}; download it again"
             )
     return _header(paths, files)
+
+
+def _check_split_types(path: AnyFile, file: ReadFile) -> None:
+    """Raises CorruptHeader for an integer that llama.cpp's loader refuses or aborts on for its type."""
+    for key, wanted in _SPLIT_TYPES.items():
+        if type(file.said.metadata.get(key)) is int and (found := type_name(file.said.raw[key])) != wanted:
+            raise CorruptHeader(
+                f"{path.name} has {key} as {found}, and llama.cpp takes {wanted} alone; split the "
+                "model anew with llama-gguf-split"
+            )
 
 
 def _header(paths: Sequence[AnyFile], files: Sequence[ReadFile]) -> Header:

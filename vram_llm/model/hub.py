@@ -113,11 +113,7 @@ def choose(wish: Wish, files: list[str]) -> str:
     if not models:
         raise ModelNotFound(f"{wish.label} holds no .gguf model; find a repository that does")
     tag = wish.tag
-    if tag is None:
-        found = models
-    else:
-        pattern = re.compile(rf"(?<![a-z0-9]){re.escape(tag)}[-./]", re.IGNORECASE)
-        found = [path for path in models if pattern.search(path)]
+    found = [path for path in models if matches(wish, path)]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -126,6 +122,13 @@ def choose(wish: Wish, files: list[str]) -> str:
     raise ModelNotFound(
         f"{what} may be any of {len(found)} models; name one as {wish.label}/FILE: {_listed(found)}"
     )
+
+
+def matches(wish: Wish, path: str) -> bool:
+    """Whether a model's file has the quantisation that is wished for in its name, if one is."""
+    if wish.tag is None:
+        return True
+    return re.search(rf"(?<![a-z0-9]){re.escape(wish.tag)}[-./]", path, re.IGNORECASE) is not None
 
 
 def is_model(path: str) -> bool:

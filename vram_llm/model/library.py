@@ -12,7 +12,6 @@ are there.
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,18 +64,32 @@ def find(name: str) -> Path:
 
 
 def downloaded(name: str) -> Path | None:
-    """The file that an `hf:` name stands for, where it is in the cache on this disk already."""
+    """The file that an `hf:` name stands for, where it is in the cache on this disk already.
+
+    A split model is found by any of its parts, and without a quantisation the only model there is taken.
+    Raises ModelNotFound where the name stands for several files of the cache.
+    """
     wish = hub.parse(name)
-    folder = repository(wish.repo)
-    revision = wish.revision or "main"
-    with suppress(OSError):  # a commit's own name has no file there
-        revision = (folder / "refs" / revision).read_text("utf-8").strip()
-    snapshot = folder / "snapshots" / revision
+    snapshot = _snapshot(wish)
     there = {path.relative_to(snapshot).as_posix(): path for path, _ in _models_in(snapshot)}
+    if wish.file is not None:
+        return there.get(_SHARD.sub(r"-00001-of-\g<count>.gguf", wish.file))
+    return there[hub.choose(wish, list(there))] if any(hub.matches(wish, file) for file in there) else None
+
+
+def _snapshot(wish: hub.Wish) -> Path:
+    """The folder of a revision, which may not exist; where "main" is not known, the newest."""
+    folder = repository(wish.repo)
+    if not folder.is_dir():  # hubs take names in any case
+        same = (one for one in hub_cache().glob("models--*") if one.name.lower() == folder.name.lower())
+        folder = next(same, folder)
+    revision = wish.revision or "main"
     try:
-        return there.get(wish.file or hub.choose(wish, list(there)))
-    except ModelNotFound:
-        return None
+        return folder / "snapshots" / (folder / "refs" / revision).read_text("utf-8").strip()
+    except OSError:  # a commit's own name has no file there
+        snapshots = sorted((folder / "snapshots").glob("*"), key=lambda one: one.stat().st_mtime)
+        newest = snapshots[-1].name if snapshots and wish.revision is None else revision
+        return folder / "snapshots" / newest
 
 
 def _hugging_face() -> Iterator[Kept]:

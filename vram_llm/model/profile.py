@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from vram_llm.errors import CorruptHeader, ModelFileError
 from vram_llm.model import rules
 from vram_llm.model.adapter import Adapter, read_adapter
+from vram_llm.model.file_kind import FileKind, kind_of
 from vram_llm.model.gguf import SkippedArray, TensorInfo
 from vram_llm.model.header import Header, Shard
 from vram_llm.model.memory import (
@@ -107,6 +108,7 @@ class ModelProfile:
     total_bytes: int
     active_bytes_per_token: int
     shards: tuple[Shard, ...]
+    can_map: bool = True  # false where llama.cpp aborts if weights on the host are mapped from the file
     adapters: tuple[Adapter, ...] = ()  # LoRA adapters it is to run with
 
     @property
@@ -118,6 +120,9 @@ class ModelProfile:
     def can_rewind(self) -> bool:
         """Whether a sequence's last tokens can be taken back: a recurrent state has them for good."""
         return not any(layer.recurrent_state_bytes for layer in self.layers)
+
+
+TENSOR_ALIGNMENT = 32  # bytes: ggml-impl.h
 
 
 def profile(header: Header) -> ModelProfile:
@@ -188,7 +193,14 @@ def profile(header: Header) -> ModelProfile:
         total_bytes=sum(tensor.n_bytes for tensor in header.tensors),
         active_bytes_per_token=_active_bytes(layers, outside, tied),
         shards=header.shards,
+        can_map=_can_map(header),
     )
+
+
+def _can_map(header: Header) -> bool:
+    """Whether all weights lie where a mapped buffer may begin (ggml_backend_cpu_buffer_from_ptr)."""
+    offsets = (*(shard.data_offset for shard in header.shards), *(each.offset for each in header.tensors))
+    return all(offset % TENSOR_ALIGNMENT == 0 for offset in offsets)
 
 
 def with_adapters(base: ModelProfile, headers: Iterable[Header]) -> ModelProfile:
@@ -211,13 +223,13 @@ def _identify(header: Header) -> tuple[Keys, int]:
     arch, where = header.metadata.get("general.architecture"), header.path.name
     if not isinstance(arch, str) or not arch:
         raise ModelFileError(f"{where} does not say what architecture it is; it is not a language model")
+    if (kind := kind_of(header)) is not FileKind.MODEL:
+        raise ModelFileError(f"{where} is {kind.value}")
     keys = Keys(arch, header.metadata)
     if keys.raw("block_count") is None:
         raise ModelFileError(
             f"{where} is of architecture {arch!r} and has no layers; it is not a language model"
         )
-    if not header.tensors:
-        raise ModelFileError(f"{where} holds no tensors: it is a vocabulary, not a model")
     n_layers = keys.number("block_count")
     if not 0 < n_layers <= MAX_LAYERS:
         raise CorruptHeader(f"{where} claims {n_layers:,} layers; llama.cpp takes 1 to {MAX_LAYERS}")

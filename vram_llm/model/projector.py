@@ -6,6 +6,7 @@ Keys are those of tools/mtmd/clip-impl.h, sizes those of clip_model_loader in to
 from dataclasses import dataclass
 
 from vram_llm.errors import ModelFileError
+from vram_llm.model.file_kind import kind_of
 from vram_llm.model.gguf import TensorInfo
 from vram_llm.model.header import Header
 from vram_llm.model.memory import Keys
@@ -29,7 +30,7 @@ def read_projector(header: Header) -> Projector:
     """The projector in `header`. Raises ModelFileError where the file is none."""
     if header.metadata.get("general.architecture") != _ARCHITECTURE:
         raise ModelFileError(
-            f"{header.path.name} is not a multimodal projector; give the mmproj file of the model"
+            f"{header.path.name} is {kind_of(header).value}; --mmproj takes the model's projector"
         )
     return Projector(
         path=str(header.path),

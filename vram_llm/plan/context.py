@@ -13,6 +13,7 @@ from vram_llm.plan.types import BackendSampling, Context, FlashAttention, Object
 CTX_STEP = 256  # llama.cpp pads what a sequence may hold to a multiple of it
 DRAFTED_TOKENS = 3  # for each sequence at a time: --spec-draft-n-max of llama-server
 LEAST_OUTPUTS = 8  # rows of logits, so that a lone stream can be drafted for
+KEEPS_NOTHING = "f16"  # an encoder's KV type: it has no cache, and llama.cpp refuses a quantised one
 EMBEDDED_TEXTS = 64  # that an encoder, which keeps nothing of them, takes in a step
 SAMPLING_KINDS = frozenset({DeviceKind.CUDA, DeviceKind.ROCM, DeviceKind.METAL, DeviceKind.VULKAN})
 """Devices that choose tokens sooner than the host has their logits."""
@@ -79,7 +80,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         n_ubatch=min(workload.n_ubatch, n_batch),
         n_threads=workload.n_threads or machine.host.cores,
         n_threads_batch=workload.n_threads_batch,
-        use_mmap=workload.use_mmap,
+        use_mmap=workload.use_mmap and profile.can_map,
         pipeline_copies=workload.pipeline_copies,
         n_outputs_max=workload.n_outputs_max or max(least_rows, LEAST_OUTPUTS),
         flash_attn=workload.flash_attn,
@@ -115,6 +116,8 @@ def _for_embeddings(profile: ModelProfile, context: Context, is_whole: bool) -> 
     plain = context.flash_attn is FlashAttention.AUTO and n_batch <= Workload.DEFAULT_TEXT
     return replace(
         context,
+        kv_type_k=KEEPS_NOTHING,
+        kv_type_v=KEEPS_NOTHING,
         parallel=max(context.parallel, min(EMBEDDED_TEXTS, n_batch)),
         kv_unified=True,
         flash_attn=FlashAttention.OFF if plain else context.flash_attn,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vram_llm.machine.types import Machine
-from vram_llm.model.profile import ModelProfile
+from vram_llm.model.profile import TENSOR_ALIGNMENT, ModelProfile
 from vram_llm.plan.fastest import lacking
 from vram_llm.plan.search import Candidate
 from vram_llm.plan.types import (
@@ -100,6 +100,16 @@ def left_out(machine: Machine, companions: Sequence[Companion]) -> tuple[str, ..
         f"{each.name} stays on the CPU: no device has room for all of it"
         for each in companions
         if each.device == HOST and machine.devices
+    )
+
+
+def unmapped(profile: ModelProfile, workload: Workload) -> tuple[str, ...]:
+    """Of a file that cannot be mapped."""
+    if profile.can_map or not workload.use_mmap:
+        return ()
+    return (
+        f"the file is read into memory, not mapped: its weights are not aligned to {TENSOR_ALIGNMENT} bytes, "
+        "and llama.cpp aborts on mapping such a file",
     )
 
 

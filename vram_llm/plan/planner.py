@@ -101,6 +101,7 @@ def make_plan(
         speed=expected_speed(profile, machine, workload, chosen),
         notes=(
             *explain.notes(profile, machine, chosen, more),
+            *explain.unmapped(profile, workload),
             *explain.left_out(machine, companions),
             *explain.unknown_speeds(machine, workload, chosen.placement),
         ),

@@ -1,0 +1,35 @@
+"""What is told of a process that llama.cpp has ended."""
+
+import io
+
+import pytest
+
+from vram_llm.llama.last_words import environment, last_words, reason
+
+ASSERTION = "/tmp/build/vendor/llama.cpp/ggml/src/ggml-backend.cpp:2527: GGML_ASSERT(ptr % 32 == 0) failed"
+SHORT = "ggml-backend.cpp:2527: GGML_ASSERT(ptr % 32 == 0) failed"
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ([ASSERTION], SHORT),
+        ([ASSERTION, "#1 0x00007f in abort ()", "error: no debugger", "[Inferior 1 detached]"], SHORT),
+        (["warming up", "CUDA error: out of memory", "bye"], "CUDA error: out of memory"),
+        (["load failed: x", "ggml_abort"], "ggml_abort"),
+        (["all is well"], None),
+        ([], None),
+    ],
+)
+def test_reason(lines: list[str], found: str | None) -> None:
+    assert reason(lines) == found
+
+
+def test_last_words() -> None:
+    assert last_words(io.BytesIO(ASSERTION.encode() + b"\nmore\n")) == SHORT
+    assert last_words(io.BytesIO(b"first\nlast\n")) == "last"
+    assert last_words(io.BytesIO()) == "it gave no reason"
+
+
+def test_no_debugger_is_started() -> None:
+    assert environment()["GGML_NO_BACKTRACE"] == "1"

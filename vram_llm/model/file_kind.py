@@ -1,0 +1,35 @@
+"""What a GGUF file holds besides models, and the option that takes it.
+
+`general.type` is written by llama.cpp's converters (gguf-py/gguf/constants.py, GGUFType); older files are
+known by their architecture or their tensors.
+"""
+
+from enum import Enum
+
+from vram_llm.model.header import Header
+
+
+class FileKind(Enum):
+    """The value continues a sentence that begins with the file's name and "is"."""
+
+    MODEL = "a model: give it as MODEL"
+    ADAPTER = "a LoRA adapter, not a model: give it with --lora, and the model it was made for as MODEL"
+    PROJECTOR = "a multimodal projector, not a model: give it with --mmproj, and its model as MODEL"
+    CONTROL_VECTOR = "a control vector, not a model; control vectors are not applied here"
+    IMATRIX = "an importance matrix, which quantising needs; a model is wanted here"
+    VOCABULARY = "a vocabulary without weights, not a model"
+
+
+def kind_of(header: Header) -> FileKind:
+    """The kind of the file that `header` was read from."""
+    architecture, kind = header.metadata.get("general.architecture"), header.metadata.get("general.type")
+    if kind == "adapter" or "adapter.type" in header.metadata:
+        is_vector = header.metadata.get("adapter.type") == "control_vector"
+        return FileKind.CONTROL_VECTOR if is_vector else FileKind.ADAPTER
+    if kind == "mmproj" or architecture == "clip":
+        return FileKind.PROJECTOR
+    if architecture == "controlvector":
+        return FileKind.CONTROL_VECTOR
+    if kind == "imatrix":
+        return FileKind.IMATRIX
+    return FileKind.MODEL if header.tensors else FileKind.VOCABULARY
