@@ -19,8 +19,8 @@ from vram_llm.engine.figures import Figures
 from vram_llm.engine.info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, Tick, TokenEvent
 from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, VramLLMError
-from vram_llm.llama.last_words import environment, reason
 from vram_llm.plan.types import Plan
+from vram_llm.stderr_reason import environment, reason
 from vram_llm.units import MIB
 
 REMARKS = "vram_llm.remarks"  # the logger of what the engine has to say to whoever runs the server

@@ -15,7 +15,7 @@ from typing import IO, Protocol, TypeVar
 import msgspec
 
 from vram_llm.errors import BadPlan, EngineDied, ModelRefused, NotBuilt, VramLLMError, WorkerUnreachable
-from vram_llm.llama.last_words import environment, last_words
+from vram_llm.stderr_reason import environment, last_words
 
 _KINDS = {kind.__name__: kind for kind in (BadPlan, ModelRefused, NotBuilt, WorkerUnreachable)}
 

@@ -23,12 +23,12 @@ import msgspec
 
 from vram_llm.errors import EngineDied, ModelRefused, NotBuilt
 from vram_llm.llama.dryrun_wire import LENGTH, Answer, ProjectorQuestion, Question, Use, write
-from vram_llm.llama.last_words import environment, last_words
 from vram_llm.machine.types import Device, Host
 from vram_llm.model.header import Header
 from vram_llm.model.strip import write_stripped
 from vram_llm.plan.memory import overhead_bytes
 from vram_llm.plan.types import Context, DeviceEstimate, Estimate, FlashAttention, HostEstimate, Placement
+from vram_llm.stderr_reason import environment, last_words
 
 METHOD = "dry run"
 

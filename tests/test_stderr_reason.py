@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from vram_llm.llama.last_words import environment, last_words, reason
+from vram_llm.stderr_reason import environment, last_words, reason
 
 ASSERTION = "/tmp/build/vendor/llama.cpp/ggml/src/ggml-backend.cpp:2527: GGML_ASSERT(ptr % 32 == 0) failed"
 SHORT = "ggml-backend.cpp:2527: GGML_ASSERT(ptr % 32 == 0) failed"
