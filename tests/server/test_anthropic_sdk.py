@@ -72,7 +72,7 @@ async def test_count_tokens(sdk: AsyncAnthropic) -> None:
 
 async def test_errors(sdk: AsyncAnthropic, engine: FakeEngine) -> None:
     with pytest.raises(anthropic.BadRequestError, match="temperature"):
-        await sdk.messages.create(model="tiny", max_tokens=9, messages=HI, extra_body={"temperature": 3})
+        await sdk.messages.create(model="tiny", max_tokens=9, messages=HI, extra_body={"temperature": -3})
     with pytest.raises(anthropic.AuthenticationError):
         await sdk.with_options(api_key="wrong").messages.create(model="tiny", max_tokens=9, messages=HI)
     engine.script = lambda request: [Overloaded("The queue is full", 3.0)]

@@ -70,7 +70,7 @@ async def test_unknown_model(sdk: AsyncOpenAI) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_bad_requests(sdk: AsyncOpenAI, engine: FakeEngine, stream: bool) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        await chat(sdk, temperature=3, stream=stream)
+        await chat(sdk, temperature=-3, stream=stream)
     assert caught.value.param == "temperature"
     engine.script = lambda request: [ContextExceeded("600 tokens; 512 fit")]
     with pytest.raises(openai.BadRequestError, match="512 fit") as caught:

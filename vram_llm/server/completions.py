@@ -12,6 +12,7 @@ from vram_llm.server.document import generation_route
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.generation import Outcome, collect, news, sequences
 from vram_llm.server.json_reply import JsonReply
+from vram_llm.server.logit_bias import spelled_out
 from vram_llm.server.logprobs import completion_logprobs, n_chars, prompt_offset, prompt_text
 from vram_llm.server.prompts import Prompts, prompts
 from vram_llm.server.replies import Completion, CompletionChoice, ReplyHead, Tally
@@ -91,6 +92,7 @@ def completions_router(served: Served) -> APIRouter:
     async def complete(http: Request) -> Response:
         fields = parse(CompletionRequest, await http.body())
         info = served.writing_model(fields.model)
+        fields.logit_bias = await spelled_out(fields.logit_bias, served.engine)
         given = prompts(fields.prompt, info.n_vocab, "prompt")
         n_top, best_of = fields.n_logprobs(), fields.n_of()
         echoes = _echoes(fields, given, n_top)
@@ -101,14 +103,14 @@ def completions_router(served: Served) -> APIRouter:
             info,
             reply_id=head.id,
             add_bos=True,
-            max_tokens=DEFAULT_MAX_TOKENS if fields.max_tokens is None else fields.max_tokens,
+            max_tokens=fields.token_limit(DEFAULT_MAX_TOKENS),
             logprobs=0 if best_of is not None and n_top is None else n_top,
             grammar=fields.grammar_wanted(),
             prompt_logprobs=n_top if fields.echo else None,
             suffix=fields.suffix or None,
             best_of=best_of,
         )
-        clocks, tally = clocks_of(fields, len(requests)), Tally(best_of or fields.n or 1)
+        clocks, tally = clocks_of(fields, len(requests)), Tally(best_of or fields.n_choices)
         events, ping_s = timed(news(served.engine, requests), clocks), served.config.sse_ping_interval_s
         if fields.stream:
             chunks = CompletionChunks(
@@ -124,7 +126,7 @@ def completions_router(served: Served) -> APIRouter:
         async def reply() -> bytes:
             outcomes = await collect(events, len(requests), tally)
             if best_of is not None:
-                outcomes = best(outcomes, best_of, fields.n or 1)
+                outcomes = best(outcomes, best_of, fields.n_choices)
             whole = _reply(head, outcomes, echoes, n_top, tally, clocks)
             return whole.model_dump_json().encode()
 
@@ -146,7 +148,7 @@ def best(outcomes: list[Outcome], best_of: int, n: int) -> list[Outcome]:
 
 def _echoes(fields: CompletionRequest, given: Prompts, n_top: int | None) -> list[Echo]:
     """What to put before each choice. Raises NotSupported."""
-    n = fields.n or 1
+    n = fields.n_choices
     if not fields.echo:
         return []
     if fields.suffix:

@@ -1,7 +1,7 @@
 """POST /v1/embeddings."""
 
 import base64
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import uuid4
 
 import msgspec
@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.errors import RequestError
+from vram_llm.server.client_names import IGNORED
 from vram_llm.server.document import body_route
 from vram_llm.server.generation import while_connected
+from vram_llm.server.known_fields import Fields
 from vram_llm.server.prompts import prompts
 from vram_llm.server.replies import EmbeddingList
 from vram_llm.server.schemas import Prompt, parse
@@ -23,10 +25,10 @@ from vram_llm.server.served import Served
 MAX_INPUTS = 2048  # OpenAI's
 
 
-class EmbeddingFields(BaseModel):
+class EmbeddingFields(Fields):
     """POST /v1/embeddings. `dimensions` keeps the first so many numbers, made of length 1 again."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    ignored: ClassVar[frozenset[str]] = IGNORED
 
     model: str | None = None
     input: Prompt

@@ -52,7 +52,7 @@ def sequences(
 
     Raises RequestError.
     """
-    n, name = (fields.n or 1, "n") if best_of is None else (best_of, "best_of")
+    n, name = (fields.n_choices, "n") if best_of is None else (best_of, "best_of")
     if n * len(prompts) > MAX_CHOICES:
         raise RequestError(
             f"{len(prompts)} prompts with {name} = {n} ask for {n * len(prompts)} choices; at most "
@@ -65,6 +65,14 @@ def sequences(
             f"{MAX_IMAGES_BYTES:,} is the most, so send several requests",
             "n",
         )
+    fields.check_context(info.n_ctx)
+    min_tokens = fields.min_tokens or 0
+    if max_tokens is not None and min_tokens > max_tokens:
+        raise RequestError(
+            f"'min_tokens' is {min_tokens:,} and the answer may have {max_tokens:,} tokens at most",
+            "min_tokens",
+        )
+    stop_token_ids = fields.stop_ids(info.n_vocab)
     sampling, stop = fields.sampling(info.n_vocab, dict(info.sampling)), fields.stops()
     seed = sampling.seed
     return [
@@ -73,7 +81,9 @@ def sequences(
             prompt=prompt,
             add_bos=add_bos,
             max_tokens=max_tokens,
+            min_tokens=min_tokens,
             stop=stop,
+            stop_token_ids=stop_token_ids,
             ignore_eos=bool(fields.ignore_eos),
             marks=marks,
             skip_special_tokens=fields.skip_special_tokens is not False,

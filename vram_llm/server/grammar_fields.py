@@ -1,15 +1,17 @@
 """The fields of a request that say what form an answer has to have.
 
-`response_format` is OpenAI's, `grammar` and `json_schema` are llama-server's, `guided_*` are vLLM's.
+`response_format` is OpenAI's, `grammar` and `json_schema` are llama-server's, `structured_outputs` and
+`guided_*` are vLLM's, `format` is Ollama's.
 """
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.errors import RequestError
+from vram_llm.server.known_fields import Fields, Neutral, check_names
 
 MAX_GRAMMAR_CHARS = 200_000
 _OBJECT = {"type": "object"}
@@ -34,15 +36,37 @@ ResponseFormat = Annotated[
         }
     ),
 ]
-Schema = Annotated[Any, WithJsonSchema(_OBJECT)]
+_TEXT = {"type": "string"}
+Schema = Annotated[Any, WithJsonSchema({"anyOf": [_OBJECT, _TEXT, {"type": "null"}]})]  # or its text
+Format = Annotated[Any, WithJsonSchema({"anyOf": [_OBJECT, {"enum": ["json", ""]}, {"type": "null"}]})]
+_KINDS = ("text", "json_object", "json_schema")
+_SCHEMA_FIELDS = {"name", "description", "schema", "strict", "type"}
 
 
-class GrammarFields(BaseModel):
+class StructuredOutputs(Fields):
+    """vLLM's: at most one of these may be given."""
+
+    ignored: ClassVar[frozenset[str]] = frozenset({"disable_fallback"})
+    not_yet: ClassVar[Neutral] = {
+        "structural_tag": (), "whitespace_pattern": (), "disable_any_whitespace": (False,),
+        "disable_additional_properties": (False,),
+    }  # fmt: skip
+
+    json_: Annotated[Schema, Field(alias="json")] = None
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+
+
+class GrammarFields(Fields):
     """At most one of these may be given."""
 
     response_format: ResponseFormat = None
     grammar: str | None = None
     json_schema: Schema = None
+    format: Format = None
+    structured_outputs: StructuredOutputs | None = None
     guided_json: Schema = None
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
@@ -50,7 +74,7 @@ class GrammarFields(BaseModel):
 
     def grammar_wanted(self) -> Grammar | None:
         """What the answer has to be. Raises RequestError."""
-        found = [one for one in (self._of_field(name) for name in GrammarFields.model_fields) if one]
+        found = [each for each in map(self._of_field, GrammarFields.model_fields) if each is not None]
         if len(found) > 1:
             raise RequestError(
                 f"'{found[0].field}' and '{found[1].field}' both say what the answer has to be; "
@@ -69,39 +93,81 @@ class GrammarFields(BaseModel):
         value = getattr(self, field)
         if value is None or value == "":
             return None
-        if field == "response_format":
-            return of_response_format(value)
-        if field in ("json_schema", "guided_json"):
-            return _of_schema(value, field, lenient=True)
-        if field == "guided_regex":
-            return Grammar(kind=GrammarKind.REGEX, text=value, field=field)
-        if field == "guided_choice":
-            if not value:
-                raise RequestError("'guided_choice' must hold at least one string", field)
-            return Grammar(kind=GrammarKind.CHOICE, text=json.dumps(value), field=field)
+        match field:
+            case "response_format":
+                return of_response_format(value)
+            case "structured_outputs":
+                return _of_structured(value)
+            case "format":
+                return _of_schema(_OBJECT if value == "json" else value, field, lenient=True)
+            case "json_schema" | "guided_json":
+                return _of_schema(value, field, lenient=True)
+            case "guided_regex":
+                return Grammar(kind=GrammarKind.REGEX, text=value, field=field)
+            case "guided_choice":
+                return _of_choice(value, field)
         return Grammar(kind=GrammarKind.GBNF, text=value, field=field)
 
 
 def of_response_format(value: object) -> Grammar | None:
-    """What OpenAI's field says. Raises RequestError."""
+    """OpenAI's field; a schema may also stand in it, as llama-server has it. Raises RequestError."""
     field = "response_format"
     kind = value.get("type") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or kind not in ("text", "json_object", "json_schema"):
+    if not isinstance(value, dict) or kind not in _KINDS:
         raise RequestError(
             "'response_format' must be an object whose 'type' is 'text', 'json_object' or 'json_schema'",
             field,
         )
+    check_names({name: value[name] for name in value if name not in ("type", "json_schema", "schema")}, field)
     if kind == "text":
         return None
     if kind == "json_object":
-        return _of_schema(value.get("schema", _OBJECT), field, lenient=True)
-    wanted = value.get("json_schema")
+        return _of_schema(value.get("schema") or _OBJECT, field, lenient=True)
+    wanted = value.get("json_schema") or value
     if not isinstance(wanted, dict) or "schema" not in wanted:
         raise RequestError("'response_format.json_schema' must be an object with a 'schema'", field)
-    return _of_schema(wanted["schema"], field, lenient=wanted.get("strict") is not True)
+    if wanted is not value:
+        unknown = {name: wanted[name] for name in wanted if name not in _SCHEMA_FIELDS}
+        check_names(unknown, f"{field}.json_schema")
+    strict = wanted.get("strict")
+    if strict is not None and not isinstance(strict, bool):
+        raise RequestError("'response_format.json_schema.strict' must be true or false", field)
+    return _of_schema(wanted["schema"], field, lenient=strict is not True)
+
+
+def _of_structured(wanted: StructuredOutputs) -> Grammar | None:
+    found = []
+    if wanted.json_ is not None:
+        found.append(_of_schema(wanted.json_, "structured_outputs.json", lenient=True))
+    if wanted.json_object:
+        found.append(_of_schema(_OBJECT, "structured_outputs.json_object", lenient=True))
+    if wanted.regex:
+        field = "structured_outputs.regex"
+        found.append(Grammar(kind=GrammarKind.REGEX, text=wanted.regex, field=field))
+    if wanted.choice is not None:
+        found.append(_of_choice(wanted.choice, "structured_outputs.choice"))
+    if wanted.grammar:
+        field = "structured_outputs.grammar"
+        found.append(Grammar(kind=GrammarKind.GBNF, text=wanted.grammar, field=field))
+    if len(found) > 1:
+        raise RequestError(
+            f"'{found[0].field}' and '{found[1].field}' exclude each other; send one of them", found[1].field
+        )
+    return found[0] if found else None
+
+
+def _of_choice(strings: list[str], field: str) -> Grammar:
+    if not strings:
+        raise RequestError(f"'{field}' must hold at least one string", field)
+    return Grammar(kind=GrammarKind.CHOICE, text=json.dumps(strings), field=field)
 
 
 def _of_schema(schema: object, field: str, *, lenient: bool) -> Grammar:
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError):
+            raise RequestError(f"The schema in '{field}' is no valid JSON", field) from None
     if not isinstance(schema, dict):
         raise RequestError(f"The schema in '{field}' must be a JSON object", field)
     return Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(schema), field=field, lenient=lenient)

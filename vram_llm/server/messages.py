@@ -1,15 +1,30 @@
 """A chat's messages: from what clients send to what templates read."""
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from vram_llm.errors import RequestError
-from vram_llm.server.errors import MissingField, NotSupported, UnknownParameter
+from vram_llm.server.client_names import (
+    CALL_IGNORED,
+    MESSAGE_IGNORED,
+    MESSAGE_NEUTRAL,
+    PART_IGNORED,
+)
+from vram_llm.server.errors import MissingField, NotSupported
+from vram_llm.server.known_fields import check_names
 from vram_llm.server.pictures import Pictures, detail_of
 from vram_llm.server.schemas import Message
 
-_KEPT = ("name", "tool_call_id", "reasoning_content")  # strings that templates know
-_NOT_YET = ("function_call", "audio")
-_IGNORED = ("refusal", "annotations")  # come back with our own replies, and say nothing
+_KEPT = ("name", "tool_call_id")  # strings that templates know
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # names that clients give to thinking
+_TEXTS = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+}  # the field of each
+_MAY_BE_EMPTY = ("assistant", "tool", "function")
 
 
 def template_messages(messages: list[Message], pictures: Pictures) -> list[dict[str, Any]]:
@@ -23,44 +38,90 @@ def template_messages(messages: list[Message], pictures: Pictures) -> list[dict[
 
 def _template_message(message: Message, at: str, pictures: Pictures) -> dict[str, Any]:
     role = "tool" if message.role == "function" else message.role
+    extra = {name: value for name, value in (message.model_extra or {}).items() if value is not None}
+    thoughts = _thoughts(message, extra, at)
     shown: dict[str, Any] = {"role": role, "content": _text(message, f"{at}.content", pictures)}
-    for name, value in (message.model_extra or {}).items():
-        if value is None or name in _IGNORED:
-            continue
-        if name == "tool_calls":
-            if message.role != "assistant":
-                raise RequestError("Only an assistant's message has 'tool_calls'", f"{at}.tool_calls")
-            shown[name] = _calls(value, f"{at}.tool_calls")
-        elif name in _NOT_YET:
-            if value:
-                raise NotSupported(f"'{name}' in a message is not supported yet", f"{at}.{name}")
-        elif name not in _KEPT:
-            raise UnknownParameter(f"Unrecognized field in a message: {name}", f"{at}.{name}")
-        elif not isinstance(value, str):
-            raise RequestError(f"'{at}.{name}' must be a string", f"{at}.{name}")
-        else:
-            shown[name] = value
-    if not shown.get("tool_calls"):
-        shown.pop("tool_calls", None)
+    for name in _KEPT:
+        if name in extra:
+            shown[name] = _string(extra, name, at)
+            del extra[name]
+    if "tool_name" in extra:  # Ollama's
+        shown.setdefault("name", _string(extra, "tool_name", at))
+        del extra["tool_name"]
+    calls = _calls(extra.pop("tool_calls", None), extra.pop("function_call", None), at)
+    if calls and message.role != "assistant":
+        raise RequestError("Only an assistant's message has 'tool_calls'", f"{at}.tool_calls")
+    if calls:
+        shown["tool_calls"] = calls
+    if thoughts:
+        shown["reasoning_content"] = thoughts
+    check_names(extra, at, MESSAGE_IGNORED, MESSAGE_NEUTRAL)
     return shown
 
 
-def _calls(calls: object, at: str) -> list[dict[str, Any]]:
+def _thoughts(message: Message, extra: dict[str, Any], at: str) -> str:
+    """The thinking of a message, under whichever name it came; those names are taken out of `extra`."""
+    texts = [_string(extra, name, at) for name in _THOUGHTS if name in extra]
+    for name in _THOUGHTS:
+        extra.pop(name, None)
+    if isinstance(message.content, list):
+        for i, part in enumerate(message.content):
+            if isinstance(part, dict) and part.get("type") in ("thinking", "reasoning"):
+                texts.append(_thought_part(part, f"{at}.content[{i}]"))
+    return next((text for text in texts if text), "")
+
+
+def _thought_part(part: dict[str, Any], at: str) -> str:
+    """A part of an assistant's message that is thinking: a text, or a list of text parts (Mistral's)."""
+    value = part.get(part["type"], part.get("text", ""))
+    if isinstance(value, list):
+        return "".join(_part(inner, f"{at}.{part['type']}[{i}]") for i, inner in enumerate(value))
+    if not isinstance(value, str):
+        raise RequestError(f"'{at}.{part['type']}' must be a string", f"{at}.{part['type']}")
+    return value
+
+
+def _calls(calls: object, function_call: object, at: str) -> list[dict[str, Any]]:
+    """The calls of a message; `function_call` is the older form of one."""
+    if function_call and not calls:
+        if not isinstance(function_call, dict):
+            raise RequestError(f"'{at}.function_call' must be an object", f"{at}.function_call")
+        return [_call({"id": "call_0", "function": function_call}, f"{at}.function_call", "")]
+    if calls is None:
+        return []
     if not isinstance(calls, list):
-        raise RequestError(f"'{at}' must be a list of calls", at)
-    return [_call(call, f"{at}[{i}]") for i, call in enumerate(calls)]
+        raise RequestError(f"'{at}.tool_calls' must be a list of calls", f"{at}.tool_calls")
+    return [_call(call, f"{at}.tool_calls[{i}]", ".function") for i, call in enumerate(calls)]
 
 
-def _call(call: object, at: str) -> dict[str, Any]:
+def _call(call: object, at: str, within: str) -> dict[str, Any]:
+    """One call, whose function stands `within` the place `at`."""
+    if isinstance(call, dict) and call.get("type") == "custom" and isinstance(call.get("custom"), dict):
+        own = call["custom"]
+        arguments = {"input": own.get("input", "")}
+        call = {"id": call.get("id"), "function": {"name": own.get("name"), "arguments": arguments}}
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(call, dict) or not isinstance(function, dict):
         raise RequestError(f"'{at}' must be a call of a function, with an 'id' and a 'function'", at)
-    for holder, name in ((call, "id"), (function, "name"), (function, "arguments")):
-        if not isinstance(holder.get(name), str):
-            where = f"{at}.{name}" if holder is call else f"{at}.function.{name}"
-            raise RequestError(f"'{where}' must be a string", where)
-    said = {"name": function["name"], "arguments": function["arguments"]}
-    return {"id": call["id"], "type": "function", "function": said}
+    check_names(_left(call, "id", "function"), at, CALL_IGNORED)
+    check_names(_left(function, "name", "arguments"), f"{at}{within}", CALL_IGNORED)
+    own_call = {
+        "name": _string(function, "name", f"{at}{within}"),
+        "arguments": _arguments(function, at + within),
+    }
+    return {"id": _string(call, "id", at), "type": "function", "function": own_call}
+
+
+def _arguments(function: dict[str, Any], at: str) -> str:
+    """The JSON text of a call's arguments, which some clients send as an object or leave out."""
+    value = function.get("arguments")
+    if value is None:
+        return "{}"
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str):
+        raise RequestError(f"'{at}.arguments' must be the text of a JSON object", f"{at}.arguments")
+    return value
 
 
 def _text(message: Message, at: str, pictures: Pictures) -> str:
@@ -68,26 +129,31 @@ def _text(message: Message, at: str, pictures: Pictures) -> str:
     content = message.content
     if isinstance(content, str):
         return content
-    if content is None and message.role == "assistant":
+    if not content and content in (None, []) and message.role in _MAY_BE_EMPTY:
         return ""
     if content is None:
         raise MissingField(f"A message of role '{message.role}' needs content at '{at}'", at)
     if not isinstance(content, list) or not content:
         raise RequestError(f"'{at}' must be a string or a list of parts", at)
-    may_show = message.role == "user"
-    return pictures.joined(
-        _image(part, f"{at}[{i}]", pictures)
-        if may_show and isinstance(part, dict) and part.get("type") == "image_url"
-        else _part(part, f"{at}[{i}]")
-        for i, part in enumerate(content)
-    )
+    shown = []
+    for i, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if message.role == "user" and kind == "image_url":
+            shown.append(_image(part, f"{at}[{i}]", pictures))
+        elif message.role != "assistant" or kind not in ("thinking", "reasoning"):
+            shown.append(_part(part, f"{at}[{i}]"))
+    return pictures.joined(shown)
 
 
 def _image(part: dict[str, Any], at: str, pictures: Pictures) -> str:
+    check_names(_left(part, "type", "image_url"), at, PART_IGNORED)
     at = f"{at}.image_url"
     image = part.get("image_url")
+    if isinstance(image, str):  # Mistral's
+        return pictures.from_url(image, at)
     if not isinstance(image, dict):
         raise RequestError(f"'{at}' must be an object with a 'url'", at)
+    check_names(_left(image, "url", "detail"), at, PART_IGNORED | {"format"})
     detail_of(image, at)
     return pictures.from_url(image.get("url"), f"{at}.url")
 
@@ -95,12 +161,24 @@ def _image(part: dict[str, Any], at: str, pictures: Pictures) -> str:
 def _part(part: object, at: str) -> str:
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
         raise RequestError(f"'{at}' must be an object with a 'type'", at)
-    if part["type"] != "text":
+    field = _TEXTS.get(part["type"])
+    if field is None:
         raise NotSupported(
             f"Content of type '{part['type']}' is not supported here; send text; images only in a user's "
             "message",
             at,
         )
-    if not isinstance(part.get("text"), str):
-        raise RequestError(f"'{at}.text' must be a string", f"{at}.text")
-    return str(part["text"])
+    check_names(_left(part, "type", field), at, PART_IGNORED)
+    return _string(part, field, at)
+
+
+def _string(holder: Mapping[str, Any], name: str, at: str) -> str:
+    value = holder.get(name)
+    if not isinstance(value, str):
+        raise RequestError(f"'{at}.{name}' must be a string", f"{at}.{name}")
+    return value
+
+
+def _left(holder: dict[str, Any], *read: str) -> dict[str, Any]:
+    """The fields that nothing reads."""
+    return {name: value for name, value in holder.items() if name not in read}

@@ -9,7 +9,7 @@ from vram_llm.engine.request import TokenEvent
 from vram_llm.server.logprobs import ChatLogprobs, CompletionLogprobs
 
 Ending = Literal["stop", "length"]
-ChatEnding = Literal["stop", "length", "tool_calls"]
+ChatEnding = Literal["stop", "length", "tool_calls", "function_call"]  # the last is the older way
 PRESENT = Field(exclude_if=lambda value: value is None)  # left out where there is none, as OpenAI does
 
 
@@ -60,6 +60,21 @@ class ToolCall(BaseModel):
     function: CalledFunction
 
 
+class CalledCustom(BaseModel):
+    """Which custom tool, and the text it is called with."""
+
+    name: str
+    input: str
+
+
+class CustomToolCall(BaseModel):
+    """A call of a custom tool that the client is to make."""
+
+    id: str
+    type: Literal["custom"] = "custom"
+    custom: CalledCustom
+
+
 class AssistantMessage(BaseModel):
     """The answer to a chat. Thinking and calls are left out where there are none."""
 
@@ -68,7 +83,8 @@ class AssistantMessage(BaseModel):
     refusal: None = None
     annotations: list[None] = []
     reasoning_content: Annotated[str | None, PRESENT] = None
-    tool_calls: Annotated[list[ToolCall] | None, PRESENT] = None
+    tool_calls: Annotated[list[ToolCall | CustomToolCall] | None, PRESENT] = None
+    function_call: Annotated[CalledFunction | None, PRESENT] = None
 
 
 class ChatChoice(BaseModel):

@@ -1,17 +1,19 @@
 """POST /v1/rerank, as Jina, Cohere and llama-server have it."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from uuid import uuid4
 
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
 from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.errors import RequestError
+from vram_llm.server.client_names import IGNORED
 from vram_llm.server.document import body_route
 from vram_llm.server.generation import while_connected
+from vram_llm.server.known_fields import Fields
 from vram_llm.server.replies import EmbeddingUsage, RankedDocument, RankedText, Ranking
 from vram_llm.server.schemas import parse
 from vram_llm.server.served import Served
@@ -25,10 +27,10 @@ _DOCUMENTS = {
 }  # fmt: skip
 
 
-class RerankFields(BaseModel):
+class RerankFields(Fields):
     """POST /v1/rerank. A document is a string, or an object with its `text`."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    ignored: ClassVar[frozenset[str]] = IGNORED
 
     model: str | None = None
     query: str

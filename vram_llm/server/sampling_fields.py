@@ -3,30 +3,39 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from vram_llm.engine.request import SamplingParams
 from vram_llm.errors import RequestError
+from vram_llm.server.known_fields import Fields
+from vram_llm.server.logit_bias import LogitBias, token_biases
+from vram_llm.server.samplers import SamplerNames, switched_off
 
 MAX_BREAKERS = 16  # each is looked for in the whole vocabulary
+MAX_TEMPERATURE = 1_000_000  # in llama-server it is endless; here all tokens are equally likely by then
 _INT32 = 2**31
 
+
+def _whole(value: object) -> object:
+    """20.0 is 20: some clients have no integers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
 Share = Annotated[float, Field(ge=0, le=1)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-RepeatPenalty = Annotated[float, Field(gt=0, le=2)]
-LastN = Annotated[int, Field(ge=-1, lt=_INT32)]  # -1: the whole context
+Penalty = Annotated[float, Field(ge=-100, le=100)]
+RepeatPenalty = Annotated[float, Field(gt=0, le=100)]
+LastN = Annotated[int, WHOLE, Field(ge=-1, lt=_INT32)]  # -1: the whole context
 Breaker = Annotated[str, Field(min_length=1, max_length=40)]  # llama.cpp reads no more of it
 
 
-class SamplingFields(BaseModel):
+class SamplingFields(Fields):
     """A field that is null is as good as absent."""
 
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    seed: Annotated[int, WHOLE, Field(ge=-(2**63), lt=2**63)] | None = None  # -1: random
+    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None = None
     top_p: Share | None = None
-    top_k: Annotated[int, Field(ge=-1, lt=_INT32)] | None = None
+    top_k: Annotated[int, WHOLE, Field(ge=-_INT32, lt=_INT32)] | None = None  # 0 or less: off
     min_p: Share | None = None
     typical_p: Share | None = None
     top_n_sigma: Annotated[float, Field(ge=-1)] | None = None
@@ -39,31 +48,46 @@ class SamplingFields(BaseModel):
     repeat_last_n: LastN | None = None
     dry_multiplier: Annotated[float, Field(ge=0, le=100)] | None = None
     dry_base: Annotated[float, Field(ge=1, le=100)] | None = None
-    dry_allowed_length: Annotated[int, Field(ge=0, lt=_INT32)] | None = None
+    dry_allowed_length: Annotated[int, WHOLE, Field(ge=0, lt=_INT32)] | None = None
     dry_penalty_last_n: LastN | None = None
     dry_sequence_breakers: Annotated[list[Breaker], Field(max_length=MAX_BREAKERS)] | None = None
-    mirostat: Annotated[int, Field(ge=0, le=2)] | None = None
+    mirostat: Annotated[int, WHOLE, Field(ge=0, le=2)] | None = None
     mirostat_tau: Annotated[float, Field(ge=0, le=100)] | None = None
     mirostat_eta: Annotated[float, Field(ge=0, le=1)] | None = None
-    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: LogitBias = None
+    samplers: SamplerNames = None
 
     def sampling(self, n_vocab: int, defaults: Mapping[str, float | int]) -> SamplingParams:
         """How the first choice is sampled; `defaults` are fields of SamplingParams. Raises RequestError."""
-        outside = [token for token in self.logit_bias or () if not 0 <= token < n_vocab]
-        if outside:
-            raise RequestError(
-                f"Token {outside[0]} in 'logit_bias' is not in the vocabulary: the last is {n_vocab - 1}",
-                "logit_bias",
-            )
-        given = {name: getattr(self, name) for name in SamplingFields.model_fields}
-        del given["repetition_penalty"]
-        given["repeat_penalty"] = one_of(self, "repeat_penalty", "repetition_penalty")
-        given["top_k"] = None if self.top_k is None else max(0, self.top_k)  # -1 is how some say "off"
-        given["logit_bias"] = self.logit_bias or None
-        if self.dry_sequence_breakers is not None:
-            given["dry_sequence_breakers"] = tuple(self.dry_sequence_breakers)
+        given: dict[str, Any] = {name: self.setting(name) for name in SamplingFields.model_fields}
+        del given["repetition_penalty"], given["samplers"]
+        given["repeat_penalty"] = self.setting("repeat_penalty", "repetition_penalty")
+        given["top_k"] = None if given["top_k"] is None else max(0, given["top_k"])
+        given["logit_bias"] = token_biases(self.setting("logit_bias"), n_vocab)
+        if given["dry_sequence_breakers"] is not None:
+            given["dry_sequence_breakers"] = tuple(given["dry_sequence_breakers"])
+        seed = given.pop("seed")
         named = {name: value for name, value in given.items() if value is not None}
-        return SamplingParams(**{**defaults, **named})
+        if seed is not None:
+            named["seed"] = None if seed == -1 else seed
+        return SamplingParams(**{**defaults, **named, **switched_off(self.setting("samplers"))})
+
+    def setting(self, *names: str) -> Any:
+        """The value of a setting that has several names. Raises RequestError where two are given and differ.
+
+        In Ollama's way it may stand in `options` as well.
+        """
+        options = getattr(self, "options", None)
+        found = [(name, getattr(self, name)) for name in names if hasattr(self, name)]
+        if options is not None:
+            found += [(f"options.{name}", getattr(options, name)) for name in names if hasattr(options, name)]
+        given = [(name, value) for name, value in found if value is not None]
+        for name, value in given[1:]:
+            if value != given[0][1]:
+                raise RequestError(
+                    f"'{given[0][0]}' and '{name}' are the same setting; send one of them", name
+                )
+        return given[0][1] if given else None
 
 
 def one_of(fields: BaseModel, first: str, second: str) -> Any:

@@ -1,8 +1,6 @@
 """What clients may send. The one place where their bytes become our types.
 
-A field is one of four kinds. Declared here: obeyed. In IGNORED: clients send it and it changes nothing on
-this server. In a table of neutral values: a feature that is not there yet, refused (400) unless its value
-asks for nothing. Anything else: refused (400), as OpenAI does, rather than half-obeyed.
+Fields that are declared are obeyed; `known_fields` says what becomes of the others.
 """
 
 from codecs import BOM_UTF8
@@ -11,23 +9,21 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from vram_llm.errors import RequestError
-from vram_llm.server.errors import MissingField, NotSupported, UnknownParameter
+from vram_llm.server.client_names import CHAT_NEUTRAL, IGNORED, NEUTRAL
 from vram_llm.server.grammar_fields import GrammarFields
+from vram_llm.server.known_fields import Fields, Neutral, check_fields
+from vram_llm.server.legacy_functions import FunctionCall, legacy_use
 from vram_llm.server.pictures import DETAILS
-from vram_llm.server.sampling_fields import SamplingFields
-from vram_llm.server.tools import MAX_TOOLS, Tool, ToolChoice
+from vram_llm.server.sampling_fields import WHOLE, SamplingFields
+from vram_llm.server.sentences import sentence
+from vram_llm.server.thinking_fields import Reasoning as Reasoning
+from vram_llm.server.thinking_fields import ThinkingFields
+from vram_llm.server.tools import MAX_TOOLS, Function, Tool, ToolChoice, ToolUse, tool_use
 
 MAX_TOKENS = 2**31 - 1
 MAX_CHOICES = 128  # that one request may ask for, over all its prompts
 MAX_STOPS = 16
 MAX_TOP_LOGPROBS, MAX_COMPLETION_LOGPROBS = 20, 5  # OpenAI's
-
-IGNORED = frozenset(
-    {
-        "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-        "cache_prompt",
-    }
-)  # fmt: skip
 
 _STRING = {"type": "string"}
 _STRINGS = {"type": "array", "items": _STRING}
@@ -60,17 +56,35 @@ Content = Annotated[Any, WithJsonSchema(_CONTENT)]
 Prompt = Annotated[Any, WithJsonSchema(_PROMPT)]
 Stop = Annotated[Any, WithJsonSchema(_STOP)]
 Logprobs = Annotated[Any, WithJsonSchema(_LOGPROBS)]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+MaxTokens = Annotated[int, WHOLE, Field(ge=-2, le=MAX_TOKENS)] | None  # below 0: no limit
 Metadata = Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)]
 T = TypeVar("T", bound=BaseModel)
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Fields):
     """How a stream is sent."""
 
-    model_config = ConfigDict(strict=True)
+    ignored: ClassVar[frozenset[str]] = frozenset({"include_obfuscation"})  # bytes that hide lengths
+    not_yet: ClassVar[Neutral] = {"continuous_usage_stats": (False,)}
 
     include_usage: bool | None = None
+
+
+class UsageOptions(Fields):
+    """OpenRouter's way to ask for the usage at the end of a stream."""
+
+    include: bool | None = None
+
+
+class OllamaOptions(SamplingFields):
+    """Settings as Ollama has them."""
+
+    ignored: ClassVar[frozenset[str]] = IGNORED
+    not_yet: ClassVar[Neutral] = NEUTRAL
+
+    num_predict: MaxTokens = None
+    num_ctx: Annotated[int, WHOLE, Field(ge=0)] | None = None
+    stop: Stop = None
 
 
 class Message(BaseModel):
@@ -83,16 +97,19 @@ class Message(BaseModel):
 
 
 class GenerationFields(SamplingFields, GrammarFields):
-    """What chats and completions have in common. A field that is null is as good as absent."""
+    """What all routes that write text have in common. A field that is null is as good as absent."""
 
-    not_yet: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    ignored: ClassVar[frozenset[str]] = IGNORED
+    not_yet: ClassVar[Neutral] = NEUTRAL
 
     model: str | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    n: Annotated[int, WHOLE, Field(ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: MaxTokens = None
+    num_ctx: Annotated[int, WHOLE, Field(ge=0)] | None = None
+    min_tokens: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOKENS)] | None = None
     stop: Stop = None
+    stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOPS)] | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     return_progress: bool | None = None  # of the prompt, in streams
@@ -100,14 +117,27 @@ class GenerationFields(SamplingFields, GrammarFields):
     user: str | None = None  # whose request it is changes nothing here
 
     @property
-    def include_usage(self) -> bool:
-        return bool(self.stream_options and self.stream_options.include_usage)
+    def n_choices(self) -> int:
+        """How many choices to give. Raises RequestError."""
+        return self.setting("n", "n_cmpl") or 1
+
+    def check_context(self, n_ctx: int) -> None:
+        """Raises RequestError where more context is asked for than `n_ctx` tokens."""
+        wanted = self.setting("num_ctx")
+        if wanted is not None and wanted > n_ctx:
+            field = "num_ctx" if self.num_ctx is not None else "options.num_ctx"
+            raise RequestError(
+                f"'{field}' is {wanted:,} and the model is served with a context of {n_ctx:,} tokens; ask "
+                "for no more, or start the server with a larger --n-ctx",
+                field,
+            )
 
     def stops(self) -> tuple[str, ...]:
         """The stop strings. Raises RequestError."""
-        if self.stop is None:
+        given = self.setting("stop")
+        if given is None:
             return ()
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop
+        stops = [given] if isinstance(given, str) else given
         good = isinstance(stops, list) and all(isinstance(stop, str) and stop for stop in stops)
         if not good or len(stops) > MAX_STOPS:
             raise RequestError(
@@ -115,51 +145,99 @@ class GenerationFields(SamplingFields, GrammarFields):
             )
         return tuple(stops)
 
+    def stop_ids(self, n_vocab: int) -> tuple[int, ...]:
+        """The tokens that end the answer. Raises RequestError."""
+        for i, token in enumerate(self.stop_token_ids or ()):
+            if not 0 <= token < n_vocab:
+                raise RequestError(
+                    f"Token {token} in 'stop_token_ids' is not in the vocabulary: the last is {n_vocab - 1}",
+                    f"stop_token_ids[{i}]",
+                )
+        return tuple(self.stop_token_ids or ())
 
-class Reasoning(BaseModel):
-    """How much to think. Thinking is shown whole, so every `summary` is met."""
 
-    model_config = ConfigDict(strict=True)
+class OpenAIFields(GenerationFields):
+    """What OpenAI's two routes have in common, with what other servers' clients send to them."""
 
-    effort: Effort | None = None
-    summary: Literal["auto", "concise", "detailed"] | None = None
-    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+    stream_options: StreamOptions | None = None
+    usage: UsageOptions | None = None
+    n_cmpl: Annotated[int, WHOLE, Field(ge=1, le=MAX_CHOICES)] | None = None
+    n_predict: MaxTokens = None
+    num_predict: MaxTokens = None
+    options: OllamaOptions | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        wanted = self.stream_options and self.stream_options.include_usage
+        return bool(wanted or (self.usage and self.usage.include))
+
+    def token_limit(self, default: int | None = None) -> int | None:
+        """The most tokens to write; None: no limit. `default` is for where the request does not say.
+
+        Raises RequestError where two fields differ.
+        """
+        given: int | None = self.setting("max_completion_tokens", "max_tokens", "n_predict", "num_predict")
+        return default if given is None else None if given < 0 else given
 
 
-class ChatCompletionRequest(GenerationFields):
+class ChatCompletionRequest(OpenAIFields, ThinkingFields):
     """POST /v1/chat/completions."""
 
-    not_yet: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "functions": ([],), "function_call": ("none",), "modalities": (["text"],), "audio": (),
-        "prediction": (), "web_search_options": (), "verbosity": ("medium",),
-    }  # fmt: skip
+    not_yet: ClassVar[Neutral] = CHAT_NEUTRAL
 
     messages: Annotated[list[Message], Field(min_length=1)]
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Effort | None = None
-    reasoning: Reasoning | None = None
+    functions: Annotated[list[Function], Field(max_length=MAX_TOOLS)] | None = None
+    function_call: FunctionCall = None
     chat_template_kwargs: dict[str, Any] | None = None
-    metadata: Metadata | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    metadata: dict[str, Any] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    max_completion_tokens: MaxTokens = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    top_logprobs: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    n_probs: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     def n_logprobs(self) -> int | None:
-        """How many of the most likely tokens to tell at each place; None: nothing. Raises RequestError."""
+        """How many of the most likely tokens to give at each place; None: nothing. Raises RequestError."""
+        if self.logprobs is None and self.n_probs:
+            return self.n_probs
         if self.top_logprobs and not self.logprobs:
             raise RequestError("'top_logprobs' needs 'logprobs' to be true", "top_logprobs")
         return self.top_logprobs or 0 if self.logprobs else None
 
+    def use(self) -> ToolUse:
+        """What may be called. Raises RequestError."""
+        if not self.functions:
+            return tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
+        if self.tools:
+            raise RequestError("'functions' is the older name of 'tools'; send one of them", "functions")
+        return legacy_use(self.functions, self.function_call)
 
-class CompletionRequest(GenerationFields):
+    def continues(self) -> bool:
+        """Whether the answer goes on where the last message ends. Raises RequestError."""
+        if self.continue_final_message and self.add_generation_prompt:
+            raise RequestError(
+                "'continue_final_message' and 'add_generation_prompt' exclude each other; send one of them",
+                "continue_final_message",
+            )
+        if self.continue_final_message is not None:
+            return self.continue_final_message
+        return self.messages[-1].role == "assistant" and self.add_generation_prompt is None
+
+
+class CompletionRequest(OpenAIFields):
     """POST /v1/completions. `max_tokens` is 16 where absent, as OpenAI's. An empty `suffix` is none."""
+
+    not_yet: ClassVar[Neutral] = {"add_special_tokens": (True,)}
 
     prompt: Prompt
     suffix: str | None = None
-    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
     logprobs: Logprobs = None
+    n_probs: Annotated[int, WHOLE, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
 
@@ -168,7 +246,7 @@ class CompletionRequest(GenerationFields):
 
         Raises RequestError.
         """
-        n, best_of = self.n or 1, self.best_of
+        n, best_of = self.n_choices, self.best_of
         if best_of is None or best_of == n:
             return None
         if best_of < n:
@@ -180,8 +258,8 @@ class CompletionRequest(GenerationFields):
         return best_of
 
     def n_logprobs(self) -> int | None:
-        """How many of the most likely tokens to tell at each place; None: nothing. Raises RequestError."""
-        n = self.logprobs
+        """How many of the most likely tokens to give at each place; None: nothing. Raises RequestError."""
+        n = self.logprobs if self.logprobs is not None else self.n_probs or None
         if n is None or n is False:
             return None
         if type(n) is not int or not 0 <= n <= MAX_COMPLETION_LOGPROBS:
@@ -196,43 +274,6 @@ def parse(kind: type[T], body: bytes) -> T:
     try:
         fields = kind.model_validate_json(body.removeprefix(BOM_UTF8))
     except ValidationError as error:
-        raise _sentence(error) from None
-    for name, value in (fields.model_extra or {}).items():
-        _check_extra(kind, name, value)
+        raise sentence(error) from None
+    check_fields(fields)
     return fields
-
-
-def _check_extra(kind: type[BaseModel], name: str, value: Any) -> None:
-    if name in IGNORED:
-        return
-    not_yet: dict[str, tuple[Any, ...]] = getattr(kind, "not_yet", {})
-    if name not in not_yet:
-        raise UnknownParameter(f"Unrecognized request argument supplied: {name}", name)
-    neutral = not_yet[name]
-    if value is not None and not any(type(value) is type(n) and value == n for n in neutral):
-        raise NotSupported(f"'{name}' is not supported yet; leave it out", name)
-
-
-def _sentence(error: ValidationError) -> RequestError:
-    first = error.errors(include_url=False, include_context=False)[0]
-    if first["type"] == "json_invalid":
-        return RequestError(f"The body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
-    param = _path(first["loc"])
-    if not param:
-        return RequestError("The body must be a JSON object")
-    if first["type"] == "missing":
-        return MissingField(f"Missing required parameter: '{param}'", param)
-    value = repr(first["input"])
-    shown = value if len(value) <= 60 else value[:57] + "..."
-    message = first["msg"].removeprefix("Input ")
-    return RequestError(f"Invalid value for '{param}': it {message}, got {shown}", param)
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    """("messages", 2, "role") as "messages[2].role"."""
-    path = ""
-    for step in location:
-        if step == "[key]":  # pydantic's mark of a dict's key, where that is what is wrong
-            continue
-        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
-    return path

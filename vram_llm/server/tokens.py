@@ -4,15 +4,17 @@ The first two also as vLLM has them, with GET /tokenizer_info: evaluation harnes
 """
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from vram_llm.errors import RequestError
 from vram_llm.server.chat import turn_of
+from vram_llm.server.client_names import IGNORED
 from vram_llm.server.document import body_route, refusals
 from vram_llm.server.errors import MissingField, NotSupported
+from vram_llm.server.known_fields import Fields
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.schemas import ChatCompletionRequest, parse
 from vram_llm.server.served import Served
@@ -20,13 +22,13 @@ from vram_llm.server.served import Served
 MAX_CHARS = 2**20  # the engine reads them between two tokens of everybody else
 
 
-class TokenizeFields(BaseModel):
+class TokenizeFields(Fields):
     """POST /tokenize. The text may hold `parse_special`'s special tokens.
 
     It is `content`, or as vLLM has it `prompt`, with `add_special_tokens` true unless said otherwise.
     """
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    ignored: ClassVar[frozenset[str]] = IGNORED
 
     model: str | None = None
     content: str | None = None
@@ -37,10 +39,10 @@ class TokenizeFields(BaseModel):
     with_pieces: bool | None = None
 
 
-class DetokenizeFields(BaseModel):
+class DetokenizeFields(Fields):
     """POST /detokenize."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    ignored: ClassVar[frozenset[str]] = IGNORED
 
     model: str | None = None
     tokens: list[int]

@@ -5,13 +5,15 @@ Three APIs declare tools in three forms. Each becomes an Offer; `offered` makes 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
 from vram_llm.engine.request import Grammar
 from vram_llm.errors import RequestError
+from vram_llm.server.client_names import TOOL_IGNORED
 from vram_llm.server.errors import MissingField, NotSupported
+from vram_llm.server.known_fields import Fields
 from vram_llm.server.text_tools import TEXT_PARAMETERS, text_grammar, text_parameters
 
 MAX_TOOLS = 4096  # as many as a prompt of a million tokens could show
@@ -36,10 +38,10 @@ ToolChoice = Annotated[
 _OPEN = ("anyOf", "oneOf", "allOf", "$ref", "additionalProperties", "patternProperties", "propertyNames")
 
 
-class Function(BaseModel):
+class Function(Fields):
     """A function that the client will call for the model. `parameters` is a JSON schema of an object."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    ignored: ClassVar[frozenset[str]] = TOOL_IGNORED
 
     name: ToolName
     description: str | None = None
@@ -47,20 +49,20 @@ class Function(BaseModel):
     strict: bool | None = None
 
 
-class Custom(BaseModel):
+class Custom(Fields):
     """A tool that takes one text. `format` may be a grammar for that text."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    ignored: ClassVar[frozenset[str]] = TOOL_IGNORED
 
     name: ToolName
     description: str | None = None
     format: dict[str, Any] | None = None
 
 
-class Tool(BaseModel):
+class Tool(Fields):
     """A tool as chat completions declare it."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    ignored: ClassVar[frozenset[str]] = TOOL_IGNORED
 
     type: Literal["function", "custom"]
     function: Function | None = None

@@ -45,6 +45,7 @@ def make_turn(
     *,
     config: ServerConfig,
     effort: str | None = None,
+    effort_field: str = "reasoning_effort",
     names: Mapping[str, Any] | None = None,
     grammar: Grammar | None = None,
     reasoning_budget: int | None = None,
@@ -53,8 +54,9 @@ def make_turn(
 ) -> Turn:
     """The turn that follows `messages` (see chat.history), which have the marks of `pictures` in them.
 
-    `names` are the client's own for the template. With a `grammar`, or a call that must be made, the answer
-    begins at once, without thinking. `reasoning_budget`: the most tokens of thinking; None: no limit.
+    `effort_field` is the request's for the effort. `names` are the client's own for the template. With a
+    `grammar`, or a call that must be made, the answer begins at once, without thinking. `reasoning_budget`:
+    the most tokens of thinking; None: no limit.
     `continues`: the last message is the assistant's, and the answer goes on where it ends.
     `add_generation_prompt` of False opens no turn of the assistant's. Blocks: call it in a thread. Raises
     RequestError, BrokenTemplate.
@@ -68,7 +70,7 @@ def make_turn(
         list(use.tools),
         chat_template(info.chat_template, info.bos_token, info.eos_token),
         dialect,
-        _names(dialect, effort, given),
+        _names(dialect, effort, given, effort_field),
         continues=continues,
         add_generation_prompt=add_generation_prompt,
     )
@@ -133,7 +135,9 @@ def _budget(prompt: ChatPrompt, n_tokens: int | None) -> ReasoningBudget | None:
     )
 
 
-def _names(dialect: Dialect, effort: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+def _names(
+    dialect: Dialect, effort: str | None, given: Mapping[str, Any], effort_field: str
+) -> dict[str, Any]:
     """The names that a client gives the template, and those with which the template takes its effort.
 
     An effort asks for no other answer, so where the template takes none it changes nothing: the model
@@ -147,7 +151,7 @@ def _names(dialect: Dialect, effort: str | None, given: Mapping[str, Any]) -> di
     if names and dialect.thinking is None and effort not in OFF:
         raise NotSupported(
             "This model's thinking is not parsed, so it would be part of the answer; "
-            "leave 'reasoning_effort' out, or send \"none\"",
-            "reasoning_effort",
+            f"leave '{effort_field}' out, or switch thinking off",
+            effort_field,
         )
     return {**names, **given}

@@ -55,23 +55,19 @@ def fold(events: Iterable[Event]) -> Said:
     return said
 
 
-def run(parser: Parser, pieces: Iterable[str]) -> Said:
+def run(grammar: Callable[[], Grammar], pieces: Iterable[str]) -> Said:
+    parser = Parser(grammar())
     events = [event for piece in pieces for event in parser.feed(piece)]
     return fold([*events, *parser.finish()])
 
 
 def check(grammar: Callable[[], Grammar], text: str, said: Said) -> None:
-    """As `check_parser`, with a parser of a grammar."""
-    check_parser(lambda: Parser(grammar()), text, said)
-
-
-def check_parser(new: Callable[[], Parser], text: str, said: Said) -> None:
     """The whole text, every cut in two, and byte by byte: all say the same."""
-    assert run(new(), [text]) == said
+    assert run(grammar, [text]) == said
     for at in range(1, len(text)):
-        assert run(new(), [text[:at], text[at:]]) == said, (text[:at], text[at:])
+        assert run(grammar, [text[:at], text[at:]]) == said, (text[:at], text[at:])
     decoder = codecs.getincrementaldecoder("utf-8")()
-    assert run(new(), [decoder.decode(bytes([byte])) for byte in text.encode()]) == said
+    assert run(grammar, [decoder.decode(bytes([byte])) for byte in text.encode()]) == said
 
 
 def calls(*named: tuple[str, str], content: str = "", reasoning: str = "") -> Said:

@@ -1,0 +1,102 @@
+"""Fields that nothing obeys: hints pass, neutral values pass, everything else is refused by its name."""
+
+import json
+from typing import Any
+
+import pytest
+
+from vram_llm.errors import RequestError
+from vram_llm.server.client_names import CHAT_NEUTRAL, NEUTRAL
+from vram_llm.server.errors import NotSupported, UnknownParameter
+from vram_llm.server.known_fields import check_names
+from vram_llm.server.schemas import ChatCompletionRequest, CompletionRequest, parse
+from vram_llm.server.tokens import DetokenizeFields, TokenizeFields
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+FUNCTION = {"name": "f", "parameters": {"type": "object"}}
+TOOL = {"type": "function", "function": FUNCTION}
+
+
+def parsed(**fields: Any) -> ChatCompletionRequest:
+    return parse(ChatCompletionRequest, json.dumps({**CHAT, **fields}).encode())
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"temprature": 1}, "temprature"),
+        ({"stream_options": {"foo": 1}}, "stream_options.foo"),
+        ({"usage": {"details": True}}, "usage.details"),
+        ({"reasoning": {"mode": "x"}}, "reasoning.mode"),
+        ({"thinking": {"type": "enabled", "depth": 3}}, "thinking.depth"),
+        ({"options": {"temprature": 1}}, "options.temprature"),
+        ({"structured_outputs": {"yaml": "x"}}, "structured_outputs.yaml"),
+        ({"tools": [{**TOOL, "mode": "x"}]}, "tools[0].mode"),
+        ({"tools": [TOOL, {"type": "function", "function": {**FUNCTION, "timeout": 3}}]},
+         "tools[1].function.timeout"),
+        ({"functions": [{**FUNCTION, "timeout": 3}]}, "functions[0].timeout"),
+    ],
+)  # fmt: skip
+def test_unknown(fields: dict[str, Any], path: str) -> None:
+    with pytest.raises(UnknownParameter) as caught:
+        parsed(**fields)
+    assert str(caught.value) == f"Unrecognized request argument supplied: {path}"
+    assert caught.value.param == path
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temprature": None},
+        {"stream_options": {"foo": None, "include_obfuscation": False}},
+        {"tools": [{"type": "function", "function": {**FUNCTION, "cache_control": {"type": "ephemeral"}}}]},
+        {"tools": [{**TOOL, "_meta": {"a": 1}}]},
+        {"options": {"num_thread": 8, "num_gpu": 99, "tfs_z": 1.0}},
+        {"provider": {"order": ["a"]}, "transforms": ["middle-out"], "route": "fallback", "models": ["a"]},
+        {"ttl": 300, "draft_model": "x", "keep_alive": "5m"},
+        {"id_slot": 0, "cache_prompt": False, "n_keep": -1, "sse_ping_interval": 5},
+        {"priority": 3, "request_id": "r", "cache_salt": "s"},
+        {"metadata": {"a": {"b": 1}}, "user": "u", "store": True},
+        {"web_search_options": None, "prediction": None, "modalities": ["text"], "verbosity": "low"},
+    ],
+)
+def test_nothing_is_asked_for(fields: dict[str, Any]) -> None:
+    assert parsed(**fields).messages
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, values in (NEUTRAL | CHAT_NEUTRAL).items() for value in (None, *values)],
+)
+def test_neutral_values(name: str, value: object) -> None:
+    assert parsed(**{name: value}).messages
+
+
+@pytest.mark.parametrize("name", sorted(NEUTRAL | CHAT_NEUTRAL))
+def test_other_values_of_the_same(name: str) -> None:
+    with pytest.raises(NotSupported) as caught:
+        parsed(**{name: "something else"})
+    assert caught.value.param == name
+
+
+@pytest.mark.parametrize(
+    ("value", "neutral", "passes"),
+    [(1, 1.0, True), (1.0, 1, True), (True, 1, False), (0, False, False), ([], [], True), ("", "", True)],
+)
+def test_numbers_may_be_written_in_two_ways(value: object, neutral: object, passes: bool) -> None:
+    if passes:
+        check_names({"a": value}, "", frozenset(), {"a": (neutral,)})
+        return
+    with pytest.raises(NotSupported):
+        check_names({"a": value}, "at", frozenset(), {"a": (neutral,)})
+
+
+def test_every_route_checks() -> None:
+    for kind, body in (
+        (CompletionRequest, {"prompt": "x"}),
+        (TokenizeFields, {"content": "x"}),
+        (DetokenizeFields, {"tokens": []}),
+    ):
+        parse(kind, json.dumps({**body, "user_id": "u", "unknown": None}).encode())
+        with pytest.raises(RequestError):
+            parse(kind, json.dumps({**body, "unknown": 1}).encode())

@@ -1,0 +1,52 @@
+"""Thinking that stays in the content of an answer, between its marks (`reasoning_format` of "none")."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from vram_llm.chat.events import Content, Event, Reasoning, Unopened
+from vram_llm.chat.reader import Parser
+from vram_llm.server.turn import Turn
+
+_DEFAULT = ("<think>", "</think>")
+
+
+class InlineParser(Parser):
+    """Reads as `parser` does, and gives thinking back as content."""
+
+    def __init__(self, parser: Parser, marks: tuple[str, str]) -> None:
+        self._parser = parser
+        self._opening, self._closing = marks
+        self._is_thinking = False
+
+    def feed(self, text: str) -> list[Event]:
+        """The pieces that are decided once `text` has come in."""
+        return self._inlined(self._parser.feed(text))
+
+    def finish(self) -> list[Event]:
+        """The last pieces. Nothing is fed after this."""
+        return self._inlined(self._parser.finish())
+
+    def _inlined(self, events: Iterable[Event]) -> list[Event]:
+        found: list[Event] = []
+        for event in events:
+            if isinstance(event, Reasoning):
+                opening = "" if self._is_thinking else self._opening
+                self._is_thinking = True
+                found.append(Content(opening + event.text))
+                continue
+            if self._is_thinking or isinstance(event, Unopened):
+                found.append(Content(self._closing))
+                self._is_thinking = False
+            if not isinstance(event, Unopened):
+                found.append(event)
+        return found
+
+
+def inlined(turn: Turn, marks: tuple[str, str] | None) -> Turn:
+    """`turn` with its thinking in the content, between the model's own marks, (opening, closing)."""
+
+    def of(new_parser: Callable[[], Parser | None]) -> Parser | None:
+        parser = new_parser()
+        return None if parser is None else InlineParser(parser, marks or _DEFAULT)
+
+    return replace(turn, new_parser=lambda: of(turn.new_parser))

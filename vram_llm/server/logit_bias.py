@@ -1,0 +1,92 @@
+"""`logit_bias`: an object as OpenAI has it, or pairs; tokens by their id or, as in llama-server, by text."""
+
+import math
+from typing import Annotated, Any
+
+from pydantic import WithJsonSchema
+
+from vram_llm.errors import RequestError
+from vram_llm.server.engine_port import Engine
+from vram_llm.server.errors import NotSupported
+
+_NUMBER = {"anyOf": [{"type": "number"}, {"const": False}]}
+_PAIR = {"type": "array", "minItems": 2, "maxItems": 2}
+LogitBias = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "object", "additionalProperties": _NUMBER},
+                {"type": "array", "items": _PAIR},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+MAX_BIASES = 4096
+
+
+async def spelled_out(biases: object, engine: Engine) -> list[tuple[int, float]] | None:
+    """Pairs of a token's id and what is added to its logit; a text means each of its tokens.
+
+    A bias of false rules a token out. Raises RequestError.
+    """
+    if biases is None:
+        return None
+    pairs: list[tuple[int, float]] = []
+    for key, bias in _pairs(biases):
+        if isinstance(key, int):
+            pairs.append((key, bias))
+        else:
+            tokens = await engine.tokenize(key, add_special=False, parse_special=False)
+            pairs += [(token, bias) for token in tokens]
+    return pairs
+
+
+def token_biases(biases: object, n_vocab: int) -> dict[int, float] | None:
+    """By token. Raises RequestError, also for a text: see `spelled_out`."""
+    found: dict[int, float] = {}
+    for key, bias in _pairs(biases) if biases else ():
+        if not isinstance(key, int):
+            raise NotSupported("'logit_bias' takes ids of tokens here, and no text", "logit_bias")
+        if not 0 <= key < n_vocab:
+            raise RequestError(
+                f"Token {key} in 'logit_bias' is not in the vocabulary: the last is {n_vocab - 1}",
+                "logit_bias",
+            )
+        found[key] = bias
+    return found or None
+
+
+def _pairs(biases: object) -> list[tuple[int | str, float]]:
+    if isinstance(biases, dict):
+        given = [(_id_or_text(key), bias, f"logit_bias.{key}") for key, bias in biases.items()]
+    elif isinstance(biases, list):
+        given = [_pair(item, f"logit_bias[{i}]") for i, item in enumerate(biases)]
+    else:
+        raise RequestError("'logit_bias' must be an object, or a list of pairs", "logit_bias")
+    if len(given) > MAX_BIASES:
+        raise RequestError(
+            f"'logit_bias' has {len(given):,} entries; {MAX_BIASES:,} is the most", "logit_bias"
+        )
+    return [(key, _bias(bias, at)) for key, bias, at in given]
+
+
+def _pair(item: object, at: str) -> tuple[int | str, object, str]:
+    if isinstance(item, dict) and "bias" in item:
+        item = [item.get("token", item.get("text")), item["bias"]]
+    if not isinstance(item, list | tuple) or len(item) != 2 or type(item[0]) not in (int, str):
+        raise RequestError(f"'{at}' must be a pair of a token's id, or a text, and a number", at)
+    return item[0], item[1], at
+
+
+def _bias(bias: object, at: str) -> float:
+    if bias is False:
+        return -math.inf
+    if isinstance(bias, bool) or not isinstance(bias, int | float) or not bias < math.inf:
+        raise RequestError(f"'{at}' must be a number, or false to rule the token out", at)
+    return float(bias)
+
+
+def _id_or_text(key: str) -> int | str:
+    return int(key) if key.isascii() and key.isdigit() else key

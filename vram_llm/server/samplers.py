@@ -1,0 +1,45 @@
+"""llama-server's `samplers`: which filters a row of logits goes through, and in which order."""
+
+from typing import Annotated, Any
+
+from pydantic import WithJsonSchema
+
+from vram_llm.errors import RequestError
+from vram_llm.server.errors import NotSupported
+
+SamplerNames = Annotated[
+    Any, WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "null"}]})
+]
+_OFF: dict[str, dict[str, float]] = {  # in the order they have here; and what turns each off
+    "penalties": {"repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
+    "dry": {"dry_multiplier": 0.0},
+    "top_n_sigma": {"top_n_sigma": -1.0},
+    "top_k": {"top_k": 0},
+    "typ_p": {"typical_p": 1.0},
+    "top_p": {"top_p": 1.0},
+    "min_p": {"min_p": 0.0},
+    "xtc": {"xtc_probability": 0.0},
+    "temperature": {"temperature": 1.0},
+}
+_ALSO = {"typical_p": "typ_p", "temp": "temperature"}
+
+
+def switched_off(samplers: object) -> dict[str, float]:
+    """Fields of SamplingParams that turn off what `samplers` leaves out; None leaves out nothing.
+
+    Raises RequestError where it is no list of their names, or the order is not the one here.
+    """
+    if samplers is None:
+        return {}
+    if not isinstance(samplers, list) or not all(isinstance(name, str) for name in samplers):
+        raise RequestError("'samplers' must be a list of names", "samplers")
+    names = [_ALSO.get(name, name) for name in samplers]
+    for i, name in enumerate(names):
+        if name not in _OFF:
+            raise NotSupported(f"'samplers[{i}]' must be one of {', '.join(_OFF)}", f"samplers[{i}]")
+    if names != [name for name in _OFF if name in names]:
+        raise NotSupported(
+            f"'samplers' must be in the order {', '.join(_OFF)}, each at most once; names may be left out",
+            "samplers",
+        )
+    return {field: value for name, off in _OFF.items() if name not in names for field, value in off.items()}
