@@ -22,6 +22,7 @@ def test_the_file_is_small_and_has_its_card_beside_it() -> None:
     ("key", "value"),
     [
         ("general.architecture", "llama"),
+        ("general.sampling.temp", 0.0),
         ("llama.context_length", 4096),
         ("llama.attention.key_length", 64),
         ("tokenizer.ggml.model", "gpt2"),

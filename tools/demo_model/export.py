@@ -37,6 +37,7 @@ def _write_header(writer: gguf.GGUFWriter, shape: Shape) -> None:
     writer.add_license("mit")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_sampling_temp(0.0)  # two million weights have one good answer, if any
     writer.add_vocab_size(shape.vocab)
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.embedding)
