@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vram_llm.errors import BadPlan, DoesNotFit, EngineDied, NotBuilt, VramLLMError
+from vram_llm.machine.host import largest_process
 from vram_llm.model import drafts
 from vram_llm.model.header import Header, read_header
 from vram_llm.model.location import HUB, is_kept, is_remote
@@ -87,6 +88,10 @@ def plan(model: str, machine: "Machine", workload: "Workload", dry: "DryRun | No
         except (NotBuilt, EngineDied) as error:
             noted = dataclasses.replace(machine, notes=(*machine.notes, f"no dry run: {error}"))
             return _plan(files, noted, workload, None)
+        except DoesNotFit as error:
+            if error.host_is_short and (holder := largest_process()) is not None:
+                raise DoesNotFit(f"{error}; of the other programs {holder}", host_is_short=True) from None
+            raise
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

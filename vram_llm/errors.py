@@ -38,9 +38,13 @@ class VramLLMError(Exception):
 
 
 class DoesNotFit(VramLLMError):
-    """No placement keeps every device inside its budget."""
+    """No placement keeps every device inside its budget; `host_is_short`: the computer's memory neither."""
 
     exit_code = 2
+
+    def __init__(self, message: str, *, host_is_short: bool = False) -> None:
+        super().__init__(message)
+        self.host_is_short = host_is_short
 
 
 class ModelNotFound(VramLLMError):

@@ -1,3 +1,5 @@
+import os
+import re
 from pathlib import Path
 
 import psutil
@@ -145,3 +147,11 @@ def test_this_machine() -> None:
     assert read.name
     assert 1 <= read.cores <= (psutil.cpu_count() or 1)
     assert 0 < read.available_bytes <= read.total_bytes <= psutil.virtual_memory().total
+
+
+def test_the_largest_process_is_named() -> None:
+    """This test's own parent, if nothing else, holds memory."""
+    holder = host.largest_process()
+    assert holder is not None
+    assert re.fullmatch(r".+ \(pid \d+\) holds [\d.,]+ [KMGT]iB", holder)
+    assert f"(pid {os.getpid()})" not in holder

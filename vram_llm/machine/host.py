@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from vram_llm.machine.types import Host
+from vram_llm.units import format_bytes
 
 ROOT = Path("/")
 _CGROUPS = "sys/fs/cgroup"
@@ -27,6 +28,21 @@ def read_host(root: Path = ROOT) -> Host:
         available_bytes=min(left for _, left in room),
         cpu_name=cpu_name(root),
     )
+
+
+def largest_process() -> str | None:
+    """The other process with the most memory, as "NAME (pid N) holds 3.10 GiB"; None where none is seen."""
+    import psutil
+
+    held = [
+        (process.info["memory_info"].rss, process.info["name"], process.pid)
+        for process in psutil.process_iter(["name", "memory_info"])
+        if process.pid != os.getpid() and process.info["memory_info"] is not None
+    ]
+    if not held:
+        return None
+    n_bytes, name, pid = max(held)
+    return f"{name} (pid {pid}) holds {format_bytes(n_bytes)}"
 
 
 def memory_limits(root: Path = ROOT) -> list[tuple[int, int]]:

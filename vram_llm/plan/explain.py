@@ -62,7 +62,11 @@ def refusal(
         if device.over_bytes > 0
     ]
     if estimate.host.over_bytes > 0:
-        short.append(f"the computer's memory is {format_bytes(estimate.host.over_bytes)} short")
+        host = estimate.host
+        short.append(
+            f"the computer's memory is {format_bytes(host.over_bytes)} short "
+            f"({format_bytes(host.total_bytes)} needed, {format_bytes(machine.host.available_bytes)} free)"
+        )
     at = f"at {format_count(context.n_ctx)} context"
     if companions:
         at += f" with {' and '.join(map(beside, companions))} beside it"

@@ -61,7 +61,8 @@ def make_plan(
                 workload.reserve_bytes,
                 ways,
                 (*adapters(profile, machine, workload.loras, chosen.placement), *companions),
-            )
+            ),
+            host_is_short=chosen.estimate.host.over_bytes > 0,
         )
 
     def with_speed(other: Alternative) -> Alternative:
