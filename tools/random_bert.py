@@ -5,6 +5,7 @@ They embed and rank like published ones, to no purpose.
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -43,9 +44,15 @@ def write_bert(
     n_ff: int = 128,
     n_ctx_train: int = 512,
     n_vocab: int = 1024,
+    pieces: Sequence[str] | None = None,
+    ends_texts: bool = False,
     seed: int = 1,
 ) -> Path:
-    """A BERT in F32; with `pooling` of RANK one with a classifier of one output."""
+    """A BERT in F32; with `pooling` of RANK one with a classifier of one output.
+
+    `pieces` is the vocabulary by token id, SPECIAL first; None: word_pieces(n_vocab). With `ends_texts` each
+    text of a pair ends with [SEP], as in XLM-RoBERTa's rerankers.
+    """
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "bert")
     writer.add_name(f"tiny bert of {n_layer} layers")
@@ -58,8 +65,13 @@ def write_bert(
     writer.add_causal_attention(False)
     writer.add_pooling_type(pooling)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    n_vocab = _add_vocabulary(writer, n_vocab)
+    pieces = word_pieces(n_vocab) if pieces is None else pieces
+    n_vocab = len(pieces)
+    _add_vocabulary(writer, pieces)
     writer.add_vocab_size(n_vocab)
+    if ends_texts:
+        writer.add_add_sep_token(False)
+        writer.add_add_eos_token(True)
 
     def add(name: str, *shape: int) -> None:
         scale = np.sqrt(shape[-1]) if len(shape) > 1 else 10
@@ -94,17 +106,17 @@ def write_bert(
     return path
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, n_vocab: int) -> int:
-    """The vocabulary as llama.cpp's converter writes BERT's; how many tokens it has."""
+def _add_vocabulary(writer: gguf.GGUFWriter, pieces: Sequence[str]) -> None:
+    """The vocabulary as llama.cpp's converter writes BERT's."""
     kinds = gguf.TokenType
-    pieces, types = [], []
-    for piece in word_pieces(n_vocab):
+    tokens, types = [], []
+    for piece in pieces:
         special = piece in SPECIAL
         types.append((kinds.UNKNOWN if piece == "[UNK]" else kinds.CONTROL) if special else kinds.NORMAL)
-        pieces.append(piece if special else piece[2:] if piece.startswith("##") else _WORD + piece)
+        tokens.append(piece if special else piece[2:] if piece.startswith("##") else _WORD + piece)
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list(pieces)
+    writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_type_count(2)
     writer.add_bos_token_id(_CLS)
@@ -113,4 +125,3 @@ def _add_vocabulary(writer: gguf.GGUFWriter, n_vocab: int) -> int:
     writer.add_sep_token_id(_SEP)
     writer.add_pad_token_id(_PAD)
     writer.add_mask_token_id(_MASK)
-    return len(pieces)

@@ -11,11 +11,14 @@ from vram_llm.engine.spill import State
 class FakeMemory:
     """Cells of one sequence or several. A stateful one also has, for each sequence, a state at one position.
 
-    `n_slots` ids may be computed in; those above may only hold.
+    `n_slots` ids may be computed in; those above may only hold. Without `can_share` each slot has its own cells.
     """
 
-    def __init__(self, n_cells: int, n_slots: int, *, is_stateful: bool = False) -> None:
+    def __init__(
+        self, n_cells: int, n_slots: int, *, is_stateful: bool = False, can_share: bool = True
+    ) -> None:
         self.is_stateful = is_stateful
+        self._can_share = can_share
         self._n_cells = n_cells
         self._n_slots = n_slots
         self._held: dict[int, list[tuple[int, int]]] = {}  # per slot and position, the cell and its token
@@ -49,6 +52,7 @@ class FakeMemory:
         assert self.n_used <= self._n_cells, "out of cells"
 
     def share(self, source: int, slot: int, length: int) -> None:
+        assert self._can_share, "no slot may hold another's cells"
         assert not self._held.get(slot)
         assert 0 < length <= len(self._held[source])
         self._held[slot] = self._held[source][:length]

@@ -21,14 +21,16 @@ def _cache(
     least: int = 0,
     *,
     is_stateful: bool = False,
+    can_share: bool = True,
     store: SpillStore | None = None,
     most_idle: int | None = None,
 ) -> PrefixCache:
     return PrefixCache(
-        memory=FakeMemory(n_cells, parallel, is_stateful=is_stateful),
+        memory=FakeMemory(n_cells, parallel, is_stateful=is_stateful, can_share=can_share),
         n_cells=n_cells,
         n_slots=parallel,
-        n_parked=0 if is_stateful else parallel,
+        n_parked=parallel if can_share and not is_stateful else 0,
+        can_share=can_share,
         least=least,
         store=store or SpillStore(0),
         most_idle=most_idle,
@@ -245,6 +247,7 @@ class Engine(RuleBasedStateMachine):
         budget=st.integers(1, 8),
         least=st.integers(0, 4),
         is_stateful=st.booleans(),
+        can_share=st.booleans(),
         ram_bytes=st.sampled_from([0, 200, 100_000]),
         disk_bytes=st.sampled_from([0, 200, 100_000]),
         most_idle=st.sampled_from([0, 5, 60]),
@@ -257,13 +260,20 @@ class Engine(RuleBasedStateMachine):
         budget: int,
         least: int,
         is_stateful: bool,
+        can_share: bool,
         ram_bytes: int,
         disk_bytes: int,
         most_idle: int,
     ) -> None:
         store = SpillStore(ram_bytes, disk_bytes)
         self.cache = _cache(
-            n_cells, parallel, least, is_stateful=is_stateful, store=store, most_idle=most_idle
+            n_cells,
+            parallel,
+            least,
+            is_stateful=is_stateful,
+            can_share=can_share,
+            store=store,
+            most_idle=most_idle,
         )
         memory = self.cache.memory
         assert isinstance(memory, FakeMemory)
@@ -348,7 +358,7 @@ class Engine(RuleBasedStateMachine):
             slots = [sequence.slot for sequence in self.scheduler.running]
             assert len(set(slots)) == len(slots) <= self.scheduler.parallel
             assert all(0 <= slot < self.scheduler.parallel for slot in slots)
-            if self.scheduler.running and not self.memory.is_stateful and self.cache.store.would_keep(1):
+            if self.scheduler.running and self.cache.n_parked and self.cache.store.would_keep(1):
                 assert self.cache.n_idle_cells <= (self.cache.most_idle or 0)
             assert all(sequence.slot < 0 and not sequence.n_cached for sequence in self.scheduler.waiting)
 

@@ -124,7 +124,7 @@ _OPTIONS = (
                  help="Most tokens computed at a time; compute buffers grow with it."),
     click.option("--kv-unified/--no-kv-unified", default=_DEFAULT.kv_unified, show_default=True, help=(
         "One KV cache that all sequences share, any of which may use it all; or one for each, with its share "
-        "of --n-ctx (rounded up to 256)."
+        "of --n-ctx (rounded up to 256), where a request reuses only what one idle sequence holds."
     )),
     click.option("--swa-full", is_flag=True, default=_DEFAULT.swa_full, help=(
         "Keep all of the context in layers with a sliding window too, not only the window."

@@ -4,6 +4,8 @@ A slot is a sequence id of llama.cpp. It runs (a request computes in it), is idl
 left, for others to begin with) or is free. With a unified KV cache a common beginning has its cells once, and
 what is left can be parked under an id that no batch may name, so that it takes no room from requests. Every
 step of those that run walks over idle cells too: few stay beside them where the host keeps the others.
+With a KV cache for each slot no cells can be shared: a request gets the idle slot that holds most of its
+beginning, and goes on there.
 
 Past 400 lines because admitting, sharing, parking and spilling change the same few sets of slots together.
 """
@@ -80,6 +82,7 @@ class PrefixCache:
     store: SpillStore
     most_idle: int | None = None  # cells beside running ones, where the store keeps any; None: no bound
     least_spilled: int = 256  # tokens; fewer are computed again sooner than they are moved twice
+    can_share: bool = True  # slots may have the same cells; else each slot has its own
     choose: Callable[[list[int], Sequence], int] = freed_last
     n_hits: int = 0
     n_reused: int = 0
@@ -205,6 +208,8 @@ class PrefixCache:
         self._leave(sequence)
         end = self._tree.end_of(slot)
         others = self._tree.ending_at(end) if self.memory.is_stateful else end.slots
+        if not self.can_share:
+            others = self._idle.intersection(others)
         if not worth_it or any(other != slot for other in others):
             self._let_go(slot)
         elif self.n_parked:
@@ -238,16 +243,29 @@ class PrefixCache:
         matched, branch = self._tree.match(tokens)
         node: Node | None = matched
         length = branch
-        if self.memory.is_stateful:
-            usable = (each for each in matched.path() if each.end <= branch and self._is_usable(each))
+        if not self.can_share:
+            node = next((each for each in matched.path() if self._idle & each.slots.keys()), None)
+            length = 0 if node is None else min(node.end, branch)
+        if self.memory.is_stateful and node is not None:
+            usable = (each for each in node.path() if each.end <= branch and self._is_usable(each))
             node = next(usable, None)
             length = 0 if node is None else node.end
+        if node is not None and not self.can_share and not self._pays_to_take(node, length):
+            node, length = None, 0
         if length < self.least:
             node, length = None, 0
         n_spilled, key = self._spilled.longest(tokens)
         if n_spilled >= length + self.least:
             return _Found(n_spilled, None, key, branch)
         return _Found(length, node, None, branch)
+
+    def _pays_to_take(self, node: Node, length: int) -> bool:
+        """Whether an idle slot that holds these tokens may lose what it holds after them.
+
+        Where a slot is free, it may lose no more than is reused.
+        """
+        end = self._tree.end_of(self._source(node)).end
+        return not self._free or end - length <= length
 
     def _is_usable(self, node: Node) -> bool:
         """Whether a sequence of a model that cannot go back can begin after this node."""
@@ -259,7 +277,7 @@ class PrefixCache:
 
     def _is_on_its_way(self, sequence: Sequence, length: int) -> bool:
         """Whether one that runs is about to compute much more of the beginning than is at hand."""
-        is_of_use = self.store.would_keep(1) or not self.memory.is_stateful
+        is_of_use = self.can_share and (self.store.would_keep(1) or not self.memory.is_stateful)
         if not self.least or not is_of_use or sequence.kept is not None:
             return False
         for other in self._running.values():
@@ -283,10 +301,15 @@ class PrefixCache:
         return n_pinned
 
     def _source(self, node: Node) -> int:
-        """The slot whose cells are shared: one that rests there, or runs, so that they are in use anyway."""
+        """The slot whose cells are shared: one that rests there, or runs, so that they are in use anyway.
+
+        Where none can be shared: the idle slot that would lose least.
+        """
         resting = self._resting_at(node) if self.memory.is_stateful else None
         if resting is not None:
             return resting
+        if not self.can_share:
+            return min(self._idle & node.slots.keys(), key=lambda slot: self._tree.end_of(slot).end)
         return min(node.slots, key=lambda slot: slot not in self._running)
 
     def _begin(self, found: _Found, sequence: Sequence) -> tuple[int, int]:
@@ -300,9 +323,11 @@ class PrefixCache:
         rests = source in self._idle and self._tree.end_of(source) is node
         goes_on = rests and not node.children  # as a chat's next turn does
         self._thin_out(found.length - self._n_pinned_of(found), source)
-        if source in self._idle and len(self._free) == 1 and not goes_on:
+        is_cut = not self.can_share and not rests
+        if is_cut or (source in self._idle and len(self._free) == 1 and not goes_on):
             self._spill(source)  # what is not shared of it will have to go, unread
-        slot = self._take_over(source) if goes_on and not self.n_parked else self._take_slot(sequence, source)
+        takes_over = not self.can_share or (goes_on and not self.n_parked)
+        slot = self._take_over(source) if takes_over else self._take_slot(sequence, source)
         if slot != source:
             self.memory.share(source, slot, node.end)
             self._tree.share(source, slot, node)

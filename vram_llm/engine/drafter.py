@@ -42,7 +42,7 @@ class Drafter:
         self._owner: list[Sequence | None] = [None] * n_slots
         self._n_sure = [0] * n_slots  # of those held, that are the owner's own
         self._last_s = 0.0  # what the last run took
-        self._can_share = model.plan.context.kv_unified and not model.cells.is_stateful
+        self._can_share = model.plan.context.kv_unified
 
     def draft(self, chunks: Collection[Chunk], generations: Mapping[str, Generation], spare: int) -> None:
         """Drafts for chunks in `spare` rows, an equal share for each; `generations` by sequence id."""
@@ -123,7 +123,7 @@ class Drafter:
             sure = min(self._n_sure[slot], most)
             length = sure + n_common(self._held[slot][sure:], tokens[sure:most])
         self._owner[slot] = sequence
-        if is_new and most > FREE_ROWS and self._can_share:
+        if is_new and most > FREE_ROWS and not self._model.cells.is_stateful:
             length = self._begin(slot, tokens[:most])
         held = self._held[slot]
         if length < len(held):
@@ -133,7 +133,9 @@ class Drafter:
         return length
 
     def _begin(self, slot: int, tokens: list[int]) -> int:
-        """How many of `tokens` a slot holds, once it shares what any other holds more of."""
+        """How many of `tokens` a slot holds, once it shares what any other holds more of, if it can."""
+        if not self._can_share:
+            return n_common(self._held[slot], tokens)
         source = max(range(len(self._held)), key=lambda i: (n_common(self._held[i], tokens), i == slot))
         length = n_common(self._held[source], tokens)
         if source != slot:

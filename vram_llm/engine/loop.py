@@ -52,7 +52,8 @@ class Loop:
             n_cells=model.n_ctx,
             n_slots=context.parallel,
             n_parked=min(context.parallel, MAX_SLOTS - 1 - context.parallel) if can_park else 0,
-            least=serving.cache_reuse if context.kv_unified else 0,  # else no cells can be shared
+            least=serving.cache_reuse,
+            can_share=context.kv_unified,
             store=SpillStore(serving.slots_ram_bytes or 0, serving.slots_disk_bytes),
             most_idle=serving.idle_tokens,
             choose=freed_last if self._seats is None else self._seats.choose,

@@ -1,0 +1,48 @@
+"""Runs the suite against both servers and compares: see the package."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench.llama_server_suite.comparison import (
+    Comparison,
+    control_table,
+    counted_tests,
+    native_table,
+    report,
+)
+from bench.llama_server_suite.running import CONTROL, OWN, run_suite
+from bench.llama_server_suite.source import prepared_suite
+from scripts.build_args import SetupError
+
+
+def main() -> int:
+    """The exit code: 1 where too few tests pass here, or one fails without a reason."""
+    parser = argparse.ArgumentParser(prog="bench.llama_server_suite")
+    parser.add_argument("--only", action="append", metavar="FILE", help="such as test_rerank.py; repeat for more")
+    parser.add_argument("--control-only", action="store_true", help="run llama-server alone")
+    given = parser.parse_args()
+    try:
+        suite = prepared_suite()
+    except SetupError as error:
+        print(f"bench.llama_server_suite: {error}", file=sys.stderr)
+        return 2
+    files = [f"unit/{name}" for name in given.only or _files(suite.tests)]
+    control = run_suite(suite, CONTROL, files, suite.tests / "control.log")
+    print("\n".join((*control_table(control), "", *native_table(control))), flush=True)
+    if given.control_only:
+        return 0
+    counted = counted_tests(control)
+    needed = list(dict.fromkeys(test.partition("::")[0] for test in counted))
+    own = run_suite(suite, OWN, needed, suite.tests / "own.log", counted)
+    comparison = Comparison(control, own)
+    print("\n".join(("", *report(comparison), "", f"logs: {suite.tests}/control.log, own.log")))
+    return 0 if comparison.is_good else 1
+
+
+def _files(tests: Path) -> list[str]:
+    return sorted(path.name for path in (tests / "unit").glob("test_*.py"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

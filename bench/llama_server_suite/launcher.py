@@ -1,0 +1,143 @@
+"""Starts one of the two servers by llama-server's command line, as the tests write it.
+
+The tests start `python -m bench.llama_server_suite.launcher ARGUMENTS`, by a script. Both servers get files
+where the arguments name a model of a hub. llama-server gets all else as it is; this server gets its own options,
+and an argument without an equal is left out with a line on stderr.
+
+Environment: SUITE_SERVER ("llama-server" or "vram-llm"), SUITE_LLAMA_SERVER (the program), SUITE_MODELS (the
+folder of the substitutes).
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bench.llama_server_suite.substitutes import Substitute, substitute
+
+_TEMPLATES = Path(__file__).parent / "templates"
+# Options of llama-server that take a value and have an equal here.
+_RENAMED = {
+    "--port": "--port",
+    "--host": "--host",
+    "--temp": "--temperature",
+    "--seed": "--seed",
+    "--ctx-size": "--n-ctx",
+    "--parallel": "--parallel",
+    "--batch-size": "--n-batch",
+    "--ubatch-size": "--n-ubatch",
+    "--threads": "--threads",
+    "--n-gpu-layers": "--n-gpu-layers",
+    "-ctk": "--kv-type",
+    "-fa": "--flash-attn",
+    "--pooling": "--pooling",
+    "--api-key": "--api-key",
+    "--lora": "--lora",
+    "--reasoning": "--reasoning",
+    "--chat-template-file": "--chat-template-file",
+    "--media-path": "--image-dir",
+    "--cors-origins": "--cors-origin",
+    "--model": "--model",
+}
+# Options that take a value, for which this server has none. None of them changes an answer but --n-predict
+# (requests name max_tokens) and -ctv (the tests give it with -ctk).
+_VALUES_LEFT_OUT = (
+    "--tags", "--n-predict", "-ctv", "--cache-ram", "--sleep-idle-seconds", "--slot-save-path", "--grp-attn-n",
+    "--grp-attn-w", "--spec-type", "--spec-draft-n-max", "--spec-draft-n-min", "--spec-synth-len",
+    "--spec-synth-rates", "--reasoning-format", "--tools", "--tools-runtime", "--mcp-servers-config",
+    "--mcp-servers-json", "--model-url", "--mmproj-url", "--models-max", "--models-preset", "--models-dir",
+)  # fmt: skip
+_HUB = ("--hf-repo", "--hf-file", "--model-draft")
+
+
+class NoModelError(Exception):
+    """The command line names no model: llama-server would be a router of several models."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Become the server."""
+    models = Path(os.environ["SUITE_MODELS"])
+    if os.environ["SUITE_SERVER"] == "llama-server":
+        program = os.environ["SUITE_LLAMA_SERVER"]
+        os.execv(program, [program, *control_arguments(arguments, models)])
+    try:
+        own = own_arguments(arguments, models)
+    except NoModelError:
+        sys.exit("launcher: a server without a model, which routes between several, has no equal")
+    os.execv(sys.executable, [sys.executable, "-m", "vram_llm", "serve", *own])
+
+
+def control_arguments(arguments: Sequence[str], models: Path) -> list[str]:
+    """The same command line with files in place of the hub's."""
+    found, rest = _without_hub(arguments, models)
+    if found is None:
+        return [*rest, "--no-mmproj"] if "--no-mmproj" not in rest else rest
+    projector = [] if found.projector is None or "--no-mmproj" in rest else ["--mmproj", str(found.projector)]
+    return ["--model", str(found.model), *projector, *rest]
+
+
+def own_arguments(arguments: Sequence[str], models: Path) -> list[str]:
+    """This server's options. Raises NoModelError."""
+    found, rest = _without_hub(arguments, models)
+    if found is None and "--model" not in rest:
+        raise NoModelError
+    own = ["--reserve-mib", "0"]
+    if found is not None:
+        own += ["--model", str(found.model)]
+        if found.projector is not None and "--no-mmproj" not in rest:
+            own += ["--mmproj", str(found.projector)]
+    if "--kv-unified" not in rest and "--parallel" in rest:
+        own.append("--no-kv-unified")  # llama-server's default once --parallel is given
+    for option, value in _pairs(rest):
+        own += _translated(option, value)
+    return own
+
+
+def _translated(option: str, value: str | None) -> list[str]:
+    if option in _RENAMED and value is not None:
+        return [_RENAMED[option], value]
+    if option == "--alias" and value is not None:
+        return [part for name in value.split(",") for part in ("--alias", name)]
+    if option == "--chat-template" and value is not None:
+        return ["--chat-template-file", str(_template_file(value))]
+    if option in ("--kv-unified", "--swa-full", "--verbose"):
+        return [option]
+    print(f"launcher: {option} has no equal, left out", file=sys.stderr)
+    return []
+
+
+def _template_file(template: str) -> Path:
+    """The file of a template that llama-server knows by name, or of one given as text."""
+    named = _TEMPLATES / f"{template}.jinja"
+    if "/" not in template and named.exists():
+        return named
+    with tempfile.NamedTemporaryFile("w", suffix=".jinja", delete=False) as file:
+        file.write(template)
+    return Path(file.name)
+
+
+def _without_hub(arguments: Sequence[str], models: Path) -> tuple[Substitute | None, list[str]]:
+    """What stands for the model of the hub that the command line names, and the rest of the line."""
+    named = dict.fromkeys(_HUB, "")
+    rest = []
+    for option, value in _pairs(arguments):
+        if option in named:
+            named[option] = value or ""
+        elif option != "--offline":
+            rest += [option] if value is None else [option, value]
+    if not named["--hf-repo"]:
+        return None, rest
+    return substitute(models, named["--hf-repo"], named["--hf-file"] or None), rest
+
+
+def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Each option with its value; None: a switch."""
+    with_value = {*_RENAMED, *_VALUES_LEFT_OUT, *_HUB, "--alias", "--chat-template"}
+    left = iter(arguments)
+    for option in left:
+        yield option, next(left, None) if option in with_value else None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

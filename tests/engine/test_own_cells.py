@@ -1,0 +1,146 @@
+"""Prefix reuse where each slot has a KV cache of its own (--no-kv-unified): a request goes on in an idle slot."""
+
+from collections.abc import Iterator
+
+import gguf
+import numpy as np
+import pytest
+
+from tests.conftest import PlanOnCpu
+from tests.engine.rounding import assert_same
+from tests.engine.turns import events
+from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
+from tools.random_model import write_llama
+from vram_llm.engine.loop import Loop
+from vram_llm.engine.request import Request, SamplingParams, TokenEvent
+from vram_llm.llama.model import LoadedModel
+from vram_llm.plan.types import Serving
+from vram_llm.units import MIB
+
+Answer = list[TokenEvent]
+
+
+@pytest.fixture(scope="module", params=["llama", "nemotron_h", "gemma3"])
+def model(
+    request: pytest.FixtureRequest, plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LoadedModel]:
+    """Two slots of 1,024 cells each: full attention; recurrent layers; a sliding window. Weights are F32."""
+    path = tmp_path_factory.mktemp("own") / "f32.gguf"
+    if request.param == "llama":
+        write_llama(path, quant=gguf.GGMLQuantizationType.F32)
+    else:
+        write_loadable(with_vocabulary(LOADABLE[request.param]()), path, "F32")
+    plan = plan_on_cpu(
+        path, n_ctx=2048, parallel=2, kv_unified=False, n_batch=128, n_ubatch=64,
+        serving=Serving(slots_ram_bytes=64 * MIB),
+    )  # fmt: skip
+    loaded = LoadedModel(plan)
+    yield loaded
+    loaded.close()
+
+
+def _words(seed: int, n: int) -> tuple[int, ...]:
+    return tuple(map(int, np.random.default_rng(seed).integers(3, 320, n)))
+
+
+def _run(loop: Loop, *prompts: tuple[int, ...]) -> list[Answer]:
+    """Submit all at once and run until nothing is left; the news of each."""
+    news: dict[str, Answer] = {}
+    for i, prompt in enumerate(prompts):
+        request = Request(
+            id=f"r{i}", prompt=prompt, max_tokens=8, sampling=SamplingParams(temperature=0), ignore_eos=True
+        )
+        news[request.id] = []
+        assert loop.submit(request) is None
+    for event in events(loop):
+        news[event.id].append(event)
+    return list(news.values())
+
+
+def _tokens(answer: Answer) -> list[int]:
+    return [token for event in answer for token in event.token_ids]
+
+
+def _cached(answer: Answer) -> int:
+    return answer[-1].cached_tokens
+
+
+def _empty(loop: Loop) -> None:
+    while loop._cache.evict():
+        pass
+    loop._cache.store.close()
+    assert loop.figures().n_cells_used == 0
+
+
+def _alone(model: LoadedModel, prompt: tuple[int, ...]) -> list[int]:
+    """The answer of an engine that has seen nothing else."""
+    loop = Loop(model)
+    (answer,) = _run(loop, prompt)
+    _empty(loop)
+    return _tokens(answer)
+
+
+def test_a_chats_next_turn_goes_on_in_its_slot(model: LoadedModel) -> None:
+    """Also after another chat, which the second slot held."""
+    one, other = _words(1, 400), _words(2, 300)
+    loop = Loop(model)
+    (first,) = _run(loop, one)
+    (between,) = _run(loop, other)
+    turn = (*one, *_tokens(first), *_words(3, 9))
+    (second,) = _run(loop, turn)
+    _empty(loop)
+    assert [_cached(first), _cached(between), _cached(second)] == [0, 0, len(one) + 7]
+    assert_same(model, turn, _alone(model, turn), _tokens(second))
+
+
+def test_a_prompt_that_ends_otherwise_shares_its_beginning(model: LoadedModel) -> None:
+    """Models that cannot go back begin at the last state that was kept."""
+    shared = _words(4, 400)
+    prompts = [(*shared, *_words(seed, 20)) for seed in (5, 6, 7)]
+    loop = Loop(model)
+    answers = [_run(loop, prompt)[0] for prompt in prompts]
+    _empty(loop)
+    assert _cached(answers[0]) == 0
+    if not model.cells.is_stateful:
+        assert [_cached(answer) for answer in answers[1:]] == [400, 400]
+    assert all(_cached(answer) <= 400 for answer in answers)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert_same(model, prompt, _alone(model, prompt), _tokens(answer))
+
+
+def test_what_a_running_request_computes_is_not_shared(model: LoadedModel) -> None:
+    """Two of the same prompt at once: each computes it in cells of its own."""
+    prompt = _words(8, 200)
+    loop = Loop(model)
+    answers = _run(loop, prompt, prompt)
+    _empty(loop)
+    assert [_cached(answer) for answer in answers] == [0, 0]
+    for answer in answers:
+        assert_same(model, prompt, _alone(model, prompt), _tokens(answer))
+
+
+def test_a_long_chat_is_not_lost_for_a_short_beginning(model: LoadedModel) -> None:
+    """A request that shares little gets the free slot; the chat goes on after it."""
+    chat = _words(9, 500)
+    loop = Loop(model)
+    (first,) = _run(loop, chat)
+    (other,) = _run(loop, (*chat[:40], *_words(10, 100)))
+    turn = (*chat, *_tokens(first), *_words(11, 9))
+    (second,) = _run(loop, turn)
+    _empty(loop)
+    assert [_cached(other), _cached(second)] == [0, len(chat) + 7]
+    assert_same(model, turn, _alone(model, turn), _tokens(second))
+
+
+def test_what_a_slot_loses_comes_back_from_the_host(model: LoadedModel) -> None:
+    """Three chats of one beginning in turn over two slots."""
+    chats = [_words(seed, 400) for seed in (12, 13, 14)]
+    loop = Loop(model)
+    for chat in chats:
+        _run(loop, chat)
+    answers = [_run(loop, (*chat, 7, 8, 9))[0] for chat in chats]
+    _empty(loop)
+    for chat, answer in zip(chats, answers, strict=True):
+        if not model.cells.is_stateful:
+            assert _cached(answer) >= len(chat)
+        assert_same(model, (*chat, 7, 8, 9), _alone(model, (*chat, 7, 8, 9)), _tokens(answer))
