@@ -19,7 +19,9 @@ from scripts.build_args import SetupError
 def main() -> int:
     """The exit code: 1 where too few tests pass here, or one fails without a reason."""
     parser = argparse.ArgumentParser(prog="bench.llama_server_suite")
-    parser.add_argument("--only", action="append", metavar="FILE", help="such as test_rerank.py; repeat for more")
+    parser.add_argument(
+        "--only", action="append", metavar="FILE", help="such as test_rerank.py; repeat for more"
+    )
     parser.add_argument("--control-only", action="store_true", help="run llama-server alone")
     given = parser.parse_args()
     try:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bench.llama_server_suite.reasons import reason
-from bench.llama_server_suite.routes import native_routes
+from bench.llama_server_suite.routes import native_parts
 from bench.llama_server_suite.running import Result
 
 SHARE_WANTED = 0.97
@@ -20,7 +20,7 @@ class Comparison:
 
     @property
     def counted(self) -> list[str]:
-        """Tests that the control passes by routes of the API alone."""
+        """Tests that the control passes by the API alone."""
         return counted_tests(self.control)
 
     @property
@@ -46,11 +46,11 @@ class Comparison:
 
 
 def counted_tests(control: Mapping[str, Result]) -> list[str]:
-    """Tests that the control passes, and that ask it for routes of the API alone."""
+    """Tests that the control passes, and that ask it for the API alone."""
     return [
         test
         for test, result in control.items()
-        if result.outcome == "passed" and not native_routes(result.requests)
+        if result.outcome == "passed" and not native_parts(result.requests, result.options)
     ]
 
 
@@ -68,15 +68,15 @@ def control_table(control: Mapping[str, Result]) -> Iterator[str]:
 
 
 def native_table(control: Mapping[str, Result]) -> Iterator[str]:
-    """A line for each set of native routes: how many tests that the control passes need them."""
+    """A line for each set of llama-server's own parts: how many tests that the control passes need them."""
     needed: Counter[str] = Counter()
     for result in control.values():
-        routes = native_routes(result.requests)
-        if result.outcome == "passed" and routes:
-            needed[", ".join(routes)] += 1
-    yield "not counted, for they ask for llama-server's own routes:"
-    for routes, n in needed.most_common():
-        yield f"{n:>5}  {routes}"
+        parts = native_parts(result.requests, result.options)
+        if result.outcome == "passed" and parts:
+            needed[", ".join(parts)] += 1
+    yield "not counted, for they ask for what is llama-server's own:"
+    for named, n in needed.most_common():
+        yield f"{n:>5}  {named}"
 
 
 def report(comparison: Comparison) -> Iterator[str]:

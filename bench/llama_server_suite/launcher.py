@@ -1,8 +1,8 @@
 """Starts one of the two servers by llama-server's command line, as the tests write it.
 
 The tests start `python -m bench.llama_server_suite.launcher ARGUMENTS`, by a script. Both servers get files
-where the arguments name a model of a hub. llama-server gets all else as it is; this server gets its own options,
-and an argument without an equal is left out with a line on stderr.
+where the arguments name a model of a hub. llama-server gets all else as it is; this server gets its own
+options, and an argument without an equal is left out with a line on stderr.
 
 Environment: SUITE_SERVER ("llama-server" or "vram-llm"), SUITE_LLAMA_SERVER (the program), SUITE_MODELS (the
 folder of the substitutes).
@@ -43,16 +43,13 @@ _RENAMED = {
 # Options that take a value, for which this server has none. None of them changes an answer but --n-predict
 # (requests name max_tokens) and -ctv (the tests give it with -ctk).
 _VALUES_LEFT_OUT = (
-    "--tags", "--n-predict", "-ctv", "--cache-ram", "--sleep-idle-seconds", "--slot-save-path", "--grp-attn-n",
-    "--grp-attn-w", "--spec-type", "--spec-draft-n-max", "--spec-draft-n-min", "--spec-synth-len",
-    "--spec-synth-rates", "--reasoning-format", "--tools", "--tools-runtime", "--mcp-servers-config",
-    "--mcp-servers-json", "--model-url", "--mmproj-url", "--models-max", "--models-preset", "--models-dir",
+    "--tags", "--n-predict", "-ctv", "--cache-ram", "--sleep-idle-seconds", "--slot-save-path",
+    "--grp-attn-n", "--grp-attn-w", "--spec-type", "--spec-draft-n-max", "--spec-draft-n-min",
+    "--spec-synth-len", "--spec-synth-rates", "--reasoning-format", "--tools", "--tools-runtime",
+    "--mcp-servers-config", "--mcp-servers-json", "--model-url", "--mmproj-url",
+    "--models-max", "--models-preset", "--models-dir",
 )  # fmt: skip
 _HUB = ("--hf-repo", "--hf-file", "--model-draft")
-
-
-class NoModelError(Exception):
-    """The command line names no model: llama-server would be a router of several models."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -61,10 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     if os.environ["SUITE_SERVER"] == "llama-server":
         program = os.environ["SUITE_LLAMA_SERVER"]
         os.execv(program, [program, *control_arguments(arguments, models)])
-    try:
-        own = own_arguments(arguments, models)
-    except NoModelError:
-        sys.exit("launcher: a server without a model, which routes between several, has no equal")
+    own = own_arguments(arguments, models)
     os.execv(sys.executable, [sys.executable, "-m", "vram_llm", "serve", *own])
 
 
@@ -78,10 +72,8 @@ def control_arguments(arguments: Sequence[str], models: Path) -> list[str]:
 
 
 def own_arguments(arguments: Sequence[str], models: Path) -> list[str]:
-    """This server's options. Raises NoModelError."""
+    """This server's options. Without a model, where llama-server would be a router, the built-in one."""
     found, rest = _without_hub(arguments, models)
-    if found is None and "--model" not in rest:
-        raise NoModelError
     own = ["--reserve-mib", "0"]
     if found is not None:
         own += ["--model", str(found.model)]
@@ -89,6 +81,8 @@ def own_arguments(arguments: Sequence[str], models: Path) -> list[str]:
             own += ["--mmproj", str(found.projector)]
     if "--kv-unified" not in rest and "--parallel" in rest:
         own.append("--no-kv-unified")  # llama-server's default once --parallel is given
+    if "--cors-origins" not in rest:
+        own += ["--cors-origin", "*"]  # llama-server's default
     for option, value in _pairs(rest):
         own += _translated(option, value)
     return own

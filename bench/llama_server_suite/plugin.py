@@ -1,7 +1,8 @@
 """A pytest plugin for llama-server's tests: what each asks of the server, its result, and no network.
 
-It runs in the suite's own environment, by `-p plugin`, and writes a line of JSON for each test to SUITE_RECORD:
-`id`, `outcome` ("passed", "failed", "skipped"), `requests` ("POST /v1/embeddings 200"), `message`.
+It runs in the suite's own environment, by `-p plugin`, and writes a line of JSON for each test to
+SUITE_RECORD: `id`, `outcome` ("passed", "failed", "skipped"), `requests` ("POST /v1/embeddings 200"),
+`options` of the servers it started ("--model"), `message`, `seconds`.
 SUITE_TESTS names a file of ids, one a line: the tests to run; without it, all run.
 
 A picture that a test fetches is PICTURE, and an adapter a file of SUITE_MODELS: nothing leaves the machine.
@@ -11,6 +12,7 @@ import base64
 import json
 import os
 import shutil
+import types
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +26,7 @@ import utils  # the suite's own
 PICTURE = base64.b64decode(os.environ["SUITE_PICTURE"])
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _asked: list[str] = []
+_options: list[str] = []
 
 
 def pytest_configure() -> None:
@@ -40,6 +43,13 @@ def pytest_configure() -> None:
 
     requests.Session.send = recorded
     httpx.Client.send = recorded_httpx
+    start = utils.subprocess.Popen
+
+    def noted(command: list[str], **more: Any) -> Any:
+        _options.extend(word for word in command[1:] if word.startswith("-"))
+        return start(command, **more)
+
+    utils.subprocess = types.SimpleNamespace(**{**vars(utils.subprocess), "Popen": noted})
     utils.ServerPreset.load_all = staticmethod(lambda: None)  # every file is here
     utils.wget.download = _copied
 
@@ -56,8 +66,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Any:
-    """Begin a test with no requests."""
+    """Begin a test with no requests and no servers."""
     _asked.clear()
+    _options.clear()
     item.user_properties.append(("reports", []))
     return (yield)
 
@@ -74,6 +85,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         "id": report.nodeid,
         "outcome": "failed" if failed else "skipped" if skipped else "passed",
         "requests": list(dict.fromkeys(_asked)),
+        "options": list(dict.fromkeys(_options)),
         "message": _reason(failed) if failed else "",
         "seconds": round(sum(each.duration for each in reports), 1),
     }

@@ -1,12 +1,13 @@
 """Which tests count: those that ask llama-server only for routes of the OpenAI and Anthropic API.
 
-The plugin records what each test asks of the control; no list of tests is kept.
+The plugin records what each test asks of the control, and how it starts it; no list of tests is kept.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-# Method and path, as llama-server binds them (tools/server/server.cpp) to a handler of OpenAI's or Anthropic's
-# form, or to one that both servers have. /completions, /embeddings and /embedding are its native forms.
+# Method and path, as llama-server binds them (tools/server/server.cpp) to a handler of OpenAI's or
+# Anthropic's form, or to one that both servers have. There /completions and /embeddings without /v1 are
+# native forms.
 _API = frozenset(
     f"{method} {prefix}{path}"
     for method, prefixes, path in (
@@ -32,15 +33,38 @@ _API = frozenset(
 )
 
 
-def native_routes(requests: Iterable[str]) -> list[str]:
-    """Of requests such as "POST /completion 200" the routes that are llama-server's own, sorted.
+# Options that turn llama-server into something else; each is a feature of its own routes.
+_FEATURES = {
+    "--mcp-servers-config": "MCP servers",
+    "--mcp-servers-json": "MCP servers",
+    "--sleep-idle-seconds": "sleeping",
+    "--slot-save-path": "slots saved to files",
+    "--tools": "built-in tools",
+    "--ui-mcp-proxy": "the proxy of its web page",
+}
+_MODELS = frozenset(("--model", "--hf-repo", "--model-url"))
 
-    A request that is refused for its key, and one that asks what other origins may do (OPTIONS), never reach a
-    route: they belong to no form.
+
+def native_parts(requests: Collection[str], options: Iterable[str]) -> list[str]:
+    """What of llama-server's own a test asks for, by its requests ("GET /slots 200") and server options.
+
+    A request that is refused for its key, and one that asks what other origins may do (OPTIONS), never reach
+    a route: they belong to no form.
     """
-    found = set()
-    for request in requests:
-        method, path, status = request.split(" ")
-        if method != "OPTIONS" and status != "401" and f"{method} {path}" not in _API:
-            found.add(f"{method} {path}")
+    routed = {request for request in requests if not _is_at_the_door(request)}
+    found = {_route(request) for request in routed} - _API
+    given = set(options)
+    found |= {name for option, name in _FEATURES.items() if option in given}
+    if not given & _MODELS and routed - {"GET /health 200"}:
+        found.add("a router of several models")
+    if not requests:
+        found.add("nothing over HTTP")
     return sorted(found)
+
+
+def _is_at_the_door(request: str) -> bool:
+    return request.startswith("OPTIONS ") or request.endswith(" 401")
+
+
+def _route(request: str) -> str:
+    return request.rpartition(" ")[0]

@@ -22,11 +22,15 @@ _TEST_TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One test's outcome: "passed", "failed" or "skipped"; `requests` such as "GET /health 200"."""
+    """One test's outcome: "passed", "failed" or "skipped".
+
+    `requests` are such as "GET /health 200", `options` those of the servers it started ("--model").
+    """
 
     id: str
     outcome: str
     requests: tuple[str, ...]
+    options: tuple[str, ...]
     message: str
     seconds: float
 
@@ -34,7 +38,7 @@ class Result:
 def run_suite(
     suite: Suite, server: str, files: Iterable[str], log: Path, tests: Iterable[str] | None = None
 ) -> dict[str, Result]:
-    """Run the files, or the `tests` in them, against `server`; results by test id. The output goes to `log`."""
+    """Run the files, or the `tests` in them, against `server`; results by test id. Output goes to `log`."""
     with tempfile.TemporaryDirectory() as scratch:
         record, launcher = Path(scratch, "record.jsonl"), Path(scratch, "server")
         record.touch()
@@ -68,4 +72,11 @@ def _command(suite: Suite, files: Iterable[str]) -> list[str]:
 
 
 def _result(line: Mapping[str, Any]) -> Result:
-    return Result(line["id"], line["outcome"], tuple(line["requests"]), line["message"], line["seconds"])
+    return Result(
+        id=line["id"],
+        outcome=line["outcome"],
+        requests=tuple(line["requests"]),
+        options=tuple(line["options"]),
+        message=line["message"],
+        seconds=line["seconds"],
+    )

@@ -12,8 +12,8 @@ import gguf
 import numpy as np
 
 _SPACE = "\u2581"
-# Merges of a SentencePiece vocabulary, the strongest first. The tests' prompts have the token counts that they
-# expect with these: 69, 77, 79, 104 and 23.
+# Merges of a SentencePiece vocabulary, the strongest first. With these the tests' prompts have the token
+# counts that they expect: 69, 77, 79, 104 and 23.
 _MERGES = (
     "im", "st", "ar", "en", "an", "is", "as", "at", "er", "oo", "em", "emp", "no", "not", "it", f"{_SPACE}t",
     "he", f"{_SPACE}the", f"{_SPACE}b", f"{_SPACE}a", f"{_SPACE}it", "in", "on", "ou", "od", "ing", "ite",
@@ -66,7 +66,13 @@ def _vocabulary(circle: Sequence[str]) -> tuple[list[str], list[float], list[int
     texts = list(dict.fromkeys([*_MERGES, *letters, *words]))
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *texts]
     scores = [0.0] * 259 + [-1.0 - i for i in range(len(texts))]
-    types = [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256, *[kinds.NORMAL] * len(texts)]
+    types: list[int] = [
+        kinds.UNKNOWN,
+        kinds.CONTROL,
+        kinds.CONTROL,
+        *[kinds.BYTE] * 256,
+        *[kinds.NORMAL] * len(texts),
+    ]
     return tokens, scores, types
 
 

@@ -70,7 +70,7 @@ def substitute(folder: Path, repository: str, file: str | None) -> Substitute:
 
 
 def _pieces(words: tuple[str, ...]) -> list[str]:
-    """A WordPiece vocabulary of these words and every letter, digit and mark, at a word's begin and within."""
+    """A WordPiece vocabulary of these words, and every letter, digit and mark."""
     letters = [*string.ascii_lowercase, *string.digits]
     marks = list(string.punctuation)
     return list(dict.fromkeys([*SPECIAL, *marks, *letters, *(f"##{letter}" for letter in letters), *words]))

@@ -11,7 +11,8 @@ from vram_llm.engine.spill import State
 class FakeMemory:
     """Cells of one sequence or several. A stateful one also has, for each sequence, a state at one position.
 
-    `n_slots` ids may be computed in; those above may only hold. Without `can_share` each slot has its own cells.
+    `n_slots` ids may be computed in; those above may only hold. Without `can_share` each slot has
+    cells of its own.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Prefix reuse where each slot has a KV cache of its own (--no-kv-unified): a request goes on in an idle slot."""
+"""Prefix reuse with a KV cache for each slot (--no-kv-unified): a request goes on in an idle slot."""
 
 from collections.abc import Iterator
 

@@ -207,10 +207,10 @@ class PrefixCache:
             self.note(sequence)
         self._leave(sequence)
         end = self._tree.end_of(slot)
-        others = self._tree.ending_at(end) if self.memory.is_stateful else end.slots
+        others = {*(self._tree.ending_at(end) if self.memory.is_stateful else end.slots)} - {slot}
         if not self.can_share:
-            others = self._idle.intersection(others)
-        if not worth_it or any(other != slot for other in others):
+            others &= self._idle
+        if not worth_it or others:
             self._let_go(slot)
         elif self.n_parked:
             self._park(slot)
