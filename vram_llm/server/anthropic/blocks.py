@@ -1,101 +1,150 @@
 """Messages made of blocks, and how they become a chat's messages."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from vram_llm.errors import RequestError
-from vram_llm.server.anthropic.fields import CountFields
-from vram_llm.server.errors import NotSupported
+from vram_llm.server.anthropic.documents import document, search_result
+from vram_llm.server.anthropic.message import Said
+from vram_llm.server.anthropic.places import blocks_of, check_keys, string, unsupported
+from vram_llm.server.anthropic.served_tools import call_of, is_call, is_result, result_of
+from vram_llm.server.anthropic.signature import thinking_in
+from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.pictures import Pictures
 
 _READ = ("image/png", "image/jpeg", "image/gif", "image/bmp")  # the last is more than Anthropic knows
+_BILLING = "x-anthropic-billing-header:"  # Claude Code's first block of `system`; it differs each time
+_TOOL_CHANGES = ("tool_addition", "tool_removal")  # see tools.toolbox
 
 
-def messages_of(fields: CountFields, pictures: Pictures) -> list[dict[str, Any]]:
+def messages_of(system: Any, said: Sequence[Said], pictures: Pictures) -> list[dict[str, Any]]:
     """The messages (see chat.history). Raises RequestError that names the place.
 
     Images of users and of tools' results go to `pictures`, and their marks into the text. May block.
     """
     messages: list[dict[str, Any]] = []
-    if fields.system:
-        messages.append({"role": "system", "content": _text(fields.system, "system")})
-    for i, said in enumerate(fields.messages):
+    if orders := _orders(system, "system"):
+        messages.append({"role": "system", "content": orders})
+    last_user = max((i for i, one in enumerate(said) if one.role == "user"), default=-1)
+    for i, one in enumerate(said):
         at = f"messages[{i}].content"
-        blocks = _blocks(said.content, at)
-        messages += _assistant(blocks, at) if said.role == "assistant" else _user(blocks, at, pictures)
-    if messages[-1]["role"] == "assistant":
-        raise NotSupported(
-            "The last message is the assistant's: an answer cannot be begun for the model here", "messages"
-        )
-    return messages
+        if one.content is None and one.role == "user":
+            raise MissingField(f"Missing required parameter: '{at}'", at)
+        if one.role == "assistant":
+            messages += _Assistant(at).read(blocks_of(one.content, at))
+        elif one.role == "user":
+            messages += _user(blocks_of(one.content, at), at, pictures)
+        elif (orders := _orders(one.content, at)) and (one.clear_at != "next_user_message" or i > last_user):
+            messages.append({"role": "system", "content": orders})
+    return _since_summary(messages)
+
+
+def _orders(content: Any, at: str) -> str:
+    blocks = [block for block in blocks_of(content, at) if block["type"] not in _TOOL_CHANGES]
+    texts = [_text(block, f"{at}[{i}]") for i, block in enumerate(blocks)]
+    return "\n".join(text for text in texts if text and not text.startswith(_BILLING))
 
 
 def _user(blocks: list[dict[str, Any]], at: str, pictures: Pictures) -> list[dict[str, Any]]:
     """What tools returned comes first, then what the user says."""
-    results, texts = [], []
+    results: list[dict[str, Any]] = []
+    texts: list[str] = []
     for i, block in enumerate(blocks):
         where = f"{at}[{i}]"
         if block["type"] == "tool_result":
-            content = _shown(block.get("content") or "", f"{where}.content", pictures)
-            call = _string(block, "tool_use_id", where)
+            check_keys(block, where)
+            content = _shown(block.get("content"), f"{where}.content", pictures)
+            if not content and block.get("is_error"):
+                content = "error"
+            call = string(block, "tool_use_id", where)
             results.append({"role": "tool", "content": content, "tool_call_id": call})
-        elif block["type"] == "text":
-            texts.append(_string(block, "text", where))
-        elif block["type"] == "image":
-            texts.append(_image(block, where, pictures))
         else:
-            raise _unsupported(block, where)
-    said = {"role": "user", "content": pictures.joined(texts)}
-    return results + ([said] if texts or not results else [])
+            texts.append(_part(block, where, pictures))
+    said = {"role": "user", "content": pictures.joined(text for text in texts if text)}
+    return results + ([said] if said["content"] or not results else [])
 
 
-def _assistant(blocks: list[dict[str, Any]], at: str) -> list[dict[str, Any]]:
-    message: dict[str, Any] = {"role": "assistant", "content": ""}
-    for i, block in enumerate(blocks):
-        where = f"{at}[{i}]"
-        match block["type"]:
-            case "text":
-                text = _string(block, "text", where)
+class _Assistant:
+    """Reads the assistant's messages. Tools that ran at a server have their results within them."""
+
+    def __init__(self, at: str) -> None:
+        self._at = at
+        self._messages: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+
+    def read(self, blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for i, block in enumerate(blocks):
+            self._add(block, f"{self._at}[{i}]")
+        return self._messages
+
+    def _add(self, block: dict[str, Any], at: str) -> None:
+        kind = block["type"]
+        if is_call(kind):
+            self._open().setdefault("tool_calls", []).append(call_of(block, at))
+            return
+        if is_result(kind):
+            self._messages.append(result_of(block, at))
+            return
+        check_keys(block, at)
+        message = self._open()
+        match kind:
+            case "text" if text := string(block, "text", at):
                 message["content"] = f"{message['content']}\n{text}" if message["content"] else text
-            case "thinking":
-                thought = message.get("reasoning_content", "")
-                message["reasoning_content"] = thought + _string(block, "thinking", where)
-            case "redacted_thinking":
-                pass  # nobody can read it
+            case "thinking" if thought := thinking_in(block, at):
+                message["reasoning_content"] = message.get("reasoning_content", "") + thought
             case "tool_use":
-                message.setdefault("tool_calls", []).append(_call(block, where))
+                message.setdefault("tool_calls", []).append(_call(block, at))
+            case "compaction" if block.get("content"):
+                message["content"], message["summary"] = string(block, "content", at), True
+            case "text" | "thinking" | "redacted_thinking" | "fallback" | "compaction":
+                pass  # empty, or read by nobody here
             case _:
-                raise _unsupported(block, where)
-    return [message]
+                raise unsupported(block, at)
+
+    def _open(self) -> dict[str, Any]:
+        if self._messages[-1]["role"] != "assistant":
+            self._messages.append({"role": "assistant", "content": ""})
+        return self._messages[-1]
+
+
+def _since_summary(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the messages that the last summary stands for; orders stay."""
+    summaries = [i for i, message in enumerate(messages) if message.pop("summary", False)]
+    if not summaries:
+        return messages
+    last = summaries[-1]
+    return [message for message in messages[:last] if message["role"] == "system"] + messages[last:]
 
 
 def _call(block: dict[str, Any], at: str) -> dict[str, Any]:
     given = block.get("input", {})
     if not isinstance(given, dict):
         raise RequestError(f"'{at}.input' must be an object", f"{at}.input")
-    function = {"name": _string(block, "name", at), "arguments": json.dumps(given, ensure_ascii=False)}
-    return {"id": _string(block, "id", at), "type": "function", "function": function}
-
-
-def _blocks(content: object, at: str) -> list[dict[str, Any]]:
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    if not isinstance(content, list):
-        raise RequestError(f"'{at}' must be a string or a list of blocks", at)
-    for i, block in enumerate(content):
-        if not isinstance(block, dict) or not isinstance(block.get("type"), str):
-            raise RequestError(f"'{at}[{i}]' must be an object with a 'type'", f"{at}[{i}]")
-    return content
+    function = {"name": string(block, "name", at), "arguments": json.dumps(given, ensure_ascii=False)}
+    return {"id": string(block, "id", at), "type": "function", "function": function}
 
 
 def _shown(content: object, at: str, pictures: Pictures) -> str:
-    """Text and images."""
-    parts = []
-    for i, block in enumerate(_blocks(content, at)):
-        where = f"{at}[{i}]"
-        is_image = block["type"] == "image"
-        parts.append(_image(block, where, pictures) if is_image else _text([block], where))
-    return pictures.joined(parts)
+    """What a tool returned."""
+    parts = (_part(block, f"{at}[{i}]", pictures) for i, block in enumerate(blocks_of(content, at)))
+    return pictures.joined(part for part in parts if part)
+
+
+def _part(block: dict[str, Any], at: str, pictures: Pictures) -> str:
+    """A block that a user or a tool may send, as text or as the mark of an image."""
+    check_keys(block, at)
+    match block["type"]:
+        case "text":
+            return string(block, "text", at)
+        case "image":
+            return _image(block, at, pictures)
+        case "document":
+            return document(block, at, lambda content, where: _shown(content, where, pictures))
+        case "search_result":
+            return search_result(block, at, lambda content, where: _shown(content, where, pictures))
+        case "tool_reference":
+            return f"Tool found: {string(block, 'tool_name', at)}"
+    raise unsupported(block, at)
 
 
 def _image(block: dict[str, Any], at: str, pictures: Pictures) -> str:
@@ -117,21 +166,8 @@ def _check_kind(kind: object, at: str) -> None:
         raise NotSupported(f"'{at}' must be one of {', '.join(_READ)}; WebP is not read here", at)
 
 
-def _text(content: object, at: str) -> str:
-    texts = []
-    for i, block in enumerate(_blocks(content, at)):
-        if block["type"] != "text":
-            raise _unsupported(block, f"{at}[{i}]")
-        texts.append(_string(block, "text", f"{at}[{i}]"))
-    return "\n".join(texts)
-
-
-def _string(block: dict[str, Any], name: str, at: str) -> str:
-    value = block.get(name)
-    if not isinstance(value, str):
-        raise RequestError(f"'{at}.{name}' must be a string", f"{at}.{name}")
-    return value
-
-
-def _unsupported(block: dict[str, Any], at: str) -> NotSupported:
-    return NotSupported(f"Blocks of type '{block['type']}' are not supported here", f"{at}.type")
+def _text(block: dict[str, Any], at: str) -> str:
+    check_keys(block, at)
+    if block["type"] != "text":
+        raise unsupported(block, at)
+    return string(block, "text", at)

@@ -1,80 +1,59 @@
-"""What clients may send to POST /v1/messages."""
+"""What clients may send to POST /v1/messages (anthropic 2.13: types/beta/message_create_params.py)."""
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import Field
 
+from vram_llm.engine.request import Grammar
 from vram_llm.errors import RequestError
+from vram_llm.server.anthropic.context import ContextManagement
+from vram_llm.server.anthropic.message import Blocks, Effort, Said
+from vram_llm.server.anthropic.tools import ClientTool
 from vram_llm.server.errors import NotSupported
+from vram_llm.server.grammar_fields import of_response_format
+from vram_llm.server.nested import Nested, check_nested
 from vram_llm.server.schemas import MAX_STOPS, MAX_TOKENS, GenerationFields
-from vram_llm.server.tools import MAX_TOOLS, Tool, ToolName, ToolUse, tool_use
-
-_BLOCK = {
-    "type": "object",
-    "description": "A text, image, tool_use, tool_result, thinking or redacted_thinking block",
-}
-_BLOCKS = {"anyOf": [{"type": "string"}, {"type": "array", "items": _BLOCK}]}
-Blocks = Annotated[Any, WithJsonSchema(_BLOCKS)]
-System = Annotated[Any, WithJsonSchema({"anyOf": [*_BLOCKS["anyOf"], {"type": "null"}]})]
+from vram_llm.server.tools import MAX_TOOLS, Choice
 
 
-class Said(BaseModel):
-    """One message: a string, or a list of blocks."""
+class OutputConfig(Nested):
+    """How hard to try, and what form the answer has to have. A `task_budget` is advice for the model."""
 
-    model_config = ConfigDict(strict=True)
+    hints: ClassVar[frozenset[str]] = frozenset({"task_budget"})
 
-    role: Literal["user", "assistant"]
-    content: Blocks
-
-
-class ClientTool(BaseModel):
-    """A tool that the client runs for the model. `input_schema` is a JSON schema of an object."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    name: ToolName
-    description: str | None = None
-    input_schema: dict[str, Any] | None = None
-    type: str | None = None
-
-    def as_tool(self) -> Tool:
-        """The same as chat completions have it. Raises NotSupported for Anthropic's own tools."""
-        if self.type not in (None, "custom") or self.input_schema is None:
-            raise NotSupported(
-                f"The tool '{self.name}' is not there: send tools with an input_schema", "tools"
-            )
-        function = {"name": self.name, "parameters": self.input_schema}
-        if self.description is not None:
-            function["description"] = self.description
-        return Tool.model_validate({"type": "function", "function": function})
+    effort: Effort | None = None
+    format: dict[str, Any] | None = None
 
 
-class Choice(BaseModel):
+class ToolChoice(Nested):
     """Whether a tool is to be used, and which."""
 
-    model_config = ConfigDict(strict=True)
+    hints: ClassVar[frozenset[str]] = frozenset({"cache_control"})
 
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
     disable_parallel_tool_use: bool | None = None
 
+    def choice(self) -> Choice:
+        """The same as the other APIs have it. Raises RequestError."""
+        if self.type == "tool" and self.name is None:
+            raise RequestError("'tool_choice' of type 'tool' needs a 'name'", "tool_choice.name")
+        if self.type == "none":
+            return Choice("none")
+        return Choice(
+            "auto" if self.type == "auto" else "required", self.name if self.type == "tool" else None
+        )
 
-class Thinking(BaseModel):
-    """Whether to think first. Thinking and answer share `max_tokens`; a budget of its own is not enforced."""
 
-    model_config = ConfigDict(strict=True)
+class Thinking(Nested):
+    """Whether to think first, and with how many tokens at most. With "omitted" it is not shown."""
 
-    type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: Annotated[int, Field(ge=1)] | None = None
-    display: Literal["summarized", "omitted"] | None = None
+    hints: ClassVar[frozenset[str]] = frozenset({"block_binding"})
 
-
-class User(BaseModel):
-    """Who asks. It changes nothing here."""
-
-    model_config = ConfigDict(strict=True)
-
-    user_id: str | None = None
+    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
+    budget_tokens: Annotated[int, Field(ge=0)] | None = None
+    display: Literal["summarized", "omitted", "updates", "full"] | None = None
 
 
 class CountFields(GenerationFields):
@@ -82,48 +61,97 @@ class CountFields(GenerationFields):
 
     not_yet: ClassVar[dict[str, tuple[Any, ...]]] = {
         "mcp_servers": ([],),
-        "container": (),
-        "context_management": ({},),
-        "output_config": ({},),
-        "output_format": (),
+        "compaction": (),
+        "safeguards": ([],),
+        "thread": (),
     }
 
     messages: Annotated[list[Said], Field(min_length=1)]
     n: Literal[1] | None = None
-    system: System = None
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = None
+    system: Blocks = None
     tools: Annotated[list[ClientTool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Choice | None = None
+    tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
-    cache_control: dict[str, Any] | None = None  # prompts are reused without being told to
+    output_config: OutputConfig | None = None
+    output_format: dict[str, Any] | None = None  # its older name
+    context_management: ContextManagement | None = None
+    container: Any = None  # for code that is run at Anthropic's
+    # What follows changes nothing here: prompts are reused without orders, and there is one model.
+    cache_control: Any = None
+    metadata: dict[str, Any] | None = None
+    betas: Any = None
+    anthropic_version: Any = None
+    anthropic_beta: Any = None
+    inference_geo: Any = None
+    speed: Any = None
+    diagnostics: Any = None
+    fallbacks: Any = None
+    fallback_credit_token: Any = None
+    billing_policy: Any = None
+    user_profile_id: Any = None
+    workspace_id: Any = None
 
-    def use(self) -> ToolUse:
-        """What may be called. Raises RequestError."""
-        choice = self.tool_choice or Choice(type="auto")
-        if choice.type == "tool" and choice.name is None:
-            raise RequestError("'tool_choice' of type 'tool' needs a 'name'", "tool_choice.name")
-        as_openai: dict[str, Any] = {
-            "auto": "auto",
-            "any": "required",
-            "none": "none",
-            "tool": {"type": "function", "function": {"name": choice.name}},
-        }
-        tools = [tool.as_tool() for tool in self.tools or ()]
-        return tool_use(tools, as_openai[choice.type], not choice.disable_parallel_tool_use)
+    def check(self, n_ctx: int) -> None:
+        """Raises RequestError for what cannot be obeyed; `n_ctx` is the size of a context, in tokens."""
+        check_nested(self)
+        if isinstance(self.container, dict) and self.container.get("skills"):
+            raise NotSupported("'container.skills' are not run here; leave them out", "container.skills")
+        if self.context_management is not None:
+            self.context_management.check(n_ctx)
+
+    def choice(self) -> Choice:
+        """Which call is wanted. Raises RequestError."""
+        return self.tool_choice.choice() if self.tool_choice else Choice()
+
+    @property
+    def parallel(self) -> bool:
+        return not (self.tool_choice and self.tool_choice.disable_parallel_tool_use)
 
     @property
     def effort(self) -> str | None:
-        """`thinking` as a reasoning effort; None leaves it to the template."""
-        if self.thinking is None:
-            return None
-        return {"enabled": "medium", "disabled": "none", "adaptive": None}[self.thinking.type]
+        """How much to think, as a reasoning effort; None leaves it to the template."""
+        thinking = self.thinking
+        if thinking and (thinking.type == "disabled" or thinking.budget_tokens == 0):
+            return "none"
+        efforts = [said.output_config.effort for said in self.messages if said.output_config]
+        own = next((effort for effort in reversed(efforts) if effort), None)
+        own = own or (self.output_config.effort if self.output_config else None)
+        if own is None and thinking and thinking.type == "enabled":
+            return "medium"
+        return own
 
+    @property
+    def thinking_budget(self) -> int | None:
+        """The most tokens of thinking; None: no limit."""
+        return self.thinking.budget_tokens if self.thinking and self.thinking.type == "enabled" else None
 
-class MessagesFields(CountFields):
-    """POST /v1/messages."""
+    @property
+    def shows_thinking(self) -> bool:
+        return not (self.thinking and self.thinking.display == "omitted")
 
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)]
-    stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = None
-    metadata: User | None = None
+    def grammar_wanted(self) -> Grammar | None:
+        """What the answer has to be. Raises RequestError."""
+        formats = {
+            "output_config.format": self.output_config.format if self.output_config else None,
+            "output_format": self.output_format,
+        }
+        found = [(at, value) for at, value in formats.items() if value is not None]
+        other = super().grammar_wanted()
+        if len(found) + (other is not None) > 1:
+            second = other.field if other is not None else found[1][0]
+            raise RequestError(
+                f"'{found[0][0]}' and '{second}' both say what the answer has to be; send one of them", second
+            )
+        if not found:
+            return other
+        (at, value), form = found[0], found[0][1]
+        if value.get("type") != "json_schema" or not isinstance(value.get("schema"), dict):
+            raise RequestError(f"'{at}' must be of type 'json_schema' with a 'schema'", at)
+        wanted = of_response_format({"type": "json_schema", "json_schema": {**form, "strict": True}})
+        assert wanted is not None
+        return replace(wanted, field=at)
 
     def stops(self) -> tuple[str, ...]:
         """The stop strings. Raises RequestError."""
@@ -133,3 +161,9 @@ class MessagesFields(CountFields):
                 f"'stop_sequences' holds {len(stops)}; {MAX_STOPS} is the most", "stop_sequences"
             )
         return stops
+
+
+class MessagesFields(CountFields):
+    """POST /v1/messages."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)]

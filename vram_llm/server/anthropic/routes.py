@@ -1,14 +1,21 @@
 """POST /v1/messages and /v1/messages/count_tokens."""
 
 import asyncio
+import logging
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from vram_llm.chat.dialect import dialect_of
+from vram_llm.chat.efforts import OFF
 from vram_llm.engine.info import ModelInfo
+from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.blocks import messages_of
+from vram_llm.server.anthropic.context import NOTHING_CLEARED
 from vram_llm.server.anthropic.errors import anthropic_response
 from vram_llm.server.anthropic.fields import CountFields, MessagesFields
+from vram_llm.server.anthropic.tools import Toolbox, toolbox
 from vram_llm.server.anthropic.writer import MessageReply, MessageWriter, TokenCount
 from vram_llm.server.document import body_route, generation_route
 from vram_llm.server.generation import news, sequences
@@ -20,6 +27,8 @@ from vram_llm.server.spoken import SpokenNews, spoken
 from vram_llm.server.sse import EventStream
 from vram_llm.server.turn import Turn, make_turn
 
+log = logging.getLogger(__name__)
+
 
 def anthropic_router(served: Served) -> APIRouter:
     """Routes for Anthropic's clients."""
@@ -29,9 +38,15 @@ def anthropic_router(served: Served) -> APIRouter:
     async def answer(http: Request) -> Response:
         fields = parse(MessagesFields, await http.body())
         info = served.writing_model(fields.model)
-        turn = await asyncio.to_thread(_turn, served, info, fields)
+        turn, box = await asyncio.to_thread(_turn, served, info, fields)
         tally = Tally(1)
-        writer = MessageWriter(info.name, tally)
+        writer = MessageWriter(
+            info.name,
+            tally,
+            shows_thinking=fields.shows_thinking,
+            context_management=NOTHING_CLEARED if fields.context_management else None,
+            warnings=list(box.left_out.values()),
+        )
         requests = sequences(
             fields,
             [turn.prompt],
@@ -52,27 +67,56 @@ def anthropic_router(served: Served) -> APIRouter:
     @router.post("/messages/count_tokens", **body_route("Count a prompt's tokens", CountFields, TokenCount))
     async def count(http: Request) -> TokenCount:
         fields = parse(CountFields, await http.body())
-        turn = await asyncio.to_thread(_turn, served, served.writing_model(fields.model), fields)
+        turn, _ = await asyncio.to_thread(_turn, served, served.writing_model(fields.model), fields)
         tokens = await served.engine.tokenize(
             turn.prompt, add_special=turn.add_bos, parse_special=True, images=turn.images
         )
-        return TokenCount(input_tokens=len(tokens))
+        cleared = {"original_input_tokens": len(tokens)} if fields.context_management else None
+        return TokenCount(input_tokens=len(tokens), context_management=cleared)
 
     return router
 
 
-def _turn(served: Served, info: ModelInfo, fields: CountFields) -> Turn:
+def _turn(served: Served, info: ModelInfo, fields: CountFields) -> tuple[Turn, Toolbox]:
+    fields.check(info.n_ctx)
     pictures = served.pictures(info)
-    return make_turn(
+    box = toolbox(fields.tools or (), fields.messages)
+    for reason in box.left_out.values():
+        log.warning("A tool is left out: %s", reason)
+    messages = messages_of(fields.system, fields.messages, pictures)
+    turn = make_turn(
         info,
-        messages_of(fields, pictures),
-        fields.use(),
+        messages,
+        box.use(fields.choice(), fields.parallel),
         pictures,
         config=served.config,
-        effort=fields.effort,
+        effort=_effort(info, fields),
         grammar=fields.grammar_wanted(),
-        reasoning_budget=served.config.reasoning_budget,
+        reasoning_budget=_least(served.config.reasoning_budget, fields.thinking_budget),
+        continues=_continues(messages),
     )
+    return turn, box
+
+
+def _effort(info: ModelInfo, fields: CountFields) -> str | None:
+    """The effort for the template. Clients send one to any model: it is advice.
+
+    A model whose thinking is not parsed is left as it is, so that none of it gets into the answer.
+    """
+    is_parsed = dialect_of(info.chat_template).thinking is not None
+    return fields.effort if is_parsed or fields.effort in OFF else None
+
+
+def _continues(messages: list[dict[str, Any]]) -> bool:
+    """Whether the answer goes on where the last message ends. Raises RequestError."""
+    last = messages[-1] if messages else {"role": "user"}
+    if last["role"] == "assistant" and last.get("tool_calls"):
+        raise RequestError("The last message calls tools: send their results after it", "messages")
+    return bool(last["role"] == "assistant")
+
+
+def _least(*bounds: int | None) -> int | None:
+    return min((bound for bound in bounds if bound is not None), default=None)
 
 
 async def _written(writer: MessageWriter, said: SpokenNews) -> bytes:

@@ -1,7 +1,7 @@
 """A message as it is made: its blocks, and the events that tell of them."""
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 import msgspec
@@ -9,7 +9,8 @@ from pydantic import BaseModel
 
 from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
 from vram_llm.server.anthropic.errors import anthropic_body
-from vram_llm.server.replies import ChatEnding, Tally
+from vram_llm.server.anthropic.signature import signature_of
+from vram_llm.server.replies import PRESENT, ChatEnding, Tally
 from vram_llm.server.spoken import Spoken
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
@@ -27,6 +28,20 @@ class ThinkingTokens(BaseModel):
     thinking_tokens: int = 0
 
 
+class CacheCreation(BaseModel):
+    """Tokens that were put into Anthropic's caches, by how long they stay there."""
+
+    ephemeral_1h_input_tokens: int = 0
+    ephemeral_5m_input_tokens: int = 0
+
+
+class ServerToolUse(BaseModel):
+    """Calls of tools that Anthropic runs."""
+
+    web_fetch_requests: int = 0
+    web_search_requests: int = 0
+
+
 class MessageUsage(BaseModel):
     """Tokens of one message. Those of the prompt that were computed for an earlier one are counted apart."""
 
@@ -34,15 +49,19 @@ class MessageUsage(BaseModel):
     output_tokens: int
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
+    cache_creation: CacheCreation = CacheCreation()
     output_tokens_details: ThinkingTokens = ThinkingTokens()
-    cache_creation: None = None
-    inference_geo: None = None
-    server_tool_use: None = None
+    server_tool_use: ServerToolUse = ServerToolUse()
+    inference_geo: str = "not_available"
     service_tier: Literal["standard"] = "standard"
 
 
 class MessageReply(BaseModel):
-    """The reply to POST /v1/messages."""
+    """The reply to POST /v1/messages.
+
+    @ai-sdk/anthropic refuses a null wherever its schema has an optional key; llm-comply wants every key of
+    Anthropic's schema. So a null stands only where both take it.
+    """
 
     id: str
     type: Literal["message"] = "message"
@@ -54,21 +73,39 @@ class MessageReply(BaseModel):
     stop_details: None = None
     container: None = None
     usage: MessageUsage
+    context_management: Annotated[dict[str, Any] | None, PRESENT] = None
+    warnings: Annotated[list[str] | None, PRESENT] = None  # tools that are left out
 
 
 class TokenCount(BaseModel):
     """The reply to POST /v1/messages/count_tokens."""
 
     input_tokens: int
+    context_management: Annotated[dict[str, int] | None, PRESENT] = None
 
 
 class MessageWriter:
     """Builds `reply` from what is said. Its bytes are the stream; without one they go nowhere."""
 
-    def __init__(self, model: str, tally: Tally) -> None:
-        usage = MessageUsage(input_tokens=0, output_tokens=0)
-        self.reply = MessageReply(id=f"msg_{uuid4().hex}", model=model, usage=usage)
+    def __init__(
+        self,
+        model: str,
+        tally: Tally,
+        *,
+        shows_thinking: bool = True,
+        context_management: dict[str, Any] | None = None,
+        warnings: list[str] | None = None,
+    ) -> None:
+        self.reply = MessageReply(
+            id=f"msg_{uuid4().hex}",
+            model=model,
+            usage=MessageUsage(input_tokens=0, output_tokens=0),
+            context_management=context_management,
+            warnings=warnings or None,
+        )
         self._tally = tally
+        self._shows_thinking = shows_thinking
+        self._thought = ""  # of the block that is open
         self._begun = False
         self._open = False  # the last block
         self._input = ""  # of a tool_use block, as the model writes it
@@ -80,8 +117,10 @@ class MessageWriter:
         told = b""
         if not self._begun:
             self._begun = True
-            self.reply.usage.input_tokens = item.token.prompt_tokens
-            told = _tell("message_start", message=self.reply.model_dump())
+            cached = item.token.cached_tokens
+            self.reply.usage.input_tokens = item.token.prompt_tokens - cached
+            self.reply.usage.cache_read_input_tokens = cached
+            told = _tell("message_start", message=self.reply.model_dump()) + _tell("ping")
         told += b"".join(self._piece(event) for event in item.events)
         if item.ending is not None:
             self._tally.add(index, item.token, item.reasoning_tokens)
@@ -103,7 +142,12 @@ class MessageWriter:
             ),
         )
         ending = {"stop_reason": self.reply.stop_reason, "stop_sequence": self.reply.stop_sequence}
-        told += _tell("message_delta", delta=ending, usage=self.reply.usage.model_dump())
+        more = (
+            {}
+            if self.reply.context_management is None
+            else {"context_management": self.reply.context_management}
+        )
+        told += _tell("message_delta", delta=ending, usage=self.reply.usage.model_dump(), **more)
         return told + _tell("message_stop")
 
     def failure(self, error: Exception) -> bytes:
@@ -114,7 +158,7 @@ class MessageWriter:
             case Content(text):
                 return self._text(text, "text", "text_delta")
             case Reasoning(text):
-                return self._text(text, "thinking", "thinking_delta")
+                return self._thinking(text)
             case CallStart(_, call_id, name):
                 called = {"id": call_id, "name": name, "input": {}, "caller": {"type": "direct"}}
                 return self._start({"type": "tool_use", **called})
@@ -128,11 +172,21 @@ class MessageWriter:
 
     def _text(self, text: str, kind: str, delta: str) -> bytes:
         told = b""
-        if not self._open or self.reply.content[-1]["type"] != kind:
-            more = {"signature": ""} if kind == "thinking" else {"citations": None}
-            told = self._start({"type": kind, kind: "", **more})
+        if not self._is_open(kind):
+            told = self._start({"type": kind, kind: "", **({"citations": []} if kind == "text" else {})})
         self.reply.content[-1][kind] += text
         return told + self._delta(**{"type": delta, kind: text})
+
+    def _thinking(self, text: str) -> bytes:
+        told = b""
+        if not self._is_open("thinking"):
+            told = self._start({"type": "thinking", "thinking": "", "signature": ""})
+            self._thought = ""
+        self._thought += text
+        return told + self._text(text, "thinking", "thinking_delta") if self._shows_thinking else told
+
+    def _is_open(self, kind: str) -> bool:
+        return self._open and bool(self.reply.content[-1]["type"] == kind)
 
     def _start(self, block: dict[str, Any]) -> bytes:
         told = self._close()
@@ -150,9 +204,13 @@ class MessageWriter:
             return b""
         self._open = False
         block = self.reply.content[-1]
+        told = b""
         if block["type"] == "tool_use":
             block["input"] = _object(self._input)
-        return _tell("content_block_stop", index=len(self.reply.content) - 1)
+        elif block["type"] == "thinking":
+            block["signature"] = signature_of(self._thought, shown=self._shows_thinking)
+            told = self._delta(type="signature_delta", signature=block["signature"])
+        return told + _tell("content_block_stop", index=len(self.reply.content) - 1)
 
 
 def _object(text: str) -> dict[str, Any]:

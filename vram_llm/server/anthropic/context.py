@@ -1,0 +1,45 @@
+"""`context_management`: what a server may clear out of a long chat. Here nothing is cleared."""
+
+from typing import Any, ClassVar, Literal
+
+from vram_llm.server.errors import NotSupported
+from vram_llm.server.nested import Nested
+
+_COMPACT_AT = 150_000  # tokens of a prompt, where no trigger is given (Anthropic's)
+NOTHING_CLEARED: dict[str, Any] = {"applied_edits": []}
+
+
+class Edit(Nested):
+    """One way to make a chat shorter. To clear is a permission; to compact is an order, at `trigger`."""
+
+    hints: ClassVar[frozenset[str]] = frozenset(
+        {
+            "keep",
+            "clear_at_least",
+            "clear_tool_inputs",
+            "exclude_tools",
+            "instructions",
+            "pause_after_compaction",
+        }
+    )
+
+    type: Literal["clear_thinking_20251015", "clear_tool_uses_20250919", "compact_20260112"]
+    trigger: dict[str, Any] | None = None
+
+
+class ContextManagement(Nested):
+    """What may be done where a chat grows long."""
+
+    edits: list[Edit] | None = None
+
+    def check(self, n_ctx: int) -> None:
+        """Raises NotSupported for a compaction that a context of `n_ctx` tokens could come to."""
+        for i, edit in enumerate(self.edits or ()):
+            trigger = (edit.trigger or {}).get("value", _COMPACT_AT)
+            if edit.type == "compact_20260112" and isinstance(trigger, int) and trigger < n_ctx:
+                at = f"context_management.edits[{i}]"
+                raise NotSupported(
+                    f"'{at}' asks for a summary of the chat from {trigger:,} tokens on, and none is made "
+                    "here; leave it out",
+                    at,
+                )

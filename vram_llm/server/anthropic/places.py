@@ -1,0 +1,59 @@
+"""Blocks of content: where they stand in a request, and which fields they may have."""
+
+from typing import Any
+
+from vram_llm.errors import RequestError
+from vram_llm.server.errors import NotSupported, UnknownParameter
+
+_ALWAYS = frozenset({"type", "cache_control", "id", "index", "_meta"})
+_FIELDS = {
+    "text": {"text", "citations", "parsed_output"},
+    "image": {"source"},
+    "document": {"source", "title", "context", "citations"},
+    "search_result": {"source", "title", "content", "citations"},
+    "thinking": {"thinking", "signature"},
+    "redacted_thinking": {"data"},
+    "tool_use": {"name", "input", "caller", "toolset_name"},
+    "tool_result": {"tool_use_id", "content", "is_error", "toolset_name"},
+    "tool_reference": {"tool_name"},
+    "compaction": {"content", "encrypted_content", "signature", "tool_changes"},
+}
+
+
+def blocks_of(content: object, at: str) -> list[dict[str, Any]]:
+    """The blocks in a message's content, which may be a string. Raises RequestError."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if content is None:
+        return []
+    if not isinstance(content, list):
+        raise RequestError(f"'{at}' must be a string or a list of blocks", at)
+    for i, block in enumerate(content):
+        if not isinstance(block, dict) or not isinstance(block.get("type"), str):
+            raise RequestError(f"'{at}[{i}]' must be an object with a 'type'", f"{at}[{i}]")
+    return content
+
+
+def check_keys(block: dict[str, Any], at: str) -> None:
+    """Raises UnknownParameter for a field that blocks of this type do not have."""
+    known = _FIELDS.get(block["type"])
+    if known is None:
+        return
+    for name, value in block.items():
+        if name not in known and name not in _ALWAYS and value is not None:
+            raise UnknownParameter(
+                f"Unrecognized field in a block of type '{block['type']}': {name}", f"{at}.{name}"
+            )
+
+
+def string(block: dict[str, Any], name: str, at: str) -> str:
+    """A field that must be a string. Raises RequestError."""
+    value = block.get(name)
+    if not isinstance(value, str):
+        raise RequestError(f"'{at}.{name}' must be a string", f"{at}.{name}")
+    return value
+
+
+def unsupported(block: dict[str, Any], at: str) -> NotSupported:
+    """The error for a block of a type that is not read here."""
+    return NotSupported(f"Blocks of type '{block['type']}' are not supported here", f"{at}.type")

@@ -1,0 +1,120 @@
+"""Tools as Anthropic's clients declare them, also in the middle of a chat."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import ValidationError
+
+from vram_llm.errors import RequestError
+from vram_llm.server.anthropic.message import Said
+from vram_llm.server.errors import MissingField, NotSupported
+from vram_llm.server.nested import Nested
+from vram_llm.server.tools import Choice, Offer, ToolName, ToolUse, offered
+
+# Anthropic runs these, or the client does so without a schema that a model here could be shown.
+_KNOWN = re.compile(
+    r"(web_search|web_fetch|code_execution|bash|text_editor|computer|computer_toolset|browser_toolset|memory|"
+    r"tool_search_tool_regex|tool_search_tool_bm25|advisor|mcp_toolset)(_\d{8})?"
+)
+_HINTS = (
+    "cache_control", "defer_loading", "input_examples", "eager_input_streaming", "title", "annotations",
+    "output_schema", "_meta", "meta",
+)  # fmt: skip
+
+
+class ClientTool(Nested):
+    """A tool that the client runs for the model. `input_schema` is a JSON schema of an object."""
+
+    hints: ClassVar[frozenset[str]] = frozenset(_HINTS)
+
+    name: ToolName | None = None
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+    type: str | None = None
+    strict: bool | None = None
+    allowed_callers: list[str] | None = None
+
+    def is_hint(self, name: str) -> bool:
+        """Nothing matters of a tool that is not run here."""
+        return name in self.hints or (
+            self.input_schema is None and _KNOWN.fullmatch(self.type or "") is not None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Toolbox:
+    """The tools that can be offered, and those that are left out: the reason by the name or the type."""
+
+    offers: tuple[Offer, ...]
+    left_out: dict[str, str]
+
+    def use(self, choice: Choice, parallel: bool) -> ToolUse:
+        """Checks a choice against the tools. Raises RequestError."""
+        if choice.only in self.left_out:
+            raise NotSupported(f"'tool_choice': {self.left_out[choice.only]}", "tool_choice")
+        if choice.mode == "required" and self.left_out and not self.offers:
+            raise NotSupported(
+                f"'tool_choice' asks for a call: {next(iter(self.left_out.values()))}", "tool_choice"
+            )
+        return offered(self.offers, choice, parallel)
+
+
+def toolbox(tools: Sequence[ClientTool], messages: Sequence[Said]) -> Toolbox:
+    """The tools at the end of a chat. Raises RequestError that names the place."""
+    offers = {f"tools[{i}]": tool for i, tool in enumerate(tools)}
+    removed: set[str] = set()
+    for at, block in _changes(messages):
+        own = block.get("tool")
+        if not isinstance(own, dict):
+            raise RequestError(f"'{at}.tool' must be an object", f"{at}.tool")
+        name = str(own.get("name"))
+        if block["type"] == "tool_removal":
+            removed.add(name)
+        elif own.get("type") == "tool_definition":
+            at = f"{at}.tool.definition"
+            tool = _defined(own.get("definition"), at)
+            offers = {place: other for place, other in offers.items() if other.name != tool.name}
+            offers[at] = tool
+            removed.discard(tool.name or "")
+        else:
+            removed.discard(name)
+    return _sorted({at: tool for at, tool in offers.items() if tool.name not in removed})
+
+
+def _sorted(tools: Mapping[str, ClientTool]) -> Toolbox:
+    offers: list[Offer] = []
+    left_out: dict[str, str] = {}
+    for at, tool in tools.items():
+        kind, name = tool.type or "custom", tool.name or tool.type or ""
+        if tool.input_schema is None:
+            if not _KNOWN.fullmatch(kind):
+                field = f"{at}.type" if kind != "custom" else f"{at}.input_schema"
+                raise MissingField(
+                    f"'{at}' needs an 'input_schema': tools of type '{kind}' are not run here", field
+                )
+            left_out[name] = f"'{name}' is a tool of type '{kind}', which this server does not run"
+        elif tool.name is None:
+            raise MissingField(f"Missing required parameter: '{at}.name'", f"{at}.name")
+        elif tool.allowed_callers and "direct" not in tool.allowed_callers:
+            left_out[name] = f"'{name}' may only be called by code, which this server does not run"
+        else:
+            offers.append(Offer(name, tool.description or "", tool.input_schema, strict=bool(tool.strict)))
+    return Toolbox(tuple(offers), left_out)
+
+
+def _defined(value: Any, at: str) -> ClientTool:
+    try:
+        return ClientTool.model_validate(value)
+    except ValidationError:
+        raise RequestError(f"'{at}' must be a tool with a 'name' and an 'input_schema'", at) from None
+
+
+def _changes(messages: Sequence[Said]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Additions and removals of tools, which an operator's messages may hold."""
+    for i, said in enumerate(messages):
+        if said.role == "system" and isinstance(said.content, list):
+            for k, block in enumerate(said.content):
+                if isinstance(block, dict) and block.get("type") in ("tool_addition", "tool_removal"):
+                    yield f"messages[{i}].content[{k}]", block
