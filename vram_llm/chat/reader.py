@@ -50,6 +50,8 @@ class Reader:
         self._held = ""  # spaces at the end of the content, or of the reasoning
         self._fresh = False  # content that begins now begins without its spaces
         self._in_reasoning = False
+        self._gap = ""  # spaces of the content before thinking that interrupts it
+        self._has_said = self._has_thought = False
 
     def add(self, text: str) -> None:
         """Text that came in. What has been read is dropped, as far as `back` may not want it again."""
@@ -198,7 +200,12 @@ class Reader:
 
     def _say(self, text: str, *, reasoning: bool) -> None:
         if reasoning != self._in_reasoning:
-            self._in_reasoning, self._held, self._fresh = reasoning, "", True
+            if reasoning:
+                self._gap = self._held if self._has_said else ""
+                self._held = "\n\n" if self._has_thought else ""
+            else:
+                self._held = self._gap
+            self._in_reasoning, self._fresh = reasoning, True
         if self._fresh:
             text = text.lstrip(SPACE)
         text = self._held + text
@@ -206,11 +213,23 @@ class Reader:
         self._held = text[len(said) :]
         if said:
             self._fresh = False
+            self._has_thought = self._has_thought or reasoning
+            self._has_said = self._has_said or not reasoning
             self._out.append(Reasoning(said) if reasoning else Content(said))
+
+    def edge(self) -> None:
+        """A mark that begins or ends the answer: spaces beside it are the format's."""
+        self._held, self._gap, self._fresh = "", "", True
+
+    def thought(self) -> None:
+        """A piece of thinking is complete: another one that follows is parted from it."""
+        if self._in_reasoning and self._has_thought:
+            self._held = "\n\n"
 
     def unopened(self) -> None:
         """The content so far was thinking."""
-        self._held = ""
+        self.edge()
+        self._has_said, self._has_thought = False, True
         self._out.append(Unopened())
 
     def start_call(self, name: str) -> None:
@@ -218,7 +237,7 @@ class Reader:
         if self.frame is not None:
             self.frame.called()
         self.commit()
-        self._held, self._fresh = "", True
+        self.edge()
         self._out.append(CallStart(self.calls, self._new_id(), name))
         self.calls += 1
 

@@ -55,19 +55,23 @@ def fold(events: Iterable[Event]) -> Said:
     return said
 
 
-def run(grammar: Callable[[], Grammar], pieces: Iterable[str]) -> Said:
-    parser = Parser(grammar())
+def run(parser: Parser, pieces: Iterable[str]) -> Said:
     events = [event for piece in pieces for event in parser.feed(piece)]
     return fold([*events, *parser.finish()])
 
 
 def check(grammar: Callable[[], Grammar], text: str, said: Said) -> None:
+    """As `check_parser`, with a parser of a grammar."""
+    check_parser(lambda: Parser(grammar()), text, said)
+
+
+def check_parser(new: Callable[[], Parser], text: str, said: Said) -> None:
     """The whole text, every cut in two, and byte by byte: all say the same."""
-    assert run(grammar, [text]) == said
+    assert run(new(), [text]) == said
     for at in range(1, len(text)):
-        assert run(grammar, [text[:at], text[at:]]) == said, (text[:at], text[at:])
+        assert run(new(), [text[:at], text[at:]]) == said, (text[:at], text[at:])
     decoder = codecs.getincrementaldecoder("utf-8")()
-    assert run(grammar, [decoder.decode(bytes([byte])) for byte in text.encode()]) == said
+    assert run(new(), [decoder.decode(bytes([byte])) for byte in text.encode()]) == said
 
 
 def calls(*named: tuple[str, str], content: str = "", reasoning: str = "") -> Said:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from vram_llm.chat.reader import SPACE, Grammar, Reader, Wait
 
 MARK = re.compile(r"<[^<>\s][^<>]*>|\[/?[A-Z][A-Z _]*\]")  # the form of special tokens and tags
+_QUOTES = ("`", '"', "'", "(", "\\", "\u201c", "\u2018", "\u00ab")
 _TAG = re.compile(r"</?\w[\w:.-]*>")  # a mark that people write as well, when they speak of it
 
 
@@ -68,8 +69,8 @@ def framed(
     """`then`, with the thinking kept apart wherever it reads content. Marks of the frame are dropped.
 
     `opened`: the answer begins within the thinking; `closed`: the prompt has passed it over. `calls` begin a
-    call. Thinking that is never closed is thinking to its end, unless a call comes in it. A tag such as
-    <think> counts at the beginning of a line, outside of a block of code; elsewhere the answer speaks of it.
+    call. Thinking that is never closed is thinking to its end, unless a call comes in it. An answer speaks of
+    a tag such as <think> where it is quoted, in code, or opens amid content and is not closed.
     """
 
     def grammar(r: Reader) -> Wait[None]:
@@ -137,62 +138,79 @@ class _Frame:
                 if self.thinks:
                     yield from self._reader.take(found)
                     return found
-                continue
             found = yield from self._reader.until(*markers, *self._watched, to=self._say)
             if not found or found in markers:
                 return found
-            self._meet(found)
+            if found == self._marks.opening:
+                yield from self._open()
+            else:
+                self._meet(found)
 
     def called(self) -> None:
         """A call has begun: thinking that was not closed is over."""
         self._close()
 
+    def _open(self) -> Wait[None]:
+        """After the opening mark: thinking begins, or the answer speaks of the mark."""
+        mark, r = self._marks.opening, self._reader
+        if MARK.search(mark) is None or self._is_quoted(mark):
+            self._say(mark)
+        elif not self._has_content or not _TAG.fullmatch(mark):
+            self.thinks = True
+        else:
+            r.mark()
+            held: list[str] = []
+            if (yield from r.until(self._marks.closing, to=held.append)):
+                r.commit()
+                r.reasoning("".join(held))
+                self._close()
+            else:
+                r.back()
+                self._say(mark)
+
     def _thought(self, markers: tuple[str, ...]) -> Wait[str]:
         """The thinking. Where it is not closed: the first of `markers` in it, not passed over, or ""."""
-        r = self._reader
-        while found := (yield from r.until(self._marks.closing, *markers, to=r.reasoning)):
-            if found == self._marks.closing:
-                self._close()
-                return ""
+        r, closing = self._reader, self._marks.closing
+        found = yield from r.until(closing, *markers, to=r.reasoning)
+        if found in markers:
             r.mark_before(found)
             held: list[str] = []
-            if not (yield from r.until(self._marks.closing, to=held.append)):
+            if not (yield from r.until(closing, to=held.append)):
                 r.back()
                 return found
             r.commit()
             r.reasoning(found + "".join(held))
+        if found:
             self._close()
-            return ""
         return ""
 
     def _close(self) -> None:
+        if self.thinks:
+            self._reader.thought()
         self.thinks, self._is_over, self._has_content, self._closed = False, False, False, True
         self._line = ""
 
     def _meet(self, mark: str) -> None:
+        """A mark that closes thinking, or begins or ends the answer."""
         marks = self._marks
-        if mark == marks.opening and self._is_meant(mark):
-            self.thinks = True
-        elif mark in marks.answers and (not _TAG.fullmatch(mark) or not self._line.strip()):
+        if mark in marks.answers and not (_TAG.fullmatch(mark) and self._has_content):
             self._is_wrapped, self._is_over = True, False
+            self._reader.edge()
         elif mark in marks.ends and (self._is_wrapped or not _TAG.fullmatch(mark)):
             self._is_over = True
-        elif mark == marks.closing and not self._is_spoken_of(mark):
-            if self._has_content and not self._closed:
+            self._reader.edge()
+        elif mark == marks.closing and not self._is_quoted(mark):
+            if not self._has_content:
+                self._reader.edge()
+            elif not self._closed:
                 self._reader.unopened()
             self._close()
         else:
             self._say(mark)
 
-    def _is_meant(self, mark: str) -> bool:
-        if MARK.search(mark) is None:
-            return False  # words of the prompt's
-        return not _TAG.fullmatch(mark) or not (self._in_code or self._line.strip(SPACE))
-
-    def _is_spoken_of(self, mark: str) -> bool:
-        if _TAG.fullmatch(mark) is None or not self._has_content:
-            return False
-        return self._closed or self._in_code or self._line.endswith(("`", '"', "'"))
+    def _is_quoted(self, mark: str) -> bool:
+        """Whether the answer speaks of a tag, as of any text in code or quotes."""
+        return bool(_TAG.fullmatch(mark)) and (self._in_code or self._line.endswith(_QUOTES))
 
     def _say(self, text: str) -> None:
         if self._is_over:

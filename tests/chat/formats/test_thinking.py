@@ -1,0 +1,144 @@
+"""Thinking in every place: opened by the prompt, by the model or by nobody, closed twice or never."""
+
+import pytest
+
+from tests.chat.formats.cuts import Said, calls, check
+from vram_llm.chat.formats.hermes import hermes
+from vram_llm.chat.formats.llama_json import llama_json
+from vram_llm.chat.formats.thinking import DEFAULT, Thinking, begun, framed, plain
+
+CALL = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+GEMMA = Thinking("<|channel>thought", "<channel|>", "<channel|>")
+COHERE = Thinking(
+    "<|START_THINKING|>",
+    "<|END_THINKING|>",
+    "<|END_THINKING|><|START_RESPONSE|>",
+    answers=("<|START_RESPONSE|>",),
+    ends=("<|END_RESPONSE|>",),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "said"),
+    [
+        ("<think>a</think>b", False, Said("b", "a")),
+        ("a</think>b", True, Said("b", "a")),
+        ("<think>a</think>b", True, Said("b", "a")),  # opened twice
+        ("</think>b", True, Said("b")),
+        ("b", False, Said("b")),
+        ("\n b ", False, Said("\n b ")),
+        ("<think>a</think>\n<think>b</think>\nc", False, Said("c", "a\n\nb")),
+        ("a</think>\n\nb</think>\nc", True, Said("b\nc", "a")),  # closed twice
+        ("</think>b", False, Said("b")),
+        ("a <think>b</think> c", False, Said("a c", "b")),  # amid the answer
+        ("a\n<think>b</think>\nc", False, Said("a\nc", "b")),
+        ("a</think>b", False, Said("b", "a")),  # closed, never opened
+        ("a\nb\n</think>\n\nb", False, Said("b", "a\nb")),
+        ("a</think>b\n</think>\nc", False, Said("b\n\nc", "a")),
+        ("a", True, Said(reasoning="a")),
+        ("a</thin", True, Said(reasoning="a</thin")),
+        ("Write `<think>` and `</think>`.", False, Said("Write `<think>` and `</think>`.")),
+        ('"</think>" ends it', False, Said('"</think>" ends it')),
+        ("A <think> opens it.", False, Said("A <think> opens it.")),  # and nothing closes it
+        ("x\n```\n<think>\n</think>\n```\ny", False, Said("x\n```\n<think>\n</think>\n```\ny")),
+    ],
+)
+@pytest.mark.parametrize("tools", [False, True])
+def test_tags(text: str, opened: bool, said: Said, tools: bool) -> None:
+    check(
+        lambda: framed(DEFAULT, hermes if tools else plain, opened=opened, calls=("<tool_call>",)), text, said
+    )
+
+
+def test_a_prompt_that_has_closed_the_thinking() -> None:
+    check(lambda: framed(DEFAULT, plain, opened=False, closed=True), "a</think>b", Said("ab"))
+    check(lambda: framed(DEFAULT, plain, opened=False, closed=True), "</think>\n\nb", Said("b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"a</think>b\n{CALL}", calls(("now", "{}"), content="b", reasoning="a")),
+        (f"a</think>\n{CALL}\n<think>b</think>\n{CALL}\n<think>c</think>d", None),
+        (f"a\n{CALL}", calls(("now", "{}"), reasoning="a")),  # a call instead of the closing mark
+        (f"{CALL}", calls(("now", "{}"))),
+        (f"a {CALL} b</think>c", Said("c", f"a {CALL} b")),  # thought of, not made
+        ("a <tool_call> b", Said(reasoning="a <tool_call> b")),
+        (f"a <tool_call> b {CALL}", calls(("now", "{}"), reasoning="a <tool_call> b")),
+    ],
+)
+def test_calls_and_thinking(text: str, said: Said | None) -> None:
+    said = said or calls(("now", "{}"), ("now", "{}"), content="d", reasoning="a\n\nb\n\nc")
+    check(lambda: framed(DEFAULT, hermes, opened=True, calls=("<tool_call>",)), text, said)
+
+
+@pytest.mark.parametrize("text", ["a</think>", "<think>a</think>\n"])
+def test_a_call_that_is_the_whole_answer_after_thinking(text: str) -> None:
+    check(
+        lambda: framed(DEFAULT, llama_json(frozenset({"now"})), opened=True),
+        text + '{"name": "now", "parameters": {}}',
+        calls(("now", "{}"), reasoning="a"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<|channel>thought\na<channel|>b", Said("b", "a")),
+        ("<|channel>thought<channel|>b", Said("b")),
+        ("<|channel>thought\n<channel|>b<channel|>", Said("b")),
+        ("<|channel>thought\n<channel|>b<|channel>thought\n<channel|><channel|>", Said("b")),
+        ("b <|channel>thought\na<channel|>c", Said("b c", "a")),
+    ],
+)
+def test_special_tokens_count_everywhere(text: str, said: Said) -> None:
+    check(lambda: framed(GEMMA, plain, opened=False), text, said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>b<|END_RESPONSE|>", Said("b", "a")),
+        ("<|START_RESPONSE|>b<|END_RESPONSE|>", Said("b")),
+        ("<|START_THINKING|>a<|END_THINKING|>b", Said("b", "a")),  # without the answer's marks
+        ("a<|END_THINKING|><|START_RESPONSE|>b", Said("b", "a")),
+        ("<|START_RESPONSE|>b<|END_RESPONSE|> c", Said("b")),  # past the end
+        ("<|START_RESPONSE|>b<|END_RESPONSE|><|START_RESPONSE|>c<|END_RESPONSE|>", Said("bc")),
+    ],
+)
+def test_marks_of_the_answer_are_dropped(text: str, said: Said) -> None:
+    check(lambda: framed(COHERE, plain, opened=False), text, said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<think>a</think>b", Said("b", "a")),
+        (" \n<think>a", Said(reasoning="a")),
+        ("b <think>a</think>", Said("b <think>a</think>")),
+        ("b</think>c", Said("b</think>c")),
+        (" b\n", Said(" b\n")),
+    ],
+)
+def test_a_model_not_known_to_think(text: str, said: Said) -> None:
+    check(lambda: begun(plain), text, said)
+
+
+@pytest.mark.parametrize(
+    ("marks", "prompt", "closed"),
+    [
+        (DEFAULT, "p", "p<think>\n\n</think>\n\n"),
+        (DEFAULT, "p<think>\n", "p<think>\n\n</think>\n\n"),
+        (DEFAULT, "p<think></think>", "p<think></think>"),
+        (GEMMA, "p", "p<|channel>thought<channel|>"),
+        (COHERE, "p<|START_THINKING|>", "p<|START_THINKING|><|END_THINKING|><|START_RESPONSE|>"),
+        (
+            COHERE,
+            "p<|START_THINKING|><|END_THINKING|>",
+            "p<|START_THINKING|><|END_THINKING|><|START_RESPONSE|>",
+        ),
+        (COHERE, "p<|START_RESPONSE|>", "p<|START_RESPONSE|>"),
+    ],
+)
+def test_an_answer_begun(marks: Thinking, prompt: str, closed: str) -> None:
+    assert marks.closed(prompt) == closed
