@@ -113,6 +113,18 @@ def test_marks_of_the_answer_are_dropped(text: str, said: Said) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("<|START_RESPONSE|>b<|END_RESPONSE|>", Said("b")),  # no thinking, though opened
+        ("a<|START_RESPONSE|>b<|END_RESPONSE|>", Said("b", "a")),
+        ("a<|END_THINKING|><|START_RESPONSE|>b<|END_THINKING|>c", Said("b", "a")),
+    ],
+)
+def test_an_answer_that_begins_ends_the_thinking(text: str, said: Said) -> None:
+    check(lambda: framed(COHERE, plain, opened=True), text, said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
         ("<think>a</think>b", Said("b", "a")),
         (" \n<think>a", Said(reasoning="a")),
         ("b <think>a</think>", Said("b <think>a</think>")),

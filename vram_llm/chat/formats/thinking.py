@@ -105,6 +105,8 @@ class _Frame:
         self._reader = reader
         self._marks = marks
         self._watched = tuple(filter(None, (marks.opening, marks.closing, *marks.answers, *marks.ends)))
+        begins = (mark for mark in marks.answers if not _TAG.fullmatch(mark))
+        self._closers = (marks.closing, *begins)  # an answer that begins has closed the thinking as well
         self._closed = closed  # no thinking may have gone before unmarked
         self._is_wrapped = False
         self._is_over = False
@@ -170,24 +172,29 @@ class _Frame:
 
     def _thought(self, markers: tuple[str, ...]) -> Wait[str]:
         """The thinking. Where it is not closed: the first of `markers` in it, not passed over, or ""."""
-        r, closing = self._reader, self._marks.closing
-        found = yield from r.until(closing, *markers, to=r.reasoning)
+        r, closers = self._reader, self._closers
+        found = yield from r.until(*closers, *markers, to=r.reasoning)
         if found in markers:
             r.mark_before(found)
             held: list[str] = []
-            if not (yield from r.until(closing, to=held.append)):
+            closed = yield from r.until(*closers, to=held.append)
+            if not closed:
                 r.back()
                 return found
             r.commit()
             r.reasoning(found + "".join(held))
+            found = closed
         if found:
             self._close()
+            if found != self._marks.closing:
+                self._meet(found)
         return ""
 
     def _close(self) -> None:
         if self.thinks:
             self._reader.thought()
-        self.thinks, self._is_over, self._has_content, self._closed = False, False, False, True
+        self.thinks, self._is_wrapped, self._is_over = False, False, False
+        self._has_content, self._closed = False, True
         self._line = ""
 
     def _meet(self, mark: str) -> None:
@@ -196,7 +203,9 @@ class _Frame:
         if mark in marks.answers and not (_TAG.fullmatch(mark) and self._has_content):
             self._is_wrapped, self._is_over = True, False
             self._reader.edge()
-        elif mark in marks.ends and (self._is_wrapped or not _TAG.fullmatch(mark)):
+        elif (mark in marks.ends and not _TAG.fullmatch(mark)) or (
+            mark in (*marks.ends, marks.closing) and self._is_wrapped
+        ):
             self._is_over = True
             self._reader.edge()
         elif mark == marks.closing and not self._is_quoted(mark):
