@@ -76,7 +76,7 @@ class Dialect:
         return Parser(framed(self.thinking, grammar, opened=opened, closed=closed, calls=calls), self.new_id)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=128)
 def dialect_of(template: str | None) -> Dialect:
     """The dialect of a chat template's source; None is a model without one."""
     source = template or ""

@@ -34,7 +34,7 @@ _VALUES = {  # what an effort may be called, the nearest first
     "max": ("max", "xhigh", "high"),
 }
 EFFORTS = tuple(_VALUES)
-_VALUES_ALL = tuple(dict.fromkeys(value for values in _VALUES.values() for value in values))
+_ALL = tuple(dict.fromkeys(value for values in _VALUES.values() for value in values))
 _COMMON = ("low", "medium", "high")
 _WORD = "q7word7q"
 
@@ -45,16 +45,18 @@ def find_efforts(probe: Probe) -> Mapping[str, Names]:
     A template that writes any word into its prompt gets only "low", "medium" and "high", which models know.
     """
     efforts: dict[str, Names] = {effort: {} for effort in EFFORTS}
+    switched: Names = {}
     for name, on, off in _SWITCHES:
         with_on, with_off = probe.prompt({name: on}), probe.prompt({name: off})
         if with_on and with_off and with_on != with_off:
+            switched[name] = on
             for effort, names in efforts.items():
                 names[name] = off if effort in OFF else on
     for name in _LEVELS:
-        known = _COMMON if _WORD in probe.prompt({name: _WORD}) else _VALUES_ALL
-        prompts = {value: text for value in known if (text := probe.prompt({name: value}))}
+        known = _COMMON if _WORD in probe.prompt({**switched, name: _WORD}) else _ALL
+        prompts = {value: text for value in known if (text := probe.prompt({**switched, name: value}))}
         if len(set(prompts.values())) > 1:
-            tails = {value: probe.tail({name: value}) for value in prompts}
+            tails = {value: probe.tail({**switched, name: value}) for value in prompts}
             for effort, names in efforts.items():
                 names[name] = _nearest(effort, tails)
     return efforts if any(efforts.values()) else {}
