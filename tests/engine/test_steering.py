@@ -10,7 +10,15 @@ from tests.engine.turns import events
 from vram_llm import demo
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
-from vram_llm.engine.request import FinishReason, ReasoningBudget, Request, SamplingParams, TokenEvent
+from vram_llm.engine.request import (
+    FinishReason,
+    Grammar,
+    GrammarKind,
+    ReasoningBudget,
+    Request,
+    SamplingParams,
+    TokenEvent,
+)
 from vram_llm.engine.steering import Thinking, steering
 from vram_llm.llama.model import LoadedModel
 from vram_llm.plan.types import BackendSampling
@@ -218,6 +226,14 @@ def test_a_mark_half_written_is_finished(spm_model: LoadedModel) -> None:
     thinking = Thinking(vocab, budget)
     due = _follow(thinking, spm_model, "x</th")[-1]
     assert b"".join(vocab.spelling(token) for token in due) == b"ink>"
+
+
+def test_a_mark_that_a_grammar_does_not_let_through_waits(model: LoadedModel) -> None:
+    """Within a call, for one."""
+    grammar = Grammar(kind=GrammarKind.REGEX, text="z{20}</think>end", field="grammar")
+    answer = _run(Loop(model), _request(reasoning_budget=OPENED, grammar=grammar))["one"]
+    assert answer[-1].finish_reason is FinishReason.STOP
+    assert "".join(event.text for event in answer) == "z" * 20 + "</think>end"
 
 
 def test_nothing_to_steer(demo_model: LoadedModel) -> None:

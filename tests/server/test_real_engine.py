@@ -28,6 +28,7 @@ PARAMETERS = {
     "additionalProperties": False,
     "$defs": {"Pen": {"enum": ["red", "blue"]}},
 }
+BUDGET = 4  # tokens of thinking, for those that ask for any
 HI: Any = [{"role": "user", "content": "hi"}]
 
 
@@ -44,7 +45,7 @@ def base_url(plan_on_cpu: PlanOnCpu) -> Iterator[str]:
         engine.start()
         try:
             await engine.ready()
-            async with listening(engine) as url:
+            async with listening(engine, reasoning_budget=BUDGET) as url:
                 started.set_result(url)
                 await stop.wait()
         finally:
@@ -142,6 +143,27 @@ def test_strict_arguments_are_held_from_the_moment_a_call_begins(
         check_arguments(call.function.arguments)
     else:
         assert (call.function.name, call.function.arguments) == ("now", "{}")
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+def test_thinking_is_closed_once_its_budget_is_spent(sdk: openai.OpenAI, is_strict: bool) -> None:
+    """With and without a grammar that looks on."""
+    tools: Any = [
+        {"type": "function", "function": {"name": "paint", "parameters": PARAMETERS, "strict": is_strict}}
+    ]
+    reply = sdk.chat.completions.create(
+        model="demo",
+        messages=[{"role": "user", "content": "What is a KV cache?"}],
+        tools=tools,
+        reasoning_effort="high",
+        temperature=0,
+        max_tokens=60,
+    )
+    assert reply.usage is not None
+    details = reply.usage.completion_tokens_details
+    assert details is not None
+    assert 0 < (details.reasoning_tokens or 0) <= BUDGET + 3  # a character is finished
+    assert reply.usage.completion_tokens > BUDGET + 4
 
 
 @pytest.mark.parametrize("wants_call", [False, True])

@@ -44,12 +44,13 @@ class Thinking:
         """Go on with a token that was written."""
         if self.is_over:
             return
-        if self.due:
-            self.due.pop(0)
+        self._text += self._vocab.spelling(token)
+        if self.due and token == self.due.pop(0):
             if not self.due:
                 self._enter(_Phase.ANSWERING)
             return
-        self._text += self._vocab.spelling(token)
+        if self._phase is _Phase.CLOSING:  # a grammar did not let the mark through: later, then
+            self._phase, self.due = _Phase.THINKING, []
         if self._phase is _Phase.THINKING:
             self._n_left -= 1
         self._look()
@@ -104,7 +105,9 @@ class Steering:
     def allowed(self, allowed: Indices | None) -> Indices | None:
         """Those of the `allowed` tokens that may come next, at least one; None: all, before and after."""
         if self._thinking is not None and self._thinking.due:
-            return np.array(self._thinking.due[:1], np.intp)
+            due = np.array(self._thinking.due[:1], np.intp)
+            if allowed is None or np.isin(due[0], allowed):
+                return due
         if self._n_left <= 0:
             return allowed
         tokens = np.arange(self._n_vocab) if allowed is None else allowed
