@@ -28,7 +28,7 @@ SPEAKS = (
 
 def shown(source: str | None, messages: list[dict[str, Any]] = CHAT, tools: Any = (TOOL,)) -> Any:
     template = ChatTemplate(source, "<s>", "</s>")
-    return history.shown(messages, list(tools), dialect_of(source), template)
+    return history.shown(messages, list(tools), dialect_of(source), template.takes)
 
 
 def test_arguments_are_objects_to_templates_that_write_them_as_json() -> None:
@@ -77,7 +77,7 @@ def test_tools_in_words_where_the_template_speaks_none() -> None:
 
 def test_tools_in_words_follow_the_system_message() -> None:
     messages = shown(None, [{"role": "developer", "content": "Be kind."}, CHAT[0]])
-    assert [m["role"] for m in messages] == ["developer", "user"]
+    assert [m["role"] for m in messages] == ["system", "user"]
     assert messages[0]["content"].startswith("Be kind.\n\n# Tools")
 
 
@@ -88,16 +88,41 @@ def test_a_template_without_system_messages_gets_them_in_the_users() -> None:
 
 
 def test_mistral_gets_ids_of_nine_characters_that_belong_together() -> None:
-    messages = shown("{{ tools }}[TOOL_CALLS]")
+    messages = shown("{{ tools }}[TOOL_CALLS]{% for m in messages %}{{ m | tojson }}{% endfor %}")
     call_id = messages[1]["tool_calls"][0]["id"]
     assert len(call_id) == 9
     assert {m["tool_call_id"] for m in messages[2:]} == {call_id}
 
 
 def test_harmony_takes_thinking_or_words_beside_a_call() -> None:
-    source = "{{ tools }}<|channel|><|message|>"
+    source = (
+        "{{ tools }}<|channel|><|message|>{% for m in messages %}{{ m.thinking or m.content }}"
+        "{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}"
+    )
     message = shown(source)[1]
     assert (message["thinking"], message["content"]) == ("Hm.\n\nLet me see.", "")
     assert "reasoning_content" not in message
     answer = {"role": "assistant", "content": "Noon.", "reasoning_content": "Hm."}
     assert shown(source, [answer]) == [{"role": "assistant", "content": "Noon.", "thinking": "Hm."}]
+
+
+def test_harmony_keeps_the_words_of_calls_that_were_answered() -> None:
+    source = (
+        "{{ tools }}<|channel|><|message|>{% for m in messages %}"
+        "{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    messages = shown(source, [*CHAT, {"role": "assistant", "content": "Noon."}])
+    assert [m["content"] for m in messages if m["role"] == "assistant"] == ["Let me see.", "", "Noon."]
+
+
+def test_nothing_of_a_clients_bookkeeping_is_shown() -> None:
+    message = {**CHAT[0], "cache_control": {"type": "ephemeral"}, "_meta": {}, "id": "msg_1"}
+    assert shown(SPEAKS, [message]) == [CHAT[0]]
+    call = {**CALL, "index": 0, "function": {**CALL["function"], "strict": True}}  # type: ignore[dict-item]
+    (made,) = shown(SPEAKS, [{**CHAT[1], "tool_calls": [call]}])[0]["tool_calls"]
+    assert set(made) == {"id", "type", "function"}
+    assert set(made["function"]) == {"name", "arguments"}
+
+
+def test_results_have_the_name_of_their_function() -> None:
+    assert [m.get("name") for m in shown(SPEAKS)] == [None, None, "now", "now"]

@@ -1,11 +1,12 @@
 """Templates of the shapes models come with."""
 
 import datetime
+import json
 from typing import Any
 
 import pytest
 
-from vram_llm.chat.template import BrokenTemplate, ChatTemplate
+from vram_llm.chat.template import BrokenTemplate, ChatTemplate, check_template
 from vram_llm.errors import RequestError
 
 SYSTEM = {"role": "system", "content": "Be kind."}
@@ -107,21 +108,52 @@ def test_strftime_now() -> None:
     assert render("{{ strftime_now('%Y') }}") == str(datetime.datetime.now().year)
 
 
-@pytest.mark.parametrize(("source", "role"), [("{{ messages[0].role }}", "system"), (None, "system")])
-def test_developer_is_system_to_a_template_that_does_not_know_it(source: str | None, role: str) -> None:
-    message = {"role": "developer", "content": "x"}
-    assert role in ChatTemplate(source, "", "").render([message])
-    assert message["role"] == "developer"
-
-
-def test_developer_stays_for_one_that_does() -> None:
-    source = "{{ messages[0].role }}{% if messages[0].role == 'developer' %}!{% endif %}"
-    assert render(source, [{"role": "developer", "content": "x"}]) == "developer!"
-
-
 def test_names_for_the_template() -> None:
     source = "{{ enable_thinking }} {{ tools is none }} {{ bos_token }}"
     assert render(source, enable_thinking=False) == "False True <s>"
+
+
+def test_no_tools_is_none_to_most_and_undefined_to_those_that_loop_over_them() -> None:
+    assert render("{{ tools is none }}{{ tools is defined }}") == "TrueTrue"
+    assert render("{% for tool in tools %}{{ tool }}{% endfor %}none") == "none"
+    assert render("{{ 'f: ' + functions }}{% for tool in tools or [] %}{% endfor %}") == "f: "
+
+
+def test_functions_are_the_tools_as_text_to_templates_that_join_them() -> None:
+    assert json.loads(render("{{ '' + functions }}", tools=[{"type": "function"}])) == [{"type": "function"}]
+
+
+def test_today_unless_the_client_gives_another_day() -> None:
+    today = datetime.datetime.now()
+    assert render("{{ date_string }}, {{ datetime }}") == f"{today:%d %b %Y}, {today:%b %d %Y}"
+    assert render("{{ date_string }}", date_string="1 Jan 2000") == "1 Jan 2000"
+
+
+def test_a_template_may_change_lists_of_its_own_and_no_others() -> None:
+    own = "{% set n = namespace(a=[1]) %}{% set _ = n.a.append(2) %}{{ n.a.pop(0) }}{{ n.a }}"
+    assert render(own) == "1[2]"
+    with pytest.raises(RequestError, match="'append' of 'list' object is unsafe"):
+        render("{{ messages.append(1) }}")
+    with pytest.raises(RequestError, match="'pop' of 'dict' object is unsafe"):
+        render("{{ messages[0].pop('role') }}")
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("{{ messages }}\n{% for %}", r"^FILE is not a Jinja template \(line 2: .*\)$"),
+        ("{{ messages }}\n\n{{ nothing.here }}", r"^FILE is of no use: .* line 3: 'nothing' is undefined$"),
+        ("Hello", r"^FILE leaves out the message of a chat; is it a chat template\?$"),
+    ],
+)
+def test_a_broken_template_is_found_before_it_is_used(source: str, sentence: str) -> None:
+    with pytest.raises(BrokenTemplate, match=sentence):
+        check_template(source, "FILE")
+
+
+@pytest.mark.parametrize("source", [CHATML, "{{ raise_exception('not this chat') }}"])
+def test_other_templates_pass(source: str) -> None:
+    check_template(source, "FILE")
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,8 @@ async def test_parameters_reach_the_engine(client: httpx.AsyncClient, engine: Fa
 
 
 @pytest.mark.parametrize(
-    ("template", "add_bos"), [("{{ bos_token }}{{ messages[0].content }}", False), ("hi", True)]
+    ("template", "add_bos"),
+    [("{{ bos_token }}{{ messages[0].content }}", False), ("{{ messages[0].content }}", True)],
 )
 async def test_bos_is_left_to_a_template_that_writes_it(
     client: httpx.AsyncClient, engine: FakeEngine, template: str, add_bos: bool

@@ -7,14 +7,24 @@ by messages of role "tool". What goes out differs with the template.
 import json
 from typing import Any
 
+from vram_llm.chat.calls import calls_as_text, with_calls
 from vram_llm.chat.dialect import Dialect
 from vram_llm.chat.formats import mistral
 from vram_llm.chat.formats.hermes import CLOSE, OPEN
-from vram_llm.chat.template import ChatTemplate
+from vram_llm.chat.orders import Orders, with_orders
+from vram_llm.chat.takes import Takes
 
 Messages = list[dict[str, Any]]
 Tools = list[dict[str, Any]]
 
+_KEPT = (
+    "role",
+    "content",
+    "name",
+    "tool_call_id",
+    "tool_calls",
+    "reasoning_content",
+)  # nothing of a client's
 _PROMPT = """# Tools
 
 These functions can be called, one JSON description per line:
@@ -27,95 +37,108 @@ To call one, write nothing but this, once for each call:
 What it returns comes in the next message. If no function is needed, just answer."""
 
 
-def shown(messages: Messages, tools: Tools, dialect: Dialect, template: ChatTemplate) -> Messages:
-    """`messages` for `template`. Where it speaks no tools, they and their calls become plain text; where it
-    takes no system message, that goes before the first of the user's.
+def shown(
+    messages: Messages, tools: Tools, dialect: Dialect, takes: Takes, orders: Orders = Orders.IN_PLACE
+) -> Messages:
+    """`messages` for a template that takes `takes`.
+
+    Tools, calls and results that it does not show are written as text. System and developer messages go where
+    `orders` says.
     """
-    if dialect.takes_tools:
-        messages = [_in_its_way(message, dialect, template) for message in messages]
-    else:
-        messages = _in_words(messages, tools)
-    if template.refuses_system:
-        messages = _without_system(messages)
-    return [_in_parts(message) for message in messages] if template.wants_parts else messages
+    messages = _named([_bare(message) for message in messages])
+    if tools and not dialect.takes_tools:
+        messages = _instructed(messages, tools)
+    if dialect.name == "harmony":
+        messages = _harmony(messages)
+    if dialect.name == "mistral":
+        messages = [_with_fitting_ids(message) for message in messages]
+    native = dialect.takes_tools and takes.calls
+    messages = with_calls(messages, takes) if native else calls_as_text(messages, dialect)
+    if not (dialect.takes_tools and takes.results):
+        messages = _results_as_text(messages)
+    messages = with_orders(messages, takes, orders)
+    return [_in_parts(message) for message in messages] if takes.parts else messages
 
 
-def _in_its_way(message: dict[str, Any], dialect: Dialect, template: ChatTemplate) -> dict[str, Any]:
-    shown = dict(message)
-    calls = message.get("tool_calls")
-    if calls:
-        shown["tool_calls"] = [_call(call, dialect, as_text=template.wants_argument_text) for call in calls]
-    if dialect.name == "mistral" and "tool_call_id" in shown:
-        shown["tool_call_id"] = mistral.fitting_id(shown["tool_call_id"])
-    if dialect.name == "harmony" and (thought := shown.pop("reasoning_content", None)):
-        remark = shown["content"] if calls else ""  # beside a call, its template takes one of the two
-        shown["thinking"] = f"{thought}\n\n{remark}" if remark else thought
-        shown["content"] = "" if calls else shown["content"]
-    return shown
+def _bare(message: dict[str, Any]) -> dict[str, Any]:
+    """A message without what a client keeps in it for itself."""
+    bare = {name: message[name] for name in _KEPT if name in message}
+    if calls := bare.pop("tool_calls", None):
+        functions = [{name: call["function"][name] for name in ("name", "arguments")} for call in calls]
+        bare["tool_calls"] = [
+            {"id": call["id"], "type": "function", "function": function}
+            for call, function in zip(calls, functions, strict=True)
+        ]
+    return bare
 
 
-def _call(call: dict[str, Any], dialect: Dialect, *, as_text: bool) -> dict[str, Any]:
-    function = call["function"]
-    if not as_text:
-        function = {**function, "arguments": _as_object(function["arguments"])}
-    call_id = mistral.fitting_id(call["id"]) if dialect.name == "mistral" else call["id"]
-    return {**call, "id": call_id, "function": function}
+def _named(messages: Messages) -> Messages:
+    """Results with the names of their functions, which some templates show (Command R, Gemma)."""
+    names = {call["id"]: call["function"]["name"] for m in messages for call in m.get("tool_calls", ())}
+    return [
+        {"name": names[m["tool_call_id"]], **m}
+        if m["role"] == "tool" and m.get("tool_call_id") in names
+        else m
+        for m in messages
+    ]
 
 
-def _as_object(text: str) -> dict[str, Any]:
-    """Arguments as templates read them; what is no object is shown under a name of its own."""
-    try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        value = None
-    return value if isinstance(value, dict) else {"arguments": text}
+def _harmony(messages: Messages) -> Messages:
+    """Thinking under the name that gpt-oss's template reads.
 
-
-def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
-    return {**message, "content": [{"type": "text", "text": message["content"]}]}
-
-
-def _in_words(messages: Messages, tools: Tools) -> Messages:
+    A message with calls shows either its thinking or its content, and neither once an answer follows: the
+    content joins the thinking as long as that is shown, and is a message of its own after that.
+    """
     out: Messages = []
+    answered = False
+    for message in reversed(messages):
+        message = dict(message)
+        thought = message.pop("reasoning_content", None)
+        if message["role"] == "assistant" and message.get("tool_calls") and not answered:
+            thought = "\n\n".join(filter(None, (thought, message["content"])))
+            message["content"] = ""
+        elif message["role"] == "assistant" and not message.get("tool_calls"):
+            answered = True
+        out.append({**message, "thinking": thought} if thought else message)
+    return out[::-1]
+
+
+def _with_fitting_ids(message: dict[str, Any]) -> dict[str, Any]:
+    message = dict(message)
+    if "tool_call_id" in message:
+        message["tool_call_id"] = mistral.fitting_id(message["tool_call_id"])
+    if "tool_calls" in message:
+        message["tool_calls"] = [{**c, "id": mistral.fitting_id(c["id"])} for c in message["tool_calls"]]
+    return message
+
+
+def _results_as_text(messages: Messages) -> Messages:
+    out: Messages = []
+    joins = False
     for message in messages:
-        if message["role"] == "tool":
+        is_result = message["role"] == "tool"
+        if is_result:
             text = f"<tool_response>\n{message['content']}\n</tool_response>"
-            if out and out[-1].get("answers"):
+            if joins:
                 out[-1]["content"] += f"\n{text}"
             else:
-                out.append({"role": "user", "content": text, "answers": True})
-        elif calls := message.get("tool_calls"):
-            said = [message["content"]] if message["content"] else []
-            kept = {name: value for name, value in message.items() if name != "tool_calls"}
-            out.append({**kept, "content": "\n".join([*said, *map(_in_tags, calls)])})
+                out.append({"role": "user", "content": text})
         else:
-            out.append(dict(message))
-    for message in out:
-        message.pop("answers", None)
-    if tools:
-        lines = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-        _instruct(out, _PROMPT.format(tools=lines, open=OPEN, close=CLOSE))
+            out.append(message)
+        joins = is_result
     return out
 
 
-def _without_system(messages: Messages) -> Messages:
-    orders = [m["content"] for m in messages if m["role"] in ("system", "developer")]
-    others = [m for m in messages if m["role"] not in ("system", "developer")]
-    if orders and others and others[0]["role"] == "user":
-        others[0] = {**others[0], "content": "\n\n".join([*orders, others[0]["content"]])}
-        return others
-    return messages
+def _instructed(messages: Messages, tools: Tools) -> Messages:
+    lines = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    text = _PROMPT.format(tools=lines, open=OPEN, close=CLOSE)
+    if messages and messages[0]["role"] in ("system", "developer"):
+        first, *others = messages
+        return [{**first, "content": f"{first['content']}\n\n{text}"}, *others]
+    return [{"role": "system", "content": text}, *messages]
 
 
-def _in_tags(call: dict[str, Any]) -> str:
-    function = call["function"]
-    name = json.dumps(function["name"], ensure_ascii=False)
-    return f'{OPEN}\n{{"name": {name}, "arguments": {function["arguments"] or "{}"}}}\n{CLOSE}'
-
-
-def _instruct(messages: Messages, text: str) -> None:
-    first = messages[0]
-    if first["role"] in ("system", "developer"):
-        first["content"] = f"{first['content']}\n\n{text}"
-    else:
-        messages.insert(0, {"role": "system", "content": text})
+def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
+    if message["content"] is None:
+        return message
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}

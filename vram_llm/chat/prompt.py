@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from vram_llm.chat import history
+from vram_llm.chat.arrival import check_arrival
 from vram_llm.chat.continuing import check_continuable, continued, continued_parser, is_thinking
 from vram_llm.chat.dialect import Dialect
 from vram_llm.chat.formats.arguments import Schemas
+from vram_llm.chat.orders import Orders, ways
 from vram_llm.chat.reader import Parser
 from vram_llm.chat.template import ChatTemplate
 from vram_llm.errors import RequestError
@@ -71,15 +74,31 @@ def chat_prompt(
     `add_generation_prompt`: the assistant's turn is opened. Blocks. Raises RequestError, BrokenTemplate.
     """
 
-    def render(messages: Messages, add_generation_prompt: bool) -> str:
+    native_tools = tools if tools and dialect.takes_tools else None
+
+    def render(messages: Messages, add_generation_prompt: bool, orders: Orders) -> str:
         return template.render(
-            history.shown(messages, tools, dialect, template),
+            history.shown(messages, tools, dialect, template.takes, orders),
             add_generation_prompt=add_generation_prompt,
-            tools=tools if tools and dialect.takes_tools else None,
+            tools=native_tools,
             **names,
         )
 
+    def whole(messages: Messages, add_generation_prompt: bool) -> str:
+        """The prompt with every message in it, by the first way that gives one. Raises the first's error."""
+        errors: list[RequestError] = []
+        for orders in ways(messages):
+            again = partial(render, add_generation_prompt=add_generation_prompt, orders=orders)
+            try:
+                prompt = again(messages)
+                check_arrival(messages, native_tools or [], prompt, again)
+            except RequestError as error:
+                errors.append(error)
+            else:
+                return prompt
+        raise errors[0]
+
     if not continues:
-        return ChatPrompt(render(messages, add_generation_prompt), dialect)
+        return ChatPrompt(whole(messages, add_generation_prompt), dialect)
     check_continuable(messages)
-    return ChatPrompt(continued(render, messages, dialect), dialect, messages[-1])
+    return ChatPrompt(continued(whole, messages, dialect), dialect, messages[-1])

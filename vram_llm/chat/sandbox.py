@@ -8,7 +8,7 @@ the process as well.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
@@ -26,6 +26,10 @@ MAX_SECONDS = 10.0
 MAX_NUMBER = 100_000  # of a width, a repetition, an indent; jinja2's own limit of range() is the same
 _LONG_NUMBER = re.compile(r"\d{5}")  # a field width in a format string
 _WIDTH_FILTERS = ("batch", "center", "format", "indent", "slice", "truncate", "wordwrap")
+_CHANGES: dict[type, tuple[str, ...]] = {  # of one item each: nothing doubles what is there
+    list: ("append", "insert", "pop", "remove", "reverse"),
+    dict: ("pop", "setdefault"),
+}
 _T = TypeVar("_T")
 
 
@@ -38,10 +42,12 @@ class TooCostly(TemplateRuntimeError):
 
 
 class Budget:
-    """What one rendering may still use. `max_chars` bounds each string made."""
+    """What one rendering may still use. `max_chars` bounds each string made; `given` is not to be changed."""
 
-    def __init__(self, max_chars: int) -> None:
+    def __init__(self, max_chars: int, given: object = ()) -> None:
         self.max_chars = max_chars
+        self._given = given
+        self._given_ids: frozenset[int] | None = None
         self._steps = MAX_STEPS
         self._chars = 8 * max_chars  # text passes through macros and captured blocks more than once
         self._deadline = monotonic() + MAX_SECONDS
@@ -57,6 +63,12 @@ class Budget:
         if length > self.max_chars:
             raise TooCostly(f"more than {self.max_chars:,} characters")
 
+    def owns(self, value: object) -> bool:
+        """Whether the template made this list or dict itself, so that it may change it."""
+        if self._given_ids is None:
+            self._given_ids = frozenset(_ids_within(self._given))
+        return id(value) not in self._given_ids
+
     def write(self, value: _T) -> _T:
         """Count what an expression in the template puts out."""
         self.step()
@@ -65,6 +77,13 @@ class Budget:
         if self._chars < 0:
             raise TooCostly(f"more than {self.max_chars:,} characters")
         return value
+
+
+def _ids_within(value: object) -> Iterator[int]:
+    if isinstance(value, dict | list | tuple):
+        yield id(value)
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _ids_within(each)
 
 
 budget: ContextVar[Budget] = ContextVar("budget")
@@ -186,6 +205,12 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         texts = [str(part) for part in parts]
         budget.get().check_length(sum(map(len, texts)))
         return "".join(texts)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """A template may change the lists and dicts that it made, one item a step (Kimi K2)."""
+        if super().is_safe_attribute(obj, attr, value):
+            return True
+        return attr in _CHANGES.get(type(obj), ()) and budget.get().owns(obj)
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Every call a template makes."""

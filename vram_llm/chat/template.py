@@ -1,11 +1,15 @@
 """The model's own chat template: messages in, prompt out."""
 
+import json
+from datetime import datetime
 from functools import cached_property
+from traceback import walk_tb
 from typing import Any
 
 from jinja2 import Template, TemplateSyntaxError
 
 from vram_llm.chat.sandbox import Budget, ChatSandbox, TemplateRefused, budget
+from vram_llm.chat.takes import Takes, find_takes
 from vram_llm.errors import RequestError, VramLLMError
 
 MESSAGES = "messages"  # the field that is at fault where a template refuses
@@ -22,24 +26,45 @@ class BrokenTemplate(VramLLMError):
     """The template in the model file is not one: no chat is possible, plain completions are."""
 
 
+def check_template(source: str, name: str) -> None:
+    """Raises BrokenTemplate where `source` does not compile, fails on a chat, or shows no message.
+
+    `name` is what the sentence calls it.
+    """
+    template = ChatTemplate(source, "", "")
+    if template.fault:
+        raise BrokenTemplate(f"{name} is not a Jinja template ({template.fault})")
+    try:
+        prompt = template.render([{"role": "user", "content": "needle"}], enable_thinking=True)
+    except TemplateRefusal:
+        return  # it wants another chat
+    except RequestError as error:
+        raise BrokenTemplate(f"{name} is of no use: {error}") from None
+    if "needle" not in prompt:
+        raise BrokenTemplate(f"{name} leaves out the message of a chat; is it a chat template?")
+
+
+class TemplateRefusal(RequestError):
+    """The template refuses a chat by raise_exception."""
+
+
 class ChatTemplate:
     """A template compiled once, rendered for every chat.
 
     `source` of None (a model without a template) takes ChatML, as llama.cpp does. A source that does not
-    compile raises nothing here, but BrokenTemplate at every `render`.
+    compile raises nothing here, but BrokenTemplate at every `render`; `fault` says why it does not.
     """
 
     def __init__(self, source: str | None, bos_token: str, eos_token: str) -> None:
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        self._knows_developer = source is not None and "developer" in source
         self._template: Template | None = None
-        self._fault = ""
+        self.fault = ""
         try:
             self._template = ChatSandbox().compile_metered(CHATML if source is None else source)
         except TemplateSyntaxError as error:
-            self._fault = f"line {error.lineno}: {error.message}"
+            self.fault = f"line {error.lineno}: {error.message}"
         except (RecursionError, SyntaxError, MemoryError, OverflowError, ValueError) as error:
-            self._fault = f"{type(error).__name__}: {error}"
+            self.fault = f"{type(error).__name__}: {error}"
 
     def render(
         self,
@@ -51,70 +76,67 @@ class ChatTemplate:
     ) -> str:
         """The prompt of `messages`, each {"role", "content", ...}; `kwargs` are names for the template.
 
-        A developer message is shown as a system message to a template that never speaks of developers
-        (llama.cpp: common/chat.cpp, map_developer_role_to_system). Blocks: call it in a thread.
-        Raises BrokenTemplate, and RequestError where the template refuses these messages, fails on
-        them, or outgrows its budget (8 times the messages and 1 Mi characters).
+        `date_string` and `datetime` are today's where `kwargs` has none (llama.cpp: common/chat.cpp,
+        common_chat_extra_context). Blocks: call it in a thread. Raises BrokenTemplate, and RequestError where
+        the template refuses these messages, fails on them, or outgrows its budget (8 times the messages and
+        1 Mi characters).
         """
         if self._template is None:
             raise BrokenTemplate(
-                f"The chat template in the model file does not compile ({self._fault}); "
+                f"The chat template in the model file does not compile ({self.fault}); "
                 "use /v1/completions with a prompt of your own"
             )
-        if not self._knows_developer:
-            messages = [{**m, "role": "system"} if m.get("role") == "developer" else m for m in messages]
-        limit = 2**20 + 8 * sum(len(str(value)) for m in messages for value in m.values())
-        names = {**kwargs, **self._tokens, "messages": messages, "tools": tools}
-        token = budget.set(Budget(limit))
+        given: dict[str, Any] = self._without_tools
+        if tools is not None:
+            given = {"tools": tools}
+            if "functions" in self._without_tools:
+                given["functions"] = json.dumps(tools, ensure_ascii=False, indent=2)
+        names = {**_today(), **given, **kwargs, "messages": messages}
+        return self._run({**names, "add_generation_prompt": add_generation_prompt})
+
+    @cached_property
+    def takes(self) -> Takes:
+        """Which messages it shows. Renders it some 30 times, once."""
+        return find_takes(self._shows)
+
+    @cached_property
+    def _without_tools(self) -> dict[str, Any]:
+        """What stands for `tools` where there are none: the first that does not make the template fail.
+
+        Most test for None. Some loop over the name without a test, so it stays undefined (Hermes,
+        Command R+); some join `functions`, a text, to another (FireFunction).
+        """
+        ways: tuple[dict[str, Any], ...] = ({"tools": None}, {}, {"tools": None, "functions": ""})
+        for way in ways:
+            try:
+                self._run({**_today(), **way, "messages": [{"role": "user", "content": "a"}]})
+            except TemplateRefusal:
+                pass
+            except RequestError:
+                continue
+            return way
+        return ways[0]
+
+    def _shows(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
         try:
-            return _write(self._template, {**names, "add_generation_prompt": add_generation_prompt})
+            return self.render(messages, tools=tools, enable_thinking=True)
+        except VramLLMError:
+            return ""
+
+    def _run(self, names: dict[str, Any]) -> str:
+        assert self._template is not None
+        messages = names["messages"]
+        limit = 2**20 + 8 * sum(len(str(value)) for m in messages for value in m.values())
+        token = budget.set(Budget(limit, names))
+        try:
+            return _write(self._template, {**names, **self._tokens})
         finally:
             budget.reset(token)
 
-    @cached_property
-    def refuses_system(self) -> bool:
-        """Whether it takes no system message, where it takes others."""
-        user = {"role": "user", "content": "a"}
-        return self._takes([user]) and not self._takes([{"role": "system", "content": "b"}, user])
 
-    def _takes(self, messages: list[dict[str, Any]]) -> bool:
-        try:
-            self.render(messages)
-        except VramLLMError:
-            return False
-        return True
-
-    @cached_property
-    def wants_parts(self) -> bool:
-        """Whether content must be a list of parts: as text it is left out."""
-
-        def shows(content: str | list[dict[str, str]]) -> bool:
-            try:
-                return "needle" in self.render([{"role": "user", "content": content}])
-            except VramLLMError:
-                return False
-
-        return not shows("needle") and shows([{"type": "text", "text": "needle"}])
-
-    @cached_property
-    def wants_argument_text(self) -> bool:
-        """Whether the arguments of earlier calls must be the text of a JSON object, not an object."""
-        call = {"name": "f", "arguments": {"key": "value"}}
-        schema = {"type": "object", "properties": {"other": {"type": "string", "description": "c"}}}
-        tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": schema}}
-        messages: list[dict[str, Any]] = [
-            {"role": "user", "content": "a"},
-            {
-                "role": "assistant",
-                "content": "",
-                "tool_calls": [{"id": "abcdefghi", "type": "function", "function": call}],
-            },
-            {"role": "tool", "content": "b", "tool_call_id": "abcdefghi", "name": "f"},
-        ]
-        try:
-            return "{'key'" in self.render(messages, tools=[tool])  # written by Python, not by tojson
-        except VramLLMError:
-            return True
+def _today() -> dict[str, str]:
+    now = datetime.now()
+    return {"date_string": now.strftime("%d %b %Y"), "datetime": now.strftime("%b %d %Y")}
 
 
 def _write(template: Template, names: dict[str, Any]) -> str:
@@ -125,10 +147,18 @@ def _write(template: Template, names: dict[str, Any]) -> str:
             budget.get().check_length(length)
             pieces.append(piece)
     except TemplateRefused as error:
-        raise RequestError(f"The model's chat template refuses these messages: {error}", MESSAGES) from None
+        raise TemplateRefusal(
+            f"The model's chat template refuses these messages: {error}", MESSAGES
+        ) from None
     except RecursionError:
         raise RequestError("The model's chat template calls itself without end", MESSAGES) from None
     except Exception as error:  # whatever a stranger's program can raise
-        what = str(error) or type(error).__name__
+        what = f"{_line_of(error)}{error or type(error).__name__}"
         raise RequestError(f"The model's chat template fails on these messages: {what}", MESSAGES) from None
     return "".join(pieces)
+
+
+def _line_of(error: Exception) -> str:
+    """The line of the template where `error` arose, from the frames that jinja2 puts into its traceback."""
+    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == "<template>"]
+    return f"line {lines[-1]}: " if lines else ""

@@ -49,6 +49,7 @@ class ModelInfo:
     adapters: tuple[str, ...] = ()  # names of its LoRA adapters
     takes_images: bool = False  # it has a projector
     using: tuple[int, ...] | None = None  # which of them a request asks for, by number; None: all
+    tool_template: str | None = None  # the chat template for requests with tools, where its file has one
     n_embd: int = 0  # numbers in a hidden state
     vocab_type: int = 0  # llama_vocab_type of llama.h
     sampling: tuple[tuple[str, float | int], ...] = ()  # fields of SamplingParams that its file names

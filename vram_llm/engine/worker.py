@@ -236,6 +236,7 @@ def _info(model: "LoadedModel", draft: "LoadedModel | None", name: str) -> Model
         n_embd=model.n_embd,
         vocab_type=model.vocab.kind,
         sampling=sampling_of_file(model.metadata),
+        tool_template=model.metadata("tokenizer.chat_template.tool_use"),
     )
 
 

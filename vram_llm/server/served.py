@@ -96,11 +96,16 @@ class Served:
         return Pictures(info.takes_images, self.config.image_dir, dict(kept))
 
     def known(self) -> ModelInfo:
-        """The model as last loaded. Raises NotReady before the first load, Unavailable if none came."""
+        """The model as last loaded, with the chat template that the server was given in place of its own.
+
+        Raises NotReady before the first load, Unavailable if none came.
+        """
         info = self.engine.info
         if info is None:
             self.check_ready()
             raise NotReady("Loading model")
+        if self.config.chat_template is not None:
+            return replace(info, chat_template=self.config.chat_template, tool_template=None)
         return info
 
     def names(self, info: ModelInfo) -> tuple[str, ...]:
@@ -129,6 +134,19 @@ def _loading(detail: str) -> str:
 def chat_template(source: str | None, bos_token: str, eos_token: str) -> ChatTemplate:
     """A model's template, compiled once."""
     return ChatTemplate(source, bos_token, eos_token)
+
+
+def template_source(info: ModelInfo, *, tools: bool) -> str | None:
+    """The source of the template for a request with or without `tools`: a file may have one for each.
+
+    As in llama-server, the one for tools stands in for a missing other, and is left out where it does not
+    compile.
+    """
+    for_tools = info.tool_template
+    if for_tools is None or not (tools or info.chat_template is None):
+        return info.chat_template
+    compiles = chat_template(for_tools, info.bos_token, info.eos_token).fault == ""
+    return for_tools if compiles else info.chat_template
 
 
 @lru_cache(maxsize=4)

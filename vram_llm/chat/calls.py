@@ -1,0 +1,141 @@
+"""Earlier calls of tools, as a chat template shows them."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from vram_llm.chat.dialect import Dialect
+from vram_llm.chat.formats.call_json import ID, CallJson
+from vram_llm.chat.formats.table import HERMES
+from vram_llm.chat.takes import Takes
+
+Messages = list[dict[str, Any]]
+
+
+def with_calls(messages: Messages, takes: Takes) -> Messages:
+    """`messages` with the assistant's calls in the shape that the template shows.
+
+    Several calls become messages of one call each, every one before its result, where it shows one alone.
+    The content of a message is a message before its calls where it is not shown with them.
+    """
+    if not takes.parallel_calls:
+        messages = list(_one_by_one(messages))
+    if not takes.words_with_calls:
+        messages = list(_words_first(messages, apart=takes.words_before_calls))
+    return [_call_shape(message, takes) if message.get("tool_calls") else message for message in messages]
+
+
+def calls_as_text(messages: Messages, dialect: Dialect) -> Messages:
+    """`messages` with the assistant's calls at the end of its content, as the model writes them."""
+    form = dialect.call_json
+    if form is None or any(ID in text for text in (form.trigger, form.opening, form.before, form.after)):
+        form = HERMES.call_json  # a form with ids is one whose templates show calls
+    assert form is not None
+    return [_written_out(message, form) if message.get("tool_calls") else message for message in messages]
+
+
+def _one_by_one(messages: Messages) -> Iterator[dict[str, Any]]:
+    for i, message in enumerate(messages):
+        calls = message.get("tool_calls", ())
+        if len(calls) < 2:
+            if message["role"] != "tool" or not _answers_several(messages, i):
+                yield message
+            continue
+        results = _results_after(messages, i)
+        for number, call in enumerate(calls):
+            yield {**message, "tool_calls": [call]} if number == 0 else _bare(message, call)
+            yield from (m for m in results if m.get("tool_call_id") == call["id"])
+        ids = {call["id"] for call in calls}
+        yield from (m for m in results if m.get("tool_call_id") not in ids)
+
+
+def _bare(message: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
+    """A message of one call and nothing else."""
+    return {"role": message["role"], "content": "", "tool_calls": [call]}
+
+
+def _results_after(messages: Messages, at: int) -> Messages:
+    results: Messages = []
+    for message in messages[at + 1 :]:
+        if message["role"] != "tool":
+            break
+        results.append(message)
+    return results
+
+
+def _answers_several(messages: Messages, at: int) -> bool:
+    """Whether the message at `at` is a result after a message of several calls."""
+    before = next((m for m in reversed(messages[:at]) if m["role"] != "tool"), {})
+    return len(before.get("tool_calls", ())) > 1
+
+
+def _words_first(messages: Messages, *, apart: bool) -> Iterator[dict[str, Any]]:
+    """`apart`: the content may be a message of its own; else the assistant's texts between two messages of
+    the user's are one message, for the template refuses two.
+    """
+    run: Messages = []  # from one message of the user's to the next
+    for message in [*messages, {"role": ""}]:
+        if message["role"] in ("assistant", "tool"):
+            run.append(message)
+            continue
+        yield from _apart(run) if apart else _at_once(run)
+        run = []
+        if message["role"]:
+            yield message
+
+
+def _apart(run: Messages) -> Iterator[dict[str, Any]]:
+    for message in run:
+        if message.get("tool_calls") and message["content"]:
+            yield {"role": "assistant", "content": message["content"]}
+            message = {**message, "content": ""}
+        yield message
+
+
+def _at_once(run: Messages) -> Iterator[dict[str, Any]]:
+    answer = run[-1] if run and run[-1]["role"] == "assistant" and not run[-1].get("tool_calls") else None
+    words = "\n\n".join(m["content"] for m in run if m["role"] == "assistant" and m["content"])
+    if words and answer is None:
+        yield {"role": "assistant", "content": words}
+    for message in run:
+        if message is answer:
+            yield {**message, "content": words}
+        elif message.get("tool_calls"):
+            yield {**message, "content": ""}
+        elif message["role"] == "tool":
+            yield message
+
+
+def _call_shape(message: dict[str, Any], takes: Takes) -> dict[str, Any]:
+    calls = message["tool_calls"]
+    if not takes.argument_text:
+        calls = [
+            {**c, "function": {**c["function"], "arguments": _as_object(c["function"]["arguments"])}}
+            for c in calls
+        ]
+    content = message["content"] or (None if takes.null_content else "")
+    return {**message, "content": content, "tool_calls": calls}
+
+
+def _as_object(text: str) -> dict[str, Any]:
+    """Arguments as templates read them; what is no object is shown under a name of its own."""
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else {"arguments": text}
+
+
+def _written_out(message: dict[str, Any], form: CallJson) -> dict[str, Any]:
+    kept = {name: value for name, value in message.items() if name != "tool_calls"}
+    calls = [_written(call["function"], form) for call in message["tool_calls"]]
+    if form.separator is None:
+        sections = [f"{form.trigger}{form.opening}{call}{form.closing}" for call in calls]
+    else:
+        sections = [f"{form.trigger}{form.opening}{form.separator.join(calls)}{form.closing}"]
+    return {**kept, "content": "\n".join(filter(None, [message["content"], *sections]))}
+
+
+def _written(function: dict[str, Any], form: CallJson) -> str:
+    name = json.dumps(function["name"], ensure_ascii=False)[1:-1] if form.name_in_json else function["name"]
+    return f"{form.before}{name}{form.between}{function['arguments'] or '{}'}{form.after}"

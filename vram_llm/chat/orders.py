@@ -1,0 +1,92 @@
+"""System and developer messages, and messages of one role in a row, as a chat template takes them.
+
+A template may know neither role, show one message at the front and leave out the others without a word, or
+refuse any two messages in a row that are not a user's and the assistant's in turn.
+"""
+
+from enum import Enum, auto
+from itertools import groupby
+from typing import Any
+
+from vram_llm.chat.takes import Takes
+
+Messages = list[dict[str, Any]]
+_BETWEEN = "\n\n"
+
+
+class Orders(Enum):
+    """Where system and developer messages go."""
+
+    IN_PLACE = auto()  # where the client put them, as far as the template shows them there
+    FRONT = auto()  # joined into the first message
+    USER = auto()  # the same, as a user's
+
+
+def ways(messages: Messages) -> tuple[Orders, ...]:
+    """The ways that differ for these messages, the best first."""
+    if not any(map(is_order, messages)):
+        return (Orders.IN_PLACE,)
+    if any(map(is_order, messages[_front(messages) :])):
+        return tuple(Orders)
+    return (Orders.IN_PLACE, Orders.USER)
+
+
+def with_orders(messages: Messages, takes: Takes, way: Orders) -> Messages:
+    """`messages` with every order in a place where the template shows it, in the order they came.
+
+    Several at the front are joined where it shows one alone. Later ones are a user's where it shows none
+    there, and so are all where it knows no system messages.
+    """
+    if way is not Orders.IN_PLACE:
+        messages = sorted(messages, key=lambda message: not is_order(message))
+    front = _front(messages)
+    first, others = messages[:front], messages[front:]
+    if len(first) > 1 and not (takes.systems and way is Orders.IN_PLACE):
+        first = [{**first[0], "content": _joined(first)}]
+    first = [_order(message, takes, shown=takes.system and way is not Orders.USER) for message in first]
+    others = [_order(message, takes, shown=takes.late_system) for message in others]
+    return _in_turn([*first, *others], takes)
+
+
+def is_order(message: dict[str, Any]) -> bool:
+    """Whether it is a system or developer message."""
+    return message["role"] in ("system", "developer")
+
+
+def _front(messages: Messages) -> int:
+    """How many orders come before every other message."""
+    return next((i for i, message in enumerate(messages) if not is_order(message)), len(messages))
+
+
+def _order(message: dict[str, Any], takes: Takes, *, shown: bool) -> dict[str, Any]:
+    if not is_order(message):
+        return message
+    if not shown:
+        return {**message, "role": "user"}
+    return message if takes.developer else {**message, "role": "system"}
+
+
+def _in_turn(messages: Messages, takes: Takes) -> Messages:
+    """Messages of one role in a row are joined where the template takes one.
+
+    Where it takes no user's message right after a result, that joins the result. Where the assistant may not
+    be first, an empty message of a user's comes before it.
+    """
+    joins = {"user": not takes.users, "assistant": not takes.assistants}
+    out: Messages = []
+    for role, group in groupby(messages, lambda m: "calls" if m.get("tool_calls") else m["role"]):
+        row = list(group)
+        if len(row) > 1 and joins.get(role):
+            row = [{**row[-1], "content": _joined(row)}]
+        if role == "user" and out and out[-1]["role"] == "tool" and not takes.user_after_result:
+            result = out.pop()
+            row = [{**result, "content": _joined([result, *row])}]
+        out += row
+    front = _front(out)
+    if out[front:] and out[front]["role"] == "assistant" and not takes.assistant_first:
+        out.insert(front, {"role": "user", "content": ""})
+    return out
+
+
+def _joined(messages: Messages) -> str:
+    return _BETWEEN.join(message["content"] for message in messages if message["content"])

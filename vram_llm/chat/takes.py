@@ -1,0 +1,143 @@
+"""Which messages a chat template shows: found by rendering marked ones, never by searching its source.
+
+A template may leave a message out without a word, or refuse it: a second system message, a developer's, the
+second of two users in a row. `find_takes` renders a small chat for each kind and looks for its marks.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count, islice, product
+from typing import Any
+
+Messages = list[dict[str, Any]]
+Render = Callable[[Messages, list[dict[str, Any]] | None], str]  # a prompt; "" where the template refuses
+
+_ROLE = "q7role7q"  # a role that no template knows
+_PARAMETERS = {"type": "object", "properties": {"other": {"type": "string", "description": "c"}}}
+_TOOL = {"type": "function", "function": {"name": "q7f", "description": "d", "parameters": _PARAMETERS}}
+_ROLES = {"s": "system", "d": "developer", "x": _ROLE, "u": "user", "e": "user", "t": "tool"}
+_CALLS = {
+    "a": 0,
+    "c": 1,
+    "w": 1,
+    "p": 2,
+}  # letters of the assistant's messages, and how many calls each makes
+
+
+def mark(number: int) -> str:
+    """A text that no template has, trims or escapes; none is a part of another."""
+    return f"q7mark{number}q"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Takes:
+    """The kinds of messages that a template shows, each with its whole text."""
+
+    parts: bool  # content must be a list of parts: as text it is left out
+    argument_text: bool  # the arguments of calls must be the text of a JSON object, not an object
+    developer: bool  # a role of its own; to other templates a developer's message is a system message
+    system: bool  # one system message, at the front
+    systems: bool  # two of them, at the front
+    late_system: bool  # one after other messages
+    users: bool  # two users' messages in a row
+    assistants: bool  # two of the assistant's in a row
+    assistant_first: bool  # one of the assistant's before any user's
+    calls: bool  # those of an assistant's message
+    null_content: bool  # calls are shown only where the content is None, not ""
+    parallel_calls: bool  # two calls in one message
+    words_with_calls: bool  # the content of a message besides its calls
+    words_before_calls: bool  # the same as two messages, the content first
+    results: bool  # what a tool returned, after calls as the template shows them
+    user_after_result: bool  # a user's message right after that
+
+
+def find_takes(render: Render) -> Takes:
+    """What `render` shows."""
+    parts = not _Probe(render).shows("u") and _Probe(render, parts=True).shows("u")
+    ways = [_Probe(render, parts, *way) for way in product((False, True), repeat=2)]
+    probe = next((way for way in ways if way.shows_calls("uct", "uctau")), ways[0])
+    calls = probe.shows_calls("uct", "uctau")
+    return Takes(
+        parts=parts,
+        argument_text=probe.argument_text,
+        developer=probe.knows_developer(),
+        system=probe.shows("su", "suau"),
+        systems=probe.shows("ssu", "ssuau"),
+        late_system=probe.shows("us", "usu", "uasu", "suasu"),
+        users=probe.shows("uu", "uauu"),
+        assistants=probe.shows("uaau"),
+        assistant_first=probe.shows("au", "auau") or not probe.shows("eau", "eauau"),
+        calls=calls,
+        null_content=probe.null_content,
+        parallel_calls=probe.shows("uptt", "upttau"),
+        words_with_calls=probe.shows("uwt", "uwtau"),
+        words_before_calls=probe.shows("uact", "uactau"),
+        results=probe.shows(*(("uct", "uctau") if calls else ("uat", "uatau"))),
+        user_after_result=probe.shows("uctu" if calls else "uatu"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """Chats as words of the letters of _ROLES and _CALLS: "suau" is a system message, a user's, ...
+
+    The message of an "e" is empty.
+    """
+
+    render: Render
+    parts: bool = False
+    null_content: bool = False
+    argument_text: bool = False
+
+    def shows(self, *chats: str) -> bool:
+        """Whether every text of every chat is in its prompt, and system messages in their order."""
+        return all(map(self._shows, chats))
+
+    def shows_calls(self, *chats: str) -> bool:
+        """Whether the arguments of a chat's call are in its prompt, not written as Python writes objects."""
+        prompts = map(self._prompt, chats)
+        return all(mark(100) in prompt and "{'key'" not in prompt for prompt in prompts)
+
+    def knows_developer(self) -> bool:
+        """Whether a developer's message is shown, and otherwise than one of a role that nobody knows."""
+        stranger = self.render(self._chat("xu"), None).replace(_ROLE, "developer")
+        return self.shows("du") and self.render(self._chat("du"), None) != stranger
+
+    def _shows(self, chat: str) -> bool:
+        prompt = self._prompt(chat)
+        calls = sum(_CALLS.get(letter, 0) for letter in chat)
+        texts = [mark(i) for i, letter in enumerate(chat) if letter not in "cep"]
+        texts += [mark(100 + i) for i in range(calls)]
+        systems = [prompt.find(mark(i)) for i, letter in enumerate(chat) if letter == "s"]
+        return all(text in prompt for text in texts) and systems == sorted(systems)
+
+    def _prompt(self, chat: str) -> str:
+        return self.render(self._chat(chat), [_TOOL] if set(chat) & set("cwpt") else None)
+
+    def _chat(self, chat: str) -> Messages:
+        calls = map(self._call, count())
+        messages: Messages = []
+        for i, letter in enumerate(chat):
+            message: dict[str, Any] = {
+                "role": _ROLES.get(letter, "assistant"),
+                "content": self._content(i, letter),
+            }
+            if n_calls := _CALLS.get(letter, 0):
+                message["tool_calls"] = list(islice(calls, n_calls))
+            if letter == "t":
+                number = sum(m["role"] == "tool" for m in messages)
+                message |= {"tool_call_id": f"abcdefgh{number}", "name": "q7f"}
+            messages.append(message)
+        return messages
+
+    def _content(self, number: int, letter: str) -> Any:
+        if letter in "cp":
+            return None if self.null_content else ""
+        text = "" if letter == "e" else mark(number)
+        return [{"type": "text", "text": text}] if self.parts else text
+
+    def _call(self, number: int) -> dict[str, Any]:
+        arguments: Any = {"key": mark(100 + number)}
+        function = {"name": "q7f", "arguments": json.dumps(arguments) if self.argument_text else arguments}
+        return {"id": f"abcdefgh{number}", "type": "function", "function": function}
