@@ -39,6 +39,7 @@ def _from_history(probe: Probe) -> Thinking | None:
         shown = probe.shown({"content": content, **thought, "tool_calls": CALLS}, tools=True)
         before, found, after = shown.partition(THOUGHT)
         if found and not _is_dumped(shown):
+            after = after.partition(ANSWER)[0]
             space = after[: len(after) - len(after.lstrip())]
             return _around(probe, before, space + _unit(after.lstrip()), "")
     return None
