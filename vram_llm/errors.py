@@ -188,6 +188,18 @@ class RequestError(VramLLMError):
 
 
 class ContextExceeded(RequestError):
-    """The prompt does not fit the context."""
+    """The prompt does not fit the context: its tokens, at least, and those that fit. None: not known."""
 
     code = "context_length_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        *,
+        n_prompt_tokens: int | None = None,
+        n_ctx: int | None = None,
+    ) -> None:
+        super().__init__(message, param)
+        self.n_prompt_tokens = n_prompt_tokens
+        self.n_ctx = n_ctx

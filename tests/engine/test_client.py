@@ -121,8 +121,11 @@ async def test_many_at_once(engine: EngineClient) -> None:
 
 async def test_refusals_are_errors_of_the_request_alone(engine: EngineClient) -> None:
     stream = await begun(engine, "other")
-    with pytest.raises(ContextExceeded, match="the prompt has 40,000 tokens and the context holds 32,768"):
+    with pytest.raises(
+        ContextExceeded, match="the prompt has 40,000 tokens and the context holds 32,768"
+    ) as longer:
         await soon(answer(engine, "long", prompt=(5,) * 40_000))
+    assert (longer.value.n_prompt_tokens, longer.value.n_ctx) == (40_000, 32_768)
     with pytest.raises(RequestError, match="token id 320 is outside the vocabulary") as refusal:
         await soon(answer(engine, "odd", prompt=(320,)))
     assert refusal.value.param == "prompt"

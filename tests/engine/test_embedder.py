@@ -153,6 +153,7 @@ def test_refusals(make: Make, bert: Path, text: Any, sentence: str) -> None:
     answer = answers(embedder, EmbeddingRequest(id="a", inputs=("good", text)))["a"]
     assert sentence in (answer.error or "")
     assert answer.error_param == "input"
+    assert answer.error_n_ctx == (None if text == (2000,) else 512)
     assert embedded(embedder, (5,) * 512).shape == (1, 64)
 
 

@@ -177,6 +177,24 @@ async def test_broken_template_fails_chats_only(client: httpx.AsyncClient, engin
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/responses", {"input": "hi"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}),
+    ],
+)
+async def test_a_prompt_that_is_too_long_and_by_how_much(
+    client: httpx.AsyncClient, engine: FakeEngine, route: str, body: dict[str, Any], stream: bool
+) -> None:
+    engine.script = lambda _: [ContextExceeded("600 tokens, 512 fit", n_prompt_tokens=600, n_ctx=512)]
+    error = (await client.post(route, json={**body, "stream": stream})).json()["error"]
+    assert (error["n_prompt_tokens"], error["n_ctx"]) == (600, 512)
+
+
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize(
     ("error", "status", "code"),

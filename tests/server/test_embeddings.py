@@ -196,6 +196,8 @@ async def test_openais_sdk_and_llama_cpps_own_embeddings(real: EngineClient, ber
             with pytest.raises(openai.BadRequestError, match="has 600 tokens and a text may have 512") as e:
                 await sdk.embeddings.create(model="bert", input=[[5] * 600])
             assert e.value.code == "context_length_exceeded"
+            assert isinstance(e.value.body, dict)
+            assert (e.value.body["n_prompt_tokens"], e.value.body["n_ctx"]) == (600, 512)
             with pytest.raises(openai.BadRequestError, match="writes no text"):
                 await sdk.completions.create(model="bert", prompt="hi")
     for reply in (as_base64, as_floats):

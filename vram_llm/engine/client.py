@@ -33,7 +33,7 @@ MAX_WAITING = 256  # requests beyond those that run, before new ones are turned 
 MAX_IMAGES_BYTES = 256 * MIB  # of the files of images of all requests in flight, twice the largest request's
 _STOP_GRACE_S = 5.0
 Answer = wire.Tokens | wire.Pieces | wire.Embedded
-_REFUSALS = {kind.code: kind for kind in (RequestError, ContextExceeded)}
+_REFUSALS = (RequestError.code, ContextExceeded.code)
 
 
 class EngineClient:
@@ -240,7 +240,7 @@ class EngineClient:
                         raise event
                     finished = event.finish_reason is not None
                     if event.finish_reason is FinishReason.ERROR and event.error_code in _REFUSALS:
-                        raise _REFUSALS[event.error_code](event.error or "refused", event.error_param)
+                        raise _refusal(event, event.prompt_tokens)
                     if finished:  # noted here: who reads the last event seldom comes back for the end
                         self._note_duration(time.monotonic() - started)
                     yield event
@@ -281,7 +281,7 @@ class EngineClient:
             raise
         assert isinstance(answer, wire.Embedded)
         if answer.error is not None:
-            raise _REFUSALS[answer.error_code or RequestError.code](answer.error, answer.error_param)
+            raise _refusal(answer, answer.n_tokens[0] if answer.n_tokens else 0)
         return answer
 
     async def _ask(self, question: wire.Tokenize | wire.Detokenize | wire.Embed) -> Answer:
@@ -349,6 +349,16 @@ class EngineClient:
         self.state, self.detail = state, detail
         self._changed.set()
         self._on_state(self)
+
+
+def _refusal(news: TokenEvent | wire.Embedded, n_tokens: int) -> RequestError:
+    """The error that the engine met with one request."""
+    message = news.error or "refused"
+    if news.error_code != ContextExceeded.code:
+        return RequestError(message, news.error_param)
+    return ContextExceeded(
+        message, news.error_param, n_prompt_tokens=n_tokens or None, n_ctx=news.error_n_ctx
+    )
 
 
 def _error_of(message: str, exit_code: int) -> VramLLMError:

@@ -65,7 +65,15 @@ class Embedder:
         try:
             texts = [self._tokens(request, i) for i in range(len(request.inputs))]
         except RequestError as error:
-            return Embedded(request.id, error=str(error), error_code=error.code, error_param=error.param)
+            longer = error if isinstance(error, ContextExceeded) else None
+            return Embedded(
+                request.id,
+                n_tokens=[longer.n_prompt_tokens] if longer and longer.n_prompt_tokens else [],
+                error=str(error),
+                error_code=error.code,
+                error_param=error.param,
+                error_n_ctx=longer.n_ctx if longer else None,
+            )
         vectors = np.empty((len(texts), self._width), np.float32)
         self._jobs.append(_Job(request, texts, vectors))
         return None
@@ -134,6 +142,8 @@ class Embedder:
                 f"{name} has {len(said):,} characters, far more than the {self._longest:,} tokens a text may "
                 "have; cut it into pieces",
                 param,
+                n_prompt_tokens=len(said) // _MOST_CHARS_PER_TOKEN,
+                n_ctx=self._longest,
             )
         tokens = self._tokenized(request.query, said)
         n_vocab = self._model.vocab.n_tokens
@@ -146,6 +156,8 @@ class Embedder:
                 f"{name} has {len(tokens):,} tokens and a text may have {self._longest:,}; cut it into "
                 "pieces, or serve with a larger --n-ctx where the model was trained on more",
                 param,
+                n_prompt_tokens=len(tokens),
+                n_ctx=self._longest,
             )
         return tokens
 

@@ -37,7 +37,9 @@ class Intake:
         if len(prompt) > self._n_ctx * _MOST_CHARS_PER_TOKEN:
             raise ContextExceeded(
                 f"the prompt has {len(prompt):,} characters, far more than the context's {self._n_ctx:,} "
-                "tokens"
+                "tokens",
+                n_prompt_tokens=len(prompt) // _MOST_CHARS_PER_TOKEN,
+                n_ctx=self._n_ctx,
             )
 
     def check_room(self, tokens: list[int]) -> None:
@@ -48,7 +50,9 @@ class Intake:
         images = f", {n_rows:,} of them for images," if n_rows else ""
         raise ContextExceeded(
             f"the prompt has {len(tokens):,} tokens{images} and "
-            f"the context holds {self._n_ctx:,}; shorten the prompt, or serve with a larger --n-ctx"
+            f"the context holds {self._n_ctx:,}; shorten the prompt, or serve with a larger --n-ctx",
+            n_prompt_tokens=len(tokens),
+            n_ctx=self._n_ctx,
         )
 
     def _around_gap(self, prompt: str | tuple[int, ...], suffix: str) -> list[int]:
@@ -62,7 +66,11 @@ class Intake:
                 "suffix",
             )
         if len(suffix) > self._n_ctx * _MOST_CHARS_PER_TOKEN:
-            raise ContextExceeded(f"'suffix' has {len(suffix):,} characters, far more than the context holds")
+            raise ContextExceeded(
+                f"'suffix' has {len(suffix):,} characters, far more than the context holds",
+                n_prompt_tokens=len(suffix) // _MOST_CHARS_PER_TOKEN,
+                n_ctx=self._n_ctx,
+            )
         begin = [vocab.bos] if vocab.adds_bos else []
         head = self._plain(prompt) if isinstance(prompt, str) else list(prompt)
         return [*begin, before, *head, after, *self._plain(suffix), middle]
@@ -84,4 +92,6 @@ def refusal(request: Request, error: RequestError) -> TokenEvent:
         error=str(error),
         error_code=error.code,
         error_param=error.param,
+        error_n_ctx=error.n_ctx if isinstance(error, ContextExceeded) else None,
+        prompt_tokens=(error.n_prompt_tokens or 0) if isinstance(error, ContextExceeded) else 0,
     )

@@ -205,6 +205,7 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     error: str | None = None
     error_code: str | None = None
     error_param: str | None = None
+    error_n_ctx: int | None = None  # of a prompt that has too many tokens: how many fit
     prompt_done: int | None = None
 
 

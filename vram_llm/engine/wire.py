@@ -118,6 +118,7 @@ class Embedded(msgspec.Struct, tag=True):
     error: str | None = None
     error_code: str | None = None
     error_param: str | None = None
+    error_n_ctx: int | None = None  # of a text that has too many tokens, the one of n_tokens: how many fit
 
 
 class Failed(msgspec.Struct, tag=True):

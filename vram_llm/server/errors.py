@@ -154,13 +154,19 @@ def answer_for(error: Exception) -> Answer:
 
 
 def error_body(error: Exception) -> dict[str, Any]:
-    """{"error": {"message", "type", "param", "code"}}. A fault of ours is not told in detail."""
+    """{"error": {"message", "type", "param", "code"}}, and how long a prompt is that does not fit.
+
+    A fault of ours is not told in detail.
+    """
     answer = answer_for(error)
     ours = not isinstance(error, VramLLMError)
     message = "The server failed on this request; its log says why" if ours else str(error)
     code = answer.code if answer.code is not None else getattr(error, "code", None)
     param = getattr(error, "param", None)
-    return {"error": {"message": message, "type": answer.type, "param": param, "code": code}}
+    body = {"message": message, "type": answer.type, "param": param, "code": code}
+    if isinstance(error, ContextExceeded) and error.n_prompt_tokens is not None:  # as llama-server has them
+        body |= {"n_prompt_tokens": error.n_prompt_tokens, "n_ctx": error.n_ctx}
+    return {"error": body}
 
 
 def error_response(error: Exception, headers: dict[str, str] | None = None) -> Response:

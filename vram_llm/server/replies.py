@@ -243,12 +243,14 @@ class Health(BaseModel):
 
 
 class ErrorObject(BaseModel):
-    """What went wrong, and the field at fault if one is."""
+    """What went wrong, and the field at fault if one is; of a prompt that is too long, its tokens."""
 
     message: str
     type: str
     param: str | None
     code: str | int | None
+    n_prompt_tokens: Annotated[int | None, PRESENT] = None
+    n_ctx: Annotated[int | None, PRESENT] = None
 
 
 class ErrorReply(BaseModel):
