@@ -25,7 +25,7 @@ STREAMS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 def accepted(request: Request, done: int = 0) -> TokenEvent:
     """The event of a prompt of five tokens, of which `done` are computed."""
-    return TokenEvent(id=request.id, prompt_tokens=5, cached_tokens=1, prompt_done=done)
+    return TokenEvent(id=request.id, prompt_tokens=5, cached_tokens=min(done, 1), prompt_done=done)
 
 
 def waits(gate: asyncio.Event, *before: int, error: Exception | None = None) -> Script:
@@ -156,14 +156,14 @@ def chunks(text: str) -> list[dict[str, Any]]:
 async def test_progress_of_the_prompt(path: str, body: dict[str, Any]) -> None:
     gate = asyncio.Event()
     gate.set()
-    engine = FakeEngine(waits(gate, 1, 3))
+    engine = FakeEngine(waits(gate, 0, 3))
     async with listening(engine) as url, httpx.AsyncClient(timeout=30) as client:
         asked = chunks((await client.post(url + path, json={**body, "return_progress": True})).text)
         plain = chunks((await client.post(url + path, json=body)).text)
     progress = [chunk["prompt_progress"] for chunk in asked if "prompt_progress" in chunk]
-    assert [(p["total"], p["cache"], p["processed"]) for p in progress] == [(5, 1, 1), (5, 1, 3)]
+    assert [(p["total"], p["cache"], p["processed"]) for p in progress] == [(5, 1, 1), (5, 1, 3), (5, 1, 5)]
     assert all(p["time_ms"] >= 0 for p in progress)
-    assert len(asked) == len(plain) + 2
+    assert len(asked) == len(plain) + 3
     assert engine.requests[0].reports_progress
 
 

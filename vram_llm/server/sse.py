@@ -135,8 +135,10 @@ class InformedChunks(Generic[Item]):
     def event(self, index: int, item: Item) -> bytes:
         """The chunks for `item`, each with what was asked for."""
         token, clock, chunk = self._token_of(item), self._clocks[index], self._chunks.event(index, item)
-        if self._progress and token.prompt_done is not None:
-            chunk = _with(self._chunks.bare(index), "prompt_progress", clock.progress(token))
+        if self._progress and token.prompt_tokens:  # 0 in most events after the first token's
+            reports = clock.progress(token)
+            bare = self._chunks.bare(index)
+            chunk = b"".join(_with(bare, "prompt_progress", report) for report in reports) + chunk
         return _with(chunk, "timings", clock.timings()) if self._timings else chunk
 
 

@@ -15,6 +15,7 @@ class ChoiceClock:
     def __init__(self) -> None:
         self._began = time.perf_counter()
         self._first: float | None = None  # when the first token came
+        self._processed: int | None = None  # tokens of the prompt, as reported last
         self._last = self._began
         self._prompt_tokens = self._cached_tokens = self._n_tokens = 0
 
@@ -45,14 +46,27 @@ class ChoiceClock:
             "predicted_per_second": _per(1000 * n_after_first, predicted_ms),
         }
 
-    def progress(self, event: TokenEvent) -> dict[str, Any]:
-        """llama-server's `prompt_progress`: `processed` of `total` tokens, the cached ones among them."""
-        return {
-            "total": event.prompt_tokens,
-            "cache": event.cached_tokens,
-            "processed": event.prompt_done,
-            "time_ms": round(1000 * (self._last - self._began)),
-        }
+    def progress(self, event: TokenEvent) -> list[dict[str, Any]]:
+        """llama-server's `prompt_progress` objects that are due with an event, after `observe`.
+
+        `processed` of `total` tokens, from the cached ones, once it is known how many these are, to all.
+        """
+        if self._processed == event.prompt_tokens or event.prompt_done == 0 == event.cached_tokens:
+            return []
+        steps = [event.prompt_tokens if event.prompt_done is None else event.prompt_done]
+        if self._processed is None:
+            steps.insert(0, self._cached_tokens)
+        self._processed = steps[-1]
+        time_ms = round(1000 * (self._last - self._began))
+        return [
+            {
+                "total": event.prompt_tokens,
+                "cache": self._cached_tokens,
+                "processed": processed,
+                "time_ms": time_ms,
+            }
+            for processed in steps
+        ]
 
 
 Clocks = list[ChoiceClock]  # one for each choice, or none where no client asks
