@@ -3,16 +3,16 @@
 from typing import Any, ClassVar, Literal
 
 from vram_llm.server.errors import NotSupported
-from vram_llm.server.nested import Nested
+from vram_llm.server.known_fields import Fields
 
 _COMPACT_AT = 150_000  # tokens of a prompt, where no trigger is given (Anthropic's)
 NOTHING_CLEARED: dict[str, Any] = {"applied_edits": []}
 
 
-class Edit(Nested):
+class Edit(Fields):
     """One way to make a chat shorter. To clear is a permission; to compact is an order, at `trigger`."""
 
-    hints: ClassVar[frozenset[str]] = frozenset(
+    ignored: ClassVar[frozenset[str]] = frozenset(
         {
             "keep",
             "clear_at_least",
@@ -27,7 +27,7 @@ class Edit(Nested):
     trigger: dict[str, Any] | None = None
 
 
-class ContextManagement(Nested):
+class ContextManagement(Fields):
     """What may be done where a chat grows long."""
 
     edits: list[Edit] | None = None

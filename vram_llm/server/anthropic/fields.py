@@ -12,24 +12,24 @@ from vram_llm.server.anthropic.message import Blocks, Effort, Said
 from vram_llm.server.anthropic.tools import ClientTool
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.grammar_fields import of_response_format
-from vram_llm.server.nested import Nested, check_nested
+from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.schemas import MAX_STOPS, MAX_TOKENS, GenerationFields
 from vram_llm.server.tools import MAX_TOOLS, Choice
 
 
-class OutputConfig(Nested):
+class OutputConfig(Fields):
     """How hard to try, and what form the answer has to have. A `task_budget` is advice for the model."""
 
-    hints: ClassVar[frozenset[str]] = frozenset({"task_budget"})
+    ignored: ClassVar[frozenset[str]] = frozenset({"task_budget"})
 
     effort: Effort | None = None
     format: dict[str, Any] | None = None
 
 
-class ToolChoice(Nested):
+class ToolChoice(Fields):
     """Whether a tool is to be used, and which."""
 
-    hints: ClassVar[frozenset[str]] = frozenset({"cache_control"})
+    ignored: ClassVar[frozenset[str]] = frozenset({"cache_control"})
 
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
@@ -46,10 +46,10 @@ class ToolChoice(Nested):
         )
 
 
-class Thinking(Nested):
+class Thinking(Fields):
     """Whether to think first, and with how many tokens at most. With "omitted" it is not shown."""
 
-    hints: ClassVar[frozenset[str]] = frozenset({"block_binding"})
+    ignored: ClassVar[frozenset[str]] = frozenset({"block_binding"})
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -59,7 +59,7 @@ class Thinking(Nested):
 class CountFields(GenerationFields):
     """POST /v1/messages/count_tokens."""
 
-    not_yet: ClassVar[dict[str, tuple[Any, ...]]] = {
+    not_yet: ClassVar[Neutral] = {
         "mcp_servers": ([],),
         "compaction": (),
         "safeguards": ([],),
@@ -95,7 +95,6 @@ class CountFields(GenerationFields):
 
     def check(self, n_ctx: int) -> None:
         """Raises RequestError for what cannot be obeyed; `n_ctx` is the size of a context, in tokens."""
-        check_nested(self)
         if isinstance(self.container, dict) and self.container.get("skills"):
             raise NotSupported("'container.skills' are not run here; leave them out", "container.skills")
         if self.context_management is not None:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import WithJsonSchema
 
-from vram_llm.server.nested import Nested
+from vram_llm.server.known_fields import Fields
 
 _BLOCK = {
     "type": "object",
@@ -18,16 +18,18 @@ Effort = Literal["low", "medium", "high", "xhigh", "max"]
 _OURS = ("id", "type", "model", "stop_reason", "stop_sequence", "stop_details", "usage")  # of our replies
 
 
-class SystemConfig(Nested):
+class SystemConfig(Fields):
     """The effort from one message on."""
 
     effort: Effort | None = None
 
 
-class Said(Nested):
+class Said(Fields):
     """One message: a string, or a list of blocks. An operator's may stand among the others."""
 
-    hints: ClassVar[frozenset[str]] = frozenset({*_OURS, "container", "context_management", "cache_control"})
+    ignored: ClassVar[frozenset[str]] = frozenset(
+        {*_OURS, "container", "context_management", "cache_control"}
+    )
 
     role: Literal["user", "assistant", "system"]
     content: Blocks = None

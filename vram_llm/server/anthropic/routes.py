@@ -91,6 +91,7 @@ def _turn(served: Served, info: ModelInfo, fields: CountFields) -> tuple[Turn, T
         pictures,
         config=served.config,
         effort=_effort(info, fields),
+        effort_field="thinking" if fields.thinking else "output_config.effort",
         grammar=fields.grammar_wanted(),
         reasoning_budget=_least(served.config.reasoning_budget, fields.thinking_budget),
         continues=_continues(messages),

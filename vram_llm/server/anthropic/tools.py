@@ -3,14 +3,15 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.message import Said
+from vram_llm.server.client_names import TOOL_IGNORED
 from vram_llm.server.errors import MissingField, NotSupported
-from vram_llm.server.nested import Nested
+from vram_llm.server.known_fields import Fields
 from vram_llm.server.tools import Choice, Offer, ToolName, ToolUse, offered
 
 # Anthropic runs these, or the client does so without a schema that a model here could be shown.
@@ -18,16 +19,12 @@ _KNOWN = re.compile(
     r"(web_search|web_fetch|code_execution|bash|text_editor|computer|computer_toolset|browser_toolset|memory|"
     r"tool_search_tool_regex|tool_search_tool_bm25|advisor|mcp_toolset)(_\d{8})?"
 )
-_HINTS = (
-    "cache_control", "defer_loading", "input_examples", "eager_input_streaming", "title", "annotations",
-    "output_schema", "_meta", "meta",
-)  # fmt: skip
 
 
-class ClientTool(Nested):
+class ClientTool(Fields):
     """A tool that the client runs for the model. `input_schema` is a JSON schema of an object."""
 
-    hints: ClassVar[frozenset[str]] = frozenset(_HINTS)
+    ignored: ClassVar[frozenset[str]] = TOOL_IGNORED
 
     name: ToolName | None = None
     description: str | None = None
@@ -36,11 +33,12 @@ class ClientTool(Nested):
     strict: bool | None = None
     allowed_callers: list[str] | None = None
 
-    def is_hint(self, name: str) -> bool:
-        """Nothing matters of a tool that is not run here."""
-        return name in self.hints or (
-            self.input_schema is None and _KNOWN.fullmatch(self.type or "") is not None
-        )
+    @model_validator(mode="after")
+    def _forget(self) -> Self:
+        """Nothing else matters of a tool that is not run here."""
+        if self.input_schema is None and _KNOWN.fullmatch(self.type or ""):
+            self.__pydantic_extra__ = {}
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,19 @@
-"""What clients may send to POST /v1/responses."""
+"""What clients may send to POST /v1/responses (openai 3.57: types/responses/response_create_params.py)."""
 
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
 from vram_llm.engine.request import Grammar
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.grammar_fields import of_response_format
-from vram_llm.server.schemas import MAX_TOKENS, GenerationFields, Metadata, Reasoning
-from vram_llm.server.tools import MAX_TOOLS, Tool, ToolName, ToolUse, tool_use
+from vram_llm.server.known_fields import Fields, Neutral
+from vram_llm.server.responses.tools import AnyTool
+from vram_llm.server.schemas import MAX_TOP_LOGPROBS, GenerationFields, MaxTokens, Metadata
+from vram_llm.server.thinking_fields import Reasoning
+from vram_llm.server.tools import MAX_TOOLS
 
 _NAMED = {
     "type": "object",
@@ -30,56 +33,63 @@ _ITEM = {
 Input = Annotated[
     Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _ITEM, "minItems": 1}]})
 ]
-_CAN_INCLUDE = ("reasoning.encrypted_content",)  # there is none: thinking is shown as it is
+SEALED, LOGPROBS = "reasoning.encrypted_content", "message.output_text.logprobs"
+_CAN_INCLUDE = (
+    SEALED,
+    LOGPROBS,
+    # parts of items that only tools of OpenAI's make
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "message.input_image.image_url",
+)
 
 
-class FunctionTool(BaseModel):
-    """A function that the client will call for the model."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    type: Literal["function"]
-    name: ToolName
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-    def as_tool(self) -> Tool:
-        """The same as chat completions have it."""
-        return Tool.model_validate(
-            {"type": "function", "function": self.model_dump(exclude={"type"}, exclude_none=True)}
-        )
-
-
-class Format(BaseModel):
+class Format(Fields):
     """What form the answer has to have."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    ignored: ClassVar[frozenset[str]] = frozenset({"name", "schema", "strict", "description"})
 
     type: Literal["text", "json_object", "json_schema"]
 
 
-class Text(BaseModel):
-    """How the answer is to be written."""
-
-    model_config = ConfigDict(strict=True)
+class Text(Fields):
+    """How the answer is to be written. `verbosity` is advice for the chat template."""
 
     format: Format | None = None
-    verbosity: Literal["medium"] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class ResponseReasoning(Reasoning):
+    """How much to think. Which turns' thinking is kept (`context`), the chat template decides."""
+
+    ignored: ClassVar[frozenset[str]] = frozenset({"context"})
+    not_yet: ClassVar[Neutral] = {"mode": ("standard",)}
+
+
+class StreamOptions(Fields):
+    """How a stream is sent: always with its usage, and without bytes that hide lengths."""
+
+    ignored: ClassVar[frozenset[str]] = frozenset({"include_obfuscation", "include_usage"})
+
+
+class Compaction(Fields):
+    """When a long chat is to be summed up."""
+
+    type: Literal["compaction"]
+    compact_threshold: int | None = None
 
 
 class ResponseFields(GenerationFields):
     """POST /v1/responses."""
 
-    not_yet: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "top_logprobs": (0,),
+    not_yet: ClassVar[Neutral] = {
         "background": (False,),
         "conversation": (),
         "prompt": (),
-        "max_tool_calls": (),
-        "truncation": ("disabled",),
-        "verbosity": ("medium",),
-        "context_management": (),
+        "moderation": (),
     }
 
     input: Input
@@ -88,22 +98,26 @@ class ResponseFields(GenerationFields):
     store: bool | None = None
     n: Literal[1] | None = None
     max_tokens: None = None
-    max_output_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    max_output_tokens: MaxTokens = None
+    tools: Annotated[list[AnyTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None
-    reasoning: Reasoning | None = None
+    reasoning: ResponseReasoning | None = None
+    stream_options: StreamOptions | None = None
     include: list[str] | None = None
     text: Text | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     metadata: Metadata | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-
-    def use(self) -> ToolUse:
-        """What may be called. Raises RequestError."""
-        choice = self.tool_choice
-        if isinstance(choice, dict) and "name" in choice:
-            choice = {"type": choice.get("type"), "function": {"name": choice["name"]}}
-        return tool_use([tool.as_tool() for tool in self.tools or ()], choice, self.parallel_tool_calls)
+    context_management: list[Compaction] | None = None
+    truncation: Literal["auto", "disabled"] | None = None  # a permission that is never used
+    max_tool_calls: Annotated[int, Field(ge=1)] | None = None  # of tools that OpenAI runs
+    # What follows changes nothing here.
+    client_metadata: Any = None
+    prompt_cache_options: Any = None
+    access_programs: Any = None
+    background_options: Any = None
+    image: Any = None
 
     def grammar_wanted(self) -> Grammar | None:
         """What the answer has to be, by `text.format`. Raises RequestError."""
@@ -113,10 +127,39 @@ class ResponseFields(GenerationFields):
         grammar = of_response_format({"type": wanted["type"], "json_schema": wanted})
         return None if grammar is None else replace(grammar, field="text.format")
 
-    def check(self) -> None:
-        """Raises RequestError for what cannot be sent along."""
+    def includes(self, what: str) -> bool:
+        """Whether the client asks for that part of the response."""
+        return what in (self.include or ())
+
+    @property
+    def token_limit(self) -> int | None:
+        """The most tokens to write; None: no limit."""
+        limit = self.max_output_tokens
+        return None if limit is None or limit < 0 else limit
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """Names for the chat template."""
+        verbosity = {"verbosity": self.text.verbosity} if self.text and self.text.verbosity else {}
+        return {**verbosity, **(self.chat_template_kwargs or {})}
+
+    def n_logprobs(self) -> int | None:
+        """How many of the most likely tokens to tell at each place; None: nothing."""
+        asked = self.top_logprobs or self.includes(LOGPROBS)
+        return self.top_logprobs or 0 if asked else None
+
+    def check(self, n_ctx: int) -> None:
+        """Raises RequestError for what cannot be obeyed; `n_ctx` is the size of a context, in tokens."""
         for wanted in self.include or ():
             if wanted not in _CAN_INCLUDE:
-                raise NotSupported(f"'{wanted}' cannot be included yet; leave it out", "include")
+                raise NotSupported(f"'{wanted}' cannot be included; leave it out", "include")
+        for i, edit in enumerate(self.context_management or ()):
+            if edit.compact_threshold is not None and edit.compact_threshold < n_ctx:
+                at = f"context_management[{i}]"
+                raise NotSupported(
+                    f"'{at}' asks for a summary of the chat from {edit.compact_threshold:,} tokens on, and "
+                    "none is made here; leave it out",
+                    at,
+                )
         if not isinstance(self.input, str | list) or self.input == []:
             raise RequestError("'input' must be a string or a list of items, not an empty one", "input")

@@ -1,113 +1,147 @@
 """Input items, and how they become a chat's messages."""
 
+from collections.abc import Callable
 from typing import Any
 
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
-from vram_llm.server.pictures import Pictures, detail_of
+from vram_llm.server.pictures import Pictures
+from vram_llm.server.responses.calls import call_in, hosted_in, output_of
+from vram_llm.server.responses.parts import string, text_of
+from vram_llm.server.sealed import unsealed
 
+Find = Callable[[str], dict[str, Any] | None]  # an item that is kept, by its id
 _ROLES = ("system", "developer", "user", "assistant")
-_TEXT = ("input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text")
+_NO_WORDS = (  # nothing of these is for the model, or the server of OpenAI's alone can read it
+    "additional_tools",
+    "configuration_update",
+    "compaction_trigger",
+    "context_compaction",
+    "ghost_snapshot",
+    "image_generation_call",
+    "mcp_approval_request",
+    "mcp_approval_response",
+    "mcp_list_tools",
+    "program",
+    "program_output",
+    "web_search_call",
+)
+_COMPACTED = ("compaction", "compaction_summary")
 
 
-def messages_of(given: str | list[Any], pictures: Pictures) -> list[dict[str, Any]]:
-    """The messages (see chat.history) that `input` stands for. Raises RequestError that names the place.
+def messages_of(
+    given: str | list[Any], pictures: Pictures, find: Find
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The messages (see chat.history) that `input` stands for, and a sentence for each item that cannot be
+    read. Raises RequestError that names the place.
 
     Images of users and of functions' outputs go to `pictures`, and their marks into the text. May block.
 
     An assistant's thinking, words and calls are items of their own there, and one message here.
     """
     if isinstance(given, str):
-        return [{"role": "user", "content": given}]
-    messages: list[dict[str, Any]] = []
+        return [{"role": "user", "content": given}], []
+    chat = _Chat(pictures)
     for i, item in enumerate(given):
         at = f"input[{i}]"
         if not isinstance(item, dict):
             raise RequestError(f"'{at}' must be an object", at)
-        _add(messages, item, at, pictures)
-    return messages
+        chat.add(_resolved(item, at, find), at)
+    return chat.messages, chat.unread
 
 
-def _add(messages: list[dict[str, Any]], item: dict[str, Any], at: str, pictures: Pictures) -> None:
-    kind = item.get("type", "message")
-    if kind == "message":
-        role = item.get("role")
+def _resolved(item: dict[str, Any], at: str, find: Find) -> dict[str, Any]:
+    """The item itself, or the one that it refers to."""
+    if item.get("type") != "item_reference" and set(item) != {"id"}:
+        return item
+    item_id = string(item, "id", at)
+    kept = find(item_id)
+    if kept is None:
+        raise RequestError(
+            f"'{at}' refers to the item '{item_id}', which was not stored, or is forgotten; send the item "
+            "itself",
+            f"{at}.id",
+        )
+    return kept
+
+
+class _Chat:
+    """The messages so far."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.unread: list[str] = []
+        self._pictures = pictures
+
+    def add(self, item: dict[str, Any], at: str) -> None:
+        """One more item. Raises RequestError."""
+        kind = item.get("type", "message")
+        if kind == "message":
+            self._message(item, at)
+        elif kind == "reasoning":
+            self._reasoning(item, at)
+        elif kind == "agent_message":
+            self._agent_message(item, at)
+        elif (call := call_in(item, at)) is not None:
+            self._call(call)
+        elif (output := output_of(item, at, self._pictures)) is not None:
+            self.messages.append(output)
+        elif (hosted := hosted_in(item, at)) is not None:
+            call, result = hosted
+            self._call(call)
+            self.messages.append(result)
+        elif kind in _COMPACTED:
+            self._compacted(item, at)
+        elif kind not in _NO_WORDS:
+            raise NotSupported(f"Items of type '{kind}' are not supported", f"{at}.type")
+
+    def _message(self, item: dict[str, Any], at: str) -> None:
+        role, content = item.get("role"), item.get("content")
         if role not in _ROLES:
             raise RequestError(f"'{at}.role' must be one of {', '.join(_ROLES)}", f"{at}.role")
-        content = _text(item.get("content"), f"{at}.content", pictures if role == "user" else None)
-        if role == "assistant" and (last := _open(messages)) is not None and not last["content"]:
-            last["content"] = content
+        if content is None and role == "assistant":
+            content = ""
+        text = text_of(content, f"{at}.content", self._pictures if role == "user" else None)
+        last = self._open()
+        if role == "assistant" and last is not None and not last["content"]:
+            last["content"] = text
         else:
-            messages.append({"role": role, "content": content})
-    elif kind == "function_call":
-        name, arguments = _string(item, "name", at), _string(item, "arguments", at)
-        call = {
-            "id": _string(item, "call_id", at),
-            "type": "function",
-            "function": {"name": name, "arguments": arguments},
-        }
-        message = _open(messages) or _begun(messages)
-        message.setdefault("tool_calls", []).append(call)
-    elif kind == "function_call_output":
-        content = _text(item.get("output"), f"{at}.output", pictures)
-        messages.append({"role": "tool", "content": content, "tool_call_id": _string(item, "call_id", at)})
-    elif kind == "reasoning":
-        parts = item.get("content") or item.get("summary")
-        if parts:
-            _begun(messages)["reasoning_content"] = _text(parts, f"{at}.content")
-    else:
-        raise NotSupported(f"Items of type '{kind}' are not supported", f"{at}.type")
+            self.messages.append({"role": role, "content": text})
+
+    def _reasoning(self, item: dict[str, Any], at: str) -> None:
+        """Its content, or what we sealed, or the summary; another server's seal says nothing."""
+        parts = item.get("content")
+        thought = text_of(parts, f"{at}.content") if parts else unsealed(item.get("encrypted_content"))
+        if not thought and (parts := item.get("summary")):
+            thought = text_of(parts, f"{at}.summary")
+        if thought:
+            self._begun()["reasoning_content"] = thought
+
+    def _agent_message(self, item: dict[str, Any], at: str) -> None:
+        """What another agent of the client's tells this one (Codex)."""
+        parts = item.get("content") or ""
+        readable = [p for p in parts if not _is_encrypted(p)] if isinstance(parts, list) else parts
+        names = " ".join(f"{name}={item[name]}" for name in ("author", "recipient") if item.get(name))
+        text = text_of(readable, f"{at}.content", self._pictures)
+        self.messages.append({"role": "user", "content": f"[message {names}]\n{text}" if names else text})
+
+    def _compacted(self, item: dict[str, Any], at: str) -> None:
+        if summary := unsealed(item.get("encrypted_content")):
+            self.messages.append({"role": "user", "content": summary})
+        else:
+            self.unread.append(f"'{at}' is a summary that only the server that made it can read")
+
+    def _call(self, call: dict[str, Any]) -> None:
+        (self._open() or self._begun()).setdefault("tool_calls", []).append(call)
+
+    def _open(self) -> dict[str, Any] | None:
+        """The assistant's message that is still going on."""
+        return self.messages[-1] if self.messages and self.messages[-1]["role"] == "assistant" else None
+
+    def _begun(self) -> dict[str, Any]:
+        self.messages.append({"role": "assistant", "content": ""})
+        return self.messages[-1]
 
 
-def _open(messages: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The assistant's message that is still going on."""
-    return messages[-1] if messages and messages[-1]["role"] == "assistant" else None
-
-
-def _begun(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    messages.append({"role": "assistant", "content": ""})
-    return messages[-1]
-
-
-def _string(item: dict[str, Any], name: str, at: str) -> str:
-    value = item.get(name)
-    if not isinstance(value, str):
-        raise RequestError(f"'{at}.{name}' must be a string", f"{at}.{name}")
-    return value
-
-
-def _text(content: object, at: str, pictures: Pictures | None = None) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise RequestError(f"'{at}' must be a string or a list of parts", at)
-    if pictures is None:
-        return "\n".join(_part(part, f"{at}[{i}]") for i, part in enumerate(content))
-    return pictures.joined(
-        _image(part, f"{at}[{i}]", pictures)
-        if isinstance(part, dict) and part.get("type") == "input_image"
-        else _part(part, f"{at}[{i}]")
-        for i, part in enumerate(content)
-    )
-
-
-def _image(part: dict[str, Any], at: str, pictures: Pictures) -> str:
-    if part.get("file_id") is not None:
-        raise NotSupported(f"'{at}.file_id': no files are kept here; send a data: URL", f"{at}.file_id")
-    detail_of(part, at)
-    return pictures.from_url(part.get("image_url"), f"{at}.image_url")
-
-
-def _part(part: object, at: str) -> str:
-    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-        raise RequestError(f"'{at}' must be an object with a 'type'", at)
-    if part["type"] not in _TEXT:
-        raise NotSupported(
-            f"Content of type '{part['type']}' is not supported here; send text; images only in a user's "
-            "message or a function's output",
-            at,
-        )
-    text = part.get("refusal" if part["type"] == "refusal" else "text")
-    if not isinstance(text, str):
-        raise RequestError(f"'{at}.text' must be a string", f"{at}.text")
-    return text
+def _is_encrypted(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "encrypted_content"

@@ -1,11 +1,13 @@
 """The response object, as it is sent, streamed and kept."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel
 
-from vram_llm.server.replies import Usage
+from vram_llm.engine.request import SamplingParams
+from vram_llm.server.replies import PRESENT, Usage
 from vram_llm.server.responses.fields import ResponseFields
+from vram_llm.server.responses.tools import AnyTool
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
@@ -67,6 +69,7 @@ class ResponseObject(BaseModel):
     reasoning: dict[str, Any]
     safety_identifier: str | None = None
     service_tier: Literal["default"] = "default"
+    warnings: Annotated[list[str] | None, PRESENT] = None  # what was left out
     background: Literal[False] = False
     store: bool
     temperature: float
@@ -91,25 +94,18 @@ class Deleted(BaseModel):
     deleted: Literal[True] = True
 
 
-def begun(fields: ResponseFields, response_id: str, created: int, model: str) -> ResponseObject:
-    """A response of which nothing is said yet."""
-    reasoning = fields.reasoning
-    tools = [
-        {
-            "type": "function",
-            "name": tool.name,
-            "description": tool.description,
-            "parameters": tool.parameters,
-            "strict": tool.strict,
-        }
-        for tool in fields.tools or ()
-    ]
+def begun(
+    fields: ResponseFields, tools: list[AnyTool], sampling: SamplingParams, **own: Any
+) -> ResponseObject:
+    """A response of which nothing is said yet. `own` are its id, its time, its model and its warnings."""
+    reasoning, text = fields.reasoning, fields.text
+    form = text.format.model_dump() if text and text.format else {"type": "text"}
+    verbosity = {"verbosity": text.verbosity} if text and text.verbosity else {}
     return ResponseObject(
-        id=response_id,
-        created_at=created,
+        **own,
         instructions=fields.instructions,
         max_output_tokens=fields.max_output_tokens,
-        model=model,
+        max_tool_calls=fields.max_tool_calls,
         parallel_tool_calls=fields.parallel_tool_calls is not False,
         previous_response_id=fields.previous_response_id,
         reasoning={
@@ -117,18 +113,27 @@ def begun(fields: ResponseFields, response_id: str, created: int, model: str) ->
             "summary": reasoning.summary if reasoning else None,
         },
         store=fields.store is not False,
-        temperature=1.0 if fields.temperature is None else fields.temperature,
-        presence_penalty=fields.presence_penalty or 0.0,
-        frequency_penalty=fields.frequency_penalty or 0.0,
-        text={"format": fields.text.format.model_dump()}
-        if fields.text and fields.text.format
-        else {"format": {"type": "text"}},
+        temperature=sampling.temperature,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        text={"format": form, **verbosity},
         tool_choice=fields.tool_choice or "auto",
-        tools=tools,
-        top_p=1.0 if fields.top_p is None else fields.top_p,
+        tools=[_told(tool) for tool in tools],
+        top_p=sampling.top_p,
+        top_logprobs=fields.top_logprobs or 0,
         user=fields.user,
         metadata=fields.metadata or {},
     )
+
+
+def _told(tool: AnyTool) -> dict[str, Any]:
+    if tool.type == "function":
+        names = {"type", "name", "description", "parameters", "strict"}
+        return tool.model_dump(include=names)
+    if tool.type == "namespace":
+        own = {"type": tool.type, "name": tool.name, "description": tool.description or ""}
+        return {**own, "tools": [_told(inner) for inner in tool.tools or ()]}
+    return tool.model_dump(include={"type", "name", "description", "format"}, exclude_none=True)
 
 
 def response_usage(usage: Usage) -> ResponseUsage:

@@ -1,28 +1,50 @@
 """POST, GET and DELETE /v1/responses."""
 
 import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from vram_llm.chat.efforts import EFFORTS
+from vram_llm.engine.info import ModelInfo
 from vram_llm.errors import RequestError
 from vram_llm.server.document import generation_route
 from vram_llm.server.errors import NoSuchResponse, PreviousNotFound, UnknownRoute
 from vram_llm.server.generation import news, sequences
 from vram_llm.server.json_reply import JsonReply
+from vram_llm.server.pictures import Pictures
 from vram_llm.server.replies import ErrorReply, Tally
-from vram_llm.server.responses.fields import ResponseFields
+from vram_llm.server.responses.fields import SEALED, ResponseFields
 from vram_llm.server.responses.items import messages_of
 from vram_llm.server.responses.resource import Deleted, ResponseObject, begun
 from vram_llm.server.responses.store import Kept, ResponseStore
+from vram_llm.server.responses.tools import AnyTool, Known, toolbox, tools_in
 from vram_llm.server.responses.writer import ResponseWriter
 from vram_llm.server.schemas import parse
 from vram_llm.server.served import Served
 from vram_llm.server.spoken import Answer, SpokenNews, spoken
 from vram_llm.server.sse import EventStream
-from vram_llm.server.turn import make_turn
+from vram_llm.server.turn import Turn, make_turn
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What one request comes to. `brought` are the tools that items of the input brought along."""
+
+    turn: Turn
+    chat: list[dict[str, Any]]
+    pictures: Pictures
+    known: Mapping[str, Known]
+    tools: list[AnyTool]
+    brought: list[AnyTool]
+    warnings: list[str]
 
 
 def responses_router(served: Served) -> APIRouter:
@@ -33,45 +55,42 @@ def responses_router(served: Served) -> APIRouter:
     @router.post("/responses", **generation_route("Answer with items", ResponseFields, ResponseObject))
     async def respond(http: Request) -> Response:
         fields = parse(ResponseFields, await http.body())
-        fields.check()
         info = served.writing_model(fields.model)
+        fields.check(info.n_ctx)
         before = _before(store, fields.previous_response_id)
-        pictures = served.pictures(info, before.images if before else {})
-        new = await asyncio.to_thread(messages_of, fields.input, pictures)
-        chat = [*(before.messages if before else ()), *new]
-        orders = [{"role": "system", "content": fields.instructions}] if fields.instructions else []
-        reasoning = fields.reasoning
-        turn = await asyncio.to_thread(
-            make_turn,
-            info,
-            [*orders, *chat],
-            fields.use(),
-            pictures,
-            config=served.config,
-            effort=reasoning.effort if reasoning else None,
-            names=fields.chat_template_kwargs,
-            grammar=fields.grammar_wanted(),
-            reasoning_budget=served.config.reasoning_budget,
-        )
-        response = begun(fields, f"resp_{uuid4().hex}", int(served.clock()), info.name)
+        asked = await asyncio.to_thread(_asked, served, info, fields, before, store)
+        turn = asked.turn
+        response_id = f"resp_{uuid4().hex}"
         requests = sequences(
             fields,
             [turn.prompt],
             info,
-            reply_id=response.id,
+            reply_id=response_id,
             add_bos=turn.add_bos,
-            max_tokens=fields.max_output_tokens,
+            max_tokens=fields.token_limit,
             marks=turn.marks,
             grammar=turn.grammar,
             images=turn.images,
             reasoning_budget=turn.reasoning_budget,
+            logprobs=fields.n_logprobs(),
+        )
+        response = begun(
+            fields,
+            asked.tools,
+            requests[0].sampling,
+            id=response_id,
+            created_at=int(served.clock()),
+            model=info.name,
+            warnings=asked.warnings or None,
         )
 
         def on_end(response: ResponseObject, answer: Answer) -> None:
             if response.store:
-                store.keep(response, [*chat, _message(answer)], pictures.kept)
+                store.keep(response, [*asked.chat, _message(answer)], asked.pictures.kept, asked.brought)
 
-        writer = ResponseWriter(response, Tally(1), served.clock, on_end)
+        writer = ResponseWriter(
+            response, Tally(1), served.clock, on_end, asked.known, seals=fields.includes(SEALED)
+        )
         said = spoken(news(served.engine, requests), [turn.new_parser()], one_call=turn.one_call)
         if fields.stream:
             return EventStream(writer, said, served.config.sse_ping_interval_s)
@@ -99,6 +118,48 @@ def responses_router(served: Served) -> APIRouter:
         return Deleted(id=response_id)
 
     return router
+
+
+def _asked(
+    served: Served, info: ModelInfo, fields: ResponseFields, before: Kept | None, store: ResponseStore
+) -> _Asked:
+    """Blocks. Raises RequestError, BrokenTemplate."""
+    pictures = served.pictures(info, before.images if before else {})
+    new, unread = messages_of(fields.input, pictures, store.find_item)
+    chat = [*(before.messages if before else ()), *new]
+    orders = [{"role": "system", "content": fields.instructions}] if fields.instructions else []
+    brought = [*(before.tools if before else ()), *tools_in(fields.input)]
+    tools = [*(fields.tools or ()), *brought]
+    box = toolbox(tools)
+    warnings = [*box.left_out.values(), *unread]
+    for warning in warnings:
+        log.warning("Left out of a request: %s", warning)
+    turn = make_turn(
+        info,
+        [*orders, *chat],
+        box.use(fields.tool_choice, fields.parallel_tool_calls),
+        pictures,
+        config=served.config,
+        effort=_effort(fields),
+        effort_field="reasoning.effort",
+        names=fields.names,
+        grammar=fields.grammar_wanted(),
+        reasoning_budget=served.config.reasoning_budget,
+    )
+    offered = [tool for tool in tools if tool.type not in box.left_out]
+    return _Asked(turn, chat, pictures, box.known, offered, brought, warnings)
+
+
+def _effort(fields: ResponseFields) -> str | None:
+    """The effort that the last of the input's updates asks for, or else the request's."""
+    updates = [
+        item.get("reasoning")
+        for item in (fields.input if isinstance(fields.input, list) else ())
+        if isinstance(item, dict) and item.get("type") == "configuration_update"
+    ]
+    efforts = [update.get("effort") for update in updates if isinstance(update, dict)]
+    own = fields.reasoning.effort if fields.reasoning else None
+    return next((effort for effort in reversed(efforts) if effort in EFFORTS), own)
 
 
 async def _written(writer: ResponseWriter, said: SpokenNews) -> bytes:

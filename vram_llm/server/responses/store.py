@@ -1,10 +1,12 @@
 """Responses that later ones may build upon: kept in memory, the oldest forgotten first."""
 
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vram_llm.server.responses.resource import ResponseObject
+from vram_llm.server.responses.tools import AnyTool
 
 MAX_RESPONSES = 1024
 MAX_CHARS = 64 * 2**20  # of text in all of them together, and bytes of images, which a chain shares
@@ -17,6 +19,7 @@ class Kept:
     response: ResponseObject
     messages: tuple[dict[str, Any], ...]
     images: dict[str, bytes]  # by the marks that stand for them in the messages
+    tools: tuple[AnyTool, ...]  # that items of its input brought along
     n_chars: int  # of text
 
 
@@ -27,15 +30,23 @@ class ResponseStore:
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._n_chars = 0
         self._holders: Counter[str] = Counter()  # how many have an image, by its mark
+        self._items: dict[
+            str, tuple[str, dict[str, Any]]
+        ] = {}  # a response and an item of it, by the item's id
 
     def keep(
-        self, response: ResponseObject, messages: list[dict[str, Any]], images: dict[str, bytes]
+        self,
+        response: ResponseObject,
+        messages: list[dict[str, Any]],
+        images: dict[str, bytes],
+        tools: Sequence[AnyTool] = (),
     ) -> None:
         """Keep it, unless it alone is too large."""
         n_chars = sum(len(str(value)) for message in messages for value in message.values())
         if n_chars + sum(map(len, images.values())) > MAX_CHARS:
             return
-        self._kept[response.id] = Kept(response, tuple(messages), images, n_chars)
+        self._kept[response.id] = Kept(response, tuple(messages), images, tuple(tools), n_chars)
+        self._items.update({item["id"]: (response.id, item) for item in response.output})
         self._n_chars += n_chars + sum(
             len(image) for mark, image in images.items() if not self._holders[mark]
         )
@@ -49,11 +60,18 @@ class ResponseStore:
             self._kept.move_to_end(response_id)
         return self._kept.get(response_id)
 
+    def find_item(self, item_id: str) -> dict[str, Any] | None:
+        """The item of that id, of a response that is kept."""
+        response_id, item = self._items.get(item_id, ("", None))
+        return item if self.find(response_id) is not None else None
+
     def delete(self, response_id: str) -> bool:
         """Whether it was there."""
         kept = self._kept.pop(response_id, None)
         if kept is None:
             return False
+        for item in kept.response.output:
+            self._items.pop(item["id"], None)
         self._holders.subtract(kept.images.keys())
         gone = [mark for mark in kept.images if not self._holders[mark]]
         self._n_chars -= kept.n_chars + sum(len(kept.images[mark]) for mark in gone)

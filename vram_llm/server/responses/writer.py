@@ -1,6 +1,7 @@
 """A response as it is made: its items, and the events that tell of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -8,9 +9,13 @@ import msgspec
 
 from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
 from vram_llm.server.errors import answer_for, error_body
+from vram_llm.server.logprobs import chat_logprobs
 from vram_llm.server.replies import Tally
 from vram_llm.server.responses.resource import Failure, ResponseObject, Why, response_usage
+from vram_llm.server.responses.tools import Known
+from vram_llm.server.sealed import sealed
 from vram_llm.server.spoken import Answer, Spoken
+from vram_llm.server.text_tools import TextReader
 
 _encode = msgspec.json.encode
 
@@ -18,7 +23,9 @@ _encode = msgspec.json.encode
 class ResponseWriter:
     """Builds `response` from what is said. Its bytes are the stream; without one they go nowhere.
 
-    `on_end` is told of the response, complete, and of the answer in it; `clock` gives Unix seconds.
+    `on_end` is told of the response, complete, and of the answer in it; `clock` gives Unix seconds. `known`
+    are the tools as the client knows them, by the names that the model knows. `seals`: thinking also comes in
+    a form that the client passes back unread.
     """
 
     def __init__(
@@ -27,8 +34,15 @@ class ResponseWriter:
         tally: Tally,
         clock: Callable[[], float],
         on_end: Callable[[ResponseObject, Answer], None],
+        known: Mapping[str, Known] = MappingProxyType({}),
+        *,
+        seals: bool = False,
     ) -> None:
         self.response = response
+        self._known = known
+        self._seals = seals
+        self._text_reader = TextReader()  # of the custom_tool_call that is open
+        self._logprobs: list[dict[str, Any]] = []  # of the tokens of what is written next
         self._tally = tally
         self._clock = clock
         self._on_end = on_end
@@ -42,6 +56,8 @@ class ResponseWriter:
         )
 
     def event(self, index: int, item: Spoken) -> bytes:
+        if item.token.logprobs:
+            self._logprobs += [each.model_dump() for each in chat_logprobs(item.token.logprobs).content]
         told = b"".join(self._piece(event) for event in item.events)
         self._answer.add(item.events)
         if item.ending is not None:
@@ -66,22 +82,48 @@ class ResponseWriter:
         return told + self._tell("response.failed", response=self._snapshot())
 
     def _piece(self, event: Event) -> bytes:
+        if not isinstance(event, Content):
+            self._logprobs = []  # of marks, thinking and calls
         match event:
             case Content(text):
                 return self._text(text, "message", "output_text")
             case Reasoning(text):
                 return self._text(text, "reasoning", "reasoning_text")
             case CallStart(_, call_id, name):
-                call = {"type": "function_call", "id": _id("fc"), "call_id": call_id, "name": name}
-                return self._open({**call, "arguments": "", "status": "in_progress"})
+                return self._call(call_id, name)
             case CallArguments(_, text):
-                assert self._item is not None
-                self._item["arguments"] += text
-                return self._tell("response.function_call_arguments.delta", **self._place(), delta=text)
+                return self._arguments(text)
             case CallEnd():
                 return self._close("completed")
             case Unopened():
                 return b""
+
+    def _call(self, call_id: str, name: str) -> bytes:
+        known = self._known.get(name, Known(name))
+        own: dict[str, Any] = {"call_id": call_id, "name": known.name}
+        if known.namespace is not None:
+            own["namespace"] = known.namespace
+        if known.takes_text:
+            self._text_reader = TextReader()
+            item = {"type": "custom_tool_call", "id": _id("ctc"), **own, "input": ""}
+        else:
+            item = {"type": "function_call", "id": _id("fc"), **own, "arguments": ""}
+        return self._open({**item, "status": "in_progress"})
+
+    def _arguments(self, text: str) -> bytes:
+        assert self._item is not None
+        if self._item["type"] == "custom_tool_call":
+            return self._input(self._text_reader.feed(text))
+        self._item["arguments"] += text
+        return self._tell("response.function_call_arguments.delta", **self._place(), delta=text)
+
+    def _input(self, text: str) -> bytes:
+        """More of the text of a custom tool."""
+        assert self._item is not None
+        if not text:
+            return b""
+        self._item["input"] += text
+        return self._tell("response.custom_tool_call_input.delta", **self._place(), delta=text)
 
     def _text(self, text: str, kind: str, part: str) -> bytes:
         told = b""
@@ -91,8 +133,12 @@ class ResponseWriter:
             told += self._tell("response.content_part.added", **self._place(), content_index=0, part=empty)
             assert self._item is not None
             self._item["content"] = [_part(part)]
-        self._item["content"][0]["text"] += text
-        more: dict[str, Any] = {"logprobs": []} if part == "output_text" else {}
+        own = self._item["content"][0]
+        own["text"] += text
+        more: dict[str, Any] = {}
+        if part == "output_text":
+            own["logprobs"] += self._logprobs
+            more, self._logprobs = {"logprobs": self._logprobs}, []
         return told + self._tell(
             f"response.{part}.delta", **self._place(), content_index=0, delta=text, **more
         )
@@ -113,9 +159,14 @@ class ResponseWriter:
         if item["type"] == "function_call":
             whole = {"name": item["name"], "arguments": item["arguments"]}
             told = self._tell("response.function_call_arguments.done", **self._place(), **whole)
+        elif item["type"] == "custom_tool_call":
+            told = self._input(self._text_reader.finish())
+            told += self._tell("response.custom_tool_call_input.done", **self._place(), input=item["input"])
         else:
             part = item["content"][0]
-            more: dict[str, Any] = {"logprobs": []} if part["type"] == "output_text" else {}
+            more = {"logprobs": part["logprobs"]} if part["type"] == "output_text" else {}
+            if part["type"] == "reasoning_text" and self._seals:
+                item["encrypted_content"] = sealed(part["text"])
             place = {**self._place(), "content_index": 0}
             told = self._tell(f"response.{part['type']}.done", **place, text=part["text"], **more)
             told += self._tell("response.content_part.done", **place, part=part)

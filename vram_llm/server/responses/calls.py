@@ -1,0 +1,93 @@
+"""Items that call tools, and items that hold what these returned."""
+
+import json
+from typing import Any
+
+from vram_llm.server.pictures import Pictures
+from vram_llm.server.responses.parts import string, text_of
+from vram_llm.server.responses.tools import flat_name
+from vram_llm.server.text_tools import arguments_of
+
+# Of tools that the client runs by a type of OpenAI's: where their arguments are.
+_BY_TYPE = {
+    "local_shell_call": "action",
+    "shell_call": "action",
+    "apply_patch_call": "operation",
+    "computer_call": "action",
+    "tool_search_call": "arguments",
+}
+# Of tools that ran at another server: arguments, and results.
+_HOSTED = {
+    "file_search_call": (("queries",), ("results",)),
+    "code_interpreter_call": (("code",), ("outputs",)),
+}
+
+
+def call_in(item: dict[str, Any], at: str) -> dict[str, Any] | None:
+    """The call as a chat has it (see chat.history); None where the item is none. Raises RequestError."""
+    kind = item.get("type")
+    if kind == "function_call":
+        name = flat_name(string(item, "name", at), item.get("namespace"))
+        return _call(string(item, "call_id", at), name, string(item, "arguments", at))
+    if kind == "custom_tool_call":
+        name = flat_name(string(item, "name", at), item.get("namespace"))
+        return _call(string(item, "call_id", at), name, arguments_of(string(item, "input", at)))
+    if kind in _BY_TYPE:
+        value = item.get(_BY_TYPE[kind])
+        return _call(
+            _id(item, at), kind.removesuffix("_call"), value if isinstance(value, str) else _json(value)
+        )
+    return None
+
+
+def output_of(item: dict[str, Any], at: str, pictures: Pictures) -> dict[str, Any] | None:
+    """The message with what a call returned; None where the item is none. May block. Raises RequestError."""
+    kind = item.get("type", "")
+    if kind == "tool_search_output":
+        names = [str(tool.get("name")) for tool in item.get("tools") or () if isinstance(tool, dict)]
+        return _output(_id(item, at), f"Tools found: {', '.join(names) or 'none'}")
+    if not (kind.endswith("_call_output") or kind == "mcp_tool_call_output"):
+        return None
+    output = item.get("output")
+    if isinstance(output, dict) and isinstance(output.get("type"), str):  # a computer's screenshot
+        output = [output]
+    if isinstance(output, dict):
+        output = output.get("content", _json(output))
+    if isinstance(output, list) and not all(isinstance(part, dict) and "type" in part for part in output):
+        output = _json(output)  # of a shell: stdout, stderr and outcome
+    return _output(_id(item, at), text_of(output or "", f"{at}.output", pictures))
+
+
+def hosted_in(item: dict[str, Any], at: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """A call that another server made, and the message with what it returned; None where there is none."""
+    kind = item.get("type", "")
+    call_id = str(item.get("id") or "call")
+    if kind == "mcp_call":
+        call = _call(call_id, string(item, "name", at), str(item.get("arguments") or "{}"))
+        result = item.get("output") or item.get("error") or ""
+        return call, _output(call_id, result if isinstance(result, str) else _json(result))
+    if kind in _HOSTED:
+        asked, found = ({n: item[n] for n in names if item.get(n) is not None} for names in _HOSTED[kind])
+        call = _call(call_id, kind.removesuffix("_call"), _json(asked))
+        return call, _output(call_id, _json(found) if found else "")
+    return None
+
+
+def _call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _output(call_id: str, content: str) -> dict[str, Any]:
+    return {"role": "tool", "content": content, "tool_call_id": call_id}
+
+
+def _id(item: dict[str, Any], at: str) -> str:
+    return (
+        item["id"]
+        if item.get("call_id") is None and isinstance(item.get("id"), str)
+        else string(item, "call_id", at)
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps({} if value is None else value, ensure_ascii=False)

@@ -1,0 +1,59 @@
+"""Parts of an item's content: text and images."""
+
+from typing import Any
+
+from vram_llm.errors import RequestError
+from vram_llm.server.errors import NotSupported
+from vram_llm.server.pictures import Pictures, detail_of
+
+_TEXT = ("input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text")
+_IMAGES = ("input_image", "computer_screenshot")
+
+
+def string(item: dict[str, Any], name: str, at: str) -> str:
+    """A field that must be a string. Raises RequestError."""
+    value = item.get(name)
+    if not isinstance(value, str):
+        raise RequestError(f"'{at}.{name}' must be a string", f"{at}.{name}")
+    return value
+
+
+def text_of(content: object, at: str, pictures: Pictures | None = None) -> str:
+    """A string or parts as text; with `pictures`, they may be images. May block. Raises RequestError."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise RequestError(f"'{at}' must be a string or a list of parts", at)
+    if pictures is None:
+        return "\n".join(_part(part, f"{at}[{i}]") for i, part in enumerate(content))
+    parts = (
+        _image(part, f"{at}[{i}]", pictures)
+        if isinstance(part, dict) and part.get("type") in _IMAGES
+        else _part(part, f"{at}[{i}]")
+        for i, part in enumerate(content)
+    )
+    return pictures.joined(part for part in parts if part)
+
+
+def _image(part: dict[str, Any], at: str, pictures: Pictures) -> str:
+    if part.get("file_id") is not None:
+        raise NotSupported(f"'{at}.file_id': no files are kept here; send a data: URL", f"{at}.file_id")
+    detail_of(part, at)
+    return pictures.from_url(part.get("image_url"), f"{at}.image_url")
+
+
+def _part(part: object, at: str) -> str:
+    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+        raise RequestError(f"'{at}' must be an object with a 'type'", at)
+    if part["type"] == "input_file":
+        raise NotSupported(f"'{at}' is a file, and files are not read here; send its text as input_text", at)
+    if part["type"] not in _TEXT:
+        raise NotSupported(
+            f"Content of type '{part['type']}' is not supported here; send text; images only in a user's "
+            "message or a function's output",
+            at,
+        )
+    text = part.get("refusal" if part["type"] == "refusal" else "text")
+    if not isinstance(text, str):
+        raise RequestError(f"'{at}.text' must be a string", f"{at}.text")
+    return text

@@ -1,0 +1,175 @@
+"""Tools as responses declare them: functions, custom tools, namespaces of both, and tools not run here."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+from pydantic import ValidationError, model_validator
+
+from vram_llm.errors import RequestError
+from vram_llm.server.errors import MissingField, NotSupported
+from vram_llm.server.known_fields import Fields
+from vram_llm.server.tools import Choice, Custom, Offer, ToolName, ToolUse, choice_of, custom_offer, offered
+
+# OpenAI runs these, or the client does so without a schema that a model here could be shown.
+_KNOWN = re.compile(
+    r"(web_search|web_search_preview|web_fetch|file_search|code_interpreter|image_generation|computer|"
+    r"computer_use|computer_use_preview|mcp|local_shell|shell|apply_patch|tool_search|"
+    r"programmatic_tool_calling)(_\d{4}_\d{2}_\d{2})?"
+)
+_OWN = ("function", "custom", "namespace")
+_DEFAULT = "functions"  # the namespace of tools that have none (Codex)
+
+
+class AnyTool(Fields):
+    """A tool. `parameters` is a JSON schema of an object; a namespace holds `tools`."""
+
+    ignored: ClassVar[frozenset[str]] = frozenset(
+        {
+            "defer_loading",
+            "allowed_callers",
+            "async",
+            "output_schema",
+            "cache_control",
+            "_meta",
+            "annotations",
+        }
+    )
+
+    type: str
+    name: ToolName | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    format: dict[str, Any] | None = None
+    tools: list["AnyTool"] | None = None
+
+    @model_validator(mode="after")
+    def _forget(self) -> Self:
+        """Nothing else matters of a tool that is not run here."""
+        if self.type not in _OWN:
+            self.__pydantic_extra__ = {}
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """How the client knows a tool."""
+
+    name: str
+    namespace: str | None = None
+    takes_text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Toolbox:
+    """The tools that can be offered, how the client knows each, and reasons for those that are left out."""
+
+    offers: tuple[Offer, ...]
+    known: Mapping[str, Known]  # by the name that the model is shown
+    left_out: Mapping[str, str]  # by type
+
+    def use(self, choice: Any, parallel: bool | None) -> ToolUse:
+        """Checks `tool_choice` against the tools. Raises RequestError."""
+        kind = choice.get("type") if isinstance(choice, dict) else None
+        if isinstance(kind, str) and _KNOWN.fullmatch(kind):
+            raise NotSupported(
+                f"'tool_choice' asks for a tool of type '{kind}', which this server does not run",
+                "tool_choice",
+            )
+        if kind == "allowed_tools" and isinstance(choice.get("tools"), list):
+            choice = {**choice, "tools": [one for one in choice["tools"] if not _is_others(one)]}
+        if choice == "required" and self.left_out and not self.offers:
+            raise NotSupported(
+                f"'tool_choice' asks for a call: {next(iter(self.left_out.values()))}", "tool_choice"
+            )
+        return offered(self.offers, self._named(choice), parallel)
+
+    def _named(self, value: Any) -> Choice:
+        choice = choice_of(value)
+        namespace = value.get("namespace") if isinstance(value, dict) else None
+        only = None if choice.only is None else self.flat(choice.only, namespace)
+        allowed = None if choice.allowed is None else tuple(self.flat(name) for name in choice.allowed)
+        return replace(choice, only=only, allowed=allowed)
+
+    def flat(self, name: str, namespace: str | None = None) -> str:
+        """The name by which the model knows a tool; `name` itself where there is none."""
+        if namespace:
+            return flat_name(name, namespace)
+        found = [flat for flat, known in self.known.items() if known.name == name]
+        return name if name in self.known or len(found) != 1 else found[0]
+
+
+def flat_name(name: str, namespace: str | None) -> str:
+    """One name for a tool of a namespace."""
+    return name if not namespace or namespace == _DEFAULT else f"{namespace.rstrip('_')}__{name}"
+
+
+def toolbox(tools: Sequence[AnyTool], at: Callable[[int], str] = "tools[{}]".format) -> Toolbox:
+    """Sorts the tools. Raises RequestError that names the place, which `at` gives for each."""
+    offers: list[Offer] = []
+    known: dict[str, Known] = {}
+    left_out: dict[str, str] = {}
+    for i, tool in enumerate(tools):
+        if tool.type in ("function", "custom"):
+            _offer(tool, None, at(i), offers, known)
+        elif tool.type == "namespace":
+            space = _name(tool, at(i))
+            for k, inner in enumerate(tool.tools or ()):
+                if inner.type not in ("function", "custom"):
+                    raise NotSupported(
+                        f"'{at(i)}.tools[{k}].type' must be 'function' or 'custom'",
+                        f"{at(i)}.tools[{k}].type",
+                    )
+                told = tool.description if k == 0 else None  # once is enough
+                _offer(inner, space, f"{at(i)}.tools[{k}]", offers, known, told)
+        elif _KNOWN.fullmatch(tool.type):
+            left_out[tool.type] = f"Tools of type '{tool.type}' are not run by this server"
+        else:
+            raise NotSupported(f"'{at(i)}.type': there are no tools of type '{tool.type}'", f"{at(i)}.type")
+    return Toolbox(tuple(offers), known, left_out)
+
+
+def tools_in(items: Any) -> list[AnyTool]:
+    """Tools that items of the input bring along. Raises RequestError."""
+    found: list[AnyTool] = []
+    for i, item in enumerate(items if isinstance(items, list) else ()):
+        if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
+            at = f"input[{i}].tools"
+            try:
+                found += [AnyTool.model_validate(tool) for tool in item.get("tools") or ()]
+            except (ValidationError, TypeError):
+                raise RequestError(f"'{at}' must be a list of tools, each with a 'type'", at) from None
+    return found
+
+
+def _offer(
+    tool: AnyTool,
+    namespace: str | None,
+    at: str,
+    offers: list[Offer],
+    known: dict[str, Known],
+    told: str | None = None,
+) -> None:
+    name = _name(tool, at)
+    flat, description = flat_name(name, namespace), tool.description or ""
+    if told:
+        description = f"{description}\n\n{namespace}: {told}".strip()
+    if tool.type == "custom":
+        own = Custom(name=flat, description=description, format=tool.format)
+        offers.append(custom_offer(own, at))
+    else:
+        offers.append(Offer(flat, description, tool.parameters or {}, strict=bool(tool.strict)))
+    known[flat] = Known(name, namespace, tool.type == "custom")
+
+
+def _name(tool: AnyTool, at: str) -> str:
+    if tool.name is None:
+        raise MissingField(f"Missing required parameter: '{at}.name'", f"{at}.name")
+    return tool.name
+
+
+def _is_others(one: Any) -> bool:
+    kind = one.get("type") if isinstance(one, dict) else None
+    return isinstance(kind, str) and _KNOWN.fullmatch(kind) is not None
