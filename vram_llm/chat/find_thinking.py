@@ -13,7 +13,7 @@ from vram_llm.chat.formats.thinking import DEFAULT, MARK, Thinking
 from vram_llm.chat.probe import ANSWER, CALLS, THOUGHT, Probe
 
 _KNOWN = (  # models whose templates show no thinking; their marks are the model cards'
-    Thinking("", "[BEGIN FINAL RESPONSE]", "\n[BEGIN FINAL RESPONSE]\n", ends=("[END FINAL RESPONSE]",)),
+    Thinking("", "[BEGIN FINAL RESPONSE]", "\n[BEGIN FINAL RESPONSE]\n", end="[END FINAL RESPONSE]"),
     Thinking("[THINK]", "[/THINK]", "[/THINK]"),
     DEFAULT,
 )
@@ -52,25 +52,25 @@ def _around(probe: Probe, before: str, between: str, end: str) -> Thinking | Non
     head, found, plain_end = plain.partition(ANSWER)
     past = probe.shown({"content": ANSWER}, past=True).partition(ANSWER)[0]
     words = on[len(before) :] if on.startswith(before) else ""  # with which only a prompt opens the thinking
-    opens = _behind(before, [on, head, past]) or _behind(before, [off]) or words or _last(before)
+    opens = _behind(before, head, past, on, off) or words or _last(before)
     closing = _unit(between.strip())
     if not closing:
         return None
     wrap = between.strip()[len(closing) :].strip()
-    direct = head[len(on) :].strip() if found and on and head.startswith(on) else ""
+    direct = head[len(on) :] if found and on and head.startswith(on) else ""
     direct = direct if MARK.search(direct) and closing not in direct else ""
-    header = wrap.removesuffix(direct).strip()  # of another message with the same answer
-    answers = tuple(dict.fromkeys(text for text in (header, direct) if MARK.search(text)))
-    closes = between if wrap or not direct else between + direct
+    mark = direct.strip() or wrap
+    answer = mark if MARK.search(mark) else ""
     skipped = off[len(on) :] if off.startswith(on) else ""
     skipped = skipped if opens.strip() in skipped and closing in skipped else ""
     return Thinking(
         opening=opens.strip(),
         closing=closing,
-        closes=closes,
-        skips=skipped + direct if skipped or direct else opens + closes,
-        answers=answers,
-        ends=(_unit((end or plain_end).strip()),) if answers else (),
+        closes=between if wrap or not direct else between + direct,
+        skips=skipped + direct if skipped or direct else opens + between,
+        answer=answer,
+        header=wrap.removesuffix(answer).strip() if answer else "",
+        end=_unit((end or plain_end).strip()) if answer else "",
     )
 
 
@@ -99,8 +99,8 @@ def _known(probe: Probe) -> Thinking | None:
                     each.opening,
                     each.closing,
                     each.closing + _RESPONSE[0],
-                    answers=_RESPONSE[:1],
-                    ends=_RESPONSE[1:],
+                    answer=_RESPONSE[0],
+                    end=_RESPONSE[1],
                 )
             return each
     return None
@@ -111,25 +111,27 @@ def _is_dumped(shown: str) -> bool:
     return shown.count(THOUGHT) > 1 or re.search(r"""['"](type|text)['"]\s*:""", shown) is not None
 
 
-def _behind(before: str, heads: list[str]) -> str:
-    """The longest end of `before` that is left behind the beginning it shares with one of `heads`."""
-    found = ""
+def _behind(before: str, *heads: str) -> str:
+    """The end of `before` behind the beginning that it shares with the first of `heads` to leave one."""
     for head in heads:
         shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(before, head, strict=False))))
-        cut = _snapped(before, shared, head)
-        if cut > 0 and len(before[cut:].strip()) > len(found.strip()):
-            found = before[cut:]
-    return found
+        cut = shared if shared == len(head) else _snapped(before, shared)
+        if cut > 0 and before[cut:].strip():
+            return before[cut:]
+    return ""
 
 
-def _snapped(text: str, cut: int, head: str) -> int:
-    """`cut`, moved to the beginning of a mark that it divides, or of one whose name differs: <a>name<b>."""
-    for mark in MARK.finditer(text):
-        if mark.start() < cut < mark.end():
-            return mark.start()
-        if mark.end() == cut < len(head) and not text[cut:].startswith(("<", "[")) and text[cut:].strip():
-            return mark.start()
-    return cut
+def _snapped(text: str, cut: int) -> int:
+    """`cut`, moved to the beginning of the mark or the word that it divides; in <a>name<b>, of <a>."""
+    marks = list(MARK.finditer(text))
+    inside = next((mark.start() for mark in marks if mark.start() < cut < mark.end()), None)
+    if inside is not None:
+        return inside
+    starts = {mark.end(): mark.start() for mark in marks}
+    while cut > 0 and cut not in starts and not text[cut - 1].isspace():
+        cut -= 1
+    is_named = cut in starts and re.match(r"\w", text[cut:])
+    return starts[cut] if is_named else cut
 
 
 def _last(text: str) -> str:

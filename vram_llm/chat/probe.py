@@ -33,16 +33,16 @@ _TOOL = {
 CALLS = [{"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}]
 
 
-_SECONDS = 10.0  # for all of them: a template is a stranger's program
-
-
 class Probe:
-    """One template. Every text is "" where the template refuses to write it, or has had its time."""
+    """One template. Every text is "" where the template refuses to write it.
 
-    def __init__(self, source: str) -> None:
+    `max_seconds` is for all texts together: a template is a stranger's program.
+    """
+
+    def __init__(self, source: str, max_seconds: float = 5.0) -> None:
         self.source = source
         self._template = ChatTemplate(source, "", "")
-        self._deadline = monotonic() + _SECONDS
+        self._deadline = monotonic() + max_seconds
 
     def prompt(self, names: dict[str, Any]) -> str:
         """The prompt of one user's message, for an answer."""

@@ -13,8 +13,8 @@ COHERE = Thinking(
     "<|START_THINKING|>",
     "<|END_THINKING|>",
     "<|END_THINKING|><|START_RESPONSE|>",
-    answers=("<|START_RESPONSE|>",),
-    ends=("<|END_RESPONSE|>",),
+    answer="<|START_RESPONSE|>",
+    end="<|END_RESPONSE|>",
 )
 
 

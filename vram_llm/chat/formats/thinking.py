@@ -16,20 +16,21 @@ class Thinking:
 
     `opening` is "" for thinking that begins without a mark. `closes` is the text, white space included, from
     the end of the thinking to the answer. `skips` is the text with which a prompt passes thinking over.
-    `answers` are marks that begin the answer, the last of them directly; `ends` are marks that end it.
+    `answer` and `end` are marks around the answer, and `header` the one of a message that has it.
     """
 
     opening: str
     closing: str
     closes: str
     skips: str = ""
-    answers: tuple[str, ...] = ()
-    ends: tuple[str, ...] = ()
+    answer: str = ""
+    end: str = ""
+    header: str = ""
 
     @property
     def marks(self) -> tuple[str, ...]:
         """All that may be special tokens."""
-        texts = (self.opening, self.closing, *self.answers, *self.ends)
+        texts = (self.opening, self.closing, self.answer, self.end, self.header)
         return tuple(dict.fromkeys(mark for text in texts if text for mark in (text, *MARK.findall(text))))
 
     def is_opened(self, prompt: str) -> bool:
@@ -39,7 +40,8 @@ class Thinking:
 
     def is_closed(self, prompt: str) -> bool:
         """Whether `prompt` has closed the thinking, or begun the answer."""
-        return prompt.rstrip().endswith((self.closing, *self.answers))
+        end = prompt.rstrip()
+        return end.endswith(self.closing) or self._has_begun(end)
 
     def closed(self, prompt: str) -> str:
         """`prompt` with the answer itself begun."""
@@ -47,7 +49,10 @@ class Thinking:
             return prompt + self.closes
         if not self.is_closed(prompt):
             return prompt + (self.skips or self.opening + self.closes)
-        return prompt + self.answers[-1] if self.answers and not prompt.endswith(self.answers) else prompt
+        return prompt if self._has_begun(prompt.rstrip()) else prompt + self.answer
+
+    def _has_begun(self, prompt: str) -> bool:
+        return bool(self.answer) and prompt.endswith(self.answer)
 
 
 DEFAULT = Thinking("<think>", "</think>", "\n</think>\n\n", "<think>\n\n</think>\n\n")
@@ -104,8 +109,9 @@ class _Frame:
     def __init__(self, reader: Reader, marks: Thinking, *, closed: bool) -> None:
         self._reader = reader
         self._marks = marks
-        self._watched = tuple(filter(None, (marks.opening, marks.closing, *marks.answers, *marks.ends)))
-        begins = (mark for mark in marks.answers if not _TAG.fullmatch(mark))
+        watched = (marks.opening, marks.closing, marks.answer, marks.end, marks.header)
+        self._watched = tuple(dict.fromkeys(filter(None, watched)))
+        begins = (mark for mark in (marks.answer, marks.header) if mark and not _TAG.fullmatch(mark))
         self._closers = (marks.closing, *begins)  # an answer that begins has closed the thinking as well
         self._closed = closed  # no thinking may have gone before unmarked
         self._is_wrapped = False
@@ -199,13 +205,13 @@ class _Frame:
 
     def _meet(self, mark: str) -> None:
         """A mark that closes thinking, or begins or ends the answer."""
-        marks = self._marks
-        if mark in marks.answers and not (_TAG.fullmatch(mark) and self._has_content):
+        marks, is_tag = self._marks, _TAG.fullmatch(mark) is not None
+        if mark == marks.answer and not (is_tag and self._has_content):
             self._is_wrapped, self._is_over = True, False
             self._reader.edge()
-        elif (mark in marks.ends and not _TAG.fullmatch(mark)) or (
-            mark in (*marks.ends, marks.closing) and self._is_wrapped
-        ):
+        elif mark == marks.header:
+            self._reader.edge()
+        elif (mark == marks.end and not is_tag) or (mark in (marks.end, marks.closing) and self._is_wrapped):
             self._is_over = True
             self._reader.edge()
         elif mark == marks.closing and not self._is_quoted(mark):
