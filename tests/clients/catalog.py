@@ -1,7 +1,8 @@
 """The clients that `make clients` runs, in this order."""
 
 from tests.clients.conversation import Client
-from tests.clients.environments import Java, Python
+from tests.clients.environments import Java, Node, Python
+from tests.clients.servers import Model
 
 CLIENTS = (
     Client(
@@ -23,6 +24,20 @@ CLIENTS = (
         packages=("anthropic",),
     ),
     Client(name="java", program="HttpClientChat.java", environment=Java(), packages=("java",)),
+    Client(
+        name="claude-code",
+        program="claude_code.py",
+        environment=Node("claude-code"),
+        packages=("@anthropic-ai/claude-code",),
+        model=Model.SCRIPTED,
+    ),
+    Client(
+        name="codex",
+        program="codex.py",
+        environment=Node("codex"),
+        packages=("@openai/codex",),
+        model=Model.SCRIPTED,
+    ),
     Client(
         name="llama-index",
         program="llama_index.py",
