@@ -37,6 +37,7 @@ class Client:
     program: str
     environment: Environment
     packages: tuple[str, ...]
+    options: tuple[str, ...] = ()  # arguments behind the four of every program
     model: Model = Model.DEMO
     lacks: tuple[str, ...] = ()
     time_limit_s: float = 120.0
@@ -59,7 +60,7 @@ def converse(client: Client, url: str) -> Result:
     """Run the client's program in a folder of its own."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as home:
-        command = [*_command(client), url, str(client.model), QUESTION, TASKS[client.model]]
+        command = [*_command(client), url, str(client.model), QUESTION, TASKS[client.model], *client.options]
         code, output, errors = _run(command, client, Path(home))
     seconds = time.monotonic() - begun
     if code != 0:
