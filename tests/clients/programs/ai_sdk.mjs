@@ -18,7 +18,7 @@ const tools = {
   get_weather: tool({
     description: "Weather of a city",
     inputSchema: z.object({ city: z.string() }),
-    execute: async ({ city }) => ({ city, temperature: 18, sky: "sunny" }),
+    execute: async ({ city }) => `{"city": "${city}", "temperature": 18, "sky": "sunny"}`,
   }),
 };
 const ask = { model, temperature: 0, maxRetries: 0 };

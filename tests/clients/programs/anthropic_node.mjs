@@ -9,7 +9,7 @@ const getWeather = betaTool({
   name: "get_weather",
   description: "Weather of a city",
   inputSchema: { type: "object", properties: { city: { type: "string" } }, required: ["city"] },
-  run: ({ city }) => JSON.stringify({ city, temperature: 18, sky: "sunny" }),
+  run: ({ city }) => `{"city": "${city}", "temperature": 18, "sky": "sunny"}`,
 });
 const withTools = { ...asked, messages: [{ role: "user", content: task }], tools: [getWeather] };
 const textOf = (message) => message.content.map((block) => block.text ?? "").join("");

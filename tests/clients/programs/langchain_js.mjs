@@ -13,7 +13,7 @@ const model = {
   responses: () => new ChatOpenAI({ ...ask, useResponsesApi: true, configuration: { baseURL: `${url}/v1` } }),
   anthropic: () => new ChatAnthropic({ ...ask, anthropicApiUrl: url }),
 }[provider]();
-const getWeather = tool(async ({ city }) => JSON.stringify({ city, temperature: 18, sky: "sunny" }), {
+const getWeather = tool(async ({ city }) => `{"city": "${city}", "temperature": 18, "sky": "sunny"}`, {
   name: "get_weather",
   description: "Weather of a city",
   schema: z.object({ city: z.string() }),

@@ -16,7 +16,7 @@ const withTools = {
         description: "Weather of a city",
         parameters: { type: "object", properties: { city: { type: "string" } }, required: ["city"] },
         parse: JSON.parse,
-        function: ({ city }) => ({ city, temperature: 18, sky: "sunny" }),
+        function: ({ city }) => `{"city": "${city}", "temperature": 18, "sky": "sunny"}`,
       },
     },
   ],
