@@ -1,6 +1,6 @@
 """Codex CLI, headless, over the Responses API. Arguments and output: see tests/clients/conversation.py.
 
-Its task is to run a command with its own tool. It always streams on the wire; `streamed` reads its JSON events.
+Its task is to run a command with its own tool. It always streams on the wire; `streamed` reads its events.
 """
 
 import json
