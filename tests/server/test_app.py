@@ -67,6 +67,7 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
         "/detokenize",
         "/tokenizer_info",
         "/apply-template",
+        "/chat/completions/input_tokens",
     }
     chat = document["paths"]["/v1/chat/completions"]["post"]
     assert chat["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith(

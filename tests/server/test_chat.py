@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine, Script, fails, says
 from vram_llm.engine.request import FinishReason, SamplingParams
 from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError
@@ -30,7 +31,7 @@ def lines(response: httpx.Response) -> list[Any]:
 async def test_reply(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     reply = (await ask(client, model="tiny")).json()
     assert reply.pop("id").startswith("chatcmpl-")
-    assert reply.pop("system_fingerprint").startswith("fp_")
+    assert reply.pop("system_fingerprint").startswith("b")
     assert reply == {
         "object": "chat.completion",
         "created": 1234,
@@ -67,13 +68,30 @@ async def test_stream(client: httpx.AsyncClient) -> None:
     assert {c["object"] for c in chunks} == {"chat.completion.chunk"}
     assert len({c["id"] for c in chunks}) == 1
     assert [c["choices"][0]["delta"] for c in chunks] == [
-        {"role": "assistant", "content": "", "refusal": None},
+        {"role": "assistant", "content": None, "refusal": None},
         {"content": "Hello"},
         {"content": " world"},
         {},
     ]
     assert [c["choices"][0]["finish_reason"] for c in chunks] == [None, None, None, "stop"]
     assert all("usage" not in c for c in chunks)
+
+
+async def test_verbose_shows_the_prompt(client: httpx.AsyncClient) -> None:
+    """In the answer, or in a stream's first chunk; with special tokens, as the engine reads it."""
+    prompt = "<s><|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert (await ask(client, verbose=True)).json()["__verbose"] == {"prompt": prompt}
+    first, *chunks, _ = lines(await ask(client, verbose=True, stream=True))
+    assert first["__verbose"] == {"prompt": prompt}
+    assert first["choices"][0]["delta"]["role"] == "assistant"
+    assert not any("__verbose" in chunk for chunk in chunks)
+    assert "__verbose" not in (await ask(client, verbose=False)).json()
+
+
+async def test_a_server_may_be_verbose_by_default(connect: Connect) -> None:
+    client = connect(verbose=True)
+    assert "__verbose" in (await ask(client)).json()
+    assert "__verbose" not in (await ask(client, verbose=False)).json()
 
 
 async def test_stream_with_usage(client: httpx.AsyncClient) -> None:
@@ -105,7 +123,7 @@ async def test_several_choices(client: httpx.AsyncClient, engine: FakeEngine, st
         texts = ["", "", ""]
         *chunks, last, _ = lines(response)
         for chunk in chunks:
-            texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["delta"].get("content", "")
+            texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["delta"].get("content") or ""
         usage = last["usage"]
     else:
         texts = [choice["message"]["content"] for choice in response.json()["choices"]]

@@ -53,6 +53,17 @@ async def test_apply_template(client: httpx.AsyncClient, engine: FakeEngine) -> 
     assert engine.requests == []
 
 
+async def test_tokens_of_a_chat(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    """As many as /tokenize finds in the prompt, which begins with <s>."""
+    engine.info = TALKER
+    body = {"messages": [{"role": "user", "content": "hi"}], "tools": TOOLS}
+    for path in ("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens"):
+        reply = await client.post(path, json=body)
+        n_tokens = 1 + len("get_weather [user]hi")
+        assert reply.json() == {"object": "response.input_tokens", "input_tokens": n_tokens}
+    assert engine.requests == []
+
+
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [

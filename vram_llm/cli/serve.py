@@ -1,7 +1,7 @@
 """vram-llm serve: an OpenAI endpoint over a planned model."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 @click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
 @click.option("--smart-split", is_flag=True, help="Plan the split from the model file. This is the default.")
-@click.option("--verbose", is_flag=True, help="Show the engine's own log.")
+@click.option(
+    "--verbose",
+    is_flag=True,
+    help="Show the engine's own log, and a chat's prompt in its answer (`__verbose`).",
+)
 @server_options
 @wishes
 def command(
@@ -62,7 +66,7 @@ def command(
         )
     with LoadBar(plan.model.name) as bar:
         reporter = _Reporter(plan, server.host, bar)
-        api.serve(plan, server, on_state=bar.on_state, on_ready=reporter.on_ready)
+        api.serve(plan, replace(server, verbose=verbose), on_state=bar.on_state, on_ready=reporter.on_ready)
 
 
 def _set_up_log(verbose: bool) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from operator import attrgetter
+from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
@@ -21,7 +22,7 @@ from vram_llm.server.replies import ChatChoice, ChatCompletion, ReplyHead, Tally
 from vram_llm.server.schemas import ChatCompletionRequest, parse
 from vram_llm.server.served import Served, fingerprint
 from vram_llm.server.spoken import SpokenNews, gather, spoken
-from vram_llm.server.sse import EventStream, informed
+from vram_llm.server.sse import EventStream, FirstChunk, informed
 from vram_llm.server.timings import Clocks, clocks_of, timed
 from vram_llm.server.turn import Turn, make_turn
 
@@ -54,15 +55,18 @@ def chat_router(served: Served) -> APIRouter:
             images=turn.images,
             reasoning_budget=turn.reasoning_budget,
         )
+        is_verbose = served.config.verbose if fields.verbose is None else fields.verbose
+        verbose = await _verbose(served, turn) if is_verbose else None
         parsers = [turn.new_parser() for _ in requests]
         clocks = clocks_of(fields, len(requests))
         said = spoken(timed(news(served.engine, requests), clocks), parsers, one_call=turn.one_call)
         tally, ping_s = Tally(len(requests)), served.config.sse_ping_interval_s
         if fields.stream:
             chunks = ChatChunks(head, len(requests), tally, form, include_usage=fields.include_usage)
-            return EventStream(informed(chunks, clocks, fields, attrgetter("token")), said, ping_s)
+            writer = informed(chunks, clocks, fields, attrgetter("token"))
+            return EventStream(writer if verbose is None else FirstChunk(writer, verbose), said, ping_s)
         likelihoods = requests[0].logprobs is not None
-        work = _reply(head, said, len(requests), tally, clocks, form, likelihoods=likelihoods)
+        work = _reply(head, said, len(requests), tally, clocks, form, verbose, likelihoods=likelihoods)
         return JsonReply(work, ping_s)
 
     return router
@@ -89,6 +93,15 @@ def turn_of(served: Served, info: ModelInfo, fields: ChatCompletionRequest) -> T
     return inlined(turn, dialect_of(info.chat_template).thinks) if thinking.where == "inline" else turn
 
 
+async def _verbose(served: Served, turn: Turn) -> dict[str, Any]:
+    """What `verbose` asks for: the prompt as the model reads it, with its special tokens, without images."""
+    tokens = await served.engine.tokenize(
+        turn.prompt, add_special=turn.add_bos, parse_special=True, images=turn.images
+    )
+    pieces = await served.engine.pieces([token for token in tokens if token >= 0])
+    return {"prompt": b"".join(pieces).decode("utf-8", "replace")}
+
+
 async def _reply(
     head: ReplyHead,
     said: SpokenNews,
@@ -96,6 +109,7 @@ async def _reply(
     tally: Tally,
     clocks: Clocks,
     form: ChatForm,
+    verbose: dict[str, Any] | None,
     *,
     likelihoods: bool,
 ) -> bytes:
@@ -116,5 +130,6 @@ async def _reply(
         ],
         usage=tally.usage(),
         timings=clocks[0].timings() if clocks else None,
+        verbose=verbose,
     )
     return reply.model_dump_json().encode()

@@ -76,7 +76,7 @@ class ChatChunks(Chunks[Spoken]):
 
     def _roles(self) -> bytes:
         self._is_open = True
-        role = b'"delta":{"role":"assistant","content":"","refusal":null}'
+        role = b'"delta":{"role":"assistant","content":null,"refusal":null}'
         return b"".join(self._choice(index, role) for index in range(len(self._text_begins)))
 
     def event(self, index: int, item: Spoken) -> bytes:

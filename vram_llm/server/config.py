@@ -35,6 +35,7 @@ class ServerConfig:
     allowed_hosts: tuple[str, ...] = ()
     image_dir: Path | None = None
     max_body_bytes: int = 32 * MIB
+    verbose: bool = False  # chats are answered with their prompt too, unless they say otherwise
     sse_ping_interval_s: float = 10.0  # 0: no comments in streams
     chat_template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)

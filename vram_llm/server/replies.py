@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from vram_llm.engine.request import TokenEvent
 from vram_llm.server.logprobs import ChatLogprobs, CompletionLogprobs
@@ -99,6 +99,8 @@ class ChatChoice(BaseModel):
 class ChatCompletion(BaseModel):
     """The reply to POST /v1/chat/completions."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
+
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
@@ -107,6 +109,9 @@ class ChatCompletion(BaseModel):
     choices: list[ChatChoice]
     usage: Usage
     timings: Annotated[dict[str, Any] | None, PRESENT] = None  # llama-server's, where asked for
+    verbose: Annotated[
+        dict[str, Any] | None, Field(serialization_alias="__verbose", exclude_if=lambda value: value is None)
+    ] = None  # llama-server's, of which there is the `prompt`
 
 
 class CompletionChoice(BaseModel):

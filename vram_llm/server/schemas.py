@@ -200,6 +200,7 @@ class ChatCompletionRequest(OpenAIFields, ThinkingFields):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     n_probs: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    verbose: bool | None = None  # the prompt too, as llama-server's `__verbose`
 
     def n_logprobs(self) -> int | None:
         """How many of the most likely tokens to give at each place; None: nothing. Raises RequestError."""

@@ -151,7 +151,10 @@ def template_source(info: ModelInfo, *, tools: bool) -> str | None:
 
 @lru_cache(maxsize=4)
 def fingerprint(info: ModelInfo) -> str:
-    """OpenAI's `system_fingerprint`: changes when the model or how it is loaded does."""
+    """OpenAI's `system_fingerprint`: changes when the model or how it is loaded does.
+
+    It begins with "b", as llama-server's does, whose clients know llama.cpp by it.
+    """
     facts = (
         info.path,
         info.using,
@@ -161,4 +164,4 @@ def fingerprint(info: ModelInfo) -> str:
         info.n_ctx,
         info.memory,
     )
-    return "fp_" + blake2s(repr(facts).encode(), digest_size=5).hexdigest()
+    return "b" + blake2s(repr(facts).encode(), digest_size=5).hexdigest()

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 from pydantic import BaseModel
@@ -140,6 +140,24 @@ class InformedChunks(Generic[Item]):
             bare = self._chunks.bare(index)
             chunk = b"".join(_with(bare, "prompt_progress", report) for report in reports) + chunk
         return _with(chunk, "timings", clock.timings()) if self._timings else chunk
+
+
+class FirstChunk(Generic[Read]):
+    """A writer whose first chunk has `verbose` in it too, as `__verbose`."""
+
+    def __init__(self, writer: Writer[Read], verbose: dict[str, Any]) -> None:
+        self._writer = writer
+        self._verbose: dict[str, Any] | None = verbose
+        self.opening, self.closing, self.failure = writer.opening, writer.closing, writer.failure
+
+    def event(self, index: int, item: Read) -> bytes:
+        """The chunks for `item`."""
+        chunks = self._writer.event(index, item)
+        if not chunks or self._verbose is None:
+            return chunks
+        verbose, self._verbose = self._verbose, None
+        first, end, rest = chunks.partition(b"}\n\n")
+        return _with(first + end, "__verbose", verbose) + rest
 
 
 def informed(

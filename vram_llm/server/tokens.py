@@ -1,10 +1,10 @@
-"""POST /tokenize, /detokenize and /apply-template, with the fields and replies llama-server gives them.
+"""POST /tokenize, /detokenize, /apply-template and /chat/completions/input_tokens, as llama-server has them.
 
 The first two also as vLLM has them, with GET /tokenizer_info: evaluation harnesses count tokens by these.
 """
 
 import asyncio
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
@@ -88,6 +88,13 @@ class Applied(BaseModel):
     prompt: str
 
 
+class TokenCount(BaseModel):
+    """The reply to POST /v1/chat/completions/input_tokens, in the form that OpenAI has for responses."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
 def tokens_router(served: Served) -> APIRouter:
     """Routes that show what the engine makes of text."""
     router = APIRouter(tags=["tokens"])
@@ -145,6 +152,18 @@ def tokens_router(served: Served) -> APIRouter:
                 "A prompt with images is not text alone: send the messages without", "messages"
             )
         return Applied(prompt=turn.prompt)
+
+    @router.post(
+        "/chat/completions/input_tokens",
+        **body_route("Count the tokens of a chat's prompt", ChatCompletionRequest, TokenCount),
+    )
+    async def count(http: Request) -> TokenCount:
+        fields = parse(ChatCompletionRequest, await http.body())
+        turn = await asyncio.to_thread(turn_of, served, served.writing_model(fields.model), fields)
+        tokens = await served.engine.tokenize(
+            turn.prompt, add_special=turn.add_bos, parse_special=True, images=turn.images
+        )
+        return TokenCount(input_tokens=len(tokens))
 
     return router
 
