@@ -117,19 +117,32 @@ def test_drafts_change_nothing(demo_model: LoadedModel, monkeypatch: pytest.Monk
     assert loop.figures().n_accepted_tokens > 5
 
 
-def test_the_short_way_is_taken_once_the_answer_begins(demo_model: LoadedModel) -> None:
-    loop = Loop(demo_model)
-    assert loop.submit(_request(reasoning_budget=OPENED, max_tokens=100)) is None
-    loop._generations["one"].lookup = None  # drafts would have their own steps
-    n_short, n_thinking = 0, 0
-    while not loop.is_idle:
-        told = loop.decode_on()
-        if told is None:
-            n_thinking += any(each.steering for each in loop._generations.values())
-            loop.step()
-        n_short += told is not None
-    assert n_short > 40
-    assert n_thinking >= 6
+def test_the_short_way_is_taken_as_long_as_any_token_may_come(demo_model: LoadedModel) -> None:
+    """The same tokens as by the usual way, where drafts take no steps of their own."""
+    budget = ReasoningBudget(n_tokens=30, opening="<think>", closing="</think>", opened=True)
+    never = SamplingParams(temperature=0, logit_bias=dict.fromkeys(_closing(demo_model), -100.0))
+    request = _request(reasoning_budget=budget, max_tokens=100, sampling=never)
+    usual, short = Loop(demo_model), Loop(demo_model)
+    for loop in (usual, short):
+        assert loop.submit(request) is None
+        loop._generations["one"].lookup = None
+    told = []
+    while not usual.is_idle:
+        told += [event for event in usual.step() if event.token_ids]
+    tokens, n_short, n_long = [], 0, 0
+    while not short.is_idle:
+        tick, news = short.decode_on() or (None, short.step())
+        tokens += [*(tick.tokens if tick else []), *_tokens(news)]
+        n_short += tick is not None
+        n_long += tick is None
+    assert tokens == _tokens(told)
+    assert 30 <= _n_thought(demo_model, tokens) <= 33
+    assert n_long < 20 < n_short
+
+
+def test_a_budget_that_cannot_be_spent_steers_nothing(demo_model: LoadedModel) -> None:
+    assert steering(demo_model.vocab, _request(reasoning_budget=OPENED, max_tokens=6)) is None
+    assert steering(demo_model.vocab, _request(reasoning_budget=OPENED, max_tokens=7)) is not None
 
 
 def test_who_gives_way_thinks_no_longer(plan_on_cpu: PlanOnCpu) -> None:

@@ -32,6 +32,7 @@ class DecodeRun:
         self._positions = model.batch.ahead(n_left)
         choosers = [generation.chooser for _, generation in streams]
         self._choosers = None if all(each.is_best_of_logits for each in choosers) else choosers
+        self._steered = [(i, g) for i, (_, g) in enumerate(streams) if g.steering is not None]
         self._texts = [generation.text for _, generation in streams]
         self._watched = {i for i, text in enumerate(self._texts) if not text.is_plain}
 
@@ -42,8 +43,12 @@ class DecodeRun:
     def choose(self) -> list[int]:
         """Every stream's next token, from the rows just computed."""
         if self._choosers is None:
-            return self._model.best(len(self.streams))
-        return [chooser.choose(row) for row, chooser in enumerate(self._choosers)]
+            tokens = self._model.best(len(self.streams))
+        else:
+            tokens = [chooser.choose(row) for row, chooser in enumerate(self._choosers)]
+        for i, generation in self._steered:
+            generation.note(tokens[i])
+        return tokens
 
     def write(self, tokens: list[int], seconds: float) -> Tick | None:
         """Go on with tokens that took `seconds` to compute; None where one of them may end its stream."""
@@ -99,7 +104,8 @@ def decode_run(
 ) -> DecodeRun | None:
     """The run that may follow the step that computed `chunks`, of all that run; None where there is none.
 
-    It ends before a stream reaches its last token. Beside n streams drafts are looked for every n steps.
+    It ends before a stream reaches its last token, or one that not all may be. Beside n streams drafts are
+    looked for every n steps.
     """
     streams: list[Stream] = []
     for chunk in chunks:
@@ -111,6 +117,8 @@ def decode_run(
             return None
         streams.append((sequence, generation))
     n_steps = min(MOST_STEPS, n_free_cells // len(streams), *(s.n_left - 1 for s, _ in streams))
+    free = [n for _, generation in streams if (n := generation.n_free) is not None]
+    n_steps = min([n_steps, *free])
     lookups = (generation.lookup for _, generation in streams if generation.lookup is not None)
     n_steps = min([n_steps, *(max(lookup.n_resting, len(streams)) for lookup in lookups)])
     return DecodeRun(model, streams, n_steps) if n_steps >= _LEAST_STEPS else None

@@ -105,11 +105,20 @@ class Generation:
         token = self.chooser.choose(row, allowed)
         if self.constraint is not None:
             self.constraint.accept(token)
-        if steering is not None:
-            steering.accept(token)
-            if steering.is_over:
-                self.steering = None
+        self.note(token)
         return token
+
+    def note(self, token: int) -> None:
+        """Go on with a token that was chosen, as far as that decides which may come later."""
+        if self.steering is not None:
+            self.steering.accept(token)
+            if self.steering.is_over:
+                self.steering = None
+
+    @property
+    def n_free(self) -> int | None:
+        """How many of the next tokens may be any; None: all."""
+        return None if self.steering is None else self.steering.n_free
 
     @property
     def _is_watched(self) -> bool:
@@ -124,7 +133,7 @@ class Generation:
     def is_plain(self) -> bool:
         """True where a step's token is all there is to it: no grammar, likelihoods or draft model."""
         wants_more = self.request.logprobs is not None or self.request.prompt_logprobs is not None
-        is_watched = self._is_watched or bool(self.request.stop_token_ids)
+        is_watched = self.constraint is not None or bool(self.request.stop_token_ids)
         return self.guesses is None and not (is_watched or wants_more)
 
     @property

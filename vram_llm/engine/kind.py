@@ -57,7 +57,7 @@ def kind_of(request: Request, n_vocab: int) -> Kind | None:
     params = request.sampling
     if request.grammar is not None or request.logprobs is not None or request.prompt_logprobs is not None:
         return None
-    if request.min_tokens > 0 or request.reasoning_budget is not None:
+    if request.is_steered:
         return None
     if params.has_penalties or params.dry_multiplier > 0:
         return None

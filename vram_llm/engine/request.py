@@ -147,6 +147,13 @@ class Request:
     images: tuple[Image, ...] = ()
     reports_progress: bool = False
 
+    @property
+    def is_steered(self) -> bool:
+        """True where some tokens are ruled out or prescribed for a time, whatever the sampler."""
+        budget, most = self.reasoning_budget, self.max_tokens
+        can_be_spent = budget is not None and (most is None or budget.n_tokens < most)
+        return can_be_spent or self.min_tokens > 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingRequest:

@@ -9,6 +9,7 @@ from vram_llm.engine.request import ReasoningBudget, Request
 from vram_llm.llama.vocab import Vocab
 
 _SPACE = b" \t\r\n"
+_ENDLESS = 2**31
 _MOST_LATE = 3  # tokens: the longest character has four bytes
 
 
@@ -39,6 +40,11 @@ class Thinking:
     def is_over(self) -> bool:
         """True once there will be no thinking any more."""
         return self._phase is _Phase.ANSWERING and not self._budget.again
+
+    @property
+    def n_left(self) -> int:
+        """Tokens of thinking that its budget still has; 0 once it is spent."""
+        return max(self._n_left, 0)
 
     def accept(self, token: int) -> None:
         """Go on with a token that was written."""
@@ -114,6 +120,13 @@ class Steering:
         tokens = np.setdiff1d(tokens, self._ends, assume_unique=True)
         return tokens if len(tokens) else allowed
 
+    @property
+    def n_free(self) -> int:
+        """How many of the next tokens may be any."""
+        if self._n_left > 0:
+            return 0
+        return _ENDLESS if self._thinking is None else self._thinking.n_left
+
     def accept(self, token: int) -> None:
         """Go on with a token that was chosen."""
         self._n_left -= 1
@@ -123,9 +136,7 @@ class Steering:
 
 def steering(vocab: Vocab, request: Request) -> Steering | None:
     """What a request rules out or prescribes; None where that is nothing."""
-    if request.reasoning_budget is None and request.min_tokens <= 0:
-        return None
-    return Steering(vocab, request)
+    return Steering(vocab, request) if request.is_steered else None
 
 
 def _is_open(text: bytes) -> bool:
