@@ -372,16 +372,22 @@ def serve(
     """Load `plan` in an engine process and serve it over HTTP until SIGINT or SIGTERM.
 
     `config` of None is all defaults. `on_state` is told of every change while loading, `on_ready` of the
-    first load's end, and of the port. Raises PortInUse, ModelRefused, BadPlan, EngineDied.
+    first load's end, and of the port. Raises PortInUse, ModelRefused, BadPlan, EngineDied, BrokenTemplate,
+    RequestError for `config.chat_template_kwargs`.
     """
     import asyncio
 
+    from vram_llm.chat.template import check_template
     from vram_llm.engine.client import EngineClient
     from vram_llm.server import run
     from vram_llm.server.config import ServerConfig
+    from vram_llm.server.template_variables import check_variables
 
     _check_loadable(plan)
     config = config or ServerConfig()
+    check_variables(config.chat_template_kwargs)
+    if config.chat_template is not None:
+        check_template(config.chat_template, "the chat template")
     sock = run.listen(config.host, config.port)
 
     async def main() -> None:

@@ -29,6 +29,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "strange.gguf").write_bytes(data.replace(b"llama", b"lemur"))
     zoo.write(zoo.llama(), tmp_path / "split.gguf", shard_bytes=4 * 10**9)
     (tmp_path / "split-00002-of-00003.gguf").unlink()
+    (tmp_path / "broken.jinja").write_text("{{ messages }}\n{% for %}")
+    (tmp_path / "fails.jinja").write_text("{{ messages }}\n{{ nobody.here }}")
     (tmp_path / "bad-plan.json").write_text('{"version": 1}')
     return tmp_path
 
@@ -73,6 +75,12 @@ def folder(tmp_path: Path) -> Path:
         (["plan", "good.gguf", "--tensor-split", "a,b"], 64, "write it like 0.35,0.45,0.20"),
         (["serve", "good.gguf", "--api-key-file", "empty.gguf"], 64, "holds no API key"),
         (["serve", "good.gguf", "--api-key-file", "nowhere"], 64, "'nowhere' does not exist"),
+        (["serve", "good.gguf", "--chat-template-file", "broken.jinja"], 64, "a Jinja template (line 2: "),
+        (["serve", "good.gguf", "--chat-template-file", "fails.jinja"], 64, "line 2: 'nobody' is undefined"),
+        (["serve", "good.gguf", "--chat-template-file", "text.gguf"], 64, "leaves out the message of a chat"),
+        (["serve", "good.gguf", "--chat-template-file", "good.gguf"], 64, "is not text in UTF-8"),
+        (["serve", "good.gguf", "--chat-template-kwargs", '{"tools": 1}'], 64,
+         "'tools' in --chat-template-kwargs is the server's"),
         (["plan", "good.gguf", "--no-such-flag"], 64, "--no-such-flag"),
         (["plan", "good.gguf", "--model", "good.gguf"], 64, "name the model once"),
         (["serve", "good.gguf", "--plan", "x.json"], 64, "not both"),

@@ -138,8 +138,8 @@ async def test_thinking_in_the_content(client: httpx.AsyncClient, tools: list[An
         ({"think": False}, "False"),
         ({"reasoning": {"enabled": False}}, "False"),
         ({"thinking": {"type": "disabled"}}, "False"),
-        ({"enable_thinking": True}, "True"),
-        ({"reasoning_effort": "low"}, "True"),
+        ({"enable_thinking": True}, "[user]hi"),
+        ({"reasoning_effort": "low"}, "[user]hi"),
     ],
 )
 async def test_switches_reach_the_template(

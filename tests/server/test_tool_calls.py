@@ -122,7 +122,7 @@ async def test_what_was_called_can_be_sent_back(client: httpx.AsyncClient, engin
 @pytest.mark.parametrize(
     ("fields", "end"),
     [
-        ({"reasoning_effort": "high"}, "True"),
+        ({"reasoning_effort": "high"}, "hi"),
         ({"reasoning_effort": "none"}, "False"),
         ({"chat_template_kwargs": {"enable_thinking": False}}, "False"),
         ({}, "hi"),

@@ -9,7 +9,7 @@ TEMPLATE = (
     "{% for t in tools or [] %}{{ t.function.name }} {% endfor %}{% for m in messages %}[{{ m.role }}]"
     "{{ m.reasoning_content or '' }}{{ m.content }}"
     "{% for c in m.tool_calls or [] %}{{ c.id }} {{ c.function.arguments | tojson }}{% endfor %}{% endfor %}"
-    "{% if enable_thinking is defined %}{{ enable_thinking }}{% endif %}"
+    "{% if not enable_thinking %}False{% endif %}"
     '{#- <tool_call>{"name": "arguments": }</tool_call> <think></think> -#}'
 )
 TALKER = replace(INFO, chat_template=TEMPLATE)

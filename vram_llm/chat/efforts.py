@@ -62,6 +62,12 @@ def find_efforts(probe: Probe) -> Mapping[str, Names]:
     return efforts if any(efforts.values()) else {}
 
 
+def switches(efforts: Mapping[str, Names]) -> Names:
+    """The names that switch thinking on, without a level of effort."""
+    found = efforts.get("high", {})
+    return {name: on for name, on, _ in _SWITCHES if name in found}
+
+
 def _nearest(effort: str, tails: Mapping[str, str]) -> str:
     """The value for `effort` among those taken; for no thinking, the first that ends the prompt otherwise."""
     taken = [value for value in _VALUES[effort] if value in tails] or list(tails)

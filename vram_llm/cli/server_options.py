@@ -71,8 +71,8 @@ _OPTIONS = (
     )),
     click.option("--reasoning", type=click.Choice([mode.value for mode in ReasoningMode]),
                  default=_DEFAULT.reasoning.value, show_default=True, help=(
-        "Whether the model thinks before it answers, where a request does not say. auto: as its chat "
-        "template does by default."
+        "Whether the model thinks before it answers, where a request does not say. auto: it thinks, unless "
+        "its chat template has a switch that is off by default and is not named enable_thinking."
     )),
     click.option("--reasoning-budget", type=click.IntRange(-1), metavar="TOKENS", help=(
         "Most tokens of thinking in an answer; then the thinking is closed and the answer begins. -1: no "
@@ -108,7 +108,9 @@ def server_options(function: _F) -> _F:
         if key_file is not None:
             own["api_keys"] = (*own["api_keys"], *_keys_in(key_file))
         if template_file is not None:
-            own["chat_template"] = template_file.read_text(encoding="utf-8")
+            own["chat_template"] = _template_in(template_file)
+        if own["chat_template_kwargs"]:
+            _check_kwargs(own["chat_template_kwargs"])
         budget = own["reasoning_budget"]
         own["reasoning_budget"] = None if budget == -1 else budget
         own["reasoning"] = ReasoningMode(own["reasoning"])
@@ -124,6 +126,35 @@ def server_options(function: _F) -> _F:
     for param in getattr(function, "__click_params__", []):
         collect.__click_params__.append(param)  # type: ignore[attr-defined]  # click's own way to stack decorators
     return collect  # type: ignore[return-value]
+
+
+def _template_in(path: Path) -> str:
+    """The source of a chat template. Raises UsageError where no chat can be rendered with it."""
+    from vram_llm.chat.template import BrokenTemplate, check_template
+
+    try:
+        source = path.read_text(encoding="utf-8")
+        check_template(source, str(path))
+    except UnicodeDecodeError:
+        raise click.UsageError(
+            f"{path} is not text in UTF-8; --chat-template-file takes a Jinja file"
+        ) from None
+    except BrokenTemplate as error:
+        raise click.UsageError(str(error)) from None
+    return source
+
+
+def _check_kwargs(given: dict[str, Any]) -> None:
+    """Raises UsageError where a variable is the server's own."""
+    from vram_llm.errors import RequestError
+    from vram_llm.server.template_variables import check_variables
+
+    try:
+        check_variables(given)
+    except RequestError as error:
+        raise click.UsageError(
+            str(error).replace("'chat_template_kwargs'", "--chat-template-kwargs")
+        ) from None
 
 
 def _keys_in(path: str) -> tuple[str, ...]:

@@ -12,7 +12,9 @@ from vram_llm.units import MIB
 class ReasoningMode(StrEnum):
     """Whether the model thinks where a request does not say."""
 
-    AUTO = "auto"  # as its chat template does by itself
+    AUTO = (
+        "auto"  # as in llama-server: `enable_thinking` is true, other switches are as the template has them
+    )
     ON = "on"
     OFF = "off"
 

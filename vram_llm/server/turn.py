@@ -5,22 +5,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vram_llm.chat.budget import is_opened, may_reopen, thinking_marks
-from vram_llm.chat.dialect import Dialect, dialect_of
-from vram_llm.chat.efforts import OFF
+from vram_llm.chat.dialect import dialect_of
 from vram_llm.chat.forced import forced, text_call
 from vram_llm.chat.prompt import ChatPrompt, chat_prompt
 from vram_llm.chat.reader import Parser
 from vram_llm.engine.info import ModelInfo
 from vram_llm.engine.request import Grammar, Image, ReasoningBudget
-from vram_llm.errors import RequestError
-from vram_llm.server.config import ServerConfig
-from vram_llm.server.errors import NotSupported
+from vram_llm.server.config import ReasoningMode, ServerConfig
 from vram_llm.server.pictures import Pictures
-from vram_llm.server.served import chat_template
+from vram_llm.server.served import chat_template, template_source
+from vram_llm.server.template_variables import template_variables
 from vram_llm.server.tool_grammars import beside, forced_grammar, strict
 from vram_llm.server.tools import ToolUse
-
-_OURS = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +57,23 @@ def make_turn(
     `add_generation_prompt` of False opens no turn of the assistant's. Blocks: call it in a thread. Raises
     RequestError, BrokenTemplate.
     """
-    given = {**config.chat_template_kwargs, **(names or {})}
-    if reasoning_budget == 0 and effort is None:
+    if effort is None and (reasoning_budget == 0 or config.reasoning is ReasoningMode.OFF):
         effort = "none"
-    dialect = dialect_of(info.chat_template)
+    source = template_source(info, tools=bool(use.tools))
+    dialect = dialect_of(source)
+    variables = template_variables(dialect, config, effort, names or {}, effort_field)
     prompt = chat_prompt(
         messages,
         list(use.tools),
-        chat_template(info.chat_template, info.bos_token, info.eos_token),
+        chat_template(source, info.bos_token, info.eos_token),
         dialect,
-        _names(dialect, effort, given, effort_field),
+        variables,
         continues=continues,
         add_generation_prompt=add_generation_prompt,
     )
     add_bos = not (info.bos_token and prompt.text.startswith(info.bos_token))
-    if effort in OFF and not dialect.efforts and not continues and add_generation_prompt:
+    is_off = variables["enable_thinking"] is False and not dialect.efforts
+    if is_off and not continues and add_generation_prompt:
         prompt = replace(prompt, text=prompt.answering())  # no name switches its thinking off
     turn = _turn(prompt, add_bos, use, grammar, reasoning_budget)
     text, images = pictures.placed(turn.prompt)
@@ -133,25 +131,3 @@ def _budget(prompt: ChatPrompt, n_tokens: int | None) -> ReasoningBudget | None:
     return ReasoningBudget(
         n_tokens=n_tokens, opening=opening, closing=closing, opened=opened, again=may_reopen(opening)
     )
-
-
-def _names(
-    dialect: Dialect, effort: str | None, given: Mapping[str, Any], effort_field: str
-) -> dict[str, Any]:
-    """The names that a client gives the template, and those with which the template takes its effort.
-
-    An effort asks for no other answer, so where the template takes none it changes nothing: the model
-    does not think, or always does. Clients send one to every model. Raises RequestError.
-    """
-    if taken := sorted(_OURS & given.keys()):
-        raise RequestError(f"'{taken[0]}' in 'chat_template_kwargs' is the server's", "chat_template_kwargs")
-    if effort is None:
-        return dict(given)
-    names = dialect.efforts.get(effort, {})
-    if names and dialect.thinking is None and effort not in OFF:
-        raise NotSupported(
-            "This model's thinking is not parsed, so it would be part of the answer; "
-            f"leave '{effort_field}' out, or switch thinking off",
-            effort_field,
-        )
-    return {**names, **given}

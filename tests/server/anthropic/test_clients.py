@@ -326,7 +326,7 @@ async def test_tools_declared_in_the_middle_of_a_chat(client: httpx.AsyncClient,
 async def test_a_budget_of_thinking(client: httpx.AsyncClient, engine: FakeEngine, budget: int) -> None:
     await ask(client, thinking={"type": "enabled", "budget_tokens": budget})
     request = engine.requests[0]
-    assert str(request.prompt).startswith(f"[user]hi{budget > 0}")
+    assert str(request.prompt).startswith("[user]hi" if budget else "[user]hiFalse")
     assert request.reasoning_budget is not None
     assert request.reasoning_budget.n_tokens == budget
 

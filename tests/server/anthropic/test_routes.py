@@ -57,7 +57,7 @@ async def test_thinking_words_and_calls_are_blocks(client: httpx.AsyncClient, en
     assert text["text"] == "One moment."
     assert (first["type"], first["name"], first["input"]) == ("tool_use", "get_weather", {"city": "Paris"})
     assert second["input"] == {}
-    assert str(engine.requests[0].prompt).endswith("True")
+    assert str(engine.requests[0].prompt).endswith("hi")
 
 
 async def test_stream(client: httpx.AsyncClient, engine: FakeEngine) -> None:
