@@ -65,6 +65,28 @@ async def test_stream(sdk: AsyncAnthropic, engine: FakeEngine) -> None:
     assert message.usage.output_tokens == len(PIECES)
 
 
+async def test_beta(sdk: AsyncAnthropic, engine: FakeEngine) -> None:
+    engine.script = says(*PIECES)
+    edits: Any = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+    search: Any = {"type": "web_search_20250305", "name": "web_search"}
+    tools: Any = [TOOL, search]
+    message = await sdk.beta.messages.create(
+        model="claude", max_tokens=9, messages=HI, tools=tools, context_management=edits,
+        betas=["context-management-2025-06-27"], thinking={"type": "adaptive"},
+        output_config={"effort": "high"},
+    )  # fmt: skip
+    assert message.context_management is not None
+    assert message.context_management.applied_edits == []
+    async with sdk.beta.messages.stream(
+        model="claude", max_tokens=9, messages=HI, tools=tools, context_management=edits
+    ) as stream:
+        final = await stream.get_final_message()
+    assert final.content[0].type == "thinking"
+    assert final.content[0].signature
+    counted = await sdk.beta.messages.count_tokens(model="claude", messages=HI, context_management=edits)
+    assert counted.context_management is not None
+
+
 async def test_count_tokens(sdk: AsyncAnthropic) -> None:
     count = await sdk.messages.count_tokens(model="tiny", messages=HI)
     assert count.input_tokens == 1 + len("[user]hi")

@@ -95,6 +95,35 @@ async def test_response(sdk: AsyncOpenAI, engine: FakeEngine) -> None:
         await sdk.responses.create(model="tiny", input="hi", previous_response_id=reply.id)
 
 
+async def test_namespaces_and_custom_tools(sdk: AsyncOpenAI, engine: FakeEngine) -> None:
+    def call(name: str, arguments: str) -> str:
+        return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+    engine.script = says(call("agents__f", "{}"), call("patch", '{"input": "x"}'))
+    inner = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False}
+    space = {"type": "namespace", "name": "agents", "description": "d", "tools": [inner]}
+    patch = {"type": "custom", "name": "patch", "format": {"type": "text"}}
+    tools: Any = [space, patch, {"type": "local_shell"}]
+    reply = await sdk.responses.create(model="tiny", input="hi", tools=tools)
+    first, second = reply.output
+    assert first.type == "function_call"
+    assert (first.namespace, first.name) == ("agents", "f")
+    assert second.type == "custom_tool_call"
+    assert second.input == "x"
+    async with sdk.responses.stream(model="tiny", input="hi", tools=tools) as stream:
+        kinds = {event.type async for event in stream}
+    assert "response.custom_tool_call_input.done" in kinds
+
+
+async def test_a_summary(sdk: AsyncOpenAI) -> None:
+    async with sdk.responses.stream(model="tiny", input="hi", reasoning={"summary": "auto"}) as stream:
+        kinds = {event.type async for event in stream}
+        final = await stream.get_final_response()
+    assert "response.reasoning_summary_text.delta" in kinds
+    assert final.output[0].type == "reasoning"
+    assert final.output[0].summary[0].text == "I should look."
+
+
 async def test_response_stream(sdk: AsyncOpenAI) -> None:
     async with sdk.responses.stream(model="tiny", input="hi", tools=RESPONSE_TOOLS) as stream:
         kinds = {event.type async for event in stream}

@@ -286,6 +286,19 @@ async def test_thinking_is_passed_back_unread(client: httpx.AsyncClient, engine:
     assert engine.requests[-1].prompt == "[user]hi[assistant]I should look.a[user]hi"
 
 
+async def test_a_summary_is_the_thinking(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.script = says(*PIECES)
+    told = events(await ask(client, reasoning={"summary": "auto"}, tools=[TOOL], stream=True))
+    deltas = [e["delta"] for e in told if e["type"] == "response.reasoning_summary_text.delta"]
+    assert "".join(deltas) == "I should look."
+    assert not any("reasoning_text" in e["type"] for e in told)
+    item = told[-1]["response"]["output"][0]
+    assert item["summary"] == [{"type": "summary_text", "text": "I should look."}]
+    assert item["content"] == []
+    await ask(client, [USER, item, {"role": "assistant", "content": "a"}, USER])
+    assert engine.requests[-1].prompt == "[user]hi[assistant]I should look.a[user]hi"
+
+
 async def test_items_are_referred_to(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says(*PIECES)
     first = (await ask(client, tools=[TOOL])).json()

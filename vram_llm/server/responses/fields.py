@@ -63,7 +63,7 @@ class Text(Fields):
 
 
 class ResponseReasoning(Reasoning):
-    """How much to think. Which turns' thinking is kept (`context`), the chat template decides."""
+    """How much to think. A summary is the thinking, whole; the chat template keeps what turns it will."""
 
     ignored: ClassVar[frozenset[str]] = frozenset({"context"})
     not_yet: ClassVar[Neutral] = {"mode": ("standard",)}
@@ -130,6 +130,10 @@ class ResponseFields(GenerationFields):
     def includes(self, what: str) -> bool:
         """Whether the client asks for that part of the response."""
         return what in (self.include or ())
+
+    @property
+    def wants_summary(self) -> bool:
+        return bool(self.reasoning and (self.reasoning.summary or self.reasoning.generate_summary))
 
     @property
     def token_limit(self) -> int | None:

@@ -89,7 +89,13 @@ def responses_router(served: Served) -> APIRouter:
                 store.keep(response, [*asked.chat, _message(answer)], asked.pictures.kept, asked.brought)
 
         writer = ResponseWriter(
-            response, Tally(1), served.clock, on_end, asked.known, seals=fields.includes(SEALED)
+            response,
+            Tally(1),
+            served.clock,
+            on_end,
+            asked.known,
+            seals=fields.includes(SEALED),
+            sums_up=fields.wants_summary,
         )
         said = spoken(news(served.engine, requests), [turn.new_parser()], one_call=turn.one_call)
         if fields.stream:

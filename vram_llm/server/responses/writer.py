@@ -1,6 +1,7 @@
 """A response as it is made: its items, and the events that tell of them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
@@ -20,12 +21,29 @@ from vram_llm.server.text_tools import TextReader
 _encode = msgspec.json.encode
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """Where parts of one type are in their item, and what their events are called."""
+
+    holder: str
+    part: str
+    text: str
+    index: str
+
+
+_FORMS = {
+    "output_text": _Form("content", "content_part", "output_text", "content_index"),
+    "reasoning_text": _Form("content", "content_part", "reasoning_text", "content_index"),
+    "summary_text": _Form("summary", "reasoning_summary_part", "reasoning_summary_text", "summary_index"),
+}
+
+
 class ResponseWriter:
     """Builds `response` from what is said. Its bytes are the stream; without one they go nowhere.
 
     `on_end` is told of the response, complete, and of the answer in it; `clock` gives Unix seconds. `known`
     are the tools as the client knows them, by the names that the model knows. `seals`: thinking also comes in
-    a form that the client passes back unread.
+    a form that the client passes back unread. `sums_up`: thinking comes as its own summary, whole.
     """
 
     def __init__(
@@ -37,10 +55,11 @@ class ResponseWriter:
         known: Mapping[str, Known] = MappingProxyType({}),
         *,
         seals: bool = False,
+        sums_up: bool = False,
     ) -> None:
         self.response = response
         self._known = known
-        self._seals = seals
+        self._seals, self._sums_up = seals, sums_up
         self._text_reader = TextReader()  # of the custom_tool_call that is open
         self._logprobs: list[dict[str, Any]] = []  # of the tokens of what is written next
         self._tally = tally
@@ -88,7 +107,7 @@ class ResponseWriter:
             case Content(text):
                 return self._text(text, "message", "output_text")
             case Reasoning(text):
-                return self._text(text, "reasoning", "reasoning_text")
+                return self._text(text, "reasoning", "summary_text" if self._sums_up else "reasoning_text")
             case CallStart(_, call_id, name):
                 return self._call(call_id, name)
             case CallArguments(_, text):
@@ -126,22 +145,21 @@ class ResponseWriter:
         return self._tell("response.custom_tool_call_input.delta", **self._place(), delta=text)
 
     def _text(self, text: str, kind: str, part: str) -> bytes:
-        told = b""
+        told, form = b"", _FORMS[part]
         if self._item is None or self._item["type"] != kind:
             told = self._open(_message() if kind == "message" else _reasoning())
-            empty = _part(part)
-            told += self._tell("response.content_part.added", **self._place(), content_index=0, part=empty)
             assert self._item is not None
-            self._item["content"] = [_part(part)]
-        own = self._item["content"][0]
+            at = {**self._place(), form.index: 0}
+            told += self._tell(f"response.{form.part}.added", **at, part=_part(part))
+            self._item[form.holder] = [_part(part)]
+        own = self._item[form.holder][0]
         own["text"] += text
         more: dict[str, Any] = {}
         if part == "output_text":
             own["logprobs"] += self._logprobs
             more, self._logprobs = {"logprobs": self._logprobs}, []
-        return told + self._tell(
-            f"response.{part}.delta", **self._place(), content_index=0, delta=text, **more
-        )
+        at = {**self._place(), form.index: 0}
+        return told + self._tell(f"response.{form.text}.delta", **at, delta=text, **more)
 
     def _open(self, item: dict[str, Any]) -> bytes:
         told = self._close("completed")
@@ -163,13 +181,14 @@ class ResponseWriter:
             told = self._input(self._text_reader.finish())
             told += self._tell("response.custom_tool_call_input.done", **self._place(), input=item["input"])
         else:
-            part = item["content"][0]
+            part = (item["content"] or item["summary"])[0]
+            form = _FORMS[part["type"]]
             more = {"logprobs": part["logprobs"]} if part["type"] == "output_text" else {}
-            if part["type"] == "reasoning_text" and self._seals:
+            if item["type"] == "reasoning" and self._seals:
                 item["encrypted_content"] = sealed(part["text"])
-            place = {**self._place(), "content_index": 0}
-            told = self._tell(f"response.{part['type']}.done", **place, text=part["text"], **more)
-            told += self._tell("response.content_part.done", **place, part=part)
+            place = {**self._place(), form.index: 0}
+            told = self._tell(f"response.{form.text}.done", **place, text=part["text"], **more)
+            told += self._tell(f"response.{form.part}.done", **place, part=part)
         item["status"] = status
         told += self._tell("response.output_item.done", output_index=len(self.response.output) - 1, item=item)
         self._item = None
