@@ -63,5 +63,5 @@ def test_a_prompt_may_open_the_thinking() -> None:
 
 def test_marks_are_what_the_parser_must_see() -> None:
     assert {"<|channel|>", "<|call|>"} <= set(dialect_of("<|channel|><|message|>tools").marks)
-    assert {"[TOOL_CALLS]", "[THINK]", "[/THINK]"} <= set(dialect_of("tools [TOOL_CALLS][THINK]").marks)
+    assert {"[TOOL_CALLS]", "[THINK]", "[/THINK]"} <= set(dialect_of(TOOLS + "[TOOL_CALLS][THINK]").marks)
     assert "<|python_tag|>" in dialect_of(LLAMA).marks

@@ -47,9 +47,9 @@ THINKS = 'tools <tool_call> "arguments" <think></think>'
         (THINKS, "p", "p<think>\n\n</think>\n\n", "p<think>\n\n</think>\n\n<tool_call>\n"),
         (THINKS, "p<think>\n", "p<think>\n\n</think>\n\n", "p<think>\n\n</think>\n\n<tool_call>\n"),
         (THINKS, "p<think></think>\n", "p<think></think>\n", "p<think></think>\n<tool_call>\n"),
-        ("tools[TOOL_CALLS]", "p", "p", "p[TOOL_CALLS]["),
+        ("{{ tools }}[TOOL_CALLS]", "p", "p", "p[TOOL_CALLS]["),
         (
-            "tools<|channel|><|message|>",
+            "{{ tools }}<|channel|><|message|>",
             "p",
             "p<|channel|>final<|message|>",
             "p<|channel|>commentary<|message|>",

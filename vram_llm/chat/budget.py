@@ -3,7 +3,6 @@
 import re
 
 from vram_llm.chat.dialect import Dialect
-from vram_llm.chat.formats import harmony
 
 _TAG = re.compile(r"</?\w[\w:.-]*>")  # answers may speak of it
 
@@ -11,14 +10,9 @@ _TAG = re.compile(r"</?\w[\w:.-]*>")  # answers may speak of it
 def thinking_marks(dialect: Dialect) -> tuple[str, str] | None:
     """What opens thinking ("" where it needs no mark), and what closes it; None where none is parsed.
 
-    Of harmony, the second one begins the next message as well.
+    Where thinking is a message of its own, the second one begins the next message as well.
     """
-    if dialect.name == "harmony":
-        return (
-            f"{harmony.CHANNEL}analysis{harmony.MESSAGE}",
-            f"{harmony.END}{harmony.START}assistant",
-        )
-    return dialect.thinks
+    return dialect.form.thinks or dialect.thinks
 
 
 def is_opened(dialect: Dialect, prompt: str) -> bool:

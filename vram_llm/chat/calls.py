@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from vram_llm.chat.dialect import Dialect
-from vram_llm.chat.formats.call_json import ID, CallJson
 from vram_llm.chat.formats.table import HERMES
 from vram_llm.chat.takes import Takes
 
@@ -27,11 +26,7 @@ def with_calls(messages: Messages, takes: Takes) -> Messages:
 
 def calls_as_text(messages: Messages, dialect: Dialect) -> Messages:
     """`messages` with the assistant's calls at the end of its content, as the model writes them."""
-    form = dialect.call_json
-    if form is None or any(ID in text for text in (form.trigger, form.opening, form.before, form.after)):
-        form = HERMES.call_json  # a form with ids is one whose templates show calls
-    assert form is not None
-    return [_written_out(message, form) if message.get("tool_calls") else message for message in messages]
+    return [_written_out(message, dialect) if message.get("tool_calls") else message for message in messages]
 
 
 def _one_by_one(messages: Messages) -> Iterator[dict[str, Any]]:
@@ -126,16 +121,14 @@ def _as_object(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"arguments": text}
 
 
-def _written_out(message: dict[str, Any], form: CallJson) -> dict[str, Any]:
+def _written_out(message: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
     kept = {name: value for name, value in message.items() if name != "tool_calls"}
-    calls = [_written(call["function"], form) for call in message["tool_calls"]]
-    if form.separator is None:
-        sections = [f"{form.trigger}{form.opening}{call}{form.closing}" for call in calls]
-    else:
-        sections = [f"{form.trigger}{form.opening}{form.separator.join(calls)}{form.closing}"]
-    return {**kept, "content": "\n".join(filter(None, [message["content"], *sections]))}
+    functions = [call["function"] for call in message["tool_calls"]]
+    calls = [(f["name"], _object_text(f["arguments"])) for f in functions]
+    text = dialect.form.written(calls) or HERMES.written(calls)
+    return {**kept, "content": "\n".join(filter(None, [message["content"], text]))}
 
 
-def _written(function: dict[str, Any], form: CallJson) -> str:
-    name = json.dumps(function["name"], ensure_ascii=False)[1:-1] if form.name_in_json else function["name"]
-    return f"{form.before}{name}{form.between}{function['arguments'] or '{}'}{form.after}"
+def _object_text(text: str) -> str:
+    value = _as_object(text)
+    return json.dumps(value, ensure_ascii=False) if value == {"arguments": text} else text or "{}"

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from vram_llm.chat.dialect import Dialect
-from vram_llm.chat.formats import harmony
 from vram_llm.chat.formats.arguments import Schemas
 from vram_llm.chat.reader import Parser
 from vram_llm.errors import RequestError
@@ -47,10 +46,11 @@ def continued(render: Callable[[Messages, bool], str], messages: Messages, diale
 
 def continued_parser(dialect: Dialect, schemas: Schemas | None, last: dict[str, Any]) -> Parser | None:
     """For the rest of an answer that begins with the message `last`; None where all of it is content."""
-    if dialect.name == "harmony":
-        parser = Parser(harmony.harmony)
-        channel = "final" if _continued_field(last) == "content" else "analysis"
-        parser.feed(f"{harmony.CHANNEL}{channel}{harmony.MESSAGE}")
+    form = dialect.form
+    if form.thinks or (form.framed and dialect.thinking is None):
+        parser = Parser(form.grammar(schemas or {}), form.new_id)
+        in_answer = _continued_field(last) == "content"
+        parser.feed(form.answer_begins if in_answer or not form.thinks else form.thinks[0])
         return parser
     opening, closing = dialect.thinks or ("", "")
     return dialect.parser(schemas, opening if is_thinking(dialect, last) else closing)

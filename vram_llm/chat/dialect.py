@@ -1,19 +1,19 @@
 """Which way of writing tool calls and thinking a model was taught: its chat template shows it."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from vram_llm.chat.efforts import Names, find_efforts
 from vram_llm.chat.find_thinking import find_thinking
-from vram_llm.chat.formats import harmony, mistral
 from vram_llm.chat.formats.arguments import Schemas
 from vram_llm.chat.formats.call_json import CallJson
-from vram_llm.chat.formats.table import FORMATS, NONE
+from vram_llm.chat.formats.format import Format
+from vram_llm.chat.formats.table import NONE
 from vram_llm.chat.formats.thinking import DEFAULT, Thinking, begun, framed, plain
 from vram_llm.chat.probe import Probe
-from vram_llm.chat.reader import Grammar, Parser, call_id
+from vram_llm.chat.reader import Parser
+from vram_llm.chat.spoken import Spoken, find_spoken
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +24,24 @@ class Dialect:
     in a form that is parsed here; otherwise they go into a system message of ours, and calls come as
     `hermes`. `thinking`: what the model writes around its thinking, None for one not known to think.
     `efforts`: for each effort, the names with which the template takes it; {} where it takes none.
-    `call_begins`: the text after which a JSON object with a name and arguments is a call. `call_json`: how
-    calls are written, None where their arguments are no JSON.
     """
 
     name: str
     takes_tools: bool
-    grammar: Callable[[Schemas], Grammar]
+    form: Format
     marks: tuple[str, ...]
     thinking: Thinking | None = None
     efforts: Mapping[str, Names] = field(default_factory=dict)
-    call_begins: str = ""
-    call_json: CallJson | None = None
 
     @property
     def new_id(self) -> Callable[[], str]:
         """Makes ids for calls, such as the template takes back."""
-        return mistral.new_id if self.name == "mistral" else call_id
+        return self.form.new_id
+
+    @property
+    def call_json(self) -> CallJson | None:
+        """How calls are written; None where their arguments are no JSON."""
+        return self.form.call_json
 
     @property
     def thinks(self) -> tuple[str, str] | None:
@@ -54,25 +55,26 @@ class Dialect:
 
     def answering(self, prompt: str) -> str:
         """`prompt` with its answer begun: no thinking comes before what is written next."""
-        if self.name == "harmony":
-            return f"{prompt}{harmony.CHANNEL}final{harmony.MESSAGE}"
-        return prompt if self.thinking is None else self.thinking.closed(prompt)
+        if self.form.thinks or self.thinking is None:
+            return prompt + self.form.answer_begins
+        return self.thinking.closed(prompt)
 
     def calling(self, prompt: str) -> str:
         """`prompt` with a call begun, where a JSON object can be one."""
-        if self.name == "harmony":
-            return f"{prompt}{harmony.CHANNEL}commentary{harmony.MESSAGE}"
-        return self.answering(prompt) + self.call_begins
+        if self.form.thinks:
+            return prompt + self.form.call_begins
+        return self.answering(prompt) + self.form.call_begins
 
     def parser(self, schemas: Schemas | None, prompt: str) -> Parser | None:
         """For an answer to `prompt`; None where all of it is content. `schemas` of None: no tools."""
-        if self.name == "harmony":
-            return Parser(harmony.harmony)
-        grammar = plain if schemas is None else self.grammar(schemas)
+        is_plain = schemas is None and not self.form.framed
+        grammar = plain if is_plain else self.form.grammar(schemas or {})
+        if self.form.thinks:
+            return Parser(grammar, self.new_id)
         if self.thinking is None:
             return Parser(begun(grammar), self.new_id)
         opened, closed = self.thinking.is_opened(prompt), self.thinking.is_closed(prompt)
-        calls = () if schemas is None else self.marks[:1]
+        calls = () if schemas is None else self.form.marks[:1]
         return Parser(framed(self.thinking, grammar, opened=opened, closed=closed, calls=calls), self.new_id)
 
 
@@ -80,18 +82,17 @@ class Dialect:
 def dialect_of(template: str | None) -> Dialect:
     """The dialect of a chat template's source; None is a model without one."""
     source = template or ""
-    found = next((each for each in FORMATS if each.is_in(source)), NONE)
-    takes_tools = found is not NONE and re.search(r"\btools\b", source) is not None
-    spoken = found if takes_tools or found.name == "harmony" else NONE
+    spoken = find_spoken(source) if source else Spoken(None, shows_tools=False)
+    found = spoken.form or NONE
+    takes_tools = spoken.shows_tools and found is not NONE
+    form = found if takes_tools or found.framed else NONE
     probe = Probe(source)
     thinking = find_thinking(probe)
     return Dialect(
         name=found.name,
         takes_tools=takes_tools,
-        grammar=spoken.grammar,
-        marks=spoken.marks + (thinking or DEFAULT).marks,
+        form=form,
+        marks=form.marks + (thinking or DEFAULT).marks,
         thinking=thinking,
         efforts=find_efforts(probe),
-        call_begins=spoken.call_begins,
-        call_json=spoken.call_json,
     )

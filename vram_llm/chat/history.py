@@ -9,7 +9,7 @@ from typing import Any
 
 from vram_llm.chat.calls import calls_as_text, with_calls
 from vram_llm.chat.dialect import Dialect
-from vram_llm.chat.formats import mistral
+from vram_llm.chat.formats.format import Format
 from vram_llm.chat.formats.hermes import CLOSE, OPEN
 from vram_llm.chat.orders import Orders, with_orders
 from vram_llm.chat.takes import Takes
@@ -50,8 +50,7 @@ def shown(
         messages = _instructed(messages, tools)
     if dialect.name == "harmony":
         messages = _harmony(messages)
-    if dialect.name == "mistral":
-        messages = [_with_fitting_ids(message) for message in messages]
+    messages = _with_fitting_ids(messages, dialect.form)
     native = dialect.takes_tools and takes.calls
     messages = with_calls(messages, takes) if native else calls_as_text(messages, dialect)
     if not (dialect.takes_tools and takes.results):
@@ -103,13 +102,22 @@ def _harmony(messages: Messages) -> Messages:
     return out[::-1]
 
 
-def _with_fitting_ids(message: dict[str, Any]) -> dict[str, Any]:
-    message = dict(message)
-    if "tool_call_id" in message:
-        message["tool_call_id"] = mistral.fitting_id(message["tool_call_id"])
-    if "tool_calls" in message:
-        message["tool_calls"] = [{**c, "id": mistral.fitting_id(c["id"])} for c in message["tool_calls"]]
-    return message
+def _with_fitting_ids(messages: Messages, form: Format) -> Messages:
+    """Ids as the template takes them, the same for a call and its result."""
+    out: Messages = []
+    fitting: dict[str, str] = {}
+    n_calls = 0
+    for message in messages:
+        message = dict(message)
+        if calls := message.get("tool_calls"):
+            for call in calls:
+                fitting[call["id"]] = form.fitting_id(call["id"], call["function"]["name"], n_calls)
+                n_calls += 1
+            message["tool_calls"] = [{**call, "id": fitting[call["id"]]} for call in calls]
+        if given := message.get("tool_call_id"):
+            message["tool_call_id"] = fitting.get(given) or form.fitting_id(given, "unknown", n_calls)
+        out.append(message)
+    return out
 
 
 def _results_as_text(messages: Messages) -> Messages:

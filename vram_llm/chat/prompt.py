@@ -43,13 +43,13 @@ class ChatPrompt:
         """The prompt with a call begun, where a JSON object can be one."""
         if self.begun is None:
             return self.dialect.calling(self.text)
-        if self.dialect.name == "harmony":
+        if self.dialect.form.thinks:
             raise RequestError(
                 "With this model, a call that must be made cannot continue a message; leave 'tool_choice' "
                 "or the last message out",
                 "tool_choice",
             )
-        return f"{self.answering().rstrip()}\n{self.dialect.call_begins}"
+        return f"{self.answering().rstrip()}\n{self.dialect.form.call_begins}"
 
     def parser(self, schemas: Schemas | None) -> Parser | None:
         """For the answer; None where all of it is content. `schemas` of None: no tools."""

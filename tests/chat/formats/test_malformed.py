@@ -13,8 +13,7 @@ from vram_llm.chat.formats.deepseek import CALL, CALL_END, CALLS, CALLS_END, SEP
 from vram_llm.chat.formats.glm import glm
 from vram_llm.chat.formats.hermes import hermes
 from vram_llm.chat.formats.llama_json import llama_json
-from vram_llm.chat.formats.nemotron import nemotron
-from vram_llm.chat.formats.qwen_xml import qwen_xml
+from vram_llm.chat.formats.tagged import QWEN, tagged
 from vram_llm.chat.formats.thinking import thinking
 from vram_llm.chat.reader import Grammar, Parser
 
@@ -41,7 +40,7 @@ GRAMMARS: dict[str, tuple[Callable[[], Grammar], tuple[str, ...]]] = {
         ("<think>", "</think>", "<tool_call>", *JSON),
     ),
     "qwen": (
-        lambda: qwen_xml(SCHEMAS),
+        lambda: tagged(QWEN, SCHEMAS),
         (
             "<tool_call>",
             "<function=",
@@ -74,7 +73,6 @@ GRAMMARS: dict[str, tuple[Callable[[], Grammar], tuple[str, ...]]] = {
         lambda: deepseek.deepseek,
         (CALLS, CALL, SEP, CALL_END, CALLS_END, "function", "```", *JSON),
     ),
-    "nemotron": (lambda: nemotron, ("<TOOLCALL>", "</TOOLCALL>", *JSON)),
     "harmony": (
         lambda: harmony.harmony,
         (

@@ -1,12 +1,14 @@
 """A call as a JSON object, {"name": ..., "arguments": {...}}, which many formats hold."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TypeGuard
 
 from vram_llm.chat.reader import MAX_NAME, Reader, Wait
 
+_NAMES = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")
 
 
@@ -36,23 +38,36 @@ class CallJson:
 def json_members(
     trigger: str,
     *,
-    name: str = "name",
-    arguments: str = "arguments",
+    keys: tuple[str, str] = ("name", "arguments"),
+    first: str = "",
     opening: str = "",
     closing: str = "",
     separator: str | None = None,
 ) -> CallJson:
-    """CallJson of calls that are objects of two members, {"name": NAME, "arguments": ARGUMENTS}."""
+    """CallJson of calls that are objects, {"name": NAME, "arguments": ARGUMENTS}. `first` is the text of
+    members before the name.
+    """
     return CallJson(
         trigger=trigger,
         opening=opening,
-        before=f'{{"{name}": "',
-        between=f'", "{arguments}": ',
+        before=f'{{{first}"{keys[0]}": "',
+        between=f'", "{keys[1]}": ',
         after="}",
         closing=closing,
         separator=separator,
         name_in_json=True,
     )
+
+
+def written(form: CallJson, calls: Iterable[tuple[str, str]]) -> str:
+    """Calls, each a name and the JSON of its arguments, as the model writes them."""
+    texts = []
+    for name, arguments in calls:
+        quoted = json.dumps(name)[1:-1] if form.name_in_json else name
+        texts.append(f"{form.before}{quoted}{form.between}{arguments}{form.after}")
+    sections = texts if form.separator is None else [form.separator.join(texts)]
+    whole = (f"{form.trigger}{form.opening}{text}{form.closing}" for text in sections)
+    return "".join(text.replace(ID, str(i)) for i, text in enumerate(whole))
 
 
 class Outcome(Enum):
@@ -74,10 +89,10 @@ def call_object(r: Reader, names: frozenset[str] | None = None) -> Wait[Outcome]
     if not (yield from r.take("{")):
         return Outcome.NONE
     while True:
-        key = yield from _member(r)
+        key = yield from member(r)
         if key is None:
             break
-        if key == "name":
+        if key in _NAMES:
             name = yield from _string(r)
             if not is_name(name) or (names is not None and name not in names):
                 return Outcome.BROKEN if begun else Outcome.NONE
@@ -134,7 +149,7 @@ def is_name(text: str | None) -> TypeGuard[str]:
     return not any(char in text for char in ' <>{}"')
 
 
-def _member(r: Reader) -> Wait[str | None]:
+def member(r: Reader) -> Wait[str | None]:
     """A key and its colon; None where there is none."""
     if (yield from r.spaces()) != '"':
         return None

@@ -1,140 +1,294 @@
-"""The formats of tool calls, in the order in which a chat template's source is searched for them."""
+"""The formats of tool calls.
+
+A chat template speaks the first of FORMATS whose grammar reads back the call that the template wrote, and
+whose own marks are in it. Where a template writes no call, the words of its source decide.
+"""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 from vram_llm.chat.formats import (
+    apertus,
     deepseek,
+    functionary,
+    gemma,
     glm,
     harmony,
     hermes,
+    kimi,
+    lfm2,
     llama_json,
+    minimax_m3,
     mistral,
-    nemotron,
-    qwen_xml,
+    muse,
 )
-from vram_llm.chat.formats.arguments import Schemas
-from vram_llm.chat.formats.call_json import CallJson, json_members
-from vram_llm.chat.reader import Grammar
+from vram_llm.chat.formats.call_json import ID, CallJson, json_members
+from vram_llm.chat.formats.format import Format, object_format, tag_format
+from vram_llm.chat.formats.json_calls import named
+from vram_llm.chat.formats.tagged import QWEN, Tags
 
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """One way of writing calls.
-
-    `is_in`: whether a template's source shows this format. `marks` are the special tokens that the parser
-    must see. `call_begins`: the text after which a JSON object with a name and arguments is a call.
-    `call_json` is None where arguments are no JSON.
-    """
-
-    name: str
-    is_in: Callable[[str], bool]
-    grammar: Callable[[Schemas], Grammar]
-    marks: tuple[str, ...]
-    call_begins: str = ""
-    call_json: CallJson | None = None
-
-
-HERMES = Format(
-    name="hermes",
+HERMES = object_format(
+    "hermes",
+    hermes.OPEN,
+    hermes.CLOSE,
+    newline="\n",
     is_in=lambda source: hermes.OPEN in source and re.search(r'\\?"arguments\\?"', source) is not None,
-    grammar=lambda _: hermes.hermes,
-    marks=(hermes.OPEN, hermes.CLOSE),
-    call_begins=f"{hermes.OPEN}\n",
-    call_json=json_members(hermes.OPEN, opening="\n", closing=f"\n{hermes.CLOSE}"),
 )
-NONE = Format(  # tools are shown in a system message of ours, which asks for calls as Hermes writes them
-    name="none",
-    is_in=lambda _: True,
-    grammar=HERMES.grammar,
-    marks=HERMES.marks,
-    call_begins=HERMES.call_begins,
-    call_json=HERMES.call_json,
-)
-_DEEPSEEK_MARKS = (deepseek.CALLS, deepseek.CALLS_END, deepseek.CALL, deepseek.CALL_END, deepseek.SEP)
+NONE = replace(HERMES, name="none")  # a system message of ours shows the tools, and asks for Hermes's calls
 
-FORMATS = (  # the first that a template shows; it may show the marks of an older format as well
-    Format(
-        name="harmony",
-        is_in=lambda source: "<|channel|>" in source and "<|message|>" in source,
-        grammar=lambda _: harmony.harmony,
-        marks=(
-            harmony.START, harmony.CHANNEL, harmony.MESSAGE, harmony.CONSTRAIN, harmony.END, harmony.CALL,
-            harmony.RETURN,
-        ),
-        call_json=CallJson(
-            trigger=f"{harmony.CHANNEL}commentary to=functions.",
-            between=f" {harmony.CONSTRAIN}json{harmony.MESSAGE}",
-            closing=harmony.CALL,
-        ),
+_HARMONY = Format(
+    name="harmony",
+    is_in=lambda source: harmony.CHANNEL in source and harmony.MESSAGE in source,
+    grammar=lambda _: harmony.harmony,
+    marks=(
+        harmony.START, harmony.CHANNEL, harmony.MESSAGE, harmony.CONSTRAIN, harmony.END, harmony.CALL,
+        harmony.RETURN,
     ),
-    Format(
-        name="mistral",  # tokenizer v3: a list of objects
-        is_in=lambda source: mistral.CALLS in source and mistral.ARGS not in source,
-        grammar=lambda _: mistral.mistral,
-        marks=(mistral.CALLS, mistral.ARGS, mistral.CALL_ID),
-        call_begins=f"{mistral.CALLS}[",
-        call_json=json_members(mistral.CALLS, opening="[", separator=", ", closing="]"),
+    call_begins=f"{harmony.CHANNEL}commentary{harmony.MESSAGE}",
+    call_json=CallJson(
+        trigger=f"{harmony.CHANNEL}commentary to=functions.",
+        between=f" {harmony.CONSTRAIN}json{harmony.MESSAGE}",
+        closing=harmony.CALL,
     ),
-    Format(
-        name="mistral",  # tokenizer v11 and later: the name, then its arguments
-        is_in=lambda source: mistral.CALLS in source,
-        grammar=lambda _: mistral.mistral,
-        marks=(mistral.CALLS, mistral.ARGS, mistral.CALL_ID),
-        call_begins=f"{mistral.CALLS}[",
-        call_json=CallJson(mistral.CALLS, between=mistral.ARGS),
+    framed=True,
+    thinks=(
+        f"{harmony.CHANNEL}analysis{harmony.MESSAGE}", f"{harmony.END}{harmony.START}assistant",
     ),
-    Format(
-        name="deepseek",  # R1 and V3: the arguments in a fenced block
-        is_in=lambda source: re.search(rf"\bfunction\W*{deepseek.SEP}|```json", source) is not None
-        and deepseek.CALLS in source,
-        grammar=lambda _: deepseek.deepseek,
-        marks=_DEEPSEEK_MARKS,
-        call_json=CallJson(
-            trigger=deepseek.CALL,
-            before=f"function{deepseek.SEP}",
-            between="\n```json\n",
-            after="\n```",
-            closing=deepseek.CALL_END,
-        ),
+    answer_begins=f"{harmony.CHANNEL}final{harmony.MESSAGE}",
+)  # fmt: skip
+_MUSE = Format(
+    name="muse",
+    grammar=muse.muse,
+    marks=(muse.START, muse.MESSAGE, muse.END, muse.TURN_END),
+    framed=True,
+    thinks=(f" to=self{muse.MESSAGE}", f"{muse.END}{muse.START}assistant"),
+    answer_begins=f" to=user{muse.MESSAGE}",
+)
+_FUNCTIONARY = Format(  # 3.2
+    name="functionary",
+    grammar=functionary.functionary,
+    marks=(),
+    framed=True,
+    answer_begins=f"{functionary.ALL}\n",
+)
+_MISTRAL_MARKS = (mistral.CALLS, mistral.ARGS, mistral.CALL_ID)
+_MISTRAL_LIST = Format(  # tokenizer v3: a list of objects
+    name="mistral",
+    is_in=lambda source: mistral.CALLS in source and mistral.ARGS not in source,
+    grammar=lambda _: mistral.mistral,
+    marks=_MISTRAL_MARKS,
+    call_begins=f"{mistral.CALLS}[",
+    call_json=json_members(mistral.CALLS, opening="[", separator=", ", closing="]"),
+    new_id=mistral.new_id,
+    fitting_id=lambda given, _name, _index: mistral.fitting_id(given),
+)
+_MISTRAL_NAMED = replace(  # tokenizer v11 and later: the name, then its arguments
+    _MISTRAL_LIST,
+    is_in=lambda source: mistral.CALLS in source,
+    call_json=CallJson(mistral.CALLS, between=mistral.ARGS),
+)
+_DEEPSEEK_FENCED = Format(  # R1 and V3
+    name="deepseek",
+    is_in=lambda source: deepseek.CALLS in source and f"function{deepseek.SEP}" in source,
+    grammar=lambda _: deepseek.deepseek,
+    marks=(deepseek.CALLS, deepseek.CALLS_END, deepseek.CALL, deepseek.CALL_END, deepseek.SEP),
+    call_json=CallJson(
+        trigger=deepseek.CALL,
+        before=f"function{deepseek.SEP}",
+        between="\n```json\n",
+        after="\n```",
+        closing=deepseek.CALL_END,
     ),
-    Format(
-        name="deepseek",  # V3.1
-        is_in=lambda source: deepseek.CALLS in source,
-        grammar=lambda _: deepseek.deepseek,
-        marks=_DEEPSEEK_MARKS,
-        call_json=CallJson(deepseek.CALL, between=deepseek.SEP, closing=deepseek.CALL_END),
+)
+_DEEPSEEK = replace(  # V3.1
+    _DEEPSEEK_FENCED,
+    is_in=lambda source: deepseek.CALLS in source,
+    call_json=CallJson(deepseek.CALL, between=deepseek.SEP, closing=deepseek.CALL_END),
+)
+
+_DSML = Tags(
+    outer=("<｜DSML｜function_calls>", "</｜DSML｜function_calls>"),
+    call='<｜DSML｜invoke name="',
+    call_end="</｜DSML｜invoke>",
+    parameter='<｜DSML｜parameter name="',
+    value_ends=("</｜DSML｜parameter>",),
+)
+_MINIMAX_M2 = Tags(
+    outer=("<minimax:tool_call>", "</minimax:tool_call>"),
+    call='<invoke name="',
+    call_end="</invoke>",
+    parameter='<parameter name="',
+    value_ends=("</parameter>",),
+)
+_MINICPM = Tags(
+    outer=None,
+    call='<function name="',
+    call_end="</function>",
+    parameter='<param name="',
+    value_ends=("</param>",),
+)
+_SEED = Tags(
+    outer=("<seed:tool_call>", "</seed:tool_call>"),
+    call="<function=",
+    call_end="</function>",
+    parameter="<parameter=",
+    value_ends=("</parameter>",),
+)
+_KIMI_K3 = Tags(
+    outer=("<|open|>tools<|sep|>", "<|close|>tools<|sep|>"),
+    call='<|open|>call tool="',
+    call_end="<|close|>call<|sep|>",
+    parameter='<|open|>argument key="',
+    value_ends=("<|close|>argument<|sep|>",),
+    head_end="<|sep|>",
+    skipped=(
+        "<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>", "<|end_of_msg|>",
     ),
-    Format(
-        name="nemotron",
-        is_in=lambda source: nemotron.OPEN in source,
-        grammar=lambda _: nemotron.nemotron,
-        marks=(nemotron.OPEN, nemotron.CLOSE),
-        call_begins=f"{nemotron.OPEN}[",
-        call_json=json_members(nemotron.OPEN, opening="[", separator=", ", closing=f"]{nemotron.CLOSE}"),
+    json=('<|open|>json type="object"<|sep|>', "<|close|>json<|sep|>"),
+)  # fmt: skip
+_KIMI_K2 = Format(
+    name="kimi",
+    grammar=lambda _: kimi.kimi,
+    marks=kimi.MARKS,
+    call_json=CallJson(
+        trigger=kimi.CALL,
+        before="functions.",
+        between=f":{ID}{kimi.ARGUMENTS}",
+        closing=kimi.CALL_END,
     ),
+    fitting_id=lambda _given, name, index: f"functions.{name}:{index}",
+)
+_SOLAR_SKIPPED = ("<|begin|>assistant", "<|content|>", "<|tool_calls|>", "<|calls|>", "<|end|>")
+_SOLAR_CALL, _SOLAR_NAME = "<|tool_call:begin|>", "<|tool_call:name|>"
+_SOLAR_ARGS, _SOLAR_END = "<|tool_call:args|>", "<|tool_call:end|>"
+_SOLAR_GRAMMAR = named(
+    _SOLAR_CALL,
+    name_end=_SOLAR_ARGS,
+    closing=_SOLAR_END,
+    skipped=_SOLAR_SKIPPED,
+    name_of=lambda header: header.partition(_SOLAR_NAME)[2],
+)
+_SOLAR = Format(
+    name="solar",
+    grammar=lambda _: _SOLAR_GRAMMAR,
+    marks=(_SOLAR_CALL, _SOLAR_NAME, _SOLAR_ARGS, _SOLAR_END, "<|begin|>", *_SOLAR_SKIPPED[1:]),
+    call_json=CallJson(
+        trigger=_SOLAR_CALL, before=f"{ID}{_SOLAR_NAME}", between=_SOLAR_ARGS, closing=_SOLAR_END
+    ),
+    framed=True,
+    answer_begins="<|content|>",
+)
+_FUNCTION_TAG = named("<function=", name_end=">", closing="</function>")
+_FUNCTIONARY_31 = Format(
+    name="functionary-tags",
+    grammar=lambda _: _FUNCTION_TAG,
+    marks=(),
+    call_json=CallJson("<function=", between=">", closing="</function>"),
+)
+_APERTUS = Format(
+    name="apertus",
+    grammar=lambda _: apertus.apertus,
+    marks=(apertus.OPEN, apertus.CLOSE),
+    call_json=CallJson(
+        apertus.OPEN,
+        opening="[",
+        before='{"',
+        between='": ',
+        after="}",
+        separator=", ",
+        closing=f"]{apertus.CLOSE}",
+        name_in_json=True,
+    ),
+)
+_COHERE_SKIPPED = ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>")
+_LLAMA = Format(
+    name="llama-json",
+    is_in=lambda source: '"parameters"' in source and "<|start_header_id|>" in source,
+    grammar=lambda schemas: llama_json.llama_json(frozenset(schemas)),
+    marks=(llama_json.TAG,),
+    call_json=CallJson('{"name": "', between='", "parameters": ', after="}", name_in_json=True),
+)
+
+FORMATS = (
+    _HARMONY,
+    _MUSE,
+    _MISTRAL_LIST,
+    _MISTRAL_NAMED,
+    _DEEPSEEK_FENCED,
+    _DEEPSEEK,
+    _KIMI_K2,
+    tag_format(
+        "kimi-k3",
+        _KIMI_K3,
+        marks=("<|open|>", "<|close|>", "<|sep|>"),
+        answer_begins="<|open|>response<|sep|>",
+    ),
+    _SOLAR,
+    _APERTUS,
+    object_format(
+        "cohere",
+        "<|START_ACTION|>",
+        "<|END_ACTION|>",
+        newline="\n",
+        is_list=True,
+        keys=("tool_name", "parameters"),
+        first=f'"tool_call_id": "{ID}", ',
+        skipped=_COHERE_SKIPPED,
+    ),
+    object_format(
+        "command-r", "Action:", "```", newline="\n```json\n", is_list=True, keys=("tool_name", "parameters")
+    ),
+    object_format(
+        "nemotron",
+        "<TOOLCALL>",
+        "</TOOLCALL>",
+        is_list=True,
+        is_in=lambda source: "<TOOLCALL>" in source,
+    ),
+    object_format("apriel", "<tool_calls>", "</tool_calls>", is_list=True),
+    object_format("minimax-m1", "<tool_calls>", "</tool_calls>", newline="\n"),
+    object_format(
+        "granite",
+        "<|tool_call|>",
+        "<|/tool_call|>",
+        is_list=True,
+        is_in=lambda source: "<|tool_call|>" in source,
+    ),
+    object_format("firefunction", "functools", is_list=True),
+    object_format("gigachat", "<|function_call|>"),
+    object_format("gigachat-3", "function call<|role_sep|>", newline="\n", skipped=("<|message_sep|>",)),
+    Format(
+        name="lfm2",
+        is_in=lambda source: "List of tools: [" in source or "<|tool_list_start|>" in source,
+        grammar=lambda _: lfm2.lfm2,
+        marks=(lfm2.OPEN, lfm2.CLOSE),
+        write=lfm2.write_calls,
+    ),
+    Format(name="gemma", grammar=lambda _: gemma.gemma, marks=(gemma.OPEN, gemma.CLOSE, gemma.QUOTE)),
+    Format(name="minimax-m3", grammar=minimax_m3.minimax_m3, marks=(minimax_m3.NS,)),
     Format(
         name="glm",
         is_in=lambda source: "<arg_key>" in source and glm.OPEN in source,
         grammar=glm.glm,
-        marks=(glm.OPEN, glm.CLOSE, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+        marks=glm.glm_marks(),
     ),
-    Format(
-        name="qwen-xml",
-        is_in=lambda source: qwen_xml.OPEN in source and qwen_xml.FUNCTION in source,
-        grammar=qwen_xml.qwen_xml,
-        marks=(qwen_xml.OPEN, qwen_xml.CLOSE),
+    Format(name="hy3", grammar=lambda schemas: glm.glm(schemas, glm.HY3), marks=glm.glm_marks(glm.HY3)),
+    tag_format("deepseek-dsml", _DSML, marks=("｜DSML｜",)),
+    tag_format(  # V4
+        "deepseek-dsml",
+        replace(_DSML, outer=("<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>")),
+        marks=("｜DSML｜",),
+    ),
+    tag_format("minimax", _MINIMAX_M2),
+    tag_format("minicpm", _MINICPM),
+    tag_format("seed", _SEED),
+    replace(
+        tag_format("qwen-xml", QWEN),
+        is_in=lambda source: hermes.OPEN in source and QWEN.call in source,
         call_begins=f"{hermes.OPEN}\n",
     ),
+    _FUNCTIONARY_31,
     HERMES,
-    Format(
-        name="llama-json",
-        is_in=lambda source: '"parameters"' in source and "<|start_header_id|>" in source,
-        grammar=lambda schemas: llama_json.llama_json(frozenset(schemas)),
-        marks=(llama_json.TAG,),
-        call_json=CallJson(
-            '{"name": "', between='", "parameters": ', after="}", name_in_json=True
-        ),
-    ),
-)  # fmt: skip
+    _FUNCTIONARY,
+    _LLAMA,
+)

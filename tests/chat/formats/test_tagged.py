@@ -3,7 +3,7 @@
 import pytest
 
 from tests.chat.formats.cuts import SCHEMAS, Said, calls, check
-from vram_llm.chat.formats.qwen_xml import qwen_xml
+from vram_llm.chat.formats.tagged import QWEN, tagged
 
 CODE = 'def f(x):\n    if x < 3:\n        return "</param>"\n'
 
@@ -50,7 +50,7 @@ CODE = 'def f(x):\n    if x < 3:\n        return "</param>"\n'
     ],
 )
 def test_outputs(text: str, said: Said) -> None:
-    check(lambda: qwen_xml(SCHEMAS), text, said)
+    check(lambda: tagged(QWEN, SCHEMAS), text, said)
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_outputs(text: str, said: Said) -> None:
     ],
 )
 def test_what_is_no_call_is_content(text: str) -> None:
-    check(lambda: qwen_xml(SCHEMAS), text, Said(content=text))
+    check(lambda: tagged(QWEN, SCHEMAS), text, Said(content=text))

@@ -3,9 +3,10 @@
 import pytest
 
 from tests.chat.formats.cuts import Said, calls, check
-from vram_llm.chat.formats.nemotron import nemotron
+from vram_llm.chat.formats.json_calls import objects
 from vram_llm.chat.formats.thinking import thinking
 
+nemotron = objects("<TOOLCALL>", closing="</TOOLCALL>")
 PARIS = '{"city": "Paris"}'
 
 

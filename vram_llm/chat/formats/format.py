@@ -1,0 +1,113 @@
+"""What is known of one way of writing calls."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from vram_llm.chat.formats.arguments import Schemas
+from vram_llm.chat.formats.call_json import ID, CallJson, json_members, written
+from vram_llm.chat.formats.json_calls import objects
+from vram_llm.chat.formats.tagged import Tags, tagged
+from vram_llm.chat.reader import Grammar, call_id
+
+Calls = Iterable[tuple[str, str]]  # names, and the JSON of arguments
+
+
+def _never(_: str) -> bool:
+    return False
+
+
+def _as_given(given: str, _name: str, _index: int) -> str:
+    return given
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One way of writing calls.
+
+    `marks` are the special tokens that the parser must see. `is_in`: whether the source of a template that
+    writes no calls shows this format. `call_begins`: the text after which a JSON object with a name and
+    arguments is a call. `call_json` is None where arguments are no JSON. `write` makes the text of calls
+    where `call_json` cannot. `signs` are texts of a call that tell this format from others that its grammar
+    reads as well.
+
+    A `framed` answer is never plain text, so its parser is needed without tools as well; `answer_begins` is
+    the text before the answer itself. `thinks` are the texts before and after thinking, where the grammar
+    reads thinking itself. `new_id` makes a call's id; `fitting_id` makes one that templates take of an id
+    that came with a chat, the function's name, and the number of calls before it in the chat.
+    """
+
+    name: str
+    grammar: Callable[[Schemas], Grammar]
+    marks: tuple[str, ...]
+    is_in: Callable[[str], bool] = _never
+    call_begins: str = ""
+    call_json: CallJson | None = None
+    write: Callable[[Calls], str] | None = None
+    signs: tuple[str, ...] = ()
+    framed: bool = False
+    thinks: tuple[str, str] | None = None
+    answer_begins: str = ""
+    new_id: Callable[[], str] = call_id
+    fitting_id: Callable[[str, str, int], str] = _as_given
+
+    def is_shown_in(self, text: str) -> bool:
+        """Whether `text`, in which the grammar read a call, has this format's own marks."""
+        signs = self.signs
+        if self.call_json is not None:
+            head = f"{self.call_json.trigger}{self.call_json.opening}{self.call_json.before}"
+            signs = (*head.split(ID), *self.call_json.between.split(ID))
+        return bool(signs) and all(sign in text for sign in signs)
+
+    def written(self, calls: Calls) -> str | None:
+        """The text of calls; None where it is not known how the model writes them."""
+        if self.write is not None:
+            return self.write(calls)
+        return None if self.call_json is None else written(self.call_json, calls)
+
+
+def object_format(
+    name: str,
+    opening: str,
+    closing: str = "",
+    *,
+    newline: str = "",
+    is_list: bool = False,
+    keys: tuple[str, str] = ("name", "arguments"),
+    first: str = "",
+    skipped: tuple[str, ...] = (),
+    is_in: Callable[[str], bool] = _never,
+) -> Format:
+    """Calls as JSON objects of the members `keys`, one or a list of them between `opening` and `closing`.
+
+    `newline` stands behind the one and before the other. `first` is the text of members before the name.
+    """
+    left, right = ("[", "]") if is_list else ("", "")
+    shape = json_members(
+        opening,
+        keys=keys,
+        first=first,
+        opening=f"{newline}{left}",
+        separator=", " if is_list else None,
+        closing=f"{right}{newline if closing else ''}{closing}",
+    )
+    grammar = objects(opening, closing=closing, skipped=skipped)
+    return Format(
+        name=name,
+        grammar=lambda _: grammar,
+        marks=tuple(filter(None, (opening, closing, *skipped))),
+        is_in=is_in,
+        call_begins=f"{opening}{newline}{left}",
+        call_json=shape,
+    )
+
+
+def tag_format(name: str, tags: Tags, *, marks: tuple[str, ...] = (), answer_begins: str = "") -> Format:
+    """Calls in tags. `marks` are those besides the outer tags. With `answer_begins`, answers are framed."""
+    return Format(
+        name=name,
+        grammar=lambda schemas: tagged(tags, schemas),
+        marks=(*(tags.outer or ()), *marks),
+        signs=(tags.outer or (tags.call,))[:1],
+        framed=bool(answer_begins),
+        answer_begins=answer_begins,
+    )

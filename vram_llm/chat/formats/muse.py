@@ -1,0 +1,61 @@
+"""Messages to recipients, of which one may be a tool: Muse Glimmer.
+
+Source: its chat template in llama.cpp's collection. A message to `self` is thinking, one to `user` the
+answer, one to a tool a call in tags.
+"""
+
+import re
+
+from vram_llm.chat.formats.arguments import Schemas
+from vram_llm.chat.formats.call_json import is_name
+from vram_llm.chat.formats.tagged import Tags, call
+from vram_llm.chat.reader import Grammar, Reader, Wait
+
+START, MESSAGE, END, TURN_END = "<|start|>", "<|message|>", "<|eom|>", "<|eot|>"
+ATEM = Tags(
+    outer=("<atem:function_calls>", "</atem:function_calls>"),
+    call='<atem:invoke name="',
+    call_end="</atem:invoke>",
+    parameter='<atem:parameter name="',
+    value_ends=("</atem:parameter>",),
+)
+_TO = re.compile(r"to=(\S+)")
+_ENDS = (END, TURN_END, START)
+
+
+def muse(schemas: Schemas) -> Grammar:
+    """One message after another. The prompt ends with "<|start|>assistant", so a header comes first."""
+
+    def grammar(r: Reader) -> Wait[None]:
+        while (yield from r.peek()):
+            yield from r.take(START)
+            r.mark()
+            header = yield from r.short(MESSAGE)
+            if header is None:
+                r.back()
+                yield from r.rest(r.content)
+                return
+            r.commit()
+            to = _TO.search(header[0])
+            recipient = to[1] if to else "user"
+            if recipient not in ("self", "user") and (yield from _call(r, schemas)):
+                continue
+            yield from r.until(*_ENDS, to=r.reasoning if recipient == "self" else r.content)
+
+    return grammar
+
+
+def _call(r: Reader, schemas: Schemas) -> Wait[bool]:
+    assert ATEM.outer is not None
+    r.mark()
+    yield from r.spaces()
+    if (yield from r.take(ATEM.outer[0])):
+        yield from r.spaces()
+        header = (yield from r.short('"')) if (yield from r.take(ATEM.call)) else None
+        if header is not None and is_name(header[0]) and (yield from r.take(">")):
+            yield from r.spaces()
+            yield from call(r, ATEM, header[0], schemas)
+            yield from r.until(*_ENDS, to=lambda _: None)
+            return True
+    r.back()
+    return False

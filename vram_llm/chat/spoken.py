@@ -1,0 +1,97 @@
+"""Which format of tool calls a chat template speaks: found by letting it write a call, and reading that back.
+
+A word in the template's source can mislead: it may stand in a comment, or be put together from variables.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from vram_llm.chat.events import CallArguments, CallStart
+from vram_llm.chat.formats.format import Format
+from vram_llm.chat.formats.table import FORMATS
+from vram_llm.chat.reader import Parser
+from vram_llm.chat.template import ChatTemplate
+from vram_llm.errors import VramLLMError
+
+_NAME = "q7name7q"
+_ARGUMENTS: dict[str, Any] = {"q7key7q": "q7 value 7q", "q7count7q": 73}
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "q7key7q": {"type": "string", "description": "a"},
+        "q7count7q": {"type": "integer", "description": "b"},
+    },
+    "required": ["q7key7q"],
+}
+_TOOLS = [{"type": "function", "function": {"name": _NAME, "description": "c", "parameters": _SCHEMA}}]
+_USER = {"role": "user", "content": "d"}
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What a template does with tools. `form` is None where none is known.
+
+    `shows_tools`: their descriptions are in the prompt.
+    """
+
+    form: Format | None
+    shows_tools: bool
+
+
+def find_spoken(source: str) -> Spoken:
+    """Renders the template twice, or three times."""
+    template = ChatTemplate(source, "", "")
+    prompt = _render(template, [_USER], add_generation_prompt=True)
+    shows_tools = _NAME in prompt if prompt else re.search(r"\btools\b", source) is not None
+    for as_text in (False, True):
+        turn = _render(template, [_USER, _call(as_text)], add_generation_prompt=False)
+        at = _common(prompt, turn)
+        # the prompt's last tag may begin as the call does, or hold the answer's beginning
+        for text in (turn[at:], turn[turn.rfind("<", 0, at) :]) if prompt and turn else ():
+            if found := _reads(text):
+                return Spoken(found, shows_tools)
+    found = next((form for form in FORMATS if form.is_in(source)), None)
+    return Spoken(found, shows_tools)
+
+
+def _common(a: str, b: str) -> int:
+    """Characters that two texts begin with in common."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _reads(text: str) -> Format | None:
+    """The format that reads the call in `text`; the best is one that has the same marks."""
+    able = [form for form in FORMATS if _calls(form, text) == [(_NAME, _ARGUMENTS)]]
+    return next((form for form in able if form.is_shown_in(text)), able[0] if able else None)
+
+
+def _calls(form: Format, text: str) -> list[tuple[str, Any]]:
+    parser = Parser(form.grammar({_NAME: _SCHEMA}))
+    names: list[str] = []
+    arguments: list[str] = []
+    for event in [*parser.feed(text), *parser.finish()]:
+        if isinstance(event, CallStart):
+            names.append(event.name)
+            arguments.append("")
+        elif isinstance(event, CallArguments):
+            arguments[event.index] += event.text
+    try:
+        return list(zip(names, map(json.loads, arguments), strict=True))
+    except ValueError:
+        return []
+
+
+def _call(as_text: bool) -> dict[str, Any]:
+    function = {"name": _NAME, "arguments": json.dumps(_ARGUMENTS) if as_text else _ARGUMENTS}
+    calls = [{"id": "abcdefghi", "type": "function", "function": function}]
+    return {"role": "assistant", "content": "", "tool_calls": calls}
+
+
+def _render(template: ChatTemplate, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
+    """A prompt; "" where the template refuses."""
+    try:
+        return template.render(messages, tools=_TOOLS, add_generation_prompt=add_generation_prompt)
+    except VramLLMError:
+        return ""
