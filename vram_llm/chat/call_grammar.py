@@ -18,6 +18,7 @@ _BASE = r"""%llguidance {}
 WS: /[ \t\r\n]{0,8}/
 ID: /[A-Za-z0-9_.:-]{1,64}/
 """
+_SYNTAX = re.compile(rf"{re.escape(ID)}|[{{}}:,\[\]]")
 _GAPS = re.compile(rf"(\s+|{re.escape(ID)})")
 
 
@@ -59,7 +60,7 @@ class GrammarWriter:
     def literal(self, text: str, *, is_json: bool = False) -> str:
         """An expression for a format's own text. Space in it may be other space, or none."""
         if is_json:
-            text = re.sub(r"([{}:,\[\]])", r" \1 ", text)
+            text = _SYNTAX.sub(lambda found: found[0] if found[0] == ID else f" {found[0]} ", text)
         parts = [part for part in _GAPS.split(text) if part]
         return " ".join(self._part(part, is_json) for part in parts)
 

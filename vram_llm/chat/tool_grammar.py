@@ -75,9 +75,9 @@ def calls_or_answer(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> Held
 def _with_json_calls(prompt: ChatPrompt) -> ChatPrompt:
     """A prompt whose dialect writes arguments otherwise, with JSON between the dialect's own marks."""
     dialect = prompt.dialect
-    if dialect.call_json is not None or dialect.form.thinks or len(dialect.form.marks) < 2:
+    if dialect.call_json is not None or dialect.form.tags is None:
         return prompt
-    opening, closing = dialect.form.marks[:2]
+    opening, closing = dialect.form.tags
     form = json_members(opening, opening="\n", closing=f"\n{closing}")
     as_json = replace(dialect.form, grammar=lambda _: tagged(opening, closing), call_json=form)
     return replace(prompt, dialect=replace(dialect, form=as_json))

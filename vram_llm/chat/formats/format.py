@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from vram_llm.chat.formats import hermes
 from vram_llm.chat.formats.arguments import Schemas
 from vram_llm.chat.formats.call_json import ID, CallJson, json_members, written
 from vram_llm.chat.formats.json_calls import objects
@@ -26,7 +27,8 @@ class Format:
 
     `marks` are the special tokens that the parser must see. `is_in`: whether the source of a template that
     writes no calls shows this format. `call_begins`: the text after which a JSON object with a name and
-    arguments is a call. `call_json` is None where arguments are no JSON. `write` makes the text of calls
+    arguments is a call. `call_json` is None where arguments are no JSON: a JSON object of
+    both is a call between `tags`, where it is held to a grammar. `write` makes the text of calls
     where `call_json` cannot. `signs` are texts of a call that tell this format from others that its grammar
     reads as well.
 
@@ -42,6 +44,7 @@ class Format:
     is_in: Callable[[str], bool] = _never
     call_begins: str = ""
     call_json: CallJson | None = None
+    tags: tuple[str, str] | None = None
     write: Callable[[Calls], str] | None = None
     signs: tuple[str, ...] = ()
     framed: bool = False
@@ -75,6 +78,7 @@ def object_format(
     keys: tuple[str, str] = ("name", "arguments"),
     first: str = "",
     skipped: tuple[str, ...] = (),
+    marks: tuple[str, ...] | None = None,
     is_in: Callable[[str], bool] = _never,
 ) -> Format:
     """Calls as JSON objects of the members `keys`, one or a list of them between `opening` and `closing`.
@@ -94,7 +98,7 @@ def object_format(
     return Format(
         name=name,
         grammar=lambda _: grammar,
-        marks=tuple(filter(None, (opening, closing, *skipped))),
+        marks=tuple(filter(None, (opening, closing, *skipped))) if marks is None else marks,
         is_in=is_in,
         call_begins=f"{opening}{newline}{left}",
         call_json=shape,
@@ -102,11 +106,12 @@ def object_format(
 
 
 def tag_format(name: str, tags: Tags, *, marks: tuple[str, ...] = (), answer_begins: str = "") -> Format:
-    """Calls in tags. `marks` are those besides the outer tags. With `answer_begins`, answers are framed."""
+    """Calls in tags. `marks` are the outer tags where not given. With `answer_begins`, answers are framed."""
     return Format(
         name=name,
         grammar=lambda schemas: tagged(tags, schemas),
-        marks=(*(tags.outer or ()), *marks),
+        marks=marks or tags.outer or (),
+        tags=None if answer_begins else tags.outer or (hermes.OPEN, hermes.CLOSE),
         signs=(tags.outer or (tags.call,))[:1],
         framed=bool(answer_begins),
         answer_begins=answer_begins,
