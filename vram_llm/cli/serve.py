@@ -1,7 +1,7 @@
 """vram-llm serve: an OpenAI endpoint over a planned model."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -35,7 +35,6 @@ def command(
     model_option: str | None,
     plan_file: str | None,
     smart_split: bool,
-    verbose: bool,
 ) -> None:
     """Plan MODEL over this machine's devices and workers, load it, and serve it until Ctrl+C.
 
@@ -53,7 +52,7 @@ def command(
         raise click.UsageError(
             "give a model, `vram-llm serve MODEL`, or a saved plan, `vram-llm serve --plan FILE`: not both"
         )
-    _set_up_log(verbose)
+    _set_up_log(server.verbose)
     if plan_file is not None:
         plan = saved_plan(plan_file, wishes)
     else:
@@ -66,7 +65,7 @@ def command(
         )
     with LoadBar(plan.model.name) as bar:
         reporter = _Reporter(plan, server.host, bar)
-        api.serve(plan, replace(server, verbose=verbose), on_state=bar.on_state, on_ready=reporter.on_ready)
+        api.serve(plan, server, on_state=bar.on_state, on_ready=reporter.on_ready)
 
 
 def _set_up_log(verbose: bool) -> None:
