@@ -143,8 +143,8 @@ def test_what_is_cancelled_is_not_answered(make: Make, bert: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ((5,) * 513, "'input[1]' has 513 tokens and a text may have 512"),
-        ("x" * 50_000, "'input[1]' has 50,000 characters, far more than the 512 tokens"),
+        ((5,) * 513, "'input[1]' is too large: it has 513 tokens and a text may have 512"),
+        ("x" * 50_000, "'input[1]' is too large: it has 50,000 characters, far more than the 512 tokens"),
         ((2000,), "token id 2000 in 'input[1]' is outside the vocabulary"),
     ],
 )

@@ -57,7 +57,18 @@ async def test_reply(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize(
     ("given", "seen"),
-    [("a", ("a",)), (["a", "b"], ("a", "b")), ([1, 2], ((1, 2),)), ([[1], [2, 99]], ((1,), (2, 99)))],
+    [
+        ("a", ("a",)),
+        (["a", "b"], ("a", "b")),
+        ([1, 2], ((1, 2),)),
+        ([[1], [2, 99]], ((1,), (2, 99))),
+        (["a", [2, 99]], ("a", (2, 99))),
+        ([5, "AB", 6], ((5, 65, 66, 6),)),
+        ([["A", 6], [7, "B"]], ((1, 65, 6), (7, 66))),
+        ({"prompt_string": "a"}, ("a",)),
+        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, ("ab",)),
+        (["a", {"prompt_string": "b"}, {"content": [{"type": "text", "text": "c"}]}], ("a", "b", "c")),
+    ],
 )
 async def test_shapes_of_the_input(
     client: httpx.AsyncClient, engine: FakeEngine, given: Any, seen: tuple[Any, ...]
@@ -87,6 +98,19 @@ async def test_base64(client: httpx.AsyncClient) -> None:
             {"input": "a", "dimensions": 5},
             "dimensions",
             "'dimensions' is 5 and the model's",
+        ),
+        ({"input": [1, "a", [2]]}, "input", "'input[2]' must be a token id or a text"),
+        ({"input": {"content": "a"}}, "input", "a 'content' that is a list of parts"),
+        ({"input": {"content": [{"type": "mood"}]}}, "input.content[0]", "must be a part of type 'text'"),
+        (
+            {"input": {"content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}},
+            "input.content[0]",
+            "embeddings are made of texts alone",
+        ),
+        (
+            {"input": ["a", {"prompt_string": "b", "multimodal_data": ["aa"]}]},
+            "input[1].multimodal_data",
+            "is not supported yet",
         ),
         ({"input": "a", "dimensions": 0}, "dimensions", "'dimensions' must be"),
         ({"input": "a", "encoding_format": "hex"}, "encoding_format", "'encoding_format' must be"),
@@ -150,6 +174,37 @@ async def test_a_ranking(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     }
     assert (engine.embedded[0].query, engine.embedded[0].inputs) == ("why?", ("a", "b", "c"))
     assert "document" not in (await rank(client, ["a"])).json()["results"][0]
+
+
+async def test_a_ranking_in_teis_form(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.info = RANKER
+    body = {"query": "why?", "texts": ["a", "b", "c"], "truncate": False}
+    reply = (await client.post("/rerank", json=body)).json()
+    assert [scored["index"] for scored in reply] == [2, 1, 0]
+    np.testing.assert_allclose([scored["score"] for scored in reply], [0.880797, 0.731059, 0.5], rtol=1e-5)
+    more = {"raw_scores": True, "return_text": True, "top_n": 1}
+    assert (await client.post("/rerank", json={**body, **more})).json() == [
+        {"index": 2, "score": 2.0, "text": "c"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "documents"),
+        ({"documents": None}, "documents"),
+        ({"texts": [1]}, "texts"),
+        ({"texts": ["a"], "documents": ["a"]}, "texts"),
+        ({"texts": ["a"], "truncate": True}, "truncate"),
+    ],
+)
+async def test_texts_to_rank_that_are_none(
+    client: httpx.AsyncClient, engine: FakeEngine, body: dict[str, Any], param: str
+) -> None:
+    engine.info = RANKER
+    reply = await client.post("/rerank", json={"query": "why?", **body})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == param
 
 
 @pytest.mark.parametrize("documents", [[], "a", [1], [{"title": "a"}], ["a"] * 2049])

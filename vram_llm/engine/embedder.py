@@ -139,8 +139,8 @@ class Embedder:
         name = f"'{param}[{i}]'"
         if isinstance(said, str) and len(said) > self._longest * _MOST_CHARS_PER_TOKEN:
             raise ContextExceeded(
-                f"{name} has {len(said):,} characters, far more than the {self._longest:,} tokens a text may "
-                "have; cut it into pieces",
+                f"{name} is too large: it has {len(said):,} characters, far more than the {self._longest:,} "
+                "tokens a text may have; cut it into pieces",
                 param,
                 n_prompt_tokens=len(said) // _MOST_CHARS_PER_TOKEN,
                 n_ctx=self._longest,
@@ -153,8 +153,8 @@ class Embedder:
             raise RequestError(f"{name} is empty, so there is nothing to embed", param)
         if len(tokens) > self._longest:
             raise ContextExceeded(
-                f"{name} has {len(tokens):,} tokens and a text may have {self._longest:,}; cut it into "
-                "pieces, or serve with a larger --n-ctx where the model was trained on more",
+                f"{name} is too large: it has {len(tokens):,} tokens and a text may have {self._longest:,}; "
+                "cut it into pieces, or serve with a larger --n-ctx where the model was trained on more",
                 param,
                 n_prompt_tokens=len(tokens),
                 n_ctx=self._longest,

@@ -9,20 +9,35 @@ import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.errors import RequestError
 from vram_llm.server.client_names import IGNORED
 from vram_llm.server.document import body_route
+from vram_llm.server.embedding_inputs import embedding_inputs
 from vram_llm.server.generation import while_connected
 from vram_llm.server.known_fields import Fields
-from vram_llm.server.prompts import prompts
 from vram_llm.server.replies import EmbeddingList
-from vram_llm.server.schemas import Prompt, parse
+from vram_llm.server.schemas import parse
 from vram_llm.server.served import Served
 
 MAX_INPUTS = 2048  # OpenAI's
+
+_STRING = {"type": "string"}
+_TOKENS = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
+_OBJECTS = (
+    {"type": "object", "properties": {"prompt_string": _STRING}, "required": ["prompt_string"]},
+    {"type": "object", "properties": {"content": {"type": "array"}}, "required": ["content"]},
+)
+_INPUT = {
+    "anyOf": [
+        _STRING,
+        _TOKENS,
+        *_OBJECTS,
+        {"type": "array", "items": {"anyOf": [_STRING, _TOKENS, *_OBJECTS]}, "minItems": 1},
+    ]
+}
 
 
 class EmbeddingFields(Fields):
@@ -31,7 +46,7 @@ class EmbeddingFields(Fields):
     ignored: ClassVar[frozenset[str]] = IGNORED
 
     model: str | None = None
-    input: Prompt
+    input: Annotated[Any, WithJsonSchema(_INPUT)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     user: str | None = None  # whose request it is changes nothing here
@@ -50,7 +65,7 @@ def embeddings_router(served: Served) -> APIRouter:
             raise RequestError(
                 f"'dimensions' is {n} and the model's embeddings have {info.n_pooled} numbers", "dimensions"
             )
-        inputs = prompts(fields.input, info.n_vocab, "input")
+        inputs = await embedding_inputs(fields.input, info.n_vocab, served.engine)
         if len(inputs) > MAX_INPUTS:
             raise RequestError(f"'input' has {len(inputs):,} texts; {MAX_INPUTS:,} is the most", "input")
         if "" in inputs:

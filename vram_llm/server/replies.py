@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from vram_llm.engine.request import TokenEvent
 from vram_llm.server.logprobs import ChatLogprobs, CompletionLogprobs
@@ -181,6 +181,18 @@ class Ranking(BaseModel):
     model: str
     results: list[RankedDocument]
     usage: EmbeddingUsage
+
+
+class ScoredText(BaseModel):
+    """TEI's form of a document's place and score."""
+
+    index: int
+    score: float
+    text: Annotated[str | None, PRESENT] = None
+
+
+class Ranks(RootModel[Ranking | list[ScoredText]]):
+    """The reply to POST /v1/rerank; a list where `texts` were sent."""
 
 
 class ModelFacts(BaseModel):

@@ -1,9 +1,10 @@
-"""POST /v1/rerank, as Jina, Cohere and llama-server have it."""
+"""POST /v1/rerank, as Jina, Cohere, llama-server and TEI have it."""
 
 from typing import Annotated, Any, ClassVar
 from uuid import uuid4
 
 import numpy as np
+import numpy.typing as npt
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field, WithJsonSchema
@@ -12,9 +13,10 @@ from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.errors import RequestError
 from vram_llm.server.client_names import IGNORED
 from vram_llm.server.document import body_route
+from vram_llm.server.errors import MissingField
 from vram_llm.server.generation import while_connected
-from vram_llm.server.known_fields import Fields
-from vram_llm.server.replies import EmbeddingUsage, RankedDocument, RankedText, Ranking
+from vram_llm.server.known_fields import Fields, Neutral
+from vram_llm.server.replies import EmbeddingUsage, RankedDocument, RankedText, Ranking, Ranks, ScoredText
 from vram_llm.server.schemas import parse
 from vram_llm.server.served import Served
 
@@ -28,32 +30,56 @@ _DOCUMENTS = {
 
 
 class RerankFields(Fields):
-    """POST /v1/rerank. A document is a string, or an object with its `text`."""
+    """POST /v1/rerank. A document is a string, or an object with its `text`.
+
+    With `texts` in place of `documents`, as Hugging Face's Text Embeddings Inference (TEI) has it, the answer
+    is a list, its scores are between 0 and 1 unless `raw_scores` is true, and `return_text` gives the texts
+    back.
+    """
 
     ignored: ClassVar[frozenset[str]] = IGNORED
+    not_yet: ClassVar[Neutral] = {"truncate": (False,), "truncation_direction": ("right", "Right")}
 
     model: str | None = None
     query: str
-    documents: Annotated[Any, WithJsonSchema(_DOCUMENTS)]
+    documents: Annotated[Any, WithJsonSchema(_DOCUMENTS)] = None
+    texts: Annotated[Any, WithJsonSchema(_DOCUMENTS)] = None
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool | None = None
+    raw_scores: bool | None = None
+    return_text: bool | None = None
+
+    def given(self) -> tuple[str, list[str]]:
+        """The field that holds the texts, and those. Raises RequestError."""
+        if self.texts is not None and self.documents is not None:
+            raise RequestError("'texts' is TEI's name of 'documents'; send one of them", "texts")
+        if self.texts is not None:
+            return "texts", _texts(self.texts, "texts")
+        if "documents" not in self.model_fields_set:
+            raise MissingField("Missing required parameter: 'documents'", "documents")
+        return "documents", _texts(self.documents, "documents")
 
 
 def rerank_router(served: Served) -> APIRouter:
     """The route that scores documents as answers to a query."""
     router = APIRouter(tags=["rerank"])
 
-    @router.post("/rerank", **body_route("Documents by how well they answer", RerankFields, Ranking))
+    @router.post("/rerank", **body_route("Documents by how well they answer", RerankFields, Ranks))
     async def rerank(http: Request) -> Response:
         fields = parse(RerankFields, await http.body())
         info = served.ranking_model(fields.model)
-        documents = _texts(fields.documents)
+        field, documents = fields.given()
         request = EmbeddingRequest(id=f"rank-{uuid4().hex}", inputs=tuple(documents), query=fields.query)
         answer = await while_connected(http.receive, served.engine.embed(request))
         if answer is None:
             return Response(status_code=499)  # nobody reads it
         scores = np.frombuffer(answer.vectors, np.float32).reshape(len(documents), -1)[:, 0]
         best = np.argsort(-scores, kind="stable")[: fields.top_n]
+        if field == "texts":
+            return Response(
+                Ranks(_scored(fields, documents, scores, best)).model_dump_json(),
+                media_type="application/json",
+            )
         n_tokens = sum(answer.n_tokens)
         ranking = Ranking(
             model=info.name,
@@ -72,15 +98,26 @@ def rerank_router(served: Served) -> APIRouter:
     return router
 
 
-def _texts(documents: object) -> list[str]:
+def _scored(
+    fields: RerankFields, texts: list[str], scores: npt.NDArray[np.float32], best: npt.NDArray[np.intp]
+) -> list[ScoredText]:
+    """TEI's answer; its scores are a sigmoid's, as a reranker's classifier is trained with one."""
+    shown = scores if fields.raw_scores else 1 / (1 + np.exp(-scores.astype(np.float64)))
+    return [
+        ScoredText(index=i, score=float(shown[i]), text=texts[i] if fields.return_text else None)
+        for i in map(int, best)
+    ]
+
+
+def _texts(documents: object, field: str) -> list[str]:
     """The documents' texts. Raises RequestError."""
     given = documents if isinstance(documents, list) else []
     said = (each.get("text") if isinstance(each, dict) else each for each in given)
     texts = [text for text in said if isinstance(text, str)]
     if not texts or len(texts) < len(given):
         raise RequestError(
-            "'documents' must be a list of strings, or of objects with a 'text', and not empty", "documents"
+            f"'{field}' must be a list of strings, or of objects with a 'text', and not empty", field
         )
     if len(texts) > MAX_DOCUMENTS:
-        raise RequestError(f"'documents' has {len(texts):,}; {MAX_DOCUMENTS:,} is the most", "documents")
+        raise RequestError(f"'{field}' has {len(texts):,}; {MAX_DOCUMENTS:,} is the most", field)
     return texts

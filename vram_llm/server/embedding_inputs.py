@@ -1,0 +1,69 @@
+"""What may be embedded, in OpenAI's shapes and llama-server's.
+
+llama-server also takes a text as an object ({"prompt_string": TEXT}, or {"content": PARTS}), and a list that
+mixes token ids and texts as one input.
+"""
+
+from typing import Any
+
+from vram_llm.errors import RequestError
+from vram_llm.server.engine_port import Engine
+from vram_llm.server.errors import NotSupported
+from vram_llm.server.known_fields import check_names
+from vram_llm.server.prompts import Prompts, prompts
+
+
+async def embedding_inputs(given: object, n_vocab: int, engine: Engine) -> Prompts:
+    """The inputs that `given` holds, each a text or token ids. Raises RequestError."""
+    several = isinstance(given, list) and not any(type(item) is int for item in given)
+    items: list[Any] = list(given) if several and isinstance(given, list) else [given]
+    for i, item in enumerate(items):
+        name = f"input[{i}]" if several else "input"
+        if isinstance(item, dict):
+            items[i] = _text(item, name)
+        elif isinstance(item, list) and any(isinstance(part, str) for part in item):
+            items[i] = await _joined(item, engine, name)
+    if any(isinstance(item, list) for item in items):
+        return [prompt for item in items for prompt in prompts(item, n_vocab, "input")]
+    return prompts(items, n_vocab, "input")
+
+
+async def _joined(parts: list[Any], engine: Engine, name: str) -> list[int]:
+    """The token ids of a list of ids and texts; the model's first special token only before a first text."""
+    tokens: list[int] = []
+    for i, part in enumerate(parts):
+        if isinstance(part, str):
+            tokens += await engine.tokenize(part, add_special=i == 0, parse_special=True)
+        elif type(part) is int:
+            tokens.append(part)
+        else:
+            raise RequestError(f"'{name}[{i}]' must be a token id or a text", name)
+    return tokens
+
+
+def _text(item: dict[str, Any], name: str) -> str:
+    """The text of an object. Raises RequestError."""
+    if "prompt_string" in item:
+        check_names(item, name, frozenset({"prompt_string"}), {"multimodal_data": ([],)})
+        text = item["prompt_string"]
+        if not isinstance(text, str):
+            raise RequestError(f"'{name}.prompt_string' must be a string", f"{name}.prompt_string")
+        return text
+    check_names(item, name, frozenset({"content", "type"}))
+    parts = item.get("content")
+    if not isinstance(parts, list) or not parts:
+        raise RequestError(
+            f"'{name}' must have a 'prompt_string', or a 'content' that is a list of parts and not empty",
+            name,
+        )
+    return "".join(_part(part, f"{name}.content[{i}]") for i, part in enumerate(parts))
+
+
+def _part(part: object, name: str) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in ("image_url", "input_audio", "input_video"):
+        raise NotSupported(f"'{name}' is no text; embeddings are made of texts alone", name)
+    text = part.get("text") if isinstance(part, dict) and kind == "text" else None
+    if not isinstance(text, str):
+        raise RequestError(f"'{name}' must be a part of type 'text' with its 'text'", name)
+    return text
