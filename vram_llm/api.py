@@ -376,6 +376,7 @@ def serve(
     RequestError for `config.chat_template_kwargs`.
     """
     import asyncio
+    import contextlib
 
     from vram_llm.chat.template import check_template
     from vram_llm.engine.client import EngineClient
@@ -388,14 +389,16 @@ def serve(
     check_variables(config.chat_template_kwargs)
     if config.chat_template is not None:
         check_template(config.chat_template, "the chat template")
-    sock = run.listen(config.host, config.port)
+    socks = run.listen_all(config.host, config.port)
 
     async def main() -> None:
         engine = EngineClient(plan, config.model_name or served_name(plan.model.path), on_state)
-        listening_on: int = sock.getsockname()[1]
-        await run.serve(engine, sock, config, on_ready=lambda info: on_ready(info, listening_on))
+        listening_on: int = socks[0].getsockname()[1]
+        await run.serve(engine, socks, config, on_ready=lambda info: on_ready(info, listening_on))
 
-    with sock, asyncio.Runner(loop_factory=run.new_event_loop) as runner:
+    with contextlib.ExitStack() as stack, asyncio.Runner(loop_factory=run.new_event_loop) as runner:
+        for sock in socks:
+            stack.enter_context(sock)
         runner.run(main())
 
 

@@ -92,7 +92,8 @@ def _translated(option: str, value: str | None) -> list[str]:
     if option in _RENAMED and value is not None:
         return [_RENAMED[option], value]
     if option == "--alias" and value is not None:
-        return [part for name in value.split(",") for part in ("--alias", name)]
+        name, *others = sorted(value.split(","))
+        return ["--served-model-name", name, *(part for other in others for part in ("--alias", other))]
     if option == "--chat-template" and value is not None:
         return ["--chat-template-file", str(_template_file(value))]
     if option in ("--kv-unified", "--swa-full", "--verbose"):

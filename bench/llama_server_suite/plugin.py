@@ -5,7 +5,8 @@ SUITE_RECORD: `id`, `outcome` ("passed", "failed", "skipped"), `requests` ("POST
 `options` of the servers it started ("--model"), `message`, `seconds`.
 SUITE_TESTS names a file of ids, one a line: the tests to run; without it, all run.
 
-A picture that a test fetches is PICTURE, and an adapter a file of SUITE_MODELS: nothing leaves the machine.
+Names of headers are written as "Content-Type", for the tests look them up in a dict; HTTP knows no case. A
+picture that a test fetches is PICTURE, and an adapter a file of SUITE_MODELS: nothing leaves the machine.
 """
 
 import base64
@@ -21,6 +22,7 @@ import httpx
 import pytest
 import requests
 import utils  # the suite's own
+from requests.structures import CaseInsensitiveDict
 
 # A PNG of 56 x 56 pixels, grey on black.
 PICTURE = base64.b64decode(os.environ["SUITE_PICTURE"])
@@ -105,6 +107,8 @@ def _record(method: str | None, url: str | None, send: Any) -> Any:
     except Exception:
         _note(f"{method} {path} -")
         raise
+    if isinstance(reply, requests.Response):  # the tests compare names as llama-server writes them
+        reply.headers = CaseInsensitiveDict({name.title(): value for name, value in reply.headers.items()})
     _note(f"{method} {path} {reply.status_code}")
     return reply
 

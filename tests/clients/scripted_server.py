@@ -26,7 +26,7 @@ def main() -> None:
     def announce(info: ModelInfo) -> None:
         print(f"serving {info.name} at http://{host}:{port}/v1", flush=True)
 
-    asyncio.run(serve(cast(EngineClient, ScriptedEngine()), sock, config, on_ready=announce))
+    asyncio.run(serve(cast(EngineClient, ScriptedEngine()), [sock], config, on_ready=announce))
 
 
 if __name__ == "__main__":

@@ -74,3 +74,43 @@ async def test_pages_that_may(connect: Connect) -> None:
     assert refused.headers["access-control-allow-origin"] == PAGE  # so that the page can read why
     other = await client.get("/v1/models", headers={"origin": "https://evil.example"})
     assert "access-control-allow-origin" not in other.headers
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "is_allowed"),
+    [
+        (("*",), PAGE, True),
+        (("localhost",), "http://localhost", True),
+        (("localhost",), "http://localhost:3000", True),
+        (("localhost",), "http://127.0.0.1:8080", True),
+        (("localhost",), "http://[::1]:3000", True),
+        (("localhost", PAGE), PAGE, True),
+        (("localhost",), PAGE, False),
+        (("localhost",), "http://notlocalhost", False),
+        (("localhost",), "http://localhost.evil.com", False),
+        (("localhost",), "http://[", False),
+        ((PAGE,), "http://localhost", False),
+    ],
+)
+async def test_words_for_many_pages(
+    connect: Connect, origins: tuple[str, ...], origin: str, is_allowed: bool
+) -> None:
+    """The answer names the page that asks, before a request and after; no credentials."""
+    client = connect(cors_origins=origins)
+    asking = {
+        "origin": origin,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "Authorization",
+    }
+    answers = [
+        await client.options("/v1/chat/completions", headers=asking),
+        await client.get("/v1/models", headers={"origin": origin}),
+    ]
+    for answer in answers:
+        assert answer.status_code == 200
+        assert answer.headers.get("access-control-allow-origin") == (origin if is_allowed else None)
+        assert "access-control-allow-credentials" not in answer.headers
+        assert "Origin" in answer.headers.get("vary", "") or not is_allowed
+    if is_allowed:
+        assert answers[0].headers["access-control-allow-methods"] == "GET, POST, DELETE, OPTIONS"
+        assert answers[0].headers["access-control-allow-headers"] == "Authorization"

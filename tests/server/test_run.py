@@ -3,7 +3,29 @@
 import asyncio
 import socket
 
-from vram_llm.server.run import listen
+import pytest
+
+from vram_llm.errors import PortInUse
+from vram_llm.server.run import listen, listen_all
+
+
+def test_several_addresses_have_one_port() -> None:
+    socks = listen_all("127.0.0.1, 127.0.0.2", 0)
+    try:
+        (first, port), second = (sock.getsockname() for sock in socks)
+        assert (first, second) == ("127.0.0.1", ("127.0.0.2", port))
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+def test_where_one_address_is_taken_none_is_kept() -> None:
+    with listen("127.0.0.2", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortInUse, match=rf"127\.0\.0\.2:{port}"):
+            listen_all("127.0.0.1,127.0.0.2", port)
+    listen("127.0.0.1", port).close()
 
 
 async def test_small_writes_leave_at_once() -> None:

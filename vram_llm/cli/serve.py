@@ -102,7 +102,8 @@ class _Reporter:
             click.echo(f"note: {note}", err=True)
         if info.memory:
             print_loaded(certify(self.plan, info.memory, draft=info.draft_memory))
-        where = f"[{self.host}]" if ":" in self.host else self.host
+        host = self.host.partition(",")[0].strip()
+        where = f"[{host}]" if ":" in host else host
         click.echo(
             f"serving {info.name} at http://{where}:{port}/v1 ({info.n_ctx:,} tokens of context "
             f"{'for' if self.plan.context.kv_unified else 'for each of'} {info.parallel} sequences); "

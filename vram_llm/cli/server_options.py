@@ -33,7 +33,8 @@ class JsonObject(click.ParamType[dict[str, Any]]):
 
 
 _OPTIONS = (
-    click.option("--host", default=_DEFAULT.host, show_default=True, help="Address to listen on."),
+    click.option("--host", default=_DEFAULT.host, show_default=True,
+                 help="Address to listen on, or several with commas between: 127.0.0.1,::1."),
     click.option("--port", type=click.IntRange(0, 65535), default=_DEFAULT.port, show_default=True,
                  help="Port to listen on."),
     click.option("--api-key", "api_keys", multiple=True, envvar="VRAM_LLM_API_KEY", help=(
@@ -41,6 +42,9 @@ _OPTIONS = (
     )),
     click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False, readable=True),
                  metavar="FILE", help="File of keys, one a line; # begins a comment."),
+    click.option("--served-model-name", "model_name", metavar="NAME", help=(
+        "Name that clients call the model.  [default: its file's]"
+    )),
     click.option("--alias", "aliases", multiple=True, metavar="NAME", help=(
         "Another name that clients may call the model. Repeat for more."
     )),
@@ -48,7 +52,8 @@ _OPTIONS = (
         "Refuse requests for a model of another name. By default every name means the model served."
     )),
     click.option("--cors-origin", "cors_origins", multiple=True, metavar="ORIGIN", help=(
-        'Web pages from there may use the server: "https://chat.example", or "*". Repeat for more.'
+        'Web pages from there may use the server: "https://chat.example"; "localhost": this computer\'s, '
+        'at any port; "*": all. Repeat for more.'
     )),
     click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help=(
         "Host name that requests may be sent to, besides localhost's. Without it, every name is allowed, "

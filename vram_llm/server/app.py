@@ -8,7 +8,6 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 
 from vram_llm import __version__
 from vram_llm.errors import RequestError
@@ -18,6 +17,7 @@ from vram_llm.server.anthropic.routes import anthropic_router
 from vram_llm.server.chat import chat_router
 from vram_llm.server.completions import completions_router
 from vram_llm.server.config import ServerConfig
+from vram_llm.server.cors import Cors
 from vram_llm.server.document import document
 from vram_llm.server.embeddings import EmbeddingFields, embeddings_router
 from vram_llm.server.engine_port import Engine
@@ -70,10 +70,7 @@ def create_app(
         Guard, api_keys=config.api_keys, max_body_bytes=config.max_body_bytes, refusals=_REFUSALS
     )
     if config.cors_origins:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=config.cors_origins, allow_methods=["*"], allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after", "x-should-retry"],
-        )  # fmt: skip
+        app.add_middleware(Cors, origins=config.cors_origins)
     app.add_exception_handler(HTTPException, _no_such_route)
     served = Served(engine, config, clock)
     app.include_router(health_router(served))

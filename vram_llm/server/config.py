@@ -27,13 +27,13 @@ class ServerConfig:
     the model's file. `chat_template` is the source of a Jinja template, in place of the file's own.
     """
 
-    host: str = "127.0.0.1"
+    host: str = "127.0.0.1"  # or several, with commas between
     port: int = 8080  # 0: any free one
     model_name: str | None = None  # what clients call the model; None: its file's name
     aliases: tuple[str, ...] = ()
     strict_model: bool = False  # a name that is not the model's is refused with 404
     api_keys: tuple[str, ...] = ()
-    cors_origins: tuple[str, ...] = ()  # "*": every origin
+    cors_origins: tuple[str, ...] = ()  # "*": every origin; "localhost": this computer's, at any port
     allowed_hosts: tuple[str, ...] = ()
     image_dir: Path | None = None
     max_body_bytes: int = 32 * MIB

@@ -28,12 +28,29 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         # named, for asyncio sends small writes at once only where it knows that it is TCP (_set_nodelay)
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.push(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            on_failure.pop_all()
     except (OSError, UnicodeError) as error:  # the latter for a host like "a..b"
         reason = getattr(error, "strerror", None) or error
         raise PortInUse(f"cannot listen on {host}:{port}: {reason}; choose another port") from error
     return sock
+
+
+def listen_all(hosts: str, port: int) -> list[socket.socket]:
+    """Sockets bound to the same `port` of `hosts`, addresses with commas between. Raises PortInUse."""
+    socks: list[socket.socket] = []
+    try:
+        for host in hosts.split(","):
+            socks.append(listen(host.strip(), port))
+            port = socks[0].getsockname()[1]
+    except PortInUse:
+        for sock in socks:
+            sock.close()
+        raise
+    return socks
 
 
 def http_protocol() -> "type[asyncio.Protocol] | Literal['auto']":
@@ -52,18 +69,18 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 async def serve(
     engine: EngineClient,
-    sock: socket.socket,
+    socks: list[socket.socket],
     config: ServerConfig,
     *,
     on_ready: Callable[[ModelInfo], None] = lambda _: None,
 ) -> None:
-    """Start `engine` and answer on `sock` until SIGINT or SIGTERM. Raises what the first load failed with.
+    """Start `engine` and answer on `socks` until SIGINT or SIGTERM. Raises what the first load failed with.
 
     /health says 503 while the model loads. After a signal, requests in flight have DRAIN_S to finish; a
-    second signal ends them at once. Bound to a loopback address, or given allowed hosts, it answers to no
-    other host names (see server.hosts).
+    second signal ends them at once. Bound to loopback addresses alone, or given allowed hosts, it answers to
+    no other host names (see server.hosts).
     """
-    checks_host = bool(config.allowed_hosts) or is_loopback(sock.getsockname()[0])
+    checks_host = bool(config.allowed_hosts) or all(is_loopback(sock.getsockname()[0]) for sock in socks)
     app = create_app(
         engine,
         config,
@@ -79,7 +96,7 @@ async def serve(
         timeout_graceful_shutdown=int(DRAIN_S) + 1,  # for clients that neither read nor write
     )
     server = _Server(http, engine)
-    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    serving = asyncio.create_task(server.serve(sockets=socks))
     engine.start()
     loading = asyncio.create_task(engine.ready())
     try:
