@@ -57,7 +57,9 @@ def template(before: str, between: str, *, plain: str = "", opens: str = "", off
     ],
 )
 def test_marks_of_earlier_thinking(source: str, opening: str, closing: str, closes: str, skips: str) -> None:
-    assert find_thinking(Probe(source)) == Thinking(opening, closing, closes, skips)
+    assert find_thinking(Probe(source)) == Thinking(
+        opening, closing, closes, skips, field="reasoning_content"
+    )
 
 
 def test_marks_of_the_answer() -> None:

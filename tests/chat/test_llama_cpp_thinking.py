@@ -10,6 +10,7 @@ import pytest
 
 from tests.chat.formats.cuts import Said, check_parser
 from tests.chat.templates import NAMES, source_of
+from vram_llm.chat import history
 from vram_llm.chat.dialect import Dialect, dialect_of
 from vram_llm.chat.reader import Parser
 from vram_llm.chat.template import ChatTemplate
@@ -139,3 +140,33 @@ def test_special_tokens_are_listed(name: str) -> None:
     dialect = dialect_of(source_of(name))
     assert dialect.thinks is not None
     assert set(dialect.thinks) - {""} <= set(dialect.marks)
+
+
+FIELDS = {  # where templates read earlier thinking, if not in reasoning_content
+    "LFM2.5-8B-A1B": "thinking",
+    "mistralai-Ministral-3-14B-Reasoning-2512": "content",
+    "openai-gpt-oss-120b": "thinking",
+    "upstage-Solar-Open-100B": "reasoning",
+}
+
+
+@pytest.mark.parametrize(("name", "field"), FIELDS.items())
+def test_earlier_thinking_is_given_where_the_template_reads_it(name: str, field: str) -> None:
+    source = source_of(name)
+    dialect, template = dialect_of(source), ChatTemplate(source, "", "")
+    assert dialect.thinking is not None
+    assert dialect.thinking.field == field
+    chat = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Yes.", "reasoning_content": "A thought."},
+    ]
+    shown = history.shown(chat, [], dialect, template.takes)
+    prompt = template.render(shown, tools=[], add_generation_prompt=False)
+    assert prompt.index("A thought.") < prompt.index("Yes.")
+
+
+def test_how_many_templates_show_earlier_thinking() -> None:
+    found = [dialect_of(source_of(name)).thinking for name in THINKING]
+    fields = [thinking.field for thinking in found if thinking is not None and thinking.field]
+    assert len(fields) == 33
+    assert fields.count("reasoning_content") == 33 - len(FIELDS)

@@ -17,6 +17,7 @@ _KNOWN = (  # models whose templates show no thinking; their marks are the model
     Thinking("[THINK]", "[/THINK]", "[/THINK]"),
     DEFAULT,
 )
+_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of a message, for its thinking
 _RESPONSE = ("<response>", "</response>")  # around the answer of ibm-granite/granite-3.3
 
 
@@ -26,7 +27,7 @@ def find_thinking(probe: Probe) -> Thinking | None:
 
 
 def _from_history(probe: Probe) -> Thinking | None:
-    thought: dict[str, Any] = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), THOUGHT)
+    thought: dict[str, Any] = dict.fromkeys(_FIELDS, THOUGHT)
     parts = [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": ANSWER}]
     blocks = {"blocks": [{"type": "thoughts", "text": THOUGHT}, {"type": "response", "text": ANSWER}]}
     for content in (ANSWER, parts, blocks):
@@ -34,18 +35,30 @@ def _from_history(probe: Probe) -> Thinking | None:
         before, _, after = shown.partition(THOUGHT)
         between, found, end = after.partition(ANSWER)
         if found and not _is_dumped(shown):
-            return _around(probe, before, between, end)
+            field = _field(probe, content, {}) if content is ANSWER else "content" if content is parts else ""
+            return _around(probe, before, between, end, field)
     for content in (ANSWER, ""):
-        shown = probe.shown({"content": content, **thought, "tool_calls": CALLS}, tools=True)
+        called = {"tool_calls": CALLS}
+        shown = probe.shown({"content": content, **thought, **called}, tools=True)
         before, found, after = shown.partition(THOUGHT)
         if found and not _is_dumped(shown):
             after = after.partition(ANSWER)[0]
             space = after[: len(after) - len(after.lstrip())]
-            return _around(probe, before, space + _unit(after.lstrip()), "")
+            field = _field(probe, content, called)
+            return _around(probe, before, space + _unit(after.lstrip()), "", field)
     return None
 
 
-def _around(probe: Probe, before: str, between: str, end: str) -> Thinking | None:
+def _field(probe: Probe, content: str, called: dict[str, Any]) -> str:
+    """The first of _FIELDS that the template shows alone."""
+
+    def shows(field: str) -> bool:
+        return THOUGHT in probe.shown({"content": content, field: THOUGHT, **called}, tools=bool(called))
+
+    return next(filter(shows, _FIELDS), "")
+
+
+def _around(probe: Probe, before: str, between: str, end: str, field: str) -> Thinking | None:
     """`before`, `between`, `end`: the texts around the thought and the answer."""
     on, off = probe.tail_on, probe.tail_off
     plain = probe.shown({"content": ANSWER})
@@ -71,6 +84,7 @@ def _around(probe: Probe, before: str, between: str, end: str) -> Thinking | Non
         answer=answer,
         header=wrap.removesuffix(answer).strip() if answer else "",
         end=_unit((end or plain_end).strip()) if answer else "",
+        field=field,
     )
 
 

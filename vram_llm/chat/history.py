@@ -56,6 +56,8 @@ def shown(
     if not (dialect.takes_tools and takes.results):
         messages = _results_as_text(messages)
     messages = with_orders(messages, takes, orders)
+    if dialect.thinking is not None and dialect.name != "harmony":
+        messages = [_thought_over(message, dialect.thinking.field) for message in messages]
     return [_in_parts(message) for message in messages] if takes.parts else messages
 
 
@@ -100,6 +102,18 @@ def _harmony(messages: Messages) -> Messages:
             answered = True
         out.append({**message, "thinking": thought} if thought else message)
     return out[::-1]
+
+
+def _thought_over(message: dict[str, Any], field: str) -> dict[str, Any]:
+    """A message with its thinking in the `field` in which the template reads it (see Thinking)."""
+    if field in ("", "reasoning_content") or not message.get("reasoning_content"):
+        return message
+    kept = {name: value for name, value in message.items() if name != "reasoning_content"}
+    thought = message["reasoning_content"]
+    if field != "content":
+        return {**kept, field: thought}
+    text = [{"type": "text", "text": message["content"]}] if message["content"] else []
+    return {**kept, "content": [{"type": "thinking", "thinking": thought}, *text]}
 
 
 def _with_fitting_ids(messages: Messages, form: Format) -> Messages:
@@ -147,6 +161,6 @@ def _instructed(messages: Messages, tools: Tools) -> Messages:
 
 
 def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
-    if message["content"] is None:
+    if not isinstance(message["content"], str):
         return message
     return {**message, "content": [{"type": "text", "text": message["content"]}]}

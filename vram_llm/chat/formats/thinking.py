@@ -16,7 +16,9 @@ class Thinking:
 
     `opening` is "" for thinking that begins without a mark. `closes` is the text, white space included, from
     the end of the thinking to the answer. `skips` is the text with which a prompt passes thinking over.
-    `answer` and `end` are marks around the answer, and `header` the one of a message that has it.
+    `answer` and `end` are marks around the answer, and `header` the one of a message that has it. `field` is
+    where the template reads earlier thinking in a message: a name, "content" for a part of the content, or ""
+    for nowhere.
     """
 
     opening: str
@@ -26,6 +28,7 @@ class Thinking:
     answer: str = ""
     end: str = ""
     header: str = ""
+    field: str = ""
 
     @property
     def marks(self) -> tuple[str, ...]:
