@@ -1,119 +1,32 @@
 """Which answers the grammars of tools let through, in every format: marks as tokens, and as text."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from vram_llm.chat.dialect import Dialect
-from vram_llm.chat.formats.call_json import ID
+from tests.server.held import (
+    ANSWER,
+    BAD,
+    CITY,
+    FREE,
+    GOOD,
+    HELD,
+    THINKS,
+    USE,
+    call_of,
+    follower,
+    lead_of,
+    prompt_of,
+)
 from vram_llm.chat.formats.format import Format
 from vram_llm.chat.formats.table import FORMATS, NONE
-from vram_llm.chat.formats.thinking import DEFAULT
-from vram_llm.chat.prompt import ChatPrompt
 from vram_llm.engine.request import Grammar, GrammarKind
-from vram_llm.engine.structured import _matcher, _tokenizer
 from vram_llm.errors import RequestError
-from vram_llm.llama.vocab import Vocab
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.tool_grammars import beside, forced_grammar, strict
 from vram_llm.server.tools import ToolUse
-
-CITY = {
-    "type": "object",
-    "properties": {"city": {"enum": ["Xanadu"]}},
-    "required": ["city"],
-    "additionalProperties": False,
-}
-NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
-USE = ToolUse(
-    tools=({"type": "function"},),
-    schemas={"weather": CITY, "free": {"properties": {"q": {"type": "integer"}}}, "now": NOTHING},
-    strict=frozenset(["weather"]),
-)
-GOOD, BAD, FREE = '{"city": "Xanadu"}', '{"city": "Paris"}', '{"q": "x", "z": [1, {}]}'
-ANSWER = Grammar(
-    kind=GrammarKind.JSON_SCHEMA,
-    text='{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}',
-    field="response_format",
-)
-THINKS = ("<think>", "</think>")
-HELD = [f for f in (*FORMATS, NONE) if f.call_json or f.tags]
-
-
-class Bytes:
-    """A vocabulary of all bytes, some marks and an end."""
-
-    def __init__(self, marks: tuple[str, ...]) -> None:
-        self._marks = marks
-        self._spellings = [bytes([i]) for i in range(256)] + [m.encode() for m in marks] + [b"<eos>"]
-        self.n_tokens = len(self._spellings)
-        self.bos, self.eos = -1, self.n_tokens - 1
-        self.ends = frozenset([self.eos])
-
-    def spelling(self, token: int) -> bytes:
-        return self._spellings[token]
-
-    def is_special(self, token: int) -> bool:
-        return token >= 256
-
-    def is_end(self, token: int) -> bool:
-        return token == self.eos
-
-    def tokenize_inside(self, text: str, *, parse_special: bool) -> list[int]:
-        tokens: list[int] = []
-        while text:
-            mark = next((m for m in self._marks if parse_special and text.startswith(m)), None)
-            if mark is None:
-                tokens += text[0].encode()
-            else:
-                tokens.append(256 + self._marks.index(mark))
-            text = text[len(mark or "x") :]
-        return tokens
-
-
-Takes = Callable[[str], bool]
-
-
-def follower(grammar: Grammar, marks: tuple[str, ...] = ()) -> Takes:
-    """Whether `grammar` lets a text through that then ends."""
-    vocab = cast(Vocab, Bytes(marks))
-    tokenizer = _tokenizer(vocab)
-
-    def takes(text: str) -> bool:
-        matcher = _matcher(tokenizer, grammar, vocab)
-        tokens = vocab.tokenize_inside(text, parse_special=True)
-        if matcher.validate_tokens(tokens) < len(tokens):
-            return False
-        matcher.consume_tokens(tokens)
-        return bool(matcher.is_accepting())
-
-    return takes
-
-
-def prompt_of(spoken: Format, text: str = "Say.") -> ChatPrompt:
-    dialect = Dialect(
-        name=spoken.name,
-        takes_tools=True,
-        form=spoken,
-        marks=spoken.marks,
-        thinking=None if spoken.name == "harmony" else DEFAULT,
-    )
-    return ChatPrompt(text, dialect)
-
-
-def call_of(prompt: ChatPrompt, name: str, arguments: str) -> str:
-    form = prompt.dialect.call_json
-    assert form is not None
-    call = f"{form.before}{name}{form.between}{arguments}{form.after}"
-    return f"{form.trigger}{form.opening}{call}{form.closing}".replace(ID, "a1")
-
-
-def lead_of(spoken: Format) -> str:
-    """Content before a call, where the format can have some."""
-    return "" if spoken.name in ("harmony", "llama-json") else "Wait. "
 
 
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])

@@ -73,9 +73,12 @@ class GrammarWriter:
 
     def json(self, name: str, held: Held) -> str:
         """A rule for a JSON object; its name."""
+        return self.json_value(name, Held({**held.schema, "type": "object"}, held.lenient))
+
+    def json_value(self, name: str, held: Held) -> str:
+        """A rule for JSON of any kind; its name."""
         options = {"whitespace_pattern": _WHITESPACE, "lenient": held.lenient}
-        schema = {**held.schema, "type": "object", "x-guidance": options}
-        return self.rule(name, f"%json {json.dumps(schema)}")
+        return self.rule(name, f"%json {json.dumps({**held.schema, 'x-guidance': options})}")
 
     def finished(self, never: Iterable[str] = ()) -> CallGrammar:
         """The grammar, whose first rule is `start`."""

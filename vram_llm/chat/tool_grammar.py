@@ -9,6 +9,7 @@ from vram_llm.chat.forced import tagged
 from vram_llm.chat.formats import harmony, llama_json
 from vram_llm.chat.formats.call_json import CallJson, json_members
 from vram_llm.chat.prompt import ChatPrompt
+from vram_llm.chat.tag_grammar import GLM, Layout, can_hold, layout_of, write_tagged
 
 Tools = Mapping[str, Held]
 
@@ -35,30 +36,37 @@ def free_or_calls(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> HeldAn
     That holds within the thinking too: a call there may be read as one. None where the dialect's calls begin
     with no mark of which that could be said.
     """
+    writer = GrammarWriter()
+    layout = _layout(prompt, tools)
+    if layout is not None:
+        write_tagged(writer, layout, tools, parallel=parallel)
+        return HeldAnswer(_free(writer), prompt)
     prompt = _with_json_calls(prompt)
     form = prompt.dialect.call_json
     if form is None:
         return None
-    writer = GrammarWriter()
     if prompt.dialect.name == "harmony":
         return HeldAnswer(_harmony(writer, tools, "TEXT"), prompt)
     if prompt.dialect.name == "llama-json":
         return HeldAnswer(_llama_json(writer, form, tools, prompt, parallel=parallel), prompt)
     calls = write_calls(writer, form, tools, parallel=parallel)
     writer.rule("section", joined(f"until_{writer.mark(form.trigger)}", calls))
-    writer.rule("piece", "TEXT others")
-    writer.rule("start", "(piece | section)* TEXT")
-    return HeldAnswer(writer.finished(_never(prompt, form)), prompt)
+    return HeldAnswer(_free(writer, _never(prompt, form)), prompt)
 
 
 def calls_or_answer(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> HeldAnswer | None:
     """Calls, or what `@answer` stands for, at once; None as for `free_or_calls`."""
+    writer = GrammarWriter()
+    writer.rule("answer", "@answer")
+    layout = _layout(prompt, tools)
+    if layout is not None:
+        write_tagged(writer, layout, tools, parallel=parallel)
+        writer.rule("start", "WS calls", "WS answer")
+        return HeldAnswer(writer.finished(), replace(prompt, text=prompt.answering()))
     prompt = _with_json_calls(prompt)
     form = prompt.dialect.call_json
     if form is None:
         return None
-    writer = GrammarWriter()
-    writer.rule("answer", "@answer")
     if prompt.dialect.name == "harmony":
         return HeldAnswer(_harmony(writer, tools, "answer"), prompt)
     if prompt.dialect.name == "llama-json":
@@ -68,8 +76,24 @@ def calls_or_answer(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> Held
         calls = writer.rule("section", calls)
         calls = f"{calls} (WS {calls})*" if parallel else calls
     writer.rule("start", joined("WS", calls), joined("WS", "answer"))
-    text = prompt.answering()
-    return HeldAnswer(writer.finished(), replace(prompt, text=text))
+    return HeldAnswer(writer.finished(), replace(prompt, text=prompt.answering()))
+
+
+def _free(writer: GrammarWriter, never: tuple[str, ...] = ()) -> CallGrammar:
+    """Free text with the rule `section` anywhere in it."""
+    writer.rule("piece", "TEXT others")
+    writer.rule("start", "(piece | section)* TEXT")
+    return writer.finished(never)
+
+
+def _layout(prompt: ChatPrompt, tools: Tools) -> Layout | None:
+    """How arguments stand in tags; None where the dialect has none, or a tool cannot be held in them."""
+    if not all(held.lenient or can_hold(held) for held in tools.values()):
+        return None
+    form = prompt.dialect.form
+    if form.name == "glm":
+        return GLM
+    return None if form.layout is None else layout_of(form.layout)
 
 
 def _with_json_calls(prompt: ChatPrompt) -> ChatPrompt:

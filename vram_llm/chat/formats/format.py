@@ -28,7 +28,8 @@ class Format:
     `marks` are the special tokens that the parser must see. `is_in`: whether the source of a template that
     writes no calls shows this format. `call_begins`: the text after which a JSON object with a name and
     arguments is a call. `call_json` is None where arguments are no JSON: a JSON object of
-    both is a call between `tags`, where it is held to a grammar. `write` makes the text of calls
+    both is a call between `tags`, where it is held to a grammar. `layout`: how arguments stand in tags.
+    `write` makes the text of calls
     where `call_json` cannot. `signs` are texts of a call that tell this format from others that its grammar
     reads as well.
 
@@ -45,6 +46,7 @@ class Format:
     call_begins: str = ""
     call_json: CallJson | None = None
     tags: tuple[str, str] | None = None
+    layout: Tags | None = None
     write: Callable[[Calls], str] | None = None
     signs: tuple[str, ...] = ()
     framed: bool = False
@@ -110,6 +112,7 @@ def tag_format(name: str, tags: Tags, *, marks: tuple[str, ...] = (), answer_beg
     return Format(
         name=name,
         grammar=lambda schemas: tagged(tags, schemas),
+        layout=None if answer_begins else tags,
         marks=marks or tags.outer or (),
         tags=None if answer_begins else tags.outer or (hermes.OPEN, hermes.CLOSE),
         signs=(tags.outer or (tags.call,))[:1],

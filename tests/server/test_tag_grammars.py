@@ -1,0 +1,129 @@
+"""Arguments in tags: every answer that their grammar lets through is read as arguments of the schema."""
+
+import json
+import random
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import jsonschema
+import pytest
+
+from tests.server.held import THINKS, Bytes, follower, prompt_of, tagged_call
+from vram_llm.chat.call_grammar import Held
+from vram_llm.chat.events import CallArguments, CallEnd
+from vram_llm.chat.formats.format import Format
+from vram_llm.chat.formats.table import FORMATS
+from vram_llm.chat.prompt import ChatPrompt
+from vram_llm.chat.tag_grammar import GLM, can_hold, layout_of
+from vram_llm.engine.request import Grammar
+from vram_llm.engine.structured import Constraint, _matcher, _tokenizer
+from vram_llm.llama.vocab import Vocab
+from vram_llm.server.tool_grammars import strict
+from vram_llm.server.tools import ToolUse
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "path": {"type": "string", "description": "Any text"},
+        "mode": {"type": "string", "enum": ["read", "read all"]},
+        "note": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "size": {"type": ["integer", "string"]},
+        "count": {"type": "integer", "minimum": 1, "maximum": 3},
+        "force": {"type": "boolean"},
+        "ids": {"type": "array", "items": {"$ref": "#/$defs/Id"}, "minItems": 1, "maxItems": 2},
+        "level": {"enum": [1, 2, None]},
+    },
+    "required": ["path", "mode", "note", "size", "count", "ids"],
+    "additionalProperties": False,
+    "$defs": {
+        "Id": {
+            "type": "object",
+            "properties": {"n": {"enum": [7, "x"]}},
+            "required": ["n"],
+            "additionalProperties": False,
+        }
+    },
+}
+USE = ToolUse(
+    tools=({"type": "function"},), schemas={"open": SCHEMA}, strict=frozenset(["open"]), parallel=False
+)
+IN_TAGS = [each for each in FORMATS if each.layout is not None or each.name == "glm"]
+_MANY = 90  # tokens allowed: any text may stand here
+_TEXTS = ("a b", "5", "null", '"x"', "<b>", "é\n", "{}", "True")
+
+
+def _walked(spoken: Format, prompt: ChatPrompt, grammar: Grammar, marks: tuple[str, ...], seed: int) -> Any:
+    """Arguments of a call that `grammar` lets through: tokens at random, and texts where any may stand."""
+    layout = GLM if spoken.layout is None else layout_of(spoken.layout)
+    vocab, pick = cast(Vocab, Bytes(marks)), random.Random(seed)
+    parser = prompt.parser({"open": SCHEMA})
+    assert parser is not None
+    arguments, text = "", b""
+    with ThreadPoolExecutor(1) as background:
+        followed = Constraint(_matcher(_tokenizer(vocab), grammar, vocab), vocab.n_tokens, background)
+        queue = vocab.tokenize_inside(layout.call, parse_special=True)
+        for _ in range(3000):
+            allowed = followed.allowed().tolist()
+            if not queue and len(allowed) > _MANY:
+                queue = vocab.tokenize_inside(pick.choice(_TEXTS) + layout.value_end, parse_special=True)
+            token = queue.pop(0) if queue else pick.choice(allowed)
+            assert token in allowed
+            followed.accept(token)
+            text += vocab.spelling(token)
+            try:
+                piece, text = text.decode(), b""
+            except UnicodeDecodeError:
+                continue
+            events = parser.feed(piece)
+            arguments += "".join(event.text for event in events if isinstance(event, CallArguments))
+            if any(isinstance(event, CallEnd) for event in events):
+                return json.loads(arguments)
+    raise AssertionError(f"no end: {arguments}")
+
+
+@pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
+@pytest.mark.parametrize("spoken", IN_TAGS, ids=lambda f: f.name)
+def test_what_is_let_through_is_read_as_arguments_of_the_schema(spoken: Format, as_tokens: bool) -> None:
+    prompt, grammar = strict(prompt_of(spoken), USE)
+    assert prompt.dialect.call_json is None  # no JSON in place of the tags
+    marks = (*spoken.marks, *THINKS) if as_tokens else ()
+    for seed in range(20):
+        jsonschema.validate(_walked(spoken, prompt, grammar, marks, seed), SCHEMA)
+
+
+def test_a_call_without_the_outer_tag_is_held_too() -> None:
+    spoken = next(each for each in FORMATS if each.name == "qwen-xml")
+    prompt, grammar = strict(prompt_of(spoken), USE)
+    takes = follower(grammar)
+    call = tagged_call(
+        prompt,
+        "open",
+        {"path": "a", "mode": "read", "note": None, "size": 1, "count": 2, "ids": [{"n": 7}]},
+    )
+    bare = call.removeprefix("<tool_call>").removesuffix("</tool_call>")
+    assert takes(f"Wait. {call}{bare}")
+    assert not takes(bare.replace("read", "write"))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"type": "string", "pattern": "^x"}}},
+        {"properties": {"a": {"type": "string", "minLength": 3}}},
+        {"properties": {"a": {"type": ["string", "array"]}}},
+        {"properties": {"a": {"enum": ["x", 1]}}},
+        {"properties": {"a": {"enum": [" x"]}}},
+        {"properties": {"a": {"type": "object", "properties": {"b": {"$ref": "#/properties/a"}}}}},
+        {"properties": {"a b": {"type": "string"}}},
+        {"properties": {}, "minProperties": 1},
+        {"anyOf": [{"properties": {}}]},
+    ],
+    ids=json.dumps,
+)
+def test_a_schema_that_asks_for_more_of_a_text_is_held_as_json(schema: Any) -> None:
+    """In the format's own tags, where any schema can be held."""
+    assert not can_hold(Held(schema, lenient=False))
+    use = ToolUse(tools=({},), schemas={"f": schema}, strict=frozenset(["f"]))
+    for spoken in IN_TAGS:
+        prompt, _ = strict(prompt_of(spoken), use)
+        assert prompt.dialect.call_json is not None
