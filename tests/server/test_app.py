@@ -60,6 +60,7 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
         "/v1/responses/{response_id}",
         "/v1/messages",
         "/v1/messages/count_tokens",
+        "/v1/responses/input_tokens",
         "/v1/embeddings",
         "/v1/rerank",
         "/props",

@@ -32,7 +32,7 @@ def text_grammar(value: Any, at: str) -> Grammar | None:
         syntax, text = (
             (value.get(name) for name in ("syntax", "definition")) if isinstance(value, dict) else (0, 0)
         )
-        if syntax in _KINDS and isinstance(text, str):
+        if isinstance(syntax, str) and syntax in _KINDS and isinstance(text, str):
             return Grammar(kind=_KINDS[syntax], text=text, field=at)
     raise RequestError(
         f"'{at}' must be of type 'text', or 'grammar' with a 'syntax' of 'lark' or 'regex' and a "

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, WithJsonSchema
 
-from vram_llm.engine.request import Grammar
+from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.errors import RequestError
 from vram_llm.server.client_names import TOOL_IGNORED
 from vram_llm.server.errors import MissingField, NotSupported
@@ -73,11 +73,17 @@ class Tool(Fields):
         if self.type == "custom":
             if self.custom is None:
                 raise MissingField(f"Missing required parameter: '{at}.custom'", f"{at}.custom")
-            return custom_offer(self.custom, f"{at}.custom")
+            own = self.custom
+            return custom_offer(own.name, own.description, own.format, f"{at}.custom")
         if self.function is None:
             raise MissingField(f"Missing required parameter: '{at}.function'", f"{at}.function")
-        own = self.function
-        return Offer(own.name, own.description or "", own.parameters or {}, strict=bool(own.strict))
+        function = self.function
+        return Offer(
+            function.name,
+            function.description or "",
+            function.parameters or {},
+            strict=bool(function.strict),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +147,14 @@ class ToolUse:
         return None if only is None or grammar is None else (only, grammar)
 
 
-def custom_offer(own: Custom, at: str) -> Offer:
-    """A tool that takes one text. Raises RequestError where its format is none."""
-    grammar = text_grammar(own.format, f"{at}.format")
+def custom_offer(name: str, description: str | None, form: dict[str, Any] | None, at: str) -> Offer:
+    """A tool that takes one text, of the format `form`. Raises RequestError where that is none."""
+    grammar = text_grammar(form, f"{at}.format")
     return Offer(
-        own.name,
-        own.description or "",
+        name,
+        description or "",
         TEXT_PARAMETERS if grammar is None else text_parameters(grammar),
-        strict=grammar is not None,
+        strict=grammar is not None and grammar.kind is GrammarKind.REGEX,  # a pattern of the schema
         takes_text=True,
         text_grammar=grammar,
     )

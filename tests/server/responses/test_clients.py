@@ -330,6 +330,24 @@ async def test_logprobs(client: httpx.AsyncClient, engine: FakeEngine, fields: d
     assert delta["logprobs"] == [token]
 
 
+async def test_the_input_is_counted(client: httpx.AsyncClient) -> None:
+    counted = await client.post("/v1/responses/input_tokens", json={"input": "hi", "tools": [TOOL]})
+    expected = len("<s>get_weather [user]hi") - 2
+    assert counted.json() == {"object": "response.input_tokens", "input_tokens": expected}
+
+
+@pytest.mark.parametrize(
+    ("form", "param"),
+    [({"type": "json_schema"}, "text.format.schema"), ({"type": "text", "strict": 3}, "text.format.strict")],
+)
+async def test_a_form_that_is_none(client: httpx.AsyncClient, form: dict[str, Any], param: str) -> None:
+    assert (await ask(client, text={"format": form})).json()["error"]["param"] == param
+
+
+async def test_a_type_that_is_no_string(client: httpx.AsyncClient) -> None:
+    assert (await ask(client, [{"type": 3}])).json()["error"]["param"] == "input[0].type"
+
+
 async def test_an_effort_where_thinking_is_not_parsed(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.info = replace(TALKER, chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
     assert (await ask(client, reasoning={"effort": "high"})).status_code == 200

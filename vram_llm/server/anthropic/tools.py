@@ -11,7 +11,7 @@ from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.message import Said
 from vram_llm.server.client_names import TOOL_IGNORED
 from vram_llm.server.errors import MissingField, NotSupported
-from vram_llm.server.known_fields import Fields
+from vram_llm.server.known_fields import Fields, check_fields
 from vram_llm.server.tools import Choice, Offer, ToolName, ToolUse, offered
 
 # Anthropic runs these, or the client does so without a schema that a model here could be shown.
@@ -104,9 +104,11 @@ def _sorted(tools: Mapping[str, ClientTool]) -> Toolbox:
 
 def _defined(value: Any, at: str) -> ClientTool:
     try:
-        return ClientTool.model_validate(value)
+        tool = ClientTool.model_validate(value)
     except ValidationError:
         raise RequestError(f"'{at}' must be a tool with a 'name' and an 'input_schema'", at) from None
+    check_fields(tool, at)
+    return tool
 
 
 def _changes(messages: Sequence[Said]) -> Iterator[tuple[str, dict[str, Any]]]:

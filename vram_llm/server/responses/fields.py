@@ -124,6 +124,12 @@ class ResponseFields(GenerationFields):
         wanted = self.text.format.model_dump() if self.text and self.text.format else None
         if wanted is None:
             return super().grammar_wanted()
+        if wanted["type"] == "json_schema" and not isinstance(wanted.get("schema"), dict):
+            raise RequestError(
+                "'text.format' of type 'json_schema' needs a 'schema', a JSON object", "text.format.schema"
+            )
+        if not isinstance(wanted.get("strict"), bool | None):
+            raise RequestError("'text.format.strict' must be true or false", "text.format.strict")
         grammar = of_response_format({"type": wanted["type"], "json_schema": wanted})
         return None if grammar is None else replace(grammar, field="text.format")
 

@@ -52,8 +52,11 @@ def messages_of(
 
 def _resolved(item: dict[str, Any], at: str, find: Find) -> dict[str, Any]:
     """The item itself, or the one that it refers to."""
-    if item.get("type") != "item_reference" and set(item) != {"id"}:
-        return item
+    kind = item.get("type")
+    if kind is not None and not isinstance(kind, str):
+        raise RequestError(f"'{at}.type' must be a string", f"{at}.type")
+    if kind != "item_reference" and (kind is not None or set(item) - {"type"} != {"id"}):
+        return {**item, "type": kind or "message"}
     item_id = string(item, "id", at)
     kept = find(item_id)
     if kept is None:
@@ -75,7 +78,7 @@ class _Chat:
 
     def add(self, item: dict[str, Any], at: str) -> None:
         """One more item. Raises RequestError."""
-        kind = item.get("type", "message")
+        kind = item["type"]
         if kind == "message":
             self._message(item, at)
         elif kind == "reasoning":

@@ -94,6 +94,13 @@ class Deleted(BaseModel):
     deleted: Literal[True] = True
 
 
+class InputTokens(BaseModel):
+    """The reply to POST /v1/responses/input_tokens."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
 def begun(
     fields: ResponseFields, tools: list[AnyTool], sampling: SamplingParams, **own: Any
 ) -> ResponseObject:

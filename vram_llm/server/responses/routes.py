@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from vram_llm.chat.efforts import EFFORTS
 from vram_llm.engine.info import ModelInfo
 from vram_llm.errors import RequestError
-from vram_llm.server.document import generation_route
+from vram_llm.server.document import body_route, generation_route
 from vram_llm.server.errors import NoSuchResponse, PreviousNotFound, UnknownRoute
 from vram_llm.server.generation import news, sequences
 from vram_llm.server.json_reply import JsonReply
@@ -21,7 +21,7 @@ from vram_llm.server.pictures import Pictures
 from vram_llm.server.replies import ErrorReply, Tally
 from vram_llm.server.responses.fields import SEALED, ResponseFields
 from vram_llm.server.responses.items import messages_of
-from vram_llm.server.responses.resource import Deleted, ResponseObject, begun
+from vram_llm.server.responses.resource import Deleted, InputTokens, ResponseObject, begun
 from vram_llm.server.responses.store import Kept, ResponseStore
 from vram_llm.server.responses.tools import AnyTool, Known, toolbox, tools_in
 from vram_llm.server.responses.writer import ResponseWriter
@@ -102,6 +102,20 @@ def responses_router(served: Served) -> APIRouter:
             return EventStream(writer, said, served.config.sse_ping_interval_s)
         return JsonReply(_written(writer, said), served.config.sse_ping_interval_s)
 
+    @router.post(
+        "/responses/input_tokens", **body_route("Count an input's tokens", ResponseFields, InputTokens)
+    )
+    async def count(http: Request) -> InputTokens:
+        fields = parse(ResponseFields, await http.body())
+        info = served.writing_model(fields.model)
+        fields.check(info.n_ctx)
+        before = _before(store, fields.previous_response_id)
+        turn = (await asyncio.to_thread(_asked, served, info, fields, before, store)).turn
+        tokens = await served.engine.tokenize(
+            turn.prompt, add_special=turn.add_bos, parse_special=True, images=turn.images
+        )
+        return InputTokens(input_tokens=len(tokens))
+
     @router.post("/responses/{_path:path}", include_in_schema=False)
     async def nothing_there(http: Request) -> Response:
         raise UnknownRoute(
@@ -136,7 +150,8 @@ def _asked(
     orders = [{"role": "system", "content": fields.instructions}] if fields.instructions else []
     brought = [*(before.tools if before else ()), *tools_in(fields.input)]
     tools = [*(fields.tools or ()), *brought]
-    box = toolbox(tools)
+    n_own = len(fields.tools or ())
+    box = toolbox(tools, lambda i: f"tools[{i}]" if i < n_own else f"input.tools[{i - n_own}]")
     warnings = [*box.left_out.values(), *unread]
     for warning in warnings:
         log.warning("Left out of a request: %s", warning)

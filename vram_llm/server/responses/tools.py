@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import TypeAdapter, ValidationError, model_validator
 
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import MissingField, NotSupported
-from vram_llm.server.known_fields import Fields
-from vram_llm.server.tools import Choice, Custom, Offer, ToolName, ToolUse, choice_of, custom_offer, offered
+from vram_llm.server.known_fields import Fields, check_fields
+from vram_llm.server.tools import Choice, Offer, ToolName, ToolUse, choice_of, custom_offer, offered
 
 # OpenAI runs these, or the client does so without a schema that a model here could be shown.
 _KNOWN = re.compile(
@@ -51,6 +51,9 @@ class AnyTool(Fields):
         if self.type not in _OWN:
             self.__pydantic_extra__ = {}
         return self
+
+
+_ANY_TOOLS = TypeAdapter(list[AnyTool])
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +139,13 @@ def tools_in(items: Any) -> list[AnyTool]:
     found: list[AnyTool] = []
     for i, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
-            at = f"input[{i}].tools"
+            at, tools = f"input[{i}].tools", item.get("tools") or []
             try:
-                found += [AnyTool.model_validate(tool) for tool in item.get("tools") or ()]
-            except (ValidationError, TypeError):
+                found += _ANY_TOOLS.validate_python(tools)
+            except ValidationError:
                 raise RequestError(f"'{at}' must be a list of tools, each with a 'type'", at) from None
+    for tool in found:
+        check_fields(tool, "input.tools")
     return found
 
 
@@ -157,8 +162,7 @@ def _offer(
     if told:
         description = f"{description}\n\n{namespace}: {told}".strip()
     if tool.type == "custom":
-        own = Custom(name=flat, description=description, format=tool.format)
-        offers.append(custom_offer(own, at))
+        offers.append(custom_offer(flat, description, tool.format, at))
     else:
         offers.append(Offer(flat, description, tool.parameters or {}, strict=bool(tool.strict)))
     known[flat] = Known(name, namespace, tool.type == "custom")
