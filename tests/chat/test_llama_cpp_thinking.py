@@ -3,12 +3,13 @@
 Source of the answers: the templates themselves, and tests/test-chat.cpp of llama.cpp.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.chat.formats.cuts import Said, check_parser
+from tests.chat.formats.cuts import Said, check_parser, run
 from tests.chat.templates import NAMES, source_of
 from vram_llm.chat import history
 from vram_llm.chat.dialect import Dialect, dialect_of
@@ -170,3 +171,42 @@ def test_how_many_templates_show_earlier_thinking() -> None:
     fields = [thinking.field for thinking in found if thinking is not None and thinking.field]
     assert len(fields) == 33
     assert fields.count("reasoning_content") == 33 - len(FIELDS)
+
+
+ZONE = {"type": "object", "properties": {"zone": {"type": "string", "description": "Its name"}}}
+TOOL = {"type": "function", "function": {"name": "now", "description": "The time", "parameters": ZONE}}
+CALL = {"id": "call_0123", "type": "function", "function": {"name": "now", "arguments": '{"zone": "CET"}'}}
+CALLED = [  # templates that show a call and the thinking before it, behind a prompt of theirs
+    "ByteDance-Seed-OSS", "Bielik-11B-v3.0-Instruct", "Cohere2MoE",
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use", "GLM-4.6", "GLM-4.7-Flash", "Kimi-K2-Thinking",
+    "Kimi-K3", "LFM2.5-8B-A1B", "MiniMax-M2", "MiniMax-M3", "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
+    "Qwen-Qwen3-0.6B",
+    "Qwen3.5-4B", "Reka-Edge", "Spark2.5", "StepFun3.5-Flash", "deepseek-ai-DeepSeek-V3.2",
+    "deepseek-ai-DeepSeek-V4", "deepseek-ai-DeepSeek-V4-Flash-0731", "google-gemma-4-31B-it",
+    "google-gemma-4-31B-it-interleaved", "inclusionai-ling-3.0-flash",
+    "mistralai-Ministral-3-14B-Reasoning-2512", "muse-glimmer", "openai-gpt-oss-120b", "openbmb-MiniCPM5-1B",
+    "poolside-Laguna-S-2.1", "poolside-Laguna-XS-2.1", "poolside-Laguna-XS.2", "tencent-Hy3",
+    "upstage-Solar-Open-100B",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_a_call_after_thinking_is_read_as_the_template_writes_it(name: str) -> None:
+    source = source_of(name)
+    dialect, template = dialect_of(source), ChatTemplate(source, "", "")
+    names = {"enable_thinking": True, **dialect.efforts.get("high", {})}
+    user = {"role": "user", "content": "What time is it?"}
+    answer = {"role": "assistant", "content": "", "reasoning_content": T, "tool_calls": [CALL]}
+
+    def render(messages: list[dict[str, Any]], **more: Any) -> str:
+        shown = history.shown(messages, [TOOL], dialect, template.takes)
+        return template.render(shown, tools=[TOOL], **names, **more)
+
+    prompt, whole = render([user]), render([user, answer], add_generation_prompt=False)
+    assert whole.startswith(prompt)
+    parser = dialect.parser({"now": ZONE}, prompt)
+    assert parser is not None
+    said = run(parser, whole[len(prompt) :])
+    assert said.reasoning == T
+    assert [(name, json.loads(arguments)) for name, arguments in said.calls] == [("now", {"zone": "CET"})]
+    assert not any(mark in said.content for mark in dialect.thinks or () if mark)

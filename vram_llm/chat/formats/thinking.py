@@ -183,7 +183,7 @@ class _Frame:
         """The thinking. Where it is not closed: the first of `markers` in it, not passed over, or ""."""
         r, closers = self._reader, self._closers
         found = yield from r.until(*closers, *markers, to=r.reasoning)
-        if found in markers:
+        if found in markers and found not in closers:
             r.mark_before(found)
             held: list[str] = []
             closed = yield from r.until(*closers, to=held.append)
