@@ -67,7 +67,7 @@ def test_the_last_question_of_a_conversation_is_answered(answers: Answers) -> No
 
 
 def test_it_thinks_first_where_it_is_told_to(answers: Answers) -> None:
-    said = answers([asked(entry.questions[0]) for entry in ENTRIES], enable_thinking=True)
+    said = answers([asked(entry.questions[0]) for entry in ENTRIES], thinking=True)
     parts = [one.partition("\n</think>\n\n") for one in said]
     right = sum(told == entry.answer for (_, _, told), entry in zip(parts, ENTRIES, strict=True))
     about = sum(thought == thought_of(entry) for (thought, _, _), entry in zip(parts, ENTRIES, strict=True))

@@ -63,4 +63,4 @@ def test_the_template_shows_tools_and_thinking(model: LoadedModel) -> None:
     dialect = dialect_of(model.metadata("tokenizer.chat_template"))
     assert (dialect.name, dialect.takes_tools) == ("hermes", True)
     assert dialect.thinks == ("<think>", "</think>")
-    assert dialect.efforts["none"] == {"enable_thinking": False}
+    assert dialect.efforts["none"] == {"thinking": False}

@@ -40,6 +40,21 @@ GIVEN = ServerConfig(chat_template_kwargs={"enable_thinking": False, "tone": "dr
         (OTHER_SWITCH, ServerConfig(), None, {}, {"enable_thinking": True}),
         (OTHER_SWITCH, ON, None, {}, {"enable_thinking": True, "thinking": True}),
         (OTHER_SWITCH, ServerConfig(), "none", {}, {"enable_thinking": False, "thinking": False}),
+        (
+            OTHER_SWITCH,
+            ServerConfig(),
+            None,
+            {"enable_thinking": True},
+            {"enable_thinking": True, "thinking": True},
+        ),
+        (OTHER_SWITCH, GIVEN, None, {}, {"enable_thinking": False, "thinking": False, "tone": "dry"}),
+        (
+            OTHER_SWITCH,
+            GIVEN,
+            None,
+            {"enable_thinking": True, "thinking": False},
+            {"enable_thinking": True, "thinking": False, "tone": "dry"},
+        ),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", ON, None, {}, {"enable_thinking": False}),
     ],
 )

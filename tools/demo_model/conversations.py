@@ -56,7 +56,7 @@ def conversation(
             continue
         thinks = bool(thought) and at == len(messages) - 1
         asked = template().render(
-            messages=messages[:at], tools=tools, add_generation_prompt=True, enable_thinking=thinks
+            messages=messages[:at], tools=tools, add_generation_prompt=True, thinking=thinks
         )
         plain = asked.removesuffix("<think>\n") if thinks else asked
         whole = template().render(messages=messages[: at + 1], tools=tools)

@@ -62,10 +62,10 @@ def find_efforts(probe: Probe) -> Mapping[str, Names]:
     return efforts if any(efforts.values()) else {}
 
 
-def switches(efforts: Mapping[str, Names]) -> Names:
-    """The names that switch thinking on, without a level of effort."""
+def switches(efforts: Mapping[str, Names], *, on: bool = True) -> Names:
+    """The names that switch thinking on, or off, without a level of effort."""
     found = efforts.get("high", {})
-    return {name: on for name, on, _ in _SWITCHES if name in found}
+    return {name: value if on else none for name, value, none in _SWITCHES if name in found}
 
 
 def _nearest(effort: str, tails: Mapping[str, str]) -> str:

@@ -39,10 +39,16 @@ def template_variables(
     names: dict[str, Any] = {"enable_thinking": dialect.thinking is not None}
     if config.reasoning is ReasoningMode.ON:
         names |= switches(dialect.efforts)
-    names |= config.chat_template_kwargs
+    names |= _switched(dialect, config.chat_template_kwargs)
     if effort is not None:
         names["enable_thinking"] = effort not in OFF
-    return {**names, **efforts, **given}
+    return {**names, **efforts, **_switched(dialect, given)}
+
+
+def _switched(dialect: Dialect, given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given`, with what its `enable_thinking` means under the names that the template reads."""
+    on = given.get("enable_thinking")
+    return {**switches(dialect.efforts, on=on), **given} if isinstance(on, bool) else dict(given)
 
 
 def check_variables(given: Mapping[str, Any]) -> None:
