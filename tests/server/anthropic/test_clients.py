@@ -13,6 +13,7 @@ import pytest
 
 from tests.server.fake_engine import FakeEngine, says
 from tests.server.tool_chat import FUNCTION, PARAMETERS, PIECES, TALKER
+from vram_llm.errors import ContextExceeded
 
 USER = {"role": "user", "content": "hi"}
 BODY: dict[str, Any] = {"model": "claude", "max_tokens": 9, "messages": [USER]}
@@ -370,6 +371,17 @@ async def test_the_answer_goes_on_where_the_last_message_ends(
     assert reply["content"][0]["text"] == "Hello world"
     response = await ask(client, messages=[USER, said("assistant", CALL)])
     assert (response.status_code, response.json()["error"]["param"]) == (400, "messages")
+
+
+async def test_a_prompt_that_is_too_long(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    for error, expected in (
+        (ContextExceeded("It does not fit", n_prompt_tokens=900, n_ctx=512), "900 tokens > 512 maximum. It"),
+        (ContextExceeded("It does not fit"), "It does not fit"),
+    ):
+        engine.script = lambda _, error=error: [error]  # type: ignore[misc]  # bound now
+        response = await ask(client)
+        assert response.status_code == 400
+        assert response.json()["error"]["message"].startswith(f"prompt is too long: {expected}")
 
 
 async def test_thinking_that_is_not_shown_comes_back(client: httpx.AsyncClient, engine: FakeEngine) -> None:

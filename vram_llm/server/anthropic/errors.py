@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
+from vram_llm.errors import ContextExceeded
 from vram_llm.server.errors import answer_for, error_body, error_response
 
 _TYPES = {
@@ -26,8 +27,17 @@ def anthropic_body(error: Exception) -> dict[str, Any]:
     """{"type": "error", "error": {"message", "type", "param", "code"}}, with "details" for a `thread`."""
     told = error_body(error)["error"]
     details = {"details": _THREADLESS} if told["param"] == "thread" else {}
+    if isinstance(error, ContextExceeded):
+        told["message"] = _too_long(error)
     kind = _TYPES.get(answer_for(error).status, "api_error")
     return {"type": "error", "error": {**told, **details, "type": kind}}
+
+
+def _too_long(error: ContextExceeded) -> str:
+    """Begun as Anthropic begins it: Claude Code reads the numbers, and makes its chat shorter by them."""
+    if error.n_prompt_tokens is None or error.n_ctx is None:
+        return f"prompt is too long: {error}"
+    return f"prompt is too long: {error.n_prompt_tokens} tokens > {error.n_ctx} maximum. {error}"
 
 
 def anthropic_response(error: Exception) -> Response:
