@@ -123,7 +123,7 @@ async def test_stream(client: httpx.AsyncClient) -> None:
         ({"best_of": 2, "stream": True}, "best_of"),
         ({"best_of": 129}, "best_of"),
         ({"best_of": 64, "prompt": ["a"] * 3}, "best_of"),
-        ({"logprobs": 6}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
         ({"logprobs": -1}, "logprobs"),
         ({"prompt": [1], "echo": True}, "echo"),

@@ -41,6 +41,15 @@ def _format(**json_schema: Any) -> dict[str, Any]:
         ({"guided_grammar": 'start: "a"'}, GrammarKind.GBNF, 'start: "a"', False),
         ({"guided_regex": "a+"}, GrammarKind.REGEX, "a+", False),
         ({"guided_choice": ["a", "é"]}, GrammarKind.CHOICE, '["a", "\\u00e9"]', False),
+        ({"guided_json": json.dumps(SCHEMA)}, GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA), True),
+        ({"format": SCHEMA}, GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA), True),
+        ({"format": "json"}, GrammarKind.JSON_SCHEMA, '{"type": "object"}', True),
+        (
+            {"response_format": {"type": "json_schema", "schema": SCHEMA}},
+            GrammarKind.JSON_SCHEMA,
+            json.dumps(SCHEMA),
+            True,
+        ),
     ],
     ids=str,
 )
@@ -49,9 +58,29 @@ def test_what_is_wanted(fields: dict[str, Any], kind: GrammarKind, text: str, le
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "kind", "text"),
+    [
+        ("json", SCHEMA, GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA)),
+        ("json", json.dumps(SCHEMA), GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA)),
+        ("json_object", True, GrammarKind.JSON_SCHEMA, '{"type": "object"}'),
+        ("regex", "a+", GrammarKind.REGEX, "a+"),
+        ("choice", ["a", "b"], GrammarKind.CHOICE, '["a", "b"]'),
+        ("grammar", 'root ::= "a"', GrammarKind.GBNF, 'root ::= "a"'),
+    ],
+)
+def test_vllms_structured_outputs(name: str, value: object, kind: GrammarKind, text: str) -> None:
+    lenient = kind is GrammarKind.JSON_SCHEMA
+    wanted = Grammar(kind=kind, text=text, field=f"structured_outputs.{name}", lenient=lenient)
+    assert _wanted(structured_outputs={name: value}) == wanted
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {},
+        {"format": ""},
+        {"structured_outputs": {}},
+        {"structured_outputs": {"json_object": False, "disable_any_whitespace": False}},
         {"response_format": {"type": "text"}},
         {"response_format": None},
         {"grammar": ""},
@@ -73,6 +102,12 @@ def test_nothing_is_wanted(fields: dict[str, Any]) -> None:
         (_format(schema=[1]), "response_format"),
         ({"json_schema": "object"}, "json_schema"),
         ({"guided_choice": []}, "guided_choice"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"regex": "a"}, "guided_regex": "a"}, "guided_regex"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
+        ({"format": "yaml"}, "format"),
         ({"grammar": "x", "guided_regex": "y"}, "guided_regex"),
         ({"grammar": "x" * 300_000}, "grammar"),
     ],

@@ -1,5 +1,6 @@
 """What is refused at the door, and what is said about it."""
 
+import json
 from typing import Any
 
 import pytest
@@ -146,7 +147,7 @@ def test_bad_messages(body: bytes, kind: type[RequestError], param: str) -> None
     assert caught.value.param == param
 
 
-@pytest.mark.parametrize("stop", ["", [""], ["a"] * 17, [1], 3, {}])
+@pytest.mark.parametrize("stop", [["a"] * 17, [1], 3, {}, [None]])
 def test_bad_stop(stop: Any) -> None:
     fields = ChatCompletionRequest.model_validate(
         {"model": "m", "messages": [{"role": "user"}], "stop": stop}
@@ -154,6 +155,11 @@ def test_bad_stop(stop: Any) -> None:
     with pytest.raises(RequestError) as caught:
         fields.stops()
     assert caught.value.param == "stop"
+
+
+@pytest.mark.parametrize("stop", [None, "", [""], []])
+def test_no_stop(stop: Any) -> None:
+    assert parsed(f'"stop": {json.dumps(stop)}').stops() == ()
 
 
 def test_names_for_the_same_setting_must_agree() -> None:

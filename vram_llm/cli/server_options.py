@@ -83,7 +83,7 @@ _OPTIONS = (
         "Most tokens of thinking in an answer; then the thinking is closed and the answer begins. -1: no "
         "limit.  [default: no limit]"
     )),
-    click.option("--temperature", "--temp", "temperature", type=click.FloatRange(0, 2), metavar="T", help=(
+    click.option("--temperature", "--temp", "temperature", type=click.FloatRange(0), metavar="T", help=(
         "Temperature of requests that name none.  [default: the model file's, or llama-server's 0.8]"
     )),
     click.option("--top-k", type=click.IntRange(0), metavar="K", help=(

@@ -17,7 +17,7 @@ from vram_llm.server.client_names import IGNORED
 from vram_llm.server.document import body_route
 from vram_llm.server.embedding_inputs import embedding_inputs
 from vram_llm.server.generation import while_connected
-from vram_llm.server.known_fields import Fields
+from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.replies import EmbeddingList
 from vram_llm.server.schemas import parse
 from vram_llm.server.served import Served
@@ -44,6 +44,10 @@ class EmbeddingFields(Fields):
     """POST /v1/embeddings. `dimensions` keeps the first so many numbers, made of length 1 again."""
 
     ignored: ClassVar[frozenset[str]] = IGNORED
+    not_yet: ClassVar[Neutral] = {
+        "truncate": (False,), "truncate_prompt_tokens": (), "normalize": (True,), "embd_normalize": (2,),
+        "add_special_tokens": (True,), "options": ({},),
+    }  # fmt: skip
 
     model: str | None = None
     input: Annotated[Any, WithJsonSchema(_INPUT)]

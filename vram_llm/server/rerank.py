@@ -38,7 +38,10 @@ class RerankFields(Fields):
     """
 
     ignored: ClassVar[frozenset[str]] = IGNORED
-    not_yet: ClassVar[Neutral] = {"truncate": (False,), "truncation_direction": ("right", "Right")}
+    not_yet: ClassVar[Neutral] = {
+        "truncate": (False,), "truncation_direction": ("right", "Right"), "truncate_prompt_tokens": (),
+        "max_chunks_per_doc": (), "max_tokens_per_doc": (), "rank_fields": ([], ["text"]),
+    }  # fmt: skip
 
     model: str | None = None
     query: str

@@ -23,7 +23,7 @@ from vram_llm.server.tools import MAX_TOOLS, Function, Tool, ToolChoice, ToolUse
 MAX_TOKENS = 2**31 - 1
 MAX_CHOICES = 128  # that one request may ask for, over all its prompts
 MAX_STOPS = 16
-MAX_TOP_LOGPROBS, MAX_COMPLETION_LOGPROBS = 20, 5  # OpenAI's
+MAX_TOP_LOGPROBS = 20  # OpenAI's for chats; 5 for completions, where other servers have no such limit
 
 _STRING = {"type": "string"}
 _STRINGS = {"type": "array", "items": _STRING}
@@ -49,7 +49,7 @@ _PART = {"anyOf": [_TEXT_PART, _IMAGE_PART]}
 _CONTENT = {"anyOf": [_STRING, {"type": "array", "items": _PART}, {"type": "null"}]}
 _PROMPT = {"anyOf": [_STRING, _STRINGS, _TOKENS, {"type": "array", "items": _TOKENS}]}
 _STOP = {"anyOf": [_STRING, {**_STRINGS, "maxItems": MAX_STOPS}, {"type": "null"}]}
-_LOGPROBS = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 5}, {"type": "null"}]}
+_LOGPROBS = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 20}, {"type": "null"}]}
 
 # Unions are declared for the document and checked by hand: pydantic's account of one is not one sentence.
 Content = Annotated[Any, WithJsonSchema(_CONTENT)]
@@ -138,12 +138,10 @@ class GenerationFields(SamplingFields, GrammarFields):
         if given is None:
             return ()
         stops = [given] if isinstance(given, str) else given
-        good = isinstance(stops, list) and all(isinstance(stop, str) and stop for stop in stops)
+        good = isinstance(stops, list) and all(isinstance(stop, str) for stop in stops)
         if not good or len(stops) > MAX_STOPS:
-            raise RequestError(
-                f"'stop' must be a string or a list of at most {MAX_STOPS} strings, none empty", "stop"
-            )
-        return tuple(stops)
+            raise RequestError(f"'stop' must be a string or a list of at most {MAX_STOPS} strings", "stop")
+        return tuple(stop for stop in stops if stop)  # an empty one asks for nothing
 
     def stop_ids(self, n_vocab: int) -> tuple[int, ...]:
         """The tokens that end the answer. Raises RequestError."""
@@ -238,7 +236,7 @@ class CompletionRequest(OpenAIFields):
     prompt: Prompt
     suffix: str | None = None
     logprobs: Logprobs = None
-    n_probs: Annotated[int, WHOLE, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = None
+    n_probs: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
 
@@ -263,9 +261,9 @@ class CompletionRequest(OpenAIFields):
         n = self.logprobs if self.logprobs is not None else self.n_probs or None
         if n is None or n is False:
             return None
-        if type(n) is not int or not 0 <= n <= MAX_COMPLETION_LOGPROBS:
+        if type(n) is not int or not 0 <= n <= MAX_TOP_LOGPROBS:
             raise RequestError(
-                f"'logprobs' must be a number from 0 to {MAX_COMPLETION_LOGPROBS}, got {n!r}", "logprobs"
+                f"'logprobs' must be a number from 0 to {MAX_TOP_LOGPROBS}, got {n!r}", "logprobs"
             )
         return n
 

@@ -13,7 +13,7 @@ from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.errors import RequestError
 from vram_llm.server.client_names import TOOL_IGNORED
 from vram_llm.server.errors import MissingField, NotSupported
-from vram_llm.server.known_fields import Fields
+from vram_llm.server.known_fields import Fields, check_names
 from vram_llm.server.text_tools import TEXT_PARAMETERS, text_grammar, text_parameters
 
 MAX_TOOLS = 4096  # as many as a prompt of a million tokens could show
@@ -198,7 +198,10 @@ def choice_of(value: Any) -> Choice:
         return Choice()
     if value in ("none", "required"):
         return Choice(value)
+    if value == "any":  # Mistral's
+        return Choice("required")
     if isinstance(value, dict):
+        _check_choice(value)
         if value.get("type") == "allowed_tools":
             return _allowed(value.get("allowed_tools", value))
         if (name := _name(value)) is not None:
@@ -208,6 +211,16 @@ def choice_of(value: Any) -> Choice:
         '{"type": "function", "function": {"name": ...}}',
         "tool_choice",
     )
+
+
+def _check_choice(value: Mapping[str, Any]) -> None:
+    """Raises UnknownParameter for what nothing reads."""
+    read = ("type", "name", "function", "custom", "allowed_tools", "mode", "tools")
+    check_names({name: value[name] for name in value if name not in read}, "tool_choice", TOOL_IGNORED)
+    for kind in ("function", "custom"):
+        if isinstance(holder := value.get(kind), dict):
+            unknown = {name: holder[name] for name in holder if name != "name"}
+            check_names(unknown, f"tool_choice.{kind}", TOOL_IGNORED)
 
 
 def _allowed(value: Any) -> Choice:
