@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vram_llm.chat.calls import calls_as_text, with_calls
+from vram_llm.chat.calls import calls_as_text, one_by_one, with_calls
 from vram_llm.chat.dialect import dialect_of
 from vram_llm.chat.takes import Takes
 from vram_llm.chat.template import ChatTemplate
@@ -57,7 +57,6 @@ def test_all_of_it_where_the_template_shows_all() -> None:
 
 
 def test_one_call_a_message_each_before_its_result() -> None:
-    takes = replace(ALL, parallel_calls=False)
     chat = [
         USER,
         calls("Let me see.", 1, 2),
@@ -68,7 +67,7 @@ def test_one_call_a_message_each_before_its_result() -> None:
         calls("", 4),
         result(4),
     ]
-    assert outline(with_calls(chat, takes)) == [
+    assert outline(list(one_by_one(chat))) == [
         "Which?", "Let me see. call_1", "Result 1", "call_2", "Result 2", "Result 3", "Both.", "call_4",
         "Result 4",
     ]  # fmt: skip

@@ -14,11 +14,8 @@ Messages = list[dict[str, Any]]
 def with_calls(messages: Messages, takes: Takes) -> Messages:
     """`messages` with the assistant's calls in the shape that the template shows.
 
-    Several calls become messages of one call each, every one before its result, where it shows one alone.
     The content of a message is a message before its calls where it is not shown with them.
     """
-    if not takes.parallel_calls:
-        messages = list(_one_by_one(messages))
     if not takes.words_with_calls:
         messages = list(_words_first(messages, apart=takes.words_before_calls))
     return [_call_shape(message, takes) if message.get("tool_calls") else message for message in messages]
@@ -29,7 +26,8 @@ def calls_as_text(messages: Messages, dialect: Dialect) -> Messages:
     return [_written_out(message, dialect) if message.get("tool_calls") else message for message in messages]
 
 
-def _one_by_one(messages: Messages) -> Iterator[dict[str, Any]]:
+def one_by_one(messages: Messages) -> Iterator[dict[str, Any]]:
+    """Messages of one call each in place of those of several, every one before its result."""
     for i, message in enumerate(messages):
         calls = message.get("tool_calls", ())
         if len(calls) < 2:

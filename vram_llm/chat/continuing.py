@@ -27,21 +27,38 @@ def continued(render: Callable[[Messages, bool], str], messages: Messages, diale
 
     `render(messages, add_generation_prompt)` is the template. The text is marked at its end and the prompt
     cut there. Where the template leaves the message out or refuses it, the text follows a turn that the
-    template opens; thinking that it opens is closed first. Raises what `render` raises.
+    template opens. Thinking that the template opens before content is closed. Raises what `render` raises,
+    and RequestError for thinking of a model that is not known to think.
     """
     last = messages[-1]
     field = _continued_field(last)
-    text = last.get(field) or ""
+    text: str = last.get(field) or ""
     if not text:
         return render(messages[:-1], True)
     try:
         prompt, found, _ = render([*messages[:-1], {**last, field: text + _CUT}], False).rpartition(_CUT)
     except RequestError:
-        found = ""
-    if found:
+        prompt = found = ""
+    marks = dialect.thinking
+    begun = prompt.removesuffix(text.lstrip())  # a template may trim
+    if found and (marks is None or begun == prompt or marks.is_opened(begun) is (field != "content")):
         return prompt
+    if found and field == "content":
+        return dialect.answering(begun) + text
     begun = render(messages[:-1], True)
-    return (dialect.answering(begun) if field == "content" else begun) + text
+    return (dialect.answering(begun) if field == "content" else _thinking(begun, messages, dialect)) + text
+
+
+def _thinking(prompt: str, messages: Messages, dialect: Dialect) -> str:
+    """`prompt` with its thinking begun."""
+    marks = dialect.thinking
+    if marks is None:
+        at = f"messages[{len(messages) - 1}].reasoning_content"
+        raise RequestError(f"This model is not known to think, so '{at}' cannot be continued", at)
+    if marks.is_opened(prompt):
+        return prompt
+    line = "\n" if f"{marks.opening}\n" in marks.skips else ""
+    return prompt + marks.opening + line
 
 
 def continued_parser(dialect: Dialect, schemas: Schemas | None, last: dict[str, Any]) -> Parser | None:

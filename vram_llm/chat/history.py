@@ -7,7 +7,7 @@ by messages of role "tool". What goes out differs with the template.
 import json
 from typing import Any
 
-from vram_llm.chat.calls import calls_as_text, with_calls
+from vram_llm.chat.calls import calls_as_text, one_by_one, with_calls
 from vram_llm.chat.dialect import Dialect
 from vram_llm.chat.formats.format import Format
 from vram_llm.chat.formats.hermes import CLOSE, OPEN
@@ -52,10 +52,15 @@ def shown(
         messages = _harmony(messages)
     messages = _with_fitting_ids(messages, dialect.form)
     native = dialect.takes_tools and takes.calls
-    messages = with_calls(messages, takes) if native else calls_as_text(messages, dialect)
+    if not native:
+        messages = calls_as_text(messages, dialect)
+    elif not takes.parallel_calls:
+        messages = list(one_by_one(messages))
     if not (dialect.takes_tools and takes.results):
         messages = _results_as_text(messages)
     messages = with_orders(messages, takes, orders)
+    if native:
+        messages = with_calls(messages, takes)
     if dialect.thinking is not None and dialect.name != "harmony":
         messages = [_thought_over(message, dialect.thinking.field) for message in messages]
     return [_in_parts(message) for message in messages] if takes.parts else messages

@@ -37,14 +37,18 @@ def with_orders(messages: Messages, takes: Takes, way: Orders) -> Messages:
     Several at the front are joined where it shows one alone. Later ones are a user's where it shows none
     there, and so are all where it knows no system messages.
     """
+    if not (takes.developer and (takes.developer_and_system or _roles(messages) <= {"developer"})):
+        messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
     if way is not Orders.IN_PLACE:
         messages = sorted(messages, key=lambda message: not is_order(message))
     front = _front(messages)
     first, others = messages[:front], messages[front:]
     if len(first) > 1 and not (takes.systems and way is Orders.IN_PLACE):
         first = [{**first[0], "content": _joined(first)}]
-    first = [_order(message, takes, shown=takes.system and way is not Orders.USER) for message in first]
-    others = [_order(message, takes, shown=takes.late_system) for message in others]
+    if not takes.system or way is Orders.USER:
+        first = [{**message, "role": "user"} for message in first]
+    if not takes.late_system:
+        others = [{**message, "role": "user"} if is_order(message) else message for message in others]
     return _in_turn([*first, *others], takes)
 
 
@@ -58,12 +62,9 @@ def _front(messages: Messages) -> int:
     return next((i for i, message in enumerate(messages) if not is_order(message)), len(messages))
 
 
-def _order(message: dict[str, Any], takes: Takes, *, shown: bool) -> dict[str, Any]:
-    if not is_order(message):
-        return message
-    if not shown:
-        return {**message, "role": "user"}
-    return message if takes.developer else {**message, "role": "system"}
+def _roles(messages: Messages) -> set[str]:
+    """The roles of the orders."""
+    return {message["role"] for message in messages if is_order(message)}
 
 
 def _in_turn(messages: Messages, takes: Takes) -> Messages:

@@ -37,6 +37,7 @@ class Takes:
     parts: bool  # content must be a list of parts: as text it is left out
     argument_text: bool  # the arguments of calls must be the text of a JSON object, not an object
     developer: bool  # a role of its own; to other templates a developer's message is a system message
+    developer_and_system: bool  # both roles in one chat, in their order
     system: bool  # one system message, at the front
     systems: bool  # two of them, at the front
     late_system: bool  # one after other messages
@@ -62,6 +63,7 @@ def find_takes(render: Render) -> Takes:
         parts=parts,
         argument_text=probe.argument_text,
         developer=probe.knows_developer(),
+        developer_and_system=probe.shows("sdu", "dsu", "uadsu"),
         system=probe.shows("su", "suau"),
         systems=probe.shows("ssu", "ssuau"),
         late_system=probe.shows("us", "usu", "uasu", "suasu"),
@@ -91,7 +93,7 @@ class _Probe:
     argument_text: bool = False
 
     def shows(self, *chats: str) -> bool:
-        """Whether every text of every chat is in its prompt, and system messages in their order."""
+        """Whether every text of every chat is in its prompt, and orders are as they came."""
         return all(map(self._shows, chats))
 
     def shows_calls(self, *chats: str) -> bool:
@@ -109,8 +111,8 @@ class _Probe:
         calls = sum(_CALLS.get(letter, 0) for letter in chat)
         texts = [mark(i) for i, letter in enumerate(chat) if letter not in "cep"]
         texts += [mark(100 + i) for i in range(calls)]
-        systems = [prompt.find(mark(i)) for i, letter in enumerate(chat) if letter == "s"]
-        return all(text in prompt for text in texts) and systems == sorted(systems)
+        orders = [prompt.find(mark(i)) for i, letter in enumerate(chat) if letter in "sd"]
+        return all(text in prompt for text in texts) and orders == sorted(orders)
 
     def _prompt(self, chat: str) -> str:
         return self.render(self._chat(chat), [_TOOL] if set(chat) & set("cwpt") else None)
