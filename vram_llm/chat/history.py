@@ -52,12 +52,14 @@ def shown(
         messages = _harmony(messages)
     messages = _with_fitting_ids(messages, dialect.form)
     native = dialect.takes_tools and takes.calls
+    if not (dialect.takes_tools and takes.results):
+        messages = _results_as_text(messages, lone=False)
+    elif not takes.lone_results:
+        messages = _results_as_text(messages, lone=True)
     if not native:
         messages = calls_as_text(messages, dialect)
     elif not takes.parallel_calls:
         messages = list(one_by_one(messages))
-    if not (dialect.takes_tools and takes.results):
-        messages = _results_as_text(messages)
     messages = with_orders(messages, takes, orders)
     if native:
         messages = with_calls(messages, takes)
@@ -139,20 +141,20 @@ def _with_fitting_ids(messages: Messages, form: Format) -> Messages:
     return out
 
 
-def _results_as_text(messages: Messages) -> Messages:
+def _results_as_text(messages: Messages, *, lone: bool) -> Messages:
+    """Results as a user's messages; with `lone` those alone that follow no calls."""
     out: Messages = []
-    joins = False
+    called = joins = False
     for message in messages:
         is_result = message["role"] == "tool"
-        if is_result:
-            text = f"<tool_response>\n{message['content']}\n</tool_response>"
-            if joins:
-                out[-1]["content"] += f"\n{text}"
-            else:
-                out.append({"role": "user", "content": text})
+        as_text = is_result and not (lone and called)
+        text = f"<tool_response>\n{message['content']}\n</tool_response>"
+        if as_text and joins:
+            out[-1]["content"] += f"\n{text}"
         else:
-            out.append(message)
-        joins = is_result
+            out.append({"role": "user", "content": text} if as_text else message)
+        joins = as_text
+        called = called if is_result else bool(message.get("tool_calls"))
     return out
 
 

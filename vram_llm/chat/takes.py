@@ -16,7 +16,7 @@ Render = Callable[[Messages, list[dict[str, Any]] | None], str]  # a prompt; "" 
 _ROLE = "q7role7q"  # a role that no template knows
 _PARAMETERS = {"type": "object", "properties": {"other": {"type": "string", "description": "c"}}}
 _TOOL = {"type": "function", "function": {"name": "q7f", "description": "d", "parameters": _PARAMETERS}}
-_ROLES = {"s": "system", "d": "developer", "x": _ROLE, "u": "user", "e": "user", "t": "tool"}
+_ROLES = {"s": "system", "d": "developer", "x": _ROLE, "u": "user", "e": "user", "t": "tool", "l": "tool"}
 _CALLS = {
     "a": 0,
     "c": 1,
@@ -50,7 +50,8 @@ class Takes:
     words_with_calls: bool  # the content of a message besides its calls
     words_before_calls: bool  # the same as two messages, the content first
     results: bool  # what a tool returned, after calls as the template shows them
-    user_after_result: bool  # a user's message right after that
+    lone_results: bool  # results that no call has asked for
+    user_after_result: bool  # a user's message right after a result
 
 
 def find_takes(render: Render) -> Takes:
@@ -76,6 +77,7 @@ def find_takes(render: Render) -> Takes:
         words_with_calls=probe.shows("uwt", "uwtau"),
         words_before_calls=probe.shows("uact", "uactau"),
         results=probe.shows(*(("uct", "uctau") if calls else ("uat", "uatau"))),
+        lone_results=probe.shows("ul", "ulu"),
         user_after_result=probe.shows("uctu" if calls else "uatu"),
     )
 
@@ -84,7 +86,7 @@ def find_takes(render: Render) -> Takes:
 class _Probe:
     """Chats as words of the letters of _ROLES and _CALLS: "suau" is a system message, a user's, ...
 
-    The message of an "e" is empty.
+    The message of an "e" is empty. An "l" is a result whose function has no name.
     """
 
     render: Render
@@ -115,7 +117,7 @@ class _Probe:
         return all(text in prompt for text in texts) and orders == sorted(orders)
 
     def _prompt(self, chat: str) -> str:
-        return self.render(self._chat(chat), [_TOOL] if set(chat) & set("cwpt") else None)
+        return self.render(self._chat(chat), [_TOOL] if set(chat) & set("cwptl") else None)
 
     def _chat(self, chat: str) -> Messages:
         calls = map(self._call, count())
@@ -127,9 +129,9 @@ class _Probe:
             }
             if n_calls := _CALLS.get(letter, 0):
                 message["tool_calls"] = list(islice(calls, n_calls))
-            if letter == "t":
+            if letter in "tl":
                 number = sum(m["role"] == "tool" for m in messages)
-                message |= {"tool_call_id": f"abcdefgh{number}", "name": "q7f"}
+                message |= {"tool_call_id": f"abcdefgh{number}"} | ({"name": "q7f"} if letter == "t" else {})
             messages.append(message)
         return messages
 
