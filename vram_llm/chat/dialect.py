@@ -74,8 +74,7 @@ class Dialect:
         if self.thinking is None:
             return Parser(begun(grammar), self.new_id)
         opened, closed = self.thinking.is_opened(prompt), self.thinking.is_closed(prompt)
-        calls = () if schemas is None else self.form.marks[:1]
-        return Parser(framed(self.thinking, grammar, opened=opened, closed=closed, calls=calls), self.new_id)
+        return Parser(framed(self.thinking, grammar, opened=opened, closed=closed), self.new_id)
 
 
 @lru_cache(maxsize=128)

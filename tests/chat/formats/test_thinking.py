@@ -45,9 +45,7 @@ COHERE = Thinking(
 )
 @pytest.mark.parametrize("tools", [False, True])
 def test_tags(text: str, opened: bool, said: Said, tools: bool) -> None:
-    check(
-        lambda: framed(DEFAULT, hermes if tools else plain, opened=opened, calls=("<tool_call>",)), text, said
-    )
+    check(lambda: framed(DEFAULT, hermes if tools else plain, opened=opened), text, said)
 
 
 def test_a_prompt_that_has_closed_the_thinking() -> None:
@@ -69,7 +67,7 @@ def test_a_prompt_that_has_closed_the_thinking() -> None:
 )
 def test_calls_and_thinking(text: str, said: Said | None) -> None:
     said = said or calls(("now", "{}"), ("now", "{}"), content="d", reasoning="a\n\nb\n\nc")
-    check(lambda: framed(DEFAULT, hermes, opened=True, calls=("<tool_call>",)), text, said)
+    check(lambda: framed(DEFAULT, hermes, opened=True), text, said)
 
 
 @pytest.mark.parametrize("text", ["a</think>", "<think>a</think>\n"])

@@ -71,23 +71,48 @@ def thinking(opening: str, closing: str, then: Grammar, *, opened: bool) -> Gram
     return framed(Thinking(opening, closing, closing), then, opened=opened)
 
 
-def framed(
-    marks: Thinking, then: Grammar, *, opened: bool, closed: bool = False, calls: tuple[str, ...] = ()
-) -> Grammar:
+def framed(marks: Thinking, then: Grammar, *, opened: bool, closed: bool = False) -> Grammar:
     """`then`, with the thinking kept apart wherever it reads content. Marks of the frame are dropped.
 
-    `opened`: the answer begins within the thinking; `closed`: the prompt has passed it over. `calls` begin a
-    call. Thinking that is never closed is thinking to its end, unless a call comes in it. An answer speaks of
-    a tag such as <think> where it is quoted, in code, or opens amid content and is not closed.
+    `opened`: the answer begins within the thinking; `closed`: the prompt has passed it over. Thinking that is
+    never closed is thinking to its end, unless a call comes in it. An answer speaks of a tag such as <think>
+    where it is quoted, in code, or opens amid content and is not closed.
     """
 
     def grammar(r: Reader) -> Wait[None]:
         frame = _Frame(r, marks, closed=closed)
-        yield from frame.lead(opened, calls)
+        yield from frame.lead(opened, _call_markers(then))
         r.frame = frame
         yield from then(r)
 
     return grammar
+
+
+def _call_markers(grammar: Grammar) -> tuple[str, ...]:
+    """What a grammar looks for in content: the marks that may begin a call."""
+    r = Reader()
+    r.ended = True
+    r.frame = asked = _Asked()
+    next(grammar(r), None)
+    return asked.markers
+
+
+class _Asked:
+    """A frame of no text, which keeps what is looked for."""
+
+    thinks = False
+
+    def __init__(self) -> None:
+        self.markers: tuple[str, ...] = ()
+
+    def until(self, markers: tuple[str, ...]) -> Wait[str]:
+        """Nothing comes."""
+        self.markers = markers
+        yield from ()
+        return ""
+
+    def called(self) -> None:
+        """No call begins."""
 
 
 def begun(then: Grammar) -> Grammar:
