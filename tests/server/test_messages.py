@@ -48,6 +48,8 @@ def test_what_clients_add_changes_nothing(role: str, name: str) -> None:
         {"content": "x", "reasoning": "hm"},
         {"content": "x", "reasoning": "hm", "reasoning_content": "hm"},
         {"content": "x", "reasoning": None, "thinking": "hm"},
+        {"content": "x", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}, {"data": "..."}]},
+        {"content": "x", "thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}]},
         {"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "x"}]},
         {"content": [{"type": "reasoning", "text": "hm"}, {"type": "output_text", "text": "x"}]},
         {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
@@ -82,6 +84,12 @@ def test_calls(call: dict[str, Any], arguments: str) -> None:
     assert shown({"role": "assistant", "tool_calls": [call]})["tool_calls"] == [wanted]
 
 
+def test_a_call_without_an_id_gets_one() -> None:
+    calls = [{"function": {"name": "f"}}, {"id": None, "function": {"name": "g"}}]
+    found = shown({"role": "assistant", "tool_calls": calls})["tool_calls"]
+    assert [call["id"] for call in found] == ["call_0", "call_1"]
+
+
 def test_the_older_form_of_a_call() -> None:
     message = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
     (call,) = shown(message)["tool_calls"]
@@ -95,8 +103,13 @@ def test_a_result_in_parts() -> None:
 
 
 def test_a_refusal_is_text() -> None:
-    message = {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}
-    assert shown(message)["content"] == "no"
+    parts = [{"type": "refusal", "refusal": "no"}]
+    for message in (
+        {"content": parts},
+        {"content": None, "refusal": "no"},
+        {"content": "no", "refusal": None},
+    ):
+        assert shown({"role": "assistant", **message})["content"] == "no"
 
 
 def test_parts_are_joined() -> None:
@@ -133,7 +146,7 @@ def test_a_reply_can_be_sent_back_as_the_sdk_dumps_it() -> None:
         ({"role": "assistant", "tool_calls": 3}, "messages[1].tool_calls"),
         ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "messages[1].tool_calls[0]"),
         (
-            {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]},
+            {"role": "assistant", "tool_calls": [{"id": 3, "function": {"name": "f"}}]},
             "messages[1].tool_calls[0].id",
         ),
         (

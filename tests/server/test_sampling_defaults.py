@@ -61,7 +61,9 @@ def test_the_device_takes_the_default() -> None:
 
 
 async def test_props(connect: Connect, engine: FakeEngine) -> None:
-    engine.info = replace(INFO, sampling=FILE, chat_template="{{ 1 }}", takes_images=True)
+    engine.info = replace(
+        INFO, sampling=FILE, chat_template="{{ 1 }}", tool_template="{{ 2 }}", takes_images=True
+    )
     props = (await connect(sampling={"top_k": 3, "seed": 4}).get("/props")).json()
     settings = props.pop("default_generation_settings")
     assert settings["n_ctx"] == 512
@@ -77,6 +79,7 @@ async def test_props(connect: Connect, engine: FakeEngine) -> None:
         "endpoint_props": False,
         "endpoint_metrics": False,
         "chat_template": "{{ 1 }}",
+        "chat_template_tool_use": "{{ 2 }}",
         "bos_token": "<s>",
         "eos_token": "</s>",
         "is_sleeping": False,

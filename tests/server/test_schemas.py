@@ -207,6 +207,9 @@ def test_limits_that_differ(fields: str, param: str) -> None:
     [
         ('"seed": -1', {}),
         ('"seed": 5.0', {"seed": 5}),
+        ('"random_seed": 5', {"seed": 5}),
+        ('"typ_p": 0.5', {"typical_p": 0.5}),
+        ('"mirostat_mode": 2', {"mirostat": 2}),
         ('"temperature": 3.5', {"temperature": 3.5}),
         ('"top_k": -7', {"top_k": 0}),
         ('"options": {"temperature": 0.5, "top_k": 3, "num_thread": 8}', {"temperature": 0.5, "top_k": 3}),
@@ -232,7 +235,10 @@ def test_sampling(fields: str, wanted: dict[str, Any]) -> None:
         ('"samplers": ["temperature", "top_k"]', "samplers"),
         ('"samplers": ["top_k", "top_k"]', "samplers"),
         ('"samplers": ["top_q"]', "samplers[0]"),
-        ('"samplers": "kpt"', "samplers"),
+        ('"samplers": "tk"', "samplers"),
+        ('"samplers": "kz"', "samplers[1]"),
+        ('"samplers": 5', "samplers"),
+        ('"seed": 5, "random_seed": 6', "random_seed"),
         ('"top_p": 0.5, "options": {"top_p": 0.6}', "options.top_p"),
     ],
 )
@@ -240,6 +246,12 @@ def test_sampling_refused(fields: str, param: str) -> None:
     with pytest.raises(RequestError) as caught:
         parsed(fields).sampling(10, {})
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize("samplers", ["edskypmxt", "top_k;top_p;min_p;temperature", "kpmt"])
+def test_all_that_are_on(samplers: str) -> None:
+    defaults = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+    assert parsed(f'"samplers": "{samplers}"').sampling(10, defaults) == SamplingParams(**defaults)  # type: ignore[arg-type]
 
 
 def test_samplers_left_out_are_off() -> None:

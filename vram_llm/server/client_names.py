@@ -23,8 +23,8 @@ IGNORED = frozenset(
         "ttl", "draft_model", "keep_alive", "num_keep", "num_batch", "num_gpu", "main_gpu", "num_thread",
         "numa", "use_mmap", "use_mlock", "low_vram", "f16_kv", "vocab_only", "logits_all",
         "penalize_newline",
-        # Z.AI
-        "tool_stream", "user_id",
+        # Z.AI, Open WebUI, text-generation-webui
+        "tool_stream", "user_id", "chat_id", "conversation_id", "truncation_length",
     }
 )  # fmt: skip
 
@@ -45,6 +45,13 @@ NEUTRAL: Neutral = {
     # OpenRouter, Mistral, Z.AI, xAI
     "plugins": ([],), "top_a": (0,), "safe_prompt": (False,), "do_sample": (True,), "deferred": (False,),
     "search_parameters": ({"mode": "off"},),
+    # text-generation-webui and SillyTavern
+    "tfs": (1,), "min_length": (0,), "add_bos_token": (True,), "ban_eos_token": (False,),
+    "smoothing_factor": (0,), "smoothing_curve": (1,), "guidance_scale": (1,), "negative_prompt": ("",),
+    "encoder_repetition_penalty": (1,), "no_repeat_ngram_size": (0,), "repetition_penalty_range": (0,),
+    "epsilon_cutoff": (0,), "eta_cutoff": (0,), "penalty_alpha": (0,), "num_beams": (1,), "nsigma": (0,),
+    "dynamic_temperature": (False,), "custom_token_bans": ("",), "banned_strings": ([],),
+    "banned_tokens": ([], ""), "grammar_string": ("",), "mode": ("instruct", "chat"),
     # Ollama
     "tfs_z": (1,), "raw": (False,), "template": ("",),
 }  # fmt: skip
@@ -63,9 +70,13 @@ MESSAGE_IGNORED = frozenset(
         "provider_specific_fields", "thinking_blocks", "reasoning_details", "citations", "sender",
         "cache_control", "prefix", "weight", "_meta", "additional_kwargs", "response_metadata", "tool_plan",
         "done", "done_reason", "thinking_signature", "reasoning_signature", "encrypted_content", "phase",
+        "createdAt", "recipient", "channel",
     }
 )  # fmt: skip
-MESSAGE_NEUTRAL: Neutral = {"audio": (), "images": ([],), "function_call": (), "documents": ([],)}
+MESSAGE_NEUTRAL: Neutral = {
+    "audio": (), "images": ([],), "documents": ([],), "files": ([],), "attachments": ([],),
+    "experimental_attachments": ([],), "tool_call_id": (),
+}  # fmt: skip
 PART_IGNORED = frozenset(
     {"cache_control", "annotations", "id", "index", "uuid", "_meta", "logprobs", "signature", "status"}
 )

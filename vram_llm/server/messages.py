@@ -18,6 +18,7 @@ from vram_llm.server.schemas import Message
 
 _KEPT = ("name", "tool_call_id")  # strings that templates know
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # names that clients give to thinking
+_THOUGHT_LISTS = {"reasoning_details": "text", "thinking_blocks": "thinking"}  # OpenRouter's, LiteLLM's
 _TEXTS = {
     "text": "text",
     "input_text": "text",
@@ -41,6 +42,8 @@ def _template_message(message: Message, at: str, pictures: Pictures) -> dict[str
     extra = {name: value for name, value in (message.model_extra or {}).items() if value is not None}
     thoughts = _thoughts(message, extra, at)
     shown: dict[str, Any] = {"role": role, "content": _text(message, f"{at}.content", pictures)}
+    if not shown["content"] and isinstance(refusal := extra.get("refusal"), str):
+        shown["content"] = refusal
     for name in _KEPT:
         if name in extra:
             shown[name] = _string(extra, name, at)
@@ -68,7 +71,14 @@ def _thoughts(message: Message, extra: dict[str, Any], at: str) -> str:
         for i, part in enumerate(message.content):
             if isinstance(part, dict) and part.get("type") in ("thinking", "reasoning"):
                 texts.append(_thought_part(part, f"{at}.content[{i}]"))
+    texts += [_listed(extra.get(name), field) for name, field in _THOUGHT_LISTS.items()]
     return next((text for text in texts if text), "")
+
+
+def _listed(items: object, field: str) -> str:
+    """The text in a list of a client's own pieces of thinking; those without text have none to show."""
+    found = [item.get(field) for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    return "".join(text for text in found if isinstance(text, str))
 
 
 def _thought_part(part: dict[str, Any], at: str) -> str:
@@ -91,7 +101,11 @@ def _calls(calls: object, function_call: object, at: str) -> list[dict[str, Any]
         return []
     if not isinstance(calls, list):
         raise RequestError(f"'{at}.tool_calls' must be a list of calls", f"{at}.tool_calls")
-    return [_call(call, f"{at}.tool_calls[{i}]", ".function") for i, call in enumerate(calls)]
+    numbered = [
+        {**call, "id": f"call_{i}"} if isinstance(call, dict) and call.get("id") is None else call
+        for i, call in enumerate(calls)
+    ]
+    return [_call(call, f"{at}.tool_calls[{i}]", ".function") for i, call in enumerate(numbered)]
 
 
 def _call(call: object, at: str, within: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """GET /props: what the server is and what applies by default, with llama-server's names."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel
@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from vram_llm import __version__
 from vram_llm.engine.info import ModelInfo
 from vram_llm.server.document import refusals
+from vram_llm.server.replies import PRESENT
 from vram_llm.server.sampling_defaults import default_sampling
 from vram_llm.server.served import Served
 
@@ -42,6 +43,7 @@ class Props(BaseModel):
     endpoint_props: bool = False  # they cannot be changed
     endpoint_metrics: bool = False
     chat_template: str
+    chat_template_tool_use: Annotated[str | None, PRESENT] = None
     bos_token: str
     eos_token: str
     build_info: str = f"vram-llm {__version__}"
@@ -61,7 +63,8 @@ def props_router(served: Served) -> APIRouter:
             model_alias=info.name,
             model_path=info.path,
             modalities=InputModalities(vision=info.takes_images),
-            chat_template=served.config.chat_template or info.chat_template or "",
+            chat_template=info.chat_template or "",
+            chat_template_tool_use=info.tool_template,
             bos_token=info.bos_token,
             eos_token=info.eos_token,
         )

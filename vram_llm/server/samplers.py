@@ -7,8 +7,10 @@ from pydantic import WithJsonSchema
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
 
+_NAME = {"type": "string"}
 SamplerNames = Annotated[
-    Any, WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "null"}]})
+    Any,
+    WithJsonSchema({"anyOf": [{"type": "array", "items": _NAME}, _NAME, {"type": "null"}]}),
 ]
 _OFF: dict[str, dict[str, float]] = {  # in the order they have here; and what turns each off
     "penalties": {"repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
@@ -22,6 +24,10 @@ _OFF: dict[str, dict[str, float]] = {  # in the order they have here; and what t
     "temperature": {"temperature": 1.0},
 }
 _ALSO = {"typical_p": "typ_p", "temp": "temperature"}
+_LETTERS = {
+    "e": "penalties", "d": "dry", "s": "top_n_sigma", "k": "top_k", "y": "typ_p", "p": "top_p", "m": "min_p",
+    "x": "xtc", "t": "temperature",
+}  # fmt: skip
 
 
 def switched_off(samplers: object) -> dict[str, float]:
@@ -31,8 +37,11 @@ def switched_off(samplers: object) -> dict[str, float]:
     """
     if samplers is None:
         return {}
+    if isinstance(samplers, str):  # one letter for each, or names between semicolons, as on its command line
+        is_letters = ";" not in samplers and samplers not in _OFF
+        samplers = [_LETTERS.get(c, c) for c in samplers] if is_letters else samplers.split(";")
     if not isinstance(samplers, list) or not all(isinstance(name, str) for name in samplers):
-        raise RequestError("'samplers' must be a list of names", "samplers")
+        raise RequestError("'samplers' must be a list of names, or a string of their letters", "samplers")
     names = [_ALSO.get(name, name) for name in samplers]
     for i, name in enumerate(names):
         if name not in _OFF:

@@ -1,6 +1,7 @@
 """The fields of a request that say how tokens are chosen: OpenAI's, and those llama-server has besides."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field
@@ -14,6 +15,12 @@ from vram_llm.server.samplers import SamplerNames, switched_off
 MAX_BREAKERS = 16  # each is looked for in the whole vocabulary
 MAX_TEMPERATURE = 1_000_000  # in llama-server it is endless; here all tokens are equally likely by then
 _INT32 = 2**31
+_ALSO = {
+    "seed": ("random_seed",),
+    "typical_p": ("typ_p", "typical"),
+    "repeat_penalty": ("repetition_penalty",),
+    "mirostat": ("mirostat_mode",),
+}
 
 
 def _whole(value: object) -> object:
@@ -22,6 +29,8 @@ def _whole(value: object) -> object:
 
 
 WHOLE = BeforeValidator(_whole)
+Seed = Annotated[int, WHOLE, Field(ge=-(2**63), lt=2**64)]
+Mirostat = Annotated[int, WHOLE, Field(ge=0, le=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-100, le=100)]
 RepeatPenalty = Annotated[float, Field(gt=0, le=100)]
@@ -32,26 +41,30 @@ Breaker = Annotated[str, Field(min_length=1, max_length=40)]  # llama.cpp reads 
 class SamplingFields(Fields):
     """A field that is null is as good as absent."""
 
-    seed: Annotated[int, WHOLE, Field(ge=-(2**63), lt=2**63)] | None = None  # -1: random
+    seed: Seed | None = None  # -1: random
+    random_seed: Seed | None = None  # Mistral's name
     temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None = None
     top_p: Share | None = None
     top_k: Annotated[int, WHOLE, Field(ge=-_INT32, lt=_INT32)] | None = None  # 0 or less: off
     min_p: Share | None = None
     typical_p: Share | None = None
+    typ_p: Share | None = None  # the name in llama-server's own web page
+    typical: Share | None = None  # text-generation-webui's name
     top_n_sigma: Annotated[float, Field(ge=-1)] | None = None
     xtc_probability: Share | None = None
     xtc_threshold: Share | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repeat_penalty: RepeatPenalty | None = None
-    repetition_penalty: RepeatPenalty | None = None
+    repetition_penalty: RepeatPenalty | None = None  # vLLM's name
     repeat_last_n: LastN | None = None
     dry_multiplier: Annotated[float, Field(ge=0, le=100)] | None = None
     dry_base: Annotated[float, Field(ge=1, le=100)] | None = None
     dry_allowed_length: Annotated[int, WHOLE, Field(ge=0, lt=_INT32)] | None = None
     dry_penalty_last_n: LastN | None = None
     dry_sequence_breakers: Annotated[list[Breaker], Field(max_length=MAX_BREAKERS)] | None = None
-    mirostat: Annotated[int, WHOLE, Field(ge=0, le=2)] | None = None
+    mirostat: Mirostat | None = None
+    mirostat_mode: Mirostat | None = None  # text-generation-webui's name
     mirostat_tau: Annotated[float, Field(ge=0, le=100)] | None = None
     mirostat_eta: Annotated[float, Field(ge=0, le=1)] | None = None
     logit_bias: LogitBias = None
@@ -59,9 +72,8 @@ class SamplingFields(Fields):
 
     def sampling(self, n_vocab: int, defaults: Mapping[str, float | int]) -> SamplingParams:
         """How the first choice is sampled; `defaults` are fields of SamplingParams. Raises RequestError."""
-        given: dict[str, Any] = {name: self.setting(name) for name in SamplingFields.model_fields}
-        del given["repetition_penalty"], given["samplers"]
-        given["repeat_penalty"] = self.setting("repeat_penalty", "repetition_penalty")
+        names = SamplingFields.model_fields.keys() - {"samplers"} - {*chain(*_ALSO.values())}
+        given: dict[str, Any] = {name: self.setting(name, *_ALSO.get(name, ())) for name in names}
         given["top_k"] = None if given["top_k"] is None else max(0, given["top_k"])
         given["logit_bias"] = token_biases(self.setting("logit_bias"), n_vocab)
         if given["dry_sequence_breakers"] is not None:
