@@ -39,6 +39,8 @@ def allowed(mode: str, *names: str) -> dict[str, Any]:
         ([], "auto", [], False, None),
         ([NOW, ADD], None, ["now", "add"], False, None),
         ([NOW, NOW], None, ["now"], False, None),
+        ([NOW, {"type": "function", "name": "add"}], None, ["now", "add"], False, None),
+        ([NOW], {"type": "auto"}, ["now"], False, None),
         ([NOW], "auto", ["now"], False, None),
         ([NOW], "none", [], False, None),
         ([NOW], "required", ["now"], True, None),

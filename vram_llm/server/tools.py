@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Field, WithJsonSchema, model_validator
 
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.errors import RequestError
@@ -67,6 +67,15 @@ class Tool(Fields):
     type: Literal["function", "custom"]
     function: Function | None = None
     custom: Custom | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nest(cls, value: Any) -> Any:
+        """Takes the form that responses have, too: some clients send one form to both."""
+        kind = value.get("type") if isinstance(value, dict) else None
+        if kind not in ("function", "custom") or kind in value or "name" not in value:
+            return value
+        return {"type": kind, kind: {name: own for name, own in value.items() if name != "type"}}
 
     def offer(self, at: str) -> "Offer":
         """The tool at the place `at`. Raises RequestError."""
@@ -202,6 +211,8 @@ def choice_of(value: Any) -> Choice:
         return Choice("required")
     if isinstance(value, dict):
         _check_choice(value)
+        if value.get("type") in ("none", "auto", "required"):
+            return choice_of(value["type"])
         if value.get("type") == "allowed_tools":
             return _allowed(value.get("allowed_tools", value))
         if (name := _name(value)) is not None:

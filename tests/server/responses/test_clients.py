@@ -12,7 +12,7 @@ import pytest
 
 from tests.server.fake_engine import FakeEngine, Step, says
 from tests.server.responses.test_routes import TOOL, events
-from tests.server.tool_chat import PARAMETERS, PIECES, TALKER
+from tests.server.tool_chat import FUNCTION, PARAMETERS, PIECES, TALKER
 from vram_llm.engine.request import Candidate, GrammarKind, Likelihood, Request, TokenEvent
 
 INNER = {"type": "function", "name": "f", "description": "d", "strict": False, "parameters": PARAMETERS}
@@ -62,6 +62,9 @@ async def ask(client: httpx.AsyncClient, given: Any = "hi", **fields: Any) -> ht
         {"context_management": [{"type": "compaction", "compact_threshold": 200_000}]},
         {"tools": [{**TOOL, "async": False, "defer_loading": True, "allowed_callers": ["direct"]}]},
         {"tools": [TOOL, TOOL], "parallel_tool_calls": True},
+        {"tools": [{"type": "function", "function": FUNCTION}], "tool_choice": {"type": "auto"}},
+        {"max_output_tokens": 9.0, "max_tool_calls": 2.0},
+        {"max_output_tokens": -1},
         {"tools": [{**TOOL, "name": f"t{i}"} for i in range(200)]},
         {"tools": [{"type": "function", "name": "f", "parameters": None, "strict": None}]},
     ],

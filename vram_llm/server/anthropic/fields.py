@@ -13,6 +13,7 @@ from vram_llm.server.anthropic.tools import ClientTool
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.grammar_fields import of_response_format
 from vram_llm.server.known_fields import Fields, Neutral
+from vram_llm.server.sampling_fields import WHOLE
 from vram_llm.server.schemas import MAX_STOPS, MAX_TOKENS, GenerationFields
 from vram_llm.server.tools import MAX_TOOLS, Choice
 
@@ -52,7 +53,7 @@ class Thinking(Fields):
     ignored: ClassVar[frozenset[str]] = frozenset({"block_binding"})
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
-    budget_tokens: Annotated[int, Field(ge=0)] | None = None
+    budget_tokens: Annotated[int, WHOLE, Field(ge=0)] | None = None
     display: Literal["summarized", "omitted", "updates", "full"] | None = None
 
 
@@ -68,7 +69,7 @@ class CountFields(GenerationFields):
 
     messages: Annotated[list[Said], Field(min_length=1)]
     n: Literal[1] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    max_tokens: Annotated[int, WHOLE, Field(ge=1, le=MAX_TOKENS)] | None = None
     stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = None
     system: Blocks = None
     tools: Annotated[list[ClientTool], Field(max_length=MAX_TOOLS)] | None = None
@@ -165,4 +166,4 @@ class CountFields(GenerationFields):
 class MessagesFields(CountFields):
     """POST /v1/messages."""
 
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+    max_tokens: Annotated[int, WHOLE, Field(ge=1, le=MAX_TOKENS)]

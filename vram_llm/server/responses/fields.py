@@ -11,6 +11,7 @@ from vram_llm.server.errors import NotSupported
 from vram_llm.server.grammar_fields import of_response_format
 from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.responses.tools import AnyTool
+from vram_llm.server.sampling_fields import WHOLE
 from vram_llm.server.schemas import MAX_TOP_LOGPROBS, GenerationFields, MaxTokens, Metadata
 from vram_llm.server.thinking_fields import Reasoning
 from vram_llm.server.tools import MAX_TOOLS
@@ -79,7 +80,7 @@ class Compaction(Fields):
     """When a long chat is to be summed up."""
 
     type: Literal["compaction"]
-    compact_threshold: int | None = None
+    compact_threshold: Annotated[int, WHOLE] | None = None
 
 
 class ResponseFields(GenerationFields):
@@ -106,12 +107,12 @@ class ResponseFields(GenerationFields):
     stream_options: StreamOptions | None = None
     include: list[str] | None = None
     text: Text | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    top_logprobs: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     metadata: Metadata | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     context_management: list[Compaction] | None = None
     truncation: Literal["auto", "disabled"] | None = None  # a permission that is never used
-    max_tool_calls: Annotated[int, Field(ge=1)] | None = None  # of tools that OpenAI runs
+    max_tool_calls: Annotated[int, WHOLE, Field(ge=1)] | None = None  # of tools that OpenAI runs
     # What follows changes nothing here.
     client_metadata: Any = None
     prompt_cache_options: Any = None

@@ -45,6 +45,15 @@ class AnyTool(Fields):
     format: dict[str, Any] | None = None
     tools: list["AnyTool"] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _flatten(cls, value: Any) -> Any:
+        """Takes the form that chat completions have, too: some clients send one form to both."""
+        kind = value.get("type") if isinstance(value, dict) else None
+        if kind not in ("function", "custom") or not isinstance(value.get(kind), dict) or "name" in value:
+            return value
+        return {**{name: own for name, own in value.items() if name != kind}, **value[kind]}
+
     @model_validator(mode="after")
     def _forget(self) -> Self:
         """Nothing else matters of a tool that is not run here."""
@@ -90,8 +99,10 @@ class Toolbox:
         return offered(self.offers, self._named(choice), parallel)
 
     def _named(self, value: Any) -> Choice:
-        choice = choice_of(value)
         namespace = value.get("namespace") if isinstance(value, dict) else None
+        if isinstance(namespace, str):
+            value = {name: own for name, own in value.items() if name != "namespace"}
+        choice = choice_of(value)
         only = None if choice.only is None else self.flat(choice.only, namespace)
         allowed = None if choice.allowed is None else tuple(self.flat(name) for name in choice.allowed)
         return replace(choice, only=only, allowed=allowed)
