@@ -5,7 +5,7 @@ where the arguments name a model of a hub. llama-server gets all else as it is; 
 options, and an argument without an equal is left out with a line on stderr.
 
 Environment: SUITE_SERVER ("llama-server" or "vram-llm"), SUITE_LLAMA_SERVER (the program), SUITE_MODELS (the
-folder of the substitutes).
+folder of the substitutes), SUITE_TEST (the test's id).
 """
 
 import os
@@ -123,7 +123,11 @@ def _without_hub(arguments: Sequence[str], models: Path) -> tuple[Substitute | N
             rest += [option] if value is None else [option, value]
     if not named["--hf-repo"]:
         return None, rest
-    return substitute(models, named["--hf-repo"], named["--hf-file"] or None), rest
+    template = rest[rest.index("--chat-template-file") + 1] if "--chat-template-file" in rest else ""
+    test = os.environ["SUITE_TEST"]
+    return substitute(
+        models, named["--hf-repo"], named["--hf-file"] or None, test=test, template=template
+    ), rest
 
 
 def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:

@@ -71,6 +71,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Any:
     """Begin a test with no requests and no servers."""
     _asked.clear()
     _options.clear()
+    os.environ["SUITE_TEST"] = item.nodeid
     item.user_properties.append(("reports", []))
     return (yield)
 

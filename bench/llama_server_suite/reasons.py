@@ -2,7 +2,46 @@
 
 from collections.abc import Mapping
 
-REASONS: Mapping[str, str] = {}
+_UNIT = "unit/test_"
+REASONS: Mapping[str, str] = {
+    f"{_UNIT}basic.py::test_server_model_aliases_and_tags": (
+        "/v1/models lists each alias as a model, so that a client finds the name it is set to; --tags has no "
+        "equal."
+    ),
+    f"{_UNIT}chat_completion.py::test_chat_completion[None-Book-What is the best book-8-^ blue-23-8-length-"
+    "True-This is not a chat template, it is]": (
+        "A chat template that leaves out the messages is refused at the start: no message is lost in silence."
+    ),
+    f"{_UNIT}chat_completion.py::test_invalid_chat_completion_req[messages7]": (
+        "Two messages of the assistant at the end are accepted: the first is a turn, the second is continued."
+    ),
+    f"{_UNIT}chat_completion.py::test_context_size_exceeded": (
+        "The error has OpenAI's type and code, invalid_request_error and context_length_exceeded; "
+        "n_prompt_tokens and n_ctx are in it."
+    ),
+    f"{_UNIT}chat_completion.py::test_context_size_exceeded_stream": "As test_context_size_exceeded.",
+    f"{_UNIT}compat_anthropic.py::test_anthropic_tool_result_with_image": (
+        "An image for a model that takes none is the request's fault: 400, where llama-server says 500."
+    ),
+    f"{_UNIT}compat_anthropic.py::test_anthropic_vision_format_accepted": (
+        "As test_anthropic_tool_result_with_image."
+    ),
+    f"{_UNIT}compat_anthropic.py::test_anthropic_empty_messages": (
+        "A request without messages is refused, as Anthropic refuses it."
+    ),
+    f"{_UNIT}embedding.py::test_embedding_mixed_input[-False]": (
+        "An empty text is refused, as OpenAI refuses it: there is nothing to embed."
+    ),
+    f"{_UNIT}embedding.py::test_embedding_pooling_none_oai": (
+        "--pooling none, a vector for each token, has no equal; the test wants /v1/embeddings refused then."
+    ),
+    f"{_UNIT}security.py::test_local_media_file[../../../tools-file:////mtmd//test-1.jpeg-True]": (
+        "The path of a file:// URL is relative to --image-dir; one that begins with slashes is refused."
+    ),
+    f"{_UNIT}vision_api.py::test_vision_embeddings_oai_content": (
+        "Embeddings are made of texts alone: a projector and a pooling are not served together."
+    ),
+}
 
 
 def reason(test: str) -> str | None:

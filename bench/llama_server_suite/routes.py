@@ -46,25 +46,13 @@ _MODELS = frozenset(("--model", "--hf-repo", "--model-url"))
 
 
 def native_parts(requests: Collection[str], options: Iterable[str]) -> list[str]:
-    """What of llama-server's own a test asks for, by its requests ("GET /slots 200") and server options.
-
-    A request that is refused for its key, and one that asks what other origins may do (OPTIONS), never reach
-    a route: they belong to no form.
-    """
-    routed = {request for request in requests if not _is_at_the_door(request)}
-    found = {_route(request) for request in routed} - _API
+    """What of llama-server's own a test asks for, by its requests ("GET /slots 200") and server options."""
+    routes = {request.rpartition(" ")[0] for request in requests}
+    found = routes - _API
     given = set(options)
     found |= {name for option, name in _FEATURES.items() if option in given}
-    if not given & _MODELS and routed - {"GET /health 200"}:
+    if not given & _MODELS and routes - {"GET /health"}:
         found.add("a router of several models")
     if not requests:
         found.add("nothing over HTTP")
     return sorted(found)
-
-
-def _is_at_the_door(request: str) -> bool:
-    return request.startswith("OPTIONS ") or request.endswith(" 401")
-
-
-def _route(request: str) -> str:
-    return request.rpartition(" ")[0]

@@ -1,6 +1,6 @@
 """A llama whose text is known: each token's successor is fixed, so tests may expect its words.
 
-It replaces stories260K, whose words and token counts llama-server's tests name. The layers add nothing: the
+It replaces models whose words llama-server's tests name, such as stories260K. The layers add nothing: the
 embedding is one-hot, and the output matrix is the table of successors with a little noise, so that grammars,
 biases and sampling still have something to choose from.
 """
@@ -24,11 +24,19 @@ _CIRCLE = (" But", " she", " couldn't", " Suddenly", " Whillicter", " going", " 
 _ENTRY: Mapping[str, str] = {"is": " blue"}  # else " But"
 PICTURES = ("cat", "frog", "automobile")
 _N_EMBD = 512
-_SUCCESSOR, _NOISE = 1.5, 0.08  # times sqrt(512), about 23, in logits
+_SUCCESSOR, _CLOSING, _NOISE = 1.5, 0.5, 0.08  # times sqrt(512), about 23, in logits
+_CLOSERS = ('"', "}", "]")  # likely where the text is not followed: what a grammar forces comes to an end
 
 
-def write_scripted(path: Path, circle: Sequence[str] = _CIRCLE, n_ctx_train: int = 16384) -> Path:
-    """Write the model: `circle` are the words that it repeats, whatever the prompt is."""
+def write_scripted(
+    path: Path,
+    circle: Sequence[str] = _CIRCLE,
+    *,
+    ends: bool = False,
+    template: str | None = None,
+    n_ctx_train: int = 16384,
+) -> Path:
+    """Write the model, which repeats the words of `circle`, or says them once if it `ends`."""
     tokens, scores, types = _vocabulary(circle)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("scripted llama")
@@ -50,7 +58,9 @@ def write_scripted(path: Path, circle: Sequence[str] = _CIRCLE, n_ctx_train: int
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
-    _add_weights(writer, tokens, [word.replace(" ", _SPACE) for word in circle])
+    if template is not None:
+        writer.add_chat_template(template)
+    _add_weights(writer, tokens, [word.replace(" ", _SPACE) for word in circle], ends=ends)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -76,11 +86,13 @@ def _vocabulary(circle: Sequence[str]) -> tuple[list[str], list[float], list[int
     return tokens, scores, types
 
 
-def _add_weights(writer: gguf.GGUFWriter, tokens: Sequence[str], words: Sequence[str]) -> None:
+def _add_weights(writer: gguf.GGUFWriter, tokens: Sequence[str], words: Sequence[str], *, ends: bool) -> None:
     ids = {token: i for i, token in enumerate(tokens)}
     noise = np.random.default_rng(1).standard_normal((len(tokens), _N_EMBD), dtype=np.float32)
     output = noise * np.float32(_NOISE)
-    following = dict(zip(words, [*words[1:], words[0]], strict=True))
+    for closer in _CLOSERS if ends else ():
+        output[ids[closer]] += _CLOSING
+    following = dict(zip(words, [*words[1:], "</s>" if ends else words[0]], strict=True))
     for token, i in ids.items():
         entry = _ENTRY.get(token, "").replace(" ", _SPACE)
         output[ids[following.get(token) or (entry if entry in ids else words[0])], i] += _SUCCESSOR

@@ -138,8 +138,8 @@ class InformedChunks(Generic[Item]):
         if self._progress and token.prompt_tokens:  # 0 in most events after the first token's
             reports = clock.progress(token)
             bare = self._chunks.bare(index)
-            chunk = b"".join(_with(bare, "prompt_progress", report) for report in reports) + chunk
-        return _with(chunk, "timings", clock.timings()) if self._timings else chunk
+            chunk = b"".join(with_member(bare, "prompt_progress", report) for report in reports) + chunk
+        return with_member(chunk, "timings", clock.timings()) if self._timings else chunk
 
 
 class FirstChunk(Generic[Read]):
@@ -157,7 +157,7 @@ class FirstChunk(Generic[Read]):
             return chunks
         verbose, self._verbose = self._verbose, None
         first, end, rest = chunks.partition(b"}\n\n")
-        return _with(first + end, "__verbose", verbose) + rest
+        return with_member(first + end, "__verbose", verbose) + rest
 
 
 def informed(
@@ -170,7 +170,7 @@ def informed(
     return InformedChunks(chunks, clocks, token_of, progress=progress, timings=timings)
 
 
-def _with(chunks: bytes, name: str, value: object) -> bytes:
+def with_member(chunks: bytes, name: str, value: object) -> bytes:
     """`chunks`, each with one more member: JSON holds no line ends, so that only a chunk's end matches."""
     return chunks.replace(b"}\n\n", b',"%b":%b}\n\n' % (name.encode(), _encode(value)))
 

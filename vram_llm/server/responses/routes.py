@@ -20,6 +20,7 @@ from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.pictures import Pictures
 from vram_llm.server.replies import ErrorReply, Tally
 from vram_llm.server.responses.fields import SEALED, ResponseFields
+from vram_llm.server.responses.informed import InformedResponse
 from vram_llm.server.responses.items import messages_of
 from vram_llm.server.responses.resource import Deleted, InputTokens, ResponseObject, begun
 from vram_llm.server.responses.store import Kept, ResponseStore
@@ -29,6 +30,7 @@ from vram_llm.server.schemas import parse
 from vram_llm.server.served import Served
 from vram_llm.server.spoken import Answer, SpokenNews, spoken
 from vram_llm.server.sse import EventStream
+from vram_llm.server.timings import clocks_of, timed
 from vram_llm.server.turn import Turn, make_turn
 
 log = logging.getLogger(__name__)
@@ -97,7 +99,13 @@ def responses_router(served: Served) -> APIRouter:
             seals=fields.includes(SEALED),
             sums_up=fields.wants_summary,
         )
-        said = spoken(news(served.engine, requests), [turn.new_parser()], one_call=turn.one_call)
+        clocks = clocks_of(fields, 1)
+        told = timed(news(served.engine, requests), clocks)
+        said = spoken(told, [turn.new_parser()], one_call=turn.one_call)
+        if fields.stream and clocks:
+            wanted = {"progress": bool(fields.return_progress), "timings": bool(fields.timings_per_token)}
+            informed = InformedResponse(writer, clocks[0], **wanted)
+            return EventStream(informed, said, served.config.sse_ping_interval_s)
         if fields.stream:
             return EventStream(writer, said, served.config.sse_ping_interval_s)
         return JsonReply(_written(writer, said), served.config.sse_ping_interval_s)

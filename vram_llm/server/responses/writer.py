@@ -74,6 +74,10 @@ class ResponseWriter:
             "response.in_progress", response=self._snapshot()
         )
 
+    def progress(self, report: dict[str, Any]) -> bytes:
+        """llama-server's `prompt_progress`."""
+        return self._tell("response.in_progress", response=self._snapshot(), prompt_progress=report)
+
     def event(self, index: int, item: Spoken) -> bytes:
         if item.token.logprobs:
             self._logprobs += [each.model_dump() for each in chat_logprobs(item.token.logprobs).content]
