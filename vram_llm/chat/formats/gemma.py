@@ -5,7 +5,7 @@ Source: the chat template of google/gemma-4-31B-it. Keys stand bare, or between 
 
 import json
 
-from vram_llm.chat.formats.arguments import string_value
+from vram_llm.chat.formats.arguments import as_json, string_value
 from vram_llm.chat.formats.call_json import is_name
 from vram_llm.chat.json_scan import MAX_DEPTH
 from vram_llm.chat.reader import SPACE, Reader, Wait
@@ -75,13 +75,9 @@ def _value(r: Reader, depth: int) -> Wait[bool]:
     if (yield from r.take("[")):
         return (yield from _items(r, depth + 1))
     word = yield from r.word()
-    try:
-        json.loads(word, parse_constant=_refuse)
-    except ValueError:
-        word = json.dumps(word, ensure_ascii=False)
-    if not (yield from r.peek()):  # more of it may be missing
+    if not word or not (yield from r.peek()):  # no value, or more of it may be missing
         return False
-    r.arguments(word if word != '"None"' else "null")
+    r.arguments(as_json(word, None))
     return True
 
 
@@ -98,7 +94,3 @@ def _items(r: Reader, depth: int) -> Wait[bool]:
     yield from r.take("]")
     r.arguments("]")
     return True
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)

@@ -12,11 +12,11 @@ from itertools import starmap
 from typing import Any
 
 from vram_llm.chat.formats.arguments import ArgumentWriter, escaped
-from vram_llm.chat.formats.call_json import is_name
 from vram_llm.chat.formats.python_literal import json_of, unescaped
 from vram_llm.chat.reader import SPACE, Reader, Wait
 
 OPEN, CLOSE = "<|tool_call_start|>", "<|tool_call_end|>"
+_NAME = re.compile(r"[\w.-]+")
 _KEY = re.compile(r"[^\W\d]\w*")
 _DIGITS = {"x": 2, "u": 4, "U": 8}  # of an escape
 
@@ -48,7 +48,7 @@ def _name(r: Reader) -> Wait[str]:
     yield from r.spaces()
     header = yield from r.short("(")
     name = header[0].strip(SPACE) if header else ""
-    return name if is_name(name) else ""
+    return name if _NAME.fullmatch(name) else ""
 
 
 def _arguments(r: Reader, writer: ArgumentWriter) -> Wait[bool]:

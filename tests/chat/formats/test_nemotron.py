@@ -1,4 +1,4 @@
-"""Outputs in the format that the template of Nemotron Nano 2 asks for."""
+"""Outputs in the format that the template of Nemotron Nano 2 asks for: a list between tags."""
 
 import pytest
 
