@@ -35,7 +35,7 @@ ANSWER = Grammar(
     field="response_format",
 )
 THINKS = ("<think>", "</think>")
-HELD = [f for f in (*FORMATS, NONE) if f.call_json or f.tags]
+HELD = [f for f in (*FORMATS, NONE) if f.call_json or f.tags or f.layout]
 
 
 class Bytes:

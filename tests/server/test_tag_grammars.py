@@ -124,6 +124,6 @@ def test_a_schema_that_asks_for_more_of_a_text_is_held_as_json(schema: Any) -> N
     """In the format's own tags, where any schema can be held."""
     assert not can_hold(Held(schema, lenient=False))
     use = ToolUse(tools=({},), schemas={"f": schema}, strict=frozenset(["f"]))
-    for spoken in IN_TAGS:
+    for spoken in [each for each in IN_TAGS if each.tags is not None]:
         prompt, _ = strict(prompt_of(spoken), use)
         assert prompt.dialect.call_json is not None

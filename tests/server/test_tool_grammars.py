@@ -20,8 +20,10 @@ from tests.server.held import (
     lead_of,
     prompt_of,
 )
+from vram_llm.chat.events import CallStart
 from vram_llm.chat.formats.format import Format
 from vram_llm.chat.formats.table import FORMATS, NONE
+from vram_llm.chat.tag_grammar import GLM
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
@@ -50,6 +52,36 @@ def test_what_is_let_through_is_read(spoken: Format) -> None:
     assert parser is not None
     said = parser.feed(lead_of(spoken) + call_of(prompt, "weather", GOOD)) + parser.finish()
     assert [type(each).__name__ for each in said][-3:] == ["CallStart", "CallArguments", "CallEnd"]
+    assert next(each.name for each in said if isinstance(each, CallStart)) == "weather"
+
+
+@pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
+@pytest.mark.parametrize("spoken", HELD, ids=lambda f: f.name)
+def test_there_is_no_other_way_into_a_call(spoken: Format, as_tokens: bool) -> None:
+    """A part of a call behind other marks: it is not let through, or is no call."""
+    prompt, grammar = strict(prompt_of(spoken), USE)
+    takes = follower(grammar, (*spoken.marks, *THINKS) if as_tokens else ())
+    bad = call_of(prompt, "weather", BAD)
+    begins = {bad.index(mark) + len(mark) for mark in spoken.marks if mark in bad} | {0, bad.index("weather")}
+    for mark in ("", *spoken.marks):
+        for begin in begins:
+            text = f"{mark}{bad[begin:]}"
+            parser = prompt.parser(USE.schemas)
+            assert parser is not None
+            said = parser.feed(text) + parser.finish()
+            assert not any(isinstance(each, CallStart) for each in said) or not takes(text)
+
+
+@pytest.mark.parametrize("spoken", [f for f in HELD if lead_of(f)], ids=lambda f: f.name)
+def test_no_special_token_parts_a_trigger_from_its_call(spoken: Format) -> None:
+    """Of a text, the parser would not see it."""
+    prompt, grammar = strict(prompt_of(spoken), USE)
+    takes = follower(grammar, ("<|other|>",))
+    assert takes(f"One<|other|>two {call_of(prompt, 'weather', GOOD)}<|other|>three")
+    bad = call_of(prompt, "weather", BAD)
+    form, layout = prompt.dialect.call_json, prompt.dialect.form.layout
+    trigger = form.trigger if form is not None else GLM.call if layout is None else layout.call
+    assert not takes(bad.replace(trigger, f"{trigger}<|other|>"))
 
 
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])

@@ -102,13 +102,13 @@ def write_tagged(writer: GrammarWriter, layout: Layout, tools: Mapping[str, Held
     body = writer.rule("tagged", *bodies)
     more = f"(WS mark_{mark} {body})*" if parallel else ""
     if layout.outer is None:
-        writer.rule("section", f"until_{mark} {body}")
+        writer.rule("section", f"trigger_{mark} {body}")
         writer.rule("calls", joined(f"mark_{mark} {body}", more))
         return
     opening, closing = (writer.mark(each) for each in layout.outer)
     inner = writer.rule("inner", joined("WS", f"mark_{mark} {body}", more, "WS", f"mark_{closing}"))
     again = f"(WS mark_{opening} {inner})*" if parallel else ""
-    writer.rule("section", f"until_{opening} {inner}", f"until_{mark} {body}")
+    writer.rule("section", f"trigger_{opening} {inner}", f"trigger_{mark} {body}")
     writer.rule("calls", joined(f"mark_{opening} {inner}", again), joined(f"mark_{mark} {body}", more))
 
 

@@ -50,7 +50,7 @@ def free_or_calls(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> HeldAn
     if prompt.dialect.name == "llama-json":
         return HeldAnswer(_llama_json(writer, form, tools, prompt, parallel=parallel), prompt)
     calls = write_calls(writer, form, tools, parallel=parallel)
-    writer.rule("section", joined(f"until_{writer.mark(form.trigger)}", calls))
+    writer.rule("section", joined(f"trigger_{writer.mark(form.trigger)}", calls))
     return HeldAnswer(_free(writer, _never(prompt, form)), prompt)
 
 
@@ -81,7 +81,7 @@ def calls_or_answer(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> Held
 
 def _free(writer: GrammarWriter, never: tuple[str, ...] = ()) -> CallGrammar:
     """Free text with the rule `section` anywhere in it."""
-    writer.rule("piece", "TEXT others")
+    writer.rule("piece", "SAFE others")
     writer.rule("start", "(piece | section)* TEXT")
     return writer.finished(never)
 

@@ -6,11 +6,13 @@ and the rules are defined here:
 
 - `mark_I`: the mark.
 - `begin_I`: space, then the mark. `until_I`: any text up to the mark's first occurrence, and the mark.
+- `trigger_I`: as `until_I`, where no free text may go on behind the mark.
 - `others`: a special token that is no mark on its own.
-- `TEXT`: any text.
+- `TEXT`: any text. `SAFE`: text before a special token: it does not end with a trigger.
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 
 from vram_llm.llama.vocab import Vocab
@@ -18,19 +20,25 @@ from vram_llm.llama.vocab import Vocab
 _ANY = "/(?s:.*)/"
 _SPACES = r"/[ \t\r\n]*/"
 _NOTHING = '"\\u0000"'  # where there is no such token: no answer holds it
+_TRIGGER = re.compile(r"\btrigger_(\d{1,4})\b")
 _Piece = int | str  # a special token, or text
 
 
-def definitions(vocab: Vocab, marks: Sequence[str], never: Iterable[str]) -> str:
-    """Lark rules for `marks`; text of `TEXT` holds none of `never`."""
+def definitions(vocab: Vocab, lark: str, marks: Sequence[str], never: Iterable[str]) -> str:
+    """Lark rules for the `marks` of a grammar; its free text holds none of `never`."""
     pieces = [_pieces(vocab, mark) for mark in marks]
     unwanted = [_pieces(vocab, mark) for mark in never]
     alone = {each[0] for each in pieces + unwanted if len(each) == 1}
+    triggers = [pieces[int(i)] for i in sorted(set(_TRIGGER.findall(lark))) if int(i) < len(marks)]
+    firsts = sorted({each[0] for each in triggers if isinstance(each[0], int)} - alone)
     special = [t for t in range(vocab.n_tokens) if vocab.is_special(t) and not vocab.is_end(t)]
-    lines = [f"others: {_tokens([token for token in special if token not in alone])}"]
+    # llguidance follows one of two overlapping sets of tokens, so a trigger's first one has a set of its own
+    sets = [[t for t in special if t not in alone and t not in firsts], *([t] for t in firsts)]
+    lines = [f"others: {' | '.join(map(_tokens, sets))}"]
     for i, mark in enumerate(pieces):
         lines += _of_mark(i, mark)
     lines.append(f"TEXT: {_without(_texts(unwanted))}")
+    lines.append(" & ".join(["SAFE: TEXT", *(f"~({end})" for mark in triggers for end in _ends(mark))]))
     return "\n".join(lines) + "\n"
 
 
@@ -42,7 +50,12 @@ def _of_mark(i: int, mark: list[_Piece]) -> list[str]:
     if isinstance(mark[0], str):  # lazy: a mark is one wherever it is first complete
         lines += [f"first_{i}[lazy]: {_SPACES} {parts[0]}", f"found_{i}[lazy]: {_ANY} {parts[0]}"]
         rest = " ".join(parts[1:])
-        return [*lines, f"begin_{i}: first_{i} {rest}", f"until_{i}: found_{i} {rest}"]
+        return [
+            *lines,
+            f"begin_{i}: first_{i} {rest}",
+            f"until_{i}: found_{i} {rest}",
+            f"trigger_{i}: until_{i}",
+        ]
     rest = " ".join(parts[1:])
     if len(mark) > 1 and isinstance(mark[1], str):
         lines.append(f"rest_{i}[lazy]: {parts[1]}")
@@ -52,7 +65,18 @@ def _of_mark(i: int, mark: list[_Piece]) -> list[str]:
         f"SPACES_{i}: {_SPACES}",
         f"begin_{i}: SPACES_{i} {parts[0]} {rest}",
         f"until_{i}: TEXT {parts[0]} {rest}",
+        f"trigger_{i}: SAFE {parts[0]} {rest}",
     ]
+
+
+def _ends(mark: list[_Piece]) -> list[str]:
+    """Text as which a part of a trigger could be read instead.
+
+    Where a lazy rule is complete, so is `TEXT`, and a special token could follow it.
+    """
+    if isinstance(mark[0], str):
+        return [f"{_ANY} {_quoted(mark[0])}"]
+    return [_quoted(mark[1])] if len(mark) > 1 and isinstance(mark[1], str) else []
 
 
 def _pieces(vocab: Vocab, mark: str) -> list[_Piece]:

@@ -157,7 +157,9 @@ def _definition(grammar: Grammar, vocab: Vocab) -> str:
         case GrammarKind.CHOICE:
             return llguidance.grammar_from("choice", grammar.text)
         case GrammarKind.MARKED:
-            own = {"lark_grammar": grammar.text + definitions(vocab, grammar.marks, grammar.never)}
+            own = {
+                "lark_grammar": grammar.text + definitions(vocab, grammar.text, grammar.marks, grammar.never)
+            }
             parts = [own] if grammar.answer is None else [own, _part(grammar.answer, "answer", vocab)]
             return json.dumps({"grammars": parts})
         case GrammarKind.GBNF:

@@ -112,7 +112,7 @@ def tag_format(name: str, tags: Tags, *, marks: tuple[str, ...] = (), answer_beg
     return Format(
         name=name,
         grammar=lambda schemas: tagged(tags, schemas),
-        layout=None if answer_begins else tags,
+        layout=tags,
         marks=marks or tags.outer or (),
         tags=None if answer_begins else tags.outer or (hermes.OPEN, hermes.CLOSE),
         signs=(tags.outer or (tags.call,))[:1],

@@ -11,7 +11,7 @@ CALLS, CALLS_END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
 CALL, CALL_END = "<|tool_call_begin|>", "<|tool_call_end|>"
 ARGUMENTS = "<|tool_call_argument_begin|>"
 MARKS = (CALLS, CALLS_END, CALL, CALL_END, ARGUMENTS)
-_INDEX = re.compile(r":\d+$")
+_INDEX = re.compile(r":.*")  # no name has a colon
 
 
 def _name(header: str) -> str:
