@@ -123,7 +123,15 @@ class Reader:
         """
         if self.frame is not None and to == self.content:
             return (yield from self.frame.until(markers))
+        firsts = {marker[0] for marker in markers}
         while True:
+            if not any(first in self._text for first in firsts):  # as of nearly all texts
+                to(self._text[self._at :])
+                self._at = len(self._text)
+                if self.ended:
+                    return ""
+                yield
+                continue
             found = [(at, m) for m in markers if (at := self._text.find(m, self._at)) >= 0]
             if found:
                 at, marker = min(found)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from vram_llm.chat.reader import SPACE, Grammar, Reader, Wait
 
 MARK = re.compile(r"<[^<>\s][^<>]*>|\[/?[A-Z][A-Z _]*\]")  # the form of special tokens and tags
+_MAX_LINE = 1024  # characters kept of one: its beginning and its end matter
 _QUOTES = ("`", '"', "'", "(", "\\", "\u201c", "\u2018", "\u00ab")
 _TAG = re.compile(r"</?\w[\w:.-]*>")  # a mark that people write as well, when they speak of it
 
@@ -258,9 +259,12 @@ class _Frame:
     def _say(self, text: str) -> None:
         if self._is_over:
             return
-        *lines, last = (self._line + text).split("\n")
-        for line in lines:
-            self._in_code ^= line.lstrip(SPACE).startswith("```")
-        self._line = last if len(last) < 1024 else last[:3] + last[-512:]
+        self._line += text
+        if "\n" in text:
+            *lines, self._line = self._line.split("\n")
+            for line in lines:
+                self._in_code ^= line.lstrip(SPACE).startswith("```")
+        if len(self._line) > _MAX_LINE:
+            self._line = self._line[:3] + self._line[-_MAX_LINE // 2 :]
         self._has_content = self._has_content or bool(text.strip(SPACE))
         self._reader.content(text)
