@@ -18,7 +18,8 @@ from vram_llm.server.sampling_fields import WHOLE, SamplingFields
 from vram_llm.server.sentences import sentence
 from vram_llm.server.thinking_fields import Reasoning as Reasoning
 from vram_llm.server.thinking_fields import ThinkingFields
-from vram_llm.server.tools import MAX_TOOLS, Function, Tool, ToolChoice, ToolUse, tool_use
+from vram_llm.server.tool_choice import ToolChoice
+from vram_llm.server.tools import MAX_TOOLS, Function, Tool, ToolUse, tool_use
 
 MAX_TOKENS = 2**31 - 1
 MAX_CHOICES = 128  # that one request may ask for, over all its prompts

@@ -7,34 +7,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, WithJsonSchema, model_validator
+from pydantic import Field, model_validator
 
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.errors import RequestError
 from vram_llm.server.client_names import TOOL_IGNORED
-from vram_llm.server.errors import MissingField, NotSupported
-from vram_llm.server.known_fields import Fields, check_names
+from vram_llm.server.errors import MissingField
+from vram_llm.server.known_fields import Fields
 from vram_llm.server.text_tools import TEXT_PARAMETERS, text_grammar, text_parameters
+from vram_llm.server.tool_choice import Choice, choice_of
 
 MAX_TOOLS = 4096  # as many as a prompt of a million tokens could show
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]+$", max_length=128)]
-_NAMED = {
-    "type": "object",
-    "properties": {
-        "type": {"const": "function"},
-        "function": {
-            "type": "object",
-            "properties": {"name": {"type": "string"}},
-            "required": ["name"],
-        },
-    },
-    "required": ["type", "function"],
-}
-_ALLOWED = {"type": "object", "properties": {"type": {"const": "allowed_tools"}}, "required": ["type"]}
-ToolChoice = Annotated[
-    Any,
-    WithJsonSchema({"anyOf": [{"enum": ["none", "auto", "required"]}, _NAMED, _ALLOWED, {"type": "null"}]}),
-]
 _OPEN = ("anyOf", "oneOf", "allOf", "$ref", "additionalProperties", "patternProperties", "propertyNames")
 
 
@@ -126,15 +110,6 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """Which call is wanted. `allowed` are the only tools that may be called; None: all."""
-
-    mode: Literal["none", "auto", "required"] = "auto"
-    only: str | None = None
-    allowed: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class ToolUse:
     """Calls that one answer may hold. `tools` are as chat templates take them."""
 
@@ -199,67 +174,6 @@ def offered(offers: Iterable[Offer], choice: Choice, parallel: bool | None) -> T
         takes_text=frozenset(name for name, offer in known.items() if offer.takes_text),
         text_grammars={n: offer.text_grammar for n, offer in known.items() if offer.text_grammar is not None},
     )
-
-
-def choice_of(value: Any) -> Choice:
-    """`tool_choice` as chat completions and responses have it. Raises RequestError."""
-    if value is None or value == "auto":
-        return Choice()
-    if value in ("none", "required"):
-        return Choice(value)
-    if value == "any":  # Mistral's
-        return Choice("required")
-    if isinstance(value, dict):
-        _check_choice(value)
-        if value.get("type") in ("none", "auto", "required"):
-            return choice_of(value["type"])
-        if value.get("type") == "allowed_tools":
-            return _allowed(value.get("allowed_tools", value))
-        if (name := _name(value)) is not None:
-            return Choice("required", only=name)
-    raise RequestError(
-        "'tool_choice' must be 'none', 'auto', 'required' or the name of a function, "
-        '{"type": "function", "function": {"name": ...}}',
-        "tool_choice",
-    )
-
-
-def _check_choice(value: Mapping[str, Any]) -> None:
-    """Raises UnknownParameter for what nothing reads."""
-    read = ("type", "name", "function", "custom", "allowed_tools", "mode", "tools")
-    check_names({name: value[name] for name in value if name not in read}, "tool_choice", TOOL_IGNORED)
-    for kind in ("function", "custom"):
-        if isinstance(holder := value.get(kind), dict):
-            unknown = {name: holder[name] for name in holder if name != "name"}
-            check_names(unknown, f"tool_choice.{kind}", TOOL_IGNORED)
-
-
-def _allowed(value: Any) -> Choice:
-    mode = value.get("mode", "auto") if isinstance(value, dict) else None
-    tools = value.get("tools") if isinstance(value, dict) else None
-    if mode not in ("auto", "required") or not isinstance(tools, list):
-        raise RequestError(
-            "'tool_choice' of type 'allowed_tools' needs a list of 'tools', and a 'mode' of 'auto' or "
-            "'required'",
-            "tool_choice",
-        )
-    names = [_name(tool) if isinstance(tool, dict) else None for tool in tools]
-    if None in names:
-        raise NotSupported(
-            f"'tool_choice.tools[{names.index(None)}]' names no function, and no other tools are run here",
-            "tool_choice",
-        )
-    return Choice(mode, allowed=tuple(name for name in names if name is not None))
-
-
-def _name(value: Mapping[str, Any]) -> str | None:
-    """Of a function or a custom tool, named in a form of either API."""
-    kind = value.get("type")
-    if kind not in ("function", "custom"):
-        return None
-    holder = value.get(kind, value)
-    name = holder.get("name") if isinstance(holder, dict) else None
-    return name if isinstance(name, str) else None
 
 
 def _distinct(offers: Iterable[Offer]) -> dict[str, Offer]:

@@ -15,7 +15,8 @@ from vram_llm.server.grammar_fields import of_response_format
 from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.sampling_fields import WHOLE
 from vram_llm.server.schemas import MAX_STOPS, MAX_TOKENS, GenerationFields
-from vram_llm.server.tools import MAX_TOOLS, Choice
+from vram_llm.server.tool_choice import Choice
+from vram_llm.server.tools import MAX_TOOLS
 
 
 class OutputConfig(Fields):

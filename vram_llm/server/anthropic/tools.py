@@ -12,7 +12,8 @@ from vram_llm.server.anthropic.message import Said
 from vram_llm.server.client_names import TOOL_IGNORED
 from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.known_fields import Fields, check_fields
-from vram_llm.server.tools import Choice, Offer, ToolName, ToolUse, offered
+from vram_llm.server.tool_choice import Choice
+from vram_llm.server.tools import Offer, ToolName, ToolUse, offered
 
 # Anthropic runs these, or the client does so without a schema that a model here could be shown.
 _KNOWN = re.compile(

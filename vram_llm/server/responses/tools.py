@@ -10,7 +10,8 @@ from pydantic import TypeAdapter, ValidationError, model_validator
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.known_fields import Fields, check_fields
-from vram_llm.server.tools import Choice, Offer, ToolName, ToolUse, choice_of, custom_offer, offered
+from vram_llm.server.tool_choice import Choice, choice_of
+from vram_llm.server.tools import Offer, ToolName, ToolUse, custom_offer, offered
 
 # OpenAI runs these, or the client does so without a schema that a model here could be shown.
 _KNOWN = re.compile(
