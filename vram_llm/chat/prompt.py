@@ -11,8 +11,9 @@ from vram_llm.chat.continuing import check_continuable, continued, continued_par
 from vram_llm.chat.dialect import Dialect
 from vram_llm.chat.formats.arguments import Schemas
 from vram_llm.chat.orders import Orders, ways
+from vram_llm.chat.plain_tools import plain_tools
 from vram_llm.chat.reader import Parser
-from vram_llm.chat.template import ChatTemplate
+from vram_llm.chat.template import ChatTemplate, TemplateRefusal
 from vram_llm.errors import RequestError
 
 Messages = list[dict[str, Any]]
@@ -77,12 +78,20 @@ def chat_prompt(
     native_tools = tools if tools and dialect.takes_tools else None
 
     def render(messages: Messages, add_generation_prompt: bool, orders: Orders) -> str:
-        return template.render(
-            history.shown(messages, tools, dialect, template.takes, orders),
-            add_generation_prompt=add_generation_prompt,
-            tools=native_tools,
-            **names,
-        )
+        shown = history.shown(messages, tools, dialect, template.takes, orders)
+        with_tools = partial(template.render, shown, add_generation_prompt=add_generation_prompt, **names)
+        try:
+            return with_tools(tools=native_tools)
+        except TemplateRefusal:
+            raise
+        except RequestError:
+            if native_tools is None:
+                raise
+            try:
+                return with_tools(tools=plain_tools(native_tools))
+            except RequestError:
+                pass
+            raise
 
     def whole(messages: Messages, add_generation_prompt: bool) -> str:
         """The prompt with every message in it, by the first way that gives one. Raises the first's error."""
