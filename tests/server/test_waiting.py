@@ -171,10 +171,13 @@ async def test_progress_of_the_prompt(path: str, body: dict[str, Any]) -> None:
 async def test_timings_of_each_token(path: str, body: dict[str, Any]) -> None:
     engine = FakeEngine(says("Hello", " world", "!"))
     async with listening(engine) as url, httpx.AsyncClient(timeout=30) as client:
-        streamed = chunks((await client.post(url + path, json={**body, "timings_per_token": True})).text)
+        asked = {**body, "timings_per_token": True, "stream_options": {"include_usage": True}}
+        streamed = chunks((await client.post(url + path, json=asked)).text)
         whole = await client.post(url + path, json={**body, "stream": False, "timings_per_token": True})
         plain = await client.post(url + path, json={**body, "stream": False})
-    counts = [chunk["timings"]["predicted_n"] for chunk in streamed]
+    is_chat = path.endswith("chat/completions")  # whose first chunk only begins the message
+    assert ["timings" in chunk for chunk in streamed] == [not is_chat] + [True] * (len(streamed) - 1)
+    counts = [chunk["timings"]["predicted_n"] for chunk in streamed[is_chat:]]
     assert counts == sorted(counts)
     assert (counts[-1], whole.json()["timings"]["predicted_n"]) == (3, 3)
     assert whole.json()["timings"]["prompt_n"] == 5

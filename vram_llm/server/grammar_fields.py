@@ -11,6 +11,7 @@ from pydantic import Field, WithJsonSchema
 
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.errors import RequestError
+from vram_llm.server.implied_types import with_types
 from vram_llm.server.known_fields import Fields, Neutral, check_names
 
 MAX_GRAMMAR_CHARS = 200_000
@@ -170,4 +171,5 @@ def _of_schema(schema: object, field: str, *, lenient: bool) -> Grammar:
             raise RequestError(f"The schema in '{field}' is no valid JSON", field) from None
     if not isinstance(schema, dict):
         raise RequestError(f"The schema in '{field}' must be a JSON object", field)
-    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(schema), field=field, lenient=lenient)
+    text = json.dumps(with_types(schema))
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text, field=field, lenient=lenient)

@@ -21,10 +21,11 @@ from vram_llm.server.errors import error_body, error_response
 from vram_llm.server.generation import cancelled, while_connected
 from vram_llm.server.replies import ReplyHead, Tally
 from vram_llm.server.schemas import GenerationFields
-from vram_llm.server.timings import Clocks
+from vram_llm.server.timings import ChoiceClock, Clocks
 
 log = logging.getLogger(__name__)
 DONE = b"data: [DONE]\n\n"
+_BEGINS = b'"delta":{"role":'  # what a chunk holds that begins a message; in texts quotes are escaped
 COMMENT = b": waiting\n\n"  # which clients pass over
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -130,7 +131,7 @@ class InformedChunks(Generic[Item]):
         self._token_of = token_of
         self._progress = progress
         self._timings = timings
-        self.opening, self.closing, self.failure = chunks.opening, chunks.closing, chunks.failure
+        self.opening, self.failure = chunks.opening, chunks.failure
 
     def event(self, index: int, item: Item) -> bytes:
         """The chunks for `item`, each with what was asked for."""
@@ -139,7 +140,21 @@ class InformedChunks(Generic[Item]):
             reports = clock.progress(token)
             bare = self._chunks.bare(index)
             chunk = b"".join(with_member(bare, "prompt_progress", report) for report in reports) + chunk
-        return with_member(chunk, "timings", clock.timings()) if self._timings else chunk
+        return self._timed(chunk, clock)
+
+    def closing(self) -> bytes:
+        """The usage, where it is asked for."""
+        return self._timed(self._chunks.closing(), self._clocks[0])
+
+    def _timed(self, chunks: bytes, clock: ChoiceClock) -> bytes:
+        """`chunks` with timings, but for those that only begin a message."""
+        if not self._timings:
+            return chunks
+        begun, end, rest = chunks.rpartition(_BEGINS)
+        if not end:
+            return with_member(chunks, "timings", clock.timings())
+        rest, end_of_role, texts = rest.partition(b"}\n\n")
+        return begun + end + rest + end_of_role + with_member(texts, "timings", clock.timings())
 
 
 class FirstChunk(Generic[Read]):
