@@ -12,7 +12,7 @@ from tests.clients.environments import NODE, ClientsError
 from tests.clients.harness import log_likelihoods
 from tests.clients.servers import Model, running
 
-_ROW = "{:<22} {:<24} {:<9} {:<7} {:<9} {:<7} {:<14} {:>7}"
+_ROW = "{:<23} {:<24} {:<9} {:<7} {:<9} {:<7} {:<14} {:>7}"
 
 
 def main() -> int:

@@ -40,7 +40,7 @@ class Client:
     options: tuple[str, ...] = ()  # arguments behind the four of every program
     model: Model = Model.DEMO
     lacks: tuple[str, ...] = ()
-    time_limit_s: float = 120.0
+    time_limit_s: float = 300.0
 
     @property
     def version(self) -> str:

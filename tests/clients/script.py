@@ -6,7 +6,7 @@ The prompt is in the form of template.jinja. The model has these rules, in this 
 - The last user message with an order has `CALL name {...}` in it: it writes that call if the tool was
   offered, and a sentence about the missing tool otherwise.
 - That message has a line `WRITE`: it writes the lines behind, up to a line `END`.
-- Anything else: it repeats the end of the user's last message.
+- Anything else: it repeats the user's last message, or the beginning and the end of a long one.
 """
 
 import json
@@ -67,7 +67,8 @@ def _answer(messages: list[tuple[str, str]], tools: frozenset[str]) -> str:
             return _call(text, calls[-1], tools)
         if lines := _WRITE.findall(text):
             return str(lines[-1])
-    return f"You wrote: {(texts[0] if texts else last)[-200:]}"
+    text = texts[0] if texts else last
+    return f"You wrote: {text if len(text) <= 400 else text[:200] + ' ... ' + text[-200:]}"
 
 
 def _call(text: str, order: re.Match[str], tools: frozenset[str]) -> str:

@@ -27,7 +27,7 @@ class Model(StrEnum):
     def command(self) -> list[str]:
         if self is Model.SCRIPTED:
             return [sys.executable, "-m", "tests.clients.scripted_server"]
-        return [sys.executable, "-m", "vram_llm", "serve", "demo", "--port", "0"]
+        return [sys.executable, "-m", "vram_llm", "serve", "demo", "--reasoning", "off", "--port", "0"]
 
 
 @contextlib.contextmanager
