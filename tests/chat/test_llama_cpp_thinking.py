@@ -214,3 +214,18 @@ def test_a_call_after_thinking_is_read_as_the_template_writes_it(name: str, clos
     assert said.reasoning == T
     assert [(name, json.loads(arguments)) for name, arguments in said.calls] == [("now", {"zone": "CET"})]
     assert not any(mark in said.content for mark in dialect.thinks if mark)
+
+
+@pytest.mark.parametrize("effort", ["none", "high"])
+@pytest.mark.parametrize("name", THINKING)
+def test_an_answer_that_is_begun_has_no_thinking(name: str, effort: str) -> None:
+    dialect = dialect_of(source_of(name))
+    begun = dialect.answering(prompt_of(name, dialect, effort))
+    assert begun.startswith(prompt_of(name, dialect, effort))
+    if dialect.form.thinks:
+        assert begun.endswith(dialect.form.answer_begins)
+        return  # its parser reads the header, which the prompt now has
+    assert dialect.answering(begun) == begun
+    parser = dialect.parser(None, begun)
+    assert parser is not None
+    assert run(parser, C) == Said(content=C)
