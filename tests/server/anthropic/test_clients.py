@@ -68,7 +68,7 @@ async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
         {"thinking": {"type": "adaptive", "display": "updates"}},
         {"thinking": {"type": "between_tools"}},
         {"thinking": {"type": "enabled", "budget_tokens": 1024, "block_binding": None}},
-        {"thinking": {"type": "disabled"}},
+        {"thinking": {"type": "disabled", **CACHED}, "output_config": CACHED, "context_management": CACHED},
         {"thinking": None},
         {"service_tier": "standard_only", "inference_geo": "us", "speed": "fast", "betas": ["a-2025-01-01"]},
         {"metadata": {"user_id": "u", "session": 3}, "diagnostics": {"previous_message_id": None}},

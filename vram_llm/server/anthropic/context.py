@@ -2,14 +2,14 @@
 
 from typing import Any, ClassVar, Literal
 
+from vram_llm.server.anthropic.message import CachedFields
 from vram_llm.server.errors import NotSupported
-from vram_llm.server.known_fields import Fields
 
 _COMPACT_AT = 150_000  # tokens of a prompt, where no trigger is given (Anthropic's)
 NOTHING_CLEARED: dict[str, Any] = {"applied_edits": []}
 
 
-class Edit(Fields):
+class Edit(CachedFields):
     """One way to make a chat shorter. To clear is a permission; to compact is an order, at `trigger`."""
 
     ignored: ClassVar[frozenset[str]] = frozenset(
@@ -27,7 +27,7 @@ class Edit(Fields):
     trigger: dict[str, Any] | None = None
 
 
-class ContextManagement(Fields):
+class ContextManagement(CachedFields):
     """What may be done where a chat grows long."""
 
     edits: list[Edit] | None = None

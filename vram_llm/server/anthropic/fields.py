@@ -8,18 +8,18 @@ from pydantic import Field
 from vram_llm.engine.request import Grammar
 from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.context import ContextManagement
-from vram_llm.server.anthropic.message import Blocks, Effort, Said
+from vram_llm.server.anthropic.message import Blocks, CachedFields, Effort, Said
 from vram_llm.server.anthropic.tools import ClientTool
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.grammar_fields import of_response_format
-from vram_llm.server.known_fields import Fields, Neutral
+from vram_llm.server.known_fields import Neutral
 from vram_llm.server.sampling_fields import WHOLE
 from vram_llm.server.schemas import MAX_STOPS, MAX_TOKENS, GenerationFields
 from vram_llm.server.tool_choice import Choice
 from vram_llm.server.tools import MAX_TOOLS
 
 
-class OutputConfig(Fields):
+class OutputConfig(CachedFields):
     """How hard to try, and what form the answer has to have. A `task_budget` is advice for the model."""
 
     ignored: ClassVar[frozenset[str]] = frozenset({"task_budget"})
@@ -28,10 +28,8 @@ class OutputConfig(Fields):
     format: dict[str, Any] | None = None
 
 
-class ToolChoice(Fields):
+class ToolChoice(CachedFields):
     """Whether a tool is to be used, and which."""
-
-    ignored: ClassVar[frozenset[str]] = frozenset({"cache_control"})
 
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
@@ -48,7 +46,7 @@ class ToolChoice(Fields):
         )
 
 
-class Thinking(Fields):
+class Thinking(CachedFields):
     """Whether to think first, and with how many tokens at most. With "omitted" it is not shown."""
 
     ignored: ClassVar[frozenset[str]] = frozenset({"block_binding"})

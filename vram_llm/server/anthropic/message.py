@@ -18,13 +18,19 @@ Effort = Literal["low", "medium", "high", "xhigh", "max"]
 _OURS = ("id", "type", "model", "stop_reason", "stop_sequence", "stop_details", "usage")  # of our replies
 
 
-class SystemConfig(Fields):
+class CachedFields(Fields):
+    """An object that may say where a cache is to end, which changes nothing here."""
+
+    ignored: ClassVar[frozenset[str]] = frozenset({"cache_control"})
+
+
+class SystemConfig(CachedFields):
     """The effort from one message on."""
 
     effort: Effort | None = None
 
 
-class Said(Fields):
+class Said(CachedFields):
     """One message: a string, or a list of blocks. An operator's may stand among the others."""
 
     ignored: ClassVar[frozenset[str]] = frozenset(
