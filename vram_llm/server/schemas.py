@@ -15,7 +15,7 @@ from vram_llm.server.known_fields import Fields, Neutral, check_fields
 from vram_llm.server.legacy_functions import FunctionCall, legacy_use
 from vram_llm.server.pictures import DETAILS
 from vram_llm.server.sampling_fields import WHOLE, SamplingFields
-from vram_llm.server.sentences import sentence
+from vram_llm.server.sentences import sentence, shown
 from vram_llm.server.thinking_fields import Reasoning as Reasoning
 from vram_llm.server.thinking_fields import ThinkingFields
 from vram_llm.server.tool_choice import ToolChoice
@@ -232,6 +232,7 @@ class ChatCompletionRequest(OpenAIFields, ThinkingFields):
 class CompletionRequest(OpenAIFields):
     """POST /v1/completions. `max_tokens` is 16 where absent, as OpenAI's. An empty `suffix` is none."""
 
+    ignored: ClassVar[frozenset[str]] = frozenset({"metadata"})
     not_yet: ClassVar[Neutral] = {"add_special_tokens": (True,)}
 
     prompt: Prompt
@@ -264,7 +265,7 @@ class CompletionRequest(OpenAIFields):
             return None
         if type(n) is not int or not 0 <= n <= MAX_TOP_LOGPROBS:
             raise RequestError(
-                f"'logprobs' must be a number from 0 to {MAX_TOP_LOGPROBS}, got {n!r}", "logprobs"
+                f"'logprobs' must be a number from 0 to {MAX_TOP_LOGPROBS}, got {shown(n)}", "logprobs"
             )
         return n
 

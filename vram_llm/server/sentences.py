@@ -62,7 +62,7 @@ def sentence(error: ValidationError) -> RequestError:
     if kind in _LENGTH:
         return RequestError(f"'{param}' {_LENGTH[kind](context)}", param)
     must = _MUST[kind](context) if kind in _MUST else "has a value that cannot be used"
-    return RequestError(f"'{param}' {must}, got {_shown(first['input'])}", param)
+    return RequestError(f"'{param}' {must}, got {shown(first['input'])}", param)
 
 
 def path_of(location: tuple[int | str, ...]) -> str:
@@ -84,7 +84,7 @@ def _bound(number: float) -> str:
     return f"{int(number):,}" if number == int(number) else str(number)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A value as JSON writes it, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."

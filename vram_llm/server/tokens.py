@@ -14,7 +14,7 @@ from vram_llm.server.chat import turn_of
 from vram_llm.server.client_names import IGNORED
 from vram_llm.server.document import body_route, refusals
 from vram_llm.server.errors import MissingField, NotSupported
-from vram_llm.server.known_fields import Fields
+from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.schemas import ChatCompletionRequest, parse
 from vram_llm.server.served import Served
@@ -29,6 +29,8 @@ class TokenizeFields(Fields):
     """
 
     ignored: ClassVar[frozenset[str]] = IGNORED
+
+    not_yet: ClassVar[Neutral] = {"return_token_strs": (False,)}
 
     model: str | None = None
     content: str | None = None
