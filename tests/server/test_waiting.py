@@ -83,7 +83,8 @@ async def test_a_refusal_before_the_acceptance_has_its_status(path: str, body: d
     engine = FakeEngine(waits(gate, error=ContextExceeded("too long", "messages")))
     async with listening(engine) as url, httpx.AsyncClient(timeout=30) as client:
         reply = await client.post(url + path, json=body)
-    assert (reply.status_code, reply.json()["error"]["message"]) == (400, "too long")
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"].endswith("too long")
 
 
 @pytest.mark.parametrize(("path", "body"), STREAMS)
@@ -94,7 +95,7 @@ async def test_a_late_refusal_ends_the_stream(path: str, body: dict[str, Any]) -
     async with listening(engine) as url, httpx.AsyncClient(timeout=30) as client:
         reply = await client.post(url + path, json=body)
     assert reply.status_code == 200
-    assert '"message":"too long"' in reply.text
+    assert 'too long"' in reply.text
     assert "[DONE]" not in reply.text
 
 

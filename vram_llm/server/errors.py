@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
+from vram_llm.chat.template import TemplateRefusal
 from vram_llm.engine.request import FinishReason, TokenEvent
 from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, VramLLMError
 
@@ -123,6 +124,7 @@ class Answer:
 _INVALID = "invalid_request_error"
 ANSWERS: dict[type[Exception], Answer] = {
     RequestError: Answer(status=400, type=_INVALID),
+    TemplateRefusal: Answer(status=400, type=_INVALID),
     ContextExceeded: Answer(status=400, type=_INVALID),
     UnknownParameter: Answer(status=400, type=_INVALID),
     NotSupported: Answer(status=400, type=_INVALID),
