@@ -127,6 +127,31 @@ def test_every_text_is_in_the_prompt(name: str) -> None:
             assert not lost, (what, tools)
 
 
+BARE: tuple[dict[str, Any], ...] = (  # schemas that leave out what they may
+    {"type": "object", "properties": {}},
+    {"type": "object", "properties": {"place": {"type": "string"}}},
+    {"type": "object", "properties": {"place": {"enum": ["here", "there"]}}, "required": ["place"]},
+    {"type": "object", "properties": {"place": {"anyOf": [{"type": "string"}, {"type": "null"}]}}},
+    {"type": "object", "properties": {"places": {"type": "array", "items": {"type": "string"}}}},
+    {"type": "object", "properties": {"place": {"type": ["string", "null"], "default": None}}},
+    {"type": "object", "properties": {"place": {"type": "object", "properties": {"x": {"type": "number"}}}}},
+    {"type": "object", "properties": {"place": {"type": "object", "additionalProperties": True}}},
+    {"type": "object", "properties": {"place": {"type": "integer", "minimum": 1}}, "$defs": {"a": {}}},
+    {"type": "object", "properties": {"place": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"type": "string"}}},
+    {"type": "object", "properties": {"place": {}}},
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tools_with_bare_schemas(name: str) -> None:
+    template, dialect = template_of(name)
+    for schema in BARE:
+        function = {"name": "look", "description": "", "parameters": schema}
+        tools = [{"type": "function", "function": function}]
+        prompt = chat_prompt(chat_of("u"), tools, template, dialect, {}).text
+        assert "look" in prompt, schema
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_orders_keep_their_order(name: str) -> None:
     for letters in ("ssu", "dsu", "suadusu", "usus"):

@@ -161,7 +161,7 @@ def test_earlier_thinking_is_given_where_the_template_reads_it(name: str, field:
         {"role": "user", "content": "Hello"},
         {"role": "assistant", "content": "Yes.", "reasoning_content": "A thought."},
     ]
-    shown = history.shown(chat, [], dialect, template.takes)
+    shown = history.shown(chat, [], dialect, template)
     prompt = template.render(shown, tools=[], add_generation_prompt=False)
     assert prompt.index("A thought.") < prompt.index("Yes.")
 
@@ -201,7 +201,7 @@ def test_a_call_after_thinking_is_read_as_the_template_writes_it(name: str, clos
     answer = {"role": "assistant", "content": "", "reasoning_content": T, "tool_calls": [CALL]}
 
     def render(messages: list[dict[str, Any]], **more: Any) -> str:
-        shown = history.shown(messages, [TOOL], dialect, template.takes)
+        shown = history.shown(messages, [TOOL], dialect, template)
         return template.render(shown, tools=[TOOL], **names, **more)
 
     prompt, whole = render([user]), render([user, answer], add_generation_prompt=False)

@@ -91,10 +91,13 @@ def test_an_order_that_one_chat_loses_is_a_users_there() -> None:
         ("{{ messages[0].content }}", "user:a assistant:b", 1),
         ("{{ messages[-1].content }}", "user:a assistant:x user:a", 0),
         ("[user]{{ messages[-1].content }}", "user:user assistant:x user:a", 0),
+        ("{% for m in messages %}{{ (m.content | string)[:3] }}{% endfor %}", "user:abcdefg", 0),
     ],
 )
 def test_a_message_that_is_not_shown_is_an_error(source: str, words: str, place: int) -> None:
-    with pytest.raises(RequestError, match=rf"leaves out 'messages\[{place}\]', of role '\w+', in this chat"):
+    with pytest.raises(
+        RequestError, match=rf"leaves out message {place + 1} of this chat, of role '\w+' \('\w+'\);"
+    ):
         prompt(source, words)
 
 

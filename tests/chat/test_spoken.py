@@ -105,7 +105,7 @@ def written(source: str, calls: list[tuple[str, dict[str, Any]]], content: str =
     turn = {"role": "assistant", "content": content, "tool_calls": made}
     prompt = template.render([user], tools=TOOLS)
     text = template.render(
-        shown([user, turn], TOOLS, dialect, template.takes), tools=TOOLS, add_generation_prompt=False
+        shown([user, turn], TOOLS, dialect, template), tools=TOOLS, add_generation_prompt=False
     )
     at = next((i for i, (a, b) in enumerate(zip(prompt, text, strict=False)) if a != b), len(prompt))
     tag = text.rfind("<", 0, at)  # the prompt's last tag may begin as the call does

@@ -171,7 +171,7 @@ async def test_a_template_that_leaves_images_out(client: httpx.AsyncClient, engi
     engine.info = replace(INFO, takes_images=True, chat_template="{{ messages | length }} of them")
     reply = await client.post("/v1/chat/completions", json=chat(data_url(CATS)))
     assert reply.status_code == 400
-    assert "leaves out 'messages[0]'" in reply.json()["error"]["message"]
+    assert "leaves out message 1" in reply.json()["error"]["message"]
 
 
 async def test_a_template_that_reads_parts(client: httpx.AsyncClient, engine: FakeEngine) -> None:

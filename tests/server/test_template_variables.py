@@ -144,6 +144,13 @@ async def test_a_file_may_have_a_template_for_requests_with_tools(
     assert str(engine.requests[0].prompt).startswith(begins)
 
 
+async def test_both_are_shown(connect: Connect, engine: FakeEngine) -> None:
+    engine.info = NAMED
+    props = (await connect().get("/props")).json()
+    assert props["chat_template"] == NAMED.chat_template
+    assert props["chat_template_tool_use"] == NAMED.tool_template
+
+
 async def test_a_template_given_to_the_server_is_used_everywhere(
     connect: Connect, engine: FakeEngine
 ) -> None:
@@ -157,4 +164,7 @@ async def test_a_template_given_to_the_server_is_used_everywhere(
         assert (await client.post(path, json={"model": "tiny", **fields})).status_code == 200
         assert str(engine.requests[-1].prompt).startswith("mine: ")
     assert (await client.post("/apply-template", json=HI)).json()["prompt"] == "mine: hi"
+    props = (await client.get("/props")).json()
+    assert props["chat_template"].startswith("mine: ")
+    assert "chat_template_tool_use" not in props
     assert (await client.get("/tokenizer_info")).json()["chat_template"].startswith("mine: ")

@@ -17,8 +17,9 @@ def check_arrival(
     """Raises RequestError where a text of `messages`, or a name of `tools`, is not in their `prompt`.
 
     Templates trim texts, escape them, and strip the thinking from earlier answers. A text that is not found
-    as it is, or is too short to be found for sure, has therefore arrived where a mark in its place arrives:
-    `render` gives the prompt of messages with other texts. Thinking in `reasoning_content` may be left out.
+    as it is, or is too short to be found for sure, has therefore arrived where marks at its ends arrive:
+    `render` gives the prompt of messages with other texts. The beginning of an answer may be thinking, so
+    its end is enough, and `reasoning_content` may be left out.
     """
     lost = next((name for tool in tools if (name := tool["function"]["name"]) not in prompt), None)
     if lost is not None:
@@ -26,26 +27,37 @@ def check_arrival(
             f"The model's chat template omits the tool '{lost}' in this chat; end it with a user's message",
             "tools",
         )
+    if _all_found(messages, prompt):
+        return
+    shown = render([_marked(message, i) for i, message in enumerate(messages)])
+    for i, message in enumerate(messages):
+        begins = message["role"] == "assistant" or mark(2 * i) in shown
+        if _text(message) and not (begins and mark(2 * i + 1) in shown):
+            text = _text(message)
+            quoted = text if len(text) <= 40 else f"{text[:40]}..."
+            raise RequestError(
+                f"The model's chat template leaves out message {i + 1} of this chat, of role "
+                f"'{message['role']}' ({quoted!r}); put its text into another message",
+                "messages",
+            )
+
+
+def _all_found(messages: Messages, prompt: str) -> bool:
+    """Whether every text is in the prompt for sure, in order."""
     at = 0
-    doubtful = False
     for message in messages:
-        text = (message["content"] or "").strip()
+        text = _text(message)
         found = prompt.find(text, at)
         if found < 0 or (0 < len(text) < _SURE and len(messages) <= _SHORT_CHAT):
-            doubtful = True
-            break
+            return False
         at = found + len(text)
-    if not doubtful:
-        return
-    marked = [
-        {**m, "content": mark(i)} if (m["content"] or "").strip() else m for i, m in enumerate(messages)
-    ]
-    shown = render(marked)
-    for i, message in enumerate(marked):
-        if message is not messages[i] and message["content"] not in shown:
-            field = f"messages[{i}]"
-            raise RequestError(
-                f"The model's chat template leaves out '{field}', of role '{message['role']}', in this chat; "
-                "put its text into another message",
-                f"{field}.content",
-            )
+    return True
+
+
+def _marked(message: dict[str, Any], number: int) -> dict[str, Any]:
+    text = _text(message)
+    return {**message, "content": f"{mark(2 * number)}{text}{mark(2 * number + 1)}"} if text else message
+
+
+def _text(message: dict[str, Any]) -> str:
+    return (message["content"] or "").strip()

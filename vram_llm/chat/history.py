@@ -12,7 +12,7 @@ from vram_llm.chat.dialect import Dialect
 from vram_llm.chat.formats.format import Format
 from vram_llm.chat.formats.hermes import CLOSE, OPEN
 from vram_llm.chat.orders import Orders, with_orders
-from vram_llm.chat.takes import Takes
+from vram_llm.chat.template import ChatTemplate
 
 Messages = list[dict[str, Any]]
 Tools = list[dict[str, Any]]
@@ -38,13 +38,18 @@ What it returns comes in the next message. If no function is needed, just answer
 
 
 def shown(
-    messages: Messages, tools: Tools, dialect: Dialect, takes: Takes, orders: Orders = Orders.IN_PLACE
+    messages: Messages,
+    tools: Tools,
+    dialect: Dialect,
+    template: ChatTemplate,
+    orders: Orders = Orders.IN_PLACE,
 ) -> Messages:
-    """`messages` for a template that takes `takes`.
+    """`messages` for `template`.
 
     Tools, calls and results that it does not show are written as text. System and developer messages go where
     `orders` says.
     """
+    takes = template.takes
     messages = _named([_bare(message) for message in messages])
     if tools and not dialect.takes_tools:
         messages = _instructed(messages, tools)

@@ -78,7 +78,7 @@ def chat_prompt(
     native_tools = tools if tools and dialect.takes_tools else None
 
     def render(messages: Messages, add_generation_prompt: bool, orders: Orders) -> str:
-        shown = history.shown(messages, tools, dialect, template.takes, orders)
+        shown = history.shown(messages, tools, dialect, template, orders)
         with_tools = partial(template.render, shown, add_generation_prompt=add_generation_prompt, **names)
         try:
             return with_tools(tools=native_tools)
