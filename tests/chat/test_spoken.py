@@ -139,3 +139,36 @@ def test_words_and_a_call_are_read_back_after_the_prompt(name: str) -> None:
     said = fold([*(event for char in text for event in parser.feed(char)), *parser.finish()])
     assert [(name, json.loads(arguments)) for name, arguments in said.calls] == [PARIS], text
     assert "Let me look." in said.content + said.reasoning
+
+
+UNKNOWN = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{{ m.content }}{% for c in m.tool_calls or [] %}WRITTEN{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("written", "begins"),
+    [
+        (  # InternLM 2.5
+            '<|action_start|><|plugin|>\n{"name": "{{ c.function.name }}", "parameters": '
+            "{{ c.function.arguments | tojson }}}<|action_end|>",
+            "<|plugin|>",
+        ),
+        (
+            '<call>[{"name": "{{ c.function.name }}", "arguments": '
+            "{{ c.function.arguments | tojson }}}]</call>",
+            "<call>[",
+        ),
+    ],
+)
+def test_json_behind_a_mark_is_read_in_templates_that_nobody_knows(written: str, begins: str) -> None:
+    dialect = dialect_of(UNKNOWN.replace("WRITTEN", written))
+    assert (dialect.name, dialect.takes_tools, dialect.form.call_begins) == ("objects", True, begins)
+
+
+def test_a_call_without_a_mark_is_not_read_in_a_template_that_nobody_knows() -> None:
+    written = "I call {{ c.function.name }} with {{ c.function.arguments | tojson }}"
+    dialect = dialect_of(UNKNOWN.replace("WRITTEN", written))
+    assert (dialect.name, dialect.takes_tools) == ("none", False)

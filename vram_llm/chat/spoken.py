@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vram_llm.chat.events import CallArguments, CallStart
-from vram_llm.chat.formats.format import Format
+from vram_llm.chat.formats.format import Format, object_format
 from vram_llm.chat.formats.table import FORMATS
+from vram_llm.chat.formats.thinking import MARK
 from vram_llm.chat.reader import Parser
 from vram_llm.chat.template import ChatTemplate
 from vram_llm.errors import VramLLMError
@@ -26,6 +27,7 @@ _SCHEMA = {
     "required": ["q7key7q"],
 }
 _TOOLS = [{"type": "function", "function": {"name": _NAME, "description": "c", "parameters": _SCHEMA}}]
+_OBJECT = re.compile(rf'(?:\[\s*)?\{{\s*"(\w+)":\s*"{_NAME}",\s*"(\w+)":\s*[{{"]')
 _USER = {"role": "user", "content": "d"}
 
 
@@ -50,7 +52,7 @@ def find_spoken(source: str) -> Spoken:
         at = _common(prompt, turn)
         # the prompt's last tag may begin as the call does, or hold the answer's beginning
         for text in (turn[at:], turn[turn.rfind("<", 0, at) :]) if prompt and turn else ():
-            if found := _reads(text):
+            if found := _reads(text) or _made(text):
                 return Spoken(found, shows_tools)
     found = next((form for form in FORMATS if form.is_in(source)), None)
     return Spoken(found, shows_tools)
@@ -65,6 +67,27 @@ def _reads(text: str) -> Format | None:
     """The format that reads the call in `text`; the best is one that has the same marks."""
     able = [form for form in FORMATS if _calls(form, text) == [(_NAME, _ARGUMENTS)]]
     return next((form for form in able if form.is_shown_in(text)), able[0] if able else None)
+
+
+def _made(text: str) -> Format | None:
+    """A format that is not in the table: the call is a JSON object, or a list of one, behind a mark."""
+    found = _OBJECT.search(text)
+    before = list(MARK.finditer(text, 0, found.start())) if found else []
+    if found is None or not before or text[before[-1].end() : found.start()].strip():
+        return None
+    try:
+        _, end = json.JSONDecoder().raw_decode(text, found.start())
+    except ValueError:
+        return None
+    after = MARK.match(text[end:].lstrip())
+    form = object_format(
+        "objects",
+        before[-1][0],
+        after[0] if after else "",
+        is_list=found[0].startswith("["),
+        keys=(found[1], found[2]),
+    )
+    return form if _calls(form, text) == [(_NAME, _ARGUMENTS)] else None
 
 
 def _calls(form: Format, text: str) -> list[tuple[str, Any]]:

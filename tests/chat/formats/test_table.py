@@ -64,6 +64,15 @@ OUTPUTS: dict[str, list[tuple[str, Said]]] = {
             Said(content='{"name": "no', calls=[list(WEATHER)], whole=[0]),
         ),
     ],
+    "hy3": [
+        (
+            "<tool_calls:opensource>\n<tool_call:opensource>get_weather<tool_sep:opensource>\n"
+            "<arg_key:opensource>city</arg_key:opensource>\n<arg_value:opensource>Paris</arg_value:opensource>\n"
+            "</tool_call:opensource>\n<tool_call:opensource>now<tool_sep:opensource>\n"
+            "</tool_call:opensource>\n</tool_calls:opensource>",
+            calls(WEATHER, NOW),
+        ),
+    ],
     "firefunction": [
         (
             f'Well. functools[{{"name": "get_weather", "arguments": {PARIS}}}]',
@@ -225,8 +234,6 @@ TAGS = {  # written out here: their formats have tests of their own
     '<|close|>argument<|sep|><|open|>json type="object"<|sep|>{}<|close|>json<|sep|><|close|>call<|sep|>',
     "minimax-m3": ']<]minimax[>[<invoke name="now">]<]minimax[>[<a>]<]minimax[>[<item>x]<]minimax[>[</item>]<'
     "]minimax[>[</a>]<]minimax[>[</invoke>",
-    "hy3": "<tool_call:opensource>now<tool_sep:opensource><arg_key:opensource>a</arg_key:opensource>"
-    "<arg_value:opensource>x</arg_value:opensource></tool_call:opensource>",
 }
 WORDS = {name: "".join(text for text, _ in of) for name, of in OUTPUTS.items()} | TAGS
 WORD = re.compile(r"\]<\]minimax\[>\[|<[^<>\s]*>?|\w+|.", re.DOTALL)

@@ -114,6 +114,7 @@ def tag_format(name: str, tags: Tags, *, marks: tuple[str, ...] = (), answer_beg
         grammar=lambda schemas: tagged(tags, schemas),
         layout=tags,
         marks=marks or tags.outer or (),
+        call_begins=f"{tags.outer[0]}\n" if tags.outer and not answer_begins else "",
         tags=None if answer_begins else tags.outer or (hermes.OPEN, hermes.CLOSE),
         signs=(tags.outer or (tags.call,))[:1],
         framed=bool(answer_begins),

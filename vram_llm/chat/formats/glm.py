@@ -9,21 +9,21 @@ from vram_llm.chat.formats.call_json import is_name
 from vram_llm.chat.reader import SPACE, Grammar, Reader, Wait
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-HY3 = ":opensource"
+HY3_SUFFIXES = (":opensource", "")
 
 
-def glm_marks(suffix: str = "") -> tuple[str, ...]:
-    """The tags of a call: its own two, then those of a key and of a value; with a suffix, those around calls
-    and behind the name as well.
+def glm_marks(suffix: str = "", *, hy3: bool = False) -> tuple[str, ...]:
+    """The tags of a call: its own two, then those of a key and of a value. Hy3 has two around calls, and one
+    behind the name, which is the last here.
     """
-    names = ("tool_call", "arg_key", "arg_value", *(["tool_calls"] if suffix else []))
+    names = ("tool_call", "arg_key", "arg_value", *(["tool_calls"] if hy3 else []))
     tags = [f"<{slash}{name}{suffix}>" for name in names for slash in ("", "/")]
-    return (*tags, *([f"<tool_sep{suffix}>"] if suffix else []))
+    return (*tags, *([f"<tool_sep{suffix}>"] if hy3 else []))
 
 
-def glm(schemas: Schemas, suffix: str = "") -> Grammar:
+def glm(schemas: Schemas, suffix: str = "", *, hy3: bool = False) -> Grammar:
     """Content, and calls in tags anywhere in it. `suffix` ends the name of each tag."""
-    opening, closing, key_tag, key_end, value_tag, value_end, *others = glm_marks(suffix)
+    opening, closing, key_tag, key_end, value_tag, value_end, *others = glm_marks(suffix, hy3=hy3)
     separator = others.pop() if others else ""
 
     def grammar(r: Reader) -> Wait[None]:

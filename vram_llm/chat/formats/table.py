@@ -92,6 +92,7 @@ _DEEPSEEK_FENCED = Format(  # R1 and V3
     is_in=lambda source: deepseek.CALLS in source and f"function{deepseek.SEP}" in source,
     grammar=lambda _: deepseek.deepseek,
     marks=(deepseek.CALLS, deepseek.CALLS_END, deepseek.CALL, deepseek.CALL_END, deepseek.SEP),
+    call_begins=f"{deepseek.CALLS}{deepseek.CALL}",
     call_json=CallJson(
         trigger=deepseek.CALL,
         before=f"function{deepseek.SEP}",
@@ -150,6 +151,7 @@ _KIMI_K2 = Format(
     name="kimi",
     grammar=lambda _: kimi.kimi,
     marks=kimi.MARKS,
+    call_begins=f"{kimi.CALLS}{kimi.CALL}",
     call_json=CallJson(
         trigger=kimi.CALL,
         before="functions.",
@@ -189,6 +191,7 @@ _APERTUS = Format(
     name="apertus",
     grammar=lambda _: apertus.apertus,
     marks=(apertus.OPEN, apertus.CLOSE),
+    call_begins=f"{apertus.OPEN}[",
     call_json=CallJson(
         apertus.OPEN,
         opening="[",
@@ -208,6 +211,18 @@ _LLAMA = Format(
     marks=(llama_json.TAG,),
     call_json=CallJson('{"name": "', between='", "parameters": ', after="}", name_in_json=True),
 )
+
+
+def _hy3(suffix: str) -> Format:
+    return Format(
+        name="hy3",
+        grammar=lambda schemas: glm.glm(schemas, suffix, hy3=True),
+        marks=glm.glm_marks(suffix, hy3=True),
+        signs=(f"<tool_sep{suffix}>",),
+        call_begins=f"<tool_calls{suffix}>\n<tool_call{suffix}>",
+        tags=(f"<tool_call{suffix}>", f"</tool_call{suffix}>"),
+    )
+
 
 FORMATS = (
     _HARMONY,
@@ -274,6 +289,7 @@ FORMATS = (
         is_in=lambda source: "List of tools: [" in source or "<|tool_list_start|>" in source,
         grammar=lambda _: lfm2.lfm2,
         marks=(lfm2.OPEN, lfm2.CLOSE),
+        call_begins=f"{lfm2.OPEN}[",
         tags=(lfm2.OPEN, lfm2.CLOSE),
         write=lfm2.write_calls,
     ),
@@ -281,6 +297,7 @@ FORMATS = (
         name="gemma",
         grammar=lambda _: gemma.gemma,
         marks=(gemma.OPEN, gemma.CLOSE, gemma.QUOTE),
+        call_begins=gemma.OPEN,
         tags=(gemma.OPEN, gemma.CLOSE),
     ),
     Format(
@@ -293,14 +310,10 @@ FORMATS = (
         is_in=lambda source: "<arg_key>" in source and glm.OPEN in source,
         grammar=glm.glm,
         marks=glm.glm_marks(),
+        call_begins=f"{glm.OPEN}\n",
         tags=(glm.OPEN, glm.CLOSE),
     ),
-    Format(
-        name="hy3",
-        grammar=lambda schemas: glm.glm(schemas, glm.HY3),
-        marks=glm.glm_marks(glm.HY3),
-        tags=(f"<tool_call{glm.HY3}>", f"</tool_call{glm.HY3}>"),
-    ),
+    *map(_hy3, glm.HY3_SUFFIXES),
     tag_format("deepseek-dsml", _DSML, marks=("｜DSML｜",)),
     tag_format(  # V4
         "deepseek-dsml",
