@@ -9,6 +9,7 @@ import pytest
 from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine
 from vram_llm.engine.info import EngineState
+from vram_llm.model.pooling import Pooling
 
 
 async def test_list(connect: Connect) -> None:
@@ -137,3 +138,30 @@ async def test_while_loading(client: httpx.AsyncClient, engine: FakeEngine) -> N
     assert (await client.get("/v1/models")).status_code == 200
     engine.info = None
     assert (await client.get("/v1/models")).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("pooling", "route", "body"),
+    [
+        (Pooling.MEAN, "/v1/embeddings", {"input": "x"}),
+        (Pooling.RANK, "/v1/rerank", {"query": "q", "documents": ["x"]}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("model", "answered"),
+    [({}, "tiny"), ({"model": None}, "tiny"), ({"model": "x"}, "tiny"), ({"model": "a"}, "a")],
+)
+async def test_models_that_write_no_text_take_any_name(
+    connect: Connect,
+    engine: FakeEngine,
+    pooling: Pooling,
+    route: str,
+    body: dict[str, Any],
+    model: dict[str, Any],
+    answered: str,
+) -> None:
+    engine.info = replace(INFO, pooling=pooling, n_pooled=1)
+    reply = await connect(aliases=("a",)).post(route, json={**body, **model})
+    assert (reply.status_code, reply.json()["model"]) == (200, answered)
+    strict = await connect(strict_model=True).post(route, json={**body, **model})
+    assert strict.status_code == (404 if model.get("model") else 200)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vram_llm.server.errors import NotSupported, UnknownParameter
 
+_SCALARS = (str, int, float, bool)
 Neutral = dict[str, tuple[Any, ...]]
 
 
@@ -33,8 +34,9 @@ def check_fields(fields: BaseModel, at: str = "") -> None:
     """
     if isinstance(fields, Fields):
         check_names(fields.model_extra or {}, at, *_tables(type(fields)))
-    for name in type(fields).model_fields:
-        _check_value(getattr(fields, name), f"{at}.{name}" if at else name)
+    for name, value in fields.__dict__.items():
+        if value is not None and type(value) not in _SCALARS:
+            _check_value(value, f"{at}.{name}" if at else name)
 
 
 def check_names(

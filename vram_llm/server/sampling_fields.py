@@ -1,10 +1,9 @@
 """The fields of a request that say how tokens are chosen: OpenAI's, and those llama-server has besides."""
 
 from collections.abc import Mapping
-from itertools import chain
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from vram_llm.engine.request import SamplingParams
 from vram_llm.errors import RequestError
@@ -36,6 +35,9 @@ Penalty = Annotated[float, Field(ge=-100, le=100)]
 RepeatPenalty = Annotated[float, Field(gt=0, le=100)]
 LastN = Annotated[int, WHOLE, Field(ge=-1, lt=_INT32)]  # -1: the whole context
 Breaker = Annotated[str, Field(min_length=1, max_length=40)]  # llama.cpp reads no more of it
+
+
+_MEANS = {also: name for name, others in _ALSO.items() for also in others}
 
 
 class SamplingFields(Fields):
@@ -72,16 +74,11 @@ class SamplingFields(Fields):
 
     def sampling(self, n_vocab: int, defaults: Mapping[str, float | int]) -> SamplingParams:
         """How the first choice is sampled; `defaults` are fields of SamplingParams. Raises RequestError."""
-        names = SamplingFields.model_fields.keys() - {"samplers"} - {*chain(*_ALSO.values())}
-        given: dict[str, Any] = {name: self.setting(name, *_ALSO.get(name, ())) for name in names}
-        given["top_k"] = None if given["top_k"] is None else max(0, given["top_k"])
-        given["logit_bias"] = token_biases(self.setting("logit_bias"), n_vocab)
-        if given["dry_sequence_breakers"] is not None:
-            given["dry_sequence_breakers"] = tuple(given["dry_sequence_breakers"])
-        seed = given.pop("seed")
-        named = {name: value for name, value in given.items() if value is not None}
-        if seed is not None:
-            named["seed"] = None if seed == -1 else seed
+        options = getattr(self, "options", None)
+        sent = self.model_fields_set if options is None else self.model_fields_set | options.model_fields_set
+        names = {_MEANS.get(name, name) for name in sent & SamplingFields.model_fields.keys()}
+        given = {name: self.setting(name, *_ALSO.get(name, ())) for name in names - {"samplers"}}
+        named = {name: _as_param(name, value, n_vocab) for name, value in given.items() if value is not None}
         return SamplingParams(**{**defaults, **named, **switched_off(self.setting("samplers"))})
 
     def setting(self, *names: str) -> Any:
@@ -102,9 +99,15 @@ class SamplingFields(Fields):
         return given[0][1] if given else None
 
 
-def one_of(fields: BaseModel, first: str, second: str) -> Any:
-    """The value of a field that has two names. Raises RequestError where both are given and differ."""
-    a, b = getattr(fields, first), getattr(fields, second)
-    if a is not None and b is not None and a != b:
-        raise RequestError(f"'{first}' and '{second}' are the same setting; send one of them", second)
-    return b if a is None else a
+def _as_param(name: str, value: Any, n_vocab: int) -> Any:
+    """A field's value as SamplingParams has it. Raises RequestError."""
+    match name:
+        case "seed":
+            return None if value == -1 else value
+        case "top_k":
+            return max(0, value)
+        case "logit_bias":
+            return token_biases(value, n_vocab)
+        case "dry_sequence_breakers":
+            return tuple(value)
+    return value
