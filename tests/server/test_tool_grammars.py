@@ -204,7 +204,9 @@ def _use(schema: dict[str, Any]) -> ToolUse:
 def test_a_schema_that_cannot_be_held_is_refused_where_it_is_strict() -> None:
     odd = {"properties": {"a": {"type": "array", "uniqueItems": True}}}
     _, grammar = strict(prompt_of(NONE), _use(odd))
-    with pytest.raises(RequestError, match="'tools' cannot be used") as refused:
+    with pytest.raises(
+        RequestError, match=r"'f' cannot be enforced: Unimplemented keys: \[\"uniqueItems\"\]; "
+    ) as refused:
         follower(grammar)("")
     assert refused.value.param == "tools"
     use = replace(_use(odd), strict=frozenset(), must_call=True)

@@ -77,7 +77,7 @@ class Grammar:
     """What an answer has to be. `field` is the request's, for the error where the grammar is bad.
 
     A MARKED text names `marks` by their number, and `answer` as `@answer`; `never` are marks that its free
-    text does not hold.
+    text does not hold. `tools` are the functions whose arguments its rules arguments_I and value_I_K hold.
     """
 
     kind: GrammarKind
@@ -86,6 +86,7 @@ class Grammar:
     lenient: bool = False  # of a schema, ignore what cannot be enforced
     marks: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
     answer: "Grammar | None" = None
 
 

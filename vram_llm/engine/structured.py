@@ -4,6 +4,7 @@ A grammar is compiled in a thread of its own, so that a large one holds up no ot
 """
 
 import json
+import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +21,9 @@ from vram_llm.llama.vocab import Vocab
 WHITESPACE = r"( |\n[ \t]{0,40})?"  # between the parts of JSON; endless, a model could stay in it
 _MOST_KEPT = 32  # compiled grammars
 _REASON_CHARS = 300
+_PLACE = re.compile(r"at (\d+)\(\d+\): (?:failed to compile JSON schema: )?")  # llguidance's, with a line
+_LISTING = re.compile(r"\n *\d+ \| ")  # the grammar, quoted
+_OF_TOOL = re.compile(r"(?:arguments|value)_(\d+)")
 
 
 class GrammarFailed(VramLLMError):
@@ -141,7 +145,7 @@ def _matcher(tokenizer: llguidance.LLTokenizer, grammar: Grammar, vocab: Vocab) 
     if matcher.is_error():
         if grammar.answer is not None:
             _matcher(tokenizer, grammar.answer, vocab)  # the fault may be there
-        raise _refusal(grammar, matcher.get_error())
+        raise _of_tool(grammar, matcher.get_error()) or _refusal(grammar, matcher.get_error())
     return matcher
 
 
@@ -177,6 +181,23 @@ def _part(grammar: Grammar, name: str, vocab: Vocab) -> dict[str, Any]:
         raise _refusal(grammar, str(error)) from error
     whole = json.loads(text)["grammars"][0] if text.startswith("{") else {"lark_grammar": text}
     return {**whole, "name": name}
+
+
+def _of_tool(grammar: Grammar, why: str) -> RequestError | None:
+    """The refusal where llguidance's words are about the rule of one tool's arguments."""
+    place = _PLACE.match(why)
+    if place is None:
+        return None
+    lines = grammar.text.splitlines()[int(place[1]) - 1 :]
+    rule = _OF_TOOL.match(lines[0]) if lines else None
+    if rule is None or int(rule[1]) >= len(grammar.tools):
+        return None
+    tool, reason = grammar.tools[int(rule[1])], _reason(_LISTING.split(why[place.end() :])[0])
+    return RequestError(
+        f"The parameters of the tool '{tool}' cannot be enforced: {reason}; simplify them, or leave "
+        "'strict' out",
+        grammar.field,
+    )
 
 
 def _refusal(grammar: Grammar, why: str) -> RequestError:

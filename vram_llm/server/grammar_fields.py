@@ -13,6 +13,7 @@ from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.errors import RequestError
 from vram_llm.server.implied_types import with_types
 from vram_llm.server.known_fields import Fields, Neutral, check_names
+from vram_llm.server.schema_formats import without_own_formats
 
 MAX_GRAMMAR_CHARS = 200_000
 _OBJECT = {"type": "object"}
@@ -171,5 +172,5 @@ def _of_schema(schema: object, field: str, *, lenient: bool) -> Grammar:
             raise RequestError(f"The schema in '{field}' is no valid JSON", field) from None
     if not isinstance(schema, dict):
         raise RequestError(f"The schema in '{field}' must be a JSON object", field)
-    text = json.dumps(with_types(schema))
+    text = json.dumps(with_types(without_own_formats(schema)))
     return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text, field=field, lenient=lenient)

@@ -1,10 +1,13 @@
 """The grammars of answers with tools, for the engine."""
 
+from collections.abc import Iterable
+
 from vram_llm.chat.call_grammar import CallGrammar, Held
 from vram_llm.chat.prompt import ChatPrompt
 from vram_llm.chat.tool_grammar import calls_or_answer, forced_call, free_or_calls
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.server.errors import NotSupported
+from vram_llm.server.schema_formats import without_own_formats
 from vram_llm.server.tools import ToolUse
 
 _ANY_OBJECT = {"type": "object"}
@@ -13,7 +16,7 @@ _ANY_OBJECT = {"type": "object"}
 def forced_grammar(use: ToolUse) -> Grammar:
     """A call that must be made: of one of the tools, or of the one that was named."""
     tools = {name: held for name, held in _held(use).items() if use.only in (None, name)}
-    return _grammar(forced_call(tools))
+    return _grammar(forced_call(tools), tools)
 
 
 def strict(prompt: ChatPrompt, use: ToolUse) -> tuple[ChatPrompt, Grammar]:
@@ -28,39 +31,42 @@ def strict(prompt: ChatPrompt, use: ToolUse) -> tuple[ChatPrompt, Grammar]:
     found = free_or_calls(prompt, tools, parallel=use.parallel)
     if found is None:
         raise NotSupported(
-            "'strict' is not supported with this model: its calls begin with no mark; leave 'strict' out, or "
-            "send a 'tool_choice' of 'required'",
+            "'strict' is not supported with this model: the way it writes calls cannot be held to a schema; "
+            "leave 'strict' out, or send a 'tool_choice' of 'required'",
             "tools",
         )
-    return found.prompt, _grammar(found.grammar)
+    return found.prompt, _grammar(found.grammar, tools)
 
 
 def beside(prompt: ChatPrompt, use: ToolUse, answer: Grammar) -> tuple[ChatPrompt, Grammar]:
     """Calls, or an answer of a given form; the prompt that parses either. Raises NotSupported."""
-    found = calls_or_answer(prompt, _held(use), parallel=use.parallel)
+    tools = _held(use)
+    found = calls_or_answer(prompt, tools, parallel=use.parallel)
     if found is None:
         raise NotSupported(
-            f"'{answer.field}' together with 'tools' is not supported with this model: its calls begin with "
-            "no mark; leave one out",
+            f"'{answer.field}' together with 'tools' is not supported with this model: the way it writes "
+            "calls cannot be held to a grammar; leave one out",
             answer.field,
         )
-    return found.prompt, _grammar(found.grammar, answer)
+    return found.prompt, _grammar(found.grammar, tools, answer)
 
 
 def _held(use: ToolUse) -> dict[str, Held]:
-    return {name: Held(schema, name not in use.strict) for name, schema in (use.schemas or {}).items()}
+    schemas = (use.schemas or {}).items()
+    return {name: Held(without_own_formats(schema), name not in use.strict) for name, schema in schemas}
 
 
 def _takes_nothing(held: Held) -> bool:
     return held.schema.get("properties") == {} and held.schema.get("additionalProperties") is False
 
 
-def _grammar(grammar: CallGrammar, answer: Grammar | None = None) -> Grammar:
+def _grammar(grammar: CallGrammar, tools: Iterable[str], answer: Grammar | None = None) -> Grammar:
     return Grammar(
         kind=GrammarKind.MARKED,
         text=grammar.lark,
         field="tools",
         marks=grammar.marks,
         never=grammar.never,
+        tools=tuple(tools),
         answer=answer,
     )
