@@ -3,7 +3,7 @@
 import pytest
 
 from vram_llm.chat.find_thinking import find_thinking
-from vram_llm.chat.formats.thinking import DEFAULT, Thinking
+from vram_llm.chat.formats.thinking_marks import DEFAULT, Thinking
 from vram_llm.chat.probe import USER, Probe
 
 HEAD = "{% for m in messages %}<|{{ m.role }}|>{% if m.reasoning_content %}"

@@ -8,7 +8,7 @@ from vram_llm.chat.dialect import Dialect
 from vram_llm.chat.formats.call_json import ID
 from vram_llm.chat.formats.format import Format
 from vram_llm.chat.formats.table import FORMATS, NONE
-from vram_llm.chat.formats.thinking import DEFAULT
+from vram_llm.chat.formats.thinking_marks import DEFAULT
 from vram_llm.chat.prompt import ChatPrompt
 from vram_llm.chat.tag_grammar import GLM, layout_of
 from vram_llm.engine.request import Grammar, GrammarKind

@@ -10,7 +10,8 @@ from vram_llm.chat.formats.arguments import Schemas
 from vram_llm.chat.formats.call_json import CallJson
 from vram_llm.chat.formats.format import Format
 from vram_llm.chat.formats.table import NONE
-from vram_llm.chat.formats.thinking import DEFAULT, Thinking, begun, framed, plain
+from vram_llm.chat.formats.thinking import begun, framed, plain
+from vram_llm.chat.formats.thinking_marks import DEFAULT, Thinking
 from vram_llm.chat.probe import Probe
 from vram_llm.chat.reader import Parser
 from vram_llm.chat.spoken import Spoken, find_spoken

@@ -9,7 +9,7 @@ import re
 from itertools import takewhile
 from typing import Any
 
-from vram_llm.chat.formats.thinking import DEFAULT, MARK, Thinking
+from vram_llm.chat.formats.thinking_marks import DEFAULT, MARK, Thinking
 from vram_llm.chat.probe import ANSWER, CALLS, THOUGHT, Probe
 
 _KNOWN = (  # models whose templates show no thinking; their marks are the model cards'

@@ -11,7 +11,7 @@ from typing import Any
 from vram_llm.chat.events import CallArguments, CallStart
 from vram_llm.chat.formats.format import Format, object_format
 from vram_llm.chat.formats.table import FORMATS
-from vram_llm.chat.formats.thinking import MARK
+from vram_llm.chat.formats.thinking_marks import MARK
 from vram_llm.chat.reader import Parser
 from vram_llm.chat.template import ChatTemplate
 from vram_llm.errors import VramLLMError

@@ -5,7 +5,8 @@ import pytest
 from tests.chat.formats.cuts import Said, calls, check
 from vram_llm.chat.formats.hermes import hermes
 from vram_llm.chat.formats.llama_json import llama_json
-from vram_llm.chat.formats.thinking import DEFAULT, Thinking, begun, framed, plain
+from vram_llm.chat.formats.thinking import begun, framed, plain
+from vram_llm.chat.formats.thinking_marks import DEFAULT, Thinking
 
 CALL = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
 GEMMA = Thinking("<|channel>thought", "<channel|>", "<channel|>")
@@ -87,6 +88,8 @@ def test_a_call_that_is_the_whole_answer_after_thinking(text: str) -> None:
         ("<|channel>thought\n<channel|>b<channel|>", Said("b")),
         ("<|channel>thought\n<channel|>b<|channel>thought\n<channel|><channel|>", Said("b")),
         ("b <|channel>thought\na<channel|>c", Said("b c", "a")),
+        ("<|channel><|channel>thought\na<channel|>b", Said("b", "a")),
+        ("b<|channel>", Said("b")),
     ],
 )
 def test_special_tokens_count_everywhere(text: str, said: Said) -> None:

@@ -1,0 +1,58 @@
+"""The marks around a model's thinking and its answer."""
+
+import re
+from dataclasses import dataclass
+
+MARK = re.compile(r"<[^<>\s][^<>]*>|\[/?[A-Z][A-Z _]*\]")  # the form of special tokens and tags
+TAG = re.compile(r"</?\w[\w:.-]*>")  # a mark that people write as well, when they speak of it
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """What a model writes around its thinking and its answer.
+
+    `opening` is "" for thinking that begins without a mark. `closes` is the text, white space included, from
+    the end of the thinking to the answer. `skips` is the text with which a prompt passes thinking over.
+    `answer` and `end` are marks around the answer, and `header` the one of a message that has it. `field` is
+    where the template reads earlier thinking in a message: a name, "content" for a part of the content, or ""
+    for nowhere.
+    """
+
+    opening: str
+    closing: str
+    closes: str
+    skips: str = ""
+    answer: str = ""
+    end: str = ""
+    header: str = ""
+    field: str = ""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """All that may be special tokens."""
+        texts = (self.opening, self.closing, self.answer, self.end, self.header)
+        return tuple(dict.fromkeys(mark for text in texts if text for mark in (text, *MARK.findall(text))))
+
+    def is_opened(self, prompt: str) -> bool:
+        """Whether an answer to `prompt` begins within the thinking."""
+        end = prompt.rstrip()
+        return end.endswith(self.opening) if self.opening else not self.is_closed(prompt)
+
+    def is_closed(self, prompt: str) -> bool:
+        """Whether `prompt` has closed the thinking, or begun the answer."""
+        end = prompt.rstrip()
+        return end.endswith(self.closing) or self._has_begun(end)
+
+    def closed(self, prompt: str) -> str:
+        """`prompt` with the answer itself begun."""
+        if self.is_opened(prompt):
+            return prompt + self.closes
+        if not self.is_closed(prompt):
+            return prompt + (self.skips or self.opening + self.closes)
+        return prompt if self._has_begun(prompt.rstrip()) else prompt + self.answer
+
+    def _has_begun(self, prompt: str) -> bool:
+        return bool(self.answer) and prompt.endswith(self.answer)
+
+
+DEFAULT = Thinking("<think>", "</think>", "\n</think>\n\n", "<think>\n\n</think>\n\n")
