@@ -172,3 +172,14 @@ def test_a_call_without_a_mark_is_not_read_in_a_template_that_nobody_knows() -> 
     written = "I call {{ c.function.name }} with {{ c.function.arguments | tojson }}"
     dialect = dialect_of(UNKNOWN.replace("WRITTEN", written))
     assert (dialect.name, dialect.takes_tools) == ("none", False)
+
+
+@pytest.mark.parametrize("opening", ["<|tool_calls_section_begin|>", ""])
+def test_kimi_may_call_before_it_has_closed_its_thinking(opening: str) -> None:
+    source = source_of("Kimi-K2-Thinking")
+    prompt = ChatTemplate(source, "", "").render([{"role": "user", "content": "Hello"}], tools=TOOLS)
+    parser = dialect_of(source).parser(SCHEMAS, prompt)
+    assert parser is not None
+    call = '<|tool_call_begin|>functions.get_time:0<|tool_call_argument_begin|>{"a": 1}<|tool_call_end|>'
+    said = fold([*parser.feed(f"<think>I need the time.{opening}{call}"), *parser.finish()])
+    assert (said.reasoning, said.calls) == ("I need the time.", [["get_time", '{"a": 1}']])

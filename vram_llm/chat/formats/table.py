@@ -60,6 +60,7 @@ _MUSE = Format(
     name="muse",
     grammar=muse.muse,
     marks=(muse.START, muse.MESSAGE, muse.END, muse.TURN_END),
+    call_begins=f" to=user{muse.MESSAGE}",
     framed=True,
     thinks=(f" to=self{muse.MESSAGE}", f"{muse.END}{muse.START}assistant"),
     answer_begins=f" to=user{muse.MESSAGE}",
@@ -232,11 +233,14 @@ FORMATS = (
     _DEEPSEEK_FENCED,
     _DEEPSEEK,
     _KIMI_K2,
-    tag_format(
-        "kimi-k3",
-        _KIMI_K3,
-        marks=("<|open|>", "<|close|>", "<|sep|>"),
-        answer_begins="<|open|>response<|sep|>",
+    replace(
+        tag_format(
+            "kimi-k3",
+            _KIMI_K3,
+            marks=("<|open|>", "<|close|>", "<|sep|>"),
+            answer_begins="<|open|>response<|sep|>",
+        ),
+        call_begins="<|close|>response<|sep|><|open|>tools<|sep|>",
     ),
     _SOLAR,
     _APERTUS,
