@@ -166,6 +166,13 @@ def test_a_schema_refers_to_itself_and_its_definitions() -> None:
     assert not takes('{"name": "paint", "arguments": {"pen": "red", "next": {"pen": "blue"}}}')
 
 
+def test_types_that_a_schema_means_are_held_and_formats_of_its_own_are_not() -> None:
+    odd = {"properties": {"a": {"properties": {"b": {"type": "string", "format": "password"}}}}}
+    takes = follower(forced_grammar(ToolUse(schemas={"f": odd}, must_call=True, strict=frozenset(["f"]))))
+    assert takes('{"name": "f", "arguments": {"a": {"b": "x"}}}')
+    assert not takes('{"name": "f", "arguments": {"a": 1}}')
+
+
 def test_llama_objects_at_the_beginning_and_behind_the_tag_are_calls() -> None:
     spoken = next(f for f in FORMATS if f.name == "llama-json")
     prompt, grammar = strict(prompt_of(spoken), USE)

@@ -7,6 +7,7 @@ from vram_llm.chat.prompt import ChatPrompt
 from vram_llm.chat.tool_grammar import calls_or_answer, forced_call, free_or_calls
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.server.errors import NotSupported
+from vram_llm.server.implied_types import with_types
 from vram_llm.server.schema_formats import without_own_formats
 from vram_llm.server.tools import ToolUse
 
@@ -52,8 +53,10 @@ def beside(prompt: ChatPrompt, use: ToolUse, answer: Grammar) -> tuple[ChatPromp
 
 
 def _held(use: ToolUse) -> dict[str, Held]:
-    schemas = (use.schemas or {}).items()
-    return {name: Held(without_own_formats(schema), name not in use.strict) for name, schema in schemas}
+    return {
+        name: Held(with_types(without_own_formats(schema)), name not in use.strict)
+        for name, schema in (use.schemas or {}).items()
+    }
 
 
 def _takes_nothing(held: Held) -> bool:
