@@ -14,7 +14,7 @@ demo: setup
 test: setup
 	@scripts/check
 
-# The real programs, some 2 GB of them: all, or make clients NAMES="claude-code codex".
+# The real programs, some 7 GB of them: all, or make clients NAMES="claude-code codex".
 clients: setup
 	@.venv/bin/python -m tests.clients $(NAMES)
 

@@ -210,5 +210,11 @@ CLIENTS = (
         packages=("aider-chat",),
         model=Model.SCRIPTED,
     ),
+    Client(
+        name="open-webui",
+        program="open_webui.py",
+        environment=Python("open-webui"),
+        packages=("open-webui",),
+    ),
 )
 LM_EVAL = Python("lm-eval")

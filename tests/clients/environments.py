@@ -56,9 +56,12 @@ class Python:
     def renew(self) -> None:
         """Write the lock file again, with the newest versions. Needs uv."""
         source = self.lock.with_suffix(".in").relative_to(ROOT)
+        override = self.lock.with_suffix(".override")
+        more = ["--override", str(override.relative_to(ROOT))] if override.exists() else []
         _run([
             "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--upgrade",
-            "--no-header", "--no-annotate", "--output-file", str(self.lock.relative_to(ROOT)), str(source),
+            "--no-header", "--no-annotate", "--output-file", str(self.lock.relative_to(ROOT)), *more,
+            str(source),
         ])  # fmt: skip
 
 

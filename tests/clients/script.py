@@ -1,11 +1,12 @@
 """The words of a scripted model: a function from a prompt's text to the text that a model would write.
 
-The prompt is in the form of template.jinja. The model has these rules, in this order:
+The prompt is in the form of template.jinja. The model reads the messages behind its own last one, and has
+these rules, in this order:
 
-- The last message is the result of a call: it repeats the result.
-- The last user message with an order has `CALL name {...}` in it: it writes that call if the tool was
-  offered, and a sentence about the missing tool otherwise.
-- That message has a line `WRITE`: it writes the lines behind, up to a line `END`.
+- A user's message has `CALL name {...}` in it: the model writes that call if the tool was offered, and a
+  sentence about the missing tool otherwise.
+- A user's message has a line `WRITE`: it writes the lines behind, up to a line `END`.
+- There are results of calls: it repeats them.
 - Anything else: it repeats the user's last message, or the beginning and the end of a long one.
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _MESSAGE = re.compile(r"<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>|\Z)", re.DOTALL)
-_TOOLS = re.compile(r"<tools>\n(.*?)</tools>", re.DOTALL)
+_TOOLS = re.compile(r"\A<\|im_start\|>system\nYou may call functions:\n<tools>\n(.*?)\n</tools>\n", re.DOTALL)
 _RESULT = re.compile(r"<tool_response>\n(.*?)\n</tool_response>", re.DOTALL)
 _CALL = re.compile(r"CALL ([\w.-]+) (?=\{)")
 _WRITE = re.compile(r"^WRITE\n(.*?)\nEND$", re.DOTALL | re.MULTILINE)
@@ -30,7 +31,8 @@ def written(prompt: str) -> str:
 
 def offered(prompt: str) -> frozenset[str]:
     """The names of the tools that `prompt` shows."""
-    lines = [line for found in _TOOLS.findall(prompt) for line in found.splitlines()]
+    found = _TOOLS.match(prompt)
+    lines = found[1].split("\n") if found else []
     return frozenset(json.loads(line)["function"]["name"] for line in lines)
 
 
@@ -58,16 +60,16 @@ def instance(schema: Mapping[str, Any]) -> Any:
 
 
 def _answer(messages: list[tuple[str, str]], tools: frozenset[str]) -> str:
-    role, last = messages[-1] if messages else ("user", "")
-    if role == "tool":
-        return f"The result is: {' '.join(_RESULT.findall(last))}"
-    texts = [text for role, text in reversed(messages) if role == "user"]
-    for text in texts:
+    own = max((i for i, (role, _) in enumerate(messages) if role == "assistant"), default=-1)
+    texts = [text for role, text in messages[own + 1 :] if role == "user"]
+    for text in reversed(texts):
         if calls := list(_CALL.finditer(text)):
             return _call(text, calls[-1], tools)
         if lines := _WRITE.findall(text):
             return str(lines[-1])
-    text = texts[0] if texts else last
+    if results := [text for role, text in messages[own + 1 :] if role == "tool"]:
+        return f"The result is: {' '.join(found for text in results for found in _RESULT.findall(text))}"
+    text = texts[-1] if texts else ""
     return f"You wrote: {text if len(text) <= 400 else text[:200] + ' ... ' + text[-200:]}"
 
 

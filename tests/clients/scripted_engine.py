@@ -94,7 +94,13 @@ def _pieces(text: str) -> list[str]:
 
 
 def _grammatical(request: Request) -> str:
-    assert request.grammar is not None
-    if request.grammar.kind is not GrammarKind.JSON_SCHEMA:
-        raise RequestError(f"the scripted model knows no {request.grammar.kind}", request.grammar.field)
-    return json.dumps(instance(json.loads(request.grammar.text)))
+    grammar = request.grammar
+    assert grammar is not None
+    if grammar.kind is GrammarKind.MARKED:  # calls, or an answer
+        text = written(str(request.prompt))
+        if "<tool_call>" in text or grammar.answer is None:
+            return text
+        grammar = grammar.answer
+    if grammar.kind is not GrammarKind.JSON_SCHEMA:
+        raise RequestError(f"the scripted model knows no {grammar.kind}", grammar.field)
+    return json.dumps(instance(json.loads(grammar.text)))

@@ -33,7 +33,13 @@ def test_lines_are_written_as_ordered() -> None:
 
 def test_a_result_is_repeated() -> None:
     result = ("tool", "<tool_response>\nsun\n</tool_response>")
-    assert written(chat(("user", "CALL look {}"), result)) == "The result is: sun"
+    assert written(chat(("user", "CALL look {}"), ("assistant", "..."), result)) == "The result is: sun"
+
+
+def test_no_call_twice() -> None:
+    result = ("tool", "<tool_response>\nsun\n</tool_response>")
+    called = [("user", "CALL look {}"), ("assistant", "..."), result, ("user", "Tool loaded.")]
+    assert written(chat(*called)) == "The result is: sun"
 
 
 def test_no_call_of_what_was_not_offered() -> None:
