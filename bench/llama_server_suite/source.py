@@ -33,10 +33,11 @@ def prepared_suite() -> Suite:
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(cache, "vram-llm", "llama-server-suite")
     folder.mkdir(parents=True, exist_ok=True)
+    source = _source(folder)
     return Suite(
-        tests=_source(folder) / "tools" / "server" / "tests",
+        tests=source / "tools" / "server" / "tests",
         python=_environment(folder),
-        models=write_substitutes(folder / "models"),
+        models=write_substitutes(folder / "models", source / "models" / "templates"),
         llama_server=built_programs() / "llama-server",
     )
 

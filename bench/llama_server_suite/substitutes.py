@@ -1,6 +1,7 @@
 """Files in place of the hub's: which model stands for which, and how each is made."""
 
 import json
+import re
 import string
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,16 @@ _RANKED = (
 )  # fmt: skip
 _RANKER_SEED = 65  # with it the tests' third document is the most relevant, the fourth the least
 # What the scripted models say in tests of tools and thinking, by a part of the test's id.
+_SUM = "\n</think>To find the sum of both, add them."
+_THINKING = "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B.jinja"  # which opens the thinking
 _ANSWERS = {
+    "test_anthropic_thinking": "It is four.\n</think>4.",
     "test_calc_result": "The y coordinate is 0.56, about **0.5**",
+    "library_stops": "Sure, here's one for you: why did the server stop?",
+    "-I need to calculate": f"I need to calculate the sum of 102 and 7.{_SUM}",
+    "-First, I ": f"First, I add.{_SUM}",
     "test_thoughts": "The sum of 102 and 7 is 109.",
+    "without_tool_call": "Once upon a time there was a server.",
 }
 _CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "test_hello_world": ("python", {"code": "print('Hello, World!')"}),
@@ -34,7 +42,14 @@ _CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "-success-": ("test", {"success": True}),
     "-code-": ("python", {"code": "x"}),
 }
-_REVISION = 2  # raised when what is written here changes
+# The forms of calls, by a part of the name of the chat template's file; else Hermes'.
+_FORMS = {
+    "meta-llama": "llama",
+    "functionary-medium-v3.2": "functionary",
+    "command-r7b": "command",
+    "deepseek-r1": "thinking",
+}
+_REVISION = 4  # raised when what is written here changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +60,11 @@ class Substitute:
     projector: Path | None = None
 
 
-def write_substitutes(folder: Path) -> Path:
-    """Write every file that is not there under `folder`; the folder of this revision."""
+def write_substitutes(folder: Path, templates: Path) -> Path:
+    """Write every file that is not there under `folder`; the folder of this revision.
+
+    `templates` holds llama.cpp's chat templates.
+    """
     folder = folder / str(_REVISION)
     if (folder / ADAPTER).exists():  # the last one
         return folder
@@ -62,11 +80,12 @@ def write_substitutes(folder: Path) -> Path:
     )
     write_scripted(folder / PICTURE, circle=PICTURES)
     write_mmproj(folder / PROJECTOR, n_text=512)
-    for key, text in _ANSWERS.items():
-        write_scripted(folder / _speaker(key), [text], ends=True, template=_hermes_template())
-    for key, (name, arguments) in _CALLS.items():
-        for form, text in _written(name, arguments).items():
-            write_scripted(folder / _speaker(key, form), [text], ends=True, template=_hermes_template())
+    said = {key: _answered(text) for key, text in _ANSWERS.items()}
+    said |= {key: _called(name, arguments) for key, (name, arguments) in _CALLS.items()}
+    for key, forms in said.items():
+        for form, text in forms.items():
+            own = (templates / _THINKING).read_text() if "</think>" in text else _hermes_template()
+            write_scripted(folder / _speaker(key, form), [text], ends=True, template=own)
     write_lora(folder / ADAPTER, folder / STORIES)
     return folder
 
@@ -87,25 +106,43 @@ def substitute(
     if "tinygemma3" in name:
         return Substitute(folder / PICTURE, folder / PROJECTOR)
     if any(part in name for part in ("instruct", "-it-", "hermes", "functionary", "command", "r1", "qwq")):
-        form = "llama" if "meta-llama" in template else "hermes"
-        key = next((key for key in (*_ANSWERS, *_CALLS) if key in test), None)
-        if key is None:
-            return Substitute(demo.path())
-        return Substitute(folder / (_speaker(key) if key in _ANSWERS else _speaker(key, form)))
+        return Substitute(_scripted(folder, test, template) or demo.path())
+    if "functionary" in template:  # whose answers have a form of their own
+        return Substitute(_scripted(folder, test, template) or folder / STORIES)
     return Substitute(folder / STORIES)
 
 
-def _written(name: str, arguments: dict[str, Any]) -> dict[str, str]:
-    """A call as models write it, by the name of the form."""
-    called, given = json.dumps(name), json.dumps(arguments)
+def _scripted(folder: Path, test: str, template: str) -> Path | None:
+    """The model that says what a test is about; None: there is none."""
+    form = next((form for part, form in _FORMS.items() if part in template), "hermes")
+    key = next((key for key in (*_ANSWERS, *_CALLS) if key in test), None)
+    named = (folder / _speaker(key, each) for each in (form, "hermes")) if key is not None else ()
+    return next((path for path in named if path.exists()), None)
+
+
+def _answered(text: str) -> dict[str, str]:
+    """An answer as models write it, by the name of the form."""
     return {
-        "hermes": f'<tool_call>\n{{"name": {called}, "arguments": {given}}}\n</tool_call>',
-        "llama": f'{{"name": {called}, "parameters": {given}}}',
+        "hermes": text,
+        "functionary": f"all\n{text}",
+        "thinking": text if _SUM in text else f"Hm.{_SUM}{text}",
     }
 
 
-def _speaker(key: str, form: str = "text") -> str:
-    return f"{key.strip('-')}-{form}.gguf"
+def _called(name: str, arguments: dict[str, Any]) -> dict[str, str]:
+    """A call as models write it, by the name of the form."""
+    called, given = json.dumps(name), json.dumps(arguments)
+    action = f'{{"tool_call_id": "0", "tool_name": {called}, "parameters": {given}}}'
+    return {
+        "hermes": f'<tool_call>\n{{"name": {called}, "arguments": {given}}}\n</tool_call>',
+        "llama": f'{{"name": {called}, "parameters": {given}}}',
+        "functionary": f"{name}\n{given}",
+        "command": f"<|START_ACTION|>[\n    {action}\n]<|END_ACTION|>",
+    }
+
+
+def _speaker(key: str, form: str) -> str:
+    return f"{'-'.join(re.findall('[a-z_A-Z]+', key))}-{form}.gguf"
 
 
 def _hermes_template() -> str:
