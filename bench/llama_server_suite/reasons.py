@@ -12,9 +12,6 @@ REASONS: Mapping[str, str] = {
     "True-This is not a chat template, it is]": (
         "A chat template that leaves out the messages is refused at the start: no message is lost in silence."
     ),
-    f"{_UNIT}chat_completion.py::test_invalid_chat_completion_req[messages7]": (
-        "Two messages of the assistant at the end are accepted: the first is a turn, the second is continued."
-    ),
     f"{_UNIT}chat_completion.py::test_context_size_exceeded": (
         "The error has OpenAI's type and code, invalid_request_error and context_length_exceeded; "
         "n_prompt_tokens and n_ctx are in it."
@@ -25,9 +22,6 @@ REASONS: Mapping[str, str] = {
     ),
     f"{_UNIT}compat_anthropic.py::test_anthropic_vision_format_accepted": (
         "As test_anthropic_tool_result_with_image."
-    ),
-    f"{_UNIT}compat_anthropic.py::test_anthropic_empty_messages": (
-        "A request without messages is refused, as Anthropic refuses it."
     ),
     f"{_UNIT}embedding.py::test_embedding_mixed_input[-False]": (
         "An empty text is refused, as OpenAI refuses it: there is nothing to embed."

@@ -176,6 +176,29 @@ async def test_a_last_message_of_the_assistants(
     assert (await client.post("/apply-template", json=body)).json()["prompt"] == prompt
 
 
+async def test_parts_that_are_continued_are_paragraphs(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.info = replace(TALKER, chat_template=CLOSED)
+    parts = [{"type": "text", "text": "Well,"}, {"type": "text", "text": "then"}]
+    await answered(client, stream=False, messages=[*HI["messages"], {"role": "assistant", "content": parts}])
+    assert str(engine.requests[0].prompt).endswith("Well,\n\nthen")
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [({}, 400), ({"continue_final_message": True}, 200), ({"add_generation_prompt": True}, 200)],
+)
+async def test_two_messages_of_the_assistants_at_the_end(
+    client: httpx.AsyncClient, engine: FakeEngine, fields: dict[str, Any], status: int
+) -> None:
+    """Which of them is meant has to be said."""
+    engine.info = replace(TALKER, chat_template=CLOSED)
+    own = [{"role": "assistant", "content": "Well,"}, {"role": "assistant", "content": "then"}]
+    body = {**HI, "messages": [*HI["messages"], *own], **fields}
+    response = await client.post("/v1/chat/completions", json=body)
+    assert response.status_code == status
+    assert status == 200 or "ends with two of the assistant's" in response.json()["error"]["message"]
+
+
 async def test_both_ways_to_go_on_at_once(client: httpx.AsyncClient) -> None:
     body = {**HI, "continue_final_message": True, "add_generation_prompt": True}
     response = await client.post("/v1/chat/completions", json=body)

@@ -17,7 +17,7 @@ from vram_llm.server.inline_thinking import inlined
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.logit_bias import spelled_out
 from vram_llm.server.logprobs import chat_logprobs
-from vram_llm.server.messages import template_messages
+from vram_llm.server.messages import continued, template_messages
 from vram_llm.server.replies import ChatChoice, ChatCompletion, ReplyHead, Tally
 from vram_llm.server.schemas import ChatCompletionRequest, parse
 from vram_llm.server.served import Served, fingerprint
@@ -76,9 +76,12 @@ def turn_of(served: Served, info: ModelInfo, fields: ChatCompletionRequest) -> T
     """The turn a request asks for. Blocks. Raises RequestError, BrokenTemplate."""
     pictures, thinking, config = served.pictures(info), fields.thinking_wanted(), served.config
     names = {} if fields.verbosity is None else {"verbosity": fields.verbosity}
+    messages = template_messages(fields.messages, pictures)
+    if continues := fields.continues():
+        messages[-1] = continued(fields.messages[-1], messages[-1])
     turn = make_turn(
         info,
-        template_messages(fields.messages, pictures),
+        messages,
         fields.use(),
         pictures,
         config=config,
@@ -87,7 +90,7 @@ def turn_of(served: Served, info: ModelInfo, fields: ChatCompletionRequest) -> T
         names={**names, **(fields.chat_template_kwargs or {})},
         grammar=fields.grammar_wanted(),
         reasoning_budget=config.reasoning_budget if thinking.n_tokens is None else thinking.n_tokens,
-        continues=fields.continues(),
+        continues=continues,
         add_generation_prompt=fields.add_generation_prompt is not False,
     )
     return inlined(turn, dialect_of(info.chat_template).thinks) if thinking.where == "inline" else turn

@@ -37,6 +37,15 @@ def template_messages(messages: list[Message], pictures: Pictures) -> list[dict[
     return [_template_message(message, f"messages[{i}]", pictures) for i, message in enumerate(messages)]
 
 
+def continued(message: Message, shown: dict[str, Any]) -> dict[str, Any]:
+    """`shown`, which the template gets of a message that is to be continued: its texts as paragraphs, as in
+    llama.cpp (common_chat_msg::render_content)."""
+    parts = message.content if isinstance(message.content, list) else []
+    if not parts or any(part["type"] != "text" for part in parts):
+        return shown
+    return {**shown, "content": "\n\n".join(part["text"] for part in parts)}
+
+
 def _template_message(message: Message, at: str, pictures: Pictures) -> dict[str, Any]:
     role = "tool" if message.role == "function" else message.role
     extra = {name: value for name, value in (message.model_extra or {}).items() if value is not None}

@@ -226,7 +226,15 @@ class ChatCompletionRequest(OpenAIFields, ThinkingFields):
             )
         if self.continue_final_message is not None:
             return self.continue_final_message
-        return self.messages[-1].role == "assistant" and self.add_generation_prompt is None
+        if self.add_generation_prompt is not None or self.messages[-1].role != "assistant":
+            return False
+        if [message.role for message in self.messages[-2:]] == ["assistant"] * 2:
+            raise RequestError(
+                "'messages' ends with two of the assistant's: send 'continue_final_message' true to have the "
+                "last continued, or 'add_generation_prompt' true for another message",
+                "messages",
+            )
+        return True
 
 
 class CompletionRequest(OpenAIFields):

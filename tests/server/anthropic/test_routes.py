@@ -111,6 +111,12 @@ async def test_one_call_at_most(client: httpx.AsyncClient, engine: FakeEngine) -
     assert [block["type"] for block in content] == ["thinking", "text", "tool_use"]
 
 
+async def test_no_messages_are_no_error(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    """As in llama-server: the prompt is what the template makes of the system text alone."""
+    assert (await ask(client, messages=[], system="Be kind.")).status_code == 200
+    assert "Be kind." in str(engine.requests[0].prompt)
+
+
 async def test_count_tokens(client: httpx.AsyncClient) -> None:
     body = {"model": "tiny", "messages": HI["messages"], "tools": [TOOL]}
     reply = await client.post("/v1/messages/count_tokens", json=body)
@@ -121,7 +127,6 @@ async def test_count_tokens(client: httpx.AsyncClient) -> None:
     ("fields", "param"),
     [
         ({"max_tokens": None}, "max_tokens"),
-        ({"messages": []}, "messages"),
         ({"messages": [{"role": "developer", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),

@@ -66,7 +66,7 @@ class CountFields(GenerationFields):
         "thread": (),
     }
 
-    messages: Annotated[list[Said], Field(min_length=1)]
+    messages: list[Said]
     n: Literal[1] | None = None
     max_tokens: Annotated[int, WHOLE, Field(ge=1, le=MAX_TOKENS)] | None = None
     stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = None
