@@ -18,7 +18,7 @@ SCHEMA = {"type": "object", "properties": {"place": PLACE}, "required": ["place"
 LOOK = {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": SCHEMA}}
 
 CHATS = {  # s, d, u, a: a system, developer, user's, assistant's message; c: with a call, w: with words too,
-    # p: with two calls, h: with thinking; t: a result
+    # p: with two calls, h: with thinking; b: an empty one of the assistant's; t: a result
     "one order": "su",
     "two orders": "ssu",
     "three orders": "sssu",
@@ -50,6 +50,8 @@ CHATS = {  # s, d, u, a: a system, developer, user's, assistant's message; c: wi
     "an order after a result": "suctsu",
     "an order amid calls": "uctsctau",
     "a result without a call": "sutu",
+    "an empty answer": "subu",
+    "an empty answer at the end": "ub",
     "results without a call at the end": "sutt",
     "a developer's amid calls": "dsuwtdcta",
 }

@@ -51,6 +51,8 @@ def shown(
     """
     takes = template.takes
     messages = _named([_bare(message) for message in messages])
+    if not takes.empty_answers:
+        messages = [m for m in messages if m["role"] != "assistant" or m["content"] or m.get("tool_calls")]
     if tools and not dialect.takes_tools:
         messages = _instructed(messages, tools)
     if dialect.name == "harmony":

@@ -16,7 +16,16 @@ Render = Callable[[Messages, list[dict[str, Any]] | None], str]  # a prompt; "" 
 _ROLE = "q7role7q"  # a role that no template knows
 _PARAMETERS = {"type": "object", "properties": {"other": {"type": "string", "description": "c"}}}
 _TOOL = {"type": "function", "function": {"name": "q7f", "description": "d", "parameters": _PARAMETERS}}
-_ROLES = {"s": "system", "d": "developer", "x": _ROLE, "u": "user", "e": "user", "t": "tool", "l": "tool"}
+_ROLES = {
+    "s": "system",
+    "d": "developer",
+    "x": _ROLE,
+    "u": "user",
+    "e": "user",
+    "b": "assistant",
+    "t": "tool",
+    "l": "tool",
+}
 _CALLS = {
     "a": 0,
     "c": 1,
@@ -44,6 +53,7 @@ class Takes:
     users: bool  # two users' messages in a row
     assistants: bool  # two of the assistant's in a row
     assistant_first: bool  # one of the assistant's before any user's
+    empty_answers: bool  # one of the assistant's without a text
     calls: bool  # those of an assistant's message
     null_content: bool  # calls are shown only where the content is None, not ""
     parallel_calls: bool  # two calls in one message
@@ -70,6 +80,7 @@ def find_takes(render: Render) -> Takes:
         late_system=probe.shows("us", "usu", "uasu", "suasu"),
         users=probe.shows("uu", "uauu"),
         assistants=probe.shows("uaau"),
+        empty_answers=probe.shows("ubu") or not probe.shows("uau"),
         assistant_first=probe.shows("au", "auau") or not probe.shows("eau", "eauau"),
         calls=calls,
         null_content=probe.null_content,
@@ -86,7 +97,7 @@ def find_takes(render: Render) -> Takes:
 class _Probe:
     """Chats as words of the letters of _ROLES and _CALLS: "suau" is a system message, a user's, ...
 
-    The message of an "e" is empty. An "l" is a result whose function has no name.
+    The message of an "e" or "b" is empty. An "l" is a result whose function has no name.
     """
 
     render: Render
@@ -111,7 +122,7 @@ class _Probe:
     def _shows(self, chat: str) -> bool:
         prompt = self._prompt(chat)
         calls = sum(_CALLS.get(letter, 0) for letter in chat)
-        texts = [mark(i) for i, letter in enumerate(chat) if letter not in "cep"]
+        texts = [mark(i) for i, letter in enumerate(chat) if letter not in "bcep"]
         texts += [mark(100 + i) for i in range(calls)]
         orders = [prompt.find(mark(i)) for i, letter in enumerate(chat) if letter in "sd"]
         return all(text in prompt for text in texts) and orders == sorted(orders)
@@ -138,7 +149,7 @@ class _Probe:
     def _content(self, number: int, letter: str) -> Any:
         if letter in "cp":
             return None if self.null_content else ""
-        text = "" if letter == "e" else mark(number)
+        text = "" if letter in "be" else mark(number)
         return [{"type": "text", "text": text}] if self.parts else text
 
     def _call(self, number: int) -> dict[str, Any]:
