@@ -227,6 +227,8 @@ def test_sampling(fields: str, wanted: dict[str, Any]) -> None:
     ("fields", "param"),
     [
         ('"logit_bias": {"10": 1}', "logit_bias"),
+        (f'"logit_bias": {{"5": 1{"0" * 400}}}', "logit_bias.5"),
+        (f'"logit_bias": {{"{"9" * 5000}": 1}}', "logit_bias"),
         ('"logit_bias": {"5": true}', "logit_bias.5"),
         ('"logit_bias": {"5": "x"}', "logit_bias.5"),
         ('"logit_bias": 5', "logit_bias"),

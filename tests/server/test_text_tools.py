@@ -31,5 +31,16 @@ def test_a_text_cut_short() -> None:
     assert reader.text == "ab"
 
 
+@pytest.mark.parametrize(
+    "arguments", [r'{"input": "a\q b"}', r'{"input": "a\ud800 b"}', r'{"input": "a\udc00 b"}']
+)
+@pytest.mark.parametrize("size", [1, 1000])
+def test_what_is_no_json_or_no_text_is_passed_on_as_far_as_it_goes(arguments: str, size: int) -> None:
+    reader = TextReader()
+    pieces = [reader.feed(arguments[i : i + size]) for i in range(0, len(arguments), size)]
+    assert "".join([*pieces, reader.finish()]) == "a"
+    assert text_of(arguments) == arguments
+
+
 def test_there_and_back() -> None:
     assert text_of(arguments_of('a\n"b"')) == 'a\n"b"'

@@ -83,10 +83,15 @@ def _pair(item: object, at: str) -> tuple[int | str, object, str]:
 def _bias(bias: object, at: str) -> float:
     if bias is False:
         return -math.inf
-    if isinstance(bias, bool) or not isinstance(bias, int | float) or not bias < math.inf:
+    try:
+        number = math.nan if isinstance(bias, bool) or not isinstance(bias, int | float) else float(bias)
+    except OverflowError:
+        number = math.inf
+    if not number < math.inf:
         raise RequestError(f"'{at}' must be a number, or false to rule the token out", at)
-    return float(bias)
+    return number
 
 
 def _id_or_text(key: str) -> int | str:
-    return int(key) if key.isascii() and key.isdigit() else key
+    is_id = key.isascii() and key.isdigit() and len(key) < 20  # int() refuses thousands of digits
+    return int(key) if is_id else key

@@ -16,7 +16,9 @@ TEXT_PARAMETERS: dict[str, Any] = {
 _KINDS = {"lark": GrammarKind.GBNF, "regex": GrammarKind.REGEX}
 _BEGIN = re.compile(r'\s*\{\s*"input"\s*:\s*"')
 _HIGH, _LOW = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-_UNITS = re.compile(rf'(?:[^"\\]|{_HIGH}{_LOW}|(?!{_HIGH})\\u[0-9a-fA-F]{{4}}|\\[^u])*')  # no half of a pair
+_UNITS = re.compile(  # no half of a pair, and no escape that JSON does not have
+    rf'(?:[^"\\]|{_HIGH}{_LOW}|(?!{_HIGH}|{_LOW})\\u[0-9a-fA-F]{{4}}|\\["\\/bfnrt])*'
+)
 
 
 def text_grammar(value: Any, at: str) -> Grammar | None:
@@ -84,10 +86,13 @@ def text_of(arguments: str) -> str:
     """The text in whole arguments; arguments of another form are the text themselves."""
     try:
         value = json.loads(arguments)
+        text = value.get("input") if isinstance(value, dict) else None
+        if isinstance(text, str):
+            text.encode()  # half of a surrogate pair is no text
+            return text
     except (ValueError, RecursionError):
-        return arguments
-    text = value.get("input") if isinstance(value, dict) else None
-    return text if isinstance(text, str) else arguments
+        pass
+    return arguments
 
 
 def arguments_of(text: str) -> str:
