@@ -28,38 +28,31 @@ def calls_as_text(messages: Messages, dialect: Dialect) -> Messages:
 
 def one_by_one(messages: Messages) -> Iterator[dict[str, Any]]:
     """Messages of one call each in place of those of several, every one before its result."""
-    for i, message in enumerate(messages):
-        calls = message.get("tool_calls", ())
-        if len(calls) < 2:
-            if message["role"] != "tool" or not _answers_several(messages, i):
-                yield message
-            continue
-        results = _results_after(messages, i)
-        for number, call in enumerate(calls):
-            yield {**message, "tool_calls": [call]} if number == 0 else _bare(message, call)
-            yield from (m for m in results if m.get("tool_call_id") == call["id"])
-        ids = {call["id"] for call in calls}
-        yield from (m for m in results if m.get("tool_call_id") not in ids)
-
-
-def _bare(message: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
-    """A message of one call and nothing else."""
-    return {"role": message["role"], "content": "", "tool_calls": [call]}
-
-
-def _results_after(messages: Messages, at: int) -> Messages:
+    several: dict[str, Any] | None = None  # the message of several calls whose results come
     results: Messages = []
-    for message in messages[at + 1 :]:
-        if message["role"] != "tool":
-            break
-        results.append(message)
-    return results
+    for message in messages:
+        if several is not None and message["role"] == "tool":
+            results.append(message)
+            continue
+        if several is not None:
+            yield from _each_with_result(several, results)
+        several, results = (message if len(message.get("tool_calls", ())) > 1 else None), []
+        if several is None:
+            yield message
+    if several is not None:
+        yield from _each_with_result(several, results)
 
 
-def _answers_several(messages: Messages, at: int) -> bool:
-    """Whether the message at `at` is a result after a message of several calls."""
-    before = next((m for m in reversed(messages[:at]) if m["role"] != "tool"), {})
-    return len(before.get("tool_calls", ())) > 1
+def _each_with_result(message: dict[str, Any], results: Messages) -> Iterator[dict[str, Any]]:
+    """Each of a message's calls as a message, and its results; at the end the results of other calls."""
+    by_call: dict[str | None, Messages] = {}
+    for result in results:
+        by_call.setdefault(result.get("tool_call_id"), []).append(result)
+    for number, call in enumerate(message["tool_calls"]):
+        bare = {"role": message["role"], "content": "", "tool_calls": [call]}
+        yield bare if number else {**message, "tool_calls": [call]}
+        yield from by_call.pop(call["id"], ())
+    yield from (result for others in by_call.values() for result in others)
 
 
 def _words_first(messages: Messages, *, apart: bool) -> Iterator[dict[str, Any]]:

@@ -151,18 +151,19 @@ def _with_fitting_ids(messages: Messages, form: Format) -> Messages:
 def _results_as_text(messages: Messages, *, lone: bool) -> Messages:
     """Results as a user's messages; with `lone` those alone that follow no calls."""
     out: Messages = []
-    called = joins = False
+    texts: list[str] = []  # of results in a row
+    called = False
     for message in messages:
         is_result = message["role"] == "tool"
-        as_text = is_result and not (lone and called)
-        text = f"<tool_response>\n{message['content']}\n</tool_response>"
-        if as_text and joins:
-            out[-1]["content"] += f"\n{text}"
-        else:
-            out.append({"role": "user", "content": text} if as_text else message)
-        joins = as_text
+        if is_result and not (lone and called):
+            texts.append(f"<tool_response>\n{message['content']}\n</tool_response>")
+            continue
+        if texts:
+            out.append({"role": "user", "content": "\n".join(texts)})
+            texts = []
+        out.append(message)
         called = called if is_result else bool(message.get("tool_calls"))
-    return out
+    return [*out, {"role": "user", "content": "\n".join(texts)}] if texts else out
 
 
 def _instructed(messages: Messages, tools: Tools) -> Messages:

@@ -311,10 +311,13 @@ async def test_tools_declared_in_the_middle_of_a_chat(client: httpx.AsyncClient,
     addition = change("tool_addition", {"type": "tool_reference", "name": "get_weather"})
     defined = {"name": "other", "input_schema": {"type": "object"}}
     definition = change("tool_addition", {"type": "tool_definition", "definition": defined})
+    again = change("tool_addition", {"type": "tool_definition", "definition": TOOL})
     for messages, prompt in (
         ([USER, removal], "[user]hi"),
         ([USER, removal, addition], "get_weather [user]hi"),
         ([USER, definition], "get_weather other [user]hi"),
+        ([USER, definition, definition], "get_weather other [user]hi"),
+        ([USER, again], "get_weather [user]hi"),
     ):
         assert (await ask(client, messages=messages, tools=[TOOL])).status_code == 200
         assert engine.requests[-1].prompt == prompt

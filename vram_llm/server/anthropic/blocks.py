@@ -41,8 +41,8 @@ def messages_of(system: Any, said: Sequence[Said], pictures: Pictures) -> list[d
 
 
 def _orders(content: Any, at: str) -> str:
-    blocks = [block for block in blocks_of(content, at) if block["type"] not in _TOOL_CHANGES]
-    texts = [_text(block, f"{at}[{i}]") for i, block in enumerate(blocks)]
+    blocks = enumerate(blocks_of(content, at))
+    texts = [_text(block, f"{at}[{i}]") for i, block in blocks if block["type"] not in _TOOL_CHANGES]
     return "\n".join(text for text in texts if text and not text.startswith(_BILLING))
 
 

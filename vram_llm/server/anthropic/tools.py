@@ -63,6 +63,9 @@ class Toolbox:
 def toolbox(tools: Sequence[ClientTool], messages: Sequence[Said]) -> Toolbox:
     """The tools at the end of a chat. Raises RequestError that names the place."""
     offers = {f"tools[{i}]": tool for i, tool in enumerate(tools)}
+    places: dict[str | None, list[str]] = {}  # in `offers`, by name
+    for place, tool in offers.items():
+        places.setdefault(tool.name, []).append(place)
     removed: set[str] = set()
     for at, block in _changes(messages):
         own = block.get("tool")
@@ -74,8 +77,9 @@ def toolbox(tools: Sequence[ClientTool], messages: Sequence[Said]) -> Toolbox:
         elif own.get("type") == "tool_definition":
             at = f"{at}.tool.definition"
             tool = _defined(own.get("definition"), at)
-            offers = {place: other for place, other in offers.items() if other.name != tool.name}
-            offers[at] = tool
+            for place in places.get(tool.name, ()):
+                del offers[place]
+            offers[at], places[tool.name] = tool, [at]
             removed.discard(tool.name or "")
         else:
             removed.discard(name)
