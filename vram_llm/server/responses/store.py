@@ -2,6 +2,7 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,9 +57,11 @@ class ResponseStore:
 
     def find(self, response_id: str) -> Kept | None:
         """The one of that id; None where it never was, was deleted or is forgotten."""
-        if response_id in self._kept:
-            self._kept.move_to_end(response_id)
-        return self._kept.get(response_id)
+        kept = self._kept.get(response_id)
+        if kept is not None:
+            with suppress(KeyError):  # another thread may have forgotten it since
+                self._kept.move_to_end(response_id)
+        return kept
 
     def find_item(self, item_id: str) -> dict[str, Any] | None:
         """The item of that id, of a response that is kept."""
