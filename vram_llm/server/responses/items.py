@@ -5,8 +5,10 @@ from typing import Any
 
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
+from vram_llm.server.known_fields import check_names
 from vram_llm.server.pictures import Pictures
 from vram_llm.server.responses.calls import call_in, hosted_in, output_of
+from vram_llm.server.responses.names import check_item
 from vram_llm.server.responses.parts import string, text_of
 from vram_llm.server.sealed import unsealed
 
@@ -57,6 +59,7 @@ def _resolved(item: dict[str, Any], at: str, find: Find) -> dict[str, Any]:
         raise RequestError(f"'{at}.type' must be a string", f"{at}.type")
     if kind != "item_reference" and (kind is not None or set(item) - {"type"} != {"id"}):
         return {**item, "type": kind or "message"}
+    check_names(item, at, frozenset({"id", "type"}))
     item_id = string(item, "id", at)
     kept = find(item_id)
     if kept is None:
@@ -79,6 +82,7 @@ class _Chat:
     def add(self, item: dict[str, Any], at: str) -> None:
         """One more item. Raises RequestError."""
         kind = item["type"]
+        check_item(item, at)
         if kind == "message":
             self._message(item, at)
         elif kind == "reasoning":

@@ -5,6 +5,7 @@ from typing import Any
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.pictures import Pictures, detail_of
+from vram_llm.server.responses.names import check_part
 
 _TEXT = ("input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text")
 _IMAGES = ("input_image", "computer_screenshot")
@@ -38,6 +39,7 @@ def text_of(content: object, at: str, pictures: Pictures | None = None) -> str:
 def _image(part: dict[str, Any], at: str, pictures: Pictures) -> str:
     if part.get("file_id") is not None:
         raise NotSupported(f"'{at}.file_id': no files are kept here; send a data: URL", f"{at}.file_id")
+    check_part(part, at)
     detail_of(part, at)
     return pictures.from_url(part.get("image_url"), f"{at}.image_url")
 
@@ -53,6 +55,7 @@ def _part(part: object, at: str) -> str:
             "message or a function's output",
             at,
         )
+    check_part(part, at)
     text = part.get("refusal" if part["type"] == "refusal" else "text")
     if not isinstance(text, str):
         raise RequestError(f"'{at}.text' must be a string", f"{at}.text")

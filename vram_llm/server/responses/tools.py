@@ -153,11 +153,12 @@ def tools_in(items: Any) -> list[AnyTool]:
         if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
             at, tools = f"input[{i}].tools", item.get("tools") or []
             try:
-                found += _ANY_TOOLS.validate_python(tools)
+                brought = _ANY_TOOLS.validate_python(tools)
             except ValidationError:
                 raise RequestError(f"'{at}' must be a list of tools, each with a 'type'", at) from None
-    for tool in found:
-        check_fields(tool, "input.tools")
+            for k, tool in enumerate(brought):
+                check_fields(tool, f"{at}[{k}]")
+            found += brought
     return found
 
 
