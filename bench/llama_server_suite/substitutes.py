@@ -30,6 +30,7 @@ _THINKING = "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B.jinja"  # which opens the 
 _ANSWERS = {
     "test_anthropic_thinking": "It is four.\n</think>4.",
     "test_calc_result": "The y coordinate is 0.56, about **0.5**",
+    "llama_telemetry": "All is well.",
     "library_stops": "Sure, here's one for you: why did the server stop?",
     "-I need to calculate": f"I need to calculate the sum of 102 and 7.{_SUM}",
     "-First, I ": f"First, I add.{_SUM}",
@@ -49,7 +50,7 @@ _FORMS = {
     "command-r7b": "command",
     "deepseek-r1": "thinking",
 }
-_REVISION = 4  # raised when what is written here changes
+_REVISION = 5  # raised when what is written here changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def substitute(
         return Substitute(folder / PICTURE, folder / PROJECTOR)
     if any(part in name for part in ("instruct", "-it-", "hermes", "functionary", "command", "r1", "qwq")):
         return Substitute(_scripted(folder, test, template) or demo.path())
-    if "functionary" in template:  # whose answers have a form of their own
+    if "functionary" in template or "llama_telemetry" in test:  # a form of its own; an answer that ends
         return Substitute(_scripted(folder, test, template) or folder / STORIES)
     return Substitute(folder / STORIES)
 

@@ -31,6 +31,26 @@ async def test_list(connect: Connect) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("changes", "capabilities"),
+    [
+        ({}, ["completion"]),
+        ({"takes_images": True}, ["completion", "multimodal"]),
+        ({"pooling": Pooling.MEAN, "n_pooled": 4}, ["embedding"]),
+        ({"pooling": Pooling.RANK, "n_pooled": 1}, ["rerank"]),
+    ],
+)
+async def test_capabilities(
+    connect: Connect, engine: FakeEngine, changes: dict[str, Any], capabilities: list[str]
+) -> None:
+    """Beside OpenAI's list, as llama-server has them."""
+    engine.info = replace(INFO, **changes)
+    reply = (await connect(aliases=("gpt-4o",)).get("/models")).json()
+    assert reply["models"] == [
+        {"name": name, "model": name, "capabilities": capabilities} for name in ("tiny", "gpt-4o")
+    ]
+
+
 async def test_list_for_anthropics_clients(connect: Connect) -> None:
     client = connect(aliases=("claude-x",))
     client.headers["anthropic-version"] = "2023-06-01"

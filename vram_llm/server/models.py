@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Request
 
 from vram_llm.engine.info import ModelInfo
+from vram_llm.model.pooling import Pooling
 from vram_llm.server.replies import (
     AnthropicModel,
     AnthropicModelList,
     ErrorReply,
     Modalities,
+    ModelAbility,
     ModelCard,
     ModelFacts,
     ModelList,
@@ -31,7 +33,9 @@ def models_router(served: Served) -> APIRouter:
             return AnthropicModelList(
                 data=[_of_anthropic(info, name) for name in names], first_id=names[0], last_id=names[-1]
             )
-        return ModelList(data=[_card(info, name) for name in names])
+        return ModelList(
+            data=[_card(info, name) for name in names], models=[_ability(info, name) for name in names]
+        )
 
     @router.get("/models/{model_id:path}", summary="One model", responses={404: {"model": ErrorReply}})
     async def one_model(http: Request, model_id: str) -> ModelCard | AnthropicModel:
@@ -61,6 +65,18 @@ def _card(info: ModelInfo, name: str) -> ModelCard:
             n_params=info.parameters,
             size=info.size_bytes,
         ),
+    )
+
+
+def _ability(info: ModelInfo, name: str) -> ModelAbility:
+    if info.pooling is not None:
+        return ModelAbility(
+            name=name, model=name, capabilities=["rerank" if info.pooling is Pooling.RANK else "embedding"]
+        )
+    return ModelAbility(
+        name=name,
+        model=name,
+        capabilities=["completion", "multimodal"] if info.takes_images else ["completion"],
     )
 
 

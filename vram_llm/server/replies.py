@@ -227,11 +227,20 @@ class ModelCard(BaseModel):
     meta: ModelFacts
 
 
+class ModelAbility(BaseModel):
+    """What a model can do, as llama-server says it beside OpenAI's list."""
+
+    name: str
+    model: str  # the same
+    capabilities: list[Literal["completion", "multimodal", "embedding", "rerank"]]
+
+
 class ModelList(BaseModel):
     """The reply to GET /v1/models."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+    models: list[ModelAbility]
 
 
 class AnthropicModel(BaseModel):
