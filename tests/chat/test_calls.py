@@ -126,3 +126,9 @@ def test_empty_arguments_are_an_empty_object() -> None:
     chat = [{"role": "assistant", "content": "", "tool_calls": [call(1, "")]}]
     assert '"arguments": {}}' in calls_as_text(chat, dialect_of(None))[0]["content"]
     assert with_calls(chat, ALL)[0]["tool_calls"][0]["function"]["arguments"] == {}
+
+
+def test_arguments_with_half_of_a_surrogate_pair_are_shown_as_they_came() -> None:
+    text = r'{"a": "\ud800"}'
+    shown = with_calls([{"role": "assistant", "content": "", "tool_calls": [call(0, text)]}], ALL)
+    assert shown[0]["tool_calls"][0]["function"]["arguments"] == {"arguments": text}

@@ -105,11 +105,19 @@ def _call_shape(message: dict[str, Any], takes: Takes) -> dict[str, Any]:
 
 def _as_object(text: str) -> dict[str, Any]:
     """Arguments as templates read them; what is no object is shown under a name of its own."""
+    value = object_in(text or "{}")
+    return {"arguments": text} if value is None else value
+
+
+def object_in(text: str) -> dict[str, Any] | None:
+    """The object that `text` is the JSON of; None where it is none, or has a string that is no text."""
     try:
-        value = json.loads(text or "{}")
+        value = json.loads(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (ValueError, RecursionError):
-        value = None
-    return value if isinstance(value, dict) else {"arguments": text}
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _written_out(message: dict[str, Any], dialect: Dialect) -> dict[str, Any]:

@@ -87,6 +87,12 @@ async def test_a_call_cut_short(client: httpx.AsyncClient, engine: FakeEngine) -
     assert reply["content"][-1]["input"] == {"INVALID_JSON": '{"city": "Par'}
 
 
+async def test_arguments_with_half_of_a_surrogate_pair(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.script = says(*PIECES[:8], r': "\ud800"}', "}\n</tool_call>")
+    reply = (await ask(client, tools=[TOOL])).json()
+    assert reply["content"][-1]["input"] == {"INVALID_JSON": r'{"city": "\ud800"}'}
+
+
 async def test_what_was_called_can_be_sent_back(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says(*PIECES)
     content = (await ask(client, tools=[TOOL])).json()["content"]

@@ -1,12 +1,12 @@
 """A message as it is made: its blocks, and the events that tell of them."""
 
-import json
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 import msgspec
 from pydantic import BaseModel
 
+from vram_llm.chat.calls import object_in
 from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
 from vram_llm.server.anthropic.errors import anthropic_body
 from vram_llm.server.anthropic.signature import signature_of
@@ -215,11 +215,8 @@ class MessageWriter:
 
 def _object(text: str) -> dict[str, Any]:
     """A call's input; what is no object is shown as Anthropic advises for input cut short."""
-    try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        value = None
-    return value if isinstance(value, dict) else {"INVALID_JSON": text}
+    value = object_in(text or "{}")
+    return {"INVALID_JSON": text} if value is None else value
 
 
 def _tell(kind: str, **what: Any) -> bytes:
