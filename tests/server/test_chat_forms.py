@@ -253,3 +253,14 @@ async def test_usage_as_openrouters_clients_ask(client: httpx.AsyncClient) -> No
     body = {**HI, "stream": True, "usage": {"include": True}}
     chunks = lines(await client.post("/v1/chat/completions", json=body))
     assert chunks[-2]["usage"]["completion_tokens"] == len(PIECES)
+
+
+async def test_a_template_variable_may_have_any_name(client: httpx.AsyncClient) -> None:
+    await answered(client, stream=False, chat_template_kwargs={"self": 1, "source": 2})
+
+
+async def test_a_function_call_whose_name_is_no_string(client: httpx.AsyncClient) -> None:
+    fields = {"functions": [{"name": "f"}], "function_call": {"name": ["f"]}}
+    body = {"messages": [{"role": "user", "content": "hi"}], **fields}
+    response = await client.post("/v1/chat/completions", json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "function_call")

@@ -101,6 +101,7 @@ def test_nothing_is_wanted(fields: dict[str, Any]) -> None:
         (_format(), "response_format"),
         (_format(schema=[1]), "response_format"),
         ({"json_schema": "object"}, "json_schema"),
+        ({"json_schema": '{"items":' * 980 + "{}" + "}" * 980}, "json_schema"),
         ({"guided_choice": []}, "guided_choice"),
         ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
         ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs.choice"),

@@ -20,7 +20,7 @@ from vram_llm.server.logprobs import chat_logprobs
 from vram_llm.server.messages import continued, template_messages
 from vram_llm.server.replies import ChatChoice, ChatCompletion, ReplyHead, Tally
 from vram_llm.server.schemas import ChatCompletionRequest, parse
-from vram_llm.server.served import Served, fingerprint
+from vram_llm.server.served import Served, fingerprint, template_source
 from vram_llm.server.spoken import SpokenNews, gather, spoken
 from vram_llm.server.sse import EventStream, FirstChunk, informed
 from vram_llm.server.timings import Clocks, clocks_of, timed
@@ -79,10 +79,11 @@ def turn_of(served: Served, info: ModelInfo, fields: ChatCompletionRequest) -> T
     messages = template_messages(fields.messages, pictures)
     if continues := fields.continues():
         messages[-1] = continued(fields.messages[-1], messages[-1])
+    use = fields.use()
     turn = make_turn(
         info,
         messages,
-        fields.use(),
+        use,
         pictures,
         config=config,
         effort=thinking.effort,
@@ -93,7 +94,9 @@ def turn_of(served: Served, info: ModelInfo, fields: ChatCompletionRequest) -> T
         continues=continues,
         add_generation_prompt=fields.add_generation_prompt is not False,
     )
-    return inlined(turn, dialect_of(info.chat_template).thinks) if thinking.where == "inline" else turn
+    if thinking.where != "inline":
+        return turn
+    return inlined(turn, dialect_of(template_source(info, tools=bool(use.tools))).thinks)
 
 
 async def _verbose(served: Served, turn: Turn) -> dict[str, Any]:

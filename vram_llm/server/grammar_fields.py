@@ -172,5 +172,8 @@ def _of_schema(schema: object, field: str, *, lenient: bool) -> Grammar:
             raise RequestError(f"The schema in '{field}' is no valid JSON", field) from None
     if not isinstance(schema, dict):
         raise RequestError(f"The schema in '{field}' must be a JSON object", field)
-    text = json.dumps(with_types(without_own_formats(schema)))
+    try:
+        text = json.dumps(with_types(without_own_formats(schema)))
+    except RecursionError:
+        raise RequestError(f"The schema in '{field}' is nested too deep; make it flatter", field) from None
     return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text, field=field, lenient=lenient)

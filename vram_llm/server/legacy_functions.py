@@ -19,7 +19,7 @@ def legacy_use(functions: list[Function], choice: Any) -> ToolUse:
     if choice in (None, "auto", "none"):
         return tool_use(tools, choice, False)
     name = choice.get("name") if isinstance(choice, dict) else None
-    if name not in {function.name for function in functions}:
+    if not isinstance(name, str) or name not in {function.name for function in functions}:
         raise RequestError(
             "'function_call' must be 'none', 'auto', or an object with the 'name' of one of the 'functions'",
             "function_call",

@@ -117,6 +117,10 @@ async def test_what_asks_for_nothing_is_accepted(
         ({"output_config": {"effort": "most"}}, "output_config.effort"),
         ({"output_config": {"verbosity": "low"}}, "output_config.verbosity"),
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format"),
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {}, "color": 1}}},
+            "output_config.format.color",
+        ),
         ({"thinking": {"type": "enabled", "budget_tokens": -1}}, "thinking.budget_tokens"),
         ({"thinking": {"type": "enabled", "mood": 1}}, "thinking.mood"),
         ({"tool_choice": {"type": "auto", "mood": 1}}, "tool_choice.mood"),

@@ -97,6 +97,15 @@ async def test_what_asks_for_nothing_is_accepted(client: httpx.AsyncClient, fiel
         ({"input": [{"type": "crystal_ball"}]}, "input[0].type"),
         ({"input": [{**USER, "content": [{"type": "input_file", "file_id": "f"}]}]}, "input[0].content[0]"),
         ({"input": [{"type": "additional_tools", "tools": [{"name": "f"}]}]}, "input[0].tools"),
+        ({"input": [{"type": "tool_search_output", "call_id": "c", "tools": 5}]}, "input[0].tools"),
+        (
+            {
+                "input": [
+                    {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "namespace": 5}
+                ]
+            },
+            "input[0].namespace",
+        ),
     ],
 )
 async def test_what_would_change_the_answer_is_refused_by_name(

@@ -12,7 +12,7 @@ from vram_llm.server.anthropic.message import Blocks, CachedFields, Effort, Said
 from vram_llm.server.anthropic.tools import ClientTool
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.grammar_fields import of_response_format
-from vram_llm.server.known_fields import Neutral
+from vram_llm.server.known_fields import Neutral, check_names
 from vram_llm.server.sampling_fields import WHOLE
 from vram_llm.server.schemas import MAX_STOPS, MAX_TOKENS, GenerationFields
 from vram_llm.server.tool_choice import Choice
@@ -148,6 +148,11 @@ class CountFields(GenerationFields):
         (at, value), form = found[0], found[0][1]
         if value.get("type") != "json_schema" or not isinstance(value.get("schema"), dict):
             raise RequestError(f"'{at}' must be of type 'json_schema' with a 'schema'", at)
+        known = ("type", "schema", "name", "description", "strict")
+        check_names(
+            {name: form[name] for name in form if name not in known}, at, frozenset({"cache_control"})
+        )
+        form = {name: form[name] for name in known if name in form}
         wanted = of_response_format({"type": "json_schema", "json_schema": {**form, "strict": True}})
         assert wanted is not None
         return replace(wanted, field=at)

@@ -22,9 +22,10 @@ from vram_llm.server.generation import news, sequences
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.replies import Tally
 from vram_llm.server.schemas import parse
-from vram_llm.server.served import Served
+from vram_llm.server.served import Served, template_source
 from vram_llm.server.spoken import SpokenNews, spoken
 from vram_llm.server.sse import EventStream
+from vram_llm.server.tools import ToolUse
 from vram_llm.server.turn import Turn, make_turn
 
 log = logging.getLogger(__name__)
@@ -84,13 +85,14 @@ def _turn(served: Served, info: ModelInfo, fields: CountFields) -> tuple[Turn, T
     for reason in box.left_out.values():
         log.warning("A tool is left out: %s", reason)
     messages = messages_of(fields.system, fields.messages, pictures)
+    use = box.use(fields.choice(), fields.parallel)
     turn = make_turn(
         info,
         messages,
-        box.use(fields.choice(), fields.parallel),
+        use,
         pictures,
         config=served.config,
-        effort=_effort(info, fields),
+        effort=_effort(info, fields, use),
         effort_field="thinking" if fields.thinking else "output_config.effort",
         grammar=fields.grammar_wanted(),
         reasoning_budget=_least(served.config.reasoning_budget, fields.thinking_budget),
@@ -99,12 +101,12 @@ def _turn(served: Served, info: ModelInfo, fields: CountFields) -> tuple[Turn, T
     return turn, box
 
 
-def _effort(info: ModelInfo, fields: CountFields) -> str | None:
+def _effort(info: ModelInfo, fields: CountFields, use: ToolUse) -> str | None:
     """The effort for the template. Clients send one to any model: it is advice.
 
     A model whose thinking is not parsed is left as it is, so that none of it gets into the answer.
     """
-    is_parsed = dialect_of(info.chat_template).thinking is not None
+    is_parsed = dialect_of(template_source(info, tools=bool(use.tools))).thinking is not None
     return fields.effort if is_parsed or fields.effort in OFF else None
 
 

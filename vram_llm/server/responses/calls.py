@@ -27,10 +27,10 @@ def call_in(item: dict[str, Any], at: str) -> dict[str, Any] | None:
     """The call as a chat has it (see chat.history); None where the item is none. Raises RequestError."""
     kind = item.get("type")
     if kind == "function_call":
-        name = flat_name(string(item, "name", at), item.get("namespace"))
+        name = flat_name(string(item, "name", at), _namespace(item, at))
         return _call(string(item, "call_id", at), name, string(item, "arguments", at))
     if kind == "custom_tool_call":
-        name = flat_name(string(item, "name", at), item.get("namespace"))
+        name = flat_name(string(item, "name", at), _namespace(item, at))
         return _call(string(item, "call_id", at), name, arguments_of(string(item, "input", at)))
     if kind in _BY_TYPE:
         value = item.get(_BY_TYPE[kind])
@@ -44,7 +44,9 @@ def output_of(item: dict[str, Any], at: str, pictures: Pictures) -> dict[str, An
     """The message with what a call returned; None where the item is none. May block. Raises RequestError."""
     kind = item.get("type", "")
     if kind == "tool_search_output":
-        names = [str(tool.get("name")) for tool in item.get("tools") or () if isinstance(tool, dict)]
+        tools = item.get("tools")
+        found = tools if isinstance(tools, list) else []
+        names = [str(tool.get("name")) for tool in found if isinstance(tool, dict)]
         return _output(_id(item, at), f"Tools found: {', '.join(names) or 'none'}")
     if not (kind.endswith("_call_output") or kind == "mcp_tool_call_output"):
         return None
@@ -71,6 +73,10 @@ def hosted_in(item: dict[str, Any], at: str) -> tuple[dict[str, Any], dict[str, 
         call = _call(call_id, kind.removesuffix("_call"), _json(asked))
         return call, _output(call_id, _json(found) if found else "")
     return None
+
+
+def _namespace(item: dict[str, Any], at: str) -> str | None:
+    return None if item.get("namespace") is None else string(item, "namespace", at)
 
 
 def _call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
