@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from vram_llm.chat.budget import is_opened
 from vram_llm.chat.call_grammar import CallGrammar, GrammarWriter, Held, joined, quoted, write_calls
+from vram_llm.chat.dialect import Dialect
 from vram_llm.chat.forced import tagged
 from vram_llm.chat.formats import harmony, llama_json
 from vram_llm.chat.formats.call_json import CallJson, json_members
@@ -22,6 +23,12 @@ class HeldAnswer:
     prompt: ChatPrompt
 
 
+def can_hold_calls(dialect: Dialect, tools: Tools) -> bool:
+    """Whether calls of these tools, in the dialect's own form, can be held to a grammar."""
+    form = dialect.form
+    return _layout(dialect, tools) is not None or form.call_json is not None or form.tags is not None
+
+
 def forced_call(tools: Tools) -> CallGrammar:
     """One call as a JSON object, and nothing else: {"name": ..., "arguments": {...}}."""
     writer = GrammarWriter()
@@ -37,7 +44,7 @@ def free_or_calls(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> HeldAn
     with no mark of which that could be said.
     """
     writer = GrammarWriter()
-    layout = _layout(prompt, tools)
+    layout = _layout(prompt.dialect, tools)
     if layout is not None:
         write_tagged(writer, layout, tools, parallel=parallel)
         return HeldAnswer(_free(writer), prompt)
@@ -51,6 +58,8 @@ def free_or_calls(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> HeldAn
         return HeldAnswer(_llama_json(writer, form, tools, prompt, parallel=parallel), prompt)
     calls = write_calls(writer, form, tools, parallel=parallel)
     writer.rule("section", joined(f"trigger_{writer.mark(form.trigger)}", calls))
+    if not prompt.dialect.takes_tools and prompt.dialect.form.answer_begins:  # see chat.explained
+        prompt = replace(prompt, text=prompt.answering())
     return HeldAnswer(_free(writer, _never(prompt, form)), prompt)
 
 
@@ -58,7 +67,7 @@ def calls_or_answer(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> Held
     """Calls, or what `@answer` stands for, at once; None as for `free_or_calls`."""
     writer = GrammarWriter()
     writer.rule("answer", "@answer")
-    layout = _layout(prompt, tools)
+    layout = _layout(prompt.dialect, tools)
     if layout is not None:
         write_tagged(writer, layout, tools, parallel=parallel)
         writer.rule("start", "WS calls", "WS answer")
@@ -86,11 +95,11 @@ def _free(writer: GrammarWriter, never: tuple[str, ...] = ()) -> CallGrammar:
     return writer.finished(never)
 
 
-def _layout(prompt: ChatPrompt, tools: Tools) -> Layout | None:
+def _layout(dialect: Dialect, tools: Tools) -> Layout | None:
     """How arguments stand in tags; None where the dialect has none, or a tool cannot be held in them."""
     if not all(held.lenient or can_hold(held) for held in tools.values()):
         return None
-    form = prompt.dialect.form
+    form = dialect.form
     if form.name == "glm":
         return GLM
     return None if form.layout is None else layout_of(form.layout)

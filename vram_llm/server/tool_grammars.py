@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 
 from vram_llm.chat.call_grammar import CallGrammar, Held
+from vram_llm.chat.dialect import Dialect
+from vram_llm.chat.explained import explained
 from vram_llm.chat.prompt import ChatPrompt
-from vram_llm.chat.tool_grammar import calls_or_answer, forced_call, free_or_calls
+from vram_llm.chat.tool_grammar import calls_or_answer, can_hold_calls, forced_call, free_or_calls
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.implied_types import with_types
@@ -20,15 +22,20 @@ def forced_grammar(use: ToolUse) -> Grammar:
     return _grammar(forced_call(tools), tools)
 
 
+def holdable(dialect: Dialect, use: ToolUse, answer: Grammar | None) -> Dialect:
+    """The dialect in which calls can be held to a grammar where `strict` or `beside` is to do that."""
+    if not use.tools or use.must_call or not (use.strict or answer):
+        return dialect
+    tools = _held(use) if answer else _strict_tools(use)
+    return dialect if can_hold_calls(dialect, tools) else explained(dialect)
+
+
 def strict(prompt: ChatPrompt, use: ToolUse) -> tuple[ChatPrompt, Grammar]:
     """Any answer, with the arguments of strict tools held to their schema; the prompt that parses it.
 
     Raises NotSupported.
     """
-    tools = {
-        name: held if name in use.strict or _takes_nothing(held) else Held(_ANY_OBJECT, lenient=True)
-        for name, held in _held(use).items()
-    }
+    tools = _strict_tools(use)
     found = free_or_calls(prompt, tools, parallel=use.parallel)
     if found is None:
         raise NotSupported(
@@ -56,6 +63,13 @@ def _held(use: ToolUse) -> dict[str, Held]:
     return {
         name: Held(with_types(without_own_formats(schema)), name not in use.strict)
         for name, schema in (use.schemas or {}).items()
+    }
+
+
+def _strict_tools(use: ToolUse) -> dict[str, Held]:
+    return {
+        name: held if name in use.strict or _takes_nothing(held) else Held(_ANY_OBJECT, lenient=True)
+        for name, held in _held(use).items()
     }
 
 

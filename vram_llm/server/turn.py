@@ -15,7 +15,7 @@ from vram_llm.server.config import ReasoningMode, ServerConfig
 from vram_llm.server.pictures import Pictures
 from vram_llm.server.served import chat_template, template_source
 from vram_llm.server.template_variables import template_variables
-from vram_llm.server.tool_grammars import beside, forced_grammar, strict
+from vram_llm.server.tool_grammars import beside, forced_grammar, holdable, strict
 from vram_llm.server.tools import ToolUse
 
 
@@ -60,7 +60,7 @@ def make_turn(
     if effort is None and (reasoning_budget == 0 or config.reasoning is ReasoningMode.OFF):
         effort = "none"
     source = template_source(info, tools=bool(use.tools))
-    dialect = dialect_of(source)
+    dialect = holdable(dialect_of(source), use, grammar)
     variables = template_variables(dialect, config, effort, names or {}, effort_field)
     prompt = chat_prompt(
         messages,
@@ -73,7 +73,8 @@ def make_turn(
     )
     add_bos = not (info.bos_token and prompt.text.startswith(info.bos_token))
     is_off = variables["enable_thinking"] is False and not dialect.efforts
-    if is_off and not continues and add_generation_prompt:
+    thinks = dialect.thinking is not None or dialect.form.thinks is not None
+    if is_off and thinks and not continues and add_generation_prompt:
         prompt = replace(prompt, text=prompt.answering())  # no name switches its thinking off
     turn = _turn(prompt, add_bos, use, grammar, reasoning_budget)
     text, images = pictures.placed(turn.prompt)

@@ -1,0 +1,154 @@
+"""Strict tools with templates whose own calls cannot be held to a schema: shown and held in our own way."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.chat.templates import source_of
+from tests.server.fake_engine import INFO
+from tests.server.held import CITY, follower
+from vram_llm.chat.dialect import dialect_of
+from vram_llm.chat.events import CallArguments, CallStart, Content, Event, Reasoning
+from vram_llm.engine.request import Grammar, GrammarKind
+from vram_llm.server.config import ServerConfig
+from vram_llm.server.pictures import Pictures
+from vram_llm.server.text_tools import text_parameters
+from vram_llm.server.tool_choice import Choice
+from vram_llm.server.tool_grammars import holdable
+from vram_llm.server.tools import Offer, ToolUse, offered
+from vram_llm.server.turn import Turn, make_turn
+
+# By template: the text before the model's answer, and the text after it.
+FRAMES = {
+    "Kimi-K3": (
+        "Hm.<|close|>think<|sep|><|open|>response<|sep|>",
+        "<|close|>response<|sep|>",
+    ),
+    "MiniMax-M3": ("<mm:think>Hm.</mm:think>", ""),
+    "muse-glimmer": (" to=self<|message|>Hm.<|eom|><|start|>assistant to=user<|message|>", ""),
+    "meetkai-functionary-medium-v3.2": ("", ""),
+}
+# A pattern cannot be held in tags.
+SCHEMA: dict[str, Any] = {
+    **CITY,
+    "properties": {**CITY["properties"], "code": {"type": "string", "pattern": "^[a-z]{2}$"}},  # type: ignore[dict-item]
+    "required": ["city", "code"],
+}
+TOOL = Offer("weather", "Weather of a city", SCHEMA, strict=True)
+REGEX = Grammar(kind=GrammarKind.REGEX, text="[0-9]+", field="tools[0].format")
+CUSTOM = Offer("dial", "Dials", text_parameters(REGEX), strict=True, takes_text=True, text_grammar=REGEX)
+ANSWER = Grammar(kind=GrammarKind.JSON_SCHEMA, text='{"type": "object", "required": ["a"]}', field="format")
+GOOD, BAD = '{"city": "Xanadu", "code": "xy"}', '{"city": "Paris", "code": "xy"}'
+
+
+def call(name: str, arguments: str) -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+def use_of(*offers: Offer) -> ToolUse:
+    return offered(offers, Choice(), True)
+
+
+def turn_of(template: str, use: ToolUse, grammar: Grammar | None = None, **options: Any) -> Turn:
+    info = replace(INFO, chat_template=source_of(template))
+    messages = options.pop("messages", [{"role": "user", "content": "How is Xanadu?"}])
+    return make_turn(
+        info, messages, use, Pictures(taken=False), config=ServerConfig(), grammar=grammar, **options
+    )
+
+
+def read(turn: Turn, text: str) -> list[Event]:
+    parser = turn.new_parser()
+    assert parser is not None
+    return [event for char in text for event in parser.feed(char)] + parser.finish()
+
+
+def texts(events: list[Event], kind: type[Content] | type[Reasoning] | type[CallArguments]) -> str:
+    return "".join(event.text for event in events if isinstance(event, kind))
+
+
+@pytest.mark.parametrize("template", FRAMES)
+def test_a_strict_tool_is_held(template: str) -> None:
+    turn = turn_of(template, use_of(TOOL))
+    assert '"weather"' in turn.prompt
+    assert "<tool_call>" in turn.prompt
+    assert "How is Xanadu?" in turn.prompt
+    assert turn.grammar is not None
+    takes = follower(turn.grammar, turn.marks)
+    before, after = FRAMES[template]
+    assert takes(f"{before}Just text.{after}")
+    assert takes(f"{before}{call('weather', GOOD)}{after}")
+    assert takes(f"{before}I look. {call('weather', GOOD)}\n{call('weather', GOOD)}{after}")
+    assert not takes(f"{before}{call('weather', BAD)}{after}")
+    assert not takes(f"{before}{call('other', GOOD)}{after}")
+
+
+@pytest.mark.parametrize("template", FRAMES)
+def test_what_the_model_writes_is_read(template: str) -> None:
+    turn = turn_of(template, use_of(TOOL))
+    before, after = FRAMES[template]
+    events = read(turn, f"{before}I look.\n{call('weather', GOOD)}{after}")
+    assert texts(events, Content).strip() == "I look."
+    assert texts(events, Reasoning) == ("Hm." if before else "")
+    assert [event.name for event in events if isinstance(event, CallStart)] == ["weather"]
+    assert texts(events, CallArguments) == GOOD
+
+
+@pytest.mark.parametrize("template", FRAMES)
+def test_a_custom_tool_is_held_to_its_regex(template: str) -> None:
+    turn = turn_of(template, use_of(CUSTOM))
+    assert turn.grammar is not None
+    takes = follower(turn.grammar, turn.marks)
+    before, after = FRAMES[template]
+    assert takes(before + call("dial", '{"input": "12"}') + after)
+    assert not takes(before + call("dial", '{"input": "x"}') + after)
+
+
+@pytest.mark.parametrize("template", FRAMES)
+def test_earlier_calls_and_results_are_shown(template: str) -> None:
+    function = {"name": "weather", "arguments": GOOD}
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "How is Xanadu?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "c", "type": "function", "function": function}],
+        },
+        {"role": "tool", "content": "Sunny and mild", "tool_call_id": "c"},
+    ]
+    prompt = turn_of(template, use_of(TOOL), messages=messages).prompt
+    places = [prompt.index(text) for text in ("How is Xanadu?", GOOD, "Sunny and mild")]
+    assert places == sorted(places)
+    assert "Be brief." in prompt
+
+
+@pytest.mark.parametrize("template", FRAMES)
+def test_an_answer_of_a_form_stands_beside_tools(template: str) -> None:
+    lax = replace(TOOL, strict=False)
+    turn = turn_of(template, use_of(lax), ANSWER)
+    assert turn.grammar is not None
+    takes = follower(turn.grammar, turn.marks)
+    assert takes('{"a": 1}')
+    assert not takes("Hello")
+    assert not takes('{"b": 1}')
+
+
+@pytest.mark.parametrize("template", FRAMES)
+def test_tools_that_need_not_be_held_are_shown_by_the_template(template: str) -> None:
+    dialect = dialect_of(source_of(template))
+    assert holdable(dialect, use_of(replace(TOOL, strict=False)), None) is dialect
+    assert holdable(dialect, ToolUse(), ANSWER) is dialect
+    must = offered([TOOL], Choice("required"), True)
+    assert holdable(dialect, must, None) is dialect
+
+
+@pytest.mark.parametrize("effort", [None, "none"])
+def test_an_answer_in_a_frame_is_begun_once(effort: str | None) -> None:
+    make = partial(turn_of, "meetkai-functionary-medium-v3.2", effort=effort)
+    for turn in (make(use_of(TOOL)), make(use_of(TOOL), ANSWER)):
+        assert turn.prompt.endswith(">>>all\n")
+        assert not turn.prompt.endswith("all\nall\n")
+    assert make(use_of(replace(TOOL, strict=False))).prompt.endswith(">>>")
