@@ -101,6 +101,11 @@ async def test_base64(client: httpx.AsyncClient) -> None:
         ),
         ({"input": [1, "a", [2]]}, "input", "'input[2]' must be a token id or a text"),
         ({"input": {"content": "a"}}, "input", "a 'content' that is a list of parts"),
+        (
+            {"input": {"content": [{"type": "text", "text": "x", "mood": 1}]}},
+            "input.content[0].mood",
+            "Unrecognized request argument supplied: input.content[0].mood",
+        ),
         ({"input": {"content": [{"type": "mood"}]}}, "input.content[0]", "must be a part of type 'text'"),
         (
             {"input": {"content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}},

@@ -47,6 +47,16 @@ def read(**fields: Any) -> None:
          "tool_choice.function.by"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}, "by": 3}},
          "tool_choice.by"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": [], "by": 3}}},
+         "tool_choice.allowed_tools.by"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {
+            "tools": [{"type": "function", "function": {"name": "f", "by": 3}}]}}},
+         "tool_choice.allowed_tools.tools[0].function.by"),
+        ({"tools": [{"type": "custom", "custom": {"name": "c", "format": {"type": "text", "by": 3}}}]},
+         "tools[0].custom.format.by"),
+        ({"tools": [{"type": "custom", "custom": {"name": "c", "format": {
+            "type": "grammar", "grammar": {"syntax": "regex", "definition": "a", "by": 3}}}}]},
+         "tools[0].custom.format.grammar.by"),
         ({"response_format": {"type": "text", "by": 3}}, "response_format.by"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "by": 3}}},
          "response_format.json_schema.by"),

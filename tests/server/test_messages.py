@@ -168,6 +168,19 @@ def test_a_reply_can_be_sent_back_as_the_sdk_dumps_it() -> None:
             "messages[1].content[0].mood",
         ),
         (
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "x", "mood": 1}]},
+            "messages[1].content[0].mood",
+        ),
+        (
+            {
+                "role": "assistant",
+                "tool_calls": [
+                    {"id": "c", "type": "custom", "custom": {"name": "f", "input": "x", "mood": 1}}
+                ],
+            },
+            "messages[1].tool_calls[0].custom.mood",
+        ),
+        (
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x", "zoom": 2}}]},
             "messages[1].content[0].image_url.zoom",
         ),

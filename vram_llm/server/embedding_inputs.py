@@ -63,6 +63,8 @@ def _part(part: object, name: str) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in ("image_url", "input_audio", "input_video"):
         raise NotSupported(f"'{name}' is no text; embeddings are made of texts alone", name)
+    if isinstance(part, dict):
+        check_names(part, name, frozenset({"type", "text"}))
     text = part.get("text") if isinstance(part, dict) and kind == "text" else None
     if not isinstance(text, str):
         raise RequestError(f"'{name}' must be a part of type 'text' with its 'text'", name)

@@ -92,6 +92,7 @@ def _listed(items: object, field: str) -> str:
 
 def _thought_part(part: dict[str, Any], at: str) -> str:
     """A part of an assistant's message that is thinking: a text, or a list of text parts (Mistral's)."""
+    check_names(_left(part, "type", "text", part["type"]), at, PART_IGNORED | {"closed", "summary", "format"})
     value = part.get(part["type"], part.get("text", ""))
     if isinstance(value, list):
         return "".join(_part(inner, f"{at}.{part['type']}[{i}]") for i, inner in enumerate(value))
@@ -121,6 +122,8 @@ def _call(call: object, at: str, within: str) -> dict[str, Any]:
     """One call, whose function stands `within` the place `at`."""
     if isinstance(call, dict) and call.get("type") == "custom" and isinstance(call.get("custom"), dict):
         own = call["custom"]
+        check_names(_left(call, "id", "custom"), at, CALL_IGNORED)
+        check_names(_left(own, "name", "input"), f"{at}.custom", CALL_IGNORED)
         arguments = {"input": own.get("input", "")}
         call = {"id": call.get("id"), "function": {"name": own.get("name"), "arguments": arguments}}
     function = call.get("function") if isinstance(call, dict) else None

@@ -6,6 +6,7 @@ from typing import Any
 
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.errors import RequestError
+from vram_llm.server.known_fields import check_names
 
 TEXT_PARAMETERS: dict[str, Any] = {
     "type": "object",
@@ -14,6 +15,7 @@ TEXT_PARAMETERS: dict[str, Any] = {
     "additionalProperties": False,
 }
 _KINDS = {"lark": GrammarKind.GBNF, "regex": GrammarKind.REGEX}
+_GRAMMAR, _OUTER = frozenset({"syntax", "definition"}), frozenset({"type", "grammar"})
 _BEGIN = re.compile(r'\s*\{\s*"input"\s*:\s*"')
 _HIGH, _LOW = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _UNITS = re.compile(  # no half of a pair, and no escape that JSON does not have
@@ -27,10 +29,16 @@ def text_grammar(value: Any, at: str) -> Grammar | None:
     {"type": "grammar", "syntax", "definition"} is the responses' form; chats hold the last two in "grammar".
     """
     kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "text":
+        check_names(value, at, frozenset({"type"}))
     if value is None or kind == "text":
         return None
     if kind == "grammar":
-        value = value.get("grammar", value)
+        inner = value.get("grammar")
+        check_names(value, at, _OUTER if inner else _GRAMMAR | {"type"})
+        value = inner or value
+        if isinstance(inner, dict):
+            check_names(inner, f"{at}.grammar", _GRAMMAR)
         syntax, text = (
             (value.get(name) for name in ("syntax", "definition")) if isinstance(value, dict) else (0, 0)
         )

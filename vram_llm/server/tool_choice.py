@@ -23,6 +23,7 @@ _NAMED = {
     },
     "required": ["type", "function"],
 }
+_OF_TOOL = TOOL_IGNORED | {"name", "namespace", "description", "parameters", "strict", "format"}
 _ALLOWED = {"type": "object", "properties": {"type": {"const": "allowed_tools"}}, "required": ["type"]}
 ToolChoice = Annotated[
     Any,
@@ -52,7 +53,11 @@ def choice_of(value: Any) -> Choice:
         if value.get("type") in ("none", "auto", "required"):
             return choice_of(value["type"])
         if value.get("type") == "allowed_tools":
-            return _allowed(value.get("allowed_tools", value))
+            inner = value.get("allowed_tools")
+            if isinstance(inner, dict):
+                check_names(inner, "tool_choice.allowed_tools", frozenset({"mode", "tools"}))
+                return _allowed(inner, "tool_choice.allowed_tools")
+            return _allowed(value)
         if (name := _name(value)) is not None:
             return Choice("required", only=name)
     raise RequestError(
@@ -72,7 +77,7 @@ def _check_choice(value: Mapping[str, Any]) -> None:
             check_names(unknown, f"tool_choice.{kind}", TOOL_IGNORED)
 
 
-def _allowed(value: Any) -> Choice:
+def _allowed(value: Any, at: str = "tool_choice") -> Choice:
     mode = value.get("mode", "auto") if isinstance(value, dict) else None
     tools = value.get("tools") if isinstance(value, dict) else None
     if mode not in ("auto", "required") or not isinstance(tools, list):
@@ -81,13 +86,24 @@ def _allowed(value: Any) -> Choice:
             "'required'",
             "tool_choice",
         )
+    for i, tool in enumerate(tools):
+        if isinstance(tool, dict) and tool.get("type") in ("function", "custom"):
+            _check_allowed(tool, f"{at}.tools[{i}]")
     names = [_name(tool) if isinstance(tool, dict) else None for tool in tools]
     if None in names:
         raise NotSupported(
-            f"'tool_choice.tools[{names.index(None)}]' names no function, and no other tools are run here",
+            f"'{at}.tools[{names.index(None)}]' names no function, and no other tools are run here",
             "tool_choice",
         )
     return Choice(mode, allowed=tuple(name for name in names if name is not None))
+
+
+def _check_allowed(tool: Mapping[str, Any], at: str) -> None:
+    """Raises UnknownParameter for a field that is none of a tool's, which may be repeated here."""
+    check_names(tool, at, _OF_TOOL | {"type", "function", "custom"})
+    for kind in ("function", "custom"):
+        if isinstance(holder := tool.get(kind), dict):
+            check_names(holder, f"{at}.{kind}", _OF_TOOL)
 
 
 def _name(value: Mapping[str, Any]) -> str | None:

@@ -25,6 +25,10 @@ SEARCH = {"type": "file_search_call", "id": "s", "queries": ["q"], "results": No
 AGENT = {"type": "agent_message", "author": "a", "recipient": "b", "content": [TEXT]}
 TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 
+NAMED = {"type": "function", "name": "f"}
+ALLOWED = {"type": "allowed_tools", "mode": "auto", "tools": [NAMED]}
+REGEX = {"type": "grammar", "syntax": "regex", "definition": "a"}
+
 
 @pytest.fixture
 def engine() -> FakeEngine:
@@ -126,3 +130,36 @@ def _literal(hint: Any) -> str:
         assert get_origin(hint) is not None
         hint = get_args(hint)[0]
     return hint
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "custom", "name": "p", "format": {"type": "text", "foo": 1}}]},
+         "tools[0].format.foo"),
+        ({"tools": [{"type": "custom", "name": "p", "format": {**REGEX, "foo": 1}}]}, "tools[0].format.foo"),
+        ({"tools": [TOOL], "tool_choice": {**ALLOWED, "foo": 1}}, "tool_choice.foo"),
+        ({"tools": [TOOL], "tool_choice": {**ALLOWED, "tools": [{**NAMED, "foo": 1}]}},
+         "tool_choice.tools[0].foo"),
+        ({"input": [{"type": "item_reference", "id": "x", "foo": 1}]}, "input[0].foo"),
+    ],
+)  # fmt: skip
+async def test_an_unknown_field_of_a_tool_is_refused_by_name(
+    client: httpx.AsyncClient, fields: dict[str, Any], param: str
+) -> None:
+    response = await client.post("/v1/responses", json={"model": "gpt", "input": "hi", **fields})
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["message"] == f"Unrecognized request argument supplied: {param}"
+
+
+@pytest.mark.parametrize("named", [NAMED, {**TOOL, "description": "d", "strict": False}])
+async def test_allowed_tools_are_named_or_repeated(client: httpx.AsyncClient, named: dict[str, Any]) -> None:
+    fields = {"tools": [TOOL], "tool_choice": {**ALLOWED, "tools": [named]}}
+    response = await client.post("/v1/responses", json={"model": "gpt", "input": "hi", **fields})
+    assert response.status_code == 200, response.text
+
+
+async def test_an_update_to_an_effort_that_does_not_exist_is_refused(client: httpx.AsyncClient) -> None:
+    response = await ask(client, {"type": "configuration_update", "reasoning": {"effort": "much"}})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "input[1].reasoning.effort"

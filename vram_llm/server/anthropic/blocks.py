@@ -7,7 +7,7 @@ from typing import Any
 from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.documents import document, search_result
 from vram_llm.server.anthropic.message import Said
-from vram_llm.server.anthropic.places import blocks_of, check_keys, string, unsupported
+from vram_llm.server.anthropic.places import blocks_of, check_keys, check_source, string, unsupported
 from vram_llm.server.anthropic.served_tools import call_of, is_call, is_result, result_of
 from vram_llm.server.anthropic.signature import thinking_in
 from vram_llm.server.errors import MissingField, NotSupported
@@ -152,6 +152,7 @@ def _image(block: dict[str, Any], at: str, pictures: Pictures) -> str:
     source = block.get("source")
     if not isinstance(source, dict):
         raise RequestError(f"'{at}' must be an object", at)
+    check_source(source, at)
     match source.get("type"):
         case "base64":
             _check_kind(source.get("media_type"), f"{at}.media_type")

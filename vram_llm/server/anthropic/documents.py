@@ -7,8 +7,9 @@ from html import escape
 from typing import Any
 
 from vram_llm.errors import RequestError
-from vram_llm.server.anthropic.places import string
+from vram_llm.server.anthropic.places import check_source, string
 from vram_llm.server.errors import NotSupported
+from vram_llm.server.known_fields import check_names
 
 Show = Callable[[object, str], str]  # the text of the blocks at a place
 _SEND = "send its text, as a source of type 'text'"
@@ -20,6 +21,7 @@ def document(block: dict[str, Any], at: str, show: Show) -> str:
     source, where = block.get("source"), f"{at}.source"
     if not isinstance(source, dict):
         raise RequestError(f"'{where}' must be an object", where)
+    check_source(source, where)
     kind, media = source.get("type"), source.get("media_type")
     if kind == "text":
         text = string(source, "data", where)
@@ -50,6 +52,8 @@ def search_result(block: dict[str, Any], at: str, show: Show) -> str:
 
 def _check_citations(block: dict[str, Any], at: str) -> None:
     citations = block.get("citations")
+    if isinstance(citations, dict):
+        check_names(citations, f"{at}.citations", frozenset({"enabled"}))
     if isinstance(citations, dict) and citations.get("enabled"):
         raise NotSupported(
             f"'{at}.citations': answers have no citations here; leave it out", f"{at}.citations"

@@ -3,7 +3,8 @@
 from typing import Any
 
 from vram_llm.errors import RequestError
-from vram_llm.server.errors import NotSupported, UnknownParameter
+from vram_llm.server.errors import NotSupported
+from vram_llm.server.known_fields import check_names
 
 _ALWAYS = frozenset({"type", "cache_control", "id", "index", "_meta"})
 _FIELDS = {
@@ -16,7 +17,18 @@ _FIELDS = {
     "tool_use": {"name", "input", "caller", "toolset_name"},
     "tool_result": {"tool_use_id", "content", "is_error", "toolset_name"},
     "tool_reference": {"tool_name"},
+    "server_tool_use": {"name", "input", "caller"},
+    "mcp_tool_use": {"name", "input", "server_name"},
+    "tool_addition": {"tool"},
+    "tool_removal": {"tool"},
     "compaction": {"content", "encrypted_content", "signature", "tool_changes"},
+}
+_RESULT = {"tool_use_id", "content", "is_error", "caller"}  # of a tool that ran at another server
+_SOURCES = {
+    "base64": frozenset({"type", "data", "media_type"}),
+    "text": frozenset({"type", "data", "media_type"}),
+    "content": frozenset({"type", "content"}),
+    "url": frozenset({"type", "url"}),
 }
 
 
@@ -36,14 +48,17 @@ def blocks_of(content: object, at: str) -> list[dict[str, Any]]:
 
 def check_keys(block: dict[str, Any], at: str) -> None:
     """Raises UnknownParameter for a field that blocks of this type do not have."""
-    known = _FIELDS.get(block["type"])
-    if known is None:
-        return
-    for name, value in block.items():
-        if name not in known and name not in _ALWAYS and value is not None:
-            raise UnknownParameter(
-                f"Unrecognized field in a block of type '{block['type']}': {name}", f"{at}.{name}"
-            )
+    kind = block["type"]
+    known = _FIELDS.get(kind, _RESULT if kind.endswith("_tool_result") else None)
+    if known is not None:
+        check_names(block, at, known | _ALWAYS)
+
+
+def check_source(source: dict[str, Any], at: str) -> None:
+    """Raises UnknownParameter for a field that a source of this type does not have."""
+    kind = source.get("type")
+    if isinstance(kind, str) and kind in _SOURCES:
+        check_names(source, at, _SOURCES[kind])
 
 
 def string(block: dict[str, Any], name: str, at: str) -> str:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from vram_llm.server.anthropic.places import string
+from vram_llm.server.anthropic.places import check_keys, string
 
 _CALLS = ("server_tool_use", "mcp_tool_use")
 _UNREADABLE = ("encrypted_", "cache_control", "signature")  # beginnings of names
@@ -21,6 +21,7 @@ def is_result(kind: str) -> bool:
 
 def call_of(block: dict[str, Any], at: str) -> dict[str, Any]:
     """The call as a chat has it (see chat.history). Raises RequestError."""
+    check_keys(block, at)
     arguments = json.dumps(block.get("input") or {}, ensure_ascii=False)
     function = {"name": string(block, "name", at), "arguments": arguments}
     return {"id": string(block, "id", at), "type": "function", "function": function}
@@ -28,6 +29,7 @@ def call_of(block: dict[str, Any], at: str) -> dict[str, Any]:
 
 def result_of(block: dict[str, Any], at: str) -> dict[str, Any]:
     """The message with what the call returned. Raises RequestError."""
+    check_keys(block, at)
     return {
         "role": "tool",
         "content": _text(block.get("content")),

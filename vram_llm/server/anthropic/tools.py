@@ -9,9 +9,10 @@ from pydantic import ValidationError, model_validator
 
 from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.message import Said
+from vram_llm.server.anthropic.places import check_keys
 from vram_llm.server.client_names import TOOL_IGNORED
 from vram_llm.server.errors import MissingField, NotSupported
-from vram_llm.server.known_fields import Fields, check_fields
+from vram_llm.server.known_fields import Fields, check_fields, check_names
 from vram_llm.server.tool_choice import Choice
 from vram_llm.server.tools import Offer, ToolName, ToolUse, offered
 
@@ -20,6 +21,9 @@ _KNOWN = re.compile(
     r"(web_search|web_fetch|code_execution|bash|text_editor|computer|computer_toolset|browser_toolset|memory|"
     r"tool_search_tool_regex|tool_search_tool_bm25|advisor|mcp_toolset)(_\d{8})?"
 )
+_CHANGED = frozenset(
+    {"type", "name", "definition", "server_name"}
+)  # of the tool in a tool_addition or tool_removal
 
 
 class ClientTool(Fields):
@@ -68,9 +72,11 @@ def toolbox(tools: Sequence[ClientTool], messages: Sequence[Said]) -> Toolbox:
         places.setdefault(tool.name, []).append(place)
     removed: set[str] = set()
     for at, block in _changes(messages):
+        check_keys(block, at)
         own = block.get("tool")
         if not isinstance(own, dict):
             raise RequestError(f"'{at}.tool' must be an object", f"{at}.tool")
+        check_names(own, f"{at}.tool", _CHANGED)
         name = str(own.get("name"))
         if block["type"] == "tool_removal":
             removed.add(name)

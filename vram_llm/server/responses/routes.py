@@ -181,14 +181,17 @@ def _asked(
 
 def _effort(fields: ResponseFields) -> str | None:
     """The effort that the last of the input's updates asks for, or else the request's."""
-    updates = [
-        item.get("reasoning")
-        for item in (fields.input if isinstance(fields.input, list) else ())
-        if isinstance(item, dict) and item.get("type") == "configuration_update"
-    ]
-    efforts = [update.get("effort") for update in updates if isinstance(update, dict)]
     own = fields.reasoning.effort if fields.reasoning else None
-    return next((effort for effort in reversed(efforts) if effort in EFFORTS), own)
+    for i, item in enumerate(fields.input if isinstance(fields.input, list) else ()):
+        if not isinstance(item, dict) or item.get("type") != "configuration_update":
+            continue
+        reasoning = item.get("reasoning")
+        effort = reasoning.get("effort") if isinstance(reasoning, dict) else None
+        if effort is not None and effort not in EFFORTS:
+            at = f"input[{i}].reasoning.effort"
+            raise RequestError(f"'{at}' must be one of {', '.join(EFFORTS)}", at)
+        own = effort or own
+    return own
 
 
 async def _written(writer: ResponseWriter, said: SpokenNews) -> bytes:
