@@ -51,7 +51,7 @@ def check_keys(block: dict[str, Any], at: str) -> None:
     kind = block["type"]
     known = _FIELDS.get(kind, _RESULT if kind.endswith("_tool_result") else None)
     if known is not None:
-        check_names(block, at, known | _ALWAYS)
+        check_names(block, at, _ALWAYS | known)
 
 
 def check_source(source: dict[str, Any], at: str) -> None:
