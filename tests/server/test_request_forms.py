@@ -34,6 +34,7 @@ def raw_deflate(data: bytes) -> bytes:
     [
         ("gzip", gzip.compress(CHAT)),
         ("GZIP", gzip.compress(b"\xef\xbb\xbf" + CHAT)),
+        ("gzip", gzip.compress(CHAT[:9]) + gzip.compress(CHAT[9:])),
         ("deflate", zlib.compress(CHAT)),
         ("deflate", raw_deflate(CHAT)),
         ("identity", CHAT),

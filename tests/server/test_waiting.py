@@ -42,7 +42,7 @@ def waits(gate: asyncio.Event, *before: int, error: Exception | None = None) -> 
 async def test_headers_come_with_the_acceptance(path: str, body: dict[str, Any]) -> None:
     gate = asyncio.Event()
     async with (
-        listening(FakeEngine(waits(gate, 0))) as url,
+        listening(FakeEngine(waits(gate, 0)), sse_ping_interval_s=0) as url,
         httpx.AsyncClient(timeout=30) as client,
         client.stream("POST", url + path, json=body) as reply,  # while the gate is closed
     ):

@@ -1,7 +1,7 @@
 """A chat template asked with marked messages: what it writes around them is what its model writes."""
 
 from functools import cached_property
-from time import monotonic
+from time import thread_time
 from typing import Any
 
 from vram_llm.chat.template import ChatTemplate
@@ -36,13 +36,14 @@ CALLS = [{"id": "abcdefghi", "type": "function", "function": {"name": "f", "argu
 class Probe:
     """One template. Every text is "" where the template refuses to write it.
 
-    `max_seconds` is for all texts together: a template is a stranger's program.
+    `max_seconds` of processor time are for all texts together: a template is a stranger's program. Time on
+    the clock would make what is found depend on what else the machine does.
     """
 
     def __init__(self, source: str, max_seconds: float = 5.0) -> None:
         self.source = source
         self._template = ChatTemplate(source, "", "")
-        self._deadline = monotonic() + max_seconds
+        self._deadline = thread_time() + max_seconds
 
     def prompt(self, names: dict[str, Any]) -> str:
         """The prompt of one user's message, for an answer."""
@@ -74,7 +75,7 @@ class Probe:
 
     def _render(self, messages: list[dict[str, Any]], names: dict[str, Any], **more: Any) -> str:
         for given in (names, {"tools": [_TOOL], **names}):  # some templates fail without tools
-            if monotonic() > self._deadline:
+            if thread_time() > self._deadline:
                 break
             try:
                 return self._template.render(messages, **given, **more)

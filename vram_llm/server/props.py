@@ -11,9 +11,8 @@ from vram_llm.engine.info import ModelInfo
 from vram_llm.server.document import refusals
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.sampling_defaults import default_sampling
+from vram_llm.server.sampling_fields import LLAMA_SERVER_RANDOM_SEED
 from vram_llm.server.served import Served
-
-RANDOM_SEED = 0xFFFFFFFF  # llama-server's number for "draw one"
 
 
 class GenerationSettings(BaseModel):
@@ -78,7 +77,7 @@ def _params(served: Served, info: ModelInfo) -> dict[str, Any]:
     del sampling["logit_bias"]
     budget = served.config.reasoning_budget
     return {
-        "seed": RANDOM_SEED if seed is None else seed,
+        "seed": LLAMA_SERVER_RANDOM_SEED if seed is None else seed,
         **sampling,
         "max_tokens": -1,
         "n_predict": -1,

@@ -54,18 +54,31 @@ class RequestForms:
 
 def _decompressed(body: bytes, encoding: str, most: int) -> bytes:
     for window in _WINDOWS[encoding]:
-        reader = zlib.decompressobj(window)
-        try:
-            text = reader.decompress(body, most + 1)
-        except zlib.error:
-            continue
-        if len(text) > most:
+        text = _members(body, window, most)
+        if text is not None and len(text) > most:
             raise BodyTooLarge(
                 f"The body is larger than {format_bytes(most)} once decompressed, the most taken here"
             )
-        if reader.eof:
+        if text is not None:
             return text
     raise RequestError(f"The body is not valid {encoding}, which its Content-Encoding says it is")
+
+
+def _members(body: bytes, window: int, most: int) -> bytes | None:
+    """The text of all members of a body (RFC 1952), cut off past `most` bytes; None where one is broken."""
+    text = b""
+    while body:
+        reader = zlib.decompressobj(window)
+        try:
+            text += reader.decompress(body, most + 1 - len(text))
+        except zlib.error:
+            return None
+        if len(text) > most:
+            return text
+        if not reader.eof:
+            return None
+        body = reader.unused_data
+    return text
 
 
 def _again(first: Message, receive: Receive) -> Receive:

@@ -40,10 +40,14 @@ Breaker = Annotated[str, Field(min_length=1, max_length=40)]  # llama.cpp reads 
 _MEANS = {also: name for name, others in _ALSO.items() for also in others}
 
 
+LLAMA_SERVER_RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED in include/llama.h
+RANDOM_SEEDS = (-1, LLAMA_SERVER_RANDOM_SEED)
+
+
 class SamplingFields(Fields):
     """A field that is null is as good as absent."""
 
-    seed: Seed | None = None  # -1: random
+    seed: Seed | None = None  # RANDOM_SEEDS: random
     random_seed: Seed | None = None  # Mistral's name
     temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None = None
     top_p: Share | None = None
@@ -103,7 +107,7 @@ def _as_param(name: str, value: Any, n_vocab: int) -> Any:
     """A field's value as SamplingParams has it. Raises RequestError."""
     match name:
         case "seed":
-            return None if value == -1 else value
+            return None if value in RANDOM_SEEDS else value
         case "top_k":
             return max(0, value)
         case "logit_bias":
