@@ -12,6 +12,7 @@ from vram_llm.engine.request import FinishReason
 from vram_llm.server.responses import store
 
 TOOL = {"type": "function", **FUNCTION}
+USER = {"role": "user", "content": "hi"}
 
 
 @pytest.fixture
@@ -152,7 +153,7 @@ async def test_not_stored(client: httpx.AsyncClient) -> None:
     assert (await client.get(f"/v1/responses/{reply['id']}")).status_code == 404
 
 
-@pytest.mark.parametrize(("bound", "most"), [("MAX_RESPONSES", 2), ("MAX_CHARS", 64)])
+@pytest.mark.parametrize(("bound", "most"), [("MAX_RESPONSES", 2), ("MAX_CHARS", 2400)])
 async def test_the_oldest_are_forgotten(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
 ) -> None:
@@ -162,6 +163,33 @@ async def test_the_oldest_are_forgotten(
     ids.append((await ask(client)).json()["id"])
     found = [(await client.get(f"/v1/responses/{i}")).status_code for i in ids]
     assert found == [200, 404, 200]
+
+
+@pytest.mark.parametrize(
+    ("given", "fields"),
+    [
+        ("hi", {"instructions": "x" * 5000}),
+        ("hi", {"tools": [{**TOOL, "description": "x" * 5000}]}),
+        ([{"type": "additional_tools", "tools": [{**TOOL, "description": "x" * 5000}]}, USER], {}),
+        ([{"type": "additional_tools", "tools": [{"type": "shell", "description": "x" * 5000}]}, USER], {}),
+    ],
+)
+async def test_all_that_is_kept_counts(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, given: Any, fields: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(store, "MAX_CHARS", 5000)
+    large = await ask(client, given, **fields)
+    assert large.status_code == 200, large.text
+    small = (await ask(client)).json()["id"]
+    found = [(await client.get(f"/v1/responses/{each}")).status_code for each in (large.json()["id"], small)]
+    assert found == [404, 200]
+
+
+async def test_tools_brought_twice_along_a_chain_are_kept_once(client: httpx.AsyncClient) -> None:
+    given = [{"type": "additional_tools", "tools": [TOOL]}, USER]
+    first = (await ask(client, given)).json()
+    second = (await ask(client, given, previous_response_id=first["id"])).json()
+    assert len(second["tools"]) == len(first["tools"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from vram_llm.server.responses.informed import InformedResponse
 from vram_llm.server.responses.items import messages_of
 from vram_llm.server.responses.resource import Deleted, InputTokens, ResponseObject, begun
 from vram_llm.server.responses.store import Kept, ResponseStore
-from vram_llm.server.responses.tools import AnyTool, Known, toolbox, tools_in
+from vram_llm.server.responses.tools import AnyTool, Known, distinct, toolbox, tools_in
 from vram_llm.server.responses.writer import ResponseWriter
 from vram_llm.server.schemas import parse
 from vram_llm.server.served import Served
@@ -156,7 +156,7 @@ def _asked(
     new, unread = messages_of(fields.input, pictures, store.find_item)
     chat = [*(before.messages if before else ()), *new]
     orders = [{"role": "system", "content": fields.instructions}] if fields.instructions else []
-    brought = [*(before.tools if before else ()), *tools_in(fields.input)]
+    brought = distinct([*(before.tools if before else ()), *tools_in(fields.input)])
     tools = [*(fields.tools or ()), *brought]
     n_own = len(fields.tools or ())
     box = toolbox(tools, lambda i: f"tools[{i}]" if i < n_own else f"input.tools[{i - n_own}]")

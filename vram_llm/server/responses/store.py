@@ -10,7 +10,7 @@ from vram_llm.server.responses.resource import ResponseObject
 from vram_llm.server.responses.tools import AnyTool
 
 MAX_RESPONSES = 1024
-MAX_CHARS = 64 * 2**20  # of text in all of them together, and bytes of images, which a chain shares
+MAX_CHARS = 64 * 2**20  # of text and JSON in all of them, and bytes of images, which a chain shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Kept:
     messages: tuple[dict[str, Any], ...]
     images: dict[str, bytes]  # by the marks that stand for them in the messages
     tools: tuple[AnyTool, ...]  # that items of its input brought along
-    n_chars: int  # of text
+    n_chars: int  # of all but the images
 
 
 class ResponseStore:
@@ -44,6 +44,7 @@ class ResponseStore:
     ) -> None:
         """Keep it, unless it alone is too large."""
         n_chars = sum(len(str(value)) for message in messages for value in message.values())
+        n_chars += sum(len(each.model_dump_json()) for each in (response, *tools))
         if n_chars + sum(map(len, images.values())) > MAX_CHARS:
             return
         self._kept[response.id] = Kept(response, tuple(messages), images, tuple(tools), n_chars)

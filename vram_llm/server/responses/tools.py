@@ -162,6 +162,11 @@ def tools_in(items: Any) -> list[AnyTool]:
     return found
 
 
+def distinct(tools: Sequence[AnyTool]) -> list[AnyTool]:
+    """The tools without those that are equal to an earlier one."""
+    return list({tool.model_dump_json(): tool for tool in tools}.values())
+
+
 def _offer(
     tool: AnyTool,
     namespace: str | None,
