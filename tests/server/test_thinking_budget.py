@@ -45,6 +45,28 @@ async def test_every_api_has_the_servers_budget(path: str, fields: Any) -> None:
     assert (budget.opening, budget.closing) == ("<think>", "</think>")
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"thinking_budget": 20}),
+        ("/v1/messages", {"max_tokens": 9, "thinking": {"type": "enabled", "budget_tokens": 20}}),
+    ],
+)
+@pytest.mark.parametrize(("of_server", "most"), [(None, 20), (30, 20), (20, 20), (10, 10)])
+async def test_the_lesser_of_the_servers_budget_and_the_requests(
+    path: str, fields: Any, of_server: int | None, most: int
+) -> None:
+    _, budget = await _prompt_and_budget(of_server, OPENS, path, **fields)
+    assert budget is not None
+    assert budget.n_tokens == most
+
+
+async def test_a_request_for_no_limit_has_the_servers() -> None:
+    _, budget = await _prompt_and_budget(30, OPENS, thinking_budget=-1)
+    assert budget is not None
+    assert budget.n_tokens == 30
+
+
 async def test_no_budget() -> None:
     assert (await _prompt_and_budget(None, OPENS))[1] is None
 

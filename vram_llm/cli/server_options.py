@@ -80,8 +80,8 @@ _OPTIONS = (
         "its chat template has a switch that is off by default and is not named enable_thinking."
     )),
     click.option("--reasoning-budget", type=click.IntRange(-1), metavar="TOKENS", help=(
-        "Most tokens of thinking in an answer; then the thinking is closed and the answer begins. -1: no "
-        "limit.  [default: no limit]"
+        "Most tokens of thinking in an answer, also where a request allows more; then the thinking is closed "
+        "and the answer begins. -1: no limit.  [default: no limit]"
     )),
     click.option("--temperature", "--temp", "temperature", type=click.FloatRange(0), metavar="T", help=(
         "Temperature of requests that name none.  [default: the model file's, or llama-server's 0.8]"

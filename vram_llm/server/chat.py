@@ -90,7 +90,7 @@ def turn_of(served: Served, info: ModelInfo, fields: ChatCompletionRequest) -> T
         effort_field=thinking.field,
         names={**names, **(fields.chat_template_kwargs or {})},
         grammar=fields.grammar_wanted(),
-        reasoning_budget=config.reasoning_budget if thinking.n_tokens is None else thinking.n_tokens,
+        reasoning_budget=thinking.n_tokens,
         continues=continues,
         add_generation_prompt=fields.add_generation_prompt is not False,
     )

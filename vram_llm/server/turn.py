@@ -52,12 +52,14 @@ def make_turn(
 
     `effort_field` is the request's for the effort. `names` are the client's own for the template. With a
     `grammar`, or a call that must be made, the answer begins at once, without thinking. `reasoning_budget`:
-    the most tokens of thinking; None: no limit.
+    the most tokens of thinking that the request asks for; None: no limit. The server's is a maximum for all.
     `continues`: the last message is the assistant's, and the answer goes on where it ends.
     `add_generation_prompt` of False opens no turn of the assistant's. Blocks: call it in a thread. Raises
     RequestError, BrokenTemplate.
     """
-    if effort is None and (reasoning_budget == 0 or config.reasoning is ReasoningMode.OFF):
+    budgets = [each for each in (reasoning_budget, config.reasoning_budget) if each is not None]
+    n_thinking = min(budgets, default=None)
+    if effort is None and (n_thinking == 0 or config.reasoning is ReasoningMode.OFF):
         effort = "none"
     source = template_source(info, tools=bool(use.tools))
     dialect = holdable(dialect_of(source), use, grammar)
@@ -76,7 +78,7 @@ def make_turn(
     thinks = dialect.thinking is not None or dialect.form.thinks is not None
     if is_off and thinks and not continues and add_generation_prompt:
         prompt = replace(prompt, text=prompt.answering())  # no name switches its thinking off
-    turn = _turn(prompt, add_bos, use, grammar, reasoning_budget)
+    turn = _turn(prompt, add_bos, use, grammar, n_thinking)
     text, images = pictures.placed(turn.prompt)
     return replace(turn, prompt=text, images=images)
 

@@ -95,7 +95,7 @@ def _turn(served: Served, info: ModelInfo, fields: CountFields) -> tuple[Turn, T
         effort=_effort(info, fields, use),
         effort_field="thinking" if fields.thinking else "output_config.effort",
         grammar=fields.grammar_wanted(),
-        reasoning_budget=_least(served.config.reasoning_budget, fields.thinking_budget),
+        reasoning_budget=fields.thinking_budget,
         continues=_continues(messages),
     )
     return turn, box
@@ -116,10 +116,6 @@ def _continues(messages: list[dict[str, Any]]) -> bool:
     if last["role"] == "assistant" and last.get("tool_calls"):
         raise RequestError("The last message calls tools: send their results after it", "messages")
     return bool(last["role"] == "assistant")
-
-
-def _least(*bounds: int | None) -> int | None:
-    return min((bound for bound in bounds if bound is not None), default=None)
 
 
 async def _written(writer: MessageWriter, said: SpokenNews) -> bytes:

@@ -173,7 +173,6 @@ def _asked(
         effort_field="reasoning.effort",
         names=fields.names,
         grammar=fields.grammar_wanted(),
-        reasoning_budget=served.config.reasoning_budget,
     )
     offered = [tool for tool in tools if tool.type not in box.left_out]
     return _Asked(turn, chat, pictures, box.known, offered, brought, warnings)
