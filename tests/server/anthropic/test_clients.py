@@ -61,6 +61,7 @@ async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
         edits({"type": "clear_thinking_20251015", "keep": {"type": "thinking_turns", "value": 1}}),
         edits({"type": "clear_tool_uses_20250919", "trigger": {"type": "tool_uses", "value": 1}}),
         edits({"type": "compact_20260112"}),  # from 150,000 tokens on
+        edits({"type": "compact_20260112", "trigger": {"type": "input_tokens", "value": 150_000.0}}),
         edits(),
         {"context_management": None},
         *({"output_config": {"effort": effort}} for effort in ("low", "high", "max", None)),
@@ -109,9 +110,14 @@ async def test_what_asks_for_nothing_is_accepted(
     ("fields", "param"),
     [
         (edits({"type": "forget_all"}), "context_management.edits[0].type"),
-        (
-            edits({"type": "compact_20260112", "trigger": {"type": "input_tokens", "value": 100}}),
-            "context_management.edits[0]",
+        *(
+            (edits({"type": "compact_20260112", "trigger": {"type": "input_tokens", "value": value}}), param)
+            for value, param in [
+                (100, "context_management.edits[0]"),
+                (1.0, "context_management.edits[0]"),
+                (1.5, "context_management.edits[0].trigger.value"),
+                ("9", "context_management.edits[0].trigger.value"),
+            ]
         ),
         ({"context_management": {"mood": 1}}, "context_management.mood"),
         ({"output_config": {"effort": "most"}}, "output_config.effort"),
