@@ -244,6 +244,15 @@ async def test_a_bias_by_text(client: httpx.AsyncClient, engine: FakeEngine) -> 
     assert engine.requests[0].sampling.logit_bias == {65: -5.0, 66: -5.0, 3: float("-inf")}
 
 
+async def test_texts_to_bias_are_bounded(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    biases = [["a" * 2**19, 1], ["b" * 2**19, 1], ["c", 1]]
+    response = await client.post("/v1/chat/completions", json={**HI, "logit_bias": biases})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "logit_bias")
+    assert error["message"] == "The texts in 'logit_bias' have 1,048,577 characters; 1,048,576 is the most"
+    assert not engine.requests
+
+
 async def test_choices_by_their_other_name(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     response = await client.post("/v1/chat/completions", json={**HI, "n_cmpl": 3})
     assert len(response.json()["choices"]) == 3

@@ -94,6 +94,13 @@ async def test_base64(client: httpx.AsyncClient) -> None:
         ({"input": ["a", ""]}, "input", "'input[1]' is empty"),
         ({"input": [100]}, "input", "Token 100 in 'input' is not in the vocabulary: the last is 99"),
         ({"input": ["a"] * 2049}, "input", "'input' has 2,049 texts; 2,048 is the most"),
+        ({"input": [[1, "a"]] * 2049}, "input", "'input' has 2,049 texts; 2,048 is the most"),
+        ({"input": [1, *["a"] * 2049]}, "input", "2,049 texts in lists of parts; 2,048 is the most"),
+        (
+            {"input": [[1, "a" * 2**20], [1, "a"]]},
+            "input",
+            "have 1,048,577 characters; 1,048,576 is the most",
+        ),
         (
             {"input": "a", "dimensions": 5},
             "dimensions",
@@ -210,6 +217,25 @@ async def test_texts_to_rank_that_are_none(
     reply = await client.post("/rerank", json={"query": "why?", **body})
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("more", "refused"),
+    [
+        ({"id": "d1", "index": 0, "title": "t", "metadata": {"page": 3}, "type": "text"}, None),
+        ({"image": None}, None),
+        ({"image": "data:,"}, "documents[1].image"),
+        ({"snippet": "b"}, "documents[1].snippet"),
+        ({"type": "image"}, "documents[1].type"),
+    ],
+)
+async def test_fields_of_a_document(
+    client: httpx.AsyncClient, engine: FakeEngine, more: dict[str, Any], refused: str | None
+) -> None:
+    engine.info = RANKER
+    reply = await rank(client, ["a", {"text": "b", **more}])
+    assert reply.status_code == (200 if refused is None else 400)
+    assert reply.json().get("error", {}).get("param") == refused
 
 
 @pytest.mark.parametrize("documents", [[], "a", [1], [{"title": "a"}], ["a"] * 2049])

@@ -7,16 +7,19 @@ mixes token ids and texts as one input.
 from typing import Any
 
 from vram_llm.errors import RequestError
-from vram_llm.server.engine_port import Engine
+from vram_llm.server.engine_port import MAX_CHARS, Engine
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.known_fields import check_names
 from vram_llm.server.prompts import Prompts, prompts
+
+MAX_INPUTS = 2048  # OpenAI's
 
 
 async def embedding_inputs(given: object, n_vocab: int, engine: Engine) -> Prompts:
     """The inputs that `given` holds, each a text or token ids. Raises RequestError."""
     several = isinstance(given, list) and not any(type(item) is int for item in given)
     items: list[Any] = list(given) if several and isinstance(given, list) else [given]
+    _check_amount(items)
     for i, item in enumerate(items):
         name = f"input[{i}]" if several else "input"
         if isinstance(item, dict):
@@ -26,6 +29,24 @@ async def embedding_inputs(given: object, n_vocab: int, engine: Engine) -> Promp
     if any(isinstance(item, list) for item in items):
         return [prompt for item in items for prompt in prompts(item, n_vocab, "input")]
     return prompts(items, n_vocab, "input")
+
+
+def _check_amount(items: list[Any]) -> None:
+    """Raises RequestError for more inputs, or texts among token ids, than the engine is given."""
+    if len(items) > MAX_INPUTS:
+        raise RequestError(f"'input' has {len(items):,} texts; {MAX_INPUTS:,} is the most", "input")
+    mixed = (item for item in items if isinstance(item, list))
+    lengths = [len(part) for item in mixed for part in item if isinstance(part, str)]
+    if len(lengths) > MAX_INPUTS:
+        raise RequestError(
+            f"'input' has {len(lengths):,} texts in lists of parts; {MAX_INPUTS:,} is the most", "input"
+        )
+    if sum(lengths) > MAX_CHARS:
+        raise RequestError(
+            f"The texts in lists of parts in 'input' have {sum(lengths):,} characters; {MAX_CHARS:,} is the "
+            "most",
+            "input",
+        )
 
 
 async def _joined(parts: list[Any], engine: Engine, name: str) -> list[int]:

@@ -15,14 +15,12 @@ from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.errors import RequestError
 from vram_llm.server.client_names import IGNORED
 from vram_llm.server.document import body_route
-from vram_llm.server.embedding_inputs import embedding_inputs
+from vram_llm.server.embedding_inputs import MAX_INPUTS, embedding_inputs
 from vram_llm.server.generation import while_connected
 from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.replies import EmbeddingList
 from vram_llm.server.schemas import parse
 from vram_llm.server.served import Served
-
-MAX_INPUTS = 2048  # OpenAI's
 
 _STRING = {"type": "string"}
 _TOKENS = {"type": "array", "items": {"type": "integer"}, "minItems": 1}

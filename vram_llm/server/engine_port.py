@@ -7,6 +7,8 @@ from vram_llm.engine.info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, Image, Request, TokenEvent
 from vram_llm.engine.wire import Embedded
 
+MAX_CHARS = 2**20  # of a request's texts to tokenize: it is done between two tokens of everybody else
+
 
 class Engine(Protocol):
     """A loaded model, or one that is on its way."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import WithJsonSchema
 
 from vram_llm.errors import RequestError
-from vram_llm.server.engine_port import Engine
+from vram_llm.server.engine_port import MAX_CHARS, Engine
 from vram_llm.server.errors import NotSupported
 
 _NUMBER = {"anyOf": [{"type": "number"}, {"const": False}]}
@@ -33,8 +33,14 @@ async def spelled_out(biases: object, engine: Engine) -> list[tuple[int, float]]
     """
     if biases is None:
         return None
+    given = _pairs(biases)
+    n_chars = sum(len(key) for key, _ in given if isinstance(key, str))
+    if n_chars > MAX_CHARS:
+        raise RequestError(
+            f"The texts in 'logit_bias' have {n_chars:,} characters; {MAX_CHARS:,} is the most", "logit_bias"
+        )
     pairs: list[tuple[int, float]] = []
-    for key, bias in _pairs(biases):
+    for key, bias in given:
         if isinstance(key, int):
             pairs.append((key, bias))
         else:

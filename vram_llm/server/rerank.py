@@ -15,13 +15,14 @@ from vram_llm.server.client_names import IGNORED
 from vram_llm.server.document import body_route
 from vram_llm.server.errors import MissingField
 from vram_llm.server.generation import while_connected
-from vram_llm.server.known_fields import Fields, Neutral
+from vram_llm.server.known_fields import Fields, Neutral, check_names
 from vram_llm.server.replies import EmbeddingUsage, RankedDocument, RankedText, Ranking, Ranks, ScoredText
 from vram_llm.server.schemas import parse
 from vram_llm.server.served import Served
 
 MAX_DOCUMENTS = 2048
 
+_OF_DOCUMENTS = frozenset({"text", "id", "_id", "index", "title", "url", "source", "metadata", "score"})
 _STRING = {"type": "string"}
 _TEXT = {"type": "object", "properties": {"text": _STRING}, "required": ["text"]}
 _DOCUMENTS = {
@@ -30,7 +31,7 @@ _DOCUMENTS = {
 
 
 class RerankFields(Fields):
-    """POST /v1/rerank. A document is a string, or an object with its `text`.
+    """POST /v1/rerank. A document is a string, or an object with its `text`; its title is not ranked.
 
     With `texts` in place of `documents`, as Hugging Face's Text Embeddings Inference (TEI) has it, the answer
     is a list, its scores are between 0 and 1 unless `raw_scores` is true, and `return_text` gives the texts
@@ -123,4 +124,7 @@ def _texts(documents: object, field: str) -> list[str]:
         )
     if len(texts) > MAX_DOCUMENTS:
         raise RequestError(f"'{field}' has {len(texts):,}; {MAX_DOCUMENTS:,} is the most", field)
+    for i, each in enumerate(given):
+        if isinstance(each, dict):
+            check_names(each, f"{field}[{i}]", _OF_DOCUMENTS, {"type": ("text",)})
     return texts

@@ -13,13 +13,12 @@ from vram_llm.errors import RequestError
 from vram_llm.server.chat import turn_of
 from vram_llm.server.client_names import IGNORED
 from vram_llm.server.document import body_route, refusals
+from vram_llm.server.engine_port import MAX_CHARS
 from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.schemas import ChatCompletionRequest, parse
 from vram_llm.server.served import Served
-
-MAX_CHARS = 2**20  # the engine reads them between two tokens of everybody else
 
 
 class TokenizeFields(Fields):
