@@ -1,8 +1,11 @@
 """A chat at the terminal: lines in, streamed answers out, and a few commands."""
 
+import signal
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 
 import click
 
@@ -77,8 +80,10 @@ class Talk:
         request = {"model": self.model, "messages": [*messages, *self.history, asked], **given}
         answer = Answer()
         try:
-            with closing(self.server.stream(request, answer)) as pieces:
+            with _ctrl_c() as pressed, closing(self.server.stream(request, answer)) as pieces:
                 for piece in pieces:
+                    if pressed:
+                        raise KeyboardInterrupt
                     click.secho(piece.text, nl=False, dim=piece.is_thought or None)
                     sys.stdout.flush()
         except KeyboardInterrupt:
@@ -96,6 +101,24 @@ class Talk:
             return "no answer yet"
         known = [one.completion_tokens or 0 for one in self.answers]
         return f"last: {_said_of(self.answers[-1])}\nall: {len(known)} answers, {sum(known):,} tokens"
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt as ever, and note it in the list: a library may lose one that it gets while it
+    cleans up.
+    """
+    pressed: list[int] = []
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 _ADVICE = "; /clear forgets the conversation"
