@@ -12,6 +12,7 @@ import pytest
 from tests.server.fake_engine import FakeEngine, says
 from tests.server.test_chat import lines
 from tests.server.tool_chat import ARGUMENTS, FUNCTION, PIECES, TALKER, TOOLS
+from vram_llm.engine.request import FinishReason
 
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 CLOSED = (
@@ -103,6 +104,25 @@ async def test_custom_tools(client: httpx.AsyncClient, engine: FakeEngine, strea
     (call,) = message["tool_calls"]
     assert (call["type"], call["custom"]) == ("custom", {"name": "patch", "input": 'a\n"b'})
     assert message["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ('{"input": "a\\n', "a\n"),
+        (r'{"input": "a\d b', r"a\d b"),
+        ('{"patch": "a', '{"patch": "a'),
+    ],
+)
+async def test_a_custom_tools_text_cut_short(
+    client: httpx.AsyncClient, engine: FakeEngine, arguments: str, text: str, stream: bool
+) -> None:
+    begun = '<tool_call>{"name": "patch", "arguments": '
+    engine.script = says(begun, arguments, ending=FinishReason.LENGTH)
+    tools = [{"type": "custom", "custom": {"name": "patch"}}]
+    message = await answered(client, stream=stream, tools=tools)
+    assert message["tool_calls"][0]["custom"] == {"name": "patch", "input": text}
 
 
 @pytest.mark.parametrize("stream", [False, True])

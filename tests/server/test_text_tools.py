@@ -24,22 +24,34 @@ def test_arguments_of_another_form_are_the_text(arguments: str) -> None:
     assert reader.finish() == arguments
 
 
-def test_a_text_cut_short() -> None:
-    reader = TextReader()
-    assert reader.feed('{"input": "ab\\') == "ab"
-    assert reader.finish() == ""
-    assert reader.text == "ab"
-
-
 @pytest.mark.parametrize(
-    "arguments", [r'{"input": "a\q b"}', r'{"input": "a\ud800 b"}', r'{"input": "a\udc00 b"}']
+    ("arguments", "text"),
+    [
+        ('{"input": "ab', "ab"),
+        ('{"input": "ab\\', "ab"),
+        ('{"input": "ab\\u00', "ab"),
+        ('{"input": "ab\\ud83d', "ab"),
+        ('{"input": "ab\\ud83d\\ude', "ab"),
+        ('{"input": "a\nb"}', "a\nb"),
+        ('{"input": "ab"} and more', "ab"),
+        ('{"input": "ab", "input": "c"}', "ab"),
+        ('{"input": "", "input": "c"}', ""),
+        (r'{"input": "\d+"}', r"\d+"),
+        (r'{"input": "a\q b"}', r"a\q b"),
+        (r'{"input": "a\q \"b\"" }', r"a\q \"b\""),
+        (r'{"input": "a\q b', r"a\q b"),
+        (r'{"input": "a\q \\"} and more', r"a\q \\"),
+        (r'{"input": "a\ud800 b"}', r"a\ud800 b"),
+        (r'{"input": "a\udc00 b"}', r"a\udc00 b"),
+    ],
 )
-@pytest.mark.parametrize("size", [1, 1000])
-def test_what_is_no_json_or_no_text_is_passed_on_as_far_as_it_goes(arguments: str, size: int) -> None:
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_a_stream_and_a_whole_answer_have_the_same_text_of_broken_arguments(
+    arguments: str, text: str, size: int
+) -> None:
     reader = TextReader()
     pieces = [reader.feed(arguments[i : i + size]) for i in range(0, len(arguments), size)]
-    assert "".join([*pieces, reader.finish()]) == "a"
-    assert text_of(arguments) == arguments
+    assert "".join([*pieces, reader.finish()]) == reader.text == text_of(arguments) == text
 
 
 def test_there_and_back() -> None:

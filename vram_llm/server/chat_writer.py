@@ -89,6 +89,8 @@ class ChatChunks(Chunks[Spoken]):
             events = [event for event in events if not isinstance(event, Content)]
         chunk += b"".join(self._piece(index, event) for event in events)
         if item.ending is not None:
+            cut = [at for at in self._texts if at[0] == index]  # calls that did not end
+            chunk += b"".join(self._input(*at, self._texts.pop(at).finish()) for at in cut)
             self._tally.add(index, item.token, item.reasoning_tokens)
             chunk += self._choice(index, self.nothing, _encode(self._form.ending(item.ending)))
         return chunk

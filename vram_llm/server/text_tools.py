@@ -21,6 +21,8 @@ _HIGH, _LOW = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _UNITS = re.compile(  # no half of a pair, and no escape that JSON does not have
     rf'(?:[^"\\]|{_HIGH}{_LOW}|(?!{_HIGH}|{_LOW})\\u[0-9a-fA-F]{{4}}|\\["\\/bfnrt])*'
 )
+_CUT = re.compile(rf"(?:{_HIGH})?(?:\\(?:u[0-9a-fA-F]{{0,3}})?)?")  # an escape that is not whole
+_AS_WRITTEN = re.compile(r'(?:[^"\\]|\\.)*', re.DOTALL)  # up to the quote that closes the string
 
 
 def text_grammar(value: Any, at: str) -> Grammar | None:
@@ -81,9 +83,16 @@ class TextReader:
         return self._add(str(json.loads(f'"{units[0]}"', strict=False)))
 
     def finish(self) -> str:
-        """The rest of the text. Arguments of another form are the text themselves."""
-        whole = text_of(self._arguments)
-        return self._add(whole[len(self.text) :]) if whole.startswith(self.text) else ""
+        """The rest of the text: after an escape that JSON does not have, as it is written.
+
+        Arguments of another form are the text themselves.
+        """
+        if self._at is None:
+            return self._add(_input_of(self._arguments))
+        rest, self._at = self._arguments[self._at :], len(self._arguments)
+        written = _AS_WRITTEN.match(rest)
+        assert written is not None
+        return self._add("" if _CUT.fullmatch(rest) else written[0])
 
     def _add(self, more: str) -> str:
         self.text += more
@@ -91,7 +100,12 @@ class TextReader:
 
 
 def text_of(arguments: str) -> str:
-    """The text in whole arguments; arguments of another form are the text themselves."""
+    """The text in whole arguments, the same as a `TextReader` has of their pieces."""
+    reader = TextReader()
+    return reader.feed(arguments) + reader.finish()
+
+
+def _input_of(arguments: str) -> str:
     try:
         value = json.loads(arguments)
         text = value.get("input") if isinstance(value, dict) else None
