@@ -113,10 +113,15 @@ class Terminal:
 
 
 def _take_terminal() -> None:
-    """Make the terminal at standard input the session's own, so that Ctrl+C becomes a signal."""
+    """Make the terminal at standard input the session's own, so that Ctrl+C becomes a signal.
+
+    Programs that a shell has started in the background ignore that signal, and so do theirs.
+    """
     import fcntl
+    import signal
     import termios
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
