@@ -1,4 +1,4 @@
-"""What is told of a process that llama.cpp has ended."""
+"""The reason given for a process that llama.cpp has ended."""
 
 import io
 

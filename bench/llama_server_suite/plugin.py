@@ -105,7 +105,7 @@ def _record(method: str | None, url: str | None, send: Any) -> Any:
     path = urlsplit(url or "").path
     try:
         reply = send()
-    except Exception:
+    except Exception:  # noted as a request without an answer, and raised again
         _note(f"{method} {path} -")
         raise
     if isinstance(reply, requests.Response):  # the tests compare names as llama-server writes them

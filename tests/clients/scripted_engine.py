@@ -60,7 +60,7 @@ class ScriptedEngine:
         pieces = _pieces(text[:at])
         n = len(pieces) if request.max_tokens is None else min(request.max_tokens, len(pieces))
         for i, piece in enumerate(pieces[:n]):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # as the real one, which waits for events
             yield TokenEvent(
                 id=request.id,
                 text=piece,

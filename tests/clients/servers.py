@@ -53,5 +53,5 @@ def _address(model: Model, process: subprocess.Popen[bytes], log: Path) -> str:
     while process.poll() is None and time.monotonic() < deadline:
         if found := _ADDRESS.search(log.read_text()):
             return found[1]
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks, up to the deadline
     raise ClientsError(f"the server of the {model} model does not start: {log.read_text()[-500:].strip()}")

@@ -1,4 +1,4 @@
-"""What is said about a body that does not fit: in plain English, with JSON's own words."""
+"""Sentences about bodies that do not fit: plain English, with JSON's own words."""
 
 import json
 from typing import Any

@@ -262,7 +262,7 @@ class EventStream(Response, Generic[Item]):
     async def _ping(self, send: Send) -> None:
         while self._ping_interval_s is not None:
             self._silent = True
-            await asyncio.sleep(self._ping_interval_s)
+            await asyncio.sleep(self._ping_interval_s)  # a comment is due once this has passed in silence
             if self._silent:
                 await send_body(send, COMMENT)
 

@@ -68,7 +68,7 @@ def running(port: int) -> Iterator[None]:
             while not is_healthy(port):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise SystemExit(f"open-webui does not start: {Path('log').read_text()[-1500:]}")
-                time.sleep(0.5)
+                time.sleep(0.5)  # between two looks, up to the deadline
             yield
         finally:
             process.terminate()

@@ -1,6 +1,7 @@
 """Bodies as clients send them to POST /v1/messages, and what the model is shown of them.
 
-Field names are those of Claude Code 2.1.197, anthropic 2.13 and @ai-sdk/anthropic 3.0.140.
+Field names are those of Claude Code 2.1.197, anthropic 2.13 and @ai-sdk/anthropic 3.0.140. Past 400 lines
+because every kind of body is sent to the one route and read in the same way.
 """
 
 import base64
