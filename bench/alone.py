@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.load import Prompt
-from vram_llm import api
 from vram_llm.llama.model import LoadedModel
-from vram_llm.plan.types import Workload
+from vram_llm.planner.types import Workload
+from vram_llm.workflows import detection, planning
 
 
 class Alone:
@@ -15,7 +15,7 @@ class Alone:
 
     def __init__(self, path: Path, n_ctx: int, parallel: int) -> None:
         workload = Workload(n_ctx=n_ctx, parallel=parallel, reserve_bytes=0)
-        self._model = LoadedModel(api.plan(str(path), api.detect(), workload))
+        self._model = LoadedModel(planning.plan(str(path), detection.detect(), workload))
 
     def rate(self, prompts: Sequence[Prompt], n_tokens: int) -> float:
         """Tokens per second over all, greedy."""

@@ -14,15 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-from tests.llama.test_dryrun import held, random_context, random_placement, really_held
+from tests.llama.dryrun.test_client import held, random_context, random_placement, really_held
 from tests.zoo.loadable import LOADABLE, write_loadable
 from vram_llm.llama import bindings as b
 from vram_llm.llama import rpc
-from vram_llm.llama.dryrun import DryRun
+from vram_llm.llama.dryrun.client import DryRun
 from vram_llm.machine.host import read_host
 from vram_llm.machine.nvml import ALIGNMENT_BYTES, ROW_PADDING
 from vram_llm.machine.types import Device, DeviceKind, Source
-from vram_llm.model.header import read_header
+from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import profile
 
 KINDS = ("weights", "context", "compute")

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tools.random_model import write_120m
-from vram_llm import api
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.request import Request, SamplingParams
-from vram_llm.plan.types import Plan, Workload
+from vram_llm.planner.types import Plan, Workload
+from vram_llm.workflows import detection, planning
 
 if TYPE_CHECKING:
     from vram_llm.llama.model import LoadedModel
@@ -148,7 +148,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = write_120m(Path(folder) / "120m-Q8_0.gguf")
         workload = Workload(n_ctx=2048, parallel=args.streams, reserve_bytes=0)
-        plan = api.plan(str(path), api.detect(), workload)
+        plan = planning.plan(str(path), detection.detect(), workload)
         compare(plan, *asyncio.run(measure(plan, args.streams, args.tokens, args.rounds)))
 
 

@@ -19,12 +19,12 @@ import gguf
 
 from bench.lookup import finish
 from tools.random_model import write_llama
-from vram_llm import api
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import Request, SamplingParams
-from vram_llm.llama.draft import load_draft
+from vram_llm.llama.draft_model import load_draft
 from vram_llm.llama.model import LoadedModel
-from vram_llm.plan.types import Serving, Workload
+from vram_llm.planner.types import Serving, Workload
+from vram_llm.workflows import detection, planning
 
 N_PROMPT, N_LAYERS, N_DRAFT_LAYERS, N_VOCAB = 64, 16, 2, 4000
 
@@ -63,7 +63,7 @@ def load(paths: dict[str, Path], draft: str | None, threads: int | None) -> Loop
         n_ctx=2048, parallel=1, reserve_bytes=0, draft=None if draft is None else str(paths[draft]),
         n_threads=threads, serving=Serving(cache_reuse=0),
     )  # fmt: skip
-    model = LoadedModel(api.plan(str(paths["model"]), api.detect(), wish))
+    model = LoadedModel(planning.plan(str(paths["model"]), detection.detect(), wish))
     return Loop(model, load_draft(model, {}))
 
 

@@ -33,11 +33,11 @@ from tests.companions import write_lora
 from tests.workers import free_ports
 from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
 from tools.random_model import write_llama
-from vram_llm import api
-from vram_llm.plan.emit import emit, to_json
-from vram_llm.plan.emit_devices import reach
-from vram_llm.plan.types import HOST, DeviceEstimate, FlashAttention, HostEstimate, Lora, Plan, Workload
+from vram_llm.planner.export.device_flags import reach
+from vram_llm.planner.export.formats import emit, to_json
+from vram_llm.planner.types import HOST, DeviceEstimate, FlashAttention, HostEstimate, Lora, Plan, Workload
 from vram_llm.units import GIB, MIB
+from vram_llm.workflows import detection, planning
 
 FORMS = ("llama-server", "env")  # taken in turn
 _PATIENCE_S = 60.0
@@ -46,9 +46,11 @@ _OWN_LOAD = """
 import sys
 from pathlib import Path
 import msgspec
-from vram_llm import api
+from vram_llm.workflows import detection
+from vram_llm.workflows import planning
+from vram_llm.workflows import saved_plans
 from vram_llm.llama.model import LoadedModel
-uses = LoadedModel(api.load_plan(sys.argv[1])).memory_use()
+uses = LoadedModel(saved_plans.load_plan(sys.argv[1])).memory_use()
 told = {k: [u.weights_bytes, u.context_bytes, u.compute_bytes] for k, u in uses.items()}
 print(msgspec.json.encode(told).decode())
 """
@@ -265,12 +267,12 @@ def main() -> int:
         files = models(folder)
         for n in (2, 3):
             with running(programs, folder, n) as workers:
-                machine = api.detect(rpc=[f"{worker.endpoint}@{_LIMIT}" for worker in workers])
+                machine = detection.detect(rpc=[f"{worker.endpoint}@{_LIMIT}" for worker in workers])
                 for name, path in files.items():
-                    n_layers = api.analyze(str(path)).n_layers
+                    n_layers = detection.analyze(str(path)).n_layers
                     adapter = write_lora(folder / "adapter.gguf", path)
                     for number in range(given.placements):
-                        plan = api.plan(str(path), machine, wish(draw, n, n_layers, adapter))
+                        plan = planning.plan(str(path), machine, wish(draw, n, n_layers, adapter))
                         seen = {worker.endpoint: worker.log.stat().st_size for worker in workers}
                         log = serve_as_emitted(plan, FORMS[number % 2], programs, folder / "server.log")
                         asked = {

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFReader, GGUFWriter
 
-from vram_llm.model.header import read_header
+from vram_llm.model.header_reader import read_header
 
 _SYLLABLES = (
     "ing",

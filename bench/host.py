@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from tools.random_model import write_120m
-from vram_llm import api
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.request import Request, SamplingParams
-from vram_llm.plan.types import Plan, Workload
+from vram_llm.planner.types import Plan, Workload
+from vram_llm.workflows import detection, planning
 
 _PARTS = {
     "llama_s": "in llama.cpp",
@@ -76,7 +76,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = write_120m(Path(folder) / "120m-Q8_0.gguf")
         workload = Workload(n_ctx=8192, parallel=args.streams, reserve_bytes=0)
-        plan = api.plan(str(path), api.detect(), workload)
+        plan = planning.plan(str(path), detection.detect(), workload)
         asyncio.run(measure(plan, args.streams, args.tokens))
 
 

@@ -26,13 +26,13 @@ from pathlib import Path
 from zlib import crc32
 
 from tools.random_model import write_120m
-from vram_llm import api
-from vram_llm.engine.drawing import Indices
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import Request, SamplingParams
+from vram_llm.engine.sampling.numpy_sampler import Indices
 from vram_llm.llama.model import LoadedModel
-from vram_llm.plan.types import Serving, Workload
+from vram_llm.planner.types import Serving, Workload
+from vram_llm.workflows import detection, planning
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 N_PROMPT = 144
@@ -137,7 +137,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = write_120m(Path(folder) / "120m-Q8_0.gguf")
         wish = Workload(n_ctx=2048, parallel=1, reserve_bytes=0, serving=Serving(cache_reuse=0))
-        plan = api.plan(str(path), api.detect(), wish)
+        plan = planning.plan(str(path), detection.detect(), wish)
         model = LoadedModel(plan)
         loop = Loop(model)
         answer(loop, *load("loop", 64, 1), 64, drafts=True)  # warm the caches, and see what rows cost

@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from tools.random_model import SIZES, write_sized
-from vram_llm import api
 from vram_llm.engine.client import EngineClient
-from vram_llm.engine.figures import Figures
 from vram_llm.engine.request import Request, SamplingParams
-from vram_llm.plan.types import BackendSampling, Plan, Workload
+from vram_llm.engine.stats import Figures
+from vram_llm.planner.types import BackendSampling, Plan, Workload
+from vram_llm.workflows import detection, planning
 
 OFF, ON = "host", "device"
 WAYS = {
@@ -158,9 +158,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = args.model or str(write_sized(Path(folder) / "random.gguf", args.size, args.n_vocab))
-        machine, parallel = api.detect(), max(args.streams)
+        machine, parallel = detection.detect(), max(args.streams)
         plans = {
-            name: api.plan(
+            name: planning.plan(
                 path,
                 machine,
                 Workload(n_ctx=512 * parallel, parallel=parallel, reserve_bytes=0, backend_sampling=sampling),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vram_llm.plan.types import HOST
+from vram_llm.planner.types import HOST
 from vram_llm.units import MIB
 
 _LAYER = re.compile(r"load_tensors: layer +(\d+) assigned to device ([^,\s]+)")

@@ -37,16 +37,16 @@ import psutil
 from bench.link import shaped_link
 from bench.rig import worker
 from tools.random_model import write_llama
-from vram_llm import api
-from vram_llm.llama.dryrun import DryRun
-from vram_llm.llama.rates import rates
-from vram_llm.llama.rates_wire import Load
-from vram_llm.machine.kept import DATA_DIR_VARIABLE
+from vram_llm.llama.dryrun.client import DryRun
+from vram_llm.llama.measure.throughput import rates
+from vram_llm.llama.measure.throughput_wire import Load
+from vram_llm.machine.json_store import DATA_DIR_VARIABLE
 from vram_llm.machine.types import Machine
-from vram_llm.model.header import read_header
-from vram_llm.plan.layout import placement_of
-from vram_llm.plan.speed import Predictor
-from vram_llm.plan.types import Placement, Plan, Workload
+from vram_llm.model.header_reader import read_header
+from vram_llm.planner.llama_split import placement_of
+from vram_llm.planner.speed import Predictor
+from vram_llm.planner.types import Placement, Plan, Workload
+from vram_llm.workflows import detection, measurement, planning
 
 FULL_CORE, SLOW_CORE = 0, 1  # who plans and measures shares the second: it waits while a worker works
 WISH = Workload(n_ctx=512, parallel=1, reserve_bytes=0, expect_depth=16)
@@ -109,7 +109,7 @@ def two(folder: Path, effort: Effort) -> None:
     model = _model(folder, 1536, 4096)
     with worker(FULL_CORE) as full, worker(SLOW_CORE, 0.3) as slow:
         machine = calibrated([full, slow], effort.seconds)
-        plan = api.plan(model, machine, WISH)
+        plan = planning.plan(model, machine, WISH)
         n = plan.model.n_layers
         default = replace(plan.placement, **_EVERYTHING, n_gpu_layers=n + 1)
         half = [0] * ((n + 1) // 2) + [1] * (n + 1 - (n + 1) // 2)
@@ -171,18 +171,20 @@ _EVERYTHING = {"device_order": ("RPC0", "RPC1"), "tensor_split": ()}  # no split
 
 def calibrated(workers: Sequence[str], seconds: float) -> Machine:
     """The machine with every worker's speed as measured now, with no limit on its memory."""
-    machine = api.detect(rpc=[each.partition("@")[0] for each in workers])
-    for name, record, _ in api.calibrate(machine, seconds=seconds):
+    machine = detection.detect(rpc=[each.partition("@")[0] for each in workers])
+    for name, record, _ in measurement.calibrate(machine, seconds=seconds):
         print(
             f"{name}: {record.read_bytes_per_s / 1e9:.2f} GB/s, {record.layer_overhead_s * 1e6:.0f} us a "
             f"layer, {record.step_overhead_s * 1e6:.0f} us a step, fit within {record.residual:.1%}"
         )
-    return api.detect(rpc=workers)
+    return detection.detect(rpc=workers)
 
 
 def predicted(plan: Plan, machine: Machine, placement: Placement) -> float:
     """Seconds for a token."""
-    found = Predictor(api.analyze(plan.model.path), plan.context, machine, WISH)(placement, pipelined=False)
+    found = Predictor(detection.analyze(plan.model.path), plan.context, machine, WISH)(
+        placement, pipelined=False
+    )
     assert found is not None
     return found.step_s
 
@@ -201,7 +203,7 @@ def measure(plan: Plan, splits: Sequence[Split], effort: Effort) -> None:
 
 def _every_split(model: str, workers: Sequence[str], effort: Effort) -> None:
     machine = calibrated(workers, effort.seconds)
-    plan = api.plan(model, machine, WISH)
+    plan = planning.plan(model, machine, WISH)
     splits = [
         Split(_name(placement), placement, predicted(plan, machine, placement))
         for placement in fitting(plan, machine)

@@ -7,10 +7,10 @@ import argparse
 import sys
 from dataclasses import replace
 
-from vram_llm import api
 from vram_llm.errors import DoesNotFit, VramLLMError
-from vram_llm.plan.types import Workload
+from vram_llm.planner.types import Workload
 from vram_llm.units import format_bytes
+from vram_llm.workflows import detection, planning
 
 LONGEST = Workload(largest_ctx=True, parallel=1)
 
@@ -22,13 +22,15 @@ def main() -> None:
     parser.add_argument("--gpu", default="RTX 3090")
     args = parser.parse_args()
     try:
-        machine = api.detect([args.gpu])
+        machine = detection.detect([args.gpu])
         print("KV cache     context  in memory  tok/s at its end")
         for kind in ("f16", "q8_0", "q4_0"):
             workload = replace(LONGEST, kv_type_k=kind, kv_type_v=kind)
             try:
-                plan = api.plan(args.model, machine, workload)
-                plan = api.plan(args.model, machine, replace(workload, expect_depth=plan.context.n_ctx - 1))
+                plan = planning.plan(args.model, machine, workload)
+                plan = planning.plan(
+                    args.model, machine, replace(workload, expect_depth=plan.context.n_ctx - 1)
+                )
             except DoesNotFit as error:
                 print(f"{kind:<10} {error}")
                 continue

@@ -6,7 +6,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from vram_llm.model.header import read_header
+from vram_llm.model.header_reader import read_header
 
 _CHANGED = ("attn_q", "attn_v", "attn_output", "ffn_up", "ffn_down", "shortconv", "ssm_in")
 

@@ -8,11 +8,11 @@ import pytest
 
 from tests.workers import running_workers
 from tools.random_model import write_llama
-from vram_llm import api
 from vram_llm.machine.types import Host, Machine
-from vram_llm.plan.planner import make_plan
-from vram_llm.plan.types import Plan, Workload
+from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.types import Plan, Workload
 from vram_llm.units import GIB
+from vram_llm.workflows import detection
 
 PlanOnCpu = Callable[..., Plan]
 
@@ -42,6 +42,6 @@ def plan_on_cpu(tiny_model: Path, host: Host) -> PlanOnCpu:
 
     def make(path: Path = tiny_model, **workload: Any) -> Plan:
         wish = Workload(**{"reserve_bytes": 0, "n_ctx": 512, "parallel": 4, **workload})
-        return make_plan(api.analyze(str(path)), Machine(devices=(), host=host), wish)
+        return make_plan(detection.analyze(str(path)), Machine(devices=(), host=host), wish)
 
     return make

@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 
 from tests.machine.fake_nvml import FakeCard, fake_nvml
-from vram_llm import api
-from vram_llm.engine import trial
-from vram_llm.engine.info import LoadedMemory, ModelInfo
-from vram_llm.machine import kept, learned, nvml
+from vram_llm.engine import probe
+from vram_llm.engine.model_info import LoadedMemory, ModelInfo
+from vram_llm.machine import json_store, nvml, overhead_store
 from vram_llm.machine.types import Machine
-from vram_llm.plan.certificate import OF_CARD, OF_PROCESS
-from vram_llm.plan.memory import OVERHEAD_BYTES, overhead_bytes
-from vram_llm.plan.types import DeviceEstimate, Plan, PlannedDevice
+from vram_llm.planner.memory.analytic import OVERHEAD_BYTES, overhead_bytes
+from vram_llm.planner.memory_report import OF_CARD, OF_PROCESS
+from vram_llm.planner.types import DeviceEstimate, Plan, PlannedDevice
 from vram_llm.units import MIB
+from vram_llm.workflows import detection, verification
 
 PID = 4242
 
 
 @pytest.fixture(autouse=True)
 def _data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(kept.DATA_DIR_VARIABLE, str(tmp_path / "data"))
+    monkeypatch.setenv(json_store.DATA_DIR_VARIABLE, str(tmp_path / "data"))
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def verify_on(monkeypatch: pytest.MonkeyPatch, plan_on_cpu: Callable[..., Plan])
             )  # fmt: skip
             return info, look(PID)
 
-        monkeypatch.setattr(trial, "run", run)
+        monkeypatch.setattr(probe, "run", run)
         plan = plan_on_cpu()
         (device,) = machine.devices
         planned = PlannedDevice(
@@ -67,13 +67,15 @@ def verify_on(monkeypatch: pytest.MonkeyPatch, plan_on_cpu: Callable[..., Plan])
             budget_bytes=1450 * MIB,
         )  # fmt: skip
         estimates = dataclasses.replace(plan.estimate, devices=(estimate,))
-        return api.verify(dataclasses.replace(plan, devices=(planned,), estimate=estimates, **plan_fields))
+        return verification.verify(
+            dataclasses.replace(plan, devices=(planned,), estimate=estimates, **plan_fields)
+        )
 
     return verify
 
 
 def test_what_verify_measures_is_planned_with(fake_card: FakeCard, verify_on: Callable[..., Any]) -> None:
-    before = api.detect()
+    before = detection.detect()
     assert overhead_bytes(before.devices[0]) == OVERHEAD_BYTES[before.devices[0].kind]
 
     def load() -> None:
@@ -85,7 +87,7 @@ def test_what_verify_measures_is_planned_with(fake_card: FakeCard, verify_on: Ca
     assert (overhead.held_bytes, overhead.how) == (431 * MIB, OF_PROCESS)
     assert found.within_budget
     assert "kept" in found.notes[0]
-    assert overhead_bytes(api.detect().devices[0]) == 431 * MIB
+    assert overhead_bytes(detection.detect().devices[0]) == 431 * MIB
 
 
 def test_a_process_nvml_does_not_know_is_measured_by_the_card(
@@ -94,7 +96,7 @@ def test_a_process_nvml_does_not_know_is_measured_by_the_card(
     def load() -> None:
         fake_card.free_mib -= 1460
 
-    found = verify_on(api.detect(), load)
+    found = verify_on(detection.detect(), load)
     overhead = found.devices[0].overhead
     assert (overhead.held_bytes, overhead.how) == (460 * MIB, OF_CARD)
     assert not found.within_budget
@@ -107,19 +109,19 @@ def test_the_built_in_model_teaches_nothing(
     def load() -> None:
         fake_card.processes[PID] = 1300
 
-    demo = dataclasses.replace(plan_on_cpu().model, path=str(api.analyze("demo").shards[0].path))
-    found = verify_on(api.detect(), load, model=demo)
+    demo = dataclasses.replace(plan_on_cpu().model, path=str(detection.analyze("demo").shards[0].path))
+    found = verify_on(detection.detect(), load, model=demo)
     assert found.devices[0].overhead.held_bytes == 300 * MIB
     assert "not kept" in found.notes[0]
-    assert not learned.path().exists()
+    assert not overhead_store.path().exists()
 
 
 def test_what_if_cards_have_no_learned_overhead(fake_card: FakeCard) -> None:
-    (device,) = api.detect().devices
-    record = learned.record(device, MIB, how=OF_PROCESS, model="m", driver=device.driver_version)
-    learned.keep({device.uuid or "": record})
-    assert overhead_bytes(api.detect().devices[0]) == MIB
-    assert overhead_bytes(api.detect(["RTX 3090 Ti"]).devices[0]) == OVERHEAD_BYTES[device.kind]
+    (device,) = detection.detect().devices
+    record = overhead_store.record(device, MIB, how=OF_PROCESS, model="m", driver=device.driver_version)
+    overhead_store.keep({device.uuid or "": record})
+    assert overhead_bytes(detection.detect().devices[0]) == MIB
+    assert overhead_bytes(detection.detect(["RTX 3090 Ti"]).devices[0]) == OVERHEAD_BYTES[device.kind]
 
 
 def test_usage_is_read_by_the_parent(fake_card: FakeCard) -> None:

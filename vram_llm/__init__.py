@@ -1,23 +1,128 @@
 """Plan a GGUF model over unequal GPUs to the byte, and serve it with an OpenAI endpoint.
 
-    from vram_llm.api import analyze, detect, plan, serve, verify
+    import vram_llm
 
-`vram_llm.analyze`, `.detect`, `.serve` and `.verify` are the same functions, imported at first use, so that
-importing the package costs nothing. `vram_llm.plan` is not: that name is the package of the planner's parts.
+    machine = vram_llm.detect()
+    plan = vram_llm.plan("model.gguf", machine, vram_llm.Workload(n_ctx=16_384))
+    vram_llm.serve(plan)
+
+Every name below is imported at first use, so that importing the package costs nothing.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vram_llm._version import __version__
+
 if TYPE_CHECKING:
-    from vram_llm.api import analyze, detect, serve, verify
+    from vram_llm.engine.model_info import ModelInfo
+    from vram_llm.errors import (
+        BadPlan,
+        BadSplit,
+        DoesNotFit,
+        EngineDied,
+        ModelFileError,
+        ModelNotFound,
+        ModelRefused,
+        NotBuilt,
+        UnknownDevice,
+        VramLLMError,
+        WorkerUnreachable,
+    )
+    from vram_llm.machine.types import Device, Host, Machine
+    from vram_llm.model.profile import ModelProfile
+    from vram_llm.planner.types import Context, Lora, Objective, Placement, Plan, Serving, Workload
+    from vram_llm.server.config import ServerConfig
+    from vram_llm.workflows.detection import analyze, detect
+    from vram_llm.workflows.measurement import bench_model, calibrate
+    from vram_llm.workflows.planning import compare, plan, pull
+    from vram_llm.workflows.saved_plans import check, load_plan
+    from vram_llm.workflows.serving import serve
+    from vram_llm.workflows.verification import verify
 
-__all__ = ["__version__", "analyze", "detect", "serve", "verify"]
+_MODULES = {
+    "vram_llm.engine.model_info": ("ModelInfo",),
+    "vram_llm.errors": (
+        "BadPlan",
+        "BadSplit",
+        "DoesNotFit",
+        "EngineDied",
+        "ModelFileError",
+        "ModelNotFound",
+        "ModelRefused",
+        "NotBuilt",
+        "UnknownDevice",
+        "VramLLMError",
+        "WorkerUnreachable",
+    ),
+    "vram_llm.machine.types": ("Device", "Host", "Machine"),
+    "vram_llm.model.profile": ("ModelProfile",),
+    "vram_llm.planner.types": (
+        "Context",
+        "Lora",
+        "Objective",
+        "Placement",
+        "Plan",
+        "Serving",
+        "Workload",
+    ),
+    "vram_llm.server.config": ("ServerConfig",),
+    "vram_llm.workflows.detection": ("analyze", "detect"),
+    "vram_llm.workflows.measurement": ("bench_model", "calibrate"),
+    "vram_llm.workflows.planning": ("compare", "plan", "pull"),
+    "vram_llm.workflows.saved_plans": ("check", "load_plan"),
+    "vram_llm.workflows.serving": ("serve",),
+    "vram_llm.workflows.verification": ("verify",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__version__ = "0.1.0"
+__all__ = [
+    "BadPlan",
+    "BadSplit",
+    "Context",
+    "Device",
+    "DoesNotFit",
+    "EngineDied",
+    "Host",
+    "Lora",
+    "Machine",
+    "ModelFileError",
+    "ModelInfo",
+    "ModelNotFound",
+    "ModelProfile",
+    "ModelRefused",
+    "NotBuilt",
+    "Objective",
+    "Placement",
+    "Plan",
+    "ServerConfig",
+    "Serving",
+    "UnknownDevice",
+    "VramLLMError",
+    "WorkerUnreachable",
+    "Workload",
+    "__version__",
+    "analyze",
+    "bench_model",
+    "calibrate",
+    "check",
+    "compare",
+    "detect",
+    "load_plan",
+    "plan",
+    "pull",
+    "serve",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("vram_llm.api"), name)
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

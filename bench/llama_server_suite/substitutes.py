@@ -13,7 +13,7 @@ from bench.llama_server_suite.scripted import PICTURES, write_scripted
 from tests.companions import write_lora, write_mmproj
 from tools.random_bert import SPECIAL, write_bert
 from vram_llm import demo
-from vram_llm.model.header import read_header
+from vram_llm.model.header_reader import read_header
 
 STORIES, EMBEDDING, RERANKER, PICTURE, PROJECTOR, ADAPTER = (
     f"{name}.gguf" for name in ("stories", "embedding", "reranker", "picture", "projector", "adapter")

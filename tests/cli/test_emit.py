@@ -10,7 +10,7 @@ import yaml
 from tests import zoo
 from tests.cli.running import run
 from tools.random_model import write_llama
-from vram_llm.plan.emit import FORMATS
+from vram_llm.planner.export.formats import FORMATS
 from vram_llm.units import GIB
 
 RIG = ["--gpu", "RTX 4080 Laptop", "--gpu", "2x RTX 3090 Ti"]

@@ -116,12 +116,12 @@ def test_a_dictated_placement(nemotron: Path) -> None:
 
 
 def test_the_python_api_gives_what_the_command_gives(tmp_path: Path) -> None:
-    from vram_llm import api
-    from vram_llm.plan.types import Workload
+    from vram_llm.planner.types import Workload
+    from vram_llm.workflows import detection, planning
 
     model = write_llama(tmp_path / "tiny.gguf")
     told = json.loads(run("plan", model, "--gpu", "24GiB", "--n-ctx", "512", "--json").stdout)
-    plan = api.plan(str(model), api.detect(["24GiB"]), Workload(n_ctx=512))
+    plan = planning.plan(str(model), detection.detect(["24GiB"]), Workload(n_ctx=512))
     assert told["placement"]["tensor_split"] == list(plan.placement.tensor_split) == [5]
 
 

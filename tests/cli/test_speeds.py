@@ -3,7 +3,7 @@
 import pytest
 
 from vram_llm.cli.speeds import print_records
-from vram_llm.machine.speeds import Record
+from vram_llm.machine.calibration_store import Record
 
 RECORD = Record(
     name="NVIDIA GeForce RTX 4080 Laptop GPU",

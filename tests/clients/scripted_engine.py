@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from tests.clients.script import instance, written
-from vram_llm.engine.info import EngineState, ModelInfo
+from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, GrammarKind, Image, Request, TokenEvent
 from vram_llm.engine.wire import Embedded
 from vram_llm.errors import ContextExceeded, RequestError

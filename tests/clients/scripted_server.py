@@ -10,9 +10,10 @@ from typing import cast
 
 from tests.clients.scripted_engine import ScriptedEngine
 from vram_llm.engine.client import EngineClient
-from vram_llm.engine.info import ModelInfo
+from vram_llm.engine.model_info import ModelInfo
 from vram_llm.server.config import ServerConfig
-from vram_llm.server.run import listen, serve
+from vram_llm.server.run import serve
+from vram_llm.server.sockets import listen
 
 
 def main() -> None:

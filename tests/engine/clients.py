@@ -10,10 +10,10 @@ import psutil
 import pytest
 
 from vram_llm.engine.client import EngineClient
-from vram_llm.engine.info import EngineState
+from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import Request, SamplingParams, TokenEvent
 from vram_llm.errors import VramLLMError
-from vram_llm.plan.types import Plan
+from vram_llm.planner.types import Plan
 
 PATIENCE_S = 30.0
 T = TypeVar("T")

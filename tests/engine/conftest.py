@@ -8,8 +8,8 @@ import pytest
 from tests.conftest import PlanOnCpu
 from tests.engine.clients import Start, engine_processes, soon
 from vram_llm.engine.client import EngineClient
-from vram_llm.engine.info import EngineState
-from vram_llm.plan.types import Plan
+from vram_llm.engine.model_info import EngineState
+from vram_llm.planner.types import Plan
 
 
 @pytest.fixture

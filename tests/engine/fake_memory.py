@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vram_llm.engine.spill import State
+from vram_llm.engine.kv_cache.offload_store import State
 
 
 class FakeMemory:

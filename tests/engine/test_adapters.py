@@ -12,15 +12,15 @@ from tests.engine.clients import Start, answer, soon
 from tests.engine.clients import tokens as tokens_of
 from tests.engine.rounding import assert_same
 from tests.engine.turns import events
-from vram_llm import api
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import Request, SamplingParams, TokenEvent
 from vram_llm.llama.model import LoadedModel
 from vram_llm.machine.types import Host, Machine
-from vram_llm.model.header import read_header
+from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import with_adapters
-from vram_llm.plan.planner import make_plan
-from vram_llm.plan.types import FlashAttention, Lora, Plan, Serving, Workload
+from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.types import FlashAttention, Lora, Plan, Serving, Workload
+from vram_llm.workflows import detection
 
 Load = Callable[..., Loop]
 MakePlan = Callable[..., Plan]
@@ -42,7 +42,9 @@ def plan(tiny_model: Path, host: Host) -> MakePlan:
     """Makes a plan for the tiny model with some adapters."""
 
     def make(*loras: Lora, n_ctx: int = 1024, serving: Serving = Serving()) -> Plan:  # noqa: B008 - frozen
-        profile = with_adapters(api.analyze(str(tiny_model)), [read_header(lora.path) for lora in loras])
+        profile = with_adapters(
+            detection.analyze(str(tiny_model)), [read_header(lora.path) for lora in loras]
+        )
         wish = Workload(
             loras=loras, n_ctx=n_ctx, parallel=4, reserve_bytes=0, flash_attn=FlashAttention.OFF,
             serving=serving,

@@ -21,10 +21,9 @@ from tests.engine.clients import (
     with_path,
 )
 from tests.workers import running_workers
-from vram_llm import api
 from vram_llm.engine import client
 from vram_llm.engine.client import EngineClient
-from vram_llm.engine.info import EngineState
+from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import FinishReason, Image, SamplingParams
 from vram_llm.errors import (
     BadPlan,
@@ -38,8 +37,9 @@ from vram_llm.errors import (
 from vram_llm.llama import rpc
 from vram_llm.machine import detect as machines
 from vram_llm.machine.types import Host, Machine
-from vram_llm.plan.planner import make_plan
-from vram_llm.plan.types import Workload
+from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.types import Workload
+from vram_llm.workflows import detection
 
 # -- loading -------------------------------------------------------------------------------------
 
@@ -50,7 +50,7 @@ async def test_ready_says_what_is_loaded(start: Start, plan_on_cpu: PlanOnCpu, t
     engine = start(plan, on_state=lambda client: seen.append((client.state, client.load_fraction)))
     assert engine.state is EngineState.LOADING
     info = await soon(engine.ready())
-    profile = api.analyze(str(tiny_model))
+    profile = detection.analyze(str(tiny_model))
     assert (info.name, info.path, info.architecture) == ("tiny", str(tiny_model), "llama")
     assert (info.parameters, info.size_bytes) == (profile.parameters, profile.total_bytes)
     assert (info.n_vocab, info.n_ctx, info.n_ctx_train, info.parallel) == (320, 512, 4096, 3)
@@ -81,7 +81,7 @@ async def test_a_model_llama_cpp_refuses(
 
 
 async def test_a_plan_for_cards_that_are_not_here(start: Start, tiny_model: Path) -> None:
-    plan = make_plan(api.analyze(str(tiny_model)), machines.what_if(["RTX 3090"]), Workload(n_ctx=256))
+    plan = make_plan(detection.analyze(str(tiny_model)), machines.what_if(["RTX 3090"]), Workload(n_ctx=256))
     refusal = await refusal_of(start(plan))
     assert (type(refusal), refusal.exit_code) == (BadPlan, 23)
 
@@ -90,7 +90,9 @@ async def test_a_worker_that_has_gone(start: Start, tiny_model: Path, host: Host
     with running_workers(1) as endpoints:
         machine = Machine(devices=rpc.devices(endpoints), host=host)
         plan = make_plan(
-            api.analyze(str(tiny_model)), machine, Workload(n_ctx=256, tensor_split=(1,), reserve_bytes=0)
+            detection.analyze(str(tiny_model)),
+            machine,
+            Workload(n_ctx=256, tensor_split=(1,), reserve_bytes=0),
         )
     refusal = await refusal_of(start(plan))
     assert (type(refusal), refusal.exit_code) == (WorkerUnreachable, 21)

@@ -25,7 +25,7 @@ from tests.engine.clients import (
 )
 from vram_llm.engine import client
 from vram_llm.engine.client import EngineClient
-from vram_llm.engine.info import EngineState
+from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import FinishReason
 from vram_llm.errors import (
     EngineDied,

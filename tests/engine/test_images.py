@@ -20,9 +20,8 @@ from tests.engine.turns import events
 from tests.pictures import bmp, gif, png, png_of
 from tests.zoo.loadable import LOADABLE, qwen2vl, with_vocabulary, write_loadable
 from tools.random_model import write_llama
-from vram_llm import api
+from vram_llm.engine.inputs.image_prompts import MAX_PIXELS
 from vram_llm.engine.loop import Loop
-from vram_llm.engine.pictures import MAX_PIXELS
 from vram_llm.engine.request import (
     FinishReason,
     Grammar,
@@ -32,11 +31,12 @@ from vram_llm.engine.request import (
     SamplingParams,
     TokenEvent,
 )
-from vram_llm.llama.images import Bitmap, ImageRows
 from vram_llm.llama.model import LoadedModel
+from vram_llm.llama.multimodal.encoder import Bitmap, ImageRows
 from vram_llm.machine.types import Host, Machine
-from vram_llm.plan.types import Plan, Serving, Workload
+from vram_llm.planner.types import Plan, Serving, Workload
 from vram_llm.units import MIB
+from vram_llm.workflows import planning
 
 GREEDY = SamplingParams(temperature=0)
 BEFORE, AFTER = "What is there to be seen in this picture, the one here? ", " Say it."
@@ -63,7 +63,7 @@ def plan(request: pytest.FixtureRequest, host: Host, tmp_path_factory: pytest.Te
         n_ctx=512, parallel=4, reserve_bytes=0, n_batch=64, n_ubatch=32, mmproj=str(mmproj),
         serving=Serving(slots_ram_bytes=64 * MIB),
     )  # fmt: skip
-    return api.plan(str(path), Machine(devices=(), host=host), wish)
+    return planning.plan(str(path), Machine(devices=(), host=host), wish)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Request, SamplingParams, TokenEvent
 from vram_llm.errors import EngineDied
 from vram_llm.llama.model import NO_ROOM, LoadedModel
-from vram_llm.plan.types import Serving
+from vram_llm.planner.types import Serving
 
 ALONE = Serving(cache_reuse=0)
 GREEDY = SamplingParams(temperature=0)

@@ -14,7 +14,7 @@ from tools.random_model import write_llama
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import Request, SamplingParams, TokenEvent
 from vram_llm.llama.model import LoadedModel
-from vram_llm.plan.types import Serving
+from vram_llm.planner.types import Serving
 from vram_llm.units import MIB
 
 Answer = list[TokenEvent]

@@ -16,7 +16,7 @@ from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Request, SamplingParams, TokenEvent
 from vram_llm.llama.model import LoadedModel
-from vram_llm.plan.types import Serving
+from vram_llm.planner.types import Serving
 from vram_llm.units import MIB
 
 GREEDY = SamplingParams(temperature=0)

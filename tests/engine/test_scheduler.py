@@ -9,10 +9,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.engine.fake_memory import FakeMemory
 from tests.engine.fixed_pace import FixedPace
-from vram_llm.engine.cache import PrefixCache
+from vram_llm.engine.kv_cache.offload_store import SpillStore
+from vram_llm.engine.kv_cache.prefix_cache import PrefixCache
 from vram_llm.engine.scheduler import MOST_PASSED, Scheduler
 from vram_llm.engine.sequence import Chunk, Sequence, Span
-from vram_llm.engine.spill import SpillStore
 
 
 def _cache(

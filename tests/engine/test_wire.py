@@ -4,9 +4,9 @@ import pytest
 
 from tests.conftest import PlanOnCpu
 from vram_llm.engine import wire
-from vram_llm.engine.figures import Figures
-from vram_llm.engine.info import LoadedMemory, ModelInfo
+from vram_llm.engine.model_info import LoadedMemory, ModelInfo
 from vram_llm.engine.request import FinishReason, Request, SamplingParams, Tick, TokenEvent
+from vram_llm.engine.stats import Figures
 
 INFO = ModelInfo(
     name="m", path="/m.gguf", architecture="llama", parameters=2**40, size_bytes=2**41, n_vocab=5, n_ctx=256,

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PlanOnCpu
-from vram_llm import api
 from vram_llm.engine import wire
 from vram_llm.engine.request import Request
 from vram_llm.errors import BadPlan
 from vram_llm.machine import detect as machines
 from vram_llm.machine.types import Source
-from vram_llm.plan.planner import make_plan
-from vram_llm.plan.types import SpeedEstimate, Workload
+from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.types import SpeedEstimate, Workload
+from vram_llm.workflows import detection
 
 PATIENCE_S = 30.0
 
@@ -165,7 +165,7 @@ def test_after_a_hundred_tokens_it_says_how_fast_it_is(engine: Engine, plan_on_c
 
 
 def test_why_it_fails_is_its_last_message_and_its_exit_code(engine: Engine, tiny_model: Path) -> None:
-    plan = make_plan(api.analyze(str(tiny_model)), machines.what_if(["RTX 3090"]), Workload(n_ctx=256))
+    plan = make_plan(detection.analyze(str(tiny_model)), machines.what_if(["RTX 3090"]), Workload(n_ctx=256))
     engine.send(wire.Start(plan, "tiny"))
     failed = engine.next()
     assert isinstance(failed, wire.Failed)

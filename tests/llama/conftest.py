@@ -8,11 +8,11 @@ import pytest
 
 from tests.conftest import PlanOnCpu
 from tools.random_model import write_llama
-from vram_llm import api
 from vram_llm.llama import rpc
 from vram_llm.llama.model import LoadedModel
 from vram_llm.machine.types import Host, Machine
 from vram_llm.model.profile import ModelProfile
+from vram_llm.workflows import detection
 
 Q4_0, F16 = gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.F16
 
@@ -27,7 +27,7 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelProfile
         "tied": write_llama(folder / "tied.gguf", n_ff=(128,) * 7, tied=True, n_vocab=700, quant=Q4_0),
         "wide": write_llama(folder / "wide.gguf", n_ff=(160,) * 5, n_embd=128, n_vocab=333, quant=F16),
     }
-    return {name: api.analyze(str(path)) for name, path in files.items()}
+    return {name: detection.analyze(str(path)) for name, path in files.items()}
 
 
 @pytest.fixture(scope="session")

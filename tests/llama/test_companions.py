@@ -18,23 +18,23 @@ import pytest
 from tests.companions import write_lora, write_mmproj
 from tests.conftest import PlanOnCpu
 from tests.pictures import png
-from tests.plan.cases import speed, with_speeds
+from tests.planner.cases import speed, with_speeds
 from tests.workers import await_listening, free_ports
 from tests.zoo.loadable import LOADABLE, write_loadable
 from tools.random_model import write_llama
-from vram_llm import api
 from vram_llm.errors import BadPlan, ModelRefused
 from vram_llm.llama import bindings as b
 from vram_llm.llama import rpc
-from vram_llm.llama.images import Bitmap, ImageRows
 from vram_llm.llama.model import LoadedModel
+from vram_llm.llama.multimodal.encoder import Bitmap, ImageRows
 from vram_llm.machine.types import Host, Machine
-from vram_llm.model.header import read_header
+from vram_llm.model.header_reader import read_header
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.profile import profile
-from vram_llm.plan.context import LEAST_OUTPUTS
-from vram_llm.plan.types import HOST, Companion, CompanionKind, Lora, Placement, Plan, Workload
+from vram_llm.planner.context import LEAST_OUTPUTS
+from vram_llm.planner.types import HOST, Companion, CompanionKind, Lora, Placement, Plan, Workload
 from vram_llm.units import GIB, MIB
+from vram_llm.workflows import planning, serving, verification
 
 _ASKED = re.compile(r"\[alloc_buffer\] device: \d+, size: (\d+) ")
 _SERVE = """
@@ -115,7 +115,7 @@ def test_adapters_hold_what_was_planned(
     n_layers, pick = profile(read_header(path)).n_layers, random.Random(name)
     for _ in range(4):
         loras = tuple(Lora(str(file), pick.choice((0.5, 1.0))) for file in files)
-        plan = api.plan(str(path), rig, wish(pick, n_layers, loras=loras))
+        plan = planning.plan(str(path), rig, wish(pick, n_layers, loras=loras))
         marks = [worker.log.stat().st_size for worker in telling]
         b.forget_lines()
         model = LoadedModel(plan)
@@ -141,7 +141,7 @@ def test_without_an_adapter_compute_is_less(rig: Machine, tmp_path: Path) -> Non
     lora = write_lora(tmp_path / "lora.gguf", path, rank=64)
     plain = wish(random.Random(1), 4, n_gpu_layers=5, n_ubatch=256, n_ctx=512)
     one, other = (
-        api.plan(str(path), rig, each) for each in (plain, replace(plain, loras=(Lora(str(lora)),)))
+        planning.plan(str(path), rig, each) for each in (plain, replace(plain, loras=(Lora(str(lora)),)))
     )
     pairs = zip(one.estimate.devices, other.estimate.devices, strict=True)
     assert any(b.compute_bytes > a.compute_bytes for a, b in pairs)
@@ -187,7 +187,7 @@ def test_a_draft_model_holds_what_was_planned(rig: Machine, tmp_path: Path) -> N
     small = write_llama(tmp_path / "draft.gguf", n_ff=(96,) * 2)
     pick = random.Random(2)
     for _ in range(4):
-        plan = api.plan(str(path), rig, wish(pick, 6, draft=str(small)))
+        plan = planning.plan(str(path), rig, wish(pick, 6, draft=str(small)))
         (companion,) = of_kind(plan, CompanionKind.DRAFT)
         assert companion.device in plan.placement.device_order
         assert companion.context is not None
@@ -218,10 +218,10 @@ def test_on_a_device_the_model_leaves_idle_it_holds_what_was_planned(rig: Machin
     path = write_llama(tmp_path / "model.gguf", n_ff=(256,) * 6)
     small = write_llama(tmp_path / "draft.gguf", n_ff=(96,) * 2)
     wish = Workload(n_ctx=512, parallel=4, reserve_bytes=0, use_mmap=False, draft=str(small))
-    plan = api.plan(str(path), with_speeds(rig, speed(10), speed(90), speed(30)), wish)
+    plan = planning.plan(str(path), with_speeds(rig, speed(10), speed(90), speed(30)), wish)
     (companion,) = of_kind(plan, CompanionKind.DRAFT)
     assert (plan.placement.device_order, companion.device) == (("RPC1",), "RPC2")
-    certificate = api.verify(plan)
+    certificate = verification.verify(plan)
     assert certificate.within_budget
     rows = {row.id: row for row in certificate.devices}
     assert set(rows) == {"RPC1", "RPC2", HOST}
@@ -238,7 +238,7 @@ def test_a_projector_holds_what_was_planned(
     """Against libmtmd loading it for real on a worker: weights and compute to the byte."""
     path = write_llama(tmp_path / "model.gguf")
     mmproj = write_mmproj(tmp_path / "mmproj.gguf", image=image)
-    plan = api.plan(str(path), rig, wish(random.Random(image), 4, mmproj=str(mmproj)))
+    plan = planning.plan(str(path), rig, wish(random.Random(image), 4, mmproj=str(mmproj)))
     (companion,) = of_kind(plan, CompanionKind.MMPROJ)
     assert companion.device is not None
     assert companion.method == "dry run"
@@ -263,7 +263,7 @@ def test_a_projector_is_loaded_with_the_model_and_refused_where_it_is_not_its_ow
 ) -> None:
     path, machine = write_llama(tmp_path / "model.gguf"), Machine(devices=(), host=host)
     mmproj = write_mmproj(tmp_path / "mmproj.gguf")
-    plan = api.plan(str(path), machine, Workload(n_ctx=512, mmproj=str(mmproj)))
+    plan = planning.plan(str(path), machine, Workload(n_ctx=512, mmproj=str(mmproj)))
     assert plan.companions[0].device == HOST
     assert plan.estimate.host.companion_bytes > mmproj.stat().st_size // 2
     model = LoadedModel(plan)
@@ -271,7 +271,7 @@ def test_a_projector_is_loaded_with_the_model_and_refused_where_it_is_not_its_ow
     model.close()
     other = write_mmproj(tmp_path / "other.gguf", n_text=96)
     with pytest.raises(ModelRefused, match=r"other\.gguf beside this model: .*mismatch"):
-        LoadedModel(api.plan(str(path), machine, Workload(n_ctx=512, mmproj=str(other))))
+        LoadedModel(planning.plan(str(path), machine, Workload(n_ctx=512, mmproj=str(other))))
 
 
 def test_embeddings_take_no_projector(host: Host, tmp_path: Path) -> None:
@@ -279,4 +279,4 @@ def test_embeddings_take_no_projector(host: Host, tmp_path: Path) -> None:
     mmproj = str(write_mmproj(tmp_path / "mmproj.gguf"))
     wish = Workload(n_ctx=512, mmproj=mmproj, pooling=Pooling.MEAN)
     with pytest.raises(BadPlan, match="embeddings are made of text alone"):
-        api.serve(api.plan(str(path), machine, wish))
+        serving.serve(planning.plan(str(path), machine, wish))

@@ -6,12 +6,12 @@ import gguf
 import pytest
 
 from tests.conftest import PlanOnCpu
-from vram_llm import api
 from vram_llm.errors import ModelRefused
 from vram_llm.llama.model import LoadedModel
 from vram_llm.machine.types import Host, Machine
-from vram_llm.model.header import read_header
-from vram_llm.plan.types import Workload
+from vram_llm.model.header_reader import read_header
+from vram_llm.planner.types import Workload
+from vram_llm.workflows import planning
 
 
 def aligned(source: Path, path: Path, alignment: int) -> Path:
@@ -67,6 +67,6 @@ def test_a_refusal_gives_llama_cpps_reason_and_the_files_own_name(
     raw = tiny_model.read_bytes()
     path.write_bytes(raw.replace(key + b"\x04", key + b"\x05"))  # i32 in place of u32
     with pytest.raises(ModelRefused) as refused:
-        api.plan(str(path), Machine(devices=(), host=host), Workload(reserve_bytes=0))
+        planning.plan(str(path), Machine(devices=(), host=host), Workload(reserve_bytes=0))
     assert "llama.embedding_length has wrong type i32 but expected type u32" in str(refused.value)
     assert "/" not in str(refused.value)

@@ -8,19 +8,19 @@ import gguf
 import pytest
 
 from tests.conftest import PlanOnCpu
-from vram_llm import api
 from vram_llm.errors import BadPlan, ModelRefused, WorkerUnreachable
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.vocab import Vocab
 from vram_llm.machine import detect as machines
 from vram_llm.machine.types import DeviceKind, Machine
 from vram_llm.model.profile import ModelProfile
-from vram_llm.plan.planner import make_plan
-from vram_llm.plan.types import HOST, Plan, Workload
+from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.types import HOST, Plan, Workload
+from vram_llm.workflows import detection
 
 
 def test_what_a_model_says_of_itself(model: LoadedModel, tiny_model: Path) -> None:
-    profile = api.analyze(str(tiny_model))
+    profile = detection.analyze(str(tiny_model))
     assert model.n_params == profile.parameters
     assert model.size_bytes == profile.total_bytes
     assert (model.n_ctx, model.n_ctx_train) == (512, 4096)

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from vram_llm.engine.choosing import sampler_chain
 from vram_llm.engine.request import SamplingParams
+from vram_llm.engine.sampling.sampler import sampler_chain
 from vram_llm.llama.model import LoadedModel
 
 Logits = npt.NDArray[np.float32]

@@ -9,7 +9,8 @@ from tests import zoo
 from vram_llm.errors import ModelFileError
 from vram_llm.model.adapter import read_adapter
 from vram_llm.model.file_kind import FileKind, kind_of
-from vram_llm.model.header import Header, read_header
+from vram_llm.model.header import Header
+from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import profile
 from vram_llm.model.projector import read_projector
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests import zoo
 from vram_llm.errors import CorruptHeader, MissingShard, ModelFileError, ModelNotFound, TruncatedFile
-from vram_llm.model.header import read_header
+from vram_llm.model.header_reader import read_header
 
 
 def small() -> zoo.Model:

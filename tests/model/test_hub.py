@@ -8,7 +8,7 @@ from tests import zoo
 from tests.model.range_server import Answer, RangeServer
 from vram_llm.errors import AccessDenied, ModelNotFound, RemoteError
 from vram_llm.model import hub
-from vram_llm.model.header import read_header
+from vram_llm.model.header_reader import read_header
 
 QUANTS = ["m-Q4_K_M.gguf", "m-IQ4_K_M.gguf", "m.Q4_K_S.gguf", "m-q8_0.gguf", "m-Q4_K.gguf"]
 SPLIT = [f"BF16/m-BF16-0000{i}-of-00003.gguf" for i in (1, 2, 3)]

@@ -8,8 +8,8 @@ import pytest
 from llama_cpp import llama_cpp as lib
 
 from tests import zoo
-from vram_llm.llama.memory import breakdown
-from vram_llm.model.header import read_header
+from vram_llm.llama.memory_breakdown import breakdown
+from vram_llm.model.header_reader import read_header
 from vram_llm.model.memory import Keys, read_attention
 from vram_llm.model.profile import ModelProfile, profile
 

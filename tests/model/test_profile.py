@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests import zoo
 from vram_llm.errors import CorruptHeader, ModelFileError, VramLLMError
-from vram_llm.model.header import read_header
+from vram_llm.model.header_reader import read_header
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.profile import ModelProfile, profile
 from vram_llm.model.tensors import Role

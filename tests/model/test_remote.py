@@ -16,7 +16,7 @@ from vram_llm.errors import (
     TruncatedFile,
 )
 from vram_llm.model import remote
-from vram_llm.model.header import read_header
+from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import profile
 
 
@@ -218,6 +218,6 @@ def test_an_address_of_no_file(address: str) -> None:
 
 
 def test_a_local_model_needs_no_http_client() -> None:
-    script = "import sys; from vram_llm.api import analyze; analyze('demo'); print('httpx' in sys.modules)"
+    script = "import sys, vram_llm; vram_llm.analyze('demo'); print('httpx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

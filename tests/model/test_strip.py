@@ -6,7 +6,8 @@ import pytest
 
 from tests.zoo import PUBLISHED, bert, llama, nemotron_49b, write
 from tests.zoo.writer import Exact
-from vram_llm.model.header import Header, read_header
+from vram_llm.model.header import Header
+from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import profile
 from vram_llm.model.strip import vocab_size, write_stripped
 from vram_llm.units import GIB, MIB

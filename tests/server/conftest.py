@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from tests.server.fake_engine import FakeEngine
 from vram_llm.server.app import create_app
 from vram_llm.server.config import ServerConfig
-from vram_llm.server.engine_port import Engine
+from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.run import http_protocol
 
 Connect = Callable[..., httpx.AsyncClient]

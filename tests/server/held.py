@@ -12,7 +12,7 @@ from vram_llm.chat.formats.thinking_marks import DEFAULT
 from vram_llm.chat.prompt import ChatPrompt
 from vram_llm.chat.tag_grammar import GLM, layout_of
 from vram_llm.engine.request import Grammar, GrammarKind
-from vram_llm.engine.structured import _matcher, _tokenizer
+from vram_llm.engine.sampling.structured_output import _matcher, _tokenizer
 from vram_llm.llama.vocab import Vocab
 from vram_llm.server.tools import ToolUse
 

@@ -23,7 +23,7 @@ from vram_llm.engine.client import EngineClient
 from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.errors import EngineDied
 from vram_llm.model.pooling import Pooling
-from vram_llm.plan.types import Plan
+from vram_llm.planner.types import Plan
 
 EMBEDDER = replace(INFO, pooling=Pooling.MEAN, n_pooled=4)
 RANKER = replace(INFO, pooling=Pooling.RANK, n_pooled=1)

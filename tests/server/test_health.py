@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from tests.server.fake_engine import FakeEngine
-from vram_llm.engine.info import EngineState
+from vram_llm.engine.model_info import EngineState
 
 
 async def test_ready(client: httpx.AsyncClient) -> None:

@@ -21,13 +21,13 @@ from tests.pictures import png, png_of
 from tests.server.conftest import Connect, listening
 from tests.server.fake_engine import INFO, FakeEngine
 from tools.random_model import write_llama
-from vram_llm import api
 from vram_llm.engine.client import EngineClient
 from vram_llm.machine.types import Host, Machine
-from vram_llm.plan.types import Workload
-from vram_llm.server import pictures
-from vram_llm.server.pictures import MAX_IMAGE_BYTES, MAX_IMAGES
+from vram_llm.planner.types import Workload
+from vram_llm.server import image_inputs
+from vram_llm.server.image_inputs import MAX_IMAGE_BYTES, MAX_IMAGES
 from vram_llm.server.responses import store
+from vram_llm.workflows import planning
 
 CATS = png(1)
 
@@ -137,7 +137,7 @@ async def test_refused(connect: Connect, folder: Path, url: object, why: str) ->
 async def test_images_that_are_too_many_bytes_together(
     connect: Connect, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "MAX_IMAGES_BYTES", 3 * len(CATS) - 1)
+    monkeypatch.setattr(image_inputs, "MAX_IMAGES_BYTES", 3 * len(CATS) - 1)
     body = chat(data_url(CATS), "file://cat.png", "file://cat.png")
     reply = await connect(image_dir=folder).post("/v1/chat/completions", json=body)
     assert reply.status_code == 400
@@ -254,7 +254,7 @@ def base_url(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     """A server in a thread of its own, so that clients that wait can be used."""
     folder = tmp_path_factory.mktemp("eyes")
     wish = Workload(n_ctx=2048, parallel=2, reserve_bytes=0, mmproj=str(write_mmproj(folder / "mmproj.gguf")))
-    plan = api.plan(str(write_llama(folder / "tiny.gguf")), Machine(devices=(), host=host), wish)
+    plan = planning.plan(str(write_llama(folder / "tiny.gguf")), Machine(devices=(), host=host), wish)
     started: Future[str] = Future()
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
 

@@ -10,7 +10,7 @@ from vram_llm.server.client_names import CHAT_NEUTRAL, NEUTRAL
 from vram_llm.server.errors import NotSupported, UnknownParameter
 from vram_llm.server.known_fields import check_names
 from vram_llm.server.schemas import ChatCompletionRequest, CompletionRequest, parse
-from vram_llm.server.tokens import DetokenizeFields, TokenizeFields
+from vram_llm.server.tokenizer_routes import DetokenizeFields, TokenizeFields
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 FUNCTION = {"name": "f", "parameters": {"type": "object"}}

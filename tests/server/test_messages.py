@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from vram_llm.errors import RequestError
+from vram_llm.server.image_inputs import Pictures
 from vram_llm.server.messages import template_messages
-from vram_llm.server.pictures import Pictures
 from vram_llm.server.schemas import Message
 
 

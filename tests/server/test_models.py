@@ -8,7 +8,7 @@ import pytest
 
 from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine
-from vram_llm.engine.info import EngineState
+from vram_llm.engine.model_info import EngineState
 from vram_llm.model.pooling import Pooling
 
 

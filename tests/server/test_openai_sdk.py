@@ -9,7 +9,7 @@ from openai import AsyncOpenAI
 
 from tests.server.conftest import listening
 from tests.server.fake_engine import FakeEngine, fails
-from vram_llm.engine.info import EngineState
+from vram_llm.engine.model_info import EngineState
 from vram_llm.errors import ContextExceeded, Overloaded
 
 

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from vram_llm.errors import PortInUse
-from vram_llm.server.run import listen, listen_all
+from vram_llm.server.sockets import listen, listen_all
 
 
 def test_several_addresses_have_one_port() -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine
-from vram_llm.engine.kind import Kind, kind_of
 from vram_llm.engine.request import Request, SamplingParams
+from vram_llm.engine.sampling.device_chain import device_sampler_config
+from vram_llm.engine.sequence import DeviceSamplerConfig
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.sampling_defaults import default_sampling
 
@@ -57,7 +58,7 @@ async def test_order(
 
 def test_the_device_takes_the_default() -> None:
     request = Request(id="a", prompt="x", sampling=default_sampling(INFO, ServerConfig()))
-    assert kind_of(request, 100_000) == Kind(0.8, 40, 0.95, 0.05)
+    assert device_sampler_config(request, 100_000) == DeviceSamplerConfig(0.8, 40, 0.95, 0.05)
 
 
 async def test_props(connect: Connect, engine: FakeEngine) -> None:

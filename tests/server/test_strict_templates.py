@@ -13,12 +13,12 @@ from vram_llm.chat.dialect import dialect_of
 from vram_llm.chat.events import CallArguments, CallStart, Content, Event, Reasoning
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.server.config import ServerConfig
-from vram_llm.server.pictures import Pictures
+from vram_llm.server.image_inputs import Pictures
+from vram_llm.server.prompt import Turn, make_turn
 from vram_llm.server.text_tools import text_parameters
 from vram_llm.server.tool_choice import Choice
 from vram_llm.server.tool_grammars import holdable
 from vram_llm.server.tools import Offer, ToolUse, offered
-from vram_llm.server.turn import Turn, make_turn
 
 # By template: the text before the model's answer, and the text after it.
 FRAMES = {

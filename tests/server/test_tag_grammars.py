@@ -16,7 +16,7 @@ from vram_llm.chat.formats.table import FORMATS
 from vram_llm.chat.prompt import ChatPrompt
 from vram_llm.chat.tag_grammar import GLM, can_hold, layout_of
 from vram_llm.engine.request import Grammar
-from vram_llm.engine.structured import Constraint, _matcher, _tokenizer
+from vram_llm.engine.sampling.structured_output import Constraint, _matcher, _tokenizer
 from vram_llm.llama.vocab import Vocab
 from vram_llm.server.tool_grammars import strict
 from vram_llm.server.tools import ToolUse

@@ -1,1 +1,1 @@
-"""Commands: parse, call api.py, print. One file each, with a click command called `command`."""
+"""Commands: parse, call a workflow, print. One file each, with a click command called `command`."""

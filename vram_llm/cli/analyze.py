@@ -38,7 +38,7 @@ def command(model: str | None, model_option: str | None, as_json: bool) -> None:
     """
     if (model is None) == (model_option is None):
         raise click.UsageError("name one model: `vram-llm analyze MODEL`")
-    from vram_llm.api import analyze
+    from vram_llm.workflows.detection import analyze
 
     profile = analyze(model or model_option or "")
     if as_json:

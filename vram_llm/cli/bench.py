@@ -36,8 +36,8 @@ def model(
     The tests are named as llama-bench names them: pp512 is a prompt of 512 tokens, tg128 decodes 128, both in
     an empty context; "x8" is eight streams at once.
     """
-    from vram_llm import api
     from vram_llm.cli.speeds import progress
+    from vram_llm.workflows import detection, measurement, planning
 
     name = one_model(model, model_option)
     if (name is None) == (plan_file is None):
@@ -46,9 +46,9 @@ def model(
         plan = saved_plan(plan_file, wishes)
     else:
         assert name is not None
-        plan = api.plan(name, api.detect(wishes.gpus, wishes.rpc), wishes.workload)
+        plan = planning.plan(name, detection.detect(wishes.gpus, wishes.rpc), wishes.workload)
     with progress() as on_progress:
-        results = api.bench_model(
+        results = measurement.bench_model(
             plan,
             n_prompt=n_prompt,
             n_gen=n_gen,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from vram_llm.machine.speeds import Record
+    from vram_llm.machine.calibration_store import Record
 
 ALL = "all"
 
@@ -38,18 +38,18 @@ def command(
     Measures decode and prompt speed, what each layer and each step costs on top, and links; keeps it, with
     date and versions, and plans with it from then on. Nothing else should run on the devices meanwhile.
     """
-    from vram_llm.machine import speeds
+    from vram_llm.machine import calibration_store
 
     if (show or forget) and (rpc or seconds):
         wish = "--rpc names workers to measure" if rpc else "--seconds says how long to measure"
         raise click.UsageError(f"{wish}; leave it out beside --show and --forget")
     if forget:
-        dropped = speeds.forget(() if ALL in forget else forget)
+        dropped = calibration_store.forget(() if ALL in forget else forget)
         click.echo("forgotten: " + ("; ".join(dropped) or "nothing was measured"), err=True)
         if not show:
             return
     if show:
-        records, notes = speeds.read()
+        records, notes = calibration_store.read()
         for note in notes:
             click.echo(f"note: {note}", err=True)
     else:
@@ -59,15 +59,17 @@ def command(
 
 def _measure(rpc: tuple[str, ...], seconds: float | None) -> "dict[str, Record]":
     """Everything that was measured; printed as well where an error ends it early."""
-    from vram_llm import api
     from vram_llm.cli.speeds import progress
     from vram_llm.errors import VramLLMError
+    from vram_llm.workflows import detection, measurement
 
-    machine = api.detect(rpc=rpc)
+    machine = detection.detect(rpc=rpc)
     found: dict[str, Record] = {}
     with progress() as on_progress:
         try:
-            for name, record, notes in api.calibrate(machine, seconds=seconds, on_progress=on_progress):
+            for name, record, notes in measurement.calibrate(
+                machine, seconds=seconds, on_progress=on_progress
+            ):
                 found[name] = record
                 for note in notes:
                     click.echo(f"note: {note}", err=True)

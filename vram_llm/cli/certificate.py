@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vram_llm.plan.certificate import OF_CARD, Certificate, DeviceRow, KindRow
+from vram_llm.planner.memory_report import OF_CARD, Certificate, DeviceRow, KindRow
 from vram_llm.units import format_bytes
 
 _NARROW = 72  # columns; below it no remarks stand beside the figures

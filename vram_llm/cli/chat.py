@@ -4,10 +4,10 @@ from contextlib import closing
 
 import click
 
+from vram_llm.cli.chat_repl import Talk
+from vram_llm.cli.local_server import serving
 from vram_llm.cli.options import built_in, one_model
-from vram_llm.cli.own_server import serving
 from vram_llm.cli.stream import ChatServer
-from vram_llm.cli.talk import Talk
 
 
 @click.command("chat", context_settings={"ignore_unknown_options": True})

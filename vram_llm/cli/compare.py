@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from vram_llm.model.location import is_remote
-from vram_llm.plan.compare import Compared
-from vram_llm.plan.types import Workload
+from vram_llm.planner.compare import Compared
+from vram_llm.planner.types import Workload
 from vram_llm.units import format_bytes, format_count
 
 JOIN = "+"
@@ -22,16 +22,18 @@ def compare(
     Of `others` those that name a model are models and the rest rigs, cards joined by "+". The machine itself
     is left out beside other rigs where it has no devices. Raises what planning raises, but for DoesNotFit.
     """
-    from vram_llm import api
+    from vram_llm.workflows import detection, planning
 
     models = [model, *(each for each in others if _is_model(each))]
     rigs = [each for each in others if not _is_model(each)]
-    own = api.detect(gpus, rpc)
+    own = detection.detect(gpus, rpc)
     machines = [(_own_name(gpus, rpc), own)] if own.devices or not rigs else []
-    machines += [(rig, api.detect(cards_of(rig))) for rig in rigs]
-    with api.dry_run() as dry:
+    machines += [(rig, detection.detect(cards_of(rig))) for rig in rigs]
+    with planning.dry_run() as dry:
         return tuple(
-            api.compare(name, machine, workload, rig, dry) for name in models for rig, machine in machines
+            planning.compare(name, machine, workload, rig, dry)
+            for name in models
+            for rig, machine in machines
         )
 
 
@@ -106,6 +108,6 @@ def _own_name(gpus: tuple[str, ...], rpc: tuple[str, ...]) -> str:
 
 
 def _is_model(text: str) -> bool:
-    from vram_llm.api import DEMO
+    from vram_llm.workflows.model_names import DEMO
 
     return text == DEMO or is_remote(text) or text.endswith(".gguf") or Path(text).is_file()

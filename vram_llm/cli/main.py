@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import click
 
-from vram_llm import __version__
+from vram_llm._version import __version__
 from vram_llm.errors import VramLLMError
 
 EXIT_USAGE = 64  # sysexits' EX_USAGE: click's own 2 means "does not fit" here

@@ -50,10 +50,10 @@ def _print(kept: "list[Kept]") -> None:
 
 def _quantization(kept: "Kept") -> str | None:
     """What the file says of itself; None where it cannot be read."""
-    from vram_llm import api
     from vram_llm.errors import VramLLMError
+    from vram_llm.workflows import detection
 
     try:
-        return api.analyze(str(kept.path)).quantization
+        return detection.analyze(str(kept.path)).quantization
     except VramLLMError:
         return None

@@ -10,11 +10,11 @@ from click.core import ParameterSource
 
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.quants import KV_TYPES
-from vram_llm.plan.types import BackendSampling, FlashAttention, Lora, Objective, Serving, Workload
+from vram_llm.planner.types import BackendSampling, FlashAttention, Lora, Objective, Serving, Workload
 from vram_llm.units import MIB, parse_bytes, parse_count
 
 if TYPE_CHECKING:
-    from vram_llm.plan.types import Plan
+    from vram_llm.planner.types import Plan
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULT = Workload()
@@ -261,17 +261,17 @@ def wishes(function: _F) -> _F:
 
 
 def saved_plan(path: str, wishes: Wishes) -> "Plan":
-    """The plan in a file, once it is known to fit the machine as it is now. Raises what api.check raises."""
-    from vram_llm import api
-    from vram_llm.plan.check import worker_limits
+    """The plan in a file, once it is known to fit the machine as it is now. Raises what `check` raises."""
+    from vram_llm.planner.recheck import worker_limits
+    from vram_llm.workflows import saved_plans
 
     wishes.refuse_beside_a_saved_plan()
-    plan = api.load_plan(path)
+    plan = saved_plans.load_plan(path)
     workers = (
         endpoint if limit is None else f"{endpoint}@{limit}"
         for endpoint, limit in worker_limits(plan).items()
     )
-    api.check(plan, rpc=tuple(workers), host_reserve_bytes=wishes.workload.reserve_bytes)
+    saved_plans.check(plan, rpc=tuple(workers), host_reserve_bytes=wishes.workload.reserve_bytes)
     return plan
 
 
@@ -294,7 +294,7 @@ def one_model(argument: str | None, option: str | None) -> str | None:
 
 def built_in(doing: str) -> str:
     """The built-in model, where none was named; says so."""
-    from vram_llm import api
+    from vram_llm.workflows import model_names
 
-    click.echo(f"no model named: {doing} the built-in one, {api.DEMO}", err=True)
-    return api.DEMO
+    click.echo(f"no model named: {doing} the built-in one, {model_names.DEMO}", err=True)
+    return model_names.DEMO

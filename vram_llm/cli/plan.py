@@ -8,11 +8,11 @@ import click
 
 from vram_llm.cli.options import Wishes, built_in, one_model, wishes
 from vram_llm.model.location import is_remote
-from vram_llm.plan.emit import FORMATS
+from vram_llm.planner.export.formats import FORMATS
 
 if TYPE_CHECKING:
     from vram_llm.machine.types import Machine
-    from vram_llm.plan.types import Plan
+    from vram_llm.planner.types import Plan
 
 
 @click.command("plan")
@@ -64,7 +64,7 @@ def command(
     Exits with 2 where nothing fits, and says what would. Without MODEL: the machine, what of it can be used,
     and a plan for the built-in model; with --json the machine alone.
     """
-    from vram_llm import api
+    from vram_llm.workflows import detection, planning
 
     name = one_model(model, model_option)
     if plan_file is not None:
@@ -84,21 +84,21 @@ def command(
     if form is not None and name is None:
         raise click.UsageError(f"give the model to plan for: `vram-llm plan MODEL --emit {form}`")
     if name is None and as_json:
-        _show_machine(api.detect(wishes.gpus, wishes.rpc), wishes.workload.reserve_bytes, as_json)
+        _show_machine(detection.detect(wishes.gpus, wishes.rpc), wishes.workload.reserve_bytes, as_json)
         return
-    with api.dry_run() as dry:
-        machine = api.detect(wishes.gpus, wishes.rpc)
+    with planning.dry_run() as dry:
+        machine = detection.detect(wishes.gpus, wishes.rpc)
         if name is None:
             _show_machine(machine, wishes.workload.reserve_bytes, as_json)
             name = built_in("planning")
-        plan = api.plan(name, machine, wishes.workload, dry)
+        plan = planning.plan(name, machine, wishes.workload, dry)
     if as_json or form is not None:
-        from vram_llm.plan.emit import emit
+        from vram_llm.planner.export.formats import emit
 
         click.echo(emit(_with_whole_path(plan), form or "json"))
     else:
         from vram_llm.cli.tables import print_plan, print_reasons
-        from vram_llm.plan.explain import why
+        from vram_llm.planner.explain import why
 
         print_plan(plan)
         if explain:
@@ -118,12 +118,12 @@ def _whole(path: str) -> str:
 
 
 def _check(plan_file: str, wishes: Wishes, as_json: bool) -> None:
-    from vram_llm import api
-    from vram_llm.plan.check import worker_limits
+    from vram_llm.planner.recheck import worker_limits
+    from vram_llm.workflows import saved_plans
 
     wishes.refuse_beside_a_saved_plan(but=("--gpu", "--rpc", "--reserve-mib"))
-    plan = api.load_plan(plan_file)
-    rooms = api.check(
+    plan = saved_plans.load_plan(plan_file)
+    rooms = saved_plans.check(
         plan,
         gpus=wishes.gpus,
         rpc=_workers(worker_limits(plan), wishes.rpc),
@@ -134,7 +134,7 @@ def _check(plan_file: str, wishes: Wishes, as_json: bool) -> None:
 
         click.echo(msgspec.json.format(msgspec.json.encode({"fits": True, "devices": rooms}), indent=2))
     else:
-        from vram_llm.cli.room import print_rooms
+        from vram_llm.cli.fit_table import print_rooms
 
         print_rooms(plan, rooms)
 

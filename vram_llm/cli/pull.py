@@ -20,20 +20,20 @@ def command(wishes: Wishes, model: str, anyway: bool) -> None:
     Exits with 2 where it does not fit, and says by how much and what would. It goes into huggingface_hub's
     cache; a download that broke off is taken up again. Every command then takes the same name.
     """
-    from vram_llm import api
     from vram_llm.errors import DoesNotFit
     from vram_llm.model.location import HUB
+    from vram_llm.workflows import detection, planning
 
     if not model.lower().startswith(HUB):
         raise click.UsageError(f"{model} is no name on a hub; write hf:ORG/REPO:Q4_K_M")
-    machine = api.detect(wishes.gpus, wishes.rpc)
+    machine = detection.detect(wishes.gpus, wishes.rpc)
     try:
         from vram_llm.cli.tables import print_plan
 
-        print_plan(api.plan(model, machine, wishes.workload))
+        print_plan(planning.plan(model, machine, wishes.workload))
     except DoesNotFit as error:
         if not anyway:
-            other = api.that_fits(model, machine, wishes.workload)
+            other = planning.that_fits(model, machine, wishes.workload)
             raise DoesNotFit(f"{error}{f'; {other} would fit' if other else ''}") from None
         click.echo(f"note: {error}", err=True)
     click.echo(f"{_pull_with_bar(model)}\nvram-llm serve {model}")
@@ -43,9 +43,9 @@ def _pull_with_bar(model: str) -> "Path":
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    from vram_llm import api
+    from vram_llm.workflows import planning
 
     columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("", total=None)
-        return api.pull(model, lambda done, total: progress.update(bar, completed=done, total=total))
+        return planning.pull(model, lambda done, total: progress.update(bar, completed=done, total=total))

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vram_llm.cli.loading import LoadBar
+from vram_llm.cli.load_progress import LoadBar
 from vram_llm.cli.options import Wishes, built_in, one_model, saved_plan, wishes
 from vram_llm.cli.server_options import server_options
 from vram_llm.server.config import ServerConfig
 
 if TYPE_CHECKING:
-    from vram_llm.engine.info import ModelInfo
-    from vram_llm.plan.types import Plan
+    from vram_llm.engine.model_info import ModelInfo
+    from vram_llm.planner.types import Plan
 
 
 @click.command("serve")
@@ -40,8 +40,8 @@ def command(
 
     Without MODEL or --plan: the built-in model.
     """
-    from vram_llm import api
-    from vram_llm.plan.types import CompanionKind
+    from vram_llm.planner.types import CompanionKind
+    from vram_llm.workflows import detection, planning, serving
 
     name = one_model(model, model_option)
     if smart_split and wishes.workload.tensor_split is not None:
@@ -56,7 +56,9 @@ def command(
     if plan_file is not None:
         plan = saved_plan(plan_file, wishes)
     else:
-        plan = api.plan(name or built_in("serving"), api.detect(wishes.gpus, wishes.rpc), wishes.workload)
+        plan = planning.plan(
+            name or built_in("serving"), detection.detect(wishes.gpus, wishes.rpc), wishes.workload
+        )
     if server.image_dir is not None and not any(
         each.kind is CompanionKind.MMPROJ for each in plan.companions
     ):
@@ -65,7 +67,7 @@ def command(
         )
     with LoadBar(plan.model.name) as bar:
         reporter = _Reporter(plan, server.host, bar)
-        api.serve(plan, server, on_state=bar.on_state, on_ready=reporter.on_ready)
+        serving.serve(plan, server, on_state=bar.on_state, on_ready=reporter.on_ready)
 
 
 def _set_up_log(verbose: bool) -> None:
@@ -95,7 +97,7 @@ class _Reporter:
     def on_ready(self, info: "ModelInfo", port: int) -> None:
         """Show plan against reality, and the address."""
         from vram_llm.cli.certificate import print_loaded
-        from vram_llm.plan.certificate import certify
+        from vram_llm.planner.memory_report import certify
 
         self.bar.close()
         for note in self.plan.notes:

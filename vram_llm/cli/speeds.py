@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vram_llm.cli.tables import rate
-from vram_llm.machine.speeds import Record
-from vram_llm.plan.measured import MeasuredSpeed
-from vram_llm.plan.types import Plan
+from vram_llm.machine.calibration_store import Record
+from vram_llm.planner.measured_speed import MeasuredSpeed
+from vram_llm.planner.types import Plan
 
 _BAD_FIT = 0.2
 _NARROW = 72  # columns; below it a record is written down the page

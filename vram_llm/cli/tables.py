@@ -8,8 +8,8 @@ from rich.text import Text
 
 from vram_llm.machine.types import Device, Machine, Source
 from vram_llm.model.pooling import Pooling
-from vram_llm.plan.companions import aside
-from vram_llm.plan.types import HOST, Alternative, Companion, Context, Plan, SpeedEstimate
+from vram_llm.planner.companions import aside
+from vram_llm.planner.types import HOST, Alternative, Companion, Context, Plan, SpeedEstimate
 from vram_llm.units import MIB, format_bytes, format_count, format_mib
 
 _NARROW = 72  # columns; below it only what matters most is shown

@@ -2,7 +2,7 @@
 
 import click
 
-from vram_llm.cli.loading import LoadBar
+from vram_llm.cli.load_progress import LoadBar
 from vram_llm.cli.options import Wishes, built_in, one_model, saved_plan, wishes
 
 EXIT_OVER_BUDGET = 1
@@ -28,7 +28,7 @@ def command(
     Exits with 1 where a device holds more than its budget. What NVML shows outside llama.cpp's buffers is
     kept, and planned with from then on. Without MODEL or --plan: the built-in model.
     """
-    from vram_llm import api
+    from vram_llm.workflows import detection, planning, verification
 
     name = one_model(model, model_option)
     if name is not None and plan_file is not None:
@@ -38,9 +38,9 @@ def command(
     else:
         if name is None:
             name = built_in("verifying")
-        plan = api.plan(name, api.detect(wishes.gpus, wishes.rpc), wishes.workload)
+        plan = planning.plan(name, detection.detect(wishes.gpus, wishes.rpc), wishes.workload)
     with LoadBar(plan.model.name) as bar:
-        certificate = api.verify(plan, on_state=bar.on_state)
+        certificate = verification.verify(plan, on_state=bar.on_state)
     if as_json:
         import msgspec
 

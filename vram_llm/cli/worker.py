@@ -19,7 +19,7 @@ def command(endpoint: str, threads: int | None) -> None:
     """Lend this machine's GPUs, or its CPU if it has none, to `plan --rpc` and `serve --rpc` elsewhere."""
     from vram_llm.llama import rpc
     from vram_llm.machine.host import read_host
-    from vram_llm.server.run import listen
+    from vram_llm.server.sockets import listen
 
     host, port = rpc.split_endpoint(endpoint)
     listen(host, port).close()  # llama.cpp would only print that it could not

@@ -15,11 +15,11 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from uuid import uuid4
 
 from vram_llm.engine import wire
-from vram_llm.engine.figures import Figures
-from vram_llm.engine.info import EngineState, ModelInfo
+from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, Tick, TokenEvent
+from vram_llm.engine.stats import Figures
 from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, VramLLMError
-from vram_llm.plan.types import Plan
+from vram_llm.planner.types import Plan
 from vram_llm.stderr_reason import environment, reason
 from vram_llm.units import MIB
 

@@ -4,14 +4,14 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from vram_llm.engine.choosing import Chooser, DeviceChooser
-from vram_llm.engine.guessing import Guesses
-from vram_llm.engine.logprobs import likelihood, unpredicted
 from vram_llm.engine.request import FinishReason, Likelihood, Request, TokenEvent
+from vram_llm.engine.sampling.logprobs import likelihood, unpredicted
+from vram_llm.engine.sampling.sampler import Chooser, DeviceChooser
+from vram_llm.engine.sampling.steering import Steering
+from vram_llm.engine.sampling.structured_output import Constraint, GrammarFailed
 from vram_llm.engine.sequence import Sequence
-from vram_llm.engine.speculative import PromptLookup
-from vram_llm.engine.steering import Steering
-from vram_llm.engine.structured import Constraint, GrammarFailed
+from vram_llm.engine.speculative.draft_budget import Guesses
+from vram_llm.engine.speculative.prompt_lookup import PromptLookup
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.vocab import TextStream
 

@@ -2,27 +2,28 @@
 
 from typing import NamedTuple
 
-from vram_llm.engine.cache import PrefixCache, freed_last
-from vram_llm.engine.choosing import Choosers
-from vram_llm.engine.decode_run import DecodeRun, decode_run
-from vram_llm.engine.drafter import Drafter
-from vram_llm.engine.figures import Figures
 from vram_llm.engine.generation import Choices, Generation, progress
-from vram_llm.engine.guessing import Guesses, Worth
-from vram_llm.engine.image_runs import ImageRuns
-from vram_llm.engine.intake import Intake, refusal
-from vram_llm.engine.meter import Meter
-from vram_llm.engine.pace import Pace
-from vram_llm.engine.pictures import Pictures, Prompt
-from vram_llm.engine.preparing import Preparing
+from vram_llm.engine.image_steps import ImageRuns
+from vram_llm.engine.inputs.image_prompts import Pictures, Prompt
+from vram_llm.engine.inputs.pending import Preparing
+from vram_llm.engine.inputs.tokenize import Intake, refusal
+from vram_llm.engine.kv_cache.offload_store import SpillStore
+from vram_llm.engine.kv_cache.prefix_cache import PrefixCache, freed_last
+from vram_llm.engine.prefill_budget import Pace
 from vram_llm.engine.request import FinishReason, Image, Request, Tick, TokenEvent
+from vram_llm.engine.sampling.device_slots import DeviceSamplerSlots
+from vram_llm.engine.sampling.sampler import Choosers
+from vram_llm.engine.sampling.steering import steering
+from vram_llm.engine.sampling.structured_output import Constraint, Grammars
 from vram_llm.engine.scheduler import Scheduler
-from vram_llm.engine.seats import Seats
 from vram_llm.engine.sequence import Chunk, Sequence, by_adapters
-from vram_llm.engine.speculative import PromptLookup, RowCost
-from vram_llm.engine.spill import SpillStore
-from vram_llm.engine.steering import steering
-from vram_llm.engine.structured import Constraint, Grammars
+from vram_llm.engine.speculative.draft_budget import Guesses, Worth
+from vram_llm.engine.speculative.draft_model import Drafter
+from vram_llm.engine.speculative.prompt_lookup import PromptLookup
+from vram_llm.engine.speculative.row_cost import RowCost
+from vram_llm.engine.stats import Figures
+from vram_llm.engine.stats_recorder import Meter
+from vram_llm.engine.steady_decode import DecodeRun, decode_run
 from vram_llm.errors import EngineDied, RequestError
 from vram_llm.llama.cells import MAX_SLOTS
 from vram_llm.llama.model import NO_ROOM, LoadedModel
@@ -46,7 +47,9 @@ class Loop:
         context, serving = model.plan.context, model.plan.serving
         can_park = context.kv_unified and not model.cells.is_stateful
         self._model = model
-        self._seats = Seats(model) if context.backend_sampling else None  # None: the host samples
+        self._seats = (
+            DeviceSamplerSlots(model) if context.backend_sampling else None
+        )  # None: the host samples
         self._cache = PrefixCache(
             memory=model.cells,
             n_cells=model.n_ctx,
@@ -131,7 +134,7 @@ class Loop:
             steering=steering(model.vocab, request),
         )
         tells_prompt = request.prompt_logprobs is not None
-        kind = None if self._seats is None else self._seats.kind_of(request)
+        config = None if self._seats is None else self._seats.config_of(request)
         sequence = Sequence(
             request.id,
             tokens,
@@ -140,8 +143,8 @@ class Loop:
             request.adapters,
             tells_prompt=tells_prompt,
             images=prompt.images,
-            kind=kind,
-            may_take_host=kind is not None and request.sampling.seed is None,
+            device_sampler=config,
+            may_take_host=config is not None and request.sampling.seed is None,
             reports_progress=request.reports_progress,
         )
         self._scheduler.submit(sequence)
@@ -233,7 +236,7 @@ class Loop:
         news += [self._deliver(chunk, choices) for chunk, choices in chosen if chunk.samples]
         return news + self._see([chunk for chunk in chunks if chunk.image is not None])
 
-    def _seat(self, seats: Seats, chunks: list[Chunk]) -> None:
+    def _seat(self, seats: DeviceSamplerSlots, chunks: list[Chunk]) -> None:
         """See to it that every sequence is sampled where it is to be."""
         changes = [seats.seat(chunk.sequence, self._generations[chunk.sequence.id]) for chunk in chunks]
         if any(changes):
@@ -372,7 +375,7 @@ class Loop:
         event = generation.tell(self._model, sequence, choices)
         n_written = len(event.token_ids)
         self.meter.n_generated_tokens += n_written
-        if sequence.kind is not None:
+        if sequence.device_sampler is not None:
             self.meter.n_device_tokens += n_written
         if chunk.draft:
             self._settle(chunk, n_written)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from vram_llm.engine.cache import Admission
+from vram_llm.engine.kv_cache.prefix_cache import Admission
 from vram_llm.engine.sequence import Chunk, Sequence
 
 MOST_PASSED = 8  # times a waiting sequence may see a later one let in before it
@@ -32,7 +32,7 @@ class Room(Protocol):
 
 
 class Budget(Protocol):
-    """What the scheduler needs of the pace (pace.py)."""
+    """What the scheduler needs of the pace (prefill_budget.py)."""
 
     def prefill_rows(self, n_decode: int, n_prompts: int) -> int: ...
 

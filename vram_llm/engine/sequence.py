@@ -1,13 +1,27 @@
 """A request on its way through the engine, and the piece of it that one step computes."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from vram_llm.engine.kind import Kind
-    from vram_llm.llama.images import ImageRows
+    from vram_llm.llama.multimodal.encoder import ImageRows
 
 _TOKEN_BITS = 32
+
+
+class DeviceSamplerConfig(NamedTuple):
+    """All of a request's sampling but its seed, where the device samples. Greedy at a temperature of 0."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    bias: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def samplers(self) -> tuple[bool, ...]:
+        """Which samplers its chain has, whatever their parameters."""
+        return (self.temperature > 0, self.top_k > 0, self.top_p < 1, self.min_p > 0, bool(self.bias))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,7 +42,7 @@ class Sequence:
     Where `tells_prompt`, logits of the prompt's rows are wanted too; for `n_told` tokens they have been had.
     Of `tokens`, the first `n_cached` are in the cells of `slot`, and the first `n_in_tree` of those are
     counted by the prefix cache rather than for this sequence. `n_reused` of the prompt came from there.
-    `kind` is the chain that samples it on the device, if that is where; `may_take_host` instead (seats.py).
+    `device_sampler` samples it on the device; None: the host does. `may_take_host` instead (device_slots.py).
     `images` are in the prompt, ascending; their rows have ids below 0 in `tokens`.
     """
 
@@ -38,7 +52,7 @@ class Sequence:
     max_tokens: int
     adapters: tuple[int, ...] | None = None
     tells_prompt: bool = False
-    kind: "Kind | None" = None
+    device_sampler: DeviceSamplerConfig | None = None
     may_take_host: bool = False
     n_told: int = 0
     slot: int = -1  # -1: it waits

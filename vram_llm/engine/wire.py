@@ -8,10 +8,10 @@ import struct
 
 import msgspec
 
-from vram_llm.engine.figures import Figures
-from vram_llm.engine.info import ModelInfo
+from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, Image, Request, Tick, TokenEvent
-from vram_llm.plan.types import Plan
+from vram_llm.engine.stats import Figures
+from vram_llm.planner.types import Plan
 
 
 class Start(msgspec.Struct, tag=True):

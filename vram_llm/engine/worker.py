@@ -19,11 +19,11 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, NoReturn
 
 from vram_llm.engine import wire
-from vram_llm.engine.file_sampling import sampling_of_file
-from vram_llm.engine.info import LoadedMemory, ModelInfo
+from vram_llm.engine.model_info import LoadedMemory, ModelInfo
 from vram_llm.engine.request import TokenEvent
+from vram_llm.engine.sampling.file_defaults import sampling_of_file
 from vram_llm.errors import EngineDied, NotBuilt, RequestError, VramLLMError
-from vram_llm.plan.types import CompanionKind
+from vram_llm.planner.types import CompanionKind
 
 if TYPE_CHECKING:
     from vram_llm.engine.loop import Loop
@@ -99,9 +99,9 @@ def run(channel: Channel) -> None:
     start = next(m for m in channel.receive(wait=True) if isinstance(m, wire.Start))
 
     # here, not above: loading llama.cpp's libraries takes longer than everything else before the load
-    from vram_llm.engine.expectation import Expectation
     from vram_llm.engine.loop import Loop
-    from vram_llm.llama.draft import load_draft
+    from vram_llm.engine.speed_check import Expectation
+    from vram_llm.llama.draft_model import load_draft
     from vram_llm.llama.model import LoadedModel
 
     last, stopped = -1.0, False
@@ -171,7 +171,7 @@ def run(channel: Channel) -> None:
 
 def _embed(channel: Channel, model: "LoadedModel") -> NoReturn:
     """Embed until told to stop."""
-    from vram_llm.engine.embedder import Embedder
+    from vram_llm.engine.embedding_loop import Embedder
 
     embedder = Embedder(model)
     while True:

@@ -10,19 +10,19 @@ import numpy.typing as npt
 
 from vram_llm.errors import ModelRefused, VramLLMError
 from vram_llm.llama import bindings as b
-from vram_llm.llama import memory
+from vram_llm.llama import memory_breakdown
 from vram_llm.llama.adapters import apply_adapters, load_adapters, set_adapters
-from vram_llm.llama.attached import AttachedChains, reserve
 from vram_llm.llama.batch import Batch
 from vram_llm.llama.bindings import C
 from vram_llm.llama.cells import Cells
+from vram_llm.llama.device_samplers import AttachedChains, reserve
 from vram_llm.llama.devices import Servers, handles
-from vram_llm.llama.images import ImageReader
+from vram_llm.llama.multimodal.encoder import ImageReader
 from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, context_params
 from vram_llm.llama.sampling import SamplerChain
 from vram_llm.llama.vocab import Vocab
 from vram_llm.model.pooling import Pooling
-from vram_llm.plan.types import HOST, CompanionKind, Plan
+from vram_llm.planner.types import HOST, CompanionKind, Plan
 
 # as the bindings', but for the address in place of a pointer object: it is asked for every row
 _logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(
@@ -205,14 +205,14 @@ class LoadedModel:
         from_last = self.plan.context.pooling in (Pooling.LAST, Pooling.RANK)
         return from_last and self.cells.exist and bool(C.llama_get_causal_attn(self._ctx))
 
-    def memory_use(self) -> dict[str, memory.BufferUse]:
+    def memory_use(self) -> dict[str, memory_breakdown.BufferUse]:
         """What llama.cpp holds per device id of the plan, and "host" (all CPU buffer types added up)."""
         ids = dict(zip(self._handles, self.plan.placement.device_order, strict=True))
-        uses: dict[str, memory.BufferUse] = {}
-        for use in memory.breakdown(self._ctx):
+        uses: dict[str, memory_breakdown.BufferUse] = {}
+        for use in memory_breakdown.breakdown(self._ctx):
             device = HOST if use.device is None else ids[use.device]
             before = uses.get(device)
-            uses[device] = use if before is None else memory.added(before, use)
+            uses[device] = use if before is None else memory_breakdown.added(before, use)
         return uses
 
     def metadata(self, key: str) -> str | None:

@@ -8,8 +8,8 @@ from vram_llm.llama import bindings as b
 from vram_llm.llama.bindings import C
 from vram_llm.model.pooling import NUMBERS
 from vram_llm.model.quants import KV_TYPES
-from vram_llm.plan.context import NO_TENSOR
-from vram_llm.plan.types import Context, FlashAttention, Placement
+from vram_llm.planner.context import NO_TENSOR
+from vram_llm.planner.types import Context, FlashAttention, Placement
 
 FLASH_ATTENTION = {
     FlashAttention.AUTO: C.LLAMA_FLASH_ATTN_TYPE_AUTO,

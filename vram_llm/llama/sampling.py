@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vram_llm.llama.bindings import C
-from vram_llm.plan.context import MOST_BIASED
+from vram_llm.planner.types import MOST_BIASED
 
 MIN_TEMPERATURE = 1e-5  # below it only the best token has a chance, and llama.cpp's division can overflow
 MIROSTAT_M = 100  # tokens that version 1 estimates the law of frequencies by, as in its paper

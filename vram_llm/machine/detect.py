@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vram_llm.errors import UnknownDevice
 from vram_llm.machine import catalog, nvml
+from vram_llm.machine.datasheet_speed import pcie_link, with_speeds
 from vram_llm.machine.host import ROOT, read_host, read_text
-from vram_llm.machine.speed import pcie_link, with_speeds
 from vram_llm.machine.types import Device, Fact, Host, Machine, Source
 from vram_llm.machine.what_if import notes, parse_gpus
 

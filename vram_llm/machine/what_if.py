@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from vram_llm.errors import UnknownDevice
 from vram_llm.machine import catalog, nvml
-from vram_llm.machine.speed import pcie_link
+from vram_llm.machine.datasheet_speed import pcie_link
 from vram_llm.machine.types import Device, DeviceKind, Fact, Source
 from vram_llm.units import GIB, format_bytes, parse_bytes, parse_bytes_per_s
 

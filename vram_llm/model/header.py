@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from vram_llm.errors import CorruptHeader, MissingShard, ModelFileError, ModelNotFound, TruncatedFile
 from vram_llm.model.gguf import GgufFile, TensorInfo, Value, parse, type_name
-from vram_llm.model.location import RemoteFile, is_remote
+from vram_llm.model.location import RemoteFile
 
 AnyFile = TypeVar("AnyFile", Path, RemoteFile)
 
@@ -50,17 +50,11 @@ class ReadFile:
     n_bytes: int
 
 
-def read_header(path: str | Path) -> Header:
-    """Read the header of the model at `path`, which may be any shard of a split one, here or on a server.
+def read_local_header(path: Path) -> Header:
+    """Read the header of the model file at `path`, which may be any shard of a split one.
 
-    Raises ModelNotFound, ModelFileError, TruncatedFile, CorruptHeader, MissingShard or, for a URL or an `hf:`
-    name, RemoteError and those below it.
+    Raises ModelNotFound, ModelFileError, TruncatedFile, CorruptHeader and MissingShard.
     """
-    if isinstance(path, str) and is_remote(path):
-        from vram_llm.model.remote import read_remote_header  # only here is an HTTP client imported
-
-        return read_remote_header(path)
-    path = Path(path)
     return join_shards(path, _read_file(path), _read_parts)
 
 

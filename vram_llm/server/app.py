@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from vram_llm import __version__
+from vram_llm._version import __version__
 from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.errors import anthropic_response
 from vram_llm.server.anthropic.fields import CountFields, MessagesFields
@@ -18,22 +18,22 @@ from vram_llm.server.chat import chat_router
 from vram_llm.server.completions import completions_router
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.cors import Cors
-from vram_llm.server.document import document
 from vram_llm.server.embeddings import EmbeddingFields, embeddings_router
-from vram_llm.server.engine_port import Engine
+from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import UnknownRoute, WrongMethod, error_response
-from vram_llm.server.guard import Guard
 from vram_llm.server.health import health_router, root_router
-from vram_llm.server.hosts import HostCheck
+from vram_llm.server.host_check import HostCheck
+from vram_llm.server.middleware import Guard
 from vram_llm.server.models import models_router
+from vram_llm.server.openapi import document
 from vram_llm.server.props import props_router
 from vram_llm.server.request_forms import RequestForms
 from vram_llm.server.rerank import RerankFields, rerank_router
 from vram_llm.server.responses.fields import ResponseFields
 from vram_llm.server.responses.routes import responses_router
 from vram_llm.server.schemas import ChatCompletionRequest, CompletionRequest
-from vram_llm.server.served import Served
-from vram_llm.server.tokens import ApplyFields, DetokenizeFields, TokenizeFields, tokens_router
+from vram_llm.server.serving_model import Served
+from vram_llm.server.tokenizer_routes import ApplyFields, DetokenizeFields, TokenizeFields, tokens_router
 
 _DEFAULT = ServerConfig()
 _BODIES = (

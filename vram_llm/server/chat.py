@@ -9,22 +9,22 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from vram_llm.chat.dialect import dialect_of
-from vram_llm.engine.info import ModelInfo
+from vram_llm.engine.model_info import ModelInfo
 from vram_llm.server.chat_writer import ChatChunks, ChatForm
-from vram_llm.server.document import generation_route
 from vram_llm.server.generation import news, sequences
 from vram_llm.server.inline_thinking import inlined
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.logit_bias import spelled_out
 from vram_llm.server.logprobs import chat_logprobs
 from vram_llm.server.messages import continued, template_messages
+from vram_llm.server.openapi import generation_route
+from vram_llm.server.parsed_stream import SpokenNews, gather, spoken
+from vram_llm.server.prompt import Turn, make_turn
 from vram_llm.server.replies import ChatChoice, ChatCompletion, ReplyHead, Tally
 from vram_llm.server.schemas import ChatCompletionRequest, parse
-from vram_llm.server.served import Served, fingerprint, template_source
-from vram_llm.server.spoken import SpokenNews, gather, spoken
+from vram_llm.server.serving_model import Served, fingerprint, template_source
 from vram_llm.server.sse import EventStream, FirstChunk, informed
 from vram_llm.server.timings import Clocks, clocks_of, timed
-from vram_llm.server.turn import Turn, make_turn
 
 
 def chat_router(served: Served) -> APIRouter:

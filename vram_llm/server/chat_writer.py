@@ -7,6 +7,7 @@ import msgspec
 
 from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 from vram_llm.server.logprobs import chat_logprobs
+from vram_llm.server.parsed_stream import Answer, Call, Spoken
 from vram_llm.server.replies import (
     AssistantMessage,
     CalledCustom,
@@ -17,7 +18,6 @@ from vram_llm.server.replies import (
     Tally,
     ToolCall,
 )
-from vram_llm.server.spoken import Answer, Call, Spoken
 from vram_llm.server.sse import Chunks
 from vram_llm.server.text_tools import TextReader, text_of
 

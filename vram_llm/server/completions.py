@@ -8,16 +8,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from vram_llm.engine.request import TokenEvent
-from vram_llm.server.document import generation_route
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.generation import Outcome, collect, news, sequences
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.logit_bias import spelled_out
 from vram_llm.server.logprobs import completion_logprobs, n_chars, prompt_offset, prompt_text
+from vram_llm.server.openapi import generation_route
 from vram_llm.server.prompts import Prompts, prompts
 from vram_llm.server.replies import Completion, CompletionChoice, ReplyHead, Tally
 from vram_llm.server.schemas import CompletionRequest, parse
-from vram_llm.server.served import Served, fingerprint
+from vram_llm.server.serving_model import Served, fingerprint
 from vram_llm.server.sse import Chunks, EventStream, informed
 from vram_llm.server.timings import Clocks, clocks_of, timed
 

@@ -8,12 +8,12 @@ from typing import Any, TypeVar, cast
 
 from starlette.types import Receive
 
-from vram_llm.engine.info import ModelInfo
+from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import Grammar, Image, Likelihood, ReasoningBudget, Request, TokenEvent
 from vram_llm.errors import RequestError
-from vram_llm.server.engine_port import Engine
+from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
-from vram_llm.server.pictures import MAX_IMAGES_BYTES
+from vram_llm.server.image_inputs import MAX_IMAGES_BYTES
 from vram_llm.server.replies import Ending, Tally
 from vram_llm.server.schemas import MAX_CHOICES, GenerationFields
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from vram_llm import __version__
-from vram_llm.server.document import refusals
+from vram_llm._version import __version__
+from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import Health
-from vram_llm.server.served import Served
+from vram_llm.server.serving_model import Served
 
 
 def health_router(served: Served) -> APIRouter:

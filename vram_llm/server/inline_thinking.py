@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from vram_llm.chat.events import Content, Event, Reasoning, Unopened
 from vram_llm.chat.reader import Parser
-from vram_llm.server.turn import Turn
+from vram_llm.server.prompt import Turn
 
 _DEFAULT = ("<think>", "</think>")
 

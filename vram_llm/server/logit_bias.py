@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import WithJsonSchema
 
 from vram_llm.errors import RequestError
-from vram_llm.server.engine_port import MAX_CHARS, Engine
+from vram_llm.server.engine_protocol import MAX_CHARS, Engine
 from vram_llm.server.errors import NotSupported
 
 _NUMBER = {"anyOf": [{"type": "number"}, {"const": False}]}

@@ -12,8 +12,8 @@ from vram_llm.server.client_names import (
     PART_IGNORED,
 )
 from vram_llm.server.errors import MissingField, NotSupported
+from vram_llm.server.image_inputs import Pictures, detail_of
 from vram_llm.server.known_fields import check_names
-from vram_llm.server.pictures import Pictures, detail_of
 from vram_llm.server.schemas import Message
 
 _KEPT = ("name", "tool_call_id")  # strings that templates know

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter, Request
 
-from vram_llm.engine.info import ModelInfo
+from vram_llm.engine.model_info import ModelInfo
 from vram_llm.model.pooling import Pooling
 from vram_llm.server.replies import (
     AnthropicModel,
@@ -16,7 +16,7 @@ from vram_llm.server.replies import (
     ModelFacts,
     ModelList,
 )
-from vram_llm.server.served import Served, adapted
+from vram_llm.server.serving_model import Served, adapted
 
 _ANTHROPIC = "anthropic-version"  # a header that Anthropic's clients send with every request
 

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from vram_llm import __version__
-from vram_llm.engine.info import ModelInfo
-from vram_llm.server.document import refusals
+from vram_llm._version import __version__
+from vram_llm.engine.model_info import ModelInfo
+from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.sampling_defaults import default_sampling
 from vram_llm.server.sampling_fields import LLAMA_SERVER_RANDOM_SEED
-from vram_llm.server.served import Served
+from vram_llm.server.serving_model import Served
 
 
 class GenerationSettings(BaseModel):

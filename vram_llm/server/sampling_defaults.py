@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from vram_llm.engine.info import ModelInfo
+from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import SamplingParams
 from vram_llm.server.config import ServerConfig
 

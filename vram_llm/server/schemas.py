@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 from vram_llm.errors import RequestError
 from vram_llm.server.client_names import CHAT_NEUTRAL, IGNORED, NEUTRAL
 from vram_llm.server.grammar_fields import GrammarFields
+from vram_llm.server.image_inputs import DETAILS
 from vram_llm.server.known_fields import Fields, Neutral, check_fields
 from vram_llm.server.legacy_functions import FunctionCall, legacy_use
-from vram_llm.server.pictures import DETAILS
 from vram_llm.server.sampling_fields import WHOLE, SamplingFields
 from vram_llm.server.sentences import sentence, shown
 from vram_llm.server.thinking_fields import Reasoning as Reasoning

@@ -9,7 +9,7 @@ import pytest
 from tests.server.conftest import Connect
 from tests.server.fake_engine import FakeEngine, fails, says
 from tests.server.tool_chat import FUNCTION, PARAMETERS, PIECES, TALKER
-from vram_llm.engine.info import EngineState
+from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import FinishReason, TokenEvent
 from vram_llm.errors import Overloaded
 

@@ -11,7 +11,7 @@ from vram_llm.server.anthropic.places import blocks_of, check_keys, check_source
 from vram_llm.server.anthropic.served_tools import call_of, is_call, is_result, result_of
 from vram_llm.server.anthropic.signature import thinking_in
 from vram_llm.server.errors import MissingField, NotSupported
-from vram_llm.server.pictures import Pictures
+from vram_llm.server.image_inputs import Pictures
 
 _READ = ("image/png", "image/jpeg", "image/gif", "image/bmp")  # the last is more than Anthropic knows
 _BILLING = "x-anthropic-billing-header:"  # Claude Code's first block of `system`; it differs each time

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from vram_llm.chat.dialect import dialect_of
 from vram_llm.chat.efforts import OFF
-from vram_llm.engine.info import ModelInfo
+from vram_llm.engine.model_info import ModelInfo
 from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.blocks import messages_of
 from vram_llm.server.anthropic.context import NOTHING_CLEARED
@@ -17,16 +17,16 @@ from vram_llm.server.anthropic.errors import anthropic_response
 from vram_llm.server.anthropic.fields import CountFields, MessagesFields
 from vram_llm.server.anthropic.tools import Toolbox, toolbox
 from vram_llm.server.anthropic.writer import MessageReply, MessageWriter, TokenCount
-from vram_llm.server.document import body_route, generation_route
 from vram_llm.server.generation import news, sequences
 from vram_llm.server.json_reply import JsonReply
+from vram_llm.server.openapi import body_route, generation_route
+from vram_llm.server.parsed_stream import SpokenNews, spoken
+from vram_llm.server.prompt import Turn, make_turn
 from vram_llm.server.replies import Tally
 from vram_llm.server.schemas import parse
-from vram_llm.server.served import Served, template_source
-from vram_llm.server.spoken import SpokenNews, spoken
+from vram_llm.server.serving_model import Served, template_source
 from vram_llm.server.sse import EventStream
 from vram_llm.server.tools import ToolUse
-from vram_llm.server.turn import Turn, make_turn
 
 log = logging.getLogger(__name__)
 

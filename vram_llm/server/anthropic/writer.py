@@ -10,8 +10,8 @@ from vram_llm.chat.calls import object_in
 from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
 from vram_llm.server.anthropic.errors import anthropic_body
 from vram_llm.server.anthropic.signature import signature_of
+from vram_llm.server.parsed_stream import Spoken
 from vram_llm.server.replies import PRESENT, ChatEnding, Tally
-from vram_llm.server.spoken import Spoken
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 _REASONS: dict[ChatEnding, StopReason] = {

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from vram_llm.server.pictures import Pictures
+from vram_llm.server.image_inputs import Pictures
 from vram_llm.server.responses.parts import string, text_of
 from vram_llm.server.responses.tools import flat_name
 from vram_llm.server.text_tools import arguments_of

@@ -1,7 +1,7 @@
 """Events of a response with the prompt's progress and the answer's timings, as llama-server sends them."""
 
+from vram_llm.server.parsed_stream import Spoken
 from vram_llm.server.responses.writer import ResponseWriter
-from vram_llm.server.spoken import Spoken
 from vram_llm.server.sse import with_member
 from vram_llm.server.timings import ChoiceClock
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
+from vram_llm.server.image_inputs import Pictures
 from vram_llm.server.known_fields import check_names
-from vram_llm.server.pictures import Pictures
 from vram_llm.server.responses.calls import call_in, hosted_in, output_of
 from vram_llm.server.responses.names import check_item
 from vram_llm.server.responses.parts import string, text_of

@@ -4,7 +4,7 @@ from typing import Any
 
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
-from vram_llm.server.pictures import Pictures, detail_of
+from vram_llm.server.image_inputs import Pictures, detail_of
 from vram_llm.server.responses.names import check_part
 
 _TEXT = ("input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text")

@@ -11,13 +11,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from vram_llm.chat.efforts import EFFORTS
-from vram_llm.engine.info import ModelInfo
+from vram_llm.engine.model_info import ModelInfo
 from vram_llm.errors import RequestError
-from vram_llm.server.document import body_route, generation_route
 from vram_llm.server.errors import NoSuchResponse, PreviousNotFound, UnknownRoute
 from vram_llm.server.generation import news, sequences
+from vram_llm.server.image_inputs import Pictures
 from vram_llm.server.json_reply import JsonReply
-from vram_llm.server.pictures import Pictures
+from vram_llm.server.openapi import body_route, generation_route
+from vram_llm.server.parsed_stream import Answer, SpokenNews, spoken
+from vram_llm.server.prompt import Turn, make_turn
 from vram_llm.server.replies import ErrorReply, Tally
 from vram_llm.server.responses.fields import SEALED, ResponseFields
 from vram_llm.server.responses.informed import InformedResponse
@@ -27,11 +29,9 @@ from vram_llm.server.responses.store import Kept, ResponseStore
 from vram_llm.server.responses.tools import AnyTool, Known, distinct, toolbox, tools_in
 from vram_llm.server.responses.writer import ResponseWriter
 from vram_llm.server.schemas import parse
-from vram_llm.server.served import Served
-from vram_llm.server.spoken import Answer, SpokenNews, spoken
+from vram_llm.server.serving_model import Served
 from vram_llm.server.sse import EventStream
 from vram_llm.server.timings import clocks_of, timed
-from vram_llm.server.turn import Turn, make_turn
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ import msgspec
 from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
 from vram_llm.server.errors import answer_for, error_body
 from vram_llm.server.logprobs import chat_logprobs
+from vram_llm.server.parsed_stream import Answer, Spoken
 from vram_llm.server.replies import Tally
 from vram_llm.server.responses.resource import Failure, ResponseObject, Why, response_usage
 from vram_llm.server.responses.tools import Known
 from vram_llm.server.sealed import sealed
-from vram_llm.server.spoken import Answer, Spoken
 from vram_llm.server.text_tools import TextReader
 
 _encode = msgspec.json.encode

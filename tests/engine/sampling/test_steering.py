@@ -1,0 +1,253 @@
+"""Budgets of thinking, least lengths and ends of a request's own, on real models."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import PlanOnCpu
+from tests.engine.turns import events
+from vram_llm import demo
+from vram_llm.engine.generation import Generation
+from vram_llm.engine.loop import Loop
+from vram_llm.engine.request import (
+    FinishReason,
+    Grammar,
+    GrammarKind,
+    ReasoningBudget,
+    Request,
+    SamplingParams,
+    TokenEvent,
+)
+from vram_llm.engine.sampling.steering import Thinking, steering
+from vram_llm.llama.model import LoadedModel
+from vram_llm.planner.types import BackendSampling
+
+GREEDY = SamplingParams(temperature=0)
+HOT = SamplingParams(temperature=1.5, top_k=40, repeat_penalty=1.1, seed=1)
+OPENED = ReasoningBudget(n_tokens=6, opening="<think>", closing="</think>", opened=True)
+
+
+@pytest.fixture(scope="module")
+def demo_model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
+    loaded = LoadedModel(plan_on_cpu(demo.path(), n_ctx=1024, parallel=8))
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="module")
+def spm_model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
+    """It has no token for a mark: that takes several."""
+    loaded = LoadedModel(plan_on_cpu(n_ctx=1024, parallel=8))
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(params=["demo_model", "spm_model"])
+def model(request: pytest.FixtureRequest) -> LoadedModel:
+    found: LoadedModel = request.getfixturevalue(request.param)
+    return found
+
+
+def _request(name: str = "one", **options: Any) -> Request:
+    given: dict[str, Any] = {"prompt": "Say.<think>\n", "sampling": GREEDY, "max_tokens": 40, **options}
+    return Request(id=name, **{"ignore_eos": True, "marks": ("<think>", "</think>"), **given})
+
+
+def _run(loop: Loop, *requests: Request) -> dict[str, list[TokenEvent]]:
+    told: dict[str, list[TokenEvent]] = {request.id: [] for request in requests}
+    for request in requests:
+        assert loop.submit(request) is None
+    for event in events(loop):
+        told[event.id].append(event)
+    return told
+
+
+def _tokens(answer: list[TokenEvent]) -> list[int]:
+    return [token for event in answer for token in event.token_ids]
+
+
+def _closing(model: LoadedModel) -> list[int]:
+    return model.vocab.tokenize_inside("</think>", parse_special=True)
+
+
+def _n_thought(model: LoadedModel, tokens: list[int]) -> int:
+    """Tokens before the closing mark; a part of the mark that the model wrote itself is none of them."""
+    ends = (
+        i for i in range(len(tokens)) if b"</think>" in b"".join(map(model.vocab.spelling, tokens[: i + 1]))
+    )
+    return next(ends) + 1 - len(_closing(model))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, HOT], ids=["greedy", "hot"])
+def test_thinking_ends_with_its_budget(model: LoadedModel, sampling: SamplingParams) -> None:
+    """Beside a stream without one, which goes on as it does alone."""
+    closing = _closing(model)
+    bias = dict.fromkeys(range(0 if len(closing) > 1 else closing[0], closing[-1] + 1), -100.0)
+    never = SamplingParams(temperature=sampling.temperature, seed=1, logit_bias=bias)
+    sampling = never if len(closing) == 1 else sampling
+    request = _request(reasoning_budget=OPENED, sampling=sampling)
+    answer = _run(Loop(model), request)["one"]
+    tokens = _tokens(answer)
+    assert 6 <= _n_thought(model, tokens) <= 9  # a character is finished
+    assert len(tokens) == 40
+    assert "".join(event.text for event in answer).count("</think>") >= 1
+
+
+def test_a_budget_of_nothing_closes_at_once(model: LoadedModel) -> None:
+    budget = ReasoningBudget(n_tokens=0, opening="<think>", closing="</think>", opened=True)
+    answer = _run(Loop(model), _request(reasoning_budget=budget))["one"]
+    closing = _closing(model)
+    assert _tokens(answer)[: len(closing)] == closing
+
+
+def test_drafts_change_nothing(demo_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither those that foresee the closing mark nor those that do not."""
+    request = _request(reasoning_budget=OPENED)
+    plain = _tokens(_run(Loop(demo_model), request)["one"])
+
+    def foreseen(self: Generation, sequence: Any, most: int) -> list[int]:
+        at = sequence.n_generated
+        draft = plain[at : at + 3] if at % 2 else [5, 6]
+        return draft[: max(min(most, sequence.n_left - 1), 0)]
+
+    monkeypatch.setattr(Generation, "draft", foreseen)
+    loop = Loop(demo_model)
+    assert _tokens(_run(loop, request)["one"]) == plain
+    assert loop.figures().n_accepted_tokens > 5
+
+
+def test_the_short_way_is_taken_as_long_as_any_token_may_come(demo_model: LoadedModel) -> None:
+    """The same tokens as by the usual way, where drafts take no steps of their own."""
+    budget = ReasoningBudget(n_tokens=30, opening="<think>", closing="</think>", opened=True)
+    never = SamplingParams(temperature=0, logit_bias=dict.fromkeys(_closing(demo_model), -100.0))
+    request = _request(reasoning_budget=budget, max_tokens=100, sampling=never)
+    usual, short = Loop(demo_model), Loop(demo_model)
+    for loop in (usual, short):
+        assert loop.submit(request) is None
+        loop._generations["one"].lookup = None
+    told = []
+    while not usual.is_idle:
+        told += [event for event in usual.step() if event.token_ids]
+    tokens, n_short, n_long = [], 0, 0
+    while not short.is_idle:
+        tick, news = short.decode_on() or (None, short.step())
+        tokens += [*(tick.tokens if tick else []), *_tokens(news)]
+        n_short += tick is not None
+        n_long += tick is None
+    assert tokens == _tokens(told)
+    assert 30 <= _n_thought(demo_model, tokens) <= 33
+    assert n_long < 20 < n_short
+
+
+def test_a_budget_that_cannot_be_spent_steers_nothing(demo_model: LoadedModel) -> None:
+    assert steering(demo_model.vocab, _request(reasoning_budget=OPENED, max_tokens=6)) is None
+    assert steering(demo_model.vocab, _request(reasoning_budget=OPENED, max_tokens=7)) is not None
+
+
+def test_who_gives_way_thinks_no_longer(plan_on_cpu: PlanOnCpu) -> None:
+    model = LoadedModel(plan_on_cpu(n_ctx=256, parallel=4, n_batch=64, n_ubatch=16))
+    budget = ReasoningBudget(n_tokens=30, opening="<think>", closing="</think>", opened=True)
+    requests = [
+        _request(f"r{i}", prompt=(5 + i,) * 50, max_tokens=100, reasoning_budget=budget) for i in range(6)
+    ]
+    loop = Loop(model)
+    for answer in _run(loop, *requests).values():
+        assert 30 <= _n_thought(model, _tokens(answer)) <= 33
+    assert loop.figures().n_preemptions > 1
+    model.close()
+
+
+def test_a_device_leaves_these_requests_to_the_host(plan_on_cpu: PlanOnCpu) -> None:
+    model = LoadedModel(plan_on_cpu(n_ctx=512, backend_sampling=BackendSampling.ON))
+    loop = Loop(model)
+    sampling = SamplingParams(temperature=0.8, seed=3)
+    answers = _run(
+        loop,
+        _request("budget", reasoning_budget=OPENED, sampling=sampling),
+        _request("least", min_tokens=5, sampling=sampling),
+        _request("free", sampling=sampling),
+    )
+    assert 6 <= _n_thought(model, _tokens(answers["budget"])) <= 9
+    assert loop.figures().n_device_tokens == 40
+    model.close()
+
+
+def test_the_end_waits_for_the_least_number_of_tokens(model: LoadedModel) -> None:
+    sampling = SamplingParams(temperature=0, logit_bias=dict.fromkeys(model.vocab.ends, 100.0))
+    for n in (0, 7):
+        request = _request(min_tokens=n, sampling=sampling, ignore_eos=False)
+        answer = _run(Loop(model), request)["one"]
+        assert answer[-1].finish_reason is FinishReason.STOP
+        assert answer[-1].completion_tokens == n + 1
+
+
+def test_a_token_of_the_requests_own_ends_it(model: LoadedModel) -> None:
+    """It is not shown, and waits for the least number of tokens as the model's own end does."""
+    last = model.vocab.tokenize("z", add_special=False)[-1]
+    sampling = SamplingParams(temperature=0, logit_bias={last: 100.0})
+    for n in (0, 5):
+        request = _request(min_tokens=n, sampling=sampling, stop_token_ids=(last,))
+        answer = _run(Loop(model), request)["one"]
+        assert answer[-1].finish_reason is FinishReason.STOP
+        assert _tokens(answer)[n:] == [last]
+        assert not "".join(event.text for event in answer).endswith("z")
+
+
+def _follow(thinking: Thinking, model: LoadedModel, text: str) -> list[list[int]]:
+    """What was due after each token of `text`."""
+    due = []
+    for token in model.vocab.tokenize_inside(text, parse_special=True):
+        thinking.accept(token)
+        due.append(list(thinking.due))
+    return due
+
+
+def test_thinking_that_the_answer_begins(demo_model: LoadedModel) -> None:
+    budget = ReasoningBudget(n_tokens=3, opening="<think>", closing="</think>", opened=False)
+    thinking = Thinking(demo_model.vocab, budget)
+    due = _follow(thinking, demo_model, "\n<think>aaaa bbbb cccc dddd eeee")
+    n_opening = len(demo_model.vocab.tokenize_inside("\n<think>", parse_special=True))
+    assert [bool(each) for each in due[: n_opening + 3]] == [False] * (n_opening + 2) + [True]
+
+
+def test_an_answer_without_thinking_is_not_followed(demo_model: LoadedModel) -> None:
+    budget = ReasoningBudget(n_tokens=0, opening="<think>", closing="</think>", opened=False)
+    thinking = Thinking(demo_model.vocab, budget)
+    assert not any(_follow(thinking, demo_model, "The word <think> opens it."))
+    assert thinking.is_over
+
+
+def test_thinking_that_ends_in_time_is_left_alone(demo_model: LoadedModel) -> None:
+    thinking = Thinking(demo_model.vocab, OPENED)
+    assert not any(_follow(thinking, demo_model, "ab</think>" + "long " * 20))
+    assert thinking.is_over
+
+
+def test_thinking_in_several_places_shares_a_budget(spm_model: LoadedModel) -> None:
+    budget = ReasoningBudget(n_tokens=8, opening="<a>", closing="</a>", opened=False, again=True)
+    thinking = Thinking(spm_model.vocab, budget)
+    assert not any(_follow(thinking, spm_model, "<a>xy</a>answer"))
+    assert any(_follow(thinking, spm_model, "<a>zzzzzzzzzzzz"))
+    assert not thinking.is_over
+
+
+def test_a_mark_half_written_is_finished(spm_model: LoadedModel) -> None:
+    vocab = spm_model.vocab
+    n = len(vocab.tokenize_inside("x</th", parse_special=True))
+    budget = ReasoningBudget(n_tokens=n, opening="<think>", closing="</think>", opened=True)
+    thinking = Thinking(vocab, budget)
+    due = _follow(thinking, spm_model, "x</th")[-1]
+    assert b"".join(vocab.spelling(token) for token in due) == b"ink>"
+
+
+def test_a_mark_that_a_grammar_does_not_let_through_waits(model: LoadedModel) -> None:
+    """Within a call, for one."""
+    grammar = Grammar(kind=GrammarKind.REGEX, text="z{20}</think>end", field="grammar")
+    answer = _run(Loop(model), _request(reasoning_budget=OPENED, grammar=grammar))["one"]
+    assert answer[-1].finish_reason is FinishReason.STOP
+    assert "".join(event.text for event in answer) == "z" * 20 + "</think>end"
+
+
+def test_nothing_to_steer(demo_model: LoadedModel) -> None:
+    assert steering(demo_model.vocab, _request(stop_token_ids=(3,))) is None

@@ -1,0 +1,350 @@
+"""A draft model beside the model: what it changes (speed) and what it does not (answers)."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from tests.companions import write_lora
+from tests.conftest import PlanOnCpu
+from tests.engine.rounding import assert_same
+from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
+from tools.random_model import write_llama
+from vram_llm.engine.loop import Loop
+from vram_llm.engine.request import FinishReason, Grammar, GrammarKind, Request, SamplingParams
+from vram_llm.engine.speculative.draft_budget import Worth
+from vram_llm.engine.speculative.prompt_lookup import PromptLookup
+from vram_llm.llama.cells import MAX_SLOTS
+from vram_llm.llama.model import LoadedModel
+from vram_llm.planner.companion_candidates import draft_context
+from vram_llm.planner.types import Companion, CompanionKind, Plan, Serving
+
+GREEDY = SamplingParams(temperature=0)
+F32 = gguf.GGMLQuantizationType.F32
+PROMPT = (1, 50, 60, 70)
+
+
+@dataclass(frozen=True)
+class Models:
+    """A model, and drafts for it: itself, and one that knows nothing of it."""
+
+    model: LoadedModel
+    same: LoadedModel
+    other: LoadedModel
+
+
+def _beside(plan: Plan) -> Plan:
+    return replace(plan, context=draft_context(plan.context))
+
+
+@pytest.fixture(scope="module")
+def models(plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    folder = tmp_path_factory.mktemp("guesses")
+    path = write_llama(folder / "f32.gguf", quant=F32)
+    other = write_llama(folder / "other.gguf", quant=F32, n_ff=(128,), seed=9, n_vocab=330)
+    wish = {"n_outputs_max": 24, "serving": Serving(cache_reuse=16, slots_ram_bytes=0)}
+    plan = plan_on_cpu(path, **wish)
+    loaded = [LoadedModel(each) for each in (plan, _beside(plan), _beside(plan_on_cpu(other, **wish)))]
+    yield Models(*loaded)
+    for each in loaded:
+        each.close()
+
+
+@pytest.fixture(autouse=True)
+def no_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafts of the draft model alone, unless a test says otherwise."""
+    monkeypatch.setattr(PromptLookup, "draft", lambda *_: [])
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guess whatever it costs: what is tested must not hang on how fast the machine is just now."""
+    monkeypatch.setattr(Worth, "length", lambda _self, _stands, most: min(most, 4))
+    monkeypatch.setattr(Worth, "pays_to_follow", lambda *_: True)
+
+
+def request(number: int, prompt: tuple[int, ...] = PROMPT, **options: Any) -> Request:
+    given: dict[str, Any] = {"max_tokens": 40, "ignore_eos": True, "sampling": GREEDY} | options
+    return Request(id=f"r{number}", prompt=prompt, **given)
+
+
+def drafted(models: Models, draft: LoadedModel | None) -> Loop:
+    """A loop over models that hold nothing of another one's."""
+    for model in (models.model, models.same, models.other):
+        for slot in range(MAX_SLOTS):
+            model.forget(slot)
+    return Loop(models.model, draft)
+
+
+def run(loop: Loop, *requests: Request) -> dict[str, list[int]]:
+    """The tokens of each request, all at once."""
+    tokens: dict[str, list[int]] = {each.id: [] for each in requests}
+    for each in requests:
+        assert loop.submit(each) is None
+    while not loop.is_idle:
+        for event in loop.step():
+            tokens[event.id] += event.token_ids
+    return tokens
+
+
+def alone(models: Models, *requests: Request) -> dict[str, list[int]]:
+    """The same without a draft model."""
+    return run(drafted(models, None), *requests)
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_draft_that_is_the_model_itself_is_nearly_always_right(models: Models) -> None:
+    (plain,) = alone(models, request(1, max_tokens=100)).values()
+    loop = drafted(models, models.same)
+    (tokens,) = run(loop, request(1, max_tokens=100)).values()
+    assert_same(models.model, PROMPT, plain, tokens)
+    figures = loop.figures()
+    assert figures.n_guessed_tokens == figures.n_drafted_tokens
+    assert figures.n_right_tokens == figures.n_accepted_tokens > 0.9 * figures.n_guessed_tokens
+    assert figures.n_steps < 35
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        GREEDY,
+        SamplingParams(seed=4),
+        SamplingParams(seed=6, top_p=0.8, temperature=0.7),
+        SamplingParams(seed=7, top_k=30, repeat_penalty=1.2, presence_penalty=0.4),
+    ],
+    ids=lambda sampling: f"seed {sampling.seed}",
+)
+@pytest.mark.parametrize("kind", ["same", "other"])
+def test_no_guess_changes_an_answer(models: Models, sampling: SamplingParams, kind: str) -> None:
+    """Token for token: rounding tips no draw with these seeds. Mirostat would make much of it."""
+    plain = alone(models, request(1, sampling=sampling))
+    loop = drafted(models, getattr(models, kind))
+    assert run(loop, request(1, sampling=sampling)) == plain
+    assert loop.figures().n_guessed_tokens > 20
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("kind", ["same", "other"])
+def test_several_streams_come_and_go(models: Models, kind: str) -> None:
+    """Six requests for four slots, some with a common beginning; slots are used again."""
+    common = (1, *range(100, 140))
+    prompts = [(*common, 60 + i) if i % 2 else (1, 50 + i, 60) for i in range(6)]
+    requests = [request(i, prompt, max_tokens=20 + 7 * i) for i, prompt in enumerate(prompts)]
+    loop = drafted(models, getattr(models, kind))
+    found = run(loop, *requests)
+    for each in requests:
+        assert isinstance(each.prompt, tuple)
+        (plain,) = alone(models, each).values()
+        assert_same(models.model, each.prompt, plain, found[each.id])
+    figures = loop.figures()
+    assert figures.n_prefix_hits >= 2
+    assert figures.n_guessed_tokens > 50
+    if kind == "same":
+        assert figures.n_right_tokens > 0.9 * figures.n_guessed_tokens
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_the_prefix_cache_has_the_draft_model_reads_itself(models: Models) -> None:
+    """A second turn begins with cells that the model has in a slot and the draft model perhaps in another."""
+    prompt = (1, *range(100, 180))
+    loop = drafted(models, models.same)
+    (first,) = run(loop, request(1, prompt)).values()
+    run(loop, request(2, (1, 200, 201)), request(3, (1, 202, 203)))
+    before = loop.figures()
+    turn = (*prompt, *first, 90, 91)
+    (second,) = run(loop, request(4, turn)).values()
+    after = loop.figures()
+    assert after.n_prefix_tokens - before.n_prefix_tokens >= len(prompt)
+    right = after.n_right_tokens - before.n_right_tokens
+    assert right > 0.9 * (after.n_guessed_tokens - before.n_guessed_tokens) > 20
+    (plain,) = alone(models, request(4, turn)).values()
+    assert_same(models.model, turn, plain, second)
+
+
+@pytest.mark.usefixtures("eager")
+def test_who_gives_way_and_comes_back_is_followed_again(models: Models) -> None:
+    """Together they outgrow the 512 cells."""
+    requests = [
+        request(i, (1, *range(60 + 20 * i, 80 + 20 * i)), max_tokens=200, sampling=SamplingParams(seed=i))
+        for i in range(4)
+    ]
+    loop = drafted(models, models.same)
+    found = run(loop, *requests)
+    assert loop.figures().n_preemptions > 0
+    assert all(len(tokens) == 200 for tokens in found.values())
+    assert loop.figures().n_guessed_tokens > 100
+
+
+@pytest.mark.usefixtures("eager")
+def test_cancelled_in_the_middle(models: Models) -> None:
+    loop = drafted(models, models.same)
+    for i in range(3):
+        assert loop.submit(request(i, (1, 50 + i), max_tokens=300)) is None
+    for _ in range(8):
+        loop.step()
+    loop.cancel("r1")
+    tokens: list[int] = []
+    assert loop.submit(request(9)) is None
+    while not loop.is_idle:
+        for event in loop.step():
+            assert event.id != "r1"
+            tokens += event.token_ids if event.id == "r9" else ()
+            if event.id == "r9" and event.finish_reason is FinishReason.LENGTH:
+                loop.cancel("r0")
+                loop.cancel("r2")
+    (plain,) = alone(models, request(9)).values()
+    assert_same(models.model, PROMPT, plain, tokens)
+
+
+@pytest.mark.usefixtures("eager")
+def test_tokens_the_draft_model_does_not_know(
+    models: Models, plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Vocabularies may be padded differently: what one lacks is neither handed to it nor guessed by it."""
+    path = write_llama(tmp_path_factory.mktemp("few") / "few.gguf", n_ff=(128,), n_vocab=300)
+    few = LoadedModel(_beside(plan_on_cpu(path, n_outputs_max=24)))
+    sampling = SamplingParams(temperature=0, logit_bias={310: 100.0})
+    loop = drafted(models, few)
+    assert run(loop, request(1, (1, 315, 50), sampling=sampling)) == {"r1": [310] * 40}
+    assert loop.figures().n_guessed_tokens == 0
+    few.close()
+    more = drafted(models, models.other)  # which has ten more
+    assert models.other.vocab.n_tokens > models.model.vocab.n_tokens
+    run(more, request(2))
+    assert more.figures().n_guessed_tokens > 0
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_grammar_decides_over_guesses(models: Models) -> None:
+    grammar = Grammar(kind=GrammarKind.REGEX, text="[a-f]{12}", field="guided_regex")
+    given = request(1, grammar=grammar, ignore_eos=False)
+    plain = alone(models, given)
+    loop = drafted(models, models.same)
+    assert run(loop, given) == plain
+
+
+def test_a_useless_draft_model_is_hardly_asked(models: Models) -> None:
+    """Its first guesses are checked; none stands, and then it is asked as often as a few per cent allow."""
+    loop = drafted(models, models.other)
+    for i in range(3):
+        run(loop, request(i, (1, 50 + i), max_tokens=400))
+    figures = loop.figures()
+    assert figures.n_guessed_tokens < 0.25 * figures.n_generated_tokens
+    assert figures.n_steps > 0.95 * figures.n_generated_tokens
+
+
+def test_lookup_comes_first_where_it_finds_something(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PromptLookup, "draft", lambda _self, _tokens, most: [60] * min(most, 1))
+    loop = drafted(models, models.same)
+    run(loop, request(1))
+    assert loop.figures().n_guessed_tokens == 0 < loop.figures().n_drafted_tokens
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_is_drawn_is_drawn_as_often(models: Models) -> None:
+    """The third and fourth token of 900 answers to one prompt, with guesses and without: chi-square."""
+    few = dict.fromkeys(range(60, 66), 12.0)
+    counts = []
+    for draft in (None, models.same):
+        loop, seen = drafted(models, draft), Counter[int]()
+        for start in range(0, 900, 100):
+            shift = 10_000 if draft else 0  # other draws: the same ones would be equal, and say little
+            found = run(
+                loop,
+                *(
+                    request(i, (1, 50), max_tokens=6, sampling=SamplingParams(seed=shift + i, logit_bias=few))
+                    for i in range(start, start + 100)
+                ),
+            )
+            seen.update(token for tokens in found.values() for token in tokens[2:4])
+        counts.append(seen)
+        assert (loop.figures().n_guessed_tokens > 500) == (draft is not None)
+    table = np.array([[each[token] for token in few] for each in counts], float)
+    expected = table.sum(0) * table.sum(1)[:, None] / table.sum()
+    assert table.sum() > 3500
+    assert ((table - expected) ** 2 / expected).sum() < 20.52  # 5 degrees of freedom, 0.1 %
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_long_prompt_is_read_in_portions(models: Models) -> None:
+    prompt = (1, *range(60, 310))
+    loop = drafted(models, models.same)
+    (tokens,) = run(loop, request(1, prompt, max_tokens=60)).values()
+    (plain,) = alone(models, request(1, prompt, max_tokens=60)).values()
+    assert_same(models.model, prompt, plain, tokens)
+    assert loop.figures().n_right_tokens > 20
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("wish", [{"kv_unified": False, "n_ctx": 1024}, {"n_ctx": 512, "parallel": 2}])
+def test_caches_of_every_kind_are_followed(
+    models: Models, plan_on_cpu: PlanOnCpu, wish: dict[str, Any]
+) -> None:
+    path = Path(models.model.plan.model.path)
+    plan = plan_on_cpu(path, n_outputs_max=24, serving=Serving(cache_reuse=0), **wish)
+    model, draft = LoadedModel(plan), LoadedModel(_beside(plan))
+    requests = [request(i, (1, 50 + i, *range(100, 130)), max_tokens=30 + i) for i in range(5)]
+    loop = Loop(model, draft)
+    found = run(loop, *requests)
+    figures = loop.figures()
+    assert figures.n_right_tokens > 0.9 * figures.n_guessed_tokens > 50
+    for each in requests:
+        assert isinstance(each.prompt, tuple)
+        (plain,) = alone(models, each).values()
+        assert_same(models.model, each.prompt, plain, found[each.id])
+    draft.close()
+    model.close()
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_draft_model_with_windows(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> None:
+    """What has left the window cannot be shared or gone back to: another sequence is read from its start."""
+    path = write_loadable(with_vocabulary(LOADABLE["gemma3"]()), tmp_path / "window.gguf", "F32")
+    plan = plan_on_cpu(path, n_ctx=1024, n_ubatch=64, parallel=2, serving=Serving(cache_reuse=0))
+    model, draft = LoadedModel(plan), LoadedModel(_beside(plan))
+    assert draft.cells.is_stateful
+    prompt = tuple(map(int, np.random.default_rng(2).integers(300, 1100, 300)))
+    loop = Loop(model, draft)
+    run(loop, request(1, (1, *prompt)), request(2, (1, *prompt[:40])))
+    run(loop, request(3, (1, *prompt[:150])))
+    figures = loop.figures()
+    assert figures.n_right_tokens > 0.8 * figures.n_guessed_tokens > 50
+    draft.close()
+    model.close()
+
+
+@pytest.mark.usefixtures("eager")
+def test_adapters_are_the_models_alone(models: Models, tmp_path: Path) -> None:
+    """A draft model guesses without them; requests with and without one are drafted for in turn."""
+    path = Path(models.model.plan.model.path)
+    lora = write_lora(tmp_path / "lora.gguf", path)
+    adapted = Companion(
+        kind=CompanionKind.LORA, path=str(lora), name="lora", total_bytes=0, device=None, uses={}, method=""
+    )
+    model = LoadedModel(replace(models.model.plan, companions=(adapted,)))
+    answers = []
+    for draft in (None, models.same):
+        for slot in range(4):
+            model.forget(slot)
+            models.same.forget(slot)
+        loop = Loop(model, draft)
+        answers.append(run(loop, request(1, adapters=(0,)), request(2, adapters=())))
+    assert answers[0] == answers[1]
+    assert loop.figures().n_right_tokens > 10
+    model.close()
+
+
+@pytest.mark.usefixtures("eager")
+def test_the_likelihood_of_a_prompt_of_one_token_comes_before_guesses(models: Models) -> None:
+    """Its only row is wanted for the prompt's sake too; rows of guesses would be taken for it."""
+    given = [request(i, (40 + i,), prompt_logprobs=1, add_bos=False) for i in range(1, 6)]
+    plain = [alone(models, each) for each in given]
+    loop = drafted(models, models.same)
+    run(loop, request(0))  # what a step takes is seen in it
+    assert [run(loop, each) for each in given] == plain

@@ -1,0 +1,230 @@
+"""Steps by the short way: the same tokens, text, ends and figures as by the usual one."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from tests.conftest import PlanOnCpu
+from tests.engine.turns import events, turns
+from tools.random_model import write_llama
+from vram_llm.engine.loop import Loop
+from vram_llm.engine.request import (
+    FinishReason,
+    Grammar,
+    GrammarKind,
+    Request,
+    SamplingParams,
+    Tick,
+    TokenEvent,
+)
+from vram_llm.engine.speculative.prompt_lookup import PromptLookup
+from vram_llm.engine.stats import Figures
+from vram_llm.engine.steady_decode import MOST_STEPS
+from vram_llm.llama.model import NO_ROOM, LoadedModel
+from vram_llm.planner.types import Serving
+
+GREEDY = SamplingParams(temperature=0)
+
+
+@pytest.fixture(scope="module")
+def shared(plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
+    """A tiny model in float32: 1024 cells, eight sequences, nothing shared between requests."""
+    path = write_llama(tmp_path_factory.mktemp("run") / "f32.gguf", quant=gguf.GGMLQuantizationType.F32)
+    loaded = LoadedModel(plan_on_cpu(path, n_ctx=1024, parallel=8, serving=Serving(cache_reuse=0)))
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture
+def model(shared: LoadedModel) -> Iterator[LoadedModel]:
+    yield shared
+    for slot in range(8):
+        shared.forget(slot)
+
+
+def _request(name: str, **options: Any) -> Request:
+    pick = np.random.default_rng(sum(map(ord, name)))
+    prompt = (1, *map(int, pick.integers(3, 320, 9)))
+    wish = {"prompt": prompt, "sampling": GREEDY, "ignore_eos": True, "max_tokens": 60, **options}
+    return Request(id=name, **wish)
+
+
+def _submit(model: LoadedModel, *requests: Request) -> Loop:
+    loop = Loop(model)
+    for request in requests:
+        assert loop.submit(request) is None
+    return loop
+
+
+def _told(news: Iterator[TokenEvent]) -> dict[str, list[Any]]:
+    """Of each request: its text, its tokens, and how it ended."""
+    told: dict[str, list[Any]] = {}
+    for event in news:
+        mine = told.setdefault(event.id, ["", [], None])
+        assert mine[2] is None  # nothing follows an end
+        mine[0] += event.text
+        mine[1] += event.token_ids
+        if event.finish_reason is not None:
+            totals = (event.prompt_tokens, event.completion_tokens, event.cached_tokens)
+            mine[2] = (event.finish_reason, event.stop, totals)
+    return told
+
+
+def _usual(loop: Loop) -> Iterator[TokenEvent]:
+    while not loop.is_idle:
+        yield from loop.step()
+
+
+def _counts(figures: Figures) -> tuple[int, ...]:
+    return (figures.n_steps, figures.n_generated_tokens, figures.n_prompt_tokens, figures.n_cells_used)
+
+
+# -- the same as by the usual way ----------------------------------------------------------------
+
+
+def test_both_ways_say_the_same(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greedy and drawn, with ends of their own, stop strings, and characters of several tokens.
+
+    Without drafts, which come at other steps by the short way: other batches are rounded otherwise.
+    """
+    monkeypatch.setattr(PromptLookup, "draft", lambda *_: [])
+    alone = _told(events(_submit(model, _request("stops"))))["stops"][0]
+    requests = [
+        *(_request(f"greedy{i}", max_tokens=40 + 7 * i) for i in range(3)),
+        _request("drawn", sampling=SamplingParams(seed=3, top_p=0.9)),
+        _request("chain", sampling=SamplingParams(seed=4, top_k=20, presence_penalty=0.4)),
+        _request("stops", stop=(alone[40:43],)),
+        _request(
+            "ends", ignore_eos=False, sampling=SamplingParams(seed=8, temperature=3.0, logit_bias={2: 9.0})
+        ),
+        _request("shown", skip_special_tokens=False, sampling=SamplingParams(seed=8, temperature=3.0)),
+    ]
+    usual, short = _submit(model, *requests), _submit(model, *requests)
+    by_usual, by_short = _told(_usual(usual)), _told(events(short))
+    assert by_short == by_usual
+    assert by_short["stops"][2][:2] == (FinishReason.STOP, alone[40:43])
+    assert by_short["ends"][2][0] is FinishReason.STOP
+    assert any(not text.isascii() for text, _, _ in by_short.values())
+    assert _counts(short.figures()) == _counts(usual.figures())
+
+
+def test_most_steps_of_streams_that_decode_go_the_short_way(model: LoadedModel) -> None:
+    loop = _submit(model, *(_request(f"r{i}", max_tokens=100) for i in range(8)))
+    n_usual = n_short = n_runs = 0
+    while not loop.is_idle:
+        short = loop.decode_on()
+        if short is None:
+            loop.step()
+            n_usual += 1
+            continue
+        tick, _ = short
+        n_short += 1
+        n_runs += tick is not None and bool(tick.ids)
+    assert n_short > 85
+    assert n_runs >= n_short / MOST_STEPS
+    assert n_usual + n_short == loop.figures().n_steps
+
+
+def test_a_tick_names_its_requests_once(model: LoadedModel) -> None:
+    loop = _submit(model, _request("a"), _request("b"))
+    while (short := loop.decode_on()) is None:
+        loop.step()
+    ticks = [short[0]]
+    while (short := loop.decode_on()) is not None and not (short[0] and short[0].ids):
+        ticks.append(short[0])
+    assert isinstance(ticks[0], Tick)
+    assert ticks[0].ids == ["a", "b"]
+    assert all(tick is not None and not tick.ids and len(tick.tokens) == 2 for tick in ticks[1:])
+
+
+def test_who_wants_more_than_tokens_takes_the_usual_way(model: LoadedModel) -> None:
+    grammar = Grammar(kind=GrammarKind.REGEX, text="[a-z]{40}", field="regex")
+    for options in ({"logprobs": 1}, {"grammar": grammar}):
+        loop = _submit(model, _request("plain"), _request("more", **options))
+        seen = set()
+        while not loop.is_idle:
+            assert loop.decode_on() is None or "more" in seen
+            seen |= {event.id for event in loop.step() if event.finish_reason is not None}
+
+
+# -- what comes between --------------------------------------------------------------------------
+
+
+def _in_a_run(loop: Loop) -> None:
+    """Step until some steps of a run are done that nothing but the run knows of."""
+    while loop.decode_on() is None:
+        loop.step()
+    assert loop.decode_on() is not None
+
+
+def test_a_newcomer_is_let_in_at_the_next_step(model: LoadedModel) -> None:
+    loop = _submit(model, _request("a"), _request("b"))
+    _in_a_run(loop)
+    loop.submit(_request("new", max_tokens=2))
+    assert loop.decode_on() is None
+    assert {event.id for event in loop.step()} == {"a", "b", "new"}
+
+
+def test_a_newcomer_without_a_slot_does_not_end_a_run(model: LoadedModel) -> None:
+    loop = _submit(model, *(_request(f"r{i}") for i in range(8)))
+    _in_a_run(loop)
+    loop.submit(_request("late"))
+    assert loop.decode_on() is not None
+
+
+def test_who_goes_away_frees_all_it_has(model: LoadedModel) -> None:
+    requests = [_request(name) for name in "abc"]
+    alone = _told(events(_submit(model, *requests)))
+    loop = _submit(model, *requests)
+    _in_a_run(loop)
+    used = loop.figures().n_cells_used
+    loop.cancel("b")
+    assert loop.figures().n_cells_used < used
+    rest = _told(event for news in turns(loop) for event in news)
+    assert rest.keys() == {"a", "c"}
+    assert all(rest[name][2] == alone[name][2] for name in rest)
+    assert all(alone[name][0].endswith(rest[name][0]) for name in rest)
+    assert loop.figures().n_cells_used == 0
+
+
+def test_cells_that_run_out_end_a_run_in_time(model: LoadedModel) -> None:
+    """Eight of up to 250 tokens in 1024 cells: some give way, and all say what they say by the usual way."""
+    requests = [_request(f"r{i}", max_tokens=240) for i in range(8)]
+    usual, short = _submit(model, *requests), _submit(model, *requests)
+    by_usual, by_short = _told(_usual(usual)), _told(events(short))
+    assert all(loop.figures().n_preemptions > 0 for loop in (usual, short))
+    assert {name: told[2] for name, told in by_short.items()} == {
+        name: told[2] for name, told in by_usual.items()
+    }
+
+
+def test_a_step_that_finds_no_room_is_done_the_usual_way(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [_request("a"), _request("b")]
+    alone = _told(events(_submit(model, *requests)))
+    loop = _submit(model, *requests)
+    decode, n_calls = LoadedModel.decode, 0
+
+    def refuses_some(self: LoadedModel) -> int:
+        nonlocal n_calls
+        n_calls += 1
+        has_room = n_calls % 7 or len(loop._scheduler.running) == 1  # alone, a stream cannot give way
+        return decode(self) if has_room else NO_ROOM
+
+    monkeypatch.setattr(LoadedModel, "decode", refuses_some)
+    assert _told(events(loop)) == alone
+
+
+# -- its parts -----------------------------------------------------------------------------------
+
+
+def test_the_best_of_all_rows_at_once_are_the_best_of_each(model: LoadedModel) -> None:
+    model.batch.clear()
+    model.batch.add_singles([5, 6, 7, 8], [0] * 4, [0, 1, 2, 3], [1] * 4)
+    assert model.decode() == 0
+    assert model.best(4) == [int(model.logits(row).argmax()) for row in range(4)]
+    assert model.best(3) == model.best(4)[:3]

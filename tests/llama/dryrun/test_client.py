@@ -1,0 +1,326 @@
+"""The dry run against real loads over RPC workers, llama.cpp's own measure, and a llama.cpp that ends."""
+
+import dataclasses
+import os
+import random
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.workers import running_workers
+from tests.zoo import PUBLISHED, SMALL, nemotron_49b, write
+from tests.zoo.loadable import LOADABLE, write_loadable
+from vram_llm.errors import EngineDied, ModelRefused, NotBuilt
+from vram_llm.llama import rpc
+from vram_llm.llama.dryrun import selftest, worker
+from vram_llm.llama.dryrun.client import METHOD, DryRun
+from vram_llm.llama.dryrun.wire import Question
+from vram_llm.llama.model import LoadedModel
+from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
+from vram_llm.model.header import Header
+from vram_llm.model.header_reader import read_header
+from vram_llm.model.profile import ModelProfile, profile
+from vram_llm.planner.llama_split import placement_from_counts, placement_of
+from vram_llm.planner.memory.analytic import AnalyticMeter
+from vram_llm.planner.search.search import choose_placement
+from vram_llm.planner.types import (
+    HOST,
+    PLAN_VERSION,
+    Context,
+    Estimate,
+    FlashAttention,
+    Placement,
+    Plan,
+    PlannedDevice,
+    PlannedModel,
+    Workload,
+)
+from vram_llm.units import GIB
+
+N_PLACEMENTS = 24  # of each model
+CARDS = tuple(
+    Device(
+        id=f"CUDA{i}", name=f"{gib} GiB", kind=DeviceKind.CUDA, total_bytes=gib * GIB, free_bytes=gib * GIB,
+        memory_source=Source.GIVEN, row_padding=512, what_if=True,
+    )
+    for i, gib in enumerate((24, 24, 12))
+)  # fmt: skip
+
+
+def a_context(**given: object) -> Context:
+    usual = Context(
+        n_ctx=8192, parallel=8, kv_type_k="f16", kv_type_v="f16", n_batch=2048, n_ubatch=512, n_threads=1,
+        use_mmap=False, pipeline_copies=True,
+    )  # fmt: skip
+    return dataclasses.replace(usual, **given)  # type: ignore[arg-type]  # fields by name
+
+
+@pytest.fixture(scope="module")
+def dry() -> Iterator[DryRun]:
+    with DryRun() as made:
+        made.check()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def others() -> Iterator[tuple[str, ...]]:
+    """Workers that the dry run asks for itself, while the test loads on `workers`."""
+    with running_workers(3) as endpoints:
+        yield endpoints
+
+
+def random_placement(pick: random.Random, ids: Sequence[str], n_layers: int) -> Placement:
+    """Some of the devices in some order, a random cut, in two of five cases layers on the host."""
+    n_host = pick.choice((0, 0, 0, pick.randint(0, n_layers - 1), pick.randint(0, n_layers)))
+    n_items = n_layers + 1 - n_host
+    order = pick.sample(list(ids), min(pick.randint(1, 3), n_items, len(ids)))
+    cuts = sorted(pick.sample(range(1, n_items), len(order) - 1))
+    counts = [b - a for a, b in zip([0, *cuts], [*cuts, n_items], strict=True)]
+    return placement_of(order, [-1] * n_host + [i for i, count in enumerate(counts) for _ in range(count)])
+
+
+def random_context(pick: random.Random, of: ModelProfile) -> Context:
+    n_ctx, parallel = pick.choice((256, 512, 2048)), pick.choice((1, 2, 8))
+    kv_unified, flash_attn = pick.random() < 0.5, pick.choice(list(FlashAttention))
+    heads = (of.head_k, of.head_v, of.window_head_k, of.window_head_v)
+    whole = flash_attn is not FlashAttention.OFF and not any(head % 32 for head in heads)
+    kv_type = pick.choice(("f16", "f16", "q8_0")) if whole else "f16"
+    return a_context(
+        n_ctx=n_ctx if kv_unified else max(n_ctx // parallel, 256) * parallel,
+        parallel=parallel, n_ubatch=min(n_ctx, pick.choice((16, 64, 512))), n_batch=min(n_ctx, 512),
+        pipeline_copies=pick.random() < 0.8, kv_unified=kv_unified, swa_full=pick.random() < 0.5,
+        flash_attn=flash_attn, n_outputs_max=pick.choice((parallel, parallel, 64)),
+        kv_type_k=kv_type, kv_type_v=kv_type, backend_sampling=pick.random() < 0.4,
+    )  # fmt: skip
+
+
+def held(estimate: Estimate) -> dict[str, tuple[int, int, int]]:
+    """Weights, context and compute by device, where there are any."""
+    found = {d.id: (d.weights_bytes, d.context_bytes, d.compute_bytes) for d in estimate.devices}
+    host = estimate.host
+    found[HOST] = (host.weights_bytes, host.context_bytes, host.compute_bytes)
+    return {device_id: bytes_ for device_id, bytes_ in found.items() if any(bytes_)}
+
+
+def really_held(path: Path, devices: Sequence[Device], context: Context, estimate: Estimate,
+                placement: Placement) -> dict[str, tuple[int, int, int]]:  # fmt: skip
+    plan = Plan(
+        version=PLAN_VERSION,
+        model=PlannedModel(
+            path=str(path), name=path.stem, architecture="", quantization="", n_layers=0, total_bytes=0
+        ),
+        devices=tuple(
+            PlannedDevice(**{name: getattr(d, name) for name in Device.__dataclass_fields__}, reserve_bytes=0)
+            for d in devices
+        ),
+        context=context,
+        placement=placement,
+        estimate=estimate,
+        fits=True,
+        by_free_memory=None,
+    )
+    model = LoadedModel(plan)
+    uses = model.memory_use()
+    model.close()
+    found = {name: (u.weights_bytes, u.context_bytes, u.compute_bytes) for name, u in uses.items()}
+    return {device_id: bytes_ for device_id, bytes_ in found.items() if any(bytes_)}
+
+
+@pytest.mark.parametrize("name", LOADABLE)
+def test_it_is_a_real_loads_to_the_byte(
+    name: str, dry: DryRun, workers: tuple[str, ...], others: tuple[str, ...], host: Host, tmp_path: Path
+) -> None:
+    """Virtual devices give what real ones hold; left as measured, what llama.cpp measures on real ones."""
+    path = write_loadable(LOADABLE[name](), tmp_path / f"{name}.gguf")
+    header = read_header(path)
+    of = profile(header)
+    devices = rpc.devices(workers)
+    virtual = [dataclasses.replace(d, endpoint=None, what_if=True) for d in devices]
+    real = [dataclasses.replace(d, endpoint=e) for d, e in zip(devices, others, strict=True)]
+    pick = random.Random(name)
+    for _ in range(N_PLACEMENTS):
+        placement = random_placement(pick, [d.id for d in devices], of.n_layers)
+        context = random_context(pick, of)
+        said = dry.meter(header, context, virtual, host, 0)(placement)
+        assert held(said) == really_held(path, devices, context, said, placement)
+        measured = dry.meter(header, context, virtual, host, 0, as_measured=True)(placement)
+        on_real = dry.meter(header, context, real, host, 0, real=True)(placement)
+        assert held(measured) == held(on_real)
+        assert all(
+            abs(m.compute_bytes - s.compute_bytes) <= boundary_bytes(header, context)
+            for m, s in zip(measured.devices, said.devices, strict=True)
+        )
+
+
+def boundary_bytes(header: Header, context: Context) -> int:
+    """How far llama.cpp's own measure is from a real load: 4 copies of a layer's input, aligned."""
+    return 4 * profile(header).n_embd * context.n_ubatch * 4 + 4 * 128
+
+
+@pytest.fixture(scope="module")
+def headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Header]:
+    """Of all models of the zoo."""
+    folder = tmp_path_factory.mktemp("zoo")
+    zoo = PUBLISHED | SMALL
+    return {name: read_header(write(zoo[name](), folder / f"{name}.gguf")) for name in zoo}
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, *SMALL])
+def test_weights_and_context_are_the_analytic_meters(
+    name: str, dry: DryRun, host: Host, headers: dict[str, Header]
+) -> None:
+    of = profile(header := headers[name])
+    pick = random.Random(name)
+    for _ in range(6):
+        context = random_context(pick, of)
+        exact = dry.meter(header, context, CARDS, host, 0)
+        analytic = AnalyticMeter(of, context, CARDS, host, 0)
+        placement = random_placement(pick, [card.id for card in CARDS], of.n_layers)
+        for one, other in zip(exact(placement).devices, analytic(placement).devices, strict=True):
+            assert other.weights_bytes == pytest.approx(one.weights_bytes, rel=1e-3)
+            # a card pads the rows of these small models' quantised caches: some bytes a layer
+            kept = pytest.approx(one.context_bytes, rel=1e-3, abs=1024 * of.n_layers)
+            assert other.context_bytes == kept
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_analytic_meters_compute_is_a_close_upper_bound(
+    name: str, dry: DryRun, host: Host, headers: dict[str, Header]
+) -> None:
+    """On three cards with some layers each, nothing on the host."""
+    header, context = headers[name], a_context()
+    of = profile(header)
+    exact, analytic = dry.meter(header, context, CARDS, host, 0), AnalyticMeter(of, context, CARDS, host, 0)
+    third = of.n_layers // 3
+    for shift in (0, 1, -2):
+        first, second = third + shift, third - shift
+        placement = placement_from_counts(
+            [card.id for card in CARDS], [first, second, of.n_layers - first - second], of.n_layers
+        )
+        said, bound = exact(placement), analytic(placement)
+        for device_id, (*_, compute) in held(said).items():
+            assert compute <= held(bound)[device_id][2] <= 1.25 * compute
+
+
+CONTEXTS = (
+    a_context(),
+    a_context(pipeline_copies=False, n_ubatch=128, parallel=1),
+    a_context(n_ctx=65536, kv_type_k="q8_0", kv_type_v="q8_0", parallel=4),
+    a_context(n_ctx=512, n_ubatch=64, parallel=16, backend_sampling=True),
+    a_context(n_ctx=16384, n_ubatch=2048, pipeline_copies=False),
+)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_it_is_wherever_the_layers_are(
+    name: str, dry: DryRun, host: Host, headers: dict[str, Header]
+) -> None:
+    """Cards with few layers, with the output alone, after layers on the host, in any order and context."""
+    header, pick = headers[name], random.Random(name)
+    of = profile(header)
+    for context in CONTEXTS:
+        exact = dry.meter(header, context, CARDS, host, 0)
+        analytic = AnalyticMeter(of, context, CARDS, host, 0)
+        for _ in range(6):
+            placement = random_placement(pick, [card.id for card in CARDS], of.n_layers)
+            for one, other in zip(exact(placement).devices, analytic(placement).devices, strict=True):
+                assert one.compute_bytes <= other.compute_bytes <= 1.25 * one.compute_bytes, placement
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_it_is_where_the_planner_puts_the_layers(
+    name: str, dry: DryRun, host: Host, headers: dict[str, Header]
+) -> None:
+    """On cards that take all of the model, most of it, and half of it."""
+    header, context = headers[name], a_context()
+    of = profile(header)
+    for share in (1.3, 0.8, 0.5):
+        cards = tuple(
+            dataclasses.replace(card, free_bytes=int(share * of.total_bytes * card.total_bytes / (60 * GIB)))
+            for card in CARDS
+        )
+        meter = AnalyticMeter(of, context, cards, host, 0)
+        placement = choose_placement(of, Machine(devices=cards, host=host), Workload(), meter)
+        said, bound = dry.meter(header, context, cards, host, 0)(placement), meter(placement)
+        for one, other in zip(said.devices, bound.devices, strict=True):
+            assert one.compute_bytes <= other.compute_bytes <= 1.25 * one.compute_bytes, placement
+
+
+def test_both_shards_of_the_49b_on_three_cards(dry: DryRun, host: Host, tmp_path: Path) -> None:
+    path = write(nemotron_49b(), tmp_path / "49b.gguf", shard_bytes=40 * 10**9)
+    header = read_header(path)
+    path.unlink()  # a header is all there has to be
+    placement = placement_from_counts([card.id for card in CARDS], [29, 36, 15], 80)
+    said = dry.meter(header, a_context(n_ctx=4096), CARDS, host, GIB)(placement)
+    assert said.method == METHOD
+    assert [d.id for d in said.devices] == ["CUDA0", "CUDA1", "CUDA2"]
+    assert [d.budget_bytes for d in said.devices] == [23 * GIB, 23 * GIB, 11 * GIB]
+    assert all(d.overhead_bytes > 0 for d in said.devices)
+    everything = sum(d.weights_bytes for d in said.devices) + said.host.weights_bytes
+    assert everything == pytest.approx(profile(header).total_bytes, rel=1e-4)
+    assert not said.fits
+
+
+def test_a_vocabulary_changes_nothing(dry: DryRun, host: Host, tiny_model: Path, tmp_path: Path) -> None:
+    """The tiny model has a real one; a copy of its header has none."""
+    header, context = read_header(tiny_model), a_context(n_ctx=512)
+    placement = placement_from_counts(["CUDA0", "CUDA1"], [2, 2], 4)
+    said = dry.meter(header, context, CARDS, host, 0)(placement)
+    whole = worker.answer(Question(str(tiny_model), context, placement, list(CARDS[:2])))
+    assert [d.compute_bytes for d in said.devices] == [use.compute_bytes for use in whole.devices]
+    assert [d.weights_bytes for d in said.devices] == [use.weights_bytes for use in whole.devices]
+
+
+def test_a_model_llama_cpp_does_not_know_is_refused(dry: DryRun, host: Host, tmp_path: Path) -> None:
+    model = dataclasses.replace(SMALL["gemma2"](), arch="gemma999")
+    header = read_header(write(model, tmp_path / "model.gguf"))
+    meter = dry.meter(header, a_context(), CARDS, host, 0)
+    with pytest.raises(ModelRefused, match="gemma999"):
+        meter(placement_from_counts(["CUDA0"], [6], 6))
+
+
+def test_an_end_of_llama_cpp_costs_an_answer(host: Host, tiny_model: Path) -> None:
+    with DryRun() as dry:
+        meter = dry.meter(read_header(tiny_model), a_context(n_ctx=512), CARDS, host, 0)
+        bad, good = (placement_from_counts(["CUDA0", "CUDA1"], counts, 4) for counts in ([3, 1], [2, 2]))
+        for _ in range(2):
+            dry.check()
+            os.kill(child_of(dry), signal.SIGABRT)
+            with pytest.raises(EngineDied):
+                meter(bad)
+            assert meter(good).devices
+        with pytest.raises(EngineDied, match="twice"):
+            meter(bad)
+        assert meter(good).devices
+
+
+def test_states_on_the_host_take_no_memory(host: Host, headers: dict[str, Header]) -> None:
+    of = profile(header := headers["nemotron_nano"])
+    with DryRun() as dry:
+        meter = dry.meter(header, a_context(parallel=256), CARDS, host, 0)
+        said = meter(placement_from_counts(["CUDA0"], [1], of.n_layers))
+        (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{child_of(dry)}/status").read_text())
+    assert 1024 * int(peak) < said.host.context_bytes / 4
+
+
+def test_a_hang_is_bounded(host: Host, tiny_model: Path) -> None:
+    with DryRun(timeout_s=0.5) as dry:
+        meter = dry.meter(read_header(tiny_model), a_context(n_ctx=512), CARDS, host, 0)
+        dry.check()
+        os.kill(child_of(dry), signal.SIGSTOP)
+        with pytest.raises(EngineDied, match="in time"):
+            meter(placement_from_counts(["CUDA0"], [4], 4))
+
+
+def child_of(dry: DryRun) -> int:
+    assert dry._child is not None
+    return dry._child._process.pid
+
+
+def test_a_wrong_answer_to_the_known_question_is_no_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "ANSWER", selftest.ANSWER[::-1])
+    with pytest.raises(NotBuilt, match="known model"):
+        worker.check()

@@ -1,0 +1,162 @@
+import dataclasses
+import shlex
+
+import pytest
+
+from tests.planner.saved import CONTEXT, absent, local, remote, saved_plan
+from vram_llm.model.pooling import Pooling
+from vram_llm.planner.export.llama_server import command_line, exports
+from vram_llm.planner.types import FlashAttention, Plan
+
+
+def words(plan: Plan) -> list[str]:
+    """The command as a shell would read it, comments gone."""
+    return shlex.split(command_line(plan).replace("\\\n", " "), comments=True)
+
+
+def flags(plan: Plan) -> dict[str, str]:
+    """llama-server's flags with their values; "" for switches."""
+    after = words(plan)
+    after = after[after.index("llama-server") + 1 :]
+    return {
+        word: "" if index + 1 == len(after) or after[index + 1].startswith("--") else after[index + 1]
+        for index, word in enumerate(after)
+        if word.startswith("--")
+    }
+
+
+def test_every_setting_of_a_plan_over_two_cards() -> None:
+    assert flags(saved_plan([local(0), local(1)], [20, 60])) == {
+        "--model": "/srv/models/big.gguf",
+        "--device": "CUDA0,CUDA1",
+        "--n-gpu-layers": "81",
+        "--tensor-split": "20,61",
+        "--split-mode": "layer",
+        "--fit": "off",
+        "--load-mode": "auto",
+        "--ctx-size": "8192",
+        "--parallel": "8",
+        "--kv-unified": "",
+        "--cache-type-k": "q8_0",
+        "--cache-type-v": "f16",
+        "--flash-attn": "auto",
+        "--batch-size": "2048",
+        "--ubatch-size": "512",
+        "--threads": "4",
+        "--cache-ram": "0",
+        "--ctx-checkpoints": "0",
+        "--no-op-offload": "",
+    }
+
+
+def test_sampling_on_the_device_is_a_switch() -> None:
+    plan = saved_plan([local(0)], [80], context=dataclasses.replace(CONTEXT, backend_sampling=True))
+    assert flags(plan)["--backend-sampling"] == ""
+
+
+def test_how_the_past_is_kept_and_read() -> None:
+    context = dataclasses.replace(
+        CONTEXT, kv_unified=False, swa_full=True, flash_attn=FlashAttention.OFF, n_outputs_max=64
+    )
+    plan = saved_plan([local(0)], [80], context=context)
+    found = flags(plan)
+    assert found["--flash-attn"] == "off"
+    assert {"--no-kv-unified", "--swa-full"} <= set(found)
+    assert "--kv-unified" not in found
+    lines = exports(plan).splitlines()
+    assert "export LLAMA_ARG_KV_UNIFIED=false" in lines
+    assert "export LLAMA_ARG_SWA_FULL=true" in lines
+    assert "asks for 8 rows of logits" in command_line(plan)
+
+
+def test_variables_stand_before_the_command() -> None:
+    plan = saved_plan([absent(0)], [4])
+    assert words(plan)[:3] == [
+        "CUDA_DEVICE_ORDER=PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES=<UUID of NVIDIA GeForce RTX 3090 Ti>",
+        "llama-server",
+    ]
+
+
+def test_workers_are_named_before_their_devices() -> None:
+    plan = saved_plan([remote(0, "10.0.0.1:50052"), remote(1, "10.0.0.2:50052")], [2, 2])
+    found = words(plan)
+    assert found[0] == "llama-server"
+    assert flags(plan)["--rpc"] == "10.0.0.1:50052,10.0.0.2:50052"
+    assert flags(plan)["--device"] == "RPC0,RPC1"
+    assert found.index("--rpc") < found.index("--device")
+
+
+def test_a_plan_for_the_host_alone_uses_no_device() -> None:
+    found = flags(saved_plan([], [], n_layers=4))
+    assert (found["--device"], found["--n-gpu-layers"]) == ("none", "0")
+    assert "--tensor-split" not in found
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/a b/it's.gguf", {"--model": "/a b/it's.gguf"}),
+        ("https://host/x.gguf", {"--model-url": "https://host/x.gguf"}),
+        (
+            "hf:org/repo/sub/x-00001-of-00002.gguf",
+            {"--hf-repo": "org/repo", "--hf-file": "sub/x-00001-of-00002.gguf", "--no-mmproj": ""},
+        ),
+        ("hf:org/repo@v2/x.gguf", {"--model-url": "https://huggingface.co/org/repo/resolve/v2/x.gguf"}),
+    ],
+)
+def test_where_the_model_is(path: str, expected: dict[str, str]) -> None:
+    found = flags(saved_plan([local(0)], [4], path=path))
+    names = ("--model", "--model-url", "--hf-repo", "--hf-file", "--no-mmproj")
+    assert {name: found[name] for name in names if name in found} == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"use_mmap": False}, {"--load-mode": "none"}),
+        ({"pipeline_copies": False}, {"--override-tensor": "^$=CPU"}),
+        ({"parallel": 2, "n_ctx": 512}, {"--parallel": "2", "--ctx-size": "512"}),
+    ],
+)
+def test_choices_of_the_context(change: dict[str, object], expected: dict[str, str]) -> None:
+    context = dataclasses.replace(CONTEXT, **change)  # type: ignore[arg-type]  # fields by name
+    found = flags(saved_plan([local(0), local(1)], [2, 2], context=context))
+    assert expected.items() <= found.items()
+
+
+def test_variables_say_what_flags_say() -> None:
+    plan = saved_plan([local(0), remote(0, "10.0.0.1:50052")], [2, 2])
+    lines = exports(plan).splitlines()
+    said = dict(shlex.split(line)[1].split("=", 1) for line in lines if line.startswith("export "))
+    assert said["CUDA_VISIBLE_DEVICES"] == "GPU-0"
+    assert said["LLAMA_ARG_DEVICE"] == "CUDA0,RPC0"
+    assert said["LLAMA_ARG_RPC"] == "10.0.0.1:50052"
+    assert said["LLAMA_ARG_N_GPU_LAYERS"] == "5"
+    assert said["LLAMA_ARG_KV_UNIFIED"] == "true"
+    by_flag = flags(plan)
+    assert len(said) == len(by_flag) - 1 + 2  # all but --no-op-offload, and CUDA's two
+    assert any(line.startswith("# ") and "llama-server --no-op-offload" in line for line in lines)
+    assert all(line.startswith(("# ", "export ")) for line in lines)
+
+
+def test_a_projector_that_was_not_planned_for_is_not_fetched() -> None:
+    assert "export LLAMA_ARG_MMPROJ_AUTO=false" in exports(saved_plan([local(0)], [4], path="hf:o/r/x.gguf"))
+
+
+@pytest.mark.parametrize("break_", ["\n", "\r", "\x85", "\u2028"])
+def test_a_models_name_cannot_end_its_comment(break_: str) -> None:
+    plan = saved_plan([local(0)], [4])
+    plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, name=f"x{break_}rm -rf ."))
+    for text in (command_line(plan), exports(plan)):
+        assert not any(line.startswith("rm") for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("pooling", "said"),
+    [(Pooling.MEAN, {"--embeddings": "", "--pooling": "mean"}), (Pooling.RANK, {"--reranking": ""})],
+)
+def test_what_embeds(pooling: Pooling, said: dict[str, str]) -> None:
+    context = dataclasses.replace(CONTEXT, pooling=pooling)
+    found = flags(saved_plan([local(0)], [80], context=context))
+    assert {name: found.get(name) for name in said} == said

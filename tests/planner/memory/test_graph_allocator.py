@@ -1,0 +1,65 @@
+"""The allocator against what ggml's does, on graphs small enough to lay out by hand."""
+
+from vram_llm.planner.memory.graph_allocator import Graph
+
+
+def test_what_is_used_up_makes_room() -> None:
+    graph = Graph()
+    one = graph.add(4)
+    two = graph.add(6, one)
+    graph.add(4, two)  # where the first was
+    assert graph.peak() == 10
+
+
+def test_a_hole_that_is_too_small_is_passed_over() -> None:
+    graph = Graph()
+    one = graph.add(4)
+    two = graph.add(6, one)
+    graph.add(5, two)
+    assert graph.peak() == 15
+
+
+def test_the_smallest_hole_that_fits_is_taken() -> None:
+    graph = Graph()
+    large, wall, small, end = graph.add(8), graph.add(1), graph.add(4), graph.add(1)
+    graph.add(0, large, small)
+    graph.add(4)  # between the walls
+    graph.add(8)
+    graph.keep(wall)
+    graph.keep(end)
+    assert graph.peak() == 14
+
+
+def test_neighbouring_holes_are_one() -> None:
+    graph = Graph()
+    parts = [graph.add(3) for _ in range(3)]
+    wall = graph.add(1)
+    graph.add(0, parts[0], parts[2], parts[1])
+    graph.add(9)
+    graph.keep(wall)
+    assert graph.peak() == 10
+
+
+def test_an_operation_in_place_takes_nothing_more() -> None:
+    graph = Graph()
+    one = graph.add(5)
+    two = graph.add(5, one, in_place=1)
+    graph.add(5, two, in_place=1)
+    assert graph.peak() == 5
+
+
+def test_a_source_that_is_needed_again_keeps_its_place() -> None:
+    graph = Graph()
+    one = graph.add(5)
+    two = graph.add(5, one, in_place=1)
+    graph.add(5, two, one, in_place=2)
+    assert graph.peak() == 10
+
+
+def test_outputs_stay() -> None:
+    graph = Graph()
+    one = graph.add(5)
+    graph.keep(one)
+    two = graph.add(5, one, in_place=1)
+    graph.add(5, two)
+    assert graph.peak() == 15

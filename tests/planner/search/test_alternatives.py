@@ -1,0 +1,234 @@
+"""What stands beside a plan, and what is said of it."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests import zoo
+from tests.planner.cases import DESKTOP, LAPTOP, machine, profile_of
+from vram_llm.errors import EngineDied, ModelRefused
+from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.explain import why
+from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.memory.analytic import AnalyticMeter
+from vram_llm.planner.search.search import place
+from vram_llm.planner.types import Context, Estimate, FlashAttention, Meter, Placement, Plan, Workload
+from vram_llm.units import GIB, MIB
+
+RIG = machine([LAPTOP, DESKTOP, DESKTOP])
+
+
+@pytest.fixture(scope="module")
+def nemotron(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
+    return profile_of(zoo.nemotron_49b(), tmp_path_factory.mktemp("49b"))
+
+
+@pytest.fixture(scope="module")
+def plan(nemotron: ModelProfile) -> Plan:
+    return make_plan(nemotron, RIG, Workload(n_ctx=16384))
+
+
+def held(estimate: Estimate) -> int:
+    return sum(use.total_bytes for use in estimate.devices)
+
+
+def test_single_changes(plan: Plan) -> None:
+    by_name = {other.name: other for other in plan.alternatives}
+    assert list(by_name) == [
+        "KV cache as q8_0", "no pipeline copies", "micro-batches of 256", "8k more context", "without GPU0",
+        "flash attention off", "separate KV caches", "logits of all tokens",
+    ]  # fmt: skip
+    for name in ("KV cache as q8_0", "no pipeline copies", "micro-batches of 256"):
+        assert held(by_name[name].estimate) < held(plan.estimate)
+    assert by_name["KV cache as q8_0"].context.kv_type_k == "q8_0"
+    assert by_name["8k more context"].context.n_ctx == 24576
+    assert "GPU0" not in by_name["without GPU0"].placement.device_order
+    assert by_name["without GPU0"].placement.cpu_layers > 0
+
+
+def test_a_plan_that_already_has_it_is_not_offered_it(nemotron: ModelProfile) -> None:
+    wish = Workload(n_ctx=2048, kv_type_k="q8_0", kv_type_v="q8_0", pipeline_copies=False, n_ubatch=64)
+    names = [other.name for other in make_plan(nemotron, RIG, wish).alternatives]
+    assert names == ["8k more context", "without GPU0", "separate KV caches", "logits of all tokens"]
+
+
+def test_the_largest_context_is_the_largest(nemotron: ModelProfile) -> None:
+    plan = make_plan(nemotron, RIG, Workload(largest_ctx=True))
+    more = plan.context.n_ctx + 256
+    kept = Workload(n_gpu_layers=plan.placement.n_gpu_layers)
+    assert place(nemotron, RIG, dataclasses.replace(kept, n_ctx=plan.context.n_ctx)).estimate.fits
+    assert not place(nemotron, RIG, dataclasses.replace(kept, n_ctx=more)).estimate.fits
+    assert any(f"{more:,} tokens would be too many without" in note for note in plan.notes)
+    assert plan.placement.cpu_layers == 0
+
+
+def test_the_largest_context_is_at_most_what_was_trained(nemotron: ModelProfile) -> None:
+    plan = make_plan(nemotron, machine([80 * GIB] * 4), Workload(largest_ctx=True))
+    assert plan.context.n_ctx == 131072
+
+
+def test_reasons(plan: Plan, nemotron: ModelProfile) -> None:
+    said = " ".join(why(plan))
+    assert "the fullest device" in said
+    assert "Layers are not alike" in said
+    assert "split by free memory, 17,32,32 over GPU0, GPU1, GPU2, would not fit: GPU0" in said
+    tight = make_plan(nemotron, machine([DESKTOP]), Workload(n_ctx=2048))
+    assert f"With fewer than {tight.placement.cpu_layers} layers on the CPU" in " ".join(why(tight))
+    alone = make_plan(nemotron, machine([]), Workload(n_ctx=2048))
+    assert not any("fullest" in reason for reason in why(alone))
+
+
+def test_alternatives_are_compared_by_one_meter(nemotron: ModelProfile) -> None:
+    free = [LAPTOP, DESKTOP, DESKTOP]
+    wish = Workload(n_ctx=16384, tensor_split=(13.0, 24.0, 44.0))
+    plan = make_plan(nemotron, machine(free), wish, Exact(nemotron, free, share=0.6))
+    by_name = {other.name: other for other in plan.alternatives}
+    assert all(change < 0 for change in by_name["KV cache as q8_0"].change_bytes.values())
+    assert by_name["KV cache as q8_0"].placement.tensor_split == plan.placement.tensor_split
+    assert all(change > 0 for change in by_name["8k more context"].change_bytes.values())
+
+
+def test_a_host_without_room_is_no_reason_to_refuse_what_the_exact_meter_allows(
+    nemotron: ModelProfile,
+) -> None:
+    free, wish = [LAPTOP, DESKTOP], Workload(n_ctx=2048)
+    roomy = place(nemotron, machine(free), wish, Exact(nemotron, free, share=0.6))
+    tight = roomy.estimate.host.total_bytes + 1100 * MIB
+    rig = machine(free, host_bytes=tight)
+    assert not place(nemotron, rig, wish).estimate.fits
+    exact = Exact(nemotron, free, share=0.6)
+    exact.rig = rig
+    assert place(nemotron, rig, wish, exact).estimate.fits
+
+
+def test_a_model_whose_context_the_analytic_meter_misjudges(nemotron: ModelProfile) -> None:
+    free = [DESKTOP, DESKTOP]
+    found = place(nemotron, machine(free), Workload(n_ctx=2048), Exact(nemotron, free, 1.0, 12 * GIB))
+    assert found.estimate.fits
+    assert found.placement.cpu_layers > 20
+
+
+def test_the_largest_context_of_a_model_that_spills_is_no_less_than_the_usual(nemotron: ModelProfile) -> None:
+    spilling = machine([DESKTOP])
+    plan = make_plan(nemotron, spilling, Workload(largest_ctx=True))
+    assert plan.context.n_ctx >= Workload.DEFAULT_N_CTX
+
+
+def test_the_exact_meter_measures_alternatives_as_far_as_it_is_quick(nemotron: ModelProfile) -> None:
+    free = [LAPTOP, DESKTOP, DESKTOP]
+    plan = make_plan(nemotron, machine(free), Workload(n_ctx=2048), Exact(nemotron, free, share=0.6))
+    methods = [other.estimate.method for other in plan.alternatives]
+    n_exact = methods.count("exact")
+    assert 0 < n_exact < len(methods)
+    assert methods == ["exact"] * n_exact + ["analytic"] * (len(methods) - n_exact)
+    bound = place(nemotron, machine(free), Workload(n_ctx=2048)).estimate
+    now = {"exact": plan.estimate, "analytic": bound}
+    for other in plan.alternatives:
+        if other.placement == plan.placement:
+            before = {use.id: use.total_bytes for use in now[other.estimate.method].devices}
+            for use in other.estimate.devices:
+                assert other.change_bytes[use.id] == use.total_bytes - before[use.id]
+
+
+def test_an_alternative_keeps_the_layers_where_they_fit(nemotron: ModelProfile) -> None:
+    plan = make_plan(nemotron, RIG, Workload(n_ctx=2048))
+    by_name = {other.name: other for other in plan.alternatives}
+    for name in ("KV cache as q8_0", "flash attention off", "separate KV caches", "logits of all tokens"):
+        assert by_name[name].placement == plan.placement
+    assert sum(by_name["KV cache as q8_0"].change_bytes.values()) < 0
+    rows = {each: size for each, size in by_name["logits of all tokens"].change_bytes.items() if size}
+    assert list(rows) == [plan.placement.output_device]
+
+
+@pytest.mark.parametrize(
+    ("name", "wish", "offered"),
+    [
+        ("gemma3_27b", Workload(n_ctx=16384), {"full window caches", "16 sequences", "separate KV caches"}),
+        ("gemma3_27b", Workload(n_ctx=16384, swa_full=True), {"short window caches"}),
+        ("gemma3_27b", Workload(kv_unified=False), {"one KV cache for all"}),
+        ("gemma3_27b", Workload(flash_attn=FlashAttention.OFF), {"flash attention"}),
+        ("nemotron_nano", Workload(), {"16 sequences"}),
+    ],
+)
+def test_what_matters_for_the_model_is_offered(
+    name: str, wish: Workload, offered: set[str], tmp_path: Path
+) -> None:
+    profile = profile_of(zoo.PUBLISHED[name](), tmp_path)
+    names = {other.name for other in make_plan(profile, machine([80 * GIB]), wish).alternatives}
+    assert offered <= names
+    opposites = {"full window caches", "short window caches"}, {"separate KV caches", "one KV cache for all"}
+    assert all(len(pair & names) <= 1 for pair in opposites)
+
+
+def test_what_llama_cpp_refuses_or_ends_over_is_no_alternative(nemotron: ModelProfile) -> None:
+    free = [LAPTOP, DESKTOP, DESKTOP]
+    exact = Exact(nemotron, free, share=0.6)
+
+    def refusing(context: Context) -> Meter:
+        if context.n_ubatch < 512:
+            raise ModelRefused("no")
+        if not context.pipeline_copies:
+            raise EngineDied("no")
+        return exact(context)
+
+    names = [o.name for o in make_plan(nemotron, machine(free), Workload(n_ctx=2048), refusing).alternatives]
+    assert "KV cache as q8_0" in names
+    assert not {"micro-batches of 256", "no pipeline copies"} & set(names)
+
+
+class Exact:
+    """A meter that finds compute to be a share of the analytic bound, as llama.cpp would."""
+
+    def __init__(
+        self, profile: ModelProfile, free_bytes: list[int], share: float, extra_bytes: int = 0
+    ) -> None:
+        self.profile, self.rig = profile, machine(free_bytes)
+        self.share, self.extra_bytes = share, extra_bytes
+        self.asked = 0
+
+    def __call__(self, context: Context) -> Meter:
+        analytic = AnalyticMeter(self.profile, context, self.rig.devices, self.rig.host, 1024 * MIB)
+
+        def measure(placement: Placement) -> Estimate:
+            self.asked += 1
+            bound = analytic(placement)
+            devices = []
+            for use in bound.devices:
+                saved = int(use.compute_bytes * (1 - self.share)) - self.extra_bytes
+                devices.append(
+                    dataclasses.replace(
+                        use, compute_bytes=use.compute_bytes - saved, total_bytes=use.total_bytes - saved
+                    )
+                )
+            return Estimate(method="exact", devices=tuple(devices), host=bound.host)
+
+        return measure
+
+
+def test_the_exact_meter_wins_back_what_caution_cost(nemotron: ModelProfile) -> None:
+    free = [LAPTOP, DESKTOP]
+    wish = Workload(n_ctx=8192, n_ubatch=2048)
+    cautious = place(nemotron, machine(free), wish)
+    exact = Exact(nemotron, free, share=0.5)
+    found = place(nemotron, machine(free), wish, exact)
+    assert found.estimate.method == "exact"
+    assert found.estimate.fits
+    assert found.placement.cpu_layers < cautious.placement.cpu_layers
+    assert exact.asked < 8
+
+
+def test_what_the_exact_meter_finds_too_full_is_placed_again(nemotron: ModelProfile) -> None:
+    free = [LAPTOP, DESKTOP]
+    found = place(nemotron, machine(free), Workload(n_ctx=8192), Exact(nemotron, free, 1.0, 900 * MIB))
+    assert found.estimate.fits
+    assert all(use.total_bytes <= use.budget_bytes for use in found.estimate.devices)
+
+
+def test_the_largest_context_by_the_exact_meter_is_larger(nemotron: ModelProfile) -> None:
+    free = [LAPTOP, DESKTOP, DESKTOP]
+    wish = Workload(largest_ctx=True)
+    cautious = make_plan(nemotron, machine(free), wish)
+    plan = make_plan(nemotron, machine(free), wish, Exact(nemotron, free, share=0.7))
+    assert plan.context.n_ctx > cautious.context.n_ctx
+    assert plan.fits

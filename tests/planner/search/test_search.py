@@ -1,0 +1,222 @@
+import dataclasses
+import itertools
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import zoo
+from tests.planner.cases import DESKTOP, LAPTOP, machine, profile_of, resized
+from vram_llm.errors import BadPlan, BadSplit, DoesNotFit
+from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.context import resolve_context
+from vram_llm.planner.llama_split import device_of_layers, placement_of
+from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.memory.analytic import AnalyticMeter
+from vram_llm.planner.search.search import choose_placement
+from vram_llm.planner.types import HOST, Workload
+from vram_llm.units import GIB, MIB
+
+
+@pytest.fixture(scope="module")
+def nemotron(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
+    return profile_of(zoo.nemotron_49b(), tmp_path_factory.mktemp("49b"), shard_bytes=40 * 10**9)
+
+
+# not a fixture: hypothesis would write its 66 kB out with every example
+with tempfile.TemporaryDirectory() as folder:
+    LLAMA = profile_of(zoo.llama(), Path(folder))
+
+
+@pytest.fixture
+def llama() -> ModelProfile:
+    return LLAMA
+
+
+def test_the_49b_on_a_laptop_card_and_two_desktop_cards(nemotron: ModelProfile) -> None:
+    plan = make_plan(nemotron, machine([LAPTOP, DESKTOP, DESKTOP]), Workload(n_ctx=2048))
+    assert plan.fits
+    for use, free in zip(plan.estimate.devices, (LAPTOP, DESKTOP, DESKTOP), strict=True):
+        assert use.total_bytes <= use.budget_bytes == free - 1024 * MIB
+        parts = use.weights_bytes + use.context_bytes + use.compute_bytes + use.overhead_bytes
+        assert use.total_bytes == parts
+    placement = plan.placement
+    assert sorted(placement.device_order) == ["GPU0", "GPU1", "GPU2"]
+    assert sum(placement.layers_per_device) == 80
+    assert sum(placement.tensor_split) == placement.n_gpu_layers == 81
+    followed = device_of_layers(80, placement.n_gpu_layers, placement.tensor_split)
+    assert [followed.count(i) for i in range(3)] == list(placement.tensor_split)
+
+
+def test_the_split_by_free_memory_overflows_where_layers_are_heavy(nemotron: ModelProfile) -> None:
+    plan = make_plan(nemotron, machine([LAPTOP, DESKTOP, DESKTOP]), Workload(n_ctx=2048))
+    assert plan.by_free_memory is not None
+    assert plan.by_free_memory.placement.tensor_split == (17, 32, 32)
+    over = {use.id: use.over_bytes for use in plan.by_free_memory.estimate.devices}
+    assert over["GPU0"] > 2 * GIB
+    assert over["GPU1"] > GIB
+    assert over["GPU2"] < 0
+
+
+def test_what_does_not_fit_on_cards_goes_to_the_host(nemotron: ModelProfile) -> None:
+    plan = make_plan(nemotron, machine([DESKTOP]), Workload(n_ctx=2048))
+    placement = plan.placement
+    assert placement.cpu_layers > 0
+    assert placement.n_gpu_layers == 81 - placement.cpu_layers
+    one_less = Workload(n_ctx=2048, n_gpu_layers=placement.n_gpu_layers + 1)
+    with pytest.raises(DoesNotFit, match="no --n-gpu-layers"):
+        make_plan(nemotron, machine([DESKTOP]), one_less)
+    assert any("stay on the CPU" in note for note in plan.notes)
+
+
+def test_no_devices_at_all(llama: ModelProfile) -> None:
+    plan = make_plan(llama, machine([]), Workload(n_ctx=2048))
+    assert plan.placement.output_device == HOST
+    assert plan.placement.cpu_layers == 32
+    assert plan.estimate.devices == ()
+    assert plan.by_free_memory is None
+
+
+def test_a_refusal_says_which_card_by_how_much_and_what_would_fit(llama: ModelProfile) -> None:
+    small = machine([10 * GIB], host_bytes=2 * GIB)
+    with pytest.raises(DoesNotFit) as caught:
+        make_plan(llama, small, Workload(n_ctx=131072))
+    said = str(caught.value)
+    assert "card 0 (GPU0) is " in said
+    assert "short" in said
+    n_ctx = int(said.split("--n-ctx ")[1].split(" ")[0])
+    assert make_plan(llama, small, Workload(n_ctx=n_ctx)).fits
+    with pytest.raises(DoesNotFit):
+        make_plan(llama, small, Workload(n_ctx=n_ctx + 256))
+
+
+def test_a_refusal_offers_a_smaller_kv_cache(llama: ModelProfile) -> None:
+    wish = Workload(n_ctx=8192)
+    needed = make_plan(llama, machine([64 * GIB]), wish).estimate.devices[0].total_bytes
+    tight = machine([needed + 1024 * MIB - 256 * MIB], host_bytes=4 * GIB)
+    with pytest.raises(DoesNotFit, match="--kv-type q8_0"):
+        make_plan(llama, tight, dataclasses.replace(wish, n_gpu_layers=33))
+
+
+def test_a_refusal_where_nothing_helps(nemotron: ModelProfile) -> None:
+    with pytest.raises(DoesNotFit, match="smaller quantisation or another card"):
+        make_plan(nemotron, machine([LAPTOP], host_bytes=4 * GIB), Workload(n_ctx=2048))
+
+
+def test_a_dictated_split_is_kept(nemotron: ModelProfile) -> None:
+    wish = Workload(n_ctx=2048, tensor_split=(0.30, 0.40, 0.30))
+    plan = make_plan(nemotron, machine([40 * GIB] * 3), wish)
+    assert plan.placement.tensor_split == (25, 32, 24)
+
+
+@pytest.mark.parametrize("split", [(1.0,), (1.0, 1.0, 1.0, 1.0)])
+def test_a_split_of_the_wrong_length(nemotron: ModelProfile, split: tuple[float, ...]) -> None:
+    with pytest.raises(BadSplit, match=f"has {len(split)} shares and there are 3 devices"):
+        make_plan(nemotron, machine([DESKTOP] * 3), Workload(tensor_split=split))
+
+
+def test_negative_and_not_a_number_shares(nemotron: ModelProfile) -> None:
+    for bad in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(BadSplit, match="shares are 0 or more"):
+            make_plan(nemotron, machine([DESKTOP] * 2), Workload(tensor_split=(1.0, bad)))
+
+
+def test_contexts_are_rounded_as_llama_cpp_does(llama: ModelProfile) -> None:
+    context = resolve_context(llama, machine([]), Workload(n_ctx=1000))
+    assert (context.n_ctx, context.n_batch, context.n_ubatch, context.n_threads) == (1024, 1024, 512, 4)
+    assert resolve_context(llama, machine([]), Workload()).n_ctx == 8192
+
+
+def test_a_context_beyond_training_is_noted(llama: ModelProfile) -> None:
+    plan = make_plan(llama, machine([80 * GIB]), Workload(n_ctx=200_000, kv_type_k="q4_0", kv_type_v="q4_0"))
+    assert any("longer than the 131,072 tokens" in note for note in plan.notes)
+
+
+def test_a_kv_type_whose_block_does_not_divide_the_heads(llama: ModelProfile) -> None:
+    odd = dataclasses.replace(llama, head_k=80)
+    with pytest.raises(BadPlan, match="heads of 80"):
+        resolve_context(odd, machine([]), Workload(kv_type_k="q8_0"))
+
+
+sizes = st.lists(st.integers(1, 400), min_size=1, max_size=6)
+cards = st.lists(st.integers(0, 1500), min_size=1, max_size=3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(layer_mib=sizes, card_mib=cards, outside_mib=st.integers(1, 300))
+def test_the_search_equals_brute_force(layer_mib: list[int], card_mib: list[int], outside_mib: int) -> None:
+    profile = resized(LLAMA, layer_mib, outside_mib)
+    # what llama.cpp's buffers take besides weights is allowed for, so that the weights decide
+    rig = machine([600 * MIB + mib * MIB for mib in card_mib], host_bytes=64 * GIB)
+    wish = Workload(n_ctx=256, parallel=1, n_ubatch=32, reserve_bytes=0)
+    meter = AnalyticMeter(profile, resolve_context(profile, rig, wish), rig.devices, rig.host, 0)
+    ids = [device.id for device in rig.devices]
+
+    found = choose_placement(profile, rig, wish, meter)
+    on_host = found.cpu_layers + (found.output_device == HOST)
+    everywhere = (_fullest(meter, ids, len(layer_mib), n) for n in range(len(layer_mib) + 2))
+    assert on_host == next(n for n, (share, _) in enumerate(everywhere) if share <= 1)
+    share = max((use.total_bytes / use.budget_bytes for use in meter(found).devices), default=0.0)
+    # layers are spread where they can be, though one device without pipeline copies may be less full
+    n_used = len(found.device_order)
+    any_order, own_order = _fullest(meter, ids, len(layer_mib), on_host, n_used)
+    assert share <= 1
+    assert share <= own_order * 1.001 or share <= any_order * 1.001
+    assert share <= any_order / 0.95 * 1.001
+
+
+def _fullest(
+    meter: AnalyticMeter, ids: list[str], n_layers: int, n_host: int, n_used: int = 0
+) -> tuple[float, float]:
+    """The least fullest share with `n_host` items on the host, over all orders and in this one.
+
+    With `n_used`, of cuts over so many devices at least.
+    """
+    n_items = n_layers + 1 - n_host
+    shares: dict[tuple[str, ...], float] = {}
+    for order in itertools.permutations(ids):
+        shares[order] = float("inf")
+        for cuts in itertools.combinations_with_replacement(range(n_items + 1), len(ids) - 1):
+            counts = [b - a for a, b in itertools.pairwise([0, *cuts, n_items])]
+            assignment = [-1] * n_host + [i for i, count in enumerate(counts) for _ in range(count)]
+            used = meter(placement_of(order, assignment)).devices
+            if len(used) < n_used:
+                continue
+            share = max((use.total_bytes / max(use.budget_bytes, 1) for use in used), default=0.0)
+            shares[order] = min(shares[order], share)
+    return min(shares.values()), shares[tuple(ids)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    free_gib=st.lists(st.floats(0.5, 80), min_size=0, max_size=5),
+    n_ctx=st.integers(1, 65536),
+    parallel=st.integers(1, 32),
+    n_gpu_layers=st.none() | st.integers(-1, 40),
+    host_gib=st.integers(1, 64),
+)
+def test_a_plan_is_never_over_budget(
+    free_gib: list[float],
+    n_ctx: int,
+    parallel: int,
+    n_gpu_layers: int | None,
+    host_gib: int,
+) -> None:
+    rig = machine([int(gib * GIB) for gib in free_gib], host_bytes=host_gib * GIB)
+    wish = Workload(n_ctx=n_ctx, parallel=parallel, n_gpu_layers=n_gpu_layers)
+    try:
+        plan = make_plan(LLAMA, rig, wish)
+    except DoesNotFit:
+        return
+    assert all(use.total_bytes <= use.budget_bytes for use in plan.estimate.devices)
+    assert plan.estimate.host.total_bytes <= plan.estimate.host.budget_bytes
+    assert sum(plan.placement.layers_per_device) + plan.placement.cpu_layers == 32
+
+
+def test_files_of_a_plan_survive_the_journey(nemotron: ModelProfile, tmp_path: Path) -> None:
+    from vram_llm.planner.export.formats import from_json, to_json
+
+    plan = make_plan(nemotron, machine([LAPTOP, DESKTOP, DESKTOP]), Workload(n_ctx=2048))
+    assert from_json(to_json(plan), "it") == plan

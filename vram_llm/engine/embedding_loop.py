@@ -1,0 +1,169 @@
+"""Texts become vectors: batches of texts of all requests in turn, over one loaded model."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
+
+from vram_llm.engine.request import EmbeddingRequest
+from vram_llm.engine.rerank_prompt import TEMPLATE, pair
+from vram_llm.engine.stats import Figures
+from vram_llm.engine.wire import Embedded
+from vram_llm.errors import ContextExceeded, EngineDied, RequestError
+from vram_llm.llama.model import LoadedModel
+
+_STEP_TOKENS = 512  # of several texts: attention grows with the square, and others wait for the step's end
+_MOST_CHARS_PER_TOKEN = 64
+
+
+@dataclass(slots=True)
+class _Job:
+    """A request on its way."""
+
+    request: EmbeddingRequest
+    texts: list[list[int]]  # tokens
+    vectors: npt.NDArray[np.float32] = field(repr=False)  # a row for each text
+    n_taken: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return self.n_taken == len(self.texts)
+
+
+class Embedder:
+    """Embeds over `model`, whose plan has a pooling. Not thread-safe: one thread does it all."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+        self._width = model.n_pooled
+        whole = min(model.n_ubatch, model.n_ctx_seq, model.n_ctx_train)
+        self._longest = model.n_ctx_seq if model.can_split_texts else whole
+        self._parallel = model.plan.context.parallel
+        self._template = model.metadata(TEMPLATE)
+        self._jobs: deque[_Job] = deque()
+        self._n_steps = self._n_tokens = 0
+        self._llama_s = 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """True where a step would have nothing to do."""
+        return not self._jobs
+
+    def figures(self) -> Figures:
+        """What steps have cost so far, and how many requests there are."""
+        return Figures(
+            n_steps=self._n_steps,
+            llama_s=self._llama_s,
+            n_prompt_tokens=self._n_tokens,
+            n_running=len(self._jobs),
+        )
+
+    def submit(self, request: EmbeddingRequest) -> Embedded | None:
+        """Take a request in; the answer that refuses it where it cannot be served."""
+        try:
+            texts = [self._tokens(request, i) for i in range(len(request.inputs))]
+        except RequestError as error:
+            longer = error if isinstance(error, ContextExceeded) else None
+            return Embedded(
+                request.id,
+                n_tokens=[longer.n_prompt_tokens] if longer and longer.n_prompt_tokens else [],
+                error=str(error),
+                error_code=error.code,
+                error_param=error.param,
+                error_n_ctx=longer.n_ctx if longer else None,
+            )
+        vectors = np.empty((len(texts), self._width), np.float32)
+        self._jobs.append(_Job(request, texts, vectors))
+        return None
+
+    def cancel(self, request_id: str) -> None:
+        """Drop a request; an unknown id is no error."""
+        self._jobs = deque(job for job in self._jobs if job.request.id != request_id)
+
+    def step(self) -> list[Embedded]:
+        """Run one batch; the answers it completed. Raises EngineDied where llama.cpp fails."""
+        chosen = self._chosen()
+        self._run([job.texts[i] for job, i in chosen])
+        for slot, (job, i) in enumerate(chosen):
+            job.vectors[i] = self._model.pooled(slot)
+            self._model.forget(slot)
+        complete = [job for job in self._jobs if job.is_complete]
+        for job in complete:
+            self._jobs.remove(job)
+        self._jobs.rotate(-1)  # another one is first in the next step
+        return [
+            Embedded(job.request.id, job.vectors.tobytes(), [len(text) for text in job.texts])
+            for job in complete
+        ]
+
+    def _chosen(self) -> list[tuple[_Job, int]]:
+        """The texts of the next step, one of each request in turn; a long one alone."""
+        chosen: list[tuple[_Job, int]] = []
+        room, waiting = min(_STEP_TOKENS, self._model.n_batch), deque(self._jobs)
+        while waiting and len(chosen) < self._parallel:
+            job = waiting.popleft()
+            n_tokens = len(job.texts[job.n_taken])
+            if chosen and n_tokens > room:
+                continue
+            chosen.append((job, job.n_taken))
+            job.n_taken += 1
+            room -= n_tokens
+            if not job.is_complete:
+                waiting.append(job)
+        return chosen
+
+    def _run(self, texts: list[list[int]]) -> None:
+        """Compute texts, the i-th in slot i; one that is longer than a batch in several."""
+        batch, capacity = self._model.batch, self._model.n_batch
+        n_done = 0
+        while n_done < max(map(len, texts), default=0):
+            batch.clear()
+            for slot, text in enumerate(texts):
+                part = text[n_done : n_done + capacity]
+                batch.add(part, n_done, slot, n_outputs=len(part))
+            started = perf_counter()
+            status = self._model.decode()
+            self._model.wait()
+            self._llama_s += perf_counter() - started
+            if status != 0:
+                raise EngineDied(f"llama.cpp could not embed {batch.n_rows} tokens (code {status})")
+            self._n_steps += 1
+            self._n_tokens += batch.n_rows
+            n_done += capacity
+
+    def _tokens(self, request: EmbeddingRequest, i: int) -> list[int]:
+        """The tokens of one input. Raises RequestError, ContextExceeded."""
+        said, param = request.inputs[i], "documents" if request.query is not None else "input"
+        name = f"'{param}[{i}]'"
+        if isinstance(said, str) and len(said) > self._longest * _MOST_CHARS_PER_TOKEN:
+            raise ContextExceeded(
+                f"{name} is too large: it has {len(said):,} characters, far more than the {self._longest:,} "
+                "tokens a text may have; cut it into pieces",
+                param,
+                n_prompt_tokens=len(said) // _MOST_CHARS_PER_TOKEN,
+                n_ctx=self._longest,
+            )
+        tokens = self._tokenized(request.query, said)
+        n_vocab = self._model.vocab.n_tokens
+        if (bad := next((t for t in tokens if not 0 <= t < n_vocab), None)) is not None:
+            raise RequestError(f"token id {bad} in {name} is outside the vocabulary of {n_vocab}", param)
+        if not tokens:
+            raise RequestError(f"{name} is empty, so there is nothing to embed", param)
+        if len(tokens) > self._longest:
+            raise ContextExceeded(
+                f"{name} is too large: it has {len(tokens):,} tokens and a text may have {self._longest:,}; "
+                "cut it into pieces, or serve with a larger --n-ctx where the model was trained on more",
+                param,
+                n_prompt_tokens=len(tokens),
+                n_ctx=self._longest,
+            )
+        return tokens
+
+    def _tokenized(self, query: str | None, said: str | tuple[int, ...]) -> list[int]:
+        if not isinstance(said, str):
+            return list(said)
+        if query is not None:
+            return pair(self._model.vocab, self._template, query, said)
+        return self._model.vocab.tokenize(said, add_special=True)

@@ -1,0 +1,55 @@
+"""The steps of images: encoded in one, their rows computed in the next, whole, beside what others compute."""
+
+from vram_llm.engine.kv_cache.prefix_cache import PrefixCache
+from vram_llm.engine.scheduler import Scheduler
+from vram_llm.engine.sequence import Chunk, Sequence, Span
+from vram_llm.engine.stats_recorder import Meter
+from vram_llm.errors import EngineDied
+from vram_llm.llama.model import NO_ROOM, LoadedModel
+from vram_llm.llama.multimodal.encoder import ImageReader
+
+
+class ImageRuns:
+    """Computes the images of sequences with the projector of `model`, which has one where there are any."""
+
+    def __init__(self, model: LoadedModel, cache: PrefixCache, scheduler: Scheduler, meter: Meter) -> None:
+        self._model = model
+        self._cache = cache
+        self._scheduler = scheduler
+        self._meter = meter
+
+    def run(self, chunk: Chunk) -> bool:
+        """Encode a chunk's image or, where the step before did, compute its rows; False where it fails.
+
+        Raises EngineDied.
+        """
+        sequence, image, reader = chunk.sequence, chunk.image, self._model.images
+        assert image is not None
+        assert reader is not None
+        self._model.batch.clear()  # or its rows would be thought to have taken this long (expectation.py)
+        self._meter.n_steps += 1
+        with self._meter.llama:
+            if not reader.has_encoded(image.rows):
+                return reader.encode(image.rows)
+            if self._place(reader, sequence, image):
+                self._meter.n_prompt_tokens += image.count
+        return True
+
+    def _place(self, reader: ImageReader, sequence: Sequence, image: Span) -> bool:
+        """Compute the rows of the encoded image; False where the sequence itself gave way for room."""
+        cells, position = self._model.cells, sequence.position(image.start)
+        while sequence.slot >= 0:
+            self._cache.make_room(image.count)
+            status = reader.decode(image.rows, position, sequence.slot)
+            self._model.wait()
+            if status == 0:
+                sequence.n_cached += image.count
+                self._cache.note(sequence)
+                return True
+            if status != NO_ROOM or not cells.cut(sequence.slot, position):
+                raise EngineDied(
+                    f"llama.cpp could not compute an image of {image.count} rows (code {status})"
+                )
+            if not self._cache.evict() and not self._scheduler.preempt():
+                raise EngineDied(f"llama.cpp has no room for an image of {image.count} rows")
+        return False

@@ -1,0 +1,1 @@
+"""What requests bring: text to tokens, images, grammars still being compiled."""

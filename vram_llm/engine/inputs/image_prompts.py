@@ -1,0 +1,132 @@
+"""Prompts with images in them: read in a thread of their own, and what they are to scheduler and cache.
+
+A row of an image has an id below 0 among a sequence's tokens, made of a hash of the image's file: equal
+images at the same place have equal ids, and no others have. llama.cpp is never given them.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+
+from vram_llm.engine.inputs.tokenize import Intake
+from vram_llm.engine.request import Image, Request
+from vram_llm.engine.sequence import Span
+from vram_llm.errors import RequestError
+from vram_llm.llama.multimodal.encoder import Bitmap, ImageReader, ImageRows, size_of
+from vram_llm.llama.multimodal.image_files import ImageUnreadable
+
+MAX_PIXELS = 40_000_000  # of all images of a request, a few times 3 bytes each while they are read
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is to be computed: tokens, ids below 0 where `images` have their rows."""
+
+    tokens: list[int]
+    images: tuple[Span, ...] = ()
+
+
+class Pictures:
+    """Reads prompts with images for a model with a projector, one at a time."""
+
+    def __init__(self, reader: ImageReader, intake: Intake, n_ubatch: int) -> None:
+        self._reader = reader
+        self._intake = intake
+        self._most_rows = n_ubatch if reader.sees_all_at_once else None
+        self._reading = ThreadPoolExecutor(1, "images")
+        self._last: tuple[Request, Future[Prompt]] | None = None  # `n` choices share a prompt
+
+    def read(self, request: Request) -> "Future[Prompt]":
+        """The prompt, some time later, or a RequestError where it cannot be served."""
+        if self._last is not None and _same_prompt(self._last[0], request):
+            return self._last[1]
+        reading = self._reading.submit(self._read, request)
+        self._last = (request, reading)
+        return reading
+
+    def give_up(self, reading: "Future[Prompt]") -> None:
+        """Nobody waits for this prompt any more."""
+        reading.cancel()
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the last request, which may be many megabytes."""
+        self._last = None
+
+    def count(self, text: str, images: Sequence[Image], *, add_special: bool) -> list[int]:
+        """The tokens of a prompt, -1 for each row of an image, without decoding any. Raises RequestError."""
+        parts = self._parts(text, images, sizes_only=True, add_special=add_special)
+        return [token for part in parts for token in (part if isinstance(part, list) else [-1] * part.n_rows)]
+
+    def _read(self, request: Request) -> Prompt:
+        assert isinstance(request.prompt, str)
+        self._intake.check_length(request.prompt)
+        tokens: list[int] = []
+        spans: list[Span] = []
+        for part in self._parts(request.prompt, request.images, add_special=request.add_bos):
+            if isinstance(part, list):
+                tokens += part
+                continue
+            if self._most_rows is not None and part.n_rows > self._most_rows:
+                raise RequestError(
+                    f"an image comes to {part.n_rows:,} rows, which this model has to see at once, and a "
+                    f"micro-batch holds {self._most_rows:,}; serve with --n-ubatch {part.n_rows}",
+                    request.images[0].field,
+                )
+            spans.append(Span(len(tokens), part.n_rows, part.n_positions, part))
+            tokens += [_id_of(part.name, len(spans))] * part.n_rows
+        if spans and spans[-1].start + spans[-1].count == len(tokens):
+            raise RequestError("a prompt cannot end with an image; put text after it", "messages")
+        self._intake.check_room(tokens)
+        return Prompt(tokens, tuple(spans))
+
+    def _parts(
+        self, text: str, images: Sequence[Image], *, add_special: bool, sizes_only: bool = False
+    ) -> list[list[int] | ImageRows]:
+        _check_sizes(images)
+        parts: list[str | Bitmap] = []
+        done = 0
+        for image in images:
+            try:
+                bitmap = Bitmap(image.data, sizes_only=sizes_only)
+            except ImageUnreadable as error:
+                raise _refused(image, error) from None
+            parts += [text[done : image.at], bitmap]
+            done = image.at
+        try:
+            return self._reader.read(
+                [part for part in (*parts, text[done:]) if part], add_special=add_special
+            )
+        except ImageUnreadable as error:
+            raise _refused(images[0], error) from None
+
+
+def _check_sizes(images: Sequence[Image]) -> None:
+    """By the files' headers, before any pixel is decoded. Raises RequestError."""
+    n_pixels = 0
+    for image in images:
+        try:
+            width, height = size_of(image.data)
+        except ImageUnreadable as error:
+            raise _refused(image, error) from None
+        n_pixels += width * height
+        if n_pixels > MAX_PIXELS:
+            raise RequestError(
+                f"'{image.field}' has {width:,} x {height:,} pixels; the images of a request may have "
+                f"{MAX_PIXELS:,} together, so send smaller ones",
+                image.field,
+            )
+
+
+def _refused(image: Image, error: ImageUnreadable) -> RequestError:
+    return RequestError(f"'{image.field}' cannot be read: {error}", image.field)
+
+
+def _id_of(name: bytes, number: int) -> int:
+    """The id of all rows of an image or slice, the prompt's `number`th."""
+    return -1 - int.from_bytes(sha256(name + number.to_bytes(4)).digest()[:16])
+
+
+def _same_prompt(one: Request, other: Request) -> bool:
+    return (one.prompt, one.add_bos, one.images) == (other.prompt, other.add_bos, other.images)

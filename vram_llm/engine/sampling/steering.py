@@ -1,0 +1,155 @@
+"""Tokens that a request rules out or prescribes, whatever the sampler: `min_tokens`, a budget of thinking."""
+
+from enum import Enum, auto
+
+import numpy as np
+
+from vram_llm.engine.request import ReasoningBudget, Request
+from vram_llm.engine.sampling.numpy_sampler import Indices
+from vram_llm.llama.vocab import Vocab
+
+_SPACE = b" \t\r\n"
+_ENDLESS = 2**31
+_MOST_LATE = 3  # tokens: the longest character has four bytes
+
+
+class _Phase(Enum):
+    BEFORE = auto()  # nothing but space, or a part of the opening mark, was written
+    THINKING = auto()
+    CLOSING = auto()  # the closing mark is being written
+    ANSWERING = auto()
+
+
+class Thinking:
+    """Follows one answer's thinking; `due` are the tokens that close it once its budget is spent.
+
+    A character or a mark that the budget would cut through is finished first, so it may take a few tokens
+    more.
+    """
+
+    def __init__(self, vocab: Vocab, budget: ReasoningBudget) -> None:
+        self._vocab, self._budget = vocab, budget
+        self._opening, self._closing = budget.opening.encode(), budget.closing.encode()
+        self._phase = _Phase.THINKING if budget.opened else _Phase.BEFORE
+        self._text = b""  # written in this phase, as far as it matters
+        self._n_left = budget.n_tokens
+        self.due: list[int] = []
+        self._look()
+
+    @property
+    def is_over(self) -> bool:
+        """True once there will be no thinking any more."""
+        return self._phase is _Phase.ANSWERING and not self._budget.again
+
+    @property
+    def n_left(self) -> int:
+        """Tokens of thinking that its budget still has; 0 once it is spent."""
+        return max(self._n_left, 0)
+
+    def accept(self, token: int) -> None:
+        """Go on with a token that was written."""
+        if self.is_over:
+            return
+        self._text += self._vocab.spelling(token)
+        if self.due and token == self.due.pop(0):
+            if not self.due:
+                self._enter(_Phase.ANSWERING)
+            return
+        if self._phase is _Phase.CLOSING:  # a grammar did not let the mark through: later, then
+            self._phase, self.due = _Phase.THINKING, []
+        if self._phase is _Phase.THINKING:
+            self._n_left -= 1
+        self._look()
+
+    def _enter(self, phase: _Phase, text: bytes = b"") -> None:
+        self._phase, self._text = phase, text
+
+    def _look(self) -> None:
+        """See what the text of this phase amounts to."""
+        if self._phase is _Phase.BEFORE:
+            begun = self._text.lstrip(_SPACE)
+            if begun.startswith(self._opening):
+                self._enter(_Phase.THINKING, begun[len(self._opening) :])
+            elif not self._opening.startswith(begun):
+                self._enter(_Phase.ANSWERING, begun)
+        if self._phase is _Phase.ANSWERING and self._budget.again:
+            _, found, after = self._text.partition(self._opening)
+            if found:
+                self._enter(_Phase.THINKING, after)
+            else:
+                self._text = self._text[-len(self._opening) :]
+        if self._phase is _Phase.THINKING:
+            _, found, after = self._text.partition(self._closing)
+            if found:
+                self._enter(_Phase.ANSWERING, after)
+                return
+            is_cut = self._n_left > -_MOST_LATE and _is_open(self._text)
+            if self._n_left <= 0 and not is_cut:
+                written = _overlap(self._text, self._closing)
+                rest = self._closing[written:].decode()
+                self.due = self._vocab.tokenize_inside(rest, parse_special=True)
+                self._phase = _Phase.CLOSING
+            self._text = self._text[-len(self._closing) :]
+
+
+class Steering:
+    """What one request rules out or prescribes."""
+
+    def __init__(self, vocab: Vocab, request: Request) -> None:
+        budget = request.reasoning_budget
+        self._thinking = None if budget is None else Thinking(vocab, budget)
+        self._n_left = request.min_tokens
+        ends = vocab.ends if not request.ignore_eos else frozenset[int]()
+        self._ends = np.array(sorted(ends.union(request.stop_token_ids)), np.intp)
+        self._n_vocab = vocab.n_tokens
+
+    @property
+    def is_over(self) -> bool:
+        """True once nothing is to be steered any more."""
+        return self._n_left <= 0 and (self._thinking is None or self._thinking.is_over)
+
+    def allowed(self, allowed: Indices | None) -> Indices | None:
+        """Those of the `allowed` tokens that may come next, at least one; None: all, before and after."""
+        if self._thinking is not None and self._thinking.due:
+            due = np.array(self._thinking.due[:1], np.intp)
+            if allowed is None or np.isin(due[0], allowed):
+                return due
+        if self._n_left <= 0:
+            return allowed
+        tokens = np.arange(self._n_vocab) if allowed is None else allowed
+        tokens = np.setdiff1d(tokens, self._ends, assume_unique=True)
+        return tokens if len(tokens) else allowed
+
+    @property
+    def n_free(self) -> int:
+        """How many of the next tokens may be any."""
+        if self._n_left > 0:
+            return 0
+        return _ENDLESS if self._thinking is None else self._thinking.n_left
+
+    def accept(self, token: int) -> None:
+        """Go on with a token that was chosen."""
+        self._n_left -= 1
+        if self._thinking is not None:
+            self._thinking.accept(token)
+
+
+def steering(vocab: Vocab, request: Request) -> Steering | None:
+    """What a request rules out or prescribes; None where that is nothing."""
+    return Steering(vocab, request) if request.is_steered else None
+
+
+def _is_open(text: bytes) -> bool:
+    """Whether bytes end within a character."""
+    for n in range(1, min(len(text), _MOST_LATE + 1) + 1):
+        byte = text[-n]
+        if byte & 0xC0 != 0x80:  # the character's first
+            length = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return n < length
+    return False
+
+
+def _overlap(text: bytes, mark: bytes) -> int:
+    """Length of the longest end of `text` that is a beginning of `mark`."""
+    longest = min(len(text), len(mark) - 1)
+    return next((n for n in range(longest, 0, -1) if mark.startswith(text[-n:])), 0)

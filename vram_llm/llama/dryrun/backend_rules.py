@@ -1,0 +1,227 @@
+"""What each back end can do and what it asks for, as far as it decides how many bytes a model takes.
+
+Read in llama-cpp-python 0.3.36: ggml/src/ggml-cuda/ggml-cuda.cu and fattn.cu (ROCm is built from the same
+files), ggml-metal/ggml-metal.cpp, ggml-metal-ops.cpp and ggml-metal-device.m, ggml-vulkan/ggml-vulkan.cpp,
+ggml-sycl/ggml-sycl.cpp and fattn.cpp, ggml-rpc/ggml-rpc.cpp. Left out: that Vulkan and Metal reorder a
+graph before it is laid out in memory (graph_optimize), which moves compute by a few per cent.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from vram_llm.llama.dryrun.ggml_structs import OPS, Tensor
+from vram_llm.machine.types import DeviceKind
+from vram_llm.model.quants import KV_TYPES, TYPES
+from vram_llm.planner.memory.backend_kernels import (
+    FLASH_CACHES,
+    GROUPED_HEADS,
+    HEADS,
+    LEAST_GROUP,
+    SCAN_STATES,
+)
+from vram_llm.units import GIB
+
+_F32, _F16, _BF16 = 0, 1, 30
+_CACHE_TYPES = {KV_TYPES[name].id for name in FLASH_CACHES}
+_CELL_STRIDE = 256  # FATTN_KQ_STRIDE
+_F16_BYTES, _F32_BYTES = 2, 4
+
+Supports = Callable[[Tensor], bool]
+Scratch = Callable[[Tensor], int]  # bytes an operation's result takes beyond ggml_nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """A back end's ggml_backend_dev_caps, and the rules of its buffer type."""
+
+    registry: str  # ggml's name for it
+    host_alignment: int = 0  # of its pinned host buffers; 0: it has none
+    from_host_pointer: bool = False
+    max_buffer_bytes: int = 0  # 0: no limit
+    supports: Mapping[int, Supports] = field(default_factory=lambda: MappingProxyType({}))
+    scratch: Mapping[int, Scratch] = field(default_factory=lambda: MappingProxyType({}))
+    scratch_for_f16: bool = False  # there is such scratch even where the cache is f16
+    fuses_experts: bool = False  # keeps the experts' outputs until they are added up
+
+
+def source(tensor: Tensor, i: int) -> Tensor | None:
+    """The operation's input number `i`."""
+    return Tensor.from_address(tensor.src[i]) if tensor.src[i] else None
+
+
+def _inputs(op: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = (source(op, i) for i in range(3))
+    assert q is not None
+    assert k is not None
+    assert v is not None
+    return q, k, v
+
+
+def _elements(tensor: Tensor) -> int:
+    ne = tensor.ne
+    return int(ne[0] * ne[1] * ne[2] * ne[3])
+
+
+def _is_view_of(v: Tensor, k: Tensor, k_address: int) -> bool:
+    """Whether V lies in K, as under MLA."""
+    return bool(
+        v.view_src and (v.view_src == k_address or (v.view_src == k.view_src and v.view_offs == k.view_offs))
+    )
+
+
+def _f16_copies(op: Tensor) -> int:
+    """K and V as f16 beside a cache of another type (ggml_cuda_flash_attn_ext_get_f16_extra_data).
+
+    The kernels for one or two tokens at a time do without; a graph is reserved for more.
+    """
+    _, k, v = _inputs(op)
+    result = end = _F32_BYTES * _elements(op)
+    if k.type != _F16:
+        end = _pad(end, 128) + _F16_BYTES * _elements(k)
+    if v.type != _F16 and not _is_view_of(v, k, op.src[1]):
+        end = _pad(end, 128) + _F16_BYTES * _elements(v)
+    return end - result
+
+
+def _cuda_flash_attention(op: Tensor) -> bool:
+    """ggml_cuda_get_best_fattn_kernel: whether there is a kernel for these head sizes and this cache."""
+    q, k, v = _inputs(op)
+    head_k, head_v, mask = k.ne[0], v.ne[0], source(op, 3)
+    per_head = q.ne[2] // k.ne[2]
+    grouped = per_head >= LEAST_GROUP and mask is not None and not op.op_params[1]
+    grouped = grouped and k.ne[1] % _CELL_STRIDE == 0
+    for tensor in (q, k, v, mask):
+        if tensor is not None and not TYPES[tensor.type].is_quantized:
+            grouped = grouped and all(tensor.nb[i] % 16 == 0 for i in range(1, 4))
+    wanted, multiple = GROUPED_HEADS.get(head_k, (0, 1))
+    fits = head_k == head_v and head_k in HEADS[DeviceKind.CUDA]
+    fits = fits or (head_v == wanted and grouped and per_head % multiple == 0)
+    return fits and {k.type, v.type} <= _CACHE_TYPES and (mask is None or mask.ne[2] == 1)
+
+
+def _cuda_ssm_scan(op: Tensor) -> bool:
+    """ggml_backend_cuda_device_supports_op: Mamba's and Mamba 2's kernels are made for some shapes only."""
+    state, a, groups = source(op, 0), source(op, 3), source(op, 4)
+    assert state is not None
+    assert a is not None
+    assert groups is not None
+    if a.ne[0] == 1:
+        return state.ne[0] in SCAN_STATES[DeviceKind.CUDA] and state.ne[1] % 16 == 0
+    fits = state.ne[0] == 16 and state.ne[1] == 1 and state.ne[2] % 128 == 0
+    return bool(op.op_params[0] <= 1 and fits and groups.ne[1] == 1)
+
+
+def _state_of_128_or_256(op: Tensor) -> bool:
+    """Vulkan's and SYCL's ssm_scan know Mamba 2 with such states."""
+    state, a = source(op, 0), source(op, 3)
+    sizes = SCAN_STATES[DeviceKind.VULKAN]
+    return state is not None and a is not None and a.ne[0] == 1 and state.ne[0] in sizes
+
+
+def _cuda_ssm_conv(op: Tensor) -> bool:
+    mixed = source(op, 0)
+    return mixed is not None and mixed.ne[1] % 128 == 0
+
+
+def _metal_flash_attention(op: Tensor) -> bool:
+    """ggml_metal_device_supports_op, on a GPU with matrix units (Apple 7 and later)."""
+    q, k, v = _inputs(op)
+    fits = q.ne[0] in HEADS[DeviceKind.METAL] and k.ne[0] >= v.ne[0]
+    return fits and k.type == v.type and k.type in _CACHE_TYPES - {_BF16}
+
+
+def _metal_flash_attention_scratch(op: Tensor) -> int:
+    """ggml_metal_op_flash_attn_ext_extra_{pad,blk,tmp,kv_f16}, all of them reserved in any case."""
+    q, k, v = _inputs(op)
+    mask = source(op, 3)
+    is_view = _is_view_of(v, k, op.src[1])
+    as_f16 = q.ne[1] >= 32 and TYPES[k.type].is_quantized
+    k_row = _F16_BYTES * k.ne[0] if as_f16 else k.nb[1]
+    v_row = _F16_BYTES * (k.ne[0] if is_view else v.ne[0]) if as_f16 else v.nb[1]
+    padding = k_row * k.ne[2] * k.ne[3] + v_row * v.ne[2] * v.ne[3]
+    blocks = 0
+    if mask is not None:
+        padding += _F16_BYTES * mask.ne[1] * mask.ne[2] * mask.ne[3]
+        by_vector = q.ne[1] < 20 and q.ne[0] % 32 == 0
+        rows, cells = (1, 32) if by_vector else (8, 64)  # a threadgroup's share
+        blocks = -(-mask.ne[0] // cells) * -(-q.ne[1] // rows) * mask.ne[2] * mask.ne[3]
+    partial = 4 * min(q.ne[1], 32) * q.ne[2] * q.ne[3] * 32 * (v.ne[0] + 2)
+    halves = _pad(_F16_BYTES * _elements(k), 16) + (0 if is_view else _pad(_F16_BYTES * _elements(v), 16))
+    return int(64 * padding + _pad(blocks, 32) + partial + halves)
+
+
+def _metal_experts_scratch(op: Tensor) -> int:
+    """ggml_metal_op_mul_mat_id_extra_{tpe,ids,amax}."""
+    experts, ids = source(op, 0), source(op, 2)
+    assert experts is not None
+    assert ids is not None
+    return int(4 * experts.ne[2] * (1 + ids.ne[1]) + 8 + 256 * 4)
+
+
+def _sycl_flash_attention_scratch(op: Tensor) -> int:
+    """ggml_sycl_fattn_get_extra, the worst over its kernels: Q and the result as f16 with oneDNN."""
+    q, k, _ = _inputs(op)
+    return _f16_copies(op) + 2 * _F16_BYTES * int(q.ne[2] * q.ne[1] * k.ne[0]) + 5 * 128
+
+
+def _vulkan_flash_attention(op: Tensor) -> bool:
+    """ggml_backend_vk_device_supports_op, on a GPU with subgroup shuffles."""
+    _, k, v = _inputs(op)
+    types = {k.type, v.type}
+    known = types <= _CACHE_TYPES | {20} and (_BF16 not in types or len(types) == 1)
+    return k.ne[0] % 8 == 0 and v.ne[0] % 8 == 0 and known
+
+
+def _twice(op: Tensor) -> int:
+    return int(4 * _elements(op))
+
+
+def _pad(n: int, to: int) -> int:
+    return -(-n // to) * to
+
+
+_ATTENTION = OPS["FLASH_ATTN_EXT"]
+_CUDA_RULES: Mapping[int, Supports] = {
+    _ATTENTION: _cuda_flash_attention,
+    OPS["SSM_SCAN"]: _cuda_ssm_scan,
+    OPS["SSM_CONV"]: _cuda_ssm_conv,
+}
+
+ABILITIES: Mapping[DeviceKind, Abilities] = {
+    DeviceKind.CUDA: Abilities(
+        "CUDA", host_alignment=32, supports=_CUDA_RULES, scratch={_ATTENTION: _f16_copies}, fuses_experts=True
+    ),
+    DeviceKind.ROCM: Abilities(
+        "ROCm", host_alignment=32, supports=_CUDA_RULES, scratch={_ATTENTION: _f16_copies}, fuses_experts=True
+    ),
+    # at most 1 GiB a buffer "to avoid fragmentation issues" (suballocation_block_size)
+    DeviceKind.VULKAN: Abilities(
+        "Vulkan",
+        host_alignment=64,
+        max_buffer_bytes=GIB,
+        supports={_ATTENTION: _vulkan_flash_attention, OPS["SSM_SCAN"]: _state_of_128_or_256},
+    ),
+    DeviceKind.METAL: Abilities(
+        "MTL",
+        from_host_pointer=True,
+        scratch_for_f16=True,
+        supports={_ATTENTION: _metal_flash_attention},
+        scratch={
+            _ATTENTION: _metal_flash_attention_scratch,
+            OPS["MUL_MAT_ID"]: _metal_experts_scratch,
+            OPS["ARGSORT"]: _twice,
+            OPS["CUMSUM"]: _twice,
+        },
+    ),
+    DeviceKind.SYCL: Abilities(
+        "SYCL",
+        host_alignment=32,
+        supports={OPS["SSM_SCAN"]: _state_of_128_or_256},
+        scratch={_ATTENTION: _sycl_flash_attention_scratch},
+        scratch_for_f16=True,
+    ),
+    # says yes to every operation, and asks the worker for sizes: those of its processor are ggml_nbytes
+    DeviceKind.RPC: Abilities("RPC"),
+}
+"""By kind. All of them compute asynchronously and have events (ggml_backend_dev_caps)."""

@@ -1,0 +1,278 @@
+"""The exact meter: llama.cpp itself says what a placement holds, on devices that need not be there.
+
+A child process loads the model's header with `llama_model_params.no_alloc` onto virtual devices (virtual.py):
+the real layer assignment, the real cache sizing and the real reservation of compute graphs, to the byte what
+a real load takes in llama.cpp's own buffers. Not in it is what a driver, its libraries and their pools take;
+that is plan.memory.overhead_bytes.
+"""
+
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import msgspec
+
+from vram_llm.errors import EngineDied, ModelRefused, NotBuilt
+from vram_llm.llama.dryrun.wire import LENGTH, Answer, ProjectorQuestion, Question, Use, write
+from vram_llm.machine.types import Device, Host
+from vram_llm.model.header import Header
+from vram_llm.model.strip import write_stripped
+from vram_llm.planner.memory.analytic import overhead_bytes
+from vram_llm.planner.types import Context, DeviceEstimate, Estimate, FlashAttention, HostEstimate, Placement
+from vram_llm.stderr_reason import environment, last_words
+
+METHOD = "dry run"
+
+_START_TIMEOUT_S = 60.0
+_TRIES = 2  # for a placement that ends the child
+
+
+class DryRun:
+    """A warm child process that places models. A context manager; `close` ends the child.
+
+    Making one starts the child and does not wait. `check`, or the first question, raises NotBuilt, with
+    the reason, where this llama.cpp cannot be asked or answers a known question wrongly: then the analytic
+    meter is what is left.
+    """
+
+    def __init__(self, *, timeout_s: float = 20.0) -> None:
+        """`timeout_s` is how long one placement may take."""
+        self._timeout_s = timeout_s
+        self._folder = tempfile.TemporaryDirectory(prefix="vram-llm-")
+        self._stripped: dict[int, tuple[Header, Path]] = {}
+        self._ended: Counter[tuple[Placement, Context]] = Counter()
+        self._child: _Child | None = _Child(Path(self._folder.name))
+
+    def check(self) -> None:
+        """Wait until the child has checked itself. Raises NotBuilt."""
+        if self._child is None:
+            self._child = _Child(Path(self._folder.name))
+        try:
+            self._child.check()
+        except NotBuilt:
+            self._child.close()
+            self._child = None
+            raise
+
+    def meter(
+        self,
+        header: Header,
+        context: Context,
+        devices: Sequence[Device],
+        host: Host,
+        reserve_bytes: int,
+        *,
+        real: bool = False,
+        as_measured: bool = False,
+        adapters: Sequence[tuple[Header, float]] = (),
+    ) -> "DryRunMeter":
+        """A Meter for placements of one model in one context, with LoRA `adapters` at their scales.
+
+        With `real` the devices themselves are asked, which must be here. `as_measured` leaves llama.cpp's
+        measure as it is, as `real` always does: where a device gets its input from another one, it is off a
+        real load's compute by up to copies x n_embd x ubatch x 4 bytes, above it with pipeline copies and
+        sometimes below it without (see VirtualDevice).
+        """
+        stripped = tuple((str(self._strip(each)), scale) for each, scale in adapters)
+        return DryRunMeter(
+            self,
+            self._strip(header),
+            context,
+            tuple(devices),
+            host,
+            reserve_bytes,
+            real,
+            as_measured,
+            stripped,
+        )
+
+    def projector(self, header: Header, device: Device | None, flash_attn: FlashAttention) -> Answer:
+        """What libmtmd would hold for a projector: weights, unpadded, and compute, both as compute.
+
+        On `device`, if there is one, and on the host. Raises ModelRefused, EngineDied, NotBuilt.
+        """
+        said = self._send(ProjectorQuestion(str(self._strip(header)), device, flash_attn))
+        if said.refusal:
+            raise (NotBuilt if said.not_built else ModelRefused)(f"{header.path.name}: {said.refusal}")
+        return said
+
+    def ask(self, question: Question) -> Answer:
+        """llama.cpp's answer. Raises ModelRefused, EngineDied where it aborts or hangs, BadPlan."""
+        asked = (question.placement, question.context)
+        if self._ended[asked] >= _TRIES:
+            raise EngineDied("llama.cpp ended twice over this placement, so it cannot be measured")
+        try:
+            said = self._send(question)
+        except EngineDied:
+            self._ended[asked] += 1
+            raise
+        if said.refusal:
+            raise ModelRefused(said.refusal.replace(question.path, self._name_of(question.path)))
+        return said
+
+    def _name_of(self, stripped: str) -> str:
+        """The model's file that a stripped copy stands for."""
+        return next((h.path.name for h, path in self._stripped.values() if str(path) == stripped), stripped)
+
+    def _send(self, question: Question | ProjectorQuestion) -> Answer:
+        self.check()
+        assert self._child is not None
+        try:
+            return self._child.ask(question, self._timeout_s)
+        except EngineDied:
+            self._child.close()
+            self._child = None
+            raise
+
+    def close(self) -> None:
+        """End the child and remove what it read."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+        self._folder.cleanup()
+
+    def __enter__(self) -> "DryRun":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _strip(self, header: Header) -> Path:
+        """The header's copy without vocabulary, written once."""
+        if id(header) not in self._stripped:
+            path = Path(self._folder.name) / f"{len(self._stripped)}.gguf"
+            self._stripped[id(header)] = (header, write_stripped(header, path))
+        return self._stripped[id(header)][1]
+
+
+@dataclass(frozen=True, slots=True)
+class DryRunMeter:
+    """Measures placements of one model in one context. Call it with a Placement."""
+
+    _dry: DryRun
+    _path: Path
+    _context: Context
+    _devices: tuple[Device, ...]
+    _host: Host
+    _reserve_bytes: int
+    _real: bool
+    _as_measured: bool
+    _adapters: tuple[tuple[str, float], ...]
+
+    def __call__(self, placement: Placement) -> Estimate:
+        """The estimate for a placement. Raises what DryRun.ask raises."""
+        by_id = {device.id: device for device in self._devices}
+        devices = [by_id[device_id] for device_id in placement.device_order]
+        said = self._dry.ask(
+            Question(
+                str(self._path),
+                self._context,
+                placement,
+                devices,
+                self._real,
+                self._as_measured,
+                list(self._adapters),
+            )
+        )
+        return Estimate(
+            method=METHOD,
+            devices=tuple(self._device(*pair) for pair in zip(devices, said.devices, strict=True)),
+            host=HostEstimate(
+                weights_bytes=said.host.weights_bytes,
+                context_bytes=said.host.context_bytes,
+                compute_bytes=said.host.compute_bytes,
+                total_bytes=_total(said.host),
+                budget_bytes=max(self._host.available_bytes - self._reserve_bytes, 0),
+            ),
+        )
+
+    def _device(self, device: Device, use: Use) -> DeviceEstimate:
+        overhead = overhead_bytes(device)
+        return DeviceEstimate(
+            id=device.id,
+            weights_bytes=use.weights_bytes,
+            context_bytes=use.context_bytes,
+            compute_bytes=use.compute_bytes,
+            overhead_bytes=overhead,
+            total_bytes=_total(use) + overhead,
+            budget_bytes=max(device.free_bytes - self._reserve_bytes, 0),
+        )
+
+
+def _total(use: Use) -> int:
+    return use.weights_bytes + use.context_bytes + use.compute_bytes
+
+
+class _Child:
+    """The process that asks llama.cpp."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start it."""
+        self._is_checked = False
+        self._said = (folder / "stderr").open("w+b")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "vram_llm.llama.dryrun.worker"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, env=environment(),
+        )  # fmt: skip
+
+    def check(self) -> None:
+        """Wait until it has checked itself. Raises NotBuilt."""
+        if self._is_checked:
+            return
+        try:
+            ready = self._receive(_START_TIMEOUT_S)
+        except EngineDied as error:
+            raise NotBuilt(f"llama.cpp cannot be asked for a dry run: {error}") from error
+        if ready.refusal:
+            raise NotBuilt(ready.refusal)
+        self._is_checked = True
+
+    def ask(self, question: Question | ProjectorQuestion, timeout_s: float) -> Answer:
+        """The answer to a question. Raises EngineDied where there is none within `timeout_s`."""
+        try:
+            write(_pipe(self._process.stdin), question)
+        except OSError as error:
+            raise EngineDied("the process that asks llama.cpp has ended") from error
+        return self._receive(timeout_s)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
+        self._said.close()
+
+    def _receive(self, timeout_s: float) -> Answer:
+        deadline = time.monotonic() + timeout_s
+        size: int = LENGTH.unpack(self._read(LENGTH.size, deadline))[0]
+        return msgspec.json.decode(self._read(size, deadline), type=Answer)
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        descriptor, data = _pipe(self._process.stdout).fileno(), b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            while len(data) < size:
+                if not selector.select(max(deadline - time.monotonic(), 0)):
+                    raise EngineDied("llama.cpp did not say in time how it would place the model")
+                part = os.read(descriptor, size - len(data))
+                if not part:
+                    raise EngineDied(
+                        f"llama.cpp ended where it was asked for a dry run: {last_words(self._said)}"
+                    )
+                data += part
+        return data
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream

@@ -1,0 +1,233 @@
+"""The process that asks llama.cpp: `python -m vram_llm.llama.dryrun.worker`, questions in, answers out.
+
+llama.cpp aborts on what it does not like, so it is asked in a process of its own.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from vram_llm.errors import ModelRefused, NotBuilt, VramLLMError
+from vram_llm.llama.dryrun.wire import LENGTH, Answer, ProjectorQuestion, Question, Use, write
+from vram_llm.machine.types import Device
+from vram_llm.model.header_reader import read_header
+from vram_llm.planner.types import Context
+
+if TYPE_CHECKING:
+    from vram_llm.llama.adapters import LoadedAdapter
+    from vram_llm.llama.dryrun.virtual_device import Profile, VirtualDevice
+    from vram_llm.llama.memory_breakdown import BufferUse
+
+_CHAIN_ROWS = 16  # as long as the vocabulary, and more than a chain ever holds at a time
+_SMALL_BATCH = 8  # tokens a sequence; above that the prompt's graph is the larger by far
+
+
+def main() -> None:
+    """Say whether a dry run can be trusted here, then answer until there are no more questions."""
+    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    try:
+        from vram_llm.llama import bindings
+        from vram_llm.llama.dryrun import ggml_structs
+
+        bindings.log_errors_only()
+        ggml_structs.check()
+        ggml_structs.leave_host_memory()
+        check()
+        write(answers, Answer())
+    except VramLLMError as error:
+        write(answers, Answer(refusal=str(error), not_built=True))
+        return
+    while len(head := questions.read(LENGTH.size)) == LENGTH.size:
+        data = questions.read(LENGTH.unpack(head)[0])
+        try:
+            question = msgspec.json.decode(data, type=Question | ProjectorQuestion)
+            write(answers, answer(question) if isinstance(question, Question) else answer_projector(question))
+        except VramLLMError as error:
+            write(answers, Answer(refusal=str(error), not_built=isinstance(error, NotBuilt)))
+
+
+def answer(question: Question) -> Answer:
+    """Let llama.cpp place the model. Raises ModelRefused, and with `real` BadPlan or WorkerUnreachable."""
+    from vram_llm.llama import bindings as b
+    from vram_llm.llama.adapters import load_adapters
+    from vram_llm.llama.devices import handles
+    from vram_llm.llama.params import LOAD_WITHOUT_MMAP, ModelParams
+
+    virtual = [] if question.real else _virtual_devices(question)
+    if question.real:
+        devices = handles(question.devices, [device.id for device in question.devices])
+    else:
+        devices = [each.handle for each in virtual]
+    params = ModelParams(question.placement, question.context, devices)
+    params.struct.load_mode, params.struct.no_alloc = LOAD_WITHOUT_MMAP, True
+    b.forget_lines()
+    model = b.C.llama_model_load_from_file(os.fsencode(question.path), params.struct)
+    if not model:
+        raise ModelRefused(f"llama.cpp refuses the model: {b.last_errors() or 'it gives no reason'}")
+    try:
+        adapters = load_adapters(model, question.adapters)
+        found = _measured(model, question.context, devices, virtual, adapters)
+        n_tokens, n_rows = min(question.context.n_ctx, question.context.n_ubatch), question.context.parallel
+        is_small = n_tokens < _SMALL_BATCH * n_rows
+        if n_rows < n_tokens and (is_small or _is_mostly_sampling(question, model, found)):
+            # a real load also reserves one token a sequence, which can be the larger where a batch is small,
+            # or where samplers, which have the same rows in both, take most
+            few = replace(question.context, n_ubatch=n_rows)
+            for use, other in zip(found, _measured(model, few, devices, virtual, adapters), strict=True):
+                use.compute_bytes = max(use.compute_bytes, other.compute_bytes)
+    finally:
+        b.C.llama_model_free(model)
+    return Answer(devices=found[:-1], host=found[-1])
+
+
+def _is_mostly_sampling(question: Question, model: int, found: Sequence[Use]) -> bool:
+    """Whether chains on the output's device may decide what it computes with."""
+    from vram_llm.llama import bindings as b
+
+    context, ids = question.context, [device.id for device in question.devices]
+    if not context.backend_sampling:
+        return False
+    output = question.placement.output_device
+    use = found[ids.index(output)] if output in ids else found[-1]
+    row_bytes = 4 * b.C.llama_vocab_n_tokens(b.C.llama_model_get_vocab(model))
+    # logits, the same again to sample from, and what a chain needs
+    return bool(use.compute_bytes < (2 * context.n_outputs + _CHAIN_ROWS) * row_bytes)
+
+
+def answer_projector(question: ProjectorQuestion) -> Answer:
+    """Let libmtmd place the projector. Raises ModelRefused, NotBuilt."""
+    from vram_llm.llama.dryrun.virtual_device import Profile, VirtualDevice
+    from vram_llm.llama.multimodal.projector_memory import memory_use
+
+    handle, device = None, question.device
+    if device is not None:
+        key = (0, Profile(device.kind, device.alignment_bytes, device.row_padding))
+        if key not in _made:
+            _made[key] = VirtualDevice(f"{device.kind.name}0", key[1])
+        _made[key].layers = None
+        _made[key].expect(weights=False)
+        handle = _made[key].handle
+    sizes = memory_use(question.path, handle, question.flash_attn)
+    on_host = sum(size for each, size in sizes.items() if each != handle)
+    on_device = [] if handle is None else [Use(compute_bytes=sizes.get(handle, 0))]
+    return Answer(devices=on_device, host=Use(compute_bytes=on_host))
+
+
+def _measured(
+    model: int,
+    context: Context,
+    devices: Sequence[int],
+    virtual: "Sequence[VirtualDevice]",
+    adapters: "Sequence[LoadedAdapter]",
+) -> list[Use]:
+    """What each device takes with a context of the model, and last the host."""
+    from vram_llm.llama import bindings as b
+    from vram_llm.llama import memory_breakdown
+    from vram_llm.llama.adapters import apply_adapters
+    from vram_llm.llama.device_samplers import AttachedChains
+    from vram_llm.llama.params import context_params
+
+    for each in virtual:
+        each.expect(weights=False)
+    params = context_params(context)
+    n_attached = context.parallel if context.backend_sampling else 0
+    attached = AttachedChains(n_attached, b.C.llama_vocab_n_tokens(b.C.llama_model_get_vocab(model)))
+    if n_attached:
+        attached.put_into(params)
+    ctx = b.C.llama_init_from_model(model, params)
+    if not ctx:
+        raise ModelRefused(
+            f"llama.cpp will not make a context of {context.n_ctx} tokens: "
+            f"{b.last_errors() or 'it gives no reason'}"
+        )
+    apply_adapters(int(ctx), adapters)
+    for each in virtual:
+        each.expect(weights=True)
+    uses = memory_breakdown.breakdown(int(ctx))
+    b.C.llama_free(ctx)
+    attached.close()
+    return [_sum(use for use in uses if use.device == device) for device in (*devices, None)]
+
+
+def _sum(uses: Iterable["BufferUse"]) -> Use:
+    total = Use()
+    for use in uses:
+        total.weights_bytes += use.weights_bytes
+        total.context_bytes += use.context_bytes
+        total.compute_bytes += use.compute_bytes
+    return total
+
+
+_made: dict[tuple[int, "Profile"], "VirtualDevice"] = {}
+
+
+def _virtual_devices(question: Question) -> "list[VirtualDevice]":
+    """A virtual device for each of the question's, made once for each place and profile."""
+    from vram_llm.llama.dryrun.virtual_device import VirtualDevice
+
+    placement, found = question.placement, []
+    is_pinned = len(question.devices) > 1 and not question.as_measured and _pins_norms(question)
+    first = placement.cpu_layers
+    for index, (device, count) in enumerate(zip(question.devices, placement.layers_per_device, strict=True)):
+        key = (index, _profile(question, device))
+        if key not in _made:
+            _made[key] = VirtualDevice(f"{device.kind.name}{index}", key[1])
+        _made[key].layers = range(first, first + count) if is_pinned else None
+        found.append(_made[key])
+        first += count
+    return found
+
+
+def _profile(question: Question, device: Device) -> "Profile":
+    from vram_llm.llama.dryrun.virtual_device import Profile
+
+    rows, has_experts = _shapes(question.path)
+    padding = device.row_padding
+    caches = {question.context.kv_type_k, question.context.kv_type_v}
+    if padding and caches == {"f16"} and not any(row % padding for row in rows):
+        padding = 0
+    return Profile(device.kind, device.alignment_bytes, padding, has_experts, caches == {"f16"})
+
+
+@lru_cache
+def _shapes(path: str) -> tuple[frozenset[int], bool]:
+    """The lengths of a model's quantised rows, and whether it has experts."""
+    tensors = read_header(path).tensors
+    return frozenset(t.shape[0] for t in tensors if t.type.is_quantized), any(
+        len(t.shape) > 2 and t.shape[2] > 1 for t in tensors
+    )
+
+
+def _pins_norms(question: Question) -> bool:
+    """Whether a real load would: llama_context::graph_get_cb in src/llama-context.cpp."""
+    placement = question.placement
+    n_layers = placement.cpu_layers + sum(placement.layers_per_device)
+    n_tokens = min(question.context.n_ctx, question.context.n_ubatch)
+    return placement.n_gpu_layers > n_layers or n_tokens < 32
+
+
+def check() -> None:
+    """Raise NotBuilt where this llama.cpp answers a known question wrongly."""
+    from vram_llm.llama import bindings as b
+    from vram_llm.llama.dryrun import selftest
+
+    b.C.llama_backend_init()
+    with tempfile.TemporaryDirectory() as folder:
+        path = selftest.SHAPE.write(Path(folder) / "known.gguf")
+        try:
+            said = answer(Question(str(path), selftest.context(), selftest.placement(), selftest.DEVICES))
+        except ModelRefused as error:
+            raise NotBuilt(f"a dry run of a known model fails: {error}") from error
+    if said.devices != selftest.ANSWER:
+        raise NotBuilt(f"a dry run of a known model gives {said.devices} where {selftest.ANSWER} is right")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Measuring devices and loaded plans, in processes of their own."""

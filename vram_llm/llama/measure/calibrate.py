@@ -1,0 +1,33 @@
+"""Measuring one device alone: a child process runs llama.cpp on it for a few seconds."""
+
+from collections.abc import Callable
+
+from vram_llm.llama.child_process import ask
+from vram_llm.llama.measure.calibrate_wire import Question, Times
+from vram_llm.llama.measure.fit import Figures, figures
+from vram_llm.machine.types import Device, Host
+
+SECONDS = 8.0  # of repeats on each device; loading comes on top
+_SILENCE_S = 90.0  # a model sent over a slow link, or a worker that is busy with another program
+
+
+def calibrate(
+    device: Device | None, host: Host, on_progress: Callable[[float], None], seconds: float | None = None
+) -> Figures:
+    """The figures of `device`, or of the host where that is None, from repeats for `seconds` (SECONDS).
+
+    `on_progress` is told the share done.
+
+    Raises EngineDied where llama.cpp ends or hangs, and what the child meets: ModelRefused, BadPlan,
+    WorkerUnreachable, NotBuilt.
+    """
+    name = "the host" if device is None else device.name
+    times = ask(
+        "vram_llm.llama.measure.calibrate_worker",
+        Question(device, host.cores, seconds or SECONDS),
+        Times,
+        f"{name} was measured",
+        _SILENCE_S,
+        on_progress,
+    )
+    return figures(times)

@@ -1,0 +1,216 @@
+"""The process that runs llama.cpp on one device alone: `python -m vram_llm.llama.measure.calibrate_worker`.
+
+A question on standard input, answers on standard output. Models of several widths and depths stay loaded
+and take turns, so that a disturbance harms all alike. Whatever else runs only adds time, so of the repeats
+the lower quartile counts.
+"""
+
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import NamedTuple
+
+from vram_llm.errors import ModelRefused
+from vram_llm.llama.child_process import Progress, Say, answer
+from vram_llm.llama.measure.calibrate_wire import Question, Step, Times
+from vram_llm.llama.random_model import Shape
+from vram_llm.units import format_bytes
+
+_NARROW = [Shape(n_embd=256, n_ff=512, n_layers=n, n_head=4, n_head_kv=2, n_vocab=256) for n in (2, 16)]
+_MIDDLE = Shape(n_embd=1024, n_ff=2816, n_layers=4, n_head=8, n_head_kv=2, n_vocab=1024)
+_WIDE = Shape(n_embd=2048, n_ff=5632, n_layers=2, n_head=16, n_head_kv=4, n_vocab=256)
+_LONG, _DEEP = (
+    Shape(n_embd=2048, n_ff=5632, n_layers=n, n_head=16, n_head_kv=4, n_vocab=256) for n in (6, 16)
+)
+_LARGE, _LARGEST = (  # layers of an 8B model
+    Shape(n_embd=4096, n_ff=14336, n_layers=n, n_head=32, n_head_kv=8, n_vocab=256) for n in (2, 6)
+)
+_QUICK_S = 2e-3  # a step of the wide model: smaller matrices keep such a device less busy than real ones do
+_UPLOAD_S = 4.0  # the last model is left out where sending it takes longer
+_MAX_ROWS = 8
+_N_UBATCH = 512
+_CELLS = 256  # a burst stays inside the first, so that all steps read as much of the KV cache
+_WARM_STEPS = 2  # the graph is built and sent in the first
+_LEAST_STEPS = 3
+_BURST_S = 0.04  # longer than a CPU quota's period by far
+_LEAST_ROUNDS = 3
+_PROMPT_S = 0.25
+
+
+class Case(NamedTuple):
+    """A model, and how many rows it gets in a batch."""
+
+    model: "Model"
+    rows: int
+
+
+def measure(question: Question, say: Say) -> Times:
+    """All figures of a device. Raises ModelRefused, and what finding the device raises."""
+    from vram_llm.llama.devices import handles
+    from vram_llm.llama.measure.transfer import transfers
+
+    device = question.device
+    found = handles([device], [device.id]) if device else []
+    sent = transfers(found[0]) if found else ()
+    say(Progress(0.1))
+    room = device.free_bytes if device else None
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vram-llm-")))
+        if not _fits(_WIDE, room):
+            raise ModelRefused(f"{format_bytes(room or 0)} free are too little to measure with")
+
+        def loaded(shape: Shape) -> Model:
+            return stack.enter_context(closing(Model(shape, question, found, folder)))
+
+        def can_take(shape: Shape) -> bool:
+            seconds_per_byte = min((t.seconds / t.n_bytes for t in sent), default=0.0)
+            return shape.read_bytes * seconds_per_byte < _UPLOAD_S and _fits(shape, room)
+
+        loaded(_WIDE)  # left aside: what is loaded first can lie in slower memory than all that follows
+        models = []
+        for shape in (*_NARROW, _MIDDLE, _WIDE):
+            models.append(loaded(shape))
+            say(Progress(0.1 + 0.05 * len(models)))
+        more: tuple[Shape, ...] = (_LONG,)  # steps as long as a real model's
+        if models[-1].burst(1) < _QUICK_S:
+            more = (_DEEP,)
+            if can_take(_LARGEST):
+                more, models = (_LARGE, _LARGEST), models[: len(_NARROW)]
+        models += [loaded(shape) for shape in more if can_take(shape)]
+        cases = [Case(model, rows) for model in models for rows in model.rows]
+        widest = next(model for model in models if model.shape in (_WIDE, _LARGE))
+        longest = models[-1] if models[-1].shape is _LARGEST else widest
+        times = _rounds(cases, Case(longest, _prompt_rows(longest)), question.seconds, say)
+    *decode, prompt = [_step(case, seconds) for case, seconds in times]
+    return Times(tuple(decode), prompt, sent)
+
+
+def _fits(shape: Shape, room_bytes: int | None) -> bool:
+    """Whether there is room for the shape and all that are smaller, and for what they compute."""
+    return room_bytes is None or 4 * shape.read_bytes < room_bytes
+
+
+def _prompt_rows(model: "Model") -> int:
+    """Tokens of a prompt that takes about `_PROMPT_S`: a power of two, up to a micro-batch."""
+    per_row_s = max((model.burst(_MAX_ROWS) - model.burst(1)) / (_MAX_ROWS - 1), 1e-9)
+    n = 32
+    while n < _N_UBATCH and 2 * n * per_row_s < _PROMPT_S:
+        n *= 2
+    return n
+
+
+def _rounds(cases: list[Case], prompt: Case, seconds: float, say: Say) -> Iterator[tuple[Case, list[float]]]:
+    """Every case in turn, again and again for `seconds`; each with its times, and last the prompt."""
+    times: list[list[float]] = [[] for _ in range(len(cases) + 1)]
+    began = time.perf_counter()
+    for n in itertools.count():
+        for case, found in zip(cases, times, strict=False):
+            found.append(case.model.burst(case.rows))
+        times[-1].append(prompt.model.prompt(prompt.rows))
+        took = time.perf_counter() - began
+        say(Progress(0.3 + 0.7 * min(took / seconds, 1.0)))
+        if n + 1 >= _LEAST_ROUNDS and took * (n + 2) / (n + 1) > seconds:
+            break
+    return zip([*cases, prompt], times, strict=True)
+
+
+def _step(case: Case, times: list[float]) -> Step:
+    shape = case.model.shape
+    return Step(
+        n_layers=shape.n_layers,
+        params=shape.params,
+        read_bytes=shape.read_bytes,
+        row_bytes=4 * (shape.n_embd + shape.n_vocab),
+        rows=case.rows,
+        seconds=statistics.quantiles(times, n=4, method="inclusive")[0],
+    )
+
+
+class Model:
+    """A sample model on the device that is measured. Call `close` at the end."""
+
+    def __init__(self, shape: Shape, question: Question, handles: list[int], folder: Path) -> None:
+        """Write and load it. Raises ModelRefused."""
+        from vram_llm.llama import bindings as b
+        from vram_llm.llama.batch import Batch
+        from vram_llm.llama.params import LOAD_WITHOUT_MMAP, ModelParams, context_params
+        from vram_llm.planner.llama_split import placement_from_counts
+        from vram_llm.planner.types import Context
+
+        self.shape = shape
+        self.rows = (
+            (1, 4) if shape is _MIDDLE else (1, _MAX_ROWS) if shape in (_WIDE, _DEEP, _LARGE) else (1,)
+        )
+        ids = [question.device.id] if question.device else []
+        placement = placement_from_counts(ids, [shape.n_layers] * len(ids), shape.n_layers)
+        context = Context(
+            n_ctx=2 * _N_UBATCH, parallel=_MAX_ROWS, kv_type_k="f16", kv_type_v="f16", n_batch=_N_UBATCH,
+            n_ubatch=_N_UBATCH, n_threads=question.n_threads, use_mmap=False, pipeline_copies=False,
+        )  # fmt: skip
+        params = ModelParams(placement, context, handles)
+        params.struct.load_mode = LOAD_WITHOUT_MMAP
+        path = folder / f"{shape.n_embd}-{shape.n_layers}.gguf"
+        try:
+            shape.write_drawn(path)
+        except OSError as error:
+            raise ModelRefused(
+                f"a model of {format_bytes(shape.read_bytes)} to measure with cannot be written to "
+                f"{folder.parent}: {error.strerror}; set TMPDIR to where there is room"
+            ) from error
+        self._b = b
+        self._model = b.C.llama_model_load_from_file(os.fsencode(path), params.struct)
+        path.unlink()
+        if not self._model:
+            raise ModelRefused(f"the device will not take a model to measure with: {b.last_errors()}")
+        self._ctx = b.C.llama_init_from_model(self._model, context_params(context))
+        if not self._ctx:
+            b.C.llama_model_free(self._model)
+            raise ModelRefused(f"the device will not take a context to measure with: {b.last_errors()}")
+        self._memory = b.C.llama_get_memory(self._ctx)
+        self._batch = Batch(_N_UBATCH)
+
+    def burst(self, rows: int) -> float:
+        """Seconds of a decode step of `rows` sequences, one token each: the mean over a burst of them."""
+        self._b.C.llama_memory_clear(self._memory, False)
+        began, n = 0.0, 0
+        for position in range(_CELLS // rows):
+            if position == _WARM_STEPS:
+                began = time.perf_counter()
+            self._batch.clear()
+            for sequence in range(rows):
+                self._batch.add((sequence,), position, sequence, n_outputs=1)
+            self._decode()
+            n = position + 1 - _WARM_STEPS
+            if n >= _LEAST_STEPS and time.perf_counter() - began > _BURST_S:
+                break
+        return (time.perf_counter() - began) / n
+
+    def prompt(self, n_tokens: int) -> float:
+        """Seconds of a prompt of `n_tokens` in one micro-batch; one before it makes the graph."""
+        self._batch.clear()
+        self._batch.add(tuple(i % self.shape.n_vocab for i in range(n_tokens)), 0, 0, n_outputs=1)
+        began = 0.0
+        for _ in range(2):
+            self._b.C.llama_memory_clear(self._memory, False)
+            began = time.perf_counter()
+            self._decode()
+        return time.perf_counter() - began
+
+    def _decode(self) -> None:
+        if self._b.C.llama_decode(self._ctx, self._batch.struct) != 0:
+            raise ModelRefused("llama.cpp could not run a model to measure with")
+        self._b.C.llama_synchronize(self._ctx)
+
+    def close(self) -> None:
+        """Free it."""
+        self._b.C.llama_free(self._ctx)
+        self._b.C.llama_model_free(self._model)
+
+
+if __name__ == "__main__":
+    answer(Question, measure)

@@ -1,0 +1,96 @@
+"""From times of batches to the figures of a device: least squares of the plan's own formula for a step."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vram_llm.llama.measure.calibrate_wire import Step, Times, Transfer
+from vram_llm.machine.types import Fact, Link, Source, Speed
+
+_UNCACHED_BYTES = 32e6  # weights of which no more than a small part stays in a core's or a card's own cache
+_SLOWEST_FLOPS = 1e18  # where more rows cost no time that could be measured
+
+
+class Figures(NamedTuple):
+    """What a device does, and how far the formula is off the times it was fitted to, root mean square."""
+
+    speed: Speed
+    link: Link | None
+    residual: float
+
+
+def figures(times: Times) -> Figures:
+    """The figures that explain a calibration's times best.
+
+    A step of n rows over L layers takes step_overhead + L * layer_overhead + bytes / read + (n - 1) * flops /
+    row_flops, on top of what its rows take on the link. All terms are 0 or more; what counts is how far the
+    sum is off as a share. Models that caches hold run faster for each byte than real ones do, and count for
+    less: they say what overheads are, the others how fast bytes are read. The first three terms come from
+    steps of one row: what more rows take is less regular, and one stream's time must not suffer from it.
+    """
+    link = _link(times.transfers)
+    per_byte_s = 0.0 if link is None else 1 / link.bytes_per_s.value
+    seconds = np.array([step.seconds - step.rows * step.row_bytes * per_byte_s for step in times.decode])
+    matrix = np.array([_terms(step) for step in times.decode]) / seconds[:, None]
+    is_single = np.array([step.rows == 1 for step in times.decode])
+    weights = np.array([min(step.read_bytes / _UNCACHED_BYTES, 1.0) for step in times.decode])
+    found = _not_negative(matrix[is_single, :3] * weights[is_single, None], weights[is_single])
+    more, left = matrix[~is_single, 3], 1 - matrix[~is_single, :3] @ found
+    found.append(max(float(more @ left / (more @ more)), 0.0))
+    step_s, layer_s, byte_s, flop_s = found
+    prompt = times.prompt
+    taken_s = (
+        prompt.seconds - step_s - prompt.n_layers * layer_s - prompt.rows * prompt.row_bytes * per_byte_s
+    )
+    prompt_flops = 2 * prompt.params * prompt.rows / max(taken_s, prompt.seconds / 2)
+    speed = Speed(
+        read_bytes_per_s=_measured(1 / max(byte_s, 1e-15)),
+        layer_overhead_s=_measured(layer_s),
+        step_overhead_s=_measured(step_s),
+        row_flops_per_s=_measured(1 / max(flop_s, 1 / _SLOWEST_FLOPS)),
+        prompt_flops_per_s=_measured(prompt_flops),
+    )
+    return Figures(speed, link, float(np.sqrt(np.average((matrix @ found - 1) ** 2, weights=weights))))
+
+
+def _terms(step: Step) -> tuple[float, float, float, float]:
+    return 1.0, step.n_layers, step.read_bytes, (step.rows - 1) * 2.0 * step.params
+
+
+def _link(transfers: Sequence[Transfer]) -> Link | None:
+    """Half the time there and back for a few bytes, and what the largest transfer takes beyond it."""
+    if not transfers:
+        return None
+    least, most = min(transfers, key=_size), max(transfers, key=_size)
+    beyond_s = max(most.seconds - least.seconds, most.seconds / 100)
+    return Link(
+        latency_s=_measured(least.seconds / 2),
+        bytes_per_s=_measured((most.n_bytes - least.n_bytes) / beyond_s),
+    )
+
+
+def _size(transfer: Transfer) -> int:
+    return transfer.n_bytes
+
+
+def _not_negative(matrix: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> list[float]:
+    """Least squares with no coefficient below 0: the most negative one is left out until none is."""
+    scale = np.linalg.norm(matrix, axis=0)
+    kept = list(range(matrix.shape[1]))
+    while True:
+        solved, *_ = np.linalg.lstsq(matrix[:, kept] / scale[kept], wanted, rcond=None)
+        if min(solved, default=0.0) >= 0:
+            break
+        kept.pop(int(np.argmin(solved)))
+    found = [0.0] * matrix.shape[1]
+    for index, value in zip(kept, solved, strict=True):
+        found[index] = float(value / scale[index])
+    return found
+
+
+def _measured(value: float) -> Fact:
+    assert math.isfinite(value)
+    return Fact(value, Source.MEASURED)

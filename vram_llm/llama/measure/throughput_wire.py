@@ -1,0 +1,39 @@
+"""What is measured of loaded plans: prompts and decoding, in llama-bench's words ("pp512", "tg128")."""
+
+import msgspec
+
+from vram_llm.planner.types import Plan
+
+
+class Load(msgspec.Struct, frozen=True):
+    """A prompt of `prompt` tokens, or `decode` tokens for each of `streams` sequences at once."""
+
+    prompt: int = 0
+    decode: int = 0
+    streams: int = 1
+
+    @property
+    def name(self) -> str:
+        """As llama-bench would call it."""
+        if self.prompt:
+            return f"pp{self.prompt}"
+        return f"tg{self.decode}" + (f" x{self.streams}" if self.streams > 1 else "")
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens computed."""
+        return self.prompt or self.decode * self.streams
+
+
+class Question(msgspec.Struct, frozen=True):
+    """Load all `plans`, and run every load on each in turn, `rounds` times."""
+
+    plans: tuple[Plan, ...]
+    loads: tuple[Load, ...]
+    rounds: int
+
+
+class Rates(msgspec.Struct, frozen=True, tag=True):
+    """Seconds of each round, by plan and load."""
+
+    seconds: tuple[tuple[tuple[float, ...], ...], ...]

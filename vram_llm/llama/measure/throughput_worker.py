@@ -1,0 +1,91 @@
+"""The process that runs plans for their speed: `python -m vram_llm.llama.measure.throughput_worker`.
+
+All plans stay loaded and take turns, so that a disturbance harms all alike.
+"""
+
+import time
+from contextlib import ExitStack, closing
+
+from vram_llm.errors import EngineDied
+from vram_llm.llama.child_process import Progress, Say, answer
+from vram_llm.llama.devices import Servers
+from vram_llm.llama.measure.throughput_wire import Load, Question, Rates
+from vram_llm.llama.model import LoadedModel
+
+
+def run(question: Question, say: Say) -> Rates:
+    """Seconds of every round. Raises ModelRefused, BadPlan, WorkerUnreachable, EngineDied."""
+    plans, loads = question.plans, question.loads
+    times: list[list[list[float]]] = [[[] for _ in loads] for _ in plans]
+    n_all, done = len(plans) * (1 + question.rounds * len(loads)), 0
+
+    def one_more() -> None:
+        nonlocal done
+        done += 1
+        say(Progress(done / n_all))
+
+    with ExitStack() as stack:
+        models, servers = [], Servers()
+        for plan in plans:
+            models.append(stack.enter_context(closing(LoadedModel(plan, servers=servers))))
+            one_more()
+        for _ in range(question.rounds):
+            for model, found in zip(models, times, strict=True):
+                for load, seconds in zip(loads, found, strict=True):
+                    seconds.append(prompt(model, load) if load.prompt else decode(model, load))
+                    one_more()
+    return Rates(tuple(tuple(tuple(seconds) for seconds in found) for found in times))
+
+
+def prompt(model: LoadedModel, load: Load) -> float:
+    """Seconds of a prompt in an empty context, to its last token's logits."""
+    _clear(model, 1)
+    _step(model, [0], 0)  # the first step after another model's is not its own
+    _clear(model, 1)
+    began = time.perf_counter()
+    for start in range(0, load.prompt, model.n_batch):
+        count = min(model.n_batch, load.prompt - start)
+        model.batch.clear()
+        tokens = [i * 7919 % model.vocab.n_tokens for i in range(start, start + count)]
+        row = model.batch.add(tokens, start, 0, n_outputs=1)
+        _run(model, row)
+    return time.perf_counter() - began
+
+
+def decode(model: LoadedModel, load: Load) -> float:
+    """Seconds of decoding in an all but empty context, every token's logits fetched."""
+    _clear(model, load.streams)
+    sequences = list(range(load.streams))
+    for position in range(_WARM_STEPS):
+        _step(model, sequences, position)
+    began = time.perf_counter()
+    for position in range(_WARM_STEPS, _WARM_STEPS + load.decode):
+        _step(model, sequences, position)
+    return time.perf_counter() - began
+
+
+_WARM_STEPS = 2  # the graph is built in the first
+
+
+def _clear(model: LoadedModel, n_sequences: int) -> None:
+    for sequence in range(n_sequences):
+        model.forget(sequence)
+
+
+def _step(model: LoadedModel, sequences: list[int], position: int) -> None:
+    model.batch.clear()
+    row = 0
+    for sequence in sequences:
+        token = (7919 * position + sequence) % model.vocab.n_tokens
+        row = model.batch.add((token,), position, sequence, n_outputs=1)
+    _run(model, row)
+
+
+def _run(model: LoadedModel, row: int) -> None:
+    if (status := model.decode()) != 0:
+        raise EngineDied(f"llama.cpp could not run a batch of {model.batch.n_rows} tokens (code {status})")
+    model.logits(row)  # waits until they are there
+
+
+if __name__ == "__main__":
+    answer(Question, run)

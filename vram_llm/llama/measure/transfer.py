@@ -1,0 +1,66 @@
+"""How long bytes take to a device and back, through ggml's own tensor transfers."""
+
+import ctypes
+import statistics
+import time
+
+from vram_llm.errors import ModelRefused
+from vram_llm.llama import bindings as b
+from vram_llm.llama.measure.calibrate_wire import Transfer
+
+_SIZES = (4, 16 * 2**10, 2**20, 4 * 2**20)  # the smallest for the latency, the largest for the bandwidth
+_REPEATS, _MOST_S = 15, 0.4
+_I8 = 24  # GGML_TYPE_I8
+
+
+class _InitParams(ctypes.Structure):
+    """ggml_init_params."""
+
+    _fields_ = [("mem_size", ctypes.c_size_t), ("mem_buffer", b.Pointer), ("no_alloc", ctypes.c_bool)]
+
+
+_init = b.declare("ggml_init", b.Pointer, _InitParams)
+_free = b.declare("ggml_free", None, b.Pointer)
+_new_tensor = b.declare("ggml_new_tensor_1d", b.Pointer, b.Pointer, ctypes.c_int, ctypes.c_int64)
+_alloc = b.declare("ggml_backend_alloc_ctx_tensors_from_buft", b.Pointer, b.Pointer, b.Pointer)
+_free_buffer = b.declare("ggml_backend_buffer_free", None, b.Pointer)
+_set = b.declare("ggml_backend_tensor_set", None, b.Pointer, b.Pointer, ctypes.c_size_t, ctypes.c_size_t)
+_get = b.declare("ggml_backend_tensor_get", None, b.Pointer, b.Pointer, ctypes.c_size_t, ctypes.c_size_t)
+
+
+def transfers(device: int) -> tuple[Transfer, ...]:
+    """Fetching and sending a few bytes and a few megabytes: medians, the sizes in turn.
+
+    A worker does not answer what it is sent, so a few bytes are fetched after it, and their time taken off.
+    Raises ModelRefused where the device has no room.
+    """
+    ctx = _init(_InitParams(2**16, None, True))
+    tensor = _new_tensor(ctx, _I8, max(_SIZES))
+    buffer = _alloc(ctx, b.dev_buffer_type(device))
+    if not buffer:
+        _free(ctx)
+        raise ModelRefused("the device has no room for a few megabytes to measure its link with")
+    data = ctypes.create_string_buffer(max(_SIZES))
+    try:
+        return _measured(tensor, ctypes.cast(data, b.Pointer))
+    finally:
+        _free_buffer(buffer)
+        _free(ctx)
+
+
+def _measured(tensor: int, data: ctypes.c_void_p) -> tuple[Transfer, ...]:
+    times: dict[int, list[float]] = {size: [] for size in _SIZES}
+    _set(tensor, data, 0, max(_SIZES))
+    began = time.perf_counter()
+    for _ in range(_REPEATS):
+        for size in _SIZES:
+            start = time.perf_counter()
+            _get(tensor, data, 0, size)
+            fetched = time.perf_counter()
+            _set(tensor, data, 0, size)
+            _get(tensor, data, 0, _SIZES[0])
+            sent = time.perf_counter()
+            times[size] += [fetched - start, sent - fetched]
+        if time.perf_counter() - began > _MOST_S:
+            break
+    return tuple(Transfer(size, statistics.median(found)) for size, found in times.items())

@@ -1,0 +1,221 @@
+"""Images in prompts, by libmtmd: decoded, cut into rows, encoded by the projector, put into KV cells.
+
+A prompt becomes runs of tokens and, between them, images; what a model wants around an image (begin and end
+tokens, slices of a large one) libmtmd adds. Rows, positions and masks are those of mtmd_helper_* in
+tools/mtmd/mtmd-helper.cpp: several rows at one position where the model's rotary embedding has dimensions for
+height and width (M-RoPE), and no causal mask among the rows of one image where the model wants none.
+"""
+
+import ctypes
+import os
+import weakref
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from llama_cpp import mtmd_cpp as M  # noqa: N812 - the C side
+
+from vram_llm.errors import ModelRefused, NotBuilt
+from vram_llm.llama import bindings as b
+from vram_llm.llama.bindings import C
+from vram_llm.llama.multimodal.image_files import ImageUnreadable, check_cost, check_kind
+from vram_llm.llama.params import FLASH_ATTENTION
+from vram_llm.planner.types import FlashAttention
+
+_int_p = ctypes.POINTER(ctypes.c_int)
+_Bytes = ctypes.c_char_p
+
+
+def _declare(name: str, result: object, *arguments: object) -> "ctypes._NamedFuncPointer | None":
+    """One of stb_image's functions, which libmtmd decodes images by; None where this build hides it."""
+    function = getattr(M._libmtmd, name, None)
+    if function is not None:
+        function.restype, function.argtypes = result, arguments
+    return function
+
+
+_info = _declare("stbi_info_from_memory", ctypes.c_int, _Bytes, ctypes.c_int, _int_p, _int_p, _int_p)
+_load = _declare(
+    "stbi_load_from_memory", b.Pointer, _Bytes, ctypes.c_int, _int_p, _int_p, _int_p, ctypes.c_int
+)
+_free = _declare("stbi_image_free", None, b.Pointer)
+
+
+class Bitmap:
+    """An image's pixels, or with `sizes_only` its size alone, to count what it comes to."""
+
+    def __init__(self, data: bytes, *, sizes_only: bool = False) -> None:
+        """`data` is a whole file: PNG, JPEG, GIF (its first picture) or BMP. Raises ImageUnreadable."""
+        assert _free is not None
+        width, height = size_of(data)
+        pixels = None if sizes_only else _pixels(data, width, height)
+        view = None if pixels is None else ctypes.cast(pixels, ctypes.POINTER(ctypes.c_uint8))
+        self.handle = M.mtmd_bitmap_init(width, height, view)  # which copies
+        weakref.finalize(self, M.mtmd_bitmap_free, self.handle).atexit = False
+        if pixels is not None:
+            _free(pixels)
+            M.mtmd_bitmap_set_id(self.handle, sha256(data).hexdigest().encode())
+
+
+def _pixels(data: bytes, width: int, height: int) -> int:
+    """The address of 3 bytes for each pixel, to be freed. Raises ImageUnreadable."""
+    assert _load is not None
+    assert _free is not None
+    check_cost(data, width, height)
+    x, y, channels = (ctypes.c_int() for _ in range(3))
+    pixels = _load(data, len(data), ctypes.byref(x), ctypes.byref(y), ctypes.byref(channels), 3)
+    if not pixels:
+        raise ImageUnreadable("the image breaks off or is damaged")
+    if (x.value, y.value) != (width, height):
+        _free(pixels)
+        raise ImageUnreadable("the image has not the size that its header promises")
+    return int(pixels)
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels, as the header of an image file has them. Raises ImageUnreadable."""
+    assert _info is not None
+    check_kind(data)
+    x, y, channels = (ctypes.c_int() for _ in range(3))
+    if not _info(data, len(data), ctypes.byref(x), ctypes.byref(y), ctypes.byref(channels)):
+        raise ImageUnreadable("its header is damaged")
+    width, height = x.value, abs(y.value)  # a BMP whose first line is the top one has a height below 0
+    if width < 1 or height < 1:
+        raise ImageUnreadable(f"it has {width:,} x {height:,} pixels")
+    return width, height
+
+
+class ImageRows:
+    """An image, or a slice of one, in a prompt: `n_rows` rows of a batch over `n_positions` positions.
+
+    `name` is a hash of the image's file.
+    """
+
+    def __init__(self, owner: "_Chunks", chunk: int) -> None:
+        self._owner = owner  # keeps `chunk` alive
+        self.chunk = chunk
+        self.n_rows: int = M.mtmd_input_chunk_get_n_tokens(chunk)
+        self.n_positions: int = M.mtmd_input_chunk_get_n_pos(chunk)
+        self.name: bytes = M.mtmd_input_chunk_get_id(chunk)
+
+
+class _Chunks:
+    """mtmd_input_chunks, freed with the last that needs them."""
+
+    def __init__(self) -> None:
+        self.handle = M.mtmd_input_chunks_init()
+        weakref.finalize(self, M.mtmd_input_chunks_free, self.handle).atexit = False
+
+    def parts(self) -> "list[list[int] | ImageRows]":
+        """Runs of tokens, and images."""
+        n = M.mtmd_input_chunks_size(self.handle)
+        return [self._part(M.mtmd_input_chunks_get(self.handle, i)) for i in range(n)]
+
+    def _part(self, chunk: int) -> "list[int] | ImageRows":
+        if M.mtmd_input_chunk_get_type(chunk) != M.MTMD_INPUT_CHUNK_TYPE_TEXT:
+            return ImageRows(self, chunk)
+        n_tokens = ctypes.c_size_t()
+        tokens = M.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(n_tokens))
+        return list(tokens[: n_tokens.value])
+
+
+class ImageReader:
+    """A multimodal projector beside a loaded model and its context. Call `close` before theirs."""
+
+    def __init__(
+        self,
+        path: str,
+        model: int,
+        ctx: int,
+        device: int | None,
+        *,
+        flash_attn: FlashAttention,
+        n_threads: int,
+    ) -> None:
+        """Load the projector on `device`, a handle of ggml's, or for None on the processor.
+
+        Raises ModelRefused, NotBuilt.
+        """
+        if _info is None or _load is None or _free is None:
+            raise NotBuilt("this build of libmtmd hides its image decoder; build it with `make setup`")
+        M.mtmd_helper_log_set(b.log_callback(), None)  # which tells the rest of libmtmd
+        params = M.mtmd_context_params_default()
+        params.use_gpu, params.device = device is not None, device
+        params.flash_attn_type = FLASH_ATTENTION[flash_attn]
+        params.n_threads, params.print_timings = n_threads, False
+        self._mtmd = M.mtmd_init_from_file(os.fsencode(path), model, params)
+        if not self._mtmd:
+            raise ModelRefused(
+                f"llama.cpp will not load {Path(path).name} beside this model: "
+                f"{b.last_errors() or 'it gives no reason'}"
+            )
+        if not M.mtmd_support_vision(self._mtmd):
+            self.close()
+            raise ModelRefused(f"{Path(path).name} reads sound, which is not supported yet, and no images")
+        self._ctx = ctx
+        self._encoded: ImageRows | None = None
+
+    @property
+    def sees_all_at_once(self) -> bool:
+        """Whether the rows of an image see each other, so that one micro-batch has to hold them."""
+        return bool(M.mtmd_decode_use_non_causal(self._mtmd, None))
+
+    def read(self, prompt: Sequence[str | Bitmap], *, add_special: bool) -> list[list[int] | ImageRows]:
+        """What a prompt of text (special tokens are parsed) and images comes to. Any thread may call it.
+
+        Raises ImageUnreadable.
+        """
+        kept = []
+        parts = (ctypes.POINTER(M.mtmd_input_part) * len(prompt))()
+        for i, each in enumerate(prompt):
+            part = M.mtmd_input_part()
+            if isinstance(each, Bitmap):
+                part.bitmap = each.handle
+            else:
+                data = each.encode("utf-8", "replace")
+                text = M.mtmd_input_text(data, len(data), False, True)
+                part.text = ctypes.pointer(text)
+            kept.append(part)
+            parts[i] = ctypes.pointer(part)
+        chunks = _Chunks()
+        if M.mtmd_tokenize_from_parts(self._mtmd, chunks.handle, parts, len(prompt), add_special):
+            raise ImageUnreadable("the projector cannot take an image of this size or shape")
+        return chunks.parts()
+
+    def has_encoded(self, image: ImageRows) -> bool:
+        """Whether it is the one that `decode` can be called for."""
+        return self._encoded is image
+
+    def encode(self, image: ImageRows) -> bool:
+        """Run the projector over an image; what it makes of it stays until the next one. False: it failed."""
+        self._encoded = None
+        if M.mtmd_encode_chunk(self._mtmd, image.chunk):
+            return False
+        self._encoded = image
+        return True
+
+    def decode(self, image: ImageRows, position: int, sequence: int) -> int:
+        """Compute the encoded image's rows in a sequence of the context, from `position` on.
+
+        The result is llama_decode's: 0, 1 where there was no room, and then some of its cells may be taken.
+        """
+        assert self._encoded is image
+        end = C.llama_pos(position)
+        return int(
+            M.mtmd_helper_decode_image_chunk(
+                self._mtmd,
+                self._ctx,
+                image.chunk,
+                M.mtmd_get_output_embd(self._mtmd),
+                position,
+                sequence,
+                C.llama_n_batch(self._ctx),
+                ctypes.byref(end),
+                M.mtmd_helper_post_decode_callback(0),
+                None,
+            )
+        )
+
+    def close(self) -> None:
+        """Free the projector. Once only."""
+        M.mtmd_free(self._mtmd)

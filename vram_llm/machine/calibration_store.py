@@ -1,0 +1,182 @@
+"""What `calibrate` measured of devices, workers and the host: how fast llama.cpp computes on each.
+
+One JSON file in the user's data folder, a record for each device by what it is known by: a card's UUID, a
+worker's address, the processor's name and threads. A record counts only under the driver and the
+llama-cpp-python it was measured with, and for a worker that has as much memory as it had; the newest is kept.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+from vram_llm._version import __version__
+from vram_llm.errors import UnknownDevice, VramLLMError
+from vram_llm.machine import json_store
+from vram_llm.machine.types import Device, Fact, Host, Link, Machine, Source, Speed
+
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What one device does, and under what it was measured."""
+
+    name: str
+    read_bytes_per_s: _Positive
+    layer_overhead_s: _Seconds
+    step_overhead_s: _Seconds
+    row_flops_per_s: _Positive | None
+    prompt_flops_per_s: _Positive | None
+    link_latency_s: _Seconds | None = None
+    link_bytes_per_s: _Positive | None = None
+    residual: float  # how far the formula of machine.types.Speed is off what was measured, as a share
+    measured_at: str  # ISO 8601, UTC
+    vram_llm: str
+    llama_cpp_python: str
+    driver: str | None = None
+    worker_bytes: int | None = None  # all memory of a worker's device
+
+    @property
+    def speed(self) -> Speed:
+        """The figures as facts."""
+        return Speed(
+            read_bytes_per_s=Fact(self.read_bytes_per_s, Source.MEASURED),
+            layer_overhead_s=Fact(self.layer_overhead_s, Source.MEASURED),
+            step_overhead_s=Fact(self.step_overhead_s, Source.MEASURED),
+            row_flops_per_s=_fact(self.row_flops_per_s),
+            prompt_flops_per_s=_fact(self.prompt_flops_per_s),
+        )
+
+    @property
+    def link(self) -> Link | None:
+        """The link's figures as facts."""
+        latency, rate = _fact(self.link_latency_s), _fact(self.link_bytes_per_s)
+        return None if latency is None or rate is None else Link(latency_s=latency, bytes_per_s=rate)
+
+
+class Kept(NamedTuple):
+    """A record, what it is kept under, and in sentences what stood in the way."""
+
+    name: str
+    record: Record
+    notes: tuple[str, ...]
+
+
+def path() -> Path:
+    """The file."""
+    return json_store.folder() / "speed.json"
+
+
+def key(of: Device | Host) -> str | None:
+    """What a device or a host is known by in the file; None for one that cannot be found again."""
+    if isinstance(of, Host):
+        return f"{of.cpu_name or of.name}, {of.cores} threads"
+    if of.endpoint is not None:
+        return of.endpoint + (f" device {of.endpoint_index}" if of.endpoint_index else "")
+    return None if of.what_if else of.uuid or of.pci_bus_id
+
+
+def record(of: Device | Host, speed: Speed, link: Link | None, residual: float) -> Record:
+    """A measurement made now, by this program."""
+    return Record(
+        name=of.cpu_name or of.name if isinstance(of, Host) else of.name,
+        read_bytes_per_s=speed.read_bytes_per_s.value,
+        layer_overhead_s=speed.layer_overhead_s.value,
+        step_overhead_s=speed.step_overhead_s.value,
+        row_flops_per_s=speed.row_flops_per_s.value if speed.row_flops_per_s else None,
+        prompt_flops_per_s=speed.prompt_flops_per_s.value if speed.prompt_flops_per_s else None,
+        link_latency_s=link.latency_s.value if link else None,
+        link_bytes_per_s=link.bytes_per_s.value if link else None,
+        residual=residual,
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        vram_llm=__version__,
+        llama_cpp_python=json_store.llama_cpp_version(),
+        driver=_driver(of),
+        worker_bytes=_worker_bytes(of),
+    )
+
+
+def read() -> tuple[dict[str, Record], tuple[str, ...]]:
+    """All records by what their devices are known by, and a note where the file cannot be used."""
+    return json_store.read(path(), Record, "speeds measured")
+
+
+def keep(name: str, found: Record) -> Kept:
+    """Write a record under `name`, in place of an older one."""
+    records, notes = read()
+    try:
+        json_store.write(path(), {**records, name: found})
+    except OSError as error:
+        notes = (*notes, f"the speeds measured cannot be kept in {path()}: {error.strerror or error}")
+    return Kept(name, found, notes)
+
+
+def forget(names: Iterable[str]) -> tuple[str, ...]:
+    """Drop the records under these names, or of devices so named; without any, all. The names dropped.
+
+    Raises UnknownDevice where there is none, VramLLMError where the file cannot be used or written.
+    """
+    records, notes = read()
+    wanted = tuple(names)
+    if notes and wanted:
+        raise VramLLMError(f"{notes[0]}; --forget all starts it anew")
+    dropped = {each for name in wanted for each in _named(name, records)} if wanted else set(records)
+    try:
+        json_store.write(path(), {name: found for name, found in records.items() if name not in dropped})
+    except OSError as error:
+        raise VramLLMError(f"{path()} cannot be written: {error.strerror or error}") from error
+    return tuple(sorted(dropped))
+
+
+def with_speeds(machine: Machine) -> Machine:
+    """`machine` with what was measured of its devices and its host; what is not used is in its notes."""
+    records, notes = read()
+    said = list(notes)
+
+    def find(of: Device | Host) -> Record | None:
+        found = records.get(key(of) or "")
+        if found is None:
+            return None
+        now = (json_store.llama_cpp_version(), _driver(of), _worker_bytes(of))
+        if (found.llama_cpp_python, found.driver, found.worker_bytes) == now:
+            return found
+        said.append(
+            f"{found.name}: the speed measured {found.measured_at[:10]} is of another driver, worker or "
+            "llama-cpp-python and is not used: `vram-llm calibrate` measures it again"
+        )
+        return None
+
+    devices = []
+    for device in machine.devices:
+        known = find(device)
+        devices.append(
+            device if known is None else dataclasses.replace(device, speed=known.speed, link=known.link)
+        )
+    known, host = find(machine.host), machine.host
+    if known is not None:
+        host = dataclasses.replace(host, speed=known.speed)
+    return dataclasses.replace(machine, devices=tuple(devices), host=host, notes=(*machine.notes, *said))
+
+
+def _named(name: str, records: dict[str, Record]) -> list[str]:
+    found = [each for each, record in records.items() if name in (each, record.name)]
+    if not found:
+        known = "; ".join(records) or "none"
+        raise UnknownDevice(f"nothing was measured of {name!r}; measured so far: {known}")
+    return found
+
+
+def _driver(of: Device | Host) -> str | None:
+    return None if isinstance(of, Host) else of.driver_version
+
+
+def _worker_bytes(of: Device | Host) -> int | None:
+    return of.total_bytes if isinstance(of, Device) and of.endpoint is not None else None
+
+
+def _fact(value: float | None) -> Fact | None:
+    return None if value is None else Fact(value, Source.MEASURED)

@@ -1,0 +1,98 @@
+"""Draft models and projectors: what each would hold on a device, by whichever meter there is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from vram_llm.machine.types import Device, Host, Machine
+from vram_llm.model.profile import ModelProfile
+from vram_llm.model.projector import Projector
+from vram_llm.planner.companions import Candidate, Measured
+from vram_llm.planner.llama_split import placement_from_counts
+from vram_llm.planner.memory.analytic import METHOD, AnalyticMeter
+from vram_llm.planner.padding import padded
+from vram_llm.planner.types import (
+    CompanionKind,
+    CompanionUse,
+    Context,
+    DeviceEstimate,
+    HostEstimate,
+    Meter,
+)
+
+MeterOn = Callable[[Context, Sequence[Device]], Meter]  # for a draft model
+ProjectorUse = Callable[[Device | None], tuple[int, int]]  # bytes, unpadded, on the device and on the host
+
+
+def draft_context(context: Context) -> Context:
+    """The context of a draft model beside one in `context`: as many tokens for each sequence.
+
+    Source: common_base_params_to_speculative and common_speculative_init_result in common/speculative.cpp.
+    """
+    return replace(
+        context, kv_type_k="f16", kv_type_v="f16", n_outputs_max=context.parallel, backend_sampling=False
+    )
+
+
+def draft(
+    profile: ModelProfile, path: str, context: Context, machine: Machine, exact: MeterOn | None
+) -> Candidate:
+    """A draft model beside a model in `context`."""
+    own = draft_context(context)
+
+    def measure(device: Device | None) -> Measured:
+        # as the draft model finds it: what is there already is counted elsewhere
+        devices = [] if device is None else [replace(device, companion_bytes=0)]
+        host = replace(machine.host, companion_bytes=0)
+        meter = exact(own, devices) if exact else AnalyticMeter(profile, own, devices, host, 0)
+        ids = [each.id for each in devices]
+        found = meter(placement_from_counts(ids, [profile.n_layers] * len(ids), profile.n_layers))
+        return Measured(found.method, _use(*found.devices), _use(found.host))
+
+    return Candidate(
+        kind=CompanionKind.DRAFT,
+        path=path,
+        name=profile.name,
+        total_bytes=profile.total_bytes,
+        measure=measure,
+        context=own,
+        n_layers=profile.n_layers,
+    )
+
+
+def projector(found: Projector, host: Host, exact: ProjectorUse | None) -> Candidate:
+    """A multimodal projector. `exact` tells weights and compute in one figure."""
+
+    def measure(device: Device | None) -> Measured:
+        if exact:
+            method, (on_device, on_host) = "dry run", exact(device)
+        else:
+            method, sizes = METHOD, (found.total_bytes + found.estimated_compute_bytes, 0)
+            on_device, on_host = sizes if device is not None else sizes[::-1]
+        if device is None:
+            return Measured(method, CompanionUse(), held(on_host, host.alignment_bytes, 0))
+        own = held(on_device, device.alignment_bytes, device.row_padding)
+        return Measured(method, own, CompanionUse(compute_bytes=on_host))
+
+    def held(unpadded: int, alignment: int, row_padding: int) -> CompanionUse:
+        return CompanionUse(
+            weights_bytes=padded(found.tensors, alignment, row_padding),
+            compute_bytes=max(unpadded - found.total_bytes, 0),
+        )
+
+    return Candidate(
+        kind=CompanionKind.MMPROJ,
+        path=found.path,
+        name=found.name,
+        total_bytes=found.total_bytes,
+        measure=measure,
+    )
+
+
+def _use(found: DeviceEstimate | HostEstimate | None = None) -> CompanionUse:
+    if found is None:
+        return CompanionUse()
+    return CompanionUse(
+        weights_bytes=found.weights_bytes,
+        context_bytes=found.context_bytes,
+        compute_bytes=found.compute_bytes,
+    )

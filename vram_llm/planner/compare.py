@@ -1,0 +1,43 @@
+"""Plans side by side: which rig for a model, which model for a rig."""
+
+from dataclasses import dataclass
+
+from vram_llm.planner.types import Plan, SpeedEstimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One model on one rig. Where it does not fit, only `refusal` says more."""
+
+    model: str
+    rig: str
+    fits: bool
+    refusal: str | None = None
+    n_ctx: int | None = None
+    n_layers: int | None = None
+    cpu_layers: int | None = None
+    device_order: tuple[str, ...] = ()
+    tensor_split: tuple[int, ...] = ()
+    headroom_bytes: int | None = None  # left of the budgets of all devices, idle ones too
+    speed: SpeedEstimate | None = None  # None where a speed is not known
+
+
+def compared(plan: Plan, rig: str) -> Compared:
+    """What is compared of a plan."""
+    return Compared(
+        model=plan.model.name,
+        rig=rig,
+        fits=True,
+        n_ctx=plan.context.n_ctx,
+        n_layers=plan.model.n_layers,
+        cpu_layers=plan.placement.cpu_layers,
+        device_order=plan.placement.device_order,
+        tensor_split=plan.placement.tensor_split,
+        headroom_bytes=_headroom(plan),
+        speed=plan.speed,
+    )
+
+
+def _headroom(plan: Plan) -> int:
+    used = sum(use.total_bytes for use in plan.estimate.devices)
+    return sum(max(device.free_bytes - device.reserve_bytes, 0) for device in plan.devices) - used

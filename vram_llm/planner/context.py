@@ -1,0 +1,122 @@
+"""The llama.cpp context that a workload calls for."""
+
+from dataclasses import replace
+
+from vram_llm.errors import BadPlan
+from vram_llm.machine.types import DeviceKind, Machine
+from vram_llm.model.pooling import Pooling
+from vram_llm.model.profile import ModelProfile
+from vram_llm.model.quants import KV_TYPES
+from vram_llm.planner.padding import pad
+from vram_llm.planner.types import BackendSampling, Context, FlashAttention, Objective, Workload
+
+CTX_STEP = 256  # llama.cpp pads what a sequence may hold to a multiple of it
+DRAFTED_TOKENS = 3  # for each sequence at a time: --spec-draft-n-max of llama-server
+LEAST_OUTPUTS = 8  # rows of logits, so that a lone stream can be drafted for
+KEEPS_NOTHING = "f16"  # an encoder's KV type: it has no cache, and llama.cpp refuses a quantised one
+EMBEDDED_TEXTS = 64  # that an encoder, which keeps nothing of them, takes in a step
+SAMPLING_KINDS = frozenset({DeviceKind.CUDA, DeviceKind.ROCM, DeviceKind.METAL, DeviceKind.VULKAN})
+"""Devices that choose tokens sooner than the host has their logits."""
+NO_TENSOR = "^$"
+"""No tensor is called so: with any tensor override llama.cpp makes no pipeline copies (llama-context.cpp)."""
+
+
+def ctx_step(workload: Workload) -> int:
+    """The least number of tokens by which a context can grow."""
+    return CTX_STEP if workload.kv_unified else CTX_STEP * workload.parallel
+
+
+def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload) -> Context:
+    """Every open choice of the context made, with llama.cpp's own rounding. Raises BadPlan."""
+    largest = workload.largest_ctx or (workload.objective is Objective.CONTEXT and workload.n_ctx is None)
+    if largest and workload.draft is not None:
+        raise BadPlan(
+            "a draft model takes as much context as the model: give --n-ctx a number beside --draft"
+        )
+    pooling = workload.pooling or profile.pooling
+    if pooling is not None and workload.draft is not None:
+        raise BadPlan("embeddings are not drafted: leave --draft out")
+    trained = profile.context_length or Workload.DEFAULT_N_CTX
+    if pooling is Pooling.RANK and not any(each.name.startswith("cls.") for each in profile.output_tensors):
+        raise BadPlan(
+            f"{profile.name} has no classifier to rank documents with; serve a reranker, or pool otherwise"
+        )
+    is_whole = pooling is not None and _needs_whole_texts(profile, pooling)
+    default = Workload.DEFAULT_TEXT if is_whole else Workload.DEFAULT_N_CTX
+    wanted = workload.n_ctx or min(default, trained)
+    wanted = min(wanted, trained) if is_whole else wanted
+    n_caches = 1 if workload.kv_unified else workload.parallel
+    n_ctx = (
+        pad(pad(wanted, CTX_STEP) // n_caches, CTX_STEP) * n_caches
+    )  # as llama_context's constructor has it
+    n_batch = min(workload.n_batch, n_ctx)
+    if workload.flash_attn is FlashAttention.OFF and KV_TYPES[workload.kv_type_v].is_quantized:
+        raise BadPlan(
+            f"llama.cpp keeps V as {workload.kv_type_v} only with flash attention, which is switched off; "
+            "use --flash-attn auto, or --kv-type f16"
+        )
+    for name in (workload.kv_type_k, workload.kv_type_v):
+        block = KV_TYPES[name].block
+        if odd := next((n for n in (profile.head_k, profile.head_v) if n % block), None):
+            raise BadPlan(
+                f"KV type {name} stores blocks of {block} and this model has attention heads of {odd}; "
+                "use --kv-type f16"
+            )
+    # each drafted token is checked with a row of its own
+    least_rows = workload.parallel * (1 if workload.draft is None else 1 + DRAFTED_TOKENS)
+    if workload.n_outputs_max is not None and workload.n_outputs_max < least_rows:
+        raise BadPlan(
+            f"{workload.parallel} sequences that decode need {least_rows} rows of logits a step, and "
+            f"--n-outputs-max allows {workload.n_outputs_max}; raise it, or lower --parallel"
+        )
+    context = Context(
+        n_ctx=n_ctx,
+        parallel=workload.parallel,
+        kv_type_k=workload.kv_type_k,
+        kv_type_v=workload.kv_type_v,
+        n_batch=n_batch,
+        n_ubatch=min(workload.n_ubatch, n_batch),
+        n_threads=workload.n_threads or machine.host.cores,
+        n_threads_batch=workload.n_threads_batch,
+        use_mmap=workload.use_mmap and profile.can_map,
+        pipeline_copies=workload.pipeline_copies,
+        n_outputs_max=workload.n_outputs_max or max(least_rows, LEAST_OUTPUTS),
+        flash_attn=workload.flash_attn,
+        swa_full=workload.swa_full,
+        kv_unified=workload.kv_unified,
+        pooling=pooling,
+        backend_sampling=pooling is None and _samples_on_device(machine, workload),
+    )
+    return context if pooling is None else _for_embeddings(profile, context, is_whole)
+
+
+def _samples_on_device(machine: Machine, workload: Workload) -> bool:
+    """Whether tokens are chosen where the logits are: by itself only on GPUs of this computer."""
+    if workload.backend_sampling is not BackendSampling.AUTO:
+        return workload.backend_sampling is BackendSampling.ON
+    kinds = {device.kind for device in machine.devices}
+    return bool(kinds) and kinds <= SAMPLING_KINDS and workload.n_gpu_layers != 0
+
+
+def _needs_whole_texts(profile: ModelProfile, pooling: Pooling) -> bool:
+    """Whether a text has to be one micro-batch: where what a token gives depends on those after it."""
+    from_last = pooling in (Pooling.LAST, Pooling.RANK) and profile.is_causal
+    return not (profile.has_memory and from_last)
+
+
+def _for_embeddings(profile: ModelProfile, context: Context, is_whole: bool) -> Context:
+    """The context that embeds: every token of a batch is an output (llama_context::decode and encode)."""
+    n_batch = context.n_ctx if is_whole else context.n_ubatch
+    context = replace(context, n_batch=n_batch, n_ubatch=n_batch, n_outputs_max=n_batch)
+    if profile.has_memory:
+        return context
+    # flash attention computes with 16 bits on the processor, and otherwise for few rows than for many
+    plain = context.flash_attn is FlashAttention.AUTO and n_batch <= Workload.DEFAULT_TEXT
+    return replace(
+        context,
+        kv_type_k=KEEPS_NOTHING,
+        kv_type_v=KEEPS_NOTHING,
+        parallel=max(context.parallel, min(EMBEDDED_TEXTS, n_batch)),
+        kv_unified=True,
+        flash_attn=FlashAttention.OFF if plain else context.flash_attn,
+    )

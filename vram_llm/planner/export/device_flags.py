@@ -1,0 +1,101 @@
+"""How llama.cpp elsewhere is told which devices a plan means, and in which order."""
+
+from dataclasses import dataclass
+
+from vram_llm.errors import BadPlan
+from vram_llm.machine.types import DeviceKind
+from vram_llm.planner.types import Plan, PlannedDevice
+
+# GGML_CUDA_NAME of ggml-cuda.h, GGML_VK_NAME, GGML_METAL_NAME, GGML_SYCL_NAME; a number follows.
+_PREFIX = {
+    DeviceKind.CUDA: "CUDA",
+    DeviceKind.ROCM: "ROCm",
+    DeviceKind.VULKAN: "Vulkan",
+    DeviceKind.METAL: "MTL",
+    DeviceKind.SYCL: "SYCL",
+    DeviceKind.RPC: "RPC",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """The devices of a plan as llama.cpp finds them in another process.
+
+    `names` are ggml's ("CUDA0", "RPC1"), in the placement's order, those without layers last; `uuids` those
+    of its CUDA cards, in the same order; `endpoints` the workers to connect to, in the order that gives the
+    RPC devices their numbers.
+    `remarks` are sentences for the reader.
+    """
+
+    devices: tuple[PlannedDevice, ...]
+    names: tuple[str, ...]
+    uuids: tuple[str, ...]
+    endpoints: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    def name_of(self, device_id: str | None) -> str:
+        """ggml's name of one of the devices, "none" for the host."""
+        found = (
+            name for name, device in zip(self.names, self.devices, strict=True) if device.id == device_id
+        )
+        return next(found, "none")
+
+    @property
+    def environment(self) -> tuple[tuple[str, str], ...]:
+        """Variables that make CUDA number the cards as `names` does: it counts in the order listed."""
+        if not self.uuids:
+            return ()
+        return (("CUDA_DEVICE_ORDER", "PCI_BUS_ID"), ("CUDA_VISIBLE_DEVICES", ",".join(self.uuids)))
+
+
+def reach(plan: Plan) -> Reach:
+    """The devices that `plan` puts anything on. Raises BadPlan where it names one it does not describe."""
+    by_id = {device.id: device for device in plan.devices}
+    if unknown := [each for each in plan.placement.device_order if each not in by_id]:
+        raise BadPlan(f"the plan places layers on {unknown[0]}, which is none of its devices; plan again")
+    devices = tuple(by_id[each] for each in plan.used)
+    numbers = _rpc_numbers(plan, devices)
+    counts: dict[DeviceKind, int] = {}
+    names = []
+    for device in devices:
+        if device.endpoint is not None:
+            number = numbers[device.endpoint, device.endpoint_index]
+        else:
+            number = counts.get(device.kind, 0)
+            counts[device.kind] = number + 1
+        names.append(f"{_PREFIX[device.kind]}{number}")
+    return Reach(
+        devices=devices,
+        names=tuple(names),
+        uuids=tuple(
+            device.uuid or f"<UUID of {device.name}>" for device in devices if device.kind is DeviceKind.CUDA
+        ),
+        endpoints=tuple(dict.fromkeys(endpoint for endpoint, _ in numbers)),
+        remarks=_remarks(devices),
+    )
+
+
+def _rpc_numbers(plan: Plan, devices: tuple[PlannedDevice, ...]) -> dict[tuple[str, int], int]:
+    """The number ggml gives each device of the workers in use, by endpoint and index.
+
+    It counts over all devices of all workers in the order they are added (ggml_backend_rpc_add_server in
+    ggml-rpc.cpp), so a worker's unused devices count too. A plan lists every device of a worker.
+    """
+    used = {device.endpoint for device in devices}
+    known = [(d.endpoint, d.endpoint_index) for d in plan.devices if d.endpoint and d.endpoint in used]
+    return {key: number for number, key in enumerate(known)}
+
+
+def _remarks(devices: tuple[PlannedDevice, ...]) -> tuple[str, ...]:
+    said = []
+    if any(device.what_if for device in devices):
+        said.append("Planned for cards that are not in this machine: put in what stands in angle brackets.")
+    if any(device.kind is DeviceKind.CUDA and device.uuid is None for device in devices):
+        said.append("`nvidia-smi -L` lists the UUIDs.")
+    own_kinds = {device.kind for device in devices} - {DeviceKind.CUDA, DeviceKind.RPC}
+    if own_kinds:
+        names = " and ".join(sorted(_PREFIX[kind] for kind in own_kinds))
+        said.append(
+            f"{names} devices are numbered in the plan's order: compare with `llama-server --list-devices`."
+        )
+    return tuple(said)

@@ -1,0 +1,214 @@
+"""A plan as a Python script for llama-cpp-python.
+
+Its class `Llama` takes neither devices nor workers, and serves one sequence. Where every layer is on this
+computer's CUDA cards, whose order the environment gives, or on the host, it is used; else its C interface,
+which takes all that a plan says.
+"""
+
+from pathlib import Path
+
+from vram_llm.errors import BadPlan
+from vram_llm.machine.types import DeviceKind
+from vram_llm.model.location import RemoteFile, is_remote
+from vram_llm.model.quants import KV_TYPES
+from vram_llm.planner.context import NO_TENSOR
+from vram_llm.planner.export.device_flags import Reach, reach
+from vram_llm.planner.export.llama_server import as_comments
+from vram_llm.planner.types import HOST, CompanionKind, FlashAttention, Plan
+
+_WITH_CLASS = """\
+{remarks}
+{environment}from llama_cpp import Llama
+
+llm = Llama(
+    {model!r},
+    n_gpu_layers={n_gpu_layers},
+    tensor_split={tensor_split},
+    n_ctx={n_ctx},
+    n_batch={n_batch},
+    n_ubatch={n_ubatch},
+    n_threads={n_threads},
+    n_threads_batch={n_threads_batch},
+    type_k={type_k},  # {kv_type_k}
+    type_v={type_v},  # {kv_type_v}
+    flash_attn={flash_attn},
+    use_mmap={use_mmap},
+    swa_full={swa_full},
+    op_offload=False,
+    verbose=False,
+)
+print(llm("Once upon a time", max_tokens=32)["choices"][0]["text"])
+"""
+
+_WITH_C_INTERFACE = """\
+{remarks}
+import ctypes
+
+{environment}from llama_cpp import llama_cpp as C
+
+
+def ggml(name, *arguments):
+    function = getattr(C._lib, name)
+    function.restype, function.argtypes = ctypes.c_void_p, arguments
+    return function
+
+
+add_server = ggml("ggml_backend_rpc_add_server", ctypes.c_char_p)
+register = ggml("ggml_backend_register", ctypes.c_void_p)
+find = ggml("ggml_backend_dev_by_name", ctypes.c_char_p)
+
+C.llama_backend_init()
+for endpoint in {endpoints}:
+    register(add_server(endpoint.encode()))
+names = {names}
+devices = (ctypes.c_void_p * (len(names) + 1))(*[find(name.encode()) for name in names], None)
+assert all(devices[: len(names)]), "a device of the plan is not here"
+split = (ctypes.c_float * C.llama_max_devices())(*{tensor_split})
+
+params = C.llama_model_default_params()
+params.devices = ctypes.cast(devices, ctypes.c_void_p)
+params.n_gpu_layers = {n_gpu_layers}
+params.tensor_split = split
+params.load_mode = C.{load_mode}
+{overrides}model = C.llama_model_load_from_file({model!r}.encode(), params)
+assert model, "llama.cpp would not load the model"
+
+params = C.llama_context_default_params()
+params.n_ctx = {n_ctx}
+params.n_batch = {n_batch}
+params.n_ubatch = {n_ubatch}
+params.n_seq_max = {parallel}
+params.n_outputs_max = {n_outputs}
+params.n_threads, params.n_threads_batch = {n_threads}, {n_threads_batch}
+params.type_k = {type_k}  # {kv_type_k}
+params.type_v = {type_v}  # {kv_type_v}
+params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_{flash_attn_type}
+params.kv_unified = {kv_unified}
+params.swa_full = {swa_full}
+params.op_offload = False
+ctx = C.llama_init_from_model(model, params)
+assert ctx, "llama.cpp would not make the context"
+{adapters}
+vocab = C.llama_model_get_vocab(model)
+text = b"Once upon a time"
+tokens = (C.llama_token * 64)()
+n_tokens = C.llama_tokenize(vocab, text, len(text), tokens, len(tokens), True, True)
+piece = ctypes.create_string_buffer(256)
+for _ in range(32):
+    if C.llama_decode(ctx, C.llama_batch_get_one(tokens, n_tokens)) != 0:
+        break
+    logits = C.llama_get_logits_ith(ctx, -1)
+    best = max(range(C.llama_vocab_n_tokens(vocab)), key=lambda token: logits[token])
+    if C.llama_vocab_is_eog(vocab, best):
+        break
+    n = C.llama_token_to_piece(vocab, best, piece, len(piece), 0, False)
+    print(piece.raw[:n].decode("utf-8", "replace"), end="", flush=True)
+    tokens[0], n_tokens = best, 1
+print()
+"""
+
+_FLASH_ATTENTION = {
+    FlashAttention.AUTO: "AUTO",
+    FlashAttention.ON: "ENABLED",
+    FlashAttention.OFF: "DISABLED",
+}
+
+_ADAPTERS = """\
+adapters = {adapters}
+loaded = [C.llama_adapter_lora_init(model, path.encode()) for path, _ in adapters]
+assert all(loaded), "llama.cpp would not load an adapter"
+handles = (ctypes.c_void_p * len(loaded))(*(ctypes.cast(each, ctypes.c_void_p) for each in loaded))
+scales = (ctypes.c_float * len(loaded))(*(scale for _, scale in adapters))
+apply = C._lib.llama_set_adapters_lora
+apply.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+apply(ctx, handles, len(loaded), scales)
+"""
+
+_NO_COPIES = f"""\
+class Override(ctypes.Structure):
+    _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
+
+
+buffer_type = ggml("ggml_backend_dev_buffer_type", ctypes.c_void_p)(find(b"CPU"))
+overrides = (Override * 2)(Override({NO_TENSOR.encode()!r}, buffer_type))  # of no tensor: no pipeline copies
+params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
+"""
+
+
+def script(plan: Plan) -> str:
+    """The script's text. Raises BadPlan where the plan contradicts itself."""
+    where, context = reach(plan), plan.context
+    if context.pooling is not None:
+        raise BadPlan("a script for llama-cpp-python writes text; for embeddings use --emit llama-server")
+    has_copies_off = not context.pipeline_copies and len(where.names) > 1
+    if others := [each for each in plan.companions if each.kind is not CompanionKind.LORA]:
+        raise BadPlan(
+            f"a script for llama-cpp-python does not load {others[0].name} beside the model; use "
+            "--emit llama-server"
+        )
+    adapters = [(each.path, each.scale) for each in plan.companions]
+    plain = context.kv_unified and not has_copies_off and not adapters
+    own = {device.kind for device in where.devices} <= {DeviceKind.CUDA} and plain
+    # without a card in the plan none may be used, so that none is seen
+    environment = where.environment or ((("CUDA_VISIBLE_DEVICES", ""),) if own else ())
+    return (
+        (_WITH_CLASS if own else _WITH_C_INTERFACE)
+        .format(
+            remarks="\n".join(as_comments(_remarks(plan, where, own))),
+            environment=_environment(environment),
+            model=_model(plan),
+            endpoints=list(where.endpoints),
+            names=list(where.names),
+            overrides=_NO_COPIES if has_copies_off else "",
+            adapters=_ADAPTERS.format(adapters=adapters) if adapters else "",
+            n_gpu_layers=plan.placement.n_gpu_layers,
+            tensor_split=list(plan.placement.tensor_split) or (None if own else []),
+            n_ctx=context.n_ctx,
+            n_batch=context.n_batch,
+            n_ubatch=context.n_ubatch,
+            n_threads=context.n_threads,
+            n_threads_batch=context.n_threads_batch or context.n_threads,
+            parallel=context.parallel,
+            n_outputs=context.n_outputs,
+            flash_attn=context.flash_attn is not FlashAttention.OFF,
+            flash_attn_type=_FLASH_ATTENTION[context.flash_attn],
+            kv_unified=context.kv_unified,
+            swa_full=context.swa_full,
+            kv_type_k=context.kv_type_k,
+            kv_type_v=context.kv_type_v,
+            type_k=KV_TYPES[context.kv_type_k].id,
+            type_v=KV_TYPES[context.kv_type_v].id,
+            use_mmap=context.use_mmap,
+            load_mode="LLAMA_LOAD_MODE_AUTO" if context.use_mmap else "LLAMA_LOAD_MODE_NONE",
+        )
+        .removesuffix("\n")
+    )
+
+
+def _remarks(plan: Plan, where: Reach, own: bool) -> list[str]:
+    said = [f"{plan.model.name} {plan.model.quantization}, as planned; for llama-cpp-python 0.3.36."]
+    said += where.remarks
+    if is_remote(plan.model.path):
+        said.append(f"Fetch {plan.model.path} first and put its path in.")
+    if where.endpoints:
+        said.append("The bindings must be built with RPC: CMAKE_ARGS=-DGGML_RPC=ON.")
+    if own and (more := plan.context.n_ubatch - plan.context.n_outputs) > 0:
+        output = plan.placement.output_device
+        place = "the host" if output == HOST else next(d.name for d in where.devices if d.id == output)
+        said += [
+            f"Llama serves 1 sequence, where the plan has {plan.context.parallel}, and reserves logits for a",
+            f"whole batch: compute on {place} is larger by {more} rows of the vocabulary's size x 4 bytes.",
+        ]
+    return said
+
+
+def _environment(variables: tuple[tuple[str, str], ...]) -> str:
+    if not variables:
+        return ""
+    lines = (f"os.environ[{name!r}] = {value!r}\n" for name, value in variables)
+    return f"import os\n\n{''.join(lines)}\n"
+
+
+def _model(plan: Plan) -> str:
+    path = plan.model.path
+    return f"<path of {RemoteFile(path, path).name}>" if is_remote(path) else str(Path(path))

@@ -1,0 +1,199 @@
+"""A plan as llama-server's flags, or as the environment variables it reads in their place.
+
+Names, meanings and defaults: common/arg.cpp and common/common.h of llama.cpp as llama-cpp-python 0.3.36
+carries it. llama-server itself asks for one row of logits a sequence (server_output_limits in
+server-context.cpp), which is what a plan counts, so its compute is the plan's.
+"""
+
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vram_llm.errors import BadPlan
+from vram_llm.model.location import HUB, is_remote
+from vram_llm.model.pooling import Pooling
+from vram_llm.planner.context import DRAFTED_TOKENS, NO_TENSOR
+from vram_llm.planner.export.device_flags import Reach, reach
+from vram_llm.planner.types import Companion, CompanionKind, Context, Plan
+
+_HOST_CACHES = (
+    "--cache-ram and --ctx-checkpoints are 0 because the plan keeps no room on the host for what",
+    "llama-server would remember of past prompts; give them a size where there is some.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One of llama-server's settings. A `value` of None is a switch; `variable` None: it reads none."""
+
+    flag: str
+    value: str | None
+    variable: str | None
+    switched: str = "true"  # what the variable of a switch is set to
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """As arguments."""
+        return (self.flag,) if self.value is None else (self.flag, self.value)
+
+
+def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setting, ...]:
+    """Every setting that differs from llama-server's default, or that a default of its own would decide.
+
+    `folder` is where the model's folder is seen, if not where it was planned. RPC workers stand before the
+    devices: a device is looked up as its flag is read.
+    """
+    context, placement = plan.context, plan.placement
+    names = where.names[: len(placement.device_order)]
+    found = list(_model(plan.model.path, folder))
+    if where.endpoints:
+        found.append(Setting("--rpc", ",".join(where.endpoints), "LLAMA_ARG_RPC"))
+    found.append(Setting("--device", ",".join(names) or "none", "LLAMA_ARG_DEVICE"))
+    found.append(Setting("--n-gpu-layers", str(placement.n_gpu_layers), "LLAMA_ARG_N_GPU_LAYERS"))
+    if placement.tensor_split:
+        split = ",".join(map(str, placement.tensor_split))
+        found.append(Setting("--tensor-split", split, "LLAMA_ARG_TENSOR_SPLIT"))
+    if not context.pipeline_copies and len(names) > 1:
+        found.append(Setting("--override-tensor", NO_TENSOR + "=CPU", "LLAMA_ARG_OVERRIDE_TENSOR"))
+    found += [setting for each in plan.companions for setting in _companion(each, where, folder)]
+    batch_threads = (
+        ()
+        if context.n_threads_batch is None
+        else (Setting("--threads-batch", str(context.n_threads_batch), None),)
+    )
+    return (
+        *found,
+        Setting("--split-mode", "layer", "LLAMA_ARG_SPLIT_MODE"),
+        Setting("--fit", "off", "LLAMA_ARG_FIT"),
+        Setting("--load-mode", "auto" if context.use_mmap else "none", "LLAMA_ARG_LOAD_MODE"),
+        Setting("--ctx-size", str(context.n_ctx), "LLAMA_ARG_CTX_SIZE"),
+        Setting("--parallel", str(context.parallel), "LLAMA_ARG_N_PARALLEL"),
+        Setting("--kv-unified", None, "LLAMA_ARG_KV_UNIFIED")
+        if context.kv_unified
+        else Setting("--no-kv-unified", None, "LLAMA_ARG_KV_UNIFIED", "false"),
+        *((Setting("--swa-full", None, "LLAMA_ARG_SWA_FULL"),) if context.swa_full else ()),
+        Setting("--cache-type-k", context.kv_type_k, "LLAMA_ARG_CACHE_TYPE_K"),
+        Setting("--cache-type-v", context.kv_type_v, "LLAMA_ARG_CACHE_TYPE_V"),
+        Setting("--flash-attn", context.flash_attn.value, "LLAMA_ARG_FLASH_ATTN"),
+        Setting("--batch-size", str(context.n_batch), "LLAMA_ARG_BATCH"),
+        Setting("--ubatch-size", str(context.n_ubatch), "LLAMA_ARG_UBATCH"),
+        Setting("--threads", str(context.n_threads), "LLAMA_ARG_THREADS"),
+        *batch_threads,
+        *_embedding(context),
+        *(
+            (Setting("--backend-sampling", None, "LLAMA_ARG_BACKEND_SAMPLING"),)
+            if context.backend_sampling
+            else ()
+        ),
+        Setting("--cache-ram", "0", "LLAMA_ARG_CACHE_RAM"),
+        Setting("--ctx-checkpoints", "0", "LLAMA_ARG_CTX_CHECKPOINTS"),
+        Setting("--no-op-offload", None, None),
+    )
+
+
+def _embedding(context: Context) -> tuple[Setting, ...]:
+    if context.pooling is None:
+        return ()
+    if context.pooling is Pooling.RANK:
+        return (Setting("--reranking", None, "LLAMA_ARG_RERANKING"),)
+    return (
+        Setting("--embeddings", None, "LLAMA_ARG_EMBEDDINGS"),
+        Setting("--pooling", context.pooling.value, "LLAMA_ARG_POOLING"),
+    )
+
+
+def _companion(companion: Companion, where: Reach, folder: str | None) -> tuple[Setting, ...]:
+    path = _seen(companion.path, folder)
+    name = where.name_of(companion.device)
+    match companion.kind:
+        case CompanionKind.LORA if companion.scale == 1:
+            return (Setting("--lora", path, None),)
+        case CompanionKind.LORA:
+            return (Setting("--lora-scaled", f"{path}:{companion.scale:g}", None),)
+        case CompanionKind.MMPROJ:
+            return (
+                Setting("--mmproj", path, "LLAMA_ARG_MMPROJ"),
+                Setting("--mmproj-device", name, "MTMD_BACKEND_DEVICE"),
+            )
+        case CompanionKind.DRAFT:
+            return (
+                Setting("--model-draft", path, "LLAMA_ARG_SPEC_DRAFT_MODEL"),
+                Setting("--spec-draft-device", name, None),
+                Setting("--spec-draft-ngl", "all" if name != "none" else "0", "LLAMA_ARG_N_GPU_LAYERS_DRAFT"),
+                Setting("--spec-type", "draft-simple", "LLAMA_ARG_SPEC_TYPE"),
+                Setting("--spec-draft-n-max", str(DRAFTED_TOKENS), "LLAMA_ARG_SPEC_DRAFT_N_MAX"),
+            )
+    raise ValueError(f"no flags for {companion.kind}")
+
+
+def _seen(path: str, folder: str | None) -> str:
+    """A local file's path where its folder is seen as `folder`. Raises BadPlan for one that is not local."""
+    if is_remote(path):
+        raise BadPlan(f"{path} must be a file of its own for this: fetch it, and plan with its path")
+    return path if folder is None else f"{folder}/{Path(path).name}"
+
+
+def remarks(plan: Plan, where: Reach) -> tuple[str, ...]:
+    """What a reader should know, a line each."""
+    context = plan.context
+    fewer: tuple[str, ...] = ()
+    has_draft = any(each.kind is CompanionKind.DRAFT for each in plan.companions)
+    n_rows = context.parallel * (1 + DRAFTED_TOKENS if has_draft else 1)
+    if context.n_outputs > n_rows:
+        fewer = (
+            f"llama-server itself asks for {n_rows} rows of logits; the plan has room for",
+            f"{context.n_outputs}, so compute on the output's device is smaller than planned.",
+        )
+    return (f"{plan.model.name} {plan.model.quantization}, as planned", *where.remarks, *fewer, *_HOST_CACHES)
+
+
+def as_comments(said: Iterable[str]) -> list[str]:
+    """Each remark as a comment of one line: names come from model files, and must not end the comment."""
+    return ["# " + "".join(each if each.isprintable() else " " for each in remark) for remark in said]
+
+
+def command_line(plan: Plan) -> str:
+    """A shell command, quoted, with remarks above it. Raises BadPlan."""
+    where = reach(plan)
+    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in where.environment)
+    head = [f"{variables} \\"] if variables else []
+    lines = [*head, "llama-server \\"]
+    lines += [f"    {shlex.join(each.words)} \\" for each in settings(plan, where)]
+    lines[-1] = lines[-1].removesuffix(" \\")
+    return "\n".join([*as_comments(remarks(plan, where)), *lines])
+
+
+def exports(plan: Plan) -> str:
+    """Shell `export` lines; what has no variable stands in a remark. Raises BadPlan."""
+    where = reach(plan)
+    found = settings(plan, where)
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in where.environment]
+    lines += [
+        f"export {each.variable}={shlex.quote(each.switched if each.value is None else each.value)}"
+        for each in found
+        if each.variable is not None
+    ]
+    flags = " ".join(shlex.join(each.words) for each in found if each.variable is None)
+    said = (*remarks(plan, where), f"No variable says it, so start it as: llama-server {flags}")
+    return "\n".join([*as_comments(said), *lines])
+
+
+def _model(path: str, folder: str | None) -> tuple[Setting, ...]:
+    if not is_remote(path):
+        place = path if folder is None else f"{folder}/{Path(path).name}"
+        return (Setting("--model", place, "LLAMA_ARG_MODEL"),)
+    if not path.lower().startswith(HUB):
+        return (Setting("--model-url", path, "LLAMA_ARG_MODEL_URL"),)
+    organisation, repository, file = path[len(HUB) :].split("/", 2)
+    name, at, revision = repository.partition("@")
+    repo = f"{organisation}/{name}"
+    if at:
+        url = f"https://huggingface.co/{repo}/resolve/{revision}/{file}"
+        return (Setting("--model-url", url, "LLAMA_ARG_MODEL_URL"),)
+    return (
+        Setting("--hf-repo", repo, "LLAMA_ARG_HF_REPO"),
+        Setting("--hf-file", file, "LLAMA_ARG_HF_FILE"),
+        # an image model's projector would be fetched and loaded too, in memory no plan has counted
+        Setting("--no-mmproj", None, "LLAMA_ARG_MMPROJ_AUTO", "false"),
+    )

@@ -1,0 +1,142 @@
+"""A Plan: the placement, what stands beside it, and what a reader should know of it."""
+
+from dataclasses import replace
+
+from vram_llm.errors import BadPlan, DoesNotFit
+from vram_llm.machine.types import DeviceKind, Machine
+from vram_llm.model.profile import ModelProfile
+from vram_llm.planner import explain
+from vram_llm.planner.companions import adapters
+from vram_llm.planner.memory.analytic import is_pipelined
+from vram_llm.planner.search.alternatives import alternatives, split_by_free_memory, ways_out
+from vram_llm.planner.search.idle_devices import idle_reasons, with_idle
+from vram_llm.planner.search.min_latency_cut import lacking
+from vram_llm.planner.search.search import Candidate, place, place_largest
+from vram_llm.planner.speed import Predictor
+from vram_llm.planner.types import (
+    PLAN_VERSION,
+    Alternative,
+    Companion,
+    MeterFor,
+    Objective,
+    Plan,
+    PlannedDevice,
+    PlannedModel,
+    Serving,
+    SpeedEstimate,
+    Workload,
+)
+from vram_llm.units import GIB, format_bytes
+
+ENOUGH_SLOTS_RAM_BYTES = 2 * GIB
+_IDLE_SHARE = 0.02  # of the weights a step reads
+
+
+def make_plan(
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    exact: MeterFor | None = None,
+    companions: tuple[Companion, ...] = (),
+) -> Plan:
+    """The plan for running `profile` on `machine` as `workload` asks.
+
+    `exact` makes the meter that confirms what the analytic one finds. `companions` have their places, which
+    `machine` knows of (companions.settle); adapters are the profile's. Raises DoesNotFit with what would fit,
+    BadSplit and BadPlan where the wish contradicts model or machine.
+    """
+    more: Candidate | None = None
+    if workload.largest_ctx or (workload.objective is Objective.CONTEXT and workload.n_ctx is None):
+        chosen, more = place_largest(profile, machine, workload, exact)
+    else:
+        chosen = place(profile, machine, workload, exact)
+    if not chosen.estimate.fits:
+        ways = [explain.way_out(*way, workload) for way in ways_out(profile, machine, workload)]
+        raise DoesNotFit(
+            explain.refusal(
+                profile,
+                machine,
+                chosen.estimate,
+                chosen.context,
+                workload.reserve_bytes,
+                ways,
+                (*adapters(profile, machine, workload.loras, chosen.placement), *companions),
+            ),
+            host_is_short=chosen.estimate.host.over_bytes > 0,
+        )
+
+    def with_speed(other: Alternative) -> Alternative:
+        return replace(other, speed=expected_speed(profile, machine, workload, other))
+
+    by_free_memory = split_by_free_memory(profile, machine, workload, chosen, exact)
+    others = (
+        *alternatives(profile, machine, workload, chosen, exact),
+        *with_idle(profile, machine, workload, chosen),
+    )
+    plan = Plan(
+        version=PLAN_VERSION,
+        model=PlannedModel(
+            path=str(profile.shards[0].path),
+            name=profile.name,
+            architecture=profile.architecture,
+            quantization=profile.quantization,
+            n_layers=profile.n_layers,
+            total_bytes=profile.total_bytes,
+        ),
+        devices=tuple(
+            PlannedDevice(
+                **{name: getattr(device, name) for name in device.__dataclass_fields__},
+                reserve_bytes=workload.reserve_bytes,
+            )
+            for device in machine.devices
+        ),
+        context=chosen.context,
+        placement=chosen.placement,
+        estimate=chosen.estimate,
+        fits=True,
+        dictated=workload.tensor_split is not None or workload.n_gpu_layers is not None,
+        by_free_memory=None if by_free_memory is None else with_speed(by_free_memory),
+        alternatives=tuple(with_speed(other) for other in others),
+        companions=(*adapters(profile, machine, workload.loras, chosen.placement), *companions),
+        objective=Objective.BALANCE if lacking(machine, workload) else workload.objective,
+        speed=expected_speed(profile, machine, workload, chosen),
+        notes=(
+            *explain.notes(profile, machine, chosen, more),
+            *explain.unmapped(profile, workload),
+            *explain.left_out(machine, companions),
+            *explain.unknown_speeds(machine, workload, chosen.placement),
+        ),
+        serving=_serving(workload.serving, profile, chosen, machine),
+    )
+    return replace(plan, notes=(*plan.notes, *idle_reasons(plan)))
+
+
+def expected_speed(
+    profile: ModelProfile, machine: Machine, workload: Workload, of: Candidate | Alternative | Plan
+) -> SpeedEstimate | None:
+    """How fast a placement is expected to be; None where a speed it needs is not known."""
+    pipelined = is_pipelined(profile, of.context, machine.devices, of.placement)
+    return Predictor(profile, of.context, machine, workload)(of.placement, pipelined=pipelined)
+
+
+def _serving(wanted: Serving, profile: ModelProfile, chosen: Candidate, machine: Machine) -> Serving:
+    """The wish with every choice made.
+
+    Of the host's memory a quarter of what it has left, and no more than enough; nothing where a worker holds
+    layers: what would be kept had to cross the network, and all would wait. Idle tokens are read at every
+    step, as weights are, so that what can go to the host may be 2 % of them.
+    """
+    if kv_bytes := profile.kv_bytes_per_token:
+        wanted = replace(wanted, idle_tokens=round(_IDLE_SHARE * profile.active_bytes_per_token / kv_bytes))
+    left = max(-chosen.estimate.host.over_bytes, 0)
+    used = [device for device in machine.devices if device.id in chosen.placement.device_order]
+    if wanted.slots_ram_bytes is None and any(device.kind is DeviceKind.RPC for device in used):
+        return replace(wanted, slots_ram_bytes=0)
+    if wanted.slots_ram_bytes is None:
+        return replace(wanted, slots_ram_bytes=min(ENOUGH_SLOTS_RAM_BYTES, left // 4))
+    if wanted.slots_ram_bytes > left:
+        raise BadPlan(
+            f"--slots-ram asks for {format_bytes(wanted.slots_ram_bytes)} and the host has "
+            f"{format_bytes(left)} left; ask for less, or lower --reserve-mib"
+        )
+    return wanted

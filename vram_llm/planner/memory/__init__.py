@@ -1,0 +1,1 @@
+"""How many bytes a placement takes on each device, computed without llama.cpp."""

@@ -1,0 +1,269 @@
+"""The analytic meter: what a placement holds, without llama.cpp.
+
+Weights and KV cache are exact: tensor sizes with the padding of the device's buffer type, cache rows times
+cells (src/llama-kv-cache.cpp, llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp). Compute is an upper
+estimate (compute.py), overhead a table.
+"""
+
+import copy
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from vram_llm.machine.types import Device, DeviceKind, Host
+from vram_llm.model.profile import Layer, ModelProfile
+from vram_llm.model.quants import KV_TYPES, row_bytes
+from vram_llm.model.tensors import Role, Tensor
+from vram_llm.planner.memory.compute_buffers import LEAST_COMPUTE_SHARE, PIPELINED_KINDS, ComputeBound
+from vram_llm.planner.memory.lora import AdapterWeights
+from vram_llm.planner.padding import pad, padded
+from vram_llm.planner.types import (
+    HOST,
+    Context,
+    DeviceEstimate,
+    Estimate,
+    FlashAttention,
+    HostEstimate,
+    Placement,
+)
+from vram_llm.units import MIB
+
+METHOD = "analytic"
+
+OVERHEAD_BYTES = {
+    DeviceKind.CUDA: 512 * MIB,
+    DeviceKind.ROCM: 512 * MIB,
+    DeviceKind.VULKAN: 256 * MIB,
+    DeviceKind.SYCL: 256 * MIB,
+    DeviceKind.METAL: 64 * MIB,
+    DeviceKind.RPC: 0,  # the worker has opened its own devices before it reports what is free
+}
+"""Estimated bytes a process takes on a device outside llama.cpp's buffers: driver context, BLAS, graphs."""
+
+_CELLS_PAD = 256  # of n_ctx and of sliding-window caches
+
+
+def overhead_bytes(device: Device) -> int:
+    """Bytes outside llama.cpp's buffers on a device: as measured on this very one, else the table's."""
+    return OVERHEAD_BYTES[device.kind] if device.overhead is None else int(device.overhead.value)
+
+
+def swa_cells(profile: ModelProfile, context: Context) -> int:
+    """KV cells of layers with a sliding window, over all caches; 0 where there are none."""
+    if not any(layer.sliding_window for layer in profile.layers):
+        return 0
+    if context.swa_full:
+        return context.n_ctx
+    sharing = context.parallel if context.kv_unified else 1
+    wanted = profile.sliding_window * sharing + context.n_ubatch
+    return context.n_caches * pad(min(context.n_ctx_seq, wanted), _CELLS_PAD)
+
+
+@dataclass(frozen=True, slots=True)
+class _PaddedWeights:
+    """Bytes of a model's parts in one kind of buffer; layers as running sums."""
+
+    layer_sums: list[int]
+    first_layer: int
+    shared: int
+    output: int  # with the copy of tied embeddings
+
+    @classmethod
+    def of(cls, profile: ModelProfile, alignment: int, row_padding: int) -> "_PaddedWeights":
+        tied = _token_embedding(profile) if profile.tied_output else []
+        return cls(
+            # llama.cpp loads no weights for draft (MTP) blocks unless load_mtp is set
+            layer_sums=_sums(
+                [
+                    0 if layer.is_draft else padded(layer.tensors, alignment, row_padding)
+                    for layer in profile.layers
+                ]
+            ),
+            first_layer=padded(profile.first_layer_tensors, alignment, row_padding),
+            shared=padded(profile.shared_tensors, alignment, row_padding),
+            output=padded([*profile.output_tensors, *tied], alignment, row_padding),
+        )
+
+
+class AnalyticMeter:
+    """Measures placements of one model in one context on one set of devices. Call it with a Placement."""
+
+    def __init__(
+        self,
+        profile: ModelProfile,
+        context: Context,
+        devices: Sequence[Device],
+        host: Host,
+        reserve_bytes: int,
+        *,
+        optimistic: bool = False,
+    ) -> None:
+        """With `optimistic`, compute is a lower bound in place of the upper one."""
+        self.devices = _by_id(devices)
+        self.context = context
+        self._profile = profile
+        self._host = host
+        self._reserve_bytes = reserve_bytes
+        n_swa_cells = swa_cells(profile, context)
+        kinds = {device.kind for device in devices}
+        self._adapters = AdapterWeights(profile.adapters)
+        self._adapter_compute = self._adapters.compute_bytes(profile, context)
+        self._bound = ComputeBound(profile, context, n_swa_cells, kinds)
+        self._compute_share = LEAST_COMPUTE_SHARE if optimistic else 1.0
+        self._context_sums = _sums(
+            [_layer_context(profile, layer, context, n_swa_cells) for layer in profile.layers]
+        )
+        self._sharing_sums = _sums([layer.loads_shared for layer in profile.layers])
+        self._padded: dict[tuple[int, int], _PaddedWeights] = {}  # by alignment and row padding
+
+    def on(self, devices: Sequence[Device], *, optimistic: bool = False) -> "AnalyticMeter":
+        """One for `devices` of the same kinds, which may have other memory free."""
+        other = copy.copy(self)
+        other.devices = _by_id(devices)
+        other._compute_share = LEAST_COMPUTE_SHARE if optimistic else 1.0
+        return other
+
+    def budget(self, device_id: str) -> int:
+        """Bytes a plan may use of a device: free less reserve, never below 0."""
+        return max(self.devices[device_id].free_bytes - self._reserve_bytes, 0)
+
+    def __call__(self, placement: Placement) -> Estimate:
+        """The estimate for a placement."""
+        pipelined = self.is_pipelined(placement)
+        first, devices = placement.cpu_layers, []
+        for device_id, count in zip(placement.device_order, placement.layers_per_device, strict=True):
+            has_output = placement.output_device == device_id
+            devices.append(
+                self.device(device_id, first, first + count, has_output, placement.cpu_layers, pipelined)
+            )
+            first += count
+        return Estimate(method=METHOD, devices=tuple(devices), host=self._host_estimate(placement, pipelined))
+
+    def is_pipelined(self, placement: Placement) -> bool:
+        """Whether llama.cpp makes pipeline copies."""
+        return is_pipelined(self._profile, self.context, self.devices.values(), placement)
+
+    @property
+    def may_pipeline(self) -> bool:
+        """Whether some placement off the host would have pipeline copies."""
+        able = sum(device.kind in PIPELINED_KINDS for device in self.devices.values())
+        return self.context.pipeline_copies and able > 1
+
+    def device(
+        self, device_id: str, first: int, end: int, has_output: bool, n_host: int, pipelined: bool
+    ) -> DeviceEstimate:
+        """The estimate for layers first to end-1, with or without the output, on one device."""
+        device = self.devices[device_id]
+        weights, context, companions = self._loaded(device, first, end, has_output)
+        bound = self._bound.device_bytes(
+            first, end, has_output=has_output, n_host=n_host, pipelined=pipelined
+        )
+        compute = int((bound + self._adapter_compute) * self._compute_share)
+        overhead = overhead_bytes(device)
+        return DeviceEstimate(
+            id=device_id,
+            weights_bytes=weights,
+            context_bytes=context,
+            compute_bytes=compute,
+            overhead_bytes=overhead,
+            companion_bytes=companions,
+            total_bytes=weights + context + compute + overhead + companions,
+            budget_bytes=self.budget(device_id),
+        )
+
+    def holds(
+        self,
+        device_id: str,
+        first: int,
+        end: int,
+        has_output: bool,
+        n_host: int,
+        pipelined: bool,
+        share: float = 1.0,
+    ) -> bool:
+        """Whether that fits `share` of the device's budget; compute is bounded only where it decides."""
+        device, most = self.devices[device_id], share * self.budget(device_id)
+        if sum(self._loaded(device, first, end, has_output)) + overhead_bytes(device) > most:
+            return False
+        return self.device(device_id, first, end, has_output, n_host, pipelined).total_bytes <= most
+
+    def _loaded(self, device: Device, first: int, end: int, has_output: bool) -> tuple[int, int, int]:
+        """Bytes of weights, of context and of companions."""
+        weights = self._weights(device.alignment_bytes, device.row_padding, first, end, has_output)
+        context = self._context_sums[end] - self._context_sums[first]
+        companions = device.companion_bytes + self._adapters.device_bytes(
+            device.alignment_bytes, device.row_padding, first, end, has_output=has_output
+        )
+        return weights, context, companions
+
+    def _weights(self, alignment: int, row_padding: int, first: int, end: int, has_output: bool) -> int:
+        key = (alignment, row_padding)
+        padded = self._padded.get(key)
+        if padded is None:
+            padded = self._padded[key] = _PaddedWeights.of(self._profile, *key)
+        total = padded.layer_sums[end] - padded.layer_sums[first]
+        if first == 0 < end:
+            total += padded.first_layer
+        # one copy wherever a layer asks for them: TENSOR_DUPLICATED in llama-model-loader.cpp
+        if self._sharing_sums[end] > self._sharing_sums[first]:
+            total += padded.shared
+        return total + (padded.output if has_output else 0)
+
+    def _host_estimate(self, placement: Placement, pipelined: bool) -> HostEstimate:
+        has_output = placement.output_device == HOST
+        # a mapped file is not padded; llama.cpp's own figure is the span of the file it maps
+        alignment = 1 if self.context.use_mmap else self._host.alignment_bytes
+        weights = self._weights(alignment, 0, 0, placement.cpu_layers, has_output)
+        weights += padded(self._profile.input_tensors, alignment, 0)
+        if has_output and self._profile.tied_output:  # the embedding is there already and serves as both
+            weights -= padded(_token_embedding(self._profile), alignment, 0)
+        context = self._context_sums[placement.cpu_layers]
+        compute = self._bound.host_bytes(placement.cpu_layers, has_output=has_output, pipelined=pipelined)
+        if placement.cpu_layers or has_output or any(adapter.input for adapter in self._profile.adapters):
+            compute += self._adapter_compute
+        companions = self._host.companion_bytes + self._adapters.host_bytes(
+            self._host.alignment_bytes, placement.cpu_layers, has_output=has_output
+        )
+        return HostEstimate(
+            weights_bytes=weights,
+            context_bytes=context,
+            compute_bytes=compute,
+            companion_bytes=companions,
+            total_bytes=weights + context + compute + companions,
+            budget_bytes=max(self._host.available_bytes - self._reserve_bytes, 0),
+        )
+
+
+def is_pipelined(
+    profile: ModelProfile, context: Context, devices: Collection[Device], placement: Placement
+) -> bool:
+    """Whether llama.cpp makes pipeline copies: several devices, all able to, nothing left on the host."""
+    used = placement.device_order
+    return (
+        context.pipeline_copies
+        and len(used) > 1
+        and placement.n_gpu_layers > profile.n_layers
+        and all(device.kind in PIPELINED_KINDS for device in devices if device.id in used)
+    )
+
+
+def _by_id(devices: Sequence[Device]) -> dict[str, Device]:
+    return {device.id: device for device in devices}
+
+
+def _layer_context(profile: ModelProfile, layer: Layer, context: Context, n_swa_cells: int) -> int:
+    cells = n_swa_cells if layer.sliding_window else context.n_ctx
+    key = row_bytes(KV_TYPES[context.kv_type_k], layer.n_embd_k_gqa)
+    n_value = layer.n_embd_v_gqa
+    if context.flash_attn is FlashAttention.OFF and layer.has_values:
+        n_value = profile.n_embd_v_gqa_max  # V lies transposed then, in rows of one length for all layers
+    value = row_bytes(KV_TYPES[context.kv_type_v], n_value)
+    return (key + value) * cells + layer.recurrent_state_bytes * context.parallel
+
+
+def _token_embedding(profile: ModelProfile) -> list[Tensor]:
+    return [tensor for tensor in profile.input_tensors if tensor.role is Role.TOKEN_EMBD]
+
+
+def _sums(values: Sequence[int]) -> list[int]:
+    return [0, *accumulate(values)]

@@ -1,0 +1,392 @@
+"""Layers as the operations llama.cpp makes of them.
+
+The order, and what is kept meanwhile, is that of build_attn, build_ffn and build_moe_ffn
+(src/llama-graph.cpp), build_mamba_layer and build_mamba2_layer (src/models/mamba-base.cpp) and
+build_delta_net (delta-net-base.cpp) of llama-cpp-python 0.3.36. Activations are f32. What takes a few bytes a
+token is left out.
+"""
+
+from collections.abc import Mapping
+
+from vram_llm.model.rules import RowsCut
+from vram_llm.planner.memory.backend_kernels import MAX_FUSED_EXPERTS
+from vram_llm.planner.memory.graph_allocator import Graph
+from vram_llm.planner.memory.layer_shapes import (
+    DOWN,
+    F16_BYTES,
+    F32_BYTES,
+    ID_BYTES,
+    Batch,
+    Block,
+    End,
+    Habit,
+)
+
+_RESHAPED = frozenset({"shortconv.out_proj", "attn_qkv"})  # what a layer with one of these ends in is a view
+
+
+class Operations:
+    """Adds layers' operations to a graph."""
+
+    def __init__(self, graph: Graph, batch: Batch, habit: Habit) -> None:
+        self._graph = graph
+        self._batch = batch
+        self._habit = habit
+        self._states: int | None = None  # of the next layer's convolution, looked up ahead
+        self.masks = (-1, -1)  # the values of that over all cells and of that over the window's
+
+    def layer(self, block: Block, stream: int, normed: int | None = None, after: Block | None = None) -> int:
+        """A layer after the residual stream `stream`; the stream it hands on.
+
+        `normed` is the stream after the layer's first norm, where the device before has made it. `after` is
+        the next layer.
+        """
+        widths, n_rows = block.widths, self._batch.n_tokens
+        self.look_up(block)
+        post_norms = any(part == "attn_output_norm" for part, _ in block.shapes)
+        if post_norms:
+            normed = stream
+        elif normed is None:
+            normed = self._add(block.n_embd, n_rows, stream)
+        mixed = []
+        if block.attends:
+            mixed.append(self._attention(block, widths, normed))
+        if block.state_bytes:
+            if mixed:
+                normed = self._add(block.n_embd, n_rows, stream)
+            mixed.append(self._recurrent(block, widths, normed))
+        if len(mixed) == 2:
+            mixed = [self._add(block.n_embd, n_rows, *mixed, in_place=1)]
+        if block.cuts_rows:
+            n_rows = min(n_rows, self._batch.n_outputs)
+            mixed = [self._add(block.n_embd, n_rows, value) for value in mixed]
+            stream = self._add(block.n_embd, n_rows, stream)
+        if mixed:
+            stream = self._joined(block, n_rows, mixed[0], stream)
+        if not block.feeds:
+            return stream
+        if post_norms:
+            normed = stream = self._add(block.n_embd, n_rows, stream)
+        elif mixed or block.cuts_rows:
+            normed = self._add(block.n_embd, n_rows, stream)
+        fed = self._feed(block, widths, normed, n_rows, after)
+        stream = self._add(block.n_embd, n_rows, fed, stream, in_place=2)
+        return self._add(block.n_embd, n_rows, stream) if post_norms else stream
+
+    def incoming(self, block: Block, *, sums_experts: bool, after: Block | None = None) -> list[int]:
+        """What comes from the host's last layer, whose operations without weights are left to a device.
+
+        With `sums_experts` these are among them even where a shared expert follows: they are done, and the
+        states of `after` looked up, before the host goes on with that one.
+        """
+        n_rows = self._rows_after(block)
+        parts = [part for part, _ in block.shapes if part in DOWN]
+        if "ffn_down_exps" in parts and (sums_experts or len(parts) == 1):
+            each = self._add(block.n_expert_used * block.n_embd, n_rows)
+            weights = self._add(block.n_expert_used, n_rows)
+            values = [each, weights]
+            if len(parts) > 1:
+                self._graph.add(ID_BYTES)
+                values = [self._weighted(block, each, weights, n_rows)]
+                if after:
+                    self.look_up(after)
+            return [*values, *(self._add(block.n_embd, n_rows) for _ in parts)]
+        return [self._add(block.n_embd, n_rows) for _ in range(max(len(parts), 1) + 1)]
+
+    def arrival(self, block: Block, values: list[int], after: Block | None) -> int:
+        """The residual stream after the host's last layer, of what came in, and before `after`."""
+        if [part for part, _ in block.shapes if part in DOWN] == ["ffn_down_exps"]:
+            values = [self._weighted(block, values[0], values[1], self._rows_after(block)), *values[2:]]
+            if after:
+                self.look_up(after)
+        n_rows = self._rows_after(block)
+        stream = values[0]
+        for value in values[1:]:
+            stream = self._add(block.n_embd, n_rows, stream, value, in_place=1)
+        return stream
+
+    def _rows_after(self, block: Block) -> int:
+        """Rows that come from the host's last layer: a cut after its attention is left to the device."""
+        is_cut = block.cuts_rows and block.feeds
+        return min(self._batch.n_tokens, self._batch.n_outputs) if is_cut else self._batch.n_tokens
+
+    def attention_left(self, block: Block, cache_bytes: int) -> None:
+        """A host layer's attention, cache and all, which a device is made to do for the host."""
+        width = block.by_name["attn_output"][0]
+        query = self._add(width, self._batch.n_tokens)
+        cache = self._graph.add(cache_bytes)
+        self._graph.add(0, self._attend(block, query, width, cache))
+
+    def look_up(self, block: Block) -> None:
+        """What a convolution keeps of each sequence, if the block has one and it is not there yet."""
+        shape = block.by_name.get("ssm_conv1d")
+        if shape and block.state_bytes and self._states is None:
+            self._states = self._add(shape[1], (shape[0] - 1) * self._batch.n_sequences)
+
+    def output(self, end: End, stream: int, *, normed: bool) -> None:
+        """The output's norm and, where there is a vocabulary, a row of logits for each output.
+
+        `normed` says that the stream comes normed, with the rows it needs.
+        """
+        n_outputs = min(self._batch.n_tokens, self._batch.n_outputs)
+        if end.cut is RowsCut.AFTER_NORM:
+            stream = self._add(end.n_embd, self._batch.n_tokens, stream, in_place=1)
+            self._graph.keep(stream)
+            stream = self._add(end.n_embd, n_outputs, stream)
+        else:
+            if end.cut is RowsCut.AFTER_LAYERS and not normed:
+                self._graph.keep(stream)
+                stream = self._add(end.n_embd, n_outputs, stream)
+            stream = self._add(end.n_embd, n_outputs, stream, in_place=1)
+        self._graph.keep(stream)
+        if end.n_vocab:
+            logits = self._add(end.n_vocab, n_outputs, stream)
+            if end.sampling_input_bytes:
+                self._graph.keep(logits)
+                self._sample(end, logits, n_outputs)
+
+    def _sample(self, end: End, logits: int, n_outputs: int) -> None:
+        """The largest chain (llama/sampling.py) on a row after the other, of which one more is made.
+
+        A bias, top-p, min-p and a draw, as llama_sampler_*_backend_apply of src/llama-sampler.cpp have them.
+        """
+        self._graph.keep(self._graph.add(0 if self._batch.pipelined else end.sampling_input_bytes))
+        rows = self._add(end.n_vocab, n_outputs + 1, logits)
+        for _ in range(2):  # those after repeat
+            row = self._add(end.n_vocab, 1, rows, self._add(end.n_vocab, 1, rows))
+            order = self._add(end.n_vocab, 1, row)
+            row = self._add(end.n_vocab, 1, row, order)
+            for reads in (2, 1):  # top-p adds up probabilities, min-p does not
+                mask = row
+                for _ in range(reads):
+                    mask = self._add(end.n_vocab, 1, mask)
+                row = self._add(end.n_vocab, 1, row, self._add(end.n_vocab, 1, mask), in_place=2)
+            reached = self._add(end.n_vocab, 1, self._add(end.n_vocab, 1, row))
+            self._graph.keep(self._graph.add(ID_BYTES, order, reached))
+        self._graph.add(0, rows)
+
+    def _joined(self, block: Block, n_rows: int, mixed: int, stream: int) -> int:
+        """The residual stream with what attention or recurrence makes of it."""
+        parts = {part for part, _ in block.shapes}
+        if not parts.isdisjoint(_RESHAPED) and not block.cuts_rows and not block.attends:
+            return self._add(block.n_embd, n_rows, stream, mixed, in_place=1)
+        return self._add(block.n_embd, n_rows, mixed, stream, in_place=2)
+
+    def _returned(self, n_bytes: int, *sources: int) -> int:
+        """A result that another device has made of `sources`."""
+        self._graph.add(0, *sources)
+        return self._graph.add(0 if self._batch.pipelined else n_bytes)
+
+    def _add(self, width: int, n_rows: int, *sources: int, in_place: int = 0) -> int:
+        return self._graph.add(width * n_rows * F32_BYTES, *sources, in_place=in_place)
+
+    def _attention(self, block: Block, widths: Mapping[str, int], normed: int) -> int:
+        if "attn_kv_a_mqa" in widths and "attn_k_b" in widths:
+            return self._latent_attention(block, normed)
+        n, output = self._batch.n_tokens, block.by_name["attn_output"]
+        is_gated = widths.get("attn_q", 0) >= 2 * output[0]  # half of the query's projection gates the result
+        if "attn_qkv" in widths:
+            whole = self._add(widths["attn_qkv"], n, normed)
+            query = self._add(output[0], n, whole)
+            key = self._add(block.k_width, n, whole)
+            self._graph.add(0, key)
+            self._graph.add(0, whole)
+        else:
+            whole = self._add(widths.get("attn_q", output[0]), n, normed)
+            query = whole
+            if self._habit.turns or is_gated:  # what is seen in another shape is no place to work in
+                query = self._add(output[0], n, whole)
+            if block.turns_k:
+                query = self._add(output[0], n, query)
+            self._store(block, widths, normed)
+        keys = [] if block.keeps_past else self._keys_and_values(widths, normed)
+        result = self._attend(block, query, output[0], *keys)
+        if is_gated:
+            gate = self._add(output[0], n, whole)
+            result = self._add(output[0], n, result, gate, in_place=1)
+        return self._add(block.n_embd, n, result)
+
+    def _store(self, block: Block, widths: Mapping[str, int], normed: int) -> None:
+        """New values and keys into the cache; a layer without width there reuses another's."""
+        if not block.k_width or "attn_k" not in widths:
+            return
+        makers = (self._value, self._key) if not self._habit.keys_first else (self._key, self._value)
+        made = [make(block, widths, normed) for make in makers]
+        for value in made if self._habit.keys_first else reversed(made):
+            self._graph.add(0, value)
+
+    def _key(self, block: Block, widths: Mapping[str, int], normed: int) -> int:
+        key = self._add(block.k_width, self._batch.n_tokens, normed)
+        for _ in range(self._habit.turns + block.turns_k):
+            key = self._add(block.k_width, self._batch.n_tokens, key)
+        return key
+
+    def _value(self, block: Block, widths: Mapping[str, int], normed: int) -> int:
+        value = self._add(widths.get("attn_v", 0), self._batch.n_tokens, normed)
+        return self._add(block.v_width, self._batch.n_tokens, value) if block.turns_v else value
+
+    def _keys_and_values(self, widths: Mapping[str, int], normed: int) -> list[int]:
+        """Those of the batch alone, of a model that keeps nothing of the past."""
+        n = self._batch.n_tokens
+        found = [self._add(widths[part], n, normed) for part in ("attn_k", "attn_v") if part in widths]
+        return [*found[:1], *(self._add(widths["attn_v"], n, value) for value in found[1:])]
+
+    def _latent_attention(self, block: Block, normed: int) -> int:
+        """MLA with the key's projection absorbed into the query."""
+        shapes = block.by_name
+        n, (n_nope, n_latent, n_head) = self._batch.n_tokens, shapes["attn_k_b"][:3]
+        n_key = shapes["attn_kv_a_mqa"][1]
+        query = normed
+        if "attn_q_a" in shapes:
+            query = self._add(shapes["attn_q_a"][1], n, normed)
+        n_query = shapes["attn_q_b" if "attn_q_b" in shapes else "attn_q"][1]
+        query = self._add(n_query, n, query)
+        absorbed = self._add(n_latent * n_head, n, query)
+        turned = self._add(n_query - n_nope * n_head, n, query)
+        query = self._add(n_key * n_head, n, absorbed, turned)
+        shared = self._add(n_key, n, normed)
+        latent = self._add(n_latent, n, shared)
+        turned = self._add(n_key - n_latent, n, shared)
+        key = self._add(n_key, n, latent, turned)
+        self._graph.add(0, key, latent)
+        result = self._attend(block, query, n_latent * n_head)
+        n_values = shapes["attn_output"][0]
+        values = self._add(n_values, n, result)
+        return self._add(block.n_embd, n, self._add(n_values, n, values))
+
+    def _attend(self, block: Block, query: int, width: int, *others: int) -> int:
+        """Queries against all cells. `others` are needed as well."""
+        n, graph, mask = self._batch.n_tokens, self._graph, self.masks[block.is_windowed]
+        if block.attends_elsewhere:
+            return self._returned(width * n * F32_BYTES, query, *others)
+        if self._batch.flash:
+            result = graph.add(width * n * F32_BYTES + block.cache_copy_bytes, query, mask, *others)
+            return self._add(width, n, result) if block.turns_v else result
+        values = graph.add((block.v_width or block.k_width) * block.n_value_cells * F16_BYTES)
+        scores = self._add(block.n_head * block.n_cells, n, query, *others)
+        graph.add(0, scores, mask)
+        result = self._add(width, n, values, scores)
+        return self._add(width, n, result)
+
+    def _recurrent(self, block: Block, widths: Mapping[str, int], normed: int) -> int:
+        n, n_embd = self._batch.n_tokens, block.n_embd
+        if "shortconv.in_proj" in widths:
+            whole = self._add(3 * n_embd, n, normed)
+            gated = self._add(n_embd, n, whole)
+            filtered = self._window(n_embd, gated, block.by_name["shortconv.conv"][0])
+            return self._add(n_embd, n, self._add(n_embd, n, filtered, whole, in_place=1))
+        if "ssm_in" in widths:
+            return self._scan(block, widths, normed)
+        if "ssm_conv1d" in widths and "attn_qkv" in widths:
+            return self._linear_attention(block, widths, normed)
+        states = 2 * block.state_bytes * self._batch.n_sequences
+        every = sum(width for part, width in widths.items() if not part.startswith(("ffn_", "channel_mix_")))
+        return self._add(n_embd, n, self._graph.add(every * n * F32_BYTES + states, normed))
+
+    def _window(self, width: int, source: int, kernel: int) -> int:
+        """A convolution's input with what came before each sequence, and its output."""
+        n_before = (kernel - 1) * self._batch.n_sequences
+        sources = [source] if self._states is None else [source, self._states]
+        self._states = None
+        window = self._add(width, self._batch.n_tokens + n_before, *sources)
+        return self._add(width, self._batch.n_tokens, window)
+
+    def _scan(self, block: Block, widths: Mapping[str, int], normed: int) -> int:
+        """Mamba, the first and the second."""
+        shapes, n = block.by_name, self._batch.n_tokens
+        inner, (kernel, mixed) = shapes["ssm_out"][0], shapes["ssm_conv1d"][:2]
+        states = block.scan_state_bytes * self._batch.n_sequences
+        whole = self._add(widths["ssm_in"], n, normed)
+        filtered = self._window(mixed, whole, kernel)
+        sources = [filtered]
+        if "ssm_x" in widths:
+            parameters = self._add(widths["ssm_x"], n, filtered)
+            sources += [parameters, self._add(inner, n, parameters)]
+        if block.scans_elsewhere:  # two views of the result come back
+            scanned = self._returned(inner * n * F32_BYTES, *sources)
+            self._graph.add(0, self._returned(states))
+        else:
+            scanned = self._graph.add(inner * n * F32_BYTES + states, *sources)
+        gate = self._add(inner, n, whole)
+        direct = self._add(inner, n, filtered)
+        result = self._add(inner, n, direct, scanned, in_place=1)
+        result = self._add(inner, n, gate, result)
+        if "ssm_norm" in widths:
+            result = self._add(inner, n, result, in_place=int(self._habit.norms_in_place))
+        return self._add(block.n_embd, n, result)
+
+    def _linear_attention(self, block: Block, widths: Mapping[str, int], normed: int) -> int:
+        """A gated delta net."""
+        shapes, n, mixed = block.by_name, self._batch.n_tokens, widths["attn_qkv"]
+        inner, kernel = shapes["ssm_out"][0], shapes["ssm_conv1d"][0]
+        states = block.scan_state_bytes * self._batch.n_sequences
+        whole = self._add(mixed, n, normed)
+        filtered = self._window(mixed, whole, kernel)
+        state = self._graph.add(states)
+        query = self._add(inner, n, self._add((mixed - inner) // 2, n, filtered))
+        key = self._add(inner, n, self._add((mixed - inner) // 2, n, filtered))
+        result = self._graph.add(inner * n * F32_BYTES + states, query, key, filtered, state)
+        summed = self._add(inner, n, result)
+        gate = self._add(inner, n, self._add(inner, n, normed))
+        result = self._add(inner, n, summed, gate, in_place=1)
+        return self._add(block.n_embd, n, result)
+
+    def _feed(
+        self, block: Block, widths: Mapping[str, int], normed: int, n_rows: int, after: Block | None
+    ) -> int:
+        parts = []
+        if "ffn_down_exps" in widths:
+            parts.append(self._experts(block, widths, normed, n_rows))
+            if after:
+                self.look_up(after)
+        parts += [
+            self._network(block, widths, normed, n_rows, suffix)
+            for suffix in ("_shexp", "")
+            if f"ffn_down{suffix}" in widths
+        ]
+        total = parts[0] if parts else self._add(block.n_embd, n_rows, normed)
+        for part in parts[1:]:
+            total = self._add(block.n_embd, n_rows, total, part, in_place=1)
+        return total
+
+    def _network(self, block: Block, widths: Mapping[str, int], normed: int, n_rows: int, suffix: str) -> int:
+        width = block.by_name[f"ffn_down{suffix}"][0]
+        up = self._add(widths.get(f"ffn_up{suffix}", width), n_rows, normed)
+        if f"ffn_gate{suffix}" in widths:
+            up = self._add(width, n_rows, self._add(width, n_rows, normed), up)
+        elif widths.get(f"ffn_up{suffix}", width) > width:  # gate and up in one
+            up = self._add(width, n_rows, up)
+        return self._add(block.n_embd, n_rows, up)
+
+    def _experts(self, block: Block, widths: Mapping[str, int], normed: int, n_rows: int) -> int:
+        shapes = block.by_name
+        n_used, n_expert = block.n_expert_used, shapes["ffn_down_exps"][2]
+        width = n_used * shapes["ffn_down_exps"][0]
+        chances = self._add(n_expert, n_rows, normed)
+        biased = chances
+        if any(part.startswith("exp_probs_b") for part in shapes):
+            biased = self._add(n_expert, n_rows, chances)
+        chosen = self._add(n_expert, n_rows, biased)
+        weights = self._add(n_used, n_rows, chances, chosen)
+        weights = self._add(n_used, n_rows, weights, self._add(1, n_rows, weights))
+        if "ffn_gate_up_exps" in widths:
+            up = self._add(width, n_rows, self._add(2 * width, n_rows, normed, chosen))
+        else:
+            up = self._add(width, n_rows, normed, chosen)
+            if "ffn_gate_exps" in widths:
+                up = self._add(width, n_rows, self._add(width, n_rows, normed, chosen), up)
+        down = self._add(n_used * block.n_embd, n_rows, up, chosen)
+        return self._weighted(block, down, weights, n_rows)
+
+    def _weighted(self, block: Block, each: int, weights: int, n_rows: int) -> int:
+        """The weighted sum of the experts' outputs."""
+        n_used = block.n_expert_used
+        kept = self._batch.keeps_experts and 2 <= n_used <= MAX_FUSED_EXPERTS
+        weighted = self._add(n_used * block.n_embd, n_rows, each, weights, in_place=int(not kept))
+        if n_used == 1:
+            return weighted
+        total = self._add(block.n_embd, n_rows, weighted)
+        total = self._add(block.n_embd, n_rows, total, weighted, in_place=1)
+        if kept:
+            self._graph.add(0, each, weights)
+        return total

@@ -1,0 +1,56 @@
+"""What LoRA adapters take beside the tensors they change."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from vram_llm.model.adapter import Adapter
+from vram_llm.model.profile import ModelProfile
+from vram_llm.model.tensors import Role
+from vram_llm.planner.padding import padded
+from vram_llm.planner.types import Context
+
+_F32 = 4
+
+
+class AdapterWeights:
+    """Bytes of adapters with runs of the model's layers, in each kind of buffer."""
+
+    def __init__(self, adapters: Sequence[Adapter]) -> None:
+        self._adapters = adapters
+        self._known: dict[tuple[int, int], list[int]] = {}
+
+    def device_bytes(
+        self, alignment: int, row_padding: int, first: int, end: int, *, has_output: bool
+    ) -> int:
+        """Beside layers first to end-1, with the output or without."""
+        if not self._adapters:
+            return 0
+        sums = self._sums(alignment, row_padding)
+        total = sums[end] - sums[first]
+        for adapter in self._adapters:
+            total += padded(adapter.output, alignment, row_padding) if has_output else 0
+            total += padded(adapter.first_layer, alignment, row_padding) if first == 0 < end else 0
+        return total
+
+    def host_bytes(self, alignment: int, n_layers: int, *, has_output: bool) -> int:
+        """On the host, with the model's first `n_layers`; what changes the embeddings is there anyway."""
+        on_host = self.device_bytes(alignment, 0, 0, n_layers, has_output=has_output)
+        return on_host + sum(padded(adapter.input, alignment, 0) for adapter in self._adapters)
+
+    def compute_bytes(self, profile: ModelProfile, context: Context) -> int:
+        """About what they add to compute with layers: a token's way through one of them, and its sum."""
+        tensors = [tensor for adapter in self._adapters for tensor in adapter.tensors]
+        if not tensors:
+            return 0
+        wide = 3 * max(min(tensor.shape[:2]) for tensor in tensors) + profile.n_embd
+        if any(tensor.role is Role.EXPERT for tensor in tensors):
+            wide *= profile.n_expert_used
+        return wide * min(context.n_ctx, context.n_ubatch) * _F32
+
+    def _sums(self, alignment: int, row_padding: int) -> list[int]:
+        key = (alignment, row_padding)
+        if key not in self._known:
+            layers = zip(*(adapter.layers for adapter in self._adapters), strict=True)
+            each = [sum(padded(tensors, *key) for tensors in layer) for layer in layers]
+            self._known[key] = [0, *accumulate(each)]
+        return self._known[key]

@@ -1,0 +1,250 @@
+"""Plan beside reality: what every device was to hold, what it does hold, and whether its budget bears it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from vram_llm.machine.types import Device
+from vram_llm.planner.companions import aside
+from vram_llm.planner.types import HOST, CompanionKind, CompanionUse, DeviceEstimate, HostEstimate, Plan
+from vram_llm.units import format_bytes
+
+NO_NVML = "no NVML"
+NO_NVML_OVER_RPC = "no NVML over RPC"
+NVML_TOO_LOW = "NVML says less"  # than llama.cpp holds: it cannot have meant our process
+OF_PROCESS = "NVML, this process"
+OF_CARD = "NVML, growth of the card"  # what other programs took or gave back meanwhile is in it
+
+
+class Held(Protocol):
+    """What llama.cpp holds on one device of a plan, or on "host", in bytes."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def weights_bytes(self) -> int: ...
+    @property
+    def context_bytes(self) -> int: ...
+    @property
+    def compute_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All that the engine uses on a device, in bytes, and how that was found out; None, and why not."""
+
+    used_bytes: int | None
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindRow:
+    """One kind of memory on one device. `held_bytes` is None where nobody tells."""
+
+    kind: str  # "weights", "context", "compute", "draft", "beside" or "overhead"
+    planned_bytes: int
+    held_bytes: int | None
+    how: str  # who says what is held, or why nobody does
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRow:
+    """One device, or the host. `held_bytes` counts as planned what was not measured."""
+
+    id: str
+    name: str
+    kinds: tuple[KindRow, ...]
+    planned_bytes: int
+    held_bytes: int
+    budget_bytes: int
+    over_bytes: int  # held past the budget; negative where there is room
+
+    @property
+    def overhead(self) -> KindRow | None:
+        """Bytes outside llama.cpp's buffers; the host has no such row."""
+        return next((row for row in self.kinds if row.kind == "overhead"), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """Every device the plan uses, the host last."""
+
+    model: str
+    method: str  # the meter the plan was made with
+    devices: tuple[DeviceRow, ...]
+    within_budget: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: all is within its budget, or what is over it, by how much, and what to try."""
+        over = [
+            f"{row.name} holds {format_bytes(row.over_bytes)} more than its budget of "
+            f"{format_bytes(row.budget_bytes)}"
+            for row in self.devices
+            if row.over_bytes > 0
+        ]
+        if not over:
+            return "every device is within its budget"
+        return f"{'; '.join(over)}: plan again, with a larger --reserve-mib or a smaller --n-ctx"
+
+    @property
+    def exact_kinds(self) -> tuple[str, ...]:
+        """The kinds that every device holds as planned, to the byte."""
+        rows = [row for device in self.devices for row in device.kinds]
+        kinds = dict.fromkeys(row.kind for row in rows)
+        wrong = {row.kind for row in rows if row.held_bytes != row.planned_bytes}
+        return tuple(kind for kind in kinds if kind not in wrong)
+
+
+def certify(
+    plan: Plan,
+    held: Iterable[Held],
+    readings: Mapping[str, Reading] | None = None,
+    draft: Iterable[Held] = (),
+) -> Certificate:
+    """Plan against llama.cpp's report after the load and, where there are any, readings by device id.
+
+    `draft` is what the draft model holds. A device that llama.cpp does not report holds nothing.
+    """
+    by_id = {each.id: each for each in held}
+    beside = _besides(plan, draft)
+    devices = {device.id: device for device in plan.devices}
+    rows = []
+    for estimate in (*plan.estimate.devices, *aside(plan)):
+        device = devices[estimate.id]
+        reading = (readings or {}).get(estimate.id) or Reading(None, _why_none(device))
+        rows.append(_device_row(estimate, device, by_id.get(estimate.id), reading, beside[estimate.id]))
+    rows.append(_host_row(plan.estimate.host, by_id.get(HOST), beside[HOST], mapped=plan.context.use_mmap))
+    return Certificate(
+        model=plan.model.name,
+        method=plan.estimate.method,
+        devices=tuple(rows),
+        within_budget=all(row.over_bytes <= 0 for row in rows),
+    )
+
+
+def readings(
+    plan: Plan,
+    held: Iterable[Held],
+    before: Mapping[str, int],
+    after: Mapping[str, int],
+    process: Mapping[str, int],
+) -> dict[str, Reading]:
+    """What the engine uses on each local card: NVML's figure for its process, else the growth of the card.
+
+    `before` and `after` the load are bytes in use by UUID, `process` of these the engine's own. A figure
+    below what llama.cpp itself holds there is none.
+    """
+    found = {}
+    buffers: dict[str, int] = {}
+    for each in held:
+        buffers[each.id] = buffers.get(each.id, 0) + _buffers(each)
+    for device in plan.devices:
+        uuid = device.uuid
+        if device.endpoint is not None or uuid is None or uuid not in after:
+            continue
+        least = buffers.get(device.id, 0)
+        growth = after[uuid] - before.get(uuid, after[uuid])
+        candidates = [Reading(process.get(uuid), OF_PROCESS), Reading(growth, OF_CARD)]
+        usable = [each for each in candidates if each.used_bytes is not None and each.used_bytes >= least]
+        found[device.id] = usable[0] if usable else Reading(None, NVML_TOO_LOW)
+    return found
+
+
+def _device_row(
+    estimate: DeviceEstimate,
+    device: Device,
+    held: Held | None,
+    reading: Reading,
+    beside: tuple[KindRow, ...],
+) -> DeviceRow:
+    buffers = (_buffers(held) if held is not None else 0) + _held_of(beside)
+    overhead = None if reading.used_bytes is None else reading.used_bytes - buffers
+    kinds = (
+        *_kinds(estimate, held),
+        *beside,
+        KindRow(kind="overhead", planned_bytes=estimate.overhead_bytes, held_bytes=overhead, how=reading.how),
+    )
+    total = buffers + (estimate.overhead_bytes if overhead is None else overhead)
+    return DeviceRow(
+        id=estimate.id,
+        name=f"{device.name} ({device.id})",
+        kinds=kinds,
+        planned_bytes=estimate.total_bytes,
+        held_bytes=total,
+        budget_bytes=estimate.budget_bytes,
+        over_bytes=total - estimate.budget_bytes,
+    )
+
+
+def _host_row(
+    estimate: HostEstimate, held: Held | None, beside: tuple[KindRow, ...], *, mapped: bool
+) -> DeviceRow:
+    total = (_buffers(held) if held is not None else 0) + _held_of(beside)
+    if mapped and held is not None:
+        # llama.cpp reports the span of the file from the first host tensor to the last, whatever lies between
+        total -= max(held.weights_bytes - estimate.weights_bytes, 0)
+    return DeviceRow(
+        id=HOST,
+        name="the computer's memory",
+        kinds=(*_kinds(estimate, held), *beside),
+        planned_bytes=estimate.total_bytes,
+        held_bytes=total,
+        budget_bytes=estimate.budget_bytes,
+        over_bytes=total - estimate.budget_bytes,
+    )
+
+
+def _kinds(estimate: DeviceEstimate | HostEstimate, held: Held | None) -> tuple[KindRow, ...]:
+    pairs = (
+        ("weights", estimate.weights_bytes, held.weights_bytes if held else 0),
+        ("context", estimate.context_bytes, held.context_bytes if held else 0),
+        ("compute", estimate.compute_bytes, held.compute_bytes if held else 0),
+    )
+    return tuple(
+        KindRow(kind=kind, planned_bytes=planned, held_bytes=now, how="llama.cpp")
+        for kind, planned, now in pairs
+    )
+
+
+def _besides(plan: Plan, draft: Iterable[Held]) -> dict[str, tuple[KindRow, ...]]:
+    """The rows of what stands beside the model, by device id: its draft model, and adapters and
+    projectors, of which nobody tells what they hold.
+    """
+    told = {each.id: each for each in draft}
+    found = {}
+    beside = {each.id: each.companion_bytes for each in (*plan.estimate.devices, *aside(plan))}
+    for name, n_bytes in {**beside, HOST: plan.estimate.host.companion_bytes}.items():
+        drafts = [each for each in plan.companions if each.kind is CompanionKind.DRAFT and name in each.uses]
+        of_draft = sum(each.uses[name].total_bytes for each in drafts)
+        rows = []
+        if drafts:
+            held = _held_beside(told.get(name), drafts[0].uses[name], mapped=plan.context.use_mmap)
+            rows.append(KindRow(kind="draft", planned_bytes=of_draft, held_bytes=held, how="llama.cpp"))
+        if more := n_bytes - of_draft:
+            silent = "llama.cpp does not tell"
+            rows.append(KindRow(kind="beside", planned_bytes=more, held_bytes=None, how=silent))
+        found[name] = tuple(rows)
+    return found
+
+
+def _held_beside(held: Held | None, planned: CompanionUse, *, mapped: bool) -> int:
+    """What a draft model holds; of a mapped file no more than its tensors (see _host_row)."""
+    if held is None:
+        return 0
+    span = max(held.weights_bytes - planned.weights_bytes, 0) if mapped and held.id == HOST else 0
+    return _buffers(held) - span
+
+
+def _held_of(rows: Iterable[KindRow]) -> int:
+    """Bytes of rows, as planned where nobody tells."""
+    return sum(row.planned_bytes if row.held_bytes is None else row.held_bytes for row in rows)
+
+
+def _buffers(held: Held) -> int:
+    return held.weights_bytes + held.context_bytes + held.compute_bytes
+
+
+def _why_none(device: Device) -> str:
+    return NO_NVML if device.endpoint is None else NO_NVML_OVER_RPC

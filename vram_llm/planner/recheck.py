@@ -1,0 +1,168 @@
+"""Does a saved plan still fit the machine as it is now? Facts in, verdict out."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vram_llm.errors import BadPlan, DoesNotFit
+from vram_llm.machine.types import Device, Machine, Source
+from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.companions import aside
+from vram_llm.planner.types import HOST, Companion, Plan, PlannedDevice
+from vram_llm.units import format_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What the plan puts on one device or on the host, and what may be used there now, in bytes."""
+
+    id: str  # the plan's
+    name: str
+    needed_bytes: int
+    free_bytes: int
+    reserve_bytes: int
+
+    @property
+    def budget_bytes(self) -> int:
+        """Free less reserve, never below 0."""
+        return max(self.free_bytes - self.reserve_bytes, 0)
+
+    @property
+    def over_bytes(self) -> int:
+        """How far past the budget; negative where there is room."""
+        return self.needed_bytes - self.budget_bytes
+
+
+def check_model(plan: Plan, profile: ModelProfile) -> None:
+    """Raises BadPlan where `profile` is not of the model that was planned for."""
+    then, path = plan.model, plan.model.path
+    if (then.architecture, then.n_layers) != (profile.architecture, profile.n_layers):
+        raise BadPlan(
+            f"{path} is another model now: {profile.n_layers} layers of {profile.architecture}, planned were "
+            f"{then.n_layers} of {then.architecture}; plan again"
+        )
+    if then.total_bytes != profile.total_bytes:
+        raise BadPlan(
+            f"{path} has changed since the plan was made: {profile.total_bytes:,} bytes of tensors, planned "
+            f"were {then.total_bytes:,}; plan again"
+        )
+
+
+def check_companion(companion: Companion, total_bytes: int) -> None:
+    """Raises BadPlan where the file beside the model is not the one that was planned for."""
+    if companion.total_bytes != total_bytes:
+        raise BadPlan(
+            f"{companion.path} has changed since the plan was made: {total_bytes:,} bytes of tensors, "
+            f"planned were {companion.total_bytes:,}; plan again"
+        )
+
+
+def check(plan: Plan, machine: Machine, host_reserve_bytes: int) -> tuple[Room, ...]:
+    """Every device the plan uses, in its order, and last the host, all with room enough.
+
+    What is kept free is what the plan keeps free; on the host, which a plan without devices says nothing of,
+    `host_reserve_bytes`. Raises BadPlan where a device is not in `machine`, DoesNotFit naming each that is
+    short.
+    """
+    found = rooms(plan, machine, host_reserve_bytes)
+    if short := [room for room in found if room.over_bytes > 0]:
+        raise DoesNotFit(f"the plan for {plan.model.name} no longer fits: {_sentence(short)}")
+    return found
+
+
+def rooms(plan: Plan, machine: Machine, host_reserve_bytes: int) -> tuple[Room, ...]:
+    """As `check`, whether they suffice or not. Raises BadPlan."""
+    present = find_devices(plan, machine.devices)
+    planned = {device.id: device for device in plan.devices}
+    on_devices = (
+        Room(
+            id=use.id,
+            name=planned[use.id].name,
+            needed_bytes=use.total_bytes,
+            free_bytes=present[use.id].free_bytes,
+            reserve_bytes=planned[use.id].reserve_bytes,
+        )
+        for use in (*plan.estimate.devices, *aside(plan))
+    )
+    host = Room(
+        id=HOST,
+        name=machine.host.name,
+        needed_bytes=plan.estimate.host.total_bytes,
+        free_bytes=machine.host.available_bytes,
+        reserve_bytes=plan.devices[0].reserve_bytes if plan.devices else host_reserve_bytes,
+    )
+    return (*on_devices, host)
+
+
+def find_devices(plan: Plan, devices: Iterable[Device]) -> dict[str, Device]:
+    """For each id the plan puts anything on, the device among `devices` that it means.
+
+    Cards by UUID and PCI bus id, workers' devices by address and index, what-if cards by name, one after the
+    other. Raises BadPlan with the one that is not there.
+    """
+    planned = {device.id: device for device in plan.devices}
+    left = list(devices)
+    found: dict[str, Device] = {}
+    # in the plan's order of devices, which is the machine's: equal what-if cards are then matched in theirs
+    for device_id in (each for each in planned if each in plan.used):
+        device = planned[device_id]
+        match = next((other for other in left if _is_same(device, other)), None)
+        if match is None:
+            raise BadPlan(f"{_described(device)} is not here{_moved(device, left)}; plan again")
+        left.remove(match)
+        found[device_id] = match
+    if unknown := [each for each in plan.placement.device_order if each not in found]:
+        raise BadPlan(f"the plan places layers on {unknown[0]}, which is none of its devices; plan again")
+    return found
+
+
+def worker_limits(plan: Plan) -> dict[str, int | None]:
+    """The workers the plan uses, each with what the user allowed of a device there, in bytes; `None`: all."""
+    limits: dict[str, int | None] = {}
+    for device in plan.devices:
+        if device.endpoint is not None and device.id in plan.used:
+            given = device.free_bytes if device.memory_source is Source.GIVEN else None
+            limits[device.endpoint] = max(given or 0, limits.get(device.endpoint) or 0) or None
+    return limits
+
+
+def _is_same(planned: PlannedDevice, other: Device) -> bool:
+    if planned.endpoint is not None:
+        return (planned.endpoint, planned.endpoint_index) == (other.endpoint, other.endpoint_index)
+    if other.endpoint is not None:
+        return False
+    if planned.what_if:
+        is_any = planned.name == f"{format_bytes(planned.total_bytes)} GPU"  # described by its size alone
+        return planned.kind is other.kind and (is_any or _plain(planned.name) == _plain(other.name))
+    if planned.uuid is None:
+        return planned.pci_bus_id is not None and planned.pci_bus_id == other.pci_bus_id
+    return (planned.uuid, planned.pci_bus_id) == (other.uuid, other.pci_bus_id)
+
+
+def _plain(name: str) -> str:
+    """A card's name as the driver has it: the catalog puts the size behind it where there are several."""
+    return re.sub(r" \d+ ?gb$", "", name.casefold())
+
+
+def _moved(device: PlannedDevice, others: list[Device]) -> str:
+    """Said of a card that was put into another slot."""
+    now = next((other for other in others if device.uuid is not None and other.uuid == device.uuid), None)
+    return f" any more, it is at {now.pci_bus_id} now" if now is not None else ""
+
+
+def _described(device: PlannedDevice) -> str:
+    if device.endpoint is not None:
+        return f"device {device.endpoint_index} of worker {device.endpoint}"
+    where = ", ".join(part for part in (device.id, device.uuid, device.pci_bus_id) if part)
+    return f"{device.name} ({where})"
+
+
+def _sentence(short: list[Room]) -> str:
+    said = []
+    for room in short:
+        name = "the computer's memory" if room.id == HOST else f"{room.name} ({room.id})"
+        said.append(
+            f"{name} is {format_bytes(room.over_bytes)} short: {format_bytes(room.needed_bytes)} planned, "
+            f"{format_bytes(room.free_bytes)} free, of which {format_bytes(room.reserve_bytes)} in reserve"
+        )
+    return "; ".join(said) + ": free what else uses it, or plan again"

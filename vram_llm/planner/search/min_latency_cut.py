@@ -1,0 +1,241 @@
+"""The cut that takes the least time, of those in which every device stays within its budget.
+
+The time of a run of layers on a device does not depend on what the others do, and a step is the sum of the
+runs. So, over all orders of all subsets of the devices, it is enough to know for each set of devices the
+least time in which it can take the items up to each one: sets and items are few. What cannot be completed
+any sooner than a cut already known is not followed. Where the slowest run is what counts, the largest of two
+times stands for their sum.
+"""
+
+import itertools
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from heapq import heappop, heappush
+from math import inf
+from typing import NamedTuple
+
+from vram_llm.machine.types import Device, Machine, Speed
+from vram_llm.planner.search.min_memory_cut import Cutter, Run, Used
+from vram_llm.planner.speed import Costs, Predictor
+from vram_llm.planner.types import Objective, Workload
+
+_WORTH_REORDERING = 0.99  # another order than the machine's is taken only where it takes less than this of it
+_WORTH_BALANCING = 1.01  # the slowest stage may be so much slower where that makes decode steps shorter
+
+
+class _Runs(NamedTuple):
+    """A device's: what they take, and for each first item one past the last that may be in the run."""
+
+    costs: Costs
+    ends: list[int]
+
+
+class _Cut(NamedTuple):
+    runs: list[Run]
+    seconds: float
+
+
+Times = list[float]  # by number of items done
+Step = Callable[[Times, _Runs], tuple[Times, list[int]]]
+
+
+def lacking(machine: Machine, workload: Workload) -> tuple[Device, ...]:
+    """The devices of whose speed the objective needs to know more than is known."""
+    if workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT):
+        return ()
+
+    def knows(speed: Speed) -> bool:
+        rows = workload.expect_streams == 1 or speed.row_flops_per_s is not None
+        return rows and (workload.objective is Objective.LATENCY or speed.prompt_flops_per_s is not None)
+
+    return tuple(each for each in machine.devices if each.speed is None or not knows(each.speed))
+
+
+def fastest(cutter: Cutter, predictor: Predictor, n_host: int, objective: Objective) -> list[Run] | None:
+    """The runs of the items after the first `n_host`; None where a speed is unknown, or nothing fits.
+
+    LATENCY: the shortest decode step of the streams expected. THROUGHPUT: the shortest slowest stage of a
+    micro-batch of a prompt, and of the cuts about as good, the one with the shortest decode step; where
+    stages do not overlap, the least sum of them.
+    """
+    if n_host == cutter.n_items:
+        return []
+    rows = predictor.objective_streams
+    decode = _known({each: predictor.decode_costs(each, rows) for each in cutter.ids})
+    if decode is None:
+        return None
+    ends: dict[str, list[int]] = {}
+    for alike in cutter.classes:
+        ends |= dict.fromkeys(alike, _ends(cutter, alike[0], n_host))
+    runs = {each: _Runs(decode[each], ends[each]) for each in cutter.ids}
+    if objective is Objective.THROUGHPUT:
+        stages = _known({each: predictor.full_stage_costs(each) for each in cutter.ids})
+        if stages is None:
+            return None
+        runs = _balanced(cutter, {e: _Runs(stages[e], ends[e]) for e in cutter.ids}, runs, n_host)
+    found = [cut for cut in (_best(cutter, runs, n_host, _sum),) if cut is not None]
+    if objective is Objective.LATENCY or not found:
+        found += _alone(cutter, decode, n_host)
+    return min(found, key=lambda cut: cut.seconds).runs if found else None
+
+
+def _balanced(
+    cutter: Cutter, stages: dict[str, _Runs], steps: dict[str, _Runs], n_host: int
+) -> dict[str, _Runs]:
+    """`steps` without the runs whose stage is slower than it must be; stages that never overlap add up."""
+    if n_host or not cutter.meter.may_pipeline:
+        return stages
+    slowest = _best(cutter, stages, n_host, _largest)
+    if slowest is None:
+        return steps
+    most = slowest.seconds * _WORTH_BALANCING
+    return {each: _Runs(runs.costs, _within(stages[each], most)) for each, runs in steps.items()}
+
+
+def _known(costs: dict[str, Costs | None]) -> dict[str, Costs] | None:
+    known = {each: cost for each, cost in costs.items() if cost is not None}
+    return known if known and len(known) == len(costs) else None
+
+
+def _ends(cutter: Cutter, device_id: str, n_host: int) -> list[int]:
+    """For each first item, one past the last with which the run fits the device's budget beside others."""
+    found = list(range(cutter.n_items + 1))
+    end = n_host  # starting later never means ending earlier, but the first run holds the inputs too
+    for start in range(n_host + 1, cutter.n_items):
+        end = max(end, start)
+        while end < cutter.n_items and cutter.holds(device_id, start, end + 1, n_host):
+            end += 1
+        found[start] = end
+    if n_host < cutter.n_items:
+        found[n_host] = cutter.furthest(device_id, n_host, n_host, 1.0)
+    return found
+
+
+def _within(runs: _Runs, seconds: float) -> list[int]:
+    """The ends of those that take no longer than `seconds`."""
+    fixed, sums = runs.costs.fixed, runs.costs.sums
+    return [min(end, bisect_right(sums, seconds - fixed + sums[i]) - 1) for i, end in enumerate(runs.ends)]
+
+
+def _best(cutter: Cutter, runs: dict[str, _Runs], n_host: int, step: Step) -> _Cut | None:
+    """The best cut in the machine's order, or in another that is noticeably better."""
+    found = _in_order(cutter, runs, n_host, step)
+    if cutter.reorders:
+        least = found.seconds * _WORTH_REORDERING if found is not None else inf
+        found = _in_any_order(cutter, runs, n_host, step, least) or found
+    return found
+
+
+def _alone(cutter: Cutter, decode: dict[str, Costs], n_host: int) -> list[_Cut]:
+    """Everything on one device, which then needs no pipeline copies, for each that has room."""
+    found = []
+    for each in cutter.ids:
+        if cutter.holds_all(each, n_host):
+            seconds = decode[each].run(n_host, cutter.n_items)
+            found.append(_Cut([Run(each, n_host, cutter.n_items)], seconds))
+    return found
+
+
+def _sum(before: Times, runs: _Runs) -> tuple[Times, list[int]]:
+    """The least times to reach each item with one more run, and where that run starts."""
+    fixed, sums, ends = runs.costs.fixed, runs.costs.sums, runs.ends
+    times, starts = [inf] * len(before), [0] * len(before)
+    waiting: list[tuple[float, int]] = []  # the best first
+    for end in range(1, len(before)):
+        if before[end - 1] < inf:
+            heappush(waiting, (before[end - 1] - sums[end - 1], end - 1))
+        while waiting and ends[waiting[0][1]] < end:
+            heappop(waiting)
+        if waiting:
+            least, starts[end] = waiting[0]
+            times[end] = fixed + sums[end] + least
+    return times, starts
+
+
+def _largest(before: Times, runs: _Runs) -> tuple[Times, list[int]]:
+    """As `_sum`, with the longest run's time in place of the sum."""
+    fixed, sums, ends = runs.costs.fixed, runs.costs.sums, runs.ends
+    times, starts = [inf] * len(before), [0] * len(before)
+    for end in range(1, len(before)):
+        for start in range(end - 1, -1, -1):
+            seconds = fixed + sums[end] - sums[start]
+            if seconds >= times[end]:
+                break  # earlier starts take longer
+            if ends[start] >= end and max(before[start], seconds) < times[end]:
+                times[end], starts[end] = max(before[start], seconds), start
+    return times, starts
+
+
+def _in_order(cutter: Cutter, runs: Mapping[str, _Runs], n_host: int, step: Step) -> _Cut | None:
+    """Each device in the machine's order takes a run or none."""
+    least = _at_start(cutter, n_host)
+    steps = []
+    for each in cutter.ids:
+        times, starts = step(least, runs[each])
+        steps.append(
+            (each, [start if t < u else -1 for start, t, u in zip(starts, times, least, strict=True)])
+        )
+        least = list(map(min, times, least))
+    if least[-1] == inf:
+        return None
+    found, end = [], cutter.n_items
+    for each, taken in reversed(steps):
+        if end > n_host and taken[end] >= 0:
+            found.append(Run(each, taken[end], end))
+            end = taken[end]
+    return _Cut(found[::-1], least[-1])
+
+
+def _in_any_order(
+    cutter: Cutter, runs: Mapping[str, _Runs], n_host: int, step: Step, best: float
+) -> _Cut | None:
+    """As `_in_order`, over all orders of all subsets, if in less than `best` seconds.
+
+    Devices that are alike are not told apart.
+    """
+    classes = cutter.classes
+    nothing: Used = (0,) * len(classes)
+    least = {nothing: _at_start(cutter, n_host)}
+    last: dict[Used, list[tuple[float, int, int]]] = {}  # time, class and start, by item
+    rest = _rest(cutter, runs) if step is _sum else [0.0] * (cutter.n_items + 1)
+    finished = None
+    for used in sorted(itertools.product(*(range(len(alike) + 1) for alike in classes)), key=sum):
+        ways = []
+        for index, alike in enumerate(classes):
+            before = least.get(_without(used, index)) if used[index] else None
+            if before is not None:
+                times, starts = step(before, runs[alike[used[index] - 1]])
+                ways.append([(time, index, start) for time, start in zip(times, starts, strict=True)])
+        if not ways:
+            continue
+        last[used] = [min(each) for each in zip(*ways, strict=True)]
+        if last[used][-1][0] < best:
+            best, finished = last[used][-1][0], used
+        times = [way[0] if way[0] + more < best else inf for way, more in zip(last[used], rest, strict=True)]
+        if min(times) < inf:
+            least[used] = times
+    if finished is None:
+        return None
+    found, used, end = [], finished, cutter.n_items
+    while used != nothing:
+        _, index, start = last[used][end]
+        found.append(Run(classes[index][used[index] - 1], start, end))
+        used, end = _without(used, index), start
+    return _Cut(found[::-1], best)
+
+
+def _at_start(cutter: Cutter, n_host: int) -> Times:
+    return [0.0 if item == n_host else inf for item in range(cutter.n_items + 1)]
+
+
+def _rest(cutter: Cutter, runs: Mapping[str, _Runs]) -> Times:
+    """What the items from each on take at least, each on the device that is quickest with it."""
+    sums = [runs[each].costs.sums for each in cutter.ids]
+    rest = [0.0]
+    for item in range(cutter.n_items - 1, -1, -1):
+        rest.append(rest[-1] + min(each[item + 1] - each[item] for each in sums))
+    return rest[::-1]
+
+
+def _without(used: Used, index: int) -> Used:
+    return (*used[:index], used[index] - 1, *used[index + 1 :])

@@ -1,0 +1,187 @@
+"""Cutting a model into contiguous runs of layers, one for each device, in whatever order serves best.
+
+The output is one more item after the layers. What a device holds only grows with every item it gets, and
+starting later never means ending earlier. So, where each device may be filled to some share of its budget,
+filling one after the other as far as it goes is best for a given order; and over all orders it is enough to
+know the furthest item that each set of devices can reach. Bisection over the share then gives the cut whose
+fullest device is least full. Devices that are alike are not told apart.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from vram_llm.planner.llama_split import placement_of
+from vram_llm.planner.memory.analytic import AnalyticMeter, overhead_bytes
+from vram_llm.planner.types import Placement
+
+_BISECTIONS = 16
+_MAX_SETS = 1024  # of devices; with more than that, only the machine's own order is tried
+_WORTH_REORDERING = 0.95  # another order is taken only where it leaves the fullest device this much emptier
+
+Used = tuple[int, ...]  # how many devices of each class
+
+
+class Run(NamedTuple):
+    """Items start to end-1 on one device."""
+
+    device_id: str
+    start: int
+    end: int
+
+
+Attempt = Callable[[int, float], list[Run] | None]  # items on the host, share of the budgets
+
+
+class Cutter:
+    """Cuts `n_layers` layers and the output over the devices of `meter`."""
+
+    def __init__(self, meter: AnalyticMeter, n_layers: int, *, reorder: bool = True) -> None:
+        """Without `reorder`, only the machine's own order is tried."""
+        self.meter = meter
+        self.ids = list(meter.devices)
+        self.n_items = n_layers + 1
+        self._n_layers = n_layers
+        self.classes = _classes(meter)  # device ids, those together that are alike
+        n_sets = math.prod(len(alike) + 1 for alike in self.classes)
+        self.reorders = reorder and len(self.classes) > 1 and n_sets <= _MAX_SETS
+
+    def fits(self, n_host: int) -> bool:
+        """Whether everything after the first `n_host` items fits the devices' budgets."""
+        attempts = [self._in_order, *([self._in_any_order] if self.reorders else [])]
+        return (
+            n_host == self.n_items
+            or self._alone(n_host) is not None
+            or any(attempt(n_host, 1.0) is not None for attempt in attempts)
+        )
+
+    def cut(self, n_host: int) -> Placement:
+        """The cut of all items after the first `n_host` that leaves the fullest device least full.
+
+        The machine's order is kept unless another leaves noticeably more room, or is the only one that fits.
+        One device takes all where several cannot, for want of room for their pipeline copies. Where nothing
+        fits, the least bad cut.
+        """
+        if n_host == self.n_items or not self.ids:
+            return self.placement([])
+        if not any(map(self.meter.budget, self.ids)):
+            return self.placement([Run(self.ids[0], n_host, self.n_items)])
+        runs, share = self._least(self._in_order, n_host)
+        if self.reorders:
+            others, other_share = self._least(self._in_any_order, n_host)
+            if other_share < share * _WORTH_REORDERING or other_share <= 1 < share:
+                runs, share = others, other_share
+        if share > 1 and (alone := self._alone(n_host)) is not None:
+            runs = alone
+        return self.placement(runs)
+
+    def _least(self, attempt: Attempt, n_host: int) -> tuple[list[Run], float]:
+        """The runs at the smallest share at which there are any, and that share."""
+        low, high = 0.0, 1.0
+        while (runs := attempt(n_host, high)) is None:
+            low, high = high, 2 * high
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            if (found := attempt(n_host, middle)) is None:
+                low = middle
+            else:
+                high, runs = middle, found
+        return runs, high
+
+    def _in_order(self, n_host: int, share: float) -> list[Run] | None:
+        """Fill the devices one after the other; None where they do not take everything."""
+        runs, start = [], n_host
+        for device_id in self.ids:
+            end = self.furthest(device_id, start, n_host, share)
+            runs.append(Run(device_id, start, end))
+            start = end
+        return runs if start == self.n_items else None
+
+    def _in_any_order(self, n_host: int, share: float) -> list[Run] | None:
+        """As `_in_order`, over all orders: how far each set of devices reaches, and by which last run."""
+        nothing: Used = (0,) * len(self.classes)
+        reached: dict[Used, int] = {nothing: n_host}
+        last: dict[Used, tuple[int, Run]] = {}
+        sets = itertools.product(*(range(len(alike) + 1) for alike in self.classes))
+        for used in sorted(sets, key=sum):
+            for index, alike in enumerate(self.classes):
+                if not used[index]:
+                    continue
+                before = (*used[:index], used[index] - 1, *used[index + 1 :])
+                start = reached[before]
+                end = self.furthest(alike[before[index]], start, n_host, share)
+                if end > reached.get(used, -1):
+                    reached[used] = end
+                    last[used] = (index, Run(alike[before[index]], start, end))
+            if reached[used] == self.n_items:
+                return _trace(used, last)
+        return None
+
+    def _alone(self, n_host: int) -> list[Run] | None:
+        """Everything on the one device that it leaves least full; None where it fits on none."""
+        fullness = {}
+        for device_id in self.ids:
+            if self.holds_all(device_id, n_host):
+                use = self.meter.device(device_id, n_host, self._n_layers, True, n_host, pipelined=False)
+                fullness[device_id] = use.total_bytes / use.budget_bytes
+        if not fullness:
+            return None
+        return [Run(min(fullness, key=fullness.__getitem__), n_host, self.n_items)]
+
+    def furthest(self, device_id: str, start: int, n_host: int, share: float) -> int:
+        """One past the last item that fits `share` of a device's budget, beginning with item `start`."""
+        low, high = start, self.n_items
+        while low < high:
+            end = (low + high + 1) // 2
+            if self.holds(device_id, start, end, n_host, share):
+                low = end
+            else:
+                high = end - 1
+        return low
+
+    def holds(self, device_id: str, start: int, end: int, n_host: int, share: float = 1.0) -> bool:
+        """Whether items start to end-1 fit `share` of a device's budget, beside other devices."""
+        return self.meter.holds(
+            device_id,
+            start,
+            min(end, self._n_layers),
+            end == self.n_items,
+            n_host,
+            pipelined=n_host == 0 and self.meter.may_pipeline,
+            share=share,
+        )
+
+    def holds_all(self, device_id: str, n_host: int) -> bool:
+        """Whether everything after the first `n_host` items fits a device's budget, with no other."""
+        return self.meter.holds(device_id, n_host, self._n_layers, True, n_host, pipelined=False)
+
+    def placement(self, runs: list[Run]) -> Placement:
+        """The placement of these runs; what comes before them stays on the host."""
+        n_host = runs[0].start if runs else self.n_items
+        assignment = [-1] * n_host
+        for index, run in enumerate(runs):
+            assignment += [index] * (run.end - run.start)
+        return placement_of([run.device_id for run in runs], assignment)
+
+
+def _classes(meter: AnalyticMeter) -> list[list[str]]:
+    """Device ids, those together that hold the same in the same room, as fast."""
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for device in meter.devices.values():
+        key = (
+            device.kind, device.free_bytes, device.alignment_bytes, device.row_padding,
+            overhead_bytes(device), device.companion_bytes, device.speed, device.link,
+        )  # fmt: skip
+        alike.setdefault(key, []).append(device.id)
+    return list(alike.values())
+
+
+def _trace(used: Used, last: dict[Used, tuple[int, Run]]) -> list[Run]:
+    """The runs that led to `used`, first to last."""
+    runs = []
+    while any(used):
+        index, run = last[used]
+        runs.append(run)
+        used = (*used[:index], used[index] - 1, *used[index + 1 :])
+    return runs[::-1]

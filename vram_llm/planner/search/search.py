@@ -1,0 +1,264 @@
+"""From a model, a machine and a wish to the placement that fits.
+
+As few layers as possible stay on the host. Of the cuts that do so, the one that takes the least time is taken
+(min_latency_cut.py); where time is not asked for or not known, the one whose fullest device is least full
+(min_memory_cut.py). The analytic meter finds it. An exact meter, where there is one, confirms it, and is asked
+again where the analytic meter's caution would cost layers or a refusal.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from vram_llm.errors import BadSplit
+from vram_llm.machine.types import Machine
+from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.context import CTX_STEP, ctx_step, resolve_context
+from vram_llm.planner.llama_split import device_of_layers, placement_of
+from vram_llm.planner.memory.analytic import AnalyticMeter
+from vram_llm.planner.search.min_latency_cut import fastest, lacking
+from vram_llm.planner.search.min_memory_cut import Cutter
+from vram_llm.planner.speed import Predictor
+from vram_llm.planner.types import Context, Estimate, Meter, MeterFor, Objective, Placement, Workload
+
+_MAX_CTX = 2**24
+_TRIES = 4  # placements with fewer layers on the host that the exact meter is asked about
+_REFINEMENTS = 3  # placements with more on the fastest devices that it is asked about
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A placement and what it holds."""
+
+    context: Context
+    placement: Placement
+    estimate: Estimate
+
+
+def place(
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    exact: MeterFor | None = None,
+    *,
+    reorder: bool = True,
+) -> Candidate:
+    """The best placement, or the least bad where none fits; with `reorder`, over every order of the devices.
+
+    Raises BadSplit, BadPlan.
+    """
+    context = resolve_context(profile, machine, workload)
+    meter = analytic(profile, machine, workload, context)
+    placement = choose_placement(profile, machine, workload, meter, reorder=reorder)
+    if exact is None:
+        return Candidate(context, placement, meter(placement))
+    measure = exact(context)
+    found = Candidate(context, placement, measure(placement))
+    if workload.tensor_split is not None:
+        return found
+    least_bad = found
+    found = _tightened(profile, machine, workload, meter, found, measure)
+    n_host = profile.n_layers + 1 - found.placement.n_gpu_layers
+    if found.estimate.fits and (n_host == 0 or workload.n_gpu_layers is not None):
+        return _quickened(profile, machine, workload, meter, found, measure) if reorder else found
+    predictor = Predictor(profile, context, machine, workload)
+    cutter = Cutter(meter.on(machine.devices, optimistic=True), profile.n_layers)
+
+    def cut(on_host: int) -> Placement:
+        return best_cut(cutter, predictor, on_host, workload.objective)
+
+    if workload.n_gpu_layers is None:
+        least = _fewest_on_host(cutter, profile.n_layers)
+        most = n_host if found.estimate.fits else profile.n_layers + 2
+        bolder = range(least, min(most, least + _TRIES))
+    else:
+        bolder = range(n_host, n_host + 1)
+    for on_host in bolder:
+        placement = cut(on_host)
+        if (estimate := measure(placement)).fits:
+            return Candidate(context, placement, estimate)
+    if not found.estimate.fits and workload.n_gpu_layers is None:
+        found = _bisected(cut, profile.n_layers, found, measure)
+    return found if found.estimate.fits else least_bad
+
+
+def best_cut(cutter: Cutter, predictor: Predictor, n_host: int, objective: Objective) -> Placement:
+    """The cut that serves `objective` best; where speeds are unknown or nothing fits, by memory."""
+    if objective in (Objective.LATENCY, Objective.THROUGHPUT):
+        runs = fastest(cutter, predictor, n_host, objective)
+        if runs is not None:
+            return cutter.placement(runs)
+    return cutter.cut(n_host)
+
+
+def _bisected(cut: Callable[[int], Placement], n_layers: int, found: Candidate, measure: Meter) -> Candidate:
+    """With the fewest layers on the host that the exact meter allows; the analytic one misjudged them."""
+    low, high = 0, n_layers + 1
+    while low < high:
+        middle = (low + high) // 2
+        placement = cut(middle)
+        if (estimate := measure(placement)).fits:
+            high, found = middle, Candidate(found.context, placement, estimate)
+        else:
+            low = middle + 1
+    return found
+
+
+def _tightened(
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    meter: AnalyticMeter,
+    found: Candidate,
+    measure: Meter,
+) -> Candidate:
+    """`found`, or a placement made with more in reserve where the exact meter finds it too full."""
+    for _ in range(_TRIES):
+        over = max((use.over_bytes for use in found.estimate.devices), default=0)
+        if over <= 0:
+            break
+        smaller = (replace(each, free_bytes=max(each.free_bytes - over, 0)) for each in machine.devices)
+        machine = replace(machine, devices=tuple(smaller))
+        placement = choose_placement(profile, machine, workload, meter.on(machine.devices))
+        found = Candidate(found.context, placement, measure(placement))
+    return found
+
+
+def _quickened(
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    meter: AnalyticMeter,
+    found: Candidate,
+    measure: Meter,
+) -> Candidate:
+    """`found`, or one with more on fast devices where the analytic meter's caution kept them emptier."""
+    if workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT) or lacking(machine, workload):
+        return found
+    asked = found
+    for _ in range(_REFINEMENTS):
+        rig = _loosened(machine, meter(asked.placement), asked.estimate)
+        placement = choose_placement(profile, rig, workload, meter.on(rig.devices))
+        if placement == asked.placement:
+            break
+        asked = Candidate(found.context, placement, measure(placement))
+        if asked.estimate.fits:
+            found = asked
+    return found
+
+
+def _loosened(machine: Machine, bound: Estimate, exact: Estimate) -> Machine:
+    """`machine` with as much more room as the bound was too cautious, the same for devices that are alike."""
+    totals = {use.id: use.total_bytes for use in bound.devices}
+    caution = {use.id: totals[use.id] - use.total_bytes for use in exact.devices}
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for each in machine.devices:
+        if each.id in caution:
+            alike.setdefault((each.name, each.free_bytes, each.speed), []).append(caution[each.id])
+    devices = tuple(
+        replace(each, free_bytes=max(each.free_bytes + min(found), 0))
+        if (found := alike.get((each.name, each.free_bytes, each.speed)))
+        else each
+        for each in machine.devices
+    )
+    return replace(machine, devices=devices)
+
+
+def place_largest(
+    profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None = None
+) -> tuple[Candidate, Candidate | None]:
+    """The placement with the longest context that fits, and that of one step more, which does not.
+
+    Layers are not moved to the host to make room for context: as many stay there as the shortest context
+    needs, or the default one where even the shortest needs some. No context is longer than what the model was
+    trained on, and then there is no step more. The least bad placement where none fits.
+    """
+    step = ctx_step(workload)
+    shortest = place(profile, machine, replace(workload, n_ctx=step), exact)
+    if shortest.placement.cpu_layers:
+        usual = place(profile, machine, replace(workload, n_ctx=None), exact)
+        shortest = usual if usual.estimate.fits else shortest
+    kept = replace(workload, n_gpu_layers=shortest.placement.n_gpu_layers)
+
+    def at(steps: int, meter: MeterFor | None) -> Candidate:
+        return place(profile, machine, replace(kept, n_ctx=steps * step), meter)
+
+    high = max((profile.context_length or _MAX_CTX) // CTX_STEP, 1)
+    if not shortest.estimate.fits:
+        return shortest, None
+    if (longest := at(high, exact)).estimate.fits:
+        return longest, None
+    low = _last(1, high, lambda steps: at(steps, None).estimate.fits)
+    if exact is not None:
+        # the analytic answer is near: look from there in growing steps
+        stride = 1
+        while low + stride < high and at(low + stride, exact).estimate.fits:
+            low, stride = low + stride, 2 * stride
+        least = low if at(low, exact).estimate.fits else 1
+        low = _last(least, min(low + stride, high), lambda steps: at(steps, exact).estimate.fits)
+    return at(low, exact), at(low + 1, exact)
+
+
+def _last(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The last number from `low`, which fits, to before `high`, which does not, that fits."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def analytic(profile: ModelProfile, machine: Machine, workload: Workload, context: Context) -> AnalyticMeter:
+    """The analytic meter for a wish."""
+    return AnalyticMeter(profile, context, machine.devices, machine.host, workload.reserve_bytes)
+
+
+def choose_placement(
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    meter: AnalyticMeter,
+    *,
+    reorder: bool = True,
+) -> Placement:
+    """The placement the user dictates, or the best one; the least bad where none fits. Raises BadSplit."""
+    ids = [device.id for device in machine.devices]
+    n_layers, wanted = profile.n_layers, workload.n_gpu_layers
+    if workload.tensor_split is not None:
+        _check_split(workload.tensor_split, machine)
+        assignment = device_of_layers(n_layers, -1 if wanted is None else wanted, workload.tensor_split)
+        return placement_of(ids, assignment)
+    cutter = Cutter(meter, n_layers, reorder=reorder)
+    predictor = Predictor(profile, meter.context, machine, workload)
+    if wanted is not None:
+        n_host = max(n_layers + 1 - wanted, 0) if wanted >= 0 else 0
+        return best_cut(cutter, predictor, n_host, workload.objective)
+    best = best_cut(cutter, predictor, _fewest_on_host(cutter, n_layers), workload.objective)
+    return best if meter(best).fits or not ids else cutter.cut(0)
+
+
+def _check_split(split: Sequence[float], machine: Machine) -> None:
+    if len(split) != len(machine.devices):
+        names = ", ".join(device.name for device in machine.devices) or "none"
+        raise BadSplit(
+            f"--tensor-split has {len(split)} shares and there are {len(machine.devices)} devices ({names}); "
+            "give one share for each, in that order"
+        )
+    if (odd := next((share for share in split if not 0 <= share < math.inf), None)) is not None:
+        raise BadSplit(f"--tensor-split has a share of {odd}; shares are 0 or more")
+
+
+def _fewest_on_host(cutter: Cutter, n_layers: int) -> int:
+    """The least number of items that must stay on the host for the rest to fit the devices."""
+    if cutter.fits(0):
+        return 0
+    low, high = 1, n_layers + 1
+    while low < high:
+        middle = (low + high) // 2
+        if cutter.fits(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low

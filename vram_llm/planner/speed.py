@@ -1,0 +1,265 @@
+"""How long a step takes: from bytes, arithmetic and links, device by device.
+
+llama.cpp computes a decode step's devices one after the other, whatever the number of sequences in it
+(ggml_backend_sched_compute_splits in ggml-backend.cpp waits for each boundary's activations). With D tokens
+behind each of n streams, on one device with L layers:
+
+    weights   active bytes of its layers; of routed experts those that n tokens are sent to, a share of
+              1 - (1 - used / all)^n; of the output where it has it
+    context   n * (K and V rows) * D, at most the window where a layer slides; recurrent states n times, read
+              and written
+    flops     2 * active parameters, a row
+    step      step overhead + L * layer overhead + (weights + context) / read rate
+              + (n - 1) * flops / row rate
+              + n * n_embd * 4 / link, once in and once out; out of the output's device n * n_vocab * 4
+
+and the step is the sum over the devices and, where layers are on it, the host. The embedding's row is not
+counted: it is some kilobytes.
+
+A prompt is computed in batches of n_batch tokens, each in micro-batches of m = n_ubatch. On one device, with
+the attention of each row over what is behind it, D:
+
+    stage     step overhead + L * layer overhead + m * n_embd * 4 / link, twice
+              + max(weights / read rate, m * flops / prompt rate)
+              + m * 2 * heads * (head size of K + of V) * D / prompt rate, for each layer that attends
+
+With pipeline copies the devices work on different micro-batches of a batch at the same time: k of them take
+the sum of the stages and k - 1 times the slowest; without, k times the sum. The first token comes with the
+last micro-batch. Where a link is not known, what crosses it is left out: some microseconds a step on PCIe.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from vram_llm.machine.types import Device, Fact, Host, Machine, Source, Speed
+from vram_llm.model.profile import Layer, ModelProfile
+from vram_llm.model.quants import KV_TYPES, row_bytes
+from vram_llm.model.tensors import Role, Tensor
+from vram_llm.planner.types import HOST, Context, DeviceTime, Placement, SpeedEstimate, Workload
+
+_F32 = 4
+_TRUST = tuple(Source)  # most trusted first
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of one device for any run of items, the output being the item after the last layer."""
+
+    fixed: float  # for every run
+    sums: list[float]  # over the items before each
+
+    def run(self, start: int, end: int) -> float:
+        """Seconds for items start to end-1; nothing where there are none."""
+        return self.fixed + self.sums[end] - self.sums[start] if end > start else 0.0
+
+
+class Predictor:
+    """Predicts placements of one model in one context on one machine."""
+
+    def __init__(self, profile: ModelProfile, context: Context, machine: Machine, workload: Workload) -> None:
+        self._profile = profile
+        self._context = context
+        self._devices = {device.id: device for device in machine.devices}
+        self._host = machine.host
+        half = max(context.n_ctx_seq // 2, 1)
+        wanted = workload.expect_depth or min(Workload.DEFAULT_DEPTH, half)
+        self.depth = min(wanted, context.n_ctx_seq)
+        self.streams = workload.expect_streams if workload.expect_streams > 1 else context.parallel
+        self.objective_streams = workload.expect_streams
+        self._params = [_active_params(layer) for layer in profile.layers]
+        self._output = output_tensors(profile)
+        self._output_params = _elements(self._output)
+
+    def __call__(self, placement: Placement, *, pipelined: bool) -> SpeedEstimate | None:
+        """What to expect; None where the speed of a device in use, or of the host in use, is not known."""
+        runs = self._runs(placement)
+        speeds = [self._speed(each) for each, _, _ in runs]
+        if not runs or None in speeds:
+            return None
+        known = [speed for speed in speeds if speed is not None]
+        one = self._step(runs, 1)
+        many = self._step(runs, self.streams)
+        full = [(self.full_stage_costs(each), start, end) for each, start, end in runs]
+        stages = [None if costs is None else costs.run(start, end) for costs, start, end in full]
+        prompt = self._prompt(runs, self.depth, pipelined=pipelined)
+        assert one is not None
+        total = sum(one)
+        basis = _least_trusted([f for s in known for f in (s.read_bytes_per_s, s.layer_overhead_s)])
+        return SpeedEstimate(
+            basis=basis,
+            depth=self.depth,
+            step_s=total,
+            tokens_per_s=1 / total,
+            streams=self.streams,
+            streams_step_s=None if many is None else sum(many),
+            streams_tokens_per_s=None if many is None else self.streams / sum(many),
+            streams_basis=None if many is None else self._basis_of_streams(basis, known),
+            prompt_tokens=self.depth,
+            prompt_s=prompt,
+            prompt_tokens_per_s=None if prompt is None else self.depth / prompt,
+            prompt_stage_s=None if None in stages else max(stage or 0 for stage in stages),
+            prompt_basis=None if prompt is None else _least_trusted([s.prompt_flops_per_s for s in known]),
+            devices=tuple(
+                DeviceTime(id=each, seconds=seconds, share=seconds / total)
+                for (each, _, _), seconds in zip(runs, one, strict=True)
+            ),
+        )
+
+    def _basis_of_streams(self, basis: Source, speeds: Sequence[Speed]) -> Source:
+        if self.streams == 1:
+            return basis
+        return max(basis, _least_trusted([speed.row_flops_per_s for speed in speeds]), key=_TRUST.index)
+
+    def decode_costs(self, device_id: str, rows: int) -> Costs | None:
+        """Seconds of a decode step of `rows` streams on a device; None where they cannot be known."""
+        speed = self._speed(device_id)
+        if speed is None or (rows > 1 and speed.row_flops_per_s is None):
+            return None
+        per_byte, per_flop = 1 / speed.read_bytes_per_s.value, 0.0
+        if speed.row_flops_per_s is not None:
+            per_flop = (rows - 1) / speed.row_flops_per_s.value
+        layers = [
+            0.0
+            if layer.is_draft
+            else speed.layer_overhead_s.value
+            + (_weight_bytes(layer, rows) + self._kept_bytes(layer, rows)) * per_byte
+            + 2 * params * per_flop
+            for layer, params in zip(self._profile.layers, self._params, strict=True)
+        ]
+        output = _n_bytes(self._output) * per_byte + 2 * self._output_params * per_flop
+        in_and_out = self._crossing_s(device_id, 2 * rows * self._profile.n_embd)
+        logits = self._crossing_s(device_id, rows * (self._profile.vocab_size - self._profile.n_embd))
+        return Costs(speed.step_overhead_s.value + in_and_out, _sums([*layers, output + logits]))
+
+    def stage_costs(self, device_id: str, rows: int, depth: int) -> Costs | None:
+        """Seconds of a micro-batch of a prompt on a device; None where they cannot be known."""
+        speed = self._speed(device_id)
+        if speed is None or speed.prompt_flops_per_s is None:
+            return None
+        per_byte, per_flop = 1 / speed.read_bytes_per_s.value, rows / speed.prompt_flops_per_s.value
+        layers = [
+            0.0
+            if layer.is_draft
+            else speed.layer_overhead_s.value
+            + max(_weight_bytes(layer, rows) * per_byte, 2 * params * per_flop)
+            + self._attention_flops(layer, depth) * per_flop
+            for layer, params in zip(self._profile.layers, self._params, strict=True)
+        ]
+        # only the last row's logits are asked for
+        output = _n_bytes(self._output) * per_byte
+        in_and_out = self._crossing_s(device_id, 2 * rows * self._profile.n_embd)
+        return Costs(speed.step_overhead_s.value + in_and_out, _sums([*layers, output]))
+
+    def full_stage_costs(self, device_id: str) -> Costs | None:
+        """As `stage_costs`, of a whole micro-batch in the middle of a prompt of the depth expected."""
+        return self.stage_costs(device_id, self._context.n_ubatch, self.depth // 2)
+
+    def _runs(self, placement: Placement) -> list[tuple[str, int, int]]:
+        """Device or host, first item, one past the last, in the order they compute."""
+        n_layers = self._profile.n_layers
+        runs, start = [], placement.cpu_layers
+        on_host = [(HOST, 0, placement.cpu_layers)] if placement.cpu_layers else []
+        if placement.output_device == HOST:
+            on_host = [(HOST, 0, n_layers + 1)]
+        for device_id, count in zip(placement.device_order, placement.layers_per_device, strict=True):
+            end = start + count + (placement.output_device == device_id)
+            runs.append((device_id, start, end))
+            start = end
+        return on_host + runs
+
+    def _speed(self, device_id: str) -> Speed | None:
+        return self._place(device_id).speed
+
+    def _place(self, device_id: str) -> Device | Host:
+        return self._host if device_id == HOST else self._devices[device_id]
+
+    def _step(self, runs: Sequence[tuple[str, int, int]], rows: int) -> list[float] | None:
+        costs = [(self.decode_costs(device_id, rows), start, end) for device_id, start, end in runs]
+        known = [cost.run(start, end) for cost, start, end in costs if cost is not None]
+        return known if len(known) == len(runs) else None
+
+    def _stage(self, device_id: str, start: int, end: int, rows: int, depth: int) -> float | None:
+        costs = self.stage_costs(device_id, rows, depth)
+        return None if costs is None else costs.run(start, end)
+
+    def _prompt(
+        self, runs: Sequence[tuple[str, int, int]], n_tokens: int, *, pipelined: bool
+    ) -> float | None:
+        """Seconds until the logits of the last of `n_tokens` are there."""
+        n_batch, n_ubatch = self._context.n_batch, self._context.n_ubatch
+        total = 0.0
+        for first in range(0, n_tokens, n_batch):
+            rows = min(n_batch, n_tokens - first)
+            n_micro = math.ceil(rows / n_ubatch)
+            stages = [self._stage(*run, math.ceil(rows / n_micro), first + rows // 2) for run in runs]
+            known = [stage for stage in stages if stage is not None]
+            if len(known) < len(stages):
+                return None
+            slowest = max(known) if pipelined else sum(known)
+            total += sum(known) + (n_micro - 1) * slowest
+        return total
+
+    def _kept_bytes(self, layer: Layer, rows: int) -> int:
+        """Bytes of context a decode step reads, and of recurrent state it reads and writes."""
+        cells = self.depth
+        if layer.sliding_window and self._profile.sliding_window:
+            cells = min(cells, self._profile.sliding_window)
+        key = row_bytes(KV_TYPES[self._context.kv_type_k], layer.n_embd_k_gqa)
+        value = row_bytes(KV_TYPES[self._context.kv_type_v], layer.n_embd_v_gqa)
+        return rows * ((key + value) * cells + 2 * layer.recurrent_state_bytes)
+
+    def _attention_flops(self, layer: Layer, depth: int) -> int:
+        """Of one row over `depth` tokens: its scores, and the values they weigh."""
+        if not layer.n_embd_k_gqa:
+            return 0
+        profile = self._profile
+        if layer.sliding_window and profile.sliding_window:
+            depth = min(depth, profile.sliding_window)
+        return 2 * profile.n_head * (profile.head_k + profile.head_v) * depth
+
+    def _crossing_s(self, device_id: str, n_elements: int) -> float:
+        place = self._place(device_id)
+        if isinstance(place, Host) or place.link is None:
+            return 0.0
+        return n_elements * _F32 / place.link.bytes_per_s.value
+
+
+def output_tensors(profile: ModelProfile) -> tuple[Tensor, ...]:
+    """What is read for the logits; tied embeddings serve as the output."""
+    tied = [t for t in profile.input_tensors if profile.tied_output and t.role is Role.TOKEN_EMBD]
+    return (*profile.output_tensors, *tied)
+
+
+def _weight_bytes(layer: Layer, rows: int) -> float:
+    """Read for `rows` tokens at a time, whose experts are taken to be chosen independently."""
+    if not layer.expert_bytes:
+        return layer.active_bytes
+    idle = layer.bytes - layer.active_bytes
+    return layer.bytes - layer.expert_bytes * (idle / layer.expert_bytes) ** rows
+
+
+def _active_params(layer: Layer) -> float:
+    """Weights that one token is multiplied with."""
+    if layer.is_draft:
+        return 0
+    experts = _elements([t for t in layer.tensors if t.role is Role.EXPERT])
+    used = 1 - (layer.bytes - layer.active_bytes) / layer.expert_bytes if layer.expert_bytes else 0
+    return _elements(layer.tensors) - experts * (1 - used)
+
+
+def _elements(tensors: Sequence[Tensor]) -> int:
+    return sum(math.prod(tensor.shape) for tensor in tensors)
+
+
+def _n_bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.n_bytes for tensor in tensors)
+
+
+def _sums(values: Sequence[float]) -> list[float]:
+    return [0.0, *accumulate(values)]
+
+
+def _least_trusted(facts: Sequence[Fact | None]) -> Source:
+    return max((fact.source for fact in facts if fact is not None), key=_TRUST.index)

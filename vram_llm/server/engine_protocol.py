@@ -1,0 +1,47 @@
+"""What the server needs of an engine: the client in `engine/` has it, and so has the fake in the tests."""
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from vram_llm.engine.model_info import EngineState, ModelInfo
+from vram_llm.engine.request import EmbeddingRequest, Image, Request, TokenEvent
+from vram_llm.engine.wire import Embedded
+
+MAX_CHARS = 2**20  # of a request's texts to tokenize: it is done between two tokens of everybody else
+
+
+class Engine(Protocol):
+    """A loaded model, or one that is on its way."""
+
+    @property
+    def state(self) -> EngineState: ...
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """None until the model was loaded for the first time."""
+
+    @property
+    def detail(self) -> str:
+        """One phrase about `state`: "loading, 43 %", "restarting after a crash", or ""."""
+
+    async def tokenize(
+        self, text: str, *, add_special: bool, parse_special: bool, images: tuple[Image, ...] = ()
+    ) -> list[int]:
+        """The token ids of `text`; -1 for each row of an image. Raises EngineDied, RequestError."""
+
+    async def pieces(self, tokens: list[int]) -> list[bytes]:
+        """The bytes each of `tokens` is written with. Raises EngineDied."""
+
+    async def embed(self, request: EmbeddingRequest) -> Embedded:
+        """What the model makes of the request's inputs. Raises RequestError, Overloaded, EngineDied.
+
+        Cancelling the task that waits cancels the request.
+        """
+
+    def generate(self, request: Request) -> AsyncGenerator[TokenEvent, None]:
+        """Run one request. The last event, and only it, has a `finish_reason`.
+
+        Closing the generator, or cancelling the task that waits in it, frees the sequence. Raises
+        RequestError (ContextExceeded) and Overloaded before the first event, EngineDied at any time; other
+        faults on the way come as an event with FinishReason.ERROR.
+        """

@@ -1,0 +1,136 @@
+"""A chat made ready for the engine: its prompt, and how the answer is to be read."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vram_llm.chat.budget import is_opened, may_reopen, thinking_marks
+from vram_llm.chat.dialect import dialect_of
+from vram_llm.chat.forced import forced, text_call
+from vram_llm.chat.prompt import ChatPrompt, chat_prompt
+from vram_llm.chat.reader import Parser
+from vram_llm.engine.model_info import ModelInfo
+from vram_llm.engine.request import Grammar, Image, ReasoningBudget
+from vram_llm.server.config import ReasoningMode, ServerConfig
+from vram_llm.server.image_inputs import Pictures
+from vram_llm.server.serving_model import chat_template, template_source
+from vram_llm.server.template_variables import template_variables
+from vram_llm.server.tool_grammars import beside, forced_grammar, holdable, strict
+from vram_llm.server.tools import ToolUse
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The assistant's turn. `new_parser` makes one for each choice: None where all text is content."""
+
+    prompt: str
+    add_bos: bool
+    marks: tuple[str, ...]
+    new_parser: Callable[[], Parser | None]
+    grammar: Grammar | None = None
+    one_call: bool = False
+    images: tuple[Image, ...] = ()
+    reasoning_budget: ReasoningBudget | None = None
+
+
+def make_turn(
+    info: ModelInfo,
+    messages: list[dict[str, Any]],
+    use: ToolUse,
+    pictures: Pictures,
+    *,
+    config: ServerConfig,
+    effort: str | None = None,
+    effort_field: str = "reasoning_effort",
+    names: Mapping[str, Any] | None = None,
+    grammar: Grammar | None = None,
+    reasoning_budget: int | None = None,
+    continues: bool = False,
+    add_generation_prompt: bool = True,
+) -> Turn:
+    """The turn that follows `messages` (see chat.history), which have the marks of `pictures` in them.
+
+    `effort_field` is the request's for the effort. `names` are the client's own for the template. With a
+    `grammar`, or a call that must be made, the answer begins at once, without thinking. `reasoning_budget`:
+    the most tokens of thinking that the request asks for; None: no limit. The server's is a maximum for all.
+    `continues`: the last message is the assistant's, and the answer goes on where it ends.
+    `add_generation_prompt` of False opens no turn of the assistant's. Blocks: call it in a thread. Raises
+    RequestError, BrokenTemplate.
+    """
+    budgets = [each for each in (reasoning_budget, config.reasoning_budget) if each is not None]
+    n_thinking = min(budgets, default=None)
+    if effort is None and (n_thinking == 0 or config.reasoning is ReasoningMode.OFF):
+        effort = "none"
+    source = template_source(info, tools=bool(use.tools))
+    dialect = holdable(dialect_of(source), use, grammar)
+    variables = template_variables(dialect, config, effort, names or {}, effort_field)
+    prompt = chat_prompt(
+        messages,
+        list(use.tools),
+        chat_template(source, info.bos_token, info.eos_token),
+        dialect,
+        variables,
+        continues=continues,
+        add_generation_prompt=add_generation_prompt,
+    )
+    add_bos = not (info.bos_token and prompt.text.startswith(info.bos_token))
+    is_off = variables["enable_thinking"] is False and not dialect.efforts
+    thinks = dialect.thinking is not None or dialect.form.thinks is not None
+    if is_off and thinks and not continues and add_generation_prompt:
+        prompt = replace(prompt, text=prompt.answering())  # no name switches its thinking off
+    turn = _turn(prompt, add_bos, use, grammar, n_thinking)
+    text, images = pictures.placed(turn.prompt)
+    return replace(turn, prompt=text, images=images)
+
+
+def _turn(
+    prompt: ChatPrompt, add_bos: bool, use: ToolUse, grammar: Grammar | None, n_thinking: int | None
+) -> Turn:
+    if grammar is not None and not use.tools:
+        return Turn(prompt.answering(), add_bos, (), lambda: None, grammar)
+    if use.written is not None:
+        name, wanted = use.written
+        reader, new_id = text_call(name), prompt.dialect.new_id
+        return Turn(prompt.answering(), add_bos, (), lambda: Parser(reader, new_id), wanted, True)
+    new_id = prompt.dialect.new_id
+    if use.must_call:
+        wanted = forced_grammar(use)
+        return Turn(prompt.calling(), add_bos, (), lambda: Parser(forced, new_id), wanted, True)
+    if grammar is not None:
+        prompt, grammar = beside(prompt, use, grammar)
+        return Turn(
+            prompt.text, add_bos, prompt.dialect.marks, _parsers(prompt, use), grammar, not use.parallel
+        )
+    budget = _budget(prompt, n_thinking)
+    if budget is not None and budget.opened and not n_thinking and prompt.begun is None:
+        prompt, budget = replace(prompt, text=prompt.answering()), None
+    if use.strict:
+        prompt, grammar = strict(prompt, use)
+    parses = prompt.parser(use.schemas) is not None
+    return Turn(
+        prompt=prompt.text,
+        add_bos=add_bos,
+        marks=prompt.dialect.marks if parses else (),
+        new_parser=_parsers(prompt, use),
+        grammar=grammar,
+        one_call=not use.parallel,
+        reasoning_budget=budget,
+    )
+
+
+def _parsers(prompt: ChatPrompt, use: ToolUse) -> Callable[[], Parser | None]:
+    return lambda: prompt.parser(use.schemas)
+
+
+def _budget(prompt: ChatPrompt, n_tokens: int | None) -> ReasoningBudget | None:
+    """How long the model may think after `prompt`; None where that has no limit."""
+    marks = thinking_marks(prompt.dialect)
+    if n_tokens is None or marks is None:
+        return None
+    opening, closing = marks
+    opened = is_opened(prompt.dialect, prompt.text) if prompt.begun is None else prompt.is_thinking
+    if not opening and not opened:
+        return None
+    return ReasoningBudget(
+        n_tokens=n_tokens, opening=opening, closing=closing, opened=opened, again=may_reopen(opening)
+    )

@@ -1,0 +1,176 @@
+"""POST /tokenize, /detokenize, /apply-template and /chat/completions/input_tokens, as llama-server has them.
+
+The first two also as vLLM has them, with GET /tokenizer_info: evaluation harnesses count tokens by these.
+"""
+
+import asyncio
+from typing import Annotated, ClassVar, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+
+from vram_llm.errors import RequestError
+from vram_llm.server.chat import turn_of
+from vram_llm.server.client_names import IGNORED
+from vram_llm.server.engine_protocol import MAX_CHARS
+from vram_llm.server.errors import MissingField, NotSupported
+from vram_llm.server.known_fields import Fields, Neutral
+from vram_llm.server.openapi import body_route, refusals
+from vram_llm.server.replies import PRESENT
+from vram_llm.server.schemas import ChatCompletionRequest, parse
+from vram_llm.server.serving_model import Served
+
+
+class TokenizeFields(Fields):
+    """POST /tokenize. The text may hold `parse_special`'s special tokens.
+
+    It is `content`, or as vLLM has it `prompt`, with `add_special_tokens` true unless said otherwise.
+    """
+
+    ignored: ClassVar[frozenset[str]] = IGNORED
+
+    not_yet: ClassVar[Neutral] = {"return_token_strs": (False,)}
+
+    model: str | None = None
+    content: str | None = None
+    prompt: str | None = None
+    add_special: bool | None = None
+    add_special_tokens: bool | None = None
+    parse_special: bool | None = None
+    with_pieces: bool | None = None
+
+
+class DetokenizeFields(Fields):
+    """POST /detokenize."""
+
+    ignored: ClassVar[frozenset[str]] = IGNORED
+
+    model: str | None = None
+    tokens: list[int]
+
+
+class ApplyFields(ChatCompletionRequest):
+    """POST /apply-template: a chat as POST /v1/chat/completions takes it."""
+
+
+class Piece(BaseModel):
+    """A token and what it is written with: text, or bytes where they are no text on their own."""
+
+    id: int
+    piece: str | list[int]
+
+
+class Tokenized(BaseModel):
+    """The reply to POST /tokenize: ids, or pieces if asked for; in vLLM's form their number too."""
+
+    tokens: list[int] | list[Piece]
+    count: Annotated[int | None, PRESENT] = None
+    max_model_len: Annotated[int | None, PRESENT] = None
+
+
+class Detokenized(BaseModel):
+    """The reply to POST /detokenize."""
+
+    content: str
+    prompt: str  # the same, by vLLM's name
+
+
+class TokenizerInfo(BaseModel):
+    """The reply to GET /tokenizer_info."""
+
+    bos_token: str
+    eos_token: str
+    chat_template: str | None
+
+
+class Applied(BaseModel):
+    """The reply to POST /apply-template."""
+
+    prompt: str
+
+
+class TokenCount(BaseModel):
+    """The reply to POST /v1/chat/completions/input_tokens, in the form that OpenAI has for responses."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
+def tokens_router(served: Served) -> APIRouter:
+    """Routes that show what the engine makes of text."""
+    router = APIRouter(tags=["tokens"])
+
+    @router.post("/tokenize", **body_route("The tokens of a text", TokenizeFields, Tokenized))
+    async def tokenize(http: Request) -> Tokenized:
+        fields = parse(TokenizeFields, await http.body())
+        info = served.model(fields.model)
+        name, text = ("content", fields.content) if fields.prompt is None else ("prompt", fields.prompt)
+        if text is None:
+            raise MissingField("Missing required parameter: 'content'", "content")
+        if len(text) > MAX_CHARS:
+            raise RequestError(f"'{name}' has {len(text):,} characters; {MAX_CHARS:,} is the most", name)
+        with_special = (
+            bool(fields.add_special) if name == "content" else fields.add_special_tokens is not False
+        )
+        tokens = await served.engine.tokenize(
+            text, add_special=with_special, parse_special=fields.parse_special is not False
+        )
+        if name == "prompt":
+            return Tokenized(tokens=tokens, count=len(tokens), max_model_len=info.n_ctx)
+        if not fields.with_pieces:
+            return Tokenized(tokens=tokens)
+        pieces = await served.engine.pieces(tokens)
+        return Tokenized(tokens=[Piece(id=t, piece=_shown(p)) for t, p in zip(tokens, pieces, strict=True)])
+
+    @router.post("/detokenize", **body_route("The text of tokens", DetokenizeFields, Detokenized))
+    async def detokenize(http: Request) -> Detokenized:
+        fields = parse(DetokenizeFields, await http.body())
+        n_vocab = served.model(fields.model).n_vocab
+        if len(fields.tokens) > MAX_CHARS:
+            raise RequestError(f"'tokens' has {len(fields.tokens):,}; {MAX_CHARS:,} is the most", "tokens")
+        for i, token in enumerate(fields.tokens):
+            if not 0 <= token < n_vocab:
+                raise RequestError(
+                    f"Token {token} is not in the vocabulary: the last is {n_vocab - 1}", f"tokens[{i}]"
+                )
+        pieces = await served.engine.pieces(fields.tokens)
+        text = b"".join(pieces).decode("utf-8", "replace")
+        return Detokenized(content=text, prompt=text)
+
+    @router.get("/tokenizer_info", summary="What its tokens are like", responses=refusals(404, 503))
+    async def tokenizer_info() -> TokenizerInfo:
+        info = served.model(None)
+        return TokenizerInfo(
+            bos_token=info.bos_token, eos_token=info.eos_token, chat_template=info.chat_template
+        )
+
+    @router.post("/apply-template", **body_route("The prompt of a chat", ApplyFields, Applied))
+    async def apply_template(http: Request) -> Applied:
+        fields = parse(ApplyFields, await http.body())
+        turn = await asyncio.to_thread(turn_of, served, served.writing_model(fields.model), fields)
+        if turn.images:
+            raise NotSupported(
+                "A prompt with images is not text alone: send the messages without", "messages"
+            )
+        return Applied(prompt=turn.prompt)
+
+    @router.post(
+        "/chat/completions/input_tokens",
+        **body_route("Count the tokens of a chat's prompt", ChatCompletionRequest, TokenCount),
+    )
+    async def count(http: Request) -> TokenCount:
+        fields = parse(ChatCompletionRequest, await http.body())
+        turn = await asyncio.to_thread(turn_of, served, served.writing_model(fields.model), fields)
+        tokens = await served.engine.tokenize(
+            turn.prompt, add_special=turn.add_bos, parse_special=True, images=turn.images
+        )
+        return TokenCount(input_tokens=len(tokens))
+
+    return router
+
+
+def _shown(piece: bytes) -> str | list[int]:
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return list(piece)

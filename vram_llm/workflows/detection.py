@@ -1,0 +1,39 @@
+"""The facts a plan starts from: a model file and a machine."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vram_llm.model.header_reader import read_header
+from vram_llm.model.profile import ModelProfile, profile
+from vram_llm.workflows.model_names import resolve
+
+if TYPE_CHECKING:
+    from vram_llm.machine.types import Machine
+
+
+def analyze(model: str) -> ModelProfile:
+    """What the model `model` holds, layer by layer.
+
+    A GGUF file, any shard of a split one, a name that `vram-llm models` lists, "https://..." or
+    "hf:org/repo:Q4_K_M" (only its header is fetched), or "demo", the built-in model. Raises ModelNotFound, or
+    ModelFileError and those below it.
+    """
+    return profile(read_header(resolve(model)))
+
+
+def detect(gpus: Sequence[str] = (), rpc: Sequence[str] = ()) -> "Machine":
+    """The machine to plan for: local cards, or the what-if cards `gpus` in their place; then RPC workers.
+
+    `gpus` are specs like "2x RTX 3090 Ti", `rpc` addresses like "10.0.0.2:50052@8GiB". Raises UnknownDevice,
+    WorkerUnreachable.
+    """
+    from vram_llm.machine import calibration_store, overhead_store
+    from vram_llm.machine import detect as machines
+
+    machine = machines.what_if(gpus) if gpus else overhead_store.with_overheads(machines.detect())
+    if rpc:
+        from vram_llm.llama import rpc as workers
+
+        machine = dataclasses.replace(machine, devices=machine.devices + workers.devices(tuple(rpc)))
+    return calibration_store.with_speeds(machine)

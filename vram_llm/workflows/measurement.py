@@ -1,0 +1,87 @@
+"""Speeds measured: of devices alone, and of a plan."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from vram_llm.errors import BadPlan
+from vram_llm.workflows.detection import analyze
+from vram_llm.workflows.saved_plans import check_loadable
+
+if TYPE_CHECKING:
+    from vram_llm.machine.calibration_store import Kept
+    from vram_llm.machine.types import Device, Host, Machine
+    from vram_llm.planner.measured_speed import MeasuredSpeed
+    from vram_llm.planner.types import Plan, SpeedEstimate
+
+
+def calibrate(
+    machine: "Machine",
+    *,
+    seconds: float | None = None,
+    on_progress: "Callable[[str, float], None]" = lambda _name, _share: None,
+) -> "Iterator[Kept]":
+    """Run llama.cpp on the host and on each device of `machine` alone, for `seconds` each, or for some.
+
+    Every measurement is kept as soon as it is made, and `detect` hands it to the same device from then on.
+    `on_progress` is told the name it is kept under and the share done. A device that cannot be found again (a
+    card of `--gpu`) is passed over. Raises WorkerUnreachable, ModelRefused, EngineDied, NotBuilt.
+    """
+    from vram_llm.llama.measure.calibrate import calibrate as measure
+    from vram_llm.machine import calibration_store
+
+    for device in (None, *machine.devices):
+        measured: Device | Host = device or machine.host
+        name = calibration_store.key(measured)
+        if name is None:
+            continue
+        found = measure(device, machine.host, functools.partial(on_progress, name), seconds)
+        yield calibration_store.keep(
+            name, calibration_store.record(measured, found.speed, found.link, found.residual)
+        )
+
+
+def bench_model(
+    plan: "Plan",
+    *,
+    n_prompt: int = 512,
+    n_gen: int = 128,
+    repeats: int = 5,
+    on_progress: "Callable[[float], None]" = lambda _: None,
+) -> "tuple[MeasuredSpeed, ...]":
+    """Load `plan` and measure a prompt, and decoding of one stream and of all, beside what is expected.
+
+    The engine is not asked: no server, no scheduler, no sampling. Raises BadPlan where the context is too
+    small, ModelRefused, WorkerUnreachable, EngineDied, NotBuilt.
+    """
+    from vram_llm.llama.measure.throughput import beside, rates
+    from vram_llm.llama.measure.throughput_wire import Load
+    from vram_llm.machine import calibration_store
+    from vram_llm.machine.host import read_host
+    from vram_llm.machine.types import Machine
+    from vram_llm.planner.make_plan import expected_speed
+    from vram_llm.planner.types import Workload
+
+    check_loadable(plan)
+    if plan.context.pooling is not None:
+        raise BadPlan(f"{plan.model.name} makes embeddings, and the bench measures text being written")
+    streams = plan.context.parallel
+    _check_room(plan, n_prompt, (n_gen + 2) * streams)
+    loads = [Load(prompt=n_prompt), Load(decode=n_gen)]
+    loads += [Load(decode=n_gen, streams=streams)] if streams > 1 else []
+    (found,) = rates([plan], loads, repeats, on_progress)
+    machine = calibration_store.with_speeds(Machine(devices=plan.devices, host=read_host()))
+    model = analyze(plan.model.path)
+
+    def expected(depth: int) -> "SpeedEstimate | None":
+        return expected_speed(model, machine, Workload(expect_depth=depth), plan)
+
+    return beside(loads, found, expected(n_prompt), expected(max(n_gen // 2, 1)))
+
+
+def _check_room(plan: "Plan", *needed: int) -> None:
+    if max(needed) > plan.context.n_ctx:
+        raise BadPlan(
+            f"the plan's context holds {plan.context.n_ctx:,} tokens and the tests need {max(needed):,}; "
+            "plan with a larger --n-ctx, or measure fewer tokens or streams"
+        )

@@ -1,0 +1,211 @@
+"""Plans, comparisons, and the largest variant of a model that fits."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vram_llm.errors import BadPlan, DoesNotFit, EngineDied, NotBuilt, VramLLMError
+from vram_llm.machine.host import largest_process
+from vram_llm.model import drafts
+from vram_llm.model.header import Header
+from vram_llm.model.header_reader import read_header
+from vram_llm.model.profile import ModelProfile, profile, with_adapters
+from vram_llm.model.projector import read_projector
+from vram_llm.planner.types import HOST, CompanionKind
+from vram_llm.workflows.detection import analyze
+from vram_llm.workflows.model_names import resolve
+
+if TYPE_CHECKING:
+    from vram_llm.llama.dryrun.client import DryRun
+    from vram_llm.machine.types import Device, Machine
+    from vram_llm.planner.companions import Candidate
+    from vram_llm.planner.compare import Compared
+    from vram_llm.planner.types import Context, Meter, Plan, Workload
+
+MTP = "mtp"  # what is written for a model's own head elsewhere
+_MOST_TRIED = 8  # headers fetched to find a model that fits
+
+
+def dry_run() -> "DryRun":
+    """llama.cpp in a process that warms up meanwhile, for `plan`; a context manager, which ends it."""
+    from vram_llm.llama.dryrun.client import DryRun
+
+    return DryRun()
+
+
+def plan(model: str, machine: "Machine", workload: "Workload", dry: "DryRun | None" = None) -> "Plan":
+    """The plan for running `model` on `machine`, confirmed by llama.cpp's own dry run.
+
+    By `dry`, which several plans may share, or one of its own. Where this llama.cpp cannot be asked, the
+    analytic meter's figures stand, and a note says why. Raises what `analyze` raises, DoesNotFit, BadSplit,
+    BadPlan, and ModelRefused where llama.cpp does not know the model.
+    """
+    with nullcontext(dry) if dry is not None else dry_run() as asked:
+        files = _Files.read(model, workload)
+        try:
+            return _plan(files, machine, workload, asked)
+        except (NotBuilt, EngineDied) as error:
+            noted = dataclasses.replace(machine, notes=(*machine.notes, f"no dry run: {error}"))
+            return _plan(files, noted, workload, None)
+        except DoesNotFit as error:
+            if error.host_is_short and (holder := largest_process()) is not None:
+                raise DoesNotFit(f"{error}; of the other programs {holder}", host_is_short=True) from None
+            raise
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Files:
+    """The headers of a model and of what is to stand beside it."""
+
+    model: Header
+    profile: ModelProfile
+    loras: tuple[Header, ...]
+    mmproj: Header | None
+    draft: Header | None
+
+    @classmethod
+    def read(cls, model: str, workload: "Workload") -> "_Files":
+        """Raises what `analyze` raises, naming the file."""
+        if workload.draft == MTP and not Path(MTP).exists():
+            raise BadPlan("a model's own MTP head is not used for drafts yet; --draft takes a smaller model")
+        header = read_header(resolve(model))
+        loras = tuple(read_header(lora.path) for lora in workload.loras)
+        return cls(
+            header,
+            with_adapters(profile(header), loras),
+            loras,
+            None if workload.mmproj is None else read_header(workload.mmproj),
+            None if workload.draft is None else read_header(resolve(workload.draft)),
+        )
+
+
+def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None") -> "Plan":
+    """The plan by the dry run, or without one by the analytic meter."""
+    from vram_llm.planner.companions import counting, settle
+    from vram_llm.planner.make_plan import make_plan
+    from vram_llm.planner.search.idle_devices import left_alone
+
+    reserve = workload.reserve_bytes
+    candidates = _candidates(files, machine, workload, dry)
+    idle = left_alone(files.profile, machine, workload) if files.draft is not None else frozenset()
+
+    def planned(allowed: Collection[str] | None) -> "Plan":
+        companions, rig = settle(machine, candidates, reserve, allowed, idle)
+
+        def exact(context: "Context") -> "Meter":
+            assert dry is not None
+            scales = (lora.scale for lora in workload.loras)
+            adapters = tuple(zip(files.loras, scales, strict=True))
+            meter = dry.meter(files.model, context, rig.devices, rig.host, reserve, adapters=adapters)
+            return counting(meter, files.profile, rig)
+
+        return make_plan(files.profile, rig, workload, exact if dry else None, companions)
+
+    plan, allowed = planned(None), {device.id for device in machine.devices}
+    while strays := {
+        each.device
+        for each in plan.companions
+        if each.device not in (None, HOST, *plan.placement.device_order)
+        and not (each.kind is CompanionKind.DRAFT and each.device in idle)
+    }:
+        allowed -= strays  # a device that the model leaves alone is none to keep a companion on
+        plan = planned(allowed)
+    return plan
+
+
+def _candidates(
+    files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None"
+) -> "list[Candidate]":
+    """The projector and the draft model, each with what it would hold on a device."""
+    from vram_llm.planner import companion_candidates
+    from vram_llm.planner.context import resolve_context
+
+    found, context = [], resolve_context(files.profile, machine, workload)
+    if (header := files.mmproj) is not None:
+
+        def projector_use(device: "Device | None") -> tuple[int, int]:
+            assert dry is not None
+            said = dry.projector(header, device, context.flash_attn)
+            return sum(use.compute_bytes for use in said.devices), said.host.compute_bytes
+
+        found.append(
+            companion_candidates.projector(
+                read_projector(header), machine.host, projector_use if dry else None
+            )
+        )
+    if (drafting := files.draft) is not None:
+        small = _profile_of_draft(files.model, drafting, files.profile)
+
+        def draft_meter(own: "Context", devices: "Sequence[Device]") -> "Meter":
+            assert dry is not None
+            return dry.meter(drafting, own, devices, machine.host, 0)
+
+        found.append(
+            companion_candidates.draft(
+                small, str(drafting.path), context, machine, draft_meter if dry else None
+            )
+        )
+    return found
+
+
+def _profile_of_draft(model: Header, draft: Header, of: ModelProfile) -> ModelProfile:
+    """The profile of a draft model. Raises BadPlan where it cannot guess for the model."""
+    small = profile(draft)
+    said = drafts.difference(model, draft)
+    if said is None and not (small.can_rewind and small.has_memory):
+        said = "it cannot take its guesses back"
+    if said is not None:
+        raise BadPlan(
+            f"{small.name} cannot draft for {of.name}: {said}; take a smaller model of the same family"
+        )
+    return small
+
+
+def compare(
+    model: str, machine: "Machine", workload: "Workload", rig: str, dry: "DryRun | None" = None
+) -> "Compared":
+    """`model` on `machine`, called `rig`, as one line of a comparison; that it does not fit is no error.
+
+    Raises what `plan` raises, but for DoesNotFit.
+    """
+    from vram_llm.planner.compare import Compared, compared
+
+    try:
+        return compared(plan(model, machine, workload, dry), rig)
+    except DoesNotFit as error:
+        return Compared(model=analyze(model).name, rig=rig, fits=False, refusal=str(error))
+
+
+def pull(model: str, on_bytes: Callable[[int, int], None] = lambda _done, _total: None) -> Path:
+    """Download the model an `hf:` name stands for, unless it is here; its file, of a split one the first.
+
+    `on_bytes` is told how many bytes are here, and of how many. Raises what `analyze` raises, DiskFull.
+    """
+    from vram_llm.model import fetch
+
+    shards = read_header(resolve(model)).shards
+    first = shards[0].path
+    return first if isinstance(first, Path) else fetch.download([str(one.path) for one in shards], on_bytes)
+
+
+def that_fits(model: str, machine: "Machine", workload: "Workload") -> str | None:
+    """The largest smaller model beside the one an `hf:` name stands for that `machine` can hold."""
+    from vram_llm.model import hub
+    from vram_llm.model.web import Web
+
+    header = read_header(model)
+    n_bytes = sum(shard.n_bytes for shard in header.shards)
+    access = hub.access()
+    with Web(access) as web:
+        sizes = hub.models(model, access, web)
+    smaller = sorted((name for name in sizes if sizes[name] < n_bytes), key=lambda name: -sizes[name])
+    with dry_run() as dry:
+        for name in smaller[:_MOST_TRIED]:
+            try:
+                plan(name, machine, workload, dry)
+            except VramLLMError:
+                continue
+            return name
+    return None

@@ -1,0 +1,72 @@
+"""Plans from files, and whether a plan can be loaded here and now."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vram_llm.errors import BadPlan
+from vram_llm.model.header_reader import read_header
+from vram_llm.model.location import HUB, is_remote
+from vram_llm.planner.types import CompanionKind
+from vram_llm.workflows.detection import analyze, detect
+from vram_llm.workflows.model_names import resolve
+
+if TYPE_CHECKING:
+    from vram_llm.planner.recheck import Room
+    from vram_llm.planner.types import Plan
+
+_MAX_PLAN_BYTES = 16 * 2**20
+
+
+def load_plan(path: str) -> "Plan":
+    """A plan saved with `vram-llm plan --json`, as it was; `check` holds it against today. Raises BadPlan."""
+    from vram_llm.planner.export.formats import from_json
+
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(_MAX_PLAN_BYTES + 1)
+    except OSError as error:
+        raise BadPlan(f"the plan {path} cannot be read: {error.strerror or error}") from error
+    if data.startswith(b"GGUF"):
+        raise BadPlan(f"{path} is a model and not a plan; leave --plan out, or plan it first")
+    if len(data) > _MAX_PLAN_BYTES:
+        raise BadPlan(f"{path} is larger than {_MAX_PLAN_BYTES:,} bytes, which no plan is")
+    return from_json(data, path)
+
+
+def check(
+    plan: "Plan", *, gpus: Sequence[str] = (), rpc: Sequence[str] = (), host_reserve_bytes: int
+) -> "tuple[Room, ...]":
+    """What a saved plan needs on each device, and what is free there now.
+
+    `gpus` and `rpc` are as for `detect`. Raises DoesNotFit naming each device that is short, BadPlan where
+    one is gone or the model has changed.
+    """
+    from vram_llm.planner import recheck as checking
+
+    checking.check_model(plan, analyze(plan.model.path))
+    for companion in plan.companions:
+        tensors = read_header(resolve(companion.path)).tensors
+        checking.check_companion(companion, sum(tensor.n_bytes for tensor in tensors))
+    return checking.check(plan, detect(gpus, rpc), host_reserve_bytes)
+
+
+def check_loadable(plan: "Plan") -> None:
+    kinds = {each.kind for each in plan.companions}
+    if CompanionKind.MMPROJ in kinds and plan.context.pooling is not None:
+        raise BadPlan("embeddings are made of text alone: plan without --mmproj, or without --pooling")
+    paths = (plan.model.path, *(each.path for each in plan.companions))
+    if away := [path for path in paths if is_remote(path)]:
+        raise BadPlan(
+            f"{away[0]} can be planned for but not loaded from there; download it first"
+            + (f": vram-llm pull {away[0]}" if away[0].startswith(HUB) else "")
+        )
+    if absent := [device.name for device in plan.devices if device.what_if]:
+        raise BadPlan(
+            f"{absent[0]} is planned for but not in this machine; plan without --gpu to load it here"
+        )
+    if CompanionKind.DRAFT in kinds and not analyze(plan.model.path).can_rewind:
+        raise BadPlan(
+            f"{plan.model.name} is recurrent and cannot take drafted tokens back, so that the engine drafts "
+            "nothing for it; plan without --draft to load the model here"
+        )

@@ -1,0 +1,53 @@
+"""A plan served over HTTP."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from vram_llm.workflows.model_names import served_name
+from vram_llm.workflows.saved_plans import check_loadable
+
+if TYPE_CHECKING:
+    from vram_llm.engine.client import EngineClient
+    from vram_llm.engine.model_info import ModelInfo
+    from vram_llm.planner.types import Plan
+    from vram_llm.server.config import ServerConfig
+
+
+def serve(
+    plan: "Plan",
+    config: "ServerConfig | None" = None,
+    *,
+    on_state: "Callable[[EngineClient], None]" = lambda _: None,
+    on_ready: "Callable[[ModelInfo, int], None]" = lambda _info, _port: None,
+) -> None:
+    """Load `plan` in an engine process and serve it over HTTP until SIGINT or SIGTERM.
+
+    `config` of None is all defaults. `on_state` is told of every change while loading, `on_ready` of the
+    first load's end, and of the port. Raises PortInUse, ModelRefused, BadPlan, EngineDied, BrokenTemplate,
+    RequestError for `config.chat_template_kwargs`.
+    """
+    import asyncio
+    import contextlib
+
+    from vram_llm.chat.template import check_template
+    from vram_llm.engine.client import EngineClient
+    from vram_llm.server import run, sockets
+    from vram_llm.server.config import ServerConfig
+    from vram_llm.server.template_variables import check_variables
+
+    check_loadable(plan)
+    config = config or ServerConfig()
+    check_variables(config.chat_template_kwargs)
+    if config.chat_template is not None:
+        check_template(config.chat_template, "the chat template")
+    socks = sockets.listen_all(config.host, config.port)
+
+    async def main() -> None:
+        engine = EngineClient(plan, config.model_name or served_name(plan.model.path), on_state)
+        listening_on: int = socks[0].getsockname()[1]
+        await run.serve(engine, socks, config, on_ready=lambda info: on_ready(info, listening_on))
+
+    with contextlib.ExitStack() as stack, asyncio.Runner(loop_factory=run.new_event_loop) as runner:
+        for sock in socks:
+            stack.enter_context(sock)
+        runner.run(main())

@@ -1,0 +1,63 @@
+"""A plan loaded and compared with what it takes."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vram_llm.errors import NotBuilt
+from vram_llm.workflows.model_names import DEMO, resolve
+from vram_llm.workflows.saved_plans import check_loadable
+
+if TYPE_CHECKING:
+    from vram_llm.engine.client import EngineClient
+    from vram_llm.planner.memory_report import Certificate
+    from vram_llm.planner.types import Plan
+
+
+def verify(plan: "Plan", *, on_state: "Callable[[EngineClient], None]" = lambda _: None) -> "Certificate":
+    """Load `plan` in an engine process, run a prompt and a decode, and compare what it takes with the plan.
+
+    What NVML shows outside llama.cpp's buffers is kept for later plans on the same card; the built-in model's
+    is not, being too small to show what others take. Raises ModelRefused, BadPlan, EngineDied, NotBuilt.
+    """
+    import asyncio
+
+    from vram_llm.engine import probe
+    from vram_llm.machine import nvml
+    from vram_llm.planner.memory_report import certify, readings
+
+    check_loadable(plan)
+    before = nvml.usage()
+    info, after = asyncio.run(probe.run(plan, nvml.usage, on_state))
+    if not info.memory:
+        raise NotBuilt(
+            "this build of llama.cpp does not tell what it holds, so no plan can be verified with it"
+        )
+    found = readings(plan, (*info.memory, *info.draft_memory), before.cards, after.cards, after.process)
+    certificate = certify(plan, info.memory, found, info.draft_memory)
+    notes = _keep_overheads(plan, certificate, after.driver_version)
+    return dataclasses.replace(certificate, notes=notes)
+
+
+def _keep_overheads(plan: "Plan", certificate: "Certificate", driver: str | None) -> tuple[str, ...]:
+    """Keep what was measured outside llama.cpp's buffers on each card; what was done, in sentences."""
+    from vram_llm.machine import overhead_store
+    from vram_llm.planner.memory_report import OF_PROCESS
+
+    devices = {device.id: device for device in plan.devices}
+    records = {}
+    for row in certificate.devices:
+        overhead, device = row.overhead, devices.get(row.id)
+        if overhead is None or overhead.held_bytes is None or device is None or device.uuid is None:
+            continue
+        if overhead.how != OF_PROCESS:  # the growth of a card is others' doing as well
+            continue
+        records[device.uuid] = overhead_store.record(
+            device, overhead.held_bytes, how=overhead.how, model=plan.model.name, driver=driver
+        )
+    if records and Path(plan.model.path) == resolve(DEMO):
+        return (
+            "not kept: the built-in model is too small to show what others take outside llama.cpp's buffers",
+        )
+    return overhead_store.keep(records) if records else ()
