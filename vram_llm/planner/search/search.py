@@ -2,8 +2,8 @@
 
 As few layers as possible stay on the host. Of the cuts that do so, the one that takes the least time is taken
 (min_latency_cut.py); where time is not asked for or not known, the one whose fullest device is least full
-(min_memory_cut.py). The analytic meter finds it. An exact meter, where there is one, confirms it, and is asked
-again where the analytic meter's caution would cost layers or a refusal.
+(min_memory_cut.py). The analytic meter finds it. An exact meter, where there is one, confirms it, and is
+asked again where the analytic meter's caution would cost layers or a refusal.
 """
 
 import math
