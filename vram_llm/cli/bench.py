@@ -2,7 +2,7 @@
 
 import click
 
-from vram_llm.cli.options import Wishes, one_model, saved_plan, wishes
+from vram_llm.cli.plan_options import PlanOptions, one_model, plan_options, saved_plan
 
 
 @click.group("bench")
@@ -20,9 +20,9 @@ def command() -> None:
 @click.option("--n-gen", type=click.IntRange(1), default=128, show_default=True, help="Tokens to decode.")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Rounds of everything.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, in tokens a second.")
-@wishes
+@plan_options
 def model(
-    wishes: Wishes,
+    options: PlanOptions,
     model: str | None,
     model_option: str | None,
     plan_file: str | None,
@@ -43,10 +43,10 @@ def model(
     if (name is None) == (plan_file is None):
         raise click.UsageError("give a model, or a saved plan with --plan")
     if plan_file is not None:
-        plan = saved_plan(plan_file, wishes)
+        plan = saved_plan(plan_file, options)
     else:
         assert name is not None
-        plan = planning.plan(name, detection.detect(wishes.gpus, wishes.rpc), wishes.workload)
+        plan = planning.plan(name, detection.detect(options.gpus, options.rpc), options.workload)
     with progress() as on_progress:
         results = measurement.bench_model(
             plan,

@@ -6,7 +6,7 @@ import click
 
 from vram_llm.cli.chat_repl import Talk
 from vram_llm.cli.local_server import serving
-from vram_llm.cli.options import built_in, one_model
+from vram_llm.cli.plan_options import built_in, one_model
 from vram_llm.cli.stream import ChatServer
 
 

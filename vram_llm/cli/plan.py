@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vram_llm.cli.options import Wishes, built_in, one_model, wishes
+from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options
 from vram_llm.model.location import is_remote
 from vram_llm.planner.export.formats import FORMATS
 
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     ),
 )
 @click.option("--explain", is_flag=True, help="Say in sentences what forced the choice.")
-@wishes
+@plan_options
 def command(
-    wishes: Wishes,
+    options: PlanOptions,
     model: str | None,
     model_option: str | None,
     as_json: bool,
@@ -70,12 +70,12 @@ def command(
     if plan_file is not None:
         if name is not None or form is not None or others:
             raise click.UsageError("--check takes the saved plan and no model; nothing is planned or emitted")
-        _check(plan_file, wishes, as_json)
+        _check(plan_file, options, as_json)
         return
     if others:
         if name is None or form is not None or explain:
             raise click.UsageError("--compare takes a model, and prints a table or --json: nothing else")
-        _compare(name, others, wishes, as_json)
+        _compare(name, others, options, as_json)
         return
     if explain and (as_json or form is not None):
         raise click.UsageError("--explain adds sentences to the table: leave --json and --emit out")
@@ -84,14 +84,14 @@ def command(
     if form is not None and name is None:
         raise click.UsageError(f"give the model to plan for: `vram-llm plan MODEL --emit {form}`")
     if name is None and as_json:
-        _show_machine(detection.detect(wishes.gpus, wishes.rpc), wishes.workload.reserve_bytes, as_json)
+        _show_machine(detection.detect(options.gpus, options.rpc), options.workload.reserve_bytes, as_json)
         return
     with planning.dry_run() as dry:
-        machine = detection.detect(wishes.gpus, wishes.rpc)
+        machine = detection.detect(options.gpus, options.rpc)
         if name is None:
-            _show_machine(machine, wishes.workload.reserve_bytes, as_json)
+            _show_machine(machine, options.workload.reserve_bytes, as_json)
             name = built_in("planning")
-        plan = planning.plan(name, machine, wishes.workload, dry)
+        plan = planning.plan(name, machine, options.workload, dry)
     if as_json or form is not None:
         from vram_llm.planner.export.formats import emit
 
@@ -117,17 +117,17 @@ def _whole(path: str) -> str:
     return path if is_remote(path) else str(Path(path).absolute())
 
 
-def _check(plan_file: str, wishes: Wishes, as_json: bool) -> None:
+def _check(plan_file: str, options: PlanOptions, as_json: bool) -> None:
     from vram_llm.planner.recheck import worker_limits
     from vram_llm.workflows import saved_plans
 
-    wishes.refuse_beside_a_saved_plan(but=("--gpu", "--rpc", "--reserve-mib"))
+    options.refuse_with_a_saved_plan(but=("--gpu", "--rpc", "--reserve-mib"))
     plan = saved_plans.load_plan(plan_file)
     rooms = saved_plans.check(
         plan,
-        gpus=wishes.gpus,
-        rpc=_workers(worker_limits(plan), wishes.rpc),
-        host_reserve_bytes=wishes.workload.reserve_bytes,
+        gpus=options.gpus,
+        rpc=_workers(worker_limits(plan), options.rpc),
+        host_reserve_bytes=options.workload.reserve_bytes,
     )
     if as_json:
         import msgspec
@@ -139,10 +139,10 @@ def _check(plan_file: str, wishes: Wishes, as_json: bool) -> None:
         print_rooms(plan, rooms)
 
 
-def _compare(name: str, others: tuple[str, ...], wishes: Wishes, as_json: bool) -> None:
+def _compare(name: str, others: tuple[str, ...], options: PlanOptions, as_json: bool) -> None:
     from vram_llm.cli.compare import compare, print_compared
 
-    rows = compare(name, others, wishes.gpus, wishes.rpc, wishes.workload)
+    rows = compare(name, others, options.gpus, options.rpc, options.workload)
     if as_json:
         import msgspec
 

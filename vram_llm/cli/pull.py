@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vram_llm.cli.options import Wishes, wishes
+from vram_llm.cli.plan_options import PlanOptions, plan_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 @click.command("pull")
 @click.argument("model")
 @click.option("--anyway", is_flag=True, help="Download also what does not fit here.")
-@wishes
-def command(wishes: Wishes, model: str, anyway: bool) -> None:
+@plan_options
+def command(options: PlanOptions, model: str, anyway: bool) -> None:
     """Plan MODEL, hf:ORG/REPO:Q4_K_M, from its header alone, and download it if it fits.
 
     Exits with 2 where it does not fit, and says by how much and what would. It goes into huggingface_hub's
@@ -26,14 +26,14 @@ def command(wishes: Wishes, model: str, anyway: bool) -> None:
 
     if not model.lower().startswith(HUB):
         raise click.UsageError(f"{model} is no name on a hub; write hf:ORG/REPO:Q4_K_M")
-    machine = detection.detect(wishes.gpus, wishes.rpc)
+    machine = detection.detect(options.gpus, options.rpc)
     try:
         from vram_llm.cli.tables import print_plan
 
-        print_plan(planning.plan(model, machine, wishes.workload))
+        print_plan(planning.plan(model, machine, options.workload))
     except DoesNotFit as error:
         if not anyway:
-            other = planning.that_fits(model, machine, wishes.workload)
+            other = planning.that_fits(model, machine, options.workload)
             raise DoesNotFit(f"{error}{f'; {other} would fit' if other else ''}") from None
         click.echo(f"note: {error}", err=True)
     click.echo(f"{_pull_with_bar(model)}\nvram-llm serve {model}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vram_llm.cli.load_progress import LoadBar
-from vram_llm.cli.options import Wishes, built_in, one_model, saved_plan, wishes
+from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options, saved_plan
 from vram_llm.cli.server_options import server_options
 from vram_llm.server.config import ServerConfig
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     help="Show the engine's own log, and a chat's prompt in its answer (`__verbose`).",
 )
 @server_options
-@wishes
+@plan_options
 def command(
-    wishes: Wishes,
+    options: PlanOptions,
     server: ServerConfig,
     model: str | None,
     model_option: str | None,
@@ -44,7 +44,7 @@ def command(
     from vram_llm.workflows import detection, planning, serving
 
     name = one_model(model, model_option)
-    if smart_split and wishes.workload.tensor_split is not None:
+    if smart_split and options.workload.tensor_split is not None:
         raise click.UsageError(
             "--smart-split plans the split and --tensor-split dictates it: give one of them"
         )
@@ -54,10 +54,10 @@ def command(
         )
     _set_up_log(server.verbose)
     if plan_file is not None:
-        plan = saved_plan(plan_file, wishes)
+        plan = saved_plan(plan_file, options)
     else:
         plan = planning.plan(
-            name or built_in("serving"), detection.detect(wishes.gpus, wishes.rpc), wishes.workload
+            name or built_in("serving"), detection.detect(options.gpus, options.rpc), options.workload
         )
     if server.image_dir is not None and not any(
         each.kind is CompanionKind.MMPROJ for each in plan.companions

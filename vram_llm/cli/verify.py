@@ -3,7 +3,7 @@
 import click
 
 from vram_llm.cli.load_progress import LoadBar
-from vram_llm.cli.options import Wishes, built_in, one_model, saved_plan, wishes
+from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options, saved_plan
 
 EXIT_OVER_BUDGET = 1
 
@@ -13,11 +13,11 @@ EXIT_OVER_BUDGET = 1
 @click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON. Every figure is bytes.")
-@wishes
+@plan_options
 @click.pass_context
 def command(
     ctx: click.Context,
-    wishes: Wishes,
+    options: PlanOptions,
     model: str | None,
     model_option: str | None,
     plan_file: str | None,
@@ -34,11 +34,11 @@ def command(
     if name is not None and plan_file is not None:
         raise click.UsageError("give a model, or a saved plan with --plan: not both")
     if plan_file is not None:
-        plan = saved_plan(plan_file, wishes)
+        plan = saved_plan(plan_file, options)
     else:
         if name is None:
             name = built_in("verifying")
-        plan = planning.plan(name, detection.detect(wishes.gpus, wishes.rpc), wishes.workload)
+        plan = planning.plan(name, detection.detect(options.gpus, options.rpc), options.workload)
     with LoadBar(plan.model.name) as bar:
         certificate = verification.verify(plan, on_state=bar.on_state)
     if as_json:

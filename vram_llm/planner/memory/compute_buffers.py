@@ -3,8 +3,8 @@
 llama.cpp reserves a graph for a whole micro-batch. On each device the graph takes its inputs and the peak of
 its layers' operations, which go through the same allocator (peak_memory.py). Inputs and the device of each
 operation follow ggml_backend_sched_split_graph of ggml/src/ggml-backend.cpp (llama-cpp-python 0.3.36): a
-device also takes operations next to its own that have no weights. With pipeline copies, each input has four places of
-its own, which nothing else uses.
+device also takes operations next to its own that have no weights. With pipeline copies, each input has four
+places of its own, which nothing else uses.
 """
 
 from collections.abc import Collection

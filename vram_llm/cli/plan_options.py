@@ -1,0 +1,281 @@
+"""The options that planning commands share, in one table: flags, the fields they set, types, help."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from vram_llm.cli.option_types import LARGEST, Count, Ctx, LoraFile, Shares, Size
+from vram_llm.model.pooling import Pooling
+from vram_llm.model.quants import KV_TYPES
+from vram_llm.planner.types import BackendSampling, FlashAttention, Objective, Serving, Workload
+from vram_llm.units import MIB
+
+if TYPE_CHECKING:
+    from enum import StrEnum
+
+    from vram_llm.planner.types import Plan
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_DEFAULT = Workload()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What the shared options ask for."""
+
+    gpus: tuple[str, ...]
+    rpc: tuple[str, ...]
+    workload: Workload
+    given: tuple[str, ...]  # the flags on the command line
+
+    def refuse_with_a_saved_plan(self, but: tuple[str, ...] = ()) -> None:
+        """Raises UsageError for flags that a saved plan has decided already, other than those in `but`."""
+        if idle := [flag for flag in self.given if flag not in but]:
+            raise click.UsageError(f"the saved plan has decided {', '.join(idle)}; plan again to change that")
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOption:
+    """One row of the table.
+
+    `fields` are those of Workload that the option sets; "serving.NAME" is one of Serving. The option's default
+    is the first field's, through `from_field`; its value becomes the fields' through `to_field`. An option that
+    is None leaves the fields alone.
+    """
+
+    flags: str  # as click takes them, with spaces between; llama-server's short forms among them
+    fields: tuple[str, ...]
+    type: Any = None
+    help: str
+    from_field: Callable[[Any], Any] = _same
+    to_field: Callable[[Any], Any] = _same
+    metavar: str | None = None
+    multiple: bool = False
+    is_flag: bool = False
+    has_default: bool = True  # False where another option sets the same field, or the help tells the default
+
+    @property
+    def flag(self) -> str:
+        """The first flag, without the one that switches it off."""
+        return self.flags.split()[0].partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """The name of its parameter in click."""
+        return self.flag.lstrip("-").replace("-", "_")
+
+    def decorator(self) -> Callable[[_F], _F]:
+        """click's decorator for it."""
+        settings: dict[str, Any] = {"help": self.help, "metavar": self.metavar}
+        if self.type is not None:
+            settings["type"] = self.type
+        if self.multiple:
+            settings["multiple"] = True
+        elif self.has_default:
+            settings["default"] = self.from_field(_default_of(self.fields[0]))
+            settings["show_default"] = not self.is_flag
+        if self.is_flag:
+            settings["is_flag"] = True
+        return click.option(*self.flags.split(), self.name, **settings)
+
+
+def _default_of(field: str) -> Any:
+    of, _, name = field.rpartition(".")
+    return getattr(_DEFAULT.serving if of else _DEFAULT, name)
+
+
+def _choice(of: "type[StrEnum]") -> click.Choice[str]:
+    return click.Choice([each.value for each in of])
+
+
+MACHINE_OPTIONS = (
+    PlanOption(flags="--gpu", fields=("gpus",), multiple=True, metavar="CARD", help=(
+        'Plan for this card instead of the local ones: "RTX 4080 Laptop", "2x RTX 3090 Ti", 24GiB, '
+        "24GiB@1008GB/s. Repeat for more."
+    )),
+    PlanOption(flags="--rpc", fields=("rpc",), multiple=True, metavar="HOST:PORT[@SIZE]", help=(
+        "Use the worker that listens there, at most SIZE of each of its devices. Repeat for more."
+    )),
+)  # fmt: skip
+
+WORKLOAD_OPTIONS = (
+    PlanOption(flags="--n-ctx -c --ctx-size", fields=("n_ctx",), type=Ctx(), has_default=False,
+               metavar="TOKENS", help=(
+        "Context of all sequences together: 4096, 32k, or max: what fits without more layers on the CPU.  "
+        f"[default: {_DEFAULT.DEFAULT_N_CTX}, or what the model was trained on if that is less]"
+    )),
+    PlanOption(flags="--parallel -np", fields=("parallel",), type=click.IntRange(1, 256),
+               help="Sequences served at the same time."),
+    PlanOption(flags="--kv-type", fields=("kv_type_k", "kv_type_v"), type=click.Choice(sorted(KV_TYPES)),
+               help="Type of the KV cache."),
+    PlanOption(flags="--kv-type-k -ctk --cache-type-k", fields=("kv_type_k",), has_default=False,
+               type=click.Choice(sorted(KV_TYPES)), help="Type of the keys.  [default: as --kv-type]"),
+    PlanOption(flags="--kv-type-v -ctv --cache-type-v", fields=("kv_type_v",), has_default=False,
+               type=click.Choice(sorted(KV_TYPES)), help="Type of the values.  [default: as --kv-type]"),
+    PlanOption(flags="--n-batch -b --batch-size", fields=("n_batch",), type=click.IntRange(1),
+               help="Most tokens computed in one step."),
+    PlanOption(flags="--n-ubatch -ub --ubatch-size", fields=("n_ubatch",), type=click.IntRange(1),
+               help="Most tokens computed at a time; compute buffers grow with it."),
+    PlanOption(flags="--kv-unified/--no-kv-unified", fields=("kv_unified",), help=(
+        "One KV cache that all sequences share, any of which may use it all; or one for each, with its share "
+        "of --n-ctx (rounded up to 256), where a request reuses only what one idle sequence holds."
+    )),
+    PlanOption(flags="--swa-full", fields=("swa_full",), is_flag=True, help=(
+        "Keep the whole context, not only the window, in layers with a sliding window."
+    )),
+    PlanOption(flags="--flash-attn -fa", fields=("flash_attn",), type=_choice(FlashAttention),
+               from_field=str, to_field=FlashAttention, help=(
+        "Flash attention. auto: where every device has a kernel for the model; off costs memory with every "
+        "token of context, and takes no quantised KV cache."
+    )),
+    PlanOption(flags="--n-outputs-max", fields=("n_outputs_max",), type=click.IntRange(1), metavar="N",
+               has_default=False, help=(
+        "Rows of logits a step may ask for; each takes memory on the output's device.  "
+        "[default: one for each sequence, and at least 8]"
+    )),
+    PlanOption(flags="--pipeline/--no-pipeline", fields=("pipeline_copies",),
+               help="Copies of compute buffers that let several devices work at the same time."),
+    PlanOption(flags="--reserve-mib", fields=("reserve_bytes",), type=click.IntRange(0),
+               from_field=lambda n_bytes: n_bytes // MIB, to_field=lambda mib: mib * MIB,
+               help="Memory to leave free on every device."),
+    PlanOption(flags="--n-gpu-layers -ngl --gpu-layers", fields=("n_gpu_layers",), type=int, metavar="N",
+               has_default=False, help=(
+        "Layers to put on devices, as llama.cpp counts them (the output is one).  [default: as many as fit]"
+    )),
+    PlanOption(flags="--tensor-split -ts", fields=("tensor_split",), type=Shares(), metavar="SHARES",
+               has_default=False, help=(
+        'Dictate the split over the devices, in their order: "0.35,0.45,0.20".'
+    )),
+    PlanOption(flags="--mmproj", fields=("mmproj",), metavar="FILE", has_default=False, help=(
+        "The model's multimodal projector, whole on one device: requests may hold images."
+    )),
+    PlanOption(flags="--lora", fields=("loras",), multiple=True, type=LoraFile(), metavar="FILE[:SCALE]",
+               help="Run with this LoRA adapter, applied at SCALE. Repeat for more.  [default scale: 1]"),
+    PlanOption(flags="--draft -md --model-draft", fields=("draft",), metavar="MODEL", has_default=False,
+               help=(
+        "A smaller model of the same vocabulary that drafts tokens for this one to verify. The card that "
+        "would idle takes it, else the one with most room. Its context is as long."
+    )),
+    PlanOption(flags="--threads -t", fields=("n_threads",), type=click.IntRange(1), metavar="N",
+               has_default=False, help="Processor threads.  [default: as many as cores]"),
+    PlanOption(flags="--threads-batch -tb", fields=("n_threads_batch",), type=click.IntRange(1), metavar="N",
+               has_default=False,
+               help="Processor threads for steps of several tokens.  [default: as --threads]"),
+    PlanOption(flags="--backend-sampling", fields=("backend_sampling",), type=_choice(BackendSampling),
+               from_field=str, to_field=BackendSampling, help=(
+        "Sample tokens on the output's device, where a request allows it, rather than on the host. auto: "
+        "where every device is a GPU of this computer."
+    )),
+    PlanOption(flags="--itl-target-ms", fields=("serving.itl_target_ms",), type=click.FloatRange(1),
+               help="Target inter-token latency while other requests prefill."),
+    PlanOption(flags="--cache-reuse", fields=("serving.cache_reuse",), type=click.IntRange(0),
+               metavar="TOKENS", help="Shortest shared prefix worth reusing; 0 disables prefix reuse."),
+    PlanOption(flags="--slots-ram", fields=("serving.slots_ram_bytes",), type=Size(), metavar="SIZE",
+               has_default=False, help=(
+        "Host memory for KV cache states evicted from the devices, 0 for none.  "
+        "[default: a quarter of what is left, at most 2 GiB; none with workers]"
+    )),
+    PlanOption(flags="--slots-disk", fields=("serving.slots_disk_bytes",), type=Size(), metavar="SIZE",
+               has_default=False,
+               help="Disk space for KV cache states evicted from host memory.  [default: none]"),
+    PlanOption(flags="--objective", fields=("objective",), type=_choice(Objective), from_field=str,
+               to_field=Objective, help=(
+        "What to optimise the placement for: latency (the shortest step: fastest cards first, a slow one "
+        "may be left idle), throughput (prompts: no stage slower than it must be), context (as much as "
+        "fits), balance (memory spread evenly)."
+    )),
+    PlanOption(flags="--expect-depth", fields=("expect_depth",), type=Count(), metavar="TOKENS",
+               has_default=False, help=(
+        "Context depth assumed when predicting speed.  "
+        f"[default: {_DEFAULT.DEFAULT_DEPTH}, or half the context if that is less]"
+    )),
+    PlanOption(flags="--expect-streams", fields=("expect_streams",), type=click.IntRange(1, 256),
+               help="Sequences that decode at the same time, assumed when predicting speed."),
+    PlanOption(flags="--pooling", fields=("pooling",), type=_choice(Pooling), has_default=False,
+               to_field=Pooling, help=(
+        "Make embeddings, in place of text: the mean of a text's tokens, the first (cls), the last; or rank: "
+        "score documents.  [default: as the model's file says; it writes text where that says nothing]"
+    )),
+    PlanOption(flags="--mmap/--no-mmap", fields=("use_mmap",), help="Map the file, or read it into memory."),
+)  # fmt: skip
+
+_TABLE = (*MACHINE_OPTIONS, *WORKLOAD_OPTIONS)
+
+
+def plan_options(function: _F) -> _F:
+    """Add the shared options; the command gets them as one argument, `options`."""
+
+    def collect(**values: Any) -> Any:
+        given = _given()
+        gpus, rpc = (values.pop(each.name) for each in MACHINE_OPTIONS)
+        workload = _workload({each: values.pop(each.name) for each in WORKLOAD_OPTIONS})
+        return function(options=PlanOptions(gpus=gpus, rpc=rpc, workload=workload, given=given), **values)
+
+    collect.__doc__ = function.__doc__
+    for each in reversed(_TABLE):
+        collect = each.decorator()(collect)
+    for param in getattr(function, "__click_params__", []):
+        collect.__click_params__.append(param)  # type: ignore[attr-defined]  # click's own way to stack decorators
+    return collect  # type: ignore[return-value]
+
+
+def _workload(values: dict[PlanOption, Any]) -> Workload:
+    """The workload that the values of options ask for."""
+    workload: dict[str, Any] = {}
+    serving: dict[str, Any] = {}
+    for option, value in values.items():
+        if value is None:
+            continue
+        for field in option.fields:
+            of, _, name = field.rpartition(".")
+            (serving if of else workload)[name] = option.to_field(value)
+    if workload.get("n_ctx") == LARGEST:
+        workload |= {"n_ctx": None, "largest_ctx": True}
+    return Workload(**workload, serving=Serving(**serving))
+
+
+def saved_plan(path: str, options: PlanOptions) -> "Plan":
+    """The plan in a file, once it is known to fit the machine as it is now. Raises what `check` raises."""
+    from vram_llm.planner.recheck import worker_limits
+    from vram_llm.workflows import saved_plans
+
+    options.refuse_with_a_saved_plan()
+    plan = saved_plans.load_plan(path)
+    workers = (
+        endpoint if limit is None else f"{endpoint}@{limit}"
+        for endpoint, limit in worker_limits(plan).items()
+    )
+    saved_plans.check(plan, rpc=tuple(workers), host_reserve_bytes=options.workload.reserve_bytes)
+    return plan
+
+
+def _given() -> tuple[str, ...]:
+    """Which of the shared flags were on the command line of the command that runs."""
+    ctx, names = click.get_current_context(), {each.name for each in _TABLE}
+    return tuple(
+        param.opts[0]
+        for param in ctx.command.params
+        if param.name in names and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+    )
+
+
+def one_model(argument: str | None, option: str | None) -> str | None:
+    """The model, given as an argument or as --model. Raises UsageError where both are."""
+    if argument is not None and option is not None:
+        raise click.UsageError("name the model once: as an argument or with --model")
+    return argument if argument is not None else option
+
+
+def built_in(doing: str) -> str:
+    """The built-in model, where none was named; says so."""
+    from vram_llm.workflows import model_names
+
+    click.echo(f"no model named: {doing} the built-in one, {model_names.DEMO}", err=True)
+    return model_names.DEMO
