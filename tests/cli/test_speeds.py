@@ -3,9 +3,9 @@
 import pytest
 
 from vram_llm.cli.speeds import print_records
-from vram_llm.machine.calibration_store import Record
+from vram_llm.machine.calibration_store import CalibrationRecord
 
-RECORD = Record(
+RECORD = CalibrationRecord(
     name="NVIDIA GeForce RTX 4080 Laptop GPU",
     read_bytes_per_s=390e9,
     layer_overhead_s=12e-6,

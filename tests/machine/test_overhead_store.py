@@ -28,7 +28,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data" / "overhead.json"
 
 
-def measured(mib: int, driver: str | None = "580.65.06") -> overhead_store.Record:
+def measured(mib: int, driver: str | None = "580.65.06") -> overhead_store.OverheadRecord:
     return overhead_store.record(CARD, mib * MIB, how="NVML, this process", model="a model", driver=driver)
 
 

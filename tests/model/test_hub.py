@@ -24,7 +24,7 @@ def listing(server: RangeServer, files: list[str], revision: str = "main", **hea
 
 
 def choose(tag: str | None, files: list[str]) -> str:
-    return hub.choose(hub.Wish("org/some.repo", None, None, tag), files)
+    return hub.choose(hub.HubModel("org/some.repo", None, None, tag), files)
 
 
 @pytest.mark.parametrize(
@@ -74,15 +74,15 @@ def test_none_or_several_are_listed(tag: str | None, files: list[str], sentence:
 @pytest.mark.parametrize(
     ("name", "wish"),
     [
-        ("hf:o/r/m.gguf", hub.Wish("o/r", None, "m.gguf", None)),
-        ("HF:o/r/a b/c.gguf", hub.Wish("o/r", None, "a b/c.gguf", None)),
-        ("hf:o/r:Q4_K_M", hub.Wish("o/r", None, None, "Q4_K_M")),
-        ("hf:o/r@v1:Q4_K_M", hub.Wish("o/r", "v1", None, "Q4_K_M")),
-        ("hf:o/r@v1/m.gguf", hub.Wish("o/r", "v1", "m.gguf", None)),
-        ("hf:o/r", hub.Wish("o/r", None, None, None)),
+        ("hf:o/r/m.gguf", hub.HubModel("o/r", None, "m.gguf", None)),
+        ("HF:o/r/a b/c.gguf", hub.HubModel("o/r", None, "a b/c.gguf", None)),
+        ("hf:o/r:Q4_K_M", hub.HubModel("o/r", None, None, "Q4_K_M")),
+        ("hf:o/r@v1:Q4_K_M", hub.HubModel("o/r", "v1", None, "Q4_K_M")),
+        ("hf:o/r@v1/m.gguf", hub.HubModel("o/r", "v1", "m.gguf", None)),
+        ("hf:o/r", hub.HubModel("o/r", None, None, None)),
     ],
 )
-def test_names(name: str, wish: hub.Wish) -> None:
+def test_names(name: str, wish: hub.HubModel) -> None:
     assert hub.parse(name) == wish
 
 

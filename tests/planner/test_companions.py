@@ -21,7 +21,13 @@ from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile, with_adapters
 from vram_llm.model.projector import read_projector
 from vram_llm.planner import companion_candidates
-from vram_llm.planner.companions import Candidate, Measured, aside, draft_plan, settle
+from vram_llm.planner.companions import (
+    Measured,
+    UnplacedCompanion,
+    companion_only_devices,
+    draft_plan,
+    place_companions,
+)
 from vram_llm.planner.export.formats import emit, from_json, to_json
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.memory.lora import AdapterWeights
@@ -39,13 +45,13 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
     return profile_of(zoo.llama(), tmp_path_factory.mktemp("llama"))
 
 
-def candidate(n_bytes: int, name: str = "eyes.gguf") -> Candidate:
+def candidate(n_bytes: int, name: str = "eyes.gguf") -> UnplacedCompanion:
     def measure(device: Device | None) -> Measured:
         use = CompanionUse(weights_bytes=n_bytes, compute_bytes=MIB)
         here = CompanionUse(compute_bytes=MIB)
         return Measured("by hand", here, use) if device is None else Measured("by hand", use, here)
 
-    return Candidate(
+    return UnplacedCompanion(
         kind=CompanionKind.MMPROJ, path=f"/m/{name}", name=name, total_bytes=n_bytes, measure=measure
     )
 
@@ -53,7 +59,7 @@ def candidate(n_bytes: int, name: str = "eyes.gguf") -> Candidate:
 def test_each_goes_where_most_is_left() -> None:
     rig = machine([8 * GIB, 12 * GIB])
     sizes = {"a": 5 * GIB, "b": 3 * GIB, "c": 40 * GIB}
-    settled, left = settle(rig, [candidate(size, name) for name, size in sizes.items()], GIB)
+    settled, left = place_companions(rig, [candidate(size, name) for name, size in sizes.items()], GIB)
     assert {each.name: each.device for each in settled} == {"c": HOST, "a": "GPU1", "b": "GPU0"}
     assert [device.companion_bytes for device in left.devices] == [3 * GIB + MIB, 5 * GIB + MIB]
     assert left.host.companion_bytes == 40 * GIB + 3 * MIB
@@ -61,9 +67,9 @@ def test_each_goes_where_most_is_left() -> None:
 
 
 def test_only_allowed_devices_are_considered() -> None:
-    settled, _ = settle(machine([8 * GIB, 12 * GIB]), [candidate(GIB)], 0, {"GPU0"})
+    settled, _ = place_companions(machine([8 * GIB, 12 * GIB]), [candidate(GIB)], 0, {"GPU0"})
     assert settled[0].device == "GPU0"
-    settled, _ = settle(machine([8 * GIB, 12 * GIB]), [candidate(GIB)], 0, set())
+    settled, _ = place_companions(machine([8 * GIB, 12 * GIB]), [candidate(GIB)], 0, set())
     assert settled[0].device == HOST
 
 
@@ -84,7 +90,7 @@ def test_a_draft_model_goes_where_the_model_does_not(
 ) -> None:
     rig = with_speeds(machine([8 * GIB, 12 * GIB, 6 * GIB]), speed(300), speed(900), speed(600))
     one = dataclasses.replace(candidate(gib * GIB), kind=kind)
-    (settled,), _ = settle(rig, [one], GIB, idle=idle)
+    (settled,), _ = place_companions(rig, [one], GIB, idle=idle)
     assert settled.device == home
 
 
@@ -107,11 +113,11 @@ def test_which_devices_the_model_leaves_alone(
 def test_the_plan_says_where_the_draft_model_is(llama: ModelProfile) -> None:
     rig = with_speeds(machine([24 * GIB] * 2), speed(900), speed(300))
     one = dataclasses.replace(candidate(GIB, "small.gguf"), kind=CompanionKind.DRAFT)
-    companions, left = settle(rig, [one], GIB, idle=left_alone(llama, rig, LLAMA_WISH))
+    companions, left = place_companions(rig, [one], GIB, idle=left_alone(llama, rig, LLAMA_WISH))
     plan = make_plan(llama, left, LLAMA_WISH, companions=companions)
     assert (plan.placement.device_order, plan.used) == (("GPU0",), ("GPU0", "GPU1"))
     assert any("card 1 (GPU1) has the draft model to itself" in note for note in plan.notes)
-    (row,), n_bytes = aside(plan), GIB + MIB
+    (row,), n_bytes = companion_only_devices(plan), GIB + MIB
     assert (row.id, row.companion_bytes, row.weights_bytes) == ("GPU1", n_bytes, 0)
     assert row.total_bytes == n_bytes + row.overhead_bytes < row.budget_bytes == 23 * GIB
     assert [room.id for room in check(plan, rig, GIB)] == ["GPU0", "GPU1", HOST]
@@ -136,7 +142,7 @@ def test_the_plan_says_where_the_draft_model_is(llama: ModelProfile) -> None:
 @pytest.mark.parametrize("gib", [1, 3, 5])
 def test_the_model_is_planned_around_it(llama: ModelProfile, gib: int) -> None:
     rig = machine([8 * GIB, 8 * GIB])
-    companions, left = settle(rig, [candidate(gib * GIB)], GIB)
+    companions, left = place_companions(rig, [candidate(gib * GIB)], GIB)
     plan = make_plan(llama, left, LLAMA_WISH, companions=companions)
     without = make_plan(llama, rig, LLAMA_WISH)
     assert plan.companions == companions
@@ -154,13 +160,13 @@ def test_the_model_is_planned_around_it(llama: ModelProfile, gib: int) -> None:
 
 
 def test_a_refusal_names_it(llama: ModelProfile) -> None:
-    companions, left = settle(machine([6 * GIB], host_bytes=2 * GIB), [candidate(4 * GIB)], GIB)
+    companions, left = place_companions(machine([6 * GIB], host_bytes=2 * GIB), [candidate(4 * GIB)], GIB)
     with pytest.raises(DoesNotFit, match=r"with eyes.gguf \(4.00 GiB on GPU0\) beside it: "):
         make_plan(llama, left, LLAMA_WISH, companions=companions)
 
 
 def test_what_no_device_takes_is_noted(llama: ModelProfile) -> None:
-    companions, left = settle(machine([LAPTOP]), [candidate(20 * GIB)], GIB)
+    companions, left = place_companions(machine([LAPTOP]), [candidate(20 * GIB)], GIB)
     notes = make_plan(llama, left, LLAMA_WISH, companions=companions).notes
     assert "eyes.gguf stays on the CPU: no device has room for all of it" in notes
 
@@ -243,7 +249,9 @@ def test_a_draft_models_context_is_as_long(llama: ModelProfile) -> None:
 @pytest.mark.parametrize(("gib", "home"), [(24, "GPU0"), (1, HOST)])
 def test_a_draft_model_is_loaded_whole_on_its_device(llama: ModelProfile, gib: int, home: str) -> None:
     rig = machine([gib * GIB])
-    (settled,), _ = settle(rig, [companion_candidates.draft(llama, "/m/draft.gguf", CONTEXT, rig, None)], 0)
+    (settled,), _ = place_companions(
+        rig, [companion_candidates.draft(llama, "/m/draft.gguf", CONTEXT, rig, None)], 0
+    )
     assert settled.device == home
     big = dataclasses.replace(saved_plan([local(0)], [80]), devices=(), companions=(settled,))
     alone = draft_plan(big)

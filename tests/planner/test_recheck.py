@@ -6,7 +6,7 @@ import pytest
 from tests.planner.saved import absent, local, remote, saved_plan
 from vram_llm.errors import BadPlan, DoesNotFit
 from vram_llm.machine.types import Device, Host, Machine, Source
-from vram_llm.planner.recheck import check, find_devices, rooms, worker_limits
+from vram_llm.planner.recheck import check, device_fits, find_devices, worker_limits
 from vram_llm.units import GIB, MIB
 
 A, B = "10.0.0.1:50052", "10.0.0.2:50052"
@@ -28,7 +28,7 @@ def with_free(device: Device, free_bytes: int) -> Device:
 def test_room_for_every_device_and_the_host() -> None:
     plan = saved_plan([local(0), local(1)], [2, 2])
     found = check(plan, machine([local(1), with_free(local(0), 5 * GIB)]), 0)
-    assert [(room.id, room.needed_bytes, room.budget_bytes) for room in found] == [
+    assert [(fit.id, fit.needed_bytes, fit.budget_bytes) for fit in found] == [
         ("CUDA0", 4 * GIB, 4 * GIB),
         ("CUDA1", 4 * GIB, 23 * GIB),
         ("host", 2 * GIB, 63 * GIB),
@@ -54,7 +54,7 @@ def test_each_card_that_is_short_is_named(free_bytes: list[int], host_gib: float
 
 def test_the_hosts_reserve_of_a_plan_without_devices_is_given() -> None:
     plan, now = saved_plan([], [], n_layers=4), machine([], 2.5)
-    assert [room.over_bytes for room in check(plan, now, 0)] == [-GIB // 2]
+    assert [fit.over_bytes for fit in check(plan, now, 0)] == [-GIB // 2]
     with pytest.raises(DoesNotFit, match="512 MiB short"):
         check(plan, now, GIB)
 
@@ -100,7 +100,7 @@ def test_workers_are_found_by_address_and_index() -> None:
 )
 def test_a_device_that_is_missing(planned: list[Device], here: list[Device], said: str) -> None:
     with pytest.raises(BadPlan, match=said):
-        rooms(saved_plan(planned, [2] * len(planned)), machine(here), 0)
+        device_fits(saved_plan(planned, [2] * len(planned)), machine(here), 0)
 
 
 def test_a_device_without_layers_need_not_be_here() -> None:

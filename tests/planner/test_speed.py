@@ -11,7 +11,7 @@ from vram_llm.machine.types import Machine, Source
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import resolve_context
 from vram_llm.planner.llama_split import device_of_layers, placement_from_counts, placement_of
-from vram_llm.planner.search.search import place
+from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.speed import Predictor, output_tensors
 from vram_llm.planner.types import Placement, SpeedEstimate, Workload
 from vram_llm.units import GIB, MIB
@@ -62,7 +62,7 @@ def test_the_known_rig_from_catalog_figures_alone(nemotron: ModelProfile) -> Non
     found = expect(nemotron, rig, run, wish)
     assert found.step_s == pytest.approx(79.18e-3, rel=0.10)
     assert found.basis is Source.CATALOG
-    planned = place(nemotron, rig, wish)
+    planned = plan_placement(nemotron, rig, wish)
     assert planned.estimate.fits
     assert expect(nemotron, rig, planned.placement, wish).step_s < found.step_s
 
@@ -227,7 +227,7 @@ def test_pipeline_copies_overlap_the_stages_of_a_prompt(llama: ModelProfile) -> 
     assert together is not None
     assert alone.prompt_s is not None
     assert together.prompt_s is not None
-    # four micro-batches over two stages of the same length: five stages of time in place of eight
+    # four micro-batches over two stages of the same length: five stages of time in plan_placement of eight
     assert together.prompt_s / alone.prompt_s == pytest.approx(5 / 8, rel=0.02)
     assert together.step_s == alone.step_s
     flops = 2 * 2048 * sum(t.n_bytes * 32 / 34 for x in llama.layers for t in x.tensors if len(t.shape) > 1)
@@ -257,5 +257,5 @@ def test_the_depth_expected_is_at_most_half_the_context_unless_told(llama: Model
 
 def test_a_card_with_no_room_for_one_layer_is_no_trouble(llama: ModelProfile) -> None:
     rig = with_speeds(machine([GIB, 24 * GIB]), speed(1000), speed(100))
-    found = place(llama, rig, Workload(n_ctx=2048))
+    found = plan_placement(llama, rig, Workload(n_ctx=2048))
     assert found.placement.device_order == ("GPU1",)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from vram_llm.machine.calibration_store import Record
+    from vram_llm.machine.calibration_store import CalibrationRecord
 
 ALL = "all"
 
@@ -57,14 +57,14 @@ def command(
     _print(records, as_json)
 
 
-def _measure(rpc: tuple[str, ...], seconds: float | None) -> "dict[str, Record]":
+def _measure(rpc: tuple[str, ...], seconds: float | None) -> "dict[str, CalibrationRecord]":
     """Everything that was measured; printed as well where an error ends it early."""
     from vram_llm.cli.speeds import progress
     from vram_llm.errors import VramLLMError
     from vram_llm.workflows import detection, measurement
 
     machine = detection.detect(rpc=rpc)
-    found: dict[str, Record] = {}
+    found: dict[str, CalibrationRecord] = {}
     with progress() as on_progress:
         try:
             for name, record, notes in measurement.calibrate(
@@ -80,7 +80,7 @@ def _measure(rpc: tuple[str, ...], seconds: float | None) -> "dict[str, Record]"
     return found
 
 
-def _print(records: "Mapping[str, Record]", as_json: bool) -> None:
+def _print(records: "Mapping[str, CalibrationRecord]", as_json: bool) -> None:
     if as_json:
         import msgspec
 

@@ -9,7 +9,7 @@ from types import FrameType
 
 import click
 
-from vram_llm.cli.stream import Answer, ChatServer
+from vram_llm.cli.stream import ChatServer, StreamedAnswer
 from vram_llm.errors import RequestError
 
 HELP = """\
@@ -30,7 +30,7 @@ class Talk:
     max_tokens: int | None = None
     temperature: float | None = None
     history: list[dict[str, str]] = field(default_factory=list)
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[StreamedAnswer] = field(default_factory=list)
 
     def run(self) -> None:
         """Until the input ends. Raises ServerUnreachable."""
@@ -78,7 +78,7 @@ class Talk:
         wishes = {"max_tokens": self.max_tokens, "temperature": self.temperature}
         given = {name: value for name, value in wishes.items() if value is not None}
         request = {"model": self.model, "messages": [*messages, *self.history, asked], **given}
-        answer = Answer()
+        answer = StreamedAnswer()
         try:
             with _ctrl_c() as pressed, closing(self.server.stream(request, answer)) as pieces:
                 for piece in pieces:
@@ -124,7 +124,7 @@ def _ctrl_c() -> Iterator[list[int]]:
 _ADVICE = "; /clear forgets the conversation"
 
 
-def _said_of(answer: Answer) -> str:
+def _said_of(answer: StreamedAnswer) -> str:
     if answer.completion_tokens is None:
         return f"stopped after {answer.pieces:,} pieces and {answer.seconds:.1f} s"
     parts = [f"{answer.prompt_tokens:,} tokens in, {answer.completion_tokens:,} out"]

@@ -6,20 +6,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vram_llm.planner.recheck import Room
+from vram_llm.planner.recheck import DeviceFit
 from vram_llm.planner.types import Plan
 from vram_llm.units import format_mib
 
 
-def print_rooms(plan: Plan, rooms: Sequence[Room]) -> None:
+def print_device_fits(plan: Plan, fits: Sequence[DeviceFit]) -> None:
     """The verdict, and what each device will hold beside what may be used of it now."""
     console = Console(highlight=False)
     console.print(Text(f"{plan.model.name}, {plan.model.quantization}: still fits", style="bold"))
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     for name in ("device", "total", "budget", "left", "name"):
         table.add_column(name, justify="left" if name in ("device", "name") else "right", no_wrap=True)
-    for room in rooms:
-        figures = (room.needed_bytes, room.budget_bytes, -room.over_bytes)
-        table.add_row(room.id, *map(format_mib, figures), Text(room.name, overflow="ellipsis"))
+    for fit in fits:
+        figures = (fit.needed_bytes, fit.budget_bytes, -fit.over_bytes)
+        table.add_row(fit.id, *map(format_mib, figures), Text(fit.name, overflow="ellipsis"))
     console.print(table)
     console.print("MiB; total as planned, budget = free now less reserve")

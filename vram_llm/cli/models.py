@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from vram_llm.model.library import Kept
+    from vram_llm.model.library import InstalledModel
 
 
 @click.command("models")
@@ -40,7 +40,7 @@ def command(as_json: bool) -> None:
         )
 
 
-def _print(kept: "list[Kept]") -> None:
+def _print(kept: "list[InstalledModel]") -> None:
     from vram_llm.units import format_bytes
 
     for one in kept:
@@ -48,7 +48,7 @@ def _print(kept: "list[Kept]") -> None:
         click.echo(f"{format_bytes(one.size_bytes):>10}  {said:<10}  {one.name}")
 
 
-def _quantization(kept: "Kept") -> str | None:
+def _quantization(kept: "InstalledModel") -> str | None:
     """What the file says of itself; None where it cannot be read."""
     from vram_llm.errors import VramLLMError
     from vram_llm.workflows import detection

@@ -123,7 +123,7 @@ def _check(plan_file: str, options: PlanOptions, as_json: bool) -> None:
 
     options.refuse_with_a_saved_plan(but=("--gpu", "--rpc", "--reserve-mib"))
     plan = saved_plans.load_plan(plan_file)
-    rooms = saved_plans.check(
+    device_fits = saved_plans.check(
         plan,
         gpus=options.gpus,
         rpc=_workers(worker_limits(plan), options.rpc),
@@ -132,11 +132,11 @@ def _check(plan_file: str, options: PlanOptions, as_json: bool) -> None:
     if as_json:
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode({"fits": True, "devices": rooms}), indent=2))
+        click.echo(msgspec.json.format(msgspec.json.encode({"fits": True, "devices": device_fits}), indent=2))
     else:
-        from vram_llm.cli.fit_table import print_rooms
+        from vram_llm.cli.fit_table import print_device_fits
 
-        print_rooms(plan, rooms)
+        print_device_fits(plan, device_fits)
 
 
 def _compare(name: str, others: tuple[str, ...], options: PlanOptions, as_json: bool) -> None:

@@ -33,7 +33,7 @@ def command(options: PlanOptions, model: str, anyway: bool) -> None:
         print_plan(planning.plan(model, machine, options.workload))
     except DoesNotFit as error:
         if not anyway:
-            other = planning.that_fits(model, machine, options.workload)
+            other = planning.largest_fitting_variant(model, machine, options.workload)
             raise DoesNotFit(f"{error}{f'; {other} would fit' if other else ''}") from None
         click.echo(f"note: {error}", err=True)
     click.echo(f"{_pull_with_bar(model)}\nvram-llm serve {model}")

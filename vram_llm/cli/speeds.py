@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vram_llm.cli.tables import rate
-from vram_llm.machine.calibration_store import Record
+from vram_llm.machine.calibration_store import CalibrationRecord
 from vram_llm.planner.measured_speed import MeasuredSpeed
 from vram_llm.planner.types import Plan
 
@@ -48,7 +48,7 @@ def print_results(plan: Plan, results: Sequence[MeasuredSpeed]) -> None:
     console.print(f"tokens a second, medians; {basis}{advice}")
 
 
-def print_records(records: Mapping[str, Record]) -> None:
+def print_records(records: Mapping[str, CalibrationRecord]) -> None:
     """A row for each device, by what it is known by, and what the columns mean."""
     console = Console(highlight=False)
     if console.width < _NARROW:
@@ -73,14 +73,14 @@ def print_records(records: Mapping[str, Record]) -> None:
         console.print(Text(f"note: {'; '.join(badly)}: measured while something else ran? Measure again."))
 
 
-def _print_down(console: Console, records: Mapping[str, Record]) -> None:
+def _print_down(console: Console, records: Mapping[str, CalibrationRecord]) -> None:
     for name, record in records.items():
         console.print(Text(name, style="bold"))
         for column, cell in zip(_COLUMNS, _cells(record), strict=True):
             console.print(f"  {column:<8}{cell:>9}")
 
 
-def _print_table(console: Console, records: Mapping[str, Record]) -> None:
+def _print_table(console: Console, records: Mapping[str, CalibrationRecord]) -> None:
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     table.add_column("device", overflow="fold")
     for name in _COLUMNS:
@@ -90,7 +90,7 @@ def _print_table(console: Console, records: Mapping[str, Record]) -> None:
     console.print(table)
 
 
-def _cells(record: Record) -> tuple[str, ...]:
+def _cells(record: CalibrationRecord) -> tuple[str, ...]:
     return (
         _number(record.read_bytes_per_s, 1e9),
         _number(record.row_flops_per_s, 1e9),

@@ -14,7 +14,7 @@ _DATA, _DONE = "data: ", "[DONE]"
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class AnswerPiece:
     """Some text of the answer, or of the thought before it."""
 
     text: str
@@ -22,7 +22,7 @@ class Piece:
 
 
 @dataclass(slots=True)
-class Answer:
+class StreamedAnswer:
     """What has come so far of one answer. Times are of this computer's clock; unknown is None."""
 
     text: str = ""
@@ -66,7 +66,7 @@ class ChatServer:
                 f"what answers at {self.url} is no OpenAI endpoint; the address ends in /v1"
             ) from None
 
-    def stream(self, request: dict[str, Any], answer: Answer) -> Generator[Piece, None, None]:
+    def stream(self, request: dict[str, Any], answer: StreamedAnswer) -> Generator[AnswerPiece, None, None]:
         """The pieces of an answer, which are added to `answer` too; closing the generator stops the server's
         work. Raises RequestError, ServerUnreachable.
         """
@@ -101,13 +101,13 @@ def _events(reply: httpx.Response) -> Generator[dict[str, Any], None, None]:
         yield event
 
 
-def _pieces(event: dict[str, Any]) -> Generator[Piece, None, None]:
+def _pieces(event: dict[str, Any]) -> Generator[AnswerPiece, None, None]:
     for choice in event.get("choices") or ():
         delta = choice.get("delta") or {}
         if thought := delta.get("reasoning_content"):
-            yield Piece(thought, is_thought=True)
+            yield AnswerPiece(thought, is_thought=True)
         if text := delta.get("content"):
-            yield Piece(text)
+            yield AnswerPiece(text)
 
 
 def _check(reply: httpx.Response) -> None:

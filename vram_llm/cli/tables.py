@@ -8,7 +8,7 @@ from rich.text import Text
 
 from vram_llm.machine.types import Device, Machine, Source
 from vram_llm.model.pooling import Pooling
-from vram_llm.planner.companions import aside
+from vram_llm.planner.companions import companion_only_devices
 from vram_llm.planner.types import HOST, Alternative, Companion, Context, Plan, SpeedEstimate
 from vram_llm.units import MIB, format_bytes, format_count, format_mib
 
@@ -227,7 +227,7 @@ def _plan_table(plan: Plan, console: Console) -> Table:
         bar = _bar(device.total_bytes / device.budget_bytes) if device.budget_bytes else Text("")
         last = Text(names[device.id]) if console.width >= 100 else bar
         table.add_row(device.id, layers, *map(format_mib, shown), last)
-    for device in aside(plan):
+    for device in companion_only_devices(plan):
         by_kind = [0, 0, 0, device.companion_bytes, device.overhead_bytes]
         shown = [*by_kind[: len(kinds)], device.total_bytes, device.budget_bytes]
         bar = _bar(device.total_bytes / device.budget_bytes) if device.budget_bytes else Text("")

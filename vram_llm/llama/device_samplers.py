@@ -12,7 +12,7 @@ from vram_llm.llama.bindings import C
 from vram_llm.llama.sampling import SamplerChain, largest_chain
 
 
-class AttachedChains:
+class DeviceSamplers:
     """The chains of a context's sequences. A context is made with the largest one for each of them.
 
     So what is reserved then is enough for what is attached later. Call `close` after the context is freed.

@@ -12,7 +12,7 @@ from typing import TypeVar
 from vram_llm.errors import NotBuilt
 from vram_llm.llama import bindings as b
 
-_AnyNode = TypeVar("_AnyNode", bound="Node")
+_AnyNode = TypeVar("_AnyNode", bound="BreakdownNode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Map(ctypes.Structure):
     ]
 
 
-class Node(ctypes.Structure):
+class BreakdownNode(ctypes.Structure):
     """What every node of one begins with; those below add key and value."""
 
     _fields_ = [
@@ -50,7 +50,7 @@ class Node(ctypes.Structure):
     ]
 
 
-class _UseNode(Node):
+class _UseNode(BreakdownNode):
     _fields_ = [
         ("buffer_type", b.Pointer),
         ("model", ctypes.c_size_t),

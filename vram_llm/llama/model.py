@@ -15,7 +15,7 @@ from vram_llm.llama.adapters import apply_adapters, load_adapters, set_adapters
 from vram_llm.llama.batch import Batch
 from vram_llm.llama.bindings import C
 from vram_llm.llama.cells import Cells
-from vram_llm.llama.device_samplers import AttachedChains, reserve
+from vram_llm.llama.device_samplers import DeviceSamplers, reserve
 from vram_llm.llama.devices import Servers, handles
 from vram_llm.llama.multimodal.encoder import ImageReader
 from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, context_params
@@ -57,7 +57,7 @@ class LoadedModel:
             )
             self.vocab = Vocab(C.llama_model_get_vocab(self._model))
             n_attached = plan.context.parallel if plan.context.backend_sampling else 0
-            self._attached = AttachedChains(n_attached, self.vocab.n_tokens)
+            self._attached = DeviceSamplers(n_attached, self.vocab.n_tokens)
             self._ctx = self._make_context()
         except ModelRefused:
             C.llama_model_free(self._model)
@@ -168,7 +168,7 @@ class LoadedModel:
         return best
 
     def attach(self, sequence: int, chain: SamplerChain | None) -> bool:
-        """Have the device sample a sequence with `chain`, or the host with none. See AttachedChains.attach.
+        """Have the device sample a sequence with `chain`, or the host with none. See DeviceSamplers.attach.
 
         The logits of a step are on the host only if it has a row of a sequence without a chain.
         """

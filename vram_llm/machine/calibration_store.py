@@ -22,7 +22,7 @@ _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class CalibrationRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What one device does, and under what it was measured."""
 
     name: str
@@ -58,11 +58,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return None if latency is None or rate is None else Link(latency_s=latency, bytes_per_s=rate)
 
 
-class Kept(NamedTuple):
+class StoredCalibration(NamedTuple):
     """A record, what it is kept under, and in sentences what stood in the way."""
 
     name: str
-    record: Record
+    record: CalibrationRecord
     notes: tuple[str, ...]
 
 
@@ -80,9 +80,9 @@ def key(of: Device | Host) -> str | None:
     return None if of.what_if else of.uuid or of.pci_bus_id
 
 
-def record(of: Device | Host, speed: Speed, link: Link | None, residual: float) -> Record:
+def record(of: Device | Host, speed: Speed, link: Link | None, residual: float) -> CalibrationRecord:
     """A measurement made now, by this program."""
-    return Record(
+    return CalibrationRecord(
         name=of.cpu_name or of.name if isinstance(of, Host) else of.name,
         read_bytes_per_s=speed.read_bytes_per_s.value,
         layer_overhead_s=speed.layer_overhead_s.value,
@@ -100,19 +100,19 @@ def record(of: Device | Host, speed: Speed, link: Link | None, residual: float) 
     )
 
 
-def read() -> tuple[dict[str, Record], tuple[str, ...]]:
+def read() -> tuple[dict[str, CalibrationRecord], tuple[str, ...]]:
     """All records by what their devices are known by, and a note where the file cannot be used."""
-    return json_store.read(path(), Record, "speeds measured")
+    return json_store.read(path(), CalibrationRecord, "speeds measured")
 
 
-def keep(name: str, found: Record) -> Kept:
+def keep(name: str, found: CalibrationRecord) -> StoredCalibration:
     """Write a record under `name`, in place of an older one."""
     records, notes = read()
     try:
         json_store.write(path(), {**records, name: found})
     except OSError as error:
         notes = (*notes, f"the speeds measured cannot be kept in {path()}: {error.strerror or error}")
-    return Kept(name, found, notes)
+    return StoredCalibration(name, found, notes)
 
 
 def forget(names: Iterable[str]) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ def with_speeds(machine: Machine) -> Machine:
     records, notes = read()
     said = list(notes)
 
-    def find(of: Device | Host) -> Record | None:
+    def find(of: Device | Host) -> CalibrationRecord | None:
         found = records.get(key(of) or "")
         if found is None:
             return None
@@ -162,7 +162,7 @@ def with_speeds(machine: Machine) -> Machine:
     return dataclasses.replace(machine, devices=tuple(devices), host=host, notes=(*machine.notes, *said))
 
 
-def _named(name: str, records: dict[str, Record]) -> list[str]:
+def _named(name: str, records: dict[str, CalibrationRecord]) -> list[str]:
     found = [each for each, record in records.items() if name in (each, record.name)]
     if not found:
         known = "; ".join(records) or "none"

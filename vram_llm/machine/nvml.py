@@ -37,7 +37,7 @@ def cards(host: Host) -> Cards:
         _ask(nvml, nvml.nvmlShutdown)
 
 
-class Usage(NamedTuple):
+class NvmlUsage(NamedTuple):
     """Bytes in use, by the UUID of the card, as the driver of version `driver_version` tells them."""
 
     cards: dict[str, int]  # by whatever programs
@@ -45,18 +45,18 @@ class Usage(NamedTuple):
     driver_version: str | None = None
 
 
-def usage(pid: int | None = None) -> Usage:
+def usage(pid: int | None = None) -> NvmlUsage:
     """What is in use on every NVIDIA card, and of that what process `pid` uses; empty without a driver."""
     try:
         import pynvml as nvml
     except ImportError:
-        return Usage({}, {})
+        return NvmlUsage({}, {})
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:
-        return Usage({}, {})
+        return NvmlUsage({}, {})
     try:
-        used = Usage({}, {}, _ask(nvml, nvml.nvmlSystemGetDriverVersion))
+        used = NvmlUsage({}, {}, _ask(nvml, nvml.nvmlSystemGetDriverVersion))
         for index in range(_ask(nvml, nvml.nvmlDeviceGetCount) or 0):
             _add_usage(nvml, index, pid, used)
         return used
@@ -181,7 +181,7 @@ def _read(nvml: Any, index: int, driver: str | None, host: Host) -> Cards:
     return Cards((device,), notes)
 
 
-def _add_usage(nvml: Any, index: int, pid: int | None, used: Usage) -> None:
+def _add_usage(nvml: Any, index: int, pid: int | None, used: NvmlUsage) -> None:
     handle = _ask(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
     uuid = None if handle is None else _ask(nvml, nvml.nvmlDeviceGetUUID, handle)
     if uuid is None:

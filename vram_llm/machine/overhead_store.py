@@ -18,7 +18,7 @@ from vram_llm.machine import json_store
 from vram_llm.machine.types import Device, Fact, Machine, Source
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class OverheadRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One card's overhead, and under what it was measured."""
 
     name: str
@@ -36,9 +36,11 @@ def path() -> Path:
     return json_store.folder() / "overhead.json"
 
 
-def record(device: Device, overhead_bytes: int, *, how: str, model: str, driver: str | None) -> Record:
+def record(
+    device: Device, overhead_bytes: int, *, how: str, model: str, driver: str | None
+) -> OverheadRecord:
     """A measurement made now, by this program."""
-    return Record(
+    return OverheadRecord(
         name=device.name,
         overhead_bytes=overhead_bytes,
         how=how,
@@ -50,7 +52,7 @@ def record(device: Device, overhead_bytes: int, *, how: str, model: str, driver:
     )
 
 
-def keep(new: Mapping[str, Record]) -> tuple[str, ...]:
+def keep(new: Mapping[str, OverheadRecord]) -> tuple[str, ...]:
     """Write records by UUID to the file, except where a larger one of the same versions is there.
 
     What was done, in sentences; that it could not be written is one of them, and no error.
@@ -94,9 +96,9 @@ def with_overheads(machine: Machine) -> Machine:
     return dataclasses.replace(machine, devices=tuple(devices), notes=(*machine.notes, *said))
 
 
-def _versions(of: Record) -> tuple[str, str | None]:
+def _versions(of: OverheadRecord) -> tuple[str, str | None]:
     return of.llama_cpp_python, of.driver
 
 
-def _read() -> tuple[dict[str, Record], tuple[str, ...]]:
-    return json_store.read(path(), Record, "overheads learned")
+def _read() -> tuple[dict[str, OverheadRecord], tuple[str, ...]]:
+    return json_store.read(path(), OverheadRecord, "overheads learned")

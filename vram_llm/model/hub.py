@@ -36,7 +36,7 @@ _LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class HubModel:
     """A name taken apart: of `file` and `tag` one at most is given."""
 
     repo: str  # "org/repo"
@@ -97,17 +97,17 @@ def find(name: str, hub: Access, web: Web) -> RemoteFile:
     return RemoteFile(url, f"{wish.label}/{path}")
 
 
-def parse(name: str) -> Wish:
+def parse(name: str) -> HubModel:
     """Take an `hf:` name apart. Raises ModelNotFound."""
     match = _NAME.fullmatch(name[len(HUB) :])
     if match is None or any(part in ("", ".", "..") for part in (match["file"] or "x").split("/")):
         raise ModelNotFound(
             f"{name!r} is no name on a hub; write hf:ORG/REPO/FILE.gguf or hf:ORG/REPO:Q4_K_M"
         )
-    return Wish(f"{match['org']}/{match['repo']}", match["revision"], match["file"], match["tag"])
+    return HubModel(f"{match['org']}/{match['repo']}", match["revision"], match["file"], match["tag"])
 
 
-def choose(wish: Wish, files: list[str]) -> str:
+def choose(wish: HubModel, files: list[str]) -> str:
     """The one file of a repository that is wished for, of a split model the first. Raises ModelNotFound."""
     models = sorted(path for path in files if is_model(path))
     if not models:
@@ -124,7 +124,7 @@ def choose(wish: Wish, files: list[str]) -> str:
     )
 
 
-def matches(wish: Wish, path: str) -> bool:
+def matches(wish: HubModel, path: str) -> bool:
     """Whether a model's file has the quantisation that is wished for in its name, if one is."""
     if wish.tag is None:
         return True
@@ -163,7 +163,7 @@ def models(name: str, hub: Access, web: Web) -> dict[str, int]:
     }
 
 
-def commit_of(wish: Wish, hub: Access, web: Web) -> str:
+def commit_of(wish: HubModel, hub: Access, web: Web) -> str:
     """The commit that the wish's revision stands for now. Raises ModelNotFound or RemoteError."""
     url = f"{hub.url}/api/models/{wish.repo}/revision/{wish.revision or 'main'}"
     try:
@@ -175,7 +175,7 @@ def commit_of(wish: Wish, hub: Access, web: Web) -> str:
     return sha
 
 
-def list_files(wish: Wish, hub: Access, web: Web) -> dict[str, HubFile]:
+def list_files(wish: HubModel, hub: Access, web: Web) -> dict[str, HubFile]:
     """Every file of a repository by path. Raises ModelNotFound or RemoteError and those below it."""
     url: str | None = f"{hub.url}/api/models/{wish.repo}/tree/{wish.revision or 'main'}?recursive=true"
     files: dict[str, HubFile] = {}

@@ -28,7 +28,7 @@ _OLLAMA_SERVICE = Path("/usr/share/ollama/.ollama/models")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class InstalledModel:
     """One model: the name that every command takes for it, its file (of a split one the first), and the bytes
     of all its files."""
 
@@ -46,7 +46,7 @@ class _Manifest(msgspec.Struct):
     layers: list[_Layer] = []
 
 
-def everything() -> list[Kept]:
+def everything() -> list[InstalledModel]:
     """All models found, by name."""
     found = [*_hugging_face(), *_lm_studio(), *_ollama(), *_llama_cpp()]
     return sorted(found, key=lambda kept: kept.name.lower())
@@ -77,7 +77,7 @@ def downloaded(name: str) -> Path | None:
     return there[hub.choose(wish, list(there))] if any(hub.matches(wish, file) for file in there) else None
 
 
-def _snapshot(wish: hub.Wish) -> Path:
+def _snapshot(wish: hub.HubModel) -> Path:
     """The folder of a revision, which may not exist; where "main" is not known, the newest."""
     folder = repository(wish.repo)
     if not folder.is_dir():  # hubs take names in any case
@@ -92,13 +92,13 @@ def _snapshot(wish: hub.Wish) -> Path:
         return folder / "snapshots" / newest
 
 
-def _hugging_face() -> Iterator[Kept]:
+def _hugging_face() -> Iterator[InstalledModel]:
     for snapshot in sorted(hub_cache().glob("models--*--*/snapshots/*")):
         _, org, repo = snapshot.parents[1].name.split("--", 2)
         for path, size_bytes in _models_in(snapshot):
             revision = "" if _is_main(snapshot) else f"@{snapshot.name}"
             file = path.relative_to(snapshot).as_posix()
-            yield Kept(f"{HUB}{org}/{repo}{revision}/{file}", path, size_bytes)
+            yield InstalledModel(f"{HUB}{org}/{repo}{revision}/{file}", path, size_bytes)
 
 
 def _is_main(snapshot: Path) -> bool:
@@ -106,21 +106,21 @@ def _is_main(snapshot: Path) -> bool:
     return main.is_file() and main.read_text("utf-8").strip() == snapshot.name
 
 
-def _lm_studio() -> Iterator[Kept]:
+def _lm_studio() -> Iterator[InstalledModel]:
     for folder in (Path.home() / ".lmstudio" / "models", Path.home() / ".cache" / "lm-studio" / "models"):
         for path, size_bytes in _models_in(folder):
-            yield Kept(LM_STUDIO + path.relative_to(folder).as_posix(), path, size_bytes)
+            yield InstalledModel(LM_STUDIO + path.relative_to(folder).as_posix(), path, size_bytes)
 
 
-def _llama_cpp() -> Iterator[Kept]:
+def _llama_cpp() -> Iterator[InstalledModel]:
     given = os.environ.get("LLAMA_CACHE")
     usual = (Path.home() / ".cache" / "llama.cpp", Path.home() / "Library" / "Caches" / "llama.cpp")
     for folder in (Path(given),) if given else usual:
         for path, size_bytes in _models_in(folder):
-            yield Kept(LLAMA_CPP + path.relative_to(folder).as_posix(), path, size_bytes)
+            yield InstalledModel(LLAMA_CPP + path.relative_to(folder).as_posix(), path, size_bytes)
 
 
-def _ollama() -> Iterator[Kept]:
+def _ollama() -> Iterator[InstalledModel]:
     given = os.environ.get("OLLAMA_MODELS")
     for folder in (Path(given),) if given else (Path.home() / ".ollama" / "models", _OLLAMA_SERVICE):
         manifests = folder / "manifests"
@@ -130,7 +130,7 @@ def _ollama() -> Iterator[Kept]:
                 *place, model, tag = manifest.relative_to(manifests).parts
                 if place[:1] == [_OLLAMA_REGISTRY]:
                     place = [part for part in place[1:] if part != "library"]
-                yield Kept(f"{OLLAMA}{'/'.join([*place, model])}:{tag}", path, path.stat().st_size)
+                yield InstalledModel(f"{OLLAMA}{'/'.join([*place, model])}:{tag}", path, path.stat().st_size)
 
 
 def _ollama_blob(folder: Path, manifest: Path) -> Path | None:

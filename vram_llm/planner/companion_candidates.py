@@ -6,7 +6,7 @@ from dataclasses import replace
 from vram_llm.machine.types import Device, Host, Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.projector import Projector
-from vram_llm.planner.companions import Candidate, Measured
+from vram_llm.planner.companions import Measured, UnplacedCompanion
 from vram_llm.planner.llama_split import placement_from_counts
 from vram_llm.planner.memory.analytic import METHOD, AnalyticMeter
 from vram_llm.planner.padding import padded
@@ -35,7 +35,7 @@ def draft_context(context: Context) -> Context:
 
 def draft(
     profile: ModelProfile, path: str, context: Context, machine: Machine, exact: MeterOn | None
-) -> Candidate:
+) -> UnplacedCompanion:
     """A draft model beside a model in `context`."""
     own = draft_context(context)
 
@@ -48,7 +48,7 @@ def draft(
         found = meter(placement_from_counts(ids, [profile.n_layers] * len(ids), profile.n_layers))
         return Measured(found.method, _use(*found.devices), _use(found.host))
 
-    return Candidate(
+    return UnplacedCompanion(
         kind=CompanionKind.DRAFT,
         path=path,
         name=profile.name,
@@ -59,7 +59,7 @@ def draft(
     )
 
 
-def projector(found: Projector, host: Host, exact: ProjectorUse | None) -> Candidate:
+def projector(found: Projector, host: Host, exact: ProjectorUse | None) -> UnplacedCompanion:
     """A multimodal projector. `exact` tells weights and compute in one figure."""
 
     def measure(device: Device | None) -> Measured:
@@ -79,7 +79,7 @@ def projector(found: Projector, host: Host, exact: ProjectorUse | None) -> Candi
             compute_bytes=max(unpadded - found.total_bytes, 0),
         )
 
-    return Candidate(
+    return UnplacedCompanion(
         kind=CompanionKind.MMPROJ,
         path=found.path,
         name=found.name,

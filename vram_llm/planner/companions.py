@@ -41,7 +41,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class UnplacedCompanion:
     """A projector or a draft model whose device is yet to be chosen."""
 
     kind: CompanionKind
@@ -53,9 +53,9 @@ class Candidate:
     n_layers: int | None = None  # of a draft model
 
 
-def settle(
+def place_companions(
     machine: Machine,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[UnplacedCompanion],
     reserve_bytes: int,
     allowed: Collection[str] | None = None,
     idle: Collection[str] = (),
@@ -86,7 +86,7 @@ def settle(
 
 
 def _place(
-    candidate: Candidate,
+    candidate: UnplacedCompanion,
     machine: Machine,
     reserve_bytes: int,
     allowed: Collection[str] | None,
@@ -189,7 +189,7 @@ def _adapter_bytes(adapters: Sequence[Adapter], machine: Machine, placement: Pla
     return found
 
 
-def aside(plan: Plan) -> tuple[DeviceEstimate, ...]:
+def companion_only_devices(plan: Plan) -> tuple[DeviceEstimate, ...]:
     """The devices that hold nothing of the model, and what stands beside it there, in the plan's order."""
     found, devices = [], {device.id: device for device in plan.devices}
     for device in (devices[each] for each in plan.used if each not in plan.placement.device_order):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import TENSOR_ALIGNMENT, ModelProfile
-from vram_llm.planner.search.min_latency_cut import lacking
+from vram_llm.planner.search.min_latency_cut import devices_without_speed
 from vram_llm.planner.search.search import Candidate
 from vram_llm.planner.types import (
     HOST,
@@ -27,7 +27,7 @@ _BEST = {
 }
 
 
-def way_out(flag: str, other: Candidate, workload: Workload) -> str:
+def format_suggestion(flag: str, other: Candidate, workload: Workload) -> str:
     """What would fit, as advice; `flag` is what alternatives.ways_out calls it."""
     if flag == "context":
         n_ctx = other.context.n_ctx
@@ -149,7 +149,7 @@ def notes(
 
 def unknown_speeds(machine: Machine, workload: Workload, placement: Placement) -> tuple[str, ...]:
     """Whose speed is not known, and what that means for the plan."""
-    if unknown := lacking(machine, workload):
+    if unknown := devices_without_speed(machine, workload):
         names = ", ".join(f"{device.name} ({device.id})" for device in unknown)
         return (
             f"how fast {names} computes is not known, so layers are spread by memory alone: "

@@ -8,10 +8,10 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.planner import explain
 from vram_llm.planner.companions import adapters
 from vram_llm.planner.memory.analytic import is_pipelined
-from vram_llm.planner.search.alternatives import alternatives, split_by_free_memory, ways_out
+from vram_llm.planner.search.alternatives import alternatives, split_by_free_memory, suggestions
 from vram_llm.planner.search.idle_devices import idle_reasons, with_idle
-from vram_llm.planner.search.min_latency_cut import lacking
-from vram_llm.planner.search.search import Candidate, place, place_largest
+from vram_llm.planner.search.min_latency_cut import devices_without_speed
+from vram_llm.planner.search.search import Candidate, plan_largest_context, plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import (
     PLAN_VERSION,
@@ -42,16 +42,16 @@ def make_plan(
     """The plan for running `profile` on `machine` as `workload` asks.
 
     `exact` makes the meter that confirms what the analytic one finds. `companions` have their places, which
-    `machine` knows of (companions.settle); adapters are the profile's. Raises DoesNotFit with what would fit,
-    BadSplit and BadPlan where the wish contradicts model or machine.
+    `machine` allows for (companions.place_companions); adapters are the profile's. Raises DoesNotFit with
+    what would fit, BadSplit and BadPlan where the workload contradicts model or machine.
     """
     more: Candidate | None = None
     if workload.largest_ctx or (workload.objective is Objective.CONTEXT and workload.n_ctx is None):
-        chosen, more = place_largest(profile, machine, workload, exact)
+        chosen, more = plan_largest_context(profile, machine, workload, exact)
     else:
-        chosen = place(profile, machine, workload, exact)
+        chosen = plan_placement(profile, machine, workload, exact)
     if not chosen.estimate.fits:
-        ways = [explain.way_out(*way, workload) for way in ways_out(profile, machine, workload)]
+        ways = [explain.format_suggestion(*way, workload) for way in suggestions(profile, machine, workload)]
         raise DoesNotFit(
             explain.refusal(
                 profile,
@@ -98,7 +98,7 @@ def make_plan(
         by_free_memory=None if by_free_memory is None else with_speed(by_free_memory),
         alternatives=tuple(with_speed(other) for other in others),
         companions=(*adapters(profile, machine, workload.loras, chosen.placement), *companions),
-        objective=Objective.BALANCE if lacking(machine, workload) else workload.objective,
+        objective=Objective.BALANCE if devices_without_speed(machine, workload) else workload.objective,
         speed=expected_speed(profile, machine, workload, chosen),
         notes=(
             *explain.notes(profile, machine, chosen, more),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vram_llm.machine.types import Device
-from vram_llm.planner.companions import aside
+from vram_llm.planner.companions import companion_only_devices
 from vram_llm.planner.types import HOST, CompanionKind, CompanionUse, DeviceEstimate, HostEstimate, Plan
 from vram_llm.units import format_bytes
 
@@ -16,7 +16,7 @@ OF_PROCESS = "NVML, this process"
 OF_CARD = "NVML, growth of the card"  # what other programs took or gave back meanwhile is in it
 
 
-class Held(Protocol):
+class MeasuredMemory(Protocol):
     """What llama.cpp holds on one device of a plan, or on "host", in bytes."""
 
     @property
@@ -99,9 +99,9 @@ class Certificate:
 
 def certify(
     plan: Plan,
-    held: Iterable[Held],
+    held: Iterable[MeasuredMemory],
     readings: Mapping[str, Reading] | None = None,
-    draft: Iterable[Held] = (),
+    draft: Iterable[MeasuredMemory] = (),
 ) -> Certificate:
     """Plan against llama.cpp's report after the load and, where there are any, readings by device id.
 
@@ -111,7 +111,7 @@ def certify(
     beside = _besides(plan, draft)
     devices = {device.id: device for device in plan.devices}
     rows = []
-    for estimate in (*plan.estimate.devices, *aside(plan)):
+    for estimate in (*plan.estimate.devices, *companion_only_devices(plan)):
         device = devices[estimate.id]
         reading = (readings or {}).get(estimate.id) or Reading(None, _why_none(device))
         rows.append(_device_row(estimate, device, by_id.get(estimate.id), reading, beside[estimate.id]))
@@ -126,7 +126,7 @@ def certify(
 
 def readings(
     plan: Plan,
-    held: Iterable[Held],
+    held: Iterable[MeasuredMemory],
     before: Mapping[str, int],
     after: Mapping[str, int],
     process: Mapping[str, int],
@@ -155,7 +155,7 @@ def readings(
 def _device_row(
     estimate: DeviceEstimate,
     device: Device,
-    held: Held | None,
+    held: MeasuredMemory | None,
     reading: Reading,
     beside: tuple[KindRow, ...],
 ) -> DeviceRow:
@@ -179,7 +179,7 @@ def _device_row(
 
 
 def _host_row(
-    estimate: HostEstimate, held: Held | None, beside: tuple[KindRow, ...], *, mapped: bool
+    estimate: HostEstimate, held: MeasuredMemory | None, beside: tuple[KindRow, ...], *, mapped: bool
 ) -> DeviceRow:
     total = (_buffers(held) if held is not None else 0) + _held_of(beside)
     if mapped and held is not None:
@@ -196,7 +196,7 @@ def _host_row(
     )
 
 
-def _kinds(estimate: DeviceEstimate | HostEstimate, held: Held | None) -> tuple[KindRow, ...]:
+def _kinds(estimate: DeviceEstimate | HostEstimate, held: MeasuredMemory | None) -> tuple[KindRow, ...]:
     pairs = (
         ("weights", estimate.weights_bytes, held.weights_bytes if held else 0),
         ("context", estimate.context_bytes, held.context_bytes if held else 0),
@@ -208,13 +208,15 @@ def _kinds(estimate: DeviceEstimate | HostEstimate, held: Held | None) -> tuple[
     )
 
 
-def _besides(plan: Plan, draft: Iterable[Held]) -> dict[str, tuple[KindRow, ...]]:
+def _besides(plan: Plan, draft: Iterable[MeasuredMemory]) -> dict[str, tuple[KindRow, ...]]:
     """The rows of what stands beside the model, by device id: its draft model, and adapters and
     projectors, of which nobody tells what they hold.
     """
     told = {each.id: each for each in draft}
     found = {}
-    beside = {each.id: each.companion_bytes for each in (*plan.estimate.devices, *aside(plan))}
+    beside = {
+        each.id: each.companion_bytes for each in (*plan.estimate.devices, *companion_only_devices(plan))
+    }
     for name, n_bytes in {**beside, HOST: plan.estimate.host.companion_bytes}.items():
         drafts = [each for each in plan.companions if each.kind is CompanionKind.DRAFT and name in each.uses]
         of_draft = sum(each.uses[name].total_bytes for each in drafts)
@@ -229,7 +231,7 @@ def _besides(plan: Plan, draft: Iterable[Held]) -> dict[str, tuple[KindRow, ...]
     return found
 
 
-def _held_beside(held: Held | None, planned: CompanionUse, *, mapped: bool) -> int:
+def _held_beside(held: MeasuredMemory | None, planned: CompanionUse, *, mapped: bool) -> int:
     """What a draft model holds; of a mapped file no more than its tensors (see _host_row)."""
     if held is None:
         return 0
@@ -242,7 +244,7 @@ def _held_of(rows: Iterable[KindRow]) -> int:
     return sum(row.planned_bytes if row.held_bytes is None else row.held_bytes for row in rows)
 
 
-def _buffers(held: Held) -> int:
+def _buffers(held: MeasuredMemory) -> int:
     return held.weights_bytes + held.context_bytes + held.compute_bytes
 
 

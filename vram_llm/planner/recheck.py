@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from vram_llm.errors import BadPlan, DoesNotFit
 from vram_llm.machine.types import Device, Machine, Source
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.companions import aside
+from vram_llm.planner.companions import companion_only_devices
 from vram_llm.planner.types import HOST, Companion, Plan, PlannedDevice
 from vram_llm.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
+class DeviceFit:
     """What the plan puts on one device or on the host, and what may be used there now, in bytes."""
 
     id: str  # the plan's
@@ -57,34 +57,34 @@ def check_companion(companion: Companion, total_bytes: int) -> None:
         )
 
 
-def check(plan: Plan, machine: Machine, host_reserve_bytes: int) -> tuple[Room, ...]:
+def check(plan: Plan, machine: Machine, host_reserve_bytes: int) -> tuple[DeviceFit, ...]:
     """Every device the plan uses, in its order, and last the host, all with room enough.
 
     What is kept free is what the plan keeps free; on the host, which a plan without devices says nothing of,
     `host_reserve_bytes`. Raises BadPlan where a device is not in `machine`, DoesNotFit naming each that is
     short.
     """
-    found = rooms(plan, machine, host_reserve_bytes)
-    if short := [room for room in found if room.over_bytes > 0]:
+    found = device_fits(plan, machine, host_reserve_bytes)
+    if short := [fit for fit in found if fit.over_bytes > 0]:
         raise DoesNotFit(f"the plan for {plan.model.name} no longer fits: {_sentence(short)}")
     return found
 
 
-def rooms(plan: Plan, machine: Machine, host_reserve_bytes: int) -> tuple[Room, ...]:
+def device_fits(plan: Plan, machine: Machine, host_reserve_bytes: int) -> tuple[DeviceFit, ...]:
     """As `check`, whether they suffice or not. Raises BadPlan."""
     present = find_devices(plan, machine.devices)
     planned = {device.id: device for device in plan.devices}
     on_devices = (
-        Room(
+        DeviceFit(
             id=use.id,
             name=planned[use.id].name,
             needed_bytes=use.total_bytes,
             free_bytes=present[use.id].free_bytes,
             reserve_bytes=planned[use.id].reserve_bytes,
         )
-        for use in (*plan.estimate.devices, *aside(plan))
+        for use in (*plan.estimate.devices, *companion_only_devices(plan))
     )
-    host = Room(
+    host = DeviceFit(
         id=HOST,
         name=machine.host.name,
         needed_bytes=plan.estimate.host.total_bytes,
@@ -157,12 +157,12 @@ def _described(device: PlannedDevice) -> str:
     return f"{device.name} ({where})"
 
 
-def _sentence(short: list[Room]) -> str:
+def _sentence(short: list[DeviceFit]) -> str:
     said = []
-    for room in short:
-        name = "the computer's memory" if room.id == HOST else f"{room.name} ({room.id})"
+    for fit in short:
+        name = "the computer's memory" if fit.id == HOST else f"{fit.name} ({fit.id})"
         said.append(
-            f"{name} is {format_bytes(room.over_bytes)} short: {format_bytes(room.needed_bytes)} planned, "
-            f"{format_bytes(room.free_bytes)} free, of which {format_bytes(room.reserve_bytes)} in reserve"
+            f"{name} is {format_bytes(fit.over_bytes)} short: {format_bytes(fit.needed_bytes)} planned, "
+            f"{format_bytes(fit.free_bytes)} free, of which {format_bytes(fit.reserve_bytes)} in reserve"
         )
     return "; ".join(said) + ": free what else uses it, or plan again"

@@ -9,7 +9,7 @@ from vram_llm.workflows.detection import analyze
 from vram_llm.workflows.saved_plans import check_loadable
 
 if TYPE_CHECKING:
-    from vram_llm.machine.calibration_store import Kept
+    from vram_llm.machine.calibration_store import StoredCalibration
     from vram_llm.machine.types import Device, Host, Machine
     from vram_llm.planner.measured_speed import MeasuredSpeed
     from vram_llm.planner.types import Plan, SpeedEstimate
@@ -20,7 +20,7 @@ def calibrate(
     *,
     seconds: float | None = None,
     on_progress: "Callable[[str, float], None]" = lambda _name, _share: None,
-) -> "Iterator[Kept]":
+) -> "Iterator[StoredCalibration]":
     """Run llama.cpp on the host and on each device of `machine` alone, for `seconds` each, or for some.
 
     Every measurement is kept as soon as it is made, and `detect` hands it to the same device from then on.

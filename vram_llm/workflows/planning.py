@@ -20,7 +20,7 @@ from vram_llm.workflows.model_names import resolve
 if TYPE_CHECKING:
     from vram_llm.llama.dryrun.client import DryRun
     from vram_llm.machine.types import Device, Machine
-    from vram_llm.planner.companions import Candidate
+    from vram_llm.planner.companions import UnplacedCompanion
     from vram_llm.planner.compare import Compared
     from vram_llm.planner.types import Context, Meter, Plan, Workload
 
@@ -83,7 +83,7 @@ class _Files:
 
 def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None") -> "Plan":
     """The plan by the dry run, or without one by the analytic meter."""
-    from vram_llm.planner.companions import counting, settle
+    from vram_llm.planner.companions import counting, place_companions
     from vram_llm.planner.make_plan import make_plan
     from vram_llm.planner.search.idle_devices import left_alone
 
@@ -92,7 +92,7 @@ def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun 
     idle = left_alone(files.profile, machine, workload) if files.draft is not None else frozenset()
 
     def planned(allowed: Collection[str] | None) -> "Plan":
-        companions, rig = settle(machine, candidates, reserve, allowed, idle)
+        companions, rig = place_companions(machine, candidates, reserve, allowed, idle)
 
         def exact(context: "Context") -> "Meter":
             assert dry is not None
@@ -104,20 +104,20 @@ def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun 
         return make_plan(files.profile, rig, workload, exact if dry else None, companions)
 
     plan, allowed = planned(None), {device.id for device in machine.devices}
-    while strays := {
+    while misplaced := {
         each.device
         for each in plan.companions
         if each.device not in (None, HOST, *plan.placement.device_order)
         and not (each.kind is CompanionKind.DRAFT and each.device in idle)
     }:
-        allowed -= strays  # a device that the model leaves alone is none to keep a companion on
+        allowed -= misplaced  # a device that the model leaves alone is none to keep a companion on
         plan = planned(allowed)
     return plan
 
 
 def _candidates(
     files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None"
-) -> "list[Candidate]":
+) -> "list[UnplacedCompanion]":
     """The projector and the draft model, each with what it would hold on a device."""
     from vram_llm.planner import companion_candidates
     from vram_llm.planner.context import resolve_context
@@ -190,7 +190,7 @@ def pull(model: str, on_bytes: Callable[[int, int], None] = lambda _done, _total
     return first if isinstance(first, Path) else fetch.download([str(one.path) for one in shards], on_bytes)
 
 
-def that_fits(model: str, machine: "Machine", workload: "Workload") -> str | None:
+def largest_fitting_variant(model: str, machine: "Machine", workload: "Workload") -> str | None:
     """The largest smaller model beside the one an `hf:` name stands for that `machine` can hold."""
     from vram_llm.model import hub
     from vram_llm.model.web import Web

@@ -12,7 +12,7 @@ from vram_llm.workflows.detection import analyze, detect
 from vram_llm.workflows.model_names import resolve
 
 if TYPE_CHECKING:
-    from vram_llm.planner.recheck import Room
+    from vram_llm.planner.recheck import DeviceFit
     from vram_llm.planner.types import Plan
 
 _MAX_PLAN_BYTES = 16 * 2**20
@@ -36,7 +36,7 @@ def load_plan(path: str) -> "Plan":
 
 def check(
     plan: "Plan", *, gpus: Sequence[str] = (), rpc: Sequence[str] = (), host_reserve_bytes: int
-) -> "tuple[Room, ...]":
+) -> "tuple[DeviceFit, ...]":
     """What a saved plan needs on each device, and what is free there now.
 
     `gpus` and `rpc` are as for `detect`. Raises DoesNotFit naming each device that is short, BadPlan where

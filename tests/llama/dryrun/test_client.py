@@ -17,7 +17,7 @@ from vram_llm.errors import EngineDied, ModelRefused, NotBuilt
 from vram_llm.llama import rpc
 from vram_llm.llama.dryrun import selftest, worker
 from vram_llm.llama.dryrun.client import METHOD, DryRun
-from vram_llm.llama.dryrun.wire import Question
+from vram_llm.llama.dryrun.wire import DryRunQuestion
 from vram_llm.llama.model import LoadedModel
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
 from vram_llm.model.header import Header
@@ -269,7 +269,7 @@ def test_a_vocabulary_changes_nothing(dry: DryRun, host: Host, tiny_model: Path,
     header, context = read_header(tiny_model), a_context(n_ctx=512)
     placement = placement_from_counts(["CUDA0", "CUDA1"], [2, 2], 4)
     said = dry.meter(header, context, CARDS, host, 0)(placement)
-    whole = worker.answer(Question(str(tiny_model), context, placement, list(CARDS[:2])))
+    whole = worker.answer(DryRunQuestion(str(tiny_model), context, placement, list(CARDS[:2])))
     assert [d.compute_bytes for d in said.devices] == [use.compute_bytes for use in whole.devices]
     assert [d.weights_bytes for d in said.devices] == [use.weights_bytes for use in whole.devices]
 

@@ -16,9 +16,9 @@ def device(kind: DeviceKind, alignment: int = 128, row_padding: int = 0) -> Virt
     return VirtualDevice(f"{kind.name}0", Profile(kind, alignment, row_padding))
 
 
-def tensor(ne: tuple[int, ...], stored: int = F32, op: str = "") -> ggml_structs.Tensor:
+def tensor(ne: tuple[int, ...], stored: int = F32, op: str = "") -> ggml_structs.GgmlTensor:
     """A contiguous tensor of ggml's."""
-    made = ggml_structs.Tensor(type=stored, op=ggml_structs.OPS.get(op, 0))
+    made = ggml_structs.GgmlTensor(type=stored, op=ggml_structs.OPS.get(op, 0))
     made.ne[:] = (*ne, 1, 1, 1)[:4]
     block, size = {F32: (1, 4), F16: (1, 2), Q8_0: (32, 34)}[stored]
     made.nb[0] = size
@@ -30,7 +30,7 @@ def tensor(ne: tuple[int, ...], stored: int = F32, op: str = "") -> ggml_structs
 
 def attention(
     head_k: int, head_v: int, heads: int, kv_heads: int, stored: int = F16
-) -> list[ggml_structs.Tensor]:
+) -> list[ggml_structs.GgmlTensor]:
     """Flash attention over 512 cells for 8 tokens: the operation, and its inputs, which must stay alive."""
     inputs = [
         tensor((head_k, 8, heads)),
@@ -43,13 +43,13 @@ def attention(
     return [made, *inputs]
 
 
-def supports(made: VirtualDevice, op: ggml_structs.Tensor) -> bool:
+def supports(made: VirtualDevice, op: ggml_structs.GgmlTensor) -> bool:
     ask = ctypes.CFUNCTYPE(ctypes.c_bool, b.Pointer, b.Pointer)
-    raw = ggml_structs.Device.from_address(made.handle)
+    raw = ggml_structs.GgmlDevice.from_address(made.handle)
     return bool(ask(raw.iface.supports_op)(made.handle, ctypes.addressof(op)))
 
 
-def allocated(made: VirtualDevice, of: ggml_structs.Tensor) -> int:
+def allocated(made: VirtualDevice, of: ggml_structs.GgmlTensor) -> int:
     raw = ggml_structs.BufferType.from_address(b.dev_buffer_type(made.handle))
     ask = ctypes.CFUNCTYPE(ctypes.c_size_t, b.Pointer, b.Pointer)
     return int(ask(raw.iface.get_alloc_size)(b.dev_buffer_type(made.handle), ctypes.addressof(of)))

@@ -12,7 +12,7 @@ from tests.workers import running_workers
 from vram_llm.errors import EngineDied, ModelRefused, WorkerUnreachable
 from vram_llm.llama.child_process import Refusal
 from vram_llm.llama.measure import calibrate
-from vram_llm.llama.measure.calibrate_wire import Question
+from vram_llm.llama.measure.calibrate_wire import CalibrationQuestion
 from vram_llm.llama.random_model import Shape
 from vram_llm.machine import calibration_store, json_store
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
@@ -98,7 +98,7 @@ def test_the_child_names_the_error_it_met() -> None:
     )  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "vram_llm.llama.measure.calibrate_worker"],
-        input=msgspec.json.encode(Question(gone, 1, QUICK_S)),
+        input=msgspec.json.encode(CalibrationQuestion(gone, 1, QUICK_S)),
         capture_output=True,
         timeout=60,
         check=True,

@@ -1,10 +1,10 @@
 """The allocator against what ggml's does, on graphs small enough to lay out by hand."""
 
-from vram_llm.planner.memory.graph_allocator import Graph
+from vram_llm.planner.memory.graph_allocator import AllocationGraph
 
 
 def test_what_is_used_up_makes_room() -> None:
-    graph = Graph()
+    graph = AllocationGraph()
     one = graph.add(4)
     two = graph.add(6, one)
     graph.add(4, two)  # where the first was
@@ -12,7 +12,7 @@ def test_what_is_used_up_makes_room() -> None:
 
 
 def test_a_hole_that_is_too_small_is_passed_over() -> None:
-    graph = Graph()
+    graph = AllocationGraph()
     one = graph.add(4)
     two = graph.add(6, one)
     graph.add(5, two)
@@ -20,7 +20,7 @@ def test_a_hole_that_is_too_small_is_passed_over() -> None:
 
 
 def test_the_smallest_hole_that_fits_is_taken() -> None:
-    graph = Graph()
+    graph = AllocationGraph()
     large, wall, small, end = graph.add(8), graph.add(1), graph.add(4), graph.add(1)
     graph.add(0, large, small)
     graph.add(4)  # between the walls
@@ -31,7 +31,7 @@ def test_the_smallest_hole_that_fits_is_taken() -> None:
 
 
 def test_neighbouring_holes_are_one() -> None:
-    graph = Graph()
+    graph = AllocationGraph()
     parts = [graph.add(3) for _ in range(3)]
     wall = graph.add(1)
     graph.add(0, parts[0], parts[2], parts[1])
@@ -41,7 +41,7 @@ def test_neighbouring_holes_are_one() -> None:
 
 
 def test_an_operation_in_place_takes_nothing_more() -> None:
-    graph = Graph()
+    graph = AllocationGraph()
     one = graph.add(5)
     two = graph.add(5, one, in_place=1)
     graph.add(5, two, in_place=1)
@@ -49,7 +49,7 @@ def test_an_operation_in_place_takes_nothing_more() -> None:
 
 
 def test_a_source_that_is_needed_again_keeps_its_place() -> None:
-    graph = Graph()
+    graph = AllocationGraph()
     one = graph.add(5)
     two = graph.add(5, one, in_place=1)
     graph.add(5, two, one, in_place=2)
@@ -57,7 +57,7 @@ def test_a_source_that_is_needed_again_keeps_its_place() -> None:
 
 
 def test_outputs_stay() -> None:
-    graph = Graph()
+    graph = AllocationGraph()
     one = graph.add(5)
     graph.keep(one)
     two = graph.add(5, one, in_place=1)

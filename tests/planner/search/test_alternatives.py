@@ -12,7 +12,7 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.explain import why
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.memory.analytic import AnalyticMeter
-from vram_llm.planner.search.search import place
+from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.types import Context, Estimate, FlashAttention, Meter, Placement, Plan, Workload
 from vram_llm.units import GIB, MIB
 
@@ -57,8 +57,8 @@ def test_the_largest_context_is_the_largest(nemotron: ModelProfile) -> None:
     plan = make_plan(nemotron, RIG, Workload(largest_ctx=True))
     more = plan.context.n_ctx + 256
     kept = Workload(n_gpu_layers=plan.placement.n_gpu_layers)
-    assert place(nemotron, RIG, dataclasses.replace(kept, n_ctx=plan.context.n_ctx)).estimate.fits
-    assert not place(nemotron, RIG, dataclasses.replace(kept, n_ctx=more)).estimate.fits
+    assert plan_placement(nemotron, RIG, dataclasses.replace(kept, n_ctx=plan.context.n_ctx)).estimate.fits
+    assert not plan_placement(nemotron, RIG, dataclasses.replace(kept, n_ctx=more)).estimate.fits
     assert any(f"{more:,} tokens would be too many without" in note for note in plan.notes)
     assert plan.placement.cpu_layers == 0
 
@@ -93,18 +93,20 @@ def test_a_host_without_room_is_no_reason_to_refuse_what_the_exact_meter_allows(
     nemotron: ModelProfile,
 ) -> None:
     free, wish = [LAPTOP, DESKTOP], Workload(n_ctx=2048)
-    roomy = place(nemotron, machine(free), wish, Exact(nemotron, free, share=0.6))
+    roomy = plan_placement(nemotron, machine(free), wish, Exact(nemotron, free, share=0.6))
     tight = roomy.estimate.host.total_bytes + 1100 * MIB
     rig = machine(free, host_bytes=tight)
-    assert not place(nemotron, rig, wish).estimate.fits
+    assert not plan_placement(nemotron, rig, wish).estimate.fits
     exact = Exact(nemotron, free, share=0.6)
     exact.rig = rig
-    assert place(nemotron, rig, wish, exact).estimate.fits
+    assert plan_placement(nemotron, rig, wish, exact).estimate.fits
 
 
 def test_a_model_whose_context_the_analytic_meter_misjudges(nemotron: ModelProfile) -> None:
     free = [DESKTOP, DESKTOP]
-    found = place(nemotron, machine(free), Workload(n_ctx=2048), Exact(nemotron, free, 1.0, 12 * GIB))
+    found = plan_placement(
+        nemotron, machine(free), Workload(n_ctx=2048), Exact(nemotron, free, 1.0, 12 * GIB)
+    )
     assert found.estimate.fits
     assert found.placement.cpu_layers > 20
 
@@ -122,7 +124,7 @@ def test_the_exact_meter_measures_alternatives_as_far_as_it_is_quick(nemotron: M
     n_exact = methods.count("exact")
     assert 0 < n_exact < len(methods)
     assert methods == ["exact"] * n_exact + ["analytic"] * (len(methods) - n_exact)
-    bound = place(nemotron, machine(free), Workload(n_ctx=2048)).estimate
+    bound = plan_placement(nemotron, machine(free), Workload(n_ctx=2048)).estimate
     now = {"exact": plan.estimate, "analytic": bound}
     for other in plan.alternatives:
         if other.placement == plan.placement:
@@ -209,9 +211,9 @@ class Exact:
 def test_the_exact_meter_wins_back_what_caution_cost(nemotron: ModelProfile) -> None:
     free = [LAPTOP, DESKTOP]
     wish = Workload(n_ctx=8192, n_ubatch=2048)
-    cautious = place(nemotron, machine(free), wish)
+    cautious = plan_placement(nemotron, machine(free), wish)
     exact = Exact(nemotron, free, share=0.5)
-    found = place(nemotron, machine(free), wish, exact)
+    found = plan_placement(nemotron, machine(free), wish, exact)
     assert found.estimate.method == "exact"
     assert found.estimate.fits
     assert found.placement.cpu_layers < cautious.placement.cpu_layers
@@ -220,7 +222,9 @@ def test_the_exact_meter_wins_back_what_caution_cost(nemotron: ModelProfile) -> 
 
 def test_what_the_exact_meter_finds_too_full_is_placed_again(nemotron: ModelProfile) -> None:
     free = [LAPTOP, DESKTOP]
-    found = place(nemotron, machine(free), Workload(n_ctx=8192), Exact(nemotron, free, 1.0, 900 * MIB))
+    found = plan_placement(
+        nemotron, machine(free), Workload(n_ctx=8192), Exact(nemotron, free, 1.0, 900 * MIB)
+    )
     assert found.estimate.fits
     assert all(use.total_bytes <= use.budget_bytes for use in found.estimate.devices)
 

@@ -15,7 +15,7 @@ from vram_llm.planner.context import resolve_context
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.search.min_latency_cut import fastest
 from vram_llm.planner.search.min_memory_cut import Cutter, Run
-from vram_llm.planner.search.search import analytic, place
+from vram_llm.planner.search.search import analytic, plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import Objective, Workload
 from vram_llm.units import MIB
@@ -121,8 +121,8 @@ def test_the_fastest_card_is_filled_first(tmp_path: Path) -> None:
     nemotron = profile_of(zoo.nemotron_49b(), tmp_path)
     rig = what_if(["RTX 4080 Laptop", "2x RTX 3090 Ti"])
     wish = Workload(n_ctx=2048)
-    found = place(nemotron, rig, wish)
-    even = place(nemotron, rig, dataclasses.replace(wish, objective=Objective.BALANCE))
+    found = plan_placement(nemotron, rig, wish)
+    even = plan_placement(nemotron, rig, dataclasses.replace(wish, objective=Objective.BALANCE))
     share = {use.id: use.total_bytes / use.budget_bytes for use in found.estimate.devices}
     assert min(share["GPU1"], share["GPU2"]) > 0.95
     assert share["GPU0"] < 0.6
@@ -133,8 +133,8 @@ def test_many_streams_may_change_the_choice(llama: ModelProfile) -> None:
     quick_to_read = speed(1000, row_tflops=1)
     quick_to_count = speed(500, row_tflops=100)
     rig = with_speeds(machine([24 * 2**30] * 2), quick_to_read, quick_to_count)
-    one = place(llama, rig, Workload(n_ctx=2048))
-    many = place(llama, rig, Workload(n_ctx=2048, expect_streams=32, parallel=32))
+    one = plan_placement(llama, rig, Workload(n_ctx=2048))
+    many = plan_placement(llama, rig, Workload(n_ctx=2048, expect_streams=32, parallel=32))
     assert one.placement.device_order == ("GPU0",)
     assert many.placement.device_order == ("GPU1",)
 
@@ -155,7 +155,7 @@ def test_where_a_speed_is_unknown_memory_decides_and_a_note_says_so(llama: Model
 @pytest.mark.parametrize("objective", [Objective.LATENCY, Objective.THROUGHPUT])
 def test_what_no_card_has_room_for_stays_on_the_host(llama: ModelProfile, objective: Objective) -> None:
     rig = what_if(["24MiB@100GB/s"])
-    found = place(llama, rig, Workload(n_ctx=256, reserve_bytes=0, objective=objective))
+    found = plan_placement(llama, rig, Workload(n_ctx=256, reserve_bytes=0, objective=objective))
     assert found.placement.n_gpu_layers == 0
 
 
@@ -172,7 +172,7 @@ def test_eight_unlike_cards_are_searched_over_all_subsets_and_orders(tmp_path: P
     nemotron = profile_of(zoo.nemotron_49b(), tmp_path)
     names = ["3060", "3070", "3080", "3090", "4060", "4070", "4080", "4090"]
     rig = what_if([f"RTX {name}" for name in names])
-    found = place(nemotron, rig, Workload(n_ctx=2048))
+    found = plan_placement(nemotron, rig, Workload(n_ctx=2048))
     assert found.estimate.fits
     assert "GPU7" in found.placement.device_order
     assert len(found.placement.device_order) < 8

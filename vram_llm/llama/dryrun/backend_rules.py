@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from vram_llm.llama.dryrun.ggml_structs import OPS, Tensor
+from vram_llm.llama.dryrun.ggml_structs import OPS, GgmlTensor
 from vram_llm.machine.types import DeviceKind
 from vram_llm.model.quants import KV_TYPES, TYPES
 from vram_llm.planner.memory.backend_kernels import (
@@ -27,12 +27,12 @@ _CACHE_TYPES = {KV_TYPES[name].id for name in FLASH_CACHES}
 _CELL_STRIDE = 256  # FATTN_KQ_STRIDE
 _F16_BYTES, _F32_BYTES = 2, 4
 
-Supports = Callable[[Tensor], bool]
-Scratch = Callable[[Tensor], int]  # bytes an operation's result takes beyond ggml_nbytes
+Supports = Callable[[GgmlTensor], bool]
+Scratch = Callable[[GgmlTensor], int]  # bytes an operation's result takes beyond ggml_nbytes
 
 
 @dataclass(frozen=True, slots=True)
-class Abilities:
+class BackendRules:
     """A back end's ggml_backend_dev_caps, and the rules of its buffer type."""
 
     registry: str  # ggml's name for it
@@ -45,12 +45,12 @@ class Abilities:
     fuses_experts: bool = False  # keeps the experts' outputs until they are added up
 
 
-def source(tensor: Tensor, i: int) -> Tensor | None:
+def source(tensor: GgmlTensor, i: int) -> GgmlTensor | None:
     """The operation's input number `i`."""
-    return Tensor.from_address(tensor.src[i]) if tensor.src[i] else None
+    return GgmlTensor.from_address(tensor.src[i]) if tensor.src[i] else None
 
 
-def _inputs(op: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(op: GgmlTensor) -> tuple[GgmlTensor, GgmlTensor, GgmlTensor]:
     q, k, v = (source(op, i) for i in range(3))
     assert q is not None
     assert k is not None
@@ -58,19 +58,19 @@ def _inputs(op: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def _elements(tensor: Tensor) -> int:
+def _elements(tensor: GgmlTensor) -> int:
     ne = tensor.ne
     return int(ne[0] * ne[1] * ne[2] * ne[3])
 
 
-def _is_view_of(v: Tensor, k: Tensor, k_address: int) -> bool:
+def _is_view_of(v: GgmlTensor, k: GgmlTensor, k_address: int) -> bool:
     """Whether V lies in K, as under MLA."""
     return bool(
         v.view_src and (v.view_src == k_address or (v.view_src == k.view_src and v.view_offs == k.view_offs))
     )
 
 
-def _f16_copies(op: Tensor) -> int:
+def _f16_copies(op: GgmlTensor) -> int:
     """K and V as f16 beside a cache of another type (ggml_cuda_flash_attn_ext_get_f16_extra_data).
 
     The kernels for one or two tokens at a time do without; a graph is reserved for more.
@@ -84,7 +84,7 @@ def _f16_copies(op: Tensor) -> int:
     return end - result
 
 
-def _cuda_flash_attention(op: Tensor) -> bool:
+def _cuda_flash_attention(op: GgmlTensor) -> bool:
     """ggml_cuda_get_best_fattn_kernel: whether there is a kernel for these head sizes and this cache."""
     q, k, v = _inputs(op)
     head_k, head_v, mask = k.ne[0], v.ne[0], source(op, 3)
@@ -100,7 +100,7 @@ def _cuda_flash_attention(op: Tensor) -> bool:
     return fits and {k.type, v.type} <= _CACHE_TYPES and (mask is None or mask.ne[2] == 1)
 
 
-def _cuda_ssm_scan(op: Tensor) -> bool:
+def _cuda_ssm_scan(op: GgmlTensor) -> bool:
     """ggml_backend_cuda_device_supports_op: Mamba's and Mamba 2's kernels are made for some shapes only."""
     state, a, groups = source(op, 0), source(op, 3), source(op, 4)
     assert state is not None
@@ -112,26 +112,26 @@ def _cuda_ssm_scan(op: Tensor) -> bool:
     return bool(op.op_params[0] <= 1 and fits and groups.ne[1] == 1)
 
 
-def _state_of_128_or_256(op: Tensor) -> bool:
+def _state_of_128_or_256(op: GgmlTensor) -> bool:
     """Vulkan's and SYCL's ssm_scan know Mamba 2 with such states."""
     state, a = source(op, 0), source(op, 3)
     sizes = SCAN_STATES[DeviceKind.VULKAN]
     return state is not None and a is not None and a.ne[0] == 1 and state.ne[0] in sizes
 
 
-def _cuda_ssm_conv(op: Tensor) -> bool:
+def _cuda_ssm_conv(op: GgmlTensor) -> bool:
     mixed = source(op, 0)
     return mixed is not None and mixed.ne[1] % 128 == 0
 
 
-def _metal_flash_attention(op: Tensor) -> bool:
+def _metal_flash_attention(op: GgmlTensor) -> bool:
     """ggml_metal_device_supports_op, on a GPU with matrix units (Apple 7 and later)."""
     q, k, v = _inputs(op)
     fits = q.ne[0] in HEADS[DeviceKind.METAL] and k.ne[0] >= v.ne[0]
     return fits and k.type == v.type and k.type in _CACHE_TYPES - {_BF16}
 
 
-def _metal_flash_attention_scratch(op: Tensor) -> int:
+def _metal_flash_attention_scratch(op: GgmlTensor) -> int:
     """ggml_metal_op_flash_attn_ext_extra_{pad,blk,tmp,kv_f16}, all of them reserved in any case."""
     q, k, v = _inputs(op)
     mask = source(op, 3)
@@ -151,7 +151,7 @@ def _metal_flash_attention_scratch(op: Tensor) -> int:
     return int(64 * padding + _pad(blocks, 32) + partial + halves)
 
 
-def _metal_experts_scratch(op: Tensor) -> int:
+def _metal_experts_scratch(op: GgmlTensor) -> int:
     """ggml_metal_op_mul_mat_id_extra_{tpe,ids,amax}."""
     experts, ids = source(op, 0), source(op, 2)
     assert experts is not None
@@ -159,13 +159,13 @@ def _metal_experts_scratch(op: Tensor) -> int:
     return int(4 * experts.ne[2] * (1 + ids.ne[1]) + 8 + 256 * 4)
 
 
-def _sycl_flash_attention_scratch(op: Tensor) -> int:
+def _sycl_flash_attention_scratch(op: GgmlTensor) -> int:
     """ggml_sycl_fattn_get_extra, the worst over its kernels: Q and the result as f16 with oneDNN."""
     q, k, _ = _inputs(op)
     return _f16_copies(op) + 2 * _F16_BYTES * int(q.ne[2] * q.ne[1] * k.ne[0]) + 5 * 128
 
 
-def _vulkan_flash_attention(op: Tensor) -> bool:
+def _vulkan_flash_attention(op: GgmlTensor) -> bool:
     """ggml_backend_vk_device_supports_op, on a GPU with subgroup shuffles."""
     _, k, v = _inputs(op)
     types = {k.type, v.type}
@@ -173,7 +173,7 @@ def _vulkan_flash_attention(op: Tensor) -> bool:
     return k.ne[0] % 8 == 0 and v.ne[0] % 8 == 0 and known
 
 
-def _twice(op: Tensor) -> int:
+def _twice(op: GgmlTensor) -> int:
     return int(4 * _elements(op))
 
 
@@ -188,21 +188,21 @@ _CUDA_RULES: Mapping[int, Supports] = {
     OPS["SSM_CONV"]: _cuda_ssm_conv,
 }
 
-ABILITIES: Mapping[DeviceKind, Abilities] = {
-    DeviceKind.CUDA: Abilities(
+ABILITIES: Mapping[DeviceKind, BackendRules] = {
+    DeviceKind.CUDA: BackendRules(
         "CUDA", host_alignment=32, supports=_CUDA_RULES, scratch={_ATTENTION: _f16_copies}, fuses_experts=True
     ),
-    DeviceKind.ROCM: Abilities(
+    DeviceKind.ROCM: BackendRules(
         "ROCm", host_alignment=32, supports=_CUDA_RULES, scratch={_ATTENTION: _f16_copies}, fuses_experts=True
     ),
     # at most 1 GiB a buffer "to avoid fragmentation issues" (suballocation_block_size)
-    DeviceKind.VULKAN: Abilities(
+    DeviceKind.VULKAN: BackendRules(
         "Vulkan",
         host_alignment=64,
         max_buffer_bytes=GIB,
         supports={_ATTENTION: _vulkan_flash_attention, OPS["SSM_SCAN"]: _state_of_128_or_256},
     ),
-    DeviceKind.METAL: Abilities(
+    DeviceKind.METAL: BackendRules(
         "MTL",
         from_host_pointer=True,
         scratch_for_f16=True,
@@ -214,7 +214,7 @@ ABILITIES: Mapping[DeviceKind, Abilities] = {
             OPS["CUMSUM"]: _twice,
         },
     ),
-    DeviceKind.SYCL: Abilities(
+    DeviceKind.SYCL: BackendRules(
         "SYCL",
         host_alignment=32,
         supports={OPS["SSM_SCAN"]: _state_of_128_or_256},
@@ -222,6 +222,6 @@ ABILITIES: Mapping[DeviceKind, Abilities] = {
         scratch_for_f16=True,
     ),
     # says yes to every operation, and asks the worker for sizes: those of its processor are ggml_nbytes
-    DeviceKind.RPC: Abilities("RPC"),
+    DeviceKind.RPC: BackendRules("RPC"),
 }
 """By kind. All of them compute asynchronously and have events (ggml_backend_dev_caps)."""

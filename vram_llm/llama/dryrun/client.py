@@ -22,7 +22,7 @@ from typing import IO
 import msgspec
 
 from vram_llm.errors import EngineDied, ModelRefused, NotBuilt
-from vram_llm.llama.dryrun.wire import LENGTH, Answer, ProjectorQuestion, Question, Use, write
+from vram_llm.llama.dryrun.wire import LENGTH, DryRunQuestion, DryRunReply, ProjectorQuestion, Use, write
 from vram_llm.machine.types import Device, Host
 from vram_llm.model.header import Header
 from vram_llm.model.strip import write_stripped
@@ -95,7 +95,7 @@ class DryRun:
             stripped,
         )
 
-    def projector(self, header: Header, device: Device | None, flash_attn: FlashAttention) -> Answer:
+    def projector(self, header: Header, device: Device | None, flash_attn: FlashAttention) -> DryRunReply:
         """What libmtmd would hold for a projector: weights, unpadded, and compute, both as compute.
 
         On `device`, if there is one, and on the host. Raises ModelRefused, EngineDied, NotBuilt.
@@ -105,7 +105,7 @@ class DryRun:
             raise (NotBuilt if said.not_built else ModelRefused)(f"{header.path.name}: {said.refusal}")
         return said
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, question: DryRunQuestion) -> DryRunReply:
         """llama.cpp's answer. Raises ModelRefused, EngineDied where it aborts or hangs, BadPlan."""
         asked = (question.placement, question.context)
         if self._ended[asked] >= _TRIES:
@@ -123,7 +123,7 @@ class DryRun:
         """The model's file that a stripped copy stands for."""
         return next((h.path.name for h, path in self._stripped.values() if str(path) == stripped), stripped)
 
-    def _send(self, question: Question | ProjectorQuestion) -> Answer:
+    def _send(self, question: DryRunQuestion | ProjectorQuestion) -> DryRunReply:
         self.check()
         assert self._child is not None
         try:
@@ -175,7 +175,7 @@ class DryRunMeter:
         by_id = {device.id: device for device in self._devices}
         devices = [by_id[device_id] for device_id in placement.device_order]
         said = self._dry.ask(
-            Question(
+            DryRunQuestion(
                 str(self._path),
                 self._context,
                 placement,
@@ -238,7 +238,7 @@ class _Child:
             raise NotBuilt(ready.refusal)
         self._is_checked = True
 
-    def ask(self, question: Question | ProjectorQuestion, timeout_s: float) -> Answer:
+    def ask(self, question: DryRunQuestion | ProjectorQuestion, timeout_s: float) -> DryRunReply:
         """The answer to a question. Raises EngineDied where there is none within `timeout_s`."""
         try:
             write(_pipe(self._process.stdin), question)
@@ -252,10 +252,10 @@ class _Child:
         self._process.communicate()
         self._said.close()
 
-    def _receive(self, timeout_s: float) -> Answer:
+    def _receive(self, timeout_s: float) -> DryRunReply:
         deadline = time.monotonic() + timeout_s
         size: int = LENGTH.unpack(self._read(LENGTH.size, deadline))[0]
-        return msgspec.json.decode(self._read(size, deadline), type=Answer)
+        return msgspec.json.decode(self._read(size, deadline), type=DryRunReply)
 
     def _read(self, size: int, deadline: float) -> bytes:
         descriptor, data = _pipe(self._process.stdout).fileno(), b""

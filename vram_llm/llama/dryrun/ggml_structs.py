@@ -57,7 +57,7 @@ class Backend(ctypes.Structure):
     _fields_ = [("guid", b.Pointer), ("iface", BackendI), ("device", b.Pointer), ("context", b.Pointer)]
 
 
-class Device(ctypes.Structure):
+class GgmlDevice(ctypes.Structure):
     """ggml_backend_device."""
 
     _fields_ = [("iface", DeviceI), ("registry", b.Pointer), ("context", b.Pointer)]
@@ -69,7 +69,7 @@ class Registry(ctypes.Structure):
     _fields_ = [("api_version", ctypes.c_int), ("iface", RegistryI), ("context", b.Pointer)]
 
 
-class Tensor(ctypes.Structure):
+class GgmlTensor(ctypes.Structure):
     """ggml_tensor."""
 
     _fields_ = [
@@ -90,7 +90,7 @@ class Tensor(ctypes.Structure):
     ]
 
 
-class Graph(ctypes.Structure):
+class GgmlGraph(ctypes.Structure):
     """The first members of ggml_cgraph (ggml-impl.h)."""
 
     _fields_ = [
@@ -129,7 +129,7 @@ def check() -> None:
     if any(function is None for function in (*functions, _dev_registry, b.get_memory_breakdown)):
         raise NotBuilt("this build of llama.cpp lacks functions that a dry run calls")
     cpu = b.dev_by_type(b.CPU_DEVICE_TYPE)
-    device = Device.from_address(cpu)
+    device = GgmlDevice.from_address(cpu)
     version = Registry.from_address(device.registry).api_version if device.registry else None
     if device.registry != _dev_registry(cpu) or version != API_VERSION:
         raise NotBuilt(
@@ -138,7 +138,7 @@ def check() -> None:
     buffer_type = BufferType.from_address(cpu_buffer_type())
     if buffer_type.device != b.buft_device(cpu_buffer_type()):
         raise NotBuilt("this build of llama.cpp lays its buffer types out in a way not known here")
-    if tensor_overhead() - _OBJECT_BYTES != ctypes.sizeof(Tensor):
+    if tensor_overhead() - _OBJECT_BYTES != ctypes.sizeof(GgmlTensor):
         raise NotBuilt(f"this build of llama.cpp has tensors of {tensor_overhead() - _OBJECT_BYTES} bytes")
     unlike = [name for name, number in OPS.items() if op_name(number) != name.encode()]
     if unlike:

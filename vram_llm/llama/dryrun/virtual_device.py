@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from vram_llm.llama import bindings as b
 from vram_llm.llama.dryrun import ggml_structs
-from vram_llm.llama.dryrun.backend_rules import ABILITIES, Abilities, source
-from vram_llm.llama.dryrun.ggml_structs import OPS, Tensor
+from vram_llm.llama.dryrun.backend_rules import ABILITIES, BackendRules, source
+from vram_llm.llama.dryrun.ggml_structs import OPS, GgmlTensor
 from vram_llm.machine.types import DeviceKind
 from vram_llm.model.quants import TYPES, row_bytes
 from vram_llm.planner.memory.backend_kernels import MAX_FUSED_EXPERTS
@@ -29,7 +29,7 @@ _BASE = 0x1000  # where buffers say they begin; nothing is ever written there
 _PINNED = re.compile(rb"(?:norm|l_last)-(\d+)")
 _PINNED_STARTS = frozenset(int.from_bytes(name, sys.byteorder) for name in (b"norm", b"l_la"))  # as a C int
 _number = ctypes.c_int.from_address
-_OP, _NAME = Tensor.op.offset, Tensor.name.offset
+_OP, _NAME = GgmlTensor.op.offset, GgmlTensor.name.offset
 
 _kept: list[object] = []  # what C points at
 _T = TypeVar("_T")
@@ -81,7 +81,7 @@ class VirtualDevice:
         self._abilities = ABILITIES[profile.kind]
         self._rules = self._abilities.supports
         self._name = _text(name)
-        self._device = ggml_structs.Device()
+        self._device = ggml_structs.GgmlDevice()
         self._buffer_type = self._make_buffer_type()
         self.expect(weights=False)
         self._host_buffer_type = _host_buffer_type(self._device, self._abilities)
@@ -125,17 +125,17 @@ class VirtualDevice:
         n_bytes: int = ggml_structs.nbytes(address)
         op = _number(address + _OP).value
         if op in self._abilities.scratch:
-            n_bytes += self._abilities.scratch[op](Tensor.from_address(address))
+            n_bytes += self._abilities.scratch[op](GgmlTensor.from_address(address))
         padding = self.profile.row_padding
         if padding and (stored := TYPES[_number(address).value]).is_quantized:
-            over = Tensor.from_address(address).ne[0] % padding
+            over = GgmlTensor.from_address(address).ne[0] % padding
             n_bytes += row_bytes(stored, padding - over) if over else 0
         return n_bytes
 
     def _supports(self, _: object, address: int) -> bool:
         """Whether it would run the operation at `address`. Asked tens of thousands of times a placement."""
         rule = self._rules.get(_number(address + _OP).value)
-        if rule is not None and not rule(Tensor.from_address(address)):
+        if rule is not None and not rule(GgmlTensor.from_address(address)):
             return False
         if self.layers is None or _number(address + _NAME).value not in _PINNED_STARTS:
             return True
@@ -153,7 +153,7 @@ class VirtualDevice:
             iface.graph_optimize = _callback(
                 None,
                 b.Pointer,
-                ctypes.POINTER(ggml_structs.Graph),
+                ctypes.POINTER(ggml_structs.GgmlGraph),
                 ctypes.POINTER(ggml_structs.OptimizeParams),
             )(lambda _, graph, params: keep_experts(graph[0], params[0]))
         return backend
@@ -208,7 +208,7 @@ def keep_experts(graph: Any, params: Any) -> None:
             continue
         second = _weighted(nodes[i + 1]) if i + 1 < len(ops) and ops[i + 1] == mul else None
         n_products = 2 if second is not None and second[0] == nodes[i] else 1
-        n_used = Tensor.from_address(nodes[i]).ne[1]
+        n_used = GgmlTensor.from_address(nodes[i]).ne[1]
         last = i + n_products + 2 * n_used - 2
         summed = ops[i + n_products : last + 1]
         n_views, n_adds = np.count_nonzero(summed == view), np.count_nonzero(summed == add)
@@ -227,14 +227,14 @@ def _addresses_and_ops(graph: Any) -> tuple[list[int], npt.NDArray[np.int32]]:
         return [], np.zeros(0, np.int32)
     at = np.ctypeslib.as_array(ctypes.cast(graph.nodes, ctypes.POINTER(ctypes.c_uint64)), (graph.n_nodes,))
     start = int(at.min())
-    n_words = (int(at.max()) - start + ctypes.sizeof(Tensor)) // 4
+    n_words = (int(at.max()) - start + ctypes.sizeof(GgmlTensor)) // 4
     words = np.ctypeslib.as_array(ctypes.cast(start, ctypes.POINTER(ctypes.c_int32)), (n_words,))
     return at.tolist(), words[(at - start + _OP) // 4]
 
 
 def _weighted(address: int) -> tuple[int, int] | None:
     """The experts' outputs and their weights, where the product at `address` is of such."""
-    product = Tensor.from_address(address)
+    product = GgmlTensor.from_address(address)
     if not 2 <= product.ne[1] <= MAX_FUSED_EXPERTS:
         return None
     one, other = source(product, 0), source(product, 1)
@@ -251,7 +251,9 @@ def _tell_memory(_: object, free: Any, total: Any) -> None:
     free[0] = total[0] = _MEMORY_BYTES
 
 
-def _host_buffer_type(device: ggml_structs.Device, abilities: Abilities) -> ggml_structs.BufferType | None:
+def _host_buffer_type(
+    device: ggml_structs.GgmlDevice, abilities: BackendRules
+) -> ggml_structs.BufferType | None:
     """Pinned host memory; here it is the processor's own."""
     if not abilities.host_alignment:
         return None

@@ -11,7 +11,7 @@ from vram_llm.planner.types import Context, FlashAttention, Placement
 LENGTH = struct.Struct("<I")
 
 
-class Question(msgspec.Struct, tag=True):
+class DryRunQuestion(msgspec.Struct, tag=True):
     """Place the model at `path` so. `devices` are those of the placement, in its order."""
 
     path: str
@@ -39,7 +39,7 @@ class Use(msgspec.Struct):
     compute_bytes: int = 0
 
 
-class Answer(msgspec.Struct):
+class DryRunReply(msgspec.Struct):
     """What each device of the question would hold, and the host; or why there is no answer."""
 
     devices: list[Use] = []
@@ -48,7 +48,7 @@ class Answer(msgspec.Struct):
     not_built: bool = False
 
 
-def write(stream: IO[bytes], message: Question | ProjectorQuestion | Answer) -> None:
+def write(stream: IO[bytes], message: DryRunQuestion | ProjectorQuestion | DryRunReply) -> None:
     """Send a message."""
     data = msgspec.json.encode(message)
     stream.write(LENGTH.pack(len(data)) + data)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from vram_llm.errors import ModelRefused, NotBuilt, VramLLMError
-from vram_llm.llama.dryrun.wire import LENGTH, Answer, ProjectorQuestion, Question, Use, write
+from vram_llm.llama.dryrun.wire import LENGTH, DryRunQuestion, DryRunReply, ProjectorQuestion, Use, write
 from vram_llm.machine.types import Device
 from vram_llm.model.header_reader import read_header
 from vram_llm.planner.types import Context
@@ -40,20 +40,23 @@ def main() -> None:
         ggml_structs.check()
         ggml_structs.leave_host_memory()
         check()
-        write(answers, Answer())
+        write(answers, DryRunReply())
     except VramLLMError as error:
-        write(answers, Answer(refusal=str(error), not_built=True))
+        write(answers, DryRunReply(refusal=str(error), not_built=True))
         return
     while len(head := questions.read(LENGTH.size)) == LENGTH.size:
         data = questions.read(LENGTH.unpack(head)[0])
         try:
-            question = msgspec.json.decode(data, type=Question | ProjectorQuestion)
-            write(answers, answer(question) if isinstance(question, Question) else answer_projector(question))
+            question = msgspec.json.decode(data, type=DryRunQuestion | ProjectorQuestion)
+            write(
+                answers,
+                answer(question) if isinstance(question, DryRunQuestion) else answer_projector(question),
+            )
         except VramLLMError as error:
-            write(answers, Answer(refusal=str(error), not_built=isinstance(error, NotBuilt)))
+            write(answers, DryRunReply(refusal=str(error), not_built=isinstance(error, NotBuilt)))
 
 
-def answer(question: Question) -> Answer:
+def answer(question: DryRunQuestion) -> DryRunReply:
     """Let llama.cpp place the model. Raises ModelRefused, and with `real` BadPlan or WorkerUnreachable."""
     from vram_llm.llama import bindings as b
     from vram_llm.llama.adapters import load_adapters
@@ -84,10 +87,10 @@ def answer(question: Question) -> Answer:
                 use.compute_bytes = max(use.compute_bytes, other.compute_bytes)
     finally:
         b.C.llama_model_free(model)
-    return Answer(devices=found[:-1], host=found[-1])
+    return DryRunReply(devices=found[:-1], host=found[-1])
 
 
-def _is_mostly_sampling(question: Question, model: int, found: Sequence[Use]) -> bool:
+def _is_mostly_sampling(question: DryRunQuestion, model: int, found: Sequence[Use]) -> bool:
     """Whether chains on the output's device may decide what it computes with."""
     from vram_llm.llama import bindings as b
 
@@ -101,7 +104,7 @@ def _is_mostly_sampling(question: Question, model: int, found: Sequence[Use]) ->
     return bool(use.compute_bytes < (2 * context.n_outputs + _CHAIN_ROWS) * row_bytes)
 
 
-def answer_projector(question: ProjectorQuestion) -> Answer:
+def answer_projector(question: ProjectorQuestion) -> DryRunReply:
     """Let libmtmd place the projector. Raises ModelRefused, NotBuilt."""
     from vram_llm.llama.dryrun.virtual_device import Profile, VirtualDevice
     from vram_llm.llama.multimodal.projector_memory import memory_use
@@ -117,7 +120,7 @@ def answer_projector(question: ProjectorQuestion) -> Answer:
     sizes = memory_use(question.path, handle, question.flash_attn)
     on_host = sum(size for each, size in sizes.items() if each != handle)
     on_device = [] if handle is None else [Use(compute_bytes=sizes.get(handle, 0))]
-    return Answer(devices=on_device, host=Use(compute_bytes=on_host))
+    return DryRunReply(devices=on_device, host=Use(compute_bytes=on_host))
 
 
 def _measured(
@@ -131,14 +134,14 @@ def _measured(
     from vram_llm.llama import bindings as b
     from vram_llm.llama import memory_breakdown
     from vram_llm.llama.adapters import apply_adapters
-    from vram_llm.llama.device_samplers import AttachedChains
+    from vram_llm.llama.device_samplers import DeviceSamplers
     from vram_llm.llama.params import context_params
 
     for each in virtual:
         each.expect(weights=False)
     params = context_params(context)
     n_attached = context.parallel if context.backend_sampling else 0
-    attached = AttachedChains(n_attached, b.C.llama_vocab_n_tokens(b.C.llama_model_get_vocab(model)))
+    attached = DeviceSamplers(n_attached, b.C.llama_vocab_n_tokens(b.C.llama_model_get_vocab(model)))
     if n_attached:
         attached.put_into(params)
     ctx = b.C.llama_init_from_model(model, params)
@@ -168,7 +171,7 @@ def _sum(uses: Iterable["BufferUse"]) -> Use:
 _made: dict[tuple[int, "Profile"], "VirtualDevice"] = {}
 
 
-def _virtual_devices(question: Question) -> "list[VirtualDevice]":
+def _virtual_devices(question: DryRunQuestion) -> "list[VirtualDevice]":
     """A virtual device for each of the question's, made once for each place and profile."""
     from vram_llm.llama.dryrun.virtual_device import VirtualDevice
 
@@ -185,7 +188,7 @@ def _virtual_devices(question: Question) -> "list[VirtualDevice]":
     return found
 
 
-def _profile(question: Question, device: Device) -> "Profile":
+def _profile(question: DryRunQuestion, device: Device) -> "Profile":
     from vram_llm.llama.dryrun.virtual_device import Profile
 
     rows, has_experts = _shapes(question.path)
@@ -205,7 +208,7 @@ def _shapes(path: str) -> tuple[frozenset[int], bool]:
     )
 
 
-def _pins_norms(question: Question) -> bool:
+def _pins_norms(question: DryRunQuestion) -> bool:
     """Whether a real load would: llama_context::graph_get_cb in src/llama-context.cpp."""
     placement = question.placement
     n_layers = placement.cpu_layers + sum(placement.layers_per_device)
@@ -222,7 +225,9 @@ def check() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = selftest.SHAPE.write(Path(folder) / "known.gguf")
         try:
-            said = answer(Question(str(path), selftest.context(), selftest.placement(), selftest.DEVICES))
+            said = answer(
+                DryRunQuestion(str(path), selftest.context(), selftest.placement(), selftest.DEVICES)
+            )
         except ModelRefused as error:
             raise NotBuilt(f"a dry run of a known model fails: {error}") from error
     if said.devices != selftest.ANSWER:

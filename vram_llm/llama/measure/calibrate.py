@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from vram_llm.llama.child_process import ask
-from vram_llm.llama.measure.calibrate_wire import Question, Times
-from vram_llm.llama.measure.fit import Figures, figures
+from vram_llm.llama.measure.calibrate_wire import CalibrationQuestion, Times
+from vram_llm.llama.measure.fit import FittedFigures, figures
 from vram_llm.machine.types import Device, Host
 
 SECONDS = 8.0  # of repeats on each device; loading comes on top
@@ -13,7 +13,7 @@ _SILENCE_S = 90.0  # a model sent over a slow link, or a worker that is busy wit
 
 def calibrate(
     device: Device | None, host: Host, on_progress: Callable[[float], None], seconds: float | None = None
-) -> Figures:
+) -> FittedFigures:
     """The figures of `device`, or of the host where that is None, from repeats for `seconds` (SECONDS).
 
     `on_progress` is told the share done.
@@ -24,7 +24,7 @@ def calibrate(
     name = "the host" if device is None else device.name
     times = ask(
         "vram_llm.llama.measure.calibrate_worker",
-        Question(device, host.cores, seconds or SECONDS),
+        CalibrationQuestion(device, host.cores, seconds or SECONDS),
         Times,
         f"{name} was measured",
         _SILENCE_S,

@@ -5,7 +5,7 @@ import msgspec
 from vram_llm.machine.types import Device
 
 
-class Question(msgspec.Struct, frozen=True):
+class CalibrationQuestion(msgspec.Struct, frozen=True):
     """Measure `device` alone, or the host where that is None. `seconds` is for all repeats together."""
 
     device: Device | None

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from vram_llm.errors import ModelRefused
 from vram_llm.llama.child_process import Progress, Say, answer
-from vram_llm.llama.measure.calibrate_wire import Question, Step, Times
+from vram_llm.llama.measure.calibrate_wire import CalibrationQuestion, Step, Times
 from vram_llm.llama.random_model import Shape
 from vram_llm.units import format_bytes
 
@@ -49,7 +49,7 @@ class Case(NamedTuple):
     rows: int
 
 
-def measure(question: Question, say: Say) -> Times:
+def measure(question: CalibrationQuestion, say: Say) -> Times:
     """All figures of a device. Raises ModelRefused, and what finding the device raises."""
     from vram_llm.llama.devices import handles
     from vram_llm.llama.measure.transfer import transfers
@@ -134,7 +134,7 @@ def _step(case: Case, times: list[float]) -> Step:
 class Model:
     """A sample model on the device that is measured. Call `close` at the end."""
 
-    def __init__(self, shape: Shape, question: Question, handles: list[int], folder: Path) -> None:
+    def __init__(self, shape: Shape, question: CalibrationQuestion, handles: list[int], folder: Path) -> None:
         """Write and load it. Raises ModelRefused."""
         from vram_llm.llama import bindings as b
         from vram_llm.llama.batch import Batch
@@ -213,4 +213,4 @@ class Model:
 
 
 if __name__ == "__main__":
-    answer(Question, measure)
+    answer(CalibrationQuestion, measure)

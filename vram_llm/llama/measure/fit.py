@@ -14,7 +14,7 @@ _UNCACHED_BYTES = 32e6  # weights of which no more than a small part stays in a 
 _SLOWEST_FLOPS = 1e18  # where more rows cost no time that could be measured
 
 
-class Figures(NamedTuple):
+class FittedFigures(NamedTuple):
     """What a device does, and how far the formula is off the times it was fitted to, root mean square."""
 
     speed: Speed
@@ -22,7 +22,7 @@ class Figures(NamedTuple):
     residual: float
 
 
-def figures(times: Times) -> Figures:
+def figures(times: Times) -> FittedFigures:
     """The figures that explain a calibration's times best.
 
     A step of n rows over L layers takes step_overhead + L * layer_overhead + bytes / read + (n - 1) * flops /
@@ -53,7 +53,7 @@ def figures(times: Times) -> Figures:
         row_flops_per_s=_measured(1 / max(flop_s, 1 / _SLOWEST_FLOPS)),
         prompt_flops_per_s=_measured(prompt_flops),
     )
-    return Figures(speed, link, float(np.sqrt(np.average((matrix @ found - 1) ** 2, weights=weights))))
+    return FittedFigures(speed, link, float(np.sqrt(np.average((matrix @ found - 1) ** 2, weights=weights))))
 
 
 def _terms(step: Step) -> tuple[float, float, float, float]:

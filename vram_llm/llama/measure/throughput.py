@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from vram_llm.llama.child_process import ask
-from vram_llm.llama.measure.throughput_wire import Load, Question, Rates
+from vram_llm.llama.measure.throughput_wire import Load, Rates, ThroughputQuestion
 from vram_llm.planner.measured_speed import MeasuredSpeed
 from vram_llm.planner.types import Plan, SpeedEstimate
 
@@ -21,7 +21,7 @@ def rates(
 
     Raises ModelRefused, BadPlan, WorkerUnreachable, NotBuilt, EngineDied.
     """
-    question = Question(tuple(plans), tuple(loads), rounds)
+    question = ThroughputQuestion(tuple(plans), tuple(loads), rounds)
     name = plans[0].model.name
     found = ask(
         "vram_llm.llama.measure.throughput_worker",

@@ -25,7 +25,7 @@ class Load(msgspec.Struct, frozen=True):
         return self.prompt or self.decode * self.streams
 
 
-class Question(msgspec.Struct, frozen=True):
+class ThroughputQuestion(msgspec.Struct, frozen=True):
     """Load all `plans`, and run every load on each in turn, `rounds` times."""
 
     plans: tuple[Plan, ...]

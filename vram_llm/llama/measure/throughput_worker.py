@@ -9,11 +9,11 @@ from contextlib import ExitStack, closing
 from vram_llm.errors import EngineDied
 from vram_llm.llama.child_process import Progress, Say, answer
 from vram_llm.llama.devices import Servers
-from vram_llm.llama.measure.throughput_wire import Load, Question, Rates
+from vram_llm.llama.measure.throughput_wire import Load, Rates, ThroughputQuestion
 from vram_llm.llama.model import LoadedModel
 
 
-def run(question: Question, say: Say) -> Rates:
+def run(question: ThroughputQuestion, say: Say) -> Rates:
     """Seconds of every round. Raises ModelRefused, BadPlan, WorkerUnreachable, EngineDied."""
     plans, loads = question.plans, question.loads
     times: list[list[list[float]]] = [[[] for _ in loads] for _ in plans]
@@ -88,4 +88,4 @@ def _run(model: LoadedModel, row: int) -> None:
 
 
 if __name__ == "__main__":
-    answer(Question, run)
+    answer(ThroughputQuestion, run)

@@ -10,7 +10,7 @@ from llama_cpp import mtmd_cpp as M  # noqa: N812 - the C side
 
 from vram_llm.errors import ModelRefused, NotBuilt
 from vram_llm.llama import bindings as b
-from vram_llm.llama.memory_breakdown import Map, Node, walk
+from vram_llm.llama.memory_breakdown import BreakdownNode, Map, walk
 from vram_llm.llama.params import FLASH_ATTENTION
 from vram_llm.planner.types import FlashAttention
 
@@ -20,7 +20,7 @@ if _memory_usage is not None:
     _memory_usage.argtypes = [b.Pointer, ctypes.c_char_p, M.mtmd_context_params]
 
 
-class _DeviceNode(Node):
+class _DeviceNode(BreakdownNode):
     """A device and its bytes."""
 
     _fields_ = [  # noqa: RUF012 - ctypes reads it

@@ -21,11 +21,11 @@ from vram_llm.planner.memory.layer_shapes import (
     F16_BYTES,
     F32_BYTES,
     ID_BYTES,
-    Batch,
     Block,
     End,
+    MicroBatch,
 )
-from vram_llm.planner.memory.peak_memory import OUTPUT, Peaks, Start
+from vram_llm.planner.memory.peak_memory import OUTPUT, GraphInputs, Peaks
 from vram_llm.planner.types import MOST_BIASED, Context, FlashAttention
 
 PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES
@@ -133,7 +133,7 @@ class ComputeBound:
             )
         return self._known[key]
 
-    def _device_bytes(self, first: int, end: int, has_output: bool, n_host: int, batch: Batch) -> int:
+    def _device_bytes(self, first: int, end: int, has_output: bool, n_host: int, batch: MicroBatch) -> int:
         chain = self._on_device[first:end] + ([OUTPUT] if has_output else [])
         if not chain:
             return 0
@@ -145,7 +145,7 @@ class ComputeBound:
             return self._looked_up(first, end, 1) + ID_BYTES + int(peak * _ROOM)
         copied = sum(inputs) + self._stream_bytes(first) + self._brought_back(first, end) + ID_BYTES
         copied += self._cut_off(first, end) + (self._sampling_bytes if has_output else 0)
-        peak = self._peaks.of(chain, Start(0), (0, 0), batch)
+        peak = self._peaks.of(chain, GraphInputs(0), (0, 0), batch)
         return (
             self._looked_up(first, end, PIPELINE_COPIES)
             + PIPELINE_COPIES * copied
@@ -169,7 +169,9 @@ class ComputeBound:
         )
         if not chain:
             return moved
-        return moved + int(self._peaks.of(chain, Start(stream), (0, 0), self._batch(flash, False)) * _ROOM)
+        return moved + int(
+            self._peaks.of(chain, GraphInputs(stream), (0, 0), self._batch(flash, False)) * _ROOM
+        )
 
     def _on_host(self, number: int) -> int:
         """The number of a layer's block where the host computes it."""
@@ -190,9 +192,9 @@ class ComputeBound:
                 n_bytes += block.scan_state_bytes * self._context.parallel
         return n_bytes
 
-    def _batch(self, flash: bool, pipelined: bool) -> Batch:
+    def _batch(self, flash: bool, pipelined: bool) -> MicroBatch:
         n_sequences = self._context.parallel
-        return Batch(self._n_tokens, n_sequences, self._n_outputs, flash, self._keeps_experts, pipelined)
+        return MicroBatch(self._n_tokens, n_sequences, self._n_outputs, flash, self._keeps_experts, pipelined)
 
     def _number(self, block: Block) -> int:
         if block not in self._numbers:
@@ -236,7 +238,7 @@ class ComputeBound:
         n_state = (shapes["ssm_conv1d"][1] - inner) // (2 * n_groups)
         return has_scan(self._kinds, n_state, inner // n_heads)
 
-    def _start(self, first: int, end: int, n_host: int, has_output: bool) -> Start:
+    def _start(self, first: int, end: int, n_host: int, has_output: bool) -> GraphInputs:
         """What a device begins with where there are no pipeline copies."""
         if first == n_host > 0:
             start = self._arrival(min(first, self._n_layers))
@@ -244,7 +246,7 @@ class ComputeBound:
             stream = self._stream_bytes(first)
             handed_on = n_host > 0 and self._n_tokens >= _PINNED_TOKENS and first < self._n_layers
             after_experts = first > 0 and self._recurs(first) and self._at(first - 1).has_experts
-            start = Start(stream, stream if handed_on else 0, states_first=after_experts)
+            start = GraphInputs(stream, stream if handed_on else 0, states_first=after_experts)
         blocks = [self._blocks[number] for number in self._on_device[first:end]]
         picks_rows = end == self._n_layers and self._profile.rows_cut is not RowsCut.AFTER_NORM
         return replace(
@@ -253,12 +255,12 @@ class ComputeBound:
             has_ids=has_output or picks_rows or any(block.state_bytes for block in blocks),
         )
 
-    def _arrival(self, first: int) -> Start:
+    def _arrival(self, first: int) -> GraphInputs:
         """Where the host leaves off before layer `first`."""
         before = self._at(first - 1)
         cache_bytes = self._cache_bytes(first - 1) if self._leaves_attention(first) else 0
         sums_experts = self._recurs(first) and before.has_experts
-        return Start(0, 0, self._on_device[first - 1], sums_experts, cache_bytes)
+        return GraphInputs(0, 0, self._on_device[first - 1], sums_experts, cache_bytes)
 
     def _recurs(self, index: int) -> bool:
         """Whether a layer is recurrent only: its states are put before what is left of the one before."""

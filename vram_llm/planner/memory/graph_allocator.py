@@ -11,7 +11,7 @@ _ENDLESS = 2**62
 
 
 @dataclass(slots=True)
-class Graph:
+class AllocationGraph:
     """Operations in the order they run. A value is the number of the operation that made it."""
 
     _steps: list[tuple[int, tuple[int, ...], int]] = field(default_factory=list)

@@ -10,16 +10,16 @@ from collections.abc import Mapping
 
 from vram_llm.model.rules import RowsCut
 from vram_llm.planner.memory.backend_kernels import MAX_FUSED_EXPERTS
-from vram_llm.planner.memory.graph_allocator import Graph
+from vram_llm.planner.memory.graph_allocator import AllocationGraph
 from vram_llm.planner.memory.layer_shapes import (
     DOWN,
     F16_BYTES,
     F32_BYTES,
     ID_BYTES,
-    Batch,
     Block,
     End,
     Habit,
+    MicroBatch,
 )
 
 _RESHAPED = frozenset({"shortconv.out_proj", "attn_qkv"})  # what a layer with one of these ends in is a view
@@ -28,7 +28,7 @@ _RESHAPED = frozenset({"shortconv.out_proj", "attn_qkv"})  # what a layer with o
 class Operations:
     """Adds layers' operations to a graph."""
 
-    def __init__(self, graph: Graph, batch: Batch, habit: Habit) -> None:
+    def __init__(self, graph: AllocationGraph, batch: MicroBatch, habit: Habit) -> None:
         self._graph = graph
         self._batch = batch
         self._habit = habit

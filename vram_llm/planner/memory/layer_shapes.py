@@ -14,7 +14,7 @@ DOWN = frozenset({"ffn_down", "ffn_down_exps", "ffn_down_shexp"})
 """What a feed-forward network, routed experts and a shared one end in."""
 
 
-class Batch(NamedTuple):
+class MicroBatch(NamedTuple):
     """What a graph is reserved for, and by which back end it is run."""
 
     n_tokens: int

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vram_llm.planner.memory.graph_allocator import Graph
+from vram_llm.planner.memory.graph_allocator import AllocationGraph
 from vram_llm.planner.memory.layer_ops import Operations
 from vram_llm.planner.memory.layer_shapes import (
     F32_BYTES,
@@ -11,10 +11,10 @@ from vram_llm.planner.memory.layer_shapes import (
     HYBRID_HABITS,
     ID_BYTES,
     LAST_HABITS,
-    Batch,
     Block,
     End,
     Habit,
+    MicroBatch,
 )
 
 OUTPUT = -1  # in place of a block's number
@@ -24,7 +24,7 @@ _AFTER_HOST = 12  # in hybrids: holes where the host's last layer came in are lo
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class GraphInputs:
     """What a device's operations begin with."""
 
     stream_bytes: int  # 0: it has a place of its own
@@ -46,14 +46,14 @@ class Peaks:
         self._end = end
         self._is_hybrid = is_hybrid
         self._habits = HYBRID_HABITS if is_hybrid else HABITS
-        self._known: dict[tuple[Start, tuple[int, int], Batch], dict[tuple[object, ...], int]] = {}
+        self._known: dict[tuple[GraphInputs, tuple[int, int], MicroBatch], dict[tuple[object, ...], int]] = {}
 
     def of(
         self,
         chain: Sequence[int],
-        start: Start,
+        start: GraphInputs,
         masks: tuple[int, int],
-        batch: Batch,
+        batch: MicroBatch,
         *,
         states_next: bool = False,
     ) -> int:
@@ -66,10 +66,10 @@ class Peaks:
         stream_bytes = self._end.n_embd * batch.n_tokens * F32_BYTES
         middle, n_begin = start, _AT_ONCE
         if batch.pipelined:
-            middle = Start(stream_bytes)
+            middle = GraphInputs(stream_bytes)
         elif start.arrives_from is not None and self._is_hybrid:
             n_begin = _AFTER_HOST
-            middle = Start(stream_bytes, window_first=start.window_first, has_ids=start.has_ids)
+            middle = GraphInputs(stream_bytes, window_first=start.window_first, has_ids=start.has_ids)
         last = self._last_attending(chain) if any(masks) else (-1, -1)
         begin = tuple(chain[:n_begin])
         peak = self._peak(begin, start, masks, (last[0] >= n_begin, last[1] >= n_begin), batch)
@@ -107,10 +107,10 @@ class Peaks:
     def _peak(
         self,
         window: tuple[int, ...],
-        start: Start,
+        start: GraphInputs,
         masks: tuple[int, int],
         goes_on: tuple[bool, bool],
-        batch: Batch,
+        batch: MicroBatch,
         habits: tuple[Habit, ...] = (),
     ) -> int:
         known = self._known.setdefault((start, masks, batch), {})
@@ -125,12 +125,12 @@ class Peaks:
         self,
         habit: Habit,
         window: tuple[int, ...],
-        start: Start,
+        start: GraphInputs,
         mask_bytes: tuple[int, int],
         goes_on: tuple[bool, bool],
-        batch: Batch,
+        batch: MicroBatch,
     ) -> int:
-        graph = Graph()
+        graph = AllocationGraph()
         operations = Operations(graph, batch, habit)
         last = None if start.arrives_from is None else self._blocks[start.arrives_from]
         opening = None if window[0] == OUTPUT else self._blocks[window[0]]

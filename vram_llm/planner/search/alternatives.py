@@ -12,7 +12,7 @@ from vram_llm.planner.context import ctx_step, resolve_context
 from vram_llm.planner.llama_split import device_of_layers, placement_of
 from vram_llm.planner.memory.analytic import is_pipelined, swa_cells
 from vram_llm.planner.memory.compute_buffers import uses_flash_attention
-from vram_llm.planner.search.search import Candidate, analytic, place
+from vram_llm.planner.search.search import Candidate, analytic, plan_placement
 from vram_llm.planner.types import (
     Alternative,
     Context,
@@ -106,7 +106,7 @@ def _changed(
         estimate = measure(kept)
         if estimate.fits:
             return Candidate(context, kept, estimate)
-    anew = place(profile, rig, wish, reorder=False).placement
+    anew = plan_placement(profile, rig, wish, reorder=False).placement
     return Candidate(context, anew, measure(anew))
 
 
@@ -124,17 +124,19 @@ def _alternative(name: str, other: Candidate, now: Estimate) -> Alternative:
     )
 
 
-def ways_out(profile: ModelProfile, machine: Machine, workload: Workload) -> Iterator[tuple[str, Candidate]]:
-    """What would fit in place of a wish that does not, each under the flag that asks for it."""
+def suggestions(
+    profile: ModelProfile, machine: Machine, workload: Workload
+) -> Iterator[tuple[str, Candidate]]:
+    """What would fit in plan_placement of a wish that does not, each under the flag that asks for it."""
     free = replace(workload, tensor_split=None, n_gpu_layers=None)
-    if free != workload and (other := place(profile, machine, free)).estimate.fits:
+    if free != workload and (other := plan_placement(profile, machine, free)).estimate.fits:
         yield "placement", other
     step = ctx_step(workload)
     low, high = 0, resolve_context(profile, machine, workload).n_ctx // step - 1
     fitting = None
     while low < high:
         middle = (low + high + 1) // 2
-        other = place(profile, machine, replace(workload, n_ctx=middle * step))
+        other = plan_placement(profile, machine, replace(workload, n_ctx=middle * step))
         if other.estimate.fits:
             low, fitting = middle, other
         else:
@@ -142,7 +144,7 @@ def ways_out(profile: ModelProfile, machine: Machine, workload: Workload) -> Ite
     if fitting is not None:
         yield "context", fitting
     if workload.kv_type_k == "f16" and not (profile.head_k % 32 or profile.head_v % 32):
-        other = place(profile, machine, replace(workload, kv_type_k="q8_0", kv_type_v="q8_0"))
+        other = plan_placement(profile, machine, replace(workload, kv_type_k="q8_0", kv_type_v="q8_0"))
         if other.estimate.fits:
             yield "kv", other
 

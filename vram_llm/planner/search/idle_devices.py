@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from vram_llm.machine.types import Device, Machine
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.search.min_latency_cut import lacking
-from vram_llm.planner.search.search import Candidate, analytic, place
+from vram_llm.planner.search.min_latency_cut import devices_without_speed
+from vram_llm.planner.search.search import Candidate, analytic, plan_placement
 from vram_llm.planner.types import Alternative, Objective, Placement, Plan, SpeedEstimate, Workload
 
 _MOST = 8  # alternatives; of devices that are alike one stands for all
@@ -19,7 +19,7 @@ def with_idle(
     Empty where the user dictates the split, or speeds did not decide.
     """
     memory_decides = workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT)
-    if workload.tensor_split is not None or memory_decides or lacking(machine, workload):
+    if workload.tensor_split is not None or memory_decides or devices_without_speed(machine, workload):
         return ()
     wish = replace(workload, n_ctx=chosen.context.n_ctx, largest_ctx=False, objective=Objective.BALANCE)
     now = analytic(profile, machine, wish, chosen.context)(chosen.placement)
@@ -28,7 +28,7 @@ def with_idle(
     found: list[Alternative] = []
     for kind in _kinds(idle(machine.devices, chosen.placement))[:_MOST]:
         used = (*(by_id[each] for each in chosen.placement.device_order), kind[0])
-        other = place(profile, replace(machine, devices=used), wish, reorder=False)
+        other = plan_placement(profile, replace(machine, devices=used), wish, reorder=False)
         after = {use.id: use.total_bytes for use in other.estimate.devices}
         found.append(
             Alternative(
@@ -47,7 +47,7 @@ def left_alone(profile: ModelProfile, machine: Machine, workload: Workload) -> f
     """The devices that the model would leave idle, were there nothing beside it; none by a dictated split."""
     if workload.tensor_split is not None or len(machine.devices) < 2:
         return frozenset()
-    placement = place(profile, machine, workload).placement
+    placement = plan_placement(profile, machine, workload).placement
     return frozenset(device.id for device in idle(machine.devices, placement))
 
 

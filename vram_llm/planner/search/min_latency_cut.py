@@ -39,7 +39,7 @@ Times = list[float]  # by number of items done
 Step = Callable[[Times, _Runs], tuple[Times, list[int]]]
 
 
-def lacking(machine: Machine, workload: Workload) -> tuple[Device, ...]:
+def devices_without_speed(machine: Machine, workload: Workload) -> tuple[Device, ...]:
     """The devices of whose speed the objective needs to know more than is known."""
     if workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT):
         return ()

@@ -16,7 +16,7 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import CTX_STEP, ctx_step, resolve_context
 from vram_llm.planner.llama_split import device_of_layers, placement_of
 from vram_llm.planner.memory.analytic import AnalyticMeter
-from vram_llm.planner.search.min_latency_cut import fastest, lacking
+from vram_llm.planner.search.min_latency_cut import devices_without_speed, fastest
 from vram_llm.planner.search.min_memory_cut import Cutter
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import Context, Estimate, Meter, MeterFor, Objective, Placement, Workload
@@ -35,7 +35,7 @@ class Candidate:
     estimate: Estimate
 
 
-def place(
+def plan_placement(
     profile: ModelProfile,
     machine: Machine,
     workload: Workload,
@@ -57,10 +57,10 @@ def place(
     if workload.tensor_split is not None:
         return found
     least_bad = found
-    found = _tightened(profile, machine, workload, meter, found, measure)
+    found = _shrink_to_fit(profile, machine, workload, meter, found, measure)
     n_host = profile.n_layers + 1 - found.placement.n_gpu_layers
     if found.estimate.fits and (n_host == 0 or workload.n_gpu_layers is not None):
-        return _quickened(profile, machine, workload, meter, found, measure) if reorder else found
+        return _refill_fast_devices(profile, machine, workload, meter, found, measure) if reorder else found
     predictor = Predictor(profile, context, machine, workload)
     cutter = Cutter(meter.on(machine.devices, optimistic=True), profile.n_layers)
 
@@ -78,7 +78,7 @@ def place(
         if (estimate := measure(placement)).fits:
             return Candidate(context, placement, estimate)
     if not found.estimate.fits and workload.n_gpu_layers is None:
-        found = _bisected(cut, profile.n_layers, found, measure)
+        found = _bisect_host_layers(cut, profile.n_layers, found, measure)
     return found if found.estimate.fits else least_bad
 
 
@@ -91,7 +91,9 @@ def best_cut(cutter: Cutter, predictor: Predictor, n_host: int, objective: Objec
     return cutter.cut(n_host)
 
 
-def _bisected(cut: Callable[[int], Placement], n_layers: int, found: Candidate, measure: Meter) -> Candidate:
+def _bisect_host_layers(
+    cut: Callable[[int], Placement], n_layers: int, found: Candidate, measure: Meter
+) -> Candidate:
     """With the fewest layers on the host that the exact meter allows; the analytic one misjudged them."""
     low, high = 0, n_layers + 1
     while low < high:
@@ -104,7 +106,7 @@ def _bisected(cut: Callable[[int], Placement], n_layers: int, found: Candidate, 
     return found
 
 
-def _tightened(
+def _shrink_to_fit(
     profile: ModelProfile,
     machine: Machine,
     workload: Workload,
@@ -124,7 +126,7 @@ def _tightened(
     return found
 
 
-def _quickened(
+def _refill_fast_devices(
     profile: ModelProfile,
     machine: Machine,
     workload: Workload,
@@ -133,11 +135,13 @@ def _quickened(
     measure: Meter,
 ) -> Candidate:
     """`found`, or one with more on fast devices where the analytic meter's caution kept them emptier."""
-    if workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT) or lacking(machine, workload):
+    if workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT) or devices_without_speed(
+        machine, workload
+    ):
         return found
     asked = found
     for _ in range(_REFINEMENTS):
-        rig = _loosened(machine, meter(asked.placement), asked.estimate)
+        rig = _relax_budgets(machine, meter(asked.placement), asked.estimate)
         placement = choose_placement(profile, rig, workload, meter.on(rig.devices))
         if placement == asked.placement:
             break
@@ -147,7 +151,7 @@ def _quickened(
     return found
 
 
-def _loosened(machine: Machine, bound: Estimate, exact: Estimate) -> Machine:
+def _relax_budgets(machine: Machine, bound: Estimate, exact: Estimate) -> Machine:
     """`machine` with as much more room as the bound was too cautious, the same for devices that are alike."""
     totals = {use.id: use.total_bytes for use in bound.devices}
     caution = {use.id: totals[use.id] - use.total_bytes for use in exact.devices}
@@ -164,7 +168,7 @@ def _loosened(machine: Machine, bound: Estimate, exact: Estimate) -> Machine:
     return replace(machine, devices=devices)
 
 
-def place_largest(
+def plan_largest_context(
     profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None = None
 ) -> tuple[Candidate, Candidate | None]:
     """The placement with the longest context that fits, and that of one step more, which does not.
@@ -174,14 +178,14 @@ def place_largest(
     trained on, and then there is no step more. The least bad placement where none fits.
     """
     step = ctx_step(workload)
-    shortest = place(profile, machine, replace(workload, n_ctx=step), exact)
+    shortest = plan_placement(profile, machine, replace(workload, n_ctx=step), exact)
     if shortest.placement.cpu_layers:
-        usual = place(profile, machine, replace(workload, n_ctx=None), exact)
+        usual = plan_placement(profile, machine, replace(workload, n_ctx=None), exact)
         shortest = usual if usual.estimate.fits else shortest
     kept = replace(workload, n_gpu_layers=shortest.placement.n_gpu_layers)
 
     def at(steps: int, meter: MeterFor | None) -> Candidate:
-        return place(profile, machine, replace(kept, n_ctx=steps * step), meter)
+        return plan_placement(profile, machine, replace(kept, n_ctx=steps * step), meter)
 
     high = max((profile.context_length or _MAX_CTX) // CTX_STEP, 1)
     if not shortest.estimate.fits:
