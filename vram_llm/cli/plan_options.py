@@ -46,8 +46,8 @@ class PlanOption:
     """One row of the table.
 
     `fields` are those of Workload that the option sets; "serving.NAME" is one of Serving. The default is the
-    first field's, through `from_field`; the option's value becomes the fields' through `to_field`. None leaves
-    the fields alone.
+    first field's, through `from_field`; the option's value becomes the fields' through `to_field`. A value of
+    None leaves the fields alone.
     """
 
     flags: str  # as click takes them, with spaces between; llama-server's short forms among them
