@@ -35,7 +35,7 @@ def cards() -> list[Device]:
         props = b.props_of(handle)
         found.append(
             Device(
-                id=f"CUDA{i}", name=props.description.decode(), kind=DeviceKind.CUDA,
+                id=f"GPU{i}", name=props.description.decode(), kind=DeviceKind.CUDA,
                 total_bytes=props.memory_total, free_bytes=props.memory_free, memory_source=Source.DRIVER,
                 pci_bus_id=props.device_id.decode().lower(), alignment_bytes=ALIGNMENT_BYTES,
                 row_padding=ROW_PADDING,

@@ -33,7 +33,7 @@ from vram_llm.units import GIB, MIB
 
 CARDS = [
     Device(
-        id=f"CUDA{i}",
+        id=f"GPU{i}",
         name=f"{gib} GiB",
         kind=DeviceKind.CUDA,
         total_bytes=gib * GIB,

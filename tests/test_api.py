@@ -45,7 +45,7 @@ def verify_on(monkeypatch: pytest.MonkeyPatch, plan_on_cpu: Callable[..., Plan])
             load()
             memory = (
                 LoadedMemory(
-                    id="CUDA0", weights_bytes=600 * MIB, context_bytes=300 * MIB, compute_bytes=100 * MIB
+                    id="GPU0", weights_bytes=600 * MIB, context_bytes=300 * MIB, compute_bytes=100 * MIB
                 ),
             )
             info = ModelInfo(
@@ -62,7 +62,7 @@ def verify_on(monkeypatch: pytest.MonkeyPatch, plan_on_cpu: Callable[..., Plan])
             **{name: getattr(device, name) for name in device.__dataclass_fields__}, reserve_bytes=0
         )
         estimate = DeviceEstimate(
-            id="CUDA0", weights_bytes=600 * MIB, context_bytes=300 * MIB, compute_bytes=100 * MIB,
+            id="GPU0", weights_bytes=600 * MIB, context_bytes=300 * MIB, compute_bytes=100 * MIB,
             overhead_bytes=overhead_bytes(device), total_bytes=1000 * MIB + overhead_bytes(device),
             budget_bytes=1450 * MIB,
         )  # fmt: skip

@@ -11,7 +11,7 @@ from vram_llm.engine.stats import Figures
 INFO = ModelInfo(
     name="m", path="/m.gguf", architecture="llama", parameters=2**40, size_bytes=2**41, n_vocab=5, n_ctx=256,
     n_ctx_train=512, parallel=2, chat_template="{{ 'é' }}", bos_token="<s>", eos_token="</s>", created=17,
-    memory=(LoadedMemory(id="CUDA0", weights_bytes=2**35, context_bytes=1, compute_bytes=2),),
+    memory=(LoadedMemory(id="GPU0", weights_bytes=2**35, context_bytes=1, compute_bytes=2),),
 )  # fmt: skip
 
 SAMPLING = SamplingParams(temperature=0.5, logit_bias={7: -100.0, 0: 2.5}, seed=-(2**63))

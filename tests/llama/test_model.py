@@ -223,6 +223,6 @@ def test_a_placement_on_a_device_the_plan_does_not_have(
     profiles: dict[str, ModelProfile], machine: Machine
 ) -> None:
     plan = _planned_for(profiles["tied"], machine)
-    edited = dataclasses.replace(plan.placement, device_order=("CUDA7",))
-    with pytest.raises(BadPlan, match="places layers on CUDA7, which is none of its devices"):
+    edited = dataclasses.replace(plan.placement, device_order=("GPU7",))
+    with pytest.raises(BadPlan, match="places layers on GPU7, which is none of its devices"):
         LoadedModel(dataclasses.replace(plan, placement=edited))

@@ -9,7 +9,7 @@ from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Link, Machine
 from vram_llm.units import GIB
 
 CARD = Device(
-    id="CUDA0",
+    id="GPU0",
     name="RTX 3090",
     kind=DeviceKind.CUDA,
     total_bytes=24 * GIB,
@@ -55,7 +55,7 @@ def test_each_device_gets_its_own_figures_back() -> None:
     keep(CARD)
     keep(WORKER, LINK)
     keep(HOST)
-    other = dataclasses.replace(CARD, id="CUDA1", uuid="GPU-b")
+    other = dataclasses.replace(CARD, id="GPU1", uuid="GPU-b")
     machine = calibration_store.with_speeds(
         Machine(devices=(CARD, other, WORKER), host=HOST, notes=("a note",))
     )

@@ -23,7 +23,7 @@ def test_a_card_with_every_fact(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.notes == ()
     assert found.devices == (
         Device(
-            id="CUDA0",
+            id="GPU0",
             name="NVIDIA GeForce RTX 3090 Ti",
             kind=DeviceKind.CUDA,
             total_bytes=24576 * MIB,
@@ -54,7 +54,7 @@ def test_a_card_with_every_fact(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_failing_query_costs_one_fact(monkeypatch: pytest.MonkeyPatch, query: str, fact: str) -> None:
     broken = FakeCard(fails={query: "NVMLError_NotSupported"})
     found = read(monkeypatch, fake_nvml(broken, FakeCard(uuid="GPU-2")))
-    assert [device.id for device in found.devices] == ["CUDA0", "CUDA1"]
+    assert [device.id for device in found.devices] == ["GPU0", "GPU1"]
     assert getattr(found.devices[0], fact) is None
     assert getattr(found.devices[1], fact) is not None
     assert found.devices[0].free_bytes == 24000 * MIB
@@ -77,13 +77,13 @@ def test_an_older_driver_answers_the_first_version_of_the_memory_query(
 )
 def test_a_lost_card_becomes_a_note(monkeypatch: pytest.MonkeyPatch, card: FakeCard) -> None:
     found = read(monkeypatch, fake_nvml(card, FakeCard()))
-    assert [device.id for device in found.devices] == ["CUDA1"]
+    assert [device.id for device in found.devices] == ["GPU1"]
     assert found.notes == ("NVIDIA card 0 is left out: NVMLError_GpuIsLost.",)
 
 
 def test_a_card_in_mig_mode_becomes_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     found = read(monkeypatch, fake_nvml(FakeCard(mig=1), FakeCard(mig=0)))
-    assert [device.id for device in found.devices] == ["CUDA1"]
+    assert [device.id for device in found.devices] == ["GPU1"]
     assert "MIG" in found.notes[0]
 
 
@@ -189,7 +189,7 @@ def test_hidden_cards(
 ) -> None:
     unlike = (FakeCard(uuid="GPU-a"), FakeCard(uuid="GPU-b", name="NVIDIA L4"), FakeCard(uuid="GPU-c"))
     found = nvml.visible(read(monkeypatch, fake_nvml(*unlike)), environ)
-    assert [device.id for device in found.devices] == [f"CUDA{i}" for i in ids]
+    assert [device.id for device in found.devices] == [f"GPU{i}" for i in ids]
     assert noted in "".join(found.notes)
     assert bool(found.notes) == bool(noted)
 
@@ -197,7 +197,7 @@ def test_hidden_cards(
 def test_equal_cards_are_hidden_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
     found = read(monkeypatch, fake_nvml(FakeCard(), FakeCard()))
     shown = nvml.visible(found, {"CUDA_VISIBLE_DEVICES": "1"})
-    assert [device.id for device in shown.devices] == ["CUDA1"]
+    assert [device.id for device in shown.devices] == ["GPU1"]
 
 
 def test_what_is_in_use_by_card_and_by_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Machine, Sour
 from vram_llm.units import GIB, MIB
 
 CARD = Device(
-    id="CUDA0",
+    id="GPU0",
     name="RTX 3090",
     kind=DeviceKind.CUDA,
     total_bytes=24 * GIB,
@@ -18,7 +18,7 @@ CARD = Device(
     uuid="GPU-a",
     driver_version="580.65.06",
 )
-OTHER = dataclasses.replace(CARD, id="CUDA1", uuid="GPU-b")
+OTHER = dataclasses.replace(CARD, id="GPU1", uuid="GPU-b")
 HOST = Host(name="box", cores=8, total_bytes=64 * GIB, available_bytes=48 * GIB)
 
 

@@ -29,7 +29,7 @@ def local(index: int, gib: int = 24, name: str = "NVIDIA GeForce RTX 3090 Ti", *
     """A CUDA card in this machine."""
     identity = {"uuid": f"GPU-{index}", "pci_bus_id": f"0000:0{index}:00.0"}
     return Device(
-        id=f"CUDA{index}", name=name, kind=DeviceKind.CUDA, total_bytes=gib * GIB, free_bytes=gib * GIB,
+        id=f"GPU{index}", name=name, kind=DeviceKind.CUDA, total_bytes=gib * GIB, free_bytes=gib * GIB,
         memory_source=Source.DRIVER, **(identity | other),
     )  # fmt: skip
 

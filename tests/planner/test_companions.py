@@ -283,7 +283,7 @@ def companion(kind: CompanionKind, name: str, device: str | None, **other: float
 BESIDE = (
     companion(CompanionKind.LORA, "one.gguf", None),
     companion(CompanionKind.LORA, "two.gguf", None, scale=0.25),
-    companion(CompanionKind.MMPROJ, "eyes.gguf", "CUDA1"),
+    companion(CompanionKind.MMPROJ, "eyes.gguf", "GPU1"),
     companion(CompanionKind.DRAFT, "small.gguf", HOST),
 )
 FLAGS = (

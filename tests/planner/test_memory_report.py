@@ -19,11 +19,11 @@ from vram_llm.planner.memory_report import (
 from vram_llm.planner.types import DeviceEstimate, Estimate, HostEstimate, Plan, PlannedDevice
 from vram_llm.units import GIB
 
-CARD = dataclasses.replace(card(0, GIB), id="CUDA0", name="RTX 3090", uuid="GPU-a", what_if=False)
+CARD = dataclasses.replace(card(0, GIB), id="GPU0", name="RTX 3090", uuid="GPU-a", what_if=False)
 WORKER = dataclasses.replace(card(1, GIB, DeviceKind.RPC), id="RPC0", name="worker far:1", endpoint="far:1")
 
 AS_PLANNED = (
-    LoadedMemory(id="CUDA0", weights_bytes=600, context_bytes=200, compute_bytes=90),
+    LoadedMemory(id="GPU0", weights_bytes=600, context_bytes=200, compute_bytes=90),
     LoadedMemory(id="RPC0", weights_bytes=600, context_bytes=200, compute_bytes=90),
     LoadedMemory(id="host", weights_bytes=50, context_bytes=0, compute_bytes=10),
 )
@@ -50,7 +50,7 @@ def plan(plan_on_cpu: Callable[..., Plan]) -> Plan:
 
 def test_a_load_as_planned(plan: Plan) -> None:
     found = certify(plan, AS_PLANNED)
-    assert [row.id for row in found.devices] == ["CUDA0", "RPC0", "host"]
+    assert [row.id for row in found.devices] == ["GPU0", "RPC0", "host"]
     assert [row.held_bytes for row in found.devices] == [940, 940, 60]
     assert [row.over_bytes for row in found.devices] == [-60, -60, -40]
     assert found.within_budget
@@ -75,7 +75,7 @@ def test_why_nothing_outside_the_buffers_is_measured(plan: Plan) -> None:
 def test_what_nvml_shows_takes_the_place_of_the_planned_overhead(
     plan: Plan, used_bytes: int | None, held_bytes: int, over_bytes: int
 ) -> None:
-    found = certify(plan, AS_PLANNED, {"CUDA0": Reading(used_bytes, OF_PROCESS)})
+    found = certify(plan, AS_PLANNED, {"GPU0": Reading(used_bytes, OF_PROCESS)})
     row = found.devices[0]
     assert (row.held_bytes, row.over_bytes) == (held_bytes, over_bytes)
     assert found.within_budget == (over_bytes <= 0)
@@ -87,7 +87,7 @@ def test_the_verdict_names_every_device_over_its_budget(plan: Plan) -> None:
     more = [dataclasses.replace(each, compute_bytes=2138) for each in AS_PLANNED]
     found = certify(plan, more)
     assert not found.within_budget
-    assert "RTX 3090 (CUDA0) holds 1.94 KiB more than its budget of 1000 B" in found.verdict
+    assert "RTX 3090 (GPU0) holds 1.94 KiB more than its budget of 1000 B" in found.verdict
     assert "worker far:1 (RPC0) holds 1.94 KiB more" in found.verdict
     assert "the computer's memory holds 2.04 KiB more than its budget of 100 B" in found.verdict
     assert "--reserve-mib" in found.verdict
@@ -132,4 +132,4 @@ def test_readings(
     reading: Reading | None,
 ) -> None:
     found = readings(plan, AS_PLANNED, before, after, process)
-    assert found == ({} if reading is None else {"CUDA0": reading})
+    assert found == ({} if reading is None else {"GPU0": reading})

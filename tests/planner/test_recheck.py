@@ -29,8 +29,8 @@ def test_room_for_every_device_and_the_host() -> None:
     plan = saved_plan([local(0), local(1)], [2, 2])
     found = check(plan, machine([local(1), with_free(local(0), 5 * GIB)]), 0)
     assert [(fit.id, fit.needed_bytes, fit.budget_bytes) for fit in found] == [
-        ("CUDA0", 4 * GIB, 4 * GIB),
-        ("CUDA1", 4 * GIB, 23 * GIB),
+        ("GPU0", 4 * GIB, 4 * GIB),
+        ("GPU1", 4 * GIB, 23 * GIB),
         ("host", 2 * GIB, 63 * GIB),
     ]
 
@@ -38,8 +38,8 @@ def test_room_for_every_device_and_the_host() -> None:
 @pytest.mark.parametrize(
     ("free_bytes", "host_gib", "said"),
     [
-        ([5 * GIB - MIB, 24 * GIB], 64, ["(CUDA0) is 1.00 MiB short"]),
-        ([GIB // 2, 3 * GIB], 64, ["(CUDA0) is 4.00 GiB short", "(CUDA1) is 2.00 GiB short"]),
+        ([5 * GIB - MIB, 24 * GIB], 64, ["(GPU0) is 1.00 MiB short"]),
+        ([GIB // 2, 3 * GIB], 64, ["(GPU0) is 4.00 GiB short", "(GPU1) is 2.00 GiB short"]),
         ([24 * GIB, 24 * GIB], 2.5, ["the computer's memory is 512 MiB short"]),
     ],
 )
@@ -63,8 +63,10 @@ def test_the_hosts_reserve_of_a_plan_without_devices_is_given() -> None:
     ("planned", "here", "found"),
     [
         # cards by what they are, not by their place
-        ([local(0), local(1)], [dataclasses.replace(local(1), id="CUDA0"), local(0)], ["GPU-0", "GPU-1"]),
+        ([local(0), local(1)], [dataclasses.replace(local(1), id="GPU0"), local(0)], ["GPU-0", "GPU-1"]),
         ([local(0, uuid=None)], [local(1), local(0)], ["GPU-0"]),
+        # a plan of an older version, whose ids were of CUDA's
+        ([dataclasses.replace(local(1), id="CUDA0")], [local(0), local(1)], ["GPU-1"]),
         # what-if cards by name, one after the other
         ([absent(0), absent(1)], [local(3), local(4)], ["GPU-3", "GPU-4"]),
         ([absent(0, name="RTX 4090")], [local(0), local(1, name="rtx 4090")], ["GPU-1"]),
@@ -87,7 +89,7 @@ def test_workers_are_found_by_address_and_index() -> None:
 @pytest.mark.parametrize(
     ("planned", "here", "said"),
     [
-        ([local(0)], [], "RTX 3090 Ti .CUDA0, GPU-0, 0000:00:00.0. is not here; plan again"),
+        ([local(0)], [], "RTX 3090 Ti .GPU0, GPU-0, 0000:00:00.0. is not here; plan again"),
         ([local(0)], [local(0, uuid="GPU-9")], "is not here"),
         ([local(0)], [local(0, pci_bus_id="0000:09:00.0")], "any more, it is at 0000:09:00.0 now"),
         ([local(0, uuid=None, pci_bus_id=None)], [local(0, uuid=None, pci_bus_id=None)], "is not here"),
@@ -105,7 +107,7 @@ def test_a_device_that_is_missing(planned: list[Device], here: list[Device], sai
 
 def test_a_device_without_layers_need_not_be_here() -> None:
     plan = saved_plan([local(0), local(1)], [4, 0])
-    assert list(find_devices(plan, [local(0)])) == ["CUDA0"]
+    assert list(find_devices(plan, [local(0)])) == ["GPU0"]
 
 
 def test_a_plan_that_names_a_device_it_does_not_describe() -> None:

@@ -17,7 +17,7 @@ class EngineState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedMemory:
-    """What llama.cpp holds on one device ("CUDA0", "RPC1", "host") after the load, in bytes."""
+    """What llama.cpp holds on one device ("GPU0", "RPC1", "host") after the load, in bytes."""
 
     id: str
     weights_bytes: int

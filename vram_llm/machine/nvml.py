@@ -17,7 +17,7 @@ class Cards(NamedTuple):
 
 
 def cards(host: Host) -> Cards:
-    """Every usable NVIDIA card, in NVML's order; none, and a note, where there is no driver.
+    """Every usable NVIDIA card, numbered as nvidia-smi numbers it; none, and a note, where there is no driver.
 
     `host` stands in for the memory of a card that has none of its own (GB10, Jetson).
     """
@@ -117,7 +117,7 @@ def visible(found: Cards, environ: Mapping[str, str]) -> Cards:
 
 def _is_named(device: Device, entry: str) -> bool:
     if entry.isdecimal():
-        return device.id == f"CUDA{int(entry)}"
+        return device.id == f"GPU{int(entry)}"
     return entry.startswith("GPU-") and device.uuid is not None and device.uuid.startswith(entry)
 
 
@@ -164,7 +164,7 @@ def _read(nvml: Any, index: int, driver: str | None, host: Host) -> Cards:
     pci = _ask(nvml, nvml.nvmlDeviceGetPciInfo, handle)
     capability = _ask(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
     device = Device(
-        id=f"CUDA{index}",
+        id=f"GPU{index}",
         name=name,
         kind=DeviceKind.CUDA,
         total_bytes=total,

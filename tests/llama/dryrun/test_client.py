@@ -43,7 +43,7 @@ from vram_llm.units import GIB
 N_PLACEMENTS = 24  # of each model
 CARDS = tuple(
     Device(
-        id=f"CUDA{i}", name=f"{gib} GiB", kind=DeviceKind.CUDA, total_bytes=gib * GIB, free_bytes=gib * GIB,
+        id=f"GPU{i}", name=f"{gib} GiB", kind=DeviceKind.CUDA, total_bytes=gib * GIB, free_bytes=gib * GIB,
         memory_source=Source.GIVEN, row_padding=512, what_if=True,
     )
     for i, gib in enumerate((24, 24, 12))
@@ -256,7 +256,7 @@ def test_both_shards_of_the_49b_on_three_cards(dry: DryRun, host: Host, tmp_path
     placement = placement_from_counts([card.id for card in CARDS], [29, 36, 15], 80)
     said = dry.meter(header, a_context(n_ctx=4096), CARDS, host, GIB)(placement)
     assert said.method == METHOD
-    assert [d.id for d in said.devices] == ["CUDA0", "CUDA1", "CUDA2"]
+    assert [d.id for d in said.devices] == ["GPU0", "GPU1", "GPU2"]
     assert [d.budget_bytes for d in said.devices] == [23 * GIB, 23 * GIB, 11 * GIB]
     assert all(d.overhead_bytes > 0 for d in said.devices)
     everything = sum(d.weights_bytes for d in said.devices) + said.host.weights_bytes
@@ -267,7 +267,7 @@ def test_both_shards_of_the_49b_on_three_cards(dry: DryRun, host: Host, tmp_path
 def test_a_vocabulary_changes_nothing(dry: DryRun, host: Host, tiny_model: Path, tmp_path: Path) -> None:
     """The tiny model has a real one; a copy of its header has none."""
     header, context = read_header(tiny_model), a_context(n_ctx=512)
-    placement = placement_from_counts(["CUDA0", "CUDA1"], [2, 2], 4)
+    placement = placement_from_counts(["GPU0", "GPU1"], [2, 2], 4)
     said = dry.meter(header, context, CARDS, host, 0)(placement)
     whole = worker.answer(DryRunQuestion(str(tiny_model), context, placement, list(CARDS[:2])))
     assert [d.compute_bytes for d in said.devices] == [use.compute_bytes for use in whole.devices]
@@ -279,13 +279,13 @@ def test_a_model_llama_cpp_does_not_know_is_refused(dry: DryRun, host: Host, tmp
     header = read_header(write(model, tmp_path / "model.gguf"))
     meter = dry.meter(header, a_context(), CARDS, host, 0)
     with pytest.raises(ModelRefused, match="gemma999"):
-        meter(placement_from_counts(["CUDA0"], [6], 6))
+        meter(placement_from_counts(["GPU0"], [6], 6))
 
 
 def test_an_end_of_llama_cpp_costs_an_answer(host: Host, tiny_model: Path) -> None:
     with DryRun() as dry:
         meter = dry.meter(read_header(tiny_model), a_context(n_ctx=512), CARDS, host, 0)
-        bad, good = (placement_from_counts(["CUDA0", "CUDA1"], counts, 4) for counts in ([3, 1], [2, 2]))
+        bad, good = (placement_from_counts(["GPU0", "GPU1"], counts, 4) for counts in ([3, 1], [2, 2]))
         for _ in range(2):
             dry.check()
             os.kill(child_of(dry), signal.SIGABRT)
@@ -301,7 +301,7 @@ def test_states_on_the_host_take_no_memory(host: Host, headers: dict[str, Header
     of = profile(header := headers["nemotron_nano"])
     with DryRun() as dry:
         meter = dry.meter(header, a_context(parallel=256), CARDS, host, 0)
-        said = meter(placement_from_counts(["CUDA0"], [1], of.n_layers))
+        said = meter(placement_from_counts(["GPU0"], [1], of.n_layers))
         (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{child_of(dry)}/status").read_text())
     assert 1024 * int(peak) < said.host.context_bytes / 4
 
@@ -312,7 +312,7 @@ def test_a_hang_is_bounded(host: Host, tiny_model: Path) -> None:
         dry.check()
         os.kill(child_of(dry), signal.SIGSTOP)
         with pytest.raises(EngineDied, match="in time"):
-            meter(placement_from_counts(["CUDA0"], [4], 4))
+            meter(placement_from_counts(["GPU0"], [4], 4))
 
 
 def child_of(dry: DryRun) -> int:

@@ -93,7 +93,7 @@ def test_a_card_that_is_not_here_is_passed_over(host: Host) -> None:
 
 def test_the_child_names_the_error_it_met() -> None:
     gone = Device(
-        id="CUDA0", name="RTX 3090", kind=DeviceKind.CUDA, total_bytes=MIB, free_bytes=MIB,
+        id="GPU0", name="RTX 3090", kind=DeviceKind.CUDA, total_bytes=MIB, free_bytes=MIB,
         memory_source=Source.DRIVER, pci_bus_id="0000:99:00.0",
     )  # fmt: skip
     done = subprocess.run(

@@ -43,8 +43,8 @@ def test_a_plan_that_cannot_be_loaded(plan_on_cpu: PlanOnCpu) -> None:
     gone = dataclasses.replace(plan, model=dataclasses.replace(plan.model, path="/nowhere.gguf"))
     with pytest.raises(ModelRefused, match=r"nowhere\.gguf"):
         rates([gone], LOADS, 1)
-    elsewhere = dataclasses.replace(plan.placement, device_order=("CUDA7",), tensor_split=(5,))
-    with pytest.raises(BadPlan, match="CUDA7"):
+    elsewhere = dataclasses.replace(plan.placement, device_order=("GPU7",), tensor_split=(5,))
+    with pytest.raises(BadPlan, match="GPU7"):
         rates([dataclasses.replace(plan, placement=elsewhere)], LOADS, 1)
 
 

@@ -72,5 +72,5 @@ def test_other_kinds_go_by_ggmls_names(kind: DeviceKind, name: str) -> None:
 
 def test_a_plan_that_names_a_device_it_does_not_describe() -> None:
     plan = saved_plan([local(0)], [4])
-    with pytest.raises(BadPlan, match="CUDA0, which is none of its devices"):
+    with pytest.raises(BadPlan, match="GPU0, which is none of its devices"):
         reach(dataclasses.replace(plan, devices=()))

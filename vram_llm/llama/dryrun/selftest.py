@@ -10,7 +10,7 @@ from vram_llm.units import GIB
 SHAPE = Shape(n_embd=256, n_ff=512, n_layers=2, n_head=4, n_head_kv=2, n_vocab=1000)
 
 DEVICES = [
-    Device(id=f"CUDA{i}", name="known", kind=DeviceKind.CUDA, total_bytes=GIB, free_bytes=GIB,
+    Device(id=f"GPU{i}", name="known", kind=DeviceKind.CUDA, total_bytes=GIB, free_bytes=GIB,
            memory_source=Source.GIVEN, row_padding=512)
     for i in range(2)
 ]  # fmt: skip
