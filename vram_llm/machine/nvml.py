@@ -17,7 +17,7 @@ class Cards(NamedTuple):
 
 
 def cards(host: Host) -> Cards:
-    """Every usable NVIDIA card, numbered as nvidia-smi numbers it; none, and a note, where there is no driver.
+    """Every usable NVIDIA card, numbered as by nvidia-smi; none, and a note, where there is no driver.
 
     `host` stands in for the memory of a card that has none of its own (GB10, Jetson).
     """

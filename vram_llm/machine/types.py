@@ -64,7 +64,7 @@ class Link:
 class Device:
     """One card, or one device of a remote worker.
 
-    `id` is unique in a machine and is what plans and messages call it: "GPU0" is the card that nvidia-smi calls
+    `id` is unique in a machine; plans and messages use it: "GPU0" is the card that nvidia-smi calls
     0, "RPC0" the first device of the first worker. Cards are found again by `uuid` or `pci_bus_id`, never by
     `id`: CUDA orders them differently, and saved plans may call them otherwise.
     """
