@@ -57,7 +57,6 @@ def test_what_does_not_fit_is_a_line_and_no_failure(models: tuple[Path, Path]) -
     [
         (["--compare", "RTX 4090"], "takes a model"),
         (["demo", "--compare", "RTX 4090", "--explain"], "nothing else"),
-        (["demo", "--compare", "RTX 4090 +"], "is no rig"),
         (["--check", "x.json", "--compare", "RTX 4090"], "nothing is planned"),
     ],
 )
@@ -67,7 +66,18 @@ def test_what_makes_no_sense_together(args: list[str], message: str) -> None:
     assert message in done.stderr
 
 
-def test_an_unknown_card_of_a_rig_is_named() -> None:
-    done = run("plan", "demo", "--compare", "RTX 4090 + RTX 9999")
+@pytest.mark.parametrize(
+    ("rig", "message"),
+    [("RTX 4090 + RTX 9999", "'RTX 9999' names no one card"), ("RTX 4090 +", "lacks a card")],
+)
+def test_a_rig_that_is_none_is_refused(rig: str, message: str) -> None:
+    done = run("plan", "demo", "--compare", rig)
     assert done.returncode == 20
-    assert "RTX 9999" in done.stderr
+    assert message in done.stderr
+
+
+def test_rigs_are_written_as_for_gpu(models: tuple[Path, Path]) -> None:
+    _, tiny = models
+    rig = "4090 48GB + 2x 24GB@1008GB/s"
+    one, other = json.loads(run("plan", tiny, "--gpu", rig, "--compare", rig, "--json").stdout)
+    assert one == other

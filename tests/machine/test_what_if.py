@@ -23,6 +23,17 @@ GIVEN, CATALOG = Source.GIVEN, Source.CATALOG
         ("24g", 1, 24, GIVEN, None),
         ("2x24GiB", 2, 24, GIVEN, None),
         ("24GiB@1008GB/s", 1, 24, GIVEN, Fact(1008e9, GIVEN)),
+        ("24GB", 1, 24, GIVEN, None),
+        ("2 x 24 gb", 2, 24, GIVEN, None),
+        ("24GB@1008GB/s", 1, 24, GIVEN, Fact(1008e9, GIVEN)),
+        ("2080 Ti 22GB", 1, 22, GIVEN, Fact(616e9, CATALOG)),
+        ("2x 2080Ti 22G", 2, 22, GIVEN, Fact(616e9, CATALOG)),
+        ("22 GiB RTX 2080 Ti", 1, 22, GIVEN, Fact(616e9, CATALOG)),
+        ("RTX 3060 12GB", 1, 12, CATALOG, Fact(360e9, CATALOG)),
+        ("RTX 3080 20GB", 1, 20, GIVEN, Fact(912e9, CATALOG)),
+        ("4090 48GB", 1, 48, GIVEN, Fact(1008e9, CATALOG)),
+        ("4090 48GB@900GB/s", 1, 48, GIVEN, Fact(900e9, GIVEN)),
+        ("Ryzen AI Max+ 395@96GB", 1, 96, GIVEN, Fact(256e9, CATALOG)),
         ("2x 12 GiB @ 432 GB/s", 2, 12, GIVEN, Fact(432e9, GIVEN)),
         ("RTX 3080@10GiB", 1, 10, GIVEN, Fact(760e9, CATALOG)),
         ("RTX 3080@12GiB", 1, 12, GIVEN, Fact(912e9, CATALOG)),
@@ -51,7 +62,10 @@ def test_cards_as_people_write_them(
         ("0x 3090", "from 1 to 64"),
         ("65x 3090", "from 1 to 64"),
         ("9" * 150 + "x 3090", "from 1 to 64"),
-        ("9" * 5000 + "x 3090", "5006 characters"),
+        ("9" * 5000 + "x 3090", "5006 characters is too long"),
+        ("RTX 9999 24GB", "'RTX 9999' names no one card"),
+        ("RTX 3090 24GB 12GB", "names no one card"),
+        ("4090 48GB@24GB", "names no one card"),
         ("0GiB", "0GiB is not a size"),
         ("9" * 180 + "TiB", "is not a size"),
         ("24GiB@fast", "'fast' after @"),
@@ -60,7 +74,7 @@ def test_cards_as_people_write_them(
         ("24GiB@0GB/s", "0GB/s is not a bandwidth"),
         ("24GiB@/s", "/s is not a bandwidth"),
         ("3090@", "'' after @"),
-        ("m2 ultra", "m2 ultra@64GiB"),
+        ("m2 ultra", "m2 ultra@64GB"),
         ("", "names no one card"),
         ("24", "names no one card"),
         ("2x", "names no one card"),
@@ -81,6 +95,43 @@ def test_ids_run_through_all_specs_in_the_order_given() -> None:
         ("GPU2", 24),
         ("GPU3", 8),
     ]
+
+
+@pytest.mark.parametrize(
+    "rigs",
+    [
+        ["RTX 4080 Laptop + 2x RTX 3090 Ti + 8GB"],
+        ["4080m+2x3090ti", "8GB"],
+        ["RTX 4080 Laptop", "RTX 3090 Ti + RTX 3090 Ti", "8GB"],
+    ],
+)
+def test_a_plus_sign_joins_cards_and_rigs_add_up(rigs: list[str]) -> None:
+    assert [device.total_bytes // GIB for device in parse_gpus(rigs)] == [12, 24, 24, 8]
+    assert [device.id for device in parse_gpus(rigs)] == ["GPU0", "GPU1", "GPU2", "GPU3"]
+
+
+@pytest.mark.parametrize("rig", ["4090 +", "+ 4090", "4090 + + 3060", "+"])
+def test_a_plus_sign_needs_a_card_on_both_sides(rig: str) -> None:
+    with pytest.raises(UnknownDevice, match='lacks a card next to a "\\+"'):
+        parse_gpus([rig])
+
+
+def test_a_size_that_no_make_has_is_left_out_of_the_name() -> None:
+    assert [device.name for device in parse_gpus(["3080 + 3080 12GB + 3080 20GB"])] == [
+        "NVIDIA GeForce RTX 3080 10GB",
+        "NVIDIA GeForce RTX 3080 12GB",
+        "NVIDIA GeForce RTX 3080",
+    ]
+
+
+def test_an_unknown_card_gets_one_sentence() -> None:
+    with pytest.raises(UnknownDevice) as caught:
+        parse_gpus(["2x RTX 9090 Ti"])
+    assert str(caught.value) == (
+        "'RTX 9090 Ti' names no one card of the catalog: nearest are NVIDIA GeForce RTX 3090 Ti, "
+        "NVIDIA GeForce RTX 5070 Ti, NVIDIA GeForce RTX 4070 Ti; or give its memory and bandwidth: "
+        "24GB@1008GB/s"
+    )
 
 
 def test_too_many_cards_in_all_are_refused() -> None:
@@ -106,5 +157,5 @@ def test_buffers_are_those_of_the_back_end(
 
 
 def test_the_catalogs_notes_come_once() -> None:
-    (note,) = notes(["2x 3080", "RTX 3080", "3090", "24GiB"])
+    (note,) = notes(["2x 3080 + RTX 3080", "3090", "24GiB"])
     assert note.startswith("NVIDIA GeForce RTX 3080 10GB: also made with 12 GB")

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
-
 from vram_llm.model.location import is_remote
 from vram_llm.planner.compare import Compared
 from vram_llm.planner.types import Workload
@@ -19,8 +17,9 @@ def compare(
 ) -> tuple[Compared, ...]:
     """Every model on every rig, in the order given, `model` and the machine itself first.
 
-    Of `others` those that name a model are models and the rest rigs, cards joined by "+". The machine itself
-    is left out beside other rigs where it has no devices. Raises what planning raises, but for DoesNotFit.
+    Of `others` those that name a model are models and the rest rigs, written as --gpu takes them. The machine
+    itself is left out where other rigs are given and it has no devices. Raises what planning raises, except
+    DoesNotFit.
     """
     from vram_llm.workflows import detection, planning
 
@@ -28,21 +27,13 @@ def compare(
     rigs = [each for each in others if not _is_model(each)]
     own = detection.detect(gpus, rpc)
     machines = [(_own_name(gpus, rpc), own)] if own.devices or not rigs else []
-    machines += [(rig, detection.detect(cards_of(rig))) for rig in rigs]
+    machines += [(rig, detection.detect(rig)) for rig in rigs]
     with planning.dry_run() as dry:
         return tuple(
             planning.compare(name, machine, workload, rig, dry)
             for name in models
             for rig, machine in machines
         )
-
-
-def cards_of(rig: str) -> tuple[str, ...]:
-    """The cards of a rig: "RTX 4090 + 2x RTX 3060" is two specs. Raises UsageError where one is empty."""
-    cards = tuple(card.strip() for card in rig.split(JOIN))
-    if not all(cards):
-        raise click.UsageError(f'{rig!r} is no rig; write it like "RTX 4090 + 2x RTX 3060"')
-    return cards
 
 
 def print_compared(rows: Sequence[Compared]) -> None:

@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="RIG|MODEL",
     help=(
-        'Plan beside this one, and print a line for each: "RTX 4090 + 2x RTX 3060" in place of this machine, '
-        "or another model. Repeat for more."
+        "Compare with this rig, written as --gpu takes it, or this model: a line for each. Repeat for more."
     ),
 )
 @click.option("--explain", is_flag=True, help="Say in sentences what forced the choice.")

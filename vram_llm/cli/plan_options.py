@@ -96,9 +96,10 @@ def _choice(of: "type[StrEnum]") -> click.Choice[str]:
 
 
 MACHINE_OPTIONS = (
-    PlanOption(flags="--gpu", fields=("gpus",), multiple=True, metavar="CARD", help=(
-        'Plan for this card instead of the local ones: "RTX 4080 Laptop", "2x RTX 3090 Ti", 24GiB, '
-        "24GiB@1008GB/s. Repeat for more."
+    PlanOption(flags="--gpu", fields=("gpus",), multiple=True, metavar="RIG", help=(
+        'Plan for these cards instead of the local ones: "RTX 4080 Laptop", "RTX 4090 + 2x RTX 3060", '
+        '"2080 Ti 22GB", "24GB@1008GB/s" (memory and bandwidth). 24GB is 24 GiB here, as card makers mean '
+        "it. Repeat for more cards."
     )),
     PlanOption(flags="--rpc", fields=("rpc",), multiple=True, metavar="HOST:PORT[@SIZE]", help=(
         "Use the worker that listens there, at most SIZE of each of its devices. Repeat for more."

@@ -17,7 +17,7 @@ from vram_llm.errors import UnknownDevice
 from vram_llm.machine.types import DeviceKind
 from vram_llm.units import GIB, MIB
 
-FREE_FORM = "24GiB@1008GB/s"
+FREE_FORM = "24GB@1008GB/s"
 _LONGEST_NAME = 80
 
 _MAKERS = {"nvidia", "amd", "intel", "apple"}
@@ -152,8 +152,8 @@ def _unknown(text: str) -> str:
     labels = {" ".join(_words(spelling)): card.label for card in cards() for spelling in _spellings(card)}
     close = difflib.get_close_matches(" ".join(typed), labels, n=12, cutoff=0.3)
     nearest = list(dict.fromkeys([*alike, *(labels[spelling] for spelling in close)]))[:3]
-    hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
-    return f"{text!r} names no one card of the catalog.{hint} Or give its size: --gpu {FREE_FORM}."
+    hint = f": nearest are {', '.join(nearest)}" if nearest else ""
+    return f"{text!r} names no one card of the catalog{hint}; or give its memory and bandwidth: {FREE_FORM}"
 
 
 def _spellings(card: Card) -> Iterator[str]:

@@ -24,12 +24,12 @@ def detect(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> Machin
     return with_speeds(Machine(devices=devices, host=host, notes=(*found.notes, *_other_graphics(root))))
 
 
-def what_if(specs: Sequence[str], host: Host | None = None) -> Machine:
-    """A machine of what-if cards ("2x RTX 3090 Ti", "24GiB@1008GB/s") in place of the local ones.
+def what_if(rigs: Sequence[str], host: Host | None = None) -> Machine:
+    """A machine of what-if cards ("RTX 4090 + 2x RTX 3060", "24GB@1008GB/s") in place of the local ones.
 
-    Raises UnknownDevice for a card nobody knows.
+    Raises UnknownDevice for a card that is not in the catalog.
     """
-    return with_speeds(Machine(devices=parse_gpus(specs), host=host or read_host(), notes=notes(specs)))
+    return with_speeds(Machine(devices=parse_gpus(rigs), host=host or read_host(), notes=notes(rigs)))
 
 
 def _with_catalog(device: Device) -> Device:

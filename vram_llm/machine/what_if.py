@@ -1,12 +1,15 @@
 """Cards that are planned for but not there, as a person writes them.
 
-spec = [COUNT "x"] (NAME | SIZE) ["@" SIZE] ["@" BANDWIDTH]
+rig  = spec {"+" spec}
+spec = [COUNT "x"] (NAME [SIZE] | SIZE) ["@" SIZE] ["@" BANDWIDTH]
 
-"RTX 4080 Laptop"     a card of the catalog
-"2x RTX 3090 Ti"      two of them
-"RTX 3080@12GiB"      a card with another memory size, of the nearest make the catalog has
-"24GiB"               any CUDA card of that size, its bandwidth unknown
-"2x24GiB@1008GB/s"    two of them, with a bandwidth
+"RTX 4080 Laptop"              a card of the catalog
+"RTX 4090 + 2x RTX 3060 12GB"  three of them
+"2080 Ti 22GB"                 a card with another memory size, of the nearest make the catalog has
+"24GB"                         any CUDA card of that size, its bandwidth unknown
+"2x24GB@1008GB/s"              two of them, with a bandwidth
+
+GB is GiB here, as card makers write it: a "24GB" card has 24 GiB. Bandwidths are decimal.
 """
 
 import dataclasses
@@ -20,12 +23,15 @@ from vram_llm.machine.types import Device, DeviceKind, Fact, Source
 from vram_llm.units import GIB, format_bytes, parse_bytes, parse_bytes_per_s
 
 MAX_CARDS = 64
+EXAMPLE = '"RTX 4090 + 2x RTX 3060"'
 _LONGEST_SPEC = 200
 _LARGEST_BYTES = 4096 * GIB
+_JOIN = re.compile(r"(?<!max)\+", re.IGNORECASE)  # "Ryzen AI Max+ 395" is one name
 # "7900xt" and "7900xtx" are cards, not 7900 of something.
 _COUNT = re.compile(r"(\d+)\s*(?:x(?!tx?\b)|×|\*)\s*(\S.*)", re.IGNORECASE)
 # "4080m" is a card and "4080" is one: a size has a unit, and mebibytes are written out.
-_SIZE = re.compile(r"\d+(?:\.\d+)?\s*(?:g|t|[kmgt]i?b)", re.IGNORECASE)
+_SIZE = re.compile(r"(?<![\w.])\d+(?:\.\d+)?\s*(?:g|t|[kmgt]i?b)\b", re.IGNORECASE)
+_MAKERS_UNIT = re.compile(r"(?<=[kmgt])b", re.IGNORECASE)
 
 # (alignment in bytes, row padding in elements) of each back end's buffers. ROCm is ggml-cuda compiled for
 # HIP; Metal: ggml-metal.cpp, get_alignment. Vulkan's is the driver's minStorageBufferOffsetAlignment
@@ -46,9 +52,9 @@ class _Spec:
     bandwidth_bytes_per_s: float | None
 
 
-def parse_gpus(specs: Sequence[str]) -> tuple[Device, ...]:
-    """The cards of all `specs`, called GPU0, GPU1, ... in the order given. Raises UnknownDevice."""
-    devices = [device for spec in specs for device in parse_gpu(spec)]
+def parse_gpus(rigs: Sequence[str]) -> tuple[Device, ...]:
+    """The cards of all `rigs`, called GPU0, GPU1, ... in the order given. Raises UnknownDevice."""
+    devices = [device for spec in _specs(rigs) for device in parse_gpu(spec)]
     if len(devices) > MAX_CARDS:
         raise UnknownDevice(f"{len(devices)} cards are more than a plan takes: at most {MAX_CARDS}.")
     return tuple(dataclasses.replace(device, id=f"GPU{i}") for i, device in enumerate(devices))
@@ -64,7 +70,7 @@ def parse_gpu(spec: str) -> tuple[Device, ...]:
         memory_bytes, memory_source = card.memory_bytes, Source.CATALOG
     else:
         raise UnknownDevice(
-            f"{spec!r}: this device shares the host's memory, so say how much it may use: {spec}@64GiB."
+            f"{spec!r}: this device shares the host's memory, so say how much it may use: {spec}@64GB."
         )
     if read.bandwidth_bytes_per_s is not None:
         bandwidth = Fact(read.bandwidth_bytes_per_s, Source.GIVEN)
@@ -75,7 +81,7 @@ def parse_gpu(spec: str) -> tuple[Device, ...]:
     return tuple(
         Device(
             id=f"GPU{i}",
-            name=card.label if card else f"{format_bytes(memory_bytes)} GPU",
+            name=_name(card, memory_bytes),
             kind=kind,
             total_bytes=memory_bytes,
             free_bytes=memory_bytes,
@@ -91,16 +97,37 @@ def parse_gpu(spec: str) -> tuple[Device, ...]:
     )
 
 
-def notes(specs: Sequence[str]) -> tuple[str, ...]:
-    """What the catalog has to say about the cards of `specs`, each sentence once."""
-    cards = [read.card for read in map(_read, specs) if read.card is not None]
+def notes(rigs: Sequence[str]) -> tuple[str, ...]:
+    """What the catalog has to say about the cards of `rigs`, each sentence once."""
+    cards = [read.card for read in map(_read, _specs(rigs)) if read.card is not None]
     return tuple(dict.fromkeys(f"{card.label}: {card.note}" for card in cards if card.note))
+
+
+def _specs(rigs: Sequence[str]) -> list[str]:
+    """The specs that "+" joins. Raises UnknownDevice where one is empty."""
+    specs = []
+    for rig in rigs:
+        parts = [part.strip() for part in _JOIN.split(rig)]
+        if len(parts) > 1 and not all(parts):
+            raise UnknownDevice(
+                f'{rig[:_LONGEST_SPEC]!r} lacks a card next to a "+"; write it like {EXAMPLE}'
+            )
+        specs += parts
+    return specs
+
+
+def _name(card: catalog.Card | None, memory_bytes: int) -> str:
+    """The make's name, or the card's where no make has this memory size."""
+    if card is None:
+        return f"{format_bytes(memory_bytes)} GPU"
+    made = memory_bytes == card.memory_bytes or round(memory_bytes / GIB) == card.memory_gib
+    return card.label if made else card.name
 
 
 def _read(spec: str) -> _Spec:
     if len(spec) > _LONGEST_SPEC:
         raise UnknownDevice(
-            f"a --gpu of {len(spec)} characters is no card; write it like {catalog.FREE_FORM}."
+            f"a card's name of {len(spec)} characters is too long; write it like {catalog.FREE_FORM}."
         )
     body, *given = (part.strip() for part in spec.split("@"))
     count, body = _count(spec, body)
@@ -117,8 +144,24 @@ def _read(spec: str) -> _Spec:
                 f"{spec!r}: {part!r} after @ is neither one memory size nor one bandwidth; "
                 f"write it like {catalog.FREE_FORM}."
             )
-    card = None if _SIZE.fullmatch(body) else catalog.find(body, memory_bytes)
+    card = None
+    if not _SIZE.fullmatch(body):
+        card, own_size = _named(spec, body, memory_bytes)
+        memory_bytes = memory_bytes or own_size
     return _Spec(count, card, memory_bytes, bandwidth)
+
+
+def _named(spec: str, name: str, memory_bytes: int | None) -> tuple[catalog.Card, int | None]:
+    """The card called `name`, and the memory size in the name where the catalog knows no such make."""
+    try:
+        return catalog.find(name, memory_bytes), None
+    except UnknownDevice:
+        sizes = _SIZE.findall(name)
+        rest = _SIZE.sub(" ", name).strip()
+        if len(sizes) != 1 or memory_bytes is not None or not any(map(str.isalnum, rest)):
+            raise
+    own_size = _size(spec, sizes[0])
+    return catalog.find(rest, own_size), own_size
 
 
 def _count(spec: str, body: str) -> tuple[int, str]:
@@ -133,11 +176,11 @@ def _count(spec: str, body: str) -> tuple[int, str]:
 
 def _size(spec: str, text: str) -> int:
     try:
-        size = parse_bytes(text)
+        size = parse_bytes(_MAKERS_UNIT.sub("ib", text))
     except (ValueError, OverflowError):
         size = 0
     if not 0 < size <= _LARGEST_BYTES:
-        raise UnknownDevice(f"{spec!r}: {text} is not a size a card can have; write it like 24GiB.")
+        raise UnknownDevice(f"{spec!r}: {text} is not a size a card can have; write it like 24GB.")
     return size
 
 

@@ -22,18 +22,23 @@ def analyze(model: str) -> ModelProfile:
     return profile(read_header(resolve(model)))
 
 
-def detect(gpus: Sequence[str] = (), rpc: Sequence[str] = ()) -> "Machine":
+def detect(gpus: str | Sequence[str] = (), rpc: str | Sequence[str] = ()) -> "Machine":
     """The machine to plan for: local cards, or the what-if cards `gpus` in their place; then RPC workers.
 
-    `gpus` are specs like "2x RTX 3090 Ti", `rpc` addresses like "10.0.0.2:50052@8GiB". Raises UnknownDevice,
-    WorkerUnreachable.
+    `gpus` are rigs like "RTX 4090 + 2x RTX 3060 12GB" (several add up), `rpc` addresses like
+    "10.0.0.2:50052@8GiB". Raises UnknownDevice, WorkerUnreachable.
     """
     from vram_llm.machine import calibration_store, overhead_store
     from vram_llm.machine import detect as machines
 
+    gpus, rpc = _each(gpus), _each(rpc)
     machine = machines.what_if(gpus) if gpus else overhead_store.with_overheads(machines.detect())
     if rpc:
         from vram_llm.llama import rpc as workers
 
-        machine = dataclasses.replace(machine, devices=machine.devices + workers.devices(tuple(rpc)))
+        machine = dataclasses.replace(machine, devices=machine.devices + workers.devices(rpc))
     return calibration_store.with_speeds(machine)
+
+
+def _each(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
