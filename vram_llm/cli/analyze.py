@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vram_llm.cli import terminal
 from vram_llm.model.pooling import Pooling
 from vram_llm.units import MIB, format_bytes
 
@@ -66,10 +67,9 @@ def to_json(profile: "ModelProfile") -> dict[str, object]:
 
 
 def _print(profile: "ModelProfile") -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = terminal.console()
     console.print(Text(_printable(profile.name), style="bold"))
     console.print(_facts(profile))
     console.print()

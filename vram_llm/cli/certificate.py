@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vram_llm.cli import terminal
 from vram_llm.planner.memory_report import OF_CARD, Certificate, DeviceRow, KindRow
 from vram_llm.units import format_bytes
 
@@ -12,7 +13,7 @@ _NARROW = 72  # columns; below it no remarks stand beside the figures
 
 def print_certificate(certificate: Certificate) -> None:
     """Every device and kind in a row of its own, what was not measured and why, and the verdict."""
-    console = Console(highlight=False)
+    console = terminal.console()
     console.print(Text(certificate.model, style="bold"), soft_wrap=True)
     columns = ("device", "kind", "planned", "held", "difference", "")
     shown = columns if console.width >= _NARROW else columns[:-1]
@@ -33,7 +34,7 @@ def print_certificate(certificate: Certificate) -> None:
 
 def print_loaded(certificate: Certificate) -> None:
     """The short form, to standard error: a row for each device, llama.cpp's own buffers only."""
-    console = Console(stderr=True, highlight=False)
+    console = terminal.console(stderr=True)
     kinds = [row.kind for row in certificate.devices[-1].kinds if row.held_bytes is not None]
     table = _table("device", *kinds)
     for device in certificate.devices:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from vram_llm.cli import terminal
 from vram_llm.model.location import is_remote
 from vram_llm.planner.compare import Compared
 from vram_llm.planner.types import Workload
@@ -38,13 +39,12 @@ def compare(
 
 def print_compared(rows: Sequence[Compared]) -> None:
     """A line for each, and why where one does not fit."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from vram_llm.cli.tables import rate
 
-    console = Console(highlight=False)
+    console = terminal.console()
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     several = len({row.model for row in rows}) > 1
     streams = next((row.speed.streams for row in rows if row.speed is not None), 1)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vram_llm.cli import terminal
 from vram_llm.planner.recheck import DeviceFit
 from vram_llm.planner.types import Plan
 from vram_llm.units import format_mib
@@ -13,7 +13,7 @@ from vram_llm.units import format_mib
 
 def print_device_fits(plan: Plan, fits: Sequence[DeviceFit]) -> None:
     """The verdict, and what each device will hold beside what may be used of it now."""
-    console = Console(highlight=False)
+    console = terminal.console()
     console.print(Text(f"{plan.model.name}, {plan.model.quantization}: still fits", style="bold"))
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     for name in ("device", "total", "budget", "left", "name"):

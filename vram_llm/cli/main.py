@@ -7,6 +7,7 @@ from typing import NoReturn
 import click
 
 from vram_llm._version import __version__
+from vram_llm.cli import terminal
 from vram_llm.errors import VramLLMError
 
 EXIT_USAGE = 64  # sysexits' EX_USAGE: click's own 2 means "does not fit" here
@@ -55,8 +56,11 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    terminal.prepare()
+    stdout = sys.stdout
     try:
         code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
     except click.UsageError as error:
         error.show()
         code = EXIT_USAGE
@@ -68,15 +72,24 @@ def main() -> NoReturn:
     except VramLLMError as error:
         click.echo(f"vram-llm: {error}", err=True)
         code = error.exit_code
-    except BrokenPipeError:  # `vram-llm analyze ... | head`
-        sys.stderr.close()
-        code = 0
+    except BrokenPipeError:  # `vram-llm plan | head -1`
+        code = _reader_gone()
+    except SystemExit as error:
+        # click replaces standard output where its reader has gone; rich exits as it handles the error
+        if sys.stdout is stdout and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        code = _reader_gone()
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except OSError as error:  # a full disk behind `> plan.json`
         click.echo(f"vram-llm: {error}", err=True)
         code = VramLLMError.exit_code
     sys.exit(code)
+
+
+def _reader_gone() -> int:
+    terminal.drop_output()
+    return 0
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def command(
     if as_json or form is not None:
         from vram_llm.planner.export.formats import emit
 
-        click.echo(emit(_with_whole_path(plan), form or "json"))
+        click.echo(emit(_with_whole_path(plan), form or "json").encode())
     else:
         from vram_llm.cli.tables import print_plan, print_reasons
         from vram_llm.planner.explain import why

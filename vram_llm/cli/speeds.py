@@ -8,6 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from vram_llm.cli import terminal
 from vram_llm.cli.tables import rate
 from vram_llm.machine.calibration_store import CalibrationRecord
 from vram_llm.planner.measured_speed import MeasuredSpeed
@@ -23,14 +24,14 @@ def progress() -> Iterator[Callable[[str, float], None]]:
     """A bar on standard error while the block runs; it is told what is measured, and the share done."""
     text = TextColumn("measuring {task.description}", markup=False)
     columns = (text, BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=terminal.console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=1.0)
         yield lambda name, share: bar.update(task, description=name, completed=share)
 
 
 def print_results(plan: Plan, results: Sequence[MeasuredSpeed]) -> None:
     """A row for each test: measured, the range of its rounds, and expected."""
-    console = Console(highlight=False)
+    console = terminal.console()
     console.print(Text(f"{plan.model.name}, {plan.model.quantization}", style="bold"), soft_wrap=True)
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     table.add_column("test", no_wrap=True)
@@ -50,7 +51,7 @@ def print_results(plan: Plan, results: Sequence[MeasuredSpeed]) -> None:
 
 def print_records(records: Mapping[str, CalibrationRecord]) -> None:
     """A row for each device, by what it is known by, and what the columns mean."""
-    console = Console(highlight=False)
+    console = terminal.console()
     if console.width < _NARROW:
         _print_down(console, records)
     else:

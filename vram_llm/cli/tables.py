@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vram_llm.cli import terminal
 from vram_llm.machine.types import Device, Machine, Source
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.companions import companion_only_devices
@@ -283,4 +284,4 @@ def _table(console: Console) -> Table:
 
 
 def _console() -> Console:
-    return Console(highlight=False)
+    return terminal.console()

@@ -1,0 +1,92 @@
+"""Standard output and error as they are: any encoding, a reader that goes away, a terminal or none.
+
+Text that an encoding lacks is written in ASCII. click would write UTF-8 to an ASCII stream, so such a stream
+gets an encoding of another name. Data (JSON, scripts) is written as bytes and stays UTF-8.
+"""
+
+import codecs
+import io
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from vram_llm.text.plain import ascii_text, plain_symbols
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_ASCII, _C_LOCALE = (
+    "plain_ascii",
+    "plain_symbols",
+)  # rich draws ASCII where no "utf" leads
+_ERRORS = "vram_llm_plain"
+_C = ("C", "POSIX")
+
+
+def prepare(environ: Mapping[str, str] = os.environ) -> None:
+    """Make standard output and error take any text, whatever their encoding."""
+    codecs.register(_find)
+    codecs.register_error(_ERRORS, _replace)
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        name = codecs.lookup(stream.encoding).name
+        if name == "ascii":
+            stream.reconfigure(encoding=_ASCII)
+        elif name == "utf-8" and _is_c_locale(environ):
+            stream.reconfigure(encoding=_C_LOCALE)
+        else:
+            stream.reconfigure(errors=_ERRORS)
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """rich's console, which colours nothing by itself."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def drop_output() -> None:
+    """Send what is still buffered nowhere: its reader has gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(nowhere, number)
+
+
+def _is_c_locale(environ: Mapping[str, str]) -> bool:
+    """True where the user asks for the C locale, for which Python sets LC_CTYPE and takes UTF-8 (PEP 538)."""
+    if "PYTHONIOENCODING" in environ or environ.get("PYTHONUTF8") == "1":
+        return False
+    if environ.get("LC_ALL"):
+        return environ["LC_ALL"] in _C
+    return environ.get("LANG") in _C and environ.get("LC_CTYPE", "") in ("", "C.UTF-8", *_C)
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    """Error handler of encodings: ASCII for what an encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return ascii_text(error.object[error.start : error.end]), error.end
+
+
+def _find(name: str) -> codecs.CodecInfo | None:
+    match name:
+        case "plain_ascii":
+            return _codec(name, lambda text: ascii_text(text).encode("ascii"))
+        case "plain_symbols":
+            return _codec(name, lambda text: plain_symbols(text).encode("utf-8", _ERRORS))
+    return None
+
+
+def _codec(name: str, encode: Callable[[str], bytes]) -> codecs.CodecInfo:
+    class _Encoder(codecs.IncrementalEncoder):
+        def encode(self, input: str, final: bool = False) -> bytes:
+            return encode(input)
+
+    return codecs.CodecInfo(
+        name=name,
+        encode=lambda text, errors="strict": (encode(text), len(text)),
+        decode=codecs.utf_8_decode,
+        incrementalencoder=_Encoder,
+    )

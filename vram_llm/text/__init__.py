@@ -1,0 +1,1 @@
+"""Text for people: lines, tables for any width, ASCII for terminals that have no more."""
