@@ -30,7 +30,7 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
     ("wish", "n_ctx", "n_ctx_seq"),
     [
         (Workload(n_ctx=1000), 1024, 1024),
-        (Workload(n_ctx=8192, kv_unified=False), 8192, 1024),
+        (Workload(n_ctx=8192, kv_unified=False), 8192, 2048),
         (Workload(n_ctx=1000, parallel=3, kv_unified=False), 1536, 512),  # 341 each, padded to 512
         (Workload(n_ctx=256, parallel=4, kv_unified=False), 1024, 256),
         (Workload(n_ctx=1000, parallel=1, kv_unified=False), 1024, 1024),
@@ -82,7 +82,7 @@ def test_what_a_writing_model_embeds_is_whole_where_it_must_be(
     gemma: ModelProfile, pooling: Pooling, n_ctx: int, n_ubatch: int
 ) -> None:
     context = resolve_context(gemma, RIG, Workload(pooling=pooling))
-    assert (context.n_ctx, context.n_ubatch, context.parallel) == (n_ctx, n_ubatch, 8)
+    assert (context.n_ctx, context.n_ubatch, context.parallel) == (n_ctx, n_ubatch, 4)
     assert context.n_batch == context.n_outputs == n_ubatch
     assert resolve_context(gemma, RIG, Workload()).pooling is None
 

@@ -181,7 +181,7 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--slots-ram", fields=("serving.slots_ram_bytes",), type=Size(), metavar="SIZE",
                has_default=False, help=(
         "Host memory for KV cache states evicted from the devices, 0 for none.  "
-        "[default: a quarter of what is left, at most 2 GiB; none with workers]"
+        "[default: a quarter of what is left, at most 8 GiB; none with workers]"
     )),
     PlanOption(flags="--slots-disk", fields=("serving.slots_disk_bytes",), type=Size(), metavar="SIZE",
                has_default=False,

@@ -28,7 +28,7 @@ from vram_llm.planner.types import (
 )
 from vram_llm.units import GIB, format_bytes
 
-ENOUGH_SLOTS_RAM_BYTES = 2 * GIB
+ENOUGH_SLOTS_RAM_BYTES = 8 * GIB
 _IDLE_SHARE = 0.02  # of the weights a step reads
 
 

@@ -69,7 +69,7 @@ class Workload:
 
     n_ctx: int | None = None
     largest_ctx: bool = False  # as much context as fits, in place of `n_ctx`
-    parallel: int = 8
+    parallel: int = 4  # as llama-server and LM Studio
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
     n_batch: int = 2048

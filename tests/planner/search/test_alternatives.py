@@ -146,11 +146,11 @@ def test_an_alternative_keeps_the_layers_where_they_fit(nemotron: ModelProfile) 
 @pytest.mark.parametrize(
     ("name", "wish", "offered"),
     [
-        ("gemma3_27b", Workload(n_ctx=16384), {"full window caches", "16 sequences", "separate KV caches"}),
+        ("gemma3_27b", Workload(n_ctx=16384), {"full window caches", "8 sequences", "separate KV caches"}),
         ("gemma3_27b", Workload(n_ctx=16384, swa_full=True), {"short window caches"}),
         ("gemma3_27b", Workload(kv_unified=False), {"one KV cache for all"}),
         ("gemma3_27b", Workload(flash_attn=FlashAttention.OFF), {"flash attention"}),
-        ("nemotron_nano", Workload(), {"16 sequences"}),
+        ("nemotron_nano", Workload(), {"8 sequences"}),
     ],
 )
 def test_what_matters_for_the_model_is_offered(
