@@ -107,7 +107,7 @@ def test_a_draft_model_from_the_command_line_on(tmp_path: Path) -> None:
     with serving(model, "--n-ctx", "2048") as served:
         served.await_health()
         alone = chat(served, "Hello", temperature=0)
-    with serving(model, "--n-ctx", "2048", "--draft", str(model), "--no-mmap") as served:
+    with serving(model, "--n-ctx", "2048", "--draft", str(model), "--no-mmap", "--verbose") as served:
         served.await_health()
         assert chat(served, "Hello", temperature=0) == alone
         stream = served.client.completions.create(model="", prompt="Hello", max_tokens=1000, stream=True)
@@ -144,7 +144,7 @@ def test_three_workers_hold_what_the_plan_says(workers: tuple[str, ...], tmp_pat
     assert told.returncode == 0, told.stderr
     plan = json.loads(told.stdout)
     assert len(plan["placement"]["device_order"]) == 3
-    with serving(model, "--smart-split", *rpc) as served:
+    with serving(model, "--smart-split", "--verbose", *rpc) as served:
         served.await_health()
         assert chat(served, "hello")
         assert served.end() == 0

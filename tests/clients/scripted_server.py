@@ -13,7 +13,7 @@ from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.run import serve
-from vram_llm.server.sockets import listen
+from vram_llm.server.sockets import bind
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
     config = ServerConfig(port=parser.parse_args().port)
-    sock = listen(config.host, config.port)
+    sock = bind(config.host, config.port)
     host, port = sock.getsockname()
 
     def announce(info: ModelInfo) -> None:

@@ -12,12 +12,14 @@ from vram_llm.planner.memory_report import (
     NVML_TOO_LOW,
     OF_CARD,
     OF_PROCESS,
+    Certificate,
+    DeviceRow,
     Reading,
     certify,
     readings,
 )
 from vram_llm.planner.types import DeviceEstimate, Estimate, HostEstimate, Plan, PlannedDevice
-from vram_llm.units import GIB
+from vram_llm.units import GIB, MIB
 
 CARD = dataclasses.replace(card(0, GIB), id="GPU0", name="RTX 3090", uuid="GPU-a", what_if=False)
 WORKER = dataclasses.replace(card(1, GIB, DeviceKind.RPC), id="RPC0", name="worker far:1", endpoint="far:1")
@@ -133,3 +135,28 @@ def test_readings(
 ) -> None:
     found = readings(plan, AS_PLANNED, before, after, process)
     assert found == ({} if reading is None else {"GPU0": reading})
+
+
+@pytest.mark.parametrize(
+    ("more_bytes", "budget_bytes", "is_far_off"),
+    [
+        (0, 10 * GIB, False),
+        (63 * MIB, 10 * GIB, False),
+        (65 * MIB, 10 * GIB, True),
+        (65 * MIB, GIB, True),
+        (10 * MIB, GIB, True),  # little, and over the budget
+        (-GIB, 10 * GIB, False),
+    ],
+)
+def test_what_is_worth_showing(more_bytes: int, budget_bytes: int, is_far_off: bool) -> None:
+    row = DeviceRow(
+        id="GPU0",
+        name="",
+        kinds=(),
+        planned_bytes=GIB,
+        held_bytes=GIB + more_bytes,
+        budget_bytes=budget_bytes,
+        over_bytes=GIB + more_bytes - budget_bytes,
+    )
+    found = Certificate(model="", method="", devices=(row,), within_budget=row.over_bytes <= 0)
+    assert found.is_far_off == is_far_off

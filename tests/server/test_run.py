@@ -1,16 +1,18 @@
 """The socket that the server listens on."""
 
 import asyncio
+import os
+import re
 import socket
 
 import pytest
 
 from vram_llm.errors import PortInUse
-from vram_llm.server.sockets import listen, listen_all
+from vram_llm.server.sockets import bind, bind_all, start_listening
 
 
 def test_several_addresses_have_one_port() -> None:
-    socks = listen_all("127.0.0.1, 127.0.0.2", 0)
+    socks = bind_all("127.0.0.1, 127.0.0.2", 0)
     try:
         (first, port), second = (sock.getsockname() for sock in socks)
         assert (first, second) == ("127.0.0.1", ("127.0.0.2", port))
@@ -20,12 +22,38 @@ def test_several_addresses_have_one_port() -> None:
 
 
 def test_where_one_address_is_taken_none_is_kept() -> None:
-    with listen("127.0.0.2", 0) as taken:
+    with bind("127.0.0.2", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(PortInUse, match=rf"127\.0\.0\.2:{port}"):
-            listen_all("127.0.0.1,127.0.0.2", port)
-    listen("127.0.0.1", port).close()
+        with pytest.raises(PortInUse, match=rf"^{port} of 127\.0\.0\.2 is taken by .*pid {os.getpid()}"):
+            bind_all("127.0.0.1,127.0.0.2", port)
+    bind("127.0.0.1", port).close()
+
+
+def test_the_port_named_is_free() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortInUse, match=rf"^{port} is taken") as caught:
+            bind("127.0.0.1", port, "--listen 127.0.0.1:{port}")
+    free = re.search(r"`--listen 127\.0\.0\.1:(\d+)` is free", str(caught.value))
+    assert free is not None
+    bind("127.0.0.1", int(free[1])).close()
+
+
+def test_of_two_programs_that_bind_the_second_to_listen_is_refused() -> None:
+    """Linux lets both bind: neither listens yet, and both allow the address to be used again."""
+    with bind("127.0.0.1", 0) as first, bind("127.0.0.1", first.getsockname()[1]) as second:
+        start_listening([first])
+        with pytest.raises(PortInUse, match=rf"pid {os.getpid()}"):
+            start_listening([second])
+
+
+def test_an_address_of_another_computer() -> None:
+    with pytest.raises(
+        PortInUse, match=r"cannot listen on 192\.0\.2\.1:0: .*; give an address of this computer"
+    ):
+        bind("192.0.2.1", 0)
 
 
 async def test_small_writes_leave_at_once() -> None:
@@ -37,7 +65,7 @@ async def test_small_writes_leave_at_once() -> None:
         seen.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         writer.close()
 
-    with listen("127.0.0.1", 0) as sock:
+    with bind("127.0.0.1", 0) as sock:
         async with await asyncio.start_server(accept, sock=sock):
             _, writer = await asyncio.open_connection(*sock.getsockname())
             assert await asyncio.wait_for(seen, 10)

@@ -1,48 +1,51 @@
-"""The bar that shows how far a load is."""
+"""How far a load is: a bar in a terminal, a line every ten seconds elsewhere."""
 
+import sys
+import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
+
+import click
+
+from vram_llm.units import GIB
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import TaskID
 
     from vram_llm.engine.client import EngineClient
 
+LINE_EVERY_S = 10.0
 
-class LoadBar:
-    """A bar on standard error from the first news of a load to `close`, or to the end of the block."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+class _Display(Protocol):
+    def show(self, fraction: float) -> None: ...
+    def close(self) -> None: ...
+
+
+class LoadProgress:
+    """On standard error, from the first news of a load to `close`, or to the end of the block.
+
+    `total_bytes` is the size of the model's tensors.
+    """
+
+    def __init__(self, name: str, total_bytes: int) -> None:
+        self._name, self._total_bytes = name, total_bytes
+        self._display: _Display | None = None
 
     def on_state(self, engine: "EngineClient") -> None:
-        """Move the bar while the first load is under way."""
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
+        """Show how far the first load is."""
         if engine.info is not None:
             return
-        if self._progress is None:
-            columns = (
-                TextColumn("loading {task.description}", markup=False),
-                BarColumn(),
-                TextColumn("{task.percentage:.0f} %"),
-            )
-            self._progress = Progress(
-                *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
-            )
-            self._task = self._progress.add_task(self._name, total=1.0)
-            self._progress.start()
-        assert self._task is not None
-        self._progress.update(self._task, completed=engine.load_fraction)
+        if self._display is None:
+            self._display = _Bar(self._name) if sys.stderr.isatty() else LoadLines(self._total_bytes)
+        self._display.show(engine.load_fraction)
 
     def close(self) -> None:
         """Take the bar away."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self._display is not None:
+            self._display.close()
+            self._display = None
 
     def __enter__(self) -> Self:
         return self
@@ -51,3 +54,64 @@ class LoadBar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class LoadLines:
+    """A line every LINE_EVERY_S: "31 of 59 GiB, 2.1 GB/s, 13 s left"."""
+
+    def __init__(
+        self,
+        total_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+        write: Callable[[str], None] = lambda line: click.echo(line, err=True),
+    ) -> None:
+        self._total_bytes, self._clock, self._write = total_bytes, clock, write
+        self._begun = self._last_line = clock()
+        self._first_fraction: float | None = None
+
+    def show(self, fraction: float) -> None:
+        """Write a line where it is time for one. `fraction` is from 0 to 1."""
+        now = self._clock()
+        if self._first_fraction is None:
+            self._begun, self._first_fraction = now, fraction
+        if now - self._last_line < LINE_EVERY_S:
+            return
+        self._last_line = now
+        bytes_per_s = (fraction - self._first_fraction) * self._total_bytes / max(now - self._begun, 1e-9)
+        line = f"{_gib(fraction * self._total_bytes)} of {_gib(self._total_bytes)} GiB"
+        if bytes_per_s > 0:
+            seconds_left = (1 - fraction) * self._total_bytes / bytes_per_s
+            line += f", {bytes_per_s / 1e9:.1f} GB/s, {seconds_left:.0f} s left"
+        self._write(f"loading: {line}")
+
+    def close(self) -> None:
+        """Nothing to take away."""
+
+
+class _Bar:
+    def __init__(self, name: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (
+            TextColumn("loading {task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f} %"),
+        )
+        self._progress: Progress = Progress(
+            *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+        )
+        self._task: TaskID = self._progress.add_task(name, total=1.0)
+        self._progress.start()
+
+    def show(self, fraction: float) -> None:
+        self._progress.update(self._task, completed=fraction)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def _gib(n_bytes: float) -> str:
+    """Gibibytes: whole ones from ten on."""
+    size = n_bytes / GIB
+    return f"{size:.0f}" if size >= 9.95 or size == 0 else f"{size:.1f}"

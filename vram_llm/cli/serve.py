@@ -1,12 +1,13 @@
 """vram-llm serve: an OpenAI endpoint over a planned model."""
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from vram_llm.cli.load_progress import LoadBar
+from vram_llm.cli.load_progress import LoadProgress
 from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options, saved_plan
 from vram_llm.cli.server_options import server_options
 from vram_llm.server.config import ServerConfig
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 @click.option(
     "--verbose",
     is_flag=True,
-    help="Show the engine's own log, and a chat's prompt in its answer (`__verbose`).",
+    help=(
+        "Show the engine's own log, what each device holds against the plan, and a chat's prompt in its "
+        "answer (`__verbose`)."
+    ),
 )
 @server_options
 @plan_options
@@ -40,7 +44,7 @@ def command(
 
     Without MODEL or --plan: the built-in model.
     """
-    from vram_llm.planner.types import CompanionKind
+    from vram_llm.server import sockets
     from vram_llm.workflows import detection, planning, serving
 
     name = one_model(model, model_option)
@@ -53,21 +57,32 @@ def command(
             "give a model, `vram-llm serve MODEL`, or a saved plan, `vram-llm serve --plan FILE`: not both"
         )
     _set_up_log(server.verbose)
-    if plan_file is not None:
-        plan = saved_plan(plan_file, options)
-    else:
-        plan = planning.plan(
-            name or built_in("serving"), detection.detect(options.gpus, options.rpc), options.workload
-        )
-    if server.image_dir is not None and not any(
-        each.kind is CompanionKind.MMPROJ for each in plan.companions
-    ):
+    with contextlib.ExitStack() as stack:
+        if plan_file is not None:
+            plan = saved_plan(plan_file, options)
+        # before planning, which may take minutes for a model on a hub
+        socks = [stack.enter_context(sock) for sock in sockets.bind_all(server.host, server.port)]
+        if plan_file is None:
+            plan = planning.plan(
+                name or built_in("serving"), detection.detect(options.gpus, options.rpc), options.workload
+            )
+        _check_image_dir(plan, server)
+        for note in plan.notes:
+            click.echo(f"note: {note}", err=True)
+        progress = stack.enter_context(LoadProgress(plan.model.name, plan.model.total_bytes))
+        reporter = _Reporter(plan, server, progress)
+        serving.serve(plan, server, socks=socks, on_state=progress.on_state, on_ready=reporter.on_ready)
+
+
+def _check_image_dir(plan: "Plan", server: ServerConfig) -> None:
+    """Raises UsageError for a folder of images without a projector."""
+    from vram_llm.planner.types import CompanionKind
+
+    has_projector = any(companion.kind is CompanionKind.MMPROJ for companion in plan.companions)
+    if server.image_dir is not None and not has_projector:
         raise click.UsageError(
             "--image-dir is for models that take images: give their projector, --mmproj FILE"
         )
-    with LoadBar(plan.model.name) as bar:
-        reporter = _Reporter(plan, server.host, bar)
-        serving.serve(plan, server, on_state=bar.on_state, on_ready=reporter.on_ready)
 
 
 def _set_up_log(verbose: bool) -> None:
@@ -88,27 +103,22 @@ def _set_up_log(verbose: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Reporter:
-    """Tells the person at the terminal what was loaded, and where to send requests."""
+    """Says at the end of the load what was loaded, and where to send requests."""
 
     plan: "Plan"
-    host: str
-    bar: LoadBar
+    server: ServerConfig
+    progress: LoadProgress
 
     def on_ready(self, info: "ModelInfo", port: int) -> None:
-        """Show plan against reality, and the address."""
+        """Show the four lines, and the plan against what is held where that was asked for or is far off."""
         from vram_llm.cli.certificate import print_loaded
+        from vram_llm.cli.ready_lines import ready_lines
         from vram_llm.planner.memory_report import certify
 
-        self.bar.close()
-        for note in self.plan.notes:
-            click.echo(f"note: {note}", err=True)
+        self.progress.close()
         if info.memory:
-            print_loaded(certify(self.plan, info.memory, draft=info.draft_memory))
-        host = self.host.partition(",")[0].strip()
-        where = f"[{host}]" if ":" in host else host
-        click.echo(
-            f"serving {info.name} at http://{where}:{port}/v1 ({info.n_ctx:,} tokens of context "
-            f"{'for' if self.plan.context.kv_unified else 'for each of'} {info.parallel} sequences); "
-            "Ctrl+C ends it",
-            err=True,
-        )
+            certificate = certify(self.plan, info.memory, draft=info.draft_memory)
+            if self.server.verbose or certificate.is_far_off:
+                print_loaded(certificate)
+        for line in ready_lines(self.plan, info, self.server, port):
+            click.echo(line, err=True)

@@ -2,7 +2,7 @@
 
 import click
 
-from vram_llm.cli.load_progress import LoadBar
+from vram_llm.cli.load_progress import LoadProgress
 from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options, saved_plan
 
 EXIT_OVER_BUDGET = 1
@@ -39,7 +39,7 @@ def command(
         if name is None:
             name = built_in("verifying")
         plan = planning.plan(name, detection.detect(options.gpus, options.rpc), options.workload)
-    with LoadBar(plan.model.name) as bar:
+    with LoadProgress(plan.model.name, plan.model.total_bytes) as bar:
         certificate = verification.verify(plan, on_state=bar.on_state)
     if as_json:
         import msgspec

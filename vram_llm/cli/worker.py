@@ -19,10 +19,10 @@ def command(endpoint: str, threads: int | None) -> None:
     """Lend this machine's GPUs, or its CPU if it has none, to `plan --rpc` and `serve --rpc` elsewhere."""
     from vram_llm.llama import rpc
     from vram_llm.machine.host import read_host
-    from vram_llm.server.sockets import listen
+    from vram_llm.server.sockets import bind
 
     host, port = rpc.split_endpoint(endpoint)
-    listen(host, port).close()  # llama.cpp would only print that it could not
+    bind(host, port, f"--listen {host}:{{port}}").close()  # llama.cpp would only print that it could not
     if host not in ("127.0.0.1", "localhost", "::1"):
         click.echo(
             f"note: anyone who reaches {endpoint} can use this worker; there is no authentication", err=True

@@ -7,12 +7,13 @@ from typing import Protocol
 from vram_llm.machine.types import Device
 from vram_llm.planner.companions import companion_only_devices
 from vram_llm.planner.types import HOST, CompanionKind, CompanionUse, DeviceEstimate, HostEstimate, Plan
-from vram_llm.units import format_bytes
+from vram_llm.units import MIB, format_bytes
 
 NO_NVML = "no NVML"
 NO_NVML_OVER_RPC = "no NVML over RPC"
 NVML_TOO_LOW = "NVML says less"  # than llama.cpp holds: it cannot have meant our process
 OF_PROCESS = "NVML, this process"
+NOTICEABLE_BYTES = 64 * MIB  # and 2 %: less changes nothing that a person would do
 OF_CARD = "NVML, growth of the card"  # what other programs took or gave back meanwhile is in it
 
 
@@ -87,6 +88,14 @@ class Certificate:
         if not over:
             return "every device is within its budget"
         return f"{'; '.join(over)}: plan again, with a larger --reserve-mib or a smaller --n-ctx"
+
+    @property
+    def is_far_off(self) -> bool:
+        """Whether a device is over its budget, or holds more than the plan said by a noticeable amount."""
+        return not self.within_budget or any(
+            device.held_bytes - device.planned_bytes > max(NOTICEABLE_BYTES, device.planned_bytes / 50)
+            for device in self.devices
+        )
 
     @property
     def exact_kinds(self) -> tuple[str, ...]:

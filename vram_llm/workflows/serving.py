@@ -1,12 +1,14 @@
 """A plan served over HTTP."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from vram_llm.workflows.model_names import served_name
 from vram_llm.workflows.saved_plans import check_loadable
 
 if TYPE_CHECKING:
+    import socket
+
     from vram_llm.engine.client import EngineClient
     from vram_llm.engine.model_info import ModelInfo
     from vram_llm.planner.types import Plan
@@ -17,12 +19,14 @@ def serve(
     plan: "Plan",
     config: "ServerConfig | None" = None,
     *,
+    socks: "Sequence[socket.socket] | None" = None,
     on_state: "Callable[[EngineClient], None]" = lambda _: None,
     on_ready: "Callable[[ModelInfo, int], None]" = lambda _info, _port: None,
 ) -> None:
     """Load `plan` in an engine process and serve it over HTTP until SIGINT or SIGTERM.
 
-    `config` of None is all defaults. `on_state` is told of every change while loading, `on_ready` of the
+    `config` of None is all defaults. `socks` are bound to its address (server.sockets.bind_all) and closed at
+    the end; None: they are bound here. `on_state` is told of every change while loading, `on_ready` of the
     first load's end, and of the port. Raises PortInUse, ModelRefused, BadPlan, EngineDied, BrokenTemplate,
     RequestError for `config.chat_template_kwargs`.
     """
@@ -40,14 +44,15 @@ def serve(
     check_variables(config.chat_template_kwargs)
     if config.chat_template is not None:
         check_template(config.chat_template, "the chat template")
-    socks = sockets.listen_all(config.host, config.port)
+    bound = list(socks) if socks is not None else sockets.bind_all(config.host, config.port)
 
     async def main() -> None:
         engine = EngineClient(plan, config.model_name or served_name(plan.model.path), on_state)
-        listening_on: int = socks[0].getsockname()[1]
-        await run.serve(engine, socks, config, on_ready=lambda info: on_ready(info, listening_on))
+        listening_on: int = bound[0].getsockname()[1]
+        await run.serve(engine, bound, config, on_ready=lambda info: on_ready(info, listening_on))
 
     with contextlib.ExitStack() as stack, asyncio.Runner(loop_factory=run.new_event_loop) as runner:
-        for sock in socks:
+        for sock in bound:
             stack.enter_context(sock)
+        sockets.start_listening(bound)
         runner.run(main())

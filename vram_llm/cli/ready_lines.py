@@ -1,0 +1,111 @@
+"""The four lines with which `serve` says that it is ready."""
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+from vram_llm.cli.tables import rate
+from vram_llm.model.pooling import Pooling
+from vram_llm.planner.types import HOST, Context, Plan, SpeedEstimate
+from vram_llm.units import format_bytes, format_count
+
+if TYPE_CHECKING:
+    from vram_llm.engine.model_info import ModelInfo
+    from vram_llm.server.config import ServerConfig
+
+
+def ready_lines(plan: Plan, info: "ModelInfo", config: "ServerConfig", port: int) -> tuple[str, ...]:
+    """What lies where; context and speed; the address with key and model; how to talk and how to stop."""
+    address = _address(config.host, port)
+    return (
+        f"{info.name}: {'; '.join(_shares(plan))}",
+        f"{_use(plan.context)}; {_speed(plan)}",
+        f"http://{address}/v1  key: {_key(config)}  model: {_model_names(info, config)}",
+        f"talk: {_how_to_talk(plan.context.pooling, address, config)}; stop: Ctrl+C",
+    )
+
+
+def _shares(plan: Plan) -> list[str]:
+    """What each device has: "layers 0-15 and the output on CUDA0 (RTX 3090 Ti), 12.1 GiB"."""
+    placement, estimate = plan.placement, plan.estimate
+    names = {device.id: f"{device.id} ({device.name})" for device in plan.devices} | {HOST: "the host"}
+    sizes = {device.id: device.total_bytes for device in estimate.devices} | {HOST: estimate.host.total_bytes}
+    shares, first = [], 0
+    counts = (placement.cpu_layers, *placement.layers_per_device)
+    for device, count in zip((HOST, *placement.device_order), counts, strict=True):
+        parts = [f"layers {first}-{first + count - 1}" if count > 1 else f"layer {first}"] if count else []
+        parts += ["the output"] if placement.output_device == device else []
+        if parts:
+            shares.append(f"{' and '.join(parts)} on {names[device]}, {format_bytes(sizes[device])}")
+        first += count
+    for companion in plan.companions:
+        where = f" on {names[companion.device]}" if companion.device is not None else ""
+        shares.append(f"{companion.kind} {companion.name}{where}")
+    return shares
+
+
+def _use(context: Context) -> str:
+    """What the context is for."""
+    n_each = format_count(context.n_ctx_seq)
+    if context.pooling is not None:
+        what = "scores" if context.pooling is Pooling.RANK else f"embeddings ({context.pooling})"
+        return f"{what} of texts of up to {n_each} tokens, {context.parallel} at a time"
+    shared = "together" if context.kv_unified else f"of {n_each} each"
+    kv_type = context.kv_type_k
+    if context.kv_type_v != context.kv_type_k:
+        kv_type += f" and {context.kv_type_v}"
+    return (
+        f"context of {format_count(context.n_ctx)} tokens for {context.parallel} sequences {shared}, "
+        f"KV cache {kv_type}"
+    )
+
+
+def _speed(plan: Plan) -> str:
+    """What to expect, with the basis of each figure."""
+    speed = plan.speed
+    if speed is None:
+        return "speed unknown: `vram-llm calibrate` measures the devices"
+    if plan.context.pooling is not None:
+        if speed.prompt_tokens_per_s is None:
+            return "speed unknown: `vram-llm calibrate` measures the devices"
+        return f"expected: {rate(speed.prompt_tokens_per_s)} tok/s ({speed.prompt_basis})"
+    return f"expected: {rate(speed.tokens_per_s)} tok/s ({speed.basis}){_together(speed)}"
+
+
+def _together(speed: SpeedEstimate) -> str:
+    if speed.streams < 2 or speed.streams_tokens_per_s is None:
+        return ""
+    return f", {rate(speed.streams_tokens_per_s)} for {speed.streams} together ({speed.streams_basis})"
+
+
+def _address(hosts: str, port: int) -> str:
+    """Where a client on this computer connects: loopback for an address that stands for all of them."""
+    host = hosts.partition(",")[0].strip()
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return f"{host}:{port}"
+    if ip.is_unspecified:
+        ip = ipaddress.ip_address("127.0.0.1" if ip.version == 4 else "::1")
+    return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+
+
+def _key(config: "ServerConfig") -> str:
+    return "as given" if config.api_keys else "any"
+
+
+def _model_names(info: "ModelInfo", config: "ServerConfig") -> str:
+    return ", ".join((info.name, *config.aliases)) if config.strict_model else "any"
+
+
+def _how_to_talk(pooling: Pooling | None, address: str, config: "ServerConfig") -> str:
+    key = " -H 'Authorization: Bearer KEY'" if config.api_keys else ""
+    curl = f"curl http://{address}/v1{{route}}{key} -d '{{body}}'"
+    if pooling is Pooling.RANK:
+        return curl.format(
+            route="/rerank", body='{"query": "colour of grass", "documents": ["Grass is green."]}'
+        )
+    if pooling is not None:
+        return curl.format(route="/embeddings", body='{"input": "Hello"}')
+    chat = f"vram-llm chat {address}{' --api-key KEY' if config.api_keys else ''}"
+    body = '{"messages": [{"role": "user", "content": "Hello"}]}'
+    return f"{chat} or {curl.format(route='/chat/completions', body=body)}"
