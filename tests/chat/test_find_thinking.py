@@ -3,7 +3,7 @@
 import pytest
 
 from vram_llm.chat.find_thinking import find_thinking
-from vram_llm.chat.formats.thinking_marks import DEFAULT, Thinking
+from vram_llm.chat.formats.thinking_marks import DEFAULT, ThinkingMarks
 from vram_llm.chat.probe import USER, Probe
 
 HEAD = "{% for m in messages %}<|{{ m.role }}|>{% if m.reasoning_content %}"
@@ -57,7 +57,7 @@ def template(before: str, between: str, *, plain: str = "", opens: str = "", off
     ],
 )
 def test_marks_of_earlier_thinking(source: str, opening: str, closing: str, closes: str, skips: str) -> None:
-    assert find_thinking(Probe(source)) == Thinking(
+    assert find_thinking(Probe(source)) == ThinkingMarks(
         opening, closing, closes, skips, field="reasoning_content"
     )
 

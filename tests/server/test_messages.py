@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from vram_llm.errors import RequestError
-from vram_llm.server.image_inputs import Pictures
+from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.messages import template_messages
 from vram_llm.server.schemas import Message
 
 
 def shown(message: dict[str, Any]) -> dict[str, Any]:
-    return template_messages([Message.model_validate(message)], Pictures(taken=False))[0]
+    return template_messages([Message.model_validate(message)], RequestImages(taken=False))[0]
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
@@ -198,5 +198,5 @@ def test_a_reply_can_be_sent_back_as_the_sdk_dumps_it() -> None:
 def test_refused(message: dict[str, Any], param: str) -> None:
     messages = [Message(role="user", content="hi"), Message.model_validate(message)]
     with pytest.raises(RequestError) as caught:
-        template_messages(messages, Pictures(taken=False))
+        template_messages(messages, RequestImages(taken=False))
     assert caught.value.param == param

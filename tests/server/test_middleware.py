@@ -7,7 +7,7 @@ import pytest
 
 from tests.server.conftest import Connect, listening
 from tests.server.fake_engine import FakeEngine
-from vram_llm.server.serving_model import Served
+from vram_llm.server.serving_model import ServingContext
 
 HI = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -68,10 +68,10 @@ async def test_large_body(engine: FakeEngine, with_length: bool) -> None:
 async def test_a_fault_of_ours_is_logged_and_told_in_general(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(self: Served, name: str | None) -> None:
+    def fail(self: ServingContext, name: str | None) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(Served, "model", fail)
+    monkeypatch.setattr(ServingContext, "model", fail)
     response = await client.post("/v1/chat/completions", json=HI)
     assert response.status_code == 500
     assert response.json()["error"]["type"] == "server_error"

@@ -1,7 +1,7 @@
 """How tokens are counted."""
 
 from vram_llm.engine.request import TokenEvent
-from vram_llm.server.replies import Tally
+from vram_llm.server.replies import UsageCounter
 
 
 def _last(prompt: int, completion: int, cached: int) -> TokenEvent:
@@ -10,7 +10,7 @@ def _last(prompt: int, completion: int, cached: int) -> TokenEvent:
 
 def test_a_prompt_counts_once_and_was_there_only_if_no_choice_computed_it() -> None:
     """Two prompts with two choices each. The first was new; the second one's beginning was there."""
-    tally = Tally(n=2)
+    tally = UsageCounter(n=2)
     for index, last in enumerate([_last(10, 3, 9), _last(10, 4, 0), _last(20, 5, 12), _last(20, 6, 19)]):
         tally.add(index, last)
     usage = tally.usage()

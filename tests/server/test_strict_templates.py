@@ -13,8 +13,8 @@ from vram_llm.chat.dialect import dialect_of
 from vram_llm.chat.events import CallArguments, CallStart, Content, Event, Reasoning
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.server.config import ServerConfig
-from vram_llm.server.image_inputs import Pictures
-from vram_llm.server.prompt import Turn, make_turn
+from vram_llm.server.image_inputs import RequestImages
+from vram_llm.server.prompt import PreparedChat, prepare_chat
 from vram_llm.server.text_tools import text_parameters
 from vram_llm.server.tool_choice import Choice
 from vram_llm.server.tool_grammars import holdable
@@ -51,15 +51,17 @@ def use_of(*offers: Offer) -> ToolUse:
     return offered(offers, Choice(), True)
 
 
-def turn_of(template: str, use: ToolUse, grammar: Grammar | None = None, **options: Any) -> Turn:
+def prepare_request(
+    template: str, use: ToolUse, grammar: Grammar | None = None, **options: Any
+) -> PreparedChat:
     info = replace(INFO, chat_template=source_of(template))
     messages = options.pop("messages", [{"role": "user", "content": "How is Xanadu?"}])
-    return make_turn(
-        info, messages, use, Pictures(taken=False), config=ServerConfig(), grammar=grammar, **options
+    return prepare_chat(
+        info, messages, use, RequestImages(taken=False), config=ServerConfig(), grammar=grammar, **options
     )
 
 
-def read(turn: Turn, text: str) -> list[Event]:
+def read(turn: PreparedChat, text: str) -> list[Event]:
     parser = turn.new_parser()
     assert parser is not None
     return [event for char in text for event in parser.feed(char)] + parser.finish()
@@ -71,7 +73,7 @@ def texts(events: list[Event], kind: type[Content] | type[Reasoning] | type[Call
 
 @pytest.mark.parametrize("template", FRAMES)
 def test_a_strict_tool_is_held(template: str) -> None:
-    turn = turn_of(template, use_of(TOOL))
+    turn = prepare_request(template, use_of(TOOL))
     assert '"weather"' in turn.prompt
     assert "<tool_call>" in turn.prompt
     assert "How is Xanadu?" in turn.prompt
@@ -87,7 +89,7 @@ def test_a_strict_tool_is_held(template: str) -> None:
 
 @pytest.mark.parametrize("template", FRAMES)
 def test_what_the_model_writes_is_read(template: str) -> None:
-    turn = turn_of(template, use_of(TOOL))
+    turn = prepare_request(template, use_of(TOOL))
     before, after = FRAMES[template]
     events = read(turn, f"{before}I look.\n{call('weather', GOOD)}{after}")
     assert texts(events, Content).strip() == "I look."
@@ -98,7 +100,7 @@ def test_what_the_model_writes_is_read(template: str) -> None:
 
 @pytest.mark.parametrize("template", FRAMES)
 def test_a_custom_tool_is_held_to_its_regex(template: str) -> None:
-    turn = turn_of(template, use_of(CUSTOM))
+    turn = prepare_request(template, use_of(CUSTOM))
     assert turn.grammar is not None
     takes = follower(turn.grammar, turn.marks)
     before, after = FRAMES[template]
@@ -119,7 +121,7 @@ def test_earlier_calls_and_results_are_shown(template: str) -> None:
         },
         {"role": "tool", "content": "Sunny and mild", "tool_call_id": "c"},
     ]
-    prompt = turn_of(template, use_of(TOOL), messages=messages).prompt
+    prompt = prepare_request(template, use_of(TOOL), messages=messages).prompt
     places = [prompt.index(text) for text in ("How is Xanadu?", GOOD, "Sunny and mild")]
     assert places == sorted(places)
     assert "Be brief." in prompt
@@ -128,7 +130,7 @@ def test_earlier_calls_and_results_are_shown(template: str) -> None:
 @pytest.mark.parametrize("template", FRAMES)
 def test_an_answer_of_a_form_stands_beside_tools(template: str) -> None:
     lax = replace(TOOL, strict=False)
-    turn = turn_of(template, use_of(lax), ANSWER)
+    turn = prepare_request(template, use_of(lax), ANSWER)
     assert turn.grammar is not None
     takes = follower(turn.grammar, turn.marks)
     assert takes('{"a": 1}')
@@ -147,7 +149,7 @@ def test_tools_that_need_not_be_held_are_shown_by_the_template(template: str) ->
 
 @pytest.mark.parametrize("effort", [None, "none"])
 def test_an_answer_in_a_frame_is_begun_once(effort: str | None) -> None:
-    make = partial(turn_of, "meetkai-functionary-medium-v3.2", effort=effort)
+    make = partial(prepare_request, "meetkai-functionary-medium-v3.2", effort=effort)
     for turn in (make(use_of(TOOL)), make(use_of(TOOL), ANSWER)):
         assert turn.prompt.endswith(">>>all\n")
         assert not turn.prompt.endswith("all\nall\n")

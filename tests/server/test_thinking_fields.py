@@ -7,50 +7,56 @@ import pytest
 
 from vram_llm.errors import RequestError
 from vram_llm.server.schemas import ChatCompletionRequest, parse
-from vram_llm.server.thinking_fields import Thinking
+from vram_llm.server.thinking_fields import ThinkingSettings
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 
 
-def thinking(**fields: Any) -> Thinking:
+def thinking(**fields: Any) -> ThinkingSettings:
     return parse(ChatCompletionRequest, json.dumps({**CHAT, **fields}).encode()).thinking_wanted()
 
 
 @pytest.mark.parametrize(
     ("fields", "wanted"),
     [
-        ({}, Thinking()),
-        ({"reasoning_effort": "high"}, Thinking("high")),
-        ({"reasoning": {"effort": "low", "summary": "auto"}}, Thinking("low", "reasoning.effort")),
-        ({"reasoning_effort": "low", "reasoning": {"effort": "low"}}, Thinking("low")),
-        ({"reasoning": {"enabled": False}}, Thinking("none", "reasoning.enabled")),
-        ({"reasoning": {"enabled": True}}, Thinking("medium", "reasoning.enabled")),
-        ({"reasoning": {"enabled": True, "effort": "high"}}, Thinking("high", "reasoning.effort")),
-        ({"reasoning": {"max_tokens": 50}}, Thinking("medium", "reasoning.max_tokens", 50)),
-        ({"reasoning": {"max_tokens": 0}}, Thinking(n_tokens=0)),
-        ({"reasoning": {"max_tokens": -1}}, Thinking()),
-        ({"reasoning": {"exclude": True}}, Thinking(where="hidden")),
-        ({"reasoning": {"exclude": False}}, Thinking()),
-        ({"include_reasoning": False}, Thinking(where="hidden")),
-        ({"include_reasoning": True}, Thinking()),
-        ({"think": False}, Thinking("none", "think")),
-        ({"think": True}, Thinking("medium", "think")),
-        ({"think": "high"}, Thinking("high", "think")),
-        ({"enable_thinking": False}, Thinking("none", "enable_thinking")),
-        ({"thinking": {"type": "disabled"}}, Thinking("none", "thinking.type")),
-        ({"thinking": {"type": "enabled", "budget_tokens": 9}}, Thinking("medium", "thinking.type", 9)),
-        ({"thinking": {"type": "adaptive"}}, Thinking()),
-        ({"thinking_budget": 7}, Thinking("medium", "thinking_budget", 7)),
-        ({"thinking_budget_tokens": 7, "thinking_budget": 7}, Thinking("medium", "thinking_budget", 7)),
-        ({"reasoning_budget_tokens": -1}, Thinking()),
-        ({"reasoning_format": "none"}, Thinking(where="inline")),
-        ({"reasoning_format": "raw"}, Thinking(where="inline")),
-        ({"reasoning_format": "auto"}, Thinking()),
-        ({"reasoning_format": "deepseek"}, Thinking()),
-        ({"reasoning_format": "hidden"}, Thinking(where="hidden")),
+        ({}, ThinkingSettings()),
+        ({"reasoning_effort": "high"}, ThinkingSettings("high")),
+        ({"reasoning": {"effort": "low", "summary": "auto"}}, ThinkingSettings("low", "reasoning.effort")),
+        ({"reasoning_effort": "low", "reasoning": {"effort": "low"}}, ThinkingSettings("low")),
+        ({"reasoning": {"enabled": False}}, ThinkingSettings("none", "reasoning.enabled")),
+        ({"reasoning": {"enabled": True}}, ThinkingSettings("medium", "reasoning.enabled")),
+        ({"reasoning": {"enabled": True, "effort": "high"}}, ThinkingSettings("high", "reasoning.effort")),
+        ({"reasoning": {"max_tokens": 50}}, ThinkingSettings("medium", "reasoning.max_tokens", 50)),
+        ({"reasoning": {"max_tokens": 0}}, ThinkingSettings(n_tokens=0)),
+        ({"reasoning": {"max_tokens": -1}}, ThinkingSettings()),
+        ({"reasoning": {"exclude": True}}, ThinkingSettings(where="hidden")),
+        ({"reasoning": {"exclude": False}}, ThinkingSettings()),
+        ({"include_reasoning": False}, ThinkingSettings(where="hidden")),
+        ({"include_reasoning": True}, ThinkingSettings()),
+        ({"think": False}, ThinkingSettings("none", "think")),
+        ({"think": True}, ThinkingSettings("medium", "think")),
+        ({"think": "high"}, ThinkingSettings("high", "think")),
+        ({"enable_thinking": False}, ThinkingSettings("none", "enable_thinking")),
+        ({"thinking": {"type": "disabled"}}, ThinkingSettings("none", "thinking.type")),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 9}},
+            ThinkingSettings("medium", "thinking.type", 9),
+        ),
+        ({"thinking": {"type": "adaptive"}}, ThinkingSettings()),
+        ({"thinking_budget": 7}, ThinkingSettings("medium", "thinking_budget", 7)),
+        (
+            {"thinking_budget_tokens": 7, "thinking_budget": 7},
+            ThinkingSettings("medium", "thinking_budget", 7),
+        ),
+        ({"reasoning_budget_tokens": -1}, ThinkingSettings()),
+        ({"reasoning_format": "none"}, ThinkingSettings(where="inline")),
+        ({"reasoning_format": "raw"}, ThinkingSettings(where="inline")),
+        ({"reasoning_format": "auto"}, ThinkingSettings()),
+        ({"reasoning_format": "deepseek"}, ThinkingSettings()),
+        ({"reasoning_format": "hidden"}, ThinkingSettings(where="hidden")),
     ],
 )
-def test_wanted(fields: dict[str, Any], wanted: Thinking) -> None:
+def test_wanted(fields: dict[str, Any], wanted: ThinkingSettings) -> None:
     assert thinking(**fields) == wanted
 
 

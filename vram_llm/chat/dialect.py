@@ -6,15 +6,15 @@ from functools import lru_cache
 
 from vram_llm.chat.efforts import Names, find_efforts
 from vram_llm.chat.find_thinking import find_thinking
+from vram_llm.chat.find_tools import TemplateTools, find_template_tools
 from vram_llm.chat.formats.arguments import Schemas
 from vram_llm.chat.formats.call_json import CallJson
 from vram_llm.chat.formats.format import Format
 from vram_llm.chat.formats.table import NONE
 from vram_llm.chat.formats.thinking import begun, framed, plain
-from vram_llm.chat.formats.thinking_marks import DEFAULT, Thinking
+from vram_llm.chat.formats.thinking_marks import DEFAULT, ThinkingMarks
 from vram_llm.chat.probe import Probe
 from vram_llm.chat.reader import Parser
-from vram_llm.chat.spoken import Spoken, find_spoken
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Dialect:
     takes_tools: bool
     form: Format
     marks: tuple[str, ...]
-    thinking: Thinking | None = None
+    thinking: ThinkingMarks | None = None
     efforts: Mapping[str, Names] = field(default_factory=dict)
 
     @property
@@ -82,9 +82,9 @@ class Dialect:
 def dialect_of(template: str | None) -> Dialect:
     """The dialect of a chat template's source; None is a model without one."""
     source = template or ""
-    spoken = find_spoken(source) if source else Spoken(None, shows_tools=False)
-    found = spoken.form or NONE
-    takes_tools = spoken.shows_tools and found is not NONE
+    tools_of_template = find_template_tools(source) if source else TemplateTools(None, shows_tools=False)
+    found = tools_of_template.form or NONE
+    takes_tools = tools_of_template.shows_tools and found is not NONE
     form = found if takes_tools or found.framed else NONE
     probe = Probe(source)
     thinking = find_thinking(probe)

@@ -9,24 +9,24 @@ import re
 from itertools import takewhile
 from typing import Any
 
-from vram_llm.chat.formats.thinking_marks import DEFAULT, MARK, Thinking
+from vram_llm.chat.formats.thinking_marks import DEFAULT, MARK, ThinkingMarks
 from vram_llm.chat.probe import ANSWER, CALLS, THOUGHT, Probe
 
 _KNOWN = (  # models whose templates show no thinking; their marks are the model cards'
-    Thinking("", "[BEGIN FINAL RESPONSE]", "\n[BEGIN FINAL RESPONSE]\n", end="[END FINAL RESPONSE]"),
-    Thinking("[THINK]", "[/THINK]", "[/THINK]"),
+    ThinkingMarks("", "[BEGIN FINAL RESPONSE]", "\n[BEGIN FINAL RESPONSE]\n", end="[END FINAL RESPONSE]"),
+    ThinkingMarks("[THINK]", "[/THINK]", "[/THINK]"),
     DEFAULT,
 )
 _FIELDS = ("reasoning_content", "reasoning", "thinking")  # of a message, for its thinking
 _RESPONSE = ("<response>", "</response>")  # around the answer of ibm-granite/granite-3.3
 
 
-def find_thinking(probe: Probe) -> Thinking | None:
+def find_thinking(probe: Probe) -> ThinkingMarks | None:
     """The marks around thinking; None where the template shows none. Renders it some 20 times."""
     return _from_history(probe) or _from_prompts(probe) or _known(probe)
 
 
-def _from_history(probe: Probe) -> Thinking | None:
+def _from_history(probe: Probe) -> ThinkingMarks | None:
     thought: dict[str, Any] = dict.fromkeys(_FIELDS, THOUGHT)
     parts = [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": ANSWER}]
     blocks = {"blocks": [{"type": "thoughts", "text": THOUGHT}, {"type": "response", "text": ANSWER}]}
@@ -58,7 +58,7 @@ def _field(probe: Probe, content: str, called: dict[str, Any]) -> str:
     return next(filter(shows, _FIELDS), "")
 
 
-def _around(probe: Probe, before: str, between: str, end: str, field: str) -> Thinking | None:
+def _around(probe: Probe, before: str, between: str, end: str, field: str) -> ThinkingMarks | None:
     """`before`, `between`, `end`: the texts around the thought and the answer."""
     on, off = probe.tail_on, probe.tail_off
     plain = probe.shown({"content": ANSWER})
@@ -76,7 +76,7 @@ def _around(probe: Probe, before: str, between: str, end: str, field: str) -> Th
     answer = mark if MARK.search(mark) else ""
     skipped = off[len(on) :] if off.startswith(on) else ""
     skipped = skipped if opens.strip() in skipped and closing in skipped else ""
-    return Thinking(
+    return ThinkingMarks(
         opening=opens.strip(),
         closing=closing,
         closes=between if wrap or not direct else between + direct,
@@ -88,7 +88,7 @@ def _around(probe: Probe, before: str, between: str, end: str, field: str) -> Th
     )
 
 
-def _from_prompts(probe: Probe) -> Thinking | None:
+def _from_prompts(probe: Probe) -> ThinkingMarks | None:
     """From what thinking switched off adds to a prompt: a pair of marks, or what closes the opened one."""
     on, off = probe.tail_on, probe.tail_off
     if not off.startswith(on) or not (marks := MARK.findall(added := off[len(on) :])):
@@ -98,18 +98,18 @@ def _from_prompts(probe: Probe) -> Thinking | None:
     if not opening:
         return None
     if on.rstrip().endswith(opening):
-        return Thinking(opening, closing, closes=added, skips=on[on.rindex(opening) :] + added)
+        return ThinkingMarks(opening, closing, closes=added, skips=on[on.rindex(opening) :] + added)
     closes = added[added.index(opening) + len(opening) :]
-    return Thinking(opening, closing, closes.replace("\n\n", "\n", 1), skips=added)
+    return ThinkingMarks(opening, closing, closes.replace("\n\n", "\n", 1), skips=added)
 
 
-def _known(probe: Probe) -> Thinking | None:
+def _known(probe: Probe) -> ThinkingMarks | None:
     on = probe.tail_on.rstrip()
     text = probe.source + probe.prompt({"thinking": True})
     for each in _KNOWN:
         if each.closing in text or (each.opening and on.endswith(each.opening)):
             if each.opening == "<think>" and _RESPONSE[0] in text:
-                return Thinking(
+                return ThinkingMarks(
                     each.opening,
                     each.closing,
                     each.closing + _RESPONSE[0],

@@ -41,7 +41,7 @@ class TooCostly(TemplateRuntimeError):
     """The template does more work, or makes more text, than any chat needs."""
 
 
-class Budget:
+class RenderBudget:
     """What one rendering may still use. `max_chars` bounds each string made; `given` is not to be changed."""
 
     def __init__(self, max_chars: int, given: object = ()) -> None:
@@ -86,7 +86,7 @@ def _ids_within(value: object) -> Iterator[int]:
             yield from _ids_within(each)
 
 
-budget: ContextVar[Budget] = ContextVar("budget")
+budget: ContextVar[RenderBudget] = ContextVar("budget")
 
 
 class _Metered(NodeTransformer):

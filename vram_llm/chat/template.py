@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Template, TemplateSyntaxError
 
-from vram_llm.chat.sandbox import Budget, ChatSandbox, TemplateRefused, budget
+from vram_llm.chat.sandbox import ChatSandbox, RenderBudget, TemplateRefused, budget
 from vram_llm.chat.takes import Takes, find_takes
 from vram_llm.errors import RequestError, VramLLMError
 
@@ -128,7 +128,7 @@ class ChatTemplate:
         assert self._template is not None
         messages = names["messages"]
         limit = 2**20 + 8 * sum(len(str(value)) for m in messages for value in m.values())
-        token = budget.set(Budget(limit, names))
+        token = budget.set(RenderBudget(limit, names))
         try:
             return _write(self._template, {**names, **self._tokens})
         finally:

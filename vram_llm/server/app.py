@@ -23,7 +23,7 @@ from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import UnknownRoute, WrongMethod, error_response
 from vram_llm.server.health import health_router, root_router
 from vram_llm.server.host_check import HostCheck
-from vram_llm.server.middleware import Guard
+from vram_llm.server.middleware import AuthAndLimitsMiddleware
 from vram_llm.server.models import models_router
 from vram_llm.server.openapi import document
 from vram_llm.server.props import props_router
@@ -32,7 +32,7 @@ from vram_llm.server.rerank import RerankFields, rerank_router
 from vram_llm.server.responses.fields import ResponseFields
 from vram_llm.server.responses.routes import responses_router
 from vram_llm.server.schemas import ChatCompletionRequest, CompletionRequest
-from vram_llm.server.serving_model import Served
+from vram_llm.server.serving_model import ServingContext
 from vram_llm.server.tokenizer_routes import ApplyFields, DetokenizeFields, TokenizeFields, tokens_router
 
 _DEFAULT = ServerConfig()
@@ -67,25 +67,28 @@ def create_app(
     if hosts is not None:
         app.add_middleware(HostCheck, names=hosts)
     app.add_middleware(
-        Guard, api_keys=config.api_keys, max_body_bytes=config.max_body_bytes, refusals=_REFUSALS
+        AuthAndLimitsMiddleware,
+        api_keys=config.api_keys,
+        max_body_bytes=config.max_body_bytes,
+        refusals=_REFUSALS,
     )
     if config.cors_origins:
         app.add_middleware(Cors, origins=config.cors_origins)
     app.add_exception_handler(HTTPException, _no_such_route)
-    served = Served(engine, config, clock)
-    app.include_router(health_router(served))
-    app.include_router(health_router(served), prefix="/v1", include_in_schema=False)
-    app.include_router(root_router(served))
+    serving = ServingContext(engine, config, clock)
+    app.include_router(health_router(serving))
+    app.include_router(health_router(serving), prefix="/v1", include_in_schema=False)
+    app.include_router(root_router(serving))
     for make in (
         models_router, chat_router, completions_router, responses_router, anthropic_router, embeddings_router,
         rerank_router,
     ):  # fmt: skip
-        router = make(served)
+        router = make(serving)
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)
-    app.include_router(props_router(served))
-    app.include_router(tokens_router(served))
-    app.include_router(tokens_router(served), prefix="/v1", include_in_schema=False)
+    app.include_router(props_router(serving))
+    app.include_router(tokens_router(serving))
+    app.include_router(tokens_router(serving), prefix="/v1", include_in_schema=False)
     app.openapi = partial(document, app, _BODIES)  # type: ignore[method-assign]
     return app
 

@@ -11,23 +11,23 @@ from fastapi.responses import Response
 from vram_llm.chat.dialect import dialect_of
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.server.chat_writer import ChatChunks, ChatForm
-from vram_llm.server.generation import news, sequences
+from vram_llm.server.generation import sequences, stream_events
 from vram_llm.server.inline_thinking import inlined
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.logit_bias import spelled_out
 from vram_llm.server.logprobs import chat_logprobs
 from vram_llm.server.messages import continued, template_messages
 from vram_llm.server.openapi import generation_route
-from vram_llm.server.parsed_stream import SpokenNews, gather, spoken
-from vram_llm.server.prompt import Turn, make_turn
-from vram_llm.server.replies import ChatChoice, ChatCompletion, ReplyHead, Tally
+from vram_llm.server.parsed_stream import ParsedChunks, gather_choices, parse_stream
+from vram_llm.server.prompt import PreparedChat, prepare_chat
+from vram_llm.server.replies import ChatChoice, ChatCompletion, ReplyHead, UsageCounter
 from vram_llm.server.schemas import ChatCompletionRequest, parse
-from vram_llm.server.serving_model import Served, fingerprint, template_source
+from vram_llm.server.serving_model import ServingContext, fingerprint, template_source
 from vram_llm.server.sse import EventStream, FirstChunk, informed
 from vram_llm.server.timings import Clocks, clocks_of, timed
 
 
-def chat_router(served: Served) -> APIRouter:
+def chat_router(serving: ServingContext) -> APIRouter:
     """Routes that answer chats with the model's own template."""
     router = APIRouter(tags=["chat"])
 
@@ -36,51 +36,53 @@ def chat_router(served: Served) -> APIRouter:
     )
     async def chat(http: Request) -> Response:
         fields = parse(ChatCompletionRequest, await http.body())
-        info = served.writing_model(fields.model)
-        fields.logit_bias = await spelled_out(fields.logit_bias, served.engine)
+        info = serving.writing_model(fields.model)
+        fields.logit_bias = await spelled_out(fields.logit_bias, serving.engine)
         use, thinking = fields.use(), fields.thinking_wanted()
         form = ChatForm(bool(fields.functions), use.takes_text, thinking.where == "hidden")
-        turn = await asyncio.to_thread(turn_of, served, info, fields)
-        head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(served.clock()), info.name, fingerprint(info))
+        prepared = await asyncio.to_thread(prepare_request, serving, info, fields)
+        head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(serving.clock()), info.name, fingerprint(info))
         requests = sequences(
             fields,
-            [turn.prompt],
+            [prepared.prompt],
             info,
             reply_id=head.id,
-            add_bos=turn.add_bos,
+            add_bos=prepared.add_bos,
             max_tokens=fields.token_limit(),
-            marks=turn.marks,
-            grammar=turn.grammar,
+            marks=prepared.marks,
+            grammar=prepared.grammar,
             logprobs=fields.n_logprobs(),
-            images=turn.images,
-            reasoning_budget=turn.reasoning_budget,
+            images=prepared.images,
+            reasoning_budget=prepared.reasoning_budget,
         )
-        is_verbose = served.config.verbose if fields.verbose is None else fields.verbose
-        verbose = await _verbose(served, turn) if is_verbose else None
-        parsers = [turn.new_parser() for _ in requests]
+        is_verbose = serving.config.verbose if fields.verbose is None else fields.verbose
+        verbose = await _verbose(serving, prepared) if is_verbose else None
+        parsers = [prepared.new_parser() for _ in requests]
         clocks = clocks_of(fields, len(requests))
-        said = spoken(timed(news(served.engine, requests), clocks), parsers, one_call=turn.one_call)
-        tally, ping_s = Tally(len(requests)), served.config.sse_ping_interval_s
+        chunks = parse_stream(
+            timed(stream_events(serving.engine, requests), clocks), parsers, one_call=prepared.one_call
+        )
+        counter, ping_s = UsageCounter(len(requests)), serving.config.sse_ping_interval_s
         if fields.stream:
-            chunks = ChatChunks(head, len(requests), tally, form, include_usage=fields.include_usage)
-            writer = informed(chunks, clocks, fields, attrgetter("token"))
-            return EventStream(writer if verbose is None else FirstChunk(writer, verbose), said, ping_s)
+            chat_chunks = ChatChunks(head, len(requests), counter, form, include_usage=fields.include_usage)
+            writer = informed(chat_chunks, clocks, fields, attrgetter("token"))
+            return EventStream(writer if verbose is None else FirstChunk(writer, verbose), chunks, ping_s)
         likelihoods = requests[0].logprobs is not None
-        work = _reply(head, said, len(requests), tally, clocks, form, verbose, likelihoods=likelihoods)
+        work = _reply(head, chunks, len(requests), counter, clocks, form, verbose, likelihoods=likelihoods)
         return JsonReply(work, ping_s)
 
     return router
 
 
-def turn_of(served: Served, info: ModelInfo, fields: ChatCompletionRequest) -> Turn:
+def prepare_request(serving: ServingContext, info: ModelInfo, fields: ChatCompletionRequest) -> PreparedChat:
     """The turn a request asks for. Blocks. Raises RequestError, BrokenTemplate."""
-    pictures, thinking, config = served.pictures(info), fields.thinking_wanted(), served.config
+    pictures, thinking, config = serving.pictures(info), fields.thinking_wanted(), serving.config
     names = {} if fields.verbosity is None else {"verbosity": fields.verbosity}
     messages = template_messages(fields.messages, pictures)
     if continues := fields.continues():
         messages[-1] = continued(fields.messages[-1], messages[-1])
     use = fields.use()
-    turn = make_turn(
+    prepared = prepare_chat(
         info,
         messages,
         use,
@@ -95,31 +97,31 @@ def turn_of(served: Served, info: ModelInfo, fields: ChatCompletionRequest) -> T
         add_generation_prompt=fields.add_generation_prompt is not False,
     )
     if thinking.where != "inline":
-        return turn
-    return inlined(turn, dialect_of(template_source(info, tools=bool(use.tools))).thinks)
+        return prepared
+    return inlined(prepared, dialect_of(template_source(info, tools=bool(use.tools))).thinks)
 
 
-async def _verbose(served: Served, turn: Turn) -> dict[str, Any]:
+async def _verbose(serving: ServingContext, prepared: PreparedChat) -> dict[str, Any]:
     """What `verbose` asks for: the prompt as the model reads it, with its special tokens, without images."""
-    tokens = await served.engine.tokenize(
-        turn.prompt, add_special=turn.add_bos, parse_special=True, images=turn.images
+    tokens = await serving.engine.tokenize(
+        prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
     )
-    pieces = await served.engine.pieces([token for token in tokens if token >= 0])
+    pieces = await serving.engine.pieces([token for token in tokens if token >= 0])
     return {"prompt": b"".join(pieces).decode("utf-8", "replace")}
 
 
 async def _reply(
     head: ReplyHead,
-    said: SpokenNews,
+    chunks: ParsedChunks,
     n: int,
-    tally: Tally,
+    counter: UsageCounter,
     clocks: Clocks,
     form: ChatForm,
     verbose: dict[str, Any] | None,
     *,
     likelihoods: bool,
 ) -> bytes:
-    answers = await gather(said, n, tally)
+    answers = await gather_choices(chunks, n, counter)
     reply = ChatCompletion(
         id=head.id,
         created=head.created,
@@ -134,7 +136,7 @@ async def _reply(
             )
             for index, answer in enumerate(answers)
         ],
-        usage=tally.usage(),
+        usage=counter.usage(),
         timings=clocks[0].timings() if clocks else None,
         verbose=verbose,
     )

@@ -7,7 +7,7 @@ import msgspec
 
 from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 from vram_llm.server.logprobs import chat_logprobs
-from vram_llm.server.parsed_stream import Answer, Call, Spoken
+from vram_llm.server.parsed_stream import Call, ParsedChoice, ParsedChunk
 from vram_llm.server.replies import (
     AssistantMessage,
     CalledCustom,
@@ -15,8 +15,8 @@ from vram_llm.server.replies import (
     ChatEnding,
     CustomToolCall,
     ReplyHead,
-    Tally,
     ToolCall,
+    UsageCounter,
 )
 from vram_llm.server.sse import Chunks
 from vram_llm.server.text_tools import TextReader, text_of
@@ -39,7 +39,7 @@ class ChatForm:
         """The `finish_reason`."""
         return "function_call" if self.legacy and ending == "tool_calls" else ending
 
-    def message(self, answer: Answer) -> AssistantMessage:
+    def message(self, answer: ParsedChoice) -> AssistantMessage:
         """A whole answer."""
         calls = [self._call(call) for call in answer.calls]
         legacy = [call.function for call in calls if isinstance(call, ToolCall)] if self.legacy else []
@@ -58,7 +58,7 @@ class ChatForm:
         return ToolCall(id=call.id, function=CalledFunction(name=call.name, arguments=call.arguments))
 
 
-class ChatChunks(Chunks[Spoken]):
+class ChatChunks(Chunks[ParsedChunk]):
     """chat.completion.chunk objects."""
 
     object = "chat.completion.chunk"
@@ -67,9 +67,9 @@ class ChatChunks(Chunks[Spoken]):
     nothing = b'"delta":{}'
 
     def __init__(
-        self, head: ReplyHead, n_choices: int, tally: Tally, form: ChatForm, *, include_usage: bool
+        self, head: ReplyHead, n_choices: int, counter: UsageCounter, form: ChatForm, *, include_usage: bool
     ) -> None:
-        super().__init__(head, n_choices, tally, include_usage=include_usage)
+        super().__init__(head, n_choices, counter, include_usage=include_usage)
         self._form = form
         self._is_open = False  # the roles are sent
         self._texts: dict[tuple[int, int], TextReader] = {}  # of custom tools' calls, by choice and call
@@ -79,7 +79,7 @@ class ChatChunks(Chunks[Spoken]):
         role = b'"delta":{"role":"assistant","content":null,"refusal":null}'
         return b"".join(self._choice(index, role) for index in range(len(self._text_begins)))
 
-    def event(self, index: int, item: Spoken) -> bytes:
+    def event(self, index: int, item: ParsedChunk) -> bytes:
         if item.token.prompt_done is not None:
             return b""
         events, chunk = item.events, b"" if self._is_open else self._roles()

@@ -9,15 +9,15 @@ from fastapi.responses import Response
 
 from vram_llm.engine.request import TokenEvent
 from vram_llm.server.errors import NotSupported
-from vram_llm.server.generation import Outcome, collect, news, sequences
+from vram_llm.server.generation import CompletedChoice, collect_choices, sequences, stream_events
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.logit_bias import spelled_out
 from vram_llm.server.logprobs import completion_logprobs, n_chars, prompt_offset, prompt_text
 from vram_llm.server.openapi import generation_route
-from vram_llm.server.prompts import Prompts, prompts
-from vram_llm.server.replies import Completion, CompletionChoice, ReplyHead, Tally
+from vram_llm.server.prompts import Prompts, parse_prompts
+from vram_llm.server.replies import Completion, CompletionChoice, ReplyHead, UsageCounter
 from vram_llm.server.schemas import CompletionRequest, parse
-from vram_llm.server.serving_model import Served, fingerprint
+from vram_llm.server.serving_model import ServingContext, fingerprint
 from vram_llm.server.sse import Chunks, EventStream, informed
 from vram_llm.server.timings import Clocks, clocks_of, timed
 
@@ -37,14 +37,14 @@ class CompletionChunks(Chunks[TokenEvent]):
         self,
         head: ReplyHead,
         n_choices: int,
-        tally: Tally,
+        counter: UsageCounter,
         *,
         include_usage: bool,
         echoes: Sequence[Echo],
         n_top: int,
     ) -> None:
         """`echoes` holds what each choice begins with; empty, none has such a beginning."""
-        super().__init__(head, n_choices, tally, include_usage=include_usage)
+        super().__init__(head, n_choices, counter, include_usage=include_usage)
         self._echoes = echoes
         self._n_top = n_top
         self._text_offsets = [len(echo or "") for echo in echoes] or [0] * n_choices
@@ -79,24 +79,24 @@ class CompletionChunks(Chunks[TokenEvent]):
             offset = prompt_offset(echo, event.prompt_logprobs)
             chunk = self._likely(index, text, completion_logprobs(event.prompt_logprobs, self._n_top, offset))
             self._text_offsets[index] = len(text if echo is None else echo)
-        told = completion_logprobs(event.logprobs, self._n_top, self._text_offsets[index])
+        logprobs = completion_logprobs(event.logprobs, self._n_top, self._text_offsets[index])
         self._text_offsets[index] += sum(n_chars(each) for each in event.logprobs)
-        return chunk + self._likely(index, event.text, told) if event.logprobs else chunk
+        return chunk + self._likely(index, event.text, logprobs) if event.logprobs else chunk
 
 
-def completions_router(served: Served) -> APIRouter:
+def completions_router(serving: ServingContext) -> APIRouter:
     """Routes that continue prompts as they stand."""
     router = APIRouter(tags=["completions"])
 
     @router.post("/completions", **generation_route("Continue a prompt", CompletionRequest, Completion))
     async def complete(http: Request) -> Response:
         fields = parse(CompletionRequest, await http.body())
-        info = served.writing_model(fields.model)
-        fields.logit_bias = await spelled_out(fields.logit_bias, served.engine)
-        given = prompts(fields.prompt, info.n_vocab, "prompt")
+        info = serving.writing_model(fields.model)
+        fields.logit_bias = await spelled_out(fields.logit_bias, serving.engine)
+        given = parse_prompts(fields.prompt, info.n_vocab, "prompt")
         n_top, best_of = fields.n_logprobs(), fields.n_of()
         echoes = _echoes(fields, given, n_top)
-        head = ReplyHead(f"cmpl-{uuid4().hex}", int(served.clock()), info.name, fingerprint(info))
+        head = ReplyHead(f"cmpl-{uuid4().hex}", int(serving.clock()), info.name, fingerprint(info))
         requests = sequences(
             fields,
             given,
@@ -110,13 +110,16 @@ def completions_router(served: Served) -> APIRouter:
             suffix=fields.suffix or None,
             best_of=best_of,
         )
-        clocks, tally = clocks_of(fields, len(requests)), Tally(best_of or fields.n_choices)
-        events, ping_s = timed(news(served.engine, requests), clocks), served.config.sse_ping_interval_s
+        clocks, counter = clocks_of(fields, len(requests)), UsageCounter(best_of or fields.n_choices)
+        events, ping_s = (
+            timed(stream_events(serving.engine, requests), clocks),
+            serving.config.sse_ping_interval_s,
+        )
         if fields.stream:
             chunks = CompletionChunks(
                 head,
                 len(requests),
-                tally,
+                counter,
                 include_usage=fields.include_usage,
                 echoes=echoes,
                 n_top=n_top or 0,
@@ -124,10 +127,10 @@ def completions_router(served: Served) -> APIRouter:
             return EventStream(informed(chunks, clocks, fields, lambda event: event), events, ping_s)
 
         async def reply() -> bytes:
-            outcomes = await collect(events, len(requests), tally)
+            outcomes = await collect_choices(events, len(requests), counter)
             if best_of is not None:
                 outcomes = best(outcomes, best_of, fields.n_choices)
-            whole = _reply(head, outcomes, echoes, n_top, tally, clocks)
+            whole = _reply(head, outcomes, echoes, n_top, counter, clocks)
             return whole.model_dump_json().encode()
 
         return JsonReply(reply(), ping_s)
@@ -135,12 +138,12 @@ def completions_router(served: Served) -> APIRouter:
     return router
 
 
-def best(outcomes: list[Outcome], best_of: int, n: int) -> list[Outcome]:
+def best(outcomes: list[CompletedChoice], best_of: int, n: int) -> list[CompletedChoice]:
     """Of the `best_of` choices of each prompt the `n` whose tokens were the likeliest on average."""
 
-    def likelihood(outcome: Outcome) -> float:
-        told = [each.chosen.logprob or 0.0 for each in outcome.logprobs]
-        return sum(told) / len(told) if told else -inf  # of an end alone nothing is told
+    def likelihood(outcome: CompletedChoice) -> float:
+        logprobs = [each.chosen.logprob or 0.0 for each in outcome.logprobs]
+        return sum(logprobs) / len(logprobs) if logprobs else -inf  # an end alone has no logprobs
 
     groups = (outcomes[i : i + best_of] for i in range(0, len(outcomes), best_of))
     return [each for group in groups for each in sorted(group, key=likelihood, reverse=True)[:n]]
@@ -164,10 +167,10 @@ def _echoes(fields: CompletionRequest, given: Prompts, n_top: int | None) -> lis
 
 def _reply(
     head: ReplyHead,
-    outcomes: list[Outcome],
+    outcomes: list[CompletedChoice],
     echoes: list[Echo],
     n_top: int | None,
-    tally: Tally,
+    counter: UsageCounter,
     clocks: Clocks,
 ) -> Completion:
     return Completion(
@@ -179,18 +182,18 @@ def _reply(
             _choice(index, outcome, echoes[index] if echoes else "", n_top)
             for index, outcome in enumerate(outcomes)
         ],
-        usage=tally.usage(),
+        usage=counter.usage(),
         timings=clocks[0].timings() if clocks else None,
     )
 
 
-def _choice(index: int, outcome: Outcome, echo: Echo, n_top: int | None) -> CompletionChoice:
+def _choice(index: int, outcome: CompletedChoice, echo: Echo, n_top: int | None) -> CompletionChoice:
     text = prompt_text(outcome.prompt_logprobs) if echo is None else echo
-    told = None
+    logprobs = None
     if n_top is not None:
         likelihoods = (*outcome.prompt_logprobs, *outcome.logprobs)
         offset = prompt_offset(echo, outcome.prompt_logprobs) if outcome.prompt_logprobs else len(text)
-        told = completion_logprobs(likelihoods, n_top, offset)
+        logprobs = completion_logprobs(likelihoods, n_top, offset)
     return CompletionChoice(
-        index=index, text=text + outcome.text, logprobs=told, finish_reason=outcome.finish_reason
+        index=index, text=text + outcome.text, logprobs=logprobs, finish_reason=outcome.finish_reason
     )

@@ -10,7 +10,7 @@ from vram_llm.errors import RequestError
 from vram_llm.server.engine_protocol import MAX_CHARS, Engine
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.known_fields import check_names
-from vram_llm.server.prompts import Prompts, prompts
+from vram_llm.server.prompts import Prompts, parse_prompts
 
 MAX_INPUTS = 2048  # OpenAI's
 
@@ -27,8 +27,8 @@ async def embedding_inputs(given: object, n_vocab: int, engine: Engine) -> Promp
         elif isinstance(item, list) and any(isinstance(part, str) for part in item):
             items[i] = await _joined(item, engine, name)
     if any(isinstance(item, list) for item in items):
-        return [prompt for item in items for prompt in prompts(item, n_vocab, "input")]
-    return prompts(items, n_vocab, "input")
+        return [prompt for item in items for prompt in parse_prompts(item, n_vocab, "input")]
+    return parse_prompts(items, n_vocab, "input")
 
 
 def _check_amount(items: list[Any]) -> None:

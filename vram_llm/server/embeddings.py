@@ -20,7 +20,7 @@ from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.openapi import body_route
 from vram_llm.server.replies import EmbeddingList
 from vram_llm.server.schemas import parse
-from vram_llm.server.serving_model import Served
+from vram_llm.server.serving_model import ServingContext
 
 _STRING = {"type": "string"}
 _TOKENS = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
@@ -54,26 +54,26 @@ class EmbeddingFields(Fields):
     user: str | None = None  # whose request it is changes nothing here
 
 
-def embeddings_router(served: Served) -> APIRouter:
+def embeddings_router(serving: ServingContext) -> APIRouter:
     """The route that turns texts into vectors of length 1."""
     router = APIRouter(tags=["embeddings"])
 
     @router.post("/embeddings", **body_route("Vectors for texts", EmbeddingFields, EmbeddingList))
     async def embed(http: Request) -> Response:
         fields = parse(EmbeddingFields, await http.body())
-        info = served.embedding_model(fields.model)
+        info = serving.embedding_model(fields.model)
         n = info.n_pooled if fields.dimensions is None else fields.dimensions
         if n > info.n_pooled:
             raise RequestError(
                 f"'dimensions' is {n} and the model's embeddings have {info.n_pooled} numbers", "dimensions"
             )
-        inputs = await embedding_inputs(fields.input, info.n_vocab, served.engine)
+        inputs = await embedding_inputs(fields.input, info.n_vocab, serving.engine)
         if len(inputs) > MAX_INPUTS:
             raise RequestError(f"'input' has {len(inputs):,} texts; {MAX_INPUTS:,} is the most", "input")
         if "" in inputs:
             raise RequestError(f"'input[{inputs.index('')}]' is empty", "input")
         request = EmbeddingRequest(id=f"embd-{uuid4().hex}", inputs=tuple(inputs))
-        answer = await while_connected(http.receive, served.engine.embed(request))
+        answer = await while_connected(http.receive, serving.engine.embed(request))
         if answer is None:
             return Response(status_code=499)  # nobody reads it
         rows = np.frombuffer(answer.vectors, np.float32).reshape(len(inputs), -1)

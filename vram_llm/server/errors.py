@@ -107,8 +107,8 @@ class GenerationFailed(VramLLMError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """How an error is told over HTTP.
+class ErrorKind:
+    """How an error is written over HTTP.
 
     `retry` of None leaves it to the client's own rule for the status (OpenAI's SDK tries again after 429
     and 5xx); False tells it not to, where that would only add load.
@@ -122,35 +122,35 @@ class Answer:
 
 
 _INVALID = "invalid_request_error"
-ANSWERS: dict[type[Exception], Answer] = {
-    RequestError: Answer(status=400, type=_INVALID),
-    TemplateRefusal: Answer(status=400, type=_INVALID),
-    ContextExceeded: Answer(status=400, type=_INVALID),
-    UnknownParameter: Answer(status=400, type=_INVALID),
-    NotSupported: Answer(status=400, type=_INVALID),
-    MissingField: Answer(status=400, type=_INVALID),
-    BadKey: Answer(status=401, type=_INVALID),
-    WrongHost: Answer(status=403, type=_INVALID),
-    UnknownModel: Answer(status=404, type=_INVALID),
-    WrongModel: Answer(status=400, type=_INVALID),
-    NoSuchResponse: Answer(status=404, type=_INVALID),
-    PreviousNotFound: Answer(status=400, type=_INVALID),
-    UnknownRoute: Answer(status=404, type=_INVALID),
-    WrongMethod: Answer(status=405, type=_INVALID),
-    BodyTooLarge: Answer(status=413, type=_INVALID),
-    UnknownEncoding: Answer(status=415, type=_INVALID),
-    Overloaded: Answer(status=429, type="rate_limit_error", code="overloaded"),
-    NotReady: Answer(status=503, type="unavailable_error", code=503, retry_after_s=2),  # llama-server's
-    EngineDied: Answer(status=503, type="unavailable_error", code="engine_died", retry_after_s=2),
-    Interrupted: Answer(status=503, type="unavailable_error", code="interrupted", retry_after_s=2),
-    Unavailable: Answer(status=503, type="unavailable_error", code=503, retry=False),
-    GenerationFailed: Answer(status=500, type="server_error", code="generation_failed", retry=False),
-    VramLLMError: Answer(status=500, type="server_error", retry=False),
-    Exception: Answer(status=500, type="server_error", code="internal_error", retry=False),
+ANSWERS: dict[type[Exception], ErrorKind] = {
+    RequestError: ErrorKind(status=400, type=_INVALID),
+    TemplateRefusal: ErrorKind(status=400, type=_INVALID),
+    ContextExceeded: ErrorKind(status=400, type=_INVALID),
+    UnknownParameter: ErrorKind(status=400, type=_INVALID),
+    NotSupported: ErrorKind(status=400, type=_INVALID),
+    MissingField: ErrorKind(status=400, type=_INVALID),
+    BadKey: ErrorKind(status=401, type=_INVALID),
+    WrongHost: ErrorKind(status=403, type=_INVALID),
+    UnknownModel: ErrorKind(status=404, type=_INVALID),
+    WrongModel: ErrorKind(status=400, type=_INVALID),
+    NoSuchResponse: ErrorKind(status=404, type=_INVALID),
+    PreviousNotFound: ErrorKind(status=400, type=_INVALID),
+    UnknownRoute: ErrorKind(status=404, type=_INVALID),
+    WrongMethod: ErrorKind(status=405, type=_INVALID),
+    BodyTooLarge: ErrorKind(status=413, type=_INVALID),
+    UnknownEncoding: ErrorKind(status=415, type=_INVALID),
+    Overloaded: ErrorKind(status=429, type="rate_limit_error", code="overloaded"),
+    NotReady: ErrorKind(status=503, type="unavailable_error", code=503, retry_after_s=2),  # llama-server's
+    EngineDied: ErrorKind(status=503, type="unavailable_error", code="engine_died", retry_after_s=2),
+    Interrupted: ErrorKind(status=503, type="unavailable_error", code="interrupted", retry_after_s=2),
+    Unavailable: ErrorKind(status=503, type="unavailable_error", code=503, retry=False),
+    GenerationFailed: ErrorKind(status=500, type="server_error", code="generation_failed", retry=False),
+    VramLLMError: ErrorKind(status=500, type="server_error", retry=False),
+    Exception: ErrorKind(status=500, type="server_error", code="internal_error", retry=False),
 }
 
 
-def answer_for(error: Exception) -> Answer:
+def answer_for(error: Exception) -> ErrorKind:
     """The row of the nearest class in the table."""
     return next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
 
@@ -158,7 +158,7 @@ def answer_for(error: Exception) -> Answer:
 def error_body(error: Exception) -> dict[str, Any]:
     """{"error": {"message", "type", "param", "code"}}, and how long a prompt is that does not fit.
 
-    A fault of ours is not told in detail.
+    A fault of ours is written without details.
     """
     answer = answer_for(error)
     ours = not isinstance(error, VramLLMError)

@@ -14,15 +14,15 @@ from vram_llm.errors import RequestError
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
 from vram_llm.server.image_inputs import MAX_IMAGES_BYTES
-from vram_llm.server.replies import Ending, Tally
+from vram_llm.server.replies import Ending, UsageCounter
 from vram_llm.server.schemas import MAX_CHOICES, GenerationFields
 
 T = TypeVar("T")
-News = AsyncGenerator[tuple[int, TokenEvent], None]  # (index of the choice, what is new of it)
+TokenEvents = AsyncGenerator[tuple[int, TokenEvent], None]  # (index of the choice, what is new of it)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CompletedChoice:
     """One choice, complete."""
 
     text: str
@@ -102,7 +102,7 @@ def sequences(
     ]
 
 
-async def news(engine: Engine, requests: Sequence[Request]) -> News:
+async def stream_events(engine: Engine, requests: Sequence[Request]) -> TokenEvents:
     """The events of all requests as they come. The first error ends them all, and so does closing this."""
     if len(requests) == 1:
         async with aclosing(_events(engine, requests[0])) as events:
@@ -125,18 +125,20 @@ async def news(engine: Engine, requests: Sequence[Request]) -> News:
         await cancelled(*tasks)
 
 
-async def collect(news: News, n_choices: int, tally: Tally) -> list[Outcome]:
+async def collect_choices(
+    token_events: TokenEvents, n_choices: int, counter: UsageCounter
+) -> list[CompletedChoice]:
     """Every choice in full, in order."""
     events: list[list[TokenEvent]] = [[] for _ in range(n_choices)]
     endings: dict[int, Ending] = {}
-    async with aclosing(news):
-        async for index, event in news:
+    async with aclosing(token_events):
+        async for index, event in token_events:
             events[index].append(event)
             if event.finish_reason is not None:
                 endings[index] = cast(Ending, event.finish_reason.value)
-                tally.add(index, event)
+                counter.add(index, event)
     return [
-        Outcome(
+        CompletedChoice(
             text="".join(event.text for event in of_choice),
             finish_reason=endings[index],
             logprobs=tuple(each for event in of_choice for each in event.logprobs),

@@ -7,32 +7,32 @@ from fastapi import APIRouter
 from vram_llm._version import __version__
 from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import Health
-from vram_llm.server.serving_model import Served
+from vram_llm.server.serving_model import ServingContext
 
 
-def health_router(served: Served) -> APIRouter:
+def health_router(serving: ServingContext) -> APIRouter:
     """The route that probes and proxies ask. It needs no key."""
     router = APIRouter(tags=["health"])
 
     @router.get("/health", summary="200 when ready, 503 before", responses=refusals(503))
     async def health() -> Health:
-        served.check_ready()
+        serving.check_ready()
         return Health()
 
     return router
 
 
-def root_router(served: Served) -> APIRouter:
+def root_router(serving: ServingContext) -> APIRouter:
     """The address itself: 200 as soon as the server listens, for probes and browsers. It needs no key."""
     router = APIRouter(tags=["health"])
 
     @router.get("/", summary="What this server is")
     async def root() -> dict[str, Any]:
-        info = served.engine.info
+        info = serving.engine.info
         return {
             "name": "vram-llm",
             "version": __version__,
-            "status": served.engine.state.value,
+            "status": serving.engine.state.value,
             "model": None if info is None else info.name,
             "endpoints": {"openai": "/v1", "anthropic": "/v1/messages", "document": "/openapi.json"},
         }

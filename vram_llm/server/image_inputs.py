@@ -27,7 +27,7 @@ _FILE, _THIS_HOST = "file://", "localhost/"
 
 
 @dataclass(slots=True)
-class Pictures:
+class RequestImages:
     """Takes the images of a request in, for a model that takes any or not.
 
     Files are read where they lie below `folder`; None: nowhere. `kept` are all images by their marks,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from vram_llm.chat.events import Content, Event, Reasoning, Unopened
 from vram_llm.chat.reader import Parser
-from vram_llm.server.prompt import Turn
+from vram_llm.server.prompt import PreparedChat
 
 _DEFAULT = ("<think>", "</think>")
 
@@ -42,11 +42,11 @@ class InlineParser(Parser):
         return found
 
 
-def inlined(turn: Turn, marks: tuple[str, str] | None) -> Turn:
+def inlined(prepared: PreparedChat, marks: tuple[str, str] | None) -> PreparedChat:
     """`turn` with its thinking in the content, between the model's own marks, (opening, closing)."""
 
     def of(new_parser: Callable[[], Parser | None]) -> Parser | None:
         parser = new_parser()
         return None if parser is None else InlineParser(parser, marks or _DEFAULT)
 
-    return replace(turn, new_parser=lambda: of(turn.new_parser))
+    return replace(prepared, new_parser=lambda: of(prepared.new_parser))

@@ -12,7 +12,7 @@ from vram_llm.server.client_names import (
     PART_IGNORED,
 )
 from vram_llm.server.errors import MissingField, NotSupported
-from vram_llm.server.image_inputs import Pictures, detail_of
+from vram_llm.server.image_inputs import RequestImages, detail_of
 from vram_llm.server.known_fields import check_names
 from vram_llm.server.schemas import Message
 
@@ -28,7 +28,7 @@ _TEXTS = {
 _MAY_BE_EMPTY = ("assistant", "tool", "function")
 
 
-def template_messages(messages: list[Message], pictures: Pictures) -> list[dict[str, Any]]:
+def template_messages(messages: list[Message], pictures: RequestImages) -> list[dict[str, Any]]:
     """One dict per message for the template: role, content as one string, and what else it has.
 
     Images of a user's go to `pictures`, and their marks into the text. May block, for files. Raises
@@ -46,7 +46,7 @@ def continued(message: Message, shown: dict[str, Any]) -> dict[str, Any]:
     return {**shown, "content": "\n\n".join(part["text"] for part in parts)}
 
 
-def _template_message(message: Message, at: str, pictures: Pictures) -> dict[str, Any]:
+def _template_message(message: Message, at: str, pictures: RequestImages) -> dict[str, Any]:
     role = "tool" if message.role == "function" else message.role
     extra = {name: value for name, value in (message.model_extra or {}).items() if value is not None}
     thoughts = _thoughts(message, extra, at)
@@ -150,7 +150,7 @@ def _arguments(function: dict[str, Any], at: str) -> str:
     return value
 
 
-def _text(message: Message, at: str, pictures: Pictures) -> str:
+def _text(message: Message, at: str, pictures: RequestImages) -> str:
     """The text of a message, with marks where images are."""
     content = message.content
     if isinstance(content, str):
@@ -171,7 +171,7 @@ def _text(message: Message, at: str, pictures: Pictures) -> str:
     return pictures.joined(shown)
 
 
-def _image(part: dict[str, Any], at: str, pictures: Pictures) -> str:
+def _image(part: dict[str, Any], at: str, pictures: RequestImages) -> str:
     check_names(_left(part, "type", "image_url"), at, PART_IGNORED)
     at = f"{at}.image_url"
     image = part.get("image_url")

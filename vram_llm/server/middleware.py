@@ -20,7 +20,7 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _OPEN = frozenset({"/", "/health", "/v1/health"})  # which probes ask without a key
 
 
-class Guard:
+class AuthAndLimitsMiddleware:
     """ASGI middleware around the whole app. No `api_keys`: everyone may come in."""
 
     def __init__(

@@ -16,19 +16,19 @@ from vram_llm.server.replies import (
     ModelFacts,
     ModelList,
 )
-from vram_llm.server.serving_model import Served, adapted
+from vram_llm.server.serving_model import ServingContext, adapted
 
 _ANTHROPIC = "anthropic-version"  # a header that Anthropic's clients send with every request
 
 
-def models_router(served: Served) -> APIRouter:
+def models_router(serving: ServingContext) -> APIRouter:
     """Routes that list the model under its name, its aliases and its adapters."""
     router = APIRouter(tags=["models"], responses={503: {"model": ErrorReply}})
 
     @router.get("/models", summary="List the models")
     async def list_models(http: Request) -> ModelList | AnthropicModelList:
-        info = served.known()
-        names = list(dict.fromkeys((info.name, *served.config.aliases, *adapted(info))))
+        info = serving.known()
+        names = list(dict.fromkeys((info.name, *serving.config.aliases, *adapted(info))))
         if _ANTHROPIC in http.headers:
             return AnthropicModelList(
                 data=[_of_anthropic(info, name) for name in names], first_id=names[0], last_id=names[-1]
@@ -39,8 +39,8 @@ def models_router(served: Served) -> APIRouter:
 
     @router.get("/models/{model_id:path}", summary="One model", responses={404: {"model": ErrorReply}})
     async def one_model(http: Request, model_id: str) -> ModelCard | AnthropicModel:
-        info = served.known()
-        name = model_id if model_id in served.names(info) else served.named(info, model_id).name
+        info = serving.known()
+        name = model_id if model_id in serving.names(info) else serving.named(info, model_id).name
         return _of_anthropic(info, name) if _ANTHROPIC in http.headers else _card(info, name)
 
     return router

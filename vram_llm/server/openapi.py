@@ -1,4 +1,4 @@
-"""The OpenAPI document. Bodies are parsed by `schemas.parse`, so FastAPI has to be told of them."""
+"""The OpenAPI document. Bodies are parsed by `schemas.parse`, so FastAPI does not know them by itself."""
 
 from typing import Any
 

@@ -9,12 +9,12 @@ import msgspec
 from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
 from vram_llm.chat.reader import Parser
 from vram_llm.engine.request import FinishReason, Likelihood, TokenEvent
-from vram_llm.server.generation import News
-from vram_llm.server.replies import ChatEnding, Tally
+from vram_llm.server.generation import TokenEvents
+from vram_llm.server.replies import ChatEnding, UsageCounter
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class ParsedChunk:
     """What is new of one choice. `ending` is there at the end, and `reasoning_tokens` a total."""
 
     events: Sequence[Event]
@@ -23,7 +23,7 @@ class Spoken:
     reasoning_tokens: int = 0
 
 
-SpokenNews = AsyncGenerator[tuple[int, Spoken], None]
+ParsedChunks = AsyncGenerator[tuple[int, ParsedChunk], None]
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Call:
 
 
 @dataclass(slots=True)
-class Answer:
+class ParsedChoice:
     """One choice, complete."""
 
     content: str = ""
@@ -65,7 +65,7 @@ class Answer:
 
 
 @dataclass(slots=True)
-class _Listener:
+class _ChoiceParser:
     """Follows one choice."""
 
     parser: Parser | None
@@ -76,7 +76,7 @@ class _Listener:
     reasoning_tokens: int = 0
     ended: bool = False
 
-    def hear(self, token: TokenEvent) -> Spoken:
+    def hear(self, token: TokenEvent) -> ParsedChunk:
         events = self._parse(token)
         reason = token.finish_reason
         if self.one_call and (cut := _first_call_end(events)) is not None:
@@ -90,7 +90,7 @@ class _Listener:
             self.reasoning_tokens += self.undecided if self.thinks else 0
             self.undecided = 0
         self.ended = reason is not None
-        return Spoken(events, token, self._ending(reason), self.reasoning_tokens)
+        return ParsedChunk(events, token, self._ending(reason), self.reasoning_tokens)
 
     def _parse(self, token: TokenEvent) -> list[Event]:
         if self.parser is None:
@@ -106,9 +106,11 @@ class _Listener:
         return "tool_calls" if self.called else "stop"
 
 
-async def spoken(news: News, parsers: Sequence[Parser | None], *, one_call: bool = False) -> SpokenNews:
+async def parse_stream(
+    news: TokenEvents, parsers: Sequence[Parser | None], *, one_call: bool = False
+) -> ParsedChunks:
     """`news` parsed, one parser per choice. With `one_call` a choice ends with its first complete call."""
-    listeners = [_Listener(parser, one_call) for parser in parsers]
+    listeners = [_ChoiceParser(parser, one_call) for parser in parsers]
     async with aclosing(news):
         async for index, token in news:
             if not listeners[index].ended:
@@ -117,16 +119,16 @@ async def spoken(news: News, parsers: Sequence[Parser | None], *, one_call: bool
                 return
 
 
-async def gather(said: SpokenNews, n_choices: int, tally: Tally) -> list[Answer]:
+async def gather_choices(chunks: ParsedChunks, n_choices: int, counter: UsageCounter) -> list[ParsedChoice]:
     """Every choice in full, in order."""
-    answers = [Answer() for _ in range(n_choices)]
-    async with aclosing(said):
-        async for index, news in said:
+    answers = [ParsedChoice() for _ in range(n_choices)]
+    async with aclosing(chunks):
+        async for index, news in chunks:
             answers[index].add(news.events)
             answers[index].logprobs += news.token.logprobs
             if news.ending is not None:
                 answers[index].ending = news.ending
-                tally.add(index, news.token, news.reasoning_tokens)
+                counter.add(index, news.token, news.reasoning_tokens)
     return answers
 
 

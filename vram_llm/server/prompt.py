@@ -12,7 +12,7 @@ from vram_llm.chat.reader import Parser
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import Grammar, Image, ReasoningBudget
 from vram_llm.server.config import ReasoningMode, ServerConfig
-from vram_llm.server.image_inputs import Pictures
+from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.serving_model import chat_template, template_source
 from vram_llm.server.template_variables import template_variables
 from vram_llm.server.tool_grammars import beside, forced_grammar, holdable, strict
@@ -20,7 +20,7 @@ from vram_llm.server.tools import ToolUse
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class PreparedChat:
     """The assistant's turn. `new_parser` makes one for each choice: None where all text is content."""
 
     prompt: str
@@ -33,11 +33,11 @@ class Turn:
     reasoning_budget: ReasoningBudget | None = None
 
 
-def make_turn(
+def prepare_chat(
     info: ModelInfo,
     messages: list[dict[str, Any]],
     use: ToolUse,
-    pictures: Pictures,
+    pictures: RequestImages,
     *,
     config: ServerConfig,
     effort: str | None = None,
@@ -47,7 +47,7 @@ def make_turn(
     reasoning_budget: int | None = None,
     continues: bool = False,
     add_generation_prompt: bool = True,
-) -> Turn:
+) -> PreparedChat:
     """The turn that follows `messages` (see chat.history), which have the marks of `pictures` in them.
 
     `effort_field` is the request's for the effort. `names` are the client's own for the template. With a
@@ -78,27 +78,27 @@ def make_turn(
     thinks = dialect.thinking is not None or dialect.form.thinks is not None
     if is_off and thinks and not continues and add_generation_prompt:
         prompt = replace(prompt, text=prompt.answering())  # no name switches its thinking off
-    turn = _turn(prompt, add_bos, use, grammar, n_thinking)
-    text, images = pictures.placed(turn.prompt)
-    return replace(turn, prompt=text, images=images)
+    prepared = _prepare(prompt, add_bos, use, grammar, n_thinking)
+    text, images = pictures.placed(prepared.prompt)
+    return replace(prepared, prompt=text, images=images)
 
 
-def _turn(
+def _prepare(
     prompt: ChatPrompt, add_bos: bool, use: ToolUse, grammar: Grammar | None, n_thinking: int | None
-) -> Turn:
+) -> PreparedChat:
     if grammar is not None and not use.tools:
-        return Turn(prompt.answering(), add_bos, (), lambda: None, grammar)
+        return PreparedChat(prompt.answering(), add_bos, (), lambda: None, grammar)
     if use.written is not None:
         name, wanted = use.written
         reader, new_id = text_call(name), prompt.dialect.new_id
-        return Turn(prompt.answering(), add_bos, (), lambda: Parser(reader, new_id), wanted, True)
+        return PreparedChat(prompt.answering(), add_bos, (), lambda: Parser(reader, new_id), wanted, True)
     new_id = prompt.dialect.new_id
     if use.must_call:
         wanted = forced_grammar(use)
-        return Turn(prompt.calling(), add_bos, (), lambda: Parser(forced, new_id), wanted, True)
+        return PreparedChat(prompt.calling(), add_bos, (), lambda: Parser(forced, new_id), wanted, True)
     if grammar is not None:
         prompt, grammar = beside(prompt, use, grammar)
-        return Turn(
+        return PreparedChat(
             prompt.text, add_bos, prompt.dialect.marks, _parsers(prompt, use), grammar, not use.parallel
         )
     budget = _budget(prompt, n_thinking)
@@ -107,7 +107,7 @@ def _turn(
     if use.strict:
         prompt, grammar = strict(prompt, use)
     parses = prompt.parser(use.schemas) is not None
-    return Turn(
+    return PreparedChat(
         prompt=prompt.text,
         add_bos=add_bos,
         marks=prompt.dialect.marks if parses else (),

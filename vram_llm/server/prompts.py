@@ -5,7 +5,7 @@ from vram_llm.errors import RequestError
 Prompts = list[str | tuple[int, ...]]
 
 
-def prompts(given: object, n_vocab: int, field: str) -> Prompts:
+def parse_prompts(given: object, n_vocab: int, field: str) -> Prompts:
     """The four shapes of `field` as one: a list of texts or token ids. Raises RequestError."""
     if isinstance(given, str):
         return [given]

@@ -12,7 +12,7 @@ from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.sampling_defaults import default_sampling
 from vram_llm.server.sampling_fields import LLAMA_SERVER_RANDOM_SEED
-from vram_llm.server.serving_model import Served
+from vram_llm.server.serving_model import ServingContext
 
 
 class GenerationSettings(BaseModel):
@@ -49,15 +49,15 @@ class Props(BaseModel):
     is_sleeping: bool = False
 
 
-def props_router(served: Served) -> APIRouter:
+def props_router(serving: ServingContext) -> APIRouter:
     """The route by which llama-server's clients learn context, template and sampling."""
     router = APIRouter(tags=["models"])
 
     @router.get("/props", summary="What applies by default", responses=refusals(503))
     async def props() -> Props:
-        info = served.known()
+        info = serving.known()
         return Props(
-            default_generation_settings=GenerationSettings(params=_params(served, info), n_ctx=info.n_ctx),
+            default_generation_settings=GenerationSettings(params=_params(serving, info), n_ctx=info.n_ctx),
             total_slots=info.parallel,
             model_alias=info.name,
             model_path=info.path,
@@ -71,11 +71,11 @@ def props_router(served: Served) -> APIRouter:
     return router
 
 
-def _params(served: Served, info: ModelInfo) -> dict[str, Any]:
-    sampling = asdict(default_sampling(info, served.config))
+def _params(serving: ServingContext, info: ModelInfo) -> dict[str, Any]:
+    sampling = asdict(default_sampling(info, serving.config))
     seed = sampling.pop("seed")
     del sampling["logit_bias"]
-    budget = served.config.reasoning_budget
+    budget = serving.config.reasoning_budget
     return {
         "seed": LLAMA_SERVER_RANDOM_SEED if seed is None else seed,
         **sampling,

@@ -1,4 +1,4 @@
-"""What clients are told, when it is not a stream: OpenAI's objects."""
+"""Whole replies, as OpenAI's objects."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -286,7 +286,7 @@ class ErrorReply(BaseModel):
 
 
 @dataclass(slots=True)
-class Tally:
+class UsageCounter:
     """Counts the tokens of a reply whose prompts have `n` choices each."""
 
     n: int

@@ -18,7 +18,7 @@ from vram_llm.server.known_fields import Fields, Neutral, check_names
 from vram_llm.server.openapi import body_route
 from vram_llm.server.replies import EmbeddingUsage, RankedDocument, RankedText, Ranking, Ranks, ScoredText
 from vram_llm.server.schemas import parse
-from vram_llm.server.serving_model import Served
+from vram_llm.server.serving_model import ServingContext
 
 MAX_DOCUMENTS = 2048
 
@@ -64,17 +64,17 @@ class RerankFields(Fields):
         return "documents", _texts(self.documents, "documents")
 
 
-def rerank_router(served: Served) -> APIRouter:
+def rerank_router(serving: ServingContext) -> APIRouter:
     """The route that scores documents as answers to a query."""
     router = APIRouter(tags=["rerank"])
 
     @router.post("/rerank", **body_route("Documents by how well they answer", RerankFields, Ranks))
     async def rerank(http: Request) -> Response:
         fields = parse(RerankFields, await http.body())
-        info = served.ranking_model(fields.model)
+        info = serving.ranking_model(fields.model)
         field, documents = fields.given()
         request = EmbeddingRequest(id=f"rank-{uuid4().hex}", inputs=tuple(documents), query=fields.query)
-        answer = await while_connected(http.receive, served.engine.embed(request))
+        answer = await while_connected(http.receive, serving.engine.embed(request))
         if answer is None:
             return Response(status_code=499)  # nobody reads it
         scores = np.frombuffer(answer.vectors, np.float32).reshape(len(documents), -1)[:, 0]
@@ -116,8 +116,8 @@ def _scored(
 def _texts(documents: object, field: str) -> list[str]:
     """The documents' texts. Raises RequestError."""
     given = documents if isinstance(documents, list) else []
-    said = (each.get("text") if isinstance(each, dict) else each for each in given)
-    texts = [text for text in said if isinstance(text, str)]
+    texts_given = (each.get("text") if isinstance(each, dict) else each for each in given)
+    texts = [text for text in texts_given if isinstance(text, str)]
     if not texts or len(texts) < len(given):
         raise RequestError(
             f"'{field}' must be a list of strings, or of objects with a 'text', and not empty", field

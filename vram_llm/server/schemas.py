@@ -16,7 +16,6 @@ from vram_llm.server.known_fields import Fields, Neutral, check_fields
 from vram_llm.server.legacy_functions import FunctionCall, legacy_use
 from vram_llm.server.sampling_fields import WHOLE, SamplingFields
 from vram_llm.server.sentences import sentence, shown
-from vram_llm.server.thinking_fields import Reasoning as Reasoning
 from vram_llm.server.thinking_fields import ThinkingFields
 from vram_llm.server.tool_choice import ToolChoice
 from vram_llm.server.tools import MAX_TOOLS, Function, Tool, ToolUse, tool_use

@@ -13,14 +13,14 @@ from vram_llm.model.pooling import Pooling
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import NotReady, Unavailable, UnknownModel, WrongModel
-from vram_llm.server.image_inputs import Pictures
+from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.sampling_defaults import sampling_defaults
 
 _EMBEDS = "makes embeddings: POST /v1/embeddings"
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServingContext:
     """What every family of routes is made with. `clock` gives Unix seconds."""
 
     engine: Engine
@@ -91,9 +91,9 @@ class Served:
             raise WrongModel(f"'{info.name}' is no reranker; it {does}", "model")
         return info
 
-    def pictures(self, info: ModelInfo, kept: Mapping[str, bytes] = MappingProxyType({})) -> Pictures:
+    def pictures(self, info: ModelInfo, kept: Mapping[str, bytes] = MappingProxyType({})) -> RequestImages:
         """What takes the images of a request in; `kept` are those of the responses it builds upon."""
-        return Pictures(info.takes_images, self.config.image_dir, dict(kept))
+        return RequestImages(info.takes_images, self.config.image_dir, dict(kept))
 
     def known(self) -> ModelInfo:
         """The model as last loaded, with the chat template that the server was given in place of its own.

@@ -19,7 +19,7 @@ from vram_llm.engine.request import TokenEvent
 from vram_llm.errors import VramLLMError
 from vram_llm.server.errors import error_body, error_response
 from vram_llm.server.generation import cancelled, while_connected
-from vram_llm.server.replies import ReplyHead, Tally
+from vram_llm.server.replies import ReplyHead, UsageCounter
 from vram_llm.server.schemas import GenerationFields
 from vram_llm.server.timings import ChoiceClock, Clocks
 
@@ -61,7 +61,9 @@ class Chunks(Generic[Item]):
     after_text: ClassVar[bytes]
     nothing: ClassVar[bytes]
 
-    def __init__(self, head: ReplyHead, n_choices: int, tally: Tally, *, include_usage: bool) -> None:
+    def __init__(
+        self, head: ReplyHead, n_choices: int, counter: UsageCounter, *, include_usage: bool
+    ) -> None:
         facts = {
             "id": head.id,
             "object": self.object,
@@ -72,7 +74,7 @@ class Chunks(Generic[Item]):
         self._head = b"data: " + _encode(facts)[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._include_usage = include_usage
-        self._tally = tally
+        self._tally = counter
         self._text_begins = [
             self._head + b'{"index":%d,' % index + self.before_text for index in range(n_choices)
         ]

@@ -23,15 +23,15 @@ _EFFORTS = get_args(Effort)
 _OFF, _ON = "none", "medium"  # efforts that stand for a switch
 
 
-class Reasoning(Fields):
-    """How much to think, as OpenAI has it. Thinking is shown whole, so every `summary` is met."""
+class ReasoningFields(Fields):
+    """How much to think, as OpenAI has it. ThinkingSettings is shown whole, so every `summary` is met."""
 
     effort: Effort | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
 
 
-class RouterReasoning(Reasoning):
+class RouterReasoning(ReasoningFields):
     """The same with OpenRouter's fields."""
 
     max_tokens: Budget | None = None
@@ -49,7 +49,7 @@ class ThinkingSwitch(Fields):
 
 
 @dataclass(frozen=True, slots=True)
-class Thinking:
+class ThinkingSettings:
     """What a request asks for. `field` is the one that named the effort.
 
     `effort` of None leaves it to the server. `n_tokens` is the most tokens of thinking; None leaves it to the
@@ -76,7 +76,7 @@ class ThinkingFields(Fields):
     thinking_budget_tokens: Budget | None = None
     reasoning_budget_tokens: Budget | None = None
 
-    def thinking_wanted(self) -> Thinking:
+    def thinking_wanted(self) -> ThinkingSettings:
         """All of them as one. Raises RequestError where two contradict each other."""
         field, effort = _agreed(self._efforts()) or ("reasoning_effort", None)
         switch = _agreed(self._switches())
@@ -88,7 +88,7 @@ class ThinkingFields(Fields):
             on = True
         if effort is None and on is not None:
             field, effort = (switch or budget or ("", None))[0], _ON if on else _OFF
-        return Thinking(
+        return ThinkingSettings(
             effort=effort,
             field=field,
             n_tokens=None if budget is None else budget[1],

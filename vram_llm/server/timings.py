@@ -5,7 +5,7 @@ from contextlib import aclosing
 from typing import Any
 
 from vram_llm.engine.request import TokenEvent
-from vram_llm.server.generation import News
+from vram_llm.server.generation import TokenEvents
 from vram_llm.server.schemas import GenerationFields
 
 
@@ -78,12 +78,12 @@ def clocks_of(fields: GenerationFields, n_choices: int) -> Clocks:
     return [ChoiceClock() for _ in range(n_choices)] if wanted else []
 
 
-def timed(news: News, clocks: Clocks) -> News:
+def timed(news: TokenEvents, clocks: Clocks) -> TokenEvents:
     """`news`, each event shown to the clock of its choice."""
     return _observed(news, clocks) if clocks else news
 
 
-async def _observed(news: News, clocks: Clocks) -> News:
+async def _observed(news: TokenEvents, clocks: Clocks) -> TokenEvents:
     async with aclosing(news):
         async for index, event in news:
             clocks[index].observe(event)

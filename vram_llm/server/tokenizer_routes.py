@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from vram_llm.errors import RequestError
-from vram_llm.server.chat import turn_of
+from vram_llm.server.chat import prepare_request
 from vram_llm.server.client_names import IGNORED
 from vram_llm.server.engine_protocol import MAX_CHARS
 from vram_llm.server.errors import MissingField, NotSupported
@@ -18,7 +18,7 @@ from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.openapi import body_route, refusals
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.schemas import ChatCompletionRequest, parse
-from vram_llm.server.serving_model import Served
+from vram_llm.server.serving_model import ServingContext
 
 
 class TokenizeFields(Fields):
@@ -53,7 +53,7 @@ class ApplyFields(ChatCompletionRequest):
     """POST /apply-template: a chat as POST /v1/chat/completions takes it."""
 
 
-class Piece(BaseModel):
+class TokenPiece(BaseModel):
     """A token and what it is written with: text, or bytes where they are no text on their own."""
 
     id: int
@@ -63,7 +63,7 @@ class Piece(BaseModel):
 class Tokenized(BaseModel):
     """The reply to POST /tokenize: ids, or pieces if asked for; in vLLM's form their number too."""
 
-    tokens: list[int] | list[Piece]
+    tokens: list[int] | list[TokenPiece]
     count: Annotated[int | None, PRESENT] = None
     max_model_len: Annotated[int | None, PRESENT] = None
 
@@ -96,14 +96,14 @@ class TokenCount(BaseModel):
     input_tokens: int
 
 
-def tokens_router(served: Served) -> APIRouter:
+def tokens_router(serving: ServingContext) -> APIRouter:
     """Routes that show what the engine makes of text."""
     router = APIRouter(tags=["tokens"])
 
     @router.post("/tokenize", **body_route("The tokens of a text", TokenizeFields, Tokenized))
     async def tokenize(http: Request) -> Tokenized:
         fields = parse(TokenizeFields, await http.body())
-        info = served.model(fields.model)
+        info = serving.model(fields.model)
         name, text = ("content", fields.content) if fields.prompt is None else ("prompt", fields.prompt)
         if text is None:
             raise MissingField("Missing required parameter: 'content'", "content")
@@ -112,20 +112,22 @@ def tokens_router(served: Served) -> APIRouter:
         with_special = (
             bool(fields.add_special) if name == "content" else fields.add_special_tokens is not False
         )
-        tokens = await served.engine.tokenize(
+        tokens = await serving.engine.tokenize(
             text, add_special=with_special, parse_special=fields.parse_special is not False
         )
         if name == "prompt":
             return Tokenized(tokens=tokens, count=len(tokens), max_model_len=info.n_ctx)
         if not fields.with_pieces:
             return Tokenized(tokens=tokens)
-        pieces = await served.engine.pieces(tokens)
-        return Tokenized(tokens=[Piece(id=t, piece=_shown(p)) for t, p in zip(tokens, pieces, strict=True)])
+        pieces = await serving.engine.pieces(tokens)
+        return Tokenized(
+            tokens=[TokenPiece(id=t, piece=_shown(p)) for t, p in zip(tokens, pieces, strict=True)]
+        )
 
     @router.post("/detokenize", **body_route("The text of tokens", DetokenizeFields, Detokenized))
     async def detokenize(http: Request) -> Detokenized:
         fields = parse(DetokenizeFields, await http.body())
-        n_vocab = served.model(fields.model).n_vocab
+        n_vocab = serving.model(fields.model).n_vocab
         if len(fields.tokens) > MAX_CHARS:
             raise RequestError(f"'tokens' has {len(fields.tokens):,}; {MAX_CHARS:,} is the most", "tokens")
         for i, token in enumerate(fields.tokens):
@@ -133,13 +135,13 @@ def tokens_router(served: Served) -> APIRouter:
                 raise RequestError(
                     f"Token {token} is not in the vocabulary: the last is {n_vocab - 1}", f"tokens[{i}]"
                 )
-        pieces = await served.engine.pieces(fields.tokens)
+        pieces = await serving.engine.pieces(fields.tokens)
         text = b"".join(pieces).decode("utf-8", "replace")
         return Detokenized(content=text, prompt=text)
 
     @router.get("/tokenizer_info", summary="What its tokens are like", responses=refusals(404, 503))
     async def tokenizer_info() -> TokenizerInfo:
-        info = served.model(None)
+        info = serving.model(None)
         return TokenizerInfo(
             bos_token=info.bos_token, eos_token=info.eos_token, chat_template=info.chat_template
         )
@@ -147,12 +149,14 @@ def tokens_router(served: Served) -> APIRouter:
     @router.post("/apply-template", **body_route("The prompt of a chat", ApplyFields, Applied))
     async def apply_template(http: Request) -> Applied:
         fields = parse(ApplyFields, await http.body())
-        turn = await asyncio.to_thread(turn_of, served, served.writing_model(fields.model), fields)
-        if turn.images:
+        prepared = await asyncio.to_thread(
+            prepare_request, serving, serving.writing_model(fields.model), fields
+        )
+        if prepared.images:
             raise NotSupported(
                 "A prompt with images is not text alone: send the messages without", "messages"
             )
-        return Applied(prompt=turn.prompt)
+        return Applied(prompt=prepared.prompt)
 
     @router.post(
         "/chat/completions/input_tokens",
@@ -160,9 +164,11 @@ def tokens_router(served: Served) -> APIRouter:
     )
     async def count(http: Request) -> TokenCount:
         fields = parse(ChatCompletionRequest, await http.body())
-        turn = await asyncio.to_thread(turn_of, served, served.writing_model(fields.model), fields)
-        tokens = await served.engine.tokenize(
-            turn.prompt, add_special=turn.add_bos, parse_special=True, images=turn.images
+        prepared = await asyncio.to_thread(
+            prepare_request, serving, serving.writing_model(fields.model), fields
+        )
+        tokens = await serving.engine.tokenize(
+            prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
         )
         return TokenCount(input_tokens=len(tokens))
 

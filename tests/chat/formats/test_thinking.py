@@ -6,11 +6,11 @@ from tests.chat.formats.cuts import Said, calls, check
 from vram_llm.chat.formats.hermes import hermes
 from vram_llm.chat.formats.llama_json import llama_json
 from vram_llm.chat.formats.thinking import begun, framed, plain
-from vram_llm.chat.formats.thinking_marks import DEFAULT, Thinking
+from vram_llm.chat.formats.thinking_marks import DEFAULT, ThinkingMarks
 
 CALL = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
-GEMMA = Thinking("<|channel>thought", "<channel|>", "<channel|>")
-COHERE = Thinking(
+GEMMA = ThinkingMarks("<|channel>thought", "<channel|>", "<channel|>")
+COHERE = ThinkingMarks(
     "<|START_THINKING|>",
     "<|END_THINKING|>",
     "<|END_THINKING|><|START_RESPONSE|>",
@@ -153,5 +153,5 @@ def test_a_model_not_known_to_think(text: str, said: Said) -> None:
         (COHERE, "p<|START_RESPONSE|>", "p<|START_RESPONSE|>"),
     ],
 )
-def test_an_answer_begun(marks: Thinking, prompt: str, closed: str) -> None:
+def test_an_answer_begun(marks: ThinkingMarks, prompt: str, closed: str) -> None:
     assert marks.closed(prompt) == closed

@@ -1,7 +1,7 @@
 """Thinking between marks: before an answer in any format, between calls, or opened by the prompt."""
 
 from vram_llm.chat.formats.thinking_frame import ThinkingFrame
-from vram_llm.chat.formats.thinking_marks import DEFAULT, Thinking
+from vram_llm.chat.formats.thinking_marks import DEFAULT, ThinkingMarks
 from vram_llm.chat.reader import Grammar, Reader, Wait
 
 
@@ -12,10 +12,10 @@ def plain(r: Reader) -> Wait[None]:
 
 def thinking(opening: str, closing: str, then: Grammar, *, opened: bool) -> Grammar:
     """`framed` by a pair of marks; `opened`: the prompt has ended with the opening one."""
-    return framed(Thinking(opening, closing, closing), then, opened=opened)
+    return framed(ThinkingMarks(opening, closing, closing), then, opened=opened)
 
 
-def framed(marks: Thinking, then: Grammar, *, opened: bool, closed: bool = False) -> Grammar:
+def framed(marks: ThinkingMarks, then: Grammar, *, opened: bool, closed: bool = False) -> Grammar:
     """`then`, with the thinking kept apart wherever it reads content. Marks of the frame are dropped.
 
     `opened`: the answer begins within the thinking; `closed`: the prompt has passed it over. Thinking that is

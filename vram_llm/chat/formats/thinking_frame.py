@@ -1,6 +1,6 @@
 """Where an answer stands while it is read: in the thinking, in the answer, or past its end."""
 
-from vram_llm.chat.formats.thinking_marks import MARK, TAG, Thinking
+from vram_llm.chat.formats.thinking_marks import MARK, TAG, ThinkingMarks
 from vram_llm.chat.reader import SPACE, Reader, Wait
 
 _MAX_LINE = 1024  # characters kept of one: its beginning and its end matter
@@ -10,7 +10,7 @@ _QUOTES = ("`", '"', "'", "(", "\\", "\u201c", "\u2018", "\u00ab")
 class ThinkingFrame:
     """Where an answer stands: in the thinking, in the answer, or past its end."""
 
-    def __init__(self, reader: Reader, marks: Thinking, *, closed: bool) -> None:
+    def __init__(self, reader: Reader, marks: ThinkingMarks, *, closed: bool) -> None:
         self._reader = reader
         self._marks = marks
         others = tuple(filter(None, (marks.closing, marks.answer, marks.end, marks.header)))

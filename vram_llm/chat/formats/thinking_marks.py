@@ -8,7 +8,7 @@ TAG = re.compile(r"</?\w[\w:.-]*>")  # a mark that people write as well, when th
 
 
 @dataclass(frozen=True, slots=True)
-class Thinking:
+class ThinkingMarks:
     """What a model writes around its thinking and its answer.
 
     `opening` is "" for thinking that begins without a mark. `closes` is the text, white space included, from
@@ -55,4 +55,4 @@ class Thinking:
         return bool(self.answer) and prompt.endswith(self.answer)
 
 
-DEFAULT = Thinking("<think>", "</think>", "\n</think>\n\n", "<think>\n\n</think>\n\n")
+DEFAULT = ThinkingMarks("<think>", "</think>", "\n</think>\n\n", "<think>\n\n</think>\n\n")

@@ -6,19 +6,21 @@ from typing import Any
 
 from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.documents import document, search_result
-from vram_llm.server.anthropic.message import Said
+from vram_llm.server.anthropic.message import AnthropicMessage
 from vram_llm.server.anthropic.places import blocks_of, check_keys, check_source, string, unsupported
 from vram_llm.server.anthropic.served_tools import call_of, is_call, is_result, result_of
 from vram_llm.server.anthropic.signature import thinking_in
 from vram_llm.server.errors import MissingField, NotSupported
-from vram_llm.server.image_inputs import Pictures
+from vram_llm.server.image_inputs import RequestImages
 
 _READ = ("image/png", "image/jpeg", "image/gif", "image/bmp")  # the last is more than Anthropic knows
 _BILLING = "x-anthropic-billing-header:"  # Claude Code's first block of `system`; it differs each time
 _TOOL_CHANGES = ("tool_addition", "tool_removal")  # see tools.toolbox
 
 
-def messages_of(system: Any, said: Sequence[Said], pictures: Pictures) -> list[dict[str, Any]]:
+def messages_of(
+    system: Any, sent: Sequence[AnthropicMessage], pictures: RequestImages
+) -> list[dict[str, Any]]:
     """The messages (see chat.history). Raises RequestError that names the place.
 
     Images of users and of tools' results go to `pictures`, and their marks into the text. May block.
@@ -26,8 +28,8 @@ def messages_of(system: Any, said: Sequence[Said], pictures: Pictures) -> list[d
     messages: list[dict[str, Any]] = []
     if orders := _orders(system, "system"):
         messages.append({"role": "system", "content": orders})
-    last_user = max((i for i, one in enumerate(said) if one.role == "user"), default=-1)
-    for i, one in enumerate(said):
+    last_user = max((i for i, one in enumerate(sent) if one.role == "user"), default=-1)
+    for i, one in enumerate(sent):
         at = f"messages[{i}].content"
         if one.content is None and one.role == "user":
             raise MissingField(f"Missing required parameter: '{at}'", at)
@@ -46,7 +48,7 @@ def _orders(content: Any, at: str) -> str:
     return "\n".join(text for text in texts if text and not text.startswith(_BILLING))
 
 
-def _user(blocks: list[dict[str, Any]], at: str, pictures: Pictures) -> list[dict[str, Any]]:
+def _user(blocks: list[dict[str, Any]], at: str, pictures: RequestImages) -> list[dict[str, Any]]:
     """What tools returned comes first, then what the user says."""
     results: list[dict[str, Any]] = []
     texts: list[str] = []
@@ -61,8 +63,8 @@ def _user(blocks: list[dict[str, Any]], at: str, pictures: Pictures) -> list[dic
             results.append({"role": "tool", "content": content, "tool_call_id": call})
         else:
             texts.append(_part(block, where, pictures))
-    said = {"role": "user", "content": pictures.joined(text for text in texts if text)}
-    return results + ([said] if said["content"] or not results else [])
+    message = {"role": "user", "content": pictures.joined(text for text in texts if text)}
+    return results + ([message] if message["content"] or not results else [])
 
 
 class _Assistant:
@@ -124,13 +126,13 @@ def _call(block: dict[str, Any], at: str) -> dict[str, Any]:
     return {"id": string(block, "id", at), "type": "function", "function": function}
 
 
-def _shown(content: object, at: str, pictures: Pictures) -> str:
+def _shown(content: object, at: str, pictures: RequestImages) -> str:
     """What a tool returned."""
     parts = (_part(block, f"{at}[{i}]", pictures) for i, block in enumerate(blocks_of(content, at)))
     return pictures.joined(part for part in parts if part)
 
 
-def _part(block: dict[str, Any], at: str, pictures: Pictures) -> str:
+def _part(block: dict[str, Any], at: str, pictures: RequestImages) -> str:
     """A block that a user or a tool may send, as text or as the mark of an image."""
     check_keys(block, at)
     match block["type"]:
@@ -147,7 +149,7 @@ def _part(block: dict[str, Any], at: str, pictures: Pictures) -> str:
     raise unsupported(block, at)
 
 
-def _image(block: dict[str, Any], at: str, pictures: Pictures) -> str:
+def _image(block: dict[str, Any], at: str, pictures: RequestImages) -> str:
     at = f"{at}.source"
     source = block.get("source")
     if not isinstance(source, dict):

@@ -25,12 +25,12 @@ _THREADLESS = {"error_code": "thread_unsupported_request", "unsupported": ["thre
 
 def anthropic_body(error: Exception) -> dict[str, Any]:
     """{"type": "error", "error": {"message", "type", "param", "code"}}, with "details" for a `thread`."""
-    told = error_body(error)["error"]
-    details = {"details": _THREADLESS} if told["param"] == "thread" else {}
+    described = error_body(error)["error"]
+    details = {"details": _THREADLESS} if described["param"] == "thread" else {}
     if isinstance(error, ContextExceeded):
-        told["message"] = _too_long(error)
+        described["message"] = _too_long(error)
     kind = _TYPES.get(answer_for(error).status, "api_error")
-    return {"type": "error", "error": {**told, **details, "type": kind}}
+    return {"type": "error", "error": {**described, **details, "type": kind}}
 
 
 def _too_long(error: ContextExceeded) -> str:

@@ -8,7 +8,7 @@ from pydantic import Field
 from vram_llm.engine.request import Grammar
 from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.context import ContextManagement
-from vram_llm.server.anthropic.message import Blocks, CachedFields, Effort, Said
+from vram_llm.server.anthropic.message import AnthropicMessage, Blocks, CachedFields, Effort
 from vram_llm.server.anthropic.tools import ClientTool
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.grammar_fields import of_response_format
@@ -46,7 +46,7 @@ class ToolChoice(CachedFields):
         )
 
 
-class Thinking(CachedFields):
+class ThinkingConfig(CachedFields):
     """Whether to think first, and with how many tokens at most. With "omitted" it is not shown."""
 
     ignored: ClassVar[frozenset[str]] = frozenset({"block_binding"})
@@ -66,14 +66,14 @@ class CountFields(GenerationFields):
         "thread": (),
     }
 
-    messages: list[Said]
+    messages: list[AnthropicMessage]
     n: Literal[1] | None = None
     max_tokens: Annotated[int, WHOLE, Field(ge=1, le=MAX_TOKENS)] | None = None
     stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = None
     system: Blocks = None
     tools: Annotated[list[ClientTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
-    thinking: Thinking | None = None
+    thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
     output_format: dict[str, Any] | None = None  # its older name
     context_management: ContextManagement | None = None
@@ -114,7 +114,7 @@ class CountFields(GenerationFields):
         thinking = self.thinking
         if thinking and (thinking.type == "disabled" or thinking.budget_tokens == 0):
             return "none"
-        efforts = [said.output_config.effort for said in self.messages if said.output_config]
+        efforts = [message.output_config.effort for message in self.messages if message.output_config]
         own = next((effort for effort in reversed(efforts) if effort), None)
         own = own or (self.output_config.effort if self.output_config else None)
         if own is None and thinking and thinking.type == "enabled":

@@ -30,7 +30,7 @@ class SystemConfig(CachedFields):
     effort: Effort | None = None
 
 
-class Said(CachedFields):
+class AnthropicMessage(CachedFields):
     """One message: a string, or a list of blocks. An operator's may stand among the others."""
 
     ignored: ClassVar[frozenset[str]] = frozenset(

@@ -15,90 +15,96 @@ from vram_llm.server.anthropic.blocks import messages_of
 from vram_llm.server.anthropic.context import NOTHING_CLEARED
 from vram_llm.server.anthropic.errors import anthropic_response
 from vram_llm.server.anthropic.fields import CountFields, MessagesFields
-from vram_llm.server.anthropic.tools import Toolbox, toolbox
-from vram_llm.server.anthropic.writer import MessageReply, MessageWriter, TokenCount
-from vram_llm.server.generation import news, sequences
+from vram_llm.server.anthropic.tools import AnthropicTools, toolbox
+from vram_llm.server.anthropic.writer import AnthropicTokenCount, MessageReply, MessageWriter
+from vram_llm.server.generation import sequences, stream_events
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.openapi import body_route, generation_route
-from vram_llm.server.parsed_stream import SpokenNews, spoken
-from vram_llm.server.prompt import Turn, make_turn
-from vram_llm.server.replies import Tally
+from vram_llm.server.parsed_stream import ParsedChunks, parse_stream
+from vram_llm.server.prompt import PreparedChat, prepare_chat
+from vram_llm.server.replies import UsageCounter
 from vram_llm.server.schemas import parse
-from vram_llm.server.serving_model import Served, template_source
+from vram_llm.server.serving_model import ServingContext, template_source
 from vram_llm.server.sse import EventStream
 from vram_llm.server.tools import ToolUse
 
 log = logging.getLogger(__name__)
 
 
-def anthropic_router(served: Served) -> APIRouter:
+def anthropic_router(serving: ServingContext) -> APIRouter:
     """Routes for Anthropic's clients."""
     router = APIRouter(tags=["messages"])
 
     @router.post("/messages", **generation_route("Answer messages", MessagesFields, MessageReply))
     async def answer(http: Request) -> Response:
         fields = parse(MessagesFields, await http.body())
-        info = served.writing_model(fields.model)
-        turn, box = await asyncio.to_thread(_turn, served, info, fields)
-        tally = Tally(1)
+        info = serving.writing_model(fields.model)
+        prepared, box = await asyncio.to_thread(_prepare, serving, info, fields)
+        counter = UsageCounter(1)
         writer = MessageWriter(
             info.name,
-            tally,
+            counter,
             shows_thinking=fields.shows_thinking,
             context_management=NOTHING_CLEARED if fields.context_management else None,
             warnings=list(box.left_out.values()),
         )
         requests = sequences(
             fields,
-            [turn.prompt],
+            [prepared.prompt],
             info,
             reply_id=writer.reply.id,
-            add_bos=turn.add_bos,
+            add_bos=prepared.add_bos,
             max_tokens=fields.max_tokens,
-            marks=turn.marks,
-            grammar=turn.grammar,
-            images=turn.images,
-            reasoning_budget=turn.reasoning_budget,
+            marks=prepared.marks,
+            grammar=prepared.grammar,
+            images=prepared.images,
+            reasoning_budget=prepared.reasoning_budget,
         )
-        said = spoken(news(served.engine, requests), [turn.new_parser()], one_call=turn.one_call)
+        chunks = parse_stream(
+            stream_events(serving.engine, requests), [prepared.new_parser()], one_call=prepared.one_call
+        )
         if fields.stream:
-            return EventStream(writer, said, served.config.sse_ping_interval_s, anthropic_response)
-        return JsonReply(_written(writer, said), served.config.sse_ping_interval_s, anthropic_response)
+            return EventStream(writer, chunks, serving.config.sse_ping_interval_s, anthropic_response)
+        return JsonReply(_written(writer, chunks), serving.config.sse_ping_interval_s, anthropic_response)
 
-    @router.post("/messages/count_tokens", **body_route("Count a prompt's tokens", CountFields, TokenCount))
-    async def count(http: Request) -> TokenCount:
+    @router.post(
+        "/messages/count_tokens", **body_route("Count a prompt's tokens", CountFields, AnthropicTokenCount)
+    )
+    async def count(http: Request) -> AnthropicTokenCount:
         fields = parse(CountFields, await http.body())
-        turn, _ = await asyncio.to_thread(_turn, served, served.writing_model(fields.model), fields)
-        tokens = await served.engine.tokenize(
-            turn.prompt, add_special=turn.add_bos, parse_special=True, images=turn.images
+        prepared, _ = await asyncio.to_thread(_prepare, serving, serving.writing_model(fields.model), fields)
+        tokens = await serving.engine.tokenize(
+            prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
         )
         cleared = {"original_input_tokens": len(tokens)} if fields.context_management else None
-        return TokenCount(input_tokens=len(tokens), context_management=cleared)
+        return AnthropicTokenCount(input_tokens=len(tokens), context_management=cleared)
 
     return router
 
 
-def _turn(served: Served, info: ModelInfo, fields: CountFields) -> tuple[Turn, Toolbox]:
+def _prepare(
+    serving: ServingContext, info: ModelInfo, fields: CountFields
+) -> tuple[PreparedChat, AnthropicTools]:
     fields.check(info.n_ctx)
-    pictures = served.pictures(info)
+    pictures = serving.pictures(info)
     box = toolbox(fields.tools or (), fields.messages)
     for reason in box.left_out.values():
         log.warning("A tool is left out: %s", reason)
     messages = messages_of(fields.system, fields.messages, pictures)
     use = box.use(fields.choice(), fields.parallel)
-    turn = make_turn(
+    prepared = prepare_chat(
         info,
         messages,
         use,
         pictures,
-        config=served.config,
+        config=serving.config,
         effort=_effort(info, fields, use),
         effort_field="thinking" if fields.thinking else "output_config.effort",
         grammar=fields.grammar_wanted(),
         reasoning_budget=fields.thinking_budget,
         continues=_continues(messages),
     )
-    return turn, box
+    return prepared, box
 
 
 def _effort(info: ModelInfo, fields: CountFields, use: ToolUse) -> str | None:
@@ -118,9 +124,9 @@ def _continues(messages: list[dict[str, Any]]) -> bool:
     return bool(last["role"] == "assistant")
 
 
-async def _written(writer: MessageWriter, said: SpokenNews) -> bytes:
+async def _written(writer: MessageWriter, chunks: ParsedChunks) -> bytes:
     """The whole message, without a stream."""
-    async for index, item in said:
+    async for index, item in chunks:
         writer.event(index, item)
     writer.closing()
     return writer.reply.model_dump_json().encode()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from pydantic import ValidationError, model_validator
 
 from vram_llm.errors import RequestError
-from vram_llm.server.anthropic.message import Said
+from vram_llm.server.anthropic.message import AnthropicMessage
 from vram_llm.server.anthropic.places import check_keys
 from vram_llm.server.client_names import TOOL_IGNORED
 from vram_llm.server.errors import MissingField, NotSupported
@@ -47,7 +47,7 @@ class ClientTool(Fields):
 
 
 @dataclass(frozen=True, slots=True)
-class Toolbox:
+class AnthropicTools:
     """The tools that can be offered, and those that are left out: the reason by the name or the type."""
 
     offers: tuple[Offer, ...]
@@ -64,7 +64,7 @@ class Toolbox:
         return offered(self.offers, choice, parallel)
 
 
-def toolbox(tools: Sequence[ClientTool], messages: Sequence[Said]) -> Toolbox:
+def toolbox(tools: Sequence[ClientTool], messages: Sequence[AnthropicMessage]) -> AnthropicTools:
     """The tools at the end of a chat. Raises RequestError that names the place."""
     offers = {f"tools[{i}]": tool for i, tool in enumerate(tools)}
     places: dict[str | None, list[str]] = {}  # in `offers`, by name
@@ -92,7 +92,7 @@ def toolbox(tools: Sequence[ClientTool], messages: Sequence[Said]) -> Toolbox:
     return _sorted({at: tool for at, tool in offers.items() if tool.name not in removed})
 
 
-def _sorted(tools: Mapping[str, ClientTool]) -> Toolbox:
+def _sorted(tools: Mapping[str, ClientTool]) -> AnthropicTools:
     offers: list[Offer] = []
     left_out: dict[str, str] = {}
     for at, tool in tools.items():
@@ -110,7 +110,7 @@ def _sorted(tools: Mapping[str, ClientTool]) -> Toolbox:
             left_out[name] = f"'{name}' may only be called by code, which this server does not run"
         else:
             offers.append(Offer(name, tool.description or "", tool.input_schema, strict=bool(tool.strict)))
-    return Toolbox(tuple(offers), left_out)
+    return AnthropicTools(tuple(offers), left_out)
 
 
 def _defined(value: Any, at: str) -> ClientTool:
@@ -122,10 +122,10 @@ def _defined(value: Any, at: str) -> ClientTool:
     return tool
 
 
-def _changes(messages: Sequence[Said]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _changes(messages: Sequence[AnthropicMessage]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Additions and removals of tools, which an operator's messages may hold."""
-    for i, said in enumerate(messages):
-        if said.role == "system" and isinstance(said.content, list):
-            for k, block in enumerate(said.content):
+    for i, message in enumerate(messages):
+        if message.role == "system" and isinstance(message.content, list):
+            for k, block in enumerate(message.content):
                 if isinstance(block, dict) and block.get("type") in ("tool_addition", "tool_removal"):
                     yield f"messages[{i}].content[{k}]", block

@@ -10,8 +10,8 @@ from vram_llm.chat.calls import object_in
 from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
 from vram_llm.server.anthropic.errors import anthropic_body
 from vram_llm.server.anthropic.signature import signature_of
-from vram_llm.server.parsed_stream import Spoken
-from vram_llm.server.replies import PRESENT, ChatEnding, Tally
+from vram_llm.server.parsed_stream import ParsedChunk
+from vram_llm.server.replies import PRESENT, ChatEnding, UsageCounter
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 _REASONS: dict[ChatEnding, StopReason] = {
@@ -77,7 +77,7 @@ class MessageReply(BaseModel):
     warnings: Annotated[list[str] | None, PRESENT] = None  # tools that are left out
 
 
-class TokenCount(BaseModel):
+class AnthropicTokenCount(BaseModel):
     """The reply to POST /v1/messages/count_tokens."""
 
     input_tokens: int
@@ -85,12 +85,12 @@ class TokenCount(BaseModel):
 
 
 class MessageWriter:
-    """Builds `reply` from what is said. Its bytes are the stream; without one they go nowhere."""
+    """Builds `reply` from parsed chunks. Its bytes are the stream; without a stream nobody reads them."""
 
     def __init__(
         self,
         model: str,
-        tally: Tally,
+        counter: UsageCounter,
         *,
         shows_thinking: bool = True,
         context_management: dict[str, Any] | None = None,
@@ -103,7 +103,7 @@ class MessageWriter:
             context_management=context_management,
             warnings=warnings or None,
         )
-        self._tally = tally
+        self._tally = counter
         self._shows_thinking = shows_thinking
         self._thought = ""  # of the block that is open
         self._begun = False
@@ -113,24 +113,24 @@ class MessageWriter:
     def opening(self) -> bytes:
         return b""  # message_start tells the prompt's tokens, which the first event brings
 
-    def event(self, index: int, item: Spoken) -> bytes:
-        told = b""
+    def event(self, index: int, item: ParsedChunk) -> bytes:
+        written = b""
         if not self._begun:
             self._begun = True
             cached = item.token.cached_tokens
             self.reply.usage.input_tokens = item.token.prompt_tokens - cached
             self.reply.usage.cache_read_input_tokens = cached
-            told = _tell("message_start", message=self.reply.model_dump()) + _tell("ping")
-        told += b"".join(self._piece(event) for event in item.events)
+            written = _event("message_start", message=self.reply.model_dump()) + _event("ping")
+        written += b"".join(self._piece(event) for event in item.events)
         if item.ending is not None:
             self._tally.add(index, item.token, item.reasoning_tokens)
             self.reply.stop_reason = _REASONS[item.ending]
             if item.token.stop is not None and item.ending == "stop":
                 self.reply.stop_reason, self.reply.stop_sequence = "stop_sequence", item.token.stop
-        return told
+        return written
 
     def closing(self) -> bytes:
-        told = self._close()
+        written = self._close()
         usage = self._tally.usage()
         cached = usage.prompt_tokens_details.cached_tokens
         self.reply.usage = MessageUsage(
@@ -147,8 +147,8 @@ class MessageWriter:
             if self.reply.context_management is None
             else {"context_management": self.reply.context_management}
         )
-        told += _tell("message_delta", delta=ending, usage=self.reply.usage.model_dump(), **more)
-        return told + _tell("message_stop")
+        written += _event("message_delta", delta=ending, usage=self.reply.usage.model_dump(), **more)
+        return written + _event("message_stop")
 
     def failure(self, error: Exception) -> bytes:
         return b"event: error\ndata: " + _encode(anthropic_body(error)) + b"\n\n"
@@ -171,46 +171,46 @@ class MessageWriter:
                 return b""
 
     def _text(self, text: str, kind: str, delta: str) -> bytes:
-        told = b""
+        written = b""
         if not self._is_open(kind):
-            told = self._start({"type": kind, kind: "", **({"citations": []} if kind == "text" else {})})
+            written = self._start({"type": kind, kind: "", **({"citations": []} if kind == "text" else {})})
         self.reply.content[-1][kind] += text
-        return told + self._delta(**{"type": delta, kind: text})
+        return written + self._delta(**{"type": delta, kind: text})
 
     def _thinking(self, text: str) -> bytes:
-        told = b""
+        written = b""
         if not self._is_open("thinking"):
-            told = self._start({"type": "thinking", "thinking": "", "signature": ""})
+            written = self._start({"type": "thinking", "thinking": "", "signature": ""})
             self._thought = ""
         self._thought += text
-        return told + self._text(text, "thinking", "thinking_delta") if self._shows_thinking else told
+        return written + self._text(text, "thinking", "thinking_delta") if self._shows_thinking else written
 
     def _is_open(self, kind: str) -> bool:
         return self._open and bool(self.reply.content[-1]["type"] == kind)
 
     def _start(self, block: dict[str, Any]) -> bytes:
-        told = self._close()
+        written = self._close()
         self._open = True
         self._input = ""
-        told += _tell("content_block_start", index=len(self.reply.content), content_block=block)
+        written += _event("content_block_start", index=len(self.reply.content), content_block=block)
         self.reply.content.append(block)
-        return told
+        return written
 
     def _delta(self, **delta: str) -> bytes:
-        return _tell("content_block_delta", index=len(self.reply.content) - 1, delta=delta)
+        return _event("content_block_delta", index=len(self.reply.content) - 1, delta=delta)
 
     def _close(self) -> bytes:
         if not self._open:
             return b""
         self._open = False
         block = self.reply.content[-1]
-        told = b""
+        written = b""
         if block["type"] == "tool_use":
             block["input"] = _object(self._input)
         elif block["type"] == "thinking":
             block["signature"] = signature_of(self._thought, shown=self._shows_thinking)
-            told = self._delta(type="signature_delta", signature=block["signature"])
-        return told + _tell("content_block_stop", index=len(self.reply.content) - 1)
+            written = self._delta(type="signature_delta", signature=block["signature"])
+        return written + _event("content_block_stop", index=len(self.reply.content) - 1)
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -219,5 +219,5 @@ def _object(text: str) -> dict[str, Any]:
     return {"INVALID_JSON": text} if value is None else value
 
 
-def _tell(kind: str, **what: Any) -> bytes:
+def _event(kind: str, **what: Any) -> bytes:
     return b"event: " + kind.encode() + b"\ndata: " + _encode({"type": kind, **what}) + b"\n\n"

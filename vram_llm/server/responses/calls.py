@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from vram_llm.server.image_inputs import Pictures
+from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.responses.parts import string, text_of
 from vram_llm.server.responses.tools import flat_name
 from vram_llm.server.text_tools import arguments_of
@@ -40,7 +40,7 @@ def call_in(item: dict[str, Any], at: str) -> dict[str, Any] | None:
     return None
 
 
-def output_of(item: dict[str, Any], at: str, pictures: Pictures) -> dict[str, Any] | None:
+def output_of(item: dict[str, Any], at: str, pictures: RequestImages) -> dict[str, Any] | None:
     """The message with what a call returned; None where the item is none. May block. Raises RequestError."""
     kind = item.get("type", "")
     if kind == "tool_search_output":

@@ -13,7 +13,7 @@ from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.responses.tools import AnyTool
 from vram_llm.server.sampling_fields import WHOLE
 from vram_llm.server.schemas import MAX_TOP_LOGPROBS, GenerationFields, MaxTokens, Metadata
-from vram_llm.server.thinking_fields import Reasoning
+from vram_llm.server.thinking_fields import ReasoningFields
 from vram_llm.server.tools import MAX_TOOLS
 
 _NAMED = {
@@ -48,7 +48,7 @@ _CAN_INCLUDE = (
 )
 
 
-class Format(Fields):
+class TextFormat(Fields):
     """What form the answer has to have."""
 
     ignored: ClassVar[frozenset[str]] = frozenset({"name", "schema", "strict", "description"})
@@ -59,18 +59,18 @@ class Format(Fields):
 class Text(Fields):
     """How the answer is to be written. `verbosity` is advice for the chat template."""
 
-    format: Format | None = None
+    format: TextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class ResponseReasoning(Reasoning):
+class ResponseReasoning(ReasoningFields):
     """How much to think. A summary is the thinking, whole; the chat template keeps what turns it will."""
 
     ignored: ClassVar[frozenset[str]] = frozenset({"context"})
     not_yet: ClassVar[Neutral] = {"mode": ("standard",)}
 
 
-class StreamOptions(Fields):
+class ResponseStreamOptions(Fields):
     """How a stream is sent: always with its usage, and without bytes that hide lengths."""
 
     ignored: ClassVar[frozenset[str]] = frozenset({"include_obfuscation", "include_usage"})
@@ -104,7 +104,7 @@ class ResponseFields(GenerationFields):
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None
     reasoning: ResponseReasoning | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ResponseStreamOptions | None = None
     include: list[str] | None = None
     text: Text | None = None
     top_logprobs: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None

@@ -1,6 +1,6 @@
 """Events of a response with the prompt's progress and the answer's timings, as llama-server sends them."""
 
-from vram_llm.server.parsed_stream import Spoken
+from vram_llm.server.parsed_stream import ParsedChunk
 from vram_llm.server.responses.writer import ResponseWriter
 from vram_llm.server.sse import with_member
 from vram_llm.server.timings import ChoiceClock
@@ -20,7 +20,7 @@ class InformedResponse:
         self._timings = timings
         self.opening, self.failure = writer.opening, writer.failure
 
-    def event(self, index: int, item: Spoken) -> bytes:
+    def event(self, index: int, item: ParsedChunk) -> bytes:
         """What is new."""
         before = b""
         if self._progress and item.token.prompt_tokens:

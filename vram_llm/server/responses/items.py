@@ -5,7 +5,7 @@ from typing import Any
 
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
-from vram_llm.server.image_inputs import Pictures
+from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.known_fields import check_names
 from vram_llm.server.responses.calls import call_in, hosted_in, output_of
 from vram_llm.server.responses.names import check_item
@@ -32,7 +32,7 @@ _COMPACTED = ("compaction", "compaction_summary")
 
 
 def messages_of(
-    given: str | list[Any], pictures: Pictures, find: Find
+    given: str | list[Any], pictures: RequestImages, find: Find
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The messages (see chat.history) that `input` stands for, and a sentence for each item that cannot be
     read. Raises RequestError that names the place.
@@ -74,7 +74,7 @@ def _resolved(item: dict[str, Any], at: str, find: Find) -> dict[str, Any]:
 class _Chat:
     """The messages so far."""
 
-    def __init__(self, pictures: Pictures) -> None:
+    def __init__(self, pictures: RequestImages) -> None:
         self.messages: list[dict[str, Any]] = []
         self.unread: list[str] = []
         self._pictures = pictures

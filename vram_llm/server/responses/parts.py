@@ -4,7 +4,7 @@ from typing import Any
 
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
-from vram_llm.server.image_inputs import Pictures, detail_of
+from vram_llm.server.image_inputs import RequestImages, detail_of
 from vram_llm.server.responses.names import check_part
 
 _TEXT = ("input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text")
@@ -19,7 +19,7 @@ def string(item: dict[str, Any], name: str, at: str) -> str:
     return value
 
 
-def text_of(content: object, at: str, pictures: Pictures | None = None) -> str:
+def text_of(content: object, at: str, pictures: RequestImages | None = None) -> str:
     """A string or parts as text; with `pictures`, they may be images. May block. Raises RequestError."""
     if isinstance(content, str):
         return content
@@ -36,7 +36,7 @@ def text_of(content: object, at: str, pictures: Pictures | None = None) -> str:
     return pictures.joined(part for part in parts if part)
 
 
-def _image(part: dict[str, Any], at: str, pictures: Pictures) -> str:
+def _image(part: dict[str, Any], at: str, pictures: RequestImages) -> str:
     if part.get("file_id") is not None:
         raise NotSupported(f"'{at}.file_id': no files are kept here; send a data: URL", f"{at}.file_id")
     check_part(part, at)

@@ -104,7 +104,7 @@ class InputTokens(BaseModel):
 def begun(
     fields: ResponseFields, tools: list[AnyTool], sampling: SamplingParams, **own: Any
 ) -> ResponseObject:
-    """A response of which nothing is said yet. `own` are its id, its time, its model and its warnings."""
+    """A response without output yet. `own` are its id, its time, its model and its warnings."""
     reasoning, text = fields.reasoning, fields.text
     form = text.format.model_dump() if text and text.format else {"type": "text"}
     verbosity = {"verbosity": text.verbosity} if text and text.verbosity else {}

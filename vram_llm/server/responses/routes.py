@@ -14,22 +14,22 @@ from vram_llm.chat.efforts import EFFORTS
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NoSuchResponse, PreviousNotFound, UnknownRoute
-from vram_llm.server.generation import news, sequences
-from vram_llm.server.image_inputs import Pictures
+from vram_llm.server.generation import sequences, stream_events
+from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.openapi import body_route, generation_route
-from vram_llm.server.parsed_stream import Answer, SpokenNews, spoken
-from vram_llm.server.prompt import Turn, make_turn
-from vram_llm.server.replies import ErrorReply, Tally
+from vram_llm.server.parsed_stream import ParsedChoice, ParsedChunks, parse_stream
+from vram_llm.server.prompt import PreparedChat, prepare_chat
+from vram_llm.server.replies import ErrorReply, UsageCounter
 from vram_llm.server.responses.fields import SEALED, ResponseFields
 from vram_llm.server.responses.informed import InformedResponse
 from vram_llm.server.responses.items import messages_of
 from vram_llm.server.responses.resource import Deleted, InputTokens, ResponseObject, begun
-from vram_llm.server.responses.store import Kept, ResponseStore
+from vram_llm.server.responses.store import ResponseStore, StoredResponse
 from vram_llm.server.responses.tools import AnyTool, Known, distinct, toolbox, tools_in
 from vram_llm.server.responses.writer import ResponseWriter
 from vram_llm.server.schemas import parse
-from vram_llm.server.serving_model import Served
+from vram_llm.server.serving_model import ServingContext
 from vram_llm.server.sse import EventStream
 from vram_llm.server.timings import clocks_of, timed
 
@@ -37,43 +37,43 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _PreparedResponse:
     """What one request comes to. `brought` are the tools that items of the input brought along."""
 
-    turn: Turn
+    prepared: PreparedChat
     chat: list[dict[str, Any]]
-    pictures: Pictures
+    pictures: RequestImages
     known: Mapping[str, Known]
     tools: list[AnyTool]
     brought: list[AnyTool]
     warnings: list[str]
 
 
-def responses_router(served: Served) -> APIRouter:
+def responses_router(serving: ServingContext) -> APIRouter:
     """Routes that answer with items, and remember what they answered."""
     router = APIRouter(tags=["responses"])
     store = ResponseStore()
 
-    @router.post("/responses", **generation_route("Answer with items", ResponseFields, ResponseObject))
+    @router.post("/responses", **generation_route("ParsedChoice with items", ResponseFields, ResponseObject))
     async def respond(http: Request) -> Response:
         fields = parse(ResponseFields, await http.body())
-        info = served.writing_model(fields.model)
+        info = serving.writing_model(fields.model)
         fields.check(info.n_ctx)
         before = _before(store, fields.previous_response_id)
-        asked = await asyncio.to_thread(_asked, served, info, fields, before, store)
-        turn = asked.turn
+        asked = await asyncio.to_thread(_asked, serving, info, fields, before, store)
+        prepared = asked.prepared
         response_id = f"resp_{uuid4().hex}"
         requests = sequences(
             fields,
-            [turn.prompt],
+            [prepared.prompt],
             info,
             reply_id=response_id,
-            add_bos=turn.add_bos,
+            add_bos=prepared.add_bos,
             max_tokens=fields.token_limit,
-            marks=turn.marks,
-            grammar=turn.grammar,
-            images=turn.images,
-            reasoning_budget=turn.reasoning_budget,
+            marks=prepared.marks,
+            grammar=prepared.grammar,
+            images=prepared.images,
+            reasoning_budget=prepared.reasoning_budget,
             logprobs=fields.n_logprobs(),
         )
         response = begun(
@@ -81,46 +81,46 @@ def responses_router(served: Served) -> APIRouter:
             asked.tools,
             requests[0].sampling,
             id=response_id,
-            created_at=int(served.clock()),
+            created_at=int(serving.clock()),
             model=info.name,
             warnings=asked.warnings or None,
         )
 
-        def on_end(response: ResponseObject, answer: Answer) -> None:
+        def on_end(response: ResponseObject, answer: ParsedChoice) -> None:
             if response.store:
                 store.keep(response, [*asked.chat, _message(answer)], asked.pictures.kept, asked.brought)
 
         writer = ResponseWriter(
             response,
-            Tally(1),
-            served.clock,
+            UsageCounter(1),
+            serving.clock,
             on_end,
             asked.known,
             seals=fields.includes(SEALED),
             sums_up=fields.wants_summary,
         )
         clocks = clocks_of(fields, 1)
-        told = timed(news(served.engine, requests), clocks)
-        said = spoken(told, [turn.new_parser()], one_call=turn.one_call)
+        observed = timed(stream_events(serving.engine, requests), clocks)
+        chunks = parse_stream(observed, [prepared.new_parser()], one_call=prepared.one_call)
         if fields.stream and clocks:
             wanted = {"progress": bool(fields.return_progress), "timings": bool(fields.timings_per_token)}
             informed = InformedResponse(writer, clocks[0], **wanted)
-            return EventStream(informed, said, served.config.sse_ping_interval_s)
+            return EventStream(informed, chunks, serving.config.sse_ping_interval_s)
         if fields.stream:
-            return EventStream(writer, said, served.config.sse_ping_interval_s)
-        return JsonReply(_written(writer, said), served.config.sse_ping_interval_s)
+            return EventStream(writer, chunks, serving.config.sse_ping_interval_s)
+        return JsonReply(_written(writer, chunks), serving.config.sse_ping_interval_s)
 
     @router.post(
         "/responses/input_tokens", **body_route("Count an input's tokens", ResponseFields, InputTokens)
     )
     async def count(http: Request) -> InputTokens:
         fields = parse(ResponseFields, await http.body())
-        info = served.writing_model(fields.model)
+        info = serving.writing_model(fields.model)
         fields.check(info.n_ctx)
         before = _before(store, fields.previous_response_id)
-        turn = (await asyncio.to_thread(_asked, served, info, fields, before, store)).turn
-        tokens = await served.engine.tokenize(
-            turn.prompt, add_special=turn.add_bos, parse_special=True, images=turn.images
+        prepared = (await asyncio.to_thread(_asked, serving, info, fields, before, store)).prepared
+        tokens = await serving.engine.tokenize(
+            prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
         )
         return InputTokens(input_tokens=len(tokens))
 
@@ -149,10 +149,14 @@ def responses_router(served: Served) -> APIRouter:
 
 
 def _asked(
-    served: Served, info: ModelInfo, fields: ResponseFields, before: Kept | None, store: ResponseStore
-) -> _Asked:
+    serving: ServingContext,
+    info: ModelInfo,
+    fields: ResponseFields,
+    before: StoredResponse | None,
+    store: ResponseStore,
+) -> _PreparedResponse:
     """Blocks. Raises RequestError, BrokenTemplate."""
-    pictures = served.pictures(info, before.images if before else {})
+    pictures = serving.pictures(info, before.images if before else {})
     new, unread = messages_of(fields.input, pictures, store.find_item)
     chat = [*(before.messages if before else ()), *new]
     orders = [{"role": "system", "content": fields.instructions}] if fields.instructions else []
@@ -163,19 +167,19 @@ def _asked(
     warnings = [*box.left_out.values(), *unread]
     for warning in warnings:
         log.warning("Left out of a request: %s", warning)
-    turn = make_turn(
+    prepared = prepare_chat(
         info,
         [*orders, *chat],
         box.use(fields.tool_choice, fields.parallel_tool_calls),
         pictures,
-        config=served.config,
+        config=serving.config,
         effort=_effort(fields),
         effort_field="reasoning.effort",
         names=fields.names,
         grammar=fields.grammar_wanted(),
     )
     offered = [tool for tool in tools if tool.type not in box.left_out]
-    return _Asked(turn, chat, pictures, box.known, offered, brought, warnings)
+    return _PreparedResponse(prepared, chat, pictures, box.known, offered, brought, warnings)
 
 
 def _effort(fields: ResponseFields) -> str | None:
@@ -193,15 +197,15 @@ def _effort(fields: ResponseFields) -> str | None:
     return own
 
 
-async def _written(writer: ResponseWriter, said: SpokenNews) -> bytes:
+async def _written(writer: ResponseWriter, chunks: ParsedChunks) -> bytes:
     """The whole response, without a stream."""
-    async for index, item in said:
+    async for index, item in chunks:
         writer.event(index, item)
     writer.closing()
     return writer.response.model_dump_json().encode()
 
 
-def _before(store: ResponseStore, response_id: str | None) -> Kept | None:
+def _before(store: ResponseStore, response_id: str | None) -> StoredResponse | None:
     if response_id is None:
         return None
     kept = store.find(response_id)
@@ -217,7 +221,7 @@ def _no_such(response_id: str) -> RequestError:
     return NoSuchResponse(f"Response with id '{response_id}' not found", "response_id")
 
 
-def _message(answer: Answer) -> dict[str, Any]:
+def _message(answer: ParsedChoice) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.content}
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning

@@ -14,7 +14,7 @@ MAX_CHARS = 64 * 2**20  # of text and JSON in all of them, and bytes of images, 
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredResponse:
     """A response and the whole chat up to its end, its instructions left out."""
 
     response: ResponseObject
@@ -28,7 +28,7 @@ class ResponseStore:
     """At most MAX_RESPONSES with MAX_CHARS between them; what was used last stays longest."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._kept: OrderedDict[str, StoredResponse] = OrderedDict()
         self._n_chars = 0
         self._holders: Counter[str] = Counter()  # how many have an image, by its mark
         self._items: dict[
@@ -47,7 +47,7 @@ class ResponseStore:
         n_chars += sum(len(each.model_dump_json()) for each in (response, *tools))
         if n_chars + sum(map(len, images.values())) > MAX_CHARS:
             return
-        self._kept[response.id] = Kept(response, tuple(messages), images, tuple(tools), n_chars)
+        self._kept[response.id] = StoredResponse(response, tuple(messages), images, tuple(tools), n_chars)
         self._items.update({item["id"]: (response.id, item) for item in response.output})
         self._n_chars += n_chars + sum(
             len(image) for mark, image in images.items() if not self._holders[mark]
@@ -56,7 +56,7 @@ class ResponseStore:
         while len(self._kept) > MAX_RESPONSES or self._n_chars > MAX_CHARS:
             self.delete(next(iter(self._kept)))
 
-    def find(self, response_id: str) -> Kept | None:
+    def find(self, response_id: str) -> StoredResponse | None:
         """The one of that id; None where it never was, was deleted or is forgotten."""
         kept = self._kept.get(response_id)
         if kept is not None:

@@ -76,7 +76,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Toolbox:
+class ResponsesTools:
     """The tools that can be offered, how the client knows each, and reasons for those that are left out."""
 
     offers: tuple[Offer, ...]
@@ -121,7 +121,7 @@ def flat_name(name: str, namespace: str | None) -> str:
     return name if not namespace or namespace == _DEFAULT else f"{namespace.rstrip('_')}__{name}"
 
 
-def toolbox(tools: Sequence[AnyTool], at: Callable[[int], str] = "tools[{}]".format) -> Toolbox:
+def toolbox(tools: Sequence[AnyTool], at: Callable[[int], str] = "tools[{}]".format) -> ResponsesTools:
     """Sorts the tools. Raises RequestError that names the place, which `at` gives for each."""
     offers: list[Offer] = []
     known: dict[str, Known] = {}
@@ -137,13 +137,13 @@ def toolbox(tools: Sequence[AnyTool], at: Callable[[int], str] = "tools[{}]".for
                         f"'{at(i)}.tools[{k}].type' must be 'function' or 'custom'",
                         f"{at(i)}.tools[{k}].type",
                     )
-                told = tool.description if k == 0 else None  # once is enough
-                _offer(inner, space, f"{at(i)}.tools[{k}]", offers, known, told)
+                description = tool.description if k == 0 else None  # once is enough
+                _offer(inner, space, f"{at(i)}.tools[{k}]", offers, known, description)
         elif _KNOWN.fullmatch(tool.type):
             left_out[tool.type] = f"Tools of type '{tool.type}' are not run by this server"
         else:
             raise NotSupported(f"'{at(i)}.type': there are no tools of type '{tool.type}'", f"{at(i)}.type")
-    return Toolbox(tuple(offers), known, left_out)
+    return ResponsesTools(tuple(offers), known, left_out)
 
 
 def tools_in(items: Any) -> list[AnyTool]:
@@ -173,12 +173,12 @@ def _offer(
     at: str,
     offers: list[Offer],
     known: dict[str, Known],
-    told: str | None = None,
+    description: str | None = None,
 ) -> None:
     name = _name(tool, at)
     flat, description = flat_name(name, namespace), tool.description or ""
-    if told:
-        description = f"{description}\n\n{namespace}: {told}".strip()
+    if description:
+        description = f"{description}\n\n{namespace}: {description}".strip()
     if tool.type == "custom":
         offers.append(custom_offer(flat, description, tool.format, at))
     else:

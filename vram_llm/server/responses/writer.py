@@ -11,8 +11,8 @@ import msgspec
 from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
 from vram_llm.server.errors import answer_for, error_body
 from vram_llm.server.logprobs import chat_logprobs
-from vram_llm.server.parsed_stream import Answer, Spoken
-from vram_llm.server.replies import Tally
+from vram_llm.server.parsed_stream import ParsedChoice, ParsedChunk
+from vram_llm.server.replies import UsageCounter
 from vram_llm.server.responses.resource import Failure, ResponseObject, Why, response_usage
 from vram_llm.server.responses.tools import Known
 from vram_llm.server.sealed import sealed
@@ -49,9 +49,9 @@ class ResponseWriter:
     def __init__(
         self,
         response: ResponseObject,
-        tally: Tally,
+        counter: UsageCounter,
         clock: Callable[[], float],
-        on_end: Callable[[ResponseObject, Answer], None],
+        on_end: Callable[[ResponseObject, ParsedChoice], None],
         known: Mapping[str, Known] = MappingProxyType({}),
         *,
         seals: bool = False,
@@ -62,10 +62,10 @@ class ResponseWriter:
         self._seals, self._sums_up = seals, sums_up
         self._text_reader = TextReader()  # of the custom_tool_call that is open
         self._logprobs: list[dict[str, Any]] = []  # of the tokens of what is written next
-        self._tally = tally
+        self._tally = counter
         self._clock = clock
         self._on_end = on_end
-        self._answer = Answer()
+        self._answer = ParsedChoice()
         self._item: dict[str, Any] | None = None  # the one that is open, last in the output
         self._sequence = 0
 
@@ -78,7 +78,7 @@ class ResponseWriter:
         """llama-server's `prompt_progress`."""
         return self._tell("response.in_progress", response=self._snapshot(), prompt_progress=report)
 
-    def event(self, index: int, item: Spoken) -> bytes:
+    def event(self, index: int, item: ParsedChunk) -> bytes:
         if item.token.logprobs:
             self._logprobs += [each.model_dump() for each in chat_logprobs(item.token.logprobs).content]
         told = b"".join(self._piece(event) for event in item.events)

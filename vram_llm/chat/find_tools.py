@@ -32,7 +32,7 @@ _USER = {"role": "user", "content": "d"}
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class TemplateTools:
     """What a template does with tools. `form` is None where none is known.
 
     `shows_tools`: their descriptions are in the prompt.
@@ -42,7 +42,7 @@ class Spoken:
     shows_tools: bool
 
 
-def find_spoken(source: str) -> Spoken:
+def find_template_tools(source: str) -> TemplateTools:
     """Renders the template twice, or three times."""
     template = ChatTemplate(source, "", "")
     prompt = _render(template, [_USER], add_generation_prompt=True)
@@ -53,9 +53,9 @@ def find_spoken(source: str) -> Spoken:
         # the prompt's last tag may begin as the call does, or hold the answer's beginning
         for text in (turn[at:], turn[turn.rfind("<", 0, at) :]) if prompt and turn else ():
             if found := _reads(text) or _made(text):
-                return Spoken(found, shows_tools)
+                return TemplateTools(found, shows_tools)
     found = next((form for form in FORMATS if form.is_in(source)), None)
-    return Spoken(found, shows_tools)
+    return TemplateTools(found, shows_tools)
 
 
 def _common(a: str, b: str) -> int:
