@@ -109,6 +109,11 @@ class Reader:
         self._at += len(wanted)
         return True
 
+    def take_after_spaces(self, wanted: str) -> Wait[bool]:
+        """Pass over white space, then over `wanted` if it comes next; whether it did."""
+        yield from self.spaces()
+        return (yield from self.take(wanted))
+
     def comes(self, wanted: str) -> Wait[bool]:
         """Whether `wanted` comes next; it is not passed over."""
         found = yield from self.take(wanted)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported, UnknownParameter
 
 _SCALARS = (str, int, float, bool)
@@ -73,3 +74,11 @@ def _tables(kind: type[Fields]) -> tuple[frozenset[str], Neutral]:
     for base in bases:
         not_yet |= base.not_yet
     return frozenset().union(*(base.ignored for base in bases)), not_yet
+
+
+def string_field(holder: Mapping[str, Any], name: str, at: str) -> str:
+    """The field `name` of the object at `at`, which must be a string. Raises RequestError."""
+    value = holder.get(name)
+    if not isinstance(value, str):
+        raise RequestError(f"'{at}.{name}' must be a string", f"{at}.{name}")
+    return value

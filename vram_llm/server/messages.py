@@ -1,7 +1,6 @@
 """A chat's messages: from what clients send to what templates read."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from vram_llm.errors import RequestError
@@ -13,7 +12,7 @@ from vram_llm.server.client_names import (
 )
 from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.image_inputs import RequestImages, detail_of
-from vram_llm.server.known_fields import check_names
+from vram_llm.server.known_fields import check_names, string_field
 from vram_llm.server.schemas import Message
 
 _KEPT = ("name", "tool_call_id")  # strings that templates know
@@ -55,10 +54,10 @@ def _template_message(message: Message, at: str, pictures: RequestImages) -> dic
         shown["content"] = refusal
     for name in _KEPT:
         if name in extra:
-            shown[name] = _string(extra, name, at)
+            shown[name] = string_field(extra, name, at)
             del extra[name]
     if "tool_name" in extra:  # Ollama's
-        shown.setdefault("name", _string(extra, "tool_name", at))
+        shown.setdefault("name", string_field(extra, "tool_name", at))
         del extra["tool_name"]
     calls = _calls(extra.pop("tool_calls", None), extra.pop("function_call", None), at)
     if calls and message.role != "assistant":
@@ -73,7 +72,7 @@ def _template_message(message: Message, at: str, pictures: RequestImages) -> dic
 
 def _thoughts(message: Message, extra: dict[str, Any], at: str) -> str:
     """The thinking of a message, under whichever name it came; those names are taken out of `extra`."""
-    texts = [_string(extra, name, at) for name in _THOUGHTS if name in extra]
+    texts = [string_field(extra, name, at) for name in _THOUGHTS if name in extra]
     for name in _THOUGHTS:
         extra.pop(name, None)
     if isinstance(message.content, list):
@@ -132,10 +131,10 @@ def _call(call: object, at: str, within: str) -> dict[str, Any]:
     check_names(_left(call, "id", "function"), at, CALL_IGNORED)
     check_names(_left(function, "name", "arguments"), f"{at}{within}", CALL_IGNORED)
     own_call = {
-        "name": _string(function, "name", f"{at}{within}"),
+        "name": string_field(function, "name", f"{at}{within}"),
         "arguments": _arguments(function, at + within),
     }
-    return {"id": _string(call, "id", at), "type": "function", "function": own_call}
+    return {"id": string_field(call, "id", at), "type": "function", "function": own_call}
 
 
 def _arguments(function: dict[str, Any], at: str) -> str:
@@ -195,14 +194,7 @@ def _part(part: object, at: str) -> str:
             at,
         )
     check_names(_left(part, "type", field), at, PART_IGNORED)
-    return _string(part, field, at)
-
-
-def _string(holder: Mapping[str, Any], name: str, at: str) -> str:
-    value = holder.get(name)
-    if not isinstance(value, str):
-        raise RequestError(f"'{at}.{name}' must be a string", f"{at}.{name}")
-    return value
+    return string_field(part, field, at)
 
 
 def _left(holder: dict[str, Any], *read: str) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def _name(r: Reader) -> Wait[str]:
 
 def _arguments(r: Reader, writer: ArgumentWriter) -> Wait[bool]:
     """Arguments up to the closing bracket; False where something else comes, or the text ends."""
-    while not (yield from _comes_next(r, ")")):
+    while not (yield from r.take_after_spaces(")")):
         header = yield from r.short("=")
         if header is None or not _KEY.fullmatch(key := header[0].strip(SPACE)):
             return False
@@ -62,14 +62,9 @@ def _arguments(r: Reader, writer: ArgumentWriter) -> Wait[bool]:
         whole = yield from (_string(r, quote) if quote in ("'", '"') and quote else _value(r))
         if not whole:
             return False
-        yield from _comes_next(r, ",")
+        yield from r.take_after_spaces(",")
     writer.close()
     return True
-
-
-def _comes_next(r: Reader, wanted: str) -> Wait[bool]:
-    yield from r.spaces()
-    return (yield from r.take(wanted))
 
 
 def _string(r: Reader, quote: str) -> Wait[bool]:

@@ -54,7 +54,7 @@ def minimax_m3(schemas: Schemas) -> Grammar:
 def _members(r: Reader, end: str, schema: Any, root: Any, depth: int) -> Wait[bool]:
     """The members of an object and its `end`; its opening bracket is written already."""
     separator = ""
-    while not (yield from _comes_next(r, end)):
+    while not (yield from r.take_after_spaces(end)):
         key = yield from _tag(r)
         if key is None:
             return False
@@ -70,7 +70,7 @@ def _items(r: Reader, end: str, schema: Any, root: Any, depth: int) -> Wait[bool
     separator = ""
     schema = followed(schema, root)
     item = schema.get("items") if isinstance(schema, dict) else None
-    while not (yield from _comes_next(r, end)):
+    while not (yield from r.take_after_spaces(end)):
         if not (yield from r.take(f"{NS}<{_ITEM}>")):
             return False
         r.arguments(separator)
@@ -119,8 +119,3 @@ def _tag(r: Reader) -> Wait[str | None]:
         return None
     header = yield from r.short(">")
     return header[0] if header and not header[0].startswith("/") else None
-
-
-def _comes_next(r: Reader, wanted: str) -> Wait[bool]:
-    yield from r.spaces()
-    return (yield from r.take(wanted))

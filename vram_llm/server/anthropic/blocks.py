@@ -7,11 +7,12 @@ from typing import Any
 from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.documents import document, search_result
 from vram_llm.server.anthropic.message import AnthropicMessage
-from vram_llm.server.anthropic.places import blocks_of, check_keys, check_source, string, unsupported
+from vram_llm.server.anthropic.places import blocks_of, check_keys, check_source, unsupported
 from vram_llm.server.anthropic.served_tools import call_of, is_call, is_result, result_of
 from vram_llm.server.anthropic.signature import thinking_in
 from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.image_inputs import RequestImages
+from vram_llm.server.known_fields import string_field
 
 _READ = ("image/png", "image/jpeg", "image/gif", "image/bmp")  # the last is more than Anthropic knows
 _BILLING = "x-anthropic-billing-header:"  # Claude Code's first block of `system`; it differs each time
@@ -59,7 +60,7 @@ def _user(blocks: list[dict[str, Any]], at: str, pictures: RequestImages) -> lis
             content = _shown(block.get("content"), f"{where}.content", pictures)
             if not content and block.get("is_error"):
                 content = "error"
-            call = string(block, "tool_use_id", where)
+            call = string_field(block, "tool_use_id", where)
             results.append({"role": "tool", "content": content, "tool_call_id": call})
         else:
             texts.append(_part(block, where, pictures))
@@ -90,14 +91,14 @@ class _Assistant:
         check_keys(block, at)
         message = self._open()
         match kind:
-            case "text" if text := string(block, "text", at):
+            case "text" if text := string_field(block, "text", at):
                 message["content"] = f"{message['content']}\n{text}" if message["content"] else text
             case "thinking" if thought := thinking_in(block, at):
                 message["reasoning_content"] = message.get("reasoning_content", "") + thought
             case "tool_use":
                 message.setdefault("tool_calls", []).append(_call(block, at))
             case "compaction" if block.get("content"):
-                message["content"], message["summary"] = string(block, "content", at), True
+                message["content"], message["summary"] = string_field(block, "content", at), True
             case "text" | "thinking" | "redacted_thinking" | "fallback" | "compaction":
                 pass  # empty, or read by nobody here
             case _:
@@ -122,8 +123,8 @@ def _call(block: dict[str, Any], at: str) -> dict[str, Any]:
     given = block.get("input", {})
     if not isinstance(given, dict):
         raise RequestError(f"'{at}.input' must be an object", f"{at}.input")
-    function = {"name": string(block, "name", at), "arguments": json.dumps(given, ensure_ascii=False)}
-    return {"id": string(block, "id", at), "type": "function", "function": function}
+    function = {"name": string_field(block, "name", at), "arguments": json.dumps(given, ensure_ascii=False)}
+    return {"id": string_field(block, "id", at), "type": "function", "function": function}
 
 
 def _shown(content: object, at: str, pictures: RequestImages) -> str:
@@ -137,7 +138,7 @@ def _part(block: dict[str, Any], at: str, pictures: RequestImages) -> str:
     check_keys(block, at)
     match block["type"]:
         case "text":
-            return string(block, "text", at)
+            return string_field(block, "text", at)
         case "image":
             return _image(block, at, pictures)
         case "document":
@@ -145,7 +146,7 @@ def _part(block: dict[str, Any], at: str, pictures: RequestImages) -> str:
         case "search_result":
             return search_result(block, at, lambda content, where: _shown(content, where, pictures))
         case "tool_reference":
-            return f"Tool found: {string(block, 'tool_name', at)}"
+            return f"Tool found: {string_field(block, 'tool_name', at)}"
     raise unsupported(block, at)
 
 
@@ -173,4 +174,4 @@ def _text(block: dict[str, Any], at: str) -> str:
     check_keys(block, at)
     if block["type"] != "text":
         raise unsupported(block, at)
-    return string(block, "text", at)
+    return string_field(block, "text", at)

@@ -7,9 +7,9 @@ from html import escape
 from typing import Any
 
 from vram_llm.errors import RequestError
-from vram_llm.server.anthropic.places import check_source, string
+from vram_llm.server.anthropic.places import check_source
 from vram_llm.server.errors import NotSupported
-from vram_llm.server.known_fields import check_names
+from vram_llm.server.known_fields import check_names, string_field
 
 Show = Callable[[object, str], str]  # the text of the blocks at a place
 _SEND = "send its text, as a source of type 'text'"
@@ -24,11 +24,11 @@ def document(block: dict[str, Any], at: str, show: Show) -> str:
     check_source(source, where)
     kind, media = source.get("type"), source.get("media_type")
     if kind == "text":
-        text = string(source, "data", where)
+        text = string_field(source, "data", where)
     elif kind == "content":
         text = show(source.get("content"), f"{where}.content")
     elif kind == "base64" and isinstance(media, str) and media.startswith("text/"):
-        text = _decoded(string(source, "data", where), f"{where}.data")
+        text = _decoded(string_field(source, "data", where), f"{where}.data")
     elif kind == "file":
         raise NotSupported(f"'{where}' is a file's id, and no files are kept here; {_SEND}", where)
     elif kind == "url":
@@ -46,7 +46,7 @@ def document(block: dict[str, Any], at: str, show: Show) -> str:
 def search_result(block: dict[str, Any], at: str, show: Show) -> str:
     """What a search found. Raises RequestError."""
     _check_citations(block, at)
-    source, title = string(block, "source", at), string(block, "title", at)
+    source, title = string_field(block, "source", at), string_field(block, "title", at)
     return _tagged("search_result", show(block.get("content"), f"{at}.content"), title=title, source=source)
 
 

@@ -61,14 +61,6 @@ def check_source(source: dict[str, Any], at: str) -> None:
         check_names(source, at, _SOURCES[kind])
 
 
-def string(block: dict[str, Any], name: str, at: str) -> str:
-    """A field that must be a string. Raises RequestError."""
-    value = block.get(name)
-    if not isinstance(value, str):
-        raise RequestError(f"'{at}.{name}' must be a string", f"{at}.{name}")
-    return value
-
-
 def unsupported(block: dict[str, Any], at: str) -> NotSupported:
     """The error for a block of a type that is not read here."""
     return NotSupported(f"Blocks of type '{block['type']}' are not supported here", f"{at}.type")

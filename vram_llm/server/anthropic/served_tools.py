@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from vram_llm.server.anthropic.places import check_keys, string
+from vram_llm.server.anthropic.places import check_keys
+from vram_llm.server.known_fields import string_field
 
 _CALLS = ("server_tool_use", "mcp_tool_use")
 _UNREADABLE = ("encrypted_", "cache_control", "signature")  # beginnings of names
@@ -23,8 +24,8 @@ def call_of(block: dict[str, Any], at: str) -> dict[str, Any]:
     """The call as a chat has it (see chat.history). Raises RequestError."""
     check_keys(block, at)
     arguments = json.dumps(block.get("input") or {}, ensure_ascii=False)
-    function = {"name": string(block, "name", at), "arguments": arguments}
-    return {"id": string(block, "id", at), "type": "function", "function": function}
+    function = {"name": string_field(block, "name", at), "arguments": arguments}
+    return {"id": string_field(block, "id", at), "type": "function", "function": function}
 
 
 def result_of(block: dict[str, Any], at: str) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def result_of(block: dict[str, Any], at: str) -> dict[str, Any]:
     return {
         "role": "tool",
         "content": _text(block.get("content")),
-        "tool_call_id": string(block, "tool_use_id", at),
+        "tool_call_id": string_field(block, "tool_use_id", at),
     }
 
 

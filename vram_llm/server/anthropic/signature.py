@@ -6,7 +6,7 @@ The assistant's thinking belongs to the chat while it calls tools; a client send
 from hashlib import blake2s
 from typing import Any
 
-from vram_llm.server.anthropic.places import string
+from vram_llm.server.known_fields import string_field
 from vram_llm.server.sealed import sealed, unsealed
 
 
@@ -17,4 +17,4 @@ def signature_of(thinking: str, *, shown: bool) -> str:
 
 def thinking_in(block: dict[str, Any], at: str) -> str:
     """The thinking in a block that came back; "" where only another server can read it."""
-    return string(block, "thinking", at) or unsealed(block.get("signature"))
+    return string_field(block, "thinking", at) or unsealed(block.get("signature"))

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from vram_llm.server.image_inputs import RequestImages
-from vram_llm.server.responses.parts import string, text_of
+from vram_llm.server.known_fields import string_field
+from vram_llm.server.responses.parts import text_of
 from vram_llm.server.responses.tools import flat_name
 from vram_llm.server.text_tools import arguments_of
 
@@ -27,11 +28,11 @@ def call_in(item: dict[str, Any], at: str) -> dict[str, Any] | None:
     """The call as a chat has it (see chat.history); None where the item is none. Raises RequestError."""
     kind = item.get("type")
     if kind == "function_call":
-        name = flat_name(string(item, "name", at), _namespace(item, at))
-        return _call(string(item, "call_id", at), name, string(item, "arguments", at))
+        name = flat_name(string_field(item, "name", at), _namespace(item, at))
+        return _call(string_field(item, "call_id", at), name, string_field(item, "arguments", at))
     if kind == "custom_tool_call":
-        name = flat_name(string(item, "name", at), _namespace(item, at))
-        return _call(string(item, "call_id", at), name, arguments_of(string(item, "input", at)))
+        name = flat_name(string_field(item, "name", at), _namespace(item, at))
+        return _call(string_field(item, "call_id", at), name, arguments_of(string_field(item, "input", at)))
     if kind in _BY_TYPE:
         value = item.get(_BY_TYPE[kind])
         return _call(
@@ -65,7 +66,7 @@ def hosted_in(item: dict[str, Any], at: str) -> tuple[dict[str, Any], dict[str, 
     kind = item.get("type", "")
     call_id = str(item.get("id") or "call")
     if kind == "mcp_call":
-        call = _call(call_id, string(item, "name", at), str(item.get("arguments") or "{}"))
+        call = _call(call_id, string_field(item, "name", at), str(item.get("arguments") or "{}"))
         result = item.get("output") or item.get("error") or ""
         return call, _output(call_id, result if isinstance(result, str) else _json(result))
     if kind in _HOSTED:
@@ -76,7 +77,7 @@ def hosted_in(item: dict[str, Any], at: str) -> tuple[dict[str, Any], dict[str, 
 
 
 def _namespace(item: dict[str, Any], at: str) -> str | None:
-    return None if item.get("namespace") is None else string(item, "namespace", at)
+    return None if item.get("namespace") is None else string_field(item, "namespace", at)
 
 
 def _call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def _id(item: dict[str, Any], at: str) -> str:
     return (
         item["id"]
         if item.get("call_id") is None and isinstance(item.get("id"), str)
-        else string(item, "call_id", at)
+        else string_field(item, "call_id", at)
     )
 
 

@@ -6,10 +6,10 @@ from typing import Any
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.image_inputs import RequestImages
-from vram_llm.server.known_fields import check_names
+from vram_llm.server.known_fields import check_names, string_field
 from vram_llm.server.responses.calls import call_in, hosted_in, output_of
 from vram_llm.server.responses.names import check_item
-from vram_llm.server.responses.parts import string, text_of
+from vram_llm.server.responses.parts import text_of
 from vram_llm.server.sealed import unsealed
 
 Find = Callable[[str], dict[str, Any] | None]  # an item that is kept, by its id
@@ -60,7 +60,7 @@ def _resolved(item: dict[str, Any], at: str, find: Find) -> dict[str, Any]:
     if kind != "item_reference" and (kind is not None or set(item) - {"type"} != {"id"}):
         return {**item, "type": kind or "message"}
     check_names(item, at, frozenset({"id", "type"}))
-    item_id = string(item, "id", at)
+    item_id = string_field(item, "id", at)
     kept = find(item_id)
     if kept is None:
         raise RequestError(

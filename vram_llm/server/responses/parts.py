@@ -11,14 +11,6 @@ _TEXT = ("input_text", "output_text", "text", "refusal", "summary_text", "reason
 _IMAGES = ("input_image", "computer_screenshot")
 
 
-def string(item: dict[str, Any], name: str, at: str) -> str:
-    """A field that must be a string. Raises RequestError."""
-    value = item.get(name)
-    if not isinstance(value, str):
-        raise RequestError(f"'{at}.{name}' must be a string", f"{at}.{name}")
-    return value
-
-
 def text_of(content: object, at: str, pictures: RequestImages | None = None) -> str:
     """A string or parts as text; with `pictures`, they may be images. May block. Raises RequestError."""
     if isinstance(content, str):
