@@ -18,7 +18,7 @@
     ├── PortInUse               30   someone else listens there
     ├── ModelRefused            31   llama.cpp will not load this model, or not so
     ├── EngineDied              32   the engine process ended while it was needed
-    ├── NotBuilt                33   this build of llama.cpp lacks what was asked for
+    ├── NotBuilt                33   this build of llama.cpp lacks what was asked for, or this is Windows
     ├── ServerUnreachable       34   no server to chat with answers
     ├── DiskFull                35   a model to fetch is larger than what the disk has free
     ├── Overloaded              --   the queue is full; asked again later, the same request can be served
@@ -152,7 +152,7 @@ class EngineDied(VramLLMError):
 
 
 class NotBuilt(VramLLMError):
-    """This build of llama.cpp lacks what was asked for."""
+    """This build of llama.cpp lacks what was asked for, or this system cannot run it."""
 
     exit_code = 33
 

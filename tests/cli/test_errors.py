@@ -61,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
         (["plan", "good.gguf", "--n-ctx", "many"], 64, "is not a count"),
         (["plan", "good.gguf", "--kv-type", "q9"], 64, "'q9' is not one of"),
         (["plan", "good.gguf", "--kv-type", "q8_0", "--flash-attn", "off"], 23, "only with flash attention"),
-        (["serve", "good.gguf", "--n-outputs-max", "2"], 23, "need 8 rows of logits"),
+        (["serve", "good.gguf", "--n-outputs-max", "2"], 23, "need 4 rows of logits"),
         (["plan", "good.gguf", "--flash-attn", "maybe"], 64, "'maybe' is not one of"),
         (["plan", "good.gguf", "--lora", "nowhere.gguf:0.5"], 10, "there is no file nowhere.gguf"),
         (["plan", "good.gguf", "--lora", "good.gguf"], 11, "is a model: give it as MODEL; --lora takes"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vram_llm.cli import terminal
+from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.model.pooling import Pooling
 from vram_llm.units import MIB, format_bytes
 
@@ -28,9 +29,9 @@ _PARTS = (
 )
 
 
-@click.command("analyze")
+@click.command("analyze", cls=ShortFlagsCommand)
 @click.argument("model", required=False)
-@click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
+@click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str | None, model_option: str | None, as_json: bool) -> None:
     """Show what MODEL, a GGUF file or any shard of one, holds: sizes, layers, KV cache.

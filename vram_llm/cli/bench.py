@@ -3,6 +3,7 @@
 import click
 
 from vram_llm.cli.plan_options import PlanOptions, one_model, plan_options, saved_plan
+from vram_llm.cli.short_flags import ShortFlagsCommand
 
 
 @click.group("bench")
@@ -10,9 +11,9 @@ def command() -> None:
     """Measure, and print what was expected beside it."""
 
 
-@command.command("model")
+@command.command("model", cls=ShortFlagsCommand)
 @click.argument("model", required=False)
-@click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
+@click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
 @click.option(
     "--n-prompt", type=click.IntRange(1), default=512, show_default=True, help="Tokens of a prompt."

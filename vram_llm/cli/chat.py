@@ -7,13 +7,14 @@ import click
 from vram_llm.cli.chat_repl import Talk
 from vram_llm.cli.local_server import serving
 from vram_llm.cli.plan_options import built_in, one_model
+from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.cli.stream import ChatServer
 
 
-@click.command("chat", context_settings={"ignore_unknown_options": True})
+@click.command("chat", cls=ShortFlagsCommand, context_settings={"ignore_unknown_options": True})
 @click.argument("model", required=False)
 @click.argument("serve_options", nargs=-1, type=click.UNPROCESSED)
-@click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
+@click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--url", metavar="URL", help="Chat with the server there: http://127.0.0.1:8080/v1.")
 @click.option(
     "--api-key", envvar="VRAM_LLM_API_KEY", help="Key for that server; $VRAM_LLM_API_KEY is read too."

@@ -8,7 +8,8 @@ import click
 
 from vram_llm._version import __version__
 from vram_llm.cli import terminal
-from vram_llm.errors import VramLLMError
+from vram_llm.cli.usage_errors import sentence
+from vram_llm.errors import NotBuilt, VramLLMError
 
 EXIT_USAGE = 64  # sysexits' EX_USAGE: click's own 2 means "does not fit" here
 EXIT_INTERRUPTED = 130
@@ -59,15 +60,19 @@ def main() -> NoReturn:
     terminal.prepare()
     stdout = sys.stdout
     try:
-        code = cli.main(standalone_mode=False)
+        _refuse_windows()
+        code = cli.main(prog_name="vram-llm", standalone_mode=False)
         sys.stdout.flush()
-    except click.UsageError as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        code = EXIT_USAGE
+    except click.UsageError as error:
+        click.echo(sentence(error), err=True)
         code = EXIT_USAGE
     except click.Abort:
         code = EXIT_INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        click.echo(f"vram-llm: {error.format_message()}", err=True)
         code = error.exit_code
     except VramLLMError as error:
         click.echo(f"vram-llm: {error}", err=True)
@@ -85,6 +90,15 @@ def main() -> NoReturn:
         click.echo(f"vram-llm: {error}", err=True)
         code = VramLLMError.exit_code
     sys.exit(code)
+
+
+def _refuse_windows() -> None:
+    """Raises NotBuilt where the system has no fork, Unix signals and file locks, on which servers rest."""
+    if sys.platform == "win32":
+        raise NotBuilt(
+            "vram-llm runs on Linux and macOS; on Windows, install it inside WSL2 (`wsl --install`), where "
+            "NVIDIA cards are visible too"
+        )
 
 
 def _reader_gone() -> int:

@@ -1,7 +1,7 @@
 """What options on the command line may be: counts of tokens, sizes, shares, adapters."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -9,6 +9,8 @@ from vram_llm.planner.types import Lora
 from vram_llm.units import parse_bytes, parse_count
 
 LARGEST = "max"
+ALL_LAYERS = -1
+TRAINED = 0
 
 
 class Count(click.ParamType[int]):
@@ -27,10 +29,42 @@ class Count(click.ParamType[int]):
 
 
 class Ctx(Count):
-    """A number of tokens, or "max"."""
+    """A number of tokens, "max", or 0 for as many as the model was trained on."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value) == str(TRAINED):
+            return TRAINED
         return LARGEST if value == LARGEST else super().convert(value, param, ctx)
+
+
+class GpuLayers(click.ParamType[int | None]):
+    """A number of layers, "all" (or any negative number) or "auto"."""
+
+    name = "layers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        match str(value).lower():
+            case "auto":
+                return None
+            case "all":
+                return ALL_LAYERS
+        try:
+            return max(int(value), ALL_LAYERS)
+        except ValueError:
+            self.fail(f"{value!r} is not a number of layers; write it like 33, all or auto", param, ctx)
+
+
+class Switch(click.Choice[str]):
+    """on, off or auto, in any of llama.cpp's spellings (common/arg.cpp, is_truthy and its neighbours)."""
+
+    _SPELLINGS: ClassVar = {
+        **dict.fromkeys(("1", "true", "enabled"), "on"),
+        **dict.fromkeys(("0", "false", "disabled"), "off"),
+        "-1": "auto",
+    }
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(self._SPELLINGS.get(str(value), value), param, ctx)
 
 
 class Size(click.ParamType[int]):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options
+from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.model.location import is_remote
 from vram_llm.planner.export.formats import FORMATS
 
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     from vram_llm.planner.types import Plan
 
 
-@click.command("plan")
+@click.command("plan", cls=ShortFlagsCommand)
 @click.argument("model", required=False)
-@click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
+@click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; `serve --plan FILE` reads it.")
 @click.option(
     "--emit",

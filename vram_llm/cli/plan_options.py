@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from vram_llm.cli.option_types import LARGEST, Count, Ctx, LoraFile, Shares, Size
+from vram_llm.cli.option_types import LARGEST, Count, Ctx, GpuLayers, LoraFile, Shares, Size, Switch
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.types import BackendSampling, FlashAttention, Objective, Serving, Workload
@@ -59,6 +59,7 @@ class PlanOption:
     metavar: str | None = None
     multiple: bool = False
     is_flag: bool = False
+    without_value: str | None = None  # what the flag alone stands for
     has_default: bool = True  # False where another option sets the same field, or the help tells the default
 
     @property
@@ -83,6 +84,8 @@ class PlanOption:
             settings["show_default"] = not self.is_flag
         if self.is_flag:
             settings["is_flag"] = True
+        if self.without_value is not None:
+            settings |= {"is_flag": False, "flag_value": self.without_value}
         return click.option(*self.flags.split(), self.name, **settings)
 
 
@@ -109,7 +112,8 @@ MACHINE_OPTIONS = (
 WORKLOAD_OPTIONS = (
     PlanOption(flags="--n-ctx -c --ctx-size", fields=("n_ctx",), type=Ctx(), has_default=False,
                metavar="TOKENS", help=(
-        "Context of all sequences together: 4096, 32k, or max: what fits without more layers on the CPU.  "
+        "Context of all sequences together: 4096, 32k, max (what fits without more layers on the CPU), or 0 "
+        "(what the model was trained on).  "
         f"[default: {_DEFAULT.DEFAULT_N_CTX}, or what the model was trained on if that is less]"
     )),
     PlanOption(flags="--parallel -np", fields=("parallel",), type=click.IntRange(1, 256),
@@ -131,7 +135,8 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--swa-full", fields=("swa_full",), is_flag=True, help=(
         "Keep the whole context, not only the window, in layers with a sliding window."
     )),
-    PlanOption(flags="--flash-attn -fa", fields=("flash_attn",), type=_choice(FlashAttention),
+    PlanOption(flags="--flash-attn -fa", fields=("flash_attn",), type=Switch([*map(str, FlashAttention)]),
+               without_value="on",
                from_field=str, to_field=FlashAttention, help=(
         "Flash attention. auto: where every device has a kernel for the model; off costs memory with every "
         "token of context, and takes no quantised KV cache."
@@ -146,9 +151,10 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--reserve-mib", fields=("reserve_bytes",), type=click.IntRange(0),
                from_field=lambda n_bytes: n_bytes // MIB, to_field=lambda mib: mib * MIB,
                help="Memory to leave free on every device."),
-    PlanOption(flags="--n-gpu-layers -ngl --gpu-layers", fields=("n_gpu_layers",), type=int, metavar="N",
-               has_default=False, help=(
-        "Layers to put on devices, as llama.cpp counts them (the output is one).  [default: as many as fit]"
+    PlanOption(flags="--n-gpu-layers -ngl --gpu-layers", fields=("n_gpu_layers",), type=GpuLayers(),
+               metavar="N", has_default=False, help=(
+        "Layers to put on devices, as llama.cpp counts them (the output is one); all or -1: every one; auto: "
+        "as many as fit.  [default: auto]"
     )),
     PlanOption(flags="--tensor-split -ts", fields=("tensor_split",), type=Shares(), metavar="SHARES",
                has_default=False, help=(

@@ -4,17 +4,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vram_llm.cli.plan_options import PlanOptions, plan_options
+from vram_llm.cli.plan_options import PlanOptions, one_model, plan_options
+from vram_llm.cli.short_flags import ShortFlagsCommand
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command("pull")
-@click.argument("model")
+@click.command("pull", cls=ShortFlagsCommand)
+@click.argument("model", required=False)
+@click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--anyway", is_flag=True, help="Download also what does not fit here.")
 @plan_options
-def command(options: PlanOptions, model: str, anyway: bool) -> None:
+def command(options: PlanOptions, model: str | None, model_option: str | None, anyway: bool) -> None:
     """Plan MODEL, hf:ORG/REPO:Q4_K_M, from its header alone, and download it if it fits.
 
     Exits with 2 where it does not fit, and says by how much and what would. It goes into huggingface_hub's
@@ -24,19 +26,20 @@ def command(options: PlanOptions, model: str, anyway: bool) -> None:
     from vram_llm.model.location import HUB
     from vram_llm.workflows import detection, planning
 
-    if not model.lower().startswith(HUB):
-        raise click.UsageError(f"{model} is no name on a hub; write hf:ORG/REPO:Q4_K_M")
+    name = one_model(model, model_option)
+    if name is None or not name.lower().startswith(HUB):
+        raise click.UsageError(f"{name or 'MODEL'} is no name on a hub; write hf:ORG/REPO:Q4_K_M")
     machine = detection.detect(options.gpus, options.rpc)
     try:
         from vram_llm.cli.tables import print_plan
 
-        print_plan(planning.plan(model, machine, options.workload))
+        print_plan(planning.plan(name, machine, options.workload))
     except DoesNotFit as error:
         if not anyway:
-            other = planning.largest_fitting_variant(model, machine, options.workload)
+            other = planning.largest_fitting_variant(name, machine, options.workload)
             raise DoesNotFit(f"{error}{f'; {other} would fit' if other else ''}") from None
         click.echo(f"note: {error}", err=True)
-    click.echo(f"{_pull_with_bar(model)}\nvram-llm serve {model}")
+    click.echo(f"{_pull_with_bar(name)}\nvram-llm serve {name}")
 
 
 def _pull_with_bar(model: str) -> "Path":

@@ -10,6 +10,7 @@ import click
 from vram_llm.cli.load_progress import LoadProgress
 from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options, saved_plan
 from vram_llm.cli.server_options import server_options
+from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.server.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from vram_llm.planner.types import Plan
 
 
-@click.command("serve")
+@click.command("serve", cls=ShortFlagsCommand)
 @click.argument("model", required=False)
-@click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
+@click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
 @click.option("--smart-split", is_flag=True, help="Plan the split from the model file. This is the default.")
 @click.option(

@@ -45,8 +45,8 @@ _OPTIONS = (
     click.option("--served-model-name", "model_name", metavar="NAME", help=(
         "Name that clients call the model.  [default: its file's]"
     )),
-    click.option("--alias", "aliases", multiple=True, metavar="NAME", help=(
-        "Another name that clients may call the model. Repeat for more."
+    click.option("--alias", "-a", "aliases", multiple=True, metavar="NAME", help=(
+        "Another name that clients may call the model. Repeat for more, or write commas between."
     )),
     click.option("--strict-model", is_flag=True, default=_DEFAULT.strict_model, help=(
         "Refuse requests for a model of another name. By default every name means the model served."
@@ -109,6 +109,9 @@ def server_options(function: _F) -> _F:
 
     def collect(**options: Any) -> Any:
         own = {each.name: options.pop(each.name) for each in fields(ServerConfig) if each.name in options}
+        own["aliases"] = tuple(
+            name.strip() for names in own["aliases"] for name in names.split(",") if name.strip()
+        )
         key_file, template_file = options.pop("api_key_file"), options.pop("chat_template_file")
         if key_file is not None:
             own["api_keys"] = (*own["api_keys"], *_keys_in(key_file))

@@ -4,13 +4,14 @@ import click
 
 from vram_llm.cli.load_progress import LoadProgress
 from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options, saved_plan
+from vram_llm.cli.short_flags import ShortFlagsCommand
 
 EXIT_OVER_BUDGET = 1
 
 
-@click.command("verify")
+@click.command("verify", cls=ShortFlagsCommand)
 @click.argument("model", required=False)
-@click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
+@click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON. Every figure is bytes.")
 @plan_options

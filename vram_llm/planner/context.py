@@ -43,7 +43,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         )
     is_whole = pooling is not None and _needs_whole_texts(profile, pooling)
     default = Workload.DEFAULT_TEXT if is_whole else Workload.DEFAULT_N_CTX
-    wanted = workload.n_ctx or min(default, trained)
+    wanted = trained if workload.n_ctx == 0 else workload.n_ctx or min(default, trained)
     wanted = min(wanted, trained) if is_whole else wanted
     n_caches = 1 if workload.kv_unified else workload.parallel
     n_ctx = (

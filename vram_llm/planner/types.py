@@ -67,7 +67,7 @@ class Workload:
     any one may use them all; without, each has a cache of its own with its share of them.
     """
 
-    n_ctx: int | None = None
+    n_ctx: int | None = None  # 0: what the model was trained on
     largest_ctx: bool = False  # as much context as fits, in place of `n_ctx`
     parallel: int = 4  # as llama-server and LM Studio
     kv_type_k: str = "f16"

@@ -1,0 +1,139 @@
+"""The command line as users of llama-server, Ollama and others type it, and a sentence for what is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from tests import zoo
+from tests.cli.running import PATIENCE_S, environment, run
+from vram_llm.cli.main import cli
+from vram_llm.cli.plan_options import PlanOptions, plan_options
+from vram_llm.cli.server_options import server_options
+from vram_llm.cli.short_flags import ShortFlagsCommand
+from vram_llm.cli.usage_errors import sentence
+from vram_llm.planner.types import FlashAttention
+from vram_llm.server.config import ServerConfig
+from vram_llm.workflows import detection
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("run llama3", "vram-llm: there is no command run; did you mean `vram-llm chat`?"),
+        ("list", "did you mean `vram-llm models`?"),
+        ("ls", "did you mean `vram-llm models`?"),
+        ("show x", "did you mean `vram-llm analyze`?"),
+        ("llama-server", "did you mean `vram-llm serve`?"),
+        ("modles", "did you mean `vram-llm models`?"),
+        ("Serve", "did you mean `vram-llm serve`?"),
+        ("ps", "there is no command ps; each `vram-llm serve` runs in a terminal of its own"),
+        ("frobnicate", "there is no command frobnicate; there are analyze, bench,"),
+        ("some.gguf", "some.gguf is a model and no command; write `vram-llm serve some.gguf`"),
+        ("bench some.gguf", "write `vram-llm bench model some.gguf`"),
+        ("bench gemma", "vram-llm bench: write `vram-llm bench model gemma`"),
+        ("plan x --paralel 2", "vram-llm plan: there is no option --paralel; did you mean --parallel?"),
+        ("plan x --max-model-len 4096", "did you mean --n-ctx?"),
+        ("plan x --zzz", "there is no option --zzz (`vram-llm plan --help` explains)"),
+        ("plan x -mg 0", "there is no option -mg; the plan decides"),
+        ("plan x -cx 0", "there is no option -cx; did you mean -c?"),
+        ("serve -hf org/repo", "there is no option -hf; name the model as hf:ORG/REPO:Q4_K_M"),
+        ("chat -mg 0", "there is no option -mg here; options of `serve` follow the model"),
+        ("plan x -c many", "vram-llm plan: --n-ctx: 'many' is not a count; write it like 4096 or 32k"),
+        ("plan x -ngl some", "--n-gpu-layers: 'some' is not a number of layers; write it like 33"),
+        ("plan x -fa maybe", "--flash-attn: 'maybe' is not one of"),
+        ("plan x -np 0", "--parallel: 0 is not in the range"),
+        ("pull", "MODEL is no name on a hub; write hf:ORG/REPO:Q4_K_M"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_line_is_one_sentence(line: str, expected: str) -> None:
+    with pytest.raises(click.UsageError) as caught:
+        cli.main(line.split(), prog_name="vram-llm", standalone_mode=False)
+    message = sentence(caught.value)
+    assert expected in message
+    assert "\n" not in message
+    assert message.endswith(" --help` explains)")
+
+
+def test_usage_is_not_printed_and_the_code_is_64() -> None:
+    done = run("list")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (64, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        ("-c 0", {"n_ctx": 0}),
+        ("-c 8192", {"n_ctx": 8192}),
+        ("-ngl 99", {"n_gpu_layers": 99}),
+        ("-ngl all", {"n_gpu_layers": -1}),
+        ("-ngl -1", {"n_gpu_layers": -1}),
+        ("-ngl -2", {"n_gpu_layers": -1}),
+        ("-ngl auto", {"n_gpu_layers": None}),
+        ("--gpu-layers 20", {"n_gpu_layers": 20}),
+        ("-np 2", {"parallel": 2}),
+        ("-ts 3,1", {"tensor_split": (3.0, 1.0)}),
+        ("-fa on", {"flash_attn": FlashAttention.ON}),
+        ("-fa off", {"flash_attn": FlashAttention.OFF}),
+        ("-fa 1", {"flash_attn": FlashAttention.ON}),
+        ("-fa", {"flash_attn": FlashAttention.ON}),
+        ("-fa -b 512 -ub 256", {"flash_attn": FlashAttention.ON, "n_batch": 512, "n_ubatch": 256}),
+        ("-t 6 -tb 12", {"n_threads": 6, "n_threads_batch": 12}),
+        ("-ctk q8_0 -ctv q4_0", {"kv_type_k": "q8_0", "kv_type_v": "q4_0"}),
+        ("-md small.gguf", {"draft": "small.gguf"}),
+    ],
+)
+def test_short_flags_as_llama_server_has_them(line: str, fields: dict[str, object]) -> None:
+    workload = _asked.main(line.split(), standalone_mode=False).workload
+    assert {name: getattr(workload, name) for name in fields} == fields
+
+
+@click.command(cls=ShortFlagsCommand)
+@plan_options
+def _asked(options: PlanOptions) -> PlanOptions:
+    return options
+
+
+@pytest.mark.parametrize("command", ["analyze", "plan", "serve", "verify", "chat", "pull"])
+def test_a_model_is_named_by_m_as_well(command: str) -> None:
+    found = cli.get_command(click.Context(cli), command)
+    assert found is not None
+    context = found.make_context(command, ["-m", "some.gguf"])
+    assert context.params["model_option"] == "some.gguf"
+
+
+def test_a_chat_leaves_the_flags_of_serve_alone() -> None:
+    found = cli.get_command(click.Context(cli), "chat")
+    assert found is not None
+    context = found.make_context("chat", ["x.gguf", "-ngl", "all", "-md", "y.gguf", "-ctk", "q8_0"])
+    assert context.params["model"] == "x.gguf"
+    assert context.params["serve_options"] == ("-ngl", "all", "-md", "y.gguf", "-ctk", "q8_0")
+
+
+def test_aliases_with_commas() -> None:
+    @click.command(cls=ShortFlagsCommand)
+    @server_options
+    def served(server: ServerConfig) -> ServerConfig:
+        return server
+
+    config = served.main(["-a", "gpt-4o, mine", "--alias", "other"], standalone_mode=False)
+    assert config.aliases == ("gpt-4o", "mine", "other")
+
+
+def test_context_0_is_what_the_model_was_trained_on(tmp_path: Path) -> None:
+    model = zoo.write(zoo.llama(), tmp_path / "8b.gguf")
+    plan = json.loads(run("plan", "-m", model, "-c", "0", "-np", "1", "--gpu", "4090 48GB", "--json").stdout)
+    assert plan["context"]["n_ctx"] == 131_072 == detection.analyze(str(model)).context_length
+
+
+def test_windows_is_refused_with_the_way_to_go_on() -> None:
+    code = "import sys; from vram_llm.cli.main import main; sys.platform = 'win32'; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "models"], env=environment(), capture_output=True, text=True,
+        timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (33, "", 1)
+    assert "WSL2" in done.stderr

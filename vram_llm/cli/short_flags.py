@@ -1,0 +1,27 @@
+"""Short flags of several letters, as llama-server has them: "-ngl" and "-md" are read whole."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from click.parser import _OptionParser, _ParsingState
+
+
+class ShortFlagsCommand(click.Command):
+    """A command that reads a flag whole: "-mg" is unknown to it, and never "-m" with the value "g"."""
+
+    def make_parser(self, ctx: click.Context) -> "_OptionParser":
+        """click's parser, which matches short flags as it matches long ones."""
+        parser = super().make_parser(ctx)
+        parser._long_opt.update(parser._short_opt)
+        parser._match_short_opt = partial(_refuse, parser)  # type: ignore[method-assign]
+        return parser
+
+
+def _refuse(parser: "_OptionParser", flag: str, state: "_ParsingState") -> None:
+    """Pass on a flag for another command to read. Raises NoSuchOption where there is none."""
+    if not parser.ignore_unknown_options:
+        raise click.NoSuchOption(flag, possibilities=parser._long_opt, ctx=parser.ctx)
+    state.largs.append(flag)

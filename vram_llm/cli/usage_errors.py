@@ -1,0 +1,95 @@
+"""What is wrong with a command line, in one sentence; verbs and flags of other programs lead to ours."""
+
+import difflib
+
+import click
+
+# Verbs of Ollama, llama.cpp, LM Studio and vLLM.
+_VERBS = {
+    "run": "chat", "cli": "chat", "llama-cli": "chat", "complete": "chat", "ask": "chat",
+    "list": "models", "ls": "models",
+    "show": "analyze", "info": "analyze", "inspect": "analyze",
+    "get": "pull", "download": "pull",
+    "server": "serve", "llama-server": "serve", "start": "serve", "load": "serve",
+    "llama-bench": "bench", "benchmark": "bench",
+    "rpc-server": "worker", "fit": "plan", "fit-params": "plan", "estimate": "plan", "devices": "plan",
+}  # fmt: skip
+_NO_VERBS = {
+    "ps": "each `vram-llm serve` runs in a terminal of its own, and nothing runs in the background",
+    "stop": "Ctrl+C in its terminal ends a server",
+    "rm": "`vram-llm models --json` says where each model's file is",
+}
+# Flags of llama-server, Ollama and vLLM.
+_FLAGS = {
+    "--context": "--n-ctx", "--ctx": "--n-ctx", "--context-length": "--n-ctx", "--max-model-len": "--n-ctx",
+    "--num-ctx": "--n-ctx", "--num-gpu": "--n-gpu-layers", "--gpus": "--gpu", "--device": "--gpu",
+    "-dev": "--gpu", "--max-num-seqs": "--parallel", "--kv-cache-dtype": "--kv-type", "-mm": "--mmproj",
+    "--gpu-memory-utilization": "--reserve-mib", "--fit-target": "--reserve-mib", "-fitt": "--reserve-mib",
+}  # fmt: skip
+_NO_FLAGS = {
+    **dict.fromkeys(("-hf", "-hfr", "--hf-repo"), "name the model as hf:ORG/REPO:Q4_K_M"),
+    **dict.fromkeys(("--jinja",), "chat templates are always rendered"),
+    **dict.fromkeys(("-cb", "--cont-batching"), "sequences are always batched continuously"),
+    **dict.fromkeys(
+        ("-ncmoe", "--n-cpu-moe", "-cmoe", "--cpu-moe", "-ot", "--override-tensor"),
+        "the plan decides which experts stay on the host",
+    ),
+    **dict.fromkeys(("-sm", "--split-mode", "-mg", "--main-gpu"), "the plan decides; see --tensor-split"),
+}
+
+
+_ALIKE = 0.75  # difflib's ratio
+
+
+def sentence(error: click.UsageError) -> str:
+    """The error as one line: where, what, and how to get help."""
+    command = error.ctx.command_path if error.ctx is not None else "vram-llm"
+    return f"{command}: {_what(error)} (`{command} --help` explains)"
+
+
+def _what(error: click.UsageError) -> str:
+    match error:
+        case click.NoSuchCommand():
+            return _unknown_command(error)
+        case click.NoSuchOption():
+            return _unknown_flag(error)
+        case click.MissingParameter(param=click.Argument() as argument):
+            return f"give a {argument.human_readable_name}"
+        case click.BadParameter(param=click.Option() as option):
+            return f"{option.opts[0]}: {_plain(error.message)}"
+    return _plain(error.format_message())
+
+
+def _unknown_command(error: click.NoSuchCommand) -> str:
+    name, commands = error.command_name, _commands(error.ctx)
+    if error.ctx is not None and len(commands) == 1:
+        return f"write `{error.ctx.command_path} {commands[0]} {name}`"
+    if name.endswith(".gguf") or name.lower().startswith(("hf:", "https:")):
+        return f"{name} is a model and no command; write `vram-llm serve {name}`, or `plan`, or `chat`"
+    if name in _NO_VERBS:
+        return f"there is no command {name}; {_NO_VERBS[name]}"
+    if (verb := _VERBS.get(name.lower())) not in commands:
+        verb = next(iter(difflib.get_close_matches(name, commands, n=1)), None)
+    if verb is not None:
+        return f"there is no command {name}; did you mean `vram-llm {verb}`?"
+    return f"there is no command {name}; there are {', '.join(commands)}"
+
+
+def _commands(context: click.Context | None) -> list[str]:
+    if context is None or not isinstance(context.command, click.Group):
+        return []
+    return context.command.list_commands(context)
+
+
+def _unknown_flag(error: click.NoSuchOption) -> str:
+    name = error.option_name
+    if name in _NO_FLAGS:
+        return f"there is no option {name}; {_NO_FLAGS[name]}"
+    known = [flag for param in error.ctx.command.params for flag in param.opts] if error.ctx else []
+    if (flag := _FLAGS.get(name)) not in known:
+        flag = next(iter(difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE)), None)
+    return f"there is no option {name}" + (f"; did you mean {flag}?" if flag else "")
+
+
+def _plain(message: str) -> str:
+    return " ".join(message.split()).removesuffix(".")
