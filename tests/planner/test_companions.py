@@ -34,7 +34,16 @@ from vram_llm.planner.memory.lora import AdapterWeights
 from vram_llm.planner.memory_report import certify
 from vram_llm.planner.recheck import check, check_companion
 from vram_llm.planner.search.idle_devices import left_alone
-from vram_llm.planner.types import HOST, Companion, CompanionKind, CompanionUse, Lora, Plan, Workload
+from vram_llm.planner.types import (
+    HOST,
+    Companion,
+    CompanionKind,
+    CompanionUse,
+    Lora,
+    Objective,
+    Plan,
+    Workload,
+)
 from vram_llm.units import GIB, MIB
 
 LLAMA_WISH = Workload(n_ctx=4096)
@@ -143,8 +152,9 @@ def test_the_plan_says_where_the_draft_model_is(llama: ModelProfile) -> None:
 def test_the_model_is_planned_around_it(llama: ModelProfile, gib: int) -> None:
     rig = machine([8 * GIB, 8 * GIB])
     companions, left = place_companions(rig, [candidate(gib * GIB)], GIB)
-    plan = make_plan(llama, left, LLAMA_WISH, companions=companions)
-    without = make_plan(llama, rig, LLAMA_WISH)
+    evenly = dataclasses.replace(LLAMA_WISH, objective=Objective.BALANCE)
+    plan = make_plan(llama, left, evenly, companions=companions)
+    without = make_plan(llama, rig, evenly)
     assert plan.companions == companions
     home = companions[0].device
     for use in plan.estimate.devices:

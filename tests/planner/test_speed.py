@@ -173,7 +173,9 @@ def test_layers_on_the_host_take_the_hosts_time(llama: ModelProfile) -> None:
     rig = cards(1000)
     placement = on(rig, 16, n_layers=32)
     assert placement.cpu_layers == 16
-    assert predict(llama, rig, placement) is None  # nobody has measured the processor
+    unmeasured = predict(llama, rig, placement)
+    assert unmeasured is not None
+    assert unmeasured.basis is Source.ASSUMED
     rig = dataclasses.replace(
         rig, host=dataclasses.replace(rig.host, speed=speed(10, source=Source.ESTIMATED))
     )
@@ -192,19 +194,21 @@ def test_everything_on_the_host(llama: ModelProfile) -> None:
     assert found.step_s == pytest.approx(llama.active_bytes_per_token / 10e9, rel=0.01)
 
 
-def test_an_unknown_speed_is_no_figure(llama: ModelProfile) -> None:
+def test_an_unknown_speed_is_assumed_where_it_is_used(llama: ModelProfile) -> None:
     rig = with_speeds(machine([LAPTOP] * 2), speed(100), None)
-    assert predict(llama, rig, on(rig, 16, 16)) is None
-    assert predict(llama, rig, on(rig, 32)) is not None  # the unknown one is not used
+    both = expect(llama, rig, on(rig, 16, 16), Workload(n_ctx=8192))
+    assert (both.basis, both.streams_basis, both.prompt_basis) == (Source.ASSUMED,) * 3
+    one = expect(llama, rig, on(rig, 32), Workload(n_ctx=8192))
+    assert (one.basis, one.streams_basis, one.prompt_basis) == (Source.MEASURED,) * 3
 
 
-def test_unknown_arithmetic_leaves_one_stream(llama: ModelProfile) -> None:
+def test_unknown_arithmetic_is_assumed_and_one_stream_needs_none(llama: ModelProfile) -> None:
     rig = with_speeds(machine([LAPTOP]), speed(100, row_tflops=None, prompt_tflops=None))
-    found = predict(llama, rig, on(rig, 32), Workload(n_ctx=8192, parallel=8))
-    assert found is not None
-    assert found.tokens_per_s > 0
-    assert (found.streams_tokens_per_s, found.streams_basis) == (None, None)
-    assert (found.prompt_s, found.prompt_basis) == (None, None)
+    found = expect(llama, rig, on(rig, 32), Workload(n_ctx=8192, parallel=8))
+    assert (found.basis, found.streams_basis) == (Source.MEASURED, Source.ASSUMED)
+    assert found.prompt_basis is Source.ASSUMED
+    assert found.streams_tokens_per_s is not None
+    assert found.streams_tokens_per_s > found.tokens_per_s
 
 
 def test_the_least_trusted_source_is_the_basis(llama: ModelProfile) -> None:

@@ -19,6 +19,9 @@ a 4090 since prompts use its integer tensor cores (pull request 7676), 50 on an 
 (pull request 27841), 15 to 26 on Apple's. Generations without a figure stand near their neighbours. A further
 row of a small batch costs what a fifth to a quarter of that rate takes: 8 rows against 1 on an RTX 3090 with
 Q4_0 (15802).
+
+A processor streams weights at some 0.7 of what its memory modules promise, and one core of it at a few GB/s.
+Its arithmetic goes by its cores: 30 GFLOP/s each in prompts is what AVX2 reaches at the least.
 """
 
 import dataclasses
@@ -57,7 +60,13 @@ _OTHERS = {
     DeviceKind.METAL: _Class(0.9, 230e-6, 20.0),
 }
 _ROW_SHARE = 0.25  # of the arithmetic of prompts that further rows of a small batch get
-_STEP_OVERHEAD_S = 100e-6  # estimated: a graph's launch, a copy each way, a synchronisation
+STEP_OVERHEAD_S = 100e-6  # estimated: a graph's launch, a copy each way, a synchronisation
+
+CPU_LAYER_OVERHEAD_S = 50e-6  # barriers between threads
+_CPU_READ_SHARE = 0.7  # of the memory modules' bandwidth
+_CORE_READ_BYTES_PER_S = 6e9
+_CORE_FLOPS_PER_S = 30e9
+_CPU_ROW_SHARE = 0.5
 
 _PCIE_LANE_BYTES_PER_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
 _PCIE_SHARE = 0.8  # of the raw rate, headers and flow control taken off
@@ -65,12 +74,16 @@ _PCIE_LATENCY_S = 10e-6
 
 
 def with_speeds(machine: Machine) -> Machine:
-    """`machine` with a speed for every device whose bandwidth is known and that has none yet."""
+    """`machine` with a speed for the host and every device that have a bandwidth and no speed yet."""
     devices = (
         device if device.speed is not None else dataclasses.replace(device, speed=speed_of(device))
         for device in machine.devices
     )
-    return dataclasses.replace(machine, devices=tuple(devices))
+    host = machine.host
+    if host.speed is None and (memory := host.bandwidth_bytes_per_s) is not None:
+        read = Fact(_CPU_READ_SHARE * memory.value, Source.ESTIMATED)
+        host = dataclasses.replace(host, speed=processor_speed(read, host.cores))
+    return dataclasses.replace(machine, devices=tuple(devices), host=host)
 
 
 def speed_of(device: Device) -> Speed | None:
@@ -88,9 +101,22 @@ def speed_of(device: Device) -> Speed | None:
     return Speed(
         read_bytes_per_s=Fact(make.read_share * bandwidth.value, bandwidth.source),
         layer_overhead_s=Fact(make.layer_overhead_s, bandwidth.source),
-        step_overhead_s=Fact(_STEP_OVERHEAD_S, bandwidth.source),
+        step_overhead_s=Fact(STEP_OVERHEAD_S, bandwidth.source),
         row_flops_per_s=None if prompt is None else Fact(_ROW_SHARE * prompt, Source.ESTIMATED),
         prompt_flops_per_s=None if prompt is None else Fact(prompt, Source.ESTIMATED),
+    )
+
+
+def processor_speed(read_bytes_per_s: Fact, cores: int) -> Speed:
+    """What a processor does whose memory can be read so fast; no faster than its cores can."""
+    source = read_bytes_per_s.source
+    prompt = _CORE_FLOPS_PER_S * cores
+    return Speed(
+        read_bytes_per_s=Fact(min(read_bytes_per_s.value, _CORE_READ_BYTES_PER_S * cores), source),
+        layer_overhead_s=Fact(CPU_LAYER_OVERHEAD_S, source),
+        step_overhead_s=Fact(STEP_OVERHEAD_S, source),
+        row_flops_per_s=Fact(_CPU_ROW_SHARE * prompt, source),
+        prompt_flops_per_s=Fact(prompt, source),
     )
 
 

@@ -11,7 +11,8 @@ class Source(StrEnum):
     DRIVER = "driver"
     CATALOG = "catalog"
     GIVEN = "given"  # the user said so
-    ESTIMATED = "estimated"
+    ESTIMATED = "estimated"  # worked out from other facts by a rule that is only about right
+    ASSUMED = "assumed"  # nothing is known: a cautious figure stands in (assumed_speed.py)
 
 
 class DeviceKind(StrEnum):
@@ -87,7 +88,7 @@ class Device:
     driver_version: str | None = None
     what_if: bool = False  # not in this machine: planned for, never loaded
     companion_bytes: int = 0  # that what stands beside the planned model will hold here
-    speed: Speed | None = None  # `calibrate` measures it; else from the bandwidth; None: unknown
+    speed: Speed | None = None  # `calibrate` measures it; else from the bandwidth; None: planned as assumed
     link: Link | None = None
 
 
@@ -102,7 +103,8 @@ class Host:
     cpu_name: str | None = None
     alignment_bytes: int = 32  # ggml's CPU buffer type
     companion_bytes: int = 0  # as a device's
-    speed: Speed | None = None
+    bandwidth_bytes_per_s: Fact | None = None  # of all its memory, by the modules the firmware lists
+    speed: Speed | None = None  # as a device's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from vram_llm.errors import BadPlan
+from vram_llm.machine.assumed_speed import device_speed
 from vram_llm.machine.types import Device, Machine
 from vram_llm.model.adapter import Adapter
 from vram_llm.model.profile import ModelProfile
@@ -211,7 +212,7 @@ def companion_only_devices(plan: Plan) -> tuple[DeviceEstimate, ...]:
 
 
 def _reads_per_s(device: Device) -> float:
-    return device.speed.read_bytes_per_s.value if device.speed is not None else 0.0
+    return device_speed(device).read_bytes_per_s.value
 
 
 def _room(device: Device, reserve_bytes: int) -> int:

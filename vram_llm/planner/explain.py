@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import TENSOR_ALIGNMENT, ModelProfile
-from vram_llm.planner.search.min_latency_cut import devices_without_speed
 from vram_llm.planner.search.search import Candidate
 from vram_llm.planner.types import (
     HOST,
@@ -145,23 +144,6 @@ def notes(
             "which will be much slower than a card"
         )
     return tuple(said)
-
-
-def unknown_speeds(machine: Machine, workload: Workload, placement: Placement) -> tuple[str, ...]:
-    """Whose speed is not known, and what that means for the plan."""
-    if unknown := devices_without_speed(machine, workload):
-        names = ", ".join(f"{device.name} ({device.id})" for device in unknown)
-        return (
-            f"how fast {names} computes is not known, so layers are spread by memory alone: "
-            "`vram-llm calibrate` measures it",
-        )
-    on_host = placement.cpu_layers or placement.output_device == HOST
-    if on_host and machine.host.speed is None:
-        return (
-            "how fast this computer's processor computes is not known, and so not the plan's speed: "
-            "`vram-llm calibrate` measures it",
-        )
-    return ()
 
 
 def why(plan: Plan) -> tuple[str, ...]:

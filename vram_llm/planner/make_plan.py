@@ -10,9 +10,9 @@ from vram_llm.planner.companions import adapters
 from vram_llm.planner.memory.analytic import is_pipelined
 from vram_llm.planner.search.alternatives import alternatives, split_by_free_memory, suggestions
 from vram_llm.planner.search.idle_devices import idle_reasons, with_idle
-from vram_llm.planner.search.min_latency_cut import devices_without_speed
 from vram_llm.planner.search.search import Candidate, plan_largest_context, plan_placement
 from vram_llm.planner.speed import Predictor
+from vram_llm.planner.speed_notes import speed_notes
 from vram_llm.planner.types import (
     PLAN_VERSION,
     Alternative,
@@ -98,13 +98,13 @@ def make_plan(
         by_free_memory=None if by_free_memory is None else with_speed(by_free_memory),
         alternatives=tuple(with_speed(other) for other in others),
         companions=(*adapters(profile, machine, workload.loras, chosen.placement), *companions),
-        objective=Objective.BALANCE if devices_without_speed(machine, workload) else workload.objective,
+        objective=workload.objective,
         speed=expected_speed(profile, machine, workload, chosen),
         notes=(
             *explain.notes(profile, machine, chosen, more),
             *explain.unmapped(profile, workload),
             *explain.left_out(machine, companions),
-            *explain.unknown_speeds(machine, workload, chosen.placement),
+            *speed_notes(machine, chosen.placement),
         ),
         serving=_serving(workload.serving, profile, chosen, machine),
     )
@@ -113,8 +113,8 @@ def make_plan(
 
 def expected_speed(
     profile: ModelProfile, machine: Machine, workload: Workload, of: Candidate | Alternative | Plan
-) -> SpeedEstimate | None:
-    """How fast a placement is expected to be; None where a speed it needs is not known."""
+) -> SpeedEstimate:
+    """How fast a placement is expected to be."""
     pipelined = is_pipelined(profile, of.context, machine.devices, of.placement)
     return Predictor(profile, of.context, machine, workload)(of.placement, pipelined=pipelined)
 

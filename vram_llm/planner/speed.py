@@ -26,6 +26,7 @@ the attention of each row over what is behind it, D:
 With pipeline copies the devices work on different micro-batches of a batch at the same time: k of them take
 the sum of the stages and k - 1 times the slowest; without, k times the sum. The first token comes with the
 last micro-batch. Where a link is not known, what crosses it is left out: some microseconds a step on PCIe.
+A speed that is not known is assumed (machine/assumed_speed.py), and the prediction says so in its basis.
 """
 
 import math
@@ -33,11 +34,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from vram_llm.machine.assumed_speed import with_assumed_speeds
 from vram_llm.machine.types import Device, Fact, Host, Machine, Source, Speed
 from vram_llm.model.profile import Layer, ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.tensors import Role, Tensor
-from vram_llm.planner.types import HOST, Context, DeviceTime, Placement, SpeedEstimate, Workload
+from vram_llm.planner.types import HOST, Context, DeviceTime, Objective, Placement, SpeedEstimate, Workload
 
 _F32 = 4
 _TRUST = tuple(Source)  # most trusted first
@@ -61,6 +63,7 @@ class Predictor:
     def __init__(self, profile: ModelProfile, context: Context, machine: Machine, workload: Workload) -> None:
         self._profile = profile
         self._context = context
+        machine = with_assumed_speeds(machine)
         self._devices = {device.id: device for device in machine.devices}
         self._host = machine.host
         half = max(context.n_ctx_seq // 2, 1)
@@ -72,51 +75,50 @@ class Predictor:
         self._output = output_tensors(profile)
         self._output_params = _elements(self._output)
 
-    def __call__(self, placement: Placement, *, pipelined: bool) -> SpeedEstimate | None:
-        """What to expect; None where the speed of a device in use, or of the host in use, is not known."""
+    def __call__(self, placement: Placement, *, pipelined: bool) -> SpeedEstimate:
+        """What to expect of a placement."""
         runs = self._runs(placement)
         speeds = [self._speed(each) for each, _, _ in runs]
-        if not runs or None in speeds:
-            return None
-        known = [speed for speed in speeds if speed is not None]
-        one = self._step(runs, 1)
-        many = self._step(runs, self.streams)
-        full = [(self.full_stage_costs(each), start, end) for each, start, end in runs]
-        stages = [None if costs is None else costs.run(start, end) for costs, start, end in full]
+        one, many = self._step(runs, 1), sum(self._step(runs, self.streams))
+        stages = [self.full_stage_costs(each).run(start, end) for each, start, end in runs]
         prompt = self._prompt(runs, self.depth, pipelined=pipelined)
-        assert one is not None
         total = sum(one)
-        basis = _least_trusted([f for s in known for f in (s.read_bytes_per_s, s.layer_overhead_s)])
+        basis = _least_trusted([f for s in speeds for f in (s.read_bytes_per_s, s.layer_overhead_s)])
         return SpeedEstimate(
             basis=basis,
             depth=self.depth,
             step_s=total,
             tokens_per_s=1 / total,
             streams=self.streams,
-            streams_step_s=None if many is None else sum(many),
-            streams_tokens_per_s=None if many is None else self.streams / sum(many),
-            streams_basis=None if many is None else self._basis_of_streams(basis, known),
+            streams_step_s=many,
+            streams_tokens_per_s=self.streams / many,
+            streams_basis=self._basis_of_streams(basis, speeds),
             prompt_tokens=self.depth,
             prompt_s=prompt,
-            prompt_tokens_per_s=None if prompt is None else self.depth / prompt,
-            prompt_stage_s=None if None in stages else max(stage or 0 for stage in stages),
-            prompt_basis=None if prompt is None else _least_trusted([s.prompt_flops_per_s for s in known]),
+            prompt_tokens_per_s=self.depth / prompt,
+            prompt_stage_s=max(stages),
+            prompt_basis=_least_trusted([speed.prompt_flops_per_s for speed in speeds]),
             devices=tuple(
                 DeviceTime(id=each, seconds=seconds, share=seconds / total)
                 for (each, _, _), seconds in zip(runs, one, strict=True)
             ),
         )
 
+    def objective_seconds(self, placement: Placement, objective: Objective, *, pipelined: bool) -> float:
+        """What is to be short: a step of the streams expected, or for THROUGHPUT a prompt."""
+        runs = self._runs(placement)
+        if objective is Objective.THROUGHPUT:
+            return self._prompt(runs, self.depth, pipelined=pipelined)
+        return sum(self._step(runs, self.objective_streams))
+
     def _basis_of_streams(self, basis: Source, speeds: Sequence[Speed]) -> Source:
         if self.streams == 1:
             return basis
         return max(basis, _least_trusted([speed.row_flops_per_s for speed in speeds]), key=_TRUST.index)
 
-    def decode_costs(self, device_id: str, rows: int) -> Costs | None:
-        """Seconds of a decode step of `rows` streams on a device; None where they cannot be known."""
+    def decode_costs(self, device_id: str, rows: int) -> Costs:
+        """Seconds of a decode step of `rows` streams on a device."""
         speed = self._speed(device_id)
-        if speed is None or (rows > 1 and speed.row_flops_per_s is None):
-            return None
         per_byte, per_flop = 1 / speed.read_bytes_per_s.value, 0.0
         if speed.row_flops_per_s is not None:
             per_flop = (rows - 1) / speed.row_flops_per_s.value
@@ -133,11 +135,10 @@ class Predictor:
         logits = self._crossing_s(device_id, rows * (self._profile.vocab_size - self._profile.n_embd))
         return Costs(speed.step_overhead_s.value + in_and_out, _sums([*layers, output + logits]))
 
-    def stage_costs(self, device_id: str, rows: int, depth: int) -> Costs | None:
-        """Seconds of a micro-batch of a prompt on a device; None where they cannot be known."""
+    def stage_costs(self, device_id: str, rows: int, depth: int) -> Costs:
+        """Seconds of a micro-batch of a prompt on a device."""
         speed = self._speed(device_id)
-        if speed is None or speed.prompt_flops_per_s is None:
-            return None
+        assert speed.prompt_flops_per_s is not None  # known or assumed
         per_byte, per_flop = 1 / speed.read_bytes_per_s.value, rows / speed.prompt_flops_per_s.value
         layers = [
             0.0
@@ -152,7 +153,7 @@ class Predictor:
         in_and_out = self._crossing_s(device_id, 2 * rows * self._profile.n_embd)
         return Costs(speed.step_overhead_s.value + in_and_out, _sums([*layers, output]))
 
-    def full_stage_costs(self, device_id: str) -> Costs | None:
+    def full_stage_costs(self, device_id: str) -> Costs:
         """As `stage_costs`, of a whole micro-batch in the middle of a prompt of the depth expected."""
         return self.stage_costs(device_id, self._context.n_ubatch, self.depth // 2)
 
@@ -169,36 +170,30 @@ class Predictor:
             start = end
         return on_host + runs
 
-    def _speed(self, device_id: str) -> Speed | None:
-        return self._place(device_id).speed
+    def _speed(self, device_id: str) -> Speed:
+        speed = self._place(device_id).speed
+        assert speed is not None  # known or assumed
+        return speed
 
     def _place(self, device_id: str) -> Device | Host:
         return self._host if device_id == HOST else self._devices[device_id]
 
-    def _step(self, runs: Sequence[tuple[str, int, int]], rows: int) -> list[float] | None:
-        costs = [(self.decode_costs(device_id, rows), start, end) for device_id, start, end in runs]
-        known = [cost.run(start, end) for cost, start, end in costs if cost is not None]
-        return known if len(known) == len(runs) else None
+    def _step(self, runs: Sequence[tuple[str, int, int]], rows: int) -> list[float]:
+        return [self.decode_costs(device_id, rows).run(start, end) for device_id, start, end in runs]
 
-    def _stage(self, device_id: str, start: int, end: int, rows: int, depth: int) -> float | None:
-        costs = self.stage_costs(device_id, rows, depth)
-        return None if costs is None else costs.run(start, end)
-
-    def _prompt(
-        self, runs: Sequence[tuple[str, int, int]], n_tokens: int, *, pipelined: bool
-    ) -> float | None:
+    def _prompt(self, runs: Sequence[tuple[str, int, int]], n_tokens: int, *, pipelined: bool) -> float:
         """Seconds until the logits of the last of `n_tokens` are there."""
         n_batch, n_ubatch = self._context.n_batch, self._context.n_ubatch
         total = 0.0
         for first in range(0, n_tokens, n_batch):
             rows = min(n_batch, n_tokens - first)
             n_micro = math.ceil(rows / n_ubatch)
-            stages = [self._stage(*run, math.ceil(rows / n_micro), first + rows // 2) for run in runs]
-            known = [stage for stage in stages if stage is not None]
-            if len(known) < len(stages):
-                return None
-            slowest = max(known) if pipelined else sum(known)
-            total += sum(known) + (n_micro - 1) * slowest
+            micro, depth = math.ceil(rows / n_micro), first + rows // 2
+            stages = [
+                self.stage_costs(device_id, micro, depth).run(start, end) for device_id, start, end in runs
+            ]
+            slowest = max(stages) if pipelined else sum(stages)
+            total += sum(stages) + (n_micro - 1) * slowest
         return total
 
     def _kept_bytes(self, layer: Layer, rows: int) -> int:

@@ -91,7 +91,7 @@ class Workload:
     n_threads_batch: int | None = None
     backend_sampling: BackendSampling = BackendSampling.AUTO
     serving: Serving = Serving()
-    objective: Objective = Objective.LATENCY  # where a device's speed is unknown, BALANCE is what is done
+    objective: Objective = Objective.LATENCY
     expect_depth: int | None = None  # tokens a sequence has behind it at an average decode step
     expect_streams: int = 1  # sequences that decode at the same time, as the objective sees it
 
@@ -214,7 +214,7 @@ class DeviceTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedEstimate:
-    """How fast a placement is expected to be. Figures that need a fact nobody knows are None.
+    """How fast a placement is expected to be. Where a speed is not known, an assumed one is counted with.
 
     A basis is the least trusted source of what a figure was worked out from.
     """
@@ -329,7 +329,7 @@ class Plan:
     alternatives: tuple[Alternative, ...] = ()  # what one change would buy or cost
     companions: tuple[Companion, ...] = ()
     objective: Objective = Objective.BALANCE  # what the placement was chosen by
-    speed: SpeedEstimate | None = None  # None where a device's speed is not known
+    speed: SpeedEstimate | None = None  # None in plans of versions that did not predict it
     notes: tuple[str, ...] = ()
     serving: Serving = Serving(slots_ram_bytes=0)  # every choice made
 

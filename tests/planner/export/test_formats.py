@@ -46,7 +46,7 @@ def test_the_fields_others_read(document: bytes) -> None:
         (lambda text: text.replace(b'"n_ctx": 4096', b'"n_ctx": -4096'), "a size below 1"),
         (lambda text: text.replace(b'"kv_type_k": "f16"', b'"kv_type_k": "nope"', 1), "no KV type 'nope'"),
         (lambda text: text.replace(b'"n_layers": 32', b'"n_layers": 33'), "add up to 32 of 33"),
-        (lambda text: text.replace(b'"id": "GPU1"', b'"id": "GPU7"', 1), "not among its devices"),
+        (lambda text: text.replace(b'"id": "GPU0"', b'"id": "GPU7"', 1), "not among its devices"),
     ],
 )
 def test_a_file_that_is_no_plan(document: bytes, damage: object, said: str) -> None:

@@ -139,19 +139,6 @@ def test_many_streams_may_change_the_choice(llama: ModelProfile) -> None:
     assert many.placement.device_order == ("GPU1",)
 
 
-def test_where_a_speed_is_unknown_memory_decides_and_a_note_says_so(llama: ModelProfile) -> None:
-    rig = with_speeds(machine([24 * 2**30] * 2), speed(100), None)
-    plan = make_plan(llama, rig, Workload(n_ctx=2048))
-    assert plan.objective is Objective.BALANCE
-    assert plan.placement.device_order == ("GPU0", "GPU1")
-    assert plan.speed is None
-    (note,) = [note for note in plan.notes if "calibrate" in note]
-    assert "card 1 (GPU1)" in note
-    even = make_plan(llama, rig, Workload(n_ctx=2048, objective=Objective.BALANCE))
-    assert even.placement == plan.placement
-    assert not [note for note in even.notes if "calibrate" in note]
-
-
 @pytest.mark.parametrize("objective", [Objective.LATENCY, Objective.THROUGHPUT])
 def test_what_no_card_has_room_for_stays_on_the_host(llama: ModelProfile, objective: Objective) -> None:
     rig = what_if(["24MiB@100GB/s"])

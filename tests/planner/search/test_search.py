@@ -16,7 +16,7 @@ from vram_llm.planner.llama_split import device_of_layers, placement_of
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.memory.analytic import AnalyticMeter
 from vram_llm.planner.search.search import choose_placement
-from vram_llm.planner.types import HOST, Workload
+from vram_llm.planner.types import HOST, Objective, Workload
 from vram_llm.units import GIB, MIB
 
 
@@ -150,7 +150,7 @@ def test_the_search_equals_brute_force(layer_mib: list[int], card_mib: list[int]
     profile = resized(LLAMA, layer_mib, outside_mib)
     # what llama.cpp's buffers take besides weights is allowed for, so that the weights decide
     rig = machine([600 * MIB + mib * MIB for mib in card_mib], host_bytes=64 * GIB)
-    wish = Workload(n_ctx=256, parallel=1, n_ubatch=32, reserve_bytes=0)
+    wish = Workload(n_ctx=256, parallel=1, n_ubatch=32, reserve_bytes=0, objective=Objective.BALANCE)
     meter = AnalyticMeter(profile, resolve_context(profile, rig, wish), rig.devices, rig.host, 0)
     ids = [device.id for device in rig.devices]
 

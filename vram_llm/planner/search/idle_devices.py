@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+from vram_llm.machine.assumed_speed import has_assumed_speed
 from vram_llm.machine.types import Device, Machine
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.search.min_latency_cut import devices_without_speed
 from vram_llm.planner.search.search import Candidate, analytic, plan_placement
+from vram_llm.planner.speed_notes import assumption, how_to_measure
 from vram_llm.planner.types import Alternative, Objective, Placement, Plan, SpeedEstimate, Workload
 
 _MOST = 8  # alternatives; of devices that are alike one stands for all
@@ -19,7 +20,7 @@ def with_idle(
     Empty where the user dictates the split, or speeds did not decide.
     """
     memory_decides = workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT)
-    if workload.tensor_split is not None or memory_decides or devices_without_speed(machine, workload):
+    if workload.tensor_split is not None or memory_decides:
         return ()
     wish = replace(workload, n_ctx=chosen.context.n_ctx, largest_ctx=False, objective=Objective.BALANCE)
     now = analytic(profile, machine, wish, chosen.context)(chosen.placement)
@@ -44,11 +45,12 @@ def with_idle(
 
 
 def left_alone(profile: ModelProfile, machine: Machine, workload: Workload) -> frozenset[str]:
-    """The devices that the model would leave idle, were there nothing beside it; none by a dictated split."""
+    """The devices of known speed that the model leaves idle if planned alone; none by a dictated split."""
     if workload.tensor_split is not None or len(machine.devices) < 2:
         return frozenset()
     placement = plan_placement(profile, machine, workload).placement
-    return frozenset(device.id for device in idle(machine.devices, placement))
+    unused = idle(machine.devices, placement)
+    return frozenset(device.id for device in unused if not has_assumed_speed(device))
 
 
 def idle_reasons(plan: Plan) -> tuple[str, ...]:
@@ -62,6 +64,13 @@ def idle_reasons(plan: Plan) -> tuple[str, ...]:
         if kind[0].id in plan.used:
             price = "" if cost is None or cost < 0.005 else f", where layers would cost {cost:.0%}"
             said.append(f"{kind[0].name} ({ids}) has the draft model to itself{price}")
+        elif has_assumed_speed(kind[0]):
+            at = f"at its assumed {assumption(kind[0])}"
+            price = (
+                "" if cost is None else f" would cost {cost:.0%}" if cost >= 0.005 else " would gain nothing"
+            )
+            use = f", using it{price} {at}" if price else f", {at}"
+            said.append(f"{kind[0].name} ({ids}) left idle{use}; {how_to_measure(kind)}")
         elif cost is None:
             said.append(f"{kind[0].name} ({ids}) not used")
         elif cost < 0.005:

@@ -14,10 +14,9 @@ from heapq import heappop, heappush
 from math import inf
 from typing import NamedTuple
 
-from vram_llm.machine.types import Device, Machine, Speed
 from vram_llm.planner.search.min_memory_cut import Cutter, Run, Used
 from vram_llm.planner.speed import Costs, Predictor
-from vram_llm.planner.types import Objective, Workload
+from vram_llm.planner.types import Objective
 
 _WORTH_REORDERING = 0.99  # another order than the machine's is taken only where it takes less than this of it
 _WORTH_BALANCING = 1.01  # the slowest stage may be so much slower where that makes decode steps shorter
@@ -39,20 +38,8 @@ Times = list[float]  # by number of items done
 Step = Callable[[Times, _Runs], tuple[Times, list[int]]]
 
 
-def devices_without_speed(machine: Machine, workload: Workload) -> tuple[Device, ...]:
-    """The devices of whose speed the objective needs to know more than is known."""
-    if workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT):
-        return ()
-
-    def knows(speed: Speed) -> bool:
-        rows = workload.expect_streams == 1 or speed.row_flops_per_s is not None
-        return rows and (workload.objective is Objective.LATENCY or speed.prompt_flops_per_s is not None)
-
-    return tuple(each for each in machine.devices if each.speed is None or not knows(each.speed))
-
-
 def fastest(cutter: Cutter, predictor: Predictor, n_host: int, objective: Objective) -> list[Run] | None:
-    """The runs of the items after the first `n_host`; None where a speed is unknown, or nothing fits.
+    """The runs of the items after the first `n_host`; None where nothing fits.
 
     LATENCY: the shortest decode step of the streams expected. THROUGHPUT: the shortest slowest stage of a
     micro-batch of a prompt, and of the cuts about as good, the one with the shortest decode step; where
@@ -61,18 +48,16 @@ def fastest(cutter: Cutter, predictor: Predictor, n_host: int, objective: Object
     if n_host == cutter.n_items:
         return []
     rows = predictor.objective_streams
-    decode = _known({each: predictor.decode_costs(each, rows) for each in cutter.ids})
-    if decode is None:
-        return None
+    decode = {each: predictor.decode_costs(each, rows) for each in cutter.ids}
     ends: dict[str, list[int]] = {}
     for alike in cutter.classes:
         ends |= dict.fromkeys(alike, _ends(cutter, alike[0], n_host))
     runs = {each: _Runs(decode[each], ends[each]) for each in cutter.ids}
+    if not runs:
+        return None
     if objective is Objective.THROUGHPUT:
-        stages = _known({each: predictor.full_stage_costs(each) for each in cutter.ids})
-        if stages is None:
-            return None
-        runs = _balanced(cutter, {e: _Runs(stages[e], ends[e]) for e in cutter.ids}, runs, n_host)
+        stages = {each: _Runs(predictor.full_stage_costs(each), ends[each]) for each in cutter.ids}
+        runs = _balanced(cutter, stages, runs, n_host)
     found = [cut for cut in (_best(cutter, runs, n_host, _sum),) if cut is not None]
     if objective is Objective.LATENCY or not found:
         found += _alone(cutter, decode, n_host)
@@ -90,11 +75,6 @@ def _balanced(
         return steps
     most = slowest.seconds * _WORTH_BALANCING
     return {each: _Runs(runs.costs, _within(stages[each], most)) for each, runs in steps.items()}
-
-
-def _known(costs: dict[str, Costs | None]) -> dict[str, Costs] | None:
-    known = {each: cost for each, cost in costs.items() if cost is not None}
-    return known if known and len(known) == len(costs) else None
 
 
 def _ends(cutter: Cutter, device_id: str, n_host: int) -> list[int]:

@@ -1,8 +1,9 @@
 """From a model, a machine and a wish to the placement that fits.
 
 As few layers as possible stay on the host. Of the cuts that do so, the one that takes the least time is taken
-(min_latency_cut.py); where time is not asked for or not known, the one whose fullest device is least full
-(min_memory_cut.py). The analytic meter finds it. An exact meter, where there is one, confirms it, and is
+(min_latency_cut.py); where time is not asked for, the one whose fullest device is least full
+(min_memory_cut.py). Devices that may do worse than the host are used where that takes less time
+(slow_devices.py). The analytic meter finds it. An exact meter, where there is one, confirms it, and is
 asked again where the analytic meter's caution would cost layers or a refusal.
 """
 
@@ -15,13 +16,15 @@ from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import CTX_STEP, ctx_step, resolve_context
 from vram_llm.planner.llama_split import device_of_layers, placement_of
-from vram_llm.planner.memory.analytic import AnalyticMeter
-from vram_llm.planner.search.min_latency_cut import devices_without_speed, fastest
+from vram_llm.planner.memory.analytic import AnalyticMeter, is_pipelined
+from vram_llm.planner.search.min_latency_cut import fastest
 from vram_llm.planner.search.min_memory_cut import Cutter
+from vram_llm.planner.search.slow_devices import rigs_to_try
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import Context, Estimate, Meter, MeterFor, Objective, Placement, Workload
 
 _MAX_CTX = 2**24
+_WORTH_USING = 0.99  # slow devices are used where a plan takes less than this of the time without them
 _TRIES = 4  # placements with fewer layers on the host that the exact meter is asked about
 _REFINEMENTS = 3  # placements with more on the fastest devices that it is asked about
 
@@ -47,6 +50,40 @@ def plan_placement(
 
     Raises BadSplit, BadPlan.
     """
+    best: Candidate | None = None
+    for rig, all_others_assumed in rigs_to_try(machine, workload):
+        found = _plan_on(profile, rig, workload, exact, reorder=reorder)
+        if best is None or _is_better(profile, machine, workload, found, best):
+            best = found
+        all_on_devices = workload.n_gpu_layers is not None or best.placement.n_gpu_layers > profile.n_layers
+        if best.estimate.fits and all_on_devices and all_others_assumed:
+            break
+    assert best is not None  # the whole machine is always tried
+    return best
+
+
+def _is_better(
+    profile: ModelProfile, machine: Machine, workload: Workload, found: Candidate, best: Candidate
+) -> bool:
+    """Whether `found`, which may use more devices, is to be taken in place of `best`."""
+    if not best.estimate.fits or not found.estimate.fits:
+        return not best.estimate.fits  # a refusal speaks of the whole machine
+    predictor = Predictor(profile, found.context, machine, workload)
+    then, now = (
+        predictor.objective_seconds(
+            each.placement,
+            workload.objective,
+            pipelined=is_pipelined(profile, each.context, machine.devices, each.placement),
+        )
+        for each in (found, best)
+    )
+    return then < now * _WORTH_USING
+
+
+def _plan_on(
+    profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None, *, reorder: bool
+) -> Candidate:
+    """`plan_placement` with every device of `machine` at hand."""
     context = resolve_context(profile, machine, workload)
     meter = analytic(profile, machine, workload, context)
     placement = choose_placement(profile, machine, workload, meter, reorder=reorder)
@@ -83,7 +120,7 @@ def plan_placement(
 
 
 def best_cut(cutter: Cutter, predictor: Predictor, n_host: int, objective: Objective) -> Placement:
-    """The cut that serves `objective` best; where speeds are unknown or nothing fits, by memory."""
+    """The cut that serves `objective` best; where nothing fits, by memory."""
     if objective in (Objective.LATENCY, Objective.THROUGHPUT):
         runs = fastest(cutter, predictor, n_host, objective)
         if runs is not None:
@@ -135,9 +172,7 @@ def _refill_fast_devices(
     measure: Meter,
 ) -> Candidate:
     """`found`, or one with more on fast devices where the analytic meter's caution kept them emptier."""
-    if workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT) or devices_without_speed(
-        machine, workload
-    ):
+    if workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT):
         return found
     asked = found
     for _ in range(_REFINEMENTS):

@@ -1,0 +1,199 @@
+"""A device of unknown speed never worsens a plan."""
+
+import dataclasses
+
+import pytest
+
+from tests import zoo
+from tests.planner.cases import profile_of, speed
+from vram_llm.machine.detect import what_if
+from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source, Speed
+from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.make_plan import expected_speed, make_plan
+from vram_llm.planner.search.idle_devices import left_alone
+from vram_llm.planner.search.search import Candidate, plan_placement
+from vram_llm.planner.types import HOST, Objective, Workload
+from vram_llm.units import GIB
+
+HOST_64 = Host(name="test", cores=8, total_bytes=64 * GIB, available_bytes=62 * GIB)
+MODELS = {
+    "8B": zoo.llama(),  # 7.9 GiB
+    "27B": zoo.gemma3(),  # 26.7 GiB
+    "30B-A3B": zoo.qwen3_moe(),  # 30.2 GiB
+    "49B": zoo.nemotron_49b(),  # 49.3 GiB
+}
+# With 8B to 49B each rig holds some with room to spare, some nearly, and some not.
+RIGS = {
+    "3090": ("RTX 3090",),
+    "4080L + 2x 3090 Ti": ("RTX 4080 Laptop", "2x RTX 3090 Ti"),
+    "2x 3060": ("2x RTX 3060",),
+    "4090": ("RTX 4090",),
+    "3060": ("RTX 3060",),
+    "4060 Ti 16GB": ("RTX 4060 Ti 16GB",),
+    "2x P40": ("2x Tesla P40",),
+    "3090 + 3060": ("RTX 3090", "RTX 3060"),
+    "2x 3090": ("2x RTX 3090",),
+    "8GB": ("RTX 4060",),
+    "unknown": ("24GiB",),
+}
+WISHES = {
+    "latency": Workload(n_ctx=8192),
+    "streams": Workload(n_ctx=8192, expect_streams=8, parallel=8),
+    "throughput": Workload(n_ctx=8192, objective=Objective.THROUGHPUT),
+}
+
+
+@pytest.fixture(scope="module")
+def profiles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelProfile]:
+    return {name: profile_of(model, tmp_path_factory.mktemp("model")) for name, model in MODELS.items()}
+
+
+def worker(number: int = 0, gib: int = 32, known: Speed | None = None) -> Device:
+    return Device(
+        id=f"RPC{number}",
+        name=f"worker 10.0.0.{2 + number}:50052",
+        kind=DeviceKind.RPC,
+        total_bytes=gib * GIB,
+        free_bytes=gib * GIB,
+        memory_source=Source.DRIVER,
+        endpoint=f"10.0.0.{2 + number}:50052",
+        speed=known,
+    )
+
+
+def with_workers(rig: Machine, *workers: Device) -> Machine:
+    return dataclasses.replace(rig, devices=(*rig.devices, *workers))
+
+
+def seconds(profile: ModelProfile, rig: Machine, wish: Workload, found: Candidate) -> float:
+    estimate = expected_speed(profile, rig, wish, found)
+    if wish.objective is Objective.THROUGHPUT:
+        assert estimate.prompt_s is not None
+        return estimate.prompt_s
+    if wish.expect_streams > 1:
+        assert estimate.streams_step_s is not None
+        return estimate.streams_step_s
+    return estimate.step_s
+
+
+def on_host(profile: ModelProfile, found: Candidate) -> int:
+    return profile.n_layers + 1 - found.placement.n_gpu_layers
+
+
+@pytest.mark.parametrize("wish", WISHES.values(), ids=WISHES)
+@pytest.mark.parametrize("cards", RIGS.values(), ids=RIGS)
+def test_no_plan_gets_slower_or_spills_more(
+    profiles: dict[str, ModelProfile], cards: tuple[str, ...], wish: Workload
+) -> None:
+    rig = what_if(cards, HOST_64)
+    slow_host = dataclasses.replace(rig, host=dataclasses.replace(rig.host, speed=speed(5)))
+    for profile in profiles.values():
+        for before in (rig, slow_host):
+            after = with_workers(before, worker())
+            without, found = (plan_placement(profile, each, wish) for each in (before, after))
+            if not without.estimate.fits:
+                continue
+            assert found.estimate.fits
+            assert on_host(profile, found) <= on_host(profile, without)
+            then, now = (seconds(profile, after, wish, each) for each in (found, without))
+            assert then <= now
+            if on_host(profile, without) == 0:
+                assert found.placement == without.placement
+                assert found.context == without.context
+
+
+def test_where_the_host_has_no_room_the_worker_takes_the_fewest_layers(
+    profiles: dict[str, ModelProfile],
+) -> None:
+    rig = what_if(["RTX 3090"], dataclasses.replace(HOST_64, available_bytes=4 * GIB))
+    assert not plan_placement(profiles["27B"], rig, WISHES["latency"]).estimate.fits
+    found = plan_placement(profiles["27B"], with_workers(rig, worker()), WISHES["latency"])
+    assert found.estimate.fits
+    layers = dict(zip(found.placement.device_order, found.placement.layers_per_device, strict=True))
+    assert layers["RPC0"] < layers["GPU0"]
+    card = next(use for use in found.estimate.devices if use.id == "GPU0")
+    largest = max(layer.bytes for layer in profiles["27B"].layers)
+    assert -card.over_bytes < 2 * largest  # it is full but for what a layer needs
+
+
+def test_the_times_decide_between_the_worker_and_the_host(profiles: dict[str, ModelProfile]) -> None:
+    profile, wish = profiles["27B"], WISHES["latency"]
+    rig = what_if(["RTX 3090"], HOST_64)
+
+    def devices(host_gb_s: float, known: Speed | None) -> tuple[str, ...]:
+        host = dataclasses.replace(rig.host, speed=speed(host_gb_s))
+        both = with_workers(dataclasses.replace(rig, host=host), worker(known=known))
+        return plan_placement(profile, both, wish).placement.device_order
+
+    assert "RPC0" not in devices(40, None)
+    assert "RPC0" in devices(8, None)
+    assert "RPC0" not in devices(40, speed(10, step_us=1000))  # a measured one that the host outdoes
+    assert "RPC0" in devices(40, speed(200, step_us=1000))
+
+
+def test_of_two_unknown_workers_none_is_used_where_the_card_has_room(
+    profiles: dict[str, ModelProfile],
+) -> None:
+    rig = with_workers(what_if(["RTX 3090"], HOST_64), worker(0), worker(1))
+    plan = make_plan(profiles["8B"], rig, WISHES["latency"])
+    assert plan.placement.device_order == ("GPU0",)
+    assert plan.objective is Objective.LATENCY
+    assert plan.speed is not None
+    assert plan.speed.basis is Source.CATALOG
+    (note,) = [note for note in plan.notes if "RPC0" in note]
+    assert note.startswith("worker 10.0.0.2:50052 (RPC0) left idle, using it would cost ")
+    assert note.endswith(
+        " at its assumed 20 GB/s over 1 Gbit/s; `vram-llm calibrate --rpc 10.0.0.2:50052` measures it"
+    )
+
+
+def test_a_plan_with_an_assumed_speed_says_so_and_how_to_measure_it(
+    profiles: dict[str, ModelProfile],
+) -> None:
+    rig = what_if(["RTX 3090"], dataclasses.replace(HOST_64, available_bytes=4 * GIB))
+    plan = make_plan(profiles["27B"], with_workers(rig, worker()), WISHES["latency"])
+    assert plan.speed is not None
+    assert (plan.speed.basis, plan.speed.prompt_basis) == (Source.ASSUMED, Source.ASSUMED)
+    assert [note for note in plan.notes if "assumed" in note] == [
+        "the speed of worker 10.0.0.2:50052 (RPC0) is assumed (20 GB/s over 1 Gbit/s); "
+        "`vram-llm calibrate --rpc 10.0.0.2:50052` measures it"
+    ]
+    spilled = make_plan(profiles["27B"], what_if(["RTX 3090"], HOST_64), WISHES["latency"])
+    assert spilled.speed is not None
+    assert spilled.speed.devices[0].id == HOST
+    assert spilled.speed.basis is Source.ASSUMED
+    assert [note for note in spilled.notes if "assumed" in note] == [
+        "the processor's speed is assumed (30 GB/s); `vram-llm calibrate` measures it"
+    ]
+
+
+def test_a_card_of_unknown_bandwidth_is_idle_where_the_model_fits_without(
+    profiles: dict[str, ModelProfile],
+) -> None:
+    rig = what_if(["24GiB", "RTX 3090"], HOST_64)
+    plan = make_plan(profiles["8B"], rig, WISHES["latency"])
+    assert plan.placement.device_order == ("GPU1",)
+    (note,) = [note for note in plan.notes if "(GPU0)" in note]
+    assert note.endswith(
+        'at its assumed 101 GB/s; name the card or its bandwidth in --gpu, as in "24GiB@1008GB/s"'
+    )
+    needed = make_plan(profiles["27B"], rig, WISHES["latency"])
+    assert set(needed.placement.device_order) == {"GPU0", "GPU1"}
+    assert needed.speed is not None
+    assert needed.speed.basis is Source.ASSUMED
+
+
+def test_workers_alone_are_used(profiles: dict[str, ModelProfile]) -> None:
+    rig = with_workers(what_if([], HOST_64), worker())
+    assert plan_placement(profiles["8B"], rig, WISHES["latency"]).placement.device_order == ("RPC0",)
+
+
+def test_memory_objectives_use_every_device(profiles: dict[str, ModelProfile]) -> None:
+    rig = with_workers(what_if(["RTX 3090"], HOST_64), worker())
+    wish = dataclasses.replace(WISHES["latency"], objective=Objective.BALANCE)
+    assert set(plan_placement(profiles["8B"], rig, wish).placement.device_order) == {"GPU0", "RPC0"}
+
+
+def test_no_draft_model_goes_to_a_device_of_unknown_speed(profiles: dict[str, ModelProfile]) -> None:
+    rig = with_workers(what_if(["RTX 3090", "RTX 3060"], HOST_64), worker())
+    assert left_alone(profiles["8B"], rig, WISHES["latency"]) == {"GPU1"}

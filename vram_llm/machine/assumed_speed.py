@@ -1,0 +1,96 @@
+"""Speeds to plan with where nothing is known: cautious figures, all with the source "assumed".
+
+An RPC worker says nothing of the device behind it or of its network. It is taken for the processor of an old
+computer: 20 GB/s of memory, a link of 1 Gbit/s, 0.5 ms each way, and 100 GFLOP/s in prompts, which are seven
+tokens of an 8B model a second. A card whose bandwidth is unknown is taken for the slowest of its kind in the
+catalog, or for graphics in a processor; the host for two channels of DDR4, as far as its cores can read it.
+"""
+
+import dataclasses
+
+from vram_llm.machine.datasheet_speed import (
+    CPU_LAYER_OVERHEAD_S,
+    STEP_OVERHEAD_S,
+    pcie_link,
+    processor_speed,
+    speed_of,
+)
+from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Link, Machine, Source, Speed
+
+WORKER_READ_BYTES_PER_S = 20e9
+WORKER_LINK_BYTES_PER_S = 1e9 / 8
+WORKER_LATENCY_S = 0.5e-3
+HOST_READ_BYTES_PER_S = 30e9  # of two channels of DDR4-2666 and up
+
+_WORKER_FLOPS_PER_S = 100e9
+_CARD_BYTES_PER_S = {DeviceKind.CUDA: 112e9, DeviceKind.METAL: 68e9}  # GTX 1050 Ti, M1
+_SHARED_BYTES_PER_S = 50e9  # graphics in a processor, which Vulkan, ROCm and SYCL drive as well
+_CARD_FLOPS_PER_BYTE = 25.0  # the least of the classes in datasheet_speed.py
+_ROW_SHARE = 0.25  # of a prompt's arithmetic, for further rows of a small batch
+
+
+def with_assumed_speeds(machine: Machine) -> Machine:
+    """`machine` with a figure in place of each that is not known of its devices' and its host's speed."""
+    host = dataclasses.replace(machine.host, speed=host_speed(machine.host))
+    devices = (
+        dataclasses.replace(device, speed=device_speed(device), link=device_link(device))
+        for device in machine.devices
+    )
+    return dataclasses.replace(machine, devices=tuple(devices), host=host)
+
+
+def has_assumed_speed(device: Device) -> bool:
+    """Whether the rate at which a device reads is an assumption."""
+    return device_speed(device).read_bytes_per_s.source is Source.ASSUMED
+
+
+def device_speed(device: Device) -> Speed:
+    """A device's speed, with assumed figures for what is not known of it."""
+    if device.kind is DeviceKind.RPC:
+        return _with_arithmetic(device.speed or _worker_speed(), _WORKER_FLOPS_PER_S)
+    speed = device.speed
+    if speed is None:
+        bandwidth = Fact(_CARD_BYTES_PER_S.get(device.kind, _SHARED_BYTES_PER_S), Source.ASSUMED)
+        speed = speed_of(dataclasses.replace(device, bandwidth_bytes_per_s=bandwidth))
+        assert speed is not None  # it has a bandwidth
+        speed = dataclasses.replace(speed, row_flops_per_s=None, prompt_flops_per_s=None)
+    return _with_arithmetic(speed, _CARD_FLOPS_PER_BYTE * speed.read_bytes_per_s.value)
+
+
+def device_link(device: Device) -> Link | None:
+    """A device's link; where the device's speed is assumed, one that is assumed as well."""
+    if device.link is not None or device.speed is not None:
+        return device.link
+    if device.kind is DeviceKind.RPC:
+        return Link(latency_s=_assumed(WORKER_LATENCY_S), bytes_per_s=_assumed(WORKER_LINK_BYTES_PER_S))
+    slot = pcie_link(3, 4)
+    assert slot is not None
+    return Link(latency_s=_assumed(slot.latency_s.value), bytes_per_s=_assumed(slot.bytes_per_s.value))
+
+
+def host_speed(host: Host) -> Speed:
+    """The host's speed as measured or estimated, with assumed figures for what is not known of it."""
+    assumed = processor_speed(_assumed(HOST_READ_BYTES_PER_S), host.cores)
+    assert assumed.prompt_flops_per_s is not None
+    return _with_arithmetic(host.speed or assumed, assumed.prompt_flops_per_s.value)
+
+
+def _worker_speed() -> Speed:
+    return Speed(
+        read_bytes_per_s=_assumed(WORKER_READ_BYTES_PER_S),
+        layer_overhead_s=_assumed(CPU_LAYER_OVERHEAD_S),
+        step_overhead_s=_assumed(STEP_OVERHEAD_S + 2 * WORKER_LATENCY_S),
+        row_flops_per_s=None,
+        prompt_flops_per_s=None,
+    )
+
+
+def _with_arithmetic(speed: Speed, prompt_flops_per_s: float) -> Speed:
+    """`speed`, its arithmetic assumed where it is not known."""
+    prompt = speed.prompt_flops_per_s or _assumed(prompt_flops_per_s)
+    row = speed.row_flops_per_s or _assumed(_ROW_SHARE * prompt.value)
+    return dataclasses.replace(speed, row_flops_per_s=row, prompt_flops_per_s=prompt)
+
+
+def _assumed(value: float) -> Fact:
+    return Fact(value, Source.ASSUMED)

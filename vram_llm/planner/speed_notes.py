@@ -1,0 +1,69 @@
+"""Which speeds of a plan are assumed or estimated, a line each with what makes them known."""
+
+from collections.abc import Sequence
+
+from vram_llm.machine.assumed_speed import device_link, device_speed, has_assumed_speed, host_speed
+from vram_llm.machine.types import Device, DeviceKind, Machine, Source
+from vram_llm.planner.types import HOST, Placement
+
+_GUESSES = (Source.ESTIMATED, Source.ASSUMED)
+
+
+def speed_notes(machine: Machine, placement: Placement) -> tuple[str, ...]:
+    """A line for the workers in use of assumed speed, one for such cards, and one for the host."""
+    used = [device for device in machine.devices if device.id in placement.device_order]
+    assumed = [device for device in used if has_assumed_speed(device)]
+    workers = [device for device in assumed if device.kind is DeviceKind.RPC]
+    cards = [device for device in assumed if device.kind is not DeviceKind.RPC]
+    prompts = [device for device in used if device not in assumed and _has_assumed_arithmetic(device)]
+    return (
+        *(f"{_speed_of(group)}; {how_to_measure(group)}" for group in (workers, cards) if group),
+        *(
+            (f"how fast {_names(prompts)} computes prompts is assumed; {how_to_measure(prompts)}",)
+            if prompts
+            else ()
+        ),
+        *_host_note(machine, placement),
+    )
+
+
+def assumption(device: Device) -> str:
+    """The assumed figures of a device: "20 GB/s over 1 Gbit/s"."""
+    read = f"{device_speed(device).read_bytes_per_s.value / 1e9:,.0f} GB/s"
+    link = device_link(device)
+    if device.kind is DeviceKind.RPC and link is not None:
+        return f"{read} over {8 * link.bytes_per_s.value / 1e9:,.0f} Gbit/s"
+    return read
+
+
+def how_to_measure(devices: Sequence[Device]) -> str:
+    """What to type to know the speed of `devices`: all workers, all cards, or all what-if cards."""
+    if all(device.what_if for device in devices):
+        return 'name the card or its bandwidth in --gpu, as in "24GiB@1008GB/s"'
+    endpoints = dict.fromkeys(device.endpoint for device in devices if device.endpoint is not None)
+    options = "".join(f" --rpc {endpoint}" for endpoint in endpoints)
+    return f"`vram-llm calibrate{options}` measures it"
+
+
+def _speed_of(devices: Sequence[Device]) -> str:
+    return f"the speed of {_names(devices)} is assumed ({assumption(devices[0])})"
+
+
+def _has_assumed_arithmetic(device: Device) -> bool:
+    flops = device_speed(device).prompt_flops_per_s
+    return flops is not None and flops.source is Source.ASSUMED
+
+
+def _host_note(machine: Machine, placement: Placement) -> tuple[str, ...]:
+    read = host_speed(machine.host).read_bytes_per_s
+    on_host = placement.cpu_layers or placement.output_device == HOST
+    if not on_host or read.source not in _GUESSES:
+        return ()
+    return (
+        f"the processor's speed is {read.source} ({read.value / 1e9:,.0f} GB/s); "
+        "`vram-llm calibrate` measures it",
+    )
+
+
+def _names(devices: Sequence[Device]) -> str:
+    return ", ".join(f"{device.name} ({device.id})" for device in devices)
