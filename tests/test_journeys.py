@@ -139,7 +139,7 @@ def test_the_demo_model_from_start_to_end() -> None:
 def test_three_workers_hold_what_the_plan_says(workers: tuple[str, ...], tmp_path: Path) -> None:
     model = write_llama(tmp_path / "uneven.gguf", n_ff=[512, 512, *[128] * 9])
     rpc = [part for endpoint in workers for part in ("--rpc", f"{endpoint}@2GiB")]
-    rpc += ["--n-ctx", "1024", "--parallel", "4"]
+    rpc += ["--n-ctx", "1024", "--parallel", "4", "--objective", "balance"]
     told = run("plan", model, *rpc, "--json")
     assert told.returncode == 0, told.stderr
     plan = json.loads(told.stdout)

@@ -27,6 +27,7 @@ def test_on_the_host(model: Path) -> None:
 @pytest.mark.parametrize("columns", [50, 80])
 def test_on_three_workers(model: Path, workers: tuple[str, ...], columns: int) -> None:
     rpc = [part for endpoint in workers for part in ("--rpc", f"{endpoint}@2GiB")]
+    rpc += ["--objective", "balance"]
     done = run("verify", model, *rpc, *SMALL, columns=columns)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= columns
@@ -59,6 +60,7 @@ def test_a_device_over_its_budget_is_exit_code_1(
     model: Path, workers: tuple[str, ...], tmp_path: Path, as_json: bool
 ) -> None:
     rpc = [part for endpoint in workers[:2] for part in ("--rpc", f"{endpoint}@2GiB")]
+    rpc += ["--objective", "balance"]
     plan = json.loads(run("plan", model, *rpc, *SMALL, "--json").stdout)
     over = plan["estimate"]["devices"][1]
     over["budget_bytes"] = over["weights_bytes"] + over["context_bytes"] - 10 * KIB

@@ -18,7 +18,7 @@ from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.llama_split import device_of_layers
 from vram_llm.planner.make_plan import make_plan
-from vram_llm.planner.types import HOST, Placement, Plan, Workload
+from vram_llm.planner.types import HOST, Objective, Placement, Plan, Workload
 
 N_LAYERS = {"uneven": 11, "tied": 7, "wide": 5}
 _ASSIGNED = re.compile(r"load_tensors: layer +(\d+) assigned to device (\w+)")
@@ -89,6 +89,7 @@ def _context(pick: random.Random, model: str) -> Workload:
         kv_type_v=kv_type,
         use_mmap=pick.random() < 0.5,
         reserve_bytes=0,
+        objective=Objective.BALANCE,
     )
 
 
