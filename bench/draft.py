@@ -81,7 +81,7 @@ def main() -> None:
         loops = {name: load(paths, name, args.threads) for name in (None, "agrees", "useless")}
         for loop in loops.values():
             answer(loop, 32, 1)  # warm the caches, and see what rows cost
-        before = {name: loop.figures() for name, loop in loops.items()}
+        before = {name: loop.stats() for name, loop in loops.items()}
         ratios: dict[str, list[float]] = {"agrees": [], "useless": []}
         for i in range(args.rounds):
             order = list(loops) if i % 2 else list(loops)[::-1]
@@ -89,13 +89,13 @@ def main() -> None:
             for name, found in ratios.items():
                 found.append(seconds[None] / seconds[name])
         for name, found in ratios.items():
-            after, then = loops[name].figures(), before[name]
-            n_guessed = after.n_guessed_tokens - then.n_guessed_tokens
-            n_right = after.n_right_tokens - then.n_right_tokens
+            after, then = loops[name].stats(), before[name]
+            n_drafted = after.n_model_drafted_tokens - then.n_model_drafted_tokens
+            n_accepted = after.n_model_accepted_tokens - then.n_model_accepted_tokens
             each = ", ".join(f"{ratio:.2f}" for ratio in found)
             print(
                 f"{name:<8} {statistics.median(found):5.2f} times as fast with it   (rounds: {each})\n"
-                f"{'':<8} of {args.rounds * args.tokens} tokens {n_guessed} were guessed and {n_right} stood",
+                f"{'':<8} of {args.rounds * args.tokens} tokens, {n_drafted} drafted, {n_accepted} accepted",
                 flush=True,
             )
 

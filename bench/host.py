@@ -51,7 +51,7 @@ async def measure(plan: Plan, n_streams: int, n_tokens: int) -> None:
             async for event in engine.generate(request):
                 n += len(event.token_ids)
                 if i == 0 and n in (_UNTIMED, n_tokens - _UNTIMED):
-                    marks.append(engine.figures)
+                    marks.append(engine.stats)
 
         await asyncio.gather(*(answer(i) for i in range(n_streams)))
     finally:

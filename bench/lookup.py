@@ -42,14 +42,14 @@ _draft = Generation.draft
 
 
 class Recorded:
-    """A chooser that says a recorded text, once it has looked at the logits."""
+    """A sampler that returns a recorded text, after it has read the logits."""
 
-    is_best_of_logits = False
+    is_argmax = False
 
     def __init__(self, model: LoadedModel, text: list[int]) -> None:
         self._model, self._text = model, iter(text)
 
-    def choose(self, row: int, allowed: Indices | None = None) -> int:
+    def sample(self, row: int, allowed: Indices | None = None) -> int:
         """The text's next token."""
         self._model.logits(row).argmax()
         return next(self._text)
@@ -93,24 +93,23 @@ def answer(
         raise SystemExit("the engine refused the request")
     if recorded is not None:
         generation = loop._generations["r"]
-        generation.chooser = Recorded(loop._model, recorded)  # type: ignore[assignment]
+        generation.sampler = Recorded(loop._model, recorded)  # type: ignore[assignment]
     return finish(loop)
 
 
 def finish(loop: Loop) -> float:
     """Run until nothing is left to do; seconds from the first token to the last."""
-    n_before, began = loop.figures().n_generated_tokens, 0.0
+    n_before, began = loop.stats().n_generated_tokens, 0.0
     while not loop.is_idle:
-        if loop.decode_on() is None:
-            loop.step()
-        if not began and loop.figures().n_generated_tokens > n_before:
+        loop.step()
+        if not began and loop.stats().n_generated_tokens > n_before:
             began = time.perf_counter()
     return time.perf_counter() - began
 
 
 def compare(loop: Loop, name: str, n_tokens: int, rounds: int) -> None:
     """Print one load's ratio."""
-    ratios, before = [], loop.figures()
+    ratios, before = [], loop.stats()
     for i in range(rounds):
         prompt, recorded = load(name, n_tokens, 100 + i)
         seconds = {
@@ -118,7 +117,7 @@ def compare(loop: Loop, name: str, n_tokens: int, rounds: int) -> None:
             for drafts in ((False, True) if i % 2 else (True, False))
         }
         ratios.append(seconds[False] / seconds[True])
-    after = loop.figures()
+    after = loop.stats()
     n_drafted = after.n_drafted_tokens - before.n_drafted_tokens
     n_stood = after.n_accepted_tokens - before.n_accepted_tokens
     each = ", ".join(f"{ratio:.2f}" for ratio in ratios)

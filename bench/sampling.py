@@ -25,7 +25,7 @@ import numpy as np
 from tools.random_model import SIZES, write_sized
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.request import Request, SamplingParams
-from vram_llm.engine.stats import Figures
+from vram_llm.engine.stats import EngineStats
 from vram_llm.planner.types import BackendSampling, Plan, Workload
 from vram_llm.workflows import detection, planning
 
@@ -54,11 +54,11 @@ async def answer(engine: EngineClient, prompt: tuple[int, ...], n_tokens: int, w
 
 async def together(
     engine: EngineClient, prompts: list[tuple[int, ...]], n_tokens: int, way: SamplingParams
-) -> tuple[float, Figures, Figures]:
+) -> tuple[float, EngineStats, EngineStats]:
     """Tokens per second over all answers at once, and the engine's figures before and after."""
-    before, started = engine.figures, time.perf_counter()
+    before, started = engine.stats, time.perf_counter()
     await asyncio.gather(*(answer(engine, prompt, n_tokens, way) for prompt in prompts))
-    return len(prompts) * n_tokens / (time.perf_counter() - started), before, engine.figures
+    return len(prompts) * n_tokens / (time.perf_counter() - started), before, engine.stats
 
 
 class Comparison:
@@ -74,7 +74,7 @@ class Comparison:
     async def rates(self, name: str, n_streams: int) -> None:
         """Print both engines' tokens per second, and their ratio."""
         rates: dict[str, list[float]] = {each: [] for each in self._engines}
-        steps: dict[str, list[tuple[Figures, Figures]]] = {each: [] for each in self._engines}
+        steps: dict[str, list[tuple[EngineStats, EngineStats]]] = {each: [] for each in self._engines}
         for i in range(self._args.rounds + 1):
             for each in list(self._engines)[:: 1 if i % 2 else -1]:
                 rate, *figures = await together(
@@ -97,7 +97,7 @@ class Comparison:
         engine, temperatures = self._engines[ON], itertools.count(1)
         way = SamplingParams(temperature=0.9, top_k=40, top_p=0.95)
         firsts: dict[str, list[float]] = {"the same": [], "new": []}
-        before = engine.figures
+        before = engine.stats
         for i in range(2 * self._args.attaches + 2):
             is_new = bool(i % 2)
             if is_new:
@@ -107,12 +107,12 @@ class Comparison:
                 firsts["new" if is_new else "the same"].append(first_s)
         for name, seconds in firsts.items():
             print(f"TTFT with parameters that are {name:<9} {statistics.median(seconds) * 1000:8.2f} ms")
-        n_reserved = engine.figures.n_reserved - before.n_reserved
-        each_ms = (engine.figures.reserve_s - before.reserve_s) / max(n_reserved, 1) * 1000
+        n_reserved = engine.stats.n_reserved - before.n_reserved
+        each_ms = (engine.stats.reserve_s - before.reserve_s) / max(n_reserved, 1) * 1000
         print(f"of which llama.cpp reserves for     {each_ms:8.2f} ms (mean of {n_reserved})")
 
 
-def _step(figures: list[tuple[Figures, Figures]]) -> str:
+def _step(figures: list[tuple[EngineStats, EngineStats]]) -> str:
     """What a step takes, and how many of its tokens are chosen on the device."""
     n_steps = sum(after.n_steps - before.n_steps for before, after in figures)
     n_tokens = sum(after.n_generated_tokens - before.n_generated_tokens for before, after in figures)

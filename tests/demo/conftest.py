@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import pytest
 
 from tests.conftest import PlanOnCpu
+from tests.engine.turns import full_step
 from vram_llm import demo
 from vram_llm.chat.template import ChatTemplate
 from vram_llm.engine.loop import Loop
@@ -44,7 +45,7 @@ def answers(model: LoadedModel) -> Answers:
         for _ in range(MOST_STEPS):
             if loop.is_idle:
                 return list(said.values())
-            for event in loop.step():
+            for event in full_step(loop):
                 said[event.id] += event.text
         raise AssertionError(f"not idle after {MOST_STEPS} steps")
 

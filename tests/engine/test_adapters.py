@@ -120,7 +120,7 @@ def test_a_sequence_gives_way_to_one_with_others(load: Load, loras: tuple[Lora, 
     loop = load(*loras, n_ctx=256)
     wanted = [request(str(i), adapters, max_tokens=100) for i, adapters in enumerate(CHOICES)]
     crowded = run(loop, *wanted)
-    assert loop.figures().n_preemptions > 0
+    assert loop.stats().n_preemptions > 0
     calm, model = load(*loras), load(*loras)._model
     for each in wanted:
         alone = run(calm, replace(each, id="alone"))["alone"]

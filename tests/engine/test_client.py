@@ -211,14 +211,14 @@ async def test_those_who_go_away_free_their_slots(engine: EngineClient) -> None:
         for stream in streams:
             await stream.aclose()
     assert len(tokens(await soon(answer(engine, "last")))) == 8
-    assert (engine.figures.n_running, engine.figures.n_waiting) == (0, 0)
-    assert engine.figures.n_generated_tokens >= 108
+    assert (engine.stats.n_running, engine.stats.n_waiting) == (0, 0)
+    assert engine.stats.n_generated_tokens >= 108
 
 
 async def test_figures_come_with_the_news(engine: EngineClient) -> None:
-    before = engine.figures
+    before = engine.stats
     await soon(answer(engine, "a", max_tokens=20))
-    after = engine.figures
+    after = engine.stats
     assert (before.n_steps, after.n_steps) == (0, 20)
     assert (after.n_generated_tokens, after.n_prompt_tokens, after.n_cells) == (20, 3, 32768)
     assert after.llama_s > 0

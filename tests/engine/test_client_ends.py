@@ -23,7 +23,7 @@ from tests.engine.clients import (
     tokens,
     with_path,
 )
-from vram_llm.engine import client
+from vram_llm.engine import supervisor
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import FinishReason
@@ -62,7 +62,7 @@ async def test_a_death_costs_the_requests_in_flight_and_no_more(engine: EngineCl
 async def test_an_engine_that_keeps_dying_is_given_up(
     start: Start, plan_on_cpu: PlanOnCpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "MAX_RESTARTS", 1)
+    monkeypatch.setattr(supervisor, "MAX_RESTARTS", 1)
     engine = start(plan_on_cpu())
     for _ in range(2):
         await soon(engine.ready())
@@ -79,7 +79,7 @@ async def test_an_engine_that_keeps_dying_is_given_up(
 async def test_a_model_that_is_gone_at_the_restart_is_told(
     start: Start, plan_on_cpu: PlanOnCpu, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "MAX_RESTARTS", 1)
+    monkeypatch.setattr(supervisor, "MAX_RESTARTS", 1)
     path = tmp_path / "moved.gguf"
     path.write_bytes(tiny_model.read_bytes())
     engine = start(with_path(plan_on_cpu(), path))
@@ -122,7 +122,7 @@ async def test_a_stop_while_the_process_starts_is_heard(
     start: Start, plan_on_cpu: PlanOnCpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process finds plan and stop together; it must end by itself, not be killed for it."""
-    monkeypatch.setattr(client, "_STOP_GRACE_S", 10 * PATIENCE_S)
+    monkeypatch.setattr(supervisor, "_STOP_GRACE_S", 10 * PATIENCE_S)
     engine = start(plan_on_cpu())
     async with asyncio.timeout(PATIENCE_S):
         while not engine_processes():
@@ -139,7 +139,7 @@ def _set_if(condition: bool, event: asyncio.Event) -> None:
 async def test_a_stop_while_the_model_loads_is_heard(
     start: Start, plan_on_cpu: PlanOnCpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "_STOP_GRACE_S", 10 * PATIENCE_S)
+    monkeypatch.setattr(supervisor, "_STOP_GRACE_S", 10 * PATIENCE_S)
     loading = asyncio.Event()
     engine = start(plan_on_cpu(), on_state=lambda client: _set_if(client.load_fraction > 0, loading))
     await soon(loading.wait())
@@ -148,7 +148,7 @@ async def test_a_stop_while_the_model_loads_is_heard(
 
 
 async def test_a_stop_while_it_generates(engine: EngineClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_STOP_GRACE_S", 10 * PATIENCE_S)
+    monkeypatch.setattr(supervisor, "_STOP_GRACE_S", 10 * PATIENCE_S)
     stream = await begun(engine, "long")
     stopping = asyncio.create_task(engine.stop())
     with pytest.raises(EngineDied, match="shutting down"):
@@ -158,7 +158,7 @@ async def test_a_stop_while_it_generates(engine: EngineClient, monkeypatch: pyte
 
 
 async def test_a_process_that_hangs_is_killed(engine: EngineClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_STOP_GRACE_S", 0.2)
+    monkeypatch.setattr(supervisor, "_STOP_GRACE_S", 0.2)
     engine_processes()[0].suspend()
     await soon(engine.stop())
     assert engine_processes() == []

@@ -15,7 +15,7 @@ from tests.conftest import PlanOnCpu
 from tools.random_bert import word_pieces, write_bert
 from vram_llm.engine.embedding_loop import Embedder
 from vram_llm.engine.request import EmbeddingRequest
-from vram_llm.engine.rerank_prompt import pair
+from vram_llm.engine.rerank_prompt import rerank_tokens
 from vram_llm.engine.wire import Embedded
 from vram_llm.llama.model import LoadedModel
 from vram_llm.model.pooling import Pooling
@@ -125,7 +125,7 @@ def test_many_texts_share_steps_and_requests_take_turns(make: Make, bert: Path) 
     one = EmbeddingRequest(id="one", inputs=("a river",))
     found = answers(embedder, many, one)
     assert list(found) == ["one", "many"]
-    assert embedder.figures().n_steps < 20
+    assert embedder.stats().n_steps < 20
     alone = embedded(embedder, "the 150 houses")
     np.testing.assert_allclose(of_length_1(rows(found["many"])[150]), of_length_1(alone[0]), atol=1e-5)
 
@@ -171,5 +171,5 @@ def test_a_reranker_scores_pairs(make: Make, folder: Path) -> None:
 
 def test_a_rerankers_own_template(make: Make, bert: Path) -> None:
     vocab = make(bert)._model.vocab
-    tokens = pair(vocab, "{document} after {query} {document}", "the {document}", "river")
+    tokens = rerank_tokens(vocab, "{document} after {query} {document}", "the {document}", "river")
     assert tokens == vocab.tokenize("river after the {document} river", add_special=False)

@@ -16,7 +16,7 @@ from llama_cpp import mtmd_cpp as M  # noqa: N812 - the C side
 
 from tests.companions import write_mmproj
 from tests.conftest import PlanOnCpu
-from tests.engine.turns import events
+from tests.engine.turns import events, full_step
 from tests.pictures import bmp, gif, png, png_of
 from tests.zoo.loadable import LOADABLE, qwen2vl, with_vocabulary, write_loadable
 from tools.random_model import write_llama
@@ -86,7 +86,7 @@ def loop(model: LoadedModel) -> Iterator[Loop]:
 def _empty(loop: Loop) -> None:
     while loop._cache.evict():
         pass
-    assert loop.figures().n_cells_used == 0
+    assert loop.stats().n_cells_used == 0
 
 
 def seen(name: str, *pictures: bytes, max_tokens: int = 12, **options: Any) -> Request:
@@ -180,7 +180,7 @@ def places(model: LoadedModel, picture: bytes) -> tuple[int, int, int]:
 def test_rows_count_as_tokens_of_the_prompt(model: LoadedModel, loop: Loop) -> None:
     _, n_rows, _ = places(model, png(1))
     (answer,) = run(loop, seen("a", png(1)))
-    counted = loop.count(BEFORE + AFTER, seen("a", png(1)).images, add_special=True)
+    counted = loop.count_tokens(BEFORE + AFTER, seen("a", png(1)).images, add_special=True)
     assert (len(counted), counted.count(-1)) == (answer[-1].prompt_tokens, n_rows)
 
 
@@ -221,14 +221,14 @@ def test_streams_beside_go_on_and_say_what_they_say_alone(loop: Loop) -> None:
     (alone,) = run(loop, text)
     requests = [seen(f"image {i}", png(i)) for i in range(3)]
     assert loop.submit(text) is None
-    loop.step()
+    full_step(loop)
     for request in requests:
         loop.submit(request)
     steps: list[set[str]] = []
     beside: Answer = []
     ends = 0
     while not loop.is_idle:
-        events = loop.step()
+        events = full_step(loop)
         steps.append({event.id for event in events})
         beside += [event for event in events if event.id == "text"]
         ends += sum(event.id != "text" and event.finish_reason is not None for event in events)
@@ -245,10 +245,10 @@ def test_one_that_gives_way_comes_back_with_its_image(
     serving = Serving(slots_ram_bytes=slots_ram_bytes)
     monkeypatch.setattr(model, "plan", replace(model.plan, serving=serving))
     crowded = Loop(model)
-    n_prompt = len(loop.count(BEFORE + AFTER, seen("a", png(4)).images, add_special=True))
+    n_prompt = len(loop.count_tokens(BEFORE + AFTER, seen("a", png(4)).images, add_special=True))
     crowded._cache.n_cells = 2 * n_prompt + 60  # two begin, and do not fit to their ends
     answers = run(crowded, *(seen(f"{i}", png(4 + i), max_tokens=60, logprobs=2) for i in range(3)))
-    assert crowded.figures().n_preemptions > 0
+    assert crowded.stats().n_preemptions > 0
     _empty(crowded)
     for i, answer in enumerate(answers):
         (alone,) = run(loop, seen("alone", png(4 + i), max_tokens=60, logprobs=2))
@@ -304,7 +304,7 @@ def test_a_bitmap_from_the_top_down(loop: Loop) -> None:
 
 def test_what_does_not_fit_is_refused_with_the_numbers(loop: Loop) -> None:
     request = seen("many", *(png(i, 200, 200) for i in range(120)))
-    n_rows = loop.count(BEFORE + AFTER, request.images, add_special=True).count(-1)
+    n_rows = loop.count_tokens(BEFORE + AFTER, request.images, add_special=True).count(-1)
     (answer,) = run(loop, request)
     assert answer[-1].error_code == "context_length_exceeded"
     assert f"{n_rows:,} of them for images, and the context holds 512" in (answer[-1].error or "")
@@ -321,7 +321,7 @@ def test_cancelled_at_any_step(loop: Loop) -> None:
     for n_steps in range(6):
         loop.submit(seen(f"a{n_steps}", png(n_steps)))
         for _ in range(n_steps):
-            loop.step()
+            full_step(loop)
         loop.cancel(f"a{n_steps}")
         assert loop.is_idle
     (answer,) = run(loop, seen("after", png(1)))
@@ -329,13 +329,13 @@ def test_cancelled_at_any_step(loop: Loop) -> None:
 
 
 def test_images_that_nobody_waits_for_are_not_read(loop: Loop) -> None:
-    pictures = loop._pictures
+    pictures = loop._new._images
     assert pictures is not None
     go_on = threading.Event()
     pictures._reading.submit(go_on.wait, 30)
     loop.submit(seen("a", png(1)))
     loop.submit(seen("b", png(1)))
-    reading = loop._preparing._waiting[0].prompt
+    reading = loop._new._pending._waiting[0].prompt
     assert isinstance(reading, Future)
     loop.cancel("a")
     assert not reading.cancelled(), "the other choice waits for it"

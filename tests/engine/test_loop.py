@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import PlanOnCpu
 from tests.engine.fixed_pace import FixedPace
 from tests.engine.rounding import assert_same
-from tests.engine.turns import events
+from tests.engine.turns import events, full_step
 from tools.random_model import write_llama
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Request, SamplingParams, TokenEvent
@@ -128,7 +128,7 @@ def test_more_than_the_cells_hold_all_finish(plan_on_cpu: PlanOnCpu, path: Path)
     requests = [_request(f"r{i}", prompt, max_tokens=60) for i, prompt in enumerate(prompts)]
     loop = Loop(model)
     answers = _run(loop, *requests)
-    assert loop.figures().n_preemptions > 3
+    assert loop.stats().n_preemptions > 3
     for prompt, request in zip(prompts, requests, strict=True):
         answer = answers[request.id]
         assert answer[-1].finish_reason is FinishReason.LENGTH
@@ -163,7 +163,7 @@ def test_those_that_gave_way_leave_nothing_behind(plan_on_cpu: PlanOnCpu, path: 
     model = LoadedModel(plan_on_cpu(path, n_ctx=256, n_batch=64, n_ubatch=16, serving=ALONE))
     loop = Loop(model)
     _run(loop, *(_request(f"r{i}", (5 + i,) * 50, max_tokens=100) for i in range(6)))
-    assert loop.figures().n_preemptions > 1
+    assert loop.stats().n_preemptions > 1
     assert _is_empty(model)
     model.close()
 
@@ -183,7 +183,7 @@ def test_where_llama_cpp_finds_no_room_the_step_is_tried_again(
 
     monkeypatch.setattr(model, "decode", stingy)
     answers = _run(loop, *requests)
-    assert loop.figures().n_preemptions > 1
+    assert loop.stats().n_preemptions > 1
     monkeypatch.undo()
     for prompt, a, answer in zip(prompts, alone, answers.values(), strict=True):
         assert_same(model, prompt, a, _tokens(answer))
@@ -198,7 +198,7 @@ def test_a_batch_that_llama_cpp_refuses_is_tried_smaller(
     decode = model.decode
     monkeypatch.setattr(model, "decode", lambda: NO_ROOM if model.batch.n_rows > 9 else decode())
     answers = _run(loop, *requests)
-    assert loop.figures().n_preemptions == 0
+    assert loop.stats().n_preemptions == 0
     monkeypatch.undo()
     for prompt, a, answer in zip(prompts, alone, answers.values(), strict=True):
         assert_same(model, prompt, a, _tokens(answer))
@@ -211,7 +211,7 @@ def test_what_llama_cpp_cannot_run_ends_the_engine(
     monkeypatch.setattr(model, "decode", lambda: status)
     assert loop.submit(_request("r")) is None
     with pytest.raises(EngineDied, match=rf"could not run a batch of {n_rows} tokens \(code {status}\)"):
-        loop.step()
+        full_step(loop)
 
 
 # -- ends ----------------------------------------------------------------------------------------
@@ -359,7 +359,7 @@ def test_cancelling_frees_cells_and_slot(loop: Loop, model: LoadedModel) -> None
     """The second needs cells the first holds; after the cancel it gets them at once."""
     assert loop.submit(_request("first", (5,) * 400)) is None
     assert loop.submit(_request("second", (6,) * 400, max_tokens=2)) is None
-    while not loop.step():
+    while not full_step(loop):
         pass
     loop.cancel("first")
     news: dict[str, Answer] = {"second": []}
@@ -371,7 +371,7 @@ def test_cancelling_frees_cells_and_slot(loop: Loop, model: LoadedModel) -> None
 def test_cancelling_one_that_waits(loop: Loop) -> None:
     for name in "abcdef":
         assert loop.submit(_request(name, max_tokens=3)) is None
-    loop.step()
+    full_step(loop)
     loop.cancel("f")
     news: dict[str, Answer] = {name: [] for name in "abcde"}
     _drain(loop, news)
@@ -380,7 +380,7 @@ def test_cancelling_one_that_waits(loop: Loop) -> None:
 
 def test_cancelling_in_the_middle_of_a_prompt(loop: Loop, model: LoadedModel) -> None:
     assert loop.submit(_request("r", (5,) * 300)) is None
-    loop.step()
+    full_step(loop)
     loop.cancel("r")
     assert loop.is_idle
     assert _is_empty(model)
@@ -389,7 +389,7 @@ def test_cancelling_in_the_middle_of_a_prompt(loop: Loop, model: LoadedModel) ->
 def test_cancelling_what_is_not_there(loop: Loop) -> None:
     loop.cancel("nobody")
     assert loop.is_idle
-    assert loop.step() == []
+    assert full_step(loop) == []
 
 
 def test_finished_requests_leave_nothing_behind(loop: Loop, model: LoadedModel) -> None:
@@ -410,13 +410,13 @@ def _is_empty(model: LoadedModel) -> bool:
 
 def test_a_prompt_longer_than_a_step_beside_streams(loop: Loop) -> None:
     """The streams get a token in every step while the prompt is computed."""
-    loop._scheduler.pace = FixedPace(beside=16)
+    loop._scheduler.prefill = FixedPace(beside=16)
     for name in "abc":
         assert loop.submit(_request(name, max_tokens=40)) is None
-    loop.step()
+    full_step(loop)
     assert loop.submit(_request("long", (7,) * 200, max_tokens=1)) is None
     steps = []
-    while "long" not in (seen := {event.id for event in loop.step()}):
+    while "long" not in (seen := {event.id for event in full_step(loop)}):
         steps.append(seen)
     assert all(seen == {"a", "b", "c"} for seen in steps)
     assert len(steps) == 200 // 16

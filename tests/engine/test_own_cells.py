@@ -69,7 +69,7 @@ def _empty(loop: Loop) -> None:
     while loop._cache.evict():
         pass
     loop._cache.store.close()
-    assert loop.figures().n_cells_used == 0
+    assert loop.stats().n_cells_used == 0
 
 
 def _alone(model: LoadedModel, prompt: tuple[int, ...]) -> list[int]:

@@ -2,16 +2,18 @@
 
 import pytest
 
-from vram_llm.engine.prefill_budget import LEAST_ROWS, Pace
+from vram_llm.engine.prefill_budget import MIN_ROWS, PrefillBudget
 
 Step = tuple[int, int, float]  # decode rows, prompt rows, seconds
 
 
-def _pace(*steps: Step, target_s: float = 0.1, max_rows: int = 2048, n_ubatch: int = 512) -> Pace:
-    pace = Pace(target_s, max_rows, n_ubatch)
+def _prefill_budget(
+    *steps: Step, target_s: float = 0.1, max_rows: int = 2048, n_ubatch: int = 512
+) -> PrefillBudget:
+    budget = PrefillBudget(target_s, max_rows, n_ubatch)
     for step in steps:
-        pace.observe(*step)
-    return pace
+        budget.observe(*step)
+    return budget
 
 
 @pytest.mark.parametrize(
@@ -26,12 +28,12 @@ def _pace(*steps: Step, target_s: float = 0.1, max_rows: int = 2048, n_ubatch: i
         ([(8, 0, 0.050), (0, 500, 0.5)], 184),  # streams alone take half: five times that
         ([(8, 0, 0.010), (0, 10, 0.06)], 56),  # two tiles would be too late
         ([(8, 0, 0.010), (0, 10, 0.1)], 56),  # one is late, and yet the quickest way
-        ([(8, 0, 0.010), (0, 10, 1.0)], LEAST_ROWS),  # one row alone is late, and prompts get on
+        ([(8, 0, 0.010), (0, 10, 1.0)], MIN_ROWS),  # one row alone is late, and prompts get on
         ([(8, 0, 0.010), (0, 100, 0.001)], 2040),  # all there is room for
     ],
 )
 def test_rows_beside_streams(steps: list[Step], rows: int) -> None:
-    assert _pace(*steps).prefill_rows(8, 1) == rows
+    assert _prefill_budget(*steps).prefill_rows(8, 1) == rows
 
 
 @pytest.mark.parametrize(
@@ -45,33 +47,33 @@ def test_rows_beside_streams(steps: list[Step], rows: int) -> None:
     ],
 )
 def test_rows_of_prompts_alone_are_micro_batches_of_about_a_second(steps: list[Step], rows: int) -> None:
-    assert _pace(*steps).prefill_rows(0, 1) == rows
+    assert _prefill_budget(*steps).prefill_rows(0, 1) == rows
 
 
 @pytest.mark.parametrize(("n_decode", "rows"), [(1, 127), (63, 65), (64, 128), (100, 92)])
 def test_rows_fill_tiles_with_those_that_decode(n_decode: int, rows: int) -> None:
-    assert _pace((n_decode, 0, 0.010), (0, 500, 0.5)).prefill_rows(n_decode, 1) == rows
+    assert _prefill_budget((n_decode, 0, 0.010), (0, 500, 0.5)).prefill_rows(n_decode, 1) == rows
 
 
 @pytest.mark.parametrize(("n_prompts", "rows"), [(1, 126), (2, 126), (4, 318), (15, 958)])
 def test_many_that_wait_for_a_first_token_count_as_much(n_prompts: int, rows: int) -> None:
-    assert _pace((2, 0, 0.010), (0, 500, 0.25)).prefill_rows(2, n_prompts) == rows
+    assert _prefill_budget((2, 0, 0.010), (0, 500, 0.25)).prefill_rows(2, n_prompts) == rows
 
 
 def test_what_streams_take_is_measured_now_and_then() -> None:
     """The context beside them grows: without a look it would all be taken for the prompt's."""
-    pace, rows = _pace((8, 0, 0.010)), []
+    budget, rows = _prefill_budget((8, 0, 0.010)), []
     for step in range(100):
-        rows.append(pace.prefill_rows(8, 1))
-        pace.observe(8, rows[-1], 0.010 * (1 + step / 10) + rows[-1] * 0.001)
+        rows.append(budget.prefill_rows(8, 1))
+        budget.observe(8, rows[-1], 0.010 * (1 + step / 10) + rows[-1] * 0.001)
     assert rows.count(0) == 5
     assert rows[-1] == 312  # streams take some 90 ms by now, and rows of 1 ms four times that
 
 
 def test_it_follows_a_device_that_slows_down() -> None:
-    pace = _pace((8, 0, 0.010), (8, 120, 0.070))
-    before = pace.prefill_rows(8, 1)
+    budget = _prefill_budget((8, 0, 0.010), (8, 120, 0.070))
+    before = budget.prefill_rows(8, 1)
     for _ in range(40):
-        rows = pace.prefill_rows(8, 1)
-        pace.observe(8, rows, 0.010 + rows * 0.004)
-    assert (before, pace.prefill_rows(8, 1)) == (120, 120)
+        rows = budget.prefill_rows(8, 1)
+        budget.observe(8, rows, 0.010 + rows * 0.004)
+    assert (before, budget.prefill_rows(8, 1)) == (120, 120)

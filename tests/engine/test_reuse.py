@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import PlanOnCpu
 from tests.engine.rounding import assert_same
-from tests.engine.turns import events
+from tests.engine.turns import events, full_step
 from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
 from tools.random_model import write_llama
 from vram_llm.engine.generation import Generation
@@ -82,7 +82,7 @@ def _empty(loop: Loop) -> None:
     while loop._cache.evict():
         pass
     loop._cache.store.close()
-    assert loop.figures().n_cells_used == 0
+    assert loop.stats().n_cells_used == 0
 
 
 def _tokens(answer: Answer) -> list[int]:
@@ -132,13 +132,13 @@ def test_choices_of_one_prompt_share_its_cells(loop: Loop) -> None:
     news: dict[str, Answer] = {request.id: [] for request in requests}
     most_cells = 0
     while not loop.is_idle:
-        for event in loop.step():
+        for event in full_step(loop):
             news[event.id].append(event)
-        most_cells = max(most_cells, loop.figures().n_cells_used)
+        most_cells = max(most_cells, loop.stats().n_cells_used)
     assert sorted(_cached(answer) for answer in news.values()) == [0, *[len(prompt) - 1] * 3]
     assert len({tuple(_tokens(answer)) for answer in news.values()}) <= 2  # rounding of the last row
     assert most_cells <= len(prompt) + 4 * 5
-    assert loop.figures().n_prompt_tokens == len(prompt) + 3
+    assert loop.stats().n_prompt_tokens == len(prompt) + 3
 
 
 def test_what_is_evicted_comes_back_from_the_host(model: LoadedModel) -> None:
@@ -146,8 +146,8 @@ def test_what_is_evicted_comes_back_from_the_host(model: LoadedModel) -> None:
     prompts = [_prompts(i + 1, 950)[0] for i in range(4)]
     loop = Loop(model)
     answers = [_run(loop, _request(f"r{i}", prompt))[0] for i, prompt in enumerate(prompts)]
-    assert loop.figures().n_moved_to_host >= 2
-    assert loop.figures().host_bytes > 0
+    assert loop.stats().n_offloaded >= 2
+    assert loop.stats().host_bytes > 0
     turn = (*prompts[0], *_tokens(answers[0]), 7, 8, 9)
     (again,) = _run(loop, _request("again", turn))
     assert _cached(again) == len(prompts[0]) + 11
@@ -157,21 +157,21 @@ def test_what_is_evicted_comes_back_from_the_host(model: LoadedModel) -> None:
 
 def test_who_finds_the_engine_idle_has_the_first_cells(loop: Loop) -> None:
     """What lies idle would be walked over on the way to them in every step; it comes back from the host."""
-    loop._cache.most_idle = 1000
+    loop._cache.max_idle_cells = 1000
     (idle,), other = _prompts(1), _prompts(2)[1]
     _run(loop, _request("first", idle))
-    assert loop.figures().n_cells_idle > N_SHARED
+    assert loop.stats().n_cells_idle > N_SHARED
     assert loop.submit(_request("other", other)) is None
-    loop.step()
-    figures = loop.figures()
+    full_step(loop)
+    figures = loop.stats()
     if loop._cache.n_parked:
         assert figures.n_cells_idle == 0
-        assert figures.n_moved_to_host == 1
+        assert figures.n_offloaded == 1
     else:  # what a model holds that cannot go back stays in its slot
-        assert figures.n_moved_to_host == 0
+        assert figures.n_offloaded == 0
     loop.cancel("other")
     _run(loop, _request("again", idle))
-    assert loop.figures().n_prefix_hits == 1
+    assert loop.stats().n_prefix_hits == 1
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_more_than_the_cells_hold_wait_on_the_host(model: LoadedModel) -> None:
     alone = [_alone(model, prompt, 100) for prompt in prompts]
     loop = Loop(model)
     answers = _run(loop, *(_request(f"r{i}", prompt, 100) for i, prompt in enumerate(prompts)))
-    figures = loop.figures()
+    figures = loop.stats()
     assert figures.n_preemptions > 0
     assert figures.n_prompt_tokens == sum(map(len, prompts))
     assert [len(_tokens(answer)) for answer in answers] == [100] * 8
@@ -206,11 +206,11 @@ def test_one_that_is_cancelled_frees_its_slot_within_a_step(loop: Loop) -> None:
         name = f"r{i}"
         assert loop.submit(_request(name, prompts[1 + i % 3], None)) is None
         for _ in range(i % 4):
-            news += [event for event in loop.step() if event.id == "stays"]
+            news += [event for event in full_step(loop) if event.id == "stays"]
         loop.cancel(name)
-        assert loop.figures().n_running + loop.figures().n_waiting == 1
+        assert loop.stats().n_running + loop.stats().n_waiting == 1
     while not loop.is_idle:
-        news += [event for event in loop.step() if event.id == "stays"]
+        news += [event for event in full_step(loop) if event.id == "stays"]
     assert len(_tokens(news)) == 350
     assert news[-1].finish_reason is FinishReason.LENGTH
 
@@ -223,9 +223,9 @@ def test_without_room_on_the_host_all_is_computed_again(model: LoadedModel) -> N
     loop = Loop(model)
     loop._cache.store.ram_bytes = 0
     answers = _run(loop, *(_request(f"r{i}", prompt, 100) for i, prompt in enumerate(prompts)))
-    figures = loop.figures()
+    figures = loop.stats()
     assert figures.n_preemptions > 0
-    assert figures.n_moved_to_host == 0
+    assert figures.n_offloaded == 0
     assert figures.n_prompt_tokens > sum(map(len, prompts))
     _empty(loop)
     for prompt, expected, answer in zip(prompts, alone, answers, strict=True):

@@ -9,21 +9,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.engine.fake_memory import FakeMemory
 from tests.engine.fixed_pace import FixedPace
-from vram_llm.engine.kv_cache.offload_store import SpillStore
+from vram_llm.engine.kv_cache.offload_store import OffloadStore
 from vram_llm.engine.kv_cache.prefix_cache import PrefixCache
-from vram_llm.engine.scheduler import MOST_PASSED, Scheduler
+from vram_llm.engine.scheduler import MAX_PASSED, Scheduler
 from vram_llm.engine.sequence import Chunk, Sequence, Span
 
 
 def _cache(
     n_cells: int,
     parallel: int,
-    least: int = 0,
+    min_prefix_tokens: int = 0,
     *,
     is_stateful: bool = False,
     can_share: bool = True,
-    store: SpillStore | None = None,
-    most_idle: int | None = None,
+    store: OffloadStore | None = None,
+    max_idle_cells: int | None = None,
 ) -> PrefixCache:
     return PrefixCache(
         memory=FakeMemory(n_cells, parallel, is_stateful=is_stateful, can_share=can_share),
@@ -31,10 +31,10 @@ def _cache(
         n_slots=parallel,
         n_parked=parallel if can_share and not is_stateful else 0,
         can_share=can_share,
-        least=least,
-        store=store or SpillStore(0),
-        most_idle=most_idle,
-        least_spilled=3,
+        min_prefix_tokens=min_prefix_tokens,
+        store=store or OffloadStore(0),
+        max_idle_cells=max_idle_cells,
+        min_offload_tokens=3,
     )
 
 
@@ -83,7 +83,7 @@ def test_images_are_computed_whole_and_one_a_step() -> None:
     assert _run(scheduler.schedule()) == [("a", 60, 1), ("b", 45, 8)]
     one = scheduler.running[0]
     assert [one.position(place) for place in (0, 10, 50, 60)] == [0, 10, 16, 26]
-    assert (one.n_shared, len(one.known_as(60))) == (10, 10)
+    assert (one.n_shared, len(one.cache_key(60))) == (10, 10)
 
 
 def test_a_lone_prompt_goes_in_the_largest_chunks() -> None:
@@ -122,7 +122,7 @@ def test_a_chunk_ends_where_a_state_is_to_be_kept() -> None:
     scheduler = _scheduler(max_rows=64)
     _submit(scheduler, _sequence("a", 40), _sequence("b", 3))
     (chunk, _) = scheduler.schedule()
-    chunk.sequence.stops = [5, 30]
+    chunk.sequence.checkpoint_positions = [5, 30]
     chunk.sequence.n_cached = 5
     assert _run(scheduler.schedule())[0] == ("a", 5, 25)
     assert _run(scheduler.schedule()) == [("b", 3, 1), ("a", 30, 8)]
@@ -163,16 +163,16 @@ def test_a_newcomer_needs_cells_for_all_it_has_and_the_next_step(n_cells: int, b
 def test_one_that_does_not_fit_is_passed_a_few_times_and_no_more() -> None:
     scheduler = _scheduler(n_cells=40, parallel=2)
     _submit(scheduler, _sequence("a", 20, max_tokens=0), _sequence("big", 30))
-    _submit(scheduler, *(_sequence(f"small {i}", 1) for i in range(MOST_PASSED + 1)))
+    _submit(scheduler, *(_sequence(f"small {i}", 1) for i in range(MAX_PASSED + 1)))
     scheduler.schedule()
-    for i in range(MOST_PASSED):
+    for i in range(MAX_PASSED):
         assert [sequence.id for sequence in scheduler.running] == ["a", f"small {i}"]
         _finish(scheduler, f"small {i}")
         scheduler.schedule()
     assert [sequence.id for sequence in scheduler.running] == ["a"]
     _finish(scheduler, "a")
     scheduler.schedule()
-    assert [sequence.id for sequence in scheduler.running] == ["big", f"small {MOST_PASSED}"]
+    assert [sequence.id for sequence in scheduler.running] == ["big", f"small {MAX_PASSED}"]
 
 
 def test_one_that_fills_the_cells_runs_alone() -> None:
@@ -245,12 +245,12 @@ class Engine(RuleBasedStateMachine):
         parallel=st.integers(1, 5),
         max_rows=st.integers(1, 20),
         budget=st.integers(1, 8),
-        least=st.integers(0, 4),
+        min_prefix_tokens=st.integers(0, 4),
         is_stateful=st.booleans(),
         can_share=st.booleans(),
         ram_bytes=st.sampled_from([0, 200, 100_000]),
         disk_bytes=st.sampled_from([0, 200, 100_000]),
-        most_idle=st.sampled_from([0, 5, 60]),
+        max_idle_cells=st.sampled_from([0, 5, 60]),
     )
     def start(
         self,
@@ -258,22 +258,22 @@ class Engine(RuleBasedStateMachine):
         parallel: int,
         max_rows: int,
         budget: int,
-        least: int,
+        min_prefix_tokens: int,
         is_stateful: bool,
         can_share: bool,
         ram_bytes: int,
         disk_bytes: int,
-        most_idle: int,
+        max_idle_cells: int,
     ) -> None:
-        store = SpillStore(ram_bytes, disk_bytes)
+        store = OffloadStore(ram_bytes, disk_bytes)
         self.cache = _cache(
             n_cells,
             parallel,
-            least,
+            min_prefix_tokens,
             is_stateful=is_stateful,
             can_share=can_share,
             store=store,
-            most_idle=most_idle,
+            max_idle_cells=max_idle_cells,
         )
         memory = self.cache.memory
         assert isinstance(memory, FakeMemory)
@@ -330,7 +330,7 @@ class Engine(RuleBasedStateMachine):
         assert [chunk.sequence for chunk in chunks[: len(decoding)]] == decoding  # none of them is held up
         assert sum(chunk.count for chunk in chunks) <= scheduler.max_rows
         n_prefill = sum(chunk.count for chunk in chunks[len(decoding) :])
-        assert not decoding or n_prefill <= scheduler.pace.prefill_rows(1, 1)
+        assert not decoding or n_prefill <= scheduler.prefill.prefill_rows(1, 1)
         assert bool(chunks) == bool(self.alive)
         if before:  # the oldest always gets on
             assert before[0].id in named
@@ -359,7 +359,7 @@ class Engine(RuleBasedStateMachine):
             assert len(set(slots)) == len(slots) <= self.scheduler.parallel
             assert all(0 <= slot < self.scheduler.parallel for slot in slots)
             if self.scheduler.running and self.cache.n_parked and self.cache.store.would_keep(1):
-                assert self.cache.n_idle_cells <= (self.cache.most_idle or 0)
+                assert self.cache.n_idle_cells <= (self.cache.max_idle_cells or 0)
             assert all(sequence.slot < 0 and not sequence.n_cached for sequence in self.scheduler.waiting)
 
     @invariant()

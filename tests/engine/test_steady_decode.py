@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.turns import events, turns
+from tests.engine.turns import events, full_step, turns
 from tools.random_model import write_llama
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import (
+    DecodeTick,
     FinishReason,
     Grammar,
     GrammarKind,
     Request,
     SamplingParams,
-    Tick,
     TokenEvent,
 )
 from vram_llm.engine.speculative.prompt_lookup import PromptLookup
-from vram_llm.engine.stats import Figures
-from vram_llm.engine.steady_decode import MOST_STEPS
+from vram_llm.engine.stats import EngineStats
+from vram_llm.engine.steady_decode import MAX_STEPS
 from vram_llm.llama.model import NO_ROOM, LoadedModel
 from vram_llm.planner.types import Serving
 
@@ -75,10 +75,10 @@ def _told(news: Iterator[TokenEvent]) -> dict[str, list[Any]]:
 
 def _usual(loop: Loop) -> Iterator[TokenEvent]:
     while not loop.is_idle:
-        yield from loop.step()
+        yield from full_step(loop)
 
 
-def _counts(figures: Figures) -> tuple[int, ...]:
+def _counts(figures: EngineStats) -> tuple[int, ...]:
     return (figures.n_steps, figures.n_generated_tokens, figures.n_prompt_tokens, figures.n_cells_used)
 
 
@@ -108,71 +108,73 @@ def test_both_ways_say_the_same(model: LoadedModel, monkeypatch: pytest.MonkeyPa
     assert by_short["stops"][2][:2] == (FinishReason.STOP, alone[40:43])
     assert by_short["ends"][2][0] is FinishReason.STOP
     assert any(not text.isascii() for text, _, _ in by_short.values())
-    assert _counts(short.figures()) == _counts(usual.figures())
+    assert _counts(short.stats()) == _counts(usual.stats())
 
 
-def test_most_steps_of_streams_that_decode_go_the_short_way(model: LoadedModel) -> None:
+def test_most_steps_of_streams_that_decode_are_steady(model: LoadedModel) -> None:
     loop = _submit(model, *(_request(f"r{i}", max_tokens=100) for i in range(8)))
-    n_usual = n_short = n_runs = 0
+    n_full = n_steady = n_runs = 0
     while not loop.is_idle:
-        short = loop.decode_on()
-        if short is None:
-            loop.step()
-            n_usual += 1
-            continue
-        tick, _ = short
-        n_short += 1
+        tick, _ = loop.step()
+        n_full += tick is None
+        n_steady += tick is not None
         n_runs += tick is not None and bool(tick.ids)
-    assert n_short > 85
-    assert n_runs >= n_short / MOST_STEPS
-    assert n_usual + n_short == loop.figures().n_steps
+    assert n_steady > 85
+    assert n_runs >= n_steady / MAX_STEPS
+    assert n_full + n_steady == loop.stats().n_steps
 
 
 def test_a_tick_names_its_requests_once(model: LoadedModel) -> None:
     loop = _submit(model, _request("a"), _request("b"))
-    while (short := loop.decode_on()) is None:
-        loop.step()
-    ticks = [short[0]]
-    while (short := loop.decode_on()) is not None and not (short[0] and short[0].ids):
-        ticks.append(short[0])
-    assert isinstance(ticks[0], Tick)
+    ticks = [_first_tick(loop)]
+    while (tick := loop.step().tick) is not None and not tick.ids:
+        ticks.append(tick)
     assert ticks[0].ids == ["a", "b"]
-    assert all(tick is not None and not tick.ids and len(tick.tokens) == 2 for tick in ticks[1:])
+    assert len(ticks) > 1
+    assert all(not tick.ids and len(tick.tokens) == 2 for tick in ticks[1:])
 
 
-def test_who_wants_more_than_tokens_takes_the_usual_way(model: LoadedModel) -> None:
+def test_a_request_that_wants_more_than_tokens_gets_full_steps(model: LoadedModel) -> None:
     grammar = Grammar(kind=GrammarKind.REGEX, text="[a-z]{40}", field="regex")
     for options in ({"logprobs": 1}, {"grammar": grammar}):
         loop = _submit(model, _request("plain"), _request("more", **options))
         seen = set()
         while not loop.is_idle:
-            assert loop.decode_on() is None or "more" in seen
-            seen |= {event.id for event in loop.step() if event.finish_reason is not None}
+            tick, step_events = loop.step()
+            assert tick is None or "more" in seen
+            seen |= {event.id for event in step_events if event.finish_reason is not None}
 
 
 # -- what comes between --------------------------------------------------------------------------
 
 
+def _first_tick(loop: Loop) -> DecodeTick:
+    """The tick of the first steady step."""
+    while (tick := loop.step().tick) is None:
+        pass
+    return tick
+
+
 def _in_a_run(loop: Loop) -> None:
-    """Step until some steps of a run are done that nothing but the run knows of."""
-    while loop.decode_on() is None:
-        loop.step()
-    assert loop.decode_on() is not None
+    """Run two steady steps, which are not committed yet."""
+    _first_tick(loop)
+    assert loop.step().tick is not None
 
 
 def test_a_newcomer_is_let_in_at_the_next_step(model: LoadedModel) -> None:
     loop = _submit(model, _request("a"), _request("b"))
     _in_a_run(loop)
     loop.submit(_request("new", max_tokens=2))
-    assert loop.decode_on() is None
-    assert {event.id for event in loop.step()} == {"a", "b", "new"}
+    tick, step_events = loop.step()
+    assert tick is None
+    assert {event.id for event in step_events} == {"a", "b", "new"}
 
 
 def test_a_newcomer_without_a_slot_does_not_end_a_run(model: LoadedModel) -> None:
     loop = _submit(model, *(_request(f"r{i}") for i in range(8)))
     _in_a_run(loop)
     loop.submit(_request("late"))
-    assert loop.decode_on() is not None
+    assert loop.step().tick is not None
 
 
 def test_who_goes_away_frees_all_it_has(model: LoadedModel) -> None:
@@ -180,14 +182,14 @@ def test_who_goes_away_frees_all_it_has(model: LoadedModel) -> None:
     alone = _told(events(_submit(model, *requests)))
     loop = _submit(model, *requests)
     _in_a_run(loop)
-    used = loop.figures().n_cells_used
+    used = loop.stats().n_cells_used
     loop.cancel("b")
-    assert loop.figures().n_cells_used < used
+    assert loop.stats().n_cells_used < used
     rest = _told(event for news in turns(loop) for event in news)
     assert rest.keys() == {"a", "c"}
     assert all(rest[name][2] == alone[name][2] for name in rest)
     assert all(alone[name][0].endswith(rest[name][0]) for name in rest)
-    assert loop.figures().n_cells_used == 0
+    assert loop.stats().n_cells_used == 0
 
 
 def test_cells_that_run_out_end_a_run_in_time(model: LoadedModel) -> None:
@@ -195,7 +197,7 @@ def test_cells_that_run_out_end_a_run_in_time(model: LoadedModel) -> None:
     requests = [_request(f"r{i}", max_tokens=240) for i in range(8)]
     usual, short = _submit(model, *requests), _submit(model, *requests)
     by_usual, by_short = _told(_usual(usual)), _told(events(short))
-    assert all(loop.figures().n_preemptions > 0 for loop in (usual, short))
+    assert all(loop.stats().n_preemptions > 0 for loop in (usual, short))
     assert {name: told[2] for name, told in by_short.items()} == {
         name: told[2] for name, told in by_usual.items()
     }

@@ -5,8 +5,8 @@ import pytest
 from tests.conftest import PlanOnCpu
 from vram_llm.engine import wire
 from vram_llm.engine.model_info import LoadedMemory, ModelInfo
-from vram_llm.engine.request import FinishReason, Request, SamplingParams, Tick, TokenEvent
-from vram_llm.engine.stats import Figures
+from vram_llm.engine.request import DecodeTick, FinishReason, Request, SamplingParams, TokenEvent
+from vram_llm.engine.stats import EngineStats
 
 INFO = ModelInfo(
     name="m", path="/m.gguf", architecture="llama", parameters=2**40, size_bytes=2**41, n_vocab=5, n_ctx=256,
@@ -29,13 +29,13 @@ TO_ENGINE = [
 FROM_ENGINE = [
     wire.Loading(0.25),
     wire.Ready(INFO),
-    wire.News([], Figures()),
-    wire.News(
+    wire.StepEvents([], EngineStats()),
+    wire.StepEvents(
         [TokenEvent(id="a", text="�", token_ids=(1, 2)), TokenEvent(id="b", finish_reason=FinishReason.STOP)],
-        Figures(n_steps=2**40, llama_s=1.5, n_cells_used=7),
+        EngineStats(n_steps=2**40, llama_s=1.5, n_cells_used=7),
     ),
-    Tick(["a", "�"], [1, 2], ["one", "other"]),
-    Tick(["a", ""], [1, 2]),
+    DecodeTick(["a", "�"], [1, 2], ["one", "other"]),
+    DecodeTick(["a", ""], [1, 2]),
     wire.Tokens("a", [1, 2]),
     wire.Pieces("b", [b"", b"\xc3"]),
     wire.Failed("worker gone", 21),

@@ -113,7 +113,7 @@ def test_it_ends_with_the_server_in_the_middle_of_a_stream(engine: Engine, plan_
     engine.send(wire.Start(plan_on_cpu(n_ctx=4096), "tiny"))
     engine.await_ready()
     engine.send(wire.Submit(Request(id="endless", prompt=(1, 5), ignore_eos=True)))
-    assert isinstance(engine.next(), wire.News)
+    assert isinstance(engine.next(), wire.StepEvents)
     engine.socket.close()
     assert engine.end() == (0, "")
 
@@ -127,7 +127,7 @@ def test_messages_may_come_in_any_pieces(engine: Engine, plan_on_cpu: PlanOnCpu)
     engine.socket.sendall(frames[:30])
     engine.socket.sendall(frames[30:-2])
     news = engine.next()
-    assert isinstance(news, wire.News)
+    assert isinstance(news, wire.StepEvents)
     assert [event.id for event in news.events] == ["r"]
     engine.socket.sendall(frames[-2:])
     assert engine.end() == (0, "")
@@ -139,7 +139,7 @@ def test_signals_are_the_servers_to_act_on(engine: Engine, plan_on_cpu: PlanOnCp
     engine.await_ready()
     engine.process.send_signal(number)
     engine.send(wire.Submit(Request(id="r", prompt=(1, 5), ignore_eos=True, max_tokens=1)))
-    assert isinstance(engine.next(), wire.News)
+    assert isinstance(engine.next(), wire.StepEvents)
     engine.send(wire.Stop())
     assert engine.end() == (0, "")
 
@@ -155,9 +155,9 @@ def test_after_a_hundred_tokens_it_says_how_fast_it_is(engine: Engine, plan_on_c
     engine.await_ready()
     engine.send(wire.Submit(Request(id="r", prompt=(1, 5, 7), ignore_eos=True, max_tokens=120)))
     messages = [engine.next()]
-    while not isinstance(messages[-1], wire.News) or messages[-1].events[-1].finish_reason is None:
+    while not isinstance(messages[-1], wire.StepEvents) or messages[-1].events[-1].finish_reason is None:
         messages.append(engine.next())
-    (remark,) = [each.text for each in messages if isinstance(each, wire.Remark)]
+    (remark,) = [each.text for each in messages if isinstance(each, wire.Notice)]
     assert remark.startswith("the first 100 tokens: ")
     assert "1,000.0 expected (measured)" in remark
     engine.send(wire.Stop())

@@ -1,28 +1,33 @@
-"""What the engine's process does between messages: a step by the short way where there is one."""
+"""Steps of a loop until it is idle, as the engine's process runs them, and single full steps."""
 
 from collections.abc import Iterator
 
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import TokenEvent
 
-MOST_STEPS = 5000
+MAX_STEPS = 5000
 
 
 def turns(loop: Loop) -> Iterator[list[TokenEvent]]:
-    """The news of each step until nothing is left, those by the short way told like the others."""
+    """The events of each step until the loop is idle, with an event for each token of a tick."""
     ids: list[str] = []
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         if loop.is_idle:
             return
-        tick, news = loop.decode_on() or (None, loop.step())
+        tick, events = loop.step()
         if tick is not None:
             ids = tick.ids or ids
-            told = zip(ids, tick.texts, tick.tokens, strict=True)
-            news = [TokenEvent(id=name, text=text, token_ids=(token,)) for name, text, token in told] + news
-        yield news
-    raise AssertionError(f"not idle after {MOST_STEPS} steps")
+            columns = zip(ids, tick.texts, tick.tokens, strict=True)
+            events = [TokenEvent(id=i, text=text, token_ids=(t,)) for i, text, t in columns] + events
+        yield events
+    raise AssertionError(f"not idle after {MAX_STEPS} steps")
 
 
 def events(loop: Loop) -> Iterator[TokenEvent]:
-    """The same, one by one."""
-    return (event for news in turns(loop) for event in news)
+    """The events of all steps, one by one."""
+    return (event for step in turns(loop) for event in step)
+
+
+def full_step(loop: Loop) -> list[TokenEvent]:
+    """The events of a full step, also where a steady one is due."""
+    return loop._full_step()

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from vram_llm.llama.batch import Batch
+from vram_llm.llama.batch import TokenBatch
 
 Row = tuple[int, int, int, int]  # token, position, sequence, wants logits
 
 
-def _rows(batch: Batch) -> list[Row]:
+def _rows(batch: TokenBatch) -> list[Row]:
     """The rows as C sees them."""
     struct: Any = batch.struct
     assert all(struct.n_seq_id[i] == 1 for i in range(struct.n_tokens))
@@ -21,7 +21,7 @@ def _rows(batch: Batch) -> list[Row]:
 
 
 def test_rows_lie_in_the_order_they_were_added() -> None:
-    batch = Batch(8)
+    batch = TokenBatch(8)
     assert batch.add([10, 11, 12], 5, 2, n_outputs=1) == 2
     assert batch.add([20], 0, 7, n_outputs=1) == 3
     assert batch.add([30, 31], 100, 0, n_outputs=0) == 5
@@ -37,7 +37,7 @@ def test_rows_lie_in_the_order_they_were_added() -> None:
 
 
 def test_a_cleared_batch_keeps_nothing() -> None:
-    batch = Batch(4)
+    batch = TokenBatch(4)
     batch.add([1, 2, 3, 4], 0, 3, n_outputs=1)
     batch.clear()
     assert (batch.n_rows, _rows(batch)) == (0, [])
@@ -46,7 +46,7 @@ def test_a_cleared_batch_keeps_nothing() -> None:
 
 
 def test_a_batch_takes_its_capacity_and_not_one_more() -> None:
-    batch = Batch(3)
+    batch = TokenBatch(3)
     batch.add([1, 2], 0, 0, n_outputs=0)
     with pytest.raises(ValueError, match="1 too many for a batch of 3"):
         batch.add([3, 4], 2, 0, n_outputs=1)
@@ -54,7 +54,7 @@ def test_a_batch_takes_its_capacity_and_not_one_more() -> None:
 
 
 def test_sequence_pointers_stay_where_they_were_made() -> None:
-    batch = Batch(2)
+    batch = TokenBatch(2)
     struct: Any = batch.struct
     before = [ctypes.addressof(struct.seq_id[i].contents) for i in range(2)]
     batch.add([1, 2], 0, 1, n_outputs=1)
@@ -65,7 +65,7 @@ def test_sequence_pointers_stay_where_they_were_made() -> None:
 
 
 def test_the_next_rows_of_the_same_sequences() -> None:
-    batch = Batch(4)
+    batch = TokenBatch(4)
     batch.add_singles([10, 20, 30], [5, 0, 100], [2, 7, 0], [1, 1, 1])
     first, second = batch.ahead(2)
     batch.advance([11, 21, 31], first)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.server.fake_engine import FakeEngine, Step, says
 from tests.server.test_chat import lines
-from vram_llm.engine.request import Candidate, FinishReason, Likelihood, Request, TokenEvent
+from vram_llm.engine.request import FinishReason, Likelihood, Request, TokenCandidate, TokenEvent
 
 
 async def ask(client: httpx.AsyncClient, prompt: Any = "Once", **fields: Any) -> httpx.Response:
@@ -77,7 +77,7 @@ async def test_the_best_of_several(client: httpx.AsyncClient, engine: FakeEngine
 
     def script(request: Request) -> list[Step]:
         name = f"{request.prompt}-{(request.sampling.seed or 0) - 7}"
-        likely = tuple(Likelihood(Candidate(5, b"x", logprob)) for logprob in told[name])
+        likely = tuple(Likelihood(TokenCandidate(5, b"x", logprob)) for logprob in told[name])
         return [
             TokenEvent(
                 id=request.id, text=name, logprobs=likely, prompt_tokens=5, completion_tokens=2,

@@ -299,7 +299,7 @@ async def test_a_client_that_goes_away(real: EngineClient) -> None:
             await client.post("/v1/embeddings", json=body, timeout=httpx.Timeout(30, read=0.05))
         async with asyncio.timeout(30):
             assert (await client.post("/v1/embeddings", json={"model": "", "input": "a"})).status_code == 200
-        assert real.figures.n_prompt_tokens < 400 * 500
+        assert real.stats.n_prompt_tokens < 400 * 500
 
 
 async def test_what_is_on_its_way_is_finished_before_the_end(real: EngineClient) -> None:

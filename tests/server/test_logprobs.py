@@ -7,11 +7,13 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.server.fake_engine import FakeEngine, Step
-from vram_llm.engine.request import Candidate, FinishReason, Likelihood, Request, TokenEvent
+from vram_llm.engine.request import FinishReason, Likelihood, Request, TokenCandidate, TokenEvent
 
 
 def _likelihood(piece: bytes, logprob: float | None, *top: tuple[bytes, float]) -> Likelihood:
-    return Likelihood(Candidate(1, piece, logprob), tuple(Candidate(2, p, value) for p, value in top))
+    return Likelihood(
+        TokenCandidate(1, piece, logprob), tuple(TokenCandidate(2, p, value) for p, value in top)
+    )
 
 
 PROMPT = (

@@ -90,14 +90,14 @@ def _set_up_log(verbose: bool) -> None:
     from rich.console import Console
     from rich.logging import RichHandler
 
-    from vram_llm.engine.client import REMARKS
+    from vram_llm.engine.supervisor import NOTICES
 
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.WARNING,
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
     )
-    logging.getLogger(REMARKS).setLevel(logging.INFO)
+    logging.getLogger(NOTICES).setLevel(logging.INFO)
     for noisy in ("asyncio", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -1,4 +1,4 @@
-"""Texts become vectors: batches of texts of all requests in turn, over one loaded model."""
+"""Embeds texts, in batches with texts of all requests in turn, over one loaded model."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -8,19 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from vram_llm.engine.request import EmbeddingRequest
-from vram_llm.engine.rerank_prompt import TEMPLATE, pair
-from vram_llm.engine.stats import Figures
+from vram_llm.engine.rerank_prompt import TEMPLATE, rerank_tokens
+from vram_llm.engine.stats import EngineStats
 from vram_llm.engine.wire import Embedded
 from vram_llm.errors import ContextExceeded, EngineDied, RequestError
 from vram_llm.llama.model import LoadedModel
 
-_STEP_TOKENS = 512  # of several texts: attention grows with the square, and others wait for the step's end
+_STEP_TOKENS = 512  # of several texts: attention grows with the square, and others wait
 _MOST_CHARS_PER_TOKEN = 64
 
 
 @dataclass(slots=True)
 class _Job:
-    """A request on its way."""
+    """A request that is being computed."""
 
     request: EmbeddingRequest
     texts: list[list[int]]  # tokens
@@ -33,13 +33,13 @@ class _Job:
 
 
 class Embedder:
-    """Embeds over `model`, whose plan has a pooling. Not thread-safe: one thread does it all."""
+    """Embeds with `model`, whose plan has a pooling. Not thread-safe."""
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
         self._width = model.n_pooled
         whole = min(model.n_ubatch, model.n_ctx_seq, model.n_ctx_train)
-        self._longest = model.n_ctx_seq if model.can_split_texts else whole
+        self._max_tokens = model.n_ctx_seq if model.can_split_texts else whole
         self._parallel = model.plan.context.parallel
         self._template = model.metadata(TEMPLATE)
         self._jobs: deque[_Job] = deque()
@@ -51,9 +51,9 @@ class Embedder:
         """True where a step would have nothing to do."""
         return not self._jobs
 
-    def figures(self) -> Figures:
-        """What steps have cost so far, and how many requests there are."""
-        return Figures(
+    def stats(self) -> EngineStats:
+        """Costs of all steps so far, and the number of requests."""
+        return EngineStats(
             n_steps=self._n_steps,
             llama_s=self._llama_s,
             n_prompt_tokens=self._n_tokens,
@@ -61,7 +61,7 @@ class Embedder:
         )
 
     def submit(self, request: EmbeddingRequest) -> Embedded | None:
-        """Take a request in; the answer that refuses it where it cannot be served."""
+        """Accept a request; the answer that refuses it where it cannot be served."""
         try:
             texts = [self._tokens(request, i) for i in range(len(request.inputs))]
         except RequestError as error:
@@ -84,7 +84,7 @@ class Embedder:
 
     def step(self) -> list[Embedded]:
         """Run one batch; the answers it completed. Raises EngineDied where llama.cpp fails."""
-        chosen = self._chosen()
+        chosen = self._next_texts()
         self._run([job.texts[i] for job, i in chosen])
         for slot, (job, i) in enumerate(chosen):
             job.vectors[i] = self._model.pooled(slot)
@@ -92,14 +92,14 @@ class Embedder:
         complete = [job for job in self._jobs if job.is_complete]
         for job in complete:
             self._jobs.remove(job)
-        self._jobs.rotate(-1)  # another one is first in the next step
+        self._jobs.rotate(-1)  # another request is first in the next step
         return [
             Embedded(job.request.id, job.vectors.tobytes(), [len(text) for text in job.texts])
             for job in complete
         ]
 
-    def _chosen(self) -> list[tuple[_Job, int]]:
-        """The texts of the next step, one of each request in turn; a long one alone."""
+    def _next_texts(self) -> list[tuple[_Job, int]]:
+        """The texts of the next step, one of each request in turn; a long text alone."""
         chosen: list[tuple[_Job, int]] = []
         room, waiting = min(_STEP_TOKENS, self._model.n_batch), deque(self._jobs)
         while waiting and len(chosen) < self._parallel:
@@ -115,7 +115,7 @@ class Embedder:
         return chosen
 
     def _run(self, texts: list[list[int]]) -> None:
-        """Compute texts, the i-th in slot i; one that is longer than a batch in several."""
+        """Compute texts, the i-th in slot i; a text longer than a batch in several batches."""
         batch, capacity = self._model.batch, self._model.n_batch
         n_done = 0
         while n_done < max(map(len, texts), default=0):
@@ -135,35 +135,36 @@ class Embedder:
 
     def _tokens(self, request: EmbeddingRequest, i: int) -> list[int]:
         """The tokens of one input. Raises RequestError, ContextExceeded."""
-        said, param = request.inputs[i], "documents" if request.query is not None else "input"
+        value, param = request.inputs[i], "documents" if request.query is not None else "input"
         name = f"'{param}[{i}]'"
-        if isinstance(said, str) and len(said) > self._longest * _MOST_CHARS_PER_TOKEN:
+        if isinstance(value, str) and len(value) > self._max_tokens * _MOST_CHARS_PER_TOKEN:
             raise ContextExceeded(
-                f"{name} is too large: it has {len(said):,} characters, far more than the {self._longest:,} "
-                "tokens a text may have; cut it into pieces",
+                f"{name} is too large: it has {len(value):,} characters, far more than the "
+                f"{self._max_tokens:,} tokens a text may have; cut it into pieces",
                 param,
-                n_prompt_tokens=len(said) // _MOST_CHARS_PER_TOKEN,
-                n_ctx=self._longest,
+                n_prompt_tokens=len(value) // _MOST_CHARS_PER_TOKEN,
+                n_ctx=self._max_tokens,
             )
-        tokens = self._tokenized(request.query, said)
+        tokens = self._tokenized(request.query, value)
         n_vocab = self._model.vocab.n_tokens
         if (bad := next((t for t in tokens if not 0 <= t < n_vocab), None)) is not None:
             raise RequestError(f"token id {bad} in {name} is outside the vocabulary of {n_vocab}", param)
         if not tokens:
             raise RequestError(f"{name} is empty, so there is nothing to embed", param)
-        if len(tokens) > self._longest:
+        if len(tokens) > self._max_tokens:
             raise ContextExceeded(
-                f"{name} is too large: it has {len(tokens):,} tokens and a text may have {self._longest:,}; "
-                "cut it into pieces, or serve with a larger --n-ctx where the model was trained on more",
+                f"{name} is too large: it has {len(tokens):,} tokens and a text may have "
+                f"{self._max_tokens:,}; cut it into pieces, or serve with a larger --n-ctx where the model "
+                "was trained on more",
                 param,
                 n_prompt_tokens=len(tokens),
-                n_ctx=self._longest,
+                n_ctx=self._max_tokens,
             )
         return tokens
 
-    def _tokenized(self, query: str | None, said: str | tuple[int, ...]) -> list[int]:
-        if not isinstance(said, str):
-            return list(said)
+    def _tokenized(self, query: str | None, value: str | tuple[int, ...]) -> list[int]:
+        if not isinstance(value, str):
+            return list(value)
         if query is not None:
-            return pair(self._model.vocab, self._template, query, said)
-        return self._model.vocab.tokenize(said, add_special=True)
+            return rerank_tokens(self._model.vocab, self._template, query, value)
+        return self._model.vocab.tokenize(value, add_special=True)

@@ -1,42 +1,44 @@
-"""The steps of images: encoded in one, their rows computed in the next, whole, beside what others compute."""
+"""The steps of images: one step encodes an image, the next computes its rows, all at once."""
 
 from vram_llm.engine.kv_cache.prefix_cache import PrefixCache
 from vram_llm.engine.scheduler import Scheduler
 from vram_llm.engine.sequence import Chunk, Sequence, Span
-from vram_llm.engine.stats_recorder import Meter
+from vram_llm.engine.stats_recorder import StatsRecorder
 from vram_llm.errors import EngineDied
 from vram_llm.llama.model import NO_ROOM, LoadedModel
 from vram_llm.llama.multimodal.encoder import ImageReader
 
 
 class ImageRuns:
-    """Computes the images of sequences with the projector of `model`, which has one where there are any."""
+    """Computes the images of sequences with the projector of `model`."""
 
-    def __init__(self, model: LoadedModel, cache: PrefixCache, scheduler: Scheduler, meter: Meter) -> None:
+    def __init__(
+        self, model: LoadedModel, cache: PrefixCache, scheduler: Scheduler, recorder: StatsRecorder
+    ) -> None:
         self._model = model
         self._cache = cache
         self._scheduler = scheduler
-        self._meter = meter
+        self._recorder = recorder
 
     def run(self, chunk: Chunk) -> bool:
-        """Encode a chunk's image or, where the step before did, compute its rows; False where it fails.
+        """Encode a chunk's image or, once it is encoded, compute its rows; False where encoding fails.
 
         Raises EngineDied.
         """
         sequence, image, reader = chunk.sequence, chunk.image, self._model.images
         assert image is not None
         assert reader is not None
-        self._model.batch.clear()  # or its rows would be thought to have taken this long (expectation.py)
-        self._meter.n_steps += 1
-        with self._meter.llama:
+        self._model.batch.clear()  # or speed_check.py would take this time for that of the batch's rows
+        self._recorder.n_steps += 1
+        with self._recorder.llama:
             if not reader.has_encoded(image.rows):
                 return reader.encode(image.rows)
             if self._place(reader, sequence, image):
-                self._meter.n_prompt_tokens += image.count
+                self._recorder.n_prompt_tokens += image.count
         return True
 
     def _place(self, reader: ImageReader, sequence: Sequence, image: Span) -> bool:
-        """Compute the rows of the encoded image; False where the sequence itself gave way for room."""
+        """Compute the rows of the encoded image; False where the sequence itself was preempted for room."""
         cells, position = self._model.cells, sequence.position(image.start)
         while sequence.slot >= 0:
             self._cache.make_room(image.count)

@@ -1,4 +1,4 @@
-"""What a loaded engine says of itself."""
+"""Facts about a loaded engine."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,12 +12,12 @@ class EngineState(StrEnum):
     LOADING = "loading"
     READY = "ready"
     STOPPING = "stopping"
-    DEAD = "dead"  # and not coming back; between deaths and restarts it is LOADING
+    DEAD = "dead"  # for good; between a death and a restart it is LOADING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedMemory:
-    """What llama.cpp holds on one device ("GPU0", "RPC1", "host") after the load, in bytes."""
+    """Bytes that llama.cpp holds on one device ("GPU0", "RPC1", "host") after the load."""
 
     id: str
     weights_bytes: int
@@ -27,7 +27,7 @@ class LoadedMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """The loaded model, as far as a server needs it."""
+    """Facts about the loaded model that a server needs."""
 
     name: str  # the id clients use
     path: str
@@ -35,7 +35,7 @@ class ModelInfo:
     parameters: int
     size_bytes: int
     n_vocab: int
-    n_ctx: int  # tokens one request may use; all may use the same ones where the KV cache is unified
+    n_ctx: int  # tokens of one request; requests share cells where the KV cache is unified
     n_ctx_train: int
     parallel: int
     chat_template: str | None
@@ -43,12 +43,12 @@ class ModelInfo:
     eos_token: str
     created: int  # Unix seconds of the load
     memory: tuple[LoadedMemory, ...] = ()
-    draft_memory: tuple[LoadedMemory, ...] = ()  # the same of its draft model
-    pooling: Pooling | None = None  # of the embeddings it makes; None: it writes text
-    n_pooled: int = 0  # numbers in one of them
+    draft_memory: tuple[LoadedMemory, ...] = ()  # of its draft model
+    pooling: Pooling | None = None  # of embeddings; None: it generates text
+    n_pooled: int = 0  # numbers in an embedding
     adapters: tuple[str, ...] = ()  # names of its LoRA adapters
     takes_images: bool = False  # it has a projector
-    using: tuple[int, ...] | None = None  # which of them a request asks for, by number; None: all
+    using: tuple[int, ...] | None = None  # numbers of the adapters that a request uses; None: all
     tool_template: str | None = None  # the chat template for requests with tools, where its file has one
     n_embd: int = 0  # numbers in a hidden state
     vocab_type: int = 0  # llama_vocab_type of llama.h

@@ -1,34 +1,34 @@
-"""How many rows of prompts go beside decoding streams, so that their next tokens are not late.
+"""How many rows of prompts a step may have, so that the next tokens of decoding streams are not late.
 
-Policy only: it is told what steps took and never looks at a clock.
+Policy only: the caller reports how long steps took; no clock.
 """
 
 from dataclasses import dataclass
 
-TILE_ROWS = 64  # of ggml's attention on the CPU: fewer are computed one by one, and half a tile costs a whole
-LEAST_ROWS = 8  # however slow the device: prompts get on
-_DECODE_SHARE = 5  # a step beside prompts may last so many times one without, whatever the target
-_STRETCH = {2: 6, 1: 10}  # times the target that so many tiles may take: fewer rows cost more each
-_MOST_FOR_MANY = 5  # times the target, where many prompts wait beside few streams
-_PROBE_EVERY = 16  # steps: streams alone, to see what they take by now
-_LONE_S = 1.0  # a step of prompts alone: what a new request may have to wait for
+TILE_ROWS = 64  # of ggml's attention on the CPU: half a tile costs as much as a whole one
+MIN_ROWS = 8  # however slow the device is
+_DECODE_SHARE = 5  # times a step without prompts that one with prompts may last, whatever the target
+_STRETCH = {2: 6, 1: 10}  # times the target that 2 tiles, or 1, may take: fewer rows cost more each
+_MAX_FOR_MANY = 5  # times the target, where many prompts wait and few streams decode
+_PROBE_EVERY = 16  # steps, then one without prompts measures the streams alone
+_LONE_S = 1.0  # a step of prompts alone; a new request may have to wait for it
 _WEIGHT = 0.3  # of the newest observation
 
 
 @dataclass(slots=True)
-class Pace:
+class PrefillBudget:
     """Chooses rows so that a step with both kinds lasts about `target_s`.
 
-    Where streams alone take longer than a fifth of the target, the step may last five times what they take:
-    otherwise every prompt row would cost more in repeated decode steps than it saves the streams. What they
-    take grows with the context beside them, so it is measured now and then by a step without prompts.
+    Where streams alone take longer than a fifth of the target, the step may last five times as long as they
+    take: otherwise every prompt row would cost more in repeated decode steps than it saves the streams. Their
+    time grows with their context, so a step without prompts measures it now and then.
     """
 
     target_s: float
     max_rows: int
     n_ubatch: int
     _decode_s: float | None = None  # a step without prompts
-    _row_s: float | None = None  # one prompt row more
+    _row_s: float | None = None  # one more prompt row
     _n_mixed: int = 0  # steps since one without prompts
 
     def observe(self, n_decode: int, n_prefill: int, seconds: float) -> None:
@@ -43,26 +43,26 @@ class Pace:
         self._row_s = _blend(self._row_s, max(seconds - before, seconds / 10) / rows)
 
     def prefill_rows(self, n_decode: int, n_prompts: int) -> int:
-        """The most prompt rows for a step beside `n_decode` decode rows; 0 now and then, as a probe.
+        """The most prompt rows for a step with `n_decode` decode rows; 0 now and then, to measure.
 
-        Where more wait for their first token than for their next, those `n_prompts` may take longer.
+        Where more sequences wait for their first token (`n_prompts`) than decode, the step may take longer.
         """
         room = self.max_rows - n_decode
         if not n_decode:
             return min(room, self._lone_rows())
         if self._n_mixed >= _PROBE_EVERY:
             return 0
-        tile = TILE_ROWS - n_decode % TILE_ROWS  # what fills one up
+        tile = TILE_ROWS - n_decode % TILE_ROWS  # rows that fill up a tile
         if self._row_s is None:
             return min(room, tile)
         decode_s = self._decode_s or 0.0
-        target_s = self.target_s * min(max(n_prompts / n_decode, 1), _MOST_FOR_MANY)
+        target_s = self.target_s * min(max(n_prompts / n_decode, 1), _MAX_FOR_MANY)
         rows = int((max(target_s, _DECODE_SHARE * decode_s) - decode_s) / self._row_s)
         for n_tiles, stretch in _STRETCH.items():
             least = tile + (n_tiles - 1) * TILE_ROWS
             if rows >= least or least * self._row_s <= stretch * self.target_s:
                 return min(room, least + max(rows - least, 0) // TILE_ROWS * TILE_ROWS)
-        return min(room, max(rows, LEAST_ROWS))
+        return min(room, max(rows, MIN_ROWS))
 
     def _lone_rows(self) -> int:
         if self._row_s is None:

@@ -1,4 +1,4 @@
-"""A plan loaded for the sake of knowing what it takes: worked through once, looked at, and let go."""
+"""Load a plan, run a warm-up prefill and decode, measure, unload."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from vram_llm.errors import EngineDied
 from vram_llm.planner.types import Plan
 
 _T = TypeVar("_T")
-_DECODED_TOKENS = 4  # per sequence: CUDA graphs are captured once a decode has been repeated
+_DECODED_TOKENS = 4  # per sequence: CUDA graphs are captured at a repeated decode
 
 
 async def run(
-    plan: Plan, look: Callable[[int], _T], on_state: Callable[[EngineClient], None] = lambda _: None
+    plan: Plan, measure: Callable[[int], _T], on_state: Callable[[EngineClient], None] = lambda _: None
 ) -> tuple[ModelInfo, _T]:
-    """Load `plan`, work, and call `look` with the engine's process id while it still holds all.
+    """Load `plan`, warm up, and call `measure` with the engine's process id while it holds its memory.
 
     Raises ModelRefused, BadPlan, EngineDied.
     """
@@ -25,17 +25,17 @@ async def run(
     engine.start()
     try:
         info = await engine.ready()
-        await _work(engine, info)
+        await _warm_up(engine, info)
         assert engine.pid is not None
-        return info, look(engine.pid)
+        return info, measure(engine.pid)
     finally:
         await engine.stop()
 
 
-async def _work(engine: EngineClient, info: ModelInfo) -> None:
-    """One full micro-batch of prompt, then all sequences decoding at once; or one text as long, embedded.
+async def _warm_up(engine: EngineClient, info: ModelInfo) -> None:
+    """Prefill one full micro-batch, then decode all sequences at once; or embed a text of that length.
 
-    Memory pools, BLAS workspaces and graphs are only made when there is work for them.
+    Memory pools, BLAS workspaces and graphs are made only when they are first used.
     """
     context = engine.plan.context
     if context.pooling is not None:
@@ -43,7 +43,7 @@ async def _work(engine: EngineClient, info: ModelInfo) -> None:
         await engine.embed(EmbeddingRequest(id="embed", inputs=(text,)))
         return
     n_prompt = min(context.n_ubatch, info.n_ctx - 1)
-    # all kinds of tokens, so that all experts of a mixture are asked for
+    # many different tokens, so that all experts of a mixture are used
     prompt = tuple(i * 7919 % info.n_vocab for i in range(n_prompt))
     await _generate(engine, "prefill", prompt, 1)
     sequences = range(context.parallel)

@@ -1,4 +1,4 @@
-"""What is asked of the engine, and what it says back."""
+"""Requests to the engine, and the events it answers with."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,9 +17,9 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How the next token is chosen. The defaults are OpenAI's; 0 or 1 turns a filter off.
+    """How tokens are sampled. The defaults are OpenAI's; 0 or 1 turns a filter off.
 
-    At a temperature of 0 the most likely token is taken that bias, penalties and DRY leave. Penalties count
+    At a temperature of 0 the most likely token is taken, after bias, penalties and DRY. Penalties count
     generated tokens, not the prompt's; DRY counts both. A `last_n` of -1 is the whole context.
     """
 
@@ -40,7 +40,7 @@ class SamplingParams:
     dry_allowed_length: int = 2
     dry_penalty_last_n: int = -1
     dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
-    mirostat: int = 0  # 1 or 2: in place of the filters
+    mirostat: int = 0  # version 1 or 2, which replaces the filters
     mirostat_tau: float = 5.0
     mirostat_eta: float = 0.1
     logit_bias: dict[int, float] | None = None
@@ -48,7 +48,7 @@ class SamplingParams:
 
     @property
     def has_penalties(self) -> bool:
-        """True where tokens already generated are weakened or strengthened."""
+        """True where the logits of tokens already generated change."""
         return self.repeat_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
     @property
@@ -58,7 +58,7 @@ class SamplingParams:
 
     @property
     def is_greedy(self) -> bool:
-        """True where the most likely token is taken as it stands."""
+        """True where the model's most likely token is taken."""
         return self.temperature <= 0 and not self.changes_logits
 
 
@@ -69,21 +69,22 @@ class GrammarKind(StrEnum):
     GBNF = "gbnf"  # llama.cpp's, or Lark
     REGEX = "regex"
     CHOICE = "choice"  # a JSON list of strings
-    MARKED = "marked"  # Lark over marks of the model's own (marked.py)
+    MARKED = "marked"  # Lark over the model's own marks (marked_grammars.py)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grammar:
-    """What an answer has to be. `field` is the request's, for the error where the grammar is bad.
+    """A grammar that the answer has to follow. `field` is the request's field, named in errors about it.
 
-    A MARKED text names `marks` by their number, and `answer` as `@answer`; `never` are marks that its free
-    text does not hold. `tools` are the functions whose arguments its rules arguments_I and value_I_K hold.
+    A MARKED text names `marks` by their number, and `answer` as `@answer`; `never` are marks that must not
+    occur in its free text. `tools` are the functions whose arguments its rules arguments_I and value_I_K
+    describe.
     """
 
     kind: GrammarKind
     text: str
     field: str
-    lenient: bool = False  # of a schema, ignore what cannot be enforced
+    lenient: bool = False  # of a schema: ignore keywords that cannot be enforced
     marks: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
@@ -94,8 +95,8 @@ class Grammar:
 class ReasoningBudget:
     """How long the model may think: after `n_tokens` the engine writes `closing`, and the answer begins.
 
-    Marks are text, special tokens parsed. `opened`: the prompt has ended with the opening mark; otherwise
-    thinking begins where the answer does, with `opening`. `again`: it may also begin later.
+    Marks are text, with special tokens parsed. `opened`: the prompt ends with the opening mark; else thinking
+    begins with `opening` at the start of the output. `again`: it may also begin later.
     """
 
     n_tokens: int
@@ -107,7 +108,7 @@ class ReasoningBudget:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A picture's file, and the character of the prompt that it stands before. `field` is the request's."""
+    """An image file that stands before character `at` of the prompt. `field` is the request's field."""
 
     at: int
     data: bytes
@@ -118,14 +119,14 @@ class Image:
 class Request:
     """One sequence to generate.
 
-    `prompt` is text (tokenised by the engine, special tokens parsed) or token ids. `add_bos` puts the
+    `prompt` is text (tokenized by the engine, special tokens parsed) or token ids. `add_bos` puts the
     beginning-of-sequence token before a text prompt where the model wants one; off for a chat template that
-    has written its own. `marks` are special tokens that the text is to show. `adapters` are the LoRA adapters
-    to compute it with, by their number in the plan; None: all. With a `suffix`, what is written fills the
-    gap between the prompt and that. `images`, by their places ascending, stand in a text prompt. The answer
-    ends with a token of `stop_token_ids`, which is not shown; before `min_tokens` neither such a token nor
-    the model's own end can come. With `reports_progress` events come when the request is accepted and after
-    each step that computes a part of its prompt.
+    writes its own. `marks` are special tokens that the answer's text shows. `adapters` are the numbers of the
+    plan's LoRA adapters to compute it with; None: all. With a `suffix`, the answer fills the gap between
+    prompt and suffix. `images`, in the order of `at`, stand in a text prompt. The answer ends with a token of
+    `stop_token_ids`, which is not shown; the first `min_tokens` tokens are neither such a token nor the
+    model's own end. With `reports_progress` there are events when the request is accepted and after each step
+    that computes a part of its prompt.
     """
 
     id: str
@@ -150,7 +151,7 @@ class Request:
 
     @property
     def is_steered(self) -> bool:
-        """True where some tokens are ruled out or prescribed for a time, whatever the sampler."""
+        """True where some tokens are forbidden or prescribed for a time."""
         budget, most = self.reasoning_budget, self.max_tokens
         can_be_spent = budget is not None and (most is None or budget.n_tokens < most)
         return can_be_spent or self.min_tokens > 0
@@ -158,9 +159,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingRequest:
-    """Texts to embed, each as text (tokenised by the engine, special tokens parsed) or token ids.
+    """Texts to embed, each as text (tokenized by the engine, special tokens parsed) or token ids.
 
-    With a `query`, a reranker scores each of them as an answer to it.
+    With a `query`, a reranker scores each text as an answer to it.
     """
 
     id: str
@@ -169,8 +170,8 @@ class EmbeddingRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A token, the bytes it is written with, and the natural logarithm of its probability."""
+class TokenCandidate:
+    """A token, its bytes, and the natural logarithm of its probability."""
 
     token: int
     piece: bytes
@@ -179,25 +180,25 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """What the model thought at one place, before penalties, temperature and grammar.
+    """The model's probabilities at one position, before penalties, temperature and grammar.
 
-    `chosen` is the token that stands there; a logprob of None, at a prompt's first token, says that nothing
-    was predicted. `top` are the most likely ones, best first.
+    `chosen` is the token at that position; its logprob is None at a prompt's first token, which no row
+    predicts. `top` are the most likely tokens, best first.
     """
 
-    chosen: Candidate
-    top: tuple[Candidate, ...] = ()
+    chosen: TokenCandidate
+    top: tuple[TokenCandidate, ...] = ()
 
 
 class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """News of one request: text that became final, and at the end why it ended.
+    """An event of one request: text that became final, and at the end why it ended.
 
-    `text` may be empty (a UTF-8 character or a stop string is still open) and may hold several tokens'
-    worth. `prompt_tokens` and `completion_tokens` are totals, and of the former `cached_tokens` were computed
-    for an earlier request: right in the first and the last news of a request, and in between perhaps 0.
-    `prompt_done` is set in progress events alone, which hold no text: the prompt's tokens computed so far.
+    `text` may be empty (a UTF-8 character or a stop string is still open) and may hold the text of several
+    tokens. `prompt_tokens` and `completion_tokens` are totals; `cached_tokens` of the prompt's were computed
+    for an earlier request. The first and the last event of a request have these counts, others perhaps 0.
+    `prompt_done` is set only in progress events, which hold no text: the prompt's tokens computed so far.
     `error` (with `error_code`, and `error_param` where a field is at fault) is set where `finish_reason` is
-    ERROR. A msgspec structure: one is made and packed for every token.
+    ERROR. A msgspec structure, because one is made and packed for every token.
     """
 
     id: str
@@ -213,14 +214,14 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     error: str | None = None
     error_code: str | None = None
     error_param: str | None = None
-    error_n_ctx: int | None = None  # of a prompt that has too many tokens: how many fit
+    error_n_ctx: int | None = None  # where a prompt has too many tokens: how many fit
     prompt_done: int | None = None
 
 
-class Tick(msgspec.Struct, tag=True, omit_defaults=True):
-    """News of a step that gave each of several requests a token and did nothing else, in columns.
+class DecodeTick(msgspec.Struct, tag=True, omit_defaults=True):
+    """The result of a step that gave each of several requests a token and did nothing else, in columns.
 
-    `ids` are the requests'; where there are none, they are those of the last Tick that had some.
+    `ids` are the requests; where they are empty, they are those of the last DecodeTick that had some.
     """
 
     texts: list[str]  # that became final

@@ -1,9 +1,9 @@
 """Who decodes, who prefills, who waits. Policy only: no llama.cpp, no clock.
 
-Decode rows go first; what room is left goes to prompts, oldest first, in chunks as large as the pace allows.
-A sequence is let in when a slot and enough KV cells for all it has are at hand. One that does not fit may be
-passed by later ones, a few times. When the running sequences outgrow the cells, the youngest gives its own
-back and waits for its turn, which comes before that of all who arrived after it.
+Decode rows go first. The remaining rows go to prompts, oldest first, in chunks as large as the prefill
+budget. A sequence is admitted when a slot and enough KV cells for all its tokens are free. Later sequences
+may be admitted before one that does not fit, a few times. When the running sequences outgrow the cells, the
+youngest is preempted: it gives its cells back and waits, ahead of all that arrived after it.
 """
 
 from bisect import insort
@@ -14,12 +14,12 @@ from typing import Protocol
 from vram_llm.engine.kv_cache.prefix_cache import Admission
 from vram_llm.engine.sequence import Chunk, Sequence
 
-MOST_PASSED = 8  # times a waiting sequence may see a later one let in before it
-_MOST_TRIED = 16  # waiting sequences looked at in one step
+MAX_PASSED = 8  # times that a later sequence may be admitted before a waiting one
+_MAX_TRIED = 16  # waiting sequences that one step tries to admit
 
 
-class Room(Protocol):
-    """What the scheduler needs of the cache (cache.py)."""
+class SlotCache(Protocol):
+    """What the scheduler needs of the prefix cache (kv_cache/prefix_cache.py)."""
 
     @property
     def n_cells(self) -> int: ...
@@ -31,21 +31,21 @@ class Room(Protocol):
     def give_up(self, sequence: Sequence) -> None: ...
 
 
-class Budget(Protocol):
-    """What the scheduler needs of the pace (prefill_budget.py)."""
+class PrefillPolicy(Protocol):
+    """What the scheduler needs of the prefill budget (prefill_budget.py)."""
 
     def prefill_rows(self, n_decode: int, n_prompts: int) -> int: ...
 
 
 @dataclass(slots=True)
 class Scheduler:
-    """Shares the cells of `room` among at most `parallel` sequences.
+    """Shares the cells of `cache` among at most `parallel` sequences.
 
     A step computes at most `max_rows` tokens and has at most `max_outputs` rows of logits.
     """
 
-    room: Room
-    pace: Budget
+    cache: SlotCache
+    prefill: PrefillPolicy
     parallel: int
     max_rows: int
     max_outputs: int
@@ -56,16 +56,16 @@ class Scheduler:
 
     @property
     def n_cells_wanted(self) -> int:
-        """KV cells in use once all that the running sequences have is computed, idle ones left out."""
-        return self.room.n_pinned + sum(len(s.tokens) - s.n_in_tree for s in self.running)
+        """KV cells that the running sequences need once all their tokens are computed."""
+        return self.cache.n_pinned + sum(len(s.tokens) - s.n_in_tree for s in self.running)
 
     @property
     def may_admit(self) -> bool:
-        """True where a sequence waits that a slot is free for."""
+        """True where a sequence waits and a slot is free."""
         return bool(self.waiting) and len(self.running) < self.parallel
 
     def submit(self, sequence: Sequence) -> None:
-        """Put a new sequence at the end of the queue."""
+        """Append a new sequence to the queue."""
         self._n_arrived += 1
         sequence.arrival = self._n_arrived
         self.waiting.append(sequence)
@@ -75,33 +75,33 @@ class Scheduler:
         return next((s for s in (*self.running, *self.waiting) if s.id == request_id), None)
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out for good."""
+        """Remove a sequence that has ended."""
         if sequence.slot < 0:
             self.waiting.remove(sequence)
-            self.room.give_up(sequence)
+            self.cache.give_up(sequence)
         else:
             self.running.remove(sequence)
-            self.room.finish(sequence)
+            self.cache.finish(sequence)
 
     def preempt(self) -> bool:
-        """Send the youngest back to the queue; False where only one runs."""
+        """Preempt the youngest sequence; False where only one runs."""
         if len(self.running) < 2:
             return False
         youngest = self.running.pop()
-        self.room.suspend(youngest)
+        self.cache.suspend(youngest)
         insort(self.waiting, youngest, key=_arrival)
         self.n_preemptions += 1
         return True
 
     def make_room(self) -> None:
         """Preempt until the running sequences fit the cells."""
-        while self.n_cells_wanted > self.room.n_cells and self.preempt():
+        while self.n_cells_wanted > self.cache.n_cells and self.preempt():
             pass
 
     def schedule(self) -> list[Chunk]:
-        """The next step: one row for each sequence that decodes, then prompts as far as the budget goes.
+        """The next step: one row for each sequence that decodes, then prompts within the budget.
 
-        Of images at most one is computed, whole.
+        It has at most one image, which is computed whole.
         """
         chunks = [Chunk(s, s.n_cached, 1) for s in self.running if len(s.tokens) == s.n_cached + 1]
         has_image = False
@@ -109,12 +109,12 @@ class Scheduler:
         if n_decode == self.parallel:
             return chunks
         n_prompts = min(self.parallel, len(self.running) + len(self.waiting)) - n_decode
-        budget = min(self.max_rows - n_decode, self.pace.prefill_rows(n_decode, n_prompts))
+        budget = min(self.max_rows - n_decode, self.prefill.prefill_rows(n_decode, n_prompts))
         n_outputs = self.max_outputs - n_decode
         prefilling = self._prefilling()
         while budget > 0 and n_outputs > 0 and (sequence := next(prefilling, None)) is not None:
             if sequence.images and (image := sequence.next_image) is not None:
-                if not has_image:  # one a step: streams wait for it
+                if not has_image:  # streams wait for an image
                     chunks.append(Chunk(sequence, image.start, image.count, image=image))
                     budget -= image.count
                 has_image = True
@@ -122,45 +122,46 @@ class Scheduler:
             count = min(
                 sequence.text_from(sequence.n_cached) if sequence.images else sequence.n_pending, budget
             )
-            if sequence.is_telling:
-                count = min(count, max(n_outputs - self._n_to_come(sequence), 1))
-            if (stop := next((p for p in sequence.stops if p > sequence.n_cached), None)) is not None:
-                count = min(count, stop - sequence.n_cached)
+            if sequence.prompt_logprobs_pending:
+                count = min(count, max(n_outputs - self._n_others(sequence), 1))
+            next_checkpoint = next((p for p in sequence.checkpoint_positions if p > sequence.n_cached), None)
+            if next_checkpoint is not None:
+                count = min(count, next_checkpoint - sequence.n_cached)
             chunks.append(Chunk(sequence, sequence.n_cached, count))
             budget -= count
             n_outputs -= max(chunks[-1].n_outputs, 1)
         return chunks
 
-    def _n_to_come(self, sequence: Sequence) -> int:
-        """Others that may want a row of logits in this step, after those that decode."""
+    def _n_others(self, sequence: Sequence) -> int:
+        """Other sequences that may need a row of logits in this step, besides those that decode."""
         others = sum(1 for s in self.running if s.n_pending > 1 and s is not sequence)
         return others + min(len(self.waiting), self.parallel - len(self.running))
 
     def _prefilling(self) -> Iterator[Sequence]:
-        """Running sequences with a prompt to compute, then, one by one as they are asked for, new ones."""
+        """Running sequences with a prompt to compute, then newly admitted ones, each when it is asked for."""
         yield from [s for s in self.running if s.n_pending > 1]
         while len(self.running) < self.parallel and (sequence := self._admitted()) is not None:
             yield sequence
 
     def _admitted(self) -> Sequence | None:
-        """The first of the queue that can run, now running."""
-        for i, sequence in enumerate(self.waiting[:_MOST_TRIED]):
-            admission = self.room.admit(sequence, self._spare_cells())
+        """Admit the first of the queue that can run; None where none can."""
+        for i, sequence in enumerate(self.waiting[:_MAX_TRIED]):
+            admission = self.cache.admit(sequence, self._spare_cells())
             if admission is Admission.ADMITTED:
-                for passed in self.waiting[:i]:
-                    passed.n_passed += 1
+                for overtaken in self.waiting[:i]:
+                    overtaken.n_passed += 1
                 del self.waiting[i]
                 insort(self.running, sequence, key=_arrival)
                 return sequence
-            if admission is Admission.NO_ROOM and sequence.n_passed >= MOST_PASSED:
+            if admission is Admission.NO_ROOM and sequence.n_passed >= MAX_PASSED:
                 return None
         return None
 
     def _spare_cells(self) -> int | None:
         if not self.running:
             return None
-        # a cell more for each of them, or the newcomer would be sent back at the next step
-        return self.room.n_cells - self.n_cells_wanted - len(self.running) - 1
+        # one more cell for each running sequence, or the new one would be preempted at the next step
+        return self.cache.n_cells - self.n_cells_wanted - len(self.running) - 1
 
 
 def _arrival(sequence: Sequence) -> int:

@@ -1,4 +1,4 @@
-"""A request on its way through the engine, and the piece of it that one step computes."""
+"""A request in the engine, and the chunk of it that one step computes."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,7 +10,7 @@ _TOKEN_BITS = 32
 
 
 class DeviceSamplerConfig(NamedTuple):
-    """All of a request's sampling but its seed, where the device samples. Greedy at a temperature of 0."""
+    """A request's parameters for sampling on the device, without the seed. Temperature 0 is greedy."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -26,7 +26,7 @@ class DeviceSamplerConfig(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Span:
-    """An image in a sequence: `count` rows from `start` on, at `n_positions` positions or as many."""
+    """An image in a sequence: `count` rows from index `start`, which take `n_positions` positions."""
 
     start: int
     count: int
@@ -36,13 +36,13 @@ class Span:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One request's tokens. `tokens` is the prompt and, after it, what was generated.
+    """One request's tokens: `tokens` are the prompt's `n_prompt`, then the generated ones.
 
-    `adapters` are the LoRA adapters it is computed with, by number; None: all there are.
-    Where `tells_prompt`, logits of the prompt's rows are wanted too; for `n_told` tokens they have been had.
-    Of `tokens`, the first `n_cached` are in the cells of `slot`, and the first `n_in_tree` of those are
-    counted by the prefix cache rather than for this sequence. `n_reused` of the prompt came from there.
-    `device_sampler` samples it on the device; None: the host does. `may_take_host` instead (device_slots.py).
+    `adapters` are the numbers of the LoRA adapters that compute it; None: all of them.
+    Where `wants_prompt_logprobs`, the prompt's rows need logits too; `n_prompt_logprobs` of them are done.
+    The first `n_cached` of `tokens` are in the cells of `slot`. The prefix cache counts the first `n_in_tree`
+    of those; the others are this sequence's own. `n_reused` prompt tokens came from the prefix cache.
+    `device_sampler` samples on the device; None: the host samples. `may_take_host`: see device_slots.py.
     `images` are in the prompt, ascending; their rows have ids below 0 in `tokens`.
     """
 
@@ -51,45 +51,45 @@ class Sequence:
     n_prompt: int
     max_tokens: int
     adapters: tuple[int, ...] | None = None
-    tells_prompt: bool = False
+    wants_prompt_logprobs: bool = False
     device_sampler: DeviceSamplerConfig | None = None
     may_take_host: bool = False
-    n_told: int = 0
+    n_prompt_logprobs: int = 0
     slot: int = -1  # -1: it waits
     n_cached: int = 0
     n_in_tree: int = 0
     n_reused: int = 0
-    stops: list[int] = field(default_factory=list)  # positions whose state is worth keeping, ascending
-    kept: tuple[int, int] | None = None  # while preempted: the key of its state, and the tokens that holds
+    checkpoint_positions: list[int] = field(default_factory=list)  # ascending
+    saved_state: tuple[int, int] | None = None  # while preempted: key of its state, tokens in it
     arrival: int = 0
-    n_passed: int = 0  # later ones let in before it
+    n_passed: int = 0  # later sequences admitted before it
     images: tuple[Span, ...] = ()
     reports_progress: bool = False
 
     @property
     def next_image(self) -> Span | None:
-        """The image to compute now, whole, before anything else of it."""
-        return next((each for each in self.images if each.start == self.n_cached), None)
+        """The image to compute next, whole; None where text comes next."""
+        return next((image for image in self.images if image.start == self.n_cached), None)
 
     def text_from(self, start: int) -> int:
-        """How many tokens there are from place `start` on before the next image."""
-        ends = (each.start for each in self.images if each.start >= start)
+        """How many tokens of text there are from index `start` to the next image or the end."""
+        ends = (image.start for image in self.images if image.start >= start)
         return next(ends, len(self.tokens)) - start
 
-    def position(self, place: int) -> int:
-        """llama.cpp's position of what stands at a place of `tokens`; an image may take fewer than rows."""
+    def position(self, index: int) -> int:
+        """llama.cpp's position of `tokens[index]`; an image may take fewer positions than it has rows."""
         if not self.images:
-            return place
-        return place - sum(each.count - each.n_positions for each in self.images if each.start < place)
+            return index
+        return index - sum(image.count - image.n_positions for image in self.images if image.start < index)
 
     @property
     def n_shared(self) -> int:
-        """How many of its tokens others may share: up to an image with several rows at one position."""
-        ends = (each.start for each in self.images if each.n_positions != each.count)
+        """How many tokens others may share: up to the first image with several rows at one position."""
+        ends = (image.start for image in self.images if image.n_positions != image.count)
         return next(ends, len(self.tokens))
 
-    def known_as(self, end: int) -> list[int]:
-        """Its tokens up to `end` as the prefix cache knows them: with other adapters, other first tokens."""
+    def cache_key(self, end: int) -> list[int]:
+        """The prefix cache's key for the tokens up to `end`. The first token encodes the adapters."""
         tokens = self.tokens[:end]
         if self.images:
             del tokens[self.n_shared :]
@@ -108,9 +108,9 @@ class Sequence:
         return self.max_tokens - self.n_generated
 
     @property
-    def is_telling(self) -> bool:
-        """True while logits of its prompt's rows are wanted."""
-        return self.tells_prompt and self.n_told < self.n_prompt
+    def prompt_logprobs_pending(self) -> bool:
+        """True while rows of its prompt still need logits."""
+        return self.wants_prompt_logprobs and self.n_prompt_logprobs < self.n_prompt
 
     @property
     def n_pending(self) -> int:
@@ -120,17 +120,17 @@ class Sequence:
 
 @dataclass(slots=True)
 class Chunk:
-    """Compute `count` tokens of a sequence from `start` on, and after them those of a draft.
+    """Compute `count` tokens of a sequence from index `start`, then the tokens of a draft.
 
-    Not frozen, which costs as much as a row does.
+    Not frozen: making a frozen one costs as much time as a row.
     """
 
     sequence: Sequence
     start: int
     count: int
     draft: tuple[int, ...] = ()
-    guessed: bool = False  # by the draft model
-    image: Span | None = None  # they are its rows
+    by_draft_model: bool = False  # `draft` is the draft model's, not prompt lookup's
+    image: Span | None = None  # the tokens are its rows
 
     @property
     def samples(self) -> bool:
@@ -139,14 +139,14 @@ class Chunk:
 
     @property
     def n_outputs(self) -> int:
-        """Rows of logits it asks for, its last ones."""
-        if self.sequence.is_telling:
+        """How many of its last rows need logits."""
+        if self.sequence.prompt_logprobs_pending:
             return self.count
         return 1 + len(self.draft) if self.samples else 0
 
 
 def by_adapters(chunks: list[Chunk]) -> list[list[Chunk]]:
-    """Chunks in groups that one batch can hold: llama.cpp computes all rows of one with the same adapters."""
+    """Chunks grouped by adapters: llama.cpp computes all rows of a batch with the same ones."""
     groups: dict[tuple[int, ...] | None, list[Chunk]] = {}
     for chunk in chunks:
         groups.setdefault(chunk.sequence.adapters, []).append(chunk)

@@ -1,13 +1,13 @@
-"""What decode steps take, beside what the plan expects of them."""
+"""Compares the time of decode steps with the plan's expectation."""
 
 from vram_llm.planner.types import SpeedEstimate
 
 TOKENS = 100
-_OFF = 0.25  # a share by which measured and expected may differ before calibrating is advised
+_MAX_DIFFERENCE = 0.25  # between measured and expected, before the sentence advises calibration
 
 
-class Expectation:
-    """Counts the first hundred tokens of pure decode steps, and then says how they compare, once."""
+class SpeedCheck:
+    """Counts the first hundred tokens of pure decode steps, and then reports the comparison, once."""
 
     def __init__(self, expected: SpeedEstimate | None) -> None:
         self._expected = expected
@@ -15,10 +15,10 @@ class Expectation:
         self._seconds = 0.0
         self._expected_s = 0.0
 
-    def after(self, rows: int, tokens: int, seconds: float) -> str | None:
-        """Take in a step of `rows` batch rows that gave `tokens` tokens; the sentence, when it is time.
+    def observe(self, rows: int, tokens: int, seconds: float) -> str | None:
+        """Count a step of `rows` batch rows that gave `tokens` tokens; the sentence once there are enough.
 
-        Steps with prompts in them are left out: they have more rows than tokens.
+        Steps with prompts are left out: they have more rows than tokens.
         """
         if self._expected is None or not 0 < rows == tokens:
             return None
@@ -30,13 +30,13 @@ class Expectation:
         self._expected_s += step_s
         if self._tokens < TOKENS:
             return None
-        said = _sentence(self._expected, self._tokens, self._seconds, self._expected_s)
+        sentence = _sentence(self._expected, self._tokens, self._seconds, self._expected_s)
         self._expected = None
-        return said
+        return sentence
 
 
 def _step_s(expected: SpeedEstimate, rows: int) -> float | None:
-    """A step of `rows` streams: each more than one costs the same."""
+    """Expected seconds of a step of `rows` streams: each stream after the first costs the same."""
     if rows == 1:
         return expected.step_s
     if expected.streams < 2 or expected.streams_step_s is None:
@@ -46,9 +46,11 @@ def _step_s(expected: SpeedEstimate, rows: int) -> float | None:
 
 
 def _sentence(expected: SpeedEstimate, tokens: int, seconds: float, expected_s: float) -> str:
-    off = expected_s / seconds - 1
-    said = (
+    difference = expected_s / seconds - 1
+    direction = "faster" if difference >= 0 else "slower"
+    sentence = (
         f"the first {tokens} tokens: {tokens / seconds:,.1f} tok/s measured, {tokens / expected_s:,.1f} "
-        f"expected ({expected.basis}), {abs(off):.0%} {'faster' if off >= 0 else 'slower'} than expected"
+        f"expected ({expected.basis}), {abs(difference):.0%} {direction} than expected"
     )
-    return f"{said}: `vram-llm calibrate` measures these devices" if abs(off) > _OFF else said
+    advice = ": `vram-llm calibrate` measures these devices"
+    return sentence + advice if abs(difference) > _MAX_DIFFERENCE else sentence

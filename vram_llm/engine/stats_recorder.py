@@ -1,4 +1,4 @@
-"""Adds up the engine's figures as it works."""
+"""Adds up the engine's statistics as it works."""
 
 from dataclasses import dataclass, field
 from time import perf_counter, thread_time
@@ -6,22 +6,22 @@ from time import perf_counter, thread_time
 from vram_llm.engine.kv_cache.prefix_cache import PrefixCache
 from vram_llm.engine.sampling.device_slots import DeviceSamplerSlots
 from vram_llm.engine.scheduler import Scheduler
-from vram_llm.engine.stats import Figures
+from vram_llm.engine.stats import EngineStats
 
 
 class Stopwatch:
-    """Adds up the time between `start` and `stop`, or within `with`."""
+    """Adds up the time between `start` and `stop`, or inside `with`."""
 
     __slots__ = ("_cpu_from", "_from", "cpu_s", "last_s", "seconds")
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.cpu_s = 0.0  # of it, what this thread had of a processor
+        self.cpu_s = 0.0  # of this thread on a processor
         self.last_s = 0.0
         self.start()
 
     def start(self) -> None:
-        """Begin, or begin again."""
+        """Start, or start again."""
         self._from, self._cpu_from = perf_counter(), thread_time()
 
     def stop(self) -> None:
@@ -37,10 +37,10 @@ class Stopwatch:
 
 
 @dataclass(slots=True)
-class Meter:
-    """Adds up what steps cost. `turn` is the whole of what the engine does, the others parts of it."""
+class StatsRecorder:
+    """Counts and times. `iteration` times an iteration of the worker, the other stopwatches parts of it."""
 
-    turn: Stopwatch = field(default_factory=Stopwatch)
+    iteration: Stopwatch = field(default_factory=Stopwatch)
     llama: Stopwatch = field(default_factory=Stopwatch)
     sampling: Stopwatch = field(default_factory=Stopwatch)
     host_s: float = 0.0
@@ -51,18 +51,20 @@ class Meter:
     n_device_tokens: int = 0
     n_drafted_tokens: int = 0
     n_accepted_tokens: int = 0
-    n_guessed_tokens: int = 0
-    n_right_tokens: int = 0
+    n_model_drafted_tokens: int = 0
+    n_model_accepted_tokens: int = 0
 
-    def end_turn(self) -> None:
-        """A turn of the engine is over, messages and all; what is not counted yet was the host's."""
-        self.turn.stop()
-        self.host_s = self.turn.seconds - self.llama.seconds - self.sampling.seconds
-        self.host_cpu_s = self.turn.cpu_s - self.llama.cpu_s - self.sampling.cpu_s
+    def end_iteration(self) -> None:
+        """End an iteration, its messages included; time that no other stopwatch has is the host's."""
+        self.iteration.stop()
+        self.host_s = self.iteration.seconds - self.llama.seconds - self.sampling.seconds
+        self.host_cpu_s = self.iteration.cpu_s - self.llama.cpu_s - self.sampling.cpu_s
 
-    def figures(self, scheduler: Scheduler, cache: PrefixCache, seats: DeviceSamplerSlots | None) -> Figures:
-        """These counts, and what there is now."""
-        return Figures(
+    def stats(
+        self, scheduler: Scheduler, cache: PrefixCache, device_slots: DeviceSamplerSlots | None
+    ) -> EngineStats:
+        """These counts, and the current state."""
+        return EngineStats(
             n_steps=self.n_steps,
             llama_s=self.llama.seconds,
             sampling_s=self.sampling.seconds,
@@ -71,12 +73,12 @@ class Meter:
             n_prompt_tokens=self.n_prompt_tokens,
             n_generated_tokens=self.n_generated_tokens,
             n_device_tokens=self.n_device_tokens,
-            n_reserved=0 if seats is None else seats.n_reserved,
-            reserve_s=0.0 if seats is None else seats.reserve_s,
+            n_reserved=0 if device_slots is None else device_slots.n_reserved,
+            reserve_s=0.0 if device_slots is None else device_slots.reserve_s,
             n_drafted_tokens=self.n_drafted_tokens,
             n_accepted_tokens=self.n_accepted_tokens,
-            n_guessed_tokens=self.n_guessed_tokens,
-            n_right_tokens=self.n_right_tokens,
+            n_model_drafted_tokens=self.n_model_drafted_tokens,
+            n_model_accepted_tokens=self.n_model_accepted_tokens,
             n_running=len(scheduler.running),
             n_waiting=len(scheduler.waiting),
             n_cells=cache.n_cells,
@@ -85,7 +87,7 @@ class Meter:
             n_prefix_hits=cache.n_hits,
             n_prefix_tokens=cache.n_reused,
             n_preemptions=scheduler.n_preemptions,
-            n_moved_to_host=cache.n_moved,
+            n_offloaded=cache.n_offloaded,
             host_bytes=cache.store.ram_used_bytes,
             disk_bytes=cache.store.disk_used_bytes,
         )

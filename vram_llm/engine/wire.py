@@ -1,7 +1,7 @@
-"""What crosses between the server's process and the engine's: length-prefixed msgpack over a socket pair.
+"""Messages between the server's process and the engine's: length-prefixed msgpack over a socket pair.
 
-The engine sends one message a step, carrying what happened to every sequence: a `Tick` where they only went
-on, or `News`.
+The engine sends one message a step with the news of every sequence: a `DecodeTick` where all streams only got
+a token, else `StepEvents`.
 """
 
 import struct
@@ -9,8 +9,8 @@ import struct
 import msgspec
 
 from vram_llm.engine.model_info import ModelInfo
-from vram_llm.engine.request import EmbeddingRequest, Image, Request, Tick, TokenEvent
-from vram_llm.engine.stats import Figures
+from vram_llm.engine.request import DecodeTick, EmbeddingRequest, Image, Request, TokenEvent
+from vram_llm.engine.stats import EngineStats
 from vram_llm.planner.types import Plan
 
 
@@ -38,13 +38,13 @@ class Embed(msgspec.Struct, tag=True):
 
 
 class Cancel(msgspec.Struct, tag=True):
-    """Nobody wants this request's answer any more."""
+    """End this request; no event of it follows."""
 
     id: str
 
 
 class Tokenize(msgspec.Struct, tag=True):
-    """Which tokens is this text? Answered by Tokens with the same id; -1 for each row of an image."""
+    """A text to tokenize. Answered by Tokens with the same id; -1 for each row of an image."""
 
     id: str
     text: str
@@ -54,7 +54,7 @@ class Tokenize(msgspec.Struct, tag=True):
 
 
 class Detokenize(msgspec.Struct, tag=True):
-    """What are these tokens written with? Answered by Pieces with the same id."""
+    """Tokens to spell. Answered by Pieces with the same id."""
 
     id: str
     tokens: list[int]
@@ -65,32 +65,32 @@ class Stop(msgspec.Struct, tag=True):
 
 
 class Loading(msgspec.Struct, tag=True):
-    """How far the load is, 0 to 1."""
+    """The part of the model that is loaded, 0 to 1."""
 
     fraction: float
 
 
 class Ready(msgspec.Struct, tag=True):
-    """Loaded; requests are served from here on."""
+    """The model is loaded; the engine accepts requests."""
 
     info: ModelInfo
 
 
-class News(msgspec.Struct, tag=True):
-    """One engine step: what became of which request, and the engine's figures after it."""
+class StepEvents(msgspec.Struct, tag=True):
+    """Events of one engine step, and the engine's stats after it."""
 
     events: list[TokenEvent]
-    figures: Figures
+    stats: EngineStats
 
 
-class Remark(msgspec.Struct, tag=True):
-    """Something to tell whoever runs the server."""
+class Notice(msgspec.Struct, tag=True):
+    """A sentence for the person who runs the server."""
 
     text: str
 
 
 class Tokens(msgspec.Struct, tag=True):
-    """The answer to Tokenize. `error`, with `error_param`, is set where an image cannot be read."""
+    """Answers Tokenize. `error`, with `error_param`, is set where an image cannot be read."""
 
     id: str
     tokens: list[int]
@@ -99,17 +99,17 @@ class Tokens(msgspec.Struct, tag=True):
 
 
 class Pieces(msgspec.Struct, tag=True):
-    """The answer to Detokenize: the bytes of each token."""
+    """Answers Detokenize: the bytes of each token."""
 
     id: str
     pieces: list[bytes]
 
 
 class Embedded(msgspec.Struct, tag=True):
-    """The answer to Embed: a row of float32 for each input, one after the other, and each one's tokens.
+    """Answers Embed: a row of float32 for each input, one after the other, and each input's token count.
 
-    A score, or as many of them as the classifier has, makes a reranker's row. `error` (with `error_code`, and
-    `error_param` where a field is at fault) is set where there are none.
+    A reranker's row is a score, or one score for each output of its classifier. `error` (with `error_code`,
+    and `error_param` where a field is at fault) is set where the request is refused.
     """
 
     id: str
@@ -118,18 +118,18 @@ class Embedded(msgspec.Struct, tag=True):
     error: str | None = None
     error_code: str | None = None
     error_param: str | None = None
-    error_n_ctx: int | None = None  # of a text that has too many tokens, the one of n_tokens: how many fit
+    error_n_ctx: int | None = None  # where a text has too many tokens (then in n_tokens): how many fit
 
 
 class Failed(msgspec.Struct, tag=True):
-    """The engine cannot go on; it exits after this. `exit_code` is the error's in errors.py."""
+    """The engine has failed and exits. `exit_code` is the error's in errors.py."""
 
     message: str
     exit_code: int
 
 
 ToEngine = Start | Submit | Embed | Cancel | Tokenize | Detokenize | Stop
-FromEngine = Loading | Ready | News | Tick | Remark | Tokens | Pieces | Embedded | Failed
+FromEngine = Loading | Ready | StepEvents | DecodeTick | Notice | Tokens | Pieces | Embedded | Failed
 
 _HEADER = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size
@@ -139,12 +139,12 @@ decode_from_engine = msgspec.msgpack.Decoder(FromEngine).decode
 
 
 def pack(message: ToEngine | FromEngine) -> bytes:
-    """A message as a frame: four bytes of little-endian length, then msgpack."""
+    """Encode a message as a frame: four bytes of little-endian length, then msgpack."""
     body = _encoder.encode(message)
     return _HEADER.pack(len(body)) + body
 
 
 def body_length(header: bytes) -> int:
-    """Bytes that follow a frame's first HEADER_BYTES."""
+    """The number of bytes after a frame's first HEADER_BYTES."""
     length: int = _HEADER.unpack(header)[0]
     return length

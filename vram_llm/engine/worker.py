@@ -1,147 +1,100 @@
 """The engine process: `python -m vram_llm.engine.worker FD LEVEL`, with one end of a socket pair as FD.
 
-One thread does everything, so that no other holds the interpreter lock while tokens are sampled. Between
-steps it reads what has come in; with nothing to do it sleeps in `recv`. It ends when told to, or when
-the server's end of the socket is gone.
+One thread does everything, so that no other thread holds the interpreter lock while tokens are sampled.
+Between steps it reads incoming messages; with nothing to do it sleeps in `recv`. It ends at the server's Stop
+message, or when the server's end of the socket is closed.
 """
 
 import contextlib
 import gc
 import logging
 import os
-import select
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import PurePath
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from vram_llm.engine import wire
+from vram_llm.engine.channel import Channel, ChannelClosed
 from vram_llm.engine.model_info import LoadedMemory, ModelInfo
 from vram_llm.engine.request import TokenEvent
 from vram_llm.engine.sampling.file_defaults import sampling_of_file
+from vram_llm.engine.speed_check import SpeedCheck
 from vram_llm.errors import EngineDied, NotBuilt, RequestError, VramLLMError
-from vram_llm.planner.types import CompanionKind
+from vram_llm.planner.types import CompanionKind, Plan
 
 if TYPE_CHECKING:
-    from vram_llm.engine.loop import Loop
+    from vram_llm.engine.embedding_loop import Embedder
+    from vram_llm.engine.loop import Loop, StepOutput
     from vram_llm.llama.model import LoadedModel
 
-_RECV_BYTES = 1 << 16
 
+class Worker:
+    """Loads the plan of the first message, then generates or embeds until the channel closes."""
 
-class _Stopped(Exception):
-    """The server said stop, or is gone."""
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
 
+    def run(self) -> None:
+        """Serve until the server stops it. Raises ChannelClosed, and VramLLMError where the model fails."""
+        messages = self._channel.receive(wait=True)
+        start = next(message for message in messages if isinstance(message, wire.Start))
+        # imported here: loading llama.cpp's libraries takes longer than all other work before the load
+        from vram_llm.engine.embedding_loop import Embedder
+        from vram_llm.engine.loop import Loop
 
-class Channel:
-    """The engine's end of the socket pair."""
+        model, draft = self._load(start.plan)
+        self._channel.send(wire.Ready(_model_info(model, draft, start.model_name)))
+        if start.plan.context.pooling is None:
+            self._generate(Loop(model, draft), model)
+        else:
+            self._embed(Embedder(model), model)
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
-        self._buffer = bytearray()
-        self._has_come = select.poll()
-        self._has_come.register(sock, select.POLLIN)
+    # -- loading ---------------------------------------------------------------------------------
 
-    def send(self, *messages: wire.FromEngine) -> None:
-        """Send, waiting for room if the server is behind. Raises _Stopped where it is gone."""
+    def _load(self, plan: Plan) -> "tuple[LoadedModel, LoadedModel | None]":
+        """The plan's model, and its draft model where it has one. Raises ChannelClosed, VramLLMError."""
+        from vram_llm.llama.draft_model import load_draft
+        from vram_llm.llama.model import LoadedModel
+
+        progress = _LoadProgress(self._channel)
+        servers: dict[str, list[int]] = {}
         try:
-            self._socket.sendall(b"".join(map(wire.pack, messages)))
-        except OSError as error:
-            raise _Stopped from error
+            model = LoadedModel(plan, progress, servers)
+        except VramLLMError:
+            if not progress.is_closed:
+                raise
+        if progress.is_closed:
+            raise ChannelClosed
+        return model, load_draft(model, servers)
 
-    @property
-    def has_news(self) -> bool:
-        """True where something has come in, or the server is gone."""
-        return bool(self._has_come.poll(0))  # a quarter of what a recv takes that fails
+    # -- generating ------------------------------------------------------------------------------
 
-    def receive(self, *, wait: bool) -> list[wire.ToEngine]:
-        """All messages that have come in; with `wait`, at least one.
-
-        Raises _Stopped where one of them is Stop, or the server is gone.
-        """
-        messages: list[wire.ToEngine] = []
+    def _generate(self, loop: "Loop", model: "LoadedModel") -> None:
+        speed_check = SpeedCheck(model.plan.speed)
+        gc.collect()
+        gc.freeze()  # objects made so far live on: streams would wait for each full collection of them
         while True:
-            data = self._received(wait=wait and not messages)
-            if data is None:
-                return messages
-            if not data:
-                raise _Stopped
-            self._buffer += data
-            messages += self._whole_messages()
-            if any(isinstance(message, wire.Stop) for message in messages):
-                raise _Stopped
+            while loop.is_idle and not self._channel.has_news and model.vocab.note_more():
+                pass
+            loop.recorder.iteration.start()
+            waits = loop.is_idle
+            messages = self._channel.receive(wait=waits)
+            if waits:
+                loop.recorder.iteration.start()
+            if messages:
+                self._handle(messages, loop, model)
+            began = time.perf_counter()
+            output = loop.step()
+            self._send_output(output, loop, model, speed_check, time.perf_counter() - began)
+            loop.recorder.end_iteration()
 
-    def _received(self, *, wait: bool) -> bytes | None:
-        """What has come in, b"" where the server is gone; without `wait` None where there is nothing."""
-        if not wait and not self.has_news:
-            return None
-        try:
-            return self._socket.recv(_RECV_BYTES)
-        except OSError:  # the server died with news of ours unread
-            return b""
-
-    def _whole_messages(self) -> list[wire.ToEngine]:
-        messages = []
-        while len(self._buffer) >= wire.HEADER_BYTES:
-            end = wire.HEADER_BYTES + wire.body_length(bytes(self._buffer[: wire.HEADER_BYTES]))
-            if len(self._buffer) < end:
-                break
-            messages.append(wire.decode_to_engine(self._buffer[wire.HEADER_BYTES : end]))
-            del self._buffer[:end]
-        return messages
-
-
-def run(channel: Channel) -> None:
-    """Load the plan the first message brings, then serve requests until told to stop."""
-    start = next(m for m in channel.receive(wait=True) if isinstance(m, wire.Start))
-
-    # here, not above: loading llama.cpp's libraries takes longer than everything else before the load
-    from vram_llm.engine.loop import Loop
-    from vram_llm.engine.speed_check import Expectation
-    from vram_llm.llama.draft_model import load_draft
-    from vram_llm.llama.model import LoadedModel
-
-    last, stopped = -1.0, False
-
-    def progress(fraction: float) -> bool:
-        nonlocal last, stopped
-        try:
-            if fraction - last >= 0.01 or fraction == 1:
-                last = fraction
-                channel.send(wire.Loading(fraction))
-            channel.receive(wait=False)
-        except _Stopped:  # kept: llama.cpp would not pass an exception on, and may go on after a False
-            stopped = True
-        return not stopped
-
-    servers: dict[str, list[int]] = {}
-    try:
-        model = LoadedModel(start.plan, progress, servers)
-    except VramLLMError:
-        if not stopped:
-            raise
-    if stopped:
-        raise _Stopped
-    draft = load_draft(model, servers)
-    channel.send(wire.Ready(_info(model, draft, start.model_name)))
-    if start.plan.context.pooling is not None:
-        _embed(channel, model)
-    loop = Loop(model, draft)
-    expectation = Expectation(start.plan.speed)
-    gc.collect()
-    gc.freeze()  # what is here stays: streams would wait whenever it is all looked through
-    while True:
+    def _handle(self, messages: list[wire.ToEngine], loop: "Loop", model: "LoadedModel") -> None:
+        """Answer messages or pass them to the loop, and send its events before the next step."""
         events: list[TokenEvent] = []
-        while loop.is_idle and not channel.has_news and model.vocab.note_more():
-            pass
-        loop.meter.turn.start()
-        waits = loop.is_idle
-        messages = channel.receive(wait=waits)
-        if waits:
-            loop.meter.turn.start()
         for message in messages:
             match message:
                 case wire.Submit(request):
@@ -150,69 +103,102 @@ def run(channel: Channel) -> None:
                 case wire.Cancel(request_id):
                     loop.cancel(request_id)
                 case wire.Tokenize(images=images) if images:
-                    channel.send(_counted(loop, message))
+                    self._channel.send(_count_with_images(loop, message))
                 case wire.Tokenize() | wire.Detokenize():
-                    channel.send(_of_vocabulary(model, message))
-        if events:  # before the step, which may take long: streams begin with this
-            channel.send(wire.News(events, loop.figures()))
-        began = time.perf_counter()
-        tick, news = loop.decode_on() or (None, loop.step())
-        n_tokens = len(news if tick is None else tick.tokens)
-        remark = expectation.after(model.batch.n_rows, n_tokens, time.perf_counter() - began)
-        told: list[wire.FromEngine] = [tick] if tick is not None else []
-        if news or (tick is not None and tick.ids):  # figures come with every run's first step
-            told.append(wire.News(news, loop.figures()))
-        if remark is not None:
-            told.append(wire.Remark(remark))
-        if told:
-            channel.send(*told)
-        loop.meter.end_turn()
+                    self._channel.send(_use_vocabulary(model, message))
+        if events:
+            self._channel.send(wire.StepEvents(events, loop.stats()))
+
+    def _send_output(
+        self,
+        output: "StepOutput",
+        loop: "Loop",
+        model: "LoadedModel",
+        speed_check: SpeedCheck,
+        seconds: float,
+    ) -> None:
+        """Send what a step of `seconds` produced, and the engine's stats where they are due."""
+        tick, events = output
+        n_tokens = len(events if tick is None else tick.tokens)
+        notice = speed_check.observe(model.batch.n_rows, n_tokens, seconds)
+        messages: list[wire.FromEngine] = [tick] if tick is not None else []
+        if events or (tick is not None and tick.ids):  # a steady decode's first step has ids and sends stats
+            messages.append(wire.StepEvents(events, loop.stats()))
+        if notice is not None:
+            messages.append(wire.Notice(notice))
+        if messages:
+            self._channel.send(*messages)
+
+    # -- embedding -------------------------------------------------------------------------------
+
+    def _embed(self, embedder: "Embedder", model: "LoadedModel") -> None:
+        while True:
+            for message in self._channel.receive(wait=embedder.is_idle):
+                self._handle_embedding(message, embedder, model)
+            answers = embedder.step() if not embedder.is_idle else []
+            for answer in answers:
+                self._channel.send(answer)
+            if answers:
+                self._channel.send(wire.StepEvents([], embedder.stats()))
+
+    def _handle_embedding(self, message: wire.ToEngine, embedder: "Embedder", model: "LoadedModel") -> None:
+        match message:
+            case wire.Embed(request):
+                if (refusal := embedder.submit(request)) is not None:
+                    self._channel.send(refusal)
+            case wire.Cancel(request_id):
+                embedder.cancel(request_id)
+            case wire.Tokenize() | wire.Detokenize():
+                self._channel.send(_use_vocabulary(model, message))
 
 
-def _embed(channel: Channel, model: "LoadedModel") -> NoReturn:
-    """Embed until told to stop."""
-    from vram_llm.engine.embedding_loop import Embedder
+class _LoadProgress:
+    """llama.cpp's progress callback: reports each per cent, and gives up once the channel is closed.
 
-    embedder = Embedder(model)
-    while True:
-        for message in channel.receive(wait=embedder.is_idle):
-            match message:
-                case wire.Embed(request):
-                    if (refusal := embedder.submit(request)) is not None:
-                        channel.send(refusal)
-                case wire.Cancel(request_id):
-                    embedder.cancel(request_id)
-                case wire.Tokenize() | wire.Detokenize():
-                    channel.send(_of_vocabulary(model, message))
-        answers = embedder.step() if not embedder.is_idle else []
-        for answer in answers:
-            channel.send(answer)
-        if answers:
-            channel.send(wire.News([], embedder.figures()))
+    `is_closed` keeps that: llama.cpp passes no exception on, and may go on after a False.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._last = -1.0
+        self.is_closed = False
+
+    def __call__(self, fraction: float) -> bool:
+        try:
+            if fraction - self._last >= 0.01 or fraction == 1:
+                self._last = fraction
+                self._channel.send(wire.Loading(fraction))
+            self._channel.receive(wait=False)
+        except ChannelClosed:
+            self.is_closed = True
+        return not self.is_closed
 
 
-def _of_vocabulary(model: "LoadedModel", asked: wire.Tokenize | wire.Detokenize) -> wire.Tokens | wire.Pieces:
+def _use_vocabulary(
+    model: "LoadedModel", message: wire.Tokenize | wire.Detokenize
+) -> wire.Tokens | wire.Pieces:
     vocab = model.vocab
-    if isinstance(asked, wire.Detokenize):
-        return wire.Pieces(asked.id, [vocab.spelling(token) for token in asked.tokens])
-    special = {"add_special": asked.add_special, "parse_special": asked.parse_special}
-    return wire.Tokens(asked.id, vocab.tokenize(asked.text, **special))
+    if isinstance(message, wire.Detokenize):
+        return wire.Pieces(message.id, [vocab.spelling(token) for token in message.tokens])
+    special = {"add_special": message.add_special, "parse_special": message.parse_special}
+    return wire.Tokens(message.id, vocab.tokenize(message.text, **special))
 
 
-def _counted(loop: "Loop", asked: wire.Tokenize) -> wire.Tokens:
+def _count_with_images(loop: "Loop", message: wire.Tokenize) -> wire.Tokens:
     try:
-        return wire.Tokens(asked.id, loop.count(asked.text, asked.images, add_special=asked.add_special))
+        tokens = loop.count_tokens(message.text, message.images, add_special=message.add_special)
     except RequestError as error:
-        return wire.Tokens(asked.id, [], str(error), error.param)
+        return wire.Tokens(message.id, [], str(error), error.param)
+    return wire.Tokens(message.id, tokens)
 
 
-def _info(model: "LoadedModel", draft: "LoadedModel | None", name: str) -> ModelInfo:
+def _model_info(model: "LoadedModel", draft: "LoadedModel | None", name: str) -> ModelInfo:
     plan = model.plan
     memory: tuple[LoadedMemory, ...] = ()
     draft_memory: tuple[LoadedMemory, ...] = ()
-    with contextlib.suppress(NotBuilt):  # then nothing is said of memory, rather than something wrong
-        memory = _held(model)
-        draft_memory = () if draft is None else _held(draft)
+    with contextlib.suppress(NotBuilt):  # this build does not report memory
+        memory = _loaded_memory(model)
+        draft_memory = () if draft is None else _loaded_memory(draft)
     return ModelInfo(
         name=name,
         path=plan.model.path,
@@ -232,7 +218,7 @@ def _info(model: "LoadedModel", draft: "LoadedModel | None", name: str) -> Model
         pooling=plan.context.pooling,
         n_pooled=model.n_pooled,
         takes_images=model.images is not None,
-        adapters=_names(each.path for each in plan.companions if each.kind is CompanionKind.LORA),
+        adapters=_adapter_names(each.path for each in plan.companions if each.kind is CompanionKind.LORA),
         n_embd=model.n_embd,
         vocab_type=model.vocab.kind,
         sampling=sampling_of_file(model.metadata),
@@ -240,8 +226,8 @@ def _info(model: "LoadedModel", draft: "LoadedModel | None", name: str) -> Model
     )
 
 
-def _held(model: "LoadedModel") -> tuple[LoadedMemory, ...]:
-    """What llama.cpp holds of a model on each device. Raises NotBuilt."""
+def _loaded_memory(model: "LoadedModel") -> tuple[LoadedMemory, ...]:
+    """The memory that llama.cpp holds for a model on each device. Raises NotBuilt."""
     return tuple(
         LoadedMemory(
             id=device,
@@ -253,8 +239,8 @@ def _held(model: "LoadedModel") -> tuple[LoadedMemory, ...]:
     )
 
 
-def _names(paths: Iterable[str]) -> tuple[str, ...]:
-    """What adapters are called: their files' names without the suffix, told apart by number where equal."""
+def _adapter_names(paths: Iterable[str]) -> tuple[str, ...]:
+    """Names of adapters: their files' names without the suffix, numbered where they are equal."""
     names: list[str] = []
     for path in paths:
         stem = PurePath(path).stem
@@ -265,7 +251,7 @@ def _names(paths: Iterable[str]) -> tuple[str, ...]:
 def main() -> int:
     """Serve the socket whose descriptor is the first argument; the exit code is the error's, or 0.
 
-    The second is the logging level; what is logged goes to standard error.
+    The second argument is the logging level; the log goes to standard error.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the server decides when the engine ends
         signal.signal(number, signal.SIG_IGN)
@@ -274,15 +260,15 @@ def main() -> int:
     )
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     try:
-        run(channel)
-    except _Stopped:
+        Worker(channel).run()
+    except ChannelClosed:
         return 0
     except VramLLMError as error:
-        with contextlib.suppress(_Stopped):
+        with contextlib.suppress(ChannelClosed):
             channel.send(wire.Failed(str(error), error.exit_code))
         return error.exit_code
     except MemoryError:
-        with contextlib.suppress(_Stopped):
+        with contextlib.suppress(ChannelClosed):
             channel.send(wire.Failed("the engine ran out of memory on the host", EngineDied.exit_code))
         return EngineDied.exit_code
     return 0
@@ -291,10 +277,10 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         exit_code = main()
-    except BaseException:  # told as ever
+    except BaseException:  # printed as the interpreter would
         sys.excepthook(*sys.exc_info())
         exit_code = 1
     # not through the interpreter's end: llama.cpp's back ends have crashed while being torn down there, and
-    # images that nobody waits for any more would be read first
+    # the thread that reads images would first finish those of cancelled requests
     sys.stderr.flush()
     os._exit(exit_code)

@@ -9,7 +9,7 @@ from vram_llm.llama.bindings import C
 _seq_id_pointer = ctypes.POINTER(ctypes.c_int32)
 
 
-class Batch:
+class TokenBatch:
     """Rows of (token, position, sequence, wants logits), up to `capacity`; one sequence a row.
 
     The arrays are made once and llama.cpp reads them in place; `seq_id[i]` points for good at cell i of a

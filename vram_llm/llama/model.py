@@ -12,7 +12,7 @@ from vram_llm.errors import ModelRefused, VramLLMError
 from vram_llm.llama import bindings as b
 from vram_llm.llama import memory_breakdown
 from vram_llm.llama.adapters import apply_adapters, load_adapters, set_adapters
-from vram_llm.llama.batch import Batch
+from vram_llm.llama.batch import TokenBatch
 from vram_llm.llama.bindings import C
 from vram_llm.llama.cells import Cells
 from vram_llm.llama.device_samplers import DeviceSamplers, reserve
@@ -75,7 +75,7 @@ class LoadedModel:
         self.n_ctx_seq: int = C.llama_n_ctx_seq(self._ctx)  # what one sequence may hold
         self.n_batch: int = C.llama_n_batch(self._ctx)
         self.n_ubatch: int = C.llama_n_ubatch(self._ctx)
-        self.batch = Batch(self.n_batch)
+        self.batch = TokenBatch(self.n_batch)
         self._views: dict[int, npt.NDArray[np.float32]] = {}  # of llama.cpp's rows of logits, by address
         self._block_at, self._block = 0, np.empty((0, self.vocab.n_tokens), np.float32)  # of several rows
 

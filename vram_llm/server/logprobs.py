@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vram_llm.engine.request import Candidate, Likelihood
+from vram_llm.engine.request import Likelihood, TokenCandidate
 
 
 class TopLogprob(BaseModel):
@@ -90,7 +90,7 @@ def prompt_offset(echo: str | None, likelihoods: Sequence[Likelihood]) -> int:
     return 0 if echo is None else len(echo) - sum(n_chars(each) for each in likelihoods)
 
 
-def _described(candidate: Candidate) -> dict[str, Any]:
+def _described(candidate: TokenCandidate) -> dict[str, Any]:
     piece = candidate.piece
     return {
         "token": piece.decode("utf-8", "replace"),
@@ -99,7 +99,7 @@ def _described(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _text(candidate: Candidate) -> str:
+def _text(candidate: TokenCandidate) -> str:
     """A token's text; half a character as OpenAI writes it, so that no two tokens look the same."""
     try:
         return candidate.piece.decode()

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import PlanOnCpu
 from tests.zoo.loadable import dense, with_vocabulary, write_loadable
-from vram_llm.engine.inputs.tokenize import Intake
+from vram_llm.engine.inputs.tokenize import PromptTokenizer
 from vram_llm.engine.request import Request
 from vram_llm.errors import ContextExceeded, RequestError
 from vram_llm.llama.model import LoadedModel
@@ -29,7 +29,7 @@ def model(path: Path, plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
 
 
 def test_a_gap_between_text_and_suffix(model: LoadedModel) -> None:
-    intake, vocab = Intake(model.vocab, 512), model.vocab
+    intake, vocab = PromptTokenizer(model.vocab, 512), model.vocab
     head, tail = (vocab.tokenize(text, add_special=False) for text in ("def f(x):", "return y"))
     wanted = [vocab.bos, 1000, *head, 1001, *tail, 1002]
     assert intake.tokens(Request(id="a", prompt="def f(x):", suffix="return y")) == wanted
@@ -43,6 +43,6 @@ def test_a_gap_between_text_and_suffix(model: LoadedModel) -> None:
 def test_a_vocabulary_without_such_tokens(plan_on_cpu: PlanOnCpu) -> None:
     model = LoadedModel(plan_on_cpu())
     with pytest.raises(RequestError, match="no tokens to fill a gap with") as refusal:
-        Intake(model.vocab, 512).tokens(Request(id="a", prompt="a", suffix="b"))
+        PromptTokenizer(model.vocab, 512).tokens(Request(id="a", prompt="a", suffix="b"))
     assert refusal.value.param == "suffix"
     model.close()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vram_llm.engine.kv_cache.checkpoints import stops
+from vram_llm.engine.kv_cache.checkpoints import checkpoint_positions
 
 
 @pytest.mark.parametrize(
@@ -18,13 +18,13 @@ from vram_llm.engine.kv_cache.checkpoints import stops
     ],
 )
 def test_positions(n_prompt: int, branch: int, expected: list[int]) -> None:
-    assert stops(n_prompt, branch) == expected
+    assert checkpoint_positions(n_prompt, branch) == expected
 
 
 @pytest.mark.parametrize("n_prompt", [200, 2000, 100_000])
 def test_no_more_is_computed_again_than_is_new(n_prompt: int) -> None:
     """Wherever another prompt parts from this one: from a stop to there, against what comes after."""
-    positions = [0, *stops(n_prompt, 0)]
+    positions = [0, *checkpoint_positions(n_prompt, 0)]
     assert len(positions) < 14
     for parts_at in range(1, n_prompt):
         again = parts_at - max(position for position in positions if position <= parts_at)

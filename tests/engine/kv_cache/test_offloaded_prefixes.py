@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from vram_llm.engine.kv_cache.offload_store import SpillStore
-from vram_llm.engine.kv_cache.offloaded_prefixes import SpilledPrefixes
+from vram_llm.engine.kv_cache.offload_store import OffloadStore
+from vram_llm.engine.kv_cache.offloaded_prefixes import OffloadedPrefixes
 
 STATE = np.zeros(10, np.uint8)
 
 
-def _prefixes(*held: list[int], whole_only: bool = False, ram_bytes: int = 100) -> SpilledPrefixes:
-    prefixes = SpilledPrefixes(SpillStore(ram_bytes), whole_only)
+def _prefixes(*held: list[int], whole_only: bool = False, ram_bytes: int = 100) -> OffloadedPrefixes:
+    prefixes = OffloadedPrefixes(OffloadStore(ram_bytes), whole_only)
     for tokens in held:
         prefixes.add(tokens, STATE)
     return prefixes

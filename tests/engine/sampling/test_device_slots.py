@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import PlanOnCpu
 from tests.engine.alike import are_alike
 from tests.engine.speculative.test_prompt_lookup import Foreseen
-from tests.engine.turns import events
+from tests.engine.turns import events, full_step
 from tools.random_model import write_llama
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
@@ -101,9 +101,9 @@ def _run(loop: Loop, *requests: Request) -> dict[str, list[int]]:
 def test_the_best_token_is_the_hosts(on_host: Loop, device: Loop) -> None:
     requests = [_request(f"r{i}", prompt, max_tokens=24) for i, prompt in enumerate(_prompts(12))]
     assert _run(device, *requests) == _run(on_host, *requests)
-    figures = device.figures()
+    figures = device.stats()
     assert figures.n_device_tokens == figures.n_generated_tokens == 12 * 24
-    assert on_host.figures().n_device_tokens == 0
+    assert on_host.stats().n_device_tokens == 0
 
 
 def test_samplers_that_the_device_refuses_are_not_tried_again(
@@ -121,7 +121,7 @@ def test_samplers_that_the_device_refuses_are_not_tried_again(
     for i, sampling in enumerate(params):
         _run(device, _request(f"r{i}", sampling=sampling))
     assert sum(chain is not None for chain in tried) == 1
-    assert device.figures().n_device_tokens == 0
+    assert device.stats().n_device_tokens == 0
 
 
 def test_the_last_of_two_best_tokens_is_taken_on_a_processor(device: Loop) -> None:
@@ -200,7 +200,7 @@ def _mixed() -> list[Request]:
 def test_requests_of_all_kinds_say_together_what_they_say_alone(device: Loop) -> None:
     alone = [_run(device, request)[request.id] for request in _mixed()]
     assert list(_run(device, *_mixed()).values()) == alone
-    assert 0 < device.figures().n_device_tokens < device.figures().n_generated_tokens
+    assert 0 < device.stats().n_device_tokens < device.stats().n_generated_tokens
 
 
 def test_requests_for_the_host_get_what_they_get_there(on_host: Loop, device: Loop) -> None:
@@ -237,13 +237,13 @@ def test_a_hundred_requests_each_with_other_parameters(device: Loop) -> None:
 def test_a_slot_keeps_its_chain_for_requests_of_its_kind(device: Loop) -> None:
     drawn = [_request(f"d{i}", sampling=SamplingParams(**DRAWN)) for i in range(8)]
     _run(device, *drawn)
-    n_reserved = device.figures().n_reserved
+    n_reserved = device.stats().n_reserved
     _run(device, *drawn)
-    assert device.figures().n_reserved == n_reserved
+    assert device.stats().n_reserved == n_reserved
     _run(device, _request("other"))
-    assert device.figures().n_reserved == n_reserved + 1
+    assert device.stats().n_reserved == n_reserved + 1
     _run(device, drawn[0], _request("other"))
-    assert device.figures().n_reserved == n_reserved + 1
+    assert device.stats().n_reserved == n_reserved + 1
 
 
 def test_a_newcomer_of_an_unknown_kind_does_not_hold_streams_up(
@@ -253,16 +253,16 @@ def test_a_newcomer_of_an_unknown_kind_does_not_hold_streams_up(
     loop = device
     monkeypatch.setattr(models[BackendSampling.ON], "reserve", lambda: time.sleep(0.5))  # a slow card
     loop.submit(_request("stream", max_tokens=300))
-    loop.step()
-    assert loop.figures().n_reserved == 1
+    full_step(loop)
+    assert loop.stats().n_reserved == 1
     drawn = _request("drawn", sampling=SamplingParams(**DRAWN))
     seeded = _request("seeded", sampling=SamplingParams(**DRAWN, seed=3))
     known = _request("known")
     for request, n_reserved in ((drawn, 1), (known, 2), (seeded, 3)):
         loop.submit(request)
-        while loop.figures().n_running + loop.figures().n_waiting > 1:
-            loop.step()
-        assert loop.figures().n_reserved == n_reserved
+        while loop.stats().n_running + loop.stats().n_waiting > 1:
+            full_step(loop)
+        assert loop.stats().n_reserved == n_reserved
     loop.cancel("stream")
 
 
@@ -283,9 +283,9 @@ def test_one_that_gives_way_goes_on_with_its_draws(plan_on_cpu: PlanOnCpu, path:
     ]
     loop = Loop(model)
     alone = [_run(loop, request)[request.id] for request in requests]
-    assert loop.figures().n_preemptions == 0
+    assert loop.stats().n_preemptions == 0
     assert list(_run(loop, *requests).values()) == alone
-    assert loop.figures().n_preemptions > 0
+    assert loop.stats().n_preemptions > 0
     model.close()
 
 
@@ -294,7 +294,7 @@ def test_a_cancelled_request_leaves_nothing_behind(device: Loop) -> None:
     expected = _run(device, _request("again", max_tokens=20, sampling=sampling))
     device.submit(_request("gone", max_tokens=300, sampling=sampling))
     for _ in range(5):
-        device.step()
+        full_step(device)
     device.cancel("gone")
     assert device.is_idle
     assert _run(device, _request("again", max_tokens=20, sampling=sampling)) == expected
@@ -319,7 +319,7 @@ def test_no_draft_changes_an_answer(
         draft = Foreseen(plain, seed)
         monkeypatch.setattr(Generation, "draft", lambda *given, draft=draft: draft(*given))
         assert _run(device, request)["r"] == plain
-    figures = device.figures()
+    figures = device.stats()
     assert 40 < figures.n_accepted_tokens < figures.n_drafted_tokens
     assert figures.n_device_tokens == 3 * 80
 

@@ -114,7 +114,7 @@ def test_of_a_prompt(model: LoadedModel, max_tokens: int) -> None:
     _check_prompt(model, told["prompt"], PROMPT, 2)
     assert (len(told["tokens"]), len(told["logprobs"])) == (max_tokens, max_tokens)
     assert told["end"].finish_reason is FinishReason.LENGTH
-    assert loop.figures().n_steps == -(-len(PROMPT) // 8) + max(max_tokens - 1, 0)
+    assert loop.stats().n_steps == -(-len(PROMPT) // 8) + max(max_tokens - 1, 0)
 
 
 def test_of_a_prompt_that_is_in_the_cache(model: LoadedModel) -> None:
@@ -145,7 +145,7 @@ def test_one_that_gave_way_tells_nothing_twice(plan_on_cpu: PlanOnCpu) -> None:
     loop = Loop(model)
     requests = [_request(f"r{i}", prompt=PROMPT, prompt_logprobs=0, max_tokens=80) for i in range(4)]
     told = _run(loop, *requests)
-    assert loop.figures().n_preemptions > 0
+    assert loop.stats().n_preemptions > 0
     for each in told.values():
         assert [likely.chosen.token for likely in each["prompt"]] == list(PROMPT)
         assert len(each["tokens"]) == 80

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vram_llm.engine.sampling.numpy_sampler import Draw, largest, nucleus
+from vram_llm.engine.sampling.numpy_sampler import NumpySampler, top_k_filter, top_p_filter
 
 
 @given(
@@ -16,7 +16,7 @@ from vram_llm.engine.sampling.numpy_sampler import Draw, largest, nucleus
 def test_the_nucleus_is_the_smallest_that_reaches_p(weights: np.ndarray, p: float) -> None:
     """Whole quarters: ties abound, and sums are exact."""
     weights[0] += 0.25  # a sum of nothing has no shares
-    kept = nucleus(weights, p)
+    kept = top_p_filter(weights, p)
     total, share = float(weights.sum()), float(weights[kept].sum())
     assert list(kept) == sorted(set(kept))
     assert len(kept) == 1 or share - float(weights[kept].min()) < p * total
@@ -32,7 +32,7 @@ def test_the_nucleus_of_a_large_vocabulary(p: float, spread: float) -> None:
     weights = np.exp(logits - logits.max())
     order = np.argsort(-weights)
     n = int(np.searchsorted(np.cumsum(weights[order], dtype=np.float64), p * weights.sum(dtype=np.float64)))
-    assert set(nucleus(weights, p)) == set(order[: n + 1])
+    assert set(top_p_filter(weights, p)) == set(order[: n + 1])
 
 
 @given(
@@ -42,20 +42,20 @@ def test_the_nucleus_of_a_large_vocabulary(p: float, spread: float) -> None:
 def test_the_largest_are_found(logits: np.ndarray, k: int) -> None:
     """Few different values: ties abound."""
     k = min(k, len(logits) - 1)
-    assert list(largest(logits, k)) == sorted(np.argsort(-logits, kind="stable")[:k])
+    assert list(top_k_filter(logits, k)) == sorted(np.argsort(-logits, kind="stable")[:k])
 
 
 @pytest.mark.parametrize("k", [1, 40, 3000])
 def test_the_largest_of_a_large_vocabulary(k: int) -> None:
     logits = np.random.default_rng(3).standard_normal(50_001).astype(np.float32)
-    assert list(largest(logits, k)) == sorted(np.argsort(-logits, kind="stable")[:k])
+    assert list(top_k_filter(logits, k)) == sorted(np.argsort(-logits, kind="stable")[:k])
 
 
 def test_a_seed_draws_the_same_again() -> None:
     logits = np.random.default_rng(1).standard_normal(500).astype(np.float32)
 
     def drawn(seed: int) -> list[int]:
-        draw = Draw(temperature=1, top_p=0.95, min_p=0, seed=seed)
+        draw = NumpySampler(temperature=1, top_p=0.95, min_p=0, seed=seed)
         return [draw(logits) for _ in range(30)]
 
     assert drawn(4) == drawn(4)
@@ -65,7 +65,7 @@ def test_a_seed_draws_the_same_again() -> None:
 @pytest.mark.parametrize("last", [-np.inf, -1e30, 40.0])
 def test_the_impossible_is_never_drawn(last: float) -> None:
     logits = np.array([-np.inf, 1.0, -np.inf, 2.0, last], np.float32)
-    draw = Draw(temperature=1, top_p=1, min_p=0, seed=1)
+    draw = NumpySampler(temperature=1, top_p=1, min_p=0, seed=1)
     possible = {4} if last > 0 else {1, 3}
     assert {draw(logits) for _ in range(200)} == possible
 
@@ -75,7 +75,7 @@ def test_shares() -> None:
     n = 8_000
 
     def shares(**options: float) -> list[float]:
-        draw = Draw(**{"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "seed": 5, **options})  # type: ignore[arg-type]
+        draw = NumpySampler(**{"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "seed": 5, **options})  # type: ignore[arg-type]
         counts = np.bincount([draw(logits) for _ in range(n)], minlength=5)
         return [round(float(count) / n, 2) for count in counts]
 

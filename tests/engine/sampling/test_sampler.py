@@ -10,8 +10,8 @@ import pytest
 from tests.conftest import PlanOnCpu
 from tests.engine.alike import Counts, are_alike
 from vram_llm.engine.request import SamplingParams
-from vram_llm.engine.sampling.numpy_sampler import Draw, Indices
-from vram_llm.engine.sampling.sampler import Chooser, Choosers, draws_alone, sampler_chain
+from vram_llm.engine.sampling.numpy_sampler import Indices, NumpySampler
+from vram_llm.engine.sampling.sampler import Sampler, SamplerFactory, numpy_suffices, sampler_chain
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.sampling import SamplerChain
 
@@ -29,25 +29,25 @@ def model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
 
 
 ROW = 3
-Made = Callable[..., Chooser]
+Made = Callable[..., Sampler]
 
 
 @pytest.fixture
 def made(model: LoadedModel) -> Iterator[Made]:
     """Makes choosers, and closes them."""
-    choosers, all_made = Choosers(model), []
+    choosers, all_made = SamplerFactory(model), []
 
-    def make(prompt: tuple[int, ...] = (1, 77, 300, 12), **options: Any) -> Chooser:
+    def make(prompt: tuple[int, ...] = (1, 77, 300, 12), **options: Any) -> Sampler:
         all_made.append(choosers.make(SamplingParams(**options), list(prompt)))
         return all_made[-1]
 
     yield make
-    for chooser in all_made:
-        chooser.close()
+    for sampler in all_made:
+        sampler.close()
 
 
-def _counts(chooser: Chooser, n: int = N, allowed: Indices | None = None) -> Counts:
-    return Counter(chooser.choose(ROW, allowed) for _ in range(n))
+def _counts(sampler: Sampler, n: int = N, allowed: Indices | None = None) -> Counts:
+    return Counter(sampler.sample(ROW, allowed) for _ in range(n))
 
 
 def test_the_comparison_sees_a_difference(made: Made) -> None:
@@ -73,7 +73,7 @@ def test_the_comparison_sees_a_difference(made: Made) -> None:
 )
 def test_a_draw_in_numpy_is_llama_cpps(model: LoadedModel, made: Made, options: dict[str, Any]) -> None:
     params = SamplingParams(**options, seed=11)
-    assert draws_alone(params)
+    assert numpy_suffices(params)
     chain = sampler_chain(model.vocab, params, 512, None, [])
     theirs = Counter(chain.sample(model.ctx, ROW) for _ in range(N))
     chain.close()
@@ -97,7 +97,9 @@ def test_the_filters_leave_what_llama_cpps_leave(
     chain.temperature(0.7)
     theirs = chain.left(logits)
     chain.close()
-    places, weights = Draw(temperature=0.7, top_k=top_k, top_p=top_p, min_p=min_p, seed=1).left(logits)
+    places, weights = NumpySampler(temperature=0.7, top_k=top_k, top_p=top_p, min_p=min_p, seed=1).filtered(
+        logits
+    )
     ours = np.arange(len(logits)) if places is None else places
     assert list(ours) == sorted(theirs)
     best = max(theirs.values())
@@ -122,7 +124,7 @@ def test_naming_every_token_changes_nothing(model: LoadedModel, made: Made, opti
     """The same chain on a list of candidates: token for token."""
     every = np.arange(model.vocab.n_tokens)
     alone, listed = made(**options, seed=3), made(**options, seed=3)
-    assert [alone.choose(ROW) for _ in range(200)] == [listed.choose(ROW, every) for _ in range(200)]
+    assert [alone.sample(ROW) for _ in range(200)] == [listed.sample(ROW, every) for _ in range(200)]
 
 
 @pytest.mark.parametrize(
@@ -153,13 +155,13 @@ def test_only_what_is_allowed(model: LoadedModel, made: Made, options: dict[str,
     "options", [{"temperature": 0}, {"temperature": 0, "top_k": 3, "mirostat": 1, "xtc_probability": 1.0}]
 )
 def test_greedy_takes_the_best(model: LoadedModel, made: Made, options: dict[str, Any]) -> None:
-    chooser = made(**options)
-    assert chooser._how is None
-    assert chooser.choose(ROW) == int(model.logits(ROW).argmax())
+    sampler = made(**options)
+    assert sampler._method is None
+    assert sampler.sample(ROW) == int(model.logits(ROW).argmax())
 
 
 def test_a_bias_of_nothing_is_the_best_by_the_chain_too(model: LoadedModel, made: Made) -> None:
-    assert made(temperature=0, logit_bias={5: 0.0}).choose(ROW) == int(model.logits(ROW).argmax())
+    assert made(temperature=0, logit_bias={5: 0.0}).sample(ROW) == int(model.logits(ROW).argmax())
 
 
 @pytest.mark.parametrize(("threshold", "drops"), [(0.002, True), (0.6, False)])
@@ -174,14 +176,14 @@ def test_dry_stops_a_loop(model: LoadedModel, made: Made) -> None:
     """The prompt's phrase goes on with 90 each time; the fourth time it must not."""
     bias = {90: 30.0}
     loop = (50, 60, 70, 90) * 3 + (50, 60, 70)
-    assert made(loop, temperature=0, logit_bias=bias).choose(ROW) == 90
+    assert made(loop, temperature=0, logit_bias=bias).sample(ROW) == 90
     dry = {"dry_multiplier": 20.0, "dry_sequence_breakers": ()}
-    assert made(loop, temperature=0, logit_bias=bias, **dry).choose(ROW) != 90
-    assert made((50, 60, 70), temperature=0, logit_bias=bias, **dry).choose(ROW) == 90
+    assert made(loop, temperature=0, logit_bias=bias, **dry).sample(ROW) != 90
+    assert made((50, 60, 70), temperature=0, logit_bias=bias, **dry).sample(ROW) == 90
     (breaker,) = {model.vocab.piece(70).decode()}
     broken = {**dry, "dry_sequence_breakers": (breaker,)}
-    assert made(loop, temperature=0, logit_bias=bias, **broken).choose(ROW) == 90
-    assert made(loop, temperature=0, logit_bias=bias, **dry, dry_penalty_last_n=3).choose(ROW) == 90
+    assert made(loop, temperature=0, logit_bias=bias, **broken).sample(ROW) == 90
+    assert made(loop, temperature=0, logit_bias=bias, **dry, dry_penalty_last_n=3).sample(ROW) == 90
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -189,7 +191,7 @@ def test_mirostat_keeps_surprise_near_its_target(model: LoadedModel, made: Made,
     logits = model.logits(ROW).astype(np.float64)
     bits = -(logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())) / np.log(2)
     surprise = [
-        np.mean([bits[made_by.choose(ROW)] for _ in range(2000)])
+        np.mean([bits[made_by.sample(ROW)] for _ in range(2000)])
         for made_by in (made(mirostat=version, mirostat_tau=tau, seed=3) for tau in (2.5, 5.0))
     ]
     assert surprise[0] < surprise[1]
@@ -198,13 +200,13 @@ def test_mirostat_keeps_surprise_near_its_target(model: LoadedModel, made: Made,
 
 def test_penalties_look_back_as_far_as_they_are_told(made: Made) -> None:
     near = made(temperature=0, presence_penalty=2.0, logit_bias={5: 30.0, 6: 29.0}, repeat_last_n=1)
-    assert [near.choose(ROW) for _ in range(4)] == [5, 6, 5, 6]
+    assert [near.sample(ROW) for _ in range(4)] == [5, 6, 5, 6]
     far = made(temperature=0, presence_penalty=2.0, logit_bias={5: 30.0, 6: 29.0}, repeat_last_n=-1)
-    assert [far.choose(ROW) for _ in range(4)] == [5, 6, 5, 5]
+    assert [far.sample(ROW) for _ in range(4)] == [5, 6, 5, 5]
 
 
 def test_many_kinds_of_dry_are_not_all_kept(model: LoadedModel) -> None:
-    choosers = Choosers(model)
+    choosers = SamplerFactory(model)
     for i in range(20):
         choosers.make(SamplingParams(dry_multiplier=1 + i / 10), [1]).close()
-    assert len(choosers._dries) == 8
+    assert len(choosers._dry_samplers) == 8

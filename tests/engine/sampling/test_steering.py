@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.turns import events
+from tests.engine.turns import events, full_step
 from vram_llm import demo
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
@@ -19,7 +19,7 @@ from vram_llm.engine.request import (
     SamplingParams,
     TokenEvent,
 )
-from vram_llm.engine.sampling.steering import Thinking, steering
+from vram_llm.engine.sampling.steering import ThinkingBudget, steering
 from vram_llm.llama.model import LoadedModel
 from vram_llm.planner.types import BackendSampling
 
@@ -114,7 +114,7 @@ def test_drafts_change_nothing(demo_model: LoadedModel, monkeypatch: pytest.Monk
     monkeypatch.setattr(Generation, "draft", foreseen)
     loop = Loop(demo_model)
     assert _tokens(_run(loop, request)["one"]) == plain
-    assert loop.figures().n_accepted_tokens > 5
+    assert loop.stats().n_accepted_tokens > 5
 
 
 def test_the_short_way_is_taken_as_long_as_any_token_may_come(demo_model: LoadedModel) -> None:
@@ -128,10 +128,10 @@ def test_the_short_way_is_taken_as_long_as_any_token_may_come(demo_model: Loaded
         loop._generations["one"].lookup = None
     told = []
     while not usual.is_idle:
-        told += [event for event in usual.step() if event.token_ids]
+        told += [event for event in full_step(usual) if event.token_ids]
     tokens, n_short, n_long = [], 0, 0
     while not short.is_idle:
-        tick, news = short.decode_on() or (None, short.step())
+        tick, news = short.step()
         tokens += [*(tick.tokens if tick else []), *_tokens(news)]
         n_short += tick is not None
         n_long += tick is None
@@ -154,7 +154,7 @@ def test_who_gives_way_thinks_no_longer(plan_on_cpu: PlanOnCpu) -> None:
     loop = Loop(model)
     for answer in _run(loop, *requests).values():
         assert 30 <= _n_thought(model, _tokens(answer)) <= 33
-    assert loop.figures().n_preemptions > 1
+    assert loop.stats().n_preemptions > 1
     model.close()
 
 
@@ -169,7 +169,7 @@ def test_a_device_leaves_these_requests_to_the_host(plan_on_cpu: PlanOnCpu) -> N
         _request("free", sampling=sampling),
     )
     assert 6 <= _n_thought(model, _tokens(answers["budget"])) <= 9
-    assert loop.figures().n_device_tokens == 40
+    assert loop.stats().n_device_tokens == 40
     model.close()
 
 
@@ -194,7 +194,7 @@ def test_a_token_of_the_requests_own_ends_it(model: LoadedModel) -> None:
         assert not "".join(event.text for event in answer).endswith("z")
 
 
-def _follow(thinking: Thinking, model: LoadedModel, text: str) -> list[list[int]]:
+def _follow(thinking: ThinkingBudget, model: LoadedModel, text: str) -> list[list[int]]:
     """What was due after each token of `text`."""
     due = []
     for token in model.vocab.tokenize_inside(text, parse_special=True):
@@ -205,7 +205,7 @@ def _follow(thinking: Thinking, model: LoadedModel, text: str) -> list[list[int]
 
 def test_thinking_that_the_answer_begins(demo_model: LoadedModel) -> None:
     budget = ReasoningBudget(n_tokens=3, opening="<think>", closing="</think>", opened=False)
-    thinking = Thinking(demo_model.vocab, budget)
+    thinking = ThinkingBudget(demo_model.vocab, budget)
     due = _follow(thinking, demo_model, "\n<think>aaaa bbbb cccc dddd eeee")
     n_opening = len(demo_model.vocab.tokenize_inside("\n<think>", parse_special=True))
     assert [bool(each) for each in due[: n_opening + 3]] == [False] * (n_opening + 2) + [True]
@@ -213,20 +213,20 @@ def test_thinking_that_the_answer_begins(demo_model: LoadedModel) -> None:
 
 def test_an_answer_without_thinking_is_not_followed(demo_model: LoadedModel) -> None:
     budget = ReasoningBudget(n_tokens=0, opening="<think>", closing="</think>", opened=False)
-    thinking = Thinking(demo_model.vocab, budget)
+    thinking = ThinkingBudget(demo_model.vocab, budget)
     assert not any(_follow(thinking, demo_model, "The word <think> opens it."))
     assert thinking.is_over
 
 
 def test_thinking_that_ends_in_time_is_left_alone(demo_model: LoadedModel) -> None:
-    thinking = Thinking(demo_model.vocab, OPENED)
+    thinking = ThinkingBudget(demo_model.vocab, OPENED)
     assert not any(_follow(thinking, demo_model, "ab</think>" + "long " * 20))
     assert thinking.is_over
 
 
 def test_thinking_in_several_places_shares_a_budget(spm_model: LoadedModel) -> None:
     budget = ReasoningBudget(n_tokens=8, opening="<a>", closing="</a>", opened=False, again=True)
-    thinking = Thinking(spm_model.vocab, budget)
+    thinking = ThinkingBudget(spm_model.vocab, budget)
     assert not any(_follow(thinking, spm_model, "<a>xy</a>answer"))
     assert any(_follow(thinking, spm_model, "<a>zzzzzzzzzzzz"))
     assert not thinking.is_over
@@ -236,7 +236,7 @@ def test_a_mark_half_written_is_finished(spm_model: LoadedModel) -> None:
     vocab = spm_model.vocab
     n = len(vocab.tokenize_inside("x</th", parse_special=True))
     budget = ReasoningBudget(n_tokens=n, opening="<think>", closing="</think>", opened=True)
-    thinking = Thinking(vocab, budget)
+    thinking = ThinkingBudget(vocab, budget)
     due = _follow(thinking, spm_model, "x</th")[-1]
     assert b"".join(vocab.spelling(token) for token in due) == b"ink>"
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import PlanOnCpu
 from tests.engine.schemas import nested_schema
-from tests.engine.turns import events
+from tests.engine.turns import events, full_step
 from vram_llm import demo
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
@@ -179,7 +179,7 @@ def test_a_request_can_be_cancelled_while_its_grammar_is_compiled(demo_model: Lo
     assert not loop.is_idle
     loop.cancel("gone")
     assert loop.is_idle
-    assert loop.step() == []
+    assert full_step(loop) == []
 
 
 def test_drafts_keep_to_the_grammar(demo_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,12 +188,12 @@ def test_drafts_keep_to_the_grammar(demo_model: LoadedModel, monkeypatch: pytest
     options = {"sampling": SamplingParams(temperature=0), "max_tokens": 400}
     loop = Loop(demo_model)
     drafted = _run(loop, _request("one", grammar, **options))["one"][0]
-    figures = loop.figures()
+    figures = loop.stats()
     monkeypatch.setattr(Generation, "draft", lambda *_: [])
     plain = Loop(demo_model)
     assert _run(plain, _request("one", grammar, **options))["one"][0] == drafted == "abcdefgh," * 30
     assert figures.n_accepted_tokens > 20
-    assert figures.n_steps < plain.figures().n_steps - 20
+    assert figures.n_steps < plain.stats().n_steps - 20
 
 
 def test_logprobs_are_the_models_own(demo_model: LoadedModel) -> None:
@@ -203,6 +203,6 @@ def test_logprobs_are_the_models_own(demo_model: LoadedModel) -> None:
     assert loop.submit(request) is None
     told = []
     while not loop.is_idle:
-        told += [each for event in loop.step() for each in event.logprobs]
+        told += [each for event in full_step(loop) for each in event.logprobs]
     assert any(each.top[0].token != each.chosen.token for each in told)
     assert all(each.chosen.logprob <= each.top[0].logprob for each in told)  # type: ignore[operator]

@@ -4,21 +4,26 @@ import random
 
 import pytest
 
-from vram_llm.engine.speculative.draft_budget import FREE_ROWS, MOST_GUESSED, Guesses, Worth
+from vram_llm.engine.speculative.draft_budget import (
+    FREE_ROWS,
+    MAX_DRAFTED,
+    DraftCostModel,
+    SequenceDraftStats,
+)
 from vram_llm.engine.speculative.row_cost import RowCost
 
 PLAIN_S = 0.010
 
 
-def seen(n_streams: int = 1, row_s: float = 0.001, guess_s: float | None = 0.002) -> Worth:
+def seen(n_streams: int = 1, row_s: float = 0.001, guess_s: float | None = 0.002) -> DraftCostModel:
     """After steps of 10 ms, in which rows and guesses took so long."""
     cost = RowCost()
     cost.observe(n_streams, 0, PLAIN_S)
     cost.observe(n_streams, 4, PLAIN_S + 4 * row_s)
-    worth = Worth(cost, 0.1)
+    cost_model = DraftCostModel(cost, 0.1)
     if guess_s is not None:
-        worth.observe_guesses(n_streams, n_streams * guess_s)
-    return worth
+        cost_model.observe_drafting(n_streams, n_streams * guess_s)
+    return cost_model
 
 
 @pytest.mark.parametrize(
@@ -28,16 +33,16 @@ def seen(n_streams: int = 1, row_s: float = 0.001, guess_s: float | None = 0.002
         (0.5, 2, 1, 1, 1),
         (0.3, 2, 1, 1, 0),
         (0.8, 9, 1, 1, 0),  # the draft model is as slow as the model
-        (0.98, 0.1, 0.1, 1, MOST_GUESSED),
+        (0.98, 0.1, 0.1, 1, MAX_DRAFTED),
         (0.8, 0.5, 1, 8, 0),  # eight streams: a token takes 1.25 ms, a guess 1.5
         (0.9, 0.2, 0.2, 8, 10),
     ],
 )
 def test_as_many_as_pay(stands: float, guess_ms: float, row_ms: float, n_streams: int, n: int) -> None:
-    worth = seen(n_streams, row_ms / 1000, guess_ms / 1000)
-    assert worth.length(stands, 100) == min(n, MOST_GUESSED)
-    assert worth.length(stands, 2) == min(n, 2)
-    assert worth.length(stands, 0) == 0
+    cost_model = seen(n_streams, row_ms / 1000, guess_ms / 1000)
+    assert cost_model.length(stands, 100) == min(n, MAX_DRAFTED)
+    assert cost_model.length(stands, 2) == min(n, 2)
+    assert cost_model.length(stands, 0) == 0
 
 
 @pytest.mark.parametrize(
@@ -46,18 +51,18 @@ def test_as_many_as_pay(stands: float, guess_ms: float, row_ms: float, n_streams
 )
 def test_a_long_prompt_is_read_where_much_is_to_come(n_behind: int, n_left: int, pays: bool) -> None:
     """At 0.8, 0.1 ms a row: some 3 ms are saved a token."""
-    worth = seen()
-    worth.observe_read(100, 0.01)
-    assert worth.pays_to_follow(0.8, n_behind, n_left) is pays
+    cost_model = seen()
+    cost_model.observe_read(100, 0.01)
+    assert cost_model.pays_to_follow(0.8, n_behind, n_left) is pays
 
 
 def test_how_much_is_read_in_a_step() -> None:
-    worth = seen()
-    assert (worth.rows_to_follow(2048), worth.rows_to_follow(32)) == (64, 32)
-    worth.observe_read(64, 0.0064)  # 0.1 ms each, and a tenth of a second is the target
-    assert worth.rows_to_follow(2048) == 1000
-    worth.observe_read(64, 64.0)
-    assert worth.rows_to_follow(2048) == FREE_ROWS
+    cost_model = seen()
+    assert (cost_model.rows_to_follow(2048), cost_model.rows_to_follow(32)) == (64, 32)
+    cost_model.observe_read(64, 0.0064)  # 0.1 ms each, and a tenth of a second is the target
+    assert cost_model.rows_to_follow(2048) == 1000
+    cost_model.observe_read(64, 64.0)
+    assert cost_model.rows_to_follow(2048) == FREE_ROWS
 
 
 def play(
@@ -65,21 +70,21 @@ def play(
 ) -> tuple[float, int]:
     """How long an answer takes, without guesses 1, if a `share` of them stands; and their number."""
     pick, cost = random.Random(seed), RowCost()
-    worth = Worth(cost, 0.1)
-    guesses, done, seconds, n_guessed = Guesses(worth), 0, 0.0, 0
+    cost_model = DraftCostModel(cost, 0.1)
+    guesses, done, seconds, n_drafted = SequenceDraftStats(cost_model), 0, 0.0, 0
     while done < n_tokens:
         n, pays = guesses.length(8) if cost.is_fresh(1) else (0, False)
-        n_right = next((i for i in range(n) if pick.random() > share), n)
+        n_accepted = next((i for i in range(n) if pick.random() > share), n)
         took = PLAIN_S + n * row_s
         if n:
-            worth.observe_guesses(1, guess_s)
+            cost_model.observe_drafting(1, guess_s)
             if not pays:
-                worth.spend(n, n * guess_s)
+                cost_model.spend(n, n * guess_s)
         cost.observe(1, n, took)
-        worth.earn(took)
-        guesses.observe(n, n_right)
-        done, seconds, n_guessed = done + 1 + n_right, seconds + took + n * guess_s, n_guessed + n
-    return seconds / (n_tokens * PLAIN_S), n_guessed
+        cost_model.earn(took)
+        guesses.observe(n, n_accepted)
+        done, seconds, n_drafted = done + 1 + n_accepted, seconds + took + n * guess_s, n_drafted + n
+    return seconds / (n_tokens * PLAIN_S), n_drafted
 
 
 @pytest.mark.parametrize("guess_s", [0.0005, 0.002, 0.008])
@@ -96,8 +101,8 @@ def test_good_guesses_pay() -> None:
 
 
 def test_who_was_useless_is_still_tried() -> None:
-    n_guessed = play(0.0, 2000, 0.002)[1]
-    assert 5 < n_guessed < 130
+    n_drafted = play(0.0, 2000, 0.002)[1]
+    assert 5 < n_drafted < 130
 
 
 def test_a_step_without_guesses_is_wanted_now_and_then() -> None:
@@ -112,13 +117,13 @@ def test_a_step_without_guesses_is_wanted_now_and_then() -> None:
 
 def test_a_disturbed_step_is_soon_forgotten() -> None:
     """Another program in the way makes rows and guesses look dear, once."""
-    worth = seen(row_s=0.5, guess_s=0.5)
-    assert worth.length(0.8, 8) == 0
-    worth.spend(1, 5.0)
+    cost_model = seen(row_s=0.5, guess_s=0.5)
+    assert cost_model.length(0.8, 8) == 0
+    cost_model.spend(1, 5.0)
     for _ in range(10):
-        worth.observe_guesses(1, 0.001)
-        worth._cost.observe(1, 1, PLAIN_S + 0.001)
-    assert worth.length(0.8, 8) >= 3
+        cost_model.observe_drafting(1, 0.001)
+        cost_model._cost.observe(1, 1, PLAIN_S + 0.001)
+    assert cost_model.length(0.8, 8) >= 3
     for _ in range(300):
-        worth.earn(PLAIN_S)
-    assert worth.may_try
+        cost_model.earn(PLAIN_S)
+    assert cost_model.may_try

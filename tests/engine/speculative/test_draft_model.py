@@ -13,11 +13,12 @@ import pytest
 from tests.companions import write_lora
 from tests.conftest import PlanOnCpu
 from tests.engine.rounding import assert_same
+from tests.engine.turns import full_step
 from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
 from tools.random_model import write_llama
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Grammar, GrammarKind, Request, SamplingParams
-from vram_llm.engine.speculative.draft_budget import Worth
+from vram_llm.engine.speculative.draft_budget import DraftCostModel
 from vram_llm.engine.speculative.prompt_lookup import PromptLookup
 from vram_llm.llama.cells import MAX_SLOTS
 from vram_llm.llama.model import LoadedModel
@@ -47,9 +48,9 @@ def models(plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("guesses")
     path = write_llama(folder / "f32.gguf", quant=F32)
     other = write_llama(folder / "other.gguf", quant=F32, n_ff=(128,), seed=9, n_vocab=330)
-    wish = {"n_outputs_max": 24, "serving": Serving(cache_reuse=16, slots_ram_bytes=0)}
-    plan = plan_on_cpu(path, **wish)
-    loaded = [LoadedModel(each) for each in (plan, _beside(plan), _beside(plan_on_cpu(other, **wish)))]
+    request = {"n_outputs_max": 24, "serving": Serving(cache_reuse=16, slots_ram_bytes=0)}
+    plan = plan_on_cpu(path, **request)
+    loaded = [LoadedModel(each) for each in (plan, _beside(plan), _beside(plan_on_cpu(other, **request)))]
     yield Models(*loaded)
     for each in loaded:
         each.close()
@@ -64,8 +65,8 @@ def no_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guess whatever it costs: what is tested must not hang on how fast the machine is just now."""
-    monkeypatch.setattr(Worth, "length", lambda _self, _stands, most: min(most, 4))
-    monkeypatch.setattr(Worth, "pays_to_follow", lambda *_: True)
+    monkeypatch.setattr(DraftCostModel, "length", lambda _self, _acceptance_rate, most: min(most, 4))
+    monkeypatch.setattr(DraftCostModel, "pays_to_follow", lambda *_: True)
 
 
 def request(number: int, prompt: tuple[int, ...] = PROMPT, **options: Any) -> Request:
@@ -87,7 +88,7 @@ def run(loop: Loop, *requests: Request) -> dict[str, list[int]]:
     for each in requests:
         assert loop.submit(each) is None
     while not loop.is_idle:
-        for event in loop.step():
+        for event in full_step(loop):
             tokens[event.id] += event.token_ids
     return tokens
 
@@ -103,9 +104,9 @@ def test_a_draft_that_is_the_model_itself_is_nearly_always_right(models: Models)
     loop = drafted(models, models.same)
     (tokens,) = run(loop, request(1, max_tokens=100)).values()
     assert_same(models.model, PROMPT, plain, tokens)
-    figures = loop.figures()
-    assert figures.n_guessed_tokens == figures.n_drafted_tokens
-    assert figures.n_right_tokens == figures.n_accepted_tokens > 0.9 * figures.n_guessed_tokens
+    figures = loop.stats()
+    assert figures.n_model_drafted_tokens == figures.n_drafted_tokens
+    assert figures.n_model_accepted_tokens == figures.n_accepted_tokens > 0.9 * figures.n_model_drafted_tokens
     assert figures.n_steps < 35
 
 
@@ -126,7 +127,7 @@ def test_no_guess_changes_an_answer(models: Models, sampling: SamplingParams, ki
     plain = alone(models, request(1, sampling=sampling))
     loop = drafted(models, getattr(models, kind))
     assert run(loop, request(1, sampling=sampling)) == plain
-    assert loop.figures().n_guessed_tokens > 20
+    assert loop.stats().n_model_drafted_tokens > 20
 
 
 @pytest.mark.usefixtures("eager")
@@ -142,11 +143,11 @@ def test_several_streams_come_and_go(models: Models, kind: str) -> None:
         assert isinstance(each.prompt, tuple)
         (plain,) = alone(models, each).values()
         assert_same(models.model, each.prompt, plain, found[each.id])
-    figures = loop.figures()
+    figures = loop.stats()
     assert figures.n_prefix_hits >= 2
-    assert figures.n_guessed_tokens > 50
+    assert figures.n_model_drafted_tokens > 50
     if kind == "same":
-        assert figures.n_right_tokens > 0.9 * figures.n_guessed_tokens
+        assert figures.n_model_accepted_tokens > 0.9 * figures.n_model_drafted_tokens
 
 
 @pytest.mark.usefixtures("eager")
@@ -156,13 +157,13 @@ def test_what_the_prefix_cache_has_the_draft_model_reads_itself(models: Models) 
     loop = drafted(models, models.same)
     (first,) = run(loop, request(1, prompt)).values()
     run(loop, request(2, (1, 200, 201)), request(3, (1, 202, 203)))
-    before = loop.figures()
+    before = loop.stats()
     turn = (*prompt, *first, 90, 91)
     (second,) = run(loop, request(4, turn)).values()
-    after = loop.figures()
+    after = loop.stats()
     assert after.n_prefix_tokens - before.n_prefix_tokens >= len(prompt)
-    right = after.n_right_tokens - before.n_right_tokens
-    assert right > 0.9 * (after.n_guessed_tokens - before.n_guessed_tokens) > 20
+    right = after.n_model_accepted_tokens - before.n_model_accepted_tokens
+    assert right > 0.9 * (after.n_model_drafted_tokens - before.n_model_drafted_tokens) > 20
     (plain,) = alone(models, request(4, turn)).values()
     assert_same(models.model, turn, plain, second)
 
@@ -176,9 +177,9 @@ def test_who_gives_way_and_comes_back_is_followed_again(models: Models) -> None:
     ]
     loop = drafted(models, models.same)
     found = run(loop, *requests)
-    assert loop.figures().n_preemptions > 0
+    assert loop.stats().n_preemptions > 0
     assert all(len(tokens) == 200 for tokens in found.values())
-    assert loop.figures().n_guessed_tokens > 100
+    assert loop.stats().n_model_drafted_tokens > 100
 
 
 @pytest.mark.usefixtures("eager")
@@ -187,12 +188,12 @@ def test_cancelled_in_the_middle(models: Models) -> None:
     for i in range(3):
         assert loop.submit(request(i, (1, 50 + i), max_tokens=300)) is None
     for _ in range(8):
-        loop.step()
+        full_step(loop)
     loop.cancel("r1")
     tokens: list[int] = []
     assert loop.submit(request(9)) is None
     while not loop.is_idle:
-        for event in loop.step():
+        for event in full_step(loop):
             assert event.id != "r1"
             tokens += event.token_ids if event.id == "r9" else ()
             if event.id == "r9" and event.finish_reason is FinishReason.LENGTH:
@@ -212,12 +213,12 @@ def test_tokens_the_draft_model_does_not_know(
     sampling = SamplingParams(temperature=0, logit_bias={310: 100.0})
     loop = drafted(models, few)
     assert run(loop, request(1, (1, 315, 50), sampling=sampling)) == {"r1": [310] * 40}
-    assert loop.figures().n_guessed_tokens == 0
+    assert loop.stats().n_model_drafted_tokens == 0
     few.close()
     more = drafted(models, models.other)  # which has ten more
     assert models.other.vocab.n_tokens > models.model.vocab.n_tokens
     run(more, request(2))
-    assert more.figures().n_guessed_tokens > 0
+    assert more.stats().n_model_drafted_tokens > 0
 
 
 @pytest.mark.usefixtures("eager")
@@ -234,8 +235,8 @@ def test_a_useless_draft_model_is_hardly_asked(models: Models) -> None:
     loop = drafted(models, models.other)
     for i in range(3):
         run(loop, request(i, (1, 50 + i), max_tokens=400))
-    figures = loop.figures()
-    assert figures.n_guessed_tokens < 0.25 * figures.n_generated_tokens
+    figures = loop.stats()
+    assert figures.n_model_drafted_tokens < 0.25 * figures.n_generated_tokens
     assert figures.n_steps > 0.95 * figures.n_generated_tokens
 
 
@@ -243,7 +244,7 @@ def test_lookup_comes_first_where_it_finds_something(models: Models, monkeypatch
     monkeypatch.setattr(PromptLookup, "draft", lambda _self, _tokens, most: [60] * min(most, 1))
     loop = drafted(models, models.same)
     run(loop, request(1))
-    assert loop.figures().n_guessed_tokens == 0 < loop.figures().n_drafted_tokens
+    assert loop.stats().n_model_drafted_tokens == 0 < loop.stats().n_drafted_tokens
 
 
 @pytest.mark.usefixtures("eager")
@@ -264,7 +265,7 @@ def test_what_is_drawn_is_drawn_as_often(models: Models) -> None:
             )
             seen.update(token for tokens in found.values() for token in tokens[2:4])
         counts.append(seen)
-        assert (loop.figures().n_guessed_tokens > 500) == (draft is not None)
+        assert (loop.stats().n_model_drafted_tokens > 500) == (draft is not None)
     table = np.array([[each[token] for token in few] for each in counts], float)
     expected = table.sum(0) * table.sum(1)[:, None] / table.sum()
     assert table.sum() > 3500
@@ -278,22 +279,22 @@ def test_a_long_prompt_is_read_in_portions(models: Models) -> None:
     (tokens,) = run(loop, request(1, prompt, max_tokens=60)).values()
     (plain,) = alone(models, request(1, prompt, max_tokens=60)).values()
     assert_same(models.model, prompt, plain, tokens)
-    assert loop.figures().n_right_tokens > 20
+    assert loop.stats().n_model_accepted_tokens > 20
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("wish", [{"kv_unified": False, "n_ctx": 1024}, {"n_ctx": 512, "parallel": 2}])
+@pytest.mark.parametrize("options", [{"kv_unified": False, "n_ctx": 1024}, {"n_ctx": 512, "parallel": 2}])
 def test_caches_of_every_kind_are_followed(
-    models: Models, plan_on_cpu: PlanOnCpu, wish: dict[str, Any]
+    models: Models, plan_on_cpu: PlanOnCpu, options: dict[str, Any]
 ) -> None:
     path = Path(models.model.plan.model.path)
-    plan = plan_on_cpu(path, n_outputs_max=24, serving=Serving(cache_reuse=0), **wish)
+    plan = plan_on_cpu(path, n_outputs_max=24, serving=Serving(cache_reuse=0), **options)
     model, draft = LoadedModel(plan), LoadedModel(_beside(plan))
     requests = [request(i, (1, 50 + i, *range(100, 130)), max_tokens=30 + i) for i in range(5)]
     loop = Loop(model, draft)
     found = run(loop, *requests)
-    figures = loop.figures()
-    assert figures.n_right_tokens > 0.9 * figures.n_guessed_tokens > 50
+    figures = loop.stats()
+    assert figures.n_model_accepted_tokens > 0.9 * figures.n_model_drafted_tokens > 50
     for each in requests:
         assert isinstance(each.prompt, tuple)
         (plain,) = alone(models, each).values()
@@ -313,8 +314,8 @@ def test_a_draft_model_with_windows(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> N
     loop = Loop(model, draft)
     run(loop, request(1, (1, *prompt)), request(2, (1, *prompt[:40])))
     run(loop, request(3, (1, *prompt[:150])))
-    figures = loop.figures()
-    assert figures.n_right_tokens > 0.8 * figures.n_guessed_tokens > 50
+    figures = loop.stats()
+    assert figures.n_model_accepted_tokens > 0.8 * figures.n_model_drafted_tokens > 50
     draft.close()
     model.close()
 
@@ -336,7 +337,7 @@ def test_adapters_are_the_models_alone(models: Models, tmp_path: Path) -> None:
         loop = Loop(model, draft)
         answers.append(run(loop, request(1, adapters=(0,)), request(2, adapters=())))
     assert answers[0] == answers[1]
-    assert loop.figures().n_right_tokens > 10
+    assert loop.stats().n_model_accepted_tokens > 10
     model.close()
 
 

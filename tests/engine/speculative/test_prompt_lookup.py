@@ -11,16 +11,17 @@ import pytest
 
 from tests.conftest import PlanOnCpu
 from tests.engine.rounding import assert_same
+from tests.engine.turns import full_step
 from tests.zoo.loadable import LOADABLE, write_loadable
 from tools.random_model import write_llama
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Request, SamplingParams
-from vram_llm.engine.sampling.sampler import Choosers
+from vram_llm.engine.sampling.sampler import SamplerFactory
 from vram_llm.engine.sequence import Sequence
 from vram_llm.engine.speculative.prompt_lookup import (
     EARNED_PER_TOKEN,
-    MOST_INDEXED,
+    MAX_INDEXED,
     START_CREDIT,
     PromptLookup,
 )
@@ -58,7 +59,7 @@ def _trusted() -> PromptLookup:
     return lookup
 
 
-def _settle(lookup: PromptLookup, draft: list[int], n_accepted: int) -> None:
+def _observe(lookup: PromptLookup, draft: list[int], n_accepted: int) -> None:
     if draft:
         lookup.observe(len(draft), n_accepted)
     else:
@@ -74,7 +75,7 @@ def test_as_tokens_come_the_same_is_found_as_at_once() -> None:
 
 
 def test_long_prompts_are_looked_through_at_their_end() -> None:
-    tokens = [1, 2, 3, 4, *range(10, 10 + MOST_INDEXED), 1, 2, 3]
+    tokens = [1, 2, 3, 4, *range(10, 10 + MAX_INDEXED), 1, 2, 3]
     assert PromptLookup().draft(tokens, 4) == []
     assert PromptLookup().draft(tokens[9:], 4) == []
     assert PromptLookup().draft(tokens[-50:] * 2, 1) == [tokens[-50]]
@@ -105,7 +106,7 @@ def test_drafts_that_win_little_have_to_stand_nearly_always() -> None:
     lookup, n_drafted, n_steps = PromptLookup(cost), 0, 500
     for _ in range(n_steps):
         draft = lookup.draft([7] * 50, 8)
-        _settle(lookup, draft, next((i for i in range(len(draft)) if pick.random() > 0.8), len(draft)))
+        _observe(lookup, draft, next((i for i in range(len(draft)) if pick.random() > 0.8), len(draft)))
         n_drafted += len(draft)
     assert 0 < n_drafted < 0.1 * n_steps
 
@@ -149,7 +150,7 @@ def test_what_is_spent_on_bad_drafts_is_bounded(accepted: float) -> None:
     for _ in range(5000):
         draft = lookup.draft(tokens, 8)
         stands = next((i for i in range(len(draft)) if pick.random() > accepted), len(draft))
-        _settle(lookup, draft, stands)
+        _observe(lookup, draft, stands)
         n_refused, n_accepted = n_refused + len(draft) - stands, n_accepted + stands
         n_plain += not draft
     assert n_refused <= START_CREDIT + EARNED_PER_TOKEN * n_plain + n_accepted
@@ -179,7 +180,7 @@ def _answer(model: LoadedModel, **options: Any) -> tuple[list[int], str, FinishR
     request = {"id": "r", "prompt": (1, 50, 60), "max_tokens": 60, "ignore_eos": True, "sampling": GREEDY}
     assert loop.submit(Request(**{**request, **options})) is None
     while not loop.is_idle:
-        for event in loop.step():
+        for event in full_step(loop):
             tokens += event.token_ids
             text += event.text
             reason = event.finish_reason
@@ -211,9 +212,9 @@ def test_a_repetitive_answer_takes_fewer_steps(
     alone, _, _, plain = undrafted(model, **options)
     tokens, _, _, loop = _answer(model, **options)
     assert_same(model, prompt, alone, tokens)
-    assert (plain.figures().n_steps, plain.figures().n_drafted_tokens) == (100, 0)
-    assert loop.figures().n_steps < 65
-    assert loop.figures().n_accepted_tokens >= 40
+    assert (plain.stats().n_steps, plain.stats().n_drafted_tokens) == (100, 0)
+    assert loop.stats().n_steps < 65
+    assert loop.stats().n_accepted_tokens >= 40
 
 
 class Foreseen:
@@ -251,7 +252,7 @@ def test_no_draft_changes_an_answer(
         monkeypatch.setattr(Generation, "draft", lambda g, s, most, f=foreseen: f(g, s, most))
         tokens, said, reason, loop = _answer(model, sampling=sampling, max_tokens=40)
         assert (tokens, said, reason) == (alone, text, FinishReason.LENGTH)
-        figures = loop.figures()
+        figures = loop.stats()
         assert figures.n_steps < 36
         assert 8 < figures.n_accepted_tokens < figures.n_drafted_tokens
 
@@ -277,7 +278,7 @@ def test_samplers_see_each_place_once_and_in_order(model: LoadedModel, sampling:
     assert model.decode() == 0
     rows = range(last - 15, last + 1)
     plain, drafted = (_generation(model, sampling) for _ in range(2))
-    alone = [plain.choose(model, [row], []).tokens[0] for row in rows]
+    alone = [plain.sample(model, [row], []).tokens[0] for row in rows]
     pick = random.Random(2)
     tokens: list[int] = []
     while len(tokens) < len(rows):
@@ -285,10 +286,10 @@ def test_samplers_see_each_place_once_and_in_order(model: LoadedModel, sampling:
         draft = [t if pick.random() < 0.7 else 0 for t in alone[len(tokens) : len(tokens) + 5]][
             : len(left) - 1
         ]
-        tokens += drafted.choose(model, left[: len(draft) + 1], draft).tokens
+        tokens += drafted.sample(model, left[: len(draft) + 1], draft).tokens
     assert tokens == alone
     for generation in (plain, drafted):
-        generation.chooser.close()
+        generation.sampler.close()
     model.forget(0)
 
 
@@ -296,7 +297,7 @@ def _generation(model: LoadedModel, sampling: SamplingParams) -> Generation:
     return Generation(
         request=Request(id="r", prompt=(), sampling=sampling),
         text=TextStream(model.vocab),
-        chooser=Choosers(model).make(sampling, [1, 2]),
+        sampler=SamplerFactory(model).make(sampling, [1, 2]),
         constraint=None,
         lookup=PromptLookup(),
     )
@@ -308,7 +309,7 @@ def test_a_draft_does_not_go_past_the_end(model: LoadedModel, undrafted: Any, ma
     tokens, _, reason, loop = _answer(model, prompt=prompt, sampling=LOOPS, max_tokens=max_tokens)
     assert tokens == undrafted(model, prompt=prompt, sampling=LOOPS, max_tokens=max_tokens)[0]
     assert (len(tokens), reason) == (max_tokens, FinishReason.LENGTH)
-    assert loop.figures().n_drafted_tokens <= max(max_tokens - 1, 0) + 4
+    assert loop.stats().n_drafted_tokens <= max(max_tokens - 1, 0) + 4
 
 
 def test_a_stop_string_within_a_draft(
@@ -334,7 +335,7 @@ def test_logprobs_come_with_drafted_tokens(
     assert loop.submit(request) is None
     events = []
     while not loop.is_idle:
-        events += loop.step()
+        events += full_step(loop)
     told = [each for event in events for each in event.logprobs]
     assert [each.chosen.token for each in told] == whole
     assert [each.top[0].token for each in told] == whole
@@ -364,7 +365,7 @@ def test_a_window_survives_what_is_taken_back(
     monkeypatch.setattr(Generation, "draft", lambda g, s, most: foreseen(g, s, most))
     tokens, _, _, loop = _answer(model, prompt=prompt, max_tokens=250)
     assert_same(model, prompt, alone, tokens)
-    assert loop.figures().n_accepted_tokens > 20
+    assert loop.stats().n_accepted_tokens > 20
     model.close()
 
 
@@ -374,5 +375,5 @@ def test_what_cannot_be_taken_back_is_not_drafted(plan_on_cpu: PlanOnCpu, tmp_pa
     model = LoadedModel(plan_on_cpu(path, parallel=1))
     _, _, _, loop = _answer(model, prompt=(1, *[5, 6, 7] * 20), sampling=LOOPS)
     assert not model.cells.can_rewind
-    assert loop.figures().n_drafted_tokens == 0
+    assert loop.stats().n_drafted_tokens == 0
     model.close()

@@ -13,7 +13,7 @@ import pytest
 from tests.server.fake_engine import FakeEngine, Step, says
 from tests.server.responses.test_routes import TOOL, events
 from tests.server.tool_chat import FUNCTION, PARAMETERS, PIECES, TALKER
-from vram_llm.engine.request import Candidate, GrammarKind, Likelihood, Request, TokenEvent
+from vram_llm.engine.request import GrammarKind, Likelihood, Request, TokenCandidate, TokenEvent
 
 INNER = {"type": "function", "name": "f", "description": "d", "strict": False, "parameters": PARAMETERS}
 SPACE = {"type": "namespace", "name": "agents", "description": "Helpers.", "tools": [INNER]}
@@ -327,7 +327,7 @@ async def test_items_are_referred_to(client: httpx.AsyncClient, engine: FakeEngi
 @pytest.mark.parametrize("fields", [{"top_logprobs": 1}, {"include": ["message.output_text.logprobs"]}])
 async def test_logprobs(client: httpx.AsyncClient, engine: FakeEngine, fields: dict[str, Any]) -> None:
     def script(request: Request) -> list[Step]:
-        likely = Likelihood(Candidate(1, b"Hi", -0.5), (Candidate(1, b"Hi", -0.5),))
+        likely = Likelihood(TokenCandidate(1, b"Hi", -0.5), (TokenCandidate(1, b"Hi", -0.5),))
         first, *rest = says("<think>Hm.</think>", "Hi")(request)
         assert isinstance(rest[0], TokenEvent)
         return [first, TokenEvent(id=request.id, text="Hi", token_ids=(1,), logprobs=(likely,)), rest[1]]

@@ -1,1 +1,1 @@
-"""What requests bring: text to tokens, images, grammars still being compiled."""
+"""Inputs of requests: prompts to tokenize, images to read, grammars to compile."""

@@ -1,7 +1,7 @@
-"""Prompts with images in them: read in a thread of their own, and what they are to scheduler and cache.
+"""Prompts with images: a thread reads the images and makes ids for their rows.
 
-A row of an image has an id below 0 among a sequence's tokens, made of a hash of the image's file: equal
-images at the same place have equal ids, and no others have. llama.cpp is never given them.
+Among a sequence's tokens, each row of an image has an id below 0 made of a hash of the image's file: equal
+images at the same place have equal ids, different ones different ids. llama.cpp never gets these ids.
 """
 
 from collections.abc import Sequence
@@ -9,36 +9,36 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 
-from vram_llm.engine.inputs.tokenize import Intake
+from vram_llm.engine.inputs.tokenize import PromptTokenizer
 from vram_llm.engine.request import Image, Request
 from vram_llm.engine.sequence import Span
 from vram_llm.errors import RequestError
 from vram_llm.llama.multimodal.encoder import Bitmap, ImageReader, ImageRows, size_of
 from vram_llm.llama.multimodal.image_files import ImageUnreadable
 
-MAX_PIXELS = 40_000_000  # of all images of a request, a few times 3 bytes each while they are read
+MAX_PIXELS = 40_000_000  # of all images of a request; reading takes a few times 3 bytes for each
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is to be computed: tokens, ids below 0 where `images` have their rows."""
+    """A prompt's tokens, with ids below 0 for the rows of `images`."""
 
     tokens: list[int]
     images: tuple[Span, ...] = ()
 
 
-class Pictures:
+class ImagePrompts:
     """Reads prompts with images for a model with a projector, one at a time."""
 
-    def __init__(self, reader: ImageReader, intake: Intake, n_ubatch: int) -> None:
+    def __init__(self, reader: ImageReader, tokenizer: PromptTokenizer, n_ubatch: int) -> None:
         self._reader = reader
-        self._intake = intake
-        self._most_rows = n_ubatch if reader.sees_all_at_once else None
+        self._tokenizer = tokenizer
+        self._max_rows = n_ubatch if reader.sees_all_at_once else None
         self._reading = ThreadPoolExecutor(1, "images")
         self._last: tuple[Request, Future[Prompt]] | None = None  # `n` choices share a prompt
 
     def read(self, request: Request) -> "Future[Prompt]":
-        """The prompt, some time later, or a RequestError where it cannot be served."""
+        """A future of the prompt, or of the RequestError that refuses it."""
         if self._last is not None and _same_prompt(self._last[0], request):
             return self._last[1]
         reading = self._reading.submit(self._read, request)
@@ -46,12 +46,12 @@ class Pictures:
         return reading
 
     def give_up(self, reading: "Future[Prompt]") -> None:
-        """Nobody waits for this prompt any more."""
+        """Cancel the reading of a prompt that no request waits for."""
         reading.cancel()
         self.forget()
 
     def forget(self) -> None:
-        """Let go of the last request, which may be many megabytes."""
+        """Drop the last request, which may hold many megabytes."""
         self._last = None
 
     def count(self, text: str, images: Sequence[Image], *, add_special: bool) -> list[int]:
@@ -61,24 +61,24 @@ class Pictures:
 
     def _read(self, request: Request) -> Prompt:
         assert isinstance(request.prompt, str)
-        self._intake.check_length(request.prompt)
+        self._tokenizer.check_length(request.prompt)
         tokens: list[int] = []
         spans: list[Span] = []
         for part in self._parts(request.prompt, request.images, add_special=request.add_bos):
             if isinstance(part, list):
                 tokens += part
                 continue
-            if self._most_rows is not None and part.n_rows > self._most_rows:
+            if self._max_rows is not None and part.n_rows > self._max_rows:
                 raise RequestError(
                     f"an image comes to {part.n_rows:,} rows, which this model has to see at once, and a "
-                    f"micro-batch holds {self._most_rows:,}; serve with --n-ubatch {part.n_rows}",
+                    f"micro-batch holds {self._max_rows:,}; serve with --n-ubatch {part.n_rows}",
                     request.images[0].field,
                 )
             spans.append(Span(len(tokens), part.n_rows, part.n_positions, part))
             tokens += [_id_of(part.name, len(spans))] * part.n_rows
         if spans and spans[-1].start + spans[-1].count == len(tokens):
             raise RequestError("a prompt cannot end with an image; put text after it", "messages")
-        self._intake.check_room(tokens)
+        self._tokenizer.check_room(tokens)
         return Prompt(tokens, tuple(spans))
 
     def _parts(
@@ -103,7 +103,7 @@ class Pictures:
 
 
 def _check_sizes(images: Sequence[Image]) -> None:
-    """By the files' headers, before any pixel is decoded. Raises RequestError."""
+    """Check image sizes by the files' headers, before any pixel is decoded. Raises RequestError."""
     n_pixels = 0
     for image in images:
         try:

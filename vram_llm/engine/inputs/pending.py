@@ -1,17 +1,17 @@
-"""Requests whose images are not read yet, or whose grammar is not ready: both happen in other threads."""
+"""Requests that wait for other threads to read their images or compile their grammar."""
 
 from concurrent.futures import Future, wait
 from typing import Any, NamedTuple
 
-from vram_llm.engine.inputs.image_prompts import Pictures, Prompt
+from vram_llm.engine.inputs.image_prompts import ImagePrompts, Prompt
 from vram_llm.engine.request import Request
 from vram_llm.engine.sampling.structured_output import Constraint
 
-_PATIENCE_S = 0.02  # at most, that an idle engine waits before it looks for messages
+_PATIENCE_S = 0.02  # that an idle engine waits at most before it looks for messages
 
 
-class Prepared(NamedTuple):
-    """A request and what it waited for. Either raises RequestError where the request cannot be served."""
+class PendingRequest(NamedTuple):
+    """A request, its prompt and its grammar. A future raises RequestError where the request is refused."""
 
     request: Request
     prompt: Prompt | Future[Prompt]
@@ -19,7 +19,7 @@ class Prepared(NamedTuple):
 
     @property
     def awaited(self) -> list[Future[Any]]:
-        """What is still to come."""
+        """The futures that are not done."""
         parts = (self.prompt, self.constraint)
         return [part for part in parts if isinstance(part, Future) and not part.done()]
 
@@ -29,12 +29,12 @@ class Prepared(NamedTuple):
         return prompt, self.constraint.result() if self.constraint is not None else None
 
 
-class Preparing:
-    """Those that wait; `pictures` reads the images, where there are any."""
+class PendingRequests:
+    """The requests that wait; `image_prompts` reads their images."""
 
-    def __init__(self, pictures: Pictures | None) -> None:
-        self._pictures = pictures
-        self._waiting: list[Prepared] = []
+    def __init__(self, image_prompts: ImagePrompts | None) -> None:
+        self._image_prompts = image_prompts
+        self._waiting: list[PendingRequest] = []
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -42,24 +42,24 @@ class Preparing:
     def add(
         self, request: Request, prompt: Prompt | Future[Prompt], constraint: Future[Constraint] | None
     ) -> None:
-        """Take one in."""
-        self._waiting.append(Prepared(request, prompt, constraint))
+        """Add a request that waits."""
+        self._waiting.append(PendingRequest(request, prompt, constraint))
 
-    def ready(self, *, is_idle: bool) -> list[Prepared]:
-        """Those that wait for nothing any more, taken out; an idle engine waits for one a little."""
+    def ready(self, *, is_idle: bool) -> list[PendingRequest]:
+        """Remove and return the requests that wait no longer; an idle engine waits a moment for one."""
         if is_idle:
             wait([part for each in self._waiting for part in each.awaited], _PATIENCE_S, "FIRST_COMPLETED")
         done = [each for each in self._waiting if not each.awaited]
         for each in done:
             self._waiting.remove(each)
-        if self._pictures is not None and not self._waiting:
-            self._pictures.forget()
+        if self._image_prompts is not None and not self._waiting:
+            self._image_prompts.forget()
         return done
 
     def cancel(self, request_id: str) -> None:
-        """Drop a request; images that nobody else waits for are not read."""
+        """Drop a request; its images are not read unless another request has the same prompt."""
         for each in [each for each in self._waiting if each.request.id == request_id]:
             self._waiting.remove(each)
             is_last = all(other.prompt is not each.prompt for other in self._waiting)
-            if self._pictures is not None and isinstance(each.prompt, Future) and is_last:
-                self._pictures.give_up(each.prompt)
+            if self._image_prompts is not None and isinstance(each.prompt, Future) and is_last:
+                self._image_prompts.give_up(each.prompt)

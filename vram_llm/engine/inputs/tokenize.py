@@ -1,14 +1,14 @@
-"""A request becomes the tokens to compute, or the sentence that says why it cannot be served."""
+"""Prompts become tokens; prompts that cannot be served are refused with a reason."""
 
 from vram_llm.engine.request import FinishReason, Request, TokenEvent
 from vram_llm.errors import ContextExceeded, RequestError
 from vram_llm.llama.vocab import Vocab
 
-_MOST_CHARS_PER_TOKEN = 64  # over a whole prompt; runs of spaces come nearest
+_MOST_CHARS_PER_TOKEN = 64  # on average over a prompt; runs of spaces come nearest
 
 
-class Intake:
-    """Checks and tokenises prompts for a context of `n_ctx` tokens."""
+class PromptTokenizer:
+    """Checks and tokenizes prompts for a context of `n_ctx` tokens."""
 
     def __init__(self, vocab: Vocab, n_ctx: int) -> None:
         self._vocab = vocab
@@ -21,7 +21,7 @@ class Intake:
         if isinstance(prompt, str):
             self.check_length(prompt)
         if request.suffix is not None:
-            tokens = self._around_gap(prompt, request.suffix)
+            tokens = self._fill_in_middle(prompt, request.suffix)
         else:
             tokens = self._tokenize(prompt, request.add_bos) if isinstance(prompt, str) else list(prompt)
         if not tokens:
@@ -33,7 +33,7 @@ class Intake:
         return tokens
 
     def check_length(self, prompt: str) -> None:
-        """Raises ContextExceeded before the time is spent in which no other request gets a token."""
+        """Raises ContextExceeded for a text that is surely too long: tokenizing it would delay streams."""
         if len(prompt) > self._n_ctx * _MOST_CHARS_PER_TOKEN:
             raise ContextExceeded(
                 f"the prompt has {len(prompt):,} characters, far more than the context's {self._n_ctx:,} "
@@ -43,7 +43,7 @@ class Intake:
             )
 
     def check_room(self, tokens: list[int]) -> None:
-        """Raises ContextExceeded where the context does not hold them; ids below 0 are an image's."""
+        """Raises ContextExceeded where the tokens do not fit the context; ids below 0 are rows of images."""
         if len(tokens) < self._n_ctx:
             return
         n_rows = sum(token < 0 for token in tokens)
@@ -55,8 +55,8 @@ class Intake:
             n_ctx=self._n_ctx,
         )
 
-    def _around_gap(self, prompt: str | tuple[int, ...], suffix: str) -> list[int]:
-        """Prefix, suffix and middle, as llama-server's /infill has them. Raises RequestError."""
+    def _fill_in_middle(self, prompt: str | tuple[int, ...], suffix: str) -> list[int]:
+        """Prefix, suffix and middle, in the order of llama-server's /infill. Raises RequestError."""
         vocab = self._vocab
         before, after, middle = vocab.gap
         if min(vocab.gap) < 0:
@@ -85,7 +85,7 @@ class Intake:
 
 
 def refusal(request: Request, error: RequestError) -> TokenEvent:
-    """The event that tells a client why its request is not served."""
+    """The event that ends a request that cannot be served."""
     return TokenEvent(
         id=request.id,
         finish_reason=FinishReason.ERROR,

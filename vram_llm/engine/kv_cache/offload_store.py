@@ -1,6 +1,6 @@
 """States of sequences outside llama.cpp's memory: in the host's RAM, then on disk, each within a bound.
 
-What was not used for the longest time goes first: from RAM to disk, from disk for good.
+The least recently used state is moved first: from RAM to disk, and from disk it is deleted.
 """
 
 import tempfile
@@ -15,15 +15,15 @@ State = npt.NDArray[np.uint8]
 
 
 @dataclass(slots=True)
-class SpillStore:
-    """Keeps states under keys of its own making, at most `ram_bytes` and `disk_bytes` of them; 0 keeps none.
+class OffloadStore:
+    """Keeps states under keys that it makes, at most `ram_bytes` and `disk_bytes` of them; 0 keeps none.
 
-    A file has no name: the system drops it with the process, however that ends.
+    Files have no name, so the system deletes them when the process ends for any reason.
     """
 
     ram_bytes: int
     disk_bytes: int = 0
-    folder: str | None = None  # None: the system's for temporary files
+    folder: str | None = None  # None: the system's folder for temporary files
     ram_used_bytes: int = 0
     disk_used_bytes: int = 0
     _ram: "OrderedDict[int, State]" = field(default_factory=OrderedDict)
@@ -34,11 +34,11 @@ class SpillStore:
         return key in self._ram or key in self._disk
 
     def would_keep(self, n_bytes: int) -> bool:
-        """Whether a state of that size fits within a bound at all."""
+        """Whether a state of that size fits within one of the bounds."""
         return n_bytes <= max(self.ram_bytes, self.disk_bytes)
 
     def put(self, state: State) -> int:
-        """Keep a state; its key. It may be gone as soon as others come."""
+        """Keep a state; its key. Later states may displace it."""
         self._n_keys += 1
         self._ram[self._n_keys] = state
         self.ram_used_bytes += state.nbytes
@@ -46,7 +46,7 @@ class SpillStore:
         return self._n_keys
 
     def get(self, key: int) -> State | None:
-        """The state under `key`, now the most recently used; None where it had to go."""
+        """The state under `key`, now the most recently used; None where it was displaced."""
         if key in self._ram:
             self._ram.move_to_end(key)
             return self._ram[key]
@@ -58,7 +58,7 @@ class SpillStore:
         return np.frombuffer(file.read(n_bytes), np.uint8)
 
     def drop(self, key: int) -> None:
-        """Forget a state. A key that is gone is no error."""
+        """Delete a state. An unknown key is no error."""
         if key in self._ram:
             self.ram_used_bytes -= self._ram.pop(key).nbytes
         elif key in self._disk:
@@ -67,7 +67,7 @@ class SpillStore:
             self.disk_used_bytes -= n_bytes
 
     def close(self) -> None:
-        """Forget all states."""
+        """Delete all states."""
         for key in (*self._ram, *self._disk):
             self.drop(key)
 

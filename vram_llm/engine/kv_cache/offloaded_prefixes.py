@@ -1,43 +1,43 @@
-"""Prefixes whose states are on the host: which of them a prompt begins with."""
+"""Prefixes whose states are on the host, and which of them a prompt begins with."""
 
 from dataclasses import dataclass, field
 
-from vram_llm.engine.kv_cache.offload_store import SpillStore, State
+from vram_llm.engine.kv_cache.offload_store import OffloadStore, State
 from vram_llm.engine.kv_cache.radix_tree import Tokens, n_common
 
 
 @dataclass(slots=True)
-class SpilledPrefixes:
-    """Tokens of the states in `store` that belong to no request. `whole_only`: no part of one is of use."""
+class OffloadedPrefixes:
+    """Tokens of the states in `store` that belong to no request. `whole_only`: a part of one is useless."""
 
-    store: SpillStore
+    store: OffloadStore
     whole_only: bool
     _tokens: dict[int, list[int]] = field(default_factory=dict)  # by the store's key
 
     def longest(self, tokens: Tokens) -> tuple[int, int | None]:
-        """How much of the beginning of `tokens` is there, and under which key."""
+        """The most tokens of the beginning of `tokens` that one state holds, and its key."""
         best: tuple[int, int | None] = (0, None)
-        for key, held in self._at_hand():
+        for key, held in self._available():
             n = n_common(held, tokens)
             if n > best[0] and (n == len(held) or not self.whole_only):
                 best = (n, key)
         return best
 
     def has(self, tokens: Tokens) -> bool:
-        """Whether what would be added is there already."""
+        """Whether a state for `tokens` is there already."""
         return any(
             n_common(held, tokens) == len(tokens) and (len(held) == len(tokens) or not self.whole_only)
-            for _, held in self._at_hand()
+            for _, held in self._available()
         )
 
     def add(self, tokens: list[int], state: State) -> None:
-        """Keep a state; shorter ones that it can stand for are dropped."""
-        for key, held in self._at_hand():
+        """Keep a state; drop shorter ones that it can replace."""
+        for key, held in self._available():
             if not self.whole_only and n_common(held, tokens) == len(held):
                 self.store.drop(key)
         self._tokens[self.store.put(state)] = tokens
 
-    def _at_hand(self) -> list[tuple[int, list[int]]]:
+    def _available(self) -> list[tuple[int, list[int]]]:
         """The prefixes that the store still has."""
         for key in [key for key in self._tokens if key not in self.store]:
             del self._tokens[key]

@@ -1,9 +1,9 @@
-"""Which sequence holds which tokens: a radix tree over token ids. Policy only: no llama.cpp, no clock.
+"""A radix tree over token ids: which slot holds which tokens. Policy only: no llama.cpp, no clock.
 
-Each node stands for a run of tokens after those of its parents, and `slots` are the sequences of llama.cpp's
-memory whose cells hold all of them. A slot holds a whole path from the root, so a node's slots are among its
-parent's, and a node without slots is not kept. Slots that computed the same tokens each for itself have
-copies of their own; those that were given another's cells have the same copy.
+Each node is a run of tokens after those of its parents, and `slots` are the slots of llama.cpp's memory whose
+cells hold all of them. A slot holds a whole path from the root, so a node's slots are among its parent's, and
+a node without slots is removed. Slots that computed the same tokens separately have copies of their own;
+slots that share cells have the same copy.
 """
 
 from collections.abc import Iterator, Sequence, Set
@@ -13,17 +13,17 @@ Tokens = Sequence[int]
 
 
 @dataclass(slots=True, eq=False)
-class Node:
+class RadixNode:
     """A run of tokens. `start` is the position of the first, `last_used` a number that grows with use.
 
-    `slots` says which copy of the cells each slot has. `state` is the key of a checkpoint of what comes
-    before `end` (see checkpoints.py), if there is one.
+    `slots` maps each slot to the number of its copy of the cells. `state` is the key of a checkpoint at `end`
+    (see checkpoints.py), if there is one.
     """
 
     tokens: list[int]
     start: int
-    parent: "Node | None"
-    children: dict[int, "Node"] = field(default_factory=dict)
+    parent: "RadixNode | None"
+    children: dict[int, "RadixNode"] = field(default_factory=dict)
     slots: dict[int, int] = field(default_factory=dict)
     last_used: int = 0
     state: int | None = None
@@ -34,11 +34,11 @@ class Node:
         return self.start + len(self.tokens)
 
     def n_cells(self, slots: Set[int] | None = None) -> int:
-        """Cells that the given slots have here, or all."""
+        """Cells that the given slots, or all, have for this node."""
         copies = {copy for slot, copy in self.slots.items() if slots is None or slot in slots}
         return len(self.tokens) * len(copies)
 
-    def path(self) -> Iterator["Node"]:
+    def path(self) -> Iterator["RadixNode"]:
         """This node and its parents, without the root."""
         node = self
         while node.parent is not None:
@@ -48,17 +48,17 @@ class Node:
 
 @dataclass(slots=True)
 class RadixTree:
-    """Paths of slots."""
+    """The paths of all slots."""
 
-    root: Node = field(default_factory=lambda: Node([], 0, None))
-    _ends: dict[int, Node] = field(default_factory=dict)  # the last node of each slot's path
+    root: RadixNode = field(default_factory=lambda: RadixNode([], 0, None))
+    _ends: dict[int, RadixNode] = field(default_factory=dict)  # the last node of each slot's path
     _uses: int = 0
     _n_copies: int = 0
 
-    def match(self, tokens: Tokens) -> tuple[Node, int]:
+    def match(self, tokens: Tokens) -> tuple[RadixNode, int]:
         """The node where the longest common beginning with any path ends, and its length.
 
-        That node may hold more than what is common; it is the root where nothing is.
+        That node may hold more tokens than the common ones; it is the root where none are common.
         """
         node, length = self.root, 0
         while length < len(tokens) and (child := node.children.get(tokens[length])) is not None:
@@ -68,11 +68,11 @@ class RadixTree:
                 break
         return node, length
 
-    def end_of(self, slot: int) -> Node:
+    def end_of(self, slot: int) -> RadixNode:
         """The last node of a slot's path; the root where it holds nothing."""
         return self._ends.get(slot, self.root)
 
-    def ending_at(self, node: Node) -> list[int]:
+    def ending_at(self, node: RadixNode) -> list[int]:
         """The slots whose paths end with this node."""
         return [slot for slot in node.slots if self._ends[slot] is node]
 
@@ -83,9 +83,9 @@ class RadixTree:
             child = node.children.get(tokens[length])
             if child is None:
                 if not node.children and node.slots.keys() == {slot} and node.state is None:
-                    node.tokens.extend(tokens[length:])  # nobody else's leaf: it grows
+                    node.tokens.extend(tokens[length:])  # a leaf of this slot alone grows
                     break
-                child = Node(list(tokens[length:]), length, node)
+                child = RadixNode(list(tokens[length:]), length, node)
                 node.children[tokens[length]] = child
             else:
                 common = n_common(child.tokens, tokens[length : length + len(child.tokens)])
@@ -95,21 +95,21 @@ class RadixTree:
             node = self._ends[slot] = child
         self.touch(node)
 
-    def share(self, source: int, slot: int, node: Node) -> None:
-        """Note that an empty slot was given the cells that `source` has up to the end of a node."""
+    def share(self, source: int, slot: int, node: RadixNode) -> None:
+        """Note that an empty slot shares the cells of `source` up to the end of a node."""
         for each in node.path():
             each.slots[slot] = each.slots[source]
         if node is not self.root:
             self._ends[slot] = node
         self.touch(node)
 
-    def split(self, node: Node, position: int) -> Node:
-        """Make a node end at `position`, which lies in it; the one that does."""
+    def split(self, node: RadixNode, position: int) -> RadixNode:
+        """Split a node at `position`, which lies in it; the node that ends there."""
         if position == node.end:
             return node
         at = position - node.start
         assert node.parent is not None
-        head = Node(
+        head = RadixNode(
             node.tokens[:at], node.start, node.parent, slots=dict(node.slots), last_used=node.last_used
         )
         node.parent.children[head.tokens[0]] = head
@@ -117,12 +117,12 @@ class RadixTree:
         head.children[node.tokens[0]] = node
         return head
 
-    def cut(self, slot: int, length: int) -> list[Node]:
-        """Note that a slot holds only its first `length` tokens; the nodes that nobody holds any more."""
+    def cut(self, slot: int, length: int) -> list[RadixNode]:
+        """Note that a slot holds only its first `length` tokens; the nodes that no slot holds any more."""
         node, gone = self.end_of(slot), []
         while node.parent is not None and node.end > length:
             if node.start < length:
-                self.split(node, length)  # it is what comes after now
+                self.split(node, length)  # `node` is the part after `length` now
             del node.slots[slot]
             if not node.slots:
                 del node.parent.children[node.tokens[0]]
@@ -134,13 +134,13 @@ class RadixTree:
             self._ends[slot] = node
         return gone
 
-    def touch(self, node: Node) -> None:
+    def touch(self, node: RadixNode) -> None:
         """Mark a path as used now."""
         self._uses += 1
         for each in node.path():
             each.last_used = self._uses
 
-    def nodes(self) -> Iterator[Node]:
+    def nodes(self) -> Iterator[RadixNode]:
         """Every node but the root."""
         pending = list(self.root.children.values())
         while pending:
@@ -148,7 +148,7 @@ class RadixTree:
             pending.extend(node.children.values())
             yield node
 
-    def oldest_leaf(self, idle: Set[int]) -> Node | None:
+    def oldest_leaf(self, idle: Set[int]) -> RadixNode | None:
         """Of the leaves that only idle slots hold, the one not used for the longest time."""
         leaves = (node for node in self.nodes() if not node.children and node.slots.keys() <= idle)
         return min(leaves, key=lambda node: node.last_used, default=None)

@@ -1,4 +1,4 @@
-"""Which requests can be sampled on the device, and with which chain of samplers."""
+"""Which requests the device can sample, and with which chain of samplers."""
 
 from vram_llm.engine.request import Request
 from vram_llm.engine.sequence import DeviceSamplerConfig
@@ -6,11 +6,11 @@ from vram_llm.llama.sampling import MIN_TEMPERATURE, MOST_MIN_P, MOST_TOP_K, Sam
 from vram_llm.planner.types import MOST_BIASED
 
 NEARLY_ALL = 1 - 2.0**-24
-"""A top-p that only sorts: CUDA's top-k keeps no order (top-k.cu), and a draw goes by the order."""
+"""A top-p that only sorts: CUDA's top-k keeps no order (top-k.cu), and a draw depends on the order."""
 
 
 def make_chain(config: DeviceSamplerConfig, n_vocab: int, seed: int) -> SamplerChain:
-    """The samplers of `config` in the order the host has them (sampler.py)."""
+    """The samplers of `config` in the host's order (sampler.py)."""
     chain = SamplerChain(n_vocab)
     if config.bias:
         chain.bias(dict(config.bias))
@@ -30,11 +30,11 @@ def make_chain(config: DeviceSamplerConfig, n_vocab: int, seed: int) -> SamplerC
 
 
 def device_sampler_config(request: Request, n_vocab: int) -> DeviceSamplerConfig | None:
-    """How a request is sampled on the device; None where it takes the host.
+    """The config with which the device samples a request; None where the host has to sample it.
 
-    It does where logits are wanted there (a grammar, logprobs) or tokens are ruled out or prescribed
-    (min_tokens, a budget of thinking), for samplers that llama.cpp has on no device,
-    and for penalties: a chain with those may have one row a step, and so would leave no room for drafts.
+    The host samples where logits are needed (a grammar, logprobs), where tokens are forbidden or prescribed
+    (min_tokens, a reasoning budget), with samplers that llama.cpp has on no device, and with penalties: a
+    chain with those may have one row a step, which leaves no room for drafts.
     """
     params = request.sampling
     if request.grammar is not None or request.logprobs is not None or request.prompt_logprobs is not None:

@@ -1,4 +1,4 @@
-"""The sampling that a model file recommends: its `general.sampling.*` metadata."""
+"""The sampling parameters that a model file recommends: its `general.sampling.*` metadata."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _INTS = {"top_k": "top_k", "penalty_last_n": "repeat_last_n", "mirostat": "miros
 
 
 def sampling_of_file(metadata: Callable[[str], str | None]) -> tuple[tuple[str, float | int], ...]:
-    """Fields of SamplingParams and their values, from a function that gives a metadata value as text.
+    """Fields of SamplingParams and their values. `metadata` returns the value of a key as text.
 
     The keys are those that llama.cpp reads (common/common.cpp, common_init_sampler_from_model). A value that
     is no number, or is below 0, is left out; only `penalty_last_n` may be -1, the whole context.

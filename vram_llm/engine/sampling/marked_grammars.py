@@ -1,4 +1,4 @@
-"""Lark grammars over a model's own marks: what their names stand for in one vocabulary.
+"""Lark grammars over a model's own marks: the rules for their names in one vocabulary.
 
 A mark ("<tool_call>", "[TOOL_CALLS]") is a special token in one vocabulary and text in another, and
 llguidance matches the two by different rules. A grammar of GrammarKind.MARKED names marks by their number,
@@ -6,8 +6,8 @@ and the rules are defined here:
 
 - `mark_I`: the mark.
 - `begin_I`: space, then the mark. `until_I`: any text up to the mark's first occurrence, and the mark.
-- `trigger_I`: as `until_I`, where no free text may go on behind the mark.
-- `others`: a special token that is no mark on its own.
+- `trigger_I`: the same as `until_I`, where no free text may follow the mark.
+- `others`: a special token that is not itself a mark.
 - `TEXT`: any text. `SAFE`: text before a special token: it does not end with a trigger.
 """
 
@@ -19,20 +19,20 @@ from vram_llm.llama.vocab import Vocab
 
 _ANY = "/(?s:.*)/"
 _SPACES = r"/[ \t\r\n]*/"
-_NOTHING = '"\\u0000"'  # where there is no such token: no answer holds it
+_NOTHING = '"\\u0000"'  # stands for a missing token: no answer contains it
 _TRIGGER = re.compile(r"\btrigger_(\d{1,4})\b")
 _Piece = int | str  # a special token, or text
 
 
 def definitions(vocab: Vocab, lark: str, marks: Sequence[str], never: Iterable[str]) -> str:
-    """Lark rules for the `marks` of a grammar; its free text holds none of `never`."""
+    """Lark rules for the `marks` of a grammar; its free text contains no mark of `never`."""
     pieces = [_pieces(vocab, mark) for mark in marks]
     unwanted = [_pieces(vocab, mark) for mark in never]
     alone = {each[0] for each in pieces + unwanted if len(each) == 1}
     triggers = [pieces[int(i)] for i in sorted(set(_TRIGGER.findall(lark))) if int(i) < len(marks)]
     firsts = sorted({each[0] for each in triggers if isinstance(each[0], int)} - alone)
     special = [t for t in range(vocab.n_tokens) if vocab.is_special(t) and not vocab.is_end(t)]
-    # llguidance follows one of two overlapping sets of tokens, so a trigger's first one has a set of its own
+    # llguidance follows one of two overlapping sets of tokens, so a trigger's first token has its own set
     sets = [[t for t in special if t not in alone and t not in firsts], *([t] for t in firsts)]
     lines = [f"others: {' | '.join(map(_tokens, sets))}"]
     for i, mark in enumerate(pieces):
@@ -47,7 +47,7 @@ def _of_mark(i: int, mark: list[_Piece]) -> list[str]:
     if not parts:
         return [f'mark_{i}: ""']
     lines = [f"mark_{i}: {' '.join(parts)}"]
-    if isinstance(mark[0], str):  # lazy: a mark is one wherever it is first complete
+    if isinstance(mark[0], str):  # lazy: the first complete occurrence is the mark
         lines += [f"first_{i}[lazy]: {_SPACES} {parts[0]}", f"found_{i}[lazy]: {_ANY} {parts[0]}"]
         rest = " ".join(parts[1:])
         return [
@@ -70,9 +70,9 @@ def _of_mark(i: int, mark: list[_Piece]) -> list[str]:
 
 
 def _ends(mark: list[_Piece]) -> list[str]:
-    """Text as which a part of a trigger could be read instead.
+    """Lark patterns of text that could be taken for a part of a trigger.
 
-    Where a lazy rule is complete, so is `TEXT`, and a special token could follow it.
+    Where a lazy rule is complete, `TEXT` is complete too, and a special token could follow it.
     """
     if isinstance(mark[0], str):
         return [f"{_ANY} {_quoted(mark[0])}"]
@@ -80,7 +80,7 @@ def _ends(mark: list[_Piece]) -> list[str]:
 
 
 def _pieces(vocab: Vocab, mark: str) -> list[_Piece]:
-    """A mark's special tokens and the text between them; a token that ends an answer is left out."""
+    """A mark's special tokens and the text between them, without tokens that end an answer."""
     tokens = vocab.tokenize_inside(mark, parse_special=True)
     if b"".join(map(vocab.spelling, tokens)) != mark.encode():
         return [mark]
@@ -102,7 +102,7 @@ def _texts(marks: list[list[_Piece]]) -> list[str]:
 
 
 def _without(texts: list[str]) -> str:
-    """Any text that holds none of `texts`."""
+    """A Lark pattern for any text that contains none of `texts`."""
     return " & ".join([_ANY, *(f"~({_ANY} {_quoted(text)} {_ANY})" for text in texts)])
 
 

@@ -1,84 +1,84 @@
-"""From a row of logits to a token, by the cheapest way that is right for the request.
+"""Samplers: a row of logits becomes a token, by the cheapest method that is right for the request.
 
-Arg max where the best token is wanted as it stands; a draw in NumPy where temperature, top-k, top-p and min-p
-are all there is; llama.cpp's samplers for the rest. Where a grammar allows few tokens, only their logits are
-read. Or the device has chosen already, and there are no logits.
+Arg max for greedy requests; NumPy for temperature, top-k, top-p and min-p; llama.cpp's samplers for all
+others. Where a grammar allows few tokens, only their logits are read. A request that the device samples has
+no logits on the host: its sampler fetches the token.
 """
 
 from vram_llm.engine.request import SamplingParams
 from vram_llm.engine.sampling.device_chain import make_chain
-from vram_llm.engine.sampling.numpy_sampler import Draw, Indices
+from vram_llm.engine.sampling.numpy_sampler import Indices, NumpySampler
 from vram_llm.engine.sequence import DeviceSamplerConfig
 from vram_llm.errors import EngineDied
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.sampling import MIN_TEMPERATURE, Dry, SamplerChain, seed_of
 from vram_llm.llama.vocab import Vocab
 
-_DRIES_KEPT = 8
+_MAX_DRY_SAMPLERS = 8
 
 
-class Chooser:
-    """Chooses the tokens of one sequence, one after the other. Call `close` at the end."""
+class Sampler:
+    """Samples the tokens of one sequence on the host. Call `close` at the end."""
 
-    def __init__(self, model: LoadedModel, how: SamplerChain | Draw | None) -> None:
+    def __init__(self, model: LoadedModel, method: SamplerChain | NumpySampler | None) -> None:
         self._model = model
-        self._how = how  # None: arg max
+        self._method = method  # None: arg max
 
     @property
-    def is_best_of_logits(self) -> bool:
+    def is_argmax(self) -> bool:
         """True where the most likely token is taken as it stands."""
-        return self._how is None
+        return self._method is None
 
-    def choose(self, row: int, allowed: Indices | None = None) -> int:
+    def sample(self, row: int, allowed: Indices | None = None) -> int:
         """A token for output row `row` of the last decode; one of `allowed`, which is not empty, if given."""
-        how = self._how
-        if isinstance(how, SamplerChain):
+        method = self._method
+        if isinstance(method, SamplerChain):
             if allowed is None:
-                return how.sample(self._model.ctx, row)
-            return how.sample_among(allowed, self._model.logits(row)[allowed])
+                return method.sample(self._model.ctx, row)
+            return method.sample_among(allowed, self._model.logits(row)[allowed])
         logits = self._model.logits(row)
         if allowed is not None:
             logits = logits[allowed]
-        place = int(logits.argmax()) if how is None else how(logits)
-        return place if allowed is None else int(allowed[place])
+        index = int(logits.argmax()) if method is None else method(logits)
+        return index if allowed is None else int(allowed[index])
 
     def close(self) -> None:
         """Free what llama.cpp holds for it. Once only."""
-        if isinstance(self._how, SamplerChain):
-            self._how.close()
+        if isinstance(self._method, SamplerChain):
+            self._method.close()
 
 
-class DeviceChooser:
-    """Takes the tokens that a chain on the device has chosen for one sequence. Call `close` at the end.
+class DeviceSampler:
+    """Fetches the tokens that a chain on the device samples for one sequence. Call `close` at the end.
 
-    While the sequence sits in no slot, a chain of its own keeps how its draws go on.
+    While it is bound to no slot, a chain of its own keeps the state of its random draws.
     """
 
-    is_best_of_logits = False  # there are none
+    is_argmax = False  # there are no logits
 
     def __init__(self, model: LoadedModel, config: DeviceSamplerConfig, seed: int | None) -> None:
         self._model = model
         self._own = make_chain(config, model.vocab.n_tokens, seed_of(seed))
         self.slot = -1
 
-    def sit(self, slot: int) -> None:
-        """Go on in a slot, whose chain is of the same kind."""
+    def bind(self, slot: int) -> None:
+        """Copy the state into a slot's chain, which has the same config, and continue there."""
         self._model.attached(slot).copy_state(self._own)
         self.slot = slot
 
-    def rise(self) -> None:
-        """Leave the slot to others."""
+    def unbind(self) -> None:
+        """Copy the state back from the slot's chain, so that others can use it."""
         self._own.copy_state(self._model.attached(self.slot))
         self.slot = -1
 
-    def choose(self, row: int, allowed: Indices | None = None) -> int:
-        """The token for output row `row`; rows in their order, of which none after the first not wanted.
+    def sample(self, row: int, allowed: Indices | None = None) -> int:
+        """The token for output row `row`. Call in the order of rows, and stop after the last accepted one.
 
-        Nothing is drawn for good until it is asked for, so rows of a refused draft leave no trace.
+        A draw counts only once its token is fetched, so rows of a rejected draft change no state.
         """
         token = self._model.sampled(row)
         if token < 0 or allowed is not None:
-            raise EngineDied("llama.cpp chose no token on the device where it was to")
+            raise EngineDied("llama.cpp sampled no token on the device where it should have")
         self._model.attached(self.slot).accept(token)
         return token
 
@@ -87,28 +87,28 @@ class DeviceChooser:
         self._own.close()
 
 
-class Choosers:
-    """Makes the choosers of a model's sequences."""
+class SamplerFactory:
+    """Makes the host samplers of a model's sequences."""
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
-        self._dries: dict[object, Dry] = {}
+        self._dry_samplers: dict[object, Dry] = {}
 
-    def make(self, params: SamplingParams, prompt: list[int]) -> Chooser:
-        """A chooser for a sequence that begins with `prompt`."""
+    def make(self, params: SamplingParams, prompt: list[int]) -> Sampler:
+        """A sampler for a sequence whose prompt has the tokens `prompt`."""
         if params.is_greedy:
-            return Chooser(self._model, None)
-        if draws_alone(params):
-            draw = Draw(
+            return Sampler(self._model, None)
+        if numpy_suffices(params):
+            method = NumpySampler(
                 temperature=params.temperature,
                 top_k=params.top_k,
                 top_p=params.top_p,
                 min_p=params.min_p,
                 seed=seed_of(params.seed),
             )
-            return Chooser(self._model, draw)
+            return Sampler(self._model, method)
         dry = self._dry(params) if params.dry_multiplier > 0 else None
-        return Chooser(self._model, sampler_chain(self._model.vocab, params, self._model.n_ctx, dry, prompt))
+        return Sampler(self._model, sampler_chain(self._model.vocab, params, self._model.n_ctx, dry, prompt))
 
     def _dry(self, params: SamplingParams) -> Dry:
         options = {
@@ -119,15 +119,15 @@ class Choosers:
             "breakers": params.dry_sequence_breakers,
         }
         key = tuple(options.values())
-        if key not in self._dries:
-            if len(self._dries) == _DRIES_KEPT:
-                self._dries.pop(next(iter(self._dries))).close()
-            self._dries[key] = self._model.vocab.dry(**options)
-        return self._dries[key]
+        if key not in self._dry_samplers:
+            if len(self._dry_samplers) == _MAX_DRY_SAMPLERS:
+                self._dry_samplers.pop(next(iter(self._dry_samplers))).close()
+            self._dry_samplers[key] = self._model.vocab.dry(**options)
+        return self._dry_samplers[key]
 
 
-def draws_alone(params: SamplingParams) -> bool:
-    """Whether a draw needs no more than temperature, top-k, top-p and min-p."""
+def numpy_suffices(params: SamplingParams) -> bool:
+    """Whether sampling needs only temperature, top-k, top-p and min-p."""
     filters = params.typical_p < 1 or params.top_n_sigma > 0 or params.xtc_probability > 0
     if params.temperature < MIN_TEMPERATURE:
         return False
@@ -137,7 +137,7 @@ def draws_alone(params: SamplingParams) -> bool:
 def sampler_chain(
     vocab: Vocab, params: SamplingParams, n_ctx: int, dry: Dry | None, prompt: list[int]
 ) -> SamplerChain:
-    """llama.cpp's samplers for `params`, in the order its server has them in (common/sampling.cpp)."""
+    """llama.cpp's samplers for `params`, in the order of llama-server (common/sampling.cpp)."""
     chain, seed = SamplerChain(vocab.n_tokens), seed_of(params.seed)
     if params.logit_bias:
         chain.bias(params.logit_bias)
@@ -178,5 +178,5 @@ def _add_filters(chain: SamplerChain, params: SamplingParams, seed: int) -> None
 
 
 def _last_n(wanted: int, n_ctx: int) -> int:
-    """No more than there can be: llama.cpp makes room for as many tokens as it is told."""
+    """At most `n_ctx`: llama.cpp allocates room for all of them."""
     return n_ctx if wanted < 0 else min(wanted, n_ctx)

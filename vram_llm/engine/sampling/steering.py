@@ -1,4 +1,4 @@
-"""Tokens that a request rules out or prescribes, whatever the sampler: `min_tokens`, a budget of thinking."""
+"""Tokens that a request forbids or prescribes, with any sampler: `min_tokens`, a reasoning budget."""
 
 from enum import Enum, auto
 
@@ -10,44 +10,43 @@ from vram_llm.llama.vocab import Vocab
 
 _SPACE = b" \t\r\n"
 _ENDLESS = 2**31
-_MOST_LATE = 3  # tokens: the longest character has four bytes
+_MAX_LATE = 3  # tokens past the budget: the longest character has four bytes
 
 
 class _Phase(Enum):
-    BEFORE = auto()  # nothing but space, or a part of the opening mark, was written
+    BEFORE = auto()  # only space or a part of the opening mark was written
     THINKING = auto()
     CLOSING = auto()  # the closing mark is being written
     ANSWERING = auto()
 
 
-class Thinking:
-    """Follows one answer's thinking; `due` are the tokens that close it once its budget is spent.
+class ThinkingBudget:
+    """Follows the thinking of one answer; `due` are the tokens that close it once its budget is spent.
 
-    A character or a mark that the budget would cut through is finished first, so it may take a few tokens
-    more.
+    A character or a mark in which the budget ends is finished first, so thinking may take a few more tokens.
     """
 
     def __init__(self, vocab: Vocab, budget: ReasoningBudget) -> None:
         self._vocab, self._budget = vocab, budget
         self._opening, self._closing = budget.opening.encode(), budget.closing.encode()
         self._phase = _Phase.THINKING if budget.opened else _Phase.BEFORE
-        self._text = b""  # written in this phase, as far as it matters
+        self._text = b""  # the end of this phase's text, as far as marks may reach into it
         self._n_left = budget.n_tokens
         self.due: list[int] = []
-        self._look()
+        self._update_phase()
 
     @property
     def is_over(self) -> bool:
-        """True once there will be no thinking any more."""
+        """True once no thinking can follow."""
         return self._phase is _Phase.ANSWERING and not self._budget.again
 
     @property
     def n_left(self) -> int:
-        """Tokens of thinking that its budget still has; 0 once it is spent."""
+        """Tokens left in the budget; 0 once it is spent."""
         return max(self._n_left, 0)
 
     def accept(self, token: int) -> None:
-        """Go on with a token that was written."""
+        """Take in a token that was written."""
         if self.is_over:
             return
         self._text += self._vocab.spelling(token)
@@ -55,17 +54,17 @@ class Thinking:
             if not self.due:
                 self._enter(_Phase.ANSWERING)
             return
-        if self._phase is _Phase.CLOSING:  # a grammar did not let the mark through: later, then
+        if self._phase is _Phase.CLOSING:  # a grammar did not allow the mark: try again later
             self._phase, self.due = _Phase.THINKING, []
         if self._phase is _Phase.THINKING:
             self._n_left -= 1
-        self._look()
+        self._update_phase()
 
     def _enter(self, phase: _Phase, text: bytes = b"") -> None:
         self._phase, self._text = phase, text
 
-    def _look(self) -> None:
-        """See what the text of this phase amounts to."""
+    def _update_phase(self) -> None:
+        """Enter the phase that the text of the current one leads to."""
         if self._phase is _Phase.BEFORE:
             begun = self._text.lstrip(_SPACE)
             if begun.startswith(self._opening):
@@ -83,7 +82,7 @@ class Thinking:
             if found:
                 self._enter(_Phase.ANSWERING, after)
                 return
-            is_cut = self._n_left > -_MOST_LATE and _is_open(self._text)
+            is_cut = self._n_left > -_MAX_LATE and _is_open(self._text)
             if self._n_left <= 0 and not is_cut:
                 written = _overlap(self._text, self._closing)
                 rest = self._closing[written:].decode()
@@ -93,11 +92,11 @@ class Thinking:
 
 
 class Steering:
-    """What one request rules out or prescribes."""
+    """The tokens that one request forbids or prescribes."""
 
     def __init__(self, vocab: Vocab, request: Request) -> None:
         budget = request.reasoning_budget
-        self._thinking = None if budget is None else Thinking(vocab, budget)
+        self._thinking = None if budget is None else ThinkingBudget(vocab, budget)
         self._n_left = request.min_tokens
         ends = vocab.ends if not request.ignore_eos else frozenset[int]()
         self._ends = np.array(sorted(ends.union(request.stop_token_ids)), np.intp)
@@ -105,11 +104,11 @@ class Steering:
 
     @property
     def is_over(self) -> bool:
-        """True once nothing is to be steered any more."""
+        """True once all tokens are free."""
         return self._n_left <= 0 and (self._thinking is None or self._thinking.is_over)
 
     def allowed(self, allowed: Indices | None) -> Indices | None:
-        """Those of the `allowed` tokens that may come next, at least one; None: all, before and after."""
+        """The tokens of `allowed` that may come next, at least one. None stands for all tokens."""
         if self._thinking is not None and self._thinking.due:
             due = np.array(self._thinking.due[:1], np.intp)
             if allowed is None or np.isin(due[0], allowed):
@@ -122,26 +121,26 @@ class Steering:
 
     @property
     def n_free(self) -> int:
-        """How many of the next tokens may be any."""
+        """How many of the next tokens are free."""
         if self._n_left > 0:
             return 0
         return _ENDLESS if self._thinking is None else self._thinking.n_left
 
     def accept(self, token: int) -> None:
-        """Go on with a token that was chosen."""
+        """Take in a sampled token."""
         self._n_left -= 1
         if self._thinking is not None:
             self._thinking.accept(token)
 
 
 def steering(vocab: Vocab, request: Request) -> Steering | None:
-    """What a request rules out or prescribes; None where that is nothing."""
+    """The steering of a request; None where it forbids and prescribes nothing."""
     return Steering(vocab, request) if request.is_steered else None
 
 
 def _is_open(text: bytes) -> bool:
-    """Whether bytes end within a character."""
-    for n in range(1, min(len(text), _MOST_LATE + 1) + 1):
+    """Whether bytes end inside a UTF-8 character."""
+    for n in range(1, min(len(text), _MAX_LATE + 1) + 1):
         byte = text[-n]
         if byte & 0xC0 != 0x80:  # the character's first
             length = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
@@ -150,6 +149,6 @@ def _is_open(text: bytes) -> bool:
 
 
 def _overlap(text: bytes, mark: bytes) -> int:
-    """Length of the longest end of `text` that is a beginning of `mark`."""
+    """The length of the longest end of `text` that is a beginning of `mark`."""
     longest = min(len(text), len(mark) - 1)
     return next((n for n in range(longest, 0, -1) if mark.startswith(text[-n:])), 0)

@@ -1,6 +1,6 @@
-"""Answers that keep to a grammar: which tokens may come next, found by llguidance while the device works.
+"""Grammars: llguidance finds the tokens that may come next, while the device computes.
 
-A grammar is compiled in a thread of its own, so that a large one holds up no other stream; its request waits.
+A thread compiles grammars, so that a large one delays no other stream; its request waits.
 """
 
 import json
@@ -18,22 +18,22 @@ from vram_llm.engine.sampling.numpy_sampler import Indices
 from vram_llm.errors import RequestError, VramLLMError
 from vram_llm.llama.vocab import Vocab
 
-WHITESPACE = r"( |\n[ \t]{0,40})?"  # between the parts of JSON; endless, a model could stay in it
-_MOST_KEPT = 32  # compiled grammars
+WHITESPACE = r"( |\n[ \t]{0,40})?"  # between the parts of JSON; a model could write unbounded space for ever
+_MAX_COMPILED = 32  # grammars
 _REASON_CHARS = 300
-_PLACE = re.compile(r"at (\d+)\(\d+\): (?:failed to compile JSON schema: )?")  # llguidance's, with a line
-_LISTING = re.compile(r"\n *\d+ \| ")  # the grammar, quoted
+_PLACE = re.compile(r"at (\d+)\(\d+\): (?:failed to compile JSON schema: )?")  # with a line number
+_LISTING = re.compile(r"\n *\d+ \| ")  # the grammar, as the message quotes it
 _OF_TOOL = re.compile(r"(?:arguments|value)_(\d+)")
 
 
 class GrammarFailed(VramLLMError):
-    """A grammar became too complex to follow in the middle of an answer."""
+    """A grammar became too complex in the middle of an answer."""
 
 
 class Constraint:
-    """One sequence's way through a grammar. `is_complete` once nothing can follow.
+    """One sequence's state in a grammar. `is_complete` once no token can follow.
 
-    While the background works for it, the matcher is not to be touched: llguidance refuses.
+    While the background thread computes a mask, the matcher must not be used: llguidance refuses.
     """
 
     def __init__(self, matcher: llguidance.LLMatcher, n_tokens: int, background: ThreadPoolExecutor) -> None:
@@ -45,7 +45,7 @@ class Constraint:
         self.is_complete = False
 
     def allowed(self) -> Indices:
-        """The tokens that may come next, ascending; waits for them. Raises GrammarFailed."""
+        """Wait for the tokens that may come next, ascending. Raises GrammarFailed."""
         self._computing.result()
         tokens = np.flatnonzero(np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._n_tokens])
         if self._matcher.is_error() or not len(tokens):
@@ -55,14 +55,14 @@ class Constraint:
         return tokens
 
     def accept(self, token: int) -> None:
-        """Go on with `token`, one of the allowed; what may come after it is worked out meanwhile."""
+        """Take in `token`, one of the allowed ones; a thread computes which tokens may follow it."""
         self._matcher.consume_token(token)
         self.is_complete = self._matcher.is_stopped()
         if not self.is_complete:
             self._computing = self._background.submit(self._compute)
 
     def fitting(self, tokens: list[int]) -> list[int]:
-        """As many of `tokens` as may come next, one after the other."""
+        """The longest beginning of `tokens` that the grammar allows."""
         self._computing.result()
         return tokens[: self._matcher.validate_tokens(tokens)] if tokens else tokens
 
@@ -77,12 +77,12 @@ class Grammars:
         self._vocab = vocab
         self._tokenizer: llguidance.LLTokenizer | None = None
         self._compiled: dict[Grammar, llguidance.LLMatcher] = {}
-        # two threads: masks that streams wait for are not to stand behind a large grammar
+        # two threads: streams wait for masks, which a large grammar must not delay
         self._compiling = ThreadPoolExecutor(1, "grammars")
         self._masking = ThreadPoolExecutor(1, "masks")
 
     def compile(self, grammar: Grammar) -> "Future[Constraint]":
-        """A sequence's constraint, some time later, or a RequestError where `grammar` is bad."""
+        """A future of a sequence's constraint, or of a RequestError where `grammar` is bad."""
         return self._compiling.submit(self._constraint, grammar)
 
     def _constraint(self, grammar: Grammar) -> Constraint:
@@ -91,14 +91,14 @@ class Grammars:
             if self._tokenizer is None:
                 self._tokenizer = _tokenizer(self._vocab)
             matcher = _matcher(self._tokenizer, grammar, self._vocab)
-            if len(self._compiled) == _MOST_KEPT:
+            if len(self._compiled) == _MAX_COMPILED:
                 self._compiled.pop(next(iter(self._compiled)))
             self._compiled[grammar] = matcher
         return Constraint(matcher.deep_copy(), self._vocab.n_tokens, self._masking)
 
 
 class _Pieces:
-    """A vocabulary as llguidance.TokenizerWrapper wants one."""
+    """A vocabulary in the form of llguidance.TokenizerWrapper."""
 
     def __init__(self, vocab: Vocab) -> None:
         ids = range(vocab.n_tokens)
@@ -112,13 +112,13 @@ class _Pieces:
         self._longest = max(map(len, self._ids))
 
     def __call__(self, text: bytes) -> list[int]:
-        """`text` as it is tokenised in the middle of others."""
+        """Tokenize `text` as a continuation of other text."""
         tokens = self._vocab.tokenize_inside(text.decode(), parse_special=False)
         is_exact = b"".join(self.tokens[token] for token in tokens) == text
         return tokens if is_exact else self._longest_first(text)
 
     def _longest_first(self, text: bytes) -> list[int]:
-        """For what llama.cpp's tokenizer writes otherwise: a space, where a vocabulary has none."""
+        """Tokenize text that llama.cpp's tokenizer changes, by the longest pieces first."""
         tokens = []
         while text:
             n = next((n for n in range(min(len(text), self._longest), 0, -1) if text[:n] in self._ids), None)
@@ -144,7 +144,7 @@ def _matcher(tokenizer: llguidance.LLTokenizer, grammar: Grammar, vocab: Vocab) 
         raise _refusal(grammar, str(error)) from error
     if matcher.is_error():
         if grammar.answer is not None:
-            _matcher(tokenizer, grammar.answer, vocab)  # the fault may be there
+            _matcher(tokenizer, grammar.answer, vocab)  # the error may be there
         raise _of_tool(grammar, matcher.get_error()) or _refusal(grammar, matcher.get_error())
     return matcher
 
@@ -169,12 +169,12 @@ def _definition(grammar: Grammar, vocab: Vocab) -> str:
         case GrammarKind.GBNF:
             try:
                 return llguidance.LLMatcher.grammar_from_lark(any_to_lark(grammar.text))
-            except Exception as error:  # the converter raises whatever its parser meets
+            except Exception as error:  # the converter raises many types
                 raise ValueError(str(error)) from error
 
 
 def _part(grammar: Grammar, name: str, vocab: Vocab) -> dict[str, Any]:
-    """A grammar as another names it. Raises RequestError."""
+    """A grammar as a named part of another. Raises RequestError."""
     try:
         text = _definition(grammar, vocab)
     except ValueError as error:
@@ -184,7 +184,7 @@ def _part(grammar: Grammar, name: str, vocab: Vocab) -> dict[str, Any]:
 
 
 def _of_tool(grammar: Grammar, why: str) -> RequestError | None:
-    """The refusal where llguidance's words are about the rule of one tool's arguments."""
+    """The refusal where llguidance's message names the rule of one tool's arguments; else None."""
     place = _PLACE.match(why)
     if place is None:
         return None
@@ -205,6 +205,6 @@ def _refusal(grammar: Grammar, why: str) -> RequestError:
 
 
 def _reason(text: str) -> str:
-    """llguidance's words as one line."""
+    """llguidance's message as one line."""
     line = " ".join(text.split())
     return line if len(line) <= _REASON_CHARS else line[:_REASON_CHARS] + "..."

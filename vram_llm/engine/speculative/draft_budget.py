@@ -1,124 +1,126 @@
-"""How many tokens a draft model is asked for, and whether it is asked at all. Policy: no clock, no llama.cpp.
+"""How many tokens a draft model drafts, and whether it drafts at all. Policy: no clock, no llama.cpp.
 
-A guess that stands saves the time of a token; each costs the draft model's time and a row of the step. Both
-are seen in the steps (speculative.RowCost has the rows). Where guesses are not known to pay, all that is
-spent on finding out is a share of the time that steps take: that bounds what a useless draft model costs.
+An accepted draft token saves the time of a token. Each drafted one costs the draft model's time and a row of
+the step. Both are measured in the steps (RowCost has the rows). Where drafts are not known to pay, trials may
+take a small share of the time of steps: that bounds the cost of a useless draft model.
 """
 
 from vram_llm.engine.speculative.row_cost import RowCost, leaning_low
 
-MOST_GUESSED = 8  # tokens at a time
-TRIED_SHARE = 0.03  # of the time of steps, for guesses that are not known to pay
-FREE_ROWS = 16  # of a sequence that the draft model may be behind with, whatever they cost
-_AT_FIRST = 0.7  # of the guesses stand, as long as none was checked
-_MOST_STANDING = 0.98
-_NEWEST, _NEWEST_OF_ALL = 0.12, 0.06  # weights of a guess that was checked, in a sequence and over all
-_FEW = 3  # guesses checked: as much as is made of what was taken to stand at first
-_START_STEPS, _MOST_STEPS = 1.0, 8.0  # credit at first and at most, in steps
-_FIRST_FOLLOWED = 64  # rows, before it is known what they cost
+MAX_DRAFTED = 8  # tokens at a time
+TRIED_SHARE = 0.03  # of the time of steps, for drafts that are not known to pay
+FREE_ROWS = 16  # rows of a sequence that the draft model may read at any cost
+_FIRST_RATE = 0.7  # acceptance rate before any draft was checked
+_MAX_RATE = 0.98
+_NEWEST, _NEWEST_OF_ALL = 0.12, 0.06  # weights of a checked token, in a sequence and over all
+_FEW = 3  # checked tokens that weigh as much as the assumed first rate
+_START_STEPS, _MAX_STEPS = 1.0, 8.0  # credit at first and at most, in steps
+_FIRST_FOLLOWED = 64  # rows to read in a step, before their cost is known
 
 
-class Worth:
-    """What guesses cost and win, over all sequences.
+class DraftCostModel:
+    """Cost and gain of drafts, over all sequences.
 
-    `target_s` is how long the draft model may read what it is behind with, in a step.
+    `target_s` is how long the draft model may read tokens it has not seen, in a step.
     """
 
     def __init__(self, cost: RowCost, target_s: float) -> None:
         self._cost, self._target_s = cost, target_s
-        self.stands = _AT_FIRST  # the share of guesses, each after one that stood, that stand
-        self._n_seen = 0
-        self._guess_s: float | None = None  # of the draft model, for one token of one stream
-        self._follow_s: float | None = None  # of it, for a row that it reads
+        self.acceptance_rate = _FIRST_RATE  # of draft tokens whose predecessors were accepted
+        self._n_checked = 0
+        self._token_s: float | None = None  # of the draft model, to draft a token for one stream
+        self._follow_s: float | None = None  # of the draft model, to read a row
         self._credit_s: float | None = None
 
     @property
     def may_try(self) -> bool:
-        """Whether there is time left for guesses that are not known to pay."""
+        """Whether there is time left for drafts that are not known to pay."""
         return self._credit_s is None or self._credit_s > 0
 
-    def length(self, stands: float, most: int) -> int:
-        """How many guesses pay where a share of `stands` stands: those whose chance is above their price."""
-        n, chance, price = 0, stands, self._price
-        while n < min(most, MOST_GUESSED) and chance > price:
-            n, chance = n + 1, chance * stands
+    def length(self, acceptance_rate: float, most: int) -> int:
+        """How many tokens to draft, at most `most`: those whose chance of acceptance exceeds their price."""
+        n, chance, price = 0, acceptance_rate, self._price
+        while n < min(most, MAX_DRAFTED) and chance > price:
+            n, chance = n + 1, chance * acceptance_rate
         return n
 
-    def pays_to_follow(self, stands: float, n_behind: int, n_left: int) -> bool:
-        """Whether guesses for at most `n_left` tokens more repay reading `n_behind` rows."""
-        n = self.length(stands, MOST_GUESSED)
-        n_standing = sum(stands**i for i in range(1, n + 1))
-        won = (n_standing - n * self._price) / (1 + n_standing) * self._cost.token_s
-        return won * n_left >= (n_behind - FREE_ROWS) * (self._follow_s or 0.0)
+    def pays_to_follow(self, acceptance_rate: float, n_behind: int, n_left: int) -> bool:
+        """Whether drafts for at most `n_left` more tokens repay reading `n_behind` rows."""
+        n = self.length(acceptance_rate, MAX_DRAFTED)
+        n_accepted = sum(acceptance_rate**i for i in range(1, n + 1))
+        gain_s = (n_accepted - n * self._price) / (1 + n_accepted) * self._cost.token_s
+        return gain_s * n_left >= (n_behind - FREE_ROWS) * (self._follow_s or 0.0)
 
     def rows_to_follow(self, most: int) -> int:
-        """How many rows the draft model may read in a step."""
+        """How many rows the draft model may read in a step, at most `most`."""
         if self._follow_s is None:
             return min(_FIRST_FOLLOWED, most)
         return max(min(int(self._target_s / self._follow_s), most), FREE_ROWS)
 
     @property
     def _price(self) -> float:
-        """Of a guess, in tokens without drafts."""
-        return (self._cost.row_s + (self._guess_s or 0.0)) / max(self._cost.token_s, 1e-9)
+        """Of a drafted token, in tokens generated without drafts."""
+        return (self._cost.row_s + (self._token_s or 0.0)) / max(self._cost.token_s, 1e-9)
 
     def earn(self, seconds: float) -> None:
-        """A step took `seconds`."""
+        """Add credit for a step that took `seconds`."""
         if self._credit_s is None:
             self._credit_s = _START_STEPS * seconds
         self._credit_s = min(
-            self._credit_s + TRIED_SHARE * seconds, max(self._credit_s, _MOST_STEPS * seconds)
+            self._credit_s + TRIED_SHARE * seconds, max(self._credit_s, _MAX_STEPS * seconds)
         )
 
     def observe_read(self, n_rows: int, seconds: float) -> None:
-        """The draft model read `n_rows` that it was behind with."""
+        """The draft model read `n_rows` of tokens it had not seen in `seconds`."""
         self._follow_s = leaning_low(self._follow_s, seconds / n_rows)
 
-    def observe_guesses(self, n_guessed: int, seconds: float) -> None:
-        """The draft model guessed so many tokens, of all streams."""
-        self._guess_s = leaning_low(self._guess_s, seconds / n_guessed)
+    def observe_drafting(self, n_drafted: int, seconds: float) -> None:
+        """The draft model drafted `n_drafted` tokens, one for each stream, in `seconds`."""
+        self._token_s = leaning_low(self._token_s, seconds / n_drafted)
 
-    def spend(self, n_guessed: int, seconds: float) -> None:
-        """So many tokens were guessed to see whether they stand, and the draft model took so long for it."""
-        left_s = (self._credit_s or 0.0) - seconds - n_guessed * self._cost.row_s
-        self._credit_s = max(left_s, -_MOST_STEPS * self._cost.token_s)  # whatever came between
+    def spend(self, n_drafted: int, seconds: float) -> None:
+        """Take credit for a trial of `n_drafted` tokens, for which the draft model took `seconds`."""
+        left_s = (self._credit_s or 0.0) - seconds - n_drafted * self._cost.row_s
+        self._credit_s = max(left_s, -_MAX_STEPS * self._cost.token_s)  # a disturbance counts only once
 
-    def observe(self, n_guessed: int, n_right: int) -> None:
-        """Note what became of some guesses."""
-        self.stands = _seen(self.stands, n_guessed, n_right, max(_NEWEST_OF_ALL, 1 / (_FEW + self._n_seen)))
-        self._n_seen += min(n_right + 1, n_guessed)
+    def observe(self, n_drafted: int, n_accepted: int) -> None:
+        """Learn from a checked draft of any sequence."""
+        weight = max(_NEWEST_OF_ALL, 1 / (_FEW + self._n_checked))
+        self.acceptance_rate = _updated(self.acceptance_rate, n_drafted, n_accepted, weight)
+        self._n_checked += min(n_accepted + 1, n_drafted)
 
 
-class Guesses:
-    """How well one sequence is guessed."""
+class SequenceDraftStats:
+    """How often the draft model's tokens are accepted in one sequence."""
 
-    def __init__(self, worth: Worth) -> None:
-        self._worth = worth
-        self._stands = worth.stands
-        self._n_seen = 0
+    def __init__(self, cost_model: DraftCostModel) -> None:
+        self._cost_model = cost_model
+        self._acceptance_rate = cost_model.acceptance_rate
+        self._n_checked = 0
         self.is_over = False  # the draft model cannot follow this sequence
 
     def length(self, most: int) -> tuple[int, bool]:
-        """How many tokens to guess, at most `most`, and whether that is known to pay."""
+        """How many tokens to draft, at most `most`, and whether that is known to pay."""
         if self.is_over or most < 1:
             return 0, False
-        if n := self._worth.length(self._stands, most):
+        if n := self._cost_model.length(self._acceptance_rate, most):
             return n, True
-        return int(self._worth.may_try), False
+        return int(self._cost_model.may_try), False
 
     def pays_to_follow(self, n_behind: int, n_left: int) -> bool:
-        """As Worth's, for this sequence."""
-        return self._worth.pays_to_follow(self._stands, n_behind, n_left)
+        """`DraftCostModel.pays_to_follow` at this sequence's acceptance rate."""
+        return self._cost_model.pays_to_follow(self._acceptance_rate, n_behind, n_left)
 
-    def observe(self, n_guessed: int, n_right: int) -> None:
-        """Note what became of the last guesses."""
-        self._stands = _seen(self._stands, n_guessed, n_right, max(_NEWEST, 1 / (_FEW + self._n_seen)))
-        self._n_seen += min(n_right + 1, n_guessed)
-        self._worth.observe(n_guessed, n_right)
+    def observe(self, n_drafted: int, n_accepted: int) -> None:
+        """Learn from a checked draft."""
+        weight = max(_NEWEST, 1 / (_FEW + self._n_checked))
+        self._acceptance_rate = _updated(self._acceptance_rate, n_drafted, n_accepted, weight)
+        self._n_checked += min(n_accepted + 1, n_drafted)
+        self._cost_model.observe(n_drafted, n_accepted)
 
 
-def _seen(stands: float, n_guessed: int, n_right: int, weight: float) -> float:
-    """The share that stands, after `n_right` guesses that did and, if there were more, one that did not."""
-    for _ in range(n_right):
-        stands += weight * (_MOST_STANDING - stands)
-    return stands if n_right == n_guessed else stands * (1 - weight)
+def _updated(rate: float, n_drafted: int, n_accepted: int, weight: float) -> float:
+    """An acceptance rate after `n_accepted` tokens and, if more were drafted, one rejected token."""
+    for _ in range(n_accepted):
+        rate += weight * (_MAX_RATE - rate)
+    return rate if n_accepted == n_drafted else rate * (1 - weight)

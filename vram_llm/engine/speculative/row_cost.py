@@ -1,29 +1,29 @@
-"""What one more row in a decode step costs, estimated from steps with and without drafts."""
+"""The cost of one more row in a decode step, estimated from steps with and without drafts."""
 
-_MOST_GAIN = 4.0
-_LEAST_TRIED = 0.1  # what rows cost has to be seen now and then
-_LEAST_TRUST = 0.25  # another text may be another matter
+_MAX_GAIN = 4.0
+_MIN_TRIED = 0.1  # the cost of rows is measured now and then
+_MIN_TRUST = 0.25  # the next text may be easier to draft
 _NEWEST = 0.15  # weight of an observation, once there were some
-_LOOK_EVERY = 32  # steps with drafts, before one without shows again what that takes
+_LOOK_EVERY = 32  # steps with drafts before one without measures again
 
 
 class RowCost:
-    """What a row more costs, out of what steps with and without drafts take.
+    """The cost of one more row, from the times of steps with and without drafts.
 
-    With n streams a step takes a + b n seconds. A draft token that stands costs b and saves b and a / n; one
-    that is refused costs b.
+    With n streams a step takes a + b n seconds. An accepted draft token costs b and saves b + a / n; a
+    rejected one costs b.
     """
 
     def __init__(self) -> None:
-        self.gain = 1.0  # rows that a draft token wins where it stands, its own paid: a / (n b)
-        self._trust = 1.0  # the share of drafts that stood lately, of all sequences
+        self.gain = 1.0  # net gain of an accepted draft token in rows: a / (n b)
+        self._trust = 1.0  # share of draft tokens accepted lately, over all sequences
         self._plain_s, self._n_streams = 0.0, 1  # the last steps without drafts
         self._row_s, self._n_seen = 0.0, 0
         self._quick_row_s: float | None = None
         self._n_since = 0  # steps with drafts since one without
 
     def is_fresh(self, n_streams: int) -> bool:
-        """Whether what `n_streams` take without drafts was seen lately."""
+        """Whether a step of `n_streams` without drafts was measured lately."""
         return n_streams == self._n_streams and self._plain_s > 0 and self._n_since < _LOOK_EVERY
 
     @property
@@ -33,13 +33,13 @@ class RowCost:
 
     @property
     def row_s(self) -> float:
-        """Seconds that a row more takes where nothing else is in the way: never more than a token's."""
+        """Seconds for one more row on an undisturbed machine, at most those of a token."""
         if self._quick_row_s is None:
             return self._plain_s / (1 + self._n_streams)
         return min(self._quick_row_s, self.token_s)
 
     def observe(self, n_streams: int, n_drafted: int, seconds: float) -> None:
-        """A step that computed a token for each of `n_streams`, and drafts, took `seconds`."""
+        """A step with a token for each of `n_streams` and `n_drafted` draft tokens took `seconds`."""
         if not n_drafted:
             weight = _NEWEST if n_streams == self._n_streams and self._plain_s else 1.0
             self._plain_s += weight * (seconds - self._plain_s)
@@ -53,23 +53,23 @@ class RowCost:
         self.gain = self._gain(n_streams)
 
     def learn(self, n_drafted: int, n_accepted: int) -> None:
-        """Note what became of a draft of any sequence."""
+        """Learn from a checked draft of any sequence."""
         self._trust += _NEWEST * (n_accepted / n_drafted - self._trust)
 
     @property
     def worth_trying(self) -> float:
-        """Of what a sequence may spend on drafts without success, the share it should."""
-        return max(self._trust, _LEAST_TRUST) * min(max(self.gain, _LEAST_TRIED), 1.0)
+        """Factor for the credit that a sequence may spend on drafts that fail, up to 1."""
+        return max(self._trust, _MIN_TRUST) * min(max(self.gain, _MIN_TRIED), 1.0)
 
     def _gain(self, n_streams: int) -> float:
         if not self._n_seen:
             return 1 / n_streams
         alone_s = max(self._plain_s - self._n_streams * self._row_s, 0.0)
-        return min(alone_s / n_streams / max(self._row_s, 1e-9), _MOST_GAIN)
+        return min(alone_s / n_streams / max(self._row_s, 1e-9), _MAX_GAIN)
 
 
 def leaning_low(before: float | None, seconds: float) -> float:
-    """A mean of times that what comes between, which only ever adds to one, moves little."""
+    """A running mean of times in which disturbances, which only make times longer, weigh little."""
     if before is None:
         return seconds
     return before + (0.5 if seconds < before else 0.1) * (seconds - before)

@@ -137,7 +137,7 @@ class Model:
     def __init__(self, shape: Shape, question: CalibrationQuestion, handles: list[int], folder: Path) -> None:
         """Write and load it. Raises ModelRefused."""
         from vram_llm.llama import bindings as b
-        from vram_llm.llama.batch import Batch
+        from vram_llm.llama.batch import TokenBatch
         from vram_llm.llama.params import LOAD_WITHOUT_MMAP, ModelParams, context_params
         from vram_llm.planner.llama_split import placement_from_counts
         from vram_llm.planner.types import Context
@@ -172,7 +172,7 @@ class Model:
             b.C.llama_model_free(self._model)
             raise ModelRefused(f"the device will not take a context to measure with: {b.last_errors()}")
         self._memory = b.C.llama_get_memory(self._ctx)
-        self._batch = Batch(_N_UBATCH)
+        self._batch = TokenBatch(_N_UBATCH)
 
     def burst(self, rows: int) -> float:
         """Seconds of a decode step of `rows` sequences, one token each: the mean over a burst of them."""

@@ -1,0 +1,67 @@
+"""The engine's end of the socket pair between its process and the server's."""
+
+import select
+import socket
+
+from vram_llm.engine import wire
+
+_RECV_BYTES = 1 << 16
+
+
+class ChannelClosed(Exception):
+    """The server sent Stop, or closed its end."""
+
+
+class Channel:
+    """Sends and receives whole messages."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._buffer = bytearray()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def send(self, *messages: wire.FromEngine) -> None:
+        """Send, waiting for room if the server is behind. Raises ChannelClosed."""
+        try:
+            self._socket.sendall(b"".join(map(wire.pack, messages)))
+        except OSError as error:
+            raise ChannelClosed from error
+
+    @property
+    def has_news(self) -> bool:
+        """True where data has come in, or the server has closed its end."""
+        return bool(self._poll.poll(0))  # a quarter of the time of a recv that fails
+
+    def receive(self, *, wait: bool) -> list[wire.ToEngine]:
+        """All messages that have come in; with `wait`, at least one. Raises ChannelClosed."""
+        messages: list[wire.ToEngine] = []
+        while True:
+            data = self._received(wait=wait and not messages)
+            if data is None:
+                return messages
+            if not data:
+                raise ChannelClosed
+            self._buffer += data
+            messages += self._whole_messages()
+            if any(isinstance(message, wire.Stop) for message in messages):
+                raise ChannelClosed
+
+    def _received(self, *, wait: bool) -> bytes | None:
+        """New data, b"" where the server has closed its end; without `wait` None where there is none."""
+        if not wait and not self.has_news:
+            return None
+        try:
+            return self._socket.recv(_RECV_BYTES)
+        except OSError:  # the server died with messages of ours unread
+            return b""
+
+    def _whole_messages(self) -> list[wire.ToEngine]:
+        messages = []
+        while len(self._buffer) >= wire.HEADER_BYTES:
+            end = wire.HEADER_BYTES + wire.body_length(bytes(self._buffer[: wire.HEADER_BYTES]))
+            if len(self._buffer) < end:
+                break
+            messages.append(wire.decode_to_engine(self._buffer[wire.HEADER_BYTES : end]))
+            del self._buffer[:end]
+        return messages

@@ -1,0 +1,124 @@
+"""New requests become sequences: prompts are tokenized, images read, grammars compiled, limits resolved."""
+
+from vram_llm.engine.generation import Generation
+from vram_llm.engine.inputs.image_prompts import ImagePrompts, Prompt
+from vram_llm.engine.inputs.pending import PendingRequests
+from vram_llm.engine.inputs.tokenize import PromptTokenizer, refusal
+from vram_llm.engine.request import Image, Request, TokenEvent
+from vram_llm.engine.sampling.device_slots import DeviceSamplerSlots
+from vram_llm.engine.sampling.sampler import SamplerFactory
+from vram_llm.engine.sampling.steering import steering
+from vram_llm.engine.sampling.structured_output import Constraint, Grammars
+from vram_llm.engine.sequence import Sequence
+from vram_llm.engine.speculative.draft_budget import DraftCostModel, SequenceDraftStats
+from vram_llm.engine.speculative.prompt_lookup import PromptLookup
+from vram_llm.engine.speculative.row_cost import RowCost
+from vram_llm.errors import RequestError
+from vram_llm.llama.model import LoadedModel
+from vram_llm.llama.vocab import TextStream
+
+NewSequence = tuple[Sequence, Generation]
+
+
+class NewRequests:
+    """Requests from their arrival until they are ready for the scheduler.
+
+    `device_slots` is None where the host samples, `draft_costs` where there is no draft model.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        device_slots: DeviceSamplerSlots | None,
+        row_cost: RowCost,
+        draft_costs: DraftCostModel | None,
+    ) -> None:
+        self._model = model
+        self._device_slots = device_slots
+        self._row_cost = row_cost
+        self._draft_costs = draft_costs
+        self._samplers = SamplerFactory(model)
+        self._grammars = Grammars(model.vocab)
+        self._tokenizer = PromptTokenizer(model.vocab, model.n_ctx_seq)
+        reader = model.images
+        self._images = ImagePrompts(reader, self._tokenizer, model.n_ubatch) if reader is not None else None
+        self._pending = PendingRequests(self._images)
+
+    def __len__(self) -> int:
+        """Requests that wait for their images or their grammar."""
+        return len(self._pending)
+
+    def add(self, request: Request) -> NewSequence | TokenEvent | None:
+        """Its sequence, the event that refuses it, or None where it has to wait: then `ready` returns it."""
+        try:
+            prompt = (
+                self._image_reader().read(request)
+                if request.images
+                else Prompt(self._tokenizer.tokens(request))
+            )
+        except RequestError as error:
+            return refusal(request, error)
+        constraint = self._grammars.compile(request.grammar) if request.grammar is not None else None
+        if constraint is None and isinstance(prompt, Prompt):
+            return self._sequence(request, prompt, None)
+        self._pending.add(request, prompt, constraint)
+        return None
+
+    def ready(self, *, is_idle: bool) -> list[NewSequence | TokenEvent]:
+        """Those that wait no longer, as by `add`. An engine that `is_idle` waits a moment for one."""
+        found: list[NewSequence | TokenEvent] = []
+        for pending in self._pending.ready(is_idle=is_idle):
+            try:
+                found.append(self._sequence(pending.request, *pending.results()))
+            except RequestError as error:
+                found.append(refusal(pending.request, error))
+        return found
+
+    def cancel(self, request_id: str) -> None:
+        """Drop a request that waits. An unknown id is no error."""
+        self._pending.cancel(request_id)
+
+    def count_tokens(self, text: str, images: tuple[Image, ...], *, add_special: bool) -> list[int]:
+        """A prompt's tokens, -1 for each row of an image. Raises RequestError."""
+        return self._image_reader().count(text, images, add_special=add_special)
+
+    def _image_reader(self) -> ImagePrompts:
+        if self._images is None:
+            raise RequestError("this model takes no images: it is served without a projector")
+        return self._images
+
+    def _sequence(self, request: Request, prompt: Prompt, constraint: Constraint | None) -> NewSequence:
+        """The sequence of a request that waits for nothing, and its generation."""
+        model, tokens = self._model, list(prompt.tokens)
+        most = model.n_ctx_seq - len(tokens)
+        draft_costs = None if prompt.images else self._draft_costs  # a draft model sees no images
+        generation = Generation(
+            request=request,
+            text=TextStream(
+                model.vocab,
+                request.stop,
+                show_special=not request.skip_special_tokens,
+                marks=model.vocab.marks(request.marks),
+            ),
+            sampler=self._samplers.make(
+                request.sampling, [t for t in tokens if t >= 0] if prompt.images else tokens
+            ),
+            constraint=constraint,
+            lookup=PromptLookup(self._row_cost) if model.cells.can_rewind else None,
+            draft_stats=SequenceDraftStats(draft_costs) if draft_costs is not None else None,
+            steering=steering(model.vocab, request),
+        )
+        config = None if self._device_slots is None else self._device_slots.config_of(request)
+        sequence = Sequence(
+            request.id,
+            tokens,
+            len(tokens),
+            most if request.max_tokens is None else min(request.max_tokens, most),
+            request.adapters,
+            wants_prompt_logprobs=request.prompt_logprobs is not None,
+            images=prompt.images,
+            device_sampler=config,
+            may_take_host=config is not None and request.sampling.seed is None,
+            reports_progress=request.reports_progress,
+        )
+        return sequence, generation
