@@ -6,9 +6,11 @@ import pytest
 from tests.machine.fake_nvml import FakeCard, fake_nvml
 from vram_llm.errors import UnknownDevice
 from vram_llm.machine import detect
+from vram_llm.machine.backend_devices import Backends
 from vram_llm.machine.types import Fact, Host, Source
 from vram_llm.units import GIB
 
+CPU_ONLY = Backends(built=("CPU",))
 HOST = Host(name="box", cores=8, total_bytes=64 * GIB, available_bytes=48 * GIB)
 
 
@@ -32,13 +34,13 @@ def test_bandwidth_is_the_drivers_then_the_catalogs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, card: FakeCard, bandwidth: Fact | None
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(card))
-    (device,) = detect.detect(tmp_path, {}).devices
+    (device,) = detect.detect(CPU_ONLY, tmp_path, {}).devices
     assert device.bandwidth_bytes_per_s == bandwidth
 
 
 def test_hidden_cards_are_not_detected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(FakeCard()))
-    machine = detect.detect(tmp_path, {"CUDA_VISIBLE_DEVICES": "-1"})
+    machine = detect.detect(CPU_ONLY, tmp_path, {"CUDA_VISIBLE_DEVICES": "-1"})
     assert machine.devices == ()
     assert "hides 1 of 1" in machine.notes[0]
 
@@ -52,13 +54,15 @@ def test_other_makers_cards_are_mentioned(monkeypatch: pytest.MonkeyPatch, tmp_p
         folder = tmp_path / f"sys/class/drm/card{index}/device"
         folder.mkdir(parents=True)
         (folder / "vendor").write_text(vendor + "\n")
-    notes = detect.detect(tmp_path, {}).notes
+    notes = detect.detect(CPU_ONLY, tmp_path, {}).notes
     assert [note.split()[0] for note in notes] == ["AMD", "Intel"]
-    assert all("--gpu" in note for note in notes)
+    assert "-DGGML_HIP=ON" in notes[0]
+    assert "-DGGML_VULKAN=ON" in notes[1]
+    assert detect.detect(Backends(built=("CPU", "Vulkan")), tmp_path, {}).notes == ()
 
 
 def test_this_machine_is_read() -> None:
-    machine = detect.detect()
+    machine = detect.detect(CPU_ONLY)
     assert machine.host.total_bytes > 0
     assert machine.devices or machine.notes
 

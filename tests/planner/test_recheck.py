@@ -67,6 +67,15 @@ def test_the_hosts_reserve_of_a_plan_without_devices_is_given() -> None:
         ([local(0, uuid=None)], [local(1), local(0)], ["GPU-0"]),
         # a plan of an older version, whose ids were of CUDA's
         ([dataclasses.replace(local(1), id="CUDA0")], [local(0), local(1)], ["GPU-1"]),
+        # a device without an address by llama.cpp's name for it
+        (
+            [local(0, uuid=None, pci_bus_id=None, ggml_name="Vulkan0")],
+            [
+                local(1, uuid="GPU-1", pci_bus_id=None, ggml_name="Vulkan1"),
+                local(0, uuid="GPU-0", pci_bus_id=None, ggml_name="Vulkan0"),
+            ],
+            ["GPU-0"],
+        ),
         # what-if cards by name, one after the other
         ([absent(0), absent(1)], [local(3), local(4)], ["GPU-3", "GPU-4"]),
         ([absent(0, name="RTX 4090")], [local(0), local(1, name="rtx 4090")], ["GPU-1"]),

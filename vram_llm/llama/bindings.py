@@ -131,7 +131,10 @@ class DeviceProps(ctypes.Structure):
     ]
 
 
-CPU_DEVICE_TYPE = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
+# enum ggml_backend_dev_type
+CPU_DEVICE_TYPE = 0
+GPU_DEVICE_TYPE = 1
+INTEGRATED_GPU_DEVICE_TYPE = 2
 
 
 def declare(name: str, result: Any, *arguments: Any) -> Any:
@@ -151,6 +154,10 @@ buft_name = declare("ggml_backend_buft_name", ctypes.c_char_p, Pointer)
 buft_alignment = declare("ggml_backend_buft_get_alignment", ctypes.c_size_t, Pointer)
 buft_is_host = declare("ggml_backend_buft_is_host", ctypes.c_bool, Pointer)
 buft_device = declare("ggml_backend_buft_get_device", Pointer, Pointer)
+dev_registry = declare("ggml_backend_dev_backend_reg", Pointer, Pointer)
+reg_count = declare("ggml_backend_reg_count", ctypes.c_size_t)
+reg_get = declare("ggml_backend_reg_get", Pointer, ctypes.c_size_t)
+reg_name = declare("ggml_backend_reg_name", ctypes.c_char_p, Pointer)
 reg_dev_count = declare("ggml_backend_reg_dev_count", ctypes.c_size_t, Pointer)
 reg_dev_get = declare("ggml_backend_reg_dev_get", Pointer, Pointer, ctypes.c_size_t)
 rpc_add_server = declare("ggml_backend_rpc_add_server", Pointer, ctypes.c_char_p)
@@ -183,7 +190,14 @@ def props_of(device: int) -> DeviceProps:
     return props
 
 
+def registry_of(device: int) -> str:
+    """The name of the back end that a device handle belongs to: "CUDA", "Vulkan"."""
+    name: bytes = reg_name(dev_registry(device))
+    return name.decode()
+
+
 def local_devices() -> list[int]:
-    """Handles of this process's own devices other than the CPU, in ggml's order."""
+    """Handles of this process's own GPUs, in ggml's order."""
     handles = [dev_get(i) for i in range(dev_count())]
-    return [handle for handle in handles if props_of(handle).type != CPU_DEVICE_TYPE]
+    gpus = (GPU_DEVICE_TYPE, INTEGRATED_GPU_DEVICE_TYPE)
+    return [handle for handle in handles if props_of(handle).type in gpus]

@@ -3,6 +3,7 @@
 llama.cpp aborts where a device or a worker fails it, and that must not end this program.
 """
 
+import contextlib
 import os
 import selectors
 import subprocess
@@ -64,8 +65,9 @@ def ask(
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            child.stdin.write(msgspec.json.encode(question))
-            child.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # ended before it read: what it wrote says why
+                child.stdin.write(msgspec.json.encode(question))
+                child.stdin.close()
             for line in _lines(child.stdout, silence_s, what):
                 message = msgspec.json.decode(line, type=Refusal | Progress | result)
                 if isinstance(message, Progress):

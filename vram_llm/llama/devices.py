@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from vram_llm.errors import BadPlan
 from vram_llm.llama import bindings as b
 from vram_llm.llama import rpc
+from vram_llm.machine.backend_devices import KINDS
+from vram_llm.machine.build_command import build_command
 from vram_llm.machine.types import Device
 
 Servers = dict[str, list[int]]
@@ -43,10 +45,21 @@ def _handle(device: Device, servers: Servers) -> int:
             )
         return found[device.endpoint_index]
     for handle in b.local_devices():
-        identity = b.props_of(handle).device_id
-        if identity and identity.decode().lower() == device.pci_bus_id:
+        if _is_meant(handle, device):
             return handle
+    where = f"PCI {device.pci_bus_id}" if device.pci_bus_id else device.ggml_name
     raise BadPlan(
-        f"llama.cpp does not see {device.name} (PCI {device.pci_bus_id}); "
-        "is it built for this card's back end? `make setup` says what it found"
+        f"the installed llama.cpp does not list {device.name} ({where}) as a {device.kind} device. "
+        f"Where it is not built for it, this builds one that is: {build_command(device.kind)}"
     )
+
+
+def _is_meant(handle: int, device: Device) -> bool:
+    """Two back ends may drive one card: its kind counts as well."""
+    if KINDS.get(b.registry_of(handle)) is not device.kind:
+        return False
+    props = b.props_of(handle)
+    if device.pci_bus_id is not None:
+        return bool(props.device_id) and props.device_id.decode().lower() == device.pci_bus_id
+    names = (props.name.decode(), props.description.decode("utf-8", "replace"))
+    return names == (device.ggml_name, device.name)

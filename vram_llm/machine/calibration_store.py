@@ -77,7 +77,9 @@ def key(of: Device | Host) -> str | None:
         return f"{of.cpu_name or of.name}, {of.cores} threads"
     if of.endpoint is not None:
         return of.endpoint + (f" device {of.endpoint_index}" if of.endpoint_index else "")
-    return None if of.what_if else of.uuid or of.pci_bus_id
+    if of.what_if:
+        return None
+    return of.uuid or of.pci_bus_id or (f"{of.ggml_name}, {of.name}" if of.ggml_name else None)
 
 
 def record(of: Device | Host, speed: Speed, link: Link | None, residual: float) -> CalibrationRecord:

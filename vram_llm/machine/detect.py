@@ -2,26 +2,30 @@
 
 import dataclasses
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vram_llm.errors import UnknownDevice
-from vram_llm.machine import catalog, nvml
+from vram_llm.machine import catalog, graphics, nvml
+from vram_llm.machine.backend_devices import Backends, join
 from vram_llm.machine.datasheet_speed import pcie_link, with_speeds
-from vram_llm.machine.host import ROOT, read_host, read_text
+from vram_llm.machine.host import ROOT, read_host
 from vram_llm.machine.types import Device, Fact, Host, Machine, Source
 from vram_llm.machine.what_if import notes, parse_gpus
 
-_PCI_VENDORS = {"0x1002": "AMD", "0x8086": "Intel"}
 
+def detect(backends: Backends, root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> Machine:
+    """This machine: the host, NVIDIA cards through NVML, and every device that `backends` list.
 
-def detect(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> Machine:
-    """This machine: NVIDIA cards through NVML, and the host. What was not looked for is in the notes."""
+    What could not be found out or cannot be used is in the notes.
+    """
     host = read_host(root)
-    found = nvml.visible(nvml.cards(host), environ)
+    cards = nvml.cards(host)
+    visible = nvml.visible(cards, environ)
+    found = join(visible.devices, set(cards.devices) - set(visible.devices), backends, host)
     devices = tuple(_with_catalog(device) for device in found.devices)
-    return with_speeds(Machine(devices=devices, host=host, notes=(*found.notes, *_other_graphics(root))))
+    others = graphics.notes(graphics.read_graphics(root), backends, devices, root)
+    return with_speeds(Machine(devices=devices, host=host, notes=(*visible.notes, *found.notes, *others)))
 
 
 def what_if(rigs: Sequence[str], host: Host | None = None) -> Machine:
@@ -43,20 +47,3 @@ def _with_catalog(device: Device) -> Device:
         bandwidth = Fact(card.bandwidth_bytes_per_s, Source.CATALOG)
     link = pcie_link(card.pcie_generation, card.pcie_lanes)
     return dataclasses.replace(device, bandwidth_bytes_per_s=bandwidth, link=link)
-
-
-def _other_graphics(root: Path) -> tuple[str, ...]:
-    """A note for each maker whose graphics this machine has and NVML cannot describe."""
-    makers = set()
-    if (root / "dev/kfd").exists():
-        makers.add("AMD")
-    for path in root.glob("sys/class/drm/card*/device/vendor"):
-        maker = _PCI_VENDORS.get(read_text(path))
-        if maker:
-            makers.add(maker)
-    if platform.system() == "Darwin" and platform.machine() == "arm64":
-        makers.add("Apple")
-    return tuple(
-        f"{maker} graphics are present but not read: describe the card with --gpu to plan for it."
-        for maker in sorted(makers)
-    )

@@ -45,6 +45,14 @@ class NvmlUsage(NamedTuple):
     driver_version: str | None = None
 
 
+def shared_memory_note(name: str) -> str:
+    """About a device whose memory is the host's."""
+    return (
+        f"{name} has no memory of its own: its memory is the host's, and plans count it for both; "
+        "keep every layer off the host with --n-gpu-layers -1."
+    )
+
+
 def usage(pid: int | None = None) -> NvmlUsage:
     """What is in use on every NVIDIA card, and of that what process `pid` uses; empty without a driver."""
     try:
@@ -157,10 +165,7 @@ def _read(nvml: Any, index: int, driver: str | None, host: Host) -> Cards:
         total, free = int(memory.total), int(memory.free)
     except nvml.NVMLError_NotSupported:
         total, free = host.total_bytes, host.available_bytes
-        notes = (
-            f"{name} has no memory of its own: its memory is the host's, and plans count it for both; "
-            "keep every layer off the host with --n-gpu-layers -1.",
-        )
+        notes = (shared_memory_note(name),)
     pci = _ask(nvml, nvml.nvmlDeviceGetPciInfo, handle)
     capability = _ask(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
     device = Device(

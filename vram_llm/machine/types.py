@@ -82,6 +82,7 @@ class Device:
     row_padding: int = 0  # a quantised row is padded to a multiple of this many elements; 0: it is not
     uuid: str | None = None
     pci_bus_id: str | None = None  # "0000:01:00.0", lower case
+    ggml_name: str | None = None  # llama.cpp's name for it here ("CUDA0", "Vulkan0"); None: not asked
     endpoint: str | None = None  # "host:port" of an RPC worker
     endpoint_index: int = 0  # which of that worker's devices
     compute_capability: str | None = None  # "8.6"

@@ -134,6 +134,9 @@ def _is_same(planned: PlannedDevice, other: Device) -> bool:
     if planned.what_if:
         is_any = planned.name == f"{format_bytes(planned.total_bytes)} GPU"  # described by its size alone
         return planned.kind is other.kind and (is_any or _plain(planned.name) == _plain(other.name))
+    if planned.uuid is None and planned.pci_bus_id is None:  # a device that only llama.cpp's back end knows
+        same = (planned.kind, planned.ggml_name, planned.name) == (other.kind, other.ggml_name, other.name)
+        return same and planned.ggml_name is not None
     if planned.uuid is None:
         return planned.pci_bus_id is not None and planned.pci_bus_id == other.pci_bus_id
     return (planned.uuid, planned.pci_bus_id) == (other.uuid, other.pci_bus_id)

@@ -23,7 +23,7 @@ def analyze(model: str) -> ModelProfile:
 
 
 def detect(gpus: str | Sequence[str] = (), rpc: str | Sequence[str] = ()) -> "Machine":
-    """The machine to plan for: local cards, or the what-if cards `gpus` in their place; then RPC workers.
+    """The machine to plan for: local devices, or the what-if cards `gpus` in their place; then RPC workers.
 
     `gpus` are rigs like "RTX 4090 + 2x RTX 3060 12GB" (several add up), `rpc` addresses like
     "10.0.0.2:50052@8GiB". Raises UnknownDevice, WorkerUnreachable.
@@ -32,7 +32,12 @@ def detect(gpus: str | Sequence[str] = (), rpc: str | Sequence[str] = ()) -> "Ma
     from vram_llm.machine import detect as machines
 
     gpus, rpc = _each(gpus), _each(rpc)
-    machine = machines.what_if(gpus) if gpus else overhead_store.with_overheads(machines.detect())
+    if gpus:
+        machine = machines.what_if(gpus)
+    else:
+        from vram_llm.llama.registry import backends
+
+        machine = overhead_store.with_overheads(machines.detect(backends()))
     if rpc:
         from vram_llm.llama import rpc as workers
 

@@ -70,6 +70,14 @@ def test_other_kinds_go_by_ggmls_names(kind: DeviceKind, name: str) -> None:
     assert any("--list-devices" in remark for remark in where.remarks)
 
 
+def test_devices_here_go_by_the_names_that_llama_cpp_lists() -> None:
+    cards = [dataclasses.replace(local(i), kind=DeviceKind.VULKAN, ggml_name=f"Vulkan{i}") for i in (2, 0)]
+    where = reach(saved_plan(cards, [2, 2]))
+    assert where.names == ("Vulkan2", "Vulkan0")
+    assert where.environment == ()
+    assert where.remarks == ()
+
+
 def test_a_plan_that_names_a_device_it_does_not_describe() -> None:
     plan = saved_plan([local(0)], [4])
     with pytest.raises(BadPlan, match="GPU0, which is none of its devices"):

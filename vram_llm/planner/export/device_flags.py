@@ -21,9 +21,9 @@ _PREFIX = {
 class Reach:
     """The devices of a plan as llama.cpp finds them in another process.
 
-    `names` are ggml's ("CUDA0", "RPC1"), in the placement's order, those without layers last; `uuids` those
-    of its CUDA cards, in the same order; `endpoints` the workers to connect to, in the order that gives the
-    RPC devices their numbers.
+    `names` are ggml's ("CUDA0", "RPC1"), in the placement's order, those without layers last: CUDA cards are
+    numbered in that order, others named as llama.cpp lists them here. `uuids` are those of the CUDA cards, in
+    the same order; `endpoints` the workers to connect to, in the order that gives RPC devices their numbers.
     `remarks` are sentences for the reader.
     """
 
@@ -59,11 +59,13 @@ def reach(plan: Plan) -> Reach:
     names = []
     for device in devices:
         if device.endpoint is not None:
-            number = numbers[device.endpoint, device.endpoint_index]
+            names.append(f"{_PREFIX[device.kind]}{numbers[device.endpoint, device.endpoint_index]}")
+        elif device.ggml_name is not None and device.kind is not DeviceKind.CUDA:
+            names.append(device.ggml_name)
         else:
             number = counts.get(device.kind, 0)
             counts[device.kind] = number + 1
-        names.append(f"{_PREFIX[device.kind]}{number}")
+            names.append(f"{_PREFIX[device.kind]}{number}")
     return Reach(
         devices=devices,
         names=tuple(names),
@@ -92,7 +94,8 @@ def _remarks(devices: tuple[PlannedDevice, ...]) -> tuple[str, ...]:
         said.append("Planned for cards that are not in this machine: put in what stands in angle brackets.")
     if any(device.kind is DeviceKind.CUDA and device.uuid is None for device in devices):
         said.append("`nvidia-smi -L` lists the UUIDs.")
-    own_kinds = {device.kind for device in devices} - {DeviceKind.CUDA, DeviceKind.RPC}
+    own_kinds = {device.kind for device in devices if device.ggml_name is None}
+    own_kinds -= {DeviceKind.CUDA, DeviceKind.RPC}
     if own_kinds:
         names = " and ".join(sorted(_PREFIX[kind] for kind in own_kinds))
         said.append(

@@ -1,0 +1,72 @@
+"""The devices that llama.cpp's own back ends list.
+
+Back ends start drivers as soon as they are asked, and a driver may hang or crash: a child process asks.
+"""
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from vram_llm.errors import VramLLMError
+from vram_llm.llama.child_process import ask
+from vram_llm.machine.backend_devices import BackendDevice, Backends
+
+_SILENCE_S = 60.0  # drivers of many cards take seconds each
+_LIBRARY = re.compile(r"(?:lib)?ggml-(\w+)\.(?:so|dylib|dll)")
+_NO_DEVICES = {"base", "cpu", "rpc", "blas"}  # libraries of llama.cpp that bring no GPU
+_LASTING = {"CUDA"}  # registries whose devices' free memory NVML tells
+
+
+class RegistryQuestion(msgspec.Struct, frozen=True):
+    """Which devices are there?"""
+
+
+class RegistryListing(msgspec.Struct, frozen=True, tag=True):
+    """The registries of the build, and their GPUs."""
+
+    built: tuple[str, ...]
+    devices: tuple[BackendDevice, ...]
+
+
+_last: Backends | None = None
+
+
+def backends() -> Backends:
+    """What the installed llama.cpp can drive here. A failure is a note.
+
+    Asked once in a process, or again where only a back end itself tells how much memory is free.
+    """
+    global _last
+    if _last is None or {device.registry for device in _last.devices} - _LASTING:
+        _last = _ask() if gpu_libraries() else Backends()
+    return _last
+
+
+def gpu_libraries() -> frozenset[str]:
+    """The names of the libraries next to libllama that drive GPUs: "cuda", "hip", "vulkan", "metal", ..."""
+    folder = os.environ.get("LLAMA_CPP_LIB_PATH")  # llama-cpp-python's own variable
+    if folder is None:
+        spec = importlib.util.find_spec("llama_cpp")
+        if spec is None or spec.origin is None:
+            return frozenset()
+        folder = str(Path(spec.origin).parent / "lib")
+    names = (_LIBRARY.fullmatch(path.name) for path in Path(folder).glob("*ggml-*"))
+    return frozenset(name[1].partition("-")[0] for name in names if name) - _NO_DEVICES
+
+
+def _ask() -> Backends:
+    try:
+        found = ask(
+            "vram_llm.llama.registry_worker",
+            RegistryQuestion(),
+            RegistryListing,
+            "its back ends were asked for their devices",
+            _SILENCE_S,
+        )
+    except VramLLMError as error:
+        note = f"Cards are planned for as their drivers describe them: {error}."
+        return Backends(notes=(note,), is_known=False)
+    return Backends(built=found.built, devices=found.devices)

@@ -1,0 +1,36 @@
+"""The child process that asks ggml's registry: `python -m vram_llm.llama.registry_worker`."""
+
+from vram_llm.llama.child_process import Say, answer
+from vram_llm.llama.registry import RegistryListing, RegistryQuestion
+from vram_llm.machine.backend_devices import BackendDevice
+
+
+def list_devices(_question: RegistryQuestion, _say: Say) -> RegistryListing:
+    """The registries of this build and their GPUs, in ggml's order."""
+    from vram_llm.llama import bindings as b
+
+    registries = [b.reg_get(i) for i in range(b.reg_count())]
+    return RegistryListing(
+        built=tuple(b.reg_name(registry).decode() for registry in registries),
+        devices=tuple(_described(handle) for handle in b.local_devices()),
+    )
+
+
+def _described(handle: int) -> BackendDevice:
+    from vram_llm.llama import bindings as b
+
+    props = b.props_of(handle)
+    return BackendDevice(
+        registry=b.registry_of(handle),
+        name=props.name.decode(),
+        description=props.description.decode("utf-8", "replace"),
+        total_bytes=props.memory_total,
+        free_bytes=props.memory_free,
+        alignment_bytes=b.buft_alignment(b.dev_buffer_type(handle)),
+        is_integrated=props.type == b.INTEGRATED_GPU_DEVICE_TYPE,
+        pci_bus_id=props.device_id.decode().lower() if props.device_id else None,
+    )
+
+
+if __name__ == "__main__":
+    answer(RegistryQuestion, list_devices)

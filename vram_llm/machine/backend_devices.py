@@ -1,0 +1,147 @@
+"""Devices as llama.cpp's back ends list them, joined with the cards that NVML describes. Pure."""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vram_llm.machine import nvml
+from vram_llm.machine.build_command import build_command
+from vram_llm.machine.types import Device, DeviceKind, Host, Source
+
+# By the name of ggml's registry, the preferred one first where several drive the same card.
+KINDS = {
+    "CUDA": DeviceKind.CUDA,
+    "ROCm": DeviceKind.ROCM,
+    "SYCL": DeviceKind.SYCL,
+    "MTL": DeviceKind.METAL,
+    "Vulkan": DeviceKind.VULKAN,
+}
+_PREFERENCE = tuple(KINDS)
+_ROW_PADDING = {DeviceKind.CUDA: nvml.ROW_PADDING, DeviceKind.ROCM: nvml.ROW_PADDING}
+_SOFTWARE = "llvmpipe"  # Mesa's Vulkan on the processor calls itself a card with memory of its own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendDevice:
+    """A GPU of ggml's registry: ggml_backend_dev_props and the alignment of its buffer type."""
+
+    registry: str  # "CUDA", "ROCm", "Vulkan", "MTL", "SYCL", ...
+    name: str  # "CUDA0"
+    description: str
+    total_bytes: int
+    free_bytes: int
+    alignment_bytes: int
+    is_integrated: bool
+    pci_bus_id: str | None  # "0000:01:00.0", lower case
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backends:
+    """What the installed llama.cpp can drive. `is_known` is False where it could not be asked."""
+
+    built: tuple[str, ...] = ()  # names of the registries in the build
+    devices: tuple[BackendDevice, ...] = ()
+    notes: tuple[str, ...] = ()
+    is_known: bool = True
+
+    @property
+    def kinds(self) -> frozenset[DeviceKind]:
+        """The kinds of devices it is built for, whether any are here or not."""
+        return frozenset(KINDS[name] for name in self.built if name in KINDS)
+
+
+def join(cards: Iterable[Device], hidden: Iterable[Device], backends: Backends, host: Host) -> nvml.Cards:
+    """The devices to plan for: `cards` as llama.cpp drives them, then its other devices.
+
+    A card that the build has no back end for stays, with the command that builds one; a card that its back
+    end does not list goes. `hidden` are cards that the user wants left out; their numbers stay theirs.
+    """
+    cards, hidden = tuple(cards), tuple(hidden)
+    rows = _one_per_card(backends.devices)
+    by_bus = {row.pci_bus_id: row for row in rows if row.pci_bus_id is not None}
+    devices: list[Device] = []
+    notes = list(backends.notes)
+    for card in cards:
+        row = by_bus.get(card.pci_bus_id or "")
+        if row is not None:
+            devices.append(_driven_by(card, row))
+        elif not backends.is_known:
+            devices.append(card)
+        elif card.kind in backends.kinds:
+            notes.append(
+                f"{card.name} ({card.id}) is left out: llama.cpp's CUDA back end does not list it; "
+                "CUDA_VISIBLE_DEVICES hides it, or the build leaves out its compute capability."
+            )
+        else:
+            devices.append(card)
+            notes.append(_not_built(f"{card.name} ({card.id})", card.kind))
+    known = {card.pci_bus_id for card in (*cards, *hidden)} - {None}
+    number = 1 + max((int(card.id.removeprefix("GPU")) for card in (*cards, *hidden)), default=-1)
+    for row in rows:
+        if row.pci_bus_id in known:
+            continue
+        if row.registry not in KINDS:
+            notes.append(f"{row.description} is not planned for: its back end, {row.registry}, is not known.")
+            continue
+        device = _device(row, number, host)
+        devices.append(device)
+        number += 1
+        if _shares_host_memory(row):
+            notes.append(nvml.shared_memory_note(device.name))
+    return nvml.Cards(tuple(devices), tuple(notes))
+
+
+def _one_per_card(rows: Iterable[BackendDevice]) -> tuple[BackendDevice, ...]:
+    """`rows` without the second ones of a card: two back ends may drive it, or one may list it twice."""
+
+    def rank(row: BackendDevice) -> int:
+        return _PREFERENCE.index(row.registry) if row.registry in _PREFERENCE else len(_PREFERENCE)
+
+    taken: set[str] = set()
+    found = []
+    for row in sorted(rows, key=rank):
+        if row.pci_bus_id is None or row.pci_bus_id not in taken:
+            found.append(row)
+            taken.add(row.pci_bus_id or "")
+    return tuple(found)
+
+
+def _driven_by(card: Device, row: BackendDevice) -> Device:
+    """`card` with the buffer rules and the name that the back end of `row` has for it."""
+    kind = KINDS.get(row.registry, card.kind)
+    return dataclasses.replace(
+        card,
+        kind=kind,
+        ggml_name=row.name,
+        alignment_bytes=row.alignment_bytes,
+        row_padding=_ROW_PADDING.get(kind, 0),
+    )
+
+
+def _device(row: BackendDevice, number: int, host: Host) -> Device:
+    kind = KINDS[row.registry]
+    free_bytes = row.free_bytes
+    if _shares_host_memory(row):
+        free_bytes = min(free_bytes, host.available_bytes)
+    return Device(
+        id=f"GPU{number}",
+        name=row.description,
+        kind=kind,
+        total_bytes=row.total_bytes,
+        free_bytes=free_bytes,
+        memory_source=Source.DRIVER,
+        alignment_bytes=row.alignment_bytes,
+        row_padding=_ROW_PADDING.get(kind, 0),
+        pci_bus_id=row.pci_bus_id,
+        ggml_name=row.name,
+    )
+
+
+def _shares_host_memory(row: BackendDevice) -> bool:
+    return row.is_integrated or row.registry == "MTL" or row.description.startswith(_SOFTWARE)
+
+
+def _not_built(name: str, kind: DeviceKind) -> str:
+    return (
+        f"{name} cannot be used by the installed llama.cpp. This builds one that can: {build_command(kind)}"
+    )

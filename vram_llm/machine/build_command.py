@@ -1,0 +1,22 @@
+"""The command that installs llama-cpp-python with a back end."""
+
+from vram_llm.machine import json_store
+from vram_llm.machine.types import DeviceKind
+
+# ggml/CMakeLists.txt
+_OPTIONS = {
+    DeviceKind.CUDA: "GGML_CUDA",
+    DeviceKind.ROCM: "GGML_HIP",
+    DeviceKind.VULKAN: "GGML_VULKAN",
+    DeviceKind.METAL: "GGML_METAL",
+    DeviceKind.SYCL: "GGML_SYCL",
+}
+
+
+def build_command(kind: DeviceKind) -> str:
+    """What to type for a llama.cpp that drives devices of `kind`, and RPC workers."""
+    options = [f"-D{_OPTIONS[kind]}=ON"] if kind in _OPTIONS else []
+    return (
+        f'CMAKE_ARGS="{" ".join([*options, "-DGGML_RPC=ON"])}" pip install --force-reinstall --no-deps '
+        f"--no-cache-dir --no-binary llama-cpp-python llama-cpp-python=={json_store.llama_cpp_version()}"
+    )

@@ -1,0 +1,66 @@
+"""Graphics that the operating system lists, and what it takes to use those that llama.cpp does not."""
+
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vram_llm.machine.backend_devices import Backends
+from vram_llm.machine.build_command import build_command
+from vram_llm.machine.host import read_text
+from vram_llm.machine.types import Device, DeviceKind
+
+_PCI_VENDORS = {"0x1002": "AMD", "0x8086": "Intel"}
+_BUS_ID = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+_KINDS = {  # of back ends that can drive a maker's graphics, the one to build first
+    "AMD": (DeviceKind.VULKAN, DeviceKind.ROCM),
+    "Intel": (DeviceKind.VULKAN, DeviceKind.SYCL),
+    "Apple": (DeviceKind.METAL,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Graphics:
+    """Graphics of a maker whose driver is not asked; `pci_bus_id` None: not known."""
+
+    maker: str
+    pci_bus_id: str | None = None
+
+
+def read_graphics(root: Path) -> tuple[Graphics, ...]:
+    """Graphics of AMD, Intel and Apple in this machine, from the kernel's files under `root`."""
+    found = []
+    for path in sorted(root.glob("sys/class/drm/card*/device/vendor")):
+        maker = _PCI_VENDORS.get(read_text(path))
+        if maker:
+            bus_id = path.parent.resolve().name
+            found.append(Graphics(maker, bus_id if _BUS_ID.fullmatch(bus_id) else None))
+    if (root / "dev/kfd").exists() and not any(each.maker == "AMD" for each in found):
+        found.append(Graphics("AMD"))
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        found.append(Graphics("Apple"))
+    return tuple(found)
+
+
+def notes(
+    found: tuple[Graphics, ...], backends: Backends, devices: tuple[Device, ...], root: Path
+) -> tuple[str, ...]:
+    """A sentence for each maker whose graphics the build has no back end for.
+
+    Intel's are not mentioned where a device was found: most are a processor's, next to a better card.
+    """
+    used = {device.pci_bus_id for device in devices} - {None}
+    makers = {each.maker for each in found if each.pci_bus_id not in used}
+    if devices:
+        makers.discard("Intel")
+    said = []
+    for maker in sorted(makers):
+        kinds = _KINDS[maker]
+        if not backends.is_known or backends.kinds.intersection(kinds):
+            continue
+        kind = DeviceKind.ROCM if maker == "AMD" and (root / "dev/kfd").exists() else kinds[0]
+        said.append(
+            f"{maker} graphics cannot be used by the installed llama.cpp. This builds one that can: "
+            f"{build_command(kind)} (or describe the card with --gpu, to plan without it)"
+        )
+    return tuple(said)
