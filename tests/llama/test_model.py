@@ -205,7 +205,9 @@ def test_a_card_llama_cpp_does_not_see(profiles: dict[str, ModelProfile], machin
         pci_bus_id="0000:ff:00.0",
         name="RTX 1",
     )
-    with pytest.raises(BadPlan, match=r"llama\.cpp does not see RTX 1 \(PCI 0000:ff:00\.0\)"):
+    with pytest.raises(
+        BadPlan, match=r"llama\.cpp does not list RTX 1 \(PCI 0000:ff:00\.0\) as a cuda device\..*GGML_CUDA"
+    ):
         LoadedModel(plan)
 
 
