@@ -35,6 +35,7 @@ from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
 from tools.random_model import write_llama
 from vram_llm.planner.export.device_flags import reach
 from vram_llm.planner.export.formats import emit, to_json
+from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, DeviceEstimate, FlashAttention, HostEstimate, Lora, Plan, Workload
 from vram_llm.units import GIB, MIB
 from vram_llm.workflows import detection, planning
@@ -97,7 +98,7 @@ def wish(draw: random.Random, n_workers: int, n_layers: int, adapter: Path) -> W
         kv_unified=draw.choice([True, True, False]),
         swa_full=draw.choice([True, False]),
         reserve_bytes=0,
-        tensor_split=tuple(float(draw.randint(1, 9)) for _ in range(n_workers)),
+        tensor_split=TensorSplit(tuple(float(draw.randint(1, 9)) for _ in range(n_workers))),
         n_gpu_layers=draw.choice([n_layers + 1, n_layers + 1, draw.randint(2, n_layers)]),
         use_mmap=False,  # of a mapped file llama.cpp tells the span, not what is used
     )

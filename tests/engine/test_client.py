@@ -38,6 +38,7 @@ from vram_llm.llama import rpc
 from vram_llm.machine import detect as machines
 from vram_llm.machine.types import Host, Machine
 from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import Workload
 from vram_llm.workflows import detection
 
@@ -92,7 +93,7 @@ async def test_a_worker_that_has_gone(start: Start, tiny_model: Path, host: Host
         plan = make_plan(
             detection.analyze(str(tiny_model)),
             machine,
-            Workload(n_ctx=256, tensor_split=(1,), reserve_bytes=0),
+            Workload(n_ctx=256, tensor_split=TensorSplit((1,)), reserve_bytes=0),
         )
     refusal = await refusal_of(start(plan))
     assert (type(refusal), refusal.exit_code) == (WorkerUnreachable, 21)

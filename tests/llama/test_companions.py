@@ -32,6 +32,7 @@ from vram_llm.model.header_reader import read_header
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.profile import profile
 from vram_llm.planner.context import LEAST_OUTPUTS
+from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, Companion, CompanionKind, Lora, Placement, Plan, Workload
 from vram_llm.units import GIB, MIB
 from vram_llm.workflows import planning, serving, verification
@@ -99,7 +100,7 @@ def wish(pick: random.Random, n_layers: int, **other: object) -> Workload:
     given: dict[str, object] = {
         "n_ctx": pick.choice((512, 1024)), "parallel": pick.choice((1, 4)), "reserve_bytes": 0,
         "n_ubatch": pick.choice((64, 256)), "use_mmap": False, "kv_unified": pick.random() < 0.5,
-        "tensor_split": tuple(float(pick.randint(1, 4)) for _ in range(3)),
+        "tensor_split": TensorSplit(tuple(float(pick.randint(1, 4)) for _ in range(3))),
         "n_gpu_layers": n_layers + 1 - n_host,
     }  # fmt: skip
     return Workload(**(given | other))  # type: ignore[arg-type]  # fields by name

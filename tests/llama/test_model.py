@@ -15,6 +15,7 @@ from vram_llm.machine import detect as machines
 from vram_llm.machine.types import DeviceKind, Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, Plan, Workload
 from vram_llm.workflows import detection
 
@@ -193,7 +194,7 @@ def test_a_what_if_card_is_not_here(profiles: dict[str, ModelProfile]) -> None:
 def _planned_for(profile: ModelProfile, machine: Machine, **changes: Any) -> Plan:
     device = dataclasses.replace(machine.devices[0], **changes)
     here = dataclasses.replace(machine, devices=(device,))
-    return make_plan(profile, here, Workload(n_ctx=256, tensor_split=(1,), reserve_bytes=0))
+    return make_plan(profile, here, Workload(n_ctx=256, tensor_split=TensorSplit((1,)), reserve_bytes=0))
 
 
 def test_a_card_llama_cpp_does_not_see(profiles: dict[str, ModelProfile], machine: Machine) -> None:

@@ -18,6 +18,7 @@ from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.llama_split import device_of_layers
 from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, Objective, Placement, Plan, Workload
 
 N_LAYERS = {"uneven": 11, "tied": 7, "wide": 5}
@@ -38,13 +39,11 @@ class Case:
 
     def __str__(self) -> str:
         wish = self.workload
-        split = (
-            "planned" if wish.tensor_split is None else ",".join(f"{share:g}" for share in wish.tensor_split)
-        )
+        split = "planned" if wish.tensor_split is None else str(wish.tensor_split)
         return f"{self.model}-on-{''.join(map(str, self.devices))}-split-{split}-ngl-{wish.n_gpu_layers}"
 
 
-def _split(pick: random.Random, n: int) -> tuple[float, ...]:
+def _split(pick: random.Random, n: int) -> TensorSplit:
     """Whole numbers, two-decimal shares and arbitrary ones; never all 0."""
     kind = pick.choice(("whole", "decimal", "any"))
     draw = {
@@ -53,7 +52,7 @@ def _split(pick: random.Random, n: int) -> tuple[float, ...]:
         "any": pick.random,
     }[kind]
     shares = tuple(draw() for _ in range(n))
-    return shares if sum(shares) else (1.0, *shares[1:])
+    return TensorSplit(shares if sum(shares) else (1.0, *shares[1:]))
 
 
 def _dictated(pick: random.Random) -> Case:
@@ -122,13 +121,14 @@ def test_the_layer_rule_is_llama_cpps(
     profile = profiles[case.model]
     here = _machine_of(case, machine, profile)
     plan = make_plan(profile, here, case.workload)
+    assert case.workload.tensor_split is not None
     wish = -1 if case.workload.n_gpu_layers is None else case.workload.n_gpu_layers
     raw = Placement(
         device_order=tuple(device.id for device in here.devices),
         layers_per_device=(),
         output_device="",
         cpu_layers=0,
-        tensor_split=cast(tuple[int, ...], case.workload.tensor_split),
+        tensor_split=cast(tuple[int, ...], case.workload.tensor_split.shares),
         n_gpu_layers=wish,
     )
     with _loaded(dataclasses.replace(plan, placement=raw)):
@@ -151,7 +151,7 @@ def _machine_of(case: Case, machine: Machine, profile: ModelProfile) -> Machine:
     devices = tuple(machine.devices[i] for i in case.devices)
     if case.shares is None:
         return dataclasses.replace(machine, devices=devices)
-    alone = dataclasses.replace(case.workload, n_gpu_layers=-1, tensor_split=(1,))
+    alone = dataclasses.replace(case.workload, n_gpu_layers=-1, tensor_split=TensorSplit((1,)))
     whole = make_plan(profile, dataclasses.replace(machine, devices=devices[:1]), alone).estimate.devices[0]
     limited = (
         dataclasses.replace(device, free_bytes=int(share * whole.total_bytes))
@@ -209,7 +209,7 @@ def _ids_by_name(plan: Plan) -> dict[str, str]:
 def _by_rule(case: Case, here: Machine, n_layers: int) -> list[str]:
     wish, split = case.workload.n_gpu_layers, case.workload.tensor_split
     assert split is not None
-    indices = device_of_layers(n_layers, -1 if wish is None else wish, split)
+    indices = device_of_layers(n_layers, -1 if wish is None else wish, split.shares)
     return [HOST if index < 0 else here.devices[index].id for index in indices]
 
 

@@ -34,6 +34,7 @@ from vram_llm.planner.memory.lora import AdapterWeights
 from vram_llm.planner.memory_report import certify
 from vram_llm.planner.recheck import check, check_companion
 from vram_llm.planner.search.idle_devices import left_alone
+from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import (
     HOST,
     Companion,
@@ -108,7 +109,7 @@ def test_a_draft_model_goes_where_the_model_does_not(
     [
         ((900, 300), None, {"GPU1"}),
         ((300, 900), None, {"GPU0"}),
-        ((900, 300), (1.0, 0.0), set()),  # left out by the user
+        ((900, 300), (0.0, 1.0), {"GPU0"}),  # it gets no layers, and may have a draft model
         ((None, None), None, set()),  # memory decides: both are used
     ],
 )
@@ -116,7 +117,8 @@ def test_which_devices_the_model_leaves_alone(
     llama: ModelProfile, speeds: tuple[int | None, ...], split: tuple[float, ...] | None, idle: set[str]
 ) -> None:
     rig = with_speeds(machine([24 * GIB] * 2), *(None if each is None else speed(each) for each in speeds))
-    assert left_alone(llama, rig, dataclasses.replace(LLAMA_WISH, tensor_split=split)) == idle
+    wish = dataclasses.replace(LLAMA_WISH, tensor_split=None if split is None else TensorSplit(split))
+    assert left_alone(llama, rig, wish) == idle
 
 
 def test_the_plan_says_where_the_draft_model_is(llama: ModelProfile) -> None:
@@ -204,7 +206,8 @@ def test_an_adapters_tensors_are_with_those_they_change(adapted: ModelProfile) -
 
 
 def test_a_plan_counts_adapters(adapted: ModelProfile) -> None:
-    wish = Workload(n_ctx=512, reserve_bytes=0, loras=(Lora("lora.gguf", 0.5),), tensor_split=(2, 3))
+    split = TensorSplit((2, 3))
+    wish = Workload(n_ctx=512, reserve_bytes=0, loras=(Lora("lora.gguf", 0.5),), tensor_split=split)
     plan = make_plan(adapted, machine([GIB, GIB]), wish)
     (companion,) = plan.companions
     assert (companion.kind, companion.scale, companion.device) == (CompanionKind.LORA, 0.5, None)

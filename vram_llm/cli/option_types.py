@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 
 import click
 
+from vram_llm.errors import BadSplit
+from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import Lora
 from vram_llm.units import parse_bytes, parse_count
 
@@ -79,20 +81,18 @@ class Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-class Shares(click.ParamType[tuple[float, ...]]):
-    """Numbers with commas between them: "0.35,0.45,0.20" or "32,33,16"."""
+class Split(click.ParamType[TensorSplit]):
+    """A share for each device, "32,33,16", or shares by name, "GPU1=38,GPU2=43"."""
 
     name = "shares"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        if isinstance(value, tuple):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> TensorSplit:
+        if isinstance(value, TensorSplit):
             return value
         try:
-            return tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of numbers; write it like 0.35,0.45,0.20", param, ctx)
+            return TensorSplit.parse(str(value))
+        except BadSplit as error:
+            self.fail(str(error), param, ctx)
 
 
 class LoraFile(click.ParamType[Lora]):

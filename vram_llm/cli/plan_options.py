@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from vram_llm.cli.option_types import LARGEST, Count, Ctx, GpuLayers, LoraFile, Shares, Size, Switch
+from vram_llm.cli.option_types import LARGEST, Count, Ctx, GpuLayers, LoraFile, Size, Split, Switch
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.types import BackendSampling, FlashAttention, Objective, Serving, Workload
@@ -156,9 +156,10 @@ WORKLOAD_OPTIONS = (
         "Layers to put on devices, as llama.cpp counts them (the output is one); all or -1: every one; auto: "
         "as many as fit.  [default: auto]"
     )),
-    PlanOption(flags="--tensor-split -ts", fields=("tensor_split",), type=Shares(), metavar="SHARES",
+    PlanOption(flags="--tensor-split -ts", fields=("tensor_split",), type=Split(), metavar="SHARES",
                has_default=False, help=(
-        'Dictate the split over the devices, in their order: "0.35,0.45,0.20".'
+        'Dictate the split: a share for each device in their order, "0,38,43", or by name in the order in '
+        'which they compute, "GPU2=43,GPU1=38"; a device without a share gets no layers.'
     )),
     PlanOption(flags="--mmproj", fields=("mmproj",), metavar="FILE", has_default=False, help=(
         "The model's multimodal projector, whole on one device: requests may hold images."

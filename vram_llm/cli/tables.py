@@ -10,6 +10,7 @@ from vram_llm.cli import terminal
 from vram_llm.machine.types import Device, Machine, Source
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.companions import companion_only_devices
+from vram_llm.planner.llama_split import placement_flags, split_of
 from vram_llm.planner.types import HOST, Alternative, Companion, Context, Plan, SpeedEstimate
 from vram_llm.units import MIB, format_bytes, format_count, format_mib
 
@@ -61,11 +62,10 @@ def print_plan(plan: Plan) -> None:
     if plan.speed is not None:
         for line in speed_lines(plan.speed) if context.pooling is None else embedding_lines(plan.speed):
             console.print(line)
-    if placement.tensor_split:
-        split = ",".join(map(str, placement.tensor_split))
-        console.print(f"--n-gpu-layers {placement.n_gpu_layers} --tensor-split {split}")
+    if plan.devices:
+        _print_flags(console, placement_flags(placement))
     if plan.by_free_memory is not None:
-        split = ",".join(map(str, plan.by_free_memory.placement.tensor_split))
+        split = split_of(plan.by_free_memory.placement)
         console.print(f"llama.cpp itself, by free memory, would split {split}: {_verdict(plan)}")
     if any(device.what_if for device in plan.devices):
         console.print("the host is this computer, also beside cards that are not in it")
@@ -75,6 +75,14 @@ def print_plan(plan: Plan) -> None:
         console.print(_alternatives_table(plan, console))
         console.print(f"MiB more or less on each device{_basis_of_changes(plan)}")
     _print_notes(console, plan.notes)
+
+
+def _print_flags(console: Console, flags: Sequence[str]) -> None:
+    """Options on one line, or where it is too narrow on several that can still be pasted together."""
+    line = " ".join(flags)
+    if len(line) > console.width:
+        line = line.replace(" --", " \\\n--")
+    console.print(Text(line), soft_wrap=True)
 
 
 def print_reasons(reasons: Sequence[str]) -> None:

@@ -78,6 +78,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         n_ubatch=min(workload.n_ubatch, n_batch),
         n_threads=workload.n_threads or machine.host.cores,
         n_threads_batch=workload.n_threads_batch,
+        n_threads_given=workload.n_threads is not None,
         use_mmap=workload.use_mmap and profile.can_map,
         pipeline_copies=workload.pipeline_copies,
         n_outputs_max=workload.n_outputs_max or max(least_rows, LEAST_OUTPUTS),

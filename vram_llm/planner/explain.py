@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import TENSOR_ALIGNMENT, ModelProfile
+from vram_llm.planner.llama_split import split_of
 from vram_llm.planner.search.search import Candidate
 from vram_llm.planner.types import (
     HOST,
@@ -204,7 +205,5 @@ def _shortage(estimate: Estimate) -> str:
 
 
 def _cut(placement: Placement) -> str:
-    split = ",".join(map(str, placement.tensor_split)) or "none"
-    over = ", ".join(placement.device_order)
     on_cpu = f", {placement.cpu_layers} layers on the CPU" if placement.cpu_layers else ""
-    return f"{split} over {over}{on_cpu}" if over else f"nothing on a device{on_cpu}"
+    return f"{split_of(placement) or 'nothing on a device'}{on_cpu}"

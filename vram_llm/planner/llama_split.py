@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ctypes import c_float
 
 from vram_llm.errors import BadSplit
+from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, Placement
 
 
@@ -81,3 +82,17 @@ def placement_from_counts(ids: Sequence[str], counts: Sequence[int], n_layers: i
     assignment = [-1] * cpu_layers + [i for i, count in enumerate(counts) for _ in range(count)]
     last = max((i for i, count in enumerate(counts) if count), default=len(ids) - 1)
     return placement_of(ids, [*assignment, last if ids else -1])
+
+
+def split_of(placement: Placement) -> TensorSplit | None:
+    """The split by name that dictates a placement; None where nothing is on a device."""
+    if not any(placement.tensor_split):
+        return None
+    return TensorSplit(tuple(map(float, placement.tensor_split)), placement.device_order)
+
+
+def placement_flags(placement: Placement) -> tuple[str, ...]:
+    """The options of `vram-llm plan` and `serve` that dictate a placement."""
+    layers = ("--n-gpu-layers", str(placement.n_gpu_layers))
+    split = split_of(placement)
+    return layers if split is None else (*layers, "--tensor-split", str(split))

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from vram_llm.machine.types import Device, Source
 from vram_llm.model.pooling import Pooling
+from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.units import MIB
 
 HOST = "host"  # the id of the computer itself where a device id is expected
@@ -80,7 +81,7 @@ class Workload:
     kv_unified: bool = True
     reserve_bytes: int = 1024 * MIB  # kept free on every device and on the host
     n_gpu_layers: int | None = None  # as llama.cpp counts them: the output is one of them
-    tensor_split: tuple[float, ...] | None = None
+    tensor_split: TensorSplit | None = None
     pooling: Pooling | None = None  # make embeddings, pooled so; None: as the model's file says
     use_mmap: bool = True
     pipeline_copies: bool = True
@@ -114,6 +115,7 @@ class Context:
     use_mmap: bool
     pipeline_copies: bool  # made where llama.cpp can; they speed up prompts and many streams, and cost memory
     n_threads_batch: int | None = None  # for steps of more than one token; None: as many as for one
+    n_threads_given: bool = False  # the user chose n_threads; else: the cores of the planning computer
     n_outputs_max: int | None = None  # rows of logits a micro-batch may ask for; None: one for each sequence
     flash_attn: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False  # layers with a sliding window keep all of the context

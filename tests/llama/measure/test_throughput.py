@@ -10,6 +10,7 @@ from vram_llm.llama.measure.throughput import beside, rates
 from vram_llm.llama.measure.throughput_wire import Load
 from vram_llm.machine.types import Machine, Source
 from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import SpeedEstimate, Workload
 
 LOADS = [Load(prompt=40), Load(decode=5), Load(decode=3, streams=4)]
@@ -31,8 +32,12 @@ def test_several_plans_on_the_same_workers(machine: Machine, plan_on_cpu: PlanOn
 
     profile = detection.analyze(plan_on_cpu().model.path)
     plans = [
-        make_plan(profile, machine, Workload(n_ctx=256, parallel=2, reserve_bytes=0, tensor_split=split))
-        for split in ((1, 1, 3), (3, 0, 2))
+        make_plan(
+            profile,
+            machine,
+            Workload(n_ctx=256, parallel=2, reserve_bytes=0, tensor_split=split),
+        )
+        for split in (TensorSplit((1, 1, 3)), TensorSplit((3, 0, 2)))
     ]
     found = rates(plans, [Load(decode=2)], 1)
     assert len(found) == 2

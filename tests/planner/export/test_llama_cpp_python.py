@@ -10,6 +10,7 @@ import pytest
 from tests.planner.saved import CONTEXT, absent, local, remote, saved_plan
 from tools.random_model import write_llama
 from vram_llm.planner.export.llama_cpp_python import script
+from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import FlashAttention, Plan, Workload
 from vram_llm.workflows import detection, planning
 
@@ -100,7 +101,7 @@ def test_it_runs_on_workers(workers: tuple[str, ...], tmp_path: Path, pipeline_c
     model = write_llama(tmp_path / "tiny.gguf")
     machine = detection.detect(rpc=[f"{each}@1GiB" for each in workers[:2]])
     wish = Workload(
-        n_ctx=512, parallel=2, reserve_bytes=0, tensor_split=(2, 3), kv_unified=pipeline_copies,
+        n_ctx=512, parallel=2, reserve_bytes=0, tensor_split=TensorSplit((2, 3)), kv_unified=pipeline_copies,
         n_outputs_max=4,
     )  # fmt: skip
     plan = planning.plan(str(model), machine, wish)

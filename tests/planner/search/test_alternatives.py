@@ -13,6 +13,7 @@ from vram_llm.planner.explain import why
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.memory.analytic import AnalyticMeter
 from vram_llm.planner.search.search import plan_placement
+from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import Context, Estimate, FlashAttention, Meter, Placement, Plan, Workload
 from vram_llm.units import GIB, MIB
 
@@ -72,7 +73,7 @@ def test_reasons(plan: Plan, nemotron: ModelProfile) -> None:
     said = " ".join(why(plan))
     assert "the fullest device" in said
     assert "Layers are not alike" in said
-    assert "split by free memory, 17,32,32 over GPU0, GPU1, GPU2, would not fit: GPU0" in said
+    assert "split by free memory, GPU0=17,GPU1=32,GPU2=32, would not fit: GPU0" in said
     tight = make_plan(nemotron, machine([DESKTOP]), Workload(n_ctx=2048))
     assert f"With fewer than {tight.placement.cpu_layers} layers on the CPU" in " ".join(why(tight))
     alone = make_plan(nemotron, machine([]), Workload(n_ctx=2048))
@@ -81,7 +82,7 @@ def test_reasons(plan: Plan, nemotron: ModelProfile) -> None:
 
 def test_alternatives_are_compared_by_one_meter(nemotron: ModelProfile) -> None:
     free = [LAPTOP, DESKTOP, DESKTOP]
-    wish = Workload(n_ctx=16384, tensor_split=(13.0, 24.0, 44.0))
+    wish = Workload(n_ctx=16384, tensor_split=TensorSplit((13.0, 24.0, 44.0)))
     plan = make_plan(nemotron, machine(free), wish, Exact(nemotron, free, share=0.6))
     by_name = {other.name: other for other in plan.alternatives}
     assert all(change < 0 for change in by_name["KV cache as q8_0"].change_bytes.values())

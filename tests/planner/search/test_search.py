@@ -16,6 +16,7 @@ from vram_llm.planner.llama_split import device_of_layers, placement_of
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.memory.analytic import AnalyticMeter
 from vram_llm.planner.search.search import choose_placement
+from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, Objective, Workload
 from vram_llm.units import GIB, MIB
 
@@ -106,7 +107,7 @@ def test_a_refusal_where_nothing_helps(nemotron: ModelProfile) -> None:
 
 
 def test_a_dictated_split_is_kept(nemotron: ModelProfile) -> None:
-    wish = Workload(n_ctx=2048, tensor_split=(0.30, 0.40, 0.30))
+    wish = Workload(n_ctx=2048, tensor_split=TensorSplit((0.30, 0.40, 0.30)))
     plan = make_plan(nemotron, machine([40 * GIB] * 3), wish)
     assert plan.placement.tensor_split == (25, 32, 24)
 
@@ -114,13 +115,13 @@ def test_a_dictated_split_is_kept(nemotron: ModelProfile) -> None:
 @pytest.mark.parametrize("split", [(1.0,), (1.0, 1.0, 1.0, 1.0)])
 def test_a_split_of_the_wrong_length(nemotron: ModelProfile, split: tuple[float, ...]) -> None:
     with pytest.raises(BadSplit, match=f"has {len(split)} shares and there are 3 devices"):
-        make_plan(nemotron, machine([DESKTOP] * 3), Workload(tensor_split=split))
+        make_plan(nemotron, machine([DESKTOP] * 3), Workload(tensor_split=TensorSplit(split)))
 
 
 def test_negative_and_not_a_number_shares(nemotron: ModelProfile) -> None:
     for bad in (-1.0, float("nan"), float("inf")):
         with pytest.raises(BadSplit, match="shares are 0 or more"):
-            make_plan(nemotron, machine([DESKTOP] * 2), Workload(tensor_split=(1.0, bad)))
+            make_plan(nemotron, machine([DESKTOP] * 2), Workload(tensor_split=TensorSplit((1.0, bad))))
 
 
 def test_contexts_are_rounded_as_llama_cpp_does(llama: ModelProfile) -> None:

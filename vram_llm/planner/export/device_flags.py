@@ -77,6 +77,12 @@ def reach(plan: Plan) -> Reach:
     )
 
 
+def threads(plan: Plan) -> int | None:
+    """Processor threads to ask for; None for cards that are not here, whose computer has other cores."""
+    is_here = not any(device.what_if for device in plan.devices)
+    return plan.context.n_threads if is_here or plan.context.n_threads_given else None
+
+
 def _rpc_numbers(plan: Plan, devices: tuple[PlannedDevice, ...]) -> dict[tuple[str, int], int]:
     """The number ggml gives each device of the workers in use, by endpoint and index.
 

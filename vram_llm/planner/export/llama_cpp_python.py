@@ -12,7 +12,7 @@ from vram_llm.machine.types import DeviceKind
 from vram_llm.model.location import RemoteFile, is_remote
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.context import NO_TENSOR
-from vram_llm.planner.export.device_flags import Reach, reach
+from vram_llm.planner.export.device_flags import Reach, reach, threads
 from vram_llm.planner.export.llama_server import as_comments
 from vram_llm.planner.types import HOST, CompanionKind, FlashAttention, Plan
 
@@ -107,6 +107,8 @@ for _ in range(32):
 print()
 """
 
+_ALL_CORES = "os.cpu_count()"  # of the computer that runs the script
+
 _FLASH_ATTENTION = {
     FlashAttention.AUTO: "AUTO",
     FlashAttention.ON: "ENABLED",
@@ -150,12 +152,13 @@ def script(plan: Plan) -> str:
     plain = context.kv_unified and not has_copies_off and not adapters
     own = {device.kind for device in where.devices} <= {DeviceKind.CUDA} and plain
     # without a card in the plan none may be used, so that none is seen
+    n_threads = threads(plan) or _ALL_CORES
     environment = where.environment or ((("CUDA_VISIBLE_DEVICES", ""),) if own else ())
     return (
         (_WITH_CLASS if own else _WITH_C_INTERFACE)
         .format(
             remarks="\n".join(as_comments(_remarks(plan, where, own))),
-            environment=_environment(environment),
+            environment=_environment(environment, n_threads),
             model=_model(plan),
             endpoints=list(where.endpoints),
             names=list(where.names),
@@ -166,8 +169,8 @@ def script(plan: Plan) -> str:
             n_ctx=context.n_ctx,
             n_batch=context.n_batch,
             n_ubatch=context.n_ubatch,
-            n_threads=context.n_threads,
-            n_threads_batch=context.n_threads_batch or context.n_threads,
+            n_threads=n_threads,
+            n_threads_batch=context.n_threads_batch or n_threads,
             parallel=context.parallel,
             n_outputs=context.n_outputs,
             flash_attn=context.flash_attn is not FlashAttention.OFF,
@@ -202,8 +205,8 @@ def _remarks(plan: Plan, where: Reach, own: bool) -> list[str]:
     return said
 
 
-def _environment(variables: tuple[tuple[str, str], ...]) -> str:
-    if not variables:
+def _environment(variables: tuple[tuple[str, str], ...], n_threads: int | str) -> str:
+    if not variables and n_threads != _ALL_CORES:
         return ""
     lines = (f"os.environ[{name!r}] = {value!r}\n" for name, value in variables)
     return f"import os\n\n{''.join(lines)}\n"

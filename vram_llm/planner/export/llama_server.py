@@ -14,7 +14,7 @@ from vram_llm.errors import BadPlan
 from vram_llm.model.location import HUB, is_remote
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.context import DRAFTED_TOKENS, NO_TENSOR
-from vram_llm.planner.export.device_flags import Reach, reach
+from vram_llm.planner.export.device_flags import Reach, reach, threads
 from vram_llm.planner.types import Companion, CompanionKind, Context, Plan
 
 _HOST_CACHES = (
@@ -57,11 +57,6 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
     if not context.pipeline_copies and len(names) > 1:
         found.append(Setting("--override-tensor", NO_TENSOR + "=CPU", "LLAMA_ARG_OVERRIDE_TENSOR"))
     found += [setting for each in plan.companions for setting in _companion(each, where, folder)]
-    batch_threads = (
-        ()
-        if context.n_threads_batch is None
-        else (Setting("--threads-batch", str(context.n_threads_batch), None),)
-    )
     return (
         *found,
         Setting("--split-mode", "layer", "LLAMA_ARG_SPLIT_MODE"),
@@ -78,8 +73,7 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
         Setting("--flash-attn", context.flash_attn.value, "LLAMA_ARG_FLASH_ATTN"),
         Setting("--batch-size", str(context.n_batch), "LLAMA_ARG_BATCH"),
         Setting("--ubatch-size", str(context.n_ubatch), "LLAMA_ARG_UBATCH"),
-        Setting("--threads", str(context.n_threads), "LLAMA_ARG_THREADS"),
-        *batch_threads,
+        *_threads(plan),
         *_embedding(context),
         *(
             (Setting("--backend-sampling", None, "LLAMA_ARG_BACKEND_SAMPLING"),)
@@ -89,6 +83,14 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
         Setting("--cache-ram", "0", "LLAMA_ARG_CACHE_RAM"),
         Setting("--ctx-checkpoints", "0", "LLAMA_ARG_CTX_CHECKPOINTS"),
         Setting("--no-op-offload", None, None),
+    )
+
+
+def _threads(plan: Plan) -> tuple[Setting, ...]:
+    own, batch = threads(plan), plan.context.n_threads_batch
+    return (
+        *(() if own is None else (Setting("--threads", str(own), "LLAMA_ARG_THREADS"),)),
+        *(() if batch is None else (Setting("--threads-batch", str(batch), None),)),
     )
 
 

@@ -45,8 +45,8 @@ def with_idle(
 
 
 def left_alone(profile: ModelProfile, machine: Machine, workload: Workload) -> frozenset[str]:
-    """The devices of known speed that the model leaves idle if planned alone; none by a dictated split."""
-    if workload.tensor_split is not None or len(machine.devices) < 2:
+    """The devices of known speed that the model leaves idle if planned alone."""
+    if len(machine.devices) < 2:
         return frozenset()
     placement = plan_placement(profile, machine, workload).placement
     unused = idle(machine.devices, placement)

@@ -7,11 +7,9 @@ As few layers as possible stay on the host. Of the cuts that do so, the one that
 asked again where the analytic meter's caution would cost layers or a refusal.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from vram_llm.errors import BadSplit
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import CTX_STEP, ctx_step, resolve_context
@@ -266,9 +264,9 @@ def choose_placement(
     ids = [device.id for device in machine.devices]
     n_layers, wanted = profile.n_layers, workload.n_gpu_layers
     if workload.tensor_split is not None:
-        _check_split(workload.tensor_split, machine)
-        assignment = device_of_layers(n_layers, -1 if wanted is None else wanted, workload.tensor_split)
-        return placement_of(ids, assignment)
+        order, shares = workload.tensor_split.over(ids)
+        assignment = device_of_layers(n_layers, -1 if wanted is None else wanted, shares)
+        return placement_of(order, assignment)
     cutter = Cutter(meter, n_layers, reorder=reorder)
     predictor = Predictor(profile, meter.context, machine, workload)
     if wanted is not None:
@@ -276,17 +274,6 @@ def choose_placement(
         return best_cut(cutter, predictor, n_host, workload.objective)
     best = best_cut(cutter, predictor, _fewest_on_host(cutter, n_layers), workload.objective)
     return best if meter(best).fits or not ids else cutter.cut(0)
-
-
-def _check_split(split: Sequence[float], machine: Machine) -> None:
-    if len(split) != len(machine.devices):
-        names = ", ".join(device.name for device in machine.devices) or "none"
-        raise BadSplit(
-            f"--tensor-split has {len(split)} shares and there are {len(machine.devices)} devices ({names}); "
-            "give one share for each, in that order"
-        )
-    if (odd := next((share for share in split if not 0 <= share < math.inf), None)) is not None:
-        raise BadSplit(f"--tensor-split has a share of {odd}; shares are 0 or more")
 
 
 def _fewest_on_host(cutter: Cutter, n_layers: int) -> int:
