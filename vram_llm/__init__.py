@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from vram_llm.machine.types import Device, Host, Machine
     from vram_llm.model.profile import ModelProfile
+    from vram_llm.planner.tensor_split import TensorSplit
     from vram_llm.planner.types import Context, Lora, Objective, Placement, Plan, Serving, Workload
     from vram_llm.server.config import ServerConfig
     from vram_llm.workflows.detection import analyze, detect
@@ -57,6 +58,7 @@ _MODULES = {
     ),
     "vram_llm.machine.types": ("Device", "Host", "Machine"),
     "vram_llm.model.profile": ("ModelProfile",),
+    "vram_llm.planner.tensor_split": ("TensorSplit",),
     "vram_llm.planner.types": (
         "Context",
         "Lora",
@@ -97,6 +99,7 @@ __all__ = [
     "Plan",
     "ServerConfig",
     "Serving",
+    "TensorSplit",
     "UnknownDevice",
     "VramLLMError",
     "WorkerUnreachable",

@@ -13,7 +13,7 @@
     │       └── ChangedOnServer 18   the file was replaced while it was read
     ├── UnknownDevice           20   a card name nobody knows
     ├── WorkerUnreachable       21   an RPC worker that does not answer
-    ├── BadSplit                22   a tensor split that does not match the devices
+    ├── BadSplit                64   a tensor split that does not match the devices: a wrong flag
     ├── BadPlan                 23   a plan file that cannot be used
     ├── PortInUse               30   someone else listens there
     ├── ModelRefused            31   llama.cpp will not load this model, or not so
@@ -124,7 +124,7 @@ class WorkerUnreachable(VramLLMError):
 class BadSplit(VramLLMError):
     """A tensor split or layer count that does not match the devices or the model."""
 
-    exit_code = 22
+    exit_code = 64
 
 
 class BadPlan(VramLLMError):

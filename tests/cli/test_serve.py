@@ -18,6 +18,7 @@ from vram_llm.cli.ready_lines import ready_lines
 from vram_llm.machine.types import Host, Machine
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import Plan, Workload
 from vram_llm.server.config import ServerConfig
 from vram_llm.units import GIB
@@ -39,7 +40,7 @@ def spread(tmp_path_factory: pytest.TempPathFactory, host: Host) -> Plan:
     return make_plan(
         detection.analyze(str(path)),
         machine,
-        Workload(n_ctx=4096, parallel=2, n_gpu_layers=25, tensor_split=(15, 10)),
+        Workload(n_ctx=4096, parallel=2, n_gpu_layers=25, tensor_split=TensorSplit((15, 10))),
     )
 
 

@@ -108,3 +108,11 @@ def test_it_runs_on_workers(workers: tuple[str, ...], tmp_path: Path, pipeline_c
     context = dataclasses.replace(plan.context, pipeline_copies=pipeline_copies)
     assert plan.placement.tensor_split == (2, 3)
     assert run(dataclasses.replace(plan, context=context), tmp_path).strip()
+
+
+def test_a_script_for_cards_that_are_not_here_counts_its_own_cores() -> None:
+    for counts in ([4], []):
+        text = script(saved_plan([absent(0)] if counts else [], counts, n_layers=4))
+        ast.parse(text)
+        assert ("n_threads=os.cpu_count()," in text) == bool(counts)
+        assert "import os\n" in text

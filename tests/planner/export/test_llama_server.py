@@ -160,3 +160,12 @@ def test_what_embeds(pooling: Pooling, said: dict[str, str]) -> None:
     context = dataclasses.replace(CONTEXT, pooling=pooling)
     found = flags(saved_plan([local(0)], [80], context=context))
     assert {name: found.get(name) for name in said} == said
+
+
+def test_cards_that_are_not_here_fix_no_threads_of_this_computer() -> None:
+    away = saved_plan([absent(0)], [4])
+    assert "--threads" not in flags(away)
+    assert "LLAMA_ARG_THREADS" not in exports(away)
+    given = dataclasses.replace(CONTEXT, n_threads=6, n_threads_given=True, n_threads_batch=12)
+    found = flags(saved_plan([absent(0)], [4], context=given))
+    assert (found["--threads"], found["--threads-batch"]) == ("6", "12")
