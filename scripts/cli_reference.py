@@ -1,4 +1,4 @@
-"""Writes CLI.md, every command with its options, from the commands themselves.
+"""Writes docs/cli.md, every command with its options, from the commands themselves.
 
 python -m scripts.cli_reference
 """
@@ -11,7 +11,7 @@ import click
 
 from vram_llm.cli.main import cli
 
-OUTPUT = Path(__file__).resolve().parent.parent / "CLI.md"
+OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 HEAD = """# Commands
 
 Written by `python -m scripts.cli_reference` from the commands' own `--help`; do not edit.
@@ -21,7 +21,7 @@ WIDTH = 10_000  # help texts are not wrapped
 
 
 def reference() -> str:
-    """The text of CLI.md."""
+    """The text of docs/cli.md."""
     commands = dict(_walk("vram-llm", cli))
     plan, serve = (commands[name] for name in SHARING)
     known = {_key(option) for option in _options(serve)}
