@@ -3,7 +3,7 @@ PORT ?= 8080
 ONCE ?=
 NAMES ?=
 
-.PHONY: setup demo test clients format lock clean demo-model
+.PHONY: setup demo test docs clients format lock clean demo-model
 
 setup:
 	@scripts/setup
@@ -13,6 +13,10 @@ demo: setup
 
 test: setup
 	@scripts/check
+
+# The documentation site, in build/site.
+docs: setup
+	@scripts/docs
 
 # The real programs, some 7 GB of them: all, or make clients NAMES="claude-code codex".
 clients: setup
