@@ -1,4 +1,4 @@
-"""Every command in README.md and NOTES.md is run as it is written there, or named here with the reason.
+"""Every command in README.md, NOTES.md and docs/ is run as it is written, or named here with the reason.
 
 Models are headers made by tests/zoo under the names that the text uses; other hardware is a what-if card.
 """
@@ -6,12 +6,15 @@ Models are headers made by tests/zoo under the names that the text uses; other h
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests import zoo
@@ -23,7 +26,14 @@ from tools.random_model import write_llama
 
 ROOT = Path(__file__).parents[1]
 BIG = "Llama-3_3-Nemotron-Super-49B-v1_5-Q8_0-00001-of-00002.gguf"
+GENERATED = "docs/cli.md"  # written from --help; tests/scripts/test_cli_reference.py
+DOCUMENTS = ("README.md", "NOTES.md", *sorted(
+    name for path in (ROOT / "docs").rglob("*.md") if (name := str(path.relative_to(ROOT))) != GENERATED
+))  # fmt: skip
 NOT_RUN = {
+    "make setup": "has run, or these tests would not",
+    "make format": "would change the checkout",
+    "vram-llm plan --rpc HOST:PORT": "names no worker; tests/llama/test_rpc.py plans with one",
     "make demo": "stays until Ctrl+C; CI runs `make demo ONCE=1` before the tests",
     "make test": "is what runs these tests",
     ". .venv/bin/activate": "is for a shell",
@@ -36,10 +46,15 @@ NOT_RUN = {
 
 
 def blocks(name: str) -> Iterator[list[str]]:
-    """The indented and the fenced blocks of a document, without their indentation."""
-    text = (ROOT / name).read_text()
+    """The indented blocks of a document, without their indentation."""
+    text = re.sub(r"^```.*?^```$", "", (ROOT / name).read_text(), flags=re.MULTILINE | re.DOTALL)
     for found in re.finditer(r"(?:^ {4}.*\n|^\n(?= {4}))+", text, re.MULTILINE):
         yield [line[4:] for line in found[0].splitlines()]
+
+
+def python_blocks(name: str) -> list[str]:
+    """The blocks of Python in a document."""
+    return re.findall(r"^```python\n(.*?)^```$", (ROOT / name).read_text(), re.MULTILINE | re.DOTALL)
 
 
 def commands(name: str) -> list[str]:
@@ -97,11 +112,12 @@ def ports_of(commands: list[str]) -> dict[str, str]:
     return {one: f"127.0.0.1:{port}" for one, port in zip(found, free_ports(len(found)), strict=True)}
 
 
-EVERY = list(
-    dict.fromkeys(
-        (name, one) for name in ("README.md", "NOTES.md") for one in (*commands(name), *in_text(name))
-    )
-)
+EVERY = [
+    (name, command)
+    for command, name in {
+        command: name for name in reversed(DOCUMENTS) for command in (*commands(name), *in_text(name))
+    }.items()
+]
 TO_RUN = [one for one in EVERY if one[1] not in NOT_RUN]
 ALONE = [one for one in TO_RUN if not is_server(one[1]) and not needs_server(one[1])]
 
@@ -170,3 +186,39 @@ def test_python_as_written_but_for_its_port(served: Serving, folder: Path) -> No
     done = shell("python readme.py", folder)
     assert done.returncode == 0, done.stderr
     assert "Hello" in done.stdout
+
+
+def test_planning_from_python_as_written(folder: Path) -> None:
+    planning, _ = python_blocks("docs/python.md")
+    (folder / "planning.py").write_text(planning)
+    done = shell("python planning.py", folder)
+    assert done.returncode == 0, done.stderr
+    assert "GPU" in done.stdout
+    assert "tok/s" in done.stdout
+
+
+def await_health(port: int, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until the server on this computer's `port` takes requests."""
+    deadline = time.monotonic() + PATIENCE_S
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError("the server does not answer")
+
+
+def test_serving_from_python_as_written_but_for_its_port(folder: Path) -> None:
+    _, code = python_blocks("docs/python.md")
+    (port,) = free_ports(1)
+    (folder / "serving.py").write_text(code.replace("8080", str(port)))
+    command = [sys.executable, "serving.py"]
+    with subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.PIPE) as process:
+        try:
+            await_health(port, process)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            process.kill()
