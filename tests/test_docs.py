@@ -33,7 +33,6 @@ DOCUMENTS = ("README.md", "NOTES.md", *sorted(
 NOT_RUN = {
     "make setup": "has run, or these tests would not",
     "make format": "would change the checkout",
-    "vram-llm plan --rpc HOST:PORT": "names no worker; tests/llama/test_rpc.py plans with one",
     "make demo": "stays until Ctrl+C; CI runs `make demo ONCE=1` before the tests",
     "make test": "is what runs these tests",
     ". .venv/bin/activate": "is for a shell",

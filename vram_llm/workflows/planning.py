@@ -35,13 +35,20 @@ def dry_run() -> "DryRun":
     return DryRun()
 
 
-def plan(model: str, machine: "Machine", workload: "Workload", dry: "DryRun | None" = None) -> "Plan":
+def plan(
+    model: str, machine: "Machine", workload: "Workload | None" = None, dry: "DryRun | None" = None
+) -> "Plan":
     """The plan for running `model` on `machine`, confirmed by llama.cpp's own dry run.
 
-    By `dry`, which several plans may share, or one of its own. Where this llama.cpp cannot be asked, the
-    analytic meter's figures stand, and a note says why. Raises what `analyze` raises, DoesNotFit, BadSplit,
-    BadPlan, and ModelRefused where llama.cpp does not know the model.
+    A `workload` of None is all defaults. Several plans may share `dry`; without it, the plan has a dry run of
+    its own. Where this llama.cpp cannot be asked, the analytic meter's figures stand, and a note says why.
+    Raises what `analyze` raises, DoesNotFit, BadSplit, BadPlan, and ModelRefused where llama.cpp does not
+    know the model.
     """
+    if workload is None:
+        from vram_llm.planner.types import Workload
+
+        workload = Workload()
     with nullcontext(dry) if dry is not None else dry_run() as asked:
         files = _Files.read(model, workload)
         try:
