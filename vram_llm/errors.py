@@ -28,6 +28,7 @@
 The number is the process's exit code; wrong flags exit with 64 (sysexits' EX_USAGE), Ctrl+C with 130.
 """
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -37,14 +38,53 @@ class VramLLMError(Exception):
     exit_code: ClassVar[int] = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """A change with which a model fits: `flags` are typed after the others."""
+
+    flags: tuple[str, ...]
+    n_ctx: int
+    n_layers: int
+    cpu_layers: int  # of them; 0: all are on the cards
+    tokens_per_s: float | None = None  # of one stream, predicted
+
+    def __str__(self) -> str:
+        where = f"{self.cpu_layers} of {self.n_layers} layers on the CPU"
+        where = where if self.cpu_layers else "all on the cards"
+        speed = "" if self.tokens_per_s is None else f", {self.tokens_per_s:.3g} tok/s expected"
+        return f"{' '.join(self.flags)} ({where}{speed})"
+
+
 class DoesNotFit(VramLLMError):
-    """No placement keeps every device inside its budget; `host_is_short`: the computer's memory neither."""
+    """No placement keeps every device inside its budget.
+
+    `short_bytes` are missing on all devices and the host together, `ways` would make the model fit, those on
+    the cards first. `host_is_short`: the computer's memory has no room either.
+    """
 
     exit_code = 2
 
-    def __init__(self, message: str, *, host_is_short: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        short_bytes: int = 0,
+        ways: tuple[Way, ...] = (),
+        host_is_short: bool = False,
+    ) -> None:
         super().__init__(message)
+        self.short_bytes = short_bytes
+        self.ways = ways
         self.host_is_short = host_is_short
+
+    def with_remark(self, remark: str) -> "DoesNotFit":
+        """The same with more to say."""
+        return DoesNotFit(
+            f"{self}; {remark}",
+            short_bytes=self.short_bytes,
+            ways=self.ways,
+            host_is_short=self.host_is_short,
+        )
 
 
 class ModelNotFound(VramLLMError):

@@ -37,7 +37,7 @@ def command(options: PlanOptions, model: str | None, model_option: str | None, a
     except DoesNotFit as error:
         if not anyway:
             other = planning.largest_fitting_variant(name, machine, options.workload)
-            raise DoesNotFit(f"{error}{f'; {other} would fit' if other else ''}") from None
+            raise error.with_remark(f"{other} would fit") if other else error from None
         click.echo(f"note: {error}", err=True)
     click.echo(f"{_pull_with_bar(name)}\nvram-llm serve {name}")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from vram_llm.errors import Way
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import TENSOR_ALIGNMENT, ModelProfile
 from vram_llm.planner.llama_split import split_of
@@ -27,31 +28,13 @@ _BEST = {
 }
 
 
-def format_suggestion(flag: str, other: Candidate, workload: Workload) -> str:
-    """What would fit, as advice; `flag` is what alternatives.ways_out calls it."""
-    if flag == "context":
-        n_ctx = other.context.n_ctx
-        return f"--n-ctx {n_ctx} ({format_count(n_ctx)} tokens)"
-    if flag == "kv":
-        return "--kv-type q8_0 (half the KV cache)"
-    dropped = " and ".join(
-        name
-        for name, value in (
-            ("--tensor-split", workload.tensor_split),
-            ("--n-gpu-layers", workload.n_gpu_layers),
-        )
-        if value is not None
-    )
-    return f"no {dropped} (the planner finds {_cut(other.placement)})"
-
-
 def refusal(
     profile: ModelProfile,
     machine: Machine,
     estimate: Estimate,
     context: Context,
     reserve_bytes: int,
-    ways: Sequence[str],
+    ways: Sequence[Way],
     companions: Sequence[Companion] = (),
 ) -> str:
     """One sentence for a model that does not fit, and what to try."""
@@ -72,7 +55,7 @@ def refusal(
         at += f" with {' and '.join(map(beside, companions))} beside it"
     head = f"{profile.name} {profile.quantization} does not fit {at}: {', '.join(short)}"
     if ways:
-        return f"{head}; what would fit: {', or '.join(ways)}"
+        return f"{head}; what would fit: {', or '.join(map(str, ways))}"
     if all(device.over_bytes <= 0 for device in estimate.devices):
         return f"{head}; close something, or leave less free with --reserve-mib"
     needed = sum(use.total_bytes for use in estimate.devices)

@@ -8,7 +8,8 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.planner import explain
 from vram_llm.planner.companions import adapters
 from vram_llm.planner.memory.analytic import is_pipelined
-from vram_llm.planner.search.alternatives import alternatives, split_by_free_memory, suggestions
+from vram_llm.planner.search.alternatives import alternatives, split_by_free_memory
+from vram_llm.planner.search.fitting_ways import fitting_ways
 from vram_llm.planner.search.idle_devices import idle_reasons, with_idle
 from vram_llm.planner.search.search import Candidate, plan_largest_context, plan_placement
 from vram_llm.planner.speed import Predictor
@@ -51,7 +52,7 @@ def make_plan(
     else:
         chosen = plan_placement(profile, machine, workload, exact)
     if not chosen.estimate.fits:
-        ways = [explain.format_suggestion(*way, workload) for way in suggestions(profile, machine, workload)]
+        ways = fitting_ways(profile, machine, workload, exact)
         raise DoesNotFit(
             explain.refusal(
                 profile,
@@ -62,6 +63,8 @@ def make_plan(
                 ways,
                 (*adapters(profile, machine, workload.loras, chosen.placement), *companions),
             ),
+            short_bytes=chosen.estimate.short_bytes,
+            ways=ways,
             host_is_short=chosen.estimate.host.over_bytes > 0,
         )
 

@@ -66,7 +66,10 @@ def check(plan: Plan, machine: Machine, host_reserve_bytes: int) -> tuple[Device
     """
     found = device_fits(plan, machine, host_reserve_bytes)
     if short := [fit for fit in found if fit.over_bytes > 0]:
-        raise DoesNotFit(f"the plan for {plan.model.name} no longer fits: {_sentence(short)}")
+        short_bytes = sum(fit.over_bytes for fit in short)
+        raise DoesNotFit(
+            f"the plan for {plan.model.name} no longer fits: {_sentence(short)}", short_bytes=short_bytes
+        )
     return found
 
 

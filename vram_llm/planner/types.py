@@ -204,6 +204,12 @@ class Estimate:
         """True where nothing is over its budget."""
         return self.host.over_bytes <= 0 and all(d.over_bytes <= 0 for d in self.devices)
 
+    @property
+    def short_bytes(self) -> int:
+        """Bytes that are missing, on all devices and the host together."""
+        over = (self.host.over_bytes, *(device.over_bytes for device in self.devices))
+        return sum(max(n_bytes, 0) for n_bytes in over)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceTime:

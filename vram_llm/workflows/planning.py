@@ -58,7 +58,7 @@ def plan(
             return _plan(files, noted, workload, None)
         except DoesNotFit as error:
             if error.host_is_short and (holder := largest_process()) is not None:
-                raise DoesNotFit(f"{error}; of the other programs {holder}", host_is_short=True) from None
+                raise error.with_remark(f"of the other programs {holder}") from None
             raise
 
 

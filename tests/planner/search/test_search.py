@@ -12,7 +12,7 @@ from tests.planner.cases import DESKTOP, LAPTOP, machine, profile_of, resized
 from vram_llm.errors import BadPlan, BadSplit, DoesNotFit
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import resolve_context
-from vram_llm.planner.llama_split import device_of_layers, placement_of
+from vram_llm.planner.llama_split import device_of_layers, placement_flags, placement_of
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.memory.analytic import AnalyticMeter
 from vram_llm.planner.search.search import choose_placement
@@ -67,8 +67,9 @@ def test_what_does_not_fit_on_cards_goes_to_the_host(nemotron: ModelProfile) -> 
     assert placement.cpu_layers > 0
     assert placement.n_gpu_layers == 81 - placement.cpu_layers
     one_less = Workload(n_ctx=2048, n_gpu_layers=placement.n_gpu_layers + 1)
-    with pytest.raises(DoesNotFit, match="no --n-gpu-layers"):
+    with pytest.raises(DoesNotFit) as caught:
         make_plan(nemotron, machine([DESKTOP]), one_less)
+    assert caught.value.ways[0].flags == placement_flags(placement)
     assert any("stay on the CPU" in note for note in plan.notes)
 
 
@@ -87,10 +88,13 @@ def test_a_refusal_says_which_card_by_how_much_and_what_would_fit(llama: ModelPr
     said = str(caught.value)
     assert "card 0 (GPU0) is " in said
     assert "short" in said
-    n_ctx = int(said.split("--n-ctx ")[1].split(" ")[0])
-    assert make_plan(llama, small, Workload(n_ctx=n_ctx)).fits
-    with pytest.raises(DoesNotFit):
-        make_plan(llama, small, Workload(n_ctx=n_ctx + 256))
+    assert caught.value.short_bytes > 4 * GIB
+    first, *others = caught.value.ways
+    assert str(first) in said
+    plan = make_plan(llama, small, Workload(n_ctx=int(first.flags[1])))
+    assert (first.flags[0], first.cpu_layers, plan.placement.cpu_layers) == ("--n-ctx", 0, 0)
+    assert make_plan(llama, small, Workload(n_ctx=first.n_ctx + 256)).placement.cpu_layers > 0
+    assert [way.cpu_layers > 0 for way in others] == sorted(way.cpu_layers > 0 for way in others)
 
 
 def test_a_refusal_offers_a_smaller_kv_cache(llama: ModelProfile) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from vram_llm.errors import BadPlan, EngineDied, ModelRefused
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.context import ctx_step, resolve_context
+from vram_llm.planner.context import resolve_context
 from vram_llm.planner.llama_split import device_of_layers, placement_of
 from vram_llm.planner.memory.analytic import is_pipelined, swa_cells
 from vram_llm.planner.memory.compute_buffers import uses_flash_attention
@@ -122,31 +122,6 @@ def _alternative(name: str, other: Candidate, now: Estimate) -> Alternative:
         fits=other.estimate.fits,
         change_bytes={each: after.get(each, 0) - before.get(each, 0) for each in {**before, **after}},
     )
-
-
-def suggestions(
-    profile: ModelProfile, machine: Machine, workload: Workload
-) -> Iterator[tuple[str, Candidate]]:
-    """What would fit in plan_placement of a wish that does not, each under the flag that asks for it."""
-    free = replace(workload, tensor_split=None, n_gpu_layers=None)
-    if free != workload and (other := plan_placement(profile, machine, free)).estimate.fits:
-        yield "placement", other
-    step = ctx_step(workload)
-    low, high = 0, resolve_context(profile, machine, workload).n_ctx // step - 1
-    fitting = None
-    while low < high:
-        middle = (low + high + 1) // 2
-        other = plan_placement(profile, machine, replace(workload, n_ctx=middle * step))
-        if other.estimate.fits:
-            low, fitting = middle, other
-        else:
-            high = middle - 1
-    if fitting is not None:
-        yield "context", fitting
-    if workload.kv_type_k == "f16" and not (profile.head_k % 32 or profile.head_v % 32):
-        other = plan_placement(profile, machine, replace(workload, kv_type_k="q8_0", kv_type_v="q8_0"))
-        if other.estimate.fits:
-            yield "kv", other
 
 
 def _changes(

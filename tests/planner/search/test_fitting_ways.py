@@ -1,0 +1,78 @@
+"""What a refusal offers, as a table; every way is typed after the flags that were refused, and fits."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests import zoo
+from tests.planner.cases import DESKTOP, LAPTOP, machine, profile_of
+from vram_llm.errors import DoesNotFit, Way
+from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.tensor_split import TensorSplit
+from vram_llm.planner.types import Plan, Workload
+from vram_llm.units import GIB
+
+RIG = machine([LAPTOP, DESKTOP, DESKTOP], host_bytes=8 * GIB)
+
+
+def typed(workload: Workload, way: Way) -> Workload:
+    """`workload` with the flags of a way typed after its own."""
+    fields: dict[str, object] = {}
+    for flag, value in zip(way.flags[::2], way.flags[1::2], strict=True):
+        match flag:
+            case "--n-ctx":
+                fields |= {"n_ctx": int(value), "largest_ctx": False}
+            case "--kv-type":
+                fields |= {"kv_type_k": value, "kv_type_v": value}
+            case "--n-gpu-layers":
+                fields["n_gpu_layers"] = int(value)
+            case "--tensor-split":
+                fields["tensor_split"] = TensorSplit.parse(value)
+            case _:
+                raise AssertionError(flag)
+    return dataclasses.replace(workload, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("model", "wish", "flags"),
+    [
+        (
+            "nemotron_49b",
+            Workload(n_ctx=131072),
+            [{"--n-ctx"}, {"--kv-type", "--n-ctx"}, {"--n-ctx"}],
+        ),
+        ("llama_8b", Workload(n_ctx=2**20), [{"--n-ctx"}]),
+        (
+            "nemotron_49b",
+            Workload(n_ctx=4096, tensor_split=TensorSplit((60, 1, 1))),
+            [{"--n-gpu-layers", "--tensor-split"}],
+        ),
+        ("nemotron_49b", Workload(n_ctx=131072, kv_type_k="q8_0", kv_type_v="q8_0"), [{"--n-ctx"}]),
+    ],
+)
+def test_ways(model: str, wish: Workload, flags: list[set[str]], tmp_path: Path) -> None:
+    profile = profile_of(zoo.PUBLISHED[model](), tmp_path)
+    with pytest.raises(DoesNotFit) as caught:
+        make_plan(profile, RIG, wish)
+    ways = caught.value.ways
+    assert [set(way.flags[::2]) for way in ways][: len(flags)] == flags, ways
+    spilling = [way.cpu_layers > 0 for way in ways]
+    assert spilling == sorted(spilling)
+    for way in ways:
+        plan: Plan = make_plan(profile, RIG, typed(wish, way))
+        assert (plan.placement.cpu_layers, plan.context.n_ctx) == (way.cpu_layers, way.n_ctx)
+
+
+def test_a_way_in_words() -> None:
+    way = Way(flags=("--n-ctx", "47616"), n_ctx=47616, n_layers=80, cpu_layers=0, tokens_per_s=15.84)
+    assert str(way) == "--n-ctx 47616 (all on the cards, 15.8 tok/s expected)"
+    spilling = dataclasses.replace(way, cpu_layers=22, tokens_per_s=None)
+    assert str(spilling) == "--n-ctx 47616 (22 of 80 layers on the CPU)"
+
+
+def test_more_to_say_keeps_what_is_known() -> None:
+    way = Way(flags=("--n-ctx", "256"), n_ctx=256, n_layers=1, cpu_layers=0)
+    error = DoesNotFit("too large", short_bytes=7, ways=(way,), host_is_short=True).with_remark("close it")
+    assert str(error) == "too large; close it"
+    assert (error.short_bytes, error.ways, error.host_is_short) == (7, (way,), True)

@@ -1,0 +1,108 @@
+"""What to type so that a model fits which does not: ways that keep it on the cards first."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from vram_llm.errors import BadPlan, ModelRefused, Way
+from vram_llm.machine.types import Machine
+from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.context import ctx_step, resolve_context
+from vram_llm.planner.llama_split import placement_flags
+from vram_llm.planner.memory.analytic import is_pipelined
+from vram_llm.planner.search.search import Candidate, plan_largest_context, plan_placement
+from vram_llm.planner.speed import Predictor
+from vram_llm.planner.types import HOST, MeterFor, Workload
+
+_SMALLER_KV = "q8_0"
+_KV_BLOCK = 32  # values of a q8_0 block, which a head must divide into
+
+
+def fitting_ways(
+    profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None = None
+) -> tuple[Way, ...]:
+    """Changes of a workload that does not fit with which it would, those that stay on the cards first.
+
+    The analytic meter finds them. An exact one, where there is one, must agree and counts the layers on the
+    CPU.
+    """
+    n_wanted = resolve_context(profile, machine, workload).n_ctx
+    found: list[Way] = []
+    for changed, flags in _changes(profile, machine, workload, n_wanted):
+        try:
+            other = plan_placement(profile, machine, changed, exact)
+        except (BadPlan, ModelRefused):
+            continue
+        if not other.estimate.fits:
+            continue
+        flags = flags or placement_flags(other.placement)
+        way = _way(profile, machine, changed, other, flags)
+        if not any(_is_no_worse(known, way) for known in found):
+            found.append(way)
+    return tuple(sorted(found, key=lambda way: way.cpu_layers > 0))
+
+
+def _changes(
+    profile: ModelProfile, machine: Machine, workload: Workload, n_wanted: int
+) -> Iterator[tuple[Workload, tuple[str, ...]]]:
+    """Workloads that may fit, each with its flags; without flags: its placement, which had been dictated."""
+    free = replace(workload, tensor_split=None, n_gpu_layers=None)
+    if free != workload:
+        yield free, ()
+    small = replace(workload, kv_type_k=_SMALLER_KV, kv_type_v=_SMALLER_KV)
+    kv_flags = ("--kv-type", _SMALLER_KV)
+    has_small = (
+        workload.kv_type_k == "f16"
+        and bool(profile.kv_bytes_per_token)
+        and not (profile.head_k % _KV_BLOCK or profile.head_v % _KV_BLOCK)
+    )
+    for kind, flags in ((workload, ()), *(((small, kv_flags),) if has_small else ())):
+        if flags:
+            yield replace(kind, n_ctx=n_wanted, largest_ctx=False), flags
+        n_ctx = _longest_on_cards(profile, machine, kind)
+        if n_ctx is not None and n_ctx < n_wanted:
+            yield replace(kind, n_ctx=n_ctx, largest_ctx=False), (*flags, "--n-ctx", str(n_ctx))
+    if (n_ctx := _longest(profile, machine, workload, n_wanted)) is not None:
+        yield replace(workload, n_ctx=n_ctx, largest_ctx=False), ("--n-ctx", str(n_ctx))
+
+
+def _longest_on_cards(profile: ModelProfile, machine: Machine, workload: Workload) -> int | None:
+    """The longest context with no layer on the host but those that the user puts there."""
+    if not machine.devices:
+        return None
+    found, _ = plan_largest_context(profile, machine, workload)
+    is_on_cards = found.placement.output_device != HOST and not found.placement.cpu_layers
+    if not found.estimate.fits or not (is_on_cards or workload.n_gpu_layers is not None):
+        return None
+    return found.context.n_ctx
+
+
+def _longest(profile: ModelProfile, machine: Machine, workload: Workload, n_wanted: int) -> int | None:
+    """The longest context below `n_wanted` that was trained, however many layers stay on the host."""
+    step = ctx_step(workload)
+    low, high = 0, min(n_wanted - 1, profile.context_length or n_wanted) // step
+    while low < high:
+        middle = (low + high + 1) // 2
+        wish = replace(workload, n_ctx=middle * step, largest_ctx=False)
+        if plan_placement(profile, machine, wish).estimate.fits:
+            low = middle
+        else:
+            high = middle - 1
+    return low * step or None
+
+
+def _way(
+    profile: ModelProfile, machine: Machine, workload: Workload, other: Candidate, flags: tuple[str, ...]
+) -> Way:
+    pipelined = is_pipelined(profile, other.context, machine.devices, other.placement)
+    speed = Predictor(profile, other.context, machine, workload)(other.placement, pipelined=pipelined)
+    return Way(
+        flags=flags,
+        n_ctx=other.context.n_ctx,
+        n_layers=profile.n_layers,
+        cpu_layers=other.placement.cpu_layers,
+        tokens_per_s=speed.tokens_per_s,
+    )
+
+
+def _is_no_worse(known: Way, way: Way) -> bool:
+    return known.n_ctx >= way.n_ctx and known.cpu_layers <= way.cpu_layers
