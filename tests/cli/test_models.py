@@ -47,6 +47,23 @@ def test_a_name_is_as_good_as_a_path(home: Path) -> None:
     assert (gone.returncode, "`vram-llm models` lists" in gone.stderr) == (10, True)
 
 
+def test_a_part_of_a_name_is_enough(home: Path) -> None:
+    assert "tiny llama of 4 layers" in run(home, "analyze", "Tiny").stdout
+    write_llama(home / ".lmstudio" / "models" / "pub" / "repo" / "tiny-2.gguf")
+    several = run(home, "plan", "repo")
+    assert several.returncode == 10
+    assert "repo may be any of 3 models" in several.stderr
+    assert "lmstudio:pub/repo/tiny-2.gguf" in several.stderr
+    unknown = run(home, "plan", "tinny")
+    assert unknown.returncode == 10
+    assert "nearest are lmstudio:pub/repo/tiny" in unknown.stderr
+
+
+def test_a_part_of_a_name_is_a_model_to_compare_with(home: Path) -> None:
+    done = run(home, "plan", "demo", "--compare", "tiny", "--gpu", "24GB", "--json")
+    assert [row["model"] for row in json.loads(done.stdout)] == ["vram-llm demo", "tiny llama of 4 layers"]
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     done = run(tmp_path, "models")
     assert done.returncode == 0

@@ -128,6 +128,46 @@ def test_other_folders_by_variable(home: Path, monkeypatch: pytest.MonkeyPatch, 
     assert [one.name for one in library.everything()] == ["lmstudio:pub/repo/m.gguf"]
 
 
-def test_an_unknown_name_lists_those_there(home: Path) -> None:
-    with pytest.raises(ModelNotFound, match=r"no ollama:huge on this disk; there are .*ollama:me/tiny:8b"):
-        library.find("ollama:huge")
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("ollama:tiny", "ollama:tiny:latest"),
+        ("TINY:latest", "ollama:tiny:latest"),
+        ("tiny:8b", "ollama:me/tiny:8b"),
+        ("tiny 8B", "ollama:me/tiny:8b"),
+        ("me/tiny", "ollama:me/tiny:8b"),
+        ("m-Q8_0", "hf:org/repo/m-Q8_0.gguf"),
+        ("repo:q8_0", "hf:org/repo/m-Q8_0.gguf"),
+        ("M-q8_0.GGUF", "hf:org/repo/m-Q8_0.gguf"),
+        ("lmstudio:m", "lmstudio:pub/repo/m.gguf"),
+        ("pub", "lmstudio:pub/repo/m.gguf"),
+    ],
+)
+def test_a_part_that_no_other_name_has_is_enough(home: Path, text: str, name: str) -> None:
+    assert library.find(text) == {one.name: one.path for one in library.everything()}[name]
+
+
+def test_several_names_for_one_file_are_one_model(home: Path) -> None:
+    assert list(library.matching("ollama:b")) == ["ollama:hf.co/a/b:c", "ollama:me/tiny:8b"]
+    assert library.find("ollama:b").name == "sha256-" + "0" * 64
+
+
+def test_a_part_that_several_names_have_is_refused_with_all_of_them(home: Path) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        library.find("repo")
+    assert str(caught.value) == (
+        "repo may be any of 4 models on this disk, so write more of its name: hf:org/repo/m-Q8_0.gguf, "
+        f"hf:org/repo@{OLD}/m-Q4_0.gguf, llama.cpp:org_repo_m.gguf, lmstudio:pub/repo/m.gguf"
+    )
+
+
+def test_an_unknown_name_gets_the_nearest(home: Path) -> None:
+    with pytest.raises(
+        ModelNotFound, match=r"no model ollama:tinny on this disk: nearest are ollama:"
+    ) as caught:
+        library.find("ollama:tinny")
+    assert "`vram-llm models` lists all" in str(caught.value)
+    with pytest.raises(
+        ModelNotFound, match=r"neither a file nor a model zzz on this disk; `vram-llm models`"
+    ):
+        library.find("zzz")

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vram_llm.cli import terminal
-from vram_llm.model.location import is_remote
+from vram_llm.errors import UnknownDevice
+from vram_llm.machine.what_if import parse_gpus
+from vram_llm.model.location import is_kept, is_remote
 from vram_llm.planner.compare import Compared
 from vram_llm.planner.types import Workload
 from vram_llm.units import format_bytes, format_count
@@ -24,8 +26,8 @@ def compare(
     """
     from vram_llm.workflows import detection, planning
 
-    models = [model, *(each for each in others if _is_model(each))]
-    rigs = [each for each in others if not _is_model(each)]
+    rigs = [each for each in others if _is_rig(each)]
+    models = [model, *(each for each in others if each not in rigs)]
     own = detection.detect(gpus, rpc)
     machines = [(_own_name(gpus, rpc), own)] if own.devices or not rigs else []
     machines += [(rig, detection.detect(rig)) for rig in rigs]
@@ -98,7 +100,17 @@ def _own_name(gpus: tuple[str, ...], rpc: tuple[str, ...]) -> str:
     return f" {JOIN} ".join((*gpus, *(f"worker {each}" for each in rpc))) if gpus or rpc else "this machine"
 
 
-def _is_model(text: str) -> bool:
+def _is_rig(text: str) -> bool:
+    """Whether a value of --compare is a rig and not a model. Raises UnknownDevice where it is neither."""
+    from vram_llm.model import library
     from vram_llm.workflows.model_names import DEMO
 
-    return text == DEMO or is_remote(text) or text.endswith(".gguf") or Path(text).is_file()
+    if text == DEMO or is_remote(text) or is_kept(text) or text.endswith(".gguf") or Path(text).is_file():
+        return False
+    try:
+        parse_gpus([text])
+    except UnknownDevice as error:
+        if library.matching(text):
+            return False
+        raise UnknownDevice(f"{error}; no model on this disk is called so either") from None
+    return True

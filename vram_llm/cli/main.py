@@ -50,8 +50,9 @@ class _Commands(click.Group):
 def cli() -> None:
     """Run large language models on GPUs that are not alike.
 
-    MODEL is a GGUF file (any shard of a split one), "demo" for the small built-in model, or, where only its
-    header is wanted, https://... or hf:org/repo:Q4_K_M.
+    MODEL is a GGUF file (any shard of a split one), a name that `vram-llm models` lists or a part that no
+    other name has ("gemma", "llama3.1:8b"), "demo" for the small built-in model, or, where only its header is
+    wanted, https://... or hf:org/repo:Q4_K_M.
     """
 
 

@@ -18,10 +18,11 @@ from pathlib import Path
 import msgspec
 
 from vram_llm.errors import ModelNotFound
-from vram_llm.model import hub
-from vram_llm.model.location import HUB, LLAMA_CPP, LM_STUDIO, OLLAMA
+from vram_llm.model import hub, name_match
+from vram_llm.model.location import HUB, LLAMA_CPP, LM_STUDIO, OLLAMA, is_kept
 
 _SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+_SHOWN = 6
 _OLLAMA_MODEL = "application/vnd.ollama.image.model"
 _OLLAMA_REGISTRY = "registry.ollama.ai"
 _OLLAMA_SERVICE = Path("/usr/share/ollama/.ollama/models")
@@ -52,15 +53,31 @@ def everything() -> list[InstalledModel]:
     return sorted(found, key=lambda kept: kept.name.lower())
 
 
-def find(name: str) -> Path:
-    """The file a name of `everything` stands for; ":latest" may be left out. Raises ModelNotFound."""
-    shelf = {OLLAMA: _ollama, LM_STUDIO: _lm_studio, LLAMA_CPP: _llama_cpp}[name.partition(":")[0] + ":"]
-    kept = {one.name: one.path for one in shelf()}
-    path = kept.get(name) or kept.get(f"{name}:latest")
-    if path is None:
-        there = f"; there are {', '.join(sorted(kept)[:12])}" if kept else ""
-        raise ModelNotFound(f"there is no {name} on this disk{there}; `vram-llm models` lists all there is")
-    return path
+def find(text: str) -> Path:
+    """The file of the one model that `text` names, wholly or by a part that no other model's name has.
+
+    Raises ModelNotFound, with the models that `text` may stand for, or the nearest.
+    """
+    found = matching(text)
+    if len({path.resolve() for path in found.values()}) == 1:
+        return next(iter(found.values()))
+    if found:
+        names = list(found)
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        raise ModelNotFound(
+            f"{text} may be any of {len(names)} models on this disk, so write more of its name: "
+            f"{', '.join(names[:_SHOWN])}{more}"
+        )
+    unknown = "there is no model" if is_kept(text) else "there is neither a file nor a model"
+    near = name_match.nearest(text, [one.name for one in everything()])
+    ways = f": nearest are {', '.join(near)}" if near else ""
+    raise ModelNotFound(f"{unknown} {text} on this disk{ways}; `vram-llm models` lists all")
+
+
+def matching(text: str) -> dict[str, Path]:
+    """The models that `text` may stand for: their files by name."""
+    paths = {one.name: one.path for one in everything()}
+    return {name: paths[name] for name in name_match.meant(text, paths)}
 
 
 def downloaded(name: str) -> Path | None:

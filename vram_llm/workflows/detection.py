@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def analyze(model: str) -> ModelProfile:
     """What the model `model` holds, layer by layer.
 
-    A GGUF file, any shard of a split one, a name that `vram-llm models` lists, "https://..." or
-    "hf:org/repo:Q4_K_M" (only its header is fetched), or "demo", the built-in model. Raises ModelNotFound, or
-    ModelFileError and those below it.
+    A GGUF file, any shard of a split one, a name that `vram-llm models` lists or a part of one ("gemma"),
+    "https://..." or "hf:org/repo:Q4_K_M" (only its header is fetched), or "demo", the built-in model. Raises
+    ModelNotFound, or ModelFileError and those below it.
     """
     return profile(read_header(resolve(model)))
 

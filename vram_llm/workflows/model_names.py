@@ -9,22 +9,28 @@ DEMO = "demo"
 
 
 def resolve(model: str) -> str | Path:
-    """The file, or the place elsewhere, that a name stands for. Raises ModelNotFound."""
+    """The file, or the place elsewhere, that a name stands for.
+
+    A path, an address, an `hf:` name, "demo", or a part of a name that `vram-llm models` lists and no other
+    model's name has. Raises ModelNotFound.
+    """
     if model.lower().startswith(HUB):
         from vram_llm.model import library
 
         return library.downloaded(model) or model
     if is_remote(model):
         return model
-    if is_kept(model):
-        from vram_llm.model import library
+    path = Path(model)
+    if path.is_file() or path.is_absolute() or model.startswith("."):
+        return path
+    if model == DEMO:
+        from vram_llm import demo
 
-        return library.find(model)
-    if model != DEMO or Path(model).exists():
-        return Path(model)
-    from vram_llm import demo
+        return demo.path()
+    from vram_llm.model import library
 
-    return demo.path()
+    is_missing_file = model.endswith(".gguf") and not is_kept(model) and not library.matching(model)
+    return path if is_missing_file else library.find(model)
 
 
 def served_name(path: str) -> str:

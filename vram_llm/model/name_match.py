@@ -1,0 +1,79 @@
+"""Which installed models a person means by a part of a name: "gemma", "llama3.1:8b", "Qwen3 30B q4_k_m".
+
+Letters and digits are compared in groups, so that "llama3.1" and "Llama-3.1" are the same and "8b" is not in
+"28B". Every part between ":", "/" and spaces has to be in the name; Ollama's tag "latest" is left out.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+
+from vram_llm.model.location import HUB, KEEPERS
+
+_PART = re.compile(r"[:/\s]+")
+_GROUP = re.compile(r"[a-z]+|\d+")
+_LATEST = ":latest"
+_LEAST_LETTERS = 3  # shorter groups match whole groups only: "q" of "q4" is not in "qwen"
+_ALIKE = 0.4
+
+
+def meant(text: str, names: Iterable[str]) -> list[str]:
+    """The names that `text` may stand for.
+
+    Those equal to it, with or without their folders and suffix, else those that hold all its parts. A file's
+    full name ("x.gguf") stands for that file only.
+    """
+    wanted = text.lower().removesuffix(_LATEST)
+    keeper = next((each for each in (HUB, *KEEPERS) if wanted.startswith(each)), "")
+    names, wanted = [name for name in names if name.startswith(keeper)], wanted.removeprefix(keeper)
+    called = next(filter(None, ([n for n in names if wanted == form(n)] for form in _FORMS)), [])
+    parts = [groups for part in _PART.split(wanted) if (groups := _groups(part))]
+    if called or not parts or wanted.endswith(".gguf"):
+        return called
+    return [name for name in names if all(_holds(_groups(_kept(name)), part) for part in parts)]
+
+
+def nearest(text: str, names: Iterable[str], n: int = 3) -> list[str]:
+    """The `n` names most like `text`, the nearest first."""
+    wanted = _groups(text)
+
+    def likeness(name: str) -> float:
+        groups = _groups(_stem(name))
+        runs = (groups[start : start + len(wanted)] for start in range(max(len(groups) - len(wanted), 0) + 1))
+        return max(difflib.SequenceMatcher(None, " ".join(wanted), " ".join(run)).ratio() for run in runs)
+
+    likenesses = {name: likeness(name) for name in names if wanted}
+    ranked = sorted(likenesses, key=lambda name: (-likenesses[name], name))
+    return [name for name in ranked if likenesses[name] >= _ALIKE][:n]
+
+
+def _kept(name: str) -> str:
+    """A name without the program that keeps the model: "org/repo/file.gguf", "model:tag"."""
+    return name.lower().partition(":")[2].removesuffix(_LATEST)
+
+
+def _file(name: str) -> str:
+    return _kept(name).rpartition("/")[2]
+
+
+def _stem(name: str) -> str:
+    return _file(name).removesuffix(".gguf")
+
+
+_FORMS = (_kept, _file, _stem)
+
+
+def _groups(text: str) -> list[str]:
+    return _GROUP.findall(text.lower())
+
+
+def _holds(groups: Sequence[str], part: Sequence[str]) -> bool:
+    """Whether `part`'s groups follow each other somewhere in `groups`."""
+    return any(
+        all(_is_in(want, have) for want, have in zip(part, groups[start:], strict=False))
+        for start in range(len(groups) - len(part) + 1)
+    )
+
+
+def _is_in(wanted: str, group: str) -> bool:
+    return wanted == group or (wanted.isalpha() and len(wanted) >= _LEAST_LETTERS and wanted in group)
