@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vram_llm.cli import terminal
+from vram_llm.machine.assumed_speed import device_speed
 from vram_llm.machine.types import Device, Machine, Source
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.companions import companion_only_devices
@@ -275,11 +276,11 @@ def _verdict(plan: Plan) -> str:
 
 
 def _bandwidth(device: Device) -> str:
-    """What a device reads per second where that was measured, else its datasheet's figure."""
-    speed = device.speed
-    is_measured = speed is not None and speed.read_bytes_per_s.source is Source.MEASURED
-    fact = speed.read_bytes_per_s if speed is not None and is_measured else device.bandwidth_bytes_per_s
-    return f"{fact.value / 1e9:,.0f} GB/s ({fact.source})" if fact is not None else "unknown"
+    """What a device reads per second: measured, else its datasheet's figure, else an assumed one."""
+    read = device_speed(device).read_bytes_per_s
+    bandwidth = device.bandwidth_bytes_per_s
+    fact = read if bandwidth is None or read.source is Source.MEASURED else bandwidth
+    return f"{fact.value / 1e9:,.0f} GB/s ({fact.source})"
 
 
 def _print_notes(console: Console, notes: Sequence[str]) -> None:

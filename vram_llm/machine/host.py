@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from vram_llm.machine import memory_modules
 from vram_llm.machine.types import Host
 from vram_llm.units import format_bytes
 
@@ -27,6 +28,7 @@ def read_host(root: Path = ROOT) -> Host:
         total_bytes=min(limit for limit, _ in room),
         available_bytes=min(left for _, left in room),
         cpu_name=cpu_name(root),
+        bandwidth_bytes_per_s=memory_modules.bandwidth(root),
     )
 
 

@@ -1,11 +1,14 @@
 """A device of unknown speed never worsens a plan."""
 
 import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests import zoo
 from tests.planner.cases import profile_of, speed
+from vram_llm.llama.dryrun.client import DryRun
 from vram_llm.machine.detect import what_if
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source, Speed
 from vram_llm.model.profile import ModelProfile
@@ -13,7 +16,8 @@ from vram_llm.planner.make_plan import expected_speed, make_plan
 from vram_llm.planner.search.idle_devices import left_alone
 from vram_llm.planner.search.search import Candidate, plan_placement
 from vram_llm.planner.types import HOST, Objective, Workload
-from vram_llm.units import GIB
+from vram_llm.units import GIB, MIB
+from vram_llm.workflows import planning
 
 HOST_64 = Host(name="test", cores=8, total_bytes=64 * GIB, available_bytes=62 * GIB)
 MODELS = {
@@ -102,6 +106,29 @@ def test_no_plan_gets_slower_or_spills_more(
                 assert found.context == without.context
 
 
+@pytest.fixture(scope="module")
+def dry() -> Iterator[DryRun]:
+    with DryRun() as made:
+        yield made
+
+
+# Fits well, nearly (the analytic meter's caution alone would leave a layer on the host), and not.
+@pytest.mark.parametrize(
+    ("free_mib", "fits_the_card"), [(24 * 1024, True), (1024 + 9260, True), (8 * 1024, False)]
+)
+def test_nor_does_it_by_the_dry_run(tmp_path: Path, dry: DryRun, free_mib: int, fits_the_card: bool) -> None:
+    path = str(zoo.write(MODELS["8B"], tmp_path / "8b.gguf"))
+    rig, wish = what_if(["RTX 3090"], HOST_64), WISHES["latency"]
+    devices = (dataclasses.replace(device, free_bytes=free_mib * MIB) for device in rig.devices)
+    rig = dataclasses.replace(rig, devices=tuple(devices))
+    without, found = (planning.plan(path, each, wish, dry) for each in (rig, with_workers(rig, worker())))
+    assert found.estimate.method != "analytic"
+    assert (found.placement.cpu_layers == 0) is fits_the_card
+    assert found.placement == without.placement
+    assert found.estimate == without.estimate
+    assert found.speed == without.speed
+
+
 def test_where_the_host_has_no_room_the_worker_takes_the_fewest_layers(
     profiles: dict[str, ModelProfile],
 ) -> None:
@@ -141,13 +168,13 @@ def test_of_two_unknown_workers_none_is_used_where_the_card_has_room(
     assert plan.speed is not None
     assert plan.speed.basis is Source.CATALOG
     (note,) = [note for note in plan.notes if "RPC0" in note]
-    assert note.startswith("worker 10.0.0.2:50052 (RPC0) left idle, using it would cost ")
+    assert note.startswith("worker 10.0.0.2:50052 (RPC0) left idle: using it would take ")
     assert note.endswith(
-        " at its assumed 20 GB/s over 1 Gbit/s; `vram-llm calibrate --rpc 10.0.0.2:50052` measures it"
+        " at its assumed speed of 20 GB/s over 1 Gbit/s; `vram-llm calibrate --rpc 10.0.0.2:50052` measures it"
     )
 
 
-def test_a_plan_with_an_assumed_speed_says_so_and_how_to_measure_it(
+def test_a_plan_with_an_assumed_speed_says_so_and_what_measures_it(
     profiles: dict[str, ModelProfile],
 ) -> None:
     rig = what_if(["RTX 3090"], dataclasses.replace(HOST_64, available_bytes=4 * GIB))
@@ -175,7 +202,7 @@ def test_a_card_of_unknown_bandwidth_is_idle_where_the_model_fits_without(
     assert plan.placement.device_order == ("GPU1",)
     (note,) = [note for note in plan.notes if "(GPU0)" in note]
     assert note.endswith(
-        'at its assumed 101 GB/s; name the card or its bandwidth in --gpu, as in "24GiB@1008GB/s"'
+        'at its assumed speed of 101 GB/s; name the card or its bandwidth in --gpu, as in "24GiB@1008GB/s"'
     )
     needed = make_plan(profiles["27B"], rig, WISHES["latency"])
     assert set(needed.placement.device_order) == {"GPU0", "GPU1"}

@@ -65,18 +65,18 @@ def idle_reasons(plan: Plan) -> tuple[str, ...]:
             price = "" if cost is None or cost < 0.005 else f", where layers would cost {cost:.0%}"
             said.append(f"{kind[0].name} ({ids}) has the draft model to itself{price}")
         elif has_assumed_speed(kind[0]):
-            at = f"at its assumed {assumption(kind[0])}"
             price = (
-                "" if cost is None else f" would cost {cost:.0%}" if cost >= 0.005 else " would gain nothing"
+                f"using it {_price(cost)} at its assumed speed of"
+                if cost is not None
+                else "its speed is assumed,"
             )
-            use = f", using it{price} {at}" if price else f", {at}"
-            said.append(f"{kind[0].name} ({ids}) left idle{use}; {how_to_measure(kind)}")
+            said.append(
+                f"{kind[0].name} ({ids}) left idle: {price} {assumption(kind[0])}; {how_to_measure(kind)}"
+            )
         elif cost is None:
             said.append(f"{kind[0].name} ({ids}) not used")
-        elif cost < 0.005:
-            said.append(f"{kind[0].name} ({ids}) left idle: using it would gain nothing")
         else:
-            said.append(f"{kind[0].name} ({ids}) left idle: using it would cost {cost:.0%}")
+            said.append(f"{kind[0].name} ({ids}) left idle: using it {_price(cost)}")
     return tuple(said)
 
 
@@ -98,6 +98,15 @@ def _kinds(devices: list[Device]) -> list[list[Device]]:
             device
         )
     return list(alike.values())
+
+
+def _price(cost: float) -> str:
+    """What a step comes to that takes `cost` more of its time, or with a negative one less."""
+    if abs(cost) < 0.005:
+        return "would gain nothing"
+    if cost < 0:
+        return f"would save {-cost:.0%}"
+    return f"would cost {cost:.0%}" if cost < 1 else f"would take {1 + cost:.1f} times as long"
 
 
 def _cost(plan: Plan, other: SpeedEstimate | None) -> float | None:

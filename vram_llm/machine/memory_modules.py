@@ -1,0 +1,63 @@
+"""How fast the computer's memory can be read at best, from the modules that its firmware lists.
+
+systemd-udevd keeps the firmware's table (SMBIOS type 17) where every user can read it, in
+/run/udev/data/+dmi:id (udev's program dmi_memory_id, systemd 248 and later): MEMORY_DEVICE_n_LOCATOR,
+_BANK_LOCATOR, _SIZE, _DATA_WIDTH, _CONFIGURED_SPEED_MTS. Virtual machines list nothing usable.
+"""
+
+import re
+from pathlib import Path
+
+from vram_llm.machine.types import Fact, Source
+
+_UDEV_DATA = Path("run/udev/data/+dmi:id")
+_PROPERTY = re.compile(r"E:MEMORY_DEVICE_(\d+)_([A-Z_]+)=(.*)")
+# "P0 CHANNEL A", "Controller0-ChannelA-DIMM0", "DIMM_A1", "DIMMB2", "CPU1_DIMM_C1"
+_CHANNEL = re.compile(r"(?:channel|chan|dimm)[ _-]?([a-p])(?![a-z])", re.IGNORECASE)
+_SOCKET = re.compile(r"\b(?:cpu|proc|p|node|controller) ?(\d+)", re.IGNORECASE)
+_CHANNELS_OF_A_DESKTOP = 2
+_MOST_MTS = 20_000  # a figure above it is no speed of a module
+
+
+def bandwidth(root: Path) -> Fact | None:
+    """Bytes per second of all channels together; None where the firmware's list cannot be read."""
+    modules = _modules(root)
+    rates = [rate for module in modules if (rate := _bytes_per_s(module)) is not None]
+    if not rates or len(rates) < len(modules):
+        return None
+    channels = {channel for module in modules if (channel := _channel(module)) is not None}
+    n_channels = len(channels) or min(len(modules), _CHANNELS_OF_A_DESKTOP)
+    return Fact(n_channels * min(rates), Source.ESTIMATED)
+
+
+def _modules(root: Path) -> list[dict[str, str]]:
+    """The fields of each slot that has a module in it."""
+    try:
+        text = (root / _UDEV_DATA).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    slots: dict[str, dict[str, str]] = {}
+    for line in text.splitlines():
+        if (match := _PROPERTY.fullmatch(line.strip())) is not None:
+            slots.setdefault(match[1], {})[match[2]] = match[3]
+    return [slot for slot in slots.values() if _number(slot, "SIZE")]
+
+
+def _bytes_per_s(module: dict[str, str]) -> float | None:
+    transfers = _number(module, "CONFIGURED_SPEED_MTS") or _number(module, "SPEED_MTS")
+    width = _number(module, "DATA_WIDTH") or 64
+    return None if not 0 < transfers <= _MOST_MTS else transfers * 1e6 * width / 8
+
+
+def _channel(module: dict[str, str]) -> tuple[str, ...] | None:
+    """What tells a module's channel from others; None where its place does not name one."""
+    place = f"{module.get('BANK_LOCATOR', '')} {module.get('LOCATOR', '')}"
+    channel = _CHANNEL.search(place)
+    if channel is None:
+        return None
+    return (*_SOCKET.findall(place), channel[1].upper())
+
+
+def _number(module: dict[str, str], field: str) -> int:
+    text = module.get(field, "")
+    return int(text) if text.isdecimal() else 0
