@@ -170,7 +170,8 @@ def test_of_two_unknown_workers_none_is_used_where_the_card_has_room(
     (note,) = [note for note in plan.notes if "RPC0" in note]
     assert note.startswith("worker 10.0.0.2:50052 (RPC0) left idle: using it would take ")
     assert note.endswith(
-        " at its assumed speed of 20 GB/s over 1 Gbit/s; `vram-llm calibrate --rpc 10.0.0.2:50052` measures it"
+        " at its assumed speed of 20 GB/s over 1 Gbit/s; "
+        "`vram-llm calibrate --rpc 10.0.0.2:50052` measures it"
     )
 
 
