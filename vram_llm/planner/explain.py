@@ -156,7 +156,7 @@ def why(plan: Plan) -> tuple[str, ...]:
     if uses and placement.cpu_layers and not plan.dictated:
         said.append(
             f"With fewer than {placement.cpu_layers} layers on the CPU, "
-            "no order of the devices takes the rest."
+            "no order of the devices in use takes the rest."
         )
     if plan.by_free_memory is not None and not plan.by_free_memory.fits:
         said.append(

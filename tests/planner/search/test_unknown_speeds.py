@@ -158,6 +158,22 @@ def test_the_times_decide_between_the_worker_and_the_host(profiles: dict[str, Mo
     assert "RPC0" in devices(40, speed(200, step_us=1000))
 
 
+def test_the_price_of_an_idle_worker_is_that_of_the_layers_it_would_take(
+    profiles: dict[str, ModelProfile],
+) -> None:
+    rig = with_workers(what_if(["RTX 3090"], HOST_64), worker())
+    plan = make_plan(profiles["27B"], rig, WISHES["latency"])
+    assert plan.placement.device_order == ("GPU0",)
+    other = next(other for other in plan.alternatives if other.name == "with RPC0")
+    layers = dict(zip(other.placement.device_order, other.placement.layers_per_device, strict=True))
+    assert other.placement.cpu_layers == 0
+    assert 0 < layers["RPC0"] < plan.placement.cpu_layers + 3
+    assert plan.speed is not None
+    assert other.speed is not None
+    cost = other.speed.step_s / plan.speed.step_s - 1
+    assert f"using it would cost {cost:.0%} at its assumed speed" in " ".join(plan.notes)
+
+
 def test_of_two_unknown_workers_none_is_used_where_the_card_has_room(
     profiles: dict[str, ModelProfile],
 ) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from vram_llm.machine.assumed_speed import has_assumed_speed
 from vram_llm.machine.types import Device, Machine
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.search.search import Candidate, analytic, plan_placement
+from vram_llm.planner.search.search import Candidate, analytic, plan_placement, plan_with_all
 from vram_llm.planner.speed_notes import assumption, how_to_measure
 from vram_llm.planner.types import Alternative, Objective, Placement, Plan, SpeedEstimate, Workload
 
@@ -17,7 +17,8 @@ def with_idle(
 ) -> tuple[Alternative, ...]:
     """`chosen` with each kind of device that it leaves out behind the others, memory spread evenly over all.
 
-    Empty where the user dictates the split, or speeds did not decide.
+    Where layers are on the host, the device takes as many of them as it has room for. Empty where the user
+    dictates the split, or speeds did not decide.
     """
     memory_decides = workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT)
     if workload.tensor_split is not None or memory_decides:
@@ -29,7 +30,11 @@ def with_idle(
     found: list[Alternative] = []
     for kind in _kinds(idle(machine.devices, chosen.placement))[:_MOST]:
         used = (*(by_id[each] for each in chosen.placement.device_order), kind[0])
-        other = plan_placement(profile, replace(machine, devices=used), wish, reorder=False)
+        rig = replace(machine, devices=used)
+        other = plan_placement(profile, rig, wish, reorder=False)
+        if chosen.placement.n_gpu_layers <= profile.n_layers and workload.n_gpu_layers is None:
+            relieved = plan_with_all(profile, rig, replace(wish, objective=workload.objective))
+            other = relieved if kind[0].id in relieved.placement.device_order else other
         after = {use.id: use.total_bytes for use in other.estimate.devices}
         found.append(
             Alternative(

@@ -50,7 +50,7 @@ def plan_placement(
     """
     best: Candidate | None = None
     for rig, all_others_assumed in rigs_to_try(machine, workload):
-        found = _plan_on(profile, rig, workload, exact, reorder=reorder)
+        found = plan_with_all(profile, rig, workload, exact, reorder=reorder)
         if best is None or _is_better(profile, machine, workload, found, best):
             best = found
         all_on_devices = workload.n_gpu_layers is not None or best.placement.n_gpu_layers > profile.n_layers
@@ -78,10 +78,15 @@ def _is_better(
     return then < now * _WORTH_USING
 
 
-def _plan_on(
-    profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None, *, reorder: bool
+def plan_with_all(
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    exact: MeterFor | None = None,
+    *,
+    reorder: bool = True,
 ) -> Candidate:
-    """`plan_placement` with every device of `machine` at hand."""
+    """As `plan_placement`, and every device of `machine` is used before the host, slow ones too."""
     context = resolve_context(profile, machine, workload)
     meter = analytic(profile, machine, workload, context)
     placement = choose_placement(profile, machine, workload, meter, reorder=reorder)
