@@ -1,22 +1,26 @@
 """Models by name: listed, and taken wherever a path is."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests import zoo
 from tests.cli.running import PATIENCE_S, command, environment
 from tools.random_model import write_llama
 
 
-def run(home: Path, *args: str) -> "subprocess.CompletedProcess[str]":
+def run(
+    home: Path, *args: str, columns: int = 200, encoding: str = "utf-8"
+) -> "subprocess.CompletedProcess[str]":
     gone = ("HF_HUB_CACHE", "HF_HOME", "OLLAMA_MODELS", "LLAMA_CACHE")
-    kept = {name: value for name, value in environment(200).items() if name not in gone}
+    kept = {name: value for name, value in environment(columns).items() if name not in gone}
+    kept |= {"HOME": str(home), "PYTHONIOENCODING": encoding}
     return subprocess.run(
-        command(*args), env={**kept, "HOME": str(home)}, capture_output=True, text=True,
-        timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
+        command(*args), env=kept, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
 
 
 @pytest.fixture
@@ -29,14 +33,44 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_the_list(home: Path) -> None:
-    rows = run(home, "models").stdout.splitlines()
-    assert [row.split()[-2:] for row in rows] == [
-        ["unreadable", "lmstudio:pub/repo/broken.gguf"],
-        ["Q8_0", "lmstudio:pub/repo/tiny.gguf"],
-    ]
-    found = json.loads(run(home, "models", "--json").stdout)
-    assert found[1]["bytes"] == Path(found[1]["path"]).stat().st_size
-    assert (found[0]["quantization"], found[1]["quantization"]) == (None, "Q8_0")
+    title, broken, tiny, *legend = run(home, "models", "--gpu", "3060").stdout.splitlines()
+    assert title.split() == ["model", "size", "type", "fits", "context", "tok/s", "from"]
+    assert re.fullmatch(r"broken +16 B +unreadable +LM Studio", broken)
+    assert re.fullmatch(r"tiny +[\d.]+ [MK]iB +Q8_0 +yes +[\dk,]+ +[\d,.]+ +LM Studio", tiny)
+    assert "analytic meter" in " ".join(legend)
+
+
+def test_the_list_as_json(home: Path) -> None:
+    document = json.loads(run(home, "models", "--gpu", "3060", "--json").stdout)
+    assert document["version"] == 1
+    broken, tiny = document["models"]
+    assert tiny["bytes"] == Path(tiny["path"]).stat().st_size
+    assert (tiny["fits"], tiny["cpu_layers"], tiny["basis"]) == (True, 0, "catalog")
+    assert (tiny["quantization"], tiny["kept_by"]) == ("Q8_0", "LM Studio")
+    assert (broken["quantization"], broken["fits"], "not a GGUF" in broken["reason"]) == (None, None, True)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_the_list_on_narrow_and_wide_terminals(home: Path, columns: int, encoding: str) -> None:
+    folder = home / ".lmstudio" / "models" / "pub" / "repo"
+    zoo.write(zoo.llama(), folder / "Meta-Llama-3.1-8B-Instruct-Q8_0.gguf")
+    zoo.write(zoo.nemotron_49b(), folder / "Llama-3_3-Nemotron-Super-49B-v1_5-Q8_0.gguf")
+    done = run(home, "models", "--gpu", "4080 laptop", columns=columns, encoding=encoding)
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert "Meta-Llama-3.1-8B-Instruct-Q8_0" in done.stdout
+    text = " ".join(done.stdout.split())
+    for fact in ("7.95 GiB", "does not fit" if columns < 100 else "no", "LM Studio"):
+        assert fact in text
+
+
+def test_each_listed_name_is_taken(home: Path) -> None:
+    (home / ".cache" / "llama.cpp").mkdir(parents=True)
+    write_llama(home / ".cache" / "llama.cpp" / "tiny.gguf")
+    names = [row["short_name"] for row in json.loads(run(home, "models", "--json").stdout)["models"]]
+    assert names == ["llama.cpp:tiny.gguf", "broken", "lmstudio:pub/repo/tiny.gguf"]
+    assert run(home, "analyze", names[0]).returncode == 0
 
 
 def test_a_name_is_as_good_as_a_path(home: Path) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from vram_llm.model.name_match import meant, nearest
+from vram_llm.model.name_match import meant, nearest, short_names
 
 LLAMA = "hf:bartowski/Meta-Llama-3.1-8B-Instruct-GGUF/Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf"
 LLAMA_Q8 = "hf:bartowski/Meta-Llama-3.1-8B-Instruct-GGUF/Meta-Llama-3.1-8B-Instruct-Q8_0.gguf"
@@ -60,3 +60,14 @@ def test_the_nearest_names(text: str, name: str) -> None:
 @pytest.mark.parametrize("text", ["", "%%%", "zzzzzz"])
 def test_nothing_is_near_to_what_is_no_name(text: str) -> None:
     assert nearest(text, NAMES) == []
+
+
+def test_short_names_stand_for_one_model_each() -> None:
+    copy = "lmstudio:me/qwen/Qwen3-8B-Q8_0.gguf"
+    short = short_names([*NAMES, copy])
+    assert short[GEMMA_27] == "google_gemma-3-27b-it-Q4_K_M"
+    assert short[LATEST] == "llama3.2"
+    assert short[SMALL] == "llama3.2:3b"
+    assert (short[QWEN_8], short[copy]) == (QWEN_8, copy)
+    for name, form in short.items():
+        assert meant(form, [*NAMES, copy]) == [name]

@@ -22,6 +22,7 @@ from vram_llm.model import hub, name_match
 from vram_llm.model.location import HUB, LLAMA_CPP, LM_STUDIO, OLLAMA, is_kept
 
 _SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+_PROGRAMS = {HUB: "Hugging Face", LM_STUDIO: "LM Studio", OLLAMA: "Ollama", LLAMA_CPP: "llama.cpp"}
 _SHOWN = 6
 _OLLAMA_MODEL = "application/vnd.ollama.image.model"
 _OLLAMA_REGISTRY = "registry.ollama.ai"
@@ -36,6 +37,11 @@ class InstalledModel:
     name: str
     path: Path
     size_bytes: int
+
+    @property
+    def kept_by(self) -> str:
+        """The program in whose folder it lies."""
+        return _PROGRAMS[self.name.partition(":")[0] + ":"]
 
 
 class _Layer(msgspec.Struct):

@@ -47,6 +47,15 @@ def nearest(text: str, names: Iterable[str], n: int = 3) -> list[str]:
     return [name for name in ranked if likenesses[name] >= _ALIKE][:n]
 
 
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """For each name the shortest form that stands for it alone: its file without suffix, or MODEL:TAG."""
+    forms = {}
+    for name in names:
+        file = name.partition(":")[2].rpartition("/")[2].removesuffix(_LATEST).removesuffix(".gguf")
+        forms[name] = file if meant(file, names) == [name] else name
+    return forms
+
+
 def _kept(name: str) -> str:
     """A name without the program that keeps the model: "org/repo/file.gguf", "model:tag"."""
     return name.lower().partition(":")[2].removesuffix(_LATEST)
