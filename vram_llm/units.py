@@ -56,6 +56,11 @@ def format_bytes(n_bytes: float) -> str:
     return f"{n_bytes:.0f} B"
 
 
+def typed_count(n: int) -> str:
+    """A token count as `parse_count` reads it: "24k", "47616"."""
+    return f"{n // 1024}k" if n >= 1024 and n % 1024 == 0 else str(n)
+
+
 def format_count(n: int) -> str:
     """A token count as people say it: "32k" where it is whole thousands of 1024, else "12,345"."""
     return f"{n // 1024}k" if n >= 1024 and n % 1024 == 0 else f"{n:,}"

@@ -11,6 +11,7 @@ from vram_llm.planner.types import Lora
 from vram_llm.units import parse_bytes, parse_count
 
 LARGEST = "max"
+ALL = "all"
 ALL_LAYERS = -1
 TRAINED = 0
 
@@ -93,6 +94,23 @@ class Split(click.ParamType[TensorSplit]):
             return TensorSplit.parse(str(value))
         except BadSplit as error:
             self.fail(str(error), param, ctx)
+
+
+class Number(click.ParamType[int | None]):
+    """A number from 0, or "all", which is None."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == ALL:
+            return None
+        try:
+            number = int(value)
+        except ValueError:
+            number = -1
+        if number < 0:
+            self.fail(f"{value!r} is neither a number nor {ALL}", param, ctx)
+        return number
 
 
 class LoraFile(click.ParamType[Lora]):

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vram_llm.cli.option_types import Number
 from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options
 from vram_llm.cli.short_flags import ShortFlagsCommand
+from vram_llm.cli.ways_table import FEW
 from vram_llm.model.location import is_remote
 from vram_llm.planner.export.formats import FORMATS
 
@@ -48,6 +50,15 @@ if TYPE_CHECKING:
     ),
 )
 @click.option("--explain", is_flag=True, help="Say in sentences what forced the choice.")
+@click.option(
+    "--ways",
+    "n_ways",
+    type=Number(),
+    default=FEW,
+    show_default=True,
+    metavar="N|all",
+    help="Changes to name below the plan, each by its flags with what it gains and costs.",
+)
 @plan_options
 def command(
     options: PlanOptions,
@@ -58,6 +69,7 @@ def command(
     plan_file: str | None,
     others: tuple[str, ...],
     explain: bool,
+    n_ways: int | None,
 ) -> None:
     """Plan MODEL over this machine's devices, RPC workers or cards that are not here.
 
@@ -100,7 +112,7 @@ def command(
         from vram_llm.cli.tables import print_plan, print_reasons
         from vram_llm.planner.explain import why
 
-        print_plan(plan)
+        print_plan(plan, n_ways)
         if explain:
             print_reasons(why(plan))
 

@@ -132,7 +132,7 @@ WORKLOAD_OPTIONS = (
         "One KV cache that all sequences share, any of which may use it all; or one for each, with its share "
         "of --n-ctx (rounded up to 256), where a request reuses only what one idle sequence holds."
     )),
-    PlanOption(flags="--swa-full", fields=("swa_full",), is_flag=True, help=(
+    PlanOption(flags="--swa-full/--no-swa-full", fields=("swa_full",), is_flag=True, help=(
         "Keep the whole context, not only the window, in layers with a sliding window."
     )),
     PlanOption(flags="--flash-attn -fa", fields=("flash_attn",), type=Switch([*map(str, FlashAttention)]),

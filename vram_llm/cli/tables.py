@@ -7,13 +7,14 @@ from rich.table import Table
 from rich.text import Text
 
 from vram_llm.cli import terminal
+from vram_llm.cli.ways_table import FEW, ways_lines
 from vram_llm.machine.assumed_speed import device_speed
 from vram_llm.machine.types import Device, Machine, Source
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.companions import companion_only_devices
 from vram_llm.planner.llama_split import placement_flags, split_of
-from vram_llm.planner.types import HOST, Alternative, Companion, Context, Plan, SpeedEstimate
-from vram_llm.units import MIB, format_bytes, format_count, format_mib
+from vram_llm.planner.types import HOST, Companion, Context, Plan, SpeedEstimate
+from vram_llm.units import format_bytes, format_count, format_mib
 
 _NARROW = 72  # columns; below it only what matters most is shown
 
@@ -48,8 +49,11 @@ def print_machine(machine: Machine, reserve_bytes: int) -> None:
     _print_notes(console, machine.notes)
 
 
-def print_plan(plan: Plan) -> None:
-    """What goes where, what each device will hold by kind, and the split by free memory beside it."""
+def print_plan(plan: Plan, n_ways: int | None = FEW) -> None:
+    """What goes where, what each device will hold by kind, llama.cpp's own split, and `n_ways` to change it.
+
+    None: every way.
+    """
     console = _console()
     context, placement = plan.context, plan.placement
     console.print(Text(f"{plan.model.name}, {plan.model.quantization}", style="bold"), soft_wrap=True)
@@ -70,11 +74,10 @@ def print_plan(plan: Plan) -> None:
         console.print(f"llama.cpp itself, by free memory, would split {split}: {_verdict(plan)}")
     if any(device.what_if for device in plan.devices):
         console.print("the host is this computer, also beside cards that are not in it")
-    room = 56 + 10 * len(placement.device_order)
-    if plan.alternatives and plan.estimate.devices and console.width >= min(room, 2 * _NARROW):
+    if lines := ways_lines(plan, console.width, n_ways):
         console.print()
-        console.print(_alternatives_table(plan, console))
-        console.print(f"MiB more or less on each device{_basis_of_changes(plan)}")
+        for line in lines:
+            console.print(Text(line), soft_wrap=True)
     _print_notes(console, plan.notes)
 
 
@@ -167,52 +170,6 @@ def _basis(plan: Plan) -> str:
         where = "" if len(measured) == len(used) else f" on {', '.join(measured)}, else estimated"
         overhead = f"; overhead measured{where}"
     return f"MiB; {which} {by_whom}{overhead}"
-
-
-def _basis_of_changes(plan: Plan) -> str:
-    """Which meter gave the figures of the alternatives."""
-    n_estimated = sum(_is_estimated(other) for other in plan.alternatives)
-    if n_estimated == len(plan.alternatives):
-        return ", estimated"
-    return ", by llama.cpp's own dry run" + ("; ~ estimated" if n_estimated else "")
-
-
-def _is_estimated(other: Alternative) -> bool:
-    return other.estimate.method == "analytic"
-
-
-def _alternatives_table(plan: Plan, console: Console) -> Table:
-    """What one change would add to each device, or take from it."""
-    table = _table(console)
-    table.add_column("instead", no_wrap=True)
-    order = plan.placement.device_order
-    is_mixed = 0 < sum(map(_is_estimated, plan.alternatives)) < len(plan.alternatives)
-    for device_id in order:
-        table.add_column(device_id, justify="right", no_wrap=True)
-    table.add_column("CPU layers", justify="right", no_wrap=True)
-    if plan.speed is not None:
-        table.add_column("tok/s", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for other in plan.alternatives:
-        cells = [
-            f"{other.change_bytes.get(each, 0) / MIB:+,.0f}"
-            if each in other.placement.device_order
-            else "not used"
-            for each in order
-        ]
-        if plan.speed is not None:
-            tokens_per_s = _tokens_per_s(plan, other.speed)
-            speed = ["?" if tokens_per_s is None else rate(tokens_per_s)]
-        else:
-            speed = []
-        table.add_row(
-            f"~ {other.name}" if is_mixed and _is_estimated(other) else other.name,
-            *cells,
-            str(other.placement.cpu_layers or "-"),
-            *speed,
-            "" if other.fits else "does not fit",
-        )
-    return table
 
 
 def _plan_table(plan: Plan, console: Console) -> Table:

@@ -258,6 +258,7 @@ class Alternative:
     fits: bool
     change_bytes: dict[str, int]  # more (or less) than the chosen plan on each device, by the same meter
     speed: SpeedEstimate | None = None
+    flags: tuple[str, ...] = ()  # that plan it, typed after those of the plan that was chosen
 
 
 class CompanionKind(StrEnum):

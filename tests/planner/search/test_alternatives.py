@@ -15,6 +15,7 @@ from vram_llm.planner.memory.analytic import AnalyticMeter
 from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import Context, Estimate, FlashAttention, Meter, Placement, Plan, Workload
+from vram_llm.planner.ways import ranked_ways
 from vram_llm.units import GIB, MIB
 
 RIG = machine([LAPTOP, DESKTOP, DESKTOP])
@@ -38,7 +39,7 @@ def test_single_changes(plan: Plan) -> None:
     by_name = {other.name: other for other in plan.alternatives}
     assert list(by_name) == [
         "KV cache as q8_0", "no pipeline copies", "micro-batches of 256", "8k more context", "without GPU0",
-        "flash attention off", "separate KV caches", "logits of all tokens",
+        "throughput as the objective", "flash attention off", "separate KV caches", "logits of all tokens",
     ]  # fmt: skip
     for name in ("KV cache as q8_0", "no pipeline copies", "micro-batches of 256"):
         assert held(by_name[name].estimate) < held(plan.estimate)
@@ -51,7 +52,10 @@ def test_single_changes(plan: Plan) -> None:
 def test_a_plan_that_already_has_it_is_not_offered_it(nemotron: ModelProfile) -> None:
     wish = Workload(n_ctx=2048, kv_type_k="q8_0", kv_type_v="q8_0", pipeline_copies=False, n_ubatch=64)
     names = [other.name for other in make_plan(nemotron, RIG, wish).alternatives]
-    assert names == ["8k more context", "without GPU0", "separate KV caches", "logits of all tokens"]
+    assert names == [
+        "8k more context", "without GPU0", "throughput as the objective", "separate KV caches",
+        "logits of all tokens",
+    ]  # fmt: skip
 
 
 def test_the_largest_context_is_the_largest(nemotron: ModelProfile) -> None:
@@ -134,14 +138,29 @@ def test_the_exact_meter_measures_alternatives_as_far_as_it_is_quick(nemotron: M
                 assert other.change_bytes[use.id] == use.total_bytes - before[use.id]
 
 
-def test_an_alternative_keeps_the_layers_where_they_fit(nemotron: ModelProfile) -> None:
+def test_what_a_change_takes(nemotron: ModelProfile) -> None:
     plan = make_plan(nemotron, RIG, Workload(n_ctx=2048))
     by_name = {other.name: other for other in plan.alternatives}
-    for name in ("KV cache as q8_0", "flash attention off", "separate KV caches", "logits of all tokens"):
-        assert by_name[name].placement == plan.placement
     assert sum(by_name["KV cache as q8_0"].change_bytes.values()) < 0
-    rows = {each: size for each, size in by_name["logits of all tokens"].change_bytes.items() if size}
-    assert list(rows) == [plan.placement.output_device]
+    rows = sum(by_name["logits of all tokens"].change_bytes.values())
+    assert rows >= (512 - plan.context.n_outputs) * 128256 * 4
+
+
+def test_a_context_that_the_planner_chose_is_kept(nemotron: ModelProfile) -> None:
+    flags = [other.flags for other in make_plan(nemotron, RIG, Workload()).alternatives]
+    assert all(each.count("--n-ctx") == 1 for each in flags)
+    flags = [other.flags for other in make_plan(nemotron, RIG, Workload(n_ctx=8192)).alternatives]
+    assert [each for each in flags if "--n-ctx" in each] == [("--n-ctx", "16k")]
+
+
+def test_a_plan_that_spills_names_the_context_that_does_not(nemotron: ModelProfile) -> None:
+    tight = machine([LAPTOP, DESKTOP, DESKTOP - 2 * GIB])
+    plan = make_plan(nemotron, tight, Workload(n_ctx=32768))
+    assert plan.placement.cpu_layers > 0
+    on_cards = [other for other in plan.alternatives if other.name == "all layers on the cards"]
+    assert [other.placement.cpu_layers for other in on_cards] == [0] * len(on_cards) != []
+    first, *_ = ranked_ways(plan)
+    assert first.placement.cpu_layers == 0
 
 
 @pytest.mark.parametrize(

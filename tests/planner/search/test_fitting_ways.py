@@ -6,32 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests import zoo
+from tests.cli.typed import typed
 from tests.planner.cases import DESKTOP, LAPTOP, machine, profile_of
 from vram_llm.errors import DoesNotFit, Way
 from vram_llm.planner.make_plan import make_plan
-from vram_llm.planner.tensor_split import TensorSplit
-from vram_llm.planner.types import Plan, Workload
+from vram_llm.planner.types import Plan
 from vram_llm.units import GIB
 
 RIG = machine([LAPTOP, DESKTOP, DESKTOP], host_bytes=8 * GIB)
-
-
-def typed(workload: Workload, way: Way) -> Workload:
-    """`workload` with the flags of a way typed after its own."""
-    fields: dict[str, object] = {}
-    for flag, value in zip(way.flags[::2], way.flags[1::2], strict=True):
-        match flag:
-            case "--n-ctx":
-                fields |= {"n_ctx": int(value), "largest_ctx": False}
-            case "--kv-type":
-                fields |= {"kv_type_k": value, "kv_type_v": value}
-            case "--n-gpu-layers":
-                fields["n_gpu_layers"] = int(value)
-            case "--tensor-split":
-                fields["tensor_split"] = TensorSplit.parse(value)
-            case _:
-                raise AssertionError(flag)
-    return dataclasses.replace(workload, **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -39,28 +21,28 @@ def typed(workload: Workload, way: Way) -> Workload:
     [
         (
             "nemotron_49b",
-            Workload(n_ctx=131072),
+            "--n-ctx 128k",
             [{"--n-ctx"}, {"--kv-type", "--n-ctx"}, {"--n-ctx"}],
         ),
-        ("llama_8b", Workload(n_ctx=2**20), [{"--n-ctx"}]),
+        ("llama_8b", "-c 1024k", [{"--n-ctx"}]),
         (
             "nemotron_49b",
-            Workload(n_ctx=4096, tensor_split=TensorSplit((60, 1, 1))),
+            "--n-ctx 4k --tensor-split 60,1,1",
             [{"--n-gpu-layers", "--tensor-split"}],
         ),
-        ("nemotron_49b", Workload(n_ctx=131072, kv_type_k="q8_0", kv_type_v="q8_0"), [{"--n-ctx"}]),
+        ("nemotron_49b", "--n-ctx 128k --kv-type q8_0", [{"--n-ctx"}]),
     ],
 )
-def test_ways(model: str, wish: Workload, flags: list[set[str]], tmp_path: Path) -> None:
+def test_ways(model: str, wish: str, flags: list[set[str]], tmp_path: Path) -> None:
     profile = profile_of(zoo.PUBLISHED[model](), tmp_path)
     with pytest.raises(DoesNotFit) as caught:
-        make_plan(profile, RIG, wish)
+        make_plan(profile, RIG, typed(*wish.split()))
     ways = caught.value.ways
     assert [set(way.flags[::2]) for way in ways][: len(flags)] == flags, ways
     spilling = [way.cpu_layers > 0 for way in ways]
     assert spilling == sorted(spilling)
     for way in ways:
-        plan: Plan = make_plan(profile, RIG, typed(wish, way))
+        plan: Plan = make_plan(profile, RIG, typed(*wish.split(), *way.flags))
         assert (plan.placement.cpu_layers, plan.context.n_ctx) == (way.cpu_layers, way.n_ctx)
 
 

@@ -1,17 +1,17 @@
-"""The plans beside the plan: what one change would buy or cost, and what llama.cpp would do by itself."""
+"""The plans that one change would give, each with the flags to type for it, and llama.cpp's own split."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from vram_llm.errors import BadPlan, EngineDied, ModelRefused
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.context import resolve_context
-from vram_llm.planner.llama_split import device_of_layers, placement_of
+from vram_llm.planner.llama_split import device_of_layers, placement_flags, placement_of
 from vram_llm.planner.memory.analytic import is_pipelined, swa_cells
 from vram_llm.planner.memory.compute_buffers import uses_flash_attention
+from vram_llm.planner.search.fitting_ways import has_smaller_kv, longest_on_cards
 from vram_llm.planner.search.search import Candidate, analytic, plan_placement
 from vram_llm.planner.types import (
     Alternative,
@@ -19,13 +19,23 @@ from vram_llm.planner.types import (
     Estimate,
     FlashAttention,
     MeterFor,
-    Placement,
+    Objective,
     Workload,
 )
-from vram_llm.units import format_count
+from vram_llm.units import format_count, typed_count
 
 MORE_CTX = 8192
-_LAYERS_ASKED = 1200  # times devices: what the exact meter takes grows with both
+_LAYERS_ASKED = 1200  # times devices: the time that the exact meter takes grows with both
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A workload that differs in one point, and what to type for it; no flags: the placement it gives."""
+
+    name: str
+    flags: tuple[str, ...] = ()
+    machine: Machine
+    workload: Workload
 
 
 def split_by_free_memory(
@@ -46,7 +56,8 @@ def split_by_free_memory(
     else:
         meter = analytic(profile, machine, workload, chosen.context)
         estimate, now = meter(placement), meter(chosen.placement)
-    return _alternative("by free memory", Candidate(chosen.context, placement, estimate), now)
+    flags = (*pinned_context(workload, chosen), *placement_flags(placement))
+    return _alternative("by free memory", flags, Candidate(chosen.context, placement, estimate), now)
 
 
 def alternatives(
@@ -56,36 +67,37 @@ def alternatives(
     chosen: Candidate,
     exact: MeterFor | None = None,
 ) -> tuple[Alternative, ...]:
-    """The usual single changes to `chosen`, on the same devices in the same order.
+    """The usual single changes to `chosen`: the plans that typing their flags after the others gives.
 
-    Each keeps the plan's layers where they fit, so that a difference is the change's own doing, and is placed
-    anew where they do not. The exact meter is asked for as many as cost it about half a second, in order; the
-    others, and what they are compared with, are the analytic one's.
+    The exact meter is asked for as many as cost it about half a second, in order; the others, and the plan
+    they are compared with, are the analytic meter's.
     """
     wish = replace(workload, n_ctx=chosen.context.n_ctx, largest_ctx=False)
-    ordered = _in_order(machine, chosen.placement) if wish.tensor_split is None else machine
-    changes = list(_changes(profile, ordered, wish, chosen))
+    changes = list(_changes(profile, machine, wish, chosen))
     n_asked = _LAYERS_ASKED // (profile.n_layers * max(len(chosen.placement.device_order), 1))
     n_asked = min(n_asked, len(changes)) if exact is not None else 0
-    with ThreadPoolExecutor(max_workers=1) as asking:  # what is asked is another process, and slow
-        waiting = [
-            asking.submit(_changed, profile, rig, changed, chosen, exact)
-            for _, rig, changed in changes[:n_asked]
-        ]
+    with ThreadPoolExecutor(max_workers=1) as asking:  # the exact meter is another process, and slow
+        waiting = [asking.submit(_changed, profile, change, exact) for change in changes[:n_asked]]
         bound = analytic(profile, machine, wish, chosen.context)(chosen.placement)
-        bounded = [
-            _if_any(partial(_changed, profile, rig, changed, chosen, None))
-            for _, rig, changed in changes[n_asked:]
-        ]
-        others = [*(_if_any(each.result) for each in waiting), *bounded]
+        bounded = [_if_any(partial(_changed, profile, change, None)) for change in changes[n_asked:]]
+        others = [*(_if_any(future.result) for future in waiting), *bounded]
+    pinned = pinned_context(workload, chosen)
     found: list[Alternative] = []
-    for number, ((name, _, _), other) in enumerate(zip(changes, others, strict=True)):
+    for number, (change, other) in enumerate(zip(changes, others, strict=True)):
         if other is None:
             continue
-        beside = _alternative(name, other, chosen.estimate if number < n_asked else bound)
-        if any(beside.change_bytes.values()) or other.placement != chosen.placement:
-            found.append(beside)
+        flags = change.flags or placement_flags(other.placement)
+        flags = flags if "--n-ctx" in flags else (*pinned, *flags)
+        alternative = _alternative(change.name, flags, other, chosen.estimate if number < n_asked else bound)
+        if any(alternative.change_bytes.values()) or other.placement != chosen.placement:
+            found.append(alternative)
     return tuple(found)
+
+
+def pinned_context(workload: Workload, chosen: Candidate) -> tuple[str, ...]:
+    """The flags that keep the context's length, where the planner chose it."""
+    is_open = workload.n_ctx is None or workload.largest_ctx
+    return ("--n-ctx", typed_count(chosen.context.n_ctx)) if is_open else ()
 
 
 def _if_any(candidate: Callable[[], Candidate]) -> Candidate | None:
@@ -96,26 +108,17 @@ def _if_any(candidate: Callable[[], Candidate]) -> Candidate | None:
         return None
 
 
-def _changed(
-    profile: ModelProfile, rig: Machine, wish: Workload, chosen: Candidate, exact: MeterFor | None
-) -> Candidate:
-    context = resolve_context(profile, rig, wish)
-    measure = exact(context) if exact is not None else analytic(profile, rig, wish, context)
-    kept = chosen.placement
-    if not kept.cpu_layers and {device.id for device in rig.devices}.issuperset(kept.device_order):
-        estimate = measure(kept)
-        if estimate.fits:
-            return Candidate(context, kept, estimate)
-    anew = plan_placement(profile, rig, wish, reorder=False).placement
-    return Candidate(context, anew, measure(anew))
+def _changed(profile: ModelProfile, change: Change, exact: MeterFor | None) -> Candidate:
+    return plan_placement(profile, change.machine, change.workload, exact, reorder=bool(change.flags))
 
 
-def _alternative(name: str, other: Candidate, now: Estimate) -> Alternative:
-    """`other` beside what the chosen plan holds by the same meter."""
+def _alternative(name: str, flags: tuple[str, ...], other: Candidate, now: Estimate) -> Alternative:
+    """`other`, compared with what the chosen plan holds by the same meter."""
     before = {use.id: use.total_bytes for use in now.devices}
     after = {use.id: use.total_bytes for use in other.estimate.devices}
     return Alternative(
         name=name,
+        flags=flags,
         context=other.context,
         placement=other.placement,
         estimate=other.estimate,
@@ -124,59 +127,77 @@ def _alternative(name: str, other: Candidate, now: Estimate) -> Alternative:
     )
 
 
-def _changes(
-    profile: ModelProfile, machine: Machine, wish: Workload, chosen: Candidate
-) -> Iterator[tuple[str, Machine, Workload]]:
+def _changes(profile: ModelProfile, machine: Machine, wish: Workload, chosen: Candidate) -> Iterator[Change]:
+    def change(name: str, *flags: str, **fields: object) -> Change:
+        return Change(name=name, flags=flags, machine=machine, workload=replace(wish, **fields))  # type: ignore[arg-type]
+
     context = chosen.context
     has_draft = wish.draft is not None  # its context would change with the model's: not offered
-    if (context.kv_type_k, context.kv_type_v) == ("f16", "f16") and profile.kv_bytes_per_token:
-        yield "KV cache as q8_0", machine, replace(wish, kv_type_k="q8_0", kv_type_v="q8_0")
+    small = {"kv_type_k": "q8_0", "kv_type_v": "q8_0"}
+    has_small = has_smaller_kv(profile, wish)
+    if chosen.placement.cpu_layers and not has_draft and wish.n_gpu_layers is None:
+        kinds: list[tuple[tuple[str, ...], dict[str, str]]] = [((), {})]
+        kinds += [(("--kv-type", "q8_0"), small)] if has_small else []
+        for flags, fields in kinds:
+            n_ctx = longest_on_cards(profile, machine, replace(wish, **fields))  # type: ignore[arg-type]
+            if n_ctx is not None and n_ctx < context.n_ctx:
+                typed = (*flags, "--n-ctx", typed_count(n_ctx))
+                yield change("all layers on the cards", *typed, n_ctx=n_ctx, **fields)
+    if has_small:
+        yield change("KV cache as q8_0", "--kv-type", "q8_0", **small)
     if is_pipelined(profile, context, machine.devices, chosen.placement):
-        yield "no pipeline copies", machine, replace(wish, pipeline_copies=False)
+        yield change("no pipeline copies", "--no-pipeline", pipeline_copies=False)
     if context.n_ubatch > 64 and not has_draft:
         half = context.n_ubatch // 2
-        yield f"micro-batches of {half}", machine, replace(wish, n_ubatch=half)
-    if not has_draft:
-        more = replace(wish, n_ctx=context.n_ctx + MORE_CTX)
-        yield f"{format_count(MORE_CTX)} more context", machine, more
+        yield change(f"micro-batches of {half}", "--n-ubatch", str(half), n_ubatch=half)
+    trained = profile.context_length or context.n_ctx + MORE_CTX
+    more = min(context.n_ctx + MORE_CTX, max(trained, context.n_ctx))
+    if more > context.n_ctx and not has_draft:
+        name = f"{format_count(more - context.n_ctx)} more context"
+        yield change(name, "--n-ctx", typed_count(more), n_ctx=more)
     used = [device for device in machine.devices if device.id in chosen.placement.device_order]
     bare = [device for device in used if not device.companion_bytes]
+    is_free = wish.tensor_split is None and wish.n_gpu_layers is None
     if len(used) > 1 and bare and wish.tensor_split is None:
         spared = min(bare, key=lambda device: device.free_bytes)
-        rest = tuple(device for device in machine.devices if device.id != spared.id)
-        yield f"without {spared.id}", replace(machine, devices=rest), wish
-    for name, changed in () if has_draft else _ways_to_attend(profile, machine, wish, context):
-        yield name, machine, changed
+        ordered = [next(d for d in used if d.id == each) for each in chosen.placement.device_order]
+        ordered += [device for device in machine.devices if device not in used]
+        rest = tuple(device for device in ordered if device.id != spared.id)
+        yield Change(name=f"without {spared.id}", machine=replace(machine, devices=rest), workload=wish)
+    if len(machine.devices) > 1 and is_free:
+        other = Objective.LATENCY if wish.objective is Objective.THROUGHPUT else Objective.THROUGHPUT
+        yield change(f"{other} as the objective", "--objective", other, objective=other)
+    if not has_draft:
+        yield from _ways_to_attend(profile, machine, wish, context, change)
     if context.n_outputs < context.n_ubatch:
-        yield "logits of all tokens", machine, replace(wish, n_outputs_max=context.n_ubatch)
+        rows = context.n_ubatch
+        yield change("logits of all tokens", "--n-outputs-max", str(rows), n_outputs_max=rows)
 
 
 def _ways_to_attend(
-    profile: ModelProfile, machine: Machine, wish: Workload, context: Context
-) -> Iterator[tuple[str, Workload]]:
+    profile: ModelProfile,
+    machine: Machine,
+    wish: Workload,
+    context: Context,
+    change: Callable[..., Change],
+) -> Iterator[Change]:
     """Other ways to keep and to read the past, where the model has any."""
     windowed = any(layer.sliding_window for layer in profile.layers)
     keeps_states = any(layer.recurrent_state_bytes for layer in profile.layers)
     if context.swa_full:
-        yield "short window caches", replace(wish, swa_full=False)
+        yield change("short window caches", "--no-swa-full", swa_full=False)
     elif swa_cells(profile, context) < context.n_ctx and windowed:
-        yield "full window caches", replace(wish, swa_full=True)
+        yield change("full window caches", "--swa-full", swa_full=True)
     if windowed or keeps_states:
-        yield f"{2 * context.parallel} sequences", replace(wish, parallel=2 * context.parallel)
+        for n in (2 * context.parallel, *((1,) if context.parallel > 1 else ())):
+            yield change(f"{n} sequences" if n > 1 else "one sequence", "--parallel", str(n), parallel=n)
     if not profile.kv_bytes_per_token:
         return
     if context.flash_attn is FlashAttention.OFF:
-        yield "flash attention", replace(wish, flash_attn=FlashAttention.AUTO)
+        yield change("flash attention", "--flash-attn", "auto", flash_attn=FlashAttention.AUTO)
     elif uses_flash_attention(profile, context, {device.kind for device in machine.devices}):
-        yield "flash attention off", replace(wish, flash_attn=FlashAttention.OFF)
+        yield change("flash attention off", "--flash-attn", "off", flash_attn=FlashAttention.OFF)
     if not context.kv_unified:
-        yield "one KV cache for all", replace(wish, kv_unified=True)
+        yield change("one KV cache for all", "--kv-unified", kv_unified=True)
     elif context.parallel > 1:
-        yield "separate KV caches", replace(wish, kv_unified=False)
-
-
-def _in_order(machine: Machine, placement: Placement) -> Machine:
-    """The machine with the devices a placement uses first, in its order."""
-    rank = {device_id: i for i, device_id in enumerate(placement.device_order)}
-    devices = sorted(machine.devices, key=lambda device: rank.get(device.id, len(rank)))
-    return replace(machine, devices=tuple(devices))
+        yield change("separate KV caches", "--no-kv-unified", kv_unified=False)

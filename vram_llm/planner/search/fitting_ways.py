@@ -12,6 +12,7 @@ from vram_llm.planner.memory.analytic import is_pipelined
 from vram_llm.planner.search.search import Candidate, plan_largest_context, plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import HOST, MeterFor, Workload
+from vram_llm.units import typed_count
 
 _SMALLER_KV = "q8_0"
 _KV_BLOCK = 32  # values of a q8_0 block, which a head must divide into
@@ -50,22 +51,25 @@ def _changes(
         yield free, ()
     small = replace(workload, kv_type_k=_SMALLER_KV, kv_type_v=_SMALLER_KV)
     kv_flags = ("--kv-type", _SMALLER_KV)
-    has_small = (
-        workload.kv_type_k == "f16"
-        and bool(profile.kv_bytes_per_token)
-        and not (profile.head_k % _KV_BLOCK or profile.head_v % _KV_BLOCK)
-    )
-    for kind, flags in ((workload, ()), *(((small, kv_flags),) if has_small else ())):
+    kinds: list[tuple[Workload, tuple[str, ...]]] = [(workload, ())]
+    kinds += [(small, kv_flags)] if has_smaller_kv(profile, workload) else []
+    for kind, flags in kinds:
         if flags:
             yield replace(kind, n_ctx=n_wanted, largest_ctx=False), flags
-        n_ctx = _longest_on_cards(profile, machine, kind)
+        n_ctx = longest_on_cards(profile, machine, kind)
         if n_ctx is not None and n_ctx < n_wanted:
-            yield replace(kind, n_ctx=n_ctx, largest_ctx=False), (*flags, "--n-ctx", str(n_ctx))
+            yield replace(kind, n_ctx=n_ctx, largest_ctx=False), (*flags, "--n-ctx", typed_count(n_ctx))
     if (n_ctx := _longest(profile, machine, workload, n_wanted)) is not None:
-        yield replace(workload, n_ctx=n_ctx, largest_ctx=False), ("--n-ctx", str(n_ctx))
+        yield replace(workload, n_ctx=n_ctx, largest_ctx=False), ("--n-ctx", typed_count(n_ctx))
 
 
-def _longest_on_cards(profile: ModelProfile, machine: Machine, workload: Workload) -> int | None:
+def has_smaller_kv(profile: ModelProfile, workload: Workload) -> bool:
+    """Whether the KV cache is as f16 and can be as q8_0."""
+    is_large = (workload.kv_type_k, workload.kv_type_v) == ("f16", "f16") and profile.kv_bytes_per_token > 0
+    return is_large and not (profile.head_k % _KV_BLOCK or profile.head_v % _KV_BLOCK)
+
+
+def longest_on_cards(profile: ModelProfile, machine: Machine, workload: Workload) -> int | None:
     """The longest context with no layer on the host but those that the user puts there."""
     if not machine.devices:
         return None

@@ -5,6 +5,8 @@ from dataclasses import replace
 from vram_llm.machine.assumed_speed import has_assumed_speed
 from vram_llm.machine.types import Device, Machine
 from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.llama_split import placement_flags
+from vram_llm.planner.search.alternatives import pinned_context
 from vram_llm.planner.search.search import Candidate, analytic, plan_placement, plan_with_all
 from vram_llm.planner.speed_notes import assumption, how_to_measure
 from vram_llm.planner.types import Alternative, Objective, Placement, Plan, SpeedEstimate, Workload
@@ -39,6 +41,7 @@ def with_idle(
         found.append(
             Alternative(
                 name=with_name(kind[0]),
+                flags=(*pinned_context(workload, chosen), *placement_flags(other.placement)),
                 context=other.context,
                 placement=other.placement,
                 estimate=other.estimate,

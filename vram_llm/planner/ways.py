@@ -1,0 +1,115 @@
+"""The changes of a plan in the order of their use, and what each gains and costs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vram_llm.planner.types import Alternative, Plan, SpeedEstimate
+from vram_llm.units import format_bytes, format_count
+
+_SEEN = 0.005  # of a figure; a smaller change is none
+_PROMPT_WEIGHT = _CONTEXT_WEIGHT = 0.25  # against tokens per second, which every request waits for
+_MOST_CONTEXT = 1.0  # beyond twice the context, more of it is worth no more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WayEffect:
+    """Relative changes that a way makes; above 0: more of it."""
+
+    tokens_per_s: float
+    prompt_tokens_per_s: float
+    context: float
+    memory: float  # of what the plan holds on the devices
+
+    @property
+    def gain(self) -> float:
+        """What it is worth; a way whose every change is a cost is below 0."""
+        prompts = _PROMPT_WEIGHT * self.prompt_tokens_per_s
+        context = _CONTEXT_WEIGHT * min(self.context, _MOST_CONTEXT)
+        return self.tokens_per_s + prompts + context - self.memory
+
+
+def ranked_ways(plan: Plan) -> tuple[Alternative, ...]:
+    """Every alternative that can be typed: first those that fit on the cards, the most useful first."""
+    typed = [other for other in plan.alternatives if other.flags]
+    return tuple(
+        sorted(
+            typed,
+            key=lambda other: (not other.fits, other.placement.cpu_layers > 0, -effect(plan, other).gain),
+        )
+    )
+
+
+def useful_ways(plan: Plan) -> tuple[Alternative, ...]:
+    """Those of `ranked_ways` that fit, gain something and leave no more layers on the CPU."""
+    return tuple(
+        other
+        for other in ranked_ways(plan)
+        if other.fits
+        and other.placement.cpu_layers <= plan.placement.cpu_layers
+        and _gains_something(effect(plan, other))
+    )
+
+
+def effect(plan: Plan, other: Alternative) -> WayEffect:
+    """What `other` changes."""
+    held = sum(use.total_bytes for use in plan.estimate.devices)
+    change = sum(other.change_bytes.values())
+    return WayEffect(
+        tokens_per_s=_more(_rate(plan, plan.speed), _rate(plan, other.speed)),
+        prompt_tokens_per_s=_more(_prompt_rate(plan.speed), _prompt_rate(other.speed)),
+        context=other.context.n_ctx_seq / plan.context.n_ctx_seq - 1,
+        memory=change / held if held else 0.0,
+    )
+
+
+def in_words(plan: Plan, other: Alternative) -> str:
+    """What `other` gains and costs: "14.4 tok/s (+2%), frees 1.2 GiB"."""
+    name = f"{other.name}: " if "--tensor-split" in other.flags else ""
+    return name + ", ".join(_words(plan, other))
+
+
+def _words(plan: Plan, other: Alternative) -> Iterator[str]:
+    changed = effect(plan, other)
+    rate = _rate(plan, other.speed)
+    if not other.fits:
+        yield "does not fit"
+    if rate is not None:
+        yield f"{rate:,.3g} tok/s{_signed(changed.tokens_per_s)}"
+    if plan.context.pooling is None and abs(changed.prompt_tokens_per_s) >= 2 * _SEEN:
+        yield f"prompts{_signed(changed.prompt_tokens_per_s)}"
+    if changed.context and "--n-ctx" not in other.flags[-2:]:
+        yield f"context {format_count(other.context.n_ctx_seq)} a sequence"
+    if change := sum(other.change_bytes.values()):
+        verb = "takes" if change > 0 else "frees"
+        roughly = "~" if other.estimate.method == "analytic" else ""
+        yield f"{verb} {roughly}{format_bytes(abs(change))}"
+    if layers := other.placement.cpu_layers:
+        yield f"{layers} layers on the CPU"
+    elif plan.placement.cpu_layers:
+        yield "all layers on the cards"
+
+
+def _gains_something(changed: WayEffect) -> bool:
+    gains = (changed.tokens_per_s, changed.prompt_tokens_per_s, changed.context, -changed.memory)
+    return any(gain >= _SEEN for gain in gains)
+
+
+def _signed(change: float) -> str:
+    if change >= 1:
+        return f" ({1 + change:,.1f}x)"
+    return f" ({change:+.0%})" if abs(change) >= _SEEN else ""
+
+
+def _rate(plan: Plan, speed: SpeedEstimate | None) -> float | None:
+    """Of one stream; where the plan is to embed, of texts, which are computed as prompts are."""
+    if speed is None:
+        return None
+    return speed.tokens_per_s if plan.context.pooling is None else speed.prompt_tokens_per_s
+
+
+def _prompt_rate(speed: SpeedEstimate | None) -> float | None:
+    return None if speed is None else speed.prompt_tokens_per_s
+
+
+def _more(now: float | None, then: float | None) -> float:
+    return then / now - 1 if now and then else 0.0
