@@ -86,12 +86,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shell(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """Run in a shell in which `vram-llm` and `python` are these."""
+    """Run in a shell in which `vram-llm` and `python` are these; what is measured stays in `folder`."""
     arranged = (
         f'vram-llm() {{ "{sys.executable}" -m vram_llm "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n'
     )
+    data_apart = environment(120) | {"VRAM_LLM_DATA_DIR": str(folder / "data")}
     return subprocess.run(
-        ["bash", "-c", arranged + command], cwd=folder, env=environment(120), capture_output=True, text=True,
+        ["bash", "-c", arranged + command], cwd=folder, env=data_apart, capture_output=True, text=True,
         timeout=PATIENCE_S, check=False,
     )  # fmt: skip
 
