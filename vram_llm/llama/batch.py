@@ -1,4 +1,4 @@
-"""A llama_batch filled a column at a time: no ctypes call for a row."""
+"""A llama_batch that is filled by columns, without a ctypes call for each row."""
 
 import ctypes
 from array import array
@@ -10,10 +10,10 @@ _seq_id_pointer = ctypes.POINTER(ctypes.c_int32)
 
 
 class TokenBatch:
-    """Rows of (token, position, sequence, wants logits), up to `capacity`; one sequence a row.
+    """Rows of (token, position, sequence, wants logits), up to `capacity`; each row has one sequence.
 
-    The arrays are made once and llama.cpp reads them in place; `seq_id[i]` points for good at cell i of a
-    flat arena.
+    The arrays are made once and llama.cpp reads them in place; `seq_id[i]` always points at cell i of a flat
+    array.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -47,7 +47,7 @@ class TokenBatch:
         sequences: Sequence[int],
         logits: Sequence[int],
     ) -> None:
-        """Append a row for each of as many sequences; `logits` is 1 where they are wanted, else 0."""
+        """Append a row for each of several sequences; `logits` is 1 for rows that need them, else 0."""
         start, end = self._room(len(tokens))
         self._token[start:end] = array("i", tokens)
         self._pos[start:end] = array("i", positions)
@@ -56,12 +56,12 @@ class TokenBatch:
         self.n_rows = self.struct.n_tokens = end
 
     def ahead(self, n_steps: int) -> "list[array[int]]":
-        """The positions of its rows after one step more, two, and so on."""
+        """The positions of the rows in each of the next `n_steps` steps."""
         positions = self._pos[: self.n_rows]
         return [array("i", [position + k for position in positions]) for k in range(1, n_steps + 1)]
 
     def advance(self, tokens: Sequence[int], positions: "array[int]") -> None:
-        """Put other tokens and positions in place of those of its rows."""
+        """Replace the tokens and positions of the rows."""
         self._token[: self.n_rows] = array("i", tokens)
         self._pos[: self.n_rows] = positions
 
@@ -79,7 +79,7 @@ class TokenBatch:
         return end - 1
 
     def _room(self, n: int) -> tuple[int, int]:
-        """Where the next `n` rows go. Raises ValueError: a longer array would move away from llama.cpp."""
+        """Start and end of the next `n` rows. Raises ValueError: llama.cpp reads the arrays in place."""
         end = self.n_rows + n
         if end > self.capacity:
             raise ValueError(

@@ -1,7 +1,8 @@
-"""Chains that choose tokens on the device that has the logits, so that only the tokens come to the host.
+"""Sampler chains on the device that has the logits, so that only sampled tokens are copied to the host.
 
-llama.cpp's own backend sampling (`llama_set_sampler`, build_sampling of src/llama-graph.cpp). It makes graphs
-and compute buffers again when a chain is attached or taken off; while one stays, only its state changes.
+This is llama.cpp's backend sampling (`llama_set_sampler`, build_sampling of src/llama-graph.cpp). It makes
+graphs and compute buffers again when a chain is attached or detached; otherwise only the chain's state
+changes.
 """
 
 import ctypes
@@ -13,9 +14,9 @@ from vram_llm.llama.sampling import SamplerChain, largest_chain
 
 
 class DeviceSamplers:
-    """The chains of a context's sequences. A context is made with the largest one for each of them.
+    """The chains of a context's sequences. A context is made with the largest chain for each of them.
 
-    So what is reserved then is enough for what is attached later. Call `close` after the context is freed.
+    So the memory reserved then is enough for chains attached later. Call `close` after the context is freed.
     """
 
     def __init__(self, n_sequences: int, n_vocab: int) -> None:
@@ -28,14 +29,14 @@ class DeviceSamplers:
         )
 
     def put_into(self, params: Any) -> None:
-        """Have a context made with them. A sequence may have as many rows as a step has, for drafts."""
+        """Make a context with these chains. A sequence may have as many rows as a step has, for drafts."""
         params.samplers, params.n_samplers = self._configs, len(self._configs)
         params.n_outputs_max_per_seq = 0
 
     def attach(self, ctx: int, sequence: int, chain: SamplerChain | None) -> bool:
-        """Sample a sequence with `chain` from here on, or with none; what it had is freed.
+        """Sample a sequence with `chain`, or with None on the host; its earlier chain is freed.
 
-        False, and none attached, where the device cannot compute all of `chain`, which then is freed too.
+        False where the device cannot compute all of `chain`: then it is freed and none is attached.
         """
         C.llama_set_sampler(ctx, sequence, None if chain is None else chain.handle)
         if (before := self._chains.pop(sequence, None)) is not None:
@@ -54,13 +55,13 @@ class DeviceSamplers:
         return self._chains[sequence]
 
     def close(self) -> None:
-        """Free them all."""
+        """Free all chains."""
         for chain in self._chains.values():
             chain.close()
         self._chains = {}
 
 
 def reserve(ctx: int) -> None:
-    """Make graphs and compute buffers again now where something has changed, not at the next decode."""
+    """Make graphs and compute buffers now, where chains have changed, and not at the next decode."""
     if b.sched_reserve is not None:
         b.sched_reserve(ctx)

@@ -1,4 +1,4 @@
-"""A Plan becomes a loaded model and its context."""
+"""Loads the model and makes the context of a Plan."""
 
 import ctypes
 import os
@@ -24,7 +24,7 @@ from vram_llm.llama.vocab import Vocab
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.types import HOST, CompanionKind, Plan
 
-# as the bindings', but for the address in place of a pointer object: it is asked for every row
+# returns an address, where the bindings make a pointer object for every row
 _logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(
     ("llama_get_logits_ith", C._lib)
 )
@@ -33,14 +33,18 @@ _all_logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(("llama
 
 NO_ROOM = 1  # of `LoadedModel.decode`: "could not find a KV slot for the batch"
 
-Progress = Callable[[float], bool]  # fraction loaded; False gives up
+Progress = Callable[[float], bool]  # fraction loaded; returns False to cancel the load
 
 
 class LoadedModel:
-    """A model on the devices its plan names, with one context over all sequences. Call `close` at the end."""
+    """A model on the devices of its plan, with one context for all sequences. Call `close` at the end.
+
+    Methods: more than twenty, because each call of llama.cpp on the model or its context has one here, so
+    that their handles stay in this class.
+    """
 
     def __init__(self, plan: Plan, progress: Progress | None = None, servers: Servers | None = None) -> None:
-        """Load; `servers` are for a process that loads several models. See `devices.handles`.
+        """Load; a process that loads several models passes the same `servers`. See `devices.handles`.
 
         Raises BadPlan where a device is not here, ModelRefused with llama.cpp's own words.
         """
@@ -72,12 +76,15 @@ class LoadedModel:
         self._using: tuple[int, ...] = tuple(range(len(self._adapters)))
         self.cells = Cells(self._ctx, self._model)
         self.n_ctx: int = C.llama_n_ctx(self._ctx)
-        self.n_ctx_seq: int = C.llama_n_ctx_seq(self._ctx)  # what one sequence may hold
+        self.n_ctx_seq: int = C.llama_n_ctx_seq(self._ctx)  # tokens of one sequence
         self.n_batch: int = C.llama_n_batch(self._ctx)
         self.n_ubatch: int = C.llama_n_ubatch(self._ctx)
         self.batch = TokenBatch(self.n_batch)
-        self._views: dict[int, npt.NDArray[np.float32]] = {}  # of llama.cpp's rows of logits, by address
-        self._block_at, self._block = 0, np.empty((0, self.vocab.n_tokens), np.float32)  # of several rows
+        self._views: dict[int, npt.NDArray[np.float32]] = {}  # rows of logits by their address
+        self._block_at, self._block = (
+            0,
+            np.empty((0, self.vocab.n_tokens), np.float32),
+        )  # logits of several rows
 
     def _load(self, progress: Progress | None) -> int:
         plan, params = self.plan, ModelParams(self.plan.placement, self.plan.context, self._handles)
@@ -128,16 +135,16 @@ class LoadedModel:
         return self._ctx
 
     def use_adapters(self, adapters: tuple[int, ...] | None) -> None:
-        """Compute from here on with these of the plan's LoRA adapters, by number; None: with all."""
+        """Compute later batches with these LoRA adapters of the plan, by number; None: with all."""
         wanted = tuple(range(len(self._adapters))) if adapters is None else adapters
         if wanted != self._using:
             set_adapters(self._ctx, [self._adapters[i] for i in wanted])
             self._using = wanted
 
     def decode(self) -> int:
-        """Run the batch; devices may still be at it after this (`wait`).
+        """Run the batch; devices may go on computing afterwards (see `wait`).
 
-        0 done, 1 no room in the KV cache (nothing changed), below 0 llama.cpp's errors.
+        0: done. 1: no room in the KV cache, nothing has changed. Below 0: an error of llama.cpp.
         """
         return int(C.llama_decode(self._ctx, self.batch.struct))
 
@@ -146,7 +153,7 @@ class LoadedModel:
         C.llama_synchronize(self._ctx)
 
     def forget(self, sequence: int) -> None:
-        """Free all that a sequence holds."""
+        """Free all cells of a sequence."""
         self.cells.forget(sequence)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
@@ -168,9 +175,9 @@ class LoadedModel:
         return best
 
     def attach(self, sequence: int, chain: SamplerChain | None) -> bool:
-        """Have the device sample a sequence with `chain`, or the host with none. See DeviceSamplers.attach.
+        """Let the device sample a sequence with `chain`, or with None the host. See DeviceSamplers.attach.
 
-        The logits of a step are on the host only if it has a row of a sequence without a chain.
+        A step copies logits to the host only if it has a row of a sequence without a chain.
         """
         return self._attached.attach(self._ctx, sequence, chain)
 
@@ -179,34 +186,34 @@ class LoadedModel:
         return self._attached.of(sequence)
 
     def reserve(self) -> None:
-        """Make compute buffers again for what was attached; else the next decode does."""
+        """Make compute buffers for the attached chains now; else the next decode does."""
         reserve(self._ctx)
 
     def sampled(self, row: int) -> int:
-        """The token that the device chose from batch row `row`; below 0: none."""
+        """The token that the device sampled from batch row `row`; below 0: none."""
         return int(C.llama_get_sampled_token_ith(self._ctx, row))
 
     def pooled(self, sequence: int) -> npt.NDArray[np.float32]:
-        """What stands for the texts of a sequence of the last batch, shape (n_pooled,): a copy."""
+        """The pooled output of a sequence of the last batch, shape (n_pooled,): a copy."""
         address = ctypes.cast(C.llama_get_embeddings_seq(self._ctx, sequence), ctypes.c_void_p).value
         assert address is not None
         return np.frombuffer(ctypes.string_at(address, 4 * self.n_pooled), np.float32)
 
     @property
     def n_pooled(self) -> int:
-        """Numbers in what stands for a text: a vector's, or a reranker's scores."""
+        """Numbers in the pooled output of a text: an embedding, or a reranker's scores."""
         if self.plan.context.pooling is Pooling.RANK:
             return int(C.llama_model_n_cls_out(self._model))
         return int(C.llama_model_n_embd_out(self._model))
 
     @property
     def can_split_texts(self) -> bool:
-        """Whether a text may be computed in several batches: its last token stands for it, and sees all."""
+        """Whether several batches may compute one text: its last token is the output, and sees the others."""
         from_last = self.plan.context.pooling in (Pooling.LAST, Pooling.RANK)
         return from_last and self.cells.exist and bool(C.llama_get_causal_attn(self._ctx))
 
     def memory_use(self) -> dict[str, memory_breakdown.BufferUse]:
-        """What llama.cpp holds per device id of the plan, and "host" (all CPU buffer types added up)."""
+        """Bytes that llama.cpp holds per device id of the plan, and for "host" (all CPU buffer types)."""
         ids = dict(zip(self._handles, self.plan.placement.device_order, strict=True))
         uses: dict[str, memory_breakdown.BufferUse] = {}
         for use in memory_breakdown.breakdown(self._ctx):
@@ -217,15 +224,15 @@ class LoadedModel:
 
     def metadata(self, key: str) -> str | None:
         """A scalar of the model file's metadata as text."""
-        room = 256
+        size = 256
         while True:
-            buffer = ctypes.create_string_buffer(room)
-            n = C.llama_model_meta_val_str(self._model, key.encode(), buffer, room)
+            buffer = ctypes.create_string_buffer(size)
+            n = C.llama_model_meta_val_str(self._model, key.encode(), buffer, size)
             if n < 0:
                 return None
-            if n < room:
+            if n < size:
                 return buffer.value.decode("utf-8", "replace")
-            room = n + 1
+            size = n + 1
 
     @property
     def n_ctx_train(self) -> int:

@@ -1,4 +1,4 @@
-"""llama.cpp's own samplers, strung together: each method of a chain adds one."""
+"""Chains of llama.cpp's own samplers."""
 
 import ctypes
 import random
@@ -11,26 +11,24 @@ import numpy.typing as npt
 from vram_llm.llama.bindings import C
 from vram_llm.planner.types import MOST_BIASED
 
-MIN_TEMPERATURE = 1e-5  # below it only the best token has a chance, and llama.cpp's division can overflow
-MIROSTAT_M = 100  # tokens that version 1 estimates the law of frequencies by, as in its paper
-_SEEDS = (
-    0xFFFFFFFF  # LLAMA_DEFAULT_SEED, which llama.cpp takes for "draw one": every smaller number is a seed
-)
-MOST_TOP_K = 1024  # on a device: llama.cpp aborts where there are fewer tokens to keep from
-MOST_MIN_P = 0.9  # on a device: it keeps what is above the threshold, and the best would not be
+MIN_TEMPERATURE = 1e-5  # below it sampling is greedy, and llama.cpp's division can overflow
+MIROSTAT_M = 100  # tokens from which version 1 estimates token frequencies, as in its paper
+_SEEDS = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED, for a random seed: every smaller number is a seed
+MOST_TOP_K = 1024  # on a device: llama.cpp aborts where there are fewer tokens than k
+MOST_MIN_P = 0.9  # on a device: it keeps tokens above the threshold, which the best token may miss
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 _candidate_pointer = ctypes.POINTER(C.llama_token_data)
 
 
 def seed_of(seed: int | None) -> int:
-    """`seed` as llama.cpp takes it; None draws one."""
+    """`seed` in llama.cpp's range; None draws a random one."""
     return random.randrange(_SEEDS) if seed is None else seed % _SEEDS
 
 
 class Dry:
-    """A sampler against repeated phrases, and the one place where its breakers are looked up.
+    """A sampler against repeated phrases, to be copied into chains.
 
-    llama.cpp goes through the whole vocabulary for each breaker, so chains take copies of one sampler.
+    llama.cpp searches the whole vocabulary for each breaker; a copy does not.
     """
 
     def __init__(
@@ -55,7 +53,7 @@ class Dry:
         )
 
     def copy(self) -> Any:
-        """A sampler that has seen nothing."""
+        """A copy without history."""
         return C.llama_sampler_clone(self._sampler)
 
     def close(self) -> None:
@@ -64,7 +62,10 @@ class Dry:
 
 
 class SamplerChain:
-    """Samplers that a row of logits goes through in the order they were added; the last one chooses."""
+    """Samplers that transform a row of logits in the order they were added; the last one samples a token.
+
+    Methods: more than twenty, because each sampler of llama.cpp has one that adds it.
+    """
 
     def __init__(self, n_vocab: int) -> None:
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
@@ -79,38 +80,38 @@ class SamplerChain:
         self._add(C.llama_sampler_init_logit_bias(self._n_vocab, len(biases), array))
 
     def penalties(self, last_n: int, repeat: float, frequency: float, presence: float) -> None:
-        """Weaken what is among the last `last_n` tokens chosen."""
+        """Lower the logits of the last `last_n` sampled tokens."""
         self._add(C.llama_sampler_init_penalties(self._n_vocab, last_n, repeat, frequency, presence))
 
     def dry(self, dry: Dry, seen: Iterable[int]) -> None:
-        """Weaken what would go on repeating a phrase; `seen` is the text so far."""
+        """Lower the logits of tokens that would continue a repetition; `seen` are the tokens so far."""
         sampler = dry.copy()
         for token in seen:
             C.llama_sampler_accept(sampler, token)
         self._add(sampler)
 
     def top_n_sigma(self, n: float) -> None:
-        """Keep what is within `n` standard deviations of the best logit."""
+        """Keep tokens within `n` standard deviations of the best logit."""
         self._add(C.llama_sampler_init_top_n_sigma(n))
 
     def top_k(self, k: int) -> None:
-        """Keep the `k` best."""
+        """Keep the `k` best tokens."""
         self._add(C.llama_sampler_init_top_k(k))
 
     def typical(self, p: float) -> None:
-        """Keep the most typical that make up `p`."""
+        """Keep the most typical tokens that make up `p`."""
         self._add(C.llama_sampler_init_typical(p, 1))
 
     def top_p(self, p: float) -> None:
-        """Keep the best that make up `p`."""
+        """Keep the best tokens that make up `p`."""
         self._add(C.llama_sampler_init_top_p(p, 1))
 
     def min_p(self, p: float) -> None:
-        """Keep what has at least `p` times the best one's probability."""
+        """Keep tokens with at least `p` times the probability of the best."""
         self._add(C.llama_sampler_init_min_p(p, 1))
 
     def xtc(self, probability: float, threshold: float, seed: int) -> None:
-        """At times drop all but the last of those above `threshold`."""
+        """With `probability`, drop all tokens above `threshold` except the least likely of them."""
         self._add(C.llama_sampler_init_xtc(probability, threshold, 1, seed))
 
     def temperature(self, temperature: float) -> None:
@@ -118,49 +119,49 @@ class SamplerChain:
         self._add(C.llama_sampler_init_temp(temperature))
 
     def greedy(self) -> None:
-        """Choose the best."""
+        """Sample the best token."""
         self._add(C.llama_sampler_init_greedy())
 
     def draw(self, seed: int) -> None:
-        """Choose by probability."""
+        """Sample by probability."""
         self._add(C.llama_sampler_init_dist(seed))
 
     def mirostat(self, version: int, tau: float, eta: float, seed: int) -> None:
-        """Choose so that surprise stays near `tau` bits; `version` is 1 or 2."""
+        """Sample so that surprise stays near `tau` bits; `version` is 1 or 2."""
         if version == 1:
             self._add(C.llama_sampler_init_mirostat(self._n_vocab, seed, tau, eta, MIROSTAT_M))
         else:
             self._add(C.llama_sampler_init_mirostat_v2(seed, tau, eta))
 
     def keep_token_only(self) -> None:
-        """For a chain that is attached: nothing but the token it chose comes to the host."""
+        """Let an attached chain copy only its sampled token to the host."""
         self._add(C.llama_sampler_init(ctypes.byref(_TOKEN_ONLY), None))
 
     @property
     def handle(self) -> Any:
-        """llama.cpp's own. Once it is attached to a sequence, only `accept` and `copy_state` may follow."""
+        """The llama_sampler. Once it is attached, only `accept` and `copy_state` may be called."""
         return self._chain
 
     @property
     def is_on_device(self) -> bool:
-        """Of an attached chain: whether the device computes all of its samplers."""
-        chooser = C.llama_sampler_chain_get(self._chain, C.llama_sampler_chain_n(self._chain) - 2)
-        return bool(C.llama_sampler_name(chooser).startswith(b"+"))
+        """Whether the device computes all samplers of an attached chain."""
+        last = C.llama_sampler_chain_get(self._chain, C.llama_sampler_chain_n(self._chain) - 2)
+        return bool(C.llama_sampler_name(last).startswith(b"+"))
 
     def accept(self, token: int) -> None:
-        """Remember a token that was chosen elsewhere: what was drawn for it counts as used."""
+        """Remember a token that was sampled elsewhere; the random number drawn for it counts as used."""
         C.llama_sampler_accept(self._chain, token)
 
     def copy_state(self, other: "SamplerChain") -> None:
-        """Go on as `other` would, a chain of the same samplers with the same parameters."""
+        """Copy the state of `other`, a chain of the same samplers with the same parameters."""
         C.llama_sampler_copy(other._chain, self._chain)
 
     def sample(self, ctx: int, row: int) -> int:
-        """Choose from output row `row` of the last decode, and remember the token."""
+        """Sample from output row `row` of the last decode, and remember the token."""
         return int(C.llama_sampler_sample(self._chain, ctx, row))
 
     def sample_among(self, tokens: npt.NDArray[np.integer], logits: npt.NDArray[np.float32]) -> int:
-        """Choose one of `tokens`, whose logits are given in their order, and remember it."""
+        """Sample one of `tokens`, whose logits are in the same order, and remember it."""
         candidates = np.zeros(len(tokens), _CANDIDATE)
         candidates["id"], candidates["logit"] = tokens, logits
         array = C.llama_token_data_array(
@@ -171,8 +172,8 @@ class SamplerChain:
         C.llama_sampler_accept(self._chain, token)
         return token
 
-    def left(self, logits: npt.NDArray[np.float32]) -> dict[int, float]:
-        """The tokens of a row of logits that a chain without a chooser leaves, and their logits after it."""
+    def filtered(self, logits: npt.NDArray[np.float32]) -> dict[int, float]:
+        """Tokens that pass a chain which has only filters, and their logits after it."""
         candidates = np.zeros(len(logits), _CANDIDATE)
         candidates["id"], candidates["logit"] = np.arange(len(logits)), logits
         array = C.llama_token_data_array(
@@ -187,7 +188,7 @@ class SamplerChain:
 
 
 def largest_chain(n_vocab: int) -> SamplerChain:
-    """The chain that needs the most memory on a device: none has more rows as long as the vocabulary."""
+    """The chain that needs the most memory on a device: it has the most rows of vocabulary length."""
     chain = SamplerChain(n_vocab)
     chain.bias(dict.fromkeys(range(min(n_vocab, MOST_BIASED)), 1.0))
     chain.top_p(0.5)
@@ -198,16 +199,16 @@ def largest_chain(n_vocab: int) -> SamplerChain:
     return chain
 
 
-def _forget_the_rest(_sampler: object, _ctx: object, _graph: object, data: Any) -> None:
-    found = data.contents
-    found.logits = found.probs = found.candidates = None
+def _drop_all_but_token(_sampler: object, _ctx: object, _graph: object, data: Any) -> None:
+    outputs = data.contents
+    outputs.logits = outputs.probs = outputs.candidates = None
 
 
-# llama.cpp copies to the host whatever a chain leaves beside the token: without a top-k, logits and
-# probabilities of the whole vocabulary (llm_graph_context::build_sampling, llama_context::decode)
+# llama.cpp copies all outputs of a chain to the host: without a top-k, logits and probabilities of the whole
+# vocabulary (llm_graph_context::build_sampling, llama_context::decode)
 _TOKEN_ONLY = C.llama_sampler_i(
     name=C.llama_sampler_i_name(lambda _: b"token-only"),
     apply=C.llama_sampler_i_apply(lambda *_: None),
     backend_init=C.llama_sampler_i_backend_init(lambda *_: True),
-    backend_apply=C.llama_sampler_i_backend_apply(_forget_the_rest),
+    backend_apply=C.llama_sampler_i_backend_apply(_drop_all_but_token),
 )

@@ -95,7 +95,7 @@ def test_the_filters_leave_what_llama_cpps_leave(
     if min_p > 0:
         chain.min_p(min_p)
     chain.temperature(0.7)
-    theirs = chain.left(logits)
+    theirs = chain.filtered(logits)
     chain.close()
     places, weights = NumpySampler(temperature=0.7, top_k=top_k, top_p=top_p, min_p=min_p, seed=1).filtered(
         logits

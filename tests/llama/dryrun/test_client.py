@@ -17,7 +17,7 @@ from vram_llm.errors import EngineDied, ModelRefused, NotBuilt
 from vram_llm.llama import rpc
 from vram_llm.llama.dryrun import selftest, worker
 from vram_llm.llama.dryrun.client import METHOD, DryRun
-from vram_llm.llama.dryrun.wire import DryRunQuestion
+from vram_llm.llama.dryrun.wire import DryRunMode, DryRunQuestion
 from vram_llm.llama.model import LoadedModel
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
 from vram_llm.model.header import Header
@@ -146,8 +146,8 @@ def test_it_is_a_real_loads_to_the_byte(
         context = random_context(pick, of)
         said = dry.meter(header, context, virtual, host, 0)(placement)
         assert held(said) == really_held(path, devices, context, said, placement)
-        measured = dry.meter(header, context, virtual, host, 0, as_measured=True)(placement)
-        on_real = dry.meter(header, context, real, host, 0, real=True)(placement)
+        measured = dry.meter(header, context, virtual, host, 0, mode=DryRunMode.AS_MEASURED)(placement)
+        on_real = dry.meter(header, context, real, host, 0, mode=DryRunMode.REAL)(placement)
         assert held(measured) == held(on_real)
         assert all(
             abs(m.compute_bytes - s.compute_bytes) <= boundary_bytes(header, context)

@@ -22,7 +22,15 @@ from typing import IO
 import msgspec
 
 from vram_llm.errors import EngineDied, ModelRefused, NotBuilt
-from vram_llm.llama.dryrun.wire import LENGTH, DryRunQuestion, DryRunReply, ProjectorQuestion, Use, write
+from vram_llm.llama.dryrun.wire import (
+    LENGTH,
+    DryRunMode,
+    DryRunQuestion,
+    DryRunReply,
+    ProjectorQuestion,
+    Use,
+    write,
+)
 from vram_llm.machine.types import Device, Host
 from vram_llm.model.header import Header
 from vram_llm.model.strip import write_stripped
@@ -71,16 +79,15 @@ class DryRun:
         host: Host,
         reserve_bytes: int,
         *,
-        real: bool = False,
-        as_measured: bool = False,
+        mode: DryRunMode = DryRunMode.VIRTUAL,
         adapters: Sequence[tuple[Header, float]] = (),
     ) -> "DryRunMeter":
         """A Meter for placements of one model in one context, with LoRA `adapters` at their scales.
 
-        With `real` the devices themselves are asked, which must be here. `as_measured` leaves llama.cpp's
-        measure as it is, as `real` always does: where a device gets its input from another one, it is off a
-        real load's compute by up to copies x n_embd x ubatch x 4 bytes, above it with pipeline copies and
-        sometimes below it without (see VirtualDevice).
+        In the mode REAL all devices must be in this machine. REAL and AS_MEASURED give llama.cpp's own
+        measure: where a device gets its input from another one, it differs from a real load's compute by up
+        to copies x n_embd x ubatch x 4 bytes; it is above it with pipeline copies and sometimes below it
+        without (see VirtualDevice).
         """
         stripped = tuple((str(self._strip(each)), scale) for each, scale in adapters)
         return DryRunMeter(
@@ -90,8 +97,7 @@ class DryRun:
             tuple(devices),
             host,
             reserve_bytes,
-            real,
-            as_measured,
+            mode,
             stripped,
         )
 
@@ -166,8 +172,7 @@ class DryRunMeter:
     _devices: tuple[Device, ...]
     _host: Host
     _reserve_bytes: int
-    _real: bool
-    _as_measured: bool
+    _mode: DryRunMode
     _adapters: tuple[tuple[str, float], ...]
 
     def __call__(self, placement: Placement) -> Estimate:
@@ -180,8 +185,7 @@ class DryRunMeter:
                 self._context,
                 placement,
                 devices,
-                self._real,
-                self._as_measured,
+                self._mode,
                 list(self._adapters),
             )
         )

@@ -1,6 +1,7 @@
-"""What the dry run and its child process say to each other: JSON behind four bytes of its length."""
+"""Messages between the dry run and its child process: four bytes of length, then JSON."""
 
 import struct
+from enum import StrEnum
 from typing import IO
 
 import msgspec
@@ -11,15 +12,22 @@ from vram_llm.planner.types import Context, FlashAttention, Placement
 LENGTH = struct.Struct("<I")
 
 
+class DryRunMode(StrEnum):
+    """The devices that llama.cpp places a model on."""
+
+    VIRTUAL = "virtual"  # those of the placement, without the copies that norms pinned to a device save
+    AS_MEASURED = "as measured"  # virtual ones, with llama.cpp's own measure of a load (virtual_device.py)
+    REAL = "real"  # the devices of this machine
+
+
 class DryRunQuestion(msgspec.Struct, tag=True):
-    """Place the model at `path` so. `devices` are those of the placement, in its order."""
+    """Place the model at `path` by `placement`. `devices` are the placement's, in its order."""
 
     path: str
     context: Context
     placement: Placement
     devices: list[Device]
-    real: bool = False  # ask the devices themselves, not virtual ones
-    as_measured: bool = False  # with the copies that the norms' pins spare a real load; see virtual.py
+    mode: DryRunMode = DryRunMode.VIRTUAL
     adapters: list[tuple[str, float]] = []  # LoRA files and their scales
 
 
@@ -40,7 +48,7 @@ class Use(msgspec.Struct):
 
 
 class DryRunReply(msgspec.Struct):
-    """What each device of the question would hold, and the host; or why there is no answer."""
+    """The bytes that each device of the question and the host would hold, or why there is no answer."""
 
     devices: list[Use] = []
     host: Use = msgspec.field(default_factory=Use)

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from vram_llm.errors import ModelRefused, NotBuilt, VramLLMError
-from vram_llm.llama.dryrun.wire import LENGTH, DryRunQuestion, DryRunReply, ProjectorQuestion, Use, write
+from vram_llm.llama.dryrun.wire import (
+    LENGTH,
+    DryRunMode,
+    DryRunQuestion,
+    DryRunReply,
+    ProjectorQuestion,
+    Use,
+    write,
+)
 from vram_llm.machine.types import Device
 from vram_llm.model.header_reader import read_header
 from vram_llm.planner.types import Context
@@ -63,8 +71,9 @@ def answer(question: DryRunQuestion) -> DryRunReply:
     from vram_llm.llama.devices import handles
     from vram_llm.llama.params import LOAD_WITHOUT_MMAP, ModelParams
 
-    virtual = [] if question.real else _virtual_devices(question)
-    if question.real:
+    is_real = question.mode is DryRunMode.REAL
+    virtual = [] if is_real else _virtual_devices(question)
+    if is_real:
         devices = handles(question.devices, [device.id for device in question.devices])
     else:
         devices = [each.handle for each in virtual]
@@ -176,7 +185,7 @@ def _virtual_devices(question: DryRunQuestion) -> "list[VirtualDevice]":
     from vram_llm.llama.dryrun.virtual_device import VirtualDevice
 
     placement, found = question.placement, []
-    is_pinned = len(question.devices) > 1 and not question.as_measured and _pins_norms(question)
+    is_pinned = len(question.devices) > 1 and question.mode is DryRunMode.VIRTUAL and _pins_norms(question)
     first = placement.cpu_layers
     for index, (device, count) in enumerate(zip(question.devices, placement.layers_per_device, strict=True)):
         key = (index, _profile(question, device))
