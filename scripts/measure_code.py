@@ -26,7 +26,7 @@ EXCEPTIONS = {
     "planner/context.py:resolve_context function lines": "sizes and cache types in one place",
     "planner/make_plan.py:make_plan function lines": "search and report in one place",
     "planner/memory/compute_buffers.py:ComputeBound methods": "one method for each kind of buffer",
-    "planner/memory/compute_buffers.py:ComputeBound.__init__ function lines": "shapes and inputs in one place",
+    "planner/memory/compute_buffers.py:ComputeBound.__init__ function lines": "shapes and inputs",
     "planner/memory/layer_ops.py:Operations methods": "one method for each kind of layer",
     "server/chat.py:_reply parameters": "not yet one PreparedChat",
     "server/generation.py:sequences function lines": "not yet one object of options",
