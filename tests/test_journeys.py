@@ -27,6 +27,7 @@ class Serving:
 
     def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
         self.process = process
+        self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.client = openai.OpenAI(
             base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE_S
@@ -73,9 +74,9 @@ class Serving:
 
 
 @contextmanager
-def serving(*args: str | Path) -> Iterator[Serving]:
-    """`vram-llm serve ARGS` on a free port; gone with the block."""
-    port = free_ports(1)[0]
+def serving(*args: str | Path, port: int | None = None) -> Iterator[Serving]:
+    """`vram-llm serve ARGS` on `port`, or on a free one; gone with the block."""
+    port = port or free_ports(1)[0]
     with subprocess.Popen(
         command("serve", *args, "--port", str(port)),
         env=environment(columns=120), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,

@@ -71,7 +71,11 @@ def test_what_the_server_refuses_is_told_and_the_chat_goes_on(served: Serving) -
     [
         (["--url", "http://127.0.0.1:1/v1"], 34, "no server answers at http://127.0.0.1:1/v1"),
         (["demo", "--url", "http://127.0.0.1:1/v1"], 64, "not both"),
-        (["--no-such-flag"], 64, "no option --no-such-flag"),
+        (["--no-such-flag"], 64, "there is no option --no-such-flag"),
+        (["demo", "--no-such-flag"], 64, "there is no option --no-such-flag"),
+        (["127.0.0.1:1"], 34, "no server answers at http://127.0.0.1:1/v1"),
+        (["127.0.0.1:1", "Hello?", "--n-ctx", "4k"], 64, "--n-ctx is for a model to load"),
+        (["demo", "--max-tokens", "few"], 64, "'few' is not a valid integer"),
         (["nowhere.gguf"], 10, "there is no file nowhere.gguf"),
         (["demo", "--n-ctx", "many"], 64, "is not a count"),
     ],
@@ -80,6 +84,10 @@ def test_faults(tmp_path: Path, args: list[str], code: int, said: str) -> None:
     done = run("chat", *args, cwd=tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert said in done.stderr
+    assert "Usage:" not in done.stderr
+
+
+PROMPT_BEGINS, PROMPT_ENDS = "\x1b[?2004h", "\x1b[?2004l"  # pastes are marked in between
 
 
 class Terminal:
@@ -88,7 +96,7 @@ class Terminal:
     def __init__(self, *args: str) -> None:
         self._ours, theirs = pty.openpty()
         self.process = subprocess.Popen(
-            command(*args), stdin=theirs, stdout=theirs, stderr=theirs, env=environment(columns=30),
+            command(*args), stdin=theirs, stdout=theirs, stderr=theirs, env=_terminal_environment(),
             start_new_session=True, preexec_fn=_take_terminal,
         )  # fmt: skip
         os.close(theirs)
@@ -112,6 +120,11 @@ class Terminal:
         return code
 
 
+def _terminal_environment() -> dict[str, str]:
+    """A terminal that is never asked where its cursor is: nobody would answer."""
+    return {**environment(columns=30), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+
+
 def _take_terminal() -> None:
     """Make the terminal at standard input the session's own, so that Ctrl+C becomes a signal.
 
@@ -127,19 +140,19 @@ def _take_terminal() -> None:
 
 def test_ctrl_c_stops_an_answer_and_ctrl_d_leaves(served: Serving) -> None:
     terminal = Terminal("chat", "--url", f"{served.url}/v1", "--temperature", "0")
-    terminal.await_text("> ")
-    terminal.type("hello\n")
-    terminal.await_text("hello\r\n")
+    terminal.await_text(PROMPT_BEGINS)
+    terminal.type("hello\r")
+    terminal.await_text(PROMPT_ENDS)
     terminal.await_text(" ")
     terminal.type("\x03")
     terminal.await_text("(stopped)")
-    terminal.await_text("> ")
-    terminal.type("/stats\n")
+    terminal.await_text(PROMPT_BEGINS)
+    terminal.type("/stats\r")
     terminal.await_text("stopped after")
-    terminal.await_text("> ")
+    terminal.await_text(PROMPT_BEGINS)
     terminal.type("\x03")
     terminal.await_text("Ctrl+D leaves")
-    terminal.await_text("> ")
+    terminal.await_text(PROMPT_BEGINS)
     terminal.type("\x04")
     assert terminal.end() == 0
 

@@ -44,10 +44,6 @@ def spread(tmp_path_factory: pytest.TempPathFactory, host: Host) -> Plan:
     )
 
 
-def port_of(served: Serving) -> int:
-    return int(served.url.rpartition(":")[2])
-
-
 def test_the_last_four_lines_of_a_real_server() -> None:
     with serving("demo", "--api-key", "secret", "--strict-model") as served:
         served.await_health()
@@ -56,7 +52,7 @@ def test_the_last_four_lines_of_a_real_server() -> None:
         assert where.startswith("demo: layers 0-4 and the output on the host, ")
         assert re.match(r"context of \S+ tokens for \d+ sequences together, KV cache f16; ", use)
         assert address == f"{served.url}/v1  key: as given  model: demo"
-        assert f"vram-llm chat 127.0.0.1:{port_of(served)} --api-key KEY" in talk
+        assert f"vram-llm chat 127.0.0.1:{served.port} --api-key KEY" in talk
         assert talk.endswith("; stop: Ctrl+C")
 
 
@@ -131,7 +127,7 @@ def test_a_load_that_has_not_moved_has_no_rate() -> None:
 
 
 def test_a_port_that_vram_llm_has(served: Serving) -> None:
-    port = port_of(served)
+    port = served.port
     done = run("serve", "demo", "--port", str(port))
     assert done.returncode == 30
     found = re.search(
@@ -144,5 +140,5 @@ def test_a_port_that_vram_llm_has(served: Serving) -> None:
 
 
 def test_the_port_is_looked_at_before_the_model(served: Serving, tmp_path: Path) -> None:
-    done = run("serve", "nowhere.gguf", "--port", str(port_of(served)), cwd=tmp_path)
+    done = run("serve", "nowhere.gguf", "--port", str(served.port), cwd=tmp_path)
     assert done.returncode == 30

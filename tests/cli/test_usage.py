@@ -41,7 +41,7 @@ from vram_llm.workflows import detection
         ("plan x -mg 0", "there is no option -mg; the plan decides"),
         ("plan x -cx 0", "there is no option -cx; did you mean -c?"),
         ("serve -hf org/repo", "there is no option -hf; name the model as hf:ORG/REPO:Q4_K_M"),
-        ("chat -mg 0", "there is no option -mg here; options of `serve` follow the model"),
+        ("chat -mg 0", "vram-llm serve: there is no option -mg; the plan decides; see --tensor-split"),
         ("plan x -c many", "vram-llm plan: --n-ctx: 'many' is not a count; write it like 4096 or 32k"),
         ("plan x -ngl some", "--n-gpu-layers: 'some' is not a number of layers; write it like 33"),
         ("plan x -fa maybe", "--flash-attn: 'maybe' is not one of"),

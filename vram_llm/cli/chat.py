@@ -1,30 +1,31 @@
 """vram-llm chat: a conversation at the terminal, with a running server or straight with a model."""
 
+import sys
 from contextlib import closing
+from typing import Any
 
 import click
 
-from vram_llm.cli.chat_repl import Talk
-from vram_llm.cli.local_server import serving
-from vram_llm.cli.plan_options import built_in, one_model
+from vram_llm.cli.chat_arguments import check_serve_options, parse
+from vram_llm.cli.chat_input import message_reader
+from vram_llm.cli.plan_options import built_in
 from vram_llm.cli.short_flags import ShortFlagsCommand
-from vram_llm.cli.stream import ChatServer
 
 
 @click.command("chat", cls=ShortFlagsCommand, context_settings={"ignore_unknown_options": True})
 @click.argument("model", required=False)
-@click.argument("serve_options", nargs=-1, type=click.UNPROCESSED)
+@click.argument("more", metavar="[OPTIONS OF SERVE]... [QUESTION]", nargs=-1, type=click.UNPROCESSED)
 @click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
-@click.option("--url", metavar="URL", help="Chat with the server there: http://127.0.0.1:8080/v1.")
+@click.option("--url", metavar="URL", help="Chat with the server there; HOST:PORT is enough.")
 @click.option(
     "--api-key", envvar="VRAM_LLM_API_KEY", help="Key for that server; $VRAM_LLM_API_KEY is read too."
 )
-@click.option("--system", metavar="TEXT", help="What the model is told first.")
+@click.option("--system", metavar="TEXT", help="System message of the conversation.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Most tokens of one answer.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 always takes the most likely token.")
 def command(
     model: str | None,
-    serve_options: tuple[str, ...],
+    more: tuple[str, ...],
     model_option: str | None,
     url: str | None,
     api_key: str | None,
@@ -32,23 +33,49 @@ def command(
     max_tokens: int | None,
     temperature: float | None,
 ) -> None:
-    """Chat with the server at --url, or load MODEL as `vram-llm serve` does and chat with that.
+    """Chat with MODEL, loaded as `vram-llm serve` does, or with a running server: HOST:PORT in its place.
 
-    Options of `serve` (--n-ctx, --gpu ...) may follow MODEL. Without either: the built-in model. Lines are
-    read from standard input; /help in the chat says what else there is.
+    Options of `serve` (--n-ctx, --gpu ...) may follow MODEL. Without MODEL: the built-in one.
+
+    With a QUESTION, its answer is printed and the command ends; standard input, where it is no terminal, is
+    added to the question. Else every line of standard input is a message. In a terminal, /help lists commands
+    and keys.
     """
-    name = one_model(model, model_option)
-    if name is not None and name.startswith("-"):
-        raise click.UsageError(f"there is no option {name} here; options of `serve` follow the model")
+    from vram_llm.cli.local_server import serving
 
-    def talk(address: str) -> None:
-        with closing(ChatServer(address, api_key)) as server:
-            Talk(server, server.model(), system, max_tokens, temperature).run()
-
-    if url is not None:
-        if name is not None:
-            raise click.UsageError("give a model to load, or --url of a server that has one: not both")
-        talk(url)
+    arguments = parse(model, model_option, more, url)
+    limits = {"max_tokens": max_tokens, "temperature": temperature}
+    sampling = {name: value for name, value in limits.items() if value is not None}
+    if arguments.address is not None:
+        _talk(arguments.address, api_key, arguments.question, system, sampling, is_ours=False)
         return
-    with serving([name or built_in("chatting with"), *serve_options]) as address:
-        talk(address)
+    check_serve_options(arguments.serve_options)
+    name = arguments.model or built_in("chatting with")
+    with serving([name, *arguments.serve_options]) as address:
+        _talk(address, api_key, arguments.question, system, sampling, is_ours=True)
+
+
+def _talk(
+    address: str,
+    api_key: str | None,
+    question: str | None,
+    system: str | None,
+    sampling: dict[str, Any],
+    *,
+    is_ours: bool,
+) -> None:
+    """One answer where there is a question, else a conversation. Raises ServerUnreachable, RequestError."""
+    from vram_llm.cli.chat_commands import NAMES
+    from vram_llm.cli.chat_repl import Talk
+    from vram_llm.cli.conversation import Conversation
+    from vram_llm.cli.stream import ChatServer
+    from vram_llm.machine.json_store import folder
+
+    with closing(ChatServer(address, api_key)) as server:
+        talk = Talk(server, server.model(), Conversation(system), sampling)
+        if question is not None:
+            piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
+            talk.ask(talk.conversation.question(f"{question}\n\n{piped}" if piped else question))
+        else:
+            reader = message_reader(folder() / "chat_history", NAMES)
+            talk.run(reader, may_come_back=not is_ours)

@@ -1,106 +1,137 @@
-"""A chat at the terminal: lines in, streamed answers out, and a few commands."""
+"""A chat at the terminal: messages in, streamed answers out, and a few commands."""
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 import click
 
-from vram_llm.cli.stream import ChatServer, StreamedAnswer
-from vram_llm.errors import RequestError
+from vram_llm.cli.chat_commands import run_command
+from vram_llm.cli.chat_input import MessageReader
+from vram_llm.cli.conversation import Conversation, Message
+from vram_llm.cli.stream import AnswerLost, ChatServer, ServedModel, StreamedAnswer
+from vram_llm.errors import RequestError, ServerUnreachable
 
-HELP = """\
-/system TEXT  set what the model is told first; without TEXT: show it
-/stats        tokens and speed of the last answer, and of all
-/clear        forget the conversation
-/help         this
-Ctrl+C stops an answer, Ctrl+D leaves."""
+_LOOK_EVERY_S = 0.5
+_UNSEEN = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 @dataclass(slots=True)
 class Talk:
-    """One conversation. The history is the client's: all of it is sent each time."""
+    """One conversation with a server. `sampling` holds the fields of requests that the options set."""
 
     server: ChatServer
-    model: str
-    system: str | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    history: list[dict[str, str]] = field(default_factory=list)
+    model: ServedModel
+    conversation: Conversation = field(default_factory=Conversation)
+    sampling: dict[str, Any] = field(default_factory=dict)
     answers: list[StreamedAnswer] = field(default_factory=list)
 
-    def run(self) -> None:
-        """Until the input ends. Raises ServerUnreachable."""
-        shows_prompt = sys.stdin.isatty()
-        if shows_prompt:
-            import readline  # noqa: F401 (gives input() its line editing and its history)
+    def run(self, reader: MessageReader, *, may_come_back: bool) -> None:
+        """Until the input ends. Raises ServerUnreachable where nobody is there to wait.
 
-            click.echo(f"{self.model}: /help says what else there is", err=True)
+        `may_come_back`: a server that is gone is waited for.
+        """
+        if reader.is_interactive:
+            click.echo(f"{self.model.name}: /help lists commands and keys", err=True)
         while True:
             try:
-                line = input("> " if shows_prompt else "").strip()
+                self._act(reader.read(), waits=reader.is_interactive and may_come_back)
             except EOFError:
-                if shows_prompt:
-                    click.echo()
                 return
             except KeyboardInterrupt:
-                click.echo("\nCtrl+D leaves", err=True)
-                continue
-            if line.startswith("/"):
-                self.command(line)
-            elif line:
-                self.ask(line)
+                click.echo("Ctrl+D leaves", err=True)
+            except RequestError as error:
+                click.echo(str(error), err=True)
+            except ServerUnreachable as error:
+                if not reader.is_interactive:
+                    raise
+                click.echo(f"{error}; /retry asks again", err=True)
 
-    def command(self, line: str) -> None:
-        """Do what a line that begins with a slash says."""
-        name, _, rest = line.partition(" ")
-        match name:
-            case "/help":
-                click.echo(HELP)
-            case "/stats":
-                click.echo(self.stats())
-            case "/clear":
-                self.history.clear()
-                click.echo("forgotten")
-            case "/system":
-                self.system = rest.strip() or self.system
-                click.echo(f"system: {self.system or 'nothing'}")
-            case _:
-                click.echo(f"there is no {name}; /help lists what there is", err=True)
+    def _act(self, message: str, *, waits: bool) -> None:
+        """Do a command, or ask; while the server is away, wait and do it again."""
+        is_command = message.startswith("/") and "\n" not in message.strip()
+        if not message.strip():
+            return
+        try:
+            if is_command:
+                run_command(self, message)
+            else:
+                self.ask(self.conversation.question(message.strip()))
+        except AnswerLost:
+            raise
+        except ServerUnreachable as error:
+            if not waits:
+                raise
+            self._wait_and_ask_again(str(error))
 
-    def ask(self, question: str) -> None:
-        """Stream one answer. What was refused is not kept; what was stopped is, as far as it came."""
-        asked = {"role": "user", "content": question}
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        wishes = {"max_tokens": self.max_tokens, "temperature": self.temperature}
-        given = {name: value for name, value in wishes.items() if value is not None}
-        request = {"model": self.model, "messages": [*messages, *self.history, asked], **given}
+    def _wait_and_ask_again(self, reason: str) -> None:
+        """Wait for the server and ask the question that it did not answer. Raises RequestError."""
+        while (question := self.conversation.unanswered) is not None:
+            click.echo(f"{reason}; waiting for the server, Ctrl+C stops that", err=True)
+            try:
+                self._await_server()
+            except KeyboardInterrupt:
+                raise RequestError("\nnot sent; /retry asks again") from None
+            try:
+                self.ask(question)
+            except ServerUnreachable as error:
+                reason = str(error)
+
+    def _await_server(self) -> None:
+        time.sleep(_LOOK_EVERY_S)
+        while not self.server.is_up():
+            time.sleep(_LOOK_EVERY_S)
+        model = self.server.model()
+        if model.name != self.model.name:
+            click.echo(f"the server is back, with {model.name}", err=True)
+        self.model = model
+
+    def ask(self, question: Message) -> None:
+        """Stream one answer. What was stopped is kept as far as it came; a question without an answer waits
+        for /retry.
+
+        Raises RequestError, ServerUnreachable, AnswerLost.
+        """
+        self.conversation.unanswered = question
+        messages = self.conversation.request_messages(question)
         answer = StreamedAnswer()
         try:
-            with _ctrl_c() as pressed, closing(self.server.stream(request, answer)) as pieces:
-                for piece in pieces:
-                    if pressed:
-                        raise KeyboardInterrupt
-                    click.secho(piece.text, nl=False, dim=piece.is_thought or None)
-                    sys.stdout.flush()
+            self._show({"model": self.model.name, "messages": messages, **self.sampling}, answer)
         except KeyboardInterrupt:
             click.echo(" (stopped)", err=True, nl=False)
+        except AnswerLost:
+            click.echo()
+            raise
         except RequestError as error:
-            click.echo(f"{error}{_ADVICE if self.history else ''}", err=True)
-            return
+            hint = "; /clear forgets the conversation" if self.conversation.messages else ""
+            raise RequestError(f"{error}{hint}") from None
         click.echo()
         self.answers.append(answer)
-        self.history += [asked, {"role": "assistant", "content": answer.text}]
+        self.conversation.add(question, answer.text)
+
+    def _show(self, request: dict[str, Any], answer: StreamedAnswer) -> None:
+        """Print an answer as it comes; thoughts dim, or to standard error where the answer goes elsewhere."""
+        is_terminal = sys.stdout.isatty()
+        with _ctrl_c() as pressed, closing(self.server.stream(request, answer)) as pieces:
+            for piece in pieces:
+                if pressed:
+                    raise KeyboardInterrupt
+                text = piece.text.translate(_UNSEEN) if is_terminal else piece.text
+                to_stderr = piece.is_thought and not is_terminal
+                click.secho(text, nl=False, dim=piece.is_thought or None, err=to_stderr)
+                sys.stdout.flush()
 
     def stats(self) -> str:
         """The last answer and all of them, in two lines."""
         if not self.answers:
             return "no answer yet"
         known = [one.completion_tokens or 0 for one in self.answers]
-        return f"last: {_said_of(self.answers[-1])}\nall: {len(known)} answers, {sum(known):,} tokens"
+        return f"last: {_figures(self.answers[-1])}\nall: {len(known)} answers, {sum(known):,} tokens"
 
 
 @contextmanager
@@ -121,10 +152,7 @@ def _ctrl_c() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-_ADVICE = "; /clear forgets the conversation"
-
-
-def _said_of(answer: StreamedAnswer) -> str:
+def _figures(answer: StreamedAnswer) -> str:
     if answer.completion_tokens is None:
         return f"stopped after {answer.pieces:,} pieces and {answer.seconds:.1f} s"
     parts = [f"{answer.prompt_tokens:,} tokens in, {answer.completion_tokens:,} out"]

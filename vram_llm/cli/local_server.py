@@ -22,8 +22,8 @@ _STOP_S = 15.0
 def serving(arguments: Sequence[str]) -> Iterator[str]:
     """The address of `vram-llm serve ARGUMENTS` once it is ready.
 
-    Where it ends before, what it said is shown, and this command ends with its exit code. It has a session
-    of its own: Ctrl+C stops an answer, and not the server.
+    Where it ends before that, its messages are shown, and this command ends with its exit code. It has a
+    session of its own: Ctrl+C stops an answer, and not the server.
     """
     signal.signal(signal.SIGTERM, _leave)  # whose default would leave the server behind
     port = _free_port()
@@ -38,16 +38,16 @@ def serving(arguments: Sequence[str]) -> Iterator[str]:
         "--port",
         str(port),
     ]
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+") as messages:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, start_new_session=True
         )
         try:
             click.echo("loading ...", err=True)
             while not _is_ready(port):
                 if (status := child.poll()) is not None:
-                    said.seek(0)
-                    click.echo(said.read(), err=True, nl=False)
+                    messages.seek(0)
+                    click.echo(messages.read(), err=True, nl=False)
                     raise click.exceptions.Exit(status)
                 time.sleep(_LOOK_EVERY_S)
             yield f"http://127.0.0.1:{port}/v1"
@@ -73,6 +73,7 @@ def _free_port() -> int:
 
 def _is_ready(port: int) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5.0).status_code == httpx.codes.OK
+        reply = httpx.get(f"http://127.0.0.1:{port}/health", timeout=5.0, trust_env=False)
     except httpx.HTTPError:
         return False
+    return reply.status_code == httpx.codes.OK

@@ -8,9 +8,16 @@ from typing import Any
 
 import httpx
 
+from vram_llm.cli.server_address import base_url, is_of_this_computer
 from vram_llm.errors import RequestError, ServerUnreachable
 
 _DATA, _DONE = "data: ", "[DONE]"
+_UNAVAILABLE = "unavailable_error"  # the type of errors that end when a server is up again
+_ASK_S = 10.0
+
+
+class AnswerLost(ServerUnreachable):
+    """The server went away in the middle of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,42 +41,73 @@ class StreamedAnswer:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Tokens of the answer over all of its time, the prompt's included; None where they were not told."""
+        """Tokens of the answer over all of its time, the prompt's included; None where they are not known."""
         if self.completion_tokens is None or not self.seconds:
             return None
         return self.completion_tokens / self.seconds
 
 
-class ChatServer:
-    """An OpenAI endpoint to chat with."""
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What a server says of its first model. `takes_images` is None where it does not say."""
 
-    def __init__(self, url: str, api_key: str | None) -> None:
+    name: str
+    takes_images: bool | None
+
+
+class ChatServer:
+    """An OpenAI endpoint to chat with, at "HOST:PORT" or a URL."""
+
+    def __init__(self, address: str, api_key: str | None) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self.url = url.rstrip("/")
-        self._client = httpx.Client(headers=headers, timeout=httpx.Timeout(10.0, read=None))
+        self.url = base_url(address)
+        self._client = httpx.Client(
+            headers=headers,
+            timeout=httpx.Timeout(_ASK_S, read=None),
+            trust_env=not is_of_this_computer(self.url),
+        )
 
     def close(self) -> None:
+        """Close its connections."""
         self._client.close()
 
-    def model(self) -> str:
+    def model(self) -> ServedModel:
         """The first model there is. Raises ServerUnreachable, RequestError."""
         try:
-            reply = self._client.get(f"{self.url}/models", timeout=10.0)
+            reply = self._client.get(f"{self.url}/models", timeout=_ASK_S)
             _check(reply)
-            return str(reply.json()["data"][0]["id"])
+            card = reply.json()["data"][0]
+            return ServedModel(str(card["id"]), _takes_images(card))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServerUnreachable(
                 f"no server answers at {self.url}: {error}; start one with `vram-llm serve`"
             ) from None
         except (ValueError, LookupError, TypeError):
             raise ServerUnreachable(
-                f"what answers at {self.url} is no OpenAI endpoint; the address ends in /v1"
+                f"the program at {self.url} is no OpenAI endpoint; the address ends in /v1"
             ) from None
+
+    def is_up(self) -> bool:
+        """Whether it answers, with a model."""
+        try:
+            self.model()
+        except (ServerUnreachable, RequestError):
+            return False
+        return True
 
     def stream(self, request: dict[str, Any], answer: StreamedAnswer) -> Generator[AnswerPiece, None, None]:
         """The pieces of an answer, which are added to `answer` too; closing the generator stops the server's
-        work. Raises RequestError, ServerUnreachable.
+        work. Raises RequestError; ServerUnreachable where the same request may be answered later, AnswerLost
+        where the answer had begun.
         """
+        try:
+            yield from self._stream(request, answer)
+        except ServerUnreachable as error:
+            if answer.pieces:
+                raise AnswerLost(str(error)) from None
+            raise
+
+    def _stream(self, request: dict[str, Any], answer: StreamedAnswer) -> Generator[AnswerPiece, None, None]:
         body = {**request, "stream": True, "stream_options": {"include_usage": True}}
         begun = time.perf_counter()
         try:
@@ -87,18 +125,30 @@ class ChatServer:
                         answer.pieces += 1
                         answer.text += "" if piece.is_thought else piece.text
                         yield piece
+        except httpx.ConnectError:
+            raise ServerUnreachable(f"no server answers at {self.url}") from None
         except httpx.HTTPError as error:
-            raise ServerUnreachable(f"the server at {self.url} is gone: {error}") from None
+            raise ServerUnreachable(f"the connection to {self.url} is lost: {error}") from None
+
+
+def _takes_images(card: dict[str, Any]) -> bool | None:
+    """What the card's architecture says, as OpenRouter's cards and ours do."""
+    inputs = (card.get("architecture") or {}).get("input_modalities")
+    return None if inputs is None else "image" in inputs
 
 
 def _events(reply: httpx.Response) -> Generator[dict[str, Any], None, None]:
+    is_complete = False
     for line in reply.iter_lines():
+        is_complete = is_complete or line == _DATA + _DONE
         if not line.startswith(_DATA) or line == _DATA + _DONE:
             continue
         event = json.loads(line[len(_DATA) :])
         if "error" in event:
-            raise RequestError(str(event["error"].get("message")))
+            raise _error_of(event["error"])
         yield event
+    if not is_complete:
+        raise ServerUnreachable("the server ended the answer before its end")
 
 
 def _pieces(event: dict[str, Any]) -> Generator[AnswerPiece, None, None]:
@@ -110,11 +160,19 @@ def _pieces(event: dict[str, Any]) -> Generator[AnswerPiece, None, None]:
             yield AnswerPiece(text)
 
 
+def _error_of(error: dict[str, Any]) -> RequestError | ServerUnreachable:
+    message = str(error.get("message"))
+    return ServerUnreachable(message) if error.get("type") == _UNAVAILABLE else RequestError(message)
+
+
 def _check(reply: httpx.Response) -> None:
-    """Raises RequestError with the server's own sentence."""
+    """Raises RequestError with the server's own sentence, or ServerUnreachable where it is not ready."""
     if not reply.is_error:
         return
     try:
-        raise RequestError(str(reply.json()["error"]["message"]))
-    except (ValueError, LookupError, TypeError):
-        raise RequestError(f"the server answers {reply.status_code}") from None
+        error = _error_of(reply.json()["error"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        error = RequestError(f"the server answers {reply.status_code}")
+    if isinstance(error, ServerUnreachable) and reply.headers.get("x-should-retry") == "false":
+        error = RequestError(str(error))
+    raise error

@@ -1,0 +1,143 @@
+"""Lines of a chat that begin with a slash, in one table: names, argument, help, and what they do."""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vram_llm.cli.conversation import image_url, text_of, with_text
+from vram_llm.errors import RequestError
+
+if TYPE_CHECKING:
+    from vram_llm.cli.chat_repl import Talk
+
+KEYS = """\
+Enter sends, Alt+Enter (or Esc, then Enter) begins another line; a paste is one message.
+Up and Ctrl+R find what was typed before, also in earlier chats; Tab completes commands and files.
+Ctrl+C stops an answer, Ctrl+D leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCommand:
+    """One row of the table. `argument` is shown in the help; "" where there is none."""
+
+    names: tuple[str, ...]
+    argument: str
+    help: str
+    run: "Callable[[Talk, str], None]"
+
+
+def run_command(talk: "Talk", line: str) -> None:
+    """Do what a line says whose first word is a command. Raises RequestError with a sentence."""
+    name, _, argument = line.strip().partition(" ")
+    command = next((each for each in COMMANDS if name in each.names), None)
+    if command is None:
+        raise RequestError(f"there is no {name}; /help lists the commands")
+    if command.argument == "FILE" and not argument.strip():
+        raise RequestError(f"give the file: {name} FILE")
+    command.run(talk, argument.strip())
+
+
+def help_text() -> str:
+    """The commands and the keys."""
+    rows = [(f"{' '.join(each.names)} {each.argument}".rstrip(), each.help) for each in COMMANDS]
+    width = max(len(usage) for usage, _ in rows)
+    return "\n".join([*(f"{usage:<{width}}  {text}" for usage, text in rows), KEYS])
+
+
+def _retry(talk: "Talk", _: str) -> None:
+    question = talk.conversation.last_question()
+    if question is None:
+        raise RequestError("there is no question to ask again")
+    talk.conversation.take_back()
+    talk.ask(question)
+
+
+def _edit(talk: "Talk", _: str) -> None:
+    question = talk.conversation.last_question()
+    try:
+        edited = click.edit("" if question is None else text_of(question), extension=".md")
+    except click.ClickException as error:
+        raise RequestError(f"{error.format_message()}; $EDITOR names the editor") from None
+    if edited is None or not edited.strip():
+        raise RequestError("nothing was written; nothing is sent")
+    if question is None:
+        talk.ask(talk.conversation.question(edited.strip()))
+        return
+    talk.conversation.take_back()
+    talk.ask(with_text(question, edited.strip()))
+
+
+def _save(talk: "Talk", argument: str) -> None:
+    path = _path(argument)
+    talk.conversation.save(path)
+    click.echo(f"saved {len(talk.conversation.messages)} messages to {path}")
+
+
+def _load(talk: "Talk", argument: str) -> None:
+    talk.conversation.load(_path(argument))
+    unanswered = "; /retry asks the last question" if talk.conversation.unanswered else ""
+    click.echo(f"loaded {len(talk.conversation.messages)} messages{unanswered}")
+
+
+def _image(talk: "Talk", argument: str) -> None:
+    if talk.model.takes_images is False:
+        raise RequestError(
+            f"{talk.model.name} takes no images; serve a model that does, with its projector: --mmproj FILE"
+        )
+    path = _path(argument)
+    talk.conversation.images.append(image_url(path))
+    click.echo(f"{path.name} goes with the next message")
+
+
+def _system(talk: "Talk", argument: str) -> None:
+    talk.conversation.system = argument or talk.conversation.system
+    click.echo(f"system: {talk.conversation.system or 'nothing'}")
+
+
+def _clear(talk: "Talk", _: str) -> None:
+    talk.conversation.clear()
+    click.echo("forgotten")
+
+
+def _stats(talk: "Talk", _: str) -> None:
+    click.echo(talk.stats())
+
+
+def _help(_: "Talk", __: str) -> None:
+    click.echo(help_text())
+
+
+def _leave(_: "Talk", __: str) -> None:
+    raise EOFError
+
+
+def _path(argument: str) -> Path:
+    """The file as typed, or as a terminal pastes a dropped one: in quotes, or with backslashes."""
+    path = Path(argument).expanduser()
+    if not path.exists():
+        try:
+            words = shlex.split(argument)
+        except ValueError:
+            words = []
+        if len(words) == 1:
+            return Path(words[0]).expanduser()
+    return path
+
+
+COMMANDS = (
+    ChatCommand(("/retry",), "", "ask the last question again", _retry),
+    ChatCommand(("/edit",), "", "change the last question in $EDITOR and ask it, or write a new one", _edit),
+    ChatCommand(("/image",), "FILE", "send a picture with the next message", _image),
+    ChatCommand(("/system",), "TEXT", "set the system message; without TEXT: show it", _system),
+    ChatCommand(("/save",), "FILE", "keep the conversation in a file", _save),
+    ChatCommand(("/load",), "FILE", "go on with a conversation kept in a file", _load),
+    ChatCommand(("/stats",), "", "tokens and speed of the last answer, and of all", _stats),
+    ChatCommand(("/clear",), "", "forget the conversation", _clear),
+    ChatCommand(("/help",), "", "show this", _help),
+    ChatCommand(("/exit", "/bye", "/quit"), "", "leave", _leave),
+)
+NAMES = tuple(name for command in COMMANDS for name in command.names)
