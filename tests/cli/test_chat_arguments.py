@@ -22,6 +22,12 @@ LOCAL = "127.0.0.1:8080"
             None,
             ChatArguments(None, "a.gguf", ("-c", "4k", "--no-mmap", "--gpu=24GiB"), "Why?"),
         ),
+        (
+            ["a.gguf", "-fa", "-ngl", "-1", "Why?"],
+            None,
+            None,
+            ChatArguments(None, "a.gguf", ("-fa", "-ngl", "-1"), "Why?"),
+        ),
         (["--n-ctx", "4k"], None, None, ChatArguments(None, None, ("--n-ctx", "4k"), None)),
         (["Why?"], "a.gguf", None, ChatArguments(None, "a.gguf", (), "Why?")),
         (["--n-ctx", "4k"], "a.gguf", None, ChatArguments(None, "a.gguf", ("--n-ctx", "4k"), None)),

@@ -15,6 +15,7 @@ from vram_llm.cli.plan_options import PlanOptions, plan_options
 from vram_llm.cli.server_options import server_options
 from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.cli.usage_errors import sentence
+from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import FlashAttention
 from vram_llm.server.config import ServerConfig
 from vram_llm.workflows import detection
@@ -75,7 +76,7 @@ def test_usage_is_not_printed_and_the_code_is_64() -> None:
         ("-ngl auto", {"n_gpu_layers": None}),
         ("--gpu-layers 20", {"n_gpu_layers": 20}),
         ("-np 2", {"parallel": 2}),
-        ("-ts 3,1", {"tensor_split": (3.0, 1.0)}),
+        ("-ts 3,1", {"tensor_split": TensorSplit((3.0, 1.0))}),
         ("-fa on", {"flash_attn": FlashAttention.ON}),
         ("-fa off", {"flash_attn": FlashAttention.OFF}),
         ("-fa 1", {"flash_attn": FlashAttention.ON}),

@@ -57,14 +57,16 @@ def split_question(words: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
     }
     options: list[str] = []
     question: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        if not word.startswith("-") or word == "-":
+    awaits_value = False  # not of a flag whose value may be left out, where another flag follows
+    for word in words:
+        if word in takes_value or (word.startswith("-") and not awaits_value):
+            options.append(word)
+            awaits_value = takes_value.get(word, False)
+        elif awaits_value:
+            options.append(word)
+            awaits_value = False
+        else:
             question.append(word)
-            continue
-        options.append(word)
-        if takes_value.get(word, False):
-            options += [value for value in (next(rest, None),) if value is not None]
     return tuple(options), " ".join(question) or None
 
 
