@@ -111,7 +111,7 @@ def test_a_chat_leaves_the_flags_of_serve_alone() -> None:
     assert found is not None
     context = found.make_context("chat", ["x.gguf", "-ngl", "all", "-md", "y.gguf", "-ctk", "q8_0"])
     assert context.params["model"] == "x.gguf"
-    assert context.params["serve_options"] == ("-ngl", "all", "-md", "y.gguf", "-ctk", "q8_0")
+    assert context.params["more"] == ("-ngl", "all", "-md", "y.gguf", "-ctk", "q8_0")
 
 
 def test_aliases_with_commas() -> None:
