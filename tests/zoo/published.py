@@ -167,3 +167,46 @@ def nemotron_nano(pattern: str = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EME
             ffn(model, b, d, shared, "_shexp", gate=False)
             model.tensors[b + "exp_probs_b.bias"] = (experts,)
     return model
+
+
+def gpt_oss(layers: int = 36, experts: int = 128) -> Model:
+    """gpt-oss 120B: a window of 128 tokens in every other layer, its experts as MXFP4, the rest as Q8_0."""
+    d, heads, kv, head, vocab = 2880, 64, 8, 64, 201088
+    keys = common_keys(
+        layers, d, d, 131072, vocab, attention__head_count=heads, attention__head_count_kv=kv,
+        attention__key_length=head, attention__value_length=head, attention__sliding_window=128,
+        expert_count=experts, expert_used_count=4, expert_feed_forward_length=d,
+    )  # fmt: skip
+    model = Model("gpt-oss", keys, metadata={"general.name": "Gpt Oss 120b"})
+    ends(model, d, vocab)
+    for i in range(layers):
+        b = f"blk.{i}."
+        attention(model, b, d, heads * head, kv * head)
+        model.add(b, post_attention_norm=d)
+        routed(model, b, d, d, experts)
+        model.tensors |= {
+            b + "attn_q.bias": (heads * head,), b + "attn_k.bias": (kv * head,),
+            b + "attn_v.bias": (kv * head,), b + "attn_output.bias": (d,), b + "attn_sinks.weight": (heads,),
+            b + "ffn_gate_inp.bias": (experts,), b + "ffn_gate_exps.bias": (d, experts),
+            b + "ffn_up_exps.bias": (d, experts), b + "ffn_down_exps.bias": (d, experts),
+        }  # fmt: skip
+        for part in ("gate", "up", "down"):
+            model.types[f"{b}ffn_{part}_exps.weight"] = "MXFP4"
+            model.types[f"{b}ffn_{part}_exps.bias"] = "F32"
+    return model
+
+
+def as_q4_k_m(model: Model) -> Model:
+    """`model` with the larger types of Q4_K_M where llama-quantize puts them; write it with common="Q4_K".
+
+    Source: llama_tensor_get_type_impl in llama-quant.cpp, use_more_bits.
+    """
+    n_layers = model.keys["block_count"]
+    assert isinstance(n_layers, int)
+    eighth = n_layers // 8
+    model.types["output.weight" if "output.weight" in model.tensors else "token_embd.weight"] = "Q6_K"
+    for i in range(n_layers):
+        if i < eighth or i >= 7 * n_layers // 8 or (i - eighth) % 3 == 2:
+            for part in ("attn_v", "ffn_down", "ffn_down_exps"):
+                model.types[f"blk.{i}.{part}.weight"] = "Q6_K"
+    return model

@@ -12,6 +12,7 @@ from vram_llm.units import parse_bytes, parse_count
 
 LARGEST = "max"
 ALL = "all"
+AUTO = "auto"
 ALL_LAYERS = -1
 TRAINED = 0
 
@@ -32,12 +33,12 @@ class Count(click.ParamType[int]):
 
 
 class Ctx(Count):
-    """A number of tokens, "max", or 0 for as many as the model was trained on."""
+    """A number of tokens, "max", "auto", or 0 for as many as the model was trained on."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if str(value) == str(TRAINED):
             return TRAINED
-        return LARGEST if value == LARGEST else super().convert(value, param, ctx)
+        return value if value in (LARGEST, AUTO) else super().convert(value, param, ctx)
 
 
 class GpuLayers(click.ParamType[int | None]):

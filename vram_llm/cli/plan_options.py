@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from vram_llm.cli.option_types import LARGEST, Count, Ctx, GpuLayers, LoraFile, Size, Split, Switch
+from vram_llm.cli.option_types import (
+    AUTO,
+    LARGEST,
+    Count,
+    Ctx,
+    GpuLayers,
+    LoraFile,
+    Size,
+    Split,
+    Switch,
+)
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.types import BackendSampling, FlashAttention, Objective, Serving, Workload
@@ -112,12 +122,13 @@ MACHINE_OPTIONS = (
 WORKLOAD_OPTIONS = (
     PlanOption(flags="--n-ctx -c --ctx-size", fields=("n_ctx",), type=Ctx(), has_default=False,
                metavar="TOKENS", help=(
-        "Context of all sequences together: 4096, 32k, max (what fits without more layers on the CPU), or 0 "
-        "(what the model was trained on).  "
-        f"[default: {_DEFAULT.DEFAULT_N_CTX}, or what the model was trained on if that is less]"
+        "Context of all sequences together: 4096, 32k, auto, max, or 0 (what the model was trained on). "
+        "auto: the longest, up to what the model was trained on, that puts no more layers on the CPU than "
+        f"{_DEFAULT.DEFAULT_N_CTX} tokens would and costs at most 5% of the tokens per second; max: as much "
+        "as fits without more layers on the CPU.  [default: auto]"
     )),
     PlanOption(flags="--parallel -np", fields=("parallel",), type=click.IntRange(1, 256),
-               help="Sequences served at the same time."),
+               help="Sequences served at the same time; the default is that of llama-server and LM Studio."),
     PlanOption(flags="--kv-type", fields=("kv_type_k", "kv_type_v"), type=click.Choice(sorted(KV_TYPES)),
                help="Type of the KV cache."),
     PlanOption(flags="--kv-type-k -ctk --cache-type-k", fields=("kv_type_k",), has_default=False,
@@ -246,6 +257,8 @@ def _workload(values: dict[PlanOption, Any]) -> Workload:
             (serving if of else workload)[name] = option.to_field(value)
     if workload.get("n_ctx") == LARGEST:
         workload |= {"n_ctx": None, "largest_ctx": True}
+    elif workload.get("n_ctx") == AUTO:
+        del workload["n_ctx"]
     return Workload(**workload, serving=Serving(**serving))
 
 

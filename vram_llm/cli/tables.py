@@ -12,6 +12,7 @@ from vram_llm.machine.assumed_speed import device_speed
 from vram_llm.machine.types import Device, Machine, Source
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.companions import companion_only_devices
+from vram_llm.planner.context_prices import context_line
 from vram_llm.planner.llama_split import placement_flags, split_of
 from vram_llm.planner.types import HOST, Companion, Context, Plan, SpeedEstimate
 from vram_llm.units import format_bytes, format_count, format_mib
@@ -78,7 +79,8 @@ def print_plan(plan: Plan, n_ways: int | None = FEW) -> None:
         console.print()
         for line in lines:
             console.print(Text(line), soft_wrap=True)
-    _print_notes(console, plan.notes)
+    context_note = context_line(plan)
+    _print_notes(console, (*([] if context_note is None else [context_note]), *plan.notes))
 
 
 def _print_flags(console: Console, flags: Sequence[str]) -> None:

@@ -26,10 +26,24 @@ def ctx_step(workload: Workload) -> int:
     return CTX_STEP if workload.kv_unified else CTX_STEP * workload.parallel
 
 
+def wants_largest_context(workload: Workload) -> bool:
+    """Whether the context is to be as long as fits."""
+    return workload.largest_ctx or (workload.objective is Objective.CONTEXT and workload.n_ctx is None)
+
+
+def wants_auto_context(profile: ModelProfile, workload: Workload) -> bool:
+    """Whether the planner chooses the length (auto_context.py).
+
+    Not for embeddings, whose compute buffers grow with the longest text, and not with a draft model, which
+    takes as much context as its model: both have resolve_context's default.
+    """
+    is_open = workload.n_ctx is None and not wants_largest_context(workload)
+    return is_open and workload.draft is None and (workload.pooling or profile.pooling) is None
+
+
 def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload) -> Context:
     """Every open choice of the context made, with llama.cpp's own rounding. Raises BadPlan."""
-    largest = workload.largest_ctx or (workload.objective is Objective.CONTEXT and workload.n_ctx is None)
-    if largest and workload.draft is not None:
+    if wants_largest_context(workload) and workload.draft is not None:
         raise BadPlan(
             "a draft model takes as much context as the model: give --n-ctx a number beside --draft"
         )

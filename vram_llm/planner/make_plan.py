@@ -7,19 +7,20 @@ from vram_llm.machine.types import DeviceKind, Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner import explain
 from vram_llm.planner.companions import adapters
-from vram_llm.planner.memory.analytic import is_pipelined
+from vram_llm.planner.context import wants_auto_context, wants_largest_context
 from vram_llm.planner.search.alternatives import alternatives, split_by_free_memory
+from vram_llm.planner.search.auto_context import plan_auto_context
 from vram_llm.planner.search.fitting_ways import fitting_ways
 from vram_llm.planner.search.idle_devices import idle_reasons, with_idle
-from vram_llm.planner.search.search import Candidate, plan_largest_context, plan_placement
-from vram_llm.planner.speed import Predictor
+from vram_llm.planner.search.on_card_context import on_card_prices
+from vram_llm.planner.search.search import Candidate, expected_speed, plan_largest_context, plan_placement
 from vram_llm.planner.speed_notes import speed_notes
 from vram_llm.planner.types import (
     PLAN_VERSION,
     Alternative,
     Companion,
+    ContextPrice,
     MeterFor,
-    Objective,
     Plan,
     PlannedDevice,
     PlannedModel,
@@ -27,7 +28,7 @@ from vram_llm.planner.types import (
     SpeedEstimate,
     Workload,
 )
-from vram_llm.units import GIB, format_bytes
+from vram_llm.units import GIB, format_bytes, format_count
 
 ENOUGH_SLOTS_RAM_BYTES = 8 * GIB
 _IDLE_SHARE = 0.02  # of the weights a step reads
@@ -47,8 +48,11 @@ def make_plan(
     what would fit, BadSplit and BadPlan where the workload contradicts model or machine.
     """
     more: Candidate | None = None
-    if workload.largest_ctx or (workload.objective is Objective.CONTEXT and workload.n_ctx is None):
+    prices: tuple[ContextPrice, ...] = ()
+    if wants_largest_context(workload):
         chosen, more = plan_largest_context(profile, machine, workload, exact)
+    elif wants_auto_context(profile, workload):
+        chosen, prices = plan_auto_context(profile, machine, workload, exact)
     else:
         chosen = plan_placement(profile, machine, workload, exact)
     if not chosen.estimate.fits:
@@ -85,6 +89,7 @@ def make_plan(
             quantization=profile.quantization,
             n_layers=profile.n_layers,
             total_bytes=profile.total_bytes,
+            context_length=profile.context_length or None,
         ),
         devices=tuple(
             PlannedDevice(
@@ -103,8 +108,11 @@ def make_plan(
         companions=(*adapters(profile, machine, workload.loras, chosen.placement), *companions),
         objective=workload.objective,
         speed=expected_speed(profile, machine, workload, chosen),
+        speed_at_end=_speed_at_end(profile, machine, workload, chosen),
+        context_prices=(*prices, *on_card_prices(profile, machine, workload, chosen)),
         notes=(
             *explain.notes(profile, machine, chosen, more),
+            *_shortened(profile, workload, chosen),
             *explain.unmapped(profile, workload),
             *explain.left_out(machine, companions),
             *speed_notes(machine, chosen.placement),
@@ -114,12 +122,23 @@ def make_plan(
     return replace(plan, notes=(*plan.notes, *idle_reasons(plan)))
 
 
-def expected_speed(
-    profile: ModelProfile, machine: Machine, workload: Workload, of: Candidate | Alternative | Plan
-) -> SpeedEstimate:
-    """How fast a placement is expected to be."""
-    pipelined = is_pipelined(profile, of.context, machine.devices, of.placement)
-    return Predictor(profile, of.context, machine, workload)(of.placement, pipelined=pipelined)
+def _speed_at_end(
+    profile: ModelProfile, machine: Machine, workload: Workload, chosen: Candidate
+) -> SpeedEstimate | None:
+    """With the whole context behind each stream; None for embeddings, which read no past."""
+    if chosen.context.pooling is not None:
+        return None
+    wish = replace(workload, expect_depth=chosen.context.n_ctx_seq)
+    return expected_speed(profile, machine, wish, chosen)
+
+
+def _shortened(profile: ModelProfile, workload: Workload, chosen: Candidate) -> tuple[str, ...]:
+    """Of a context that is shorter than it is by default."""
+    usual = min(Workload.DEFAULT_N_CTX, profile.context_length or Workload.DEFAULT_N_CTX)
+    if not wants_auto_context(profile, workload) or chosen.context.n_ctx >= usual:
+        return ()
+    n_ctx = format_count(chosen.context.n_ctx)
+    return (f"{format_count(usual)} tokens of context do not fit: the plan has {n_ctx}",)
 
 
 def _serving(wanted: Serving, profile: ModelProfile, chosen: Candidate, machine: Machine) -> Serving:

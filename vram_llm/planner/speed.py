@@ -69,6 +69,8 @@ class Predictor:
         half = max(context.n_ctx_seq // 2, 1)
         wanted = workload.expect_depth or min(Workload.DEFAULT_DEPTH, half)
         self.depth = min(wanted, context.n_ctx_seq)
+        prompt = workload.expect_depth or min(Workload.DEFAULT_PROMPT, half)
+        self.prompt_tokens = min(prompt, context.n_ctx_seq)
         self.streams = workload.expect_streams if workload.expect_streams > 1 else context.parallel
         self.objective_streams = workload.expect_streams
         self._params = [_active_params(layer) for layer in profile.layers]
@@ -81,7 +83,7 @@ class Predictor:
         speeds = [self._speed(each) for each, _, _ in runs]
         one, many = self._step(runs, 1), sum(self._step(runs, self.streams))
         stages = [self.full_stage_costs(each).run(start, end) for each, start, end in runs]
-        prompt = self._prompt(runs, self.depth, pipelined=pipelined)
+        prompt = self._prompt(runs, self.prompt_tokens, pipelined=pipelined)
         total = sum(one)
         basis = _least_trusted([f for s in speeds for f in (s.read_bytes_per_s, s.layer_overhead_s)])
         return SpeedEstimate(
@@ -93,9 +95,9 @@ class Predictor:
             streams_step_s=many,
             streams_tokens_per_s=self.streams / many,
             streams_basis=self._basis_of_streams(basis, speeds),
-            prompt_tokens=self.depth,
+            prompt_tokens=self.prompt_tokens,
             prompt_s=prompt,
-            prompt_tokens_per_s=self.depth / prompt,
+            prompt_tokens_per_s=self.prompt_tokens / prompt,
             prompt_stage_s=max(stages),
             prompt_basis=_least_trusted([speed.prompt_flops_per_s for speed in speeds]),
             devices=tuple(

@@ -68,7 +68,7 @@ class Workload:
     any one may use them all; without, each has a cache of its own with its share of them.
     """
 
-    n_ctx: int | None = None  # 0: what the model was trained on
+    n_ctx: int | None = None  # None: as long as costs next to nothing; 0: what the model was trained on
     largest_ctx: bool = False  # as much context as fits, in place of `n_ctx`
     parallel: int = 4  # as llama-server and LM Studio
     kv_type_k: str = "f16"
@@ -96,9 +96,12 @@ class Workload:
     expect_depth: int | None = None  # tokens a sequence has behind it at an average decode step
     expect_streams: int = 1  # sequences that decode at the same time, as the objective sees it
 
-    DEFAULT_N_CTX = 8192  # where the user names none, and the model was trained on as much
+    DEFAULT_N_CTX = 8192  # the measure of a context that is left open; all of it where nothing is on a card
     DEFAULT_TEXT = 2048  # the same for encoders, whose compute buffers grow with the longest text
-    DEFAULT_DEPTH = 2048  # or half the context if that is less
+    DEFAULT_DEPTH = 1024  # or half the context if that is less
+    DEFAULT_PROMPT = (
+        2048  # of a predicted prompt, with the same bound; `expect_depth` tokens where it is given
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +307,19 @@ class Companion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContextPrice:
+    """Another context than the plan's, and what it costs against the plan at the same depth."""
+
+    n_ctx: int
+    kv_type: str | None = None  # of K and V; None: as planned
+    cpu_layers: int = 0  # that stay on the host with it
+    cost: float  # share of the plan's tokens per second; below 0: it is faster
+    tokens_per_s: float  # of one stream, predicted
+    is_longest: bool = False  # no longer one fits without more layers on the host
+    method: str = "analytic"  # the meter that found it to fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedModel:
     """The model a plan is for: enough to load it and to notice that the file has changed."""
 
@@ -313,6 +329,7 @@ class PlannedModel:
     quantization: str
     n_layers: int
     total_bytes: int
+    context_length: int | None = None  # tokens that it was trained on; None where its file does not tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,6 +356,8 @@ class Plan:
     companions: tuple[Companion, ...] = ()
     objective: Objective = Objective.BALANCE  # what the placement was chosen by
     speed: SpeedEstimate | None = None  # None in plans of versions that did not predict it
+    speed_at_end: SpeedEstimate | None = None  # with the whole context behind each stream
+    context_prices: tuple[ContextPrice, ...] = ()  # of other contexts, the shortest first
     notes: tuple[str, ...] = ()
     serving: Serving = Serving(slots_ram_bytes=0)  # every choice made
 

@@ -100,7 +100,7 @@ def test_no_cut_is_faster(llama: ModelProfile, objective: Objective, seed: int) 
 
 def test_a_slow_card_is_left_idle_with_the_reason_and_used_for_throughput(llama: ModelProfile) -> None:
     rig = what_if(["RTX 4080 Laptop", "2x RTX 3090 Ti"])
-    plan = make_plan(llama, rig, Workload())
+    plan = make_plan(llama, rig, Workload(n_ctx=8192))
     assert "GPU0" not in plan.placement.device_order
     (reason,) = [note for note in plan.notes if "(GPU0)" in note]
     assert reason.startswith("NVIDIA GeForce RTX 4080 Laptop GPU (GPU0) left idle: using it would cost ")
@@ -109,7 +109,7 @@ def test_a_slow_card_is_left_idle_with_the_reason_and_used_for_throughput(llama:
     assert beside.speed is not None
     assert f"{beside.speed.step_s / plan.speed.step_s - 1:.0%}" in reason
     assert beside.speed.tokens_per_s < plan.speed.tokens_per_s
-    busy = make_plan(llama, rig, Workload(objective=Objective.THROUGHPUT))
+    busy = make_plan(llama, rig, Workload(n_ctx=8192, objective=Objective.THROUGHPUT))
     assert set(busy.placement.device_order) == {"GPU0", "GPU1", "GPU2"}
     assert busy.speed is not None
     assert busy.speed.prompt_stage_s is not None

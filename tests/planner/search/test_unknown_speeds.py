@@ -12,9 +12,9 @@ from vram_llm.llama.dryrun.client import DryRun
 from vram_llm.machine.detect import what_if
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source, Speed
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.make_plan import expected_speed, make_plan
+from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.search.idle_devices import left_alone
-from vram_llm.planner.search.search import Candidate, plan_placement
+from vram_llm.planner.search.search import Candidate, expected_speed, plan_placement
 from vram_llm.planner.types import HOST, Objective, Workload
 from vram_llm.units import GIB, MIB
 from vram_llm.workflows import planning

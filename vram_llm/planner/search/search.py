@@ -19,7 +19,18 @@ from vram_llm.planner.search.min_latency_cut import fastest
 from vram_llm.planner.search.min_memory_cut import Cutter
 from vram_llm.planner.search.slow_devices import rigs_to_try
 from vram_llm.planner.speed import Predictor
-from vram_llm.planner.types import Context, Estimate, Meter, MeterFor, Objective, Placement, Workload
+from vram_llm.planner.types import (
+    Alternative,
+    Context,
+    Estimate,
+    Meter,
+    MeterFor,
+    Objective,
+    Placement,
+    Plan,
+    SpeedEstimate,
+    Workload,
+)
 
 _MAX_CTX = 2**24
 _WORTH_USING = 0.99  # slow devices are used where a plan takes less than this of the time without them
@@ -230,18 +241,26 @@ def plan_largest_context(
         return shortest, None
     if (longest := at(high, exact)).estimate.fits:
         return longest, None
-    low = _last(1, high, lambda steps: at(steps, None).estimate.fits)
+    low = last_holding(1, high, lambda steps: at(steps, None).estimate.fits)
     if exact is not None:
         # the analytic answer is near: look from there in growing steps
         stride = 1
         while low + stride < high and at(low + stride, exact).estimate.fits:
             low, stride = low + stride, 2 * stride
         least = low if at(low, exact).estimate.fits else 1
-        low = _last(least, min(low + stride, high), lambda steps: at(steps, exact).estimate.fits)
+        low = last_holding(least, min(low + stride, high), lambda steps: at(steps, exact).estimate.fits)
     return at(low, exact), at(low + 1, exact)
 
 
-def _last(low: int, high: int, fits: Callable[[int], bool]) -> int:
+def expected_speed(
+    profile: ModelProfile, machine: Machine, workload: Workload, of: Candidate | Alternative | Plan
+) -> SpeedEstimate:
+    """How fast a placement is expected to be."""
+    pipelined = is_pipelined(profile, of.context, machine.devices, of.placement)
+    return Predictor(profile, of.context, machine, workload)(of.placement, pipelined=pipelined)
+
+
+def last_holding(low: int, high: int, fits: Callable[[int], bool]) -> int:
     """The last number from `low`, which fits, to before `high`, which does not, that fits."""
     while high - low > 1:
         middle = (low + high) // 2

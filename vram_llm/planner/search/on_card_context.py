@@ -1,0 +1,55 @@
+"""The contexts that keep all layers on the cards, for a plan that puts some on the host."""
+
+from dataclasses import replace
+
+from vram_llm.machine.types import Machine
+from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.search.auto_context import FINE_STEP, can_quantize_cache
+from vram_llm.planner.search.search import Candidate, expected_speed, last_holding, plan_placement
+from vram_llm.planner.speed import Predictor
+from vram_llm.planner.types import ContextPrice, Workload
+
+
+def on_card_prices(
+    profile: ModelProfile, machine: Machine, workload: Workload, chosen: Candidate
+) -> tuple[ContextPrice, ...]:
+    """The longest context, up to that of `chosen`, with all layers on the cards: as planned, and with q8_0.
+
+    By the analytic meter, which is cautious. Empty where `chosen` has all there, or the user dictates it.
+    """
+    is_dictated = workload.tensor_split is not None or workload.n_gpu_layers is not None
+    if is_dictated or not machine.devices or chosen.placement.n_gpu_layers > profile.n_layers:
+        return ()
+    depth = Predictor(profile, chosen.context, machine, workload).depth
+    wish = replace(workload, n_gpu_layers=profile.n_layers + 1, largest_ctx=False, expect_depth=depth)
+
+    def price(other: Candidate) -> ContextPrice:
+        now, then = (expected_speed(profile, machine, wish, each).tokens_per_s for each in (chosen, other))
+        return ContextPrice(
+            n_ctx=other.context.n_ctx, cost=1 - then / now, tokens_per_s=then, method=other.estimate.method
+        )
+
+    found = []
+    if (plain := _longest(profile, machine, wish, chosen.context.n_ctx)) is not None:
+        found.append(price(plain))
+    if can_quantize_cache(profile, wish):
+        smaller = replace(wish, kv_type_k="q8_0", kv_type_v="q8_0")
+        if (other := _longest(profile, machine, smaller, chosen.context.n_ctx)) is not None:
+            found.append(replace(price(other), kv_type="q8_0"))
+    return tuple(found)
+
+
+def _longest(profile: ModelProfile, machine: Machine, wish: Workload, n_ctx: int) -> Candidate | None:
+    """The plan with the longest context up to `n_ctx` that fits; None where not even the shortest does."""
+    sizes = [*range(FINE_STEP, n_ctx, FINE_STEP), n_ctx]
+    found: Candidate | None = None
+
+    def fits(index: int) -> bool:
+        nonlocal found
+        other = plan_placement(profile, machine, replace(wish, n_ctx=sizes[index]))
+        found = other if other.estimate.fits else found
+        return other.estimate.fits
+
+    if fits(0) and not fits(len(sizes) - 1):
+        last_holding(0, len(sizes) - 1, fits)
+    return found
