@@ -44,8 +44,7 @@ def listed_models(machine: "Machine", workload: "Workload") -> list[ListedModel]
 
 
 def _listed(model: InstalledModel, short_name: str, machine: "Machine", workload: "Workload") -> ListedModel:
-    from vram_llm.planner.search.search import expected_speed
-    from vram_llm.planner.search.search import plan_placement
+    from vram_llm.planner.search.search import expected_speed, plan_placement
 
     row = ListedModel(
         name=model.name,
