@@ -76,7 +76,7 @@ def test_a_worker_that_is_not_there(tmp_path: Path) -> None:
         (["--show", "--seconds", "30"], 64, "leave it out beside --show"),
         (["--seconds", "0"], 64, "--seconds"),
         (["--seconds", "inf"], 64, "--seconds"),
-        (["--seconds", "nan"], 64, "'--seconds': nan is no time"),
+        (["--seconds", "nan"], 64, "--seconds: nan is no time"),
         (["--rpc", "nowhere"], 21, "is not an address"),
     ],
 )

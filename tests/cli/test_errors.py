@@ -120,5 +120,5 @@ def test_a_port_in_use(folder: Path) -> None:
         ):
             done = run(*args, cwd=folder)
             assert done.returncode == 30
-            assert f"127.0.0.1:{port}" in done.stderr
+            assert str(port) in done.stderr
             assert done.stderr.count("\n") == 1
