@@ -26,15 +26,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield running
 
 
-def chat(*args: str, said: str) -> "subprocess.CompletedProcess[str]":
+def chat(*args: str, lines: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        command("chat", *args), input=said, env=environment(), capture_output=True, text=True,
+        command("chat", *args), input=lines, env=environment(), capture_output=True, text=True,
         timeout=PATIENCE_S, check=False,
     )  # fmt: skip
 
 
 def test_piped_lines_are_answered_by_the_built_in_model() -> None:
-    done = chat("--temperature", "0", "--max-tokens", "60", said="What is GGUF?\n\n/stats\n")
+    done = chat("--temperature", "0", "--max-tokens", "60", lines="What is GGUF?\n\n/stats\n")
     assert done.returncode == 0, done.stderr
     assert re.search(r"last: \d+ tokens in, \d+ out, first after .* tokens per second", done.stdout)
     assert "chatting with the built-in one, demo" in done.stderr
@@ -42,7 +42,7 @@ def test_piped_lines_are_answered_by_the_built_in_model() -> None:
 
 def test_a_chat_with_a_running_server(served: Serving) -> None:
     lines = "/stats\nhello\nand\n/stats\n/system Be brief.\n/system\n/clear\n/help\n/nonsense\n"
-    done = chat("--url", f"{served.url}/v1", "--max-tokens", "5", said=lines)
+    done = chat("--url", f"{served.url}/v1", "--max-tokens", "5", lines=lines)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("no answer yet\n")
     assert "all: 2 answers, 10 tokens" in done.stdout
@@ -53,21 +53,21 @@ def test_a_chat_with_a_running_server(served: Serving) -> None:
 
 
 def test_the_history_is_sent(served: Serving) -> None:
-    done = chat("--url", f"{served.url}/v1", "--max-tokens", "5", said="hello\n/stats\nhello\n/stats\n")
+    done = chat("--url", f"{served.url}/v1", "--max-tokens", "5", lines="hello\n/stats\nhello\n/stats\n")
     first, second = (int(count) for count in re.findall(r"last: (\d+) tokens in", done.stdout))
     assert second > 2 * first
 
 
 def test_what_the_server_refuses_is_told_and_the_chat_goes_on(served: Serving) -> None:
     too_long = "word " * 40_000
-    done = chat("--url", f"{served.url}/v1", "--max-tokens", "5", said=f"{too_long}\nhello\n/stats\n")
+    done = chat("--url", f"{served.url}/v1", "--max-tokens", "5", lines=f"{too_long}\nhello\n/stats\n")
     assert done.returncode == 0
     assert "context" in done.stderr
     assert "all: 1 answers, 5 tokens" in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "sentence"),
     [
         (["--url", "http://127.0.0.1:1/v1"], 34, "no server answers at http://127.0.0.1:1/v1"),
         (["demo", "--url", "http://127.0.0.1:1/v1"], 64, "not both"),
@@ -80,10 +80,10 @@ def test_what_the_server_refuses_is_told_and_the_chat_goes_on(served: Serving) -
         (["demo", "--n-ctx", "many"], 64, "is not a count"),
     ],
 )
-def test_faults(tmp_path: Path, args: list[str], code: int, said: str) -> None:
+def test_faults(tmp_path: Path, args: list[str], code: int, sentence: str) -> None:
     done = run("chat", *args, cwd=tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
-    assert said in done.stderr
+    assert sentence in done.stderr
     assert "Usage:" not in done.stderr
 
 

@@ -184,3 +184,12 @@ def test_an_answer_is_edited_stopped_and_left(served: Serving, tmp_path: Path) -
         terminal.await_screen(r"^Ctrl\+D leaves\n> ?\n*\Z")
         terminal.enter("/bye")
         assert terminal.await_end() == 0
+
+
+def test_a_chat_with_a_server_of_its_own(tmp_path: Path) -> None:
+    line = command("chat", "demo", "--temperature", "0", "--max-tokens", "30")
+    with tmux.running(line, {**environment(), "VRAM_LLM_DATA_DIR": str(tmp_path)}) as terminal:
+        terminal.await_screen(r"^demo: /help lists commands and keys\s*\n> ?$")
+        ask(terminal, "What is GGUF?")
+        terminal.press("C-d")
+        assert terminal.await_end() == 0

@@ -8,8 +8,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
+from types import FrameType, TracebackType
+from typing import NoReturn, Self
 
 import click
 import httpx
@@ -43,13 +43,15 @@ def serving(arguments: Sequence[str]) -> Iterator[str]:
             command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, start_new_session=True
         )
         try:
-            click.echo("loading ...", err=True)
-            while not _is_ready(port):
-                if (status := child.poll()) is not None:
-                    messages.seek(0)
-                    click.echo(messages.read(), err=True, nl=False)
-                    raise click.exceptions.Exit(status)
-                time.sleep(_LOOK_EVERY_S)
+            with _StateLine() as line:
+                while (state := _state(port)) is not None:
+                    if (status := child.poll()) is not None:
+                        line.clear()
+                        messages.seek(0)
+                        click.echo(messages.read(), err=True, nl=False)
+                        raise click.exceptions.Exit(status)
+                    line.show(state)
+                    time.sleep(_LOOK_EVERY_S)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             child.terminate()
@@ -71,9 +73,39 @@ def _free_port() -> int:
     return port
 
 
-def _is_ready(port: int) -> bool:
+def _state(port: int) -> str | None:
+    """How far the server is, in its own words: "Loading model, 40%"; None where it is ready."""
     try:
         reply = httpx.get(f"http://127.0.0.1:{port}/health", timeout=5.0, trust_env=False)
-    except httpx.HTTPError:
-        return False
-    return reply.status_code == httpx.codes.OK
+        return None if reply.status_code == httpx.codes.OK else str(reply.json()["error"]["message"])
+    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        return "Starting"
+
+
+class _StateLine:
+    """A line on standard error that changes with the state; without a terminal, the first state alone."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+
+    def show(self, state: str) -> None:
+        if state == self._shown or (self._shown and not sys.stderr.isatty()):
+            return
+        click.echo(f"{self._begin()}{state} ...", err=True, nl=not sys.stderr.isatty())
+        self._shown = state
+
+    def clear(self) -> None:
+        click.echo(self._begin(), err=True, nl=False)
+        self._shown = ""
+
+    def _begin(self) -> str:
+        """What takes the old state away."""
+        return f"\r{' ' * (len(self._shown) + 4)}\r" if self._shown and sys.stderr.isatty() else ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.clear()
