@@ -82,7 +82,7 @@ def folder(tmp_path: Path) -> Path:
         (["serve", "good.gguf", "--chat-template-file", "text.gguf"], 64, "leaves out the message of a chat"),
         (["serve", "good.gguf", "--chat-template-file", "good.gguf"], 64, "is not text in UTF-8"),
         (["serve", "good.gguf", "--chat-template-kwargs", '{"tools": 1}'], 64,
-         "'tools' in --chat-template-kwargs is the server's"),
+         "'tools' in --chat-template-kwargs is set by the server"),
         (["plan", "good.gguf", "--no-such-flag"], 64, "--no-such-flag"),
         (["plan", "good.gguf", "--model", "good.gguf"], 64, "name the model once"),
         (["serve", "good.gguf", "--plan", "x.json"], 64, "not both"),

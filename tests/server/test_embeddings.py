@@ -117,7 +117,7 @@ async def test_base64(client: httpx.AsyncClient) -> None:
         (
             {"input": {"content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}},
             "input.content[0]",
-            "embeddings are made of texts alone",
+            "only texts can be embedded",
         ),
         (
             {"input": ["a", {"prompt_string": "b", "multimodal_data": ["aa"]}]},
@@ -145,8 +145,8 @@ async def test_refusals(
     ("info", "path", "sentence"),
     [
         (INFO, "embeddings", "'tiny' is served to write text; for embeddings serve a model made for them"),
-        (INFO, "rerank", "'tiny' is no reranker; it writes text"),
-        (EMBEDDER, "rerank", "'tiny' is no reranker; it makes embeddings: POST /v1/embeddings"),
+        (INFO, "rerank", "'tiny' is not a reranker; it writes text"),
+        (EMBEDDER, "rerank", "'tiny' is not a reranker; it makes embeddings: POST /v1/embeddings"),
         (RANKER, "embeddings", "'tiny' ranks documents and makes no embeddings"),
         (EMBEDDER, "chat/completions", "'tiny' writes no text; it makes embeddings: POST /v1/embeddings"),
         (EMBEDDER, "completions", "'tiny' writes no text"),

@@ -66,7 +66,7 @@ async def test_what_is_no_http_1_is_refused_in_a_sentence(port: int, data: bytes
     status, body = await reply(reader)
     assert status == 400
     assert body["error"]["message"] == (
-        "This is no HTTP/1.1 request: use http:// (not https://) and HTTP/1.1, for example "
+        "This is not an HTTP/1.1 request: use http:// (not https://) and HTTP/1.1, for example "
         f"http://127.0.0.1:{port}/v1/models"
     )
     assert await asyncio.wait_for(reader.read(), 30) == b""  # closed

@@ -100,8 +100,8 @@ async def test_a_file_that_is_allowed(connect: Connect, engine: FakeEngine, fold
 
 
 REFUSED = [
-    ("http://example.com/cat.png", "fetches nothing"),
-    ("HTTPS://example.com/cat.png", "fetches nothing"),
+    ("http://example.com/cat.png", "downloads nothing"),
+    ("HTTPS://example.com/cat.png", "downloads nothing"),
     ("ftp://example.com/cat.png", "must be a data: URL"),
     ("cat.png", "must be a data: URL"),
     ("", "must be a data: URL"),

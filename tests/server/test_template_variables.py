@@ -67,7 +67,7 @@ def test_order(
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"messages": []}, "'messages' in 'chat_template_kwargs' is the server's"),
+        ({"messages": []}, "'messages' in 'chat_template_kwargs' is set by the server"),
         ({"enable_thinking": "false"}, "'chat_template_kwargs.enable_thinking' must be true or false"),
     ],
 )

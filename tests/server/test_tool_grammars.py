@@ -27,7 +27,7 @@ from vram_llm.chat.tag_grammar import GLM
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
-from vram_llm.server.tool_grammars import beside, forced_grammar, strict
+from vram_llm.server.tool_grammars import answer_or_calls, forced_grammar, strict
 from vram_llm.server.tools import ToolUse
 
 
@@ -107,7 +107,7 @@ def test_thinking_and_text_are_free(spoken: Format, as_tokens: bool) -> None:
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
 @pytest.mark.parametrize("spoken", HELD, ids=lambda f: f.name)
 def test_a_call_or_an_answer_of_a_form(spoken: Format, as_tokens: bool) -> None:
-    prompt, grammar = beside(prompt_of(spoken), USE, ANSWER)
+    prompt, grammar = answer_or_calls(prompt_of(spoken), USE, ANSWER)
     takes = follower(grammar, (*spoken.marks, *THINKS) if as_tokens else ())
     final = "<|channel|>final<|message|>" if spoken.name == "harmony" else ""
     assert takes(call_of(prompt, "weather", GOOD))
@@ -128,7 +128,7 @@ def test_a_call_or_an_answer_of_a_form(spoken: Format, as_tokens: bool) -> None:
 )
 def test_answers_of_every_kind(kind: GrammarKind, text: str, good: str, bad: str) -> None:
     answer = Grammar(kind=kind, text=text, field="grammar")
-    prompt, grammar = beside(prompt_of(NONE), USE, answer)
+    prompt, grammar = answer_or_calls(prompt_of(NONE), USE, answer)
     takes = follower(grammar, (*NONE.marks, *THINKS))
     assert takes(good)
     assert not takes(bad)
@@ -136,10 +136,10 @@ def test_answers_of_every_kind(kind: GrammarKind, text: str, good: str, bad: str
 
 
 def test_several_calls_only_where_they_may_be() -> None:
-    prompt, grammar = beside(prompt_of(NONE), USE, ANSWER)
+    prompt, grammar = answer_or_calls(prompt_of(NONE), USE, ANSWER)
     call = call_of(prompt, "weather", GOOD)
     assert follower(grammar)(f"{call}\n{call}")
-    _, grammar = beside(prompt_of(NONE), replace(USE, parallel=False), ANSWER)
+    _, grammar = answer_or_calls(prompt_of(NONE), replace(USE, parallel=False), ANSWER)
     assert not follower(grammar)(f"{call}\n{call}")
 
 
@@ -222,7 +222,7 @@ def test_a_schema_that_cannot_be_held_is_refused_where_it_is_strict() -> None:
 
 def test_the_form_at_fault_is_named() -> None:
     bad = Grammar(kind=GrammarKind.REGEX, text="(", field="guided_regex")
-    _, grammar = beside(prompt_of(NONE), USE, bad)
+    _, grammar = answer_or_calls(prompt_of(NONE), USE, bad)
     with pytest.raises(RequestError, match="'guided_regex' cannot be used"):
         follower(grammar)("")
 
@@ -232,7 +232,7 @@ def test_calls_without_marks_are_not_held() -> None:
     with pytest.raises(NotSupported, match="'strict' is not supported with this model"):
         strict(prompt, USE)
     with pytest.raises(NotSupported, match="'response_format' together with 'tools'"):
-        beside(prompt, USE, ANSWER)
+        answer_or_calls(prompt, USE, ANSWER)
 
 
 def test_many_tools() -> None:

@@ -54,9 +54,9 @@ def create_app(
 ) -> FastAPI:
     """The OpenAI endpoint in front of `engine`, which the caller starts and stops.
 
-    Every path under `/v1` is there without it as well. With API keys, all but /health wants one of them
-    as a bearer token. `hosts` are the names it answers to besides loopback's, None for any. `clock` gives
-    Unix seconds.
+    Every path under `/v1` is also served without that prefix. With API keys, every path except / and /health
+    requires one, as a bearer token. `hosts` are the accepted host names besides loopback addresses; None
+    accepts any name. `clock` gives Unix seconds.
     """
     # The pages at /docs would fetch their scripts from the network.
     app = FastAPI(
@@ -101,7 +101,5 @@ async def _no_such_route(http: Request, error: Exception) -> Response:
             UnknownRoute(f"There is nothing at {where}; chats go to POST /v1/chat/completions")
         )
     if error.status_code == 405:
-        return error_response(
-            WrongMethod(f"{where} is not how this address is used"), dict(error.headers or {})
-        )
+        return error_response(WrongMethod(f"This address does not accept {where}"), dict(error.headers or {}))
     return error_response(RequestError(str(error.detail)))

@@ -75,7 +75,7 @@ def chat_router(serving: ServingContext) -> APIRouter:
 
 
 def prepare_request(serving: ServingContext, info: ModelInfo, fields: ChatCompletionRequest) -> PreparedChat:
-    """The turn a request asks for. Blocks. Raises RequestError, BrokenTemplate."""
+    """Prepare the assistant's turn of a chat request. Blocks. Raises RequestError, BrokenTemplate."""
     pictures, thinking, config = serving.pictures(info), fields.thinking_wanted(), serving.config
     names = {} if fields.verbosity is None else {"verbosity": fields.verbosity}
     messages = template_messages(fields.messages, pictures)
@@ -102,7 +102,7 @@ def prepare_request(serving: ServingContext, info: ModelInfo, fields: ChatComple
 
 
 async def _verbose(serving: ServingContext, prepared: PreparedChat) -> dict[str, Any]:
-    """What `verbose` asks for: the prompt as the model reads it, with its special tokens, without images."""
+    """The `__verbose` object: the prompt with its special tokens, without images."""
     tokens = await serving.engine.tokenize(
         prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
     )

@@ -1,4 +1,4 @@
-"""Answers to chats as OpenAI writes them: chunks of a stream, and whole messages."""
+"""Chat answers in OpenAI's format: chunks of a stream, and whole messages."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +26,10 @@ _encode = msgspec.json.encode
 
 @dataclass(frozen=True, slots=True)
 class ChatForm:
-    """How a request wants its answer written.
+    """The form of a chat answer.
 
-    `legacy`: a call is OpenAI's older `function_call`. `takes_text`: custom tools, whose calls hold a text.
+    `legacy`: a call is OpenAI's older `function_call`. `takes_text`: custom tools, whose calls contain a
+    text.
     """
 
     legacy: bool = False
@@ -71,8 +72,8 @@ class ChatChunks(Chunks[ParsedChunk]):
     ) -> None:
         super().__init__(head, n_choices, counter, include_usage=include_usage)
         self._form = form
-        self._is_open = False  # the roles are sent
-        self._texts: dict[tuple[int, int], TextReader] = {}  # of custom tools' calls, by choice and call
+        self._is_open = False  # whether the chunks with the role were sent
+        self._texts: dict[tuple[int, int], TextReader] = {}  # of custom tools' calls, by (choice, call)
 
     def _roles(self) -> bytes:
         self._is_open = True
@@ -83,14 +84,14 @@ class ChatChunks(Chunks[ParsedChunk]):
         if item.token.prompt_done is not None:
             return b""
         events, chunk = item.events, b"" if self._is_open else self._roles()
-        if item.token.logprobs:  # with all the content that came of these tokens, even none
+        if item.token.logprobs:  # one chunk has the logprobs and all content of these tokens, even if empty
             text = "".join(event.text for event in events if isinstance(event, Content))
             chunk += self._likely(index, text, chat_logprobs(item.token.logprobs))
             events = [event for event in events if not isinstance(event, Content)]
         chunk += b"".join(self._piece(index, event) for event in events)
         if item.ending is not None:
-            cut = [at for at in self._texts if at[0] == index]  # calls that did not end
-            chunk += b"".join(self._input(*at, self._texts.pop(at).finish()) for at in cut)
+            unfinished = [key for key in self._texts if key[0] == index]
+            chunk += b"".join(self._input(*key, self._texts.pop(key).finish()) for key in unfinished)
             self._tally.add(index, item.token, item.reasoning_tokens)
             chunk += self._choice(index, self.nothing, _encode(self._form.ending(item.ending)))
         return chunk

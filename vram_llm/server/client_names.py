@@ -1,4 +1,4 @@
-"""Names that known servers take and known clients send, and that change nothing here, or ask for nothing.
+"""Names of fields that known clients send and that have no effect here, or only with a neutral value.
 
 Sources: the API references of OpenAI, OpenRouter, Mistral, Z.AI and Groq; llama-server's README.md and
 server-schema.cpp; vLLM's and SGLang's protocol classes; LM Studio's and Ollama's API documents.
@@ -10,7 +10,7 @@ IGNORED = frozenset(
     {
         # OpenAI
         "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-        # llama-server: prompts are reused and drafts made as the server was started
+        # llama-server: options of the server decide on prompt reuse and drafting
         "cache_prompt", "id_slot", "n_keep", "n_discard", "n_cache_reuse", "backend_sampling",
         "sse_ping_interval", "adaptive_decay", "dynatemp_exponent", "reasoning_control",
         "speculative.n_max", "speculative.n_min", "speculative.p_min", "speculative.type",
@@ -64,7 +64,7 @@ CHAT_NEUTRAL: Neutral = {
 
 MESSAGE_IGNORED = frozenset(
     {
-        # what clients add to an answer of ours, and send back with it
+        # fields that clients add to our answers and send back
         "refusal", "annotations", "parsed", "id", "timestamp", "created_at", "created", "model", "index",
         "finish_reason", "stop_reason", "logprobs", "usage", "metadata", "status", "object", "type",
         "provider_specific_fields", "thinking_blocks", "reasoning_details", "citations", "sender",

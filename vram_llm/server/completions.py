@@ -22,7 +22,7 @@ from vram_llm.server.sse import Chunks, EventStream, informed
 from vram_llm.server.timings import Clocks, clocks_of, timed
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
-Echo = str | None  # what a choice begins with; None: what the engine says of the prompt's tokens
+Echo = str | None  # text in front of a choice; None: the prompt's text as the engine reports it
 
 
 class CompletionChunks(Chunks[TokenEvent]):
@@ -43,13 +43,13 @@ class CompletionChunks(Chunks[TokenEvent]):
         echoes: Sequence[Echo],
         n_top: int,
     ) -> None:
-        """`echoes` holds what each choice begins with; empty, none has such a beginning."""
+        """`echoes` holds the text in front of each choice; it is empty if nothing is echoed."""
         super().__init__(head, n_choices, counter, include_usage=include_usage)
         self._echoes = echoes
         self._n_top = n_top
         self._text_offsets = [len(echo or "") for echo in echoes] or [0] * n_choices
 
-    _is_open = False  # the echoes are sent
+    _is_open = False  # whether the echoes were sent
 
     def _echo(self) -> bytes:
         self._is_open = True
@@ -73,19 +73,19 @@ class CompletionChunks(Chunks[TokenEvent]):
 
     def _likely_text(self, index: int, event: TokenEvent) -> bytes:
         chunk = b""
-        if event.prompt_logprobs:  # all at once, before the answer
+        if event.prompt_logprobs:  # they come in one event, before the answer
             echo = self._echoes[index]
             text = "" if echo is not None else prompt_text(event.prompt_logprobs)
             offset = prompt_offset(echo, event.prompt_logprobs)
             chunk = self._likely(index, text, completion_logprobs(event.prompt_logprobs, self._n_top, offset))
             self._text_offsets[index] = len(text if echo is None else echo)
         logprobs = completion_logprobs(event.logprobs, self._n_top, self._text_offsets[index])
-        self._text_offsets[index] += sum(n_chars(each) for each in event.logprobs)
+        self._text_offsets[index] += sum(n_chars(likelihood) for likelihood in event.logprobs)
         return chunk + self._likely(index, event.text, logprobs) if event.logprobs else chunk
 
 
 def completions_router(serving: ServingContext) -> APIRouter:
-    """Routes that continue prompts as they stand."""
+    """The route that continues a prompt without a chat template."""
     router = APIRouter(tags=["completions"])
 
     @router.post("/completions", **generation_route("Continue a prompt", CompletionRequest, Completion))
@@ -93,13 +93,13 @@ def completions_router(serving: ServingContext) -> APIRouter:
         fields = parse(CompletionRequest, await http.body())
         info = serving.writing_model(fields.model)
         fields.logit_bias = await spelled_out(fields.logit_bias, serving.engine)
-        given = parse_prompts(fields.prompt, info.n_vocab, "prompt")
+        prompts = parse_prompts(fields.prompt, info.n_vocab, "prompt")
         n_top, best_of = fields.n_logprobs(), fields.n_of()
-        echoes = _echoes(fields, given, n_top)
+        echoes = _echoes(fields, prompts, n_top)
         head = ReplyHead(f"cmpl-{uuid4().hex}", int(serving.clock()), info.name, fingerprint(info))
         requests = sequences(
             fields,
-            given,
+            prompts,
             info,
             reply_id=head.id,
             add_bos=True,
@@ -139,24 +139,24 @@ def completions_router(serving: ServingContext) -> APIRouter:
 
 
 def best(outcomes: list[CompletedChoice], best_of: int, n: int) -> list[CompletedChoice]:
-    """Of the `best_of` choices of each prompt the `n` whose tokens were the likeliest on average."""
+    """The `n` choices of each prompt with the highest mean logprob, out of its `best_of`."""
 
     def likelihood(outcome: CompletedChoice) -> float:
-        logprobs = [each.chosen.logprob or 0.0 for each in outcome.logprobs]
-        return sum(logprobs) / len(logprobs) if logprobs else -inf  # an end alone has no logprobs
+        logprobs = [token.chosen.logprob or 0.0 for token in outcome.logprobs]
+        return sum(logprobs) / len(logprobs) if logprobs else -inf  # an answer without tokens has no logprobs
 
     groups = (outcomes[i : i + best_of] for i in range(0, len(outcomes), best_of))
-    return [each for group in groups for each in sorted(group, key=likelihood, reverse=True)[:n]]
+    return [outcome for group in groups for outcome in sorted(group, key=likelihood, reverse=True)[:n]]
 
 
-def _echoes(fields: CompletionRequest, given: Prompts, n_top: int | None) -> list[Echo]:
-    """What to put before each choice. Raises NotSupported."""
+def _echoes(fields: CompletionRequest, prompts: Prompts, n_top: int | None) -> list[Echo]:
+    """The text in front of each choice. Raises NotSupported."""
     n = fields.n_choices
     if not fields.echo:
         return []
     if fields.suffix:
         raise NotSupported("'echo' together with 'suffix' is not supported; leave one out", "echo")
-    texts = [prompt if isinstance(prompt, str) else None for prompt in given]
+    texts = [prompt if isinstance(prompt, str) else None for prompt in prompts]
     if None in texts and n_top is None:
         raise NotSupported(
             "'echo' of a prompt in token ids is supported with 'logprobs' only; send text, or logprobs of 0",

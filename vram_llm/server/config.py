@@ -1,4 +1,4 @@
-"""How the HTTP server behaves: the one parameter from a command's options to the application."""
+"""Settings of the HTTP server: one object from the command's options to the application."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,11 +10,9 @@ from vram_llm.units import MIB
 
 
 class ReasoningMode(StrEnum):
-    """Whether the model thinks where a request does not say."""
+    """Whether the model thinks if the request does not decide."""
 
-    AUTO = (
-        "auto"  # as in llama-server: `enable_thinking` is true, other switches are as the template has them
-    )
+    AUTO = "auto"  # as in llama-server: `enable_thinking` is true, other switches keep their default
     ON = "on"
     OFF = "off"
 
@@ -23,21 +21,21 @@ class ReasoningMode(StrEnum):
 class ServerConfig:
     """Settings of the server. Each default lives here; click reads it from here.
 
-    `sampling` holds fields of SamplingParams that stand in for what a request leaves out, before those of
-    the model's file. `chat_template` is the source of a Jinja template, in place of the file's own.
+    `sampling` holds SamplingParams fields for what a request leaves out; they override the model file's.
+    `chat_template` is the source of a Jinja template that replaces the model file's.
     """
 
-    host: str = "127.0.0.1"  # or several, with commas between
+    host: str = "127.0.0.1"  # one address, or several separated by commas
     port: int = 8080  # 0: any free one
-    model_name: str | None = None  # what clients call the model; None: its file's name
+    model_name: str | None = None  # the name that clients use; None: the file's name
     aliases: tuple[str, ...] = ()
-    strict_model: bool = False  # a name that is not the model's is refused with 404
+    strict_model: bool = False  # refuse other models' names with 404
     api_keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()  # "*": every origin; "localhost": this computer's, at any port
     allowed_hosts: tuple[str, ...] = ()
     image_dir: Path | None = None
     max_body_bytes: int = 32 * MIB
-    verbose: bool = False  # chats are answered with their prompt too, unless they say otherwise
+    verbose: bool = False  # add the prompt to chat answers, unless the request decides
     sse_ping_interval_s: float = 10.0  # 0: no comments in streams
     chat_template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)

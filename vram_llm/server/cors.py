@@ -10,17 +10,17 @@ from starlette.types import ASGIApp
 
 from vram_llm.server.host_check import is_loopback
 
-EVERYBODY, THIS_COMPUTER = "*", "localhost"  # in place of origins: every page; this computer's, at any port
-METHODS = ("GET", "POST", "DELETE", "OPTIONS")  # HEAD needs no leave
+EVERYBODY, THIS_COMPUTER = "*", "localhost"  # special origins: every page; this computer's, any port
+METHODS = ("GET", "POST", "DELETE", "OPTIONS")  # HEAD needs no permission
 _EXPOSED = ("x-request-id", "retry-after", "x-should-retry")
 
 
 class Cors(CORSMiddleware):
-    """ASGI middleware. `origins` are origins, or the two words above.
+    """ASGI middleware. `origins` are origins, or the two special ones above.
 
-    An allowed page is told its own origin, never "*", and no credentials are allowed: keys travel in headers
-    that the page sets. A page that is not allowed gets an answer that does not name it, which the browser
-    keeps from it.
+    The answer to an allowed page names its origin, never "*". Credentials are not allowed: the page sets the
+    API key in a header. The answer to another page does not name its origin, so the browser hides it from the
+    page.
     """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ class Cors(CORSMiddleware):
         return super().is_allowed_origin(origin) or (self._this_computer and _is_local(origin))
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """The answer to a browser that asks before it sends a request."""
+        """The answer to a browser's preflight request."""
         answer = super().preflight_response(request_headers)
         if self.is_allowed_origin(request_headers["origin"]):
             return answer

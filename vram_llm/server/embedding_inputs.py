@@ -1,4 +1,4 @@
-"""What may be embedded, in OpenAI's shapes and llama-server's.
+"""The inputs of an embedding request, in OpenAI's shapes and llama-server's.
 
 llama-server also takes a text as an object ({"prompt_string": TEXT}, or {"content": PARTS}), and a list that
 mixes token ids and texts as one input.
@@ -32,7 +32,7 @@ async def embedding_inputs(given: object, n_vocab: int, engine: Engine) -> Promp
 
 
 def _check_amount(items: list[Any]) -> None:
-    """Raises RequestError for more inputs, or texts among token ids, than the engine is given."""
+    """Raises RequestError for too many inputs, or too many texts among token ids."""
     if len(items) > MAX_INPUTS:
         raise RequestError(f"'input' has {len(items):,} texts; {MAX_INPUTS:,} is the most", "input")
     mixed = (item for item in items if isinstance(item, list))
@@ -50,7 +50,7 @@ def _check_amount(items: list[Any]) -> None:
 
 
 async def _joined(parts: list[Any], engine: Engine, name: str) -> list[int]:
-    """The token ids of a list of ids and texts; the model's first special token only before a first text."""
+    """The token ids of a list of ids and texts. Only a leading text gets the model's first special token."""
     tokens: list[int] = []
     for i, part in enumerate(parts):
         if isinstance(part, str):
@@ -83,7 +83,7 @@ def _text(item: dict[str, Any], name: str) -> str:
 def _part(part: object, name: str) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in ("image_url", "input_audio", "input_video"):
-        raise NotSupported(f"'{name}' is no text; embeddings are made of texts alone", name)
+        raise NotSupported(f"'{name}' is not a text; only texts can be embedded", name)
     if isinstance(part, dict):
         check_names(part, name, frozenset({"type", "text"}))
     text = part.get("text") if isinstance(part, dict) and kind == "text" else None

@@ -39,7 +39,7 @@ _INPUT = {
 
 
 class EmbeddingFields(Fields):
-    """POST /v1/embeddings. `dimensions` keeps the first so many numbers, made of length 1 again."""
+    """POST /v1/embeddings. `dimensions`: keep this many leading numbers, scaled to length 1 again."""
 
     ignored: ClassVar[frozenset[str]] = IGNORED
     not_yet: ClassVar[Neutral] = {
@@ -51,14 +51,14 @@ class EmbeddingFields(Fields):
     input: Annotated[Any, WithJsonSchema(_INPUT)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
-    user: str | None = None  # whose request it is changes nothing here
+    user: str | None = None  # has no effect
 
 
 def embeddings_router(serving: ServingContext) -> APIRouter:
     """The route that turns texts into vectors of length 1."""
     router = APIRouter(tags=["embeddings"])
 
-    @router.post("/embeddings", **body_route("Vectors for texts", EmbeddingFields, EmbeddingList))
+    @router.post("/embeddings", **body_route("Embed texts", EmbeddingFields, EmbeddingList))
     async def embed(http: Request) -> Response:
         fields = parse(EmbeddingFields, await http.body())
         info = serving.embedding_model(fields.model)
@@ -75,7 +75,7 @@ def embeddings_router(serving: ServingContext) -> APIRouter:
         request = EmbeddingRequest(id=f"embd-{uuid4().hex}", inputs=tuple(inputs))
         answer = await while_connected(http.receive, serving.engine.embed(request))
         if answer is None:
-            return Response(status_code=499)  # nobody reads it
+            return Response(status_code=499)  # the client is gone
         rows = np.frombuffer(answer.vectors, np.float32).reshape(len(inputs), -1)
         body = {
             "object": "list",
@@ -99,5 +99,5 @@ def _of_length_1(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def _encoded(rows: npt.NDArray[np.float32], encoding: str | None) -> list[Any]:
     if encoding == "base64":
         return [base64.b64encode(row.tobytes()).decode() for row in rows]
-    every: list[Any] = rows.tolist()
-    return every
+    numbers: list[Any] = rows.tolist()
+    return numbers

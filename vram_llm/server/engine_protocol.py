@@ -1,4 +1,4 @@
-"""What the server needs of an engine: the client in `engine/` has it, and so has the fake in the tests."""
+"""The interface of an engine. EngineClient in `engine/` implements it; so does the fake in the tests."""
 
 from collections.abc import AsyncGenerator
 from typing import Protocol
@@ -7,11 +7,11 @@ from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, Image, Request, TokenEvent
 from vram_llm.engine.wire import Embedded
 
-MAX_CHARS = 2**20  # of a request's texts to tokenize: it is done between two tokens of everybody else
+MAX_CHARS = 2**20  # limit for texts to tokenize per request: tokenizing delays every request's next token
 
 
 class Engine(Protocol):
-    """A loaded model, or one that is on its way."""
+    """A model that is loaded or loading."""
 
     @property
     def state(self) -> EngineState: ...
@@ -30,18 +30,18 @@ class Engine(Protocol):
         """The token ids of `text`; -1 for each row of an image. Raises EngineDied, RequestError."""
 
     async def pieces(self, tokens: list[int]) -> list[bytes]:
-        """The bytes each of `tokens` is written with. Raises EngineDied."""
+        """The bytes of each token. Raises EngineDied."""
 
     async def embed(self, request: EmbeddingRequest) -> Embedded:
-        """What the model makes of the request's inputs. Raises RequestError, Overloaded, EngineDied.
+        """The embeddings or scores of the request's inputs. Raises RequestError, Overloaded, EngineDied.
 
         Cancelling the task that waits cancels the request.
         """
 
     def generate(self, request: Request) -> AsyncGenerator[TokenEvent, None]:
-        """Run one request. The last event, and only it, has a `finish_reason`.
+        """Run one request. Only the last event has a `finish_reason`.
 
         Closing the generator, or cancelling the task that waits in it, frees the sequence. Raises
         RequestError (ContextExceeded) and Overloaded before the first event, EngineDied at any time; other
-        faults on the way come as an event with FinishReason.ERROR.
+        faults arrive as an event with FinishReason.ERROR.
         """

@@ -1,4 +1,4 @@
-"""Every error as an HTTP answer: one table, one shape, OpenAI's."""
+"""Errors as HTTP answers: one table of statuses, and OpenAI's error object."""
 
 import math
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestErro
 
 
 class UnknownParameter(RequestError):
-    """A field OpenAI's endpoint does not have, nor any we know clients to send."""
+    """A field that OpenAI's endpoint does not have and known clients do not send."""
 
     code = "unknown_parameter"
 
 
 class NotSupported(RequestError):
-    """A field that asks for what this server cannot do yet."""
+    """A field that asks for a feature this server lacks."""
 
     code = "unsupported_parameter"
 
 
 class MissingField(RequestError):
-    """A field that must be there."""
+    """A required field is missing."""
 
     code = "missing_required_parameter"
 
@@ -37,31 +37,31 @@ class UnknownModel(RequestError):
 
 
 class WrongModel(RequestError):
-    """A model that does not do what is asked of it."""
+    """The model cannot do the requested task."""
 
     code = "model_not_supported"
 
 
 class NoSuchResponse(RequestError):
-    """A response that is not kept here."""
+    """A response that is not stored."""
 
     code = "response_not_found"
 
 
 class PreviousNotFound(RequestError):
-    """A response to build upon that is not kept here."""
+    """The previous response is not stored."""
 
     code = "previous_response_not_found"
 
 
 class UnknownRoute(RequestError):
-    """An address that is not there."""
+    """A path that does not exist."""
 
     code = "unknown_url"
 
 
 class WrongMethod(RequestError):
-    """An address that takes another method."""
+    """The path does not accept this method."""
 
     code = "method_not_supported"
 
@@ -73,25 +73,25 @@ class BadKey(RequestError):
 
 
 class WrongHost(RequestError):
-    """A Host header with a name that is not this server's."""
+    """The Host header has a name that this server does not accept."""
 
     code = "host_not_allowed"
 
 
 class BodyTooLarge(RequestError):
-    """More bytes than a request may have."""
+    """The body exceeds the size limit."""
 
     code = "request_too_large"
 
 
 class UnknownEncoding(RequestError):
-    """A body that is compressed in a way that is not read here."""
+    """The body has a compression that this server does not read."""
 
     code = "unsupported_content_encoding"
 
 
 class NotReady(VramLLMError):
-    """The engine is loading or restarting: ask again."""
+    """The engine is loading or restarting: try again."""
 
 
 class Unavailable(VramLLMError):
@@ -108,10 +108,10 @@ class GenerationFailed(VramLLMError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorKind:
-    """How an error is written over HTTP.
+    """The HTTP form of an error.
 
-    `retry` of None leaves it to the client's own rule for the status (OpenAI's SDK tries again after 429
-    and 5xx); False tells it not to, where that would only add load.
+    `retry` None: the client's own rule for the status applies (OpenAI's SDK retries after 429 and 5xx).
+    False: the client must not retry, since that would only add load.
     """
 
     status: int
@@ -151,28 +151,28 @@ ANSWERS: dict[type[Exception], ErrorKind] = {
 
 
 def answer_for(error: Exception) -> ErrorKind:
-    """The row of the nearest class in the table."""
+    """The table's row of the error's nearest class."""
     return next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
 
 
 def error_body(error: Exception) -> dict[str, Any]:
-    """{"error": {"message", "type", "param", "code"}}, and how long a prompt is that does not fit.
+    """{"error": {"message", "type", "param", "code"}}; a prompt that is too long adds its length.
 
-    A fault of ours is written without details.
+    An internal error shows no details.
     """
     answer = answer_for(error)
-    ours = not isinstance(error, VramLLMError)
-    message = "The server failed on this request; its log says why" if ours else str(error)
+    is_internal = not isinstance(error, VramLLMError)
+    message = "The server failed on this request; its log says why" if is_internal else str(error)
     code = answer.code if answer.code is not None else getattr(error, "code", None)
     param = getattr(error, "param", None)
     body = {"message": message, "type": answer.type, "param": param, "code": code}
-    if isinstance(error, ContextExceeded) and error.n_prompt_tokens is not None:  # as llama-server has them
+    if isinstance(error, ContextExceeded) and error.n_prompt_tokens is not None:  # llama-server's fields
         body |= {"n_prompt_tokens": error.n_prompt_tokens, "n_ctx": error.n_ctx}
     return {"error": body}
 
 
 def error_response(error: Exception, headers: dict[str, str] | None = None) -> Response:
-    """The whole answer, with Retry-After and x-should-retry where they help."""
+    """The HTTP answer, with Retry-After and x-should-retry where they apply."""
     answer = answer_for(error)
     response = Response(msgspec.json.encode(error_body(error)), answer.status, headers, "application/json")
     retry_after_s = error.retry_after_s if isinstance(error, Overloaded) else answer.retry_after_s
@@ -186,7 +186,7 @@ def error_response(error: Exception, headers: dict[str, str] | None = None) -> R
 
 
 def error_of(event: TokenEvent) -> VramLLMError | None:
-    """The error that ended a request, or None where it ended well or goes on. Refusals are raised instead."""
+    """The error that ended a request; None if it succeeded or continues. Refusals are raised instead."""
     if event.finish_reason is FinishReason.CANCELLED:
         return Interrupted("The engine stopped this request before it was complete; send it again")
     if event.finish_reason is not FinishReason.ERROR:

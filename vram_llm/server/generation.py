@@ -1,4 +1,4 @@
-"""Between a request over HTTP and the sequences it becomes in the engine."""
+"""From a request over HTTP to its sequences in the engine, and from their events to choices."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
@@ -18,12 +18,12 @@ from vram_llm.server.replies import Ending, UsageCounter
 from vram_llm.server.schemas import MAX_CHOICES, GenerationFields
 
 T = TypeVar("T")
-TokenEvents = AsyncGenerator[tuple[int, TokenEvent], None]  # (index of the choice, what is new of it)
+TokenEvents = AsyncGenerator[tuple[int, TokenEvent], None]  # (index of the choice, its next event)
 
 
 @dataclass(frozen=True, slots=True)
 class CompletedChoice:
-    """One choice, complete."""
+    """A finished choice."""
 
     text: str
     finish_reason: Ending
@@ -103,7 +103,7 @@ def sequences(
 
 
 async def stream_events(engine: Engine, requests: Sequence[Request]) -> TokenEvents:
-    """The events of all requests as they come. The first error ends them all, and so does closing this."""
+    """The events of all requests, in order of arrival. The first error, or closing this, ends them all."""
     if len(requests) == 1:
         async with aclosing(_events(engine, requests[0])) as events:
             async for event in events:
@@ -111,12 +111,12 @@ async def stream_events(engine: Engine, requests: Sequence[Request]) -> TokenEve
         return
     queue: asyncio.Queue[tuple[int, TokenEvent] | Exception | None] = asyncio.Queue()
     tasks = [asyncio.create_task(_pump(engine, r, i, queue)) for i, r in enumerate(requests)]
-    left = len(tasks)
+    n_running = len(tasks)
     try:
-        while left:
+        while n_running:
             item = await queue.get()
             if item is None:
-                left -= 1
+                n_running -= 1
             elif isinstance(item, Exception):
                 raise item
             else:
@@ -128,7 +128,7 @@ async def stream_events(engine: Engine, requests: Sequence[Request]) -> TokenEve
 async def collect_choices(
     token_events: TokenEvents, n_choices: int, counter: UsageCounter
 ) -> list[CompletedChoice]:
-    """Every choice in full, in order."""
+    """All finished choices, in order."""
     events: list[list[TokenEvent]] = [[] for _ in range(n_choices)]
     endings: dict[int, Ending] = {}
     async with aclosing(token_events):
@@ -141,16 +141,17 @@ async def collect_choices(
         CompletedChoice(
             text="".join(event.text for event in of_choice),
             finish_reason=endings[index],
-            logprobs=tuple(each for event in of_choice for each in event.logprobs),
-            prompt_logprobs=tuple(each for event in of_choice for each in event.prompt_logprobs),
+            logprobs=tuple(token for event in of_choice for token in event.logprobs),
+            prompt_logprobs=tuple(token for event in of_choice for token in event.prompt_logprobs),
         )
         for index, of_choice in enumerate(events)
     ]
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, or None where the client went away first: `work` is cancelled, and has ended
-    when this returns. The request's body must have been read.
+    """The result of `work`; None if the client disconnects first.
+
+    `work` is then cancelled, and has ended when this returns. The request's body must have been read.
     """
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_disconnected(receive))
@@ -172,7 +173,7 @@ async def _events(engine: Engine, request: Request) -> AsyncGenerator[TokenEvent
                 raise error
             yield event
             return
-    raise GenerationFailed("The engine ended this request without saying why; send it again")
+    raise GenerationFailed("The engine ended this request without a reason; send it again")
 
 
 async def _pump(
@@ -186,7 +187,7 @@ async def _pump(
             async for event in events:
                 queue.put_nowait((index, event))
         queue.put_nowait(None)
-    except Exception as error:  # raised again by whoever reads the queue
+    except Exception as error:  # `stream_events` raises it
         queue.put_nowait(error)
 
 

@@ -1,4 +1,4 @@
-"""The fields of a request that say what form an answer has to have.
+"""Request fields that constrain the form of an answer.
 
 `response_format` is OpenAI's, `grammar` and `json_schema` are llama-server's, `structured_outputs` and
 `guided_*` are vLLM's, `format` is Ollama's.
@@ -39,14 +39,14 @@ ResponseFormat = Annotated[
     ),
 ]
 _TEXT = {"type": "string"}
-Schema = Annotated[Any, WithJsonSchema({"anyOf": [_OBJECT, _TEXT, {"type": "null"}]})]  # or its text
+Schema = Annotated[Any, WithJsonSchema({"anyOf": [_OBJECT, _TEXT, {"type": "null"}]})]  # or its JSON text
 Format = Annotated[Any, WithJsonSchema({"anyOf": [_OBJECT, {"enum": ["json", ""]}, {"type": "null"}]})]
 _KINDS = ("text", "json_object", "json_schema")
 _SCHEMA_FIELDS = {"name", "description", "schema", "strict", "type"}
 
 
 class StructuredOutputs(Fields):
-    """vLLM's: at most one of these may be given."""
+    """vLLM's object. At most one field may be set."""
 
     ignored: ClassVar[frozenset[str]] = frozenset({"disable_fallback"})
     not_yet: ClassVar[Neutral] = {
@@ -62,7 +62,7 @@ class StructuredOutputs(Fields):
 
 
 class GrammarFields(Fields):
-    """At most one of these may be given."""
+    """At most one of these fields may be set."""
 
     response_format: ResponseFormat = None
     grammar: str | None = None
@@ -75,21 +75,23 @@ class GrammarFields(Fields):
     guided_grammar: str | None = None
 
     def grammar_wanted(self) -> Grammar | None:
-        """What the answer has to be. Raises RequestError."""
-        found = [each for each in map(self._of_field, GrammarFields.model_fields) if each is not None]
-        if len(found) > 1:
+        """The grammar that the answer must match. Raises RequestError."""
+        grammars = [
+            grammar for grammar in map(self._of_field, GrammarFields.model_fields) if grammar is not None
+        ]
+        if len(grammars) > 1:
             raise RequestError(
-                f"'{found[0].field}' and '{found[1].field}' both say what the answer has to be; "
+                f"'{grammars[0].field}' and '{grammars[1].field}' both constrain the answer; "
                 "send one of them",
-                found[1].field,
+                grammars[1].field,
             )
-        if found and len(found[0].text) > MAX_GRAMMAR_CHARS:
+        if grammars and len(grammars[0].text) > MAX_GRAMMAR_CHARS:
             raise RequestError(
-                f"'{found[0].field}' has {len(found[0].text):,} characters; at most {MAX_GRAMMAR_CHARS:,} "
-                "are taken",
-                found[0].field,
+                f"'{grammars[0].field}' has {len(grammars[0].text):,} characters; at most "
+                f"{MAX_GRAMMAR_CHARS:,} are taken",
+                grammars[0].field,
             )
-        return found[0] if found else None
+        return grammars[0] if grammars else None
 
     def _of_field(self, field: str) -> Grammar | None:
         value = getattr(self, field)
@@ -112,7 +114,9 @@ class GrammarFields(Fields):
 
 
 def of_response_format(value: object) -> Grammar | None:
-    """OpenAI's field; a schema may also stand in it, as llama-server has it. Raises RequestError."""
+    """The grammar of OpenAI's field; llama-server's form, with the schema next to `type`, is read too.
+    Raises RequestError.
+    """
     field = "response_format"
     kind = value.get("type") if isinstance(value, dict) else None
     if not isinstance(value, dict) or kind not in _KINDS:
@@ -138,24 +142,25 @@ def of_response_format(value: object) -> Grammar | None:
 
 
 def _of_structured(wanted: StructuredOutputs) -> Grammar | None:
-    found = []
+    grammars = []
     if wanted.json_ is not None:
-        found.append(_of_schema(wanted.json_, "structured_outputs.json", lenient=True))
+        grammars.append(_of_schema(wanted.json_, "structured_outputs.json", lenient=True))
     if wanted.json_object:
-        found.append(_of_schema(_OBJECT, "structured_outputs.json_object", lenient=True))
+        grammars.append(_of_schema(_OBJECT, "structured_outputs.json_object", lenient=True))
     if wanted.regex:
         field = "structured_outputs.regex"
-        found.append(Grammar(kind=GrammarKind.REGEX, text=wanted.regex, field=field))
+        grammars.append(Grammar(kind=GrammarKind.REGEX, text=wanted.regex, field=field))
     if wanted.choice is not None:
-        found.append(_of_choice(wanted.choice, "structured_outputs.choice"))
+        grammars.append(_of_choice(wanted.choice, "structured_outputs.choice"))
     if wanted.grammar:
         field = "structured_outputs.grammar"
-        found.append(Grammar(kind=GrammarKind.GBNF, text=wanted.grammar, field=field))
-    if len(found) > 1:
+        grammars.append(Grammar(kind=GrammarKind.GBNF, text=wanted.grammar, field=field))
+    if len(grammars) > 1:
         raise RequestError(
-            f"'{found[0].field}' and '{found[1].field}' exclude each other; send one of them", found[1].field
+            f"'{grammars[0].field}' and '{grammars[1].field}' exclude each other; send one of them",
+            grammars[1].field,
         )
-    return found[0] if found else None
+    return grammars[0] if grammars else None
 
 
 def _of_choice(strings: list[str], field: str) -> Grammar:
@@ -169,11 +174,11 @@ def _of_schema(schema: object, field: str, *, lenient: bool) -> Grammar:
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError):
-            raise RequestError(f"The schema in '{field}' is no valid JSON", field) from None
+            raise RequestError(f"The schema in '{field}' is not valid JSON", field) from None
     if not isinstance(schema, dict):
         raise RequestError(f"The schema in '{field}' must be a JSON object", field)
     try:
         text = json.dumps(with_types(without_own_formats(schema)))
     except RecursionError:
-        raise RequestError(f"The schema in '{field}' is nested too deep; make it flatter", field) from None
+        raise RequestError(f"The schema in '{field}' is nested too deeply; make it flatter", field) from None
     return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text, field=field, lenient=lenient)

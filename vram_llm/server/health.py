@@ -1,4 +1,4 @@
-"""GET /health: whether requests are taken now, as llama-server does it; GET /: what this server is."""
+"""GET /health: whether the engine accepts requests, as in llama-server. GET /: name and endpoints."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from vram_llm.server.serving_model import ServingContext
 
 
 def health_router(serving: ServingContext) -> APIRouter:
-    """The route that probes and proxies ask. It needs no key."""
+    """The route for health probes and proxies. It needs no key."""
     router = APIRouter(tags=["health"])
 
     @router.get("/health", summary="200 when ready, 503 before", responses=refusals(503))
@@ -23,10 +23,10 @@ def health_router(serving: ServingContext) -> APIRouter:
 
 
 def root_router(serving: ServingContext) -> APIRouter:
-    """The address itself: 200 as soon as the server listens, for probes and browsers. It needs no key."""
+    """GET /: 200 as soon as the server listens, for probes and browsers. It needs no key."""
     router = APIRouter(tags=["health"])
 
-    @router.get("/", summary="What this server is")
+    @router.get("/", summary="Name, version and endpoints")
     async def root() -> dict[str, Any]:
         info = serving.engine.info
         return {

@@ -1,4 +1,4 @@
-"""Under which names the server answers."""
+"""Host names that the server accepts."""
 
 import ipaddress
 from urllib.parse import urlsplit
@@ -9,10 +9,10 @@ from vram_llm.server.errors import WrongHost
 
 
 class HostCheck:
-    """ASGI middleware that answers to `names` and to loopback addresses only; else it raises WrongHost.
+    """ASGI middleware that accepts `names` and loopback addresses as host; others raise WrongHost.
 
-    A web page can give a name of its own to 127.0.0.1 (DNS rebinding) and then read what is served there: its
-    requests carry that name in their Host header.
+    A web page can point a host name of its own at 127.0.0.1 (DNS rebinding) and then read this server's
+    answers. Such requests carry that name in their Host header.
     """
 
     def __init__(self, app: ASGIApp, names: frozenset[str]) -> None:
@@ -32,7 +32,7 @@ class HostCheck:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address can only be this computer."""
+    """Whether a name or address can only mean this computer."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -1,9 +1,9 @@
-"""HTTP/1.1 over a socket as clients really speak it: uvicorn's httptools protocol, kinder to two of them.
+"""HTTP/1.1 over a socket: uvicorn's httptools protocol, with fixes for two kinds of clients.
 
 A request that offers another protocol (Java's HttpClient sends `Upgrade: h2c` with every first request over
-http://) is answered as HTTP/1.1, as RFC 9110, section 7.8, lets a server choose. httptools ends a message at
-its head where an upgrade is offered, and takes the body for the other protocol; so the head is given to a new
-parser without the offer, and the body after it. Bytes that are no HTTP/1.1 get an OpenAI error object.
+http://) is answered as HTTP/1.1; RFC 9110, section 7.8, allows that. On such an offer httptools stops after
+the head and takes the body for the other protocol. A new parser therefore reads the head without the offer,
+then the body. Bytes that are not HTTP/1.1 get an OpenAI error object.
 """
 
 import httptools
@@ -15,7 +15,7 @@ from vram_llm.server.errors import error_body
 
 _OFFER = frozenset({b"upgrade", b"http2-settings", b"connection"})
 _NOT_HTTP = (
-    "This is no HTTP/1.1 request: use http:// (not https://) and HTTP/1.1, for example {where}/v1/models"
+    "This is not an HTTP/1.1 request: use http:// (not https://) and HTTP/1.1, for example {where}/v1/models"
 )
 
 
@@ -23,7 +23,7 @@ class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came in."""
+        """Parse received bytes."""
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
@@ -33,12 +33,12 @@ class HttpProtocol(HttpToolsProtocol):
             self.send_400_response("")
 
     def _should_upgrade(self) -> bool:
-        """True for every offer: the callbacks then leave the request alone until it is parsed again."""
+        """True for every offer, so that no callback answers the request before it is parsed again."""
         return True
 
     def _without_offer(self, rest: bytes) -> None:
-        """Parse the head once more, without its offer, and `rest`, which came after it."""
-        if self.parser.get_method() == b"CONNECT":  # which is an offer whatever its headers are
+        """Parse the head again without the offer, then `rest`, the bytes after the head."""
+        if self.parser.get_method() == b"CONNECT":  # CONNECT is an offer, whatever its headers are
             self.send_400_response("")
             return
         lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + self._version()]
@@ -50,7 +50,7 @@ class HttpProtocol(HttpToolsProtocol):
         return self.parser.get_http_version().encode()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, in one sentence, and close."""
+        """Refuse bytes that are not HTTP, in one sentence, and close."""
         host, port = self.server or ("127.0.0.1", 8080)
         body = msgspec.json.encode(error_body(RequestError(_NOT_HTTP.format(where=f"http://{host}:{port}"))))
         head = (

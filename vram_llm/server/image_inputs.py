@@ -1,7 +1,7 @@
-"""The images of one request: where they may come from, how large they may be, where they are in the prompt.
+"""The images of one request: their allowed sources, their sizes, their positions in the prompt.
 
-A template sees text. Each image is a mark in it, which nobody can guess and so nobody can write; in the
-prompt the marks are found again and taken out.
+A chat template reads only text. Each image becomes a random mark in it, which clients cannot guess or write.
+The rendered prompt is searched for the marks, and they are removed.
 """
 
 import base64
@@ -18,31 +18,31 @@ from vram_llm.engine.request import Image
 from vram_llm.errors import RequestError
 from vram_llm.units import MIB
 
-MAX_IMAGES = 32  # that one request may hold
-MAX_IMAGE_BYTES = 20 * MIB  # of a file
-MAX_IMAGES_BYTES = 128 * MIB  # of a request, times its choices: each is sent to the engine
-DETAILS = ("auto", "low", "high", "original")  # taken, and the same to a projector, which knows one size
+MAX_IMAGES = 32  # per request
+MAX_IMAGE_BYTES = 20 * MIB  # per file
+MAX_IMAGES_BYTES = 128 * MIB  # per request; counted for each choice, since each sends them to the engine
+DETAILS = ("auto", "low", "high", "original")  # all accepted, without effect: a projector knows one size
 _ANY_HOST = ("http://", "https://")
 _FILE, _THIS_HOST = "file://", "localhost/"
 
 
 @dataclass(slots=True)
 class RequestImages:
-    """Takes the images of a request in, for a model that takes any or not.
+    """Collects the images of a request. `taken`: whether the model accepts images.
 
-    Files are read where they lie below `folder`; None: nowhere. `kept` are all images by their marks,
-    at first those of an earlier response.
+    Files are read only below `folder`; None: no files. `kept` maps marks to images; it begins with those of
+    an earlier response.
     """
 
     taken: bool
     folder: Path | None = None
     kept: dict[str, bytes] = field(default_factory=dict)
-    _fields: dict[str, str] = field(default_factory=dict)  # what the request calls each
+    _fields: dict[str, str] = field(default_factory=dict)  # the request's field of each mark
 
     def from_url(self, url: object, at: str, send: str = "as a data: URL in base64") -> str:
         """The mark of the image at a data: or file: URL. May block. Raises RequestError naming `at`.
 
-        `send` says how else to send what is somewhere else.
+        `send` says how to send an image instead of its web address.
         """
         self._check(at)
         if not isinstance(url, str):
@@ -50,8 +50,7 @@ class RequestImages:
         scheme = url[:8].lower()
         if scheme.startswith(_ANY_HOST):
             raise RequestError(
-                f"'{at}' is an address elsewhere and this server fetches nothing; send the image itself "
-                f"{send}",
+                f"'{at}' is a web address and this server downloads nothing; send the image itself {send}",
                 at,
             )
         if scheme.startswith(_FILE):
@@ -73,12 +72,14 @@ class RequestImages:
         self._check_bytes(len(data) * 3 // 4 - 2, at)
         try:
             return self._add(base64.b64decode("".join(data.split()), validate=True), at)
-        except (binascii.Error, ValueError):  # the latter for what is not ASCII
+        except (binascii.Error, ValueError):  # ValueError: not ASCII
             raise RequestError(f"'{at}' is not valid base64", at) from None
 
     def joined(self, parts: Iterable[str]) -> str:
-        """The text of a message's parts, a line each, but for marks: nothing is put around those (llama.cpp:
-        common/chat.cpp, common_chat_msg::to_json_oaicompat)."""
+        """The text of a message's parts, joined by line ends, except around marks.
+
+        Source: llama.cpp, common/chat.cpp, common_chat_msg::to_json_oaicompat.
+        """
         text, after_mark = "", True
         for part in parts:
             is_mark = part in self.kept
@@ -87,12 +88,12 @@ class RequestImages:
         return text
 
     def placed(self, prompt: str) -> tuple[str, tuple[Image, ...]]:
-        """A prompt without its marks, and the images they stood for. Raises RequestError for one lost."""
-        found = sorted((prompt.find(mark), mark) for mark in self.kept)
+        """The prompt without marks, and its images. Raises RequestError if the template dropped a mark."""
+        positions = sorted((prompt.find(mark), mark) for mark in self.kept)
         if any(prompt.count(mark) != 1 for mark in self.kept):
             raise RequestError("The model's chat template leaves out images of these messages", "messages")
         text, images, done = "", [], 0
-        for at, mark in found:
+        for at, mark in positions:
             text += prompt[done:at]
             images.append(Image(len(text), self.kept[mark], self._fields.get(mark, "previous_response_id")))
             done = at + len(mark)
@@ -139,7 +140,7 @@ class RequestImages:
             path = (folder / unquote(name)).resolve()
             if not path.is_relative_to(folder):
                 raise RequestError(f"'{at}' lies outside of the directory that --image-dir allows", at)
-            # neither a link that was put there since, nor waiting for a pipe
+            # refuse a link made since resolve(), and do not wait for a pipe
             file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             raise RequestError(f"'{at}' is no file in the directory that --image-dir allows", at) from None
@@ -158,7 +159,7 @@ class RequestImages:
             raise RequestError(f"'{at}' is no file in the directory that --image-dir allows", at)
         self._check_bytes(about.st_size, at)
         with open(file, "rb", closefd=False) as stream:
-            return stream.read(MAX_IMAGE_BYTES + 1)  # it may have grown
+            return stream.read(MAX_IMAGE_BYTES + 1)  # the file may have grown
 
 
 def detail_of(part: dict[str, object], at: str) -> None:

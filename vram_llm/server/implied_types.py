@@ -1,41 +1,41 @@
-"""Types that a JSON schema leaves out but means.
+"""The types that a JSON schema implies.
 
-A number meets {"properties": ...} too, by JSON Schema; but an object is meant, and llama.cpp reads it so. A
-list as `items`, as drafts before 2020-12 have it, is `prefixItems`.
+A number also satisfies {"properties": ...}; authors mean an object, and llama.cpp assumes one. A list as
+`items`, used in drafts before 2020-12, becomes `prefixItems`.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-_SAYS_WHAT = frozenset({"type", "enum", "const", "$ref", "anyOf", "oneOf", "allOf", "not", "if"})
+_TYPE_KEYWORDS = frozenset({"type", "enum", "const", "$ref", "anyOf", "oneOf", "allOf", "not", "if"})
 _OF_OBJECTS = frozenset({"properties", "patternProperties", "additionalProperties", "required"})
 _OF_ARRAYS = frozenset({"items", "prefixItems", "additionalItems"})
-_ONE = ("items", "additionalItems", "additionalProperties")
+_SINGLE = ("items", "additionalItems", "additionalProperties")
 _LISTS = ("prefixItems", "items", "anyOf", "oneOf", "allOf")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
 
 
 def with_types(schema: Any) -> Any:
-    """The schema with the types it means, and so all schemas in it."""
+    """The schema, and every schema inside it, with its implied type."""
     if not isinstance(schema, dict):
         return schema
-    found: dict[str, Any] = {**schema}
-    for name in _ONE:
-        if isinstance(found.get(name), Mapping):
-            found[name] = with_types(found[name])
+    typed: dict[str, Any] = {**schema}
+    for name in _SINGLE:
+        if isinstance(typed.get(name), Mapping):
+            typed[name] = with_types(typed[name])
     for name in _LISTS:
-        if isinstance(found.get(name), list):
-            found[name] = [with_types(each) for each in found[name]]
+        if isinstance(typed.get(name), list):
+            typed[name] = [with_types(item) for item in typed[name]]
     for name in _NAMED:
-        if isinstance(found.get(name), Mapping):
-            found[name] = {key: with_types(each) for key, each in found[name].items()}
-    if isinstance(found.get("items"), list):
-        found["prefixItems"] = found.pop("items")
-        if "additionalItems" in found:
-            found["items"] = found.pop("additionalItems")
-    if not _SAYS_WHAT & found.keys():
-        if _OF_OBJECTS & found.keys():
-            found["type"] = "object"
-        elif _OF_ARRAYS & found.keys():
-            found["type"] = "array"
-    return found
+        if isinstance(typed.get(name), Mapping):
+            typed[name] = {key: with_types(item) for key, item in typed[name].items()}
+    if isinstance(typed.get("items"), list):
+        typed["prefixItems"] = typed.pop("items")
+        if "additionalItems" in typed:
+            typed["items"] = typed.pop("additionalItems")
+    if not _TYPE_KEYWORDS & typed.keys():
+        if _OF_OBJECTS & typed.keys():
+            typed["type"] = "object"
+        elif _OF_ARRAYS & typed.keys():
+            typed["type"] = "array"
+    return typed

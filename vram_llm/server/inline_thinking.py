@@ -11,7 +11,7 @@ _DEFAULT = ("<think>", "</think>")
 
 
 class InlineParser(Parser):
-    """Reads as `parser` does, and gives thinking back as content."""
+    """Wraps `parser` and returns its thinking as content."""
 
     def __init__(self, parser: Parser, marks: tuple[str, str]) -> None:
         self._parser = parser
@@ -19,31 +19,31 @@ class InlineParser(Parser):
         self._is_thinking = False
 
     def feed(self, text: str) -> list[Event]:
-        """The pieces that are decided once `text` has come in."""
+        """The events that are decided after `text`."""
         return self._inlined(self._parser.feed(text))
 
     def finish(self) -> list[Event]:
-        """The last pieces. Nothing is fed after this."""
+        """The last events. Do not feed after this."""
         return self._inlined(self._parser.finish())
 
     def _inlined(self, events: Iterable[Event]) -> list[Event]:
-        found: list[Event] = []
+        rewritten: list[Event] = []
         for event in events:
             if isinstance(event, Reasoning):
                 opening = "" if self._is_thinking else self._opening
                 self._is_thinking = True
-                found.append(Content(opening + event.text))
+                rewritten.append(Content(opening + event.text))
                 continue
             if self._is_thinking or isinstance(event, Unopened):
-                found.append(Content(self._closing))
+                rewritten.append(Content(self._closing))
                 self._is_thinking = False
             if not isinstance(event, Unopened):
-                found.append(event)
-        return found
+                rewritten.append(event)
+        return rewritten
 
 
 def inlined(prepared: PreparedChat, marks: tuple[str, str] | None) -> PreparedChat:
-    """`turn` with its thinking in the content, between the model's own marks, (opening, closing)."""
+    """`prepared` with thinking as content between the model's own marks, (opening, closing)."""
 
     def of(new_parser: Callable[[], Parser | None]) -> Parser | None:
         parser = new_parser()

@@ -1,4 +1,4 @@
-"""A whole answer that is not a stream, on a connection that never looks dead."""
+"""A whole answer that is not a stream, with bytes that keep the connection alive."""
 
 import asyncio
 import logging
@@ -15,15 +15,15 @@ from vram_llm.server.sse import send_body
 
 log = logging.getLogger(__name__)
 _TYPE = "application/json"
-_SPACE = b"\n"  # before a JSON value white space means nothing (RFC 8259)
+_SPACE = b"\n"  # white space before a JSON value has no meaning (RFC 8259)
 
 
 class JsonReply(Response):
-    """Sends the JSON text that `work` returns once it is there. A client that goes away cancels `work`.
+    """Sends the JSON text that `work` returns. A client that disconnects cancels `work`.
 
-    After `ping_interval_s` (0: never) the headers go, and a line end each time it passes again: proxies end
-    connections that are silent. An error before the headers is raised, so that it gets its own status; after
-    them the error object is sent, and the connection is broken off, so that nobody takes it for the answer.
+    After `ping_interval_s` (0: never) the headers are sent, then a line end per interval: proxies close
+    silent connections. An error before the headers is raised, so that it gets its own status. After them the
+    error object is sent and the connection is aborted, so that clients do not take it for the answer.
     """
 
     def __init__(
@@ -64,6 +64,6 @@ class JsonReply(Response):
             assert isinstance(error, Exception)
             if not isinstance(error, VramLLMError):
                 log.error("A reply failed", exc_info=error)
-            await send_body(send, bytes(self._refuse(error).body))  # and no end: the server breaks off
+            await send_body(send, bytes(self._refuse(error).body))  # no end: the connection breaks
         finally:
             await cancelled(working)

@@ -1,9 +1,9 @@
-"""Fields that a request may hold beside those that are obeyed: one rule for every object, however deep.
+"""Rules for request fields that are not implemented, the same for every object at any depth.
 
-A field that a class declares is obeyed. One in its `ignored` is a hint or bookkeeping: it says nothing about
-the answer, and any value passes. One in `not_yet` asks for something that is not done here: it passes with a
-value listed, which asks for nothing, and is refused (400) with another. Any other field is refused by name,
-unless it is null, which asks for nothing either.
+A field that a class declares is implemented. A field in `ignored` is a hint or bookkeeping without effect on
+the answer; any value is accepted. A field in `not_yet` asks for a missing feature; its listed values ask for
+nothing and are accepted, other values are refused (400). Any other field is refused by name, unless it is
+null.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class Fields(BaseModel):
 
 
 def check_fields(fields: BaseModel, at: str = "") -> None:
-    """Check the unknown fields of `fields`, which stands at `at`, and of all `Fields` in it.
+    """Check the undeclared fields of `fields`, at path `at`, and of all `Fields` in it.
 
     Raises UnknownParameter, NotSupported.
     """
@@ -43,7 +43,7 @@ def check_fields(fields: BaseModel, at: str = "") -> None:
 def check_names(
     given: Mapping[str, Any], at: str, ignored: frozenset[str] = frozenset(), not_yet: Neutral | None = None
 ) -> None:
-    """Check fields, at `at`, that nothing here obeys. Raises UnknownParameter, NotSupported."""
+    """Check undeclared fields at path `at`. Raises UnknownParameter, NotSupported."""
     for name, value in given.items():
         if value is None or name in ignored:
             continue

@@ -14,7 +14,7 @@ FunctionCall = Annotated[
 
 
 def legacy_use(functions: list[Function], choice: Any) -> ToolUse:
-    """What may be called: one function at a time. Raises RequestError."""
+    """The tools and their use; one call at a time. Raises RequestError."""
     tools = [Tool(type="function", function=function) for function in functions]
     if choice in (None, "auto", "none"):
         return tool_use(tools, choice, False)

@@ -1,4 +1,4 @@
-"""`logit_bias`: an object as OpenAI has it, or pairs; tokens by their id or, as in llama-server, by text."""
+"""`logit_bias`: OpenAI's object, or pairs. Tokens are given by id or, as in llama-server, by text."""
 
 import math
 from typing import Annotated, Any
@@ -27,9 +27,9 @@ MAX_BIASES = 4096
 
 
 async def spelled_out(biases: object, engine: Engine) -> list[tuple[int, float]] | None:
-    """Pairs of a token's id and what is added to its logit; a text means each of its tokens.
+    """Pairs of a token id and the number added to its logit; a text stands for each of its tokens.
 
-    A bias of false rules a token out. Raises RequestError.
+    A bias of false bans a token. Raises RequestError.
     """
     if biases is None:
         return None
@@ -50,18 +50,18 @@ async def spelled_out(biases: object, engine: Engine) -> list[tuple[int, float]]
 
 
 def token_biases(biases: object, n_vocab: int) -> dict[int, float] | None:
-    """By token. Raises RequestError, also for a text: see `spelled_out`."""
-    found: dict[int, float] = {}
+    """Biases by token id. Raises RequestError, NotSupported for a text: see `spelled_out`."""
+    biases_by_token: dict[int, float] = {}
     for key, bias in _pairs(biases) if biases else ():
         if not isinstance(key, int):
-            raise NotSupported("'logit_bias' takes ids of tokens here, and no text", "logit_bias")
+            raise NotSupported("'logit_bias' accepts only token ids here, not texts", "logit_bias")
         if not 0 <= key < n_vocab:
             raise RequestError(
                 f"Token {key} in 'logit_bias' is not in the vocabulary: the last is {n_vocab - 1}",
                 "logit_bias",
             )
-        found[key] = bias
-    return found or None
+        biases_by_token[key] = bias
+    return biases_by_token or None
 
 
 def _pairs(biases: object) -> list[tuple[int | str, float]]:

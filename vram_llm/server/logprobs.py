@@ -1,4 +1,4 @@
-"""How likely tokens were, as OpenAI's two endpoints write it."""
+"""Log-probabilities of tokens, in the formats of OpenAI's two endpoints."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from vram_llm.engine.request import Likelihood, TokenCandidate
 
 
 class TopLogprob(BaseModel):
-    """A token that might have stood there. `bytes` are those it is written with."""
+    """A candidate token. `bytes` are the token's own."""
 
     token: str
     logprob: float
@@ -17,23 +17,23 @@ class TopLogprob(BaseModel):
 
 
 class TokenLogprob(TopLogprob):
-    """A token of the answer, and the most likely ones at its place."""
+    """A token of the answer, with the most likely candidates at its position."""
 
     top_logprobs: list[TopLogprob]
 
 
 class ChatLogprobs(BaseModel):
-    """Of the tokens of a chat's choice."""
+    """Logprobs of a chat's choice."""
 
     content: list[TokenLogprob]
     refusal: None = None
 
 
 class CompletionLogprobs(BaseModel):
-    """Of the tokens of a completion's choice, side by side.
+    """Logprobs of a completion's choice, as parallel lists.
 
-    `text_offset` is where a token begins in the choice's text, in characters. Nothing is predicted of a
-    prompt's first token: its entries are null.
+    `text_offset` is where a token begins in the choice's text, in characters. A prompt's first token has no
+    prediction: its entries are null.
     """
 
     tokens: list[str]
@@ -43,13 +43,13 @@ class CompletionLogprobs(BaseModel):
 
 
 def chat_logprobs(likelihoods: Sequence[Likelihood]) -> ChatLogprobs:
-    """For a choice, or a chunk of it."""
+    """Logprobs of a choice, or of a chunk of it."""
     return ChatLogprobs(
         content=[
             TokenLogprob(
-                **_described(each.chosen), top_logprobs=[TopLogprob(**_described(c)) for c in each.top]
+                **_described(token.chosen), top_logprobs=[TopLogprob(**_described(c)) for c in token.top]
             )
-            for each in likelihoods
+            for token in likelihoods
         ]
     )
 
@@ -57,37 +57,37 @@ def chat_logprobs(likelihoods: Sequence[Likelihood]) -> ChatLogprobs:
 def completion_logprobs(
     likelihoods: Sequence[Likelihood], n_top: int, text_offset: int = 0
 ) -> CompletionLogprobs:
-    """For a choice, or a chunk of it that begins at `text_offset` of the choice's text.
+    """Logprobs of a choice, or of a chunk that begins at `text_offset` of the choice's text.
 
-    A negative offset says that as many characters at the beginning are not in the text, as a
-    beginning-of-sequence token's.
+    A negative offset: this many leading characters are not in the text, such as those of a
+    beginning-of-sequence token.
     """
-    tokens = [_text(each.chosen) for each in likelihoods]
+    tokens = [_text(likelihood.chosen) for likelihood in likelihoods]
     offsets = []
-    for each in likelihoods:
+    for likelihood in likelihoods:
         offsets.append(max(0, text_offset))
-        text_offset += n_chars(each)
+        text_offset += n_chars(likelihood)
     return CompletionLogprobs(
         tokens=tokens,
-        token_logprobs=[each.chosen.logprob for each in likelihoods],
-        top_logprobs=[_by_text(each) for each in likelihoods] if n_top else None,
+        token_logprobs=[likelihood.chosen.logprob for likelihood in likelihoods],
+        top_logprobs=[_by_text(likelihood) for likelihood in likelihoods] if n_top else None,
         text_offset=offsets,
     )
 
 
 def n_chars(likelihood: Likelihood) -> int:
-    """Characters the token has in the text."""
+    """The number of characters of the token."""
     return len(likelihood.chosen.piece.decode("utf-8", "replace"))
 
 
 def prompt_text(likelihoods: Sequence[Likelihood]) -> str:
-    """A prompt as its tokens are written."""
-    return b"".join(each.chosen.piece for each in likelihoods).decode("utf-8", "replace")
+    """The text of a prompt's tokens."""
+    return b"".join(likelihood.chosen.piece for likelihood in likelihoods).decode("utf-8", "replace")
 
 
 def prompt_offset(echo: str | None, likelihoods: Sequence[Likelihood]) -> int:
-    """Where a prompt's first token begins in its text: before it, where the tokenizer put something there."""
-    return 0 if echo is None else len(echo) - sum(n_chars(each) for each in likelihoods)
+    """Offset of a prompt's first token in its text; negative if the tokenizer added leading tokens."""
+    return 0 if echo is None else len(echo) - sum(n_chars(likelihood) for likelihood in likelihoods)
 
 
 def _described(candidate: TokenCandidate) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _described(candidate: TokenCandidate) -> dict[str, Any]:
 
 
 def _text(candidate: TokenCandidate) -> str:
-    """A token's text; half a character as OpenAI writes it, so that no two tokens look the same."""
+    """A token's text; incomplete UTF-8 in OpenAI's escaped form, so that tokens stay distinct."""
     try:
         return candidate.piece.decode()
     except UnicodeDecodeError:
@@ -108,6 +108,6 @@ def _text(candidate: TokenCandidate) -> str:
 
 
 def _by_text(likelihood: Likelihood) -> dict[str, float] | None:
-    """The most likely tokens and, if it is none of them, the one that stands there."""
+    """Logprobs of the most likely tokens and of the chosen one."""
     shown = {_text(c): c.logprob for c in (*likelihood.top, likelihood.chosen) if c.logprob is not None}
     return shown or None

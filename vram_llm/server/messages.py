@@ -1,4 +1,4 @@
-"""A chat's messages: from what clients send to what templates read."""
+"""Converts a chat's messages from the client's form to the form that chat templates read."""
 
 import json
 from typing import Any
@@ -23,22 +23,24 @@ _TEXTS = {
     "input_text": "text",
     "output_text": "text",
     "refusal": "refusal",
-}  # the field of each
+}  # the text field of each type of part
 _MAY_BE_EMPTY = ("assistant", "tool", "function")
 
 
 def template_messages(messages: list[Message], pictures: RequestImages) -> list[dict[str, Any]]:
-    """One dict per message for the template: role, content as one string, and what else it has.
+    """One dict per message for the template: role, content as one string, thinking and calls.
 
-    Images of a user's go to `pictures`, and their marks into the text. May block, for files. Raises
-    RequestError whose `param` names the place: "messages[2].content".
+    A user's images go to `pictures`, and their marks into the text. May block, for files. Raises RequestError
+    whose `param` is the field's path: "messages[2].content".
     """
     return [_template_message(message, f"messages[{i}]", pictures) for i, message in enumerate(messages)]
 
 
 def continued(message: Message, shown: dict[str, Any]) -> dict[str, Any]:
-    """`shown`, which the template gets of a message that is to be continued: its texts as paragraphs, as in
-    llama.cpp (common_chat_msg::render_content)."""
+    """`shown`, the template's form of a message to continue, with its texts as paragraphs.
+
+    Source: llama.cpp, common_chat_msg::render_content.
+    """
     parts = message.content if isinstance(message.content, list) else []
     if not parts or any(part["type"] != "text" for part in parts):
         return shown
@@ -71,7 +73,7 @@ def _template_message(message: Message, at: str, pictures: RequestImages) -> dic
 
 
 def _thoughts(message: Message, extra: dict[str, Any], at: str) -> str:
-    """The thinking of a message, under whichever name it came; those names are taken out of `extra`."""
+    """The thinking of a message, under any of its names. Removes those names from `extra`."""
     texts = [string_field(extra, name, at) for name in _THOUGHTS if name in extra]
     for name in _THOUGHTS:
         extra.pop(name, None)
@@ -84,13 +86,13 @@ def _thoughts(message: Message, extra: dict[str, Any], at: str) -> str:
 
 
 def _listed(items: object, field: str) -> str:
-    """The text in a list of a client's own pieces of thinking; those without text have none to show."""
-    found = [item.get(field) for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-    return "".join(text for text in found if isinstance(text, str))
+    """The text in a client's list of thinking pieces. Pieces without text are skipped."""
+    values = [item.get(field) for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    return "".join(text for text in values if isinstance(text, str))
 
 
 def _thought_part(part: dict[str, Any], at: str) -> str:
-    """A part of an assistant's message that is thinking: a text, or a list of text parts (Mistral's)."""
+    """The text of a thinking part: a string, or a list of text parts (Mistral's)."""
     check_names(_left(part, "type", "text", part["type"]), at, PART_IGNORED | {"closed", "summary", "format"})
     value = part.get(part["type"], part.get("text", ""))
     if isinstance(value, list):
@@ -101,7 +103,7 @@ def _thought_part(part: dict[str, Any], at: str) -> str:
 
 
 def _calls(calls: object, function_call: object, at: str) -> list[dict[str, Any]]:
-    """The calls of a message; `function_call` is the older form of one."""
+    """The calls of a message. `function_call` is the older form of a single call."""
     if function_call and not calls:
         if not isinstance(function_call, dict):
             raise RequestError(f"'{at}.function_call' must be an object", f"{at}.function_call")
@@ -118,7 +120,7 @@ def _calls(calls: object, function_call: object, at: str) -> list[dict[str, Any]
 
 
 def _call(call: object, at: str, within: str) -> dict[str, Any]:
-    """One call, whose function stands `within` the place `at`."""
+    """One call at path `at`; `within` is the rest of its function's path."""
     if isinstance(call, dict) and call.get("type") == "custom" and isinstance(call.get("custom"), dict):
         own = call["custom"]
         check_names(_left(call, "id", "custom"), at, CALL_IGNORED)
@@ -138,7 +140,7 @@ def _call(call: object, at: str, within: str) -> dict[str, Any]:
 
 
 def _arguments(function: dict[str, Any], at: str) -> str:
-    """The JSON text of a call's arguments, which some clients send as an object or leave out."""
+    """The JSON text of a call's arguments. Some clients send an object, or nothing."""
     value = function.get("arguments")
     if value is None:
         return "{}"
@@ -198,5 +200,5 @@ def _part(part: object, at: str) -> str:
 
 
 def _left(holder: dict[str, Any], *read: str) -> dict[str, Any]:
-    """The fields that nothing reads."""
+    """The fields of `holder` that are not in `read`."""
     return {name: value for name, value in holder.items() if name not in read}

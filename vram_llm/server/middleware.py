@@ -1,4 +1,4 @@
-"""What every request passes first: its id, its key, its size; and the last net under all errors."""
+"""Request id, API key and body size of every request; the last handler of every error."""
 
 import hmac
 import logging
@@ -17,11 +17,11 @@ from vram_llm.units import format_bytes
 
 log = logging.getLogger(__name__)
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_OPEN = frozenset({"/", "/health", "/v1/health"})  # which probes ask without a key
+_OPEN = frozenset({"/", "/health", "/v1/health"})  # paths for probes, which need no key
 
 
 class AuthAndLimitsMiddleware:
-    """ASGI middleware around the whole app. No `api_keys`: everyone may come in."""
+    """ASGI middleware around the whole app. Without `api_keys`, no key is required."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class AuthAndLimitsMiddleware:
         max_body_bytes: int,
         refusals: Mapping[str, Callable[[Exception], Response]],
     ) -> None:
-        """`refusals` make the answer to an error, by path; everywhere else it is OpenAI's."""
+        """`refusals` write an error, by path; other paths get OpenAI's error object."""
         self._refusals = refusals
         self._app = app
         self._keys = tuple(key.encode() for key in api_keys)
@@ -57,7 +57,7 @@ class AuthAndLimitsMiddleware:
             await self._app(scope, self._limited(receive), send_with_id)
         except ClientDisconnect:
             return
-        except Exception as error:  # the last net: every fault is an OpenAI error object
+        except Exception as error:  # every other error becomes an error object
             if not isinstance(error, VramLLMError):
                 log.exception("Request %s (%s %s) failed", request_id, scope["method"], scope["path"])
             if started:
@@ -72,7 +72,7 @@ class AuthAndLimitsMiddleware:
         key = (given.strip() if scheme.lower() == "bearer" else "").encode("latin-1")
         key = key or headers.get("x-api-key", "").strip().encode("latin-1")  # as Anthropic's clients send it
         if not key:
-            raise BadKey("This server wants an API key; send it as 'Authorization: Bearer KEY'")
+            raise BadKey("This server requires an API key; send it as 'Authorization: Bearer KEY'")
         matches = [hmac.compare_digest(key, known) for known in self._keys]
         if not any(matches):
             raise BadKey("The API key is not one of this server's")
@@ -83,13 +83,13 @@ class AuthAndLimitsMiddleware:
             raise self._too_large()
 
     def _limited(self, receive: Receive) -> Receive:
-        got = 0
+        n_bytes = 0
 
         async def limited() -> Message:
-            nonlocal got
+            nonlocal n_bytes
             message = await receive()
-            got += len(message.get("body", b""))
-            if got > self._max_body_bytes:
+            n_bytes += len(message.get("body", b""))
+            if n_bytes > self._max_body_bytes:
                 raise self._too_large()
             return message
 

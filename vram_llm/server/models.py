@@ -1,4 +1,4 @@
-"""GET /v1/models: what can be asked for, in OpenAI's form and in Anthropic's."""
+"""GET /v1/models: the served model under its names, in OpenAI's form and in Anthropic's."""
 
 from datetime import UTC, datetime
 

@@ -11,13 +11,13 @@ from vram_llm.server.replies import ErrorReply
 
 _COMPONENT = "#/components/schemas/{model}"
 _REFUSALS = {
-    400: "The request is at fault",
+    400: "The request is invalid",
     401: "No API key, or a wrong one",
-    403: "A host name that is not this server's",
-    404: "No such model, or no such thing",
-    405: "Another method is wanted",
+    403: "The host name is not allowed",
+    404: "The model or object does not exist",
+    405: "The method is not allowed",
     413: "The body is too large",
-    429: "The queue is full; Retry-After says when to ask again",
+    429: "The queue is full; retry after the seconds in Retry-After",
     500: "The engine or the server failed on this request",
     503: "Loading, restarting or stopping",
 }
@@ -43,12 +43,12 @@ def body_route(summary: str, body: type[BaseModel], reply: type[BaseModel]) -> d
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route says of the errors it answers with."""
+    """The OpenAPI entries of a route's error statuses."""
     return {status: {"model": ErrorReply, "description": _REFUSALS[status]} for status in statuses}
 
 
 def document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, Any]:
-    """The document of `app`, whose routes take `bodies`; made once."""
+    """The OpenAPI document of `app`, with the schemas of `bodies`. Made once."""
     if app.openapi_schema is None:
         app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
         _, schemas = models_json_schema([(body, "validation") for body in bodies], ref_template=_COMPONENT)

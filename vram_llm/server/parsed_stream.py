@@ -1,4 +1,4 @@
-"""An answer as its model means it: what the engine sends, parsed into content, thinking and calls."""
+"""Parses the engine's token events into content, thinking and tool calls."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -15,7 +15,7 @@ from vram_llm.server.replies import ChatEnding, UsageCounter
 
 @dataclass(frozen=True, slots=True)
 class ParsedChunk:
-    """What is new of one choice. `ending` is there at the end, and `reasoning_tokens` a total."""
+    """The next events of one choice. The last chunk has an `ending`. `reasoning_tokens` is a total."""
 
     events: Sequence[Event]
     token: TokenEvent
@@ -28,7 +28,7 @@ ParsedChunks = AsyncGenerator[tuple[int, ParsedChunk], None]
 
 @dataclass(slots=True)
 class Call:
-    """A call of a tool. `arguments` are the text of a JSON object if it is `whole`."""
+    """A tool call. `arguments` is the text of a JSON object if the call is `whole`."""
 
     id: str
     name: str
@@ -38,7 +38,7 @@ class Call:
 
 @dataclass(slots=True)
 class ParsedChoice:
-    """One choice, complete."""
+    """One choice, gathered from its events."""
 
     content: str = ""
     reasoning: str = ""
@@ -47,7 +47,7 @@ class ParsedChoice:
     logprobs: list[Likelihood] = field(default_factory=list)
 
     def add(self, events: Sequence[Event]) -> None:
-        """More of it."""
+        """Append events."""
         for event in events:
             match event:
                 case Content(text):
@@ -66,17 +66,17 @@ class ParsedChoice:
 
 @dataclass(slots=True)
 class _ChoiceParser:
-    """Follows one choice."""
+    """Parses the token events of one choice."""
 
     parser: Parser | None
     one_call: bool
     called: bool = False
     thinks: bool = False
-    undecided: int = 0  # tokens of which nothing has come yet: marks, or space
+    undecided: int = 0  # tokens without an event so far: marks, or white space
     reasoning_tokens: int = 0
     ended: bool = False
 
-    def hear(self, token: TokenEvent) -> ParsedChunk:
+    def feed(self, token: TokenEvent) -> ParsedChunk:
         events = self._parse(token)
         reason = token.finish_reason
         if self.one_call and (cut := _first_call_end(events)) is not None:
@@ -107,31 +107,31 @@ class _ChoiceParser:
 
 
 async def parse_stream(
-    news: TokenEvents, parsers: Sequence[Parser | None], *, one_call: bool = False
+    token_events: TokenEvents, parsers: Sequence[Parser | None], *, one_call: bool = False
 ) -> ParsedChunks:
-    """`news` parsed, one parser per choice. With `one_call` a choice ends with its first complete call."""
-    listeners = [_ChoiceParser(parser, one_call) for parser in parsers]
-    async with aclosing(news):
-        async for index, token in news:
-            if not listeners[index].ended:
-                yield index, listeners[index].hear(token)
-            if all(listener.ended for listener in listeners):
+    """Parse `token_events`, one parser per choice. With `one_call`, a choice ends with its first call."""
+    choice_parsers = [_ChoiceParser(parser, one_call) for parser in parsers]
+    async with aclosing(token_events):
+        async for index, token in token_events:
+            if not choice_parsers[index].ended:
+                yield index, choice_parsers[index].feed(token)
+            if all(parser.ended for parser in choice_parsers):
                 return
 
 
 async def gather_choices(chunks: ParsedChunks, n_choices: int, counter: UsageCounter) -> list[ParsedChoice]:
-    """Every choice in full, in order."""
+    """All finished choices, in order."""
     answers = [ParsedChoice() for _ in range(n_choices)]
     async with aclosing(chunks):
-        async for index, news in chunks:
-            answers[index].add(news.events)
-            answers[index].logprobs += news.token.logprobs
-            if news.ending is not None:
-                answers[index].ending = news.ending
-                counter.add(index, news.token, news.reasoning_tokens)
+        async for index, chunk in chunks:
+            answers[index].add(chunk.events)
+            answers[index].logprobs += chunk.token.logprobs
+            if chunk.ending is not None:
+                answers[index].ending = chunk.ending
+                counter.add(index, chunk.token, chunk.reasoning_tokens)
     return answers
 
 
 def _first_call_end(events: Sequence[Event]) -> int | None:
-    """How many of `events` there are up to the end of the first call; None where it is not among them."""
+    """The number of `events` up to the end of the first call; None if no call ends."""
     return next((i + 1 for i, e in enumerate(events) if isinstance(e, CallEnd)), None)

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 _ASK_S = 1.0
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and where a client reaches them
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # wildcard address: the address that a client uses
 _UNKNOWN = "another program"
 
 
 @dataclass(frozen=True, slots=True)
 class PortHolder:
-    """A program that listens, as far as it is known; `model` is what a model server serves."""
+    """A program that listens. Unknown fields are None. `model` is what a model server serves."""
 
     program: str = _UNKNOWN
     pid: int | None = None
@@ -26,7 +26,8 @@ class PortHolder:
 def find_holder(address: str, port: int) -> PortHolder:
     """The program that listens on `port` of the IP address.
 
-    The system knows its process, unless it is another user's; the program itself is asked what it is.
+    The operating system gives the process, unless another user owns it. An HTTP server gives its name and its
+    model.
     """
     process = _process(address, port)
     model_server = _model_server(address, port)
@@ -50,7 +51,7 @@ def _process(address: str, port: int) -> PortHolder:
 
 
 def _model_server(address: str, port: int) -> PortHolder:
-    """What an HTTP server says of itself: vram-llm at /, every OpenAI endpoint at /v1/models."""
+    """The name and model that an HTTP server gives: vram-llm at /, every OpenAI endpoint at /v1/models."""
     host = _WILDCARDS.get(address, address)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     root = _json_of(f"{url}/")

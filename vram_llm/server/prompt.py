@@ -1,4 +1,4 @@
-"""A chat made ready for the engine: its prompt, and how the answer is to be read."""
+"""Prepares a chat for the engine: its prompt, and the parser of its answer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,13 +15,13 @@ from vram_llm.server.config import ReasoningMode, ServerConfig
 from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.serving_model import chat_template, template_source
 from vram_llm.server.template_variables import template_variables
-from vram_llm.server.tool_grammars import beside, forced_grammar, holdable, strict
+from vram_llm.server.tool_grammars import answer_or_calls, forced_grammar, holdable, strict
 from vram_llm.server.tools import ToolUse
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedChat:
-    """The assistant's turn. `new_parser` makes one for each choice: None where all text is content."""
+    """The assistant's turn. `new_parser` makes a parser for a choice, or None if all text is content."""
 
     prompt: str
     add_bos: bool
@@ -48,16 +48,16 @@ def prepare_chat(
     continues: bool = False,
     add_generation_prompt: bool = True,
 ) -> PreparedChat:
-    """The turn that follows `messages` (see chat.history), which have the marks of `pictures` in them.
+    """The turn that follows `messages` (see chat.history), which contain the marks of `pictures`.
 
-    `effort_field` is the request's for the effort. `names` are the client's own for the template. With a
-    `grammar`, or a call that must be made, the answer begins at once, without thinking. `reasoning_budget`:
-    the most tokens of thinking that the request asks for; None: no limit. The server's is a maximum for all.
-    `continues`: the last message is the assistant's, and the answer goes on where it ends.
-    `add_generation_prompt` of False opens no turn of the assistant's. Blocks: call it in a thread. Raises
-    RequestError, BrokenTemplate.
+    `effort_field`: the request's field for the effort. `names`: the client's template variables. With a
+    `grammar`, or a forced call, the answer begins at once, without thinking. `reasoning_budget`: the
+    request's limit of thinking, in tokens; None: no limit. The server's budget is a maximum for all requests.
+    `continues`: the answer continues the last message, which is the assistant's. `add_generation_prompt` of
+    False: the prompt does not open the assistant's turn. Blocks: call it in a thread. Raises RequestError,
+    BrokenTemplate.
     """
-    budgets = [each for each in (reasoning_budget, config.reasoning_budget) if each is not None]
+    budgets = [budget for budget in (reasoning_budget, config.reasoning_budget) if budget is not None]
     n_thinking = min(budgets, default=None)
     if effort is None and (n_thinking == 0 or config.reasoning is ReasoningMode.OFF):
         effort = "none"
@@ -77,7 +77,7 @@ def prepare_chat(
     is_off = variables["enable_thinking"] is False and not dialect.efforts
     thinks = dialect.thinking is not None or dialect.form.thinks is not None
     if is_off and thinks and not continues and add_generation_prompt:
-        prompt = replace(prompt, text=prompt.answering())  # no name switches its thinking off
+        prompt = replace(prompt, text=prompt.answering())  # no variable switches its thinking off
     prepared = _prepare(prompt, add_bos, use, grammar, n_thinking)
     text, images = pictures.placed(prepared.prompt)
     return replace(prepared, prompt=text, images=images)
@@ -97,7 +97,7 @@ def _prepare(
         wanted = forced_grammar(use)
         return PreparedChat(prompt.calling(), add_bos, (), lambda: Parser(forced, new_id), wanted, True)
     if grammar is not None:
-        prompt, grammar = beside(prompt, use, grammar)
+        prompt, grammar = answer_or_calls(prompt, use, grammar)
         return PreparedChat(
             prompt.text, add_bos, prompt.dialect.marks, _parsers(prompt, use), grammar, not use.parallel
         )
@@ -123,7 +123,7 @@ def _parsers(prompt: ChatPrompt, use: ToolUse) -> Callable[[], Parser | None]:
 
 
 def _budget(prompt: ChatPrompt, n_tokens: int | None) -> ReasoningBudget | None:
-    """How long the model may think after `prompt`; None where that has no limit."""
+    """The limit of thinking after `prompt`; None: no limit."""
     marks = thinking_marks(prompt.dialect)
     if n_tokens is None or marks is None:
         return None

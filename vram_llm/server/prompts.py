@@ -1,4 +1,4 @@
-"""The shapes OpenAI lets a prompt, or what is to be embedded, have."""
+"""OpenAI's shapes of a prompt and of an embedding's input."""
 
 from vram_llm.errors import RequestError
 
@@ -6,7 +6,7 @@ Prompts = list[str | tuple[int, ...]]
 
 
 def parse_prompts(given: object, n_vocab: int, field: str) -> Prompts:
-    """The four shapes of `field` as one: a list of texts or token ids. Raises RequestError."""
+    """Any of the four shapes as a list of texts or token ids. Raises RequestError naming `field`."""
     if isinstance(given, str):
         return [given]
     if isinstance(given, list) and given:

@@ -1,4 +1,4 @@
-"""GET /props: what the server is and what applies by default, with llama-server's names."""
+"""GET /props: the server's facts and defaults, with llama-server's names."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -16,14 +16,14 @@ from vram_llm.server.serving_model import ServingContext
 
 
 class GenerationSettings(BaseModel):
-    """What applies to a request that names nothing. `n_ctx` is in tokens, of one request."""
+    """The defaults of a request. `n_ctx` is the context of one request, in tokens."""
 
     params: dict[str, Any]
     n_ctx: int
 
 
 class InputModalities(BaseModel):
-    """What a request may hold besides text."""
+    """Kinds of input besides text."""
 
     vision: bool
     video: bool = False
@@ -50,10 +50,10 @@ class Props(BaseModel):
 
 
 def props_router(serving: ServingContext) -> APIRouter:
-    """The route by which llama-server's clients learn context, template and sampling."""
+    """The route for llama-server's clients: context, template and sampling."""
     router = APIRouter(tags=["models"])
 
-    @router.get("/props", summary="What applies by default", responses=refusals(503))
+    @router.get("/props", summary="Default settings", responses=refusals(503))
     async def props() -> Props:
         info = serving.known()
         return Props(

@@ -1,4 +1,4 @@
-"""Whole replies, as OpenAI's objects."""
+"""Whole replies: OpenAI's objects, and those of other servers."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -9,13 +9,13 @@ from vram_llm.engine.request import TokenEvent
 from vram_llm.server.logprobs import ChatLogprobs, CompletionLogprobs
 
 Ending = Literal["stop", "length"]
-ChatEnding = Literal["stop", "length", "tool_calls", "function_call"]  # the last is the older way
-PRESENT = Field(exclude_if=lambda value: value is None)  # left out where there is none, as OpenAI does
+ChatEnding = Literal["stop", "length", "tool_calls", "function_call"]  # "function_call": older clients
+PRESENT = Field(exclude_if=lambda value: value is None)  # omitted if None, as OpenAI does
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyHead:
-    """What every object and chunk of one reply begins with. `created` is in Unix seconds."""
+    """The fields at the beginning of every object and chunk of a reply. `created` is in Unix seconds."""
 
     id: str
     created: int
@@ -24,13 +24,13 @@ class ReplyHead:
 
 
 class PromptTokensDetails(BaseModel):
-    """Where the prompt's tokens came from: `cached_tokens` of them were computed for an earlier request."""
+    """Details of the prompt's tokens: `cached_tokens` of them were computed for an earlier request."""
 
     cached_tokens: int = 0
 
 
 class CompletionTokensDetails(BaseModel):
-    """What the answer's tokens were spent on."""
+    """Details of the answer's tokens."""
 
     reasoning_tokens: int = 0
 
@@ -46,14 +46,14 @@ class Usage(BaseModel):
 
 
 class CalledFunction(BaseModel):
-    """Which function, and the JSON text of what it is called with, as the model wrote it."""
+    """The name of a called function, and the JSON text of its arguments as the model wrote it."""
 
     name: str
     arguments: str
 
 
 class ToolCall(BaseModel):
-    """A call that the client is to make."""
+    """A function call for the client to run."""
 
     id: str
     type: Literal["function"] = "function"
@@ -61,14 +61,14 @@ class ToolCall(BaseModel):
 
 
 class CalledCustom(BaseModel):
-    """Which custom tool, and the text it is called with."""
+    """The name of a called custom tool, and its text."""
 
     name: str
     input: str
 
 
 class CustomToolCall(BaseModel):
-    """A call of a custom tool that the client is to make."""
+    """A custom tool's call for the client to run."""
 
     id: str
     type: Literal["custom"] = "custom"
@@ -76,7 +76,7 @@ class CustomToolCall(BaseModel):
 
 
 class AssistantMessage(BaseModel):
-    """The answer to a chat. Thinking and calls are left out where there are none."""
+    """The answer to a chat. Missing thinking and calls are omitted."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
@@ -108,10 +108,10 @@ class ChatCompletion(BaseModel):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
-    timings: Annotated[dict[str, Any] | None, PRESENT] = None  # llama-server's, where asked for
+    timings: Annotated[dict[str, Any] | None, PRESENT] = None  # llama-server's, on request
     verbose: Annotated[
         dict[str, Any] | None, Field(serialization_alias="__verbose", exclude_if=lambda value: value is None)
-    ] = None  # llama-server's, of which there is the `prompt`
+    ] = None  # llama-server's; only its `prompt`
 
 
 class CompletionChoice(BaseModel):
@@ -137,7 +137,7 @@ class Completion(BaseModel):
 
 
 class EmbeddingUsage(BaseModel):
-    """Tokens of what was embedded or ranked."""
+    """Tokens of the embedded or ranked texts."""
 
     prompt_tokens: int
     total_tokens: int
@@ -161,13 +161,13 @@ class EmbeddingList(BaseModel):
 
 
 class RankedText(BaseModel):
-    """A document given back."""
+    """The text of a returned document."""
 
     text: str
 
 
 class RankedDocument(BaseModel):
-    """One document's place in the request, and the classifier's score as it stands: more is better."""
+    """The document's index in the request, and the classifier's raw score: higher is better."""
 
     index: int
     relevance_score: float
@@ -184,7 +184,7 @@ class Ranking(BaseModel):
 
 
 class ScoredText(BaseModel):
-    """TEI's form of a document's place and score."""
+    """TEI's form of a document's index and score."""
 
     index: int
     score: float
@@ -192,11 +192,11 @@ class ScoredText(BaseModel):
 
 
 class Ranks(RootModel[Ranking | list[ScoredText]]):
-    """The reply to POST /v1/rerank; a list where `texts` were sent."""
+    """The reply to POST /v1/rerank; a list if the request has `texts`."""
 
 
 class ModelFacts(BaseModel):
-    """The loaded model, by llama-server's names. `size` is in bytes, `n_ctx` what one request may use."""
+    """The loaded model, with llama-server's names. `size` is in bytes, `n_ctx` the context of one request."""
 
     vocab_type: int
     n_vocab: int
@@ -208,14 +208,14 @@ class ModelFacts(BaseModel):
 
 
 class Modalities(BaseModel):
-    """What a model reads and gives, by OpenRouter's names."""
+    """A model's kinds of input and output, with OpenRouter's names."""
 
     input_modalities: list[str]
     output_modalities: list[str]
 
 
 class ModelCard(BaseModel):
-    """A model that can be asked for. vLLM calls its context `max_model_len`, OpenRouter `context_length`."""
+    """A served model. vLLM calls its context `max_model_len`, OpenRouter `context_length`."""
 
     id: str
     object: Literal["model"] = "model"
@@ -228,7 +228,7 @@ class ModelCard(BaseModel):
 
 
 class ModelAbility(BaseModel):
-    """What a model can do, as llama-server says it beside OpenAI's list."""
+    """What a model can do: llama-server's addition to OpenAI's list."""
 
     name: str
     model: str  # the same
@@ -269,7 +269,7 @@ class Health(BaseModel):
 
 
 class ErrorObject(BaseModel):
-    """What went wrong, and the field at fault if one is; of a prompt that is too long, its tokens."""
+    """The error, and the field at fault if known. A prompt that is too long adds its number of tokens."""
 
     message: str
     type: str
@@ -280,7 +280,7 @@ class ErrorObject(BaseModel):
 
 
 class ErrorReply(BaseModel):
-    """The body of every answer that is not a success."""
+    """The body of every error."""
 
     error: ErrorObject
 
@@ -299,7 +299,7 @@ class UsageCounter:
         """Count choice `index` by its last event."""
         self._reasoning_tokens += reasoning_tokens
         self._prompts[index // self.n] = last.prompt_tokens
-        prompt = index // self.n  # the choice that computed it says how much was there before the request
+        prompt = index // self.n  # of its choices, the first to compute it reports the fewest
         self._cached[prompt] = min(self._cached.get(prompt, last.cached_tokens), last.cached_tokens)
         self._completion_tokens += last.completion_tokens
 

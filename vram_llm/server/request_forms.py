@@ -1,4 +1,4 @@
-"""Forms of a request that mean the same as another: HEAD, a slash at the end, a compressed body."""
+"""Equivalent forms of a request: HEAD, a trailing slash, a compressed body."""
 
 import zlib
 
@@ -13,8 +13,9 @@ _WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}  # zlib's wbit
 
 
 class RequestForms:
-    """ASGI middleware. HEAD gets what GET gets without its body; `/v1/models/` is `/v1/models`; a gzip or
-    deflate body is read, up to `max_body_bytes` of it. Raises UnknownEncoding, BodyTooLarge.
+    """ASGI middleware. HEAD gets GET's answer without the body. A trailing slash is removed.
+
+    A gzip or deflate body is decompressed, up to `max_body_bytes`. Raises UnknownEncoding, BodyTooLarge.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
@@ -36,10 +37,10 @@ class RequestForms:
         await self._app(scope, receive, send)
 
     async def _decoded(self, encoding: str, receive: Receive) -> Receive:
-        """`receive`, with the body in one piece and decoded. The body is read here."""
+        """`receive` with the decoded body in one message. Reads the whole body."""
         if encoding not in _WINDOWS:
             raise UnknownEncoding(
-                f"The body is sent as '{encoding}', which is not read here; send it as gzip, or as it is"
+                f"The body's encoding '{encoding}' is not supported; send it as gzip, or uncompressed"
             )
         body = bytearray()
         while (message := await receive())["type"] == "http.request":
@@ -52,28 +53,28 @@ class RequestForms:
         return _again({"type": "http.request", "body": decoded, "more_body": False}, receive)
 
 
-def _decompressed(body: bytes, encoding: str, most: int) -> bytes:
+def _decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
     for window in _WINDOWS[encoding]:
-        text = _members(body, window, most)
-        if text is not None and len(text) > most:
+        text = _members(body, window, max_bytes)
+        if text is not None and len(text) > max_bytes:
             raise BodyTooLarge(
-                f"The body is larger than {format_bytes(most)} once decompressed, the most taken here"
+                f"The body is larger than {format_bytes(max_bytes)} once decompressed, the most taken here"
             )
         if text is not None:
             return text
-    raise RequestError(f"The body is not valid {encoding}, which its Content-Encoding says it is")
+    raise RequestError(f"The body is not valid {encoding}, contrary to its Content-Encoding")
 
 
-def _members(body: bytes, window: int, most: int) -> bytes | None:
-    """The text of all members of a body (RFC 1952), cut off past `most` bytes; None where one is broken."""
+def _members(body: bytes, window: int, max_bytes: int) -> bytes | None:
+    """The text of a body's members (RFC 1952), cut after `max_bytes`; None if a member is broken."""
     text = b""
     while body:
         reader = zlib.decompressobj(window)
         try:
-            text += reader.decompress(body, most + 1 - len(text))
+            text += reader.decompress(body, max_bytes + 1 - len(text))
         except zlib.error:
             return None
-        if len(text) > most:
+        if len(text) > max_bytes:
             return text
         if not reader.eof:
             return None

@@ -1,4 +1,4 @@
-"""POST /v1/rerank, as Jina, Cohere, llama-server and TEI have it."""
+"""POST /v1/rerank, in the forms of Jina, Cohere, llama-server and TEI."""
 
 from typing import Annotated, Any, ClassVar
 from uuid import uuid4
@@ -33,9 +33,9 @@ _DOCUMENTS = {
 class RerankFields(Fields):
     """POST /v1/rerank. A document is a string, or an object with its `text`; its title is not ranked.
 
-    With `texts` in place of `documents`, as Hugging Face's Text Embeddings Inference (TEI) has it, the answer
-    is a list, its scores are between 0 and 1 unless `raw_scores` is true, and `return_text` gives the texts
-    back.
+    `texts` in place of `documents` means the form of Hugging Face's Text Embeddings Inference (TEI): the
+    answer is a list, its scores are between 0 and 1 unless `raw_scores` is true, and `return_text` adds the
+    texts.
     """
 
     ignored: ClassVar[frozenset[str]] = IGNORED
@@ -54,7 +54,7 @@ class RerankFields(Fields):
     return_text: bool | None = None
 
     def given(self) -> tuple[str, list[str]]:
-        """The field that holds the texts, and those. Raises RequestError."""
+        """The name of the field with the texts, and the texts. Raises RequestError."""
         if self.texts is not None and self.documents is not None:
             raise RequestError("'texts' is TEI's name of 'documents'; send one of them", "texts")
         if self.texts is not None:
@@ -68,7 +68,7 @@ def rerank_router(serving: ServingContext) -> APIRouter:
     """The route that scores documents as answers to a query."""
     router = APIRouter(tags=["rerank"])
 
-    @router.post("/rerank", **body_route("Documents by how well they answer", RerankFields, Ranks))
+    @router.post("/rerank", **body_route("Rank documents by relevance", RerankFields, Ranks))
     async def rerank(http: Request) -> Response:
         fields = parse(RerankFields, await http.body())
         info = serving.ranking_model(fields.model)
@@ -76,7 +76,7 @@ def rerank_router(serving: ServingContext) -> APIRouter:
         request = EmbeddingRequest(id=f"rank-{uuid4().hex}", inputs=tuple(documents), query=fields.query)
         answer = await while_connected(http.receive, serving.engine.embed(request))
         if answer is None:
-            return Response(status_code=499)  # nobody reads it
+            return Response(status_code=499)  # the client is gone
         scores = np.frombuffer(answer.vectors, np.float32).reshape(len(documents), -1)[:, 0]
         best = np.argsort(-scores, kind="stable")[: fields.top_n]
         if field == "texts":
@@ -105,7 +105,7 @@ def rerank_router(serving: ServingContext) -> APIRouter:
 def _scored(
     fields: RerankFields, texts: list[str], scores: npt.NDArray[np.float32], best: npt.NDArray[np.intp]
 ) -> list[ScoredText]:
-    """TEI's answer; its scores are a sigmoid's, as a reranker's classifier is trained with one."""
+    """TEI's answer. Scores pass a sigmoid, as in a reranker's training."""
     shown = scores if fields.raw_scores else 1 / (1 + np.exp(-scores.astype(np.float64)))
     return [
         ScoredText(index=i, score=float(shown[i]), text=texts[i] if fields.return_text else None)
@@ -116,7 +116,7 @@ def _scored(
 def _texts(documents: object, field: str) -> list[str]:
     """The documents' texts. Raises RequestError."""
     given = documents if isinstance(documents, list) else []
-    texts_given = (each.get("text") if isinstance(each, dict) else each for each in given)
+    texts_given = (document.get("text") if isinstance(document, dict) else document for document in given)
     texts = [text for text in texts_given if isinstance(text, str)]
     if not texts or len(texts) < len(given):
         raise RequestError(
@@ -124,7 +124,7 @@ def _texts(documents: object, field: str) -> list[str]:
         )
     if len(texts) > MAX_DOCUMENTS:
         raise RequestError(f"'{field}' has {len(texts):,}; {MAX_DOCUMENTS:,} is the most", field)
-    for i, each in enumerate(given):
-        if isinstance(each, dict):
-            check_names(each, f"{field}[{i}]", _OF_DOCUMENTS, {"type": ("text",)})
+    for i, document in enumerate(given):
+        if isinstance(document, dict):
+            check_names(document, f"{field}[{i}]", _OF_DOCUMENTS, {"type": ("text",)})
     return texts

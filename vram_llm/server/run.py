@@ -1,4 +1,4 @@
-"""The server's life: listen, load, serve, and end without leaving a request or a process behind."""
+"""Runs the server: listen, load, serve, and end without a request or a process left behind."""
 
 import asyncio
 import contextlib
@@ -17,12 +17,12 @@ from vram_llm.server.app import create_app
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.host_check import is_loopback
 
-KEEP_ALIVE_S = 75  # longer than clients keep idle connections for another request
-DRAIN_S = 10.0  # what requests in flight get to finish after the first Ctrl+C
+KEEP_ALIVE_S = 75  # longer than clients keep an idle connection
+DRAIN_S = 10.0  # time for requests in flight to finish after the first Ctrl+C
 
 
 def http_protocol() -> "type[asyncio.Protocol] | Literal['auto']":
-    """The connection's class: ours where httptools is installed, else uvicorn's own choice, which is h11."""
+    """The class of a connection: HttpProtocol if httptools is installed, else uvicorn's default, h11."""
     try:
         from vram_llm.server.http_protocol import HttpProtocol
     except ImportError:
@@ -31,7 +31,7 @@ def http_protocol() -> "type[asyncio.Protocol] | Literal['auto']":
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where that is installed, asyncio's own elsewhere."""
+    """uvloop's event loop if it is installed, else asyncio's."""
     return auto_loop_factory()()
 
 
@@ -42,11 +42,11 @@ async def serve(
     *,
     on_ready: Callable[[ModelInfo], None] = lambda _: None,
 ) -> None:
-    """Start `engine` and answer on `socks` until SIGINT or SIGTERM. Raises what the first load failed with.
+    """Start `engine` and answer on `socks` until SIGINT or SIGTERM. Raises the first load's error.
 
-    /health says 503 while the model loads. After a signal, requests in flight have DRAIN_S to finish; a
-    second signal ends them at once. Bound to loopback addresses alone, or given allowed hosts, it answers to
-    no other host names (see server.hosts).
+    /health answers 503 while the model loads. After a signal, requests in flight have DRAIN_S to finish; a
+    second signal ends them at once. If all sockets are bound to loopback addresses, or hosts are allowed by
+    name, other host names are refused (see server.host_check).
     """
     checks_host = bool(config.allowed_hosts) or all(is_loopback(sock.getsockname()[0]) for sock in socks)
     app = create_app(
@@ -72,7 +72,7 @@ async def serve(
         if loading.done():
             on_ready(loading.result())
             gc.collect()
-            gc.freeze()  # what is here stays: streams would wait whenever it is all looked through
+            gc.freeze()  # these objects stay: looking through them all again would delay streams
         await serving
     finally:
         loading.cancel()
@@ -82,7 +82,7 @@ async def serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with signals that first let the engine finish."""
+    """uvicorn's server. A signal first lets the engine finish."""
 
     def __init__(self, config: uvicorn.Config, engine: EngineClient) -> None:
         super().__init__(config)
@@ -91,7 +91,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """uvicorn's own raises the signal again at the end; here the end is a clean one."""
+        """Like uvicorn's, but does not raise the signal again at the end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)

@@ -1,4 +1,4 @@
-"""llama-server's `samplers`: which filters a row of logits goes through, and in which order."""
+"""llama-server's `samplers`: the filters of a row of logits, in order."""
 
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ SamplerNames = Annotated[
     Any,
     WithJsonSchema({"anyOf": [{"type": "array", "items": _NAME}, _NAME, {"type": "null"}]}),
 ]
-_OFF: dict[str, dict[str, float]] = {  # in the order they have here; and what turns each off
+_OFF: dict[str, dict[str, float]] = {  # in this server's order; the values turn a filter off
     "penalties": {"repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
     "dry": {"dry_multiplier": 0.0},
     "top_n_sigma": {"top_n_sigma": -1.0},
@@ -31,13 +31,13 @@ _LETTERS = {
 
 
 def switched_off(samplers: object) -> dict[str, float]:
-    """Fields of SamplingParams that turn off what `samplers` leaves out; None leaves out nothing.
+    """SamplingParams fields that turn off the filters missing from `samplers`; None turns off nothing.
 
-    Raises RequestError where it is no list of their names, or the order is not the one here.
+    Raises RequestError for a value that is not a list of filters in this server's order.
     """
     if samplers is None:
         return {}
-    if isinstance(samplers, str):  # one letter for each, or names between semicolons, as on its command line
+    if isinstance(samplers, str):  # a letter per filter, or names between semicolons, as on its command line
         is_letters = ";" not in samplers and samplers not in _OFF
         samplers = [_LETTERS.get(c, c) for c in samplers] if is_letters else samplers.split(";")
     if not isinstance(samplers, list) or not all(isinstance(name, str) for name in samplers):

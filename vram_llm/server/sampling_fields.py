@@ -1,4 +1,4 @@
-"""The fields of a request that say how tokens are chosen: OpenAI's, and those llama-server has besides."""
+"""Request fields that control sampling: OpenAI's, and more of llama-server's."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -11,8 +11,8 @@ from vram_llm.server.known_fields import Fields
 from vram_llm.server.logit_bias import LogitBias, token_biases
 from vram_llm.server.samplers import SamplerNames, switched_off
 
-MAX_BREAKERS = 16  # each is looked for in the whole vocabulary
-MAX_TEMPERATURE = 1_000_000  # in llama-server it is endless; here all tokens are equally likely by then
+MAX_BREAKERS = 16  # each is searched for in the whole vocabulary
+MAX_TEMPERATURE = 1_000_000  # llama-server has no limit; at this value all tokens are equally likely
 _INT32 = 2**31
 _ALSO = {
     "seed": ("random_seed",),
@@ -23,7 +23,7 @@ _ALSO = {
 
 
 def _whole(value: object) -> object:
-    """20.0 is 20: some clients have no integers."""
+    """Reads 20.0 as 20: some clients have no integers."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -34,7 +34,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-100, le=100)]
 RepeatPenalty = Annotated[float, Field(gt=0, le=100)]
 LastN = Annotated[int, WHOLE, Field(ge=-1, lt=_INT32)]  # -1: the whole context
-Breaker = Annotated[str, Field(min_length=1, max_length=40)]  # llama.cpp reads no more of it
+Breaker = Annotated[str, Field(min_length=1, max_length=40)]  # llama.cpp reads no more characters
 
 
 _MEANS = {also: name for name, others in _ALSO.items() for also in others}
@@ -45,7 +45,7 @@ RANDOM_SEEDS = (-1, LLAMA_SERVER_RANDOM_SEED)
 
 
 class SamplingFields(Fields):
-    """A field that is null is as good as absent."""
+    """A field that is null counts as absent."""
 
     seed: Seed | None = None  # RANDOM_SEEDS: random
     random_seed: Seed | None = None  # Mistral's name
@@ -77,7 +77,7 @@ class SamplingFields(Fields):
     samplers: SamplerNames = None
 
     def sampling(self, n_vocab: int, defaults: Mapping[str, float | int]) -> SamplingParams:
-        """How the first choice is sampled; `defaults` are fields of SamplingParams. Raises RequestError."""
+        """The sampling of the first choice. `defaults` are SamplingParams fields. Raises RequestError."""
         options = getattr(self, "options", None)
         sent = self.model_fields_set if options is None else self.model_fields_set | options.model_fields_set
         names = {_MEANS.get(name, name) for name in sent & SamplingFields.model_fields.keys()}
@@ -86,15 +86,17 @@ class SamplingFields(Fields):
         return SamplingParams(**{**defaults, **named, **switched_off(self.setting("samplers"))})
 
     def setting(self, *names: str) -> Any:
-        """The value of a setting that has several names. Raises RequestError where two are given and differ.
+        """The value of a setting with several names. Raises RequestError if two are given and differ.
 
-        In Ollama's way it may stand in `options` as well.
+        Ollama's `options` may hold it too.
         """
         options = getattr(self, "options", None)
-        found = [(name, getattr(self, name)) for name in names if hasattr(self, name)]
+        candidates = [(name, getattr(self, name)) for name in names if hasattr(self, name)]
         if options is not None:
-            found += [(f"options.{name}", getattr(options, name)) for name in names if hasattr(options, name)]
-        given = [(name, value) for name, value in found if value is not None]
+            candidates += [
+                (f"options.{name}", getattr(options, name)) for name in names if hasattr(options, name)
+            ]
+        given = [(name, value) for name, value in candidates if value is not None]
         for name, value in given[1:]:
             if value != given[0][1]:
                 raise RequestError(
@@ -104,7 +106,7 @@ class SamplingFields(Fields):
 
 
 def _as_param(name: str, value: Any, n_vocab: int) -> Any:
-    """A field's value as SamplingParams has it. Raises RequestError."""
+    """A field's value in SamplingParams' form. Raises RequestError."""
     match name:
         case "seed":
             return None if value in RANDOM_SEEDS else value

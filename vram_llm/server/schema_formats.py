@@ -1,4 +1,4 @@
-"""Formats of strings in JSON schemas: names that the standard does not know ask for nothing."""
+"""String formats in JSON schemas. Formats outside the standard have no effect."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ _KNOWN = frozenset(
         "relative-json-pointer", "regex",
     }
 )  # fmt: skip
-_DATA = frozenset({"const", "enum", "default", "examples"})  # no schemas, whatever their keys are
+_DATA = frozenset({"const", "enum", "default", "examples"})  # these hold data, not schemas
 
 
 def without_own_formats(schema: Any) -> Any:
-    """`schema` without formats of a client's own ("int32", "password"): to the standard they are annotations.
+    """`schema` without formats outside the standard ("int32", "password"), which are only annotations.
 
     Source: JSON Schema 2020-12, Validation, section 7.
     """
     if isinstance(schema, list):
-        return [without_own_formats(each) for each in schema]
+        return [without_own_formats(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     return {

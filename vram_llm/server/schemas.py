@@ -1,6 +1,6 @@
-"""What clients may send. The one place where their bytes become our types.
+"""The bodies of requests: their bytes become typed objects here, and nowhere else.
 
-Fields that are declared are obeyed; `known_fields` says what becomes of the others.
+Declared fields are implemented; `known_fields` has the rules for other fields.
 """
 
 from codecs import BOM_UTF8
@@ -21,9 +21,9 @@ from vram_llm.server.tool_choice import ToolChoice
 from vram_llm.server.tools import MAX_TOOLS, Function, Tool, ToolUse, tool_use
 
 MAX_TOKENS = 2**31 - 1
-MAX_CHOICES = 128  # that one request may ask for, over all its prompts
+MAX_CHOICES = 128  # per request, over all its prompts
 MAX_STOPS = 16
-MAX_TOP_LOGPROBS = 20  # OpenAI's for chats; 5 for completions, where other servers have no such limit
+MAX_TOP_LOGPROBS = 20  # OpenAI's for chats; its 5 for completions is not kept: other servers allow more
 
 _STRING = {"type": "string"}
 _STRINGS = {"type": "array", "items": _STRING}
@@ -51,7 +51,7 @@ _PROMPT = {"anyOf": [_STRING, _STRINGS, _TOKENS, {"type": "array", "items": _TOK
 _STOP = {"anyOf": [_STRING, {**_STRINGS, "maxItems": MAX_STOPS}, {"type": "null"}]}
 _LOGPROBS = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 20}, {"type": "null"}]}
 
-# Unions are declared for the document and checked by hand: pydantic's account of one is not one sentence.
+# Unions are declared for OpenAPI and checked by hand: pydantic needs several sentences for their errors.
 Content = Annotated[Any, WithJsonSchema(_CONTENT)]
 Prompt = Annotated[Any, WithJsonSchema(_PROMPT)]
 Stop = Annotated[Any, WithJsonSchema(_STOP)]
@@ -62,9 +62,9 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class StreamOptions(Fields):
-    """How a stream is sent."""
+    """OpenAI's options of a stream."""
 
-    ignored: ClassVar[frozenset[str]] = frozenset({"include_obfuscation"})  # bytes that hide lengths
+    ignored: ClassVar[frozenset[str]] = frozenset({"include_obfuscation"})  # padding that hides lengths
     not_yet: ClassVar[Neutral] = {"continuous_usage_stats": (False,)}
 
     include_usage: bool | None = None
@@ -77,7 +77,7 @@ class UsageOptions(Fields):
 
 
 class OllamaOptions(SamplingFields):
-    """Settings as Ollama has them."""
+    """Ollama's settings."""
 
     ignored: ClassVar[frozenset[str]] = IGNORED
     not_yet: ClassVar[Neutral] = NEUTRAL
@@ -97,7 +97,7 @@ class Message(BaseModel):
 
 
 class GenerationFields(SamplingFields, GrammarFields):
-    """What all routes that write text have in common. A field that is null is as good as absent."""
+    """Fields of all routes that generate text. A field that is null counts as absent."""
 
     ignored: ClassVar[frozenset[str]] = IGNORED
     not_yet: ClassVar[Neutral] = NEUTRAL
@@ -112,17 +112,17 @@ class GenerationFields(SamplingFields, GrammarFields):
     stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOPS)] | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
-    return_progress: bool | None = None  # of the prompt, in streams
+    return_progress: bool | None = None  # of prompt processing, in streams
     timings_per_token: bool | None = None
-    user: str | None = None  # whose request it is changes nothing here
+    user: str | None = None  # has no effect
 
     @property
     def n_choices(self) -> int:
-        """How many choices to give. Raises RequestError."""
+        """The number of choices. Raises RequestError."""
         return self.setting("n", "n_cmpl") or 1
 
     def check_context(self, n_ctx: int) -> None:
-        """Raises RequestError where more context is asked for than `n_ctx` tokens."""
+        """Raises RequestError if the request asks for more than `n_ctx` tokens of context."""
         wanted = self.setting("num_ctx")
         if wanted is not None and wanted > n_ctx:
             field = "num_ctx" if self.num_ctx is not None else "options.num_ctx"
@@ -141,7 +141,7 @@ class GenerationFields(SamplingFields, GrammarFields):
         good = isinstance(stops, list) and all(isinstance(stop, str) for stop in stops)
         if not good or len(stops) > MAX_STOPS:
             raise RequestError(f"'stop' must be a string or a list of at most {MAX_STOPS} strings", "stop")
-        return tuple(stop for stop in stops if stop)  # an empty one asks for nothing
+        return tuple(stop for stop in stops if stop)  # an empty string has no effect
 
     def stop_ids(self, n_vocab: int) -> tuple[int, ...]:
         """The tokens that end the answer. Raises RequestError."""
@@ -155,7 +155,7 @@ class GenerationFields(SamplingFields, GrammarFields):
 
 
 class OpenAIFields(GenerationFields):
-    """What OpenAI's two routes have in common, with what other servers' clients send to them."""
+    """Fields of OpenAI's two routes, including those that clients of other servers send."""
 
     stream_options: StreamOptions | None = None
     usage: UsageOptions | None = None
@@ -170,9 +170,9 @@ class OpenAIFields(GenerationFields):
         return bool(wanted or (self.usage and self.usage.include))
 
     def token_limit(self, default: int | None = None) -> int | None:
-        """The most tokens to write; None: no limit. `default` is for where the request does not say.
+        """The maximum number of tokens to generate; None: no limit. `default` is for an absent limit.
 
-        Raises RequestError where two fields differ.
+        Raises RequestError if two fields differ.
         """
         given: int | None = self.setting("max_completion_tokens", "max_tokens", "n_predict", "num_predict")
         return default if given is None else None if given < 0 else given
@@ -201,7 +201,7 @@ class ChatCompletionRequest(OpenAIFields, ThinkingFields):
     verbose: bool | None = None  # the prompt too, as llama-server's `__verbose`
 
     def n_logprobs(self) -> int | None:
-        """How many of the most likely tokens to give at each place; None: nothing. Raises RequestError."""
+        """The number of most likely tokens to give per position; None: no logprobs. Raises RequestError."""
         if self.logprobs is None and self.n_probs:
             return self.n_probs
         if self.top_logprobs and not self.logprobs:
@@ -209,7 +209,7 @@ class ChatCompletionRequest(OpenAIFields, ThinkingFields):
         return self.top_logprobs or 0 if self.logprobs else None
 
     def use(self) -> ToolUse:
-        """What may be called. Raises RequestError."""
+        """The tools and the calls allowed. Raises RequestError."""
         if not self.functions:
             return tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
         if self.tools:
@@ -217,7 +217,7 @@ class ChatCompletionRequest(OpenAIFields, ThinkingFields):
         return legacy_use(self.functions, self.function_call)
 
     def continues(self) -> bool:
-        """Whether the answer goes on where the last message ends. Raises RequestError."""
+        """Whether the answer continues the last message. Raises RequestError."""
         if self.continue_final_message and self.add_generation_prompt:
             raise RequestError(
                 "'continue_final_message' and 'add_generation_prompt' exclude each other; send one of them",
@@ -229,15 +229,15 @@ class ChatCompletionRequest(OpenAIFields, ThinkingFields):
             return False
         if [message.role for message in self.messages[-2:]] == ["assistant"] * 2:
             raise RequestError(
-                "'messages' ends with two of the assistant's: send 'continue_final_message' true to have the "
-                "last continued, or 'add_generation_prompt' true for another message",
+                "'messages' ends with two assistant messages: send 'continue_final_message' true to continue "
+                "the last one, or 'add_generation_prompt' true for another message",
                 "messages",
             )
         return True
 
 
 class CompletionRequest(OpenAIFields):
-    """POST /v1/completions. `max_tokens` is 16 where absent, as OpenAI's. An empty `suffix` is none."""
+    """POST /v1/completions. `max_tokens` defaults to 16, as OpenAI's. An empty `suffix` counts as absent."""
 
     ignored: ClassVar[frozenset[str]] = frozenset({"metadata"})
     not_yet: ClassVar[Neutral] = {"add_special_tokens": (True,)}
@@ -250,7 +250,7 @@ class CompletionRequest(OpenAIFields):
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
 
     def n_of(self) -> int | None:
-        """How many choices to make for each prompt where the best are picked; None: all are given.
+        """The number of choices to generate per prompt if only the best are given; None: all are given.
 
         Raises RequestError.
         """
@@ -266,7 +266,7 @@ class CompletionRequest(OpenAIFields):
         return best_of
 
     def n_logprobs(self) -> int | None:
-        """How many of the most likely tokens to give at each place; None: nothing. Raises RequestError."""
+        """The number of most likely tokens to give per position; None: no logprobs. Raises RequestError."""
         n = self.logprobs if self.logprobs is not None else self.n_probs or None
         if n is None or n is False:
             return None
@@ -278,7 +278,7 @@ class CompletionRequest(OpenAIFields):
 
 
 def parse(kind: type[T], body: bytes) -> T:
-    """The request in `body`, with or without a byte order mark. Raises RequestError, with its field."""
+    """Parse `body`, with or without a byte order mark. Raises RequestError naming the field."""
     try:
         fields = kind.model_validate_json(body.removeprefix(BOM_UTF8))
     except ValidationError as error:

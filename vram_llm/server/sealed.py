@@ -1,4 +1,4 @@
-"""Thinking in a form that clients pass back unread, where they are not to show it."""
+"""Encoded thinking, for clients that must pass it back but not show it."""
 
 import base64
 import binascii
@@ -7,12 +7,12 @@ _SEAL = "held."
 
 
 def sealed(text: str) -> str:
-    """A text that `unsealed` reads. It is no secret."""
+    """`text` in a form for `unsealed`. It is not encrypted."""
     return _SEAL + base64.urlsafe_b64encode(text.encode()).decode()
 
 
 def unsealed(value: object) -> str:
-    """The text in a value that came back; "" where it is another server's."""
+    """The text of a value that a client passed back; "" for another server's value."""
     if not isinstance(value, str) or not value.startswith(_SEAL):
         return ""
     try:

@@ -1,4 +1,4 @@
-"""One sentence about a body that does not fit its schema: which field, what it must be, what came."""
+"""One sentence about a body that violates its schema: the field, the rule, the value."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ _MUST: dict[str, Callable[[_Context], str]] = {  # by pydantic's type of error
     "less_than": lambda c: f"must be less than {_bound(c['lt'])}",
     "string_pattern_mismatch": lambda c: f"must match {c['pattern']}",
 }
-_LENGTH: dict[str, Callable[[_Context], str]] = {  # these speak of the value themselves
+_LENGTH: dict[str, Callable[[_Context], str]] = {  # sentences without the value
     "too_long": lambda c: f"has {_many(c)} entries; {c['max_length']:,} is the most",
     "too_short": lambda c: (
         "is empty; send at least one entry"
@@ -49,7 +49,7 @@ _LENGTH: dict[str, Callable[[_Context], str]] = {  # these speak of the value th
 
 
 def sentence(error: ValidationError) -> RequestError:
-    """The first fault of a body."""
+    """The first error of a body, as a sentence."""
     first = error.errors(include_url=False)[0]
     kind, context = first["type"], first.get("ctx", {})
     if kind == "json_invalid":
@@ -69,7 +69,7 @@ def path_of(location: tuple[int | str, ...]) -> str:
     """("messages", 2, "role") as "messages[2].role"."""
     path = ""
     for step in location:
-        if step == "[key]":  # pydantic's mark of a dict's key, where that is what is wrong
+        if step == "[key]":  # pydantic's mark of a key, if the key is invalid
             continue
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
     return path
@@ -85,6 +85,6 @@ def _bound(number: float) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as JSON writes it, cut where it is long."""
+    """A value as JSON, cut if it is long."""
     text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."

@@ -1,4 +1,4 @@
-"""The one model behind the endpoint, and the names it answers to."""
+"""The served model and its names."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ _EMBEDS = "makes embeddings: POST /v1/embeddings"
 
 @dataclass(frozen=True, slots=True)
 class ServingContext:
-    """What every family of routes is made with. `clock` gives Unix seconds."""
+    """The state that all routes share. `clock` gives Unix seconds."""
 
     engine: Engine
     config: ServerConfig
@@ -38,12 +38,11 @@ class ServingContext:
             raise Unavailable(f"The engine has ended and will not come back: {detail or 'see the log'}")
 
     def model(self, name: str | None) -> ModelInfo:
-        """The model a request is for, under the name that its answer gives, with its sampling by default.
+        """The model for a request, with the name for its answer and its default sampling.
 
-        No name, or an empty one, means the model served. An alias is the answer's name too. Names of
-        `adapted` mean the model with other adapters. Other names mean the model served as well, unless
-        `config.strict_model` is on: then only its file's name does, with or without the suffix. Raises
-        NotReady, Unavailable, UnknownModel.
+        No name, or an empty one, means the served model. An alias is also the name in the answer. Names of
+        `adapted` mean other adapters. Any other name means the served model too, unless `config.strict_model`
+        is on: then only its own names (see `names`) are accepted. Raises NotReady, Unavailable, UnknownModel.
         """
         self.check_ready()
         info = self.known()
@@ -51,7 +50,7 @@ class ServingContext:
         return self.named(info, name) if name else info
 
     def named(self, info: ModelInfo, name: str) -> ModelInfo:
-        """`info` under the name that an answer to a request for `name` gives. Raises UnknownModel."""
+        """`info` with the name for answers to requests for `name`. Raises UnknownModel."""
         if name in self.config.aliases:
             return replace(info, name=name)
         if (using := adapted(info).get(name)) is not None:
@@ -63,7 +62,7 @@ class ServingContext:
         return info
 
     def writing_model(self, name: str | None) -> ModelInfo:
-        """`model(name)`, where it writes text. Raises WrongModel besides what that raises."""
+        """`model(name)`, if it generates text. Raises WrongModel, and the errors of `model`."""
         info = self.model(name)
         if info.pooling is not None:
             does = "ranks documents: POST /v1/rerank" if info.pooling is Pooling.RANK else _EMBEDS
@@ -71,7 +70,7 @@ class ServingContext:
         return info
 
     def embedding_model(self, name: str | None) -> ModelInfo:
-        """`model(name)`, where it makes embeddings. Raises WrongModel besides what that raises."""
+        """`model(name)`, if it makes embeddings. Raises WrongModel, and the errors of `model`."""
         info = self.model(name)
         if info.pooling is None:
             raise WrongModel(
@@ -84,21 +83,21 @@ class ServingContext:
         return info
 
     def ranking_model(self, name: str | None) -> ModelInfo:
-        """`model(name)`, where it is a reranker. Raises WrongModel besides what that raises."""
+        """`model(name)`, if it is a reranker. Raises WrongModel, and the errors of `model`."""
         info = self.model(name)
         if info.pooling is not Pooling.RANK:
             does = "writes text" if info.pooling is None else _EMBEDS
-            raise WrongModel(f"'{info.name}' is no reranker; it {does}", "model")
+            raise WrongModel(f"'{info.name}' is not a reranker; it {does}", "model")
         return info
 
     def pictures(self, info: ModelInfo, kept: Mapping[str, bytes] = MappingProxyType({})) -> RequestImages:
-        """What takes the images of a request in; `kept` are those of the responses it builds upon."""
+        """A collector of a request's images. `kept` are the images of earlier responses it builds upon."""
         return RequestImages(info.takes_images, self.config.image_dir, dict(kept))
 
     def known(self) -> ModelInfo:
-        """The model as last loaded, with the chat template that the server was given in place of its own.
+        """The model as last loaded, with the server's chat template if one was configured.
 
-        Raises NotReady before the first load, Unavailable if none came.
+        Raises NotReady before the first load, Unavailable if the load failed.
         """
         info = self.engine.info
         if info is None:
@@ -109,15 +108,15 @@ class ServingContext:
         return info
 
     def names(self, info: ModelInfo) -> tuple[str, ...]:
-        """Every name the model answers to."""
+        """All names of the model."""
         path = PurePath(info.path)
         return (info.name, *self.config.aliases, path.name, path.stem)
 
 
 def adapted(info: ModelInfo) -> dict[str, tuple[int, ...]]:
-    """Names of the model with other LoRA adapters than all of the plan's: with one alone, and with none.
+    """Names that mean the model with other LoRA adapters: one adapter alone, or no adapter.
 
-    What embeds does so with all of them.
+    An embedding model always uses all adapters.
     """
     if not info.adapters or info.pooling is not None:
         return {}
@@ -139,7 +138,7 @@ def chat_template(source: str | None, bos_token: str, eos_token: str) -> ChatTem
 def template_source(info: ModelInfo, *, tools: bool) -> str | None:
     """The source of the template for a request with or without `tools`: a file may have one for each.
 
-    As in llama-server, the one for tools stands in for a missing other, and is left out where it does not
+    As in llama-server, the tool template replaces a missing default one. It is ignored if it does not
     compile.
     """
     for_tools = info.tool_template
@@ -151,9 +150,9 @@ def template_source(info: ModelInfo, *, tools: bool) -> str | None:
 
 @lru_cache(maxsize=4)
 def fingerprint(info: ModelInfo) -> str:
-    """OpenAI's `system_fingerprint`: changes when the model or how it is loaded does.
+    """OpenAI's `system_fingerprint`: it changes with the model and with its placement.
 
-    It begins with "b", as llama-server's does, whose clients know llama.cpp by it.
+    It begins with "b" as llama-server's does: clients recognize llama.cpp by that.
     """
     facts = (
         info.path,

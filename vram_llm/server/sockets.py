@@ -1,4 +1,4 @@
-"""Sockets of the server, bound before anything slow begins."""
+"""The server's sockets. They are bound before slow work begins."""
 
 import contextlib
 import errno
@@ -19,19 +19,19 @@ PORT_FLAG = "--port {port}"
 def bind(host: str, port: int, flag: str = PORT_FLAG) -> socket.socket:
     """A socket bound to `host` and `port`, which does not listen yet. Raises PortInUse.
 
-    `flag` is how the program's options name another port.
+    `flag` is the option for another port, shown in the error.
     """
     try:
         return _bound(host, port)
-    except (OSError, UnicodeError) as error:  # the latter for a host like "a..b"
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host like "a..b"
         raise PortInUse(_refusal(error, host, port, host, flag)) from error
 
 
 def bind_all(hosts: str, port: int) -> list[socket.socket]:
-    """Sockets bound to the same `port` of `hosts`, addresses with commas between. Raises PortInUse."""
+    """Sockets bound to the same `port` of `hosts`, a list with commas. Raises PortInUse."""
     socks: list[socket.socket] = []
     first_port = port
-    for host in (each.strip() for each in hosts.split(",")):
+    for host in (part.strip() for part in hosts.split(",")):
         try:
             socks.append(_bound(host, port))
         except (OSError, UnicodeError) as error:
@@ -42,7 +42,7 @@ def bind_all(hosts: str, port: int) -> list[socket.socket]:
 
 
 def start_listening(socks: Iterable[socket.socket]) -> None:
-    """Let clients connect. Raises PortInUse where another program listens since they were bound."""
+    """Let clients connect. Raises PortInUse if another program began to listen after `bind`."""
     for sock in socks:
         try:
             sock.listen(_BACKLOG)
@@ -52,14 +52,14 @@ def start_listening(socks: Iterable[socket.socket]) -> None:
 
 
 def close_all(socks: Iterable[socket.socket]) -> None:
-    """Close every one of them."""
+    """Close all sockets."""
     for sock in socks:
         sock.close()
 
 
 def _bound(host: str, port: int) -> socket.socket:
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    # named, for asyncio sends small writes at once only where it knows that it is TCP (_set_nodelay)
+    # TCP by name: asyncio sets TCP_NODELAY only on sockets of this protocol (_set_nodelay)
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     with contextlib.ExitStack() as on_failure:
         on_failure.push(sock)
@@ -70,7 +70,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _refusal(error: OSError | UnicodeError, host: str, port: int, hosts: str, flag: str = PORT_FLAG) -> str:
-    """Why `port` of `host` cannot be had, and what to try."""
+    """Why `port` of `host` is not available, and what to try."""
     if getattr(error, "errno", None) == errno.EADDRINUSE:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
         where = f"{port} of {host}" if "," in hosts else f"{port}"
@@ -82,7 +82,7 @@ def _refusal(error: OSError | UnicodeError, host: str, port: int, hosts: str, fl
 
 
 def _free_port_hint(hosts: str, port: int, flag: str) -> str:
-    """The next port that is free on all `hosts`."""
+    """The option for the next port that is free on all `hosts`."""
     for candidate in range(port + 1, min(port + _PORTS_TRIED, _LAST_PORT) + 1):
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             for host in hosts.split(","):

@@ -1,7 +1,7 @@
-"""Server-sent events: a reply as it is made.
+"""Server-sent events: a reply is sent while it is generated.
 
-One event of the engine is one chunk on the wire, and its text is all that is encoded for it: the rest of a
-chunk is the same bytes every time, made once.
+One event of the engine becomes one chunk. Only its text is encoded for it; the other bytes of a chunk are
+constant.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ from vram_llm.server.timings import ChoiceClock, Clocks
 
 log = logging.getLogger(__name__)
 DONE = b"data: [DONE]\n\n"
-_BEGINS = b'"delta":{"role":'  # what a chunk holds that begins a message; in texts quotes are escaped
-COMMENT = b": waiting\n\n"  # which clients pass over
+_BEGINS = b'"delta":{"role":'  # in chunks that begin a message; never in texts, whose quotes are escaped
+COMMENT = b": waiting\n\n"  # clients ignore comments
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -38,19 +38,19 @@ Read = TypeVar("Read", contravariant=True)
 
 
 class Writer(Protocol[Read]):
-    """What turns a reply, piece by piece, into bytes on the wire."""
+    """Encodes a reply as server-sent events."""
 
     def opening(self) -> bytes:
-        """What comes before the first piece."""
+        """Bytes before the first event."""
 
     def event(self, index: int, item: Read, /) -> bytes:
-        """What is new of choice `index`."""
+        """Bytes of the next event of choice `index`."""
 
     def closing(self) -> bytes:
-        """What comes after every choice has ended."""
+        """Bytes after the end of all choices."""
 
     def failure(self, error: Exception) -> bytes:
-        """What comes last where an error ends the reply."""
+        """The last bytes of a reply that an error ends."""
 
 
 class Chunks(Generic[Item]):
@@ -81,15 +81,15 @@ class Chunks(Generic[Item]):
         self._text_ends = self.after_text + b',"logprobs":null,"finish_reason":null}' + self._tail
 
     def opening(self) -> bytes:
-        """What comes before the first text."""
+        """Bytes before the first text."""
         return b""
 
     def event(self, index: int, item: Item) -> bytes:
-        """The chunks for `item`, none where it holds nothing to tell."""
+        """The chunks for `item`; empty if it has no content."""
         raise NotImplementedError
 
     def closing(self) -> bytes:
-        """What comes after every choice has ended."""
+        """Bytes after the end of all choices."""
         if not self._include_usage:
             return DONE
         usage = self._tally.usage().model_dump_json().encode()
@@ -100,7 +100,7 @@ class Chunks(Generic[Item]):
         return b"data: " + _encode(error_body(error)) + b"\n\n"
 
     def bare(self, index: int) -> bytes:
-        """A chunk with nothing new of choice `index`."""
+        """A chunk without content, of choice `index`."""
         return self._choice(index, self.nothing)
 
     def text(self, index: int, text: str) -> bytes:
@@ -108,8 +108,8 @@ class Chunks(Generic[Item]):
         return self._text_begins[index] + _encode(text) + self._text_ends
 
     def _likely(self, index: int, text: str, logprobs: BaseModel) -> bytes:
-        told = b',"logprobs":' + logprobs.model_dump_json().encode() + b',"finish_reason":null}'
-        return self._text_begins[index] + _encode(text) + self.after_text + told + self._tail
+        details = b',"logprobs":' + logprobs.model_dump_json().encode() + b',"finish_reason":null}'
+        return self._text_begins[index] + _encode(text) + self.after_text + details + self._tail
 
     def _choice(self, index: int, what: bytes, reason: bytes = b"null") -> bytes:
         choice = b'{"index":%d,%b,"logprobs":null,"finish_reason":%b}' % (index, what, reason)
@@ -117,7 +117,7 @@ class Chunks(Generic[Item]):
 
 
 class InformedChunks(Generic[Item]):
-    """Chunks with the prompt's progress, or with the timings of their choice, as llama-server sends them."""
+    """Chunks with the prompt's progress or the choice's timings, as llama-server sends them."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class InformedChunks(Generic[Item]):
         self.opening, self.failure = chunks.opening, chunks.failure
 
     def event(self, index: int, item: Item) -> bytes:
-        """The chunks for `item`, each with what was asked for."""
+        """The chunks for `item`, with progress and timings if requested."""
         token, clock, chunk = self._token_of(item), self._clocks[index], self._chunks.event(index, item)
         if self._progress and token.prompt_tokens:  # 0 in most events after the first token's
             reports = clock.progress(token)
@@ -145,11 +145,11 @@ class InformedChunks(Generic[Item]):
         return self._timed(chunk, clock)
 
     def closing(self) -> bytes:
-        """The usage, where it is asked for."""
+        """The closing chunks, with timings if requested."""
         return self._timed(self._chunks.closing(), self._clocks[0])
 
     def _timed(self, chunks: bytes, clock: ChoiceClock) -> bytes:
-        """`chunks` with timings, but for those that only begin a message."""
+        """`chunks` with timings, except chunks that only begin a message."""
         if not self._timings:
             return chunks
         begun, end, rest = chunks.rpartition(_BEGINS)
@@ -160,7 +160,7 @@ class InformedChunks(Generic[Item]):
 
 
 class FirstChunk(Generic[Read]):
-    """A writer whose first chunk has `verbose` in it too, as `__verbose`."""
+    """A writer that adds `verbose` to its first chunk, as `__verbose`."""
 
     def __init__(self, writer: Writer[Read], verbose: dict[str, Any]) -> None:
         self._writer = writer
@@ -180,7 +180,7 @@ class FirstChunk(Generic[Read]):
 def informed(
     chunks: Chunks[Item], clocks: Clocks, fields: GenerationFields, token_of: Callable[[Item], TokenEvent]
 ) -> Writer[Item]:
-    """`chunks`, with what `fields` asks for besides; `clocks` are there where it asks for something."""
+    """`chunks`, with progress and timings if `fields` ask for them. There are `clocks` only then."""
     if not clocks:
         return chunks
     progress, timings = bool(fields.return_progress), bool(fields.timings_per_token)
@@ -188,39 +188,39 @@ def informed(
 
 
 def with_member(chunks: bytes, name: str, value: object) -> bytes:
-    """`chunks`, each with one more member: JSON holds no line ends, so that only a chunk's end matches."""
+    """`chunks`, each with one more member. JSON has no raw line ends, so only a chunk's end matches."""
     return chunks.replace(b"}\n\n", b',"%b":%b}\n\n' % (name.encode(), _encode(value)))
 
 
 class EventStream(Response, Generic[Item]):
     """Sends a reply chunk by chunk.
 
-    The headers go once the engine has accepted the request, which the first of `news` says, or after
-    `ping_interval_s`; a stream that has been silent for so long gets a comment, so that no client and no
-    proxy takes it for dead (0: never). An error before the headers is a whole answer with its own status,
-    made by `refuse`; later it is what the writer says of it. A client that goes away closes `news` at once.
+    The headers are sent with the first of `events`, when the engine has accepted the request, or after
+    `ping_interval_s`. After each such interval of silence a comment is sent, so that clients and proxies keep
+    the connection (0: never). An error before the headers becomes an answer with its own status, made by
+    `refuse`; a later error is written by `writer`. A client that disconnects closes `events` at once.
     """
 
     def __init__(
         self,
         writer: Writer[Item],
-        news: AsyncGenerator[tuple[int, Item], None],
+        events: AsyncGenerator[tuple[int, Item], None],
         ping_interval_s: float,
         refuse: Callable[[Exception], Response] = error_response,
     ) -> None:
         self.background = None
         self._ping_interval_s = ping_interval_s or None
-        self._silent = True  # since the last look
+        self._silent = True  # since the last ping
         self._writer = writer
-        self._news = news
+        self._events = events
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await while_connected(receive, self._run(scope, receive, send))
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._news) as news:
-            first = asyncio.ensure_future(anext(news))
+        async with aclosing(self._events) as events:
+            first = asyncio.ensure_future(anext(events))
             try:
                 await asyncio.wait({first}, timeout=self._ping_interval_s)
                 if first.done() and (error := first.exception()) is not None:  # it gets its own status
@@ -231,7 +231,7 @@ class EventStream(Response, Generic[Item]):
                 await send({"type": "http.response.start", "status": 200, "headers": HEADERS[:]})
                 pinging = asyncio.ensure_future(self._ping(send))
                 try:
-                    last = await self._write(first, news, send)
+                    last = await self._write(first, events, send)
                 finally:
                     await cancelled(pinging)
                 await send_body(send, last, more=False)
@@ -241,15 +241,15 @@ class EventStream(Response, Generic[Item]):
     async def _write(
         self,
         first: asyncio.Future[tuple[int, Item]],
-        news: AsyncGenerator[tuple[int, Item], None],
+        events: AsyncGenerator[tuple[int, Item], None],
         send: Send,
     ) -> bytes:
-        """Send all but the last bytes, which are returned."""
+        """Send all bytes but the last, and return those."""
         try:
             await self._send(send, b"" if first.done() else COMMENT)
             index, event = await first
             await self._send(send, self._writer.opening() + self._writer.event(index, event))
-            async for index, event in news:
+            async for index, event in events:
                 await self._send(send, self._writer.event(index, event))
             return self._writer.closing()
         except Exception as error:  # too late for a status: the stream's last line
@@ -264,7 +264,7 @@ class EventStream(Response, Generic[Item]):
     async def _ping(self, send: Send) -> None:
         while self._ping_interval_s is not None:
             self._silent = True
-            await asyncio.sleep(self._ping_interval_s)  # a comment is due once this has passed in silence
+            await asyncio.sleep(self._ping_interval_s)  # after this much silence, a comment is due
             if self._silent:
                 await send_body(send, COMMENT)
 

@@ -1,4 +1,4 @@
-"""The variables of a chat template: the server's, those of its options, and a request's."""
+"""The variables of a chat template: the server's, its options', and the request's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,13 +20,12 @@ def template_variables(
     given: Mapping[str, Any],
     effort_field: str = "reasoning_effort",
 ) -> dict[str, Any]:
-    """Variables for one rendering, `enable_thinking` among them; `given` are a request's own.
+    """The variables for one rendering, including `enable_thinking`; `given` are the request's own.
 
-    A request's own come before those of its effort, these before `config.chat_template_kwargs`, and these
-    before `config.reasoning`. As in llama-server, thinking is on where nothing switches it off, if the
-    dialect knows thinking at all. An effort asks for no other answer, so it changes nothing where the
-    template takes none. Raises RequestError, and NotSupported for an effort, sent as `effort_field`, whose
-    thinking is not parsed.
+    The request's own come before those of its effort, these before `config.chat_template_kwargs`, these
+    before `config.reasoning`. As in llama-server, thinking is on by default if the dialect has thinking. An
+    effort has no effect if the template has no efforts. Raises RequestError. Raises NotSupported for an
+    effort, sent as `effort_field`, if the model's thinking is not parsed.
     """
     check_variables(given)
     efforts = {} if effort is None else dialect.efforts.get(effort, {})
@@ -46,14 +45,14 @@ def template_variables(
 
 
 def _switched(dialect: Dialect, given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given`, with what its `enable_thinking` means under the names that the template reads."""
+    """`given`, with its `enable_thinking` also under the template's own names."""
     on = given.get("enable_thinking")
     return {**switches(dialect.efforts, on=on), **given} if isinstance(on, bool) else dict(given)
 
 
 def check_variables(given: Mapping[str, Any]) -> None:
-    """Raises RequestError where `given` holds a name of the server's, or a switch that is no boolean."""
+    """Raises RequestError if `given` holds a variable of the server's, or a switch that is not a boolean."""
     if taken := sorted(_OURS & given.keys()):
-        raise RequestError(f"'{taken[0]}' in 'chat_template_kwargs' is the server's", _FIELD)
+        raise RequestError(f"'{taken[0]}' in 'chat_template_kwargs' is set by the server", _FIELD)
     if not isinstance(given.get("enable_thinking", True), bool):
         raise RequestError("'chat_template_kwargs.enable_thinking' must be true or false", _FIELD)

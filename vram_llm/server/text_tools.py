@@ -1,4 +1,4 @@
-"""Custom tools: they take one text, which the model writes as the one argument `input`."""
+"""Custom tools: they take one text, which the model writes as the only argument, `input`."""
 
 import json
 import re
@@ -18,17 +18,17 @@ _KINDS = {"lark": GrammarKind.GBNF, "regex": GrammarKind.REGEX}
 _GRAMMAR, _OUTER = frozenset({"syntax", "definition"}), frozenset({"type", "grammar"})
 _BEGIN = re.compile(r'\s*\{\s*"input"\s*:\s*"')
 _HIGH, _LOW = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-_UNITS = re.compile(  # no half of a pair, and no escape that JSON does not have
+_UNITS = re.compile(  # whole surrogate pairs and valid JSON escapes only
     rf'(?:[^"\\]|{_HIGH}{_LOW}|(?!{_HIGH}|{_LOW})\\u[0-9a-fA-F]{{4}}|\\["\\/bfnrt])*'
 )
-_CUT = re.compile(rf"(?:{_HIGH})?(?:\\(?:u[0-9a-fA-F]{{0,3}})?)?")  # an escape that is not whole
+_CUT = re.compile(rf"(?:{_HIGH})?(?:\\(?:u[0-9a-fA-F]{{0,3}})?)?")  # an incomplete escape
 _AS_WRITTEN = re.compile(r'(?:[^"\\]|\\.)*', re.DOTALL)  # up to the quote that closes the string
 
 
 def text_grammar(value: Any, at: str) -> Grammar | None:
-    """The grammar in a tool's `format`; None where any text will do. Raises RequestError.
+    """The grammar in a tool's `format`; None: any text. Raises RequestError.
 
-    {"type": "grammar", "syntax", "definition"} is the responses' form; chats hold the last two in "grammar".
+    {"type": "grammar", "syntax", "definition"} is the responses' form; chats have the last two in "grammar".
     """
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "text":
@@ -54,7 +54,7 @@ def text_grammar(value: Any, at: str) -> Grammar | None:
 
 
 def text_parameters(grammar: Grammar) -> dict[str, Any]:
-    """The parameters of a tool whose text has a grammar: shown to the model, and enforced where it can be."""
+    """The parameters of a tool with a text grammar: a regex as a pattern, Lark as a description."""
     if grammar.kind is GrammarKind.REGEX:
         rule = {"pattern": f"^(?:{grammar.text})$"}
     else:
@@ -66,12 +66,12 @@ class TextReader:
     """Reads `input` out of the arguments of a call as they come in: {"input": "..."}."""
 
     def __init__(self) -> None:
-        self.text = ""  # as far as it is decided
+        self.text = ""  # as far as it is decoded
         self._arguments = ""
-        self._at: int | None = None  # the first character of the string that is not read yet
+        self._at: int | None = None  # the first unread character of the string
 
     def feed(self, arguments: str) -> str:
-        """More of the text."""
+        """Read more `arguments`; return the new part of the text."""
         self._arguments += arguments
         if self._at is None and (begun := _BEGIN.match(self._arguments)):
             self._at = begun.end()
@@ -83,7 +83,7 @@ class TextReader:
         return self._add(str(json.loads(f'"{units[0]}"', strict=False)))
 
     def finish(self) -> str:
-        """The rest of the text: after an escape that JSON does not have, as it is written.
+        """The rest of the text. An invalid escape and the characters after it are taken as written.
 
         Arguments of another form are the text themselves.
         """
@@ -100,7 +100,7 @@ class TextReader:
 
 
 def text_of(arguments: str) -> str:
-    """The text in whole arguments, the same as a `TextReader` has of their pieces."""
+    """The text in whole arguments, equal to that of a `TextReader` that reads them in pieces."""
     reader = TextReader()
     return reader.feed(arguments) + reader.finish()
 
@@ -110,7 +110,7 @@ def _input_of(arguments: str) -> str:
         value = json.loads(arguments)
         text = value.get("input") if isinstance(value, dict) else None
         if isinstance(text, str):
-            text.encode()  # half of a surrogate pair is no text
+            text.encode()  # raises for half of a surrogate pair
             return text
     except (ValueError, RecursionError):
         pass

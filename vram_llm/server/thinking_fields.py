@@ -1,4 +1,4 @@
-"""The fields of a request that say whether to think, for how long, and where the thinking is shown.
+"""Request fields that control thinking: whether to think, for how long, and where to show it.
 
 `reasoning_effort` is OpenAI's, `reasoning` OpenAI's and OpenRouter's, `think` Ollama's, `thinking` Z.AI's and
 DeepSeek's, `enable_thinking` and `thinking_budget` Qwen's, `reasoning_format` and `thinking_budget_tokens`
@@ -15,16 +15,16 @@ from vram_llm.server.known_fields import Fields
 from vram_llm.server.sampling_fields import WHOLE
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-Budget = Annotated[int, WHOLE, Field(ge=-1, lt=2**31)]  # tokens; -1: as the server was started
+Budget = Annotated[int, WHOLE, Field(ge=-1, lt=2**31)]  # tokens; -1: the server's default
 Think = Annotated[
     Any, WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": ["none", "low", "medium", "high"]}]})
 ]
 _EFFORTS = get_args(Effort)
-_OFF, _ON = "none", "medium"  # efforts that stand for a switch
+_OFF, _ON = "none", "medium"  # efforts that equal a switch
 
 
 class ReasoningFields(Fields):
-    """How much to think, as OpenAI has it. ThinkingSettings is shown whole, so every `summary` is met."""
+    """OpenAI's settings of thinking. Thinking is shown whole, which satisfies every `summary`."""
 
     effort: Effort | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
@@ -32,7 +32,7 @@ class ReasoningFields(Fields):
 
 
 class RouterReasoning(ReasoningFields):
-    """The same with OpenRouter's fields."""
+    """The same, with OpenRouter's fields."""
 
     max_tokens: Budget | None = None
     exclude: bool | None = None
@@ -50,10 +50,9 @@ class ThinkingSwitch(Fields):
 
 @dataclass(frozen=True, slots=True)
 class ThinkingSettings:
-    """What a request asks for. `field` is the one that named the effort.
+    """The settings of thinking in a request. `field` is the field that set the effort.
 
-    `effort` of None leaves it to the server. `n_tokens` is the most tokens of thinking; None leaves it to the
-    server.
+    `effort` None: the server decides. `n_tokens`: the limit of thinking, in tokens; None: the server's.
     """
 
     effort: str | None = None
@@ -63,7 +62,7 @@ class ThinkingSettings:
 
 
 class ThinkingFields(Fields):
-    """Several may be given, if they agree."""
+    """Several fields may be set, if they agree."""
 
     reasoning_effort: Effort | None = None
     reasoning: RouterReasoning | None = None
@@ -77,7 +76,7 @@ class ThinkingFields(Fields):
     reasoning_budget_tokens: Budget | None = None
 
     def thinking_wanted(self) -> ThinkingSettings:
-        """All of them as one. Raises RequestError where two contradict each other."""
+        """The settings of all fields. Raises RequestError if two contradict each other."""
         field, effort = _agreed(self._efforts()) or ("reasoning_effort", None)
         switch = _agreed(self._switches())
         budget = _agreed(self._budgets())
@@ -132,9 +131,9 @@ class ThinkingFields(Fields):
 
 
 def _agreed(given: list[tuple[str, Any]]) -> tuple[str, Any] | None:
-    """The first of the fields that have a value. Raises RequestError where another differs."""
-    found = [(name, value) for name, value in given if value is not None]
-    for name, value in found[1:]:
-        if value != found[0][1]:
-            raise RequestError(f"'{found[0][0]}' and '{name}' are the same setting; send one of them", name)
-    return found[0] if found else None
+    """The first field with a value. Raises RequestError if another field's value differs."""
+    present = [(name, value) for name, value in given if value is not None]
+    for name, value in present[1:]:
+        if value != present[0][1]:
+            raise RequestError(f"'{present[0][0]}' and '{name}' are the same setting; send one of them", name)
+    return present[0] if present else None

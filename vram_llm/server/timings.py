@@ -1,4 +1,4 @@
-"""How long the prompt and the answer of each choice took, in llama-server's fields, where a client asks."""
+"""Times of each choice's prompt and answer, in llama-server's fields, for clients that ask."""
 
 import time
 from contextlib import aclosing
@@ -10,17 +10,17 @@ from vram_llm.server.schemas import GenerationFields
 
 
 class ChoiceClock:
-    """Follows one choice from the moment this is made. Times are this process's, in milliseconds."""
+    """Measures one choice, from its construction on, in this process. Results are in milliseconds."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
-        self._first: float | None = None  # when the first token came
-        self._processed: int | None = None  # tokens of the prompt, as reported last
+        self._first: float | None = None  # time of the first token
+        self._processed: int | None = None  # tokens of the prompt, in the last report
         self._last = self._began
         self._prompt_tokens = self._cached_tokens = self._n_tokens = 0
 
     def observe(self, event: TokenEvent) -> None:
-        """Note what an event says, and when it came."""
+        """Record an event and its time."""
         self._last = time.perf_counter()
         self._prompt_tokens = event.prompt_tokens or self._prompt_tokens
         self._cached_tokens = event.cached_tokens or self._cached_tokens
@@ -47,9 +47,9 @@ class ChoiceClock:
         }
 
     def progress(self, event: TokenEvent) -> list[dict[str, Any]]:
-        """llama-server's `prompt_progress` objects that are due with an event, after `observe`.
+        """llama-server's `prompt_progress` objects for an event, after `observe`.
 
-        `processed` of `total` tokens, from the cached ones, once it is known how many these are, to all.
+        `processed` counts from the cached tokens, once their number is known, to `total`.
         """
         if self._processed == event.prompt_tokens or event.prompt_done == 0 == event.cached_tokens:
             return []
@@ -69,23 +69,23 @@ class ChoiceClock:
         ]
 
 
-Clocks = list[ChoiceClock]  # one for each choice, or none where no client asks
+Clocks = list[ChoiceClock]  # one per choice; empty if no client asks
 
 
 def clocks_of(fields: GenerationFields, n_choices: int) -> Clocks:
-    """The clocks that a request's choices need."""
+    """The clocks of a request's choices; empty if it asks for no times."""
     wanted = fields.timings_per_token or (fields.stream and fields.return_progress)
     return [ChoiceClock() for _ in range(n_choices)] if wanted else []
 
 
-def timed(news: TokenEvents, clocks: Clocks) -> TokenEvents:
-    """`news`, each event shown to the clock of its choice."""
-    return _observed(news, clocks) if clocks else news
+def timed(token_events: TokenEvents, clocks: Clocks) -> TokenEvents:
+    """`token_events`, each recorded by the clock of its choice."""
+    return _observed(token_events, clocks) if clocks else token_events
 
 
-async def _observed(news: TokenEvents, clocks: Clocks) -> TokenEvents:
-    async with aclosing(news):
-        async for index, event in news:
+async def _observed(token_events: TokenEvents, clocks: Clocks) -> TokenEvents:
+    async with aclosing(token_events):
+        async for index, event in token_events:
             clocks[index].observe(event)
             yield index, event
 

@@ -1,6 +1,7 @@
-"""POST /tokenize, /detokenize, /apply-template and /chat/completions/input_tokens, as llama-server has them.
+"""llama-server's POST /tokenize, /detokenize, /apply-template and /chat/completions/input_tokens.
 
-The first two also as vLLM has them, with GET /tokenizer_info: evaluation harnesses count tokens by these.
+The first two also take vLLM's fields, and GET /tokenizer_info is vLLM's: evaluation harnesses use them to
+count tokens.
 """
 
 import asyncio
@@ -22,9 +23,9 @@ from vram_llm.server.serving_model import ServingContext
 
 
 class TokenizeFields(Fields):
-    """POST /tokenize. The text may hold `parse_special`'s special tokens.
+    """POST /tokenize. With `parse_special`, the text may contain special tokens.
 
-    It is `content`, or as vLLM has it `prompt`, with `add_special_tokens` true unless said otherwise.
+    The text is llama-server's `content`, or vLLM's `prompt`, whose `add_special_tokens` defaults to true.
     """
 
     ignored: ClassVar[frozenset[str]] = IGNORED
@@ -54,14 +55,14 @@ class ApplyFields(ChatCompletionRequest):
 
 
 class TokenPiece(BaseModel):
-    """A token and what it is written with: text, or bytes where they are no text on their own."""
+    """A token and its text, or its bytes if they are not valid UTF-8."""
 
     id: int
     piece: str | list[int]
 
 
 class Tokenized(BaseModel):
-    """The reply to POST /tokenize: ids, or pieces if asked for; in vLLM's form their number too."""
+    """The reply to POST /tokenize: ids, or pieces on request. vLLM's form has their number too."""
 
     tokens: list[int] | list[TokenPiece]
     count: Annotated[int | None, PRESENT] = None
@@ -90,14 +91,14 @@ class Applied(BaseModel):
 
 
 class TokenCount(BaseModel):
-    """The reply to POST /v1/chat/completions/input_tokens, in the form that OpenAI has for responses."""
+    """The reply to POST /v1/chat/completions/input_tokens, in OpenAI's form for responses."""
 
     object: Literal["response.input_tokens"] = "response.input_tokens"
     input_tokens: int
 
 
 def tokens_router(serving: ServingContext) -> APIRouter:
-    """Routes that show what the engine makes of text."""
+    """Routes between texts, chats and tokens."""
     router = APIRouter(tags=["tokens"])
 
     @router.post("/tokenize", **body_route("The tokens of a text", TokenizeFields, Tokenized))
@@ -139,7 +140,7 @@ def tokens_router(serving: ServingContext) -> APIRouter:
         text = b"".join(pieces).decode("utf-8", "replace")
         return Detokenized(content=text, prompt=text)
 
-    @router.get("/tokenizer_info", summary="What its tokens are like", responses=refusals(404, 503))
+    @router.get("/tokenizer_info", summary="Special tokens and chat template", responses=refusals(404, 503))
     async def tokenizer_info() -> TokenizerInfo:
         info = serving.model(None)
         return TokenizerInfo(
@@ -154,7 +155,7 @@ def tokens_router(serving: ServingContext) -> APIRouter:
         )
         if prepared.images:
             raise NotSupported(
-                "A prompt with images is not text alone: send the messages without", "messages"
+                "A prompt with images is not only text; send the messages without images", "messages"
             )
         return Applied(prompt=prepared.prompt)
 

@@ -1,4 +1,4 @@
-"""`tool_choice`: which tool is to be called, if any."""
+"""`tool_choice`: whether the model must call a tool, and which."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ ToolChoice = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which call is wanted. `allowed` are the only tools that may be called; None: all."""
+    """The calls that a request wants. `only`: the tool to call. `allowed`: callable tools; None: all."""
 
     mode: Literal["none", "auto", "required"] = "auto"
     only: str | None = None
@@ -41,7 +41,7 @@ class Choice:
 
 
 def choice_of(value: Any) -> Choice:
-    """`tool_choice` as chat completions and responses have it. Raises RequestError."""
+    """The `tool_choice` of chat completions or responses. Raises RequestError."""
     if value is None or value == "auto":
         return Choice()
     if value in ("none", "required"):
@@ -68,7 +68,7 @@ def choice_of(value: Any) -> Choice:
 
 
 def _check_choice(value: Mapping[str, Any]) -> None:
-    """Raises UnknownParameter for what nothing reads."""
+    """Raises UnknownParameter for unknown fields."""
     read = ("type", "name", "function", "custom", "allowed_tools", "mode", "tools")
     check_names({name: value[name] for name in value if name not in read}, "tool_choice", TOOL_IGNORED)
     for kind in ("function", "custom"):
@@ -92,14 +92,14 @@ def _allowed(value: Any, at: str = "tool_choice") -> Choice:
     names = [_name(tool) if isinstance(tool, dict) else None for tool in tools]
     if None in names:
         raise NotSupported(
-            f"'{at}.tools[{names.index(None)}]' names no function, and no other tools are run here",
+            f"'{at}.tools[{names.index(None)}]' names no function; other tools do not run here",
             "tool_choice",
         )
     return Choice(mode, allowed=tuple(name for name in names if name is not None))
 
 
 def _check_allowed(tool: Mapping[str, Any], at: str) -> None:
-    """Raises UnknownParameter for a field that is none of a tool's, which may be repeated here."""
+    """Raises UnknownParameter for fields that tools do not have. A tool's own fields may be repeated."""
     check_names(tool, at, _OF_TOOL | {"type", "function", "custom"})
     for kind in ("function", "custom"):
         if isinstance(holder := tool.get(kind), dict):
@@ -107,7 +107,7 @@ def _check_allowed(tool: Mapping[str, Any], at: str) -> None:
 
 
 def _name(value: Mapping[str, Any]) -> str | None:
-    """Of a function or a custom tool, named in a form of either API."""
+    """The name of a function or a custom tool, in the form of either API."""
     kind = value.get("type")
     if kind not in ("function", "custom"):
         return None

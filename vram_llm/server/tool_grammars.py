@@ -1,4 +1,4 @@
-"""The grammars of answers with tools, for the engine."""
+"""The engine's grammars for answers with tools."""
 
 from collections.abc import Iterable
 
@@ -17,13 +17,13 @@ _ANY_OBJECT = {"type": "object"}
 
 
 def forced_grammar(use: ToolUse) -> Grammar:
-    """A call that must be made: of one of the tools, or of the one that was named."""
+    """The grammar of a forced call: of any tool, or of the named one."""
     tools = {name: held for name, held in _held(use).items() if use.only in (None, name)}
     return _grammar(forced_call(tools), tools)
 
 
 def holdable(dialect: Dialect, use: ToolUse, answer: Grammar | None) -> Dialect:
-    """The dialect in which calls can be held to a grammar where `strict` or `beside` is to do that."""
+    """A dialect whose calls a grammar can constrain, if `strict` or `answer_or_calls` needs that."""
     if not use.tools or use.must_call or not (use.strict or answer):
         return dialect
     tools = _held(use) if answer else _strict_tools(use)
@@ -31,32 +31,32 @@ def holdable(dialect: Dialect, use: ToolUse, answer: Grammar | None) -> Dialect:
 
 
 def strict(prompt: ChatPrompt, use: ToolUse) -> tuple[ChatPrompt, Grammar]:
-    """Any answer, with the arguments of strict tools held to their schema; the prompt that parses it.
+    """A grammar for any answer or calls; strict tools' arguments match their schema. With its prompt.
 
     Raises NotSupported.
     """
     tools = _strict_tools(use)
-    found = free_or_calls(prompt, tools, parallel=use.parallel)
-    if found is None:
+    constrained = free_or_calls(prompt, tools, parallel=use.parallel)
+    if constrained is None:
         raise NotSupported(
             "'strict' is not supported with this model: the way it writes calls cannot be held to a schema; "
             "leave 'strict' out, or send a 'tool_choice' of 'required'",
             "tools",
         )
-    return found.prompt, _grammar(found.grammar, tools)
+    return constrained.prompt, _grammar(constrained.grammar, tools)
 
 
-def beside(prompt: ChatPrompt, use: ToolUse, answer: Grammar) -> tuple[ChatPrompt, Grammar]:
-    """Calls, or an answer of a given form; the prompt that parses either. Raises NotSupported."""
+def answer_or_calls(prompt: ChatPrompt, use: ToolUse, answer: Grammar) -> tuple[ChatPrompt, Grammar]:
+    """A grammar for calls, or for an answer of the given form. With its prompt. Raises NotSupported."""
     tools = _held(use)
-    found = calls_or_answer(prompt, tools, parallel=use.parallel)
-    if found is None:
+    constrained = calls_or_answer(prompt, tools, parallel=use.parallel)
+    if constrained is None:
         raise NotSupported(
             f"'{answer.field}' together with 'tools' is not supported with this model: the way it writes "
             "calls cannot be held to a grammar; leave one out",
             answer.field,
         )
-    return found.prompt, _grammar(found.grammar, tools, answer)
+    return constrained.prompt, _grammar(constrained.grammar, tools, answer)
 
 
 def _held(use: ToolUse) -> dict[str, Held]:

@@ -17,13 +17,13 @@ from vram_llm.server.known_fields import Fields
 from vram_llm.server.text_tools import TEXT_PARAMETERS, text_grammar, text_parameters
 from vram_llm.server.tool_choice import Choice, choice_of
 
-MAX_TOOLS = 4096  # as many as a prompt of a million tokens could show
+MAX_TOOLS = 4096  # about the number that a prompt of a million tokens can show
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]+$", max_length=128)]
 _OPEN = ("anyOf", "oneOf", "allOf", "$ref", "additionalProperties", "patternProperties", "propertyNames")
 
 
 class Function(Fields):
-    """A function that the client will call for the model. `parameters` is a JSON schema of an object."""
+    """A function that the client runs for the model. `parameters` is a JSON schema of an object."""
 
     ignored: ClassVar[frozenset[str]] = TOOL_IGNORED
 
@@ -55,7 +55,7 @@ class Tool(Fields):
     @model_validator(mode="before")
     @classmethod
     def _nest(cls, value: Any) -> Any:
-        """Takes the form that responses have, too: some clients send one form to both."""
+        """Accepts the responses' form too: some clients send one form to both."""
         kind = value.get("type") if isinstance(value, dict) else None
         if kind not in ("function", "custom") or kind in value or "name" not in value:
             return value
@@ -81,9 +81,9 @@ class Tool(Fields):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A tool as the model sees it. One with `takes_text` has the one parameter `input`.
+    """A tool as the model sees it. A tool with `takes_text` has the one parameter `input`.
 
-    `text_grammar` is the language of that text, where a JSON schema cannot say it.
+    `text_grammar` is the grammar of that text, if it has one.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Offer:
     text_grammar: Grammar | None = None
 
     def shown(self) -> dict[str, Any]:
-        """As chat templates take it. Nothing else of what a client declares reaches a prompt."""
+        """The tool in the form of chat templates. No other field of the client's reaches a prompt."""
         parameters = dict(self.parameters) or {"type": "object", "properties": {}}
         return {
             "type": "function",
@@ -102,7 +102,7 @@ class Offer:
         }
 
     def schema(self) -> dict[str, Any]:
-        """The JSON schema of its arguments. A function without parameters takes an empty object."""
+        """The JSON schema of the arguments. A function without parameters takes an empty object."""
         empty = self.parameters.get("properties", None if self.parameters else {}) == {}
         if empty and not any(key in self.parameters for key in _OPEN):
             return {"type": "object", "properties": {}, "additionalProperties": False}
@@ -111,16 +111,16 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """Calls that one answer may hold. `tools` are as chat templates take them."""
+    """The tools and calls that an answer may use. `tools` are in the form of chat templates."""
 
     tools: tuple[dict[str, Any], ...] = ()
     must_call: bool = False
-    only: str | None = None  # the one that must be called
+    only: str | None = None  # the tool that must be called
     parallel: bool = True
-    schemas: dict[str, dict[str, Any]] | None = None  # of arguments, by tool; None without tools
-    strict: frozenset[str] = frozenset()  # tools whose arguments are held to their schema
+    schemas: dict[str, dict[str, Any]] | None = None  # argument schemas by tool; None without tools
+    strict: frozenset[str] = frozenset()  # tools whose arguments must match their schema
     takes_text: frozenset[str] = frozenset()  # tools with the one parameter `input`
-    text_grammars: Mapping[str, Grammar] = field(default_factory=dict)  # of that input, by tool
+    text_grammars: Mapping[str, Grammar] = field(default_factory=dict)  # grammars of that input by tool
 
     @property
     def written(self) -> tuple[str, Grammar] | None:
@@ -132,13 +132,13 @@ class ToolUse:
 
 
 def custom_offer(name: str, description: str | None, form: dict[str, Any] | None, at: str) -> Offer:
-    """A tool that takes one text, of the format `form`. Raises RequestError where that is none."""
+    """A tool that takes one text, of the format `form`. Raises RequestError if `form` is invalid."""
     grammar = text_grammar(form, f"{at}.format")
     return Offer(
         name,
         description or "",
         TEXT_PARAMETERS if grammar is None else text_parameters(grammar),
-        strict=grammar is not None and grammar.kind is GrammarKind.REGEX,  # a pattern of the schema
+        strict=grammar is not None and grammar.kind is GrammarKind.REGEX,  # the schema's pattern
         takes_text=True,
         text_grammar=grammar,
     )
@@ -151,7 +151,7 @@ def tool_use(tools: list[Tool] | None, choice: Any, parallel: bool | None) -> To
 
 
 def offered(offers: Iterable[Offer], choice: Choice, parallel: bool | None) -> ToolUse:
-    """Checks a choice against the offers. A mode of "none" hides the tools. Raises RequestError."""
+    """Check `choice` against the offers. Mode "none" hides the tools. Raises RequestError."""
     known = _distinct(offers)
     only = choice.only
     for name in (only, *(choice.allowed or ())):
@@ -177,7 +177,7 @@ def offered(offers: Iterable[Offer], choice: Choice, parallel: bool | None) -> T
 
 
 def _distinct(offers: Iterable[Offer]) -> dict[str, Offer]:
-    """By name. Equal ones count once."""
+    """Offers by name. Equal offers count once."""
     known: dict[str, Offer] = {}
     for offer in offers:
         if known.setdefault(offer.name, offer) != offer:
