@@ -1,5 +1,6 @@
 """The options that planning commands share, in one table: flags, the fields they set, types, help."""
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -173,8 +174,11 @@ WORKLOAD_OPTIONS = (
         'which they compute, "GPU2=43,GPU1=38"; a device without a share gets no layers.'
     )),
     PlanOption(flags="--mmproj", fields=("mmproj",), metavar="FILE", has_default=False, help=(
-        "The model's multimodal projector, whole on one device: requests may hold images."
+        "The model's multimodal projector, whole on one device: requests may hold images.  "
+        "[default: the one in the model's folder that fits the model]"
     )),
+    PlanOption(flags="--no-mmproj", fields=("find_mmproj",), is_flag=True, from_field=operator.not_,
+               to_field=operator.not_, help="Leave out the projector in the model's folder."),
     PlanOption(flags="--lora", fields=("loras",), multiple=True, type=LoraFile(), metavar="FILE[:SCALE]",
                help="Run with this LoRA adapter, applied at SCALE. Repeat for more.  [default scale: 1]"),
     PlanOption(flags="--draft -md --model-draft", fields=("draft",), metavar="MODEL", has_default=False,

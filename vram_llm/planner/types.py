@@ -86,6 +86,7 @@ class Workload:
     use_mmap: bool = True
     pipeline_copies: bool = True
     mmproj: str | None = None  # the file of a multimodal projector
+    find_mmproj: bool = True  # use the one in the model's folder where `mmproj` names none
     loras: tuple["Lora", ...] = ()
     draft: str | None = None  # a smaller model that guesses tokens for this one to check
     n_threads: int | None = None

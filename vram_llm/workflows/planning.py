@@ -6,7 +6,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vram_llm.errors import BadPlan, DoesNotFit, EngineDied, NotBuilt, VramLLMError
+from vram_llm.errors import (
+    BadPlan,
+    DoesNotFit,
+    EngineDied,
+    ModelFileError,
+    ModelRefused,
+    NotBuilt,
+    VramLLMError,
+)
 from vram_llm.machine.host import largest_process
 from vram_llm.model import drafts
 from vram_llm.model.header import Header
@@ -14,8 +22,10 @@ from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile, with_adapters
 from vram_llm.model.projector import read_projector
 from vram_llm.planner.types import HOST, CompanionKind
+from vram_llm.units import format_bytes
 from vram_llm.workflows.detection import analyze
 from vram_llm.workflows.model_names import resolve
+from vram_llm.workflows.nearby_files import nearby_files
 
 if TYPE_CHECKING:
     from vram_llm.llama.dryrun.client import DryRun
@@ -52,10 +62,10 @@ def plan(
     with nullcontext(dry) if dry is not None else dry_run() as asked:
         files = _Files.read(model, workload)
         try:
-            return _plan(files, machine, workload, asked)
+            return _plan_with_found_files(files, machine, workload, asked)
         except (NotBuilt, EngineDied) as error:
-            noted = dataclasses.replace(machine, notes=(*machine.notes, f"no dry run: {error}"))
-            return _plan(files, noted, workload, None)
+            noted = _with_notes(machine, f"no dry run: {error}")
+            return _plan_with_found_files(files, noted, workload, None)
         except DoesNotFit as error:
             if error.host_is_short and (holder := largest_process()) is not None:
                 raise error.with_remark(f"of the other programs {holder}") from None
@@ -71,6 +81,8 @@ class _Files:
     loras: tuple[Header, ...]
     mmproj: Header | None
     draft: Header | None
+    has_found_mmproj: bool = False  # in the model's folder, not given
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, model: str, workload: "Workload") -> "_Files":
@@ -79,13 +91,50 @@ class _Files:
             raise BadPlan("a model's own MTP head is not used for drafts yet; --draft takes a smaller model")
         header = read_header(resolve(model))
         loras = tuple(read_header(lora.path) for lora in workload.loras)
+        own = with_adapters(profile(header), loras)
+        nearby = nearby_files(header, own, workload)
+        draft = None if workload.draft is None else read_header(resolve(workload.draft))
+        slow = () if draft is None else _slow_draft(profile(draft), own)
         return cls(
             header,
-            with_adapters(profile(header), loras),
+            own,
             loras,
-            None if workload.mmproj is None else read_header(workload.mmproj),
-            None if workload.draft is None else read_header(resolve(workload.draft)),
+            nearby.mmproj if workload.mmproj is None else read_header(workload.mmproj),
+            draft,
+            nearby.mmproj is not None,
+            (*nearby.notes, *slow),
         )
+
+
+def _slow_draft(draft: ModelProfile, model: ModelProfile) -> tuple[str, ...]:
+    """Of a draft model that costs more than it can spare."""
+    if draft.active_bytes_per_token < model.active_bytes_per_token:
+        return ()
+    reads = format_bytes(draft.active_bytes_per_token)
+    return (
+        f"the draft model {draft.name} reads {reads} for a token, no less than the model "
+        f"({format_bytes(model.active_bytes_per_token)}), and can only slow it down: take a smaller one",
+    )
+
+
+def _plan_with_found_files(
+    files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None"
+) -> "Plan":
+    """The plan, without the projector of the model's folder where that does not fit or is not known."""
+    noted = _with_notes(machine, *files.notes)
+    if not files.has_found_mmproj or files.mmproj is None:
+        return _plan(files, noted, workload, dry)
+    try:
+        return _plan(files, noted, workload, dry)
+    except (DoesNotFit, ModelRefused, ModelFileError) as error:
+        why = "does not fit with the model" if isinstance(error, DoesNotFit) else "cannot be used"
+        note = f"{files.mmproj.path.name} in the model's folder is left out: it {why}"
+        bare = dataclasses.replace(files, mmproj=None, has_found_mmproj=False)
+        return _plan(bare, _with_notes(machine, note), workload, dry)
+
+
+def _with_notes(machine: "Machine", *notes: str) -> "Machine":
+    return dataclasses.replace(machine, notes=(*machine.notes, *notes))
 
 
 def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None") -> "Plan":
