@@ -12,7 +12,7 @@ FEW = ["--n-prompt", "32", "--n-gen", "4", "--repeats", "3"]
 def test_a_model_on_the_host() -> None:
     done = run("bench", "model", "demo", *SMALL, *FEW, "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout)["tests"]
     assert [each["test"] for each in found] == ["pp32", "tg4", "tg4 x2"]
     for each in found:
         assert len(each["rounds_tokens_per_s"]) == 3

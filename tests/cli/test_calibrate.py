@@ -2,10 +2,12 @@ import json
 import subprocess
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from tests.cli.running import command, environment
 from tests.workers import free_ports
+from vram_llm.cli.json_types import schema
 
 PATIENCE_S = 120.0
 
@@ -27,7 +29,9 @@ def test_a_journey(tmp_path: Path, workers: tuple[str, ...]) -> None:
     endpoint = workers[0]
     done = run(tmp_path, "calibrate", "--rpc", f"{endpoint}@2GiB", "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    printed = json.loads(done.stdout)
+    jsonschema.validate(printed, schema("calibrate"))
+    found = printed["devices"]
     assert endpoint in found
     assert len(found) >= 2
     assert found[endpoint]["link_bytes_per_s"] > 0
@@ -36,7 +40,7 @@ def test_a_journey(tmp_path: Path, workers: tuple[str, ...]) -> None:
     assert shown.returncode == 0, shown.stderr
     assert endpoint in shown.stdout
     assert found[endpoint]["measured_at"][:10] in shown.stdout
-    assert json.loads(run(tmp_path, "calibrate", "--show", "--json").stdout) == found
+    assert json.loads(run(tmp_path, "calibrate", "--show", "--json").stdout)["devices"] == found
 
     planned = run(tmp_path, "plan", "demo", "--rpc", f"{endpoint}@2GiB", "--json")
     plan = json.loads(planned.stdout)

@@ -18,7 +18,9 @@ def test_rigs_side_by_side(models: tuple[Path, Path]) -> None:
     eight, _ = models
     rigs = ["RTX 4090", "2x RTX 3060", "RTX 3090 + 4080 laptop"]
     args = [part for rig in rigs for part in ("--compare", rig)]
-    rows = json.loads(run("plan", eight, "--gpu", "RTX 3050", "--n-ctx", "8k", *args, "--json").stdout)
+    rows = json.loads(run("plan", eight, "--gpu", "RTX 3050", "--n-ctx", "8k", *args, "--json").stdout)[
+        "plans"
+    ]
     assert [row["rig"] for row in rows] == ["RTX 3050", *rigs]
     own, *others = rows
     assert all(row["fits"] and row["n_ctx"] == 8192 for row in rows)
@@ -48,7 +50,7 @@ def test_what_does_not_fit_is_a_line_and_no_failure(models: tuple[Path, Path]) -
     done = run("plan", eight, *args, columns=120)
     assert done.returncode == 0, done.stderr
     assert "RTX 3050: llama of 32 layers Q8_0 does not fit" in done.stdout
-    rows = json.loads(run("plan", eight, *args, "--json").stdout)
+    rows = json.loads(run("plan", eight, *args, "--json").stdout)["plans"]
     assert [row["fits"] for row in rows] == [True, False, True]
 
 
@@ -79,5 +81,5 @@ def test_a_rig_that_is_none_is_refused(rig: str, message: str) -> None:
 def test_rigs_are_written_as_for_gpu(models: tuple[Path, Path]) -> None:
     _, tiny = models
     rig = "4090 48GB + 2x 24GB@1008GB/s"
-    one, other = json.loads(run("plan", tiny, "--gpu", rig, "--compare", rig, "--json").stdout)
+    one, other = json.loads(run("plan", tiny, "--gpu", rig, "--compare", rig, "--json").stdout)["plans"]
     assert one == other

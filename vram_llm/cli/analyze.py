@@ -1,6 +1,5 @@
 """vram-llm analyze: what a model file holds, layer by layer."""
 
-import json
 from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -44,27 +43,12 @@ def command(model: str | None, model_option: str | None, as_json: bool) -> None:
 
     profile = analyze(model or model_option or "")
     if as_json:
-        click.echo(json.dumps(to_json(profile), indent=2))
+        from vram_llm.cli.analyze_json import analyzed
+        from vram_llm.cli.json_document import document
+
+        click.echo(document(analyzed(profile)))
     else:
         _print(profile)
-
-
-def to_json(profile: "ModelProfile") -> dict[str, object]:
-    """The profile as `analyze --json` prints it. Sizes are in bytes, KV at f16."""
-    same = (
-        "architecture", "name", "quantization", "parameters", "n_layers", "context_length", "vocab_size",
-        "n_embd", "n_expert", "n_expert_used", "sliding_window", "total_bytes", "token_embd_bytes",
-        "output_bytes", "tied_output", "active_bytes_per_token", "kv_bytes_per_token",
-    )  # fmt: skip
-    of_layer = (
-        "index", "bytes", "attention_bytes", "ffn_bytes", "expert_bytes", "recurrent_bytes", "other_bytes",
-        "kv_bytes_per_token", "sliding_window", "recurrent_state_bytes",
-    )  # fmt: skip
-    return {
-        **{key: getattr(profile, key) for key in same},
-        "shards": [{"path": str(shard.path), "bytes": shard.n_bytes} for shard in profile.shards],
-        "layers": [{key: getattr(layer, key) for key in of_layer} for layer in profile.layers],
-    }
 
 
 def _print(profile: "ModelProfile") -> None:

@@ -57,9 +57,10 @@ def model(
             on_progress=lambda share: on_progress(plan.model.name, share),
         )
     if as_json:
-        import msgspec
+        from vram_llm.cli.json_document import document
+        from vram_llm.cli.json_types import BenchResults
 
-        click.echo(msgspec.json.format(msgspec.json.encode(results), indent=2))
+        click.echo(document(BenchResults(tests=results)))
     else:
         from vram_llm.cli.speeds import print_results
 

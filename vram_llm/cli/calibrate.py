@@ -82,9 +82,10 @@ def _measure(rpc: tuple[str, ...], seconds: float | None) -> "dict[str, Calibrat
 
 def _print(records: "Mapping[str, CalibrationRecord]", as_json: bool) -> None:
     if as_json:
-        import msgspec
+        from vram_llm.cli.json_document import document
+        from vram_llm.cli.json_types import Calibration
 
-        click.echo(msgspec.json.format(msgspec.json.encode(records), indent=2))
+        click.echo(document(Calibration(devices=dict(records))))
     elif records:
         from vram_llm.cli.speeds import print_records
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from vram_llm.planner.types import Workload
     from vram_llm.workflows.model_list import ListedModel
 
-VERSION = 1
 _TITLES = ("model", "size", "type", "fits", "context", "tok/s", "from")
 _NUMBERS = ("size", "context", "tok/s")
 _GAP = "  "
@@ -40,10 +39,10 @@ def command(as_json: bool, gpu: tuple[str, ...]) -> None:
     workload = Workload()
     rows = listed_models(detection.detect(gpu), workload)
     if as_json:
-        import msgspec
+        from vram_llm.cli.json_document import document
+        from vram_llm.cli.json_types import ListedModels
 
-        document = {"version": VERSION, "models": rows}
-        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+        click.echo(document(ListedModels(models=tuple(rows))))
     elif rows:
         _print(rows, workload)
     else:

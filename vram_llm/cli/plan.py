@@ -142,9 +142,10 @@ def _check(plan_file: str, options: PlanOptions, as_json: bool) -> None:
         host_reserve_bytes=options.workload.reserve_bytes,
     )
     if as_json:
-        import msgspec
+        from vram_llm.cli.json_document import document
+        from vram_llm.cli.json_types import CheckedPlan
 
-        click.echo(msgspec.json.format(msgspec.json.encode({"fits": True, "devices": device_fits}), indent=2))
+        click.echo(document(CheckedPlan(fits=True, devices=device_fits)))
     else:
         from vram_llm.cli.fit_table import print_device_fits
 
@@ -156,9 +157,10 @@ def _compare(name: str, others: tuple[str, ...], options: PlanOptions, as_json: 
 
     rows = compare(name, others, options.gpus, options.rpc, options.workload)
     if as_json:
-        import msgspec
+        from vram_llm.cli.json_document import document
+        from vram_llm.cli.json_types import ComparedPlans
 
-        click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2))
+        click.echo(document(ComparedPlans(plans=rows)))
     else:
         print_compared(rows)
 
@@ -179,9 +181,9 @@ def _workers(limits: dict[str, int | None], given: tuple[str, ...]) -> tuple[str
 
 def _show_machine(machine: "Machine", reserve_bytes: int, as_json: bool) -> None:
     if as_json:
-        import msgspec
+        from vram_llm.cli.json_document import document
 
-        click.echo(msgspec.json.format(msgspec.json.encode(machine), indent=2))
+        click.echo(document(machine))
     else:
         from vram_llm.cli.tables import print_machine
 

@@ -194,7 +194,7 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--backend-sampling", fields=("backend_sampling",), type=_choice(BackendSampling),
                from_field=str, to_field=BackendSampling, help=(
         "Sample tokens on the output's device, where a request allows it, rather than on the host. auto: "
-        "where every device is a GPU of this computer."
+        "where every device is a GPU of this computer, not by Vulkan."
     )),
     PlanOption(flags="--itl-target-ms", fields=("serving.itl_target_ms",), type=click.FloatRange(1),
                help="Target inter-token latency while other requests prefill."),

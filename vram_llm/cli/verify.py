@@ -43,9 +43,9 @@ def command(
     with LoadProgress(plan.model.name, plan.model.total_bytes) as bar:
         certificate = verification.verify(plan, on_state=bar.on_state)
     if as_json:
-        import msgspec
+        from vram_llm.cli.json_document import document
 
-        click.echo(msgspec.json.format(msgspec.json.encode(certificate), indent=2))
+        click.echo(document(certificate))
     else:
         from vram_llm.cli.certificate import print_certificate
 

@@ -1,0 +1,38 @@
+"""What each --json prints is what its schema in the package says."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from tests.cli.running import run
+from vram_llm.cli.json_types import DOCUMENTS
+
+SMALL = ["--n-gpu-layers", "0", "--n-ctx", "512", "--parallel", "2"]
+COMMANDS = {
+    "analyze": ["analyze", "demo"],
+    "bench-model": ["bench", "model", "demo", *SMALL, "--n-prompt", "32", "--n-gen", "4", "--repeats", "1"],
+    "calibrate": ["calibrate", "--show"],
+    "check": ["plan", "--check", "plan.json"],
+    "compare": ["plan", "demo", "--gpu", "RTX 3090", "--compare", "24GiB"],
+    "machine": ["plan", "--gpu", "RTX 4080 Laptop"],
+    "models": ["models"],
+    "plan": ["plan", "demo", "--gpu", "2x RTX 3090"],
+    "verify": ["verify", "demo", *SMALL],
+}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_command_keeps_to_its_schema(name: str, tmp_path: Path) -> None:
+    if name == "check":
+        (tmp_path / "plan.json").write_text(run("plan", "demo", *SMALL, "--json").stdout)
+    done = run(*COMMANDS[name], "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    schema = json.loads(files("vram_llm").joinpath(f"schemas/{name}.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(found, schema)
+    assert next(iter(found)) == "version"
+    assert set(found) == set(schema["properties"])
