@@ -4,7 +4,8 @@
 
 Small models with real weights (tests/zoo/loadable.py) in random placements and contexts: the dry run's
 weights, context and compute of every device beside what llama.cpp holds once they are loaded there. One card
-makes three devices of CUDA with GGML_CUDA_DEVICES=3. Without a card, workers (`--rpc`) may stand in.
+makes three devices of CUDA with GGML_CUDA_DEVICES=3, Mesa's software driver two of Vulkan with
+GGML_VK_VISIBLE_DEVICES=0,0. Without a card, workers (`--rpc`) may stand in.
 """
 
 import argparse
@@ -16,12 +17,14 @@ from random import Random
 
 from tests.llama.dryrun.test_client import held, random_context, random_placement, really_held
 from tests.zoo.loadable import LOADABLE, write_loadable
-from vram_llm.llama import bindings as b
 from vram_llm.llama import rpc
 from vram_llm.llama.dryrun.client import DryRun
+from vram_llm.llama.registry import RegistryQuestion
+from vram_llm.llama.registry_worker import list_devices
+from vram_llm.machine.backend_devices import KINDS as REGISTRIES
+from vram_llm.machine.backend_devices import device_of
 from vram_llm.machine.host import read_host
-from vram_llm.machine.nvml import ALIGNMENT_BYTES, ROW_PADDING
-from vram_llm.machine.types import Device, DeviceKind, Source
+from vram_llm.machine.types import Device
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import profile
 
@@ -29,19 +32,9 @@ KINDS = ("weights", "context", "compute")
 
 
 def cards() -> list[Device]:
-    """What llama.cpp shows of this machine's NVIDIA cards; it may make several devices of one."""
-    found = []
-    for i, handle in enumerate(b.local_devices()):
-        props = b.props_of(handle)
-        found.append(
-            Device(
-                id=f"GPU{i}", name=props.description.decode(), kind=DeviceKind.CUDA,
-                total_bytes=props.memory_total, free_bytes=props.memory_free, memory_source=Source.DRIVER,
-                pci_bus_id=props.device_id.decode().lower(), alignment_bytes=ALIGNMENT_BYTES,
-                row_padding=ROW_PADDING,
-            )
-        )  # fmt: skip
-    return found
+    """What llama.cpp shows of this machine's devices; it may make several of one card."""
+    listed = list_devices(RegistryQuestion(), lambda _: None).devices
+    return [device_of(row, i, read_host()) for i, row in enumerate(listed) if row.registry in REGISTRIES]
 
 
 def compare(dry: DryRun, name: str, devices: list[Device], n_placements: int, pick: Random) -> Counter[str]:

@@ -83,7 +83,7 @@ def join(cards: Iterable[Device], hidden: Iterable[Device], backends: Backends, 
         if row.registry not in KINDS:
             notes.append(f"{row.description} is not planned for: its back end, {row.registry}, is not known.")
             continue
-        device = _device(row, number, host)
+        device = device_of(row, number, host)
         devices.append(device)
         number += 1
         if _shares_host_memory(row):
@@ -118,7 +118,8 @@ def _driven_by(card: Device, row: BackendDevice) -> Device:
     )
 
 
-def _device(row: BackendDevice, number: int, host: Host) -> Device:
+def device_of(row: BackendDevice, number: int, host: Host) -> Device:
+    """A device that only llama.cpp describes. Raises KeyError where its registry is not in KINDS."""
     kind = KINDS[row.registry]
     free_bytes = row.free_bytes
     if _shares_host_memory(row):

@@ -15,7 +15,8 @@ DRAFTED_TOKENS = 3  # for each sequence at a time: --spec-draft-n-max of llama-s
 LEAST_OUTPUTS = 8  # rows of logits, so that a lone stream can be drafted for
 KEEPS_NOTHING = "f16"  # an encoder's KV type: it has no cache, and llama.cpp refuses a quantised one
 EMBEDDED_TEXTS = 64  # that an encoder, which keeps nothing of them, takes in a step
-SAMPLING_KINDS = frozenset({DeviceKind.CUDA, DeviceKind.ROCM, DeviceKind.METAL, DeviceKind.VULKAN})
+# Not Vulkan: on Mesa's software driver about half of all loads with device sampling ended in a corrupt heap.
+SAMPLING_KINDS = frozenset({DeviceKind.CUDA, DeviceKind.ROCM, DeviceKind.METAL})
 """Devices that choose tokens sooner than the host has their logits."""
 NO_TENSOR = "^$"
 """No tensor is called so: with any tensor override llama.cpp makes no pipeline copies (llama-context.cpp)."""

@@ -27,7 +27,7 @@ class FlashAttention(StrEnum):
 class BackendSampling(StrEnum):
     """Whether tokens are chosen on the device that has the logits, where a request allows it."""
 
-    AUTO = "auto"  # where every device is a GPU of this computer
+    AUTO = "auto"  # where every device is a GPU of this computer, not by Vulkan
     ON = "on"
     OFF = "off"
 

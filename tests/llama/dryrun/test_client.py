@@ -282,6 +282,14 @@ def test_a_model_llama_cpp_does_not_know_is_refused(dry: DryRun, host: Host, tmp
         meter(placement_from_counts(["GPU0"], [6], 6))
 
 
+def test_a_device_that_cannot_be_asked_is_answered_for(dry: DryRun, host: Host, tiny_model: Path) -> None:
+    header, placement = read_header(tiny_model), placement_from_counts(["GPU0", "GPU1"], [2, 2], 4)
+    cards = [dataclasses.replace(card, kind=DeviceKind.VULKAN, row_padding=0) for card in CARDS]
+    gone = [dataclasses.replace(card, what_if=False, ggml_name="Vulkan99") for card in cards]
+    said, expected = (dry.meter(header, a_context(), each, host, 0)(placement) for each in (gone, cards))
+    assert said == expected
+
+
 def test_an_end_of_llama_cpp_costs_an_answer(host: Host, tiny_model: Path) -> None:
     with DryRun() as dry:
         meter = dry.meter(read_header(tiny_model), a_context(n_ctx=512), CARDS, host, 0)

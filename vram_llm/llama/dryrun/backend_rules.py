@@ -3,7 +3,8 @@
 Read in llama-cpp-python 0.3.36: ggml/src/ggml-cuda/ggml-cuda.cu and fattn.cu (ROCm is built from the same
 files), ggml-metal/ggml-metal.cpp, ggml-metal-ops.cpp and ggml-metal-device.m, ggml-vulkan/ggml-vulkan.cpp,
 ggml-sycl/ggml-sycl.cpp and fattn.cpp, ggml-rpc/ggml-rpc.cpp. Left out: that Vulkan and Metal reorder a
-graph before it is laid out in memory (graph_optimize), which moves compute by a few per cent.
+graph before it is laid out in memory (graph_optimize), which moves compute by several per cent. Where such
+devices are here, they are asked themselves (client.py).
 """
 
 from collections.abc import Callable, Mapping

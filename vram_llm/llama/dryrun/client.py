@@ -31,7 +31,7 @@ from vram_llm.llama.dryrun.wire import (
     Use,
     write,
 )
-from vram_llm.machine.types import Device, Host
+from vram_llm.machine.types import Device, DeviceKind, Host
 from vram_llm.model.header import Header
 from vram_llm.model.strip import write_stripped
 from vram_llm.planner.memory.analytic import overhead_bytes
@@ -41,6 +41,8 @@ from vram_llm.stderr_reason import environment, last_words
 METHOD = "dry run"
 
 _START_TIMEOUT_S = 60.0
+# ggml_backend_i.graph_optimize moves operations, and with them what lives at the same time.
+_REORDERING = frozenset({DeviceKind.VULKAN, DeviceKind.METAL})
 _TRIES = 2  # for a placement that ends the child
 
 
@@ -58,6 +60,7 @@ class DryRun:
         self._folder = tempfile.TemporaryDirectory(prefix="vram-llm-")
         self._stripped: dict[int, tuple[Header, Path]] = {}
         self._ended: Counter[tuple[Placement, Context]] = Counter()
+        self._asks_devices = True  # until one of them ends the child
         self._child: _Child | None = _Child(Path(self._folder.name))
 
     def check(self) -> None:
@@ -84,10 +87,11 @@ class DryRun:
     ) -> "DryRunMeter":
         """A Meter for placements of one model in one context, with LoRA `adapters` at their scales.
 
-        In the mode REAL all devices must be in this machine. REAL and AS_MEASURED give llama.cpp's own
-        measure: where a device gets its input from another one, it differs from a real load's compute by up
-        to copies x n_embd x ubatch x 4 bytes; it is above it with pipeline copies and sometimes below it
-        without (see VirtualDevice).
+        In the mode REAL all devices must be in this machine; in VIRTUAL, those of Vulkan and Metal that are
+        in it are asked themselves (`ask_devices`). REAL and AS_MEASURED give llama.cpp's own measure: where
+        a device gets its input from another one, it differs from a real load's compute by up to copies x
+        n_embd x ubatch x 4 bytes; it is above it with pipeline copies and sometimes below it without (see
+        VirtualDevice).
         """
         stripped = tuple((str(self._strip(each)), scale) for each, scale in adapters)
         return DryRunMeter(
@@ -124,6 +128,17 @@ class DryRun:
         if said.refusal:
             raise ModelRefused(said.refusal.replace(question.path, self._name_of(question.path)))
         return said
+
+    def ask_devices(self, question: DryRunQuestion) -> DryRunReply:
+        """As `ask`, of the devices themselves where they tell more than virtual ones. Raises the same."""
+        if self._asks_devices and _tell_more(question):
+            try:
+                return self.ask(msgspec.structs.replace(question, mode=DryRunMode.REAL))
+            except EngineDied:
+                self._asks_devices = False
+            except ModelRefused:  # a device that is gone; or what a virtual one refuses as well
+                pass
+        return self.ask(question)
 
     def _name_of(self, stripped: str) -> str:
         """The model's file that a stripped copy stands for."""
@@ -179,7 +194,7 @@ class DryRunMeter:
         """The estimate for a placement. Raises what DryRun.ask raises."""
         by_id = {device.id: device for device in self._devices}
         devices = [by_id[device_id] for device_id in placement.device_order]
-        said = self._dry.ask(
+        said = self._dry.ask_devices(
             DryRunQuestion(
                 str(self._path),
                 self._context,
@@ -212,6 +227,17 @@ class DryRunMeter:
             total_bytes=_total(use) + overhead,
             budget_bytes=max(device.free_bytes - self._reserve_bytes, 0),
         )
+
+
+def _tell_more(question: DryRunQuestion) -> bool:
+    """Whether the devices are here, and one is of a kind that orders the graph as only it knows.
+
+    Adapters would be loaded onto them with bytes that a dry run does not have.
+    """
+    devices = question.devices
+    are_here = all(each.ggml_name is not None and not each.what_if for each in devices)
+    plain = not question.adapters and question.mode is DryRunMode.VIRTUAL
+    return are_here and plain and any(each.kind in _REORDERING for each in devices)
 
 
 def _total(use: Use) -> int:
