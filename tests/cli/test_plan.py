@@ -145,3 +145,11 @@ def test_more_host_memory_for_slots_than_there_is(tmp_path: Path) -> None:
     done = run("plan", write_llama(tmp_path / "tiny.gguf"), "--slots-ram", "900TiB")
     assert done.returncode == 23
     assert "--slots-ram asks for 900 TiB and the host has" in done.stderr.replace("\n", " ")
+
+
+def test_auto_is_the_context_that_is_not_named(tmp_path: Path) -> None:
+    model = write_llama(tmp_path / "tiny.gguf")
+    rig = ("--gpu", "24GB", "--json")
+    plans = [json.loads(run("plan", model, *rig, *more).stdout) for more in ((), ("--n-ctx", "auto"))]
+    assert plans[0]["context"] == plans[1]["context"]
+    assert plans[0]["speed_at_end"]["depth"] == plans[0]["context"]["n_ctx"]
