@@ -160,7 +160,7 @@ PDF = {"type": "base64", "media_type": "application/pdf", "data": "JVBE"}
     ("source", "way_out"),
     [
         (PDF, "application/pdf"),
-        ({"type": "url", "url": "https://a/b.pdf"}, "fetches nothing"),
+        ({"type": "url", "url": "https://a/b.pdf"}, "downloads nothing"),
         ({"type": "file", "file_id": "f"}, "no files are kept"),
         ({"type": "base64", "media_type": "text/plain", "data": "?"}, "not UTF-8 text"),
     ],

@@ -1,1 +1,1 @@
-"""POST /v1/messages and /v1/messages/count_tokens, as Anthropic's clients speak."""
+"""POST /v1/messages and /v1/messages/count_tokens, for Anthropic's clients."""

@@ -1,4 +1,4 @@
-"""Messages made of blocks, and how they become a chat's messages."""
+"""Converts Anthropic's messages, which are made of blocks, to a chat's messages."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.known_fields import string_field
 
-_READ = ("image/png", "image/jpeg", "image/gif", "image/bmp")  # the last is more than Anthropic knows
+_READ = ("image/png", "image/jpeg", "image/gif", "image/bmp")  # Anthropic does not read the last
 _BILLING = "x-anthropic-billing-header:"  # Claude Code's first block of `system`; it differs each time
 _TOOL_CHANGES = ("tool_addition", "tool_removal")  # see tools.toolbox
 
@@ -22,35 +22,37 @@ _TOOL_CHANGES = ("tool_addition", "tool_removal")  # see tools.toolbox
 def messages_of(
     system: Any, sent: Sequence[AnthropicMessage], pictures: RequestImages
 ) -> list[dict[str, Any]]:
-    """The messages (see chat.history). Raises RequestError that names the place.
+    """The messages (see chat.history). Raises RequestError naming the path.
 
     Images of users and of tools' results go to `pictures`, and their marks into the text. May block.
     """
     messages: list[dict[str, Any]] = []
-    if orders := _orders(system, "system"):
-        messages.append({"role": "system", "content": orders})
-    last_user = max((i for i, one in enumerate(sent) if one.role == "user"), default=-1)
-    for i, one in enumerate(sent):
+    if instructions := _instructions(system, "system"):
+        messages.append({"role": "system", "content": instructions})
+    last_user = max((i for i, message in enumerate(sent) if message.role == "user"), default=-1)
+    for i, message in enumerate(sent):
         at = f"messages[{i}].content"
-        if one.content is None and one.role == "user":
+        if message.content is None and message.role == "user":
             raise MissingField(f"Missing required parameter: '{at}'", at)
-        if one.role == "assistant":
-            messages += _Assistant(at).read(blocks_of(one.content, at))
-        elif one.role == "user":
-            messages += _user(blocks_of(one.content, at), at, pictures)
-        elif (orders := _orders(one.content, at)) and (one.clear_at != "next_user_message" or i > last_user):
-            messages.append({"role": "system", "content": orders})
+        if message.role == "assistant":
+            messages += _Assistant(at).read(blocks_of(message.content, at))
+        elif message.role == "user":
+            messages += _user(blocks_of(message.content, at), at, pictures)
+        elif (instructions := _instructions(message.content, at)) and (
+            message.clear_at != "next_user_message" or i > last_user
+        ):
+            messages.append({"role": "system", "content": instructions})
     return _since_summary(messages)
 
 
-def _orders(content: Any, at: str) -> str:
+def _instructions(content: Any, at: str) -> str:
     blocks = enumerate(blocks_of(content, at))
     texts = [_text(block, f"{at}[{i}]") for i, block in blocks if block["type"] not in _TOOL_CHANGES]
     return "\n".join(text for text in texts if text and not text.startswith(_BILLING))
 
 
 def _user(blocks: list[dict[str, Any]], at: str, pictures: RequestImages) -> list[dict[str, Any]]:
-    """What tools returned comes first, then what the user says."""
+    """Messages of tools' results, then the user's message."""
     results: list[dict[str, Any]] = []
     texts: list[str] = []
     for i, block in enumerate(blocks):
@@ -69,7 +71,7 @@ def _user(blocks: list[dict[str, Any]], at: str, pictures: RequestImages) -> lis
 
 
 class _Assistant:
-    """Reads the assistant's messages. Tools that ran at a server have their results within them."""
+    """Reads an assistant's blocks. Results of tools that ran at a server are among them."""
 
     def __init__(self, at: str) -> None:
         self._at = at
@@ -100,7 +102,7 @@ class _Assistant:
             case "compaction" if block.get("content"):
                 message["content"], message["summary"] = string_field(block, "content", at), True
             case "text" | "thinking" | "redacted_thinking" | "fallback" | "compaction":
-                pass  # empty, or read by nobody here
+                pass  # empty, or not readable here
             case _:
                 raise unsupported(block, at)
 
@@ -111,7 +113,7 @@ class _Assistant:
 
 
 def _since_summary(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without the messages that the last summary stands for; orders stay."""
+    """The messages without those that the last summary replaces; system messages stay."""
     summaries = [i for i, message in enumerate(messages) if message.pop("summary", False)]
     if not summaries:
         return messages
@@ -128,13 +130,13 @@ def _call(block: dict[str, Any], at: str) -> dict[str, Any]:
 
 
 def _shown(content: object, at: str, pictures: RequestImages) -> str:
-    """What a tool returned."""
+    """The text of a tool's result, with marks of images."""
     parts = (_part(block, f"{at}[{i}]", pictures) for i, block in enumerate(blocks_of(content, at)))
     return pictures.joined(part for part in parts if part)
 
 
 def _part(block: dict[str, Any], at: str, pictures: RequestImages) -> str:
-    """A block that a user or a tool may send, as text or as the mark of an image."""
+    """The text of a block from a user or a tool, or the mark of its image."""
     check_keys(block, at)
     match block["type"]:
         case "text":

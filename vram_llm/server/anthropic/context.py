@@ -1,4 +1,4 @@
-"""`context_management`: what a server may clear out of a long chat. Here nothing is cleared."""
+"""`context_management`: how a server may shorten a long chat. This server does not."""
 
 from typing import Any, ClassVar, Literal
 
@@ -6,12 +6,12 @@ from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.message import CachedFields
 from vram_llm.server.errors import NotSupported
 
-_COMPACT_AT = 150_000  # tokens of a prompt, where no trigger is given (Anthropic's)
+_COMPACT_AT = 150_000  # tokens of a prompt, without a trigger (Anthropic's)
 NOTHING_CLEARED: dict[str, Any] = {"applied_edits": []}
 
 
 class Edit(CachedFields):
-    """One way to make a chat shorter. To clear is a permission; to compact is an order, at `trigger`."""
+    """One way to shorten a chat. Clearing is permitted; compacting is required, from `trigger` on."""
 
     ignored: ClassVar[frozenset[str]] = frozenset(
         {
@@ -28,7 +28,7 @@ class Edit(CachedFields):
     trigger: dict[str, Any] | None = None
 
     def compacts_at(self, at: str) -> int:
-        """The tokens of a prompt from which on it is compacted. Raises RequestError."""
+        """The length of a prompt, in tokens, from which on it is compacted. Raises RequestError."""
         value = (self.trigger or {}).get("value")
         if value is None:
             return _COMPACT_AT
@@ -38,12 +38,12 @@ class Edit(CachedFields):
 
 
 class ContextManagement(CachedFields):
-    """What may be done where a chat grows long."""
+    """How a long chat may be shortened."""
 
     edits: list[Edit] | None = None
 
     def check(self, n_ctx: int) -> None:
-        """Refuse a compaction that a context of `n_ctx` tokens could come to.
+        """Refuse a compaction that a context of `n_ctx` tokens can reach.
 
         Raises RequestError, NotSupported.
         """
@@ -54,7 +54,7 @@ class ContextManagement(CachedFields):
             trigger = edit.compacts_at(f"{at}.trigger.value")
             if trigger < n_ctx:
                 raise NotSupported(
-                    f"'{at}' asks for a summary of the chat from {trigger:,} tokens on, and none is made "
-                    "here; leave it out",
+                    f"'{at}' asks for a summary of the chat from {trigger:,} tokens on; this server makes "
+                    "none, leave it out",
                     at,
                 )

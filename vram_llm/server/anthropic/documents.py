@@ -11,12 +11,12 @@ from vram_llm.server.anthropic.places import check_source
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.known_fields import check_names, string_field
 
-Show = Callable[[object, str], str]  # the text of the blocks at a place
+Show = Callable[[object, str], str]  # the text of the blocks at a path
 _SEND = "send its text, as a source of type 'text'"
 
 
 def document(block: dict[str, Any], at: str, show: Show) -> str:
-    """A document of plain text, or of blocks. Raises RequestError."""
+    """The text of a document: plain text, or blocks. Raises RequestError."""
     _check_citations(block, at)
     source, where = block.get("source"), f"{at}.source"
     if not isinstance(source, dict):
@@ -32,7 +32,7 @@ def document(block: dict[str, Any], at: str, show: Show) -> str:
     elif kind == "file":
         raise NotSupported(f"'{where}' is a file's id, and no files are kept here; {_SEND}", where)
     elif kind == "url":
-        raise NotSupported(f"'{where}' is an address, and this server fetches nothing; {_SEND}", where)
+        raise NotSupported(f"'{where}' is a web address, and this server downloads nothing; {_SEND}", where)
     elif kind == "base64":
         raise NotSupported(
             f"'{where}' is of type '{media or 'application/pdf'}', which is not read here; {_SEND}", where
@@ -44,7 +44,7 @@ def document(block: dict[str, Any], at: str, show: Show) -> str:
 
 
 def search_result(block: dict[str, Any], at: str, show: Show) -> str:
-    """What a search found. Raises RequestError."""
+    """The text of a search result. Raises RequestError."""
     _check_citations(block, at)
     source, title = string_field(block, "source", at), string_field(block, "title", at)
     return _tagged("search_result", show(block.get("content"), f"{at}.content"), title=title, source=source)

@@ -1,4 +1,4 @@
-"""Errors in Anthropic's shape, which holds OpenAI's within it."""
+"""Errors in Anthropic's form, with OpenAI's fields in it."""
 
 from typing import Any
 
@@ -34,14 +34,14 @@ def anthropic_body(error: Exception) -> dict[str, Any]:
 
 
 def _too_long(error: ContextExceeded) -> str:
-    """Begun as Anthropic begins it: Claude Code reads the numbers, and makes its chat shorter by them."""
+    """Begins as Anthropic's message does: Claude Code reads the numbers and shortens its chat by them."""
     if error.n_prompt_tokens is None or error.n_ctx is None:
         return f"prompt is too long: {error}"
     return f"prompt is too long: {error.n_prompt_tokens} tokens > {error.n_ctx} maximum. {error}"
 
 
 def anthropic_response(error: Exception) -> Response:
-    """The whole answer, with the headers any error has."""
+    """The HTTP answer, with the headers of any error."""
     response = error_response(error)
     response.body = msgspec.json.encode(anthropic_body(error))
     response.headers["content-length"] = str(len(response.body))

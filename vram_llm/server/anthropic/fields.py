@@ -1,4 +1,4 @@
-"""What clients may send to POST /v1/messages (anthropic 2.13: types/beta/message_create_params.py)."""
+"""The bodies of POST /v1/messages (anthropic 2.13: types/beta/message_create_params.py)."""
 
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -20,7 +20,7 @@ from vram_llm.server.tools import MAX_TOOLS
 
 
 class OutputConfig(CachedFields):
-    """How hard to try, and what form the answer has to have. A `task_budget` is advice for the model."""
+    """The effort and the form of the answer. A `task_budget` is advice for the model."""
 
     ignored: ClassVar[frozenset[str]] = frozenset({"task_budget"})
 
@@ -29,14 +29,14 @@ class OutputConfig(CachedFields):
 
 
 class ToolChoice(CachedFields):
-    """Whether a tool is to be used, and which."""
+    """Whether the model must call a tool, and which."""
 
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
     disable_parallel_tool_use: bool | None = None
 
     def choice(self) -> Choice:
-        """The same as the other APIs have it. Raises RequestError."""
+        """The choice in the form of the other APIs. Raises RequestError."""
         if self.type == "tool" and self.name is None:
             raise RequestError("'tool_choice' of type 'tool' needs a 'name'", "tool_choice.name")
         if self.type == "none":
@@ -47,7 +47,7 @@ class ToolChoice(CachedFields):
 
 
 class ThinkingConfig(CachedFields):
-    """Whether to think first, and with how many tokens at most. With "omitted" it is not shown."""
+    """Whether to think, and the limit in tokens. A `display` of "omitted" hides the thinking."""
 
     ignored: ClassVar[frozenset[str]] = frozenset({"block_binding"})
 
@@ -75,10 +75,10 @@ class CountFields(GenerationFields):
     tool_choice: ToolChoice | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
-    output_format: dict[str, Any] | None = None  # its older name
+    output_format: dict[str, Any] | None = None  # the older name
     context_management: ContextManagement | None = None
-    container: Any = None  # for code that is run at Anthropic's
-    # What follows changes nothing here: prompts are reused without orders, and there is one model.
+    container: Any = None  # for code that Anthropic runs
+    # The following fields have no effect: prompts are reused anyway, and there is one model.
     cache_control: Any = None
     metadata: dict[str, Any] | None = None
     betas: Any = None
@@ -94,14 +94,14 @@ class CountFields(GenerationFields):
     workspace_id: Any = None
 
     def check(self, n_ctx: int) -> None:
-        """Raises RequestError for what cannot be obeyed; `n_ctx` is the size of a context, in tokens."""
+        """Raises RequestError for fields that cannot be obeyed; `n_ctx` is the context's size, in tokens."""
         if isinstance(self.container, dict) and self.container.get("skills"):
             raise NotSupported("'container.skills' are not run here; leave them out", "container.skills")
         if self.context_management is not None:
             self.context_management.check(n_ctx)
 
     def choice(self) -> Choice:
-        """Which call is wanted. Raises RequestError."""
+        """The calls that the request wants. Raises RequestError."""
         return self.tool_choice.choice() if self.tool_choice else Choice()
 
     @property
@@ -110,7 +110,7 @@ class CountFields(GenerationFields):
 
     @property
     def effort(self) -> str | None:
-        """How much to think, as a reasoning effort; None leaves it to the template."""
+        """The effort of thinking; None: the template's default."""
         thinking = self.thinking
         if thinking and (thinking.type == "disabled" or thinking.budget_tokens == 0):
             return "none"
@@ -123,7 +123,7 @@ class CountFields(GenerationFields):
 
     @property
     def thinking_budget(self) -> int | None:
-        """The most tokens of thinking; None: no limit."""
+        """The limit of thinking, in tokens; None: no limit."""
         return self.thinking.budget_tokens if self.thinking and self.thinking.type == "enabled" else None
 
     @property
@@ -131,21 +131,21 @@ class CountFields(GenerationFields):
         return not (self.thinking and self.thinking.display == "omitted")
 
     def grammar_wanted(self) -> Grammar | None:
-        """What the answer has to be. Raises RequestError."""
+        """The grammar that the answer must match. Raises RequestError."""
         formats = {
             "output_config.format": self.output_config.format if self.output_config else None,
             "output_format": self.output_format,
         }
-        found = [(at, value) for at, value in formats.items() if value is not None]
+        given = [(at, value) for at, value in formats.items() if value is not None]
         other = super().grammar_wanted()
-        if len(found) + (other is not None) > 1:
-            second = other.field if other is not None else found[1][0]
+        if len(given) + (other is not None) > 1:
+            second = other.field if other is not None else given[1][0]
             raise RequestError(
-                f"'{found[0][0]}' and '{second}' both say what the answer has to be; send one of them", second
+                f"'{given[0][0]}' and '{second}' both constrain the answer; send one of them", second
             )
-        if not found:
+        if not given:
             return other
-        (at, value), form = found[0], found[0][1]
+        (at, value), form = given[0], given[0][1]
         if value.get("type") != "json_schema" or not isinstance(value.get("schema"), dict):
             raise RequestError(f"'{at}' must be of type 'json_schema' with a 'schema'", at)
         known = ("type", "schema", "name", "description", "strict")
@@ -153,9 +153,9 @@ class CountFields(GenerationFields):
             {name: form[name] for name in form if name not in known}, at, frozenset({"cache_control"})
         )
         form = {name: form[name] for name in known if name in form}
-        wanted = of_response_format({"type": "json_schema", "json_schema": {**form, "strict": True}})
-        assert wanted is not None
-        return replace(wanted, field=at)
+        grammar = of_response_format({"type": "json_schema", "json_schema": {**form, "strict": True}})
+        assert grammar is not None
+        return replace(grammar, field=at)
 
     def stops(self) -> tuple[str, ...]:
         """The stop strings. Raises RequestError."""

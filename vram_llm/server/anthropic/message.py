@@ -19,19 +19,19 @@ _OURS = ("id", "type", "model", "stop_reason", "stop_sequence", "stop_details", 
 
 
 class CachedFields(Fields):
-    """An object that may say where a cache is to end, which changes nothing here."""
+    """An object that may mark the end of a cached prompt. The mark has no effect here."""
 
     ignored: ClassVar[frozenset[str]] = frozenset({"cache_control"})
 
 
 class SystemConfig(CachedFields):
-    """The effort from one message on."""
+    """The settings of a message: the effort from this message on."""
 
     effort: Effort | None = None
 
 
 class AnthropicMessage(CachedFields):
-    """One message: a string, or a list of blocks. An operator's may stand among the others."""
+    """One message: a string, or a list of blocks. System messages may be anywhere among the others."""
 
     ignored: ClassVar[frozenset[str]] = frozenset(
         {*_OURS, "container", "context_management", "cache_control"}

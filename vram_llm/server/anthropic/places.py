@@ -1,4 +1,4 @@
-"""Blocks of content: where they stand in a request, and which fields they may have."""
+"""Blocks of content: their paths in a request, and the fields of each type."""
 
 from typing import Any
 
@@ -62,5 +62,5 @@ def check_source(source: dict[str, Any], at: str) -> None:
 
 
 def unsupported(block: dict[str, Any], at: str) -> NotSupported:
-    """The error for a block of a type that is not read here."""
+    """The error for a block of an unsupported type."""
     return NotSupported(f"Blocks of type '{block['type']}' are not supported here", f"{at}.type")

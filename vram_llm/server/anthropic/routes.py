@@ -108,16 +108,16 @@ def _prepare(
 
 
 def _effort(info: ModelInfo, fields: CountFields, use: ToolUse) -> str | None:
-    """The effort for the template. Clients send one to any model: it is advice.
+    """The effort for the template. Clients send one to any model, as advice.
 
-    A model whose thinking is not parsed is left as it is, so that none of it gets into the answer.
+    A model whose thinking is not parsed gets no effort, so that no thinking gets into the answer.
     """
     is_parsed = dialect_of(template_source(info, tools=bool(use.tools))).thinking is not None
     return fields.effort if is_parsed or fields.effort in OFF else None
 
 
 def _continues(messages: list[dict[str, Any]]) -> bool:
-    """Whether the answer goes on where the last message ends. Raises RequestError."""
+    """Whether the answer continues the last message. Raises RequestError."""
     last = messages[-1] if messages else {"role": "user"}
     if last["role"] == "assistant" and last.get("tool_calls"):
         raise RequestError("The last message calls tools: send their results after it", "messages")
@@ -125,7 +125,7 @@ def _continues(messages: list[dict[str, Any]]) -> bool:
 
 
 async def _written(writer: MessageWriter, chunks: ParsedChunks) -> bytes:
-    """The whole message, without a stream."""
+    """The message as one JSON text."""
     async for index, item in chunks:
         writer.event(index, item)
     writer.closing()

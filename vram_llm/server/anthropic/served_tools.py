@@ -1,4 +1,4 @@
-"""Calls of tools that ran at another server, in a chat that began there: shown as calls and their results."""
+"""Calls of tools that ran at another server, earlier in the chat: read as calls and results."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ from vram_llm.server.anthropic.places import check_keys
 from vram_llm.server.known_fields import string_field
 
 _CALLS = ("server_tool_use", "mcp_tool_use")
-_UNREADABLE = ("encrypted_", "cache_control", "signature")  # beginnings of names
+_UNREADABLE = ("encrypted_", "cache_control", "signature")  # prefixes of names
 
 
 def is_call(kind: str) -> bool:
@@ -21,7 +21,7 @@ def is_result(kind: str) -> bool:
 
 
 def call_of(block: dict[str, Any], at: str) -> dict[str, Any]:
-    """The call as a chat has it (see chat.history). Raises RequestError."""
+    """The call in a chat's form (see chat.history). Raises RequestError."""
     check_keys(block, at)
     arguments = json.dumps(block.get("input") or {}, ensure_ascii=False)
     function = {"name": string_field(block, "name", at), "arguments": arguments}
@@ -29,7 +29,7 @@ def call_of(block: dict[str, Any], at: str) -> dict[str, Any]:
 
 
 def result_of(block: dict[str, Any], at: str) -> dict[str, Any]:
-    """The message with what the call returned. Raises RequestError."""
+    """The message with the call's result. Raises RequestError."""
     check_keys(block, at)
     return {
         "role": "tool",

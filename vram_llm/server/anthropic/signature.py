@@ -1,6 +1,6 @@
-"""The `signature` of a thinking block. Where thinking is not shown, it brings the thinking back.
+"""The `signature` of a thinking block. It contains the thinking if that is not shown.
 
-The assistant's thinking belongs to the chat while it calls tools; a client sends blocks back as they came.
+The assistant's thinking belongs to the chat while it calls tools. Clients send blocks back unchanged.
 """
 
 from hashlib import blake2s
@@ -11,10 +11,10 @@ from vram_llm.server.sealed import sealed, unsealed
 
 
 def signature_of(thinking: str, *, shown: bool) -> str:
-    """A signature for a block; one that holds the thinking unless that is `shown`."""
+    """The signature of a block. It contains the thinking unless that is `shown`."""
     return blake2s(thinking.encode()).hexdigest() if shown else sealed(thinking)
 
 
 def thinking_in(block: dict[str, Any], at: str) -> str:
-    """The thinking in a block that came back; "" where only another server can read it."""
+    """The thinking of a block that a client sent back; "" if only another server can read it."""
     return string_field(block, "thinking", at) or unsealed(block.get("signature"))

@@ -1,4 +1,4 @@
-"""Tools as Anthropic's clients declare them, also in the middle of a chat."""
+"""Tools as Anthropic's clients declare them, before and during a chat."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from vram_llm.server.known_fields import Fields, check_fields, check_names
 from vram_llm.server.tool_choice import Choice
 from vram_llm.server.tools import Offer, ToolName, ToolUse, offered
 
-# Anthropic runs these, or the client does so without a schema that a model here could be shown.
+# Anthropic runs these, or the client runs them without a schema for the model.
 _KNOWN = re.compile(
     r"(web_search|web_fetch|code_execution|bash|text_editor|computer|computer_toolset|browser_toolset|memory|"
     r"tool_search_tool_regex|tool_search_tool_bm25|advisor|mcp_toolset)(_\d{8})?"
@@ -40,7 +40,7 @@ class ClientTool(Fields):
 
     @model_validator(mode="after")
     def _forget(self) -> Self:
-        """Nothing else matters of a tool that is not run here."""
+        """Drop the other fields of a tool that does not run here."""
         if self.input_schema is None and _KNOWN.fullmatch(self.type or ""):
             self.__pydantic_extra__ = {}
         return self
@@ -48,13 +48,13 @@ class ClientTool(Fields):
 
 @dataclass(frozen=True, slots=True)
 class AnthropicTools:
-    """The tools that can be offered, and those that are left out: the reason by the name or the type."""
+    """The tools to offer, and the reasons for leaving others out, by name or type."""
 
     offers: tuple[Offer, ...]
     left_out: dict[str, str]
 
     def use(self, choice: Choice, parallel: bool) -> ToolUse:
-        """Checks a choice against the tools. Raises RequestError."""
+        """Check `choice` against the tools. Raises RequestError."""
         if choice.only in self.left_out:
             raise NotSupported(f"'tool_choice': {self.left_out[choice.only]}", "tool_choice")
         if choice.mode == "required" and self.left_out and not self.offers:
@@ -65,7 +65,7 @@ class AnthropicTools:
 
 
 def toolbox(tools: Sequence[ClientTool], messages: Sequence[AnthropicMessage]) -> AnthropicTools:
-    """The tools at the end of a chat. Raises RequestError that names the place."""
+    """The tools at the end of a chat. Raises RequestError naming the path."""
     offers = {f"tools[{i}]": tool for i, tool in enumerate(tools)}
     places: dict[str | None, list[str]] = {}  # in `offers`, by name
     for place, tool in offers.items():
@@ -123,7 +123,7 @@ def _defined(value: Any, at: str) -> ClientTool:
 
 
 def _changes(messages: Sequence[AnthropicMessage]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Additions and removals of tools, which an operator's messages may hold."""
+    """Additions and removals of tools in system messages, with their paths."""
     for i, message in enumerate(messages):
         if message.role == "system" and isinstance(message.content, list):
             for k, block in enumerate(message.content):

@@ -1,4 +1,4 @@
-"""A message as it is made: its blocks, and the events that tell of them."""
+"""Writes a message while it is generated: its blocks, and its events."""
 
 from typing import Annotated, Any, Literal
 from uuid import uuid4
@@ -23,13 +23,13 @@ _encode = msgspec.json.encode
 
 
 class ThinkingTokens(BaseModel):
-    """What of the output was thinking."""
+    """The output's tokens of thinking."""
 
     thinking_tokens: int = 0
 
 
 class CacheCreation(BaseModel):
-    """Tokens that were put into Anthropic's caches, by how long they stay there."""
+    """Tokens written to Anthropic's caches, by how long they stay there."""
 
     ephemeral_1h_input_tokens: int = 0
     ephemeral_5m_input_tokens: int = 0
@@ -43,7 +43,7 @@ class ServerToolUse(BaseModel):
 
 
 class MessageUsage(BaseModel):
-    """Tokens of one message. Those of the prompt that were computed for an earlier one are counted apart."""
+    """Tokens of one message. Prompt tokens computed for an earlier message are counted separately."""
 
     input_tokens: int
     output_tokens: int
@@ -59,8 +59,8 @@ class MessageUsage(BaseModel):
 class MessageReply(BaseModel):
     """The reply to POST /v1/messages.
 
-    @ai-sdk/anthropic refuses a null wherever its schema has an optional key; llm-comply wants every key of
-    Anthropic's schema. So a null stands only where both take it.
+    @ai-sdk/anthropic refuses a null for an optional key of its schema; llm-comply wants every key of
+    Anthropic's schema. A null is sent only where both accept it.
     """
 
     id: str
@@ -74,7 +74,7 @@ class MessageReply(BaseModel):
     container: None = None
     usage: MessageUsage
     context_management: Annotated[dict[str, Any] | None, PRESENT] = None
-    warnings: Annotated[list[str] | None, PRESENT] = None  # tools that are left out
+    warnings: Annotated[list[str] | None, PRESENT] = None  # tools that were left out
 
 
 class AnthropicTokenCount(BaseModel):
@@ -85,7 +85,7 @@ class AnthropicTokenCount(BaseModel):
 
 
 class MessageWriter:
-    """Builds `reply` from parsed chunks. Its bytes are the stream; without a stream nobody reads them."""
+    """Builds `reply` from parsed chunks. Its bytes are the stream; without a stream they are ignored."""
 
     def __init__(
         self,
@@ -105,13 +105,13 @@ class MessageWriter:
         )
         self._tally = counter
         self._shows_thinking = shows_thinking
-        self._thought = ""  # of the block that is open
+        self._thought = ""  # thinking of the open block
         self._begun = False
-        self._open = False  # the last block
+        self._open = False  # whether the last block is open
         self._input = ""  # of a tool_use block, as the model writes it
 
     def opening(self) -> bytes:
-        return b""  # message_start tells the prompt's tokens, which the first event brings
+        return b""  # message_start holds the prompt's tokens, which come with the first event
 
     def event(self, index: int, item: ParsedChunk) -> bytes:
         written = b""
@@ -214,7 +214,7 @@ class MessageWriter:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """A call's input; what is no object is shown as Anthropic advises for input cut short."""
+    """A call's input. A text that is not an object gets Anthropic's form for incomplete input."""
     value = object_in(text or "{}")
     return {"INVALID_JSON": text} if value is None else value
 

@@ -1,1 +1,1 @@
-"""POST /v1/responses: OpenAI's newer endpoint, where a reply is a list of items and may be built upon."""
+"""POST /v1/responses: OpenAI's newer endpoint. A reply is a list of items; later requests can continue it."""

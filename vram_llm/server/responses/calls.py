@@ -1,4 +1,4 @@
-"""Items that call tools, and items that hold what these returned."""
+"""Items with tool calls, and items with their results."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from vram_llm.server.responses.parts import text_of
 from vram_llm.server.responses.tools import flat_name
 from vram_llm.server.text_tools import arguments_of
 
-# Of tools that the client runs by a type of OpenAI's: where their arguments are.
+# The field with the arguments, by type of tool: tools of OpenAI's types that the client runs.
 _BY_TYPE = {
     "local_shell_call": "action",
     "shell_call": "action",
@@ -17,7 +17,7 @@ _BY_TYPE = {
     "computer_call": "action",
     "tool_search_call": "arguments",
 }
-# Of tools that ran at another server: arguments, and results.
+# The fields with arguments and with results, by type of tool: tools that ran at another server.
 _HOSTED = {
     "file_search_call": (("queries",), ("results",)),
     "code_interpreter_call": (("code",), ("outputs",)),
@@ -25,7 +25,7 @@ _HOSTED = {
 
 
 def call_in(item: dict[str, Any], at: str) -> dict[str, Any] | None:
-    """The call as a chat has it (see chat.history); None where the item is none. Raises RequestError."""
+    """The call in a chat's form (see chat.history); None if the item is not a call. Raises RequestError."""
     kind = item.get("type")
     if kind == "function_call":
         name = flat_name(string_field(item, "name", at), _namespace(item, at))
@@ -42,12 +42,12 @@ def call_in(item: dict[str, Any], at: str) -> dict[str, Any] | None:
 
 
 def output_of(item: dict[str, Any], at: str, pictures: RequestImages) -> dict[str, Any] | None:
-    """The message with what a call returned; None where the item is none. May block. Raises RequestError."""
+    """The message with a call's result; None if the item is not a result. May block. Raises RequestError."""
     kind = item.get("type", "")
     if kind == "tool_search_output":
         tools = item.get("tools")
-        found = tools if isinstance(tools, list) else []
-        names = [str(tool.get("name")) for tool in found if isinstance(tool, dict)]
+        listed = tools if isinstance(tools, list) else []
+        names = [str(tool.get("name")) for tool in listed if isinstance(tool, dict)]
         return _output(_id(item, at), f"Tools found: {', '.join(names) or 'none'}")
     if not (kind.endswith("_call_output") or kind == "mcp_tool_call_output"):
         return None
@@ -62,7 +62,7 @@ def output_of(item: dict[str, Any], at: str, pictures: RequestImages) -> dict[st
 
 
 def hosted_in(item: dict[str, Any], at: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """A call that another server made, and the message with what it returned; None where there is none."""
+    """A call that ran at another server, and the message with its result; None for other items."""
     kind = item.get("type", "")
     call_id = str(item.get("id") or "call")
     if kind == "mcp_call":
@@ -70,9 +70,11 @@ def hosted_in(item: dict[str, Any], at: str) -> tuple[dict[str, Any], dict[str, 
         result = item.get("output") or item.get("error") or ""
         return call, _output(call_id, result if isinstance(result, str) else _json(result))
     if kind in _HOSTED:
-        asked, found = ({n: item[n] for n in names if item.get(n) is not None} for names in _HOSTED[kind])
-        call = _call(call_id, kind.removesuffix("_call"), _json(asked))
-        return call, _output(call_id, _json(found) if found else "")
+        arguments, results = (
+            {name: item[name] for name in names if item.get(name) is not None} for names in _HOSTED[kind]
+        )
+        call = _call(call_id, kind.removesuffix("_call"), _json(arguments))
+        return call, _output(call_id, _json(results) if results else "")
     return None
 
 

@@ -1,4 +1,4 @@
-"""What clients may send to POST /v1/responses (openai 3.57: types/responses/response_create_params.py)."""
+"""The bodies of POST /v1/responses (openai 3.57: types/responses/response_create_params.py)."""
 
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -38,7 +38,7 @@ SEALED, LOGPROBS = "reasoning.encrypted_content", "message.output_text.logprobs"
 _CAN_INCLUDE = (
     SEALED,
     LOGPROBS,
-    # parts of items that only tools of OpenAI's make
+    # parts of items that only OpenAI's tools make
     "file_search_call.results",
     "web_search_call.results",
     "web_search_call.action.sources",
@@ -49,7 +49,7 @@ _CAN_INCLUDE = (
 
 
 class TextFormat(Fields):
-    """What form the answer has to have."""
+    """The form of the answer."""
 
     ignored: ClassVar[frozenset[str]] = frozenset({"name", "schema", "strict", "description"})
 
@@ -57,27 +57,27 @@ class TextFormat(Fields):
 
 
 class Text(Fields):
-    """How the answer is to be written. `verbosity` is advice for the chat template."""
+    """The form and the verbosity of the answer. `verbosity` is advice for the chat template."""
 
     format: TextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class ResponseReasoning(ReasoningFields):
-    """How much to think. A summary is the thinking, whole; the chat template keeps what turns it will."""
+    """How much to think. A summary is the whole thinking. The chat template decides which turns keep it."""
 
     ignored: ClassVar[frozenset[str]] = frozenset({"context"})
     not_yet: ClassVar[Neutral] = {"mode": ("standard",)}
 
 
 class ResponseStreamOptions(Fields):
-    """How a stream is sent: always with its usage, and without bytes that hide lengths."""
+    """How a stream is sent: always with its usage, never with padding that hides lengths."""
 
     ignored: ClassVar[frozenset[str]] = frozenset({"include_obfuscation", "include_usage"})
 
 
 class Compaction(Fields):
-    """When a long chat is to be summed up."""
+    """When to compact a long chat."""
 
     type: Literal["compaction"]
     compact_threshold: Annotated[int, WHOLE] | None = None
@@ -111,9 +111,9 @@ class ResponseFields(GenerationFields):
     metadata: Metadata | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     context_management: list[Compaction] | None = None
-    truncation: Literal["auto", "disabled"] | None = None  # a permission that is never used
+    truncation: Literal["auto", "disabled"] | None = None  # a permission that is not used
     max_tool_calls: Annotated[int, WHOLE, Field(ge=1)] | None = None  # of tools that OpenAI runs
-    # What follows changes nothing here.
+    # The following fields have no effect.
     client_metadata: Any = None
     prompt_cache_options: Any = None
     access_programs: Any = None
@@ -121,7 +121,7 @@ class ResponseFields(GenerationFields):
     image: Any = None
 
     def grammar_wanted(self) -> Grammar | None:
-        """What the answer has to be, by `text.format`. Raises RequestError."""
+        """The grammar that the answer must match, by `text.format`. Raises RequestError."""
         wanted = self.text.format.model_dump() if self.text and self.text.format else None
         if wanted is None:
             return super().grammar_wanted()
@@ -135,7 +135,7 @@ class ResponseFields(GenerationFields):
         return None if grammar is None else replace(grammar, field="text.format")
 
     def includes(self, what: str) -> bool:
-        """Whether the client asks for that part of the response."""
+        """Whether the client asks for this part of the response."""
         return what in (self.include or ())
 
     @property
@@ -144,23 +144,23 @@ class ResponseFields(GenerationFields):
 
     @property
     def token_limit(self) -> int | None:
-        """The most tokens to write; None: no limit."""
+        """The maximum number of tokens to generate; None: no limit."""
         limit = self.max_output_tokens
         return None if limit is None or limit < 0 else limit
 
     @property
     def names(self) -> dict[str, Any]:
-        """Names for the chat template."""
+        """Variables for the chat template."""
         verbosity = {"verbosity": self.text.verbosity} if self.text and self.text.verbosity else {}
         return {**verbosity, **(self.chat_template_kwargs or {})}
 
     def n_logprobs(self) -> int | None:
-        """How many of the most likely tokens to tell at each place; None: nothing."""
+        """The number of most likely tokens to give per position; None: no logprobs."""
         asked = self.top_logprobs or self.includes(LOGPROBS)
         return self.top_logprobs or 0 if asked else None
 
     def check(self, n_ctx: int) -> None:
-        """Raises RequestError for what cannot be obeyed; `n_ctx` is the size of a context, in tokens."""
+        """Raises RequestError for fields that cannot be obeyed; `n_ctx` is the context's size, in tokens."""
         for wanted in self.include or ():
             if wanted not in _CAN_INCLUDE:
                 raise NotSupported(f"'{wanted}' cannot be included; leave it out", "include")
@@ -168,8 +168,8 @@ class ResponseFields(GenerationFields):
             if edit.compact_threshold is not None and edit.compact_threshold < n_ctx:
                 at = f"context_management[{i}]"
                 raise NotSupported(
-                    f"'{at}' asks for a summary of the chat from {edit.compact_threshold:,} tokens on, and "
-                    "none is made here; leave it out",
+                    f"'{at}' asks for a summary of the chat from {edit.compact_threshold:,} tokens on; this "
+                    "server makes none, leave it out",
                     at,
                 )
         if not isinstance(self.input, str | list) or self.input == []:

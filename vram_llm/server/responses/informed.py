@@ -7,7 +7,7 @@ from vram_llm.server.timings import ChoiceClock
 
 
 class InformedResponse:
-    """A writer of a response's events, with what is asked for in them.
+    """A writer of a response's events that adds progress and timings.
 
     `progress`: a "response.in_progress" with `prompt_progress` for each part of the prompt. `timings`: every
     event from the first text on has `timings`.
@@ -21,7 +21,7 @@ class InformedResponse:
         self.opening, self.failure = writer.opening, writer.failure
 
     def event(self, index: int, item: ParsedChunk) -> bytes:
-        """What is new."""
+        """The next events."""
         before = b""
         if self._progress and item.token.prompt_tokens:
             reports = self._clock.progress(item.token)
@@ -29,7 +29,7 @@ class InformedResponse:
         return before + self._timed(self._writer.event(index, item))
 
     def closing(self) -> bytes:
-        """The response, complete."""
+        """The last events, with the complete response."""
         return self._timed(self._writer.closing())
 
     def _timed(self, events: bytes) -> bytes:

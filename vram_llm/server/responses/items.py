@@ -1,4 +1,4 @@
-"""Input items, and how they become a chat's messages."""
+"""Converts input items to a chat's messages."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,9 @@ from vram_llm.server.responses.names import check_item
 from vram_llm.server.responses.parts import text_of
 from vram_llm.server.sealed import unsealed
 
-Find = Callable[[str], dict[str, Any] | None]  # an item that is kept, by its id
+Find = Callable[[str], dict[str, Any] | None]  # finds a stored item by its id
 _ROLES = ("system", "developer", "user", "assistant")
-_NO_WORDS = (  # nothing of these is for the model, or the server of OpenAI's alone can read it
+_SKIPPED = (  # not for the model, or readable only by OpenAI's server
     "additional_tools",
     "configuration_update",
     "compaction_trigger",
@@ -34,12 +34,12 @@ _COMPACTED = ("compaction", "compaction_summary")
 def messages_of(
     given: str | list[Any], pictures: RequestImages, find: Find
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """The messages (see chat.history) that `input` stands for, and a sentence for each item that cannot be
-    read. Raises RequestError that names the place.
+    """The messages (see chat.history) of `input`, and a sentence for each item that cannot be read.
 
-    Images of users and of functions' outputs go to `pictures`, and their marks into the text. May block.
+    Raises RequestError naming the path. Images of users and of functions' outputs go to `pictures`, and their
+    marks into the text. May block.
 
-    An assistant's thinking, words and calls are items of their own there, and one message here.
+    An assistant's thinking, text and calls are separate items there, and one message here.
     """
     if isinstance(given, str):
         return [{"role": "user", "content": given}], []
@@ -53,7 +53,7 @@ def messages_of(
 
 
 def _resolved(item: dict[str, Any], at: str, find: Find) -> dict[str, Any]:
-    """The item itself, or the one that it refers to."""
+    """The item itself, or the stored item that it refers to."""
     kind = item.get("type")
     if kind is not None and not isinstance(kind, str):
         raise RequestError(f"'{at}.type' must be a string", f"{at}.type")
@@ -72,7 +72,7 @@ def _resolved(item: dict[str, Any], at: str, find: Find) -> dict[str, Any]:
 
 
 class _Chat:
-    """The messages so far."""
+    """The messages so far, and the items that could not be read."""
 
     def __init__(self, pictures: RequestImages) -> None:
         self.messages: list[dict[str, Any]] = []
@@ -80,7 +80,7 @@ class _Chat:
         self._pictures = pictures
 
     def add(self, item: dict[str, Any], at: str) -> None:
-        """One more item. Raises RequestError."""
+        """Add an item. Raises RequestError."""
         kind = item["type"]
         check_item(item, at)
         if kind == "message":
@@ -99,7 +99,7 @@ class _Chat:
             self.messages.append(result)
         elif kind in _COMPACTED:
             self._compacted(item, at)
-        elif kind not in _NO_WORDS:
+        elif kind not in _SKIPPED:
             raise NotSupported(f"Items of type '{kind}' are not supported", f"{at}.type")
 
     def _message(self, item: dict[str, Any], at: str) -> None:
@@ -116,7 +116,7 @@ class _Chat:
             self.messages.append({"role": role, "content": text})
 
     def _reasoning(self, item: dict[str, Any], at: str) -> None:
-        """Its content, or what we sealed, or the summary; another server's seal says nothing."""
+        """Read its content, else its sealed text, else its summary. Another server's seal is ignored."""
         parts = item.get("content")
         thought = text_of(parts, f"{at}.content") if parts else unsealed(item.get("encrypted_content"))
         if not thought and (parts := item.get("summary")):
@@ -125,7 +125,7 @@ class _Chat:
             self._begun()["reasoning_content"] = thought
 
     def _agent_message(self, item: dict[str, Any], at: str) -> None:
-        """What another agent of the client's tells this one (Codex)."""
+        """Add a message from another agent of the client's (Codex)."""
         parts = item.get("content") or ""
         readable = [p for p in parts if not _is_encrypted(p)] if isinstance(parts, list) else parts
         names = " ".join(f"{name}={item[name]}" for name in ("author", "recipient") if item.get(name))
@@ -142,7 +142,7 @@ class _Chat:
         (self._open() or self._begun()).setdefault("tool_calls", []).append(call)
 
     def _open(self) -> dict[str, Any] | None:
-        """The assistant's message that is still going on."""
+        """The assistant's message, if it is the last one."""
         return self.messages[-1] if self.messages and self.messages[-1]["role"] == "assistant" else None
 
     def _begun(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ _IMAGES = ("input_image", "computer_screenshot")
 
 
 def text_of(content: object, at: str, pictures: RequestImages | None = None) -> str:
-    """A string or parts as text; with `pictures`, they may be images. May block. Raises RequestError."""
+    """The text of a string or parts. With `pictures`, parts may be images. May block. Raises RequestError."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

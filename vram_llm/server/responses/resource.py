@@ -1,4 +1,4 @@
-"""The response object, as it is sent, streamed and kept."""
+"""The response object: sent, streamed and stored."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,14 +13,14 @@ Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
 class InputDetails(BaseModel):
-    """Where the input's tokens came from."""
+    """Details of the input's tokens."""
 
     cached_tokens: int
     cache_write_tokens: int = 0
 
 
 class OutputDetails(BaseModel):
-    """What the output's tokens were spent on."""
+    """Details of the output's tokens."""
 
     reasoning_tokens: int
 
@@ -49,7 +49,7 @@ class Failure(BaseModel):
 
 
 class ResponseObject(BaseModel):
-    """The reply to POST /v1/responses. Fields that say what was asked for hold what was obeyed."""
+    """The reply to POST /v1/responses. Fields for settings hold the values in use."""
 
     id: str
     object: Literal["response"] = "response"
@@ -69,7 +69,7 @@ class ResponseObject(BaseModel):
     reasoning: dict[str, Any]
     safety_identifier: str | None = None
     service_tier: Literal["default"] = "default"
-    warnings: Annotated[list[str] | None, PRESENT] = None  # what was left out
+    warnings: Annotated[list[str] | None, PRESENT] = None  # tools and items that were left out
     background: Literal[False] = False
     store: bool
     temperature: float
@@ -104,7 +104,7 @@ class InputTokens(BaseModel):
 def begun(
     fields: ResponseFields, tools: list[AnyTool], sampling: SamplingParams, **own: Any
 ) -> ResponseObject:
-    """A response without output yet. `own` are its id, its time, its model and its warnings."""
+    """A response without output. `own` are its id, its time, its model and its warnings."""
     reasoning, text = fields.reasoning, fields.text
     form = text.format.model_dump() if text and text.format else {"type": "text"}
     verbosity = {"verbosity": text.verbosity} if text and text.verbosity else {}
@@ -125,7 +125,7 @@ def begun(
         frequency_penalty=sampling.frequency_penalty,
         text={"format": form, **verbosity},
         tool_choice=fields.tool_choice or "auto",
-        tools=[_told(tool) for tool in tools],
+        tools=[_described(tool) for tool in tools],
         top_p=sampling.top_p,
         top_logprobs=fields.top_logprobs or 0,
         user=fields.user,
@@ -133,18 +133,18 @@ def begun(
     )
 
 
-def _told(tool: AnyTool) -> dict[str, Any]:
+def _described(tool: AnyTool) -> dict[str, Any]:
     if tool.type == "function":
         names = {"type", "name", "description", "parameters", "strict"}
         return tool.model_dump(include=names)
     if tool.type == "namespace":
         own = {"type": tool.type, "name": tool.name, "description": tool.description or ""}
-        return {**own, "tools": [_told(inner) for inner in tool.tools or ()]}
+        return {**own, "tools": [_described(inner) for inner in tool.tools or ()]}
     return tool.model_dump(include={"type", "name", "description", "format"}, exclude_none=True)
 
 
 def response_usage(usage: Usage) -> ResponseUsage:
-    """A chat's usage under the names it has here."""
+    """A chat's usage, with the names of responses."""
     return ResponseUsage(
         input_tokens=usage.prompt_tokens,
         input_tokens_details=InputDetails(cached_tokens=usage.prompt_tokens_details.cached_tokens),

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _PreparedResponse:
-    """What one request comes to. `brought` are the tools that items of the input brought along."""
+    """A request, prepared. `brought` are the tools that items of the input declare."""
 
     prepared: PreparedChat
     chat: list[dict[str, Any]]
@@ -50,18 +50,18 @@ class _PreparedResponse:
 
 
 def responses_router(serving: ServingContext) -> APIRouter:
-    """Routes that answer with items, and remember what they answered."""
+    """Routes that answer with items, and store their answers."""
     router = APIRouter(tags=["responses"])
     store = ResponseStore()
 
-    @router.post("/responses", **generation_route("ParsedChoice with items", ResponseFields, ResponseObject))
+    @router.post("/responses", **generation_route("Answer with items", ResponseFields, ResponseObject))
     async def respond(http: Request) -> Response:
         fields = parse(ResponseFields, await http.body())
         info = serving.writing_model(fields.model)
         fields.check(info.n_ctx)
-        before = _before(store, fields.previous_response_id)
-        asked = await asyncio.to_thread(_asked, serving, info, fields, before, store)
-        prepared = asked.prepared
+        previous = _previous(store, fields.previous_response_id)
+        turn = await asyncio.to_thread(_prepare, serving, info, fields, previous, store)
+        prepared = turn.prepared
         response_id = f"resp_{uuid4().hex}"
         requests = sequences(
             fields,
@@ -78,24 +78,24 @@ def responses_router(serving: ServingContext) -> APIRouter:
         )
         response = begun(
             fields,
-            asked.tools,
+            turn.tools,
             requests[0].sampling,
             id=response_id,
             created_at=int(serving.clock()),
             model=info.name,
-            warnings=asked.warnings or None,
+            warnings=turn.warnings or None,
         )
 
         def on_end(response: ResponseObject, answer: ParsedChoice) -> None:
             if response.store:
-                store.keep(response, [*asked.chat, _message(answer)], asked.pictures.kept, asked.brought)
+                store.keep(response, [*turn.chat, _message(answer)], turn.pictures.kept, turn.brought)
 
         writer = ResponseWriter(
             response,
             UsageCounter(1),
             serving.clock,
             on_end,
-            asked.known,
+            turn.known,
             seals=fields.includes(SEALED),
             sums_up=fields.wants_summary,
         )
@@ -117,8 +117,8 @@ def responses_router(serving: ServingContext) -> APIRouter:
         fields = parse(ResponseFields, await http.body())
         info = serving.writing_model(fields.model)
         fields.check(info.n_ctx)
-        before = _before(store, fields.previous_response_id)
-        prepared = (await asyncio.to_thread(_asked, serving, info, fields, before, store)).prepared
+        previous = _previous(store, fields.previous_response_id)
+        prepared = (await asyncio.to_thread(_prepare, serving, info, fields, previous, store)).prepared
         tokens = await serving.engine.tokenize(
             prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
         )
@@ -132,14 +132,14 @@ def responses_router(serving: ServingContext) -> APIRouter:
 
     missing: dict[int | str, dict[str, Any]] = {404: {"model": ErrorReply}}
 
-    @router.get("/responses/{response_id}", summary="A response that was kept", responses=missing)
+    @router.get("/responses/{response_id}", summary="A stored response", responses=missing)
     async def one_response(response_id: str) -> ResponseObject:
         kept = store.find(response_id)
         if kept is None:
             raise _no_such(response_id)
         return kept.response
 
-    @router.delete("/responses/{response_id}", summary="Forget a response", responses=missing)
+    @router.delete("/responses/{response_id}", summary="Delete a response", responses=missing)
     async def forget(response_id: str) -> Deleted:
         if not store.delete(response_id):
             raise _no_such(response_id)
@@ -148,19 +148,19 @@ def responses_router(serving: ServingContext) -> APIRouter:
     return router
 
 
-def _asked(
+def _prepare(
     serving: ServingContext,
     info: ModelInfo,
     fields: ResponseFields,
-    before: StoredResponse | None,
+    previous: StoredResponse | None,
     store: ResponseStore,
 ) -> _PreparedResponse:
-    """Blocks. Raises RequestError, BrokenTemplate."""
-    pictures = serving.pictures(info, before.images if before else {})
+    """Prepare a request. Blocks. Raises RequestError, BrokenTemplate."""
+    pictures = serving.pictures(info, previous.images if previous else {})
     new, unread = messages_of(fields.input, pictures, store.find_item)
-    chat = [*(before.messages if before else ()), *new]
-    orders = [{"role": "system", "content": fields.instructions}] if fields.instructions else []
-    brought = distinct([*(before.tools if before else ()), *tools_in(fields.input)])
+    chat = [*(previous.messages if previous else ()), *new]
+    instructions = [{"role": "system", "content": fields.instructions}] if fields.instructions else []
+    brought = distinct([*(previous.tools if previous else ()), *tools_in(fields.input)])
     tools = [*(fields.tools or ()), *brought]
     n_own = len(fields.tools or ())
     box = toolbox(tools, lambda i: f"tools[{i}]" if i < n_own else f"input.tools[{i - n_own}]")
@@ -169,7 +169,7 @@ def _asked(
         log.warning("Left out of a request: %s", warning)
     prepared = prepare_chat(
         info,
-        [*orders, *chat],
+        [*instructions, *chat],
         box.use(fields.tool_choice, fields.parallel_tool_calls),
         pictures,
         config=serving.config,
@@ -183,7 +183,7 @@ def _asked(
 
 
 def _effort(fields: ResponseFields) -> str | None:
-    """The effort that the last of the input's updates asks for, or else the request's."""
+    """The effort of the last update among the items, else the request's."""
     own = fields.reasoning.effort if fields.reasoning else None
     for i, item in enumerate(fields.input if isinstance(fields.input, list) else ()):
         if not isinstance(item, dict) or item.get("type") != "configuration_update":
@@ -198,14 +198,14 @@ def _effort(fields: ResponseFields) -> str | None:
 
 
 async def _written(writer: ResponseWriter, chunks: ParsedChunks) -> bytes:
-    """The whole response, without a stream."""
+    """The response as one JSON text."""
     async for index, item in chunks:
         writer.event(index, item)
     writer.closing()
     return writer.response.model_dump_json().encode()
 
 
-def _before(store: ResponseStore, response_id: str | None) -> StoredResponse | None:
+def _previous(store: ResponseStore, response_id: str | None) -> StoredResponse | None:
     if response_id is None:
         return None
     kept = store.find(response_id)

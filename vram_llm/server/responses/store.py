@@ -1,4 +1,4 @@
-"""Responses that later ones may build upon: kept in memory, the oldest forgotten first."""
+"""Responses for later requests to continue. They are kept in memory; the least recently used go first."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
@@ -10,30 +10,28 @@ from vram_llm.server.responses.resource import ResponseObject
 from vram_llm.server.responses.tools import AnyTool
 
 MAX_RESPONSES = 1024
-MAX_CHARS = 64 * 2**20  # of text and JSON in all of them, and bytes of images, which a chain shares
+MAX_CHARS = 64 * 2**20  # of all text and JSON, plus bytes of images; responses of a chain share images
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A response and the whole chat up to its end, its instructions left out."""
+    """A response and the whole chat up to its end, without instructions."""
 
     response: ResponseObject
     messages: tuple[dict[str, Any], ...]
-    images: dict[str, bytes]  # by the marks that stand for them in the messages
-    tools: tuple[AnyTool, ...]  # that items of its input brought along
-    n_chars: int  # of all but the images
+    images: dict[str, bytes]  # by their marks in the messages
+    tools: tuple[AnyTool, ...]  # declared by items of its input
+    n_chars: int  # without the images
 
 
 class ResponseStore:
-    """At most MAX_RESPONSES with MAX_CHARS between them; what was used last stays longest."""
+    """At most MAX_RESPONSES, with MAX_CHARS in total. The least recently used go first."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, StoredResponse] = OrderedDict()
         self._n_chars = 0
-        self._holders: Counter[str] = Counter()  # how many have an image, by its mark
-        self._items: dict[
-            str, tuple[str, dict[str, Any]]
-        ] = {}  # a response and an item of it, by the item's id
+        self._holders: Counter[str] = Counter()  # number of responses with an image, by its mark
+        self._items: dict[str, tuple[str, dict[str, Any]]] = {}  # (response id, item) by item id
 
     def keep(
         self,
@@ -42,9 +40,9 @@ class ResponseStore:
         images: dict[str, bytes],
         tools: Sequence[AnyTool] = (),
     ) -> None:
-        """Keep it, unless it alone is too large."""
+        """Store a response, unless it alone is too large."""
         n_chars = sum(len(str(value)) for message in messages for value in message.values())
-        n_chars += sum(len(each.model_dump_json()) for each in (response, *tools))
+        n_chars += sum(len(part.model_dump_json()) for part in (response, *tools))
         if n_chars + sum(map(len, images.values())) > MAX_CHARS:
             return
         self._kept[response.id] = StoredResponse(response, tuple(messages), images, tuple(tools), n_chars)
@@ -57,20 +55,20 @@ class ResponseStore:
             self.delete(next(iter(self._kept)))
 
     def find(self, response_id: str) -> StoredResponse | None:
-        """The one of that id; None where it never was, was deleted or is forgotten."""
+        """The response of that id; None if it was never stored, was deleted or was dropped."""
         kept = self._kept.get(response_id)
         if kept is not None:
-            with suppress(KeyError):  # another thread may have forgotten it since
+            with suppress(KeyError):  # another thread may have dropped it since
                 self._kept.move_to_end(response_id)
         return kept
 
     def find_item(self, item_id: str) -> dict[str, Any] | None:
-        """The item of that id, of a response that is kept."""
+        """The item of that id, if its response is stored."""
         response_id, item = self._items.get(item_id, ("", None))
         return item if self.find(response_id) is not None else None
 
     def delete(self, response_id: str) -> bool:
-        """Whether it was there."""
+        """Delete a response. Returns whether it was stored."""
         kept = self._kept.pop(response_id, None)
         if kept is None:
             return False

@@ -1,4 +1,4 @@
-"""Tools as responses declare them: functions, custom tools, namespaces of both, and tools not run here."""
+"""Tools as responses declare them: functions, custom tools, namespaces of both, tools that run elsewhere."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +13,14 @@ from vram_llm.server.known_fields import Fields, check_fields
 from vram_llm.server.tool_choice import Choice, choice_of
 from vram_llm.server.tools import Offer, ToolName, ToolUse, custom_offer, offered
 
-# OpenAI runs these, or the client does so without a schema that a model here could be shown.
+# OpenAI runs these, or the client runs them without a schema for the model.
 _KNOWN = re.compile(
     r"(web_search|web_search_preview|web_fetch|file_search|code_interpreter|image_generation|computer|"
     r"computer_use|computer_use_preview|mcp|local_shell|shell|apply_patch|tool_search|"
     r"programmatic_tool_calling)(_\d{4}_\d{2}_\d{2})?"
 )
 _OWN = ("function", "custom", "namespace")
-_DEFAULT = "functions"  # the namespace of tools that have none (Codex)
+_DEFAULT = "functions"  # the namespace of tools without one (Codex)
 
 
 class AnyTool(Fields):
@@ -49,7 +49,7 @@ class AnyTool(Fields):
     @model_validator(mode="before")
     @classmethod
     def _flatten(cls, value: Any) -> Any:
-        """Takes the form that chat completions have, too: some clients send one form to both."""
+        """Accept the form of chat completions too: some clients send one form to both."""
         kind = value.get("type") if isinstance(value, dict) else None
         if kind not in ("function", "custom") or not isinstance(value.get(kind), dict) or "name" in value:
             return value
@@ -57,7 +57,7 @@ class AnyTool(Fields):
 
     @model_validator(mode="after")
     def _forget(self) -> Self:
-        """Nothing else matters of a tool that is not run here."""
+        """Drop the other fields of a tool that does not run here."""
         if self.type not in _OWN:
             self.__pydantic_extra__ = {}
         return self
@@ -68,7 +68,7 @@ _ANY_TOOLS = TypeAdapter(list[AnyTool])
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """How the client knows a tool."""
+    """The name of a tool at the client, and whether it takes a text."""
 
     name: str
     namespace: str | None = None
@@ -77,14 +77,14 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class ResponsesTools:
-    """The tools that can be offered, how the client knows each, and reasons for those that are left out."""
+    """The tools to offer, their names at the client, and the reasons for leaving others out."""
 
     offers: tuple[Offer, ...]
-    known: Mapping[str, Known]  # by the name that the model is shown
+    known: Mapping[str, Known]  # by the name that the model sees
     left_out: Mapping[str, str]  # by type
 
     def use(self, choice: Any, parallel: bool | None) -> ToolUse:
-        """Checks `tool_choice` against the tools. Raises RequestError."""
+        """Check `tool_choice` against the tools. Raises RequestError."""
         kind = choice.get("type") if isinstance(choice, dict) else None
         if isinstance(kind, str) and _KNOWN.fullmatch(kind):
             raise NotSupported(
@@ -92,7 +92,7 @@ class ResponsesTools:
                 "tool_choice",
             )
         if kind == "allowed_tools" and isinstance(choice.get("tools"), list):
-            choice = {**choice, "tools": [one for one in choice["tools"] if not _is_others(one)]}
+            choice = {**choice, "tools": [tool for tool in choice["tools"] if not _is_others(tool)]}
         if choice == "required" and self.left_out and not self.offers:
             raise NotSupported(
                 f"'tool_choice' asks for a call: {next(iter(self.left_out.values()))}", "tool_choice"
@@ -109,20 +109,20 @@ class ResponsesTools:
         return replace(choice, only=only, allowed=allowed)
 
     def flat(self, name: str, namespace: str | None = None) -> str:
-        """The name by which the model knows a tool; `name` itself where there is none."""
+        """The name of a tool that the model sees; `name` itself if it is unknown or ambiguous."""
         if namespace:
             return flat_name(name, namespace)
-        found = [flat for flat, known in self.known.items() if known.name == name]
-        return name if name in self.known or len(found) != 1 else found[0]
+        matches = [flat for flat, known in self.known.items() if known.name == name]
+        return name if name in self.known or len(matches) != 1 else matches[0]
 
 
 def flat_name(name: str, namespace: str | None) -> str:
-    """One name for a tool of a namespace."""
+    """The name of a namespace's tool that the model sees."""
     return name if not namespace or namespace == _DEFAULT else f"{namespace.rstrip('_')}__{name}"
 
 
 def toolbox(tools: Sequence[AnyTool], at: Callable[[int], str] = "tools[{}]".format) -> ResponsesTools:
-    """Sorts the tools. Raises RequestError that names the place, which `at` gives for each."""
+    """Sort the tools. `at` gives the path of each for errors. Raises RequestError."""
     offers: list[Offer] = []
     known: dict[str, Known] = {}
     left_out: dict[str, str] = {}
@@ -137,7 +137,7 @@ def toolbox(tools: Sequence[AnyTool], at: Callable[[int], str] = "tools[{}]".for
                         f"'{at(i)}.tools[{k}].type' must be 'function' or 'custom'",
                         f"{at(i)}.tools[{k}].type",
                     )
-                description = tool.description if k == 0 else None  # once is enough
+                description = tool.description if k == 0 else None  # only with the first tool
                 _offer(inner, space, f"{at(i)}.tools[{k}]", offers, known, description)
         elif _KNOWN.fullmatch(tool.type):
             left_out[tool.type] = f"Tools of type '{tool.type}' are not run by this server"
@@ -147,8 +147,8 @@ def toolbox(tools: Sequence[AnyTool], at: Callable[[int], str] = "tools[{}]".for
 
 
 def tools_in(items: Any) -> list[AnyTool]:
-    """Tools that items of the input bring along. Raises RequestError."""
-    found: list[AnyTool] = []
+    """Tools that items of the input declare. Raises RequestError."""
+    declared: list[AnyTool] = []
     for i, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
             at, tools = f"input[{i}].tools", item.get("tools") or []
@@ -158,12 +158,12 @@ def tools_in(items: Any) -> list[AnyTool]:
                 raise RequestError(f"'{at}' must be a list of tools, each with a 'type'", at) from None
             for k, tool in enumerate(brought):
                 check_fields(tool, f"{at}[{k}]")
-            found += brought
-    return found
+            declared += brought
+    return declared
 
 
 def distinct(tools: Sequence[AnyTool]) -> list[AnyTool]:
-    """The tools without those that are equal to an earlier one."""
+    """The tools, each once."""
     return list({tool.model_dump_json(): tool for tool in tools}.values())
 
 
@@ -173,12 +173,12 @@ def _offer(
     at: str,
     offers: list[Offer],
     known: dict[str, Known],
-    description: str | None = None,
+    namespace_description: str | None = None,
 ) -> None:
     name = _name(tool, at)
     flat, description = flat_name(name, namespace), tool.description or ""
-    if description:
-        description = f"{description}\n\n{namespace}: {description}".strip()
+    if namespace_description:
+        description = f"{description}\n\n{namespace}: {namespace_description}".strip()
     if tool.type == "custom":
         offers.append(custom_offer(flat, description, tool.format, at))
     else:
@@ -192,6 +192,6 @@ def _name(tool: AnyTool, at: str) -> str:
     return tool.name
 
 
-def _is_others(one: Any) -> bool:
-    kind = one.get("type") if isinstance(one, dict) else None
+def _is_others(tool: Any) -> bool:
+    kind = tool.get("type") if isinstance(tool, dict) else None
     return isinstance(kind, str) and _KNOWN.fullmatch(kind) is not None

@@ -1,4 +1,4 @@
-"""A response as it is made: its items, and the events that tell of them."""
+"""Writes a response while it is generated: its items, and its events."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _encode = msgspec.json.encode
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """Where parts of one type are in their item, and what their events are called."""
+    """The place of a part in its item, and the names of its events, for one type of part."""
 
     holder: str
     part: str
@@ -39,11 +39,11 @@ _FORMS = {
 
 
 class ResponseWriter:
-    """Builds `response` from what is said. Its bytes are the stream; without one they go nowhere.
+    """Builds `response` from parsed chunks. Its bytes are the stream; without a stream they are ignored.
 
-    `on_end` is told of the response, complete, and of the answer in it; `clock` gives Unix seconds. `known`
-    are the tools as the client knows them, by the names that the model knows. `seals`: thinking also comes in
-    a form that the client passes back unread. `sums_up`: thinking comes as its own summary, whole.
+    `on_end` gets the complete response and its answer. `clock` gives Unix seconds. `known` are the client's
+    tools, by the names that the model sees. `seals`: thinking is also sent in a form for the client to pass
+    back. `sums_up`: the whole thinking is sent as its summary.
     """
 
     def __init__(
@@ -60,53 +60,53 @@ class ResponseWriter:
         self.response = response
         self._known = known
         self._seals, self._sums_up = seals, sums_up
-        self._text_reader = TextReader()  # of the custom_tool_call that is open
-        self._logprobs: list[dict[str, Any]] = []  # of the tokens of what is written next
+        self._text_reader = TextReader()  # of the open custom_tool_call
+        self._logprobs: list[dict[str, Any]] = []  # of the tokens of the next text
         self._tally = counter
         self._clock = clock
         self._on_end = on_end
         self._answer = ParsedChoice()
-        self._item: dict[str, Any] | None = None  # the one that is open, last in the output
+        self._item: dict[str, Any] | None = None  # the open item, last in the output
         self._sequence = 0
 
     def opening(self) -> bytes:
-        return self._tell("response.created", response=self._snapshot()) + self._tell(
+        return self._event("response.created", response=self._snapshot()) + self._event(
             "response.in_progress", response=self._snapshot()
         )
 
     def progress(self, report: dict[str, Any]) -> bytes:
         """llama-server's `prompt_progress`."""
-        return self._tell("response.in_progress", response=self._snapshot(), prompt_progress=report)
+        return self._event("response.in_progress", response=self._snapshot(), prompt_progress=report)
 
     def event(self, index: int, item: ParsedChunk) -> bytes:
         if item.token.logprobs:
-            self._logprobs += [each.model_dump() for each in chat_logprobs(item.token.logprobs).content]
-        told = b"".join(self._piece(event) for event in item.events)
+            self._logprobs += [token.model_dump() for token in chat_logprobs(item.token.logprobs).content]
+        written = b"".join(self._piece(event) for event in item.events)
         self._answer.add(item.events)
         if item.ending is not None:
             cut = item.ending == "length"
-            told += self._close("incomplete" if cut else "completed")
+            written += self._close("incomplete" if cut else "completed")
             self._tally.add(index, item.token, item.reasoning_tokens)
             self.response.status = "incomplete" if cut else "completed"
             self.response.incomplete_details = Why(reason="max_output_tokens") if cut else None
-        return told
+        return written
 
     def closing(self) -> bytes:
         self.response.completed_at = int(self._clock()) if self.response.status == "completed" else None
         self.response.usage = response_usage(self._tally.usage())
         self._on_end(self.response, self._answer)
-        return self._tell(f"response.{self.response.status}", response=self._snapshot())
+        return self._event(f"response.{self.response.status}", response=self._snapshot())
 
     def failure(self, error: Exception) -> bytes:
-        told = self._close("incomplete")
+        written = self._close("incomplete")
         code = "rate_limit_exceeded" if answer_for(error).status == 429 else "server_error"
         self.response.status = "failed"
         self.response.error = Failure(code=code, message=error_body(error)["error"]["message"])
-        return told + self._tell("response.failed", response=self._snapshot())
+        return written + self._event("response.failed", response=self._snapshot())
 
     def _piece(self, event: Event) -> bytes:
         if not isinstance(event, Content):
-            self._logprobs = []  # of marks, thinking and calls
+            self._logprobs = []  # those of marks, thinking and calls are not sent
         match event:
             case Content(text):
                 return self._text(text, "message", "output_text")
@@ -138,23 +138,23 @@ class ResponseWriter:
         if self._item["type"] == "custom_tool_call":
             return self._input(self._text_reader.feed(text))
         self._item["arguments"] += text
-        return self._tell("response.function_call_arguments.delta", **self._place(), delta=text)
+        return self._event("response.function_call_arguments.delta", **self._place(), delta=text)
 
     def _input(self, text: str) -> bytes:
-        """More of the text of a custom tool."""
+        """Add to the text of a custom tool."""
         assert self._item is not None
         if not text:
             return b""
         self._item["input"] += text
-        return self._tell("response.custom_tool_call_input.delta", **self._place(), delta=text)
+        return self._event("response.custom_tool_call_input.delta", **self._place(), delta=text)
 
     def _text(self, text: str, kind: str, part: str) -> bytes:
-        told, form = b"", _FORMS[part]
+        written, form = b"", _FORMS[part]
         if self._item is None or self._item["type"] != kind:
-            told = self._open(_message() if kind == "message" else _reasoning())
+            written = self._open(_message() if kind == "message" else _reasoning())
             assert self._item is not None
             at = {**self._place(), form.index: 0}
-            told += self._tell(f"response.{form.part}.added", **at, part=_part(part))
+            written += self._event(f"response.{form.part}.added", **at, part=_part(part))
             self._item[form.holder] = [_part(part)]
         own = self._item[form.holder][0]
         own["text"] += text
@@ -163,13 +163,13 @@ class ResponseWriter:
             own["logprobs"] += self._logprobs
             more, self._logprobs = {"logprobs": self._logprobs}, []
         at = {**self._place(), form.index: 0}
-        return told + self._tell(f"response.{form.text}.delta", **at, delta=text, **more)
+        return written + self._event(f"response.{form.text}.delta", **at, delta=text, **more)
 
     def _open(self, item: dict[str, Any]) -> bytes:
-        told = self._close("completed")
+        written = self._close("completed")
         self.response.output.append(item)
         self._item = item
-        return told + self._tell(
+        return written + self._event(
             "response.output_item.added", output_index=len(self.response.output) - 1, item=item
         )
 
@@ -177,13 +177,15 @@ class ResponseWriter:
         item = self._item
         if item is None:
             return b""
-        told = b""
+        written = b""
         if item["type"] == "function_call":
             whole = {"name": item["name"], "arguments": item["arguments"]}
-            told = self._tell("response.function_call_arguments.done", **self._place(), **whole)
+            written = self._event("response.function_call_arguments.done", **self._place(), **whole)
         elif item["type"] == "custom_tool_call":
-            told = self._input(self._text_reader.finish())
-            told += self._tell("response.custom_tool_call_input.done", **self._place(), input=item["input"])
+            written = self._input(self._text_reader.finish())
+            written += self._event(
+                "response.custom_tool_call_input.done", **self._place(), input=item["input"]
+            )
         else:
             part = (item["content"] or item["summary"])[0]
             form = _FORMS[part["type"]]
@@ -191,12 +193,14 @@ class ResponseWriter:
             if item["type"] == "reasoning" and self._seals:
                 item["encrypted_content"] = sealed(part["text"])
             place = {**self._place(), form.index: 0}
-            told = self._tell(f"response.{form.text}.done", **place, text=part["text"], **more)
-            told += self._tell(f"response.{form.part}.done", **place, part=part)
+            written = self._event(f"response.{form.text}.done", **place, text=part["text"], **more)
+            written += self._event(f"response.{form.part}.done", **place, part=part)
         item["status"] = status
-        told += self._tell("response.output_item.done", output_index=len(self.response.output) - 1, item=item)
+        written += self._event(
+            "response.output_item.done", output_index=len(self.response.output) - 1, item=item
+        )
         self._item = None
-        return told
+        return written
 
     def _place(self) -> dict[str, Any]:
         assert self._item is not None
@@ -205,7 +209,7 @@ class ResponseWriter:
     def _snapshot(self) -> dict[str, Any]:
         return self.response.model_dump()
 
-    def _tell(self, kind: str, **what: Any) -> bytes:
+    def _event(self, kind: str, **what: Any) -> bytes:
         event = {"type": kind, "sequence_number": self._sequence, **what}
         self._sequence += 1
         return b"event: " + kind.encode() + b"\ndata: " + _encode(event) + b"\n\n"
