@@ -1,7 +1,6 @@
 """Flags through the parser of the planning commands, and flags found in what they print."""
 
 import re
-from collections.abc import Sequence
 
 import click
 
@@ -36,7 +35,7 @@ def printed_flags(text: str) -> list[tuple[str, ...]]:
     at = 0
     while at < len(words):
         word = words[at].strip("`(),;:.")
-        if takes_value.get(word):
+        if takes_value.get(word) and words[at + 1 : at + 2] not in ([], ["\n"]):
             run += [word, words[at + 1].strip("`(),;:.")]
             at += 2
             continue
@@ -47,8 +46,3 @@ def printed_flags(text: str) -> list[tuple[str, ...]]:
             run = []
         at += 1
     return [*found, tuple(run)] if run else found
-
-
-def joined(flags: Sequence[str]) -> str:
-    """Flags as they are printed."""
-    return " ".join(flags)

@@ -57,16 +57,13 @@ def refusal(
     if ways:
         return f"{head}; what would fit: {', or '.join(map(str, ways))}"
     if all(device.over_bytes <= 0 for device in estimate.devices):
-        return f"{head}; close something, or leave less free with --reserve-mib"
+        return f"{head}; close other programs, or take a smaller quantisation"
     needed = sum(use.total_bytes for use in estimate.devices)
-    free = sum(device.free_bytes for device in machine.devices)
     usable = sum(max(device.free_bytes - reserve_bytes, 0) for device in machine.devices)
     if needed <= usable:
         return (
             f"{head}; together the devices have room, but no cut of whole layers leaves each within its own"
         )
-    if needed <= free:
-        return f"{head}; leave less free with --reserve-mib"
     return (
         f"{head}; no context and no KV type helps: {format_bytes(needed)} are needed on devices where "
         f"{format_bytes(usable)} can be used, and the computer's memory cannot take the rest; take a smaller "

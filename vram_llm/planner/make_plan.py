@@ -56,7 +56,7 @@ def make_plan(
     else:
         chosen = plan_placement(profile, machine, workload, exact)
     if not chosen.estimate.fits:
-        ways = fitting_ways(profile, machine, workload, exact)
+        ways = fitting_ways(profile, machine, workload, chosen, exact)
         raise DoesNotFit(
             explain.refusal(
                 profile,

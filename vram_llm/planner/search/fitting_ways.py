@@ -6,29 +6,33 @@ from dataclasses import replace
 from vram_llm.errors import BadPlan, ModelRefused, Way
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.context import ctx_step, resolve_context
+from vram_llm.planner.context import ctx_step
 from vram_llm.planner.llama_split import placement_flags
 from vram_llm.planner.memory.analytic import is_pipelined
 from vram_llm.planner.search.search import Candidate, plan_largest_context, plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import HOST, MeterFor, Workload
-from vram_llm.units import typed_count
+from vram_llm.units import MIB, typed_count
 
 _SMALLER_KV = "q8_0"
 _KV_BLOCK = 32  # values of a q8_0 block, which a head must divide into
 
 
 def fitting_ways(
-    profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None = None
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    refused: Candidate,
+    exact: MeterFor | None = None,
 ) -> tuple[Way, ...]:
     """Changes of a workload that does not fit with which it would, those that stay on the cards first.
 
+    `refused` is the least bad placement of it, from which a smaller reserve is worked out.
     The analytic meter finds them. An exact one, where there is one, must agree and counts the layers on the
     CPU.
     """
-    n_wanted = resolve_context(profile, machine, workload).n_ctx
     found: list[Way] = []
-    for changed, flags in _changes(profile, machine, workload, n_wanted):
+    for changed, flags in _changes(profile, machine, workload, refused):
         try:
             other = plan_placement(profile, machine, changed, exact)
         except (BadPlan, ModelRefused):
@@ -43,9 +47,10 @@ def fitting_ways(
 
 
 def _changes(
-    profile: ModelProfile, machine: Machine, workload: Workload, n_wanted: int
+    profile: ModelProfile, machine: Machine, workload: Workload, refused: Candidate
 ) -> Iterator[tuple[Workload, tuple[str, ...]]]:
     """Workloads that may fit, each with its flags; without flags: its placement, which had been dictated."""
+    n_wanted = refused.context.n_ctx
     free = replace(workload, tensor_split=None, n_gpu_layers=None)
     if free != workload:
         yield free, ()
@@ -61,6 +66,14 @@ def _changes(
             yield replace(kind, n_ctx=n_ctx, largest_ctx=False), (*flags, "--n-ctx", typed_count(n_ctx))
     if (n_ctx := _longest(profile, machine, workload, n_wanted)) is not None:
         yield replace(workload, n_ctx=n_ctx, largest_ctx=False), ("--n-ctx", typed_count(n_ctx))
+    if workload.reserve_bytes:
+        estimate = refused.estimate
+        over = max(estimate.host.over_bytes, *(use.over_bytes for use in estimate.devices), 0)
+        reserve_mib = max(workload.reserve_bytes - over, 0) // MIB
+        yield (
+            replace(workload, reserve_bytes=reserve_mib * MIB),
+            ("--reserve-mib", str(reserve_mib)),
+        )
 
 
 def has_smaller_kv(profile: ModelProfile, workload: Workload) -> bool:
