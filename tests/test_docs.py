@@ -3,6 +3,7 @@
 Models are headers made by tests/zoo under the names that the text uses; other hardware is a what-if card.
 """
 
+import json
 import re
 import shlex
 import shutil
@@ -20,6 +21,7 @@ import pytest
 from tests import zoo
 from tests.cli.running import PATIENCE_S, environment, run
 from tests.cli.running import command as line
+from tests.cli.typed import printed_flags
 from tests.test_journeys import Serving, serving
 from tests.workers import await_listening, free_ports
 from tools.random_model import write_llama
@@ -131,6 +133,27 @@ def test_there_are_commands_to_try_and_reasons_for_the_rest() -> None:
 def test_as_written(folder: Path, name: str, command: str) -> None:
     done = shell(command, folder)
     assert done.returncode == 0, f"{name}: {command}\n{done.stderr}"
+
+
+PLANS = [
+    command
+    for _, command in ALONE
+    if command.startswith("vram-llm plan ") and not re.search(r"--(compare|check|emit|json)\b", command)
+]
+
+
+@pytest.mark.parametrize("command", PLANS)
+def test_a_plan_is_planned_again_by_the_flags_it_prints(folder: Path, command: str) -> None:
+    command = command.replace("--explain", "")
+    printed = printed_flags(shell(f"{command} --ways all", folder).stdout)
+    planned = json.loads(shell(f"{command} --json", folder).stdout)
+    if not planned.get("placement", {}).get("device_order"):  # the machine alone, or nothing on a device
+        return
+    own = next(flags for flags in printed if flags[0] == "--n-gpu-layers")
+    again = shell(f"{command} --json {' '.join(own)}", folder)
+    assert json.loads(again.stdout)["placement"] == planned["placement"]
+    flags_of_ways = {tuple(way["flags"]) for way in planned["alternatives"]}
+    assert flags_of_ways <= set(printed)
 
 
 def test_servers_and_workers_as_written_but_for_their_ports(folder: Path) -> None:

@@ -28,7 +28,7 @@ def test_what_is_no_size(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("4096", 4096), ("32k", 32768), ("1.5k", 1536), ("1M", 2**20)]
+    ("text", "expected"), [("4096", 4096), ("47,616", 47616), ("32k", 32768), ("1.5k", 1536), ("1M", 2**20)]
 )
 def test_counts(text: str, expected: int) -> None:
     assert parse_count(text) == expected

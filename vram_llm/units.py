@@ -12,6 +12,7 @@ _BYTES = {
     "t": 2**40, "tib": 2**40, "tb": 10**12,
 }  # fmt: skip
 _COUNT = {"": 1, "k": 1024, "m": 1024**2}
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 _NUMBER = re.compile(r"\s*(\d{1,18}(?:\.\d{1,9})?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
@@ -28,8 +29,9 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_count(text: str) -> int:
-    """Tokens in `text`: "4096", "32k" (32,768), "1.5k". Raises ValueError."""
-    return _parse(text, _COUNT, "a count", "4096 or 32k")
+    """Tokens in `text`: "4096", "47,616", "32k" (32,768), "1.5k". Raises ValueError."""
+    digits = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
+    return _parse(digits, _COUNT, "a count", "4096 or 32k")
 
 
 def parse_bytes_per_s(text: str) -> float:

@@ -1,6 +1,5 @@
 """Flags through the parser of the planning commands, and flags found in what they print."""
 
-import re
 
 import click
 
@@ -30,12 +29,11 @@ def printed_flags(text: str) -> list[tuple[str, ...]]:
     switches = [name for option in WORKLOAD_OPTIONS for name in option.flags.partition(" ")[0].split("/")]
     found: list[tuple[str, ...]] = []
     run: list[str] = []
-    words = re.sub(r"\\\n\s*", " ", text).replace("\n", " \n ").split(" ")
-    words = [word for word in words if word]
+    words = text.replace("\\\n", " ").split()
     at = 0
     while at < len(words):
         word = words[at].strip("`(),;:.")
-        if takes_value.get(word) and words[at + 1 : at + 2] not in ([], ["\n"]):
+        if takes_value.get(word) and at + 1 < len(words):
             run += [word, words[at + 1].strip("`(),;:.")]
             at += 2
             continue

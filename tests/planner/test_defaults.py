@@ -83,7 +83,7 @@ def test_what_more_context_costs_is_part_of_the_plan(tmp_path: Path) -> None:
     assert most.n_ctx <= longest.context.n_ctx < most.n_ctx + 1024
     assert smaller_cache.kv_type == "q8_0"
     assert smaller_cache.n_ctx > plan.context.n_ctx
-    assert f"`--kv-type q8_0` gives {smaller_cache.n_ctx // 1024}k at" in (context_line(plan) or "")
+    assert f"`--kv-type q8_0 --n-ctx {smaller_cache.n_ctx // 1024}k` runs at" in (context_line(plan) or "")
 
 
 def test_a_plan_that_spills_says_which_context_would_not(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_plan_that_spills_says_which_context_would_not(tmp_path: Path) -> None
     assert planned(model, RIG, Workload(n_ctx=plain.n_ctx)).placement.cpu_layers == 0
     said = context_line(plan) or ""
     assert f"{plain.n_ctx // 1024}k stays on the cards" in said
-    assert "`--kv-type q8_0` gives 64k on the cards" in said
+    assert "`--kv-type q8_0 --n-ctx 64k` stays on the cards" in said
 
 
 def test_where_8k_does_not_fit_the_plan_has_less_and_says_so(tmp_path: Path) -> None:

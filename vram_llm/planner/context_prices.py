@@ -1,11 +1,11 @@
 """What other contexts than the plan's would cost, as one line."""
 
 from vram_llm.planner.types import ContextPrice, Plan
-from vram_llm.units import format_count
+from vram_llm.units import format_count, typed_count
 
 
 def context_line(plan: Plan) -> str | None:
-    """For example: "context 16k; 24k costs 7%, max 46k 18%; `--kv-type q8_0` gives 32k at 19.1 tok/s".
+    """For example: "context 16k; 24k costs 7%, max 46k 18%; `--kv-type q8_0 --n-ctx 32k` runs at 19.1 tok/s".
 
     Costs are in tokens per second at the plan's depth. None where nothing is known of another context.
     """
@@ -27,7 +27,8 @@ def _phrase(plan: Plan, price: ContextPrice) -> str:
     more = price.cpu_layers - plan.placement.cpu_layers
     where = " on the cards" if more < 0 and not price.cpu_layers else ""
     if price.kv_type is not None:
-        return f"`--kv-type {price.kv_type}` gives {n_ctx}{where} at {_rate(price.tokens_per_s)} tok/s"
+        flags = f"`--kv-type {price.kv_type} --n-ctx {typed_count(price.n_ctx)}`"
+        return f"{flags} {f'stays{where}' if where else 'runs'} at {_rate(price.tokens_per_s)} tok/s"
     if more > 0:
         layers = f"{more} more layer{'s' if more > 1 else ''}"
         return f"{n_ctx} puts {layers} on the CPU and costs {cost:.0%}"
