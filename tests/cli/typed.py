@@ -1,6 +1,5 @@
 """Flags through the parser of the planning commands, and flags found in what they print."""
 
-
 import click
 
 from vram_llm.cli.plan_options import WORKLOAD_OPTIONS, PlanOptions, plan_options
