@@ -61,7 +61,7 @@ def test_a_journey(tmp_path: Path, workers: tuple[str, ...]) -> None:
     assert dropped.returncode == 0
     assert f"forgotten: {endpoint}" in dropped.stderr
     assert endpoint not in run(tmp_path, "calibrate", "--show").stdout
-    assert run(tmp_path, "calibrate", "--forget", "all", "--show").stdout.startswith("nothing was measured")
+    assert run(tmp_path, "calibrate", "--forget", "all", "--show").stdout.startswith("no measurements yet")
 
 
 def test_a_worker_that_is_not_there(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_a_worker_that_is_not_there(tmp_path: Path) -> None:
     ("args", "code", "said"),
     [
         (["--forget", "RTX 9090"], 20, "nothing was measured of 'RTX 9090'; measured so far: none"),
-        (["--show", "--rpc", "127.0.0.1:50052"], 64, "leave it out beside --show"),
-        (["--show", "--seconds", "30"], 64, "leave it out beside --show"),
+        (["--show", "--rpc", "127.0.0.1:50052"], 64, "leave it out with --show"),
+        (["--show", "--seconds", "30"], 64, "leave it out with --show"),
         (["--seconds", "0"], 64, "--seconds"),
         (["--seconds", "inf"], 64, "--seconds"),
         (["--seconds", "nan"], 64, "--seconds: nan is no time"),

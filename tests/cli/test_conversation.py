@@ -52,9 +52,9 @@ def test_a_file_of_another_kind_is_neither_read_nor_replaced(
 ) -> None:
     other = tmp_path / "notes.json"
     other.write_text('{"messages": [{"role": "boss", "content": 1}]}')
-    with pytest.raises(RequestError, match=r"notes\.json is no conversation"):
+    with pytest.raises(RequestError, match=r"notes\.json is not a conversation"):
         conversation.load(other)
-    with pytest.raises(RequestError, match=r"notes\.json is there and no conversation"):
+    with pytest.raises(RequestError, match=r"notes\.json exists and is not a conversation"):
         conversation.save(other)
     with pytest.raises(RequestError, match="there is no file"):
         conversation.load(tmp_path / "nowhere.json")
@@ -75,7 +75,9 @@ def test_pictures_go_with_one_question(tmp_path: Path) -> None:
     assert changed["content"][0] == question["content"][0]
 
 
-@pytest.mark.parametrize(("name", "sentence"), [("a.txt", "no picture's name"), ("a.png", "cannot be read")])
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("a.txt", "not named like an image"), ("a.png", "cannot be read")]
+)
 def test_what_is_no_picture(tmp_path: Path, name: str, sentence: str) -> None:
     with pytest.raises(RequestError, match=sentence):
         image_url(tmp_path / name)

@@ -33,7 +33,7 @@ from vram_llm.workflows import detection
         ("Serve", "did you mean `vram-llm serve`?"),
         ("ps", "there is no command ps; each `vram-llm serve` runs in a terminal of its own"),
         ("frobnicate", "there is no command frobnicate; there are analyze, bench,"),
-        ("some.gguf", "some.gguf is a model and no command; write `vram-llm serve some.gguf`"),
+        ("some.gguf", "some.gguf is a model, not a command; write `vram-llm serve some.gguf`"),
         ("bench some.gguf", "write `vram-llm bench model some.gguf`"),
         ("bench gemma", "vram-llm bench: write `vram-llm bench model gemma`"),
         ("plan x --paralel 2", "vram-llm plan: there is no option --paralel; did you mean --parallel?"),
@@ -47,7 +47,7 @@ from vram_llm.workflows import detection
         ("plan x -ngl some", "--n-gpu-layers: 'some' is not a number of layers; write it like 33"),
         ("plan x -fa maybe", "--flash-attn: 'maybe' is not one of"),
         ("plan x -np 0", "--parallel: 0 is not in the range"),
-        ("pull", "MODEL is no name on a hub; write hf:ORG/REPO:Q4_K_M"),
+        ("pull", "MODEL is not a name on a hub; write hf:ORG/REPO:Q4_K_M"),
     ],
 )  # fmt: skip
 def test_a_wrong_command_line_is_one_sentence(line: str, expected: str) -> None:

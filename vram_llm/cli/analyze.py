@@ -1,4 +1,4 @@
-"""vram-llm analyze: what a model file holds, layer by layer."""
+"""vram-llm analyze: the contents of a model file, layer by layer."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -11,7 +11,7 @@ from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.model.pooling import Pooling
 from vram_llm.units import MIB, format_bytes
 
-if TYPE_CHECKING:  # rich is imported where something is drawn: --json goes without
+if TYPE_CHECKING:  # --json runs without rich
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -33,7 +33,7 @@ _PARTS = (
 @click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str | None, model_option: str | None, as_json: bool) -> None:
-    """Show what MODEL, a GGUF file or any shard of one, holds: sizes, layers, KV cache.
+    """Show the sizes, layers and KV cache of MODEL, a GGUF file or any shard of one.
 
     MODEL may be "demo", the built-in model.
     """
@@ -83,7 +83,7 @@ def _facts(profile: "ModelProfile") -> "Table":
 
 
 def _fact_rows(profile: "ModelProfile") -> Iterator[tuple[str, str]]:
-    """Label and value of each line above the table; what a model does not have is left out."""
+    """Label and value of each line above the table. Lines that do not apply to the model are left out."""
     n_files, n_layers = len(profile.shards), profile.n_layers
     files = f" in {n_files} files" if n_files > 1 else ""
     yield "architecture", profile.architecture
@@ -192,7 +192,7 @@ def _draws_blocks(console: "Console") -> bool:
 
 
 def _legend(profile: "ModelProfile", blocks: bool) -> "Text":
-    """Which colour and mark is which part, for the parts this model has."""
+    """Colour and mark of each part that the model has."""
     from rich.text import Text
 
     totals = [sum(parts) for parts in zip(*map(_part_bytes, profile.layers), strict=True)]

@@ -1,4 +1,4 @@
-"""vram-llm bench: what a plan does, measured, beside what was expected of it."""
+"""vram-llm bench: a plan's measured speed next to its expected speed."""
 
 import click
 
@@ -8,7 +8,7 @@ from vram_llm.cli.short_flags import ShortFlagsCommand
 
 @click.group("bench")
 def command() -> None:
-    """Measure, and print what was expected beside it."""
+    """Measure a speed, and print the expected speed next to it."""
 
 
 @command.command("model", cls=ShortFlagsCommand)
@@ -19,7 +19,7 @@ def command() -> None:
     "--n-prompt", type=click.IntRange(1), default=512, show_default=True, help="Tokens of a prompt."
 )
 @click.option("--n-gen", type=click.IntRange(1), default=128, show_default=True, help="Tokens to decode.")
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Rounds of everything.")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Rounds of every test.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, in tokens a second.")
 @plan_options
 def model(
@@ -32,10 +32,10 @@ def model(
     repeats: int,
     as_json: bool,
 ) -> None:
-    """Plan MODEL, load it, and measure prompts and decoding, of one stream and of all.
+    """Plan MODEL, load it, and measure prompt and decode speed, of one stream and of all streams.
 
-    The tests are named as llama-bench names them: pp512 is a prompt of 512 tokens, tg128 decodes 128, both in
-    an empty context; "x8" is eight streams at once.
+    The tests have llama-bench's names: pp512 is a prompt of 512 tokens, tg128 decodes 128 tokens, both in an
+    empty context; "x8" means eight streams at once.
     """
     from vram_llm.cli.speeds import progress
     from vram_llm.workflows import detection, measurement, planning

@@ -1,4 +1,4 @@
-"""vram-llm calibrate: how fast llama.cpp computes on each device, measured."""
+"""vram-llm calibrate: measure how fast llama.cpp computes on each device."""
 
 import math
 from collections.abc import Mapping
@@ -13,36 +13,37 @@ ALL = "all"
 
 
 def _no_nan(_: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    if value is not None and math.isnan(value):  # which no range turns away
+    if value is not None and math.isnan(value):  # a FloatRange accepts nan
         raise click.BadParameter("nan is no time", param=parameter)
     return value
 
 
 @click.command("calibrate")
 @click.option("--rpc", multiple=True, metavar="HOST:PORT[@SIZE]", help=(
-    "Measure the worker that listens there as well. Repeat for more."
+    "Measure the RPC worker at HOST:PORT too. Repeat for more."
 ))  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(1, 3600), callback=_no_nan, metavar="N", help=(
-    "How long each device is measured, loading aside; more evens out what others on the computer do."
+    "Time to measure each device, without loading. A longer time averages out the load of other programs."
 ))  # fmt: skip
-@click.option("--show", is_flag=True, help="Print what was measured so far, and measure nothing.")
+@click.option("--show", is_flag=True, help="Print the stored measurements, and measure nothing.")
 @click.option("--forget", multiple=True, metavar="DEVICE", help=(
-    "Drop what was measured of a device, named as --show does, or of all. Repeat for more."
+    "Delete the measurements of DEVICE, named as in --show, or of all devices: all. Repeat for more."
 ))  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, in bytes, seconds and operations.")
 def command(
     rpc: tuple[str, ...], seconds: float | None, show: bool, forget: tuple[str, ...], as_json: bool
 ) -> None:
-    """Run llama.cpp on the host, on each GPU and on each worker alone, for some seconds each.
+    """Measure llama.cpp on the host, on each GPU and on each worker, one at a time, for some seconds each.
 
-    Measures decode and prompt speed, what each layer and each step costs on top, and links; keeps it, with
-    date and versions, and plans with it from then on. Nothing else should run on the devices meanwhile.
+    The measurements are decode and prompt speed, the overhead of each layer and each step, and link speed.
+    They are stored with date and versions, and later plans use them. Run nothing else on the devices
+    meanwhile.
     """
     from vram_llm.machine import calibration_store
 
     if (show or forget) and (rpc or seconds):
         wish = "--rpc names workers to measure" if rpc else "--seconds says how long to measure"
-        raise click.UsageError(f"{wish}; leave it out beside --show and --forget")
+        raise click.UsageError(f"{wish}; leave it out with --show and --forget")
     if forget:
         dropped = calibration_store.forget(() if ALL in forget else forget)
         click.echo("forgotten: " + ("; ".join(dropped) or "nothing was measured"), err=True)
@@ -58,26 +59,26 @@ def command(
 
 
 def _measure(rpc: tuple[str, ...], seconds: float | None) -> "dict[str, CalibrationRecord]":
-    """Everything that was measured; printed as well where an error ends it early."""
+    """Measure every device. If an error ends the measuring, print the devices that are already stored."""
     from vram_llm.cli.speeds import progress
     from vram_llm.errors import VramLLMError
     from vram_llm.workflows import detection, measurement
 
     machine = detection.detect(rpc=rpc)
-    found: dict[str, CalibrationRecord] = {}
+    records: dict[str, CalibrationRecord] = {}
     with progress() as on_progress:
         try:
             for name, record, notes in measurement.calibrate(
                 machine, seconds=seconds, on_progress=on_progress
             ):
-                found[name] = record
+                records[name] = record
                 for note in notes:
                     click.echo(f"note: {note}", err=True)
         except VramLLMError:
-            if found:
-                click.echo(f"measured and kept before that: {'; '.join(found)}", err=True)
+            if records:
+                click.echo(f"measured and kept before that: {'; '.join(records)}", err=True)
             raise
-    return found
+    return records
 
 
 def _print(records: "Mapping[str, CalibrationRecord]", as_json: bool) -> None:
@@ -91,4 +92,4 @@ def _print(records: "Mapping[str, CalibrationRecord]", as_json: bool) -> None:
 
         print_records(records)
     else:
-        click.echo("nothing was measured so far; `vram-llm calibrate` does it")
+        click.echo("no measurements yet; `vram-llm calibrate` makes them")

@@ -1,4 +1,4 @@
-"""Certificates as tables: what was planned, what is held, and whether it is within the budgets."""
+"""Certificates as tables: planned bytes, held bytes, and the verdict on the budgets."""
 
 from rich.console import Console
 from rich.table import Table
@@ -8,11 +8,11 @@ from vram_llm.cli import terminal
 from vram_llm.planner.memory_report import OF_CARD, Certificate, DeviceRow, KindRow
 from vram_llm.units import format_bytes
 
-_NARROW = 72  # columns; below it no remarks stand beside the figures
+_NARROW = 72  # columns; a narrower table has no remarks
 
 
 def print_certificate(certificate: Certificate) -> None:
-    """Every device and kind in a row of its own, what was not measured and why, and the verdict."""
+    """Print a row for each device and kind, the reason where a kind was not measured, and the verdict."""
     console = terminal.console()
     console.print(Text(certificate.model, style="bold"), soft_wrap=True)
     columns = ("device", "kind", "planned", "held", "difference", "")
@@ -26,7 +26,7 @@ def print_certificate(certificate: Certificate) -> None:
     console.print(f"planned by the {certificate.method} meter; held: what llama.cpp reports; = to the byte")
     readings = [device.overhead.how for device in certificate.devices if device.overhead is not None]
     if OF_CARD in readings:
-        console.print("NVML does not tell our process apart here: what other programs did is in the growth")
+        console.print("NVML reports no memory per process here: the growth includes other programs' memory")
     for note in certificate.notes:
         console.print(Text(f"note: {note}", style="dim"))
     _print_verdict(console, certificate)
@@ -38,10 +38,10 @@ def print_loaded(certificate: Certificate) -> None:
     kinds = [row.kind for row in certificate.devices[-1].kinds if row.held_bytes is not None]
     table = _table("device", *kinds)
     for device in certificate.devices:
-        told = {row.kind: _short(row) for row in device.kinds if row.kind in kinds}
-        table.add_row(device.id, *(told.get(kind, "") for kind in kinds))
+        cells = {row.kind: _short(row) for row in device.kinds if row.kind in kinds}
+        table.add_row(device.id, *(cells.get(kind, "") for kind in kinds))
     console.print(table)
-    console.print("held by llama.cpp; = as planned, to the byte; in brackets more or less than planned")
+    console.print("held by llama.cpp; = as planned, to the byte; in brackets: the difference from the plan")
     _print_verdict(console, certificate)
 
 

@@ -1,4 +1,4 @@
-"""vram-llm chat: a conversation at the terminal, with a running server or straight with a model."""
+"""vram-llm chat: a conversation at the terminal, with a running server or with a model loaded for it."""
 
 import sys
 from contextlib import closing
@@ -16,12 +16,12 @@ from vram_llm.cli.short_flags import ShortFlagsCommand
 @click.argument("model", required=False)
 @click.argument("more", metavar="[OPTIONS OF SERVE]... [QUESTION]", nargs=-1, type=click.UNPROCESSED)
 @click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
-@click.option("--url", metavar="URL", help="Chat with the server there; HOST:PORT is enough.")
+@click.option("--url", metavar="URL", help="Chat with the server at URL; HOST:PORT is enough.")
 @click.option(
-    "--api-key", envvar="VRAM_LLM_API_KEY", help="Key for that server; $VRAM_LLM_API_KEY is read too."
+    "--api-key", envvar="VRAM_LLM_API_KEY", help="API key of the server; $VRAM_LLM_API_KEY is read too."
 )
 @click.option("--system", metavar="TEXT", help="System message of the conversation.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Most tokens of one answer.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Maximum tokens per answer.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 always takes the most likely token.")
 def command(
     model: str | None,
@@ -33,13 +33,13 @@ def command(
     max_tokens: int | None,
     temperature: float | None,
 ) -> None:
-    """Chat with MODEL, loaded as `vram-llm serve` does, or with a running server: HOST:PORT in its place.
+    """Chat with MODEL, loaded as by `vram-llm serve`, or with a running server: write HOST:PORT as MODEL.
 
     Options of `serve` (--n-ctx, --gpu ...) may follow MODEL. Without MODEL: the built-in one.
 
-    With a QUESTION, its answer is printed and the command ends; standard input, where it is no terminal, is
-    added to the question. Else every line of standard input is a message. In a terminal, /help lists commands
-    and keys.
+    With a QUESTION, the command prints the answer and ends; standard input, unless it is a terminal, is added
+    to the question. Without a QUESTION, every line of standard input is a message. In a terminal, /help lists
+    commands and keys.
     """
     from vram_llm.cli.local_server import serving
 
@@ -64,7 +64,10 @@ def _talk(
     *,
     is_ours: bool,
 ) -> None:
-    """One answer where there is a question, else a conversation. Raises ServerUnreachable, RequestError."""
+    """Answer the question if there is one, else hold a conversation.
+
+    Raises ServerUnreachable, RequestError.
+    """
     from vram_llm.cli.chat_commands import NAMES
     from vram_llm.cli.chat_repl import Talk
     from vram_llm.cli.conversation import Conversation

@@ -1,4 +1,4 @@
-"""What the arguments of `vram-llm chat` mean: a model with options of `serve`, or an address; a question."""
+"""Arguments of `vram-llm chat`: a model with options of `serve`, or a server's address; and a question."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ def split_question(words: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
     }
     options: list[str] = []
     question: list[str] = []
-    awaits_value = False  # not of a flag whose value may be left out, where another flag follows
+    awaits_value = False  # a known flag ends the wait: the value of some flags may be left out
     for word in words:
         if word in takes_value or (word.startswith("-") and not awaits_value):
             options.append(word)

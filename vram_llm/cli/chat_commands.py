@@ -1,4 +1,4 @@
-"""Lines of a chat that begin with a slash, in one table: names, argument, help, and what they do."""
+"""Chat commands, which begin with a slash, in one table: names, argument, help, function."""
 
 import shlex
 from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 KEYS = """\
 Enter sends, Alt+Enter (or Esc, then Enter) begins another line; a paste is one message.
-Up and Ctrl+R find what was typed before, also in earlier chats; Tab completes commands and files.
+Up and Ctrl+R find earlier input, also of earlier chats; Tab completes commands and files.
 Ctrl+C stops an answer, Ctrl+D leaves."""
 
 
@@ -31,9 +31,9 @@ class ChatCommand:
 
 
 def run_command(talk: "Talk", line: str) -> None:
-    """Do what a line says whose first word is a command. Raises RequestError with a sentence."""
+    """Run the command in the first word of `line`. Raises RequestError with a sentence."""
     name, _, argument = line.strip().partition(" ")
-    command = next((each for each in COMMANDS if name in each.names), None)
+    command = next((command for command in COMMANDS if name in command.names), None)
     if command is None:
         raise RequestError(f"there is no {name}; /help lists the commands")
     if command.argument == "FILE" and not argument.strip():
@@ -43,7 +43,7 @@ def run_command(talk: "Talk", line: str) -> None:
 
 def help_text() -> str:
     """The commands and the keys."""
-    rows = [(f"{' '.join(each.names)} {each.argument}".rstrip(), each.help) for each in COMMANDS]
+    rows = [(f"{' '.join(command.names)} {command.argument}".rstrip(), command.help) for command in COMMANDS]
     width = max(len(usage) for usage, _ in rows)
     return "\n".join([*(f"{usage:<{width}}  {text}" for usage, text in rows), KEYS])
 
@@ -116,7 +116,7 @@ def _leave(_: "Talk", __: str) -> None:
 
 
 def _path(argument: str) -> Path:
-    """The file as typed, or as a terminal pastes a dropped one: in quotes, or with backslashes."""
+    """The path as typed, or without the quotes or backslashes with which a terminal pastes a dropped file."""
     path = Path(argument).expanduser()
     if not path.exists():
         try:
@@ -133,8 +133,8 @@ COMMANDS = (
     ChatCommand(("/edit",), "", "change the last question in $EDITOR and ask it, or write a new one", _edit),
     ChatCommand(("/image",), "FILE", "send a picture with the next message", _image),
     ChatCommand(("/system",), "TEXT", "set the system message; without TEXT: show it", _system),
-    ChatCommand(("/save",), "FILE", "keep the conversation in a file", _save),
-    ChatCommand(("/load",), "FILE", "go on with a conversation kept in a file", _load),
+    ChatCommand(("/save",), "FILE", "save the conversation to a file", _save),
+    ChatCommand(("/load",), "FILE", "continue a saved conversation", _load),
     ChatCommand(("/stats",), "", "tokens and speed of the last answer, and of all", _stats),
     ChatCommand(("/clear",), "", "forget the conversation", _clear),
     ChatCommand(("/help",), "", "show this", _help),

@@ -1,4 +1,4 @@
-"""Where the messages of a chat come from: a pipe, line by line, or a terminal, edited."""
+"""Readers of chat messages: the lines of a pipe, or an editor in a terminal."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ _PROMPT = "> "
 
 
 class MessageReader(Protocol):
-    """Reads one message after the other. `is_interactive`: a person types them, and may wait."""
+    """Reads one message after the other. `is_interactive`: a person types the messages, and can wait."""
 
     is_interactive: bool
 
@@ -25,7 +25,7 @@ class MessageReader(Protocol):
 
 
 class LineReader:
-    """A line is a message."""
+    """Reads each line as a message."""
 
     def __init__(self) -> None:
         self.is_interactive = sys.stdin.isatty()
@@ -39,8 +39,8 @@ class LineReader:
 class TerminalReader:
     """A message of one line or several, edited in the terminal; a paste is one message.
 
-    What was typed is kept in the file at `history`, which the next chat reads; where it cannot be written,
-    only until the end.
+    The file `history` keeps the messages for later chats. If it cannot be written, they are kept until this
+    chat ends.
     """
 
     is_interactive = True
@@ -67,7 +67,7 @@ class TerminalReader:
 
 
 def message_reader(history: Path, commands: tuple[str, ...]) -> MessageReader:
-    """What suits this program's input and output."""
+    """The reader that suits standard input and output."""
     if sys.stdin.isatty() and sys.stdout.isatty():
         return TerminalReader(history, commands)
     return LineReader()

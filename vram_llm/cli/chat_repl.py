@@ -32,9 +32,9 @@ class Talk:
     answers: list[StreamedAnswer] = field(default_factory=list)
 
     def run(self, reader: MessageReader, *, may_come_back: bool) -> None:
-        """Until the input ends. Raises ServerUnreachable where nobody is there to wait.
+        """Answer messages until the input ends. Raises ServerUnreachable if the reader is not interactive.
 
-        `may_come_back`: a server that is gone is waited for.
+        `may_come_back`: wait for a server that went away.
         """
         if reader.is_interactive:
             click.echo(f"{self.model.name}: /help lists commands and keys", err=True)
@@ -53,7 +53,7 @@ class Talk:
                 click.echo(f"{error}; /retry asks again", err=True)
 
     def _act(self, message: str, *, waits: bool) -> None:
-        """Do a command, or ask; while the server is away, wait and do it again."""
+        """Run a command, or ask a question. If the server is away, wait and ask again."""
         is_command = message.startswith("/") and "\n" not in message.strip()
         if not message.strip():
             return
@@ -92,8 +92,8 @@ class Talk:
         self.model = model
 
     def ask(self, question: Message) -> None:
-        """Stream one answer. What was stopped is kept as far as it came; a question without an answer waits
-        for /retry.
+        """Stream one answer. A stopped answer is kept up to that point; /retry repeats a question without an
+        answer.
 
         Raises RequestError, ServerUnreachable, AnswerLost.
         """
@@ -115,7 +115,7 @@ class Talk:
         self.conversation.add(question, answer.text)
 
     def _show(self, request: dict[str, Any], answer: StreamedAnswer) -> None:
-        """Print an answer as it comes; thoughts dim, or to standard error where the answer goes elsewhere."""
+        """Print an answer as it arrives. Thoughts are dim; without a terminal they go to standard error."""
         is_terminal = sys.stdout.isatty()
         with _ctrl_c() as pressed, closing(self.server.stream(request, answer)) as pieces:
             for piece in pieces:
@@ -130,15 +130,13 @@ class Talk:
         """The last answer and all of them, in two lines."""
         if not self.answers:
             return "no answer yet"
-        known = [one.completion_tokens or 0 for one in self.answers]
-        return f"last: {_figures(self.answers[-1])}\nall: {len(known)} answers, {sum(known):,} tokens"
+        tokens = [answer.completion_tokens or 0 for answer in self.answers]
+        return f"last: {_figures(self.answers[-1])}\nall: {len(tokens)} answers, {sum(tokens):,} tokens"
 
 
 @contextmanager
 def _ctrl_c() -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt as ever, and note it in the list: a library may lose one that it gets while it
-    cleans up.
-    """
+    """Raise KeyboardInterrupt on Ctrl+C, and note it in the list: a library that cleans up may swallow it."""
     pressed: list[int] = []
 
     def on_signal(number: int, _: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""A conversation as OpenAI's messages: asked, answered, taken back, and kept in a file."""
+"""A conversation as a list of OpenAI messages, and its file."""
 
 import base64
 import json
@@ -17,20 +17,20 @@ _ROLES = ("system", "user", "assistant")
 
 @dataclass(slots=True)
 class Conversation:
-    """The messages so far. The history is the client's: all of it is sent each time."""
+    """The messages so far. The client keeps the history, and sends all of it with each request."""
 
     system: str | None = None
     messages: list[Message] = field(default_factory=list)  # questions and answers in turn
-    unanswered: Message | None = None  # the last question, where no answer to it is kept
-    images: list[str] = field(default_factory=list)  # data URLs, which go with the next question
+    unanswered: Message | None = None  # the last question, if it has no answer
+    images: list[str] = field(default_factory=list)  # data URLs for the next question
 
     def question(self, text: str) -> Message:
-        """A question with the images that wait for one."""
+        """A question with the images added for it."""
         images, self.images = self.images, []
         return _with_text(images, text)
 
     def request_messages(self, question: Message) -> list[Message]:
-        """All that is sent to ask `question`."""
+        """The messages of the request that asks `question`."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, *self.messages, question]
 
@@ -40,13 +40,13 @@ class Conversation:
         self.unanswered = None
 
     def last_question(self) -> Message | None:
-        """The question that /retry asks again: one without an answer before one with."""
+        """The question that /retry repeats: the unanswered one, else the last answered one."""
         if self.unanswered is not None:
             return self.unanswered
-        return next((each for each in reversed(self.messages) if each["role"] == "user"), None)
+        return next((message for message in reversed(self.messages) if message["role"] == "user"), None)
 
     def take_back(self) -> None:
-        """Forget the last question and what followed it."""
+        """Forget the last question and its answer."""
         if self.unanswered is not None:
             self.unanswered = None
             return
@@ -60,26 +60,26 @@ class Conversation:
         self.unanswered = None
 
     def save(self, path: Path) -> None:
-        """Write it as the body of a request. Raises RequestError where another file is there."""
+        """Write the conversation as the body of a request. Raises RequestError if `path` is another file."""
         if path.exists() and _read(path) is None:
-            raise RequestError(f"{path} is there and no conversation; give another name")
+            raise RequestError(f"{path} exists and is not a conversation; give another name")
         system = [{"role": "system", "content": self.system}] if self.system else []
         asked = [self.unanswered] if self.unanswered is not None else []
         text = json.dumps({"messages": [*system, *self.messages, *asked]}, indent=2, ensure_ascii=False)
         _replace(path, text + "\n")
 
     def load(self, path: Path) -> None:
-        """Go on with the conversation in a file. Raises RequestError."""
+        """Continue the conversation in a file. Raises RequestError."""
         if not path.exists():
             raise RequestError(f"there is no file {path}")
         messages = _read(path)
         if messages is None:
             raise RequestError(
-                f'{path} is no conversation: a JSON object with "messages", as /save writes it'
+                f'{path} is not a conversation: a JSON object with "messages", as /save writes it'
             )
         self.clear()
-        self.system = next((each["content"] for each in messages if each["role"] == "system"), None)
-        self.messages = [each for each in messages if each["role"] != "system"]
+        self.system = next((message["content"] for message in messages if message["role"] == "system"), None)
+        self.messages = [message for message in messages if message["role"] != "system"]
         if self.messages and self.messages[-1]["role"] == "user":
             self.unanswered = self.messages.pop()
 
@@ -93,7 +93,7 @@ def text_of(message: Message) -> str:
 
 
 def with_text(message: Message, text: str) -> Message:
-    """The same question in other words, with the same images."""
+    """The question with other text and the same images."""
     content = message["content"]
     parts = [] if isinstance(content, str) else content
     return _with_text([part["image_url"]["url"] for part in parts if part.get("type") == "image_url"], text)
@@ -103,7 +103,7 @@ def image_url(path: Path) -> str:
     """The picture as a data: URL. Raises RequestError."""
     kind, _ = mimetypes.guess_type(path.name)
     if kind is None or not kind.startswith("image/"):
-        raise RequestError(f"{path} has no picture's name: .png, .jpg, .gif, .bmp or .webp")
+        raise RequestError(f"{path} is not named like an image: .png, .jpg, .gif, .bmp or .webp")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -119,21 +119,23 @@ def _with_text(images: list[str], text: str) -> Message:
 
 
 def _read(path: Path) -> list[Message] | None:
-    """The messages in a file; None where it is no conversation."""
+    """The messages in a file; None if it is not a conversation."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    messages = found.get("messages") if isinstance(found, dict) else None
+    messages = document.get("messages") if isinstance(document, dict) else None
     is_valid = isinstance(messages, list) and all(
-        isinstance(each, dict) and each.get("role") in _ROLES and isinstance(each.get("content"), str | list)
-        for each in messages
+        isinstance(message, dict)
+        and message.get("role") in _ROLES
+        and isinstance(message.get("content"), str | list)
+        for message in messages
     )
     return messages if is_valid else None
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file whole, or leave the old one. Raises RequestError."""
+    """Write a file whole, or keep the old one. Raises RequestError."""
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".new")
         try:

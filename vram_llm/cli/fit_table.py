@@ -1,4 +1,4 @@
-"""What a saved plan finds on the machine as it is now, as a table."""
+"""A saved plan against the memory that is free now, as a table."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from vram_llm.units import format_mib
 
 
 def print_device_fits(plan: Plan, fits: Sequence[DeviceFit]) -> None:
-    """The verdict, and what each device will hold beside what may be used of it now."""
+    """Print the verdict, and each device's planned bytes, budget now and difference."""
     console = terminal.console()
     console.print(Text(f"{plan.model.name}, {plan.model.quantization}: still fits", style="bold"))
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")

@@ -1,4 +1,4 @@
-"""How far a load is: a bar in a terminal, a line every ten seconds elsewhere."""
+"""Progress of a load: a bar in a terminal, elsewhere a line every ten seconds."""
 
 import sys
 import time
@@ -24,7 +24,7 @@ class _Display(Protocol):
 
 
 class LoadProgress:
-    """On standard error, from the first news of a load to `close`, or to the end of the block.
+    """Shows progress on standard error, from the first state of a load to `close` or the end of the block.
 
     `total_bytes` is the size of the model's tensors.
     """
@@ -34,7 +34,7 @@ class LoadProgress:
         self._display: _Display | None = None
 
     def on_state(self, engine: "EngineClient") -> None:
-        """Show how far the first load is."""
+        """Show the progress of the first load."""
         if engine.info is not None:
             return
         if self._display is None:
@@ -42,7 +42,7 @@ class LoadProgress:
         self._display.show(engine.load_fraction)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._display is not None:
             self._display.close()
             self._display = None
@@ -70,7 +70,7 @@ class LoadLines:
         self._first_fraction: float | None = None
 
     def show(self, fraction: float) -> None:
-        """Write a line where it is time for one. `fraction` is from 0 to 1."""
+        """Write a line if LINE_EVERY_S have passed since the last one. `fraction` is from 0 to 1."""
         now = self._clock()
         if self._first_fraction is None:
             self._begun, self._first_fraction = now, fraction
@@ -85,7 +85,7 @@ class LoadLines:
         self._write(f"loading: {line}")
 
     def close(self) -> None:
-        """Nothing to take away."""
+        """Do nothing: the lines stay."""
 
 
 class _Bar:
@@ -112,6 +112,6 @@ class _Bar:
 
 
 def _gib(n_bytes: float) -> str:
-    """Gibibytes: whole ones from ten on."""
+    """Gibibytes, without decimals from ten on."""
     size = n_bytes / GIB
     return f"{size:.0f}" if size >= 9.95 or size == 0 else f"{size:.1f}"

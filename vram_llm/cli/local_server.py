@@ -1,4 +1,4 @@
-"""A server for one command: `vram-llm serve` as a child, on a port of its own, gone with the command."""
+"""A server for one command: `vram-llm serve` as a child process, on a free port, ended with the command."""
 
 import signal
 import socket
@@ -20,12 +20,12 @@ _STOP_S = 15.0
 
 @contextmanager
 def serving(arguments: Sequence[str]) -> Iterator[str]:
-    """The address of `vram-llm serve ARGUMENTS` once it is ready.
+    """Run `vram-llm serve ARGUMENTS`, and yield its address once it is ready.
 
-    Where it ends before that, its messages are shown, and this command ends with its exit code. It has a
-    session of its own: Ctrl+C stops an answer, and not the server.
+    If the server ends before that, this command shows its messages and ends with its exit code. The server
+    has its own session: Ctrl+C stops an answer, not the server.
     """
-    signal.signal(signal.SIGTERM, _leave)  # whose default would leave the server behind
+    signal.signal(signal.SIGTERM, _leave)  # the default action would leave the server running
     port = _free_port()
     command = [
         sys.executable,
@@ -74,7 +74,7 @@ def _free_port() -> int:
 
 
 def _state(port: int) -> str | None:
-    """How far the server is, in its own words: "Loading model, 40%"; None where it is ready."""
+    """The server's state in its own words, such as "Loading model, 40%"; None if it is ready."""
     try:
         reply = httpx.get(f"http://127.0.0.1:{port}/health", timeout=5.0, trust_env=False)
         return None if reply.status_code == httpx.codes.OK else str(reply.json()["error"]["message"])
@@ -83,7 +83,7 @@ def _state(port: int) -> str | None:
 
 
 class _StateLine:
-    """A line on standard error that changes with the state; without a terminal, the first state alone."""
+    """Shows the state in one line of standard error; without a terminal, only the first state."""
 
     def __init__(self) -> None:
         self._shown = ""
@@ -99,7 +99,7 @@ class _StateLine:
         self._shown = ""
 
     def _begin(self) -> str:
-        """What takes the old state away."""
+        """The characters that erase the old state."""
         return f"\r{' ' * (len(self._shown) + 4)}\r" if self._shown and sys.stderr.isatty() else ""
 
     def __enter__(self) -> Self:

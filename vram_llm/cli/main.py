@@ -15,13 +15,13 @@ EXIT_USAGE = 64  # sysexits' EX_USAGE: click's own 2 means "does not fit" here
 EXIT_INTERRUPTED = 130
 
 _COMMANDS = {
-    "analyze": "What a model file holds, layer by layer.",
-    "bench": "Measure a plan's prompt and decode speed, beside what is expected of it.",
-    "calibrate": "Measure how fast llama.cpp computes on each device, and keep it for plans.",
-    "plan": "Which layers go on which device, and what each will hold.",
-    "serve": "Serve a model with an OpenAI endpoint, spread as planned.",
-    "chat": "Talk with a model at the terminal.",
-    "verify": "Load a plan for real, and compare what is held with what was planned.",
+    "analyze": "Show a model file's sizes, layer by layer.",
+    "bench": "Measure a plan's prompt and decode speed, and compare it with the expected speed.",
+    "calibrate": "Measure how fast llama.cpp computes on each device, for later plans.",
+    "plan": "Show which layers go on which device, and how many bytes each device holds.",
+    "serve": "Plan a model, load it, and serve it with an OpenAI endpoint.",
+    "chat": "Chat with a model at the terminal.",
+    "verify": "Load a plan, and compare its memory use with the planned bytes.",
     "models": "List the models on this disk.",
     "pull": "Plan a model on a hub, and download it if it fits.",
     "worker": "Lend this machine's devices to a plan made elsewhere.",
@@ -29,7 +29,7 @@ _COMMANDS = {
 
 
 class _Commands(click.Group):
-    """Imports a command's file only when it is run: `--help` and `analyze` stay quick."""
+    """Imports a command's file only when the command runs: `--help` and `analyze` stay quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -48,11 +48,11 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vram-llm")
 def cli() -> None:
-    """Run large language models on GPUs that are not alike.
+    """Run large language models on unequal GPUs.
 
-    MODEL is a GGUF file (any shard of a split one), a name that `vram-llm models` lists or a part that no
-    other name has ("gemma", "llama3.1:8b"), "demo" for the small built-in model, or, where only its header is
-    wanted, https://... or hf:org/repo:Q4_K_M.
+    MODEL is a GGUF file (any shard of a split file), a name that `vram-llm models` lists, a unique part of
+    such a name ("gemma", "llama3.1:8b"), or "demo", the small built-in model. Commands that read only the
+    header also take https://... and hf:org/repo:Q4_K_M.
     """
 
 
@@ -94,7 +94,7 @@ def main() -> NoReturn:
 
 
 def _refuse_windows() -> None:
-    """Raises NotBuilt where the system has no fork, Unix signals and file locks, on which servers rest."""
+    """Raises NotBuilt on Windows: it lacks the fork, Unix signals and file locks that the server needs."""
     if sys.platform == "win32":
         raise NotBuilt(
             "vram-llm runs on Linux and macOS; on Windows, install it inside WSL2 (`wsl --install`), where "

@@ -1,4 +1,4 @@
-"""vram-llm models: what is on this disk, whether it fits here, and the name each command takes for it."""
+"""vram-llm models: the models on this disk, whether they fit, and the names that commands take."""
 
 import textwrap
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ _NONE = (
 def command(as_json: bool, gpu: tuple[str, ...]) -> None:
     """List the models that Hugging Face, LM Studio, Ollama and llama.cpp keep on this disk; say which fit.
 
-    Each name can be given wherever a command takes MODEL; a part that no other name has is enough. Fit,
-    context and speed are the analytic meter's, which is quick and cautious; `vram-llm plan NAME` is exact.
+    Commands take these names as MODEL; a unique part of a name is enough. The analytic meter computes fit,
+    context and speed: it is quick and cautious. `vram-llm plan NAME` is exact.
     """
     from vram_llm.planner.types import Workload
     from vram_llm.workflows import detection

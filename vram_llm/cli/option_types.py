@@ -1,4 +1,4 @@
-"""What options on the command line may be: counts of tokens, sizes, shares, adapters."""
+"""Types of command-line options: counts of tokens, sizes, shares, adapters."""
 
 import math
 from typing import Any, ClassVar

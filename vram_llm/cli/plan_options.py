@@ -35,7 +35,7 @@ _DEFAULT = Workload()
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What the shared options ask for."""
+    """The values of the shared options."""
 
     gpus: tuple[str, ...]
     rpc: tuple[str, ...]
@@ -56,12 +56,12 @@ def _same(value: Any) -> Any:
 class PlanOption:
     """One row of the table.
 
-    `fields` are those of Workload that the option sets; "serving.NAME" is one of Serving. The default is the
-    first field's, through `from_field`; the option's value becomes the fields' through `to_field`. A value of
-    None leaves the fields alone.
+    `fields` are the fields of Workload that the option sets; "serving.NAME" is a field of Serving.
+    `from_field` turns the first field's default into the option's default. `to_field` turns the option's
+    value into the value of the fields. None leaves the fields at their defaults.
     """
 
-    flags: str  # as click takes them, with spaces between; llama-server's short forms among them
+    flags: str  # click's declarations, separated by spaces, with llama-server's short forms
     fields: tuple[str, ...]
     type: Any = None
     help: str
@@ -70,12 +70,12 @@ class PlanOption:
     metavar: str | None = None
     multiple: bool = False
     is_flag: bool = False
-    without_value: str | None = None  # what the flag alone stands for
-    has_default: bool = True  # False where another option sets the same field, or the help tells the default
+    without_value: str | None = None  # the option's value if only the flag is given
+    has_default: bool = True  # False if another option sets the same field, or the help names the default
 
     @property
     def flag(self) -> str:
-        """The first flag, without the one that switches it off."""
+        """The first flag; of "--mmap/--no-mmap", the part before the slash."""
         return self.flags.split()[0].partition("/")[0]
 
     @property
@@ -101,35 +101,35 @@ class PlanOption:
 
 
 def _default_of(field: str) -> Any:
-    of, _, name = field.rpartition(".")
-    return getattr(_DEFAULT.serving if of else _DEFAULT, name)
+    section, _, name = field.rpartition(".")
+    return getattr(_DEFAULT.serving if section else _DEFAULT, name)
 
 
-def _choice(of: "type[StrEnum]") -> click.Choice[str]:
-    return click.Choice([each.value for each in of])
+def _choice(enum: "type[StrEnum]") -> click.Choice[str]:
+    return click.Choice([member.value for member in enum])
 
 
 MACHINE_OPTIONS = (
     PlanOption(flags="--gpu", fields=("gpus",), multiple=True, metavar="RIG", help=(
         'Plan for these cards instead of the local ones: "RTX 4080 Laptop", "RTX 4090 + 2x RTX 3060", '
-        '"2080 Ti 22GB", "24GB@1008GB/s" (memory and bandwidth). 24GB is 24 GiB here, as card makers mean '
-        "it. Repeat for more cards."
+        '"2080 Ti 22GB", "24GB@1008GB/s" (memory and bandwidth). 24GB means 24 GiB, as on the box of a '
+        "card. Repeat for more cards."
     )),
     PlanOption(flags="--rpc", fields=("rpc",), multiple=True, metavar="HOST:PORT[@SIZE]", help=(
-        "Use the worker that listens there, at most SIZE of each of its devices. Repeat for more."
+        "Use the RPC worker at HOST:PORT, and at most SIZE of each of its devices. Repeat for more."
     )),
 )  # fmt: skip
 
 WORKLOAD_OPTIONS = (
     PlanOption(flags="--n-ctx -c --ctx-size", fields=("n_ctx",), type=Ctx(), has_default=False,
                metavar="TOKENS", help=(
-        "Context of all sequences together: 4096, 32k, auto, max, or 0 (what the model was trained on). "
-        "auto: the longest, up to what the model was trained on, that puts no more layers on the CPU than "
-        f"{_DEFAULT.DEFAULT_N_CTX} tokens would and costs at most 5% of the tokens per second; max: as much "
-        "as fits without more layers on the CPU.  [default: auto]"
+        "Context of all sequences together: 4096, 32k, auto, max, or 0 (the trained context). auto: the "
+        "longest context, up to the trained one, that puts no more layers on the CPU than "
+        f"{_DEFAULT.DEFAULT_N_CTX} tokens would and loses at most 5% of the tokens per second. max: the "
+        "longest context that fits without more layers on the CPU.  [default: auto]"
     )),
     PlanOption(flags="--parallel -np", fields=("parallel",), type=click.IntRange(1, 256),
-               help="Sequences served at the same time; the default is that of llama-server and LM Studio."),
+               help="Sequences served at the same time. llama-server and LM Studio have the same default."),
     PlanOption(flags="--kv-type", fields=("kv_type_k", "kv_type_v"), type=click.Choice(sorted(KV_TYPES)),
                help="Type of the KV cache."),
     PlanOption(flags="--kv-type-k -ctk --cache-type-k", fields=("kv_type_k",), has_default=False,
@@ -137,12 +137,13 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--kv-type-v -ctv --cache-type-v", fields=("kv_type_v",), has_default=False,
                type=click.Choice(sorted(KV_TYPES)), help="Type of the values.  [default: as --kv-type]"),
     PlanOption(flags="--n-batch -b --batch-size", fields=("n_batch",), type=click.IntRange(1),
-               help="Most tokens computed in one step."),
+               help="Maximum tokens per step."),
     PlanOption(flags="--n-ubatch -ub --ubatch-size", fields=("n_ubatch",), type=click.IntRange(1),
-               help="Most tokens computed at a time; compute buffers grow with it."),
+               help="Maximum tokens computed at a time; compute buffers grow with it."),
     PlanOption(flags="--kv-unified/--no-kv-unified", fields=("kv_unified",), help=(
-        "One KV cache that all sequences share, any of which may use it all; or one for each, with its share "
-        "of --n-ctx (rounded up to 256), where a request reuses only what one idle sequence holds."
+        "Share one KV cache between all sequences; one sequence may use all of it. --no-kv-unified gives "
+        "each sequence an equal part of --n-ctx (rounded up to 256); a request then reuses the prefix of "
+        "one idle sequence only."
     )),
     PlanOption(flags="--swa-full/--no-swa-full", fields=("swa_full",), is_flag=True, help=(
         "Keep the whole context, not only the window, in layers with a sliding window."
@@ -150,51 +151,51 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--flash-attn -fa", fields=("flash_attn",), type=Switch([*map(str, FlashAttention)]),
                without_value="on",
                from_field=str, to_field=FlashAttention, help=(
-        "Flash attention. auto: where every device has a kernel for the model; off costs memory with every "
-        "token of context, and takes no quantised KV cache."
+        "Flash attention. auto: on if every device has a kernel for the model. off: needs more memory for "
+        "every token of context, and cannot use a quantised KV cache."
     )),
     PlanOption(flags="--n-outputs-max", fields=("n_outputs_max",), type=click.IntRange(1), metavar="N",
                has_default=False, help=(
-        "Rows of logits a step may ask for; each takes memory on the output's device.  "
-        "[default: one for each sequence, and at least 8]"
+        "Maximum rows of logits per step; each row takes memory on the output's device.  "
+        "[default: one per sequence, at least 8]"
     )),
     PlanOption(flags="--pipeline/--no-pipeline", fields=("pipeline_copies",),
-               help="Copies of compute buffers that let several devices work at the same time."),
+               help="Keep copies of compute buffers, so that several devices work at the same time."),
     PlanOption(flags="--reserve-mib", fields=("reserve_bytes",), type=click.IntRange(0),
                from_field=lambda n_bytes: n_bytes // MIB, to_field=lambda mib: mib * MIB,
                help="Memory to leave free on every device."),
     PlanOption(flags="--n-gpu-layers -ngl --gpu-layers", fields=("n_gpu_layers",), type=GpuLayers(),
                metavar="N", has_default=False, help=(
-        "Layers to put on devices, as llama.cpp counts them (the output is one); all or -1: every one; auto: "
+        "Layers to put on devices; as in llama.cpp, the output counts as one. all or -1: every layer; auto: "
         "as many as fit.  [default: auto]"
     )),
     PlanOption(flags="--tensor-split -ts", fields=("tensor_split",), type=Split(), metavar="SHARES",
                has_default=False, help=(
-        'Dictate the split: a share for each device in their order, "0,38,43", or by name in the order in '
-        'which they compute, "GPU2=43,GPU1=38"; a device without a share gets no layers.'
+        'Set the split: a share for each device in device order, "0,38,43", or shares by name in the order '
+        'of computation, "GPU2=43,GPU1=38". A device without a share gets no layers.'
     )),
     PlanOption(flags="--mmproj", fields=("mmproj",), metavar="FILE", has_default=False, help=(
-        "The model's multimodal projector, whole on one device: requests may hold images.  "
-        "[default: the one in the model's folder that fits the model]"
+        "The model's multimodal projector, placed on one device. Requests may then contain images.  "
+        "[default: the projector in the model's folder that fits the model]"
     )),
     PlanOption(flags="--no-mmproj", fields=("find_mmproj",), is_flag=True, from_field=operator.not_,
-               to_field=operator.not_, help="Leave out the projector in the model's folder."),
+               to_field=operator.not_, help="Do not use the projector in the model's folder."),
     PlanOption(flags="--lora", fields=("loras",), multiple=True, type=LoraFile(), metavar="FILE[:SCALE]",
                help="Run with this LoRA adapter, applied at SCALE. Repeat for more.  [default scale: 1]"),
     PlanOption(flags="--draft -md --model-draft", fields=("draft",), metavar="MODEL", has_default=False,
                help=(
-        "A smaller model of the same vocabulary that drafts tokens for this one to verify. The card that "
-        "would idle takes it, else the one with most room. Its context is as long."
+        "Draft model: a smaller model of the same vocabulary that drafts tokens for MODEL to verify. It goes "
+        "on an idle card, or else on the card with the most free memory. Its context is as long as MODEL's."
     )),
     PlanOption(flags="--threads -t", fields=("n_threads",), type=click.IntRange(1), metavar="N",
-               has_default=False, help="Processor threads.  [default: as many as cores]"),
+               has_default=False, help="CPU threads.  [default: one per core]"),
     PlanOption(flags="--threads-batch -tb", fields=("n_threads_batch",), type=click.IntRange(1), metavar="N",
                has_default=False,
-               help="Processor threads for steps of several tokens.  [default: as --threads]"),
+               help="CPU threads for steps of several tokens.  [default: as --threads]"),
     PlanOption(flags="--backend-sampling", fields=("backend_sampling",), type=_choice(BackendSampling),
                from_field=str, to_field=BackendSampling, help=(
-        "Sample tokens on the output's device, where a request allows it, rather than on the host. auto: "
-        "where every device is a GPU of this computer, not by Vulkan."
+        "Sample tokens on the output's device instead of the host, if the request allows it. auto: on if "
+        "every device is a GPU of this computer and none uses Vulkan."
     )),
     PlanOption(flags="--itl-target-ms", fields=("serving.itl_target_ms",), type=click.FloatRange(1),
                help="Target inter-token latency while other requests prefill."),
@@ -202,17 +203,17 @@ WORKLOAD_OPTIONS = (
                metavar="TOKENS", help="Shortest shared prefix worth reusing; 0 disables prefix reuse."),
     PlanOption(flags="--slots-ram", fields=("serving.slots_ram_bytes",), type=Size(), metavar="SIZE",
                has_default=False, help=(
-        "Host memory for KV cache states evicted from the devices, 0 for none.  "
-        "[default: a quarter of what is left, at most 8 GiB; none with workers]"
+        "Host memory for KV cache states evicted from the devices; 0: none.  "
+        "[default: a quarter of the host memory that the plan leaves, at most 8 GiB; none with workers]"
     )),
     PlanOption(flags="--slots-disk", fields=("serving.slots_disk_bytes",), type=Size(), metavar="SIZE",
                has_default=False,
                help="Disk space for KV cache states evicted from host memory.  [default: none]"),
     PlanOption(flags="--objective", fields=("objective",), type=_choice(Objective), from_field=str,
                to_field=Objective, help=(
-        "What to optimise the placement for: latency (the shortest step: fastest cards first, a slow one "
-        "may be left idle), throughput (prompts: no stage slower than it must be), context (as much as "
-        "fits), balance (memory spread evenly)."
+        "Goal of the placement: latency (shortest step: fastest cards first, may leave a slow card idle), "
+        "throughput (fastest prompts: the slowest stage is as fast as possible), context (longest "
+        "context), balance (memory spread evenly)."
     )),
     PlanOption(flags="--expect-depth", fields=("expect_depth",), type=Count(), metavar="TOKENS",
                has_default=False, help=(
@@ -223,10 +224,10 @@ WORKLOAD_OPTIONS = (
                help="Sequences that decode at the same time, assumed when predicting speed."),
     PlanOption(flags="--pooling", fields=("pooling",), type=_choice(Pooling), has_default=False,
                to_field=Pooling, help=(
-        "Make embeddings, in place of text: the mean of a text's tokens, the first (cls), the last; or rank: "
-        "score documents.  [default: as the model's file says; it writes text where that says nothing]"
+        "Compute embeddings instead of text, from the mean of the tokens, the first token (cls) or the last "
+        "token; rank: score documents.  [default: the model file's pooling; without one, generate text]"
     )),
-    PlanOption(flags="--mmap/--no-mmap", fields=("use_mmap",), help="Map the file, or read it into memory."),
+    PlanOption(flags="--mmap/--no-mmap", fields=("use_mmap",), help="Memory-map the file, or read it."),
 )  # fmt: skip
 
 _TABLE = (*MACHINE_OPTIONS, *WORKLOAD_OPTIONS)
@@ -237,13 +238,13 @@ def plan_options(function: _F) -> _F:
 
     def collect(**values: Any) -> Any:
         given = _given()
-        gpus, rpc = (values.pop(each.name) for each in MACHINE_OPTIONS)
-        workload = _workload({each: values.pop(each.name) for each in WORKLOAD_OPTIONS})
+        gpus, rpc = (values.pop(option.name) for option in MACHINE_OPTIONS)
+        workload = _workload({option: values.pop(option.name) for option in WORKLOAD_OPTIONS})
         return function(options=PlanOptions(gpus=gpus, rpc=rpc, workload=workload, given=given), **values)
 
     collect.__doc__ = function.__doc__
-    for each in reversed(_TABLE):
-        collect = each.decorator()(collect)
+    for option in reversed(_TABLE):
+        collect = option.decorator()(collect)
     for param in getattr(function, "__click_params__", []):
         collect.__click_params__.append(param)  # type: ignore[attr-defined]  # click's own way to stack decorators
     return collect  # type: ignore[return-value]
@@ -257,8 +258,8 @@ def _workload(values: dict[PlanOption, Any]) -> Workload:
         if value is None:
             continue
         for field in option.fields:
-            of, _, name = field.rpartition(".")
-            (serving if of else workload)[name] = option.to_field(value)
+            section, _, name = field.rpartition(".")
+            (serving if section else workload)[name] = option.to_field(value)
     if workload.get("n_ctx") == LARGEST:
         workload |= {"n_ctx": None, "largest_ctx": True}
     elif workload.get("n_ctx") == AUTO:
@@ -267,7 +268,7 @@ def _workload(values: dict[PlanOption, Any]) -> Workload:
 
 
 def saved_plan(path: str, options: PlanOptions) -> "Plan":
-    """The plan in a file, once it is known to fit the machine as it is now. Raises what `check` raises."""
+    """Load a saved plan, and check that it fits the machine now. Raises the errors of `check`."""
     from vram_llm.planner.recheck import worker_limits
     from vram_llm.workflows import saved_plans
 
@@ -282,8 +283,8 @@ def saved_plan(path: str, options: PlanOptions) -> "Plan":
 
 
 def _given() -> tuple[str, ...]:
-    """Which of the shared flags were on the command line of the command that runs."""
-    ctx, names = click.get_current_context(), {each.name for each in _TABLE}
+    """The shared flags on the command line of the running command."""
+    ctx, names = click.get_current_context(), {option.name for option in _TABLE}
     return tuple(
         param.opts[0]
         for param in ctx.command.params
@@ -292,14 +293,14 @@ def _given() -> tuple[str, ...]:
 
 
 def one_model(argument: str | None, option: str | None) -> str | None:
-    """The model, given as an argument or as --model. Raises UsageError where both are."""
+    """The model, given as an argument or as --model. Raises UsageError if both are given."""
     if argument is not None and option is not None:
         raise click.UsageError("name the model once: as an argument or with --model")
     return argument if argument is not None else option
 
 
 def built_in(doing: str) -> str:
-    """The built-in model, where none was named; says so."""
+    """Print that the command uses the built-in model, and return its name."""
     from vram_llm.workflows import model_names
 
     click.echo(f"no model named: {doing} the built-in one, {model_names.DEMO}", err=True)

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 @click.command("pull", cls=ShortFlagsCommand)
 @click.argument("model", required=False)
 @click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
-@click.option("--anyway", is_flag=True, help="Download also what does not fit here.")
+@click.option("--anyway", is_flag=True, help="Download the model even if it does not fit.")
 @plan_options
 def command(options: PlanOptions, model: str | None, model_option: str | None, anyway: bool) -> None:
     """Plan MODEL, hf:ORG/REPO:Q4_K_M, from its header alone, and download it if it fits.
 
-    Exits with 2 where it does not fit, and says by how much and what would. It goes into huggingface_hub's
-    cache; a download that broke off is taken up again. Every command then takes the same name.
+    Exits with 2 if it does not fit; the message names the missing memory and a quantisation that would fit.
+    The file goes into huggingface_hub's cache; an interrupted download continues. Every command then takes
+    the same name.
     """
     from vram_llm.errors import DoesNotFit
     from vram_llm.model.location import HUB
@@ -28,7 +29,7 @@ def command(options: PlanOptions, model: str | None, model_option: str | None, a
 
     name = one_model(model, model_option)
     if name is None or not name.lower().startswith(HUB):
-        raise click.UsageError(f"{name or 'MODEL'} is no name on a hub; write hf:ORG/REPO:Q4_K_M")
+        raise click.UsageError(f"{name or 'MODEL'} is not a name on a hub; write hf:ORG/REPO:Q4_K_M")
     machine = detection.detect(options.gpus, options.rpc)
     try:
         from vram_llm.cli.tables import print_plan

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def ready_lines(plan: Plan, info: "ModelInfo", config: "ServerConfig", port: int) -> tuple[str, ...]:
-    """What lies where; context and speed; the address with key and model; how to talk and how to stop."""
+    """Each device's share; context and speed; address, key and model; how to send a request and stop."""
     address = _address(config.host, port)
     return (
         f"{info.name}: {'; '.join(_shares(plan))}",
@@ -25,7 +25,7 @@ def ready_lines(plan: Plan, info: "ModelInfo", config: "ServerConfig", port: int
 
 
 def _shares(plan: Plan) -> list[str]:
-    """What each device has: "layers 0-15 and the output on CUDA0 (RTX 3090 Ti), 12.1 GiB"."""
+    """Each device's share: "layers 0-15 and the output on CUDA0 (RTX 3090 Ti), 12.1 GiB"."""
     placement, estimate = plan.placement, plan.estimate
     names = {device.id: f"{device.id} ({device.name})" for device in plan.devices} | {HOST: "the host"}
     sizes = {device.id: device.total_bytes for device in estimate.devices} | {HOST: estimate.host.total_bytes}
@@ -44,7 +44,7 @@ def _shares(plan: Plan) -> list[str]:
 
 
 def _use(context: Context) -> str:
-    """What the context is for."""
+    """The purpose and the size of the context."""
     n_each = format_count(context.n_ctx_seq)
     if context.pooling is not None:
         what = "scores" if context.pooling is Pooling.RANK else f"embeddings ({context.pooling})"
@@ -60,7 +60,7 @@ def _use(context: Context) -> str:
 
 
 def _speed(plan: Plan) -> str:
-    """What to expect, with the basis of each figure."""
+    """The expected speed, with the basis of each figure."""
     speed = plan.speed
     if speed is None:
         return "speed unknown: `vram-llm calibrate` measures the devices"
@@ -78,7 +78,7 @@ def _together(speed: SpeedEstimate) -> str:
 
 
 def _address(hosts: str, port: int) -> str:
-    """Where a client on this computer connects: loopback for an address that stands for all of them."""
+    """The address for a client on this computer: loopback if the server listens on all addresses."""
     host = hosts.partition(",")[0].strip()
     try:
         ip = ipaddress.ip_address(host)

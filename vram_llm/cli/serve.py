@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     "--verbose",
     is_flag=True,
     help=(
-        "Show the engine's own log, what each device holds against the plan, and a chat's prompt in its "
-        "answer (`__verbose`)."
+        "Show the engine's own log and each device's memory against the plan, and return a chat's prompt in "
+        "its answer (`__verbose`)."
     ),
 )
 @server_options
@@ -104,14 +104,14 @@ def _set_up_log(verbose: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Reporter:
-    """Says at the end of the load what was loaded, and where to send requests."""
+    """Reports the loaded model and the server's address at the end of the load."""
 
     plan: "Plan"
     server: ServerConfig
     progress: LoadProgress
 
     def on_ready(self, info: "ModelInfo", port: int) -> None:
-        """Show the four lines, and the plan against what is held where that was asked for or is far off."""
+        """Print the four lines; with --verbose or after a bad prediction, also planned and held bytes."""
         from vram_llm.cli.certificate import print_loaded
         from vram_llm.cli.ready_lines import ready_lines
         from vram_llm.planner.memory_report import certify

@@ -9,7 +9,7 @@ _URL = re.compile(r"https?://", re.IGNORECASE)
 
 
 def is_address(text: str) -> bool:
-    """Whether `text` names a server, and no model: HOST:PORT, or a URL that ends in no file's name."""
+    """Whether `text` names a server and not a model: HOST:PORT, or a URL that does not end in .gguf."""
     if _URL.match(text):
         return not text.lower().endswith(".gguf")
     return _HOST_AND_PORT.fullmatch(text) is not None

@@ -43,63 +43,63 @@ _OPTIONS = (
     click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False, readable=True),
                  metavar="FILE", help="File of keys, one a line; # begins a comment."),
     click.option("--served-model-name", "model_name", metavar="NAME", help=(
-        "Name that clients call the model.  [default: its file's]"
+        "Name of the model in the API.  [default: the file's name]"
     )),
     click.option("--alias", "-a", "aliases", multiple=True, metavar="NAME", help=(
-        "Another name that clients may call the model. Repeat for more, or write commas between."
+        "Another name of the model in the API. Repeat for more, or separate names with commas."
     )),
     click.option("--strict-model", is_flag=True, default=_DEFAULT.strict_model, help=(
-        "Refuse requests for a model of another name. By default every name means the model served."
+        "Refuse requests that name another model. By default the server accepts every name."
     )),
     click.option("--cors-origin", "cors_origins", multiple=True, metavar="ORIGIN", help=(
-        'Web pages from there may use the server: "https://chat.example"; "localhost": this computer\'s, '
-        'at any port; "*": all. Repeat for more.'
+        'Let web pages of this origin use the server: "https://chat.example"; "localhost": this computer, '
+        'at any port; "*": all origins. Repeat for more.'
     )),
     click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help=(
-        "Host name that requests may be sent to, besides localhost's. Without it, every name is allowed, "
-        "unless --host is a loopback address. Repeat for more."
+        "Accept requests for this host name, in addition to localhost. Without this option the server "
+        "accepts every name, unless --host is a loopback address. Repeat for more."
     )),
     click.option("--image-dir", type=click.Path(exists=True, file_okay=False, path_type=Path),
                  metavar="DIR", help=(
-        "With --mmproj: requests may name files in DIR as images (file://NAME). Without --image-dir, no "
-        "files are read."
+        "Let requests name files in DIR as images (file://NAME). Needs --mmproj. Without --image-dir the "
+        "server reads no files."
     )),
     click.option("--sse-ping-interval", "sse_ping_interval_s", type=click.FloatRange(0), metavar="SECONDS",
                  default=_DEFAULT.sse_ping_interval_s, show_default=True, help=(
-        "Send a comment on a stream that has been silent for so long, so that clients and proxies keep the "
+        "Silence on a stream after which the server sends a comment, so that clients and proxies keep the "
         "connection; 0: never."
     )),
     click.option("--chat-template-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
                  metavar="FILE", help="Jinja chat template to use in place of the model's own."),
     click.option("--chat-template-kwargs", type=JsonObject(), default="{}", metavar="JSON", help=(
-        "Variables for the chat template, as a JSON object; those of a request go before them."
+        "Variables for the chat template, as a JSON object. A request's variables override them."
     )),
     click.option("--reasoning", type=click.Choice([mode.value for mode in ReasoningMode]),
                  default=_DEFAULT.reasoning.value, show_default=True, help=(
-        "Whether the model thinks before it answers, where a request does not say. auto: it thinks, unless "
-        "its chat template has a switch that is off by default and is not named enable_thinking."
+        "Whether the model thinks before it answers; a request can override it. auto: the model thinks, "
+        "unless its chat template has a switch that is off by default and is not named enable_thinking."
     )),
     click.option("--reasoning-budget", type=click.IntRange(-1), metavar="TOKENS", help=(
-        "Most tokens of thinking in an answer, also where a request allows more; then the thinking is closed "
-        "and the answer begins. -1: no limit.  [default: no limit]"
+        "Maximum thinking tokens per answer. At the limit the server ends the thinking, and the answer "
+        "begins. A request can only lower the limit. -1: no limit.  [default: no limit]"
     )),
     click.option("--temperature", "--temp", "temperature", type=click.FloatRange(0), metavar="T", help=(
-        "Temperature of requests that name none.  [default: the model file's, or llama-server's 0.8]"
+        "Temperature for requests without one.  [default: the model file's, or llama-server's 0.8]"
     )),
     click.option("--top-k", type=click.IntRange(0), metavar="K", help=(
-        "The same for top_k; 0: off.  [default: the model file's, or llama-server's 40]"
+        "top_k for requests without one; 0: off.  [default: the model file's, or llama-server's 40]"
     )),
     click.option("--top-p", type=click.FloatRange(0, 1), metavar="P", help=(
-        "The same for top_p; 1: off.  [default: the model file's, or llama-server's 0.95]"
+        "top_p for requests without one; 1: off.  [default: the model file's, or llama-server's 0.95]"
     )),
     click.option("--min-p", type=click.FloatRange(0, 1), metavar="P", help=(
-        "The same for min_p; 0: off.  [default: the model file's, or llama-server's 0.05]"
+        "min_p for requests without one; 0: off.  [default: the model file's, or llama-server's 0.05]"
     )),
     click.option("--repeat-penalty", type=click.FloatRange(0, 2, min_open=True), metavar="PENALTY", help=(
-        "The same for repeat_penalty; 1: off.  [default: the model file's, or 1]"
+        "repeat_penalty for requests without one; 1: off.  [default: the model file's, or 1]"
     )),
     click.option("--seed", type=int, metavar="SEED", help=(
-        "Seed of requests that name none; -1: random.  [default: random]"
+        "Seed for requests without one; -1: random.  [default: random]"
     )),
 )  # fmt: skip
 
@@ -108,7 +108,8 @@ def server_options(function: _F) -> _F:
     """Add the options of the server; the command gets them as one argument `server`."""
 
     def collect(**options: Any) -> Any:
-        own = {each.name: options.pop(each.name) for each in fields(ServerConfig) if each.name in options}
+        names = [field.name for field in fields(ServerConfig) if field.name in options]
+        own = {name: options.pop(name) for name in names}
         own["aliases"] = tuple(
             name.strip() for names in own["aliases"] for name in names.split(",") if name.strip()
         )

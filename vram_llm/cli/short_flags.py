@@ -1,4 +1,4 @@
-"""Short flags of several letters, as llama-server has them: "-ngl" and "-md" are read whole."""
+"""Short flags of several letters, like llama-server's: "-ngl" and "-md" are read whole."""
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ class ShortFlagsCommand(click.Command):
 
 
 def _refuse(parser: "_OptionParser", flag: str, state: "_ParsingState") -> None:
-    """Pass on a flag for another command to read. Raises NoSuchOption where there is none."""
+    """Keep an unknown flag as an argument for `serve`. Raises NoSuchOption if the command does not do so."""
     if not parser.ignore_unknown_options:
         raise click.NoSuchOption(flag, possibilities=parser._long_opt, ctx=parser.ctx)
     state.largs.append(flag)

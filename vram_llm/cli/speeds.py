@@ -1,4 +1,4 @@
-"""Measured speeds as tables: what calibrations found of devices, and what a plan did."""
+"""Measured speeds as tables: calibrations of devices, and benchmarks of a plan."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,13 +15,13 @@ from vram_llm.planner.measured_speed import MeasuredSpeed
 from vram_llm.planner.types import Plan
 
 _BAD_FIT = 0.2
-_NARROW = 72  # columns; below it a record is written down the page
+_NARROW = 72  # columns; in a narrower terminal a record is a list
 _COLUMNS = ("read", "row", "prompt", "layer", "step", "latency", "link", "fit")
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, float], None]]:
-    """A bar on standard error while the block runs; it is told what is measured, and the share done."""
+    """A bar on standard error while the block runs. Its callback takes a device name and the share done."""
     text = TextColumn("measuring {task.description}", markup=False)
     columns = (text, BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn())
     with Progress(*columns, console=terminal.console(stderr=True), transient=True) as bar:
@@ -37,29 +37,29 @@ def print_results(plan: Plan, results: Sequence[MeasuredSpeed]) -> None:
     table.add_column("test", no_wrap=True)
     for name in ("measured", "rounds", "expected", "off"):
         table.add_column(name, justify="right", no_wrap=True)
-    for each in results:
-        low, high = min(each.rounds_tokens_per_s), max(each.rounds_tokens_per_s)
-        expected = "-" if each.expected_tokens_per_s is None else rate(each.expected_tokens_per_s)
-        off = "" if each.off is None else f"{each.off:+.0%}"
-        table.add_row(each.test, rate(each.tokens_per_s), f"{rate(low)}-{rate(high)}", expected, off)
+    for result in results:
+        low, high = min(result.rounds_tokens_per_s), max(result.rounds_tokens_per_s)
+        expected = "-" if result.expected_tokens_per_s is None else rate(result.expected_tokens_per_s)
+        off = "" if result.off is None else f"{result.off:+.0%}"
+        table.add_row(result.test, rate(result.tokens_per_s), f"{rate(low)}-{rate(high)}", expected, off)
     console.print(table)
-    bases = sorted({each.basis.value for each in results if each.basis is not None})
+    bases = sorted({result.basis.value for result in results if result.basis is not None})
     basis = f"expected from {', '.join(bases)} figures" if bases else "expected: unknown"
     advice = "" if bases == ["measured"] else "; `vram-llm calibrate` measures these devices"
     console.print(f"tokens a second, medians; {basis}{advice}")
 
 
 def print_records(records: Mapping[str, CalibrationRecord]) -> None:
-    """A row for each device, by what it is known by, and what the columns mean."""
+    """Print a row for each device, and a legend of the columns."""
     console = terminal.console()
     if console.width < _NARROW:
         _print_down(console, records)
     else:
         _print_table(console, records)
     console.print(
-        "read: weights and KV cache, GB/s; row, prompt: billions of operations a second, of each further row "
-        "of a decode step and of a prompt; layer, step, latency: microseconds; link: GB/s; fit: how far the "
-        "formula is off what was measured, root mean square"
+        "read: weights and KV cache, GB/s; row, prompt: billions of operations a second, for each further "
+        "row of a decode step and for a prompt; layer, step, latency: microseconds; link: GB/s; fit: root "
+        "mean square error of the formula"
     )
     for name, record in records.items():
         console.print(
@@ -105,7 +105,7 @@ def _cells(record: CalibrationRecord) -> tuple[str, ...]:
 
 
 def _number(value: float | None, unit: float) -> str:
-    """Three figures, or "-" for what is not known."""
+    """Three figures, or "-" if the value is unknown."""
     if value is None:
         return "-"
     scaled = value / unit

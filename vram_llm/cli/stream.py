@@ -1,4 +1,4 @@
-"""One streamed answer of a chat endpoint, piece by piece, and what it took."""
+"""One streamed answer of a chat endpoint, piece by piece, with its tokens and times."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from vram_llm.cli.server_address import base_url, is_of_this_computer
 from vram_llm.errors import RequestError, ServerUnreachable
 
 _DATA, _DONE = "data: ", "[DONE]"
-_UNAVAILABLE = "unavailable_error"  # the type of errors that end when a server is up again
+_UNAVAILABLE = "unavailable_error"  # the type of errors while a server is not ready
 _ASK_S = 10.0
 
 
@@ -30,7 +30,7 @@ class AnswerPiece:
 
 @dataclass(slots=True)
 class StreamedAnswer:
-    """What has come so far of one answer. Times are of this computer's clock; unknown is None."""
+    """The part of an answer received so far. Times are of this computer's clock; unknown is None."""
 
     text: str = ""
     prompt_tokens: int | None = None
@@ -41,7 +41,7 @@ class StreamedAnswer:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Tokens of the answer over all of its time, the prompt's included; None where they are not known."""
+        """Tokens of the answer per second of its whole time, the prompt included; None if unknown."""
         if self.completion_tokens is None or not self.seconds:
             return None
         return self.completion_tokens / self.seconds
@@ -49,7 +49,7 @@ class StreamedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What a server says of its first model. `takes_images` is None where it does not say."""
+    """A server's first model. `takes_images` is None if the server does not report it."""
 
     name: str
     takes_images: bool | None
@@ -72,7 +72,7 @@ class ChatServer:
         self._client.close()
 
     def model(self) -> ServedModel:
-        """The first model there is. Raises ServerUnreachable, RequestError."""
+        """The server's first model. Raises ServerUnreachable, RequestError."""
         try:
             reply = self._client.get(f"{self.url}/models", timeout=_ASK_S)
             _check(reply)
@@ -84,11 +84,11 @@ class ChatServer:
             ) from None
         except (ValueError, LookupError, TypeError):
             raise ServerUnreachable(
-                f"the program at {self.url} is no OpenAI endpoint; the address ends in /v1"
+                f"the program at {self.url} is not an OpenAI endpoint; the address ends in /v1"
             ) from None
 
     def is_up(self) -> bool:
-        """Whether it answers, with a model."""
+        """Whether the server answers and has a model."""
         try:
             self.model()
         except (ServerUnreachable, RequestError):
@@ -96,9 +96,11 @@ class ChatServer:
         return True
 
     def stream(self, request: dict[str, Any], answer: StreamedAnswer) -> Generator[AnswerPiece, None, None]:
-        """The pieces of an answer, which are added to `answer` too; closing the generator stops the server's
-        work. Raises RequestError; ServerUnreachable where the same request may be answered later, AnswerLost
-        where the answer had begun.
+        """Yield the pieces of an answer, and add them to `answer`. Closing the generator stops the server's
+        work.
+
+        Raises RequestError; ServerUnreachable if the server may answer the same request later; AnswerLost if
+        the answer had begun.
         """
         try:
             yield from self._stream(request, answer)
@@ -132,7 +134,7 @@ class ChatServer:
 
 
 def _takes_images(card: dict[str, Any]) -> bool | None:
-    """What the card's architecture says, as OpenRouter's cards and ours do."""
+    """Whether the card lists images among the inputs, as OpenRouter's cards and ours do."""
     inputs = (card.get("architecture") or {}).get("input_modalities")
     return None if inputs is None else "image" in inputs
 
@@ -148,7 +150,7 @@ def _events(reply: httpx.Response) -> Generator[dict[str, Any], None, None]:
             raise _error_of(event["error"])
         yield event
     if not is_complete:
-        raise ServerUnreachable("the server ended the answer before its end")
+        raise ServerUnreachable("the server closed the stream before the end of the answer")
 
 
 def _pieces(event: dict[str, Any]) -> Generator[AnswerPiece, None, None]:

@@ -1,4 +1,4 @@
-"""Standard output and error as they are: any encoding, a reader that goes away, a terminal or none.
+"""Standard output and error, with any encoding, a reader that may go away, and a terminal or none.
 
 Text that an encoding lacks is written in ASCII. click would write UTF-8 to an ASCII stream, so such a stream
 gets an encoding of another name. Data (JSON, scripts) is written as bytes and stays UTF-8.
@@ -48,7 +48,7 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def drop_output() -> None:
-    """Send what is still buffered nowhere: its reader has gone."""
+    """Discard the buffered output: its reader has gone."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for number in (1, 2):
         os.dup2(nowhere, number)
@@ -64,7 +64,7 @@ def _is_c_locale(environ: Mapping[str, str]) -> bool:
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
-    """Error handler of encodings: ASCII for what an encoding lacks."""
+    """Error handler of encodings: replaces characters that the encoding lacks by ASCII."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return ascii_text(error.object[error.start : error.end]), error.end

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, in one sentence; verbs and flags of other programs lead to ours."""
+"""Usage errors in one sentence; commands and flags of other programs lead to ours."""
 
 import difflib
 
@@ -65,7 +65,7 @@ def _unknown_command(error: click.NoSuchCommand) -> str:
     if error.ctx is not None and len(commands) == 1:
         return f"write `{error.ctx.command_path} {commands[0]} {name}`"
     if name.endswith(".gguf") or name.lower().startswith(("hf:", "https:")):
-        return f"{name} is a model and no command; write `vram-llm serve {name}`, or `plan`, or `chat`"
+        return f"{name} is a model, not a command; write `vram-llm serve {name}`, or `plan`, or `chat`"
     if name in _NO_VERBS:
         return f"there is no command {name}; {_NO_VERBS[name]}"
     if (verb := _VERBS.get(name.lower())) not in commands:

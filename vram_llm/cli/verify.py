@@ -1,4 +1,4 @@
-"""vram-llm verify: a plan loaded for real, and what it takes beside what was planned."""
+"""vram-llm verify: load a plan, and compare its memory use with the planned bytes."""
 
 import click
 
@@ -24,10 +24,10 @@ def command(
     plan_file: str | None,
     as_json: bool,
 ) -> None:
-    """Plan MODEL, load it, run a prompt and a decode, and print plan against reality.
+    """Plan MODEL, load it, run a prompt and a decode, and print planned and held bytes.
 
-    Exits with 1 where a device holds more than its budget. What NVML shows outside llama.cpp's buffers is
-    kept, and planned with from then on. Without MODEL or --plan: the built-in model.
+    Exits with 1 if a device holds more than its budget. The command stores the memory that NVML shows outside
+    llama.cpp's buffers, and later plans count it. Without MODEL or --plan: the built-in model.
     """
     from vram_llm.workflows import detection, planning, verification
 

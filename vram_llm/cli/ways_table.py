@@ -1,4 +1,4 @@
-"""Flags that change a plan, each with what it gains and costs."""
+"""Flags that change a plan, each with its gain and its cost."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -10,13 +10,13 @@ FEW = 3
 _TITLE = "ways  "
 _INDENT = " " * len(_TITLE)
 _GAP = 2
-_LEGEND = "Typed after the plan's flags. Speeds are predicted; memory is that of all devices, ~ estimated."
+_LEGEND = "Add the flags to the plan's. Speeds are predicted; memory is of all devices, ~ estimated."
 
 
 def ways_lines(plan: Plan, width: int, n_ways: int | None = FEW) -> list[str]:
     """A row for each of `n_ways` changes, the most useful first; None: for all, useful or not.
 
-    What a change does stands behind its flags, or below them where `width` is too small.
+    The effect of a change follows its flags, or stands below them if `width` is too small.
     """
     ways = ranked_ways(plan) if n_ways is None else useful_ways(plan)[:n_ways]
     rows = [(way.flags, in_words(plan, way)) for way in ways]
@@ -38,7 +38,7 @@ def _rows(rows: Sequence[tuple[tuple[str, ...], str]], width: int) -> Iterator[l
 
 
 def _flag_lines(flags: Sequence[str], width: int) -> list[str]:
-    """Flags with their values, on several lines that a shell joins where one is too narrow."""
+    """Flags with their values, on one line, or on several that a shell joins if one line is too narrow."""
     text = " ".join(flags)
     if len(_INDENT) + len(text) > width:
         text = text.replace(" --", f" \\\n{_INDENT}--")

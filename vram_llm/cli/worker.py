@@ -1,4 +1,4 @@
-"""vram-llm worker: llama.cpp's own RPC server, for a plan made elsewhere."""
+"""vram-llm worker: llama.cpp's own RPC server, for plans made on another machine."""
 
 import signal
 
@@ -12,7 +12,7 @@ import click
     default="127.0.0.1:50052",
     show_default=True,
     metavar="HOST:PORT",
-    help="Where to listen. There is no authentication: loopback, or a tunnel.",
+    help="Address to listen on. There is no authentication: use loopback or a tunnel.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads for the CPU.  [default: all cores]")
 def command(endpoint: str, threads: int | None) -> None:
@@ -22,7 +22,7 @@ def command(endpoint: str, threads: int | None) -> None:
     from vram_llm.server.sockets import bind
 
     host, port = rpc.split_endpoint(endpoint)
-    bind(host, port, f"--listen {host}:{{port}}").close()  # llama.cpp would only print that it could not
+    bind(host, port, f"--listen {host}:{{port}}").close()  # llama.cpp would only print the error
     if host not in ("127.0.0.1", "localhost", "::1"):
         click.echo(
             f"note: anyone who reaches {endpoint} can use this worker; there is no authentication", err=True
