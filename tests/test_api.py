@@ -10,12 +10,12 @@ import pytest
 
 from tests.machine.fake_nvml import FakeCard, fake_nvml
 from vram_llm.engine import probe
-from vram_llm.engine.model_info import LoadedMemory, ModelInfo
+from vram_llm.engine.model_info import ModelInfo
 from vram_llm.machine import json_store, nvml, overhead_store
 from vram_llm.machine.types import Machine
 from vram_llm.planner.memory.analytic import OVERHEAD_BYTES, overhead_bytes
 from vram_llm.planner.memory_report import OF_CARD, OF_PROCESS
-from vram_llm.planner.types import DeviceEstimate, Plan, PlannedDevice
+from vram_llm.planner.types import DeviceEstimate, MemoryUse, Plan, PlannedDevice
 from vram_llm.units import MIB
 from vram_llm.workflows import detection, verification
 
@@ -40,18 +40,15 @@ def fake_card(monkeypatch: pytest.MonkeyPatch) -> FakeCard:
 def verify_on(monkeypatch: pytest.MonkeyPatch, plan_on_cpu: Callable[..., Plan]) -> Callable[..., Any]:
     """Verifies a plan for the card; the engine, which cannot be had without one, takes memory as told."""
 
+    use = MemoryUse(600 * MIB, 300 * MIB, 100 * MIB)
+
     def verify(machine: Machine, load: Callable[[], None], **plan_fields: Any) -> Any:
         async def run(plan: Plan, look: Callable[[int], Any], on_state: object) -> tuple[ModelInfo, Any]:
             load()
-            memory = (
-                LoadedMemory(
-                    id="GPU0", weights_bytes=600 * MIB, context_bytes=300 * MIB, compute_bytes=100 * MIB
-                ),
-            )
             info = ModelInfo(
                 name="m", path="m", architecture="llama", parameters=1, size_bytes=1, n_vocab=1, n_ctx=512,
                 n_ctx_train=512, parallel=1, chat_template=None, bos_token="", eos_token="", created=0,
-                memory=memory,
+                memory={"GPU0": use},
             )  # fmt: skip
             return info, look(PID)
 
@@ -61,11 +58,9 @@ def verify_on(monkeypatch: pytest.MonkeyPatch, plan_on_cpu: Callable[..., Plan])
         planned = PlannedDevice(
             **{name: getattr(device, name) for name in device.__dataclass_fields__}, reserve_bytes=0
         )
-        estimate = DeviceEstimate(
-            id="GPU0", weights_bytes=600 * MIB, context_bytes=300 * MIB, compute_bytes=100 * MIB,
-            overhead_bytes=overhead_bytes(device), total_bytes=1000 * MIB + overhead_bytes(device),
-            budget_bytes=1450 * MIB,
-        )  # fmt: skip
+        estimate = DeviceEstimate.of(
+            "GPU0", use, overhead_bytes=overhead_bytes(device), budget_bytes=1450 * MIB
+        )
         estimates = dataclasses.replace(plan.estimate, devices=(estimate,))
         return verification.verify(
             dataclasses.replace(plan, devices=(planned,), estimate=estimates, **plan_fields)

@@ -39,7 +39,7 @@ from vram_llm.machine import detect as machines
 from vram_llm.machine.types import Host, Machine
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.tensor_split import TensorSplit
-from vram_llm.planner.types import Workload
+from vram_llm.planner.types import HOST, Workload
 from vram_llm.workflows import detection
 
 # -- loading -------------------------------------------------------------------------------------
@@ -56,8 +56,9 @@ async def test_ready_says_what_is_loaded(start: Start, plan_on_cpu: PlanOnCpu, t
     assert (info.parameters, info.size_bytes) == (profile.parameters, profile.total_bytes)
     assert (info.n_vocab, info.n_ctx, info.n_ctx_train, info.parallel) == (320, 512, 4096, 3)
     assert (info.bos_token, info.eos_token, info.chat_template) == ("<s>", "</s>", None)
-    (memory,) = info.memory
-    assert (memory.id, memory.context_bytes) == ("host", plan.estimate.host.context_bytes)
+    assert {device: use.context_bytes for device, use in info.memory.items()} == {
+        HOST: plan.estimate.host.context_bytes
+    }
     fractions = [fraction for state, fraction in seen if state is EngineState.LOADING]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1

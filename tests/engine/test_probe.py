@@ -21,7 +21,7 @@ async def test_the_engine_is_looked_at_while_it_lives(
 
     info, looked = await probe.run(plan_on_cpu(**wish), look)
     assert looked == "seen"
-    assert [use.id for use in info.memory] == [HOST]
+    assert list(info.memory) == [HOST]
     assert not seen[0].is_running()
 
 

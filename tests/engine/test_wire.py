@@ -4,14 +4,15 @@ import pytest
 
 from tests.conftest import PlanOnCpu
 from vram_llm.engine import wire
-from vram_llm.engine.model_info import LoadedMemory, ModelInfo
+from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import DecodeTick, FinishReason, Request, SamplingParams, TokenEvent
 from vram_llm.engine.stats import EngineStats
+from vram_llm.planner.types import MemoryUse
 
 INFO = ModelInfo(
     name="m", path="/m.gguf", architecture="llama", parameters=2**40, size_bytes=2**41, n_vocab=5, n_ctx=256,
     n_ctx_train=512, parallel=2, chat_template="{{ 'é' }}", bos_token="<s>", eos_token="</s>", created=17,
-    memory=(LoadedMemory(id="GPU0", weights_bytes=2**35, context_bytes=1, compute_bytes=2),),
+    memory={"GPU0": MemoryUse(2**35, 1, 2)},
 )  # fmt: skip
 
 SAMPLING = SamplingParams(temperature=0.5, logit_bias={7: -100.0, 0: 2.5}, seed=-(2**63))

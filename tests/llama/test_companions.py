@@ -206,10 +206,7 @@ def test_a_draft_model_holds_what_was_planned(rig: Machine, tmp_path: Path) -> N
         held = model.memory_use()
         model.close()
         for name, use in companion.uses.items():
-            got = held[name]
-            assert (got.weights_bytes, got.context_bytes, got.compute_bytes) == (
-                use.weights_bytes, use.context_bytes, use.compute_bytes,
-            )  # fmt: skip
+            assert held[name] == use
         beside = {use.id: use.companion_bytes for use in plan.estimate.devices}
         assert beside[companion.device] == companion.uses[companion.device].total_bytes
 

@@ -12,14 +12,13 @@ from typing import cast
 import pytest
 
 from vram_llm.llama import bindings, rpc
-from vram_llm.llama.memory_breakdown import BufferUse
 from vram_llm.llama.model import LoadedModel
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.llama_split import device_of_layers
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.tensor_split import TensorSplit
-from vram_llm.planner.types import HOST, Objective, Placement, Plan, Workload
+from vram_llm.planner.types import HOST, MemoryUse, Objective, Placement, Plan, Workload
 
 N_LAYERS = {"uneven": 11, "tied": 7, "wide": 5}
 _ASSIGNED = re.compile(r"load_tensors: layer +(\d+) assigned to device (\w+)")
@@ -221,7 +220,7 @@ def _by_counts(plan: Plan) -> list[str]:
     return [*layers, placement.output_device]
 
 
-def _assert_holds(plan: Plan, uses: dict[str, BufferUse]) -> None:
+def _assert_holds(plan: Plan, uses: dict[str, MemoryUse]) -> None:
     """Weights and context to the byte, compute at most as estimated, and nothing anywhere else."""
     estimate = plan.estimate
     assert set(uses) <= {HOST, *(device.id for device in estimate.devices)}
@@ -231,7 +230,7 @@ def _assert_holds(plan: Plan, uses: dict[str, BufferUse]) -> None:
             device.id
         )
         assert use.compute_bytes <= device.compute_bytes, device.id
-        assert use.weights_bytes + use.context_bytes + use.compute_bytes <= device.budget_bytes
+        assert use.total_bytes <= device.budget_bytes
     host, use = estimate.host, uses[HOST]
     assert use.context_bytes == host.context_bytes
     assert use.compute_bytes <= host.compute_bytes

@@ -8,7 +8,7 @@ import pytest
 from llama_cpp import llama_cpp as lib
 
 from tests import zoo
-from vram_llm.llama.memory_breakdown import breakdown
+from vram_llm.llama.memory_breakdown import memory_use
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.memory import Keys, read_attention
 from vram_llm.model.profile import ModelProfile, profile
@@ -82,7 +82,8 @@ def context_bytes_by_llama(path: Path, swa_full: bool) -> int:
     params.kv_unified, params.swa_full, params.flash_attn_type = True, swa_full, 1
     context = lib.llama_init_from_model(model, params)
     assert context, "llama.cpp refused the context"
-    held = sum(use.context_bytes for use in breakdown(ctypes.cast(context, ctypes.c_void_p).value or 0))
+    uses = memory_use(ctypes.cast(context, ctypes.c_void_p).value or 0)
+    held = sum(use.context_bytes for use in uses.values())
     lib.llama_free(context)
     lib.llama_model_free(model)
     return held

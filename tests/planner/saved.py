@@ -12,6 +12,7 @@ from vram_llm.planner.types import (
     DeviceEstimate,
     Estimate,
     HostEstimate,
+    MemoryUse,
     Plan,
     PlannedDevice,
     PlannedModel,
@@ -62,15 +63,10 @@ def saved_plan(
     layers = sum(counts) if n_layers is None else n_layers
     placement = placement_from_counts([device.id for device in devices], counts, layers)
     uses = tuple(
-        DeviceEstimate(
-            id=each, weights_bytes=device_gib * GIB, context_bytes=0, compute_bytes=0, overhead_bytes=0,
-            total_bytes=device_gib * GIB, budget_bytes=64 * GIB,
-        )
+        DeviceEstimate.of(each, MemoryUse(device_gib * GIB), overhead_bytes=0, budget_bytes=64 * GIB)
         for each in placement.device_order
-    )  # fmt: skip
-    host = HostEstimate(
-        weights_bytes=2 * GIB, context_bytes=0, compute_bytes=0, total_bytes=2 * GIB, budget_bytes=64 * GIB
     )
+    host = HostEstimate.of(MemoryUse(2 * GIB), budget_bytes=64 * GIB)
     return Plan(
         version=PLAN_VERSION,
         model=PlannedModel(

@@ -14,7 +14,6 @@ from tests.companions import write_lora, write_mmproj
 from tests.planner.cases import LAPTOP, machine, profile_of, speed, with_speeds
 from tests.planner.saved import CONTEXT, local, saved_plan
 from tools.random_model import write_llama
-from vram_llm.engine.model_info import LoadedMemory
 from vram_llm.errors import BadPlan, DoesNotFit, ModelFileError
 from vram_llm.machine.types import Device
 from vram_llm.model.header_reader import read_header
@@ -39,8 +38,8 @@ from vram_llm.planner.types import (
     HOST,
     Companion,
     CompanionKind,
-    CompanionUse,
     Lora,
+    MemoryUse,
     Objective,
     Plan,
     Workload,
@@ -57,8 +56,8 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
 
 def candidate(n_bytes: int, name: str = "eyes.gguf") -> UnplacedCompanion:
     def measure(device: Device | None) -> Measured:
-        use = CompanionUse(weights_bytes=n_bytes, compute_bytes=MIB)
-        here = CompanionUse(compute_bytes=MIB)
+        use = MemoryUse(weights_bytes=n_bytes, compute_bytes=MIB)
+        here = MemoryUse(compute_bytes=MIB)
         return Measured("by hand", here, use) if device is None else Measured("by hand", use, here)
 
     return UnplacedCompanion(
@@ -138,11 +137,8 @@ def test_the_plan_says_where_the_draft_model_is(llama: ModelProfile) -> None:
     flags = emit(plan, "llama-server")
     assert "--device CUDA0 " in flags
     assert "--spec-draft-device CUDA1 " in flags
-    held = [
-        LoadedMemory(id="GPU1", weights_bytes=GIB, context_bytes=0, compute_bytes=MIB),
-        LoadedMemory(id=HOST, weights_bytes=0, context_bytes=0, compute_bytes=MIB),
-    ]
-    rows = {each.id: each for each in certify(plan, (), draft=held).devices}
+    held = {"GPU1": MemoryUse(weights_bytes=GIB, compute_bytes=MIB), HOST: MemoryUse(compute_bytes=MIB)}
+    rows = {each.id: each for each in certify(plan, {}, draft=held).devices}
     drafts = {
         name: [kind.held_bytes for kind in row.kinds if kind.kind == "draft"] for name, row in rows.items()
     }
@@ -243,11 +239,11 @@ def test_without_a_dry_run_a_projectors_compute_is_an_estimate(tmp_path: Path) -
     found = read_projector(read_header(write_mmproj(tmp_path / "eyes.gguf", image=224)))
     rig = machine([GIB])
     one = companion_candidates.projector(found, rig.host, None).measure(rig.devices[0])
-    assert (one.method, one.host) == ("analytic", CompanionUse())
+    assert (one.method, one.host) == ("analytic", MemoryUse())
     assert found.total_bytes <= one.device.weights_bytes < 1.01 * found.total_bytes + 128 * len(found.tensors)
     assert one.device.compute_bytes > 4 * 256 * 96 * 4
     alone = companion_candidates.projector(found, rig.host, None).measure(None)
-    assert (alone.device, alone.host.compute_bytes) == (CompanionUse(), one.device.compute_bytes)
+    assert (alone.device, alone.host.compute_bytes) == (MemoryUse(), one.device.compute_bytes)
 
 
 def test_a_draft_models_context_is_as_long(llama: ModelProfile) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 import pytest
 
 from tests.planner.cases import card
-from vram_llm.engine.model_info import LoadedMemory
 from vram_llm.machine.types import DeviceKind
 from vram_llm.planner.memory_report import (
     NO_NVML,
@@ -18,17 +17,25 @@ from vram_llm.planner.memory_report import (
     certify,
     readings,
 )
-from vram_llm.planner.types import DeviceEstimate, Estimate, HostEstimate, Plan, PlannedDevice
+from vram_llm.planner.types import (
+    HOST,
+    DeviceEstimate,
+    Estimate,
+    HostEstimate,
+    MemoryUse,
+    Plan,
+    PlannedDevice,
+)
 from vram_llm.units import GIB, MIB
 
 CARD = dataclasses.replace(card(0, GIB), id="GPU0", name="RTX 3090", uuid="GPU-a", what_if=False)
 WORKER = dataclasses.replace(card(1, GIB, DeviceKind.RPC), id="RPC0", name="worker far:1", endpoint="far:1")
 
-AS_PLANNED = (
-    LoadedMemory(id="GPU0", weights_bytes=600, context_bytes=200, compute_bytes=90),
-    LoadedMemory(id="RPC0", weights_bytes=600, context_bytes=200, compute_bytes=90),
-    LoadedMemory(id="host", weights_bytes=50, context_bytes=0, compute_bytes=10),
-)
+AS_PLANNED = {
+    "GPU0": MemoryUse(600, 200, 90),
+    "RPC0": MemoryUse(600, 200, 90),
+    HOST: MemoryUse(50, 0, 10),
+}
 
 
 @pytest.fixture
@@ -39,13 +46,10 @@ def plan(plan_on_cpu: Callable[..., Plan]) -> Plan:
         for each in (CARD, WORKER)
     )
     estimates = tuple(
-        DeviceEstimate(
-            id=each.id, weights_bytes=600, context_bytes=200, compute_bytes=100, overhead_bytes=50,
-            total_bytes=950, budget_bytes=1000,
-        )
+        DeviceEstimate.of(each.id, MemoryUse(600, 200, 100), overhead_bytes=50, budget_bytes=1000)
         for each in devices
-    )  # fmt: skip
-    host = HostEstimate(weights_bytes=50, context_bytes=0, compute_bytes=10, total_bytes=60, budget_bytes=100)
+    )
+    host = HostEstimate.of(MemoryUse(50, 0, 10), budget_bytes=100)
     estimate = Estimate(method="by hand", devices=estimates, host=host)
     return dataclasses.replace(plan_on_cpu(), devices=devices, estimate=estimate)
 
@@ -86,7 +90,7 @@ def test_what_nvml_shows_takes_the_place_of_the_planned_overhead(
 
 
 def test_the_verdict_names_every_device_over_its_budget(plan: Plan) -> None:
-    more = [dataclasses.replace(each, compute_bytes=2138) for each in AS_PLANNED]
+    more = {name: dataclasses.replace(use, compute_bytes=2138) for name, use in AS_PLANNED.items()}
     found = certify(plan, more)
     assert not found.within_budget
     assert "RTX 3090 (GPU0) holds 1.94 KiB more than its budget of 1000 B" in found.verdict
@@ -96,7 +100,7 @@ def test_the_verdict_names_every_device_over_its_budget(plan: Plan) -> None:
 
 
 def test_a_device_llama_cpp_does_not_report_holds_nothing(plan: Plan) -> None:
-    found = certify(plan, AS_PLANNED[:1])
+    found = certify(plan, {"GPU0": AS_PLANNED["GPU0"]})
     assert [row.held_bytes for row in found.devices] == [940, 50, 0]
     assert found.exact_kinds == ()
 
@@ -106,8 +110,8 @@ def test_the_span_of_a_mapped_file_is_not_held(
     plan: Plan, mapped: bool, held_bytes: int, within: bool
 ) -> None:
     plan = dataclasses.replace(plan, context=dataclasses.replace(plan.context, use_mmap=mapped))
-    span = dataclasses.replace(AS_PLANNED[2], weights_bytes=500)
-    found = certify(plan, (*AS_PLANNED[:2], span))
+    span = dataclasses.replace(AS_PLANNED[HOST], weights_bytes=500)
+    found = certify(plan, AS_PLANNED | {HOST: span})
     assert found.devices[2].held_bytes == held_bytes
     assert found.within_budget is within
 
@@ -133,7 +137,7 @@ def test_readings(
     process: dict[str, int],
     reading: Reading | None,
 ) -> None:
-    found = readings(plan, AS_PLANNED, before, after, process)
+    found = readings(plan, [AS_PLANNED], before, after, process)
     assert found == ({} if reading is None else {"GPU0": reading})
 
 

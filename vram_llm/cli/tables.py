@@ -29,7 +29,7 @@ def print_machine(machine: Machine, reserve_bytes: int) -> None:
         for name in ("device", "name", "total", "free", "usable", "bandwidth"):
             table.add_column(name, justify="left" if name in ("device", "name") else "right")
         for device in machine.devices:
-            usable = max(device.free_bytes - reserve_bytes, 0)
+            usable = device.budget_bytes(reserve_bytes)
             table.add_row(
                 device.id, device.name,
                 format_mib(device.total_bytes), format_mib(device.free_bytes), format_mib(usable),

@@ -1,9 +1,10 @@
 """Facts about a loaded engine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from vram_llm.model.pooling import Pooling
+from vram_llm.planner.types import MemoryUse
 
 
 class EngineState(StrEnum):
@@ -13,16 +14,6 @@ class EngineState(StrEnum):
     READY = "ready"
     STOPPING = "stopping"
     DEAD = "dead"  # for good; between a death and a restart it is LOADING
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedMemory:
-    """Bytes that llama.cpp holds on one device ("GPU0", "RPC1", "host") after the load."""
-
-    id: str
-    weights_bytes: int
-    context_bytes: int
-    compute_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +33,8 @@ class ModelInfo:
     bos_token: str
     eos_token: str
     created: int  # Unix seconds of the load
-    memory: tuple[LoadedMemory, ...] = ()
-    draft_memory: tuple[LoadedMemory, ...] = ()  # of its draft model
+    memory: dict[str, MemoryUse] = field(default_factory=dict)  # by device id, after the load
+    draft_memory: dict[str, MemoryUse] = field(default_factory=dict)  # of its draft model
     pooling: Pooling | None = None  # of embeddings; None: it generates text
     n_pooled: int = 0  # numbers in an embedding
     adapters: tuple[str, ...] = ()  # names of its LoRA adapters

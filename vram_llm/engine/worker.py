@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 from vram_llm.engine import wire
 from vram_llm.engine.channel import Channel, ChannelClosed
-from vram_llm.engine.model_info import LoadedMemory, ModelInfo
+from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import TokenEvent
 from vram_llm.engine.sampling.file_defaults import sampling_of_file
 from vram_llm.engine.speed_check import SpeedCheck
 from vram_llm.errors import EngineDied, NotBuilt, RequestError, VramLLMError
-from vram_llm.planner.types import CompanionKind, Plan
+from vram_llm.planner.types import CompanionKind, MemoryUse, Plan
 
 if TYPE_CHECKING:
     from vram_llm.engine.embedding_loop import Embedder
@@ -194,11 +194,11 @@ def _count_with_images(loop: "Loop", message: wire.Tokenize) -> wire.Tokens:
 
 def _model_info(model: "LoadedModel", draft: "LoadedModel | None", name: str) -> ModelInfo:
     plan = model.plan
-    memory: tuple[LoadedMemory, ...] = ()
-    draft_memory: tuple[LoadedMemory, ...] = ()
+    memory: dict[str, MemoryUse] = {}
+    draft_memory: dict[str, MemoryUse] = {}
     with contextlib.suppress(NotBuilt):  # this build does not report memory
-        memory = _loaded_memory(model)
-        draft_memory = () if draft is None else _loaded_memory(draft)
+        memory = model.memory_use()
+        draft_memory = {} if draft is None else draft.memory_use()
     return ModelInfo(
         name=name,
         path=plan.model.path,
@@ -223,19 +223,6 @@ def _model_info(model: "LoadedModel", draft: "LoadedModel | None", name: str) ->
         vocab_type=model.vocab.kind,
         sampling=sampling_of_file(model.metadata),
         tool_template=model.metadata("tokenizer.chat_template.tool_use"),
-    )
-
-
-def _loaded_memory(model: "LoadedModel") -> tuple[LoadedMemory, ...]:
-    """The memory that llama.cpp holds for a model on each device. Raises NotBuilt."""
-    return tuple(
-        LoadedMemory(
-            id=device,
-            weights_bytes=use.weights_bytes,
-            context_bytes=use.context_bytes,
-            compute_bytes=use.compute_bytes,
-        )
-        for device, use in model.memory_use().items()
     )
 
 

@@ -6,24 +6,13 @@ Its node layout is libstdc++'s (bits/stl_tree.h): colour, parent, left, right, t
 
 import ctypes
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TypeVar
 
 from vram_llm.errors import NotBuilt
 from vram_llm.llama import bindings as b
+from vram_llm.planner.types import MemoryUse
 
 _AnyNode = TypeVar("_AnyNode", bound="BreakdownNode")
-
-
-@dataclass(frozen=True, slots=True)
-class BufferUse:
-    """Bytes in one buffer type ("CUDA0", "CPU_Mapped"), and its ggml device (None: the host's memory)."""
-
-    buffer_type: str
-    device: int | None
-    weights_bytes: int
-    context_bytes: int
-    compute_bytes: int
 
 
 class Map(ctypes.Structure):
@@ -68,8 +57,8 @@ def walk(address: int | None, kind: type[_AnyNode]) -> Iterator[_AnyNode]:
         yield from walk(node.right, kind)
 
 
-def breakdown(ctx: int) -> tuple[BufferUse, ...]:
-    """Bytes per buffer type that the context `ctx` and its model hold.
+def memory_use(ctx: int) -> dict[int | None, MemoryUse]:
+    """What the context `ctx` and its model hold on each ggml device; None: in the host's memory.
 
     Raises NotBuilt where this build does not offer the figures (another C++ library than libstdc++).
     """
@@ -77,32 +66,16 @@ def breakdown(ctx: int) -> tuple[BufferUse, ...]:
         raise NotBuilt("this build of llama.cpp does not tell what it holds per device")
     found = Map()
     b.get_memory_breakdown(ctypes.addressof(found), ctx)
-    uses = []
-    for node in walk(found.root, _UseNode):
+    uses: dict[int | None, MemoryUse] = {}
+    nodes = list(walk(found.root, _UseNode))
+    for node in nodes:
         device = b.buft_device(node.buffer_type)
         # pinned host memory belongs to a card's device, and is the host's all the same
         is_host = b.buft_is_host(node.buffer_type) or not device
         is_cpu = is_host or b.props_of(device).type == b.CPU_DEVICE_TYPE
-        uses.append(
-            BufferUse(
-                buffer_type=b.buft_name(node.buffer_type).decode(),
-                device=None if is_cpu else device,
-                weights_bytes=node.model,
-                context_bytes=node.context,
-                compute_bytes=node.compute,
-            )
-        )
-    if len(uses) != found.count:
+        owner = None if is_cpu else device
+        use = MemoryUse(node.model, node.context, node.compute)
+        uses[owner] = uses.get(owner, MemoryUse()) + use
+    if len(nodes) != found.count:
         raise NotBuilt("this build of llama.cpp lays its memory report out in a way not known here")
-    return tuple(uses)
-
-
-def added(one: BufferUse, other: BufferUse) -> BufferUse:
-    """Two buffer types of the same device as one."""
-    return BufferUse(
-        buffer_type=f"{one.buffer_type}+{other.buffer_type}",
-        device=one.device,
-        weights_bytes=one.weights_bytes + other.weights_bytes,
-        context_bytes=one.context_bytes + other.context_bytes,
-        compute_bytes=one.compute_bytes + other.compute_bytes,
-    )
+    return uses

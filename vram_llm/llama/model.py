@@ -22,7 +22,7 @@ from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, con
 from vram_llm.llama.sampling import SamplerChain
 from vram_llm.llama.vocab import Vocab
 from vram_llm.model.pooling import Pooling
-from vram_llm.planner.types import HOST, CompanionKind, Plan
+from vram_llm.planner.types import HOST, CompanionKind, MemoryUse, Plan
 
 # returns an address, where the bindings make a pointer object for every row
 _logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(
@@ -212,15 +212,11 @@ class LoadedModel:
         from_last = self.plan.context.pooling in (Pooling.LAST, Pooling.RANK)
         return from_last and self.cells.exist and bool(C.llama_get_causal_attn(self._ctx))
 
-    def memory_use(self) -> dict[str, memory_breakdown.BufferUse]:
+    def memory_use(self) -> dict[str, MemoryUse]:
         """Bytes that llama.cpp holds per device id of the plan, and for "host" (all CPU buffer types)."""
         ids = dict(zip(self._handles, self.plan.placement.device_order, strict=True))
-        uses: dict[str, memory_breakdown.BufferUse] = {}
-        for use in memory_breakdown.breakdown(self._ctx):
-            device = HOST if use.device is None else ids[use.device]
-            before = uses.get(device)
-            uses[device] = use if before is None else memory_breakdown.added(before, use)
-        return uses
+        uses = memory_breakdown.memory_use(self._ctx)
+        return {HOST if device is None else ids[device]: use for device, use in uses.items()}
 
     def metadata(self, key: str) -> str | None:
         """A scalar of the model file's metadata as text."""

@@ -92,6 +92,10 @@ class Device:
     speed: Speed | None = None  # `calibrate` measures it; else from the bandwidth; None: planned as assumed
     link: Link | None = None
 
+    def budget_bytes(self, reserve_bytes: int) -> int:
+        """Bytes a plan may use: what is free less the reserve, never below 0."""
+        return max(self.free_bytes - reserve_bytes, 0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
@@ -106,6 +110,10 @@ class Host:
     companion_bytes: int = 0  # as a device's
     bandwidth_bytes_per_s: Fact | None = None  # of all its memory, by the modules the firmware lists
     speed: Speed | None = None  # as a device's
+
+    def budget_bytes(self, reserve_bytes: int) -> int:
+        """As a device's."""
+        return max(self.available_bytes - reserve_bytes, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,8 @@ from vram_llm.planner.memory.analytic import METHOD, AnalyticMeter
 from vram_llm.planner.padding import padded
 from vram_llm.planner.types import (
     CompanionKind,
-    CompanionUse,
     Context,
-    DeviceEstimate,
-    HostEstimate,
+    MemoryUse,
     Meter,
 )
 
@@ -46,7 +44,8 @@ def draft(
         meter = exact(own, devices) if exact else AnalyticMeter(profile, own, devices, host, 0)
         ids = [each.id for each in devices]
         found = meter(placement_from_counts(ids, [profile.n_layers] * len(ids), profile.n_layers))
-        return Measured(found.method, _use(*found.devices), _use(found.host))
+        on_device = found.devices[0].use if found.devices else MemoryUse()
+        return Measured(found.method, on_device, found.host.use)
 
     return UnplacedCompanion(
         kind=CompanionKind.DRAFT,
@@ -69,12 +68,12 @@ def projector(found: Projector, host: Host, exact: ProjectorUse | None) -> Unpla
             method, sizes = METHOD, (found.total_bytes + found.estimated_compute_bytes, 0)
             on_device, on_host = sizes if device is not None else sizes[::-1]
         if device is None:
-            return Measured(method, CompanionUse(), held(on_host, host.alignment_bytes, 0))
+            return Measured(method, MemoryUse(), held(on_host, host.alignment_bytes, 0))
         own = held(on_device, device.alignment_bytes, device.row_padding)
-        return Measured(method, own, CompanionUse(compute_bytes=on_host))
+        return Measured(method, own, MemoryUse(compute_bytes=on_host))
 
-    def held(unpadded: int, alignment: int, row_padding: int) -> CompanionUse:
-        return CompanionUse(
+    def held(unpadded: int, alignment: int, row_padding: int) -> MemoryUse:
+        return MemoryUse(
             weights_bytes=padded(found.tensors, alignment, row_padding),
             compute_bytes=max(unpadded - found.total_bytes, 0),
         )
@@ -85,14 +84,4 @@ def projector(found: Projector, host: Host, exact: ProjectorUse | None) -> Unpla
         name=found.name,
         total_bytes=found.total_bytes,
         measure=measure,
-    )
-
-
-def _use(found: DeviceEstimate | HostEstimate | None = None) -> CompanionUse:
-    if found is None:
-        return CompanionUse()
-    return CompanionUse(
-        weights_bytes=found.weights_bytes,
-        context_bytes=found.context_bytes,
-        compute_bytes=found.compute_bytes,
     )

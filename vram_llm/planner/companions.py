@@ -21,11 +21,11 @@ from vram_llm.planner.types import (
     HOST,
     Companion,
     CompanionKind,
-    CompanionUse,
     Context,
     DeviceEstimate,
     Estimate,
     Lora,
+    MemoryUse,
     Meter,
     Placement,
     Plan,
@@ -37,8 +37,8 @@ class Measured:
     """What a companion holds on its device and on the host, and by which meter."""
 
     method: str
-    device: CompanionUse
-    host: CompanionUse
+    device: MemoryUse
+    host: MemoryUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ def adapters(
             total_bytes=adapter.total_bytes,
             device=None,
             uses={
-                name: CompanionUse(weights_bytes=n_bytes)
+                name: MemoryUse(weights_bytes=n_bytes)
                 for name, n_bytes in _adapter_bytes([adapter], machine, placement).items()
             },
             method="exact",
@@ -159,13 +159,8 @@ def counting(meter: Meter, profile: ModelProfile, machine: Machine) -> Meter:
         more = {name: beside[name] + n_bytes for name, n_bytes in with_model.items()}
         return replace(
             found,
-            devices=tuple(
-                replace(use, companion_bytes=more[use.id], total_bytes=use.total_bytes + more[use.id])
-                for use in found.devices
-            ),
-            host=replace(
-                found.host, companion_bytes=more[HOST], total_bytes=found.host.total_bytes + more[HOST]
-            ),
+            devices=tuple(each.with_companions(more[each.id]) for each in found.devices),
+            host=found.host.with_companions(more[HOST]),
         )
 
     return measure
@@ -195,17 +190,13 @@ def companion_only_devices(plan: Plan) -> tuple[DeviceEstimate, ...]:
     found, devices = [], {device.id: device for device in plan.devices}
     for device in (devices[each] for each in plan.used if each not in plan.placement.device_order):
         uses = [each.uses[device.id] for each in plan.companions if device.id in each.uses]
-        n_bytes, overhead = sum(use.total_bytes for use in uses), overhead_bytes(device)
         found.append(
-            DeviceEstimate(
-                id=device.id,
-                weights_bytes=0,
-                context_bytes=0,
-                compute_bytes=0,
-                overhead_bytes=overhead,
-                total_bytes=n_bytes + overhead,
-                budget_bytes=max(device.free_bytes - device.reserve_bytes, 0),
-                companion_bytes=n_bytes,
+            DeviceEstimate.of(
+                device.id,
+                MemoryUse(),
+                overhead_bytes=overhead_bytes(device),
+                budget_bytes=device.budget_bytes(device.reserve_bytes),
+                companion_bytes=sum(use.total_bytes for use in uses),
             )
         )
     return tuple(found)
@@ -216,7 +207,7 @@ def _reads_per_s(device: Device) -> float:
 
 
 def _room(device: Device, reserve_bytes: int) -> int:
-    return device.free_bytes - reserve_bytes - overhead_bytes(device) - device.companion_bytes
+    return device.budget_bytes(reserve_bytes) - overhead_bytes(device) - device.companion_bytes
 
 
 def _roomiest(machine: Machine, reserve_bytes: int, allowed: Collection[str] | None) -> Device | None:

@@ -40,4 +40,4 @@ def compared(plan: Plan, rig: str) -> Compared:
 
 def _headroom(plan: Plan) -> int:
     used = sum(use.total_bytes for use in plan.estimate.devices)
-    return sum(max(device.free_bytes - device.reserve_bytes, 0) for device in plan.devices) - used
+    return sum(device.budget_bytes(device.reserve_bytes) for device in plan.devices) - used

@@ -59,7 +59,7 @@ def refusal(
     if all(device.over_bytes <= 0 for device in estimate.devices):
         return f"{head}; close other programs, or take a smaller quantisation"
     needed = sum(use.total_bytes for use in estimate.devices)
-    usable = sum(max(device.free_bytes - reserve_bytes, 0) for device in machine.devices)
+    usable = sum(device.budget_bytes(reserve_bytes) for device in machine.devices)
     if needed <= usable:
         return (
             f"{head}; together the devices have room, but no cut of whole layers leaves each within its own"

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from vram_llm.machine.types import Device
 from vram_llm.planner.companions import companion_only_devices
-from vram_llm.planner.types import HOST, CompanionKind, CompanionUse, DeviceEstimate, HostEstimate, Plan
+from vram_llm.planner.types import HOST, CompanionKind, DeviceEstimate, HostEstimate, MemoryUse, Plan
 from vram_llm.units import MIB, format_bytes
 
 NO_NVML = "no NVML"
@@ -16,18 +15,7 @@ OF_PROCESS = "NVML, this process"
 NOTICEABLE_BYTES = 64 * MIB  # and 2 %: less changes nothing that a person would do
 OF_CARD = "NVML, growth of the card"  # what other programs took or gave back meanwhile is in it
 
-
-class MeasuredMemory(Protocol):
-    """What llama.cpp holds on one device of a plan, or on "host", in bytes."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def weights_bytes(self) -> int: ...
-    @property
-    def context_bytes(self) -> int: ...
-    @property
-    def compute_bytes(self) -> int: ...
+_NOTHING = MemoryUse()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,23 +96,25 @@ class Certificate:
 
 def certify(
     plan: Plan,
-    held: Iterable[MeasuredMemory],
+    held: Mapping[str, MemoryUse],
     readings: Mapping[str, Reading] | None = None,
-    draft: Iterable[MeasuredMemory] = (),
+    draft: Mapping[str, MemoryUse] | None = None,
 ) -> Certificate:
-    """Plan against llama.cpp's report after the load and, where there are any, readings by device id.
+    """Plan against llama.cpp's report after the load and, where there are any, readings, all by device id.
 
-    `draft` is what the draft model holds. A device that llama.cpp does not report holds nothing.
+    `held` is what the model holds, `draft` what the draft model does. A device that llama.cpp does not report
+    holds nothing.
     """
-    by_id = {each.id: each for each in held}
-    beside = _besides(plan, draft)
+    beside = _besides(plan, draft or {})
     devices = {device.id: device for device in plan.devices}
     rows = []
     for estimate in (*plan.estimate.devices, *companion_only_devices(plan)):
         device = devices[estimate.id]
         reading = (readings or {}).get(estimate.id) or Reading(None, _why_none(device))
-        rows.append(_device_row(estimate, device, by_id.get(estimate.id), reading, beside[estimate.id]))
-    rows.append(_host_row(plan.estimate.host, by_id.get(HOST), beside[HOST], mapped=plan.context.use_mmap))
+        use = held.get(estimate.id, _NOTHING)
+        rows.append(_device_row(estimate, device, use, reading, beside[estimate.id]))
+    use, is_mapped = held.get(HOST, _NOTHING), plan.context.use_mmap
+    rows.append(_host_row(plan.estimate.host, use, beside[HOST], mapped=is_mapped))
     return Certificate(
         model=plan.model.name,
         method=plan.estimate.method,
@@ -135,20 +125,21 @@ def certify(
 
 def readings(
     plan: Plan,
-    held: Iterable[MeasuredMemory],
+    held: Iterable[Mapping[str, MemoryUse]],
     before: Mapping[str, int],
     after: Mapping[str, int],
     process: Mapping[str, int],
 ) -> dict[str, Reading]:
     """What the engine uses on each local card: NVML's figure for its process, else the growth of the card.
 
-    `before` and `after` the load are bytes in use by UUID, `process` of these the engine's own. A figure
-    below what llama.cpp itself holds there is none.
+    `held` is what llama.cpp holds by device id, for each model that the engine loaded. `before` and `after`
+    the load are bytes in use by UUID, `process` of these the engine's own. A figure below what llama.cpp
+    itself holds there is none.
     """
     found = {}
     buffers: dict[str, int] = {}
-    for each in held:
-        buffers[each.id] = buffers.get(each.id, 0) + _buffers(each)
+    for device_id, use in (item for uses in held for item in uses.items()):
+        buffers[device_id] = buffers.get(device_id, 0) + use.total_bytes
     for device in plan.devices:
         uuid = device.uuid
         if device.endpoint is not None or uuid is None or uuid not in after:
@@ -164,11 +155,11 @@ def readings(
 def _device_row(
     estimate: DeviceEstimate,
     device: Device,
-    held: MeasuredMemory | None,
+    held: MemoryUse,
     reading: Reading,
     beside: tuple[KindRow, ...],
 ) -> DeviceRow:
-    buffers = (_buffers(held) if held is not None else 0) + _held_of(beside)
+    buffers = held.total_bytes + _held_of(beside)
     overhead = None if reading.used_bytes is None else reading.used_bytes - buffers
     kinds = (
         *_kinds(estimate, held),
@@ -188,10 +179,10 @@ def _device_row(
 
 
 def _host_row(
-    estimate: HostEstimate, held: MeasuredMemory | None, beside: tuple[KindRow, ...], *, mapped: bool
+    estimate: HostEstimate, held: MemoryUse, beside: tuple[KindRow, ...], *, mapped: bool
 ) -> DeviceRow:
-    total = (_buffers(held) if held is not None else 0) + _held_of(beside)
-    if mapped and held is not None:
+    total = held.total_bytes + _held_of(beside)
+    if mapped:
         # llama.cpp reports the span of the file from the first host tensor to the last, whatever lies between
         total -= max(held.weights_bytes - estimate.weights_bytes, 0)
     return DeviceRow(
@@ -205,11 +196,11 @@ def _host_row(
     )
 
 
-def _kinds(estimate: DeviceEstimate | HostEstimate, held: MeasuredMemory | None) -> tuple[KindRow, ...]:
+def _kinds(estimate: DeviceEstimate | HostEstimate, held: MemoryUse) -> tuple[KindRow, ...]:
     pairs = (
-        ("weights", estimate.weights_bytes, held.weights_bytes if held else 0),
-        ("context", estimate.context_bytes, held.context_bytes if held else 0),
-        ("compute", estimate.compute_bytes, held.compute_bytes if held else 0),
+        ("weights", estimate.weights_bytes, held.weights_bytes),
+        ("context", estimate.context_bytes, held.context_bytes),
+        ("compute", estimate.compute_bytes, held.compute_bytes),
     )
     return tuple(
         KindRow(kind=kind, planned_bytes=planned, held_bytes=now, how="llama.cpp")
@@ -217,11 +208,10 @@ def _kinds(estimate: DeviceEstimate | HostEstimate, held: MeasuredMemory | None)
     )
 
 
-def _besides(plan: Plan, draft: Iterable[MeasuredMemory]) -> dict[str, tuple[KindRow, ...]]:
+def _besides(plan: Plan, draft: Mapping[str, MemoryUse]) -> dict[str, tuple[KindRow, ...]]:
     """The rows of what stands beside the model, by device id: its draft model, and adapters and
     projectors, of which nobody tells what they hold.
     """
-    told = {each.id: each for each in draft}
     found = {}
     beside = {
         each.id: each.companion_bytes for each in (*plan.estimate.devices, *companion_only_devices(plan))
@@ -231,7 +221,8 @@ def _besides(plan: Plan, draft: Iterable[MeasuredMemory]) -> dict[str, tuple[Kin
         of_draft = sum(each.uses[name].total_bytes for each in drafts)
         rows = []
         if drafts:
-            held = _held_beside(told.get(name), drafts[0].uses[name], mapped=plan.context.use_mmap)
+            is_mapped = name == HOST and plan.context.use_mmap
+            held = _held_beside(draft.get(name, _NOTHING), drafts[0].uses[name], mapped=is_mapped)
             rows.append(KindRow(kind="draft", planned_bytes=of_draft, held_bytes=held, how="llama.cpp"))
         if more := n_bytes - of_draft:
             silent = "llama.cpp does not tell"
@@ -240,21 +231,15 @@ def _besides(plan: Plan, draft: Iterable[MeasuredMemory]) -> dict[str, tuple[Kin
     return found
 
 
-def _held_beside(held: MeasuredMemory | None, planned: CompanionUse, *, mapped: bool) -> int:
+def _held_beside(held: MemoryUse, planned: MemoryUse, *, mapped: bool) -> int:
     """What a draft model holds; of a mapped file no more than its tensors (see _host_row)."""
-    if held is None:
-        return 0
-    span = max(held.weights_bytes - planned.weights_bytes, 0) if mapped and held.id == HOST else 0
-    return _buffers(held) - span
+    span = max(held.weights_bytes - planned.weights_bytes, 0) if mapped else 0
+    return held.total_bytes - span
 
 
 def _held_of(rows: Iterable[KindRow]) -> int:
     """Bytes of rows, as planned where nobody tells."""
     return sum(row.planned_bytes if row.held_bytes is None else row.held_bytes for row in rows)
-
-
-def _buffers(held: MeasuredMemory) -> int:
-    return held.weights_bytes + held.context_bytes + held.compute_bytes
 
 
 def _why_none(device: Device) -> str:

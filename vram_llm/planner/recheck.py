@@ -21,11 +21,7 @@ class DeviceFit:
     needed_bytes: int
     free_bytes: int
     reserve_bytes: int
-
-    @property
-    def budget_bytes(self) -> int:
-        """Free less reserve, never below 0."""
-        return max(self.free_bytes - self.reserve_bytes, 0)
+    budget_bytes: int  # of what is free, less the reserve
 
     @property
     def over_bytes(self) -> int:
@@ -84,15 +80,18 @@ def device_fits(plan: Plan, machine: Machine, host_reserve_bytes: int) -> tuple[
             needed_bytes=use.total_bytes,
             free_bytes=present[use.id].free_bytes,
             reserve_bytes=planned[use.id].reserve_bytes,
+            budget_bytes=present[use.id].budget_bytes(planned[use.id].reserve_bytes),
         )
         for use in (*plan.estimate.devices, *companion_only_devices(plan))
     )
+    reserve_bytes = plan.devices[0].reserve_bytes if plan.devices else host_reserve_bytes
     host = DeviceFit(
         id=HOST,
         name=machine.host.name,
         needed_bytes=plan.estimate.host.total_bytes,
         free_bytes=machine.host.available_bytes,
-        reserve_bytes=plan.devices[0].reserve_bytes if plan.devices else host_reserve_bytes,
+        reserve_bytes=reserve_bytes,
+        budget_bytes=machine.host.budget_bytes(reserve_bytes),
     )
     return (*on_devices, host)
 

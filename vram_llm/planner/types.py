@@ -1,7 +1,7 @@
 """What is asked of a plan and what it answers. All frozen; a Plan goes to JSON and back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from vram_llm.machine.types import Device, Source
@@ -159,6 +159,28 @@ class Placement:
     n_gpu_layers: int
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Bytes in llama.cpp's buffers on one device, or on the host, by what they are for."""
+
+    weights_bytes: int = 0
+    context_bytes: int = 0
+    compute_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """All of them."""
+        return self.weights_bytes + self.context_bytes + self.compute_bytes
+
+    def __add__(self, other: "MemoryUse") -> "MemoryUse":
+        """Both together."""
+        return MemoryUse(
+            self.weights_bytes + other.weights_bytes,
+            self.context_bytes + other.context_bytes,
+            self.compute_bytes + other.compute_bytes,
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceEstimate:
     """Bytes one device will hold. `budget_bytes` is its free memory less the reserve."""
@@ -171,6 +193,31 @@ class DeviceEstimate:
     total_bytes: int
     budget_bytes: int
     companion_bytes: int = 0  # of adapters, projector and draft model
+
+    @classmethod
+    def of(
+        cls, id: str, use: MemoryUse, *, overhead_bytes: int, budget_bytes: int, companion_bytes: int = 0
+    ) -> "DeviceEstimate":
+        """Device `id` holding `use` for the model, `companion_bytes` for other files, and the overhead."""
+        return cls(
+            id=id,
+            weights_bytes=use.weights_bytes,
+            context_bytes=use.context_bytes,
+            compute_bytes=use.compute_bytes,
+            overhead_bytes=overhead_bytes,
+            total_bytes=use.total_bytes + overhead_bytes + companion_bytes,
+            budget_bytes=budget_bytes,
+            companion_bytes=companion_bytes,
+        )
+
+    def with_companions(self, n_bytes: int) -> "DeviceEstimate":
+        """The same with `n_bytes` of companions, none being counted yet."""
+        return replace(self, companion_bytes=n_bytes, total_bytes=self.total_bytes + n_bytes)
+
+    @property
+    def use(self) -> MemoryUse:
+        """What the model itself holds."""
+        return MemoryUse(self.weights_bytes, self.context_bytes, self.compute_bytes)
 
     @property
     def over_bytes(self) -> int:
@@ -188,6 +235,27 @@ class HostEstimate:
     total_bytes: int
     budget_bytes: int
     companion_bytes: int = 0  # of adapters, projector and draft model
+
+    @classmethod
+    def of(cls, use: MemoryUse, *, budget_bytes: int, companion_bytes: int = 0) -> "HostEstimate":
+        """The host holding `use` for the model, and `companion_bytes` for other files."""
+        return cls(
+            weights_bytes=use.weights_bytes,
+            context_bytes=use.context_bytes,
+            compute_bytes=use.compute_bytes,
+            total_bytes=use.total_bytes + companion_bytes,
+            budget_bytes=budget_bytes,
+            companion_bytes=companion_bytes,
+        )
+
+    def with_companions(self, n_bytes: int) -> "HostEstimate":
+        """The same with `n_bytes` of companions, none being counted yet."""
+        return replace(self, companion_bytes=n_bytes, total_bytes=self.total_bytes + n_bytes)
+
+    @property
+    def use(self) -> MemoryUse:
+        """What the model itself holds."""
+        return MemoryUse(self.weights_bytes, self.context_bytes, self.compute_bytes)
 
     @property
     def over_bytes(self) -> int:
@@ -274,20 +342,6 @@ class CompanionKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CompanionUse:
-    """Bytes of a companion on one device, or on the host."""
-
-    weights_bytes: int = 0
-    context_bytes: int = 0
-    compute_bytes: int = 0
-
-    @property
-    def total_bytes(self) -> int:
-        """All of them."""
-        return self.weights_bytes + self.context_bytes + self.compute_bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Companion:
     """A file that is loaded beside the model, and what it holds there.
 
@@ -300,7 +354,7 @@ class Companion:
     name: str
     total_bytes: int  # of the tensors in the file
     device: str | None
-    uses: dict[str, CompanionUse]  # by device id, and "host"
+    uses: dict[str, MemoryUse]  # by device id, and "host"
     method: str
     scale: float = 1.0  # of an adapter
     context: Context | None = None  # of a draft model

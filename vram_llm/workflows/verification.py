@@ -34,7 +34,7 @@ def verify(plan: "Plan", *, on_state: "Callable[[EngineClient], None]" = lambda 
         raise NotBuilt(
             "this build of llama.cpp does not tell what it holds, so no plan can be verified with it"
         )
-    found = readings(plan, (*info.memory, *info.draft_memory), before.cards, after.cards, after.process)
+    found = readings(plan, (info.memory, info.draft_memory), before.cards, after.cards, after.process)
     certificate = certify(plan, info.memory, found, info.draft_memory)
     notes = _keep_overheads(plan, certificate, after.driver_version)
     return dataclasses.replace(certificate, notes=notes)

@@ -28,14 +28,21 @@ from vram_llm.llama.dryrun.wire import (
     DryRunQuestion,
     DryRunReply,
     ProjectorQuestion,
-    Use,
     write,
 )
 from vram_llm.machine.types import Device, DeviceKind, Host
 from vram_llm.model.header import Header
 from vram_llm.model.strip import write_stripped
 from vram_llm.planner.memory.analytic import overhead_bytes
-from vram_llm.planner.types import Context, DeviceEstimate, Estimate, FlashAttention, HostEstimate, Placement
+from vram_llm.planner.types import (
+    Context,
+    DeviceEstimate,
+    Estimate,
+    FlashAttention,
+    HostEstimate,
+    MemoryUse,
+    Placement,
+)
 from vram_llm.stderr_reason import environment, last_words
 
 METHOD = "dry run"
@@ -207,25 +214,15 @@ class DryRunMeter:
         return Estimate(
             method=METHOD,
             devices=tuple(self._device(*pair) for pair in zip(devices, said.devices, strict=True)),
-            host=HostEstimate(
-                weights_bytes=said.host.weights_bytes,
-                context_bytes=said.host.context_bytes,
-                compute_bytes=said.host.compute_bytes,
-                total_bytes=_total(said.host),
-                budget_bytes=max(self._host.available_bytes - self._reserve_bytes, 0),
-            ),
+            host=HostEstimate.of(said.host, budget_bytes=self._host.budget_bytes(self._reserve_bytes)),
         )
 
-    def _device(self, device: Device, use: Use) -> DeviceEstimate:
-        overhead = overhead_bytes(device)
-        return DeviceEstimate(
-            id=device.id,
-            weights_bytes=use.weights_bytes,
-            context_bytes=use.context_bytes,
-            compute_bytes=use.compute_bytes,
-            overhead_bytes=overhead,
-            total_bytes=_total(use) + overhead,
-            budget_bytes=max(device.free_bytes - self._reserve_bytes, 0),
+    def _device(self, device: Device, use: MemoryUse) -> DeviceEstimate:
+        return DeviceEstimate.of(
+            device.id,
+            use,
+            overhead_bytes=overhead_bytes(device),
+            budget_bytes=device.budget_bytes(self._reserve_bytes),
         )
 
 
@@ -238,10 +235,6 @@ def _tell_more(question: DryRunQuestion) -> bool:
     are_here = all(each.ggml_name is not None and not each.what_if for each in devices)
     plain = not question.adapters and question.mode is DryRunMode.VIRTUAL
     return are_here and plain and any(each.kind in _REORDERING for each in devices)
-
-
-def _total(use: Use) -> int:
-    return use.weights_bytes + use.context_bytes + use.compute_bytes
 
 
 class _Child:

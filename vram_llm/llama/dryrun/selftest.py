@@ -1,10 +1,9 @@
 """A model of two layers whose bytes are known, to see whether a dry run can be trusted."""
 
-from vram_llm.llama.dryrun.wire import Use
 from vram_llm.llama.random_model import Shape
 from vram_llm.machine.types import Device, DeviceKind, Source
 from vram_llm.planner.llama_split import placement_from_counts
-from vram_llm.planner.types import Context, Placement
+from vram_llm.planner.types import Context, MemoryUse, Placement
 from vram_llm.units import GIB
 
 SHAPE = Shape(n_embd=256, n_ff=512, n_layers=2, n_head=4, n_head_kv=2, n_vocab=1000)
@@ -15,7 +14,7 @@ DEVICES = [
     for i in range(2)
 ]  # fmt: skip
 
-ANSWER = [Use(631_040, 262_144, 1_053_696), Use(904_448, 262_144, 726_528)]
+ANSWER = [MemoryUse(631_040, 262_144, 1_053_696), MemoryUse(904_448, 262_144, 726_528)]
 """What llama.cpp, as llama-cpp-python 0.3.36 carries it, takes for it."""
 
 

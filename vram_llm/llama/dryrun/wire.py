@@ -7,7 +7,7 @@ from typing import IO
 import msgspec
 
 from vram_llm.machine.types import Device
-from vram_llm.planner.types import Context, FlashAttention, Placement
+from vram_llm.planner.types import Context, FlashAttention, MemoryUse, Placement
 
 LENGTH = struct.Struct("<I")
 
@@ -39,19 +39,11 @@ class ProjectorQuestion(msgspec.Struct, tag=True):
     flash_attn: FlashAttention
 
 
-class Use(msgspec.Struct):
-    """Bytes on one device, or on the host."""
-
-    weights_bytes: int = 0
-    context_bytes: int = 0
-    compute_bytes: int = 0
-
-
 class DryRunReply(msgspec.Struct):
     """The bytes that each device of the question and the host would hold, or why there is no answer."""
 
-    devices: list[Use] = []
-    host: Use = msgspec.field(default_factory=Use)
+    devices: list[MemoryUse] = []
+    host: MemoryUse = MemoryUse()
     refusal: str = ""
     not_built: bool = False
 

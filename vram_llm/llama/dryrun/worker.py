@@ -5,7 +5,7 @@ llama.cpp aborts on what it does not like, so it is asked in a process of its ow
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,17 +20,15 @@ from vram_llm.llama.dryrun.wire import (
     DryRunQuestion,
     DryRunReply,
     ProjectorQuestion,
-    Use,
     write,
 )
 from vram_llm.machine.types import Device
 from vram_llm.model.header_reader import read_header
-from vram_llm.planner.types import Context
+from vram_llm.planner.types import Context, MemoryUse
 
 if TYPE_CHECKING:
     from vram_llm.llama.adapters import LoadedAdapter
     from vram_llm.llama.dryrun.virtual_device import Profile, VirtualDevice
-    from vram_llm.llama.memory_breakdown import BufferUse
 
 _CHAIN_ROWS = 16  # as long as the vocabulary, and more than a chain ever holds at a time
 _SMALL_BATCH = 8  # tokens a sequence; above that the prompt's graph is the larger by far
@@ -92,14 +90,17 @@ def answer(question: DryRunQuestion) -> DryRunReply:
             # a real load also reserves one token a sequence, which can be the larger where a batch is small,
             # or where samplers, which have the same rows in both, take most
             few = replace(question.context, n_ubatch=n_rows)
-            for use, other in zip(found, _measured(model, few, devices, virtual, adapters), strict=True):
-                use.compute_bytes = max(use.compute_bytes, other.compute_bytes)
+            others = _measured(model, few, devices, virtual, adapters)
+            found = [
+                replace(use, compute_bytes=max(use.compute_bytes, other.compute_bytes))
+                for use, other in zip(found, others, strict=True)
+            ]
     finally:
         b.C.llama_model_free(model)
     return DryRunReply(devices=found[:-1], host=found[-1])
 
 
-def _is_mostly_sampling(question: DryRunQuestion, model: int, found: Sequence[Use]) -> bool:
+def _is_mostly_sampling(question: DryRunQuestion, model: int, found: Sequence[MemoryUse]) -> bool:
     """Whether chains on the output's device may decide what it computes with."""
     from vram_llm.llama import bindings as b
 
@@ -128,8 +129,8 @@ def answer_projector(question: ProjectorQuestion) -> DryRunReply:
         handle = _made[key].handle
     sizes = memory_use(question.path, handle, question.flash_attn)
     on_host = sum(size for each, size in sizes.items() if each != handle)
-    on_device = [] if handle is None else [Use(compute_bytes=sizes.get(handle, 0))]
-    return DryRunReply(devices=on_device, host=Use(compute_bytes=on_host))
+    on_device = [] if handle is None else [MemoryUse(compute_bytes=sizes.get(handle, 0))]
+    return DryRunReply(devices=on_device, host=MemoryUse(compute_bytes=on_host))
 
 
 def _measured(
@@ -138,7 +139,7 @@ def _measured(
     devices: Sequence[int],
     virtual: "Sequence[VirtualDevice]",
     adapters: "Sequence[LoadedAdapter]",
-) -> list[Use]:
+) -> list[MemoryUse]:
     """What each device takes with a context of the model, and last the host."""
     from vram_llm.llama import bindings as b
     from vram_llm.llama import memory_breakdown
@@ -162,19 +163,10 @@ def _measured(
     apply_adapters(int(ctx), adapters)
     for each in virtual:
         each.expect(weights=True)
-    uses = memory_breakdown.breakdown(int(ctx))
+    uses = memory_breakdown.memory_use(int(ctx))
     b.C.llama_free(ctx)
     attached.close()
-    return [_sum(use for use in uses if use.device == device) for device in (*devices, None)]
-
-
-def _sum(uses: Iterable["BufferUse"]) -> Use:
-    total = Use()
-    for use in uses:
-        total.weights_bytes += use.weights_bytes
-        total.context_bytes += use.context_bytes
-        total.compute_bytes += use.compute_bytes
-    return total
+    return [uses.get(device, MemoryUse()) for device in (*devices, None)]
 
 
 _made: dict[tuple[int, "Profile"], "VirtualDevice"] = {}

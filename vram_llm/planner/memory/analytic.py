@@ -24,6 +24,7 @@ from vram_llm.planner.types import (
     Estimate,
     FlashAttention,
     HostEstimate,
+    MemoryUse,
     Placement,
 )
 from vram_llm.units import MIB
@@ -125,7 +126,7 @@ class AnalyticMeter:
 
     def budget(self, device_id: str) -> int:
         """Bytes a plan may use of a device: free less reserve, never below 0."""
-        return max(self.devices[device_id].free_bytes - self._reserve_bytes, 0)
+        return self.devices[device_id].budget_bytes(self._reserve_bytes)
 
     def __call__(self, placement: Placement) -> Estimate:
         """The estimate for a placement."""
@@ -159,16 +160,12 @@ class AnalyticMeter:
             first, end, has_output=has_output, n_host=n_host, pipelined=pipelined
         )
         compute = int((bound + self._adapter_compute) * self._compute_share)
-        overhead = overhead_bytes(device)
-        return DeviceEstimate(
-            id=device_id,
-            weights_bytes=weights,
-            context_bytes=context,
-            compute_bytes=compute,
-            overhead_bytes=overhead,
-            companion_bytes=companions,
-            total_bytes=weights + context + compute + overhead + companions,
+        return DeviceEstimate.of(
+            device_id,
+            MemoryUse(weights, context, compute),
+            overhead_bytes=overhead_bytes(device),
             budget_bytes=self.budget(device_id),
+            companion_bytes=companions,
         )
 
     def holds(
@@ -224,13 +221,10 @@ class AnalyticMeter:
         companions = self._host.companion_bytes + self._adapters.host_bytes(
             self._host.alignment_bytes, placement.cpu_layers, has_output=has_output
         )
-        return HostEstimate(
-            weights_bytes=weights,
-            context_bytes=context,
-            compute_bytes=compute,
+        return HostEstimate.of(
+            MemoryUse(weights, context, compute),
+            budget_bytes=self._host.budget_bytes(self._reserve_bytes),
             companion_bytes=companions,
-            total_bytes=weights + context + compute + companions,
-            budget_bytes=max(self._host.available_bytes - self._reserve_bytes, 0),
         )
 
 
