@@ -85,10 +85,10 @@ def test_an_empty_message_is_an_open_turn() -> None:
     assert prompt.text == "[user]Hi[end][assistant]"
 
 
-def test_a_call_that_must_be_made_follows_the_text() -> None:
+def test_a_forced_call_follows_the_text() -> None:
     prompt = prompt_of(THOUGHTFUL, USER, BEGUN)
     assert prompt.calling().endswith("The answer is\n<tool_call>\n")
-    with pytest.raises(RequestError, match="With this model, a call that must be made cannot continue"):
+    with pytest.raises(RequestError, match="With this model, a forced call cannot continue"):
         prompt_of(HARMONY, USER, BEGUN).calling()
 
 

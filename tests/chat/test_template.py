@@ -142,7 +142,10 @@ def test_a_template_may_change_lists_of_its_own_and_no_others() -> None:
     ("source", "sentence"),
     [
         ("{{ messages }}\n{% for %}", r"^FILE is not a Jinja template \(line 2: .*\)$"),
-        ("{{ messages }}\n\n{{ nothing.here }}", r"^FILE is of no use: .* line 3: 'nothing' is undefined$"),
+        (
+            "{{ messages }}\n\n{{ nothing.here }}",
+            r"^FILE cannot write a chat: .* line 3: 'nothing' is undefined$",
+        ),
         ("Hello", r"^FILE leaves out the message of a chat; is it a chat template\?$"),
     ],
 )

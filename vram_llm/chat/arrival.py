@@ -1,4 +1,4 @@
-"""Whether every message of a chat has reached its prompt."""
+"""Checks that every message of a chat has reached its prompt."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,18 +8,18 @@ from vram_llm.errors import RequestError
 
 Messages = list[dict[str, Any]]
 _SURE = 16  # characters: a text this long is not in a prompt by chance
-_SHORT_CHAT = 32  # messages: longer ones are rendered again only where a text is not found
+_SHORT_CHAT = 32  # messages: a longer chat is rendered again only if a text is missing
 
 
 def check_arrival(
     messages: Messages, tools: Messages, prompt: str, render: Callable[[Messages], str]
 ) -> None:
-    """Raises RequestError where a text of `messages`, or a name of `tools`, is not in their `prompt`.
+    """Raises RequestError if a text of `messages`, or a name of `tools`, is not in their `prompt`.
 
-    Templates trim texts, escape them, and strip the thinking from earlier answers. A text that is not found
-    as it is, or is too short to be found for sure, has therefore arrived where marks at its ends arrive:
-    `render` gives the prompt of messages with other texts. The beginning of an answer may be thinking, so
-    its end is enough, and `reasoning_content` may be left out.
+    Templates trim texts, escape them, and drop the thinking of earlier answers. If a text is missing, or too
+    short to be found for sure, marks at its ends must arrive: `render` gives the prompt of messages with
+    other texts. The beginning of an answer may be thinking, so its end is enough. `reasoning_content` may be
+    left out.
     """
     lost = next((name for tool in tools if (name := tool["function"]["name"]) not in prompt), None)
     if lost is not None:
@@ -47,10 +47,10 @@ def _all_found(messages: Messages, prompt: str) -> bool:
     at = 0
     for message in messages:
         text = _text(message)
-        found = prompt.find(text, at)
-        if found < 0 or (0 < len(text) < _SURE and len(messages) <= _SHORT_CHAT):
+        start = prompt.find(text, at)
+        if start < 0 or (0 < len(text) < _SURE and len(messages) <= _SHORT_CHAT):
             return False
-        at = found + len(text)
+        at = start + len(text)
     return True
 
 

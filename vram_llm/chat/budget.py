@@ -1,16 +1,16 @@
-"""The marks between which a model thinks, as a budget of thinking needs them."""
+"""The marks around thinking, for a budget of thinking."""
 
 import re
 
 from vram_llm.chat.dialect import Dialect
 
-_TAG = re.compile(r"</?\w[\w:.-]*>")  # answers may speak of it
+_TAG = re.compile(r"</?\w[\w:.-]*>")  # answers may contain it as text
 
 
 def thinking_marks(dialect: Dialect) -> tuple[str, str] | None:
-    """What opens thinking ("" where it needs no mark), and what closes it; None where none is parsed.
+    """The marks before thinking ("" if it needs none) and after it; None if no thinking is parsed.
 
-    Where thinking is a message of its own, the second one begins the next message as well.
+    If thinking is a message of its own, the second mark also begins the next message.
     """
     return dialect.form.thinks or dialect.thinks
 
@@ -21,5 +21,5 @@ def is_opened(dialect: Dialect, prompt: str) -> bool:
 
 
 def may_reopen(opening: str) -> bool:
-    """Whether a mark opens thinking wherever it stands in an answer."""
+    """Whether a mark opens thinking anywhere in an answer."""
     return bool(opening) and _TAG.fullmatch(opening) is None

@@ -1,8 +1,8 @@
 """The grammar of an answer that may call tools: free text and calls, or calls and an answer of a given form.
 
-A call is held to a JSON schema from the mark on that begins it. The grammar is written in llguidance's Lark
-(docs/syntax.md of guidance-ai/llguidance); the engine puts a model's marks in for `mark_I`, `until_I` and
-their like.
+A call must match a JSON schema, from the mark at its beginning on. The grammar is written in llguidance's
+Lark (docs/syntax.md of guidance-ai/llguidance). The engine replaces `mark_I`, `until_I` and similar names by
+a model's marks.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from vram_llm.chat.formats.call_json import ID, CallJson
 
-_WHITESPACE = r"( |\n[ \t]{0,40})?"  # between the parts of JSON; endless, a model could stay in it
+_WHITESPACE = r"( |\n[ \t]{0,40})?"  # between the parts of JSON; limited, so that a model cannot stay in it
 _BASE = r"""%llguidance {}
 WS: /[ \t\r\n]{0,8}/
 ID: /[A-Za-z0-9_.:-]{1,64}/
@@ -24,7 +24,7 @@ _GAPS = re.compile(rf"(\s+|{re.escape(ID)})")
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """How a tool's arguments are held: to `schema`, or as far as it can be where `lenient`."""
+    """The schema of a tool's arguments. `lenient`: rules that a grammar cannot express are ignored."""
 
     schema: Mapping[str, Any]
     lenient: bool
@@ -32,7 +32,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class CallGrammar:
-    """Lark, the marks that it names by their number, and those that its free text does not hold."""
+    """A Lark grammar, the marks that it numbers, and the marks that its free text does not contain."""
 
     lark: str
     marks: tuple[str, ...]
@@ -40,7 +40,7 @@ class CallGrammar:
 
 
 class GrammarWriter:
-    """Writes rules. An expression is a Lark expression of rules and quoted text, a space between any two."""
+    """Writes rules. An expression is Lark: rules and quoted texts, with a space between any two."""
 
     def __init__(self) -> None:
         self.marks: list[str] = []
@@ -53,14 +53,14 @@ class GrammarWriter:
         return self.marks.index(text)
 
     def rule(self, name: str, *choices: str) -> str:
-        """Define a rule; its name."""
+        """Define a rule and return its name."""
         self._rules.append(f"{name}: {' | '.join(choices)}")
         return name
 
     def literal(self, text: str, *, is_json: bool = False) -> str:
-        """An expression for a format's own text. Space in it may be other space, or none."""
+        """An expression for a format's own text. Its white space may differ or be absent."""
         if is_json:
-            text = _SYNTAX.sub(lambda found: found[0] if found[0] == ID else f" {found[0]} ", text)
+            text = _SYNTAX.sub(lambda match: match[0] if match[0] == ID else f" {match[0]} ", text)
         parts = [part for part in _GAPS.split(text) if part]
         return " ".join(self._part(part, is_json) for part in parts)
 
@@ -72,11 +72,11 @@ class GrammarWriter:
         return quoted(part) if is_json else f"mark_{self.mark(part)}"
 
     def json(self, name: str, held: Held) -> str:
-        """A rule for a JSON object; its name."""
+        """Define a rule for a JSON object and return its name."""
         return self.json_value(name, Held({**held.schema, "type": "object"}, held.lenient))
 
     def json_value(self, name: str, held: Held) -> str:
-        """A rule for JSON of any kind; its name."""
+        """Define a rule for any JSON value and return its name."""
         options = {"whitespace_pattern": _WHITESPACE, "lenient": held.lenient}
         return self.rule(name, f"%json {json.dumps({**held.schema, 'x-guidance': options})}")
 
@@ -91,18 +91,18 @@ def quoted(text: str) -> str:
 
 
 def joined(*parts: str) -> str:
-    """Expressions one after the other, with no space twice in a row."""
+    """Expressions in a row, without two spaces in a row."""
     words = " ".join(part for part in parts if part).split(" ")
     return " ".join(word for i, word in enumerate(words) if word != "WS" or i == 0 or words[i - 1] != "WS")
 
 
 def _without_space(expression: str) -> str:
-    """The same, where what is around it allows space."""
+    """The expression without the space at its ends, which the text around it allows."""
     return expression.removeprefix("WS ").removesuffix(" WS")
 
 
 def write_calls(writer: GrammarWriter, form: CallJson, tools: Mapping[str, Held], *, parallel: bool) -> str:
-    """Rules for calls of the tools behind the form's trigger, and all that belongs to them; a rule's name."""
+    """Define the rule `calls`, the text after the form's trigger, and return its name."""
     calls = []
     for i, (name, held) in enumerate(tools.items()):
         arguments = writer.json(f"arguments_{i}", held)

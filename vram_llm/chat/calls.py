@@ -1,4 +1,4 @@
-"""Earlier calls of tools, as a chat template shows them."""
+"""Earlier tool calls, in the form that a chat template shows."""
 
 import json
 from collections.abc import Iterator
@@ -12,9 +12,10 @@ Messages = list[dict[str, Any]]
 
 
 def with_calls(messages: Messages, takes: Takes) -> Messages:
-    """`messages` with the assistant's calls in the shape that the template shows.
+    """`messages` with the assistant's calls in the form that the template shows.
 
-    The content of a message is a message before its calls where it is not shown with them.
+    If the template does not show a message's content with its calls, the content becomes a message before
+    them.
     """
     if not takes.words_with_calls:
         messages = list(_words_first(messages, apart=takes.words_before_calls))
@@ -27,8 +28,8 @@ def calls_as_text(messages: Messages, dialect: Dialect) -> Messages:
 
 
 def one_by_one(messages: Messages) -> Iterator[dict[str, Any]]:
-    """Messages of one call each in place of those of several, every one before its result."""
-    several: dict[str, Any] | None = None  # the message of several calls whose results come
+    """Messages of one call each in place of messages of several; every call comes before its result."""
+    several: dict[str, Any] | None = None  # the message of several calls, whose results follow
     results: Messages = []
     for message in messages:
         if several is not None and message["role"] == "tool":
@@ -44,7 +45,7 @@ def one_by_one(messages: Messages) -> Iterator[dict[str, Any]]:
 
 
 def _each_with_result(message: dict[str, Any], results: Messages) -> Iterator[dict[str, Any]]:
-    """Each of a message's calls as a message, and its results; at the end the results of other calls."""
+    """Each call of `message` as a message, then its results; results of other calls come last."""
     by_call: dict[str | None, Messages] = {}
     for result in results:
         by_call.setdefault(result.get("tool_call_id"), []).append(result)
@@ -56,8 +57,10 @@ def _each_with_result(message: dict[str, Any], results: Messages) -> Iterator[di
 
 
 def _words_first(messages: Messages, *, apart: bool) -> Iterator[dict[str, Any]]:
-    """`apart`: the content may be a message of its own; else the assistant's texts between two messages of
-    the user's are one message, for the template refuses two.
+    """Move an assistant's text before its calls.
+
+    `apart`: the text may be a message of its own. Otherwise the assistant's texts between two user messages
+    become one message, since the template refuses two.
     """
     run: Messages = []  # from one message of the user's to the next
     for message in [*messages, {"role": ""}]:
@@ -104,17 +107,17 @@ def _call_shape(message: dict[str, Any], takes: Takes) -> dict[str, Any]:
 
 
 def _as_object(text: str) -> dict[str, Any]:
-    """Arguments as templates read them; what is no object is shown under a name of its own."""
+    """Arguments in the form of templates. A text that is not an object becomes {"arguments": text}."""
     value = object_in(text or "{}")
     return {"arguments": text} if value is None else value
 
 
 def object_in(text: str) -> dict[str, Any] | None:
-    """The object that `text` is the JSON of; None where it is none, or has a string that is no text."""
+    """The object of a JSON text; None if it is not an object, or has a string that is not Unicode text."""
     try:
         value = json.loads(text)
         if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+            json.dumps(value, ensure_ascii=False).encode()  # raises for half of a surrogate pair
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

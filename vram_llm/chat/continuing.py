@@ -1,4 +1,4 @@
-"""An answer that goes on where the last message of the chat ends (continue_final_message, a prefill)."""
+"""An answer that continues the last message of the chat (continue_final_message, a prefill)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from vram_llm.chat.reader import Parser
 from vram_llm.errors import RequestError
 
 Messages = list[dict[str, Any]]
-_CUT = "qzCUTHEREzq"  # letters and nothing else: no template trims or escapes it
+_CUT = "qzCUTHEREzq"  # only letters: no template trims or escapes it
 
 
 def check_continuable(messages: Messages) -> None:
@@ -23,12 +23,12 @@ def check_continuable(messages: Messages) -> None:
 
 
 def continued(render: Callable[[Messages, bool], str], messages: Messages, dialect: Dialect) -> str:
-    """The prompt of `messages` that ends with the text of the last one, whatever the template puts after it.
+    """The prompt of `messages`, ending with the text of the last message.
 
-    `render(messages, add_generation_prompt)` is the template. The text is marked at its end and the prompt
-    cut there. Where the template leaves the message out or refuses it, the text follows a turn that the
-    template opens. Thinking that the template opens before content is closed. Raises what `render` raises,
-    and RequestError for thinking of a model that is not known to think.
+    `render(messages, add_generation_prompt)` is the template. A mark is put after the text, and the prompt is
+    cut there. If the template leaves the message out or refuses it, the text follows a turn that the template
+    opens. Thinking that the template opens before content is closed. Raises `render`'s errors, and
+    RequestError for thinking of a model that is not known to think.
     """
     last = messages[-1]
     field = _continued_field(last)
@@ -36,21 +36,21 @@ def continued(render: Callable[[Messages, bool], str], messages: Messages, diale
     if not text:
         return render(messages[:-1], True)
     try:
-        prompt, found, _ = render([*messages[:-1], {**last, field: text + _CUT}], False).rpartition(_CUT)
+        prompt, cut, _ = render([*messages[:-1], {**last, field: text + _CUT}], False).rpartition(_CUT)
     except RequestError:
-        prompt = found = ""
+        prompt = cut = ""
     marks = dialect.thinking
-    begun = prompt.removesuffix(text.lstrip())  # a template may trim
-    if found and (marks is None or begun == prompt or marks.is_opened(begun) is (field != "content")):
+    begun = prompt.removesuffix(text.lstrip())  # a template may trim the text
+    if cut and (marks is None or begun == prompt or marks.is_opened(begun) is (field != "content")):
         return prompt
-    if found and field == "content":
+    if cut and field == "content":
         return dialect.answering(begun) + text
     begun = render(messages[:-1], True)
     return (dialect.answering(begun) if field == "content" else _thinking(begun, messages, dialect)) + text
 
 
 def _thinking(prompt: str, messages: Messages, dialect: Dialect) -> str:
-    """`prompt` with its thinking begun."""
+    """`prompt` with thinking begun."""
     marks = dialect.thinking
     if marks is None:
         at = f"messages[{len(messages) - 1}].reasoning_content"
@@ -62,7 +62,7 @@ def _thinking(prompt: str, messages: Messages, dialect: Dialect) -> str:
 
 
 def continued_parser(dialect: Dialect, schemas: Schemas | None, last: dict[str, Any]) -> Parser | None:
-    """For the rest of an answer that begins with the message `last`; None where all of it is content."""
+    """The parser for the rest of an answer that begins with `last`; None if all of it is content."""
     form = dialect.form
     if form.thinks or (form.framed and dialect.thinking is None):
         parser = Parser(form.grammar(schemas or {}), form.new_id)

@@ -1,4 +1,4 @@
-"""Which way of writing tool calls and thinking a model was taught: its chat template shows it."""
+"""The way in which a model writes tool calls and thinking, as its chat template shows it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ from vram_llm.chat.reader import Parser
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a model writes.
+    """How a model writes tool calls and thinking.
 
-    `marks` are the special tokens its parser must see. `takes_tools`: the template shows tools to the model
-    in a form that is parsed here; otherwise they go into a system message of ours, and calls come as
-    `hermes`. `thinking`: what the model writes around its thinking, None for one not known to think.
-    `efforts`: for each effort, the names with which the template takes it; {} where it takes none.
+    `marks` are the special tokens that its parser must see. `takes_tools`: the template shows tools in a form
+    that is parsed here; otherwise a system message of this server shows them, and calls come as `hermes`.
+    `thinking`: the marks around thinking; None for a model not known to think. `efforts`: the template's
+    variables for each effort; {} if it has none.
     """
 
     name: str
@@ -36,17 +36,17 @@ class Dialect:
 
     @property
     def new_id(self) -> Callable[[], str]:
-        """Makes ids for calls, such as the template takes back."""
+        """Makes ids for calls, in the form that the template accepts."""
         return self.form.new_id
 
     @property
     def call_json(self) -> CallJson | None:
-        """How calls are written; None where their arguments are no JSON."""
+        """The form of calls; None if their arguments are not JSON."""
         return self.form.call_json
 
     @property
     def thinks(self) -> tuple[str, str] | None:
-        """What opens the thinking ("" where it begins without a mark), and what closes it."""
+        """The marks before thinking ("" if it begins without a mark) and after it."""
         return None if self.thinking is None else (self.thinking.opening, self.thinking.closing)
 
     @property
@@ -55,19 +55,19 @@ class Dialect:
         return "" if self.thinking is None else self.thinking.closes
 
     def answering(self, prompt: str) -> str:
-        """`prompt` with its answer begun: no thinking comes before what is written next."""
+        """`prompt` with its answer begun, so that no thinking comes before it."""
         if self.form.thinks or self.thinking is None:
             return prompt + self.form.answer_begins
         return self.thinking.closed(prompt)
 
     def calling(self, prompt: str) -> str:
-        """`prompt` with a call begun, where a JSON object can be one."""
+        """`prompt` with a call begun, if a JSON object can be a call."""
         if self.form.thinks:
             return prompt + self.form.call_begins
         return self.answering(prompt) + self.form.call_begins
 
     def parser(self, schemas: Schemas | None, prompt: str) -> Parser | None:
-        """For an answer to `prompt`; None where all of it is content. `schemas` of None: no tools."""
+        """The parser for an answer to `prompt`; None if all of it is content. `schemas` None: no tools."""
         is_plain = schemas is None and not self.form.framed
         grammar = plain if is_plain else self.form.grammar(schemas or {})
         if self.form.thinks:
@@ -80,16 +80,16 @@ class Dialect:
 
 @lru_cache(maxsize=128)
 def dialect_of(template: str | None) -> Dialect:
-    """The dialect of a chat template's source; None is a model without one."""
+    """The dialect of a chat template's source; None: a model without a template."""
     source = template or ""
     tools_of_template = find_template_tools(source) if source else TemplateTools(None, shows_tools=False)
-    found = tools_of_template.form or NONE
-    takes_tools = tools_of_template.shows_tools and found is not NONE
-    form = found if takes_tools or found.framed else NONE
+    template_form = tools_of_template.form or NONE
+    takes_tools = tools_of_template.shows_tools and template_form is not NONE
+    form = template_form if takes_tools or template_form.framed else NONE
     probe = Probe(source)
     thinking = find_thinking(probe)
     return Dialect(
-        name=found.name,
+        name=template_form.name,
         takes_tools=takes_tools,
         form=form,
         marks=form.marks + (thinking or DEFAULT).marks,

@@ -1,7 +1,7 @@
-"""How hard a model shall think: the names and values with which its chat template takes that.
+"""The efforts of thinking: the variables and values with which a chat template takes them.
 
-Templates have no common name for it. What one reads is found by rendering it with each, never by searching
-its source; a value that it refuses is replaced by the nearest one that it takes.
+Templates have no common name for it. A template's variable is found by rendering it with each name, never by
+searching its source. A value that the template refuses is replaced by the nearest that it accepts.
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from typing import Any
 from vram_llm.chat.probe import Probe
 
 Names = dict[str, Any]
-OFF = ("none", "minimal")  # efforts that mean no thinking, to templates that can only switch it
-_SWITCHES: tuple[tuple[str, Any, Any], ...] = (  # a name, its value for thinking, and for none
+OFF = ("none", "minimal")  # efforts without thinking, for templates that can only switch it
+_SWITCHES: tuple[tuple[str, Any, Any], ...] = (  # a name, its value with thinking, its value without
     ("enable_thinking", True, False),  # Qwen 3, GLM, Gemma 4, and most others
     ("thinking", True, False),  # DeepSeek V3.1, Granite 3.3, Kimi K3
     ("reasoning", True, False),  # Cohere2
@@ -24,7 +24,7 @@ _LEVELS = (
     "thinking_effort",  # Kimi K3
     "reasoning_strength",  # Muse
 )
-_VALUES = {  # what an effort may be called, the nearest first
+_VALUES = {  # the values of an effort, the nearest first
     "none": ("none", "no_think", "minimal", "low"),
     "minimal": ("minimal", "no_think", "low"),
     "low": ("low", "minimal", "high"),
@@ -40,7 +40,7 @@ _WORD = "q7word7q"
 
 
 def find_efforts(probe: Probe) -> Mapping[str, Names]:
-    """For each of EFFORTS, the names that the template reads, with their values; {} where it reads none.
+    """The variables that the template reads, with their values, for each of EFFORTS; {} if it reads none.
 
     A template that writes any word into its prompt gets only "low", "medium" and "high", which models know.
     """
@@ -63,13 +63,13 @@ def find_efforts(probe: Probe) -> Mapping[str, Names]:
 
 
 def switches(efforts: Mapping[str, Names], *, on: bool = True) -> Names:
-    """The names that switch thinking on, or off, without a level of effort."""
-    found = efforts.get("high", {})
-    return {name: value if on else none for name, value, none in _SWITCHES if name in found}
+    """The variables that switch thinking on, or off, without a level of effort."""
+    variables = efforts.get("high", {})
+    return {name: value if on else none for name, value, none in _SWITCHES if name in variables}
 
 
 def _nearest(effort: str, tails: Mapping[str, str]) -> str:
-    """The value for `effort` among those taken; for no thinking, the first that ends the prompt otherwise."""
+    """The nearest accepted value for `effort`; without thinking, the first that changes the prompt's end."""
     taken = [value for value in _VALUES[effort] if value in tails] or list(tails)
     if effort in OFF and "high" in tails:
         return next((value for value in taken if tails[value] != tails["high"]), taken[0])

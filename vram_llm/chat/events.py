@@ -1,25 +1,25 @@
-"""What a model says, taken apart: the pieces a parser makes of its text."""
+"""The events that a parser makes of a model's text."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """More of the answer."""
+    """A piece of the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """More of the thinking before the answer."""
+    """A piece of the thinking before the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unopened:
-    """All content before was thinking: its end was marked, its beginning was not. A stream has sent it."""
+    """All earlier content was thinking: only its end was marked. A stream has already sent it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class CallStart:
 
 @dataclass(frozen=True, slots=True)
 class CallArguments:
-    """More of a call's arguments, the text of a JSON object."""
+    """A piece of a call's arguments, the text of a JSON object."""
 
     index: int
     text: str

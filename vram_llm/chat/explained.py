@@ -1,4 +1,4 @@
-"""Tools in a system message of ours, where calls in the template's form cannot be held to a schema."""
+"""Tools in a system message of this server, if no grammar can constrain the template's form of calls."""
 
 from dataclasses import replace
 
@@ -8,9 +8,9 @@ from vram_llm.chat.formats.thinking_marks import DEFAULT
 
 
 def explained(dialect: Dialect) -> Dialect:
-    """The same model, asked for Hermes's calls as one is whose template shows no tools.
+    """The dialect that asks for Hermes's calls, as for a model whose template shows no tools.
 
-    Thinking is read as before. A model that frames its answers and is not known to think begins with the
+    Thinking is parsed as before. A model that frames its answers and is not known to think begins with the
     answer itself (`answer_begins`).
     """
     thinking = dialect.thinking

@@ -1,8 +1,8 @@
-"""The marks around thinking, as a chat template itself writes them.
+"""The marks around thinking, as a chat template writes them.
 
-A template that shows earlier thinking writes the marks which its model writes. One that never shows it may
-still open or close thinking at the end of a prompt. Where a template does neither, its text names a pair of
-marks that is known.
+A template that shows earlier thinking writes the marks that its model writes. A template that never shows it
+may still open or close thinking at the end of a prompt. If a template does neither, its text may name a known
+pair of marks.
 """
 
 import re
@@ -12,17 +12,17 @@ from typing import Any
 from vram_llm.chat.formats.thinking_marks import DEFAULT, MARK, ThinkingMarks
 from vram_llm.chat.probe import ANSWER, CALLS, THOUGHT, Probe
 
-_KNOWN = (  # models whose templates show no thinking; their marks are the model cards'
+_KNOWN = (  # models whose templates show no thinking; the marks come from the model cards
     ThinkingMarks("", "[BEGIN FINAL RESPONSE]", "\n[BEGIN FINAL RESPONSE]\n", end="[END FINAL RESPONSE]"),
     ThinkingMarks("[THINK]", "[/THINK]", "[/THINK]"),
     DEFAULT,
 )
-_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of a message, for its thinking
+_FIELDS = ("reasoning_content", "reasoning", "thinking")  # a message's fields for its thinking
 _RESPONSE = ("<response>", "</response>")  # around the answer of ibm-granite/granite-3.3
 
 
 def find_thinking(probe: Probe) -> ThinkingMarks | None:
-    """The marks around thinking; None where the template shows none. Renders it some 20 times."""
+    """The marks around thinking; None if the template shows none. Renders it some 20 times."""
     return _from_history(probe) or _from_prompts(probe) or _known(probe)
 
 
@@ -33,15 +33,15 @@ def _from_history(probe: Probe) -> ThinkingMarks | None:
     for content in (ANSWER, parts, blocks):
         shown = probe.shown({"content": content, **(thought if content is ANSWER else {})})
         before, _, after = shown.partition(THOUGHT)
-        between, found, end = after.partition(ANSWER)
-        if found and not _is_dumped(shown):
+        between, separator, end = after.partition(ANSWER)
+        if separator and not _is_dumped(shown):
             field = _field(probe, content, {}) if content is ANSWER else "content" if content is parts else ""
             return _around(probe, before, between, end, field)
     for content in (ANSWER, ""):
         called = {"tool_calls": CALLS}
         shown = probe.shown({"content": content, **thought, **called}, tools=True)
-        before, found, after = shown.partition(THOUGHT)
-        if found and not _is_dumped(shown):
+        before, separator, after = shown.partition(THOUGHT)
+        if separator and not _is_dumped(shown):
             after = after.partition(ANSWER)[0]
             space = after[: len(after) - len(after.lstrip())]
             field = _field(probe, content, called)
@@ -62,15 +62,15 @@ def _around(probe: Probe, before: str, between: str, end: str, field: str) -> Th
     """`before`, `between`, `end`: the texts around the thought and the answer."""
     on, off = probe.tail_on, probe.tail_off
     plain = probe.shown({"content": ANSWER})
-    head, found, plain_end = plain.partition(ANSWER)
+    head, separator, plain_end = plain.partition(ANSWER)
     past = probe.shown({"content": ANSWER}, past=True).partition(ANSWER)[0]
-    words = on[len(before) :] if on.startswith(before) else ""  # with which only a prompt opens the thinking
+    words = on[len(before) :] if on.startswith(before) else ""  # text with which only a prompt opens thinking
     opens = _behind(before, head, past, on, off) or words or _last(before)
     closing = _unit(between.strip())
     if not closing:
         return None
     wrap = between.strip()[len(closing) :].strip()
-    direct = head[len(on) :] if found and on and head.startswith(on) else ""
+    direct = head[len(on) :] if separator and on and head.startswith(on) else ""
     direct = direct if MARK.search(direct) and closing not in direct else ""
     mark = direct.strip() or wrap
     answer = mark if MARK.search(mark) else ""
@@ -89,7 +89,7 @@ def _around(probe: Probe, before: str, between: str, end: str, field: str) -> Th
 
 
 def _from_prompts(probe: Probe) -> ThinkingMarks | None:
-    """From what thinking switched off adds to a prompt: a pair of marks, or what closes the opened one."""
+    """The marks that a prompt without thinking has in addition: a pair, or only the closing mark."""
     on, off = probe.tail_on, probe.tail_off
     if not off.startswith(on) or not (marks := MARK.findall(added := off[len(on) :])):
         return None
@@ -106,27 +106,27 @@ def _from_prompts(probe: Probe) -> ThinkingMarks | None:
 def _known(probe: Probe) -> ThinkingMarks | None:
     on = probe.tail_on.rstrip()
     text = probe.source + probe.prompt({"thinking": True})
-    for each in _KNOWN:
-        if each.closing in text or (each.opening and on.endswith(each.opening)):
-            if each.opening == "<think>" and _RESPONSE[0] in text:
+    for marks in _KNOWN:
+        if marks.closing in text or (marks.opening and on.endswith(marks.opening)):
+            if marks.opening == "<think>" and _RESPONSE[0] in text:
                 return ThinkingMarks(
-                    each.opening,
-                    each.closing,
-                    each.closing + _RESPONSE[0],
+                    marks.opening,
+                    marks.closing,
+                    marks.closing + _RESPONSE[0],
                     answer=_RESPONSE[0],
                     end=_RESPONSE[1],
                 )
-            return each
+            return marks
     return None
 
 
 def _is_dumped(shown: str) -> bool:
-    """Whether a template writes a message or its parts as they are, with the names of their fields."""
+    """Whether a template dumps a message or its parts, with the names of their fields."""
     return shown.count(THOUGHT) > 1 or re.search(r"""['"](type|text)['"]\s*:""", shown) is not None
 
 
 def _behind(before: str, *heads: str) -> str:
-    """The end of `before` behind the beginning that it shares with the first of `heads` to leave one."""
+    """The end of `before` after the beginning shared with a head, for the first head that leaves any."""
     for head in heads:
         shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(before, head, strict=False))))
         cut = shared if shared == len(head) else _snapped(before, shared)
@@ -136,7 +136,7 @@ def _behind(before: str, *heads: str) -> str:
 
 
 def _snapped(text: str, cut: int) -> int:
-    """`cut`, moved to the beginning of the mark or the word that it divides; in <a>name<b>, of <a>."""
+    """`cut`, moved to the beginning of the mark or the word that contains it; in <a>name<b>, of <a>."""
     marks = list(MARK.finditer(text))
     inside = next((mark.start() for mark in marks if mark.start() < cut < mark.end()), None)
     if inside is not None:
@@ -149,13 +149,13 @@ def _snapped(text: str, cut: int) -> int:
 
 
 def _last(text: str) -> str:
-    """The last mark of `text`, and what follows it."""
+    """The last mark of `text`, and the text after it."""
     marks = list(MARK.finditer(text))
     return text[marks[-1].start() :] if marks else ""
 
 
 def _unit(text: str) -> str:
-    """`text` up to the end of its first mark, or of a name between two marks; all of it if it has none."""
+    """`text` up to the end of its first mark, or of a name between two marks; all of it without a mark."""
     mark = MARK.search(text)
     if mark is None:
         return text

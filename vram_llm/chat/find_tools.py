@@ -1,6 +1,6 @@
-"""Which format of tool calls a chat template speaks: found by letting it write a call, and reading that back.
+"""The format of a chat template's tool calls, found by rendering a call and reading it back.
 
-A word in the template's source can mislead: it may stand in a comment, or be put together from variables.
+A word in the template's source can mislead: it may be in a comment, or be put together from variables.
 """
 
 import json
@@ -33,9 +33,9 @@ _USER = {"role": "user", "content": "d"}
 
 @dataclass(frozen=True, slots=True)
 class TemplateTools:
-    """What a template does with tools. `form` is None where none is known.
+    """How a template shows tools and calls. `form` is None for an unknown format of calls.
 
-    `shows_tools`: their descriptions are in the prompt.
+    `shows_tools`: descriptions of tools are in the prompt.
     """
 
     form: Format | None
@@ -43,7 +43,7 @@ class TemplateTools:
 
 
 def find_template_tools(source: str) -> TemplateTools:
-    """Renders the template twice, or three times."""
+    """Renders the template two or three times."""
     template = ChatTemplate(source, "", "")
     prompt = _render(template, [_USER], add_generation_prompt=True)
     shows_tools = _NAME in prompt if prompt else re.search(r"\btools\b", source) is not None
@@ -52,31 +52,31 @@ def find_template_tools(source: str) -> TemplateTools:
         at = _common(prompt, turn)
         # the prompt's last tag may begin as the call does, or hold the answer's beginning
         for text in (turn[at:], turn[turn.rfind("<", 0, at) :]) if prompt and turn else ():
-            if found := _reads(text) or _made(text):
-                return TemplateTools(found, shows_tools)
-    found = next((form for form in FORMATS if form.is_in(source)), None)
-    return TemplateTools(found, shows_tools)
+            if form := _reads(text) or _made(text):
+                return TemplateTools(form, shows_tools)
+    form = next((known for known in FORMATS if known.is_in(source)), None)
+    return TemplateTools(form, shows_tools)
 
 
 def _common(a: str, b: str) -> int:
-    """Characters that two texts begin with in common."""
+    """The number of characters that two texts share at their beginning."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _reads(text: str) -> Format | None:
-    """The format that reads the call in `text`; the best is one that has the same marks."""
+    """The format that reads the call in `text`; a format with the same marks is preferred."""
     able = [form for form in FORMATS if _calls(form, text) == [(_NAME, _ARGUMENTS)]]
     return next((form for form in able if form.is_shown_in(text)), able[0] if able else None)
 
 
 def _made(text: str) -> Format | None:
-    """A format that is not in the table: the call is a JSON object, or a list of one, behind a mark."""
-    found = _OBJECT.search(text)
-    before = list(MARK.finditer(text, 0, found.start())) if found else []
-    if found is None or not before or text[before[-1].end() : found.start()].strip():
+    """A format outside the table: the call is a JSON object, or a list of one, after a mark."""
+    call = _OBJECT.search(text)
+    before = list(MARK.finditer(text, 0, call.start())) if call else []
+    if call is None or not before or text[before[-1].end() : call.start()].strip():
         return None
     try:
-        _, end = json.JSONDecoder().raw_decode(text, found.start())
+        _, end = json.JSONDecoder().raw_decode(text, call.start())
     except ValueError:
         return None
     after = MARK.match(text[end:].lstrip())
@@ -84,8 +84,8 @@ def _made(text: str) -> Format | None:
         "objects",
         before[-1][0],
         after[0] if after else "",
-        is_list=found[0].startswith("["),
-        keys=(found[1], found[2]),
+        is_list=call[0].startswith("["),
+        keys=(call[1], call[2]),
     )
     return form if _calls(form, text) == [(_NAME, _ARGUMENTS)] else None
 
@@ -113,7 +113,7 @@ def _call(as_text: bool) -> dict[str, Any]:
 
 
 def _render(template: ChatTemplate, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
-    """A prompt; "" where the template refuses."""
+    """A prompt; "" if the template refuses."""
     try:
         return template.render(messages, tools=_TOOLS, add_generation_prompt=add_generation_prompt)
     except VramLLMError:

@@ -1,4 +1,4 @@
-"""How calls are read where the engine holds the answer to a grammar, whatever its template speaks."""
+"""How calls are read if a grammar constrains the answer, whatever the template's format is."""
 
 import json
 
@@ -7,7 +7,7 @@ from vram_llm.chat.reader import Grammar, Reader, Wait
 
 
 def forced(r: Reader) -> Wait[None]:
-    """Reads what the grammar lets through: one call, and nothing else."""
+    """Reads the text that the grammar allows: one call, and nothing else."""
     r.mark()
     yield from r.spaces()
     outcome = yield from call_object(r)
@@ -19,7 +19,7 @@ def forced(r: Reader) -> Wait[None]:
 
 
 def text_call(name: str) -> Grammar:
-    """Reads a call of a tool that takes one text, where the answer is that text and nothing else."""
+    """Reads a call of a tool that takes one text, if the answer is only that text."""
 
     def read(r: Reader) -> Wait[None]:
         yield from r.peek()

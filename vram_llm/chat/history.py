@@ -1,7 +1,7 @@
-"""A chat's messages in the shape that one model's template reads.
+"""A chat's messages in the form that one model's template reads.
 
-What comes in is OpenAI's: `tool_calls` of {"id", "type", "function": {"name", "arguments": text}}, answered
-by messages of role "tool". What goes out differs with the template.
+The input is OpenAI's form: `tool_calls` of {"id", "type", "function": {"name", "arguments": text}}, answered
+by messages of role "tool". The output depends on the template.
 """
 
 import json
@@ -24,7 +24,7 @@ _KEPT = (
     "tool_call_id",
     "tool_calls",
     "reasoning_content",
-)  # nothing of a client's
+)  # no other fields of a client's
 _PROMPT = """# Tools
 
 These functions can be called, one JSON description per line:
@@ -44,10 +44,10 @@ def shown(
     template: ChatTemplate,
     orders: Orders = Orders.IN_PLACE,
 ) -> Messages:
-    """`messages` for `template`.
+    """`messages` in the form for `template`.
 
-    Tools, calls and results that it does not show are written as text. System and developer messages go where
-    `orders` says.
+    Tools, calls and results that it does not show are written as text. `orders` decides where system and
+    developer messages go.
     """
     takes = template.takes
     messages = _named([_bare(message) for message in messages])
@@ -76,7 +76,7 @@ def shown(
 
 
 def _bare(message: dict[str, Any]) -> dict[str, Any]:
-    """A message without what a client keeps in it for itself."""
+    """A message without the fields that a client keeps for itself."""
     bare = {name: message[name] for name in _KEPT if name in message}
     if calls := bare.pop("tool_calls", None):
         functions = [{name: call["function"][name] for name in ("name", "arguments")} for call in calls]
@@ -99,10 +99,10 @@ def _named(messages: Messages) -> Messages:
 
 
 def _harmony(messages: Messages) -> Messages:
-    """Thinking under the name that gpt-oss's template reads.
+    """Thinking in the field that gpt-oss's template reads.
 
-    A message with calls shows either its thinking or its content, and neither once an answer follows: the
-    content joins the thinking as long as that is shown, and is a message of its own after that.
+    The template shows either the thinking or the content of a message with calls, and neither once an answer
+    follows. The content joins the thinking as long as that is shown; later it stays in `content`.
     """
     out: Messages = []
     answered = False
@@ -119,7 +119,7 @@ def _harmony(messages: Messages) -> Messages:
 
 
 def _thought_over(message: dict[str, Any], field: str) -> dict[str, Any]:
-    """A message with its thinking in the `field` in which the template reads it (see Thinking)."""
+    """A message with its thinking in the `field` that the template reads (see ThinkingMarks)."""
     if field in ("", "reasoning_content") or not message.get("reasoning_content"):
         return message
     kept = {name: value for name, value in message.items() if name != "reasoning_content"}
@@ -131,7 +131,7 @@ def _thought_over(message: dict[str, Any], field: str) -> dict[str, Any]:
 
 
 def _with_fitting_ids(messages: Messages, form: Format) -> Messages:
-    """Ids as the template takes them, the same for a call and its result."""
+    """Ids in the template's form, the same for a call and its result."""
     out: Messages = []
     fitting: dict[str, str] = {}
     n_calls = 0
@@ -149,7 +149,7 @@ def _with_fitting_ids(messages: Messages, form: Format) -> Messages:
 
 
 def _results_as_text(messages: Messages, *, lone: bool) -> Messages:
-    """Results as a user's messages; with `lone` those alone that follow no calls."""
+    """Results as user messages; with `lone`, only results that follow no calls."""
     out: Messages = []
     texts: list[str] = []  # of results in a row
     called = False

@@ -1,4 +1,4 @@
-"""Where a JSON value ends, seen while it is still being written (RFC 8259)."""
+"""The end of a JSON value, found while it is still being written (RFC 8259)."""
 
 import re
 
@@ -11,9 +11,10 @@ _CLOSER = {"{": "}", "[": "]"}
 
 
 class JsonScan:
-    """Follows one object, array or string as it comes in pieces of any size.
+    """Follows one object, array or string that comes in pieces of any size.
 
-    `feed` until `done` or `broken`. A number, true, false or null on its own never ends, so it is broken.
+    Call `feed` until `done` or `broken`. A number, true, false or null on its own never ends, so it is
+    broken.
     """
 
     def __init__(self) -> None:
@@ -23,11 +24,11 @@ class JsonScan:
         self._want = "value"  # or "key", "colon", "comma"
         self._may_close = False  # right after an opening bracket
         self._string = False
-        self._escape = ""  # what an escape has so far, from its backslash
+        self._escape = ""  # the escape so far, from its backslash on
         self._scalar = ""
 
     def feed(self, text: str, at: int = 0) -> int:
-        """Where in `text`, read from `at`, the value ends or breaks; len(text) where it goes on."""
+        """The place in `text`, read from `at`, where the value ends or breaks; len(text) if it goes on."""
         while at < len(text) and not self.done and not self.broken:
             if self._string and not self._escape:
                 plain = _PLAIN.match(text, at)
@@ -39,14 +40,14 @@ class JsonScan:
         return at
 
     def _take(self, char: str) -> bool:
-        """Move on by `char`; False where it is not part of what is open, and must be looked at again."""
+        """Read `char`; False if it ends the open scalar and must be read again."""
         if self._string:
             self._in_string(char)
             return not self.broken
         if self._scalar:
             if char not in _SPACE + ",]}":
                 self._scalar += char
-                self.broken = len(self._scalar) > 400  # the digits of no number in use
+                self.broken = len(self._scalar) > 400  # no number in use has more digits
                 return not self.broken
             self.broken = _SCALAR.fullmatch(self._scalar) is None
             self._scalar = ""

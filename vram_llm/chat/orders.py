@@ -1,7 +1,7 @@
-"""System and developer messages, and messages of one role in a row, as a chat template takes them.
+"""System and developer messages, and messages of one role in a row, in a chat template's form.
 
-A template may know neither role, show one message at the front and leave out the others without a word, or
-refuse any two messages in a row that are not a user's and the assistant's in turn.
+A template may not know a role, may show one message at the front and silently drop the others, or may refuse
+messages that do not alternate between user and assistant.
 """
 
 from enum import Enum, auto
@@ -19,11 +19,11 @@ class Orders(Enum):
 
     IN_PLACE = auto()  # where the client put them, as far as the template shows them there
     FRONT = auto()  # joined into the first message
-    USER = auto()  # the same, as a user's
+    USER = auto()  # joined into the first message, as the user's
 
 
 def ways(messages: Messages) -> tuple[Orders, ...]:
-    """The ways that differ for these messages, the best first."""
+    """The settings that differ for these messages, the best first."""
     if not any(map(is_order, messages)):
         return (Orders.IN_PLACE,)
     if any(map(is_order, messages[_front(messages) :])):
@@ -32,10 +32,10 @@ def ways(messages: Messages) -> tuple[Orders, ...]:
 
 
 def with_orders(messages: Messages, takes: Takes, way: Orders) -> Messages:
-    """`messages` with every order in a place where the template shows it, in the order they came.
+    """`messages` with every system and developer message where the template shows it, in their order.
 
-    Several at the front are joined where it shows one alone. Later ones are a user's where it shows none
-    there, and so are all where it knows no system messages.
+    Several at the front are joined if the template shows only one. Later ones become user messages if it
+    shows none there. All become user messages if it knows no system messages.
     """
     if not (takes.developer and (takes.developer_and_system or _roles(messages) <= {"developer"})):
         messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
@@ -58,20 +58,20 @@ def is_order(message: dict[str, Any]) -> bool:
 
 
 def _front(messages: Messages) -> int:
-    """How many orders come before every other message."""
+    """The number of system and developer messages before every other message."""
     return next((i for i, message in enumerate(messages) if not is_order(message)), len(messages))
 
 
 def _roles(messages: Messages) -> set[str]:
-    """The roles of the orders."""
+    """The roles of the system and developer messages."""
     return {message["role"] for message in messages if is_order(message)}
 
 
 def _in_turn(messages: Messages, takes: Takes) -> Messages:
-    """Messages of one role in a row are joined where the template takes one.
+    """Messages of one role in a row, joined if the template takes only one.
 
-    Where it takes no user's message right after a result, that joins the result. Where the assistant may not
-    be first, an empty message of a user's comes before it.
+    A user message right after a result joins the result if the template refuses it there. If the assistant
+    must not be first, an empty user message comes before it.
     """
     joins = {"user": not takes.users, "assistant": not takes.assistants}
     out: Messages = []

@@ -1,7 +1,7 @@
-"""Declarations of tools with every member that some chat templates read without a test for it.
+"""Tool declarations with every member that some chat templates read without a test.
 
-Command R+'s template wants a description of each parameter and the type of each value in an object; Hermes's
-calls itself without end on a type of "null"; ByteDance's wants `properties`.
+Command R+'s template needs a description of each parameter and the type of each value in an object. Hermes's
+recurses without end on a type of "null". ByteDance's needs `properties`.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ Tools = list[dict[str, Any]]
 
 
 def plain_tools(tools: Tools) -> Tools:
-    """The same tools, their parameters completed: for the prompt, as calls are read by the true schemas."""
+    """The tools with complete parameters, for the prompt only: calls are read by the true schemas."""
     return [{**tool, "function": _function(tool["function"])} for tool in tools]
 
 
@@ -34,7 +34,7 @@ def _plain(schema: Any, depth: int) -> Any:
     if plain.get("type") == "null":
         plain["type"] = "string"
     if isinstance(properties := schema.get("properties"), dict):
-        plain["properties"] = {name: _plain(each, depth - 1) for name, each in properties.items()}
+        plain["properties"] = {name: _plain(inner, depth - 1) for name, inner in properties.items()}
     if plain.get("type") == "object":
         plain.setdefault("additionalProperties", {})
     if plain.get("type") == "array":

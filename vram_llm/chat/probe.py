@@ -1,4 +1,4 @@
-"""A chat template asked with marked messages: what it writes around them is what its model writes."""
+"""A chat template rendered with marked messages: the text around them is what its model writes."""
 
 from functools import cached_property
 from time import thread_time
@@ -16,7 +16,7 @@ ON: dict[str, Any] = {
     "reasoning_effort": "high",
 }
 _OFF: dict[str, Any] = {"enable_thinking": False, "thinking": False, "thinking_mode": "disabled"}
-_OFFS: tuple[dict[str, Any], ...] = (  # templates refuse values of theirs that they do not know
+_OFFS: tuple[dict[str, Any], ...] = (  # templates refuse values that they do not know
     {**_OFF, "thinking_budget": 0, "reasoning_effort": "none"},
     {**_OFF, "reasoning_effort": "no_think"},
     {**_OFF, "reasoning_effort": "minimal"},
@@ -34,10 +34,10 @@ CALLS = [{"id": "abcdefghi", "type": "function", "function": {"name": "f", "argu
 
 
 class Probe:
-    """One template. Every text is "" where the template refuses to write it.
+    """One template. Every text is "" if the template refuses to write it.
 
-    `max_seconds` of processor time are for all texts together: a template is a stranger's program. Time on
-    the clock would make what is found depend on what else the machine does.
+    `max_seconds` of processor time are for all texts together, since a template is untrusted code. Time on
+    the clock would make the result depend on the load of the machine.
     """
 
     def __init__(self, source: str, max_seconds: float = 5.0) -> None:
@@ -46,26 +46,26 @@ class Probe:
         self._deadline = thread_time() + max_seconds
 
     def prompt(self, names: dict[str, Any]) -> str:
-        """The prompt of one user's message, for an answer."""
+        """The prompt of one user message, before an answer."""
         return self._render([{"role": "user", "content": USER}], names, add_generation_prompt=True)
 
     def tail(self, names: dict[str, Any]) -> str:
-        """The end of that prompt, behind the user's text."""
+        """The end of that prompt, after the user's text."""
         return self.prompt(names).rpartition(USER)[2]
 
     @cached_property
     def tail_on(self) -> str:
-        """The end of a prompt whose answer is thought about."""
+        """The end of a prompt for an answer with thinking."""
         return self.tail(ON)
 
     @cached_property
     def tail_off(self) -> str:
-        """The end of a prompt whose answer is not: the first that differs from `tail_on`, if any does."""
+        """The end of a prompt for an answer without: the first that differs from `tail_on`, if any does."""
         tails = [tail for names in _OFFS if (tail := self.tail(names))]
         return next((tail for tail in tails if tail != self.tail_on), tails[0] if tails else "")
 
     def shown(self, answer: dict[str, Any], *, past: bool = False, tools: bool = False) -> str:
-        """An answer as the template writes it, behind the user's text; `past`: another question follows."""
+        """An answer as the template writes it, after the user's text; `past`: another question follows."""
         messages: list[dict[str, Any]] = [{"role": "user", "content": USER}, {"role": "assistant", **answer}]
         if past:
             messages.append({"role": "user", "content": _NEXT})

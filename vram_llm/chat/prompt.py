@@ -33,7 +33,7 @@ class ChatPrompt:
         return self.begun is not None and is_thinking(self.dialect, self.begun)
 
     def answering(self) -> str:
-        """The prompt with its answer begun: no thinking comes before what is written next."""
+        """The prompt with its answer begun, so that no thinking comes before it."""
         if self.begun is None:
             return self.dialect.answering(self.text)
         if self.is_thinking:
@@ -41,19 +41,19 @@ class ChatPrompt:
         return self.text
 
     def calling(self) -> str:
-        """The prompt with a call begun, where a JSON object can be one."""
+        """The prompt with a call begun, if a JSON object can be a call."""
         if self.begun is None:
             return self.dialect.calling(self.text)
         if self.dialect.form.thinks:
             raise RequestError(
-                "With this model, a call that must be made cannot continue a message; leave 'tool_choice' "
+                "With this model, a forced call cannot continue a message; leave 'tool_choice' "
                 "or the last message out",
                 "tool_choice",
             )
         return f"{self.answering().rstrip()}\n{self.dialect.form.call_begins}"
 
     def parser(self, schemas: Schemas | None) -> Parser | None:
-        """For the answer; None where all of it is content. `schemas` of None: no tools."""
+        """The parser for the answer; None if all of it is content. `schemas` None: no tools."""
         if self.begun is None:
             return self.dialect.parser(schemas, self.text)
         return continued_parser(self.dialect, schemas, self.begun)
@@ -71,8 +71,8 @@ def chat_prompt(
 ) -> ChatPrompt:
     """The prompt of `messages` (see chat.history), with `names` for the template.
 
-    `continues`: the last message is the assistant's, and the answer goes on where it ends.
-    `add_generation_prompt`: the assistant's turn is opened. Blocks. Raises RequestError, BrokenTemplate.
+    `continues`: the answer continues the last message, which is the assistant's. `add_generation_prompt`: the
+    prompt opens the assistant's turn. Blocks. Raises RequestError, BrokenTemplate.
     """
 
     native_tools = tools if tools and dialect.takes_tools else None
@@ -94,7 +94,7 @@ def chat_prompt(
             raise
 
     def whole(messages: Messages, add_generation_prompt: bool) -> str:
-        """The prompt with every message in it, by the first way that gives one. Raises the first's error."""
+        """The prompt with every message, from the first of `ways` that works. Raises the first error."""
         errors: list[RequestError] = []
         for orders in ways(messages):
             again = partial(render, add_generation_prompt=add_generation_prompt, orders=orders)

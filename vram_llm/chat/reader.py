@@ -1,8 +1,8 @@
-"""What every parser is written with: text that is still coming in, and the pieces that go out.
+"""The base of every parser: text that comes in pieces, and events that go out.
 
-A parser is a generator over a Reader. It asks for text with `yield from`, and is suspended where what has
-come in does not decide yet how to go on. Every decision rests on the text alone, never on how it was cut, so
-the pieces joined are the same for any cut.
+A parser is a generator over a Reader. It asks for text with `yield from`, and is suspended until the text
+decides how to go on. Decisions depend on the text alone, never on how it was cut, so the joined events are
+the same for any cut.
 """
 
 from collections.abc import Callable, Generator, Iterable
@@ -15,28 +15,28 @@ from vram_llm.chat.json_scan import JsonScan
 _T = TypeVar("_T")
 Wait = Generator[None, None, _T]
 SPACE = " \t\r\n"
-MAX_NAME = 256  # characters of a name, a header or a key: more is no tool call
+MAX_NAME = 256  # characters of a name, a header or a key; a longer text is no tool call
 
 
 def call_id() -> str:
-    """A tool call's id as OpenAI writes it."""
+    """A tool call's id in OpenAI's form."""
     return f"call_{token_hex(12)}"
 
 
 class Frame(Protocol):
-    """What stands around content, and may come in it: thinking, and marks of the answer."""
+    """Texts around content that may also come in it: thinking, and marks of the answer."""
 
     thinks: bool
 
     def until(self, markers: tuple[str, ...]) -> Wait[str]:
-        """As `Reader.until` to `Reader.content`."""
+        """Like `Reader.until` to `Reader.content`."""
 
     def called(self) -> None:
         """A call begins."""
 
 
 class Reader:
-    """Text in, pieces out. `ended`: no more text will come. `frame`: what is read apart from the content."""
+    """Text in, events out. `ended`: no more text will come. `frame`: separates thinking from content."""
 
     def __init__(self, new_id: Callable[[], str] = call_id) -> None:
         self.ended = False
@@ -47,36 +47,36 @@ class Reader:
         self._at = 0
         self._mark: int | None = None
         self._out: list[Event] = []
-        self._held = ""  # spaces at the end of the content, or of the reasoning
-        self._fresh = False  # content that begins now begins without its spaces
+        self._held = ""  # spaces at the end of the content, or of the reasoning, not written yet
+        self._fresh = False  # the next content begins without its spaces
         self._in_reasoning = False
         self._gap = ""  # spaces of the content before thinking that interrupts it
-        self._has_said = self._has_thought = False
+        self._has_content = self._has_thought = False
 
     def add(self, text: str) -> None:
-        """Text that came in. What has been read is dropped, as far as `back` may not want it again."""
+        """Add text. Text that was read is dropped, unless `back` may need it again."""
         start = self._at if self._mark is None else self._mark
         self._text = self._text[start:] + text
         self._at -= start
         self._mark = None if self._mark is None else 0
 
     def take_events(self) -> list[Event]:
-        """The pieces made since the last time."""
+        """The events since the last call."""
         out, self._out = self._out, []
         return out
 
     # -- reading ---------------------------------------------------------------------------------
 
     def mark(self) -> None:
-        """`back` leads here, until `commit` or the beginning of a call."""
+        """`back` returns here, until `commit` or the beginning of a call."""
         self._mark = self._at
 
     def mark_before(self, text: str) -> None:
-        """`back` leads before `text`, which has just been passed over."""
+        """`back` returns to the place before `text`, which was just read."""
         self._mark = self._at - len(text)
 
     def commit(self) -> None:
-        """There is no way back any more."""
+        """Drop the mark: `back` is not possible any more."""
         self._mark = None
 
     def back(self) -> None:
@@ -93,13 +93,13 @@ class Reader:
         return self._text[self._at]
 
     def spaces(self) -> Wait[str]:
-        """Pass over white space; the character after it."""
+        """Skip white space and return the character after it."""
         while (char := (yield from self.peek())) and char in SPACE:
             self._at += 1
         return char
 
     def take(self, wanted: str) -> Wait[bool]:
-        """Whether `wanted` comes next; it is passed over if it does."""
+        """Whether `wanted` comes next; it is skipped if it does."""
         while len(self._text) - self._at < len(wanted):
             if self.ended or not wanted.startswith(self._text[self._at :]):
                 return False
@@ -110,19 +110,19 @@ class Reader:
         return True
 
     def take_after_spaces(self, wanted: str) -> Wait[bool]:
-        """Pass over white space, then over `wanted` if it comes next; whether it did."""
+        """Skip white space, then `wanted` if it comes next. Returns whether it came."""
         yield from self.spaces()
         return (yield from self.take(wanted))
 
     def comes(self, wanted: str) -> Wait[bool]:
-        """Whether `wanted` comes next; it is not passed over."""
-        found = yield from self.take(wanted)
-        if found:
+        """Whether `wanted` comes next; it is not read."""
+        is_next = yield from self.take(wanted)
+        if is_next:
             self._at -= len(wanted)
-        return found
+        return is_next
 
     def until(self, *markers: str, to: Callable[[str], None]) -> Wait[str]:
-        """Give text to `to` up to the first marker, and pass over that; which one, "" where none came.
+        """Pass text to `to` up to the first marker, and skip the marker. Returns it; "" if none came.
 
         No marker may begin within another.
         """
@@ -130,16 +130,16 @@ class Reader:
             return (yield from self.frame.until(markers))
         firsts = {marker[0] for marker in markers}
         while True:
-            if not any(first in self._text for first in firsts):  # as of nearly all texts
+            if not any(first in self._text for first in firsts):  # nearly all texts
                 to(self._text[self._at :])
                 self._at = len(self._text)
                 if self.ended:
                     return ""
                 yield
                 continue
-            found = [(at, m) for m in markers if (at := self._text.find(m, self._at)) >= 0]
-            if found:
-                at, marker = min(found)
+            matches = [(at, m) for m in markers if (at := self._text.find(m, self._at)) >= 0]
+            if matches:
+                at, marker = min(matches)
                 to(self._text[self._at : at])
                 self._at = at + len(marker)
                 return marker
@@ -154,7 +154,7 @@ class Reader:
             yield
 
     def rest(self, to: Callable[[str], None]) -> Wait[None]:
-        """Give everything that is still to come to `to`."""
+        """Pass all text that is still to come to `to`."""
         if self.frame is not None and to == self.content:
             while (yield from self.frame.until(())):
                 pass
@@ -164,11 +164,11 @@ class Reader:
             to(text)
 
     def short(self, *markers: str) -> Wait[tuple[str, str] | None]:
-        """At most MAX_NAME characters and the marker after them, passed over; None where none comes."""
+        """At most MAX_NAME characters and the marker after them, skipped; None if no marker comes."""
         while True:
-            found = [(at, m) for m in markers if (at := self._text.find(m, self._at)) >= 0]
-            if found:
-                at, marker = min(found)
+            matches = [(at, m) for m in markers if (at := self._text.find(m, self._at)) >= 0]
+            if matches:
+                at, marker = min(matches)
                 text = self._text[self._at : at]
                 if len(text) > MAX_NAME:
                     return None
@@ -179,7 +179,7 @@ class Reader:
             yield
 
     def word(self) -> Wait[str]:
-        """A number, true, false or null inside of a JSON object: up to what ends it, which is not read."""
+        """A number, true, false or null inside a JSON object. The character after it is not read."""
         word = ""
         while (char := (yield from self.peek())) and char not in SPACE + ",]}" and len(word) < MAX_NAME:
             word += char
@@ -187,9 +187,9 @@ class Reader:
         return word
 
     def json(self, to: Callable[[str], None]) -> Wait[bool]:
-        """Give one JSON object, array or string to `to`, spaces before it dropped; whether it was whole.
+        """Skip spaces, pass one JSON object, array or string to `to`, and return whether it was complete.
 
-        What breaks it is not read.
+        The character that breaks it is not read.
         """
         yield from self.spaces()
         scan = JsonScan()
@@ -204,17 +204,17 @@ class Reader:
     # -- writing ---------------------------------------------------------------------------------
 
     def content(self, text: str) -> None:
-        """Text for the person. Spaces beside reasoning and calls are the format's, not the answer's."""
-        self._say(text, reasoning=self.frame is not None and self.frame.thinks)
+        """Text for the person. Spaces next to reasoning and calls belong to the format."""
+        self._write(text, reasoning=self.frame is not None and self.frame.thinks)
 
     def reasoning(self, text: str) -> None:
         """Text of the thinking."""
-        self._say(text, reasoning=True)
+        self._write(text, reasoning=True)
 
-    def _say(self, text: str, *, reasoning: bool) -> None:
+    def _write(self, text: str, *, reasoning: bool) -> None:
         if reasoning != self._in_reasoning:
             if reasoning:
-                self._gap = self._held if self._has_said else ""
+                self._gap = self._held if self._has_content else ""
                 self._held = "\n\n" if self._has_thought else ""
             else:
                 self._held = self._gap
@@ -222,27 +222,27 @@ class Reader:
         if self._fresh:
             text = text.lstrip(SPACE)
         text = self._held + text
-        said = text.rstrip(SPACE)
-        self._held = text[len(said) :]
-        if said:
+        stripped = text.rstrip(SPACE)
+        self._held = text[len(stripped) :]
+        if stripped:
             self._fresh = False
             self._has_thought = self._has_thought or reasoning
-            self._has_said = self._has_said or not reasoning
-            self._out.append(Reasoning(said) if reasoning else Content(said))
+            self._has_content = self._has_content or not reasoning
+            self._out.append(Reasoning(stripped) if reasoning else Content(stripped))
 
     def edge(self) -> None:
-        """A mark that begins or ends the answer: spaces beside it are the format's."""
+        """A mark that begins or ends the answer. Spaces next to it belong to the format."""
         self._held, self._gap, self._fresh = "", "", True
 
     def thought(self) -> None:
-        """A piece of thinking is complete: another one that follows is parted from it."""
+        """A piece of thinking is complete: a blank line separates the next piece."""
         if self._in_reasoning and self._has_thought:
             self._held = "\n\n"
 
     def unopened(self) -> None:
         """The content so far was thinking."""
         self.edge()
-        self._has_said, self._has_thought = False, True
+        self._has_content, self._has_thought = False, True
         self._out.append(Unopened())
 
     def start_call(self, name: str) -> None:
@@ -255,16 +255,16 @@ class Reader:
         self.calls += 1
 
     def arguments(self, text: str) -> None:
-        """More of the arguments of the call begun last."""
+        """A piece of the arguments of the last call."""
         if text:
             self._out.append(CallArguments(self.calls - 1, text))
 
     def end_call(self) -> None:
-        """The call begun last is complete."""
+        """The last call is complete."""
         self._out.append(CallEnd(self.calls - 1))
 
     def close(self) -> None:
-        """What was held back, at the very end: an answer keeps its last spaces where no call was made."""
+        """Write the spaces held back at the end: an answer without calls keeps its last spaces."""
         held, self._held = self._held, ""
         if held and not self.calls and not self._in_reasoning:
             self._out.append(Content(held))
@@ -281,13 +281,13 @@ class Parser:
         self._steps = grammar(self._reader)
 
     def feed(self, text: str) -> list[Event]:
-        """The pieces that are decided once `text` has come in."""
+        """The events that are decided after `text`."""
         self._reader.add(text)
         next(self._steps, None)
         return joined(self._reader.take_events())
 
     def finish(self) -> list[Event]:
-        """The last pieces. Nothing is fed after this."""
+        """The last events. Do not feed after this."""
         self._reader.ended = True
         next(self._steps, None)
         self._reader.close()
@@ -295,7 +295,7 @@ class Parser:
 
 
 def joined(events: Iterable[Event]) -> list[Event]:
-    """The same pieces, with neighbours of one kind as one."""
+    """The same events, with neighbours of one kind joined."""
     out: list[Event] = []
     for event in events:
         last = out[-1] if out else None
@@ -313,7 +313,7 @@ def joined(events: Iterable[Event]) -> list[Event]:
 
 
 def overlap(text: str, marker: str, start: int = 0) -> int:
-    """Length of the longest end of `text`, from `start` on, that is a beginning of `marker`."""
+    """The length of the longest end of `text`, from `start` on, that begins `marker`."""
     at = text.find(marker[0], max(start, len(text) - len(marker) + 1))
     while at >= 0 and not marker.startswith(text[at:]):
         at = text.find(marker[0], at + 1)

@@ -1,9 +1,8 @@
-"""Where a chat template runs: it comes out of a model file, so it is a stranger's program.
+"""Where a chat template runs. It comes from a model file, so it is untrusted code.
 
-jinja2's sandbox keeps it from Python's inside. What is added here keeps it small: a budget of steps
-(loop turns, calls, filters), of characters, and of seconds. One string method on operands that are large
-already (`replace`, `join`) is a single step, whatever it costs: against a hostile file, limit the memory of
-the process as well.
+jinja2's sandbox keeps it away from Python's internals. This module limits its work: steps (loop turns, calls,
+filters), characters and seconds. One string method on large operands (`replace`, `join`) is a single step,
+whatever it costs: against a hostile file, also limit the memory of the process.
 """
 
 import json
@@ -23,10 +22,10 @@ from jinja2.visitor import NodeTransformer
 
 MAX_STEPS = 500_000
 MAX_SECONDS = 10.0
-MAX_NUMBER = 100_000  # of a width, a repetition, an indent; jinja2's own limit of range() is the same
+MAX_NUMBER = 100_000  # of a width, a repetition or an indent; jinja2 limits range() to the same
 _LONG_NUMBER = re.compile(r"\d{5}")  # a field width in a format string
 _WIDTH_FILTERS = ("batch", "center", "format", "indent", "slice", "truncate", "wordwrap")
-_CHANGES: dict[type, tuple[str, ...]] = {  # of one item each: nothing doubles what is there
+_CHANGES: dict[type, tuple[str, ...]] = {  # each changes one item: no list or dict doubles in a step
     list: ("append", "insert", "pop", "remove", "reverse"),
     dict: ("pop", "setdefault"),
 }
@@ -34,7 +33,7 @@ _T = TypeVar("_T")
 
 
 class TemplateRefused(TemplateRuntimeError):
-    """The template itself says no, by raise_exception."""
+    """The template refuses the chat by raise_exception."""
 
 
 class TooCostly(TemplateRuntimeError):
@@ -42,7 +41,7 @@ class TooCostly(TemplateRuntimeError):
 
 
 class RenderBudget:
-    """What one rendering may still use. `max_chars` bounds each string made; `given` is not to be changed."""
+    """The budget left for one rendering. `max_chars` limits each string; `given` must not be changed."""
 
     def __init__(self, max_chars: int, given: object = ()) -> None:
         self.max_chars = max_chars
@@ -70,7 +69,7 @@ class RenderBudget:
         return id(value) not in self._given_ids
 
     def write(self, value: _T) -> _T:
-        """Count what an expression in the template puts out."""
+        """Count the text that an expression in the template writes."""
         self.step()
         text = value if isinstance(value, str) else str(value)
         self._chars -= len(text)
@@ -82,20 +81,20 @@ class RenderBudget:
 def _ids_within(value: object) -> Iterator[int]:
     if isinstance(value, dict | list | tuple):
         yield id(value)
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _ids_within(each)
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _ids_within(item)
 
 
 budget: ContextVar[RenderBudget] = ContextVar("budget")
 
 
 class _Metered(NodeTransformer):
-    """Puts a step into every loop, and `a ~ b` under the limit of length."""
+    """Adds a step to every loop, and limits the length of `a ~ b`."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 (jinja2's naming)
         self.generic_visit(node)
         step = nodes.EnvironmentAttribute("step")
-        if node.test is not None:  # runs for every element, where the body runs only for the chosen
+        if node.test is not None:  # the test runs for every element, the body only for the chosen ones
             node.test = nodes.And(nodes.Not(step), node.test)
         node.body.insert(0, nodes.ExprStmt(step))
         return node
@@ -148,7 +147,7 @@ def _strftime_now(template: str) -> str:
 
 
 def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
-    """JSON as a model was trained to see it: nothing escaped for HTML, nothing for ASCII."""
+    """JSON as models are trained to see it: without escapes for HTML or for ASCII."""
     _check_numbers((indent or 0,))
     allowed = {key: options[key] for key in ("sort_keys", "separators") if key in options}
     ascii_only = options.get("ensure_ascii", False)
@@ -156,12 +155,12 @@ def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
 
 
 def _as_list(value: Any) -> list[Any]:
-    """What `map` and `select` give. Raises TypeError for what is no sequence."""
+    """The list of a `map` or `select`. Raises TypeError for a value that is not a sequence."""
     return list(value)
 
 
 class _Generation(Extension):
-    """{% generation %} marks what a model is trained on: here its body, and nothing else."""
+    """{% generation %} marks text for training. Here it is its body and nothing else."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
 
@@ -171,7 +170,7 @@ class _Generation(Extension):
 
 
 class ChatSandbox(ImmutableSandboxedEnvironment):
-    """The environment chat templates are compiled and rendered in."""
+    """The environment that compiles and renders chat templates."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -188,8 +187,9 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         self.globals.update(raise_exception=_raise, strftime_now=_strftime_now)
 
     def compile_metered(self, source: str) -> Template:
-        """`source` with its meters in place. Raises jinja2.TemplateSyntaxError, and RecursionError where
-        it is nested too deep.
+        """`source` with its meters in place.
+
+        Raises jinja2.TemplateSyntaxError, and RecursionError if it is nested too deeply.
         """
         tree = _Metered().visit(self.parse(source))
         nodes.Node.set_environment(tree, self)
@@ -197,11 +197,11 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
 
     @property
     def step(self) -> None:
-        """What compiled loops read at every turn: a property costs a tenth of a call in the sandbox."""
+        """Compiled loops read this at every turn: a property costs a tenth of a call in the sandbox."""
         budget.get().step()
 
     def join(self, *parts: object) -> str:
-        """What `a ~ b` does."""
+        """The operator of `a ~ b`."""
         texts = [str(part) for part in parts]
         budget.get().check_length(sum(map(len, texts)))
         return "".join(texts)
@@ -213,7 +213,7 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         return attr in _CHANGES.get(type(obj), ()) and budget.get().owns(obj)
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Every call a template makes."""
+        """Every call that a template makes."""
         budget.get().step()
         method = getattr(obj, "__wrapped__", obj)  # the sandbox wraps str.format
         text = getattr(method, "__self__", None)
@@ -222,7 +222,7 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         return super().call(context, obj, *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Every operator in `intercepted_binops`: nothing may grow past the budget."""
+        """Every operator in `intercepted_binops`: results must stay within the budget."""
         meter = budget.get()
         meter.step()
         if operator == "**":

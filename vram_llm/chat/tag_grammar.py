@@ -1,7 +1,7 @@
-"""The grammar of calls whose arguments stand in tags, one pair for each: <parameter=KEY>VALUE</parameter>.
+"""The grammar of calls with arguments in tags, one pair for each: <parameter=KEY>VALUE</parameter>.
 
-Strings stand as they are, so a value's type decides how it is held: text up to the tag that ends it, one of
-the texts of an `enum`, or JSON. A schema that asks for more of a text (a `pattern`, say) cannot be held so.
+Strings are not quoted, so a value's type decides its grammar: text up to the tag that ends it, one of the
+texts of an `enum`, or JSON. A schema with more rules for a text (such as a `pattern`) has no such grammar.
 """
 
 import json
@@ -81,7 +81,7 @@ def layout_of(tags: Tags) -> Layout:
 
 
 def can_hold(held: Held) -> bool:
-    """Whether arguments in tags can be held to a schema as JSON would be."""
+    """Whether a grammar can constrain arguments in tags to a schema, as it constrains JSON."""
     schema = held.schema
     properties = schema.get("properties")
     if not isinstance(properties, Mapping) or not _OF_OBJECTS.issuperset(schema):
@@ -93,7 +93,7 @@ def can_hold(held: Held) -> bool:
 
 
 def write_tagged(writer: GrammarWriter, layout: Layout, tools: Mapping[str, Held], *, parallel: bool) -> None:
-    """Rules `section`, a call or several behind any text, and `calls`, the same at once."""
+    """Define `section`, one or more calls after any text, and `calls`, the same without text before."""
     mark, end = writer.mark(layout.call), f"mark_{writer.mark(layout.call_end)}"
     bodies = []
     for i, (name, held) in enumerate(tools.items()):
@@ -105,7 +105,7 @@ def write_tagged(writer: GrammarWriter, layout: Layout, tools: Mapping[str, Held
         writer.rule("section", f"trigger_{mark} {body}")
         writer.rule("calls", joined(f"mark_{mark} {body}", more))
         return
-    opening, closing = (writer.mark(each) for each in layout.outer)
+    opening, closing = (writer.mark(tag) for tag in layout.outer)
     inner = writer.rule("inner", joined("WS", f"mark_{mark} {body}", more, "WS", f"mark_{closing}"))
     again = f"(WS mark_{opening} {inner})*" if parallel else ""
     writer.rule("section", f"trigger_{opening} {inner}", f"trigger_{mark} {body}")
@@ -113,7 +113,7 @@ def write_tagged(writer: GrammarWriter, layout: Layout, tools: Mapping[str, Held
 
 
 def _arguments(writer: GrammarWriter, layout: Layout, i: int, held: Held) -> str:
-    """An expression for all the arguments of tool `i`; "" where it takes none."""
+    """An expression for all arguments of tool `i`; "" if it takes none."""
     parameter = f"mark_{writer.mark(layout.parameter)}"
     if not can_hold(held):
         values = " | ".join(
@@ -150,7 +150,7 @@ def _value(writer: GrammarWriter, layout: Layout, type_mark: str, value: str) ->
 
 
 def _kind(schema: Any, root: Any) -> str | tuple[str, ...] | None:
-    """How a value is held: as "text", as "json" or to one of some texts; None where it cannot be."""
+    """The grammar of a value: "text", "json", or one of the texts given; None if there is none."""
     types, schema = types_of(schema, root), followed(schema, root)
     if not isinstance(schema, Mapping) or _REFERENCE.search(json.dumps(schema)):
         return None
@@ -165,8 +165,8 @@ def _kind(schema: Any, root: Any) -> str | tuple[str, ...] | None:
 
 
 def _is_loose(schema: Any, root: Any) -> bool:
-    """Whether every text will do, as one of its types or as a string."""
+    """Whether any text is valid, as one of its types or as a string."""
     schema = followed(schema, root)
     if not isinstance(schema, Mapping) or not _LOOSE.issuperset(schema):
         return False
-    return all(_is_loose(each, root) for key in ("anyOf", "oneOf") for each in schema.get(key) or ())
+    return all(_is_loose(choice, root) for key in ("anyOf", "oneOf") for choice in schema.get(key) or ())

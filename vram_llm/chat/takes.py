@@ -1,7 +1,7 @@
-"""Which messages a chat template shows: found by rendering marked ones, never by searching its source.
+"""The messages that a chat template shows, found by rendering marked ones, never by searching its source.
 
-A template may leave a message out without a word, or refuse it: a second system message, a developer's, the
-second of two users in a row. `find_takes` renders a small chat for each kind and looks for its marks.
+A template may silently drop a message, or refuse it: a second system message, a developer's, the second of
+two user messages in a row. `find_takes` renders a small chat for each kind and looks for its marks.
 """
 
 import json
@@ -11,7 +11,7 @@ from itertools import count, islice, product
 from typing import Any
 
 Messages = list[dict[str, Any]]
-Render = Callable[[Messages, list[dict[str, Any]] | None], str]  # a prompt; "" where the template refuses
+Render = Callable[[Messages, list[dict[str, Any]] | None], str]  # a prompt; "" if the template refuses
 
 _ROLE = "q7role7q"  # a role that no template knows
 _PARAMETERS = {"type": "object", "properties": {"other": {"type": "string", "description": "c"}}}
@@ -31,11 +31,11 @@ _CALLS = {
     "c": 1,
     "w": 1,
     "p": 2,
-}  # letters of the assistant's messages, and how many calls each makes
+}  # letters of assistant messages, with their number of calls
 
 
 def mark(number: int) -> str:
-    """A text that no template has, trims or escapes; none is a part of another."""
+    """A text that no template has, trims or escapes. No mark is a part of another."""
     return f"q7mark{number}q"
 
 
@@ -43,9 +43,9 @@ def mark(number: int) -> str:
 class Takes:
     """The kinds of messages that a template shows, each with its whole text."""
 
-    parts: bool  # content must be a list of parts: as text it is left out
+    parts: bool  # content must be a list of parts; text is not shown
     argument_text: bool  # the arguments of calls must be the text of a JSON object, not an object
-    developer: bool  # a role of its own; to other templates a developer's message is a system message
+    developer: bool  # a role of its own; other templates get a system message
     developer_and_system: bool  # both roles in one chat, in their order
     system: bool  # one system message, at the front
     systems: bool  # two of them, at the front
@@ -54,18 +54,18 @@ class Takes:
     assistants: bool  # two of the assistant's in a row
     assistant_first: bool  # one of the assistant's before any user's
     empty_answers: bool  # one of the assistant's without a text
-    calls: bool  # those of an assistant's message
-    null_content: bool  # calls are shown only where the content is None, not ""
+    calls: bool  # calls in an assistant's message
+    null_content: bool  # calls are shown only if the content is None, not ""
     parallel_calls: bool  # two calls in one message
-    words_with_calls: bool  # the content of a message besides its calls
+    words_with_calls: bool  # the content of a message with calls
     words_before_calls: bool  # the same as two messages, the content first
-    results: bool  # what a tool returned, after calls as the template shows them
-    lone_results: bool  # results that no call has asked for
+    results: bool  # a tool's result, after calls in the form that the template shows
+    lone_results: bool  # results without a call
     user_after_result: bool  # a user's message right after a result
 
 
 def find_takes(render: Render) -> Takes:
-    """What `render` shows."""
+    """The kinds of messages that `render` shows."""
     parts = not _Probe(render).shows("u") and _Probe(render, parts=True).shows("u")
     ways = [_Probe(render, parts, *way) for way in product((False, True), repeat=2)]
     probe = next((way for way in ways if way.shows_calls("uct", "uctau")), ways[0])
@@ -106,7 +106,7 @@ class _Probe:
     argument_text: bool = False
 
     def shows(self, *chats: str) -> bool:
-        """Whether every text of every chat is in its prompt, and orders are as they came."""
+        """Whether each prompt has every text of its chat, with system and developer messages in order."""
         return all(map(self._shows, chats))
 
     def shows_calls(self, *chats: str) -> bool:
@@ -115,7 +115,7 @@ class _Probe:
         return all(mark(100) in prompt and "{'key'" not in prompt for prompt in prompts)
 
     def knows_developer(self) -> bool:
-        """Whether a developer's message is shown, and otherwise than one of a role that nobody knows."""
+        """Whether a developer's message is shown, and in another way than a role that no template knows."""
         stranger = self.render(self._chat("xu"), None).replace(_ROLE, "developer")
         return self.shows("du") and self.render(self._chat("du"), None) != stranger
 

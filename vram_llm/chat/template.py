@@ -12,7 +12,7 @@ from vram_llm.chat.sandbox import ChatSandbox, RenderBudget, TemplateRefused, bu
 from vram_llm.chat.takes import Takes, find_takes
 from vram_llm.errors import RequestError, VramLLMError
 
-MESSAGES = "messages"  # the field that is at fault where a template refuses
+MESSAGES = "messages"  # the field at fault if a template refuses
 
 CHATML = (
     "{% for message in messages %}"
@@ -23,13 +23,13 @@ CHATML = (
 
 
 class BrokenTemplate(VramLLMError):
-    """The template in the model file is not one: no chat is possible, plain completions are."""
+    """The template in the model file is broken: chats are impossible, plain completions are possible."""
 
 
 def check_template(source: str, name: str) -> None:
-    """Raises BrokenTemplate where `source` does not compile, fails on a chat, or shows no message.
+    """Raises BrokenTemplate if `source` does not compile, fails on a chat, or shows no message.
 
-    `name` is what the sentence calls it.
+    `name` is the name of the template in the error.
     """
     template = ChatTemplate(source, "", "")
     if template.fault:
@@ -37,9 +37,9 @@ def check_template(source: str, name: str) -> None:
     try:
         prompt = template.render([{"role": "user", "content": "needle"}], enable_thinking=True)
     except TemplateRefusal:
-        return  # it wants another chat
+        return  # it needs another chat
     except RequestError as error:
-        raise BrokenTemplate(f"{name} is of no use: {error}") from None
+        raise BrokenTemplate(f"{name} cannot write a chat: {error}") from None
     if "needle" not in prompt:
         raise BrokenTemplate(f"{name} leaves out the message of a chat; is it a chat template?")
 
@@ -51,8 +51,8 @@ class TemplateRefusal(RequestError):
 class ChatTemplate:
     """A template compiled once, rendered for every chat.
 
-    `source` of None (a model without a template) takes ChatML, as llama.cpp does. A source that does not
-    compile raises nothing here, but BrokenTemplate at every `render`; `fault` says why it does not.
+    `source` None (a model without a template) means ChatML, as in llama.cpp. If a source does not compile,
+    every `render` raises BrokenTemplate, and `fault` is the reason.
     """
 
     def __init__(self, source: str | None, bos_token: str, eos_token: str) -> None:
@@ -75,12 +75,12 @@ class ChatTemplate:
         tools: list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> str:
-        """The prompt of `messages`, each {"role", "content", ...}; `kwargs` are names for the template.
+        """The prompt of `messages`, each {"role", "content", ...}; `kwargs` are variables of the template.
 
-        `date_string` and `datetime` are today's where `kwargs` has none (llama.cpp: common/chat.cpp,
-        common_chat_extra_context). Blocks: call it in a thread. Raises BrokenTemplate, and RequestError where
-        the template refuses these messages, fails on them, or outgrows its budget (8 times the messages and
-        1 Mi characters).
+        `date_string` and `datetime` are today's unless `kwargs` has them (llama.cpp: common/chat.cpp,
+        common_chat_extra_context). Blocks: call it in a thread. Raises BrokenTemplate. Raises RequestError if
+        the template refuses these messages, fails on them, or exceeds its budget (8 times the messages and 1
+        Mi characters).
         """
         if self._template is None:
             raise BrokenTemplate(
@@ -97,15 +97,15 @@ class ChatTemplate:
 
     @cached_property
     def takes(self) -> Takes:
-        """Which messages it shows. Renders it some 30 times, once."""
+        """The messages that it shows. Renders it some 30 times, once."""
         return find_takes(self._shows)
 
     @cached_property
     def _without_tools(self) -> dict[str, Any]:
-        """What stands for `tools` where there are none: the first that does not make the template fail.
+        """The variables for a chat without tools: the first set that does not make the template fail.
 
-        Most test for None. Some loop over the name without a test, so it stays undefined (Hermes,
-        Command R+); some join `functions`, a text, to another (FireFunction).
+        Most templates test for None. Some loop over the name without a test, so it stays undefined (Hermes,
+        Command R+). Some join `functions`, a text, to another (FireFunction).
         """
         ways: tuple[dict[str, Any], ...] = ({"tools": None}, {}, {"tools": None, "functions": ""})
         for way in ways:
@@ -153,13 +153,13 @@ def _write(template: Template, names: dict[str, Any]) -> str:
         ) from None
     except RecursionError:
         raise RequestError("The model's chat template calls itself without end", MESSAGES) from None
-    except Exception as error:  # whatever a stranger's program can raise
+    except Exception as error:  # untrusted code can raise anything
         what = f"{_line_of(error)}{error or type(error).__name__}"
         raise RequestError(f"The model's chat template fails on these messages: {what}", MESSAGES) from None
     return "".join(pieces)
 
 
 def _line_of(error: Exception) -> str:
-    """The line of the template where `error` arose, from the frames that jinja2 puts into its traceback."""
+    """The line of the template that raised `error`, from the frames that jinja2 puts into its traceback."""
     lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == "<template>"]
     return f"line {lines[-1]}: " if lines else ""

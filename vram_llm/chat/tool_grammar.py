@@ -1,4 +1,4 @@
-"""Which grammar holds an answer with tools, by the dialect that the model speaks."""
+"""Which grammar constrains an answer with tools, by the dialect of the model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ class HeldAnswer:
 
 
 def can_hold_calls(dialect: Dialect, tools: Tools) -> bool:
-    """Whether calls of these tools, in the dialect's own form, can be held to a grammar."""
+    """Whether a grammar can constrain calls of these tools in the dialect's own form."""
     form = dialect.form
     return _layout(dialect, tools) is not None or form.call_json is not None or form.tags is not None
 
@@ -38,10 +38,10 @@ def forced_call(tools: Tools) -> CallGrammar:
 
 
 def free_or_calls(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> HeldAnswer | None:
-    """Thinking and text as the model likes, and calls that are held from the mark on that begins them.
+    """Free thinking and text, and calls that match a schema from the mark at their beginning on.
 
-    That holds within the thinking too: a call there may be read as one. None where the dialect's calls begin
-    with no mark of which that could be said.
+    This holds within the thinking too: a call there may be read as one. None if the dialect's calls begin
+    without such a mark.
     """
     writer = GrammarWriter()
     layout = _layout(prompt.dialect, tools)
@@ -64,7 +64,7 @@ def free_or_calls(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> HeldAn
 
 
 def calls_or_answer(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> HeldAnswer | None:
-    """Calls, or what `@answer` stands for, at once; None as for `free_or_calls`."""
+    """Calls, or the rule `@answer`, without text before; None as for `free_or_calls`."""
     writer = GrammarWriter()
     writer.rule("answer", "@answer")
     layout = _layout(prompt.dialect, tools)
@@ -96,7 +96,7 @@ def _free(writer: GrammarWriter, never: tuple[str, ...] = ()) -> CallGrammar:
 
 
 def _layout(dialect: Dialect, tools: Tools) -> Layout | None:
-    """How arguments stand in tags; None where the dialect has none, or a tool cannot be held in them."""
+    """The layout of arguments in tags; None if the dialect has none, or cannot constrain a tool in it."""
     if not all(held.lenient or can_hold(held) for held in tools.values()):
         return None
     form = dialect.form
@@ -106,7 +106,7 @@ def _layout(dialect: Dialect, tools: Tools) -> Layout | None:
 
 
 def _with_json_calls(prompt: ChatPrompt) -> ChatPrompt:
-    """A prompt whose dialect writes arguments otherwise, with JSON between the dialect's own marks."""
+    """The prompt with JSON calls between the dialect's own marks, if the dialect writes other arguments."""
     dialect = prompt.dialect
     if dialect.call_json is not None or dialect.form.tags is None:
         return prompt
@@ -117,16 +117,16 @@ def _with_json_calls(prompt: ChatPrompt) -> ChatPrompt:
 
 
 def _never(prompt: ChatPrompt, form: CallJson) -> tuple[str, ...]:
-    """Marks that belong into a call alone: text with one might be read as a call that is not held."""
+    """Marks that belong only in calls: text with one might be read as a call outside of the grammar."""
     thinks = prompt.dialect.thinks or ()
     inside = form.before + form.between
     return tuple(mark for mark in prompt.dialect.marks if mark in inside and mark not in thinks)
 
 
 def _harmony(writer: GrammarWriter, tools: Tools, final: str) -> CallGrammar:
-    """Messages on channels; `final` is the text of the last one where it is on that channel, or any text.
+    """Messages on channels. `final`: the text of a message on the channel `final`; "TEXT" is any text.
 
-    A call's recipient stands before or behind its channel.
+    A call's recipient comes before or after its channel.
     """
     start, channel, message = (
         f"mark_{writer.mark(mark)}" for mark in (harmony.START, harmony.CHANNEL, harmony.MESSAGE)
@@ -161,7 +161,7 @@ def _llama_calls(writer: GrammarWriter, form: CallJson, tools: Tools, *, paralle
 def _llama_json(
     writer: GrammarWriter, form: CallJson, tools: Tools, prompt: ChatPrompt, *, parallel: bool
 ) -> CallGrammar:
-    """Objects at the very beginning, after thinking or behind the tag; an object there is a call."""
+    """Objects at the very beginning, after thinking or after the tag; an object there is a call."""
     calls = _llama_calls(writer, form, tools, parallel=parallel)
     writer.rule("PLAIN", r"/[ \t\r\n]*([^{ \t\r\n](?s:.*))?/ & TEXT")
     writer.rule("plain", "PLAIN (others TEXT)*")

@@ -1,4 +1,4 @@
-"""Arguments that a model writes as tagged text, made into the JSON object that clients read."""
+"""Arguments that a model writes as tagged text, converted to the JSON object that clients read."""
 
 import json
 from collections.abc import Mapping
@@ -24,15 +24,15 @@ class ArgumentWriter:
         r.arguments("{")
 
     def key(self, key: str) -> None:
-        """Write `key`; its value is to be written next."""
+        """Write `key`. Its value must be written next."""
         self._r.arguments(("" if self._empty else ", ") + json.dumps(key, ensure_ascii=False) + ": ")
         self._empty = False
 
     def value(self, key: str, *markers: str, is_string: bool | None = None) -> Wait[str]:
-        """Write `key` with the text up to one of `markers`, which is returned; "" where none came.
+        """Write `key` with the text up to one of `markers`. Returns the marker; "" if none came.
 
-        A string is passed on as it comes, everything else when it is complete. `is_string` of None: the
-        schema decides.
+        A string is passed on piece by piece, another value when it is complete. `is_string` None: the schema
+        decides.
         """
         self.key(key)
         types = types_of(member(self._schema, key), self._schema) if is_string is None else None
@@ -48,13 +48,13 @@ class ArgumentWriter:
         return marker
 
     def close(self) -> None:
-        """The call is complete."""
+        """Complete the call."""
         self._r.arguments("}")
         self._r.end_call()
 
 
 def string_value(r: Reader, *markers: str) -> Wait[str]:
-    """Write the text up to one of `markers` as a JSON string, as it comes."""
+    """Write the text up to one of `markers` as a JSON string, piece by piece."""
     r.arguments('"')
     marker = yield from r.until(*markers, to=lambda text: r.arguments(escaped(text)))
     if marker:
@@ -63,7 +63,7 @@ def string_value(r: Reader, *markers: str) -> Wait[str]:
 
 
 def escaped(text: str) -> str:
-    """Text as it stands within a JSON string."""
+    """Text as written within a JSON string."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
@@ -74,9 +74,9 @@ def member(schema: Any, key: str) -> Any:
 
 
 def types_of(schema: Any, root: Any) -> Types | None:
-    """The JSON types that `schema` allows, by their names in JSON Schema; None if it does not say.
+    """The JSON types that `schema` allows, by their names in JSON Schema; None if unknown.
 
-    `root` is the schema that local references begin at.
+    `root` is the schema in which local references begin.
     """
     schema = followed(schema, root)
     if not isinstance(schema, Mapping):
@@ -88,14 +88,14 @@ def types_of(schema: Any, root: Any) -> Types | None:
         return frozenset(name for name in declared if isinstance(name, str))
     for choices in (schema.get("anyOf"), schema.get("oneOf")):
         if isinstance(choices, list) and choices:
-            each = [types_of(choice, root) for choice in choices]
-            return None if None in each else frozenset().union(*(types for types in each if types))
+            options = [types_of(choice, root) for choice in choices]
+            return None if None in options else frozenset().union(*(types for types in options if types))
     values = schema.get("enum", [schema["const"]] if "const" in schema else None)
     return frozenset(map(_type_of, values)) if isinstance(values, list) and values else None
 
 
 def followed(schema: Any, root: Any) -> Any:
-    """`schema`, or the one that it refers to within `root`."""
+    """`schema`, or the schema that it refers to within `root`."""
     for _ in range(_MAX_REFERENCES):
         reference = schema.get("$ref") if isinstance(schema, Mapping) else None
         if not isinstance(reference, str) or not reference.startswith("#/"):
@@ -111,7 +111,7 @@ def followed(schema: Any, root: Any) -> Any:
 
 
 def as_json(text: str, types: Types | None) -> str:
-    """The JSON of a value written as text: itself where it is JSON and of one of `types`, or a string."""
+    """The JSON of a value written as text: the text itself if it is JSON of one of `types`, else a string."""
     bare = text.strip(SPACE)
     bare = _PYTHON.get(bare, bare)
     try:

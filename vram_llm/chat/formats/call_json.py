@@ -1,4 +1,4 @@
-"""A call as a JSON object, {"name": ..., "arguments": {...}}, which many formats hold."""
+"""A call as a JSON object, {"name": ..., "arguments": {...}}, as in many formats."""
 
 import json
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _NAMES = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")
 
 
-ID = "{id}"  # where a format writes an id or a count, in the texts of CallJson
+ID = "{id}"  # an id or a count that a format writes, in the texts of CallJson
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,9 @@ def json_members(
     closing: str = "",
     separator: str | None = None,
 ) -> CallJson:
-    """CallJson of calls that are objects, {"name": NAME, "arguments": ARGUMENTS}. `first` is the text of
-    members before the name.
+    """CallJson of calls that are objects, {"name": NAME, "arguments": ARGUMENTS}.
+
+    `first` is the text of members before the name.
     """
     return CallJson(
         trigger=trigger,
@@ -60,7 +61,7 @@ def json_members(
 
 
 def written(form: CallJson, calls: Iterable[tuple[str, str]]) -> str:
-    """Calls, each a name and the JSON of its arguments, as the model writes them."""
+    """Calls in the model's form, each from a name and the JSON of its arguments."""
     texts = []
     for name, arguments in calls:
         quoted = json.dumps(name)[1:-1] if form.name_in_json else name
@@ -71,20 +72,21 @@ def written(form: CallJson, calls: Iterable[tuple[str, str]]) -> str:
 
 
 class Outcome(Enum):
-    """What became of an attempt to read a call."""
+    """The result of an attempt to read a call."""
 
-    NONE = auto()  # it is none; nothing was written
-    BROKEN = auto()  # it was begun, and its arguments are not JSON from here on
+    NONE = auto()  # not a call; nothing was written
+    BROKEN = auto()  # a call began, and its arguments are not JSON from here on
     WHOLE = auto()
 
 
 def call_object(r: Reader, names: frozenset[str] | None = None) -> Wait[Outcome]:
-    """One call; `names` are those it may have. Arguments are passed on as they come once the name is known.
+    """Read one call; `names`: names that are allowed, None: all.
 
-    Arguments may also be a string that holds an object, null, or absent.
+    Arguments are passed on as they come once the name is known. They may also be a string that holds an
+    object, null, or absent.
     """
     name: str | None = None
-    arguments: str | None = None  # held, where they come before the name or not as an object
+    arguments: str | None = None  # held if they come before the name or not as an object
     begun = False
     if not (yield from r.take("{")):
         return Outcome.NONE
@@ -121,7 +123,7 @@ def call_object(r: Reader, names: frozenset[str] | None = None) -> Wait[Outcome]
 
 
 def call_list(r: Reader) -> Wait[Outcome]:
-    """[call, call, ...], or a single call. What became of the first, or of the one that broke."""
+    """Read [call, call, ...], or a single call. Returns the outcome of the first, or of the broken one."""
     if not (yield from r.take("[")):
         return (yield from call_object(r))
     outcome = Outcome.NONE
@@ -129,13 +131,13 @@ def call_list(r: Reader) -> Wait[Outcome]:
         yield from r.spaces()
         if outcome is not Outcome.NONE:
             r.mark()
-        found = yield from call_object(r)
-        if found is Outcome.NONE and outcome is not Outcome.NONE:
+        attempt = yield from call_object(r)
+        if attempt is Outcome.NONE and outcome is not Outcome.NONE:
             r.back()
             return outcome
-        if found is not Outcome.WHOLE:
-            return found
-        outcome = found
+        if attempt is not Outcome.WHOLE:
+            return attempt
+        outcome = attempt
         yield from r.spaces()
         if not (yield from r.take(",")):
             yield from r.take("]")
@@ -143,14 +145,14 @@ def call_list(r: Reader) -> Wait[Outcome]:
 
 
 def is_name(text: str | None) -> TypeGuard[str]:
-    """Whether a tool could be called that."""
+    """Whether `text` can be a tool's name."""
     if not text or len(text) > MAX_NAME or not text.isprintable():
         return False
     return not any(char in text for char in ' <>{}"')
 
 
 def member(r: Reader) -> Wait[str | None]:
-    """A key and its colon; None where there is none."""
+    """A key and its colon; None if none comes."""
     if (yield from r.spaces()) != '"':
         return None
     key = yield from _string(r)
@@ -166,7 +168,7 @@ def _string(r: Reader) -> Wait[str | None]:
 
 
 def _value(r: Reader) -> Wait[str | None]:
-    """The text of a value of any kind; None where it is not JSON."""
+    """The text of a value of any kind; None if it is not JSON."""
     if (yield from r.spaces()) not in ("{", "[", '"'):
         return (yield from r.word())
     pieces: list[str] = []
@@ -175,14 +177,14 @@ def _value(r: Reader) -> Wait[str | None]:
 
 
 def _object(text: str | None) -> str | None:
-    """Arguments as the text of an object; None where they are none."""
+    """Arguments as the text of an object; None if they are not an object."""
     if text is None or text == "null":
         return "{}"
     try:
         value = json.loads(text)
         if isinstance(value, str):
             text, value = value, json.loads(value)
-            text.encode()  # half of a surrogate pair is no text
+            text.encode()  # raises for half of a surrogate pair
     except (ValueError, RecursionError):
         return None
     return text if isinstance(value, dict) else None

@@ -14,7 +14,7 @@ _FENCE = "```"
 
 
 def deepseek(r: Reader) -> Wait[None]:
-    """Content, and calls behind their marks; the outer mark may be missing."""
+    """Content, and calls after their marks; the outer mark may be missing."""
     while opening := (yield from r.until(CALLS, CALL, to=r.content)):
         r.mark()
         if opening == CALLS:

@@ -1,4 +1,4 @@
-"""What is known of one way of writing calls."""
+"""The description of one format of calls."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,20 +23,19 @@ def _as_given(given: str, _name: str, _index: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One way of writing calls.
+    """One format of calls.
 
-    `marks` are the special tokens that the parser must see. `is_in`: whether the source of a template that
+    `marks`: the special tokens that the parser must see. `is_in`: whether the source of a template that
     writes no calls shows this format. `call_begins`: the text after which a JSON object with a name and
-    arguments is a call. `call_json` is None where arguments are no JSON: a JSON object of
-    both is a call between `tags`, where it is held to a grammar. `layout`: how arguments stand in tags.
-    `write` makes the text of calls
-    where `call_json` cannot. `signs` are texts of a call that tell this format from others that its grammar
-    reads as well.
+    arguments is a call. `call_json` is None if arguments are not JSON; under a grammar, a JSON object of both
+    is then a call between `tags`. `layout`: the form of arguments in tags. `write` makes the text of calls if
+    `call_json` cannot. `signs`: texts of a call that distinguish this format from others that its grammar
+    reads too.
 
-    A `framed` answer is never plain text, so its parser is needed without tools as well; `answer_begins` is
-    the text before the answer itself. `thinks` are the texts before and after thinking, where the grammar
-    reads thinking itself. `new_id` makes a call's id; `fitting_id` makes one that templates take of an id
-    that came with a chat, the function's name, and the number of calls before it in the chat.
+    `framed`: an answer is never plain text, so its parser is needed without tools too. `answer_begins`: the
+    text before the answer itself. `thinks`: the texts before and after thinking, if the grammar reads
+    thinking itself. `new_id` makes a call's id. `fitting_id` makes an id that templates accept from an id of
+    the chat, the function's name, and the number of earlier calls in the chat.
     """
 
     name: str
@@ -64,7 +63,7 @@ class Format:
         return bool(signs) and all(sign in text for sign in signs)
 
     def written(self, calls: Calls) -> str | None:
-        """The text of calls; None where it is not known how the model writes them."""
+        """The text of calls; None if the model's form is unknown."""
         if self.write is not None:
             return self.write(calls)
         return None if self.call_json is None else written(self.call_json, calls)
@@ -85,7 +84,7 @@ def object_format(
 ) -> Format:
     """Calls as JSON objects of the members `keys`, one or a list of them between `opening` and `closing`.
 
-    `newline` stands behind the one and before the other. `first` is the text of members before the name.
+    `newline` comes after `opening` and before `closing`. `first` is the text of members before the name.
     """
     left, right = ("[", "]") if is_list else ("", "")
     shape = json_members(
@@ -108,7 +107,7 @@ def object_format(
 
 
 def tag_format(name: str, tags: Tags, *, marks: tuple[str, ...] = (), answer_begins: str = "") -> Format:
-    """Calls in tags. `marks` are the outer tags where not given. With `answer_begins`, answers are framed."""
+    """Calls in tags. `marks` default to the outer tags. With `answer_begins`, answers are framed."""
     return Format(
         name=name,
         grammar=lambda schemas: tagged(tags, schemas),

@@ -1,4 +1,4 @@
-""">>>RECIPIENT, a newline, and what it is given: Functionary 3.2 (meetkai/functionary-medium-v3.2).
+""">>>RECIPIENT, a newline, and the text for it: Functionary 3.2 (meetkai/functionary-medium-v3.2).
 
 `all` is the person. The prompt ends with the first ">>>". In an answer, the mark counts only before `all` or
 a tool's name.
@@ -12,7 +12,7 @@ ALL = "all"
 
 
 def functionary(schemas: Schemas) -> Grammar:
-    """Calls and content, each behind its recipient."""
+    """Calls and content, each after its recipient."""
 
     def grammar(r: Reader) -> Wait[None]:
         yield from r.take(MARK)

@@ -35,7 +35,7 @@ def gemma(r: Reader) -> Wait[None]:
 
 
 def _members(r: Reader, depth: int) -> Wait[bool]:
-    """The members of an object behind its opening bracket."""
+    """The members of an object, after its opening bracket."""
     r.arguments("{")
     separator = ""
     while (yield from r.spaces()) != "}":
@@ -75,7 +75,7 @@ def _value(r: Reader, depth: int) -> Wait[bool]:
     if (yield from r.take("[")):
         return (yield from _items(r, depth + 1))
     word = yield from r.word()
-    if not word or not (yield from r.peek()):  # no value, or more of it may be missing
+    if not word or not (yield from r.peek()):  # no value, or an incomplete one
         return False
     r.arguments(as_json(word, None))
     return True

@@ -13,8 +13,9 @@ HY3_SUFFIXES = (":opensource", "")
 
 
 def glm_marks(suffix: str = "", *, hy3: bool = False) -> tuple[str, ...]:
-    """The tags of a call: its own two, then those of a key and of a value. Hy3 has two around calls, and one
-    behind the name, which is the last here.
+    """The tags of a call: its own two, then those of a key and of a value.
+
+    Hy3 has two around calls, and one after the name, which is the last here.
     """
     names = ("tool_call", "arg_key", "arg_value", *(["tool_calls"] if hy3 else []))
     tags = [f"<{slash}{name}{suffix}>" for name in names for slash in ("", "/")]
@@ -41,7 +42,7 @@ def glm(schemas: Schemas, suffix: str = "", *, hy3: bool = False) -> Grammar:
             yield from _arguments(r, ArgumentWriter(r, schemas.get(name, {})), header[1])
 
     def _arguments(r: Reader, writer: ArgumentWriter, marker: str) -> Wait[None]:
-        """Keys and values up to the call's end, or to what is neither. `marker` was read last."""
+        """Keys and values up to the call's end, or to other text. `marker` was read last."""
         while marker == key_tag:
             key = yield from r.short(key_end)
             yield from r.spaces()

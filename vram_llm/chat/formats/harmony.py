@@ -1,7 +1,8 @@
-"""Harmony, gpt-oss's format: messages on channels, of which one may be addressed to a tool.
+"""Harmony, gpt-oss's format: messages on channels. A message may be addressed to a tool.
 
 Source: the chat template of openai/gpt-oss-120b and OpenAI's guide to the format (openai/harmony,
-docs/format.md). `analysis` is thinking, `final` the answer, `commentary` to nobody a remark before a call.
+docs/format.md). `analysis` is thinking, `final` the answer, `commentary` without a recipient a remark before
+a call.
 """
 
 import re

@@ -15,9 +15,9 @@ _Read = Callable[[Reader], Wait[Outcome]]
 def objects(
     *openings: str, closing: str = "", skipped: tuple[str, ...] = (), read: _Read = call_list
 ) -> Grammar:
-    """Content, and behind each opening an object, objects one after the other, or a list of them.
+    """Content, and after each opening an object, several objects, or a list of objects.
 
-    `closing` may be missing from the text. `skipped` are marks that are no content. `read` reads one object
+    `closing` may be missing from the text. `skipped` are marks that are not content. `read` reads one object
     or a list.
     """
 
@@ -54,7 +54,7 @@ def _end(r: Reader, outcome: Outcome, closing: str) -> Wait[None]:
         yield from (r.until(closing, to=r.arguments) if closing else r.rest(r.arguments))
         return
     if closing:
-        while (yield from r.spaces()) == "}":  # one brace too many is a habit of small models
+        while (yield from r.spaces()) == "}":  # small models often write one brace too many
             yield from r.take("}")
         yield from r.take(_FENCE)
         yield from r.take(closing)
@@ -67,9 +67,9 @@ def named(
     skipped: tuple[str, ...] = (),
     name_of: Callable[[str], str] = str.strip,
 ) -> Grammar:
-    """Content, and behind each opening a name, `name_end`, arguments, and `closing`, which may be missing.
+    """Content, and after each opening a name, `name_end`, arguments, and `closing`, which may be missing.
 
-    `name_of` is given the text before `name_end`, and returns the function's name.
+    `name_of` gets the text before `name_end` and returns the function's name.
     """
 
     def grammar(r: Reader) -> Wait[None]:

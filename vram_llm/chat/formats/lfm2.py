@@ -52,7 +52,7 @@ def _name(r: Reader) -> Wait[str]:
 
 
 def _arguments(r: Reader, writer: ArgumentWriter) -> Wait[bool]:
-    """Arguments up to the closing bracket; False where something else comes, or the text ends."""
+    """Arguments up to the closing bracket; False if other text comes, or the text ends."""
     while not (yield from r.take_after_spaces(")")):
         header = yield from r.short("=")
         if header is None or not _KEY.fullmatch(key := header[0].strip(SPACE)):
@@ -68,7 +68,7 @@ def _arguments(r: Reader, writer: ArgumentWriter) -> Wait[bool]:
 
 
 def _string(r: Reader, quote: str) -> Wait[bool]:
-    """Write a string as it comes."""
+    """Write a string piece by piece."""
     yield from r.take(quote)
     r.arguments('"')
     while marker := (yield from r.until(quote, "\\", to=lambda text: r.arguments(escaped(text)))):
@@ -84,7 +84,7 @@ def _string(r: Reader, quote: str) -> Wait[bool]:
 
 
 def _escape(r: Reader) -> Wait[str]:
-    """An escape, from its backslash on; a surrogate's other half is part of it."""
+    """An escape, from its backslash on, with the other half of a surrogate pair."""
     text = "\\" + (yield from _char(r))
     for _ in range(_DIGITS.get(text[1:], 0)):
         if (yield from r.peek()) not in "0123456789abcdefABCDEF":
@@ -103,7 +103,7 @@ def _char(r: Reader) -> Wait[str]:
 
 
 def _ends_here(r: Reader) -> Wait[bool]:
-    """Whether another argument or the call's end follows a quotation mark. Nothing is read."""
+    """Whether another argument or the call's end follows a quotation mark. Reads nothing."""
     r.mark()
     char = yield from r.spaces()
     ends = char in (")", "")
@@ -116,7 +116,7 @@ def _ends_here(r: Reader) -> Wait[bool]:
 
 
 def _value(r: Reader) -> Wait[bool]:
-    """Write a value that is no string: up to the comma or bracket after it, which is not read."""
+    """Write a value that is not a string, up to the comma or bracket after it, which is not read."""
     text, depth, quote = "", 0, ""
     while char := (yield from r.peek()):
         if not quote and not depth and char in ",)":
@@ -136,7 +136,7 @@ def _value(r: Reader) -> Wait[bool]:
 
 
 def write_calls(calls: Iterable[tuple[str, str]]) -> str:
-    """Calls, each a name and the JSON of its arguments, as the model writes them."""
+    """Calls in the model's form, each from a name and the JSON of its arguments."""
     return f"{OPEN}[{', '.join(starmap(_written, calls))}]{CLOSE}"
 
 
@@ -146,5 +146,5 @@ def _written(name: str, arguments: str) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A value as Python writes it; text and objects as JSON does, which reads the same."""
+    """A value in Python's form; texts and objects in JSON's, which reads the same."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str | dict) else repr(value)

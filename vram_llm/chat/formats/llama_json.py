@@ -1,8 +1,7 @@
 """{"name": ..., "parameters": {...}} as the whole answer: Llama 3.1, 3.2 and 3.3.
 
-Source: the chat template of meta-llama/Llama-3.1-8B-Instruct. Nothing marks a call, so an object counts as
-one only where its name is a tool's; `<|python_tag|>` may stand before it. Several are parted by ";" or a
-newline.
+Source: the chat template of meta-llama/Llama-3.1-8B-Instruct. Calls have no mark, so an object is a call only
+if its name is a tool's; `<|python_tag|>` may come before it. Several calls are separated by ";" or a newline.
 """
 
 from vram_llm.chat.formats.call_json import Outcome, call_object
@@ -12,7 +11,7 @@ TAG = "<|python_tag|>"
 
 
 def llama_json(names: frozenset[str]) -> Grammar:
-    """Calls of `names` at the very beginning or behind the tag; all else is content."""
+    """Calls of `names` at the very beginning or after the tag; other text is content."""
 
     def grammar(r: Reader) -> Wait[None]:
         r.mark()

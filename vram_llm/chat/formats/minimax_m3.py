@@ -104,7 +104,7 @@ def _value(r: Reader, key: str, schema: Any, root: Any, depth: int) -> Wait[bool
 
 
 def _chosen(schema: Any, root: Any, is_list: bool) -> Any:
-    """Of a choice of schemas, the one of an array or of an object."""
+    """The schema of an array or of an object, from a choice of schemas."""
     schema = followed(schema, root)
     if isinstance(schema, dict):
         wanted = "array" if is_list else "object"

@@ -17,7 +17,7 @@ _ALPHABET = ascii_letters + digits
 
 
 def mistral(r: Reader) -> Wait[None]:
-    """Content, and calls behind their marks."""
+    """Content, and calls after their marks."""
     while (yield from r.until(CALLS, to=r.content)):
         r.mark()
         in_list = (yield from r.spaces()) in ("[", "{")
@@ -50,7 +50,7 @@ def new_id() -> str:
 
 
 def fitting_id(given: str) -> str:
-    """An id that came with a chat, as the templates take it: the same for the same."""
+    """An id of the chat in the form of the templates; equal ids stay equal."""
     if len(given) == _ID_LENGTH and given.isascii() and given.isalnum():
         return given
     return blake2s(given.encode("utf-8", "replace")).hexdigest()[:_ID_LENGTH]

@@ -1,7 +1,7 @@
-"""Messages to recipients, of which one may be a tool: Muse Glimmer.
+"""Messages to recipients. A recipient may be a tool: Muse Glimmer.
 
-Source: its chat template in llama.cpp's collection. A message to `self` is thinking, one to `user` the
-answer, one to a tool a call in tags.
+Source: its chat template in llama.cpp's collection. A message to `self` is thinking, to `user` the answer, to
+a tool a call in tags.
 """
 
 import re

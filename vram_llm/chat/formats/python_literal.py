@@ -12,7 +12,7 @@ _LITERAL = "\\'\"/"
 
 
 def json_of(text: str) -> str | None:
-    """The JSON of a literal; None where it is none, or has no JSON."""
+    """The JSON of a literal; None if the text is not a literal, or has no JSON."""
     out: list[str] = []
     at = 0
     while at < len(text):
@@ -42,20 +42,20 @@ def _json_token(token: str, before: list[str]) -> str:
 
 
 def unescaped(text: str) -> str:
-    """A string's text without its escapes. One that Python does not know stays as it is."""
+    """A string's text without its escapes. An unknown escape stays."""
     plain = _ESCAPE.sub(_char, text)
     return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _char(found: re.Match[str]) -> str:
-    for code in found.groups()[:3]:
+def _char(escape: re.Match[str]) -> str:
+    for code in escape.groups()[:3]:
         if code is not None:
             return chr(int(code, 16)) if int(code, 16) < 0x110000 else "\ufffd"
-    if found[4]:
+    if escape[4]:
         return ""
-    if found[5] in _LITERAL:
-        return found[5]
-    return _CHARS.get(found[5], found[0])
+    if escape[5] in _LITERAL:
+        return escape[5]
+    return _CHARS.get(escape[5], escape[0])
 
 
 def _refuse(constant: str) -> None:

@@ -1,7 +1,7 @@
 """The formats of tool calls.
 
-A chat template speaks the first of FORMATS whose grammar reads back the call that the template wrote, and
-whose own marks are in it. Where a template writes no call, the words of its source decide.
+A chat template has the first of FORMATS whose grammar reads the call that the template wrote, and whose own
+marks are in that call. If a template writes no call, the words of its source decide.
 """
 
 import re
@@ -34,7 +34,7 @@ HERMES = object_format(
     newline="\n",
     is_in=lambda source: hermes.OPEN in source and re.search(r'\\?"arguments\\?"', source) is not None,
 )
-NONE = replace(HERMES, name="none")  # a system message of ours shows the tools, and asks for Hermes's calls
+NONE = replace(HERMES, name="none")  # the server's own system message shows tools, asks for Hermes's calls
 
 _HARMONY = Format(
     name="harmony",

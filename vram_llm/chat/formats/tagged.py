@@ -1,8 +1,8 @@
 """Calls in tags, one for each argument; the tags differ from model to model.
 
 <tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call> of Qwen3-Coder, and
-<invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke> of MiniMax, are the two that most models
-derive theirs from. Strings stand as they are; everything else is JSON, or written as Python writes it.
+<invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke> of MiniMax, are the origins of most
+others. Strings are not quoted; other values are JSON, or Python literals.
 """
 
 import re
@@ -20,10 +20,10 @@ _CDATA, _CDATA_END = "<![CDATA[", "]]>"
 class Tags:
     """`call NAME head_end (parameter KEY head_end VALUE value_end)... call_end`, within `outer` tags.
 
-    NAME and KEY end before the first quotation mark, attributes may follow it: `string="true"` or
+    NAME and KEY end before the first quotation mark. Attributes may follow it: `string="true"` or
     `type="string"` give the type of VALUE. The outer tags may be missing. The first of `value_ends` that
-    comes ends VALUE. `skipped` are marks that are no content. `newline`: a newline before VALUE is no part
-    of it. `json` holds tags around the arguments as one JSON object, in place of parameters.
+    comes ends VALUE. `skipped` are marks that are not content. `newline`: a newline before VALUE is not part
+    of it. `json`: tags around the arguments as one JSON object, in place of parameters.
     """
 
     outer: tuple[str, str] | None
@@ -79,7 +79,7 @@ def call(r: Reader, tags: Tags, name: str, schemas: Schemas) -> Wait[None]:
 
 
 def _name(r: Reader, tags: Tags, marker: str) -> Wait[str | None]:
-    """The name, where a parameter or the call's end follows it."""
+    """The name, if a parameter or the call's end follows it."""
     if marker != tags.call:
         yield from r.spaces()
         if not (yield from r.take(tags.call)):
@@ -89,14 +89,14 @@ def _name(r: Reader, tags: Tags, marker: str) -> Wait[str | None]:
         return None
     yield from r.spaces()
     follows = (tags.parameter, tags.call_end, *(tags.json[:1] if tags.json else ()))
-    for each in follows:
-        if (yield from r.comes(each)):
+    for tag in follows:
+        if (yield from r.comes(tag)):
             return name
     return None
 
 
 def _head(text: str) -> tuple[str, bool | None]:
-    """A name or a key, and whether its value is a string, where attributes say so."""
+    """A name or a key, and whether its value is a string; None without such an attribute."""
     name, quote, rest = text.partition('"')
     if not quote:
         return name.strip(SPACE), None
@@ -108,7 +108,7 @@ def _head(text: str) -> tuple[str, bool | None]:
 
 
 def _parameters(r: Reader, tags: Tags, writer: ArgumentWriter) -> Wait[bool]:
-    """Parameters up to the call's end; False where something else comes, or the text ends."""
+    """Parameters up to the call's end; False if other text comes, or the text ends."""
     while not (yield from r.take(tags.call_end)):
         if not (yield from r.take(tags.parameter)):
             return False

@@ -6,7 +6,7 @@ from vram_llm.chat.reader import Grammar, Reader, Wait
 
 
 def plain(r: Reader) -> Wait[None]:
-    """All of it is the answer."""
+    """The whole text is the answer."""
     yield from r.rest(r.content)
 
 
@@ -16,11 +16,11 @@ def thinking(opening: str, closing: str, then: Grammar, *, opened: bool) -> Gram
 
 
 def framed(marks: ThinkingMarks, then: Grammar, *, opened: bool, closed: bool = False) -> Grammar:
-    """`then`, with the thinking kept apart wherever it reads content. Marks of the frame are dropped.
+    """`then`, with thinking kept apart wherever it reads content. Marks of the frame are dropped.
 
-    `opened`: the answer begins within the thinking; `closed`: the prompt has passed it over. Thinking that is
-    never closed is thinking to its end, unless a call comes in it. An answer speaks of a tag such as <think>
-    where it is quoted, in code, or opens amid content and is not closed.
+    `opened`: the answer begins within the thinking. `closed`: the prompt has skipped the thinking. Thinking
+    that is never closed is thinking to its end, unless a call comes in it. A tag such as <think> is part of
+    the answer if it is quoted, in code, or opens amid content and is not closed.
     """
 
     def grammar(r: Reader) -> Wait[None]:
@@ -33,16 +33,16 @@ def framed(marks: ThinkingMarks, then: Grammar, *, opened: bool, closed: bool = 
 
 
 def _call_markers(grammar: Grammar) -> tuple[str, ...]:
-    """What a grammar looks for in content: the marks that may begin a call."""
+    """The marks that a grammar looks for in content: each may begin a call."""
     r = Reader()
     r.ended = True
-    r.frame = asked = _Asked()
+    r.frame = probe = _MarkerProbe()
     next(grammar(r), None)
-    return asked.markers
+    return probe.markers
 
 
-class _Asked:
-    """A frame of no text, which keeps what is looked for."""
+class _MarkerProbe:
+    """A frame without text that records the markers looked for."""
 
     thinks = False
 
@@ -50,7 +50,7 @@ class _Asked:
         self.markers: tuple[str, ...] = ()
 
     def until(self, markers: tuple[str, ...]) -> Wait[str]:
-        """Nothing comes."""
+        """No text comes."""
         self.markers = markers
         yield from ()
         return ""
@@ -60,7 +60,7 @@ class _Asked:
 
 
 def begun(then: Grammar) -> Grammar:
-    """`then`, after <think> ... </think> if the answer begins so: of a model not known to think."""
+    """`then`, after <think> ... </think> at the beginning, for a model that is not known to think."""
 
     def grammar(r: Reader) -> Wait[None]:
         r.mark()

@@ -1,14 +1,14 @@
-"""Where an answer stands while it is read: in the thinking, in the answer, or past its end."""
+"""The position in an answer while it is read: in the thinking, in the answer, or after its end."""
 
 from vram_llm.chat.formats.thinking_marks import MARK, TAG, ThinkingMarks
 from vram_llm.chat.reader import SPACE, Reader, Wait
 
-_MAX_LINE = 1024  # characters kept of one: its beginning and its end matter
+_MAX_LINE = 1024  # characters kept of a line: its beginning and its end matter
 _QUOTES = ("`", '"', "'", "(", "\\", "\u201c", "\u2018", "\u00ab")
 
 
 class ThinkingFrame:
-    """Where an answer stands: in the thinking, in the answer, or past its end."""
+    """The position in an answer: in the thinking, in the answer, or after its end."""
 
     def __init__(self, reader: Reader, marks: ThinkingMarks, *, closed: bool) -> None:
         self._reader = reader
@@ -17,11 +17,11 @@ class ThinkingFrame:
         self._opens, self._named = _parted(marks.opening, others)
         self._watched = tuple(dict.fromkeys((*filter(None, (self._opens,)), *others)))
         begins = (mark for mark in (marks.answer, marks.header) if mark and not TAG.fullmatch(mark))
-        self._closers = (marks.closing, *begins)  # an answer that begins has closed the thinking as well
-        self._closed = closed  # no thinking may have gone before unmarked
+        self._closers = (marks.closing, *begins)  # a mark that begins the answer also closes the thinking
+        self._closed = closed  # no unmarked thinking can have come before
         self._is_wrapped = False
         self._is_over = False
-        self._line = ""  # of the content, as far as it has come
+        self._line = ""  # the current line of the content, so far
         self._has_content = False  # since the last thinking or call
         self._in_code = False
         self.thinks = False
@@ -44,31 +44,31 @@ class ThinkingFrame:
                 return
 
     def until(self, markers: tuple[str, ...]) -> Wait[str]:
-        """Content up to one of `markers`, which is passed over; "" where none comes."""
+        """Content up to one of `markers`, which is skipped; "" if none comes."""
         while True:
             if self.thinks:
-                found = yield from self._thought(markers)
+                marker = yield from self._thought(markers)
                 if self.thinks:
-                    yield from self._reader.take(found)
-                    return found
-            found = yield from self._reader.until(*markers, *self._watched, to=self._say)
-            if not found or found in markers:
-                return found
-            if found == self._opens:
+                    yield from self._reader.take(marker)
+                    return marker
+            marker = yield from self._reader.until(*markers, *self._watched, to=self._write)
+            if not marker or marker in markers:
+                return marker
+            if marker == self._opens:
                 if (yield from self._reader.take(self._named)):
                     yield from self._open()
             else:
-                self._meet(found)
+                self._meet(marker)
 
     def called(self) -> None:
         """A call has begun: thinking that was not closed is over."""
         self._close()
 
     def _open(self) -> Wait[None]:
-        """After the opening mark: thinking begins, or the answer speaks of the mark."""
+        """After the opening mark: thinking begins, or the mark is part of the answer."""
         mark, r = self._marks.opening, self._reader
         if MARK.search(mark) is None or self._is_quoted(mark):
-            self._say(mark)
+            self._write(mark)
         elif not self._has_content or not TAG.fullmatch(mark):
             self.thinks = True
         else:
@@ -80,26 +80,26 @@ class ThinkingFrame:
                 self._close()
             else:
                 r.back()
-                self._say(mark)
+                self._write(mark)
 
     def _thought(self, markers: tuple[str, ...]) -> Wait[str]:
-        """The thinking. Where it is not closed: the first of `markers` in it, not passed over, or ""."""
+        """Thinking. If it is not closed: the first of `markers` in it, not skipped, or ""."""
         r, closers = self._reader, self._closers
-        found = yield from r.until(*closers, *markers, to=r.reasoning)
-        if found in markers and found not in closers:
-            r.mark_before(found)
+        marker = yield from r.until(*closers, *markers, to=r.reasoning)
+        if marker in markers and marker not in closers:
+            r.mark_before(marker)
             held: list[str] = []
             closed = yield from r.until(*closers, to=held.append)
             if not closed:
                 r.back()
-                return found
+                return marker
             r.commit()
-            r.reasoning(found + "".join(held))
-            found = closed
-        if found:
+            r.reasoning(marker + "".join(held))
+            marker = closed
+        if marker:
             self._close()
-            if found != self._marks.closing:
-                self._meet(found)
+            if marker != self._marks.closing:
+                self._meet(marker)
         return ""
 
     def _close(self) -> None:
@@ -127,13 +127,13 @@ class ThinkingFrame:
                 self._reader.unopened()
             self._close()
         else:
-            self._say(mark)
+            self._write(mark)
 
     def _is_quoted(self, mark: str) -> bool:
-        """Whether the answer speaks of a tag, as of any text in code or quotes."""
+        """Whether a tag is part of the answer, as text in code or quotes."""
         return bool(TAG.fullmatch(mark)) and (self._in_code or self._line.endswith(_QUOTES))
 
-    def _say(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         if self._is_over:
             return
         self._line += text
@@ -148,9 +148,9 @@ class ThinkingFrame:
 
 
 def _parted(opening: str, others: tuple[str, ...]) -> tuple[str, str]:
-    """An opening mark of a special token and a name as these two, unless the token begins another mark.
+    """The special token and the name of an opening mark, unless the token begins another mark.
 
-    The token alone is no text: <|channel>, which Gemma 4 may write twice.
+    The token alone is not text: <|channel>, which Gemma 4 may write twice.
     """
     mark = MARK.match(opening)
     if mark is None or TAG.fullmatch(mark[0]) or any(other.startswith(mark[0]) for other in others):

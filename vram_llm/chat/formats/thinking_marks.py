@@ -4,18 +4,17 @@ import re
 from dataclasses import dataclass
 
 MARK = re.compile(r"<[^<>\s][^<>]*>|\[/?[A-Z][A-Z _]*\]")  # the form of special tokens and tags
-TAG = re.compile(r"</?\w[\w:.-]*>")  # a mark that people write as well, when they speak of it
+TAG = re.compile(r"</?\w[\w:.-]*>")  # a mark that people write too, in texts about it
 
 
 @dataclass(frozen=True, slots=True)
 class ThinkingMarks:
-    """What a model writes around its thinking and its answer.
+    """The marks around a model's thinking and its answer.
 
-    `opening` is "" for thinking that begins without a mark. `closes` is the text, white space included, from
-    the end of the thinking to the answer. `skips` is the text with which a prompt passes thinking over.
-    `answer` and `end` are marks around the answer, and `header` the one of a message that has it. `field` is
-    where the template reads earlier thinking in a message: a name, "content" for a part of the content, or ""
-    for nowhere.
+    `opening` is "" if thinking begins without a mark. `closes` is the text, with white space, from the end of
+    the thinking to the answer. `skips` is the text with which a prompt skips thinking. `answer` and `end` are
+    marks around the answer, `header` is the mark of a message with the answer. `field` is where the template
+    reads earlier thinking in a message: a name, "content" for a part of the content, or "" for nowhere.
     """
 
     opening: str
@@ -29,7 +28,7 @@ class ThinkingMarks:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """All that may be special tokens."""
+        """All texts that may be special tokens."""
         texts = (self.opening, self.closing, self.answer, self.end, self.header)
         return tuple(dict.fromkeys(mark for text in texts if text for mark in (text, *MARK.findall(text))))
 
