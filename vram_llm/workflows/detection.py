@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile
+from vram_llm.workflows.argument_types import expect
 from vram_llm.workflows.model_names import resolve
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def analyze(model: str) -> ModelProfile:
     "https://..." or "hf:org/repo:Q4_K_M" (only its header is fetched), or "demo", the built-in model. Raises
     ModelNotFound, or ModelFileError and those below it.
     """
+    expect("model", model, str)
     return profile(read_header(resolve(model)))
 
 

@@ -23,6 +23,7 @@ from vram_llm.model.profile import ModelProfile, profile, with_adapters
 from vram_llm.model.projector import read_projector
 from vram_llm.planner.types import HOST, CompanionKind
 from vram_llm.units import format_bytes
+from vram_llm.workflows.argument_types import expect, expect_fields
 from vram_llm.workflows.detection import analyze
 from vram_llm.workflows.model_names import resolve
 from vram_llm.workflows.nearby_files import nearby_files
@@ -52,13 +53,17 @@ def plan(
 
     A `workload` of None is all defaults. Several plans may share `dry`; without it, the plan has a dry run of
     its own. Where this llama.cpp cannot be asked, the analytic meter's figures stand, and a note says why.
-    Raises what `analyze` raises, DoesNotFit, BadSplit, BadPlan, and ModelRefused where llama.cpp does not
-    know the model.
+    Raises what `analyze` raises, TypeError, DoesNotFit, BadSplit, BadPlan, and ModelRefused where llama.cpp
+    does not know the model.
     """
-    if workload is None:
-        from vram_llm.planner.types import Workload
+    from vram_llm.machine.types import Machine
+    from vram_llm.planner.types import Workload
 
-        workload = Workload()
+    workload = Workload() if workload is None else workload
+    expect("model", model, str)
+    expect("machine", machine, Machine)
+    expect("workload", workload, Workload)
+    expect_fields(workload)
     with nullcontext(dry) if dry is not None else dry_run() as asked:
         files = _Files.read(model, workload)
         try:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from vram_llm.errors import BadPlan
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.location import HUB, is_remote
-from vram_llm.planner.types import CompanionKind
+from vram_llm.planner.types import CompanionKind, Plan
+from vram_llm.workflows.argument_types import expect
 from vram_llm.workflows.detection import analyze, detect
 from vram_llm.workflows.model_names import resolve
 
 if TYPE_CHECKING:
     from vram_llm.planner.recheck import DeviceFit
-    from vram_llm.planner.types import Plan
 
 _MAX_PLAN_BYTES = 16 * 2**20
 
@@ -44,6 +44,7 @@ def check(
     """
     from vram_llm.planner import recheck as checking
 
+    expect("plan", plan, Plan)
     checking.check_model(plan, analyze(plan.model.path))
     for companion in plan.companions:
         tensors = read_header(resolve(companion.path)).tensors
@@ -52,6 +53,7 @@ def check(
 
 
 def check_loadable(plan: "Plan") -> None:
+    expect("plan", plan, Plan)
     kinds = {each.kind for each in plan.companions}
     if CompanionKind.MMPROJ in kinds and plan.context.pooling is not None:
         raise BadPlan("embeddings are made of text alone: plan without --mmproj, or without --pooling")
