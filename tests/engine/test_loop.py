@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.fixed_pace import FixedPace
+from tests.engine.fixed_prefill import FixedPrefill
 from tests.engine.rounding import assert_same
 from tests.engine.turns import events, full_step
 from tools.random_model import write_llama
@@ -410,7 +410,7 @@ def _is_empty(model: LoadedModel) -> bool:
 
 def test_a_prompt_longer_than_a_step_beside_streams(loop: Loop) -> None:
     """The streams get a token in every step while the prompt is computed."""
-    loop._scheduler.prefill = FixedPace(beside=16)
+    loop._scheduler.prefill = FixedPrefill(with_streams=16)
     for name in "abc":
         assert loop.submit(_request(name, max_tokens=40)) is None
     full_step(loop)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.engine.fake_memory import FakeMemory
-from tests.engine.fixed_pace import FixedPace
+from tests.engine.fixed_prefill import FixedPrefill
 from vram_llm.engine.kv_cache.offload_store import OffloadStore
 from vram_llm.engine.kv_cache.prefix_cache import PrefixCache
 from vram_llm.engine.scheduler import MAX_PASSED, Scheduler
@@ -41,7 +41,7 @@ def _cache(
 def _scheduler(
     n_cells: int = 100, parallel: int = 4, max_rows: int = 32, prefill_budget: int = 8
 ) -> Scheduler:
-    return Scheduler(_cache(n_cells, parallel), FixedPace(prefill_budget), parallel, max_rows, max_rows)
+    return Scheduler(_cache(n_cells, parallel), FixedPrefill(prefill_budget), parallel, max_rows, max_rows)
 
 
 def _sequence(name: str, n_prompt: int, max_tokens: int = 10) -> Sequence:
@@ -278,7 +278,7 @@ class Engine(RuleBasedStateMachine):
         memory = self.cache.memory
         assert isinstance(memory, FakeMemory)
         self.memory = memory
-        self.scheduler = Scheduler(self.cache, FixedPace(budget), parallel, max_rows, max_rows)
+        self.scheduler = Scheduler(self.cache, FixedPrefill(budget), parallel, max_rows, max_rows)
         self.order: dict[str, int] = {}  # when each was submitted
         self.alive: set[str] = set()
         self.prompts: list[list[int]] = [[0]]

@@ -22,14 +22,14 @@ _set_adapters = b.declare(
 
 @dataclass(frozen=True, slots=True)
 class LoadedAdapter:
-    """A llama_adapter_lora, which lives as long as its model, and how strongly it is applied."""
+    """A llama_adapter_lora and its scale. Valid as long as its model."""
 
     handle: int
     scale: float
 
 
 def load_adapters(model: int, adapters: Iterable[tuple[str, float]]) -> list[LoadedAdapter]:
-    """Load adapters, each a file and a scale, beside the tensors they change. Raises ModelRefused."""
+    """Load adapters, each a file and a scale, next to the tensors they change. Raises ModelRefused."""
     loaded = []
     for path, scale in adapters:
         handle = C.llama_adapter_lora_init(model, os.fsencode(path))
@@ -41,16 +41,16 @@ def load_adapters(model: int, adapters: Iterable[tuple[str, float]]) -> list[Loa
 
 
 def apply_adapters(ctx: int, adapters: Sequence[LoadedAdapter]) -> None:
-    """Apply adapters to a context, and make its compute buffers as they now have to be."""
+    """Apply adapters to a context, and make its compute buffers again."""
     if not adapters:
         return
     set_adapters(ctx, adapters)
-    if b.sched_reserve is not None:  # else the next decode does it
+    if b.sched_reserve is not None:  # else the next decode makes them
         b.sched_reserve(ctx)
 
 
 def set_adapters(ctx: int, adapters: Sequence[LoadedAdapter]) -> None:
-    """Apply these adapters and no others from the next decode on, which makes its compute buffers again."""
+    """Apply only these adapters from the next decode on, which makes its compute buffers again."""
     handles = (b.Pointer * len(adapters))(*(each.handle for each in adapters))
     scales = (ctypes.c_float * len(adapters))(*(each.scale for each in adapters))
     _set_adapters(ctx, handles, len(adapters), scales)

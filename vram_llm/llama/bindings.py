@@ -1,4 +1,4 @@
-"""llama.cpp's C surface as this project uses it: checked once at import, typed where the bindings are not.
+"""llama.cpp's C interface: checked once at import, with types that the bindings lack.
 
 `C` is llama-cpp-python's own ctypes module. What that leaves out (ggml's devices and its RPC back end)
 is declared here, from ggml/include/ggml-backend.h and ggml-rpc.h of the same version.
@@ -22,7 +22,7 @@ log = logging.getLogger("vram_llm.llama")
 try:
     import llama_cpp
     from llama_cpp import llama_cpp as C  # noqa: N812 - the C side
-except (ImportError, OSError, RuntimeError) as error:  # a half-built shared library raises any of them
+except (ImportError, OSError, RuntimeError) as error:  # an incomplete shared library raises any of them
     raise NotBuilt(
         f"llama-cpp-python does not load ({error}); build it with `make setup`, "
         f"or `pip install llama-cpp-python=={SUPPORTED_VERSION}`"
@@ -38,10 +38,10 @@ Pointer = ctypes.c_void_p
 
 # ggml_log_level of ggml.h
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
-recent_lines: deque[str] = deque(maxlen=200)  # llama.cpp's own words, for the sentence of an error
+recent_lines: deque[str] = deque(maxlen=200)  # of llama.cpp's log, for error messages
 _error_lines: deque[str] = deque(maxlen=20)
 _ERROR = 4
-_FUNCTION = re.compile(r"(?:\w+: +|error loading model: )*")  # what llama.cpp begins its lines with
+_FUNCTION = re.compile(r"(?:\w+: +|error loading model: )*")  # prefixes of llama.cpp's log lines
 _VAGUE = re.compile(
     r"(llama_model_loader: )?failed to load (model|GGUF split)\b.*|failed to initialize the context.*"
 )
@@ -54,7 +54,7 @@ def _on_log(level: int, text: bytes | None, _: object) -> None:
     if level >= 2:
         recent_lines.append(line)
     _note_error(level, line)
-    # llama.cpp's "info" is what a developer reads; a person who runs `serve` wants its warnings at most
+    # llama.cpp's "info" is for developers; a person who runs `serve` needs at most its warnings
     log.log(logging.DEBUG if level == 2 else _LEVELS.get(level, logging.DEBUG), "%s", line)
 
 
@@ -63,7 +63,7 @@ C.llama_log_set(_log_callback, ctypes.c_void_p(0))
 
 
 def log_errors_only() -> None:
-    """From now on keep llama.cpp's error lines for `last_errors` and drop all others, unread."""
+    """Keep llama.cpp's error lines for `last_errors` from now on, and drop all others."""
     global _log_callback
 
     def on_log(level: int, text: bytes | None, _: object) -> None:
@@ -77,12 +77,12 @@ def log_errors_only() -> None:
 
 
 def log_callback() -> Any:
-    """Where llama.cpp's lines go: libmtmd has to be told for itself."""
+    """The log callback, for libmtmd, which needs its own registration."""
     return _log_callback
 
 
 def forget_lines() -> None:
-    """Begin anew: what llama.cpp has said so far is of something else."""
+    """Drop llama.cpp's log lines so far, which belong to earlier work."""
     recent_lines.clear()
     _error_lines.clear()
 
@@ -93,7 +93,7 @@ def _note_error(level: int, line: str) -> None:
 
 
 def last_errors() -> str:
-    """llama.cpp's most recent error lines as one string, or "" if it said nothing.
+    """llama.cpp's most recent error lines as one string, or "" where there are none.
 
     Names of functions are left out, and so is a line that only says that there was an error where another
     one says which.
@@ -184,14 +184,14 @@ sched_reserve = (
 
 
 def props_of(device: int) -> DeviceProps:
-    """What ggml says of a device handle."""
+    """ggml's properties of a device handle."""
     props = DeviceProps()
     dev_get_props(device, ctypes.byref(props))
     return props
 
 
 def registry_of(device: int) -> str:
-    """The name of the back end that a device handle belongs to: "CUDA", "Vulkan"."""
+    """The name of a device handle's back end: "CUDA", "Vulkan"."""
     name: bytes = reg_name(dev_registry(device))
     return name.decode()
 

@@ -1,4 +1,4 @@
-"""What sequences hold of llama.cpp's memory (KV cells, recurrent states, windows): shared, cut, moved."""
+"""Cells of llama.cpp's memory (KV cache, recurrent states, windows): share, cut, save and restore them."""
 
 import ctypes
 
@@ -16,34 +16,34 @@ _bytes_at = ctypes.POINTER(ctypes.c_uint8)
 
 
 class Cells:
-    """The memory of one context. `is_stateful` is true where a sequence cannot simply be cut
+    """The memory of one context. `is_stateful` is true where a sequence cannot be cut at any position
     shorter, `can_rewind` where the rows of the last step can be taken back.
 
-    Every operation walks over all cells of the cache on the host: some microseconds a thousand.
+    Every operation walks over all cells of the cache on the host: some microseconds per thousand cells.
     """
 
     def __init__(self, ctx: int, model: int) -> None:
         self._ctx = ctx
         self._memory = C.llama_get_memory(ctx)
-        self.exist = bool(self._memory)  # an encoder keeps nothing
+        self.exist = bool(self._memory)  # an encoder has no memory
         recurrent = C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model)
         self.is_stateful: bool = recurrent or C.llama_model_n_swa(model) > 0
         self.can_rewind: bool = not recurrent
 
     def share(self, source: int, slot: int, length: int) -> None:
-        """Give an empty slot the first `length` cells of another, without copying them."""
+        """Share the first `length` cells of a slot with an empty one, without copying them."""
         C.llama_memory_seq_cp(self._memory, source, slot, 0, length)
 
     def cut(self, slot: int, length: int) -> bool:
-        """Free a slot's cells from position `length` on; False where its kind of memory cannot."""
+        """Free a slot's cells from position `length` on; False where this kind of memory cannot."""
         return bool(C.llama_memory_seq_rm(self._memory, slot, length, -1))
 
     def forget(self, slot: int) -> None:
-        """Free all that a slot holds."""
+        """Free all cells of a slot."""
         C.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
     def state(self, slot: int, *, part: bool = False) -> _State:
-        """A copy of all a slot holds; with `part`, of recurrent states and windows alone."""
+        """A copy of a slot's memory; with `part`, only of recurrent states and windows."""
         flags = _PART if part else _WHOLE
         n_bytes = C.llama_state_seq_get_size_ext(self._ctx, slot, flags)
         state = np.empty(n_bytes, np.uint8)
@@ -55,7 +55,7 @@ class Cells:
         return int(C.llama_state_seq_get_size_ext(self._ctx, slot, _WHOLE))
 
     def restore(self, slot: int, state: _State, *, part: bool = False) -> bool:
-        """Put a state back, in any slot; False where there is no room for it."""
+        """Restore a state into any slot; False where there is no room for it."""
         flags = _PART if part else _WHOLE
         return bool(C.llama_state_seq_set_data_ext(self._ctx, _at(state), state.nbytes, slot, flags))
 

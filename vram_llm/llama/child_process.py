@@ -1,4 +1,4 @@
-"""A child process that is asked one thing and answers in lines of JSON, the last of which is the result.
+"""A child process that gets one question and answers in lines of JSON; the last line is the result.
 
 llama.cpp aborts where a device or a worker fails it, and that must not end this program.
 """
@@ -22,20 +22,20 @@ _KINDS = {kind.__name__: kind for kind in (BadPlan, ModelRefused, NotBuilt, Work
 
 
 class Refusal(msgspec.Struct, frozen=True, tag=True):
-    """Why there will be no result: which error, and its sentence."""
+    """The error in place of a result: its type and message."""
 
     kind: str
     sentence: str
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):
-    """The share that is done."""
+    """The part of the work that is done."""
 
     share: float
 
 
 class Say(Protocol):
-    """Where a child's work sends what it has to say."""
+    """Sends messages of a child's work."""
 
     def __call__(self, message: msgspec.Struct) -> None:
         """Send a message."""
@@ -53,9 +53,9 @@ def ask(
     silence_s: float,
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> _Result:
-    """What `python -m module` makes of `question`; `what` is a sentence's subject and verb: "X was measured".
+    """The answer of `python -m module` to `question`; `what` begins errors: "X was measured".
 
-    Raises EngineDied where the child ends, or says nothing for `silence_s`, and the error it met.
+    Raises EngineDied where the child ends or sends nothing for `silence_s`, and the child's own error.
     """
     with tempfile.TemporaryFile() as said:
         command = [sys.executable, "-m", module]
@@ -65,7 +65,7 @@ def ask(
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            with contextlib.suppress(BrokenPipeError):  # ended before it read: what it wrote says why
+            with contextlib.suppress(BrokenPipeError):  # it ended before it read; its output has the reason
                 child.stdin.write(msgspec.json.encode(question))
                 child.stdin.close()
             for line in _lines(child.stdout, silence_s, what):
@@ -84,10 +84,10 @@ def ask(
 
 
 def answer(kind: type[_Question], work: Callable[[_Question, Say], msgspec.Struct]) -> None:
-    """The child's side: read the question, do the work, say what comes of it."""
+    """The child's side: read the question, do the work, send the result."""
     question = msgspec.json.decode(sys.stdin.buffer.read(), type=kind)
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # libraries print to standard output, which carries the answer
 
     def say(message: msgspec.Struct) -> None:
         answers.write(msgspec.json.encode(message) + b"\n")

@@ -1,4 +1,4 @@
-"""A device of a plan to ggml's handle for it, where it is in reach of this process."""
+"""ggml's handles for the devices of a plan."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,7 @@ Servers = dict[str, list[int]]
 def handles(devices: Iterable[Device], order: Iterable[str], servers: Servers | None = None) -> list[int]:
     """ggml's handle for each id of `order`, connecting to RPC workers that are not in `servers`.
 
-    Those are added to it: a worker that is busy with this process would not answer a second look. Raises
+    Those are added to it: a worker does not answer a second connection of the same process. Raises
     BadPlan, WorkerUnreachable.
     """
     by_id = {device.id: device for device in devices}
@@ -55,7 +55,7 @@ def _handle(device: Device, servers: Servers) -> int:
 
 
 def _is_meant(handle: int, device: Device) -> bool:
-    """Two back ends may drive one card: its kind counts as well."""
+    """Two back ends may drive one card, so its kind counts too."""
     if KINDS.get(b.registry_of(handle)) is not device.kind:
         return False
     props = b.props_of(handle)

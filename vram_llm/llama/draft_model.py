@@ -1,4 +1,4 @@
-"""The draft model beside a loaded model: loaded as planned, and held against it."""
+"""Loads the draft model of a plan, and checks that it fits the model."""
 
 from vram_llm.errors import BadPlan
 from vram_llm.llama.bindings import C
@@ -8,13 +8,13 @@ from vram_llm.llama.vocab import Vocab
 from vram_llm.model.drafts import MOST_MORE_TOKENS
 from vram_llm.planner.companions import draft_plan
 
-_FIRST_COMPARED = 5  # SPEC_VOCAB_CHECK_START_TOKEN_ID of common/speculative.cpp: names of controls differ
+_FIRST_COMPARED = 5  # SPEC_VOCAB_CHECK_START_TOKEN_ID of common/speculative.cpp: controls may differ
 
 
 def load_draft(model: LoadedModel, servers: Servers) -> LoadedModel | None:
-    """The draft model of a model's plan, or None where there is none; `servers` are as the model's.
+    """The draft model of a model's plan, or None where there is none; `servers` are the model's.
 
-    Raises BadPlan where one cannot be used for the other, and what loading a model raises.
+    Raises BadPlan where it cannot draft for the model, and all errors of loading a model.
     """
     plan = draft_plan(model.plan)
     if plan is None:

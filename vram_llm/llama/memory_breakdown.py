@@ -1,4 +1,4 @@
-"""What a llama.cpp context really holds, by device: `llama_get_memory_breakdown` (src/llama-context.cpp).
+"""Memory of a llama.cpp context by device: `llama_get_memory_breakdown` (src/llama-context.cpp).
 
 The function returns a C++ `std::map<ggml_backend_buffer_type_t, llama_memory_breakdown_data>` by value.
 Its node layout is libstdc++'s (bits/stl_tree.h): colour, parent, left, right, then key and value.
@@ -29,7 +29,7 @@ class Map(ctypes.Structure):
 
 
 class BreakdownNode(ctypes.Structure):
-    """What every node of one begins with; those below add key and value."""
+    """The head of every node of a Map; subclasses add key and value."""
 
     _fields_ = [
         ("color", ctypes.c_size_t),
@@ -60,7 +60,7 @@ def walk(address: int | None, kind: type[_AnyNode]) -> Iterator[_AnyNode]:
 def memory_use(ctx: int) -> dict[int | None, MemoryUse]:
     """What the context `ctx` and its model hold on each ggml device; None: in the host's memory.
 
-    Raises NotBuilt where this build does not offer the figures (another C++ library than libstdc++).
+    Raises NotBuilt where this build does not report memory (its C++ library is not libstdc++).
     """
     if b.get_memory_breakdown is None:
         raise NotBuilt("this build of llama.cpp does not tell what it holds per device")
@@ -70,7 +70,7 @@ def memory_use(ctx: int) -> dict[int | None, MemoryUse]:
     nodes = list(walk(found.root, _UseNode))
     for node in nodes:
         device = b.buft_device(node.buffer_type)
-        # pinned host memory belongs to a card's device, and is the host's all the same
+        # pinned host memory has a card's device, but is the host's
         is_host = b.buft_is_host(node.buffer_type) or not device
         is_cpu = is_host or b.props_of(device).type == b.CPU_DEVICE_TYPE
         owner = None if is_cpu else device

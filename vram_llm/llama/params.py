@@ -1,4 +1,4 @@
-"""llama.cpp's parameters for a placement and a context: one place for the real load and for the dry run."""
+"""llama.cpp's parameters for a placement and a context, for the real load and the dry run."""
 
 import ctypes
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class _Override(ctypes.Structure):
 
 
 class ModelParams:
-    """A llama_model_params, and what it points at: keep it until the model is loaded."""
+    """A llama_model_params and the memory it points at: keep it until the model is loaded."""
 
     def __init__(self, placement: Placement, context: Context, devices: Sequence[int]) -> None:
         """`devices` are ggml's handles, in the placement's order."""
@@ -45,7 +45,7 @@ class ModelParams:
             self.struct.tensor_buft_overrides = ctypes.cast(overrides, b.Pointer)
 
     def keep(self, what: object) -> None:
-        """Keep alive something more that the struct points at."""
+        """Keep one more object alive that the struct points at."""
         self._kept.append(what)
 
 
@@ -63,7 +63,7 @@ def context_params(context: Context) -> Any:
     params.flash_attn_type = FLASH_ATTENTION[context.flash_attn]
     params.kv_unified = context.kv_unified
     params.swa_full = context.swa_full
-    params.op_offload = False  # would copy host layers' weights through memory no plan has counted
+    params.op_offload = False  # would copy the weights of host layers through memory that no plan counts
     params.no_perf = True
     if context.pooling is not None:
         params.embeddings, params.pooling_type = True, NUMBERS[context.pooling]

@@ -1,4 +1,4 @@
-"""Llamas of any width and depth, to measure a device and to see whether a dry run can be trusted.
+"""Random llama models of any width and depth, to measure devices and to check the dry run.
 
 Where only their sizes count, their weights are a hole in the file, written at once. Speed is measured with
 weights that are drawn: processors are up to a fifth faster on zeros.
@@ -17,7 +17,7 @@ from vram_llm.model.strip import write_stripped
 _U32, _F32, _TEXT = 4, 6, 8
 _F32_TYPE, _Q8_0 = TYPES[0], TYPES[8]
 _BLOCK = [("scale", "<f2"), ("weights", "i1", 32)]  # block_q8_0 of ggml-common.h
-_N_DRAWN = 4096  # blocks, over and over
+_N_DRAWN = 4096  # blocks, repeated
 _SCALE = 2.7e-4  # times a byte's standard deviation: 0.02, as trained weights have
 
 
@@ -34,16 +34,16 @@ class Shape:
 
     @property
     def params(self) -> int:
-        """Weights that every token is multiplied with: all matrices but the embedding, which is looked up."""
+        """Weights that each token is multiplied with: all matrices except the embedding."""
         return sum(t.n_elements for t in self._matrices() if t.name != "token_embd.weight")
 
     @property
     def read_bytes(self) -> int:
-        """Bytes of them."""
+        """Their bytes."""
         return sum(t.n_bytes for t in self._matrices() if t.name != "token_embd.weight")
 
     def write(self, path: Path) -> Path:
-        """Write the model to `path`: a few kilobytes of disk, whatever its size."""
+        """Write the model to `path`, as a sparse file of a few kilobytes on disk."""
         text = b"llama"
         raw = {"general.architecture": struct.pack("<IQ", _TEXT, len(text)) + text}
         numbers = {
@@ -58,8 +58,8 @@ class Shape:
         return write_stripped(Header(metadata, raw, self._tensors(), (Shard(path, 0, 0),)), path)
 
     def write_drawn(self, path: Path) -> Path:
-        """The same with weights that are drawn at random, and norms of 1."""
-        import numpy as np  # here: planning needs this module and not numpy
+        """Write the model with random weights, and norms of 1."""
+        import numpy as np  # here: planning needs this module without numpy
 
         header = read_header(self.write(path))
         blocks = np.zeros(_N_DRAWN, _BLOCK)

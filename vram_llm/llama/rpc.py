@@ -1,4 +1,4 @@
-"""llama.cpp's RPC workers: running one, and asking one what it has.
+"""llama.cpp's RPC workers: run one, and list the devices of one.
 
 A worker that does not speak the protocol makes llama.cpp abort, so `facts` asks in a child process.
 There is no authentication: loopback, or a tunnel.
@@ -20,7 +20,7 @@ _TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerDevice:
-    """One device of a worker as the RPC protocol tells it."""
+    """One device of a worker, with the facts of the RPC protocol."""
 
     total_bytes: int
     free_bytes: int
@@ -28,7 +28,7 @@ class WorkerDevice:
 
 
 def split_endpoint(endpoint: str, default_port: int | None = None) -> tuple[str, int]:
-    """("host", port) of "host:port". Raises WorkerUnreachable where it is not that."""
+    """("host", port) of "host:port". Raises WorkerUnreachable for any other text."""
     host, colon, port = endpoint.rpartition(":")
     if not colon and default_port is not None:
         host, port = endpoint, str(default_port)
@@ -62,7 +62,7 @@ def _check_listening(endpoint: str) -> None:
     host, port = split_endpoint(endpoint)
     try:
         socket.create_connection((host, port), timeout=3).close()
-    except (OSError, UnicodeError) as error:  # the latter for a name no host can have
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host can have this name
         reason = getattr(error, "strerror", None) or str(error)
         raise WorkerUnreachable(
             f"no worker answers at {endpoint} ({reason}); start one there with "
@@ -71,7 +71,7 @@ def _check_listening(endpoint: str) -> None:
 
 
 def devices(endpoints: tuple[str, ...]) -> tuple[Device, ...]:
-    """Devices of every "host:port" or "host:port@8GiB" (a limit on what may be used there).
+    """Devices of every "host:port" or "host:port@8GiB" (a limit on the memory used there).
 
     A CPU worker reports its whole host's memory as its own, so several on one machine need the limit.
     """
@@ -113,7 +113,7 @@ def connect(endpoint: str) -> list[int]:
 
     if b.rpc_add_server is None:
         raise NotBuilt("this llama.cpp was built without RPC; rebuild with `make setup` (-DGGML_RPC=ON)")
-    _check_listening(endpoint)  # where nobody does, llama.cpp would abort
+    _check_listening(endpoint)  # llama.cpp aborts where no server listens
     registry = b.rpc_add_server(endpoint.encode())
     if not registry:
         raise WorkerUnreachable(f"no worker answers at {endpoint}")

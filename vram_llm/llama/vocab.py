@@ -1,4 +1,4 @@
-"""Text to tokens and back, over llama.cpp's vocabulary."""
+"""Text to tokens and back, with llama.cpp's vocabulary."""
 
 import codecs
 import ctypes
@@ -25,7 +25,7 @@ class Vocab:
         self.bos: int = C.llama_vocab_bos(handle)
         self.eos: int = C.llama_vocab_eos(handle)
         self.sep: int = C.llama_vocab_sep(handle)
-        self.gap: tuple[int, int, int] = (  # before what precedes a gap, what follows it, and what fills it
+        self.fim: tuple[int, int, int] = (  # fill-in-the-middle tokens before prefix, suffix and middle
             C.llama_vocab_fim_pre(handle),
             C.llama_vocab_fim_suf(handle),
             C.llama_vocab_fim_mid(handle),
@@ -42,7 +42,7 @@ class Vocab:
         return token in self._eog
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
-        """Token ids of `text`. `add_special` puts BOS and EOS where the model wants them."""
+        """Token ids of `text`. `add_special` adds BOS and EOS where the model wants them."""
         data = text.encode("utf-8", "replace")
         room = len(data) + 2
         while True:
@@ -53,7 +53,7 @@ class Vocab:
             room = -n
 
     def tokenize_inside(self, text: str, *, parse_special: bool) -> list[int]:
-        """`text` as it is tokenised in the middle of others: at a beginning, SentencePiece adds a space."""
+        """Tokenize `text` as a continuation: at the beginning of a text, SentencePiece adds a space."""
         before, both = (
             self.tokenize(part, add_special=False, parse_special=parse_special)
             for part in (_BEFORE, _BEFORE + text)
@@ -61,21 +61,21 @@ class Vocab:
         return both[len(before) :]
 
     def piece(self, token: int) -> bytes:
-        """The bytes a token stands for; control tokens stand for none."""
+        """The bytes of a token in a text; control tokens have none."""
         cached = self._pieces.get(token)
         if cached is None:
             cached = self._pieces[token] = self._render(token, special=False)
         return cached
 
     def spelling(self, token: int) -> bytes:
-        """The bytes a token is written with in a prompt: control tokens too ("<|im_end|>")."""
+        """The bytes of a token in a prompt, control tokens included ("<|im_end|>")."""
         cached = self._spellings.get(token)
         if cached is None:
             cached = self._spellings[token] = self._render(token, special=True)
         return cached
 
     def note_more(self) -> bool:
-        """Look up the pieces of some tokens more, which takes a millisecond; False once all are known."""
+        """Look up the pieces of some more tokens, which takes a millisecond; False once all are known."""
         start, end = self._n_noted, min(self._n_noted + 256, self.n_tokens)
         for token in range(start, end):
             self.note_plain(token)
@@ -83,7 +83,7 @@ class Vocab:
         return start < end
 
     def note_plain(self, token: int) -> None:
-        """Put the text of a token into `plain` for the next time, if it is ASCII wherever the token stands.
+        """Keep the text of a token in `plain`, if it is ASCII wherever the token stands.
 
         Not that of a token that ends a generation or is none of a text's: those are shown, or not.
         """
@@ -92,15 +92,15 @@ class Vocab:
             self.plain[token] = piece.decode("ascii")
 
     def name(self, token: int) -> bytes:
-        """A token as the model's file has it."""
+        """A token's text in the model file."""
         return bytes(C.llama_vocab_get_text(self._handle, token))
 
     def text_of(self, token: int) -> str:
-        """A token as it is written in a prompt; "" for a token the model has not."""
+        """A token's text in a prompt; "" where the model lacks it."""
         return self.spelling(token).decode("utf-8", "replace") if token >= 0 else ""
 
     def marks(self, spellings: tuple[str, ...]) -> frozenset[int]:
-        """The tokens that are written so; what is no token of its own is left out."""
+        """The tokens of texts that are single tokens; other texts are left out."""
         for text in spellings:
             if text not in self._marks:
                 tokens = self.tokenize(text, add_special=False)
@@ -108,7 +108,7 @@ class Vocab:
         return frozenset(token for text in spellings if (token := self._marks[text]) is not None)
 
     def is_special(self, token: int) -> bool:
-        """True for tokens that no text is made of: control tokens, and the one for what is unknown."""
+        """True for control tokens and the unknown token, which no text contains."""
         return bool(C.llama_vocab_get_attr(self._handle, token) & (_CONTROL | _UNKNOWN))
 
     @property
@@ -117,7 +117,7 @@ class Vocab:
         return self._eog
 
     def dry(self, **options: Any) -> Dry:
-        """A sampler against repeated phrases, whose breakers are looked up in this vocabulary."""
+        """A sampler against repeated phrases, with breakers in this vocabulary."""
         return Dry(self._handle, **options)
 
     def _render(self, token: int, *, special: bool) -> bytes:
@@ -130,7 +130,7 @@ class Vocab:
 
 
 class TextStream:
-    """Tokens in, text out: whole UTF-8 characters only, nothing past a stop string.
+    """Turns tokens into text: only whole UTF-8 characters, and nothing after a stop string.
 
     A stop string may span tokens, so text that could still become one is held back until it is decided. The
     one that is complete first counts, so that how the text falls into tokens makes no difference.
@@ -144,37 +144,37 @@ class TextStream:
         show_special: bool = False,
         marks: frozenset[int] = frozenset(),
     ) -> None:
-        """Control tokens are left out of the text, but for `marks`, or shown all."""
+        """With `show_special` the text has all control tokens, else only those of `marks`."""
         self._vocab = vocab
         self._marks = marks
         self._piece = vocab.spelling if show_special else vocab.piece
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._is_open = False  # within a character
+        self._is_open = False  # inside a character
         self._stop = stop
         self._held = ""
         self.stop: str | None = None  # the stop string that was met
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string was met."""
+        """Whether the text has reached a stop string."""
         return self.stop is not None
 
     @property
     def is_plain(self) -> bool:
-        """True where the next token's text is that of `Vocab.plain`, if it has one."""
+        """True where the next token's text is its `Vocab.plain` text, if it has one."""
         return not (self._is_open or self._stop)
 
     def push(self, token: int) -> str:
         """The text that became final with this token."""
         shown = self._vocab.spelling(token) if token in self._marks else self._piece(token)
-        if shown.isascii() and not self._is_open:  # most are, and need no decoder
+        if shown.isascii() and not self._is_open:  # most texts, which need no decoder
             return self._release(shown.decode("ascii")) if self._stop else shown.decode("ascii")
         text = self._decoder.decode(shown)
         self._is_open = bool(self._decoder.getstate()[0])
         return self._release(text)
 
     def finish(self) -> str:
-        """What was held back, at the end of a generation."""
+        """The text held back, at the end of a generation."""
         text = self._release(self._decoder.decode(b"", final=True))
         held, self._held = self._held, ""
         return text if self.stopped else text + held
@@ -197,6 +197,6 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`."""
+    """The length of the longest end of `text` that is a beginning of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if stop.startswith(text[-n:])), 0)

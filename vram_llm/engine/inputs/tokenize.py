@@ -58,8 +58,8 @@ class PromptTokenizer:
     def _fill_in_middle(self, prompt: str | tuple[int, ...], suffix: str) -> list[int]:
         """Prefix, suffix and middle, in the order of llama-server's /infill. Raises RequestError."""
         vocab = self._vocab
-        before, after, middle = vocab.gap
-        if min(vocab.gap) < 0:
+        before, after, middle = vocab.fim
+        if min(vocab.fim) < 0:
             raise RequestError(
                 "the model's vocabulary has no tokens to fill a gap with; leave 'suffix' out, or serve a "
                 "model that was trained to",

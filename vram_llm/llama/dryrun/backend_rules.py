@@ -1,4 +1,4 @@
-"""What each back end can do and what it asks for, as far as it decides how many bytes a model takes.
+"""Capabilities and sizes of each back end that decide how many bytes a model takes.
 
 Read in llama-cpp-python 0.3.36: ggml/src/ggml-cuda/ggml-cuda.cu and fattn.cu (ROCm is built from the same
 files), ggml-metal/ggml-metal.cpp, ggml-metal-ops.cpp and ggml-metal-device.m, ggml-vulkan/ggml-vulkan.cpp,
@@ -29,7 +29,7 @@ _CELL_STRIDE = 256  # FATTN_KQ_STRIDE
 _F16_BYTES, _F32_BYTES = 2, 4
 
 Supports = Callable[[GgmlTensor], bool]
-Scratch = Callable[[GgmlTensor], int]  # bytes an operation's result takes beyond ggml_nbytes
+Scratch = Callable[[GgmlTensor], int]  # bytes of an operation's result beyond ggml_nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def _is_view_of(v: GgmlTensor, k: GgmlTensor, k_address: int) -> bool:
 
 
 def _f16_copies(op: GgmlTensor) -> int:
-    """K and V as f16 beside a cache of another type (ggml_cuda_flash_attn_ext_get_f16_extra_data).
+    """Bytes of f16 copies of K and V of other types (ggml_cuda_flash_attn_ext_get_f16_extra_data).
 
     The kernels for one or two tokens at a time do without; a graph is reserved for more.
     """
@@ -102,7 +102,7 @@ def _cuda_flash_attention(op: GgmlTensor) -> bool:
 
 
 def _cuda_ssm_scan(op: GgmlTensor) -> bool:
-    """ggml_backend_cuda_device_supports_op: Mamba's and Mamba 2's kernels are made for some shapes only."""
+    """ggml_backend_cuda_device_supports_op: the kernels of Mamba and Mamba 2 support only some shapes."""
     state, a, groups = source(op, 0), source(op, 3), source(op, 4)
     assert state is not None
     assert a is not None
@@ -114,7 +114,7 @@ def _cuda_ssm_scan(op: GgmlTensor) -> bool:
 
 
 def _state_of_128_or_256(op: GgmlTensor) -> bool:
-    """Vulkan's and SYCL's ssm_scan know Mamba 2 with such states."""
+    """Whether Vulkan's and SYCL's ssm_scan, for Mamba 2, support this state size."""
     state, a = source(op, 0), source(op, 3)
     sizes = SCAN_STATES[DeviceKind.VULKAN]
     return state is not None and a is not None and a.ne[0] == 1 and state.ne[0] in sizes
@@ -222,7 +222,7 @@ ABILITIES: Mapping[DeviceKind, BackendRules] = {
         scratch={_ATTENTION: _sycl_flash_attention_scratch},
         scratch_for_f16=True,
     ),
-    # says yes to every operation, and asks the worker for sizes: those of its processor are ggml_nbytes
+    # supports every operation, and asks the worker for sizes: those of its processor are ggml_nbytes
     DeviceKind.RPC: BackendRules("RPC"),
 }
 """By kind. All of them compute asynchronously and have events (ggml_backend_dev_caps)."""

@@ -1,4 +1,4 @@
-"""The exact meter: llama.cpp itself says what a placement holds, on devices that need not be there.
+"""The exact meter: llama.cpp itself computes the bytes of a placement, on devices that need not exist.
 
 A child process loads the model's header with `llama_model_params.no_alloc` onto virtual devices (virtual.py):
 the real layer assignment, the real cache sizing and the real reservation of compute graphs, to the byte what
@@ -50,7 +50,7 @@ METHOD = "dry run"
 _START_TIMEOUT_S = 60.0
 # ggml_backend_i.graph_optimize moves operations, and with them what lives at the same time.
 _REORDERING = frozenset({DeviceKind.VULKAN, DeviceKind.METAL})
-_TRIES = 2  # for a placement that ends the child
+_TRIES = 2  # of a placement that makes the child end
 
 
 class DryRun:
@@ -62,7 +62,7 @@ class DryRun:
     """
 
     def __init__(self, *, timeout_s: float = 20.0) -> None:
-        """`timeout_s` is how long one placement may take."""
+        """`timeout_s` is the limit for one placement."""
         self._timeout_s = timeout_s
         self._folder = tempfile.TemporaryDirectory(prefix="vram-llm-")
         self._stripped: dict[int, tuple[Header, Path]] = {}
@@ -71,7 +71,7 @@ class DryRun:
         self._child: _Child | None = _Child(Path(self._folder.name))
 
     def check(self) -> None:
-        """Wait until the child has checked itself. Raises NotBuilt."""
+        """Wait for the child's self-test. Raises NotBuilt."""
         if self._child is None:
             self._child = _Child(Path(self._folder.name))
         try:
@@ -113,7 +113,7 @@ class DryRun:
         )
 
     def projector(self, header: Header, device: Device | None, flash_attn: FlashAttention) -> DryRunReply:
-        """What libmtmd would hold for a projector: weights, unpadded, and compute, both as compute.
+        """Bytes that libmtmd would hold for a projector: unpadded weights and compute, both as compute.
 
         On `device`, if there is one, and on the host. Raises ModelRefused, EngineDied, NotBuilt.
         """
@@ -148,7 +148,7 @@ class DryRun:
         return self.ask(question)
 
     def _name_of(self, stripped: str) -> str:
-        """The model's file that a stripped copy stands for."""
+        """The name of the model file that a stripped copy was made from."""
         return next((h.path.name for h, path in self._stripped.values() if str(path) == stripped), stripped)
 
     def _send(self, question: DryRunQuestion | ProjectorQuestion) -> DryRunReply:
@@ -162,7 +162,7 @@ class DryRun:
             raise
 
     def close(self) -> None:
-        """End the child and remove what it read."""
+        """End the child and remove its files."""
         if self._child is not None:
             self._child.close()
             self._child = None
@@ -177,7 +177,7 @@ class DryRun:
         self.close()
 
     def _strip(self, header: Header) -> Path:
-        """The header's copy without vocabulary, written once."""
+        """The path of the header's copy without vocabulary, which is written once."""
         if id(header) not in self._stripped:
             path = Path(self._folder.name) / f"{len(self._stripped)}.gguf"
             self._stripped[id(header)] = (header, write_stripped(header, path))
@@ -238,7 +238,7 @@ def _tell_more(question: DryRunQuestion) -> bool:
 
 
 class _Child:
-    """The process that asks llama.cpp."""
+    """The child process that runs llama.cpp."""
 
     def __init__(self, folder: Path) -> None:
         """Start it."""
@@ -250,7 +250,7 @@ class _Child:
         )  # fmt: skip
 
     def check(self) -> None:
-        """Wait until it has checked itself. Raises NotBuilt."""
+        """Wait for its self-test. Raises NotBuilt."""
         if self._is_checked:
             return
         try:

@@ -17,7 +17,7 @@ OPS = {
     "ADD": 2, "MUL": 7, "CUMSUM": 16, "MUL_MAT_ID": 30, "VIEW": 37, "ARGSORT": 69, "TOP_K": 70,
     "FLASH_ATTN_EXT": 74, "SSM_CONV": 76, "SSM_SCAN": 77,
 }  # fmt: skip
-"""Those of enum ggml_op that back ends treat each in its own way."""
+"""Operations of enum ggml_op that back ends treat differently."""
 
 
 def _table(name: str, slots: str) -> type[ctypes.Structure]:
@@ -112,7 +112,7 @@ class OptimizeParams(ctypes.Structure):
 
 _ALLOCATE = ctypes.CFUNCTYPE(b.Pointer, b.Pointer, ctypes.c_size_t)
 _clear_nothing = ctypes.CFUNCTYPE(None, b.Pointer, ctypes.c_uint8)(lambda *_: None)
-_kept: list[Any] = []  # what C points at
+_kept: list[Any] = []  # objects that C points at
 
 nbytes = b.declare("ggml_nbytes", ctypes.c_size_t, b.Pointer)
 op_name = b.declare("ggml_op_name", ctypes.c_char_p, ctypes.c_int)
@@ -124,7 +124,7 @@ _dev_registry = b.declare("ggml_backend_dev_backend_reg", b.Pointer, b.Pointer)
 
 
 def check() -> None:
-    """Raise NotBuilt where the library's structs are not those above, as far as it lets itself be asked."""
+    """Raise NotBuilt where the library's structs differ from those above, as far as that can be checked."""
     functions = (nbytes, op_name, tensor_overhead, buffer_init, buft_alloc_buffer, cpu_buffer_type)
     if any(function is None for function in (*functions, _dev_registry, b.get_memory_breakdown)):
         raise NotBuilt("this build of llama.cpp lacks functions that a dry run calls")
@@ -146,7 +146,7 @@ def check() -> None:
 
 
 def leave_host_memory() -> None:
-    """From now on clear no buffer on the host: what nobody reads takes no room then, and no time."""
+    """Stop clearing buffers on the host: pages that are never touched take no memory and no time."""
     buffer_type = BufferType.from_address(cpu_buffer_type())
     allocate = _ALLOCATE(buffer_type.iface.alloc_buffer)
 

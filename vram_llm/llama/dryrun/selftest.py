@@ -1,4 +1,4 @@
-"""A model of two layers whose bytes are known, to see whether a dry run can be trusted."""
+"""A model of two layers whose bytes are known, to check the dry run."""
 
 from vram_llm.llama.random_model import Shape
 from vram_llm.machine.types import Device, DeviceKind, Source
@@ -15,7 +15,7 @@ DEVICES = [
 ]  # fmt: skip
 
 ANSWER = [MemoryUse(631_040, 262_144, 1_053_696), MemoryUse(904_448, 262_144, 726_528)]
-"""What llama.cpp, as llama-cpp-python 0.3.36 carries it, takes for it."""
+"""The bytes that llama.cpp of llama-cpp-python 0.3.36 takes for it."""
 
 
 def placement() -> Placement:

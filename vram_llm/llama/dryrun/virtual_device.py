@@ -1,4 +1,4 @@
-"""Devices that answer llama.cpp like a card of a kind and hold no memory.
+"""Devices that answer llama.cpp like a card of some kind, and hold no memory.
 
 A ggml device is a C struct of callbacks (ggml-backend-impl.h), so one can be made with ctypes. llama.cpp
 places models on it as on a real one, as long as nothing is computed. They live as long as the process.
@@ -24,14 +24,14 @@ from vram_llm.planner.memory.backend_kernels import MAX_FUSED_EXPERTS
 from vram_llm.units import GIB
 
 _GPU = 1  # GGML_BACKEND_DEVICE_TYPE_GPU
-_MEMORY_BYTES = 1024 * GIB  # told to llama.cpp, which asks only where it is given no split
-_BASE = 0x1000  # where buffers say they begin; nothing is ever written there
+_MEMORY_BYTES = 1024 * GIB  # free memory; llama.cpp asks for it only where a plan has no split
+_BASE = 0x1000  # address of buffers; nothing is ever written there
 _PINNED = re.compile(rb"(?:norm|l_last)-(\d+)")
 _PINNED_STARTS = frozenset(int.from_bytes(name, sys.byteorder) for name in (b"norm", b"l_la"))  # as a C int
 _number = ctypes.c_int.from_address
 _OP, _NAME = GgmlTensor.op.offset, GgmlTensor.name.offset
 
-_kept: list[object] = []  # what C points at
+_kept: list[object] = []  # objects that C points at
 _T = TypeVar("_T")
 
 
@@ -41,7 +41,7 @@ def _keep(what: _T) -> _T:
 
 
 def _callback(result: Any, *arguments: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Make a Python function one that C can call; its address."""
+    """Wrap a Python function for C; its address."""
 
     def wrap(function: Callable[..., Any]) -> Any:
         return ctypes.cast(_keep(ctypes.CFUNCTYPE(result, *arguments)(function)), b.Pointer).value
@@ -55,11 +55,11 @@ def _text(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What tells one virtual device from another: two with the same profile take the same bytes."""
+    """Facts that decide the bytes on a virtual device."""
 
     kind: DeviceKind
     alignment_bytes: int
-    row_padding: int  # of quantised rows, in elements; 0: none, or no row that needs it
+    row_padding: int  # of quantized rows, in elements; 0: none, or no row needs it
     has_experts: bool = (
         True  # the model's, as `f16_cache` is the context's: what need not be asked is left out
     )
@@ -114,14 +114,14 @@ class VirtualDevice:
         return buffer_type
 
     def expect(self, *, weights: bool) -> None:
-        """Be asked for sizes of weights and caches next, or of a graph's results, where any is not plain."""
+        """Set whether llama.cpp asks next for sizes of weights and caches, or of a graph's results."""
         profile, abilities = self.profile, self._abilities
         pads = profile.row_padding and (weights or not profile.f16_cache)
         adds = abilities.scratch and not weights and (abilities.scratch_for_f16 or not profile.f16_cache)
         self._buffer_type.iface.get_alloc_size = self._sizes if pads or adds else None
 
     def _allocated_bytes(self, _: object, address: int) -> int:
-        """What the tensor at `address` takes in a buffer of this device, before alignment."""
+        """Bytes of the tensor at `address` in a buffer of this device, before alignment."""
         n_bytes: int = ggml_structs.nbytes(address)
         op = _number(address + _OP).value
         if op in self._abilities.scratch:
@@ -133,7 +133,7 @@ class VirtualDevice:
         return n_bytes
 
     def _supports(self, _: object, address: int) -> bool:
-        """Whether it would run the operation at `address`. Asked tens of thousands of times a placement."""
+        """Whether it can run the operation at `address`. Called tens of thousands of times a placement."""
         rule = self._rules.get(_number(address + _OP).value)
         if rule is not None and not rule(GgmlTensor.from_address(address)):
             return False
@@ -194,7 +194,7 @@ class VirtualDevice:
 
 
 def keep_experts(graph: Any, params: Any) -> None:
-    """Ask for what CUDA's fused sum of experts needs: their outputs stay until the last of them is added.
+    """Reserve for CUDA's fused sum of experts: their outputs stay until the last of them is added.
 
     After ggml_cuda_match_moe_weighted_reduction and ggml_backend_cuda_graph_optimize of ggml-cuda.cu: one or
     two products of all experts' outputs with a number for each, then a view of each and the sum of the views.
@@ -219,7 +219,7 @@ def keep_experts(graph: Any, params: Any) -> None:
 
 
 def _addresses_and_ops(graph: Any) -> tuple[list[int], npt.NDArray[np.int32]]:
-    """The graph's nodes and their operations, in order; read at once, as there are thousands.
+    """The graph's nodes and their operations, in order; read in bulk, because there are thousands.
 
     All nodes lie in one arena, that of llm_graph_result (src/llama-graph.cpp).
     """
@@ -233,7 +233,7 @@ def _addresses_and_ops(graph: Any) -> tuple[list[int], npt.NDArray[np.int32]]:
 
 
 def _weighted(address: int) -> tuple[int, int] | None:
-    """The experts' outputs and their weights, where the product at `address` is of such."""
+    """The experts' outputs and their weights, where the product at `address` multiplies these."""
     product = GgmlTensor.from_address(address)
     if not 2 <= product.ne[1] <= MAX_FUSED_EXPERTS:
         return None
@@ -254,7 +254,7 @@ def _tell_memory(_: object, free: Any, total: Any) -> None:
 def _host_buffer_type(
     device: ggml_structs.GgmlDevice, abilities: BackendRules
 ) -> ggml_structs.BufferType | None:
-    """Pinned host memory; here it is the processor's own."""
+    """A type for pinned host memory, which is ordinary host memory here."""
     if not abilities.host_alignment:
         return None
     buffer_type, name = (
@@ -275,7 +275,7 @@ _registries: dict[str, ggml_structs.Registry] = {}
 
 
 def _registry(name: str) -> ggml_structs.Registry:
-    """The back end that the devices of one kind belong to. It lists none: they are named one by one."""
+    """The back end of the devices of one kind. It lists no devices: plans name each one."""
     if name not in _registries:
         registry, text = ggml_structs.Registry(api_version=ggml_structs.API_VERSION), _text(name)
         registry.iface.get_name = _callback(b.Pointer, b.Pointer)(lambda _: text)

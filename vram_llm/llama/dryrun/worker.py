@@ -1,4 +1,4 @@
-"""The process that asks llama.cpp: `python -m vram_llm.llama.dryrun.worker`, questions in, answers out.
+"""The dry run's child process: `python -m vram_llm.llama.dryrun.worker`, questions in, answers out.
 
 llama.cpp aborts on what it does not like, so it is asked in a process of its own.
 """
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from vram_llm.llama.adapters import LoadedAdapter
     from vram_llm.llama.dryrun.virtual_device import Profile, VirtualDevice
 
-_CHAIN_ROWS = 16  # as long as the vocabulary, and more than a chain ever holds at a time
-_SMALL_BATCH = 8  # tokens a sequence; above that the prompt's graph is the larger by far
+_CHAIN_ROWS = 16  # of vocabulary length, more than a chain holds at any time
+_SMALL_BATCH = 8  # tokens of a sequence; above that the prompt's graph is by far the larger one
 
 
 def main() -> None:
-    """Say whether a dry run can be trusted here, then answer until there are no more questions."""
+    """Send the result of the self-test, then answer questions until there are no more."""
     questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # libraries print to standard output, which carries the answers
     try:
         from vram_llm.llama import bindings
         from vram_llm.llama.dryrun import ggml_structs
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def answer(question: DryRunQuestion) -> DryRunReply:
-    """Let llama.cpp place the model. Raises ModelRefused, and with `real` BadPlan or WorkerUnreachable."""
+    """Let llama.cpp place the model. Raises ModelRefused, and for real devices BadPlan, WorkerUnreachable."""
     from vram_llm.llama import bindings as b
     from vram_llm.llama.adapters import load_adapters
     from vram_llm.llama.devices import handles
@@ -87,8 +87,8 @@ def answer(question: DryRunQuestion) -> DryRunReply:
         n_tokens, n_rows = min(question.context.n_ctx, question.context.n_ubatch), question.context.parallel
         is_small = n_tokens < _SMALL_BATCH * n_rows
         if n_rows < n_tokens and (is_small or _is_mostly_sampling(question, model, found)):
-            # a real load also reserves one token a sequence, which can be the larger where a batch is small,
-            # or where samplers, which have the same rows in both, take most
+            # a real load also reserves one token a sequence, which can be larger where a batch is small,
+            # or where samplers take most of the memory, which have the same rows in both
             few = replace(question.context, n_ubatch=n_rows)
             others = _measured(model, few, devices, virtual, adapters)
             found = [
@@ -101,7 +101,7 @@ def answer(question: DryRunQuestion) -> DryRunReply:
 
 
 def _is_mostly_sampling(question: DryRunQuestion, model: int, found: Sequence[MemoryUse]) -> bool:
-    """Whether chains on the output's device may decide what it computes with."""
+    """Whether samplers on the output's device may need most of its compute memory."""
     from vram_llm.llama import bindings as b
 
     context, ids = question.context, [device.id for device in question.devices]
@@ -110,7 +110,7 @@ def _is_mostly_sampling(question: DryRunQuestion, model: int, found: Sequence[Me
     output = question.placement.output_device
     use = found[ids.index(output)] if output in ids else found[-1]
     row_bytes = 4 * b.C.llama_vocab_n_tokens(b.C.llama_model_get_vocab(model))
-    # logits, the same again to sample from, and what a chain needs
+    # logits, a copy to sample from, and the rows of a chain
     return bool(use.compute_bytes < (2 * context.n_outputs + _CHAIN_ROWS) * row_bytes)
 
 
@@ -140,7 +140,7 @@ def _measured(
     virtual: "Sequence[VirtualDevice]",
     adapters: "Sequence[LoadedAdapter]",
 ) -> list[MemoryUse]:
-    """What each device takes with a context of the model, and last the host."""
+    """Bytes of each device with a context of the model, and last of the host."""
     from vram_llm.llama import bindings as b
     from vram_llm.llama import memory_breakdown
     from vram_llm.llama.adapters import apply_adapters
@@ -173,7 +173,7 @@ _made: dict[tuple[int, "Profile"], "VirtualDevice"] = {}
 
 
 def _virtual_devices(question: DryRunQuestion) -> "list[VirtualDevice]":
-    """A virtual device for each of the question's, made once for each place and profile."""
+    """A virtual device for each device of the question, made once for each place and profile."""
     from vram_llm.llama.dryrun.virtual_device import VirtualDevice
 
     placement, found = question.placement, []
@@ -202,7 +202,7 @@ def _profile(question: DryRunQuestion, device: Device) -> "Profile":
 
 @lru_cache
 def _shapes(path: str) -> tuple[frozenset[int], bool]:
-    """The lengths of a model's quantised rows, and whether it has experts."""
+    """The lengths of a model's quantized rows, and whether it has experts."""
     tensors = read_header(path).tensors
     return frozenset(t.shape[0] for t in tensors if t.type.is_quantized), any(
         len(t.shape) > 2 and t.shape[2] > 1 for t in tensors
@@ -210,7 +210,7 @@ def _shapes(path: str) -> tuple[frozenset[int], bool]:
 
 
 def _pins_norms(question: DryRunQuestion) -> bool:
-    """Whether a real load would: llama_context::graph_get_cb in src/llama-context.cpp."""
+    """Whether a real load pins norms to their layer's device (graph_get_cb of src/llama-context.cpp)."""
     placement = question.placement
     n_layers = placement.cpu_layers + sum(placement.layers_per_device)
     n_tokens = min(question.context.n_ctx, question.context.n_ubatch)
@@ -218,7 +218,7 @@ def _pins_norms(question: DryRunQuestion) -> bool:
 
 
 def check() -> None:
-    """Raise NotBuilt where this llama.cpp answers a known question wrongly."""
+    """Raise NotBuilt where this llama.cpp gives a wrong answer to a known question."""
     from vram_llm.llama import bindings as b
     from vram_llm.llama.dryrun import selftest
 

@@ -1,4 +1,4 @@
-"""Measuring one device alone: a child process runs llama.cpp on it for a few seconds."""
+"""Measures one device alone: a child process runs llama.cpp on it for a few seconds."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,8 @@ from vram_llm.llama.measure.calibrate_wire import CalibrationQuestion, Times
 from vram_llm.llama.measure.fit import FittedFigures, figures
 from vram_llm.machine.types import Device, Host
 
-SECONDS = 8.0  # of repeats on each device; loading comes on top
-_SILENCE_S = 90.0  # a model sent over a slow link, or a worker that is busy with another program
+SECONDS = 8.0  # of repeats on each device, without loading
+_SILENCE_S = 90.0  # of a slow link, or of a worker that is busy with another program
 
 
 def calibrate(

@@ -1,4 +1,4 @@
-"""What a calibration asks its child process, and what comes back, as `llama.child_process` carries it."""
+"""A calibration's question to its child process and the answer, sent by `llama.child_process`."""
 
 import msgspec
 
@@ -14,25 +14,25 @@ class CalibrationQuestion(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """How long a batch took: the lower quartile of alternating repeats."""
+    """The time of a batch: the lower quartile of alternating repeats."""
 
     n_layers: int
     params: int  # weights that each row is multiplied with
-    read_bytes: int  # bytes of them
-    row_bytes: int  # that cross the link for each row, there and back
+    read_bytes: int  # bytes of these weights
+    row_bytes: int  # over the link for each row, in both directions
     rows: int
     seconds: float
 
 
 class Transfer(msgspec.Struct, frozen=True):
-    """How long it took to send bytes to a device or to fetch them, the answer awaited."""
+    """The time to send bytes to a device or to fetch them, until the device's answer."""
 
     n_bytes: int
     seconds: float
 
 
 class Times(msgspec.Struct, frozen=True, tag=True):
-    """All that was measured of a device."""
+    """All times of a device."""
 
     decode: tuple[Step, ...]
     prompt: Step

@@ -1,4 +1,4 @@
-"""The process that runs llama.cpp on one device alone: `python -m vram_llm.llama.measure.calibrate_worker`.
+"""The child process of a calibration: `python -m vram_llm.llama.measure.calibrate_worker`.
 
 A question on standard input, answers on standard output. Models of several widths and depths stay loaded
 and take turns, so that a disturbance harms all alike. Whatever else runs only adds time, so of the repeats
@@ -30,27 +30,27 @@ _LONG, _DEEP = (
 _LARGE, _LARGEST = (  # layers of an 8B model
     Shape(n_embd=4096, n_ff=14336, n_layers=n, n_head=32, n_head_kv=8, n_vocab=256) for n in (2, 6)
 )
-_QUICK_S = 2e-3  # a step of the wide model: smaller matrices keep such a device less busy than real ones do
+_QUICK_S = 2e-3  # a step of the wide model: smaller matrices use such a device less than real ones do
 _UPLOAD_S = 4.0  # the last model is left out where sending it takes longer
 _MAX_ROWS = 8
 _N_UBATCH = 512
-_CELLS = 256  # a burst stays inside the first, so that all steps read as much of the KV cache
-_WARM_STEPS = 2  # the graph is built and sent in the first
+_CELLS = 256  # a burst stays inside them, so that all steps read the same amount of KV cache
+_WARM_STEPS = 2  # the first builds and sends the graph
 _LEAST_STEPS = 3
-_BURST_S = 0.04  # longer than a CPU quota's period by far
+_BURST_S = 0.04  # much longer than the period of a CPU quota
 _LEAST_ROUNDS = 3
 _PROMPT_S = 0.25
 
 
 class Case(NamedTuple):
-    """A model, and how many rows it gets in a batch."""
+    """A model, and the number of rows of its batches."""
 
     model: "Model"
     rows: int
 
 
 def measure(question: CalibrationQuestion, say: Say) -> Times:
-    """All figures of a device. Raises ModelRefused, and what finding the device raises."""
+    """Measure a device. Raises ModelRefused, and the errors of finding the device."""
     from vram_llm.llama.devices import handles
     from vram_llm.llama.measure.transfer import transfers
 
@@ -71,7 +71,7 @@ def measure(question: CalibrationQuestion, say: Say) -> Times:
             seconds_per_byte = min((t.seconds / t.n_bytes for t in sent), default=0.0)
             return shape.read_bytes * seconds_per_byte < _UPLOAD_S and _fits(shape, room)
 
-        loaded(_WIDE)  # left aside: what is loaded first can lie in slower memory than all that follows
+        loaded(_WIDE)  # not measured: the first model can lie in slower memory than later ones
         models = []
         for shape in (*_NARROW, _MIDDLE, _WIDE):
             models.append(loaded(shape))
@@ -91,7 +91,7 @@ def measure(question: CalibrationQuestion, say: Say) -> Times:
 
 
 def _fits(shape: Shape, room_bytes: int | None) -> bool:
-    """Whether there is room for the shape and all that are smaller, and for what they compute."""
+    """Whether the shape, all smaller ones and their compute buffers fit."""
     return room_bytes is None or 4 * shape.read_bytes < room_bytes
 
 
@@ -105,7 +105,7 @@ def _prompt_rows(model: "Model") -> int:
 
 
 def _rounds(cases: list[Case], prompt: Case, seconds: float, say: Say) -> Iterator[tuple[Case, list[float]]]:
-    """Every case in turn, again and again for `seconds`; each with its times, and last the prompt."""
+    """Run the cases in turns for `seconds`; each case with its times, and last the prompt."""
     times: list[list[float]] = [[] for _ in range(len(cases) + 1)]
     began = time.perf_counter()
     for n in itertools.count():
@@ -207,7 +207,7 @@ class Model:
         self._b.C.llama_synchronize(self._ctx)
 
     def close(self) -> None:
-        """Free it."""
+        """Free the model."""
         self._b.C.llama_free(self._ctx)
         self._b.C.llama_model_free(self._model)
 

@@ -1,4 +1,4 @@
-"""From times of batches to the figures of a device: least squares of the plan's own formula for a step."""
+"""Fits the figures of a device to times of batches: least squares of the plan's formula for a step."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ import numpy.typing as npt
 from vram_llm.llama.measure.calibrate_wire import Step, Times, Transfer
 from vram_llm.machine.types import Fact, Link, Source, Speed
 
-_UNCACHED_BYTES = 32e6  # weights of which no more than a small part stays in a core's or a card's own cache
-_SLOWEST_FLOPS = 1e18  # where more rows cost no time that could be measured
+_UNCACHED_BYTES = 32e6  # bytes of weights; caches of a core or a card hold only a small part
+_SLOWEST_FLOPS = 1e18  # where the time of more rows is too small to measure
 
 
 class FittedFigures(NamedTuple):
-    """What a device does, and how far the formula is off the times it was fitted to, root mean square."""
+    """The figures of a device, and the formula's root mean square error over the times it was fitted to."""
 
     speed: Speed
     link: Link | None
@@ -23,7 +23,7 @@ class FittedFigures(NamedTuple):
 
 
 def figures(times: Times) -> FittedFigures:
-    """The figures that explain a calibration's times best.
+    """The figures that fit a calibration's times best.
 
     A step of n rows over L layers takes step_overhead + L * layer_overhead + bytes / read + (n - 1) * flops /
     row_flops, on top of what its rows take on the link. All terms are 0 or more; what counts is how far the
@@ -61,7 +61,7 @@ def _terms(step: Step) -> tuple[float, float, float, float]:
 
 
 def _link(transfers: Sequence[Transfer]) -> Link | None:
-    """Half the time there and back for a few bytes, and what the largest transfer takes beyond it."""
+    """Latency: half the round trip of a few bytes. Bandwidth: from the largest transfer's time beyond it."""
     if not transfers:
         return None
     least, most = min(transfers, key=_size), max(transfers, key=_size)

@@ -1,4 +1,4 @@
-"""Measuring plans: a child process loads them and runs prompts and decoding, without server or sampling."""
+"""Measures plans: a child process loads them and runs prompts and decoding, without server or sampling."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ def beside(
     of_prompt: SpeedEstimate | None,
     of_decode: SpeedEstimate | None,
 ) -> tuple[MeasuredSpeed, ...]:
-    """What was measured of one plan, with what was expected of its prompts and of its decoding."""
+    """The measured rates of one plan, with the expected ones of its prompts and its decoding."""
     results = []
     for load, rounds in zip(loads, found, strict=True):
         estimate, expected, basis = of_prompt if load.prompt else of_decode, None, None

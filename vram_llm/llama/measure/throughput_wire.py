@@ -1,4 +1,4 @@
-"""What is measured of loaded plans: prompts and decoding, in llama-bench's words ("pp512", "tg128")."""
+"""Loads to measure on plans: prompts and decoding, with llama-bench's names ("pp512", "tg128")."""
 
 import msgspec
 
@@ -14,7 +14,7 @@ class Load(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """As llama-bench would call it."""
+        """llama-bench's name for it."""
         if self.prompt:
             return f"pp{self.prompt}"
         return f"tg{self.decode}" + (f" x{self.streams}" if self.streams > 1 else "")

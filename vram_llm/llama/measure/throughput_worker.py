@@ -1,4 +1,4 @@
-"""The process that runs plans for their speed: `python -m vram_llm.llama.measure.throughput_worker`.
+"""The child process that measures plans: `python -m vram_llm.llama.measure.throughput_worker`.
 
 All plans stay loaded and take turns, so that a disturbance harms all alike.
 """
@@ -40,7 +40,7 @@ def run(question: ThroughputQuestion, say: Say) -> Rates:
 def prompt(model: LoadedModel, load: Load) -> float:
     """Seconds of a prompt in an empty context, to its last token's logits."""
     _clear(model, 1)
-    _step(model, [0], 0)  # the first step after another model's is not its own
+    _step(model, [0], 0)  # warms up after another model's step
     _clear(model, 1)
     began = time.perf_counter()
     for start in range(0, load.prompt, model.n_batch):
@@ -53,7 +53,7 @@ def prompt(model: LoadedModel, load: Load) -> float:
 
 
 def decode(model: LoadedModel, load: Load) -> float:
-    """Seconds of decoding in an all but empty context, every token's logits fetched."""
+    """Seconds of decoding in a nearly empty context, with every token's logits fetched."""
     _clear(model, load.streams)
     sequences = list(range(load.streams))
     for position in range(_WARM_STEPS):
@@ -64,7 +64,7 @@ def decode(model: LoadedModel, load: Load) -> float:
     return time.perf_counter() - began
 
 
-_WARM_STEPS = 2  # the graph is built in the first
+_WARM_STEPS = 2  # the first builds the graph
 
 
 def _clear(model: LoadedModel, n_sequences: int) -> None:
@@ -84,7 +84,7 @@ def _step(model: LoadedModel, sequences: list[int], position: int) -> None:
 def _run(model: LoadedModel, row: int) -> None:
     if (status := model.decode()) != 0:
         raise EngineDied(f"llama.cpp could not run a batch of {model.batch.n_rows} tokens (code {status})")
-    model.logits(row)  # waits until they are there
+    model.logits(row)  # waits for the device
 
 
 if __name__ == "__main__":

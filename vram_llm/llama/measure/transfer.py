@@ -1,4 +1,4 @@
-"""How long bytes take to a device and back, through ggml's own tensor transfers."""
+"""Measures transfers to a device and back, by ggml's own tensor transfers."""
 
 import ctypes
 import statistics
@@ -29,7 +29,7 @@ _get = b.declare("ggml_backend_tensor_get", None, b.Pointer, b.Pointer, ctypes.c
 
 
 def transfers(device: int) -> tuple[Transfer, ...]:
-    """Fetching and sending a few bytes and a few megabytes: medians, the sizes in turn.
+    """Times to fetch and to send a few bytes and a few megabytes: medians, with the sizes in turn.
 
     A worker does not answer what it is sent, so a few bytes are fetched after it, and their time taken off.
     Raises ModelRefused where the device has no room.

@@ -1,4 +1,4 @@
-"""Images in prompts, by libmtmd: decoded, cut into rows, encoded by the projector, put into KV cells.
+"""Images in prompts, by libmtmd: it decodes them, cuts them into rows, encodes and computes these.
 
 A prompt becomes runs of tokens and, between them, images; what a model wants around an image (begin and end
 tokens, slices of a large one) libmtmd adds. Rows, positions and masks are those of mtmd_helper_* in
@@ -27,7 +27,7 @@ _Bytes = ctypes.c_char_p
 
 
 def _declare(name: str, result: object, *arguments: object) -> "ctypes._NamedFuncPointer | None":
-    """One of stb_image's functions, which libmtmd decodes images by; None where this build hides it."""
+    """One of the stb_image functions in libmtmd; None where this build hides it."""
     function = getattr(M._libmtmd, name, None)
     if function is not None:
         function.restype, function.argtypes = result, arguments
@@ -42,7 +42,7 @@ _free = _declare("stbi_image_free", None, b.Pointer)
 
 
 class Bitmap:
-    """An image's pixels, or with `sizes_only` its size alone, to count what it comes to."""
+    """An image's pixels, or with `sizes_only` only its size, to count its rows."""
 
     def __init__(self, data: bytes, *, sizes_only: bool = False) -> None:
         """`data` is a whole file: PNG, JPEG, GIF (its first picture) or BMP. Raises ImageUnreadable."""
@@ -50,7 +50,7 @@ class Bitmap:
         width, height = size_of(data)
         pixels = None if sizes_only else _pixels(data, width, height)
         view = None if pixels is None else ctypes.cast(pixels, ctypes.POINTER(ctypes.c_uint8))
-        self.handle = M.mtmd_bitmap_init(width, height, view)  # which copies
+        self.handle = M.mtmd_bitmap_init(width, height, view)  # it copies
         weakref.finalize(self, M.mtmd_bitmap_free, self.handle).atexit = False
         if pixels is not None:
             _free(pixels)
@@ -73,13 +73,13 @@ def _pixels(data: bytes, width: int, height: int) -> int:
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels, as the header of an image file has them. Raises ImageUnreadable."""
+    """Width and height in pixels, from the header of an image file. Raises ImageUnreadable."""
     assert _info is not None
     check_kind(data)
     x, y, channels = (ctypes.c_int() for _ in range(3))
     if not _info(data, len(data), ctypes.byref(x), ctypes.byref(y), ctypes.byref(channels)):
         raise ImageUnreadable("its header is damaged")
-    width, height = x.value, abs(y.value)  # a BMP whose first line is the top one has a height below 0
+    width, height = x.value, abs(y.value)  # a BMP that begins with its top line has a height below 0
     if width < 1 or height < 1:
         raise ImageUnreadable(f"it has {width:,} x {height:,} pixels")
     return width, height
@@ -100,14 +100,14 @@ class ImageRows:
 
 
 class _Chunks:
-    """mtmd_input_chunks, freed with the last that needs them."""
+    """mtmd_input_chunks, freed with the last object that refers to them."""
 
     def __init__(self) -> None:
         self.handle = M.mtmd_input_chunks_init()
         weakref.finalize(self, M.mtmd_input_chunks_free, self.handle).atexit = False
 
     def parts(self) -> "list[list[int] | ImageRows]":
-        """Runs of tokens, and images."""
+        """The runs of tokens and the images."""
         n = M.mtmd_input_chunks_size(self.handle)
         return [self._part(M.mtmd_input_chunks_get(self.handle, i)) for i in range(n)]
 
@@ -120,7 +120,7 @@ class _Chunks:
 
 
 class ImageReader:
-    """A multimodal projector beside a loaded model and its context. Call `close` before theirs."""
+    """A multimodal projector for a loaded model and its context. Call `close` before theirs."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class ImageReader:
         """
         if _info is None or _load is None or _free is None:
             raise NotBuilt("this build of libmtmd hides its image decoder; build it with `make setup`")
-        M.mtmd_helper_log_set(b.log_callback(), None)  # which tells the rest of libmtmd
+        M.mtmd_helper_log_set(b.log_callback(), None)  # this sets it for all of libmtmd
         params = M.mtmd_context_params_default()
         params.use_gpu, params.device = device is not None, device
         params.flash_attn_type = FLASH_ATTENTION[flash_attn]
@@ -161,7 +161,7 @@ class ImageReader:
         return bool(M.mtmd_decode_use_non_causal(self._mtmd, None))
 
     def read(self, prompt: Sequence[str | Bitmap], *, add_special: bool) -> list[list[int] | ImageRows]:
-        """What a prompt of text (special tokens are parsed) and images comes to. Any thread may call it.
+        """Tokens and image rows of a prompt: text (special tokens parsed) and images. Thread-safe.
 
         Raises ImageUnreadable.
         """
@@ -183,11 +183,11 @@ class ImageReader:
         return chunks.parts()
 
     def has_encoded(self, image: ImageRows) -> bool:
-        """Whether it is the one that `decode` can be called for."""
+        """Whether this image was encoded last, so that `decode` can compute it."""
         return self._encoded is image
 
     def encode(self, image: ImageRows) -> bool:
-        """Run the projector over an image; what it makes of it stays until the next one. False: it failed."""
+        """Run the projector over an image; its output stays until the next image. False: it failed."""
         self._encoded = None
         if M.mtmd_encode_chunk(self._mtmd, image.chunk):
             return False

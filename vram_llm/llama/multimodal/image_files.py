@@ -1,4 +1,4 @@
-"""Image files before anything decodes them: what they are, and whether decoding would cost what they claim.
+"""Checks image files before they are decoded: their format, and whether decoding costs more than they claim.
 
 stb_image trusts them in more than it should: it inflates all of a PNG whatever size the header promises, and
 goes over all of a JPEG's picture once for each of its scans.
@@ -8,7 +8,7 @@ import zlib
 
 from vram_llm.errors import VramLLMError
 
-MAX_SCANS = 100  # of a JPEG; a progressive one has some ten
+MAX_SCANS = 100  # of a JPEG; a progressive one has about ten
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _FIRST_BYTES = (_PNG, _JPEG, b"GIF87a", b"GIF89a", b"BM")
 _START_OF_SCAN = b"\xff\xda"
@@ -16,25 +16,27 @@ _PIECE = 2**14  # of compressed bytes, which inflate to 1,032 times as many at m
 
 
 class ImageUnreadable(VramLLMError):
-    """Bytes that are no image, or one that this projector cannot take."""
+    """The bytes are no image, or one that this projector cannot take."""
 
 
 def check_kind(data: bytes) -> None:
-    """By a file's first bytes. Raises ImageUnreadable."""
+    """Check a file's first bytes. Raises ImageUnreadable."""
     if not data.startswith(_FIRST_BYTES):
         raise ImageUnreadable("it is no PNG, JPEG, GIF or BMP")
 
 
 def check_cost(data: bytes, width: int, height: int) -> None:
-    """For a file whose header has that many pixels. Raises ImageUnreadable."""
+    """Check a file whose header has that many pixels. Raises ImageUnreadable."""
     if data.startswith(_PNG):
-        _check_inflated(data, 8 * (width + 1) * (height + 1))  # 4 channels of 16 bits, a byte a line on top
+        _check_inflated(
+            data, 8 * (width + 1) * (height + 1)
+        )  # 4 channels of 16 bits, and a byte for each line
     elif data.startswith(_JPEG) and (n_scans := data.count(_START_OF_SCAN)) > MAX_SCANS:
         raise ImageUnreadable(f"it is a JPEG of {n_scans:,} scans; {MAX_SCANS} is the most, so save it anew")
 
 
 def _check_inflated(data: bytes, most: int) -> None:
-    """That a PNG's pixels end, after `most` bytes at the latest."""
+    """Check that a PNG's pixels inflate to at most `most` bytes. Raises ImageUnreadable."""
     packed = _packed_pixels(data)
     inflating, n_bytes = zlib.decompressobj(), 0
     try:

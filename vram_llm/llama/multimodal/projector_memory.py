@@ -1,4 +1,4 @@
-"""What a multimodal projector holds: `mtmd_get_memory_usage` (tools/mtmd/mtmd.cpp), which loads no weights.
+"""Memory of a multimodal projector: `mtmd_get_memory_usage` (tools/mtmd/mtmd.cpp) loads no weights.
 
 The function returns a C++ `std::map<ggml_backend_dev_t, size_t>` by value; see memory.py for its layout.
 """
