@@ -95,7 +95,10 @@ def test_a_part_of_a_name_is_enough(home: Path) -> None:
 
 def test_a_part_of_a_name_is_a_model_to_compare_with(home: Path) -> None:
     done = run(home, "plan", "demo", "--compare", "tiny", "--gpu", "24GB", "--json")
-    assert [row["model"] for row in json.loads(done.stdout)] == ["vram-llm demo", "tiny llama of 4 layers"]
+    assert [row["model"] for row in json.loads(done.stdout)["plans"]] == [
+        "vram-llm demo",
+        "tiny llama of 4 layers",
+    ]
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import pytest
 
 from tests.machine.fake_nvml import FakeCard, fake_nvml
 from vram_llm.errors import UnknownDevice
-from vram_llm.machine import detect
-from vram_llm.machine.backend_devices import Backends
+from vram_llm.machine import detect, nvml
+from vram_llm.machine.backend_devices import BackendDevice, Backends
 from vram_llm.machine.types import Fact, Host, Source
 from vram_llm.units import GIB
 
@@ -36,6 +36,19 @@ def test_bandwidth_is_the_drivers_then_the_catalogs(
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(card))
     (device,) = detect.detect(CPU_ONLY, tmp_path, {}).devices
     assert device.bandwidth_bytes_per_s == bandwidth
+
+
+def test_other_devices_need_no_nvidia_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(init_fails="NVMLError_LibraryNotFound"))
+    radeon = BackendDevice(
+        registry="Vulkan", name="Vulkan0", description="AMD Radeon RX 7900 XTX (RADV NAVI31)",
+        total_bytes=24 * GIB, free_bytes=23 * GIB, alignment_bytes=64, is_integrated=False,
+        pci_bus_id="0000:03:00.0",
+    )  # fmt: skip
+    machine = detect.detect(Backends(built=("CPU", "Vulkan"), devices=(radeon,)), tmp_path, {})
+    assert machine.notes == ()
+    assert machine.devices[0].bandwidth_bytes_per_s == Fact(960e9, Source.CATALOG)
+    assert nvml.NO_DRIVER in detect.detect(CPU_ONLY, tmp_path, {}).notes
 
 
 def test_hidden_cards_are_not_detected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

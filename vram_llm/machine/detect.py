@@ -25,7 +25,10 @@ def detect(backends: Backends, root: Path = ROOT, environ: Mapping[str, str] = o
     found = join(visible.devices, set(cards.devices) - set(visible.devices), backends, host)
     devices = tuple(_with_catalog(device) for device in found.devices)
     others = graphics.notes(graphics.read_graphics(root), backends, devices, root)
-    return with_speeds(Machine(devices=devices, host=host, notes=(*visible.notes, *found.notes, *others)))
+    notes = (*visible.notes, *found.notes, *others)
+    if devices:
+        notes = tuple(note for note in notes if note != nvml.NO_DRIVER)
+    return with_speeds(Machine(devices=devices, host=host, notes=notes))
 
 
 def what_if(rigs: Sequence[str], host: Host | None = None) -> Machine:

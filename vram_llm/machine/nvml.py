@@ -7,6 +7,7 @@ from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Source
 
 ALIGNMENT_BYTES = 128  # ggml-cuda.cu, ggml_backend_cuda_buffer_type_get_alignment
 ROW_PADDING = 512  # ggml-cuda/common.cuh, MATRIX_ROW_PADDING
+NO_DRIVER = "There is no NVIDIA driver on this machine."
 
 
 class Cards(NamedTuple):
@@ -132,7 +133,7 @@ def _is_named(device: Device, entry: str) -> bool:
 def _no_driver(nvml: Any, error: Exception) -> str:
     absent = (nvml.NVML_ERROR_LIBRARY_NOT_FOUND, nvml.NVML_ERROR_DRIVER_NOT_LOADED)
     if getattr(error, "value", None) in absent:
-        return "There is no NVIDIA driver on this machine."
+        return NO_DRIVER
     return f"The NVIDIA driver does not answer: {error}."
 
 
