@@ -23,7 +23,7 @@ from vram_llm.planner.types import Plan
 from vram_llm.units import GIB
 
 MODELS = {**zoo.PUBLISHED, **zoo.SMALL}
-N_PLANS = 120
+N_PLANS = 160
 OPTIONS = (
     ("--n-ctx", ("2k", "8k", "20000", "64k", "128k", "max")),
     ("--kv-type", ("f16", "q8_0", "q4_0")),
@@ -94,7 +94,7 @@ def test_flags_that_are_printed_can_be_typed(
             assert again.estimate.fits
             assert (again.context.n_ctx, again.placement.cpu_layers) == (way.n_ctx, way.cpu_layers)
         return
-    print_plan(plan, pick.choice((1, 3, None)))
+    print_plan(plan, n_ways=pick.choice((1, 3, None)))
     runs = printed_flags(capsys.readouterr().out)
     own = placement_flags(plan.placement)
     if plan.devices:
