@@ -148,7 +148,6 @@ def template_source(info: ModelInfo, *, tools: bool) -> str | None:
     return for_tools if compiles else info.chat_template
 
 
-@lru_cache(maxsize=4)
 def fingerprint(info: ModelInfo) -> str:
     """OpenAI's `system_fingerprint`: it changes with the model and with its placement.
 
