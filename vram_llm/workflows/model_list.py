@@ -87,7 +87,7 @@ def _longest_context(
         meter = analytic(profile, machine, wanted, resolve_context(profile, machine, wanted))
         if meter(chosen.placement).host.over_bytes > 0:
             return False
-        return not machine.devices or Cutter(meter.on(machine.devices), profile.n_layers).fits(n_host)
+        return not machine.devices or Cutter(meter, profile.n_layers).fits(n_host)
 
     trained = max(profile.context_length, chosen.context.n_ctx)
     if holds(trained):

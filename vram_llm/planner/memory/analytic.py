@@ -6,7 +6,7 @@ estimate (compute.py), overhead a table.
 """
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -96,37 +96,37 @@ class AnalyticMeter:
         devices: Sequence[Device],
         host: Host,
         reserve_bytes: int,
-        *,
-        optimistic: bool = False,
     ) -> None:
-        """With `optimistic`, compute is a lower bound in place of the upper one."""
+        """Budgets are what is free less `reserve_bytes`, on each device and on the host."""
         self.devices = _by_id(devices)
+        self.budgets: Mapping[str, int] = {each.id: each.budget_bytes(reserve_bytes) for each in devices}
         self.context = context
         self._profile = profile
         self._host = host
-        self._reserve_bytes = reserve_bytes
+        self._host_budget = host.budget_bytes(reserve_bytes)
         n_swa_cells = swa_cells(profile, context)
         kinds = {device.kind for device in devices}
         self._adapters = AdapterWeights(profile.adapters)
         self._adapter_compute = self._adapters.compute_bytes(profile, context)
         self._bound = ComputeBound(profile, context, n_swa_cells, kinds)
-        self._compute_share = LEAST_COMPUTE_SHARE if optimistic else 1.0
+        self._compute_share = 1.0
         self._context_sums = _sums(
             [_layer_context(profile, layer, context, n_swa_cells) for layer in profile.layers]
         )
         self._sharing_sums = _sums([layer.loads_shared for layer in profile.layers])
         self._padded: dict[tuple[int, int], _PaddedWeights] = {}  # by alignment and row padding
 
-    def on(self, devices: Sequence[Device], *, optimistic: bool = False) -> "AnalyticMeter":
-        """One for `devices` of the same kinds, which may have other memory free."""
+    def with_budgets(self, budgets: Mapping[str, int]) -> "AnalyticMeter":
+        """The same with other budgets: bytes by device id, for every device."""
         other = copy.copy(self)
-        other.devices = _by_id(devices)
-        other._compute_share = LEAST_COMPUTE_SHARE if optimistic else 1.0
+        other.budgets = budgets
         return other
 
-    def budget(self, device_id: str) -> int:
-        """Bytes a plan may use of a device: free less reserve, never below 0."""
-        return self.devices[device_id].budget_bytes(self._reserve_bytes)
+    def optimistic(self) -> "AnalyticMeter":
+        """The same with a lower bound of compute in place of the upper one."""
+        other = copy.copy(self)
+        other._compute_share = LEAST_COMPUTE_SHARE
+        return other
 
     def __call__(self, placement: Placement) -> Estimate:
         """The estimate for a placement."""
@@ -164,7 +164,7 @@ class AnalyticMeter:
             device_id,
             MemoryUse(weights, context, compute),
             overhead_bytes=overhead_bytes(device),
-            budget_bytes=self.budget(device_id),
+            budget_bytes=self.budgets[device_id],
             companion_bytes=companions,
         )
 
@@ -179,7 +179,7 @@ class AnalyticMeter:
         share: float = 1.0,
     ) -> bool:
         """Whether that fits `share` of the device's budget; compute is bounded only where it decides."""
-        device, most = self.devices[device_id], share * self.budget(device_id)
+        device, most = self.devices[device_id], share * self.budgets[device_id]
         if sum(self._loaded(device, first, end, has_output)) + overhead_bytes(device) > most:
             return False
         return self.device(device_id, first, end, has_output, n_host, pipelined).total_bytes <= most
@@ -223,7 +223,7 @@ class AnalyticMeter:
         )
         return HostEstimate.of(
             MemoryUse(weights, context, compute),
-            budget_bytes=self._host.budget_bytes(self._reserve_bytes),
+            budget_bytes=self._host_budget,
             companion_bytes=companions,
         )
 

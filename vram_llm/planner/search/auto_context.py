@@ -130,8 +130,7 @@ class _Plans:
         """Whether the exact meter is worth asking: with compute at its lower bound the context fits."""
         wish = replace(self._wish, n_ctx=n_ctx, n_gpu_layers=self._n_gpu_layers)
         context = resolve_context(self._profile, self._machine, wish)
-        meter = analytic(self._profile, self._machine, wish, context)
-        meter = meter.on(self._machine.devices, optimistic=True)
+        meter = analytic(self._profile, self._machine, wish, context).optimistic()
         return meter(choose_placement(self._profile, self._machine, wish, meter)).fits
 
     def prices(self, chosen: Candidate, longer: Sequence[int]) -> tuple[ContextPrice, ...]:

@@ -65,7 +65,7 @@ class Cutter:
         """
         if n_host == self.n_items or not self.ids:
             return self.placement([])
-        if not any(map(self.meter.budget, self.ids)):
+        if not any(self.meter.budgets.values()):
             return self.placement([Run(self.ids[0], n_host, self.n_items)])
         runs, share = self._least(self._in_order, n_host)
         if self.reorders:
@@ -166,11 +166,11 @@ class Cutter:
 
 
 def _classes(meter: AnalyticMeter) -> list[list[str]]:
-    """Device ids, those together that hold the same in the same room, as fast."""
+    """Device ids, those together that hold the same in the same budget, as fast."""
     alike: dict[tuple[object, ...], list[str]] = {}
     for device in meter.devices.values():
         key = (
-            device.kind, device.free_bytes, device.alignment_bytes, device.row_padding,
+            device.kind, meter.budgets[device.id], device.alignment_bytes, device.row_padding,
             overhead_bytes(device), device.companion_bytes, device.speed, device.link,
         )  # fmt: skip
         alike.setdefault(key, []).append(device.id)

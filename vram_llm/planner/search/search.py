@@ -113,7 +113,7 @@ def plan_with_all(
     if found.estimate.fits and (n_host == 0 or workload.n_gpu_layers is not None):
         return _refill_fast_devices(profile, machine, workload, meter, found, measure) if reorder else found
     predictor = Predictor(profile, context, machine, workload)
-    cutter = Cutter(meter.on(machine.devices, optimistic=True), profile.n_layers)
+    cutter = Cutter(meter.optimistic(), profile.n_layers)
 
     def cut(on_host: int) -> Placement:
         return best_cut(cutter, predictor, on_host, workload.objective)
@@ -170,9 +170,8 @@ def _shrink_to_fit(
         over = max((use.over_bytes for use in found.estimate.devices), default=0)
         if over <= 0:
             break
-        smaller = (replace(each, free_bytes=max(each.free_bytes - over, 0)) for each in machine.devices)
-        machine = replace(machine, devices=tuple(smaller))
-        placement = choose_placement(profile, machine, workload, meter.on(machine.devices))
+        meter = meter.with_budgets({name: max(budget - over, 0) for name, budget in meter.budgets.items()})
+        placement = choose_placement(profile, machine, workload, meter)
         found = Candidate(found.context, placement, measure(placement))
     return found
 
@@ -190,8 +189,8 @@ def _refill_fast_devices(
         return found
     asked = found
     for _ in range(_REFINEMENTS):
-        rig = _relax_budgets(machine, meter(asked.placement), asked.estimate)
-        placement = choose_placement(profile, rig, workload, meter.on(rig.devices))
+        budgets = _relax_budgets(machine, meter, asked)
+        placement = choose_placement(profile, machine, workload, meter.with_budgets(budgets))
         if placement == asked.placement:
             break
         asked = Candidate(found.context, placement, measure(placement))
@@ -200,21 +199,19 @@ def _refill_fast_devices(
     return found
 
 
-def _relax_budgets(machine: Machine, bound: Estimate, exact: Estimate) -> Machine:
-    """`machine` with as much more room as the bound was too cautious, the same for devices that are alike."""
-    totals = {use.id: use.total_bytes for use in bound.devices}
-    caution = {use.id: totals[use.id] - use.total_bytes for use in exact.devices}
-    alike: dict[tuple[object, ...], list[int]] = {}
-    for each in machine.devices:
-        if each.id in caution:
-            alike.setdefault((each.name, each.free_bytes, each.speed), []).append(caution[each.id])
-    devices = tuple(
-        replace(each, free_bytes=max(each.free_bytes + min(found), 0))
-        if (found := alike.get((each.name, each.free_bytes, each.speed)))
-        else each
-        for each in machine.devices
-    )
-    return replace(machine, devices=devices)
+def _relax_budgets(machine: Machine, meter: AnalyticMeter, asked: Candidate) -> dict[str, int]:
+    """The budgets of `meter`, larger by what it overestimates `asked`; devices that are alike by the same."""
+    bounds = {use.id: use.total_bytes for use in meter(asked.placement).devices}
+    caution = {use.id: bounds[use.id] - use.total_bytes for use in asked.estimate.devices}
+    kinds = {each.id: (each.name, meter.budgets[each.id], each.speed) for each in machine.devices}
+    least: dict[object, int] = {}
+    for device_id, n_bytes in caution.items():
+        kind = kinds[device_id]
+        least[kind] = min(least.get(kind, n_bytes), n_bytes)
+    return {
+        device_id: max(budget + least.get(kinds[device_id], 0), 0)
+        for device_id, budget in meter.budgets.items()
+    }
 
 
 def plan_largest_context(
