@@ -48,7 +48,7 @@ def outline(messages: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def test_all_of_it_where_the_template_shows_all() -> None:
+def test_everything_if_the_template_shows_everything() -> None:
     chat = [USER, calls("Let me see.", 1, 2), result(1), result(2), ANSWER]
     shown = with_calls(chat, ALL)
     assert outline(shown) == outline(chat)
@@ -96,14 +96,14 @@ def test_words_are_a_message_before_the_calls() -> None:
         ([ANSWER], ["Both."]),
     ],
 )
-def test_words_are_one_message_a_turn_where_the_template_takes_no_two(
+def test_texts_are_one_message_a_turn_if_the_template_refuses_two(
     run: list[dict[str, Any]], expected: list[str]
 ) -> None:
     takes = replace(ALL, words_with_calls=False, words_before_calls=False)
     assert outline(with_calls([USER, *run, USER], takes)) == ["Which?", *expected, "Which?"]
 
 
-def test_content_is_null_where_calls_are_shown_only_so() -> None:
+def test_content_is_null_if_calls_are_shown_only_then() -> None:
     takes = replace(ALL, null_content=True, argument_text=True)
     (shown,) = with_calls([calls("", 1)], takes)
     assert shown["content"] is None

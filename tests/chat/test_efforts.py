@@ -102,5 +102,5 @@ def test_efforts_of_small_templates(source: str, none: dict[str, Any], high: dic
 @pytest.mark.parametrize(
     "source", ["", "{{ messages[0].content }}", "{{ raise_exception('no') }}", "{{ oops("]
 )
-def test_templates_that_take_none(source: str) -> None:
+def test_templates_without_efforts(source: str) -> None:
     assert find_efforts(Probe(source)) == {}

@@ -125,9 +125,9 @@ def test_calls_are_read_back(name: str, chat: str) -> None:
     cuts = range(len(text)) if chat in ("one", "text") else range(0, len(text), 7)
     for at in cuts:
         parser = Parser(dialect_of(source).form.grammar(SCHEMAS))
-        said = fold([*parser.feed(text[:at]), *parser.feed(text[at:]), *parser.finish()])
-        assert [(name, json.loads(arguments)) for name, arguments in said.calls] == calls, text
-        assert said.whole == list(range(len(calls)))
+        parsed = fold([*parser.feed(text[:at]), *parser.feed(text[at:]), *parser.finish()])
+        assert [(name, json.loads(arguments)) for name, arguments in parsed.calls] == calls, text
+        assert parsed.whole == list(range(len(calls)))
 
 
 @pytest.mark.parametrize("name", [name for name in NATIVE if "Llama-3." not in name or "Hermes" in name])
@@ -136,9 +136,9 @@ def test_words_and_a_call_are_read_back_after_the_prompt(name: str) -> None:
     prompt, text = written(source_of(name), [PARIS], "Let me look.")
     parser = dialect.parser(SCHEMAS, prompt)
     assert parser is not None
-    said = fold([*(event for char in text for event in parser.feed(char)), *parser.finish()])
-    assert [(name, json.loads(arguments)) for name, arguments in said.calls] == [PARIS], text
-    assert "Let me look." in said.content + said.reasoning
+    parsed = fold([*(event for char in text for event in parser.feed(char)), *parser.finish()])
+    assert [(name, json.loads(arguments)) for name, arguments in parsed.calls] == [PARIS], text
+    assert "Let me look." in parsed.content + parsed.reasoning
 
 
 UNKNOWN = (
@@ -181,5 +181,5 @@ def test_kimi_may_call_before_it_has_closed_its_thinking(opening: str) -> None:
     parser = dialect_of(source).parser(SCHEMAS, prompt)
     assert parser is not None
     call = '<|tool_call_begin|>functions.get_time:0<|tool_call_argument_begin|>{"a": 1}<|tool_call_end|>'
-    said = fold([*parser.feed(f"<think>I need the time.{opening}{call}"), *parser.finish()])
-    assert (said.reasoning, said.calls) == ("I need the time.", [["get_time", '{"a": 1}']])
+    parsed = fold([*parser.feed(f"<think>I need the time.{opening}{call}"), *parser.finish()])
+    assert (parsed.reasoning, parsed.calls) == ("I need the time.", [["get_time", '{"a": 1}']])

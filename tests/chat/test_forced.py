@@ -1,40 +1,40 @@
-"""How calls are read where a grammar holds the answer."""
+"""How calls are read if a grammar constrains the answer."""
 
 import pytest
 
-from tests.chat.formats.cuts import Said, calls, check
+from tests.chat.formats.cuts import Parsed, calls, check
 from vram_llm.chat.dialect import dialect_of
 from vram_llm.chat.forced import forced, tagged
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "parsed"),
     [
         ('{"name": "now", "arguments": {"a": 1}}', calls(("now", '{"a": 1}'))),
-        ('\n{"name": "now", "arguments": {"a":', Said(calls=[["now", '{"a":']])),
-        ('{"name": "no', Said(content='{"name": "no')),
+        ('\n{"name": "now", "arguments": {"a":', Parsed(calls=[["now", '{"a":']])),
+        ('{"name": "no', Parsed(content='{"name": "no')),
     ],
 )
-def test_reading(text: str, said: Said) -> None:
-    check(lambda: forced, text, said)
+def test_reading(text: str, parsed: Parsed) -> None:
+    check(lambda: forced, text, parsed)
 
 
 CALL = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "parsed"),
     [
         (f"A {CALL} b {CALL}", calls(("now", "{}"), ("now", "{}"), content="Ab")),
-        ("A <tool_call> b", Said(content="A <tool_call> b")),
+        ("A <tool_call> b", Parsed(content="A <tool_call> b")),
         (
             f'{CALL}<tool_call>{{"name": "now", "arguments": {{"a',
-            Said(calls=[["now", "{}"], ["now", '{"a']], whole=[0]),
+            Parsed(calls=[["now", "{}"], ["now", '{"a']], whole=[0]),
         ),
     ],
 )
-def test_reading_between_marks(text: str, said: Said) -> None:
-    check(lambda: tagged("<tool_call>", "</tool_call>"), text, said)
+def test_reading_between_marks(text: str, parsed: Parsed) -> None:
+    check(lambda: tagged("<tool_call>", "</tool_call>"), text, parsed)
 
 
 THINKS = 'tools <tool_call> "arguments" <think></think>'

@@ -35,7 +35,7 @@ def test_whole_values(value: Any, ascii_only: bool, indent: int | None, step: in
 
 
 @given(st.text(alphabet='{}[]",:\\u0a1e-.tfn \n', max_size=12))
-def test_what_is_none(text: str) -> None:
+def test_invalid_json(text: str) -> None:
     done, _, taken = scan("[" + text)
     try:
         _, end = json.JSONDecoder().raw_decode("[" + text)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.chat.formats.cuts import Said, check_parser, run
+from tests.chat.formats.cuts import Parsed, check_parser, run
 from tests.chat.templates import NAMES, source_of
 from vram_llm.chat import history
 from vram_llm.chat.dialect import Dialect, dialect_of
@@ -120,20 +120,20 @@ def test_every_template_that_thinks_is_here() -> None:
 @pytest.mark.parametrize("name", [*THINKING, *NOT_SHOWN])
 def test_thinking_is_kept_apart(name: str, tools: bool) -> None:
     text = {**THINKING, **NOT_SHOWN}[name]
-    check_parser(parsers(name, "high", tools=tools), text, Said(content=C, reasoning=T))
+    check_parser(parsers(name, "high", tools=tools), text, Parsed(content=C, reasoning=T))
 
 
 @pytest.mark.parametrize("tools", [False, True])
 @pytest.mark.parametrize("name", [*THINKING, *NOT_SHOWN])
 def test_answers_without_thinking(name: str, tools: bool) -> None:
-    check_parser(parsers(name, "none", tools=tools), ANSWERS.get(name, C), Said(content=C))
+    check_parser(parsers(name, "none", tools=tools), ANSWERS.get(name, C), Parsed(content=C))
 
 
 @pytest.mark.parametrize("name", [*THINKING, *NOT_SHOWN])
 def test_thinking_that_is_never_closed(name: str) -> None:
     text = {**THINKING, **NOT_SHOWN}[name]
     text = text[: text.index(T) + len(T)]
-    check_parser(parsers(name, "high", tools=True), text, Said(reasoning=T))
+    check_parser(parsers(name, "high", tools=True), text, Parsed(reasoning=T))
 
 
 @pytest.mark.parametrize("name", THINKING)
@@ -210,10 +210,10 @@ def test_a_call_after_thinking_is_read_as_the_template_writes_it(name: str, clos
     assert parser is not None
     assert dialect.thinks is not None
     written = whole[len(prompt) :]
-    said = run(parser, written if closed else written.replace(dialect.thinks[1], "", 1))
-    assert said.reasoning == T
-    assert [(name, json.loads(arguments)) for name, arguments in said.calls] == [("now", {"zone": "CET"})]
-    assert not any(mark in said.content for mark in dialect.thinks if mark)
+    parsed = run(parser, written if closed else written.replace(dialect.thinks[1], "", 1))
+    assert parsed.reasoning == T
+    assert [(name, json.loads(arguments)) for name, arguments in parsed.calls] == [("now", {"zone": "CET"})]
+    assert not any(mark in parsed.content for mark in dialect.thinks if mark)
 
 
 @pytest.mark.parametrize("effort", ["none", "high"])
@@ -228,4 +228,4 @@ def test_an_answer_that_is_begun_has_no_thinking(name: str, effort: str) -> None
     assert dialect.answering(begun) == begun
     parser = dialect.parser(None, begun)
     assert parser is not None
-    assert run(parser, C) == Said(content=C)
+    assert run(parser, C) == Parsed(content=C)

@@ -1,4 +1,4 @@
-"""Orders reach the prompt, in the order they came, whatever the template does with them."""
+"""System messages reach the prompt in their order, with any template."""
 
 from typing import Any
 
@@ -64,7 +64,7 @@ def test_every_text_is_in_the_prompt(kind: str, words: str) -> None:
         ("all", "system:a user:b system:c", "<system>a<user>b<system>c<assistant>"),
     ],
 )
-def test_where_orders_go(kind: str, words: str, expected: str) -> None:
+def test_the_place_of_system_messages(kind: str, words: str, expected: str) -> None:
     assert prompt(KINDS[kind], words) == expected
 
 
@@ -75,7 +75,7 @@ ONLY_WITH_A_LAST_USER = (  # as Mistral Nemo: the system message stands in a las
 )
 
 
-def test_an_order_that_one_chat_loses_is_a_users_there() -> None:
+def test_a_lost_system_message_becomes_a_users() -> None:
     assert prompt(ONLY_WITH_A_LAST_USER, "system:a user:b") == "a<user>b"
     assert prompt(ONLY_WITH_A_LAST_USER, "system:a user:b assistant:c") == "<user>a<user>b<assistant>c"
 
@@ -101,7 +101,7 @@ def test_a_message_that_is_not_shown_is_an_error(source: str, words: str, place:
         prompt(source, words)
 
 
-def test_what_the_template_refuses_is_said() -> None:
+def test_the_templates_refusal_is_reported() -> None:
     source = "{% if messages[1] %}{{ raise_exception('one message') }}{% endif %}{{ messages[0].content }}"
     with pytest.raises(RequestError, match="refuses these messages: one message"):
         prompt(source, "user:a assistant:b user:c")

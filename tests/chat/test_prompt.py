@@ -62,12 +62,12 @@ def test_the_prompt_ends_with_the_text_of_the_last_message(source: str, end: str
     assert prompt.answering() == prompt.text  # an answer of a form goes on too
 
 
-def test_what_follows_is_the_answer() -> None:
+def test_the_rest_is_the_answer() -> None:
     assert answer(prompt_of(CHATML, USER, BEGUN).parser(None), "42.") == ["Content: 42."]
     assert answer(prompt_of(HARMONY, USER, BEGUN).parser(None), "42.<|end|>") == ["Content: 42."]
 
 
-def test_thinking_goes_on_where_the_message_has_no_content() -> None:
+def test_thinking_goes_on_without_content() -> None:
     prompt = prompt_of(THOUGHTFUL, USER, {"role": "assistant", "content": "", "reasoning_content": "First, "})
     assert prompt.text.endswith("[assistant]<think>First, ")
     assert answer(prompt.parser(None), "I add.</think>4") == ["Reasoning: I add.", "Content: 4"]
@@ -75,7 +75,7 @@ def test_thinking_goes_on_where_the_message_has_no_content() -> None:
         prompt.answering()
 
 
-def test_thinking_goes_on_where_the_content_has_begun_it() -> None:
+def test_thinking_goes_on_if_the_content_has_begun_it() -> None:
     prompt = prompt_of(THOUGHTFUL, USER, {"role": "assistant", "content": "<think>First, "})
     assert answer(prompt.parser(None), "I add.</think>4") == ["Reasoning: I add.", "Content: 4"]
 

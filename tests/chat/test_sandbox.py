@@ -88,7 +88,7 @@ def test_text_without_end(source: str) -> None:
         render(source)
 
 
-def test_what_templates_do_every_day_is_let_through() -> None:
+def test_common_template_code_is_allowed() -> None:
     source = "{% for i in range(3) %}{{ loop.index ~ '-' * 2 }}{% endfor %}{{ 7 % 3 }}{{ 'a'.ljust(3) }}|"
     assert render(source) == "1--2--3--1a  |"
 

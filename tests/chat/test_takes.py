@@ -1,4 +1,4 @@
-"""What templates of each kind are found to take."""
+"""The kinds of messages that templates take."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""An engine that says what a test tells it to, in the place where the real client stands."""
+"""An engine with scripted answers, in place of the real client."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence

@@ -48,8 +48,8 @@ async def test_tools(sdk: AsyncAnthropic, engine: FakeEngine) -> None:
     assert message.content[2].type == "tool_use"
     assert message.content[2].input == {"city": "Paris"}
     results: Any = [{"type": "tool_result", "tool_use_id": message.content[2].id, "content": "sun"}]
-    said: Any = {"role": "assistant", "content": message.content}
-    chat = [*HI, said, {"role": "user", "content": results}]
+    assistant: Any = {"role": "assistant", "content": message.content}
+    chat = [*HI, assistant, {"role": "user", "content": results}]
     assert (await sdk.messages.create(model="tiny", max_tokens=9, messages=chat, tools=tools)).content
 
 

@@ -181,7 +181,7 @@ async def test_bos_is_left_to_a_template_that_writes_it(
     assert engine.requests[0].add_bos is add_bos
 
 
-async def test_length_is_told(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_length_is_reported(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says("x", ending=FinishReason.LENGTH)
     assert (await ask(client)).json()["choices"][0]["finish_reason"] == "length"
 

@@ -85,7 +85,7 @@ async def test_older_functions_refused(client: httpx.AsyncClient, fields: dict[s
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
-async def test_an_older_call_that_must_be_made(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_an_older_forced_call(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says(json.dumps({"name": "get_weather", "arguments": json.loads(ARGUMENTS)}))
     message = await answered(
         client, stream=False, functions=[FUNCTION], function_call={"name": "get_weather"}
@@ -210,7 +210,7 @@ async def test_parts_that_are_continued_are_paragraphs(client: httpx.AsyncClient
 async def test_two_messages_of_the_assistants_at_the_end(
     client: httpx.AsyncClient, engine: FakeEngine, fields: dict[str, Any], status: int
 ) -> None:
-    """Which of them is meant has to be said."""
+    """The request must choose one of them."""
     engine.info = replace(TALKER, chat_template=CLOSED)
     own = [{"role": "assistant", "content": "Well,"}, {"role": "assistant", "content": "then"}]
     body = {**HI, "messages": [*HI["messages"], *own], **fields}
@@ -237,7 +237,7 @@ async def test_both_ways_to_go_on_at_once(client: httpx.AsyncClient) -> None:
         ({"num_ctx": 512}, "max_tokens", None),
     ],
 )
-async def test_what_reaches_the_engine(
+async def test_the_engine_gets_the_settings(
     client: httpx.AsyncClient, engine: FakeEngine, fields: dict[str, Any], name: str, value: object
 ) -> None:
     engine.script = says("x")
@@ -288,7 +288,7 @@ async def test_a_template_variable_may_have_any_name(client: httpx.AsyncClient) 
     await answered(client, stream=False, chat_template_kwargs={"self": 1, "source": 2})
 
 
-async def test_a_function_call_whose_name_is_no_string(client: httpx.AsyncClient) -> None:
+async def test_a_function_call_with_a_name_that_is_not_a_string(client: httpx.AsyncClient) -> None:
     fields = {"functions": [{"name": "f"}], "function_call": {"name": ["f"]}}
     body = {"messages": [{"role": "user", "content": "hi"}], **fields}
     response = await client.post("/v1/chat/completions", json=body)

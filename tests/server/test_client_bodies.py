@@ -126,7 +126,7 @@ async def test_a_prompt_that_is_too_long(client: httpx.AsyncClient) -> None:
     assert error["n_prompt_tokens"] > error["n_ctx"] == 2048
 
 
-async def test_what_the_model_says_of_itself(client: httpx.AsyncClient) -> None:
+async def test_the_models_own_facts(client: httpx.AsyncClient) -> None:
     (card,) = (await client.get("/v1/models")).json()["data"]
     assert card["meta"]["n_ctx"] == card["max_model_len"] == 2048
     assert card["meta"]["n_embd"] > 0

@@ -66,7 +66,7 @@ async def test_suffix(client: httpx.AsyncClient, engine: FakeEngine) -> None:
 
 
 async def test_the_best_of_several(client: httpx.AsyncClient, engine: FakeEngine) -> None:
-    told = {
+    logprobs = {
         "a-0": (-1.0,),
         "a-1": (-3.0, -0.2),
         "a-2": (),
@@ -77,7 +77,7 @@ async def test_the_best_of_several(client: httpx.AsyncClient, engine: FakeEngine
 
     def script(request: Request) -> list[Step]:
         name = f"{request.prompt}-{(request.sampling.seed or 0) - 7}"
-        likely = tuple(Likelihood(TokenCandidate(5, b"x", logprob)) for logprob in told[name])
+        likely = tuple(Likelihood(TokenCandidate(5, b"x", logprob)) for logprob in logprobs[name])
         return [
             TokenEvent(
                 id=request.id, text=name, logprobs=likely, prompt_tokens=5, completion_tokens=2,

@@ -159,11 +159,12 @@ async def test_a_model_that_does_something_else(
     client: httpx.AsyncClient, engine: FakeEngine, info: Any, path: str, sentence: str
 ) -> None:
     engine.info = info
-    said = [{"role": "user", "content": "hi"}]
+    messages = [{"role": "user", "content": "hi"}]
     bodies: dict[str, dict[str, Any]] = {
         "embeddings": {"input": "a"}, "rerank": {"query": "a", "documents": ["b"]},
-        "chat/completions": {"messages": said}, "completions": {"prompt": "a"}, "responses": {"input": "a"},
-        "messages": {"messages": said, "max_tokens": 5},
+        "chat/completions": {"messages": messages}, "completions": {"prompt": "a"},
+        "responses": {"input": "a"},
+        "messages": {"messages": messages, "max_tokens": 5},
     }  # fmt: skip
     reply = await client.post(f"/v1/{path}", json={"model": "tiny", **bodies[path]})
     assert reply.status_code == 400
@@ -210,7 +211,7 @@ async def test_a_ranking_in_teis_form(client: httpx.AsyncClient, engine: FakeEng
         ({"texts": ["a"], "truncate": True}, "truncate"),
     ],
 )
-async def test_texts_to_rank_that_are_none(
+async def test_invalid_texts_to_rank(
     client: httpx.AsyncClient, engine: FakeEngine, body: dict[str, Any], param: str
 ) -> None:
     engine.info = RANKER
@@ -239,7 +240,7 @@ async def test_fields_of_a_document(
 
 
 @pytest.mark.parametrize("documents", [[], "a", [1], [{"title": "a"}], ["a"] * 2049])
-async def test_documents_that_are_none(client: httpx.AsyncClient, engine: FakeEngine, documents: Any) -> None:
+async def test_invalid_documents(client: httpx.AsyncClient, engine: FakeEngine, documents: Any) -> None:
     engine.info = RANKER
     reply = await rank(client, documents)
     assert reply.status_code == 400
@@ -302,7 +303,7 @@ async def test_a_client_that_goes_away(real: EngineClient) -> None:
         assert real.stats.n_prompt_tokens < 400 * 500
 
 
-async def test_what_is_on_its_way_is_finished_before_the_end(real: EngineClient) -> None:
+async def test_requests_in_flight_finish_before_the_end(real: EngineClient) -> None:
     request = EmbeddingRequest(id="a", inputs=((5,) * 500,) * 40)
     answering = asyncio.create_task(real.embed(request))
     await asyncio.sleep(0)  # by now it is sent

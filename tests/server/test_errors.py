@@ -53,5 +53,5 @@ def test_answers(error: Exception, status: int, retry_after: str | None, should_
     assert body["message"] == "no"
 
 
-def test_a_fault_of_ours_is_not_told_in_detail() -> None:
+def test_an_internal_error_shows_no_details() -> None:
     assert "secret" not in error_body(KeyError("secret"))["error"]["message"]

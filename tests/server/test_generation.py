@@ -1,4 +1,4 @@
-"""A client that goes away, seen from a real socket."""
+"""A client that disconnects, over a real socket."""
 
 import asyncio
 from typing import Any
@@ -39,7 +39,7 @@ async def test_leaving_a_stream_frees_its_sequences(url: str, engine: FakeEngine
 
 @pytest.mark.parametrize("texts", [(), ("one",)])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_leaving_while_nothing_was_answered(
+async def test_a_disconnect_before_the_answer(
     url: str, engine: FakeEngine, stream: bool, texts: tuple[str, ...]
 ) -> None:
     if stream and texts:

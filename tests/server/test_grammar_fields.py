@@ -1,4 +1,4 @@
-"""Every way a request can say what its answer has to be, and what is wrong with others."""
+"""Every field that constrains the form of an answer, and the errors of invalid ones."""
 
 import json
 from typing import Any
@@ -53,7 +53,7 @@ def _format(**json_schema: Any) -> dict[str, Any]:
     ],
     ids=str,
 )
-def test_what_is_wanted(fields: dict[str, Any], kind: GrammarKind, text: str, lenient: bool) -> None:
+def test_the_grammar_of_a_field(fields: dict[str, Any], kind: GrammarKind, text: str, lenient: bool) -> None:
     assert _wanted(**fields) == Grammar(kind=kind, text=text, field=next(iter(fields)), lenient=lenient)
 
 
@@ -88,7 +88,7 @@ def test_vllms_structured_outputs(name: str, value: object, kind: GrammarKind, t
     ],
     ids=str,
 )
-def test_nothing_is_wanted(fields: dict[str, Any]) -> None:
+def test_fields_without_a_grammar(fields: dict[str, Any]) -> None:
     assert _wanted(**fields) is None
 
 

@@ -53,7 +53,7 @@ async def test_a_page_cannot_give_the_server_a_name_of_its_own(
         assert response.json()["error"]["code"] == "host_not_allowed"
 
 
-async def test_any_name_where_none_is_asked_for(client: httpx.AsyncClient) -> None:
+async def test_any_name_if_names_are_not_strict(client: httpx.AsyncClient) -> None:
     assert (await client.get("/v1/models", headers={"host": "evil.example"})).status_code == 200
 
 
@@ -64,7 +64,7 @@ async def test_pages_may_not_read_unless_asked_for(client: httpx.AsyncClient) ->
     assert (await client.options("/v1/models", headers=asking)).status_code == 405
 
 
-async def test_pages_that_may(connect: Connect) -> None:
+async def test_allowed_pages(connect: Connect) -> None:
     client = connect(cors_origins=(PAGE,), api_keys=("k",))
     asking = {"origin": PAGE, "access-control-request-method": "POST"}
     allowed = await client.options("/v1/chat/completions", headers=asking)  # comes without a key

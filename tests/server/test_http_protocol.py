@@ -60,7 +60,7 @@ async def test_an_offer_of_http_2_is_passed_over(port: int, cut: int) -> None:
         b"GET / HTTP/1.1\r\nno header\r\n\r\n",
     ],
 )
-async def test_what_is_no_http_1_is_refused_in_a_sentence(port: int, data: bytes) -> None:
+async def test_bytes_that_are_not_http_1_are_refused_in_a_sentence(port: int, data: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(data)
     status, body = await reply(reader)

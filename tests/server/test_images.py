@@ -187,8 +187,8 @@ async def test_a_template_that_reads_parts(client: httpx.AsyncClient, engine: Fa
 
 async def test_a_kept_response_keeps_its_images(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     image = {"type": "input_image", "image_url": data_url(CATS), "detail": "auto"}
-    said = [{"role": "user", "content": [{"type": "input_text", "text": "Look:"}, image]}]
-    first = (await client.post("/v1/responses", json={"model": "", "input": said})).json()
+    messages = [{"role": "user", "content": [{"type": "input_text", "text": "Look:"}, image]}]
+    first = (await client.post("/v1/responses", json={"model": "", "input": messages})).json()
     body = {"model": "", "input": "And now?", "previous_response_id": first["id"]}
     assert (await client.post("/v1/responses", json=body)).status_code == 200
     one, two = engine.requests
@@ -204,9 +204,9 @@ async def test_images_of_a_chain_are_counted_once(
     chain: list[str] = []
     for value in b"aaaab":  # four of one chain, then another
         image = {"type": "input_image", "image_url": data_url(bytes([value]) * 100_000)}
-        said = [{"role": "user", "content": [image]}]
+        messages = [{"role": "user", "content": [image]}]
         more = {"previous_response_id": chain[-1]} if chain and value == ord("a") else {}
-        given = "And now?" if more else said
+        given = "And now?" if more else messages
         reply = await client.post("/v1/responses", json={"model": "", "input": given, **more})
         chain.append(reply.json()["id"])
     found = [(await client.get(f"/v1/responses/{each}")).status_code for each in chain]
@@ -315,7 +315,7 @@ def test_a_jpeg_and_several_choices(sdk: openai.OpenAI) -> None:
     assert reply.usage.prompt_tokens > 32
 
 
-def test_a_stream_beside_a_broken_image(sdk: openai.OpenAI) -> None:
+def test_a_stream_during_a_broken_image(sdk: openai.OpenAI) -> None:
     hello: Any = [{"role": "user", "content": "hello"}]
     with sdk.chat.completions.create(
         model="", messages=hello, stream=True, max_tokens=60, extra_body={"ignore_eos": True}

@@ -1,4 +1,4 @@
-"""Types that a schema means without saying so."""
+"""Types that a schema implies."""
 
 from typing import Any
 
@@ -41,5 +41,5 @@ PAIR = {"type": "array", "prefixItems": [INTEGER, {}]}
         ),
     ],
 )
-def test_what_is_meant(schema: dict[str, Any], meant: dict[str, Any]) -> None:
+def test_implied_types(schema: dict[str, Any], meant: dict[str, Any]) -> None:
     assert with_types(schema) == meant

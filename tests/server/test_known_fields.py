@@ -1,4 +1,4 @@
-"""Fields that nothing obeys: hints pass, neutral values pass, everything else is refused by its name."""
+"""Fields that are not implemented: hints and neutral values pass, everything else is refused by name."""
 
 import json
 from typing import Any
@@ -85,7 +85,7 @@ def test_unknown(fields: dict[str, Any], path: str) -> None:
         {"web_search_options": None, "prediction": None, "modalities": ["text"], "verbosity": "low"},
     ],
 )
-def test_nothing_is_asked_for(fields: dict[str, Any]) -> None:
+def test_neutral_fields(fields: dict[str, Any]) -> None:
     assert parsed(**fields).messages
 
 

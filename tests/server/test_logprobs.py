@@ -30,9 +30,9 @@ ANSWER = (
 
 def _script(request: Request) -> list[Step]:
     """Three tokens, the last two of them one character."""
-    told = ANSWER if request.logprobs is not None else ()
+    received = ANSWER if request.logprobs is not None else ()
     prompt = PROMPT if request.prompt_logprobs is not None else ()
-    events = [("x", told[:1], prompt), ("", told[1:2], ()), ("é", told[2:], ())]
+    events = [("x", received[:1], prompt), ("", received[1:2], ()), ("é", received[2:], ())]
     return [
         *(
             TokenEvent(
@@ -81,13 +81,13 @@ async def test_chat(sdk: AsyncOpenAI, engine: FakeEngine) -> None:
 
 async def test_chat_stream(sdk: AsyncOpenAI) -> None:
     chunks = [chunk async for chunk in await _chat(sdk, logprobs=True, top_logprobs=2, stream=True)]
-    told = [chunk.choices[0].logprobs for chunk in chunks]
-    assert [len(each.content) if each else 0 for each in told] == [0, 1, 1, 1, 0]
-    assert _plain([c for each in told if each for c in each.content]) == CHAT
+    received = [chunk.choices[0].logprobs for chunk in chunks]
+    assert [len(each.content) if each else 0 for each in received] == [0, 1, 1, 1, 0]
+    assert _plain([c for each in received if each for c in each.content]) == CHAT
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "xé"
 
 
-async def test_none_where_none_are_wanted(sdk: AsyncOpenAI, engine: FakeEngine) -> None:
+async def test_no_logprobs_without_a_request(sdk: AsyncOpenAI, engine: FakeEngine) -> None:
     assert (await _chat(sdk)).choices[0].logprobs is None
     assert (await _chat(sdk, logprobs=False, top_logprobs=0)).choices[0].logprobs is None
     assert (await sdk.completions.create(model="tiny", prompt="a")).choices[0].logprobs is None
@@ -112,10 +112,10 @@ async def test_completion_stream(url: str, engine: FakeEngine) -> None:
     engine.script = _script
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as sdk:
         stream = await sdk.completions.create(model="tiny", prompt="a c", logprobs=0, stream=True)
-        told = [chunk.choices[0].logprobs async for chunk in stream]
-    assert [each.token_logprobs for each in told if each] == [[-0.25], [-0.5], [-0.125]]
-    assert [each.text_offset for each in told if each] == [[0], [1], [2]]
-    assert [each.top_logprobs for each in told if each] == [None] * 3
+        received = [chunk.choices[0].logprobs async for chunk in stream]
+    assert [each.token_logprobs for each in received if each] == [[-0.25], [-0.5], [-0.125]]
+    assert [each.text_offset for each in received if each] == [[0], [1], [2]]
+    assert [each.top_logprobs for each in received if each] == [None] * 3
 
 
 TOLD = {
@@ -137,10 +137,10 @@ async def test_echo(url: str, engine: FakeEngine, prompt: Any, text: str, offset
         assert (engine.requests[0].max_tokens, engine.requests[0].prompt_logprobs) == (0, 1)
         assert choice.text == text
         assert choice.logprobs is not None
-        told = choice.logprobs.model_dump()
-        assert {name: told[name] for name in TOLD} == TOLD
-        assert told["top_logprobs"][:2] == [None, {"a": -1.0, "b": -2.0}]
-        assert told["text_offset"] == offsets
+        received = choice.logprobs.model_dump()
+        assert {name: received[name] for name in TOLD} == TOLD
+        assert received["top_logprobs"][:2] == [None, {"a": -1.0, "b": -2.0}]
+        assert received["text_offset"] == offsets
         chunks = [chunk.choices[0] async for chunk in await sdk.completions.create(**options, stream=True)]
     assert "".join(chunk.text for chunk in chunks) == text
     streamed = [chunk.logprobs.model_dump() for chunk in chunks if chunk.logprobs]

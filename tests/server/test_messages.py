@@ -37,7 +37,7 @@ BOOKKEEPING = {
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
 @pytest.mark.parametrize("name", BOOKKEEPING)
-def test_what_clients_add_changes_nothing(role: str, name: str) -> None:
+def test_fields_that_clients_add_have_no_effect(role: str, name: str) -> None:
     assert shown({"role": role, "content": "x", name: BOOKKEEPING[name]}) == {"role": role, "content": "x"}
 
 

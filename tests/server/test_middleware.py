@@ -1,4 +1,4 @@
-"""The id, the key, the size, and the last net."""
+"""Request id, API key, body size, and the last handler of errors."""
 
 from collections.abc import AsyncIterator
 
@@ -65,7 +65,7 @@ async def test_large_body(engine: FakeEngine, with_length: bool) -> None:
     assert "1.00 MiB" in response.json()["error"]["message"]
 
 
-async def test_a_fault_of_ours_is_logged_and_told_in_general(
+async def test_an_internal_error_is_logged_and_shown_without_details(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(self: ServingContext, name: str | None) -> None:

@@ -80,10 +80,10 @@ async def test_adapters_by_name(connect: Connect, engine: FakeEngine) -> None:
     for name in asked:
         reply = (await client.post("/v1/completions", json={"model": name, "prompt": "x"})).json()
         assert reply["model"] == (name or "tiny")
-    said = [{"role": "user", "content": "hi"}]
-    await client.post("/v1/chat/completions", json={"model": "legal", "messages": said})
+    messages = [{"role": "user", "content": "hi"}]
+    await client.post("/v1/chat/completions", json={"model": "legal", "messages": messages})
     await client.post("/v1/responses", json={"model": "legal", "input": "hi"})
-    await client.post("/v1/messages", json={"model": "legal", "messages": said, "max_tokens": 5})
+    await client.post("/v1/messages", json={"model": "legal", "messages": messages, "max_tokens": 5})
     assert [request.adapters for request in engine.requests] == [*asked.values(), (1,), (1,), (1,)]
     engine.info = INFO
     assert (await connect(strict_model=True).get("/v1/models/legal")).status_code == 404
@@ -142,7 +142,7 @@ async def test_one_model_of_another_name(client: httpx.AsyncClient) -> None:
     assert (await client.get("/v1/models/local")).json()["id"] == "tiny"
 
 
-async def test_unknown_where_names_are_strict(connect: Connect) -> None:
+async def test_unknown_name_if_names_are_strict(connect: Connect) -> None:
     client = connect(strict_model=True)
     for reply in (
         await client.get("/v1/models/gpt-9"),
@@ -171,7 +171,7 @@ async def test_while_loading(client: httpx.AsyncClient, engine: FakeEngine) -> N
     ("model", "answered"),
     [({}, "tiny"), ({"model": None}, "tiny"), ({"model": "x"}, "tiny"), ({"model": "a"}, "a")],
 )
-async def test_models_that_write_no_text_take_any_name(
+async def test_embedding_models_take_any_name(
     connect: Connect,
     engine: FakeEngine,
     pooling: Pooling,

@@ -1,4 +1,4 @@
-"""Orders reach the prompt over every chat API, with a template that would leave them out or refuse them."""
+"""System messages reach the prompt over every chat API, with a template that drops or refuses them."""
 
 from dataclasses import replace
 from typing import Any

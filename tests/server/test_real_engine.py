@@ -72,7 +72,7 @@ def check_arguments(text: str) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_call_that_must_be_made_whatever_the_model_thinks(sdk: openai.OpenAI, stream: bool) -> None:
+def test_a_forced_call_without_thinking(sdk: openai.OpenAI, stream: bool) -> None:
     tools: Any = [
         {"type": "function", "function": {"name": "paint", "parameters": PARAMETERS}},
         {"type": "function", "function": {"name": "now"}},
@@ -190,7 +190,7 @@ def test_a_call_or_an_answer_of_a_form(sdk: openai.OpenAI, base_url: str, wants_
         assert not message.tool_calls
 
 
-def test_what_is_counted_is_what_is_used(sdk: openai.OpenAI, base_url: str) -> None:
+def test_the_count_equals_the_usage(sdk: openai.OpenAI, base_url: str) -> None:
     with anthropic.Anthropic(base_url=base_url, api_key="none", max_retries=0) as client:
         counted = client.messages.count_tokens(model="demo", messages=HI)
         used = client.messages.create(model="demo", max_tokens=1, messages=HI)
@@ -201,8 +201,8 @@ def test_what_is_counted_is_what_is_used(sdk: openai.OpenAI, base_url: str) -> N
 def test_tokens_and_back(sdk: openai.OpenAI, base_url: str) -> None:
     text = "Grüße, 世界 🙂"
     tokens: Any = sdk.post(f"{base_url}/tokenize", body={"content": text}, cast_to=object)
-    said: Any = sdk.post(f"{base_url}/detokenize", body=tokens, cast_to=object)
-    assert said == {"content": text, "prompt": text}
+    detokenized: Any = sdk.post(f"{base_url}/detokenize", body=tokens, cast_to=object)
+    assert detokenized == {"content": text, "prompt": text}
 
 
 schema = schemathesis.openapi.from_dict(create_app(FakeEngine()).openapi())

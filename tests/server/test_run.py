@@ -21,7 +21,7 @@ def test_several_addresses_have_one_port() -> None:
             sock.close()
 
 
-def test_where_one_address_is_taken_none_is_kept() -> None:
+def test_no_address_is_kept_if_one_is_taken() -> None:
     with bind("127.0.0.2", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
@@ -41,7 +41,7 @@ def test_the_port_named_is_free() -> None:
     bind("127.0.0.1", int(free[1])).close()
 
 
-def test_of_two_programs_that_bind_the_second_to_listen_is_refused() -> None:
+def test_the_second_of_two_programs_to_listen_is_refused() -> None:
     """Linux lets both bind: neither listens yet, and both allow the address to be used again."""
     with bind("127.0.0.1", 0) as first, bind("127.0.0.1", first.getsockname()[1]) as second:
         start_listening([first])

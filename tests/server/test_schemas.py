@@ -1,4 +1,4 @@
-"""What is refused at the door, and what is said about it."""
+"""Bodies that the schemas refuse, and the sentences of the errors."""
 
 import json
 from typing import Any
@@ -87,7 +87,7 @@ def test_value_out_of_range_or_of_another_type(fields: str, param: str) -> None:
     assert "\n" not in str(error)
 
 
-def test_the_sentence_says_what_and_by_how_much() -> None:
+def test_the_sentence_names_the_fault_and_the_amount() -> None:
     assert str(refusal('"top_p": 3')) == "'top_p' must be at most 1, got 3"
 
 
@@ -99,7 +99,7 @@ def test_the_sentence_says_what_and_by_how_much() -> None:
         ('"prediction": {}', "prediction"),
     ],
 )
-def test_what_is_not_there_yet_is_said_to_be(fields: str, param: str) -> None:
+def test_missing_features_are_refused_by_name(fields: str, param: str) -> None:
     error = refusal(fields)
     assert isinstance(error, NotSupported)
     assert error.param == param
@@ -107,12 +107,12 @@ def test_what_is_not_there_yet_is_said_to_be(fields: str, param: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["null", "[]"])
-def test_what_asks_for_nothing_passes(value: str) -> None:
+def test_neutral_values_pass(value: str) -> None:
     assert parse(ChatCompletionRequest, f'{{{HI}, "tools": {value}}}'.encode()).n is None
 
 
 @pytest.mark.parametrize("name", sorted(IGNORED))
-def test_what_changes_nothing_passes(name: str) -> None:
+def test_fields_without_effect_pass(name: str) -> None:
     assert parse(ChatCompletionRequest, f'{{{HI}, "{name}": "x"}}'.encode()).messages
 
 

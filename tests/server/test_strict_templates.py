@@ -88,7 +88,7 @@ def test_a_strict_tool_is_held(template: str) -> None:
 
 
 @pytest.mark.parametrize("template", FRAMES)
-def test_what_the_model_writes_is_read(template: str) -> None:
+def test_the_models_answer_is_read(template: str) -> None:
     turn = prepare_request(template, use_of(TOOL))
     before, after = FRAMES[template]
     events = read(turn, f"{before}I look.\n{call('weather', GOOD)}{after}")
@@ -128,7 +128,7 @@ def test_earlier_calls_and_results_are_shown(template: str) -> None:
 
 
 @pytest.mark.parametrize("template", FRAMES)
-def test_an_answer_of_a_form_stands_beside_tools(template: str) -> None:
+def test_tools_with_an_answer_of_a_form(template: str) -> None:
     lax = replace(TOOL, strict=False)
     turn = prepare_request(template, use_of(lax), ANSWER)
     assert turn.grammar is not None
@@ -139,7 +139,7 @@ def test_an_answer_of_a_form_stands_beside_tools(template: str) -> None:
 
 
 @pytest.mark.parametrize("template", FRAMES)
-def test_tools_that_need_not_be_held_are_shown_by_the_template(template: str) -> None:
+def test_tools_without_a_grammar_are_shown_by_the_template(template: str) -> None:
     dialect = dialect_of(source_of(template))
     assert holdable(dialect, use_of(replace(TOOL, strict=False)), None) is dialect
     assert holdable(dialect, ToolUse(), ANSWER) is dialect

@@ -83,7 +83,7 @@ def _walked(spoken: Format, prompt: ChatPrompt, grammar: Grammar, marks: tuple[s
 
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
 @pytest.mark.parametrize("spoken", IN_TAGS, ids=lambda f: f.name)
-def test_what_is_let_through_is_read_as_arguments_of_the_schema(spoken: Format, as_tokens: bool) -> None:
+def test_answers_of_the_grammar_are_read_as_arguments_of_the_schema(spoken: Format, as_tokens: bool) -> None:
     prompt, grammar = strict(prompt_of(spoken), USE)
     assert prompt.dialect.call_json is None  # no JSON in place of the tags
     marks = (*spoken.marks, *THINKS) if as_tokens else ()
@@ -120,7 +120,7 @@ def test_a_call_without_the_outer_tag_is_held_too() -> None:
     ],
     ids=json.dumps,
 )
-def test_a_schema_that_asks_for_more_of_a_text_is_held_as_json(schema: Any) -> None:
+def test_a_schema_with_more_rules_for_a_text_is_json(schema: Any) -> None:
     """In the format's own tags, where any schema can be held."""
     assert not can_hold(Held(schema, lenient=False))
     use = ToolUse(tools=({},), schemas={"f": schema}, strict=frozenset(["f"]))

@@ -1,4 +1,4 @@
-"""What a chat template is given, by the server's options and by a request."""
+"""The variables of a chat template, from the server's options and the request."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""The many names for how to think, as one."""
+"""The fields that control thinking, read as one setting."""
 
 import json
 from typing import Any

@@ -33,7 +33,7 @@ async def test_detokenize(client: httpx.AsyncClient) -> None:
     }
 
 
-async def test_as_vllm_has_them(client: httpx.AsyncClient) -> None:
+async def test_vllms_forms(client: httpx.AsyncClient) -> None:
     reply = await client.post("/tokenize", json={"prompt": "A", "add_special_tokens": False})
     assert reply.json() == {"tokens": [65], "count": 1, "max_model_len": 512}
     reply = await client.post("/tokenize", json={"model": "tiny", "prompt": "A"})

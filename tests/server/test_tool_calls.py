@@ -66,7 +66,7 @@ async def test_without_words_content_is_null(client: httpx.AsyncClient, engine: 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_one_call_at_most(client: httpx.AsyncClient, engine: FakeEngine, stream: bool) -> None:
+async def test_at_most_one_call(client: httpx.AsyncClient, engine: FakeEngine, stream: bool) -> None:
     response = await ask(client, parallel_tool_calls=False, stream=stream, n=2)
     if stream:
         begun = [
@@ -108,7 +108,7 @@ async def test_reasoning_tokens_are_counted(client: httpx.AsyncClient, engine: F
     assert usage["completion_tokens_details"] == {"reasoning_tokens": 3}
 
 
-async def test_what_was_called_can_be_sent_back(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_calls_can_be_sent_back(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     message = (await ask(client)).json()["choices"][0]["message"]
     answers = [{"role": "tool", "tool_call_id": c["id"], "content": "sun"} for c in message["tool_calls"]]
     assert (await ask(client, messages=[*HI["messages"], message, *answers])).status_code == 200
@@ -134,7 +134,7 @@ async def test_efforts(client: httpx.AsyncClient, engine: FakeEngine, fields: An
 
 
 @pytest.mark.parametrize("effort", ["none", "low"])
-async def test_efforts_change_nothing_where_the_template_takes_none(
+async def test_efforts_have_no_effect_if_the_template_has_none(
     client: httpx.AsyncClient, engine: FakeEngine, effort: str
 ) -> None:
     engine.info = replace(TALKER, chat_template=None)
@@ -142,7 +142,7 @@ async def test_efforts_change_nothing_where_the_template_takes_none(
     assert response.status_code == 200
 
 
-async def test_efforts_are_refused_where_thinking_is_not_parsed(
+async def test_efforts_are_refused_if_thinking_is_not_parsed(
     client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
     engine.info = replace(TALKER, chat_template="{{ messages[0].content }}{{ enable_thinking }}")
@@ -156,7 +156,7 @@ async def test_efforts_are_refused_where_thinking_is_not_parsed(
 @pytest.mark.parametrize(
     ("begun", "added"), [("", "<think>\n\n</think>\n\n"), ("<think>\n", "\n</think>\n\n")]
 )
-async def test_no_effort_closes_thinking_that_no_name_switches_off(
+async def test_no_effort_closes_thinking_without_a_switch(
     client: httpx.AsyncClient, engine: FakeEngine, begun: str, added: str
 ) -> None:
     source = "{{ messages[0].content.split('</think>')[-1] }}{{ '" + begun.replace("\n", "\\n") + "' }}"
@@ -170,7 +170,7 @@ async def test_names_of_the_servers_own_are_refused(client: httpx.AsyncClient) -
     assert response.json()["error"]["param"] == "chat_template_kwargs"
 
 
-async def test_tools_where_the_template_speaks_none(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_tools_for_a_template_without_tools(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.info = replace(TALKER, chat_template=None)
     engine.script = says(f'<tool_call>\n{{"name": "get_weather", "arguments": {ARGUMENTS}}}\n</tool_call>')
     (call,) = (await ask(client)).json()["choices"][0]["message"]["tool_calls"]
@@ -180,7 +180,7 @@ async def test_tools_where_the_template_speaks_none(client: httpx.AsyncClient, e
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
-async def test_a_call_that_must_be_made_is_held_to_a_grammar(
+async def test_a_forced_call_has_a_grammar(
     client: httpx.AsyncClient, engine: FakeEngine, choice: Any, stream: bool
 ) -> None:
     engine.script = says('{"name": "get_weather", "argum', 'ents": {"city": ', '"Paris"}', "}")
@@ -233,9 +233,7 @@ async def test_a_call_or_an_answer_of_a_form(
     assert request.grammar.answer.field == "response_format"
 
 
-async def test_a_form_gives_way_to_a_call_that_must_be_made(
-    client: httpx.AsyncClient, engine: FakeEngine
-) -> None:
+async def test_a_forced_call_replaces_a_form(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says(f'{{"name": "get_weather", "arguments": {ARGUMENTS}}}')
     reply = (await ask(client, tool_choice="required", response_format={"type": "json_object"})).json()
     assert reply["choices"][0]["finish_reason"] == "tool_calls"

@@ -46,13 +46,13 @@ def test_arguments_are_held_from_the_mark_on(spoken: Format, as_tokens: bool) ->
 
 
 @pytest.mark.parametrize("spoken", HELD, ids=lambda f: f.name)
-def test_what_is_let_through_is_read(spoken: Format) -> None:
+def test_answers_of_the_grammar_are_read(spoken: Format) -> None:
     prompt, _ = strict(prompt_of(spoken), USE)
     parser = prompt.parser(USE.schemas)
     assert parser is not None
-    said = parser.feed(lead_of(spoken) + call_of(prompt, "weather", GOOD)) + parser.finish()
-    assert [type(each).__name__ for each in said][-3:] == ["CallStart", "CallArguments", "CallEnd"]
-    assert next(each.name for each in said if isinstance(each, CallStart)) == "weather"
+    parsed = parser.feed(lead_of(spoken) + call_of(prompt, "weather", GOOD)) + parser.finish()
+    assert [type(event).__name__ for event in parsed][-3:] == ["CallStart", "CallArguments", "CallEnd"]
+    assert next(event.name for event in parsed if isinstance(event, CallStart)) == "weather"
 
 
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
@@ -68,8 +68,8 @@ def test_there_is_no_other_way_into_a_call(spoken: Format, as_tokens: bool) -> N
             text = f"{mark}{bad[begin:]}"
             parser = prompt.parser(USE.schemas)
             assert parser is not None
-            said = parser.feed(text) + parser.finish()
-            assert not any(isinstance(each, CallStart) for each in said) or not takes(text)
+            parsed = parser.feed(text) + parser.finish()
+            assert not any(isinstance(event, CallStart) for event in parsed) or not takes(text)
 
 
 @pytest.mark.parametrize("spoken", [f for f in HELD if lead_of(f)], ids=lambda f: f.name)
@@ -135,7 +135,7 @@ def test_answers_of_every_kind(kind: GrammarKind, text: str, good: str, bad: str
     assert takes(call_of(prompt, "weather", GOOD))
 
 
-def test_several_calls_only_where_they_may_be() -> None:
+def test_several_calls_only_if_parallel() -> None:
     prompt, grammar = answer_or_calls(prompt_of(NONE), USE, ANSWER)
     call = call_of(prompt, "weather", GOOD)
     assert follower(grammar)(f"{call}\n{call}")
@@ -143,7 +143,7 @@ def test_several_calls_only_where_they_may_be() -> None:
     assert not follower(grammar)(f"{call}\n{call}")
 
 
-def test_a_call_that_must_be_made() -> None:
+def test_a_forced_call() -> None:
     takes = follower(forced_grammar(replace(USE, must_call=True)))
     assert takes('{"name": "weather", "arguments": {"city": "Xanadu"}}')
     assert not takes('{"name": "weather", "arguments": {"city": "Paris"}}')
@@ -166,7 +166,7 @@ def test_a_schema_refers_to_itself_and_its_definitions() -> None:
     assert not takes('{"name": "paint", "arguments": {"pen": "red", "next": {"pen": "blue"}}}')
 
 
-def test_types_that_a_schema_means_are_held_and_formats_of_its_own_are_not() -> None:
+def test_implied_types_are_enforced_and_unknown_formats_are_not() -> None:
     odd = {"properties": {"a": {"properties": {"b": {"type": "string", "format": "password"}}}}}
     takes = follower(forced_grammar(ToolUse(schemas={"f": odd}, must_call=True, strict=frozenset(["f"]))))
     assert takes('{"name": "f", "arguments": {"a": {"b": "x"}}}')
@@ -208,7 +208,7 @@ def _use(schema: dict[str, Any]) -> ToolUse:
     return ToolUse(tools=({},), schemas={"f": schema}, strict=frozenset(["f"]))
 
 
-def test_a_schema_that_cannot_be_held_is_refused_where_it_is_strict() -> None:
+def test_a_strict_schema_without_a_grammar_is_refused() -> None:
     odd = {"properties": {"a": {"type": "array", "uniqueItems": True}}}
     _, grammar = strict(prompt_of(NONE), _use(odd))
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The fields that say what may be called."""
+"""The fields that declare tools and choose calls."""
 
 from typing import Any
 
@@ -68,7 +68,7 @@ def test_a_template_sees_three_things_of_a_tool() -> None:
     assert use([NOW]).tools[0]["function"]["parameters"] == EMPTY
 
 
-def test_parallel_unless_told_otherwise() -> None:
+def test_parallel_calls_by_default() -> None:
     assert [use([NOW], parallel=p).parallel for p in (None, True, False)] == [True, True, False]
 
 

@@ -28,7 +28,7 @@ class JsonScan:
         self._scalar = ""
 
     def feed(self, text: str, at: int = 0) -> int:
-        """The place in `text`, read from `at`, where the value ends or breaks; len(text) if it goes on."""
+        """The place in `text`, read from `at`, where the value ends or breaks; len(text) if it continues."""
         while at < len(text) and not self.done and not self.broken:
             if self._string and not self._escape:
                 plain = _PLAIN.match(text, at)

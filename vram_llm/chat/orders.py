@@ -17,7 +17,7 @@ _BETWEEN = "\n\n"
 class Orders(Enum):
     """Where system and developer messages go."""
 
-    IN_PLACE = auto()  # where the client put them, as far as the template shows them there
+    IN_PLACE = auto()  # at the client's places, as far as the template shows them there
     FRONT = auto()  # joined into the first message
     USER = auto()  # joined into the first message, as the user's
 

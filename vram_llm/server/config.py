@@ -21,7 +21,7 @@ class ReasoningMode(StrEnum):
 class ServerConfig:
     """Settings of the server. Each default lives here; click reads it from here.
 
-    `sampling` holds SamplingParams fields for what a request leaves out; they override the model file's.
+    `sampling` holds SamplingParams fields for requests that leave them out; they override the model file's.
     `chat_template` is the source of a Jinja template that replaces the model file's.
     """
 

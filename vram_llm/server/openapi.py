@@ -1,4 +1,4 @@
-"""The OpenAPI document. Bodies are parsed by `schemas.parse`, so FastAPI does not know them by itself."""
+"""The OpenAPI document. Bodies are parsed by `schemas.parse`, so FastAPI does not know them."""
 
 from typing import Any
 

@@ -63,7 +63,7 @@ def _model_server(address: str, port: int) -> PortHolder:
 
 
 def _json_of(url: str) -> Any:
-    """The JSON at `url`; None where there is none."""
+    """The JSON at `url`; None without an answer in JSON."""
     import httpx
 
     with contextlib.suppress(httpx.HTTPError, ValueError):

@@ -17,4 +17,4 @@ def sampling_defaults(info: ModelInfo, config: ServerConfig) -> dict[str, float 
 
 def default_sampling(info: ModelInfo, config: ServerConfig) -> SamplingParams:
     """The sampling of a request without sampling fields."""
-    return SamplingParams(**sampling_defaults(info, config))  # type: ignore[arg-type]  # ints where it has ints
+    return SamplingParams(**sampling_defaults(info, config))  # type: ignore[arg-type]  # the ints are for int fields

@@ -1,4 +1,4 @@
-"""Feeds a model's output to a parser, cut in every way, and compares what comes out."""
+"""Feeds a model's output to a parser, cut in every way, and compares the events."""
 
 import codecs
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ SCHEMAS = {"get_weather": WEATHER, "write_file": FILE, "now": {}}
 
 
 @dataclass(slots=True)
-class Said:
+class Parsed:
     """What a client is left with: calls as [name, arguments], and which of them were complete."""
 
     content: str = ""
@@ -31,49 +31,49 @@ class Said:
     whole: list[int] = field(default_factory=list)
 
 
-def fold(events: Iterable[Event]) -> Said:
-    said = Said()
+def fold(events: Iterable[Event]) -> Parsed:
+    parsed = Parsed()
     for event in events:
         match event:
             case Content(text):
                 assert text
-                said.content += text
+                parsed.content += text
             case Reasoning(text):
                 assert text
-                said.reasoning += text
+                parsed.reasoning += text
             case Unopened():
-                said.reasoning, said.content = said.reasoning + said.content, ""
+                parsed.reasoning, parsed.content = parsed.reasoning + parsed.content, ""
             case CallStart(index, call_id, name):
-                assert index == len(said.calls)
+                assert index == len(parsed.calls)
                 assert call_id
-                said.calls.append([name, ""])
+                parsed.calls.append([name, ""])
             case CallArguments(index, text):
                 assert text
-                said.calls[index][1] += text
+                parsed.calls[index][1] += text
             case CallEnd(index):
-                said.whole.append(index)
-    return said
+                parsed.whole.append(index)
+    return parsed
 
 
-def run(parser: Parser, pieces: Iterable[str]) -> Said:
+def run(parser: Parser, pieces: Iterable[str]) -> Parsed:
     events = [event for piece in pieces for event in parser.feed(piece)]
     return fold([*events, *parser.finish()])
 
 
-def check(grammar: Callable[[], Grammar], text: str, said: Said) -> None:
+def check(grammar: Callable[[], Grammar], text: str, parsed: Parsed) -> None:
     """As `check_parser`, with a parser of a grammar."""
-    check_parser(lambda: Parser(grammar()), text, said)
+    check_parser(lambda: Parser(grammar()), text, parsed)
 
 
-def check_parser(new: Callable[[], Parser], text: str, said: Said) -> None:
+def check_parser(new: Callable[[], Parser], text: str, parsed: Parsed) -> None:
     """The whole text, every cut in two, and byte by byte: all say the same."""
-    assert run(new(), [text]) == said
+    assert run(new(), [text]) == parsed
     for at in range(1, len(text)):
-        assert run(new(), [text[:at], text[at:]]) == said, (text[:at], text[at:])
+        assert run(new(), [text[:at], text[at:]]) == parsed, (text[:at], text[at:])
     decoder = codecs.getincrementaldecoder("utf-8")()
-    assert run(new(), [decoder.decode(bytes([byte])) for byte in text.encode()]) == said
+    assert run(new(), [decoder.decode(bytes([byte])) for byte in text.encode()]) == parsed
 
 
-def calls(*named: tuple[str, str], content: str = "", reasoning: str = "") -> Said:
+def calls(*named: tuple[str, str], content: str = "", reasoning: str = "") -> Parsed:
     """Complete calls."""
-    return Said(content, reasoning, [list(call) for call in named], list(range(len(named))))
+    return Parsed(content, reasoning, [list(call) for call in named], list(range(len(named))))

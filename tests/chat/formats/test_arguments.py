@@ -64,7 +64,7 @@ def test_values(text: str, types: set[str] | None, written: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["'open", "f(x)", "{1, 2}", "1 2", "a", "['\\ud800' 1]", ""])
-def test_what_is_no_literal(text: str) -> None:
+def test_text_that_is_not_a_literal(text: str) -> None:
     assert json_of(text) is None
 
 

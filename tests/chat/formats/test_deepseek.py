@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chat.formats.cuts import Said, calls, check
+from tests.chat.formats.cuts import Parsed, calls, check
 from vram_llm.chat.formats.deepseek import CALL, CALL_END, CALLS, CALLS_END, SEP, deepseek
 from vram_llm.chat.formats.thinking import thinking
 
@@ -12,9 +12,9 @@ NOW = f"{CALL}function{SEP}now\n```json\n{{}}\n```{CALL_END}"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "parsed"),
     [
-        ("Hello ｜ <｜", Said(content="Hello ｜ <｜")),
+        ("Hello ｜ <｜", Parsed(content="Hello ｜ <｜")),
         (f"{CALLS}{WEATHER}{CALLS_END}", calls(("get_weather", PARIS))),
         (
             f"Sure.\n{CALLS}{WEATHER}\n{NOW}{CALLS_END}",
@@ -25,20 +25,23 @@ NOW = f"{CALL}function{SEP}now\n```json\n{{}}\n```{CALL_END}"
             calls(("get_weather", PARIS), ("function", "{}")),
         ),
         (WEATHER, calls(("get_weather", PARIS))),  # the outer mark forgotten
-        (f'{CALLS}{CALL}now{SEP}{{"a": ', Said(calls=[["now", '{"a": ']])),
-        (f"{CALLS}{CALL}now{SEP}{{a}}{CALL_END}{CALLS_END}", Said(content=CALLS_END, calls=[["now", "{a}"]])),
+        (f'{CALLS}{CALL}now{SEP}{{"a": ', Parsed(calls=[["now", '{"a": ']])),
+        (
+            f"{CALLS}{CALL}now{SEP}{{a}}{CALL_END}{CALLS_END}",
+            Parsed(content=CALLS_END, calls=[["now", "{a}"]]),
+        ),
     ],
 )
-def test_outputs(text: str, said: Said) -> None:
-    check(lambda: deepseek, text, said)
+def test_outputs(text: str, parsed: Parsed) -> None:
+    check(lambda: deepseek, text, parsed)
 
 
 @pytest.mark.parametrize(
     "text",
     [CALLS, f"{CALLS}{CALL}", f"{CALL}now{SEP}", f"{CALL}function{SEP}now {{}}", f"{CALL}a b{SEP}{{}}"],
 )
-def test_what_is_no_call_is_content(text: str) -> None:
-    check(lambda: deepseek, text, Said(content=text))
+def test_text_that_is_not_a_call_is_content(text: str) -> None:
+    check(lambda: deepseek, text, Parsed(content=text))
 
 
 def test_thinking_first() -> None:

@@ -2,15 +2,15 @@
 
 import pytest
 
-from tests.chat.formats.cuts import SCHEMAS, Said, calls, check
+from tests.chat.formats.cuts import SCHEMAS, Parsed, calls, check
 from vram_llm.chat.formats.glm import glm
 from vram_llm.chat.formats.thinking import thinking
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "parsed"),
     [
-        ("\nHello", Said(content="\nHello")),
+        ("\nHello", Parsed(content="\nHello")),
         (  # 4.6: newlines between the tags
             "\n<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n"
             "<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>",
@@ -27,23 +27,23 @@ from vram_llm.chat.formats.thinking import thinking
         ),
         (
             "<tool_call>get_weather<arg_key>city</arg_key><arg_value>Par",
-            Said(calls=[["get_weather", '{"city": "Par']]),
+            Parsed(calls=[["get_weather", '{"city": "Par']]),
         ),
         (
             "<tool_call>get_weather<arg_key>city</arg_key>Paris",
-            Said(content="Paris", calls=[["get_weather", "{"]]),
+            Parsed(content="Paris", calls=[["get_weather", "{"]]),
         ),
     ],
 )
-def test_outputs(text: str, said: Said) -> None:
-    check(lambda: glm(SCHEMAS), text, said)
+def test_outputs(text: str, parsed: Parsed) -> None:
+    check(lambda: glm(SCHEMAS), text, parsed)
 
 
 @pytest.mark.parametrize(
     "text", ["<tool_call>", "<tool_call>{}</tool_call>", "<tool_call>now", "<tool_call></tool_call>"]
 )
-def test_what_is_no_call_is_content(text: str) -> None:
-    check(lambda: glm(SCHEMAS), text, Said(content=text))
+def test_text_that_is_not_a_call_is_content(text: str) -> None:
+    check(lambda: glm(SCHEMAS), text, Parsed(content=text))
 
 
 def test_thinking_first() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chat.formats.cuts import Said, calls, check
+from tests.chat.formats.cuts import Parsed, calls, check
 from vram_llm.chat.formats.harmony import harmony
 
 PARIS = '{"city": "Paris"}'
@@ -10,11 +10,11 @@ THOUGHT = "<|channel|>analysis<|message|>Ask the tool.<|end|>"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "parsed"),
     [
         (
             f"{THOUGHT}<|start|>assistant<|channel|>final<|message|>2 < 3.<|return|>",
-            Said(content="2 < 3.", reasoning="Ask the tool."),
+            Parsed(content="2 < 3.", reasoning="Ask the tool."),
         ),
         (
             f"{THOUGHT}<|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json"
@@ -30,22 +30,22 @@ THOUGHT = "<|channel|>analysis<|message|>Ask the tool.<|end|>"
             "<|channel|>commentary to=now<|message|>{}<|call|>",
             calls(("now", "{}"), content="One moment.", reasoning="Ask the tool."),
         ),
-        ("<|channel|>analysis<|message|>Still thin", Said(reasoning="Still thin")),
+        ("<|channel|>analysis<|message|>Still thin", Parsed(reasoning="Still thin")),
         (
             '<|channel|>commentary to=functions.now <|constrain|>json<|message|>{"a": ',
-            Said(calls=[["now", '{"a": ']]),
+            Parsed(calls=[["now", '{"a": ']]),
         ),
         (
             "<|channel|>commentary to=functions.now<|message|>{a}<|call|>",
-            Said(calls=[["now", "{a}"]]),
+            Parsed(calls=[["now", "{a}"]]),
         ),
         (  # code for a built-in tool that is not there
             "<|channel|>commentary to=python<|message|>print(1)<|call|>",
-            Said(content="print(1)"),
+            Parsed(content="print(1)"),
         ),
-        ("no header at all", Said(content="no header at all")),
-        ("<|channel|>final", Said(content="<|channel|>final")),
+        ("no header at all", Parsed(content="no header at all")),
+        ("<|channel|>final", Parsed(content="<|channel|>final")),
     ],
 )
-def test_outputs(text: str, said: Said) -> None:
-    check(lambda: harmony, text, said)
+def test_outputs(text: str, parsed: Parsed) -> None:
+    check(lambda: harmony, text, parsed)

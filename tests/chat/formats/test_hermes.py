@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chat.formats.cuts import Said, calls, check
+from tests.chat.formats.cuts import Parsed, calls, check
 from vram_llm.chat.formats.hermes import hermes
 from vram_llm.chat.formats.thinking import thinking
 
@@ -10,9 +10,9 @@ PARIS = '{"city": "Paris"}'
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "parsed"),
     [
-        ("It is sunny.\n", Said(content="It is sunny.\n")),
+        ("It is sunny.\n", Parsed(content="It is sunny.\n")),
         (
             f'<tool_call>\n{{"name": "get_weather", "arguments": {PARIS}}}\n</tool_call>',
             calls(("get_weather", PARIS)),
@@ -53,16 +53,16 @@ PARIS = '{"city": "Paris"}'
         ),
         (  # cut off by max_tokens within the arguments
             '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Par',
-            Said(calls=[["get_weather", '{"city": "Par']]),
+            Parsed(calls=[["get_weather", '{"city": "Par']]),
         ),
         (  # Python in place of JSON within the arguments: the client gets what the model wrote
             '<tool_call>{"name": "a", "arguments": {"x": \'y\'}}</tool_call>ok',
-            Said(content="ok", calls=[["a", "{\"x\": 'y'}}"]]),
+            Parsed(content="ok", calls=[["a", "{\"x\": 'y'}}"]]),
         ),
     ],
 )
-def test_outputs(text: str, said: Said) -> None:
-    check(lambda: hermes, text, said)
+def test_outputs(text: str, parsed: Parsed) -> None:
+    check(lambda: hermes, text, parsed)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_outputs(text: str, said: Said) -> None:
         "<tool_calls> are written so",
     ],
 )
-def test_what_is_no_call_is_content(text: str) -> None:
-    check(lambda: hermes, text, Said(content=text))
+def test_text_that_is_not_a_call_is_content(text: str) -> None:
+    check(lambda: hermes, text, Parsed(content=text))
 
 
 def test_a_call_after_a_false_one() -> None:
@@ -99,15 +99,15 @@ def test_thinking_first(opened: bool) -> None:
         ("\n" if opened else "<think>\n") + "Paris, I\nthink < maybe.\n</think>\n\n"
         f'<tool_call>\n{{"name": "get_weather", "arguments": {PARIS}}}\n</tool_call>'
     )
-    said = calls(("get_weather", PARIS), reasoning="Paris, I\nthink < maybe.")
-    check(lambda: thinking("<think>", "</think>", hermes, opened=opened), text, said)
+    parsed = calls(("get_weather", PARIS), reasoning="Paris, I\nthink < maybe.")
+    check(lambda: thinking("<think>", "</think>", hermes, opened=opened), text, parsed)
 
 
 def test_thinking_that_does_not_end() -> None:
     check(
         lambda: thinking("<think>", "</think>", hermes, opened=True),
         "hm, <tool_call> or </thin",
-        Said(reasoning="hm, <tool_call> or </thin"),
+        Parsed(reasoning="hm, <tool_call> or </thin"),
     )
 
 
@@ -115,5 +115,5 @@ def test_an_answer_without_thinking() -> None:
     check(
         lambda: thinking("<think>", "</think>", hermes, opened=False),
         "\n<thin ice",
-        Said(content="\n<thin ice"),
+        Parsed(content="\n<thin ice"),
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chat.formats.cuts import Said, calls, check
+from tests.chat.formats.cuts import Parsed, calls, check
 from vram_llm.chat.formats.llama_json import llama_json
 
 NAMES = frozenset({"get_weather", "now"})
@@ -10,9 +10,9 @@ PARIS = '{"city": "Paris"}'
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "parsed"),
     [
-        ("Hello {you}.", Said(content="Hello {you}.")),
+        ("Hello {you}.", Parsed(content="Hello {you}.")),
         (f'{{"name": "get_weather", "parameters": {PARIS}}}', calls(("get_weather", PARIS))),
         (
             f'<|python_tag|>{{"name": "get_weather", "parameters": {PARIS}}}',
@@ -33,12 +33,12 @@ PARIS = '{"city": "Paris"}'
         ),
         (
             '{"name": "get_weather", "parameters": {"city": "Pa',
-            Said(calls=[["get_weather", '{"city": "Pa']]),
+            Parsed(calls=[["get_weather", '{"city": "Pa']]),
         ),
     ],
 )
-def test_outputs(text: str, said: Said) -> None:
-    check(lambda: llama_json(NAMES), text, said)
+def test_outputs(text: str, parsed: Parsed) -> None:
+    check(lambda: llama_json(NAMES), text, parsed)
 
 
 @pytest.mark.parametrize(
@@ -52,5 +52,5 @@ def test_outputs(text: str, said: Said) -> None:
         "\n ",
     ],
 )
-def test_what_is_no_call_is_content(text: str) -> None:
-    check(lambda: llama_json(NAMES), text, Said(content=text))
+def test_text_that_is_not_a_call_is_content(text: str) -> None:
+    check(lambda: llama_json(NAMES), text, Parsed(content=text))

@@ -95,13 +95,13 @@ def test_anything(name: str, data: st.DataObject) -> None:
     grammar, words = GRAMMARS[name]
     word = st.one_of(st.sampled_from(words), st.text(alphabet=" \nax{}é😀<", max_size=4))
     pieces = data.draw(st.lists(word, max_size=20))
-    said = run(Parser(grammar()), pieces)
-    assert said == run(Parser(grammar()), ["".join(pieces)]) == run(Parser(grammar()), "".join(pieces))
-    for index in said.whole:
-        assert isinstance(json.loads(said.calls[index][1]), dict)
-    if not said.calls and name not in ("thinking", "harmony"):
-        assert said.content == "".join(pieces)
-    f"{said}".encode()
+    parsed = run(Parser(grammar()), pieces)
+    assert parsed == run(Parser(grammar()), ["".join(pieces)]) == run(Parser(grammar()), "".join(pieces))
+    for index in parsed.whole:
+        assert isinstance(json.loads(parsed.calls[index][1]), dict)
+    if not parsed.calls and name not in ("thinking", "harmony"):
+        assert parsed.content == "".join(pieces)
+    f"{parsed}".encode()
 
 
 @pytest.mark.parametrize("name", GRAMMARS)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chat.formats.cuts import Said, calls, check, run
+from tests.chat.formats.cuts import Parsed, calls, check, run
 from vram_llm.chat.formats.minimax_m3 import minimax_m3
 from vram_llm.chat.reader import Parser
 
@@ -37,9 +37,9 @@ def book(*members: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "parsed"),
     [
-        ("Take <b> or <tool_call>.", Said(content="Take <b> or <tool_call>.")),
+        ("Take <b> or <tool_call>.", Parsed(content="Take <b> or <tool_call>.")),
         (
             "One."
             + tags('<tool_call>\n<invoke name="now"></invoke>\n<invoke name="now"></invoke>\n</tool_call>'),
@@ -72,15 +72,15 @@ def book(*members: str) -> str:
         ),
         (
             tags('<tool_call><invoke name="book"><who>Zo'),
-            Said(calls=[["book", '{"who": "Zo']]),
+            Parsed(calls=[["book", '{"who": "Zo']]),
         ),
     ],
 )
-def test_outputs(text: str, said: Said) -> None:
-    check(lambda: minimax_m3(SCHEMAS), text, said)
+def test_outputs(text: str, parsed: Parsed) -> None:
+    check(lambda: minimax_m3(SCHEMAS), text, parsed)
 
 
 def test_nesting_has_an_end() -> None:
-    said = run(Parser(minimax_m3(SCHEMAS)), [tags('<invoke name="other">' + "<a>" * 5000)])
-    assert said.calls[0][0] == "other"
-    assert not said.whole
+    parsed = run(Parser(minimax_m3(SCHEMAS)), [tags('<invoke name="other">' + "<a>" * 5000)])
+    assert parsed.calls[0][0] == "other"
+    assert not parsed.whole

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chat.formats.cuts import Said, calls, check
+from tests.chat.formats.cuts import Parsed, calls, check
 from vram_llm.chat.formats.mistral import fitting_id, mistral, new_id
 from vram_llm.chat.formats.thinking import thinking
 
@@ -10,9 +10,9 @@ PARIS = '{"city": "Paris"}'
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "parsed"),
     [
-        ("Bonjour [INST]", Said(content="Bonjour [INST]")),
+        ("Bonjour [INST]", Parsed(content="Bonjour [INST]")),
         (  # Nemo: a list
             f'[TOOL_CALLS][{{"name": "get_weather", "arguments": {PARIS}, "id": "a1B2c3D4e"}}, '
             '{"name": "now", "arguments": {}, "id": "123456789"}]',
@@ -27,16 +27,16 @@ PARIS = '{"city": "Paris"}'
             calls(("get_weather", PARIS), ("now", "{}"), content="Je regarde."),
         ),
         (f'[TOOL_CALLS] [ {{"name": "now", "arguments": {PARIS}}} ]', calls(("now", PARIS))),
-        ('[TOOL_CALLS]now[ARGS]{"a": 1', Said(calls=[["now", '{"a": 1']])),
-        ("[TOOL_CALLS]now[ARGS]{a: 1}", Said(calls=[["now", "{a: 1}"]])),
+        ('[TOOL_CALLS]now[ARGS]{"a": 1', Parsed(calls=[["now", '{"a": 1']])),
+        ("[TOOL_CALLS]now[ARGS]{a: 1}", Parsed(calls=[["now", "{a: 1}"]])),
         (  # the second in the list is none
             '[TOOL_CALLS][{"name": "now", "arguments": {}}, {"nam": 1}]',
             calls(("now", "{}"), content='{"nam": 1}]'),
         ),
     ],
 )
-def test_outputs(text: str, said: Said) -> None:
-    check(lambda: mistral, text, said)
+def test_outputs(text: str, parsed: Parsed) -> None:
+    check(lambda: mistral, text, parsed)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_outputs(text: str, said: Said) -> None:
         "[TOOL_CALLS]now[ARGS][]",
     ],
 )
-def test_what_is_no_call_is_content(text: str) -> None:
-    check(lambda: mistral, text, Said(content=text))
+def test_text_that_is_not_a_call_is_content(text: str) -> None:
+    check(lambda: mistral, text, Parsed(content=text))
 
 
 def test_thinking_first() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chat.formats.cuts import Said, calls, check
+from tests.chat.formats.cuts import Parsed, calls, check
 from vram_llm.chat.formats.json_calls import objects
 from vram_llm.chat.formats.thinking import thinking
 
@@ -11,9 +11,9 @@ PARIS = '{"city": "Paris"}'
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "parsed"),
     [
-        ("No tool <TOOL needed.", Said(content="No tool <TOOL needed.")),
+        ("No tool <TOOL needed.", Parsed(content="No tool <TOOL needed.")),
         (
             f'<TOOLCALL>[{{"name": "get_weather", "arguments": {PARIS}}}]</TOOLCALL>',
             calls(("get_weather", PARIS)),
@@ -24,20 +24,20 @@ PARIS = '{"city": "Paris"}'
             calls(("get_weather", PARIS), ("now", "{}"), content="Both."),
         ),
         ('<TOOLCALL>{"name": "now", "arguments": {}}</TOOLCALL>', calls(("now", "{}"))),
-        ('<TOOLCALL>[{"name": "now", "arguments": {"a"', Said(calls=[["now", '{"a"']])),
+        ('<TOOLCALL>[{"name": "now", "arguments": {"a"', Parsed(calls=[["now", '{"a"']])),
         (
             '<TOOLCALL>[{"name": "now", "arguments": {a}}]</TOOLCALL>.',
-            Said(content=".", calls=[["now", "{a}}]"]]),
+            Parsed(content=".", calls=[["now", "{a}}]"]]),
         ),
     ],
 )
-def test_outputs(text: str, said: Said) -> None:
-    check(lambda: nemotron, text, said)
+def test_outputs(text: str, parsed: Parsed) -> None:
+    check(lambda: nemotron, text, parsed)
 
 
 @pytest.mark.parametrize("text", ["<TOOLCALL>", "<TOOLCALL>[]</TOOLCALL>", "<TOOLCALL>[now()]</TOOLCALL>"])
-def test_what_is_no_call_is_content(text: str) -> None:
-    check(lambda: nemotron, text, Said(content=text))
+def test_text_that_is_not_a_call_is_content(text: str) -> None:
+    check(lambda: nemotron, text, Parsed(content=text))
 
 
 def test_thinking_first() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.chat.formats.cuts import SCHEMAS, Said, calls, check, run
+from tests.chat.formats.cuts import SCHEMAS, Parsed, calls, check, run
 from vram_llm.chat.formats.call_json import ID
 from vram_llm.chat.formats.format import Format
 from vram_llm.chat.formats.table import FORMATS
@@ -20,7 +20,7 @@ for each in FORMATS:
     NAMED.setdefault(each.name, each)
 SOLAR = "<|tool_call:begin|>{}<|tool_call:name|>{}<|tool_call:args|>{}<|tool_call:end|>"
 KIMI = "<|tool_call_begin|>functions.{}:{}<|tool_call_argument_begin|>{}<|tool_call_end|>"
-OUTPUTS: dict[str, list[tuple[str, Said]]] = {
+OUTPUTS: dict[str, list[tuple[str, Parsed]]] = {
     "granite": [
         (
             f'<|tool_call|>[{{"name": "get_weather", "arguments": {PARIS}}}, {{"name": "now"}}]',
@@ -35,7 +35,7 @@ OUTPUTS: dict[str, list[tuple[str, Said]]] = {
             '    {"tool_call_id": "1", "tool_name": "now", "parameters": {}}\n]<|END_ACTION|>',
             calls(WEATHER, NOW, content="One moment."),
         ),
-        ("<|START_TEXT|>Hello<|END_TEXT|>", Said(content="Hello")),
+        ("<|START_TEXT|>Hello<|END_TEXT|>", Parsed(content="Hello")),
     ],
     "command-r": [
         (
@@ -43,8 +43,8 @@ OUTPUTS: dict[str, list[tuple[str, Said]]] = {
             '"Paris"}\n    }\n]```',
             calls(WEATHER),
         ),
-        ("Action: wait and see.", Said(content="Action: wait and see.")),
-        ("Action:\n```json\n[1, 2]\n```", Said(content="Action:\n```json\n[1, 2]\n```")),
+        ("Action: wait and see.", Parsed(content="Action: wait and see.")),
+        ("Action:\n```json\n[1, 2]\n```", Parsed(content="Action:\n```json\n[1, 2]\n```")),
     ],
     "apriel": [
         (
@@ -61,7 +61,7 @@ OUTPUTS: dict[str, list[tuple[str, Said]]] = {
         ),
         (
             f'<tool_calls>\n{{"name": "get_weather", "arguments": {PARIS}}}\n{{"name": "no',
-            Said(content='{"name": "no', calls=[list(WEATHER)], whole=[0]),
+            Parsed(content='{"name": "no', calls=[list(WEATHER)], whole=[0]),
         ),
     ],
     "hy3": [
@@ -78,7 +78,7 @@ OUTPUTS: dict[str, list[tuple[str, Said]]] = {
             f'Well. functools[{{"name": "get_weather", "arguments": {PARIS}}}]',
             calls(WEATHER, content="Well."),
         ),
-        ("Import functools.", Said(content="Import functools.")),
+        ("Import functools.", Parsed(content="Import functools.")),
     ],
     "gigachat": [
         (
@@ -91,15 +91,15 @@ OUTPUTS: dict[str, list[tuple[str, Said]]] = {
             'One.<|message_sep|>\n\nfunction call<|role_sep|>\n{"name": "now", "arguments": {}}',
             calls(NOW, content="One."),
         ),
-        ("A function call is short.", Said(content="A function call is short.")),
+        ("A function call is short.", Parsed(content="A function call is short.")),
     ],
     "apertus": [
         (
             f'<|tools_prefix|>[{{"get_weather": {PARIS}}}, {{"now": {{}}}}]<|tools_suffix|>',
             calls(WEATHER, NOW),
         ),
-        ('<|tools_prefix|>[{"now": 1}]', Said(content='<|tools_prefix|>[{"now": 1}]')),
-        ('<|tools_prefix|>[{"now": {"a": ', Said(calls=[["now", '{"a": ']])),
+        ('<|tools_prefix|>[{"now": 1}]', Parsed(content='<|tools_prefix|>[{"now": 1}]')),
+        ('<|tools_prefix|>[{"now": {"a": ', Parsed(calls=[["now", '{"a": ']])),
     ],
     "kimi": [
         (
@@ -115,7 +115,7 @@ OUTPUTS: dict[str, list[tuple[str, Said]]] = {
         ),
         (
             "<|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>[]",
-            Said(content="<|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>[]"),
+            Parsed(content="<|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>[]"),
         ),
     ],
     "solar": [
@@ -126,21 +126,21 @@ OUTPUTS: dict[str, list[tuple[str, Said]]] = {
             + "<|calls|>",
             calls(WEATHER, NOW),
         ),
-        ("<|content|>Hello<|end|>", Said(content="Hello")),
+        ("<|content|>Hello<|end|>", Parsed(content="Hello")),
     ],
     "functionary-tags": [
         (f"<function=get_weather>{PARIS}</function><function=now>{{}}</function>", calls(WEATHER, NOW)),
-        ("Use <function=now> so.", Said(content="Use <function=now> so.")),
+        ("Use <function=now> so.", Parsed(content="Use <function=now> so.")),
     ],
     "functionary": [
-        ("all\nHello >>> there\n>>>x", Said(content="Hello >>> there\n>>>x")),
+        ("all\nHello >>> there\n>>>x", Parsed(content="Hello >>> there\n>>>x")),
         (f"all\nOne.\n>>>get_weather\n{PARIS}>>>now\n{{}}", calls(WEATHER, NOW, content="One.")),
         ("now\n{}", calls(NOW)),
-        ('now\n{"a"', Said(calls=[["now", '{"a"']])),
-        ("Hello", Said(content="Hello")),
+        ('now\n{"a"', Parsed(calls=[["now", '{"a"']])),
+        ("Hello", Parsed(content="Hello")),
     ],
     "muse": [
-        (" to=user<|message|>Hello<|eot|>", Said(content="Hello")),
+        (" to=user<|message|>Hello<|eot|>", Parsed(content="Hello")),
         (
             " to=self<|message|>Hm.<|eom|><|start|>assistant to=user<|message|>Wait.<|eom|><|start|>assistant"
             ' to=get_weather<|message|><atem:function_calls>\n<atem:invoke name="get_weather">\n'
@@ -151,10 +151,10 @@ OUTPUTS: dict[str, list[tuple[str, Said]]] = {
         ),
         (  # tags in an answer are quoted
             ' to=user<|message|>Write <atem:invoke name="now">',
-            Said(content='Write <atem:invoke name="now">'),
+            Parsed(content='Write <atem:invoke name="now">'),
         ),
-        (" to=now<|message|>Well", Said(content="Well")),
-        ("no header", Said(content="no header")),
+        (" to=now<|message|>Well", Parsed(content="Well")),
+        ("no header", Parsed(content="no header")),
     ],
     "gemma": [
         (
@@ -176,8 +176,8 @@ OUTPUTS: dict[str, list[tuple[str, Said]]] = {
             '<|tool_call>call:get_weather{"city": "Paris", days: few}<tool_call|>',
             calls(("get_weather", '{"city": "Paris", "days": "few"}')),
         ),
-        ('<|tool_call>call:get_weather{city:<|"|>Pa', Said(calls=[["get_weather", '{"city": "Pa']])),
-        ("<|tool_call>call:", Said(content="<|tool_call>call:")),
+        ('<|tool_call>call:get_weather{city:<|"|>Pa', Parsed(calls=[["get_weather", '{"city": "Pa']])),
+        ("<|tool_call>call:", Parsed(content="<|tool_call>call:")),
     ],
     "lfm2": [
         (
@@ -199,8 +199,8 @@ OUTPUTS: dict[str, list[tuple[str, Said]]] = {
             "<|tool_call_start|>[f(a='\\u00e9\\ud83d\\ude00\\x41\\'\\\\\\d', b=-1)]<|tool_call_end|>",
             calls(("f", '{"a": "é😀A\'\\\\\\\\d", "b": -1}')),
         ),
-        ("<|tool_call_start|>[get_weather(city='Pa", Said(calls=[["get_weather", '{"city": "Pa']])),
-        ("<|tool_call_start|>[link](url)", Said(content="<|tool_call_start|>[link](url)")),
+        ("<|tool_call_start|>[get_weather(city='Pa", Parsed(calls=[["get_weather", '{"city": "Pa']])),
+        ("<|tool_call_start|>[link](url)", Parsed(content="<|tool_call_start|>[link](url)")),
     ],
 }
 
@@ -216,14 +216,14 @@ def test_calls_with_a_call_json_are_read_back() -> None:
 
 @pytest.mark.parametrize(("name", "number"), [(n, i) for n, of in OUTPUTS.items() for i in range(len(of))])
 def test_outputs(name: str, number: int) -> None:
-    text, said = OUTPUTS[name][number]
-    check(lambda: NAMED[name].grammar(SCHEMAS), text, said)
+    text, parsed = OUTPUTS[name][number]
+    check(lambda: NAMED[name].grammar(SCHEMAS), text, parsed)
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 def test_plain_text_stays_as_it_is(form: Format) -> None:
     text = 'In C, `a < b` and {"name": 1} [x](y): Action, functions.now:0 > 3.\n'
-    check(lambda: form.grammar(SCHEMAS), form.answer_begins + text, Said(content=text))
+    check(lambda: form.grammar(SCHEMAS), form.answer_begins + text, Parsed(content=text))
 
 
 TAGS = {  # written out here: their formats have tests of their own
@@ -246,10 +246,10 @@ def test_whatever_a_model_writes(name: str, data: st.DataObject) -> None:
     words = sorted(set(WORD.findall(WORDS[name])))
     pieces = data.draw(st.lists(st.sampled_from(words), max_size=25))
     text = "".join(pieces)
-    said = run(Parser(grammar), pieces)
-    assert said == run(Parser(grammar), [text]) == run(Parser(grammar), text)
-    assert all(isinstance(json.loads(said.calls[i][1]), dict) for i in said.whole)
-    f"{said}".encode()
+    parsed = run(Parser(grammar), pieces)
+    assert parsed == run(Parser(grammar), [text]) == run(Parser(grammar), text)
+    assert all(isinstance(json.loads(parsed.calls[i][1]), dict) for i in parsed.whole)
+    f"{parsed}".encode()
 
 
 @pytest.mark.parametrize("name", WORDS)
@@ -259,6 +259,6 @@ def test_calls_cut_and_joined_anyhow(name: str, data: st.DataObject) -> None:
     at = st.integers(0, len(whole))
     cuts = data.draw(st.lists(st.tuples(at, at), max_size=4))
     text = "".join(whole[min(cut) : max(cut)] for cut in cuts)
-    said = run(Parser(grammar), text)
-    assert said == run(Parser(grammar), [text])
-    assert all(isinstance(json.loads(said.calls[i][1]), dict) for i in said.whole)
+    parsed = run(Parser(grammar), text)
+    assert parsed == run(Parser(grammar), [text])
+    assert all(isinstance(json.loads(parsed.calls[i][1]), dict) for i in parsed.whole)

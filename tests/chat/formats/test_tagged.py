@@ -2,16 +2,16 @@
 
 import pytest
 
-from tests.chat.formats.cuts import SCHEMAS, Said, calls, check
+from tests.chat.formats.cuts import SCHEMAS, Parsed, calls, check
 from vram_llm.chat.formats.tagged import QWEN, tagged
 
 CODE = 'def f(x):\n    if x < 3:\n        return "</param>"\n'
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "parsed"),
     [
-        ("Nothing to call: 1 < 2.", Said(content="Nothing to call: 1 < 2.")),
+        ("Nothing to call: 1 < 2.", Parsed(content="Nothing to call: 1 < 2.")),
         (
             "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n3\n"
             "</parameter>\n</function>\n</tool_call>",
@@ -41,16 +41,16 @@ CODE = 'def f(x):\n    if x < 3:\n        return "</param>"\n'
         ),
         (  # cut off by max_tokens
             "<tool_call>\n<function=get_weather>\n<parameter=city>\nPar",
-            Said(calls=[["get_weather", '{"city": "Par']]),
+            Parsed(calls=[["get_weather", '{"city": "Par']]),
         ),
         (  # something else where a parameter should be
             "<function=get_weather><parameter=city>Rome</parameter>and so on",
-            Said(content="and so on", calls=[["get_weather", '{"city": "Rome"']]),
+            Parsed(content="and so on", calls=[["get_weather", '{"city": "Rome"']]),
         ),
     ],
 )
-def test_outputs(text: str, said: Said) -> None:
-    check(lambda: tagged(QWEN, SCHEMAS), text, said)
+def test_outputs(text: str, parsed: Parsed) -> None:
+    check(lambda: tagged(QWEN, SCHEMAS), text, parsed)
 
 
 @pytest.mark.parametrize(
@@ -65,5 +65,5 @@ def test_outputs(text: str, said: Said) -> None:
         "<function=" + "x" * 300 + "></function>",
     ],
 )
-def test_what_is_no_call_is_content(text: str) -> None:
-    check(lambda: tagged(QWEN, SCHEMAS), text, Said(content=text))
+def test_text_that_is_not_a_call_is_content(text: str) -> None:
+    check(lambda: tagged(QWEN, SCHEMAS), text, Parsed(content=text))

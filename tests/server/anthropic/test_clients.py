@@ -38,7 +38,7 @@ def edits(*edits: dict[str, Any]) -> dict[str, Any]:
     return {"context_management": {"edits": list(edits)}}
 
 
-def said(role: str, *blocks: dict[str, Any]) -> dict[str, Any]:
+def message_of(role: str, *blocks: dict[str, Any]) -> dict[str, Any]:
     return {"role": role, "content": list(blocks)}
 
 
@@ -94,10 +94,10 @@ async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
             ],
             "tool_choice": {"type": "auto", "disable_parallel_tool_use": False},
         },
-        {"messages": [said("user", text("hi", citations=None, **CACHED))]},
+        {"messages": [message_of("user", text("hi", citations=None, **CACHED))]},
     ],
 )
-async def test_what_asks_for_nothing_is_accepted(
+async def test_neutral_values_are_accepted(
     client: httpx.AsyncClient, engine: FakeEngine, fields: dict[str, Any]
 ) -> None:
     response = await ask(client, **fields)
@@ -140,12 +140,12 @@ async def test_what_asks_for_nothing_is_accepted(
         ({"mcp_servers": [{"type": "url", "url": "x", "name": "y"}]}, "mcp_servers"),
         ({"container": {"skills": [{"type": "anthropic", "skill_id": "pptx"}]}}, "container.skills"),
         ({"messages": [{**USER, "mood": 1}]}, "messages[0].mood"),
-        ({"messages": [said("user", text("hi", mood=1))]}, "messages[0].content[0].mood"),
-        ({"messages": [said("user", {"type": "container_upload"})]}, "messages[0].content[0].type"),
-        ({"messages": [said("system", {"type": "image"})]}, "messages[0].content[0].type"),
+        ({"messages": [message_of("user", text("hi", mood=1))]}, "messages[0].content[0].mood"),
+        ({"messages": [message_of("user", {"type": "container_upload"})]}, "messages[0].content[0].type"),
+        ({"messages": [message_of("system", {"type": "image"})]}, "messages[0].content[0].type"),
     ],
 )
-async def test_what_would_change_the_answer_is_refused_by_name(
+async def test_fields_that_change_the_answer_are_refused_by_name(
     client: httpx.AsyncClient, fields: dict[str, Any], param: str
 ) -> None:
     response = await ask(client, **fields)
@@ -168,7 +168,7 @@ PDF = {"type": "base64", "media_type": "application/pdf", "data": "JVBE"}
 async def test_documents_that_are_not_read(
     client: httpx.AsyncClient, source: dict[str, Any], way_out: str
 ) -> None:
-    response = await ask(client, messages=[said("user", {"type": "document", "source": source})])
+    response = await ask(client, messages=[message_of("user", {"type": "document", "source": source})])
     assert response.status_code == 400
     assert way_out in response.json()["error"]["message"]
 
@@ -176,7 +176,7 @@ async def test_documents_that_are_not_read(
 async def test_citations_are_refused(client: httpx.AsyncClient) -> None:
     source = {"type": "text", "media_type": "text/plain", "data": "x"}
     block = {"type": "document", "source": source, "citations": {"enabled": True}}
-    response = await ask(client, messages=[said("user", block)])
+    response = await ask(client, messages=[message_of("user", block)])
     assert response.json()["error"]["param"] == "messages[0].content[0].citations"
 
 
@@ -197,8 +197,11 @@ SEARCHED = (
     ("messages", "prompt"),
     [
         ([USER, {"role": "system", "content": "Be brief."}], "[user]hi[system]Be brief."),
-        ([said("user", text(""), text("a"), text("b"))], "[user]a\nb"),
-        ([said("user", text("a")), said("assistant"), said("user", text("b"))], "[user]a[assistant][user]b"),
+        ([message_of("user", text(""), text("a"), text("b"))], "[user]a\nb"),
+        (
+            [message_of("user", text("a")), message_of("assistant"), message_of("user", text("b"))],
+            "[user]a[assistant][user]b",
+        ),
         (
             [{"role": "system", "content": "Once.", "clear_at": "next_user_message"}, USER],
             "[user]hi",
@@ -208,12 +211,16 @@ SEARCHED = (
             "[user]hi[system]Now.",
         ),
         (
-            [said("user", {"type": "document", "title": "T", "source": {"type": "text", "data": "words"}})],
+            [
+                message_of(
+                    "user", {"type": "document", "title": "T", "source": {"type": "text", "data": "words"}}
+                )
+            ],
             '[user]<document title="T">\nwords\n</document>',
         ),
         (
             [
-                said(
+                message_of(
                     "user",
                     {
                         "type": "document",
@@ -226,7 +233,7 @@ SEARCHED = (
         ),
         (
             [
-                said(
+                message_of(
                     "user",
                     {
                         "type": "document",
@@ -241,30 +248,34 @@ SEARCHED = (
             "[user]<document>\nplain\n</document>",
         ),
         (
-            [said("user", {"type": "search_result", "source": "s", "title": "t", "content": [text("w")]})],
+            [
+                message_of(
+                    "user", {"type": "search_result", "source": "s", "title": "t", "content": [text("w")]}
+                )
+            ],
             '[user]<search_result title="t" source="s">\nw\n</search_result>',
         ),
         (
             [
                 USER,
-                said("assistant", {**CALL, "caller": {"type": "direct"}}),
-                said("user", {**RESULT, "content": [{"type": "tool_reference", "tool_name": "g"}]}),
+                message_of("assistant", {**CALL, "caller": {"type": "direct"}}),
+                message_of("user", {**RESULT, "content": [{"type": "tool_reference", "tool_name": "g"}]}),
             ],
             '[user]hi[assistant]c {"a": 1}[tool]Tool found: g',
         ),
         (
-            [USER, said("assistant", CALL), said("user", {**RESULT, "is_error": True})],
+            [USER, message_of("assistant", CALL), message_of("user", {**RESULT, "is_error": True})],
             '[user]hi[assistant]c {"a": 1}[tool]error',
         ),
         (
-            [USER, said("assistant", *SEARCHED), USER],
+            [USER, message_of("assistant", *SEARCHED), USER],
             '[user]hi[assistant]s {"query": "q"}'
             '[tool][{"type": "web_search_result", "url": "u", "title": "t"}][assistant]It is so.[user]hi',
         ),
         (
             [
                 USER,
-                said(
+                message_of(
                     "assistant", {"type": "redacted_thinking", "data": "x"}, {"type": "fallback"}, text("a")
                 ),
                 USER,
@@ -272,20 +283,25 @@ SEARCHED = (
             "[user]hi[assistant]a[user]hi",
         ),
         (
-            [USER, said("assistant", {"type": "compaction", "content": "In short."}), USER],
+            [USER, message_of("assistant", {"type": "compaction", "content": "In short."}), USER],
             "[assistant]In short.[user]hi",
         ),
         (
             [
                 USER,
-                {**said("assistant", text("a")), "id": "m", "type": "message", "stop_reason": "end_turn"},
+                {
+                    **message_of("assistant", text("a")),
+                    "id": "m",
+                    "type": "message",
+                    "stop_reason": "end_turn",
+                },
                 USER,
             ],
             "[user]hi[assistant]a[user]hi",
         ),
     ],
 )
-async def test_what_the_model_is_shown(
+async def test_the_prompt(
     client: httpx.AsyncClient, engine: FakeEngine, messages: list[dict[str, Any]], prompt: str
 ) -> None:
     response = await ask(client, messages=messages)
@@ -316,7 +332,7 @@ async def test_tools_that_are_not_run_here_are_left_out(
 
 async def test_tools_declared_in_the_middle_of_a_chat(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     def change(kind: str, tool: dict[str, Any]) -> dict[str, Any]:
-        return said("system", {"type": kind, "tool": tool})
+        return message_of("system", {"type": kind, "tool": tool})
 
     removal = change("tool_removal", {"type": "tool_reference", "name": "get_weather"})
     addition = change("tool_addition", {"type": "tool_reference", "name": "get_weather"})
@@ -346,7 +362,7 @@ async def test_a_budget_of_thinking(client: httpx.AsyncClient, engine: FakeEngin
     assert request.reasoning_budget.n_tokens == budget
 
 
-async def test_effort_for_a_model_that_takes_none(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_effort_for_a_model_without_efforts(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.info = replace(TALKER, chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
     for fields in (
         {"output_config": {"effort": "high"}},
@@ -383,7 +399,7 @@ async def test_the_answer_goes_on_where_the_last_message_ends(
     reply = (await ask(client, messages=[USER, {"role": "assistant", "content": "Hel"}])).json()
     assert str(engine.requests[0].prompt).endswith("Hel")
     assert reply["content"][0]["text"] == "Hello world"
-    response = await ask(client, messages=[USER, said("assistant", CALL)])
+    response = await ask(client, messages=[USER, message_of("assistant", CALL)])
     assert (response.status_code, response.json()["error"]["param"]) == (400, "messages")
 
 
@@ -398,20 +414,22 @@ async def test_a_prompt_that_is_too_long(client: httpx.AsyncClient, engine: Fake
         assert response.json()["error"]["message"].startswith(f"prompt is too long: {expected}")
 
 
-async def test_thinking_that_is_not_shown_comes_back(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_hidden_thinking_comes_back(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says(*PIECES)
     thinking = {"type": "adaptive", "display": "omitted"}
     content = (await ask(client, tools=[TOOL], thinking=thinking)).json()["content"]
     assert content[0]["thinking"] == ""
     results = [{"type": "tool_result", "tool_use_id": block["id"], "content": "sun"} for block in content[2:]]
-    await ask(client, messages=[USER, said("assistant", *content), said("user", *results)], tools=[TOOL])
+    await ask(
+        client, messages=[USER, message_of("assistant", *content), message_of("user", *results)], tools=[TOOL]
+    )
     assert "[assistant]I should look.One moment." in str(engine.requests[-1].prompt)
     stream = (await ask(client, tools=[TOOL], thinking=thinking, stream=True)).text
     assert "thinking_delta" not in stream
     assert "signature_delta" in stream
     for unreadable in ("held.?", "held.////", "from elsewhere", None):
         block = {"type": "thinking", "thinking": "", "signature": unreadable}
-        assert (await ask(client, messages=[USER, said("assistant", block), USER])).status_code == 200
+        assert (await ask(client, messages=[USER, message_of("assistant", block), USER])).status_code == 200
 
 
 NULLS = ("stop_sequence", "stop_details", "container")  # as Anthropic has them
@@ -426,7 +444,7 @@ def nulls(value: Any, name: str = "") -> Iterator[str]:
         yield from nulls(own, name)
 
 
-async def test_no_null_where_anthropic_has_no_key(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_no_null_for_a_key_that_anthropic_lacks(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says(*PIECES)
     reply = (await ask(client, tools=[TOOL], **edits())).json()
     assert set(nulls(reply)) == set(NULLS)
@@ -434,7 +452,7 @@ async def test_no_null_where_anthropic_has_no_key(client: httpx.AsyncClient, eng
     assert "warnings" not in reply
 
 
-async def test_the_count_tells_what_it_was(client: httpx.AsyncClient) -> None:
+async def test_the_count_has_the_tokens_before_clearing(client: httpx.AsyncClient) -> None:
     body = {"messages": [USER], **edits({"type": "clear_thinking_20251015", "keep": "all"})}
     counted = (await client.post("/v1/messages/count_tokens", json=body)).json()
     assert counted["context_management"] == {"original_input_tokens": counted["input_tokens"]}

@@ -1,4 +1,4 @@
-"""Fields of blocks and of what stands in them: known ones pass, unknown ones are refused by name."""
+"""Fields of blocks and of their parts: known ones pass, unknown ones are refused by name."""
 
 from typing import Any
 

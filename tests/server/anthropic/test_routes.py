@@ -27,12 +27,12 @@ async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:
-    told = []
+    received = []
     for frame in response.text.split("\n\n")[:-1]:
         name, data = frame.split("\n")
-        told.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {told[-1]['type']}"
-    return told
+        received.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {received[-1]['type']}"
+    return received
 
 
 async def test_text(client: httpx.AsyncClient, engine: FakeEngine) -> None:
@@ -62,8 +62,8 @@ async def test_thinking_words_and_calls_are_blocks(client: httpx.AsyncClient, en
 
 async def test_stream(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says(*PIECES)
-    told = events(await ask(client, tools=[TOOL], stream=True))
-    start, ping, *blocks, delta, stop = told
+    received = events(await ask(client, tools=[TOOL], stream=True))
+    start, ping, *blocks, delta, stop = received
     assert ping == {"type": "ping"}
     assert start["message"]["usage"]["input_tokens"] == 5
     assert start["message"]["content"] == []
@@ -93,7 +93,7 @@ async def test_arguments_with_half_of_a_surrogate_pair(client: httpx.AsyncClient
     assert reply["content"][-1]["input"] == {"INVALID_JSON": r'{"city": "\ud800"}'}
 
 
-async def test_what_was_called_can_be_sent_back(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_calls_can_be_sent_back(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says(*PIECES)
     content = (await ask(client, tools=[TOOL])).json()["content"]
     calls = [block["id"] for block in content if block["type"] == "tool_use"]
@@ -110,7 +110,7 @@ async def test_what_was_called_can_be_sent_back(client: httpx.AsyncClient, engin
     )
 
 
-async def test_one_call_at_most(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_at_most_one_call(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says(*PIECES)
     choice = {"type": "auto", "disable_parallel_tool_use": True}
     content = (await ask(client, tools=[TOOL], tool_choice=choice)).json()["content"]
@@ -176,9 +176,9 @@ async def test_errors_in_its_own_shape(connect: Connect, engine: FakeEngine, str
 
 async def test_error_in_mid_stream(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = fails("Hel", error="the cache is full")
-    told = events(await ask(client, stream=True))
-    assert told[-1]["type"] == "error"
-    assert told[-1]["error"]["message"] == "the cache is full"
+    received = events(await ask(client, stream=True))
+    assert received[-1]["type"] == "error"
+    assert received[-1]["error"]["message"] == "the cache is full"
 
 
 async def test_the_key_as_its_clients_send_it(connect: Connect) -> None:
@@ -189,7 +189,7 @@ async def test_the_key_as_its_clients_send_it(connect: Connect) -> None:
     assert response.json()["error"]["type"] == "authentication_error"
 
 
-async def test_a_call_that_must_be_made(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_a_forced_call(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says('{"name": "get_weather", "arguments": {"city": "Rome"}}')
     choice = {"type": "tool", "name": "get_weather"}
     reply = (await ask(client, tools=[TOOL], tool_choice=choice)).json()
@@ -199,7 +199,7 @@ async def test_a_call_that_must_be_made(client: httpx.AsyncClient, engine: FakeE
     assert engine.requests[0].grammar is not None
 
 
-async def test_the_stop_sequence_is_told(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_the_stop_sequence_is_reported(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = lambda request: [
         TokenEvent(id=request.id, text="One", finish_reason=FinishReason.STOP, stop="two")
     ]

@@ -70,7 +70,7 @@ async def ask(client: httpx.AsyncClient, given: Any = "hi", **fields: Any) -> ht
         {"tools": [{"type": "function", "name": "f", "parameters": None, "strict": None}]},
     ],
 )
-async def test_what_asks_for_nothing_is_accepted(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
+async def test_neutral_values_are_accepted(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
     response = await ask(client, **fields)
     assert response.status_code == 200, response.text
 
@@ -109,7 +109,7 @@ async def test_what_asks_for_nothing_is_accepted(client: httpx.AsyncClient, fiel
         ),
     ],
 )
-async def test_what_would_change_the_answer_is_refused_by_name(
+async def test_fields_that_change_the_answer_are_refused_by_name(
     client: httpx.AsyncClient, fields: dict[str, Any], param: str
 ) -> None:
     response = await ask(client, **fields)
@@ -215,7 +215,7 @@ PROMPT = '[user]hi[assistant]c {"a": 1}'
         ([{"role": "assistant", "content": None}, USER], "[user]hi[assistant][user]hi"),
     ],
 )
-async def test_what_the_model_is_shown(
+async def test_the_prompt(
     client: httpx.AsyncClient, engine: FakeEngine, items: list[dict[str, Any]], prompt: str
 ) -> None:
     response = await ask(client, [USER, *items])
@@ -272,13 +272,13 @@ async def test_a_custom_tool(client: httpx.AsyncClient, engine: FakeEngine) -> N
     engine.script = says(*calls("patch", arguments))
     (item,) = (await ask(client, tools=[PATCH])).json()["output"]
     assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "patch", 'a\n"b" \u00e9')
-    told = events(await ask(client, tools=[PATCH], stream=True))
-    deltas = [e["delta"] for e in told if e["type"] == "response.custom_tool_call_input.delta"]
+    received = events(await ask(client, tools=[PATCH], stream=True))
+    deltas = [e["delta"] for e in received if e["type"] == "response.custom_tool_call_input.delta"]
     assert len(deltas) > 3
     assert "".join(deltas) == item["input"]
-    (done,) = (e for e in told if e["type"] == "response.custom_tool_call_input.done")
+    (done,) = (e for e in received if e["type"] == "response.custom_tool_call_input.done")
     assert done["input"] == item["input"]
-    assert not any("function_call_arguments" in e["type"] for e in told)
+    assert not any("function_call_arguments" in e["type"] for e in received)
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "custom", "name": "patch"}])
@@ -307,11 +307,11 @@ async def test_thinking_is_passed_back_unread(client: httpx.AsyncClient, engine:
 
 async def test_a_summary_is_the_thinking(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says(*PIECES)
-    told = events(await ask(client, reasoning={"summary": "auto"}, tools=[TOOL], stream=True))
-    deltas = [e["delta"] for e in told if e["type"] == "response.reasoning_summary_text.delta"]
+    received = events(await ask(client, reasoning={"summary": "auto"}, tools=[TOOL], stream=True))
+    deltas = [e["delta"] for e in received if e["type"] == "response.reasoning_summary_text.delta"]
     assert "".join(deltas) == "I should look."
-    assert not any("reasoning_text" in e["type"] for e in told)
-    item = told[-1]["response"]["output"][0]
+    assert not any("reasoning_text" in e["type"] for e in received)
+    item = received[-1]["response"]["output"][0]
     assert item["summary"] == [{"type": "summary_text", "text": "I should look."}]
     assert item["content"] == []
     await ask(client, [USER, item, {"role": "assistant", "content": "a"}, USER])
@@ -344,8 +344,8 @@ async def test_logprobs(client: httpx.AsyncClient, engine: FakeEngine, fields: d
     assert engine.requests[0].logprobs == fields.get("top_logprobs", 0)
     (token,) = reply["output"][1]["content"][0]["logprobs"]
     assert (token["token"], token["logprob"], len(token["top_logprobs"])) == ("Hi", -0.5, 1)
-    told = events(await ask(client, **fields, stream=True))
-    (delta,) = (e for e in told if e["type"] == "response.output_text.delta")
+    received = events(await ask(client, **fields, stream=True))
+    (delta,) = (e for e in received if e["type"] == "response.output_text.delta")
     assert delta["logprobs"] == [token]
 
 
@@ -359,14 +359,14 @@ async def test_the_input_is_counted(client: httpx.AsyncClient) -> None:
     ("form", "param"),
     [({"type": "json_schema"}, "text.format.schema"), ({"type": "text", "strict": 3}, "text.format.strict")],
 )
-async def test_a_form_that_is_none(client: httpx.AsyncClient, form: dict[str, Any], param: str) -> None:
+async def test_an_invalid_form(client: httpx.AsyncClient, form: dict[str, Any], param: str) -> None:
     assert (await ask(client, text={"format": form})).json()["error"]["param"] == param
 
 
-async def test_a_type_that_is_no_string(client: httpx.AsyncClient) -> None:
+async def test_a_type_that_is_not_a_string(client: httpx.AsyncClient) -> None:
     assert (await ask(client, [{"type": 3}])).json()["error"]["param"] == "input[0].type"
 
 
-async def test_an_effort_where_thinking_is_not_parsed(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_an_effort_if_thinking_is_not_parsed(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.info = replace(TALKER, chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
     assert (await ask(client, reasoning={"effort": "high"})).status_code == 200

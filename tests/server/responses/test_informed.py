@@ -15,8 +15,8 @@ async def test_progress_and_timings(client: httpx.AsyncClient, engine: FakeEngin
     gate = asyncio.Event()
     gate.set()
     engine.script = waits(gate, 0, 3)
-    told = events(await client.post("/v1/responses", json=BODY))
-    progress = [event for event in told if "prompt_progress" in event]
+    received = events(await client.post("/v1/responses", json=BODY))
+    progress = [event for event in received if "prompt_progress" in event]
     assert {event["type"] for event in progress} == {"response.in_progress"}
     steps = [event["prompt_progress"] for event in progress]
     assert [(step["total"], step["cache"], step["processed"]) for step in steps] == [
@@ -24,13 +24,13 @@ async def test_progress_and_timings(client: httpx.AsyncClient, engine: FakeEngin
         (5, 1, 3),
         (5, 1, 5),
     ]
-    assert [event["sequence_number"] for event in told] == list(range(len(told)))
-    timed = [event for event in told if "timings" in event]
+    assert [event["sequence_number"] for event in received] == list(range(len(received)))
+    timed = [event for event in received if "timings" in event]
     assert timed[-1]["type"] == "response.completed"
     assert "response.output_text.delta" in {event["type"] for event in timed}
     assert timed[-1]["timings"]["prompt_n"] == 4
 
 
 async def test_neither_unasked(client: httpx.AsyncClient, engine: FakeEngine) -> None:
-    told = events(await client.post("/v1/responses", json={"model": "", "input": "hi", "stream": True}))
-    assert not any(event.keys() & {"prompt_progress", "timings"} for event in told)
+    received = events(await client.post("/v1/responses", json={"model": "", "input": "hi", "stream": True}))
+    assert not any(event.keys() & {"prompt_progress", "timings"} for event in received)

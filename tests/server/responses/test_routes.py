@@ -25,13 +25,13 @@ async def ask(client: httpx.AsyncClient, given: Any = "hi", **fields: Any) -> ht
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:
-    told = []
+    received = []
     for frame in response.text.split("\n\n")[:-1]:
         name, data = frame.split("\n")
-        told.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {told[-1]['type']}"
-    assert [event["sequence_number"] for event in told] == list(range(len(told)))
-    return told
+        received.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {received[-1]['type']}"
+    assert [event["sequence_number"] for event in received] == list(range(len(received)))
+    return received
 
 
 async def test_text(client: httpx.AsyncClient, engine: FakeEngine) -> None:
@@ -70,8 +70,8 @@ async def test_thinking_words_and_calls_are_items(client: httpx.AsyncClient, eng
 
 async def test_stream(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says(*PIECES)
-    told = events(await ask(client, tools=[TOOL], stream=True))
-    kinds = [event["type"].removeprefix("response.") for event in told]
+    received = events(await ask(client, tools=[TOOL], stream=True))
+    kinds = [event["type"].removeprefix("response.") for event in received]
     assert kinds[:2] == ["created", "in_progress"]
     assert kinds[-1] == "completed"
     assert [k for k in kinds[2:-1] if not k.endswith("delta")] == [
@@ -86,13 +86,13 @@ async def test_stream(client: httpx.AsyncClient, engine: FakeEngine) -> None:
         ("output_text", "One moment."),
         ("function_call_arguments", ARGUMENTS + "{}"),
     ):
-        deltas = [e["delta"] for e in told if e["type"] == f"response.{kind}.delta"]
+        deltas = [e["delta"] for e in received if e["type"] == f"response.{kind}.delta"]
         assert "".join(deltas) == text
-    added = [e["item"] for e in told if e["type"] == "response.output_item.added"]
+    added = [e["item"] for e in received if e["type"] == "response.output_item.added"]
     assert all(item["status"] == "in_progress" for item in added)
-    done = [e["item"] for e in told if e["type"] == "response.output_item.done"]
-    assert done == told[-1]["response"]["output"]
-    assert told[0]["response"]["output"] == []
+    done = [e["item"] for e in received if e["type"] == "response.output_item.done"]
+    assert done == received[-1]["response"]["output"]
+    assert received[0]["response"]["output"] == []
 
 
 async def test_cut_short(client: httpx.AsyncClient, engine: FakeEngine) -> None:
@@ -105,12 +105,12 @@ async def test_cut_short(client: httpx.AsyncClient, engine: FakeEngine) -> None:
 
 async def test_error_in_mid_stream(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = fails("Hel", error="the cache is full")
-    told = events(await ask(client, stream=True))
-    assert told[-1]["type"] == "response.failed"
-    assert told[-1]["response"]["error"] == {"code": "server_error", "message": "the cache is full"}
+    received = events(await ask(client, stream=True))
+    assert received[-1]["type"] == "response.failed"
+    assert received[-1]["response"]["error"] == {"code": "server_error", "message": "the cache is full"}
 
 
-async def test_the_next_builds_on_the_one_before(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_a_response_continues_the_previous_one(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says(*PIECES)
     first = (await ask(client, instructions="Once.", tools=[TOOL])).json()
     call = first["output"][2]["call_id"]
@@ -125,7 +125,9 @@ async def test_the_next_builds_on_the_one_before(client: httpx.AsyncClient, engi
     assert str(engine.requests[-1].prompt).endswith("[tool]sun[assistant]Sunny.[user]and then?")
 
 
-async def test_items_say_the_same_as_what_is_kept(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_items_give_the_same_prompt_as_a_stored_response(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
     engine.script = says(*PIECES)
     first = (await ask(client)).json()
     await ask(client, "more", previous_response_id=first["id"])
@@ -136,7 +138,7 @@ async def test_items_say_the_same_as_what_is_kept(client: httpx.AsyncClient, eng
     assert engine.requests[-1].prompt == kept
 
 
-async def test_what_is_kept_can_be_read_and_deleted(client: httpx.AsyncClient) -> None:
+async def test_stored_responses_can_be_read_and_deleted(client: httpx.AsyncClient) -> None:
     first = (await ask(client)).json()
     path = f"/v1/responses/{first['id']}"
     assert (await client.get(path)).json() == first
@@ -174,7 +176,7 @@ async def test_the_oldest_are_forgotten(
         ([{"type": "additional_tools", "tools": [{"type": "shell", "description": "x" * 5000}]}, USER], {}),
     ],
 )
-async def test_all_that_is_kept_counts(
+async def test_everything_stored_counts(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, given: Any, fields: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(store, "MAX_CHARS", 5000)
@@ -236,7 +238,7 @@ async def test_a_form_for_the_answer(client: httpx.AsyncClient, engine: FakeEngi
     assert bad.status_code == 400
 
 
-async def test_a_call_that_must_be_made(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_a_forced_call(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says('{"name": "get_weather", "arguments": {}}')
     (item,) = (await ask(client, tools=[TOOL], tool_choice="required")).json()["output"]
     assert (item["type"], item["name"]) == ("function_call", "get_weather")

@@ -19,7 +19,7 @@ ID = "{id}"  # an id or a count that a format writes, in the texts of CallJson
 class CallJson:
     """How a model writes calls whose arguments are a JSON object.
 
-    A section of calls is `trigger opening CALL closing`, or with several calls, where the format has a
+    A section of calls is `trigger opening CALL closing`, or, for several calls if the format has a
     `separator`, `trigger opening CALL separator CALL ... closing`. A CALL is `before NAME between ARGUMENTS
     after`. `trigger` appears in no plain answer. With `name_in_json`, `before` ends within a JSON string, so
     NAME is written with JSON's escapes. ID in a text is one or more letters, digits, "-", "_", "." or ":".

@@ -1,7 +1,7 @@
 """<|tool_call_start|>[NAME(KEY='text', KEY=1), ...]<|tool_call_end|>: Liquid's LFM2 and LFM2.5.
 
 Source: the chat template of LiquidAI/LFM2.5-8B-A1B. It writes strings without escaping their quotation marks,
-so a mark ends a string only where the call goes on after it. The template of LFM2-8B-A1B writes no calls at
+so a mark ends a string only if the call continues after it. The template of LFM2-8B-A1B writes no calls at
 all; `write_calls` does.
 """
 
