@@ -145,7 +145,7 @@ PLANS = [
 @pytest.mark.parametrize("command", PLANS)
 def test_a_plan_is_planned_again_by_the_flags_it_prints(folder: Path, command: str) -> None:
     command = command.replace("--explain", "")
-    printed = printed_flags(shell(f"{command} --ways all", folder).stdout)
+    printed = printed_flags(shell(f"{command} --ways all --verbose", folder).stdout)
     planned = json.loads(shell(f"{command} --json", folder).stdout)
     if not planned.get("placement", {}).get("device_order"):  # the machine alone, or nothing on a device
         return

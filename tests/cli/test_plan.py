@@ -1,4 +1,6 @@
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +33,14 @@ def test_the_49b_on_a_what_if_rig(nemotron: Path) -> None:
         assert use["total_bytes"] <= device["free_bytes"] - device["reserve_bytes"]
 
 
-@pytest.mark.parametrize("columns", [40, 80, 160])
+@pytest.mark.parametrize("columns", [30, 40, 80, 160])
 def test_the_table_fits_the_terminal(nemotron: Path, columns: int) -> None:
-    done = run("plan", nemotron, *RIG, columns=columns)
+    done = run("plan", nemotron, *RIG, "-v", "--explain", columns=columns)
     assert done.returncode == 0
-    assert max(map(len, done.stdout.splitlines())) <= columns
-    assert "GPU2" in done.stdout
-    assert "by free memory" in done.stdout.replace("\n", " ")
+    shown = [line for line in done.stdout.splitlines() if not line.startswith(("next: ", "--"))]
+    assert max(map(len, shown)) <= columns
+    assert re.search(r"^GPU2  RTX 3090", done.stdout, re.MULTILINE)
+    assert "▇" in done.stdout
 
 
 def test_what_to_expect_is_told_with_its_basis(nemotron: Path) -> None:
@@ -45,12 +48,13 @@ def test_what_to_expect_is_told_with_its_basis(nemotron: Path) -> None:
     plan = json.loads(run("plan", nemotron, *RIG, "--n-ctx", "2048", "--json").stdout)
     speed = plan["speed"]
     assert plan["objective"] == "latency"
-    assert f"expected: {speed['tokens_per_s']:.1f} tok/s" in shown
-    assert "(catalog)" in shown
-    assert "(estimated)" in shown
+    assert shown.startswith(f"Fits on the cards. {speed['tokens_per_s']:.1f} tok/s for one, ")
+    assert "one from the catalog; 4 together and prompts estimated" in shown
     assert sum(device["share"] for device in speed["devices"]) == pytest.approx(1)
-    for device in speed["devices"]:
-        assert f"{device['id']} {device['share']:.0%}" in shown
+    detail = run("plan", nemotron, *RIG, "--n-ctx", "2048", "--verbose", columns=100).stdout
+    shares = [f"{device['share']:.0%}" for device in speed["devices"]]
+    assert re.search(rf"time +{' +'.join(shares)} +-", detail)
+    assert "llama.cpp itself, by free memory" in detail
     spread = next(other for other in plan["alternatives"] if other["name"] == "8k more context")
     assert 0 < spread["speed"]["tokens_per_s"] < speed["tokens_per_s"]
     assert plan["by_free_memory"]["speed"] is not None
@@ -59,11 +63,11 @@ def test_what_to_expect_is_told_with_its_basis(nemotron: Path) -> None:
 def test_a_model_that_embeds(tmp_path: Path) -> None:
     path = write_bert(tmp_path / "bert.gguf")
     shown = run("plan", path, "--gpu", "RTX 3090", columns=100).stdout
-    assert "embeddings (mean) of texts of up to 512 tokens, 64 at a time" in shown
-    assert "expected: " in shown
+    assert "Embeddings (mean) of texts of up to 512 tokens, 64 at a time" in shown
+    assert re.search(r"Reads [\d,]+ tok/s", shown)
     assert "together" not in shown  # nothing decodes
     ranker = write_bert(tmp_path / "rank.gguf", pooling=gguf.PoolingType.RANK)
-    assert "scores of texts of up to" in run("plan", ranker, columns=100).stdout
+    assert "Scores of texts of up to" in run("plan", ranker, columns=100).stdout
     flags = run("plan", path, "--pooling", "cls", "--emit", "llama-server").stdout
     assert "--embeddings" in flags
     assert "--pooling cls" in flags
@@ -86,10 +90,39 @@ def test_objectives(nemotron: Path) -> None:
     assert (deep["speed"]["depth"], deep["speed"]["streams"]) == (6144, 4)
 
 
+def test_what_is_next_gives_the_very_plan(nemotron: Path) -> None:
+    args = [*RIG, "--n-ctx", "2k", "--no-mmap", "--kv-type", "q8_0", "--cache-reuse=16", "-np", "2"]
+    done = run("plan", "--model", nemotron, *args)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
+    words = shlex.split(line.removeprefix("next: "))
+    assert words[-2:] == ["--emit", "llama-server"]
+    again, plan = (json.loads(run(*of, "--json").stdout) for of in (words[1:-2], ["plan", nemotron, *args]))
+    assert again["context"] == plan["context"]
+    assert again["serving"]["cache_reuse"] == plan["serving"]["cache_reuse"] == 16
+    assert again["estimate"]["devices"] == plan["estimate"]["devices"]
+
+
+def test_next_serves_what_is_here(tmp_path: Path) -> None:
+    model = write_llama(tmp_path / "it's tiny.gguf")
+    shown = run("plan", model.name, "--n-ctx", "1k", cwd=tmp_path, columns=200).stdout
+    assert f"\nnext: vram-llm serve {shlex.quote(model.name)} --n-ctx 1k\n" in shown
+
+
+def test_a_plan_as_a_string_is_its_report(nemotron: Path) -> None:
+    from vram_llm.planner.types import Workload
+    from vram_llm.workflows import detection, planning
+
+    plan = planning.plan(str(nemotron), detection.detect(["RTX 4080 Laptop", "2x RTX 3090 Ti"]), Workload())
+    assert str(plan).isascii()
+    assert str(plan).startswith("Fits on the cards. ")
+    assert "GPU2  RTX 3090 Ti" in str(plan)
+    assert max(map(len, str(plan).splitlines())) <= 80
+
+
 def test_an_assumed_speed_is_said(nemotron: Path) -> None:
     done = run("plan", nemotron, "--gpu", "3x 24GiB", columns=100)
     assert done.returncode == 0
-    assert "tok/s (assumed)" in done.stdout
+    assert "assumed" in done.stdout
     assert "is assumed (101 GB/s); name the card or its bandwidth" in " ".join(done.stdout.split())
 
 

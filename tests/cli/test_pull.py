@@ -63,7 +63,7 @@ def test_a_model_is_planned_downloaded_and_then_here(hub: Hub, tmp_path: Path) -
     hub.offer(model)
     done = hub.run("pull", "hf:org/repo:Q8_0", "--n-ctx", "512")
     assert done.returncode == 0, done.stderr
-    assert "tiny llama of 4 layers, Q8_0" in done.stdout
+    assert "tiny llama of 4 layers Q8_0, " in done.stdout
     path, hint = done.stdout.splitlines()[-2:]
     assert Path(path).read_bytes() == model.read_bytes()
     assert hint == "vram-llm serve hf:org/repo:Q8_0"

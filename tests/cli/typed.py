@@ -19,7 +19,10 @@ def typed(*flags: str) -> Workload:
 
 
 def printed_flags(text: str) -> list[tuple[str, ...]]:
-    """Runs of planning flags in a text, each flag with its value, as they would be copied out of it."""
+    """Runs of planning flags in a text, each flag with its value, as they would be copied out of it.
+
+    Not those of a whole command, which stands after "next: ".
+    """
     takes_value = {
         name.split("/")[0]: option.type is not None
         for option in WORKLOAD_OPTIONS
@@ -28,7 +31,8 @@ def printed_flags(text: str) -> list[tuple[str, ...]]:
     switches = [name for option in WORKLOAD_OPTIONS for name in option.flags.partition(" ")[0].split("/")]
     found: list[tuple[str, ...]] = []
     run: list[str] = []
-    words = text.replace("\\\n", " ").split()
+    lines = (line for line in text.splitlines() if not line.startswith("next: "))
+    words = "\n".join(lines).replace("\\\n", " ").split()
     at = 0
     while at < len(words):
         word = words[at].strip("`(),;:.")

@@ -12,8 +12,8 @@ from vram_llm.machine.types import Host, Machine
 from vram_llm.machine.what_if import parse_gpus
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile
-from vram_llm.planner.context_prices import context_line
 from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.report.context_prices import context_line
 from vram_llm.planner.types import Plan, Workload
 from vram_llm.units import GIB
 

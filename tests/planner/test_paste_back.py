@@ -94,7 +94,7 @@ def test_flags_that_are_printed_can_be_typed(
             assert again.estimate.fits
             assert (again.context.n_ctx, again.placement.cpu_layers) == (way.n_ctx, way.cpu_layers)
         return
-    print_plan(plan, n_ways=pick.choice((1, 3, None)))
+    print_plan(plan, n_ways=pick.choice((1, 3, None)), verbose=True)
     runs = printed_flags(capsys.readouterr().out)
     own = placement_flags(plan.placement)
     if plan.devices:

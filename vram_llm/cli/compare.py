@@ -8,11 +8,14 @@ from vram_llm.errors import UnknownDevice
 from vram_llm.machine.what_if import parse_gpus
 from vram_llm.model.location import is_kept, is_remote
 from vram_llm.planner.compare import Compared
+from vram_llm.planner.report.figures import rate, seconds
 from vram_llm.planner.types import Workload
+from vram_llm.text.lines import Style, wrap
+from vram_llm.text.table import Column, table
 from vram_llm.units import format_bytes, format_count
 
 JOIN = "+"
-_WIDE = 96  # columns; below it the time to the first token is left out
+_LEAST = ("first token", "basis")  # columns that are left out first
 
 
 def compare(
@@ -40,41 +43,44 @@ def compare(
 
 
 def print_compared(rows: Sequence[Compared]) -> None:
-    """A line for each, and why where one does not fit."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from vram_llm.cli.tables import rate
-
-    console = terminal.console()
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
+    """A line for each, and why where one does not fit; on a narrow terminal some lines for each."""
+    width = terminal.width()
     several = len({row.model for row in rows}) > 1
     streams = next((row.speed.streams for row in rows if row.speed is not None), 1)
-    if several:
-        table.add_column("model", overflow="fold")
-    table.add_column("rig", overflow="fold")
-    table.add_column("fits")
-    wide = ("first token",) if console.width >= _WIDE else ()
-    for name in ("headroom", "tok/s", f"{streams} streams", "prompt", *wide):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("basis", no_wrap=True)
-    for row in rows:
-        cells = [*([row.model] if several else []), row.rig, _fits(row)]
-        cells.append("" if row.headroom_bytes is None else format_bytes(row.headroom_bytes))
-        if (speed := row.speed) is None:
-            cells += ["?" if row.fits else ""] * (3 + len(wide)) + [""]
-        else:
-            known = (speed.tokens_per_s, speed.streams_tokens_per_s, speed.prompt_tokens_per_s)
-            cells += ["?" if each is None else rate(each) for each in known]
-            if wide:
-                cells.append("?" if speed.prompt_s is None else f"{speed.prompt_s:.2g} s")
-            cells.append(speed.basis)
-        table.add_row(*map(Text, cells))
-    console.print(table)
-    console.print(Text(_legend(rows), style="dim"))
+    names = ("fits", "left", "tok/s", f"{streams} together", "prompt", "first token", "basis")
+    figures = [_figures(row) for row in rows]
+    heads = [(row.model, row.rig) if several else (row.rig,) for row in rows]
+    for left_out, is_cut in ((0, False), (1, False), (2, False), (2, True)):
+        shown = [i for i, name in enumerate(names) if name not in _LEAST[:left_out]]
+        right = [Column(title=names[i], right=names[i] not in ("fits", "basis")) for i in shown]
+        firsts = [Column(title="model", least=8 if is_cut else None)] if several else []
+        firsts.append(Column(title="rig", least=12 if is_cut else None))
+        cells = [(*head, *(of[i] for i in shown)) for head, of in zip(heads, figures, strict=True)]
+        if (lines := table([*firsts, *right], cells, width)) is not None:
+            break
+    else:
+        lines = []
+        for head, of in zip(heads, figures, strict=True):
+            pairs = (f"{name} {figure}" for name, figure in zip(names, of, strict=True) if figure)
+            lines += wrap(", ".join(head), width, Style.STRONG)
+            lines += wrap(f"  {', '.join(pairs)}", width, indent="  ")
+    lines += wrap(_legend(rows), width, Style.DIM)
     for row in rows:
         if row.refusal is not None:
-            console.print(Text(f"{row.rig}: {row.refusal}", style="dim"))
+            lines += wrap(f"{row.rig}: {row.refusal}", width, Style.DIM, "  ")
+    terminal.show(lines)
+
+
+def _figures(row: Compared) -> tuple[str, ...]:
+    """The cells of a row after the rig's name."""
+    left = "" if row.headroom_bytes is None else format_bytes(row.headroom_bytes)
+    if (speed := row.speed) is None:
+        unknown = "?" if row.fits else ""
+        return (_fits(row), left, *([unknown] * 4), "")
+    known = (speed.tokens_per_s, speed.streams_tokens_per_s, speed.prompt_tokens_per_s)
+    rates = ("?" if each is None else rate(each) for each in known)
+    first = "?" if speed.prompt_s is None else seconds(speed.prompt_s)
+    return (_fits(row), left, *rates, first, str(speed.basis))
 
 
 def _fits(row: Compared) -> str:
@@ -85,15 +91,15 @@ def _fits(row: Compared) -> str:
 
 def _legend(rows: Sequence[Compared]) -> str:
     speed = next((row.speed for row in rows if row.speed is not None), None)
-    said = "headroom: memory left on all of a rig's devices"
+    legend = "left: memory left on all of a rig's devices"
     if speed is not None:
-        said += (
+        legend += (
             f"; tok/s: of one stream with {format_count(speed.depth)} tokens behind it, and of several "
             f"together; prompt: tok/s, first token after {format_count(speed.prompt_tokens)}"
         )
         if speed.prompt_basis is not None:
-            said += f" ({speed.prompt_basis})"
-    return said
+            legend += f" ({speed.prompt_basis})"
+    return f"{legend}."
 
 
 def _own_name(gpus: tuple[str, ...], rpc: tuple[str, ...]) -> str:

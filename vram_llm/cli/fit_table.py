@@ -2,24 +2,32 @@
 
 from collections.abc import Sequence
 
-from rich.table import Table
-from rich.text import Text
-
 from vram_llm.cli import terminal
 from vram_llm.planner.recheck import DeviceFit
+from vram_llm.planner.report.figures import gib
 from vram_llm.planner.types import Plan
-from vram_llm.units import format_mib
+from vram_llm.text.lines import Line, Style, bar, wrap
+from vram_llm.text.names import short_name
+from vram_llm.text.table import Cell, Column, table
+
+_BAR = 8
 
 
 def print_device_fits(plan: Plan, fits: Sequence[DeviceFit]) -> None:
-    """Print the verdict, and each device's planned bytes, budget now and difference."""
-    console = terminal.console()
-    console.print(Text(f"{plan.model.name}, {plan.model.quantization}: still fits", style="bold"))
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-    for name in ("device", "total", "budget", "left", "name"):
-        table.add_column(name, justify="left" if name in ("device", "name") else "right", no_wrap=True)
-    for fit in fits:
-        figures = (fit.needed_bytes, fit.budget_bytes, -fit.over_bytes)
-        table.add_row(fit.id, *map(format_mib, figures), Text(fit.name, overflow="ellipsis"))
-    console.print(table)
-    console.print("MiB; total as planned, budget = free now less reserve")
+    """The verdict, and what each device will hold of what may be used of it now."""
+    width = terminal.width()
+    id_width = max(len(fit.id) for fit in fits)
+    rows: list[Sequence[Cell]] = [
+        (
+            f"{fit.id:<{id_width}}  {short_name(fit.name)}",
+            bar(fit.needed_bytes / max(fit.budget_bytes, 1), _BAR),
+            *map(gib, (fit.needed_bytes, fit.budget_bytes)),
+        )
+        for fit in fits
+    ]
+    figures = (Column(title="used", right=True), Column(title="of GiB", right=True))
+    columns = (Column(title="device", least=12), Column(), *figures)
+    lines: list[Line] = wrap(f"{plan.model.name} {plan.model.quantization} still fits.", width, Style.STRONG)
+    lines += table(columns, rows, width) or []
+    lines += wrap("used: as planned; of: free now less the reserve.", width, Style.DIM)
+    terminal.show(lines)

@@ -78,7 +78,7 @@ def _line(cells: "Sequence[str]", widths: "Sequence[int]") -> str:
 
 
 def _cells(row: "ListedModel") -> tuple[str, ...]:
-    from vram_llm.cli.tables import rate
+    from vram_llm.planner.report.figures import rate
     from vram_llm.units import format_bytes, format_count
 
     on_cpu = f"{row.cpu_layers} on CPU" if row.cpu_layers else "yes"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from vram_llm.cli.option_types import Number
-from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options
-from vram_llm.cli.short_flags import ShortFlagsCommand
+from vram_llm.cli.paste_back import RemembersArguments, given_words, next_command
+from vram_llm.cli.plan_options import PLAN_OPTIONS, PlanOptions, built_in, one_model, plan_options
 from vram_llm.cli.ways_table import FEW
 from vram_llm.model.location import is_remote
 from vram_llm.planner.export.formats import FORMATS
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vram_llm.planner.types import Plan
 
 
-@click.command("plan", cls=ShortFlagsCommand)
+@click.command("plan", cls=RemembersArguments)
 @click.argument("model", required=False)
 @click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; `serve --plan FILE` reads it.")
@@ -49,7 +49,15 @@ if TYPE_CHECKING:
         "Compare with this rig, written as --gpu takes it, or this model: a line for each. Repeat for more."
     ),
 )
-@click.option("--explain", is_flag=True, help="Say in sentences what forced the choice.")
+@click.option(
+    "--explain", is_flag=True, help="Say why: the split, idle devices, layers on the CPU, the speed."
+)
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Add bytes by kind, llama.cpp's flags and its own split, time shares.",
+)
 @click.option(
     "--ways",
     "n_ways",
@@ -70,6 +78,7 @@ def command(
     others: tuple[str, ...],
     explain: bool,
     n_ways: int | None,
+    verbose: bool,
 ) -> None:
     """Plan MODEL over this machine's devices, RPC workers or cards that are not here.
 
@@ -89,8 +98,9 @@ def command(
             raise click.UsageError("--compare takes a model, and prints a table or --json: nothing else")
         _compare(name, others, options, as_json)
         return
-    if explain and (as_json or form is not None):
-        raise click.UsageError("--explain adds sentences to the table: leave --json and --emit out")
+    if (explain or verbose) and (as_json or form is not None):
+        flag = "--explain" if explain else "--verbose"
+        raise click.UsageError(f"{flag} adds to the table: leave --json and --emit out")
     if form is not None and as_json:
         raise click.UsageError("--json and --emit each say what to print: give one of them")
     if form is not None and name is None:
@@ -110,11 +120,11 @@ def command(
         click.echo(emit(_with_whole_path(plan), form or "json").encode())
     else:
         from vram_llm.cli.tables import print_plan, print_reasons
-        from vram_llm.planner.explain import why
 
-        print_plan(plan, n_ways)
+        words = given_words(click.get_current_context(), {each.name for each in PLAN_OPTIONS})
+        print_plan(plan, next_command(plan, name, words), n_ways=n_ways, verbose=verbose)
         if explain:
-            print_reasons(why(plan))
+            print_reasons(plan)
 
 
 def _with_whole_path(plan: "Plan") -> "Plan":

@@ -230,7 +230,7 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--mmap/--no-mmap", fields=("use_mmap",), help="Memory-map the file, or read it."),
 )  # fmt: skip
 
-_TABLE = (*MACHINE_OPTIONS, *WORKLOAD_OPTIONS)
+PLAN_OPTIONS = (*MACHINE_OPTIONS, *WORKLOAD_OPTIONS)
 
 
 def plan_options(function: _F) -> _F:
@@ -243,7 +243,7 @@ def plan_options(function: _F) -> _F:
         return function(options=PlanOptions(gpus=gpus, rpc=rpc, workload=workload, given=given), **values)
 
     collect.__doc__ = function.__doc__
-    for option in reversed(_TABLE):
+    for option in reversed(PLAN_OPTIONS):
         collect = option.decorator()(collect)
     for param in getattr(function, "__click_params__", []):
         collect.__click_params__.append(param)  # type: ignore[attr-defined]  # click's own way to stack decorators
@@ -284,7 +284,7 @@ def saved_plan(path: str, options: PlanOptions) -> "Plan":
 
 def _given() -> tuple[str, ...]:
     """The shared flags on the command line of the running command."""
-    ctx, names = click.get_current_context(), {option.name for option in _TABLE}
+    ctx, names = click.get_current_context(), {option.name for option in PLAN_OPTIONS}
     return tuple(
         param.opts[0]
         for param in ctx.command.params

@@ -3,8 +3,8 @@
 import ipaddress
 from typing import TYPE_CHECKING
 
-from vram_llm.cli.tables import rate
 from vram_llm.model.pooling import Pooling
+from vram_llm.planner.report.figures import rate
 from vram_llm.planner.types import HOST, Context, Plan, SpeedEstimate
 from vram_llm.units import format_bytes, format_count
 

@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vram_llm.cli import terminal
-from vram_llm.cli.tables import rate
 from vram_llm.machine.calibration_store import CalibrationRecord
 from vram_llm.planner.measured_speed import MeasuredSpeed
+from vram_llm.planner.report.figures import rate
 from vram_llm.planner.types import Plan
 
 _BAD_FIT = 0.2

@@ -8,9 +8,10 @@ import codecs
 import io
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from vram_llm.text.lines import Line, Style
 from vram_llm.text.plain import ascii_text, plain_symbols
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ _ASCII, _C_LOCALE = (
 )  # rich draws ASCII where no "utf" leads
 _ERRORS = "vram_llm_plain"
 _C = ("C", "POSIX")
+_STYLES = {
+    Style.PLAIN: "", Style.STRONG: "bold", Style.DIM: "dim", Style.GOOD: "green", Style.TIGHT: "yellow",
+    Style.BAD: "red",
+}  # fmt: skip
 
 
 def prepare(environ: Mapping[str, str] = os.environ) -> None:
@@ -45,6 +50,23 @@ def console(*, stderr: bool = False) -> "Console":
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)
+
+
+def width() -> int:
+    """Columns of standard output, or of what stands in for a terminal (COLUMNS, else 80)."""
+    return console().width
+
+
+def show(lines: Iterable[Line]) -> None:
+    """Write lines to standard output, coloured where it is a terminal that may be. Nothing is wrapped."""
+    from rich.text import Text
+
+    out = console()
+    for each in lines:
+        spans = ((span.text, _STYLES[span.style]) for span in each)
+        text = Text.assemble(*spans)
+        text.rstrip()
+        out.print(text, soft_wrap=True)
 
 
 def drop_output() -> None:
@@ -89,4 +111,5 @@ def _codec(name: str, encode: Callable[[str], bytes]) -> codecs.CodecInfo:
         encode=lambda text, errors="strict": (encode(text), len(text)),
         decode=codecs.utf_8_decode,
         incrementalencoder=_Encoder,
+        incrementaldecoder=codecs.getincrementaldecoder("utf-8"),
     )

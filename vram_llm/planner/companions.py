@@ -15,8 +15,8 @@ from vram_llm.machine.types import Device, Machine
 from vram_llm.model.adapter import Adapter
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.llama_split import placement_from_counts
-from vram_llm.planner.memory.analytic import overhead_bytes
 from vram_llm.planner.memory.lora import AdapterWeights
+from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.types import (
     HOST,
     Companion,

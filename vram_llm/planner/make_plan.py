@@ -11,7 +11,7 @@ from vram_llm.planner.context import wants_auto_context, wants_largest_context
 from vram_llm.planner.search.alternatives import alternatives, split_by_free_memory
 from vram_llm.planner.search.auto_context import plan_auto_context
 from vram_llm.planner.search.fitting_ways import fitting_ways
-from vram_llm.planner.search.idle_devices import idle_reasons, with_idle
+from vram_llm.planner.search.idle_devices import idle_notes, with_idle
 from vram_llm.planner.search.on_card_context import on_card_prices
 from vram_llm.planner.search.search import Candidate, expected_speed, plan_largest_context, plan_placement
 from vram_llm.planner.speed_notes import speed_notes
@@ -119,7 +119,7 @@ def make_plan(
         ),
         serving=_serving(workload.serving, profile, chosen, machine),
     )
-    return replace(plan, notes=(*plan.notes, *idle_reasons(plan)))
+    return replace(plan, notes=(*plan.notes, *idle_notes(plan)))
 
 
 def _speed_at_end(

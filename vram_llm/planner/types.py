@@ -421,3 +421,9 @@ class Plan:
         """The devices that anything is put on: the placement's, then those of what stands beside alone."""
         order, besides = self.placement.device_order, {each.device for each in self.companions}
         return (*order, *(each.id for each in self.devices if each.id in besides and each.id not in order))
+
+    def __str__(self) -> str:
+        """The report that `vram-llm plan` prints, in ASCII, 80 columns wide."""
+        from vram_llm.planner.report.text import as_text  # which reads this file
+
+        return as_text(self)

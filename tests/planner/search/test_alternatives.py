@@ -9,7 +9,6 @@ from tests import zoo
 from tests.planner.cases import DESKTOP, LAPTOP, machine, profile_of
 from vram_llm.errors import EngineDied, ModelRefused
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.explain import why
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.memory.analytic import AnalyticMeter
 from vram_llm.planner.search.search import plan_placement
@@ -71,17 +70,6 @@ def test_the_largest_context_is_the_largest(nemotron: ModelProfile) -> None:
 def test_the_largest_context_is_at_most_what_was_trained(nemotron: ModelProfile) -> None:
     plan = make_plan(nemotron, machine([80 * GIB] * 4), Workload(largest_ctx=True))
     assert plan.context.n_ctx == 131072
-
-
-def test_reasons(plan: Plan, nemotron: ModelProfile) -> None:
-    said = " ".join(why(plan))
-    assert "the fullest device" in said
-    assert "Layers are not alike" in said
-    assert "split by free memory, GPU0=17,GPU1=32,GPU2=32, would not fit: GPU0" in said
-    tight = make_plan(nemotron, machine([DESKTOP]), Workload(n_ctx=2048))
-    assert f"With fewer than {tight.placement.cpu_layers} layers on the CPU" in " ".join(why(tight))
-    alone = make_plan(nemotron, machine([]), Workload(n_ctx=2048))
-    assert not any("fullest" in reason for reason in why(alone))
 
 
 def test_alternatives_are_compared_by_one_meter(nemotron: ModelProfile) -> None:

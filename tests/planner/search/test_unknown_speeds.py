@@ -13,6 +13,7 @@ from vram_llm.machine.detect import what_if
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source, Speed
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.report.idle import idle_reason
 from vram_llm.planner.search.idle_devices import left_alone
 from vram_llm.planner.search.search import Candidate, expected_speed, plan_placement
 from vram_llm.planner.types import HOST, Objective, Workload
@@ -171,7 +172,8 @@ def test_the_price_of_an_idle_worker_is_that_of_the_layers_it_would_take(
     assert plan.speed is not None
     assert other.speed is not None
     cost = other.speed.step_s / plan.speed.step_s - 1
-    assert f"using it would cost {cost:.0%} at its assumed speed" in " ".join(plan.notes)
+    reason = idle_reason(plan, plan.devices[1])
+    assert reason == f"idle: using it would cost {cost:.0%} (its speed is assumed)"
 
 
 def test_of_two_unknown_workers_none_is_used_where_the_card_has_room(
@@ -184,11 +186,8 @@ def test_of_two_unknown_workers_none_is_used_where_the_card_has_room(
     assert plan.speed is not None
     assert plan.speed.basis is Source.CATALOG
     (note,) = [note for note in plan.notes if "RPC0" in note]
-    assert note.startswith("worker 10.0.0.2:50052 (RPC0) left idle: using it would take ")
-    assert note.endswith(
-        " at its assumed speed of 20 GB/s over 1 Gbit/s; "
-        "`vram-llm calibrate --rpc 10.0.0.2:50052` measures it"
-    )
+    assert note.startswith("the speed of worker 10.0.0.2:50052 (RPC0), which is idle, is assumed ")
+    assert note.endswith("(20 GB/s over 1 Gbit/s); `vram-llm calibrate --rpc 10.0.0.2:50052` measures it")
 
 
 def test_a_plan_with_an_assumed_speed_says_so_and_what_measures_it(
@@ -219,7 +218,7 @@ def test_a_card_of_unknown_bandwidth_is_idle_where_the_model_fits_without(
     assert plan.placement.device_order == ("GPU1",)
     (note,) = [note for note in plan.notes if "(GPU0)" in note]
     assert note.endswith(
-        'at its assumed speed of 101 GB/s; name the card or its bandwidth in --gpu, as in "24GiB@1008GB/s"'
+        'is assumed (101 GB/s); name the card or its bandwidth in --gpu, as in "24GiB@1008GB/s"'
     )
     needed = make_plan(profiles["27B"], rig, WISHES["latency"])
     assert set(needed.placement.device_order) == {"GPU0", "GPU1"}

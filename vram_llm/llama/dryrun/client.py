@@ -33,7 +33,7 @@ from vram_llm.llama.dryrun.wire import (
 from vram_llm.machine.types import Device, DeviceKind, Host
 from vram_llm.model.header import Header
 from vram_llm.model.strip import write_stripped
-from vram_llm.planner.memory.analytic import overhead_bytes
+from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.types import (
     Context,
     DeviceEstimate,

@@ -10,12 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from vram_llm.machine.types import Device, DeviceKind, Host
+from vram_llm.machine.types import Device, Host
 from vram_llm.model.profile import Layer, ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.tensors import Role, Tensor
 from vram_llm.planner.memory.compute_buffers import LEAST_COMPUTE_SHARE, PIPELINED_KINDS, ComputeBound
 from vram_llm.planner.memory.lora import AdapterWeights
+from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.padding import pad, padded
 from vram_llm.planner.types import (
     HOST,
@@ -27,26 +28,10 @@ from vram_llm.planner.types import (
     MemoryUse,
     Placement,
 )
-from vram_llm.units import MIB
 
 METHOD = "analytic"
 
-OVERHEAD_BYTES = {
-    DeviceKind.CUDA: 512 * MIB,
-    DeviceKind.ROCM: 512 * MIB,
-    DeviceKind.VULKAN: 256 * MIB,
-    DeviceKind.SYCL: 256 * MIB,
-    DeviceKind.METAL: 64 * MIB,
-    DeviceKind.RPC: 0,  # the worker has opened its own devices before it reports what is free
-}
-"""Estimated bytes a process takes on a device outside llama.cpp's buffers: driver context, BLAS, graphs."""
-
 _CELLS_PAD = 256  # of n_ctx and of sliding-window caches
-
-
-def overhead_bytes(device: Device) -> int:
-    """Bytes outside llama.cpp's buffers on a device: as measured on this very one, else the table's."""
-    return OVERHEAD_BYTES[device.kind] if device.overhead is None else int(device.overhead.value)
 
 
 def swa_cells(profile: ModelProfile, context: Context) -> int:

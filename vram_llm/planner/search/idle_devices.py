@@ -6,10 +6,11 @@ from vram_llm.machine.assumed_speed import has_assumed_speed
 from vram_llm.machine.types import Device, Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.llama_split import placement_flags
+from vram_llm.planner.report.idle import kind_of, with_name
 from vram_llm.planner.search.alternatives import pinned_context
 from vram_llm.planner.search.search import Candidate, analytic, plan_placement, plan_with_all
 from vram_llm.planner.speed_notes import assumption, how_to_measure
-from vram_llm.planner.types import Alternative, Objective, Placement, Plan, SpeedEstimate, Workload
+from vram_llm.planner.types import Alternative, Objective, Placement, Plan, Workload
 
 _MOST = 8  # alternatives; of devices that are alike one stands for all
 
@@ -61,31 +62,18 @@ def left_alone(profile: ModelProfile, machine: Machine, workload: Workload) -> f
     return frozenset(device.id for device in unused if not has_assumed_speed(device))
 
 
-def idle_reasons(plan: Plan) -> tuple[str, ...]:
-    """A sentence for each kind of device that the plan leaves out."""
-    said = []
-    others = {other.name: other for other in plan.alternatives}
-    for kind in _kinds(idle(plan.devices, plan.placement)):
-        other = others.get(with_name(kind[0]))
-        ids = ", ".join(device.id for device in kind)
-        cost = _cost(plan, other.speed) if other is not None else None
-        if kind[0].id in plan.used:
-            price = "" if cost is None or cost < 0.005 else f", where layers would cost {cost:.0%}"
-            said.append(f"{kind[0].name} ({ids}) has the draft model to itself{price}")
-        elif has_assumed_speed(kind[0]):
-            price = (
-                f"using it {_price(cost)} at its assumed speed of"
-                if cost is not None
-                else "its speed is assumed,"
-            )
-            said.append(
-                f"{kind[0].name} ({ids}) left idle: {price} {assumption(kind[0])}; {how_to_measure(kind)}"
-            )
-        elif cost is None:
-            said.append(f"{kind[0].name} ({ids}) not used")
-        else:
-            said.append(f"{kind[0].name} ({ids}) left idle: using it {_price(cost)}")
-    return tuple(said)
+def idle_notes(plan: Plan) -> tuple[str, ...]:
+    """A sentence for each kind of idle device whose speed is assumed: what was assumed, how to measure it."""
+    unused = [
+        each
+        for each in idle(plan.devices, plan.placement)
+        if has_assumed_speed(each) and each.id not in plan.used
+    ]
+    return tuple(
+        f"the speed of {kind[0].name} ({', '.join(each.id for each in kind)}), which is idle, is assumed "
+        f"({assumption(kind[0])}); {how_to_measure(kind)}"
+        for kind in _kinds(unused)
+    )
 
 
 def idle(devices: tuple[Device, ...], placement: Placement) -> list[Device]:
@@ -93,36 +81,9 @@ def idle(devices: tuple[Device, ...], placement: Placement) -> list[Device]:
     return [device for device in devices if device.id not in placement.device_order]
 
 
-def with_name(device: Device) -> str:
-    """What the alternative that uses `device` too is called."""
-    return f"with {device.id}"
-
-
 def _kinds(devices: list[Device]) -> list[list[Device]]:
     """Devices together that are alike."""
     alike: dict[tuple[object, ...], list[Device]] = {}
     for device in devices:
-        alike.setdefault((device.name, device.free_bytes, device.speed, device.companion_bytes), []).append(
-            device
-        )
+        alike.setdefault(kind_of(device), []).append(device)
     return list(alike.values())
-
-
-def _price(cost: float) -> str:
-    """What a step comes to that takes `cost` more of its time, or with a negative one less."""
-    if abs(cost) < 0.005:
-        return "would gain nothing"
-    if cost < 0:
-        return f"would save {-cost:.0%}"
-    return f"would cost {cost:.0%}" if cost < 1 else f"would take {1 + cost:.1f} times as long"
-
-
-def _cost(plan: Plan, other: SpeedEstimate | None) -> float | None:
-    """How much longer `other` takes for what the plan was made for, as a share."""
-    if plan.speed is None or other is None:
-        return None
-    if plan.objective is Objective.THROUGHPUT:
-        now, then = plan.speed.prompt_stage_s, other.prompt_stage_s
-    else:
-        now, then = plan.speed.step_s, other.step_s
-    return None if now is None or then is None else then / now - 1

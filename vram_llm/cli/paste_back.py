@@ -1,0 +1,55 @@
+"""Command lines that are printed to be pasted: the flags given, and what to type next."""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from vram_llm.cli.short_flags import ShortFlagsCommand
+from vram_llm.model.location import is_remote
+
+if TYPE_CHECKING:
+    from vram_llm.planner.types import Plan
+
+_ARGUMENTS = "vram_llm.arguments"
+
+
+class RemembersArguments(ShortFlagsCommand):
+    """A command that keeps its command line as it was typed, for `given_words`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
+
+
+def given_words(ctx: click.Context, names: Collection[str]) -> tuple[str, ...]:
+    """The options among `names` that were typed, with their values as they were typed."""
+    values, _, order = ctx.command.make_parser(ctx).parse_args(list(ctx.meta[_ARGUMENTS]))
+    words: list[str] = []
+    for param in dict.fromkeys(order):
+        if param.name not in names or not isinstance(param, click.Option):
+            continue
+        value, flag = values[param.name], param.opts[0]
+        if param.is_flag:
+            words.append(flag if value else param.secondary_opts[0])
+            continue
+        for text in value if param.multiple else (value,):
+            words += [flag, text] if isinstance(text, str) else [flag]  # a flag that may go without its value
+    return tuple(words)
+
+
+def next_command(plan: "Plan", model: str, words: Sequence[str]) -> str:
+    """What to type next: serve the very plan, fetch its model first, or take it to where the cards are."""
+    if is_remote(model):
+        return joined("vram-llm", "pull", model, *words)
+    if any(device.what_if for device in plan.devices):
+        return joined("vram-llm", "plan", model, *words, "--emit", "llama-server")
+    return joined("vram-llm", "serve", model, *words)
+
+
+def joined(*words: str) -> str:
+    """The words as a shell takes them."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

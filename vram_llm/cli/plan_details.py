@@ -1,0 +1,100 @@
+"""What `plan --verbose` adds: bytes by kind, llama.cpp's flags and its own split, where the time goes."""
+
+from collections.abc import Sequence
+
+from vram_llm.planner.companions import companion_only_devices
+from vram_llm.planner.llama_split import placement_flags, split_of
+from vram_llm.planner.report.figures import rate
+from vram_llm.planner.types import HOST, DeviceEstimate, HostEstimate, Plan
+from vram_llm.text.lines import Line, Style, line, wrap
+from vram_llm.text.table import Cell, Column, table
+from vram_llm.units import format_bytes, format_mib
+
+_Figures = tuple[str, dict[str, str]]  # of a device or the host: its id, and a figure for each kind
+
+
+def details(plan: Plan, width: int) -> list[Line]:
+    """The lines, after an empty one."""
+    lines: list[Line] = [()]
+    figures = _figures(plan)
+    kinds = list(dict.fromkeys(kind for _, of in figures for kind in of))
+    while figures:
+        n = len(figures)
+        while (shown := _table(kinds, figures[:n], width)) is None and n > 1:
+            n -= 1
+        lines += shown or []
+        figures = figures[n:]
+    lines += [each for sentence in _sentences(plan) for each in wrap(sentence, width)]
+    return lines + _flags(plan, width) if plan.devices else lines
+
+
+def _table(kinds: Sequence[str], figures: Sequence[_Figures], width: int) -> list[Line] | None:
+    columns = [Column(title="MiB", style=Style.DIM), *(Column(title=id_, right=True) for id_, _ in figures)]
+    rows: list[Sequence[Cell]] = [(kind, *(of.get(kind, "-") for _, of in figures)) for kind in kinds]
+    return table(columns, rows, width)
+
+
+def _figures(plan: Plan) -> list[_Figures]:
+    placement, first = plan.placement, plan.placement.cpu_layers
+    ranges = {HOST: _range(0, first)}
+    for device_id, count in zip(placement.device_order, placement.layers_per_device, strict=True):
+        ranges[device_id] = _range(first, count)
+        first += count
+    shares = {} if plan.speed is None else {each.id: f"{each.share:.0%}" for each in plan.speed.devices}
+    found: list[_Figures] = []
+    uses: list[DeviceEstimate | HostEstimate] = [*plan.estimate.devices, *companion_only_devices(plan)]
+    for use in [*uses, plan.estimate.host]:
+        device_id = use.id if isinstance(use, DeviceEstimate) else HOST
+        of = {
+            "layers": ranges.get(device_id, "-"),
+            "weights": format_mib(use.weights_bytes),
+            "context": format_mib(use.context_bytes),
+            "compute": format_mib(use.compute_bytes),
+        }
+        if plan.companions:
+            of["companions"] = format_mib(use.companion_bytes)
+        if isinstance(use, DeviceEstimate):
+            of["overhead"] = format_mib(use.overhead_bytes)
+        of |= {"used": format_mib(use.total_bytes), "of": format_mib(use.budget_bytes)}
+        if plan.context.pooling is None:
+            of["time"] = shares.get(device_id, "-")
+        found.append((device_id, of))
+    return found
+
+
+def _range(first: int, count: int) -> str:
+    return f"{first}-{first + count - 1}" if count > 1 else str(first) if count else "-"
+
+
+def _sentences(plan: Plan) -> list[str]:
+    placement, sentences = plan.placement, []
+    if placement.output_device != HOST:
+        sentences.append(f"The output is on {placement.output_device}.")
+    if plan.speed is not None and len(plan.speed.devices) > 1 and plan.context.pooling is None:
+        sentences.append("time: share of a decode step; devices compute one after the other.")
+    if plan.by_free_memory is not None:
+        split = split_of(plan.by_free_memory.placement)
+        sentences.append(f"llama.cpp itself, by free memory, would split {split}: {_verdict(plan)}.")
+    return sentences
+
+
+def _flags(plan: Plan, width: int) -> list[Line]:
+    """The split as options, on one line or on several that can still be pasted together."""
+    flags = " ".join(placement_flags(plan.placement))
+    pieces = [flags] if len(flags) <= width else flags.replace(" --", " \\\n--").splitlines()
+    return [line("As flags:"), *map(line, pieces)]
+
+
+def _verdict(plan: Plan) -> str:
+    assert plan.by_free_memory is not None
+    over = [
+        f"{device.id} {format_bytes(device.over_bytes)} over"
+        for device in plan.by_free_memory.estimate.devices
+        if device.over_bytes > 0
+    ]
+    if over:
+        return ", ".join(over)
+    speed = plan.by_free_memory.speed
+    if speed is None or plan.context.pooling is not None:
+        return "it would fit too"
+    return f"it would fit too, at {rate(speed.tokens_per_s)} tok/s"

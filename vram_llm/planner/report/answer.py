@@ -1,0 +1,105 @@
+"""Whether a plan fits and how fast it is, in sentences."""
+
+from collections.abc import Sequence
+
+from vram_llm.machine.types import Source
+from vram_llm.planner.report.figures import rate, rough_rate, seconds
+from vram_llm.planner.types import Plan, SpeedEstimate
+from vram_llm.units import format_count
+
+_FROM = {source: str(source) for source in Source} | {
+    Source.DRIVER: "from the driver",
+    Source.CATALOG: "from the catalog",
+    Source.GIVEN: "from what was given",
+}
+
+
+_SLOWER = 0.98  # of the speed; where the end of the context is not slower than that, it is not worth a word
+
+
+def answer(plan: Plan) -> tuple[str, ...]:
+    """Sentences: where the model lies, what speed to expect, and how soon a prompt is read."""
+    if plan.speed is None:
+        return (_where(plan), "Its speed is not known.")
+    if plan.context.pooling is not None:
+        return (_where(plan), *_embedding(plan.speed))
+    return (_where(plan), _decoding(plan.speed), *_at_end(plan), *_prompt(plan.speed))
+
+
+def bases(plan: Plan) -> str | None:
+    """What the figures of `answer` come from, and the depth they hold for."""
+    speed = plan.speed
+    if speed is None:
+        return None
+    if plan.context.pooling is not None:
+        return None if speed.prompt_basis is None else f"The speed is {_FROM[speed.prompt_basis]}."
+    kinds: dict[Source, list[str]] = {speed.basis: ["one"]}
+    if speed.streams > 1 and speed.streams_basis is not None:
+        kinds.setdefault(speed.streams_basis, []).append(f"{speed.streams} together")
+    if speed.prompt_basis is not None:
+        kinds.setdefault(speed.prompt_basis, []).append("prompts")
+    depth = f"Speeds at a depth of {format_count(speed.depth)}"
+    if len(kinds) == 1:
+        return f"{depth} are {_FROM[speed.basis]}."
+    return f"{depth}: {'; '.join(f'{_listed(of)} {_FROM[source]}' for source, of in kinds.items())}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """ "one, 4 together and prompts"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _where(plan: Plan) -> str:
+    n_cpu, n_layers = plan.placement.cpu_layers, plan.model.n_layers
+    if not plan.placement.device_order:
+        return "Fits on the CPU."
+    if n_cpu:
+        return f"Fits, with {n_cpu} of {n_layers} layers on the CPU."
+    used = set(plan.used)
+    cards = [device for device in plan.devices if device.endpoint is None]
+    n_cards = sum(device.id in used for device in cards)
+    n_workers = len({device.endpoint for device in plan.devices if device.id in used and device.endpoint})
+    parts = []
+    if n_cards:
+        parts.append(_counted("card", n_cards, len(cards)))
+    if n_workers:
+        n_all = len({device.endpoint for device in plan.devices if device.endpoint})
+        parts.append(_counted("worker", n_workers, n_all))
+    return f"Fits on {' and '.join(parts)}."
+
+
+def _counted(what: str, used: int, of: int) -> str:
+    """ "the card", "one card of 3", "2 of 3 cards", "the cards"."""
+    if used == of:
+        return f"the {what}" if of == 1 else f"the {what}s"
+    return f"one {what} of {of}" if used == 1 else f"{used} of {of} {what}s"
+
+
+def _decoding(speed: SpeedEstimate) -> str:
+    about = "About " if speed.basis is Source.ASSUMED else ""
+    one = f"{about}{rate(speed.tokens_per_s)} tok/s for one"
+    if speed.streams > 1 and speed.streams_tokens_per_s is not None:
+        one += f", {rough_rate(speed.streams_tokens_per_s)} for {speed.streams} together"
+    return f"{one}."
+
+
+def _at_end(plan: Plan) -> tuple[str, ...]:
+    """The speed of one stream at the end of the context, where it is lower."""
+    speed, at_end = plan.speed, plan.speed_at_end
+    if speed is None or at_end is None or at_end.tokens_per_s >= _SLOWER * speed.tokens_per_s:
+        return ()
+    return (f"With {format_count(at_end.depth)} behind it {rate(at_end.tokens_per_s)} tok/s.",)
+
+
+def _prompt(speed: SpeedEstimate) -> tuple[str, ...]:
+    if speed.prompt_s is None:
+        return ()
+    n_tokens = format_count(speed.prompt_tokens)
+    prompt = f"{n_tokens} prompt" if n_tokens.endswith("k") else f"prompt of {n_tokens} tokens"
+    return (f"A {prompt} takes {seconds(speed.prompt_s)}.",)
+
+
+def _embedding(speed: SpeedEstimate) -> tuple[str, ...]:
+    if speed.prompt_tokens_per_s is None:
+        return ("Its speed is not known.",)
+    return (f"Reads {rough_rate(speed.prompt_tokens_per_s)} tok/s.",)

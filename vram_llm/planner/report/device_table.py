@@ -1,0 +1,129 @@
+"""A row for each device: name, layers, a bar, bytes used of what may be used; or why it is idle."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vram_llm.planner.overhead import overhead_bytes
+from vram_llm.planner.report.figures import gib
+from vram_llm.planner.report.idle import idle_reason
+from vram_llm.planner.types import HOST, Plan, PlannedDevice
+from vram_llm.text.lines import Line, Span, Style, bar, line, shorten, wrap
+from vram_llm.text.names import short_name
+from vram_llm.text.table import Cell, Column, table
+from vram_llm.units import GIB
+
+_WIDE_BAR, _BAR = 20, 10
+_SMALL_BYTES = GIB // 20  # shown as 0.0 GiB below it
+_ROOMY = 100  # columns; from there bars are longer
+_COLUMNS = (
+    Column(title="device", least=18),
+    Column(title="layers", right=True),
+    Column(),
+    Column(title="used", right=True),
+    Column(title="of GiB", right=True),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceUse:
+    """A row: a device in use, an idle one with the `reason`, or the host."""
+
+    id: str
+    name: str
+    layers: str = ""
+    used_bytes: int = 0
+    budget_bytes: int = 0
+    reason: str | None = None
+
+    @property
+    def share(self) -> float:
+        """Used of what may be used."""
+        return self.used_bytes / self.budget_bytes if self.budget_bytes > 0 else float(self.used_bytes > 0)
+
+
+def device_uses(plan: Plan) -> tuple[DeviceUse, ...]:
+    """A row for each device of the plan, and one for the host where it holds something to speak of."""
+    layers = dict(zip(plan.placement.device_order, plan.placement.layers_per_device, strict=True))
+    output, held = plan.placement.output_device, {use.id: use for use in plan.estimate.devices}
+    rows = []
+    for device in plan.devices:
+        name = short_name(device.name)
+        if device.id in layers:
+            use = held[device.id]
+            count = _layers(layers[device.id], device.id == output)
+            rows.append(
+                DeviceUse(
+                    id=device.id,
+                    name=name,
+                    layers=count,
+                    used_bytes=use.total_bytes,
+                    budget_bytes=use.budget_bytes,
+                )
+            )
+        elif companions := [each for each in plan.companions if each.device == device.id]:
+            rows.append(_companion_row(plan, device, companions[0].kind.value))
+        else:
+            rows.append(DeviceUse(id=device.id, name=name, reason=idle_reason(plan, device)))
+    host = plan.estimate.host
+    if host.total_bytes >= _SMALL_BYTES or plan.placement.cpu_layers:
+        count = _layers(plan.placement.cpu_layers, output == HOST) if plan.placement.cpu_layers else ""
+        rows.append(
+            DeviceUse(
+                id=HOST,
+                name="CPU, memory",
+                layers=count,
+                used_bytes=host.total_bytes,
+                budget_bytes=host.budget_bytes,
+            )
+        )
+    return tuple(rows)
+
+
+def device_table(plan: Plan, width: int) -> list[Line]:
+    """A line for each device; two where the terminal is narrow."""
+    rows = device_uses(plan)
+    bar_width = _WIDE_BAR if width >= _ROOMY else _BAR
+    id_width = max(len(row.id) for row in rows)
+    cells = [_cells(row, id_width, bar_width) for row in rows]
+    return table(_COLUMNS, cells, width) or _stacked(rows, width)
+
+
+def _cells(row: DeviceUse, id_width: int, bar_width: int) -> Sequence[Cell]:
+    device = f"{row.id:<{id_width}}  {row.name}"
+    if row.reason is not None:
+        return device, line(row.reason, Style.DIM)
+    used, of = gib(row.used_bytes), gib(row.budget_bytes)
+    return device, row.layers, bar(row.share, bar_width), used, of
+
+
+def _stacked(rows: Sequence[DeviceUse], width: int) -> list[Line]:
+    lines: list[Line] = []
+    for row in rows:
+        layers = f" {row.layers}" if row.layers else ""
+        if row.layers[-1:].isdigit() or row.layers.endswith("out"):
+            layers += " layers"
+        name = shorten(f"{row.id}  {row.name}", width - len(layers))
+        lines.append(line(name.ljust(width - len(layers)) + layers))
+        if row.reason is not None:
+            lines += wrap(f"  {row.reason}", width, Style.DIM, "  ")
+            continue
+        used = f" {gib(row.used_bytes)} of {gib(row.budget_bytes)} GiB"
+        lines.append((Span("  "), *bar(row.share, max(width - 2 - len(used), 4)), Span(used)))
+    return lines
+
+
+def _layers(count: int, has_output: bool) -> str:
+    """ "46+out"."""
+    return (f"{count}+out" if count else "out") if has_output else str(count)
+
+
+def _companion_row(plan: Plan, device: PlannedDevice, kind: str) -> DeviceUse:
+    """A device that holds a draft model or a projector alone."""
+    held = sum(each.uses[device.id].total_bytes for each in plan.companions if device.id in each.uses)
+    return DeviceUse(
+        id=device.id,
+        name=short_name(device.name),
+        layers=kind,
+        used_bytes=held + overhead_bytes(device),
+        budget_bytes=device.budget_bytes(device.reserve_bytes),
+    )

@@ -1,0 +1,139 @@
+"""Why a plan is as it is, in sentences."""
+
+from collections.abc import Sequence
+
+from vram_llm.machine.types import Device
+from vram_llm.planner.report.figures import rate
+from vram_llm.planner.report.idle import price_of_using
+from vram_llm.planner.types import HOST, Objective, Placement, Plan
+from vram_llm.text.names import short_name
+from vram_llm.units import format_bytes
+
+_BEST = {
+    Objective.LATENCY: "no cut within the budgets has a shorter decode step",
+    Objective.THROUGHPUT: "no cut within the budgets has a faster slowest stage",
+    Objective.CONTEXT: "no cut in this order leaves the fullest less full",
+    Objective.BALANCE: "no cut in this order leaves the fullest less full",
+}
+_UNEVEN = 1.2  # of bytes a layer between devices, from which it is worth a sentence
+
+
+def why(plan: Plan) -> tuple[str, ...]:
+    """What forced the split, why devices idle or layers stay on the CPU, what limits the speed."""
+    return (*_split(plan), *_layers(plan), *_cpu(plan), *_idle(plan), *_limit(plan), *_by_free_memory(plan))
+
+
+def _split(plan: Plan) -> tuple[str, ...]:
+    uses = plan.estimate.devices
+    if not uses:
+        return ()
+    fullest = max(uses, key=lambda use: use.total_bytes / max(use.budget_bytes, 1))
+    share = fullest.total_bytes / max(fullest.budget_bytes, 1)
+    full = f"the fullest device, {fullest.id}, is at {share:.0%} of what may be used"
+    best = "the split was dictated" if plan.dictated else _BEST[plan.objective]
+    return (f"Split: {_cut(plan.placement)}; {full}, and {best}.",)
+
+
+def _layers(plan: Plan) -> tuple[str, ...]:
+    counts = zip(plan.estimate.devices, plan.placement.layers_per_device, strict=True)
+    of_layer = {use.id: use.weights_bytes // count for use, count in counts if count}
+    if not of_layer or max(of_layer.values()) <= _UNEVEN * min(of_layer.values()):
+        return ()
+    heavy, light = max(of_layer, key=of_layer.__getitem__), min(of_layer, key=of_layer.__getitem__)
+    return (
+        f"Layers are not alike: {heavy} gets {format_bytes(of_layer[heavy])} with each of its layers, "
+        f"{light} {format_bytes(of_layer[light])}; equal counts would not be equal bytes.",
+    )
+
+
+def _cpu(plan: Plan) -> tuple[str, ...]:
+    n_cpu = plan.placement.cpu_layers
+    if not n_cpu or not plan.estimate.devices or plan.dictated:
+        return ()
+    return (f"CPU: with fewer than {n_cpu} layers there, no order of the devices in use takes the rest.",)
+
+
+def _idle(plan: Plan) -> tuple[str, ...]:
+    """A sentence for each idle device whose price is known."""
+    devices = {device.id: device for device in plan.devices}
+    used = [devices[each] for each in plan.placement.device_order]
+    sentences = []
+    for device in plan.devices:
+        price = price_of_using(plan, device)
+        if device.id in plan.used or price is None:
+            continue
+        cost = f"a step would take {price:.0%} longer" if price >= 0.005 else "a step would not get shorter"
+        sentences.append(
+            f"{device.id} ({short_name(device.name)}) idles: with it {cost}, {_because(device, used)}."
+        )
+    return tuple(sentences)
+
+
+def _because(device: Device, used: Sequence[Device]) -> str:
+    slower = [
+        each
+        for each in used
+        if each.speed is not None
+        and device.speed is not None
+        and device.speed.read_bytes_per_s.value < each.speed.read_bytes_per_s.value
+    ]
+    if not slower:
+        return "for each device more is one more wait"
+    assert device.speed is not None
+    fast = max(slower, key=lambda each: each.speed.read_bytes_per_s.value if each.speed else 0)
+    return f"for it reads {_reads(device)} and {fast.id} {_reads(fast)}"
+
+
+def _limit(plan: Plan) -> tuple[str, ...]:
+    """Which device takes most of a decode step."""
+    if plan.speed is None or plan.context.pooling is not None or not plan.speed.devices:
+        return ()
+    slowest = max(plan.speed.devices, key=lambda each: each.seconds)
+    step = f"a token takes {plan.speed.step_s * 1e3:,.0f} ms"
+    if slowest.id == HOST:
+        return (
+            f"Speed: {step}, {slowest.share:.0%} of it on the CPU, which reads its layers from main memory.",
+        )
+    device = next(device for device in plan.devices if device.id == slowest.id)
+    reads = f", which reads {_reads(device)}" if device.speed is not None else ""
+    if len(plan.speed.devices) == 1:
+        return (f"Speed: {step} on {slowest.id}{reads}.",)
+    return (
+        f"Speed: devices compute one after the other; {step}, {slowest.share:.0%} of it on "
+        f"{slowest.id}{reads}.",
+    )
+
+
+def _reads(device: Device) -> str:
+    assert device.speed is not None
+    fact = device.speed.read_bytes_per_s
+    return f"{fact.value / 1e9:,.0f} GB/s ({fact.source})"
+
+
+def _by_free_memory(plan: Plan) -> tuple[str, ...]:
+    """What llama.cpp would do by itself, where that differs."""
+    other = plan.by_free_memory
+    if other is None or other.placement == plan.placement:
+        return ()
+    split = f"llama.cpp's own split by free memory, {_cut(other.placement)}"
+    if not other.fits:
+        short = [
+            f"{use.id} {format_bytes(use.over_bytes)} short"
+            for use in other.estimate.devices
+            if use.over_bytes > 0
+        ]
+        return (f"{split}, would not fit: {', '.join(short) or 'the computer is short of memory'}.",)
+    if other.speed is None or plan.context.pooling is not None:
+        return (f"{split}, would fit too.",)
+    return (f"{split}, would fit too, at {rate(other.speed.tokens_per_s)} tok/s.",)
+
+
+def _cut(placement: Placement) -> str:
+    """ "25 layers on GPU1, 46 and the output on GPU2"."""
+    parts = [f"{placement.cpu_layers} layers on the CPU"] if placement.cpu_layers else []
+    for device_id, count in zip(placement.device_order, placement.layers_per_device, strict=True):
+        has_output = placement.output_device == device_id
+        what = f"{count} layers" if count else ""
+        what += (" and the output" if what else "the output") if has_output else ""
+        parts.append(f"{what} on {device_id}")
+    return ", ".join(parts)

@@ -1,0 +1,130 @@
+"""The whole report of a plan: the answer, what to type next, the devices, and how to read them."""
+
+from collections.abc import Sequence
+
+from vram_llm.model.pooling import Pooling
+from vram_llm.planner.report.answer import answer, bases
+from vram_llm.planner.report.context_prices import other_contexts
+from vram_llm.planner.report.device_table import device_table
+from vram_llm.planner.types import Companion, Context, Plan
+from vram_llm.text.lines import Line, Style, line, plain, printable, wrap
+from vram_llm.text.plain import ascii_text
+from vram_llm.units import format_bytes, format_count
+
+_BEFORE_NEXT = 2  # lines of the answer before what to type next, so that three lines hold all of it
+_STR_WIDTH = 80
+
+
+def as_text(plan: Plan) -> str:
+    """The report in ASCII, 80 columns wide."""
+    return ascii_text(plain([*head(plan, _STR_WIDTH), *body(plan, _STR_WIDTH), *notes(plan, _STR_WIDTH)]))
+
+
+def head(plan: Plan, width: int, next_command: str | None = None) -> list[Line]:
+    """Does it fit, how fast is it, and what to type next."""
+    lines = _packed([_short(sentence, width) for sentence in answer(plan)], width)
+    if next_command is not None:
+        lines.insert(min(_BEFORE_NEXT, len(lines)), line(f"next: {next_command}"))
+    if (basis := bases(plan)) is not None:
+        lines += wrap(basis, width, Style.DIM)
+    return lines
+
+
+def _short(sentence: str, width: int) -> str:
+    """A sentence for a narrow terminal."""
+    return sentence if len(sentence) <= width else sentence.replace(" tok/s for one,", " tok/s,")
+
+
+def _packed(sentences: Sequence[str], width: int) -> list[Line]:
+    """As many sentences on each line as fit it whole."""
+    lines = [sentences[0]]
+    for sentence in sentences[1:]:
+        if len(lines[-1]) + 1 + len(sentence) <= width:
+            lines[-1] += f" {sentence}"
+        else:
+            lines.append(sentence)
+    return [each for text in lines for each in wrap(text, width, Style.STRONG)]
+
+
+def body(plan: Plan, width: int) -> list[Line]:
+    """The model, its context, the devices and what the figures mean."""
+    model = plan.model
+    size = f"{format_bytes(model.total_bytes)}, {model.n_layers} layers"
+    return [
+        (),
+        *wrap(f"{model.name} {model.quantization}, {size}", width, Style.STRONG),
+        *_context(plan, width),
+        (),
+        *device_table(plan, width),
+        *wrap(_how_to_read(plan), width, Style.DIM),
+        *(each for companion in plan.companions for each in wrap(_companion(companion), width)),
+    ]
+
+
+def notes(plan: Plan, width: int) -> list[Line]:
+    """What a reader should know beyond the figures."""
+    return [each for note in plan.notes for each in wrap(f"note: {note}", width, Style.DIM, "  ")]
+
+
+def _context(plan: Plan, width: int) -> list[Line]:
+    """What the context is for, and what others cost."""
+    more = other_contexts(plan)
+    return wrap(_use(plan.context), width) + ([] if more is None else wrap(f"Other contexts: {more}.", width))
+
+
+def _use(context: Context) -> str:
+    each = format_count(context.n_ctx_seq)
+    if context.pooling is not None:
+        what = "Scores" if context.pooling is Pooling.RANK else f"Embeddings ({context.pooling})"
+        return f"{what} of texts of up to {each} tokens, {context.parallel} at a time."
+    kv = context.kv_type_k
+    if context.kv_type_v != kv:
+        kv += f" and {context.kv_type_v}"
+    if context.parallel == 1:
+        return f"Context {each} for one sequence; KV cache {kv}."
+    if context.kv_unified:
+        return f"Context {each}, shared by {context.parallel} sequences; KV cache {kv}."
+    return f"Context {each} for each of {context.parallel} sequences; KV cache {kv}."
+
+
+def _how_to_read(plan: Plan) -> str:
+    """What used and usable bytes count, and how exact they are."""
+    if not plan.estimate.devices:
+        return "of GiB: memory that is available here, less the reserve."
+    reserve = max(device.reserve_bytes for device in plan.devices)
+    exact = (
+        "to the byte, by llama.cpp's own dry run"
+        if plan.estimate.method != "analytic"
+        else "weights and context exact, compute an upper estimate"
+    )
+    said = f"of: free memory less a reserve of {format_bytes(reserve)}. used: {exact}"
+    overheads = {use.id: use.overhead_bytes for use in plan.estimate.devices if use.overhead_bytes}
+    if not overheads:
+        return f"{said}."
+    low, high = min(overheads.values()), max(overheads.values())
+    size = format_bytes(high) if low == high else f"{format_bytes(low)} to {format_bytes(high)}"
+    return f"{said}, and {size} a card for the driver (overhead, {_overhead_source(plan, overheads)})."
+
+
+def _overhead_source(plan: Plan, overheads: dict[str, int]) -> str:
+    measured = [
+        device.id for device in plan.devices if device.id in overheads and device.overhead is not None
+    ]
+    if not measured:
+        return "estimated"
+    return (
+        "measured"
+        if len(measured) == len(overheads)
+        else f"measured on {', '.join(measured)}, else estimated"
+    )
+
+
+def _companion(companion: Companion) -> str:
+    """A companion, where it lies and what it holds there."""
+    held = [
+        f"{format_bytes(use.total_bytes)} on {name}"
+        for name, use in companion.uses.items()
+        if use.total_bytes
+    ]
+    estimated = ", compute estimated" if companion.method == "analytic" else ""
+    return f"with {companion.kind.value} {printable(companion.name)}, {', '.join(held)}{estimated}"
