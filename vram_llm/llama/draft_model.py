@@ -5,7 +5,7 @@ from vram_llm.llama.bindings import C
 from vram_llm.llama.devices import Servers
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.vocab import Vocab
-from vram_llm.model.drafts import MOST_MORE_TOKENS
+from vram_llm.model.drafts import OF_ONE_FAMILY, DraftFacts, refusal
 from vram_llm.planner.companions import draft_plan
 
 _FIRST_COMPARED = 5  # SPEC_VOCAB_CHECK_START_TOKEN_ID of common/speculative.cpp: controls may differ
@@ -20,39 +20,32 @@ def load_draft(model: LoadedModel, servers: Servers) -> LoadedModel | None:
     if plan is None:
         return None
     draft = LoadedModel(plan, servers=servers)
-    said = _objection(model, draft)
-    if said is not None:
+    reason = refusal(_facts(model), _facts(draft)) or _other_token(model.vocab, draft.vocab)
+    if reason is not None:
         draft.close()
-        raise BadPlan(f"{plan.model.name} cannot draft for {model.plan.model.name}: {said}")
+        raise BadPlan(f"{plan.model.name} cannot draft for {model.plan.model.name}: {reason}")
     return draft
 
 
-def _objection(model: LoadedModel, draft: LoadedModel) -> str | None:
-    if not model.cells.can_rewind:
-        return "the latter is recurrent and cannot take drafted tokens back; serve it without --draft"
-    if not draft.cells.can_rewind:
-        return "the former is recurrent and cannot take its guesses back; draft with another model"
-    said = difference(model.vocab, draft.vocab)
-    return None if said is None else f"{said}; draft with a model of the same vocabulary"
+def _facts(model: LoadedModel) -> DraftFacts:
+    vocab = model.vocab
+    return DraftFacts(
+        tokenizer=vocab.kind,
+        n_tokens=vocab.n_tokens,
+        bos=vocab.bos,
+        eos=vocab.eos,
+        adds_bos=vocab.adds_bos,
+        adds_eos=vocab.adds_eos,
+        can_rewind=model.cells.can_rewind,
+    )
 
 
-def difference(one: Vocab, other: Vocab) -> str | None:
-    """How the vocabulary `other` differs from `one`, or None.
-
-    Source: common_speculative_are_compatible in common/speculative.cpp.
-    """
-    if one.kind != other.kind:
-        return "its tokenizer is of another kind"
-    if (one.adds_bos, one.adds_bos and one.bos) != (other.adds_bos, other.adds_bos and other.bos):
-        return "it begins texts otherwise"
-    if (one.adds_eos, one.adds_eos and one.eos) != (other.adds_eos, other.adds_eos and other.eos):
-        return "it ends texts otherwise"
-    if abs(one.n_tokens - other.n_tokens) > MOST_MORE_TOKENS:
-        return f"it has {other.n_tokens:,} tokens, not {one.n_tokens:,}"
-    if one.kind == C.LLAMA_VOCAB_TYPE_NONE:
+def _other_token(model: Vocab, draft: Vocab) -> str | None:
+    """The first token that is another one in `draft`, which headers do not tell, and what to try; or None."""
+    if model.kind == C.LLAMA_VOCAB_TYPE_NONE:
         return None
-    for token in range(_FIRST_COMPARED, min(one.n_tokens, other.n_tokens)):
-        if one.name(token) != other.name(token):
-            names = [each.name(token).decode("utf-8", "replace") for each in (other, one)]
-            return f"its token {token} is {names[0]!r}, not {names[1]!r}"
+    for token in range(_FIRST_COMPARED, min(model.n_tokens, draft.n_tokens)):
+        if model.name(token) != draft.name(token):
+            names = [each.name(token).decode("utf-8", "replace") for each in (draft, model)]
+            return f"its token {token} is {names[0]!r}, not {names[1]!r}; {OF_ONE_FAMILY}"
     return None

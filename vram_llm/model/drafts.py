@@ -1,28 +1,89 @@
-"""Whether a model can guess tokens for another, as far as their headers tell."""
+"""Whether a model can draft tokens for another one, from what headers or loaded models tell of both.
+
+Source of what is compared: common_speculative_are_compatible in common/speculative.cpp.
+"""
+
+from dataclasses import dataclass
+from typing import TypeVar
 
 from vram_llm.model.gguf import SkippedArray
 from vram_llm.model.header import Header
+from vram_llm.model.profile import ModelProfile
 
-MOST_MORE_TOKENS = 128  # SPEC_VOCAB_MAX_SIZE_DIFFERENCE of common/speculative.cpp: padding differs
-_TOKENS = "tokenizer.ggml.tokens"
-_SAME = {
-    "tokenizer.ggml.model": "its tokenizer is of another kind",
-    "tokenizer.ggml.bos_token_id": "it begins texts with another token",
-    "tokenizer.ggml.eos_token_id": "it ends texts with another token",
-}
+_MOST_MORE_TOKENS = 128  # SPEC_VOCAB_MAX_SIZE_DIFFERENCE of common/speculative.cpp: padding differs
+OF_ONE_FAMILY = "take a smaller model of the same family"
+_PREFIX = "tokenizer.ggml."
+
+_Scalar = TypeVar("_Scalar", str, int, bool)
 
 
-def difference(model: Header, draft: Header) -> str | None:
-    """How the vocabulary of `draft` differs from that of `model`, or None. Headers do not tell all of it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftFacts:
+    """What decides whether two models can draft for each other. None: unknown, which is no obstacle."""
 
-    Source: common_speculative_are_compatible in common/speculative.cpp.
-    """
-    for key, said in _SAME.items():
-        one, other = model.metadata.get(key), draft.metadata.get(key)
-        if one is not None and other is not None and one != other:
-            return f"{said} ({other}, not {one})"
-    sizes = [each.metadata.get(_TOKENS) for each in (model, draft)]
-    counts = [each.count for each in sizes if isinstance(each, SkippedArray)]
-    if len(counts) == 2 and abs(counts[0] - counts[1]) > MOST_MORE_TOKENS:
-        return f"it has {counts[1]:,} tokens, not {counts[0]:,}"
+    tokenizer: str | int | None  # its kind: a name in a file, a number in llama.cpp
+    n_tokens: int | None
+    bos: int | None
+    eos: int | None
+    adds_bos: bool | None
+    adds_eos: bool | None
+    can_rewind: bool  # its last tokens can be taken back
+
+
+def facts_of(header: Header, profile: ModelProfile) -> DraftFacts:
+    """The facts that a header gives; `profile` is made of it. Headers do not tell all of a vocabulary."""
+    tokens = header.metadata.get(f"{_PREFIX}tokens")
+    return DraftFacts(
+        tokenizer=_value(header, "model", str),
+        n_tokens=tokens.count if isinstance(tokens, SkippedArray) else None,
+        bos=_value(header, "bos_token_id", int),
+        eos=_value(header, "eos_token_id", int),
+        adds_bos=_value(header, "add_bos_token", bool),
+        adds_eos=_value(header, "add_eos_token", bool),
+        can_rewind=profile.can_rewind and profile.has_memory,
+    )
+
+
+def _value(header: Header, key: str, kind: type[_Scalar]) -> _Scalar | None:
+    """A scalar of the tokenizer; None where it is not given, or is of another type."""
+    value = header.metadata.get(_PREFIX + key)
+    return value if isinstance(value, kind) else None
+
+
+def refusal(model: DraftFacts, draft: DraftFacts) -> str | None:
+    """Why the engine cannot let `draft` draft for `model`, and what to try; None where it can."""
+    if not model.can_rewind:
+        return "the latter is recurrent and cannot take drafted tokens back; plan without --draft"
+    return mismatch(model, draft)
+
+
+def mismatch(model: DraftFacts, draft: DraftFacts) -> str | None:
+    """Why `draft` suits `model` in no program that drafts, and what to try; None where it does."""
+    found = None if draft.can_rewind else "it cannot take its guesses back"
+    found = found or _difference(model, draft)
+    return found and f"{found}; {OF_ONE_FAMILY}"
+
+
+def _difference(model: DraftFacts, draft: DraftFacts) -> str | None:
+    """How the vocabularies differ."""
+    if _differ(model.tokenizer, draft.tokenizer):
+        return f"its tokenizer is of another kind ({draft.tokenizer}, not {model.tokenizer})"
+    ends = (
+        ("begins", model.adds_bos, draft.adds_bos, model.bos, draft.bos),
+        ("ends", model.adds_eos, draft.adds_eos, model.eos, draft.eos),
+    )
+    for verb, adds, draft_adds, token, draft_token in ends:
+        if _differ(adds, draft_adds):
+            return f"it {verb} texts {'with' if draft_adds else 'without'} a token of its own"
+        if adds is not False and draft_adds is not False and _differ(token, draft_token):
+            return f"it {verb} texts with another token ({draft_token}, not {token})"
+    if model.n_tokens is None or draft.n_tokens is None:
+        return None
+    if abs(model.n_tokens - draft.n_tokens) > _MOST_MORE_TOKENS:
+        return f"it has {draft.n_tokens:,} tokens, not {model.n_tokens:,}"
     return None
+
+
+def _differ(one: object, other: object) -> bool:
+    """Whether two known facts differ."""
+    return one is not None and other is not None and one != other

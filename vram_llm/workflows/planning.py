@@ -212,15 +212,11 @@ def _candidates(
 
 
 def _profile_of_draft(model: Header, draft: Header, of: ModelProfile) -> ModelProfile:
-    """The profile of a draft model. Raises BadPlan where it cannot guess for the model."""
+    """The profile of a draft model. Raises BadPlan where it cannot draft for the model."""
     small = profile(draft)
-    said = drafts.difference(model, draft)
-    if said is None and not (small.can_rewind and small.has_memory):
-        said = "it cannot take its guesses back"
-    if said is not None:
-        raise BadPlan(
-            f"{small.name} cannot draft for {of.name}: {said}; take a smaller model of the same family"
-        )
+    reason = drafts.mismatch(drafts.facts_of(model, of), drafts.facts_of(draft, small))
+    if reason is not None:
+        raise BadPlan(f"{small.name} cannot draft for {of.name}: {reason}")
     return small
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vram_llm.errors import BadPlan
+from vram_llm.model import drafts
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.location import HUB, is_remote
+from vram_llm.model.profile import profile
 from vram_llm.planner.types import CompanionKind, Plan
 from vram_llm.workflows.argument_types import expect
 from vram_llm.workflows.detection import analyze, detect
@@ -67,8 +69,12 @@ def check_loadable(plan: "Plan") -> None:
         raise BadPlan(
             f"{absent[0]} is planned for but not in this machine; plan without --gpu to load it here"
         )
-    if CompanionKind.DRAFT in kinds and not analyze(plan.model.path).can_rewind:
-        raise BadPlan(
-            f"{plan.model.name} is recurrent and cannot take drafted tokens back, so that the engine drafts "
-            "nothing for it; plan without --draft to load the model here"
-        )
+    for companion in (each for each in plan.companions if each.kind is CompanionKind.DRAFT):
+        reason = drafts.refusal(_draft_facts(plan.model.path), _draft_facts(companion.path))
+        if reason is not None:
+            raise BadPlan(f"{companion.name} cannot draft for {plan.model.name}: {reason}")
+
+
+def _draft_facts(path: str) -> drafts.DraftFacts:
+    header = read_header(resolve(path))
+    return drafts.facts_of(header, profile(header))
