@@ -25,10 +25,11 @@ from vram_llm.llama.dryrun.client import DryRun
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile
+from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.llama_split import placement_of
 from vram_llm.planner.memory.analytic import AnalyticMeter
 from vram_llm.planner.search.search import choose_placement
-from vram_llm.planner.types import Context, Estimate, Placement, Workload
+from vram_llm.planner.types import Context, Placement, Workload
 from vram_llm.units import GIB, MIB
 
 CARDS = [

@@ -33,10 +33,11 @@ from tests.companions import write_lora
 from tests.workers import free_ports
 from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
 from tools.random_model import write_llama
+from vram_llm.planner.estimates import DeviceEstimate, HostEstimate
 from vram_llm.planner.export.device_flags import reach
 from vram_llm.planner.export.formats import emit, to_json
 from vram_llm.planner.tensor_split import TensorSplit
-from vram_llm.planner.types import HOST, DeviceEstimate, FlashAttention, HostEstimate, Lora, Plan, Workload
+from vram_llm.planner.types import HOST, FlashAttention, Lora, Plan, Workload
 from vram_llm.units import GIB, MIB
 from vram_llm.workflows import detection, planning
 

@@ -28,7 +28,6 @@ EXCEPTIONS = {
     "planner/memory/compute_buffers.py:ComputeBound methods": "one method for each kind of buffer",
     "planner/memory/compute_buffers.py:ComputeBound.__init__ function lines": "shapes and inputs",
     "planner/memory/layer_ops.py:Operations methods": "one method for each kind of layer",
-    "planner/types.py file lines": "the types of a plan in one file",
     "server/chat.py:_reply parameters": "not yet one PreparedChat",
     "server/generation.py:sequences function lines": "not yet one object of options",
     "server/generation.py:sequences parameters": "not yet one object of options",

@@ -13,9 +13,10 @@ from vram_llm.engine import probe
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.machine import json_store, nvml, overhead_store
 from vram_llm.machine.types import Machine
+from vram_llm.planner.estimates import DeviceEstimate, MemoryUse
 from vram_llm.planner.memory_report import OF_CARD, OF_PROCESS
 from vram_llm.planner.overhead import OVERHEAD_BYTES, overhead_bytes
-from vram_llm.planner.types import DeviceEstimate, MemoryUse, Plan, PlannedDevice
+from vram_llm.planner.types import Plan, PlannedDevice
 from vram_llm.units import MIB
 from vram_llm.workflows import detection, verification
 

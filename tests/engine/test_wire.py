@@ -7,7 +7,7 @@ from vram_llm.engine import wire
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import DecodeTick, FinishReason, Request, SamplingParams, TokenEvent
 from vram_llm.engine.stats import EngineStats
-from vram_llm.planner.types import MemoryUse
+from vram_llm.planner.estimates import MemoryUse
 
 INFO = ModelInfo(
     name="m", path="/m.gguf", architecture="llama", parameters=2**40, size_bytes=2**41, n_vocab=5, n_ctx=256,

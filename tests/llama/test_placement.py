@@ -15,10 +15,11 @@ from vram_llm.llama import bindings, rpc
 from vram_llm.llama.model import LoadedModel
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.llama_split import device_of_layers
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.tensor_split import TensorSplit
-from vram_llm.planner.types import HOST, MemoryUse, Objective, Placement, Plan, Workload
+from vram_llm.planner.types import HOST, Objective, Placement, Plan, Workload
 
 N_LAYERS = {"uneven": 11, "tied": 7, "wide": 5}
 _ASSIGNED = re.compile(r"load_tensors: layer +(\d+) assigned to device (\w+)")

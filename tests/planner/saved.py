@@ -5,18 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from vram_llm.machine.types import Device, DeviceKind, Source
+from vram_llm.planner.estimates import DeviceEstimate, Estimate, HostEstimate, MemoryUse
 from vram_llm.planner.llama_split import placement_from_counts
-from vram_llm.planner.types import (
-    PLAN_VERSION,
-    Context,
-    DeviceEstimate,
-    Estimate,
-    HostEstimate,
-    MemoryUse,
-    Plan,
-    PlannedDevice,
-    PlannedModel,
-)
+from vram_llm.planner.types import PLAN_VERSION, Context, Plan, PlannedDevice, PlannedModel
 from vram_llm.units import GIB
 
 RESERVE = GIB

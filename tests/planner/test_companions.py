@@ -27,6 +27,7 @@ from vram_llm.planner.companions import (
     draft_plan,
     place_companions,
 )
+from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.export.formats import emit, from_json, to_json
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.memory.lora import AdapterWeights
@@ -34,16 +35,7 @@ from vram_llm.planner.memory_report import certify
 from vram_llm.planner.recheck import check, check_companion
 from vram_llm.planner.search.idle_devices import left_alone
 from vram_llm.planner.tensor_split import TensorSplit
-from vram_llm.planner.types import (
-    HOST,
-    Companion,
-    CompanionKind,
-    Lora,
-    MemoryUse,
-    Objective,
-    Plan,
-    Workload,
-)
+from vram_llm.planner.types import HOST, Companion, CompanionKind, Lora, Objective, Plan, Workload
 from vram_llm.units import GIB, MIB
 
 LLAMA_WISH = Workload(n_ctx=4096)

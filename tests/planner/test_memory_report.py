@@ -5,6 +5,7 @@ import pytest
 
 from tests.planner.cases import card
 from vram_llm.machine.types import DeviceKind
+from vram_llm.planner.estimates import DeviceEstimate, Estimate, HostEstimate, MemoryUse
 from vram_llm.planner.memory_report import (
     NO_NVML,
     NO_NVML_OVER_RPC,
@@ -17,15 +18,7 @@ from vram_llm.planner.memory_report import (
     certify,
     readings,
 )
-from vram_llm.planner.types import (
-    HOST,
-    DeviceEstimate,
-    Estimate,
-    HostEstimate,
-    MemoryUse,
-    Plan,
-    PlannedDevice,
-)
+from vram_llm.planner.types import HOST, Plan, PlannedDevice
 from vram_llm.units import GIB, MIB
 
 CARD = dataclasses.replace(card(0, GIB), id="GPU0", name="RTX 3090", uuid="GPU-a", what_if=False)

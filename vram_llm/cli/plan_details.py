@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from vram_llm.planner.companions import companion_only_devices
+from vram_llm.planner.estimates import DeviceEstimate, HostEstimate
 from vram_llm.planner.llama_split import placement_flags, split_of
 from vram_llm.planner.report.figures import rate
-from vram_llm.planner.types import HOST, DeviceEstimate, HostEstimate, Plan
+from vram_llm.planner.types import HOST, Plan
 from vram_llm.text.lines import Line, Style, line, wrap
 from vram_llm.text.table import Cell, Column, table
 from vram_llm.units import format_bytes, format_mib

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from vram_llm.model.pooling import Pooling
-from vram_llm.planner.types import MemoryUse
+from vram_llm.planner.estimates import MemoryUse
 
 
 class EngineState(StrEnum):

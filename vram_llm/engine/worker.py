@@ -24,7 +24,8 @@ from vram_llm.engine.request import TokenEvent
 from vram_llm.engine.sampling.file_defaults import sampling_of_file
 from vram_llm.engine.speed_check import SpeedCheck
 from vram_llm.errors import EngineDied, NotBuilt, RequestError, VramLLMError
-from vram_llm.planner.types import CompanionKind, MemoryUse, Plan
+from vram_llm.planner.estimates import MemoryUse
+from vram_llm.planner.types import CompanionKind, Plan
 
 if TYPE_CHECKING:
     from vram_llm.engine.embedding_loop import Embedder

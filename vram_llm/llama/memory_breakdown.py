@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from vram_llm.errors import NotBuilt
 from vram_llm.llama import bindings as b
-from vram_llm.planner.types import MemoryUse
+from vram_llm.planner.estimates import MemoryUse
 
 _AnyNode = TypeVar("_AnyNode", bound="BreakdownNode")
 

@@ -22,7 +22,8 @@ from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, con
 from vram_llm.llama.sampling import SamplerChain
 from vram_llm.llama.vocab import Vocab
 from vram_llm.model.pooling import Pooling
-from vram_llm.planner.types import HOST, CompanionKind, MemoryUse, Plan
+from vram_llm.planner.estimates import MemoryUse
+from vram_llm.planner.types import HOST, CompanionKind, Plan
 
 # returns an address, where the bindings make a pointer object for every row
 _logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(

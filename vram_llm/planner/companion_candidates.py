@@ -7,15 +7,11 @@ from vram_llm.machine.types import Device, Host, Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.projector import Projector
 from vram_llm.planner.companions import Measured, UnplacedCompanion
+from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.llama_split import placement_from_counts
 from vram_llm.planner.memory.analytic import METHOD, AnalyticMeter
 from vram_llm.planner.padding import padded
-from vram_llm.planner.types import (
-    CompanionKind,
-    Context,
-    MemoryUse,
-    Meter,
-)
+from vram_llm.planner.types import CompanionKind, Context, Meter
 
 MeterOn = Callable[[Context, Sequence[Device]], Meter]  # for a draft model
 ProjectorUse = Callable[[Device | None], tuple[int, int]]  # bytes, unpadded, on the device and on the host

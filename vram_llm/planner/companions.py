@@ -14,22 +14,11 @@ from vram_llm.machine.assumed_speed import device_speed
 from vram_llm.machine.types import Device, Machine
 from vram_llm.model.adapter import Adapter
 from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.estimates import DeviceEstimate, Estimate, MemoryUse
 from vram_llm.planner.llama_split import placement_from_counts
 from vram_llm.planner.memory.lora import AdapterWeights
 from vram_llm.planner.overhead import overhead_bytes
-from vram_llm.planner.types import (
-    HOST,
-    Companion,
-    CompanionKind,
-    Context,
-    DeviceEstimate,
-    Estimate,
-    Lora,
-    MemoryUse,
-    Meter,
-    Placement,
-    Plan,
-)
+from vram_llm.planner.types import HOST, Companion, CompanionKind, Context, Lora, Meter, Placement, Plan
 
 
 @dataclass(frozen=True, slots=True)

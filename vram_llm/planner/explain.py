@@ -5,14 +5,9 @@ from collections.abc import Sequence
 from vram_llm.errors import Way
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import TENSOR_ALIGNMENT, ModelProfile
+from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.search.search import Candidate
-from vram_llm.planner.types import (
-    HOST,
-    Companion,
-    Context,
-    Estimate,
-    Workload,
-)
+from vram_llm.planner.types import HOST, Companion, Context, Workload
 from vram_llm.units import format_bytes, format_count
 
 

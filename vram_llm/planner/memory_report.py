@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from vram_llm.machine.types import Device
 from vram_llm.planner.companions import companion_only_devices
-from vram_llm.planner.types import HOST, CompanionKind, DeviceEstimate, HostEstimate, MemoryUse, Plan
+from vram_llm.planner.estimates import DeviceEstimate, HostEstimate, MemoryUse
+from vram_llm.planner.types import HOST, CompanionKind, Plan
 from vram_llm.units import MIB, format_bytes
 
 NO_NVML = "no NVML"

@@ -23,6 +23,7 @@ from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
 from vram_llm.model.header import Header
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile
+from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.llama_split import placement_from_counts, placement_of
 from vram_llm.planner.memory.analytic import AnalyticMeter
 from vram_llm.planner.search.search import choose_placement
@@ -30,7 +31,6 @@ from vram_llm.planner.types import (
     HOST,
     PLAN_VERSION,
     Context,
-    Estimate,
     FlashAttention,
     Placement,
     Plan,

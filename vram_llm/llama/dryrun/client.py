@@ -33,16 +33,9 @@ from vram_llm.llama.dryrun.wire import (
 from vram_llm.machine.types import Device, DeviceKind, Host
 from vram_llm.model.header import Header
 from vram_llm.model.strip import write_stripped
+from vram_llm.planner.estimates import DeviceEstimate, Estimate, HostEstimate, MemoryUse
 from vram_llm.planner.overhead import overhead_bytes
-from vram_llm.planner.types import (
-    Context,
-    DeviceEstimate,
-    Estimate,
-    FlashAttention,
-    HostEstimate,
-    MemoryUse,
-    Placement,
-)
+from vram_llm.planner.types import Context, FlashAttention, Placement
 from vram_llm.stderr_reason import environment, last_words
 
 METHOD = "dry run"

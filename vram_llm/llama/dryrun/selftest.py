@@ -2,8 +2,9 @@
 
 from vram_llm.llama.random_model import Shape
 from vram_llm.machine.types import Device, DeviceKind, Source
+from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.llama_split import placement_from_counts
-from vram_llm.planner.types import Context, MemoryUse, Placement
+from vram_llm.planner.types import Context, Placement
 from vram_llm.units import GIB
 
 SHAPE = Shape(n_embd=256, n_ff=512, n_layers=2, n_head=4, n_head_kv=2, n_vocab=1000)

@@ -7,7 +7,8 @@ from typing import IO
 import msgspec
 
 from vram_llm.machine.types import Device
-from vram_llm.planner.types import Context, FlashAttention, MemoryUse, Placement
+from vram_llm.planner.estimates import MemoryUse
+from vram_llm.planner.types import Context, FlashAttention, Placement
 
 LENGTH = struct.Struct("<I")
 

@@ -24,7 +24,8 @@ from vram_llm.llama.dryrun.wire import (
 )
 from vram_llm.machine.types import Device
 from vram_llm.model.header_reader import read_header
-from vram_llm.planner.types import Context, MemoryUse
+from vram_llm.planner.estimates import MemoryUse
+from vram_llm.planner.types import Context
 
 if TYPE_CHECKING:
     from vram_llm.llama.adapters import LoadedAdapter

@@ -14,20 +14,12 @@ from vram_llm.machine.types import Device, Host
 from vram_llm.model.profile import Layer, ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.tensors import Role, Tensor
+from vram_llm.planner.estimates import DeviceEstimate, Estimate, HostEstimate, MemoryUse
 from vram_llm.planner.memory.compute_buffers import LEAST_COMPUTE_SHARE, PIPELINED_KINDS, ComputeBound
 from vram_llm.planner.memory.lora import AdapterWeights
 from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.padding import pad, padded
-from vram_llm.planner.types import (
-    HOST,
-    Context,
-    DeviceEstimate,
-    Estimate,
-    FlashAttention,
-    HostEstimate,
-    MemoryUse,
-    Placement,
-)
+from vram_llm.planner.types import HOST, Context, FlashAttention, Placement
 
 METHOD = "analytic"
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import CTX_STEP, ctx_step, resolve_context
+from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.llama_split import device_of_layers, placement_of
 from vram_llm.planner.memory.analytic import AnalyticMeter, is_pipelined
 from vram_llm.planner.search.min_latency_cut import fastest
@@ -22,7 +23,6 @@ from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import (
     Alternative,
     Context,
-    Estimate,
     Meter,
     MeterFor,
     Objective,

@@ -1,0 +1,127 @@
+"""What devices and the host hold, in bytes. A plan carries it to JSON, so that its fields are flat."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Bytes in llama.cpp's buffers on one device, or on the host, by what they are for."""
+
+    weights_bytes: int = 0
+    context_bytes: int = 0
+    compute_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """All of them."""
+        return self.weights_bytes + self.context_bytes + self.compute_bytes
+
+    def __add__(self, other: "MemoryUse") -> "MemoryUse":
+        """Both together."""
+        return MemoryUse(
+            self.weights_bytes + other.weights_bytes,
+            self.context_bytes + other.context_bytes,
+            self.compute_bytes + other.compute_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceEstimate:
+    """Bytes one device will hold. `budget_bytes` is its free memory less the reserve."""
+
+    id: str
+    weights_bytes: int
+    context_bytes: int
+    compute_bytes: int
+    overhead_bytes: int
+    total_bytes: int
+    budget_bytes: int
+    companion_bytes: int = 0  # of adapters, projector and draft model
+
+    @classmethod
+    def of(
+        cls, id: str, use: MemoryUse, *, overhead_bytes: int, budget_bytes: int, companion_bytes: int = 0
+    ) -> "DeviceEstimate":
+        """Device `id` holding `use` for the model, `companion_bytes` for other files, and the overhead."""
+        return cls(
+            id=id,
+            weights_bytes=use.weights_bytes,
+            context_bytes=use.context_bytes,
+            compute_bytes=use.compute_bytes,
+            overhead_bytes=overhead_bytes,
+            total_bytes=use.total_bytes + overhead_bytes + companion_bytes,
+            budget_bytes=budget_bytes,
+            companion_bytes=companion_bytes,
+        )
+
+    def with_companions(self, n_bytes: int) -> "DeviceEstimate":
+        """The same with `n_bytes` of companions, none being counted yet."""
+        return replace(self, companion_bytes=n_bytes, total_bytes=self.total_bytes + n_bytes)
+
+    @property
+    def use(self) -> MemoryUse:
+        """What the model itself holds."""
+        return MemoryUse(self.weights_bytes, self.context_bytes, self.compute_bytes)
+
+    @property
+    def over_bytes(self) -> int:
+        """How far past the budget; negative where there is room."""
+        return self.total_bytes - self.budget_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostEstimate:
+    """Bytes the host will hold, and what it has to give."""
+
+    weights_bytes: int
+    context_bytes: int
+    compute_bytes: int
+    total_bytes: int
+    budget_bytes: int
+    companion_bytes: int = 0  # of adapters, projector and draft model
+
+    @classmethod
+    def of(cls, use: MemoryUse, *, budget_bytes: int, companion_bytes: int = 0) -> "HostEstimate":
+        """The host holding `use` for the model, and `companion_bytes` for other files."""
+        return cls(
+            weights_bytes=use.weights_bytes,
+            context_bytes=use.context_bytes,
+            compute_bytes=use.compute_bytes,
+            total_bytes=use.total_bytes + companion_bytes,
+            budget_bytes=budget_bytes,
+            companion_bytes=companion_bytes,
+        )
+
+    def with_companions(self, n_bytes: int) -> "HostEstimate":
+        """The same with `n_bytes` of companions, none being counted yet."""
+        return replace(self, companion_bytes=n_bytes, total_bytes=self.total_bytes + n_bytes)
+
+    @property
+    def use(self) -> MemoryUse:
+        """What the model itself holds."""
+        return MemoryUse(self.weights_bytes, self.context_bytes, self.compute_bytes)
+
+    @property
+    def over_bytes(self) -> int:
+        """How far past the budget; negative where there is room."""
+        return self.total_bytes - self.budget_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a placement holds, by device and kind. `method` names the meter."""
+
+    method: str
+    devices: tuple[DeviceEstimate, ...]
+    host: HostEstimate
+
+    @property
+    def fits(self) -> bool:
+        """True where nothing is over its budget."""
+        return self.host.over_bytes <= 0 and all(d.over_bytes <= 0 for d in self.devices)
+
+    @property
+    def short_bytes(self) -> int:
+        """Bytes that are missing, on all devices and the host together."""
+        over = (self.host.over_bytes, *(device.over_bytes for device in self.devices))
+        return sum(max(n_bytes, 0) for n_bytes in over)
