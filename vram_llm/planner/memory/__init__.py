@@ -1,1 +1,1 @@
-"""How many bytes a placement takes on each device, computed without llama.cpp."""
+"""Bytes that a placement takes on each device, computed without llama.cpp."""

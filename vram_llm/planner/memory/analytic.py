@@ -1,8 +1,8 @@
-"""The analytic meter: what a placement holds, without llama.cpp.
+"""The analytic meter: the bytes a placement takes, computed without llama.cpp.
 
 Weights and KV cache are exact: tensor sizes with the padding of the device's buffer type, cache rows times
 cells (src/llama-kv-cache.cpp, llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp). Compute is an upper
-estimate (compute.py), overhead a table.
+estimate (compute_buffers.py). Overhead comes from a table.
 """
 
 import copy
@@ -27,7 +27,7 @@ _CELLS_PAD = 256  # of n_ctx and of sliding-window caches
 
 
 def swa_cells(profile: ModelProfile, context: Context) -> int:
-    """KV cells of layers with a sliding window, over all caches; 0 where there are none."""
+    """KV cells of layers with a sliding window, over all caches; 0 if no layer has one."""
     if not any(layer.sliding_window for layer in profile.layers):
         return 0
     if context.swa_full:
@@ -74,9 +74,9 @@ class AnalyticMeter:
         host: Host,
         reserve_bytes: int,
     ) -> None:
-        """Budgets are what is free less `reserve_bytes`, on each device and on the host."""
+        """The budget of each device and of the host is its free memory less `reserve_bytes`."""
         self.devices = _by_id(devices)
-        self.budgets: Mapping[str, int] = {each.id: each.budget_bytes(reserve_bytes) for each in devices}
+        self.budgets: Mapping[str, int] = {dev.id: dev.budget_bytes(reserve_bytes) for dev in devices}
         self.context = context
         self._profile = profile
         self._host = host
@@ -94,13 +94,13 @@ class AnalyticMeter:
         self._padded: dict[tuple[int, int], _PaddedWeights] = {}  # by alignment and row padding
 
     def with_budgets(self, budgets: Mapping[str, int]) -> "AnalyticMeter":
-        """The same with other budgets: bytes by device id, for every device."""
+        """The same meter with other budgets: bytes by device id, for every device."""
         other = copy.copy(self)
         other.budgets = budgets
         return other
 
     def optimistic(self) -> "AnalyticMeter":
-        """The same with a lower bound of compute in place of the upper one."""
+        """The same meter with a lower bound of compute instead of the upper bound."""
         other = copy.copy(self)
         other._compute_share = LEAST_COMPUTE_SHARE
         return other
@@ -123,7 +123,7 @@ class AnalyticMeter:
 
     @property
     def may_pipeline(self) -> bool:
-        """Whether some placement off the host would have pipeline copies."""
+        """Whether llama.cpp would make pipeline copies for some placement without layers on the host."""
         able = sum(device.kind in PIPELINED_KINDS for device in self.devices.values())
         return self.context.pipeline_copies and able > 1
 
@@ -155,7 +155,10 @@ class AnalyticMeter:
         pipelined: bool,
         share: float = 1.0,
     ) -> bool:
-        """Whether that fits `share` of the device's budget; compute is bounded only where it decides."""
+        """Whether these layers fit `share` of the device's budget.
+
+        Compute is estimated only if weights, context and companions alone fit.
+        """
         device, most = self.devices[device_id], share * self.budgets[device_id]
         if sum(self._loaded(device, first, end, has_output)) + overhead_bytes(device) > most:
             return False
@@ -178,18 +181,18 @@ class AnalyticMeter:
         total = padded.layer_sums[end] - padded.layer_sums[first]
         if first == 0 < end:
             total += padded.first_layer
-        # one copy wherever a layer asks for them: TENSOR_DUPLICATED in llama-model-loader.cpp
+        # each device whose layers use them has one copy: TENSOR_DUPLICATED in llama-model-loader.cpp
         if self._sharing_sums[end] > self._sharing_sums[first]:
             total += padded.shared
         return total + (padded.output if has_output else 0)
 
     def _host_estimate(self, placement: Placement, pipelined: bool) -> HostEstimate:
         has_output = placement.output_device == HOST
-        # a mapped file is not padded; llama.cpp's own figure is the span of the file it maps
+        # a mapped file is not padded; llama.cpp reports the span of the file that it maps
         alignment = 1 if self.context.use_mmap else self._host.alignment_bytes
         weights = self._weights(alignment, 0, 0, placement.cpu_layers, has_output)
         weights += padded(self._profile.input_tensors, alignment, 0)
-        if has_output and self._profile.tied_output:  # the embedding is there already and serves as both
+        if has_output and self._profile.tied_output:  # the host's embedding is also its output
             weights -= padded(_token_embedding(self._profile), alignment, 0)
         context = self._context_sums[placement.cpu_layers]
         compute = self._bound.host_bytes(placement.cpu_layers, has_output=has_output, pipelined=pipelined)
@@ -208,7 +211,7 @@ class AnalyticMeter:
 def is_pipelined(
     profile: ModelProfile, context: Context, devices: Collection[Device], placement: Placement
 ) -> bool:
-    """Whether llama.cpp makes pipeline copies: several devices, all able to, nothing left on the host."""
+    """Whether llama.cpp makes pipeline copies: several devices, all able to, and no layer on the host."""
     used = placement.device_order
     return (
         context.pipeline_copies
@@ -227,7 +230,7 @@ def _layer_context(profile: ModelProfile, layer: Layer, context: Context, n_swa_
     key = row_bytes(KV_TYPES[context.kv_type_k], layer.n_embd_k_gqa)
     n_value = layer.n_embd_v_gqa
     if context.flash_attn is FlashAttention.OFF and layer.has_values:
-        n_value = profile.n_embd_v_gqa_max  # V lies transposed then, in rows of one length for all layers
+        n_value = profile.n_embd_v_gqa_max  # V is transposed; all layers' rows have the same length
     value = row_bytes(KV_TYPES[context.kv_type_v], n_value)
     return (key + value) * cells + layer.recurrent_state_bytes * context.parallel
 

@@ -1,8 +1,8 @@
-"""Which operations a kind of device has a kernel for, as far as it decides what is computed where.
+"""Kernels of each kind of device, where a missing kernel moves an operation to the host.
 
-Read in llama-cpp-python 0.3.36: ggml_cuda_get_best_fattn_kernel (ggml-cuda/fattn.cu; ROCm is built from the
-same files), ggml_backend_cuda_device_supports_op, ggml_metal_device_supports_op. Vulkan, SYCL, RPC and the
-processor take all head sizes in use.
+Source: ggml_cuda_get_best_fattn_kernel (ggml-cuda/fattn.cu; ROCm is built from the same files),
+ggml_backend_cuda_device_supports_op and ggml_metal_device_supports_op of llama-cpp-python 0.3.36. Vulkan,
+SYCL, RPC and the processor have kernels for all head sizes in use.
 """
 
 from collections.abc import Collection
@@ -16,20 +16,20 @@ HEADS = {
     DeviceKind.ROCM: frozenset({40, 64, 72, 80, 96, 112, 128, 256}),
     DeviceKind.METAL: frozenset({32, 40, 48, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576}),
 }
-"""Elements of a key for which there is flash attention, on CUDA with values of as many."""
+"""Sizes of a key, in elements, that have flash attention; on CUDA, the value must have the same size."""
 
 GROUPED_HEADS = {192: (128, 8), 320: (256, 32), 512: (512, 1), 576: (512, 1)}
-"""CUDA's others: elements of a key to those of a value, and what number of queries a key must divide by."""
+"""CUDA's other sizes: key size to value size, and the number that queries per key must be a multiple of."""
 
 LEAST_GROUP = 2
 
 FLASH_CACHES = frozenset({"f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"})
 
 F16_KINDS = frozenset({DeviceKind.CUDA, DeviceKind.ROCM, DeviceKind.SYCL, DeviceKind.METAL})
-"""Whose flash attention copies a cache of another type as f16."""
+"""Kinds whose flash attention copies a cache of another type to f16."""
 
 FUSING_KINDS = _CUDA_LIKE
-"""Which keep the experts' outputs until they are added up, and of how many at most."""
+"""Kinds that keep the experts' outputs until they are added up."""
 MAX_FUSED_EXPERTS = 15  # MOE_WEIGHTED_REDUCTION_MAX_EXPERTS
 
 SCAN_STATES = {
@@ -38,16 +38,16 @@ SCAN_STATES = {
     DeviceKind.VULKAN: frozenset({128, 256}),
     DeviceKind.SYCL: frozenset({128, 256}),
 }
-"""Sizes of state for which there is Mamba 2's scan."""
+"""State sizes that have a kernel for Mamba 2's scan."""
 
 
 def has_flash_attention(
     kinds: Collection[DeviceKind], head: tuple[int, int], per_head: int, caches: Collection[str]
 ) -> bool:
-    """Whether every kind of device has a kernel for a head.
+    """Whether every kind of device has a flash attention kernel for a head.
 
-    `head` is the elements of its key and of its value, `per_head` how many queries share it, `caches` what
-    types keys and values are stored as.
+    `head` is the size of its key and of its value, in elements. `per_head` is the number of queries that
+    share it. `caches` are the types that keys and values are stored as.
     """
     key, value = head
     wanted, multiple = GROUPED_HEADS.get(key, (0, 1))

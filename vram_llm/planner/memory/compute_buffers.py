@@ -33,15 +33,15 @@ PIPELINED_KINDS = frozenset(DeviceKind) - {DeviceKind.METAL}
 """Back ends with async compute and events (ggml_backend_dev_caps); there is only ever one Metal device."""
 
 LEAST_COMPUTE_SHARE = 0.5
-"""What is really taken is at least so much of the estimate, with two devices or more and layers on each."""
+"""Lower bound: real compute / estimate when two or more devices hold layers."""
 
-_INDEX_BYTES = 4 + 2 * 8  # of a token: its position, its cells for K and V
+_INDEX_BYTES = 4 + 2 * 8  # per token: its position, its cells for K and V
 _LEAST_ROTATION = 64  # columns
-_PINNED_TOKENS = 32  # from so many on, layers' first norms stay on their device only with nothing on the host
+_PINNED_TOKENS = 32  # from this size on, a layer's first norm may leave its device if layers are on the host
 
 _ADDED = ("position_embd.", "token_types.")
 _ROOM, _PIPELINED_ROOM = 1.075, 1.01
-"""For holes that a few layers do not show; with pipeline copies, inputs leave none behind."""
+"""Factors for holes that appear only after many layers; with pipeline copies, inputs leave no holes."""
 
 
 class ComputeBound:
@@ -50,10 +50,10 @@ class ComputeBound:
     def __init__(
         self, profile: ModelProfile, context: Context, n_swa_cells: int, kinds: Collection[DeviceKind]
     ) -> None:
-        """`n_swa_cells` is 0 where no layer has a window; `kinds` are those of all devices there are."""
+        """`n_swa_cells` is 0 if no layer has a window; `kinds` are the kinds of all devices."""
         self._profile = profile
         self._context = context
-        self._n_layers = profile.n_layers - profile.n_draft_layers  # that decoding runs
+        self._n_layers = profile.n_layers - profile.n_draft_layers  # decoding does not run draft layers
         n_tokens = min(context.n_ctx, context.n_ubatch)
         self._n_tokens = -(-n_tokens // context.parallel) * context.parallel
         self._n_outputs = min(context.n_outputs, self._n_tokens)
@@ -64,7 +64,7 @@ class ComputeBound:
         self._flash = uses_flash_attention(profile, context, kinds)
         cells = (context.n_ctx_seq, n_swa_cells // context.n_caches)
         self._cells = cells if profile.has_memory else (self._n_tokens, self._n_tokens)  # of one cache
-        # V lies transposed where flash attention is off from the start: each of its elements has an index
+        # if flash attention is off from the start, V is transposed and each of its elements has an index
         self._turned = context.flash_attn is FlashAttention.OFF
         self._index_bytes = self._n_tokens * (
             _INDEX_BYTES + (8 * profile.n_embd_v_gqa_max if self._turned else 0)
@@ -83,14 +83,15 @@ class ComputeBound:
             self._turns[0] * rotation**2 + self._turns[1] * _LEAST_ROTATION**2
         )
         self._numbers: dict[Block, int] = {}
-        self._blocks: list[Block] = []  # each once; layers go by its number
+        self._blocks: list[Block] = []  # distinct blocks; a layer is stored as its block's number
         self._on_device = [
-            self._number(self._block(*each)) for each in zip(profile.layers, has_kernel, strict=False)
+            self._number(self._block(layer, has))
+            for layer, has in zip(profile.layers, has_kernel, strict=False)
         ]
         self._reuses = profile.has_memory and any(
             layer.attention_bytes and not layer.n_embd_k_gqa for layer in profile.layers[: self._n_layers]
         )
-        # layers that reuse keys and values take those of the last that stores any
+        # layers that reuse keys and values take those of the last layer that stores any
         self._last_stored = [
             max(
                 (
@@ -112,7 +113,7 @@ class ComputeBound:
         self._anchors = [i for i in range(self._n_layers) if _is_anchor(self._at(i))]
         is_hybrid = any(layer.recurrent_state_bytes for layer in profile.layers)
         n_vocab = profile.vocab_size if profile.output_bytes or profile.tied_output else 0
-        self._sampling_bytes = 0  # of what chains read: a number for each draw, numbers of biased tokens
+        self._sampling_bytes = 0  # inputs of sampler chains: a number per draw, biases of tokens
         if context.backend_sampling and n_vocab:
             biases = 2 * F32_BYTES * min(MOST_BIASED, n_vocab)
             self._sampling_bytes = context.parallel * (biases + ID_BYTES) + self._n_outputs * ID_BYTES
@@ -153,7 +154,7 @@ class ComputeBound:
         )
 
     def host_bytes(self, n_layers: int, *, has_output: bool, pipelined: bool) -> int:
-        """Upper bound for the host with the first `n_layers`; embeddings and masks are made there anyway."""
+        """Upper bound for the host with the first `n_layers`; the host always makes embeddings and masks."""
         copies, stream = PIPELINE_COPIES if pipelined else 1, self._profile.n_embd * self._row_bytes
         end = min(n_layers, self._n_layers)
         chain = [self._on_host(number) for number in self._on_device[:end]] + ([OUTPUT] if has_output else [])
@@ -174,14 +175,14 @@ class ComputeBound:
         )
 
     def _on_host(self, number: int) -> int:
-        """The number of a layer's block where the host computes it."""
+        """The number of a layer's block if the host computes the layer."""
         block = self._blocks[number]
         return self._number(
             replace(block, cache_copy_bytes=0, attends_elsewhere=False, scans_elsewhere=False)
         )
 
     def _sent_here(self, first: int) -> int:
-        """Bytes that the host takes to compute for layers from `first` on what their devices cannot."""
+        """Bytes on the host for operations that the devices of layers from `first` on have no kernel for."""
         n_bytes = 0
         for index in range(first, self._n_layers):
             block = self._at(index)
@@ -239,7 +240,7 @@ class ComputeBound:
         return has_scan(self._kinds, n_state, inner // n_heads)
 
     def _start(self, first: int, end: int, n_host: int, has_output: bool) -> GraphInputs:
-        """What a device begins with where there are no pipeline copies."""
+        """A device's first inputs without pipeline copies."""
         if first == n_host > 0:
             start = self._arrival(min(first, self._n_layers))
         else:
@@ -256,54 +257,54 @@ class ComputeBound:
         )
 
     def _arrival(self, first: int) -> GraphInputs:
-        """Where the host leaves off before layer `first`."""
+        """Inputs of the device whose first layer `first` follows the host's last layer."""
         before = self._at(first - 1)
         cache_bytes = self._cache_bytes(first - 1) if self._leaves_attention(first) else 0
         sums_experts = self._recurs(first) and before.has_experts
         return GraphInputs(0, 0, self._on_device[first - 1], sums_experts, cache_bytes)
 
     def _recurs(self, index: int) -> bool:
-        """Whether a layer is recurrent only: its states are put before what is left of the one before."""
+        """Whether a layer is recurrent only: its states are looked up before the previous layer ends."""
         return index < self._n_layers and self._at(index).state_bytes > 0 and not self._at(index).attends
 
     def _leaves_attention(self, n_host: int) -> bool:
-        """Whether the host's last layer attends, and the states after it draw that onto their device."""
+        """Whether the next layer's device computes the attention of the host's last layer."""
         if not 0 < n_host < self._n_layers or not self._recurs(n_host):
             return False
         before = self._at(n_host - 1)
         return before.attends and not before.state_bytes and not before.has_experts
 
     def _stream_bytes(self, first: int) -> int:
-        """Of the residual stream before layer `first`."""
+        """Bytes of the residual stream before layer `first`."""
         n_rows = self._n_tokens
         if first >= self._n_layers and self._profile.rows_cut is not RowsCut.AFTER_NORM:
             n_rows = self._n_outputs
         return self._profile.n_embd * n_rows * F32_BYTES
 
     def _inputs(self, first: int, end: int, flash: bool) -> tuple[int, int]:
-        """Bytes of what layers read besides the stream: those that see all cells, and those with a window.
+        """Bytes of layers' inputs without the stream: for layers over all cells, for layers with a window.
 
-        A mask, positions, cells and what keys and values are rotated by.
+        Inputs are a mask, positions, cells and the rotations of keys and values.
         """
-        of_cell = self._n_tokens * (F16_BYTES if flash else F32_BYTES)
-        found = [0, 0]
+        mask_bytes_per_cell = self._n_tokens * (F16_BYTES if flash else F32_BYTES)
+        n_bytes = [0, 0]
         for number in set(self._on_device[first:end]):
             block = self._blocks[number]
             if block.attends:
-                mask = 0 if block.attends_elsewhere else of_cell * block.n_cells
+                mask = 0 if block.attends_elsewhere else mask_bytes_per_cell * block.n_cells
                 held = mask + self._index_bytes + self._rotation_bytes
-                found[block.is_windowed] = max(found[block.is_windowed], held)
+                n_bytes[block.is_windowed] = max(n_bytes[block.is_windowed], held)
         for is_windowed, source in enumerate(self._last_stored if self._reuses else ()):
             reusing = any(
                 layer.sliding_window == is_windowed and layer.attention_bytes and not layer.n_embd_k_gqa
                 for layer in self._profile.layers[first:end]
             )
             if reusing and source >= 0 and not first <= source < end:
-                found[is_windowed] += self._cache_bytes(source)
-        return found[0], found[1]
+                n_bytes[is_windowed] += self._cache_bytes(source)
+        return n_bytes[0], n_bytes[1]
 
     def _looked_up(self, first: int, end: int, copies: int) -> int:
-        """Bytes of what the host looks up for each token besides the embedding."""
+        """Bytes of other inputs than the embedding that the host looks up for each token."""
         if first >= end:
             return 0
         wide = self._extra_inputs * self._row_bytes
@@ -312,10 +313,11 @@ class ComputeBound:
         return (copies + 3) * wide + copies * self._n_added * self._profile.n_embd * self._row_bytes
 
     def _cut_off(self, first: int, end: int) -> int:
-        """Bytes of state-space layers' gates that the device's boundaries cut off.
+        """Bytes of state-space layers' gates that are copied between this device and its neighbours.
 
-        llama.cpp puts the states of the next such layer, on the device after, before what is left of this one
-        where neither attention nor experts stand between: the gate's copy then is made there and sent back.
+        Two state-space layers on different devices may have neither attention nor experts between them.
+        llama.cpp then looks up the states of the second before the first is done. The second layer's device
+        makes the copy of the first layer's gate and sends it back.
         """
         n_bytes = 0
         for before, after in pairwise(self._anchors):
@@ -339,7 +341,7 @@ class ComputeBound:
         return _cell_bytes(layer, self._context) * n_cells
 
     def _brought_back(self, first: int, end: int) -> int:
-        """Of results that the host makes for layers first to end-1."""
+        """Bytes of results that the host computes for layers first to end-1 and sends back."""
         n_bytes = 0
         for number in self._on_device[first:end]:
             block = self._blocks[number]
@@ -352,7 +354,7 @@ class ComputeBound:
 
 
 def uses_flash_attention(profile: ModelProfile, context: Context, kinds: Collection[DeviceKind]) -> bool:
-    """Whether attention runs without a table of scores, as far as head sizes decide it."""
+    """Whether llama.cpp uses flash attention, judged by the options, cache types and head sizes."""
     if context.flash_attn is FlashAttention.OFF:
         return False
     trunk = profile.layers[: profile.n_layers - profile.n_draft_layers]
@@ -360,7 +362,7 @@ def uses_flash_attention(profile: ModelProfile, context: Context, kinds: Collect
 
 
 def _insists(context: Context) -> bool:
-    """Whether it is used though a device has no kernel: then the host computes it for that one.
+    """Whether flash attention is used even if a device has no kernel; the host then computes it.
 
     llama_init_from_model does so for a quantised V.
     """
@@ -368,7 +370,7 @@ def _insists(context: Context) -> bool:
 
 
 def _has_kernel(profile: ModelProfile, context: Context, layer: Layer, kinds: Collection[DeviceKind]) -> bool:
-    """For flash attention of a layer; true for one that does not attend."""
+    """Whether all kinds have a flash attention kernel for the layer; true for a layer without attention."""
     if not layer.attention_bytes or not profile.n_head_kv:
         return True
     head = (profile.head_k, profile.head_v)
@@ -379,7 +381,7 @@ def _has_kernel(profile: ModelProfile, context: Context, layer: Layer, kinds: Co
 
 
 def _is_anchor(block: Block) -> bool:
-    """Whether it is more than a dense feed-forward network."""
+    """Whether the layer has more than a dense feed-forward network."""
     return block.attends or block.has_experts or block.state_bytes > 0
 
 
@@ -389,6 +391,6 @@ def _cell_bytes(layer: Layer, context: Context) -> int:
 
 
 def _copy_bytes(layer: Layer, context: Context, n_cells: int) -> int:
-    """Keys and values of a layer as f16, where the cache has another type."""
+    """Bytes of a layer's keys and values copied to f16; 0 if the cache is f16."""
     widths = ((context.kv_type_k, layer.n_embd_k_gqa), (context.kv_type_v, layer.n_embd_v_gqa))
     return sum(F16_BYTES * width * n_cells for kv_type, width in widths if kv_type != "f16")

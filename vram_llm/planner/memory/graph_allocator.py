@@ -1,8 +1,8 @@
 """How much memory a run of operations holds at its peak under ggml's graph allocator.
 
 It restates ggml_gallocr_alloc_graph_impl and ggml_dyn_tallocr of ggml/src/ggml-alloc.c (llama-cpp-python
-0.3.36): a result takes the smallest hole it fits in, or grows the buffer; an operation that may work in place
-takes over its source where nobody else needs that; a source is freed with its last use.
+0.3.36). A result takes the smallest hole it fits in, or grows the buffer. An operation that may work in place
+takes over its source if no other operation needs that source. A source is freed after its last use.
 """
 
 from dataclasses import dataclass, field
@@ -18,15 +18,15 @@ class AllocationGraph:
     _kept: list[int] = field(default_factory=list)
 
     def add(self, n_bytes: int, *sources: int, in_place: int = 0) -> int:
-        """An operation with a result of `n_bytes`; 0 for one that only reads, or writes to the cache.
+        """Add an operation with a result of `n_bytes`; 0 if it only reads or writes to the cache.
 
-        The result may take the place of one of the first `in_place` sources, all as large as itself.
+        The result may take the place of one of the first `in_place` sources, which are all as large as it.
         """
         self._steps.append((n_bytes, sources, in_place))
         return len(self._steps) - 1
 
     def keep(self, value: int) -> None:
-        """Never free it, as llama.cpp's outputs are not. Nor is what nothing uses."""
+        """Never free this value. llama.cpp never frees its outputs, nor a value that no operation uses."""
         self._kept.append(value)
 
     def peak(self) -> int:
@@ -61,7 +61,7 @@ class _Arena:
         self.peak = 0
 
     def take(self, n_bytes: int) -> int:
-        """The offset of `n_bytes`, now taken."""
+        """Take `n_bytes` and return their offset."""
         holes = self._holes
         best, least = len(holes) - 1, _ENDLESS
         for i in range(best):
@@ -76,7 +76,7 @@ class _Arena:
         return offset
 
     def give(self, offset: int, n_bytes: int) -> None:
-        """Free what was taken; neighbouring holes become one."""
+        """Free `n_bytes` at `offset`; neighbouring holes become one."""
         holes, end = self._holes, offset + n_bytes
         i = next(i for i, hole in enumerate(holes) if hole[0] >= end)
         if holes[i][0] == end:

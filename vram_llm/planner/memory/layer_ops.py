@@ -1,9 +1,9 @@
-"""Layers as the operations llama.cpp makes of them.
+"""The operations that llama.cpp's graph has for a layer.
 
-The order, and what is kept meanwhile, is that of build_attn, build_ffn and build_moe_ffn
+Their order and the results kept between them follow build_attn, build_ffn and build_moe_ffn
 (src/llama-graph.cpp), build_mamba_layer and build_mamba2_layer (src/models/mamba-base.cpp) and
-build_delta_net (delta-net-base.cpp) of llama-cpp-python 0.3.36. Activations are f32. What takes a few bytes a
-token is left out.
+build_delta_net (delta-net-base.cpp) of llama-cpp-python 0.3.36. Activations are f32. Results of a few bytes
+per token are left out.
 """
 
 from collections.abc import Mapping
@@ -22,23 +22,23 @@ from vram_llm.planner.memory.layer_shapes import (
     MicroBatch,
 )
 
-_RESHAPED = frozenset({"shortconv.out_proj", "attn_qkv"})  # what a layer with one of these ends in is a view
+_RESHAPED = frozenset({"shortconv.out_proj", "attn_qkv"})  # a layer with one of these ends in a view
 
 
 class Operations:
-    """Adds layers' operations to a graph."""
+    """Adds the operations of layers to a graph."""
 
     def __init__(self, graph: AllocationGraph, batch: MicroBatch, habit: Habit) -> None:
         self._graph = graph
         self._batch = batch
         self._habit = habit
-        self._states: int | None = None  # of the next layer's convolution, looked up ahead
-        self.masks = (-1, -1)  # the values of that over all cells and of that over the window's
+        self._states: int | None = None  # states of the next layer's convolution, looked up ahead
+        self.masks = (-1, -1)  # values of the mask over all cells and of the mask over the window's cells
 
     def layer(self, block: Block, stream: int, normed: int | None = None, after: Block | None = None) -> int:
-        """A layer after the residual stream `stream`; the stream it hands on.
+        """Add a layer that reads the residual stream `stream`; returns the stream after it.
 
-        `normed` is the stream after the layer's first norm, where the device before has made it. `after` is
+        `normed` is the stream after the layer's first norm, if the device before has made it. `after` is
         the next layer.
         """
         widths, n_rows = block.widths, self._batch.n_tokens
@@ -74,27 +74,27 @@ class Operations:
         return self._add(block.n_embd, n_rows, stream) if post_norms else stream
 
     def incoming(self, block: Block, *, sums_experts: bool, after: Block | None = None) -> list[int]:
-        """What comes from the host's last layer, whose operations without weights are left to a device.
+        """Add the inputs from the host's last layer; the device computes that layer's weightless operations.
 
-        With `sums_experts` these are among them even where a shared expert follows: they are done, and the
-        states of `after` looked up, before the host goes on with that one.
+        With `sums_experts` the device adds up the routed experts even if a shared expert follows. It then
+        also looks up the states of `after` before the host computes the shared expert.
         """
         n_rows = self._rows_after(block)
         parts = [part for part, _ in block.shapes if part in DOWN]
         if "ffn_down_exps" in parts and (sums_experts or len(parts) == 1):
-            each = self._add(block.n_expert_used * block.n_embd, n_rows)
+            outputs = self._add(block.n_expert_used * block.n_embd, n_rows)
             weights = self._add(block.n_expert_used, n_rows)
-            values = [each, weights]
+            values = [outputs, weights]
             if len(parts) > 1:
                 self._graph.add(ID_BYTES)
-                values = [self._weighted(block, each, weights, n_rows)]
+                values = [self._weighted(block, outputs, weights, n_rows)]
                 if after:
                     self.look_up(after)
             return [*values, *(self._add(block.n_embd, n_rows) for _ in parts)]
         return [self._add(block.n_embd, n_rows) for _ in range(max(len(parts), 1) + 1)]
 
     def arrival(self, block: Block, values: list[int], after: Block | None) -> int:
-        """The residual stream after the host's last layer, of what came in, and before `after`."""
+        """The residual stream after the host's last layer, from its incoming `values`; `after` is next."""
         if [part for part, _ in block.shapes if part in DOWN] == ["ffn_down_exps"]:
             values = [self._weighted(block, values[0], values[1], self._rows_after(block)), *values[2:]]
             if after:
@@ -106,27 +106,27 @@ class Operations:
         return stream
 
     def _rows_after(self, block: Block) -> int:
-        """Rows that come from the host's last layer: a cut after its attention is left to the device."""
+        """Rows that come from the host's last layer; if it ends in attention, the device cuts them."""
         is_cut = block.cuts_rows and block.feeds
         return min(self._batch.n_tokens, self._batch.n_outputs) if is_cut else self._batch.n_tokens
 
     def attention_left(self, block: Block, cache_bytes: int) -> None:
-        """A host layer's attention, cache and all, which a device is made to do for the host."""
+        """Add a host layer's attention, which the device computes from a copy of the layer's KV cache."""
         width = block.by_name["attn_output"][0]
         query = self._add(width, self._batch.n_tokens)
         cache = self._graph.add(cache_bytes)
         self._graph.add(0, self._attend(block, query, width, cache))
 
     def look_up(self, block: Block) -> None:
-        """What a convolution keeps of each sequence, if the block has one and it is not there yet."""
+        """Add the look-up of a convolution's states, if the block has one and they are not looked up yet."""
         shape = block.by_name.get("ssm_conv1d")
         if shape and block.state_bytes and self._states is None:
             self._states = self._add(shape[1], (shape[0] - 1) * self._batch.n_sequences)
 
     def output(self, end: End, stream: int, *, normed: bool) -> None:
-        """The output's norm and, where there is a vocabulary, a row of logits for each output.
+        """Add the output's norm and, if there is a vocabulary, a row of logits for each output.
 
-        `normed` says that the stream comes normed, with the rows it needs.
+        `normed`: the stream is normed already and has only the output's rows.
         """
         n_outputs = min(self._batch.n_tokens, self._batch.n_outputs)
         if end.cut is RowsCut.AFTER_NORM:
@@ -146,13 +146,14 @@ class Operations:
                 self._sample(end, logits, n_outputs)
 
     def _sample(self, end: End, logits: int, n_outputs: int) -> None:
-        """The largest chain (llama/sampling.py) on a row after the other, of which one more is made.
+        """Add the largest sampler chain (llama/sampling.py) for row after row; one more row is allocated.
 
-        A bias, top-p, min-p and a draw, as llama_sampler_*_backend_apply of src/llama-sampler.cpp have them.
+        The chain is a bias, top-p, min-p and a draw. Source: llama_sampler_*_backend_apply of
+        src/llama-sampler.cpp.
         """
         self._graph.keep(self._graph.add(0 if self._batch.pipelined else end.sampling_input_bytes))
         rows = self._add(end.n_vocab, n_outputs + 1, logits)
-        for _ in range(2):  # those after repeat
+        for _ in range(2):  # later rows repeat the second
             row = self._add(end.n_vocab, 1, rows, self._add(end.n_vocab, 1, rows))
             order = self._add(end.n_vocab, 1, row)
             row = self._add(end.n_vocab, 1, row, order)
@@ -166,14 +167,14 @@ class Operations:
         self._graph.add(0, rows)
 
     def _joined(self, block: Block, n_rows: int, mixed: int, stream: int) -> int:
-        """The residual stream with what attention or recurrence makes of it."""
+        """The residual stream plus the result of attention or recurrence."""
         parts = {part for part, _ in block.shapes}
         if not parts.isdisjoint(_RESHAPED) and not block.cuts_rows and not block.attends:
             return self._add(block.n_embd, n_rows, stream, mixed, in_place=1)
         return self._add(block.n_embd, n_rows, mixed, stream, in_place=2)
 
     def _returned(self, n_bytes: int, *sources: int) -> int:
-        """A result that another device has made of `sources`."""
+        """A result that another device has computed from `sources`."""
         self._graph.add(0, *sources)
         return self._graph.add(0 if self._batch.pipelined else n_bytes)
 
@@ -194,7 +195,7 @@ class Operations:
         else:
             whole = self._add(widths.get("attn_q", output[0]), n, normed)
             query = whole
-            if self._habit.turns or is_gated:  # what is seen in another shape is no place to work in
+            if self._habit.turns or is_gated:  # a reshaped view cannot be worked on in place
                 query = self._add(output[0], n, whole)
             if block.turns_k:
                 query = self._add(output[0], n, query)
@@ -207,7 +208,7 @@ class Operations:
         return self._add(block.n_embd, n, result)
 
     def _store(self, block: Block, widths: Mapping[str, int], normed: int) -> None:
-        """New values and keys into the cache; a layer without width there reuses another's."""
+        """Add the writes of new keys and values to the cache; a layer with width 0 reuses another's."""
         if not block.k_width or "attn_k" not in widths:
             return
         makers = (self._value, self._key) if not self._habit.keys_first else (self._key, self._value)
@@ -226,10 +227,10 @@ class Operations:
         return self._add(block.v_width, self._batch.n_tokens, value) if block.turns_v else value
 
     def _keys_and_values(self, widths: Mapping[str, int], normed: int) -> list[int]:
-        """Those of the batch alone, of a model that keeps nothing of the past."""
+        """Keys and values of the batch, for a model without KV cache."""
         n = self._batch.n_tokens
-        found = [self._add(widths[part], n, normed) for part in ("attn_k", "attn_v") if part in widths]
-        return [*found[:1], *(self._add(widths["attn_v"], n, value) for value in found[1:])]
+        made = [self._add(widths[part], n, normed) for part in ("attn_k", "attn_v") if part in widths]
+        return [*made[:1], *(self._add(widths["attn_v"], n, value) for value in made[1:])]
 
     def _latent_attention(self, block: Block, normed: int) -> int:
         """MLA with the key's projection absorbed into the query."""
@@ -254,16 +255,16 @@ class Operations:
         values = self._add(n_values, n, result)
         return self._add(block.n_embd, n, self._add(n_values, n, values))
 
-    def _attend(self, block: Block, query: int, width: int, *others: int) -> int:
-        """Queries against all cells. `others` are needed as well."""
+    def _attend(self, block: Block, query: int, width: int, *more_sources: int) -> int:
+        """Attention of queries over all cells. `more_sources` are further sources."""
         n, graph, mask = self._batch.n_tokens, self._graph, self.masks[block.is_windowed]
         if block.attends_elsewhere:
-            return self._returned(width * n * F32_BYTES, query, *others)
+            return self._returned(width * n * F32_BYTES, query, *more_sources)
         if self._batch.flash:
-            result = graph.add(width * n * F32_BYTES + block.cache_copy_bytes, query, mask, *others)
+            result = graph.add(width * n * F32_BYTES + block.cache_copy_bytes, query, mask, *more_sources)
             return self._add(width, n, result) if block.turns_v else result
         values = graph.add((block.v_width or block.k_width) * block.n_value_cells * F16_BYTES)
-        scores = self._add(block.n_head * block.n_cells, n, query, *others)
+        scores = self._add(block.n_head * block.n_cells, n, query, *more_sources)
         graph.add(0, scores, mask)
         result = self._add(width, n, values, scores)
         return self._add(width, n, result)
@@ -284,7 +285,7 @@ class Operations:
         return self._add(n_embd, n, self._graph.add(every * n * F32_BYTES + states, normed))
 
     def _window(self, width: int, source: int, kernel: int) -> int:
-        """A convolution's input with what came before each sequence, and its output."""
+        """A convolution's output; its input is each sequence's new tokens after its stored states."""
         n_before = (kernel - 1) * self._batch.n_sequences
         sources = [source] if self._states is None else [source, self._states]
         self._states = None
@@ -292,7 +293,7 @@ class Operations:
         return self._add(width, self._batch.n_tokens, window)
 
     def _scan(self, block: Block, widths: Mapping[str, int], normed: int) -> int:
-        """Mamba, the first and the second."""
+        """Mamba 1 and Mamba 2."""
         shapes, n = block.by_name, self._batch.n_tokens
         inner, (kernel, mixed) = shapes["ssm_out"][0], shapes["ssm_conv1d"][:2]
         states = block.scan_state_bytes * self._batch.n_sequences
@@ -354,7 +355,7 @@ class Operations:
         up = self._add(widths.get(f"ffn_up{suffix}", width), n_rows, normed)
         if f"ffn_gate{suffix}" in widths:
             up = self._add(width, n_rows, self._add(width, n_rows, normed), up)
-        elif widths.get(f"ffn_up{suffix}", width) > width:  # gate and up in one
+        elif widths.get(f"ffn_up{suffix}", width) > width:  # gate and up in one tensor
             up = self._add(width, n_rows, up)
         return self._add(block.n_embd, n_rows, up)
 
@@ -378,15 +379,15 @@ class Operations:
         down = self._add(n_used * block.n_embd, n_rows, up, chosen)
         return self._weighted(block, down, weights, n_rows)
 
-    def _weighted(self, block: Block, each: int, weights: int, n_rows: int) -> int:
+    def _weighted(self, block: Block, outputs: int, weights: int, n_rows: int) -> int:
         """The weighted sum of the experts' outputs."""
         n_used = block.n_expert_used
         kept = self._batch.keeps_experts and 2 <= n_used <= MAX_FUSED_EXPERTS
-        weighted = self._add(n_used * block.n_embd, n_rows, each, weights, in_place=int(not kept))
+        weighted = self._add(n_used * block.n_embd, n_rows, outputs, weights, in_place=int(not kept))
         if n_used == 1:
             return weighted
         total = self._add(block.n_embd, n_rows, weighted)
         total = self._add(block.n_embd, n_rows, total, weighted, in_place=1)
         if kept:
-            self._graph.add(0, each, weights)
+            self._graph.add(0, outputs, weights)
         return total

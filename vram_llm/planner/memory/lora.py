@@ -1,4 +1,4 @@
-"""What LoRA adapters take beside the tensors they change."""
+"""Memory of LoRA adapters. Their weights are on the same device as the tensors they change."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -13,7 +13,7 @@ _F32 = 4
 
 
 class AdapterWeights:
-    """Bytes of adapters with runs of the model's layers, in each kind of buffer."""
+    """Bytes of adapters for runs of the model's layers, in each kind of buffer."""
 
     def __init__(self, adapters: Sequence[Adapter]) -> None:
         self._adapters = adapters
@@ -22,7 +22,7 @@ class AdapterWeights:
     def device_bytes(
         self, alignment: int, row_padding: int, first: int, end: int, *, has_output: bool
     ) -> int:
-        """Beside layers first to end-1, with the output or without."""
+        """Bytes on a device with layers first to end-1, with the output or without."""
         if not self._adapters:
             return 0
         sums = self._sums(alignment, row_padding)
@@ -33,12 +33,12 @@ class AdapterWeights:
         return total
 
     def host_bytes(self, alignment: int, n_layers: int, *, has_output: bool) -> int:
-        """On the host, with the model's first `n_layers`; what changes the embeddings is there anyway."""
+        """Bytes on the host with the first `n_layers`; adapters of the embeddings are always there."""
         on_host = self.device_bytes(alignment, 0, 0, n_layers, has_output=has_output)
         return on_host + sum(padded(adapter.input, alignment, 0) for adapter in self._adapters)
 
     def compute_bytes(self, profile: ModelProfile, context: Context) -> int:
-        """About what they add to compute with layers: a token's way through one of them, and its sum."""
+        """Approximate bytes that adapters add to a compute buffer: activations of one adapter, and a sum."""
         tensors = [tensor for adapter in self._adapters for tensor in adapter.tensors]
         if not tensors:
             return 0
@@ -51,6 +51,6 @@ class AdapterWeights:
         key = (alignment, row_padding)
         if key not in self._known:
             layers = zip(*(adapter.layers for adapter in self._adapters), strict=True)
-            each = [sum(padded(tensors, *key) for tensors in layer) for layer in layers]
-            self._known[key] = [0, *accumulate(each)]
+            layer_bytes = [sum(padded(tensors, *key) for tensors in layer) for layer in layers]
+            self._known[key] = [0, *accumulate(layer_bytes)]
         return self._known[key]

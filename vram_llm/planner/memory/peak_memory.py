@@ -1,4 +1,4 @@
-"""The most that a run of layers holds of its own."""
+"""Peak bytes of a run of layers' activations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,29 +19,29 @@ from vram_llm.planner.memory.layer_shapes import (
 
 OUTPUT = -1  # in place of a block's number
 
-_AT_ONCE = 6  # layers laid out together: they repeat
-_AFTER_HOST = 12  # in hybrids: holes where the host's last layer came in are long in use
+_AT_ONCE = 6  # layers laid out together; more would repeat the same peak
+_AFTER_HOST = 12  # in hybrids: later layers fill the holes that the host's last layer left
 
 
 @dataclass(frozen=True, slots=True)
 class GraphInputs:
-    """What a device's operations begin with."""
+    """Inputs of a device's first operations."""
 
-    stream_bytes: int  # 0: it has a place of its own
-    normed_bytes: int = 0  # as well as the stream, where the device before has normed it
-    arrives_from: int | None = None  # the number of the host's last block, which is not done yet
-    sums_experts: bool = False  # of that block, even where a shared expert follows
-    cache_bytes: int = 0  # of that block, whose attention is left to do
-    window_first: bool = False  # the mask over the window's cells is the first to be used
-    states_first: bool = False  # of the device's first layer: looked up while the layer before is not done
-    has_ids: bool = False  # of outputs or of sequences, which stay to the end
+    stream_bytes: int  # the residual stream; 0: it has a buffer of its own
+    normed_bytes: int = 0  # the normed stream, if the device before has made it
+    arrives_from: int | None = None  # number of the host's last block, which the device finishes
+    sums_experts: bool = False  # the device adds up that block's experts, even if a shared expert follows
+    cache_bytes: int = 0  # KV cache of that block, if the device computes its attention
+    window_first: bool = False  # the mask over the window's cells is used first
+    states_first: bool = False  # the first layer's states are looked up before the layer before is done
+    has_ids: bool = False  # ids of outputs or of sequences, kept to the end
 
 
 class Peaks:
-    """Peaks of runs of blocks."""
+    """Peak bytes of runs of blocks."""
 
     def __init__(self, blocks: Sequence[Block], end: End, *, is_hybrid: bool) -> None:
-        """Of several habits the one that takes most counts. More may be added to `blocks`."""
+        """The habit with the highest peak counts. The caller may add to `blocks` later."""
         self._blocks = blocks
         self._end = end
         self._is_hybrid = is_hybrid
@@ -57,11 +57,11 @@ class Peaks:
         *,
         states_next: bool = False,
     ) -> int:
-        """Of a run of blocks by their numbers. `masks` are bytes: of that over all cells, of the window's.
+        """Peak bytes of the run `chain`, given as block numbers.
 
+        `masks` are the bytes of the mask over all cells and of the mask over the window's cells.
         `states_next`: another device looks up states before the last block's experts are all done.
-
-        Where inputs have places of their own, later blocks begin with nothing but the stream.
+        If inputs have buffers of their own, later blocks begin with only the stream.
         """
         stream_bytes = self._end.n_embd * batch.n_tokens * F32_BYTES
         middle, n_begin = start, _AT_ONCE
@@ -76,7 +76,7 @@ class Peaks:
         known = self._known.setdefault((middle, masks, batch), {})
         seen = set()
         for i, window in enumerate(zip(*(chain[i:] for i in range(1, _AT_ONCE + 1)), strict=False), 1):
-            if window in seen:  # before, when no less was needed of what comes after
+            if window in seen:  # earlier, when the later blocks needed at least as much
                 continue
             seen.add(window)
             end = i + _AT_ONCE
@@ -94,15 +94,15 @@ class Peaks:
         return peak
 
     def _last_attending(self, chain: Sequence[int]) -> tuple[int, int]:
-        """Where the last block is that attends to all cells, and the last to a window's; -1 for none."""
-        found = [-1, -1]
+        """Index of the last block that attends to all cells, and of the last with a window; -1 if none."""
+        last = [-1, -1]
         for i in range(len(chain) - 1, -1, -1):
             if chain[i] != OUTPUT and self._blocks[chain[i]].attends:
                 is_windowed = self._blocks[chain[i]].is_windowed
-                found[is_windowed] = max(found[is_windowed], i)
-                if min(found) >= 0:
+                last[is_windowed] = max(last[is_windowed], i)
+                if min(last) >= 0:
                     break
-        return found[0], found[1]
+        return last[0], last[1]
 
     def _peak(
         self,
@@ -134,7 +134,7 @@ class Peaks:
         operations = Operations(graph, batch, habit)
         last = None if start.arrives_from is None else self._blocks[start.arrives_from]
         opening = None if window[0] == OUTPUT else self._blocks[window[0]]
-        # inputs lie in the order of their first use
+        # inputs are allocated in the order of their first use
         ids_first = start.states_first or start.sums_experts
         if start.states_first and opening:
             graph.add(ID_BYTES)
