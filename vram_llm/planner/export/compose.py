@@ -38,7 +38,7 @@ def compose_file(plan: Plan) -> str:
     environment = [*where.environment, *([("LLAMA_CACHE", _FOLDER)] if is_away else [])]
     folder = "./models" if is_away else str(PurePath(plan.model.path).parent)
     address = ("--host", "127.0.0.1", "--port", str(_PORT)) if near else ()
-    words = [word for each in settings(plan, where, _FOLDER) for word in each.words]
+    words = [word for setting in settings(plan, where, _FOLDER) for word in setting.words]
     _check_folder(plan)
     lines = as_comments((*remarks(plan, where), *_image_remarks(where, tag)))
     lines += ["services:", "  llama-server:", f"    image: {_REPOSITORY}:{tag}"]
@@ -66,10 +66,10 @@ def compose_file(plan: Plan) -> str:
 def _check_folder(plan: Plan) -> None:
     """Raises BadPlan where a companion is not in the one folder that is mounted."""
     folder = PurePath(plan.model.path).parent
-    for each in plan.companions:
-        if is_remote(plan.model.path) or PurePath(each.path).parent != folder:
+    for companion in plan.companions:
+        if is_remote(plan.model.path) or PurePath(companion.path).parent != folder:
             raise BadPlan(
-                f"a compose file mounts the model's folder alone: put {PurePath(each.path).name} beside the "
+                f"a compose file mounts the model's folder alone: put {PurePath(companion.path).name} beside the "
                 "model, or use --emit llama-server"
             )
 
@@ -94,13 +94,13 @@ def _tag(kind: DeviceKind | None) -> str:
 
 
 def _image_remarks(where: Reach, tag: str) -> list[str]:
-    said = [
+    lines = [
         f"The tag {tag} is the newest build; the plan holds for the llama.cpp it was made with, so pin one:",
         f"{tag}-bNNNN, of about the same date.",
     ]
     if where.endpoints:
-        said.append("The published images are built without RPC: build this one with -DGGML_RPC=ON.")
-    return said
+        lines.append("The published images are built without RPC: build this one with -DGGML_RPC=ON.")
+    return lines
 
 
 def _reservation(uuids: tuple[str, ...]) -> list[str]:

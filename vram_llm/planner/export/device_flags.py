@@ -51,9 +51,9 @@ class Reach:
 def reach(plan: Plan) -> Reach:
     """The devices that `plan` puts anything on. Raises BadPlan where it names one it does not describe."""
     by_id = {device.id: device for device in plan.devices}
-    if unknown := [each for each in plan.placement.device_order if each not in by_id]:
+    if unknown := [device_id for device_id in plan.placement.device_order if device_id not in by_id]:
         raise BadPlan(f"the plan places layers on {unknown[0]}, which is none of its devices; plan again")
-    devices = tuple(by_id[each] for each in plan.used)
+    devices = tuple(by_id[device_id] for device_id in plan.used)
     numbers = _rpc_numbers(plan, devices)
     counts: dict[DeviceKind, int] = {}
     names = []
@@ -95,16 +95,18 @@ def _rpc_numbers(plan: Plan, devices: tuple[PlannedDevice, ...]) -> dict[tuple[s
 
 
 def _remarks(devices: tuple[PlannedDevice, ...]) -> tuple[str, ...]:
-    said = []
+    sentences = []
     if any(device.what_if for device in devices):
-        said.append("Planned for cards that are not in this machine: put in what stands in angle brackets.")
+        sentences.append(
+            "Planned for cards that are not in this machine: put in what stands in angle brackets."
+        )
     if any(device.kind is DeviceKind.CUDA and device.uuid is None for device in devices):
-        said.append("`nvidia-smi -L` lists the UUIDs.")
+        sentences.append("`nvidia-smi -L` lists the UUIDs.")
     own_kinds = {device.kind for device in devices if device.ggml_name is None}
     own_kinds -= {DeviceKind.CUDA, DeviceKind.RPC}
     if own_kinds:
         names = " and ".join(sorted(_PREFIX[kind] for kind in own_kinds))
-        said.append(
+        sentences.append(
             f"{names} devices are numbered in the plan's order: compare with `llama-server --list-devices`."
         )
-    return tuple(said)
+    return tuple(sentences)

@@ -57,7 +57,7 @@ def _contradiction(plan: Plan) -> str | None:
     order = placement.device_order
     known = {device.id for device in plan.devices}
     counts = (*placement.layers_per_device, placement.cpu_layers)
-    if unknown := next((each for each in order if each not in known), None):
+    if unknown := next((device_id for device_id in order if device_id not in known), None):
         return f"it places layers on {unknown}, which is not among its devices"
     if tuple(use.id for use in plan.estimate.devices) != order:
         return "its estimate is not for the devices of its placement"

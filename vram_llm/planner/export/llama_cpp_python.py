@@ -143,12 +143,12 @@ def script(plan: Plan) -> str:
     if context.pooling is not None:
         raise BadPlan("a script for llama-cpp-python writes text; for embeddings use --emit llama-server")
     has_copies_off = not context.pipeline_copies and len(where.names) > 1
-    if others := [each for each in plan.companions if each.kind is not CompanionKind.LORA]:
+    if others := [companion for companion in plan.companions if companion.kind is not CompanionKind.LORA]:
         raise BadPlan(
             f"a script for llama-cpp-python does not load {others[0].name} beside the model; use "
             "--emit llama-server"
         )
-    adapters = [(each.path, each.scale) for each in plan.companions]
+    adapters = [(companion.path, companion.scale) for companion in plan.companions]
     plain = context.kv_unified and not has_copies_off and not adapters
     own = {device.kind for device in where.devices} <= {DeviceKind.CUDA} and plain
     # without a card in the plan none may be used, so that none is seen
@@ -189,20 +189,20 @@ def script(plan: Plan) -> str:
 
 
 def _remarks(plan: Plan, where: Reach, own: bool) -> list[str]:
-    said = [f"{plan.model.name} {plan.model.quantization}, as planned; for llama-cpp-python 0.3.36."]
-    said += where.remarks
+    lines = [f"{plan.model.name} {plan.model.quantization}, as planned; for llama-cpp-python 0.3.36."]
+    lines += where.remarks
     if is_remote(plan.model.path):
-        said.append(f"Fetch {plan.model.path} first and put its path in.")
+        lines.append(f"Fetch {plan.model.path} first and put its path in.")
     if where.endpoints:
-        said.append("The bindings must be built with RPC: CMAKE_ARGS=-DGGML_RPC=ON.")
+        lines.append("The bindings must be built with RPC: CMAKE_ARGS=-DGGML_RPC=ON.")
     if own and (more := plan.context.n_ubatch - plan.context.n_outputs) > 0:
         output = plan.placement.output_device
         place = "the host" if output == HOST else next(d.name for d in where.devices if d.id == output)
-        said += [
+        lines += [
             f"Llama serves 1 sequence, where the plan has {plan.context.parallel}, and reserves logits for a",
             f"whole batch: compute on {place} is larger by {more} rows of the vocabulary's size x 4 bytes.",
         ]
-    return said
+    return lines
 
 
 def _environment(variables: tuple[tuple[str, str], ...], n_threads: int | str) -> str:

@@ -46,19 +46,19 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
     """
     context, placement = plan.context, plan.placement
     names = where.names[: len(placement.device_order)]
-    found = list(_model(plan.model.path, folder))
+    placing = list(_model(plan.model.path, folder))
     if where.endpoints:
-        found.append(Setting("--rpc", ",".join(where.endpoints), "LLAMA_ARG_RPC"))
-    found.append(Setting("--device", ",".join(names) or "none", "LLAMA_ARG_DEVICE"))
-    found.append(Setting("--n-gpu-layers", str(placement.n_gpu_layers), "LLAMA_ARG_N_GPU_LAYERS"))
+        placing.append(Setting("--rpc", ",".join(where.endpoints), "LLAMA_ARG_RPC"))
+    placing.append(Setting("--device", ",".join(names) or "none", "LLAMA_ARG_DEVICE"))
+    placing.append(Setting("--n-gpu-layers", str(placement.n_gpu_layers), "LLAMA_ARG_N_GPU_LAYERS"))
     if placement.tensor_split:
         split = ",".join(map(str, placement.tensor_split))
-        found.append(Setting("--tensor-split", split, "LLAMA_ARG_TENSOR_SPLIT"))
+        placing.append(Setting("--tensor-split", split, "LLAMA_ARG_TENSOR_SPLIT"))
     if not context.pipeline_copies and len(names) > 1:
-        found.append(Setting("--override-tensor", NO_TENSOR + "=CPU", "LLAMA_ARG_OVERRIDE_TENSOR"))
-    found += [setting for each in plan.companions for setting in _companion(each, where, folder)]
+        placing.append(Setting("--override-tensor", NO_TENSOR + "=CPU", "LLAMA_ARG_OVERRIDE_TENSOR"))
+    placing += [setting for companion in plan.companions for setting in _companion(companion, where, folder)]
     return (
-        *found,
+        *placing,
         Setting("--split-mode", "layer", "LLAMA_ARG_SPLIT_MODE"),
         Setting("--fit", "off", "LLAMA_ARG_FIT"),
         Setting("--load-mode", "auto" if context.use_mmap else "none", "LLAMA_ARG_LOAD_MODE"),
@@ -140,7 +140,7 @@ def remarks(plan: Plan, where: Reach) -> tuple[str, ...]:
     """What a reader should know, a line each."""
     context = plan.context
     fewer: tuple[str, ...] = ()
-    has_draft = any(each.kind is CompanionKind.DRAFT for each in plan.companions)
+    has_draft = any(companion.kind is CompanionKind.DRAFT for companion in plan.companions)
     n_rows = context.parallel * (1 + DRAFTED_TOKENS if has_draft else 1)
     if context.n_outputs > n_rows:
         fewer = (
@@ -150,9 +150,12 @@ def remarks(plan: Plan, where: Reach) -> tuple[str, ...]:
     return (f"{plan.model.name} {plan.model.quantization}, as planned", *where.remarks, *fewer, *_HOST_CACHES)
 
 
-def as_comments(said: Iterable[str]) -> list[str]:
+def as_comments(lines: Iterable[str]) -> list[str]:
     """Each remark as a comment of one line: names come from model files, and must not end the comment."""
-    return ["# " + "".join(each if each.isprintable() else " " for each in remark) for remark in said]
+    return [
+        "# " + "".join(character if character.isprintable() else " " for character in remark)
+        for remark in lines
+    ]
 
 
 def command_line(plan: Plan) -> str:
@@ -161,7 +164,7 @@ def command_line(plan: Plan) -> str:
     variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in where.environment)
     head = [f"{variables} \\"] if variables else []
     lines = [*head, "llama-server \\"]
-    lines += [f"    {shlex.join(each.words)} \\" for each in settings(plan, where)]
+    lines += [f"    {shlex.join(setting.words)} \\" for setting in settings(plan, where)]
     lines[-1] = lines[-1].removesuffix(" \\")
     return "\n".join([*as_comments(remarks(plan, where)), *lines])
 
@@ -169,16 +172,16 @@ def command_line(plan: Plan) -> str:
 def exports(plan: Plan) -> str:
     """Shell `export` lines; what has no variable stands in a remark. Raises BadPlan."""
     where = reach(plan)
-    found = settings(plan, where)
+    all_settings = settings(plan, where)
     lines = [f"export {name}={shlex.quote(value)}" for name, value in where.environment]
     lines += [
-        f"export {each.variable}={shlex.quote(each.switched if each.value is None else each.value)}"
-        for each in found
-        if each.variable is not None
+        f"export {setting.variable}={shlex.quote(setting.switched if setting.value is None else setting.value)}"
+        for setting in all_settings
+        if setting.variable is not None
     ]
-    flags = " ".join(shlex.join(each.words) for each in found if each.variable is None)
-    said = (*remarks(plan, where), f"No variable says it, so start it as: llama-server {flags}")
-    return "\n".join([*as_comments(said), *lines])
+    flags = " ".join(shlex.join(setting.words) for setting in all_settings if setting.variable is None)
+    comments = (*remarks(plan, where), f"No variable says it, so start it as: llama-server {flags}")
+    return "\n".join([*as_comments(comments), *lines])
 
 
 def _model(path: str, folder: str | None) -> tuple[Setting, ...]:

@@ -65,17 +65,17 @@ def alternatives(
     The exact meter is asked for as many as cost it about half a second, in order; the others, and the plan
     they are compared with, are the analytic meter's.
     """
-    wish = replace(workload, n_ctx=chosen.context.n_ctx, largest_ctx=False)
-    changes = list(_changes(profile, machine, wish, chosen))
+    pinned_workload = replace(workload, n_ctx=chosen.context.n_ctx, largest_ctx=False)
+    changes = list(_changes(profile, machine, pinned_workload, chosen))
     n_asked = _LAYERS_ASKED // (profile.n_layers * max(len(chosen.placement.device_order), 1))
     n_asked = min(n_asked, len(changes)) if exact is not None else 0
     with ThreadPoolExecutor(max_workers=1) as asking:  # the exact meter is another process, and slow
         waiting = [asking.submit(_changed, profile, change, exact) for change in changes[:n_asked]]
-        bound = analytic(profile, machine, wish, chosen.context)(chosen.placement)
+        bound = analytic(profile, machine, pinned_workload, chosen.context)(chosen.placement)
         bounded = [_if_any(partial(_changed, profile, change, None)) for change in changes[n_asked:]]
         others = [*(_if_any(future.result) for future in waiting), *bounded]
     pinned = pinned_context(workload, chosen)
-    found: list[Alternative] = []
+    listed: list[Alternative] = []
     for number, (change, other) in enumerate(zip(changes, others, strict=True)):
         if other is None:
             continue
@@ -83,8 +83,8 @@ def alternatives(
         flags = flags if "--n-ctx" in flags else (*pinned, *flags)
         alternative = _alternative(change.name, flags, other, chosen.estimate if number < n_asked else bound)
         if any(alternative.change_bytes.values()) or other.placement != chosen.placement:
-            found.append(alternative)
-    return tuple(found)
+            listed.append(alternative)
+    return tuple(listed)
 
 
 def pinned_context(workload: Workload, chosen: Candidate) -> tuple[str, ...]:
@@ -116,23 +116,27 @@ def _alternative(name: str, flags: tuple[str, ...], other: Candidate, now: Estim
         placement=other.placement,
         estimate=other.estimate,
         fits=other.estimate.fits,
-        change_bytes={each: after.get(each, 0) - before.get(each, 0) for each in {**before, **after}},
+        change_bytes={
+            device_id: after.get(device_id, 0) - before.get(device_id, 0) for device_id in {**before, **after}
+        },
     )
 
 
-def _changes(profile: ModelProfile, machine: Machine, wish: Workload, chosen: Candidate) -> Iterator[Change]:
+def _changes(
+    profile: ModelProfile, machine: Machine, workload: Workload, chosen: Candidate
+) -> Iterator[Change]:
     def change(name: str, *flags: str, **fields: object) -> Change:
-        return Change(name=name, flags=flags, machine=machine, workload=replace(wish, **fields))  # type: ignore[arg-type]
+        return Change(name=name, flags=flags, machine=machine, workload=replace(workload, **fields))  # type: ignore[arg-type]
 
     context = chosen.context
-    has_draft = wish.draft is not None  # its context would change with the model's: not offered
+    has_draft = workload.draft is not None  # its context would change with the model's: not offered
     small = {"kv_type_k": "q8_0", "kv_type_v": "q8_0"}
-    has_small = has_smaller_kv(profile, wish)
-    if chosen.placement.cpu_layers and not has_draft and wish.n_gpu_layers is None:
+    has_small = has_smaller_kv(profile, workload)
+    if chosen.placement.cpu_layers and not has_draft and workload.n_gpu_layers is None:
         kinds: list[tuple[tuple[str, ...], dict[str, str]]] = [((), {})]
         kinds += [(("--kv-type", "q8_0"), small)] if has_small else []
         for flags, fields in kinds:
-            n_ctx = longest_on_cards(profile, machine, replace(wish, **fields))  # type: ignore[arg-type]
+            n_ctx = longest_on_cards(profile, machine, replace(workload, **fields))  # type: ignore[arg-type]
             if n_ctx is not None and n_ctx < context.n_ctx:
                 typed = (*flags, "--n-ctx", typed_count(n_ctx))
                 yield change("all layers on the cards", *typed, n_ctx=n_ctx, **fields)
@@ -150,18 +154,18 @@ def _changes(profile: ModelProfile, machine: Machine, wish: Workload, chosen: Ca
         yield change(name, "--n-ctx", typed_count(more), n_ctx=more)
     used = [device for device in machine.devices if device.id in chosen.placement.device_order]
     bare = [device for device in used if not device.companion_bytes]
-    is_free = wish.tensor_split is None and wish.n_gpu_layers is None
-    if len(used) > 1 and bare and wish.tensor_split is None:
+    is_free = workload.tensor_split is None and workload.n_gpu_layers is None
+    if len(used) > 1 and bare and workload.tensor_split is None:
         spared = min(bare, key=lambda device: device.free_bytes)
-        ordered = [next(d for d in used if d.id == each) for each in chosen.placement.device_order]
+        ordered = [next(d for d in used if d.id == device_id) for device_id in chosen.placement.device_order]
         ordered += [device for device in machine.devices if device not in used]
         rest = tuple(device for device in ordered if device.id != spared.id)
-        yield Change(name=f"without {spared.id}", machine=replace(machine, devices=rest), workload=wish)
+        yield Change(name=f"without {spared.id}", machine=replace(machine, devices=rest), workload=workload)
     if len(machine.devices) > 1 and is_free:
-        other = Objective.LATENCY if wish.objective is Objective.THROUGHPUT else Objective.THROUGHPUT
+        other = Objective.LATENCY if workload.objective is Objective.THROUGHPUT else Objective.THROUGHPUT
         yield change(f"{other} as the objective", "--objective", other, objective=other)
     if not has_draft:
-        yield from _ways_to_attend(profile, machine, wish, context, change)
+        yield from _ways_to_attend(profile, machine, workload, context, change)
     if context.n_outputs < context.n_ubatch:
         rows = context.n_ubatch
         yield change("logits of all tokens", "--n-outputs-max", str(rows), n_outputs_max=rows)
@@ -170,7 +174,7 @@ def _changes(profile: ModelProfile, machine: Machine, wish: Workload, chosen: Ca
 def _ways_to_attend(
     profile: ModelProfile,
     machine: Machine,
-    wish: Workload,
+    workload: Workload,
     context: Context,
     change: Callable[..., Change],
 ) -> Iterator[Change]:

@@ -73,7 +73,7 @@ class _Plans:
     ) -> None:
         self._profile, self._machine, self._exact = profile, machine, exact
         depth = Predictor(profile, usual.context, machine, workload).depth
-        self._wish = replace(workload, expect_depth=depth)
+        self._workload = replace(workload, expect_depth=depth)
         self._n_gpu_layers = usual.placement.n_gpu_layers
         self._made: dict[tuple[int, str | None, bool], Candidate] = {}
         self._usual = usual
@@ -82,18 +82,18 @@ class _Plans:
         """The plan with `n_ctx` tokens, made once."""
         key = (n_ctx, kv_type, is_exact and self._exact is not None)
         if key not in self._made:
-            wish = replace(self._wish, n_ctx=n_ctx, n_gpu_layers=self._n_gpu_layers)
+            workload = replace(self._workload, n_ctx=n_ctx, n_gpu_layers=self._n_gpu_layers)
             if kv_type is not None:
-                wish = replace(wish, kv_type_k=kv_type, kv_type_v=kv_type)
+                workload = replace(workload, kv_type_k=kv_type, kv_type_v=kv_type)
             exact = self._exact if is_exact else None
-            self._made[key] = plan_placement(self._profile, self._machine, wish, exact)
+            self._made[key] = plan_placement(self._profile, self._machine, workload, exact)
         return self._made[key]
 
     def seconds(self, candidate: Candidate) -> float:
         """What the objective wants short, by which contexts are compared."""
-        predictor = Predictor(self._profile, candidate.context, self._machine, self._wish)
+        predictor = Predictor(self._profile, candidate.context, self._machine, self._workload)
         pipelined = is_pipelined(self._profile, candidate.context, self._machine.devices, candidate.placement)
-        return predictor.objective_seconds(candidate.placement, self._wish.objective, pipelined=pipelined)
+        return predictor.objective_seconds(candidate.placement, self._workload.objective, pipelined=pipelined)
 
     def is_cheap(self, candidate: Candidate) -> bool:
         """Whether a plan may be taken in place of the usual one."""
@@ -128,45 +128,45 @@ class _Plans:
 
     def _may_fit(self, n_ctx: int) -> bool:
         """Whether the exact meter is worth asking: with compute at its lower bound the context fits."""
-        wish = replace(self._wish, n_ctx=n_ctx, n_gpu_layers=self._n_gpu_layers)
-        context = resolve_context(self._profile, self._machine, wish)
-        meter = analytic(self._profile, self._machine, wish, context).optimistic()
-        return meter(choose_placement(self._profile, self._machine, wish, meter)).fits
+        workload = replace(self._workload, n_ctx=n_ctx, n_gpu_layers=self._n_gpu_layers)
+        context = resolve_context(self._profile, self._machine, workload)
+        meter = analytic(self._profile, self._machine, workload, context).optimistic()
+        return meter(choose_placement(self._profile, self._machine, workload, meter)).fits
 
     def prices(self, chosen: Candidate, longer: Sequence[int]) -> tuple[ContextPrice, ...]:
         """What other contexts would cost against `chosen`; `longer` are those that were too dear."""
-        found = []
+        prices = []
         usual = self._price(self._usual, chosen)
         if usual.cost < -_WORTH_SAYING:
-            found.append(usual)
+            prices.append(usual)
         if not longer:
-            return tuple(found)
+            return tuple(prices)
         after = self.at(longer[0])
         if after.estimate.fits:
-            found.append(self._price(after, chosen))
+            prices.append(self._price(after, chosen))
             sizes = range(longer[0] + FINE_STEP, longer[-1] + 1, FINE_STEP)
         else:
             sizes = range(chosen.context.n_ctx + FINE_STEP, longer[0], FINE_STEP)
         index = self.last(sizes, lambda candidate: candidate.estimate.fits)
         if index >= 0:
             longest = self._price(self.at(sizes[index], is_exact=False), chosen)
-            found.append(replace(longest, is_longest=True))
+            prices.append(replace(longest, is_longest=True))
         elif after.estimate.fits:
-            found[-1] = replace(found[-1], is_longest=True)
+            prices[-1] = replace(prices[-1], is_longest=True)
         if not after.estimate.fits and (other := self._on_host(longer[0])) is not None:
-            found.append(self._price(other, chosen))
-        return (*found, *self._with_smaller_cache(chosen, longer))
+            prices.append(self._price(other, chosen))
+        return (*prices, *self._with_smaller_cache(chosen, longer))
 
     def _on_host(self, n_ctx: int) -> Candidate | None:
         """The plan with `n_ctx` tokens that moves layers to the host, where there is one."""
-        if self._wish.n_gpu_layers is not None or self._wish.tensor_split is not None:
+        if self._workload.n_gpu_layers is not None or self._workload.tensor_split is not None:
             return None
-        other = plan_placement(self._profile, self._machine, replace(self._wish, n_ctx=n_ctx))
+        other = plan_placement(self._profile, self._machine, replace(self._workload, n_ctx=n_ctx))
         return other if other.estimate.fits else None
 
     def _with_smaller_cache(self, chosen: Candidate, longer: Sequence[int]) -> tuple[ContextPrice, ...]:
         """The context that q8_0 would allow by the same rule, where it allows more."""
-        if not can_quantize_cache(self._profile, self._wish):
+        if not can_quantize_cache(self._profile, self._workload):
             return ()
         index = self.last(longer, self.is_cheap, "q8_0")
         if index < 0:
@@ -179,7 +179,7 @@ class _Plans:
             n_ctx=other.context.n_ctx,
             cpu_layers=other.placement.cpu_layers,
             cost=1 - self.seconds(chosen) / self.seconds(other),
-            tokens_per_s=expected_speed(self._profile, self._machine, self._wish, other).tokens_per_s,
+            tokens_per_s=expected_speed(self._profile, self._machine, self._workload, other).tokens_per_s,
             method=other.estimate.method,
         )
 
@@ -196,13 +196,13 @@ def _shorter(
 ) -> Candidate:
     """The plan with the longest context below the usual one that fits; `usual` where none does."""
     sizes = range(FINE_STEP, usual.context.n_ctx, FINE_STEP)
-    found = usual
+    longest = usual
 
     def fits(index: int) -> bool:
-        nonlocal found
+        nonlocal longest
         other = plan_placement(profile, machine, replace(workload, n_ctx=sizes[index]), exact)
-        found = other if other.estimate.fits else found
+        longest = other if other.estimate.fits else longest
         return other.estimate.fits
 
     last_holding(-1, len(sizes), fits)
-    return found
+    return longest

@@ -31,7 +31,7 @@ def fitting_ways(
     The analytic meter finds them. An exact one, where there is one, must agree and counts the layers on the
     CPU.
     """
-    found: list[Way] = []
+    ways: list[Way] = []
     for changed, flags in _changes(profile, machine, workload, refused):
         try:
             other = plan_placement(profile, machine, changed, exact)
@@ -41,9 +41,9 @@ def fitting_ways(
             continue
         flags = flags or placement_flags(other.placement)
         way = _way(profile, machine, changed, other, flags)
-        if not any(_is_no_worse(known, way) for known in found):
-            found.append(way)
-    return tuple(sorted(found, key=lambda way: way.cpu_layers > 0))
+        if not any(_is_no_worse(known, way) for known in ways):
+            ways.append(way)
+    return tuple(sorted(ways, key=lambda way: way.cpu_layers > 0))
 
 
 def _changes(
@@ -86,11 +86,11 @@ def longest_on_cards(profile: ModelProfile, machine: Machine, workload: Workload
     """The longest context with no layer on the host but those that the user puts there."""
     if not machine.devices:
         return None
-    found, _ = plan_largest_context(profile, machine, workload)
-    is_on_cards = found.placement.output_device != HOST and not found.placement.cpu_layers
-    if not found.estimate.fits or not (is_on_cards or workload.n_gpu_layers is not None):
+    longest, _ = plan_largest_context(profile, machine, workload)
+    is_on_cards = longest.placement.output_device != HOST and not longest.placement.cpu_layers
+    if not longest.estimate.fits or not (is_on_cards or workload.n_gpu_layers is not None):
         return None
-    return found.context.n_ctx
+    return longest.context.n_ctx
 
 
 def _longest(profile: ModelProfile, machine: Machine, workload: Workload, n_wanted: int) -> int | None:
@@ -99,8 +99,8 @@ def _longest(profile: ModelProfile, machine: Machine, workload: Workload, n_want
     low, high = 0, min(n_wanted - 1, profile.context_length or n_wanted) // step
     while low < high:
         middle = (low + high + 1) // 2
-        wish = replace(workload, n_ctx=middle * step, largest_ctx=False)
-        if plan_placement(profile, machine, wish).estimate.fits:
+        shorter = replace(workload, n_ctx=middle * step, largest_ctx=False)
+        if plan_placement(profile, machine, shorter).estimate.fits:
             low = middle
         else:
             high = middle - 1

@@ -26,20 +26,20 @@ def with_idle(
     memory_decides = workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT)
     if workload.tensor_split is not None or memory_decides:
         return ()
-    wish = replace(workload, n_ctx=chosen.context.n_ctx, largest_ctx=False, objective=Objective.BALANCE)
-    now = analytic(profile, machine, wish, chosen.context)(chosen.placement)
+    balanced = replace(workload, n_ctx=chosen.context.n_ctx, largest_ctx=False, objective=Objective.BALANCE)
+    now = analytic(profile, machine, balanced, chosen.context)(chosen.placement)
     before = {use.id: use.total_bytes for use in now.devices}
     by_id = {device.id: device for device in machine.devices}
-    found: list[Alternative] = []
+    alternatives: list[Alternative] = []
     for kind in _kinds(idle(machine.devices, chosen.placement))[:_MOST]:
-        used = (*(by_id[each] for each in chosen.placement.device_order), kind[0])
+        used = (*(by_id[device_id] for device_id in chosen.placement.device_order), kind[0])
         rig = replace(machine, devices=used)
-        other = plan_placement(profile, rig, wish, reorder=False)
+        other = plan_placement(profile, rig, balanced, reorder=False)
         if chosen.placement.n_gpu_layers <= profile.n_layers and workload.n_gpu_layers is None:
-            relieved = plan_with_all(profile, rig, replace(wish, objective=workload.objective))
+            relieved = plan_with_all(profile, rig, replace(balanced, objective=workload.objective))
             other = relieved if kind[0].id in relieved.placement.device_order else other
         after = {use.id: use.total_bytes for use in other.estimate.devices}
-        found.append(
+        alternatives.append(
             Alternative(
                 name=with_name(kind[0]),
                 flags=(*pinned_context(workload, chosen), *placement_flags(other.placement)),
@@ -47,10 +47,13 @@ def with_idle(
                 placement=other.placement,
                 estimate=other.estimate,
                 fits=other.estimate.fits,
-                change_bytes={each: after.get(each, 0) - before.get(each, 0) for each in {**before, **after}},
+                change_bytes={
+                    device_id: after.get(device_id, 0) - before.get(device_id, 0)
+                    for device_id in {**before, **after}
+                },
             )
         )
-    return tuple(found)
+    return tuple(alternatives)
 
 
 def left_alone(profile: ModelProfile, machine: Machine, workload: Workload) -> frozenset[str]:
@@ -65,12 +68,12 @@ def left_alone(profile: ModelProfile, machine: Machine, workload: Workload) -> f
 def idle_notes(plan: Plan) -> tuple[str, ...]:
     """A sentence for each kind of idle device whose speed is assumed: what was assumed, how to measure it."""
     unused = [
-        each
-        for each in idle(plan.devices, plan.placement)
-        if has_assumed_speed(each) and each.id not in plan.used
+        device
+        for device in idle(plan.devices, plan.placement)
+        if has_assumed_speed(device) and device.id not in plan.used
     ]
     return tuple(
-        f"the speed of {kind[0].name} ({', '.join(each.id for each in kind)}), which is idle, is assumed "
+        f"the speed of {kind[0].name} ({', '.join(device.id for device in kind)}), which is idle, is assumed "
         f"({assumption(kind[0])}); {how_to_measure(kind)}"
         for kind in _kinds(unused)
     )

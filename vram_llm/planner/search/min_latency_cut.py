@@ -48,20 +48,23 @@ def fastest(cutter: Cutter, predictor: Predictor, n_host: int, objective: Object
     if n_host == cutter.n_items:
         return []
     rows = predictor.objective_streams
-    decode = {each: predictor.decode_costs(each, rows) for each in cutter.ids}
+    decode = {device_id: predictor.decode_costs(device_id, rows) for device_id in cutter.ids}
     ends: dict[str, list[int]] = {}
     for alike in cutter.classes:
         ends |= dict.fromkeys(alike, _ends(cutter, alike[0], n_host))
-    runs = {each: _Runs(decode[each], ends[each]) for each in cutter.ids}
+    runs = {device_id: _Runs(decode[device_id], ends[device_id]) for device_id in cutter.ids}
     if not runs:
         return None
     if objective is Objective.THROUGHPUT:
-        stages = {each: _Runs(predictor.full_stage_costs(each), ends[each]) for each in cutter.ids}
+        stages = {
+            device_id: _Runs(predictor.full_stage_costs(device_id), ends[device_id])
+            for device_id in cutter.ids
+        }
         runs = _balanced(cutter, stages, runs, n_host)
-    found = [cut for cut in (_best(cutter, runs, n_host, _sum),) if cut is not None]
-    if objective is Objective.LATENCY or not found:
-        found += _alone(cutter, decode, n_host)
-    return min(found, key=lambda cut: cut.seconds).runs if found else None
+    cuts = [cut for cut in (_best(cutter, runs, n_host, _sum),) if cut is not None]
+    if objective is Objective.LATENCY or not cuts:
+        cuts += _alone(cutter, decode, n_host)
+    return min(cuts, key=lambda cut: cut.seconds).runs if cuts else None
 
 
 def _balanced(
@@ -74,21 +77,23 @@ def _balanced(
     if slowest is None:
         return steps
     most = slowest.seconds * _WORTH_BALANCING
-    return {each: _Runs(runs.costs, _within(stages[each], most)) for each, runs in steps.items()}
+    return {
+        device_id: _Runs(runs.costs, _within(stages[device_id], most)) for device_id, runs in steps.items()
+    }
 
 
 def _ends(cutter: Cutter, device_id: str, n_host: int) -> list[int]:
     """For each first item, one past the last with which the run fits the device's budget beside others."""
-    found = list(range(cutter.n_items + 1))
+    ends = list(range(cutter.n_items + 1))
     end = n_host  # starting later never means ending earlier, but the first run holds the inputs too
     for start in range(n_host + 1, cutter.n_items):
         end = max(end, start)
         while end < cutter.n_items and cutter.holds(device_id, start, end + 1, n_host):
             end += 1
-        found[start] = end
+        ends[start] = end
     if n_host < cutter.n_items:
-        found[n_host] = cutter.furthest(device_id, n_host, n_host, 1.0)
-    return found
+        ends[n_host] = cutter.furthest(device_id, n_host, n_host, 1.0)
+    return ends
 
 
 def _within(runs: _Runs, seconds: float) -> list[int]:
@@ -99,21 +104,21 @@ def _within(runs: _Runs, seconds: float) -> list[int]:
 
 def _best(cutter: Cutter, runs: dict[str, _Runs], n_host: int, step: Step) -> _Cut | None:
     """The best cut in the machine's order, or in another that is noticeably better."""
-    found = _in_order(cutter, runs, n_host, step)
+    best = _in_order(cutter, runs, n_host, step)
     if cutter.reorders:
-        least = found.seconds * _WORTH_REORDERING if found is not None else inf
-        found = _in_any_order(cutter, runs, n_host, step, least) or found
-    return found
+        least = best.seconds * _WORTH_REORDERING if best is not None else inf
+        best = _in_any_order(cutter, runs, n_host, step, least) or best
+    return best
 
 
 def _alone(cutter: Cutter, decode: dict[str, Costs], n_host: int) -> list[_Cut]:
     """Everything on one device, which then needs no pipeline copies, for each that has room."""
-    found = []
-    for each in cutter.ids:
-        if cutter.holds_all(each, n_host):
-            seconds = decode[each].run(n_host, cutter.n_items)
-            found.append(_Cut([Run(each, n_host, cutter.n_items)], seconds))
-    return found
+    cuts = []
+    for device_id in cutter.ids:
+        if cutter.holds_all(device_id, n_host):
+            seconds = decode[device_id].run(n_host, cutter.n_items)
+            cuts.append(_Cut([Run(device_id, n_host, cutter.n_items)], seconds))
+    return cuts
 
 
 def _sum(before: Times, runs: _Runs) -> tuple[Times, list[int]]:
@@ -150,20 +155,20 @@ def _in_order(cutter: Cutter, runs: Mapping[str, _Runs], n_host: int, step: Step
     """Each device in the machine's order takes a run or none."""
     least = _at_start(cutter, n_host)
     steps = []
-    for each in cutter.ids:
-        times, starts = step(least, runs[each])
+    for device_id in cutter.ids:
+        times, starts = step(least, runs[device_id])
         steps.append(
-            (each, [start if t < u else -1 for start, t, u in zip(starts, times, least, strict=True)])
+            (device_id, [start if t < u else -1 for start, t, u in zip(starts, times, least, strict=True)])
         )
         least = list(map(min, times, least))
     if least[-1] == inf:
         return None
-    found, end = [], cutter.n_items
-    for each, taken in reversed(steps):
+    cut_runs, end = [], cutter.n_items
+    for device_id, taken in reversed(steps):
         if end > n_host and taken[end] >= 0:
-            found.append(Run(each, taken[end], end))
+            cut_runs.append(Run(device_id, taken[end], end))
             end = taken[end]
-    return _Cut(found[::-1], least[-1])
+    return _Cut(cut_runs[::-1], least[-1])
 
 
 def _in_any_order(
@@ -188,7 +193,7 @@ def _in_any_order(
                 ways.append([(time, index, start) for time, start in zip(times, starts, strict=True)])
         if not ways:
             continue
-        last[used] = [min(each) for each in zip(*ways, strict=True)]
+        last[used] = [min(options) for options in zip(*ways, strict=True)]
         if last[used][-1][0] < best:
             best, finished = last[used][-1][0], used
         times = [way[0] if way[0] + more < best else inf for way, more in zip(last[used], rest, strict=True)]
@@ -196,12 +201,12 @@ def _in_any_order(
             least[used] = times
     if finished is None:
         return None
-    found, used, end = [], finished, cutter.n_items
+    cut_runs, used, end = [], finished, cutter.n_items
     while used != nothing:
         _, index, start = last[used][end]
-        found.append(Run(classes[index][used[index] - 1], start, end))
+        cut_runs.append(Run(classes[index][used[index] - 1], start, end))
         used, end = _without(used, index), start
-    return _Cut(found[::-1], best)
+    return _Cut(cut_runs[::-1], best)
 
 
 def _at_start(cutter: Cutter, n_host: int) -> Times:

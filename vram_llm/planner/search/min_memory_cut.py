@@ -84,10 +84,10 @@ class Cutter:
             low, high = high, 2 * high
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            if (found := attempt(n_host, middle)) is None:
+            if (attempted := attempt(n_host, middle)) is None:
                 low = middle
             else:
-                high, runs = middle, found
+                high, runs = middle, attempted
         return runs, high
 
     def _in_order(self, n_host: int, share: float) -> list[Run] | None:

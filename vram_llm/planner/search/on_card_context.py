@@ -21,35 +21,38 @@ def on_card_prices(
     if is_dictated or not machine.devices or chosen.placement.n_gpu_layers > profile.n_layers:
         return ()
     depth = Predictor(profile, chosen.context, machine, workload).depth
-    wish = replace(workload, n_gpu_layers=profile.n_layers + 1, largest_ctx=False, expect_depth=depth)
+    on_cards = replace(workload, n_gpu_layers=profile.n_layers + 1, largest_ctx=False, expect_depth=depth)
 
     def price(other: Candidate) -> ContextPrice:
-        now, then = (expected_speed(profile, machine, wish, each).tokens_per_s for each in (chosen, other))
+        now, then = (
+            expected_speed(profile, machine, on_cards, candidate).tokens_per_s
+            for candidate in (chosen, other)
+        )
         return ContextPrice(
             n_ctx=other.context.n_ctx, cost=1 - then / now, tokens_per_s=then, method=other.estimate.method
         )
 
-    found = []
-    if (plain := _longest(profile, machine, wish, chosen.context.n_ctx)) is not None:
-        found.append(price(plain))
-    if can_quantize_cache(profile, wish):
-        smaller = replace(wish, kv_type_k="q8_0", kv_type_v="q8_0")
+    prices = []
+    if (plain := _longest(profile, machine, on_cards, chosen.context.n_ctx)) is not None:
+        prices.append(price(plain))
+    if can_quantize_cache(profile, on_cards):
+        smaller = replace(on_cards, kv_type_k="q8_0", kv_type_v="q8_0")
         if (other := _longest(profile, machine, smaller, chosen.context.n_ctx)) is not None:
-            found.append(replace(price(other), kv_type="q8_0"))
-    return tuple(found)
+            prices.append(replace(price(other), kv_type="q8_0"))
+    return tuple(prices)
 
 
-def _longest(profile: ModelProfile, machine: Machine, wish: Workload, n_ctx: int) -> Candidate | None:
+def _longest(profile: ModelProfile, machine: Machine, workload: Workload, n_ctx: int) -> Candidate | None:
     """The plan with the longest context up to `n_ctx` that fits; None where not even the shortest does."""
     sizes = [*range(FINE_STEP, n_ctx, FINE_STEP), n_ctx]
-    found: Candidate | None = None
+    longest: Candidate | None = None
 
     def fits(index: int) -> bool:
-        nonlocal found
-        other = plan_placement(profile, machine, replace(wish, n_ctx=sizes[index]))
-        found = other if other.estimate.fits else found
+        nonlocal longest
+        other = plan_placement(profile, machine, replace(workload, n_ctx=sizes[index]))
+        longest = other if other.estimate.fits else longest
         return other.estimate.fits
 
     if fits(0) and not fits(len(sizes) - 1):
         last_holding(0, len(sizes) - 1, fits)
-    return found
+    return longest

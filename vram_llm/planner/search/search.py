@@ -61,9 +61,9 @@ def plan_placement(
     """
     best: Candidate | None = None
     for rig, all_others_assumed in rigs_to_try(machine, workload):
-        found = plan_with_all(profile, rig, workload, exact, reorder=reorder)
-        if best is None or _is_better(profile, machine, workload, found, best):
-            best = found
+        candidate = plan_with_all(profile, rig, workload, exact, reorder=reorder)
+        if best is None or _is_better(profile, machine, workload, candidate, best):
+            best = candidate
         all_on_devices = workload.n_gpu_layers is not None or best.placement.n_gpu_layers > profile.n_layers
         if best.estimate.fits and all_on_devices and all_others_assumed:
             break
@@ -72,19 +72,19 @@ def plan_placement(
 
 
 def _is_better(
-    profile: ModelProfile, machine: Machine, workload: Workload, found: Candidate, best: Candidate
+    profile: ModelProfile, machine: Machine, workload: Workload, candidate: Candidate, best: Candidate
 ) -> bool:
-    """Whether `found`, which may use more devices, is to be taken in place of `best`."""
-    if not best.estimate.fits or not found.estimate.fits:
+    """Whether `candidate`, which may use more devices, is to be taken in place of `best`."""
+    if not best.estimate.fits or not candidate.estimate.fits:
         return not best.estimate.fits  # a refusal speaks of the whole machine
-    predictor = Predictor(profile, found.context, machine, workload)
+    predictor = Predictor(profile, candidate.context, machine, workload)
     then, now = (
         predictor.objective_seconds(
-            each.placement,
+            option.placement,
             workload.objective,
-            pipelined=is_pipelined(profile, each.context, machine.devices, each.placement),
+            pipelined=is_pipelined(profile, option.context, machine.devices, option.placement),
         )
-        for each in (found, best)
+        for option in (candidate, best)
     )
     return then < now * _WORTH_USING
 
@@ -104,14 +104,18 @@ def plan_with_all(
     if exact is None:
         return Candidate(context, placement, meter(placement))
     measure = exact(context)
-    found = Candidate(context, placement, measure(placement))
+    candidate = Candidate(context, placement, measure(placement))
     if workload.tensor_split is not None:
-        return found
-    least_bad = found
-    found = _shrink_to_fit(profile, machine, workload, meter, found, measure)
-    n_host = profile.n_layers + 1 - found.placement.n_gpu_layers
-    if found.estimate.fits and (n_host == 0 or workload.n_gpu_layers is not None):
-        return _refill_fast_devices(profile, machine, workload, meter, found, measure) if reorder else found
+        return candidate
+    least_bad = candidate
+    candidate = _shrink_to_fit(profile, machine, workload, meter, candidate, measure)
+    n_host = profile.n_layers + 1 - candidate.placement.n_gpu_layers
+    if candidate.estimate.fits and (n_host == 0 or workload.n_gpu_layers is not None):
+        return (
+            _refill_fast_devices(profile, machine, workload, meter, candidate, measure)
+            if reorder
+            else candidate
+        )
     predictor = Predictor(profile, context, machine, workload)
     cutter = Cutter(meter.optimistic(), profile.n_layers)
 
@@ -120,7 +124,7 @@ def plan_with_all(
 
     if workload.n_gpu_layers is None:
         least = _fewest_on_host(cutter, profile.n_layers)
-        most = n_host if found.estimate.fits else profile.n_layers + 2
+        most = n_host if candidate.estimate.fits else profile.n_layers + 2
         bolder = range(least, min(most, least + _TRIES))
     else:
         bolder = range(n_host, n_host + 1)
@@ -128,9 +132,9 @@ def plan_with_all(
         placement = cut(on_host)
         if (estimate := measure(placement)).fits:
             return Candidate(context, placement, estimate)
-    if not found.estimate.fits and workload.n_gpu_layers is None:
-        found = _bisect_host_layers(cut, profile.n_layers, found, measure)
-    return found if found.estimate.fits else least_bad
+    if not candidate.estimate.fits and workload.n_gpu_layers is None:
+        candidate = _bisect_host_layers(cut, profile.n_layers, candidate, measure)
+    return candidate if candidate.estimate.fits else least_bad
 
 
 def best_cut(cutter: Cutter, predictor: Predictor, n_host: int, objective: Objective) -> Placement:
@@ -143,7 +147,7 @@ def best_cut(cutter: Cutter, predictor: Predictor, n_host: int, objective: Objec
 
 
 def _bisect_host_layers(
-    cut: Callable[[int], Placement], n_layers: int, found: Candidate, measure: Meter
+    cut: Callable[[int], Placement], n_layers: int, candidate: Candidate, measure: Meter
 ) -> Candidate:
     """With the fewest layers on the host that the exact meter allows; the analytic one misjudged them."""
     low, high = 0, n_layers + 1
@@ -151,10 +155,10 @@ def _bisect_host_layers(
         middle = (low + high) // 2
         placement = cut(middle)
         if (estimate := measure(placement)).fits:
-            high, found = middle, Candidate(found.context, placement, estimate)
+            high, candidate = middle, Candidate(candidate.context, placement, estimate)
         else:
             low = middle + 1
-    return found
+    return candidate
 
 
 def _shrink_to_fit(
@@ -162,12 +166,12 @@ def _shrink_to_fit(
     machine: Machine,
     workload: Workload,
     meter: AnalyticMeter,
-    found: Candidate,
+    candidate: Candidate,
     measure: Meter,
 ) -> Candidate:
-    """`found`, or a placement made with more in reserve where the exact meter finds it too full."""
+    """`candidate`, or a placement made with more in reserve where the exact meter finds it too full."""
     for _ in range(_TRIES):
-        over = max((use.over_bytes for use in found.estimate.devices), default=0)
+        over = max((use.over_bytes for use in candidate.estimate.devices), default=0)
         if over <= 0:
             break
         meter = meter.with_budgets({name: max(budget - over, 0) for name, budget in meter.budgets.items()})
@@ -181,29 +185,29 @@ def _refill_fast_devices(
     machine: Machine,
     workload: Workload,
     meter: AnalyticMeter,
-    found: Candidate,
+    candidate: Candidate,
     measure: Meter,
 ) -> Candidate:
-    """`found`, or one with more on fast devices where the analytic meter's caution kept them emptier."""
+    """`candidate`, or one with more on fast devices where the analytic meter's caution kept them emptier."""
     if workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT):
-        return found
-    asked = found
+        return candidate
+    asked = candidate
     for _ in range(_REFINEMENTS):
         budgets = _relax_budgets(machine, meter, asked)
         placement = choose_placement(profile, machine, workload, meter.with_budgets(budgets))
         if placement == asked.placement:
             break
-        asked = Candidate(found.context, placement, measure(placement))
+        asked = Candidate(candidate.context, placement, measure(placement))
         if asked.estimate.fits:
-            found = asked
-    return found
+            candidate = asked
+    return candidate
 
 
 def _relax_budgets(machine: Machine, meter: AnalyticMeter, asked: Candidate) -> dict[str, int]:
     """The budgets of `meter`, larger by what it overestimates `asked`; devices that are alike by the same."""
     bounds = {use.id: use.total_bytes for use in meter(asked.placement).devices}
     caution = {use.id: bounds[use.id] - use.total_bytes for use in asked.estimate.devices}
-    kinds = {each.id: (each.name, meter.budgets[each.id], each.speed) for each in machine.devices}
+    kinds = {device.id: (device.name, meter.budgets[device.id], device.speed) for device in machine.devices}
     least: dict[object, int] = {}
     for device_id, n_bytes in caution.items():
         kind = kinds[device_id]

@@ -24,7 +24,11 @@ def rigs_to_try(machine: Machine, workload: Workload) -> Iterator[tuple[Machine,
     ranks = _slow(machine) if by_time and workload.tensor_split is None else {}
     if len(ranks) == len(machine.devices):
         workers = {device.id for device in machine.devices if device.kind is DeviceKind.RPC}
-        ranks = {each: rank for each, rank in ranks.items() if each in workers and len(workers) < len(ranks)}
+        ranks = {
+            device_id: rank
+            for device_id, rank in ranks.items()
+            if device_id in workers and len(workers) < len(ranks)
+        }
     for most in (None, *sorted(set(ranks.values()))):
         left_out = [
             device
