@@ -1,1 +1,1 @@
-"""Which layers go to which device."""
+"""The search for a placement: the device of each layer."""

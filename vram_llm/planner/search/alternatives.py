@@ -1,4 +1,4 @@
-"""The plans that one change would give, each with the flags to type for it, and llama.cpp's own split."""
+"""Plans that differ from the chosen one by one change, with the flags for each, and llama.cpp's own split."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +18,12 @@ from vram_llm.planner.types import Alternative, Context, FlashAttention, MeterFo
 from vram_llm.units import format_count, typed_count
 
 MORE_CTX = 8192
-_LAYERS_ASKED = 1200  # times devices: the time that the exact meter takes grows with both
+_LAYERS_ASKED = 1200  # layers x devices: the exact meter's time grows with both
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A workload that differs in one point, and what to type for it; no flags: the placement it gives."""
+    """A workload that differs in one point, and its flags; without flags, those of its placement are used."""
 
     name: str
     flags: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ def split_by_free_memory(
     chosen: Candidate,
     exact: MeterFor | None = None,
 ) -> Alternative | None:
-    """What llama.cpp does when told nothing: shares by free memory, nothing on the host."""
+    """llama.cpp's default split: shares by free memory, no layer on the host."""
     if not any(device.free_bytes for device in machine.devices):
         return None
     shares = [float(device.free_bytes) for device in machine.devices]
@@ -60,10 +60,10 @@ def alternatives(
     chosen: Candidate,
     exact: MeterFor | None = None,
 ) -> tuple[Alternative, ...]:
-    """The usual single changes to `chosen`: the plans that typing their flags after the others gives.
+    """Plans that differ from `chosen` by one usual change; a user gets them by adding their flags.
 
-    The exact meter is asked for as many as cost it about half a second, in order; the others, and the plan
-    they are compared with, are the analytic meter's.
+    The exact meter measures the first ones, for about half a second in total. The analytic meter measures the
+    others, and the chosen plan to compare them with.
     """
     pinned_workload = replace(workload, n_ctx=chosen.context.n_ctx, largest_ctx=False)
     changes = list(_changes(profile, machine, pinned_workload, chosen))
@@ -88,13 +88,13 @@ def alternatives(
 
 
 def pinned_context(workload: Workload, chosen: Candidate) -> tuple[str, ...]:
-    """The flags that keep the context's length, where the planner chose it."""
+    """The flags that keep the context's length, if the planner chose it."""
     is_open = workload.n_ctx is None or workload.largest_ctx
     return ("--n-ctx", typed_count(chosen.context.n_ctx)) if is_open else ()
 
 
 def _if_any(candidate: Callable[[], Candidate]) -> Candidate | None:
-    """None where it cannot be had with this model."""
+    """The candidate; None if the change is not possible with this model."""
     try:
         return candidate()
     except (BadPlan, ModelRefused, EngineDied):
@@ -106,7 +106,7 @@ def _changed(profile: ModelProfile, change: Change, exact: MeterFor | None) -> C
 
 
 def _alternative(name: str, flags: tuple[str, ...], other: Candidate, now: Estimate) -> Alternative:
-    """`other`, compared with what the chosen plan holds by the same meter."""
+    """`other` as an alternative; `now` is the chosen plan's estimate by the same meter."""
     before = {use.id: use.total_bytes for use in now.devices}
     after = {use.id: use.total_bytes for use in other.estimate.devices}
     return Alternative(
@@ -129,7 +129,7 @@ def _changes(
         return Change(name=name, flags=flags, machine=machine, workload=replace(workload, **fields))  # type: ignore[arg-type]
 
     context = chosen.context
-    has_draft = workload.draft is not None  # its context would change with the model's: not offered
+    has_draft = workload.draft is not None  # changes of its context, which is the model's, are not offered
     small = {"kv_type_k": "q8_0", "kv_type_v": "q8_0"}
     has_small = has_smaller_kv(profile, workload)
     if chosen.placement.cpu_layers and not has_draft and workload.n_gpu_layers is None:
@@ -178,7 +178,7 @@ def _ways_to_attend(
     context: Context,
     change: Callable[..., Change],
 ) -> Iterator[Change]:
-    """Other ways to keep and to read the past, where the model has any."""
+    """Changes of the KV cache and of attention that apply to this model."""
     windowed = any(layer.sliding_window for layer in profile.layers)
     keeps_states = any(layer.recurrent_state_bytes for layer in profile.layers)
     if context.swa_full:

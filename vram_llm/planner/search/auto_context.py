@@ -1,17 +1,15 @@
-"""The context of a plan whose workload names none: the longest that costs next to nothing.
+"""The context of a plan whose workload does not set one: the longest that costs almost nothing.
 
-The plan with 8k (Workload.DEFAULT_N_CTX) is the measure. A longer context, up to what the model was trained
-on, is taken while it puts no more layers on the host and costs at most 5 % of the tokens per second. Both
-speeds are predicted at the same depth: attention over a longer past is slower in any plan that allows it, so
-depth would be no cost of the plan. What counts is the card that has to be added, or the layers that move to a
-slower one. A speed that is not
-known is assumed. Contexts are multiples of 8k or the trained
-length; where even 8k does not fit, the longest multiple of 1k that does. Without a layer on a device, all of
-a context is the host's: 8k it stays.
+The plan with 8k (Workload.DEFAULT_N_CTX) is the reference. A longer context, up to the trained length, is
+chosen if it puts no more layers on the host and costs at most 5 % of the tokens per second. Both speeds are
+predicted at the same depth: attention over a longer past is slower in every plan, so depth is no cost of the
+context. A context costs speed if it needs another card or moves layers to a slower one. Unknown speeds are
+assumed. Contexts are multiples of 8k or the trained length. If 8k does not fit, the longest multiple of 1k
+that fits is chosen. If no layer is on a device, the host holds the whole context, and it stays at 8k.
 
-The analytic meter finds the context, the exact one confirms it and the next one. What other contexts cost
-belongs to the plan, as ContextPrice; the longest and the one with q8_0 are the analytic meter's, which is
-cautious.
+The analytic meter finds the context. The exact meter confirms it and the next one. The plan lists the cost of
+other contexts as ContextPrice. The longest context and the one with q8_0 come from the analytic meter, which
+overestimates memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +33,7 @@ from vram_llm.planner.types import ContextPrice, FlashAttention, MeterFor, Workl
 STEP = Workload.DEFAULT_N_CTX
 FINE_STEP = 1024
 MOST_COST = 0.05  # of the tokens per second
-_WORTH_SAYING = 0.005  # a smaller difference of speed is none
+_NOTICEABLE = 0.005  # smaller differences of speed are not reported
 
 Allows = Callable[[Candidate], bool]
 
@@ -43,9 +41,9 @@ Allows = Callable[[Candidate], bool]
 def plan_auto_context(
     profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None = None
 ) -> tuple[Candidate, tuple[ContextPrice, ...]]:
-    """The plan with the context that `workload` leaves open, and what other contexts would cost.
+    """The plan with a context chosen by the planner, and the costs of other contexts.
 
-    The least bad plan where none fits. Raises BadSplit, BadPlan.
+    If none fits, the plan that is least over its budgets. Raises BadSplit, BadPlan.
     """
     usual = plan_placement(profile, machine, workload, exact)
     trained = max(profile.context_length // CTX_STEP * CTX_STEP, CTX_STEP)
@@ -61,7 +59,7 @@ def plan_auto_context(
 
 
 class _Plans:
-    """Plans with as many layers on the host as `usual`, one for each context and KV type asked for."""
+    """Plans with as many layers on the host as `usual`, by context and KV type."""
 
     def __init__(
         self,
@@ -79,7 +77,7 @@ class _Plans:
         self._usual = usual
 
     def at(self, n_ctx: int, kv_type: str | None = None, *, is_exact: bool = True) -> Candidate:
-        """The plan with `n_ctx` tokens, made once."""
+        """The plan with `n_ctx` tokens, cached."""
         key = (n_ctx, kv_type, is_exact and self._exact is not None)
         if key not in self._made:
             workload = replace(self._workload, n_ctx=n_ctx, n_gpu_layers=self._n_gpu_layers)
@@ -90,19 +88,19 @@ class _Plans:
         return self._made[key]
 
     def seconds(self, candidate: Candidate) -> float:
-        """What the objective wants short, by which contexts are compared."""
+        """The time that the objective minimises; contexts are compared by it."""
         predictor = Predictor(self._profile, candidate.context, self._machine, self._workload)
         pipelined = is_pipelined(self._profile, candidate.context, self._machine.devices, candidate.placement)
         return predictor.objective_seconds(candidate.placement, self._workload.objective, pipelined=pipelined)
 
     def is_cheap(self, candidate: Candidate) -> bool:
-        """Whether a plan may be taken in place of the usual one."""
+        """Whether a plan fits and costs at most MOST_COST against the usual plan."""
         if not candidate.estimate.fits:
             return False
         return self.seconds(self._usual) >= (1 - MOST_COST) * self.seconds(candidate)
 
     def last(self, sizes: Sequence[int], allows: Allows, kv_type: str | None = None) -> int:
-        """The index of the longest of ascending `sizes` that the analytic meter allows; -1 where none is."""
+        """The index of the longest of ascending `sizes` that the analytic meter allows; -1 if none."""
 
         def is_allowed(index: int) -> bool:
             return allows(self.at(sizes[index], kv_type, is_exact=False))
@@ -113,7 +111,7 @@ class _Plans:
         return last_holding(-1, last, is_allowed)
 
     def confirmed(self, sizes: Sequence[int], low: int) -> int:
-        """The index that the exact meter confirms; `low` is the analytic answer, which is cautious."""
+        """The index that the exact meter confirms; `low` is the analytic meter's, which may be too low."""
         if self._exact is None:
             return low
 
@@ -127,17 +125,17 @@ class _Plans:
         return low
 
     def _may_fit(self, n_ctx: int) -> bool:
-        """Whether the exact meter is worth asking: with compute at its lower bound the context fits."""
+        """Whether the context fits with compute at its lower bound; if not, the exact meter is not asked."""
         workload = replace(self._workload, n_ctx=n_ctx, n_gpu_layers=self._n_gpu_layers)
         context = resolve_context(self._profile, self._machine, workload)
         meter = analytic(self._profile, self._machine, workload, context).optimistic()
         return meter(choose_placement(self._profile, self._machine, workload, meter)).fits
 
     def prices(self, chosen: Candidate, longer: Sequence[int]) -> tuple[ContextPrice, ...]:
-        """What other contexts would cost against `chosen`; `longer` are those that were too dear."""
+        """Costs of other contexts against `chosen`; `longer` are the contexts that cost too much."""
         prices = []
         usual = self._price(self._usual, chosen)
-        if usual.cost < -_WORTH_SAYING:
+        if usual.cost < -_NOTICEABLE:
             prices.append(usual)
         if not longer:
             return tuple(prices)
@@ -158,14 +156,14 @@ class _Plans:
         return (*prices, *self._with_smaller_cache(chosen, longer))
 
     def _on_host(self, n_ctx: int) -> Candidate | None:
-        """The plan with `n_ctx` tokens that moves layers to the host, where there is one."""
+        """The plan with `n_ctx` tokens and more layers on the host; None if it does not fit."""
         if self._workload.n_gpu_layers is not None or self._workload.tensor_split is not None:
             return None
         other = plan_placement(self._profile, self._machine, replace(self._workload, n_ctx=n_ctx))
         return other if other.estimate.fits else None
 
     def _with_smaller_cache(self, chosen: Candidate, longer: Sequence[int]) -> tuple[ContextPrice, ...]:
-        """The context that q8_0 would allow by the same rule, where it allows more."""
+        """The context that the same rule allows with q8_0, if it is longer."""
         if not can_quantize_cache(self._profile, self._workload):
             return ()
         index = self.last(longer, self.is_cheap, "q8_0")
@@ -185,7 +183,7 @@ class _Plans:
 
 
 def can_quantize_cache(profile: ModelProfile, workload: Workload) -> bool:
-    """Whether q8_0 is a smaller KV cache than the one asked for, and one that llama.cpp takes."""
+    """Whether q8_0 makes the requested KV cache smaller, and llama.cpp supports it for this model."""
     is_full = (workload.kv_type_k, workload.kv_type_v) == ("f16", "f16") and profile.kv_bytes_per_token > 0
     has_blocks = not (profile.head_k % 32 or profile.head_v % 32)
     return is_full and has_blocks and workload.flash_attn is not FlashAttention.OFF
@@ -194,7 +192,7 @@ def can_quantize_cache(profile: ModelProfile, workload: Workload) -> bool:
 def _shorter(
     profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None, usual: Candidate
 ) -> Candidate:
-    """The plan with the longest context below the usual one that fits; `usual` where none does."""
+    """The plan with the longest context below the usual one that fits; `usual` if none does."""
     sizes = range(FINE_STEP, usual.context.n_ctx, FINE_STEP)
     longest = usual
 

@@ -1,4 +1,4 @@
-"""What to type so that a model fits which does not: ways that keep it on the cards first."""
+"""Changes that make a model fit, with their flags; those that keep it on the cards come first."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +15,7 @@ from vram_llm.planner.types import HOST, MeterFor, Workload
 from vram_llm.units import MIB, typed_count
 
 _SMALLER_KV = "q8_0"
-_KV_BLOCK = 32  # values of a q8_0 block, which a head must divide into
+_KV_BLOCK = 32  # values per q8_0 block; a head's size must be a multiple
 
 
 def fitting_ways(
@@ -25,11 +25,11 @@ def fitting_ways(
     refused: Candidate,
     exact: MeterFor | None = None,
 ) -> tuple[Way, ...]:
-    """Changes of a workload that does not fit with which it would, those that stay on the cards first.
+    """Changes that make `workload` fit; those that keep all layers on the cards come first.
 
-    `refused` is the least bad placement of it, from which a smaller reserve is worked out.
-    The analytic meter finds them. An exact one, where there is one, must agree and counts the layers on the
-    CPU.
+    `refused` is the workload's placement that is least over its budgets; a smaller reserve is computed from
+    it. The analytic meter finds the changes. An exact meter, if given, must agree; it also decides how many
+    layers are on the CPU.
     """
     ways: list[Way] = []
     for changed, flags in _changes(profile, machine, workload, refused):
@@ -49,7 +49,7 @@ def fitting_ways(
 def _changes(
     profile: ModelProfile, machine: Machine, workload: Workload, refused: Candidate
 ) -> Iterator[tuple[Workload, tuple[str, ...]]]:
-    """Workloads that may fit, each with its flags; without flags: its placement, which had been dictated."""
+    """Workloads that may fit, each with its flags; without flags, those of its placement are used."""
     n_wanted = refused.context.n_ctx
     free = replace(workload, tensor_split=None, n_gpu_layers=None)
     if free != workload:
@@ -77,13 +77,13 @@ def _changes(
 
 
 def has_smaller_kv(profile: ModelProfile, workload: Workload) -> bool:
-    """Whether the KV cache is as f16 and can be as q8_0."""
+    """Whether the KV cache is f16 and can be q8_0."""
     is_large = (workload.kv_type_k, workload.kv_type_v) == ("f16", "f16") and profile.kv_bytes_per_token > 0
     return is_large and not (profile.head_k % _KV_BLOCK or profile.head_v % _KV_BLOCK)
 
 
 def longest_on_cards(profile: ModelProfile, machine: Machine, workload: Workload) -> int | None:
-    """The longest context with no layer on the host but those that the user puts there."""
+    """The longest context that fits with only those layers on the host that the user puts there."""
     if not machine.devices:
         return None
     longest, _ = plan_largest_context(profile, machine, workload)
@@ -94,7 +94,7 @@ def longest_on_cards(profile: ModelProfile, machine: Machine, workload: Workload
 
 
 def _longest(profile: ModelProfile, machine: Machine, workload: Workload, n_wanted: int) -> int | None:
-    """The longest context below `n_wanted` that was trained, however many layers stay on the host."""
+    """The longest trained context below `n_wanted` that fits, with any number of layers on the host."""
     step = ctx_step(workload)
     low, high = 0, min(n_wanted - 1, profile.context_length or n_wanted) // step
     while low < high:

@@ -1,4 +1,4 @@
-"""Devices a plan leaves out, and what using them would cost."""
+"""Devices without layers in a plan, and the cost of using them."""
 
 from dataclasses import replace
 
@@ -12,16 +12,16 @@ from vram_llm.planner.search.search import Candidate, analytic, plan_placement, 
 from vram_llm.planner.speed_notes import assumption, how_to_measure
 from vram_llm.planner.types import Alternative, Objective, Placement, Plan, Workload
 
-_MOST = 8  # alternatives; of devices that are alike one stands for all
+_MOST = 8  # alternatives; one device represents all equal devices
 
 
 def with_idle(
     profile: ModelProfile, machine: Machine, workload: Workload, chosen: Candidate
 ) -> tuple[Alternative, ...]:
-    """`chosen` with each kind of device that it leaves out behind the others, memory spread evenly over all.
+    """An alternative for each kind of idle device: the device comes last, and memory is spread evenly.
 
-    Where layers are on the host, the device takes as many of them as it has room for. Empty where the user
-    dictates the split, or speeds did not decide.
+    If layers are on the host, the device takes as many of them as fit. Empty if the user dictates the split
+    or if the objective ignores speed.
     """
     memory_decides = workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT)
     if workload.tensor_split is not None or memory_decides:
@@ -57,7 +57,7 @@ def with_idle(
 
 
 def left_alone(profile: ModelProfile, machine: Machine, workload: Workload) -> frozenset[str]:
-    """The devices of known speed that the model leaves idle if planned alone."""
+    """Ids of the devices of known speed that have no layers when the model is planned alone."""
     if len(machine.devices) < 2:
         return frozenset()
     placement = plan_placement(profile, machine, workload).placement
@@ -66,7 +66,7 @@ def left_alone(profile: ModelProfile, machine: Machine, workload: Workload) -> f
 
 
 def idle_notes(plan: Plan) -> tuple[str, ...]:
-    """A sentence for each kind of idle device whose speed is assumed: what was assumed, how to measure it."""
+    """A sentence for each kind of idle device of assumed speed: the assumption, and how to measure it."""
     unused = [
         device
         for device in idle(plan.devices, plan.placement)
@@ -85,7 +85,7 @@ def idle(devices: tuple[Device, ...], placement: Placement) -> list[Device]:
 
 
 def _kinds(devices: list[Device]) -> list[list[Device]]:
-    """Devices together that are alike."""
+    """Devices grouped by kind."""
     alike: dict[tuple[object, ...], list[Device]] = {}
     for device in devices:
         alike.setdefault(kind_of(device), []).append(device)

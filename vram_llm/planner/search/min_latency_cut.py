@@ -1,10 +1,10 @@
-"""The cut that takes the least time, of those in which every device stays within its budget.
+"""The fastest cut in which every device stays within its budget.
 
-The time of a run of layers on a device does not depend on what the others do, and a step is the sum of the
-runs. So, over all orders of all subsets of the devices, it is enough to know for each set of devices the
-least time in which it can take the items up to each one: sets and items are few. What cannot be completed
-any sooner than a cut already known is not followed. Where the slowest run is what counts, the largest of two
-times stands for their sum.
+The time of a run of layers on a device does not depend on the other devices, and the time of a step is the
+sum over its runs. So the search covers all orders of all subsets of the devices by dynamic programming: for
+each set of devices and each item, the least time in which the set can hold all items up to that one. Sets
+and items are few. A partial cut that cannot beat the best complete cut is dropped. If the slowest run
+decides, times are combined by maximum instead of by sum.
 """
 
 import itertools
@@ -18,12 +18,12 @@ from vram_llm.planner.search.min_memory_cut import Cutter, Run, Used
 from vram_llm.planner.speed import Costs, Predictor
 from vram_llm.planner.types import Objective
 
-_WORTH_REORDERING = 0.99  # another order than the machine's is taken only where it takes less than this of it
-_WORTH_BALANCING = 1.01  # the slowest stage may be so much slower where that makes decode steps shorter
+_WORTH_REORDERING = 0.99  # another order must take less than this share of the time of the machine's order
+_WORTH_BALANCING = 1.01  # the slowest stage may be slower by this factor if decode steps become shorter
 
 
 class _Runs(NamedTuple):
-    """A device's: what they take, and for each first item one past the last that may be in the run."""
+    """Possible runs of one device: their costs, and `ends` as in `_ends`."""
 
     costs: Costs
     ends: list[int]
@@ -34,16 +34,16 @@ class _Cut(NamedTuple):
     seconds: float
 
 
-Times = list[float]  # by number of items done
+Times = list[float]  # seconds, by number of items done
 Step = Callable[[Times, _Runs], tuple[Times, list[int]]]
 
 
 def fastest(cutter: Cutter, predictor: Predictor, n_host: int, objective: Objective) -> list[Run] | None:
-    """The runs of the items after the first `n_host`; None where nothing fits.
+    """The runs of the items after the first `n_host`; None if nothing fits.
 
-    LATENCY: the shortest decode step of the streams expected. THROUGHPUT: the shortest slowest stage of a
-    micro-batch of a prompt, and of the cuts about as good, the one with the shortest decode step; where
-    stages do not overlap, the least sum of them.
+    LATENCY: the shortest decode step of the expected streams. THROUGHPUT: the shortest slowest stage of a
+    prompt's micro-batch; among cuts that are about as good, the one with the shortest decode step. If stages
+    do not overlap, the least sum of them.
     """
     if n_host == cutter.n_items:
         return []
@@ -70,7 +70,7 @@ def fastest(cutter: Cutter, predictor: Predictor, n_host: int, objective: Object
 def _balanced(
     cutter: Cutter, stages: dict[str, _Runs], steps: dict[str, _Runs], n_host: int
 ) -> dict[str, _Runs]:
-    """`steps` without the runs whose stage is slower than it must be; stages that never overlap add up."""
+    """`steps` without the runs whose stage is too slow; `stages` if stages never overlap."""
     if n_host or not cutter.meter.may_pipeline:
         return stages
     slowest = _best(cutter, stages, n_host, _largest)
@@ -83,7 +83,10 @@ def _balanced(
 
 
 def _ends(cutter: Cutter, device_id: str, n_host: int) -> list[int]:
-    """For each first item, one past the last with which the run fits the device's budget beside others."""
+    """`ends[i]`: exclusive end of the longest run from item i that fits the device's budget.
+
+    Other devices are in use, so pipeline copies count.
+    """
     ends = list(range(cutter.n_items + 1))
     end = n_host  # starting later never means ending earlier, but the first run holds the inputs too
     for start in range(n_host + 1, cutter.n_items):
@@ -97,7 +100,7 @@ def _ends(cutter: Cutter, device_id: str, n_host: int) -> list[int]:
 
 
 def _within(runs: _Runs, seconds: float) -> list[int]:
-    """The ends of those that take no longer than `seconds`."""
+    """The ends of the runs that take at most `seconds`."""
     fixed, sums = runs.costs.fixed, runs.costs.sums
     return [min(end, bisect_right(sums, seconds - fixed + sums[i]) - 1) for i, end in enumerate(runs.ends)]
 
@@ -112,7 +115,7 @@ def _best(cutter: Cutter, runs: dict[str, _Runs], n_host: int, step: Step) -> _C
 
 
 def _alone(cutter: Cutter, decode: dict[str, Costs], n_host: int) -> list[_Cut]:
-    """Everything on one device, which then needs no pipeline copies, for each that has room."""
+    """The cuts with everything on one device, which needs no pipeline copies, for each device with room."""
     cuts = []
     for device_id in cutter.ids:
         if cutter.holds_all(device_id, n_host):
@@ -122,7 +125,7 @@ def _alone(cutter: Cutter, decode: dict[str, Costs], n_host: int) -> list[_Cut]:
 
 
 def _sum(before: Times, runs: _Runs) -> tuple[Times, list[int]]:
-    """The least times to reach each item with one more run, and where that run starts."""
+    """The least time to reach each item with one more run, and the first item of that run."""
     fixed, sums, ends = runs.costs.fixed, runs.costs.sums, runs.ends
     times, starts = [inf] * len(before), [0] * len(before)
     waiting: list[tuple[float, int]] = []  # the best first
@@ -138,7 +141,7 @@ def _sum(before: Times, runs: _Runs) -> tuple[Times, list[int]]:
 
 
 def _largest(before: Times, runs: _Runs) -> tuple[Times, list[int]]:
-    """As `_sum`, with the longest run's time in place of the sum."""
+    """Like `_sum`, with the longest run's time instead of the sum."""
     fixed, sums, ends = runs.costs.fixed, runs.costs.sums, runs.ends
     times, starts = [inf] * len(before), [0] * len(before)
     for end in range(1, len(before)):
@@ -152,7 +155,7 @@ def _largest(before: Times, runs: _Runs) -> tuple[Times, list[int]]:
 
 
 def _in_order(cutter: Cutter, runs: Mapping[str, _Runs], n_host: int, step: Step) -> _Cut | None:
-    """Each device in the machine's order takes a run or none."""
+    """The best cut in the machine's order; devices may stay unused."""
     least = _at_start(cutter, n_host)
     steps = []
     for device_id in cutter.ids:
@@ -174,9 +177,9 @@ def _in_order(cutter: Cutter, runs: Mapping[str, _Runs], n_host: int, step: Step
 def _in_any_order(
     cutter: Cutter, runs: Mapping[str, _Runs], n_host: int, step: Step, best: float
 ) -> _Cut | None:
-    """As `_in_order`, over all orders of all subsets, if in less than `best` seconds.
+    """Like `_in_order`, over all orders of all subsets; None if no cut takes less than `best` seconds.
 
-    Devices that are alike are not told apart.
+    Equal devices are interchangeable.
     """
     classes = cutter.classes
     nothing: Used = (0,) * len(classes)
@@ -214,11 +217,11 @@ def _at_start(cutter: Cutter, n_host: int) -> Times:
 
 
 def _rest(cutter: Cutter, runs: Mapping[str, _Runs]) -> Times:
-    """What the items from each on take at least, each on the device that is quickest with it."""
-    sums = [runs[each].costs.sums for each in cutter.ids]
+    """Lower bound of the time of all items from each one on: every item is on its fastest device."""
+    sums = [runs[device_id].costs.sums for device_id in cutter.ids]
     rest = [0.0]
     for item in range(cutter.n_items - 1, -1, -1):
-        rest.append(rest[-1] + min(each[item + 1] - each[item] for each in sums))
+        rest.append(rest[-1] + min(seconds[item + 1] - seconds[item] for seconds in sums))
     return rest[::-1]
 
 

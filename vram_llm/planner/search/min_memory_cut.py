@@ -1,10 +1,10 @@
-"""Cutting a model into contiguous runs of layers, one for each device, in whatever order serves best.
+"""Cut a model into contiguous runs of layers, one for each device, in the best order of devices.
 
-The output is one more item after the layers. What a device holds only grows with every item it gets, and
-starting later never means ending earlier. So, where each device may be filled to some share of its budget,
-filling one after the other as far as it goes is best for a given order; and over all orders it is enough to
-know the furthest item that each set of devices can reach. Bisection over the share then gives the cut whose
-fullest device is least full. Devices that are alike are not told apart.
+The output is one more item after the layers. Every item adds to the memory of its device, and a run that
+starts later never ends earlier. So, if each device may be filled to a given share of its budget, it is best
+for a given order to fill each device as far as possible before the next. Over all orders, it is enough to
+know the furthest item that each set of devices can reach. Bisection over the share gives the cut whose
+fullest device is least full. Equal devices are interchangeable.
 """
 
 import itertools
@@ -18,10 +18,10 @@ from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.types import Placement
 
 _BISECTIONS = 16
-_MAX_SETS = 1024  # of devices; with more than that, only the machine's own order is tried
-_WORTH_REORDERING = 0.95  # another order is taken only where it leaves the fullest device this much emptier
+_MAX_SETS = 1024  # sets of devices; with more, only the machine's own order is tried
+_WORTH_REORDERING = 0.95  # another order must fill the fullest device below this share of the machine's order
 
-Used = tuple[int, ...]  # how many devices of each class
+Used = tuple[int, ...]  # number of devices of each class
 
 
 class Run(NamedTuple):
@@ -32,7 +32,7 @@ class Run(NamedTuple):
     end: int
 
 
-Attempt = Callable[[int, float], list[Run] | None]  # items on the host, share of the budgets
+Attempt = Callable[[int, float], list[Run] | None]  # number of items on the host, share of the budgets
 
 
 class Cutter:
@@ -44,12 +44,12 @@ class Cutter:
         self.ids = list(meter.devices)
         self.n_items = n_layers + 1
         self._n_layers = n_layers
-        self.classes = _classes(meter)  # device ids, those together that are alike
+        self.classes = _classes(meter)  # ids of equal devices, grouped
         n_sets = math.prod(len(alike) + 1 for alike in self.classes)
         self.reorders = reorder and len(self.classes) > 1 and n_sets <= _MAX_SETS
 
     def fits(self, n_host: int) -> bool:
-        """Whether everything after the first `n_host` items fits the devices' budgets."""
+        """Whether all items after the first `n_host` fit the devices' budgets."""
         attempts = [self._in_order, *([self._in_any_order] if self.reorders else [])]
         return (
             n_host == self.n_items
@@ -60,9 +60,9 @@ class Cutter:
     def cut(self, n_host: int) -> Placement:
         """The cut of all items after the first `n_host` that leaves the fullest device least full.
 
-        The machine's order is kept unless another leaves noticeably more room, or is the only one that fits.
-        One device takes all where several cannot, for want of room for their pipeline copies. Where nothing
-        fits, the least bad cut.
+        The machine's order is kept unless another order leaves noticeably more room, or only another order
+        fits. One device takes everything if several have no room for pipeline copies. If nothing fits, the
+        cut that is least over its budgets.
         """
         if n_host == self.n_items or not self.ids:
             return self.placement([])
@@ -78,7 +78,7 @@ class Cutter:
         return self.placement(runs)
 
     def _least(self, attempt: Attempt, n_host: int) -> tuple[list[Run], float]:
-        """The runs at the smallest share at which there are any, and that share."""
+        """The runs at the smallest share that is possible, and that share."""
         low, high = 0.0, 1.0
         while (runs := attempt(n_host, high)) is None:
             low, high = high, 2 * high
@@ -91,7 +91,7 @@ class Cutter:
         return runs, high
 
     def _in_order(self, n_host: int, share: float) -> list[Run] | None:
-        """Fill the devices one after the other; None where they do not take everything."""
+        """Fill the devices one after the other; None if they do not hold all items."""
         runs, start = [], n_host
         for device_id in self.ids:
             end = self.furthest(device_id, start, n_host, share)
@@ -100,7 +100,7 @@ class Cutter:
         return runs if start == self.n_items else None
 
     def _in_any_order(self, n_host: int, share: float) -> list[Run] | None:
-        """As `_in_order`, over all orders: how far each set of devices reaches, and by which last run."""
+        """Like `_in_order`, over all orders of the devices."""
         nothing: Used = (0,) * len(self.classes)
         reached: dict[Used, int] = {nothing: n_host}
         last: dict[Used, tuple[int, Run]] = {}
@@ -120,7 +120,7 @@ class Cutter:
         return None
 
     def _alone(self, n_host: int) -> list[Run] | None:
-        """Everything on the one device that it leaves least full; None where it fits on none."""
+        """All items on the one device that is then least full; None if no device holds them."""
         fullness = {}
         for device_id in self.ids:
             if self.holds_all(device_id, n_host):
@@ -131,7 +131,7 @@ class Cutter:
         return [Run(min(fullness, key=fullness.__getitem__), n_host, self.n_items)]
 
     def furthest(self, device_id: str, start: int, n_host: int, share: float) -> int:
-        """One past the last item that fits `share` of a device's budget, beginning with item `start`."""
+        """Exclusive end of the longest run from item `start` that fits `share` of a device's budget."""
         low, high = start, self.n_items
         while low < high:
             end = (low + high + 1) // 2
@@ -142,7 +142,7 @@ class Cutter:
         return low
 
     def holds(self, device_id: str, start: int, end: int, n_host: int, share: float = 1.0) -> bool:
-        """Whether items start to end-1 fit `share` of a device's budget, beside other devices."""
+        """Whether items start to end-1 fit `share` of a device's budget while other devices are in use."""
         return self.meter.holds(
             device_id,
             start,
@@ -154,11 +154,11 @@ class Cutter:
         )
 
     def holds_all(self, device_id: str, n_host: int) -> bool:
-        """Whether everything after the first `n_host` items fits a device's budget, with no other."""
+        """Whether all items after the first `n_host` fit the budget of a device that is used alone."""
         return self.meter.holds(device_id, n_host, self._n_layers, True, n_host, pipelined=False)
 
     def placement(self, runs: list[Run]) -> Placement:
-        """The placement of these runs; what comes before them stays on the host."""
+        """The placement of these runs; the items before them stay on the host."""
         n_host = runs[0].start if runs else self.n_items
         assignment = [-1] * n_host
         for index, run in enumerate(runs):
@@ -167,7 +167,7 @@ class Cutter:
 
 
 def _classes(meter: AnalyticMeter) -> list[list[str]]:
-    """Device ids, those together that hold the same in the same budget, as fast."""
+    """Device ids, grouped by equal memory use, budget and speed."""
     alike: dict[tuple[object, ...], list[str]] = {}
     for device in meter.devices.values():
         key = (

@@ -1,4 +1,4 @@
-"""The contexts that keep all layers on the cards, for a plan that puts some on the host."""
+"""Contexts that keep all layers on the cards, for a plan with layers on the host."""
 
 from dataclasses import replace
 
@@ -13,9 +13,10 @@ from vram_llm.planner.types import ContextPrice, Workload
 def on_card_prices(
     profile: ModelProfile, machine: Machine, workload: Workload, chosen: Candidate
 ) -> tuple[ContextPrice, ...]:
-    """The longest context, up to that of `chosen`, with all layers on the cards: as planned, and with q8_0.
+    """The longest contexts, up to that of `chosen`, with all layers on the cards: as planned, and with q8_0.
 
-    By the analytic meter, which is cautious. Empty where `chosen` has all there, or the user dictates it.
+    The analytic meter finds them; it overestimates memory. Empty if `chosen` has all layers on the cards, or
+    if the user dictates the placement.
     """
     is_dictated = workload.tensor_split is not None or workload.n_gpu_layers is not None
     if is_dictated or not machine.devices or chosen.placement.n_gpu_layers > profile.n_layers:
@@ -43,7 +44,7 @@ def on_card_prices(
 
 
 def _longest(profile: ModelProfile, machine: Machine, workload: Workload, n_ctx: int) -> Candidate | None:
-    """The plan with the longest context up to `n_ctx` that fits; None where not even the shortest does."""
+    """The plan with the longest context up to `n_ctx` that fits; None if the shortest does not fit."""
     sizes = [*range(FINE_STEP, n_ctx, FINE_STEP), n_ctx]
     longest: Candidate | None = None
 

@@ -1,10 +1,10 @@
-"""From a model, a machine and a wish to the placement that fits.
+"""From a model, a machine and a workload to the placement that fits.
 
-As few layers as possible stay on the host. Of the cuts that do so, the one that takes the least time is taken
-(min_latency_cut.py); where time is not asked for, the one whose fullest device is least full
-(min_memory_cut.py). Devices that may do worse than the host are used where that takes less time
-(slow_devices.py). The analytic meter finds it. An exact meter, where there is one, confirms it, and is
-asked again where the analytic meter's caution would cost layers or a refusal.
+As few layers as possible stay on the host. Among such cuts, the search takes the fastest one
+(min_latency_cut.py), or for an objective about memory the one whose fullest device is least full
+(min_memory_cut.py). Devices that may be slower than the host are used if that takes less time
+(slow_devices.py). The analytic meter finds the placement. An exact meter, if given, confirms it. It is asked
+again if the analytic meter's overestimate would move layers to the host or refuse the model.
 """
 
 from collections.abc import Callable
@@ -33,14 +33,14 @@ from vram_llm.planner.types import (
 )
 
 _MAX_CTX = 2**24
-_WORTH_USING = 0.99  # slow devices are used where a plan takes less than this of the time without them
-_TRIES = 4  # placements with fewer layers on the host that the exact meter is asked about
-_REFINEMENTS = 3  # placements with more on the fastest devices that it is asked about
+_WORTH_USING = 0.99  # slow devices are used if the plan takes less than this share of the time without them
+_TRIES = 4  # placements with fewer layers on the host that the exact meter measures
+_REFINEMENTS = 3  # placements with more layers on the fastest devices that the exact meter measures
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A placement and what it holds."""
+    """A placement and its memory estimate."""
 
     context: Context
     placement: Placement
@@ -55,9 +55,9 @@ def plan_placement(
     *,
     reorder: bool = True,
 ) -> Candidate:
-    """The best placement, or the least bad where none fits; with `reorder`, over every order of the devices.
+    """The best placement; with `reorder`, over every order of the devices.
 
-    Raises BadSplit, BadPlan.
+    If none fits, the placement that is least over its budgets. Raises BadSplit, BadPlan.
     """
     best: Candidate | None = None
     for rig, all_others_assumed in rigs_to_try(machine, workload):
@@ -74,9 +74,9 @@ def plan_placement(
 def _is_better(
     profile: ModelProfile, machine: Machine, workload: Workload, candidate: Candidate, best: Candidate
 ) -> bool:
-    """Whether `candidate`, which may use more devices, is to be taken in place of `best`."""
+    """Whether `candidate`, which may use more devices, is better than `best`."""
     if not best.estimate.fits or not candidate.estimate.fits:
-        return not best.estimate.fits  # a refusal speaks of the whole machine
+        return not best.estimate.fits  # a refusal names the devices of the whole machine
     predictor = Predictor(profile, candidate.context, machine, workload)
     then, now = (
         predictor.objective_seconds(
@@ -97,7 +97,7 @@ def plan_with_all(
     *,
     reorder: bool = True,
 ) -> Candidate:
-    """As `plan_placement`, and every device of `machine` is used before the host, slow ones too."""
+    """Like `plan_placement`, but slow devices too are used before the host."""
     context = resolve_context(profile, machine, workload)
     meter = analytic(profile, machine, workload, context)
     placement = choose_placement(profile, machine, workload, meter, reorder=reorder)
@@ -138,7 +138,7 @@ def plan_with_all(
 
 
 def best_cut(cutter: Cutter, predictor: Predictor, n_host: int, objective: Objective) -> Placement:
-    """The cut that serves `objective` best; where nothing fits, by memory."""
+    """The best cut for `objective`; by memory if nothing fits."""
     if objective in (Objective.LATENCY, Objective.THROUGHPUT):
         runs = fastest(cutter, predictor, n_host, objective)
         if runs is not None:
@@ -149,7 +149,7 @@ def best_cut(cutter: Cutter, predictor: Predictor, n_host: int, objective: Objec
 def _bisect_host_layers(
     cut: Callable[[int], Placement], n_layers: int, candidate: Candidate, measure: Meter
 ) -> Candidate:
-    """With the fewest layers on the host that the exact meter allows; the analytic one misjudged them."""
+    """The candidate with the fewest layers on the host that fits by the exact meter."""
     low, high = 0, n_layers + 1
     while low < high:
         middle = (low + high) // 2
@@ -169,15 +169,15 @@ def _shrink_to_fit(
     candidate: Candidate,
     measure: Meter,
 ) -> Candidate:
-    """`candidate`, or a placement made with more in reserve where the exact meter finds it too full."""
+    """`candidate`, or if it does not fit by the exact meter, a placement with smaller budgets."""
     for _ in range(_TRIES):
         over = max((use.over_bytes for use in candidate.estimate.devices), default=0)
         if over <= 0:
             break
         meter = meter.with_budgets({name: max(budget - over, 0) for name, budget in meter.budgets.items()})
         placement = choose_placement(profile, machine, workload, meter)
-        found = Candidate(found.context, placement, measure(placement))
-    return found
+        candidate = Candidate(candidate.context, placement, measure(placement))
+    return candidate
 
 
 def _refill_fast_devices(
@@ -188,7 +188,7 @@ def _refill_fast_devices(
     candidate: Candidate,
     measure: Meter,
 ) -> Candidate:
-    """`candidate`, or one with more on fast devices where the analytic meter's caution kept them emptier."""
+    """`candidate`, or one with more layers on fast devices, if the analytic meter overestimated their use."""
     if workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT):
         return candidate
     asked = candidate
@@ -204,7 +204,7 @@ def _refill_fast_devices(
 
 
 def _relax_budgets(machine: Machine, meter: AnalyticMeter, asked: Candidate) -> dict[str, int]:
-    """The budgets of `meter`, larger by what it overestimates `asked`; devices that are alike by the same."""
+    """The budgets of `meter` plus its overestimate of `asked`; equal devices get the same increase."""
     bounds = {use.id: use.total_bytes for use in meter(asked.placement).devices}
     caution = {use.id: bounds[use.id] - use.total_bytes for use in asked.estimate.devices}
     kinds = {device.id: (device.name, meter.budgets[device.id], device.speed) for device in machine.devices}
@@ -221,11 +221,12 @@ def _relax_budgets(machine: Machine, meter: AnalyticMeter, asked: Candidate) -> 
 def plan_largest_context(
     profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None = None
 ) -> tuple[Candidate, Candidate | None]:
-    """The placement with the longest context that fits, and that of one step more, which does not.
+    """The placement with the longest context that fits, and the placement one step longer, which does not.
 
-    Layers are not moved to the host to make room for context: as many stay there as the shortest context
-    needs, or the default one where even the shortest needs some. No context is longer than what the model was
-    trained on, and then there is no step more. The least bad placement where none fits.
+    Layers are not moved to the host to make room for context: the host has as many as the shortest context
+    needs, or as the default context needs if the shortest needs any. No context is longer than the trained
+    length; at that length the second placement is None. If none fits, the placement that is least over its
+    budgets.
     """
     step = ctx_step(workload)
     shortest = plan_placement(profile, machine, replace(workload, n_ctx=step), exact)
@@ -244,7 +245,7 @@ def plan_largest_context(
         return longest, None
     low = last_holding(1, high, lambda steps: at(steps, None).estimate.fits)
     if exact is not None:
-        # the analytic answer is near: look from there in growing steps
+        # the analytic result is close: search from there in growing steps
         stride = 1
         while low + stride < high and at(low + stride, exact).estimate.fits:
             low, stride = low + stride, 2 * stride
@@ -256,13 +257,13 @@ def plan_largest_context(
 def expected_speed(
     profile: ModelProfile, machine: Machine, workload: Workload, of: Candidate | Alternative | Plan
 ) -> SpeedEstimate:
-    """How fast a placement is expected to be."""
+    """The predicted speed of a placement."""
     pipelined = is_pipelined(profile, of.context, machine.devices, of.placement)
     return Predictor(profile, of.context, machine, workload)(of.placement, pipelined=pipelined)
 
 
 def last_holding(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """The last number from `low`, which fits, to before `high`, which does not, that fits."""
+    """The largest number in [low, high) that fits, given that `low` fits and `high` does not."""
     while high - low > 1:
         middle = (low + high) // 2
         if fits(middle):
@@ -273,7 +274,7 @@ def last_holding(low: int, high: int, fits: Callable[[int], bool]) -> int:
 
 
 def analytic(profile: ModelProfile, machine: Machine, workload: Workload, context: Context) -> AnalyticMeter:
-    """The analytic meter for a wish."""
+    """The analytic meter for a workload."""
     return AnalyticMeter(profile, context, machine.devices, machine.host, workload.reserve_bytes)
 
 
@@ -285,7 +286,10 @@ def choose_placement(
     *,
     reorder: bool = True,
 ) -> Placement:
-    """The placement the user dictates, or the best one; the least bad where none fits. Raises BadSplit."""
+    """The placement that the user dictates, or the best one.
+
+    If none fits, the placement that is least over its budgets. Raises BadSplit.
+    """
     ids = [device.id for device in machine.devices]
     n_layers, wanted = profile.n_layers, workload.n_gpu_layers
     if workload.tensor_split is not None:
@@ -302,7 +306,7 @@ def choose_placement(
 
 
 def _fewest_on_host(cutter: Cutter, n_layers: int) -> int:
-    """The least number of items that must stay on the host for the rest to fit the devices."""
+    """The least number of items on the host with which the other items fit the devices."""
     if cutter.fits(0):
         return 0
     low, high = 1, n_layers + 1

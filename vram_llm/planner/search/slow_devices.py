@@ -1,8 +1,8 @@
-"""Devices that may do worse than the host: plans are made without them, and with them where that is better.
+"""Devices that may be slower than the host: they are used only if the plan with them is better.
 
-Of a device whose speed is assumed nobody knows whether it helps: it stays idle where the model fits without
-it. Where the model does not, and for a device that reads slower than the host, the predicted times decide
-between the device and more layers on the host.
+A device of assumed speed stays idle if the model fits without it, since it may not help. If the model does
+not fit, or if a device is known to read slower than the host, predicted times decide between the device and
+more layers on the host.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ from vram_llm.planner.types import Objective, Workload
 def rigs_to_try(machine: Machine, workload: Workload) -> Iterator[tuple[Machine, bool]]:
     """`machine` without its slow devices, then with more of them, those of known speed first.
 
-    With each, whether the devices still left out are all of assumed speed. The whole machine alone where
-    memory decides or the user dictates the split, and where there are only such workers: their user wants
-    them used.
+    The second value is true if all devices that are still left out have an assumed speed. Only the whole
+    machine is tried if the objective ignores speed, if the user dictates the split, or if all devices are
+    slow workers, which the user has named in order to use them.
     """
     by_time = workload.objective in (Objective.LATENCY, Objective.THROUGHPUT)
     ranks = _slow(machine) if by_time and workload.tensor_split is None else {}
@@ -40,7 +40,7 @@ def rigs_to_try(machine: Machine, workload: Workload) -> Iterator[tuple[Machine,
 
 
 def _slow(machine: Machine) -> dict[str, tuple[bool, float]]:
-    """Devices of assumed speed and those that read slower than the host; the least rank is tried first."""
+    """Ranks of the devices of assumed speed and of those slower than the host; the least is tried first."""
     least = host_speed(machine.host).read_bytes_per_s.value
     reads = {device.id: device_speed(device).read_bytes_per_s.value for device in machine.devices}
     return {
