@@ -227,5 +227,5 @@ def test_a_placement_on_a_device_the_plan_does_not_have(
 ) -> None:
     plan = _planned_for(profiles["tied"], machine)
     edited = dataclasses.replace(plan.placement, device_order=("GPU7",))
-    with pytest.raises(BadPlan, match="places layers on GPU7, which is none of its devices"):
+    with pytest.raises(BadPlan, match="places layers on GPU7, which is not one of its devices"):
         LoadedModel(dataclasses.replace(plan, placement=edited))

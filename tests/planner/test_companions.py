@@ -311,8 +311,8 @@ def test_llama_server_is_told_of_all(plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("form", "change", "said"),
     [
-        ("llama-cpp-python", lambda each: each, "does not load eyes.gguf beside the model"),
-        ("compose", lambda each: dataclasses.replace(each, path=f"/else/{each.name}"), "put one.gguf beside"),
+        ("llama-cpp-python", lambda each: each, "cannot load eyes.gguf with the model"),
+        ("compose", lambda each: dataclasses.replace(each, path=f"/else/{each.name}"), "move one.gguf there"),
         ("llama-server", lambda each: dataclasses.replace(each, path=f"hf:o/r/{each.name}"), "fetch it"),
     ],
 )

@@ -24,7 +24,9 @@ def handles(devices: Iterable[Device], order: Iterable[str], servers: Servers | 
     found = []
     for device_id in order:
         if device_id not in by_id:
-            raise BadPlan(f"the plan places layers on {device_id}, which is none of its devices; plan again")
+            raise BadPlan(
+                f"the plan places layers on {device_id}, which is not one of its devices; plan again"
+            )
         found.append(_handle(by_id[device_id], servers))
     return found
 

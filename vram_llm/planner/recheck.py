@@ -114,7 +114,7 @@ def find_devices(plan: Plan, devices: Iterable[Device]) -> dict[str, Device]:
         left.remove(match)
         found[device_id] = match
     if unknown := [each for each in plan.placement.device_order if each not in found]:
-        raise BadPlan(f"the plan places layers on {unknown[0]}, which is none of its devices; plan again")
+        raise BadPlan(f"the plan places layers on {unknown[0]}, which is not one of its devices; plan again")
     return found
 
 

@@ -80,5 +80,5 @@ def test_devices_here_go_by_the_names_that_llama_cpp_lists() -> None:
 
 def test_a_plan_that_names_a_device_it_does_not_describe() -> None:
     plan = saved_plan([local(0)], [4])
-    with pytest.raises(BadPlan, match="GPU0, which is none of its devices"):
+    with pytest.raises(BadPlan, match="GPU0, which is not one of its devices"):
         reach(dataclasses.replace(plan, devices=()))

@@ -1,1 +1,1 @@
-"""Plans in the words of other programs: llama-server, llama-cpp-python, Docker Compose."""
+"""Plans as input for other programs: llama-server, llama-cpp-python, Docker Compose."""

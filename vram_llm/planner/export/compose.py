@@ -29,7 +29,7 @@ _LOOPBACK = ("127.", "localhost:", "[::1]:", "::1:")
 
 
 def compose_file(plan: Plan) -> str:
-    """The file's text. Raises BadPlan where no published image drives the plan's devices."""
+    """The file's text. Raises BadPlan if no published image supports the plan's devices."""
     where = reach(plan)
     kind = _kind(where)
     tag = _tag(kind)
@@ -64,22 +64,22 @@ def compose_file(plan: Plan) -> str:
 
 
 def _check_folder(plan: Plan) -> None:
-    """Raises BadPlan where a companion is not in the one folder that is mounted."""
+    """Raises BadPlan if a companion is not in the one folder that is mounted."""
     folder = PurePath(plan.model.path).parent
     for companion in plan.companions:
         if is_remote(plan.model.path) or PurePath(companion.path).parent != folder:
             raise BadPlan(
-                f"a compose file mounts the model's folder alone: put {PurePath(companion.path).name} beside the "
-                "model, or use --emit llama-server"
+                f"a compose file mounts only the model's folder: move {PurePath(companion.path).name} there, "
+                "or use --emit llama-server"
             )
 
 
 def _kind(where: Reach) -> DeviceKind | None:
-    """The kind of the cards in use; `None` where there are none. Raises BadPlan where they are of several."""
+    """The kind of the cards in use; None if no card is. Raises BadPlan if there are several kinds."""
     kinds = sorted({device.kind for device in where.devices} - {DeviceKind.RPC})
     if len(kinds) > 1:
         raise BadPlan(
-            f"a published image of llama.cpp drives one kind of device and this plan uses "
+            f"a published image of llama.cpp supports one kind of device and this plan uses "
             f"{' and '.join(kinds)}; use --emit llama-server"
         )
     return kinds[0] if kinds else None
@@ -89,14 +89,14 @@ def _tag(kind: DeviceKind | None) -> str:
     if kind is None:
         return _TAG_WITHOUT_CARDS
     if kind not in _TAGS:
-        raise BadPlan(f"no published image of llama.cpp drives {kind} devices; use --emit llama-server")
+        raise BadPlan(f"no published image of llama.cpp supports {kind} devices; use --emit llama-server")
     return _TAGS[kind]
 
 
 def _image_remarks(where: Reach, tag: str) -> list[str]:
     lines = [
-        f"The tag {tag} is the newest build; the plan holds for the llama.cpp it was made with, so pin one:",
-        f"{tag}-bNNNN, of about the same date.",
+        f"The tag {tag} is the newest build. The plan is exact for the llama.cpp it was made with, so pin",
+        f"a build of about the same date: {tag}-bNNNN.",
     ]
     if where.endpoints:
         lines.append("The published images are built without RPC: build this one with -DGGML_RPC=ON.")

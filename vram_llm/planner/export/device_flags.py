@@ -1,4 +1,4 @@
-"""How llama.cpp elsewhere is told which devices a plan means, and in which order."""
+"""Names, numbers and order of a plan's devices for llama.cpp in another process."""
 
 from dataclasses import dataclass
 
@@ -21,10 +21,10 @@ _PREFIX = {
 class Reach:
     """The devices of a plan as llama.cpp finds them in another process.
 
-    `names` are ggml's ("CUDA0", "RPC1"), in the placement's order, those without layers last: CUDA cards are
-    numbered in that order, others named as llama.cpp lists them here. `uuids` are those of the CUDA cards, in
-    the same order; `endpoints` the workers to connect to, in the order that gives RPC devices their numbers.
-    `remarks` are sentences for the reader.
+    `names` are ggml's ("CUDA0", "RPC1"), in the placement's order; devices without layers come last. CUDA
+    cards are numbered in that order; other devices have the names that llama.cpp lists on this computer.
+    `uuids` are those of the CUDA cards, in the same order. `endpoints` are the workers to connect to, in the
+    order that gives RPC devices their numbers. `remarks` are sentences for the reader.
     """
 
     devices: tuple[PlannedDevice, ...]
@@ -35,24 +35,24 @@ class Reach:
 
     def name_of(self, device_id: str | None) -> str:
         """ggml's name of one of the devices, "none" for the host."""
-        found = (
+        names = (
             name for name, device in zip(self.names, self.devices, strict=True) if device.id == device_id
         )
-        return next(found, "none")
+        return next(names, "none")
 
     @property
     def environment(self) -> tuple[tuple[str, str], ...]:
-        """Variables that make CUDA number the cards as `names` does: it counts in the order listed."""
+        """Variables that make CUDA number the cards as in `names`: it counts in the order of the list."""
         if not self.uuids:
             return ()
         return (("CUDA_DEVICE_ORDER", "PCI_BUS_ID"), ("CUDA_VISIBLE_DEVICES", ",".join(self.uuids)))
 
 
 def reach(plan: Plan) -> Reach:
-    """The devices that `plan` puts anything on. Raises BadPlan where it names one it does not describe."""
+    """The devices that `plan` uses. Raises BadPlan if its placement names an unknown device."""
     by_id = {device.id: device for device in plan.devices}
     if unknown := [device_id for device_id in plan.placement.device_order if device_id not in by_id]:
-        raise BadPlan(f"the plan places layers on {unknown[0]}, which is none of its devices; plan again")
+        raise BadPlan(f"the plan places layers on {unknown[0]}, which is not one of its devices; plan again")
     devices = tuple(by_id[device_id] for device_id in plan.used)
     numbers = _rpc_numbers(plan, devices)
     counts: dict[DeviceKind, int] = {}
@@ -78,15 +78,15 @@ def reach(plan: Plan) -> Reach:
 
 
 def threads(plan: Plan) -> int | None:
-    """Processor threads to ask for; None for cards that are not here, whose computer has other cores."""
+    """Processor threads to ask for; None for what-if cards, since their computer may have other cores."""
     is_here = not any(device.what_if for device in plan.devices)
     return plan.context.n_threads if is_here or plan.context.n_threads_given else None
 
 
 def _rpc_numbers(plan: Plan, devices: tuple[PlannedDevice, ...]) -> dict[tuple[str, int], int]:
-    """The number ggml gives each device of the workers in use, by endpoint and index.
+    """ggml's number of each device of the workers in use, by endpoint and index.
 
-    It counts over all devices of all workers in the order they are added (ggml_backend_rpc_add_server in
+    ggml counts all devices of all workers in the order they are added (ggml_backend_rpc_add_server in
     ggml-rpc.cpp), so a worker's unused devices count too. A plan lists every device of a worker.
     """
     used = {device.endpoint for device in devices}
@@ -98,7 +98,7 @@ def _remarks(devices: tuple[PlannedDevice, ...]) -> tuple[str, ...]:
     sentences = []
     if any(device.what_if for device in devices):
         sentences.append(
-            "Planned for cards that are not in this machine: put in what stands in angle brackets."
+            "Planned for cards that are not in this machine: replace the words in angle brackets."
         )
     if any(device.kind is DeviceKind.CUDA and device.uuid is None for device in devices):
         sentences.append("`nvidia-smi -L` lists the UUIDs.")
@@ -107,6 +107,6 @@ def _remarks(devices: tuple[PlannedDevice, ...]) -> tuple[str, ...]:
     if own_kinds:
         names = " and ".join(sorted(_PREFIX[kind] for kind in own_kinds))
         sentences.append(
-            f"{names} devices are numbered in the plan's order: compare with `llama-server --list-devices`."
+            f"{names} devices are numbered in the plan's order; compare with `llama-server --list-devices`."
         )
     return tuple(sentences)

@@ -1,4 +1,4 @@
-"""A Plan in the words of other programs; as JSON, and back."""
+"""A Plan in the format of another program, to JSON and from JSON."""
 
 import msgspec
 
@@ -10,10 +10,10 @@ FORMATS = ("llama-server", "llama-cpp-python", "env", "compose", "json")
 
 
 def emit(plan: Plan, form: str) -> str:
-    """What makes another program place the model as `plan` does; `form` is one of FORMATS.
+    """A file or command that makes another program place the model like `plan`; `form` is one of FORMATS.
 
-    Plans for cards that are not here have words in angle brackets where an id must be filled in. Raises
-    BadPlan where the format cannot say what the plan calls for.
+    Plans for what-if cards have words in angle brackets where the user must fill in an id. Raises BadPlan if
+    the format cannot express the plan.
     """
     if form == "json":
         return to_json(plan).decode()
@@ -32,7 +32,7 @@ def emit(plan: Plan, form: str) -> str:
 
 
 def to_json(plan: Plan) -> bytes:
-    """The plan as indented JSON. Every figure is bytes."""
+    """The plan as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(plan), indent=2)
 
 
@@ -52,7 +52,7 @@ def from_json(data: bytes, where: str) -> Plan:
 
 
 def _contradiction(plan: Plan) -> str | None:
-    """What no plan of this program says, or None; a file may have been edited."""
+    """The first contradiction in a plan whose file may have been edited, or None."""
     placement, context = plan.placement, plan.context
     order = placement.device_order
     known = {device.id for device in plan.devices}
@@ -62,7 +62,7 @@ def _contradiction(plan: Plan) -> str | None:
     if tuple(use.id for use in plan.estimate.devices) != order:
         return "its estimate is not for the devices of its placement"
     if not len(order) == len(placement.layers_per_device) == len(placement.tensor_split):
-        return "its layer counts are not as many as its devices"
+        return "its numbers of layer counts and of devices differ"
     if min(counts) < 0 or sum(counts) != plan.model.n_layers:
         return f"its layers add up to {sum(counts)} of {plan.model.n_layers}"
     if bad := next((t for t in (context.kv_type_k, context.kv_type_v) if t not in KV_TYPES), None):

@@ -1,8 +1,8 @@
 """A plan as a Python script for llama-cpp-python.
 
-Its class `Llama` takes neither devices nor workers, and serves one sequence. Where every layer is on this
-computer's CUDA cards, whose order the environment gives, or on the host, it is used; else its C interface,
-which takes all that a plan says.
+Its class `Llama` takes neither devices nor workers, and serves one sequence. The script uses it if every
+layer is on the host or on this computer's CUDA cards, whose order the environment sets. Else it uses the C
+interface, which can express every plan.
 """
 
 from pathlib import Path
@@ -132,26 +132,26 @@ class Override(ctypes.Structure):
 
 
 buffer_type = ggml("ggml_backend_dev_buffer_type", ctypes.c_void_p)(find(b"CPU"))
-overrides = (Override * 2)(Override({NO_TENSOR.encode()!r}, buffer_type))  # of no tensor: no pipeline copies
+overrides = (Override * 2)(Override({NO_TENSOR.encode()!r}, buffer_type))  # any override: no pipeline copies
 params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
 """
 
 
 def script(plan: Plan) -> str:
-    """The script's text. Raises BadPlan where the plan contradicts itself."""
+    """The script's text. Raises BadPlan if a script cannot load the plan, or the plan contradicts itself."""
     where, context = reach(plan), plan.context
     if context.pooling is not None:
-        raise BadPlan("a script for llama-cpp-python writes text; for embeddings use --emit llama-server")
+        raise BadPlan("a script for llama-cpp-python generates text; for embeddings use --emit llama-server")
     has_copies_off = not context.pipeline_copies and len(where.names) > 1
     if others := [companion for companion in plan.companions if companion.kind is not CompanionKind.LORA]:
         raise BadPlan(
-            f"a script for llama-cpp-python does not load {others[0].name} beside the model; use "
+            f"a script for llama-cpp-python cannot load {others[0].name} with the model; use "
             "--emit llama-server"
         )
     adapters = [(companion.path, companion.scale) for companion in plan.companions]
     plain = context.kv_unified and not has_copies_off and not adapters
     own = {device.kind for device in where.devices} <= {DeviceKind.CUDA} and plain
-    # without a card in the plan none may be used, so that none is seen
+    # a plan without cards must not use any, so the script hides them
     n_threads = threads(plan) or _ALL_CORES
     environment = where.environment or ((("CUDA_VISIBLE_DEVICES", ""),) if own else ())
     return (

@@ -1,8 +1,8 @@
-"""A plan as llama-server's flags, or as the environment variables it reads in their place.
+"""A plan as llama-server's flags, or as the environment variables that llama-server reads instead of them.
 
-Names, meanings and defaults: common/arg.cpp and common/common.h of llama.cpp as llama-cpp-python 0.3.36
-carries it. llama-server itself asks for one row of logits a sequence (server_output_limits in
-server-context.cpp), which is what a plan counts, so its compute is the plan's.
+Names, meanings and defaults: common/arg.cpp and common/common.h of the llama.cpp in llama-cpp-python 0.3.36.
+llama-server asks for one row of logits per sequence (server_output_limits in server-context.cpp). A plan
+counts the same, so llama-server's compute buffers are the plan's.
 """
 
 import shlex
@@ -18,14 +18,14 @@ from vram_llm.planner.export.device_flags import Reach, reach, threads
 from vram_llm.planner.types import Companion, CompanionKind, Context, Plan
 
 _HOST_CACHES = (
-    "--cache-ram and --ctx-checkpoints are 0 because the plan keeps no room on the host for what",
-    "llama-server would remember of past prompts; give them a size where there is some.",
+    "--cache-ram and --ctx-checkpoints are 0 because the plan reserves no host memory for llama-server's",
+    "prompt caches; raise them if the host has memory to spare.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One of llama-server's settings. A `value` of None is a switch; `variable` None: it reads none."""
+    """One of llama-server's settings. `value` None: a switch. `variable` None: only a flag sets it."""
 
     flag: str
     value: str | None
@@ -34,15 +34,15 @@ class Setting:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """As arguments."""
+        """The setting as arguments."""
         return (self.flag,) if self.value is None else (self.flag, self.value)
 
 
 def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setting, ...]:
-    """Every setting that differs from llama-server's default, or that a default of its own would decide.
+    """Every setting that differs from llama-server's default, or that llama-server would choose itself.
 
-    `folder` is where the model's folder is seen, if not where it was planned. RPC workers stand before the
-    devices: a device is looked up as its flag is read.
+    `folder` is the path of the model's folder for llama-server; None: the path in the plan. RPC workers come
+    before the devices, because llama-server looks up a device when it reads the flag.
     """
     context, placement = plan.context, plan.placement
     names = where.names[: len(placement.device_order)]
@@ -130,28 +130,28 @@ def _companion(companion: Companion, where: Reach, folder: str | None) -> tuple[
 
 
 def _seen(path: str, folder: str | None) -> str:
-    """A local file's path where its folder is seen as `folder`. Raises BadPlan for one that is not local."""
+    """A local file's path with `folder` as its folder. Raises BadPlan for a remote file."""
     if is_remote(path):
-        raise BadPlan(f"{path} must be a file of its own for this: fetch it, and plan with its path")
+        raise BadPlan(f"{path} must be a local file for this format: download it, and plan with its path")
     return path if folder is None else f"{folder}/{Path(path).name}"
 
 
 def remarks(plan: Plan, where: Reach) -> tuple[str, ...]:
-    """What a reader should know, a line each."""
+    """Remarks for the reader, one per line."""
     context = plan.context
     fewer: tuple[str, ...] = ()
     has_draft = any(companion.kind is CompanionKind.DRAFT for companion in plan.companions)
     n_rows = context.parallel * (1 + DRAFTED_TOKENS if has_draft else 1)
     if context.n_outputs > n_rows:
         fewer = (
-            f"llama-server itself asks for {n_rows} rows of logits; the plan has room for",
-            f"{context.n_outputs}, so compute on the output's device is smaller than planned.",
+            f"llama-server asks for {n_rows} rows of logits; the plan has room for {context.n_outputs}, so",
+            "compute on the output's device is smaller than planned.",
         )
     return (f"{plan.model.name} {plan.model.quantization}, as planned", *where.remarks, *fewer, *_HOST_CACHES)
 
 
 def as_comments(lines: Iterable[str]) -> list[str]:
-    """Each remark as a comment of one line: names come from model files, and must not end the comment."""
+    """Each remark as a comment of one line; names from model files must not end the comment."""
     return [
         "# " + "".join(character if character.isprintable() else " " for character in remark)
         for remark in lines
@@ -159,7 +159,7 @@ def as_comments(lines: Iterable[str]) -> list[str]:
 
 
 def command_line(plan: Plan) -> str:
-    """A shell command, quoted, with remarks above it. Raises BadPlan."""
+    """A quoted shell command with remarks above it. Raises BadPlan."""
     where = reach(plan)
     variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in where.environment)
     head = [f"{variables} \\"] if variables else []
@@ -170,17 +170,17 @@ def command_line(plan: Plan) -> str:
 
 
 def exports(plan: Plan) -> str:
-    """Shell `export` lines; what has no variable stands in a remark. Raises BadPlan."""
+    """Shell `export` lines; a remark lists the flags without a variable. Raises BadPlan."""
     where = reach(plan)
     all_settings = settings(plan, where)
     lines = [f"export {name}={shlex.quote(value)}" for name, value in where.environment]
     lines += [
-        f"export {setting.variable}={shlex.quote(setting.switched if setting.value is None else setting.value)}"
-        for setting in all_settings
-        if setting.variable is not None
+        f"export {s.variable}={shlex.quote(s.switched if s.value is None else s.value)}"
+        for s in all_settings
+        if s.variable is not None
     ]
     flags = " ".join(shlex.join(setting.words) for setting in all_settings if setting.variable is None)
-    comments = (*remarks(plan, where), f"No variable says it, so start it as: llama-server {flags}")
+    comments = (*remarks(plan, where), f"These flags have no variable; start it with: llama-server {flags}")
     return "\n".join([*as_comments(comments), *lines])
 
 
@@ -199,6 +199,6 @@ def _model(path: str, folder: str | None) -> tuple[Setting, ...]:
     return (
         Setting("--hf-repo", repo, "LLAMA_ARG_HF_REPO"),
         Setting("--hf-file", file, "LLAMA_ARG_HF_FILE"),
-        # an image model's projector would be fetched and loaded too, in memory no plan has counted
+        # llama-server would download and load an image model's projector, which the plan has not counted
         Setting("--no-mmproj", None, "LLAMA_ARG_MMPROJ_AUTO", "false"),
     )
