@@ -25,7 +25,7 @@ UNKNOWN = DraftFacts(
         (replace(MODEL, adds_bos=False), "it begins texts without a token of its own"),
         (replace(MODEL, adds_eos=True), "it ends texts with a token of its own"),
         (replace(MODEL, eos=7), None),  # neither adds it
-        (replace(MODEL, can_rewind=False), "it cannot take its guesses back"),
+        (replace(MODEL, can_rewind=False), "it cannot take its drafted tokens back"),
     ],
 )
 def test_a_draft_model_has_the_vocabulary_of_its_model(draft: DraftFacts, reason: str | None) -> None:

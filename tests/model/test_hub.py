@@ -94,7 +94,7 @@ def test_names(name: str, wish: hub.HubModel) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_name(name: str) -> None:
-    with pytest.raises(ModelNotFound, match=r"is no name on a hub; write hf:ORG/REPO/FILE\.gguf or"):
+    with pytest.raises(ModelNotFound, match=r"is not a name on a hub; write hf:ORG/REPO/FILE\.gguf or"):
         hub.parse(name)
 
 

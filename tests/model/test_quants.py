@@ -39,7 +39,7 @@ def test_row_bytes(name: str, n_elements: int, n_bytes: int) -> None:
 
 
 def test_a_row_must_be_whole_blocks() -> None:
-    with pytest.raises(ValueError, match="33 is no multiple of Q8_0's block of 32"):
+    with pytest.raises(ValueError, match="33 is not a multiple of Q8_0's block of 32"):
         row_bytes(KV_TYPES["q8_0"], 33)
 
 

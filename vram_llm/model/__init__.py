@@ -1,1 +1,1 @@
-"""What a model file says: its header, and what follows from it in bytes."""
+"""A model file's header, and the byte counts that follow from it."""

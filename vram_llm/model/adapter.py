@@ -1,4 +1,4 @@
-"""LoRA adapters: which of a model's tensors one changes, and what its own take.
+"""LoRA adapters: the model tensors that an adapter changes, and the bytes of its own tensors.
 
 Source: llama_adapter_lora_init_impl in src/llama-adapter.cpp of llama-cpp-python 0.3.36.
 """
@@ -28,36 +28,37 @@ class Adapter:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of them."""
+        """All tensors of the adapter."""
         in_layers = (tensor for layer in self.layers for tensor in layer)
         return (*self.input, *self.first_layer, *in_layers, *self.output)
 
 
 def read_adapter(header: Header, arch: str, base: Iterable[str], n_layers: int) -> Adapter:
-    """The adapter in `header`, of a model of `n_layers` whose tensors are called `base`.
+    """The adapter in `header`, for a model of `n_layers` layers whose tensor names are `base`.
 
-    Raises ModelFileError where the file is no adapter, or one for another model.
+    Raises ModelFileError if the file is not an adapter, or is an adapter for another model.
     """
-    said, where = header.metadata, header.path.name
-    if (said.get("general.type"), said.get("adapter.type")) != ("adapter", "lora"):
+    metadata, name = header.metadata, header.path.name
+    if (metadata.get("general.type"), metadata.get("adapter.type")) != ("adapter", "lora"):
         raise ModelFileError(
-            f"{where} is {kind_of(header).value}; --lora takes what convert_lora_to_gguf.py makes"
+            f"{name} is {kind_of(header).value}; --lora takes a file that convert_lora_to_gguf.py wrote"
         )
-    if said.get("general.architecture") != arch:
+    if metadata.get("general.architecture") != arch:
         raise ModelFileError(
-            f"{where} adapts models of architecture {said.get('general.architecture')!r}, not {arch!r}"
+            f"{name} adapts models of architecture {metadata.get('general.architecture')!r}, not {arch!r}"
         )
     names = set(base)
     layers: list[list[Tensor]] = [[] for _ in range(n_layers)]
     outside: dict[Place, list[Tensor]] = {place: [] for place in Place}
     for info in header.tensors:
-        if info.name.endswith("_norm.weight"):  # which llama.cpp passes over
+        if info.name.endswith("_norm.weight"):  # llama.cpp skips it
             continue
         changed = info.name.removesuffix(_HALVES[0]).removesuffix(_HALVES[1])
         if changed == info.name or changed not in names:
-            raise ModelFileError(f"{where} changes a tensor {changed!r} that the model does not have")
-        if (found := layer_of(changed)) is not None:
-            layers[found[0]].append(with_role(info, role_in_layer(found[1], Role.OTHER)))
+            raise ModelFileError(f"{name} changes a tensor {changed!r} that the model does not have")
+        if (place := layer_of(changed)) is not None:
+            layer, part = place
+            layers[layer].append(with_role(info, role_in_layer(part, Role.OTHER)))
         else:
             outside[place_of(arch, changed)].append(with_role(info, Role.OTHER))
     return Adapter(

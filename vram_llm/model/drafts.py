@@ -1,6 +1,6 @@
-"""Whether a model can draft tokens for another one, from what headers or loaded models tell of both.
+"""Whether a model can draft tokens for another one, by facts from headers or from loaded models.
 
-Source of what is compared: common_speculative_are_compatible in common/speculative.cpp.
+Source of the comparison: common_speculative_are_compatible in common/speculative.cpp.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _Scalar = TypeVar("_Scalar", str, int, bool)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftFacts:
-    """What decides whether two models can draft for each other. None: unknown, which is no obstacle."""
+    """The facts that decide whether a model can draft for another. None: unknown, which is no obstacle."""
 
     tokenizer: str | int | None  # its kind: a name in a file, a number in llama.cpp
     n_tokens: int | None
@@ -31,7 +31,7 @@ class DraftFacts:
 
 
 def facts_of(header: Header, profile: ModelProfile) -> DraftFacts:
-    """The facts that a header gives; `profile` is made of it. Headers do not tell all of a vocabulary."""
+    """The facts in a header, whose profile is `profile`. Headers do not hold all of a vocabulary."""
     tokens = header.metadata.get(f"{_PREFIX}tokens")
     return DraftFacts(
         tokenizer=_value(header, "model", str),
@@ -45,23 +45,23 @@ def facts_of(header: Header, profile: ModelProfile) -> DraftFacts:
 
 
 def _value(header: Header, key: str, kind: type[_Scalar]) -> _Scalar | None:
-    """A scalar of the tokenizer; None where it is not given, or is of another type."""
+    """A scalar of the tokenizer; None if it is missing or of another type."""
     value = header.metadata.get(_PREFIX + key)
     return value if isinstance(value, kind) else None
 
 
 def refusal(model: DraftFacts, draft: DraftFacts) -> str | None:
-    """Why the engine cannot let `draft` draft for `model`, and what to try; None where it can."""
+    """Why the engine cannot let `draft` draft for `model`, and what to try; None if it can."""
     if not model.can_rewind:
         return "the latter is recurrent and cannot take drafted tokens back; plan without --draft"
     return mismatch(model, draft)
 
 
 def mismatch(model: DraftFacts, draft: DraftFacts) -> str | None:
-    """Why `draft` suits `model` in no program that drafts, and what to try; None where it does."""
-    found = None if draft.can_rewind else "it cannot take its guesses back"
-    found = found or _difference(model, draft)
-    return found and f"{found}; {OF_ONE_FAMILY}"
+    """Why `draft` cannot draft for `model` in any program, and what to try; None if it can."""
+    reason = None if draft.can_rewind else "it cannot take its drafted tokens back"
+    reason = reason or _difference(model, draft)
+    return reason and f"{reason}; {OF_ONE_FAMILY}"
 
 
 def _difference(model: DraftFacts, draft: DraftFacts) -> str | None:
@@ -84,6 +84,6 @@ def _difference(model: DraftFacts, draft: DraftFacts) -> str | None:
     return None
 
 
-def _differ(one: object, other: object) -> bool:
+def _differ(fact: object, other: object) -> bool:
     """Whether two known facts differ."""
-    return one is not None and other is not None and one != other
+    return fact is not None and other is not None and fact != other

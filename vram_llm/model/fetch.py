@@ -1,8 +1,8 @@
-"""Downloads a model from a hub into huggingface_hub's cache, where other programs find it too.
+"""Download a model from a hub into huggingface_hub's cache, where other programs find it too.
 
-What has come is kept, and the next try goes on from there. The cache's layout (blobs by content, snapshots of
-links by commit, refs by branch) is as huggingface_hub's guide to its cache describes it. Its own downloads
-are not used: since version 2 they begin anew.
+An interrupted download keeps its bytes, and the next try continues from there. huggingface_hub's guide to its
+cache describes the layout: blobs by content, snapshots of links by commit, refs by branch. Its own download
+is not used: since version 2 it starts again from the first byte.
 """
 
 import fcntl
@@ -20,14 +20,14 @@ from vram_llm.model.location import RemoteFile
 from vram_llm.model.web import Web
 from vram_llm.units import MIB, format_bytes
 
-PIECE_BYTES = 16 * MIB  # asked for at a time; what a broken connection loses
+PIECE_BYTES = 16 * MIB  # of one request: the most that a broken connection loses
 OnBytes = Callable[[int, int], None]
 
 
 def download(names: Sequence[str], on_bytes: OnBytes) -> Path:
-    """Fetch the files of one model, "hf:ORG/REPO/FILE" each; where the first is then.
+    """Fetch the files of one model, each named "hf:ORG/REPO/FILE". Returns the path of the first.
 
-    `on_bytes` is told how many bytes are here, and of how many. Raises ModelNotFound, DiskFull, RemoteError
+    `on_bytes` gets the bytes on this disk and the total bytes. Raises ModelNotFound, DiskFull, RemoteError
     and those below it.
     """
     wish, access = hub.parse(names[0]), hub.access()
@@ -42,8 +42,8 @@ def download(names: Sequence[str], on_bytes: OnBytes) -> Path:
         check_disk(total - sum(here))
         for i, (file, blob) in enumerate(zip(files, blobs, strict=True)):
             url = f"{access.url}/{wish.repo}/resolve/{commit}/{quote(file.path)}"
-            others = sum(one.size for one in files[:i]) + sum(here[i + 1 :])
-            _fetch(web, RemoteFile(url, names[i]), file.size, blob, _beside(others, total, on_bytes))
+            others = sum(done.size for done in files[:i]) + sum(here[i + 1 :])
+            _fetch(web, RemoteFile(url, names[i]), file.size, blob, _of_total(others, total, on_bytes))
     links = [
         _link(folder / "snapshots" / commit / file.path, blob)
         for file, blob in zip(files, blobs, strict=True)
@@ -56,7 +56,7 @@ def download(names: Sequence[str], on_bytes: OnBytes) -> Path:
 
 
 def check_disk(n_bytes: int) -> None:
-    """Raises DiskFull where the cache's disk has less room than that."""
+    """Raises DiskFull if the cache's disk has less free space than `n_bytes`."""
     folder = hub_cache().absolute()
     while not folder.exists():
         folder = folder.parent
@@ -69,14 +69,14 @@ def check_disk(n_bytes: int) -> None:
         )
 
 
-def _beside(others: int, total: int, on_bytes: OnBytes) -> Callable[[int], None]:
+def _of_total(others: int, total: int, on_bytes: OnBytes) -> Callable[[int], None]:
     return lambda n_bytes: on_bytes(others + n_bytes, total)
 
 
 def _blob(folder: Path, file: hub.HubFile) -> Path:
     content = file.content_id
     if not re.fullmatch(r"[0-9a-f]{40,64}", content):
-        raise RemoteError(f"the hub names the content of {file.path} {content[:60]!r}, which is no hash")
+        raise RemoteError(f"the hub names the content of {file.path} {content[:60]!r}, which is not a hash")
     return folder / "blobs" / content
 
 
@@ -92,7 +92,7 @@ def _unfinished(blob: Path) -> Path:
 
 
 def _fetch(web: Web, file: RemoteFile, size: int, blob: Path, on_bytes: Callable[[int], None]) -> None:
-    """Bring `blob` to its full `size`, from where it is. One program at a time writes it."""
+    """Download the rest of `blob` up to its full `size`. Only one program at a time writes it."""
     if blob.exists():
         return
     blob.parent.mkdir(parents=True, exist_ok=True)

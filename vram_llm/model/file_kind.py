@@ -1,7 +1,7 @@
-"""What a GGUF file holds besides models, and the option that takes it.
+"""Kinds of GGUF files other than models, and the option that takes each.
 
-`general.type` is written by llama.cpp's converters (gguf-py/gguf/constants.py, GGUFType); older files are
-known by their architecture or their tensors.
+llama.cpp's converters write `general.type` (gguf-py/gguf/constants.py, GGUFType); older files are recognised
+by their architecture or their tensors.
 """
 
 from enum import Enum
@@ -16,7 +16,7 @@ class FileKind(Enum):
     ADAPTER = "a LoRA adapter, not a model: give it with --lora, and the model it was made for as MODEL"
     PROJECTOR = "a multimodal projector, not a model: give it with --mmproj, and its model as MODEL"
     CONTROL_VECTOR = "a control vector, not a model; control vectors are not applied here"
-    IMATRIX = "an importance matrix, which quantising needs; a model is wanted here"
+    IMATRIX = "an importance matrix for quantising, not a model"
     VOCABULARY = "a vocabulary without weights, not a model"
 
 

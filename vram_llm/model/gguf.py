@@ -1,7 +1,8 @@
-"""One GGUF file's bytes to its metadata and tensor list.
+"""Parse one GGUF file's bytes into its metadata and tensor list.
 
 The format is that of ggml/src/gguf.cpp (`gguf_init_from_reader`), versions 2 and 3, little-endian, and the
-checks are its checks. Nothing is allocated by a length that was not first held against the file's size.
+checks are its checks. Every length is compared with the file's size before anything of that length is
+allocated.
 """
 
 import struct
@@ -35,7 +36,7 @@ _U64 = struct.Struct("<Q")
 
 @dataclass(frozen=True, slots=True)
 class SkippedArray:
-    """A metadata array that was counted, not read: any of strings, and long ones of numbers."""
+    """A metadata array that was counted, not read: an array of strings, or a long array of numbers."""
 
     count: int
     of_strings: bool
@@ -63,13 +64,11 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
-    """What one file says."""
+    """The header of one file."""
 
     version: int
     metadata: Mapping[str, Value]
-    raw: Mapping[
-        str, bytes
-    ]  # each value as the file has it, its type first; skipped arrays of tokenizer.* are not
+    raw: Mapping[str, bytes]  # the bytes of each value, its type first; without skipped arrays of tokenizer.*
     tensors: tuple[TensorInfo, ...]
     data_offset: int  # bytes from the start of the file
 
@@ -78,15 +77,15 @@ _TYPE_NAMES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "str", "ar
 
 
 def type_name(raw: bytes) -> str:
-    """The type of a value as GgufFile.raw has it, by its name in the GGUF specification, shortened."""
+    """The type of a value in GgufFile.raw, as a short form of its name in the GGUF specification."""
     return _TYPE_NAMES[int.from_bytes(raw[:4], "little")]
 
 
 def parse(data: Buffer, file_size: int, name: str) -> GgufFile:
     """Read the header at the start of `data`, the first bytes of a file of `file_size` bytes called `name`.
 
-    Raises ModelFileError (not a GGUF), TruncatedFile (`data` ends inside the header, and its `needed_bytes`
-    says how far that goes at least; or the file ends before the last tensor does) or CorruptHeader.
+    Raises ModelFileError (not a GGUF), TruncatedFile (`data` ends inside the header, whose least size is
+    `needed_bytes`; or the file ends before the last tensor does) or CorruptHeader.
     """
     reader = _Reader(data, name)
     version = _read_version(reader)
@@ -143,7 +142,7 @@ def _read_version(reader: "_Reader") -> int:
         )
     if version == 1:
         raise ModelFileError(
-            f"{reader.name} is a GGUF of version 1, which llama.cpp reads no more; convert it again"
+            f"{reader.name} is a GGUF of version 1, which llama.cpp no longer reads; convert it again"
         )
     raise ModelFileError(f"{reader.name} says it is a GGUF of version {version}; versions 2 and 3 are known")
 
@@ -202,12 +201,14 @@ def _read_tensor(reader: "_Reader") -> TensorInfo:
     ggml_type = TYPES.get(type_id)
     if ggml_type is None:
         known = (
-            f"{RETIRED[type_id]}, which ggml reads no more" if type_id in RETIRED else f"unknown ({type_id})"
+            f"{RETIRED[type_id]}, which ggml no longer reads"
+            if type_id in RETIRED
+            else f"unknown ({type_id})"
         )
         raise CorruptHeader(f"{what} is of a ggml type that is {known}")
     if shape[0] % ggml_type.block:
         raise CorruptHeader(
-            f"{what} has rows of {shape[0]}, no multiple of {ggml_type.name}'s {ggml_type.block}"
+            f"{what} has rows of {shape[0]}, not a multiple of {ggml_type.name}'s {ggml_type.block}"
         )
     n_bytes = shape[0] // ggml_type.block * ggml_type.block_bytes
     for length in shape[1:]:
@@ -218,7 +219,7 @@ def _read_tensor(reader: "_Reader") -> TensorInfo:
 
 
 class _Reader:
-    """A position in a buffer that never goes past its end."""
+    """A buffer and a position in it, which never passes the end."""
 
     def __init__(self, data: Buffer, name: str) -> None:
         self.data = data
@@ -290,7 +291,7 @@ class _Reader:
         return self.numbers(struct.Struct(f"<{count}{_NUMBERS[kind]}"))
 
     def skip_strings(self, key: str, count: int) -> None:
-        """Walk over `count` strings. A vocabulary has 10^5 of them: this loop is the reader's whole cost."""
+        """Skip `count` strings. A vocabulary has 10^5 of them: this loop is the reader's whole cost."""
         length_at, data, position = _U64.unpack_from, self.data, self.position
         try:
             for _ in range(count):

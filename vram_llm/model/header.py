@@ -1,4 +1,4 @@
-"""Model name to header: the file, or all shards of a split one, read without their weights."""
+"""Read a model's header from its file, or from all shards of a split file, without the weights."""
 
 import mmap
 import re
@@ -29,10 +29,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a model's files say, shards in order; `metadata` is the first one's, `tensors` everyone's."""
+    """The header of a model: the first shard's `metadata`, and the `tensors` of all shards in order."""
 
     metadata: Mapping[str, Value]
-    raw: Mapping[str, bytes]  # `metadata` as the file has it, without the vocabulary: GgufFile.raw
+    raw: Mapping[str, bytes]  # the bytes of `metadata`, without the vocabulary: GgufFile.raw
     tensors: tuple[TensorInfo, ...]
     shards: tuple[Shard, ...]
 
@@ -46,7 +46,7 @@ class Header:
 class ReadFile:
     """One file's header, and the size of the whole file in bytes."""
 
-    said: GgufFile
+    contents: GgufFile
     n_bytes: int
 
 
@@ -61,21 +61,21 @@ def read_local_header(path: Path) -> Header:
 def join_shards(
     path: AnyFile, first: ReadFile, read_parts: Callable[[list[AnyFile]], list[ReadFile]]
 ) -> Header:
-    """The whole model's header, where `first` is what the file at `path` holds, one part or all.
+    """The whole model's header. `first` is the header of the file at `path`: of one part or of all.
 
-    `read_parts` reads the other parts. Raises what it raises, CorruptHeader and MissingShard.
+    `read_parts` reads the other parts. Raises its errors, CorruptHeader and MissingShard.
     """
-    count = _integer(first.said.metadata, "split.count", 1, path)
+    count = _integer(first.contents.metadata, "split.count", 1, path)
     _check_split_types(path, first)
     if count <= 1:
         return _header([path], [first])
-    number: int = _integer(first.said.metadata, "split.no", 0, path)
+    number: int = _integer(first.contents.metadata, "split.no", 0, path)
     paths = _shard_paths(path, number, count)
     files: list[ReadFile] = read_parts(paths[:number] + paths[number + 1 :])
     files.insert(number, first)
     for i, (part, file) in enumerate(zip(paths, files, strict=True)):
         _check_split_types(part, file)
-        if _integer(file.said.metadata, "split.no", -1, part) != i:
+        if _integer(file.contents.metadata, "split.no", -1, part) != i:
             raise MissingShard(
                 f"{part.name} does not say that it is part {i + 1} of {count}; download it again"
             )
@@ -85,26 +85,30 @@ def join_shards(
 def _check_split_types(path: AnyFile, file: ReadFile) -> None:
     """Raises CorruptHeader for an integer that llama.cpp's loader refuses or aborts on for its type."""
     for key, wanted in _SPLIT_TYPES.items():
-        if type(file.said.metadata.get(key)) is int and (found := type_name(file.said.raw[key])) != wanted:
+        if (
+            type(file.contents.metadata.get(key)) is int
+            and (actual := type_name(file.contents.raw[key])) != wanted
+        ):
             raise CorruptHeader(
-                f"{path.name} has {key} as {found}, and llama.cpp takes {wanted} alone; split the "
-                "model anew with llama-gguf-split"
+                f"{path.name} has {key} as {actual}, and llama.cpp takes only {wanted}; split the "
+                "model again with llama-gguf-split"
             )
 
 
 def _header(paths: Sequence[AnyFile], files: Sequence[ReadFile]) -> Header:
     return Header(
-        files[0].said.metadata,
-        files[0].said.raw,
-        _all_tensors(paths, [file.said for file in files]),
+        files[0].contents.metadata,
+        files[0].contents.raw,
+        _all_tensors(paths, [file.contents for file in files]),
         tuple(
-            Shard(path, file.n_bytes, file.said.data_offset) for path, file in zip(paths, files, strict=True)
+            Shard(path, file.n_bytes, file.contents.data_offset)
+            for path, file in zip(paths, files, strict=True)
         ),
     )
 
 
 def _read_parts(paths: list[Path]) -> list[ReadFile]:
-    """The headers of all parts but one, or MissingShard before any is read."""
+    """The headers of the other parts. Raises MissingShard before reading any."""
     missing = [part.name for part in paths if not part.exists()]
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
@@ -130,16 +134,16 @@ def _read_file(path: Path) -> ReadFile:
 
 def _not_a_file(path: Path) -> ModelNotFound | ModelFileError:
     if path.is_dir():
-        found = sorted(each.name for each in path.glob("*.gguf"))
-        return ModelNotFound(f"{path} is a directory; {_one_of(found) or 'there is no .gguf file in it'}")
+        names = sorted(file.name for file in path.glob("*.gguf"))
+        return ModelNotFound(f"{path} is a directory; {_listed(names) or 'there is no .gguf file in it'}")
     if path.exists():
         return ModelFileError(f"{path} is not a regular file")
-    near = sorted(each.name for each in path.parent.glob("*.gguf")) if path.parent.is_dir() else []
-    hint = _one_of(near)
+    names = sorted(file.name for file in path.parent.glob("*.gguf")) if path.parent.is_dir() else []
+    hint = _listed(names)
     return ModelNotFound(f"there is no file {path}" + (f"; {hint}" if hint else ""))
 
 
-def _one_of(names: list[str]) -> str:
+def _listed(names: list[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -147,16 +151,16 @@ def _one_of(names: list[str]) -> str:
 
 
 def _shard_paths(path: AnyFile, number: int, count: int) -> list[AnyFile]:
-    """All parts' paths, by llama_split_path's pattern; the name must agree with what the part says."""
-    said = f"part {number + 1} of {count}"
+    """All parts' paths, by llama_split_path's pattern. Raises MissingShard if the file's name differs."""
+    part = f"part {number + 1} of {count}"
     match = _SHARD_NAME.fullmatch(path.name)
     if match is None:
         raise MissingShard(
-            f"{path.name} is {said}, but its name does not end in -{number + 1:05d}-of-{count:05d}.gguf, so"
+            f"{path.name} is {part}, but its name does not end in -{number + 1:05d}-of-{count:05d}.gguf, so"
             " the other parts cannot be found; give all parts their names back"
         )
     if not 0 <= number < count or (int(match["number"]), int(match["count"])) != (number + 1, count):
-        raise MissingShard(f"{path.name} says inside that it is {said}; give it its own name back")
+        raise MissingShard(f"{path.name} is {part} by its header; give it its own name back")
     return [path.with_name(f"{match['prefix']}-{i + 1:05d}-of-{count:05d}.gguf") for i in range(count)]
 
 
@@ -182,5 +186,5 @@ def _all_tensors(paths: Sequence[AnyFile], files: Sequence[GgufFile]) -> tuple[T
 def _integer(metadata: Mapping[str, Value], key: str, default: int, path: Path | RemoteFile) -> int:
     value = metadata.get(key, default)
     if type(value) is not int or not -1 <= value < 2**31:
-        raise CorruptHeader(f"{path.name} says {key} is {value!r}, which is no such number")
+        raise CorruptHeader(f"{path.name} says {key} is {value!r}, which is not a valid number")
     return value

@@ -1,7 +1,7 @@
-"""Headers read from servers, kept on this machine: one file per address, good for one version of it.
+"""A cache on this machine of headers read from servers: one file per address, valid for one version of it.
 
-An entry is a line of JSON and the header's bytes. The server is asked each time whether its file still is of
-that version; an entry that is damaged is as good as none.
+An entry is a line of JSON and the header's bytes. Each use asks the server whether its file still has that
+version. A damaged entry is ignored.
 """
 
 import hashlib
@@ -17,17 +17,17 @@ from vram_llm.model.web import Part, Version
 from vram_llm.units import MIB
 
 CACHE_DIR_VARIABLE = "VRAM_LLM_CACHE_DIR"
-MAX_BYTES = 512 * MIB  # of all entries; the oldest go first
+MAX_BYTES = 512 * MIB  # of all entries; the oldest are deleted first
 
 
 class _Line(msgspec.Struct):
     tag: str
     n_bytes: int  # of the whole file on the server
-    sha256: str  # of all that is kept
+    sha256: str  # of version and header
 
 
 def load(url: str) -> Part | None:
-    """The header kept for `url`, or None."""
+    """The cached header for `url`, or None."""
     try:
         line, _, data = _entry(url).read_bytes().partition(b"\n")
         kept = msgspec.json.decode(line, type=_Line)
@@ -38,7 +38,7 @@ def load(url: str) -> Part | None:
 
 
 def save(url: str, header: Part) -> None:
-    """Keep a header, in place of what was kept for `url`. A cache that cannot be written to is none."""
+    """Cache a header in place of the old entry for `url`. Does nothing if the cache cannot be written."""
     version = header.version
     if not version.tag:
         return
@@ -57,7 +57,7 @@ def save(url: str, header: Part) -> None:
 
 
 def _entry(url: str) -> Path:
-    """Where `url`'s entry is. Addresses may hold passwords, so they are not written down."""
+    """The path of `url`'s entry. It holds a hash of the address, which may contain a password."""
     base = os.environ.get(CACHE_DIR_VARIABLE) or platformdirs.user_cache_dir("vram-llm")
     return Path(base) / "headers" / f"{hashlib.sha256(url.encode()).hexdigest()}.header"
 

@@ -1,4 +1,4 @@
-"""A model's header, wherever the model is: a file here, a URL, an `hf:` name."""
+"""Read a model's header from a file, a URL or an `hf:` name."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ def read_header(path: str | Path) -> Header:
     """Read the header of the model at `path`, which may be any shard of a split one, here or on a server.
 
     Raises ModelNotFound, ModelFileError, TruncatedFile, CorruptHeader, MissingShard or, for a URL or an `hf:`
-    name, RemoteError and those below it.
+    name, RemoteError and its subclasses.
     """
     if isinstance(path, str) and is_remote(path):
         from vram_llm.model.remote import read_remote_header  # imports an HTTP client

@@ -1,14 +1,14 @@
 """Models by their name on a hub.
 
-hf:ORG/REPO/FILE.gguf       a file, in a folder or not
-hf:ORG/REPO:Q4_K_M          the file that carries this quantisation in its name
+hf:ORG/REPO/FILE.gguf       a file, which may be in a folder
+hf:ORG/REPO:Q4_K_M          the file with this quantisation in its name
 hf:ORG/REPO                 the only model there
 hf:ORG/REPO@REVISION...     the same at a branch, tag or commit
 
 The hub's HTTP interface and the variables HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH and HF_HOME are those of the
-huggingface_hub package. Which files are models, and what a quantisation's name stands for, is as in
-llama.cpp's common/download.cpp (`gguf_filename_is_model`, `find_best_model`), save that of two matches none
-is taken.
+huggingface_hub package. llama.cpp's common/download.cpp (`gguf_filename_is_model`, `find_best_model`) gives
+the rules for which files are models and which file a quantisation names; unlike there, two matches are an
+error.
 """
 
 import os
@@ -37,7 +37,7 @@ _LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 
 @dataclass(frozen=True, slots=True)
 class HubModel:
-    """A name taken apart: of `file` and `tag` one at most is given."""
+    """The parts of an `hf:` name. At most one of `file` and `tag` is given."""
 
     repo: str  # "org/repo"
     revision: str | None
@@ -65,7 +65,7 @@ class HubFile(msgspec.Struct):
 
     @property
     def content_id(self) -> str:
-        """What names the file's content: its SHA-256 where it is large."""
+        """The identifier of the file's content: its SHA-256 if it is large."""
         return self.lfs.oid if self.lfs else self.oid
 
 
@@ -74,7 +74,7 @@ class _Revision(msgspec.Struct):
 
 
 def access() -> Access:
-    """The hub to ask and the token for it, from the environment. Raises RemoteError."""
+    """The hub's address and token, from the environment. Raises RemoteError."""
     endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).strip().rstrip("/")
     try:
         parts = urlsplit(endpoint)
@@ -98,17 +98,17 @@ def find(name: str, hub: Access, web: Web) -> RemoteFile:
 
 
 def parse(name: str) -> HubModel:
-    """Take an `hf:` name apart. Raises ModelNotFound."""
+    """Split an `hf:` name into its parts. Raises ModelNotFound."""
     match = _NAME.fullmatch(name[len(HUB) :])
     if match is None or any(part in ("", ".", "..") for part in (match["file"] or "x").split("/")):
         raise ModelNotFound(
-            f"{name!r} is no name on a hub; write hf:ORG/REPO/FILE.gguf or hf:ORG/REPO:Q4_K_M"
+            f"{name!r} is not a name on a hub; write hf:ORG/REPO/FILE.gguf or hf:ORG/REPO:Q4_K_M"
         )
     return HubModel(f"{match['org']}/{match['repo']}", match["revision"], match["file"], match["tag"])
 
 
 def choose(wish: HubModel, files: list[str]) -> str:
-    """The one file of a repository that is wished for, of a split model the first. Raises ModelNotFound."""
+    """The file of a repository that `wish` names, or its first shard. Raises ModelNotFound."""
     models = sorted(path for path in files if is_model(path))
     if not models:
         raise ModelNotFound(f"{wish.label} holds no .gguf model; find a repository that does")
@@ -125,14 +125,14 @@ def choose(wish: HubModel, files: list[str]) -> str:
 
 
 def matches(wish: HubModel, path: str) -> bool:
-    """Whether a model's file has the quantisation that is wished for in its name, if one is."""
+    """Whether a file's name contains the quantisation of `wish`; True if `wish` has none."""
     if wish.tag is None:
         return True
     return re.search(rf"(?<![a-z0-9]){re.escape(wish.tag)}[-./]", path, re.IGNORECASE) is not None
 
 
 def is_model(path: str) -> bool:
-    """Whether a file is a model, or the first part of one, and not something beside a model."""
+    """Whether a file is a model or its first shard, and not a projector or another companion file."""
     name = path.rpartition("/")[2]
     return (
         name.endswith(".gguf")
@@ -164,14 +164,14 @@ def models(name: str, hub: Access, web: Web) -> dict[str, int]:
 
 
 def commit_of(wish: HubModel, hub: Access, web: Web) -> str:
-    """The commit that the wish's revision stands for now. Raises ModelNotFound or RemoteError."""
+    """The current commit of the revision in `wish`. Raises ModelNotFound or RemoteError."""
     url = f"{hub.url}/api/models/{wish.repo}/revision/{wish.revision or 'main'}"
     try:
         sha = msgspec.json.decode(web.read_page(url, wish.label).data, type=_Revision).sha
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise RemoteError(f"{hub.url} does not say which commit {wish.label} is at: {error}") from error
     if not re.fullmatch(r"[0-9a-f]{40}", sha):
-        raise RemoteError(f"{hub.url} says that {wish.label} is at {sha[:60]!r}, which is no commit")
+        raise RemoteError(f"{hub.url} says that {wish.label} is at {sha[:60]!r}, which is not a commit")
     return sha
 
 
@@ -196,7 +196,7 @@ def list_files(wish: HubModel, hub: Access, web: Web) -> dict[str, HubFile]:
 
 
 def _token() -> str | None:
-    """HF_TOKEN, else what the hub's own log-in command has saved."""
+    """HF_TOKEN, else the token that the hub's log-in command saved."""
     token = os.environ.get("HF_TOKEN", "").strip()
     if not token:
         home = os.environ.get("HF_HOME") or Path("~", ".cache", "huggingface")
@@ -206,5 +206,5 @@ def _token() -> str | None:
         except (OSError, UnicodeError):
             return None
     if token and not (token.isascii() and token.isprintable()):
-        raise RemoteError("the hub's token holds characters that no token has; set HF_TOKEN anew")
+        raise RemoteError("the hub's token holds characters that no token has; set HF_TOKEN again")
     return token or None

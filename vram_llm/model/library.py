@@ -1,12 +1,12 @@
-"""Models already on this disk, in the folders where other programs keep them, and their names here.
+"""Models already on this disk, in the folders of other programs, and their names in this one.
 
 hf:ORG/REPO/FILE.gguf            huggingface_hub's cache: HF_HUB_CACHE, HF_HOME/hub
 lmstudio:PUBLISHER/REPO/FILE     LM Studio: ~/.lmstudio/models, ~/.cache/lm-studio/models
 ollama:MODEL:TAG                 Ollama: OLLAMA_MODELS, ~/.ollama/models and that of its service on Linux
 llama.cpp:FILE                   llama.cpp: LLAMA_CACHE, ~/.cache/llama.cpp, ~/Library/Caches/llama.cpp
 
-Folders and variables are those in each program's documentation. A split model is found where all of its parts
-are there.
+Folders and variables are those in each program's documentation. A split model is listed only if all of its
+parts are there.
 """
 
 import os
@@ -31,8 +31,7 @@ _OLLAMA_SERVICE = Path("/usr/share/ollama/.ollama/models")
 
 @dataclass(frozen=True, slots=True)
 class InstalledModel:
-    """One model: the name that every command takes for it, its file (of a split one the first), and the bytes
-    of all its files."""
+    """One model: its name for every command, its file (or first shard), and the bytes of all its files."""
 
     name: str
     path: Path
@@ -40,7 +39,7 @@ class InstalledModel:
 
     @property
     def kept_by(self) -> str:
-        """The program in whose folder it lies."""
+        """The program that keeps the model in its folder."""
         return _PROGRAMS[self.name.partition(":")[0] + ":"]
 
 
@@ -60,9 +59,9 @@ def everything() -> list[InstalledModel]:
 
 
 def find(text: str) -> Path:
-    """The file of the one model that `text` names, wholly or by a part that no other model's name has.
+    """The file of the one model that `text` names, in full or by a unique part of its name.
 
-    Raises ModelNotFound, with the models that `text` may stand for, or the nearest.
+    Raises ModelNotFound, which lists the models that `text` may mean, or the nearest names.
     """
     found = matching(text)
     if len({path.resolve() for path in found.values()}) == 1:
@@ -75,22 +74,22 @@ def find(text: str) -> Path:
             f"{', '.join(names[:_SHOWN])}{more}"
         )
     unknown = "there is no model" if is_kept(text) else "there is neither a file nor a model"
-    near = name_match.nearest(text, [one.name for one in everything()])
+    near = name_match.nearest(text, [model.name for model in everything()])
     ways = f": nearest are {', '.join(near)}" if near else ""
     raise ModelNotFound(f"{unknown} {text} on this disk{ways}; `vram-llm models` lists all")
 
 
 def matching(text: str) -> dict[str, Path]:
-    """The models that `text` may stand for: their files by name."""
-    paths = {one.name: one.path for one in everything()}
+    """The files of the models that `text` may mean, by name."""
+    paths = {model.name: model.path for model in everything()}
     return {name: paths[name] for name in name_match.meant(text, paths)}
 
 
 def downloaded(name: str) -> Path | None:
-    """The file that an `hf:` name stands for, where it is in the cache on this disk already.
+    """The cached file of an `hf:` name; None if it is not in the cache.
 
-    A split model is found by any of its parts, and without a quantisation the only model there is taken.
-    Raises ModelNotFound where the name stands for several files of the cache.
+    Any part of a split model finds it. A name without a quantisation means the repository's only model.
+    Raises ModelNotFound if the name stands for several files of the cache.
     """
     wish = hub.parse(name)
     snapshot = _snapshot(wish)
@@ -101,16 +100,17 @@ def downloaded(name: str) -> Path | None:
 
 
 def _snapshot(wish: hub.HubModel) -> Path:
-    """The folder of a revision, which may not exist; where "main" is not known, the newest."""
+    """The folder of a revision, which may not exist; if "main" is unknown, the newest folder."""
     folder = repository(wish.repo)
-    if not folder.is_dir():  # hubs take names in any case
-        same = (one for one in hub_cache().glob("models--*") if one.name.lower() == folder.name.lower())
+    if not folder.is_dir():  # hubs ignore case in names
+        cached = hub_cache().glob("models--*")
+        same = (other for other in cached if other.name.lower() == folder.name.lower())
         folder = next(same, folder)
     revision = wish.revision or "main"
     try:
         return folder / "snapshots" / (folder / "refs" / revision).read_text("utf-8").strip()
-    except OSError:  # a commit's own name has no file there
-        snapshots = sorted((folder / "snapshots").glob("*"), key=lambda one: one.stat().st_mtime)
+    except OSError:  # a commit has no file in refs
+        snapshots = sorted((folder / "snapshots").glob("*"), key=lambda snapshot: snapshot.stat().st_mtime)
         newest = snapshots[-1].name if snapshots and wish.revision is None else revision
         return folder / "snapshots" / newest
 
@@ -168,7 +168,7 @@ def _ollama_blob(folder: Path, manifest: Path) -> Path | None:
 
 
 def _models_in(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Models anywhere below a folder, complete ones only, with the bytes of all their files."""
+    """Complete models anywhere below a folder, with the bytes of all their files."""
     for path in _files(folder):
         if not hub.is_model(path.name):
             continue
@@ -191,12 +191,12 @@ def _files(folder: Path) -> list[Path]:
 
 
 def repository(repo: str) -> Path:
-    """Where that cache keeps "ORG/REPO"."""
+    """The folder of "ORG/REPO" in huggingface_hub's cache."""
     return hub_cache() / f"models--{repo.replace('/', '--')}"
 
 
 def hub_cache() -> Path:
-    """Where huggingface_hub keeps what it has downloaded."""
+    """The folder of huggingface_hub's cache."""
     if cache := os.environ.get("HF_HUB_CACHE"):
         return Path(cache).expanduser()
     home = os.environ.get("HF_HOME") or Path("~", ".cache", "huggingface")

@@ -1,4 +1,4 @@
-"""Where a model's file is: a path here, or an address on a server."""
+"""The location of a model's file: a local path, or an address on a server."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -15,16 +15,16 @@ def is_remote(name: str) -> bool:
 
 
 def is_kept(name: str) -> bool:
-    """Whether `name` is that of a model which another program keeps on this disk (library.py)."""
+    """Whether `name` belongs to a model that another program keeps on this disk (library.py)."""
     return name.startswith(KEEPERS)
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file on a server, with as much of `pathlib.Path` as headers ask for.
+    """A file on a server, with the part of `pathlib.Path` that reading headers needs.
 
-    `url` is what is asked for, and may hold a password or a signed query; `label` is what people, plans and
-    JSON see: the `hf:` name, or the URL without either.
+    Requests use `url`, which may hold a password or a signed query. Messages, plans and JSON show `label`:
+    the `hf:` name, or the URL without password and query.
     """
 
     url: str
@@ -32,7 +32,7 @@ class RemoteFile:
 
     @classmethod
     def at(cls, url: str) -> Self:
-        """The file at a URL, which goes by the URL's own public part. Raises ValueError."""
+        """The file at a URL; its label is the URL's public part. Raises ValueError."""
         parts = urlsplit(url)
         host = parts.hostname or ""
         where = f"[{host}]" if ":" in host else host
@@ -51,7 +51,7 @@ class RemoteFile:
 
     @property
     def parent(self) -> str:
-        """The folder, as people see it."""
+        """The folder in `label`."""
         return self.label.rpartition("/")[0]
 
     def with_name(self, name: str) -> Self:

@@ -1,4 +1,4 @@
-"""What each layer remembers of the past: keys and values per token, recurrent state per sequence.
+"""Each layer's memory: keys and values per token, recurrent state per sequence.
 
 This restates llama_hparams (src/llama-hparams.cpp), the generic part of load_hparams (src/llama-model.cpp)
 and the layer filters of llama_model::create_memory.
@@ -17,13 +17,13 @@ _MAX_NUMBER = 2**32 - 1
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The metadata of one architecture, `{arch}.` put before each key. Getters raise CorruptHeader."""
+    """The metadata of one architecture; each key gets the prefix `{arch}.`. Getters raise CorruptHeader."""
 
     arch: str
     metadata: Mapping[str, Value]
 
     def raw(self, key: str) -> Value | None:
-        """The value as the file gives it."""
+        """The value in the file."""
         return self.metadata.get(f"{self.arch}.{key}")
 
     def number(self, key: str, default: int = 0) -> int:
@@ -32,7 +32,7 @@ class Keys:
         return default if value is None else self._checked(key, value)
 
     def per_layer(self, key: str, n_layers: int, default: int | Sequence[int] = 0) -> tuple[int, ...]:
-        """One number for each layer, from an array of at least that many or one number for all."""
+        """One number for each layer, from an array of at least `n_layers` values or one number for all."""
         value = self.raw(key)
         if value is None:
             return (default,) * n_layers if isinstance(default, int) else tuple(default)
@@ -40,14 +40,14 @@ class Keys:
             return (self._checked(key, value),) * n_layers
         if len(value) < n_layers:
             raise CorruptHeader(f"{self.arch}.{key} has {len(value)} values for {n_layers} layers")
-        return tuple(self._checked(key, each) for each in value[:n_layers])
+        return tuple(self._checked(key, number) for number in value[:n_layers])
 
     def flags(self, key: str, n_layers: int) -> tuple[bool, ...] | None:
-        """A yes or no for each layer where the file gives an array, which may be shorter (then no)."""
+        """A flag for each layer if the file has an array; layers past the array's end get False."""
         value = self.raw(key)
         if not isinstance(value, tuple):
             return None
-        given = [bool(each) for each in value[:n_layers]]
+        given = [bool(flag) for flag in value[:n_layers]]
         return (*given, *[False] * (n_layers - len(given)))
 
     def _checked(self, key: str, value: Value) -> int:
@@ -59,11 +59,11 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class LayerMemory:
-    """What one layer stores. Elements are per token and cell, before the cache's type is chosen."""
+    """The memory of one layer. Elements are per token and cell, before the cache's type is chosen."""
 
     n_embd_k_gqa: int
     n_embd_v_gqa: int
-    has_values: bool  # a V of its own in the cache, if of no elements
+    has_values: bool  # the cache has a V tensor for the layer, even if it has no elements
     sliding_window: bool
     recurrent_state_bytes: int  # f32, per sequence
 
@@ -134,10 +134,10 @@ def _windows(keys: Keys, n_layers: int, n_draft: int) -> tuple[int, tuple[bool, 
 
 
 def linear_layers(keys: Keys, n_layers: int, n_draft: int) -> tuple[bool, ...] | None:
-    """Which layers the metadata says are recurrent and not attention; None where it does not speak of it."""
+    """Which layers are recurrent and not attention by the metadata; None if it does not list them."""
     interval = keys.number("full_attention_interval", rules.FULL_ATTENTION_INTERVALS.get(keys.arch, 0))
     if keys.raw("attention.recurrent_layers") is not None:
-        return tuple(bool(each) for each in keys.per_layer("attention.recurrent_layers", n_layers))
+        return tuple(bool(flag) for flag in keys.per_layer("attention.recurrent_layers", n_layers))
     if not interval:
         return None
     return tuple(i < n_layers - n_draft and (i + 1) % interval != 0 for i in range(n_layers))
@@ -161,9 +161,9 @@ def recurrent_elements(keys: Keys, attention: Attention) -> int:
 def layer_memory(
     keys: Keys, attention: Attention, n_draft: int, recurrent: Sequence[bool], attends: Callable[[int], bool]
 ) -> tuple[LayerMemory, ...]:
-    """What each layer stores in the main context.
+    """Each layer's memory in the main context.
 
-    `recurrent` says which layers keep a state, `attends(i)` whether the recurrent layer `i` attends as well.
+    `recurrent` marks the layers that keep a state; `attends(i)` is whether recurrent layer `i` attends too.
     """
     n_layers = len(recurrent)
     n_trunk = n_layers - n_draft
@@ -172,17 +172,17 @@ def layer_memory(
     n_storing = rules.KV_FROM_START.get(keys.arch, n_layers - shared)
     state_bytes = 4 * recurrent_elements(keys, attention) if has_memory and any(recurrent) else 0
 
-    def one(i: int) -> LayerMemory:
+    def layer(i: int) -> LayerMemory:
         kept = i < n_trunk or keys.arch in rules.DRAFT_KEEPS_KV
         stores = has_memory and kept and i < n_storing and (not recurrent[i] or attends(i))
         v_width = attention.v_width(i) if stores and not attention.is_mla else 0
         return LayerMemory(
             attention.k_width(i) if stores else 0,
             v_width,
-            # a plain cache has tensors for a layer without heads too; a hybrid's leaves it out
+            # a plain cache has tensors even for a layer without heads; a hybrid cache has none
             v_width > 0 or (stores and not attention.is_mla and not any(recurrent)),
             attention.windowed[i],
             state_bytes if recurrent[i] and i < n_trunk else 0,
         )
 
-    return tuple(one(i) for i in range(n_layers))
+    return tuple(layer(i) for i in range(n_layers))

@@ -1,7 +1,7 @@
-"""Which installed models a person means by a part of a name: "gemma", "llama3.1:8b", "Qwen3 30B q4_k_m".
+"""Find installed models by a part of their name: "gemma", "llama3.1:8b", "Qwen3 30B q4_k_m".
 
 Letters and digits are compared in groups, so that "llama3.1" and "Llama-3.1" are the same and "8b" is not in
-"28B". Every part between ":", "/" and spaces has to be in the name; Ollama's tag "latest" is left out.
+"28B". Every part between ":", "/" and spaces has to be in the name; Ollama's tag "latest" is ignored.
 """
 
 import difflib
@@ -20,11 +20,11 @@ _ALIKE = 0.4
 def meant(text: str, names: Iterable[str]) -> list[str]:
     """The names that `text` may stand for.
 
-    Those equal to it, with or without their folders and suffix, else those that hold all its parts. A file's
-    full name ("x.gguf") stands for that file only.
+    A name matches if it equals `text`, with or without folders and suffix. If no name does, the names that
+    contain all parts of `text` match. A file's full name ("x.gguf") means that file only.
     """
     wanted = text.lower().removesuffix(_LATEST)
-    keeper = next((each for each in (HUB, *KEEPERS) if wanted.startswith(each)), "")
+    keeper = next((prefix for prefix in (HUB, *KEEPERS) if wanted.startswith(prefix)), "")
     names, wanted = [name for name in names if name.startswith(keeper)], wanted.removeprefix(keeper)
     called = next(filter(None, ([n for n in names if wanted == form(n)] for form in _FORMS)), [])
     parts = [groups for part in _PART.split(wanted) if (groups := _groups(part))]
@@ -48,7 +48,7 @@ def nearest(text: str, names: Iterable[str], n: int = 3) -> list[str]:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """For each name the shortest form that stands for it alone: its file without suffix, or MODEL:TAG."""
+    """The shortest unique form of each name: its file without suffix, or MODEL:TAG."""
     forms = {}
     for name in names:
         file = name.partition(":")[2].rpartition("/")[2].removesuffix(_LATEST).removesuffix(".gguf")
@@ -57,7 +57,7 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _kept(name: str) -> str:
-    """A name without the program that keeps the model: "org/repo/file.gguf", "model:tag"."""
+    """A name without the prefix of the program that keeps the model: "org/repo/file.gguf", "model:tag"."""
     return name.lower().partition(":")[2].removesuffix(_LATEST)
 
 

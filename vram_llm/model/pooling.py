@@ -1,4 +1,4 @@
-"""How the vectors of a text's tokens become one: llama_pooling_type of llama.h."""
+"""How a text's token vectors become one vector: llama_pooling_type of llama.h."""
 
 from enum import StrEnum
 
@@ -6,18 +6,18 @@ from vram_llm.model.memory import Keys
 
 
 class Pooling(StrEnum):
-    """What stands for a whole text."""
+    """The result for a whole text."""
 
-    MEAN = "mean"  # of all its tokens
-    CLS = "cls"  # its first token
-    LAST = "last"
-    RANK = "rank"  # no vector, but the score of a classifier: how well a text answers another
+    MEAN = "mean"  # the mean of its tokens' vectors
+    CLS = "cls"  # the vector of its first token
+    LAST = "last"  # the vector of its last token
+    RANK = "rank"  # the score of a classifier instead of a vector: how well a text answers another
 
 
 NUMBERS = {Pooling.MEAN: 1, Pooling.CLS: 2, Pooling.LAST: 3, Pooling.RANK: 4}
-"""llama.cpp's."""
+"""llama.cpp's numbers."""
 
-# Text encoders: the members of rules.NO_MEMORY that are there to make embeddings.
+# Text encoders: the members of rules.NO_MEMORY that make embeddings.
 _ENCODERS = frozenset({
     "bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert",
     "nomic-bert", "nomic-bert-moe",
@@ -25,7 +25,7 @@ _ENCODERS = frozenset({
 
 
 def read_pooling(keys: Keys) -> Pooling | None:
-    """What the file says; for encoders that say nothing the mean. None: the model writes text."""
-    said = keys.raw("pooling_type")
-    named = next((kind for kind, number in NUMBERS.items() if said == number), None)
-    return Pooling.MEAN if named is None and keys.arch in _ENCODERS else named
+    """The file's pooling; the mean for encoders whose file names none. None: the model generates text."""
+    value = keys.raw("pooling_type")
+    pooling = next((pooling for pooling, number in NUMBERS.items() if value == number), None)
+    return Pooling.MEAN if pooling is None and keys.arch in _ENCODERS else pooling

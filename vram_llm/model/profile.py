@@ -1,4 +1,4 @@
-"""Header to profile: what each part of a model weighs, remembers and reads per token."""
+"""Work out a model's profile from its header: bytes of each part, memory and bytes read per token."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -48,13 +48,11 @@ class Layer:
     other_bytes: int
     active_bytes: int  # read for one token: of the routed experts only those used
     n_embd_k_gqa: int  # elements of K a token stores here; 0 where the layer stores none
-    n_embd_v_gqa: int  # of V; 0 under MLA, which stores K alone
-    has_values: (
-        bool  # has a V in the cache; without flash attention it is as wide as the widest, even where 0
-    )
+    n_embd_v_gqa: int  # of V; 0 with MLA, which stores only K
+    has_values: bool  # the cache has a V; without flash attention it is as wide as the widest, even if 0
     sliding_window: bool
     recurrent_state_bytes: int  # f32, per sequence; 0 where the layer is not recurrent
-    is_draft: bool  # an MTP block: llama.cpp loads no weights for it unless told to (load_mtp)
+    is_draft: bool  # an MTP block: llama.cpp loads its weights only with load_mtp
     loads_shared: bool  # puts the shared tensors on its device
 
     @property
@@ -65,7 +63,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelProfile:
-    """What planning needs to know of a model. Bytes are unpadded; lengths and windows are in tokens.
+    """The facts of a model that planning needs. Bytes are unpadded; lengths and windows are in tokens.
 
     `n_layers` is block_count, which counts MTP blocks as llama.cpp's layer split does. Tied embeddings have
     `output_bytes` 0 and `tied_output` true: llama.cpp then stores token_embd a second time, on the output's
@@ -81,22 +79,22 @@ class ModelProfile:
     context_length: int
     vocab_size: int
     n_embd: int
-    n_ff: int  # the largest of any layer, as are the head counts
+    n_ff: int  # the largest of any layer; so are the head counts
     n_head: int
     n_head_kv: int
     head_k: int
     head_v: int
     window_head_k: int  # of layers with a sliding window
     window_head_v: int
-    n_embd_v_gqa_max: int  # without flash attention every layer's V is widened to this
+    n_embd_v_gqa_max: int  # without flash attention every layer's V has this width
     n_expert: int
     n_expert_used: int
     sliding_window: int  # 0: no layer has one
     is_causal: bool
-    has_memory: bool  # false for encoders and diffusion models, which keep nothing of the past
-    pooling: Pooling | None  # of the embeddings it is made for; None: it writes text
+    has_memory: bool  # false for encoders and diffusion models, which have no KV cache
+    pooling: Pooling | None  # of its embeddings; None: it generates text
     rows_cut: rules.RowsCut
-    memory_is_modelled: bool  # false where only llama.cpp itself knows what a context takes
+    memory_is_modelled: bool  # false if only llama.cpp can size a context
     layers: tuple[Layer, ...]
     input_tensors: tuple[Tensor, ...]  # stay on the CPU
     first_layer_tensors: tuple[Tensor, ...]  # go with layer 0, but have no layer number
@@ -109,7 +107,7 @@ class ModelProfile:
     active_bytes_per_token: int
     shards: tuple[Shard, ...]
     can_map: bool = True  # false where llama.cpp aborts if weights on the host are mapped from the file
-    adapters: tuple[Adapter, ...] = ()  # LoRA adapters it is to run with
+    adapters: tuple[Adapter, ...] = ()  # LoRA adapters that the model runs with
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -118,7 +116,7 @@ class ModelProfile:
 
     @property
     def can_rewind(self) -> bool:
-        """Whether a sequence's last tokens can be taken back: a recurrent state has them for good."""
+        """Whether a sequence's last tokens can be taken back. A recurrent state cannot drop them."""
         return not any(layer.recurrent_state_bytes for layer in self.layers)
 
 
@@ -199,12 +197,12 @@ def profile(header: Header) -> ModelProfile:
 
 def _can_map(header: Header) -> bool:
     """Whether all weights lie where a mapped buffer may begin (ggml_backend_cpu_buffer_from_ptr)."""
-    offsets = (*(shard.data_offset for shard in header.shards), *(each.offset for each in header.tensors))
+    offsets = (*(shard.data_offset for shard in header.shards), *(tensor.offset for tensor in header.tensors))
     return all(offset % TENSOR_ALIGNMENT == 0 for offset in offsets)
 
 
 def with_adapters(base: ModelProfile, headers: Iterable[Header]) -> ModelProfile:
-    """The model as it runs with LoRA adapters. Raises ModelFileError where one is for another model."""
+    """`base` with LoRA adapters. Raises ModelFileError if an adapter is for another model."""
     outside = (base.input_tensors, base.first_layer_tensors, base.output_tensors, base.shared_tensors)
     names = [
         tensor.name for tensors in (*outside, *(layer.tensors for layer in base.layers)) for tensor in tensors
@@ -214,12 +212,12 @@ def with_adapters(base: ModelProfile, headers: Iterable[Header]) -> ModelProfile
 
 
 def _printable(text: object) -> str:
-    """The text without the control characters a file could carry into a terminal or a script."""
+    """The text without control characters, which could reach a terminal or a script."""
     return "".join(char if char.isprintable() else "?" for char in text) if isinstance(text, str) else ""
 
 
 def _identify(header: Header) -> tuple[Keys, int]:
-    """The architecture's metadata and how many layers it has."""
+    """The architecture's metadata and the number of layers."""
     arch, where = header.metadata.get("general.architecture"), header.path.name
     if not isinstance(arch, str) or not arch:
         raise ModelFileError(f"{where} does not say what architecture it is; it is not a language model")
@@ -243,10 +241,10 @@ def _sort_tensors(
     in_layers: list[list[tuple[TensorInfo, str]]] = [[] for _ in range(n_layers)]
     outside: dict[Place, list[Tensor]] = {place: [] for place in Place}
     for info in header.tensors:
-        if (found := layer_of(info.name)) is None:
+        if (place := layer_of(info.name)) is None:
             outside[place_of(arch, info.name)].append(with_role(info, role_outside(info.name)))
             continue
-        index, part = found
+        index, part = place
         if index >= n_layers:
             raise CorruptHeader(f"{header.path.name} has a tensor {info.name!r} but only {n_layers} layers")
         in_layers[index].append((info, part))
@@ -256,7 +254,7 @@ def _sort_tensors(
 def _memory(
     keys: Keys, attention: Attention, n_draft: int, in_layers: Sequence[Sequence[tuple[TensorInfo, str]]]
 ) -> tuple[tuple[bool, ...], tuple[LayerMemory, ...]]:
-    """Which layers are recurrent, and what each remembers."""
+    """Which layers are recurrent, and each layer's memory."""
     n_layers = len(in_layers)
     linear = linear_layers(keys, n_layers, n_draft)
     recurrent = linear or tuple(any(is_recurrent(part) for _, part in tensors) for tensors in in_layers)
@@ -277,7 +275,7 @@ def _layer(
     experts: tuple[int, int],
     is_draft: bool,
 ) -> Layer:
-    """One layer; `experts` is how many of how many experts a token uses."""
+    """One layer; `experts` is the number of experts that a token uses, and the number of all experts."""
     mixer = Role.ATTENTION
     if recurrent and not memory.n_embd_k_gqa:
         mixer = Role.RECURRENT
@@ -309,7 +307,7 @@ def _layer(
 
 
 def _active_bytes(layers: Iterable[Layer], outside: dict[Place, tuple[Tensor, ...]], tied: bool) -> int:
-    """Bytes of weights read for one token: of an input tensor a row, unless it is the output as well."""
+    """Bytes of weights read for one token. Of an input tensor it is one row, unless it is the output too."""
     whole = (t.n_bytes for place in Place if place is not Place.INPUT for t in outside[place])
     rows = (
         t.n_bytes if tied and t.role is Role.TOKEN_EMBD else row_bytes(t.type, t.shape[0])

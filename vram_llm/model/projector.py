@@ -1,4 +1,4 @@
-"""Multimodal projectors (mmproj files): what turns images or sound into what a language model reads.
+"""Multimodal projectors (mmproj files), which turn images or sound into a language model's input.
 
 Keys are those of tools/mtmd/clip-impl.h, sizes those of clip_model_loader in tools/mtmd/clip.cpp.
 """
@@ -27,7 +27,7 @@ class Projector:
 
 
 def read_projector(header: Header) -> Projector:
-    """The projector in `header`. Raises ModelFileError where the file is none."""
+    """The projector in `header`. Raises ModelFileError if the file is not a projector."""
     if header.metadata.get("general.architecture") != _ARCHITECTURE:
         raise ModelFileError(
             f"{header.path.name} is {kind_of(header).value}; --mmproj takes the model's projector"
@@ -44,7 +44,7 @@ def read_projector(header: Header) -> Projector:
 
 
 def _compute_bytes(keys: Keys) -> int:
-    """For one image of the encoder's size, without flash attention; 0 where there is no such encoder."""
+    """Compute bytes for one image of the encoder's size, without flash attention; 0 without this encoder."""
     size, patch = keys.number("image_size"), keys.number("patch_size", 1)
     n_tokens = (size // max(patch, 1)) ** 2 if size else keys.number("embedding_length") and 1500
     wide = 8 * keys.number("embedding_length") + 2 * keys.number("feed_forward_length")

@@ -1,7 +1,7 @@
-"""ggml's tensor types and what they weigh.
+"""ggml's tensor types and their sizes.
 
-The table is ggml's `type_traits` (ggml/src/ggml.c) as llama-cpp-python 0.3.36 carries it; the names are
-those of `enum ggml_type` in ggml.h. It is kept here because importing gguf takes longer than a header.
+The table is ggml's `type_traits` (ggml/src/ggml.c) in llama-cpp-python 0.3.36; the names are those of
+`enum ggml_type` in ggml.h. It is copied here because importing gguf takes longer than reading a header.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class GgmlType:
 
     @property
     def is_quantized(self) -> bool:
-        """True where several elements share a block, as ggml_is_quantized says."""
+        """True if several elements share a block (ggml_is_quantized)."""
         return self.block > 1
 
 
@@ -67,12 +67,12 @@ RETIRED = {
     4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
     36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
 }  # fmt: skip
-"""Type ids that ggml once had and reads no more."""
+"""Type ids that ggml had once and no longer reads."""
 
 KV_TYPES: dict[str, GgmlType] = {
     t.name.lower(): t for i, t in TYPES.items() if i in {0, 1, 30, 8, 2, 3, 20, 6, 7}
 }
-"""What a KV cache can be stored as, by the name users give it (common/arg.cpp, kv_cache_types)."""
+"""Types that a KV cache can have, by their names on the command line (common/arg.cpp, kv_cache_types)."""
 
 # enum llama_ftype of llama.h, without its LLAMA_FTYPE_MOSTLY_ prefix.
 _FILE_TYPES = {
@@ -89,17 +89,17 @@ def row_bytes(ggml_type: GgmlType, n_elements: int) -> int:
     blocks, rest = divmod(n_elements, ggml_type.block)
     if rest:
         raise ValueError(
-            f"a row of {n_elements} is no multiple of {ggml_type.name}'s block of {ggml_type.block}"
+            f"a row of {n_elements} is not a multiple of {ggml_type.name}'s block of {ggml_type.block}"
         )
     return blocks * ggml_type.block_bytes
 
 
 def quantization_name(file_type: int | None, elements: dict[str, int]) -> str:
-    """What people call a file's quantisation: "Q8_0", "Q4_K_M", "MXFP4_MOE".
+    """The usual name of a file's quantisation: "Q8_0", "Q4_K_M", "MXFP4_MOE".
 
-    `file_type` is general.file_type, `elements` the number of elements stored in each type. The file's
-    word is taken where some tensor is of the family it names (Q4, IQ3, ...); otherwise the commonest type
-    is named.
+    `file_type` is general.file_type, `elements` the number of elements stored in each type. The file type
+    counts if some tensor is of the family that it names (Q4, IQ3, ...); otherwise the name is that of the
+    type with most elements.
     """
     name = _FILE_TYPES.get(-1 if file_type is None else file_type)
     if name is not None and name.split("_")[0] in {stored.split("_")[0] for stored in elements}:

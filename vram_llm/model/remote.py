@@ -1,4 +1,4 @@
-"""A model on a server to its header: as few of its bytes as hold the metadata and the tensor list."""
+"""Read the header of a model on a server: only the bytes with the metadata and the tensor list."""
 
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ from vram_llm.model.location import HUB, RemoteFile
 from vram_llm.model.web import Part, Web
 from vram_llm.units import KIB, MIB, format_bytes
 
-FIRST_BYTES = 64 * KIB  # all of a header without a vocabulary, as parts after the first have
+FIRST_BYTES = 64 * KIB  # a whole header without a vocabulary, such as those of later parts
 NEXT_BYTES = MIB
 MAX_HEADER_BYTES = 256 * MIB
 MAX_PARTS = 1000
@@ -19,9 +19,9 @@ _AT_ONCE = 4
 
 
 def read_remote_header(name: str) -> Header:
-    """Read the header of the model called `name`, a URL or an `hf:` name (hub.py), any part of a split one.
+    """Read the header of the model `name`: a URL or an `hf:` name (hub.py), or any part of a split model.
 
-    Raises ModelNotFound, RemoteError and those below it, and what `read_header` raises for a file.
+    Raises ModelNotFound, RemoteError and its subclasses, and the errors of `read_header` for a file.
     """
     access = hub.access()
     with Web(access) as web:
@@ -41,9 +41,9 @@ def _at(url: str) -> RemoteFile:
 
 
 def _read_parts(web: Web, parts: list[RemoteFile]) -> list[ReadFile]:
-    """The parts' headers, a few at a time; after the first fault no more are asked for."""
+    """The parts' headers, read a few at a time until the first error."""
     if len(parts) >= MAX_PARTS:
-        raise CorruptHeader(f"{parts[0].name} is one of {len(parts) + 1:,} parts; no model has so many")
+        raise CorruptHeader(f"{parts[0].name} is one of {len(parts) + 1:,} parts; no model has that many")
     pool = ThreadPoolExecutor(_AT_ONCE)
     files = []
     try:
@@ -61,7 +61,7 @@ def _read_parts(web: Web, parts: list[RemoteFile]) -> list[ReadFile]:
 
 
 def _read_file(web: Web, file: RemoteFile) -> ReadFile:
-    """One file's header. A file that is replaced meanwhile is begun again, once."""
+    """One file's header. If the file is replaced meanwhile, it is read again once."""
     try:
         return _read_version(web, file)
     except ChangedOnServer:
@@ -73,7 +73,7 @@ def _read_version(web: Web, file: RemoteFile) -> ReadFile:
     got = web.read_range(file, 0, FIRST_BYTES, kept)
     while True:
         try:
-            said = parse(got.data, got.version.n_bytes, file.name)
+            contents = parse(got.data, got.version.n_bytes, file.name)
             break
         except TruncatedFile as error:
             if not error.needed_bytes:
@@ -86,14 +86,15 @@ def _read_version(web: Web, file: RemoteFile) -> ReadFile:
             )
         got = Part(got.data + more.data, got.version)
     if got is not kept:
-        header_cache.save(file.url, Part(got.data[: said.data_offset], got.version))
-    return ReadFile(said, got.version.n_bytes)
+        header_cache.save(file.url, Part(got.data[: contents.data_offset], got.version))
+    return ReadFile(contents, got.version.n_bytes)
 
 
 def _next_end(file: RemoteFile, n_bytes: int, needed_bytes: int) -> int:
-    """Where to stop reading next, for a header known to take at least `needed_bytes`.
+    """The end of the next read, for a header of at least `needed_bytes`.
 
-    Twice that: a list of strings is known by its lengths alone, and each step costs a round trip.
+    It is twice `needed_bytes`: a list of strings shows its length only string by string, and each read costs
+    a round trip.
     """
     if needed_bytes > n_bytes:
         raise TruncatedFile(

@@ -1,7 +1,7 @@
-"""What llama.cpp decides by architecture and not by the file. Everything else is read from metadata.
+"""llama.cpp's rules that depend on the architecture and not on the file. The rest comes from metadata.
 
-Each table names the function of llama.cpp (as llama-cpp-python 0.3.36 carries it) that it restates; the
-keys are `general.architecture` values, not models.
+Each table names the function of llama.cpp (in llama-cpp-python 0.3.36) that it restates; the keys are
+`general.architecture` values, not models.
 """
 
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from enum import StrEnum
 
 @dataclass(frozen=True, slots=True)
 class WindowRule:
-    """Which layers see a sliding window where the file does not list them (llama_hparams::set_swa_pattern).
+    """Which layers have a sliding window if the file does not list them (llama_hparams::set_swa_pattern).
 
-    Of each `period` layers one is full: the last, or the first with `dense_first`. Period 0: none is.
+    One layer of each `period` has full attention: the last, or the first with `dense_first`. Period 0: none.
     """
 
     period: int
     dense_first: bool = False
-    default_window: int = 0  # in tokens, where the file gives no window; 0: then there is none
-    fixed_window: int = 0  # in tokens, whatever non-zero window the file gives; 0: the file's counts
-    only_n_layers: int = 0  # the rule holds for models of so many layers; 0: for all
+    default_window: int = 0  # tokens, if the file gives no window; 0: no window
+    fixed_window: int = 0  # tokens, in place of any non-zero window in the file; 0: the file's window
+    only_n_layers: int = 0  # the rule holds for models with this number of layers; 0: for all
 
 
 # load_arch_hparams of src/models/*.cpp, the calls of load_swa_pattern.
@@ -45,34 +45,35 @@ WINDOWS = {
     "smallthinker": WindowRule(4, dense_first=True, fixed_window=4096),
 }
 
-# load_arch_hparams: the file gives a window, and which layers have it only as an array.
+# load_arch_hparams: the file gives a window, and lists its layers only as an array.
 LISTED_WINDOWS = frozenset({"gemma4", "granite_swa", "maple", "mimo2", "spark2-5", "step35"})
 
-# llama_model::create_memory, the cases that make none: encoders and diffusion models.
+# llama_model::create_memory, the cases that create no memory: encoders and diffusion models.
 NO_MEMORY = frozenset({
     "bert", "dream", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "llada", "llada-moe",
     "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "rnd1", "wavtokenizer-dec",
 })  # fmt: skip
 
-# create_memory and load_arch_hparams: caches or layers beyond what `memory.py` works out (indexer keys,
-# compressed caches, looped layers). For these only llama.cpp itself knows what a context takes.
+# create_memory and load_arch_hparams: caches or layers that `memory.py` does not model (indexer keys,
+# compressed caches, looped layers). Only llama.cpp can size their contexts.
 UNMODELLED = frozenset({
     "deepseek32", "deepseek4", "dflash", "dots3note", "eagle3", "gemma4-assistant", "glm-dsa", "glm5-next",
     "graniteswitch", "hy_v4", "kimi-k3", "minimax-m3", "nanbeige", "qwen4exp", "t5",
 })  # fmt: skip
 
-# load_arch_tensors without a second copy of token_embd where there is no output.weight: encoders, and bitnet,
-# which multiplies by the embedding where it lies.
+# load_arch_tensors makes no second copy of token_embd if there is no output.weight: encoders, and bitnet,
+# which multiplies by the embedding in place.
 NEVER_TIED = frozenset({
     "bert", "bitnet", "eurobert", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "nomic-bert",
     "nomic-bert-moe",
 })  # fmt: skip
 
-# llama_model_gemma3n::load_arch_hparams: the first so many layers store keys and values, the others reuse
-# them. Elsewhere `attention.shared_kv_layers` says how many reuse.
+# llama_model_gemma3n::load_arch_hparams: this number of first layers store keys and values; the others reuse
+# them. For other architectures, `attention.shared_kv_layers` is the number of layers that reuse.
 KV_FROM_START = {"gemma3n": 20}
 
-# load_arch_hparams: one layer of so many is full attention and the others linear, where the file is silent.
+# load_arch_hparams, if the file gives no interval: one layer in this number has full attention, the others
+# linear attention.
 FULL_ATTENTION_INTERVALS = {"minimax-01": 8, "qwen35": 4, "qwen35moe": 4, "qwen3next": 4}
 
 # create_memory of hybrids whose filter lets draft (MTP) blocks keep keys and values in the main context.
@@ -81,20 +82,20 @@ DRAFT_KEEPS_KV = frozenset({"bailingmoe3"})
 # load_arch_tensors: only layers without a window load rope_freqs.
 FULL_LAYERS_LOAD_ROPE = frozenset({"gemma4"})
 
-# LLM_TENSOR_OUTPUT_NORM_LFM2 (src/llama-arch.cpp): the output norm goes by the embedding norm's name.
+# LLM_TENSOR_OUTPUT_NORM_LFM2 (src/llama-arch.cpp): the output norm has the embedding norm's name.
 OUTPUT_NORM_IS_EMBD_NORM = frozenset({"lfm2", "lfm2moe"})
 
 
 class RowsCut(StrEnum):
-    """Where a graph leaves out the rows of tokens that need no logits."""
+    """Where a graph drops the rows of tokens that need no logits."""
 
     IN_LAST_LAYER = "in the last layer"  # after its attention
     AFTER_LAYERS = "after the layers"
     AFTER_NORM = "after the output's norm"
 
 
-# build_graph of src/models/*.cpp: elsewhere it is in the last layer. These hold on to every row for the sake
-# of draft heads (embeddings_nextn_masked), or join several streams first.
+# build_graph of src/models/*.cpp: the other architectures drop rows in the last layer. These keep every row
+# for draft heads (embeddings_nextn_masked), or join several streams first.
 ROWS_CUT = dict.fromkeys(
     ("bailingmoe3", "deepseek4", "gemma3n", "gpt-oss", "hy_v3", "kimi-k3", "step35"), RowsCut.AFTER_LAYERS
 ) | dict.fromkeys(

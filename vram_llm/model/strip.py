@@ -1,8 +1,8 @@
-"""A model's header as a file of its own: what llama.cpp must see to place the model, and nothing else.
+"""Write a model's header as a file that holds only what llama.cpp needs to place the model.
 
-The vocabulary is left out and the weights are a hole, so the copy takes some kilobytes of disk and llama.cpp
-opens it in milliseconds. All other metadata is copied byte for byte, since llama.cpp wants the exact type
-of each value (get_key in src/llama-model-loader.cpp).
+The file has no vocabulary, and its weights are a hole, so it takes some kilobytes of disk and llama.cpp opens
+it in milliseconds. All other metadata is copied byte for byte, since llama.cpp requires the exact type of
+each value (get_key in src/llama-model-loader.cpp).
 """
 
 import struct
@@ -15,14 +15,14 @@ from vram_llm.model.header import Header
 _VERSION = 3
 _STRING, _U32 = 8, 4
 _DROPPED = ("split.", "tokenizer.")
-_KEPT = ("tokenizer.ggml.token_type_count",)  # of the weights, not of the vocabulary: BERT's token_types
+_KEPT = ("tokenizer.ggml.token_type_count",)  # describes a weight, not the vocabulary: BERT's token_types
 
 
 def write_stripped(header: Header, path: Path) -> Path:
     """Write all shards of `header` to `path` as one file without vocabulary and without weights.
 
-    llama.cpp reads its size from `{arch}.vocab_size` where `tokenizer.ggml.model` is "none" (llama_vocab in
-    src/llama-vocab.cpp). Raises CorruptHeader where there is no architecture.
+    llama.cpp reads the vocabulary's size from `{arch}.vocab_size` if `tokenizer.ggml.model` is "none"
+    (llama_vocab in src/llama-vocab.cpp). Raises CorruptHeader if the header names no architecture.
     """
     arch = header.metadata.get("general.architecture")
     if not isinstance(arch, str):
@@ -51,13 +51,13 @@ def write_stripped(header: Header, path: Path) -> Path:
 
 
 def vocab_size(header: Header) -> int | None:
-    """Tokens in the vocabulary; by the embedding's rows where the file lists none, None where it has none."""
+    """Tokens in the vocabulary; the embedding's rows if the file does not list them; None without either."""
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, SkippedArray):
         return tokens.count
-    said = header.metadata.get(f"{header.metadata.get('general.architecture')}.vocab_size")
-    if isinstance(said, int):
-        return said
+    size = header.metadata.get(f"{header.metadata.get('general.architecture')}.vocab_size")
+    if isinstance(size, int):
+        return size
     rows = (t.shape[1] for t in header.tensors if t.name == "token_embd.weight" and len(t.shape) > 1)
     return next(rows, None)
 

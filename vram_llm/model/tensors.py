@@ -1,4 +1,4 @@
-"""Which part of a model a tensor belongs to, told from its name.
+"""The part of a model that a tensor belongs to, by its name.
 
 Names are those of LLM_TENSOR_NAMES, places those of LLM_TENSOR_INFOS (src/llama-arch.cpp).
 """
@@ -13,7 +13,7 @@ from vram_llm.model.quants import GgmlType
 
 
 class Role(StrEnum):
-    """What a tensor does. A layer's norms, biases and routers have the role of the part they serve."""
+    """The purpose of a tensor. A layer's norms, biases and routers have the role of their part."""
 
     ATTENTION = "attention"
     FFN = "ffn"  # dense ones, routers and shared experts: read for every token
@@ -35,7 +35,7 @@ class Place(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A weight. `shape` is in ggml's order, the row first; `n_bytes` is what the file holds, unpadded."""
+    """A weight. `shape` is in ggml's order, the row first; `n_bytes` is its size in the file, unpadded."""
 
     name: str
     shape: tuple[int, ...]
@@ -64,13 +64,13 @@ _STARTS = {
 
 
 def layer_of(name: str) -> tuple[int, str] | None:
-    """The layer number in a tensor's name and what follows it; None where there is none."""
+    """The layer number in a tensor's name and the rest of the name; None without a layer number."""
     match = _LAYER.fullmatch(name)
     return (int(match[1][:9]), match[2]) if match else None
 
 
 def place_of(arch: str, name: str) -> Place:
-    """Where a tensor without a layer number goes."""
+    """The place of a tensor without a layer number."""
     if arch in rules.OUTPUT_NORM_IS_EMBD_NORM and name.startswith("token_embd_norm."):
         return Place.OUTPUT
     return next((place for place, starts in _STARTS.items() if name.startswith(starts)), Place.OUTPUT)
@@ -79,8 +79,8 @@ def place_of(arch: str, name: str) -> Place:
 def role_in_layer(part: str, mixer: Role) -> Role:
     """The role of a layer's tensor called `part` ("attn_q.weight").
 
-    `mixer` is what the layer's attn_ tensors serve: a Mamba or linear-attention layer calls its own norm and
-    projections so, and a layer that is only a feed-forward network its norm.
+    `mixer` is the role of the layer's attn_ tensors. A Mamba or linear-attention layer uses these names for
+    its norm and projections; a layer with only a feed-forward network uses one for its norm.
     """
     if _EXPERT.match(part):
         return Role.EXPERT
@@ -92,7 +92,7 @@ def role_in_layer(part: str, mixer: Role) -> Role:
 
 
 def is_recurrent(part: str) -> bool:
-    """True for a tensor only a recurrent layer has."""
+    """True for a tensor that only recurrent layers have."""
     return _RECURRENT.match(part) is not None
 
 
@@ -109,5 +109,5 @@ def role_outside(name: str) -> Role:
 
 
 def with_role(info: TensorInfo, role: Role) -> Tensor:
-    """The tensor a header lists, with its role."""
+    """The tensor `info` of a header, with its role."""
     return Tensor(info.name, info.shape, info.type, info.n_bytes, role)

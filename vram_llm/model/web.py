@@ -1,4 +1,4 @@
-"""Bytes of files on servers by range requests (RFC 9110, sections 13 and 14), and every way they fail."""
+"""Read bytes of files on servers by range requests (RFC 9110, sections 13 and 14), with their errors."""
 
 import re
 import ssl
@@ -36,7 +36,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A token, and the one server it is for."""
+    """A token, and the only server that gets it."""
 
     url: str
     token: str | None
@@ -46,13 +46,13 @@ class Access:
         return _origin(url) == _origin(self.url)
 
     def headers_for(self, url: str) -> dict[str, str]:
-        """What to send with a request for `url` to be let in."""
+        """The headers that authorise a request for `url`."""
         return {"Authorization": f"Bearer {self.token}"} if self.token and self.covers(url) else {}
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """Which content of a file: where these are equal, so are the bytes."""
+    """A version of a file: equal versions have equal bytes."""
 
     tag: str  # ETag, else Last-Modified, else empty
     n_bytes: int
@@ -60,7 +60,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some bytes of a file, and of which version they are."""
+    """Some bytes of a file, and the file's version."""
 
     data: bytes
     version: Version
@@ -68,14 +68,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A whole answer, and the address of the next one where the server has cut a list into pages."""
+    """A whole answer, and the address of the next page if the server splits a list into pages."""
 
     data: bytes
     next_url: str | None
 
 
 class Web:
-    """An HTTP client, to be closed. It may be used by several threads."""
+    """An HTTP client, to be closed. Several threads may use it."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -88,7 +88,7 @@ class Web:
             )
         except (ImportError, OSError, ValueError) as error:
             raise RemoteError(
-                f"no HTTP client can be made here: {error}; look at the variables HTTPS_PROXY, ALL_PROXY and"
+                f"no HTTP client can be made here: {error}; check the variables HTTPS_PROXY, ALL_PROXY and"
                 " SSL_CERT_FILE"
             ) from error
 
@@ -101,10 +101,10 @@ class Web:
         self._client.close()
 
     def read_range(self, file: RemoteFile, start: int, n_bytes: int, kept: Part | None = None) -> Part:
-        """`n_bytes` of the file from byte `start` on, or what there is of them.
+        """`n_bytes` of the file from byte `start` on, or fewer at its end.
 
-        Where the file still is of the version of `kept`, that is returned and no body read. Raises
-        ModelNotFound, TruncatedFile (an empty file) or RemoteError and those below it.
+        If the file still has the version of `kept`, `kept` is returned and no body is read. Raises
+        ModelNotFound, TruncatedFile (an empty file) or RemoteError and its subclasses.
         """
         headers = {"Range": f"bytes={start}-{start + n_bytes - 1}"}
         if kept is not None and kept.version.tag.endswith('"'):
@@ -120,7 +120,7 @@ class Web:
             return Part(_body(response, file.label, length, at_most=length), version)
 
     def read_page(self, url: str, label: str) -> Page:
-        """All of a small answer. Raises ModelNotFound or RemoteError and those below it."""
+        """A small answer as a whole. Raises ModelNotFound or RemoteError and its subclasses."""
         with self._get(url, label, {}) as response:
             if response.status_code != HTTPStatus.OK:
                 raise self._refusal(response, RemoteFile(url, label), 0)
@@ -130,7 +130,7 @@ class Web:
 
     @contextmanager
     def _get(self, url: str, label: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
-        """The answer to a GET, its body not yet read. On a redirect elsewhere httpx takes the token off."""
+        """The answer to a GET, with an unread body. On a redirect to another host httpx drops the token."""
         host = _host(url)
         try:
             with self._client.stream(
@@ -153,7 +153,7 @@ class Web:
             raise RemoteError(f"reading {label} from {host} failed: {_reason(error)}; try again") from error
 
     def _refusal(self, response: httpx.Response, file: RemoteFile, start: int) -> VramLLMError:
-        """What an answer other than the one hoped for means."""
+        """The error for an answer with an unexpected status."""
         status, host = response.status_code, _host(str(response.url))
         if status == HTTPStatus.OK:
             return _whole_file(response, file.label, host)
@@ -167,15 +167,15 @@ class Web:
             if start:
                 return ChangedOnServer(f"{file.label} has become shorter on {host} while it was read")
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            return RemoteError(f"{host} has had too many requests of ours (429); wait a few minutes")
-        phrase = next((each.phrase for each in HTTPStatus if each == status), "a status nobody knows")
+            return RemoteError(f"{host} got too many requests from here (429); wait a few minutes")
+        phrase = next((known.phrase for known in HTTPStatus if known == status), "an unknown status")
         again = "the fault is the server's; try again later" if status >= 500 else "check the address"
         return RemoteError(f"{host} answers {status} ({phrase}) for {file.label}; {again}")
 
     def _no_access(self, file: RemoteFile, host: str, status: int) -> str:
         if not self._access.covers(file.url):
             return (
-                f"{host} wants a log-in for {file.label} ({status}); write the address as"
+                f"{host} requires a log-in for {file.label} ({status}); write the address as"
                 " https://USER:PASSWORD@..., or download the file and name it by its path"
             )
         if self._access.token is None:
@@ -195,7 +195,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _host(url: str) -> str:
-    """The server's name, with its port where that is not the usual one."""
+    """The server's name, with its port unless that is the scheme's default."""
     scheme, host, port = _origin(url)
     return f"{host}" if port == _DEFAULT_PORTS.get(scheme) else f"{host}:{port}"
 
@@ -232,18 +232,18 @@ def _whole_file(response: httpx.Response, label: str, host: str) -> RemoteError:
 
 
 def _range_of(response: httpx.Response, label: str, start: int, asked: int) -> tuple[int, Version]:
-    """How many bytes a 206 brings, and of which version of the file."""
-    said = response.headers.get("content-range", "")
-    match = _CONTENT_RANGE.fullmatch(said.strip())
+    """The number of bytes in a 206, and the version of the file."""
+    content_range = response.headers.get("content-range", "")
+    match = _CONTENT_RANGE.fullmatch(content_range.strip())
     first, last, size = map(int, match.groups()) if match else (-1, -1, -1)
     if first != start or last != min(start + asked, size) - 1 or last < first:
         raise RemoteError(
             f"{_host(str(response.url))} was asked for bytes {start}-{start + asked - 1} of {label} and sends"
-            f" {said[:80]!r}; download the file and name it by its path"
+            f" {content_range[:80]!r}; download the file and name it by its path"
         )
     if response.headers.get("content-encoding", "identity") != "identity":
         raise NoRanges(
-            f"{_host(str(response.url))} sends {label} compressed, though asked not to; download the file and"
+            f"{_host(str(response.url))} sends {label} compressed against our request; download the file and"
             " name it by its path"
         )
     tag = response.headers.get("etag") or response.headers.get("last-modified") or ""
@@ -251,7 +251,7 @@ def _range_of(response: httpx.Response, label: str, start: int, asked: int) -> t
 
 
 def _body(response: httpx.Response, label: str, promised: int | None, at_most: int) -> bytes:
-    """The answer's body, which must be as long as promised."""
+    """The answer's body. Raises RemoteError if its length is not the promised one."""
     host, deadline = _host(str(response.url)), time.monotonic() + ANSWER_S
     data = bytearray()
     for piece in response.iter_raw():

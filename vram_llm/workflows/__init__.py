@@ -1,1 +1,1 @@
-"""What a user can do with the package, one file a use case: what the commands and the server call."""
+"""The package's use cases, one file each. Commands and the server call them."""

@@ -1,4 +1,4 @@
-"""Speeds measured: of devices alone, and of a plan."""
+"""Measure the speed of single devices and of a plan."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -21,11 +21,12 @@ def calibrate(
     seconds: float | None = None,
     on_progress: "Callable[[str, float], None]" = lambda _name, _share: None,
 ) -> "Iterator[StoredCalibration]":
-    """Run llama.cpp on the host and on each device of `machine` alone, for `seconds` each, or for some.
+    """Measure llama.cpp on the host and on each device of `machine` in turn.
 
-    Every measurement is kept as soon as it is made, and `detect` hands it to the same device from then on.
-    `on_progress` is told the name it is kept under and the share done. A device that cannot be found again (a
-    card of `--gpu`) is passed over. Raises WorkerUnreachable, ModelRefused, EngineDied, NotBuilt.
+    Each takes `seconds`; None means some seconds. Every measurement is stored as soon as it is made, and
+    `detect` then applies it to the same device. `on_progress` gets the name in the store and the share done.
+    A device that cannot be recognised later (a card of `--gpu`) is skipped. Raises WorkerUnreachable,
+    ModelRefused, EngineDied, NotBuilt.
     """
     from vram_llm.llama.measure.calibrate import calibrate as measure
     from vram_llm.machine import calibration_store
@@ -35,9 +36,10 @@ def calibrate(
         name = calibration_store.key(measured)
         if name is None:
             continue
-        found = measure(device, machine.host, functools.partial(on_progress, name), seconds)
+        calibration = measure(device, machine.host, functools.partial(on_progress, name), seconds)
         yield calibration_store.keep(
-            name, calibration_store.record(measured, found.speed, found.link, found.residual)
+            name,
+            calibration_store.record(measured, calibration.speed, calibration.link, calibration.residual),
         )
 
 
@@ -49,10 +51,10 @@ def bench_model(
     repeats: int = 5,
     on_progress: "Callable[[float], None]" = lambda _: None,
 ) -> "tuple[MeasuredSpeed, ...]":
-    """Load `plan` and measure a prompt, and decoding of one stream and of all, beside what is expected.
+    """Load `plan`, and measure prompt and decode speed, of one stream and of all, with the expected speeds.
 
-    The engine is not asked: no server, no scheduler, no sampling. Raises BadPlan where the context is too
-    small, ModelRefused, WorkerUnreachable, EngineDied, NotBuilt.
+    It runs llama.cpp without the engine: no server, no scheduler, no sampling. Raises BadPlan if the context
+    is too small, ModelRefused, WorkerUnreachable, EngineDied, NotBuilt.
     """
     from vram_llm.llama.measure.throughput import beside, rates
     from vram_llm.llama.measure.throughput_wire import Load
@@ -64,19 +66,19 @@ def bench_model(
 
     check_loadable(plan)
     if plan.context.pooling is not None:
-        raise BadPlan(f"{plan.model.name} makes embeddings, and the bench measures text being written")
+        raise BadPlan(f"{plan.model.name} makes embeddings, and the bench measures text generation")
     streams = plan.context.parallel
     _check_room(plan, n_prompt, (n_gen + 2) * streams)
     loads = [Load(prompt=n_prompt), Load(decode=n_gen)]
     loads += [Load(decode=n_gen, streams=streams)] if streams > 1 else []
-    (found,) = rates([plan], loads, repeats, on_progress)
+    (measured,) = rates([plan], loads, repeats, on_progress)
     machine = calibration_store.with_speeds(Machine(devices=plan.devices, host=read_host()))
     model = analyze(plan.model.path)
 
     def expected(depth: int) -> "SpeedEstimate | None":
         return expected_speed(model, machine, Workload(expect_depth=depth), plan)
 
-    return beside(loads, found, expected(n_prompt), expected(max(n_gen // 2, 1)))
+    return beside(loads, measured, expected(n_prompt), expected(max(n_gen // 2, 1)))
 
 
 def _check_room(plan: "Plan", *needed: int) -> None:

@@ -1,4 +1,4 @@
-"""The models on this disk, each with what a plan of it would come to here, by the analytic meter."""
+"""The models on this disk, each with its fit, context and speed here by the analytic meter."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,10 +19,10 @@ _STEP = 1024  # tokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedModel:
-    """A model on this disk; what is null is not known, because the file cannot be read or planned."""
+    """A model on this disk. A field is null if it is unknown because the file cannot be read or planned."""
 
     name: str
-    short_name: str  # as good as the name
+    short_name: str  # the shortest name that identifies the model
     path: str
     bytes: int
     kept_by: str  # "Hugging Face", "Ollama", ...
@@ -33,7 +33,7 @@ class ListedModel:
     n_ctx: int | None = None  # the longest context with no more layers on the CPU
     tokens_per_s: float | None = None  # of one stream
     basis: str | None = None
-    reason: str | None = None  # why the rest is null
+    reason: str | None = None  # why the other fields are null
 
 
 def listed_models(machine: "Machine", workload: "Workload") -> list[ListedModel]:
@@ -75,7 +75,7 @@ def _listed(model: InstalledModel, short_name: str, machine: "Machine", workload
 def _longest_context(
     profile: "ModelProfile", machine: "Machine", workload: "Workload", chosen: "Candidate"
 ) -> int:
-    """The most tokens, up to the trained context, that need no more layers on the host than `chosen` has."""
+    """The longest context, up to the trained one, that needs no more layers on the host than `chosen`."""
     from vram_llm.planner.context import resolve_context
     from vram_llm.planner.search.min_memory_cut import Cutter
     from vram_llm.planner.search.search import analytic

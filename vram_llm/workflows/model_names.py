@@ -1,4 +1,4 @@
-"""The names users give models: files, downloads, the built-in one."""
+"""The names that users write for models: files, downloads, the built-in model."""
 
 import re
 from pathlib import Path
@@ -9,10 +9,10 @@ DEMO = "demo"
 
 
 def resolve(model: str) -> str | Path:
-    """The file, or the place elsewhere, that a name stands for.
+    """The file or the remote address that a name stands for.
 
-    A path, an address, an `hf:` name, "demo", or a part of a name that `vram-llm models` lists and no other
-    model's name has. Raises ModelNotFound.
+    A name is a path, an address, an `hf:` name, "demo", or a unique part of a name that `vram-llm models`
+    lists. Raises ModelNotFound.
     """
     if model.lower().startswith(HUB):
         from vram_llm.model import library
@@ -34,5 +34,5 @@ def resolve(model: str) -> str | Path:
 
 
 def served_name(path: str) -> str:
-    """What clients call the model in `path`: the file's name without suffix and shard number."""
+    """The name of the model in the API: the file's name without suffix and shard number."""
     return re.sub(r"-\d{5}-of-\d{5}$", "", Path(path).stem)

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from vram_llm.planner.compare import Compared
     from vram_llm.planner.types import Context, Meter, Plan, Workload
 
-MTP = "mtp"  # what is written for a model's own head elsewhere
+MTP = "mtp"  # other programs' name for a model's own draft head
 _MOST_TRIED = 8  # headers fetched to find a model that fits
 
 
 def dry_run() -> "DryRun":
-    """llama.cpp in a process that warms up meanwhile, for `plan`; a context manager, which ends it."""
+    """A context manager that starts llama.cpp in a process for `plan`, and ends the process."""
     from vram_llm.llama.dryrun.client import DryRun
 
     return DryRun()
@@ -51,10 +51,10 @@ def plan(
 ) -> "Plan":
     """The plan for running `model` on `machine`, confirmed by llama.cpp's own dry run.
 
-    A `workload` of None is all defaults. Several plans may share `dry`; without it, the plan has a dry run of
-    its own. Where this llama.cpp cannot be asked, the analytic meter's figures stand, and a note says why.
-    Raises what `analyze` raises, TypeError, DoesNotFit, BadSplit, BadPlan, and ModelRefused where llama.cpp
-    does not know the model.
+    A `workload` of None means all defaults. Several plans may share `dry`; without it, the plan starts its
+    own dry run. If the dry run fails, the plan has the analytic meter's figures, and a note says why. Raises
+    the errors of `analyze`, TypeError, DoesNotFit, BadSplit, BadPlan, and ModelRefused if llama.cpp does not
+    know the model.
     """
     from vram_llm.machine.types import Machine
     from vram_llm.planner.types import Workload
@@ -79,7 +79,7 @@ def plan(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Files:
-    """The headers of a model and of what is to stand beside it."""
+    """The headers of a model and its companions: adapters, projector, draft model."""
 
     model: Header
     profile: ModelProfile
@@ -91,7 +91,7 @@ class _Files:
 
     @classmethod
     def read(cls, model: str, workload: "Workload") -> "_Files":
-        """Raises what `analyze` raises, naming the file."""
+        """Raises the errors of `analyze`, which name the file."""
         if workload.draft == MTP and not Path(MTP).exists():
             raise BadPlan("a model's own MTP head is not used for drafts yet; --draft takes a smaller model")
         header = read_header(resolve(model))
@@ -171,7 +171,7 @@ def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun 
         if each.device not in (None, HOST, *plan.placement.device_order)
         and not (each.kind is CompanionKind.DRAFT and each.device in idle)
     }:
-        allowed -= misplaced  # a device that the model leaves alone is none to keep a companion on
+        allowed -= misplaced  # no companion goes on a device without layers of the model
         plan = planned(allowed)
     return plan
 
@@ -179,7 +179,7 @@ def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun 
 def _candidates(
     files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None"
 ) -> "list[UnplacedCompanion]":
-    """The projector and the draft model, each with what it would hold on a device."""
+    """The projector and the draft model, each with its memory use on a device."""
     from vram_llm.planner import companion_candidates
     from vram_llm.planner.context import resolve_context
 
@@ -188,8 +188,8 @@ def _candidates(
 
         def projector_use(device: "Device | None") -> tuple[int, int]:
             assert dry is not None
-            said = dry.projector(header, device, context.flash_attn)
-            return sum(use.compute_bytes for use in said.devices), said.host.compute_bytes
+            memory = dry.projector(header, device, context.flash_attn)
+            return sum(use.compute_bytes for use in memory.devices), memory.host.compute_bytes
 
         found.append(
             companion_candidates.projector(
@@ -223,9 +223,9 @@ def _profile_of_draft(model: Header, draft: Header, of: ModelProfile) -> ModelPr
 def compare(
     model: str, machine: "Machine", workload: "Workload", rig: str, dry: "DryRun | None" = None
 ) -> "Compared":
-    """`model` on `machine`, called `rig`, as one line of a comparison; that it does not fit is no error.
+    """`model` on `machine`, called `rig`, as one row of a comparison. A model that does not fit is a row too.
 
-    Raises what `plan` raises, but for DoesNotFit.
+    Raises the errors of `plan`, except DoesNotFit.
     """
     from vram_llm.planner.compare import Compared, compared
 
@@ -236,19 +236,21 @@ def compare(
 
 
 def pull(model: str, on_bytes: Callable[[int, int], None] = lambda _done, _total: None) -> Path:
-    """Download the model an `hf:` name stands for, unless it is here; its file, of a split one the first.
+    """Download the model of an `hf:` name, unless it is on this disk. Returns its file, or its first shard.
 
-    `on_bytes` is told how many bytes are here, and of how many. Raises what `analyze` raises, DiskFull.
+    `on_bytes` gets the bytes on this disk and the total bytes. Raises the errors of `analyze`, DiskFull.
     """
     from vram_llm.model import fetch
 
     shards = read_header(resolve(model)).shards
     first = shards[0].path
-    return first if isinstance(first, Path) else fetch.download([str(one.path) for one in shards], on_bytes)
+    return (
+        first if isinstance(first, Path) else fetch.download([str(shard.path) for shard in shards], on_bytes)
+    )
 
 
 def largest_fitting_variant(model: str, machine: "Machine", workload: "Workload") -> str | None:
-    """The largest smaller model beside the one an `hf:` name stands for that `machine` can hold."""
+    """The largest model that fits `machine`, of those in the repository smaller than the `hf:` name's."""
     from vram_llm.model import hub
     from vram_llm.model.web import Web
 

@@ -1,4 +1,4 @@
-"""Plans from files, and whether a plan can be loaded here and now."""
+"""Plans from files, and checks whether a plan can be loaded here now."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ _MAX_PLAN_BYTES = 16 * 2**20
 
 
 def load_plan(path: str) -> "Plan":
-    """A plan saved with `vram-llm plan --json`, as it was; `check` holds it against today. Raises BadPlan."""
+    """Read a plan saved with `vram-llm plan --json`; `check` compares it with the machine. Raises BadPlan."""
     from vram_llm.planner.export.formats import from_json
 
     try:
@@ -30,19 +30,19 @@ def load_plan(path: str) -> "Plan":
     except OSError as error:
         raise BadPlan(f"the plan {path} cannot be read: {error.strerror or error}") from error
     if data.startswith(b"GGUF"):
-        raise BadPlan(f"{path} is a model and not a plan; leave --plan out, or plan it first")
+        raise BadPlan(f"{path} is a model, not a plan; leave --plan out, or plan it first")
     if len(data) > _MAX_PLAN_BYTES:
-        raise BadPlan(f"{path} is larger than {_MAX_PLAN_BYTES:,} bytes, which no plan is")
+        raise BadPlan(f"{path} is larger than {_MAX_PLAN_BYTES:,} bytes; no plan is")
     return from_json(data, path)
 
 
 def check(
     plan: "Plan", *, gpus: Sequence[str] = (), rpc: Sequence[str] = (), host_reserve_bytes: int
 ) -> "tuple[DeviceFit, ...]":
-    """What a saved plan needs on each device, and what is free there now.
+    """The bytes that a saved plan needs on each device, and the bytes that are free there now.
 
-    `gpus` and `rpc` are as for `detect`. Raises DoesNotFit naming each device that is short, BadPlan where
-    one is gone or the model has changed.
+    `gpus` and `rpc` are as for `detect`. Raises DoesNotFit naming each device that is short, BadPlan if
+    a device is gone or the model has changed.
     """
     from vram_llm.planner import recheck as checking
 
@@ -62,12 +62,12 @@ def check_loadable(plan: "Plan") -> None:
     paths = (plan.model.path, *(each.path for each in plan.companions))
     if away := [path for path in paths if is_remote(path)]:
         raise BadPlan(
-            f"{away[0]} can be planned for but not loaded from there; download it first"
+            f"{away[0]} can be planned but not loaded from there; download it first"
             + (f": vram-llm pull {away[0]}" if away[0].startswith(HUB) else "")
         )
     if absent := [device.name for device in plan.devices if device.what_if]:
         raise BadPlan(
-            f"{absent[0]} is planned for but not in this machine; plan without --gpu to load it here"
+            f"{absent[0]} is in the plan but not in this machine; plan without --gpu to load it here"
         )
     for companion in (each for each in plan.companions if each.kind is CompanionKind.DRAFT):
         reason = drafts.refusal(_draft_facts(plan.model.path), _draft_facts(companion.path))

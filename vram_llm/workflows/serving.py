@@ -1,4 +1,4 @@
-"""A plan served over HTTP."""
+"""Serve a plan over HTTP."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -25,10 +25,12 @@ def serve(
 ) -> None:
     """Load `plan` in an engine process and serve it over HTTP until SIGINT or SIGTERM.
 
-    `config` of None is all defaults. `socks` are bound to its address (server.sockets.bind_all) and closed at
-    the end; None: they are bound here. `on_state` is told of every change while loading, `on_ready` of the
-    first load's end, and of the port. Raises PortInUse, ModelRefused, BadPlan, EngineDied, BrokenTemplate,
-    RequestError for `config.chat_template_kwargs`.
+    `config` of None means all defaults. `socks` are bound to its address (server.sockets.bind_all) and
+    closed at the end; None: `serve` binds them. `on_state` runs at every change while loading; `on_ready`
+    runs at the end of the first load and gets the port.
+
+    Raises PortInUse, ModelRefused, BadPlan, EngineDied, BrokenTemplate, RequestError for
+    `config.chat_template_kwargs`.
     """
     import asyncio
     import contextlib

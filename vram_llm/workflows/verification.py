@@ -1,4 +1,4 @@
-"""A plan loaded and compared with what it takes."""
+"""Load a plan and compare its memory use with the planned bytes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 def verify(plan: "Plan", *, on_state: "Callable[[EngineClient], None]" = lambda _: None) -> "Certificate":
-    """Load `plan` in an engine process, run a prompt and a decode, and compare what it takes with the plan.
+    """Load `plan` in an engine process, run a prompt and a decode, and compare held with planned bytes.
 
-    What NVML shows outside llama.cpp's buffers is kept for later plans on the same card; the built-in model's
-    is not, being too small to show what others take. Raises ModelRefused, BadPlan, EngineDied, NotBuilt.
+    The memory that NVML shows outside llama.cpp's buffers is stored for later plans on the same card. For the
+    built-in model it is not stored: the model is too small to show what other models need. Raises
+    ModelRefused, BadPlan, EngineDied, NotBuilt.
     """
     import asyncio
 
@@ -31,17 +32,15 @@ def verify(plan: "Plan", *, on_state: "Callable[[EngineClient], None]" = lambda 
     before = nvml.usage()
     info, after = asyncio.run(probe.run(plan, nvml.usage, on_state))
     if not info.memory:
-        raise NotBuilt(
-            "this build of llama.cpp does not tell what it holds, so no plan can be verified with it"
-        )
-    found = readings(plan, (info.memory, info.draft_memory), before.cards, after.cards, after.process)
-    certificate = certify(plan, info.memory, found, info.draft_memory)
+        raise NotBuilt("this build of llama.cpp does not report its memory use, so it can verify no plan")
+    measured = readings(plan, (info.memory, info.draft_memory), before.cards, after.cards, after.process)
+    certificate = certify(plan, info.memory, measured, info.draft_memory)
     notes = _keep_overheads(plan, certificate, after.driver_version)
     return dataclasses.replace(certificate, notes=notes)
 
 
 def _keep_overheads(plan: "Plan", certificate: "Certificate", driver: str | None) -> tuple[str, ...]:
-    """Keep what was measured outside llama.cpp's buffers on each card; what was done, in sentences."""
+    """Store the memory measured outside llama.cpp's buffers on each card. Returns sentences on the result."""
     from vram_llm.machine import overhead_store
     from vram_llm.planner.memory_report import OF_PROCESS
 
@@ -51,13 +50,13 @@ def _keep_overheads(plan: "Plan", certificate: "Certificate", driver: str | None
         overhead, device = row.overhead, devices.get(row.id)
         if overhead is None or overhead.held_bytes is None or device is None or device.uuid is None:
             continue
-        if overhead.how != OF_PROCESS:  # the growth of a card is others' doing as well
+        if overhead.how != OF_PROCESS:  # a card's growth includes other programs' memory
             continue
         records[device.uuid] = overhead_store.record(
             device, overhead.held_bytes, how=overhead.how, model=plan.model.name, driver=driver
         )
     if records and Path(plan.model.path) == resolve(DEMO):
         return (
-            "not kept: the built-in model is too small to show what others take outside llama.cpp's buffers",
+            "not stored: the built-in model is too small to show others' memory outside llama.cpp's buffers",
         )
     return overhead_store.keep(records) if records else ()
