@@ -121,7 +121,7 @@ def test_a_device_without_layers_need_not_be_here() -> None:
 
 def test_a_plan_that_names_a_device_it_does_not_describe() -> None:
     plan = saved_plan([local(0)], [4])
-    with pytest.raises(BadPlan, match="none of its devices"):
+    with pytest.raises(BadPlan, match="not one of its devices"):
         find_devices(dataclasses.replace(plan, devices=()), [local(0)])
 
 
