@@ -132,7 +132,7 @@ def _companion(companion: Companion, where: Reach, folder: str | None) -> tuple[
 def _seen(path: str, folder: str | None) -> str:
     """A local file's path with `folder` as its folder. Raises BadPlan for a remote file."""
     if is_remote(path):
-        raise BadPlan(f"{path} must be a local file for this format: download it, and plan with its path")
+        raise BadPlan(f"{path} must be a local file for this format: fetch it, and plan with its path")
     return path if folder is None else f"{folder}/{Path(path).name}"
 
 
