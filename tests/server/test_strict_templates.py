@@ -1,5 +1,6 @@
 """Strict tools with templates whose own calls cannot be held to a schema: shown and held in our own way."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,8 +15,9 @@ from vram_llm.chat.events import CallArguments, CallStart, Content, Event, Reaso
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.image_inputs import RequestImages
-from vram_llm.server.prompt import PreparedChat, prepare_chat
+from vram_llm.server.prompt import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.text_tools import text_parameters
+from vram_llm.server.thinking_fields import ThinkingSettings
 from vram_llm.server.tool_choice import Choice
 from vram_llm.server.tool_grammars import holdable
 from vram_llm.server.tools import Offer, ToolUse, offered
@@ -40,6 +42,7 @@ TOOL = Offer("weather", "Weather of a city", SCHEMA, strict=True)
 REGEX = Grammar(kind=GrammarKind.REGEX, text="[0-9]+", field="tools[0].format")
 CUSTOM = Offer("dial", "Dials", text_parameters(REGEX), strict=True, takes_text=True, text_grammar=REGEX)
 ANSWER = Grammar(kind=GrammarKind.JSON_SCHEMA, text='{"type": "object", "required": ["a"]}', field="format")
+QUESTION = [{"role": "user", "content": "How is Xanadu?"}]
 GOOD, BAD = '{"city": "Xanadu", "code": "xy"}', '{"city": "Paris", "code": "xy"}'
 
 
@@ -52,13 +55,17 @@ def use_of(*offers: Offer) -> ToolUse:
 
 
 def prepare_request(
-    template: str, use: ToolUse, grammar: Grammar | None = None, **options: Any
+    template: str,
+    use: ToolUse,
+    grammar: Grammar | None = None,
+    *,
+    messages: Sequence[dict[str, Any]] = QUESTION,
+    effort: str | None = None,
 ) -> PreparedChat:
     info = replace(INFO, chat_template=source_of(template))
-    messages = options.pop("messages", [{"role": "user", "content": "How is Xanadu?"}])
-    return prepare_chat(
-        info, messages, use, RequestImages(taken=False), config=ServerConfig(), grammar=grammar, **options
-    )
+    chat = TemplateInput(messages=list(messages), images=RequestImages(taken=False))
+    thinking = ThinkingSettings(effort)
+    return prepare_chat(info, chat, use, config=ServerConfig(), thinking=thinking, grammar=grammar)
 
 
 def read(turn: PreparedChat, text: str) -> list[Event]:
@@ -111,7 +118,7 @@ def test_a_custom_tool_is_held_to_its_regex(template: str) -> None:
 @pytest.mark.parametrize("template", FRAMES)
 def test_earlier_calls_and_results_are_shown(template: str) -> None:
     function = {"name": "weather", "arguments": GOOD}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "How is Xanadu?"},
         {

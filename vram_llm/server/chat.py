@@ -19,7 +19,7 @@ from vram_llm.server.logprobs import chat_logprobs
 from vram_llm.server.messages import continued, template_messages
 from vram_llm.server.openapi import generation_route
 from vram_llm.server.parsed_stream import ParsedChunks, gather_choices, parse_stream
-from vram_llm.server.prompt import PreparedChat, prepare_chat
+from vram_llm.server.prompt import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.replies import ChatChoice, ChatCompletion, ReplyHead, UsageCounter
 from vram_llm.server.schemas import ChatCompletionRequest, parse
 from vram_llm.server.serving_model import ServingContext, fingerprint, template_source
@@ -42,19 +42,8 @@ def chat_router(serving: ServingContext) -> APIRouter:
         form = ChatForm(bool(fields.functions), use.takes_text, thinking.where == "hidden")
         prepared = await asyncio.to_thread(prepare_request, serving, info, fields)
         head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(serving.clock()), info.name, fingerprint(info))
-        requests = sequences(
-            fields,
-            [prepared.prompt],
-            info,
-            reply_id=head.id,
-            add_bos=prepared.add_bos,
-            max_tokens=fields.token_limit(),
-            marks=prepared.marks,
-            grammar=prepared.grammar,
-            logprobs=fields.n_logprobs(),
-            images=prepared.images,
-            reasoning_budget=prepared.reasoning_budget,
-        )
+        base = prepared.request(head.id, fields.token_limit(), fields.n_logprobs())
+        requests = sequences(fields, base, info)
         is_verbose = serving.config.verbose if fields.verbose is None else fields.verbose
         verbose = await _verbose(serving, prepared) if is_verbose else None
         parsers = [prepared.new_parser() for _ in requests]
@@ -67,8 +56,8 @@ def chat_router(serving: ServingContext) -> APIRouter:
             chat_chunks = ChatChunks(head, len(requests), counter, form, include_usage=fields.include_usage)
             writer = informed(chat_chunks, clocks, fields, attrgetter("token"))
             return EventStream(writer if verbose is None else FirstChunk(writer, verbose), chunks, ping_s)
-        likelihoods = requests[0].logprobs is not None
-        work = _reply(head, chunks, len(requests), counter, clocks, form, verbose, likelihoods=likelihoods)
+        likelihoods = base.logprobs is not None
+        work = _reply(head, chunks, counter, clocks, form, verbose, likelihoods=likelihoods)
         return JsonReply(work, ping_s)
 
     return router
@@ -77,25 +66,20 @@ def chat_router(serving: ServingContext) -> APIRouter:
 def prepare_request(serving: ServingContext, info: ModelInfo, fields: ChatCompletionRequest) -> PreparedChat:
     """Prepare the assistant's turn of a chat request. Blocks. Raises RequestError, BrokenTemplate."""
     pictures, thinking, config = serving.pictures(info), fields.thinking_wanted(), serving.config
-    names = {} if fields.verbosity is None else {"verbosity": fields.verbosity}
+    variables = {} if fields.verbosity is None else {"verbosity": fields.verbosity}
     messages = template_messages(fields.messages, pictures)
     if continues := fields.continues():
         messages[-1] = continued(fields.messages[-1], messages[-1])
     use = fields.use()
-    prepared = prepare_chat(
-        info,
-        messages,
-        use,
-        pictures,
-        config=config,
-        effort=thinking.effort,
-        effort_field=thinking.field,
-        names={**names, **(fields.chat_template_kwargs or {})},
-        grammar=fields.grammar_wanted(),
-        reasoning_budget=thinking.n_tokens,
+    chat = TemplateInput(
+        messages=messages,
+        images=pictures,
+        variables={**variables, **(fields.chat_template_kwargs or {})},
         continues=continues,
         add_generation_prompt=fields.add_generation_prompt is not False,
     )
+    grammar = fields.grammar_wanted()
+    prepared = prepare_chat(info, chat, use, config=config, thinking=thinking, grammar=grammar)
     if thinking.where != "inline":
         return prepared
     return inlined(prepared, dialect_of(template_source(info, tools=bool(use.tools))).thinks)
@@ -113,7 +97,6 @@ async def _verbose(serving: ServingContext, prepared: PreparedChat) -> dict[str,
 async def _reply(
     head: ReplyHead,
     chunks: ParsedChunks,
-    n: int,
     counter: UsageCounter,
     clocks: Clocks,
     form: ChatForm,
@@ -121,7 +104,7 @@ async def _reply(
     *,
     likelihoods: bool,
 ) -> bytes:
-    answers = await gather_choices(chunks, n, counter)
+    answers = await gather_choices(chunks, counter)
     reply = ChatCompletion(
         id=head.id,
         created=head.created,

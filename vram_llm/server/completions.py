@@ -7,6 +7,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from vram_llm.engine.request import Request as EngineRequest
 from vram_llm.engine.request import TokenEvent
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.generation import CompletedChoice, collect_choices, sequences, stream_events
@@ -97,19 +98,16 @@ def completions_router(serving: ServingContext) -> APIRouter:
         n_top, best_of = fields.n_logprobs(), fields.n_of()
         echoes = _echoes(fields, prompts, n_top)
         head = ReplyHead(f"cmpl-{uuid4().hex}", int(serving.clock()), info.name, fingerprint(info))
-        requests = sequences(
-            fields,
-            prompts,
-            info,
-            reply_id=head.id,
-            add_bos=True,
+        base = EngineRequest(
+            id=head.id,
+            prompt=prompts[0],
             max_tokens=fields.token_limit(DEFAULT_MAX_TOKENS),
             logprobs=0 if best_of is not None and n_top is None else n_top,
             grammar=fields.grammar_wanted(),
             prompt_logprobs=n_top if fields.echo else None,
             suffix=fields.suffix or None,
-            best_of=best_of,
         )
+        requests = sequences(fields, base, info, prompts, best_of)
         clocks, counter = clocks_of(fields, len(requests)), UsageCounter(best_of or fields.n_choices)
         events, ping_s = (
             timed(stream_events(serving.engine, requests), clocks),

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from starlette.types import Receive
 
 from vram_llm.engine.model_info import ModelInfo
-from vram_llm.engine.request import Grammar, Image, Likelihood, ReasoningBudget, Request, TokenEvent
+from vram_llm.engine.request import Image, Likelihood, Request, TokenEvent
 from vram_llm.errors import RequestError
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
@@ -33,29 +33,55 @@ class CompletedChoice:
 
 def sequences(
     fields: GenerationFields,
-    prompts: Sequence[str | tuple[int, ...]],
+    base: Request,
     info: ModelInfo,
-    *,
-    reply_id: str,
-    add_bos: bool,
-    max_tokens: int | None,
-    grammar: Grammar | None,
-    marks: tuple[str, ...] = (),
-    logprobs: int | None = None,
-    prompt_logprobs: int | None = None,
-    suffix: str | None = None,
+    prompts: Sequence[str | tuple[int, ...]] = (),
     best_of: int | None = None,
-    images: tuple[Image, ...] = (),
-    reasoning_budget: ReasoningBudget | None = None,
 ) -> list[Request]:
     """One request per choice: `best_of`, or else `n`, for each prompt, with the seeds seed, seed + 1, ...
 
+    Each is `base` with what `fields` say of sampling and of the answer's end. No `prompts`: that of `base`.
     Raises RequestError.
     """
+    prompts = prompts or [base.prompt]
     n, name = (fields.n_choices, "n") if best_of is None else (best_of, "best_of")
-    if n * len(prompts) > MAX_CHOICES:
+    _check_size(n, name, len(prompts), base.images)
+    fields.check_context(info.n_ctx)
+    min_tokens = fields.min_tokens or 0
+    if base.max_tokens is not None and min_tokens > base.max_tokens:
         raise RequestError(
-            f"{len(prompts)} prompts with {name} = {n} ask for {n * len(prompts)} choices; at most "
+            f"'min_tokens' is {min_tokens:,} and the answer may have {base.max_tokens:,} tokens at most",
+            "min_tokens",
+        )
+    stop_token_ids = fields.stop_ids(info.n_vocab)
+    sampling = fields.sampling(info.n_vocab, dict(info.sampling))
+    base = replace(
+        base,
+        min_tokens=min_tokens,
+        stop=fields.stops(),
+        stop_token_ids=stop_token_ids,
+        ignore_eos=bool(fields.ignore_eos),
+        skip_special_tokens=fields.skip_special_tokens is not False,
+        adapters=info.using,
+        reports_progress=bool(fields.stream),
+    )
+    return [
+        replace(
+            base,
+            id=f"{base.id}-{i * n + k}",
+            prompt=prompt,
+            sampling=sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + k),
+        )
+        for i, prompt in enumerate(prompts)
+        for k in range(n)
+    ]
+
+
+def _check_size(n: int, name: str, n_prompts: int, images: Sequence[Image]) -> None:
+    """Raises RequestError where `n` choices, by the field `name`, are too many or have too many images."""
+    if n * n_prompts > MAX_CHOICES:
+        raise RequestError(
+            f"{n_prompts} prompts with {name} = {n} ask for {n * n_prompts} choices; at most "
             f"{MAX_CHOICES} are made in one request, so send several",
             name if n > 1 else "prompt",
         )
@@ -65,41 +91,6 @@ def sequences(
             f"{MAX_IMAGES_BYTES:,} is the most, so send several requests",
             "n",
         )
-    fields.check_context(info.n_ctx)
-    min_tokens = fields.min_tokens or 0
-    if max_tokens is not None and min_tokens > max_tokens:
-        raise RequestError(
-            f"'min_tokens' is {min_tokens:,} and the answer may have {max_tokens:,} tokens at most",
-            "min_tokens",
-        )
-    stop_token_ids = fields.stop_ids(info.n_vocab)
-    sampling, stop = fields.sampling(info.n_vocab, dict(info.sampling)), fields.stops()
-    seed = sampling.seed
-    return [
-        Request(
-            id=f"{reply_id}-{i * n + k}",
-            prompt=prompt,
-            add_bos=add_bos,
-            max_tokens=max_tokens,
-            min_tokens=min_tokens,
-            stop=stop,
-            stop_token_ids=stop_token_ids,
-            ignore_eos=bool(fields.ignore_eos),
-            marks=marks,
-            skip_special_tokens=fields.skip_special_tokens is not False,
-            sampling=sampling if seed is None else replace(sampling, seed=seed + k),
-            grammar=grammar,
-            reasoning_budget=reasoning_budget,
-            logprobs=logprobs,
-            prompt_logprobs=prompt_logprobs,
-            adapters=info.using,
-            suffix=suffix,
-            images=images,
-            reports_progress=bool(fields.stream),
-        )
-        for i, prompt in enumerate(prompts)
-        for k in range(n)
-    ]
 
 
 async def stream_events(engine: Engine, requests: Sequence[Request]) -> TokenEvents:

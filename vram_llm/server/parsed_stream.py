@@ -119,9 +119,9 @@ async def parse_stream(
                 return
 
 
-async def gather_choices(chunks: ParsedChunks, n_choices: int, counter: UsageCounter) -> list[ParsedChoice]:
+async def gather_choices(chunks: ParsedChunks, counter: UsageCounter) -> list[ParsedChoice]:
     """All finished choices, in order."""
-    answers = [ParsedChoice() for _ in range(n_choices)]
+    answers = [ParsedChoice() for _ in range(counter.n)]
     async with aclosing(chunks):
         async for index, chunk in chunks:
             answers[index].add(chunk.events)

@@ -1,7 +1,7 @@
 """Prepares a chat for the engine: its prompt, and the parser of its answer."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vram_llm.chat.budget import is_opened, may_reopen, thinking_marks
@@ -10,11 +10,12 @@ from vram_llm.chat.forced import forced, text_call
 from vram_llm.chat.prompt import ChatPrompt, chat_prompt
 from vram_llm.chat.reader import Parser
 from vram_llm.engine.model_info import ModelInfo
-from vram_llm.engine.request import Grammar, Image, ReasoningBudget
+from vram_llm.engine.request import Grammar, Image, ReasoningBudget, Request
 from vram_llm.server.config import ReasoningMode, ServerConfig
 from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.serving_model import chat_template, template_source
 from vram_llm.server.template_variables import template_variables
+from vram_llm.server.thinking_fields import ThinkingSettings
 from vram_llm.server.tool_grammars import answer_or_calls, forced_grammar, holdable, strict
 from vram_llm.server.tools import ToolUse
 
@@ -32,54 +33,74 @@ class PreparedChat:
     images: tuple[Image, ...] = ()
     reasoning_budget: ReasoningBudget | None = None
 
+    def request(self, reply_id: str, max_tokens: int | None, logprobs: int | None = None) -> Request:
+        """The engine's request for an answer of at most `max_tokens` tokens."""
+        return Request(
+            id=reply_id,
+            prompt=self.prompt,
+            add_bos=self.add_bos,
+            max_tokens=max_tokens,
+            marks=self.marks,
+            grammar=self.grammar,
+            images=self.images,
+            reasoning_budget=self.reasoning_budget,
+            logprobs=logprobs,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateInput:
+    """What the chat template renders. `messages` (see chat.history) contain the marks of `images`.
+
+    `variables`: the client's template variables. `continues`: the answer continues the last message, which is
+    the assistant's. `add_generation_prompt` of False: the prompt does not open the assistant's turn.
+    """
+
+    messages: list[dict[str, Any]]
+    images: RequestImages
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    continues: bool = False
+    add_generation_prompt: bool = True
+
 
 def prepare_chat(
     info: ModelInfo,
-    messages: list[dict[str, Any]],
+    chat: TemplateInput,
     use: ToolUse,
-    pictures: RequestImages,
     *,
     config: ServerConfig,
-    effort: str | None = None,
-    effort_field: str = "reasoning_effort",
-    names: Mapping[str, Any] | None = None,
+    thinking: ThinkingSettings,
     grammar: Grammar | None = None,
-    reasoning_budget: int | None = None,
-    continues: bool = False,
-    add_generation_prompt: bool = True,
 ) -> PreparedChat:
-    """The turn that follows `messages` (see chat.history), which contain the marks of `pictures`.
+    """The assistant's turn after `chat`.
 
-    `effort_field`: the request's field for the effort. `names`: the client's template variables. With a
-    `grammar`, or a forced call, the answer begins at once, without thinking. `reasoning_budget`: the
-    request's limit of thinking, in tokens; None: no limit. The server's budget is a maximum for all requests.
-    `continues`: the answer continues the last message, which is the assistant's. `add_generation_prompt` of
-    False: the prompt does not open the assistant's turn. Blocks: call it in a thread. Raises RequestError,
-    BrokenTemplate.
+    With a `grammar`, or a forced call, the answer begins at once, without thinking. The server's limit of
+    thinking is a maximum for all requests. Blocks: call it in a thread. Raises RequestError, BrokenTemplate.
     """
-    budgets = [budget for budget in (reasoning_budget, config.reasoning_budget) if budget is not None]
+    budgets = [budget for budget in (thinking.n_tokens, config.reasoning_budget) if budget is not None]
     n_thinking = min(budgets, default=None)
+    effort = thinking.effort
     if effort is None and (n_thinking == 0 or config.reasoning is ReasoningMode.OFF):
         effort = "none"
     source = template_source(info, tools=bool(use.tools))
     dialect = holdable(dialect_of(source), use, grammar)
-    variables = template_variables(dialect, config, effort, names or {}, effort_field)
+    variables = template_variables(dialect, config, effort, chat.variables, thinking.field)
     prompt = chat_prompt(
-        messages,
+        chat.messages,
         list(use.tools),
         chat_template(source, info.bos_token, info.eos_token),
         dialect,
         variables,
-        continues=continues,
-        add_generation_prompt=add_generation_prompt,
+        continues=chat.continues,
+        add_generation_prompt=chat.add_generation_prompt,
     )
     add_bos = not (info.bos_token and prompt.text.startswith(info.bos_token))
     is_off = variables["enable_thinking"] is False and not dialect.efforts
     thinks = dialect.thinking is not None or dialect.form.thinks is not None
-    if is_off and thinks and not continues and add_generation_prompt:
+    if is_off and thinks and not chat.continues and chat.add_generation_prompt:
         prompt = replace(prompt, text=prompt.answering())  # no variable switches its thinking off
     prepared = _prepare(prompt, add_bos, use, grammar, n_thinking)
-    text, images = pictures.placed(prepared.prompt)
+    text, images = chat.images.placed(prepared.prompt)
     return replace(prepared, prompt=text, images=images)
 
 

@@ -103,42 +103,11 @@ def tokens_router(serving: ServingContext) -> APIRouter:
 
     @router.post("/tokenize", **body_route("The tokens of a text", TokenizeFields, Tokenized))
     async def tokenize(http: Request) -> Tokenized:
-        fields = parse(TokenizeFields, await http.body())
-        info = serving.model(fields.model)
-        name, text = ("content", fields.content) if fields.prompt is None else ("prompt", fields.prompt)
-        if text is None:
-            raise MissingField("Missing required parameter: 'content'", "content")
-        if len(text) > MAX_CHARS:
-            raise RequestError(f"'{name}' has {len(text):,} characters; {MAX_CHARS:,} is the most", name)
-        with_special = (
-            bool(fields.add_special) if name == "content" else fields.add_special_tokens is not False
-        )
-        tokens = await serving.engine.tokenize(
-            text, add_special=with_special, parse_special=fields.parse_special is not False
-        )
-        if name == "prompt":
-            return Tokenized(tokens=tokens, count=len(tokens), max_model_len=info.n_ctx)
-        if not fields.with_pieces:
-            return Tokenized(tokens=tokens)
-        pieces = await serving.engine.pieces(tokens)
-        return Tokenized(
-            tokens=[TokenPiece(id=t, piece=_shown(p)) for t, p in zip(tokens, pieces, strict=True)]
-        )
+        return await _tokenize(serving, parse(TokenizeFields, await http.body()))
 
     @router.post("/detokenize", **body_route("The text of tokens", DetokenizeFields, Detokenized))
     async def detokenize(http: Request) -> Detokenized:
-        fields = parse(DetokenizeFields, await http.body())
-        n_vocab = serving.model(fields.model).n_vocab
-        if len(fields.tokens) > MAX_CHARS:
-            raise RequestError(f"'tokens' has {len(fields.tokens):,}; {MAX_CHARS:,} is the most", "tokens")
-        for i, token in enumerate(fields.tokens):
-            if not 0 <= token < n_vocab:
-                raise RequestError(
-                    f"Token {token} is not in the vocabulary: the last is {n_vocab - 1}", f"tokens[{i}]"
-                )
-        pieces = await serving.engine.pieces(fields.tokens)
-        text = b"".join(pieces).decode("utf-8", "replace")
-        return Detokenized(content=text, prompt=text)
+        return await _detokenize(serving, parse(DetokenizeFields, await http.body()))
 
     @router.get("/tokenizer_info", summary="Special tokens and chat template", responses=refusals(404, 503))
     async def tokenizer_info() -> TokenizerInfo:
@@ -174,6 +143,39 @@ def tokens_router(serving: ServingContext) -> APIRouter:
         return TokenCount(input_tokens=len(tokens))
 
     return router
+
+
+async def _tokenize(serving: ServingContext, fields: TokenizeFields) -> Tokenized:
+    info = serving.model(fields.model)
+    name, text = ("content", fields.content) if fields.prompt is None else ("prompt", fields.prompt)
+    if text is None:
+        raise MissingField("Missing required parameter: 'content'", "content")
+    if len(text) > MAX_CHARS:
+        raise RequestError(f"'{name}' has {len(text):,} characters; {MAX_CHARS:,} is the most", name)
+    with_special = bool(fields.add_special) if name == "content" else fields.add_special_tokens is not False
+    tokens = await serving.engine.tokenize(
+        text, add_special=with_special, parse_special=fields.parse_special is not False
+    )
+    if name == "prompt":
+        return Tokenized(tokens=tokens, count=len(tokens), max_model_len=info.n_ctx)
+    if not fields.with_pieces:
+        return Tokenized(tokens=tokens)
+    pieces = await serving.engine.pieces(tokens)
+    return Tokenized(tokens=[TokenPiece(id=t, piece=_shown(p)) for t, p in zip(tokens, pieces, strict=True)])
+
+
+async def _detokenize(serving: ServingContext, fields: DetokenizeFields) -> Detokenized:
+    n_vocab = serving.model(fields.model).n_vocab
+    if len(fields.tokens) > MAX_CHARS:
+        raise RequestError(f"'tokens' has {len(fields.tokens):,}; {MAX_CHARS:,} is the most", "tokens")
+    for i, token in enumerate(fields.tokens):
+        if not 0 <= token < n_vocab:
+            raise RequestError(
+                f"Token {token} is not in the vocabulary: the last is {n_vocab - 1}", f"tokens[{i}]"
+            )
+    pieces = await serving.engine.pieces(fields.tokens)
+    text = b"".join(pieces).decode("utf-8", "replace")
+    return Detokenized(content=text, prompt=text)
 
 
 def _shown(piece: bytes) -> str | list[int]:

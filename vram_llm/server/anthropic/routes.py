@@ -21,11 +21,12 @@ from vram_llm.server.generation import sequences, stream_events
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.openapi import body_route, generation_route
 from vram_llm.server.parsed_stream import ParsedChunks, parse_stream
-from vram_llm.server.prompt import PreparedChat, prepare_chat
+from vram_llm.server.prompt import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.replies import UsageCounter
 from vram_llm.server.schemas import parse
 from vram_llm.server.serving_model import ServingContext, template_source
 from vram_llm.server.sse import EventStream
+from vram_llm.server.thinking_fields import ThinkingSettings
 from vram_llm.server.tools import ToolUse
 
 log = logging.getLogger(__name__)
@@ -48,18 +49,7 @@ def anthropic_router(serving: ServingContext) -> APIRouter:
             context_management=NOTHING_CLEARED if fields.context_management else None,
             warnings=list(box.left_out.values()),
         )
-        requests = sequences(
-            fields,
-            [prepared.prompt],
-            info,
-            reply_id=writer.reply.id,
-            add_bos=prepared.add_bos,
-            max_tokens=fields.max_tokens,
-            marks=prepared.marks,
-            grammar=prepared.grammar,
-            images=prepared.images,
-            reasoning_budget=prepared.reasoning_budget,
-        )
+        requests = sequences(fields, prepared.request(writer.reply.id, fields.max_tokens), info)
         chunks = parse_stream(
             stream_events(serving.engine, requests), [prepared.new_parser()], one_call=prepared.one_call
         )
@@ -92,18 +82,14 @@ def _prepare(
         log.warning("A tool is left out: %s", reason)
     messages = messages_of(fields.system, fields.messages, pictures)
     use = box.use(fields.choice(), fields.parallel)
-    prepared = prepare_chat(
-        info,
-        messages,
-        use,
-        pictures,
-        config=serving.config,
+    thinking = ThinkingSettings(
         effort=_effort(info, fields, use),
-        effort_field="thinking" if fields.thinking else "output_config.effort",
-        grammar=fields.grammar_wanted(),
-        reasoning_budget=fields.thinking_budget,
-        continues=_continues(messages),
+        field="thinking" if fields.thinking else "output_config.effort",
+        n_tokens=fields.thinking_budget,
     )
+    chat = TemplateInput(messages=messages, images=pictures, continues=_continues(messages))
+    grammar = fields.grammar_wanted()
+    prepared = prepare_chat(info, chat, use, config=serving.config, thinking=thinking, grammar=grammar)
     return prepared, box
 
 

@@ -19,7 +19,7 @@ from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.openapi import body_route, generation_route
 from vram_llm.server.parsed_stream import ParsedChoice, ParsedChunks, parse_stream
-from vram_llm.server.prompt import PreparedChat, prepare_chat
+from vram_llm.server.prompt import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.replies import ErrorReply, UsageCounter
 from vram_llm.server.responses.fields import SEALED, ResponseFields
 from vram_llm.server.responses.informed import InformedResponse
@@ -31,6 +31,7 @@ from vram_llm.server.responses.writer import ResponseWriter
 from vram_llm.server.schemas import parse
 from vram_llm.server.serving_model import ServingContext
 from vram_llm.server.sse import EventStream
+from vram_llm.server.thinking_fields import ThinkingSettings
 from vram_llm.server.timings import clocks_of, timed
 
 log = logging.getLogger(__name__)
@@ -51,31 +52,24 @@ class _PreparedResponse:
 
 def responses_router(serving: ServingContext) -> APIRouter:
     """Routes that answer with items, and store their answers."""
-    router = APIRouter(tags=["responses"])
-    store = ResponseStore()
+    router, store = APIRouter(tags=["responses"]), ResponseStore()
+    _add_generation(router, serving, store)
+    _add_stored_responses(router, store)
+    return router
+
+
+def _add_generation(router: APIRouter, serving: ServingContext, store: ResponseStore) -> None:
+    """The routes that read an input."""
 
     @router.post("/responses", **generation_route("Answer with items", ResponseFields, ResponseObject))
     async def respond(http: Request) -> Response:
         fields = parse(ResponseFields, await http.body())
         info = serving.writing_model(fields.model)
-        fields.check(info.n_ctx)
-        previous = _previous(store, fields.previous_response_id)
-        turn = await asyncio.to_thread(_prepare, serving, info, fields, previous, store)
+        turn = await _prepare_in_thread(serving, info, fields, store)
         prepared = turn.prepared
         response_id = f"resp_{uuid4().hex}"
-        requests = sequences(
-            fields,
-            [prepared.prompt],
-            info,
-            reply_id=response_id,
-            add_bos=prepared.add_bos,
-            max_tokens=fields.token_limit,
-            marks=prepared.marks,
-            grammar=prepared.grammar,
-            images=prepared.images,
-            reasoning_budget=prepared.reasoning_budget,
-            logprobs=fields.n_logprobs(),
-        )
+        base = prepared.request(response_id, fields.token_limit, fields.n_logprobs())
+        requests = sequences(fields, base, info)
         response = begun(
             fields,
             turn.tools,
@@ -116,13 +110,15 @@ def responses_router(serving: ServingContext) -> APIRouter:
     async def count(http: Request) -> InputTokens:
         fields = parse(ResponseFields, await http.body())
         info = serving.writing_model(fields.model)
-        fields.check(info.n_ctx)
-        previous = _previous(store, fields.previous_response_id)
-        prepared = (await asyncio.to_thread(_prepare, serving, info, fields, previous, store)).prepared
+        prepared = (await _prepare_in_thread(serving, info, fields, store)).prepared
         tokens = await serving.engine.tokenize(
             prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
         )
         return InputTokens(input_tokens=len(tokens))
+
+
+def _add_stored_responses(router: APIRouter, store: ResponseStore) -> None:
+    """The routes to responses by their ids."""
 
     @router.post("/responses/{_path:path}", include_in_schema=False)
     async def nothing_there(http: Request) -> Response:
@@ -145,7 +141,14 @@ def responses_router(serving: ServingContext) -> APIRouter:
             raise _no_such(response_id)
         return Deleted(id=response_id)
 
-    return router
+
+async def _prepare_in_thread(
+    serving: ServingContext, info: ModelInfo, fields: ResponseFields, store: ResponseStore
+) -> _PreparedResponse:
+    """Prepare a request. Raises RequestError, BrokenTemplate."""
+    fields.check(info.n_ctx)
+    previous = _previous(store, fields.previous_response_id)
+    return await asyncio.to_thread(_prepare, serving, info, fields, previous, store)
 
 
 def _prepare(
@@ -169,13 +172,10 @@ def _prepare(
         log.warning("Left out of a request: %s", warning)
     prepared = prepare_chat(
         info,
-        [*instructions, *chat],
+        TemplateInput(messages=[*instructions, *chat], images=pictures, variables=fields.names),
         box.use(fields.tool_choice, fields.parallel_tool_calls),
-        pictures,
         config=serving.config,
-        effort=_effort(fields),
-        effort_field="reasoning.effort",
-        names=fields.names,
+        thinking=ThinkingSettings(_effort(fields), "reasoning.effort"),
         grammar=fields.grammar_wanted(),
     )
     offered = [tool for tool in tools if tool.type not in box.left_out]
