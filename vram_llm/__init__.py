@@ -6,7 +6,7 @@
     plan = vram_llm.plan("model.gguf", machine, vram_llm.Workload(n_ctx=16_384))
     vram_llm.serve(plan)
 
-Every name below is imported at first use, so that importing the package costs nothing.
+Every name below is imported at first use, so that importing the package is fast.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Every error a person can meet, in one tree.
+"""The errors that users can see, in one tree.
 
     VramLLMError                 1   anything below, or a fault of ours
     ├── DoesNotFit               2   no plan keeps every device inside its budget
@@ -11,17 +11,17 @@
     │       ├── NoRanges        16   it sends whole files only
     │       ├── AccessDenied    17   it asks who we are, or says no
     │       └── ChangedOnServer 18   the file was replaced while it was read
-    ├── UnknownDevice           20   a card name nobody knows
+    ├── UnknownDevice           20   a card name that is not in the catalog
     ├── WorkerUnreachable       21   an RPC worker that does not answer
     ├── BadSplit                64   a tensor split that does not match the devices: a wrong flag
     ├── BadPlan                 23   a plan file that cannot be used
-    ├── PortInUse               30   someone else listens there
-    ├── ModelRefused            31   llama.cpp will not load this model, or not so
+    ├── PortInUse               30   another program listens on the address
+    ├── ModelRefused            31   llama.cpp does not load this model, or not with these options
     ├── EngineDied              32   the engine process ended while it was needed
     ├── NotBuilt                33   this build of llama.cpp lacks what was asked for, or this is Windows
-    ├── ServerUnreachable       34   no server to chat with answers
-    ├── DiskFull                35   a model to fetch is larger than what the disk has free
-    ├── Overloaded              --   the queue is full; asked again later, the same request can be served
+    ├── ServerUnreachable       34   no server answers the chat
+    ├── DiskFull                35   a model to fetch is larger than the disk's free space
+    ├── Overloaded              --   the queue is full; the same request may succeed later
     └── RequestError            --   one request is at fault, nothing else (HTTP only)
         └── ContextExceeded     --   its prompt is longer than the context
 
@@ -33,14 +33,14 @@ from typing import ClassVar
 
 
 class VramLLMError(Exception):
-    """A fault that has a sentence for the person who meets it: what, by how much, what to try."""
+    """An error with a sentence for the user: what happened, by how much, what to try."""
 
     exit_code: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """A change with which a model fits: `flags` are typed after the others."""
+    """A change with which a model fits: `flags` to add to the command."""
 
     flags: tuple[str, ...]
     n_ctx: int
@@ -58,8 +58,8 @@ class Way:
 class DoesNotFit(VramLLMError):
     """No placement keeps every device inside its budget.
 
-    `short_bytes` are missing on all devices and the host together, `ways` would make the model fit, those on
-    the cards first. `host_is_short`: the computer's memory has no room either.
+    `short_bytes` is missing on all devices and the host together. Each of `ways` would make the model fit;
+    ways that keep it on the cards come first. `host_is_short`: the computer's memory has no room either.
     """
 
     exit_code = 2
@@ -78,7 +78,7 @@ class DoesNotFit(VramLLMError):
         self.host_is_short = host_is_short
 
     def with_remark(self, remark: str) -> "DoesNotFit":
-        """The same with more to say."""
+        """The same error with a remark after its sentence."""
         return DoesNotFit(
             f"{self}; {remark}",
             short_bytes=self.short_bytes,
@@ -100,10 +100,10 @@ class ModelFileError(VramLLMError):
 
 
 class TruncatedFile(ModelFileError):
-    """The file ends before what its header promises.
+    """The file ends inside its header, or before the end of the tensor data that the header lists.
 
-    `needed_bytes` is what the header alone takes at least, from the start of the file, where it is the header
-    that does not end; 0 where tensor data are missing.
+    `needed_bytes` is the least size of the header, from the start of the file, if the file ends inside it; 0
+    if tensor data are missing.
     """
 
     exit_code = 12
@@ -156,7 +156,7 @@ class UnknownDevice(VramLLMError):
 
 
 class WorkerUnreachable(VramLLMError):
-    """An RPC worker does not answer, or not as llama.cpp's would."""
+    """An RPC worker does not answer, or not like llama.cpp's."""
 
     exit_code = 21
 
@@ -168,7 +168,7 @@ class BadSplit(VramLLMError):
 
 
 class BadPlan(VramLLMError):
-    """A plan file that cannot be read, or names what is not here."""
+    """A plan file that cannot be read, or that names a file or device that is not here."""
 
     exit_code = 23
 
@@ -198,7 +198,7 @@ class NotBuilt(VramLLMError):
 
 
 class ServerUnreachable(VramLLMError):
-    """No server to chat with answers, or it is gone."""
+    """No server answers the chat, or the server is gone."""
 
     exit_code = 34
 
@@ -210,7 +210,7 @@ class DiskFull(VramLLMError):
 
 
 class Overloaded(VramLLMError):
-    """The queue is full. `retry_after_s` is when asking again is worth while."""
+    """The queue is full. `retry_after_s` is the time after which to ask again."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -218,7 +218,7 @@ class Overloaded(VramLLMError):
 
 
 class RequestError(VramLLMError):
-    """One request cannot be served as it stands. `param` names the field at fault, if one does."""
+    """One request cannot be served. `param` names the field at fault, if there is one."""
 
     code: ClassVar[str] = "invalid_value"
 
@@ -228,7 +228,7 @@ class RequestError(VramLLMError):
 
 
 class ContextExceeded(RequestError):
-    """The prompt does not fit the context: its tokens, at least, and those that fit. None: not known."""
+    """The prompt does not fit the context. `n_prompt_tokens` is its least length; None: unknown."""
 
     code = "context_length_exceeded"
 

@@ -1,4 +1,4 @@
-"""Sizes, counts and rates as people type and read them: "24GiB", "32k", "1008 GB/s"."""
+"""Parse and format sizes, counts and rates for users: "24GiB", "32k", "1008 GB/s"."""
 
 import re
 
@@ -64,5 +64,5 @@ def typed_count(n: int) -> str:
 
 
 def format_count(n: int) -> str:
-    """A token count as people say it: "32k" where it is whole thousands of 1024, else "12,345"."""
+    """A token count for users: "32k" if it is a multiple of 1024, else "12,345"."""
     return f"{n // 1024}k" if n >= 1024 and n % 1024 == 0 else f"{n:,}"

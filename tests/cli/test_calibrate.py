@@ -75,7 +75,7 @@ def test_a_worker_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (["--forget", "RTX 9090"], 20, "nothing was measured of 'RTX 9090'; measured so far: none"),
+        (["--forget", "RTX 9090"], 20, "there are no measurements of 'RTX 9090'; measured so far: none"),
         (["--show", "--rpc", "127.0.0.1:50052"], 64, "leave it out with --show"),
         (["--show", "--seconds", "30"], 64, "leave it out with --show"),
         (["--seconds", "0"], 64, "--seconds"),

@@ -70,7 +70,7 @@ def test_what_makes_no_sense_together(args: list[str], message: str) -> None:
 
 @pytest.mark.parametrize(
     ("rig", "message"),
-    [("RTX 4090 + RTX 9999", "'RTX 9999' names no one card"), ("RTX 4090 +", "lacks a card")],
+    [("RTX 4090 + RTX 9999", "'RTX 9999' names no single card"), ("RTX 4090 +", "lacks a card")],
 )
 def test_a_rig_that_is_none_is_refused(rig: str, message: str) -> None:
     done = run("plan", "demo", "--compare", rig)

@@ -79,7 +79,7 @@ def test_a_hidden_card_is_not_found_through_another_back_end() -> None:
     [
         ([local(0)], Backends(built=("CPU",)), 'CMAKE_ARGS="-DGGML_CUDA=ON -DGGML_RPC=ON" pip install '),
         ([local(0)], Backends(built=("CUDA",)), "CUDA_VISIBLE_DEVICES hides it, or the build leaves out"),
-        ([], listed(row("CANN", 0, 3)), "its back end, CANN, is not known"),
+        ([], listed(row("CANN", 0, 3)), "its back end, CANN, is unknown"),
         ([], listed(row("Vulkan", 0, 3, is_integrated=True)), "its memory is the host's"),
         ([], listed(row("Vulkan", 0, None, description="llvmpipe (LLVM 15)")), "its memory is the host's"),
     ],

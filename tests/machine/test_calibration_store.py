@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "taken").write_text("")
     monkeypatch.setenv(json_store.DATA_DIR_VARIABLE, str(tmp_path / "taken"))
     assert (
-        "cannot be kept"
+        "cannot be stored"
         in calibration_store.keep("GPU-a", calibration_store.record(CARD, SPEED, None, 0.0)).notes[-1]
     )
     with pytest.raises(VramLLMError, match="cannot be written"):

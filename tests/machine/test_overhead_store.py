@@ -37,7 +37,7 @@ def machine_after(*devices: Device) -> Machine:
 
 
 def test_a_measurement_comes_back_for_its_own_card_only() -> None:
-    assert "kept" in overhead_store.keep({"GPU-a": measured(431)})[0]
+    assert "stored" in overhead_store.keep({"GPU-a": measured(431)})[0]
     found = machine_after(CARD, OTHER)
     assert [device.overhead for device in found.devices] == [Fact(431 * MIB, Source.MEASURED), None]
     assert found.notes == ("a note",)
@@ -54,9 +54,9 @@ def test_the_file_says_what_was_measured_and_with_what(file: Path) -> None:
 @pytest.mark.parametrize(
     ("mib", "driver", "kept_mib", "said"),
     [
-        (500, "580.65.06", 500, "planned with from now on"),
+        (500, "580.65.06", 500, "later plans include it"),
         (400, "580.65.06", 431, "the larger overhead"),
-        (400, "590.1", None, "planned with from now on"),  # the card of the test still has the older driver
+        (400, "590.1", None, "later plans include it"),  # the card of the test still has the older driver
     ],
 )
 def test_the_largest_of_equal_versions_is_kept(
@@ -116,7 +116,7 @@ def test_a_folder_that_cannot_be_written_to_is_a_sentence(
 ) -> None:
     (tmp_path / "taken").write_text("")
     monkeypatch.setenv(json_store.DATA_DIR_VARIABLE, str(tmp_path / "taken"))
-    assert "cannot be kept" in overhead_store.keep({"GPU-a": measured(431)})[-1]
+    assert "cannot be stored" in overhead_store.keep({"GPU-a": measured(431)})[-1]
 
 
 def test_a_write_that_fails_leaves_the_old_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,14 +58,14 @@ def test_cards_as_people_write_them(
 @pytest.mark.parametrize(
     ("spec", "part"),
     [
-        ("RTX 9999", "'RTX 9999' names no one card"),
+        ("RTX 9999", "'RTX 9999' names no single card"),
         ("0x 3090", "from 1 to 64"),
         ("65x 3090", "from 1 to 64"),
         ("9" * 150 + "x 3090", "from 1 to 64"),
         ("9" * 5000 + "x 3090", "5006 characters is too long"),
-        ("RTX 9999 24GB", "'RTX 9999' names no one card"),
-        ("RTX 3090 24GB 12GB", "names no one card"),
-        ("4090 48GB@24GB", "names no one card"),
+        ("RTX 9999 24GB", "'RTX 9999' names no single card"),
+        ("RTX 3090 24GB 12GB", "names no single card"),
+        ("4090 48GB@24GB", "names no single card"),
         ("0GiB", "0GiB is not a size"),
         ("9" * 180 + "TiB", "is not a size"),
         ("24GiB@fast", "'fast' after @"),
@@ -75,10 +75,10 @@ def test_cards_as_people_write_them(
         ("24GiB@/s", "/s is not a bandwidth"),
         ("3090@", "'' after @"),
         ("m2 ultra", "m2 ultra@64GB"),
-        ("", "names no one card"),
-        ("24", "names no one card"),
-        ("2x", "names no one card"),
-        ("-24GiB", "names no one card"),
+        ("", "names no single card"),
+        ("24", "names no single card"),
+        ("2x", "names no single card"),
+        ("-24GiB", "names no single card"),
     ],
 )
 def test_what_is_no_card_is_refused_with_the_reason(spec: str, part: str) -> None:
@@ -128,7 +128,7 @@ def test_an_unknown_card_gets_one_sentence() -> None:
     with pytest.raises(UnknownDevice) as caught:
         parse_gpus(["2x RTX 9090 Ti"])
     assert str(caught.value) == (
-        "'RTX 9090 Ti' names no one card of the catalog: nearest are NVIDIA GeForce RTX 3090 Ti, "
+        "'RTX 9090 Ti' names no single card of the catalog: nearest are NVIDIA GeForce RTX 3090 Ti, "
         "NVIDIA GeForce RTX 5070 Ti, NVIDIA GeForce RTX 4070 Ti; or give its memory and bandwidth: "
         "24GB@1008GB/s"
     )

@@ -46,7 +46,7 @@ def command(
         raise click.UsageError(f"{wish}; leave it out with --show and --forget")
     if forget:
         dropped = calibration_store.forget(() if ALL in forget else forget)
-        click.echo("forgotten: " + ("; ".join(dropped) or "nothing was measured"), err=True)
+        click.echo("forgotten: " + ("; ".join(dropped) or "no measurements"), err=True)
         if not show:
             return
     if show:

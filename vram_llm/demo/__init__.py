@@ -1,8 +1,8 @@
-"""The built-in model, so that everything can be tried with nothing downloaded.
+"""The built-in model, with which everything can be tried without a download.
 
-A llama of five layers and two million weights, trained to answer a few hundred questions on this program and
-on what it runs on, to call a tool and to think first. MODEL_CARD.md beside it says how it was made and what
-it is not; `make demo-model` makes it again.
+It is a llama of five layers and two million weights. It was trained to answer a few hundred questions on this
+program and its environment, to call a tool and to think first. MODEL_CARD.md in this folder describes its
+training and its limits; `make demo-model` trains it again.
 """
 
 from importlib.resources import files
@@ -10,5 +10,5 @@ from pathlib import Path
 
 
 def path() -> Path:
-    """Where the model file is."""
+    """The path of the model file."""
     return Path(str(files(__name__) / "demo.gguf"))

@@ -1,1 +1,1 @@
-"""What a computer has: devices, host, and where each figure comes from."""
+"""The computer: its devices, its host, and the source of each figure."""

@@ -1,9 +1,9 @@
-"""Speeds to plan with where nothing is known: cautious figures, all with the source "assumed".
+"""Cautious speeds for planning with devices whose speed is unknown; all have the source "assumed".
 
-An RPC worker says nothing of the device behind it or of its network. It is taken for the processor of an old
-computer: 20 GB/s of memory, a link of 1 Gbit/s, 0.5 ms each way, and 100 GFLOP/s in prompts, which are seven
-tokens of an 8B model a second. A card whose bandwidth is unknown is taken for the slowest of its kind in the
-catalog, or for graphics in a processor; the host for two channels of DDR4, as far as its cores can read it.
+An RPC worker reports nothing about its device or its network. It gets the speed of an old computer's
+processor: 20 GB/s of memory, a link of 1 Gbit/s, 0.5 ms each way, and 100 GFLOP/s in prompts (seven tokens of
+an 8B model per second). A card of unknown bandwidth gets the speed of the slowest card of its kind in the
+catalog, or of graphics in a processor. The host gets two channels of DDR4, or less if its cores read slower.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ _ROW_SHARE = 0.25  # of a prompt's arithmetic, for further rows of a small batch
 
 
 def with_assumed_speeds(machine: Machine) -> Machine:
-    """`machine` with a figure in place of each that is not known of its devices' and its host's speed."""
+    """`machine` with assumed figures in place of unknown speeds of its devices and its host."""
     host = dataclasses.replace(machine.host, speed=host_speed(machine.host))
     devices = (
         dataclasses.replace(device, speed=device_speed(device), link=device_link(device))
@@ -40,12 +40,12 @@ def with_assumed_speeds(machine: Machine) -> Machine:
 
 
 def has_assumed_speed(device: Device) -> bool:
-    """Whether the rate at which a device reads is an assumption."""
+    """Whether the device's read rate is assumed."""
     return device_speed(device).read_bytes_per_s.source is Source.ASSUMED
 
 
 def device_speed(device: Device) -> Speed:
-    """A device's speed, with assumed figures for what is not known of it."""
+    """A device's speed, with assumed figures in place of unknown ones."""
     if device.kind is DeviceKind.RPC:
         return _with_arithmetic(device.speed or _worker_speed(), _WORKER_FLOPS_PER_S)
     speed = device.speed
@@ -58,7 +58,7 @@ def device_speed(device: Device) -> Speed:
 
 
 def device_link(device: Device) -> Link | None:
-    """A device's link; where the device's speed is assumed, one that is assumed as well."""
+    """A device's link; an assumed link if the device's speed is assumed."""
     if device.link is not None or device.speed is not None:
         return device.link
     if device.kind is DeviceKind.RPC:
@@ -69,7 +69,7 @@ def device_link(device: Device) -> Link | None:
 
 
 def host_speed(host: Host) -> Speed:
-    """The host's speed as measured or estimated, with assumed figures for what is not known of it."""
+    """The host's measured or estimated speed, with assumed figures in place of unknown ones."""
     assumed = processor_speed(_assumed(HOST_READ_BYTES_PER_S), host.cores)
     assert assumed.prompt_flops_per_s is not None
     return _with_arithmetic(host.speed or assumed, assumed.prompt_flops_per_s.value)
@@ -86,7 +86,7 @@ def _worker_speed() -> Speed:
 
 
 def _with_arithmetic(speed: Speed, prompt_flops_per_s: float) -> Speed:
-    """`speed`, its arithmetic assumed where it is not known."""
+    """`speed`, with assumed arithmetic rates in place of unknown ones."""
     prompt = speed.prompt_flops_per_s or _assumed(prompt_flops_per_s)
     row = speed.row_flops_per_s or _assumed(_ROW_SHARE * prompt.value)
     return dataclasses.replace(speed, row_flops_per_s=row, prompt_flops_per_s=prompt)

@@ -8,7 +8,7 @@ from vram_llm.machine import nvml
 from vram_llm.machine.build_command import build_command
 from vram_llm.machine.types import Device, DeviceKind, Host, Source
 
-# By the name of ggml's registry, the preferred one first where several drive the same card.
+# By the name of ggml's registry. If several drive the same card, the first one here is used.
 KINDS = {
     "CUDA": DeviceKind.CUDA,
     "ROCm": DeviceKind.ROCM,
@@ -18,7 +18,7 @@ KINDS = {
 }
 _PREFERENCE = tuple(KINDS)
 _ROW_PADDING = {DeviceKind.CUDA: nvml.ROW_PADDING, DeviceKind.ROCM: nvml.ROW_PADDING}
-_SOFTWARE = "llvmpipe"  # Mesa's Vulkan on the processor calls itself a card with memory of its own
+_SOFTWARE = "llvmpipe"  # Mesa's Vulkan on the processor, which reports itself as a card with its own memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class BackendDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backends:
-    """What the installed llama.cpp can drive. `is_known` is False where it could not be asked."""
+    """The back ends and devices of the installed llama.cpp. `is_known` is False if it could not be asked."""
 
     built: tuple[str, ...] = ()  # names of the registries in the build
     devices: tuple[BackendDevice, ...] = ()
@@ -46,15 +46,15 @@ class Backends:
 
     @property
     def kinds(self) -> frozenset[DeviceKind]:
-        """The kinds of devices it is built for, whether any are here or not."""
+        """The kinds of devices that llama.cpp is built for, present or not."""
         return frozenset(KINDS[name] for name in self.built if name in KINDS)
 
 
 def join(cards: Iterable[Device], hidden: Iterable[Device], backends: Backends, host: Host) -> nvml.Cards:
     """The devices to plan for: `cards` as llama.cpp drives them, then its other devices.
 
-    A card that the build has no back end for stays, with the command that builds one; a card that its back
-    end does not list goes. `hidden` are cards that the user wants left out; their numbers stay theirs.
+    A card without a back end in the build stays, and a note gives the command that builds one. A card that
+    its back end does not list is left out. `hidden` are cards that the user hides; they keep their numbers.
     """
     cards, hidden = tuple(cards), tuple(hidden)
     rows = _one_per_card(backends.devices)
@@ -81,7 +81,7 @@ def join(cards: Iterable[Device], hidden: Iterable[Device], backends: Backends, 
         if row.pci_bus_id in known:
             continue
         if row.registry not in KINDS:
-            notes.append(f"{row.description} is not planned for: its back end, {row.registry}, is not known.")
+            notes.append(f"{row.description} is left out of plans: its back end, {row.registry}, is unknown.")
             continue
         device = device_of(row, number, host)
         devices.append(device)
@@ -92,22 +92,22 @@ def join(cards: Iterable[Device], hidden: Iterable[Device], backends: Backends, 
 
 
 def _one_per_card(rows: Iterable[BackendDevice]) -> tuple[BackendDevice, ...]:
-    """`rows` without the second ones of a card: two back ends may drive it, or one may list it twice."""
+    """`rows` with one row per card: two back ends may drive a card, or one may list it twice."""
 
     def rank(row: BackendDevice) -> int:
         return _PREFERENCE.index(row.registry) if row.registry in _PREFERENCE else len(_PREFERENCE)
 
     taken: set[str] = set()
-    found = []
+    unique = []
     for row in sorted(rows, key=rank):
         if row.pci_bus_id is None or row.pci_bus_id not in taken:
-            found.append(row)
+            unique.append(row)
             taken.add(row.pci_bus_id or "")
-    return tuple(found)
+    return tuple(unique)
 
 
 def _driven_by(card: Device, row: BackendDevice) -> Device:
-    """`card` with the buffer rules and the name that the back end of `row` has for it."""
+    """`card` with the buffer rules and the name of its back end, from `row`."""
     kind = KINDS.get(row.registry, card.kind)
     return dataclasses.replace(
         card,

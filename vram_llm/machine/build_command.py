@@ -14,7 +14,7 @@ _OPTIONS = {
 
 
 def build_command(kind: DeviceKind) -> str:
-    """What to type for a llama.cpp that drives devices of `kind`, and RPC workers."""
+    """The shell command that builds a llama.cpp for devices of `kind` and for RPC workers."""
     options = [f"-D{_OPTIONS[kind]}=ON"] if kind in _OPTIONS else []
     return (
         f'CMAKE_ARGS="{" ".join([*options, "-DGGML_RPC=ON"])}" pip install --force-reinstall --no-deps '

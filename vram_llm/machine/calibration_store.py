@@ -1,8 +1,8 @@
-"""What `calibrate` measured of devices, workers and the host: how fast llama.cpp computes on each.
+"""The store of calibrations: how fast llama.cpp computes on each device, on each worker and on the host.
 
-One JSON file in the user's data folder, a record for each device by what it is known by: a card's UUID, a
-worker's address, the processor's name and threads. A record counts only under the driver and the
-llama-cpp-python it was measured with, and for a worker that has as much memory as it had; the newest is kept.
+It is one JSON file in the user's data folder, with a record for each device by its key: a card's UUID, a
+worker's address, or the processor's name and threads. A record is valid only for the driver, the
+llama-cpp-python and the worker's memory size at the time of measuring. The newest record is kept.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class CalibrationRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What one device does, and under what it was measured."""
+    """The measured speed of one device, and the versions it was measured with."""
 
     name: str
     read_bytes_per_s: _Positive
@@ -33,7 +33,7 @@ class CalibrationRecord(msgspec.Struct, frozen=True, kw_only=True):
     prompt_flops_per_s: _Positive | None
     link_latency_s: _Seconds | None = None
     link_bytes_per_s: _Positive | None = None
-    residual: float  # how far the formula of machine.types.Speed is off what was measured, as a share
+    residual: float  # relative error of the formula of machine.types.Speed
     measured_at: str  # ISO 8601, UTC
     vram_llm: str
     llama_cpp_python: str
@@ -59,7 +59,7 @@ class CalibrationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredCalibration(NamedTuple):
-    """A record, what it is kept under, and in sentences what stood in the way."""
+    """A record, its key in the store, and notes on errors of storing it."""
 
     name: str
     record: CalibrationRecord
@@ -72,7 +72,7 @@ def path() -> Path:
 
 
 def key(of: Device | Host) -> str | None:
-    """What a device or a host is known by in the file; None for one that cannot be found again."""
+    """The key of a device or a host in the file; None if the device cannot be recognised later."""
     if isinstance(of, Host):
         return f"{of.cpu_name or of.name}, {of.cores} threads"
     if of.endpoint is not None:
@@ -83,7 +83,7 @@ def key(of: Device | Host) -> str | None:
 
 
 def record(of: Device | Host, speed: Speed, link: Link | None, residual: float) -> CalibrationRecord:
-    """A measurement made now, by this program."""
+    """The record of a measurement made now by this program."""
     return CalibrationRecord(
         name=of.cpu_name or of.name if isinstance(of, Host) else of.name,
         read_bytes_per_s=speed.read_bytes_per_s.value,
@@ -103,41 +103,41 @@ def record(of: Device | Host, speed: Speed, link: Link | None, residual: float) 
 
 
 def read() -> tuple[dict[str, CalibrationRecord], tuple[str, ...]]:
-    """All records by what their devices are known by, and a note where the file cannot be used."""
-    return json_store.read(path(), CalibrationRecord, "speeds measured")
+    """All records by key, and a note if the file cannot be used."""
+    return json_store.read(path(), CalibrationRecord, "measured speeds")
 
 
 def keep(name: str, found: CalibrationRecord) -> StoredCalibration:
-    """Write a record under `name`, in place of an older one."""
+    """Store a record under `name`, in place of an older one."""
     records, notes = read()
     try:
         json_store.write(path(), {**records, name: found})
     except OSError as error:
-        notes = (*notes, f"the speeds measured cannot be kept in {path()}: {error.strerror or error}")
+        notes = (*notes, f"the measured speeds cannot be stored in {path()}: {error.strerror or error}")
     return StoredCalibration(name, found, notes)
 
 
 def forget(names: Iterable[str]) -> tuple[str, ...]:
-    """Drop the records under these names, or of devices so named; without any, all. The names dropped.
+    """Delete the records of these keys or device names; without names, all. Returns the deleted keys.
 
-    Raises UnknownDevice where there is none, VramLLMError where the file cannot be used or written.
+    Raises UnknownDevice if a name has no record, VramLLMError if the file cannot be used or written.
     """
     records, notes = read()
     wanted = tuple(names)
     if notes and wanted:
-        raise VramLLMError(f"{notes[0]}; --forget all starts it anew")
-    dropped = {each for name in wanted for each in _named(name, records)} if wanted else set(records)
+        raise VramLLMError(f"{notes[0]}; --forget all starts a new one")
+    dropped = {key for name in wanted for key in _named(name, records)} if wanted else set(records)
     try:
-        json_store.write(path(), {name: found for name, found in records.items() if name not in dropped})
+        json_store.write(path(), {key: record for key, record in records.items() if key not in dropped})
     except OSError as error:
         raise VramLLMError(f"{path()} cannot be written: {error.strerror or error}") from error
     return tuple(sorted(dropped))
 
 
 def with_speeds(machine: Machine) -> Machine:
-    """`machine` with what was measured of its devices and its host; what is not used is in its notes."""
+    """`machine` with the measured speeds of its devices and its host. Notes name unused records."""
     records, notes = read()
-    said = list(notes)
+    warnings = list(notes)
 
     def find(of: Device | Host) -> CalibrationRecord | None:
         found = records.get(key(of) or "")
@@ -146,7 +146,7 @@ def with_speeds(machine: Machine) -> Machine:
         now = (json_store.llama_cpp_version(), _driver(of), _worker_bytes(of))
         if (found.llama_cpp_python, found.driver, found.worker_bytes) == now:
             return found
-        said.append(
+        warnings.append(
             f"{found.name}: the speed measured {found.measured_at[:10]} is of another driver, worker or "
             "llama-cpp-python and is not used: `vram-llm calibrate` measures it again"
         )
@@ -161,15 +161,15 @@ def with_speeds(machine: Machine) -> Machine:
     known, host = find(machine.host), machine.host
     if known is not None:
         host = dataclasses.replace(host, speed=known.speed)
-    return dataclasses.replace(machine, devices=tuple(devices), host=host, notes=(*machine.notes, *said))
+    return dataclasses.replace(machine, devices=tuple(devices), host=host, notes=(*machine.notes, *warnings))
 
 
 def _named(name: str, records: dict[str, CalibrationRecord]) -> list[str]:
-    found = [each for each, record in records.items() if name in (each, record.name)]
-    if not found:
+    keys = [key for key, record in records.items() if name in (key, record.name)]
+    if not keys:
         known = "; ".join(records) or "none"
-        raise UnknownDevice(f"nothing was measured of {name!r}; measured so far: {known}")
-    return found
+        raise UnknownDevice(f"there are no measurements of {name!r}; measured so far: {known}")
+    return keys
 
 
 def _driver(of: Device | Host) -> str | None:

@@ -1,8 +1,8 @@
-"""Known cards: what their makers say of memory and bandwidth, found by any usual spelling of the name.
+"""Known cards with their makers' figures for memory and bandwidth, found by any usual spelling of the name.
 
-The rows stand in catalog.csv beside this file. `memory_gib` is the size a card is sold under;
-`driver_mib` is what its driver offers where that is over 0.4 % less (ECC kept in the card's own memory,
-decimal sizes). Rows of one name differ in memory, the most common first. An empty field is unknown.
+The rows are in catalog.csv in this folder. `memory_gib` is the size on the card's box; `driver_mib` is the
+size that its driver reports, if that is over 0.4 % less (ECC kept in the card's own memory, decimal sizes).
+Rows of one name differ in memory, the most common first. An empty field is unknown.
 """
 
 import csv
@@ -21,7 +21,7 @@ FREE_FORM = "24GB@1008GB/s"
 _LONGEST_NAME = 80
 
 _MAKERS = {"nvidia", "amd", "intel", "apple"}
-# Left out at will where they lead a name ("GeForce RTX 3090", "RTX 3090", "3090").
+# Optional at the beginning of a name ("GeForce RTX 3090", "RTX 3090", "3090").
 _BRANDS = _MAKERS | {"geforce", "rtx", "gtx", "gt", "tesla", "radeon", "rx", "instinct", "arc"}
 _NOISE = {"gpu", "graphics", "card", "generation", "edition", "with", "design", "corporation", "desktop"}
 _SYNONYMS = {"s": "super", "m": "laptop", "mobile": "laptop", "notebook": "laptop"}
@@ -36,13 +36,13 @@ _APPLE = re.compile(r"(m\d)(pro|max|ultra)")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One make of a card. `label` tells makes of one name apart: "NVIDIA GeForce RTX 3080 12GB"."""
+    """One variant of a card. `label` distinguishes variants of one name: "NVIDIA GeForce RTX 3080 12GB"."""
 
     name: str
     label: str
     kind: DeviceKind
-    memory_gib: int | None  # as sold; None where it is the host's memory
-    memory_bytes: int | None  # as the driver offers it
+    memory_gib: int | None  # on the box; None if the card uses the host's memory
+    memory_bytes: int | None  # as the driver reports it
     bandwidth_bytes_per_s: float | None
     compute_capability: str | None
     pcie_generation: int | None
@@ -64,12 +64,12 @@ def cards() -> tuple[Card, ...]:
 def find(text: str, memory_bytes: int | None = None) -> Card:
     """The card that a driver or a person calls `text`: "NVIDIA GeForce RTX 4080 Laptop GPU", "3090ti".
 
-    Where a name is made in several sizes, `text` may say which ("3080 12GB"), else the one nearest to
-    `memory_bytes` is meant, else the most common, and its note names the others. Raises UnknownDevice,
-    with the nearest names, if no card matches or cards of several names do.
+    If a card has several sizes, `text` may name one ("3080 12GB"). Otherwise the size nearest to
+    `memory_bytes` is chosen; without it, the most common one, and its note names the others. Raises
+    UnknownDevice with the nearest names if no card matches or cards of several names do.
     """
     if len(text) > _LONGEST_NAME:
-        raise UnknownDevice(f"A name of {len(text):,} characters is no card; write it like {FREE_FORM}.")
+        raise UnknownDevice(f"A name of {len(text):,} characters is not a card; write it like {FREE_FORM}.")
     words = set(_words(text))
     sizes = {word for word in words if word.endswith("gb") and word[:-2].isdecimal()}
     found = [card for card in cards() if any(_matches(words, sizes, card, p) for p in _patterns(card))]
@@ -126,7 +126,7 @@ def _words(text: str) -> Iterator[str]:
 
 @cache
 def _patterns(card: Card) -> tuple[tuple[frozenset[str], frozenset[str]], ...]:
-    """For each spelling of a card the words it needs, and those it may also have."""
+    """The required and the allowed words of each spelling of a card."""
     maker = card.name.split()[0].lower()
     patterns = []
     for spelling in (card.name, *card.aliases):
@@ -153,11 +153,13 @@ def _unknown(text: str) -> str:
     close = difflib.get_close_matches(" ".join(typed), labels, n=12, cutoff=0.3)
     nearest = list(dict.fromkeys([*alike, *(labels[spelling] for spelling in close)]))[:3]
     hint = f": nearest are {', '.join(nearest)}" if nearest else ""
-    return f"{text!r} names no one card of the catalog{hint}; or give its memory and bandwidth: {FREE_FORM}"
+    return (
+        f"{text!r} names no single card of the catalog{hint}; or give its memory and bandwidth: {FREE_FORM}"
+    )
 
 
 def _spellings(card: Card) -> Iterator[str]:
-    """A card's names with and without their leading brands, since people leave those out."""
+    """A card's names with and without their leading brands, which people leave out."""
     for spelling in (card.label, *card.aliases):
         words = spelling.split()
         while words:

@@ -1,27 +1,28 @@
-"""From a card's datasheet to how fast llama.cpp computes on it, for cards that nobody has calibrated.
+"""Estimate how fast llama.cpp computes on a card from its datasheet, for cards without a calibration.
 
-A decode step streams the weights at a share of the memory's bandwidth, and pays for every layer besides. Both
-were fitted to published llama-bench figures of single cards, Llama 3 8B as F16 and as Q4_K_M (the XiongjieDai
-GPU-Benchmarks-on-LLM-Inference tables of May 2024): with t = layers * overhead + bytes / (share * bandwidth),
+A decode step streams the weights at a share of the memory's bandwidth, and has an overhead for every layer.
+Both were fitted to published llama-bench figures of single cards, Llama 3 8B as F16 and as Q4_K_M (the
+XiongjieDai GPU-Benchmarks-on-LLM-Inference tables of May 2024). With t = layers * overhead +
+bytes / (share * bandwidth):
 
     RTX 3090, 4080, 4090, A40, A6000, L40S, 4000, 5000 and 6000 Ada: share 0.82 to 0.97, 73 to 103 us a layer
     A100 PCIe, H100 PCIe (HBM): share 0.48 and 0.65, 69 and 106 us
     M2 Ultra: share 0.90, 205 us; M1 Max and M3 Max: above 1, 550 and 264 us
 
-CUDA graphs have come since: an RTX 3090 with BF16 and Q4_0 (llama.cpp pull requests 14262 and 15802, 2025)
-gives 0.95 and 47 us. Radeon RX 7900 XTX: 105.8 tok/s with 8B Q4_K_M (pull request 26284), at a share of 0.85
-some 110 us. Vulkan: RX 9070 XT, 119.6 tok/s with the same model.
+Since then llama.cpp uses CUDA graphs: an RTX 3090 with BF16 and Q4_0 (llama.cpp pull requests 14262 and
+15802, 2025) gives 0.95 and 47 us. Radeon RX 7900 XTX: 105.8 tok/s with 8B Q4_K_M (pull request 26284), at a
+share of 0.85 some 110 us. Vulkan: RX 9070 XT, 119.6 tok/s with the same model.
 
-Arithmetic follows bandwidth within a generation, since makers keep the two in step: floating point operations
+Arithmetic is proportional to bandwidth within a generation, as makers scale both: floating point operations
 in a prompt of 512 tokens for each byte per second of bandwidth, with 2 * 7.5e9 for a token of the 8B model,
 are 65 to 80 on an RTX 3070, 3080 and 3090, and 106 to 117 on a 4070 Ti, 4080 and 4090 in those tables; 154 on
 a 4090 since prompts use its integer tensor cores (pull request 7676), 50 on an RX 7900 XTX, 16 on an MI50
-(pull request 27841), 15 to 26 on Apple's. Generations without a figure stand near their neighbours. A further
-row of a small batch costs what a fifth to a quarter of that rate takes: 8 rows against 1 on an RTX 3090 with
+(pull request 27841), 15 to 26 on Apple's. Generations without a figure get one near their neighbours'. A
+further row of a small batch runs at a fifth to a quarter of that rate: 8 rows against 1 on an RTX 3090 with
 Q4_0 (15802).
 
-A processor streams weights at some 0.7 of what its memory modules promise, and one core of it at a few GB/s.
-Its arithmetic goes by its cores: 30 GFLOP/s each in prompts is what AVX2 reaches at the least.
+A processor streams weights at some 0.7 of its memory modules' bandwidth, and one core at a few GB/s. Its
+arithmetic is proportional to its cores: AVX2 reaches at least 30 GFLOP/s per core in prompts.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ from vram_llm.machine.types import Device, DeviceKind, Fact, Link, Machine, Sour
 
 
 class _Class(NamedTuple):
-    """What cards of one make have in common."""
+    """The figures that cards of one generation share."""
 
     read_share: float  # of the bandwidth
     layer_overhead_s: float
@@ -69,12 +70,12 @@ _CORE_FLOPS_PER_S = 30e9
 _CPU_ROW_SHARE = 0.5
 
 _PCIE_LANE_BYTES_PER_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
-_PCIE_SHARE = 0.8  # of the raw rate, headers and flow control taken off
+_PCIE_SHARE = 0.8  # of the raw rate, without headers and flow control
 _PCIE_LATENCY_S = 10e-6
 
 
 def with_speeds(machine: Machine) -> Machine:
-    """`machine` with a speed for the host and every device that have a bandwidth and no speed yet."""
+    """`machine` with a speed for each device, and for the host, that has a bandwidth and no speed."""
     devices = (
         device if device.speed is not None else dataclasses.replace(device, speed=speed_of(device))
         for device in machine.devices
@@ -87,12 +88,12 @@ def with_speeds(machine: Machine) -> Machine:
 
 
 def speed_of(device: Device) -> Speed | None:
-    """What a device's bandwidth and make promise; None where its bandwidth is not known.
+    """A device's speed from its bandwidth and generation; None if its bandwidth is unknown.
 
-    What follows from the bandwidth alone has its source; arithmetic is an estimate.
+    Figures from the bandwidth alone have its source; arithmetic is an estimate.
     """
     bandwidth = device.bandwidth_bytes_per_s
-    if bandwidth is None or device.kind is DeviceKind.RPC:  # a worker: nobody knows what is behind it
+    if bandwidth is None or device.kind is DeviceKind.RPC:  # a worker's device is unknown
         return None
     make = _class_of(device)
     prompt = None
@@ -108,7 +109,7 @@ def speed_of(device: Device) -> Speed | None:
 
 
 def processor_speed(read_bytes_per_s: Fact, cores: int) -> Speed:
-    """What a processor does whose memory can be read so fast; no faster than its cores can."""
+    """A processor's speed from its memory's read rate, which its cores limit."""
     source = read_bytes_per_s.source
     prompt = _CORE_FLOPS_PER_S * cores
     return Speed(
@@ -121,7 +122,7 @@ def processor_speed(read_bytes_per_s: Fact, cores: int) -> Speed:
 
 
 def pcie_link(generation: int | None, lanes: int | None) -> Link | None:
-    """The link of a card in a slot of its own generation and width; None where they are not known."""
+    """The link of a card in a slot of its own generation and width; None if they are unknown."""
     if generation not in _PCIE_LANE_BYTES_PER_S or not lanes:
         return None
     rate = _PCIE_SHARE * _PCIE_LANE_BYTES_PER_S[generation] * lanes

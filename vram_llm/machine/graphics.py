@@ -1,4 +1,4 @@
-"""Graphics that the operating system lists, and what it takes to use those that llama.cpp does not."""
+"""Graphics that the operating system lists, and notes on how to use those that llama.cpp does not."""
 
 import platform
 import re
@@ -12,7 +12,7 @@ from vram_llm.machine.types import Device, DeviceKind
 
 _PCI_VENDORS = {"0x1002": "AMD", "0x8086": "Intel"}
 _BUS_ID = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
-_KINDS = {  # of back ends that can drive a maker's graphics, the one to build first
+_KINDS = {  # of back ends that can drive a maker's graphics, the preferred one first
     "AMD": (DeviceKind.VULKAN, DeviceKind.ROCM),
     "Intel": (DeviceKind.VULKAN, DeviceKind.SYCL),
     "Apple": (DeviceKind.METAL,),
@@ -21,7 +21,7 @@ _KINDS = {  # of back ends that can drive a maker's graphics, the one to build f
 
 @dataclass(frozen=True, slots=True)
 class Graphics:
-    """Graphics of a maker whose driver is not asked; `pci_bus_id` None: not known."""
+    """Graphics of a maker whose driver is not asked. `pci_bus_id` is None if unknown."""
 
     maker: str
     pci_bus_id: str | None = None
@@ -29,38 +29,38 @@ class Graphics:
 
 def read_graphics(root: Path) -> tuple[Graphics, ...]:
     """Graphics of AMD, Intel and Apple in this machine, from the kernel's files under `root`."""
-    found = []
+    listed = []
     for path in sorted(root.glob("sys/class/drm/card*/device/vendor")):
         maker = _PCI_VENDORS.get(read_text(path))
         if maker:
             bus_id = path.parent.resolve().name
-            found.append(Graphics(maker, bus_id if _BUS_ID.fullmatch(bus_id) else None))
-    if (root / "dev/kfd").exists() and not any(each.maker == "AMD" for each in found):
-        found.append(Graphics("AMD"))
+            listed.append(Graphics(maker, bus_id if _BUS_ID.fullmatch(bus_id) else None))
+    if (root / "dev/kfd").exists() and not any(graphics.maker == "AMD" for graphics in listed):
+        listed.append(Graphics("AMD"))
     if platform.system() == "Darwin" and platform.machine() == "arm64":
-        found.append(Graphics("Apple"))
-    return tuple(found)
+        listed.append(Graphics("Apple"))
+    return tuple(listed)
 
 
 def notes(
-    found: tuple[Graphics, ...], backends: Backends, devices: tuple[Device, ...], root: Path
+    listed: tuple[Graphics, ...], backends: Backends, devices: tuple[Device, ...], root: Path
 ) -> tuple[str, ...]:
-    """A sentence for each maker whose graphics the build has no back end for.
+    """A sentence for each maker for whose graphics the build has no back end.
 
-    Intel's are not mentioned where a device was found: most are a processor's, next to a better card.
+    Intel's get none if another device is there: most are part of a processor, next to a better card.
     """
     used = {device.pci_bus_id for device in devices} - {None}
-    makers = {each.maker for each in found if each.pci_bus_id not in used}
+    makers = {graphics.maker for graphics in listed if graphics.pci_bus_id not in used}
     if devices:
         makers.discard("Intel")
-    said = []
+    sentences = []
     for maker in sorted(makers):
         kinds = _KINDS[maker]
         if not backends.is_known or backends.kinds.intersection(kinds):
             continue
         kind = DeviceKind.ROCM if maker == "AMD" and (root / "dev/kfd").exists() else kinds[0]
-        said.append(
+        sentences.append(
             f"{maker} graphics cannot be used by the installed llama.cpp. This builds one that can: "
             f"{build_command(kind)} (or describe the card with --gpu, to plan without it)"
         )
-    return tuple(said)
+    return tuple(sentences)

@@ -33,7 +33,7 @@ def read_host(root: Path = ROOT) -> Host:
 
 
 def largest_process() -> str | None:
-    """The other process with the most memory, as "NAME (pid N) holds 3.10 GiB"; None where none is seen."""
+    """The other process with the most memory, as "NAME (pid N) holds 3.10 GiB"; None if none is visible."""
     import psutil
 
     held = [
@@ -50,7 +50,7 @@ def largest_process() -> str | None:
 def memory_limits(root: Path = ROOT) -> list[tuple[int, int]]:
     """(limit, bytes left below it) of every cgroup above this process that has a memory limit.
 
-    What is left leaves page cache out of the usage: the kernel drops it before it kills.
+    The usage excludes page cache, which the kernel drops before it kills a process.
     """
     names = ("memory.max", "memory.current", "inactive_file", "active_file")
     v2 = [_room(folder, *names) for folder in _folders(root, None)]
@@ -69,7 +69,7 @@ def cpu_limits(root: Path = ROOT) -> list[int]:
 
 
 def cpu_name(root: Path = ROOT) -> str | None:
-    """The processor's name as Linux prints it, or as Python's platform module knows it; None if neither."""
+    """The processor's name in /proc/cpuinfo, or from Python's platform module; None without either."""
     for line in read_text(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name" and value.strip():
@@ -121,12 +121,12 @@ def _cores(quota: str, period: str) -> int | None:
 
 
 def _number(text: str) -> int | None:
-    """The count in `text`; None for "max", "-1" and what is no number."""
+    """The count in `text`; None for "max", "-1" and anything that is not a number."""
     return int(text) if text.strip().isdecimal() else None
 
 
 def read_text(path: Path) -> str:
-    """The stripped text of a file of /proc or /sys; empty where it cannot be read."""
+    """The stripped text of a file of /proc or /sys; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

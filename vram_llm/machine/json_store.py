@@ -1,7 +1,7 @@
-"""What is kept of this computer's devices between runs: small JSON files in the user's data folder.
+"""Small JSON files in the user's data folder, which store facts on this computer's devices between runs.
 
-A file that cannot be used is a sentence for the person, never an error; a write replaces the file whole, so
-that a reader finds the old one or the new one, and never a part.
+A file that cannot be used leads to a note, never to an error. A write replaces the whole file, so that a
+reader finds the old file or the new one, never a part.
 """
 
 import os
@@ -26,7 +26,7 @@ class _File(msgspec.Struct, Generic[T], kw_only=True):
 
 
 def folder() -> Path:
-    """Where the files are; $VRAM_LLM_DATA_DIR names another folder."""
+    """The folder of the files; $VRAM_LLM_DATA_DIR names another one."""
     return Path(os.environ.get(DATA_DIR_VARIABLE) or platformdirs.user_data_dir("vram-llm"))
 
 
@@ -39,22 +39,22 @@ def llama_cpp_version() -> str:
 
 
 def read(path: Path, of: type[T], what: str) -> tuple[dict[str, T], tuple[str, ...]]:
-    """The records of `path`, and a note where the file is there and cannot be used; `what` is its plural."""
+    """The records of `path`, and a note if the file exists and cannot be used. `what` names its records."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_File[of])  # type: ignore[valid-type]
+        file = msgspec.json.decode(path.read_bytes(), type=_File[of])  # type: ignore[valid-type]
     except FileNotFoundError:
         return {}, ()
     except OSError as error:
-        return {}, (f"the {what}, {path}, cannot be read: {error.strerror or error}",)
+        return {}, (f"the {what} in {path} cannot be read: {error.strerror or error}",)
     except (msgspec.MsgspecError, UnicodeError) as error:
-        return {}, (f"the {what}, {path}, are damaged and not used: {error}",)
-    if found.version != _FILE_VERSION:
-        return {}, (f"the {what}, {path}, are of another version of this program and not used",)
-    return found.records, ()
+        return {}, (f"the {what} in {path} are damaged and not used: {error}",)
+    if file.version != _FILE_VERSION:
+        return {}, (f"the {what} in {path} are of another version of this program and not used",)
+    return file.records, ()
 
 
 def write(path: Path, records: dict[str, T]) -> None:
-    """All records in place of the old ones. Raises OSError."""
+    """Write all records in place of the old ones. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".new")
     try:

@@ -1,6 +1,6 @@
-"""How fast the computer's memory can be read at best, from the modules that its firmware lists.
+"""The bandwidth of the computer's memory, from the modules that its firmware lists.
 
-systemd-udevd keeps the firmware's table (SMBIOS type 17) where every user can read it, in
+systemd-udevd keeps a copy of the firmware's table (SMBIOS type 17) that every user can read, in
 /run/udev/data/+dmi:id (udev's program dmi_memory_id, systemd 248 and later): MEMORY_DEVICE_n_LOCATOR,
 _BANK_LOCATOR, _SIZE, _DATA_WIDTH, _CONFIGURED_SPEED_MTS. Virtual machines list nothing usable.
 """
@@ -16,11 +16,11 @@ _PROPERTY = re.compile(r"E:MEMORY_DEVICE_(\d+)_([A-Z_]+)=(.*)")
 _CHANNEL = re.compile(r"(?:channel|chan|dimm)[ _-]?([a-p])(?![a-z])", re.IGNORECASE)
 _SOCKET = re.compile(r"\b(?:cpu|proc|p|node|controller) ?(\d+)", re.IGNORECASE)
 _CHANNELS_OF_A_DESKTOP = 2
-_MOST_MTS = 20_000  # a figure above it is no speed of a module
+_MOST_MTS = 20_000  # no module is faster
 
 
 def bandwidth(root: Path) -> Fact | None:
-    """Bytes per second of all channels together; None where the firmware's list cannot be read."""
+    """Bytes per second of all channels together; None if the firmware's list cannot be read."""
     modules = _modules(root)
     rates = [rate for module in modules if (rate := _bytes_per_s(module)) is not None]
     if not rates or len(rates) < len(modules):
@@ -31,7 +31,7 @@ def bandwidth(root: Path) -> Fact | None:
 
 
 def _modules(root: Path) -> list[dict[str, str]]:
-    """The fields of each slot that has a module in it."""
+    """The fields of each slot with a module."""
     try:
         text = (root / _UDEV_DATA).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -50,7 +50,7 @@ def _bytes_per_s(module: dict[str, str]) -> float | None:
 
 
 def _channel(module: dict[str, str]) -> tuple[str, ...] | None:
-    """What tells a module's channel from others; None where its place does not name one."""
+    """The identifiers of a module's channel; None if its locators do not name one."""
     place = f"{module.get('BANK_LOCATOR', '')} {module.get('LOCATOR', '')}"
     channel = _CHANNEL.search(place)
     if channel is None:

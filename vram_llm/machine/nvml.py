@@ -11,16 +11,16 @@ NO_DRIVER = "There is no NVIDIA driver on this machine."
 
 
 class Cards(NamedTuple):
-    """The cards found, and in sentences what could not be."""
+    """The cards found, and notes on cards that could not be read."""
 
     devices: tuple[Device, ...]
     notes: tuple[str, ...]
 
 
 def cards(host: Host) -> Cards:
-    """Every usable NVIDIA card, numbered as by nvidia-smi; none, and a note, where there is no driver.
+    """Every usable NVIDIA card, numbered as by nvidia-smi; no card and a note if there is no driver.
 
-    `host` stands in for the memory of a card that has none of its own (GB10, Jetson).
+    A card without its own memory (GB10, Jetson) gets the memory of `host`.
     """
     try:
         import pynvml as nvml
@@ -39,15 +39,15 @@ def cards(host: Host) -> Cards:
 
 
 class NvmlUsage(NamedTuple):
-    """Bytes in use, by the UUID of the card, as the driver of version `driver_version` tells them."""
+    """Bytes in use by the UUID of the card, as the driver of version `driver_version` reports them."""
 
-    cards: dict[str, int]  # by whatever programs
-    process: dict[str, int]  # by the one asked about; in a container NVML may not know it
+    cards: dict[str, int]  # used by all programs
+    process: dict[str, int]  # used by one process; in a container NVML may not know it
     driver_version: str | None = None
 
 
 def shared_memory_note(name: str) -> str:
-    """About a device whose memory is the host's."""
+    """The note on a device that uses the host's memory."""
     return (
         f"{name} has no memory of its own: its memory is the host's, and plans count it for both; "
         "keep every layer off the host with --n-gpu-layers -1."
@@ -55,7 +55,7 @@ def shared_memory_note(name: str) -> str:
 
 
 def usage(pid: int | None = None) -> NvmlUsage:
-    """What is in use on every NVIDIA card, and of that what process `pid` uses; empty without a driver."""
+    """Memory in use on every NVIDIA card, by all programs and by process `pid`; empty without a driver."""
     try:
         import pynvml as nvml
     except ImportError:
@@ -74,10 +74,10 @@ def usage(pid: int | None = None) -> NvmlUsage:
 
 
 def normalise_bus_id(text: str) -> str:
-    """NVML's "00000000:01:00.0" as llama.cpp's CUDA devices name it: "0000:01:00.0".
+    """NVML's "00000000:01:00.0" in the form of llama.cpp's CUDA devices: "0000:01:00.0".
 
-    ggml-cuda.cu (ggml_backend_cuda_reg) lower-cases what cudaDeviceGetPCIBusId prints, whose domain has
-    four digits, or more where it needs them.
+    ggml-cuda.cu (ggml_backend_cuda_reg) lower-cases the result of cudaDeviceGetPCIBusId. Its domain has
+    four digits, or more if it needs them.
     """
     domain, _, rest = text.strip().lower().partition(":")
     return f"{int(domain, 16):04x}:{rest}"
@@ -93,11 +93,11 @@ def bandwidth_bytes_per_s(memory_clock_mhz: int, bus_width_bits: int) -> float:
 
 
 def visible(found: Cards, environ: Mapping[str, str]) -> Cards:
-    """`found` without the cards that CUDA_VISIBLE_DEVICES hides, with a note where it hides any.
+    """`found` without the cards that CUDA_VISIBLE_DEVICES hides, and a note if it hides any.
 
-    As in the CUDA Programming Guide: indices or beginnings of UUIDs, read up to the first that names no
-    card. Indices count in CUDA's order, which is NVML's only under CUDA_DEVICE_ORDER=PCI_BUS_ID or where
-    all cards are alike; otherwise nothing is hidden and a note says so.
+    The value is read as in the CUDA Programming Guide: indices or beginnings of UUIDs, up to the first that
+    names no card. Indices count in CUDA's order. That is NVML's order only with
+    CUDA_DEVICE_ORDER=PCI_BUS_ID, or if all cards are alike; otherwise no card is hidden, and a note says so.
     """
     listed = environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None or not found.devices:
@@ -110,7 +110,7 @@ def visible(found: Cards, environ: Mapping[str, str]) -> Cards:
         if entry.isdecimal() and not same_order:
             note = (
                 f"CUDA_VISIBLE_DEVICES={listed} counts cards in CUDA's order, which the driver does not "
-                "tell: all are shown. Set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name them by UUID."
+                "report: all are shown. Set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name them by UUID."
             )
             return Cards(found.devices, (*found.notes, note))
         matches = [d.id for d in found.devices if _is_named(d, entry)]
@@ -153,12 +153,12 @@ def _read_all(nvml: Any, host: Host) -> Cards:
 
 
 def _read(nvml: Any, index: int, driver: str | None, host: Host) -> Cards:
-    """The card at `index`; raises NVMLError where not even its memory is known."""
+    """The card at `index`. Raises NVMLError if its memory is unknown."""
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     name = _ask(nvml, nvml.nvmlDeviceGetName, handle) or "NVIDIA GPU"
     mig = _ask(nvml, nvml.nvmlDeviceGetMigMode, handle)
     if mig and mig[0]:
-        note = f"{name} (NVIDIA card {index}) is left out: it is cut into MIG instances."
+        note = f"{name} (NVIDIA card {index}) is left out: it is split into MIG instances."
         return Cards((), (note,))
     notes: tuple[str, ...] = ()
     try:
@@ -200,12 +200,12 @@ def _add_usage(nvml: Any, index: int, pid: int | None, used: NvmlUsage) -> None:
     except (nvml.NVMLError, nvml.NVMLLibraryMismatchError):
         return
     ours = [process.usedGpuMemory for process in processes if process.pid == pid]
-    if ours and None not in ours:  # Windows' own driver model does not tell
+    if ours and None not in ours:  # unknown under Windows' driver model (WDDM)
         used.process[uuid] = sum(ours)
 
 
 def _memory(nvml: Any, handle: Any) -> Any:
-    """Version 2 keeps what the driver reserves apart from what programs use; older drivers have only 1."""
+    """Memory by version 2 of the call, whose usage excludes the driver's reserve; old drivers have only 1."""
     try:
         return nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
     except (nvml.NVMLError_FunctionNotFound, nvml.NVMLError_InvalidArgument, nvml.NVMLError_NotSupported):

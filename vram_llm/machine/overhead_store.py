@@ -1,8 +1,8 @@
-"""What `verify` learned of this machine's cards: bytes a process takes outside llama.cpp's buffers.
+"""The store of overheads that `verify` measured: bytes of a process outside llama.cpp's buffers, by card.
 
-One JSON file in the user's data folder, a record for each card by its UUID. A record counts only under the
-driver and the llama-cpp-python it was measured with. Of several measurements the largest is kept: what
-libraries and pools take grows with the model and its batch.
+It is one JSON file in the user's data folder, with a record for each card by its UUID. A record is valid only
+for the driver and the llama-cpp-python of its measurement. The largest measurement is kept, since the memory
+of libraries and pools grows with the model and its batch.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from vram_llm.machine.types import Device, Fact, Machine, Source
 
 
 class OverheadRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One card's overhead, and under what it was measured."""
+    """One card's overhead, and the versions it was measured with."""
 
     name: str
     overhead_bytes: Annotated[int, msgspec.Meta(ge=0, lt=2**50)]
@@ -39,7 +39,7 @@ def path() -> Path:
 def record(
     device: Device, overhead_bytes: int, *, how: str, model: str, driver: str | None
 ) -> OverheadRecord:
-    """A measurement made now, by this program."""
+    """The record of a measurement made now by this program."""
     return OverheadRecord(
         name=device.name,
         overhead_bytes=overhead_bytes,
@@ -53,39 +53,43 @@ def record(
 
 
 def keep(new: Mapping[str, OverheadRecord]) -> tuple[str, ...]:
-    """Write records by UUID to the file, except where a larger one of the same versions is there.
+    """Store records by UUID, unless the file has a larger one of the same versions.
 
-    What was done, in sentences; that it could not be written is one of them, and no error.
+    Returns sentences on the result. An error of writing is one of them and is not raised.
     """
     cards, notes = _read()
-    said = list(notes)
-    for uuid, found in new.items():
+    results = list(notes)
+    for uuid, measured in new.items():
         before = cards.get(uuid)
-        if before and _versions(before) == _versions(found) and before.overhead_bytes >= found.overhead_bytes:
-            said.append(f"{found.name}: the larger overhead measured {before.measured_at} is kept")
+        if (
+            before
+            and _versions(before) == _versions(measured)
+            and before.overhead_bytes >= measured.overhead_bytes
+        ):
+            results.append(f"{measured.name}: the larger overhead measured {before.measured_at} is kept")
             continue
-        cards[uuid] = found
-        said.append(f"{found.name}: this overhead is kept, and planned with from now on")
-    if any(cards[uuid] is found for uuid, found in new.items()):
+        cards[uuid] = measured
+        results.append(f"{measured.name}: this overhead is stored, and later plans include it")
+    if any(cards[uuid] is measured for uuid, measured in new.items()):
         try:
             json_store.write(path(), cards)
         except OSError as error:
-            return (*notes, f"the overhead measured cannot be kept in {path()}: {error.strerror or error}")
-    return tuple(said)
+            return (*notes, f"the measured overhead cannot be stored in {path()}: {error.strerror or error}")
+    return tuple(results)
 
 
 def with_overheads(machine: Machine) -> Machine:
-    """`machine` with the overhead learned of each of its cards; what is not used is in its notes."""
+    """`machine` with the measured overhead of each of its cards. Notes name records that are not used."""
     if not machine.devices:
         return machine
     cards, notes = _read()
-    devices, said = [], list(notes)
+    devices, warnings = [], list(notes)
     for device in machine.devices:
         known = cards.get(device.uuid) if device.uuid else None
         if known is None:
             devices.append(device)
         elif _versions(known) != (json_store.llama_cpp_version(), device.driver_version):
-            said.append(
+            warnings.append(
                 f"{device.id}'s overhead, measured under another driver or llama-cpp-python, is not used: "
                 "`vram-llm verify MODEL` measures it again"
             )
@@ -93,7 +97,7 @@ def with_overheads(machine: Machine) -> Machine:
         else:
             overhead = Fact(known.overhead_bytes, Source.MEASURED)
             devices.append(dataclasses.replace(device, overhead=overhead))
-    return dataclasses.replace(machine, devices=tuple(devices), notes=(*machine.notes, *said))
+    return dataclasses.replace(machine, devices=tuple(devices), notes=(*machine.notes, *warnings))
 
 
 def _versions(of: OverheadRecord) -> tuple[str, str | None]:
@@ -101,4 +105,4 @@ def _versions(of: OverheadRecord) -> tuple[str, str | None]:
 
 
 def _read() -> tuple[dict[str, OverheadRecord], tuple[str, ...]]:
-    return json_store.read(path(), OverheadRecord, "overheads learned")
+    return json_store.read(path(), OverheadRecord, "measured overheads")

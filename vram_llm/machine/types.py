@@ -1,18 +1,18 @@
-"""What a computer has. Facts only: each says where it came from, an unknown one is `None`."""
+"""The facts of a computer. Each has its source; an unknown one is `None`."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Source(StrEnum):
-    """Where a figure came from, the most trusted first."""
+    """The source of a figure, the most trusted first."""
 
     MEASURED = "measured"
     DRIVER = "driver"
     CATALOG = "catalog"
-    GIVEN = "given"  # the user said so
-    ESTIMATED = "estimated"  # worked out from other facts by a rule that is only about right
-    ASSUMED = "assumed"  # nothing is known: a cautious figure stands in (assumed_speed.py)
+    GIVEN = "given"  # by the user
+    ESTIMATED = "estimated"  # from other facts by an approximate rule
+    ASSUMED = "assumed"  # a cautious figure in place of an unknown one (assumed_speed.py)
 
 
 class DeviceKind(StrEnum):
@@ -41,21 +41,23 @@ class Speed:
     A decode step of n rows over L layers takes about
     step_overhead_s + L * layer_overhead_s + bytes / read_bytes_per_s + (n - 1) * flops / row_flops_per_s
     + crossing / Link.bytes_per_s;
-    bytes are the weights and the KV cache it reads, flops 2 * active parameters, crossing the bytes of the
-    activations that come from and go to the host: n * n_embd * 4, of logits n * n_vocab * 4. Twice the link's
-    latency is part of step_overhead_s, what crosses it is not.
+    bytes are the weights and the KV cache that the step reads, flops 2 * active parameters, crossing the
+    bytes of the activations from and to the host: n * n_embd * 4, for logits n * n_vocab * 4. Twice the
+    link's latency is part of step_overhead_s; the transfer of these bytes is not.
     """
 
     read_bytes_per_s: Fact  # weights and KV cache, as a decode step streams them
     layer_overhead_s: Fact  # for each repeating layer and step, whatever its bytes: launches, barriers
-    step_overhead_s: Fact  # for each step: the graph's submission, and the ways to the device and back
+    step_overhead_s: (
+        Fact  # for each step: the graph's submission, and the link's latency to the device and back
+    )
     row_flops_per_s: Fact | None  # arithmetic of decode rows after the first; None: unknown
     prompt_flops_per_s: Fact | None  # of a full micro-batch of a prompt; None: unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """The way between the host and a device, which activations take where layers change places."""
+    """The link between the host and a device. Activations cross it between layers on different devices."""
 
     latency_s: Fact
     bytes_per_s: Fact
@@ -66,8 +68,8 @@ class Device:
     """One card, or one device of a remote worker.
 
     `id` is unique in a machine; plans and messages use it: "GPU0" is the card that nvidia-smi calls
-    0, "RPC0" the first device of the first worker. Cards are found again by `uuid` or `pci_bus_id`, never by
-    `id`: CUDA orders them differently, and saved plans may call them otherwise.
+    0, "RPC0" the first device of the first worker. Cards are recognised by `uuid` or `pci_bus_id`, never by
+    `id`: CUDA orders them differently, and saved plans may have other ids.
     """
 
     id: str
@@ -82,14 +84,14 @@ class Device:
     row_padding: int = 0  # a quantised row is padded to a multiple of this many elements; 0: it is not
     uuid: str | None = None
     pci_bus_id: str | None = None  # "0000:01:00.0", lower case
-    ggml_name: str | None = None  # llama.cpp's name for it here ("CUDA0", "Vulkan0"); None: not asked
+    ggml_name: str | None = None  # llama.cpp's name for it here ("CUDA0", "Vulkan0"); None: unknown
     endpoint: str | None = None  # "host:port" of an RPC worker
-    endpoint_index: int = 0  # which of that worker's devices
+    endpoint_index: int = 0  # index among the worker's devices
     compute_capability: str | None = None  # "8.6"
     driver_version: str | None = None
     what_if: bool = False  # not in this machine: planned for, never loaded
-    companion_bytes: int = 0  # that what stands beside the planned model will hold here
-    speed: Speed | None = None  # `calibrate` measures it; else from the bandwidth; None: planned as assumed
+    companion_bytes: int = 0  # that companions of the planned model will hold here
+    speed: Speed | None = None  # measured by `calibrate`, or from the bandwidth; None: plans assume one
     link: Link | None = None
 
     def budget_bytes(self, reserve_bytes: int) -> int:
@@ -99,7 +101,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """The computer itself. `available_bytes` is what can be used now, cgroup limits included."""
+    """The computer itself. `available_bytes` is free now within the cgroup limits."""
 
     name: str
     cores: int  # that this process may run on
@@ -118,8 +120,8 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Devices in the order llama.cpp would be told them, and the host."""
+    """The devices, in the order in which llama.cpp gets them, and the host."""
 
     devices: tuple[Device, ...]
     host: Host
-    notes: tuple[str, ...] = ()  # what could not be found out, in sentences
+    notes: tuple[str, ...] = ()  # sentences on facts that are unknown

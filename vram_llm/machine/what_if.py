@@ -1,13 +1,13 @@
-"""Cards that are planned for but not there, as a person writes them.
+"""Parse descriptions of what-if cards: cards to plan for that are not in the machine.
 
 rig  = spec {"+" spec}
 spec = [COUNT "x"] (NAME [SIZE] | SIZE) ["@" SIZE] ["@" BANDWIDTH]
 
 "RTX 4080 Laptop"              a card of the catalog
 "RTX 4090 + 2x RTX 3060 12GB"  three of them
-"2080 Ti 22GB"                 a card with another memory size, of the nearest make the catalog has
-"24GB"                         any CUDA card of that size, its bandwidth unknown
-"2x24GB@1008GB/s"              two of them, with a bandwidth
+"2080 Ti 22GB"                 a card with another memory size; the catalog's nearest variant
+"24GB"                         a CUDA card of that size with unknown bandwidth
+"2x24GB@1008GB/s"              two such cards with a bandwidth
 
 GB is GiB here, as card makers write it: a "24GB" card has 24 GiB. Bandwidths are decimal.
 """
@@ -29,7 +29,7 @@ _LARGEST_BYTES = 4096 * GIB
 _JOIN = re.compile(r"(?<!max)\+", re.IGNORECASE)  # "Ryzen AI Max+ 395" is one name
 # "7900xt" and "7900xtx" are cards, not 7900 of something.
 _COUNT = re.compile(r"(\d+)\s*(?:x(?!tx?\b)|×|\*)\s*(\S.*)", re.IGNORECASE)
-# "4080m" is a card and "4080" is one: a size has a unit, and mebibytes are written out.
+# "4080m" is a card and "4080" is one: a size has a unit, and mebibytes are written in full.
 _SIZE = re.compile(r"(?<![\w.])\d+(?:\.\d+)?\s*(?:g|t|[kmgt]i?b)\b", re.IGNORECASE)
 _MAKERS_UNIT = re.compile(r"(?<=[kmgt])b", re.IGNORECASE)
 
@@ -98,13 +98,13 @@ def parse_gpu(spec: str) -> tuple[Device, ...]:
 
 
 def notes(rigs: Sequence[str]) -> tuple[str, ...]:
-    """What the catalog has to say about the cards of `rigs`, each sentence once."""
+    """The catalog's notes on the cards of `rigs`, each once."""
     cards = [read.card for read in map(_read, _specs(rigs)) if read.card is not None]
     return tuple(dict.fromkeys(f"{card.label}: {card.note}" for card in cards if card.note))
 
 
 def _specs(rigs: Sequence[str]) -> list[str]:
-    """The specs that "+" joins. Raises UnknownDevice where one is empty."""
+    """The specs that "+" joins. Raises UnknownDevice if one is empty."""
     specs = []
     for rig in rigs:
         parts = [part.strip() for part in _JOIN.split(rig)]
@@ -117,7 +117,7 @@ def _specs(rigs: Sequence[str]) -> list[str]:
 
 
 def _name(card: catalog.Card | None, memory_bytes: int) -> str:
-    """The make's name, or the card's where no make has this memory size."""
+    """The label of the variant, or the card's name if no variant has this memory size."""
     if card is None:
         return f"{format_bytes(memory_bytes)} GPU"
     made = memory_bytes == card.memory_bytes or round(memory_bytes / GIB) == card.memory_gib
@@ -152,7 +152,7 @@ def _read(spec: str) -> _Spec:
 
 
 def _named(spec: str, name: str, memory_bytes: int | None) -> tuple[catalog.Card, int | None]:
-    """The card called `name`, and the memory size in the name where the catalog knows no such make."""
+    """The card called `name`; also the memory size in the name if the catalog has no such variant."""
     try:
         return catalog.find(name, memory_bytes), None
     except UnknownDevice:
