@@ -70,7 +70,7 @@ def _section(name: str, command: click.Command, shared: list[click.Option]) -> s
     lines += [" ".join(each.split()) + "\n" for each in (command.help or "").split("\n\n")]
     lines += _rows(options, context)
     if takes_all:
-        lines.append("\nBeside these, the options for planning below.")
+        lines.append("\nAlso the options for planning below.")
     return "\n".join([*lines, ""])
 
 
