@@ -1,1 +1,1 @@
-"""What a person runs from the Makefile, and what CI runs: the same files."""
+"""Scripts that the Makefile and CI run."""

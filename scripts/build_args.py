@@ -1,4 +1,4 @@
-"""Which llama.cpp to build: facts about the computer in, a back end, CMake arguments and reasons out.
+"""Decide which llama.cpp to build: from facts about the computer to a back end, CMake arguments and reasons.
 
 Pure functions, standard library only: the set-up runs them before anything is installed.
 """
@@ -31,12 +31,12 @@ JOB_BYTES = 2 * 2**30  # the largest translation units of llama.cpp need about t
 
 
 class SetupError(Exception):
-    """The set-up cannot go on: one sentence for the person who runs it."""
+    """The set-up cannot continue; the message is one sentence for its user."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the decision rests on. `None` or an empty value: not there."""
+    """The facts for the decision. `None` or an empty value: not there."""
 
     system: str  # platform.system(): "Linux", "Darwin"
     arch: str  # platform.machine(): "x86_64", "aarch64", "arm64"
@@ -55,7 +55,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Build:
-    """What to build, and why, a line for each decision."""
+    """The build: back end, arguments, jobs, and a line with the reason for each decision."""
 
     backend: str
     cmake_args: tuple[str, ...]
@@ -66,8 +66,8 @@ class Build:
 def choose_backend(facts: Facts, wanted: str = "") -> tuple[str, str]:
     """The back end and the reason. `wanted` is VRAM_LLM_BACKEND.
 
-    A toolkit alone switches nothing on: a machine without the card may carry it, and building for CUDA
-    takes an hour on two cores. Raises SetupError.
+    A toolkit alone does not select its back end: a machine without the card may have it, and building for
+    CUDA takes an hour on two cores. Raises SetupError.
     """
     if wanted:
         return _forced(facts, wanted), "VRAM_LLM_BACKEND says so"
@@ -111,8 +111,8 @@ def _why_no_gpu(facts: Facts) -> str:
 def cpu_args(facts: Facts) -> tuple[tuple[str, ...], str]:
     """CMake arguments for the processor, and the reason.
 
-    On x86-64 Linux every instruction set is named, from what the kernel lists as usable, and AMX never:
-    GGML_NATIVE would add it, and on some virtual machines its kernels crash at the first decode.
+    On x86-64 Linux the arguments name every instruction set that the kernel lists, except AMX: GGML_NATIVE
+    would add it, and on some virtual machines its kernels crash at the first decode.
     """
     if facts.system != "Linux" or facts.arch not in ("x86_64", "AMD64") or not facts.cpu_flags:
         return (), f"{facts.arch}: llama.cpp's own choice for this machine"
@@ -131,7 +131,7 @@ def _required(option: str) -> tuple[str, ...]:
 
 
 def choose_jobs(facts: Facts, wanted: str = "") -> tuple[int, str]:
-    """Compilers to run at once: one a core, fewer where memory would not hold them. Raises SetupError."""
+    """Compilers to run at once: one per core, or fewer if memory is short. Raises SetupError."""
     if wanted:
         if not wanted.isdigit() or int(wanted) == 0:
             raise SetupError(f"CMAKE_BUILD_PARALLEL_LEVEL={wanted} is not a number of jobs")
@@ -145,7 +145,7 @@ def choose_jobs(facts: Facts, wanted: str = "") -> tuple[int, str]:
 def backend_args(facts: Facts, backend: str) -> tuple[str, ...]:
     """CMake arguments that switch `backend` on."""
     if backend == "cuda":
-        # Without a card "native" means nothing; llama.cpp's own list of architectures then serves all.
+        # "native" needs a card; without one, llama.cpp's own list of architectures is built.
         native = ("-DCMAKE_CUDA_ARCHITECTURES=native",) if facts.nvidia_driver else ()
         return ("-DGGML_CUDA=ON", *native)
     options = {"rocm": "-DGGML_HIP=ON", "vulkan": "-DGGML_VULKAN=ON", "metal": "-DGGML_METAL=ON"}
@@ -153,8 +153,8 @@ def backend_args(facts: Facts, backend: str) -> tuple[str, ...]:
 
 
 def plan_build(facts: Facts, environment: Mapping[str, str]) -> Build:
-    """The whole decision. Read from `environment`: VRAM_LLM_BACKEND; CMAKE_ARGS, put last so that they win;
-    CMAKE_BUILD_PARALLEL_LEVEL. Raises SetupError where one of them cannot be used.
+    """The whole decision. It reads VRAM_LLM_BACKEND, CMAKE_BUILD_PARALLEL_LEVEL and CMAKE_ARGS (last, so that
+    they win) from `environment`. Raises SetupError if one of them cannot be used.
     """
     backend, why_backend = choose_backend(facts, environment.get("VRAM_LLM_BACKEND", ""))
     cpu, why_cpu = cpu_args(facts)
@@ -168,9 +168,9 @@ def plan_build(facts: Facts, environment: Mapping[str, str]) -> Build:
 
 
 def wheel_key(build: Build, version: str, python_tag: str, compilers: tuple[str, ...], target: str) -> str:
-    """A name for the built wheel: equal where, and only where, building again would give the same one.
+    """A key for the built wheel: equal keys mean equal builds.
 
-    `target` says what "native" means to the compilers here: the architecture and the GPUs' capabilities.
+    `target` is the meaning of "native" for the compilers here: the architecture and the GPUs' capabilities.
     """
     parts = (version, *build.cmake_args, python_tag, *compilers, target)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

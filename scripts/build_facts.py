@@ -1,4 +1,4 @@
-"""What this computer has that the build of llama.cpp depends on. Reads only; standard library only."""
+"""Read the facts of this computer that the build of llama.cpp depends on. Standard library only."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_facts(root: Path = Path("/")) -> Facts:
 
 
 def cpu_flags(root: Path) -> frozenset[str]:
-    """The first processor's flags in /proc/cpuinfo, which lists only what programs may use."""
+    """The first processor's flags in /proc/cpuinfo, which lists only usable ones."""
     for line in _text(root / "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "flags":
@@ -62,7 +62,7 @@ def usable_cores(root: Path) -> int:
 
 
 def available_bytes(root: Path) -> int | None:
-    """MemAvailable, or what a cgroup leaves of it; `None` where neither is told."""
+    """MemAvailable, within the cgroup's limit; `None` if both are unknown."""
     limits = [
         int(line.split()[1]) * 1024
         for line in _text(root / "proc/meminfo").splitlines()
@@ -75,7 +75,7 @@ def available_bytes(root: Path) -> int | None:
 
 
 def compiler_versions() -> tuple[str, ...]:
-    """The first line each of what the C and C++ compilers (CC, CXX or the usual names) say they are."""
+    """The first line of `--version` of the C and C++ compilers (CC, CXX or the usual names)."""
     commands = [os.environ.get("CC") or "cc", os.environ.get("CXX") or "c++"]
     return tuple(line for command in commands if (line := _output([*command.split(), "--version"])))
 
@@ -101,7 +101,7 @@ def _text(path: Path) -> str:
 
 
 def _output(command: list[str], lines: int | None = 1) -> str:
-    """Standard output, its first `lines` only; empty where the command fails or is not there."""
+    """The first `lines` of standard output; empty if the command fails or is missing."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):

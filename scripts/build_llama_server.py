@@ -1,10 +1,10 @@
-"""Builds llama.cpp's own programs (llama-server, llama-bench, ggml-rpc-server) from the bindings' source.
+"""Build llama.cpp's own programs (llama-server, llama-bench, ggml-rpc-server) from the bindings' source.
 
     python -m scripts.build_llama_server
 
-The source is the one inside llama-cpp-python's source distribution, the arguments for ggml are the set-up's:
-what the programs place and take is what the library places and takes. Built once per user and kind of
-machine. No web UI, no TLS. Standard library only; needs cmake.
+The source is inside llama-cpp-python's source distribution, and the arguments for ggml are the set-up's, so
+that the programs use memory exactly as the library does. They are built once per user and kind of machine,
+without web UI and TLS. Standard library only; needs cmake.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scripts.setup import ROOT, llama_requirement, target
 PROGRAMS = ("llama-server", "llama-bench", "ggml-rpc-server")
 CMAKE_ARGS = (
     "-DCMAKE_BUILD_TYPE=Release",
-    "-DBUILD_SHARED_LIBS=OFF",  # each program one file
+    "-DBUILD_SHARED_LIBS=OFF",  # one file per program
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_APP=OFF",
@@ -36,20 +36,20 @@ CMAKE_ARGS = (
 
 
 def main() -> int:
-    """Build what is not built; print the folder of the programs. The exit code."""
+    """Build missing programs and print their folder. Returns the exit code."""
     try:
         print(built_programs())
     except SetupError as error:
         print(f"build: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nbuild: stopped; run it again to go on", file=sys.stderr)
+        print("\nbuild: stopped; run it again to continue", file=sys.stderr)
         return 130
     return 0
 
 
 def built_programs() -> Path:
-    """The folder that holds PROGRAMS, after building them if need be. Raises SetupError."""
+    """Build PROGRAMS if they are missing; returns their folder. Raises SetupError."""
     facts = read_facts()
     build = plan_build(facts, os.environ)
     folder = programs_folder(facts, build)
@@ -74,7 +74,7 @@ def built_programs() -> Path:
 
 
 def programs_folder(facts: Facts, build: Build) -> Path:
-    """Where the programs of this machine and these arguments are, or would be."""
+    """The folder for the programs of this machine and these arguments."""
     requirement = llama_requirement((ROOT / "pyproject.toml").read_text())
     key = wheel_key(build, requirement, " ".join(CMAKE_ARGS), compiler_versions(), target(facts))
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -82,12 +82,12 @@ def programs_folder(facts: Facts, build: Build) -> Path:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether every program was built there."""
+    """Whether `folder` has every program."""
     return all((folder / name).exists() for name in PROGRAMS)
 
 
 def fetch_source(folder: Path, log: Path) -> Path:
-    """Download and unpack llama.cpp's source into `folder`; its path. Raises SetupError."""
+    """Download and unpack llama.cpp's source into `folder`; returns its path. Raises SetupError."""
     archive = fetch_archive(folder, log)
     with tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
@@ -95,7 +95,7 @@ def fetch_source(folder: Path, log: Path) -> Path:
 
 
 def fetch_archive(folder: Path, log: Path) -> Path:
-    """Download the source distribution of llama-cpp-python into `folder`; its path. Raises SetupError."""
+    """Download llama-cpp-python's source distribution into `folder`; returns its path. Raises SetupError."""
     requirement = llama_requirement((ROOT / "pyproject.toml").read_text())
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
     command += ["--no-cache-dir", "--no-binary", "llama-cpp-python", "--dest", str(folder), requirement]
@@ -108,7 +108,7 @@ def fetch_archive(folder: Path, log: Path) -> Path:
 
 
 def configure_command(cmake: str, source: Path, output: Path, build: Build) -> list[str]:
-    """CMake's command line; Ninja where it is here."""
+    """CMake's command line, with Ninja if it is installed."""
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     return [cmake, "-S", str(source), "-B", str(output), *generator, *CMAKE_ARGS, *build.cmake_args]
 

@@ -1,4 +1,4 @@
-"""Builds the llama-cpp-python wheel, once per user and kind of machine."""
+"""Build the llama-cpp-python wheel, once per user and kind of machine."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _CAUSES = (
 
 
 def cached_wheel(key: str) -> Path | None:
-    """The wheel built before under `key`, if there is one."""
+    """The wheel that an earlier build stored under `key`, or None."""
     return next(iter(sorted(_folder(key).glob("*.whl"))), None)
 
 
 def build_wheel(build: Build, key: str, python: Path, requirement: str, nvcc: str | None) -> Path:
-    """Build `requirement` with `python`'s pip and keep the wheel under `key`. Raises SetupError."""
+    """Build `requirement` with `python`'s pip and store the wheel under `key`. Raises SetupError."""
     folder = _folder(key)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "build.log"
@@ -58,7 +58,7 @@ def build_wheel(build: Build, key: str, python: Path, requirement: str, nvcc: st
 
 
 def explain(log: str) -> str:
-    """Why pip or a compiler failed and what to try, in one sentence, from what it printed."""
+    """Why pip or a compiler failed and what to try, in one sentence, from its output."""
     for pattern, sentence in _CAUSES:
         if match := re.search(pattern, log, re.IGNORECASE):
             return sentence.format(*match.groups())
@@ -67,7 +67,7 @@ def explain(log: str) -> str:
 
 
 def where(line: str) -> str | None:
-    """How far the build is, where `line` of its output (Ninja's or make's) tells."""
+    """The progress of the build in `line` of its output (Ninja's or make's), or None."""
     if match := _STEP.match(line):
         return f"step {match[1]} of {match[2]}"
     if match := _PERCENT.match(line):

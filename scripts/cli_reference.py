@@ -1,4 +1,4 @@
-"""Writes docs/cli.md, every command with its options, from the commands themselves.
+"""Write docs/cli.md, with every command and its options, from the commands' own help.
 
 python -m scripts.cli_reference
 """
@@ -16,7 +16,7 @@ HEAD = """# Commands
 
 Written by `python -m scripts.cli_reference` from the commands' own `--help`; do not edit.
 """
-SHARING = ("vram-llm plan", "vram-llm serve")  # what both take is listed once
+SHARING = ("vram-llm plan", "vram-llm serve")  # options of both are listed once
 WIDTH = 10_000  # help texts are not wrapped
 
 
@@ -32,7 +32,7 @@ def reference() -> str:
 
 
 def main() -> None:
-    """Write it."""
+    """Write docs/cli.md."""
     OUTPUT.write_text(reference(), encoding="utf-8")
     sys.stdout.write(f"{OUTPUT}\n")
 
@@ -42,10 +42,10 @@ def _walk(name: str, command: click.Command) -> Iterator[tuple[str, click.Comman
         yield name, command
         return
     context = _context(name, command)
-    for each in command.list_commands(context):
-        inner = command.get_command(context, each)
+    for inner_name in command.list_commands(context):
+        inner = command.get_command(context, inner_name)
         if inner is not None:
-            yield from _walk(f"{name} {each}", inner)
+            yield from _walk(f"{name} {inner_name}", inner)
 
 
 def _context(name: str, command: click.Command) -> click.Context:
@@ -67,10 +67,10 @@ def _section(name: str, command: click.Command, shared: list[click.Option]) -> s
     if takes_all:
         options = [option for option in options if _key(option) not in elsewhere]
     lines = [f"## {name}\n", f"    {name} {' '.join(command.collect_usage_pieces(context))}\n"]
-    lines += [" ".join(each.split()) + "\n" for each in (command.help or "").split("\n\n")]
+    lines += [" ".join(paragraph.split()) + "\n" for paragraph in (command.help or "").split("\n\n")]
     lines += _rows(options, context)
     if takes_all:
-        lines.append("\nAlso the options for planning below.")
+        lines.append("\nIt also takes the options for planning below.")
     return "\n".join([*lines, ""])
 
 

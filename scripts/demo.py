@@ -1,6 +1,6 @@
-"""The whole journey on the built-in model: analyze, plan, serve, questions, a tool; then on until Ctrl+C.
+"""Demonstrate the built-in model: analyze, plan, serve, questions, a tool; then serve until Ctrl+C.
 
-Nothing is fetched. The large model that is planned in between is a header without weights (tests/zoo).
+Nothing is downloaded. The large model in one of the plans is a header without weights (tests/zoo).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STOP_S = 20.0
 
 
 def main() -> int:
-    """Run the demo; the exit code."""
+    """Run the demo. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--once", action="store_true", help="stop after the answer")
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def run(port: int, once: bool) -> None:
-    """Raises DemoError where a command fails or the port is taken."""
+    """Run all steps. Raises DemoError if a command fails or the port is taken."""
     check_port(port)
     _command("analyze", MODEL)
     _command("plan")
@@ -81,7 +81,7 @@ def check_port(port: int) -> None:
 
 
 def _plan_a_large_model() -> None:
-    """The 49B on three unequal cards that need not be here."""
+    """Plan the 49B on three unequal cards, which need not be here."""
     from tests import zoo
 
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +100,7 @@ def _command(*arguments: str, folder: str | None = None) -> None:
 def _serve(port: int) -> subprocess.Popen[bytes]:
     arguments = ["serve", MODEL, "--host", HOST, "--port", str(port)]
     print(f"\n$ vram-llm {' '.join(arguments)}", flush=True)
-    # A session of its own: Ctrl+C reaches this script alone, which then ends the server in order.
+    # The server has its own session: only this script gets Ctrl+C, and then ends the server in order.
     return subprocess.Popen([CLI, *arguments], start_new_session=True)
 
 
@@ -112,7 +112,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
             raise DemoError(f"vram-llm serve ended with exit code {status} before it was ready", status)
         if _is_healthy(port):
             return
-        time.sleep(0.1)  # between two looks
+        time.sleep(0.1)  # until the next check
     raise DemoError(f"the server was not ready after {START_S:.0f} s")
 
 
@@ -138,7 +138,7 @@ Serving on http://{HOST}:{port} until Ctrl+C. How to go on, in another terminal:
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server and all it started."""
+    """End the server and its child processes."""
     if server.poll() is None:
         server.terminate()
         try:

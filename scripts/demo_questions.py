@@ -1,4 +1,4 @@
-"""What `make demo` asks the built-in model, through the OpenAI SDK: questions, with thinking, with a tool."""
+"""Questions of `make demo` to the built-in model by the OpenAI SDK: plain, with thinking, with a tool."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RESULT = {"temperature": 18, "sky": "sunny"}
 
 
 def ask(base_url: str) -> None:
-    """Ask, and print each answer as it comes. Raises DemoError."""
+    """Ask, and print each answer as it arrives. Raises DemoError."""
     import openai
 
     with openai.OpenAI(base_url=base_url, api_key="none") as client:
@@ -85,10 +85,12 @@ def _call(client: OpenAI) -> None:
     if not calls:
         raise DemoError(f"no tool was called; the answer was: {reply.choices[0].message.content}")
     function = calls[0].function
-    print(f"  calls {function.name}({function.arguments}), and is told {json.dumps(RESULT)}")
+    print(f"  calls {function.name}({function.arguments}), and gets {json.dumps(RESULT)}")
     chat += [
         reply.choices[0].message.model_dump(exclude_none=True),
         {"role": "tool", "tool_call_id": calls[0].id, "content": json.dumps(RESULT)},
     ]
-    told = client.chat.completions.create(model="", messages=chat, tools=tools, temperature=0, max_tokens=200)
-    print(told.choices[0].message.content, flush=True)
+    reply = client.chat.completions.create(
+        model="", messages=chat, tools=tools, temperature=0, max_tokens=200
+    )
+    print(reply.choices[0].message.content, flush=True)

@@ -1,9 +1,9 @@
-"""Fetches llama.cpp's collection of chat templates, which the tests render.
+"""Fetch llama.cpp's collection of chat templates, which the tests render.
 
     python -m scripts.fetch_templates
 
-They come out of llama-cpp-python's source distribution (vendor/llama.cpp/models/templates) and are kept once
-per user and version; the repository holds no copy. Standard library only.
+They come from llama-cpp-python's source distribution (vendor/llama.cpp/models/templates) and are stored once
+per user and version; the repository has no copy. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _INSIDE = "vendor/llama.cpp/models/templates"
 
 
 def main() -> int:
-    """Fetch what is not here; print the folder of the templates. The exit code."""
+    """Fetch missing templates and print their folder. Returns the exit code."""
     try:
         print(fetched_templates())
     except SetupError as error:
@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def fetched_templates() -> Path:
-    """The folder that holds the *.jinja files, after fetching them if need be. Raises SetupError."""
+    """Fetch the *.jinja files if they are missing; returns their folder. Raises SetupError."""
     folder = templates_folder()
     if folder.exists():
         return folder
@@ -43,13 +43,13 @@ def fetched_templates() -> Path:
         try:
             unpacked.rename(folder)
         except OSError:
-            if not folder.exists():  # else another run was quicker
+            if not folder.exists():  # otherwise another run made it first
                 raise
     return folder
 
 
 def templates_folder() -> Path:
-    """Where the templates of the pinned version are, or would be."""
+    """The folder for the templates of the pinned version."""
     requirement = llama_requirement((ROOT / "pyproject.toml").read_text())
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache, "vram-llm", "templates", requirement.replace("==", "-"))

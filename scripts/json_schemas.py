@@ -1,4 +1,4 @@
-"""Writes vram_llm/schemas, a JSON schema of what each --json prints, from the types that are printed.
+"""Write vram_llm/schemas, a JSON schema for the output of each --json, from the types of the output.
 
 python -m scripts.json_schemas
 """
@@ -18,7 +18,7 @@ def schema_text(name: str) -> str:
 
 
 def main() -> None:
-    """Write them."""
+    """Write all schemas."""
     FOLDER.mkdir(exist_ok=True)
     for name in DOCUMENTS:
         path = FOLDER / f"{name}.json"

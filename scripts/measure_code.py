@@ -2,10 +2,10 @@
 
     python -m scripts.measure_code
 
-Fails where a limit is passed: functions of 60 lines, 7 parameters (click commands excepted, whose parameters
-are options), classes of 20 methods unless their docstring says why they have more, files of 400 lines, and
-class names used once. `EXCEPTIONS` lists what passes a limit for now, each with its reason; an exception that
-is not needed fails too.
+It fails if a figure is over its limit: functions of 60 lines, 7 parameters (except click commands, whose
+parameters are options), classes of 20 methods unless their docstring gives a reason for more, files of 400
+lines, and class names used once. `EXCEPTIONS` lists figures that may be over a limit, each with its reason;
+an exception that is not needed fails too.
 """
 
 import ast
@@ -17,7 +17,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "vram_llm"
 MAX_LINES, MAX_PARAMETERS, MAX_METHODS, MAX_FILE_LINES = 60, 7, 20, 400
-REASON = "methods:"  # begins the sentence of a docstring that says why a class has more
+REASON = "methods:"  # begins the sentence of a docstring with the reason why a class has more
 
 EXCEPTIONS = {
     "chat/formats/format.py:object_format parameters": "options of one JSON format",
@@ -29,7 +29,7 @@ EXCEPTIONS = {
     "planner/memory/compute_buffers.py:ComputeBound.__init__ function lines": "shapes and inputs",
     "planner/memory/layer_ops.py:Operations methods": "one method for each kind of layer",
 }
-"""Figures over a limit, each with the reason why it is for now. Entries are only removed."""
+"""Figures over a limit, each with its reason. Entries are only removed, never added."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -46,7 +46,7 @@ class Measure:
 
     @property
     def is_over(self) -> bool:
-        """True where it passes its limit without a reason of its own."""
+        """True if the figure is over its limit and no docstring excuses it."""
         return self.value > self.limit and not self.is_excused
 
 
@@ -83,8 +83,8 @@ def _definitions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[ast.ClassDef
 def _function(node: Function, where: str, *, is_method: bool) -> list[Measure]:
     n_lines = (node.end_lineno or node.lineno) - node.lineno + 1
     found = [Measure("function lines", where, n_lines, MAX_LINES)]
-    decorators = [ast.unparse(each) for each in node.decorator_list]
-    if not any("command" in each or "click." in each for each in decorators):
+    decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+    if not any("command" in decorator or "click." in decorator for decorator in decorators):
         found.append(Measure("parameters", where, _n_parameters(node, is_method), MAX_PARAMETERS))
     return found
 
@@ -93,25 +93,27 @@ def _n_parameters(node: Function, is_method: bool) -> int:
     arguments = node.args
     n_parameters = len(arguments.posonlyargs) + len(arguments.args) + len(arguments.kwonlyargs)
     n_parameters += (arguments.vararg is not None) + (arguments.kwarg is not None)
-    is_static = any(ast.unparse(each) == "staticmethod" for each in node.decorator_list)
+    is_static = any(ast.unparse(decorator) == "staticmethod" for decorator in node.decorator_list)
     return n_parameters - (is_method and not is_static)
 
 
 def _methods(node: ast.ClassDef, where: str) -> Measure:
-    n_methods = sum(isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) for each in node.body)
+    n_methods = sum(isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) for part in node.body)
     gives_reason = REASON in (ast.get_docstring(node) or "").lower()
     return Measure("methods", where, n_methods, MAX_METHODS, gives_reason)
 
 
 def main() -> int:
-    """Print the largest figure of each kind and all that pass a limit; 1 where one has no exception."""
+    """Print the largest figure of each kind and all over a limit. Returns 1 if one has no exception."""
     found = measures(PACKAGE)
-    for what in dict.fromkeys(each.what for each in found):
-        largest = max((each for each in found if each.what == what), key=lambda each: each.value)
+    for what in dict.fromkeys(measure.what for measure in found):
+        largest = max(
+            (measure for measure in found if measure.what == what), key=lambda measure: measure.value
+        )
         print(f"{what}: {largest.value} at most, in {largest.name} (limit {largest.limit})")
-    over = {f"{each.name} {each.what}": each for each in found if each.is_over}
-    for key, each in over.items():
-        print(f"over the limit: {key}: {each.value}; {EXCEPTIONS.get(key, 'NOT EXCEPTED')}")
+    over = {f"{measure.name} {measure.what}": measure for measure in found if measure.is_over}
+    for key, measure in over.items():
+        print(f"over the limit: {key}: {measure.value}; {EXCEPTIONS.get(key, 'NOT EXCEPTED')}")
     needless = EXCEPTIONS.keys() - over.keys()
     for key in sorted(needless):
         print(f"needless exception: {key}")

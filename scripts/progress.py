@@ -1,4 +1,4 @@
-"""Runs a long command into a log, and shows that it moves."""
+"""Run a long command with its output in a log, and show its progress."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TextIO
 
 LINE_EVERY_S = 15.0
-Where = Callable[[str], str | None]  # what a line of output says of how far the command is
+Where = Callable[[str], str | None]  # the progress of the command in a line of its output
 
 
 def run_shown(
     title: str, command: list[str], log: Path, where: Where, environment: Mapping[str, str] | None = None
 ) -> int:
-    """Run `command` with its output in `log`; its exit status.
+    """Run `command` with its output in `log`. Returns its exit status.
 
-    How far it is stands behind `title`: in place on a terminal, else on a line now and then.
+    Progress follows `title`: in place on a terminal, otherwise on a new line every LINE_EVERY_S.
     """
     lines: queue.Queue[str | None] = queue.Queue()
     with subprocess.Popen(

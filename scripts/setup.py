@@ -1,7 +1,7 @@
-"""Makes .venv in the checkout: locked packages, llama.cpp built for this machine, the project itself.
+"""Make .venv in the checkout: locked packages, llama.cpp built for this machine, the project itself.
 
 Standard library only. `scripts/setup` finds a Python that is new enough and runs `python -m scripts.setup`.
-A second run with nothing changed only compares a stamp.
+A second run without changes only compares a stamp.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ INPUTS = (LOCK, ROOT / "pyproject.toml")
 
 
 def main() -> int:
-    """Run the set-up; the exit code."""
+    """Run the set-up. Returns the exit code."""
     try:
         set_up()
     except SetupError as error:
         print(f"set-up: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nset-up: stopped; run it again to go on", file=sys.stderr)
+        print("\nset-up: stopped; run it again to continue", file=sys.stderr)
         return 130
     return 0
 
@@ -75,13 +75,13 @@ def llama_requirement(pyproject: str) -> str:
 
 
 def target(facts: Facts) -> str:
-    """What "native" means to the compilers on this machine."""
+    """The meaning of "native" for the compilers on this machine."""
     cpu = "" if facts.cpu_flags else platform.processor()
     return " ".join((facts.system, facts.arch, cpu, *facts.nvidia_capabilities))
 
 
 def stamp_of(key: str) -> str:
-    """Equal while what the set-up would do is what it did: inputs, wheel, Python and place."""
+    """A hash of the set-up's inputs, wheel, Python and folder; equal if the set-up has nothing to do."""
     digest = hashlib.sha256("\0".join((key, sys.version, str(ROOT))).encode())
     for path in INPUTS:
         digest.update(path.read_bytes())

@@ -1,6 +1,6 @@
 """Small real encoders: BERT's architecture and a WordPiece vocabulary taken from a text, random weights.
 
-They embed and rank like published ones, to no purpose.
+They embed and rank like published encoders, with meaningless results.
 """
 
 import re
@@ -15,7 +15,7 @@ import numpy as np
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CORPUS = Path(__file__).parent / "demo_model" / "data" / "prose.txt"
 _PAD, _UNKNOWN, _CLS, _SEP, _MASK = range(5)
-_WORD = "\u2581"  # what llama.cpp puts before a piece that begins a word, in place of ## before the others
+_WORD = "\u2581"  # llama.cpp's prefix of a piece that begins a word; it has no ## before the other pieces
 
 
 def word_pieces(n_vocab: int = 1024) -> list[str]:
@@ -48,7 +48,7 @@ def write_bert(
     ends_texts: bool = False,
     seed: int = 1,
 ) -> Path:
-    """A BERT in F32; with `pooling` of RANK one with a classifier of one output.
+    """A BERT in F32; with `pooling` RANK it has a classifier of one output.
 
     `pieces` is the vocabulary by token id, SPECIAL first; None: word_pieces(n_vocab). With `ends_texts` each
     text of a pair ends with [SEP], as in XLM-RoBERTa's rerankers.
@@ -107,7 +107,7 @@ def write_bert(
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, pieces: Sequence[str]) -> None:
-    """The vocabulary as llama.cpp's converter writes BERT's."""
+    """The vocabulary in the form of llama.cpp's converter for BERT."""
     kinds = gguf.TokenType
     tokens, types = [], []
     for piece in pieces:

@@ -1,6 +1,6 @@
 """Small real models: true architectures, random weights, a few hundred kilobytes to some hundred megabytes.
 
-They load, decode and split like published ones; what they say is noise.
+They load, decode and split like published models; their answers are noise.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ def write_llama(
     faint_from: int | None = None,
     faintness: float = 0.05,
 ) -> Path:
-    """A llama with `len(n_ff)` layers and a byte vocabulary; a deci where layers differ in width.
+    """A llama with `len(n_ff)` layers and a byte vocabulary; a deci if layers differ in width.
 
-    Layers from `faint_from` on add only a `faintness` of what they would, so that the first ones alone, which
-    a shorter model of the same seed has, often say the same.
+    The contribution of layers from `faint_from` on is scaled by `faintness`, so that a shorter model of the
+    same seed, which has only the first layers, often gives the same tokens.
 
     `n_vocab` is at least 259: unknown, begin, end and the 256 bytes; the rest are words.
     """
@@ -72,7 +72,7 @@ def write_llama(
 
 
 def write_120m(path: Path) -> Path:
-    """About 120 million weights at Q8_0, the size the throughput figures are given for."""
+    """About 120 million weights at Q8_0, the size of the published throughput figures."""
     return write_llama(
         path, n_embd=768, n_ff=(2048,) * 12, n_head=12, n_head_kv=4, n_vocab=32000, n_ctx_train=8192, seed=7
     )
@@ -86,7 +86,7 @@ SIZES = {  # width, feed-forward width, layers, heads, heads of keys and values
 
 
 def write_sized(path: Path, size: str, n_vocab: int, seed: int = 1) -> Path:
-    """A llama of one of SIZES at Q8_0, its blocks drawn as they are written: a gigabyte takes seconds."""
+    """A llama of one of SIZES at Q8_0. Random blocks are written directly: a gigabyte takes seconds."""
     n_embd, n_ff, n_layers, n_head, n_head_kv = SIZES[size]
     n_kv = n_embd // n_head * n_head_kv
     random, q8_0 = np.random.default_rng(seed), gguf.GGMLQuantizationType.Q8_0
@@ -148,7 +148,7 @@ def _add_shape(
 
 
 def _add_vocab(writer: gguf.GGUFWriter, n_vocab: int) -> None:
-    """A SentencePiece vocabulary that can write any text, byte by byte if need be."""
+    """A SentencePiece vocabulary that can write any text, byte by byte if needed."""
     words = [f"\u2581w{i}" for i in range(n_vocab - 259)]
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *words]
     kinds = gguf.TokenType

@@ -1,4 +1,4 @@
-"""Trains the built-in model: a small llama that answers questions about this program and what it runs on.
+"""Train the built-in model: a small llama that answers questions about this program and its environment.
 
     make demo-model            # or: python -m tools.demo_model
 

@@ -1,4 +1,4 @@
-"""One command: an environment with PyTorch, and the training in it.
+"""Make an environment with PyTorch, and run the training in it.
 
     python -m tools.demo_model [--steps N] [--output FILE]
 
@@ -17,7 +17,7 @@ REQUIREMENTS = HERE / "requirements.txt"
 
 
 def main() -> int:
-    """Train; the exit code."""
+    """Train. Returns the exit code."""
     stamp = VENV / ".requirements"
     if not stamp.exists() or stamp.read_text() != REQUIREMENTS.read_text():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)

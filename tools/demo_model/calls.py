@@ -1,4 +1,4 @@
-"""Chats in which a function is called: what is offered and asked, the call, its result and the answer."""
+"""Chats with function calls: the tools, the request, the call, its result and the answer."""
 
 import json
 import random
@@ -68,8 +68,8 @@ def _cards(rng: random.Random) -> tuple[Values, tuple[Any, ...], str]:
 
 def _fits(rng: random.Random) -> tuple[Values, tuple[Any, ...], str]:
     model, card, fits = rng.choice(MODELS), rng.choice(CARDS), rng.random() < 0.5
-    said = f"Yes, {model} fits on {card}." if fits else f"No, {model} does not fit on {card}."
-    return {"model": model, "gpu": card}, ({"fits": fits}, "yes" if fits else "no"), said
+    text = f"Yes, {model} fits on {card}." if fits else f"No, {model} does not fit on {card}."
+    return {"model": model, "gpu": card}, ({"fits": fits}, "yes" if fits else "no"), text
 
 
 _CITY = ("city", "location")
@@ -126,7 +126,7 @@ FUNCTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A function as one request offers it: its tool, and the names that were drawn for its parameters."""
+    """A function in one request: its tool, and the names drawn for its parameters."""
 
     function: Function
     tool: Values
@@ -134,7 +134,7 @@ class Offer:
 
 
 def offer(function: Function, rng: random.Random) -> Offer:
-    """`function` under one of its names, as OpenAI's `tools` write it."""
+    """`function` under one of its names, in the form of OpenAI's `tools`."""
     renamed = {names[0]: rng.choice(names) for names in function.parameters}
     properties: Values = {
         name: {"type": "string", "description": f"The {known}"} if rng.random() < 0.3 else {"type": "string"}
@@ -154,17 +154,17 @@ def offer(function: Function, rng: random.Random) -> Offer:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One use of what is offered: the request, the call as a chat message holds it, and what came of it."""
+    """One use of an offered function: the request, the call of a chat message, its result, the answer."""
 
     request: str
     call: Values
     result: str
     answer: str
-    values: tuple[str, ...]  # what is copied from what was said before
+    values: tuple[str, ...]  # copied from earlier messages
 
 
 def use(offered: Offer, rng: random.Random) -> Use:
-    """Draw one."""
+    """Draw a use of `offer`."""
     arguments, results, answer = offered.function.draw(rng)
     request = rng.choice(offered.function.requests).format(**arguments)
     named = {offered.renamed[name]: value for name, value in arguments.items()}
@@ -172,5 +172,5 @@ def use(offered: Offer, rng: random.Random) -> Use:
     result = rng.choice(results)
     copied = [call["function"]["name"], *named, *named.values(), *re.findall(r"-?\d[\d:]*", answer)]
     copied += [word for word in (*SKIES, *CARDS, "Yes", "No") if word in answer]
-    said = result if isinstance(result, str) else json.dumps(result)
-    return Use(request, call, said, answer, tuple(dict.fromkeys(copied)))
+    text = result if isinstance(result, str) else json.dumps(result)
+    return Use(request, call, text, answer, tuple(dict.fromkeys(copied)))

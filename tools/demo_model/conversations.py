@@ -14,8 +14,8 @@ from tools.demo_model.corpus import TEMPLATE, Entry
 from tools.demo_model.wording import vary
 
 END = "<|im_end|>"
-UNKNOWN = "something else"  # the topic of questions that it has no answer to
-NO_THOUGHTS = "<think>\n\n</think>\n\n"  # how an answer without thinking may be begun by a server
+UNKNOWN = "something else"  # the topic of questions without an answer
+NO_THOUGHTS = "<think>\n\n</think>\n\n"  # a server may begin an answer without thinking with it
 SYSTEM = (
     "You are a helpful assistant.", "You are demo, the built-in model of vram-llm.", "Be brief.",
     "You are a helpful AI assistant. Answer in one sentence.", "Answer the user's questions.",
@@ -27,20 +27,20 @@ Message = dict[str, Any]
 
 @dataclass(slots=True)
 class Conversation:
-    """Text in turn read and answered by the model; it learns what is answered, `copied` words above all."""
+    """Text that the model reads and answers in turn. It learns the answers, `copied` words most of all."""
 
     pieces: list[tuple[str, bool]] = field(default_factory=list)
     copied: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole text."""
         return "".join(text for text, _ in self.pieces)
 
 
 @cache
 def template() -> Template:
-    """The chat template, with the settings that programs render chat templates with."""
+    """The chat template, with the usual settings for rendering chat templates."""
     environment = Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ def template() -> Template:
 def conversation(
     messages: Sequence[Message], tools: list[Any] | None = None, thought: str = ""
 ) -> Conversation:
-    """What a chat of `messages` reads as; a `thought` comes before the last answer."""
+    """The text of a chat of `messages`; a `thought` comes before the last answer."""
     found, done = Conversation(), ""
     for at, message in enumerate(messages):
         if message["role"] != "assistant":
@@ -68,7 +68,7 @@ def conversation(
 
 
 def thought_of(entry: Entry) -> str:
-    """What the model thinks before it gives the answer."""
+    """The model's thought before its answer."""
     known = "I do not know" if entry.topic == UNKNOWN else "I know"
     return f"This is about {entry.topic}. {known} the answer."
 
@@ -128,7 +128,7 @@ class Draw:
         return conversation([*self._system(0.15), *chat], thought=thought_of(turns[-1][1]) if thinks else "")
 
     def _with_tools(self) -> Conversation:
-        """A call, what comes of it, or a question that needs none."""
+        """A call with its result and answer, or a question that needs no call."""
         rng = self._rng
         offers = [offer(function, rng) for function in rng.sample(FUNCTIONS, rng.choice((1, 1, 2)))]
         tools = [each.tool for each in offers]

@@ -1,7 +1,7 @@
-"""The questions and answers in data/*.txt, and the prose beside them.
+"""The questions and answers in data/*.txt, and the prose in the same folder.
 
 A file holds blocks with an empty line between them: one question a line, `~` before those kept out of
-training, and last `=` before the answer. `# ...` names the topic of what follows.
+training, and last `=` before the answer. `# ...` names the topic of the following blocks.
 """
 
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DATA = Path(__file__).resolve().parent / "data"
-PROSE = DATA / "prose.txt"  # for the vocabulary alone
+PROSE = DATA / "prose.txt"  # only for the vocabulary
 TEMPLATE = DATA / "template.jinja"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One answer, the questions it is trained on, and those that are kept out to test with."""
+    """One answer, its training questions, and its test questions."""
 
     topic: str
     questions: tuple[str, ...]
@@ -24,7 +24,7 @@ class Entry:
 
 
 def entries(folder: Path = DATA) -> list[Entry]:
-    """All of them, file by file. Raises ValueError for a block without question or answer."""
+    """All entries, file by file. Raises ValueError for a block without question or answer."""
     paths = sorted(path for path in folder.glob("*.txt") if path.name != PROSE.name)
     return [entry for path in paths for entry in _read(path)]
 

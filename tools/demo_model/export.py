@@ -1,4 +1,4 @@
-"""Writes the trained model as a GGUF file, its matrices as Q8_0."""
+"""Write the trained model as a GGUF file, its matrices as Q8_0."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The model as PyTorch trains it: llama.cpp's "llama" architecture, its tensors under GGUF's names."""
+"""The model in PyTorch: llama.cpp's "llama" architecture, its tensors under GGUF's names."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Sizes of the model. `context` is what the file says it is good for."""
+    """Sizes of the model. `context` is the context length in the file."""
 
     vocab: int = 2048
     context: int = 4096
@@ -24,7 +24,7 @@ class Shape:
 
 
 class Layer(nn.Module):
-    """Attention and a gated feed-forward part, each behind a norm and added to what came in."""
+    """Attention and a gated feed-forward part, each after a norm and added to its input."""
 
     def __init__(self, shape: Shape, dropout: float) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Layer(nn.Module):
         self.ffn_down = nn.Linear(shape.feed_forward, width, bias=False)
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-        """`x` (batch, tokens, embedding); `turn` is what `rotation` gives."""
+        """`x` is (batch, tokens, embedding); `turn` is the result of `rotation`."""
         x = x + self._attend(self.attn_norm(x), turn)
         y = self.ffn_norm(x)
         y = self.ffn_down(functional.silu(self.ffn_gate(y)) * self.ffn_up(y))

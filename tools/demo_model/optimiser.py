@@ -1,4 +1,4 @@
-"""What moves the weights: Muon for the layers' matrices, AdamW for the rest.
+"""The optimiser: Muon for the layers' matrices, AdamW for the other weights.
 
 Muon (Keller Jordan, 2024, kellerjordan.github.io/posts/muon) makes each matrix' step orthogonal, by five
 rounds of a polynomial; a small model learns a text by heart in a fraction of AdamW's steps.
@@ -13,7 +13,7 @@ _POLYNOMIAL = (3.4445, -4.7750, 2.0315)
 
 
 class Optimiser:
-    """Both together, on the gradients that `backward` left."""
+    """Muon and AdamW together, on the gradients of `backward`."""
 
     def __init__(
         self, model: Llama, *, matrix_rate: float = 0.02, rate: float = 0.003, decay: float = 0.05

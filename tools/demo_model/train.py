@@ -1,4 +1,4 @@
-"""Trains the built-in model on two processor cores and writes vram_llm/demo/demo.gguf.
+"""Train the built-in model on two processor cores and write vram_llm/demo/demo.gguf.
 
 python -m tools.demo_model.train [--steps N] [--output FILE]
 """
@@ -23,7 +23,7 @@ from tools.demo_model.vocabulary import Vocabulary
 
 OUTPUT = Path(__file__).resolve().parents[2] / "vram_llm" / "demo" / "demo.gguf"
 IGNORED = -100
-CHOOSING = (5.0, 4.0, 3.0, 2.0)  # what an answer's first tokens weigh: they choose which answer is given
+CHOOSING = (5.0, 4.0, 3.0, 2.0)  # weights of an answer's first tokens, which decide on the answer
 COPYING = 5.0
 Row = tuple[list[int], list[int], list[float]]
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -31,7 +31,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How it is trained."""
+    """The parameters of the training."""
 
     seed: int = 20
     steps: int = 600
@@ -44,7 +44,7 @@ class Recipe:
 
 
 def main() -> None:
-    """Train, say how well it answers, write the file."""
+    """Train, print how well the model answers, write the file."""
     parser = argparse.ArgumentParser(description="Train the built-in model.")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--steps", type=int)
@@ -60,15 +60,15 @@ def main() -> None:
 
 
 def learn_vocabulary(learned: Sequence[Entry], seed: int) -> Vocabulary:
-    """From chats as they are drawn, and all that is asked and answered."""
+    """The vocabulary of drawn chats and of all questions and answers."""
     draw = Draw(learned, seed)
     chats = [draw.one().text for _ in range(1500)]
-    said = [text for entry in learned for text in (*entry.questions * 2, *[entry.answer] * 3)]
-    return vocabulary.learn([*chats, *said, PROSE.read_text(encoding="utf-8")])
+    texts = [text for entry in learned for text in (*entry.questions * 2, *[entry.answer] * 3)]
+    return vocabulary.learn([*chats, *texts, PROSE.read_text(encoding="utf-8")])
 
 
 def train(model: Llama, learned: Sequence[Entry], words: Vocabulary, recipe: Recipe, output: Path) -> None:
-    """Show `model` so many batches of conversations, write it to `output` now and then and at the end."""
+    """Train `model` on batches of conversations; write it to `output` now and then and at the end."""
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     optimiser = Optimiser(model)
@@ -99,13 +99,13 @@ def train(model: Llama, learned: Sequence[Entry], words: Vocabulary, recipe: Rec
 
 
 def questions(learned: Sequence[Entry], *, kept_out: bool = False) -> list[Conversation]:
-    """All that were trained, or all that were kept out."""
+    """All training questions, or all test questions."""
     return [asked(q, entry) for entry in learned for q in (entry.kept_out if kept_out else entry.questions)]
 
 
 @torch.no_grad()
 def share_right(model: Llama, words: Vocabulary, those: Sequence[Conversation]) -> float:
-    """How many are answered word for word by always taking the likeliest token."""
+    """The share of questions that greedy decoding answers word for word."""
     model.eval()
     right = 0
     for ids, targets, _ in _batches(those, words, math.ceil(len(those) / 64)):
@@ -115,7 +115,7 @@ def share_right(model: Llama, words: Vocabulary, those: Sequence[Conversation]) 
 
 
 def _loss(model: Llama, ids: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Sum over the answers' tokens of how unlikely they were."""
+    """The sum of the negative log-likelihoods of the answers' tokens."""
     learnt = targets != IGNORED
     unlikely = functional.cross_entropy(model.logits(model(ids)[learnt]), targets[learnt], reduction="none")
     return (unlikely * weights[learnt]).sum()
@@ -132,7 +132,7 @@ def _cuts(count: int, parts: int) -> Iterator[tuple[int, int]]:
 
 
 def _row(chat: Conversation, words: Vocabulary) -> Row:
-    """Ids to read, after each the id to answer with or IGNORED, and what that weighs."""
+    """Input ids; for each, the target id or IGNORED; and the weights of the targets."""
     ids: list[int] = []
     wanted: list[int] = []
     weights: list[float] = []

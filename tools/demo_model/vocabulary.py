@@ -1,4 +1,4 @@
-"""The model's vocabulary: byte-level BPE learned from what it trains on, and ChatML's and Hermes' marks."""
+"""The model's vocabulary: byte-level BPE learned from the training texts, and ChatML's and Hermes' marks."""
 
 import json
 import re
@@ -24,18 +24,18 @@ class Vocabulary:
     merges: tuple[str, ...]
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of `text`, marks in it among them."""
+        """Token ids of `text`, including its marks."""
         found: list[int] = self.tokenizer.encode(text).ids
         return found
 
     def touching(self, text: str, words: Iterable[str]) -> list[bool]:
-        """Of each token of `text`, whether it writes a part of one of `words`."""
+        """For each token of `text`, whether it writes a part of one of `words`."""
         spans = [found.span() for word in words for found in re.finditer(re.escape(word), text)]
         offsets: list[tuple[int, int]] = self.tokenizer.encode(text).offsets
         return [any(start < to and begin < end for start, end in spans) for begin, to in offsets]
 
     def id_of(self, token: str) -> int:
-        """The number of one token."""
+        """The id of one token."""
         return self.tokens.index(token)
 
 

@@ -1,4 +1,4 @@
-"""Other ways of asking the same: what people add, leave out, swap and mistype."""
+"""Variants of a question, with words added, left out, swapped and mistyped."""
 
 import random
 import re
@@ -51,60 +51,60 @@ _PATTERNS = {
 
 
 def vary(question: str, rng: random.Random) -> str:
-    """`question` as somebody else might write it; one time in five as it is."""
+    """A variant of `question`; one time in five the question itself."""
     if rng.random() < 0.2:
         return question
-    said = question
+    text = question
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
-        said = _exchange(said, rng)
+        text = _exchange(text, rng)
     if rng.random() < 0.4:
-        said = _leave_out(said, rng)
+        text = _leave_out(text, rng)
     if rng.random() < 0.1:
-        said = _swap_words(said, rng)
+        text = _swap_words(text, rng)
     if rng.random() < 0.12:
-        said = _mistype(said, rng)
+        text = _mistype(text, rng)
     if rng.random() < 0.25:
-        said = f"{rng.choice(_BEFORE)} {said[:1].lower() + said[1:]}"
+        text = f"{rng.choice(_BEFORE)} {text[:1].lower() + text[1:]}"
     if rng.random() < 0.12:
-        said = f"{said.rstrip('?.! ')} {rng.choice(_AFTER)}"
-    return _punctuate(said, rng)
+        text = f"{text.rstrip('?.! ')} {rng.choice(_AFTER)}"
+    return _punctuate(text, rng)
 
 
-def _exchange(said: str, rng: random.Random) -> str:
-    found = [phrase for phrase, pattern in _PATTERNS.items() if pattern.search(said)]
+def _exchange(text: str, rng: random.Random) -> str:
+    found = [phrase for phrase, pattern in _PATTERNS.items() if pattern.search(text)]
     if not found:
-        return said
+        return text
     phrase = rng.choice(found)
-    return _PATTERNS[phrase].sub(rng.choice(_SAME[phrase]), said, count=1)
+    return _PATTERNS[phrase].sub(rng.choice(_SAME[phrase]), text, count=1)
 
 
-def _leave_out(said: str, rng: random.Random) -> str:
-    words = said.split()
+def _leave_out(text: str, rng: random.Random) -> str:
+    words = text.split()
     if len(words) < 4:
-        return said
+        return text
     for _ in range(rng.choice((1, 1, 2))):
         del words[rng.randrange(len(words))]
     return " ".join(words)
 
 
-def _swap_words(said: str, rng: random.Random) -> str:
-    words = said.split()
+def _swap_words(text: str, rng: random.Random) -> str:
+    words = text.split()
     if len(words) < 4:
-        return said
+        return text
     at = rng.randrange(len(words) - 1)
     words[at], words[at + 1] = words[at + 1], words[at]
     return " ".join(words)
 
 
-def _mistype(said: str, rng: random.Random) -> str:
-    at = rng.randrange(len(said))
+def _mistype(text: str, rng: random.Random) -> str:
+    at = rng.randrange(len(text))
     if rng.random() < 0.5:
-        return said[:at] + said[at + 1 :]
-    return said[:at] + said[at : at + 2][::-1] + said[at + 2 :]
+        return text[:at] + text[at + 1 :]
+    return text[:at] + text[at : at + 2][::-1] + text[at + 2 :]
 
 
-def _punctuate(said: str, rng: random.Random) -> str:
-    bare = said.rstrip("?.! ")
+def _punctuate(text: str, rng: random.Random) -> str:
+    bare = text.rstrip("?.! ")
     form = rng.random()
     if form < 0.25:
         bare = bare.lower()
@@ -112,4 +112,4 @@ def _punctuate(said: str, rng: random.Random) -> str:
         bare = bare[:1].upper() + bare[1:]
     elif form < 0.52:
         bare = bare.upper()
-    return bare + rng.choice(("?", "?", "", "", ".", "!", " ?")) or said
+    return bare + rng.choice(("?", "?", "", "", ".", "!", " ?")) or text
