@@ -1,54 +1,83 @@
 """Certificates as tables: planned bytes, held bytes, and the verdict on the budgets."""
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from collections.abc import Sequence
 
 from vram_llm.cli import terminal
 from vram_llm.planner.memory_report import OF_CARD, Certificate, DeviceRow, KindRow
+from vram_llm.text.lines import Line, Style, line, wrap
+from vram_llm.text.table import Column, table
 from vram_llm.units import format_bytes
 
-_NARROW = 72  # columns; a narrower table has no remarks
+_DEVICE = Column(title="device")
+_FIGURES = (
+    Column(title="kind"),
+    *(Column(title=name, right=True) for name in ("planned", "held", "difference")),
+)
 
 
 def print_certificate(certificate: Certificate) -> None:
     """Print a row for each device and kind, the reason where a kind was not measured, and the verdict."""
-    console = terminal.console()
-    console.print(Text(certificate.model, style="bold"), soft_wrap=True)
-    columns = ("device", "kind", "planned", "held", "difference", "")
-    shown = columns if console.width >= _NARROW else columns[:-1]
-    table = _table(*shown)
-    for device in certificate.devices:
-        for index, row in enumerate(device.kinds):
-            table.add_row(device.id if index == 0 else "", *_kind_cells(row)[: len(shown) - 1])
-        table.add_row("", *_total_cells(device)[: len(shown) - 1])
-    console.print(table)
-    console.print(f"planned by the {certificate.method} meter; held: what llama.cpp reports; = to the byte")
+    width = terminal.width()
+    lines = wrap(certificate.model, width, Style.STRONG) + _figures(certificate, width)
+    how = f"planned by the {certificate.method} meter; held: what llama.cpp reports; = to the byte"
+    lines += wrap(how, width, Style.DIM)
     readings = [device.overhead.how for device in certificate.devices if device.overhead is not None]
     if OF_CARD in readings:
-        console.print("NVML reports no memory per process here: the growth includes other programs' memory")
-    for note in certificate.notes:
-        console.print(Text(f"note: {note}", style="dim"))
-    _print_verdict(console, certificate)
+        growth = "NVML reports no memory per process here: the growth includes other programs' memory"
+        lines += wrap(growth, width, Style.DIM)
+    lines += [each for note in certificate.notes for each in wrap(f"note: {note}", width, Style.DIM, "  ")]
+    terminal.show(lines + _verdict(certificate, width))
 
 
 def print_loaded(certificate: Certificate) -> None:
     """The short form, to standard error: a row for each device, llama.cpp's own buffers only."""
-    console = terminal.console(stderr=True)
+    width = terminal.width(stderr=True)
     kinds = [row.kind for row in certificate.devices[-1].kinds if row.held_bytes is not None]
-    table = _table("device", *kinds)
+    cells = [
+        {row.kind: _short(row) for row in device.kinds if row.kind in kinds} for device in certificate.devices
+    ]
+    columns = [_DEVICE, *(Column(title=kind, right=True) for kind in kinds)]
+    rows = [
+        (device.id, *(of.get(kind, "") for kind in kinds))
+        for device, of in zip(certificate.devices, cells, strict=True)
+    ]
+    lines = table(columns, rows, width)
+    if lines is None:
+        lines = []
+        for device, of in zip(certificate.devices, cells, strict=True):
+            figures = ", ".join(f"{kind} {figure}" for kind, figure in of.items())
+            lines += wrap(f"{device.id}: {figures}", width, indent="  ")
+    legend = "held by llama.cpp; = as planned, to the byte; in brackets: the difference from the plan"
+    lines += wrap(legend, width, Style.DIM)
+    terminal.show(lines + _verdict(certificate, width), stderr=True)
+
+
+def _figures(certificate: Certificate, width: int) -> list[Line]:
+    """The table with remarks, else without, else one for each device below its id."""
+    rows: list[Sequence[str]] = []
     for device in certificate.devices:
-        cells = {row.kind: _short(row) for row in device.kinds if row.kind in kinds}
-        table.add_row(device.id, *(cells.get(kind, "") for kind in kinds))
-    console.print(table)
-    console.print("held by llama.cpp; = as planned, to the byte; in brackets: the difference from the plan")
-    _print_verdict(console, certificate)
+        cells = [*map(_kind_cells, device.kinds), _total_cells(device)]
+        rows += [(device.id if i == 0 else "", *each) for i, each in enumerate(cells)]
+    for n_columns in (6, 5):
+        columns = (_DEVICE, *_FIGURES, Column())[:n_columns]
+        if (lines := table(columns, [row[:n_columns] for row in rows], width)) is not None:
+            return lines
+    lines = []
+    for device in certificate.devices:
+        cells = [*map(_kind_cells, device.kinds), _total_cells(device)]
+        lines.append(line(device.id, Style.STRONG))
+        columns = (*_FIGURES[:3], Column(right=True))
+        lines += table(columns, [each[:4] for each in cells], width) or []
+    return lines
 
 
-def _print_verdict(console: Console, certificate: Certificate) -> None:
+def _verdict(certificate: Certificate, width: int) -> list[Line]:
+    style = Style.GOOD if certificate.within_budget else Style.BAD
+    lines = wrap(certificate.verdict, width, style)
     if certificate.exact_kinds:
-        console.print(f"as planned on every device, to the byte: {', '.join(certificate.exact_kinds)}")
-    console.print(Text(certificate.verdict, style="green" if certificate.within_budget else "red"))
+        exact = f"as planned on every device, to the byte: {', '.join(certificate.exact_kinds)}"
+        lines = wrap(exact, width) + lines
+    return lines
 
 
 def _kind_cells(row: KindRow) -> tuple[str, str, str, str, str]:
@@ -77,11 +106,3 @@ def _short(row: KindRow) -> str:
 def _difference(planned: int, held: int) -> str:
     more = held - planned
     return "=" if not more else f"{'+' if more > 0 else ''}{format_bytes(more)}"
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-    for name in columns:
-        left = name in ("device", "kind", "")
-        table.add_column(name, justify="left" if left else "right", no_wrap=bool(name))
-    return table

@@ -15,7 +15,7 @@ from vram_llm.text.table import Column, table
 from vram_llm.units import format_bytes, format_count
 
 JOIN = "+"
-_LEAST = ("first token", "basis")  # columns that are left out first
+_LEAST = "first token"  # the column that is left out first
 
 
 def compare(
@@ -50,8 +50,8 @@ def print_compared(rows: Sequence[Compared]) -> None:
     names = ("fits", "left", "tok/s", f"{streams} together", "prompt", "first token", "basis")
     figures = [_figures(row) for row in rows]
     heads = [(row.model, row.rig) if several else (row.rig,) for row in rows]
-    for left_out, is_cut in ((0, False), (1, False), (2, False), (2, True)):
-        shown = [i for i, name in enumerate(names) if name not in _LEAST[:left_out]]
+    for left_out, is_cut in (("", False), (_LEAST, False), (_LEAST, True)):
+        shown = [i for i, name in enumerate(names) if name != left_out]
         right = [Column(title=names[i], right=names[i] not in ("fits", "basis")) for i in shown]
         firsts = [Column(title="model", least=8 if is_cut else None)] if several else []
         firsts.append(Column(title="rig", least=12 if is_cut else None))

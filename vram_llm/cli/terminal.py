@@ -52,16 +52,16 @@ def console(*, stderr: bool = False) -> "Console":
     return Console(stderr=stderr, highlight=False)
 
 
-def width() -> int:
-    """Columns of standard output, or of what stands in for a terminal (COLUMNS, else 80)."""
-    return console().width
+def width(*, stderr: bool = False) -> int:
+    """Columns of standard output or error, or of what stands in for a terminal (COLUMNS, else 80)."""
+    return console(stderr=stderr).width
 
 
-def show(lines: Iterable[Line]) -> None:
-    """Write lines to standard output, coloured where it is a terminal that may be. Nothing is wrapped."""
+def show(lines: Iterable[Line], *, stderr: bool = False) -> None:
+    """Write lines to standard output or error, coloured if it is a terminal. Nothing is wrapped."""
     from rich.text import Text
 
-    out = console()
+    out = console(stderr=stderr)
     for each in lines:
         spans = ((span.text, _STYLES[span.style]) for span in each)
         text = Text.assemble(*spans)
