@@ -1,4 +1,4 @@
-"""llama.cpp with nothing around it, under the same load: no server on this machine surpasses it by much."""
+"""llama.cpp without a server under the same load: an upper bound for the servers on this machine."""
 
 import time
 from collections.abc import Sequence

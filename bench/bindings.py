@@ -1,6 +1,6 @@
 """The servers that the bindings bring: `llama_cpp.server`, and their source distribution's example server.
 
-What they need beside this project's own packages is put into a folder of the user's cache, once.
+Their packages that this project lacks are installed once into a folder of the user's cache.
 """
 
 import json
@@ -26,7 +26,7 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, str]:
-    """Environment variables with which both servers find their packages."""
+    """Environment variables that lead both servers to their packages."""
     return {**os.environ, "PYTHONPATH": str(_folder() / "packages")}
 
 
@@ -43,7 +43,7 @@ def module_server(model: Path, port: int, *, n_ctx: int, parallel: int) -> list[
 
 
 def patient_module_server(model: Path, port: int, *, n_ctx: int, parallel: int) -> list[str]:
-    """The same where newcomers wait for their turn."""
+    """The same server with a queue for new requests."""
     return [
         *module_server(model, port, n_ctx=n_ctx, parallel=parallel),
         "--interrupt_requests",
@@ -52,7 +52,7 @@ def patient_module_server(model: Path, port: int, *, n_ctx: int, parallel: int) 
 
 
 def example_server(model: Path, port: int, *, n_ctx: int, parallel: int) -> list[str]:
-    """The example server's, with the same context, sequences and threads; its defaults else."""
+    """The command line of the example server: same context, sequences and threads, otherwise its defaults."""
     threads = os.cpu_count() or 1
     options = {
         "path": str(model), "alias": "bench", "n_ctx": n_ctx, "n_seq_max": parallel, "threads": threads,

@@ -1,4 +1,4 @@
-"""Whether what a dry run says of cards is what they hold, on the cards of this machine.
+"""Compare the dry run's bytes with the bytes that this machine's cards really hold.
 
     python -m bench.cards [--placements 12] [--seed 1] [--rpc HOST:PORT ...]
 
@@ -32,13 +32,13 @@ KINDS = ("weights", "context", "compute")
 
 
 def cards() -> list[Device]:
-    """What llama.cpp shows of this machine's devices; it may make several of one card."""
+    """The devices that llama.cpp lists on this machine; one card may be several devices."""
     listed = list_devices(RegistryQuestion(), lambda _: None).devices
     return [device_of(row, i, read_host()) for i, row in enumerate(listed) if row.registry in REGISTRIES]
 
 
 def compare(dry: DryRun, name: str, devices: list[Device], n_placements: int, pick: Random) -> Counter[str]:
-    """How many devices were the same of each kind of bytes; what differs is printed."""
+    """The number of devices with equal bytes, by kind. Prints the differences."""
     host = read_host()
     same: Counter[str] = Counter()
     virtual = [replace(device, endpoint=None, what_if=True) for device in devices]
@@ -49,14 +49,16 @@ def compare(dry: DryRun, name: str, devices: list[Device], n_placements: int, pi
         for _ in range(n_placements):
             placement = random_placement(pick, [device.id for device in devices], of.n_layers)
             context = random_context(pick, of)
-            said = dry.meter(header, context, virtual, host, 0)(placement)
-            real = really_held(path, devices, context, said, placement)
-            for device_id, bytes_ in held(said).items():
+            planned = dry.meter(header, context, virtual, host, 0)(placement)
+            real = really_held(path, devices, context, planned, placement)
+            for device_id, bytes_ in held(planned).items():
                 same["devices"] += 1
-                for kind, one, other in zip(KINDS, bytes_, real.get(device_id, (0, 0, 0)), strict=True):
-                    same[kind] += one == other
-                    if one != other:
-                        print(f"  {name} {device_id}: {kind} {one:,} said and {other:,} held; {context}")
+                for kind, expected, actual in zip(KINDS, bytes_, real.get(device_id, (0, 0, 0)), strict=True):
+                    same[kind] += expected == actual
+                    if expected != actual:
+                        print(
+                            f"  {name} {device_id}: {kind} {expected:,} planned, {actual:,} held; {context}"
+                        )
     return same
 
 

@@ -31,7 +31,7 @@ GREEDY = SamplingParams(temperature=0)
 
 
 def prompts(n: int) -> list[tuple[int, ...]]:
-    """`n` prompts of 24 to 45 random tokens, always the same ones."""
+    """`n` prompts of 24 to 45 random tokens; every call returns the same ones."""
     random = np.random.default_rng(11)
     return [(1, *map(int, random.integers(300, 32000, 24 + 3 * i))) for i in range(n)]
 
@@ -45,7 +45,7 @@ async def answer(engine: EngineClient, name: str, prompt: tuple[int, ...], n_tok
 async def together(
     engine: EngineClient, batch: list[tuple[int, ...]], n_tokens: int
 ) -> tuple[float, list[list[int]]]:
-    """Answer all prompts at once: tokens per second over all, and the answers."""
+    """Answer all prompts at once. Returns tokens per second of all together, and the answers."""
     started = time.perf_counter()
     answers = await asyncio.gather(
         *(answer(engine, f"{started}-{i}", prompt, n_tokens) for i, prompt in enumerate(batch))
@@ -56,7 +56,7 @@ async def together(
 async def measure(
     plan: Plan, n_streams: int, n_tokens: int, rounds: int
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Print the rates; the answers alone and together."""
+    """Print the rates. Returns the answers of single streams and of streams together."""
     engine = EngineClient(plan, "bench")
     engine.start()
     try:
@@ -84,7 +84,7 @@ async def measure(
 
 
 def compare(plan: Plan, alone: list[list[int]], among: list[list[int]]) -> None:
-    """Print where answers differ, and how close the two best logits were there."""
+    """Print where answers differ, and the gap between the two best logits there."""
     from vram_llm.llama.model import LoadedModel
 
     model = LoadedModel(plan)

@@ -1,4 +1,4 @@
-"""One stream with and without a draft model, which often agrees or never does, side by side.
+"""The speed of one stream with and without a draft model, which often agrees or never does.
 
     python -m bench.draft [--tokens 192] [--rounds 5] [--threads N]
 
@@ -58,7 +58,7 @@ def answer(loop: Loop, n_tokens: int, seed: int) -> float:
 
 
 def load(paths: dict[str, Path], draft: str | None, threads: int | None) -> Loop:
-    """The engine with a draft model, or without."""
+    """The engine with a draft model or without one."""
     wish = Workload(
         n_ctx=2048, parallel=1, reserve_bytes=0, draft=None if draft is None else str(paths[draft]),
         n_threads=threads, serving=Serving(cache_reuse=0),
@@ -74,13 +74,13 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=int, default=192)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of the processor; all unless given")
+    parser.add_argument("--threads", type=int, help="CPU threads; all by default")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         paths = models(Path(folder))
         loops = {name: load(paths, name, args.threads) for name in (None, "agrees", "useless")}
         for loop in loops.values():
-            answer(loop, 32, 1)  # warm the caches, and see what rows cost
+            answer(loop, 32, 1)  # warm the caches, and measure the cost of rows
         before = {name: loop.stats() for name, loop in loops.items()}
         ratios: dict[str, list[float]] = {"agrees": [], "useless": []}
         for i in range(args.rounds):

@@ -1,4 +1,4 @@
-"""Milliseconds a placement takes the dry run once warm, and how far the analytic meter is from it.
+"""Milliseconds per placement of a warm dry run, and the analytic meter's difference from it.
 
     python -m bench.dryrun [--placements 8] [--seed 1] [--on-cards] [NAME or FILE ...]
 
@@ -50,14 +50,14 @@ HOST = Host(name="host", cores=2, total_bytes=64 * GIB, available_bytes=64 * GIB
 LARGE_BYTES = 16 * MIB
 
 
-def _apart(one: int, other: int) -> float:
-    """How far `other` is from `one`, as a share of it."""
-    return 0.0 if one == other else abs(other - one) / max(one, 1)
+def _apart(exact: int, analytic: int) -> float:
+    """The difference of `analytic` from `exact`, as a share of `exact`."""
+    return 0.0 if exact == analytic else abs(analytic - exact) / max(exact, 1)
 
 
 @dataclass
 class Ratios:
-    """Of compute, analytic over dry run."""
+    """Ratios of compute bytes, analytic over dry run."""
 
     found: list[float] = field(default_factory=list)
 
@@ -68,18 +68,18 @@ class Ratios:
 
 @dataclass
 class Figures:
-    """Of one model."""
+    """The figures of one model."""
 
     ms: list[float] = field(default_factory=list)
     weights: float = 0.0  # the largest difference, as a share of the device's
     context: float = 0.0
     large: Ratios = field(default_factory=Ratios)
     small: Ratios = field(default_factory=Ratios)
-    small_bytes: int = 0  # the largest difference among the small
+    small_bytes: int = 0  # the largest difference among small compute buffers
     host: Ratios = field(default_factory=Ratios)
 
     def compare(self, exact: Estimate, analytic: Estimate) -> None:
-        """Take in one placement."""
+        """Add one placement."""
         for one, other in zip(exact.devices, analytic.devices, strict=True):
             self.weights = max(self.weights, _apart(one.weights_bytes, other.weights_bytes))
             self.context = max(self.context, _apart(one.context_bytes, other.context_bytes))
@@ -110,7 +110,7 @@ def contexts() -> list[Context]:
 
 
 def drawn(random: Random, n_layers: int) -> Placement:
-    """A placement: in two of five cases with layers on the host, in one of three with few on most cards."""
+    """A random placement: two of five have layers on the host, one of three has few layers on most cards."""
     n_host = random.choice((0, 0, 0, random.randint(0, n_layers), random.randint(1, max(n_layers // 2, 1))))
     n_items = n_layers + 1 - n_host
     order = random.sample(CARDS, min(random.choice((1, 2, 3, 3, 3)), n_items))
@@ -129,7 +129,7 @@ def drawn(random: Random, n_layers: int) -> Placement:
 
 
 def on_cards(random: Random, n_layers: int) -> Placement:
-    """Every layer on a card, and some on each."""
+    """A placement with every layer on a card, and some on each card."""
     cuts = sorted(random.sample(range(1, n_layers + 1), len(CARDS) - 1))
     counts = [b - a for a, b in zip([0, *cuts], [*cuts, n_layers + 1], strict=True)]
     order = [card.id for card in random.sample(CARDS, len(CARDS))]
@@ -137,7 +137,7 @@ def on_cards(random: Random, n_layers: int) -> Placement:
 
 
 def planned(of: ModelProfile, context: Context) -> list[Placement]:
-    """What the planner makes of cards for the whole of the model, most of it and half of it."""
+    """The planner's placements with memory for the whole model, for most of it and for half of it."""
     found = []
     for share in (1.3, 0.8, 0.5):
         free = [
@@ -164,12 +164,12 @@ def measure(dry: DryRun, path: Path, n_placements: int, random: Random, *, every
         for placement in placements:
             start = time.perf_counter()
             try:
-                said = exact(placement)
+                estimate = exact(placement)
             except ModelRefused:  # a KV type that its heads cannot have
                 break
             if not number:
                 figures.ms.append((time.perf_counter() - start) * 1e3)
-            figures.compare(said, analytic(placement))
+            figures.compare(estimate, analytic(placement))
     return figures
 
 
@@ -180,9 +180,11 @@ def main() -> None:
     )
     zoo = PUBLISHED | SMALL
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(zoo))
-    parser.add_argument("--placements", type=int, default=8, help="in each context, beside the planner's")
+    parser.add_argument(
+        "--placements", type=int, default=8, help="random placements per context, added to the planner's"
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--on-cards", action="store_true", help="no layer on the host, and all cards used")
+    parser.add_argument("--on-cards", action="store_true", help="put no layer on the host, and use all cards")
     given = parser.parse_args()
     print(
         f"{'':16} {'ms: median':>10} {'worst':>6} {'weights':>8} {'context':>8}"

@@ -1,4 +1,4 @@
-"""256 short texts embedded in one call, and one call each; side by side, over HTTP.
+"""Embed 256 short texts over HTTP, in one call and in one call each.
 
     python -m bench.embed [--texts 256] [--rounds 3]
 
@@ -31,7 +31,7 @@ def texts(n: int) -> list[str]:
 
 
 def timed(client: httpx.Client, calls: list[list[str]]) -> float:
-    """Seconds for some calls, one after the other."""
+    """Seconds for all `calls`, one after the other."""
     started = time.perf_counter()
     for call in calls:
         body = {"model": "", "input": call, "encoding_format": "base64"}

@@ -1,4 +1,4 @@
-"""What llama-server does with what `plan --emit llama-server` and `--emit env` print, beside the plan.
+"""Compare llama-server, run from `plan --emit llama-server` and `--emit env`, with the plan.
 
     python -m bench.emitted [--programs FOLDER] [--placements 6] [--seed 1]
 
@@ -53,21 +53,21 @@ from vram_llm.workflows import planning
 from vram_llm.workflows import saved_plans
 from vram_llm.llama.model import LoadedModel
 uses = LoadedModel(saved_plans.load_plan(sys.argv[1])).memory_use()
-told = {k: [u.weights_bytes, u.context_bytes, u.compute_bytes] for k, u in uses.items()}
-print(msgspec.json.encode(told).decode())
+sizes = {k: [u.weights_bytes, u.context_bytes, u.compute_bytes] for k, u in uses.items()}
+print(msgspec.json.encode(sizes).decode())
 """
 
 
 @dataclass
 class Worker:
-    """A running ggml-rpc-server, and where it writes every buffer it is asked for."""
+    """A running ggml-rpc-server, and its log of requested buffers."""
 
     endpoint: str
     log: Path
 
 
 def models(folder: Path) -> dict[str, Path]:
-    """Small models that differ in what places them, and in what they keep of the past."""
+    """Small models that differ in tensors and in memory."""
     made = {
         name: write_loadable(with_vocabulary(LOADABLE[model]()), folder / f"{name}.gguf")
         for name, model in {"window": "gemma3", "hybrid": "nemotron_h", "mla": "deepseek2"}.items()
@@ -82,7 +82,7 @@ def models(folder: Path) -> dict[str, Path]:
 
 
 def wish(draw: random.Random, n_workers: int, n_layers: int, adapter: Path) -> Workload:
-    """A dictated placement and a context, drawn at random, one in four with an adapter."""
+    """A random dictated placement and context; one in four has an adapter."""
     kv_type, parallel = draw.choice(["f16", "q8_0", "f32"]), draw.choice([1, 4, 8])
     flash_attn = draw.choice(list(FlashAttention)) if kv_type != "q8_0" else FlashAttention.AUTO
     return Workload(
@@ -101,7 +101,7 @@ def wish(draw: random.Random, n_workers: int, n_layers: int, adapter: Path) -> W
         reserve_bytes=0,
         tensor_split=TensorSplit(tuple(float(draw.randint(1, 9)) for _ in range(n_workers))),
         n_gpu_layers=draw.choice([n_layers + 1, n_layers + 1, draw.randint(2, n_layers)]),
-        use_mmap=False,  # of a mapped file llama.cpp tells the span, not what is used
+        use_mmap=False,  # for a mapped file llama.cpp reports the span, not the used bytes
     )
 
 
@@ -123,7 +123,7 @@ def running(programs: Path, folder: Path, n: int) -> Iterator[list[Worker]]:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody does."""
+    """Whether a program listens on the port."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -140,16 +140,16 @@ def is_healthy(port: int) -> bool:
 
 
 def wait_for(done: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Until `done`. Ends the program where `process` ends before, or nothing happens."""
+    """Wait until `done`. Raises SystemExit if `process` ends before that, or at the deadline."""
     deadline = time.monotonic() + _PATIENCE_S
     while not done():
         if process.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"{process.args!r} did not come up: {log.read_text(errors='replace')[-2000:]}")
-        time.sleep(0.05)  # between two looks, up to the deadline
+        time.sleep(0.05)  # until the next check
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process of ours, and wait for it."""
+    """End a process and wait for it."""
     process.terminate()
     try:
         process.wait(_PATIENCE_S)
@@ -159,7 +159,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def serve_as_emitted(plan: Plan, form: str, programs: Path, log: Path) -> str:
-    """Run what was emitted until the model is loaded; its log. Only a port and verbosity are added."""
+    """Run the emitted command until the model is loaded. Returns its log. Adds only a port and verbosity."""
     port = free_ports(1)[0]
     text = emit(plan, form)
     command = f"{text}\nllama-server --no-op-offload" if form == "env" else text
@@ -177,7 +177,7 @@ def serve_as_emitted(plan: Plan, form: str, programs: Path, log: Path) -> str:
 
 
 def own_load(plan: Plan, folder: Path) -> dict[str, Held]:
-    """What this program's engine holds of the same plan, by the plan's ids; in a process of its own."""
+    """The bytes that this program's engine holds for the same plan, by device id; in its own process."""
     saved = folder / "plan.json"
     saved.write_bytes(to_json(plan))
     done = subprocess.run([sys.executable, "-c", _OWN_LOAD, str(saved)], capture_output=True, check=True)
@@ -186,25 +186,25 @@ def own_load(plan: Plan, folder: Path) -> dict[str, Held]:
 
 @dataclass
 class Score:
-    """How often what was to be equal was, and what was not."""
+    """Counts of equal figures, and the figures that differ."""
 
     equal: dict[str, int] = field(default_factory=dict)
     of: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
 
-    def take(self, what: str, is_so: bool, told: str) -> str:
+    def take(self, what: str, is_so: bool, detail: str) -> str:
         """Count one comparison; "=" or "!" for the table."""
         self.of[what] = self.of.get(what, 0) + 1
         self.equal[what] = self.equal.get(what, 0) + is_so
         if not is_so:
-            self.wrong.append(f"{what}: {told}")
+            self.wrong.append(f"{what}: {detail}")
         return "=" if is_so else "!"
 
 
 def compare(
     name: str, plan: Plan, log: str, asked: dict[str, str], own: dict[str, Held], score: Score
 ) -> None:
-    """Print a line for each device, and count."""
+    """Print a line for each device, and count equal figures."""
     endpoints = {device.id: device.endpoint for device in plan.devices}
     served, went = held(log, asked), layers(log)
     uses: list[DeviceEstimate | HostEstimate] = [*plan.estimate.devices, plan.estimate.host]
@@ -235,7 +235,7 @@ def compare(
 
 
 def near(found: float, planned: float, exact: bool) -> bool:
-    """Equal to the byte, or as far as a log's hundredths of a MiB can tell."""
+    """Whether figures are equal to the byte, or within a log's hundredths of a MiB."""
     return found == planned if exact else abs(found - planned) <= MIB / 100
 
 
@@ -252,7 +252,7 @@ def planned_layers(plan: Plan) -> list[list[int]]:
 
 
 def main() -> int:
-    """Print the table and the counts; 1 where anything differs."""
+    """Print the table and the counts. Returns 1 if a figure differs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Time to read a header with a large vocabulary: our reader's beside gguf.GGUFReader's, and the ratio.
+"""Time to read a header with a large vocabulary by our reader and by gguf.GGUFReader, and the ratio.
 
     python bench/header.py [--tokens 128000] [--repeat 5] [MODEL]
 
@@ -39,7 +39,7 @@ _SYLLABLES = (
 
 
 def write_model(path: Path, n_tokens: int) -> None:
-    """A model of one layer whose header is as large as a real vocabulary makes it."""
+    """A model of one layer, with a header as large as that of a real vocabulary."""
     random.seed(0)
     tokens, merges = [], []
     for i in range(n_tokens):

@@ -1,4 +1,4 @@
-"""Where a step's time goes, as the engine itself reports it: llama.cpp, sampling, and everything else.
+"""The parts of a step's time by the engine's own figures: llama.cpp, sampling, and the rest.
 
     python -m bench.host [--streams 16] [--tokens 200]
 
@@ -29,7 +29,7 @@ _UNTIMED = 20  # tokens of each stream: by then all decode
 
 
 async def measure(plan: Plan, n_streams: int, n_tokens: int) -> None:
-    """Print milliseconds a step, over the steps in which all streams decode."""
+    """Print milliseconds per step, for steps in which all streams decode."""
     engine = EngineClient(plan, "bench")
     engine.start()
     try:

@@ -28,7 +28,7 @@ _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 
 @dataclass(frozen=True)
 class Far:
-    """The other side: its address, and what to put before a command to run it there."""
+    """The other side: its address, and the prefix of a command to run there."""
 
     address: str
     inside: tuple[str, ...]
@@ -53,7 +53,7 @@ def shaped_link() -> Iterator[Far]:
 
 
 def main() -> None:
-    """Make both ends, and hand packets on until killed."""
+    """Make both ends, and forward packets until killed."""
     here, there = _tun("vlbench0"), _tun("vlbench1")
     _ip("link", "set", "vlbench1", "netns", _NAMESPACE)
     inside = ("netns", "exec", _NAMESPACE, "ip")
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _hand_on(ways: dict[int, int]) -> None:
-    """Every packet from one end to the other, when it has arrived."""
+    """Forward every packet from one end to the other at its time of arrival."""
     waiting: list[tuple[float, int, int, bytes]] = []  # due, number, end, packet
     free_at = dict.fromkeys(ways, 0.0)
     number = 0
@@ -74,7 +74,7 @@ def _hand_on(ways: dict[int, int]) -> None:
         now = time.perf_counter()
         while waiting and waiting[0][0] <= now:
             _, _, end, packet = heapq.heappop(waiting)
-            with contextlib.suppress(OSError):  # the end is on its way out
+            with contextlib.suppress(OSError):  # the end is closing
                 os.write(end, packet)
         timeout = max(waiting[0][0] - now, 0) if waiting else None
         readable, _, _ = select.select(list(ways), [], [], timeout)

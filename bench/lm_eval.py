@@ -1,4 +1,4 @@
-"""lm-evaluation-harness over this server, and llama.cpp's own log-likelihoods beside its own.
+"""Compare lm-evaluation-harness's log-likelihoods from this server with llama.cpp's own.
 
     python -m bench.lm_eval .venv-clients/bin/python
 
@@ -42,7 +42,7 @@ _KINDS = {
 
 
 def documents(n: int) -> list[dict[str, Any]]:
-    """Contexts with what may follow."""
+    """Contexts with possible continuations."""
     random = np.random.default_rng(1)
 
     def words(low: int, high: int) -> str:
@@ -57,7 +57,7 @@ def documents(n: int) -> list[dict[str, Any]]:
 
 
 def harness(python: str, port: int, folder: Path) -> dict[str, list[tuple[dict[str, Any], list[float]]]]:
-    """Run it: for each task the documents, and the log-likelihoods of what may follow each."""
+    """Run the harness. Returns each task's documents with the log-likelihoods of their continuations."""
     line = [
         python, "-m", "lm_eval", "--model", "local-completions", "--tasks", ",".join(_KINDS),
         "--include_path", str(folder), "--model_args", f"model=tiny,base_url=http://127.0.0.1:{port}/v1/completions",
@@ -74,7 +74,7 @@ def harness(python: str, port: int, folder: Path) -> dict[str, list[tuple[dict[s
 
 
 def own(model: llama_cpp.Llama, context: str, continuation: str) -> float:
-    """llama.cpp's log-likelihood of what follows a context, by one llama_decode over both."""
+    """llama.cpp's log-likelihood of a continuation, by one llama_decode over it and its context."""
     whole = model.tokenize((context + continuation).encode(), add_bos=False)
     n_context = len(model.tokenize(context.encode(), add_bos=False))
     model.reset()
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("python", help="of an environment with lm_eval[api]")
+    parser.add_argument("python", help="Python of an environment with lm_eval[api]")
     parser.add_argument("--documents", type=int, default=40)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -105,9 +105,9 @@ def main() -> None:
         model = llama_cpp.Llama(str(path), n_ctx=2048, logits_all=True, verbose=False)
         for kind, samples in found.items():
             apart = []
-            for doc, said in samples:
+            for doc, reported in samples:
                 follows = [doc["continuation"]] if kind == "loglikelihood" else doc["choices"]
-                pairs = zip(said, follows, strict=True)
+                pairs = zip(reported, follows, strict=True)
                 apart += [abs(each - own(model, doc["context"], text)) for each, text in pairs]
             print(f"{kind}: {len(apart)} log-likelihoods, at most {max(apart):.2g} from llama.cpp's own")
 

@@ -1,6 +1,6 @@
-"""A load generator for completion endpoints that costs little itself: the servers have the same processors.
+"""A light load generator for completion endpoints, since it shares the processors with the servers.
 
-Requests are written to sockets whole and what comes back is looked at only for when it came.
+It writes whole requests to sockets, and reads of the answers only their times.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ Prompt = Sequence[int] | str  # tokens or text
 
 @dataclass
 class Stream:
-    """One streamed answer: when it was asked for, and when each of its chunks came (time.perf_counter)."""
+    """One streamed answer: the times of its request and of its chunks (time.perf_counter)."""
 
     asked_at: float
     chunks: list[float] = field(default_factory=list)
@@ -72,7 +72,7 @@ async def complete(
 
 
 async def together(port: int, prompts: Sequence[Prompt], n_tokens: int) -> tuple[float, list[Stream]]:
-    """Ask for all at once: tokens per second over all, and the answers."""
+    """Send all requests at once. Returns tokens per second of all together, and the answers."""
     started = time.perf_counter()
     streams = await asyncio.gather(*(complete(port, prompt, n_tokens) for prompt in prompts))
     return len(prompts) * n_tokens / (time.perf_counter() - started), streams

@@ -1,4 +1,4 @@
-"""One stream with and without prompt lookup, on text that repeats and on text that does not, side by side.
+"""The speed of one stream with and without prompt lookup, on text that repeats and on text that does not.
 
     python -m bench.lookup [--tokens 192] [--rounds 7]
 
@@ -55,11 +55,11 @@ class Recorded:
         return next(self._text)
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there is nothing to free."""
 
 
 def words(seed: int) -> list[int]:
-    """The README as tokens, from a place on that the seed chooses."""
+    """The README's tokens, from a position that the seed chooses."""
     text = README.read_text(encoding="utf-8")
     tokens = [FIRST_WORD + crc32(word.encode()) % N_WORDS for word in re.findall(r"\w+|[^\w\s]", text)]
     start = random.Random(seed).randrange(len(tokens))
@@ -98,7 +98,7 @@ def answer(
 
 
 def finish(loop: Loop) -> float:
-    """Run until nothing is left to do; seconds from the first token to the last."""
+    """Run until the loop is idle. Returns seconds from the first token to the last."""
     n_before, began = loop.stats().n_generated_tokens, 0.0
     while not loop.is_idle:
         loop.step()
@@ -139,7 +139,7 @@ def main() -> None:
         plan = planning.plan(str(path), detection.detect(), wish)
         model = LoadedModel(plan)
         loop = Loop(model)
-        answer(loop, *load("loop", 64, 1), 64, drafts=True)  # warm the caches, and see what rows cost
+        answer(loop, *load("loop", 64, 1), 64, drafts=True)  # warm the caches, and measure the cost of rows
         for name in ("loop", "edit", "prose", "random"):
             compare(loop, name, args.tokens, args.rounds)
         model.close()

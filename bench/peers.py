@@ -1,4 +1,4 @@
-"""Tokens per second and time to the first token, beside other servers: same model, threads, slots and load.
+"""Compare tokens per second and time to the first token with other servers: same model, threads, slots, load.
 
     python -m bench.peers [--peer NAME] [--tokens 64] [--rounds 5] [--streams 1 8 16] [--model FILE]
 
@@ -27,7 +27,7 @@ from tools.random_model import write_120m
 
 _N_CTX = 8192
 OURS = "vram-llm"
-INTERRUPTED = "llama_cpp.server"  # cuts answers short: its tokens are those that came
+INTERRUPTED = "llama_cpp.server"  # it shortens answers: only received tokens count
 PEERS = {
     "llama-server": llama_server,
     INTERRUPTED: bindings.module_server,
@@ -57,7 +57,7 @@ def both(peer: str, model: Path, folder: Path, n_ctx: int, parallel: int) -> Ite
 
 
 async def compare(ports: dict[str, int], alone: Alone, n_streams: int, n_tokens: int, rounds: int) -> None:
-    """Print both servers' figures for so many streams and their ratio, and what llama.cpp does alone."""
+    """Print both servers' figures for `n_streams` streams, their ratio, and llama.cpp's figure alone."""
     random, as_text = np.random.default_rng(n_streams), "llama-server" not in ports
     rates: dict[str, list[float]] = {name: [] for name in ports}
     streams: dict[str, list[Stream]] = {name: [] for name in ports}

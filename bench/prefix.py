@@ -1,4 +1,4 @@
-"""A prefix that requests share: what the second one waits, and what sixteen gain, on three kinds of model.
+"""The gain from a prefix that requests share, for a second request and for sixteen, on three kinds of model.
 
     python -m bench.prefix [--shared 2000] [--requests 16]
 
@@ -30,7 +30,7 @@ _N_VOCAB = 1200
 
 
 async def waits(port: int, shared: int, tries: int) -> list[float]:
-    """The second request's time to its first token over the first's, of several new prefixes."""
+    """The second request's time to the first token over the first request's, for several new prefixes."""
     random, ratios = np.random.default_rng(1), []
     await complete(port, _tokens(random, 300), 2)
     for _ in range(tries):
@@ -41,7 +41,7 @@ async def waits(port: int, shared: int, tries: int) -> list[float]:
 
 
 async def rate(port: int, shared: int, n_requests: int) -> float:
-    """Requests per second, of so many at once over one new prefix."""
+    """Requests per second of concurrent requests with one new prefix."""
     random = np.random.default_rng(2)
     prefix = _tokens(random, shared)
     prompts = [prefix + _tokens(random, _N_OWN) for _ in range(n_requests)]

@@ -1,4 +1,4 @@
-"""A rig of unlike workers on one computer: each pinned to a core, and held to a share of it.
+"""A rig of unequal workers on one computer. Each is pinned to a core and limited to a share of it.
 
 A cgroup of version 1 (`cpu.cfs_quota_us`) holds a worker down, so this needs root on Linux. The quota is the
 least the kernel takes, 1 ms, so that a slow worker is slow smoothly. One that has waited begins at full speed
@@ -18,7 +18,7 @@ from tests.workers import await_listening, free_ports
 
 _CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
 _QUOTA_US = 1000
-_SHARES = 10_000  # more than others who run beside it, less than who measures on the same core
+_SHARES = 10_000  # more than other programs, less than the measuring program on the same core
 _PATIENCE_S = 5.0
 
 
@@ -57,7 +57,7 @@ def _process(command: Sequence[str], core: int, group: Path | None) -> Iterator[
 
 @contextmanager
 def _group(name: str, share: float) -> Iterator[Path | None]:
-    """A cgroup whose processes together get `share` of a core; None for a whole one."""
+    """A cgroup that limits its processes together to `share` of a core; None for a whole core."""
     if share >= 1:
         yield None
         return
@@ -86,10 +86,10 @@ def _remove(group: Path) -> None:
         except OSError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.02)  # its process has ended and is on its way out
+            time.sleep(0.02)  # the kernel still removes its ended process
 
 
 def require(*programs: str) -> None:
-    """Raises SystemExit where a program is missing."""
+    """Raises SystemExit if a program is missing."""
     if missing := [program for program in programs if shutil.which(program) is None]:
         raise SystemExit(f"{', '.join(missing)} missing: apt-get install iproute2")

@@ -1,4 +1,4 @@
-"""Tokens per second with tokens chosen on the device and on the host, in turns, and what new parameters cost.
+"""Tokens per second with sampling on the device and on the host, in turns, and the cost of new parameters.
 
     python -m bench.sampling [MODEL.gguf | --size 8b --n-vocab 151936] [--streams 1 8 32]
                              [--sampling greedy top-k plain nucleus] [--tokens 128] [--rounds 5]
@@ -40,7 +40,7 @@ _numbers = itertools.count()
 
 
 async def answer(engine: EngineClient, prompt: tuple[int, ...], n_tokens: int, way: SamplingParams) -> float:
-    """One answer; the seconds to its first token."""
+    """Answer one request. Returns the seconds to its first token."""
     request = Request(
         id=str(next(_numbers)), prompt=prompt, max_tokens=n_tokens, ignore_eos=True, sampling=way
     )
@@ -93,7 +93,7 @@ class Comparison:
         print(f"{name:<8} {n_streams:>3} ratio  {statistics.median(ratios):9.3f}", flush=True)
 
     async def attaching(self) -> None:
-        """Print what a request with parameters that no slot has waits for its first token."""
+        """Print the time to the first token of a request with parameters that no slot has."""
         engine, temperatures = self._engines[ON], itertools.count(1)
         way = SamplingParams(temperature=0.9, top_k=40, top_p=0.95)
         firsts: dict[str, list[float]] = {"the same": [], "new": []}
@@ -113,15 +113,15 @@ class Comparison:
 
 
 def _step(figures: list[tuple[EngineStats, EngineStats]]) -> str:
-    """What a step takes, and how many of its tokens are chosen on the device."""
+    """The time of a step by parts, and the share of tokens that are sampled on the device."""
     n_steps = sum(after.n_steps - before.n_steps for before, after in figures)
     n_tokens = sum(after.n_generated_tokens - before.n_generated_tokens for before, after in figures)
     n_device = sum(after.n_device_tokens - before.n_device_tokens for before, after in figures)
-    said = []
+    parts = []
     for part in ("llama_s", "sampling_s", "host_s"):
         spent_s = sum(getattr(after, part) - getattr(before, part) for before, after in figures)
-        said.append(f"{part.removesuffix('_s')} {spent_s / n_steps * 1000:.2f}")
-    return f"ms a step: {', '.join(said)}; {n_device / n_tokens:.0%} on the device"
+        parts.append(f"{part.removesuffix('_s')} {spent_s / n_steps * 1000:.2f}")
+    return f"ms a step: {', '.join(parts)}; {n_device / n_tokens:.0%} on the device"
 
 
 async def run(plans: dict[str, Plan], args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""What llama-server's log and its workers' say of where a model went. Formats are llama.cpp's own lines."""
+"""Read the placement of a model from the logs of llama-server and its workers, in llama.cpp's formats."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ _HALF_A_STEP = 0.005 * MIB  # sizes are printed to two places
 
 @dataclass
 class Held:
-    """Bytes one device holds. Exact on a worker; of the host, and of all compute, to 0.01 MiB."""
+    """Bytes that one device holds. Exact on a worker; to 0.01 MiB on the host and for all compute buffers."""
 
     weights: float = 0
     context: float = 0
@@ -24,7 +24,7 @@ class Held:
 
 
 def layers(log: str) -> dict[str, list[int]]:
-    """The layers on each device, by ggml's name of it ("RPC0", "CPU"); the output is the last number."""
+    """The layers on each device by its ggml name ("RPC0", "CPU"); the output is the last number."""
     found: dict[str, list[int]] = {}
     for number, device in _LAYER.findall(log):
         found.setdefault(device, []).append(int(number))
@@ -56,7 +56,7 @@ def held(log: str, asked: Mapping[str, str]) -> dict[str, Held]:
 
 
 def _exact(printed: float, sizes: list[int] | None, device: str) -> float:
-    """The next size a worker was asked for, which must be the one printed."""
+    """The next size in a worker's log, which must be the printed size."""
     if sizes is None:
         return printed
     while sizes and abs(sizes[0] - printed) > 2 * _HALF_A_STEP:

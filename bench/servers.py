@@ -1,4 +1,4 @@
-"""Servers to measure, as processes of their own: this one, and llama-server of the same source."""
+"""Servers to measure, each in its own process: this one, and llama-server of the same source."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ _PATIENCE_S = 60.0
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """A free port."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -32,7 +32,7 @@ def running(
     health: str = "/health",
     environment: dict[str, str] | None = None,
 ) -> Iterator[int]:
-    """The server that `command` starts, once it is healthy; its port. Raises SystemExit."""
+    """Start `command`, and yield its port once the server is healthy. Raises SystemExit."""
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
     try:
@@ -70,7 +70,7 @@ def ours(model: Path, port: int, *, n_ctx: int, parallel: int, more: tuple[str, 
 def llama_server(
     model: Path, port: int, *, n_ctx: int, parallel: int, more: tuple[str, ...] = ()
 ) -> list[str]:
-    """llama-server's, with the same context, slots and threads; its defaults else."""
+    """The command line of llama-server: same context, slots and threads, otherwise its defaults."""
     threads = str(os.cpu_count() or 1)
     return [
         str(built_programs() / "llama-server"), "-m", str(model), "--port", str(port), "-c", str(n_ctx),

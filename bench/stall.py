@@ -1,4 +1,4 @@
-"""What a long prompt does to streams beside it: gaps between their tokens, here and in llama-server.
+"""The gaps in other streams while a long prompt is computed, here and in llama-server.
 
     python -m bench.stall [--streams 8] [--prompt 6000]
 
@@ -21,7 +21,7 @@ from bench.servers import free_port, llama_server, ours, running
 from tools.random_model import write_120m
 
 OURS, THEIRS = "vram-llm", "llama-server"
-_LEAD_S = 2.0  # the streams decode alone for so long
+_LEAD_S = 2.0  # time in which the streams decode alone
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Stall:
 
     @property
     def p99_s(self) -> float:
-        """The gap that one in a hundred is longer than."""
+        """The 99th percentile of the gaps."""
         return float(np.percentile(self.gaps_s, 99))
 
 

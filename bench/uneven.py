@@ -1,4 +1,4 @@
-"""Whether plans made from measured speeds are the fastest there are, on workers that are not alike.
+"""Check whether plans from measured speeds are the fastest ones, on unequal workers.
 
     python -m bench.uneven [--show two|three|link] [--seconds 30] [--loads 3] [--rounds 5] [--tokens 8]
 
@@ -48,12 +48,15 @@ from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import Placement, Plan, Workload
 from vram_llm.workflows import detection, measurement, planning
 
-FULL_CORE, SLOW_CORE = 0, 1  # who plans and measures shares the second: it waits while a worker works
+FULL_CORE, SLOW_CORE = (
+    0,
+    1,
+)  # the planning and measuring program shares the second core: it waits while a worker works
 WISH = Workload(n_ctx=512, parallel=1, reserve_bytes=0, expect_depth=16)
 
 
 class Effort(NamedTuple):
-    """Seconds of calibration, how often splits are loaded, rounds they take then, and tokens in each."""
+    """Seconds of calibration, loads per split, rounds per load, and tokens per round."""
 
     seconds: float
     loads: int
@@ -63,7 +66,7 @@ class Effort(NamedTuple):
 
 @dataclass
 class Split:
-    """A placement, what it was predicted to take for a token, and what it took."""
+    """A placement with the predicted and the measured time per token."""
 
     name: str
     placement: Placement
@@ -94,7 +97,7 @@ def main() -> None:
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # workers, groups and the link are taken down
     os.sched_setaffinity(0, {SLOW_CORE})
-    os.nice(-15)  # before whatever else runs here
+    os.nice(-15)  # ahead of other programs
     busy = psutil.cpu_percent(interval=3)
     print(f"other programs keep the cores {busy:.0f} % busy" + (": figures will be off" if busy > 10 else ""))
     with tempfile.TemporaryDirectory() as folder:
@@ -137,14 +140,14 @@ def two(folder: Path, effort: Effort) -> None:
 
 
 def three(folder: Path, effort: Effort) -> None:
-    """Three workers that are all needed: five, four and four of twelve layers fit them."""
+    """Three workers of which all are needed: five, four and four of twelve layers fit."""
     model = _model(folder, 1024, 2816)
     with worker(FULL_CORE) as full, worker(SLOW_CORE, 0.5) as half, worker(SLOW_CORE, 0.25) as quarter:
         _every_split(model, [f"{full}@102MiB", f"{half}@90MiB", f"{quarter}@90MiB"], effort)
 
 
 def link(folder: Path, effort: Effort) -> None:
-    """A worker near by and a faster one behind a link."""
+    """A local worker and a faster one behind a slow link."""
     for model, share, limit in (
         (_model(folder, 1024, 2816), 0.9, ""),
         (_model(folder, 1024, 2816), 0.25, "@125MiB"),
@@ -158,7 +161,7 @@ def link(folder: Path, effort: Effort) -> None:
 
 
 def _model(folder: Path, n_embd: int, n_ff: int) -> str:
-    """A random llama of twelve layers; a layer takes a core some milliseconds, far more than its overhead."""
+    """A random llama of twelve layers. A layer takes milliseconds of a core, far above its overhead."""
     path = folder / f"{n_embd}.gguf"
     return str(
         write_llama(path, n_embd=n_embd, n_ff=(n_ff,) * 12, n_head=n_embd // 128, n_head_kv=2, n_vocab=8192)
@@ -181,7 +184,7 @@ def calibrated(workers: Sequence[str], seconds: float) -> Machine:
 
 
 def predicted(plan: Plan, machine: Machine, placement: Placement) -> float:
-    """Seconds for a token."""
+    """Predicted seconds per token."""
     found = Predictor(detection.analyze(plan.model.path), plan.context, machine, WISH)(
         placement, pipelined=False
     )
@@ -190,7 +193,7 @@ def predicted(plan: Plan, machine: Machine, placement: Placement) -> float:
 
 
 def measure(plan: Plan, splits: Sequence[Split], effort: Effort) -> None:
-    """Load all splits in one process, and let them decode in turn.
+    """Load all splits in one process, and decode with each in turn.
 
     The first is loaded twice and counts the second time: what comes first into a fresh worker is slower.
     """
@@ -220,7 +223,7 @@ def _every_split(model: str, workers: Sequence[str], effort: Effort) -> None:
 
 
 def fitting(plan: Plan, machine: Machine) -> list[Placement]:
-    """Every split over any of the devices in any order that fits, all layers off the host."""
+    """Every split that fits, over any of the devices in any order, with no layer on the host."""
     n = plan.model.n_layers
     ids = [device.id for device in machine.devices]
     found: list[Placement] = []
@@ -260,7 +263,7 @@ def _name(placement: Placement) -> str:
 
 
 def print_splits(splits: Sequence[Split]) -> None:
-    """A line for each: predicted, measured, and the range of its rounds."""
+    """Print a line for each split: predicted, measured, and the range of its rounds."""
     for split in splits:
         rounds_s = [seconds for of_load in split.rounds_s for seconds in of_load]
         rounds = f"{min(rounds_s) * 1e3:.1f} to {max(rounds_s) * 1e3:.1f}"
@@ -272,7 +275,7 @@ def print_splits(splits: Sequence[Split]) -> None:
 
 
 def _off(split: Split) -> float:
-    """How far the predicted tokens per second are from the measured ones, as a share of these."""
+    """The relative error of the predicted tokens per second."""
     return split.measured_s / split.predicted_s - 1
 
 

@@ -1,4 +1,4 @@
-"""Runs the suite against both servers and compares: see the package."""
+"""Run the suite against both servers and compare the results; see the package."""
 
 import argparse
 import sys
@@ -17,10 +17,13 @@ from scripts.build_args import SetupError
 
 
 def main() -> int:
-    """The exit code: 1 where too few tests pass here, or one fails without a reason."""
+    """Returns 1 if too few tests pass here, or a test fails without a known reason."""
     parser = argparse.ArgumentParser(prog="bench.llama_server_suite")
     parser.add_argument(
-        "--only", action="append", metavar="FILE", help="such as test_rerank.py; repeat for more"
+        "--only",
+        action="append",
+        metavar="FILE",
+        help="run only FILE, such as test_rerank.py; repeat for more",
     )
     parser.add_argument("--control-only", action="store_true", help="run llama-server alone")
     given = parser.parse_args()

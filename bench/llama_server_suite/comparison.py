@@ -1,4 +1,4 @@
-"""What the two runs of the suite say together."""
+"""Compare the two runs of the suite."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -25,18 +25,18 @@ class Comparison:
 
     @property
     def passed(self) -> list[str]:
-        """Those of them that pass here."""
+        """Counted tests that pass here."""
         return [test for test in self.counted if test in self.own and self.own[test].outcome == "passed"]
 
     @property
     def failed(self) -> list[str]:
-        """Those of them that do not."""
+        """Counted tests that fail here."""
         passed = set(self.passed)
         return [test for test in self.counted if test not in passed]
 
     @property
     def unexplained(self) -> list[str]:
-        """Failures without a reason."""
+        """Failures without a known reason."""
         return [test for test in self.failed if reason(test) is None]
 
     @property
@@ -46,7 +46,7 @@ class Comparison:
 
 
 def counted_tests(control: Mapping[str, Result]) -> list[str]:
-    """Tests that the control passes, and that ask it for the API alone."""
+    """Tests that the control passes and that use only the API."""
     return [
         test
         for test, result in control.items()

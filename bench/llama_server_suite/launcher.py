@@ -1,4 +1,4 @@
-"""Starts one of the two servers by llama-server's command line, as the tests write it.
+"""Start one of the two servers from llama-server's command line in the tests.
 
 The tests start `python -m bench.llama_server_suite.launcher ARGUMENTS`, by a script. Both servers get files
 where the arguments name a model of a hub. llama-server gets all else as it is; this server gets its own
@@ -40,7 +40,7 @@ _RENAMED = {
     "--cors-origins": "--cors-origin",
     "--model": "--model",
 }
-# Options that take a value, for which this server has none. None of them changes an answer but --n-predict
+# Options with a value that this server lacks. Only two of them change an answer: --n-predict
 # (requests name max_tokens) and -ctv (the tests give it with -ctk).
 _VALUES_LEFT_OUT = (
     "--tags", "--n-predict", "-ctv", "--cache-ram", "--sleep-idle-seconds", "--slot-save-path",
@@ -53,7 +53,7 @@ _HUB = ("--hf-repo", "--hf-file", "--model-draft")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Become the server."""
+    """Replace this process by the server."""
     models = Path(os.environ["SUITE_MODELS"])
     if os.environ["SUITE_SERVER"] == "llama-server":
         program = os.environ["SUITE_LLAMA_SERVER"]
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def control_arguments(arguments: Sequence[str], models: Path) -> list[str]:
-    """The same command line with files in place of the hub's."""
+    """The command line with local files in place of the hub's models."""
     found, rest = _without_hub(arguments, models)
     if found is None:
         return [*rest, "--no-mmproj"] if "--no-mmproj" not in rest else rest
@@ -72,7 +72,7 @@ def control_arguments(arguments: Sequence[str], models: Path) -> list[str]:
 
 
 def own_arguments(arguments: Sequence[str], models: Path) -> list[str]:
-    """This server's options. Without a model, where llama-server would be a router, the built-in one."""
+    """This server's options. Without a model, for which llama-server is a router, the built-in model."""
     found, rest = _without_hub(arguments, models)
     own = ["--reserve-mib", "0"]
     if found is not None:
@@ -103,7 +103,7 @@ def _translated(option: str, value: str | None) -> list[str]:
 
 
 def _template_file(template: str) -> Path:
-    """The file of a template that llama-server knows by name, or of one given as text."""
+    """The file of a template that the option gives by llama-server's name or as text."""
     named = _TEMPLATES / f"{template}.jinja"
     if "/" not in template and named.exists():
         return named
@@ -113,7 +113,7 @@ def _template_file(template: str) -> Path:
 
 
 def _without_hub(arguments: Sequence[str], models: Path) -> tuple[Substitute | None, list[str]]:
-    """What stands for the model of the hub that the command line names, and the rest of the line."""
+    """The substitute for the hub's model on the command line, and the rest of the line."""
     named = dict.fromkeys(_HUB, "")
     rest = []
     for option, value in _pairs(arguments):

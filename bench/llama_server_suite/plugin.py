@@ -32,7 +32,7 @@ _options: list[str] = []
 
 
 def pytest_configure() -> None:
-    """Record requests, and answer those for the hub's files."""
+    """Record requests, and answer requests for the hub's files."""
     send, send_httpx = requests.Session.send, httpx.Client.send
 
     def recorded(session: requests.Session, request: requests.PreparedRequest, **more: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Why tests that llama-server passes fail here: by the test's id, or its id without parameters."""
+"""The reasons why tests fail here that llama-server passes, by the test's id with or without parameters."""
 
 from collections.abc import Mapping
 
@@ -39,5 +39,5 @@ REASONS: Mapping[str, str] = {
 
 
 def reason(test: str) -> str | None:
-    """Why a test fails here; None: nobody knows yet."""
+    """The reason why a test fails here; None: unknown."""
     return REASONS.get(test) or REASONS.get(test.partition("[")[0])

@@ -1,4 +1,4 @@
-"""Which tests count: those that ask llama-server only for routes of the OpenAI and Anthropic API.
+"""Which tests count: tests that use only routes of the OpenAI and Anthropic API.
 
 The plugin records what each test asks of the control, and how it starts it; no list of tests is kept.
 """
@@ -46,7 +46,7 @@ _MODELS = frozenset(("--model", "--hf-repo", "--model-url"))
 
 
 def native_parts(requests: Collection[str], options: Iterable[str]) -> list[str]:
-    """What of llama-server's own a test asks for, by its requests ("GET /slots 200") and server options."""
+    """llama-server's own features that a test uses, by its requests ("GET /slots 200") and options."""
     routes = {request.rpartition(" ")[0] for request in requests}
     found = routes - _API
     given = set(options)

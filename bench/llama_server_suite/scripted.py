@@ -1,4 +1,4 @@
-"""A llama whose text is known: each token's successor is fixed, so tests may expect its words.
+"""A llama with known text: each token's successor is fixed, so that tests can expect its words.
 
 It replaces models whose words llama-server's tests name, such as stories260K. The layers add nothing: the
 embedding is one-hot, and the output matrix is the table of successors with a little noise, so that grammars,
@@ -25,7 +25,7 @@ _ENTRY: Mapping[str, str] = {"is": " blue"}  # else " But"
 PICTURES = ("cat", "frog", "automobile")
 _N_EMBD = 512
 _SUCCESSOR, _CLOSING, _NOISE = 1.5, 0.5, 0.08  # times sqrt(512), about 23, in logits
-_CLOSERS = ('"', "}", "]")  # likely where the text is not followed: what a grammar forces comes to an end
+_CLOSERS = ('"', "}", "]")  # likely off the text, so that text forced by a grammar ends
 
 
 def write_scripted(
@@ -36,7 +36,7 @@ def write_scripted(
     template: str | None = None,
     n_ctx_train: int = 16384,
 ) -> Path:
-    """Write the model, which repeats the words of `circle`, or says them once if it `ends`."""
+    """Write the model, which repeats the words of `circle`, or writes them once if it `ends`."""
     tokens, scores, types = _vocabulary(circle)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("scripted llama")

@@ -1,4 +1,4 @@
-"""Fetches the suite once per user and version, and makes the environment that it runs in."""
+"""Fetch the suite once per user and version, and make its environment."""
 
 import hashlib
 import os
@@ -13,14 +13,14 @@ from bench.llama_server_suite.substitutes import write_substitutes
 from scripts.build_llama_server import built_programs, fetch_source
 from scripts.setup import ROOT, llama_requirement
 
-_PARTS = ("tools/server/tests", "models/templates")  # what the tests read, by relative paths
+_PARTS = ("tools/server/tests", "models/templates")  # files that the tests read, by relative paths
 _FILES = ("tools/mtmd/test-1.jpeg",)
 _REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """What a run needs."""
+    """The paths for a run."""
 
     tests: Path  # the folder of llama-server's tests, writable
     python: Path  # of the suite's environment
@@ -29,7 +29,7 @@ class Suite:
 
 
 def prepared_suite() -> Suite:
-    """Fetch, install and write what is not there yet. Raises SetupError."""
+    """Fetch, install and write the missing parts. Raises SetupError."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(cache, "vram-llm", "llama-server-suite")
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Files in place of the hub's: which model stands for which, and how each is made."""
+"""Substitutes for the hub's files: which model replaces which, and how each is made."""
 
 import json
 import re
@@ -24,9 +24,9 @@ _RANKED = (
     "mach", "##ine", "learning", "is", "a", "which", "city", "par", "##is", "cap", "##ital", "##e",
 )  # fmt: skip
 _RANKER_SEED = 65  # with it the tests' third document is the most relevant, the fourth the least
-# What the scripted models say in tests of tools and thinking, by a part of the test's id.
+# Answers of the scripted models in tests of tools and thinking, by a part of the test's id.
 _SUM = "\n</think>To find the sum of both, add them."
-_THINKING = "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B.jinja"  # which opens the thinking
+_THINKING = "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B.jinja"  # it opens the thinking
 _ANSWERS = {
     "test_anthropic_thinking": "It is four.\n</think>4.",
     "test_calc_result": "The y coordinate is 0.56, about **0.5**",
@@ -50,7 +50,7 @@ _FORMS = {
     "command-r7b": "command",
     "deepseek-r1": "thinking",
 }
-_REVISION = 5  # raised when what is written here changes
+_REVISION = 5  # raise it when the written files change
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Substitute:
 
 
 def write_substitutes(folder: Path, templates: Path) -> Path:
-    """Write every file that is not there under `folder`; the folder of this revision.
+    """Write the missing files under `folder`. Returns the folder of this revision.
 
     `templates` holds llama.cpp's chat templates.
     """
@@ -81,9 +81,9 @@ def write_substitutes(folder: Path, templates: Path) -> Path:
     )
     write_scripted(folder / PICTURE, circle=PICTURES)
     write_mmproj(folder / PROJECTOR, n_text=512)
-    said = {key: _answered(text) for key, text in _ANSWERS.items()}
-    said |= {key: _called(name, arguments) for key, (name, arguments) in _CALLS.items()}
-    for key, forms in said.items():
+    answers = {key: _answered(text) for key, text in _ANSWERS.items()}
+    answers |= {key: _called(name, arguments) for key, (name, arguments) in _CALLS.items()}
+    for key, forms in answers.items():
         for form, text in forms.items():
             own = (templates / _THINKING).read_text() if "</think>" in text else _hermes_template()
             write_scripted(folder / _speaker(key, form), [text], ends=True, template=own)
@@ -94,10 +94,10 @@ def write_substitutes(folder: Path, templates: Path) -> Path:
 def substitute(
     folder: Path, repository: str, file: str | None, *, test: str = "", template: str = ""
 ) -> Substitute:
-    """What stands in `folder` for a repository of the hub, by its kind.
+    """The substitute in `folder` for a repository of the hub, by its kind.
 
-    For models that answer and call functions: the scripted one that says what the test with this id is about,
-    in the form of calls of the chat template's file, else the built-in model. A scripted one for the rest.
+    For models that answer and call functions, it is the scripted model with the answer of this test, in the
+    call format of the chat template's file; else the built-in model. For other models it is a scripted one.
     """
     name = f"{repository}/{file or ''}".lower()
     if "bert-bge" in name:
@@ -108,13 +108,13 @@ def substitute(
         return Substitute(folder / PICTURE, folder / PROJECTOR)
     if any(part in name for part in ("instruct", "-it-", "hermes", "functionary", "command", "r1", "qwq")):
         return Substitute(_scripted(folder, test, template) or demo.path())
-    if "functionary" in template or "llama_telemetry" in test:  # a form of its own; an answer that ends
+    if "functionary" in template or "llama_telemetry" in test:  # its own form; an answer that ends
         return Substitute(_scripted(folder, test, template) or folder / STORIES)
     return Substitute(folder / STORIES)
 
 
 def _scripted(folder: Path, test: str, template: str) -> Path | None:
-    """The model that says what a test is about; None: there is none."""
+    """The scripted model with a test's answer, or None."""
     form = next((form for part, form in _FORMS.items() if part in template), "hermes")
     key = next((key for key in (*_ANSWERS, *_CALLS) if key in test), None)
     named = (folder / _speaker(key, each) for each in (form, "hermes")) if key is not None else ()
@@ -122,7 +122,7 @@ def _scripted(folder: Path, test: str, template: str) -> Path | None:
 
 
 def _answered(text: str) -> dict[str, str]:
-    """An answer as models write it, by the name of the form."""
+    """An answer in each form, by the form's name."""
     return {
         "hermes": text,
         "functionary": f"all\n{text}",
@@ -131,7 +131,7 @@ def _answered(text: str) -> dict[str, str]:
 
 
 def _called(name: str, arguments: dict[str, Any]) -> dict[str, str]:
-    """A call as models write it, by the name of the form."""
+    """A call in each form, by the form's name."""
     called, given = json.dumps(name), json.dumps(arguments)
     action = f'{{"tool_call_id": "0", "tool_name": {called}, "parameters": {given}}}'
     return {
@@ -147,7 +147,7 @@ def _speaker(key: str, form: str) -> str:
 
 
 def _hermes_template() -> str:
-    """The built-in model's, which writes calls as Hermes does."""
+    """The built-in model's chat template, which has Hermes' form of calls."""
     template = read_header(demo.path()).metadata["tokenizer.chat_template"]
     assert isinstance(template, str)
     return template
