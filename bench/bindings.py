@@ -33,7 +33,7 @@ def environment() -> dict[str, str]:
 def module_server(model: Path, port: int, *, n_ctx: int, parallel: int) -> list[str]:
     """The command line of `llama_cpp.server` with its defaults: one request at a time, whatever `parallel`.
 
-    A newcomer interrupts who is being answered, whose answer is short then.
+    A new request interrupts the running one and shortens its answer.
     """
     threads = str(os.cpu_count() or 1)
     return [

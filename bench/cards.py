@@ -3,9 +3,9 @@
     python -m bench.cards [--placements 12] [--seed 1] [--rpc HOST:PORT ...]
 
 Small models with real weights (tests/zoo/loadable.py) in random placements and contexts: the dry run's
-weights, context and compute of every device beside what llama.cpp holds once they are loaded there. One card
-makes three devices of CUDA with GGML_CUDA_DEVICES=3, Mesa's software driver two of Vulkan with
-GGML_VK_VISIBLE_DEVICES=0,0. Without a card, workers (`--rpc`) may stand in.
+weights, context and compute of every device are compared with the bytes that llama.cpp holds after loading.
+One card becomes three CUDA devices with GGML_CUDA_DEVICES=3; Mesa's software driver becomes two Vulkan
+devices with GGML_VK_VISIBLE_DEVICES=0,0. Without a card, use workers (`--rpc`).
 """
 
 import argparse

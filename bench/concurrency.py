@@ -3,8 +3,8 @@
     python -m bench.concurrency [--streams 8] [--tokens 96] [--rounds 3]
 
 A random-weight llama of about 120 million parameters at Q8_0 on the CPU. One stream and eight alternate, so
-that a noisy machine harms both. Every prompt is also answered alone; where an answer among others differs,
-the gap between the two best logits at that place is printed beside what the kernels' rounding moves a logit.
+that a noisy machine harms both. Every prompt is also answered alone. Where the two answers differ, the gap
+between the two best logits is printed with the effect of the kernels' rounding on a logit.
 """
 
 import argparse
@@ -106,8 +106,9 @@ def compare(plan: Plan, alone: list[list[int]], among: list[list[int]]) -> None:
 def gap_and_rounding(model: "LoadedModel", tokens: list[int]) -> tuple[float, float]:
     """The gap between the two best logits after `tokens`, and how far rounding can move them apart.
 
-    The latter is twice what it changes a logit to compute `tokens` at once, one at a time, and at once beside
-    another sequence: from 64 rows on, ggml's flash attention on the CPU works in tiles and rounds otherwise.
+    The latter is twice the change of a logit between computing `tokens` at once, one at a time, and at once
+    with another sequence: from 64 rows on, ggml's flash attention on the CPU works in tiles and rounds
+    differently.
     """
     ways = [
         logits_after(model, tokens, len(tokens)),

@@ -2,11 +2,11 @@
 
     python -m bench.draft [--tokens 192] [--rounds 5] [--threads N]
 
-A random-weight llama of about 100 million parameters in F32 on the CPU: there a step is mostly reading, as on
-cards, and a row more costs little. Its 16 layers but the first two add little to what it says, and the draft
-models have two layers: those very ones, or others. Temperature 0.1 makes random logits like a trained
-model's: mostly sure, now and then not. Prompt lookup is on in all. Each figure is the median of the rounds'
-ratios.
+The model is a random-weight llama of about 100 million parameters in F32 on the CPU. There a step is mostly
+reading, as on cards, and a further row costs little. Only the first two of its 16 layers change its answer
+much. The draft models have two layers: the same two, or others. Temperature 0.1 makes random logits like a
+trained model's: mostly certain, sometimes not. Prompt lookup is always on. Each figure is the median of the
+rounds' ratios.
 """
 
 import argparse

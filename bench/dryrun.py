@@ -3,12 +3,13 @@
     python -m bench.dryrun [--placements 8] [--seed 1] [--on-cards] [NAME or FILE ...]
 
 Models are the header-only ones of tests/zoo, or files, on three unequal virtual CUDA cards: in several
-contexts, over placements drawn at random (cards with few layers, with the output alone, layers on the host,
-in any order of cards) and over those the planner chooses; with `--on-cards`, over placements of all layers on
-all three cards alone. Times are of the first context. Differences of
-weights and context are shares of the device's. The ratio of compute is analytic over dry run, least and
-most, over all devices that take 16 MiB or more, and how often it was below 1 and above 1.25; then the same
-of devices that take less, and the largest difference among those in MiB; then the host's ratio.
+contexts, over random placements (cards with few layers, with only the output, layers on the host, in any
+order of cards) and over the planner's placements; with `--on-cards`, only over placements of all layers on
+all
+three cards. Times are of the first context. Differences of weights and context are shares of the device's
+bytes. The ratio of compute is analytic over dry run: minimum and maximum over all devices with 16 MiB or
+more, and how often it was below 1 and above 1.25; then the same for devices with less, and their largest
+difference in MiB; then the host's ratio.
 """
 
 import argparse

@@ -4,10 +4,10 @@
 
 Small models are placed at random over two and three RPC workers and the host. llama-server and the workers
 (ggml-rpc-server) are those that `python -m scripts.build_llama_server` built from the bindings' own source.
-Which layer went where is read from llama-server's log; bytes from what each worker says it was asked for, and
-of the host, to the hundredth of a MiB, from the log. The same plan is then loaded by this project's engine,
-for the compute buffers: llama-server's must be the same, and none above what the plan foresaw. Exits with 1
-where anything differs.
+The layers' devices are read from llama-server's log. The bytes of a worker are read from its own log, and
+those of the host from llama-server's log, to the hundredth of a MiB. This project's engine then loads the
+same plan: llama-server's compute buffers must equal its own, and none may exceed the plan's. Exits with 1 if
+a figure differs.
 """
 
 import argparse

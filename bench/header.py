@@ -2,8 +2,8 @@
 
     python bench/header.py [--tokens 128000] [--repeat 5] [MODEL]
 
-Without a model, a small one is written with a byte-level BPE vocabulary: tokens of the lengths words have, a
-type for each, and as many merges as llama 3 has tokens.
+Without a model, a small one is written with a byte-level BPE vocabulary: tokens as long as words, a type for
+each, and as many merges as llama 3 has tokens.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """A shaped link on one computer: a network namespace behind a pair of TUN devices, delayed in between.
 
-What `tc netem` would do where the kernel has it: every packet is handed on after its share of the bandwidth
-and the latency, each way. Root on Linux, with iproute2.
+It replaces `tc netem`, which some kernels lack: every packet is delayed by its share of the bandwidth and by
+the latency, each way. It needs root on Linux, with iproute2.
 """
 
 import contextlib

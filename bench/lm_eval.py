@@ -2,8 +2,8 @@
 
     python -m bench.lm_eval .venv-clients/bin/python
 
-The harness has an environment of its own, which `make clients` sets up. A small task made here, without the
-network, goes through its `local-completions`: log-likelihoods of continuations, by echo and logprobs.
+The harness has its own environment, which `make clients` sets up. A small task, made here without the
+network, uses its `local-completions`: log-likelihoods of continuations, by echo and logprobs.
 """
 
 import argparse

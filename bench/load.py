@@ -39,9 +39,9 @@ async def complete(
     path: str = "/v1/completions",
     into: Stream | None = None,
 ) -> Stream:
-    """Stream `n_tokens` greedy tokens after `prompt`, into `into` where it is given.
+    """Stream `n_tokens` greedy tokens after `prompt`, into `into` if it is given.
 
-    Raises SystemExit where the server refuses.
+    Raises SystemExit if the server refuses.
     """
     wish = {
         "prompt": prompt if isinstance(prompt, str) else list(prompt),

@@ -5,15 +5,15 @@
 A random-weight llama of about 120 million parameters at Q8_0 on the CPU, the same engine with drafts and
 without them in turn, so that a noisy machine harms both. Four loads:
 
-- loop: the model's own greedy answer, led to a few tokens by their logits, which soon goes round.
-- edit: a passage of this project's README is in the prompt and the answer gives it back, every 12th word
-  another: what editing, quoting and filling in tables look like.
-- prose: the README read out, which repeats itself as prose does.
-- random: words in no order.
+- loop: the model's own greedy answer, biased to a few tokens, which soon repeats itself.
+- edit: the prompt has a passage of this project's README, and the answer repeats it with every 12th word
+  changed, like editing, quoting and filling in tables.
+- prose: the text of the README, which repeats itself like prose.
+- random: words in random order.
 
-A random model would say none of the last three, so there the engine computes and samples as always, and what
-it samples is replaced by the next word of a recorded answer; words are made tokens one by one. Each figure is
-the median over rounds of the ratio within a round.
+A random model would not write the last three. For them the engine computes and samples as always, and the
+sampled token is replaced by the next word of a recorded answer; words become tokens one by one. Each figure
+is the median over rounds of the ratio within a round.
 """
 
 import argparse

@@ -2,11 +2,11 @@
 
     python -m bench.peers [--peer NAME] [--tokens 64] [--rounds 5] [--streams 1 8 16] [--model FILE]
 
-A random-weight llama of about 120 million parameters at Q8_0, unless a file is given. Both servers are up all
-the time and asked in turns, over HTTP, by one light client, and so is llama.cpp with nothing around it, which
-no server surpasses by much. Every prompt is new, from its first token on where the peer takes tokens.
-`example` and `llama_cpp.server` are the bindings' (bench/bindings.py); in the latter newcomers interrupt
-others, as is its default, or wait: "in turn".
+The model is a random-weight llama of about 120 million parameters at Q8_0, unless a file is given. Both
+servers stay up, and one light client asks them in turns over HTTP. llama.cpp without a server takes its turn
+too: it is an upper bound for the servers. Every prompt is new, from its first token on if the peer takes
+tokens. `example` and `llama_cpp.server` are the bindings' (bench/bindings.py). In the latter, new requests
+interrupt running ones, which is its default, or wait: "in turn".
 """
 
 import argparse

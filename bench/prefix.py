@@ -2,8 +2,8 @@
 
     python -m bench.prefix [--shared 2000] [--requests 16]
 
-Full attention, a recurrent hybrid and a sliding window, a few million random weights each, on the
-CPU, through the server. With reuse and without (`--cache-reuse 0`) run one after the other.
+The models have full attention, recurrent layers or a sliding window, and a few million random weights each.
+They run on the CPU, through the server, with reuse and then without it (`--cache-reuse 0`).
 """
 
 import argparse

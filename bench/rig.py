@@ -1,8 +1,8 @@
 """A rig of unequal workers on one computer. Each is pinned to a core and limited to a share of it.
 
-A cgroup of version 1 (`cpu.cfs_quota_us`) holds a worker down, so this needs root on Linux. The quota is the
-least the kernel takes, 1 ms, so that a slow worker is slow smoothly. One that has waited begins at full speed
-all the same, for a millisecond or two: a layer should take a few.
+A cgroup of version 1 (`cpu.cfs_quota_us`) limits a worker, so this needs root on Linux. The quota is the
+kernel's minimum, 1 ms, so that a slow worker is slow evenly. After a wait, a worker still runs at full speed
+for a millisecond or two, so a layer should take a few milliseconds.
 """
 
 import os
@@ -26,7 +26,7 @@ _PATIENCE_S = 5.0
 def worker(
     core: int, share: float = 1.0, host: str = "127.0.0.1", prefix: Sequence[str] = ()
 ) -> Iterator[str]:
-    """The "host:port" of a worker of one thread on `core`, held to `share` of it; it ends with the block.
+    """The "host:port" of a worker with one thread on `core`, limited to `share` of it. The block ends it.
 
     `prefix` is put before its command line: `ip netns exec NAME`.
     """

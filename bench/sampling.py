@@ -3,13 +3,14 @@
     python -m bench.sampling [MODEL.gguf | --size 8b --n-vocab 151936] [--streams 1 8 32]
                              [--sampling greedy top-k plain nucleus] [--tokens 128] [--rounds 5]
 
-On the devices there are; without any, on the processor. Without a model, one of that size with random Q8_0
-weights. Two engines have it loaded, one with `--backend-sampling on` and one with `off`: there must be room
-for both. Every prompt is new. Of the steps, "llama" is llama_decode with the wait for the device (chains run
-in it, and logits are copied), "sampling" what the host does with logits, "host" everything else.
+It runs on the devices of this machine, or on the processor if there are none. Without a model, it uses random
+Q8_0 weights of the given size. Two engines load the model, one with `--backend-sampling on` and one with
+`off`: there must be memory for both. Every prompt is new. Of a step, "llama" is llama_decode with the wait
+for the device (chains run in it, and logits are copied), "sampling" the host's work on logits, and "host" the
+rest.
 
-Then a lone request, whose parameters are the last one's or new every time: the difference of their first
-tokens is what a chain costs to attach, which at other times all streams would wait for.
+Then single requests follow, with the parameters of the last request or with new ones. The difference of their
+times to the first token is the cost of attaching a chain, for which all streams would wait.
 """
 
 import argparse

@@ -32,10 +32,10 @@ def layers(log: str) -> dict[str, list[int]]:
 
 
 def held(log: str, asked: Mapping[str, str]) -> dict[str, Held]:
-    """What each worker, by its endpoint, and the host hold; `asked` are the workers' own logs.
+    """The bytes of each worker, by its endpoint, and of the host; `asked` are the workers' own logs.
 
-    A worker is asked for weights, then KV, then state, in the order llama-server prints them. Raises
-    ValueError where the two do not tell the same story.
+    llama-server requests weights, then KV, then state from a worker, in the order in which it prints them.
+    Raises ValueError if the two logs contradict each other.
     """
     exact = {endpoint: [int(size) for _, size in _ASKED.findall(text)] for endpoint, text in asked.items()}
     found = {name: Held() for name in (*asked, HOST)}

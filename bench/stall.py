@@ -2,9 +2,9 @@
 
     python -m bench.stall [--streams 8] [--prompt 6000]
 
-Eight streams decode; a 6,000-token prompt arrives; what is measured are the gaps between the streams' tokens
-from its arrival to its first token, and how long that first token takes. A ~120M-parameter llama at Q8_0 on
-the CPU, both servers over HTTP, one after the other.
+Eight streams decode when a 6,000-token prompt arrives. Measured are the gaps between the streams' tokens from
+its arrival to its first token, and the time to this first token. The model is a ~120M-parameter llama at Q8_0
+on the CPU; both servers run over HTTP, one after the other.
 """
 
 import argparse

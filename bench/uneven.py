@@ -2,18 +2,18 @@
 
     python -m bench.uneven [--show two|three|link] [--seconds 30] [--loads 3] [--rounds 5] [--tokens 8]
 
-RPC workers on this computer, each on a core and held to a share of it (bench/rig.py), are calibrated; a
-random llama is planned over them; and splits of it, all loaded at the same time, take turns decoding. They
-are loaded several times: where a model comes to lie in memory makes it faster or slower for as long as it is
+It calibrates RPC workers on this computer, each on a core and limited to a share of it (bench/rig.py), and
+plans a random llama over them. Splits of the model, all loaded at the same time, take turns decoding. They
+are loaded several times, since the position of a model in memory changes its speed for as long as it is
 loaded.
 
-two     one worker in full and one at 30 %: the plan beside llama.cpp's own default and an even split, and how
-        well ten splits are predicted
-three   workers in full, at 50 % and at 25 %, with so little memory that all are needed: the plan beside every
-        split that fits
-link    one near by, one in full behind a link of 1 Gbit/s and 2 ms each way (bench/link.py): the plan beside
-        every split that fits; the near one at 90 % of the core that it shares with who measures, and at 25 %,
-        where neither has memory enough alone
+two     one full-speed worker and one at 30 %: compares the plan with llama.cpp's own default and an even
+        split, and predictions of ten splits with measurements
+three   workers at full speed, at 50 % and at 25 %, with so little memory that all are needed: compares the
+        plan with every split that fits
+link    a local worker, and a full-speed one behind a link of 1 Gbit/s and 2 ms each way (bench/link.py):
+        compares the plan with every split that fits. The local worker has 90 % of the core that it shares
+        with the measuring program, then 25 % and too little memory on either worker alone
 
 Two cores are enough, and root is needed. Nothing else should run meanwhile.
 """
@@ -75,9 +75,9 @@ class Split:
 
     @property
     def measured_s(self) -> float:
-        """Time for a token: the median over loads of the lower quartile of their rounds.
+        """Time per token: the median over loads of the lower quartile of their rounds.
 
-        Whatever else runs only adds to a round.
+        Other programs can only lengthen a round.
         """
         return statistics.median(
             statistics.quantiles(rounds_s, n=4, method="inclusive")[0] for rounds_s in self.rounds_s
@@ -195,7 +195,7 @@ def predicted(plan: Plan, machine: Machine, placement: Placement) -> float:
 def measure(plan: Plan, splits: Sequence[Split], effort: Effort) -> None:
     """Load all splits in one process, and decode with each in turn.
 
-    The first is loaded twice and counts the second time: what comes first into a fresh worker is slower.
+    The first is loaded twice and counts the second time: the first load in a fresh worker is slower.
     """
     plans = [replace(plan, placement=split.placement) for split in (splits[0], *splits)]
     for _ in range(effort.loads):

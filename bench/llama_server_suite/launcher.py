@@ -1,8 +1,8 @@
 """Start one of the two servers from llama-server's command line in the tests.
 
-The tests start `python -m bench.llama_server_suite.launcher ARGUMENTS`, by a script. Both servers get files
-where the arguments name a model of a hub. llama-server gets all else as it is; this server gets its own
-options, and an argument without an equal is left out with a line on stderr.
+The tests start `python -m bench.llama_server_suite.launcher ARGUMENTS` by a script. Both servers get files in
+place of the hub's models. llama-server gets the other arguments unchanged; this server gets its own options,
+and an argument without an equal option is left out with a line on stderr.
 
 Environment: SUITE_SERVER ("llama-server" or "vram-llm"), SUITE_LLAMA_SERVER (the program), SUITE_MODELS (the
 folder of the substitutes), SUITE_TEST (the test's id).

@@ -1,12 +1,13 @@
-"""A pytest plugin for llama-server's tests: what each asks of the server, its result, and no network.
+"""A pytest plugin for llama-server's tests: it records their requests and results, and blocks the network.
 
-It runs in the suite's own environment, by `-p plugin`, and writes a line of JSON for each test to
+It runs in the suite's own environment, by `-p plugin`, and writes one line of JSON per test to
 SUITE_RECORD: `id`, `outcome` ("passed", "failed", "skipped"), `requests` ("POST /v1/embeddings 200"),
 `options` of the servers it started ("--model"), `message`, `seconds`.
 SUITE_TESTS names a file of ids, one a line: the tests to run; without it, all run.
 
-Names of headers are written as "Content-Type", for the tests look them up in a dict; HTTP knows no case. A
-picture that a test fetches is PICTURE, and an adapter a file of SUITE_MODELS: nothing leaves the machine.
+Names of headers are written like "Content-Type", since the tests look them up in a dict and HTTP ignores
+case. PICTURE replaces every picture that a test fetches, and a file of SUITE_MODELS every adapter, so that no
+request leaves the machine.
 """
 
 import base64

@@ -1,6 +1,6 @@
 """Which tests count: tests that use only routes of the OpenAI and Anthropic API.
 
-The plugin records what each test asks of the control, and how it starts it; no list of tests is kept.
+The plugin records each test's requests to the control and its options; there is no list of tests.
 """
 
 from collections.abc import Collection, Iterable

@@ -1,4 +1,4 @@
-"""What `analyze --json` prints."""
+"""The output of `analyze --json`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ class AnalyzedShard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalyzedLayer:
-    """One repeating layer; `sliding_window`: whether it sees a window of the context only. KV is at f16."""
+    """One repeating layer. `sliding_window`: whether it attends to a window of the context. KV is at f16."""
 
     index: int
     bytes: int
@@ -57,7 +57,7 @@ class AnalyzedModel:
 
 
 def analyzed(profile: "ModelProfile") -> AnalyzedModel:
-    """The profile as `analyze --json` prints it."""
+    """The profile in the form of `analyze --json`."""
     same = (name for name in AnalyzedModel.__dataclass_fields__ if name not in ("shards", "layers"))
     of_layer = tuple(AnalyzedLayer.__dataclass_fields__)
     return AnalyzedModel(

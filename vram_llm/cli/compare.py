@@ -1,4 +1,4 @@
-"""Several rigs, several models, side by side: what `plan --compare` does."""
+"""`plan --compare`: several rigs and several models side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from vram_llm.text.table import Column, table
 from vram_llm.units import format_bytes, format_count
 
 JOIN = "+"
-_LEAST = "first token"  # the column that is left out first
+_LEAST = "first token"  # the column to leave out first
 
 
 def compare(
@@ -23,14 +23,13 @@ def compare(
 ) -> tuple[Compared, ...]:
     """Every model on every rig, in the order given, `model` and the machine itself first.
 
-    Of `others` those that name a model are models and the rest rigs, written as --gpu takes them. The machine
-    itself is left out where other rigs are given and it has no devices. Raises what planning raises, except
-    DoesNotFit.
+    `others` holds names of models, and rigs written as for --gpu. The machine itself is left out if it has no
+    devices and other rigs are given. Raises the errors of planning, except DoesNotFit.
     """
     from vram_llm.workflows import detection, planning
 
-    rigs = [each for each in others if _is_rig(each)]
-    models = [model, *(each for each in others if each not in rigs)]
+    rigs = [other for other in others if _is_rig(other)]
+    models = [model, *(other for other in others if other not in rigs)]
     own = detection.detect(gpus, rpc)
     machines = [(_own_name(gpus, rpc), own)] if own.devices or not rigs else []
     machines += [(rig, detection.detect(rig)) for rig in rigs]
@@ -43,7 +42,7 @@ def compare(
 
 
 def print_compared(rows: Sequence[Compared]) -> None:
-    """A line for each, and why where one does not fit; on a narrow terminal some lines for each."""
+    """Print a line for each row (several on a narrow terminal), and why a row does not fit."""
     width = terminal.width()
     several = len({row.model for row in rows}) > 1
     streams = next((row.speed.streams for row in rows if row.speed is not None), 1)
@@ -78,7 +77,7 @@ def _figures(row: Compared) -> tuple[str, ...]:
         unknown = "?" if row.fits else ""
         return (_fits(row), left, *([unknown] * 4), "")
     known = (speed.tokens_per_s, speed.streams_tokens_per_s, speed.prompt_tokens_per_s)
-    rates = ("?" if each is None else rate(each) for each in known)
+    rates = ("?" if speed_per_s is None else rate(speed_per_s) for speed_per_s in known)
     first = "?" if speed.prompt_s is None else seconds(speed.prompt_s)
     return (_fits(row), left, *rates, first, str(speed.basis))
 
@@ -94,7 +93,7 @@ def _legend(rows: Sequence[Compared]) -> str:
     legend = "left: memory left on all of a rig's devices"
     if speed is not None:
         legend += (
-            f"; tok/s: of one stream with {format_count(speed.depth)} tokens behind it, and of several "
+            f"; tok/s: of one stream at a depth of {format_count(speed.depth)} tokens, and of several "
             f"together; prompt: tok/s, first token after {format_count(speed.prompt_tokens)}"
         )
         if speed.prompt_basis is not None:
@@ -103,11 +102,15 @@ def _legend(rows: Sequence[Compared]) -> str:
 
 
 def _own_name(gpus: tuple[str, ...], rpc: tuple[str, ...]) -> str:
-    return f" {JOIN} ".join((*gpus, *(f"worker {each}" for each in rpc))) if gpus or rpc else "this machine"
+    return (
+        f" {JOIN} ".join((*gpus, *(f"worker {endpoint}" for endpoint in rpc)))
+        if gpus or rpc
+        else "this machine"
+    )
 
 
 def _is_rig(text: str) -> bool:
-    """Whether a value of --compare is a rig and not a model. Raises UnknownDevice where it is neither."""
+    """Whether a value of --compare is a rig and not a model. Raises UnknownDevice if it is neither."""
     from vram_llm.model import library
     from vram_llm.workflows.model_names import DEMO
 
@@ -118,5 +121,5 @@ def _is_rig(text: str) -> bool:
     except UnknownDevice as error:
         if library.matching(text):
             return False
-        raise UnknownDevice(f"{error}; no model on this disk is called so either") from None
+        raise UnknownDevice(f"{error}; no model on this disk has this name either") from None
     return True

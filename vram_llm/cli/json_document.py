@@ -1,14 +1,14 @@
-"""How every --json is printed: an object with the version of its format first."""
+"""The form of every --json: an object with the version of its format first."""
 
 from typing import Any
 
 import msgspec
 
 VERSION = 1
-"""Grows when a key goes or changes its meaning, not when one is added. A plan has a version of its own."""
+"""Grows when a key is removed or changes its meaning, not when one is added. Plans have their own version."""
 
 
 def document(content: Any) -> str:
-    """`content`, which becomes an object, as indented JSON with the version first."""
+    """`content` as indented JSON with the version first. `content` must encode to an object."""
     fields = msgspec.to_builtins(content)
     return msgspec.json.format(msgspec.json.encode({"version": VERSION, **fields}), indent=2).decode()

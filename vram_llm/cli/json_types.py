@@ -1,4 +1,4 @@
-"""What each --json prints, by type: the schemas in vram_llm/schemas are made from these."""
+"""The types of each --json, from which the schemas in vram_llm/schemas are made."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -75,8 +75,8 @@ def schema(name: str) -> dict[str, Any]:
     for part in parts.values():
         if "properties" in part:
             part["required"] = list(part["properties"])
-            for each in part["properties"].values():
-                each.pop("default", None)
+            for field in part["properties"].values():
+                field.pop("default", None)
     top = parts.pop(reference["$ref"].rpartition("/")[2])
     version = PLAN_VERSION if of is Plan else VERSION
     top["properties"] = {"version": {"const": version}} | {

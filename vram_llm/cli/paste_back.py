@@ -1,4 +1,4 @@
-"""Command lines that are printed to be pasted: the flags given, and what to type next."""
+"""Command lines to paste: the flags given, and the next command."""
 
 import os
 import shlex
@@ -26,7 +26,7 @@ class RemembersArguments(ShortFlagsCommand):
 
 
 def given_words(ctx: click.Context, names: Collection[str]) -> tuple[str, ...]:
-    """The options among `names` that were typed, with their values as they were typed."""
+    """The options of `names` on the command line, with their values as typed."""
     values, _, order = ctx.command.make_parser(ctx).parse_args(list(ctx.meta[_ARGUMENTS]))
     words: list[str] = []
     for param in dict.fromkeys(order):
@@ -42,7 +42,7 @@ def given_words(ctx: click.Context, names: Collection[str]) -> tuple[str, ...]:
 
 
 def next_command(plan: "Plan", model: str, words: Sequence[str]) -> str:
-    """What to type next: serve the very plan, fetch its model first, or take it to where the cards are."""
+    """The next command: serve this plan, fetch its model first, or print it for another machine."""
     if is_remote(model):
         return joined("vram-llm", "pull", model, *words)
     if any(device.what_if for device in plan.devices):
@@ -51,5 +51,5 @@ def next_command(plan: "Plan", model: str, words: Sequence[str]) -> str:
 
 
 def joined(*words: str) -> str:
-    """The words as a shell takes them."""
+    """The words quoted for a shell."""
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

@@ -1,4 +1,4 @@
-"""vram-llm plan: which layers on which device, and what each will hold."""
+"""vram-llm plan: which layers go on which device, and how many bytes each device holds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     "form",
     type=click.Choice(FORMATS),
     help=(
-        "Print what makes another program place the model so: a command line, a Python script, shell "
-        "variables, a compose file, or the plan itself."
+        "Print the plan for another program: a command line, a Python script, shell variables, a compose "
+        "file, or the plan itself."
     ),
 )
 @click.option(
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     "plan_file",
     metavar="FILE",
     help=(
-        "Say whether a plan saved with --json still fits this machine as it is now; --rpc HOST:PORT@SIZE "
-        "changes what may be used of one of its workers."
+        "Check whether a plan saved with --json fits this machine now; --rpc HOST:PORT@SIZE changes the "
+        "limit of one of its workers."
     ),
 )
 @click.option(
@@ -45,12 +45,10 @@ if TYPE_CHECKING:
     "others",
     multiple=True,
     metavar="RIG|MODEL",
-    help=(
-        "Compare with this rig, written as --gpu takes it, or this model: a line for each. Repeat for more."
-    ),
+    help=("Compare with this rig, written as for --gpu, or this model: a line for each. Repeat for more."),
 )
 @click.option(
-    "--explain", is_flag=True, help="Say why: the split, idle devices, layers on the CPU, the speed."
+    "--explain", is_flag=True, help="Explain the split, idle devices, layers on the CPU and the speed."
 )
 @click.option(
     "-v",
@@ -65,7 +63,7 @@ if TYPE_CHECKING:
     default=FEW,
     show_default=True,
     metavar="N|all",
-    help="Changes to name below the plan, each by its flags with what it gains and costs.",
+    help="Number of changes to list below the plan, each by its flags with its gain and its cost.",
 )
 @plan_options
 def command(
@@ -80,10 +78,10 @@ def command(
     n_ways: int | None,
     verbose: bool,
 ) -> None:
-    """Plan MODEL over this machine's devices, RPC workers or cards that are not here.
+    """Plan MODEL over this machine's devices, RPC workers or other cards.
 
-    Exits with 2 where nothing fits, and says what would. Without MODEL: the machine, what of it can be used,
-    and a plan for the built-in model; with --json the machine alone.
+    Exits with 2 if no plan fits; the message names changes that would fit. Without MODEL: print the machine
+    with its usable memory, and a plan for the built-in model; with --json print only the machine.
     """
     from vram_llm.workflows import detection, planning
 
@@ -102,7 +100,7 @@ def command(
         flag = "--explain" if explain else "--verbose"
         raise click.UsageError(f"{flag} adds to the table: leave --json and --emit out")
     if form is not None and as_json:
-        raise click.UsageError("--json and --emit each say what to print: give one of them")
+        raise click.UsageError("--json and --emit are two forms of output: give one of them")
     if form is not None and name is None:
         raise click.UsageError(f"give the model to plan for: `vram-llm plan MODEL --emit {form}`")
     if name is None and as_json:
@@ -128,7 +126,7 @@ def command(
 
 
 def _with_whole_path(plan: "Plan") -> "Plan":
-    """What is printed is used in other folders."""
+    """The plan with absolute paths, since its output is used in other folders."""
     model = replace(plan.model, path=_whole(plan.model.path))
     return replace(
         plan, model=model, companions=tuple(replace(each, path=_whole(each.path)) for each in plan.companions)
@@ -176,7 +174,7 @@ def _compare(name: str, others: tuple[str, ...], options: PlanOptions, as_json: 
 
 
 def _workers(limits: dict[str, int | None], given: tuple[str, ...]) -> tuple[str, ...]:
-    """The plan's workers with the plan's limits, or those `given` anew. Raises UsageError."""
+    """The plan's workers with the plan's limits, or with new limits in `given`. Raises UsageError."""
     specs = {
         endpoint: endpoint if limit is None else f"{endpoint}@{limit}" for endpoint, limit in limits.items()
     }

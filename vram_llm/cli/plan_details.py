@@ -1,4 +1,4 @@
-"""What `plan --verbose` adds: bytes by kind, llama.cpp's flags and its own split, where the time goes."""
+"""Lines of `plan --verbose`: bytes by kind, llama.cpp's flags and its own split, shares of time."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _Figures = tuple[str, dict[str, str]]  # of a device or the host: its id, and a 
 
 
 def details(plan: Plan, width: int) -> list[Line]:
-    """The lines, after an empty one."""
+    """The lines, with an empty one first."""
     lines: list[Line] = [()]
     figures = _figures(plan)
     kinds = list(dict.fromkeys(kind for _, of in figures for kind in of))
@@ -80,7 +80,7 @@ def _sentences(plan: Plan) -> list[str]:
 
 
 def _flags(plan: Plan, width: int) -> list[Line]:
-    """The split as options, on one line or on several that can still be pasted together."""
+    """The split as options, on one line or on several that a shell joins."""
     flags = " ".join(placement_flags(plan.placement))
     pieces = [flags] if len(flags) <= width else flags.replace(" --", " \\\n--").splitlines()
     return [line("As flags:"), *map(line, pieces)]

@@ -1,4 +1,4 @@
-"""Machines and plans at the terminal."""
+"""Print machines and plans in the terminal."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from vram_llm.units import format_bytes
 
 
 def print_machine(machine: Machine, reserve_bytes: int) -> None:
-    """Devices with what of each can be used, and the host."""
+    """Print the devices with their usable memory, and the host."""
     width = terminal.width()
     lines: list[Line] = []
     if machine.devices:
@@ -44,7 +44,7 @@ def print_machine(machine: Machine, reserve_bytes: int) -> None:
 def print_plan(
     plan: Plan, next_command: str | None = None, *, n_ways: int | None = FEW, verbose: bool = False
 ) -> None:
-    """The answer, what to type next, what each device holds, and `n_ways` to change it; None: every way."""
+    """Print the plan: answer, next command, each device's bytes, and `n_ways` changes; None: all changes."""
     width = terminal.width()
     lines = [*head(plan, width, next_command), *body(plan, width)]
     if verbose:
@@ -55,7 +55,7 @@ def print_plan(
 
 
 def print_reasons(plan: Plan) -> None:
-    """Why the plan is as it is, a sentence a line."""
+    """Print the reasons for the plan, one sentence per line."""
     width = terminal.width()
     terminal.show([(), *(each for reason in why(plan) for each in wrap(reason, width, indent="  "))])
 
@@ -80,7 +80,7 @@ def _machine_table(devices: Sequence[Device], reserve_bytes: int, width: int) ->
 
 
 def _bandwidth(device: Device) -> Fact:
-    """What a device reads per second: measured, else its datasheet's figure, else an assumed one."""
+    """Bytes that a device reads per second: measured, else from its datasheet, else assumed."""
     read = device_speed(device).read_bytes_per_s
     bandwidth = device.bandwidth_bytes_per_s
     return read if bandwidth is None or read.source is Source.MEASURED else bandwidth

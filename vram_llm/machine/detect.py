@@ -1,4 +1,4 @@
-"""Devices and host together: the driver's figures first, then the catalog's, else unknown."""
+"""Detect devices and host. Figures come from the driver, else from the catalog, else they are unknown."""
 
 import dataclasses
 import os
@@ -17,7 +17,7 @@ from vram_llm.machine.what_if import notes, parse_gpus
 def detect(backends: Backends, root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> Machine:
     """This machine: the host, NVIDIA cards through NVML, and every device that `backends` list.
 
-    What could not be found out or cannot be used is in the notes.
+    Notes name facts that are unknown and devices that cannot be used.
     """
     host = read_host(root)
     cards = nvml.cards(host)
@@ -40,7 +40,7 @@ def what_if(rigs: Sequence[str], host: Host | None = None) -> Machine:
 
 
 def _with_catalog(device: Device) -> Device:
-    """`device` with the catalog's link, and its bandwidth where the driver gives none."""
+    """`device` with the catalog's link, and with its bandwidth if the driver gives none."""
     try:
         card = catalog.find(device.name, device.total_bytes)
     except UnknownDevice:

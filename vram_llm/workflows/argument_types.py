@@ -1,4 +1,4 @@
-"""Arguments of the public functions: a wrong type is named at once, not where it is first used."""
+"""Check the types of arguments of public functions when they are called."""
 
 from dataclasses import fields
 from types import UnionType
@@ -13,7 +13,7 @@ _MADE_BY = {
 
 
 def expect(name: str, value: object, *kinds: type) -> None:
-    """Raises TypeError with one sentence where `value`, the argument `name`, is of none of `kinds`."""
+    """Raises TypeError with one sentence if `value`, the argument `name`, is not of one of `kinds`."""
     if isinstance(value, kinds):
         return
     wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
@@ -24,7 +24,7 @@ def expect(name: str, value: object, *kinds: type) -> None:
 
 
 def expect_fields(given: Any) -> None:
-    """The same for every field of a dataclass, by its annotation."""
+    """Check every field of a dataclass against its annotation. Raises TypeError."""
     hints = get_type_hints(type(given))
     for field in fields(given):
         expect(f"{type(given).__name__}.{field.name}", getattr(given, field.name), *_kinds(hints[field.name]))

@@ -1,4 +1,4 @@
-"""The facts a plan starts from: a model file and a machine."""
+"""The facts for a plan: a model file and a machine."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 
 def analyze(model: str) -> ModelProfile:
-    """What the model `model` holds, layer by layer.
+    """The profile of the model `model`, layer by layer.
 
-    A GGUF file, any shard of a split one, a name that `vram-llm models` lists or a part of one ("gemma"),
-    "https://..." or "hf:org/repo:Q4_K_M" (only its header is fetched), or "demo", the built-in model. Raises
-    ModelNotFound, or ModelFileError and those below it.
+    `model` is a GGUF file, any shard of a split file, a name that `vram-llm models` lists or a part of one
+    ("gemma"), "https://..." or "hf:org/repo:Q4_K_M" (only the header is fetched), or "demo", the built-in
+    model. Raises ModelNotFound, or ModelFileError and its subclasses.
     """
     expect("model", model, str)
     return profile(read_header(resolve(model)))
 
 
 def detect(gpus: str | Sequence[str] = (), rpc: str | Sequence[str] = ()) -> "Machine":
-    """The machine to plan for: local devices, or the what-if cards `gpus` in their place; then RPC workers.
+    """The machine to plan for: the local devices, or the what-if cards `gpus` instead; and RPC workers.
 
-    `gpus` are rigs like "RTX 4090 + 2x RTX 3060 12GB" (several add up), `rpc` addresses like
+    `gpus` are rigs like "RTX 4090 + 2x RTX 3060 12GB", whose cards are added up; `rpc` are addresses like
     "10.0.0.2:50052@8GiB". Raises UnknownDevice, WorkerUnreachable.
     """
     from vram_llm.machine import calibration_store, overhead_store

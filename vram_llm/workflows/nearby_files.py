@@ -1,4 +1,4 @@
-"""Projectors and adapters in a model's folder: the projector that fits is taken, the others are named."""
+"""Projectors and adapters in a model's folder. Plans use the projector that fits; notes name the others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ _ALL_F32 = 0  # general.file_type (LLAMA_FTYPE_ALL_F32)
 
 @dataclass(frozen=True, slots=True)
 class NearbyFiles:
-    """The projector to use, and a sentence for each file that is used or named."""
+    """The projector to use, and a note on each file that is used or could be used."""
 
     mmproj: Header | None = None
     notes: tuple[str, ...] = ()
 
 
 def nearby_files(model: Header, profile: ModelProfile, workload: Workload) -> NearbyFiles:
-    """What lies next to a model on this disk; nothing next to a remote one, nor to one that makes embeddings.
+    """The files in a model's folder; none for a remote model or for one that computes embeddings.
 
-    A projector fits where it makes vectors as wide as the model's and has the model's `general.basename`, or
-    there is no other model in the folder. Of several the largest in at most 16 bits is taken.
+    A projector fits if its vectors are as wide as the model's, and if it has the model's `general.basename`
+    or the folder has no other model. Of several projectors, the largest with at most 16 bits is used.
     """
     if not isinstance(model.path, Path) or (workload.pooling or profile.pooling) is not None:
         return NearbyFiles()
@@ -49,8 +49,8 @@ def nearby_files(model: Header, profile: ModelProfile, workload: Workload) -> Ne
     own = [header for header in fitting if _belongs(header, model, files)]
     if not own:
         names = tuple(
-            f"{each.path.name} in the model's folder may be its projector: `--mmproj {each.path}` uses it"
-            for each in fitting
+            f"{header.path.name} in the model's folder may be its projector: `--mmproj {header.path}` uses it"
+            for header in fitting
         )
         return NearbyFiles(notes=(*names, *adapters))
     chosen = max(own, key=_quality)
@@ -71,9 +71,9 @@ def _adapter_notes(files: Sequence[Path], model: Header, workload: Workload) -> 
 
 
 def _headers(files: Sequence[Path], names: Sequence[str], kind: FileKind) -> list[Header]:
-    """The headers of one kind among files with such names; those that cannot be read are passed over."""
+    """The readable headers of one kind in files whose names contain one of `names`."""
     found = []
-    for path in [each for each in files if _is_named(each, names)][:_MOST_READ]:
+    for path in [path for path in files if _is_named(path, names)][:_MOST_READ]:
         try:
             header = read_header(path)
         except VramLLMError:
@@ -88,7 +88,7 @@ def _is_named(path: Path, names: Sequence[str]) -> bool:
 
 
 def _width(projector: Header) -> object:
-    """Elements of the vectors that a projector makes."""
+    """Elements of a projector's vectors."""
     keys = ("clip.vision.projection_dim", "clip.audio.projection_dim")
     return next((projector.metadata[key] for key in keys if key in projector.metadata), None)
 
