@@ -117,7 +117,7 @@ def test_a_worker_that_is_gone(workers: tuple[str, ...], tmp_path: Path) -> None
     ("other", "code", "said"),
     [
         ({"n_ff": (256,) * 4}, 23, "has changed since the plan was made"),
-        ({"n_ff": (128,) * 5}, 23, "is another model now: 5 layers of llama, planned were 4"),
+        ({"n_ff": (128,) * 5}, 23, "is another model now: 5 layers of llama, the plan is for 4"),
         (None, 10, "there is no file"),
     ],
 )

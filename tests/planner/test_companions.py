@@ -162,7 +162,7 @@ def test_the_model_is_planned_around_it(llama: ModelProfile, gib: int) -> None:
 
 def test_a_refusal_names_it(llama: ModelProfile) -> None:
     companions, left = place_companions(machine([6 * GIB], host_bytes=2 * GIB), [candidate(4 * GIB)], GIB)
-    with pytest.raises(DoesNotFit, match=r"with eyes.gguf \(4.00 GiB on GPU0\) beside it: "):
+    with pytest.raises(DoesNotFit, match=r"with eyes.gguf \(4.00 GiB on GPU0\): "):
         make_plan(llama, left, LLAMA_WISH, companions=companions)
 
 
@@ -268,7 +268,7 @@ def test_a_draft_model_is_loaded_whole_on_its_device(llama: ModelProfile, gib: i
 
 
 def test_the_largest_context_needs_no_draft(llama: ModelProfile) -> None:
-    with pytest.raises(BadPlan, match="give --n-ctx a number beside --draft"):
+    with pytest.raises(BadPlan, match="with --draft, give --n-ctx a number"):
         make_plan(llama, machine([24 * GIB]), Workload(largest_ctx=True, draft="draft.gguf"))
 
 

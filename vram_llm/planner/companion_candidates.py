@@ -1,4 +1,4 @@
-"""Draft models and projectors: what each would hold on a device, by whichever meter there is."""
+"""Draft models and projectors as candidates: the memory of each on a device."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,11 +14,11 @@ from vram_llm.planner.padding import padded
 from vram_llm.planner.types import CompanionKind, Context, Meter
 
 MeterOn = Callable[[Context, Sequence[Device]], Meter]  # for a draft model
-ProjectorUse = Callable[[Device | None], tuple[int, int]]  # bytes, unpadded, on the device and on the host
+ProjectorUse = Callable[[Device | None], tuple[int, int]]  # unpadded bytes on the device and on the host
 
 
 def draft_context(context: Context) -> Context:
-    """The context of a draft model beside one in `context`: as many tokens for each sequence.
+    """The context of a draft model for a model in `context`: equally many tokens per sequence.
 
     Source: common_base_params_to_speculative and common_speculative_init_result in common/speculative.cpp.
     """
@@ -30,18 +30,18 @@ def draft_context(context: Context) -> Context:
 def draft(
     profile: ModelProfile, path: str, context: Context, machine: Machine, exact: MeterOn | None
 ) -> UnplacedCompanion:
-    """A draft model beside a model in `context`."""
+    """A draft model for a model in `context`."""
     own = draft_context(context)
 
     def measure(device: Device | None) -> Measured:
-        # as the draft model finds it: what is there already is counted elsewhere
+        # other companions on the device are counted elsewhere
         devices = [] if device is None else [replace(device, companion_bytes=0)]
         host = replace(machine.host, companion_bytes=0)
         meter = exact(own, devices) if exact else AnalyticMeter(profile, own, devices, host, 0)
-        ids = [each.id for each in devices]
-        found = meter(placement_from_counts(ids, [profile.n_layers] * len(ids), profile.n_layers))
-        on_device = found.devices[0].use if found.devices else MemoryUse()
-        return Measured(found.method, on_device, found.host.use)
+        ids = [planned_device.id for planned_device in devices]
+        estimate = meter(placement_from_counts(ids, [profile.n_layers] * len(ids), profile.n_layers))
+        on_device = estimate.devices[0].use if estimate.devices else MemoryUse()
+        return Measured(estimate.method, on_device, estimate.host.use)
 
     return UnplacedCompanion(
         kind=CompanionKind.DRAFT,
@@ -54,14 +54,14 @@ def draft(
     )
 
 
-def projector(found: Projector, host: Host, exact: ProjectorUse | None) -> UnplacedCompanion:
-    """A multimodal projector. `exact` tells weights and compute in one figure."""
+def projector(file: Projector, host: Host, exact: ProjectorUse | None) -> UnplacedCompanion:
+    """A multimodal projector. `exact` gives weights and compute as one figure."""
 
     def measure(device: Device | None) -> Measured:
         if exact:
             method, (on_device, on_host) = "dry run", exact(device)
         else:
-            method, sizes = METHOD, (found.total_bytes + found.estimated_compute_bytes, 0)
+            method, sizes = METHOD, (file.total_bytes + file.estimated_compute_bytes, 0)
             on_device, on_host = sizes if device is not None else sizes[::-1]
         if device is None:
             return Measured(method, MemoryUse(), held(on_host, host.alignment_bytes, 0))
@@ -70,14 +70,14 @@ def projector(found: Projector, host: Host, exact: ProjectorUse | None) -> Unpla
 
     def held(unpadded: int, alignment: int, row_padding: int) -> MemoryUse:
         return MemoryUse(
-            weights_bytes=padded(found.tensors, alignment, row_padding),
-            compute_bytes=max(unpadded - found.total_bytes, 0),
+            weights_bytes=padded(file.tensors, alignment, row_padding),
+            compute_bytes=max(unpadded - file.total_bytes, 0),
         )
 
     return UnplacedCompanion(
         kind=CompanionKind.MMPROJ,
-        path=found.path,
-        name=found.name,
-        total_bytes=found.total_bytes,
+        path=file.path,
+        name=file.name,
+        total_bytes=file.total_bytes,
         measure=measure,
     )

@@ -1,9 +1,9 @@
-"""Files that share the devices with a model: where each goes, and what it leaves for the model.
+"""Companions: files that share the devices with a model, and the device of each.
 
-An adapter's tensors lie with those they change. A projector lies on one device (clip_ctx in
-tools/mtmd/clip.cpp); a draft model is kept whole on one too, since a small model gains nothing from being
-cut, and the card that the model leaves idle is the best place for it. Else both go where most is free, and
-the model is planned around them.
+An adapter's tensors are on the devices of the tensors they change. A projector is on one device (clip_ctx in
+tools/mtmd/clip.cpp). A draft model is on one device too, since a small model gains nothing from a split; the
+best device is one that the model leaves idle. Else both go to the device with the most free memory. The model
+is then planned for the remaining memory.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -23,7 +23,7 @@ from vram_llm.planner.types import HOST, Companion, CompanionKind, Context, Lora
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a companion holds on its device and on the host, and by which meter."""
+    """Memory of a companion on its device and on the host, and the meter's name."""
 
     method: str
     device: MemoryUse
@@ -32,13 +32,13 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnplacedCompanion:
-    """A projector or a draft model whose device is yet to be chosen."""
+    """A projector or a draft model without a device."""
 
     kind: CompanionKind
     path: str
     name: str
     total_bytes: int
-    measure: Callable[[Device | None], Measured]  # on a device, or for None on the host alone
+    measure: Callable[[Device | None], Measured]  # on a device; None: on the host only
     context: Context | None = None
     n_layers: int | None = None  # of a draft model
 
@@ -50,28 +50,29 @@ def place_companions(
     allowed: Collection[str] | None = None,
     idle: Collection[str] = (),
 ) -> tuple[tuple[Companion, ...], Machine]:
-    """The companions in their places, and the machine with what they leave; the largest chooses first.
+    """The companions with their devices, and the machine with their memory counted; the largest is first.
 
-    A draft model goes to the fastest of the `idle` devices that holds it, which the model leaves alone. Else
-    each goes to the device with most room among those `allowed`, or to the host where it does not fit there.
+    A draft model goes to the fastest device with enough room among the `idle` ones, which the model does not
+    use. Else each companion goes to the device with the most room among those `allowed`, or to the host if it
+    does not fit there.
     """
     settled = []
-    for each in sorted(candidates, key=lambda each: -each.total_bytes):
-        device, found = _place(each, machine, reserve_bytes, allowed, idle)
-        uses = {HOST: found.host} | ({} if device is None else {device.id: found.device})
+    for candidate in sorted(candidates, key=lambda candidate: -candidate.total_bytes):
+        device, measured = _place(candidate, machine, reserve_bytes, allowed, idle)
+        uses = {HOST: measured.host} | ({} if device is None else {device.id: measured.device})
         companion = Companion(
-            kind=each.kind,
-            path=each.path,
-            name=each.name,
-            total_bytes=each.total_bytes,
+            kind=candidate.kind,
+            path=candidate.path,
+            name=candidate.name,
+            total_bytes=candidate.total_bytes,
             device=HOST if device is None else device.id,
             uses=uses,
-            method=found.method,
-            context=each.context,
-            n_layers=each.n_layers,
+            method=measured.method,
+            context=candidate.context,
+            n_layers=candidate.n_layers,
         )
         settled.append(companion)
-        machine = _beside(machine, companion)
+        machine = _with_companion(machine, companion)
     return tuple(settled), machine
 
 
@@ -82,7 +83,7 @@ def _place(
     allowed: Collection[str] | None,
     idle: Collection[str],
 ) -> tuple[Device | None, Measured]:
-    """Where a companion goes, and what it holds there."""
+    """The device of a companion, None for the host, and its memory there."""
     tried: list[Device] = []
     if candidate.kind is CompanionKind.DRAFT:
         free = (device for device in machine.devices if device.id in idle)
@@ -90,16 +91,16 @@ def _place(
     if (roomiest := _roomiest(machine, reserve_bytes, allowed)) is not None:
         tried.append(roomiest)
     for device in tried:
-        found = candidate.measure(device)
-        if found.device.total_bytes <= _room(device, reserve_bytes):
-            return device, found
+        measured = candidate.measure(device)
+        if measured.device.total_bytes <= _room(device, reserve_bytes):
+            return device, measured
     return None, candidate.measure(None)
 
 
 def adapters(
     profile: ModelProfile, machine: Machine, loras: Sequence[Lora], placement: Placement
 ) -> tuple[Companion, ...]:
-    """What each of the model's adapters holds on each device of a placement."""
+    """The model's adapters, with the memory of each on each device of a placement."""
     return tuple(
         Companion(
             kind=CompanionKind.LORA,
@@ -119,12 +120,12 @@ def adapters(
 
 
 def draft_plan(plan: Plan) -> Plan | None:
-    """The plan by which the draft model of `plan` is loaded; None where it has none. Raises BadPlan."""
-    draft = next((each for each in plan.companions if each.kind is CompanionKind.DRAFT), None)
+    """The plan that loads the draft model of `plan`; None if it has no draft model. Raises BadPlan."""
+    draft = next((companion for companion in plan.companions if companion.kind is CompanionKind.DRAFT), None)
     if draft is None:
         return None
     if draft.device is None or draft.context is None or draft.n_layers is None:
-        raise BadPlan("the saved plan does not say all of its draft model; plan again")
+        raise BadPlan("the saved plan lacks the device, context or layers of its draft model; plan again")
     ids = [] if draft.device == HOST else [draft.device]
     return replace(
         plan,
@@ -136,20 +137,20 @@ def draft_plan(plan: Plan) -> Plan | None:
 
 
 def counting(meter: Meter, profile: ModelProfile, machine: Machine) -> Meter:
-    """`meter`, which knows of the model alone, with all companions counted as well."""
-    beside = {device.id: device.companion_bytes for device in machine.devices}
-    beside[HOST] = machine.host.companion_bytes
-    if not any(beside.values()) and not profile.adapters:
+    """`meter`, which measures only the model, with all companions counted as well."""
+    companion_bytes = {device.id: device.companion_bytes for device in machine.devices}
+    companion_bytes[HOST] = machine.host.companion_bytes
+    if not any(companion_bytes.values()) and not profile.adapters:
         return meter
 
     def measure(placement: Placement) -> Estimate:
-        found = meter(placement)
+        estimate = meter(placement)
         with_model = _adapter_bytes(profile.adapters, machine, placement)
-        more = {name: beside[name] + n_bytes for name, n_bytes in with_model.items()}
+        more = {name: companion_bytes[name] + n_bytes for name, n_bytes in with_model.items()}
         return replace(
-            found,
-            devices=tuple(each.with_companions(more[each.id]) for each in found.devices),
-            host=found.host.with_companions(more[HOST]),
+            estimate,
+            devices=tuple(use.with_companions(more[use.id]) for use in estimate.devices),
+            host=estimate.host.with_companions(more[HOST]),
         )
 
     return measure
@@ -158,9 +159,9 @@ def counting(meter: Meter, profile: ModelProfile, machine: Machine) -> Meter:
 def _adapter_bytes(adapters: Sequence[Adapter], machine: Machine, placement: Placement) -> dict[str, int]:
     """Bytes of adapters on each device of a placement, and on the host."""
     weights, devices = AdapterWeights(adapters), {device.id: device for device in machine.devices}
-    found, first = {}, placement.cpu_layers
+    n_bytes, first = {}, placement.cpu_layers
     for name, count in zip(placement.device_order, placement.layers_per_device, strict=True):
-        found[name] = weights.device_bytes(
+        n_bytes[name] = weights.device_bytes(
             devices[name].alignment_bytes,
             devices[name].row_padding,
             first,
@@ -168,18 +169,18 @@ def _adapter_bytes(adapters: Sequence[Adapter], machine: Machine, placement: Pla
             has_output=placement.output_device == name,
         )
         first += count
-    found[HOST] = weights.host_bytes(
+    n_bytes[HOST] = weights.host_bytes(
         machine.host.alignment_bytes, placement.cpu_layers, has_output=placement.output_device == HOST
     )
-    return found
+    return n_bytes
 
 
 def companion_only_devices(plan: Plan) -> tuple[DeviceEstimate, ...]:
-    """The devices that hold nothing of the model, and what stands beside it there, in the plan's order."""
-    found, devices = [], {device.id: device for device in plan.devices}
-    for device in (devices[each] for each in plan.used if each not in plan.placement.device_order):
-        uses = [each.uses[device.id] for each in plan.companions if device.id in each.uses]
-        found.append(
+    """Estimates for the devices that hold only companions, in the plan's order."""
+    estimates, devices = [], {device.id: device for device in plan.devices}
+    for device in (devices[id] for id in plan.used if id not in plan.placement.device_order):
+        uses = [companion.uses[device.id] for companion in plan.companions if device.id in companion.uses]
+        estimates.append(
             DeviceEstimate.of(
                 device.id,
                 MemoryUse(),
@@ -188,7 +189,7 @@ def companion_only_devices(plan: Plan) -> tuple[DeviceEstimate, ...]:
                 companion_bytes=sum(use.total_bytes for use in uses),
             )
         )
-    return tuple(found)
+    return tuple(estimates)
 
 
 def _reads_per_s(device: Device) -> float:
@@ -204,8 +205,8 @@ def _roomiest(machine: Machine, reserve_bytes: int, allowed: Collection[str] | N
     return max(able, key=lambda device: _room(device, reserve_bytes), default=None)
 
 
-def _beside(machine: Machine, companion: Companion) -> Machine:
-    """The machine with a companion in its place."""
+def _with_companion(machine: Machine, companion: Companion) -> Machine:
+    """The machine with the memory of `companion` counted."""
     uses = companion.uses
     devices = tuple(
         replace(device, companion_bytes=device.companion_bytes + uses[device.id].total_bytes)

@@ -1,4 +1,4 @@
-"""Plans side by side: which rig for a model, which model for a rig."""
+"""Plans side by side: several rigs for a model, several models for a rig."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from vram_llm.planner.types import Plan, SpeedEstimate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """One model on one rig. Where it does not fit, only `refusal` says more."""
+    """One model on one rig. If it does not fit, `refusal` gives the reason and the other fields are None."""
 
     model: str
     rig: str
@@ -18,12 +18,12 @@ class Compared:
     cpu_layers: int | None = None
     device_order: tuple[str, ...] = ()
     tensor_split: tuple[int, ...] = ()
-    headroom_bytes: int | None = None  # left of the budgets of all devices, idle ones too
-    speed: SpeedEstimate | None = None  # None where a speed is not known
+    headroom_bytes: int | None = None  # unused part of the budgets of all devices, idle ones too
+    speed: SpeedEstimate | None = None  # None if a speed is not known
 
 
 def compared(plan: Plan, rig: str) -> Compared:
-    """What is compared of a plan."""
+    """The figures of a plan that are compared."""
     return Compared(
         model=plan.model.name,
         rig=rig,

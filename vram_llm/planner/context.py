@@ -1,4 +1,4 @@
-"""The llama.cpp context that a workload calls for."""
+"""The llama.cpp context for a workload."""
 
 from dataclasses import replace
 
@@ -10,16 +10,16 @@ from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.padding import pad
 from vram_llm.planner.types import BackendSampling, Context, FlashAttention, Objective, Workload
 
-CTX_STEP = 256  # llama.cpp pads what a sequence may hold to a multiple of it
-DRAFTED_TOKENS = 3  # for each sequence at a time: --spec-draft-n-max of llama-server
-LEAST_OUTPUTS = 8  # rows of logits, so that a lone stream can be drafted for
-KEEPS_NOTHING = "f16"  # an encoder's KV type: it has no cache, and llama.cpp refuses a quantised one
-EMBEDDED_TEXTS = 64  # that an encoder, which keeps nothing of them, takes in a step
+CTX_STEP = 256  # llama.cpp pads the tokens of a sequence to a multiple of it
+DRAFTED_TOKENS = 3  # per sequence and step: --spec-draft-n-max of llama-server
+LEAST_OUTPUTS = 8  # rows of logits, enough to check drafts for a single stream
+KEEPS_NOTHING = "f16"  # an encoder's KV type: it has no cache, and llama.cpp refuses a quantised type
+EMBEDDED_TEXTS = 64  # texts per step of an encoder, which has no cache
 # Not Vulkan: on Mesa's software driver about half of all loads with device sampling ended in a corrupt heap.
 SAMPLING_KINDS = frozenset({DeviceKind.CUDA, DeviceKind.ROCM, DeviceKind.METAL})
-"""Devices that choose tokens sooner than the host has their logits."""
+"""Devices on which sampling is faster than copying the logits to the host."""
 NO_TENSOR = "^$"
-"""No tensor is called so: with any tensor override llama.cpp makes no pipeline copies (llama-context.cpp)."""
+"""Matches no tensor; with any tensor override llama.cpp makes no pipeline copies (llama-context.cpp)."""
 
 
 def ctx_step(workload: Workload) -> int:
@@ -28,31 +28,30 @@ def ctx_step(workload: Workload) -> int:
 
 
 def wants_largest_context(workload: Workload) -> bool:
-    """Whether the context is to be as long as fits."""
+    """Whether the user asks for the longest context that fits."""
     return workload.largest_ctx or (workload.objective is Objective.CONTEXT and workload.n_ctx is None)
 
 
 def wants_auto_context(profile: ModelProfile, workload: Workload) -> bool:
     """Whether the planner chooses the length (auto_context.py).
 
-    Not for embeddings, whose compute buffers grow with the longest text, and not with a draft model, which
-    takes as much context as its model: both have resolve_context's default.
+    Embeddings have resolve_context's default, because their compute buffers grow with the longest text. So
+    have models with a draft model, because its context is as long as the model's.
     """
     is_open = workload.n_ctx is None and not wants_largest_context(workload)
     return is_open and workload.draft is None and (workload.pooling or profile.pooling) is None
 
 
 def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload) -> Context:
-    """Every open choice of the context made, with llama.cpp's own rounding. Raises BadPlan."""
+    """The context with every choice made and llama.cpp's own rounding. Raises BadPlan."""
     if wants_largest_context(workload) and workload.draft is not None:
-        raise BadPlan(
-            "a draft model takes as much context as the model: give --n-ctx a number beside --draft"
-        )
+        raise BadPlan("a draft model takes as much context as the model: with --draft, give --n-ctx a number")
     pooling = workload.pooling or profile.pooling
     if pooling is not None and workload.draft is not None:
         raise BadPlan("embeddings are not drafted: leave --draft out")
     trained = profile.context_length or Workload.DEFAULT_N_CTX
-    if pooling is Pooling.RANK and not any(each.name.startswith("cls.") for each in profile.output_tensors):
+    has_classifier = any(tensor.name.startswith("cls.") for tensor in profile.output_tensors)
+    if pooling is Pooling.RANK and not has_classifier:
         raise BadPlan(
             f"{profile.name} has no classifier to rank documents with; serve a reranker, or pool otherwise"
         )
@@ -63,7 +62,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
     n_caches = 1 if workload.kv_unified else workload.parallel
     n_ctx = (
         pad(pad(wanted, CTX_STEP) // n_caches, CTX_STEP) * n_caches
-    )  # as llama_context's constructor has it
+    )  # rounded as in llama_context's constructor
     n_batch = min(workload.n_batch, n_ctx)
     if workload.flash_attn is FlashAttention.OFF and KV_TYPES[workload.kv_type_v].is_quantized:
         raise BadPlan(
@@ -107,7 +106,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
 
 
 def _samples_on_device(machine: Machine, workload: Workload) -> bool:
-    """Whether tokens are chosen where the logits are: by itself only on GPUs of this computer."""
+    """Whether the output's device samples tokens; with AUTO only if all devices are local GPUs."""
     if workload.backend_sampling is not BackendSampling.AUTO:
         return workload.backend_sampling is BackendSampling.ON
     kinds = {device.kind for device in machine.devices}
@@ -115,18 +114,18 @@ def _samples_on_device(machine: Machine, workload: Workload) -> bool:
 
 
 def _needs_whole_texts(profile: ModelProfile, pooling: Pooling) -> bool:
-    """Whether a text has to be one micro-batch: where what a token gives depends on those after it."""
+    """Whether a text has to be one micro-batch, because a token's result depends on later tokens."""
     from_last = pooling in (Pooling.LAST, Pooling.RANK) and profile.is_causal
     return not (profile.has_memory and from_last)
 
 
 def _for_embeddings(profile: ModelProfile, context: Context, is_whole: bool) -> Context:
-    """The context that embeds: every token of a batch is an output (llama_context::decode and encode)."""
+    """The context for embeddings: every token of a batch is an output (llama_context::decode and encode)."""
     n_batch = context.n_ctx if is_whole else context.n_ubatch
     context = replace(context, n_batch=n_batch, n_ubatch=n_batch, n_outputs_max=n_batch)
     if profile.has_memory:
         return context
-    # flash attention computes with 16 bits on the processor, and otherwise for few rows than for many
+    # on the processor flash attention computes in 16 bits, and its results depend on the number of rows
     plain = context.flash_attn is FlashAttention.AUTO and n_batch <= Workload.DEFAULT_TEXT
     return replace(
         context,

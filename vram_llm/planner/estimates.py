@@ -1,11 +1,11 @@
-"""What devices and the host hold, in bytes. A plan carries it to JSON, so that its fields are flat."""
+"""Memory of devices and of the host, in bytes. The fields are flat because a plan is saved as JSON."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Bytes in llama.cpp's buffers on one device, or on the host, by what they are for."""
+    """Bytes in llama.cpp's buffers on one device, or on the host, by purpose."""
 
     weights_bytes: int = 0
     context_bytes: int = 0
@@ -13,11 +13,11 @@ class MemoryUse:
 
     @property
     def total_bytes(self) -> int:
-        """All of them."""
+        """Sum of all three."""
         return self.weights_bytes + self.context_bytes + self.compute_bytes
 
     def __add__(self, other: "MemoryUse") -> "MemoryUse":
-        """Both together."""
+        """The sum, field by field."""
         return MemoryUse(
             self.weights_bytes + other.weights_bytes,
             self.context_bytes + other.context_bytes,
@@ -55,23 +55,23 @@ class DeviceEstimate:
         )
 
     def with_companions(self, n_bytes: int) -> "DeviceEstimate":
-        """The same with `n_bytes` of companions, none being counted yet."""
+        """The same estimate plus `n_bytes` of companions; it must not count any yet."""
         return replace(self, companion_bytes=n_bytes, total_bytes=self.total_bytes + n_bytes)
 
     @property
     def use(self) -> MemoryUse:
-        """What the model itself holds."""
+        """Memory of the model alone."""
         return MemoryUse(self.weights_bytes, self.context_bytes, self.compute_bytes)
 
     @property
     def over_bytes(self) -> int:
-        """How far past the budget; negative where there is room."""
+        """Bytes over the budget; negative if there is room."""
         return self.total_bytes - self.budget_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostEstimate:
-    """Bytes the host will hold, and what it has to give."""
+    """Bytes the host will hold. `budget_bytes` is its available memory less the reserve."""
 
     weights_bytes: int
     context_bytes: int
@@ -93,23 +93,23 @@ class HostEstimate:
         )
 
     def with_companions(self, n_bytes: int) -> "HostEstimate":
-        """The same with `n_bytes` of companions, none being counted yet."""
+        """The same estimate plus `n_bytes` of companions; it must not count any yet."""
         return replace(self, companion_bytes=n_bytes, total_bytes=self.total_bytes + n_bytes)
 
     @property
     def use(self) -> MemoryUse:
-        """What the model itself holds."""
+        """Memory of the model alone."""
         return MemoryUse(self.weights_bytes, self.context_bytes, self.compute_bytes)
 
     @property
     def over_bytes(self) -> int:
-        """How far past the budget; negative where there is room."""
+        """Bytes over the budget; negative if there is room."""
         return self.total_bytes - self.budget_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a placement holds, by device and kind. `method` names the meter."""
+    """Memory of a placement, by device and kind. `method` names the meter."""
 
     method: str
     devices: tuple[DeviceEstimate, ...]
@@ -117,11 +117,11 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """True where nothing is over its budget."""
+        """True if no device is over its budget, nor the host."""
         return self.host.over_bytes <= 0 and all(d.over_bytes <= 0 for d in self.devices)
 
     @property
     def short_bytes(self) -> int:
-        """Bytes that are missing, on all devices and the host together."""
+        """Bytes over the budgets, summed over all devices and the host."""
         over = (self.host.over_bytes, *(device.over_bytes for device in self.devices))
         return sum(max(n_bytes, 0) for n_bytes in over)

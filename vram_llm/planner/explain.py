@@ -1,4 +1,4 @@
-"""Why this plan, in sentences; and why none, with what would fit."""
+"""Notes on a plan, and the refusal of a model that does not fit, in sentences."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def refusal(
     ways: Sequence[Way],
     companions: Sequence[Companion] = (),
 ) -> str:
-    """One sentence for a model that does not fit, and what to try."""
+    """One sentence for a model that does not fit, with changes to try."""
     names = {device.id: device.name for device in machine.devices}
     short = [
         f"{names[device.id]} ({device.id}) is {format_bytes(device.over_bytes)} short"
@@ -35,7 +35,7 @@ def refusal(
         )
     at = f"at {format_count(context.n_ctx)} context"
     if companions:
-        at += f" with {' and '.join(map(beside, companions))} beside it"
+        at += f" with {' and '.join(map(companion_text, companions))}"
     head = f"{profile.name} {profile.quantization} does not fit {at}: {', '.join(short)}"
     if ways:
         return f"{head}; what would fit: {', or '.join(map(str, ways))}"
@@ -44,9 +44,7 @@ def refusal(
     needed = sum(use.total_bytes for use in estimate.devices)
     usable = sum(device.budget_bytes(reserve_bytes) for device in machine.devices)
     if needed <= usable:
-        return (
-            f"{head}; together the devices have room, but no cut of whole layers leaves each within its own"
-        )
+        return f"{head}; the devices together have room, but no cut of whole layers fits each device"
     return (
         f"{head}; no context and no KV type helps: {format_bytes(needed)} are needed on devices where "
         f"{format_bytes(usable)} can be used, and the computer's memory cannot take the rest; take a smaller "
@@ -54,24 +52,24 @@ def refusal(
     )
 
 
-def beside(companion: Companion) -> str:
-    """A companion, what it holds and where."""
+def companion_text(companion: Companion) -> str:
+    """A companion, its memory and its device."""
     total = sum(use.total_bytes for use in companion.uses.values())
     where = f" on {companion.device}" if companion.device not in (None, HOST) else ""
     return f"{companion.name} ({format_bytes(total)}{where})"
 
 
 def left_out(machine: Machine, companions: Sequence[Companion]) -> tuple[str, ...]:
-    """Of companions that no device has room for."""
+    """A note for each companion that no device has room for."""
     return tuple(
-        f"{each.name} stays on the CPU: no device has room for all of it"
-        for each in companions
-        if each.device == HOST and machine.devices
+        f"{companion.name} stays on the CPU: no device has room for all of it"
+        for companion in companions
+        if companion.device == HOST and machine.devices
     )
 
 
 def unmapped(profile: ModelProfile, workload: Workload) -> tuple[str, ...]:
-    """Of a file that cannot be mapped."""
+    """A note on a file that cannot be mapped."""
     if profile.can_map or not workload.use_mmap:
         return ()
     return (
@@ -83,25 +81,25 @@ def unmapped(profile: ModelProfile, workload: Workload) -> tuple[str, ...]:
 def notes(
     profile: ModelProfile, machine: Machine, chosen: Candidate, more: Candidate | None
 ) -> tuple[str, ...]:
-    """What a reader should know of a plan beyond its figures. `more` is one step of context more."""
+    """Notes on a plan beyond its figures. `more` is the plan with one more step of context."""
     context = chosen.context
-    said = list(machine.notes)
+    sentences = list(machine.notes)
     if not profile.memory_is_modelled and chosen.estimate.method == "analytic":
-        said.append(
-            f"what a context takes is not known here for architecture {profile.architecture}: "
+        sentences.append(
+            f"the memory of a context is not known for architecture {profile.architecture}: "
             "the figure is a lower bound"
         )
     if profile.context_length and context.n_ctx_seq > profile.context_length:
-        said.append(
+        sentences.append(
             f"the context of {context.n_ctx_seq:,} is longer than the {profile.context_length:,} tokens "
             "this model was trained on"
         )
     if more is not None:
-        said.append(
+        sentences.append(
             f"{more.context.n_ctx:,} tokens would be too many without another layer on the CPU: "
             f"{_shortage(more.estimate)}"
         )
-    return tuple(said)
+    return tuple(sentences)
 
 
 def _shortage(estimate: Estimate) -> str:

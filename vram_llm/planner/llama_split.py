@@ -1,7 +1,7 @@
 """llama.cpp's layer-to-device rule, to the layer.
 
-Source: `llama_model_base::load_tensors` in src/llama-model.cpp (llama-cpp-python 0.3.36). All
-arithmetic there is float32, so it is here: `upper_bound(splits, float(i) / act)` turns on the last bit.
+Source: `llama_model_base::load_tensors` in src/llama-model.cpp (llama-cpp-python 0.3.36). Arithmetic is
+float32 as there, because the result of `upper_bound(splits, float(i) / act)` depends on the last bit.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from vram_llm.planner.types import HOST, Placement
 
 
 def split_points(tensor_split: Sequence[float]) -> list[float]:
-    """Cumulative shares of the devices, as llama.cpp normalises them. Raises BadSplit where all are 0."""
+    """Cumulative shares of the devices, as llama.cpp normalises them. Raises BadSplit if all are 0."""
     points: list[float] = []
     total = 0.0
     for share in tensor_split:
@@ -53,7 +53,7 @@ def device_of_layers(n_layers: int, n_gpu_layers: int, tensor_split: Sequence[fl
 
 
 def _float32(value: float) -> float:
-    """The nearest there is, which after one operation on two such is what float32 arithmetic gives."""
+    """The nearest float32; after one operation on two of them, it is the result of float32 arithmetic."""
     return c_float(value).value
 
 
@@ -85,7 +85,7 @@ def placement_from_counts(ids: Sequence[str], counts: Sequence[int], n_layers: i
 
 
 def split_of(placement: Placement) -> TensorSplit | None:
-    """The split by name that dictates a placement; None where nothing is on a device."""
+    """The split by name that dictates a placement; None if nothing is on a device."""
     if not any(placement.tensor_split):
         return None
     return TensorSplit(tuple(map(float, placement.tensor_split)), placement.device_order)

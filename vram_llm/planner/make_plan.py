@@ -1,4 +1,4 @@
-"""A Plan: the placement, what stands beside it, and what a reader should know of it."""
+"""Makes a Plan: placement, companions, speeds, alternatives and notes."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ from vram_llm.planner.types import (
 from vram_llm.units import GIB, format_bytes, format_count
 
 ENOUGH_SLOTS_RAM_BYTES = 8 * GIB
-_IDLE_SHARE = 0.02  # of the weights a step reads
+_IDLE_SHARE = 0.02  # idle tokens' share of the weights that a step reads
 
 
 def make_plan(
@@ -43,9 +43,9 @@ def make_plan(
 ) -> Plan:
     """The plan for running `profile` on `machine` as `workload` asks.
 
-    `exact` makes the meter that confirms what the analytic one finds. `companions` have their places, which
-    `machine` allows for (companions.place_companions); adapters are the profile's. Raises DoesNotFit with
-    what would fit, BadSplit and BadPlan where the workload contradicts model or machine.
+    `exact` makes the meter that confirms the analytic meter's placement. `companions` have their devices, and
+    `machine` counts their memory (companions.place_companions); adapters are the profile's. Raises DoesNotFit
+    with changes that fit, and BadSplit or BadPlan if the workload contradicts model or machine.
     """
     more: Candidate | None = None
     prices: tuple[ContextPrice, ...] = ()
@@ -125,15 +125,15 @@ def make_plan(
 def _speed_at_end(
     profile: ModelProfile, machine: Machine, workload: Workload, chosen: Candidate
 ) -> SpeedEstimate | None:
-    """With the whole context behind each stream; None for embeddings, which read no past."""
+    """The speed with a full context in each stream; None for embeddings, which read no past."""
     if chosen.context.pooling is not None:
         return None
-    wish = replace(workload, expect_depth=chosen.context.n_ctx_seq)
-    return expected_speed(profile, machine, wish, chosen)
+    at_end = replace(workload, expect_depth=chosen.context.n_ctx_seq)
+    return expected_speed(profile, machine, at_end, chosen)
 
 
 def _shortened(profile: ModelProfile, workload: Workload, chosen: Candidate) -> tuple[str, ...]:
-    """Of a context that is shorter than it is by default."""
+    """A note on a context that is shorter than the default."""
     usual = min(Workload.DEFAULT_N_CTX, profile.context_length or Workload.DEFAULT_N_CTX)
     if not wants_auto_context(profile, workload) or chosen.context.n_ctx >= usual:
         return ()
@@ -142,11 +142,11 @@ def _shortened(profile: ModelProfile, workload: Workload, chosen: Candidate) -> 
 
 
 def _serving(wanted: Serving, profile: ModelProfile, chosen: Candidate, machine: Machine) -> Serving:
-    """The wish with every choice made.
+    """`wanted` with every choice made.
 
-    Of the host's memory a quarter of what it has left, and no more than enough; nothing where a worker holds
-    layers: what would be kept had to cross the network, and all would wait. Idle tokens are read at every
-    step, as weights are, so that what can go to the host may be 2 % of them.
+    `slots_ram_bytes` is a quarter of the host's free memory, at most 8 GiB. It is 0 if a worker holds layers:
+    states would cross the network, and all requests would wait. Every step reads idle tokens as it reads
+    weights, so idle tokens may take 2 % of the bytes of the weights.
     """
     if kv_bytes := profile.kv_bytes_per_token:
         wanted = replace(wanted, idle_tokens=round(_IDLE_SHARE * profile.active_bytes_per_token / kv_bytes))

@@ -1,4 +1,4 @@
-"""Plan beside reality: what every device was to hold, what it does hold, and whether its budget bears it."""
+"""Planned against real memory: what each device was planned to hold, what it holds, and its budget."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from vram_llm.units import MIB, format_bytes
 
 NO_NVML = "no NVML"
 NO_NVML_OVER_RPC = "no NVML over RPC"
-NVML_TOO_LOW = "NVML says less"  # than llama.cpp holds: it cannot have meant our process
+NVML_TOO_LOW = "NVML reports less"  # than llama.cpp holds, so the figure is not for this process
 OF_PROCESS = "NVML, this process"
-NOTICEABLE_BYTES = 64 * MIB  # and 2 %: less changes nothing that a person would do
-OF_CARD = "NVML, growth of the card"  # what other programs took or gave back meanwhile is in it
+NOTICEABLE_BYTES = 64 * MIB  # and 2 %: a user would not act on less
+OF_CARD = "NVML, growth of the card"  # includes what other programs allocated or freed meanwhile
 
 _NOTHING = MemoryUse()
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """All that the engine uses on a device, in bytes, and how that was found out; None, and why not."""
+    """Bytes that the engine uses on a device and how they were measured, or None and the reason."""
 
     used_bytes: int | None
     how: str
@@ -29,17 +29,17 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KindRow:
-    """One kind of memory on one device. `held_bytes` is None where nobody tells."""
+    """One kind of memory on one device. `held_bytes` is None if it cannot be measured."""
 
     kind: str  # "weights", "context", "compute", "draft", "beside" or "overhead"
     planned_bytes: int
     held_bytes: int | None
-    how: str  # who says what is held, or why nobody does
+    how: str  # source of `held_bytes`, or why there is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRow:
-    """One device, or the host. `held_bytes` counts as planned what was not measured."""
+    """One device, or the host. In `held_bytes`, kinds that were not measured count as planned."""
 
     id: str
     name: str
@@ -47,7 +47,7 @@ class DeviceRow:
     planned_bytes: int
     held_bytes: int
     budget_bytes: int
-    over_bytes: int  # held past the budget; negative where there is room
+    over_bytes: int  # held over the budget; negative if there is room
 
     @property
     def overhead(self) -> KindRow | None:
@@ -67,7 +67,7 @@ class Certificate:
 
     @property
     def verdict(self) -> str:
-        """One sentence: all is within its budget, or what is over it, by how much, and what to try."""
+        """One sentence: every device is within its budget, or which is over by how much, and what to try."""
         over = [
             f"{row.name} holds {format_bytes(row.over_bytes)} more than its budget of "
             f"{format_bytes(row.budget_bytes)}"
@@ -80,7 +80,7 @@ class Certificate:
 
     @property
     def is_far_off(self) -> bool:
-        """Whether a device is over its budget, or holds more than the plan said by a noticeable amount."""
+        """Whether a device is over its budget, or holds noticeably more than planned."""
         return not self.within_budget or any(
             device.held_bytes - device.planned_bytes > max(NOTICEABLE_BYTES, device.planned_bytes / 50)
             for device in self.devices
@@ -101,21 +101,21 @@ def certify(
     readings: Mapping[str, Reading] | None = None,
     draft: Mapping[str, MemoryUse] | None = None,
 ) -> Certificate:
-    """Plan against llama.cpp's report after the load and, where there are any, readings, all by device id.
+    """Compare the plan with llama.cpp's report after the load and with readings, all by device id.
 
-    `held` is what the model holds, `draft` what the draft model does. A device that llama.cpp does not report
-    holds nothing.
+    `held` is the memory of the model, `draft` that of the draft model. A device that llama.cpp does not
+    report holds nothing.
     """
-    beside = _besides(plan, draft or {})
+    companion_rows = _companion_rows(plan, draft or {})
     devices = {device.id: device for device in plan.devices}
     rows = []
     for estimate in (*plan.estimate.devices, *companion_only_devices(plan)):
         device = devices[estimate.id]
         reading = (readings or {}).get(estimate.id) or Reading(None, _why_none(device))
         use = held.get(estimate.id, _NOTHING)
-        rows.append(_device_row(estimate, device, use, reading, beside[estimate.id]))
+        rows.append(_device_row(estimate, device, use, reading, companion_rows[estimate.id]))
     use, is_mapped = held.get(HOST, _NOTHING), plan.context.use_mmap
-    rows.append(_host_row(plan.estimate.host, use, beside[HOST], mapped=is_mapped))
+    rows.append(_host_row(plan.estimate.host, use, companion_rows[HOST], mapped=is_mapped))
     return Certificate(
         model=plan.model.name,
         method=plan.estimate.method,
@@ -131,13 +131,13 @@ def readings(
     after: Mapping[str, int],
     process: Mapping[str, int],
 ) -> dict[str, Reading]:
-    """What the engine uses on each local card: NVML's figure for its process, else the growth of the card.
+    """Memory of the engine on each local card: NVML's figure for its process, else the growth of the card.
 
-    `held` is what llama.cpp holds by device id, for each model that the engine loaded. `before` and `after`
-    the load are bytes in use by UUID, `process` of these the engine's own. A figure below what llama.cpp
-    itself holds there is none.
+    `held` is llama.cpp's memory by device id, for each model that the engine loaded. `before` and `after` the
+    load are bytes in use by UUID; `process` are the engine's own bytes after the load. Figures below
+    llama.cpp's own memory on the card are ignored.
     """
-    found = {}
+    readings = {}
     buffers: dict[str, int] = {}
     for device_id, use in (item for uses in held for item in uses.items()):
         buffers[device_id] = buffers.get(device_id, 0) + use.total_bytes
@@ -148,9 +148,9 @@ def readings(
         least = buffers.get(device.id, 0)
         growth = after[uuid] - before.get(uuid, after[uuid])
         candidates = [Reading(process.get(uuid), OF_PROCESS), Reading(growth, OF_CARD)]
-        usable = [each for each in candidates if each.used_bytes is not None and each.used_bytes >= least]
-        found[device.id] = usable[0] if usable else Reading(None, NVML_TOO_LOW)
-    return found
+        usable = [found for found in candidates if found.used_bytes is not None and found.used_bytes >= least]
+        readings[device.id] = usable[0] if usable else Reading(None, NVML_TOO_LOW)
+    return readings
 
 
 def _device_row(
@@ -158,13 +158,13 @@ def _device_row(
     device: Device,
     held: MemoryUse,
     reading: Reading,
-    beside: tuple[KindRow, ...],
+    companion_rows: tuple[KindRow, ...],
 ) -> DeviceRow:
-    buffers = held.total_bytes + _held_of(beside)
+    buffers = held.total_bytes + _held_of(companion_rows)
     overhead = None if reading.used_bytes is None else reading.used_bytes - buffers
     kinds = (
         *_kinds(estimate, held),
-        *beside,
+        *companion_rows,
         KindRow(kind="overhead", planned_bytes=estimate.overhead_bytes, held_bytes=overhead, how=reading.how),
     )
     total = buffers + (estimate.overhead_bytes if overhead is None else overhead)
@@ -180,16 +180,16 @@ def _device_row(
 
 
 def _host_row(
-    estimate: HostEstimate, held: MemoryUse, beside: tuple[KindRow, ...], *, mapped: bool
+    estimate: HostEstimate, held: MemoryUse, companion_rows: tuple[KindRow, ...], *, mapped: bool
 ) -> DeviceRow:
-    total = held.total_bytes + _held_of(beside)
+    total = held.total_bytes + _held_of(companion_rows)
     if mapped:
-        # llama.cpp reports the span of the file from the first host tensor to the last, whatever lies between
+        # llama.cpp reports the span of the file from the first host tensor to the last, with all between
         total -= max(held.weights_bytes - estimate.weights_bytes, 0)
     return DeviceRow(
         id=HOST,
         name="the computer's memory",
-        kinds=(*_kinds(estimate, held), *beside),
+        kinds=(*_kinds(estimate, held), *companion_rows),
         planned_bytes=estimate.total_bytes,
         held_bytes=total,
         budget_bytes=estimate.budget_bytes,
@@ -209,37 +209,38 @@ def _kinds(estimate: DeviceEstimate | HostEstimate, held: MemoryUse) -> tuple[Ki
     )
 
 
-def _besides(plan: Plan, draft: Mapping[str, MemoryUse]) -> dict[str, tuple[KindRow, ...]]:
-    """The rows of what stands beside the model, by device id: its draft model, and adapters and
-    projectors, of which nobody tells what they hold.
+def _companion_rows(plan: Plan, draft: Mapping[str, MemoryUse]) -> dict[str, tuple[KindRow, ...]]:
+    """The rows of companions by device id: the draft model, then adapters and projectors.
+
+    llama.cpp does not report the memory of adapters and projectors.
     """
-    found = {}
-    beside = {
-        each.id: each.companion_bytes for each in (*plan.estimate.devices, *companion_only_devices(plan))
-    }
-    for name, n_bytes in {**beside, HOST: plan.estimate.host.companion_bytes}.items():
-        drafts = [each for each in plan.companions if each.kind is CompanionKind.DRAFT and name in each.uses]
-        of_draft = sum(each.uses[name].total_bytes for each in drafts)
+    rows_by_id = {}
+    uses = (*plan.estimate.devices, *companion_only_devices(plan))
+    planned = {use.id: use.companion_bytes for use in uses} | {HOST: plan.estimate.host.companion_bytes}
+    all_drafts = [companion for companion in plan.companions if companion.kind is CompanionKind.DRAFT]
+    for name, n_bytes in planned.items():
+        drafts = [draft_model for draft_model in all_drafts if name in draft_model.uses]
+        of_draft = sum(draft_model.uses[name].total_bytes for draft_model in drafts)
         rows = []
         if drafts:
             is_mapped = name == HOST and plan.context.use_mmap
-            held = _held_beside(draft.get(name, _NOTHING), drafts[0].uses[name], mapped=is_mapped)
+            held = _held_by_draft(draft.get(name, _NOTHING), drafts[0].uses[name], mapped=is_mapped)
             rows.append(KindRow(kind="draft", planned_bytes=of_draft, held_bytes=held, how="llama.cpp"))
         if more := n_bytes - of_draft:
-            silent = "llama.cpp does not tell"
-            rows.append(KindRow(kind="beside", planned_bytes=more, held_bytes=None, how=silent))
-        found[name] = tuple(rows)
-    return found
+            reason = "llama.cpp does not report it"
+            rows.append(KindRow(kind="beside", planned_bytes=more, held_bytes=None, how=reason))
+        rows_by_id[name] = tuple(rows)
+    return rows_by_id
 
 
-def _held_beside(held: MemoryUse, planned: MemoryUse, *, mapped: bool) -> int:
-    """What a draft model holds; of a mapped file no more than its tensors (see _host_row)."""
+def _held_by_draft(held: MemoryUse, planned: MemoryUse, *, mapped: bool) -> int:
+    """Bytes of a draft model; for a mapped file at most its tensors (see _host_row)."""
     span = max(held.weights_bytes - planned.weights_bytes, 0) if mapped else 0
     return held.total_bytes - span
 
 
 def _held_of(rows: Iterable[KindRow]) -> int:
-    """Bytes of rows, as planned where nobody tells."""
+    """Bytes held in `rows`; kinds that were not measured count as planned."""
     return sum(row.planned_bytes if row.held_bytes is None else row.held_bytes for row in rows)
 
 

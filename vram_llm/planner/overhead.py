@@ -15,5 +15,5 @@ OVERHEAD_BYTES = {
 
 
 def overhead_bytes(device: Device) -> int:
-    """Bytes outside llama.cpp's buffers: as measured on this very device, else the table's."""
+    """Bytes outside llama.cpp's buffers: measured on this device, else from the table."""
     return OVERHEAD_BYTES[device.kind] if device.overhead is None else int(device.overhead.value)

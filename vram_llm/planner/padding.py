@@ -1,4 +1,4 @@
-"""What tensors take in a buffer: `ggml_backend_alloc_ctx_tensors_from_buft_impl` in ggml-alloc.c."""
+"""Bytes of tensors in a buffer: `ggml_backend_alloc_ctx_tensors_from_buft_impl` in ggml-alloc.c."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ def pad(n: int, to: int) -> int:
 
 
 def padded(tensors: Iterable[Tensor | TensorInfo], alignment: int, row_padding: int) -> int:
-    """Bytes of all of them: quantised rows that are no multiple of `row_padding` are filled up."""
+    """Bytes of all tensors; quantised rows are padded to a multiple of `row_padding`."""
     total = 0
     for tensor in tensors:
         n_bytes = tensor.n_bytes

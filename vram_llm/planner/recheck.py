@@ -1,4 +1,4 @@
-"""Does a saved plan still fit the machine as it is now? Facts in, verdict out."""
+"""Whether a saved plan still fits the machine."""
 
 import re
 from collections.abc import Iterable
@@ -14,63 +14,62 @@ from vram_llm.units import format_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFit:
-    """What the plan puts on one device or on the host, and what may be used there now, in bytes."""
+    """Bytes that the plan needs on one device or on the host, and the bytes free there now."""
 
-    id: str  # the plan's
+    id: str  # in the plan
     name: str
     needed_bytes: int
     free_bytes: int
     reserve_bytes: int
-    budget_bytes: int  # of what is free, less the reserve
+    budget_bytes: int  # free less the reserve
 
     @property
     def over_bytes(self) -> int:
-        """How far past the budget; negative where there is room."""
+        """Bytes over the budget; negative if there is room."""
         return self.needed_bytes - self.budget_bytes
 
 
 def check_model(plan: Plan, profile: ModelProfile) -> None:
-    """Raises BadPlan where `profile` is not of the model that was planned for."""
+    """Raises BadPlan if `profile` is not of the model that was planned."""
     then, path = plan.model, plan.model.path
     if (then.architecture, then.n_layers) != (profile.architecture, profile.n_layers):
         raise BadPlan(
-            f"{path} is another model now: {profile.n_layers} layers of {profile.architecture}, planned were "
-            f"{then.n_layers} of {then.architecture}; plan again"
+            f"{path} is another model now: {profile.n_layers} layers of {profile.architecture}, "
+            f"the plan is for {then.n_layers} of {then.architecture}; plan again"
         )
     if then.total_bytes != profile.total_bytes:
         raise BadPlan(
-            f"{path} has changed since the plan was made: {profile.total_bytes:,} bytes of tensors, planned "
-            f"were {then.total_bytes:,}; plan again"
+            f"{path} has changed since the plan was made: {profile.total_bytes:,} bytes of tensors, "
+            f"the plan is for {then.total_bytes:,}; plan again"
         )
 
 
 def check_companion(companion: Companion, total_bytes: int) -> None:
-    """Raises BadPlan where the file beside the model is not the one that was planned for."""
+    """Raises BadPlan if the companion's file has changed since the plan was made."""
     if companion.total_bytes != total_bytes:
         raise BadPlan(
             f"{companion.path} has changed since the plan was made: {total_bytes:,} bytes of tensors, "
-            f"planned were {companion.total_bytes:,}; plan again"
+            f"the plan is for {companion.total_bytes:,}; plan again"
         )
 
 
 def check(plan: Plan, machine: Machine, host_reserve_bytes: int) -> tuple[DeviceFit, ...]:
-    """Every device the plan uses, in its order, and last the host, all with room enough.
+    """The devices that the plan uses, in its order, then the host; all have enough room.
 
-    What is kept free is what the plan keeps free; on the host, which a plan without devices says nothing of,
-    `host_reserve_bytes`. Raises BadPlan where a device is not in `machine`, DoesNotFit naming each that is
-    short.
+    The reserve is the plan's; for a plan without devices it is `host_reserve_bytes`. Raises BadPlan if a
+    device is not in `machine`, DoesNotFit with each device that is short.
     """
-    found = device_fits(plan, machine, host_reserve_bytes)
-    if short := [fit for fit in found if fit.over_bytes > 0]:
+    fits = device_fits(plan, machine, host_reserve_bytes)
+    if short := [fit for fit in fits if fit.over_bytes > 0]:
         short_bytes = sum(fit.over_bytes for fit in short)
         raise DoesNotFit(
             f"the plan for {plan.model.name} no longer fits: {_sentence(short)}", short_bytes=short_bytes
         )
-    return found
+    return fits
 
 
 def device_fits(plan: Plan, machine: Machine, host_reserve_bytes: int) -> tuple[DeviceFit, ...]:
-    """As `check`, whether they suffice or not. Raises BadPlan."""
+    """Like `check`, but devices may be short. Raises BadPlan."""
     present = find_devices(plan, machine.devices)
     planned = {device.id: device for device in plan.devices}
     on_devices = (
@@ -97,29 +96,29 @@ def device_fits(plan: Plan, machine: Machine, host_reserve_bytes: int) -> tuple[
 
 
 def find_devices(plan: Plan, devices: Iterable[Device]) -> dict[str, Device]:
-    """For each id the plan puts anything on, the device among `devices` that it means.
+    """For each id that the plan uses, the matching device among `devices`.
 
-    Cards by UUID and PCI bus id, workers' devices by address and index, what-if cards by name, one after the
-    other. Raises BadPlan with the one that is not there.
+    Cards match by UUID and PCI bus id, workers' devices by address and index, what-if cards by name in order.
+    Raises BadPlan for a device that is missing.
     """
     planned = {device.id: device for device in plan.devices}
     left = list(devices)
-    found: dict[str, Device] = {}
-    # in the plan's order of devices, which is the machine's: equal what-if cards are then matched in theirs
-    for device_id in (each for each in planned if each in plan.used):
+    matches: dict[str, Device] = {}
+    # the plan lists devices in the machine's order, so equal what-if cards match in that order
+    for device_id in (id for id in planned if id in plan.used):
         device = planned[device_id]
         match = next((other for other in left if _is_same(device, other)), None)
         if match is None:
             raise BadPlan(f"{_described(device)} is not here{_moved(device, left)}; plan again")
         left.remove(match)
-        found[device_id] = match
-    if unknown := [each for each in plan.placement.device_order if each not in found]:
+        matches[device_id] = match
+    if unknown := [id for id in plan.placement.device_order if id not in matches]:
         raise BadPlan(f"the plan places layers on {unknown[0]}, which is not one of its devices; plan again")
-    return found
+    return matches
 
 
 def worker_limits(plan: Plan) -> dict[str, int | None]:
-    """The workers the plan uses, each with what the user allowed of a device there, in bytes; `None`: all."""
+    """The workers that the plan uses, with the bytes of a device that the user allowed; None: all."""
     limits: dict[str, int | None] = {}
     for device in plan.devices:
         if device.endpoint is not None and device.id in plan.used:
@@ -134,9 +133,9 @@ def _is_same(planned: PlannedDevice, other: Device) -> bool:
     if other.endpoint is not None:
         return False
     if planned.what_if:
-        is_any = planned.name == f"{format_bytes(planned.total_bytes)} GPU"  # described by its size alone
+        is_any = planned.name == f"{format_bytes(planned.total_bytes)} GPU"  # described only by its size
         return planned.kind is other.kind and (is_any or _plain(planned.name) == _plain(other.name))
-    if planned.uuid is None and planned.pci_bus_id is None:  # a device that only llama.cpp's back end knows
+    if planned.uuid is None and planned.pci_bus_id is None:  # a device that only llama.cpp's backend lists
         same = (planned.kind, planned.ggml_name, planned.name) == (other.kind, other.ggml_name, other.name)
         return same and planned.ggml_name is not None
     if planned.uuid is None:
@@ -145,12 +144,12 @@ def _is_same(planned: PlannedDevice, other: Device) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A card's name as the driver has it: the catalog puts the size behind it where there are several."""
+    """A card's name in the driver; the catalog appends the size to names with several sizes."""
     return re.sub(r" \d+ ?gb$", "", name.casefold())
 
 
 def _moved(device: PlannedDevice, others: list[Device]) -> str:
-    """Said of a card that was put into another slot."""
+    """The end of a message about a card that is in another slot now, or ""."""
     now = next((other for other in others if device.uuid is not None and other.uuid == device.uuid), None)
     return f" any more, it is at {now.pci_bus_id} now" if now is not None else ""
 
@@ -163,11 +162,11 @@ def _described(device: PlannedDevice) -> str:
 
 
 def _sentence(short: list[DeviceFit]) -> str:
-    said = []
+    sentences = []
     for fit in short:
         name = "the computer's memory" if fit.id == HOST else f"{fit.name} ({fit.id})"
-        said.append(
+        sentences.append(
             f"{name} is {format_bytes(fit.over_bytes)} short: {format_bytes(fit.needed_bytes)} planned, "
             f"{format_bytes(fit.free_bytes)} free, of which {format_bytes(fit.reserve_bytes)} in reserve"
         )
-    return "; ".join(said) + ": free what else uses it, or plan again"
+    return "; ".join(sentences) + ": close other programs that use it, or plan again"

@@ -1,32 +1,33 @@
-"""How long a step takes: from bytes, arithmetic and links, device by device.
+"""Predicted time of a step, from bytes, arithmetic and links, device by device.
 
-llama.cpp computes a decode step's devices one after the other, whatever the number of sequences in it
-(ggml_backend_sched_compute_splits in ggml-backend.cpp waits for each boundary's activations). With D tokens
-behind each of n streams, on one device with L layers:
+In a decode step llama.cpp's devices compute one after the other, for any number of sequences
+(ggml_backend_sched_compute_splits in ggml-backend.cpp waits for each boundary's activations). For n streams
+with D tokens of context each, on one device with L layers:
 
-    weights   active bytes of its layers; of routed experts those that n tokens are sent to, a share of
-              1 - (1 - used / all)^n; of the output where it has it
-    context   n * (K and V rows) * D, at most the window where a layer slides; recurrent states n times, read
+    weights   active bytes of its layers; of the routed experts a share of 1 - (1 - used / all)^n; the
+              output's bytes if it has the output
+    context   n * (K and V rows) * D, at most the window if a layer has one; recurrent states n times, read
               and written
-    flops     2 * active parameters, a row
+    flops     2 * active parameters, per row
     step      step overhead + L * layer overhead + (weights + context) / read rate
               + (n - 1) * flops / row rate
-              + n * n_embd * 4 / link, once in and once out; out of the output's device n * n_vocab * 4
+              + n * n_embd * 4 / link, once in and once out; the output's device sends n * n_vocab * 4
 
-and the step is the sum over the devices and, where layers are on it, the host. The embedding's row is not
-counted: it is some kilobytes.
+The step is the sum over the devices, and over the host if it has layers. The embedding's row is not counted:
+it is a few kilobytes.
 
 A prompt is computed in batches of n_batch tokens, each in micro-batches of m = n_ubatch. On one device, with
-the attention of each row over what is behind it, D:
+each row's attention over D earlier tokens:
 
     stage     step overhead + L * layer overhead + m * n_embd * 4 / link, twice
               + max(weights / read rate, m * flops / prompt rate)
-              + m * 2 * heads * (head size of K + of V) * D / prompt rate, for each layer that attends
+              + m * 2 * heads * (head size of K + of V) * D / prompt rate, for each layer with attention
 
-With pipeline copies the devices work on different micro-batches of a batch at the same time: k of them take
-the sum of the stages and k - 1 times the slowest; without, k times the sum. The first token comes with the
-last micro-batch. Where a link is not known, what crosses it is left out: some microseconds a step on PCIe.
-A speed that is not known is assumed (machine/assumed_speed.py), and the prediction says so in its basis.
+With pipeline copies the devices work on different micro-batches of a batch at the same time: k micro-batches
+take the sum of the stages and k - 1 times the slowest stage; without, k times the sum. The first token comes
+after the last micro-batch. Transfers over a link of unknown speed are left out: on PCIe they take a few
+microseconds per step. Other unknown speeds are assumed (machine/assumed_speed.py); the prediction's basis
+shows it.
 """
 
 import math
@@ -47,18 +48,18 @@ _TRUST = tuple(Source)  # most trusted first
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds of one device for any run of items, the output being the item after the last layer."""
+    """Seconds of one device for any run of items; the output is the item after the last layer."""
 
     fixed: float  # for every run
-    sums: list[float]  # over the items before each
+    sums: list[float]  # sums[i]: all items before i
 
     def run(self, start: int, end: int) -> float:
-        """Seconds for items start to end-1; nothing where there are none."""
+        """Seconds for items start to end-1; 0 for an empty run."""
         return self.fixed + self.sums[end] - self.sums[start] if end > start else 0.0
 
 
 class Predictor:
-    """Predicts placements of one model in one context on one machine."""
+    """Predicts the speed of placements of one model in one context on one machine."""
 
     def __init__(self, profile: ModelProfile, context: Context, machine: Machine, workload: Workload) -> None:
         self._profile = profile
@@ -78,13 +79,13 @@ class Predictor:
         self._output_params = _elements(self._output)
 
     def __call__(self, placement: Placement, *, pipelined: bool) -> SpeedEstimate:
-        """What to expect of a placement."""
+        """The predicted speed of a placement."""
         runs = self._runs(placement)
-        speeds = [self._speed(each) for each, _, _ in runs]
-        one, many = self._step(runs, 1), sum(self._step(runs, self.streams))
-        stages = [self.full_stage_costs(each).run(start, end) for each, start, end in runs]
+        speeds = [self._speed(place) for place, _, _ in runs]
+        step, streams_step_s = self._step(runs, 1), sum(self._step(runs, self.streams))
+        stages = [self.full_stage_costs(place).run(start, end) for place, start, end in runs]
         prompt = self._prompt(runs, self.prompt_tokens, pipelined=pipelined)
-        total = sum(one)
+        total = sum(step)
         basis = _least_trusted([f for s in speeds for f in (s.read_bytes_per_s, s.layer_overhead_s)])
         return SpeedEstimate(
             basis=basis,
@@ -92,8 +93,8 @@ class Predictor:
             step_s=total,
             tokens_per_s=1 / total,
             streams=self.streams,
-            streams_step_s=many,
-            streams_tokens_per_s=self.streams / many,
+            streams_step_s=streams_step_s,
+            streams_tokens_per_s=self.streams / streams_step_s,
             streams_basis=self._basis_of_streams(basis, speeds),
             prompt_tokens=self.prompt_tokens,
             prompt_s=prompt,
@@ -101,13 +102,13 @@ class Predictor:
             prompt_stage_s=max(stages),
             prompt_basis=_least_trusted([speed.prompt_flops_per_s for speed in speeds]),
             devices=tuple(
-                DeviceTime(id=each, seconds=seconds, share=seconds / total)
-                for (each, _, _), seconds in zip(runs, one, strict=True)
+                DeviceTime(id=place, seconds=seconds, share=seconds / total)
+                for (place, _, _), seconds in zip(runs, step, strict=True)
             ),
         )
 
     def objective_seconds(self, placement: Placement, objective: Objective, *, pipelined: bool) -> float:
-        """What is to be short: a step of the streams expected, or for THROUGHPUT a prompt."""
+        """The time that the objective minimises: a step of the expected streams; for THROUGHPUT, a prompt."""
         runs = self._runs(placement)
         if objective is Objective.THROUGHPUT:
             return self._prompt(runs, self.depth, pipelined=pipelined)
@@ -150,17 +151,17 @@ class Predictor:
             + self._attention_flops(layer, depth) * per_flop
             for layer, params in zip(self._profile.layers, self._params, strict=True)
         ]
-        # only the last row's logits are asked for
+        # a prompt needs only the last row's logits
         output = _n_bytes(self._output) * per_byte
         in_and_out = self._crossing_s(device_id, 2 * rows * self._profile.n_embd)
         return Costs(speed.step_overhead_s.value + in_and_out, _sums([*layers, output]))
 
     def full_stage_costs(self, device_id: str) -> Costs:
-        """As `stage_costs`, of a whole micro-batch in the middle of a prompt of the depth expected."""
+        """Like `stage_costs`, for a full micro-batch in the middle of a prompt of the expected depth."""
         return self.stage_costs(device_id, self._context.n_ubatch, self.depth // 2)
 
     def _runs(self, placement: Placement) -> list[tuple[str, int, int]]:
-        """Device or host, first item, one past the last, in the order they compute."""
+        """Id of the device or host, first item and exclusive end, in the order they compute."""
         n_layers = self._profile.n_layers
         runs, start = [], placement.cpu_layers
         on_host = [(HOST, 0, placement.cpu_layers)] if placement.cpu_layers else []
@@ -184,7 +185,7 @@ class Predictor:
         return [self.decode_costs(device_id, rows).run(start, end) for device_id, start, end in runs]
 
     def _prompt(self, runs: Sequence[tuple[str, int, int]], n_tokens: int, *, pipelined: bool) -> float:
-        """Seconds until the logits of the last of `n_tokens` are there."""
+        """Seconds until the logits of the last of `n_tokens` are computed."""
         n_batch, n_ubatch = self._context.n_batch, self._context.n_ubatch
         total = 0.0
         for first in range(0, n_tokens, n_batch):
@@ -199,7 +200,7 @@ class Predictor:
         return total
 
     def _kept_bytes(self, layer: Layer, rows: int) -> int:
-        """Bytes of context a decode step reads, and of recurrent state it reads and writes."""
+        """Bytes of context that a decode step reads, plus recurrent state that it reads and writes."""
         cells = self.depth
         if layer.sliding_window and self._profile.sliding_window:
             cells = min(cells, self._profile.sliding_window)
@@ -208,7 +209,7 @@ class Predictor:
         return rows * ((key + value) * cells + 2 * layer.recurrent_state_bytes)
 
     def _attention_flops(self, layer: Layer, depth: int) -> int:
-        """Of one row over `depth` tokens: its scores, and the values they weigh."""
+        """Operations of one row's attention over `depth` tokens: scores and weighted values."""
         if not layer.n_embd_k_gqa:
             return 0
         profile = self._profile
@@ -224,13 +225,13 @@ class Predictor:
 
 
 def output_tensors(profile: ModelProfile) -> tuple[Tensor, ...]:
-    """What is read for the logits; tied embeddings serve as the output."""
+    """The tensors that are read for the logits; tied embeddings are the output."""
     tied = [t for t in profile.input_tensors if profile.tied_output and t.role is Role.TOKEN_EMBD]
     return (*profile.output_tensors, *tied)
 
 
 def _weight_bytes(layer: Layer, rows: int) -> float:
-    """Read for `rows` tokens at a time, whose experts are taken to be chosen independently."""
+    """Bytes read for `rows` tokens at a time; each token's experts are assumed independent."""
     if not layer.expert_bytes:
         return layer.active_bytes
     idle = layer.bytes - layer.active_bytes
@@ -238,7 +239,7 @@ def _weight_bytes(layer: Layer, rows: int) -> float:
 
 
 def _active_params(layer: Layer) -> float:
-    """Weights that one token is multiplied with."""
+    """Number of weights that one token is multiplied with."""
     if layer.is_draft:
         return 0
     experts = _elements([t for t in layer.tensors if t.role is Role.EXPERT])

@@ -1,4 +1,4 @@
-"""Which speeds of a plan are assumed or estimated, a line each with what makes them known."""
+"""Notes on the assumed or estimated speeds of a plan, and how to measure them."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ _GUESSES = (Source.ESTIMATED, Source.ASSUMED)
 
 
 def speed_notes(machine: Machine, placement: Placement) -> tuple[str, ...]:
-    """A line for the workers in use of assumed speed, one for such cards, and one for the host."""
+    """A line for the used workers of assumed speed, one for such cards, and one for the host."""
     used = [device for device in machine.devices if device.id in placement.device_order]
     assumed = [device for device in used if has_assumed_speed(device)]
     workers = [device for device in assumed if device.kind is DeviceKind.RPC]
@@ -19,7 +19,7 @@ def speed_notes(machine: Machine, placement: Placement) -> tuple[str, ...]:
     return (
         *(f"{_speed_of(group)}; {how_to_measure(group)}" for group in (workers, cards) if group),
         *(
-            (f"how fast {_names(prompts)} computes prompts is assumed; {how_to_measure(prompts)}",)
+            (f"the prompt speed of {_names(prompts)} is assumed; {how_to_measure(prompts)}",)
             if prompts
             else ()
         ),
@@ -37,7 +37,7 @@ def assumption(device: Device) -> str:
 
 
 def how_to_measure(devices: Sequence[Device]) -> str:
-    """What to type to know the speed of `devices`: all workers, all cards, or all what-if cards."""
+    """The option or command that makes the speed of `devices` known; they are all of one kind."""
     if all(device.what_if for device in devices):
         return 'name the card or its bandwidth in --gpu, as in "24GiB@1008GB/s"'
     endpoints = dict.fromkeys(device.endpoint for device in devices if device.endpoint is not None)

@@ -1,4 +1,4 @@
-"""A split of the layers that the user dictates: shares in the order of the devices, or by name."""
+"""A split of the layers given by the user: shares in the order of the devices, or by name."""
 
 import math
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ EXAMPLE = "32,33,16 or GPU1=38,GPU2=43"
 
 @dataclass(frozen=True, slots=True)
 class TensorSplit:
-    """Shares of the layers, the output counted as one of them.
+    """Shares of the layers; the output counts as one layer.
 
-    `devices` are ids in the order in which they compute; a device that is not among them gets no layers.
-    None: there is a share for each device of the machine, in its order. Raises BadSplit.
+    `devices` are ids in the order in which they compute; other devices get no layers. None: one share for
+    each device of the machine, in its order. Raises BadSplit.
     """
 
     shares: tuple[float, ...]
@@ -28,9 +28,9 @@ class TensorSplit:
         if self.devices is None:
             return
         if len(self.devices) != len(self.shares):
-            raise BadSplit(f"{len(self.shares)} shares are not one for each of {len(self.devices)} devices")
+            raise BadSplit(f"{len(self.shares)} shares for {len(self.devices)} devices; give one for each")
         folded = [device.casefold() for device in self.devices]
-        if twice := [name for name, one in zip(self.devices, folded, strict=True) if folded.count(one) > 1]:
+        if twice := [name for name in self.devices if folded.count(name.casefold()) > 1]:
             raise BadSplit(f"--tensor-split names {twice[0]} twice; give each device one share")
 
     @classmethod
@@ -56,7 +56,7 @@ class TensorSplit:
         return ",".join(f"{device}={share}" for device, share in zip(self.devices, shares, strict=True))
 
     def over(self, ids: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-        """Ids in the order they compute, of a machine's `ids`, and their shares. Raises BadSplit."""
+        """The used ids of a machine's `ids`, in the order they compute, and their shares. Raises BadSplit."""
         known = ", ".join(ids) or "none"
         if self.devices is None:
             if len(self.shares) != len(ids):
@@ -65,7 +65,7 @@ class TensorSplit:
                     f"({known}); give one share for each, in that order, or name the devices"
                 )
             return tuple(ids), self.shares
-        by_name = {each.casefold(): each for each in ids}
+        by_name = {device_id.casefold(): device_id for device_id in ids}
         if unknown := [name for name in self.devices if name.casefold() not in by_name]:
             raise BadSplit(f"--tensor-split names {unknown[0]}, and the devices are {known}")
         return tuple(by_name[name.casefold()] for name in self.devices), self.shares

@@ -10,107 +10,105 @@ from vram_llm.planner.estimates import Estimate, MemoryUse
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.units import MIB
 
-HOST = "host"  # the id of the computer itself where a device id is expected
+HOST = "host"  # the computer's own id among device ids
 
 PLAN_VERSION = 1
 MOST_BIASED = 1024
-"""Tokens that a chain on a device may favour or disfavour: it has a place kept for their numbers."""
+"""Most tokens with a logit bias in a sampler chain on a device; the device keeps room for their ids."""
 
 
 class FlashAttention(StrEnum):
-    """Whether attention is computed without a table of all its scores."""
+    """Whether llama.cpp uses flash attention, which stores no matrix of scores."""
 
-    AUTO = "auto"  # where every device has a kernel for the model's heads
-    ON = "on"  # what a device has no kernel for is then computed on the host
+    AUTO = "auto"  # if every device has a kernel for the model's heads
+    ON = "on"  # if a device has no kernel, the host computes attention
     OFF = "off"
 
 
 class BackendSampling(StrEnum):
-    """Whether tokens are chosen on the device that has the logits, where a request allows it."""
+    """Whether the output's device samples tokens, for requests that allow it."""
 
-    AUTO = "auto"  # where every device is a GPU of this computer, not by Vulkan
+    AUTO = "auto"  # if every device is a GPU of this computer and none uses Vulkan
     ON = "on"
     OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """A LoRA adapter's file, and how strongly it is applied."""
+    """A LoRA adapter's file and scale."""
 
     path: str
     scale: float = 1.0
 
 
 class Objective(StrEnum):
-    """What a placement is to be best at, among those with as few layers on the host as can be."""
+    """What a placement optimises, among those with the fewest layers on the host."""
 
-    LATENCY = "latency"  # the shortest decode step: the fastest card first, a slow one may be left idle
-    THROUGHPUT = "throughput"  # prompts: the slowest stage of a micro-batch as short as can be
-    CONTEXT = "context"  # as much context as fits, where none is named; memory as in BALANCE
-    BALANCE = "balance"  # the fullest device least full, whatever its speed
+    LATENCY = "latency"  # the shortest decode step: the fastest card comes first, a slow one may stay idle
+    THROUGHPUT = "throughput"  # prompts: the shortest slowest stage of a micro-batch
+    CONTEXT = "context"  # the longest context that fits, if none is given; memory as in BALANCE
+    BALANCE = "balance"  # the fullest device least full, regardless of speed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
     """How the engine shares the context among requests. Nothing here changes what llama.cpp itself holds."""
 
-    itl_target_ms: float = 100.0  # what a step may take in which some sequences decode and others prefill
-    cache_reuse: int = 32  # shortest common beginning worth sharing between requests, in tokens; 0: none
-    slots_ram_bytes: int | None = None  # host memory for states that leave the KV cache and may come back
-    slots_disk_bytes: int = 0  # disk for what has to leave that
-    idle_tokens: int | None = None  # left in the KV cache beside running requests; None: no bound
+    itl_target_ms: float = 100.0  # longest step in which some sequences decode while others prefill
+    cache_reuse: int = 32  # minimum shared prefix in tokens worth reusing; 0: no reuse
+    slots_ram_bytes: int | None = None  # host memory for states evicted from the KV cache
+    slots_disk_bytes: int = 0  # disk space for states evicted from host memory
+    idle_tokens: int | None = None  # kept in the KV cache while requests run; None: no bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """What the user wants to run. `None` leaves the choice to the planner.
 
-    `n_ctx` counts the KV cells of all `parallel` sequences together. With `kv_unified` they share them and
-    any one may use them all; without, each has a cache of its own with its share of them.
+    `n_ctx` counts the KV cells of all `parallel` sequences together. With `kv_unified` the sequences share
+    the cells, and one sequence may use all. Without, each sequence has its own cache with an equal share.
     """
 
-    n_ctx: int | None = None  # None: as long as costs next to nothing; 0: what the model was trained on
-    largest_ctx: bool = False  # as much context as fits, in place of `n_ctx`
+    n_ctx: int | None = None  # None: the longest that costs almost nothing; 0: the trained length
+    largest_ctx: bool = False  # the longest context that fits, instead of `n_ctx`
     parallel: int = 4  # as llama-server and LM Studio
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
     n_batch: int = 2048
     n_ubatch: int = 512
-    n_outputs_max: int | None = None  # rows of logits a step may ask for; one a sequence, and at least 8
+    n_outputs_max: int | None = None  # most rows of logits per step; None: one per sequence, at least 8
     flash_attn: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False
     kv_unified: bool = True
     reserve_bytes: int = 1024 * MIB  # kept free on every device and on the host
-    n_gpu_layers: int | None = None  # as llama.cpp counts them: the output is one of them
+    n_gpu_layers: int | None = None  # counted as in llama.cpp: the output is one layer
     tensor_split: TensorSplit | None = None
-    pooling: Pooling | None = None  # make embeddings, pooled so; None: as the model's file says
+    pooling: Pooling | None = None  # make embeddings with this pooling; None: as in the model's file
     use_mmap: bool = True
     pipeline_copies: bool = True
     mmproj: str | None = None  # the file of a multimodal projector
-    find_mmproj: bool = True  # use the one in the model's folder where `mmproj` names none
+    find_mmproj: bool = True  # if `mmproj` is None, use a projector in the model's folder
     loras: tuple["Lora", ...] = ()
-    draft: str | None = None  # a smaller model that guesses tokens for this one to check
+    draft: str | None = None  # a smaller model whose drafts this model verifies
     n_threads: int | None = None
     n_threads_batch: int | None = None
     backend_sampling: BackendSampling = BackendSampling.AUTO
     serving: Serving = Serving()
     objective: Objective = Objective.LATENCY
-    expect_depth: int | None = None  # tokens a sequence has behind it at an average decode step
-    expect_streams: int = 1  # sequences that decode at the same time, as the objective sees it
+    expect_depth: int | None = None  # context depth in tokens of an average decode step
+    expect_streams: int = 1  # sequences that decode at the same time; the objective uses it
 
-    DEFAULT_N_CTX = 8192  # the measure of a context that is left open; all of it where nothing is on a card
+    DEFAULT_N_CTX = 8192  # reference for an open context; the context itself if no layer is on a card
     DEFAULT_TEXT = 2048  # the same for encoders, whose compute buffers grow with the longest text
-    DEFAULT_DEPTH = 1024  # or half the context if that is less
-    DEFAULT_PROMPT = (
-        2048  # of a predicted prompt, with the same bound; `expect_depth` tokens where it is given
-    )
+    DEFAULT_DEPTH = 1024  # tokens; at most half the context
+    DEFAULT_PROMPT = 2048  # tokens of a predicted prompt, at most half the context; else `expect_depth`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The llama.cpp context a plan calls for, every choice made."""
+    """The llama.cpp context of a plan, with every choice made."""
 
-    n_ctx: int  # cells of all sequences; each one's share of them is a multiple of 256, as llama.cpp pads it
+    n_ctx: int  # cells of all sequences; llama.cpp pads each sequence's share to a multiple of 256
     parallel: int
     kv_type_k: str
     kv_type_v: str
@@ -118,38 +116,38 @@ class Context:
     n_ubatch: int
     n_threads: int
     use_mmap: bool
-    pipeline_copies: bool  # made where llama.cpp can; they speed up prompts and many streams, and cost memory
-    n_threads_batch: int | None = None  # for steps of more than one token; None: as many as for one
-    n_threads_given: bool = False  # the user chose n_threads; else: the cores of the planning computer
-    n_outputs_max: int | None = None  # rows of logits a micro-batch may ask for; None: one for each sequence
+    pipeline_copies: bool  # if llama.cpp can make them; they cost memory and speed up prompts and streams
+    n_threads_batch: int | None = None  # for steps of more than one token; None: n_threads
+    n_threads_given: bool = False  # the user chose n_threads; else it is the planning computer's cores
+    n_outputs_max: int | None = None  # most rows of logits per micro-batch; None: one per sequence
     flash_attn: FlashAttention = FlashAttention.AUTO
-    swa_full: bool = False  # layers with a sliding window keep all of the context
+    swa_full: bool = False  # layers with a sliding window keep the whole context
     kv_unified: bool = True  # one cache for all sequences; else each has its own
-    pooling: Pooling | None = None  # embeddings are made, pooled so; None: text is written
-    backend_sampling: bool = False  # tokens are chosen on the output's device, where a request allows it
+    pooling: Pooling | None = None  # pooling of embeddings; None: the model generates text
+    backend_sampling: bool = False  # the output's device samples tokens, for requests that allow it
 
     @property
     def n_ctx_seq(self) -> int:
-        """Tokens one sequence may hold (llama_context's n_ctx_seq)."""
+        """Most tokens of one sequence (llama_context's n_ctx_seq)."""
         return self.n_ctx // self.n_caches
 
     @property
     def n_caches(self) -> int:
-        """KV caches side by side (llama_kv_cache's n_stream)."""
+        """Number of KV caches (llama_kv_cache's n_stream)."""
         return 1 if self.kv_unified else self.parallel
 
     @property
     def n_outputs(self) -> int:
-        """The most rows of logits a micro-batch may ask for."""
+        """The most rows of logits per micro-batch."""
         return self.parallel if self.n_outputs_max is None else self.n_outputs_max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Which layers where. Layers 0 to cpu_layers-1 stay on the host, the rest follow `device_order`.
+    """The device of each layer. Layers 0 to cpu_layers-1 stay on the host; the rest follow `device_order`.
 
-    `layers_per_device` counts repeating layers; `tensor_split` is the same with the output counted on
-    its device, which is what llama.cpp wants. Devices without any are left out.
+    `layers_per_device` counts repeating layers. `tensor_split` also counts the output on its device, as
+    llama.cpp expects. Devices without layers and output are left out.
     """
 
     device_order: tuple[str, ...]
@@ -162,7 +160,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceTime:
-    """What one device, or the host, takes of a decode step of one stream."""
+    """Time of one device, or of the host, in a decode step of one stream."""
 
     id: str
     seconds: float
@@ -171,25 +169,25 @@ class DeviceTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedEstimate:
-    """How fast a placement is expected to be. Where a speed is not known, an assumed one is counted with.
+    """Predicted speed of a placement. Unknown speeds are assumed.
 
-    A basis is the least trusted source of what a figure was worked out from.
+    A basis is the least trusted source of the facts that a figure was computed from.
     """
 
     basis: Source  # of decode steps
-    depth: int  # tokens each stream has behind it
-    step_s: float  # of one stream, which is its time for a token
+    depth: int  # context depth of each stream, in tokens
+    step_s: float  # of one stream: its time per token
     tokens_per_s: float
     streams: int
-    streams_step_s: float | None  # of so many streams, each a token
-    streams_tokens_per_s: float | None  # of all together
+    streams_step_s: float | None  # of `streams` streams: one token for each
+    streams_tokens_per_s: float | None  # of all streams together
     streams_basis: Source | None
     prompt_tokens: int
-    prompt_s: float | None  # for so many tokens: the time to the first token
+    prompt_s: float | None  # for `prompt_tokens` tokens: the time to the first token
     prompt_tokens_per_s: float | None
-    prompt_stage_s: float | None  # what the slowest device takes for a micro-batch
+    prompt_stage_s: float | None  # the slowest device's time for a micro-batch
     prompt_basis: Source | None
-    devices: tuple[DeviceTime, ...]  # in the order they compute, the host first where it has layers
+    devices: tuple[DeviceTime, ...]  # in the order they compute; the host is first if it has layers
 
 
 Meter = Callable[[Placement], Estimate]
@@ -198,7 +196,7 @@ MeterFor = Callable[[Context], Meter]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:
-    """A plan that was not chosen, and what it would hold."""
+    """A plan that was not chosen, with its estimate."""
 
     name: str
     context: Context
@@ -207,11 +205,11 @@ class Alternative:
     fits: bool
     change_bytes: dict[str, int]  # more (or less) than the chosen plan on each device, by the same meter
     speed: SpeedEstimate | None = None
-    flags: tuple[str, ...] = ()  # that plan it, typed after those of the plan that was chosen
+    flags: tuple[str, ...] = ()  # options that plan it, added after those of the chosen plan
 
 
 class CompanionKind(StrEnum):
-    """What shares the devices with a model."""
+    """Kind of file that shares the devices with a model."""
 
     LORA = "lora"
     MMPROJ = "mmproj"
@@ -220,10 +218,10 @@ class CompanionKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Companion:
-    """A file that is loaded beside the model, and what it holds there.
+    """A file that is loaded with the model, and its memory on each device.
 
-    `device` is a device id or "host"; None for an adapter, whose tensors are each with the one they change.
-    `method` names the meter that gave compute and context; weights are to the byte by either.
+    `device` is a device id or "host"; None for an adapter, whose tensors are next to those they change.
+    `method` names the meter of compute and context; weights are exact by either meter.
     """
 
     kind: CompanionKind
@@ -240,20 +238,20 @@ class Companion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextPrice:
-    """Another context than the plan's, and what it costs against the plan at the same depth."""
+    """Another context than the plan's, and its cost against the plan at the same depth."""
 
     n_ctx: int
     kv_type: str | None = None  # of K and V; None: as planned
-    cpu_layers: int = 0  # that stay on the host with it
+    cpu_layers: int = 0  # layers on the host with this context
     cost: float  # share of the plan's tokens per second; below 0: it is faster
     tokens_per_s: float  # of one stream, predicted
-    is_longest: bool = False  # no longer one fits without more layers on the host
-    method: str = "analytic"  # the meter that found it to fit
+    is_longest: bool = False  # a longer context needs more layers on the host
+    method: str = "analytic"  # the meter by which it fits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedModel:
-    """The model a plan is for: enough to load it and to notice that the file has changed."""
+    """The model of a plan: enough to load it and to detect that its file has changed."""
 
     path: str  # the first shard
     name: str
@@ -261,19 +259,19 @@ class PlannedModel:
     quantization: str
     n_layers: int
     total_bytes: int
-    context_length: int | None = None  # tokens that it was trained on; None where its file does not tell
+    context_length: int | None = None  # trained length in tokens; None if the file lacks it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedDevice(Device):
-    """A device as it was when the plan was made, and what is kept free on it."""
+    """A device as it was when the plan was made, and the reserve on it."""
 
     reserve_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Which layers on which device, what each will hold, and why. All the engine needs to load a model."""
+    """Placement, memory and predicted speed of a model. The engine needs nothing else to load it."""
 
     version: int
     model: PlannedModel
@@ -282,22 +280,23 @@ class Plan:
     placement: Placement
     estimate: Estimate
     fits: bool
-    by_free_memory: Alternative | None  # the split llama.cpp makes when told nothing
-    dictated: bool = False  # the user gave the split or the number of layers off the host
-    alternatives: tuple[Alternative, ...] = ()  # what one change would buy or cost
+    by_free_memory: Alternative | None  # llama.cpp's default split
+    dictated: bool = False  # the user gave the split or n_gpu_layers
+    alternatives: tuple[Alternative, ...] = ()  # plans that differ by one change
     companions: tuple[Companion, ...] = ()
-    objective: Objective = Objective.BALANCE  # what the placement was chosen by
-    speed: SpeedEstimate | None = None  # None in plans of versions that did not predict it
-    speed_at_end: SpeedEstimate | None = None  # with the whole context behind each stream
+    objective: Objective = Objective.BALANCE  # of the placement
+    speed: SpeedEstimate | None = None  # None in plans of older versions, which did not predict it
+    speed_at_end: SpeedEstimate | None = None  # with a full context in each stream
     context_prices: tuple[ContextPrice, ...] = ()  # of other contexts, the shortest first
     notes: tuple[str, ...] = ()
     serving: Serving = Serving(slots_ram_bytes=0)  # every choice made
 
     @property
     def used(self) -> tuple[str, ...]:
-        """The devices that anything is put on: the placement's, then those of what stands beside alone."""
-        order, besides = self.placement.device_order, {each.device for each in self.companions}
-        return (*order, *(each.id for each in self.devices if each.id in besides and each.id not in order))
+        """Ids of all devices in use: those with layers, then those with only companions."""
+        with_layers = self.placement.device_order
+        with_companions = {companion.device for companion in self.companions} - set(with_layers)
+        return (*with_layers, *(device.id for device in self.devices if device.id in with_companions))
 
     def __str__(self) -> str:
         """The report that `vram-llm plan` prints, in ASCII, 80 columns wide."""

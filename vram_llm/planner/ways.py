@@ -1,4 +1,4 @@
-"""The changes of a plan in the order of their use, and what each gains and costs."""
+"""Changes of a plan, ranked by gain, with the effects of each."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,30 +6,30 @@ from dataclasses import dataclass
 from vram_llm.planner.types import Alternative, Plan, SpeedEstimate
 from vram_llm.units import format_bytes, format_count
 
-_SEEN = 0.005  # of a figure; a smaller change is none
-_PROMPT_WEIGHT = _CONTEXT_WEIGHT = 0.25  # against tokens per second, which every request waits for
-_MOST_CONTEXT = 1.0  # beyond twice the context, more of it is worth no more
+_SEEN = 0.005  # share of a figure; smaller changes count as none
+_PROMPT_WEIGHT = _CONTEXT_WEIGHT = 0.25  # relative to tokens per second, which every request waits for
+_MOST_CONTEXT = 1.0  # more than twice the context counts as twice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WayEffect:
-    """Relative changes that a way makes; above 0: more of it."""
+    """Relative changes of a plan's figures; above 0 means more."""
 
     tokens_per_s: float
     prompt_tokens_per_s: float
     context: float
-    memory: float  # of what the plan holds on the devices
+    memory: float  # on all devices
 
     @property
     def gain(self) -> float:
-        """What it is worth; a way whose every change is a cost is below 0."""
+        """The weighted sum of the changes; below 0 if every change is a cost."""
         prompts = _PROMPT_WEIGHT * self.prompt_tokens_per_s
         context = _CONTEXT_WEIGHT * min(self.context, _MOST_CONTEXT)
         return self.tokens_per_s + prompts + context - self.memory
 
 
 def ranked_ways(plan: Plan) -> tuple[Alternative, ...]:
-    """Every alternative that can be typed: first those that fit on the cards, the most useful first."""
+    """Every alternative with flags: first those that fit on the cards, sorted by gain."""
     typed = [other for other in plan.alternatives if other.flags]
     return tuple(
         sorted(
@@ -40,7 +40,7 @@ def ranked_ways(plan: Plan) -> tuple[Alternative, ...]:
 
 
 def useful_ways(plan: Plan) -> tuple[Alternative, ...]:
-    """Those of `ranked_ways` that fit, gain something and leave no more layers on the CPU."""
+    """The ranked ways that fit, gain something and put no more layers on the CPU."""
     return tuple(
         other
         for other in ranked_ways(plan)
@@ -51,7 +51,7 @@ def useful_ways(plan: Plan) -> tuple[Alternative, ...]:
 
 
 def effect(plan: Plan, other: Alternative) -> WayEffect:
-    """What `other` changes."""
+    """The changes from `plan` to `other`."""
     held = sum(use.total_bytes for use in plan.estimate.devices)
     change = sum(other.change_bytes.values())
     return WayEffect(
@@ -63,7 +63,7 @@ def effect(plan: Plan, other: Alternative) -> WayEffect:
 
 
 def in_words(plan: Plan, other: Alternative) -> str:
-    """What `other` gains and costs: "14.4 tok/s (+2%), frees 1.2 GiB"."""
+    """Gains and costs of `other`: "14.4 tok/s (+2%), frees 1.2 GiB"."""
     name = f"{other.name}: " if "--tensor-split" in other.flags else ""
     return name + ", ".join(_words(plan, other))
 
@@ -101,7 +101,7 @@ def _signed(change: float) -> str:
 
 
 def _rate(plan: Plan, speed: SpeedEstimate | None) -> float | None:
-    """Of one stream; where the plan is to embed, of texts, which are computed as prompts are."""
+    """Tokens per second of one stream; for embeddings, of prompts, since texts are computed like prompts."""
     if speed is None:
         return None
     return speed.tokens_per_s if plan.context.pooling is None else speed.prompt_tokens_per_s
