@@ -21,13 +21,6 @@ REASON = "methods:"  # begins the sentence of a docstring with the reason why a 
 
 EXCEPTIONS = {
     "chat/formats/format.py:object_format parameters": "options of one JSON format",
-    "chat/reader.py:Reader methods": "a state machine over one text",
-    "model/profile.py:profile function lines": "one line for each field of the profile",
-    "planner/context.py:resolve_context function lines": "sizes and cache types in one place",
-    "planner/make_plan.py:make_plan function lines": "search and report in one place",
-    "planner/memory/compute_buffers.py:ComputeBound methods": "one method for each kind of buffer",
-    "planner/memory/compute_buffers.py:ComputeBound.__init__ function lines": "shapes and inputs",
-    "planner/memory/layer_ops.py:Operations methods": "one method for each kind of layer",
 }
 """Figures over a limit, each with its reason. Entries are only removed, never added."""
 

@@ -12,7 +12,7 @@ from tests.engine.fixed_prefill import FixedPrefill
 from vram_llm.engine.kv_cache.offload_store import OffloadStore
 from vram_llm.engine.kv_cache.prefix_cache import PrefixCache
 from vram_llm.engine.scheduler import MAX_PASSED, Scheduler
-from vram_llm.engine.sequence import Chunk, Sequence, Span
+from vram_llm.engine.sequence import Chunk, ImageSpan, Sequence
 
 
 def _cache(
@@ -73,7 +73,7 @@ def test_images_are_computed_whole_and_one_a_step() -> None:
     scheduler = _scheduler(n_cells=200)
     for name, start in (("a", 10), ("b", 5)):
         sequence = _sequence(name, 60)
-        sequence.images = (Span(start, 40, 6, None),)  # type: ignore[arg-type]  # nobody looks at its rows
+        sequence.images = (ImageSpan(start, 40, 6, None),)  # type: ignore[arg-type]  # nobody looks at its rows
         scheduler.submit(sequence)
     assert _run(scheduler.schedule()) == [("a", 0, 10), ("b", 0, 5)]
     chunks = scheduler.schedule()

@@ -36,7 +36,10 @@ class Frame(Protocol):
 
 
 class Reader:
-    """Text in, events out. `ended`: no more text will come. `frame`: separates thinking from content."""
+    """Text in, events out. `ended`: no more text will come. `frame`: separates thinking from content.
+
+    Methods: a parser looks at text, waits for it and takes it by these, and each kind of event has its own.
+    """
 
     def __init__(self, new_id: Callable[[], str] = call_id) -> None:
         self.ended = False

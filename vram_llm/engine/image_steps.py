@@ -2,7 +2,7 @@
 
 from vram_llm.engine.kv_cache.prefix_cache import PrefixCache
 from vram_llm.engine.scheduler import Scheduler
-from vram_llm.engine.sequence import Chunk, Sequence, Span
+from vram_llm.engine.sequence import Chunk, ImageSpan, Sequence
 from vram_llm.engine.stats_recorder import StatsRecorder
 from vram_llm.errors import EngineDied
 from vram_llm.llama.model import NO_ROOM, LoadedModel
@@ -37,7 +37,7 @@ class ImageRuns:
                 self._recorder.n_prompt_tokens += image.count
         return True
 
-    def _place(self, reader: ImageReader, sequence: Sequence, image: Span) -> bool:
+    def _place(self, reader: ImageReader, sequence: Sequence, image: ImageSpan) -> bool:
         """Compute the rows of the encoded image; False where the sequence itself was preempted for room."""
         cells, position = self._model.cells, sequence.position(image.start)
         while sequence.slot >= 0:

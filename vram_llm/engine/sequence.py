@@ -25,7 +25,7 @@ class DeviceSamplerConfig(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Span:
+class ImageSpan:
     """An image in a sequence: `count` rows from index `start`, which take `n_positions` positions."""
 
     start: int
@@ -63,11 +63,11 @@ class Sequence:
     saved_state: tuple[int, int] | None = None  # while preempted: key of its state, tokens in it
     arrival: int = 0
     n_passed: int = 0  # later sequences admitted before it
-    images: tuple[Span, ...] = ()
+    images: tuple[ImageSpan, ...] = ()
     reports_progress: bool = False
 
     @property
-    def next_image(self) -> Span | None:
+    def next_image(self) -> ImageSpan | None:
         """The image to compute next, whole; None where text comes next."""
         return next((image for image in self.images if image.start == self.n_cached), None)
 
@@ -130,7 +130,7 @@ class Chunk:
     count: int
     draft: tuple[int, ...] = ()
     by_draft_model: bool = False  # `draft` is the draft model's, not prompt lookup's
-    image: Span | None = None  # the tokens are its rows
+    image: ImageSpan | None = None  # the tokens are its rows
 
     @property
     def samples(self) -> bool:

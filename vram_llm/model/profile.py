@@ -128,17 +128,11 @@ def profile(header: Header) -> ModelProfile:
 
     Raises ModelFileError (the file holds no language model) or CorruptHeader.
     """
-    keys, n_layers = _identify(header)
-    n_draft = keys.number("nextn_predict_layers")
-    if n_draft > n_layers:
-        raise CorruptHeader(f"{header.path.name} claims {n_draft} draft blocks among {n_layers} layers")
+    keys, n_layers, n_draft = _identify(header)
     in_layers, outside = _sort_tensors(header, keys.arch, n_layers)
     attention = read_attention(keys, n_layers, n_draft)
     recurrent, memory = _memory(keys, attention, n_draft, in_layers)
-    n_expert = keys.number("expert_count")
-    n_used = keys.per_layer("expert_used_count", n_layers)
-    if n_expert and max(n_used) > n_expert:
-        raise CorruptHeader(f"{header.path.name} uses {max(n_used)} experts of {n_expert}")
+    n_expert, n_used = _experts(header, keys, n_layers)
     layers = tuple(
         _layer(
             keys.arch, i, in_layers[i], recurrent[i], memory[i],
@@ -149,16 +143,11 @@ def profile(header: Header) -> ModelProfile:
     token_embd = next((t for t in outside[Place.INPUT] if t.role is Role.TOKEN_EMBD), None)
     output = next((t for t in outside[Place.OUTPUT] if t.role is Role.OUTPUT), None)
     tied = output is None and token_embd is not None and keys.arch not in rules.NEVER_TIED
-    elements: dict[str, int] = {}
-    for tensor in header.tensors:
-        elements[tensor.type.name] = elements.get(tensor.type.name, 0) + tensor.n_elements
-    file_type = header.metadata.get("general.file_type")
-    name = _printable(header.metadata.get("general.name"))
     return ModelProfile(
         architecture=keys.arch,
-        name=name or header.path.stem,
-        quantization=quantization_name(file_type if isinstance(file_type, int) else None, elements),
-        parameters=sum(elements.values()),
+        name=_printable(header.metadata.get("general.name")) or header.path.stem,
+        quantization=_quantization(header),
+        parameters=sum(tensor.n_elements for tensor in header.tensors),
         n_layers=n_layers,
         n_draft_layers=n_draft,
         context_length=keys.number("context_length"),
@@ -195,6 +184,23 @@ def profile(header: Header) -> ModelProfile:
     )
 
 
+def _experts(header: Header, keys: Keys, n_layers: int) -> tuple[int, tuple[int, ...]]:
+    """How many experts a layer has, and how many of them each layer uses. Raises CorruptHeader."""
+    n_expert, n_used = keys.number("expert_count"), keys.per_layer("expert_used_count", n_layers)
+    if n_expert and max(n_used) > n_expert:
+        raise CorruptHeader(f"{header.path.name} uses {max(n_used)} experts of {n_expert}")
+    return n_expert, n_used
+
+
+def _quantization(header: Header) -> str:
+    """By the file's own type where it gives one, else by the type of most weights."""
+    elements: dict[str, int] = {}
+    for tensor in header.tensors:
+        elements[tensor.type.name] = elements.get(tensor.type.name, 0) + tensor.n_elements
+    file_type = header.metadata.get("general.file_type")
+    return quantization_name(file_type if isinstance(file_type, int) else None, elements)
+
+
 def _can_map(header: Header) -> bool:
     """Whether all weights lie where a mapped buffer may begin (ggml_backend_cpu_buffer_from_ptr)."""
     offsets = (*(shard.data_offset for shard in header.shards), *(tensor.offset for tensor in header.tensors))
@@ -216,8 +222,8 @@ def _printable(text: object) -> str:
     return "".join(char if char.isprintable() else "?" for char in text) if isinstance(text, str) else ""
 
 
-def _identify(header: Header) -> tuple[Keys, int]:
-    """The architecture's metadata and the number of layers."""
+def _identify(header: Header) -> tuple[Keys, int, int]:
+    """The architecture's metadata, the number of layers, and how many of them are draft blocks."""
     arch, where = header.metadata.get("general.architecture"), header.path.name
     if not isinstance(arch, str) or not arch:
         raise ModelFileError(f"{where} does not say what architecture it is; it is not a language model")
@@ -231,7 +237,10 @@ def _identify(header: Header) -> tuple[Keys, int]:
     n_layers = keys.number("block_count")
     if not 0 < n_layers <= MAX_LAYERS:
         raise CorruptHeader(f"{where} claims {n_layers:,} layers; llama.cpp takes 1 to {MAX_LAYERS}")
-    return keys, n_layers
+    n_draft = keys.number("nextn_predict_layers")
+    if n_draft > n_layers:
+        raise CorruptHeader(f"{where} claims {n_draft} draft blocks among {n_layers} layers")
+    return keys, n_layers, n_draft
 
 
 def _sort_tensors(

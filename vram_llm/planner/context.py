@@ -64,18 +64,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         pad(pad(wanted, CTX_STEP) // n_caches, CTX_STEP) * n_caches
     )  # rounded as in llama_context's constructor
     n_batch = min(workload.n_batch, n_ctx)
-    if workload.flash_attn is FlashAttention.OFF and KV_TYPES[workload.kv_type_v].is_quantized:
-        raise BadPlan(
-            f"llama.cpp keeps V as {workload.kv_type_v} only with flash attention, which is switched off; "
-            "use --flash-attn auto, or --kv-type f16"
-        )
-    for name in (workload.kv_type_k, workload.kv_type_v):
-        block = KV_TYPES[name].block
-        if odd := next((n for n in (profile.head_k, profile.head_v) if n % block), None):
-            raise BadPlan(
-                f"KV type {name} stores blocks of {block} and this model has attention heads of {odd}; "
-                "use --kv-type f16"
-            )
+    _check_kv_types(profile, workload)
     # each drafted token is checked with a row of its own
     least_rows = workload.parallel * (1 if workload.draft is None else 1 + DRAFTED_TOKENS)
     if workload.n_outputs_max is not None and workload.n_outputs_max < least_rows:
@@ -103,6 +92,22 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         backend_sampling=pooling is None and _samples_on_device(machine, workload),
     )
     return context if pooling is None else _for_embeddings(profile, context, is_whole)
+
+
+def _check_kv_types(profile: ModelProfile, workload: Workload) -> None:
+    """Raises BadPlan where llama.cpp cannot keep the model's K and V in the types asked for."""
+    if workload.flash_attn is FlashAttention.OFF and KV_TYPES[workload.kv_type_v].is_quantized:
+        raise BadPlan(
+            f"llama.cpp keeps V as {workload.kv_type_v} only with flash attention, which is switched off; "
+            "use --flash-attn auto, or --kv-type f16"
+        )
+    for name in (workload.kv_type_k, workload.kv_type_v):
+        block = KV_TYPES[name].block
+        if odd := next((n for n in (profile.head_k, profile.head_v) if n % block), None):
+            raise BadPlan(
+                f"KV type {name} stores blocks of {block} and this model has attention heads of {odd}; "
+                "use --kv-type f16"
+            )
 
 
 def _samples_on_device(machine: Machine, workload: Workload) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from vram_llm.errors import BadPlan, DoesNotFit
-from vram_llm.machine.types import DeviceKind, Machine
+from vram_llm.machine.types import Device, DeviceKind, Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner import explain
 from vram_llm.planner.companions import adapters
@@ -47,30 +47,10 @@ def make_plan(
     `machine` counts their memory (companions.place_companions); adapters are the profile's. Raises DoesNotFit
     with changes that fit, and BadSplit or BadPlan if the workload contradicts model or machine.
     """
-    more: Candidate | None = None
-    prices: tuple[ContextPrice, ...] = ()
-    if wants_largest_context(workload):
-        chosen, more = plan_largest_context(profile, machine, workload, exact)
-    elif wants_auto_context(profile, workload):
-        chosen, prices = plan_auto_context(profile, machine, workload, exact)
-    else:
-        chosen = plan_placement(profile, machine, workload, exact)
+    chosen, more, prices = _choose(profile, machine, workload, exact)
+    companions = (*adapters(profile, machine, workload.loras, chosen.placement), *companions)
     if not chosen.estimate.fits:
-        ways = fitting_ways(profile, machine, workload, chosen, exact)
-        raise DoesNotFit(
-            explain.refusal(
-                profile,
-                machine,
-                chosen.estimate,
-                chosen.context,
-                workload.reserve_bytes,
-                ways,
-                (*adapters(profile, machine, workload.loras, chosen.placement), *companions),
-            ),
-            short_bytes=chosen.estimate.short_bytes,
-            ways=ways,
-            host_is_short=chosen.estimate.host.over_bytes > 0,
-        )
+        raise _does_not_fit(profile, machine, workload, chosen, companions, exact)
 
     def with_speed(other: Alternative) -> Alternative:
         return replace(other, speed=expected_speed(profile, machine, workload, other))
@@ -82,22 +62,8 @@ def make_plan(
     )
     plan = Plan(
         version=PLAN_VERSION,
-        model=PlannedModel(
-            path=str(profile.shards[0].path),
-            name=profile.name,
-            architecture=profile.architecture,
-            quantization=profile.quantization,
-            n_layers=profile.n_layers,
-            total_bytes=profile.total_bytes,
-            context_length=profile.context_length or None,
-        ),
-        devices=tuple(
-            PlannedDevice(
-                **{name: getattr(device, name) for name in device.__dataclass_fields__},
-                reserve_bytes=workload.reserve_bytes,
-            )
-            for device in machine.devices
-        ),
+        model=_planned_model(profile),
+        devices=tuple(_planned_device(device, workload.reserve_bytes) for device in machine.devices),
         context=chosen.context,
         placement=chosen.placement,
         estimate=chosen.estimate,
@@ -105,7 +71,7 @@ def make_plan(
         dictated=workload.tensor_split is not None or workload.n_gpu_layers is not None,
         by_free_memory=None if by_free_memory is None else with_speed(by_free_memory),
         alternatives=tuple(with_speed(other) for other in others),
-        companions=(*adapters(profile, machine, workload.loras, chosen.placement), *companions),
+        companions=companions,
         objective=workload.objective,
         speed=expected_speed(profile, machine, workload, chosen),
         speed_at_end=_speed_at_end(profile, machine, workload, chosen),
@@ -120,6 +86,61 @@ def make_plan(
         serving=_serving(workload.serving, profile, chosen, machine),
     )
     return replace(plan, notes=(*plan.notes, *idle_notes(plan)))
+
+
+def _choose(
+    profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None
+) -> tuple[Candidate, Candidate | None, tuple[ContextPrice, ...]]:
+    """The placement, the one of one step more context, which does not fit, and prices of other contexts."""
+    if wants_largest_context(workload):
+        return (*plan_largest_context(profile, machine, workload, exact), ())
+    if wants_auto_context(profile, workload):
+        chosen, prices = plan_auto_context(profile, machine, workload, exact)
+        return chosen, None, prices
+    return plan_placement(profile, machine, workload, exact), None, ()
+
+
+def _does_not_fit(
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    chosen: Candidate,
+    companions: tuple[Companion, ...],
+    exact: MeterFor | None,
+) -> DoesNotFit:
+    """What is short, and what would fit."""
+    ways = fitting_ways(profile, machine, workload, chosen, exact)
+    return DoesNotFit(
+        explain.refusal(
+            profile,
+            machine,
+            chosen.estimate,
+            chosen.context,
+            workload.reserve_bytes,
+            ways,
+            companions,
+        ),
+        short_bytes=chosen.estimate.short_bytes,
+        ways=ways,
+        host_is_short=chosen.estimate.host.over_bytes > 0,
+    )
+
+
+def _planned_model(profile: ModelProfile) -> PlannedModel:
+    return PlannedModel(
+        path=str(profile.shards[0].path),
+        name=profile.name,
+        architecture=profile.architecture,
+        quantization=profile.quantization,
+        n_layers=profile.n_layers,
+        total_bytes=profile.total_bytes,
+        context_length=profile.context_length or None,
+    )
+
+
+def _planned_device(device: Device, reserve_bytes: int) -> PlannedDevice:
+    facts = {name: getattr(device, name) for name in device.__dataclass_fields__}
+    return PlannedDevice(**facts, reserve_bytes=reserve_bytes)
 
 
 def _speed_at_end(

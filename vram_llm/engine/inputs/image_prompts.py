@@ -11,7 +11,7 @@ from hashlib import sha256
 
 from vram_llm.engine.inputs.tokenize import PromptTokenizer
 from vram_llm.engine.request import Image, Request
-from vram_llm.engine.sequence import Span
+from vram_llm.engine.sequence import ImageSpan
 from vram_llm.errors import RequestError
 from vram_llm.llama.multimodal.encoder import Bitmap, ImageReader, ImageRows, size_of
 from vram_llm.llama.multimodal.image_files import ImageUnreadable
@@ -24,7 +24,7 @@ class Prompt:
     """A prompt's tokens, with ids below 0 for the rows of `images`."""
 
     tokens: list[int]
-    images: tuple[Span, ...] = ()
+    images: tuple[ImageSpan, ...] = ()
 
 
 class ImagePrompts:
@@ -63,7 +63,7 @@ class ImagePrompts:
         assert isinstance(request.prompt, str)
         self._tokenizer.check_length(request.prompt)
         tokens: list[int] = []
-        spans: list[Span] = []
+        spans: list[ImageSpan] = []
         for part in self._parts(request.prompt, request.images, add_special=request.add_bos):
             if isinstance(part, list):
                 tokens += part
@@ -74,7 +74,7 @@ class ImagePrompts:
                     f"micro-batch holds {self._max_rows:,}; serve with --n-ubatch {part.n_rows}",
                     request.images[0].field,
                 )
-            spans.append(Span(len(tokens), part.n_rows, part.n_positions, part))
+            spans.append(ImageSpan(len(tokens), part.n_rows, part.n_positions, part))
             tokens += [_id_of(part.name, len(spans))] * part.n_rows
         if spans and spans[-1].start + spans[-1].count == len(tokens):
             raise RequestError("a prompt cannot end with an image; put text after it", "messages")

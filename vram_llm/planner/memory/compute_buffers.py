@@ -16,7 +16,12 @@ from vram_llm.model.profile import Layer, ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.rules import RowsCut
 from vram_llm.model.tensors import Role, layer_of
-from vram_llm.planner.memory.backend_kernels import F16_KINDS, FUSING_KINDS, has_flash_attention, has_scan
+from vram_llm.planner.memory.backend_kernels import F16_KINDS, FUSING_KINDS, has_scan
+from vram_llm.planner.memory.flash_attention import (
+    insists_on_flash_attention,
+    layer_has_kernel,
+    uses_flash_attention,
+)
 from vram_llm.planner.memory.layer_shapes import (
     F16_BYTES,
     F32_BYTES,
@@ -45,7 +50,10 @@ _ROOM, _PIPELINED_ROOM = 1.075, 1.01
 
 
 class ComputeBound:
-    """Bytes of compute buffers for runs of a model's layers."""
+    """Bytes of compute buffers for runs of a model's layers.
+
+    Methods: one for each part of a buffer (inputs, masks, chains, copies), over the same shapes.
+    """
 
     def __init__(
         self, profile: ModelProfile, context: Context, n_swa_cells: int, kinds: Collection[DeviceKind]
@@ -58,9 +66,9 @@ class ComputeBound:
         self._n_tokens = -(-n_tokens // context.parallel) * context.parallel
         self._n_outputs = min(context.n_outputs, self._n_tokens)
         has_kernel = [
-            _has_kernel(profile, context, layer, kinds) for layer in profile.layers[: self._n_layers]
+            layer_has_kernel(profile, context, layer, kinds) for layer in profile.layers[: self._n_layers]
         ]
-        self._insists = _insists(context)
+        self._insists = insists_on_flash_attention(context)
         self._flash = uses_flash_attention(profile, context, kinds)
         cells = (context.n_ctx_seq, n_swa_cells // context.n_caches)
         self._cells = cells if profile.has_memory else (self._n_tokens, self._n_tokens)  # of one cache
@@ -71,17 +79,7 @@ class ComputeBound:
         )
         self._kinds = frozenset(kinds)
         self._keeps_experts = not FUSING_KINDS.isdisjoint(kinds)
-        head_k, head_v = profile.head_k, profile.head_v
-        self._turns = (
-            KV_TYPES[context.kv_type_k].is_quantized and head_k % _LEAST_ROTATION == 0,
-            KV_TYPES[context.kv_type_v].is_quantized and head_v % _LEAST_ROTATION == 0,
-        )
-        rotation = _LEAST_ROTATION
-        while head_k and head_k % (2 * rotation) == 0:
-            rotation *= 2
-        self._rotation_bytes = F32_BYTES * (
-            self._turns[0] * rotation**2 + self._turns[1] * _LEAST_ROTATION**2
-        )
+        self._turns, self._rotation_bytes = _rotations(profile, context)
         self._numbers: dict[Block, int] = {}
         self._blocks: list[Block] = []  # distinct blocks; a layer is stored as its block's number
         self._on_device = [
@@ -91,18 +89,7 @@ class ComputeBound:
         self._reuses = profile.has_memory and any(
             layer.attention_bytes and not layer.n_embd_k_gqa for layer in profile.layers[: self._n_layers]
         )
-        # layers that reuse keys and values take those of the last layer that stores any
-        self._last_stored = [
-            max(
-                (
-                    layer.index
-                    for layer in profile.layers
-                    if layer.n_embd_k_gqa and layer.sliding_window == is_windowed
-                ),
-                default=-1,
-            )
-            for is_windowed in (False, True)
-        ]
+        self._last_stored = _last_stored(profile)
         self._extra_inputs = sum(
             tensor.shape[0]
             for tensor in profile.input_tensors
@@ -113,10 +100,7 @@ class ComputeBound:
         self._anchors = [i for i in range(self._n_layers) if _is_anchor(self._at(i))]
         is_hybrid = any(layer.recurrent_state_bytes for layer in profile.layers)
         n_vocab = profile.vocab_size if profile.output_bytes or profile.tied_output else 0
-        self._sampling_bytes = 0  # inputs of sampler chains: a number per draw, biases of tokens
-        if context.backend_sampling and n_vocab:
-            biases = 2 * F32_BYTES * min(MOST_BIASED, n_vocab)
-            self._sampling_bytes = context.parallel * (biases + ID_BYTES) + self._n_outputs * ID_BYTES
+        self._sampling_bytes = _sampling_bytes(context, n_vocab, self._n_outputs)
         end = End(profile.n_embd, n_vocab, profile.rows_cut, self._sampling_bytes)
         self._known: dict[tuple[int | bool, ...], int] = {}
         self._peaks = Peaks(self._blocks, end, is_hybrid=is_hybrid)
@@ -353,33 +337,6 @@ class ComputeBound:
         return n_bytes
 
 
-def uses_flash_attention(profile: ModelProfile, context: Context, kinds: Collection[DeviceKind]) -> bool:
-    """Whether llama.cpp uses flash attention, judged by the options, cache types and head sizes."""
-    if context.flash_attn is FlashAttention.OFF:
-        return False
-    trunk = profile.layers[: profile.n_layers - profile.n_draft_layers]
-    return _insists(context) or all(_has_kernel(profile, context, layer, kinds) for layer in trunk)
-
-
-def _insists(context: Context) -> bool:
-    """Whether flash attention is used even if a device has no kernel; the host then computes it.
-
-    llama_init_from_model does so for a quantised V.
-    """
-    return context.flash_attn is FlashAttention.ON or KV_TYPES[context.kv_type_v].is_quantized
-
-
-def _has_kernel(profile: ModelProfile, context: Context, layer: Layer, kinds: Collection[DeviceKind]) -> bool:
-    """Whether all kinds have a flash attention kernel for the layer; true for a layer without attention."""
-    if not layer.attention_bytes or not profile.n_head_kv:
-        return True
-    head = (profile.head_k, profile.head_v)
-    if layer.sliding_window:
-        head = (profile.window_head_k, profile.window_head_v)
-    per_head = profile.n_head // profile.n_head_kv
-    return has_flash_attention(kinds, head, per_head, {context.kv_type_k, context.kv_type_v})
-
-
 def _is_anchor(block: Block) -> bool:
     """Whether the layer has more than a dense feed-forward network."""
     return block.attends or block.has_experts or block.state_bytes > 0
@@ -394,3 +351,36 @@ def _copy_bytes(layer: Layer, context: Context, n_cells: int) -> int:
     """Bytes of a layer's keys and values copied to f16; 0 if the cache is f16."""
     widths = ((context.kv_type_k, layer.n_embd_k_gqa), (context.kv_type_v, layer.n_embd_v_gqa))
     return sum(F16_BYTES * width * n_cells for kv_type, width in widths if kv_type != "f16")
+
+
+def _rotations(profile: ModelProfile, context: Context) -> tuple[tuple[bool, bool], int]:
+    """Whether K and V are rotated before they are quantised, and bytes of the matrices for it."""
+    head_k, head_v = profile.head_k, profile.head_v
+    turns = (
+        KV_TYPES[context.kv_type_k].is_quantized and head_k % _LEAST_ROTATION == 0,
+        KV_TYPES[context.kv_type_v].is_quantized and head_v % _LEAST_ROTATION == 0,
+    )
+    rotation = _LEAST_ROTATION
+    while head_k and head_k % (2 * rotation) == 0:
+        rotation *= 2
+    return turns, F32_BYTES * (turns[0] * rotation**2 + turns[1] * _LEAST_ROTATION**2)
+
+
+def _last_stored(profile: ModelProfile) -> tuple[int, int]:
+    """The last layers that store keys and values, without a window and with one; -1: none.
+
+    Layers that reuse keys and values take those of one of these.
+    """
+    stored = {False: -1, True: -1}
+    for layer in profile.layers:
+        if layer.n_embd_k_gqa:
+            stored[bool(layer.sliding_window)] = layer.index
+    return stored[False], stored[True]
+
+
+def _sampling_bytes(context: Context, n_vocab: int, n_outputs: int) -> int:
+    """Inputs of sampler chains: a number per draw, and biases of tokens."""
+    if not context.backend_sampling or not n_vocab:
+        return 0
+    biases = 2 * F32_BYTES * min(MOST_BIASED, n_vocab)
+    return context.parallel * (biases + ID_BYTES) + n_outputs * ID_BYTES

@@ -26,7 +26,10 @@ _RESHAPED = frozenset({"shortconv.out_proj", "attn_qkv"})  # a layer with one of
 
 
 class Operations:
-    """Adds the operations of layers to a graph."""
+    """Adds the operations of layers to a graph.
+
+    Methods: one for each kind of layer that llama.cpp builds, all on the same graph and look-ahead.
+    """
 
     def __init__(self, graph: AllocationGraph, batch: MicroBatch, habit: Habit) -> None:
         self._graph = graph
