@@ -52,7 +52,7 @@ def test_a_split_of_other_devices() -> None:
         TensorSplit.parse("GPU0=1,GPU7=1").over(IDS)
     with pytest.raises(BadSplit, match="there are 0 devices"):
         TensorSplit.parse("1").over(())
-    with pytest.raises(BadSplit, match="not one for each"):
+    with pytest.raises(BadSplit, match="give one for each"):
         TensorSplit((1.0,), ("GPU0", "GPU1"))
 
 

@@ -35,7 +35,7 @@ class StepCosts:
         self.rows.observe(n_streams, 0, seconds)
 
     def observe(self, n_decode: int, n_prefill: int, n_drafted: int, seconds: float) -> None:
-        """A step of so many decode, prompt and draft rows took `seconds`."""
+        """Record that a step with these numbers of decode, prompt and draft rows took `seconds`."""
         if not n_drafted:
             self.prefill.observe(n_decode, n_prefill, seconds)
         if not n_prefill:

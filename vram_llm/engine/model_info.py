@@ -8,7 +8,7 @@ from vram_llm.planner.estimates import MemoryUse
 
 
 class EngineState(StrEnum):
-    """Where the engine process is in its life."""
+    """Phase of the engine process's life cycle."""
 
     LOADING = "loading"
     READY = "ready"

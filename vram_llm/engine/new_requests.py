@@ -65,7 +65,7 @@ class NewRequests:
         return None
 
     def ready(self, *, is_idle: bool) -> list[NewSequence | TokenEvent]:
-        """Those that wait no longer, as by `add`. An engine that `is_idle` waits a moment for one."""
+        """Requests that no longer wait, as returned by `add`. If `is_idle`, waits a moment for a request."""
         found: list[NewSequence | TokenEvent] = []
         for pending in self._pending.ready(is_idle=is_idle):
             try:

@@ -1,4 +1,4 @@
-"""How many rows of prompts a step may have, so that the next tokens of decoding streams are not late.
+"""The number of prompt rows in a step, chosen so that the next tokens of decoding streams are not late.
 
 Policy only: the caller reports how long steps took; no clock.
 """
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 TILE_ROWS = 64  # of ggml's attention on the CPU: half a tile costs as much as a whole one
 MIN_ROWS = 8  # however slow the device is
-_DECODE_SHARE = 5  # times a step without prompts that one with prompts may last, whatever the target
+_DECODE_SHARE = 5  # a step with prompts may take this many times a step without, regardless of the target
 _STRETCH = {2: 6, 1: 10}  # times the target that 2 tiles, or 1, may take: fewer rows cost more each
 _MAX_FOR_MANY = 5  # times the target, where many prompts wait and few streams decode
 _PROBE_EVERY = 16  # steps, then one without prompts measures the streams alone

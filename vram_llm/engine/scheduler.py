@@ -1,4 +1,4 @@
-"""Who decodes, who prefills, who waits. Policy only: no llama.cpp, no clock.
+"""The scheduler: which sequences decode, prefill or wait. Policy only: no llama.cpp, no clock.
 
 Decode rows go first. The remaining rows go to prompts, oldest first, in chunks as large as the prefill
 budget. A sequence is admitted when a slot and enough KV cells for all its tokens are free. Later sequences

@@ -72,7 +72,7 @@ class Sequence:
         return next((image for image in self.images if image.start == self.n_cached), None)
 
     def text_from(self, start: int) -> int:
-        """How many tokens of text there are from index `start` to the next image or the end."""
+        """Number of text tokens from index `start` to the next image or the end."""
         ends = (image.start for image in self.images if image.start >= start)
         return next(ends, len(self.tokens)) - start
 
@@ -84,7 +84,7 @@ class Sequence:
 
     @property
     def n_shared(self) -> int:
-        """How many tokens others may share: up to the first image with several rows at one position."""
+        """Number of tokens that others may share: up to the first image with several rows at one position."""
         ends = (image.start for image in self.images if image.n_positions != image.count)
         return next(ends, len(self.tokens))
 

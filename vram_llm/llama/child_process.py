@@ -57,10 +57,10 @@ def ask(
 
     Raises EngineDied where the child ends or sends nothing for `silence_s`, and the child's own error.
     """
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as log:
         command = [sys.executable, "-m", module]
         child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=environment()
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment()
         )
         assert child.stdin is not None
         assert child.stdout is not None
@@ -76,7 +76,7 @@ def ask(
                     raise _KINDS.get(message.kind, VramLLMError)(message.sentence)
                 else:
                     return message  # type: ignore[no-any-return]
-            raise EngineDied(f"llama.cpp ended while {what}: {last_words(said)}")
+            raise EngineDied(f"llama.cpp ended while {what}: {last_words(log)}")
         finally:
             child.kill()
             child.wait()
@@ -108,7 +108,7 @@ def _lines(stream: IO[bytes], silence_s: float, what: str) -> Iterator[bytes]:
         selector.register(stream, selectors.EVENT_READ)
         while True:
             if not selector.select(max(deadline - time.monotonic(), 0)):
-                raise EngineDied(f"llama.cpp said nothing for {silence_s:.0f} s while {what}")
+                raise EngineDied(f"llama.cpp sent nothing for {silence_s:.0f} s while {what}")
             part = os.read(stream.fileno(), 2**16)
             if not part:
                 return

@@ -58,7 +58,7 @@ def walk(address: int | None, kind: type[_AnyNode]) -> Iterator[_AnyNode]:
 
 
 def memory_use(ctx: int) -> dict[int | None, MemoryUse]:
-    """What the context `ctx` and its model hold on each ggml device; None: in the host's memory.
+    """Memory of the context `ctx` and its model on each ggml device; None: in the host's memory.
 
     Raises NotBuilt where this build does not report memory (its C++ library is not libstdc++).
     """

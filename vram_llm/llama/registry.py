@@ -21,7 +21,7 @@ _LASTING = {"CUDA"}  # registries whose devices' free memory NVML tells
 
 
 class RegistryQuestion(msgspec.Struct, frozen=True):
-    """Which devices are there?"""
+    """Asks for the list of devices."""
 
 
 class RegistryListing(msgspec.Struct, frozen=True, tag=True):
@@ -35,7 +35,7 @@ _last: Backends | None = None
 
 
 def backends() -> Backends:
-    """What the installed llama.cpp can drive here. A failure is a note.
+    """The devices that the installed llama.cpp supports on this computer. A failure becomes a note.
 
     Asked once in a process, or again where only a back end itself tells how much memory is free.
     """

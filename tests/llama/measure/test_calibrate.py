@@ -78,7 +78,7 @@ def test_a_device_with_too_little_room(workers: tuple[str, ...], host: Host) -> 
 
 def test_a_child_that_says_nothing(monkeypatch: pytest.MonkeyPatch, host: Host) -> None:
     monkeypatch.setattr(calibrate, "_SILENCE_S", 0.0)
-    with pytest.raises(EngineDied, match="said nothing for 0 s while the host was measured"):
+    with pytest.raises(EngineDied, match="sent nothing for 0 s while the host was measured"):
         calibrate.calibrate(None, host, lambda _: None)
 
 

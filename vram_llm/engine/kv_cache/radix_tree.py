@@ -149,13 +149,13 @@ class RadixTree:
             yield node
 
     def oldest_leaf(self, idle: Set[int]) -> RadixNode | None:
-        """Of the leaves that only idle slots hold, the one not used for the longest time."""
+        """The least recently used leaf among those that only idle slots hold."""
         leaves = (node for node in self.nodes() if not node.children and node.slots.keys() <= idle)
         return min(leaves, key=lambda node: node.last_used, default=None)
 
 
 def n_common(one: Tokens, other: Tokens) -> int:
-    """How many tokens the two begin with in common."""
+    """Length of the common prefix, in tokens."""
     low, high = 0, min(len(one), len(other))
     if one[:high] == other[:high]:
         return high

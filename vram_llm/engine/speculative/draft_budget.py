@@ -1,4 +1,4 @@
-"""How many tokens a draft model drafts, and whether it drafts at all. Policy: no clock, no llama.cpp.
+"""The number of tokens that a draft model drafts, which may be 0. Policy: no clock, no llama.cpp.
 
 An accepted draft token saves the time of a token. Each drafted one costs the draft model's time and a row of
 the step. Both are measured in the steps (RowCost has the rows). Where drafts are not known to pay, trials may
@@ -38,7 +38,7 @@ class DraftCostModel:
         return self._credit_s is None or self._credit_s > 0
 
     def length(self, acceptance_rate: float, most: int) -> int:
-        """How many tokens to draft, at most `most`: those whose chance of acceptance exceeds their price."""
+        """Tokens to draft, at most `most`: those whose chance of acceptance exceeds their price."""
         n, chance, price = 0, acceptance_rate, self._price
         while n < min(most, MAX_DRAFTED) and chance > price:
             n, chance = n + 1, chance * acceptance_rate
@@ -59,7 +59,7 @@ class DraftCostModel:
 
     @property
     def _price(self) -> float:
-        """Of a drafted token, in tokens generated without drafts."""
+        """Price of a drafted token, in tokens generated without drafts."""
         return (self._cost.row_s + (self._token_s or 0.0)) / max(self._cost.token_s, 1e-9)
 
     def earn(self, seconds: float) -> None:
@@ -91,7 +91,7 @@ class DraftCostModel:
 
 
 class SequenceDraftStats:
-    """How often the draft model's tokens are accepted in one sequence."""
+    """Acceptance rate of the draft model's tokens in one sequence."""
 
     def __init__(self, cost_model: DraftCostModel) -> None:
         self._cost_model = cost_model

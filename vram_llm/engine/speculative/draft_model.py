@@ -17,7 +17,7 @@ class Draftable(Protocol):
 
     @property
     def draft_stats(self) -> SequenceDraftStats | None:
-        """How often its drafts are accepted; None: the draft model drafts nothing for it."""
+        """Acceptance rate of its drafts; None: the draft model drafts nothing for it."""
 
     def allowed_draft(self, draft: list[int]) -> list[int]:
         """The longest beginning of a draft that its grammar allows."""
@@ -32,7 +32,7 @@ class DraftRequest:
     most: int
     drafted: list[int] = field(default_factory=list)
     n_wanted: int = 0
-    pays: bool = False  # as far as is known; else it is a trial
+    pays: bool = False  # known to save time; else it is a trial
 
 
 class DraftModelRunner:
@@ -53,8 +53,8 @@ class DraftModelRunner:
         self._n_vocab = n_vocab
         self._held: list[list[int]] = [[] for _ in range(n_slots)]  # tokens by slot
         self._owner: list[Sequence | None] = [None] * n_slots
-        self._n_sure = [0] * n_slots  # of the tokens held, those that are surely the owner's
-        self._last_s = 0.0  # what the last run took
+        self._n_sure = [0] * n_slots  # number of held tokens that are certainly the owner's
+        self._last_s = 0.0  # time of the last run
         self._can_share = model.plan.context.kv_unified
 
     def draft(self, chunks: Collection[Chunk], generations: Mapping[str, Draftable], spare: int) -> None:

@@ -110,10 +110,10 @@ class DryRun:
 
         On `device`, if there is one, and on the host. Raises ModelRefused, EngineDied, NotBuilt.
         """
-        said = self._send(ProjectorQuestion(str(self._strip(header)), device, flash_attn))
-        if said.refusal:
-            raise (NotBuilt if said.not_built else ModelRefused)(f"{header.path.name}: {said.refusal}")
-        return said
+        reply = self._send(ProjectorQuestion(str(self._strip(header)), device, flash_attn))
+        if reply.refusal:
+            raise (NotBuilt if reply.not_built else ModelRefused)(f"{header.path.name}: {reply.refusal}")
+        return reply
 
     def ask(self, question: DryRunQuestion) -> DryRunReply:
         """llama.cpp's answer. Raises ModelRefused, EngineDied where it aborts or hangs, BadPlan."""
@@ -121,16 +121,16 @@ class DryRun:
         if self._ended[asked] >= _TRIES:
             raise EngineDied("llama.cpp ended twice over this placement, so it cannot be measured")
         try:
-            said = self._send(question)
+            reply = self._send(question)
         except EngineDied:
             self._ended[asked] += 1
             raise
-        if said.refusal:
-            raise ModelRefused(said.refusal.replace(question.path, self._name_of(question.path)))
-        return said
+        if reply.refusal:
+            raise ModelRefused(reply.refusal.replace(question.path, self._name_of(question.path)))
+        return reply
 
     def ask_devices(self, question: DryRunQuestion) -> DryRunReply:
-        """As `ask`, of the devices themselves where they tell more than virtual ones. Raises the same."""
+        """Like `ask`, but of the real devices if they report more than virtual ones. Raises the same."""
         if self._asks_devices and _tell_more(question):
             try:
                 return self.ask(msgspec.structs.replace(question, mode=DryRunMode.REAL))
@@ -194,7 +194,7 @@ class DryRunMeter:
         """The estimate for a placement. Raises what DryRun.ask raises."""
         by_id = {device.id: device for device in self._devices}
         devices = [by_id[device_id] for device_id in placement.device_order]
-        said = self._dry.ask_devices(
+        reply = self._dry.ask_devices(
             DryRunQuestion(
                 str(self._path),
                 self._context,
@@ -206,8 +206,8 @@ class DryRunMeter:
         )
         return Estimate(
             method=METHOD,
-            devices=tuple(self._device(*pair) for pair in zip(devices, said.devices, strict=True)),
-            host=HostEstimate.of(said.host, budget_bytes=self._host.budget_bytes(self._reserve_bytes)),
+            devices=tuple(self._device(*pair) for pair in zip(devices, reply.devices, strict=True)),
+            host=HostEstimate.of(reply.host, budget_bytes=self._host.budget_bytes(self._reserve_bytes)),
         )
 
     def _device(self, device: Device, use: MemoryUse) -> DeviceEstimate:

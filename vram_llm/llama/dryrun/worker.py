@@ -227,13 +227,13 @@ def check() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = selftest.SHAPE.write(Path(folder) / "known.gguf")
         try:
-            said = answer(
+            result = answer(
                 DryRunQuestion(str(path), selftest.context(), selftest.placement(), selftest.DEVICES)
             )
         except ModelRefused as error:
             raise NotBuilt(f"a dry run of a known model fails: {error}") from error
-    if said.devices != selftest.ANSWER:
-        raise NotBuilt(f"a dry run of a known model gives {said.devices} where {selftest.ANSWER} is right")
+    if result.devices != selftest.ANSWER:
+        raise NotBuilt(f"a dry run of a known model gives {result.devices} where {selftest.ANSWER} is right")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def calibrate(
 ) -> FittedFigures:
     """The figures of `device`, or of the host where that is None, from repeats for `seconds` (SECONDS).
 
-    `on_progress` is told the share done.
+    `on_progress` receives the share done.
 
     Raises EngineDied where llama.cpp ends or hangs, and what the child meets: ModelRefused, BadPlan,
     WorkerUnreachable, NotBuilt.

@@ -157,7 +157,7 @@ class ImageReader:
 
     @property
     def sees_all_at_once(self) -> bool:
-        """Whether the rows of an image see each other, so that one micro-batch has to hold them."""
+        """Whether the rows of an image attend to each other, so that one micro-batch must hold them."""
         return bool(M.mtmd_decode_use_non_causal(self._mtmd, None))
 
     def read(self, prompt: Sequence[str | Bitmap], *, add_special: bool) -> list[list[int] | ImageRows]:
