@@ -16,7 +16,7 @@ LENGTH = struct.Struct("<I")
 class DryRunMode(StrEnum):
     """The devices that llama.cpp places a model on."""
 
-    VIRTUAL = "virtual"  # the placement's devices; norms pinned to a device do not save their copies
+    VIRTUAL = "virtual"  # the placement's devices, with norms pinned to them, which saves copies
     AS_MEASURED = "as measured"  # virtual ones, with llama.cpp's own measure of a load (virtual_device.py)
     REAL = "real"  # the devices of this machine
 
