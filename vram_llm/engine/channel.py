@@ -30,7 +30,7 @@ class Channel:
 
     @property
     def has_news(self) -> bool:
-        """True where data has come in, or the server has closed its end."""
+        """True if data has come in, or the server has closed its end."""
         return bool(self._poll.poll(0))  # a quarter of the time of a recv that fails
 
     def receive(self, *, wait: bool) -> list[wire.ToEngine]:
@@ -48,7 +48,7 @@ class Channel:
                 raise ChannelClosed
 
     def _received(self, *, wait: bool) -> bytes | None:
-        """New data, b"" where the server has closed its end; without `wait` None where there is none."""
+        """New data, b"" where the server has closed its end; without `wait` None if there is none."""
         if not wait and not self.has_news:
             return None
         try:

@@ -92,7 +92,7 @@ class EngineClient(EngineProcess):
     ) -> list[int]:
         """The token ids of `text`, see llama.vocab.Vocab; -1 for each row of an image.
 
-        Raises EngineDied, and with images Overloaded, and RequestError where one cannot be read.
+        Raises EngineDied, and with images Overloaded, and RequestError if one cannot be read.
         """
         with self._count_images(images):
             answer = await self._ask(wire.Tokenize(uuid4().hex, text, add_special, parse_special, images))

@@ -48,7 +48,7 @@ class Embedder:
 
     @property
     def is_idle(self) -> bool:
-        """True where a step would have nothing to do."""
+        """True if a step would have nothing to do."""
         return not self._jobs
 
     def stats(self) -> EngineStats:
@@ -83,7 +83,7 @@ class Embedder:
         self._jobs = deque(job for job in self._jobs if job.request.id != request_id)
 
     def step(self) -> list[Embedded]:
-        """Run one batch; the answers it completed. Raises EngineDied where llama.cpp fails."""
+        """Run one batch; the answers it completed. Raises EngineDied if llama.cpp fails."""
         chosen = self._next_texts()
         self._run([job.texts[i] for job, i in chosen])
         for slot, (job, i) in enumerate(chosen):

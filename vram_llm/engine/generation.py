@@ -52,7 +52,7 @@ class Generation:
     prompt_likelihoods: list[Likelihood] = field(default_factory=list)
 
     def draft(self, sequence: Sequence, most: int) -> list[int]:
-        """At most `most` tokens that may follow, by prompt lookup; empty where drafts do not pay."""
+        """At most `most` tokens that may follow, by prompt lookup; empty if drafts do not pay."""
         if self.lookup is None or most < 1:
             return []
         draft = self.lookup.draft(sequence.tokens, min(most, sequence.n_left - 1))
@@ -123,7 +123,7 @@ class Generation:
 
     @property
     def _has_rules(self) -> bool:
-        """True where a grammar or steering rules tokens out, or has to see each token."""
+        """True if a grammar or steering rules tokens out, or has to see each token."""
         return self.constraint is not None or self.steering is not None
 
     def _ends(self, model: LoadedModel, token: int) -> bool:
@@ -132,7 +132,7 @@ class Generation:
 
     @property
     def is_plain(self) -> bool:
-        """True where a step gives the request only a token: no grammar, no logprobs, no draft model."""
+        """True if a step gives the request only a token: no grammar, no logprobs, no draft model."""
         wants_more = self.request.logprobs is not None or self.request.prompt_logprobs is not None
         is_watched = self.constraint is not None or bool(self.request.stop_token_ids)
         return self.draft_stats is None and not (is_watched or wants_more)

@@ -21,7 +21,7 @@ class ImageRuns:
         self._recorder = recorder
 
     def run(self, chunk: Chunk) -> bool:
-        """Encode a chunk's image or, once it is encoded, compute its rows; False where encoding fails.
+        """Encode a chunk's image or, once it is encoded, compute its rows; False if encoding fails.
 
         Raises EngineDied.
         """
@@ -38,7 +38,7 @@ class ImageRuns:
         return True
 
     def _place(self, reader: ImageReader, sequence: Sequence, image: ImageSpan) -> bool:
-        """Compute the rows of the encoded image; False where the sequence itself was preempted for room."""
+        """Compute the rows of the encoded image; False if the sequence itself was preempted for room."""
         cells, position = self._model.cells, sequence.position(image.start)
         while sequence.slot >= 0:
             self._cache.make_room(image.count)

@@ -71,7 +71,7 @@ class Loop:
 
     @property
     def is_idle(self) -> bool:
-        """True where a step would have nothing to do."""
+        """True if a step would have nothing to do."""
         return not self._generations and not self._new
 
     def stats(self) -> EngineStats:
@@ -96,14 +96,14 @@ class Loop:
             self._release(sequence)
 
     def step(self) -> StepOutput:
-        """Run one batch. Raises EngineDied where llama.cpp fails."""
+        """Run one batch. Raises EngineDied if llama.cpp fails."""
         output = self._steady_step()
         return output if output is not None else StepOutput(None, self._full_step())
 
     # -- steady steps ----------------------------------------------------------------------------
 
     def _steady_step(self) -> StepOutput | None:
-        """A step of streams that only decode, without scheduling; None where a full step is due."""
+        """A step of streams that only decode, without scheduling; None if a full step is due."""
         steady = self._steady
         if steady is not None and not steady.n_left:
             self._commit_steady()
@@ -211,7 +211,7 @@ class Loop:
     # -- delivering ------------------------------------------------------------------------------
 
     def _sample(self, chunk: Chunk, rows: range) -> SampledTokens:
-        """The next tokens of a chunk's sequence; none where its prompt is not computed to the end."""
+        """The next tokens of a chunk's sequence; none if its prompt is not computed to the end."""
         sequence = chunk.sequence
         generation = self._generations[sequence.id]
         if sequence.prompt_logprobs_pending:

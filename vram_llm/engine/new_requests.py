@@ -23,7 +23,7 @@ NewSequence = tuple[Sequence, Generation]
 class NewRequests:
     """Requests from their arrival until they are ready for the scheduler.
 
-    `device_slots` is None where the host samples, `draft_costs` where there is no draft model.
+    `device_slots` is None if the host samples, `draft_costs` where there is no draft model.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class NewRequests:
         return len(self._pending)
 
     def add(self, request: Request) -> NewSequence | TokenEvent | None:
-        """Its sequence, the event that refuses it, or None where it has to wait: then `ready` returns it."""
+        """Its sequence, the event that refuses it, or None if it has to wait: then `ready` returns it."""
         try:
             prompt = (
                 self._image_reader().read(request)

@@ -48,17 +48,17 @@ class SamplingParams:
 
     @property
     def has_penalties(self) -> bool:
-        """True where the logits of tokens already generated change."""
+        """True if the logits of tokens already generated change."""
         return self.repeat_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
     @property
     def changes_logits(self) -> bool:
-        """True where the most likely token may not be the model's own."""
+        """True if the most likely token may not be the model's own."""
         return self.has_penalties or self.dry_multiplier > 0 or bool(self.logit_bias)
 
     @property
     def is_greedy(self) -> bool:
-        """True where the model's most likely token is taken."""
+        """True if the model's most likely token is taken."""
         return self.temperature <= 0 and not self.changes_logits
 
 
@@ -151,7 +151,7 @@ class Request:
 
     @property
     def is_steered(self) -> bool:
-        """True where some tokens are forbidden or prescribed for a time."""
+        """True if some tokens are forbidden or prescribed for a time."""
         budget, most = self.reasoning_budget, self.max_tokens
         can_be_spent = budget is not None and (most is None or budget.n_tokens < most)
         return can_be_spent or self.min_tokens > 0

@@ -61,7 +61,7 @@ class Scheduler:
 
     @property
     def may_admit(self) -> bool:
-        """True where a sequence waits and a slot is free."""
+        """True if a sequence waits and a slot is free."""
         return bool(self.waiting) and len(self.running) < self.parallel
 
     def submit(self, sequence: Sequence) -> None:
@@ -84,7 +84,7 @@ class Scheduler:
             self.cache.finish(sequence)
 
     def preempt(self) -> bool:
-        """Preempt the youngest sequence; False where only one runs."""
+        """Preempt the youngest sequence; False if only one runs."""
         if len(self.running) < 2:
             return False
         youngest = self.running.pop()
@@ -144,7 +144,7 @@ class Scheduler:
             yield sequence
 
     def _admitted(self) -> Sequence | None:
-        """Admit the first of the queue that can run; None where none can."""
+        """Admit the first of the queue that can run; None if none can."""
         for i, sequence in enumerate(self.waiting[:_MAX_TRIED]):
             admission = self.cache.admit(sequence, self._spare_cells())
             if admission is Admission.ADMITTED:

@@ -68,7 +68,7 @@ class Sequence:
 
     @property
     def next_image(self) -> ImageSpan | None:
-        """The image to compute next, whole; None where text comes next."""
+        """The image to compute next, whole; None if text comes next."""
         return next((image for image in self.images if image.start == self.n_cached), None)
 
     def text_from(self, start: int) -> int:
@@ -134,7 +134,7 @@ class Chunk:
 
     @property
     def samples(self) -> bool:
-        """True where the last row gives the sequence its next token."""
+        """True if the last row gives the sequence its next token."""
         return self.start + self.count == len(self.sequence.tokens)
 
     @property

@@ -50,7 +50,7 @@ class SteadyDecode:
         return tokens
 
     def write(self, tokens: list[int], seconds: float) -> DecodeTick | None:
-        """Append the tokens of a step of `seconds`; None where one of them may end its stream."""
+        """Append the tokens of a step of `seconds`; None if one of them may end its stream."""
         plain = list(map(self._vocab.plain.__getitem__, tokens))
         if None in plain and not self._vocab.ends.isdisjoint(tokens):
             return None
@@ -101,7 +101,7 @@ class SteadyDecode:
 def steady_decode_after(
     model: LoadedModel, chunks: list[Chunk], find: Callable[[str], Generation | None], n_free_cells: int
 ) -> SteadyDecode | None:
-    """The steady decode that can follow the step that computed `chunks`; None where there is none.
+    """The steady decode that can follow the step that computed `chunks`; None if there is none.
 
     `chunks` are those of all running sequences. It ends before a stream reaches its last token, or a token
     that steering restricts. With n streams, prompt lookup runs every n steps.

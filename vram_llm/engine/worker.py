@@ -40,7 +40,7 @@ class Worker:
         self._channel = channel
 
     def run(self) -> None:
-        """Serve until the server stops it. Raises ChannelClosed, and VramLLMError where the model fails."""
+        """Serve until the server stops it. Raises ChannelClosed, and VramLLMError if the model fails."""
         messages = self._channel.receive(wait=True)
         start = next(message for message in messages if isinstance(message, wire.Start))
         # imported here: loading llama.cpp's libraries takes longer than all other work before the load

@@ -104,7 +104,7 @@ def last_errors() -> str:
 
 
 def has_amx_kernels() -> bool:
-    """True where the CPU back end was built with AMX, whose kernels crash on some virtual machines."""
+    """True if the CPU back end was built with AMX, whose kernels crash on some virtual machines."""
     return b"AMX_INT8 = 1" in C.llama_print_system_info()
 
 
@@ -138,7 +138,7 @@ INTEGRATED_GPU_DEVICE_TYPE = 2
 
 
 def declare(name: str, result: Any, *arguments: Any) -> Any:
-    """The C function `name`, found through libllama's own dependencies; None where this build lacks it."""
+    """The C function `name`, found through libllama's own dependencies; None if this build lacks it."""
     function = getattr(C._lib, name, None)
     if function is not None:
         function.restype, function.argtypes = result, list(arguments)

@@ -16,7 +16,7 @@ _bytes_at = ctypes.POINTER(ctypes.c_uint8)
 
 
 class Cells:
-    """The memory of one context. `is_stateful` is true where a sequence cannot be cut at any position
+    """The memory of one context. `is_stateful` is true if a sequence cannot be cut at any position
     shorter, `can_rewind` where the rows of the last step can be taken back.
 
     Every operation walks over all cells of the cache on the host: some microseconds per thousand cells.
@@ -35,7 +35,7 @@ class Cells:
         C.llama_memory_seq_cp(self._memory, source, slot, 0, length)
 
     def cut(self, slot: int, length: int) -> bool:
-        """Free a slot's cells from position `length` on; False where this kind of memory cannot."""
+        """Free a slot's cells from position `length` on; False if this kind of memory cannot."""
         return bool(C.llama_memory_seq_rm(self._memory, slot, length, -1))
 
     def forget(self, slot: int) -> None:
@@ -55,7 +55,7 @@ class Cells:
         return int(C.llama_state_seq_get_size_ext(self._ctx, slot, _WHOLE))
 
     def restore(self, slot: int, state: _State, *, part: bool = False) -> bool:
-        """Restore a state into any slot; False where there is no room for it."""
+        """Restore a state into any slot; False if there is no room for it."""
         flags = _PART if part else _WHOLE
         return bool(C.llama_state_seq_set_data_ext(self._ctx, _at(state), state.nbytes, slot, flags))
 

@@ -55,7 +55,7 @@ def ask(
 ) -> _Result:
     """The answer of `python -m module` to `question`; `what` begins errors: "X was measured".
 
-    Raises EngineDied where the child ends or sends nothing for `silence_s`, and the child's own error.
+    Raises EngineDied if the child ends or sends nothing for `silence_s`, and the child's own error.
     """
     with tempfile.TemporaryFile() as log:
         command = [sys.executable, "-m", module]

@@ -36,7 +36,7 @@ class DeviceSamplers:
     def attach(self, ctx: int, sequence: int, chain: SamplerChain | None) -> bool:
         """Sample a sequence with `chain`, or with None on the host; its earlier chain is freed.
 
-        False where the device cannot compute all of `chain`: then it is freed and none is attached.
+        False if the device cannot compute all of `chain`: then it is freed and none is attached.
         """
         C.llama_set_sampler(ctx, sequence, None if chain is None else chain.handle)
         if (before := self._chains.pop(sequence, None)) is not None:
@@ -51,7 +51,7 @@ class DeviceSamplers:
         return True
 
     def of(self, sequence: int) -> SamplerChain:
-        """The chain that samples a sequence. Raises KeyError where there is none."""
+        """The chain that samples a sequence. Raises KeyError if there is none."""
         return self._chains[sequence]
 
     def close(self) -> None:

@@ -12,9 +12,9 @@ _FIRST_COMPARED = 5  # SPEC_VOCAB_CHECK_START_TOKEN_ID of common/speculative.cpp
 
 
 def load_draft(model: LoadedModel, servers: Servers) -> LoadedModel | None:
-    """The draft model of a model's plan, or None where there is none; `servers` are the model's.
+    """The draft model of a model's plan, or None if there is none; `servers` are the model's.
 
-    Raises BadPlan where it cannot draft for the model, and all errors of loading a model.
+    Raises BadPlan if it cannot draft for the model, and all errors of loading a model.
     """
     plan = draft_plan(model.plan)
     if plan is None:

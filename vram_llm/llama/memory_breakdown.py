@@ -60,7 +60,7 @@ def walk(address: int | None, kind: type[_AnyNode]) -> Iterator[_AnyNode]:
 def memory_use(ctx: int) -> dict[int | None, MemoryUse]:
     """Memory of the context `ctx` and its model on each ggml device; None: in the host's memory.
 
-    Raises NotBuilt where this build does not report memory (its C++ library is not libstdc++).
+    Raises NotBuilt if this build does not report memory (its C++ library is not libstdc++).
     """
     if b.get_memory_breakdown is None:
         raise NotBuilt("this build of llama.cpp does not tell what it holds per device")

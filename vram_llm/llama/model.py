@@ -47,7 +47,7 @@ class LoadedModel:
     def __init__(self, plan: Plan, progress: Progress | None = None, servers: Servers | None = None) -> None:
         """Load; a process that loads several models passes the same `servers`. See `devices.handles`.
 
-        Raises BadPlan where a device is not here, ModelRefused with llama.cpp's own words.
+        Raises BadPlan if a device is not here, ModelRefused with llama.cpp's own words.
         """
         C.llama_backend_init()
         self.plan = plan
@@ -114,7 +114,7 @@ class LoadedModel:
         return int(ctx)
 
     def _read_images(self, servers: Servers) -> ImageReader | None:
-        """The plan's projector, on its device; None where the plan has none."""
+        """The plan's projector, on its device; None if the plan has none."""
         plan = self.plan
         found = next((each for each in plan.companions if each.kind is CompanionKind.MMPROJ), None)
         if found is None:

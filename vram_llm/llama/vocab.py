@@ -161,7 +161,7 @@ class TextStream:
 
     @property
     def is_plain(self) -> bool:
-        """True where the next token's text is its `Vocab.plain` text, if it has one."""
+        """True if the next token's text is its `Vocab.plain` text, if it has one."""
         return not (self._is_open or self._stop)
 
     def push(self, token: int) -> str:

@@ -95,7 +95,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
 
 
 def _check_kv_types(profile: ModelProfile, workload: Workload) -> None:
-    """Raises BadPlan where llama.cpp cannot keep the model's K and V in the types asked for."""
+    """Raises BadPlan if llama.cpp cannot keep the model's K and V in the types asked for."""
     if workload.flash_attn is FlashAttention.OFF and KV_TYPES[workload.kv_type_v].is_quantized:
         raise BadPlan(
             f"llama.cpp keeps V as {workload.kv_type_v} only with flash attention, which is switched off; "

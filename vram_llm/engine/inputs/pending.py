@@ -11,7 +11,7 @@ _PATIENCE_S = 0.02  # that an idle engine waits at most before it looks for mess
 
 
 class PendingRequest(NamedTuple):
-    """A request, its prompt and its grammar. A future raises RequestError where the request is refused."""
+    """A request, its prompt and its grammar. A future raises RequestError if the request is refused."""
 
     request: Request
     prompt: Prompt | Future[Prompt]

@@ -43,7 +43,7 @@ class PromptTokenizer:
             )
 
     def check_room(self, tokens: list[int]) -> None:
-        """Raises ContextExceeded where the tokens do not fit the context; ids below 0 are rows of images."""
+        """Raises ContextExceeded if the tokens do not fit the context; ids below 0 are rows of images."""
         if len(tokens) < self._n_ctx:
             return
         n_rows = sum(token < 0 for token in tokens)

@@ -46,7 +46,7 @@ class OffloadStore:
         return self._n_keys
 
     def get(self, key: int) -> State | None:
-        """The state under `key`, now the most recently used; None where it was displaced."""
+        """The state under `key`, now the most recently used; None if it was displaced."""
         if key in self._ram:
             self._ram.move_to_end(key)
             return self._ram[key]

@@ -85,7 +85,7 @@ class PrefixCache:
             pass
 
     def evict(self) -> bool:
-        """Evict the idle end of the least recently used prefix; False where there is none."""
+        """Evict the idle end of the least recently used prefix; False if there is none."""
         slots = self._slots
         leaf = slots.tree.oldest_leaf(slots.idle)
         if leaf is None:

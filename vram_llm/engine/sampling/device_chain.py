@@ -30,7 +30,7 @@ def make_chain(config: DeviceSamplerConfig, n_vocab: int, seed: int) -> SamplerC
 
 
 def device_sampler_config(request: Request, n_vocab: int) -> DeviceSamplerConfig | None:
-    """The config with which the device samples a request; None where the host has to sample it.
+    """The config with which the device samples a request; None if the host has to sample it.
 
     The host samples where logits are needed (a grammar, logprobs), where tokens are forbidden or prescribed
     (min_tokens, a reasoning budget), with samplers that llama.cpp has on no device, and with penalties: a

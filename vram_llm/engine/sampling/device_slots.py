@@ -70,7 +70,7 @@ class DeviceSamplerSlots:
         return bool(self._bound) and self._last_s > _MAX_RESERVING * time_s
 
     def bind(self, sequence: Sequence, generation: SampledGeneration) -> bool:
-        """Bind a sequence's sampler to its slot; True where llama.cpp now has something to `reserve`."""
+        """Bind a sequence's sampler to its slot; True if llama.cpp now has something to `reserve`."""
         slot = sequence.slot
         if self._bound.get(slot) is generation:
             return False

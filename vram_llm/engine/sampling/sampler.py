@@ -26,7 +26,7 @@ class Sampler:
 
     @property
     def is_argmax(self) -> bool:
-        """True where the most likely token is taken as it stands."""
+        """True if the most likely token is taken as it stands."""
         return self._method is None
 
     def sample(self, row: int, allowed: Indices | None = None) -> int:

@@ -134,7 +134,7 @@ class Steering:
 
 
 def steering(vocab: Vocab, request: Request) -> Steering | None:
-    """The steering of a request; None where it forbids and prescribes nothing."""
+    """The steering of a request; None if it forbids and prescribes nothing."""
     return Steering(vocab, request) if request.is_steered else None
 
 

@@ -82,7 +82,7 @@ class Grammars:
         self._masking = ThreadPoolExecutor(1, "masks")
 
     def compile(self, grammar: Grammar) -> "Future[Constraint]":
-        """A future of a sequence's constraint, or of a RequestError where `grammar` is bad."""
+        """A future of a sequence's constraint, or of a RequestError if `grammar` is bad."""
         return self._compiling.submit(self._constraint, grammar)
 
     def _constraint(self, grammar: Grammar) -> Constraint:

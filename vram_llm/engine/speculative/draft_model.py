@@ -74,7 +74,7 @@ class DraftModelRunner:
                 chunk.by_draft_model = bool(chunk.draft)
 
     def run(self, requests: Iterable[DraftRequest]) -> None:
-        """Fill in `drafted` of each request; it stays empty where drafts do not pay."""
+        """Fill in `drafted` of each request; it stays empty if drafts do not pay."""
         wanted = []
         for request in requests:
             request.n_wanted, request.pays = request.draft_stats.length(request.most)
@@ -188,7 +188,7 @@ class DraftModelRunner:
             request.drafted.append(int(self._model.logits(row)[: self._n_vocab].argmax()))
 
     def _decode(self, requests: list[DraftRequest]) -> bool:
-        """Run the batch; False where there was no room: then some is made for the next time."""
+        """Run the batch; False if there was no room: then some is made for the next time."""
         with self._recorder.llama:
             status = self._model.decode()
             self._model.wait()

@@ -116,7 +116,7 @@ class DryRun:
         return reply
 
     def ask(self, question: DryRunQuestion) -> DryRunReply:
-        """llama.cpp's answer. Raises ModelRefused, EngineDied where it aborts or hangs, BadPlan."""
+        """llama.cpp's answer. Raises ModelRefused, EngineDied if it aborts or hangs, BadPlan."""
         asked = (question.placement, question.context)
         if self._ended[asked] >= _TRIES:
             raise EngineDied("llama.cpp ended twice over this placement, so it cannot be measured")
@@ -255,7 +255,7 @@ class _Child:
         self._is_checked = True
 
     def ask(self, question: DryRunQuestion | ProjectorQuestion, timeout_s: float) -> DryRunReply:
-        """The answer to a question. Raises EngineDied where there is none within `timeout_s`."""
+        """The answer to a question. Raises EngineDied if there is none within `timeout_s`."""
         try:
             write(_pipe(self._process.stdin), question)
         except OSError as error:

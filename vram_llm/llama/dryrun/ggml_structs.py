@@ -124,7 +124,7 @@ _dev_registry = b.declare("ggml_backend_dev_backend_reg", b.Pointer, b.Pointer)
 
 
 def check() -> None:
-    """Raise NotBuilt where the library's structs differ from those above, as far as that can be checked."""
+    """Raise NotBuilt if the library's structs differ from those above, as far as that can be checked."""
     functions = (nbytes, op_name, tensor_overhead, buffer_init, buft_alloc_buffer, cpu_buffer_type)
     if any(function is None for function in (*functions, _dev_registry, b.get_memory_breakdown)):
         raise NotBuilt("this build of llama.cpp lacks functions that a dry run calls")

@@ -219,7 +219,7 @@ def _pins_norms(question: DryRunQuestion) -> bool:
 
 
 def check() -> None:
-    """Raise NotBuilt where this llama.cpp gives a wrong answer to a known question."""
+    """Raise NotBuilt if this llama.cpp gives a wrong answer to a known question."""
     from vram_llm.llama import bindings as b
     from vram_llm.llama.dryrun import selftest
 

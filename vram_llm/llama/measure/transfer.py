@@ -32,7 +32,7 @@ def transfers(device: int) -> tuple[Transfer, ...]:
     """Times to fetch and to send a few bytes and a few megabytes: medians, with the sizes in turn.
 
     A worker does not answer what it is sent, so a few bytes are fetched after it, and their time taken off.
-    Raises ModelRefused where the device has no room.
+    Raises ModelRefused if the device has no room.
     """
     ctx = _init(_InitParams(2**16, None, True))
     tensor = _new_tensor(ctx, _I8, max(_SIZES))

@@ -27,7 +27,7 @@ _Bytes = ctypes.c_char_p
 
 
 def _declare(name: str, result: object, *arguments: object) -> "ctypes._NamedFuncPointer | None":
-    """One of the stb_image functions in libmtmd; None where this build hides it."""
+    """One of the stb_image functions in libmtmd; None if this build hides it."""
     function = getattr(M._libmtmd, name, None)
     if function is not None:
         function.restype, function.argtypes = result, arguments
