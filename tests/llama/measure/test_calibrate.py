@@ -105,7 +105,7 @@ def test_the_child_names_the_error_it_met() -> None:
     )
     said = msgspec.json.decode(done.stdout, type=Refusal)
     assert said.kind == "BadPlan"
-    assert "does not see RTX 3090" in said.sentence
+    assert "does not list RTX 3090" in said.sentence
 
 
 def test_samples_are_drawn_for_speed_alone(tmp_path: Path) -> None:
