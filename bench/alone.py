@@ -21,17 +21,17 @@ class Alone:
         """Tokens per second over all, greedy."""
         model, n = self._model, len(prompts)
         rows = [
-            model.vocab.tokenize(each, add_special=True) if isinstance(each, str) else list(each)
-            for each in prompts
+            model.vocab.tokenize(prompt, add_special=True) if isinstance(prompt, str) else list(prompt)
+            for prompt in prompts
         ]
         started = time.perf_counter()
         model.batch.clear()
-        last = [model.batch.add(each, 0, slot, n_outputs=1) for slot, each in enumerate(rows)]
+        last = [model.batch.add(row, 0, slot, n_outputs=1) for slot, row in enumerate(rows)]
         self._decode()
         tokens = [int(model.logits(row).argmax()) for row in last]
         for step in range(n_tokens - 1):
             model.batch.clear()
-            model.batch.add_singles(tokens, [len(each) + step for each in rows], range(n), [1] * n)
+            model.batch.add_singles(tokens, [len(row) + step for row in rows], range(n), [1] * n)
             self._decode()
             tokens = model.best(n)
         seconds = time.perf_counter() - started

@@ -76,8 +76,8 @@ async def measure(
     ratios = [b / a for a, b in zip(ones, manys, strict=True)]
     print(f"1 stream     {one:7.1f} tok/s   (rounds: {', '.join(f'{x:.1f}' for x in ones)})")
     print(f"{n_streams} streams    {many:7.1f} tok/s   (rounds: {', '.join(f'{x:.1f}' for x in manys)})")
-    each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    print(f"ratio        {statistics.median(ratios):7.2f}         (rounds: {each})")
+    listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"ratio        {statistics.median(ratios):7.2f}         (rounds: {listed})")
     complete = sum(len(answer) == n_tokens for answer in among)
     print(f"complete     {complete} of {n_streams} answers have all {n_tokens} tokens")
     return alone, among

@@ -92,9 +92,9 @@ def main() -> None:
             after, then = loops[name].stats(), before[name]
             n_drafted = after.n_model_drafted_tokens - then.n_model_drafted_tokens
             n_accepted = after.n_model_accepted_tokens - then.n_model_accepted_tokens
-            each = ", ".join(f"{ratio:.2f}" for ratio in found)
+            listed = ", ".join(f"{ratio:.2f}" for ratio in found)
             print(
-                f"{name:<8} {statistics.median(found):5.2f} times as fast with it   (rounds: {each})\n"
+                f"{name:<8} {statistics.median(found):5.2f} times as fast with it   (rounds: {listed})\n"
                 f"{'':<8} of {args.rounds * args.tokens} tokens, {n_drafted} drafted, {n_accepted} accepted",
                 flush=True,
             )

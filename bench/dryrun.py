@@ -145,7 +145,7 @@ def planned(of: ModelProfile, context: Context) -> list[Placement]:
             int(share * of.total_bytes * card.total_bytes / sum(c.total_bytes for c in CARDS))
             for card in CARDS
         ]
-        cards = tuple(replace(card, free_bytes=each) for card, each in zip(CARDS, free, strict=True))
+        cards = tuple(replace(card, free_bytes=n_bytes) for card, n_bytes in zip(CARDS, free, strict=True))
         meter = AnalyticMeter(of, context, cards, HOST, 0)
         found.append(choose_placement(of, Machine(devices=cards, host=HOST), Workload(), meter))
     return found

@@ -210,12 +210,12 @@ def compare(
     uses: list[DeviceEstimate | HostEstimate] = [*plan.estimate.devices, plan.estimate.host]
     names = dict(zip(plan.placement.device_order, reach(plan).names, strict=True))
     for use, numbers in zip(uses, planned_layers(plan), strict=True):
-        each = use.id if isinstance(use, DeviceEstimate) else HOST
-        got = served[endpoints.get(each) or HOST]
-        mine = own[each]
-        there = went.get(names.get(each, "CPU"), [])
-        at = f"{name}, {each}"
-        exact = each != HOST
+        device_id = use.id if isinstance(use, DeviceEstimate) else HOST
+        got = served[endpoints.get(device_id) or HOST]
+        mine = own[device_id]
+        there = went.get(names.get(device_id, "CPU"), [])
+        at = f"{name}, {device_id}"
+        exact = device_id != HOST
         marks = [
             score.take("layers", there == numbers, f"{at}: {runs(there)}, planned {runs(numbers)}"),
             score.take("weights", near(got.weights, use.weights_bytes, exact), f"{at}: {got}, planned {use}"),
@@ -231,7 +231,7 @@ def compare(
             f"{size / MIB:9.3f}{mark}"
             for size, mark in zip((got.weights, got.context, got.compute), marks[1:4], strict=True)
         )
-        print(f"{name:8} {each:5} {runs(there):>9}{marks[0]} {figures} {use.compute_bytes / MIB:9.3f}")
+        print(f"{name:8} {device_id:5} {runs(there):>9}{marks[0]} {figures} {use.compute_bytes / MIB:9.3f}")
 
 
 def near(found: float, planned: float, exact: bool) -> bool:

@@ -69,7 +69,7 @@ def harness(python: str, port: int, folder: Path) -> dict[str, list[tuple[dict[s
     for kind in _KINDS:
         (path,) = (folder / "out").rglob(f"samples_{kind}_*.jsonl")
         samples = [json.loads(line) for line in path.read_text().splitlines()]
-        found[kind] = [(s["doc"], [float(each[0]) for each in s["filtered_resps"]]) for s in samples]
+        found[kind] = [(s["doc"], [float(response[0]) for response in s["filtered_resps"]]) for s in samples]
     return found
 
 
@@ -95,7 +95,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
         data = folder / "data.json"
-        data.write_text("\n".join(json.dumps(each) for each in documents(args.documents)))
+        data.write_text("\n".join(json.dumps(document) for document in documents(args.documents)))
         for kind, more in _KINDS.items():
             (folder / f"{kind}.yaml").write_text(_TASK.format(name=kind, data=data, kind=kind, more=more))
         path = write_llama(folder / "tiny.gguf", quant=gguf.GGMLQuantizationType.F32)
@@ -108,7 +108,7 @@ def main() -> None:
             for doc, reported in samples:
                 follows = [doc["continuation"]] if kind == "loglikelihood" else doc["choices"]
                 pairs = zip(reported, follows, strict=True)
-                apart += [abs(each - own(model, doc["context"], text)) for each, text in pairs]
+                apart += [abs(value - own(model, doc["context"], text)) for value, text in pairs]
             print(f"{kind}: {len(apart)} log-likelihoods, at most {max(apart):.2g} from llama.cpp's own")
 
 

@@ -120,8 +120,8 @@ def compare(loop: Loop, name: str, n_tokens: int, rounds: int) -> None:
     after = loop.stats()
     n_drafted = after.n_drafted_tokens - before.n_drafted_tokens
     n_stood = after.n_accepted_tokens - before.n_accepted_tokens
-    each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    print(f"{name:<7} {statistics.median(ratios):5.2f} times as fast with drafts   (rounds: {each})")
+    listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"{name:<7} {statistics.median(ratios):5.2f} times as fast with drafts   (rounds: {listed})")
     print(f"{'':<7} of {rounds * n_tokens} tokens {n_drafted} were drafted and {n_stood} stood", flush=True)
 
 

@@ -72,11 +72,11 @@ async def compare(ports: dict[str, int], alone: Alone, n_streams: int, n_tokens:
                 streams[name] += answers
         ceilings.append(alone.rate(prompts(random, n_streams, as_text=as_text), n_tokens))
     for name in ports:
-        each = ", ".join(f"{rate:.0f}" for rate in rates[name])
+        listed = ", ".join(f"{rate:.0f}" for rate in rates[name])
         ttft_ms = statistics.median(stream.ttft_s for stream in streams[name]) * 1000
         print(
             f"{n_streams:>3} {name:<16} {statistics.median(rates[name]):7.1f} tok/s  "
-            f"TTFT {ttft_ms:6.1f} ms  (rounds: {each})"
+            f"TTFT {ttft_ms:6.1f} ms  (rounds: {listed})"
         )
     ratios = [a / b for a, b in zip(*rates.values(), strict=True)]
     ttfts = [statistics.median(s.ttft_s for s in streams[name]) for name in ports]

@@ -74,21 +74,21 @@ class Comparison:
 
     async def rates(self, name: str, n_streams: int) -> None:
         """Print both engines' tokens per second, and their ratio."""
-        rates: dict[str, list[float]] = {each: [] for each in self._engines}
-        steps: dict[str, list[tuple[EngineStats, EngineStats]]] = {each: [] for each in self._engines}
+        rates: dict[str, list[float]] = {setting: [] for setting in self._engines}
+        steps: dict[str, list[tuple[EngineStats, EngineStats]]] = {setting: [] for setting in self._engines}
         for i in range(self._args.rounds + 1):
-            for each in list(self._engines)[:: 1 if i % 2 else -1]:
+            for setting in list(self._engines)[:: 1 if i % 2 else -1]:
                 rate, *figures = await together(
-                    self._engines[each], self._prompts(n_streams), self._args.tokens, WAYS[name]
+                    self._engines[setting], self._prompts(n_streams), self._args.tokens, WAYS[name]
                 )
                 if i:  # the first round warms up
-                    rates[each].append(rate)
-                    steps[each].append((figures[0], figures[1]))
-        for each in self._engines:
-            rounds = ", ".join(f"{rate:.0f}" for rate in rates[each])
+                    rates[setting].append(rate)
+                    steps[setting].append((figures[0], figures[1]))
+        for setting in self._engines:
+            rounds = ", ".join(f"{rate:.0f}" for rate in rates[setting])
             print(
-                f"{name:<8} {n_streams:>3} {each:<7}{statistics.median(rates[each]):9.1f} tok/s"
-                f"  {_step(steps[each])}  (rounds: {rounds})"
+                f"{name:<8} {n_streams:>3} {setting:<7}{statistics.median(rates[setting]):9.1f} tok/s"
+                f"  {_step(steps[setting])}  (rounds: {rounds})"
             )
         ratios = [on / off for off, on in zip(rates[OFF], rates[ON], strict=True)]
         print(f"{name:<8} {n_streams:>3} ratio  {statistics.median(ratios):9.3f}", flush=True)
@@ -169,7 +169,7 @@ def main() -> None:
             for name, sampling in ((OFF, BackendSampling.OFF), (ON, BackendSampling.ON))
         }
         place = plans[ON].placement.output_device
-        device = next((each.name for each in plans[ON].devices if each.id == place), place)
+        device = next((used.name for used in plans[ON].devices if used.id == place), place)
         print(f"{plans[ON].model.name}, its output on {device}")
         asyncio.run(run(plans, args))
 

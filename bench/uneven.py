@@ -174,7 +174,7 @@ _EVERYTHING = {"device_order": ("RPC0", "RPC1"), "tensor_split": ()}  # no split
 
 def calibrated(workers: Sequence[str], seconds: float) -> Machine:
     """The machine with every worker's speed as measured now, with no limit on its memory."""
-    machine = detection.detect(rpc=[each.partition("@")[0] for each in workers])
+    machine = detection.detect(rpc=[worker.partition("@")[0] for worker in workers])
     for name, record, _ in measurement.calibrate(machine, seconds=seconds):
         print(
             f"{name}: {record.read_bytes_per_s / 1e9:.2f} GB/s, {record.layer_overhead_s * 1e6:.0f} us a "

@@ -74,7 +74,7 @@ def native_table(control: Mapping[str, Result]) -> Iterator[str]:
         parts = native_parts(result.requests, result.options)
         if result.outcome == "passed" and parts:
             needed[", ".join(parts)] += 1
-    yield "not counted, for they ask for what is llama-server's own:"
+    yield "not counted, since they use llama-server's own features:"
     for named, n in needed.most_common():
         yield f"{n:>5}  {named}"
 

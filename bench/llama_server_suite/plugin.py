@@ -83,15 +83,15 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     reports.append(report)
     if report.when != "teardown":
         return
-    failed = next((each for each in reports if each.outcome == "failed"), None)
-    skipped = any(each.outcome == "skipped" for each in reports)
+    failed = next((phase for phase in reports if phase.outcome == "failed"), None)
+    skipped = any(phase.outcome == "skipped" for phase in reports)
     line = {
         "id": report.nodeid,
         "outcome": "failed" if failed else "skipped" if skipped else "passed",
         "requests": list(dict.fromkeys(_asked)),
         "options": list(dict.fromkeys(_options)),
         "message": _reason(failed) if failed else "",
-        "seconds": round(sum(each.duration for each in reports), 1),
+        "seconds": round(sum(phase.duration for phase in reports), 1),
     }
     with Path(os.environ["SUITE_RECORD"]).open("a") as record:
         record.write(json.dumps(line) + "\n")

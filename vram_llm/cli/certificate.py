@@ -25,7 +25,7 @@ def print_certificate(certificate: Certificate) -> None:
     if OF_CARD in readings:
         growth = "NVML reports no memory per process here: the growth includes other programs' memory"
         lines += wrap(growth, width, Style.DIM)
-    lines += [each for note in certificate.notes for each in wrap(f"note: {note}", width, Style.DIM, "  ")]
+    lines += [row for note in certificate.notes for row in wrap(f"note: {note}", width, Style.DIM, "  ")]
     terminal.show(lines + _verdict(certificate, width))
 
 
@@ -57,7 +57,7 @@ def _figures(certificate: Certificate, width: int) -> list[Line]:
     rows: list[Sequence[str]] = []
     for device in certificate.devices:
         cells = [*map(_kind_cells, device.kinds), _total_cells(device)]
-        rows += [(device.id if i == 0 else "", *each) for i, each in enumerate(cells)]
+        rows += [(device.id if i == 0 else "", *kind_cells) for i, kind_cells in enumerate(cells)]
     for n_columns in (6, 5):
         columns = (_DEVICE, *_FIGURES, Column())[:n_columns]
         if (lines := table(columns, [row[:n_columns] for row in rows], width)) is not None:
@@ -67,7 +67,7 @@ def _figures(certificate: Certificate, width: int) -> list[Line]:
         cells = [*map(_kind_cells, device.kinds), _total_cells(device)]
         lines.append(line(device.id, Style.STRONG))
         columns = (*_FIGURES[:3], Column(right=True))
-        lines += table(columns, [each[:4] for each in cells], width) or []
+        lines += table(columns, [kind_cells[:4] for kind_cells in cells], width) or []
     return lines
 
 

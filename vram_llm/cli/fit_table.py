@@ -14,7 +14,7 @@ _BAR = 8
 
 
 def print_device_fits(plan: Plan, fits: Sequence[DeviceFit]) -> None:
-    """The verdict, and what each device will hold of what may be used of it now."""
+    """Print the verdict, and each device's planned bytes and its budget now."""
     width = terminal.width()
     id_width = max(len(fit.id) for fit in fits)
     rows: list[Sequence[Cell]] = [

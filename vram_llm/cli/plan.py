@@ -119,7 +119,7 @@ def command(
     else:
         from vram_llm.cli.tables import print_plan, print_reasons
 
-        words = given_words(click.get_current_context(), {each.name for each in PLAN_OPTIONS})
+        words = given_words(click.get_current_context(), {option.name for option in PLAN_OPTIONS})
         print_plan(plan, next_command(plan, name, words), n_ways=n_ways, verbose=verbose)
         if explain:
             print_reasons(plan)
@@ -128,9 +128,8 @@ def command(
 def _with_whole_path(plan: "Plan") -> "Plan":
     """The plan with absolute paths, since its output is used in other folders."""
     model = replace(plan.model, path=_whole(plan.model.path))
-    return replace(
-        plan, model=model, companions=tuple(replace(each, path=_whole(each.path)) for each in plan.companions)
-    )
+    companions = (replace(companion, path=_whole(companion.path)) for companion in plan.companions)
+    return replace(plan, model=model, companions=tuple(companions))
 
 
 def _whole(path: str) -> str:

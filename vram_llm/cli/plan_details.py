@@ -25,7 +25,7 @@ def details(plan: Plan, width: int) -> list[Line]:
             n -= 1
         lines += shown or []
         figures = figures[n:]
-    lines += [each for sentence in _sentences(plan) for each in wrap(sentence, width)]
+    lines += [row for sentence in _sentences(plan) for row in wrap(sentence, width)]
     return lines + _flags(plan, width) if plan.devices else lines
 
 
@@ -41,7 +41,7 @@ def _figures(plan: Plan) -> list[_Figures]:
     for device_id, count in zip(placement.device_order, placement.layers_per_device, strict=True):
         ranges[device_id] = _range(first, count)
         first += count
-    shares = {} if plan.speed is None else {each.id: f"{each.share:.0%}" for each in plan.speed.devices}
+    shares = {} if plan.speed is None else {device.id: f"{device.share:.0%}" for device in plan.speed.devices}
     found: list[_Figures] = []
     uses: list[DeviceEstimate | HostEstimate] = [*plan.estimate.devices, *companion_only_devices(plan)]
     for use in [*uses, plan.estimate.host]:

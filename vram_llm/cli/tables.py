@@ -37,7 +37,7 @@ def print_machine(machine: Machine, reserve_bytes: int) -> None:
         f"of {format_bytes(host.total_bytes)} memory available",
         width,
     )
-    lines += [each for note in machine.notes for each in wrap(f"note: {note}", width, Style.DIM, "  ")]
+    lines += [row for note in machine.notes for row in wrap(f"note: {note}", width, Style.DIM, "  ")]
     terminal.show([*lines, ()])
 
 
@@ -57,7 +57,7 @@ def print_plan(
 def print_reasons(plan: Plan) -> None:
     """Print the reasons for the plan, one sentence per line."""
     width = terminal.width()
-    terminal.show([(), *(each for reason in why(plan) for each in wrap(reason, width, indent="  "))])
+    terminal.show([(), *(row for reason in why(plan) for row in wrap(reason, width, indent="  "))])
 
 
 def _machine_table(devices: Sequence[Device], reserve_bytes: int, width: int) -> list[Line]:

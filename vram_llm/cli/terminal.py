@@ -53,7 +53,7 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def width(*, stderr: bool = False) -> int:
-    """Columns of standard output or error, or of what stands in for a terminal (COLUMNS, else 80)."""
+    """Columns of standard output or error, or COLUMNS, else 80, without a terminal."""
     return console(stderr=stderr).width
 
 
@@ -62,8 +62,8 @@ def show(lines: Iterable[Line], *, stderr: bool = False) -> None:
     from rich.text import Text
 
     out = console(stderr=stderr)
-    for each in lines:
-        spans = ((span.text, _STYLES[span.style]) for span in each)
+    for line in lines:
+        spans = ((span.text, _STYLES[span.style]) for span in line)
         text = Text.assemble(*spans)
         text.rstrip()
         out.print(text, soft_wrap=True)

@@ -95,7 +95,7 @@ class Device:
     link: Link | None = None
 
     def budget_bytes(self, reserve_bytes: int) -> int:
-        """Bytes a plan may use: what is free less the reserve, never below 0."""
+        """Bytes that a plan may use: the free bytes minus the reserve, at least 0."""
         return max(self.free_bytes - reserve_bytes, 0)
 
 

@@ -28,7 +28,7 @@ def download(names: Sequence[str], on_bytes: OnBytes) -> Path:
     """Fetch the files of one model, each named "hf:ORG/REPO/FILE". Returns the path of the first.
 
     `on_bytes` gets the bytes on this disk and the total bytes. Raises ModelNotFound, DiskFull, RemoteError
-    and those below it.
+    and its subclasses.
     """
     wish, access = hub.parse(names[0]), hub.access()
     folder = repository(wish.repo)

@@ -67,9 +67,9 @@ def _digest(header: Part) -> str:
 
 
 def _make_room(newest: Path) -> None:
-    entries = [(each.stat(), each) for each in newest.parent.iterdir() if each != newest]
+    entries = [(path.stat(), path) for path in newest.parent.iterdir() if path != newest]
     room = MAX_BYTES - newest.stat().st_size
-    for stat, each in sorted(entries, key=lambda entry: entry[0].st_mtime, reverse=True):
+    for stat, path in sorted(entries, key=lambda entry: entry[0].st_mtime, reverse=True):
         room -= stat.st_size
         if room < 0:
-            each.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)

@@ -89,7 +89,7 @@ def access() -> Access:
 def find(name: str, hub: Access, web: Web) -> RemoteFile:
     """The file that an `hf:` name stands for. Asks the hub for its list unless the name gives the file.
 
-    Raises ModelNotFound or RemoteError and those below it.
+    Raises ModelNotFound or RemoteError and its subclasses.
     """
     wish = parse(name)
     path = wish.file or choose(wish, list(list_files(wish, hub, web)))
@@ -150,7 +150,7 @@ def _listed(files: list[str]) -> str:
 def models(name: str, hub: Access, web: Web) -> dict[str, int]:
     """The names of all models in the repository of `name`, each with the bytes of all its parts.
 
-    Raises ModelNotFound or RemoteError and those below it.
+    Raises ModelNotFound or RemoteError and its subclasses.
     """
     wish = parse(name)
     files = list_files(wish, hub, web)
@@ -176,7 +176,7 @@ def commit_of(wish: HubModel, hub: Access, web: Web) -> str:
 
 
 def list_files(wish: HubModel, hub: Access, web: Web) -> dict[str, HubFile]:
-    """Every file of a repository by path. Raises ModelNotFound or RemoteError and those below it."""
+    """Every file of a repository by path. Raises ModelNotFound or RemoteError and its subclasses."""
     url: str | None = f"{hub.url}/api/models/{wish.repo}/tree/{wish.revision or 'main'}?recursive=true"
     files: dict[str, HubFile] = {}
     for _ in range(MAX_PAGES):

@@ -166,10 +166,10 @@ def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun 
 
     plan, allowed = planned(None), {device.id for device in machine.devices}
     while misplaced := {
-        each.device
-        for each in plan.companions
-        if each.device not in (None, HOST, *plan.placement.device_order)
-        and not (each.kind is CompanionKind.DRAFT and each.device in idle)
+        companion.device
+        for companion in plan.companions
+        if companion.device not in (None, HOST, *plan.placement.device_order)
+        and not (companion.kind is CompanionKind.DRAFT and companion.device in idle)
     }:
         allowed -= misplaced  # no companion goes on a device without layers of the model
         plan = planned(allowed)

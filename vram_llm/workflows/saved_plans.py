@@ -56,10 +56,10 @@ def check(
 
 def check_loadable(plan: "Plan") -> None:
     expect("plan", plan, Plan)
-    kinds = {each.kind for each in plan.companions}
+    kinds = {companion.kind for companion in plan.companions}
     if CompanionKind.MMPROJ in kinds and plan.context.pooling is not None:
         raise BadPlan("embeddings are made of text alone: plan without --mmproj, or without --pooling")
-    paths = (plan.model.path, *(each.path for each in plan.companions))
+    paths = (plan.model.path, *(companion.path for companion in plan.companions))
     if away := [path for path in paths if is_remote(path)]:
         raise BadPlan(
             f"{away[0]} can be planned but not loaded from there; download it first"
@@ -69,7 +69,7 @@ def check_loadable(plan: "Plan") -> None:
         raise BadPlan(
             f"{absent[0]} is in the plan but not in this machine; plan without --gpu to load it here"
         )
-    for companion in (each for each in plan.companions if each.kind is CompanionKind.DRAFT):
+    for companion in (companion for companion in plan.companions if companion.kind is CompanionKind.DRAFT):
         reason = drafts.refusal(_draft_facts(plan.model.path), _draft_facts(companion.path))
         if reason is not None:
             raise BadPlan(f"{companion.name} cannot draft for {plan.model.name}: {reason}")
