@@ -20,7 +20,7 @@ from vram_llm.errors import EngineDied, VramLLMError
 from vram_llm.planner.types import Plan
 from vram_llm.stderr_reason import environment, reason
 
-NOTICES = "vram_llm.notices"  # the logger for notices to the person who runs the server
+NOTICES = "vram_llm.notices"  # the logger for notices to the server's operator
 log = logging.getLogger("vram_llm.engine")
 notices = logging.getLogger(NOTICES)
 

@@ -84,7 +84,7 @@ class StepEvents(msgspec.Struct, tag=True):
 
 
 class Notice(msgspec.Struct, tag=True):
-    """A sentence for the person who runs the server."""
+    """A sentence for the server's operator."""
 
     text: str
 

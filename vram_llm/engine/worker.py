@@ -118,7 +118,7 @@ class Worker:
         speed_check: SpeedCheck,
         seconds: float,
     ) -> None:
-        """Send what a step of `seconds` produced, and the engine's stats where they are due."""
+        """Send the results of a step of `seconds`, and the engine's stats if they are due."""
         tick, events = output
         n_tokens = len(events if tick is None else tick.tokens)
         notice = speed_check.observe(model.batch.n_rows, n_tokens, seconds)

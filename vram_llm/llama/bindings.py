@@ -176,8 +176,8 @@ get_memory_breakdown = (
     if sys.platform == "linux"
     else None
 )
-# llama_context::sched_reserve: makes the compute buffers again where something has changed since, as at the
-# next decode; with adapters set, that is what they come to
+# llama_context::sched_reserve makes the compute buffers again if something has changed, as the next decode
+# would; after adapters are set, the buffers then have their final size
 sched_reserve = (
     declare("_ZN13llama_context13sched_reserveEv", None, Pointer) if sys.platform == "linux" else None
 )

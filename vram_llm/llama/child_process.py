@@ -22,7 +22,7 @@ _KINDS = {kind.__name__: kind for kind in (BadPlan, ModelRefused, NotBuilt, Work
 
 
 class Refusal(msgspec.Struct, frozen=True, tag=True):
-    """The error in place of a result: its type and message."""
+    """The error that replaces a result: its type and message."""
 
     kind: str
     sentence: str

@@ -85,7 +85,7 @@ class Vocab:
     def note_plain(self, token: int) -> None:
         """Keep the text of a token in `plain`, if it is ASCII wherever the token stands.
 
-        Not that of a token that ends a generation or is none of a text's: those are shown, or not.
+        Control tokens and tokens that end a generation are left out: they may be hidden.
         """
         piece = self.piece(token)  # none for control tokens
         if piece and piece.isascii() and token not in self._eog:

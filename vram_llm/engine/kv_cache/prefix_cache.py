@@ -197,7 +197,7 @@ class PrefixCache:
         self._slots.release(slot)
 
     def give_up(self, sequence: Sequence) -> None:
-        """Drop what is kept for a waiting sequence that will not run again."""
+        """Drop the states of a waiting sequence that will not run again."""
         self._offload.drop_saved_state(sequence)
 
     # -- beginning -------------------------------------------------------------------------------

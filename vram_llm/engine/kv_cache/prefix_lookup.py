@@ -71,7 +71,7 @@ class PrefixLookup:
     def _pays_to_take(self, node: RadixNode, length: int) -> bool:
         """Whether an idle slot that holds these tokens may lose the tokens it holds after them.
 
-        Where another slot is free, it may lose at most as many as are reused.
+        If another slot is free, it may lose at most as many tokens as are reused.
         """
         end = self.slots.tree.end_of(self.source(node)).end
         return not self.slots.free or end - length <= length
@@ -113,9 +113,9 @@ class PrefixLookup:
         return n_pinned
 
     def source(self, node: RadixNode) -> int:
-        """The slot whose cells are shared: one that rests at `node`, else a running one, in use anyway.
+        """The slot whose cells are shared: an idle one at `node`, else a running one.
 
-        Where slots cannot share: the idle slot that would lose least.
+        If slots cannot share cells: the idle slot that would lose least.
         """
         slots = self.slots
         resting = slots.resting_at(node) if slots.memory.is_stateful else None

@@ -77,7 +77,7 @@ class RadixTree:
         return [slot for slot in node.slots if self._ends[slot] is node]
 
     def hold(self, slot: int, tokens: Tokens) -> None:
-        """Note that a slot computed `tokens`, which begin with what it held before."""
+        """Note that a slot computed `tokens`, which begin with the tokens it held before."""
         node = self.end_of(slot)
         while (length := node.end) < len(tokens):
             child = node.children.get(tokens[length])

@@ -1,4 +1,4 @@
-"""The slots of llama.cpp's memory: which run, which are idle, which are free, and what each holds.
+"""The slots of llama.cpp's memory: running, idle and free ones, and the tokens of each.
 
 A slot is a sequence id of llama.cpp. It runs (a request computes in it), is idle (it holds the tokens of a
 finished request, for later ones to reuse) or is free. Slots above those for requests are for parking: no
@@ -98,7 +98,7 @@ class SlotTable:
         sequence.slot, sequence.n_cached = slot, length
 
     def leave(self, sequence: Sequence) -> None:
-        """A sequence computes in its slot no longer; the slot keeps what it holds."""
+        """The sequence no longer runs in its slot; the slot keeps its tokens."""
         del self.running[sequence.slot]
         sequence.slot, sequence.n_cached, sequence.n_in_tree, sequence.checkpoint_positions = -1, 0, 0, []
         self._counted = None
@@ -129,7 +129,7 @@ class SlotTable:
         self.tree.share(source, slot, node)
 
     def park(self, slot: int) -> None:
-        """Move what a slot holds to one for parking. There has to be a free one."""
+        """Move a slot's cells to a parking slot. One parking slot must be free."""
         parked = self.free_to_park.pop()
         self.share(slot, parked, self.tree.end_of(slot))
         self.idle.add(parked)

@@ -8,7 +8,7 @@ from vram_llm.engine.request import Likelihood, TokenCandidate
 from vram_llm.engine.sampling.numpy_sampler import Logits
 from vram_llm.llama.vocab import Vocab
 
-LEAST = -9999.0  # in place of minus infinity, which JSON cannot write
+LEAST = -9999.0  # replaces minus infinity, which JSON cannot express
 
 
 def likelihood(vocab: Vocab, logits: Logits, token: int, n_top: int) -> Likelihood:

@@ -43,7 +43,7 @@ class Sampler:
         return index if allowed is None else int(allowed[index])
 
     def close(self) -> None:
-        """Free what llama.cpp holds for it. Once only."""
+        """Free llama.cpp's sampler chain. Call it once."""
         if isinstance(self._method, SamplerChain):
             self._method.close()
 

@@ -17,7 +17,7 @@ class LookupDraftable(Draftable, Protocol):
 
 
 class Drafting:
-    """Adds drafts to the chunks of a step. `max_rows` is what the device computes at once."""
+    """Adds drafts to the chunks of a step. `max_rows` is the most rows that the device computes at once."""
 
     def __init__(
         self, scheduler: Scheduler, row_cost: RowCost, draft_model: DraftModelRunner | None, max_rows: int

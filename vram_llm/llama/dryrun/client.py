@@ -136,7 +136,7 @@ class DryRun:
                 return self.ask(msgspec.structs.replace(question, mode=DryRunMode.REAL))
             except EngineDied:
                 self._asks_devices = False
-            except ModelRefused:  # a device that is gone; or what a virtual one refuses as well
+            except ModelRefused:  # the device is gone, or virtual devices refuse the model too
                 pass
         return self.ask(question)
 

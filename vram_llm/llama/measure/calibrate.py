@@ -18,7 +18,7 @@ def calibrate(
 
     `on_progress` receives the share done.
 
-    Raises EngineDied if llama.cpp ends or hangs, and what the child meets: ModelRefused, BadPlan,
+    Raises EngineDied if llama.cpp ends or hangs, and the child's errors: ModelRefused, BadPlan,
     WorkerUnreachable, NotBuilt.
     """
     name = "the host" if device is None else device.name

@@ -31,7 +31,7 @@ _get = b.declare("ggml_backend_tensor_get", None, b.Pointer, b.Pointer, ctypes.c
 def transfers(device: int) -> tuple[Transfer, ...]:
     """Times to fetch and to send a few bytes and a few megabytes: medians, with the sizes in turn.
 
-    A worker does not answer what it is sent, so a few bytes are fetched after it, and their time taken off.
+    A worker does not confirm received data. So a few bytes are read after it, and their time is subtracted.
     Raises ModelRefused if the device has no room.
     """
     ctx = _init(_InitParams(2**16, None, True))

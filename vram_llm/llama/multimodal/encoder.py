@@ -1,9 +1,9 @@
-"""Images in prompts, by libmtmd: it decodes them, cuts them into rows, encodes and computes these.
+"""Images in prompts, by libmtmd: it decodes images, cuts them into rows, encodes and computes the rows.
 
-A prompt becomes runs of tokens and, between them, images; what a model wants around an image (begin and end
-tokens, slices of a large one) libmtmd adds. Rows, positions and masks are those of mtmd_helper_* in
-tools/mtmd/mtmd-helper.cpp: several rows at one position where the model's rotary embedding has dimensions for
-height and width (M-RoPE), and no causal mask among the rows of one image where the model wants none.
+A prompt becomes runs of tokens with images between them. libmtmd adds the tokens that a model needs around an
+image (begin and end tokens, slices of a large image). Rows, positions and masks are those of mtmd_helper_* in
+tools/mtmd/mtmd-helper.cpp. If the model's rotary embedding has dimensions for height and width (M-RoPE),
+several rows share one position. Some models have no causal mask among the rows of one image.
 """
 
 import ctypes
