@@ -127,9 +127,13 @@ def test_devices_of_unknown_speed_take_a_longer_context_too(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("flag", "default", "why"),
     [
-        ("--n-ctx", Workload().n_ctx, "costs at most 5% of the tokens per second"),
-        ("--parallel", 4, "that of llama-server and LM Studio"),
-        ("--slots-ram", Workload().serving.slots_ram_bytes, "a quarter of what is left, at most 8 GiB"),
+        ("--n-ctx", Workload().n_ctx, "loses at most 5% of the tokens per second"),
+        ("--parallel", 4, "llama-server and LM Studio have the same default"),
+        (
+            "--slots-ram",
+            Workload().serving.slots_ram_bytes,
+            "a quarter of the host memory that the plan leaves, at most 8 GiB",
+        ),
         ("--expect-depth", Workload().expect_depth, "default: 1024"),
     ],
 )
