@@ -140,3 +140,10 @@ def _for_embeddings(profile: ModelProfile, context: Context, is_whole: bool) -> 
         kv_unified=True,
         flash_attn=FlashAttention.OFF if plain else context.flash_attn,
     )
+
+
+def can_quantize_cache(profile: ModelProfile, workload: Workload) -> bool:
+    """Whether q8_0 makes the requested KV cache smaller, and llama.cpp supports it for this model."""
+    is_full = (workload.kv_type_k, workload.kv_type_v) == ("f16", "f16") and profile.kv_bytes_per_token > 0
+    has_blocks = not (profile.head_k % 32 or profile.head_v % 32)
+    return is_full and has_blocks and workload.flash_attn is not FlashAttention.OFF

@@ -7,20 +7,20 @@ from vram_llm.machine.types import Machine
 from vram_llm.model.profile import TENSOR_ALIGNMENT, ModelProfile
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.search.search import Candidate
-from vram_llm.planner.types import HOST, Companion, Context, Workload
+from vram_llm.planner.types import HOST, Companion, Workload
 from vram_llm.units import format_bytes, format_count
 
 
 def refusal(
     profile: ModelProfile,
     machine: Machine,
-    estimate: Estimate,
-    context: Context,
-    reserve_bytes: int,
+    workload: Workload,
+    chosen: Candidate,
     ways: Sequence[Way],
     companions: Sequence[Companion] = (),
 ) -> str:
     """One sentence for a model that does not fit, with changes to try."""
+    estimate, context = chosen.estimate, chosen.context
     names = {device.id: device.name for device in machine.devices}
     short = [
         f"{names[device.id]} ({device.id}) is {format_bytes(device.over_bytes)} short"
@@ -28,9 +28,10 @@ def refusal(
         if device.over_bytes > 0
     ]
     if estimate.host.over_bytes > 0:
-        host = estimate.host
+        host, n_layers = estimate.host, chosen.placement.cpu_layers
+        of_layers = f" for {n_layers} of {profile.n_layers} layers" if n_layers else ""
         short.append(
-            f"the computer's memory is {format_bytes(host.over_bytes)} short "
+            f"the computer's memory is {format_bytes(host.over_bytes)} short{of_layers} "
             f"({format_bytes(host.total_bytes)} needed, {format_bytes(machine.host.available_bytes)} free)"
         )
     at = f"at {format_count(context.n_ctx)} context"
@@ -42,7 +43,7 @@ def refusal(
     if all(device.over_bytes <= 0 for device in estimate.devices):
         return f"{head}; close other programs, or take a smaller quantisation"
     needed = sum(use.total_bytes for use in estimate.devices)
-    usable = sum(device.budget_bytes(reserve_bytes) for device in machine.devices)
+    usable = sum(device.budget_bytes(workload.reserve_bytes) for device in machine.devices)
     if needed <= usable:
         return f"{head}; the devices together have room, but no cut of whole layers fits each device"
     return (

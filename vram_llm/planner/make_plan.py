@@ -13,7 +13,13 @@ from vram_llm.planner.search.auto_context import plan_auto_context
 from vram_llm.planner.search.fitting_ways import fitting_ways
 from vram_llm.planner.search.idle_devices import idle_notes, with_idle
 from vram_llm.planner.search.on_card_context import on_card_prices
-from vram_llm.planner.search.search import Candidate, expected_speed, plan_largest_context, plan_placement
+from vram_llm.planner.search.search import (
+    Candidate,
+    expected_speed,
+    plan_fewest_on_host,
+    plan_largest_context,
+    plan_placement,
+)
 from vram_llm.planner.speed_notes import speed_notes
 from vram_llm.planner.types import (
     PLAN_VERSION,
@@ -108,18 +114,16 @@ def _does_not_fit(
     companions: tuple[Companion, ...],
     exact: MeterFor | None,
 ) -> DoesNotFit:
-    """What is short, and what would fit."""
+    """What is short, and what would fit.
+
+    If the planner may put layers on the host, the host's memory is short: the devices hold what they can.
+    """
     ways = fitting_ways(profile, machine, workload, chosen, exact)
+    is_free = workload.n_gpu_layers is None and workload.tensor_split is None
+    if is_free and machine.devices and chosen.estimate.host.over_bytes <= 0:
+        chosen = plan_fewest_on_host(profile, machine, workload, chosen.context)
     return DoesNotFit(
-        explain.refusal(
-            profile,
-            machine,
-            chosen.estimate,
-            chosen.context,
-            workload.reserve_bytes,
-            ways,
-            companions,
-        ),
+        explain.refusal(profile, machine, workload, chosen, ways, companions),
         short_bytes=chosen.estimate.short_bytes,
         ways=ways,
         host_is_short=chosen.estimate.host.over_bytes > 0,

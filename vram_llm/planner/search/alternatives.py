@@ -8,11 +8,12 @@ from functools import partial
 from vram_llm.errors import BadPlan, EngineDied, ModelRefused
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.context import can_quantize_cache
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.llama_split import device_of_layers, placement_flags, placement_of
 from vram_llm.planner.memory.analytic import is_pipelined, swa_cells
 from vram_llm.planner.memory.flash_attention import uses_flash_attention
-from vram_llm.planner.search.fitting_ways import has_smaller_kv, longest_on_cards
+from vram_llm.planner.search.fitting_ways import longest_on_cards
 from vram_llm.planner.search.search import Candidate, analytic, plan_placement
 from vram_llm.planner.types import Alternative, Context, FlashAttention, MeterFor, Objective, Workload
 from vram_llm.units import format_count, typed_count
@@ -131,7 +132,7 @@ def _changes(
     context = chosen.context
     has_draft = workload.draft is not None  # changes of its context, which is the model's, are not offered
     small = {"kv_type_k": "q8_0", "kv_type_v": "q8_0"}
-    has_small = has_smaller_kv(profile, workload)
+    has_small = can_quantize_cache(profile, workload)
     if chosen.placement.cpu_layers and not has_draft and workload.n_gpu_layers is None:
         kinds: list[tuple[tuple[str, ...], dict[str, str]]] = [((), {})]
         kinds += [(("--kv-type", "q8_0"), small)] if has_small else []

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.context import CTX_STEP, resolve_context
+from vram_llm.planner.context import CTX_STEP, can_quantize_cache, resolve_context
 from vram_llm.planner.memory.analytic import is_pipelined
 from vram_llm.planner.search.search import (
     Candidate,
@@ -28,7 +28,7 @@ from vram_llm.planner.search.search import (
     plan_placement,
 )
 from vram_llm.planner.speed import Predictor
-from vram_llm.planner.types import ContextPrice, FlashAttention, MeterFor, Workload
+from vram_llm.planner.types import ContextPrice, MeterFor, Workload
 
 STEP = Workload.DEFAULT_N_CTX
 FINE_STEP = 1024
@@ -180,13 +180,6 @@ class _Plans:
             tokens_per_s=expected_speed(self._profile, self._machine, self._workload, other).tokens_per_s,
             method=other.estimate.method,
         )
-
-
-def can_quantize_cache(profile: ModelProfile, workload: Workload) -> bool:
-    """Whether q8_0 makes the requested KV cache smaller, and llama.cpp supports it for this model."""
-    is_full = (workload.kv_type_k, workload.kv_type_v) == ("f16", "f16") and profile.kv_bytes_per_token > 0
-    has_blocks = not (profile.head_k % 32 or profile.head_v % 32)
-    return is_full and has_blocks and workload.flash_attn is not FlashAttention.OFF
 
 
 def _shorter(

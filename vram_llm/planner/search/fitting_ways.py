@@ -6,7 +6,7 @@ from dataclasses import replace
 from vram_llm.errors import BadPlan, ModelRefused, Way
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.context import ctx_step
+from vram_llm.planner.context import can_quantize_cache, ctx_step
 from vram_llm.planner.llama_split import placement_flags
 from vram_llm.planner.memory.analytic import is_pipelined
 from vram_llm.planner.search.search import Candidate, plan_largest_context, plan_placement
@@ -15,7 +15,6 @@ from vram_llm.planner.types import HOST, MeterFor, Workload
 from vram_llm.units import MIB, typed_count
 
 _SMALLER_KV = "q8_0"
-_KV_BLOCK = 32  # values per q8_0 block; a head's size must be a multiple
 
 
 def fitting_ways(
@@ -57,7 +56,7 @@ def _changes(
     small = replace(workload, kv_type_k=_SMALLER_KV, kv_type_v=_SMALLER_KV)
     kv_flags = ("--kv-type", _SMALLER_KV)
     kinds: list[tuple[Workload, tuple[str, ...]]] = [(workload, ())]
-    kinds += [(small, kv_flags)] if has_smaller_kv(profile, workload) else []
+    kinds += [(small, kv_flags)] if can_quantize_cache(profile, workload) else []
     for kind, flags in kinds:
         if flags:
             yield replace(kind, n_ctx=n_wanted, largest_ctx=False), flags
@@ -74,12 +73,6 @@ def _changes(
             replace(workload, reserve_bytes=reserve_mib * MIB),
             ("--reserve-mib", str(reserve_mib)),
         )
-
-
-def has_smaller_kv(profile: ModelProfile, workload: Workload) -> bool:
-    """Whether the KV cache is f16 and can be q8_0."""
-    is_large = (workload.kv_type_k, workload.kv_type_v) == ("f16", "f16") and profile.kv_bytes_per_token > 0
-    return is_large and not (profile.head_k % _KV_BLOCK or profile.head_v % _KV_BLOCK)
 
 
 def longest_on_cards(profile: ModelProfile, machine: Machine, workload: Workload) -> int | None:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.search.auto_context import FINE_STEP, can_quantize_cache
+from vram_llm.planner.context import can_quantize_cache
+from vram_llm.planner.search.auto_context import FINE_STEP
 from vram_llm.planner.search.search import Candidate, expected_speed, last_holding, plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import ContextPrice, Workload

@@ -305,6 +305,19 @@ def choose_placement(
     return best if meter(best).fits or not ids else cutter.cut(0)
 
 
+def plan_fewest_on_host(
+    profile: ModelProfile, machine: Machine, workload: Workload, context: Context
+) -> Candidate:
+    """The placement with the fewest layers on the host that fits the devices, whatever the host's memory is.
+
+    By the analytic meter, and by memory alone.
+    """
+    meter = analytic(profile, machine, workload, context)
+    cutter = Cutter(meter, profile.n_layers)
+    placement = cutter.cut(_fewest_on_host(cutter, profile.n_layers))
+    return Candidate(context, placement, meter(placement))
+
+
 def _fewest_on_host(cutter: Cutter, n_layers: int) -> int:
     """The least number of items on the host with which the other items fit the devices."""
     if cutter.fits(0):
