@@ -32,7 +32,7 @@ _NO_FLAGS = {
     **dict.fromkeys(("-cb", "--cont-batching"), "sequences are always batched continuously"),
     **dict.fromkeys(
         ("-ncmoe", "--n-cpu-moe", "-cmoe", "--cpu-moe", "-ot", "--override-tensor"),
-        "the plan decides which experts stay on the host",
+        "the plan moves whole layers to the host, not experts alone",
     ),
     **dict.fromkeys(("-sm", "--split-mode", "-mg", "--main-gpu"), "the plan decides; see --tensor-split"),
 }

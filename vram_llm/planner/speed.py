@@ -120,20 +120,27 @@ class Predictor:
         return max(basis, _least_trusted([speed.row_flops_per_s for speed in speeds]), key=_TRUST.index)
 
     def decode_costs(self, device_id: str, rows: int) -> Costs:
-        """Seconds of a decode step of `rows` streams on a device."""
+        """Seconds of a decode step of `rows` streams on a device.
+
+        The weights of a layer never take longer for all rows together than for one row after the other.
+        """
         speed = self._speed(device_id)
         per_byte, per_flop = 1 / speed.read_bytes_per_s.value, 0.0
         if speed.row_flops_per_s is not None:
             per_flop = (rows - 1) / speed.row_flops_per_s.value
+
+        def together(n_bytes: float, n_bytes_of_one: float, params: float) -> float:
+            return min(n_bytes * per_byte + 2 * params * per_flop, rows * n_bytes_of_one * per_byte)
+
         layers = [
             0.0
             if layer.is_draft
             else speed.layer_overhead_s.value
-            + (_weight_bytes(layer, rows) + self._kept_bytes(layer, rows)) * per_byte
-            + 2 * params * per_flop
+            + together(_weight_bytes(layer, rows), _weight_bytes(layer, 1), params)
+            + self._kept_bytes(layer, rows) * per_byte
             for layer, params in zip(self._profile.layers, self._params, strict=True)
         ]
-        output = _n_bytes(self._output) * per_byte + 2 * self._output_params * per_flop
+        output = together(_n_bytes(self._output), _n_bytes(self._output), self._output_params)
         in_and_out = self._crossing_s(device_id, 2 * rows * self._profile.n_embd)
         logits = self._crossing_s(device_id, rows * (self._profile.vocab_size - self._profile.n_embd))
         return Costs(speed.step_overhead_s.value + in_and_out, _sums([*layers, output + logits]))

@@ -29,24 +29,17 @@ class WayEffect:
 
 
 def ranked_ways(plan: Plan) -> tuple[Alternative, ...]:
-    """Every alternative with flags: first those that fit on the cards, sorted by gain."""
-    typed = [other for other in plan.alternatives if other.flags]
-    return tuple(
-        sorted(
-            typed,
-            key=lambda other: (not other.fits, other.placement.cpu_layers > 0, -effect(plan, other).gain),
-        )
-    )
+    """Every alternative with flags that fits: first those on the cards, sorted by gain."""
+    typed = [other for other in plan.alternatives if other.flags and other.fits]
+    return tuple(sorted(typed, key=lambda other: (other.placement.cpu_layers > 0, -effect(plan, other).gain)))
 
 
 def useful_ways(plan: Plan) -> tuple[Alternative, ...]:
-    """The ranked ways that fit, gain something and put no more layers on the CPU."""
+    """The ranked ways that gain something and put no more layers on the CPU."""
     return tuple(
         other
         for other in ranked_ways(plan)
-        if other.fits
-        and other.placement.cpu_layers <= plan.placement.cpu_layers
-        and _gains_something(effect(plan, other))
+        if other.placement.cpu_layers <= plan.placement.cpu_layers and _gains_something(effect(plan, other))
     )
 
 
@@ -71,8 +64,6 @@ def in_words(plan: Plan, other: Alternative) -> str:
 def _words(plan: Plan, other: Alternative) -> Iterator[str]:
     changed = effect(plan, other)
     rate = _rate(plan, other.speed)
-    if not other.fits:
-        yield "does not fit"
     if rate is not None:
         yield f"{rate:,.3g} tok/s{_signed(changed.tokens_per_s)}"
     if plan.context.pooling is None and abs(changed.prompt_tokens_per_s) >= 2 * _SEEN:
@@ -84,7 +75,7 @@ def _words(plan: Plan, other: Alternative) -> Iterator[str]:
         roughly = "~" if other.estimate.method == "analytic" else ""
         yield f"{verb} {roughly}{format_bytes(abs(change))}"
     if layers := other.placement.cpu_layers:
-        yield f"{layers} layers on the CPU"
+        yield f"{layers} layer{'s' if layers > 1 else ''} on the CPU"
     elif plan.placement.cpu_layers:
         yield "all layers on the cards"
 

@@ -70,7 +70,7 @@ def device_uses(plan: Plan) -> tuple[DeviceUse, ...]:
         rows.append(
             DeviceUse(
                 id=HOST,
-                name="CPU, memory",
+                name="this computer",
                 layers=count,
                 used_bytes=host.total_bytes,
                 budget_bytes=host.budget_bytes,

@@ -5,7 +5,7 @@ chosen if it puts no more layers on the host and costs at most 5 % of the tokens
 predicted at the same depth: attention over a longer past is slower in every plan, so depth is no cost of the
 context. A context costs speed if it needs another card or moves layers to a slower one. Unknown speeds are
 assumed. Contexts are multiples of 8k or the trained length. If 8k does not fit, the longest multiple of 1k
-that fits is chosen. If no layer is on a device, the host holds the whole context, and it stays at 8k.
+that fits is chosen. If most layers are on the host, so is most of the context, and it stays at 8k.
 
 The analytic meter finds the context. The exact meter confirms it and the next one. The plan lists the cost of
 other contexts as ContextPrice. The longest context and the one with q8_0 come from the analytic meter, which
@@ -49,7 +49,8 @@ def plan_auto_context(
     trained = max(profile.context_length // CTX_STEP * CTX_STEP, CTX_STEP)
     if not usual.estimate.fits:
         return _shorter(profile, machine, workload, exact, usual), ()
-    if usual.placement.n_gpu_layers == 0 or usual.context.n_ctx >= trained:
+    is_on_host = 2 * usual.placement.cpu_layers > profile.n_layers or usual.placement.n_gpu_layers == 0
+    if is_on_host or usual.context.n_ctx >= trained:
         return usual, ()
     plans = _Plans(profile, machine, workload, exact, usual)
     sizes = [n for n in range(STEP, trained, STEP) if n > usual.context.n_ctx] + [trained]

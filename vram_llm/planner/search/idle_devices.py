@@ -39,10 +39,12 @@ def with_idle(
             relieved = plan_with_all(profile, rig, replace(balanced, objective=workload.objective))
             other = relieved if kind[0].id in relieved.placement.device_order else other
         after = {use.id: use.total_bytes for use in other.estimate.devices}
+        is_used = kind[0].id in other.placement.device_order
+        flags = (*pinned_context(workload, chosen), *placement_flags(other.placement)) if is_used else ()
         alternatives.append(
             Alternative(
                 name=with_name(kind[0]),
-                flags=(*pinned_context(workload, chosen), *placement_flags(other.placement)),
+                flags=flags,
                 context=other.context,
                 placement=other.placement,
                 estimate=other.estimate,
