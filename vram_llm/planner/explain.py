@@ -28,10 +28,12 @@ def refusal(
         if device.over_bytes > 0
     ]
     if estimate.host.over_bytes > 0:
-        host, n_layers = estimate.host, chosen.placement.cpu_layers
-        of_layers = f" for {n_layers} of {profile.n_layers} layers" if n_layers else ""
+        host, n_on_host = estimate.host, chosen.placement.cpu_layers
+        n_held, held = profile.n_layers - n_on_host, ""
+        if machine.devices and n_on_host:
+            held = f"the devices hold {n_held} of {profile.n_layers} layers, and for the others "
         short.append(
-            f"the computer's memory is {format_bytes(host.over_bytes)} short{of_layers} "
+            f"{held}the computer's memory is {format_bytes(host.over_bytes)} short "
             f"({format_bytes(host.total_bytes)} needed, {format_bytes(machine.host.available_bytes)} free)"
         )
     at = f"at {format_count(context.n_ctx)} context"
@@ -41,7 +43,8 @@ def refusal(
     if ways:
         return f"{head}; what would fit: {', or '.join(map(str, ways))}"
     if all(device.over_bytes <= 0 for device in estimate.devices):
-        return f"{head}; close other programs, or take a smaller quantisation"
+        other_card = " or another card" if machine.devices else ""
+        return f"{head}; close other programs, or take a smaller quantisation{other_card}"
     needed = sum(use.total_bytes for use in estimate.devices)
     usable = sum(device.budget_bytes(workload.reserve_bytes) for device in machine.devices)
     if needed <= usable:
