@@ -26,6 +26,8 @@ from tests.test_journeys import Serving, serving
 from tests.workers import await_listening, free_ports
 from tools.random_model import write_llama
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[1]
 BIG = "Llama-3_3-Nemotron-Super-49B-v1_5-Q8_0-00001-of-00002.gguf"
 GENERATED = "docs/cli.md"  # written from --help; tests/scripts/test_cli_reference.py
@@ -34,7 +36,6 @@ DOCUMENTS = ("README.md", "NOTES.md", *sorted(
 ))  # fmt: skip
 NOT_RUN = {
     "make setup": "has run, or these tests would not",
-    "make format": "would change the checkout",
     "make demo": "stays until Ctrl+C; CI runs `make demo ONCE=1` before the tests",
     "make test": "is what runs these tests",
     ". .venv/bin/activate": "is for a shell",
@@ -42,7 +43,6 @@ NOT_RUN = {
     "python examples/embeddings.py QUESTION TEXT TEXT": "names no texts; tests/test_examples.py runs it",
     'python examples/vision.py PICTURE.png "What is this?"': "names no picture; tests/test_examples.py does",
     "python -m examples.modernizer FOLDER --context 32768": "names no folder; tests/examples runs it",
-    "vram-llm pull hf:ORG/REPO:Q4_K_M": "names no model; tests/cli/test_pull.py pulls from a hub here",
 }
 
 

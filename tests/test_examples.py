@@ -17,6 +17,8 @@ from tests.pictures import png
 from tests.test_journeys import Serving, serving
 from tools.random_model import write_llama
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 

@@ -8,6 +8,7 @@ import pytest
 import vram_llm
 
 
+@pytest.mark.process
 def test_importing_the_package_imports_nothing_heavy() -> None:
     script = (
         "import sys, vram_llm; print(*(m for m in sys.modules if m.startswith('vram_llm') or m == 'numpy'))"
@@ -26,6 +27,7 @@ def test_every_name_of_the_front_door_is_there(name: str) -> None:
     assert getattr(vram_llm, name) is not None
 
 
+@pytest.mark.process
 def test_plan_is_the_function_also_after_its_parts_were_imported() -> None:
     script = "import vram_llm.planner.types, vram_llm; from vram_llm.workflows import planning; "
     script += "assert vram_llm.plan is planning.plan"

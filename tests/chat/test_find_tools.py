@@ -12,6 +12,8 @@ from vram_llm.chat.history import shown
 from vram_llm.chat.reader import Parser
 from vram_llm.chat.template import ChatTemplate
 
+pytestmark = pytest.mark.process  # computes for many seconds
+
 NO_TOOLS = {  # templates that show no tools to the model: a system message of ours does
     "HuggingFaceTB-SmolLM3-3B": "this edition has lost its list of tools",
     "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": "shows calls, and no tools",

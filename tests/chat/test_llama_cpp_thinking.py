@@ -16,6 +16,8 @@ from vram_llm.chat.dialect import Dialect, dialect_of
 from vram_llm.chat.reader import Parser
 from vram_llm.chat.template import ChatTemplate
 
+pytestmark = pytest.mark.process  # computes for many seconds
+
 T, C = "I'm\nthinking <b>", "Hello, `</b>`!\nWhat's [up]?"
 OPENED = f"{T}\n</think>\n\n{C}"  # by the prompt
 WRITTEN = f"<think>\n{T}\n</think>\n\n{C}"

@@ -89,6 +89,7 @@ def test_stays_inside_the_terminal(name: str, columns: int, tmp_path: Path) -> N
     assert "…" not in shown
 
 
+@pytest.mark.process
 def test_plain_characters_where_the_output_has_no_others(tmp_path: Path) -> None:
     path = zoo.write(zoo.gemma3(2), tmp_path / "m.gguf")
     code = "from vram_llm.cli.analyze import command; command()"
@@ -110,6 +111,7 @@ def test_errors_are_raised_for_the_front_to_print(nemotron: Path) -> None:
     assert isinstance(analyze("gone.gguf").exception, ModelNotFound)
 
 
+@pytest.mark.process
 def test_json_is_made_without_heavy_imports(tmp_path: Path) -> None:
     path = zoo.write(zoo.llama(1), tmp_path / "m.gguf")
     code = (

@@ -16,6 +16,8 @@ from tests.cli.running import PATIENCE_S, command, environment, run
 from tests.test_journeys import Serving, serving
 from tools.random_model import write_llama
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:

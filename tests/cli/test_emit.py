@@ -13,6 +13,8 @@ from tools.random_model import write_llama
 from vram_llm.planner.export.formats import FORMATS
 from vram_llm.units import GIB
 
+pytestmark = pytest.mark.process
+
 RIG = ["--gpu", "RTX 4080 Laptop", "--gpu", "2x RTX 3090 Ti"]
 TINY = ["--n-ctx", "512", "--parallel", "2", "--reserve-mib", "0"]
 

@@ -10,6 +10,8 @@ from tests.cli.running import run
 from tests.zoo.loadable import LOADABLE, write_loadable
 from tools.random_model import write_llama
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -11,6 +11,8 @@ from tests import zoo
 from tests.cli.running import PATIENCE_S, command, environment
 from tools.random_model import write_llama
 
+pytestmark = pytest.mark.process
+
 
 def run(
     home: Path, *args: str, columns: int = 200, encoding: str = "utf-8"

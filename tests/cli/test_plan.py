@@ -12,6 +12,8 @@ from tests.cli.running import run
 from tools.random_bert import write_bert
 from tools.random_model import write_llama
 
+pytestmark = pytest.mark.process
+
 RIG = ["--gpu", "RTX 4080 Laptop", "--gpu", "2x RTX 3090 Ti"]
 
 

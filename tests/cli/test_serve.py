@@ -24,6 +24,8 @@ from vram_llm.server.config import ServerConfig
 from vram_llm.units import GIB
 from vram_llm.workflows import detection
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Serving]:

@@ -12,6 +12,8 @@ from tests import zoo
 from tests.cli.running import command, environment
 from tools.random_model import write_llama
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -59,6 +59,7 @@ def test_a_wrong_command_line_is_one_sentence(line: str, expected: str) -> None:
     assert message.endswith(" --help` explains)")
 
 
+@pytest.mark.process
 def test_usage_is_not_printed_and_the_code_is_64() -> None:
     done = run("list")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (64, "", 1)
@@ -124,12 +125,14 @@ def test_aliases_with_commas() -> None:
     assert config.aliases == ("gpt-4o", "mine", "other")
 
 
+@pytest.mark.process
 def test_context_0_is_what_the_model_was_trained_on(tmp_path: Path) -> None:
     model = zoo.write(zoo.llama(), tmp_path / "8b.gguf")
     plan = json.loads(run("plan", "-m", model, "-c", "0", "-np", "1", "--gpu", "4090 48GB", "--json").stdout)
     assert plan["context"]["n_ctx"] == 131_072 == detection.analyze(str(model)).context_length
 
 
+@pytest.mark.process
 def test_windows_is_refused_with_the_way_to_go_on() -> None:
     code = "import sys; from vram_llm.cli.main import main; sys.platform = 'win32'; main()"
     done = subprocess.run(

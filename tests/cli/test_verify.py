@@ -8,6 +8,8 @@ from tests.cli.running import run
 from tools.random_model import write_llama
 from vram_llm.units import KIB
 
+pytestmark = pytest.mark.process
+
 SMALL = ["--n-ctx", "512", "--parallel", "2"]
 
 

@@ -42,6 +42,8 @@ from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, Workload
 from vram_llm.workflows import detection
 
+pytestmark = pytest.mark.process
+
 # -- loading -------------------------------------------------------------------------------------
 
 

@@ -32,6 +32,8 @@ from vram_llm.errors import (
     ModelRefused,
 )
 
+pytestmark = pytest.mark.process
+
 # -- deaths --------------------------------------------------------------------------------------
 
 

@@ -38,6 +38,8 @@ from vram_llm.planner.types import Plan, Serving, Workload
 from vram_llm.units import MIB
 from vram_llm.workflows import planning
 
+pytestmark = pytest.mark.process
+
 GREEDY = SamplingParams(temperature=0)
 BEFORE, AFTER = "What is there to be seen in this picture, the one here? ", " Say it."
 Answer = list[TokenEvent]

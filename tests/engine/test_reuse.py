@@ -19,6 +19,8 @@ from vram_llm.llama.model import LoadedModel
 from vram_llm.planner.types import Serving
 from vram_llm.units import MIB
 
+pytestmark = pytest.mark.process  # computes for many seconds
+
 GREEDY = SamplingParams(temperature=0)
 N_SHARED = 400  # tokens that the prompts of these tests begin with
 Answer = list[TokenEvent]

@@ -37,6 +37,8 @@ from vram_llm.planner.types import HOST, Companion, CompanionKind, Lora, Placeme
 from vram_llm.units import GIB, MIB
 from vram_llm.workflows import planning, serving, verification
 
+pytestmark = pytest.mark.process
+
 _ASKED = re.compile(r"\[alloc_buffer\] device: \d+, size: (\d+) ")
 _SERVE = """
 import logging, sys

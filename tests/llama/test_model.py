@@ -19,6 +19,8 @@ from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, Plan, Workload
 from vram_llm.workflows import detection
 
+pytestmark = pytest.mark.process
+
 
 def test_what_a_model_says_of_itself(model: LoadedModel, tiny_model: Path) -> None:
     profile = detection.analyze(str(tiny_model))

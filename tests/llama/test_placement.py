@@ -21,6 +21,8 @@ from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, Objective, Placement, Plan, Workload
 
+pytestmark = pytest.mark.process
+
 N_LAYERS = {"uneven": 11, "tied": 7, "wide": 5}
 _ASSIGNED = re.compile(r"load_tensors: layer +(\d+) assigned to device (\w+)")
 

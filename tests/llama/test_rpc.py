@@ -15,6 +15,8 @@ from vram_llm.llama import rpc
 from vram_llm.machine.types import DeviceKind, Source
 from vram_llm.units import GIB, MIB
 
+pytestmark = pytest.mark.process
+
 
 def test_a_workers_facts(workers: tuple[str, ...]) -> None:
     """A CPU worker reports the whole host's memory as its own."""

@@ -217,6 +217,7 @@ def test_an_address_of_no_file(address: str) -> None:
         read_header(address)
 
 
+@pytest.mark.process
 def test_a_local_model_needs_no_http_client() -> None:
     script = "import sys, vram_llm; vram_llm.analyze('demo'); print('httpx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

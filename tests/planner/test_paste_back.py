@@ -22,6 +22,8 @@ from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.types import Plan
 from vram_llm.units import GIB
 
+pytestmark = pytest.mark.process  # computes for many seconds
+
 MODELS = {**zoo.PUBLISHED, **zoo.SMALL}
 N_PLANS = 160
 OPTIONS = (

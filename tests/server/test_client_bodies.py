@@ -42,6 +42,7 @@ async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
     return await client.post("/v1/chat/completions", json=body)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "fields",
     [

@@ -25,6 +25,8 @@ from vram_llm.errors import EngineDied
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.types import Plan
 
+pytestmark = pytest.mark.process
+
 EMBEDDER = replace(INFO, pooling=Pooling.MEAN, n_pooled=4)
 RANKER = replace(INFO, pooling=Pooling.RANK, n_pooled=1)
 TEXTS = [f"the {i} dogs walk over the hill" for i in range(40)]

@@ -29,6 +29,8 @@ from vram_llm.server.image_inputs import MAX_IMAGE_BYTES, MAX_IMAGES
 from vram_llm.server.responses import store
 from vram_llm.workflows import planning
 
+pytestmark = pytest.mark.process
+
 CATS = png(1)
 
 

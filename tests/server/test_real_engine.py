@@ -21,6 +21,8 @@ from vram_llm import demo
 from vram_llm.engine.client import EngineClient
 from vram_llm.server.app import create_app
 
+pytestmark = pytest.mark.process
+
 PARAMETERS = {
     "type": "object",
     "properties": {"pen": {"$ref": "#/$defs/Pen"}, "big": {"type": "boolean"}},

@@ -25,6 +25,8 @@ from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.sampling import MOST_TOP_K, SamplerChain
 from vram_llm.planner.types import MOST_BIASED, BackendSampling, Serving
 
+pytestmark = pytest.mark.process  # computes for many seconds
+
 N_VOCAB = 320
 GREEDY = SamplingParams(temperature=0)
 ALONE = Serving(cache_reuse=0)

@@ -40,6 +40,8 @@ from vram_llm.planner.types import (
 )
 from vram_llm.units import GIB
 
+pytestmark = pytest.mark.process
+
 N_PLACEMENTS = 24  # of each model
 CARDS = tuple(
     Device(

@@ -18,6 +18,8 @@ from vram_llm.planner.types import Context, FlashAttention, Meter, Placement, Pl
 from vram_llm.planner.ways import ranked_ways
 from vram_llm.units import GIB, MIB
 
+pytestmark = pytest.mark.process  # computes for many seconds
+
 RIG = machine([LAPTOP, DESKTOP, DESKTOP])
 
 

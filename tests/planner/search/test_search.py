@@ -20,6 +20,8 @@ from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, Objective, Workload
 from vram_llm.units import GIB, MIB
 
+pytestmark = pytest.mark.process  # computes for many seconds
+
 
 @pytest.fixture(scope="module")
 def nemotron(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:

@@ -114,6 +114,7 @@ def dry() -> Iterator[DryRun]:
 
 
 # Fits well, nearly (the analytic meter's caution alone would leave a layer on the host), and not.
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("free_mib", "fits_the_card"), [(24 * 1024, True), (1024 + 9260, True), (8 * 1024, False)]
 )

@@ -16,6 +16,8 @@ from tests.server.fake_engine import FakeEngine, says
 from tests.server.tool_chat import FUNCTION, PARAMETERS, PIECES, TALKER
 from vram_llm.errors import ContextExceeded
 
+pytestmark = pytest.mark.process  # computes for many seconds
+
 USER = {"role": "user", "content": "hi"}
 BODY: dict[str, Any] = {"model": "claude", "max_tokens": 9, "messages": [USER]}
 TOOL = {"name": FUNCTION["name"], "description": "Weather", "input_schema": PARAMETERS}
