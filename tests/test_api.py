@@ -82,7 +82,7 @@ def test_what_verify_measures_is_planned_with(fake_card: FakeCard, verify_on: Ca
     overhead = found.devices[0].overhead
     assert (overhead.held_bytes, overhead.how) == (431 * MIB, OF_PROCESS)
     assert found.within_budget
-    assert "kept" in found.notes[0]
+    assert "stored" in found.notes[0]
     assert overhead_bytes(detection.detect().devices[0]) == 431 * MIB
 
 
@@ -108,7 +108,7 @@ def test_the_built_in_model_teaches_nothing(
     demo = dataclasses.replace(plan_on_cpu().model, path=str(detection.analyze("demo").shards[0].path))
     found = verify_on(detection.detect(), load, model=demo)
     assert found.devices[0].overhead.held_bytes == 300 * MIB
-    assert "not kept" in found.notes[0]
+    assert "not stored" in found.notes[0]
     assert not overhead_store.path().exists()
 
 

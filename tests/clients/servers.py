@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.clients.environments import ROOT, ClientsError
 
 _START_LIMIT_S = 120.0
-_ADDRESS = re.compile(r"serving \S+ at (http://\S+)/v1")
+_ADDRESS = re.compile(r"(http://[^/\s]+)/v1")
 
 
 class Model(StrEnum):
