@@ -128,8 +128,7 @@ def test_a_server_that_is_started_again_between_two_questions(tmp_path: Path) ->
             terminal.await_screen("waiting for the server", count=2)
             terminal.press("C-c")
             terminal.await_screen(r"^not sent; /retry asks again\n> ?\n*\Z")
-            terminal.press("C-d")
-            assert terminal.await_end() == 0
+            assert terminal.leave() == 0
 
 
 def test_a_server_that_dies_in_the_middle_of_an_answer(tmp_path: Path) -> None:
@@ -191,5 +190,4 @@ def test_a_chat_with_a_server_of_its_own(tmp_path: Path) -> None:
     with tmux.running(line, {**environment(), "VRAM_LLM_DATA_DIR": str(tmp_path)}) as terminal:
         terminal.await_screen(r"^demo: /help lists commands and keys\s*\n> ?$")
         ask(terminal, "What is GGUF?")
-        terminal.press("C-d")
-        assert terminal.await_end() == 0
+        assert terminal.leave() == 0

@@ -15,6 +15,7 @@ import pytest
 
 PATIENCE_S = 120.0
 _LOOK_EVERY_S = 0.1
+_PRESS_EVERY_S = 2.0
 
 needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 
@@ -73,6 +74,18 @@ class Tmux:
         while not (status := self._tmux("display-message", "-p", "#{pane_dead_status}").strip()):
             assert time.monotonic() < deadline, f"it has not ended:\n{self.screen()}"
             time.sleep(_LOOK_EVERY_S)  # between two looks, up to the deadline
+        return int(status)
+
+    def leave(self) -> int:
+        """Press Ctrl+D until the program has ended; its exit code.
+
+        A key that is pressed just before a prompt reads keys is lost.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while not (status := self._tmux("display-message", "-p", "#{pane_dead_status}").strip()):
+            assert time.monotonic() < deadline, f"it has not ended:\n{self.screen()}"
+            self.press("C-d")
+            time.sleep(_PRESS_EVERY_S)  # between two presses, up to the deadline
         return int(status)
 
     def close(self) -> None:
