@@ -181,8 +181,7 @@ def test_an_answer_is_edited_stopped_and_left(served: Serving, tmp_path: Path) -
         assert saved(terminal, tmp_path / "saved.json")[0]["content"] == "What is VRAM?"
         terminal.press("C-c")
         terminal.await_screen(r"^Ctrl\+D leaves\n> ?\n*\Z")
-        terminal.enter("/bye")
-        assert terminal.await_end() == 0
+        assert terminal.leave() == 0
 
 
 def test_a_chat_with_a_server_of_its_own(tmp_path: Path) -> None:

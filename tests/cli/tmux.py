@@ -15,7 +15,7 @@ import pytest
 
 PATIENCE_S = 120.0
 _LOOK_EVERY_S = 0.1
-_PRESS_EVERY_S = 2.0
+_PRESS_EVERY_S = 20.0
 
 needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 
@@ -68,25 +68,24 @@ class Tmux:
             time.sleep(_LOOK_EVERY_S)  # between two looks, up to the deadline
         return screen
 
-    def await_end(self) -> int:
-        """Wait until the program has ended; its exit code."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not (status := self._tmux("display-message", "-p", "#{pane_dead_status}").strip()):
-            assert time.monotonic() < deadline, f"it has not ended:\n{self.screen()}"
-            time.sleep(_LOOK_EVERY_S)  # between two looks, up to the deadline
-        return int(status)
-
     def leave(self) -> int:
         """Press Ctrl+D until the program has ended; its exit code.
 
-        A key that is pressed just before a prompt reads keys is lost.
+        A key that is pressed just before a prompt reads keys may be lost. Ctrl+C then empties the line first.
         """
+        keys: tuple[str, ...] = ("C-d",)
         deadline = time.monotonic() + PATIENCE_S
-        while not (status := self._tmux("display-message", "-p", "#{pane_dead_status}").strip()):
+        while not (status := self._status()):
             assert time.monotonic() < deadline, f"it has not ended:\n{self.screen()}"
-            self.press("C-d")
-            time.sleep(_PRESS_EVERY_S)  # between two presses, up to the deadline
+            self.press(*keys)
+            until = time.monotonic() + _PRESS_EVERY_S
+            while not self._status() and time.monotonic() < until:
+                time.sleep(_LOOK_EVERY_S)  # between two looks, up to the next press
+            keys = ("C-c", "C-d")
         return int(status)
+
+    def _status(self) -> str:
+        return self._tmux("display-message", "-p", "#{pane_dead_status}").strip()
 
     def close(self) -> None:
         """End the tmux server, and with it the program."""
