@@ -128,7 +128,8 @@ def test_a_server_that_is_started_again_between_two_questions(tmp_path: Path) ->
             terminal.await_screen("waiting for the server", count=2)
             terminal.press("C-c")
             terminal.await_screen(r"^not sent; /retry asks again\n> ?\n*\Z")
-            assert terminal.leave() == 0
+            terminal.press("C-d")
+            assert terminal.await_end() == 0
 
 
 def test_a_server_that_dies_in_the_middle_of_an_answer(tmp_path: Path) -> None:
@@ -181,7 +182,8 @@ def test_an_answer_is_edited_stopped_and_left(served: Serving, tmp_path: Path) -
         assert saved(terminal, tmp_path / "saved.json")[0]["content"] == "What is VRAM?"
         terminal.press("C-c")
         terminal.await_screen(r"^Ctrl\+D leaves\n> ?\n*\Z")
-        assert terminal.leave() == 0
+        terminal.enter("/bye")
+        assert terminal.await_end() == 0
 
 
 def test_a_chat_with_a_server_of_its_own(tmp_path: Path) -> None:
@@ -189,4 +191,5 @@ def test_a_chat_with_a_server_of_its_own(tmp_path: Path) -> None:
     with tmux.running(line, {**environment(), "VRAM_LLM_DATA_DIR": str(tmp_path)}) as terminal:
         terminal.await_screen(r"^demo: /help lists commands and keys\s*\n> ?$")
         ask(terminal, "What is GGUF?")
-        assert terminal.leave() == 0
+        terminal.press("C-d")
+        assert terminal.await_end() == 0
