@@ -93,7 +93,7 @@ def answer(
         raise SystemExit("the engine refused the request")
     if recorded is not None:
         generation = loop._generations["r"]
-        generation.sampler = Recorded(loop._model, recorded)  # type: ignore[assignment]
+        generation.sampler = Recorded(loop._model, recorded)  # type: ignore[assignment]  # plays a sampler
     return finish(loop)
 
 

@@ -229,7 +229,7 @@ def await_health(port: int, process: "subprocess.Popen[bytes]") -> None:
                 return
         except httpx.HTTPError:
             pass
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks, up to the deadline
     raise AssertionError("the server does not answer")
 
 

@@ -83,9 +83,9 @@ class Talk:
                 reason = str(error)
 
     def _await_server(self) -> None:
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_LOOK_EVERY_S)  # between two looks at the server
         while not self.server.is_up():
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_LOOK_EVERY_S)  # between two looks at the server
         model = self.server.model()
         if model.name != self.model.name:
             click.echo(f"the server is back, with {model.name}", err=True)

@@ -51,7 +51,7 @@ def serving(arguments: Sequence[str]) -> Iterator[str]:
                         click.echo(messages.read(), err=True, nl=False)
                         raise click.exceptions.Exit(status)
                     line.show(state)
-                    time.sleep(_LOOK_EVERY_S)
+                    time.sleep(_LOOK_EVERY_S)  # between two looks at the server
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             child.terminate()

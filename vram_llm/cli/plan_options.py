@@ -247,7 +247,7 @@ def plan_options(function: _F) -> _F:
         collect = option.decorator()(collect)
     for param in getattr(function, "__click_params__", []):
         collect.__click_params__.append(param)  # type: ignore[attr-defined]  # click's own way to stack decorators
-    return collect  # type: ignore[return-value]
+    return collect  # type: ignore[return-value]  # click makes a command of it
 
 
 def _workload(values: dict[PlanOption, Any]) -> Workload:

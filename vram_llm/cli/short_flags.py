@@ -16,7 +16,7 @@ class ShortFlagsCommand(click.Command):
         """click's parser, which matches short flags as it matches long ones."""
         parser = super().make_parser(ctx)
         parser._long_opt.update(parser._short_opt)
-        parser._match_short_opt = partial(_refuse, parser)  # type: ignore[method-assign]
+        parser._match_short_opt = partial(_refuse, parser)  # type: ignore[method-assign]  # click has no setting for it
         return parser
 
 
