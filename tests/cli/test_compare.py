@@ -58,7 +58,8 @@ def test_what_does_not_fit_is_a_line_and_no_failure(models: tuple[Path, Path]) -
     ("args", "message"),
     [
         (["--compare", "RTX 4090"], "takes a model"),
-        (["demo", "--compare", "RTX 4090", "--explain"], "nothing else"),
+        (["demo", "--compare", "RTX 4090", "--explain"], "--explain changes the report of one plan"),
+        (["demo", "--compare", "RTX 4090", "--ways", "1"], "--ways changes the report of one plan"),
         (["--check", "x.json", "--compare", "RTX 4090"], "nothing is planned"),
     ],
 )

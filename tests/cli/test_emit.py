@@ -143,6 +143,8 @@ def test_a_model_file_that_changed(
         (["--emit", "env"], 64, "give the model to plan for"),
         (["x.gguf", "--emit", "nonsense"], 64, "'nonsense' is not one of"),
         (["x.gguf", "--emit", "env", "--json"], 64, "give one of them"),
+        (["x.gguf", "--emit", "env", "--ways", "all"], 64, "--ways changes the table"),
+        (["--check", "plan.json", "--verbose"], 64, "--verbose changes the report of one plan"),
         (["x.gguf", "--check", "plan.json"], 64, "takes the saved plan and no model"),
         (["--check", "plan.json", "--emit", "env"], 64, "nothing is planned or emitted"),
         (["--check", "nowhere.json"], 23, "cannot be read"),

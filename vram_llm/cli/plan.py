@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from vram_llm.cli.option_types import Number
 from vram_llm.cli.paste_back import RemembersArguments, given_words, next_command
@@ -86,19 +87,22 @@ def command(
     from vram_llm.workflows import detection, planning
 
     name = one_model(model, model_option)
+    about_report = _flags_of_the_report(explain=explain, verbose=verbose)
+    if about_report and (plan_file is not None or others):
+        other = "--check" if plan_file is not None else "--compare"
+        raise click.UsageError(f"{about_report[0]} changes the report of one plan: leave it or {other} out")
     if plan_file is not None:
         if name is not None or form is not None or others:
             raise click.UsageError("--check takes the saved plan and no model; nothing is planned or emitted")
         _check(plan_file, options, as_json)
         return
     if others:
-        if name is None or form is not None or explain:
+        if name is None or form is not None:
             raise click.UsageError("--compare takes a model, and prints a table or --json: nothing else")
         _compare(name, others, options, as_json)
         return
-    if (explain or verbose) and (as_json or form is not None):
-        flag = "--explain" if explain else "--verbose"
-        raise click.UsageError(f"{flag} adds to the table: leave --json and --emit out")
+    if about_report and (as_json or form is not None):
+        raise click.UsageError(f"{about_report[0]} changes the table: leave --json and --emit out")
     if form is not None and as_json:
         raise click.UsageError("--json and --emit are two forms of output: give one of them")
     if form is not None and name is None:
@@ -123,6 +127,13 @@ def command(
         print_plan(plan, next_command(plan, name, words), n_ways=n_ways, verbose=verbose)
         if explain:
             print_reasons(plan)
+
+
+def _flags_of_the_report(*, explain: bool, verbose: bool) -> list[str]:
+    """The flags on the command line that change only the report of one plan."""
+    source = click.get_current_context().get_parameter_source("n_ways")
+    given = {"--explain": explain, "--verbose": verbose, "--ways": source is ParameterSource.COMMANDLINE}
+    return [flag for flag, is_given in given.items() if is_given]
 
 
 def _with_whole_path(plan: "Plan") -> "Plan":
