@@ -163,7 +163,7 @@ WORKLOAD_OPTIONS = (
                help="Keep copies of compute buffers, so that several devices work at the same time."),
     PlanOption(flags="--reserve-mib", fields=("reserve_bytes",), type=click.IntRange(0),
                from_field=lambda n_bytes: n_bytes // MIB, to_field=lambda mib: mib * MIB,
-               help="Memory to leave free on every device."),
+               help="Memory to leave free on every device and on the host."),
     PlanOption(flags="--n-gpu-layers -ngl --gpu-layers", fields=("n_gpu_layers",), type=GpuLayers(),
                metavar="N", has_default=False, help=(
         "Layers to put on devices; as in llama.cpp, the output counts as one. all or -1: every layer; auto: "
@@ -195,7 +195,7 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--backend-sampling", fields=("backend_sampling",), type=_choice(BackendSampling),
                from_field=str, to_field=BackendSampling, help=(
         "Sample tokens on the output's device instead of the host, if the request allows it. auto: on if "
-        "every device is a GPU of this computer and none uses Vulkan."
+        "every device is an NVIDIA, AMD (ROCm) or Apple GPU of this computer."
     )),
     PlanOption(flags="--itl-target-ms", fields=("serving.itl_target_ms",), type=click.FloatRange(1),
                help="Target inter-token latency while other requests prefill."),

@@ -28,7 +28,7 @@ class FlashAttention(StrEnum):
 class BackendSampling(StrEnum):
     """Whether the output's device samples tokens, for requests that allow it."""
 
-    AUTO = "auto"  # if every device is a GPU of this computer and none uses Vulkan
+    AUTO = "auto"  # on if every device is an NVIDIA, AMD (ROCm) or Apple GPU of this computer
     ON = "on"
     OFF = "off"
 

@@ -54,9 +54,9 @@ def create_app(
 ) -> FastAPI:
     """The OpenAI endpoint in front of `engine`, which the caller starts and stops.
 
-    Every path under `/v1` is also served without that prefix. With API keys, every path except / and /health
-    requires one, as a bearer token. `hosts` are the accepted host names besides loopback addresses; None
-    accepts any name. `clock` gives Unix seconds.
+    Every path under `/v1` is also served without that prefix. With API keys, every path except /, /health and
+    /v1/health requires one, as a bearer token or as x-api-key. `hosts` are the accepted host names besides
+    loopback addresses; None accepts any name. `clock` gives Unix seconds.
     """
     # The pages at /docs would fetch their scripts from the network.
     app = FastAPI(

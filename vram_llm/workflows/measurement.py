@@ -56,7 +56,7 @@ def bench_model(
     It runs llama.cpp without the engine: no server, no scheduler, no sampling. Raises BadPlan if the context
     is too small, ModelRefused, WorkerUnreachable, EngineDied, NotBuilt.
     """
-    from vram_llm.llama.measure.throughput import beside, rates
+    from vram_llm.llama.measure.throughput import rates, with_expected
     from vram_llm.llama.measure.throughput_wire import Load
     from vram_llm.machine import calibration_store
     from vram_llm.machine.host import read_host
@@ -78,7 +78,7 @@ def bench_model(
     def expected(depth: int) -> "SpeedEstimate | None":
         return expected_speed(model, machine, Workload(expect_depth=depth), plan)
 
-    return beside(loads, measured, expected(n_prompt), expected(max(n_gen // 2, 1)))
+    return with_expected(loads, measured, expected(n_prompt), expected(max(n_gen // 2, 1)))
 
 
 def _check_room(plan: "Plan", *needed: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import PlanOnCpu
 from vram_llm.errors import BadPlan, ModelRefused
-from vram_llm.llama.measure.throughput import beside, rates
+from vram_llm.llama.measure.throughput import rates, with_expected
 from vram_llm.llama.measure.throughput_wire import Load
 from vram_llm.machine.types import Machine, Source
 from vram_llm.planner.make_plan import make_plan
@@ -71,10 +71,10 @@ def test_each_load_beside_what_was_expected_of_it() -> None:
         streams_tokens_per_s=20.0, streams_basis=Source.CATALOG, prompt_tokens=64, prompt_s=0.64,
         prompt_tokens_per_s=100.0, prompt_stage_s=0.64, prompt_basis=Source.DRIVER, devices=(),
     )  # fmt: skip
-    found = beside(LOADS, [(90.0, 80.0, 85.0), (10.0,), (25.0,)], estimate, estimate)
+    found = with_expected(LOADS, [(90.0, 80.0, 85.0), (10.0,), (25.0,)], estimate, estimate)
     assert [each.tokens_per_s for each in found] == [85, 10, 25]
     assert [each.expected_tokens_per_s for each in found] == [100, 10, 20]
     assert [each.basis for each in found] == [Source.DRIVER, Source.MEASURED, Source.CATALOG]
     assert found[0].off == pytest.approx(100 / 85 - 1)
-    (unknown,) = beside(LOADS[:1], [(90.0,)], None, None)
+    (unknown,) = with_expected(LOADS[:1], [(90.0,)], None, None)
     assert (unknown.off, unknown.basis) == (None, None)

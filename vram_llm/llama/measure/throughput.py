@@ -37,7 +37,7 @@ def rates(
     ]
 
 
-def beside(
+def with_expected(
     loads: Sequence[Load],
     found: Sequence[tuple[float, ...]],
     of_prompt: SpeedEstimate | None,
