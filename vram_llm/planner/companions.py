@@ -8,17 +8,20 @@ is then planned for the remaining memory.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from vram_llm.errors import BadPlan
 from vram_llm.machine.assumed_speed import device_speed
 from vram_llm.machine.types import Device, Machine
 from vram_llm.model.adapter import Adapter
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.estimates import DeviceEstimate, Estimate, MemoryUse
+from vram_llm.planner.estimates import DeviceEstimate, Estimate, HostEstimate, MemoryUse
 from vram_llm.planner.llama_split import placement_from_counts
 from vram_llm.planner.memory.lora import AdapterWeights
 from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.types import HOST, Companion, CompanionKind, Context, Lora, Meter, Placement, Plan
+
+_Estimate = TypeVar("_Estimate", DeviceEstimate, HostEstimate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +152,8 @@ def counting(meter: Meter, profile: ModelProfile, machine: Machine) -> Meter:
         more = {name: companion_bytes[name] + n_bytes for name, n_bytes in with_model.items()}
         return replace(
             estimate,
-            devices=tuple(use.with_companions(more[use.id]) for use in estimate.devices),
-            host=estimate.host.with_companions(more[HOST]),
+            devices=tuple(_with_companions(use, more[use.id]) for use in estimate.devices),
+            host=_with_companions(estimate.host, more[HOST]),
         )
 
     return measure
@@ -217,3 +220,8 @@ def _with_companion(machine: Machine, companion: Companion) -> Machine:
     host = machine.host
     host = replace(host, companion_bytes=host.companion_bytes + uses[HOST].total_bytes)
     return replace(machine, devices=devices, host=host)
+
+
+def _with_companions(estimate: _Estimate, n_bytes: int) -> _Estimate:
+    """The same estimate plus `n_bytes` of companions; it must not count any yet."""
+    return replace(estimate, companion_bytes=n_bytes, total_bytes=estimate.total_bytes + n_bytes)

@@ -1,6 +1,6 @@
 """Memory of devices and of the host, in bytes. The fields are flat because a plan is saved as JSON."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,30 @@ class MemoryUse:
         )
 
 
+class _Budgeted:
+    """The methods of an estimate that has the fields below; a device has more of them than the host."""
+
+    __slots__ = ()
+
+    weights_bytes: int
+    context_bytes: int
+    compute_bytes: int
+    total_bytes: int
+    budget_bytes: int
+
+    @property
+    def use(self) -> MemoryUse:
+        """Memory of the model alone."""
+        return MemoryUse(self.weights_bytes, self.context_bytes, self.compute_bytes)
+
+    @property
+    def over_bytes(self) -> int:
+        """Bytes over the budget; negative if there is room."""
+        return self.total_bytes - self.budget_bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceEstimate:
+class DeviceEstimate(_Budgeted):
     """Bytes one device will hold. `budget_bytes` is its free memory less the reserve."""
 
     id: str
@@ -54,23 +76,9 @@ class DeviceEstimate:
             companion_bytes=companion_bytes,
         )
 
-    def with_companions(self, n_bytes: int) -> "DeviceEstimate":
-        """The same estimate plus `n_bytes` of companions; it must not count any yet."""
-        return replace(self, companion_bytes=n_bytes, total_bytes=self.total_bytes + n_bytes)
-
-    @property
-    def use(self) -> MemoryUse:
-        """Memory of the model alone."""
-        return MemoryUse(self.weights_bytes, self.context_bytes, self.compute_bytes)
-
-    @property
-    def over_bytes(self) -> int:
-        """Bytes over the budget; negative if there is room."""
-        return self.total_bytes - self.budget_bytes
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostEstimate:
+class HostEstimate(_Budgeted):
     """Bytes the host will hold. `budget_bytes` is its available memory less the reserve."""
 
     weights_bytes: int
@@ -91,20 +99,6 @@ class HostEstimate:
             budget_bytes=budget_bytes,
             companion_bytes=companion_bytes,
         )
-
-    def with_companions(self, n_bytes: int) -> "HostEstimate":
-        """The same estimate plus `n_bytes` of companions; it must not count any yet."""
-        return replace(self, companion_bytes=n_bytes, total_bytes=self.total_bytes + n_bytes)
-
-    @property
-    def use(self) -> MemoryUse:
-        """Memory of the model alone."""
-        return MemoryUse(self.weights_bytes, self.context_bytes, self.compute_bytes)
-
-    @property
-    def over_bytes(self) -> int:
-        """Bytes over the budget; negative if there is room."""
-        return self.total_bytes - self.budget_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

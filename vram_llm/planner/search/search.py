@@ -78,7 +78,7 @@ def _is_better(
     if not best.estimate.fits or not candidate.estimate.fits:
         return not best.estimate.fits  # a refusal names the devices of the whole machine
     predictor = Predictor(profile, candidate.context, machine, workload)
-    then, now = (
+    candidate_s, best_s = (
         predictor.objective_seconds(
             option.placement,
             workload.objective,
@@ -86,7 +86,7 @@ def _is_better(
         )
         for option in (candidate, best)
     )
-    return then < now * _WORTH_USING
+    return candidate_s < best_s * _WORTH_USING
 
 
 def plan_with_all(
