@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vram_llm.cli.short_flags import ShortFlagsCommand
+from vram_llm.cli.terminal import is_ascii_output
 from vram_llm.model.location import is_remote
 
 if TYPE_CHECKING:
@@ -52,4 +53,16 @@ def next_command(plan: "Plan", model: str, words: Sequence[str]) -> str:
 
 def joined(*words: str) -> str:
     """The words quoted for a shell."""
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+    return subprocess.list2cmdline(words) if os.name == "nt" else " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """The word for a POSIX shell; with its bytes as numbers if it is not ASCII and the output is."""
+    if word.isascii() or not is_ascii_output():
+        return shlex.quote(word)
+    return f"$'{''.join(map(_escaped, os.fsencode(word)))}'"
+
+
+def _escaped(byte: int) -> str:
+    char = chr(byte)
+    return char if 32 <= byte < 127 and char not in "\\'" else f"\\x{byte:02x}"

@@ -17,10 +17,7 @@ from vram_llm.text.plain import ascii_text, plain_symbols
 if TYPE_CHECKING:
     from rich.console import Console
 
-_ASCII, _C_LOCALE = (
-    "plain_ascii",
-    "plain_symbols",
-)  # rich draws ASCII where no "utf" leads
+_ASCII, _C_LOCALE = "plain_ascii", "plain_symbols"  # rich draws in ASCII unless the name begins with "utf"
 _ERRORS = "vram_llm_plain"
 _C = ("C", "POSIX")
 _STYLES = {
@@ -69,6 +66,11 @@ def show(lines: Iterable[Line], *, stderr: bool = False) -> None:
         out.print(text, soft_wrap=True)
 
 
+def is_ascii_output() -> bool:
+    """Whether standard output takes only ASCII, by its encoding or by the locale."""
+    return sys.stdout.encoding in (_ASCII, _C_LOCALE)
+
+
 def drop_output() -> None:
     """Discard the buffered output: its reader has gone."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -77,7 +79,7 @@ def drop_output() -> None:
 
 
 def _is_c_locale(environ: Mapping[str, str]) -> bool:
-    """True where the user asks for the C locale, for which Python sets LC_CTYPE and takes UTF-8 (PEP 538)."""
+    """Whether the user asks for the C locale, in which Python itself uses UTF-8 (PEP 538)."""
     if "PYTHONIOENCODING" in environ or environ.get("PYTHONUTF8") == "1":
         return False
     if environ.get("LC_ALL"):

@@ -18,7 +18,7 @@ def plain_symbols(text: str) -> str:
 
 
 def ascii_text(text: str) -> str:
-    """`text` in ASCII: symbols as `plain_symbols` has them, letters without accents, "?" for the rest."""
+    """`text` in ASCII: symbols replaced as by `plain_symbols`, letters without accents, "?" for the rest."""
     return text if text.isascii() else "".join(map(_ascii, text))
 
 
