@@ -1,4 +1,7 @@
-"""Sampling on the device, here the CPU back end of a real llama.cpp: as on the host, whatever comes."""
+"""Sampling on the device, here the CPU back end of a real llama.cpp, gives the host's tokens.
+
+Past 400 lines because all kinds of requests go to the one model that is made here.
+"""
 
 import time
 from collections import Counter

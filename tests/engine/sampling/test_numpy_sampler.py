@@ -75,7 +75,7 @@ def test_shares() -> None:
     n = 8_000
 
     def shares(**options: float) -> list[float]:
-        draw = NumpySampler(**{"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "seed": 5, **options})  # type: ignore[arg-type]
+        draw = NumpySampler(**{"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "seed": 5, **options})  # type: ignore[arg-type]  # a dict has one type
         counts = np.bincount([draw(logits) for _ in range(n)], minlength=5)
         return [round(float(count) / n, 2) for count in counts]
 
