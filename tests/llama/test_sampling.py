@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from vram_llm.engine.request import SamplingParams
-from vram_llm.engine.sampling.sampler import sampler_chain
+from vram_llm.engine.sampling.sampler_chains import host_chain
 from vram_llm.llama.model import LoadedModel
 
 Logits = npt.NDArray[np.float32]
@@ -35,7 +35,7 @@ class Draw:
         self._model, self._row = model, row
 
     def __call__(self, n: int, **options: Any) -> list[int]:
-        chain = sampler_chain(self._model.vocab, SamplingParams(**options), self._model.n_ctx, None, [])
+        chain = host_chain(self._model.vocab, SamplingParams(**options), self._model.n_ctx, None, [])
         try:
             return [chain.sample(self._model.ctx, self._row) for _ in range(n)]
         finally:

@@ -8,7 +8,7 @@ import pytest
 from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine
 from vram_llm.engine.request import Request, SamplingParams
-from vram_llm.engine.sampling.device_chain import device_sampler_config
+from vram_llm.engine.sampling.choose_sampler import device_sampler_config
 from vram_llm.engine.sequence import DeviceSamplerConfig
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.sampling_defaults import default_sampling

@@ -5,8 +5,8 @@ from vram_llm.engine.inputs.image_prompts import ImagePrompts, Prompt
 from vram_llm.engine.inputs.pending import PendingRequests
 from vram_llm.engine.inputs.tokenize import PromptTokenizer, refusal
 from vram_llm.engine.request import Image, Request, TokenEvent
+from vram_llm.engine.sampling.choose_sampler import SamplerFactory
 from vram_llm.engine.sampling.device_slots import DeviceSamplerSlots
-from vram_llm.engine.sampling.sampler import SamplerFactory
 from vram_llm.engine.sampling.steering import steering
 from vram_llm.engine.sampling.structured_output import Constraint, Grammars
 from vram_llm.engine.sequence import Sequence

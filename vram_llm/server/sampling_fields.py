@@ -9,7 +9,7 @@ from vram_llm.engine.request import SamplingParams
 from vram_llm.errors import RequestError
 from vram_llm.server.known_fields import Fields
 from vram_llm.server.logit_bias import LogitBias, token_biases
-from vram_llm.server.samplers import SamplerNames, switched_off
+from vram_llm.server.samplers_field import SamplerNames, switched_off
 
 MAX_BREAKERS = 16  # each is searched for in the whole vocabulary
 MAX_TEMPERATURE = 1_000_000  # llama-server has no limit; at this value all tokens are equally likely

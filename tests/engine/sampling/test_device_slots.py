@@ -21,7 +21,8 @@ from tools.random_model import write_llama
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Grammar, GrammarKind, Request, SamplingParams, TokenEvent
-from vram_llm.engine.sampling.device_chain import NEARLY_ALL, device_sampler_config, make_chain
+from vram_llm.engine.sampling.choose_sampler import NEARLY_ALL, device_sampler_config
+from vram_llm.engine.sampling.sampler_chains import device_chain
 from vram_llm.engine.sequence import DeviceSamplerConfig
 from vram_llm.engine.speculative.prompt_lookup import PromptLookup
 from vram_llm.llama.model import LoadedModel
@@ -346,7 +347,7 @@ def test_no_chain_takes_more_than_was_reserved(
 ) -> None:
     model = models[BackendSampling.ON]
     for slot in range(4):
-        assert model.attach(slot, make_chain(kind, N_VOCAB, 1))
+        assert model.attach(slot, device_chain(kind, N_VOCAB, 1))
     model.reserve()
     assert model.memory_use()["host"].compute_bytes <= model.plan.estimate.host.compute_bytes
 

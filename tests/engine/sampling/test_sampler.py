@@ -10,8 +10,10 @@ import pytest
 from tests.conftest import PlanOnCpu
 from tests.engine.alike import Counts, are_alike
 from vram_llm.engine.request import SamplingParams
+from vram_llm.engine.sampling.choose_sampler import SamplerFactory, numpy_suffices
 from vram_llm.engine.sampling.numpy_sampler import Indices, NumpySampler
-from vram_llm.engine.sampling.sampler import Sampler, SamplerFactory, numpy_suffices, sampler_chain
+from vram_llm.engine.sampling.sampler import Sampler
+from vram_llm.engine.sampling.sampler_chains import host_chain
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.sampling import SamplerChain
 
@@ -74,7 +76,7 @@ def test_the_comparison_sees_a_difference(made: Made) -> None:
 def test_a_draw_in_numpy_is_llama_cpps(model: LoadedModel, made: Made, options: dict[str, Any]) -> None:
     params = SamplingParams(**options, seed=11)
     assert numpy_suffices(params)
-    chain = sampler_chain(model.vocab, params, 512, None, [])
+    chain = host_chain(model.vocab, params, 512, None, [])
     theirs = Counter(chain.sample(model.ctx, ROW) for _ in range(N))
     chain.close()
     assert are_alike(_counts(made(**options, seed=5)), theirs)

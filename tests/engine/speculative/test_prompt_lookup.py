@@ -17,7 +17,7 @@ from tools.random_model import write_llama
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Request, SamplingParams
-from vram_llm.engine.sampling.sampler import SamplerFactory
+from vram_llm.engine.sampling.choose_sampler import SamplerFactory
 from vram_llm.engine.sequence import Sequence
 from vram_llm.engine.speculative.prompt_lookup import (
     EARNED_PER_TOKEN,

@@ -10,8 +10,9 @@ from time import perf_counter
 from typing import Protocol
 
 from vram_llm.engine.request import Request
-from vram_llm.engine.sampling.device_chain import device_sampler_config, make_chain
+from vram_llm.engine.sampling.choose_sampler import device_sampler_config
 from vram_llm.engine.sampling.sampler import DeviceSampler, Sampler
+from vram_llm.engine.sampling.sampler_chains import device_chain
 from vram_llm.engine.sequence import DeviceSamplerConfig, Sequence
 from vram_llm.llama.model import LoadedModel
 
@@ -119,7 +120,7 @@ class DeviceSamplerSlots:
         inputs are copied to the device in every step.
         """
         config = sequence.device_sampler
-        if not self._model.attach(slot, None if config is None else make_chain(config, self._n_vocab, 0)):
+        if not self._model.attach(slot, None if config is None else device_chain(config, self._n_vocab, 0)):
             assert config is not None  # detaching is never refused
             self._refused.add(config.samplers)
             config = sequence.device_sampler = None
@@ -127,5 +128,5 @@ class DeviceSamplerSlots:
         self._configs[slot] = config
         unlike = [i for i, other in self._configs.items() if other != config and i not in self._bound]
         for other in unlike[:n_same]:
-            self._model.attach(other, None if config is None else make_chain(config, self._n_vocab, 0))
+            self._model.attach(other, None if config is None else device_chain(config, self._n_vocab, 0))
             self._configs[other] = config
