@@ -20,7 +20,7 @@ MAX_LINES, MAX_PARAMETERS, MAX_METHODS, MAX_FILE_LINES = 60, 7, 20, 400
 REASON = "methods:"  # begins the sentence of a docstring with the reason why a class has more
 
 EXCEPTIONS = {
-    "chat/formats/format.py:object_format parameters": "options of one JSON format",
+    "chat/formats/call_format.py:object_format parameters": "options of one JSON format",
 }
 """Figures over a limit, each with its reason. Entries are only removed, never added."""
 

@@ -8,15 +8,15 @@ import pytest
 
 from vram_llm.chat.calls import calls_as_text, one_by_one, with_calls
 from vram_llm.chat.dialect import dialect_of
-from vram_llm.chat.takes import Takes
 from vram_llm.chat.template import ChatTemplate
+from vram_llm.chat.template_caps import TemplateCaps
 
-ALL: Takes = ChatTemplate(
+ALL: TemplateCaps = ChatTemplate(
     "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}"
     "{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}",
     "",
     "",
-).takes
+).caps
 USER = {"role": "user", "content": "Which?"}
 ANSWER = {"role": "assistant", "content": "Both."}
 
@@ -74,8 +74,8 @@ def test_one_call_a_message_each_before_its_result() -> None:
 
 
 def test_words_are_a_message_before_the_calls() -> None:
-    takes = replace(ALL, words_with_calls=False)
-    assert outline(with_calls([USER, calls("Let me see.", 1), result(1)], takes)) == [
+    caps = replace(ALL, content_with_calls=False)
+    assert outline(with_calls([USER, calls("Let me see.", 1), result(1)], caps)) == [
         "Which?",
         "Let me see.",
         "call_1",
@@ -99,13 +99,13 @@ def test_words_are_a_message_before_the_calls() -> None:
 def test_texts_are_one_message_a_turn_if_the_template_refuses_two(
     run: list[dict[str, Any]], expected: list[str]
 ) -> None:
-    takes = replace(ALL, words_with_calls=False, words_before_calls=False)
-    assert outline(with_calls([USER, *run, USER], takes)) == ["Which?", *expected, "Which?"]
+    caps = replace(ALL, content_with_calls=False, content_before_calls=False)
+    assert outline(with_calls([USER, *run, USER], caps)) == ["Which?", *expected, "Which?"]
 
 
 def test_content_is_null_if_calls_are_shown_only_then() -> None:
-    takes = replace(ALL, null_content=True, argument_text=True)
-    (shown,) = with_calls([calls("", 1)], takes)
+    caps = replace(ALL, requires_null_content=True, requires_text_arguments=True)
+    (shown,) = with_calls([calls("", 1)], caps)
     assert shown["content"] is None
     assert shown["tool_calls"][0]["function"]["arguments"] == '{"n": 1}'
 

@@ -7,8 +7,8 @@ import pytest
 from tests.chat.templates import NAMES, source_of
 from vram_llm.chat.dialect import dialect_of
 from vram_llm.chat.efforts import EFFORTS, find_efforts
-from vram_llm.chat.probe import Probe
 from vram_llm.chat.template import ChatTemplate
+from vram_llm.chat.template_probe import TemplateProbe
 
 SWITCHED = {  # by enable_thinking alone
     "Apertus-8B-Instruct", "Bielik-11B-v3.0-Instruct", "CohereForAI-c4ai-command-r7b-12-2024-tool_use",
@@ -95,7 +95,7 @@ def test_every_effort_renders(name: str, effort: str) -> None:
     ],
 )
 def test_efforts_of_small_templates(source: str, none: dict[str, Any], high: dict[str, Any]) -> None:
-    efforts = find_efforts(Probe(source))
+    efforts = find_efforts(TemplateProbe(source))
     assert (efforts["none"], efforts["high"]) == (none, high)
 
 
@@ -103,4 +103,4 @@ def test_efforts_of_small_templates(source: str, none: dict[str, Any], high: dic
     "source", ["", "{{ messages[0].content }}", "{{ raise_exception('no') }}", "{{ oops("]
 )
 def test_templates_without_efforts(source: str) -> None:
-    assert find_efforts(Probe(source)) == {}
+    assert find_efforts(TemplateProbe(source)) == {}

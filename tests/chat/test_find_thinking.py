@@ -4,7 +4,7 @@ import pytest
 
 from vram_llm.chat.find_thinking import find_thinking
 from vram_llm.chat.formats.thinking_marks import DEFAULT, ThinkingMarks
-from vram_llm.chat.probe import USER, Probe
+from vram_llm.chat.template_probe import USER, TemplateProbe
 
 HEAD = "{% for m in messages %}<|{{ m.role }}|>{% if m.reasoning_content %}"
 TAIL = "{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -57,7 +57,7 @@ def template(before: str, between: str, *, plain: str = "", opens: str = "", off
     ],
 )
 def test_marks_of_earlier_thinking(source: str, opening: str, closing: str, closes: str, skips: str) -> None:
-    assert find_thinking(Probe(source)) == ThinkingMarks(
+    assert find_thinking(TemplateProbe(source)) == ThinkingMarks(
         opening, closing, closes, skips, field="reasoning_content"
     )
 
@@ -67,7 +67,7 @@ def test_marks_of_the_answer() -> None:
         "<|open|>think<|sep|>", "<|close|>think<|sep|><|open|>say<|sep|>", plain="<|open|>say<|sep|>"
     )
     source = source.replace("{{ m.content }}", "{{ m.content }}<|close|>say<|sep|>")
-    found = find_thinking(Probe(source))
+    found = find_thinking(TemplateProbe(source))
     assert found is not None
     assert (found.opening, found.closing) == ("<|open|>think<|sep|>", "<|close|>think<|sep|>")
     assert (found.answer, found.end) == ("<|open|>say<|sep|>", "<|close|>say<|sep|>")
@@ -95,7 +95,7 @@ def test_marks_of_the_answer() -> None:
     ],
 )
 def test_templates_that_show_no_thinking(source: str, thinks: tuple[str, str] | None) -> None:
-    found = find_thinking(Probe(source))
+    found = find_thinking(TemplateProbe(source))
     assert (found and (found.opening, found.closing)) == thinks
 
 
@@ -105,15 +105,15 @@ def test_thinking_in_parts_of_the_content() -> None:
         "{% for p in m.content %}{% if p.type == 'thinking' %}<t>{{ p.thinking }}</t>{% else %}{{ p.text }}"
         "{% endif %}{% endfor %}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    found = find_thinking(Probe(source))
+    found = find_thinking(TemplateProbe(source))
     assert found is not None
     assert (found.opening, found.closing, found.skips) == ("<t>", "</t>", "<t></t>")
 
 
 def test_a_known_pair_has_the_default_form() -> None:
-    assert find_thinking(Probe("</think>")) == DEFAULT
+    assert find_thinking(TemplateProbe("</think>")) == DEFAULT
 
 
 def test_a_template_has_its_time() -> None:
-    assert Probe("{{ messages[0].content }}").prompt({}) == USER
-    assert Probe("{{ messages[0].content }}", max_seconds=0).prompt({}) == ""
+    assert TemplateProbe("{{ messages[0].content }}").prompt({}) == USER
+    assert TemplateProbe("{{ messages[0].content }}", max_seconds=0).prompt({}) == ""

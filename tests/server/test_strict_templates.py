@@ -9,7 +9,7 @@ import pytest
 
 from tests.chat.templates import source_of
 from tests.server.fake_engine import INFO
-from tests.server.held import CITY, follower
+from tests.server.grammars import CITY, follower
 from vram_llm.chat.dialect import dialect_of
 from vram_llm.chat.events import CallArguments, CallStart, Content, Event, Reasoning
 from vram_llm.engine.request import Grammar, GrammarKind
@@ -19,7 +19,7 @@ from vram_llm.server.prompt import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.text_tools import text_parameters
 from vram_llm.server.thinking_fields import ThinkingSettings
 from vram_llm.server.tool_choice import Choice
-from vram_llm.server.tool_grammars import holdable
+from vram_llm.server.tool_grammars import with_constrainable_calls
 from vram_llm.server.tools import Offer, ToolUse, offered
 
 # By template: the text before the model's answer, and the text after it.
@@ -85,13 +85,13 @@ def test_a_strict_tool_is_held(template: str) -> None:
     assert "<tool_call>" in turn.prompt
     assert "How is Xanadu?" in turn.prompt
     assert turn.grammar is not None
-    takes = follower(turn.grammar, turn.marks)
+    accepts = follower(turn.grammar, turn.marks)
     before, after = FRAMES[template]
-    assert takes(f"{before}Just text.{after}")
-    assert takes(f"{before}{call('weather', GOOD)}{after}")
-    assert takes(f"{before}I look. {call('weather', GOOD)}\n{call('weather', GOOD)}{after}")
-    assert not takes(f"{before}{call('weather', BAD)}{after}")
-    assert not takes(f"{before}{call('other', GOOD)}{after}")
+    assert accepts(f"{before}Just text.{after}")
+    assert accepts(f"{before}{call('weather', GOOD)}{after}")
+    assert accepts(f"{before}I look. {call('weather', GOOD)}\n{call('weather', GOOD)}{after}")
+    assert not accepts(f"{before}{call('weather', BAD)}{after}")
+    assert not accepts(f"{before}{call('other', GOOD)}{after}")
 
 
 @pytest.mark.parametrize("template", FRAMES)
@@ -109,10 +109,10 @@ def test_the_models_answer_is_read(template: str) -> None:
 def test_a_custom_tool_is_held_to_its_regex(template: str) -> None:
     turn = prepare_request(template, use_of(CUSTOM))
     assert turn.grammar is not None
-    takes = follower(turn.grammar, turn.marks)
+    accepts = follower(turn.grammar, turn.marks)
     before, after = FRAMES[template]
-    assert takes(before + call("dial", '{"input": "12"}') + after)
-    assert not takes(before + call("dial", '{"input": "x"}') + after)
+    assert accepts(before + call("dial", '{"input": "12"}') + after)
+    assert not accepts(before + call("dial", '{"input": "x"}') + after)
 
 
 @pytest.mark.parametrize("template", FRAMES)
@@ -139,19 +139,19 @@ def test_tools_with_an_answer_of_a_form(template: str) -> None:
     lax = replace(TOOL, strict=False)
     turn = prepare_request(template, use_of(lax), ANSWER)
     assert turn.grammar is not None
-    takes = follower(turn.grammar, turn.marks)
-    assert takes('{"a": 1}')
-    assert not takes("Hello")
-    assert not takes('{"b": 1}')
+    accepts = follower(turn.grammar, turn.marks)
+    assert accepts('{"a": 1}')
+    assert not accepts("Hello")
+    assert not accepts('{"b": 1}')
 
 
 @pytest.mark.parametrize("template", FRAMES)
 def test_tools_without_a_grammar_are_shown_by_the_template(template: str) -> None:
     dialect = dialect_of(source_of(template))
-    assert holdable(dialect, use_of(replace(TOOL, strict=False)), None) is dialect
-    assert holdable(dialect, ToolUse(), ANSWER) is dialect
+    assert with_constrainable_calls(dialect, use_of(replace(TOOL, strict=False)), None) is dialect
+    assert with_constrainable_calls(dialect, ToolUse(), ANSWER) is dialect
     must = offered([TOOL], Choice("required"), True)
-    assert holdable(dialect, must, None) is dialect
+    assert with_constrainable_calls(dialect, must, None) is dialect
 
 
 @pytest.mark.parametrize("effort", [None, "none"])

@@ -8,13 +8,13 @@ from typing import Any, cast
 import jsonschema
 import pytest
 
-from tests.server.held import THINKS, Bytes, follower, prompt_of, tagged_call
-from vram_llm.chat.call_grammar import Held
+from tests.server.grammars import THINKS, Bytes, follower, prompt_of, tagged_call
+from vram_llm.chat.call_grammar import ToolSchema
 from vram_llm.chat.events import CallArguments, CallEnd
-from vram_llm.chat.formats.format import Format
+from vram_llm.chat.formats.call_format import CallFormat
 from vram_llm.chat.formats.table import FORMATS
 from vram_llm.chat.prompt import ChatPrompt
-from vram_llm.chat.tag_grammar import GLM, can_hold, layout_of
+from vram_llm.chat.tag_grammar import GLM, can_constrain, layout_of
 from vram_llm.engine.request import Grammar
 from vram_llm.engine.sampling.structured_output import Constraint, _matcher, _tokenizer
 from vram_llm.llama.vocab import Vocab
@@ -52,9 +52,9 @@ _MANY = 90  # tokens allowed: any text may stand here
 _TEXTS = ("a b", "5", "null", '"x"', "<b>", "é\n", "{}", "True")
 
 
-def _walked(spoken: Format, prompt: ChatPrompt, grammar: Grammar, marks: tuple[str, ...], seed: int) -> Any:
+def _walked(form: CallFormat, prompt: ChatPrompt, grammar: Grammar, marks: tuple[str, ...], seed: int) -> Any:
     """Arguments of a call that `grammar` lets through: tokens at random, and texts where any may stand."""
-    layout = GLM if spoken.layout is None else layout_of(spoken.layout)
+    layout = GLM if form.layout is None else layout_of(form.layout)
     vocab, pick = cast(Vocab, Bytes(marks)), random.Random(seed)
     parser = prompt.parser({"open": SCHEMA})
     assert parser is not None
@@ -82,27 +82,29 @@ def _walked(spoken: Format, prompt: ChatPrompt, grammar: Grammar, marks: tuple[s
 
 
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
-@pytest.mark.parametrize("spoken", IN_TAGS, ids=lambda f: f.name)
-def test_answers_of_the_grammar_are_read_as_arguments_of_the_schema(spoken: Format, as_tokens: bool) -> None:
-    prompt, grammar = strict(prompt_of(spoken), USE)
+@pytest.mark.parametrize("form", IN_TAGS, ids=lambda f: f.name)
+def test_answers_of_the_grammar_are_read_as_arguments_of_the_schema(
+    form: CallFormat, as_tokens: bool
+) -> None:
+    prompt, grammar = strict(prompt_of(form), USE)
     assert prompt.dialect.call_json is None  # no JSON in place of the tags
-    marks = (*spoken.marks, *THINKS) if as_tokens else ()
+    marks = (*form.marks, *THINKS) if as_tokens else ()
     for seed in range(20):
-        jsonschema.validate(_walked(spoken, prompt, grammar, marks, seed), SCHEMA)
+        jsonschema.validate(_walked(form, prompt, grammar, marks, seed), SCHEMA)
 
 
 def test_a_call_without_the_outer_tag_is_held_too() -> None:
-    spoken = next(each for each in FORMATS if each.name == "qwen-xml")
-    prompt, grammar = strict(prompt_of(spoken), USE)
-    takes = follower(grammar)
+    form = next(each for each in FORMATS if each.name == "qwen-xml")
+    prompt, grammar = strict(prompt_of(form), USE)
+    accepts = follower(grammar)
     call = tagged_call(
         prompt,
         "open",
         {"path": "a", "mode": "read", "note": None, "size": 1, "count": 2, "ids": [{"n": 7}]},
     )
     bare = call.removeprefix("<tool_call>").removesuffix("</tool_call>")
-    assert takes(f"Wait. {call}{bare}")
-    assert not takes(bare.replace("read", "write"))
+    assert accepts(f"Wait. {call}{bare}")
+    assert not accepts(bare.replace("read", "write"))
 
 
 @pytest.mark.parametrize(
@@ -122,8 +124,8 @@ def test_a_call_without_the_outer_tag_is_held_too() -> None:
 )
 def test_a_schema_with_more_rules_for_a_text_is_json(schema: Any) -> None:
     """In the format's own tags, where any schema can be held."""
-    assert not can_hold(Held(schema, lenient=False))
+    assert not can_constrain(ToolSchema(schema, lenient=False))
     use = ToolUse(tools=({},), schemas={"f": schema}, strict=frozenset(["f"]))
-    for spoken in [each for each in IN_TAGS if each.tags is not None]:
-        prompt, _ = strict(prompt_of(spoken), use)
+    for form in [each for each in IN_TAGS if each.tags is not None]:
+        prompt, _ = strict(prompt_of(form), use)
         assert prompt.dialect.call_json is not None

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from tests.server.held import (
+from tests.server.grammars import (
     ANSWER,
     BAD,
     CITY,
+    CONSTRAINABLE,
     FREE,
     GOOD,
-    HELD,
     THINKS,
     USE,
     call_of,
@@ -21,7 +21,7 @@ from tests.server.held import (
     prompt_of,
 )
 from vram_llm.chat.events import CallStart
-from vram_llm.chat.formats.format import Format
+from vram_llm.chat.formats.call_format import CallFormat
 from vram_llm.chat.formats.table import FORMATS, NONE
 from vram_llm.chat.tag_grammar import GLM
 from vram_llm.engine.request import Grammar, GrammarKind
@@ -32,89 +32,89 @@ from vram_llm.server.tools import ToolUse
 
 
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
-@pytest.mark.parametrize("spoken", HELD, ids=lambda f: f.name)
-def test_arguments_are_held_from_the_mark_on(spoken: Format, as_tokens: bool) -> None:
-    prompt, grammar = strict(prompt_of(spoken), USE)
-    takes = follower(grammar, (*spoken.marks, *THINKS) if as_tokens else ())
-    lead = lead_of(spoken)
-    assert takes(lead + call_of(prompt, "weather", GOOD))
-    assert not takes(lead + call_of(prompt, "weather", BAD))
-    assert takes(lead + call_of(prompt, "free", FREE))
-    assert takes(lead + call_of(prompt, "now", "{}"))
-    assert not takes(lead + call_of(prompt, "now", FREE))
-    assert not takes(lead + call_of(prompt, "other", FREE))
+@pytest.mark.parametrize("form", CONSTRAINABLE, ids=lambda f: f.name)
+def test_arguments_are_constrained_from_the_mark_on(form: CallFormat, as_tokens: bool) -> None:
+    prompt, grammar = strict(prompt_of(form), USE)
+    accepts = follower(grammar, (*form.marks, *THINKS) if as_tokens else ())
+    lead = lead_of(form)
+    assert accepts(lead + call_of(prompt, "weather", GOOD))
+    assert not accepts(lead + call_of(prompt, "weather", BAD))
+    assert accepts(lead + call_of(prompt, "free", FREE))
+    assert accepts(lead + call_of(prompt, "now", "{}"))
+    assert not accepts(lead + call_of(prompt, "now", FREE))
+    assert not accepts(lead + call_of(prompt, "other", FREE))
 
 
-@pytest.mark.parametrize("spoken", HELD, ids=lambda f: f.name)
-def test_answers_of_the_grammar_are_read(spoken: Format) -> None:
-    prompt, _ = strict(prompt_of(spoken), USE)
+@pytest.mark.parametrize("form", CONSTRAINABLE, ids=lambda f: f.name)
+def test_answers_of_the_grammar_are_read(form: CallFormat) -> None:
+    prompt, _ = strict(prompt_of(form), USE)
     parser = prompt.parser(USE.schemas)
     assert parser is not None
-    parsed = parser.feed(lead_of(spoken) + call_of(prompt, "weather", GOOD)) + parser.finish()
+    parsed = parser.feed(lead_of(form) + call_of(prompt, "weather", GOOD)) + parser.finish()
     assert [type(event).__name__ for event in parsed][-3:] == ["CallStart", "CallArguments", "CallEnd"]
     assert next(event.name for event in parsed if isinstance(event, CallStart)) == "weather"
 
 
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
-@pytest.mark.parametrize("spoken", HELD, ids=lambda f: f.name)
-def test_there_is_no_other_way_into_a_call(spoken: Format, as_tokens: bool) -> None:
+@pytest.mark.parametrize("form", CONSTRAINABLE, ids=lambda f: f.name)
+def test_there_is_no_other_way_into_a_call(form: CallFormat, as_tokens: bool) -> None:
     """A part of a call behind other marks: it is not let through, or is no call."""
-    prompt, grammar = strict(prompt_of(spoken), USE)
-    takes = follower(grammar, (*spoken.marks, *THINKS) if as_tokens else ())
+    prompt, grammar = strict(prompt_of(form), USE)
+    accepts = follower(grammar, (*form.marks, *THINKS) if as_tokens else ())
     bad = call_of(prompt, "weather", BAD)
-    begins = {bad.index(mark) + len(mark) for mark in spoken.marks if mark in bad} | {0, bad.index("weather")}
-    for mark in ("", *spoken.marks):
+    begins = {bad.index(mark) + len(mark) for mark in form.marks if mark in bad} | {0, bad.index("weather")}
+    for mark in ("", *form.marks):
         for begin in begins:
             text = f"{mark}{bad[begin:]}"
             parser = prompt.parser(USE.schemas)
             assert parser is not None
             parsed = parser.feed(text) + parser.finish()
-            assert not any(isinstance(event, CallStart) for event in parsed) or not takes(text)
+            assert not any(isinstance(event, CallStart) for event in parsed) or not accepts(text)
 
 
-@pytest.mark.parametrize("spoken", [f for f in HELD if lead_of(f)], ids=lambda f: f.name)
-def test_no_special_token_parts_a_trigger_from_its_call(spoken: Format) -> None:
+@pytest.mark.parametrize("form", [f for f in CONSTRAINABLE if lead_of(f)], ids=lambda f: f.name)
+def test_no_special_token_parts_a_trigger_from_its_call(form: CallFormat) -> None:
     """Of a text, the parser would not see it."""
-    prompt, grammar = strict(prompt_of(spoken), USE)
-    takes = follower(grammar, ("<|other|>",))
-    assert takes(f"One<|other|>two {call_of(prompt, 'weather', GOOD)}<|other|>three")
+    prompt, grammar = strict(prompt_of(form), USE)
+    accepts = follower(grammar, ("<|other|>",))
+    assert accepts(f"One<|other|>two {call_of(prompt, 'weather', GOOD)}<|other|>three")
     bad = call_of(prompt, "weather", BAD)
-    form, layout = prompt.dialect.call_json, prompt.dialect.form.layout
-    trigger = form.trigger if form is not None else GLM.call if layout is None else layout.call
-    assert not takes(bad.replace(trigger, f"{trigger}<|other|>"))
+    call_json, layout = prompt.dialect.call_json, prompt.dialect.form.layout
+    trigger = call_json.trigger if call_json is not None else GLM.call if layout is None else layout.call
+    assert not accepts(bad.replace(trigger, f"{trigger}<|other|>"))
 
 
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
 @pytest.mark.parametrize(
-    "spoken", [f for f in HELD if lead_of(f)], ids=lambda f: f.name
+    "form", [f for f in CONSTRAINABLE if lead_of(f)], ids=lambda f: f.name
 )  # fmt: skip
-def test_thinking_and_text_are_free(spoken: Format, as_tokens: bool) -> None:
-    marks = (*spoken.marks, *THINKS) if as_tokens else ()
-    prompt, grammar = strict(prompt_of(spoken), USE)
+def test_thinking_and_text_are_free(form: CallFormat, as_tokens: bool) -> None:
+    marks = (*form.marks, *THINKS) if as_tokens else ()
+    prompt, grammar = strict(prompt_of(form), USE)
     good, bad = call_of(prompt, "weather", GOOD), call_of(prompt, "weather", BAD)
-    takes = follower(grammar, marks)
-    assert takes('No call {"city": 1} at all.')
-    assert takes("<think>Never closed")
-    assert takes(f"<think>Hm.</think>\n\nWait. {good}\n{good} Done.")
-    assert not takes(f"<think>Hm.</think>{bad}")
-    assert not takes(f"{good} and {bad}")
-    opened = follower(strict(prompt_of(spoken, "Say.<think>\n"), USE)[1], marks)
+    accepts = follower(grammar, marks)
+    assert accepts('No call {"city": 1} at all.')
+    assert accepts("<think>Never closed")
+    assert accepts(f"<think>Hm.</think>\n\nWait. {good}\n{good} Done.")
+    assert not accepts(f"<think>Hm.</think>{bad}")
+    assert not accepts(f"{good} and {bad}")
+    opened = follower(strict(prompt_of(form, "Say.<think>\n"), USE)[1], marks)
     assert opened(f"Hm.</think>Wait. {good}")
     assert opened("Hm.")
     assert not opened(f"Hm.</think>{bad}")
 
 
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
-@pytest.mark.parametrize("spoken", HELD, ids=lambda f: f.name)
-def test_a_call_or_an_answer_of_a_form(spoken: Format, as_tokens: bool) -> None:
-    prompt, grammar = answer_or_calls(prompt_of(spoken), USE, ANSWER)
-    takes = follower(grammar, (*spoken.marks, *THINKS) if as_tokens else ())
-    final = "<|channel|>final<|message|>" if spoken.name == "harmony" else ""
-    assert takes(call_of(prompt, "weather", GOOD))
-    assert not takes(call_of(prompt, "weather", BAD))
-    assert takes(final + '{"a": 1}')
-    assert not takes(final + '{"a": "1"}')
-    assert not takes(final + "Free.")
+@pytest.mark.parametrize("form", CONSTRAINABLE, ids=lambda f: f.name)
+def test_a_call_or_an_answer_of_a_form(form: CallFormat, as_tokens: bool) -> None:
+    prompt, grammar = answer_or_calls(prompt_of(form), USE, ANSWER)
+    accepts = follower(grammar, (*form.marks, *THINKS) if as_tokens else ())
+    final = "<|channel|>final<|message|>" if form.name == "harmony" else ""
+    assert accepts(call_of(prompt, "weather", GOOD))
+    assert not accepts(call_of(prompt, "weather", BAD))
+    assert accepts(final + '{"a": 1}')
+    assert not accepts(final + '{"a": "1"}')
+    assert not accepts(final + "Free.")
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,10 @@ def test_a_call_or_an_answer_of_a_form(spoken: Format, as_tokens: bool) -> None:
 def test_answers_of_every_kind(kind: GrammarKind, text: str, good: str, bad: str) -> None:
     answer = Grammar(kind=kind, text=text, field="grammar")
     prompt, grammar = answer_or_calls(prompt_of(NONE), USE, answer)
-    takes = follower(grammar, (*NONE.marks, *THINKS))
-    assert takes(good)
-    assert not takes(bad)
-    assert takes(call_of(prompt, "weather", GOOD))
+    accepts = follower(grammar, (*NONE.marks, *THINKS))
+    assert accepts(good)
+    assert not accepts(bad)
+    assert accepts(call_of(prompt, "weather", GOOD))
 
 
 def test_several_calls_only_if_parallel() -> None:
@@ -144,12 +144,12 @@ def test_several_calls_only_if_parallel() -> None:
 
 
 def test_a_forced_call() -> None:
-    takes = follower(forced_grammar(replace(USE, must_call=True)))
-    assert takes('{"name": "weather", "arguments": {"city": "Xanadu"}}')
-    assert not takes('{"name": "weather", "arguments": {"city": "Paris"}}')
-    assert takes('{"name": "free", "arguments": {"q": 1}}')
-    assert not takes('{"name": "free", "arguments": {"q": "x"}}')
-    assert takes('{"name":"now","arguments":{}}')
+    accepts = follower(forced_grammar(replace(USE, must_call=True)))
+    assert accepts('{"name": "weather", "arguments": {"city": "Xanadu"}}')
+    assert not accepts('{"name": "weather", "arguments": {"city": "Paris"}}')
+    assert accepts('{"name": "free", "arguments": {"q": 1}}')
+    assert not accepts('{"name": "free", "arguments": {"q": "x"}}')
+    assert accepts('{"name":"now","arguments":{}}')
     only = follower(forced_grammar(replace(USE, must_call=True, only="now")))
     assert not only('{"name": "weather", "arguments": {"city": "Xanadu"}}')
 
@@ -161,47 +161,47 @@ def test_a_schema_refers_to_itself_and_its_definitions() -> None:
         "required": ["pen"],
         "additionalProperties": False,
     }
-    takes = follower(forced_grammar(ToolUse(schemas={"other": pen, "paint": pen}, must_call=True)))
-    assert takes('{"name": "paint", "arguments": {"pen": "red", "next": {"pen": "red"}}}')
-    assert not takes('{"name": "paint", "arguments": {"pen": "red", "next": {"pen": "blue"}}}')
+    accepts = follower(forced_grammar(ToolUse(schemas={"other": pen, "paint": pen}, must_call=True)))
+    assert accepts('{"name": "paint", "arguments": {"pen": "red", "next": {"pen": "red"}}}')
+    assert not accepts('{"name": "paint", "arguments": {"pen": "red", "next": {"pen": "blue"}}}')
 
 
 def test_implied_types_are_enforced_and_unknown_formats_are_not() -> None:
     odd = {"properties": {"a": {"properties": {"b": {"type": "string", "format": "password"}}}}}
-    takes = follower(forced_grammar(ToolUse(schemas={"f": odd}, must_call=True, strict=frozenset(["f"]))))
-    assert takes('{"name": "f", "arguments": {"a": {"b": "x"}}}')
-    assert not takes('{"name": "f", "arguments": {"a": 1}}')
+    accepts = follower(forced_grammar(ToolUse(schemas={"f": odd}, must_call=True, strict=frozenset(["f"]))))
+    assert accepts('{"name": "f", "arguments": {"a": {"b": "x"}}}')
+    assert not accepts('{"name": "f", "arguments": {"a": 1}}')
 
 
 def test_llama_objects_at_the_beginning_and_behind_the_tag_are_calls() -> None:
-    spoken = next(f for f in FORMATS if f.name == "llama-json")
-    prompt, grammar = strict(prompt_of(spoken), USE)
-    takes = follower(grammar, (*spoken.marks, *THINKS))
+    form = next(f for f in FORMATS if f.name == "llama-json")
+    prompt, grammar = strict(prompt_of(form), USE)
+    accepts = follower(grammar, (*form.marks, *THINKS))
     good, bad = call_of(prompt, "weather", GOOD), call_of(prompt, "weather", BAD)
-    assert takes(f"{good};{good}")
-    assert takes(f"Wait. <|python_tag|>{good}")
-    assert takes("<|python_tag|>print(1)")
-    assert takes('In JSON: {"a": 1}')
-    assert not takes(f"Wait. <|python_tag|>{bad}")
-    assert not takes('{"a": 1}')
-    assert takes(f"<think>Hm.</think>\n\n{good}")
-    assert not takes(f"<think>Hm.</think>\n\n{bad}")
-    assert takes("<think>Never closed")
-    opened = follower(strict(prompt_of(spoken, "Say.<think>\n"), USE)[1], (*spoken.marks, *THINKS))
+    assert accepts(f"{good};{good}")
+    assert accepts(f"Wait. <|python_tag|>{good}")
+    assert accepts("<|python_tag|>print(1)")
+    assert accepts('In JSON: {"a": 1}')
+    assert not accepts(f"Wait. <|python_tag|>{bad}")
+    assert not accepts('{"a": 1}')
+    assert accepts(f"<think>Hm.</think>\n\n{good}")
+    assert not accepts(f"<think>Hm.</think>\n\n{bad}")
+    assert accepts("<think>Never closed")
+    opened = follower(strict(prompt_of(form, "Say.<think>\n"), USE)[1], (*form.marks, *THINKS))
     assert opened(f"Hm.</think>{good}")
     assert not opened(f"Hm.</think>{bad}")
     assert opened("Hm.")
 
 
 def test_harmony_may_name_the_function_before_the_channel() -> None:
-    spoken = next(f for f in FORMATS if f.name == "harmony")
-    _, grammar = strict(prompt_of(spoken), USE)
-    takes = follower(grammar, spoken.marks)
+    form = next(f for f in FORMATS if f.name == "harmony")
+    _, grammar = strict(prompt_of(form), USE)
+    accepts = follower(grammar, form.marks)
     thought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
     call = " to=functions.weather<|channel|>commentary <|constrain|>json<|message|>{}<|call|>"
-    assert takes(thought + call.replace("{}", GOOD))
-    assert not takes(thought + call.replace("{}", BAD))
-    assert takes(thought + "<|channel|>final<|message|>Hello to=functions.weather")
+    assert accepts(thought + call.replace("{}", GOOD))
+    assert not accepts(thought + call.replace("{}", BAD))
+    assert accepts(thought + "<|channel|>final<|message|>Hello to=functions.weather")
 
 
 def _use(schema: dict[str, Any]) -> ToolUse:
@@ -239,6 +239,6 @@ def test_many_tools() -> None:
     schemas = {f"tool_{i}": json.loads(json.dumps(CITY)) for i in range(300)}
     use = ToolUse(tools=({},), schemas=schemas, strict=frozenset(schemas))
     prompt, grammar = strict(prompt_of(NONE), use)
-    takes = follower(grammar)
-    assert takes(call_of(prompt, "tool_299", GOOD))
-    assert not takes(call_of(prompt, "tool_299", BAD))
+    accepts = follower(grammar)
+    assert accepts(call_of(prompt, "tool_299", GOOD))
+    assert not accepts(call_of(prompt, "tool_299", BAD))

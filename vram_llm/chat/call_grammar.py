@@ -23,7 +23,7 @@ _GAPS = re.compile(rf"(\s+|{re.escape(ID)})")
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ToolSchema:
     """The schema of a tool's arguments. `lenient`: rules that a grammar cannot express are ignored."""
 
     schema: Mapping[str, Any]
@@ -71,14 +71,14 @@ class GrammarWriter:
             return "ID"
         return quoted(part) if is_json else f"mark_{self.mark(part)}"
 
-    def json(self, name: str, held: Held) -> str:
+    def json(self, name: str, tool: ToolSchema) -> str:
         """Define a rule for a JSON object and return its name."""
-        return self.json_value(name, Held({**held.schema, "type": "object"}, held.lenient))
+        return self.json_value(name, ToolSchema({**tool.schema, "type": "object"}, tool.lenient))
 
-    def json_value(self, name: str, held: Held) -> str:
+    def json_value(self, name: str, tool: ToolSchema) -> str:
         """Define a rule for any JSON value and return its name."""
-        options = {"whitespace_pattern": _WHITESPACE, "lenient": held.lenient}
-        return self.rule(name, f"%json {json.dumps({**held.schema, 'x-guidance': options})}")
+        options = {"whitespace_pattern": _WHITESPACE, "lenient": tool.lenient}
+        return self.rule(name, f"%json {json.dumps({**tool.schema, 'x-guidance': options})}")
 
     def finished(self, never: Iterable[str] = ()) -> CallGrammar:
         """The grammar, whose first rule is `start`."""
@@ -101,11 +101,13 @@ def _without_space(expression: str) -> str:
     return expression.removeprefix("WS ").removesuffix(" WS")
 
 
-def write_calls(writer: GrammarWriter, form: CallJson, tools: Mapping[str, Held], *, parallel: bool) -> str:
+def write_calls(
+    writer: GrammarWriter, form: CallJson, tools: Mapping[str, ToolSchema], *, parallel: bool
+) -> str:
     """Define the rule `calls`, the text after the form's trigger, and return its name."""
     calls = []
-    for i, (name, held) in enumerate(tools.items()):
-        arguments = writer.json(f"arguments_{i}", held)
+    for i, (name, tool) in enumerate(tools.items()):
+        arguments = writer.json(f"arguments_{i}", tool)
         calls.append(
             _without_space(
                 joined(

@@ -6,20 +6,20 @@ from typing import Any
 
 from vram_llm.chat.dialect import Dialect
 from vram_llm.chat.formats.table import HERMES
-from vram_llm.chat.takes import Takes
+from vram_llm.chat.template_caps import TemplateCaps
 
 Messages = list[dict[str, Any]]
 
 
-def with_calls(messages: Messages, takes: Takes) -> Messages:
+def with_calls(messages: Messages, caps: TemplateCaps) -> Messages:
     """`messages` with the assistant's calls in the form that the template shows.
 
     If the template does not show a message's content with its calls, the content becomes a message before
     them.
     """
-    if not takes.words_with_calls:
-        messages = list(_words_first(messages, apart=takes.words_before_calls))
-    return [_call_shape(message, takes) if message.get("tool_calls") else message for message in messages]
+    if not caps.content_with_calls:
+        messages = list(_words_first(messages, apart=caps.content_before_calls))
+    return [_call_shape(message, caps) if message.get("tool_calls") else message for message in messages]
 
 
 def calls_as_text(messages: Messages, dialect: Dialect) -> Messages:
@@ -95,14 +95,14 @@ def _at_once(run: Messages) -> Iterator[dict[str, Any]]:
             yield message
 
 
-def _call_shape(message: dict[str, Any], takes: Takes) -> dict[str, Any]:
+def _call_shape(message: dict[str, Any], caps: TemplateCaps) -> dict[str, Any]:
     calls = message["tool_calls"]
-    if not takes.argument_text:
+    if not caps.requires_text_arguments:
         calls = [
             {**c, "function": {**c["function"], "arguments": _as_object(c["function"]["arguments"])}}
             for c in calls
         ]
-    content = message["content"] or (None if takes.null_content else "")
+    content = message["content"] or (None if caps.requires_null_content else "")
     return {**message, "content": content, "tool_calls": calls}
 
 

@@ -8,13 +8,13 @@ from vram_llm.chat.efforts import Names, find_efforts
 from vram_llm.chat.find_thinking import find_thinking
 from vram_llm.chat.find_tools import TemplateTools, find_template_tools
 from vram_llm.chat.formats.arguments import Schemas
+from vram_llm.chat.formats.call_format import CallFormat
 from vram_llm.chat.formats.call_json import CallJson
-from vram_llm.chat.formats.format import Format
 from vram_llm.chat.formats.table import NONE
 from vram_llm.chat.formats.thinking import begun, framed, plain
 from vram_llm.chat.formats.thinking_marks import DEFAULT, ThinkingMarks
-from vram_llm.chat.probe import Probe
 from vram_llm.chat.reader import Parser
+from vram_llm.chat.template_probe import TemplateProbe
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Dialect:
 
     name: str
     takes_tools: bool
-    form: Format
+    form: CallFormat
     marks: tuple[str, ...]
     thinking: ThinkingMarks | None = None
     efforts: Mapping[str, Names] = field(default_factory=dict)
@@ -86,7 +86,7 @@ def dialect_of(template: str | None) -> Dialect:
     template_form = tools_of_template.form or NONE
     takes_tools = tools_of_template.shows_tools and template_form is not NONE
     form = template_form if takes_tools or template_form.framed else NONE
-    probe = Probe(source)
+    probe = TemplateProbe(source)
     thinking = find_thinking(probe)
     return Dialect(
         name=template_form.name,

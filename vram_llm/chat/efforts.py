@@ -7,7 +7,7 @@ searching its source. A value that the template refuses is replaced by the neare
 from collections.abc import Mapping
 from typing import Any
 
-from vram_llm.chat.probe import Probe
+from vram_llm.chat.template_probe import TemplateProbe
 
 Names = dict[str, Any]
 OFF = ("none", "minimal")  # efforts without thinking, for templates that can only switch it
@@ -39,7 +39,7 @@ _COMMON = ("low", "medium", "high")
 _WORD = "q7word7q"
 
 
-def find_efforts(probe: Probe) -> Mapping[str, Names]:
+def find_efforts(probe: TemplateProbe) -> Mapping[str, Names]:
     """The variables that the template reads, with their values, for each of EFFORTS; {} if it reads none.
 
     A template that writes any word into its prompt gets only "low", "medium" and "high", which models know.

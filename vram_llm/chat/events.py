@@ -18,7 +18,7 @@ class Reasoning:
 
 
 @dataclass(frozen=True, slots=True)
-class Unopened:
+class UnopenedThinking:
     """All earlier content was thinking: only its end was marked. A stream has already sent it."""
 
 
@@ -46,4 +46,4 @@ class CallEnd:
     index: int
 
 
-Event = Content | Reasoning | Unopened | CallStart | CallArguments | CallEnd
+Event = Content | Reasoning | UnopenedThinking | CallStart | CallArguments | CallEnd

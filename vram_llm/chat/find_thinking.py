@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any
 
 from vram_llm.chat.formats.thinking_marks import DEFAULT, MARK, ThinkingMarks
-from vram_llm.chat.probe import ANSWER, CALLS, THOUGHT, Probe
+from vram_llm.chat.template_probe import ANSWER, CALLS, THOUGHT, TemplateProbe
 
 _KNOWN = (  # models whose templates show no thinking; the marks come from the model cards
     ThinkingMarks("", "[BEGIN FINAL RESPONSE]", "\n[BEGIN FINAL RESPONSE]\n", end="[END FINAL RESPONSE]"),
@@ -21,12 +21,12 @@ _FIELDS = ("reasoning_content", "reasoning", "thinking")  # a message's fields f
 _RESPONSE = ("<response>", "</response>")  # around the answer of ibm-granite/granite-3.3
 
 
-def find_thinking(probe: Probe) -> ThinkingMarks | None:
+def find_thinking(probe: TemplateProbe) -> ThinkingMarks | None:
     """The marks around thinking; None if the template shows none. Renders it some 20 times."""
     return _from_history(probe) or _from_prompts(probe) or _known(probe)
 
 
-def _from_history(probe: Probe) -> ThinkingMarks | None:
+def _from_history(probe: TemplateProbe) -> ThinkingMarks | None:
     thought: dict[str, Any] = dict.fromkeys(_FIELDS, THOUGHT)
     parts = [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": ANSWER}]
     blocks = {"blocks": [{"type": "thoughts", "text": THOUGHT}, {"type": "response", "text": ANSWER}]}
@@ -49,7 +49,7 @@ def _from_history(probe: Probe) -> ThinkingMarks | None:
     return None
 
 
-def _field(probe: Probe, content: str, called: dict[str, Any]) -> str:
+def _field(probe: TemplateProbe, content: str, called: dict[str, Any]) -> str:
     """The first of _FIELDS that the template shows alone."""
 
     def shows(field: str) -> bool:
@@ -58,7 +58,7 @@ def _field(probe: Probe, content: str, called: dict[str, Any]) -> str:
     return next(filter(shows, _FIELDS), "")
 
 
-def _around(probe: Probe, before: str, between: str, end: str, field: str) -> ThinkingMarks | None:
+def _around(probe: TemplateProbe, before: str, between: str, end: str, field: str) -> ThinkingMarks | None:
     """`before`, `between`, `end`: the texts around the thought and the answer."""
     on, off = probe.tail_on, probe.tail_off
     plain = probe.shown({"content": ANSWER})
@@ -88,7 +88,7 @@ def _around(probe: Probe, before: str, between: str, end: str, field: str) -> Th
     )
 
 
-def _from_prompts(probe: Probe) -> ThinkingMarks | None:
+def _from_prompts(probe: TemplateProbe) -> ThinkingMarks | None:
     """The marks that a prompt without thinking has in addition: a pair, or only the closing mark."""
     on, off = probe.tail_on, probe.tail_off
     if not off.startswith(on) or not (marks := MARK.findall(added := off[len(on) :])):
@@ -103,7 +103,7 @@ def _from_prompts(probe: Probe) -> ThinkingMarks | None:
     return ThinkingMarks(opening, closing, closes.replace("\n\n", "\n", 1), skips=added)
 
 
-def _known(probe: Probe) -> ThinkingMarks | None:
+def _known(probe: TemplateProbe) -> ThinkingMarks | None:
     on = probe.tail_on.rstrip()
     text = probe.source + probe.prompt({"thinking": True})
     for marks in _KNOWN:

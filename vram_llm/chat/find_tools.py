@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vram_llm.chat.events import CallArguments, CallStart
-from vram_llm.chat.formats.format import Format, object_format
+from vram_llm.chat.formats.call_format import CallFormat, object_format
 from vram_llm.chat.formats.table import FORMATS
 from vram_llm.chat.formats.thinking_marks import MARK
 from vram_llm.chat.reader import Parser
@@ -38,7 +38,7 @@ class TemplateTools:
     `shows_tools`: descriptions of tools are in the prompt.
     """
 
-    form: Format | None
+    form: CallFormat | None
     shows_tools: bool
 
 
@@ -63,13 +63,13 @@ def _common(a: str, b: str) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _reads(text: str) -> Format | None:
+def _reads(text: str) -> CallFormat | None:
     """The format that reads the call in `text`; a format with the same marks is preferred."""
     able = [form for form in FORMATS if _calls(form, text) == [(_NAME, _ARGUMENTS)]]
     return next((form for form in able if form.is_shown_in(text)), able[0] if able else None)
 
 
-def _made(text: str) -> Format | None:
+def _made(text: str) -> CallFormat | None:
     """A format outside the table: the call is a JSON object, or a list of one, after a mark."""
     call = _OBJECT.search(text)
     before = list(MARK.finditer(text, 0, call.start())) if call else []
@@ -90,7 +90,7 @@ def _made(text: str) -> Format | None:
     return form if _calls(form, text) == [(_NAME, _ARGUMENTS)] else None
 
 
-def _calls(form: Format, text: str) -> list[tuple[str, Any]]:
+def _calls(form: CallFormat, text: str) -> list[tuple[str, Any]]:
     parser = Parser(form.grammar({_NAME: _SCHEMA}))
     names: list[str] = []
     arguments: list[str] = []

@@ -9,9 +9,9 @@ from typing import Any
 
 from vram_llm.chat.calls import calls_as_text, one_by_one, with_calls
 from vram_llm.chat.dialect import Dialect
-from vram_llm.chat.formats.format import Format
+from vram_llm.chat.formats.call_format import CallFormat
 from vram_llm.chat.formats.hermes import CLOSE, OPEN
-from vram_llm.chat.orders import Orders, with_orders
+from vram_llm.chat.system_messages import SystemPlacement, place_system_messages
 from vram_llm.chat.template import ChatTemplate
 
 Messages = list[dict[str, Any]]
@@ -42,37 +42,37 @@ def shown(
     tools: Tools,
     dialect: Dialect,
     template: ChatTemplate,
-    orders: Orders = Orders.IN_PLACE,
+    placement: SystemPlacement = SystemPlacement.IN_PLACE,
 ) -> Messages:
     """`messages` in the form for `template`.
 
-    Tools, calls and results that it does not show are written as text. `orders` decides where system and
+    Tools, calls and results that it does not show are written as text. `placement` decides where system and
     developer messages go.
     """
-    takes = template.takes
+    caps = template.caps
     messages = _named([_bare(message) for message in messages])
-    if not takes.empty_answers:
+    if not caps.empty_answers:
         messages = [m for m in messages if m["role"] != "assistant" or m["content"] or m.get("tool_calls")]
     if tools and not dialect.takes_tools:
         messages = _instructed(messages, tools)
     if dialect.name == "harmony":
         messages = _harmony(messages)
     messages = _with_fitting_ids(messages, dialect.form)
-    native = dialect.takes_tools and takes.calls
-    if not (dialect.takes_tools and takes.results):
+    native = dialect.takes_tools and caps.calls
+    if not (dialect.takes_tools and caps.results):
         messages = _results_as_text(messages, lone=False)
-    elif not takes.lone_results:
+    elif not caps.results_without_calls:
         messages = _results_as_text(messages, lone=True)
     if not native:
         messages = calls_as_text(messages, dialect)
-    elif not takes.parallel_calls:
+    elif not caps.parallel_calls:
         messages = list(one_by_one(messages))
-    messages = with_orders(messages, takes, orders)
+    messages = place_system_messages(messages, caps, placement)
     if native:
-        messages = with_calls(messages, takes)
+        messages = with_calls(messages, caps)
     if dialect.thinking is not None and dialect.name != "harmony":
         messages = [_thought_over(message, dialect.thinking.field) for message in messages]
-    return [_in_parts(message) for message in messages] if takes.parts else messages
+    return [_in_parts(message) for message in messages] if caps.requires_typed_content else messages
 
 
 def _bare(message: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _thought_over(message: dict[str, Any], field: str) -> dict[str, Any]:
     return {**kept, "content": [{"type": "thinking", "thinking": thought}, *text]}
 
 
-def _with_fitting_ids(messages: Messages, form: Format) -> Messages:
+def _with_fitting_ids(messages: Messages, form: CallFormat) -> Messages:
     """Ids in the template's form, the same for a call and its result."""
     out: Messages = []
     fitting: dict[str, str] = {}

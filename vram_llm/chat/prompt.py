@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 from vram_llm.chat import history
-from vram_llm.chat.arrival import check_arrival
 from vram_llm.chat.continuing import check_continuable, continued, continued_parser, is_thinking
 from vram_llm.chat.dialect import Dialect
+from vram_llm.chat.dropped_messages import check_none_dropped
 from vram_llm.chat.formats.arguments import Schemas
-from vram_llm.chat.orders import Orders, ways
 from vram_llm.chat.plain_tools import plain_tools
 from vram_llm.chat.reader import Parser
+from vram_llm.chat.system_messages import SystemPlacement, placements
 from vram_llm.chat.template import ChatTemplate, TemplateRefusal
 from vram_llm.errors import RequestError
 
@@ -77,8 +77,8 @@ def chat_prompt(
 
     native_tools = tools if tools and dialect.takes_tools else None
 
-    def render(messages: Messages, add_generation_prompt: bool, orders: Orders) -> str:
-        shown = history.shown(messages, tools, dialect, template, orders)
+    def render(messages: Messages, add_generation_prompt: bool, placement: SystemPlacement) -> str:
+        shown = history.shown(messages, tools, dialect, template, placement)
         with_tools = partial(template.render, shown, add_generation_prompt=add_generation_prompt, **names)
         try:
             return with_tools(tools=native_tools)
@@ -94,13 +94,13 @@ def chat_prompt(
             raise
 
     def whole(messages: Messages, add_generation_prompt: bool) -> str:
-        """The prompt with every message, from the first of `ways` that works. Raises the first error."""
+        """The prompt with every message, by the first placement that works. Raises the first error."""
         errors: list[RequestError] = []
-        for orders in ways(messages):
-            again = partial(render, add_generation_prompt=add_generation_prompt, orders=orders)
+        for placement in placements(messages):
+            again = partial(render, add_generation_prompt=add_generation_prompt, placement=placement)
             try:
                 prompt = again(messages)
-                check_arrival(messages, native_tools or [], prompt, again)
+                check_none_dropped(messages, native_tools or [], prompt, again)
             except RequestError as error:
                 errors.append(error)
             else:

@@ -9,7 +9,15 @@ from collections.abc import Callable, Generator, Iterable
 from secrets import token_hex
 from typing import Protocol, TypeVar
 
-from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
+from vram_llm.chat.events import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Event,
+    Reasoning,
+    UnopenedThinking,
+)
 from vram_llm.chat.json_scan import JsonScan
 
 _T = TypeVar("_T")
@@ -246,7 +254,7 @@ class Reader:
         """The content so far was thinking."""
         self.edge()
         self._has_content, self._has_thought = False, True
-        self._out.append(Unopened())
+        self._out.append(UnopenedThinking())
 
     def start_call(self, name: str) -> None:
         """A call begins."""

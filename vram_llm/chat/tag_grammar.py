@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vram_llm.chat.call_grammar import GrammarWriter, Held, joined, quoted
+from vram_llm.chat.call_grammar import GrammarWriter, ToolSchema, joined, quoted
 from vram_llm.chat.formats.arguments import followed, types_of
-from vram_llm.chat.formats.tagged import Tags
+from vram_llm.chat.formats.tagged import CallTags
 
 _STRING = frozenset({"string"})
 _SCALARS = frozenset({"string", "null", "boolean", "integer", "number"})
@@ -32,7 +32,7 @@ _REFERENCE = re.compile(r'"\$ref": "(?!#/(?:\$defs|definitions)/)')
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class TagLayout:
     """`call NAME name_end (parameter KEY key_end VALUE value_end)... call_end`, within `outer` tags or not.
 
     `text_mark` or `json_mark` stands before `key_end`, by the kind of VALUE. With `newline`, one may stand
@@ -51,7 +51,7 @@ class Layout:
     json_mark: str = ""
 
 
-GLM = Layout(
+GLM = TagLayout(
     outer=None,
     call="<tool_call>",
     name_end="\n",
@@ -62,11 +62,11 @@ GLM = Layout(
 )
 
 
-def layout_of(tags: Tags) -> Layout:
+def layout_of(tags: CallTags) -> TagLayout:
     """The layout of a format."""
     quote = '"' if tags.call.endswith('"') else ""
     has_types = "DSML" in tags.parameter
-    return Layout(
+    return TagLayout(
         outer=tags.outer,
         call=tags.call,
         name_end=quote + tags.head_end,
@@ -80,9 +80,9 @@ def layout_of(tags: Tags) -> Layout:
     )
 
 
-def can_hold(held: Held) -> bool:
+def can_constrain(tool: ToolSchema) -> bool:
     """Whether a grammar can constrain arguments in tags to a schema, as it constrains JSON."""
-    schema = held.schema
+    schema = tool.schema
     properties = schema.get("properties")
     if not isinstance(properties, Mapping) or not _OF_OBJECTS.issuperset(schema):
         return False
@@ -92,12 +92,14 @@ def can_hold(held: Held) -> bool:
     )
 
 
-def write_tagged(writer: GrammarWriter, layout: Layout, tools: Mapping[str, Held], *, parallel: bool) -> None:
+def write_tagged(
+    writer: GrammarWriter, layout: TagLayout, tools: Mapping[str, ToolSchema], *, parallel: bool
+) -> None:
     """Define `section`, one or more calls after any text, and `calls`, the same without text before."""
     mark, end = writer.mark(layout.call), f"mark_{writer.mark(layout.call_end)}"
     bodies = []
-    for i, (name, held) in enumerate(tools.items()):
-        arguments = _arguments(writer, layout, i, held)
+    for i, (name, tool) in enumerate(tools.items()):
+        arguments = _arguments(writer, layout, i, tool)
         bodies.append(joined(quoted(name), writer.literal(layout.name_end), "WS", arguments, end))
     body = writer.rule("tagged", *bodies)
     more = f"(WS mark_{mark} {body})*" if parallel else ""
@@ -112,39 +114,41 @@ def write_tagged(writer: GrammarWriter, layout: Layout, tools: Mapping[str, Held
     writer.rule("calls", joined(f"mark_{opening} {inner}", again), joined(f"mark_{mark} {body}", more))
 
 
-def _arguments(writer: GrammarWriter, layout: Layout, i: int, held: Held) -> str:
+def _arguments(writer: GrammarWriter, layout: TagLayout, i: int, tool: ToolSchema) -> str:
     """An expression for all arguments of tool `i`; "" if it takes none."""
     parameter = f"mark_{writer.mark(layout.parameter)}"
-    if not can_hold(held):
+    if not can_constrain(tool):
         values = " | ".join(
             _value(writer, layout, mark, f"until_{writer.mark(layout.value_end)}")
             for mark in {layout.text_mark, layout.json_mark}
         )
         return f"({joined(parameter, _KEY_NAME, f'({values})', 'WS')})*"
-    required = held.schema.get("required") or ()
+    required = tool.schema.get("required") or ()
     parts = []
-    for k, (key, schema) in enumerate(held.schema["properties"].items()):
-        value = _held_value(writer, layout, f"value_{i}_{k}", schema, held)
+    for k, (key, schema) in enumerate(tool.schema["properties"].items()):
+        value = _constrained_value(writer, layout, f"value_{i}_{k}", schema, tool)
         part = writer.rule(f"argument_{i}_{k}", joined(parameter, quoted(key), value, "WS"))
         parts.append(part if key in required else f"{part}?")
     return " ".join(parts)
 
 
-def _held_value(writer: GrammarWriter, layout: Layout, name: str, schema: Any, held: Held) -> str:
-    kind = _kind(schema, held.schema)
+def _constrained_value(
+    writer: GrammarWriter, layout: TagLayout, name: str, schema: Any, tool: ToolSchema
+) -> str:
+    kind = _kind(schema, tool.schema)
     end = writer.mark(layout.value_end)
     if kind == "text":
         return _value(writer, layout, layout.text_mark, f"until_{end}")
     if kind == "json":
-        definitions = {key: held.schema[key] for key in _DEFINITIONS if key in held.schema}
-        rule = writer.json_value(name, Held({**schema, **definitions}, held.lenient))
+        definitions = {key: tool.schema[key] for key in _DEFINITIONS if key in tool.schema}
+        rule = writer.json_value(name, ToolSchema({**schema, **definitions}, tool.lenient))
         return _value(writer, layout, layout.json_mark, f"WS {rule} WS mark_{end}")
     texts = f"({' | '.join(map(quoted, kind or ()))})"
     newline = '"\\n"? ' if layout.newline else ""
     return _value(writer, layout, layout.text_mark, f"{newline}{texts} {newline}mark_{end}")
 
 
-def _value(writer: GrammarWriter, layout: Layout, type_mark: str, value: str) -> str:
+def _value(writer: GrammarWriter, layout: TagLayout, type_mark: str, value: str) -> str:
     kind = f"mark_{writer.mark(type_mark)}" if type_mark else ""
     return joined(kind, writer.literal(layout.key_end), value)
 

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Template, TemplateSyntaxError
 
 from vram_llm.chat.sandbox import ChatSandbox, RenderBudget, TemplateRefused, budget
-from vram_llm.chat.takes import Takes, find_takes
+from vram_llm.chat.template_caps import TemplateCaps, find_caps
 from vram_llm.errors import RequestError, VramLLMError
 
 MESSAGES = "messages"  # the field at fault if a template refuses
@@ -96,9 +96,9 @@ class ChatTemplate:
         return self._run({**names, "add_generation_prompt": add_generation_prompt})
 
     @cached_property
-    def takes(self) -> Takes:
+    def caps(self) -> TemplateCaps:
         """The messages that it shows. Renders it some 30 times, once."""
-        return find_takes(self._shows)
+        return find_caps(self._shows)
 
     @cached_property
     def _without_tools(self) -> dict[str, Any]:

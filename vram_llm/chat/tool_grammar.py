@@ -3,27 +3,27 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from vram_llm.chat.budget import is_opened
-from vram_llm.chat.call_grammar import CallGrammar, GrammarWriter, Held, joined, quoted, write_calls
+from vram_llm.chat.call_grammar import CallGrammar, GrammarWriter, ToolSchema, joined, quoted, write_calls
+from vram_llm.chat.constrained_calls import json_calls_between
 from vram_llm.chat.dialect import Dialect
-from vram_llm.chat.forced import tagged
 from vram_llm.chat.formats import harmony, llama_json
 from vram_llm.chat.formats.call_json import CallJson, json_members
 from vram_llm.chat.prompt import ChatPrompt
-from vram_llm.chat.tag_grammar import GLM, Layout, can_hold, layout_of, write_tagged
+from vram_llm.chat.tag_grammar import GLM, TagLayout, can_constrain, layout_of, write_tagged
+from vram_llm.chat.thinking_budget import is_opened
 
-Tools = Mapping[str, Held]
+Tools = Mapping[str, ToolSchema]
 
 
 @dataclass(frozen=True, slots=True)
-class HeldAnswer:
+class ConstrainedAnswer:
     """The grammar of an answer, and the prompt whose parser reads it."""
 
     grammar: CallGrammar
     prompt: ChatPrompt
 
 
-def can_hold_calls(dialect: Dialect, tools: Tools) -> bool:
+def can_constrain_calls(dialect: Dialect, tools: Tools) -> bool:
     """Whether a grammar can constrain calls of these tools in the dialect's own form."""
     form = dialect.form
     return _layout(dialect, tools) is not None or form.call_json is not None or form.tags is not None
@@ -37,7 +37,7 @@ def forced_call(tools: Tools) -> CallGrammar:
     return writer.finished()
 
 
-def free_or_calls(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> HeldAnswer | None:
+def free_or_calls(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> ConstrainedAnswer | None:
     """Free thinking and text, and calls that match a schema from the mark at their beginning on.
 
     This holds within the thinking too: a call there may be read as one. None if the dialect's calls begin
@@ -47,23 +47,23 @@ def free_or_calls(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> HeldAn
     layout = _layout(prompt.dialect, tools)
     if layout is not None:
         write_tagged(writer, layout, tools, parallel=parallel)
-        return HeldAnswer(_free(writer), prompt)
+        return ConstrainedAnswer(_free(writer), prompt)
     prompt = _with_json_calls(prompt)
     form = prompt.dialect.call_json
     if form is None:
         return None
     if prompt.dialect.name == "harmony":
-        return HeldAnswer(_harmony(writer, tools, "TEXT"), prompt)
+        return ConstrainedAnswer(_harmony(writer, tools, "TEXT"), prompt)
     if prompt.dialect.name == "llama-json":
-        return HeldAnswer(_llama_json(writer, form, tools, prompt, parallel=parallel), prompt)
+        return ConstrainedAnswer(_llama_json(writer, form, tools, prompt, parallel=parallel), prompt)
     calls = write_calls(writer, form, tools, parallel=parallel)
     writer.rule("section", joined(f"trigger_{writer.mark(form.trigger)}", calls))
-    if not prompt.dialect.takes_tools and prompt.dialect.form.answer_begins:  # see chat.explained
+    if not prompt.dialect.takes_tools and prompt.dialect.form.answer_begins:
         prompt = replace(prompt, text=prompt.answering())
-    return HeldAnswer(_free(writer, _never(prompt, form)), prompt)
+    return ConstrainedAnswer(_free(writer, _never(prompt, form)), prompt)
 
 
-def calls_or_answer(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> HeldAnswer | None:
+def calls_or_answer(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> ConstrainedAnswer | None:
     """Calls, or the rule `@answer`, without text before; None as for `free_or_calls`."""
     writer = GrammarWriter()
     writer.rule("answer", "@answer")
@@ -71,13 +71,13 @@ def calls_or_answer(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> Held
     if layout is not None:
         write_tagged(writer, layout, tools, parallel=parallel)
         writer.rule("start", "WS calls", "WS answer")
-        return HeldAnswer(writer.finished(), replace(prompt, text=prompt.answering()))
+        return ConstrainedAnswer(writer.finished(), replace(prompt, text=prompt.answering()))
     prompt = _with_json_calls(prompt)
     form = prompt.dialect.call_json
     if form is None:
         return None
     if prompt.dialect.name == "harmony":
-        return HeldAnswer(_harmony(writer, tools, "answer"), prompt)
+        return ConstrainedAnswer(_harmony(writer, tools, "answer"), prompt)
     if prompt.dialect.name == "llama-json":
         calls = _llama_calls(writer, form, tools, parallel=parallel)
     else:
@@ -85,7 +85,7 @@ def calls_or_answer(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> Held
         calls = writer.rule("section", calls)
         calls = f"{calls} (WS {calls})*" if parallel else calls
     writer.rule("start", joined("WS", calls), joined("WS", "answer"))
-    return HeldAnswer(writer.finished(), replace(prompt, text=prompt.answering()))
+    return ConstrainedAnswer(writer.finished(), replace(prompt, text=prompt.answering()))
 
 
 def _free(writer: GrammarWriter, never: tuple[str, ...] = ()) -> CallGrammar:
@@ -95,9 +95,9 @@ def _free(writer: GrammarWriter, never: tuple[str, ...] = ()) -> CallGrammar:
     return writer.finished(never)
 
 
-def _layout(dialect: Dialect, tools: Tools) -> Layout | None:
+def _layout(dialect: Dialect, tools: Tools) -> TagLayout | None:
     """The layout of arguments in tags; None if the dialect has none, or cannot constrain a tool in it."""
-    if not all(held.lenient or can_hold(held) for held in tools.values()):
+    if not all(tool.lenient or can_constrain(tool) for tool in tools.values()):
         return None
     form = dialect.form
     if form.name == "glm":
@@ -112,7 +112,7 @@ def _with_json_calls(prompt: ChatPrompt) -> ChatPrompt:
         return prompt
     opening, closing = dialect.form.tags
     form = json_members(opening, opening="\n", closing=f"\n{closing}")
-    as_json = replace(dialect.form, grammar=lambda _: tagged(opening, closing), call_json=form)
+    as_json = replace(dialect.form, grammar=lambda _: json_calls_between(opening, closing), call_json=form)
     return replace(prompt, dialect=replace(dialect, form=as_json))
 
 
@@ -136,8 +136,8 @@ def _harmony(writer: GrammarWriter, tools: Tools, final: str) -> CallGrammar:
     )
     kind = writer.rule("kind", f'/ ?/ {constrain} "json"', '" json"', '""')
     calls = []
-    for i, (name, held) in enumerate(tools.items()):
-        arguments, named = writer.json(f"arguments_{i}", held), quoted(name)
+    for i, (name, tool) in enumerate(tools.items()):
+        arguments, named = writer.json(f"arguments_{i}", tool), quoted(name)
         before = f'" to=functions." {named} {channel} "commentary" {kind}'
         behind = f'{channel} "commentary to=functions." {named} {kind}'
         calls.append(f"({before} | {behind}) {message} {arguments} {call_end}")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from vram_llm.chat.events import Content, Event, Reasoning, Unopened
+from vram_llm.chat.events import Content, Event, Reasoning, UnopenedThinking
 from vram_llm.chat.reader import Parser
 from vram_llm.server.prompt import PreparedChat
 
@@ -34,10 +34,10 @@ class InlineParser(Parser):
                 self._is_thinking = True
                 rewritten.append(Content(opening + event.text))
                 continue
-            if self._is_thinking or isinstance(event, Unopened):
+            if self._is_thinking or isinstance(event, UnopenedThinking):
                 rewritten.append(Content(self._closing))
                 self._is_thinking = False
-            if not isinstance(event, Unopened):
+            if not isinstance(event, UnopenedThinking):
                 rewritten.append(event)
         return rewritten
 

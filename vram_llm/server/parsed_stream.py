@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
+from vram_llm.chat.events import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Event,
+    Reasoning,
+    UnopenedThinking,
+)
 from vram_llm.chat.reader import Parser
 from vram_llm.engine.request import FinishReason, Likelihood, TokenEvent
 from vram_llm.server.generation import TokenEvents
@@ -54,7 +62,7 @@ class ParsedChoice:
                     self.content += text
                 case Reasoning(text):
                     self.reasoning += text
-                case Unopened():
+                case UnopenedThinking():
                     self.reasoning, self.content = self.reasoning + self.content, ""
                 case CallStart(_, call_id, name):
                     self.calls.append(Call(call_id, name))

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vram_llm.chat.budget import is_opened, may_reopen, thinking_marks
+from vram_llm.chat.constrained_calls import read_forced_call, read_text_call
 from vram_llm.chat.dialect import dialect_of
-from vram_llm.chat.forced import forced, text_call
 from vram_llm.chat.prompt import ChatPrompt, chat_prompt
 from vram_llm.chat.reader import Parser
+from vram_llm.chat.thinking_budget import is_opened, may_reopen, thinking_marks
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import Grammar, Image, ReasoningBudget, Request
 from vram_llm.server.config import ReasoningMode, ServerConfig
@@ -16,7 +16,7 @@ from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.serving_model import chat_template, template_source
 from vram_llm.server.template_variables import template_variables
 from vram_llm.server.thinking_fields import ThinkingSettings
-from vram_llm.server.tool_grammars import answer_or_calls, forced_grammar, holdable, strict
+from vram_llm.server.tool_grammars import answer_or_calls, forced_grammar, strict, with_constrainable_calls
 from vram_llm.server.tools import ToolUse
 
 
@@ -83,7 +83,7 @@ def prepare_chat(
     if effort is None and (n_thinking == 0 or config.reasoning is ReasoningMode.OFF):
         effort = "none"
     source = template_source(info, tools=bool(use.tools))
-    dialect = holdable(dialect_of(source), use, grammar)
+    dialect = with_constrainable_calls(dialect_of(source), use, grammar)
     variables = template_variables(dialect, config, effort, chat.variables, thinking.field)
     prompt = chat_prompt(
         chat.messages,
@@ -111,12 +111,14 @@ def _prepare(
         return PreparedChat(prompt.answering(), add_bos, (), lambda: None, grammar)
     if use.written is not None:
         name, wanted = use.written
-        reader, new_id = text_call(name), prompt.dialect.new_id
+        reader, new_id = read_text_call(name), prompt.dialect.new_id
         return PreparedChat(prompt.answering(), add_bos, (), lambda: Parser(reader, new_id), wanted, True)
     new_id = prompt.dialect.new_id
     if use.must_call:
         wanted = forced_grammar(use)
-        return PreparedChat(prompt.calling(), add_bos, (), lambda: Parser(forced, new_id), wanted, True)
+        return PreparedChat(
+            prompt.calling(), add_bos, (), lambda: Parser(read_forced_call, new_id), wanted, True
+        )
     if grammar is not None:
         prompt, grammar = answer_or_calls(prompt, use, grammar)
         return PreparedChat(

@@ -4,7 +4,15 @@ import codecs
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
+from vram_llm.chat.events import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Event,
+    Reasoning,
+    UnopenedThinking,
+)
 from vram_llm.chat.reader import Grammar, Parser
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
@@ -41,7 +49,7 @@ def fold(events: Iterable[Event]) -> Parsed:
             case Reasoning(text):
                 assert text
                 parsed.reasoning += text
-            case Unopened():
+            case UnopenedThinking():
                 parsed.reasoning, parsed.content = parsed.reasoning + parsed.content, ""
             case CallStart(index, call_id, name):
                 assert index == len(parsed.calls)

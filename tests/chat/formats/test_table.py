@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.chat.formats.cuts import SCHEMAS, Parsed, calls, check, run
+from vram_llm.chat.formats.call_format import CallFormat
 from vram_llm.chat.formats.call_json import ID
-from vram_llm.chat.formats.format import Format
 from vram_llm.chat.formats.table import FORMATS
 from vram_llm.chat.reader import Parser
 
 PARIS = '{"city": "Paris"}'
 WEATHER, NOW = ("get_weather", PARIS), ("now", "{}")
-NAMED: dict[str, Format] = {}
+NAMED: dict[str, CallFormat] = {}
 for each in FORMATS:
     NAMED.setdefault(each.name, each)
 SOLAR = "<|tool_call:begin|>{}<|tool_call:name|>{}<|tool_call:args|>{}<|tool_call:end|>"
@@ -221,7 +221,7 @@ def test_outputs(name: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
-def test_plain_text_stays_as_it_is(form: Format) -> None:
+def test_plain_text_stays_as_it_is(form: CallFormat) -> None:
     text = 'In C, `a < b` and {"name": 1} [x](y): Action, functions.now:0 > 3.\n'
     check(lambda: form.grammar(SCHEMAS), form.answer_begins + text, Parsed(content=text))
 

@@ -3,40 +3,40 @@
 Source: the chat template of swiss-ai/Apertus-8B-Instruct-2509.
 """
 
-from vram_llm.chat.formats.call_json import Outcome, is_name, member
+from vram_llm.chat.formats.call_json import CallOutcome, is_name, member
 from vram_llm.chat.formats.json_calls import objects
 from vram_llm.chat.reader import Reader, Wait
 
 OPEN, CLOSE = "<|tools_prefix|>", "<|tools_suffix|>"
 
 
-def _list(r: Reader) -> Wait[Outcome]:
+def _list(r: Reader) -> Wait[CallOutcome]:
     """[call, call, ...]. Returns the outcome of the first call, or of the one that broke."""
     yield from r.take("[")
     outcome = yield from _call(r)
-    while outcome is Outcome.WHOLE and (yield from r.spaces()) == ",":
+    while outcome is CallOutcome.WHOLE and (yield from r.spaces()) == ",":
         yield from r.take(",")
         outcome = yield from _call(r)
-        if outcome is Outcome.NONE:
-            return Outcome.WHOLE
+        if outcome is CallOutcome.NONE:
+            return CallOutcome.WHOLE
     yield from r.take("]")
     return outcome
 
 
-def _call(r: Reader) -> Wait[Outcome]:
+def _call(r: Reader) -> Wait[CallOutcome]:
     yield from r.spaces()
     if not (yield from r.take("{")):
-        return Outcome.NONE
+        return CallOutcome.NONE
     name = yield from member(r)
     if not is_name(name) or (yield from r.spaces()) != "{":
-        return Outcome.NONE
+        return CallOutcome.NONE
     r.start_call(name)
     if not (yield from r.json(r.arguments)):
-        return Outcome.BROKEN
+        return CallOutcome.BROKEN
     r.end_call()
     yield from r.spaces()
     yield from r.take("}")
-    return Outcome.WHOLE
+    return CallOutcome.WHOLE
 
 
 apertus = objects(OPEN, closing=CLOSE, read=_list)

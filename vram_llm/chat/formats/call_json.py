@@ -71,7 +71,7 @@ def written(form: CallJson, calls: Iterable[tuple[str, str]]) -> str:
     return "".join(text.replace(ID, str(i)) for i, text in enumerate(whole))
 
 
-class Outcome(Enum):
+class CallOutcome(Enum):
     """The result of an attempt to read a call."""
 
     NONE = auto()  # not a call; nothing was written
@@ -79,7 +79,7 @@ class Outcome(Enum):
     WHOLE = auto()
 
 
-def call_object(r: Reader, names: frozenset[str] | None = None) -> Wait[Outcome]:
+def call_object(r: Reader, names: frozenset[str] | None = None) -> Wait[CallOutcome]:
     """Read one call; `names`: names that are allowed, None: all.
 
     Arguments are passed on as they come once the name is known. They may also be a string that holds an
@@ -89,7 +89,7 @@ def call_object(r: Reader, names: frozenset[str] | None = None) -> Wait[Outcome]
     arguments: str | None = None  # held if they come before the name or not as an object
     begun = False
     if not (yield from r.take("{")):
-        return Outcome.NONE
+        return CallOutcome.NONE
     while True:
         key = yield from member(r)
         if key is None:
@@ -97,12 +97,12 @@ def call_object(r: Reader, names: frozenset[str] | None = None) -> Wait[Outcome]
         if key in _NAMES:
             name = yield from _string(r)
             if not is_name(name) or (names is not None and name not in names):
-                return Outcome.BROKEN if begun else Outcome.NONE
+                return CallOutcome.BROKEN if begun else CallOutcome.NONE
         elif key in _ARGUMENTS and name is not None and not begun and (yield from r.spaces()) == "{":
             begun = True
             r.start_call(name)
             if not (yield from r.json(r.arguments)):
-                return Outcome.BROKEN
+                return CallOutcome.BROKEN
             r.end_call()
         else:
             value = yield from _value(r)
@@ -112,30 +112,30 @@ def call_object(r: Reader, names: frozenset[str] | None = None) -> Wait[Outcome]
             break
     closed = (yield from r.spaces()) == "}" and (yield from r.take("}"))
     if begun:
-        return Outcome.WHOLE
+        return CallOutcome.WHOLE
     text = _object(arguments)
     if not closed or name is None or text is None:
-        return Outcome.NONE
+        return CallOutcome.NONE
     r.start_call(name)
     r.arguments(text)
     r.end_call()
-    return Outcome.WHOLE
+    return CallOutcome.WHOLE
 
 
-def call_list(r: Reader) -> Wait[Outcome]:
+def call_list(r: Reader) -> Wait[CallOutcome]:
     """Read [call, call, ...], or a single call. Returns the outcome of the first, or of the broken one."""
     if not (yield from r.take("[")):
         return (yield from call_object(r))
-    outcome = Outcome.NONE
+    outcome = CallOutcome.NONE
     while True:
         yield from r.spaces()
-        if outcome is not Outcome.NONE:
+        if outcome is not CallOutcome.NONE:
             r.mark()
         attempt = yield from call_object(r)
-        if attempt is Outcome.NONE and outcome is not Outcome.NONE:
+        if attempt is CallOutcome.NONE and outcome is not CallOutcome.NONE:
             r.back()
             return outcome
-        if attempt is not Outcome.WHOLE:
+        if attempt is not CallOutcome.WHOLE:
             return attempt
         outcome = attempt
         yield from r.spaces()

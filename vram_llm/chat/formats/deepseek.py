@@ -4,7 +4,7 @@ Source: the chat templates of deepseek-ai/DeepSeek-R1-0528 (function, mark, name
 and DeepSeek-V3.1 (name, mark, JSON).
 """
 
-from vram_llm.chat.formats.call_json import Outcome, is_name
+from vram_llm.chat.formats.call_json import CallOutcome, is_name
 from vram_llm.chat.reader import SPACE, Reader, Wait
 
 CALLS, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
@@ -21,10 +21,10 @@ def deepseek(r: Reader) -> Wait[None]:
             yield from r.spaces()
             yield from r.take(CALL)
         outcome = yield from _call(r)
-        if outcome is Outcome.NONE:
+        if outcome is CallOutcome.NONE:
             r.back()
             r.content(opening)
-        elif outcome is Outcome.BROKEN:
+        elif outcome is CallOutcome.BROKEN:
             yield from r.until(CALL_END, CALLS_END, to=r.arguments)
         else:
             yield from r.spaces()
@@ -35,21 +35,21 @@ def deepseek(r: Reader) -> Wait[None]:
             yield from r.take(CALLS_END)
 
 
-def _call(r: Reader) -> Wait[Outcome]:
+def _call(r: Reader) -> Wait[CallOutcome]:
     header = yield from r.short(SEP)
     if header is None:
-        return Outcome.NONE
+        return CallOutcome.NONE
     name = header[0].strip(SPACE)
     if name == "function" and (yield from r.spaces()) != "{":
         fenced = yield from r.short(_FENCE)
         if fenced is None:
-            return Outcome.NONE
+            return CallOutcome.NONE
         name = fenced[0].strip(SPACE)
         yield from r.take("json")
     if not is_name(name) or (yield from r.spaces()) != "{":
-        return Outcome.NONE
+        return CallOutcome.NONE
     r.start_call(name)
     if not (yield from r.json(r.arguments)):
-        return Outcome.BROKEN
+        return CallOutcome.BROKEN
     r.end_call()
-    return Outcome.WHOLE
+    return CallOutcome.WHOLE

@@ -5,11 +5,11 @@
 
 from collections.abc import Callable
 
-from vram_llm.chat.formats.call_json import Outcome, call_list, call_object, is_name
+from vram_llm.chat.formats.call_json import CallOutcome, call_list, call_object, is_name
 from vram_llm.chat.reader import SPACE, Grammar, Reader, Wait
 
 _FENCE = "```"
-_Read = Callable[[Reader], Wait[Outcome]]
+_Read = Callable[[Reader], Wait[CallOutcome]]
 
 
 def objects(
@@ -30,27 +30,27 @@ def objects(
             if (yield from r.take(f"{_FENCE}json")):
                 yield from r.spaces()
             outcome = yield from read(r)
-            if outcome is Outcome.NONE:
+            if outcome is CallOutcome.NONE:
                 r.back()
                 r.content(marker)
                 continue
-            while outcome is Outcome.WHOLE and (yield from r.spaces()) == "{":
+            while outcome is CallOutcome.WHOLE and (yield from r.spaces()) == "{":
                 outcome = yield from _another(r)
             yield from _end(r, outcome, closing)
 
     return grammar
 
 
-def _another(r: Reader) -> Wait[Outcome]:
+def _another(r: Reader) -> Wait[CallOutcome]:
     r.mark()
     outcome = yield from call_object(r)
-    if outcome is Outcome.NONE:
+    if outcome is CallOutcome.NONE:
         r.back()
     return outcome
 
 
-def _end(r: Reader, outcome: Outcome, closing: str) -> Wait[None]:
-    if outcome is Outcome.BROKEN:
+def _end(r: Reader, outcome: CallOutcome, closing: str) -> Wait[None]:
+    if outcome is CallOutcome.BROKEN:
         yield from (r.until(closing, to=r.arguments) if closing else r.rest(r.arguments))
         return
     if closing:

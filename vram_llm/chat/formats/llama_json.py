@@ -4,7 +4,7 @@ Source: the chat template of meta-llama/Llama-3.1-8B-Instruct. Calls have no mar
 if its name is a tool's; `<|python_tag|>` may come before it. Several calls are separated by ";" or a newline.
 """
 
-from vram_llm.chat.formats.call_json import Outcome, call_object
+from vram_llm.chat.formats.call_json import CallOutcome, call_object
 from vram_llm.chat.reader import Grammar, Reader, Wait
 
 TAG = "<|python_tag|>"
@@ -22,10 +22,10 @@ def llama_json(names: frozenset[str]) -> Grammar:
             r.mark()
             yield from r.spaces()
             outcome = yield from call_object(r, names)
-            if outcome is Outcome.NONE:
+            if outcome is CallOutcome.NONE:
                 r.back()
                 r.content(opening)
-            elif outcome is Outcome.BROKEN:
+            elif outcome is CallOutcome.BROKEN:
                 yield from r.rest(r.arguments)
             else:
                 yield from r.spaces()

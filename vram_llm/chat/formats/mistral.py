@@ -8,7 +8,7 @@ from hashlib import blake2s
 from secrets import choice
 from string import ascii_letters, digits
 
-from vram_llm.chat.formats.call_json import Outcome, call_list, is_name
+from vram_llm.chat.formats.call_json import CallOutcome, call_list, is_name
 from vram_llm.chat.reader import SPACE, Reader, Wait
 
 CALLS, ARGS, CALL_ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
@@ -22,26 +22,26 @@ def mistral(r: Reader) -> Wait[None]:
         r.mark()
         in_list = (yield from r.spaces()) in ("[", "{")
         outcome = yield from (call_list(r) if in_list else _named_call(r))
-        if outcome is Outcome.NONE:
+        if outcome is CallOutcome.NONE:
             r.back()
             r.content(CALLS)
-        elif outcome is Outcome.BROKEN:
+        elif outcome is CallOutcome.BROKEN:
             yield from r.rest(r.arguments)
 
 
-def _named_call(r: Reader) -> Wait[Outcome]:
+def _named_call(r: Reader) -> Wait[CallOutcome]:
     header = yield from r.short(ARGS, CALL_ID)
     if header is None or not is_name(name := header[0].strip(SPACE)):
-        return Outcome.NONE
+        return CallOutcome.NONE
     if header[1] == CALL_ID and not (yield from r.short(ARGS)):
-        return Outcome.NONE
+        return CallOutcome.NONE
     if (yield from r.spaces()) != "{":
-        return Outcome.NONE
+        return CallOutcome.NONE
     r.start_call(name)
     if not (yield from r.json(r.arguments)):
-        return Outcome.BROKEN
+        return CallOutcome.BROKEN
     r.end_call()
-    return Outcome.WHOLE
+    return CallOutcome.WHOLE
 
 
 def new_id() -> str:

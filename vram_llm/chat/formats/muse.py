@@ -8,11 +8,11 @@ import re
 
 from vram_llm.chat.formats.arguments import Schemas
 from vram_llm.chat.formats.call_json import is_name
-from vram_llm.chat.formats.tagged import Tags, call
+from vram_llm.chat.formats.tagged import CallTags, call
 from vram_llm.chat.reader import Grammar, Reader, Wait
 
 START, MESSAGE, END, TURN_END = "<|start|>", "<|message|>", "<|eom|>", "<|eot|>"
-ATEM = Tags(
+ATEM = CallTags(
     outer=("<atem:function_calls>", "</atem:function_calls>"),
     call='<atem:invoke name="',
     call_end="</atem:invoke>",

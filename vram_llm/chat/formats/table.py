@@ -22,10 +22,10 @@ from vram_llm.chat.formats import (
     mistral,
     muse,
 )
+from vram_llm.chat.formats.call_format import CallFormat, object_format, tag_format
 from vram_llm.chat.formats.call_json import ID, CallJson, json_members
-from vram_llm.chat.formats.format import Format, object_format, tag_format
 from vram_llm.chat.formats.json_calls import named
-from vram_llm.chat.formats.tagged import QWEN, Tags
+from vram_llm.chat.formats.tagged import QWEN, CallTags
 
 HERMES = object_format(
     "hermes",
@@ -36,7 +36,7 @@ HERMES = object_format(
 )
 NONE = replace(HERMES, name="none")  # the server's own system message shows tools, asks for Hermes's calls
 
-_HARMONY = Format(
+_HARMONY = CallFormat(
     name="harmony",
     is_in=lambda source: harmony.CHANNEL in source and harmony.MESSAGE in source,
     grammar=lambda _: harmony.harmony,
@@ -56,7 +56,7 @@ _HARMONY = Format(
     ),
     answer_begins=f"{harmony.CHANNEL}final{harmony.MESSAGE}",
 )  # fmt: skip
-_MUSE = Format(
+_MUSE = CallFormat(
     name="muse",
     grammar=muse.muse,
     marks=(muse.START, muse.MESSAGE, muse.END, muse.TURN_END),
@@ -65,7 +65,7 @@ _MUSE = Format(
     thinks=(f" to=self{muse.MESSAGE}", f"{muse.END}{muse.START}assistant"),
     answer_begins=f" to=user{muse.MESSAGE}",
 )
-_FUNCTIONARY = Format(  # 3.2
+_FUNCTIONARY = CallFormat(  # 3.2
     name="functionary",
     grammar=functionary.functionary,
     marks=(),
@@ -73,7 +73,7 @@ _FUNCTIONARY = Format(  # 3.2
     answer_begins=f"{functionary.ALL}\n",
 )
 _MISTRAL_MARKS = (mistral.CALLS, mistral.ARGS, mistral.CALL_ID)
-_MISTRAL_LIST = Format(  # tokenizer v3: a list of objects
+_MISTRAL_LIST = CallFormat(  # tokenizer v3: a list of objects
     name="mistral",
     is_in=lambda source: mistral.CALLS in source and mistral.ARGS not in source,
     grammar=lambda _: mistral.mistral,
@@ -88,7 +88,7 @@ _MISTRAL_NAMED = replace(  # tokenizer v11 and later: the name, then its argumen
     is_in=lambda source: mistral.CALLS in source,
     call_json=CallJson(mistral.CALLS, between=mistral.ARGS),
 )
-_DEEPSEEK_FENCED = Format(  # R1 and V3
+_DEEPSEEK_FENCED = CallFormat(  # R1 and V3
     name="deepseek",
     is_in=lambda source: deepseek.CALLS in source and f"function{deepseek.SEP}" in source,
     grammar=lambda _: deepseek.deepseek,
@@ -108,35 +108,35 @@ _DEEPSEEK = replace(  # V3.1
     call_json=CallJson(deepseek.CALL, between=deepseek.SEP, closing=deepseek.CALL_END),
 )
 
-_DSML = Tags(
+_DSML = CallTags(
     outer=("<｜DSML｜function_calls>", "</｜DSML｜function_calls>"),
     call='<｜DSML｜invoke name="',
     call_end="</｜DSML｜invoke>",
     parameter='<｜DSML｜parameter name="',
     value_ends=("</｜DSML｜parameter>",),
 )
-_MINIMAX_M2 = Tags(
+_MINIMAX_M2 = CallTags(
     outer=("<minimax:tool_call>", "</minimax:tool_call>"),
     call='<invoke name="',
     call_end="</invoke>",
     parameter='<parameter name="',
     value_ends=("</parameter>",),
 )
-_MINICPM = Tags(
+_MINICPM = CallTags(
     outer=None,
     call='<function name="',
     call_end="</function>",
     parameter='<param name="',
     value_ends=("</param>",),
 )
-_SEED = Tags(
+_SEED = CallTags(
     outer=("<seed:tool_call>", "</seed:tool_call>"),
     call="<function=",
     call_end="</function>",
     parameter="<parameter=",
     value_ends=("</parameter>",),
 )
-_KIMI_K3 = Tags(
+_KIMI_K3 = CallTags(
     outer=("<|open|>tools<|sep|>", "<|close|>tools<|sep|>"),
     call='<|open|>call tool="',
     call_end="<|close|>call<|sep|>",
@@ -148,7 +148,7 @@ _KIMI_K3 = Tags(
     ),
     json=('<|open|>json type="object"<|sep|>', "<|close|>json<|sep|>"),
 )  # fmt: skip
-_KIMI_K2 = Format(
+_KIMI_K2 = CallFormat(
     name="kimi",
     grammar=lambda _: kimi.kimi,
     marks=kimi.MARKS,
@@ -171,7 +171,7 @@ _SOLAR_GRAMMAR = named(
     skipped=_SOLAR_SKIPPED,
     name_of=lambda header: header.partition(_SOLAR_NAME)[2],
 )
-_SOLAR = Format(
+_SOLAR = CallFormat(
     name="solar",
     grammar=lambda _: _SOLAR_GRAMMAR,
     marks=(_SOLAR_CALL, _SOLAR_NAME, _SOLAR_ARGS, _SOLAR_END, "<|begin|>", *_SOLAR_SKIPPED[1:]),
@@ -182,13 +182,13 @@ _SOLAR = Format(
     answer_begins="<|content|>",
 )
 _FUNCTION_TAG = named("<function=", name_end=">", closing="</function>")
-_FUNCTIONARY_31 = Format(
+_FUNCTIONARY_31 = CallFormat(
     name="functionary-tags",
     grammar=lambda _: _FUNCTION_TAG,
     marks=(),
     call_json=CallJson("<function=", between=">", closing="</function>"),
 )
-_APERTUS = Format(
+_APERTUS = CallFormat(
     name="apertus",
     grammar=lambda _: apertus.apertus,
     marks=(apertus.OPEN, apertus.CLOSE),
@@ -205,7 +205,7 @@ _APERTUS = Format(
     ),
 )
 _COHERE_SKIPPED = ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>")
-_LLAMA = Format(
+_LLAMA = CallFormat(
     name="llama-json",
     is_in=lambda source: '"parameters"' in source and "<|start_header_id|>" in source,
     grammar=lambda schemas: llama_json.llama_json(frozenset(schemas)),
@@ -214,8 +214,8 @@ _LLAMA = Format(
 )
 
 
-def _hy3(suffix: str) -> Format:
-    return Format(
+def _hy3(suffix: str) -> CallFormat:
+    return CallFormat(
         name="hy3",
         grammar=lambda schemas: glm.glm(schemas, suffix, hy3=True),
         marks=glm.glm_marks(suffix, hy3=True),
@@ -288,7 +288,7 @@ FORMATS = (
         skipped=("<|message_sep|>",),
         marks=("<|role_sep|>", "<|message_sep|>"),
     ),
-    Format(
+    CallFormat(
         name="lfm2",
         is_in=lambda source: "List of tools: [" in source or "<|tool_list_start|>" in source,
         grammar=lambda _: lfm2.lfm2,
@@ -297,19 +297,19 @@ FORMATS = (
         tags=(lfm2.OPEN, lfm2.CLOSE),
         write=lfm2.write_calls,
     ),
-    Format(
+    CallFormat(
         name="gemma",
         grammar=lambda _: gemma.gemma,
         marks=(gemma.OPEN, gemma.CLOSE, gemma.QUOTE),
         call_begins=gemma.OPEN,
         tags=(gemma.OPEN, gemma.CLOSE),
     ),
-    Format(
+    CallFormat(
         name="minimax-m3",
         grammar=minimax_m3.minimax_m3,
         marks=(minimax_m3.NS,),
     ),
-    Format(
+    CallFormat(
         name="glm",
         is_in=lambda source: "<arg_key>" in source and glm.OPEN in source,
         grammar=glm.glm,

@@ -17,7 +17,7 @@ _CDATA, _CDATA_END = "<![CDATA[", "]]>"
 
 
 @dataclass(frozen=True, slots=True)
-class Tags:
+class CallTags:
     """`call NAME head_end (parameter KEY head_end VALUE value_end)... call_end`, within `outer` tags.
 
     NAME and KEY end before the first quotation mark. Attributes may follow it: `string="true"` or
@@ -37,7 +37,7 @@ class Tags:
     json: tuple[str, str] | None = None
 
 
-QWEN = Tags(
+QWEN = CallTags(
     outer=("<tool_call>", "</tool_call>"),
     call="<function=",
     call_end="</function>",
@@ -47,7 +47,7 @@ QWEN = Tags(
 )
 
 
-def tagged(tags: Tags, schemas: Schemas) -> Grammar:
+def tagged(tags: CallTags, schemas: Schemas) -> Grammar:
     """Content, and calls in tags anywhere in it."""
     openings = (*([tags.outer[0]] if tags.outer else []), tags.call)
 
@@ -66,7 +66,7 @@ def tagged(tags: Tags, schemas: Schemas) -> Grammar:
     return grammar
 
 
-def call(r: Reader, tags: Tags, name: str, schemas: Schemas) -> Wait[None]:
+def call(r: Reader, tags: CallTags, name: str, schemas: Schemas) -> Wait[None]:
     """The call of `name` from its first parameter on, and the outer tag that ends it."""
     r.start_call(name)
     if tags.json is not None and (yield from r.take(tags.json[0])):
@@ -78,7 +78,7 @@ def call(r: Reader, tags: Tags, name: str, schemas: Schemas) -> Wait[None]:
         yield from r.take(tags.outer[1])
 
 
-def _name(r: Reader, tags: Tags, marker: str) -> Wait[str | None]:
+def _name(r: Reader, tags: CallTags, marker: str) -> Wait[str | None]:
     """The name, if a parameter or the call's end follows it."""
     if marker != tags.call:
         yield from r.spaces()
@@ -107,7 +107,7 @@ def _head(text: str) -> tuple[str, bool | None]:
     return name, attributes["type"] == "string" if "type" in attributes else None
 
 
-def _parameters(r: Reader, tags: Tags, writer: ArgumentWriter) -> Wait[bool]:
+def _parameters(r: Reader, tags: CallTags, writer: ArgumentWriter) -> Wait[bool]:
     """Parameters up to the call's end; False if other text comes, or the text ends."""
     while not (yield from r.take(tags.call_end)):
         if not (yield from r.take(tags.parameter)):

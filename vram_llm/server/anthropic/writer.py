@@ -7,7 +7,15 @@ import msgspec
 from pydantic import BaseModel
 
 from vram_llm.chat.calls import object_in
-from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
+from vram_llm.chat.events import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Event,
+    Reasoning,
+    UnopenedThinking,
+)
 from vram_llm.server.anthropic.errors import anthropic_body
 from vram_llm.server.anthropic.signature import signature_of
 from vram_llm.server.parsed_stream import ParsedChunk
@@ -167,7 +175,7 @@ class MessageWriter:
                 return self._delta(type="input_json_delta", partial_json=text)
             case CallEnd():
                 return self._close()
-            case Unopened():
+            case UnopenedThinking():
                 return b""
 
     def _text(self, text: str, kind: str, delta: str) -> bytes:

@@ -8,7 +8,15 @@ from uuid import uuid4
 
 import msgspec
 
-from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning, Unopened
+from vram_llm.chat.events import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Event,
+    Reasoning,
+    UnopenedThinking,
+)
 from vram_llm.server.errors import answer_for, error_body
 from vram_llm.server.logprobs import chat_logprobs
 from vram_llm.server.parsed_stream import ParsedChoice, ParsedChunk
@@ -118,7 +126,7 @@ class ResponseWriter:
                 return self._arguments(text)
             case CallEnd():
                 return self._close("completed")
-            case Unopened():
+            case UnopenedThinking():
                 return b""
 
     def _call(self, call_id: str, name: str) -> bytes:

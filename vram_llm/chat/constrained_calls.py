@@ -2,23 +2,23 @@
 
 import json
 
-from vram_llm.chat.formats.call_json import Outcome, call_object
+from vram_llm.chat.formats.call_json import CallOutcome, call_object
 from vram_llm.chat.reader import Grammar, Reader, Wait
 
 
-def forced(r: Reader) -> Wait[None]:
+def read_forced_call(r: Reader) -> Wait[None]:
     """Reads the text that the grammar allows: one call, and nothing else."""
     r.mark()
     yield from r.spaces()
     outcome = yield from call_object(r)
-    if outcome is Outcome.BROKEN:  # cut short
+    if outcome is CallOutcome.BROKEN:  # cut short
         yield from r.rest(r.arguments)
-    elif outcome is Outcome.NONE:
+    elif outcome is CallOutcome.NONE:
         r.back()
         yield from r.rest(r.content)
 
 
-def text_call(name: str) -> Grammar:
+def read_text_call(name: str) -> Grammar:
     """Reads a call of a tool that takes one text, if the answer is only that text."""
 
     def read(r: Reader) -> Wait[None]:
@@ -32,7 +32,7 @@ def text_call(name: str) -> Grammar:
     return read
 
 
-def tagged(opening: str, closing: str) -> Grammar:
+def json_calls_between(opening: str, closing: str) -> Grammar:
     """Reads content, and calls that are JSON objects between two marks."""
 
     def read(r: Reader) -> Wait[None]:
@@ -40,10 +40,10 @@ def tagged(opening: str, closing: str) -> Grammar:
             r.mark()
             yield from r.spaces()
             outcome = yield from call_object(r)
-            if outcome is Outcome.NONE:
+            if outcome is CallOutcome.NONE:
                 r.back()
                 r.content(opening)
-            elif outcome is Outcome.BROKEN:  # cut short
+            elif outcome is CallOutcome.BROKEN:  # cut short
                 yield from r.rest(r.arguments)
             else:
                 yield from r.spaces()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from vram_llm.chat.takes import mark
+from vram_llm.chat.template_caps import mark
 from vram_llm.errors import RequestError
 
 Messages = list[dict[str, Any]]
@@ -11,7 +11,7 @@ _SURE = 16  # characters: a text this long is not in a prompt by chance
 _SHORT_CHAT = 32  # messages: a longer chat is rendered again only if a text is missing
 
 
-def check_arrival(
+def check_none_dropped(
     messages: Messages, tools: Messages, prompt: str, render: Callable[[Messages], str]
 ) -> None:
     """Raises RequestError if a text of `messages`, or a name of `tools`, is not in their `prompt`.

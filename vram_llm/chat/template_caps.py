@@ -1,7 +1,7 @@
 """The messages that a chat template shows, found by rendering marked ones, never by searching its source.
 
 A template may silently drop a message, or refuse it: a second system message, a developer's, the second of
-two user messages in a row. `find_takes` renders a small chat for each kind and looks for its marks.
+two user messages in a row. `find_caps` renders a small chat for each kind and looks for its marks.
 """
 
 import json
@@ -40,61 +40,64 @@ def mark(number: int) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Takes:
-    """The kinds of messages that a template shows, each with its whole text."""
+class TemplateCaps:
+    """The kinds of messages that a template shows, each with its whole text, and what it requires of them.
 
-    parts: bool  # content must be a list of parts; text is not shown
-    argument_text: bool  # the arguments of calls must be the text of a JSON object, not an object
-    developer: bool  # a role of its own; other templates get a system message
+    llama.cpp has such `caps` too (common_chat_templates_get_caps in common/chat.h).
+    """
+
+    requires_typed_content: bool  # content must be a list of parts; text is not shown
+    requires_text_arguments: bool  # the arguments of calls must be the text of a JSON object, not an object
+    developer_role: bool  # as a role of its own; other templates get a system message
     developer_and_system: bool  # both roles in one chat, in their order
-    system: bool  # one system message, at the front
-    systems: bool  # two of them, at the front
-    late_system: bool  # one after other messages
-    users: bool  # two users' messages in a row
-    assistants: bool  # two of the assistant's in a row
-    assistant_first: bool  # one of the assistant's before any user's
-    empty_answers: bool  # one of the assistant's without a text
+    system_role: bool  # one message, at the front
+    two_system_messages: bool  # at the front
+    late_system_message: bool  # after other messages
+    consecutive_users: bool  # two user messages in a row
+    consecutive_assistants: bool  # two messages of the assistant in a row
+    assistant_first: bool  # a message of the assistant before any user message
+    empty_answers: bool  # a message of the assistant without text
     calls: bool  # calls in an assistant's message
-    null_content: bool  # calls are shown only if the content is None, not ""
+    requires_null_content: bool  # calls are shown only if the content is None, not ""
     parallel_calls: bool  # two calls in one message
-    words_with_calls: bool  # the content of a message with calls
-    words_before_calls: bool  # the same as two messages, the content first
+    content_with_calls: bool  # both in one message
+    content_before_calls: bool  # in two messages
     results: bool  # a tool's result, after calls in the form that the template shows
-    lone_results: bool  # results without a call
-    user_after_result: bool  # a user's message right after a result
+    results_without_calls: bool
+    user_after_result: bool
 
 
-def find_takes(render: Render) -> Takes:
+def find_caps(render: Render) -> TemplateCaps:
     """The kinds of messages that `render` shows."""
-    parts = not _Probe(render).shows("u") and _Probe(render, parts=True).shows("u")
-    ways = [_Probe(render, parts, *way) for way in product((False, True), repeat=2)]
+    parts = not _CapsProbe(render).shows("u") and _CapsProbe(render, parts=True).shows("u")
+    ways = [_CapsProbe(render, parts, *way) for way in product((False, True), repeat=2)]
     probe = next((way for way in ways if way.shows_calls("uct", "uctau")), ways[0])
     calls = probe.shows_calls("uct", "uctau")
-    return Takes(
-        parts=parts,
-        argument_text=probe.argument_text,
-        developer=probe.knows_developer(),
+    return TemplateCaps(
+        requires_typed_content=parts,
+        requires_text_arguments=probe.text_arguments,
+        developer_role=probe.knows_developer(),
         developer_and_system=probe.shows("sdu", "dsu", "uadsu"),
-        system=probe.shows("su", "suau"),
-        systems=probe.shows("ssu", "ssuau"),
-        late_system=probe.shows("us", "usu", "uasu", "suasu"),
-        users=probe.shows("uu", "uauu"),
-        assistants=probe.shows("uaau"),
+        system_role=probe.shows("su", "suau"),
+        two_system_messages=probe.shows("ssu", "ssuau"),
+        late_system_message=probe.shows("us", "usu", "uasu", "suasu"),
+        consecutive_users=probe.shows("uu", "uauu"),
+        consecutive_assistants=probe.shows("uaau"),
         empty_answers=probe.shows("ubu") or not probe.shows("uau"),
         assistant_first=probe.shows("au", "auau") or not probe.shows("eau", "eauau"),
         calls=calls,
-        null_content=probe.null_content,
+        requires_null_content=probe.null_content,
         parallel_calls=probe.shows("uptt", "upttau"),
-        words_with_calls=probe.shows("uwt", "uwtau"),
-        words_before_calls=probe.shows("uact", "uactau"),
+        content_with_calls=probe.shows("uwt", "uwtau"),
+        content_before_calls=probe.shows("uact", "uactau"),
         results=probe.shows(*(("uct", "uctau") if calls else ("uat", "uatau"))),
-        lone_results=probe.shows("ul", "ulu"),
+        results_without_calls=probe.shows("ul", "ulu"),
         user_after_result=probe.shows("uctu" if calls else "uatu"),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Probe:
+class _CapsProbe:
     """Chats as words of the letters of _ROLES and _CALLS: "suau" is a system message, a user's, ...
 
     The message of an "e" or "b" is empty. An "l" is a result whose function has no name.
@@ -103,7 +106,7 @@ class _Probe:
     render: Render
     parts: bool = False
     null_content: bool = False
-    argument_text: bool = False
+    text_arguments: bool = False
 
     def shows(self, *chats: str) -> bool:
         """Whether each prompt has every text of its chat, with system and developer messages in order."""
@@ -154,5 +157,8 @@ class _Probe:
 
     def _call(self, number: int) -> dict[str, Any]:
         arguments: Any = {"key": mark(100 + number)}
-        function = {"name": "q7f", "arguments": json.dumps(arguments) if self.argument_text else arguments}
+        function = {
+            "name": "q7f",
+            "arguments": json.dumps(arguments) if self.text_arguments else arguments,
+        }
         return {"id": f"abcdefgh{number}", "type": "function", "function": function}

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from vram_llm.chat.dialect import Dialect
+from vram_llm.chat.formats.call_format import CallFormat
 from vram_llm.chat.formats.call_json import ID
-from vram_llm.chat.formats.format import Format
 from vram_llm.chat.formats.table import FORMATS, NONE
 from vram_llm.chat.formats.thinking_marks import DEFAULT
 from vram_llm.chat.prompt import ChatPrompt
@@ -35,7 +35,7 @@ ANSWER = Grammar(
     field="response_format",
 )
 THINKS = ("<think>", "</think>")
-HELD = [f for f in (*FORMATS, NONE) if f.call_json or f.tags or f.layout]
+CONSTRAINABLE = [f for f in (*FORMATS, NONE) if f.call_json or f.tags or f.layout]
 
 
 class Bytes:
@@ -69,10 +69,10 @@ class Bytes:
         return tokens
 
 
-Takes = Callable[[str], bool]
+Accepts = Callable[[str], bool]
 
 
-def follower(grammar: Grammar, marks: tuple[str, ...] = ()) -> Takes:
+def follower(grammar: Grammar, marks: tuple[str, ...] = ()) -> Accepts:
     """Whether `grammar` lets a text through that then ends."""
     vocab = cast(Vocab, Bytes(marks))
     tokenizer = _tokenizer(vocab)
@@ -88,13 +88,13 @@ def follower(grammar: Grammar, marks: tuple[str, ...] = ()) -> Takes:
     return takes
 
 
-def prompt_of(spoken: Format, text: str = "Say.") -> ChatPrompt:
+def prompt_of(form: CallFormat, text: str = "Say.") -> ChatPrompt:
     dialect = Dialect(
-        name=spoken.name,
+        name=form.name,
         takes_tools=True,
-        form=spoken,
-        marks=spoken.marks,
-        thinking=None if spoken.name == "harmony" else DEFAULT,
+        form=form,
+        marks=form.marks,
+        thinking=None if form.name == "harmony" else DEFAULT,
     )
     return ChatPrompt(text, dialect)
 
@@ -121,6 +121,6 @@ def tagged_call(prompt: ChatPrompt, name: str, arguments: dict[str, Any]) -> str
     return f"{opening}{call}{layout.call_end}{closing}"
 
 
-def lead_of(spoken: Format) -> str:
+def lead_of(form: CallFormat) -> str:
     """Content before a call, where the format can have some."""
-    return "" if spoken.name in ("harmony", "llama-json") else "Wait. "
+    return "" if form.name in ("harmony", "llama-json") else "Wait. "

@@ -7,7 +7,7 @@ from vram_llm.chat.formats import hermes
 from vram_llm.chat.formats.arguments import Schemas
 from vram_llm.chat.formats.call_json import ID, CallJson, json_members, written
 from vram_llm.chat.formats.json_calls import objects
-from vram_llm.chat.formats.tagged import Tags, tagged
+from vram_llm.chat.formats.tagged import CallTags, tagged
 from vram_llm.chat.reader import Grammar, call_id
 
 Calls = Iterable[tuple[str, str]]  # names, and the JSON of arguments
@@ -22,7 +22,7 @@ def _as_given(given: str, _name: str, _index: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class CallFormat:
     """One format of calls.
 
     `marks`: the special tokens that the parser must see. `is_in`: whether the source of a template that
@@ -45,7 +45,7 @@ class Format:
     call_begins: str = ""
     call_json: CallJson | None = None
     tags: tuple[str, str] | None = None
-    layout: Tags | None = None
+    layout: CallTags | None = None
     write: Callable[[Calls], str] | None = None
     signs: tuple[str, ...] = ()
     framed: bool = False
@@ -81,7 +81,7 @@ def object_format(
     skipped: tuple[str, ...] = (),
     marks: tuple[str, ...] | None = None,
     is_in: Callable[[str], bool] = _never,
-) -> Format:
+) -> CallFormat:
     """Calls as JSON objects of the members `keys`, one or a list of them between `opening` and `closing`.
 
     `newline` comes after `opening` and before `closing`. `first` is the text of members before the name.
@@ -96,7 +96,7 @@ def object_format(
         closing=f"{right}{newline if closing else ''}{closing}",
     )
     grammar = objects(opening, closing=closing, skipped=skipped)
-    return Format(
+    return CallFormat(
         name=name,
         grammar=lambda _: grammar,
         marks=tuple(filter(None, (opening, closing, *skipped))) if marks is None else marks,
@@ -106,9 +106,11 @@ def object_format(
     )
 
 
-def tag_format(name: str, tags: Tags, *, marks: tuple[str, ...] = (), answer_begins: str = "") -> Format:
+def tag_format(
+    name: str, tags: CallTags, *, marks: tuple[str, ...] = (), answer_begins: str = ""
+) -> CallFormat:
     """Calls in tags. `marks` default to the outer tags. With `answer_begins`, answers are framed."""
-    return Format(
+    return CallFormat(
         name=name,
         grammar=lambda schemas: tagged(tags, schemas),
         layout=tags,

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.chat.kinds import KINDS
-from vram_llm.chat.takes import Takes
 from vram_llm.chat.template import ChatTemplate
+from vram_llm.chat.template_caps import TemplateCaps
 
 SPEAKS = (
     "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}"
@@ -22,8 +22,8 @@ ONE_CALL = (  # as Llama 3.1
 )
 
 
-def takes(source: str | None) -> Takes:
-    return ChatTemplate(source, "<s>", "</s>").takes
+def caps(source: str | None) -> TemplateCaps:
+    return ChatTemplate(source, "<s>", "</s>").caps
 
 
 @pytest.mark.parametrize(
@@ -42,13 +42,24 @@ def takes(source: str | None) -> Takes:
 def test_roles(
     kind: str, system: bool, systems: bool, late_system: bool, developer: bool, users: bool
 ) -> None:
-    found = takes(KINDS[kind])
-    assert (found.system, found.systems, found.late_system) == (system, systems, late_system)
-    assert (found.developer, found.users) == (developer, users)
+    found = caps(KINDS[kind])
+    assert (found.system_role, found.two_system_messages, found.late_system_message) == (
+        system,
+        systems,
+        late_system,
+    )
+    assert (found.developer_role, found.consecutive_users) == (developer, users)
 
 
 @pytest.mark.parametrize(
-    ("source", "calls", "argument_text", "null_content", "parallel_calls", "words_with_calls"),
+    (
+        "source",
+        "calls",
+        "text_arguments",
+        "null_content",
+        "parallel_calls",
+        "content_with_calls",
+    ),
     [
         (None, False, False, False, False, False),
         (SPEAKS, True, False, False, True, True),
@@ -67,22 +78,25 @@ def test_roles(
 def test_calls(
     source: str | None,
     calls: bool,
-    argument_text: bool,
+    text_arguments: bool,
     null_content: bool,
     parallel_calls: bool,
-    words_with_calls: bool,
+    content_with_calls: bool,
 ) -> None:
-    found = takes(source)
+    found = caps(source)
     assert found.calls is calls
-    assert (found.argument_text, found.null_content) == (argument_text, null_content)
-    assert (found.parallel_calls, found.words_with_calls) == (parallel_calls, words_with_calls)
+    assert (found.requires_text_arguments, found.requires_null_content) == (
+        text_arguments,
+        null_content,
+    )
+    assert (found.parallel_calls, found.content_with_calls) == (parallel_calls, content_with_calls)
 
 
 def test_parts() -> None:
     source = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
-    assert takes(source).parts
-    assert not takes(None).parts
+    assert caps(source).requires_typed_content
+    assert not caps(None).requires_typed_content
 
 
 def test_a_broken_template_takes_nothing() -> None:
-    assert not takes("{% for %}").system
+    assert not caps("{% for %}").system_role

@@ -33,7 +33,7 @@ _TOOL = {
 CALLS = [{"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}]
 
 
-class Probe:
+class TemplateProbe:
     """One template. Every text is "" if the template refuses to write it.
 
     `max_seconds` of processor time are for all texts together, since a template is untrusted code. Time on

@@ -7,7 +7,7 @@ from vram_llm.chat.formats.table import NONE
 from vram_llm.chat.formats.thinking_marks import DEFAULT
 
 
-def explained(dialect: Dialect) -> Dialect:
+def with_tools_in_system_message(dialect: Dialect) -> Dialect:
     """The dialect that asks for Hermes's calls, as for a model whose template shows no tools.
 
     Thinking is parsed as before. A model that frames its answers and is not known to think begins with the

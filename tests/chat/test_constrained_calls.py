@@ -3,8 +3,8 @@
 import pytest
 
 from tests.chat.formats.cuts import Parsed, calls, check
+from vram_llm.chat.constrained_calls import json_calls_between, read_forced_call
 from vram_llm.chat.dialect import dialect_of
-from vram_llm.chat.forced import forced, tagged
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from vram_llm.chat.forced import forced, tagged
     ],
 )
 def test_reading(text: str, parsed: Parsed) -> None:
-    check(lambda: forced, text, parsed)
+    check(lambda: read_forced_call, text, parsed)
 
 
 CALL = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
@@ -34,7 +34,7 @@ CALL = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
     ],
 )
 def test_reading_between_marks(text: str, parsed: Parsed) -> None:
-    check(lambda: tagged("<tool_call>", "</tool_call>"), text, parsed)
+    check(lambda: json_calls_between("<tool_call>", "</tool_call>"), text, parsed)
 
 
 THINKS = 'tools <tool_call> "arguments" <think></think>'
