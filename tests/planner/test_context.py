@@ -13,7 +13,7 @@ from vram_llm.model.pooling import Pooling
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import resolve_context
 from vram_llm.planner.make_plan import make_plan
-from vram_llm.planner.memory.analytic import AnalyticMeter, swa_cells
+from vram_llm.planner.memory.analytic_meter import AnalyticMeter, swa_cells
 from vram_llm.planner.types import BackendSampling, FlashAttention, Workload
 from vram_llm.units import GIB
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # --json runs without rich
     from rich.table import Table
     from rich.text import Text
 
-    from vram_llm.model.profile import Layer, ModelProfile
+    from vram_llm.model.layer_bytes import Layer
+    from vram_llm.model.profile import ModelProfile
 
 # Part of a layer, its colour, and its mark with and without block characters.
 _PARTS = (

@@ -9,7 +9,7 @@ from vram_llm.llama.bindings import C
 from vram_llm.model.pooling import NUMBERS
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.context import NO_TENSOR
-from vram_llm.planner.types import Context, FlashAttention, Placement
+from vram_llm.planner.types import HOST, Context, FlashAttention, Placement
 
 FLASH_ATTENTION = {
     FlashAttention.AUTO: C.LLAMA_FLASH_ATTN_TYPE_AUTO,
@@ -38,11 +38,19 @@ class ModelParams:
         self.struct.tensor_split = self._split
         self.struct.n_gpu_layers = placement.n_gpu_layers
         self.struct.use_extra_bufts = not b.has_amx_kernels()
-        if not context.pipeline_copies and len(devices) > 1:
-            cpu = b.dev_buffer_type(b.dev_by_type(b.CPU_DEVICE_TYPE))
-            overrides = (_Override * 2)(_Override(NO_TENSOR.encode(), cpu))
+        if moved := self._overrides(placement, context, devices):
+            overrides = (_Override * (len(moved) + 1))(*moved)
             self.keep(overrides)
             self.struct.tensor_buft_overrides = ctypes.cast(overrides, b.Pointer)
+
+    def _overrides(self, placement: Placement, context: Context, devices: Sequence[int]) -> list[_Override]:
+        """The placement's overrides; without any, one that only keeps llama.cpp from pipeline copies."""
+        cpu = b.dev_buffer_type(b.dev_by_type(b.CPU_DEVICE_TYPE))
+        if not placement.overrides:
+            no_copies = not context.pipeline_copies and len(devices) > 1
+            return [_Override(NO_TENSOR.encode(), cpu)] if no_copies else []
+        types = dict(zip(placement.device_order, map(b.dev_buffer_type, devices), strict=True)) | {HOST: cpu}
+        return [_Override(each.pattern.encode(), types[each.device]) for each in placement.overrides]
 
     def keep(self, what: object) -> None:
         """Keep one more object alive that the struct points at."""
@@ -63,7 +71,7 @@ def context_params(context: Context) -> Any:
     params.flash_attn_type = FLASH_ATTENTION[context.flash_attn]
     params.kv_unified = context.kv_unified
     params.swa_full = context.swa_full
-    params.op_offload = False  # would copy the weights of host layers through memory that no plan counts
+    params.op_offload = context.op_offload
     params.no_perf = True
     if context.pooling is not None:
         params.embeddings, params.pooling_type = True, NUMBERS[context.pooling]

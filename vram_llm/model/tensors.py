@@ -24,6 +24,14 @@ class Role(StrEnum):
     OTHER = "other"
 
 
+class Part(StrEnum):
+    """Weights of a layer that may be on another device than the layer's other weights."""
+
+    EXPERTS = "experts"  # all routed experts
+    FFN = "ffn"  # the matrices of a dense feed-forward network
+    FFN_DOWN = "ffn_down"  # one of these matrices, often stored with the most bits
+
+
 class Place(StrEnum):
     """Where llama.cpp puts a tensor that has no layer number."""
 
@@ -50,6 +58,14 @@ _RECURRENT = re.compile(r"ssm_|time_mix_|shortconv\.")
 _FFN = re.compile(r"ffn|channel_mix_|post_ffw_norm|pre_ffw_norm|exp_probs_b")
 _ATTENTION = re.compile(r"attn_|post_attention_norm|cross_attn_|indexer|vis_attn")
 _ATTENTION_WEIGHT = re.compile(r"(?:cross_)?attn_(?!.*norm)")
+PART_PATTERNS = {
+    Part.EXPERTS: r"ffn_(?:up|down|gate|gate_up)_(?:ch)?exps\.",
+    Part.FFN: r"ffn_(?:up|down|gate)\.",
+    Part.FFN_DOWN: r"ffn_down\.",
+}
+"""Regular expressions for the start of a tensor's name after "blk.N.": `LLM_FFN_EXPS_REGEX` and
+`LLM_FFN_DENSE_REGEX` of common/common.h, in the syntax that ECMAScript and Python share."""
+_PARTS = {part: re.compile(pattern) for part, pattern in PART_PATTERNS.items()}
 _STARTS = {
     Place.INPUT: ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.", "masked_embd_"),
     Place.FIRST_LAYER: (
@@ -89,6 +105,12 @@ def role_in_layer(part: str, mixer: Role) -> Role:
     if _FFN.match(part):
         return Role.FFN
     return mixer if _ATTENTION.match(part) else Role.OTHER
+
+
+def is_in_part(part: Part, name: str) -> bool:
+    """Whether a tensor called `name` ("blk.3.ffn_up_exps.weight") belongs to a layer's `part`."""
+    place = layer_of(name)
+    return place is not None and _PARTS[part].match(place[1]) is not None
 
 
 def is_recurrent(part: str) -> bool:

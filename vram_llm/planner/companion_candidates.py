@@ -9,7 +9,7 @@ from vram_llm.model.projector import Projector
 from vram_llm.planner.companions import Measured, UnplacedCompanion
 from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.llama_split import placement_from_counts
-from vram_llm.planner.memory.analytic import METHOD, AnalyticMeter
+from vram_llm.planner.memory.analytic_meter import METHOD, AnalyticMeter
 from vram_llm.planner.padding import padded
 from vram_llm.planner.types import CompanionKind, Context, Meter
 

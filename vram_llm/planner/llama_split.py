@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ctypes import c_float
 
 from vram_llm.errors import BadSplit
+from vram_llm.planner.overrides import Override
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, Placement
 
@@ -57,11 +58,17 @@ def _float32(value: float) -> float:
     return c_float(value).value
 
 
-def placement_of(ids: Sequence[str], assignment: Sequence[int]) -> Placement:
-    """The Placement for an assignment as `device_of_layers` returns it; unused devices are dropped."""
+def placement_of(
+    ids: Sequence[str], assignment: Sequence[int], overrides: tuple[Override, ...] = ()
+) -> Placement:
+    """The Placement for an assignment as `device_of_layers` returns it; unused devices are dropped.
+
+    A device that only overrides name is kept, with no layers.
+    """
     *layers, output = assignment
     counts = [sum(1 for device in layers if device == i) for i in range(len(ids))]
-    used = [i for i in range(len(ids)) if counts[i] or output == i]
+    named = {override.device for override in overrides}
+    used = [i for i in range(len(ids)) if counts[i] or output == i or ids[i] in named]
     cpu_layers = sum(1 for device in layers if device < 0)
     return Placement(
         device_order=tuple(ids[i] for i in used),
@@ -70,6 +77,7 @@ def placement_of(ids: Sequence[str], assignment: Sequence[int]) -> Placement:
         cpu_layers=cpu_layers,
         tensor_split=tuple(counts[i] + (output == i) for i in used),
         n_gpu_layers=len(assignment) - cpu_layers if output >= 0 else 0,
+        overrides=overrides,
     )
 
 

@@ -14,7 +14,11 @@ with D tokens of context each, on one device with L layers:
               + n * n_embd * 4 / link, once in and once out; the output's device sends n * n_vocab * 4
 
 The step is the sum over the devices, and over the host if it has layers. The embedding's row is not counted:
-it is a few kilobytes.
+it is a few kilobytes. Weights that an override moves are read on their own device, and the activations go
+there and back:
+
+    move      (bytes there / read rate there) - (bytes / read rate of the layer's device)
+              + a split's overhead on either device + 2 * n * n_embd * 4 / link
 
 A prompt is computed in batches of n_batch tokens, each in micro-batches of m = n_ubatch. On one device, with
 each row's attention over D earlier tokens:
@@ -37,12 +41,15 @@ from itertools import accumulate
 
 from vram_llm.machine.assumed_speed import with_assumed_speeds
 from vram_llm.machine.types import Device, Fact, Host, Machine, Source, Speed
-from vram_llm.model.profile import Layer, ModelProfile
+from vram_llm.model.layer_bytes import Layer
+from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.tensors import Role, Tensor
+from vram_llm.planner.memory.moved_weights import moved_by_layer
 from vram_llm.planner.types import HOST, Context, DeviceTime, Objective, Placement, SpeedEstimate, Workload
 
 _F32 = 4
+SPLIT_OVERHEAD_S = 20e-6  # estimated: of a device that continues a step's graph
 _TRUST = tuple(Source)  # most trusted first
 
 
@@ -81,11 +88,11 @@ class Predictor:
     def __call__(self, placement: Placement, *, pipelined: bool) -> SpeedEstimate:
         """The predicted speed of a placement."""
         runs = self._runs(placement)
-        speeds = [self._speed(place) for place, _, _ in runs]
-        step, streams_step_s = self._step(runs, 1), sum(self._step(runs, self.streams))
+        step, streams_step_s = self._step(placement, 1), sum(self._step(placement, self.streams).values())
+        speeds = [self._speed(place) for place in step]
         stages = [self.full_stage_costs(place).run(start, end) for place, start, end in runs]
         prompt = self._prompt(runs, self.prompt_tokens, pipelined=pipelined)
-        total = sum(step)
+        total = sum(step.values())
         basis = _least_trusted([f for s in speeds for f in (s.read_bytes_per_s, s.layer_overhead_s)])
         return SpeedEstimate(
             basis=basis,
@@ -103,16 +110,15 @@ class Predictor:
             prompt_basis=_least_trusted([speed.prompt_flops_per_s for speed in speeds]),
             devices=tuple(
                 DeviceTime(id=place, seconds=seconds, share=seconds / total)
-                for (place, _, _), seconds in zip(runs, step, strict=True)
+                for place, seconds in step.items()
             ),
         )
 
     def objective_seconds(self, placement: Placement, objective: Objective, *, pipelined: bool) -> float:
         """The time that the objective minimises: a step of the expected streams; for THROUGHPUT, a prompt."""
-        runs = self._runs(placement)
         if objective is Objective.THROUGHPUT:
-            return self._prompt(runs, self.depth, pipelined=pipelined)
-        return sum(self._step(runs, self.objective_streams))
+            return self._prompt(self._runs(placement), self.depth, pipelined=pipelined)
+        return sum(self._step(placement, self.objective_streams).values())
 
     def _basis_of_streams(self, basis: Source, speeds: Sequence[Speed]) -> Source:
         if self.streams == 1:
@@ -188,8 +194,39 @@ class Predictor:
     def _place(self, device_id: str) -> Device | Host:
         return self._host if device_id == HOST else self._devices[device_id]
 
-    def _step(self, runs: Sequence[tuple[str, int, int]], rows: int) -> list[float]:
-        return [self.decode_costs(device_id, rows).run(start, end) for device_id, start, end in runs]
+    def _step(self, placement: Placement, rows: int) -> dict[str, float]:
+        """Seconds of a decode step of `rows` streams on each device, in the order they compute."""
+        step = {
+            device_id: self.decode_costs(device_id, rows).run(start, end)
+            for device_id, start, end in self._runs(placement)
+        }
+        for moved in moved_by_layer(self._profile, placement):
+            layer, tensors = self._profile.layers[moved.layer], moved.tensors
+            step[moved.home] -= self.read_s(moved.home, layer, tensors, rows)
+            there = self.read_s(moved.device, layer, tensors, rows)
+            step[moved.device] = step.get(moved.device, 0.0) + there
+            step[moved.device] += self.visit_s(moved.home, moved.device, rows)
+        return step
+
+    def read_s(self, device_id: str, layer: Layer, tensors: Sequence[Tensor], rows: int) -> float:
+        """Seconds of a decode step of `rows` streams for some tensors of a layer on a device."""
+        speed = self._speed(device_id)
+        per_byte, per_flop = 1 / speed.read_bytes_per_s.value, 0.0
+        if speed.row_flops_per_s is not None:
+            per_flop = (rows - 1) / speed.row_flops_per_s.value
+        experts = [tensor for tensor in tensors if tensor.role is Role.EXPERT]
+        others = [tensor for tensor in tensors if tensor.role is not Role.EXPERT]
+        used = _used_share(layer)
+        params = _elements(others) + used * _elements(experts)
+        n_bytes = _n_bytes(others) + (1 - (1 - used) ** rows) * _n_bytes(experts)
+        n_bytes_of_one = _n_bytes(others) + used * _n_bytes(experts)
+        return min(n_bytes * per_byte + 2 * params * per_flop, rows * n_bytes_of_one * per_byte)
+
+    def visit_s(self, home: str, device_id: str, rows: int) -> float:
+        """Seconds that a layer takes more in a step if some of its weights are on another device."""
+        there_and_back = 2 * rows * self._profile.n_embd
+        crossing = self._crossing_s(home, there_and_back) + self._crossing_s(device_id, there_and_back)
+        return crossing + 2 * SPLIT_OVERHEAD_S
 
     def _prompt(self, runs: Sequence[tuple[str, int, int]], n_tokens: int, *, pipelined: bool) -> float:
         """Seconds until the logits of the last of `n_tokens` are computed."""
@@ -237,6 +274,11 @@ def output_tensors(profile: ModelProfile) -> tuple[Tensor, ...]:
     return (*profile.output_tensors, *tied)
 
 
+def _used_share(layer: Layer) -> float:
+    """The share of a layer's routed experts that one token uses."""
+    return 1 - (layer.bytes - layer.active_bytes) / layer.expert_bytes if layer.expert_bytes else 0.0
+
+
 def _weight_bytes(layer: Layer, rows: int) -> float:
     """Bytes read for `rows` tokens at a time; each token's experts are assumed independent."""
     if not layer.expert_bytes:
@@ -250,8 +292,7 @@ def _active_params(layer: Layer) -> float:
     if layer.is_draft:
         return 0
     experts = _elements([t for t in layer.tensors if t.role is Role.EXPERT])
-    used = 1 - (layer.bytes - layer.active_bytes) / layer.expert_bytes if layer.expert_bytes else 0
-    return _elements(layer.tensors) - experts * (1 - used)
+    return _elements(layer.tensors) - experts * (1 - _used_share(layer))
 
 
 def _elements(tensors: Sequence[Tensor]) -> int:

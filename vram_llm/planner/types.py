@@ -7,6 +7,7 @@ from enum import StrEnum
 from vram_llm.machine.types import Device, Source
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.estimates import Estimate, MemoryUse
+from vram_llm.planner.overrides import Override
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.units import MIB
 
@@ -125,6 +126,7 @@ class Context:
     kv_unified: bool = True  # one cache for all sequences; else each has its own
     pooling: Pooling | None = None  # pooling of embeddings; None: the model generates text
     backend_sampling: bool = False  # the output's device samples tokens, for requests that allow it
+    op_offload: bool = False  # the first device computes prompts with weights that are on the host
 
     @property
     def n_ctx_seq(self) -> int:
@@ -147,7 +149,8 @@ class Placement:
     """The device of each layer. Layers 0 to cpu_layers-1 stay on the host; the rest follow `device_order`.
 
     `layers_per_device` counts repeating layers. `tensor_split` also counts the output on its device, as
-    llama.cpp expects. Devices without layers and output are left out.
+    llama.cpp expects. `overrides` move weights of single layers away from their layer's device. A device
+    without layers, output and moved weights is left out.
     """
 
     device_order: tuple[str, ...]
@@ -156,6 +159,12 @@ class Placement:
     cpu_layers: int
     tensor_split: tuple[int, ...]
     n_gpu_layers: int
+    overrides: tuple[Override, ...] = ()
+
+    def layer_devices(self) -> tuple[str, ...]:
+        """The device id of each layer, or "host"."""
+        on_devices = zip(self.device_order, self.layers_per_device, strict=True)
+        return (HOST,) * self.cpu_layers + tuple(id for id, count in on_devices for _ in range(count))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

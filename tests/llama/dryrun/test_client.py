@@ -25,7 +25,7 @@ from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.llama_split import placement_from_counts, placement_of
-from vram_llm.planner.memory.analytic import AnalyticMeter
+from vram_llm.planner.memory.analytic_meter import AnalyticMeter
 from vram_llm.planner.search.search import choose_placement
 from vram_llm.planner.types import (
     HOST,

@@ -11,7 +11,7 @@ from vram_llm.errors import EngineDied, ModelRefused
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.make_plan import make_plan
-from vram_llm.planner.memory.analytic import AnalyticMeter
+from vram_llm.planner.memory.analytic_meter import AnalyticMeter
 from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import Context, FlashAttention, Meter, Placement, Plan, Workload

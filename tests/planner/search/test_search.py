@@ -14,7 +14,7 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import resolve_context
 from vram_llm.planner.llama_split import device_of_layers, placement_flags, placement_of
 from vram_llm.planner.make_plan import make_plan
-from vram_llm.planner.memory.analytic import AnalyticMeter
+from vram_llm.planner.memory.analytic_meter import AnalyticMeter
 from vram_llm.planner.search.search import choose_placement
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, Objective, Workload

@@ -40,6 +40,18 @@ class Reach:
         )
         return next(names, "none")
 
+    def buffer_type_of(self, device_id: str) -> str:
+        """ggml's name of a device's buffer type, as --override-tensor takes it; "CPU" for the host.
+
+        It is the device's name, but for a worker: ggml_backend_rpc_buffer_type of ggml-rpc.cpp.
+        """
+        device = next((device for device in self.devices if device.id == device_id), None)
+        if device is None:
+            return "CPU"
+        if device.endpoint is not None:
+            return f"RPC{device.endpoint_index}[{device.endpoint}]"
+        return self.name_of(device_id)
+
     @property
     def environment(self) -> tuple[tuple[str, str], ...]:
         """Variables that make CUDA number the cards as in `names`: it counts in the order of the list."""

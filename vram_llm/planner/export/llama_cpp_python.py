@@ -34,7 +34,7 @@ llm = Llama(
     flash_attn={flash_attn},
     use_mmap={use_mmap},
     swa_full={swa_full},
-    op_offload=False,
+    op_offload={op_offload},
     verbose=False,
 )
 print(llm("Once upon a time", max_tokens=32)["choices"][0]["text"])
@@ -85,7 +85,7 @@ params.type_v = {type_v}  # {kv_type_v}
 params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_{flash_attn_type}
 params.kv_unified = {kv_unified}
 params.swa_full = {swa_full}
-params.op_offload = False
+params.op_offload = {op_offload}
 ctx = C.llama_init_from_model(model, params)
 assert ctx, "llama.cpp would not make the context"
 {adapters}
@@ -126,13 +126,14 @@ apply.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_vo
 apply(ctx, handles, len(loaded), scales)
 """
 
-_NO_COPIES = f"""\
+_OVERRIDES = """\
 class Override(ctypes.Structure):
     _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
 
 
-buffer_type = ggml("ggml_backend_dev_buffer_type", ctypes.c_void_p)(find(b"CPU"))
-overrides = (Override * 2)(Override({NO_TENSOR.encode()!r}, buffer_type))  # any override: no pipeline copies
+buffer_type = ggml("ggml_backend_dev_buffer_type", ctypes.c_void_p)
+moved = {overrides}
+overrides = (Override * {n_slots})(*[(pattern, buffer_type(find(name))) for pattern, name in moved])
 params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
 """
 
@@ -142,14 +143,14 @@ def script(plan: Plan) -> str:
     where, context = reach(plan), plan.context
     if context.pooling is not None:
         raise BadPlan("a script for llama-cpp-python generates text; for embeddings use --emit llama-server")
-    has_copies_off = not context.pipeline_copies and len(where.names) > 1
+    overrides = _overrides(plan, where)
     if others := [companion for companion in plan.companions if companion.kind is not CompanionKind.LORA]:
         raise BadPlan(
             f"a script for llama-cpp-python cannot load {others[0].name} with the model; use "
             "--emit llama-server"
         )
     adapters = [(companion.path, companion.scale) for companion in plan.companions]
-    plain = context.kv_unified and not has_copies_off and not adapters
+    plain = context.kv_unified and not overrides and not adapters
     own = {device.kind for device in where.devices} <= {DeviceKind.CUDA} and plain
     # a plan without cards must not use any, so the script hides them
     n_threads = threads(plan) or _ALL_CORES
@@ -162,7 +163,8 @@ def script(plan: Plan) -> str:
             model=_model(plan),
             endpoints=list(where.endpoints),
             names=list(where.names),
-            overrides=_NO_COPIES if has_copies_off else "",
+            overrides=_OVERRIDES.format(overrides=overrides, n_slots=len(overrides) + 1) if overrides else "",
+            op_offload=context.op_offload,
             adapters=_ADAPTERS.format(adapters=adapters) if adapters else "",
             n_gpu_layers=plan.placement.n_gpu_layers,
             tensor_split=list(plan.placement.tensor_split) or (None if own else []),
@@ -186,6 +188,17 @@ def script(plan: Plan) -> str:
         )
         .removesuffix("\n")
     )
+
+
+def _overrides(plan: Plan, where: Reach) -> list[tuple[bytes, bytes]]:
+    """Patterns and device names; without any, one pattern that only keeps llama.cpp from pipeline copies."""
+    placement = plan.placement
+    if not placement.overrides and not plan.context.pipeline_copies and len(where.names) > 1:
+        return [(NO_TENSOR.encode(), b"CPU")]
+    names = ("CPU" if each.device == HOST else where.name_of(each.device) for each in placement.overrides)
+    return [
+        (each.pattern.encode(), name.encode()) for each, name in zip(placement.overrides, names, strict=True)
+    ]
 
 
 def _remarks(plan: Plan, where: Reach, own: bool) -> list[str]:

@@ -54,8 +54,8 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
     if placement.tensor_split:
         split = ",".join(map(str, placement.tensor_split))
         placing.append(Setting("--tensor-split", split, "LLAMA_ARG_TENSOR_SPLIT"))
-    if not context.pipeline_copies and len(names) > 1:
-        placing.append(Setting("--override-tensor", NO_TENSOR + "=CPU", "LLAMA_ARG_OVERRIDE_TENSOR"))
+    if overrides := _overrides(plan, where):
+        placing.append(Setting("--override-tensor", overrides, "LLAMA_ARG_OVERRIDE_TENSOR"))
     placing += [setting for companion in plan.companions for setting in _companion(companion, where, folder)]
     return (
         *placing,
@@ -82,8 +82,17 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
         ),
         Setting("--cache-ram", "0", "LLAMA_ARG_CACHE_RAM"),
         Setting("--ctx-checkpoints", "0", "LLAMA_ARG_CTX_CHECKPOINTS"),
-        Setting("--no-op-offload", None, None),
+        *(() if context.op_offload else (Setting("--no-op-offload", None, None),)),
     )
+
+
+def _overrides(plan: Plan, where: Reach) -> str:
+    """The placement's overrides; without any, one that only keeps llama.cpp from pipeline copies."""
+    placement = plan.placement
+    if not placement.overrides:
+        no_copies = not plan.context.pipeline_copies and len(placement.device_order) > 1
+        return NO_TENSOR + "=CPU" if no_copies else ""
+    return ",".join(f"{each.pattern}={where.buffer_type_of(each.device)}" for each in placement.overrides)
 
 
 def _threads(plan: Plan) -> tuple[Setting, ...]:

@@ -12,7 +12,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 from vram_llm.machine.types import DeviceKind
-from vram_llm.model.profile import Layer, ModelProfile
+from vram_llm.model.layer_bytes import Layer
+from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.rules import RowsCut
 from vram_llm.model.tensors import Role, layer_of
@@ -45,6 +46,7 @@ _LEAST_ROTATION = 64  # columns
 _PINNED_TOKENS = 32  # from this size on, a layer's first norm may leave its device if layers are on the host
 
 _ADDED = ("position_embd.", "token_types.")
+_VISITING_ROWS = 3  # per token: a layer's input, its weighted experts, their sum
 _ROOM, _PIPELINED_ROOM = 1.075, 1.01
 """Factors for holes that appear only after many layers; with pipeline copies, inputs leave no holes."""
 
@@ -137,6 +139,20 @@ class ComputeBound:
             + int(peak * _PIPELINED_ROOM)
         )
 
+    def moved_bytes(self, layers: Collection[int]) -> int:
+        """Upper bound for a device that computes only the feed-forward networks or experts of `layers`."""
+        chain = sorted({self._feeding(self._on_device[layer]) for layer in layers if layer < self._n_layers})
+        if not chain:
+            return 0
+        batch = self._batch(self._flash, False)
+        peak = self._peaks.of(chain, GraphInputs(self._profile.n_embd * self._row_bytes), (0, 0), batch)
+        return self.visit_bytes + int(peak * _ROOM)
+
+    @property
+    def visit_bytes(self) -> int:
+        """Bytes of the activations that a layer sends to another device and gets back."""
+        return _VISITING_ROWS * self._profile.n_embd * self._row_bytes
+
     def host_bytes(self, n_layers: int, *, has_output: bool, pipelined: bool) -> int:
         """Upper bound for the host with the first `n_layers`; the host always makes embeddings and masks."""
         copies, stream = PIPELINE_COPIES if pipelined else 1, self._profile.n_embd * self._row_bytes
@@ -164,6 +180,15 @@ class ComputeBound:
         return self._number(
             replace(block, cache_copy_bytes=0, attends_elsewhere=False, scans_elsewhere=False)
         )
+
+    def _feeding(self, number: int) -> int:
+        """The number of a block that has only the feed-forward network or experts of block `number`."""
+        block = self._blocks[number]
+        shapes = tuple(shape for shape in block.shapes if shape[0].startswith("ffn_"))
+        return self._number(
+            replace(block, shapes=shapes, k_width=0, v_width=0, state_bytes=0, cache_copy_bytes=0,
+                    attends_elsewhere=False, scans_elsewhere=False)
+        )  # fmt: skip
 
     def _sent_here(self, first: int) -> int:
         """Bytes on the host for operations that the devices of layers from `first` on have no kernel for."""

@@ -3,7 +3,8 @@
 from collections.abc import Collection
 
 from vram_llm.machine.types import DeviceKind
-from vram_llm.model.profile import Layer, ModelProfile
+from vram_llm.model.layer_bytes import Layer
+from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.memory.backend_kernels import has_flash_attention
 from vram_llm.planner.types import Context, FlashAttention

@@ -11,7 +11,7 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import can_quantize_cache
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.llama_split import device_of_layers, placement_flags, placement_of
-from vram_llm.planner.memory.analytic import is_pipelined, swa_cells
+from vram_llm.planner.memory.analytic_meter import is_pipelined, swa_cells
 from vram_llm.planner.memory.flash_attention import uses_flash_attention
 from vram_llm.planner.search.fitting_ways import longest_on_cards
 from vram_llm.planner.search.search import Candidate, analytic, plan_placement

@@ -18,7 +18,7 @@ from dataclasses import replace
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import CTX_STEP, can_quantize_cache, resolve_context
-from vram_llm.planner.memory.analytic import is_pipelined
+from vram_llm.planner.memory.analytic_meter import is_pipelined
 from vram_llm.planner.search.search import (
     Candidate,
     analytic,

@@ -8,7 +8,7 @@ from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import can_quantize_cache, ctx_step
 from vram_llm.planner.llama_split import placement_flags
-from vram_llm.planner.memory.analytic import is_pipelined
+from vram_llm.planner.memory.analytic_meter import is_pipelined
 from vram_llm.planner.search.search import Candidate, plan_largest_context, plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import HOST, MeterFor, Workload

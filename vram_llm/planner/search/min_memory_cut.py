@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from vram_llm.planner.llama_split import placement_of
-from vram_llm.planner.memory.analytic import AnalyticMeter
+from vram_llm.planner.memory.analytic_meter import AnalyticMeter
 from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.types import Placement
 

@@ -15,7 +15,7 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import CTX_STEP, ctx_step, resolve_context
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.llama_split import device_of_layers, placement_of
-from vram_llm.planner.memory.analytic import AnalyticMeter, is_pipelined
+from vram_llm.planner.memory.analytic_meter import AnalyticMeter, is_pipelined
 from vram_llm.planner.search.min_latency_cut import fastest
 from vram_llm.planner.search.min_memory_cut import Cutter
 from vram_llm.planner.search.slow_devices import rigs_to_try

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from vram_llm.machine.types import Device, Host
-from vram_llm.model.profile import Layer, ModelProfile
+from vram_llm.model.layer_bytes import Layer
+from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.tensors import Role, Tensor
 from vram_llm.planner.estimates import DeviceEstimate, Estimate, HostEstimate, MemoryUse
 from vram_llm.planner.memory.compute_buffers import LEAST_COMPUTE_SHARE, PIPELINED_KINDS, ComputeBound
 from vram_llm.planner.memory.lora import AdapterWeights
+from vram_llm.planner.memory.moved_weights import MovedWeights, moved_weights
 from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.padding import pad, padded
 from vram_llm.planner.types import HOST, Context, FlashAttention, Placement
@@ -109,13 +111,15 @@ class AnalyticMeter:
         """The estimate for a placement."""
         pipelined = self.is_pipelined(placement)
         first, devices = placement.cpu_layers, []
+        moved = moved_weights(self._profile, placement)
         for device_id, count in zip(placement.device_order, placement.layers_per_device, strict=True):
             has_output = placement.output_device == device_id
-            devices.append(
-                self.device(device_id, first, first + count, has_output, placement.cpu_layers, pipelined)
-            )
+            use = self.device(device_id, first, first + count, has_output, placement.cpu_layers, pipelined)
+            devices.append(self._with_moved(use, moved))
             first += count
-        return Estimate(method=METHOD, devices=tuple(devices), host=self._host_estimate(placement, pipelined))
+        return Estimate(
+            method=METHOD, devices=tuple(devices), host=self._host_estimate(placement, pipelined, moved)
+        )
 
     def is_pipelined(self, placement: Placement) -> bool:
         """Whether llama.cpp makes pipeline copies."""
@@ -186,7 +190,28 @@ class AnalyticMeter:
             total += padded.shared
         return total + (padded.output if has_output else 0)
 
-    def _host_estimate(self, placement: Placement, pipelined: bool) -> HostEstimate:
+    def _with_moved(self, use: DeviceEstimate, moved: MovedWeights) -> DeviceEstimate:
+        """`use` with the weights that overrides take from the device or add to it."""
+        device = self.devices[use.id]
+        n_bytes = moved.bytes_on(
+            use.id, lambda tensors: padded(tensors, device.alignment_bytes, device.row_padding)
+        )
+        if use.id not in moved.added and use.id not in moved.taken:
+            return use
+        compute = max(use.compute_bytes + self._bound.visit_bytes, self._moved_compute(use.id, moved))
+        return DeviceEstimate.of(
+            use.id,
+            MemoryUse(use.weights_bytes + n_bytes, use.context_bytes, compute),
+            overhead_bytes=use.overhead_bytes,
+            budget_bytes=use.budget_bytes,
+            companion_bytes=use.companion_bytes,
+        )
+
+    def _moved_compute(self, device_id: str, moved: MovedWeights) -> int:
+        """Bytes for the operations with the weights that overrides add to a device."""
+        return int(self._bound.moved_bytes(moved.layers.get(device_id, ())) * self._compute_share)
+
+    def _host_estimate(self, placement: Placement, pipelined: bool, moved: MovedWeights) -> HostEstimate:
         has_output = placement.output_device == HOST
         # a mapped file is not padded; llama.cpp reports the span of the file that it maps
         alignment = 1 if self.context.use_mmap else self._host.alignment_bytes
@@ -194,8 +219,10 @@ class AnalyticMeter:
         weights += padded(self._profile.input_tensors, alignment, 0)
         if has_output and self._profile.tied_output:  # the host's embedding is also its output
             weights -= padded(_token_embedding(self._profile), alignment, 0)
+        weights += moved.bytes_on(HOST, lambda tensors: padded(tensors, alignment, 0))
         context = self._context_sums[placement.cpu_layers]
         compute = self._bound.host_bytes(placement.cpu_layers, has_output=has_output, pipelined=pipelined)
+        compute += self._moved_compute(HOST, moved)
         if placement.cpu_layers or has_output or any(adapter.input for adapter in self._profile.adapters):
             compute += self._adapter_compute
         companions = self._host.companion_bytes + self._adapters.host_bytes(
@@ -211,10 +238,14 @@ class AnalyticMeter:
 def is_pipelined(
     profile: ModelProfile, context: Context, devices: Collection[Device], placement: Placement
 ) -> bool:
-    """Whether llama.cpp makes pipeline copies: several devices, all able to, and no layer on the host."""
+    """Whether llama.cpp makes pipeline copies.
+
+    It does with several devices, all able to, no layer on the host, and no override.
+    """
     used = placement.device_order
     return (
         context.pipeline_copies
+        and not placement.overrides
         and len(used) > 1
         and placement.n_gpu_layers > profile.n_layers
         and all(device.kind in PIPELINED_KINDS for device in devices if device.id in used)

@@ -1,0 +1,64 @@
+"""Bytes that overrides move from the devices of layers to other devices."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from vram_llm.model.profile import ModelProfile
+from vram_llm.model.tensors import Tensor
+from vram_llm.planner.overrides import overriding_device
+from vram_llm.planner.types import HOST, Placement
+
+
+@dataclass(frozen=True, slots=True)
+class MovedWeights:
+    """Tensors that are on another device than llama.cpp's layer split puts them on."""
+
+    taken: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # by device that loses
+    added: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # by device that gets
+    layers: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # of the added tensors
+
+    def bytes_on(self, device_id: str, n_bytes: Callable[[list[Tensor]], int]) -> int:
+        """Bytes that a device has more than without overrides; `n_bytes` gives the bytes of tensors there."""
+        return n_bytes(self.added.get(device_id, [])) - n_bytes(self.taken.get(device_id, []))
+
+
+@dataclass(frozen=True, slots=True)
+class MovedPart:
+    """Tensors of one layer on another device than the layer."""
+
+    layer: int
+    home: str  # the layer's device
+    device: str
+    tensors: tuple[Tensor, ...]
+
+
+def moved_weights(profile: ModelProfile, placement: Placement) -> MovedWeights:
+    """The tensors that a placement's overrides move, by device."""
+    moved = MovedWeights()
+    for part in moved_by_layer(profile, placement):
+        moved.taken[part.home] += part.tensors
+        moved.added[part.device] += part.tensors
+        moved.layers[part.device].add(part.layer)
+    outside = ((profile.input_tensors, HOST), (profile.output_tensors, placement.output_device))
+    for tensors, home in outside if placement.overrides else ():
+        for tensor in tensors:
+            device = overriding_device(placement.overrides, tensor.name)
+            if device is not None and device != home:
+                moved.taken[home].append(tensor)
+                moved.added[device].append(tensor)
+    return moved
+
+
+def moved_by_layer(profile: ModelProfile, placement: Placement) -> Iterator[MovedPart]:
+    """The tensors that a placement's overrides move, for each layer and device."""
+    if not placement.overrides:
+        return
+    for layer, home in zip(profile.layers, placement.layer_devices(), strict=True):
+        elsewhere = defaultdict(list)
+        for tensor in () if layer.is_draft else layer.tensors:
+            device = overriding_device(placement.overrides, tensor.name)
+            if device is not None and device != home:
+                elsewhere[device].append(tensor)
+        for device, tensors in elsewhere.items():
+            yield MovedPart(layer.index, home, device, tuple(tensors))

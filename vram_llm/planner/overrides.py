@@ -1,0 +1,43 @@
+"""Weights on another device than their layer: llama.cpp's `tensor_buft_overrides`."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from vram_llm.model.tensors import PART_PATTERNS, Part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """Puts the tensors whose names `pattern` matches on `device`.
+
+    Of several overrides, the first that matches a tensor decides (std::regex_search in create_tensor of
+    src/llama-model-loader.cpp). KV cache and states stay with the layer's device.
+    """
+
+    pattern: str  # an ECMAScript regular expression that Python's `re` reads alike
+    device: str  # a device id, or "host"
+    part: Part | None = None  # the weights that `pattern` matches; None: the user wrote the pattern
+    layers: tuple[int, ...] = ()  # of `part`, ascending
+
+    @classmethod
+    def of(cls, part: Part, layers: Iterable[int], device: str) -> "Override":
+        """The override that puts `part` of these layers on `device`."""
+        ordered = tuple(sorted(layers))
+        return cls(pattern=pattern_of(part, ordered), device=device, part=part, layers=ordered)
+
+
+def pattern_of(part: Part, layers: Sequence[int]) -> str:
+    """A regular expression that matches the names of `part` in these layers, and nothing else."""
+    return rf"^blk\.(?:{'|'.join(map(str, layers))})\.{PART_PATTERNS[part]}"
+
+
+def overriding_device(overrides: Sequence[Override], name: str) -> str | None:
+    """The device to which the overrides move the tensor called `name`; None: none matches."""
+    return next((override.device for override in overrides if _compiled(override.pattern).search(name)), None)
+
+
+@lru_cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
