@@ -5,7 +5,7 @@ import pytest
 from tests.zoo import PUBLISHED, write
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile
-from vram_llm.model.tensors import Part, Role
+from vram_llm.model.tensors import LayerPart, Role
 from vram_llm.planner.overrides import Override, overriding_device
 
 
@@ -18,11 +18,11 @@ def of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory)
 def test_experts_are_the_tensors_that_are_read_for_single_tokens(of: ModelProfile) -> None:
     for layer in of.layers:
         routed = tuple(tensor for tensor in layer.tensors if tensor.role is Role.EXPERT)
-        assert layer.tensors_of(Part.EXPERTS) == routed
+        assert layer.tensors_of(LayerPart.EXPERTS) == routed
 
 
-@pytest.mark.parametrize("part", Part)
-def test_a_pattern_matches_its_part_of_its_layers_and_nothing_else(of: ModelProfile, part: Part) -> None:
+@pytest.mark.parametrize("part", LayerPart)
+def test_a_pattern_matches_its_part_of_its_layers_and_nothing_else(of: ModelProfile, part: LayerPart) -> None:
     chosen = range(1, of.n_layers, 3)
     override = Override.of(part, chosen, "host")
     outside = (*of.input_tensors, *of.output_tensors, *of.shared_tensors, *of.first_layer_tensors)
@@ -34,7 +34,10 @@ def test_a_pattern_matches_its_part_of_its_layers_and_nothing_else(of: ModelProf
 
 
 def test_the_first_override_that_matches_decides() -> None:
-    first, second = Override.of(Part.EXPERTS, (3, 1), "GPU1"), Override.of(Part.EXPERTS, range(8), "host")
+    first, second = (
+        Override.of(LayerPart.EXPERTS, (3, 1), "GPU1"),
+        Override.of(LayerPart.EXPERTS, range(8), "host"),
+    )
     assert first.layers == (1, 3)
     assert overriding_device((first, second), "blk.3.ffn_up_exps.weight") == "GPU1"
     assert overriding_device((first, second), "blk.4.ffn_gate_up_exps.weight") == "host"

@@ -7,7 +7,7 @@ from vram_llm.model import rules
 from vram_llm.model.gguf import TensorInfo
 from vram_llm.model.memory import LayerMemory
 from vram_llm.model.tensors import (
-    Part,
+    LayerPart,
     Role,
     Tensor,
     is_attention_weight,
@@ -38,7 +38,7 @@ class Layer:
     is_draft: bool  # an MTP block: llama.cpp loads its weights only with load_mtp
     loads_shared: bool  # puts the shared tensors on its device
 
-    def tensors_of(self, part: Part) -> tuple[Tensor, ...]:
+    def tensors_of(self, part: LayerPart) -> tuple[Tensor, ...]:
         """The tensors of `part`; empty if the layer has none."""
         return tuple(tensor for tensor in self.tensors if is_in_part(part, tensor.name))
 

@@ -24,7 +24,7 @@ class Role(StrEnum):
     OTHER = "other"
 
 
-class Part(StrEnum):
+class LayerPart(StrEnum):
     """Weights of a layer that may be on another device than the layer's other weights."""
 
     EXPERTS = "experts"  # all routed experts
@@ -59,9 +59,9 @@ _FFN = re.compile(r"ffn|channel_mix_|post_ffw_norm|pre_ffw_norm|exp_probs_b")
 _ATTENTION = re.compile(r"attn_|post_attention_norm|cross_attn_|indexer|vis_attn")
 _ATTENTION_WEIGHT = re.compile(r"(?:cross_)?attn_(?!.*norm)")
 PART_PATTERNS = {
-    Part.EXPERTS: r"ffn_(?:up|down|gate|gate_up)_(?:ch)?exps\.",
-    Part.FFN: r"ffn_(?:up|down|gate)\.",
-    Part.FFN_DOWN: r"ffn_down\.",
+    LayerPart.EXPERTS: r"ffn_(?:up|down|gate|gate_up)_(?:ch)?exps\.",
+    LayerPart.FFN: r"ffn_(?:up|down|gate)\.",
+    LayerPart.FFN_DOWN: r"ffn_down\.",
 }
 """Regular expressions for the start of a tensor's name after "blk.N.": `LLM_FFN_EXPS_REGEX` and
 `LLM_FFN_DENSE_REGEX` of common/common.h, in the syntax that ECMAScript and Python share."""
@@ -107,7 +107,7 @@ def role_in_layer(part: str, mixer: Role) -> Role:
     return mixer if _ATTENTION.match(part) else Role.OTHER
 
 
-def is_in_part(part: Part, name: str) -> bool:
+def is_in_part(part: LayerPart, name: str) -> bool:
     """Whether a tensor called `name` ("blk.3.ffn_up_exps.weight") belongs to a layer's `part`."""
     place = layer_of(name)
     return place is not None and _PARTS[part].match(place[1]) is not None

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from vram_llm.model.tensors import PART_PATTERNS, Part
+from vram_llm.model.tensors import PART_PATTERNS, LayerPart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,17 +18,17 @@ class Override:
 
     pattern: str  # an ECMAScript regular expression that Python's `re` reads alike
     device: str  # a device id, or "host"
-    part: Part | None = None  # the weights that `pattern` matches; None: the user wrote the pattern
+    part: LayerPart | None = None  # the weights that `pattern` matches; None: the user wrote the pattern
     layers: tuple[int, ...] = ()  # of `part`, ascending
 
     @classmethod
-    def of(cls, part: Part, layers: Iterable[int], device: str) -> "Override":
+    def of(cls, part: LayerPart, layers: Iterable[int], device: str) -> "Override":
         """The override that puts `part` of these layers on `device`."""
         ordered = tuple(sorted(layers))
         return cls(pattern=pattern_of(part, ordered), device=device, part=part, layers=ordered)
 
 
-def pattern_of(part: Part, layers: Sequence[int]) -> str:
+def pattern_of(part: LayerPart, layers: Sequence[int]) -> str:
     """A regular expression that matches the names of `part` in these layers, and nothing else."""
     return rf"^blk\.(?:{'|'.join(map(str, layers))})\.{PART_PATTERNS[part]}"
 

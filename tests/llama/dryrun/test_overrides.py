@@ -12,7 +12,7 @@ from vram_llm.machine.types import Host
 from vram_llm.model.header import Header
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile
-from vram_llm.model.tensors import Part
+from vram_llm.model.tensors import LayerPart
 from vram_llm.planner.llama_split import device_of_layers, placement_of
 from vram_llm.planner.memory.analytic_meter import AnalyticMeter
 from vram_llm.planner.overrides import Override
@@ -39,7 +39,7 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Header]:
 def with_random_overrides(pick: random.Random, of: ModelProfile, placement: Placement) -> Placement:
     """`placement` with parts of some of its devices' layers on other devices or on the host."""
     ids = [*placement.device_order, HOST]
-    part = Part.EXPERTS if of.n_expert else pick.choice((Part.FFN, Part.FFN_DOWN))
+    part = LayerPart.EXPERTS if of.n_expert else pick.choice((LayerPart.FFN, LayerPart.FFN_DOWN))
     homes = placement.layer_devices()
     moved: dict[str, list[int]] = {}
     for layer in of.layers:

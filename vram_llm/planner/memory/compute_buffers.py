@@ -14,10 +14,10 @@ from itertools import pairwise
 from vram_llm.machine.types import DeviceKind
 from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
-from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.rules import RowsCut
 from vram_llm.model.tensors import Role, layer_of
 from vram_llm.planner.memory.backend_kernels import F16_KINDS, FUSING_KINDS, has_scan
+from vram_llm.planner.memory.cache_shapes import cell_bytes, copy_bytes, last_stored, rotations
 from vram_llm.planner.memory.flash_attention import (
     insists_on_flash_attention,
     layer_has_kernel,
@@ -42,7 +42,6 @@ LEAST_COMPUTE_SHARE = 0.5
 """Lower bound: real compute / estimate when two or more devices hold layers."""
 
 _INDEX_BYTES = 4 + 2 * 8  # per token: its position, its cells for K and V
-_LEAST_ROTATION = 64  # columns
 _PINNED_TOKENS = 32  # from this size on, a layer's first norm may leave its device if layers are on the host
 
 _ADDED = ("position_embd.", "token_types.")
@@ -81,7 +80,7 @@ class ComputeBound:
         )
         self._kinds = frozenset(kinds)
         self._keeps_experts = not FUSING_KINDS.isdisjoint(kinds)
-        self._turns, self._rotation_bytes = _rotations(profile, context)
+        self._turns, self._rotation_bytes = rotations(profile, context)
         self._numbers: dict[Block, int] = {}
         self._blocks: list[Block] = []  # distinct blocks; a layer is stored as its block's number
         self._on_device = [
@@ -91,7 +90,7 @@ class ComputeBound:
         self._reuses = profile.has_memory and any(
             layer.attention_bytes and not layer.n_embd_k_gqa for layer in profile.layers[: self._n_layers]
         )
-        self._last_stored = _last_stored(profile)
+        self._last_stored = last_stored(profile)
         self._extra_inputs = sum(
             tensor.shape[0]
             for tensor in profile.input_tensors
@@ -237,7 +236,7 @@ class ComputeBound:
         )
         if self._flash and has_kernel and not F16_KINDS.isdisjoint(self._kinds):
             block = replace(
-                block, cache_copy_bytes=_copy_bytes(layer, self._context, n_cells * self._context.n_caches)
+                block, cache_copy_bytes=copy_bytes(layer, self._context, n_cells * self._context.n_caches)
             )
         return block
 
@@ -347,7 +346,7 @@ class ComputeBound:
     def _cache_bytes(self, index: int) -> int:
         layer = self._profile.layers[index]
         n_cells = self._cells[layer.sliding_window] * self._context.n_caches
-        return _cell_bytes(layer, self._context) * n_cells
+        return cell_bytes(layer, self._context) * n_cells
 
     def _brought_back(self, first: int, end: int) -> int:
         """Bytes of results that the host computes for layers first to end-1 and sends back."""
@@ -365,42 +364,6 @@ class ComputeBound:
 def _is_anchor(block: Block) -> bool:
     """Whether the layer has more than a dense feed-forward network."""
     return block.attends or block.has_experts or block.state_bytes > 0
-
-
-def _cell_bytes(layer: Layer, context: Context) -> int:
-    key = row_bytes(KV_TYPES[context.kv_type_k], layer.n_embd_k_gqa)
-    return key + row_bytes(KV_TYPES[context.kv_type_v], layer.n_embd_v_gqa)
-
-
-def _copy_bytes(layer: Layer, context: Context, n_cells: int) -> int:
-    """Bytes of a layer's keys and values copied to f16; 0 if the cache is f16."""
-    widths = ((context.kv_type_k, layer.n_embd_k_gqa), (context.kv_type_v, layer.n_embd_v_gqa))
-    return sum(F16_BYTES * width * n_cells for kv_type, width in widths if kv_type != "f16")
-
-
-def _rotations(profile: ModelProfile, context: Context) -> tuple[tuple[bool, bool], int]:
-    """Whether K and V are rotated before they are quantised, and bytes of the matrices for it."""
-    head_k, head_v = profile.head_k, profile.head_v
-    turns = (
-        KV_TYPES[context.kv_type_k].is_quantized and head_k % _LEAST_ROTATION == 0,
-        KV_TYPES[context.kv_type_v].is_quantized and head_v % _LEAST_ROTATION == 0,
-    )
-    rotation = _LEAST_ROTATION
-    while head_k and head_k % (2 * rotation) == 0:
-        rotation *= 2
-    return turns, F32_BYTES * (turns[0] * rotation**2 + turns[1] * _LEAST_ROTATION**2)
-
-
-def _last_stored(profile: ModelProfile) -> tuple[int, int]:
-    """The last layers that store keys and values, without a window and with one; -1: none.
-
-    Layers that reuse keys and values take those of one of these.
-    """
-    stored = {False: -1, True: -1}
-    for layer in profile.layers:
-        if layer.n_embd_k_gqa:
-            stored[bool(layer.sliding_window)] = layer.index
-    return stored[False], stored[True]
 
 
 def _sampling_bytes(context: Context, n_vocab: int, n_outputs: int) -> int:
