@@ -22,7 +22,8 @@ def test_the_fields_others_read(document: bytes) -> None:
     assert found["fits"] is True
     assert {"id", "name", "kind", "total_bytes", "free_bytes", "reserve_bytes"} <= found["devices"][0].keys()
     assert {
-        "device_order", "layers_per_device", "output_device", "cpu_layers", "tensor_split", "n_gpu_layers", "overrides",
+        "device_order", "layers_per_device", "output_device", "cpu_layers", "tensor_split", "n_gpu_layers",
+        "overrides",
     } == found["placement"].keys()  # fmt: skip
     assert {"n_ctx", "parallel", "kv_type_k", "kv_type_v"} <= found["context"].keys()
     assert found["estimate"]["method"] == "analytic"
