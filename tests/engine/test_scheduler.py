@@ -345,7 +345,7 @@ class Engine(RuleBasedStateMachine):
             self.memory.compute(sequence.slot, chunk.start, tokens)
             sequence.n_cached += chunk.count
             if chunk.start < sequence.n_prompt:
-                self.cache.note(sequence)
+                self.cache.publish(sequence)
             if samples and sequence.max_tokens:
                 sequence.tokens.append(sequence.n_generated % 2)
             if samples and sequence.n_generated >= sequence.max_tokens:

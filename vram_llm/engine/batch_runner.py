@@ -1,4 +1,4 @@
-"""Runs chunks as one llama.cpp batch, with less in it where llama.cpp finds no room, and notes the time."""
+"""Runs chunks as one llama.cpp batch, or a smaller one if the KV cache has no room, and records the time."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class ComputedChunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepCosts:
-    """The policies that learn from how long steps take."""
+    """The policies that learn from the times of steps."""
 
     prefill: PrefillBudget
     rows: RowCost
@@ -45,7 +45,7 @@ class StepCosts:
 
 
 class BatchRunner:
-    """Computes chunks of sequences that `cache` has given slots."""
+    """Computes chunks of sequences that have slots in `cache`."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class BatchRunner:
         self._recorder = recorder
 
     def run(self, chunks: list[Chunk]) -> list[ComputedChunk]:
-        """Compute `chunks`, or fewer of them where there is no room. Raises EngineDied."""
+        """Compute `chunks`, or fewer of them if there is no room. Raises EngineDied."""
         while chunks:
             self._cache.make_room(sum(chunk.count + len(chunk.draft) for chunk in chunks))
             computed = self._fill(chunks)
@@ -83,7 +83,7 @@ class BatchRunner:
         return status, self._recorder.llama.last_s
 
     def note_computed(self, chunks: list[Chunk], seconds: float) -> None:
-        """Count the chunks of a step that took `seconds`, in sequences, cache, stats and policies."""
+        """Record the chunks of a step that took `seconds` in sequences, cache, stats and policies."""
         n_decode = n_prefill = n_drafted = 0
         for chunk in chunks:
             chunk.sequence.n_cached += chunk.count
@@ -94,7 +94,7 @@ class BatchRunner:
                 continue
             n_prefill += chunk.count
             if is_prompt:
-                self._cache.note(chunk.sequence)
+                self._cache.publish(chunk.sequence)
         self._recorder.n_steps += 1
         self._recorder.n_prompt_tokens += n_prefill
         self._costs.observe(n_decode, n_prefill, n_drafted, seconds)

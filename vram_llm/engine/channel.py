@@ -29,7 +29,7 @@ class Channel:
             raise ChannelClosed from error
 
     @property
-    def has_news(self) -> bool:
+    def has_data(self) -> bool:
         """True if data has come in, or the server has closed its end."""
         return bool(self._poll.poll(0))  # a quarter of the time of a recv that fails
 
@@ -48,8 +48,8 @@ class Channel:
                 raise ChannelClosed
 
     def _received(self, *, wait: bool) -> bytes | None:
-        """New data, b"" where the server has closed its end; without `wait` None if there is none."""
-        if not wait and not self.has_news:
+        """New data; b"" if the server has closed its end; None if there is none and `wait` is False."""
+        if not wait and not self.has_data:
             return None
         try:
             return self._socket.recv(_RECV_BYTES)

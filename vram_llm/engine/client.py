@@ -15,7 +15,7 @@ from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestErro
 from vram_llm.planner.types import Plan
 from vram_llm.units import MIB
 
-MAX_WAITING = 256  # requests beyond those that run, before new ones are refused
+MAX_WAITING = 256  # requests that wait; further ones are refused
 MAX_IMAGES_BYTES = 256 * MIB  # image files of all requests in flight, twice the largest request's
 _REFUSALS = (RequestError.code, ContextExceeded.code)
 _Answer = wire.Tokens | wire.Pieces | wire.Embedded
@@ -92,7 +92,7 @@ class EngineClient(EngineProcess):
     ) -> list[int]:
         """The token ids of `text`, see llama.vocab.Vocab; -1 for each row of an image.
 
-        Raises EngineDied, and with images Overloaded, and RequestError if one cannot be read.
+        Raises EngineDied; with images also Overloaded, and RequestError for an image that cannot be read.
         """
         with self._count_images(images):
             answer = await self._ask(wire.Tokenize(uuid4().hex, text, add_special, parse_special, images))
@@ -110,7 +110,8 @@ class EngineClient(EngineProcess):
     async def embed(self, request: EmbeddingRequest) -> wire.Embedded:
         """The vectors or scores of the request's inputs. Cancelling the waiting task cancels the request.
 
-        The model's plan has a pooling. Raises EngineDied, Overloaded, RequestError (ContextExceeded).
+        Only for a model whose plan has a pooling. Raises EngineDied, Overloaded, RequestError
+        (ContextExceeded).
         """
         self._admit()
         try:

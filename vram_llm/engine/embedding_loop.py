@@ -1,4 +1,4 @@
-"""Embeds texts, in batches with texts of all requests in turn, over one loaded model."""
+"""Embeds texts with one loaded model, in batches that take a text of each request in turn."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ class Embedder:
         )
 
     def submit(self, request: EmbeddingRequest) -> Embedded | None:
-        """Accept a request; the answer that refuses it where it cannot be served."""
+        """Accept a request. Returns the answer that refuses it if it cannot be served."""
         try:
             texts = [self._tokens(request, i) for i in range(len(request.inputs))]
         except RequestError as error:
@@ -83,7 +83,7 @@ class Embedder:
         self._jobs = deque(job for job in self._jobs if job.request.id != request_id)
 
     def step(self) -> list[Embedded]:
-        """Run one batch; the answers it completed. Raises EngineDied if llama.cpp fails."""
+        """Run one batch and return the answers that it completed. Raises EngineDied if llama.cpp fails."""
         chosen = self._next_texts()
         self._run([job.texts[i] for job, i in chosen])
         for slot, (job, i) in enumerate(chosen):
@@ -99,7 +99,7 @@ class Embedder:
         ]
 
     def _next_texts(self) -> list[tuple[_Job, int]]:
-        """The texts of the next step, one of each request in turn; a long text alone."""
+        """The texts of the next step, one of each request in turn; a long text is alone."""
         chosen: list[tuple[_Job, int]] = []
         room, waiting = min(_STEP_TOKENS, self._model.n_batch), deque(self._jobs)
         while waiting and len(chosen) < self._parallel:

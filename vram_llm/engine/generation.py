@@ -7,8 +7,8 @@ from itertools import takewhile
 from vram_llm.engine.request import FinishReason, Likelihood, Request, TokenEvent
 from vram_llm.engine.sampling.logprobs import likelihood, unpredicted
 from vram_llm.engine.sampling.sampler import DeviceSampler, Sampler
-from vram_llm.engine.sampling.steering import Steering
 from vram_llm.engine.sampling.structured_output import Constraint, GrammarFailed
+from vram_llm.engine.sampling.token_rules import TokenRules
 from vram_llm.engine.sequence import Sequence
 from vram_llm.engine.speculative.draft_budget import SequenceDraftStats
 from vram_llm.engine.speculative.prompt_lookup import PromptLookup
@@ -18,9 +18,9 @@ from vram_llm.llama.vocab import TextStream
 
 @dataclass(slots=True)
 class SampledTokens:
-    """Tokens sampled from rows of logits. `likelihoods` are theirs where the request asks for logprobs.
+    """Tokens sampled from rows of logits, and their `likelihoods` if the request asks for logprobs.
 
-    A token that ends the answer has no likelihood. `failure` is the reason where sampling had to stop.
+    A token that ends the answer has no likelihood. `failure` is the reason why sampling had to stop.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -29,7 +29,7 @@ class SampledTokens:
 
 
 def progress_event(sequence: Sequence) -> TokenEvent:
-    """How much of a sequence's prompt is computed."""
+    """The event that reports how many tokens of a sequence's prompt are computed."""
     return TokenEvent(
         id=sequence.id,
         prompt_tokens=sequence.n_prompt,
@@ -48,7 +48,7 @@ class Generation:
     constraint: Constraint | None
     lookup: PromptLookup | None  # None: no drafts
     draft_stats: SequenceDraftStats | None = None  # None: the draft model does not draft for it
-    steering: Steering | None = None
+    token_rules: TokenRules | None = None
     prompt_likelihoods: list[Likelihood] = field(default_factory=list)
 
     def draft(self, sequence: Sequence, most: int) -> list[int]:
@@ -73,7 +73,7 @@ class Generation:
         """
         if not draft and not self._has_rules and self.request.logprobs is None:
             if self.lookup is not None:
-                self.lookup.rest(1)
+                self.lookup.earn_credit(1)
             return SampledTokens([self.sampler.sample(rows[0])])
         sampled = SampledTokens()
         for row, drafted in zip(rows, (*draft, None), strict=True):
@@ -92,39 +92,39 @@ class Generation:
         if draft and (source := self.draft_stats if by_draft_model else self.lookup) is not None:
             source.observe(len(draft), max(len(sampled.tokens) - 1, 0))
         elif self.lookup is not None:
-            self.lookup.rest(1)
+            self.lookup.earn_credit(1)
         return sampled
 
     def _sample(self, row: int) -> int:
-        """A token that grammar and steering allow. Raises GrammarFailed."""
-        steering = self.steering
-        if self.constraint is None and steering is None:
+        """A token that the grammar and the token rules allow. Raises GrammarFailed."""
+        token_rules = self.token_rules
+        if self.constraint is None and token_rules is None:
             return self.sampler.sample(row)
         allowed = self.constraint.allowed() if self.constraint is not None else None
-        if steering is not None:
-            allowed = steering.allowed(allowed)
+        if token_rules is not None:
+            allowed = token_rules.allowed(allowed)
         token = self.sampler.sample(row, allowed)
         if self.constraint is not None:
             self.constraint.accept(token)
-        self.steer(token)
+        self.advance_token_rules(token)
         return token
 
-    def steer(self, token: int) -> None:
-        """Advance the steering by a sampled token; drop it once it has no more rules."""
-        if self.steering is not None:
-            self.steering.accept(token)
-            if self.steering.is_over:
-                self.steering = None
+    def advance_token_rules(self, token: int) -> None:
+        """Advance the token rules by a sampled token; drop them once all tokens are free."""
+        if self.token_rules is not None:
+            self.token_rules.accept(token)
+            if self.token_rules.is_over:
+                self.token_rules = None
 
     @property
     def n_free(self) -> int | None:
-        """How many of the next tokens steering leaves free; None: all."""
-        return None if self.steering is None else self.steering.n_free
+        """The number of next tokens that the token rules leave free; None: all."""
+        return None if self.token_rules is None else self.token_rules.n_free
 
     @property
     def _has_rules(self) -> bool:
-        """True if a grammar or steering rules tokens out, or has to see each token."""
-        return self.constraint is not None or self.steering is not None
+        """True if a grammar or token rules may forbid tokens: they must also see each token."""
+        return self.constraint is not None or self.token_rules is not None
 
     def _ends(self, model: LoadedModel, token: int) -> bool:
         is_end = model.vocab.is_end(token) and not self.request.ignore_eos
@@ -143,7 +143,7 @@ class Generation:
         return self.constraint is not None and self.constraint.is_complete
 
     def write(self, model: LoadedModel, sequence: Sequence, sampled: SampledTokens) -> TokenEvent:
-        """Append sampled tokens to the answer, up to one that ends it; the event for the client."""
+        """Append sampled tokens to the answer, up to one that ends it. Returns the event for the client."""
         text, reason = "", FinishReason.LENGTH if sequence.max_tokens == 0 else None
         n_written = 0
         for token in sampled.tokens:
@@ -177,7 +177,7 @@ class Generation:
     def _write_token(
         self, model: LoadedModel, sequence: Sequence, token: int
     ) -> tuple[str, FinishReason | None]:
-        """Append `token`; the text that became final, and why the answer ends here if it does."""
+        """Append `token`. Returns the text that became final, and the reason if the answer ends here."""
         sequence.tokens.append(token)
         if self._ends(model, token):
             return "", FinishReason.STOP
@@ -189,12 +189,12 @@ class Generation:
     def note_prompt_logprobs(
         self, model: LoadedModel, sequence: Sequence, start: int, rows: Rows[int]
     ) -> None:
-        """Keep the likelihoods of the prompt's tokens after index `start`; the first of `rows` is its row."""
+        """Keep the likelihoods of the prompt's tokens after index `start`; `rows` begins with its row."""
         n_top = self.request.prompt_logprobs or 0
         likelihoods = self.prompt_likelihoods
         if not likelihoods:
             likelihoods.append(unpredicted(model.vocab, sequence.tokens[0]))
         for row, index in zip(rows, range(start + 1, sequence.n_prompt), strict=False):
-            if index == len(likelihoods):  # a preempted sequence computes rows again that it has noted
+            if index == len(likelihoods):  # after a preemption, rows are computed again
                 likelihoods.append(likelihood(model.vocab, model.logits(row), sequence.tokens[index], n_top))
         sequence.n_prompt_logprobs = len(likelihoods)

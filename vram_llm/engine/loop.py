@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from vram_llm.engine.batch_runner import BatchRunner, StepCosts
 from vram_llm.engine.generation import Generation, SampledTokens, progress_event
-from vram_llm.engine.image_steps import ImageRuns
+from vram_llm.engine.image_runner import ImageRunner
 from vram_llm.engine.kv_cache.offload_store import OffloadStore
 from vram_llm.engine.kv_cache.prefix_cache import PrefixCache
 from vram_llm.engine.kv_cache.slots import most_recent
@@ -16,7 +16,7 @@ from vram_llm.engine.scheduler import Scheduler
 from vram_llm.engine.sequence import Chunk, Sequence, by_adapters
 from vram_llm.engine.speculative.draft_budget import DraftCostModel
 from vram_llm.engine.speculative.draft_model import DraftModelRunner
-from vram_llm.engine.speculative.drafting import Drafting
+from vram_llm.engine.speculative.draft_scheduler import DraftScheduler
 from vram_llm.engine.speculative.row_cost import RowCost
 from vram_llm.engine.stats import EngineStats
 from vram_llm.engine.stats_recorder import StatsRecorder
@@ -26,9 +26,9 @@ from vram_llm.llama.model import NO_ROOM, LoadedModel
 
 
 class StepOutput(NamedTuple):
-    """What one step produced. `tick` holds a token for each stream of a steady step; else it is None.
+    """The results of one step. `tick` has a token for each stream of a steady step; else it is None.
 
-    `events` are those of all other sequences with something new, and of streams that ended.
+    `events` are those of all other sequences that have any, and of streams that ended.
     """
 
     tick: DecodeTick | None
@@ -38,7 +38,7 @@ class StepOutput(NamedTuple):
 class Loop:
     """Continuous batching over `model`. Not thread-safe: one thread submits, cancels and steps.
 
-    `draft` is a model with the same vocabulary that drafts tokens; `model` has to be able to rewind.
+    `draft` is a model with the same vocabulary that drafts tokens; `model` must be able to rewind.
     """
 
     def __init__(self, model: LoadedModel, draft: LoadedModel | None = None) -> None:
@@ -64,8 +64,8 @@ class Loop:
             if draft is not None and costs.drafts is not None
             else None
         )
-        self._drafting = Drafting(self._scheduler, row_cost, draft_model, model.n_ubatch)
-        self._images = ImageRuns(model, self._cache, self._scheduler, self.recorder)
+        self._draft_scheduler = DraftScheduler(self._scheduler, row_cost, draft_model, model.n_ubatch)
+        self._images = ImageRunner(model, self._cache, self._scheduler, self.recorder)
         self._generations: dict[str, Generation] = {}
         self._steady: SteadyDecode | None = None
 
@@ -79,7 +79,7 @@ class Loop:
         return self.recorder.stats(self._scheduler, self._cache, self._device_slots)
 
     def submit(self, request: Request) -> TokenEvent | None:
-        """Accept a request. The event that refuses it, or that accepts it where it reports progress."""
+        """Accept a request. Returns the event that refuses it, or the first of its progress events."""
         new = self._new.add(request)
         return self._begin(new) if isinstance(new, tuple) else new
 
@@ -108,7 +108,7 @@ class Loop:
         if steady is not None and not steady.n_left:
             self._commit_steady()
             chunks = steady.chunks()
-            self._drafting.add_drafts(chunks, self._generations)
+            self._draft_scheduler.add_drafts(chunks, self._generations)
             has_drafts = any(chunk.draft for chunk in chunks)
             steady = self._steady = None if has_drafts else self._steady_after(chunks)
         if steady is None or self._new or self._scheduler.may_admit:
@@ -147,7 +147,7 @@ class Loop:
     # -- full steps ------------------------------------------------------------------------------
 
     def _full_step(self) -> list[TokenEvent]:
-        """Schedule, and run one batch for each set of adapters; the events of all sequences."""
+        """Schedule, and run one batch for each set of adapters. Returns the events of all sequences."""
         self._commit_steady()
         begun = self._begin_ready() if self._new else []
         self._scheduler.make_room()
@@ -158,14 +158,14 @@ class Loop:
         return events
 
     def _begin(self, new: NewSequence) -> TokenEvent | None:
-        """Queue a sequence; the event that accepts it where it reports progress."""
+        """Queue a sequence. Returns its first progress event; None if its request wants none."""
         sequence, generation = new
         self._generations[sequence.id] = generation
         self._scheduler.submit(sequence)
         return progress_event(sequence) if sequence.reports_progress else None
 
     def _begin_ready(self) -> list[TokenEvent]:
-        """Queue the requests that wait no longer; the events that accept or refuse them."""
+        """Queue the requests that no longer wait. Returns the events that accept or refuse them."""
         found = self._new.ready(is_idle=not self._generations)
         events = [self._begin(new) if isinstance(new, tuple) else new for new in found]
         return [event for event in events if event is not None]
@@ -178,7 +178,7 @@ class Loop:
         if self._device_slots is not None:
             self._bind_samplers(self._device_slots, chunks)
         with_text = [chunk for chunk in chunks if chunk.image is None]
-        self._drafting.add_drafts(with_text, self._generations)
+        self._draft_scheduler.add_drafts(with_text, self._generations)
         computed = self._runner.run(with_text)
         with self.recorder.sampling:
             sampled = [(chunk, self._sample(chunk, rows)) for chunk, rows in computed if rows]
@@ -198,7 +198,7 @@ class Loop:
                 device_slots.reserve()
 
     def _run_images(self, chunks: list[Chunk]) -> list[TokenEvent]:
-        """Run chunks of images; events only of sequences whose image the projector failed on."""
+        """Run chunks of images. Returns an event for each sequence whose image the projector failed on."""
         events = []
         for chunk in chunks:
             sequence = chunk.sequence
@@ -222,7 +222,7 @@ class Loop:
         return generation.sample(self._model, rows, chunk.draft, by_draft_model=chunk.by_draft_model)
 
     def _deliver(self, chunk: Chunk, sampled: SampledTokens) -> TokenEvent:
-        """Write sampled tokens into the answer; the event for the client."""
+        """Write sampled tokens into the answer. Returns the event for the client."""
         sequence, generation = chunk.sequence, self._generations[chunk.sequence.id]
         event = generation.write(self._model, sequence, sampled)
         n_written = len(event.token_ids)

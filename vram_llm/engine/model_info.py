@@ -26,7 +26,7 @@ class ModelInfo:
     parameters: int
     size_bytes: int
     n_vocab: int
-    n_ctx: int  # tokens of one request; requests share cells where the KV cache is unified
+    n_ctx: int  # tokens of one request; requests share cells if the KV cache is unified
     n_ctx_train: int
     parallel: int
     chat_template: str | None
@@ -40,7 +40,7 @@ class ModelInfo:
     adapters: tuple[str, ...] = ()  # names of its LoRA adapters
     takes_images: bool = False  # it has a projector
     using: tuple[int, ...] | None = None  # numbers of the adapters that a request uses; None: all
-    tool_template: str | None = None  # the chat template for requests with tools, where its file has one
+    tool_template: str | None = None  # the chat template for requests with tools, if its file has one
     n_embd: int = 0  # numbers in a hidden state
     vocab_type: int = 0  # llama_vocab_type of llama.h
     sampling: tuple[tuple[str, float | int], ...] = ()  # fields of SamplingParams that its file names

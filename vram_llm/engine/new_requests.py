@@ -1,14 +1,14 @@
 """New requests become sequences: prompts are tokenized, images read, grammars compiled, limits resolved."""
 
 from vram_llm.engine.generation import Generation
-from vram_llm.engine.inputs.image_prompts import ImagePrompts, Prompt
+from vram_llm.engine.inputs.image_prompts import ImagePrompts, TokenizedPrompt
 from vram_llm.engine.inputs.pending import PendingRequests
 from vram_llm.engine.inputs.tokenize import PromptTokenizer, refusal
 from vram_llm.engine.request import Image, Request, TokenEvent
 from vram_llm.engine.sampling.choose_sampler import SamplerFactory
 from vram_llm.engine.sampling.device_slots import DeviceSamplerSlots
-from vram_llm.engine.sampling.steering import steering
-from vram_llm.engine.sampling.structured_output import Constraint, Grammars
+from vram_llm.engine.sampling.structured_output import Constraint, GrammarCompiler
+from vram_llm.engine.sampling.token_rules import token_rules
 from vram_llm.engine.sequence import Sequence
 from vram_llm.engine.speculative.draft_budget import DraftCostModel, SequenceDraftStats
 from vram_llm.engine.speculative.prompt_lookup import PromptLookup
@@ -23,7 +23,7 @@ NewSequence = tuple[Sequence, Generation]
 class NewRequests:
     """Requests from their arrival until they are ready for the scheduler.
 
-    `device_slots` is None if the host samples, `draft_costs` where there is no draft model.
+    `device_slots` is None if the host samples, `draft_costs` if there is no draft model.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class NewRequests:
         self._row_cost = row_cost
         self._draft_costs = draft_costs
         self._samplers = SamplerFactory(model)
-        self._grammars = Grammars(model.vocab)
+        self._grammars = GrammarCompiler(model.vocab)
         self._tokenizer = PromptTokenizer(model.vocab, model.n_ctx_seq)
         reader = model.images
         self._images = ImagePrompts(reader, self._tokenizer, model.n_ubatch) if reader is not None else None
@@ -49,23 +49,23 @@ class NewRequests:
         return len(self._pending)
 
     def add(self, request: Request) -> NewSequence | TokenEvent | None:
-        """Its sequence, the event that refuses it, or None if it has to wait: then `ready` returns it."""
+        """Its sequence, the event that refuses it, or None if it must wait: then `ready` returns it."""
         try:
             prompt = (
                 self._image_reader().read(request)
                 if request.images
-                else Prompt(self._tokenizer.tokens(request))
+                else TokenizedPrompt(self._tokenizer.tokens(request))
             )
         except RequestError as error:
             return refusal(request, error)
         constraint = self._grammars.compile(request.grammar) if request.grammar is not None else None
-        if constraint is None and isinstance(prompt, Prompt):
+        if constraint is None and isinstance(prompt, TokenizedPrompt):
             return self._sequence(request, prompt, None)
         self._pending.add(request, prompt, constraint)
         return None
 
     def ready(self, *, is_idle: bool) -> list[NewSequence | TokenEvent]:
-        """Requests that no longer wait, as returned by `add`. If `is_idle`, waits a moment for a request."""
+        """The results of `add` for requests that no longer wait. If `is_idle`, waits a moment for one."""
         found: list[NewSequence | TokenEvent] = []
         for pending in self._pending.ready(is_idle=is_idle):
             try:
@@ -87,7 +87,9 @@ class NewRequests:
             raise RequestError("this model takes no images: it is served without a projector")
         return self._images
 
-    def _sequence(self, request: Request, prompt: Prompt, constraint: Constraint | None) -> NewSequence:
+    def _sequence(
+        self, request: Request, prompt: TokenizedPrompt, constraint: Constraint | None
+    ) -> NewSequence:
         """The sequence of a request that waits for nothing, and its generation."""
         model, tokens = self._model, list(prompt.tokens)
         most = model.n_ctx_seq - len(tokens)
@@ -106,7 +108,7 @@ class NewRequests:
             constraint=constraint,
             lookup=PromptLookup(self._row_cost) if model.cells.can_rewind else None,
             draft_stats=SequenceDraftStats(draft_costs) if draft_costs is not None else None,
-            steering=steering(model.vocab, request),
+            token_rules=token_rules(model.vocab, request),
         )
         config = None if self._device_slots is None else self._device_slots.config_of(request)
         sequence = Sequence(

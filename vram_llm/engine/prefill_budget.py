@@ -9,7 +9,7 @@ TILE_ROWS = 64  # of ggml's attention on the CPU: half a tile costs as much as a
 MIN_ROWS = 8  # however slow the device is
 _DECODE_SHARE = 5  # a step with prompts may take this many times a step without, regardless of the target
 _STRETCH = {2: 6, 1: 10}  # times the target that 2 tiles, or 1, may take: fewer rows cost more each
-_MAX_FOR_MANY = 5  # times the target, where many prompts wait and few streams decode
+_MAX_FOR_MANY = 5  # times the target, if many prompts wait and few streams decode
 _PROBE_EVERY = 16  # steps, then one without prompts measures the streams alone
 _LONE_S = 1.0  # a step of prompts alone; a new request may have to wait for it
 _WEIGHT = 0.3  # of the newest observation
@@ -19,7 +19,7 @@ _WEIGHT = 0.3  # of the newest observation
 class PrefillBudget:
     """Chooses rows so that a step with both kinds lasts about `target_s`.
 
-    Where streams alone take longer than a fifth of the target, the step may last five times as long as they
+    If streams alone take longer than a fifth of the target, the step may last five times as long as they
     take: otherwise every prompt row would cost more in repeated decode steps than it saves the streams. Their
     time grows with their context, so a step without prompts measures it now and then.
     """
@@ -45,7 +45,7 @@ class PrefillBudget:
     def prefill_rows(self, n_decode: int, n_prompts: int) -> int:
         """The most prompt rows for a step with `n_decode` decode rows; 0 now and then, to measure.
 
-        Where more sequences wait for their first token (`n_prompts`) than decode, the step may take longer.
+        If more sequences wait for their first token (`n_prompts`) than decode, the step may take longer.
         """
         room = self.max_rows - n_decode
         if not n_decode:

@@ -120,7 +120,7 @@ class Request:
     """One sequence to generate.
 
     `prompt` is text (tokenized by the engine, special tokens parsed) or token ids. `add_bos` puts the
-    beginning-of-sequence token before a text prompt where the model wants one; off for a chat template that
+    beginning-of-sequence token before a text prompt if the model wants one; off for a chat template that
     writes its own. `marks` are special tokens that the answer's text shows. `adapters` are the numbers of the
     plan's LoRA adapters to compute it with; None: all. With a `suffix`, the answer fills the gap between
     prompt and suffix. `images`, in the order of `at`, stand in a text prompt. The answer ends with a token of
@@ -150,7 +150,7 @@ class Request:
     reports_progress: bool = False
 
     @property
-    def is_steered(self) -> bool:
+    def has_token_rules(self) -> bool:
         """True if some tokens are forbidden or prescribed for a time."""
         budget, most = self.reasoning_budget, self.max_tokens
         can_be_spent = budget is not None and (most is None or budget.n_tokens < most)
@@ -204,7 +204,7 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     id: str
     text: str = ""
     token_ids: tuple[int, ...] = ()
-    logprobs: tuple[Likelihood, ...] = ()  # of token_ids, where asked for
+    logprobs: tuple[Likelihood, ...] = ()  # of token_ids, if requested
     prompt_logprobs: tuple[Likelihood, ...] = ()  # of the next tokens of the prompt
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -214,14 +214,14 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     error: str | None = None
     error_code: str | None = None
     error_param: str | None = None
-    error_n_ctx: int | None = None  # where a prompt has too many tokens: how many fit
+    error_n_ctx: int | None = None  # if a prompt has too many tokens: how many fit
     prompt_done: int | None = None
 
 
 class DecodeTick(msgspec.Struct, tag=True, omit_defaults=True):
     """The result of a step that gave each of several requests a token and did nothing else, in columns.
 
-    `ids` are the requests; where they are empty, they are those of the last DecodeTick that had some.
+    `ids` are the requests; empty: the same ones as in the last DecodeTick with ids.
     """
 
     texts: list[str]  # that became final

@@ -39,7 +39,7 @@ class Sequence:
     """One request's tokens: `tokens` are the prompt's `n_prompt`, then the generated ones.
 
     `adapters` are the numbers of the LoRA adapters that compute it; None: all of them.
-    Where `wants_prompt_logprobs`, the prompt's rows need logits too; `n_prompt_logprobs` of them are done.
+    With `wants_prompt_logprobs`, the prompt's rows need logits too; `n_prompt_logprobs` of them are done.
     The first `n_cached` of `tokens` are in the cells of `slot`. The prefix cache counts the first `n_in_tree`
     of those; the others are this sequence's own. `n_reused` prompt tokens came from the prefix cache.
     `device_sampler` samples on the device; None: the host samples. `may_take_host`: see device_slots.py.

@@ -55,7 +55,7 @@ class StatsRecorder:
     n_model_accepted_tokens: int = 0
 
     def end_iteration(self) -> None:
-        """End an iteration, its messages included; time that no other stopwatch has is the host's."""
+        """End an iteration, its messages included. Time outside the other stopwatches counts for the host."""
         self.iteration.stop()
         self.host_s = self.iteration.seconds - self.llama.seconds - self.sampling.seconds
         self.host_cpu_s = self.iteration.cpu_s - self.llama.cpu_s - self.sampling.cpu_s

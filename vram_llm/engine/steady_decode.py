@@ -1,7 +1,7 @@
 """Steady decode: steps in which the same streams compute one token each, and nothing else happens.
 
 Most steps of a busy engine are of this kind. The full step works stream by stream, with objects for each.
-This one works in columns, over all streams at once, and commits facts for later steps at its end.
+This one works in columns, over all streams at once, and updates sequences and stats only at its end.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class SteadyDecode:
         self._positions = model.batch.ahead(n_left)
         samplers = [generation.sampler for _, generation in streams]
         self._samplers = None if all(sampler.is_argmax for sampler in samplers) else samplers
-        self._steered = [(i, g) for i, (_, g) in enumerate(streams) if g.steering is not None]
+        self._ruled = [(i, g) for i, (_, g) in enumerate(streams) if g.token_rules is not None]
         self._texts = [generation.text for _, generation in streams]
         self._watched = {i for i, text in enumerate(self._texts) if not text.is_plain}
 
@@ -45,8 +45,8 @@ class SteadyDecode:
             tokens = self._model.best(len(self.streams))
         else:
             tokens = [sampler.sample(row) for row, sampler in enumerate(self._samplers)]
-        for i, generation in self._steered:
-            generation.steer(tokens[i])
+        for i, generation in self._ruled:
+            generation.advance_token_rules(tokens[i])
         return tokens
 
     def write(self, tokens: list[int], seconds: float) -> DecodeTick | None:
@@ -83,7 +83,7 @@ class SteadyDecode:
         return [self.streams[i][0] for i in self._watched if self._texts[i].stopped]
 
     def commit(self, recorder: StatsRecorder) -> int:
-        """Write the steps into the sequences and the stats; the number of steps."""
+        """Write the steps into the sequences and the stats. Returns the number of steps."""
         n_steps = len(self._columns)
         if not n_steps:
             return 0
@@ -92,7 +92,7 @@ class SteadyDecode:
             sequence.n_cached += n_steps
             recorder.n_device_tokens += n_steps if sequence.device_sampler is not None else 0
             if generation.lookup is not None:
-                generation.lookup.rest(n_steps)
+                generation.lookup.earn_credit(n_steps)
         recorder.n_steps += n_steps
         recorder.n_generated_tokens += n_steps * len(self.streams)
         return n_steps
@@ -104,7 +104,7 @@ def steady_decode_after(
     """The steady decode that can follow the step that computed `chunks`; None if there is none.
 
     `chunks` are those of all running sequences. It ends before a stream reaches its last token, or a token
-    that steering restricts. With n streams, prompt lookup runs every n steps.
+    that token rules restrict. With n streams, prompt lookup runs every n steps.
     """
     streams: list[Stream] = []
     for chunk in chunks:
@@ -119,5 +119,5 @@ def steady_decode_after(
     free = [n for _, generation in streams if (n := generation.n_free) is not None]
     n_steps = min([n_steps, *free])
     lookups = (generation.lookup for _, generation in streams if generation.lookup is not None)
-    n_steps = min([n_steps, *(max(lookup.n_resting, len(streams)) for lookup in lookups)])
+    n_steps = min([n_steps, *(max(lookup.tokens_until_credit, len(streams)) for lookup in lookups)])
     return SteadyDecode(model, streams, n_steps) if n_steps >= _MIN_STEPS else None

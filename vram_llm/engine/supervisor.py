@@ -61,7 +61,7 @@ class EngineProcess(ABC):
 
     @property
     def pid(self) -> int | None:
-        """The process id of the engine, or of the last one where none runs; None before the first."""
+        """The process id of the running engine, else of the last one; None before the first."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
@@ -125,7 +125,7 @@ class EngineProcess(ABC):
         return len(recent) < MAX_RESTARTS
 
     async def _run_once(self) -> VramLLMError:
-        """Run one process from start to end; the reason why it ended."""
+        """Run one process from start to end. Returns the reason why it ended."""
         ours, theirs = socket.socketpair()
         self._stderr.clear()
         with theirs:
@@ -164,7 +164,7 @@ class EngineProcess(ABC):
                 log.debug("engine: %s", text)
 
     async def _read(self, reader: asyncio.StreamReader) -> VramLLMError | None:
-        """Read messages until the process closes its end; the error it reported, if any."""
+        """Read messages until the process closes its end. Returns the error that it reported, if any."""
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 body = await reader.readexactly(wire.body_length(await reader.readexactly(wire.HEADER_BYTES)))

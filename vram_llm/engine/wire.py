@@ -1,7 +1,7 @@
 """Messages between the server's process and the engine's: length-prefixed msgpack over a socket pair.
 
-The engine sends one message a step with the news of every sequence: a `DecodeTick` where all streams only got
-a token, else `StepEvents`.
+The engine sends one message a step, for all sequences together: a `DecodeTick` if every stream got a token
+and nothing else happened, else `StepEvents`.
 """
 
 import struct
@@ -90,7 +90,7 @@ class Notice(msgspec.Struct, tag=True):
 
 
 class Tokens(msgspec.Struct, tag=True):
-    """Answers Tokenize. `error`, with `error_param`, is set where an image cannot be read."""
+    """Answers Tokenize. `error`, with `error_param`, is set if an image cannot be read."""
 
     id: str
     tokens: list[int]
@@ -109,7 +109,7 @@ class Embedded(msgspec.Struct, tag=True):
     """Answers Embed: a row of float32 for each input, one after the other, and each input's token count.
 
     A reranker's row is a score, or one score for each output of its classifier. `error` (with `error_code`,
-    and `error_param` where a field is at fault) is set where the request is refused.
+    and `error_param` if a field is at fault) is set if the request is refused.
     """
 
     id: str
@@ -118,7 +118,7 @@ class Embedded(msgspec.Struct, tag=True):
     error: str | None = None
     error_code: str | None = None
     error_param: str | None = None
-    error_n_ctx: int | None = None  # where a text has too many tokens (then in n_tokens): how many fit
+    error_n_ctx: int | None = None  # if a text has too many tokens (then in n_tokens): how many fit
 
 
 class Failed(msgspec.Struct, tag=True):

@@ -57,7 +57,7 @@ class Worker:
     # -- loading ---------------------------------------------------------------------------------
 
     def _load(self, plan: Plan) -> "tuple[LoadedModel, LoadedModel | None]":
-        """The plan's model, and its draft model where it has one. Raises ChannelClosed, VramLLMError."""
+        """The plan's model, and its draft model if it has one. Raises ChannelClosed, VramLLMError."""
         from vram_llm.llama.draft_model import load_draft
         from vram_llm.llama.model import LoadedModel
 
@@ -79,7 +79,7 @@ class Worker:
         gc.collect()
         gc.freeze()  # objects made so far live on: streams would wait for each full collection of them
         while True:
-            while loop.is_idle and not self._channel.has_news and model.vocab.note_more():
+            while loop.is_idle and not self._channel.has_data and model.vocab.note_more():
                 pass
             loop.recorder.iteration.start()
             waits = loop.is_idle
@@ -156,7 +156,7 @@ class Worker:
 class _LoadProgress:
     """llama.cpp's progress callback: reports each per cent, and gives up once the channel is closed.
 
-    `is_closed` keeps that: llama.cpp passes no exception on, and may go on after a False.
+    `is_closed` remembers that: llama.cpp passes no exception on, and may continue after a False.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -228,7 +228,7 @@ def _model_info(model: "LoadedModel", draft: "LoadedModel | None", name: str) ->
 
 
 def _adapter_names(paths: Iterable[str]) -> tuple[str, ...]:
-    """Names of adapters: their files' names without the suffix, numbered where they are equal."""
+    """Names of adapters: their files' names without the suffix, numbered if they are equal."""
     names: list[str] = []
     for path in paths:
         stem = PurePath(path).stem

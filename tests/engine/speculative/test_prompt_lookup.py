@@ -63,7 +63,7 @@ def _observe(lookup: PromptLookup, draft: list[int], n_accepted: int) -> None:
     if draft:
         lookup.observe(len(draft), n_accepted)
     else:
-        lookup.rest(1)
+        lookup.earn_credit(1)
 
 
 def test_as_tokens_come_the_same_is_found_as_at_once() -> None:
@@ -114,10 +114,10 @@ def test_drafts_that_win_little_have_to_stand_nearly_always() -> None:
 def test_there_is_a_draft_when_it_was_said() -> None:
     lookup = PromptLookup(cost := RowCost())
     lookup.observe(1, 0)
-    said, n_rested = lookup.n_resting, 0
-    while lookup.n_resting:
+    said, n_rested = lookup.tokens_until_credit, 0
+    while lookup.tokens_until_credit:
         assert lookup.draft([7] * 50, 8) == []
-        lookup.rest(1)
+        lookup.earn_credit(1)
         n_rested += 1
     assert lookup.draft([7] * 50, 8) == [7]
     assert n_rested == pytest.approx(said, abs=1)
@@ -129,17 +129,17 @@ def test_where_no_drafts_stand_the_next_sequence_tries_few() -> None:
     cost = RowCost()
     for _ in range(20):
         PromptLookup(cost).observe(1, 0)
-    assert 50 < PromptLookup(cost).n_resting < 100
+    assert 50 < PromptLookup(cost).tokens_until_credit < 100
     for _ in range(20):
         PromptLookup(cost).observe(4, 4)
-    assert PromptLookup(cost).n_resting < 5
+    assert PromptLookup(cost).tokens_until_credit < 5
 
 
 def test_beside_many_streams_the_first_draft_comes_late() -> None:
     cost = RowCost()
-    assert PromptLookup(cost).n_resting == 0
+    assert PromptLookup(cost).tokens_until_credit == 0
     cost.observe(8, 0, 0.01)
-    assert PromptLookup(cost).n_resting > 100
+    assert PromptLookup(cost).tokens_until_credit > 100
 
 
 @pytest.mark.parametrize("accepted", [0.0, 0.2, 0.45])

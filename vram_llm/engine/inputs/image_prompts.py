@@ -20,7 +20,7 @@ MAX_PIXELS = 40_000_000  # of all images of a request; reading takes a few times
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class TokenizedPrompt:
     """A prompt's tokens, with ids below 0 for the rows of `images`."""
 
     tokens: list[int]
@@ -35,9 +35,9 @@ class ImagePrompts:
         self._tokenizer = tokenizer
         self._max_rows = n_ubatch if reader.sees_all_at_once else None
         self._reading = ThreadPoolExecutor(1, "images")
-        self._last: tuple[Request, Future[Prompt]] | None = None  # `n` choices share a prompt
+        self._last: tuple[Request, Future[TokenizedPrompt]] | None = None  # `n` choices share a prompt
 
-    def read(self, request: Request) -> "Future[Prompt]":
+    def read(self, request: Request) -> "Future[TokenizedPrompt]":
         """A future of the prompt, or of the RequestError that refuses it."""
         if self._last is not None and _same_prompt(self._last[0], request):
             return self._last[1]
@@ -45,7 +45,7 @@ class ImagePrompts:
         self._last = (request, reading)
         return reading
 
-    def give_up(self, reading: "Future[Prompt]") -> None:
+    def give_up(self, reading: "Future[TokenizedPrompt]") -> None:
         """Cancel the reading of a prompt that no request waits for."""
         reading.cancel()
         self.forget()
@@ -59,7 +59,7 @@ class ImagePrompts:
         parts = self._parts(text, images, sizes_only=True, add_special=add_special)
         return [token for part in parts for token in (part if isinstance(part, list) else [-1] * part.n_rows)]
 
-    def _read(self, request: Request) -> Prompt:
+    def _read(self, request: Request) -> TokenizedPrompt:
         assert isinstance(request.prompt, str)
         self._tokenizer.check_length(request.prompt)
         tokens: list[int] = []
@@ -79,7 +79,7 @@ class ImagePrompts:
         if spans and spans[-1].start + spans[-1].count == len(tokens):
             raise RequestError("a prompt cannot end with an image; put text after it", "messages")
         self._tokenizer.check_room(tokens)
-        return Prompt(tokens, tuple(spans))
+        return TokenizedPrompt(tokens, tuple(spans))
 
     def _parts(
         self, text: str, images: Sequence[Image], *, add_special: bool, sizes_only: bool = False

@@ -3,18 +3,18 @@
 from concurrent.futures import Future, wait
 from typing import Any, NamedTuple
 
-from vram_llm.engine.inputs.image_prompts import ImagePrompts, Prompt
+from vram_llm.engine.inputs.image_prompts import ImagePrompts, TokenizedPrompt
 from vram_llm.engine.request import Request
 from vram_llm.engine.sampling.structured_output import Constraint
 
-_PATIENCE_S = 0.02  # that an idle engine waits at most before it looks for messages
+_PATIENCE_S = 0.02  # the longest time that an idle engine waits before it looks for messages
 
 
 class PendingRequest(NamedTuple):
     """A request, its prompt and its grammar. A future raises RequestError if the request is refused."""
 
     request: Request
-    prompt: Prompt | Future[Prompt]
+    prompt: TokenizedPrompt | Future[TokenizedPrompt]
     constraint: Future[Constraint] | None
 
     @property
@@ -23,9 +23,9 @@ class PendingRequest(NamedTuple):
         parts = (self.prompt, self.constraint)
         return [part for part in parts if isinstance(part, Future) and not part.done()]
 
-    def results(self) -> tuple[Prompt, Constraint | None]:
+    def results(self) -> tuple[TokenizedPrompt, Constraint | None]:
         """The prompt and the grammar. Raises RequestError."""
-        prompt = self.prompt if isinstance(self.prompt, Prompt) else self.prompt.result()
+        prompt = self.prompt if isinstance(self.prompt, TokenizedPrompt) else self.prompt.result()
         return prompt, self.constraint.result() if self.constraint is not None else None
 
 
@@ -40,7 +40,10 @@ class PendingRequests:
         return len(self._waiting)
 
     def add(
-        self, request: Request, prompt: Prompt | Future[Prompt], constraint: Future[Constraint] | None
+        self,
+        request: Request,
+        prompt: TokenizedPrompt | Future[TokenizedPrompt],
+        constraint: Future[Constraint] | None,
     ) -> None:
         """Add a request that waits."""
         self._waiting.append(PendingRequest(request, prompt, constraint))

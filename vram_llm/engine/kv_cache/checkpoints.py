@@ -1,20 +1,22 @@
-"""Where to checkpoint a model that cannot rewind: recurrent models, and those with a sliding window.
+"""The positions at which the state of a model that cannot rewind is saved.
+
+Recurrent models and models with a sliding window cannot rewind.
 
 The KV cells of full attention serve any beginning of the computed tokens. A recurrent state, or the window of
-a sliding-window layer, serves only its own position: to share a beginning, its state must have been saved
-when the computation was there.
+a sliding-window layer, serves only its own position: a beginning can be shared only if the state was saved at
+its end.
 """
 
 _NEAREST = 64  # tokens
 
 
 def checkpoint_positions(n_prompt: int, branch: int) -> list[int]:
-    """Positions of a prompt of `n_prompt` tokens whose states are worth keeping, ascending.
+    """The positions of a prompt of `n_prompt` tokens at which to save the state, ascending.
 
-    One position before the end serves another answer to the same prompt. Then 64, 128, 256, ... before that:
-    a prompt that differs near its end, as a chat's next turn does, computes at most as many tokens again as
-    it has new ones. And `branch`, where the prompt parts from an earlier one: later prompts may part there
-    too.
+    The last position before the end serves another answer to the same prompt. Positions 64, 128, 256, ...
+    tokens before it serve prompts that differ near the end, such as the next turn of a chat: they compute
+    again at most as many tokens as they have new ones. At `branch` this prompt differs from an earlier one;
+    later prompts may differ there too.
     """
     last = n_prompt - 1
     found = {last, branch}

@@ -1,4 +1,4 @@
-"""States of slots that move to the host and back."""
+"""Copies the states of slots to the host, so that they outlive their slots."""
 
 from dataclasses import dataclass, field
 
@@ -9,10 +9,10 @@ from vram_llm.engine.sequence import Sequence
 
 
 @dataclass(slots=True)
-class Offload:
-    """Copies states of `slots` into `store`, those of idle prefixes and of preempted sequences.
+class Offloader:
+    """Copies the states of idle prefixes and of preempted sequences from `slots` into `store`.
 
-    A prefix is offloaded where at least `min_tokens` of it would be lost. `n_offloaded` counts states.
+    A prefix is copied if at least `min_tokens` of it would be lost. `n_offloaded` counts copies.
     """
 
     slots: SlotTable
@@ -25,7 +25,7 @@ class Offload:
         self.prefixes = OffloadedPrefixes(self.store, self.slots.memory.is_stateful)
 
     def save_prefix(self, slot: int) -> None:
-        """Copy an idle slot's state, where much would be lost with it and no copy exists."""
+        """Copy an idle slot's state, if much would be lost with it and no copy exists."""
         slots = self.slots
         path = list(slots.tree.end_of(slot).path())
         n_lost = sum(len(node.tokens) for node in path if len(node.slots) == 1)
@@ -39,7 +39,7 @@ class Offload:
             self.n_offloaded += 1
 
     def save_sequence(self, sequence: Sequence) -> None:
-        """Copy the state of a running sequence that is about to be preempted, where there is room for it."""
+        """Copy the state of a running sequence that is about to be preempted, if the store has room."""
         memory, slot = self.slots.memory, sequence.slot
         if sequence.n_cached and self.store.would_keep(memory.state_bytes(slot)):
             sequence.saved_state = (self.store.put(memory.state(slot)), sequence.n_cached)

@@ -38,7 +38,7 @@ class OffloadStore:
         return n_bytes <= max(self.ram_bytes, self.disk_bytes)
 
     def put(self, state: State) -> int:
-        """Keep a state; its key. Later states may displace it."""
+        """Keep a state and return its key. Later states may displace it."""
         self._n_keys += 1
         self._ram[self._n_keys] = state
         self.ram_used_bytes += state.nbytes

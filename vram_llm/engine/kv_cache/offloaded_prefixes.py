@@ -1,4 +1,4 @@
-"""Prefixes whose states are on the host, and which of them a prompt begins with."""
+"""Prefixes whose states are on the host, and the search for the one that a prompt begins with."""
 
 from dataclasses import dataclass, field
 
@@ -8,14 +8,14 @@ from vram_llm.engine.kv_cache.radix_tree import Tokens, n_common
 
 @dataclass(slots=True)
 class OffloadedPrefixes:
-    """Tokens of the states in `store` that belong to no request. `whole_only`: a part of one is useless."""
+    """Tokens of the states in `store` that belong to no request. `whole_only`: no state serves a part."""
 
     store: OffloadStore
     whole_only: bool
     _tokens: dict[int, list[int]] = field(default_factory=dict)  # by the store's key
 
     def longest(self, tokens: Tokens) -> tuple[int, int | None]:
-        """The most tokens of the beginning of `tokens` that one state holds, and its key."""
+        """The length of the longest beginning of `tokens` that one state holds, and the state's key."""
         best: tuple[int, int | None] = (0, None)
         for key, held in self._available():
             n = n_common(held, tokens)

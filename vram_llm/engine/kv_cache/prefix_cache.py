@@ -1,16 +1,16 @@
-"""The prefix cache: beginnings of prompts that are computed once and shared, kept, evicted, brought back.
+"""The prefix cache: computed beginnings of prompts, which are shared, kept, evicted and restored.
 
-With a unified KV cache a common beginning has its cells once, and finished requests can be parked in slots
-that no batch may name, so that they take no slot from requests. Every step walks over idle cells too, so few
-of them stay where the host keeps the others. With a KV cache for each slot no cells can be shared: a request
-gets the idle slot that holds most of its beginning, and goes on there.
+With a unified KV cache, requests share the cells of a common beginning. Finished requests are parked in slots
+that no batch may name, so they take no slot from requests. Every step walks over idle cells too, so few of
+them stay if the host keeps the others. With a KV cache for each slot, cells cannot be shared: a request gets
+the idle slot that holds most of its beginning, and continues there.
 """
 
 from dataclasses import dataclass, field
 from enum import Enum
 
 from vram_llm.engine.kv_cache.checkpoints import checkpoint_positions
-from vram_llm.engine.kv_cache.offload import Offload
+from vram_llm.engine.kv_cache.offload import Offloader
 from vram_llm.engine.kv_cache.offload_store import OffloadStore
 from vram_llm.engine.kv_cache.prefix_lookup import FoundPrefix, PrefixLookup
 from vram_llm.engine.kv_cache.slots import CellMemory, PickSlot, SlotTable, most_recent
@@ -42,24 +42,24 @@ class PrefixCache:
     n_parked: int
     min_prefix_tokens: int
     store: OffloadStore
-    max_idle_cells: int | None = None  # next to running sequences, where the store keeps any; None: no bound
-    min_offload_tokens: int = 256  # fewer are computed again sooner than they are moved twice
+    max_idle_cells: int | None = None  # while sequences run, if the store keeps states; None: no bound
+    min_offload_tokens: int = 256  # computing fewer again is faster than moving them twice
     can_share: bool = True  # slots may have the same cells; else each slot has its own
     pick_slot: PickSlot = most_recent
     n_hits: int = 0
     n_reused: int = 0
     _slots: SlotTable = field(init=False)
-    _offload: Offload = field(init=False)
+    _offloader: Offloader = field(init=False)
     _lookup: PrefixLookup = field(init=False)
 
     def __post_init__(self) -> None:
         self._slots = SlotTable(self.memory, self.store, self.n_slots, self.n_parked, self.pick_slot)
-        self._offload = Offload(self._slots, self.store, self.min_offload_tokens)
-        self._lookup = PrefixLookup(self._slots, self._offload, self.min_prefix_tokens, self.can_share)
+        self._offloader = Offloader(self._slots, self.store, self.min_offload_tokens)
+        self._lookup = PrefixLookup(self._slots, self._offloader, self.min_prefix_tokens, self.can_share)
 
     @property
     def n_pinned(self) -> int:
-        """Cells counted by the tree that running sequences hold, each once."""
+        """Cells in the tree that running sequences hold, each counted once."""
         return self._slots.n_pinned
 
     @property
@@ -75,7 +75,7 @@ class PrefixCache:
     @property
     def n_offloaded(self) -> int:
         """States that went to the host."""
-        return self._offload.n_offloaded
+        return self._offloader.n_offloaded
 
     # -- evicting --------------------------------------------------------------------------------
 
@@ -94,7 +94,7 @@ class PrefixCache:
                 return True
             return False
         for slot in list(leaf.slots):
-            self._offload.save_prefix(slot)
+            self._offloader.save_prefix(slot)
             if self.memory.is_stateful or not self.memory.cut(slot, leaf.start):
                 slots.release(slot)
             else:
@@ -102,10 +102,10 @@ class PrefixCache:
         return True
 
     def _evict_excess_idle(self, n_wanted: int = 0, needed: int | None = None) -> None:
-        """Leave at most `max_idle_cells` idle cells; `n_wanted` of them, in slot `needed`, are about to run.
+        """Evict idle cells beyond `max_idle_cells`, except the `n_wanted` cells that slot `needed` is to run.
 
-        None are left where nothing runs yet: attention walks from the first cell to the last in use, and a
-        sequence that begins in an empty cache has its cells at the beginning.
+        If no sequence runs, all others are evicted: attention walks from the first cell to the last in use,
+        and a sequence that begins in an empty cache has its cells at the beginning.
         """
         slots = self._slots
         if self.max_idle_cells is None or not self.n_parked or not self.store.would_keep(1):
@@ -123,7 +123,7 @@ class PrefixCache:
             return (self.memory.is_stateful or len(end.slots) == 1, end.last_used)
 
         oldest = min(idle, key=cost)
-        self._offload.save_prefix(oldest)
+        self._offloader.save_prefix(oldest)
         self._slots.release(oldest)
 
     # -- coming and going ------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class PrefixCache:
     def admit(self, sequence: Sequence, spare_cells: int | None) -> Admission:
         """Give a sequence a slot that holds as much of its tokens as is cached.
 
-        `spare_cells` is how many it may pin that are not pinned now; None sets no limit.
+        `spare_cells`: the most cells that it may pin in addition to those pinned now; None: no limit.
         """
         found = self._lookup.find(sequence)
         if self._lookup.prefix_being_computed(sequence, found.length):
@@ -144,7 +144,7 @@ class PrefixCache:
         self._slots.run(slot, sequence, length)
         self._evict_excess_idle()
         sequence.n_in_tree = self._slots.tree.end_of(slot).end
-        self._offload.drop_saved_state(sequence)
+        self._offloader.drop_saved_state(sequence)
         if self.min_prefix_tokens and self.memory.is_stateful and self.store.would_keep(1):
             sequence.checkpoint_positions = checkpoint_positions(sequence.n_prompt, found.branch)
         if length and not sequence.n_generated:
@@ -153,7 +153,7 @@ class PrefixCache:
             self.n_reused += length
         return Admission.ADMITTED
 
-    def note(self, sequence: Sequence) -> None:
+    def publish(self, sequence: Sequence) -> None:
         """Let others share the computed part of a prompt from now on."""
         if not self.min_prefix_tokens:
             return
@@ -164,7 +164,7 @@ class PrefixCache:
             node.state = self.store.put(self.memory.state(sequence.slot, part=True))
 
     def finish(self, sequence: Sequence) -> None:
-        """Take back the slot of a sequence; its tokens stay, idle, where no other slot holds them."""
+        """Take back the slot of a sequence. Its tokens stay, idle, unless another slot holds them."""
         slots = self._slots
         slot, n_shared = sequence.slot, min(sequence.n_cached, sequence.n_shared)
         is_worth_keeping = 0 < self.min_prefix_tokens <= n_shared
@@ -172,7 +172,7 @@ class PrefixCache:
             is_worth_keeping = not self.memory.is_stateful and self.memory.cut(slot, n_shared)
             sequence.n_cached = n_shared
         if is_worth_keeping:
-            self.note(sequence)
+            self.publish(sequence)
         slots.leave(sequence)
         end = slots.tree.end_of(slot)
         others = {*(slots.tree.ending_at(end) if self.memory.is_stateful else end.slots)} - {slot}
@@ -190,20 +190,20 @@ class PrefixCache:
             slots.idle.add(slot)
 
     def suspend(self, sequence: Sequence) -> None:
-        """Take back the slot of a sequence that will run again; its state goes to the host where it fits."""
+        """Take back the slot of a sequence that will run again; its state goes to the host if it fits."""
         slot = sequence.slot
-        self._offload.save_sequence(sequence)
+        self._offloader.save_sequence(sequence)
         self._slots.leave(sequence)
         self._slots.release(slot)
 
     def give_up(self, sequence: Sequence) -> None:
         """Drop the states of a waiting sequence that will not run again."""
-        self._offload.drop_saved_state(sequence)
+        self._offloader.drop_saved_state(sequence)
 
     # -- beginning -------------------------------------------------------------------------------
 
     def _begin(self, found: FoundPrefix, sequence: Sequence) -> tuple[int, int]:
-        """A slot, and how many tokens of the sequence it holds."""
+        """A slot, and the number of the sequence's tokens that it holds."""
         slots = self._slots
         if found.node is None:
             self._evict_excess_idle()
@@ -216,7 +216,7 @@ class PrefixCache:
         self._evict_excess_idle(found.length - self._lookup.n_pinned_of(found), source)
         is_cut = not self.can_share and not rests
         if is_cut or (source in slots.idle and len(slots.free) == 1 and not continues):
-            self._offload.save_prefix(source)  # its tokens after the shared ones are about to be dropped
+            self._offloader.save_prefix(source)  # its tokens after the shared ones are about to be dropped
         takes_idle = not self.can_share or (continues and not self.n_parked)
         slot = slots.take_idle(source) if takes_idle else self._take_slot(sequence, source)
         if slot != source:
@@ -235,7 +235,7 @@ class PrefixCache:
         return slot, node.end
 
     def _restore(self, slot: int, key: int, length: int) -> int:
-        """Bring a state of `length` tokens back from the host; how many of them the slot holds then."""
+        """Restore a state of `length` tokens from the host. Returns how many of them the slot then holds."""
         state = self.store.get(key)
         self.make_room(length)
         if state is None or not self.memory.restore(slot, state):
@@ -246,7 +246,7 @@ class PrefixCache:
         return length
 
     def _take_slot(self, sequence: Sequence, source: int | None = None) -> int:
-        """A free slot, made free if need be; `source`, no longer idle, where it is the only one there is."""
+        """A free slot; an idle one is freed if there is none. If only `source` is idle, it is the slot."""
         slots = self._slots
         if not slots.free:
             others = slots.idle - {source}

@@ -3,7 +3,7 @@
 from bisect import insort
 from dataclasses import dataclass
 
-from vram_llm.engine.kv_cache.offload import Offload
+from vram_llm.engine.kv_cache.offload import Offloader
 from vram_llm.engine.kv_cache.radix_tree import RadixNode, n_common
 from vram_llm.engine.kv_cache.slots import SlotTable
 from vram_llm.engine.sequence import Sequence
@@ -26,12 +26,12 @@ class FoundPrefix:
 class PrefixLookup:
     """Looks up prompts among the slots and the offloaded prefixes.
 
-    A beginning of fewer than `min_prefix_tokens` is not worth sharing; 0 turns sharing off. Where slots
-    cannot share cells (`can_share` is False), a sequence goes on in the idle slot that holds its beginning.
+    A beginning of fewer than `min_prefix_tokens` is not worth sharing; 0 turns sharing off. If slots
+    cannot share cells (`can_share` is False), a sequence continues in the idle slot that holds its beginning.
     """
 
     slots: SlotTable
-    offload: Offload
+    offloader: Offloader
     min_prefix_tokens: int
     can_share: bool
 
@@ -44,7 +44,7 @@ class PrefixLookup:
         tokens = sequence.cache_key(-1)  # the last token is computed in any case, for its logits
         matched, branch = self.slots.tree.match(tokens)
         node, length = self._usable(matched, branch)
-        n_offloaded, key = self.offload.prefixes.longest(tokens)
+        n_offloaded, key = self.offloader.prefixes.longest(tokens)
         if n_offloaded >= length + self.min_prefix_tokens:
             return FoundPrefix(n_offloaded, None, key, branch)
         return FoundPrefix(length, node, None, branch)
@@ -85,7 +85,7 @@ class PrefixLookup:
     def prefix_being_computed(self, sequence: Sequence, length: int) -> bool:
         """Whether a running sequence is about to compute much more of the beginning than `length` tokens.
 
-        A stateful model then keeps a checkpoint where the two prompts part.
+        A stateful model then saves a checkpoint where the two prompts differ.
         """
         slots = self.slots
         is_of_use = self.can_share and (slots.store.would_keep(1) or not slots.memory.is_stateful)

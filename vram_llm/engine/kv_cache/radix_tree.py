@@ -58,7 +58,7 @@ class RadixTree:
     def match(self, tokens: Tokens) -> tuple[RadixNode, int]:
         """The node where the longest common beginning with any path ends, and its length.
 
-        That node may hold more tokens than the common ones; it is the root where none are common.
+        That node may hold more tokens than the common ones; it is the root if none are common.
         """
         node, length = self.root, 0
         while length < len(tokens) and (child := node.children.get(tokens[length])) is not None:
@@ -69,7 +69,7 @@ class RadixTree:
         return node, length
 
     def end_of(self, slot: int) -> RadixNode:
-        """The last node of a slot's path; the root where it holds nothing."""
+        """The last node of a slot's path; the root if the slot holds nothing."""
         return self._ends.get(slot, self.root)
 
     def ending_at(self, node: RadixNode) -> list[int]:
@@ -104,7 +104,7 @@ class RadixTree:
         self.touch(node)
 
     def split(self, node: RadixNode, position: int) -> RadixNode:
-        """Split a node at `position`, which lies in it; the node that ends there."""
+        """Split a node at `position`, which lies in it. Returns the node that ends there."""
         if position == node.end:
             return node
         at = position - node.start
@@ -118,7 +118,7 @@ class RadixTree:
         return head
 
     def cut(self, slot: int, length: int) -> list[RadixNode]:
-        """Note that a slot holds only its first `length` tokens; the nodes that no slot holds any more."""
+        """Note that a slot holds only its first `length` tokens. Returns the nodes without any slot left."""
         node, gone = self.end_of(slot), []
         while node.parent is not None and node.end > length:
             if node.start < length:

@@ -15,7 +15,7 @@ from vram_llm.engine.sequence import Sequence
 
 
 class CellMemory(Protocol):
-    """What the cache needs of llama.cpp's memory (llama/cells.py)."""
+    """The operations of llama.cpp's memory that the cache needs (llama/cells.py)."""
 
     @property
     def is_stateful(self) -> bool: ...
@@ -40,7 +40,7 @@ def most_recent(free: list[int], _: Sequence) -> int:
 class SlotTable:
     """`n_slots` slots for requests and `n_parked` for parking. `store` has the states of checkpoints.
 
-    `tree` says which tokens the cells of each slot hold, as far as others may share them.
+    `tree` has the tokens in each slot's cells that others may share.
     """
 
     memory: CellMemory
@@ -104,7 +104,7 @@ class SlotTable:
         self._counted = None
 
     def hold(self, sequence: Sequence) -> RadixNode:
-        """Put the computed tokens of a running sequence into the tree; the node where they end."""
+        """Put the computed tokens of a running sequence into the tree. Returns the node where they end."""
         tokens = sequence.cache_key(sequence.n_cached)
         self.tree.hold(sequence.slot, tokens)
         sequence.n_in_tree = len(tokens)
@@ -136,7 +136,7 @@ class SlotTable:
         self.release(slot)
 
     def cut(self, slot: int, length: int) -> None:
-        """Note that a slot was cut to `length` tokens; it is freed where other slots hold all of them."""
+        """Note that a slot was cut to `length` tokens; it is freed if other slots hold all of them."""
         for node in self.tree.cut(slot, length):
             self._drop_state(node)
         self._counted = None

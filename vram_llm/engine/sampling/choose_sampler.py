@@ -29,7 +29,7 @@ def device_sampler_config(request: Request, n_vocab: int) -> DeviceSamplerConfig
     params = request.sampling
     if request.grammar is not None or request.logprobs is not None or request.prompt_logprobs is not None:
         return None
-    if request.is_steered:
+    if request.has_token_rules:
         return None
     if params.has_penalties or params.dry_multiplier > 0:
         return None

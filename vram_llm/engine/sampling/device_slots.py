@@ -53,9 +53,9 @@ class DeviceSamplerSlots:
     def pick_slot(self, free: list[int], sequence: Sequence) -> int:
         """The slot of `free` that a sequence should run in; the one freed last is at its end.
 
-        A slot with its config; else one without a chain; else the first. But where no slot has its config and
+        A slot with its config; else one without a chain; else the first. If no slot has its config, and
         reserving would cost running streams more than a tenth of their time, the host samples the sequence,
-        if it has no seed (its answer need not be reproducible) and a slot without a chain is free.
+        provided that it has no seed (its answer need not be reproducible) and a slot without a chain is free.
         """
         if same := [slot for slot in free if self._configs[slot] == sequence.device_sampler]:
             return same[-1]

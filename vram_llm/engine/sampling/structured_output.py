@@ -70,7 +70,7 @@ class Constraint:
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
 
 
-class Grammars:
+class GrammarCompiler:
     """Compiles grammars for one vocabulary."""
 
     def __init__(self, vocab: Vocab) -> None:
@@ -97,7 +97,7 @@ class Grammars:
         return Constraint(matcher.deep_copy(), self._vocab.n_tokens, self._masking)
 
 
-class _Pieces:
+class _TokenizerWrapper:
     """A vocabulary in the form of llguidance.TokenizerWrapper."""
 
     def __init__(self, vocab: Vocab) -> None:
@@ -132,7 +132,7 @@ class _Pieces:
 def _tokenizer(vocab: Vocab) -> llguidance.LLTokenizer:
     if not vocab.ends:
         raise RequestError("the model has no token that ends an answer, so it can follow no grammar")
-    pieces = llguidance.TokenizerWrapper(_Pieces(vocab))
+    pieces = llguidance.TokenizerWrapper(_TokenizerWrapper(vocab))
     return llguidance.LLTokenizer(pieces, eos_token=sorted(vocab.ends))
 
 
@@ -184,7 +184,7 @@ def _part(grammar: Grammar, name: str, vocab: Vocab) -> dict[str, Any]:
 
 
 def _of_tool(grammar: Grammar, why: str) -> RequestError | None:
-    """The refusal where llguidance's message names the rule of one tool's arguments; else None."""
+    """The refusal if llguidance's message names the rule of one tool's arguments; else None."""
     place = _PLACE.match(why)
     if place is None:
         return None

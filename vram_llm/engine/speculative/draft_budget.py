@@ -1,11 +1,11 @@
 """The number of tokens that a draft model drafts, which may be 0. Policy: no clock, no llama.cpp.
 
 An accepted draft token saves the time of a token. Each drafted one costs the draft model's time and a row of
-the step. Both are measured in the steps (RowCost has the rows). Where drafts are not known to pay, trials may
+the step. Both are measured in the steps (RowCost has the rows). If drafts are not known to pay, trials may
 take a small share of the time of steps: that bounds the cost of a useless draft model.
 """
 
-from vram_llm.engine.speculative.row_cost import RowCost, leaning_low
+from vram_llm.engine.speculative.row_cost import RowCost, robust_mean
 
 MAX_DRAFTED = 8  # tokens at a time
 TRIED_SHARE = 0.03  # of the time of steps, for drafts that are not known to pay
@@ -72,11 +72,11 @@ class DraftCostModel:
 
     def observe_read(self, n_rows: int, seconds: float) -> None:
         """The draft model read `n_rows` of tokens it had not seen in `seconds`."""
-        self._follow_s = leaning_low(self._follow_s, seconds / n_rows)
+        self._follow_s = robust_mean(self._follow_s, seconds / n_rows)
 
     def observe_drafting(self, n_drafted: int, seconds: float) -> None:
         """The draft model drafted `n_drafted` tokens, one for each stream, in `seconds`."""
-        self._token_s = leaning_low(self._token_s, seconds / n_drafted)
+        self._token_s = robust_mean(self._token_s, seconds / n_drafted)
 
     def spend(self, n_drafted: int, seconds: float) -> None:
         """Take credit for a trial of `n_drafted` tokens, for which the draft model took `seconds`."""

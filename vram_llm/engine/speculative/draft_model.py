@@ -125,7 +125,7 @@ class DraftModelRunner:
         return [request for request, _ in ready]
 
     def _align(self, sequence: Sequence) -> int:
-        """Cut a sequence's slot to the tokens that agree with it, or share another slot's; how many remain.
+        """Cut a sequence's slot to the tokens that agree with it, or share another's. Returns their number.
 
         The sequence's last token is never among them: the draft model has to compute it for its logits.
         """
@@ -146,7 +146,7 @@ class DraftModelRunner:
         return length
 
     def _begin(self, slot: int, tokens: list[int]) -> int:
-        """Share the slot that holds most of `tokens`, where slots can share; how many `slot` holds then."""
+        """Share the slot that holds most of `tokens`, if slots can share; how many `slot` then holds."""
         if not self._can_share:
             return n_common(self._held[slot], tokens)
         source = max(range(len(self._held)), key=lambda i: (n_common(self._held[i], tokens), i == slot))
@@ -200,7 +200,7 @@ class DraftModelRunner:
         return status == 0
 
     def _make_room(self, requests: list[DraftRequest]) -> None:
-        """Empty the slots not in use; where there is none, stop following the last of `requests`."""
+        """Empty the slots not in use; if all are in use, stop following the last of `requests`."""
         in_use = {request.sequence.slot for request in requests}
         idle = [slot for slot, held in enumerate(self._held) if held and slot not in in_use]
         if not idle:

@@ -20,9 +20,9 @@ class PromptLookup:
     """Drafts for one sequence, as many tokens as it has credit for.
 
     A rejected draft token costs a row of credit and an accepted one earns its gain, so that drafts grow while
-    they succeed. Where they fail, they cost START_CREDIT and EARNED_PER_TOKEN rows a token: 4 % of the time
-    even where one more row costs as much as one more step. Both are less where an accepted token gains less
-    than a row, as it does with many streams, and where few drafts were accepted lately.
+    they succeed. If they fail, they cost START_CREDIT rows, and EARNED_PER_TOKEN rows a token: 4 % of the
+    time even if one more row costs as much as one more step. Both are less if an accepted token gains less
+    than a row, as with many streams, and if few drafts were accepted lately.
     """
 
     def __init__(self, cost: RowCost | None = None) -> None:
@@ -41,7 +41,7 @@ class PromptLookup:
         if at is None:
             return []
         draft = list(tokens[at : at + most])
-        while len(draft) < most:  # where the text loops within the draft, repeat the loop
+        while len(draft) < most:  # if the text loops within the draft, repeat the loop
             draft.append(draft[len(draft) - (len(tokens) - at)])
         return draft
 
@@ -50,13 +50,13 @@ class PromptLookup:
         self._cost.learn(n_drafted, n_accepted)
         self._earn(n_accepted * self._cost.gain - (n_drafted - n_accepted))
 
-    def rest(self, n_tokens: int) -> None:
+    def earn_credit(self, n_tokens: int) -> None:
         """Add credit for `n_tokens` sampled without a draft."""
         self._earn(n_tokens * EARNED_PER_TOKEN * self._cost.worth_trying)
 
     @property
-    def n_resting(self) -> int:
-        """Tokens to sample before there is credit for a draft; 0 where there is credit."""
+    def tokens_until_credit(self) -> int:
+        """Tokens to sample before there is credit for a draft; 0 if there is credit."""
         return max(ceil((1 - self._credit) / (EARNED_PER_TOKEN * self._cost.worth_trying)), 0)
 
     def _earn(self, rows: float) -> None:

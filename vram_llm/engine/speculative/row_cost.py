@@ -49,7 +49,7 @@ class RowCost:
             self._n_since += 1
             row_s = max(seconds - self._plain_s, 0.0) / n_drafted
             self._row_s += max(1 / self._n_seen, _NEWEST) * (row_s - self._row_s)
-            self._quick_row_s = leaning_low(self._quick_row_s, row_s)
+            self._quick_row_s = robust_mean(self._quick_row_s, row_s)
         self.gain = self._gain(n_streams)
 
     def learn(self, n_drafted: int, n_accepted: int) -> None:
@@ -68,7 +68,7 @@ class RowCost:
         return min(alone_s / n_streams / max(self._row_s, 1e-9), _MAX_GAIN)
 
 
-def leaning_low(before: float | None, seconds: float) -> float:
+def robust_mean(before: float | None, seconds: float) -> float:
     """A running mean of times in which disturbances, which only make times longer, weigh little."""
     if before is None:
         return seconds

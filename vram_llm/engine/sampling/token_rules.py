@@ -91,7 +91,7 @@ class ThinkingBudget:
             self._text = self._text[-len(self._closing) :]
 
 
-class Steering:
+class TokenRules:
     """The tokens that one request forbids or prescribes."""
 
     def __init__(self, vocab: Vocab, request: Request) -> None:
@@ -133,9 +133,9 @@ class Steering:
             self._thinking.accept(token)
 
 
-def steering(vocab: Vocab, request: Request) -> Steering | None:
-    """The steering of a request; None if it forbids and prescribes nothing."""
-    return Steering(vocab, request) if request.is_steered else None
+def token_rules(vocab: Vocab, request: Request) -> TokenRules | None:
+    """The token rules of a request; None if it forbids and prescribes nothing."""
+    return TokenRules(vocab, request) if request.has_token_rules else None
 
 
 def _is_open(text: bytes) -> bool:

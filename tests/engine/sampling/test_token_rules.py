@@ -19,7 +19,7 @@ from vram_llm.engine.request import (
     SamplingParams,
     TokenEvent,
 )
-from vram_llm.engine.sampling.steering import ThinkingBudget, steering
+from vram_llm.engine.sampling.token_rules import ThinkingBudget, token_rules
 from vram_llm.llama.model import LoadedModel
 from vram_llm.planner.types import BackendSampling
 
@@ -141,8 +141,8 @@ def test_the_short_way_is_taken_as_long_as_any_token_may_come(demo_model: Loaded
 
 
 def test_a_budget_that_cannot_be_spent_steers_nothing(demo_model: LoadedModel) -> None:
-    assert steering(demo_model.vocab, _request(reasoning_budget=OPENED, max_tokens=6)) is None
-    assert steering(demo_model.vocab, _request(reasoning_budget=OPENED, max_tokens=7)) is not None
+    assert token_rules(demo_model.vocab, _request(reasoning_budget=OPENED, max_tokens=6)) is None
+    assert token_rules(demo_model.vocab, _request(reasoning_budget=OPENED, max_tokens=7)) is not None
 
 
 def test_who_gives_way_thinks_no_longer(plan_on_cpu: PlanOnCpu) -> None:
@@ -250,4 +250,4 @@ def test_a_mark_that_a_grammar_does_not_let_through_waits(model: LoadedModel) ->
 
 
 def test_nothing_to_steer(demo_model: LoadedModel) -> None:
-    assert steering(demo_model.vocab, _request(stop_token_ids=(3,))) is None
+    assert token_rules(demo_model.vocab, _request(stop_token_ids=(3,))) is None

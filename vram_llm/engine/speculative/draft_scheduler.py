@@ -1,4 +1,4 @@
-"""Which sequences get a draft in a step, and how long: by prompt lookup, else by the draft model."""
+"""Gives drafts to the sequences of a step: by prompt lookup, else by the draft model."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -16,7 +16,7 @@ class LookupDraftable(Draftable, Protocol):
         """At most `most` tokens that may follow, by prompt lookup."""
 
 
-class Drafting:
+class DraftScheduler:
     """Adds drafts to the chunks of a step. `max_rows` is the most rows that the device computes at once."""
 
     def __init__(
@@ -28,7 +28,7 @@ class Drafting:
         self._max_rows = max_rows
 
     def add_drafts(self, chunks: list[Chunk], generations: Mapping[str, LookupDraftable]) -> None:
-        """Add drafts where all chunks decode, as far as rows of logits and free cells go.
+        """Add drafts if all chunks decode, as many as rows of logits and free cells allow.
 
         `generations` are by sequence id.
         """

@@ -9,7 +9,7 @@ from vram_llm.llama.model import NO_ROOM, LoadedModel
 from vram_llm.llama.multimodal.encoder import ImageReader
 
 
-class ImageRuns:
+class ImageRunner:
     """Computes the images of sequences with the projector of `model`."""
 
     def __init__(
@@ -28,17 +28,17 @@ class ImageRuns:
         sequence, image, reader = chunk.sequence, chunk.image, self._model.images
         assert image is not None
         assert reader is not None
-        self._model.batch.clear()  # or speed_check.py would take this time for that of the batch's rows
+        self._model.batch.clear()  # else speed_check.py would count this time for the batch's rows
         self._recorder.n_steps += 1
         with self._recorder.llama:
             if not reader.has_encoded(image.rows):
                 return reader.encode(image.rows)
-            if self._place(reader, sequence, image):
+            if self._compute_rows(reader, sequence, image):
                 self._recorder.n_prompt_tokens += image.count
         return True
 
-    def _place(self, reader: ImageReader, sequence: Sequence, image: ImageSpan) -> bool:
-        """Compute the rows of the encoded image; False if the sequence itself was preempted for room."""
+    def _compute_rows(self, reader: ImageReader, sequence: Sequence, image: ImageSpan) -> bool:
+        """Compute the rows of the encoded image; False if its sequence had to be preempted."""
         cells, position = self._model.cells, sequence.position(image.start)
         while sequence.slot >= 0:
             self._cache.make_room(image.count)
@@ -46,7 +46,7 @@ class ImageRuns:
             self._model.wait()
             if status == 0:
                 sequence.n_cached += image.count
-                self._cache.note(sequence)
+                self._cache.publish(sequence)
                 return True
             if status != NO_ROOM or not cells.cut(sequence.slot, position):
                 raise EngineDied(
