@@ -84,6 +84,7 @@ class Workload:
     reserve_bytes: int = 1024 * MIB  # kept free on every device and on the host
     n_gpu_layers: int | None = None  # counted as in llama.cpp: the output is one layer
     tensor_split: TensorSplit | None = None
+    overrides: tuple[Override, ...] | None = None  # None: the planner moves weights where that helps
     pooling: Pooling | None = None  # make embeddings with this pooling; None: as in the model's file
     use_mmap: bool = True
     pipeline_copies: bool = True

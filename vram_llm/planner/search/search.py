@@ -295,7 +295,7 @@ def choose_placement(
     if workload.tensor_split is not None:
         order, shares = workload.tensor_split.over(ids)
         assignment = device_of_layers(n_layers, -1 if wanted is None else wanted, shares)
-        return placement_of(order, assignment)
+        return placement_of(order, assignment, workload.overrides or ())
     cutter = Cutter(meter, n_layers, reorder=reorder)
     predictor = Predictor(profile, meter.context, machine, workload)
     if wanted is not None:
