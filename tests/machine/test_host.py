@@ -140,6 +140,7 @@ def test_the_tightest_limit_counts(tmp_path: Path) -> None:
     read = host.read_host(lay_out(tmp_path, files))
     assert (read.total_bytes, read.available_bytes) == (64 * MIB, 48 * MIB)
     assert (read.cores, read.cpu_name) == (1, "A Processor @ 3 GHz")
+    assert (read.memory_limit_bytes, read.in_use_bytes) == (64 * MIB, 16 * MIB)
 
 
 def test_this_machine() -> None:
@@ -147,6 +148,8 @@ def test_this_machine() -> None:
     assert read.name
     assert 1 <= read.cores <= (psutil.cpu_count() or 1)
     assert 0 < read.available_bytes <= read.total_bytes <= psutil.virtual_memory().total
+    assert read.physical_cores is None or 1 <= read.physical_cores <= read.cores
+    assert not read.what_if
 
 
 def test_the_largest_process_is_named() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.machine.test_host import lay_out
-from vram_llm.machine.memory_modules import bandwidth
+from vram_llm.machine.memory_modules import bandwidth, kind
 from vram_llm.machine.types import Source
 
 UDEV = "run/udev/data/+dmi:id"
@@ -61,3 +61,19 @@ def test_a_list_without_speeds_is_no_figure(tmp_path: Path, text: str) -> None:
 
 def test_no_list(tmp_path: Path) -> None:
     assert bandwidth(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (table(*DDR4, TYPE="DDR4"), "DDR4-3200 2ch"),
+        (table(*SERVER, TYPE="DDR5"), "DDR5-4800 16ch"),
+        (table(("", "DIMMA1", 3600), ("", "DIMMB1", 3000), TYPE="DDR4"), "DDR4-3000 2ch"),
+        (table(*DDR4, TYPE="RAM"), None),  # a virtual machine's
+        (table(*DDR4), None),
+        (table(("", "DIMM 0", 0), SPEED_MTS="unknown", TYPE="DDR4"), None),
+        ("", None),
+    ],
+)
+def test_the_kind_of_memory(tmp_path: Path, text: str, expected: str | None) -> None:
+    assert kind(lay_out(tmp_path, {UDEV: text})) == expected

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vram_llm.machine.backend_devices import Backends
 from vram_llm.machine.build_command import build_command
-from vram_llm.machine.host import read_text
+from vram_llm.machine.system_files import read_text
 from vram_llm.machine.types import Device, DeviceKind
 
 _PCI_VENDORS = {"0x1002": "AMD", "0x8086": "Intel"}

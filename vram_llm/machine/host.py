@@ -8,7 +8,8 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from vram_llm.machine import memory_modules
+from vram_llm.machine import memory_modules, processor
+from vram_llm.machine.system_files import read_text
 from vram_llm.machine.types import Host
 from vram_llm.units import format_bytes
 
@@ -21,14 +22,22 @@ def read_host(root: Path = ROOT) -> Host:
     import psutil
 
     ram = psutil.virtual_memory()
-    room = [(ram.total, ram.available), *memory_limits(root)]
+    limits = memory_limits(root)
+    room = [(ram.total, ram.available), *limits]
+    least_bytes = min((limit for limit, _ in limits), default=ram.total)
+    cores = min([len(_cpus()), *cpu_limits(root)])
     return Host(
         name=platform.node() or "localhost",
-        cores=min([_affinity(), *cpu_limits(root)]),
+        cores=cores,
         total_bytes=min(limit for limit, _ in room),
         available_bytes=min(left for _, left in room),
         cpu_name=cpu_name(root),
         bandwidth_bytes_per_s=memory_modules.bandwidth(root),
+        physical_cores=processor.physical_cores(root, _cpus(), cores),
+        numa_nodes=processor.numa_nodes(root),
+        instructions=processor.instructions(root),
+        memory_kind=memory_modules.kind(root),
+        memory_limit_bytes=least_bytes if least_bytes < ram.total else None,
     )
 
 
@@ -77,10 +86,11 @@ def cpu_name(root: Path = ROOT) -> str | None:
     return platform.processor() or None
 
 
-def _affinity() -> int:
+def _cpus() -> frozenset[int]:
+    """The numbers of the logical processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
 
 
 def _folders(root: Path, controller: str | None) -> Iterator[Path]:
@@ -123,11 +133,3 @@ def _cores(quota: str, period: str) -> int | None:
 def _number(text: str) -> int | None:
     """The count in `text`; None for "max", "-1" and anything that is not a number."""
     return int(text) if text.strip().isdecimal() else None
-
-
-def read_text(path: Path) -> str:
-    """The stripped text of a file of /proc or /sys; empty if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

@@ -1,8 +1,8 @@
-"""The bandwidth of the computer's memory, from the modules that its firmware lists.
+"""The kind and the bandwidth of the computer's memory, from the modules that its firmware lists.
 
 systemd-udevd keeps a copy of the firmware's table (SMBIOS type 17) that every user can read, in
 /run/udev/data/+dmi:id (udev's program dmi_memory_id, systemd 248 and later): MEMORY_DEVICE_n_LOCATOR,
-_BANK_LOCATOR, _SIZE, _DATA_WIDTH, _CONFIGURED_SPEED_MTS. Virtual machines list nothing usable.
+_BANK_LOCATOR, _SIZE, _TYPE, _DATA_WIDTH, _CONFIGURED_SPEED_MTS. Virtual machines list nothing usable.
 """
 
 import re
@@ -25,9 +25,17 @@ def bandwidth(root: Path) -> Fact | None:
     rates = [rate for module in modules if (rate := _bytes_per_s(module)) is not None]
     if not rates or len(rates) < len(modules):
         return None
-    channels = {channel for module in modules if (channel := _channel(module)) is not None}
-    n_channels = len(channels) or min(len(modules), _CHANNELS_OF_A_DESKTOP)
-    return Fact(n_channels * min(rates), Source.ESTIMATED)
+    return Fact(_channels(modules) * min(rates), Source.ESTIMATED)
+
+
+def kind(root: Path) -> str | None:
+    """The kind of memory, its slowest module's speed and its channels: "DDR5-6000 2ch"; None if unknown."""
+    modules = _modules(root)
+    kinds = {module.get("TYPE", "") for module in modules}
+    speeds = [_transfers(module) for module in modules]
+    if len(kinds) != 1 or not all(speeds) or not kinds.pop().startswith(("DDR", "LPDDR")):
+        return None
+    return f"{modules[0]['TYPE']}-{min(speeds)} {_channels(modules)}ch"
 
 
 def _modules(root: Path) -> list[dict[str, str]]:
@@ -43,10 +51,21 @@ def _modules(root: Path) -> list[dict[str, str]]:
     return [slot for slot in slots.values() if _number(slot, "SIZE")]
 
 
-def _bytes_per_s(module: dict[str, str]) -> float | None:
+def _channels(modules: list[dict[str, str]]) -> int:
+    """Channels that the locators name; if they name none, one for each module, at most a desktop's."""
+    channels = {channel for module in modules if (channel := _channel(module)) is not None}
+    return len(channels) or min(len(modules), _CHANNELS_OF_A_DESKTOP)
+
+
+def _transfers(module: dict[str, str]) -> int:
+    """Millions of transfers per second; 0 if unknown."""
     transfers = _number(module, "CONFIGURED_SPEED_MTS") or _number(module, "SPEED_MTS")
+    return transfers if transfers <= _MOST_MTS else 0
+
+
+def _bytes_per_s(module: dict[str, str]) -> float | None:
     width = _number(module, "DATA_WIDTH") or 64
-    return None if not 0 < transfers <= _MOST_MTS else transfers * 1e6 * width / 8
+    return _transfers(module) * 1e6 * width / 8 or None
 
 
 def _channel(module: dict[str, str]) -> tuple[str, ...] | None:

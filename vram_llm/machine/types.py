@@ -93,6 +93,7 @@ class Device:
     companion_bytes: int = 0  # that companions of the planned model will hold here
     speed: Speed | None = None  # measured by `calibrate`, or from the bandwidth; None: plans assume one
     link: Link | None = None
+    shares_host_memory: bool = False  # it has no memory of its own: its bytes are the host's
 
     def budget_bytes(self, reserve_bytes: int) -> int:
         """Bytes that a plan may use: the free bytes minus the reserve, at least 0."""
@@ -101,17 +102,32 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """The computer itself. `available_bytes` is free now within the cgroup limits."""
+    """The computer itself. `available_bytes` is free now within the cgroup limits.
+
+    The page cache counts as available, as in the kernel's MemAvailable: it is dropped before memory runs out.
+    """
 
     name: str
-    cores: int  # that this process may run on
+    cores: int  # that this process may run on; the threads of one physical core count as several
     total_bytes: int
     available_bytes: int
     cpu_name: str | None = None
     alignment_bytes: int = 32  # ggml's CPU buffer type
     companion_bytes: int = 0  # as a device's
-    bandwidth_bytes_per_s: Fact | None = None  # of all its memory, by the modules the firmware lists
+    bandwidth_bytes_per_s: Fact | None = None  # of all its memory, by its kind, speed and channels
     speed: Speed | None = None  # as a device's
+    physical_cores: int | None = None  # that this process may run on
+    numa_nodes: int | None = None  # with memory
+    instructions: tuple[str, ...] | None = None  # "avx2", "avx512", "amx", "neon", "sve"
+    memory_kind: str | None = None  # "DDR5-6000 2ch"
+    memory_limit_bytes: int | None = None  # of the tightest cgroup; None: no cgroup has a limit
+    disk_bytes_per_s: Fact | None = None  # long reads of the disk that holds models
+    what_if: bool = False  # not this computer: planned for, never loaded
+
+    @property
+    def in_use_bytes(self) -> int:
+        """Bytes that the system and other programs hold."""
+        return self.total_bytes - self.available_bytes
 
     def budget_bytes(self, reserve_bytes: int) -> int:
         """As a device's."""

@@ -90,6 +90,7 @@ def make_plan(
             *speed_notes(machine, chosen.placement),
         ),
         serving=_serving(workload.serving, profile, chosen, machine),
+        host=machine.host,
     )
     return replace(plan, notes=(*plan.notes, *idle_notes(plan)))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vram_llm.machine.types import Device, Source
+from vram_llm.machine.types import Device, Host, Source
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.estimates import Estimate, MemoryUse
 from vram_llm.planner.overrides import Override
@@ -300,6 +300,7 @@ class Plan:
     context_prices: tuple[ContextPrice, ...] = ()  # of other contexts, the shortest first
     notes: tuple[str, ...] = ()
     serving: Serving = Serving(slots_ram_bytes=0)  # every choice made
+    host: Host | None = None  # as it was when the plan was made; None in plans of older versions
 
     @property
     def used(self) -> tuple[str, ...]:
