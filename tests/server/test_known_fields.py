@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from vram_llm.errors import RequestError
-from vram_llm.server.client_names import CHAT_NEUTRAL, NEUTRAL
+from vram_llm.server.client_fields import CHAT_NEUTRAL, NEUTRAL
 from vram_llm.server.errors import NotSupported, UnknownParameter
 from vram_llm.server.known_fields import check_names
 from vram_llm.server.schemas import ChatCompletionRequest, CompletionRequest, parse

@@ -7,7 +7,7 @@ import pytest
 
 from tests.server.conftest import Connect, listening
 from tests.server.fake_engine import FakeEngine
-from vram_llm.server.serving_model import ServingContext
+from vram_llm.server.serving_context import ServingContext
 
 HI = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 

@@ -7,7 +7,7 @@ import pytest
 
 from vram_llm.engine.request import SamplingParams
 from vram_llm.errors import RequestError
-from vram_llm.server.client_names import IGNORED
+from vram_llm.server.client_fields import IGNORED
 from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.schemas import ChatCompletionRequest, parse
 

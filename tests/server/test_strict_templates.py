@@ -14,13 +14,13 @@ from vram_llm.chat.dialect import dialect_of
 from vram_llm.chat.events import CallArguments, CallStart, Content, Event, Reasoning
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.server.config import ServerConfig
+from vram_llm.server.custom_tools import text_parameters
 from vram_llm.server.image_inputs import RequestImages
-from vram_llm.server.prompt import PreparedChat, TemplateInput, prepare_chat
-from vram_llm.server.text_tools import text_parameters
+from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.thinking_fields import ThinkingSettings
-from vram_llm.server.tool_choice import Choice
+from vram_llm.server.tool_choice import ParsedToolChoice
 from vram_llm.server.tool_grammars import with_constrainable_calls
-from vram_llm.server.tools import Offer, ToolUse, offered
+from vram_llm.server.tools import OfferedTool, ToolUse, resolve_tool_use
 
 # By template: the text before the model's answer, and the text after it.
 FRAMES = {
@@ -38,9 +38,11 @@ SCHEMA: dict[str, Any] = {
     "properties": {**CITY["properties"], "code": {"type": "string", "pattern": "^[a-z]{2}$"}},  # type: ignore[dict-item]
     "required": ["city", "code"],
 }
-TOOL = Offer("weather", "Weather of a city", SCHEMA, strict=True)
+TOOL = OfferedTool("weather", "Weather of a city", SCHEMA, strict=True)
 REGEX = Grammar(kind=GrammarKind.REGEX, text="[0-9]+", field="tools[0].format")
-CUSTOM = Offer("dial", "Dials", text_parameters(REGEX), strict=True, takes_text=True, text_grammar=REGEX)
+CUSTOM = OfferedTool(
+    "dial", "Dials", text_parameters(REGEX), strict=True, takes_text=True, text_grammar=REGEX
+)
 ANSWER = Grammar(kind=GrammarKind.JSON_SCHEMA, text='{"type": "object", "required": ["a"]}', field="format")
 QUESTION = [{"role": "user", "content": "How is Xanadu?"}]
 GOOD, BAD = '{"city": "Xanadu", "code": "xy"}', '{"city": "Paris", "code": "xy"}'
@@ -50,8 +52,8 @@ def call(name: str, arguments: str) -> str:
     return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
 
 
-def use_of(*offers: Offer) -> ToolUse:
-    return offered(offers, Choice(), True)
+def use_of(*offers: OfferedTool) -> ToolUse:
+    return resolve_tool_use(offers, ParsedToolChoice(), True)
 
 
 def prepare_request(
@@ -150,7 +152,7 @@ def test_tools_without_a_grammar_are_shown_by_the_template(template: str) -> Non
     dialect = dialect_of(source_of(template))
     assert with_constrainable_calls(dialect, use_of(replace(TOOL, strict=False)), None) is dialect
     assert with_constrainable_calls(dialect, ToolUse(), ANSWER) is dialect
-    must = offered([TOOL], Choice("required"), True)
+    must = resolve_tool_use([TOOL], ParsedToolChoice("required"), True)
     assert with_constrainable_calls(dialect, must, None) is dialect
 
 

@@ -22,23 +22,28 @@ from vram_llm.server.embeddings import EmbeddingFields, embeddings_router
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import UnknownRoute, WrongMethod, error_response
 from vram_llm.server.health import health_router, root_router
-from vram_llm.server.host_check import HostCheck
+from vram_llm.server.host_check import HostCheckMiddleware
 from vram_llm.server.middleware import AuthAndLimitsMiddleware
 from vram_llm.server.models import models_router
+from vram_llm.server.normalize_request import NormalizeRequestMiddleware
 from vram_llm.server.openapi import document
 from vram_llm.server.props import props_router
-from vram_llm.server.request_forms import RequestForms
 from vram_llm.server.rerank import RerankFields, rerank_router
 from vram_llm.server.responses.fields import ResponseFields
 from vram_llm.server.responses.routes import responses_router
 from vram_llm.server.schemas import ChatCompletionRequest, CompletionRequest
-from vram_llm.server.serving_model import ServingContext
-from vram_llm.server.tokenizer_routes import ApplyFields, DetokenizeFields, TokenizeFields, tokens_router
+from vram_llm.server.serving_context import ServingContext
+from vram_llm.server.tokenizer_routes import (
+    ApplyTemplateFields,
+    DetokenizeFields,
+    TokenizeFields,
+    tokens_router,
+)
 
 _DEFAULT = ServerConfig()
 _BODIES = (
     ChatCompletionRequest, CompletionRequest, ResponseFields, MessagesFields, CountFields, TokenizeFields,
-    DetokenizeFields, ApplyFields, EmbeddingFields, RerankFields,
+    DetokenizeFields, ApplyTemplateFields, EmbeddingFields, RerankFields,
 )  # fmt: skip
 _MESSAGES = ("/messages", "/messages/count_tokens")
 _REFUSALS = {prefix + path: anthropic_response for prefix in ("", "/v1") for path in _MESSAGES}
@@ -63,9 +68,9 @@ def create_app(
         title="vram-llm", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
         lifespan=lifespan,
     )  # fmt: skip
-    app.add_middleware(RequestForms, max_body_bytes=config.max_body_bytes)
+    app.add_middleware(NormalizeRequestMiddleware, max_body_bytes=config.max_body_bytes)
     if hosts is not None:
-        app.add_middleware(HostCheck, names=hosts)
+        app.add_middleware(HostCheckMiddleware, names=hosts)
     app.add_middleware(
         AuthAndLimitsMiddleware,
         api_keys=config.api_keys,

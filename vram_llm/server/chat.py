@@ -12,18 +12,18 @@ from vram_llm.chat.dialect import dialect_of
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.server.chat_writer import ChatChunks, ChatForm
 from vram_llm.server.generation import sequences, stream_events
-from vram_llm.server.inline_thinking import inlined
+from vram_llm.server.inline_thinking import with_inline_thinking
 from vram_llm.server.json_reply import JsonReply
-from vram_llm.server.logit_bias import spelled_out
+from vram_llm.server.logit_bias import resolve_text_biases
 from vram_llm.server.logprobs import chat_logprobs
-from vram_llm.server.messages import continued, template_messages
 from vram_llm.server.openapi import generation_route
 from vram_llm.server.parsed_stream import ParsedChunks, gather_choices, parse_stream
-from vram_llm.server.prompt import PreparedChat, TemplateInput, prepare_chat
+from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.replies import ChatChoice, ChatCompletion, ReplyHead, UsageCounter
 from vram_llm.server.schemas import ChatCompletionRequest, parse
-from vram_llm.server.serving_model import ServingContext, fingerprint, template_source
-from vram_llm.server.sse import EventStream, FirstChunk, informed
+from vram_llm.server.serving_context import ServingContext, fingerprint, template_source
+from vram_llm.server.sse import EventStream, VerboseFirstChunk, with_timings
+from vram_llm.server.template_messages import continued, template_messages
 from vram_llm.server.timings import Clocks, clocks_of, timed
 
 
@@ -36,8 +36,8 @@ def chat_router(serving: ServingContext) -> APIRouter:
     )
     async def chat(http: Request) -> Response:
         fields = parse(ChatCompletionRequest, await http.body())
-        info = serving.writing_model(fields.model)
-        fields.logit_bias = await spelled_out(fields.logit_bias, serving.engine)
+        info = serving.generation_model(fields.model)
+        fields.logit_bias = await resolve_text_biases(fields.logit_bias, serving.engine)
         use, thinking = fields.use(), fields.thinking_wanted()
         form = ChatForm(bool(fields.functions), use.takes_text, thinking.where == "hidden")
         prepared = await asyncio.to_thread(prepare_request, serving, info, fields)
@@ -54,8 +54,10 @@ def chat_router(serving: ServingContext) -> APIRouter:
         counter, ping_s = UsageCounter(len(requests)), serving.config.sse_ping_interval_s
         if fields.stream:
             chat_chunks = ChatChunks(head, len(requests), counter, form, include_usage=fields.include_usage)
-            writer = informed(chat_chunks, clocks, fields, attrgetter("token"))
-            return EventStream(writer if verbose is None else FirstChunk(writer, verbose), chunks, ping_s)
+            writer = with_timings(chat_chunks, clocks, fields, attrgetter("token"))
+            return EventStream(
+                writer if verbose is None else VerboseFirstChunk(writer, verbose), chunks, ping_s
+            )
         likelihoods = base.logprobs is not None
         work = _reply(head, chunks, counter, clocks, form, verbose, likelihoods=likelihoods)
         return JsonReply(work, ping_s)
@@ -65,15 +67,15 @@ def chat_router(serving: ServingContext) -> APIRouter:
 
 def prepare_request(serving: ServingContext, info: ModelInfo, fields: ChatCompletionRequest) -> PreparedChat:
     """Prepare the assistant's turn of a chat request. Blocks. Raises RequestError, BrokenTemplate."""
-    pictures, thinking, config = serving.pictures(info), fields.thinking_wanted(), serving.config
+    images, thinking, config = serving.request_images(info), fields.thinking_wanted(), serving.config
     variables = {} if fields.verbosity is None else {"verbosity": fields.verbosity}
-    messages = template_messages(fields.messages, pictures)
+    messages = template_messages(fields.messages, images)
     if continues := fields.continues():
         messages[-1] = continued(fields.messages[-1], messages[-1])
     use = fields.use()
     chat = TemplateInput(
         messages=messages,
-        images=pictures,
+        images=images,
         variables={**variables, **(fields.chat_template_kwargs or {})},
         continues=continues,
         add_generation_prompt=fields.add_generation_prompt is not False,
@@ -82,7 +84,7 @@ def prepare_request(serving: ServingContext, info: ModelInfo, fields: ChatComple
     prepared = prepare_chat(info, chat, use, config=config, thinking=thinking, grammar=grammar)
     if thinking.where != "inline":
         return prepared
-    return inlined(prepared, dialect_of(template_source(info, tools=bool(use.tools))).thinks)
+    return with_inline_thinking(prepared, dialect_of(template_source(info, tools=bool(use.tools))).thinks)
 
 
 async def _verbose(serving: ServingContext, prepared: PreparedChat) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from vram_llm.chat.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
+from vram_llm.server.custom_tools import CustomInputReader, text_of
 from vram_llm.server.logprobs import chat_logprobs
-from vram_llm.server.parsed_stream import Call, ParsedChoice, ParsedChunk
+from vram_llm.server.parsed_stream import ParsedCall, ParsedChoice, ParsedChunk
 from vram_llm.server.replies import (
     AssistantMessage,
     CalledCustom,
@@ -19,7 +20,6 @@ from vram_llm.server.replies import (
     UsageCounter,
 )
 from vram_llm.server.sse import Chunks
-from vram_llm.server.text_tools import TextReader, text_of
 
 _encode = msgspec.json.encode
 
@@ -51,7 +51,7 @@ class ChatForm:
             function_call=legacy[0] if legacy else None,
         )
 
-    def _call(self, call: Call) -> ToolCall | CustomToolCall:
+    def _call(self, call: ParsedCall) -> ToolCall | CustomToolCall:
         if call.name in self.takes_text:
             return CustomToolCall(
                 id=call.id, custom=CalledCustom(name=call.name, input=text_of(call.arguments))
@@ -73,7 +73,9 @@ class ChatChunks(Chunks[ParsedChunk]):
         super().__init__(head, n_choices, counter, include_usage=include_usage)
         self._form = form
         self._is_open = False  # whether the chunks with the role were sent
-        self._texts: dict[tuple[int, int], TextReader] = {}  # of custom tools' calls, by (choice, call)
+        self._texts: dict[
+            tuple[int, int], CustomInputReader
+        ] = {}  # of custom tools' calls, by (choice, call)
 
     def _roles(self) -> bytes:
         self._is_open = True
@@ -103,7 +105,7 @@ class ChatChunks(Chunks[ParsedChunk]):
             case Reasoning(text) if not self._form.hides_thinking:
                 return self._choice(index, b'"delta":{"reasoning_content":%b}' % _encode(text))
             case CallStart(call, call_id, name) if name in self._form.takes_text:
-                self._texts[index, call] = TextReader()
+                self._texts[index, call] = CustomInputReader()
                 custom = {"name": name, "input": ""}
                 return self._call(index, {"index": call, "id": call_id, "type": "custom", "custom": custom})
             case CallStart(call, call_id, name):

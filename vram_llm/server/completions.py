@@ -12,14 +12,14 @@ from vram_llm.engine.request import TokenEvent
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.generation import CompletedChoice, collect_choices, sequences, stream_events
 from vram_llm.server.json_reply import JsonReply
-from vram_llm.server.logit_bias import spelled_out
+from vram_llm.server.logit_bias import resolve_text_biases
 from vram_llm.server.logprobs import completion_logprobs, n_chars, prompt_offset, prompt_text
 from vram_llm.server.openapi import generation_route
-from vram_llm.server.prompts import Prompts, parse_prompts
+from vram_llm.server.parse_prompts import Prompts, parse_prompts
 from vram_llm.server.replies import Completion, CompletionChoice, ReplyHead, UsageCounter
 from vram_llm.server.schemas import CompletionRequest, parse
-from vram_llm.server.serving_model import ServingContext, fingerprint
-from vram_llm.server.sse import Chunks, EventStream, informed
+from vram_llm.server.serving_context import ServingContext, fingerprint
+from vram_llm.server.sse import Chunks, EventStream, with_timings
 from vram_llm.server.timings import Clocks, clocks_of, timed
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -92,8 +92,8 @@ def completions_router(serving: ServingContext) -> APIRouter:
     @router.post("/completions", **generation_route("Continue a prompt", CompletionRequest, Completion))
     async def complete(http: Request) -> Response:
         fields = parse(CompletionRequest, await http.body())
-        info = serving.writing_model(fields.model)
-        fields.logit_bias = await spelled_out(fields.logit_bias, serving.engine)
+        info = serving.generation_model(fields.model)
+        fields.logit_bias = await resolve_text_biases(fields.logit_bias, serving.engine)
         prompts = parse_prompts(fields.prompt, info.n_vocab, "prompt")
         n_top, best_of = fields.n_logprobs(), fields.n_of()
         echoes = _echoes(fields, prompts, n_top)
@@ -122,7 +122,7 @@ def completions_router(serving: ServingContext) -> APIRouter:
                 echoes=echoes,
                 n_top=n_top or 0,
             )
-            return EventStream(informed(chunks, clocks, fields, lambda event: event), events, ping_s)
+            return EventStream(with_timings(chunks, clocks, fields, lambda event: event), events, ping_s)
 
         async def reply() -> bytes:
             outcomes = await collect_choices(events, len(requests), counter)

@@ -10,7 +10,7 @@ from vram_llm.errors import RequestError
 from vram_llm.server.engine_protocol import MAX_CHARS, Engine
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.known_fields import check_names
-from vram_llm.server.prompts import Prompts, parse_prompts
+from vram_llm.server.parse_prompts import Prompts, parse_prompts
 
 MAX_INPUTS = 2048  # OpenAI's
 

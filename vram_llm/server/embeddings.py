@@ -13,14 +13,14 @@ from pydantic import Field, WithJsonSchema
 
 from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.errors import RequestError
-from vram_llm.server.client_names import IGNORED
+from vram_llm.server.client_fields import IGNORED
 from vram_llm.server.embedding_inputs import MAX_INPUTS, embedding_inputs
 from vram_llm.server.generation import while_connected
 from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.openapi import body_route
 from vram_llm.server.replies import EmbeddingList
 from vram_llm.server.schemas import parse
-from vram_llm.server.serving_model import ServingContext
+from vram_llm.server.serving_context import ServingContext
 
 _STRING = {"type": "string"}
 _TOKENS = {"type": "array", "items": {"type": "integer"}, "minItems": 1}

@@ -40,8 +40,8 @@ def sequences(
 ) -> list[Request]:
     """One request per choice: `best_of`, or else `n`, for each prompt, with the seeds seed, seed + 1, ...
 
-    Each is `base` with what `fields` say of sampling and of the answer's end. No `prompts`: that of `base`.
-    Raises RequestError.
+    Each is `base` with the sampling and the stop conditions of `fields`. Without `prompts`, each has the
+    prompt of `base`. Raises RequestError.
     """
     prompts = prompts or [base.prompt]
     n, name = (fields.n_choices, "n") if best_of is None else (best_of, "best_of")

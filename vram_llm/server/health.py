@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from vram_llm._version import __version__
 from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import Health
-from vram_llm.server.serving_model import ServingContext
+from vram_llm.server.serving_context import ServingContext
 
 
 def health_router(serving: ServingContext) -> APIRouter:

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vram_llm.server.errors import WrongHost
 
 
-class HostCheck:
+class HostCheckMiddleware:
     """ASGI middleware that accepts `names` and loopback addresses as host; others raise WrongHost.
 
     A web page can point a host name of its own at 127.0.0.1 (DNS rebinding) and then read this server's

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from vram_llm.chat.events import Content, Event, Reasoning, UnopenedThinking
 from vram_llm.chat.reader import Parser
-from vram_llm.server.prompt import PreparedChat
+from vram_llm.server.prepare_chat import PreparedChat
 
 _DEFAULT = ("<think>", "</think>")
 
 
-class InlineParser(Parser):
+class InlineThinkingParser(Parser):
     """Wraps `parser` and returns its thinking as content."""
 
     def __init__(self, parser: Parser, marks: tuple[str, str]) -> None:
@@ -42,11 +42,11 @@ class InlineParser(Parser):
         return rewritten
 
 
-def inlined(prepared: PreparedChat, marks: tuple[str, str] | None) -> PreparedChat:
+def with_inline_thinking(prepared: PreparedChat, marks: tuple[str, str] | None) -> PreparedChat:
     """`prepared` with thinking as content between the model's own marks, (opening, closing)."""
 
     def of(new_parser: Callable[[], Parser | None]) -> Parser | None:
         parser = new_parser()
-        return None if parser is None else InlineParser(parser, marks or _DEFAULT)
+        return None if parser is None else InlineThinkingParser(parser, marks or _DEFAULT)
 
     return replace(prepared, new_parser=lambda: of(prepared.new_parser))

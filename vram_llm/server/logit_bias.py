@@ -26,7 +26,7 @@ LogitBias = Annotated[
 MAX_BIASES = 4096
 
 
-async def spelled_out(biases: object, engine: Engine) -> list[tuple[int, float]] | None:
+async def resolve_text_biases(biases: object, engine: Engine) -> list[tuple[int, float]] | None:
     """Pairs of a token id and the number added to its logit; a text stands for each of its tokens.
 
     A bias of false bans a token. Raises RequestError.
@@ -50,7 +50,7 @@ async def spelled_out(biases: object, engine: Engine) -> list[tuple[int, float]]
 
 
 def token_biases(biases: object, n_vocab: int) -> dict[int, float] | None:
-    """Biases by token id. Raises RequestError, NotSupported for a text: see `spelled_out`."""
+    """Biases by token id. Raises RequestError, NotSupported for a text: see `resolve_text_biases`."""
     biases_by_token: dict[int, float] = {}
     for key, bias in _pairs(biases) if biases else ():
         if not isinstance(key, int):

@@ -11,12 +11,12 @@ from vram_llm.server.replies import (
     AnthropicModelList,
     ErrorReply,
     Modalities,
-    ModelAbility,
+    ModelCapabilities,
     ModelCard,
     ModelFacts,
     ModelList,
 )
-from vram_llm.server.serving_model import ServingContext, adapted
+from vram_llm.server.serving_context import ServingContext, adapted
 
 _ANTHROPIC = "anthropic-version"  # a header that Anthropic's clients send with every request
 
@@ -27,7 +27,7 @@ def models_router(serving: ServingContext) -> APIRouter:
 
     @router.get("/models", summary="List the models")
     async def list_models(http: Request) -> ModelList | AnthropicModelList:
-        info = serving.known()
+        info = serving.loaded_model()
         names = list(dict.fromkeys((info.name, *serving.config.aliases, *adapted(info))))
         if _ANTHROPIC in http.headers:
             return AnthropicModelList(
@@ -39,7 +39,7 @@ def models_router(serving: ServingContext) -> APIRouter:
 
     @router.get("/models/{model_id:path}", summary="One model", responses={404: {"model": ErrorReply}})
     async def one_model(http: Request, model_id: str) -> ModelCard | AnthropicModel:
-        info = serving.known()
+        info = serving.loaded_model()
         name = model_id if model_id in serving.names(info) else serving.named(info, model_id).name
         return _of_anthropic(info, name) if _ANTHROPIC in http.headers else _card(info, name)
 
@@ -68,12 +68,12 @@ def _card(info: ModelInfo, name: str) -> ModelCard:
     )
 
 
-def _ability(info: ModelInfo, name: str) -> ModelAbility:
+def _ability(info: ModelInfo, name: str) -> ModelCapabilities:
     if info.pooling is not None:
-        return ModelAbility(
+        return ModelCapabilities(
             name=name, model=name, capabilities=["rerank" if info.pooling is Pooling.RANK else "embedding"]
         )
-    return ModelAbility(
+    return ModelCapabilities(
         name=name,
         model=name,
         capabilities=["completion", "multimodal"] if info.takes_images else ["completion"],

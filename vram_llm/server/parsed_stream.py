@@ -35,7 +35,7 @@ ParsedChunks = AsyncGenerator[tuple[int, ParsedChunk], None]
 
 
 @dataclass(slots=True)
-class Call:
+class ParsedCall:
     """A tool call. `arguments` is the text of a JSON object if the call is `whole`."""
 
     id: str
@@ -50,7 +50,7 @@ class ParsedChoice:
 
     content: str = ""
     reasoning: str = ""
-    calls: list[Call] = field(default_factory=list)
+    calls: list[ParsedCall] = field(default_factory=list)
     ending: ChatEnding = "stop"
     logprobs: list[Likelihood] = field(default_factory=list)
 
@@ -65,7 +65,7 @@ class ParsedChoice:
                 case UnopenedThinking():
                     self.reasoning, self.content = self.reasoning + self.content, ""
                 case CallStart(_, call_id, name):
-                    self.calls.append(Call(call_id, name))
+                    self.calls.append(ParsedCall(call_id, name))
                 case CallArguments(index, text):
                     self.calls[index].arguments += text
                 case CallEnd(index):

@@ -12,7 +12,7 @@ from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.sampling_defaults import default_sampling
 from vram_llm.server.sampling_fields import LLAMA_SERVER_RANDOM_SEED
-from vram_llm.server.serving_model import ServingContext
+from vram_llm.server.serving_context import ServingContext
 
 
 class GenerationSettings(BaseModel):
@@ -55,7 +55,7 @@ def props_router(serving: ServingContext) -> APIRouter:
 
     @router.get("/props", summary="Default settings", responses=refusals(503))
     async def props() -> Props:
-        info = serving.known()
+        info = serving.loaded_model()
         return Props(
             default_generation_settings=GenerationSettings(params=_params(serving, info), n_ctx=info.n_ctx),
             total_slots=info.parallel,

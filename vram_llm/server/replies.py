@@ -191,7 +191,7 @@ class ScoredText(BaseModel):
     text: Annotated[str | None, PRESENT] = None
 
 
-class Ranks(RootModel[Ranking | list[ScoredText]]):
+class RerankReply(RootModel[Ranking | list[ScoredText]]):
     """The reply to POST /v1/rerank; a list if the request has `texts`."""
 
 
@@ -227,7 +227,7 @@ class ModelCard(BaseModel):
     meta: ModelFacts
 
 
-class ModelAbility(BaseModel):
+class ModelCapabilities(BaseModel):
     """What a model can do: llama-server's addition to OpenAI's list."""
 
     name: str
@@ -240,7 +240,7 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
-    models: list[ModelAbility]
+    models: list[ModelCapabilities]
 
 
 class AnthropicModel(BaseModel):

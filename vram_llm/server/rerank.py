@@ -11,14 +11,21 @@ from pydantic import Field, WithJsonSchema
 
 from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.errors import RequestError
-from vram_llm.server.client_names import IGNORED
+from vram_llm.server.client_fields import IGNORED
 from vram_llm.server.errors import MissingField
 from vram_llm.server.generation import while_connected
 from vram_llm.server.known_fields import Fields, Neutral, check_names
 from vram_llm.server.openapi import body_route
-from vram_llm.server.replies import EmbeddingUsage, RankedDocument, RankedText, Ranking, Ranks, ScoredText
+from vram_llm.server.replies import (
+    EmbeddingUsage,
+    RankedDocument,
+    RankedText,
+    Ranking,
+    RerankReply,
+    ScoredText,
+)
 from vram_llm.server.schemas import parse
-from vram_llm.server.serving_model import ServingContext
+from vram_llm.server.serving_context import ServingContext
 
 MAX_DOCUMENTS = 2048
 
@@ -68,10 +75,10 @@ def rerank_router(serving: ServingContext) -> APIRouter:
     """The route that scores documents as answers to a query."""
     router = APIRouter(tags=["rerank"])
 
-    @router.post("/rerank", **body_route("Rank documents by relevance", RerankFields, Ranks))
+    @router.post("/rerank", **body_route("Rank documents by relevance", RerankFields, RerankReply))
     async def rerank(http: Request) -> Response:
         fields = parse(RerankFields, await http.body())
-        info = serving.ranking_model(fields.model)
+        info = serving.reranking_model(fields.model)
         field, documents = fields.given()
         request = EmbeddingRequest(id=f"rank-{uuid4().hex}", inputs=tuple(documents), query=fields.query)
         answer = await while_connected(http.receive, serving.engine.embed(request))
@@ -81,7 +88,7 @@ def rerank_router(serving: ServingContext) -> APIRouter:
         best = np.argsort(-scores, kind="stable")[: fields.top_n]
         if field == "texts":
             return Response(
-                Ranks(_scored(fields, documents, scores, best)).model_dump_json(),
+                RerankReply(_scored(fields, documents, scores, best)).model_dump_json(),
                 media_type="application/json",
             )
         n_tokens = sum(answer.n_tokens)

@@ -9,16 +9,16 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from vram_llm.errors import RequestError
-from vram_llm.server.client_names import CHAT_NEUTRAL, IGNORED, NEUTRAL
+from vram_llm.server.client_fields import CHAT_NEUTRAL, IGNORED, NEUTRAL
 from vram_llm.server.grammar_fields import GrammarFields
 from vram_llm.server.image_inputs import DETAILS
 from vram_llm.server.known_fields import Fields, Neutral, check_fields
 from vram_llm.server.legacy_functions import FunctionCall, legacy_use
 from vram_llm.server.sampling_fields import WHOLE, SamplingFields
-from vram_llm.server.sentences import sentence, shown
 from vram_llm.server.thinking_fields import ThinkingFields
 from vram_llm.server.tool_choice import ToolChoice
 from vram_llm.server.tools import MAX_TOOLS, Function, Tool, ToolUse, tool_use
+from vram_llm.server.validation_errors import as_request_error, short_json
 
 MAX_TOKENS = 2**31 - 1
 MAX_CHOICES = 128  # per request, over all its prompts
@@ -272,7 +272,7 @@ class CompletionRequest(OpenAIFields):
             return None
         if type(n) is not int or not 0 <= n <= MAX_TOP_LOGPROBS:
             raise RequestError(
-                f"'logprobs' must be a number from 0 to {MAX_TOP_LOGPROBS}, got {shown(n)}", "logprobs"
+                f"'logprobs' must be a number from 0 to {MAX_TOP_LOGPROBS}, got {short_json(n)}", "logprobs"
             )
         return n
 
@@ -282,6 +282,6 @@ def parse(kind: type[T], body: bytes) -> T:
     try:
         fields = kind.model_validate_json(body.removeprefix(BOM_UTF8))
     except ValidationError as error:
-        raise sentence(error) from None
+        raise as_request_error(error) from None
     check_fields(fields)
     return fields

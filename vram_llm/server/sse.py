@@ -116,7 +116,7 @@ class Chunks(Generic[Item]):
         return self._head + choice + self._tail
 
 
-class InformedChunks(Generic[Item]):
+class TimedChunks(Generic[Item]):
     """Chunks with the prompt's progress or the choice's timings, as llama-server sends them."""
 
     def __init__(
@@ -159,7 +159,7 @@ class InformedChunks(Generic[Item]):
         return begun + end + rest + end_of_role + with_member(texts, "timings", clock.timings())
 
 
-class FirstChunk(Generic[Read]):
+class VerboseFirstChunk(Generic[Read]):
     """A writer that adds `verbose` to its first chunk, as `__verbose`."""
 
     def __init__(self, writer: Writer[Read], verbose: dict[str, Any]) -> None:
@@ -177,14 +177,14 @@ class FirstChunk(Generic[Read]):
         return with_member(first + end, "__verbose", verbose) + rest
 
 
-def informed(
+def with_timings(
     chunks: Chunks[Item], clocks: Clocks, fields: GenerationFields, token_of: Callable[[Item], TokenEvent]
 ) -> Writer[Item]:
     """`chunks`, with progress and timings if `fields` ask for them. There are `clocks` only then."""
     if not clocks:
         return chunks
     progress, timings = bool(fields.return_progress), bool(fields.timings_per_token)
-    return InformedChunks(chunks, clocks, token_of, progress=progress, timings=timings)
+    return TimedChunks(chunks, clocks, token_of, progress=progress, timings=timings)
 
 
 def with_member(chunks: bytes, name: str, value: object) -> bytes:

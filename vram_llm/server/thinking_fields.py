@@ -31,7 +31,7 @@ class ReasoningFields(Fields):
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
 
 
-class RouterReasoning(ReasoningFields):
+class OpenRouterReasoning(ReasoningFields):
     """The same, with OpenRouter's fields."""
 
     max_tokens: Budget | None = None
@@ -65,7 +65,7 @@ class ThinkingFields(Fields):
     """Several fields may be set, if they agree."""
 
     reasoning_effort: Effort | None = None
-    reasoning: RouterReasoning | None = None
+    reasoning: OpenRouterReasoning | None = None
     think: Think = None
     thinking: ThinkingSwitch | None = None
     enable_thinking: bool | None = None

@@ -12,14 +12,14 @@ from pydantic import BaseModel
 
 from vram_llm.errors import RequestError
 from vram_llm.server.chat import prepare_request
-from vram_llm.server.client_names import IGNORED
+from vram_llm.server.client_fields import IGNORED
 from vram_llm.server.engine_protocol import MAX_CHARS
 from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.openapi import body_route, refusals
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.schemas import ChatCompletionRequest, parse
-from vram_llm.server.serving_model import ServingContext
+from vram_llm.server.serving_context import ServingContext
 
 
 class TokenizeFields(Fields):
@@ -50,7 +50,7 @@ class DetokenizeFields(Fields):
     tokens: list[int]
 
 
-class ApplyFields(ChatCompletionRequest):
+class ApplyTemplateFields(ChatCompletionRequest):
     """POST /apply-template: a chat as POST /v1/chat/completions takes it."""
 
 
@@ -84,7 +84,7 @@ class TokenizerInfo(BaseModel):
     chat_template: str | None
 
 
-class Applied(BaseModel):
+class AppliedTemplate(BaseModel):
     """The reply to POST /apply-template."""
 
     prompt: str
@@ -116,17 +116,19 @@ def tokens_router(serving: ServingContext) -> APIRouter:
             bos_token=info.bos_token, eos_token=info.eos_token, chat_template=info.chat_template
         )
 
-    @router.post("/apply-template", **body_route("The prompt of a chat", ApplyFields, Applied))
-    async def apply_template(http: Request) -> Applied:
-        fields = parse(ApplyFields, await http.body())
+    @router.post(
+        "/apply-template", **body_route("The prompt of a chat", ApplyTemplateFields, AppliedTemplate)
+    )
+    async def apply_template(http: Request) -> AppliedTemplate:
+        fields = parse(ApplyTemplateFields, await http.body())
         prepared = await asyncio.to_thread(
-            prepare_request, serving, serving.writing_model(fields.model), fields
+            prepare_request, serving, serving.generation_model(fields.model), fields
         )
         if prepared.images:
             raise NotSupported(
                 "A prompt with images is not only text; send the messages without images", "messages"
             )
-        return Applied(prompt=prepared.prompt)
+        return AppliedTemplate(prompt=prepared.prompt)
 
     @router.post(
         "/chat/completions/input_tokens",
@@ -135,7 +137,7 @@ def tokens_router(serving: ServingContext) -> APIRouter:
     async def count(http: Request) -> TokenCount:
         fields = parse(ChatCompletionRequest, await http.body())
         prepared = await asyncio.to_thread(
-            prepare_request, serving, serving.writing_model(fields.model), fields
+            prepare_request, serving, serving.generation_model(fields.model), fields
         )
         tokens = await serving.engine.tokenize(
             prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images

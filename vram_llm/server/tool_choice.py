@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import WithJsonSchema
 
 from vram_llm.errors import RequestError
-from vram_llm.server.client_names import TOOL_IGNORED
+from vram_llm.server.client_fields import TOOL_IGNORED
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.known_fields import check_names
 
@@ -32,7 +32,7 @@ ToolChoice = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ParsedToolChoice:
     """The calls that a request wants. `only`: the tool to call. `allowed`: callable tools; None: all."""
 
     mode: Literal["none", "auto", "required"] = "auto"
@@ -40,18 +40,18 @@ class Choice:
     allowed: tuple[str, ...] | None = None
 
 
-def choice_of(value: Any) -> Choice:
+def parse_tool_choice(value: Any) -> ParsedToolChoice:
     """The `tool_choice` of chat completions or responses. Raises RequestError."""
     if value is None or value == "auto":
-        return Choice()
+        return ParsedToolChoice()
     if value in ("none", "required"):
-        return Choice(value)
+        return ParsedToolChoice(value)
     if value == "any":  # Mistral's
-        return Choice("required")
+        return ParsedToolChoice("required")
     if isinstance(value, dict):
         _check_choice(value)
         if value.get("type") in ("none", "auto", "required"):
-            return choice_of(value["type"])
+            return parse_tool_choice(value["type"])
         if value.get("type") == "allowed_tools":
             inner = value.get("allowed_tools")
             if isinstance(inner, dict):
@@ -59,7 +59,7 @@ def choice_of(value: Any) -> Choice:
                 return _allowed(inner, "tool_choice.allowed_tools")
             return _allowed(value)
         if (name := _name(value)) is not None:
-            return Choice("required", only=name)
+            return ParsedToolChoice("required", only=name)
     raise RequestError(
         "'tool_choice' must be 'none', 'auto', 'required' or the name of a function, "
         '{"type": "function", "function": {"name": ...}}',
@@ -77,7 +77,7 @@ def _check_choice(value: Mapping[str, Any]) -> None:
             check_names(unknown, f"tool_choice.{kind}", TOOL_IGNORED)
 
 
-def _allowed(value: Any, at: str = "tool_choice") -> Choice:
+def _allowed(value: Any, at: str = "tool_choice") -> ParsedToolChoice:
     mode = value.get("mode", "auto") if isinstance(value, dict) else None
     tools = value.get("tools") if isinstance(value, dict) else None
     if mode not in ("auto", "required") or not isinstance(tools, list):
@@ -95,7 +95,7 @@ def _allowed(value: Any, at: str = "tool_choice") -> Choice:
             f"'{at}.tools[{names.index(None)}]' names no function; other tools do not run here",
             "tool_choice",
         )
-    return Choice(mode, allowed=tuple(name for name in names if name is not None))
+    return ParsedToolChoice(mode, allowed=tuple(name for name in names if name is not None))
 
 
 def _check_allowed(tool: Mapping[str, Any], at: str) -> None:

@@ -1,6 +1,7 @@
 """Tools that a client offers, and how they may be used.
 
-Three APIs declare tools in three forms. Each becomes an Offer; `offered` makes one ToolUse of them.
+Three APIs declare tools in three forms. Each becomes an OfferedTool; `resolve_tool_use` makes a ToolUse of
+them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,11 +12,11 @@ from pydantic import Field, model_validator
 
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.errors import RequestError
-from vram_llm.server.client_names import TOOL_IGNORED
+from vram_llm.server.client_fields import TOOL_IGNORED
+from vram_llm.server.custom_tools import TEXT_PARAMETERS, text_grammar, text_parameters
 from vram_llm.server.errors import MissingField
 from vram_llm.server.known_fields import Fields
-from vram_llm.server.text_tools import TEXT_PARAMETERS, text_grammar, text_parameters
-from vram_llm.server.tool_choice import Choice, choice_of
+from vram_llm.server.tool_choice import ParsedToolChoice, parse_tool_choice
 
 MAX_TOOLS = 4096  # about the number that a prompt of a million tokens can show
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]+$", max_length=128)]
@@ -61,17 +62,17 @@ class Tool(Fields):
             return value
         return {"type": kind, kind: {name: own for name, own in value.items() if name != "type"}}
 
-    def offer(self, at: str) -> "Offer":
+    def offer(self, at: str) -> "OfferedTool":
         """The tool at the place `at`. Raises RequestError."""
         if self.type == "custom":
             if self.custom is None:
                 raise MissingField(f"Missing required parameter: '{at}.custom'", f"{at}.custom")
             own = self.custom
-            return custom_offer(own.name, own.description, own.format, f"{at}.custom")
+            return custom_tool_offer(own.name, own.description, own.format, f"{at}.custom")
         if self.function is None:
             raise MissingField(f"Missing required parameter: '{at}.function'", f"{at}.function")
         function = self.function
-        return Offer(
+        return OfferedTool(
             function.name,
             function.description or "",
             function.parameters or {},
@@ -80,7 +81,7 @@ class Tool(Fields):
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class OfferedTool:
     """A tool as the model sees it. A tool with `takes_text` has the one parameter `input`.
 
     `text_grammar` is the grammar of that text, if it has one.
@@ -131,10 +132,12 @@ class ToolUse:
         return None if only is None or grammar is None else (only, grammar)
 
 
-def custom_offer(name: str, description: str | None, form: dict[str, Any] | None, at: str) -> Offer:
+def custom_tool_offer(
+    name: str, description: str | None, form: dict[str, Any] | None, at: str
+) -> OfferedTool:
     """A tool that takes one text, of the format `form`. Raises RequestError if `form` is invalid."""
     grammar = text_grammar(form, f"{at}.format")
-    return Offer(
+    return OfferedTool(
         name,
         description or "",
         TEXT_PARAMETERS if grammar is None else text_parameters(grammar),
@@ -147,10 +150,12 @@ def custom_offer(name: str, description: str | None, form: dict[str, Any] | None
 def tool_use(tools: list[Tool] | None, choice: Any, parallel: bool | None) -> ToolUse:
     """The use of tools that a chat completion asks for. Raises RequestError."""
     offers = [tool.offer(f"tools[{i}]") for i, tool in enumerate(tools or ())]
-    return offered(offers, choice_of(choice), parallel)
+    return resolve_tool_use(offers, parse_tool_choice(choice), parallel)
 
 
-def offered(offers: Iterable[Offer], choice: Choice, parallel: bool | None) -> ToolUse:
+def resolve_tool_use(
+    offers: Iterable[OfferedTool], choice: ParsedToolChoice, parallel: bool | None
+) -> ToolUse:
     """Check `choice` against the offers. Mode "none" hides the tools. Raises RequestError."""
     known = _distinct(offers)
     only = choice.only
@@ -176,9 +181,9 @@ def offered(offers: Iterable[Offer], choice: Choice, parallel: bool | None) -> T
     )
 
 
-def _distinct(offers: Iterable[Offer]) -> dict[str, Offer]:
+def _distinct(offers: Iterable[OfferedTool]) -> dict[str, OfferedTool]:
     """Offers by name. Equal offers count once."""
-    known: dict[str, Offer] = {}
+    known: dict[str, OfferedTool] = {}
     for offer in offers:
         if known.setdefault(offer.name, offer) != offer:
             raise RequestError(f"Two different 'tools' are called '{offer.name}'", "tools")

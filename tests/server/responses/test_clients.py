@@ -14,7 +14,7 @@ from tests.server.fake_engine import FakeEngine, Step, says
 from tests.server.responses.test_routes import TOOL, events
 from tests.server.tool_chat import FUNCTION, PARAMETERS, PIECES, TALKER
 from vram_llm.engine.request import GrammarKind, Likelihood, Request, TokenCandidate, TokenEvent
-from vram_llm.server.responses.tools import AnyTool, toolbox
+from vram_llm.server.responses.tools import ResponseTool, sort_tools
 
 INNER = {"type": "function", "name": "f", "description": "d", "strict": False, "parameters": PARAMETERS}
 SPACE = {"type": "namespace", "name": "agents", "description": "Helpers.", "tools": [INNER]}
@@ -242,7 +242,7 @@ async def test_functions_of_a_namespace(client: httpx.AsyncClient, engine: FakeE
 
 def test_the_first_function_of_a_namespace_has_its_description() -> None:
     tools = [{**SPACE, "tools": [INNER, {**INNER, "name": "g"}]}, {**INNER, "name": "h"}]
-    offers = toolbox([AnyTool.model_validate(tool) for tool in tools]).offers
+    offers = sort_tools([ResponseTool.model_validate(tool) for tool in tools]).offers
     assert [offer.description for offer in offers] == ["d\n\nagents: Helpers.", "d", "d"]
 
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from vram_llm.errors import RequestError
+from vram_llm.server.anthropic.block_fields import blocks_of, check_keys, check_source, unsupported
 from vram_llm.server.anthropic.documents import document, search_result
+from vram_llm.server.anthropic.hosted_tools import call_of, is_call, is_result, result_of
 from vram_llm.server.anthropic.message import AnthropicMessage
-from vram_llm.server.anthropic.places import blocks_of, check_keys, check_source, unsupported
-from vram_llm.server.anthropic.served_tools import call_of, is_call, is_result, result_of
 from vram_llm.server.anthropic.signature import thinking_in
 from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.image_inputs import RequestImages
@@ -16,15 +16,13 @@ from vram_llm.server.known_fields import string_field
 
 _READ = ("image/png", "image/jpeg", "image/gif", "image/bmp")  # Anthropic does not read the last
 _BILLING = "x-anthropic-billing-header:"  # Claude Code's first block of `system`; it differs each time
-_TOOL_CHANGES = ("tool_addition", "tool_removal")  # see tools.toolbox
+_TOOL_CHANGES = ("tool_addition", "tool_removal")  # see tools.sort_tools
 
 
-def messages_of(
-    system: Any, sent: Sequence[AnthropicMessage], pictures: RequestImages
-) -> list[dict[str, Any]]:
+def messages_of(system: Any, sent: Sequence[AnthropicMessage], images: RequestImages) -> list[dict[str, Any]]:
     """The messages (see chat.history). Raises RequestError naming the path.
 
-    Images of users and of tools' results go to `pictures`, and their marks into the text. May block.
+    Images of users and of tools' results go to `images`, and their marks into the text. May block.
     """
     messages: list[dict[str, Any]] = []
     if instructions := _instructions(system, "system"):
@@ -37,7 +35,7 @@ def messages_of(
         if message.role == "assistant":
             messages += _Assistant(at).read(blocks_of(message.content, at))
         elif message.role == "user":
-            messages += _user(blocks_of(message.content, at), at, pictures)
+            messages += _user(blocks_of(message.content, at), at, images)
         elif (instructions := _instructions(message.content, at)) and (
             message.clear_at != "next_user_message" or i > last_user
         ):
@@ -51,7 +49,7 @@ def _instructions(content: Any, at: str) -> str:
     return "\n".join(text for text in texts if text and not text.startswith(_BILLING))
 
 
-def _user(blocks: list[dict[str, Any]], at: str, pictures: RequestImages) -> list[dict[str, Any]]:
+def _user(blocks: list[dict[str, Any]], at: str, images: RequestImages) -> list[dict[str, Any]]:
     """Messages of tools' results, then the user's message."""
     results: list[dict[str, Any]] = []
     texts: list[str] = []
@@ -59,14 +57,14 @@ def _user(blocks: list[dict[str, Any]], at: str, pictures: RequestImages) -> lis
         where = f"{at}[{i}]"
         if block["type"] == "tool_result":
             check_keys(block, where)
-            content = _shown(block.get("content"), f"{where}.content", pictures)
+            content = _shown(block.get("content"), f"{where}.content", images)
             if not content and block.get("is_error"):
                 content = "error"
             call = string_field(block, "tool_use_id", where)
             results.append({"role": "tool", "content": content, "tool_call_id": call})
         else:
-            texts.append(_part(block, where, pictures))
-    message = {"role": "user", "content": pictures.joined(text for text in texts if text)}
+            texts.append(_part(block, where, images))
+    message = {"role": "user", "content": images.joined(text for text in texts if text)}
     return results + ([message] if message["content"] or not results else [])
 
 
@@ -129,30 +127,30 @@ def _call(block: dict[str, Any], at: str) -> dict[str, Any]:
     return {"id": string_field(block, "id", at), "type": "function", "function": function}
 
 
-def _shown(content: object, at: str, pictures: RequestImages) -> str:
+def _shown(content: object, at: str, images: RequestImages) -> str:
     """The text of a tool's result, with marks of images."""
-    parts = (_part(block, f"{at}[{i}]", pictures) for i, block in enumerate(blocks_of(content, at)))
-    return pictures.joined(part for part in parts if part)
+    parts = (_part(block, f"{at}[{i}]", images) for i, block in enumerate(blocks_of(content, at)))
+    return images.joined(part for part in parts if part)
 
 
-def _part(block: dict[str, Any], at: str, pictures: RequestImages) -> str:
+def _part(block: dict[str, Any], at: str, images: RequestImages) -> str:
     """The text of a block from a user or a tool, or the mark of its image."""
     check_keys(block, at)
     match block["type"]:
         case "text":
             return string_field(block, "text", at)
         case "image":
-            return _image(block, at, pictures)
+            return _image(block, at, images)
         case "document":
-            return document(block, at, lambda content, where: _shown(content, where, pictures))
+            return document(block, at, lambda content, where: _shown(content, where, images))
         case "search_result":
-            return search_result(block, at, lambda content, where: _shown(content, where, pictures))
+            return search_result(block, at, lambda content, where: _shown(content, where, images))
         case "tool_reference":
             return f"Tool found: {string_field(block, 'tool_name', at)}"
     raise unsupported(block, at)
 
 
-def _image(block: dict[str, Any], at: str, pictures: RequestImages) -> str:
+def _image(block: dict[str, Any], at: str, images: RequestImages) -> str:
     at = f"{at}.source"
     source = block.get("source")
     if not isinstance(source, dict):
@@ -161,9 +159,9 @@ def _image(block: dict[str, Any], at: str, pictures: RequestImages) -> str:
     match source.get("type"):
         case "base64":
             _check_kind(source.get("media_type"), f"{at}.media_type")
-            return pictures.from_base64(source.get("data"), f"{at}.data")
+            return images.from_base64(source.get("data"), f"{at}.data")
         case "url":
-            return pictures.from_url(source.get("url"), f"{at}.url", "in a source of type 'base64'")
+            return images.from_url(source.get("url"), f"{at}.url", "in a source of type 'base64'")
     raise NotSupported(f"'{at}.type' must be 'base64', or 'url' with a file that is allowed", f"{at}.type")
 
 

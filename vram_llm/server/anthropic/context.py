@@ -10,7 +10,7 @@ _COMPACT_AT = 150_000  # tokens of a prompt, without a trigger (Anthropic's)
 NOTHING_CLEARED: dict[str, Any] = {"applied_edits": []}
 
 
-class Edit(CachedFields):
+class ContextEdit(CachedFields):
     """One way to shorten a chat. Clearing is permitted; compacting is required, from `trigger` on."""
 
     ignored: ClassVar[frozenset[str]] = frozenset(
@@ -40,7 +40,7 @@ class Edit(CachedFields):
 class ContextManagement(CachedFields):
     """How a long chat may be shortened."""
 
-    edits: list[Edit] | None = None
+    edits: list[ContextEdit] | None = None
 
     def check(self, n_ctx: int) -> None:
         """Refuse a compaction that a context of `n_ctx` tokens can reach.

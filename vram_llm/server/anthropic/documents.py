@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from vram_llm.errors import RequestError
-from vram_llm.server.anthropic.places import check_source
+from vram_llm.server.anthropic.block_fields import check_source
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.known_fields import check_names, string_field
 

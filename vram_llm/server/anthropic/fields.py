@@ -15,7 +15,7 @@ from vram_llm.server.grammar_fields import of_response_format
 from vram_llm.server.known_fields import Neutral, check_names
 from vram_llm.server.sampling_fields import WHOLE
 from vram_llm.server.schemas import MAX_STOPS, MAX_TOKENS, GenerationFields
-from vram_llm.server.tool_choice import Choice
+from vram_llm.server.tool_choice import ParsedToolChoice
 from vram_llm.server.tools import MAX_TOOLS
 
 
@@ -35,13 +35,13 @@ class ToolChoice(CachedFields):
     name: str | None = None
     disable_parallel_tool_use: bool | None = None
 
-    def choice(self) -> Choice:
+    def choice(self) -> ParsedToolChoice:
         """The choice in the form of the other APIs. Raises RequestError."""
         if self.type == "tool" and self.name is None:
             raise RequestError("'tool_choice' of type 'tool' needs a 'name'", "tool_choice.name")
         if self.type == "none":
-            return Choice("none")
-        return Choice(
+            return ParsedToolChoice("none")
+        return ParsedToolChoice(
             "auto" if self.type == "auto" else "required", self.name if self.type == "tool" else None
         )
 
@@ -100,9 +100,9 @@ class CountFields(GenerationFields):
         if self.context_management is not None:
             self.context_management.check(n_ctx)
 
-    def choice(self) -> Choice:
+    def choice(self) -> ParsedToolChoice:
         """The calls that the request wants. Raises RequestError."""
-        return self.tool_choice.choice() if self.tool_choice else Choice()
+        return self.tool_choice.choice() if self.tool_choice else ParsedToolChoice()
 
     @property
     def parallel(self) -> bool:

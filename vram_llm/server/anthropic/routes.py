@@ -15,16 +15,16 @@ from vram_llm.server.anthropic.blocks import messages_of
 from vram_llm.server.anthropic.context import NOTHING_CLEARED
 from vram_llm.server.anthropic.errors import anthropic_response
 from vram_llm.server.anthropic.fields import CountFields, MessagesFields
-from vram_llm.server.anthropic.tools import AnthropicTools, toolbox
+from vram_llm.server.anthropic.tools import SortedAnthropicTools, sort_tools
 from vram_llm.server.anthropic.writer import AnthropicTokenCount, MessageReply, MessageWriter
 from vram_llm.server.generation import sequences, stream_events
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.openapi import body_route, generation_route
 from vram_llm.server.parsed_stream import ParsedChunks, parse_stream
-from vram_llm.server.prompt import PreparedChat, TemplateInput, prepare_chat
+from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.replies import UsageCounter
 from vram_llm.server.schemas import parse
-from vram_llm.server.serving_model import ServingContext, template_source
+from vram_llm.server.serving_context import ServingContext, template_source
 from vram_llm.server.sse import EventStream
 from vram_llm.server.thinking_fields import ThinkingSettings
 from vram_llm.server.tools import ToolUse
@@ -39,15 +39,15 @@ def anthropic_router(serving: ServingContext) -> APIRouter:
     @router.post("/messages", **generation_route("Answer messages", MessagesFields, MessageReply))
     async def answer(http: Request) -> Response:
         fields = parse(MessagesFields, await http.body())
-        info = serving.writing_model(fields.model)
-        prepared, box = await asyncio.to_thread(_prepare, serving, info, fields)
+        info = serving.generation_model(fields.model)
+        prepared, sorted_tools = await asyncio.to_thread(_prepare, serving, info, fields)
         counter = UsageCounter(1)
         writer = MessageWriter(
             info.name,
             counter,
             shows_thinking=fields.shows_thinking,
             context_management=NOTHING_CLEARED if fields.context_management else None,
-            warnings=list(box.left_out.values()),
+            warnings=list(sorted_tools.left_out.values()),
         )
         requests = sequences(fields, prepared.request(writer.reply.id, fields.max_tokens), info)
         chunks = parse_stream(
@@ -62,7 +62,9 @@ def anthropic_router(serving: ServingContext) -> APIRouter:
     )
     async def count(http: Request) -> AnthropicTokenCount:
         fields = parse(CountFields, await http.body())
-        prepared, _ = await asyncio.to_thread(_prepare, serving, serving.writing_model(fields.model), fields)
+        prepared, _ = await asyncio.to_thread(
+            _prepare, serving, serving.generation_model(fields.model), fields
+        )
         tokens = await serving.engine.tokenize(
             prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
         )
@@ -74,23 +76,23 @@ def anthropic_router(serving: ServingContext) -> APIRouter:
 
 def _prepare(
     serving: ServingContext, info: ModelInfo, fields: CountFields
-) -> tuple[PreparedChat, AnthropicTools]:
+) -> tuple[PreparedChat, SortedAnthropicTools]:
     fields.check(info.n_ctx)
-    pictures = serving.pictures(info)
-    box = toolbox(fields.tools or (), fields.messages)
-    for reason in box.left_out.values():
+    images = serving.request_images(info)
+    sorted_tools = sort_tools(fields.tools or (), fields.messages)
+    for reason in sorted_tools.left_out.values():
         log.warning("A tool is left out: %s", reason)
-    messages = messages_of(fields.system, fields.messages, pictures)
-    use = box.use(fields.choice(), fields.parallel)
+    messages = messages_of(fields.system, fields.messages, images)
+    use = sorted_tools.use(fields.choice(), fields.parallel)
     thinking = ThinkingSettings(
         effort=_effort(info, fields, use),
         field="thinking" if fields.thinking else "output_config.effort",
         n_tokens=fields.thinking_budget,
     )
-    chat = TemplateInput(messages=messages, images=pictures, continues=_continues(messages))
+    chat = TemplateInput(messages=messages, images=images, continues=_continues(messages))
     grammar = fields.grammar_wanted()
     prepared = prepare_chat(info, chat, use, config=serving.config, thinking=thinking, grammar=grammar)
-    return prepared, box
+    return prepared, sorted_tools
 
 
 def _effort(info: ModelInfo, fields: CountFields, use: ToolUse) -> str | None:

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Self
 from pydantic import ValidationError, model_validator
 
 from vram_llm.errors import RequestError
+from vram_llm.server.anthropic.block_fields import check_keys
 from vram_llm.server.anthropic.message import AnthropicMessage
-from vram_llm.server.anthropic.places import check_keys
-from vram_llm.server.client_names import TOOL_IGNORED
+from vram_llm.server.client_fields import TOOL_IGNORED
 from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.known_fields import Fields, check_fields, check_names
-from vram_llm.server.tool_choice import Choice
-from vram_llm.server.tools import Offer, ToolName, ToolUse, offered
+from vram_llm.server.tool_choice import ParsedToolChoice
+from vram_llm.server.tools import OfferedTool, ToolName, ToolUse, resolve_tool_use
 
 # Anthropic runs these, or the client runs them without a schema for the model.
 _KNOWN = re.compile(
@@ -47,13 +47,13 @@ class ClientTool(Fields):
 
 
 @dataclass(frozen=True, slots=True)
-class AnthropicTools:
+class SortedAnthropicTools:
     """The tools to offer, and the reasons for leaving others out, by name or type."""
 
-    offers: tuple[Offer, ...]
+    offers: tuple[OfferedTool, ...]
     left_out: dict[str, str]
 
-    def use(self, choice: Choice, parallel: bool) -> ToolUse:
+    def use(self, choice: ParsedToolChoice, parallel: bool) -> ToolUse:
         """Check `choice` against the tools. Raises RequestError."""
         if choice.only in self.left_out:
             raise NotSupported(f"'tool_choice': {self.left_out[choice.only]}", "tool_choice")
@@ -61,10 +61,10 @@ class AnthropicTools:
             raise NotSupported(
                 f"'tool_choice' asks for a call: {next(iter(self.left_out.values()))}", "tool_choice"
             )
-        return offered(self.offers, choice, parallel)
+        return resolve_tool_use(self.offers, choice, parallel)
 
 
-def toolbox(tools: Sequence[ClientTool], messages: Sequence[AnthropicMessage]) -> AnthropicTools:
+def sort_tools(tools: Sequence[ClientTool], messages: Sequence[AnthropicMessage]) -> SortedAnthropicTools:
     """The tools at the end of a chat. Raises RequestError naming the path."""
     offers = {f"tools[{i}]": tool for i, tool in enumerate(tools)}
     places: dict[str | None, list[str]] = {}  # in `offers`, by name
@@ -92,8 +92,8 @@ def toolbox(tools: Sequence[ClientTool], messages: Sequence[AnthropicMessage]) -
     return _sorted({at: tool for at, tool in offers.items() if tool.name not in removed})
 
 
-def _sorted(tools: Mapping[str, ClientTool]) -> AnthropicTools:
-    offers: list[Offer] = []
+def _sorted(tools: Mapping[str, ClientTool]) -> SortedAnthropicTools:
+    offers: list[OfferedTool] = []
     left_out: dict[str, str] = {}
     for at, tool in tools.items():
         kind, name = tool.type or "custom", tool.name or tool.type or ""
@@ -109,8 +109,10 @@ def _sorted(tools: Mapping[str, ClientTool]) -> AnthropicTools:
         elif tool.allowed_callers and "direct" not in tool.allowed_callers:
             left_out[name] = f"'{name}' may only be called by code, which this server does not run"
         else:
-            offers.append(Offer(name, tool.description or "", tool.input_schema, strict=bool(tool.strict)))
-    return AnthropicTools(tuple(offers), left_out)
+            offers.append(
+                OfferedTool(name, tool.description or "", tool.input_schema, strict=bool(tool.strict))
+            )
+    return SortedAnthropicTools(tuple(offers), left_out)
 
 
 def _defined(value: Any, at: str) -> ClientTool:

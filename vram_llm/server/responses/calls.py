@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
+from vram_llm.server.custom_tools import arguments_of
 from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.known_fields import string_field
 from vram_llm.server.responses.parts import text_of
 from vram_llm.server.responses.tools import flat_name
-from vram_llm.server.text_tools import arguments_of
 
 # The field with the arguments, by type of tool: tools of OpenAI's types that the client runs.
 _BY_TYPE = {
@@ -41,7 +41,7 @@ def call_in(item: dict[str, Any], at: str) -> dict[str, Any] | None:
     return None
 
 
-def output_of(item: dict[str, Any], at: str, pictures: RequestImages) -> dict[str, Any] | None:
+def output_of(item: dict[str, Any], at: str, images: RequestImages) -> dict[str, Any] | None:
     """The message with a call's result; None if the item is not a result. May block. Raises RequestError."""
     kind = item.get("type", "")
     if kind == "tool_search_output":
@@ -58,7 +58,7 @@ def output_of(item: dict[str, Any], at: str, pictures: RequestImages) -> dict[st
         output = output.get("content", _json(output))
     if isinstance(output, list) and not all(isinstance(part, dict) and "type" in part for part in output):
         output = _json(output)  # of a shell: stdout, stderr and outcome
-    return _output(_id(item, at), text_of(output or "", f"{at}.output", pictures))
+    return _output(_id(item, at), text_of(output or "", f"{at}.output", images))
 
 
 def hosted_in(item: dict[str, Any], at: str) -> tuple[dict[str, Any], dict[str, Any]] | None:

@@ -10,7 +10,7 @@ from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.grammar_fields import of_response_format
 from vram_llm.server.known_fields import Fields, Neutral
-from vram_llm.server.responses.tools import AnyTool
+from vram_llm.server.responses.tools import ResponseTool
 from vram_llm.server.sampling_fields import WHOLE
 from vram_llm.server.schemas import MAX_TOP_LOGPROBS, GenerationFields, MaxTokens, Metadata
 from vram_llm.server.thinking_fields import ReasoningFields
@@ -56,7 +56,7 @@ class TextFormat(Fields):
     type: Literal["text", "json_object", "json_schema"]
 
 
-class Text(Fields):
+class TextConfig(Fields):
     """The form and the verbosity of the answer. `verbosity` is advice for the chat template."""
 
     format: TextFormat | None = None
@@ -100,13 +100,13 @@ class ResponseFields(GenerationFields):
     n: Literal[1] | None = None
     max_tokens: None = None
     max_output_tokens: MaxTokens = None
-    tools: Annotated[list[AnyTool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[ResponseTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None
     reasoning: ResponseReasoning | None = None
     stream_options: ResponseStreamOptions | None = None
     include: list[str] | None = None
-    text: Text | None = None
+    text: TextConfig | None = None
     top_logprobs: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     metadata: Metadata | None = None
     chat_template_kwargs: dict[str, Any] | None = None

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from vram_llm.errors import RequestError
+from vram_llm.server.encoded_thinking import decode_thinking
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.known_fields import check_names, string_field
 from vram_llm.server.responses.calls import call_in, hosted_in, output_of
-from vram_llm.server.responses.names import check_item
+from vram_llm.server.responses.item_fields import check_item
 from vram_llm.server.responses.parts import text_of
-from vram_llm.server.sealed import unsealed
 
 Find = Callable[[str], dict[str, Any] | None]  # finds a stored item by its id
 _ROLES = ("system", "developer", "user", "assistant")
@@ -32,18 +32,18 @@ _COMPACTED = ("compaction", "compaction_summary")
 
 
 def messages_of(
-    given: str | list[Any], pictures: RequestImages, find: Find
+    given: str | list[Any], images: RequestImages, find: Find
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The messages (see chat.history) of `input`, and a sentence for each item that cannot be read.
 
-    Raises RequestError naming the path. Images of users and of functions' outputs go to `pictures`, and their
+    Raises RequestError naming the path. Images of users and of functions' outputs go to `images`, and their
     marks into the text. May block.
 
     An assistant's thinking, text and calls are separate items there, and one message here.
     """
     if isinstance(given, str):
         return [{"role": "user", "content": given}], []
-    chat = _Chat(pictures)
+    chat = _ChatBuilder(images)
     for i, item in enumerate(given):
         at = f"input[{i}]"
         if not isinstance(item, dict):
@@ -71,13 +71,13 @@ def _resolved(item: dict[str, Any], at: str, find: Find) -> dict[str, Any]:
     return kept
 
 
-class _Chat:
+class _ChatBuilder:
     """The messages so far, and the items that could not be read."""
 
-    def __init__(self, pictures: RequestImages) -> None:
+    def __init__(self, images: RequestImages) -> None:
         self.messages: list[dict[str, Any]] = []
         self.unread: list[str] = []
-        self._pictures = pictures
+        self._images = images
 
     def add(self, item: dict[str, Any], at: str) -> None:
         """Add an item. Raises RequestError."""
@@ -91,7 +91,7 @@ class _Chat:
             self._agent_message(item, at)
         elif (call := call_in(item, at)) is not None:
             self._call(call)
-        elif (output := output_of(item, at, self._pictures)) is not None:
+        elif (output := output_of(item, at, self._images)) is not None:
             self.messages.append(output)
         elif (hosted := hosted_in(item, at)) is not None:
             call, result = hosted
@@ -108,7 +108,7 @@ class _Chat:
             raise RequestError(f"'{at}.role' must be one of {', '.join(_ROLES)}", f"{at}.role")
         if content is None and role == "assistant":
             content = ""
-        text = text_of(content, f"{at}.content", self._pictures if role == "user" else None)
+        text = text_of(content, f"{at}.content", self._images if role == "user" else None)
         last = self._open()
         if role == "assistant" and last is not None and not last["content"]:
             last["content"] = text
@@ -118,7 +118,7 @@ class _Chat:
     def _reasoning(self, item: dict[str, Any], at: str) -> None:
         """Read its content, else its sealed text, else its summary. Another server's seal is ignored."""
         parts = item.get("content")
-        thought = text_of(parts, f"{at}.content") if parts else unsealed(item.get("encrypted_content"))
+        thought = text_of(parts, f"{at}.content") if parts else decode_thinking(item.get("encrypted_content"))
         if not thought and (parts := item.get("summary")):
             thought = text_of(parts, f"{at}.summary")
         if thought:
@@ -129,11 +129,11 @@ class _Chat:
         parts = item.get("content") or ""
         readable = [p for p in parts if not _is_encrypted(p)] if isinstance(parts, list) else parts
         names = " ".join(f"{name}={item[name]}" for name in ("author", "recipient") if item.get(name))
-        text = text_of(readable, f"{at}.content", self._pictures)
+        text = text_of(readable, f"{at}.content", self._images)
         self.messages.append({"role": "user", "content": f"[message {names}]\n{text}" if names else text})
 
     def _compacted(self, item: dict[str, Any], at: str) -> None:
-        if summary := unsealed(item.get("encrypted_content")):
+        if summary := decode_thinking(item.get("encrypted_content")):
             self.messages.append({"role": "user", "content": summary})
         else:
             self.unread.append(f"'{at}' is a summary that only the server that made it can read")

@@ -5,35 +5,35 @@ from typing import Any
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.image_inputs import RequestImages, detail_of
-from vram_llm.server.responses.names import check_part
+from vram_llm.server.responses.item_fields import check_part
 
 _TEXT = ("input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text")
 _IMAGES = ("input_image", "computer_screenshot")
 
 
-def text_of(content: object, at: str, pictures: RequestImages | None = None) -> str:
-    """The text of a string or parts. With `pictures`, parts may be images. May block. Raises RequestError."""
+def text_of(content: object, at: str, images: RequestImages | None = None) -> str:
+    """The text of a string or parts. With `images`, parts may be images. May block. Raises RequestError."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise RequestError(f"'{at}' must be a string or a list of parts", at)
-    if pictures is None:
+    if images is None:
         return "\n".join(_part(part, f"{at}[{i}]") for i, part in enumerate(content))
     parts = (
-        _image(part, f"{at}[{i}]", pictures)
+        _image(part, f"{at}[{i}]", images)
         if isinstance(part, dict) and part.get("type") in _IMAGES
         else _part(part, f"{at}[{i}]")
         for i, part in enumerate(content)
     )
-    return pictures.joined(part for part in parts if part)
+    return images.joined(part for part in parts if part)
 
 
-def _image(part: dict[str, Any], at: str, pictures: RequestImages) -> str:
+def _image(part: dict[str, Any], at: str, images: RequestImages) -> str:
     if part.get("file_id") is not None:
         raise NotSupported(f"'{at}.file_id': no files are kept here; send a data: URL", f"{at}.file_id")
     check_part(part, at)
     detail_of(part, at)
-    return pictures.from_url(part.get("image_url"), f"{at}.image_url")
+    return images.from_url(part.get("image_url"), f"{at}.image_url")
 
 
 def _part(part: object, at: str) -> str:

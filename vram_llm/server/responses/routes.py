@@ -19,17 +19,17 @@ from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.openapi import body_route, generation_route
 from vram_llm.server.parsed_stream import ParsedChoice, ParsedChunks, parse_stream
-from vram_llm.server.prompt import PreparedChat, TemplateInput, prepare_chat
+from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.replies import ErrorReply, UsageCounter
 from vram_llm.server.responses.fields import SEALED, ResponseFields
-from vram_llm.server.responses.informed import InformedResponse
 from vram_llm.server.responses.items import messages_of
-from vram_llm.server.responses.resource import Deleted, InputTokens, ResponseObject, begun
+from vram_llm.server.responses.response_object import DeletedResponse, InputTokens, ResponseObject, begun
 from vram_llm.server.responses.store import ResponseStore, StoredResponse
-from vram_llm.server.responses.tools import AnyTool, Known, distinct, toolbox, tools_in
+from vram_llm.server.responses.timed_response import TimedResponse
+from vram_llm.server.responses.tools import ClientToolName, ResponseTool, distinct, sort_tools, tools_in
 from vram_llm.server.responses.writer import ResponseWriter
 from vram_llm.server.schemas import parse
-from vram_llm.server.serving_model import ServingContext
+from vram_llm.server.serving_context import ServingContext
 from vram_llm.server.sse import EventStream
 from vram_llm.server.thinking_fields import ThinkingSettings
 from vram_llm.server.timings import clocks_of, timed
@@ -43,10 +43,10 @@ class _PreparedResponse:
 
     prepared: PreparedChat
     chat: list[dict[str, Any]]
-    pictures: RequestImages
-    known: Mapping[str, Known]
-    tools: list[AnyTool]
-    brought: list[AnyTool]
+    images: RequestImages
+    client_names: Mapping[str, ClientToolName]
+    tools: list[ResponseTool]
+    brought: list[ResponseTool]
     warnings: list[str]
 
 
@@ -64,7 +64,7 @@ def _add_generation(router: APIRouter, serving: ServingContext, store: ResponseS
     @router.post("/responses", **generation_route("Answer with items", ResponseFields, ResponseObject))
     async def respond(http: Request) -> Response:
         fields = parse(ResponseFields, await http.body())
-        info = serving.writing_model(fields.model)
+        info = serving.generation_model(fields.model)
         turn = await _prepare_in_thread(serving, info, fields, store)
         prepared = turn.prepared
         response_id = f"resp_{uuid4().hex}"
@@ -82,14 +82,14 @@ def _add_generation(router: APIRouter, serving: ServingContext, store: ResponseS
 
         def on_end(response: ResponseObject, answer: ParsedChoice) -> None:
             if response.store:
-                store.keep(response, [*turn.chat, _message(answer)], turn.pictures.kept, turn.brought)
+                store.keep(response, [*turn.chat, _message(answer)], turn.images.kept, turn.brought)
 
         writer = ResponseWriter(
             response,
             UsageCounter(1),
             serving.clock,
             on_end,
-            turn.known,
+            turn.client_names,
             seals=fields.includes(SEALED),
             sums_up=fields.wants_summary,
         )
@@ -98,8 +98,8 @@ def _add_generation(router: APIRouter, serving: ServingContext, store: ResponseS
         chunks = parse_stream(observed, [prepared.new_parser()], one_call=prepared.one_call)
         if fields.stream and clocks:
             wanted = {"progress": bool(fields.return_progress), "timings": bool(fields.timings_per_token)}
-            informed = InformedResponse(writer, clocks[0], **wanted)
-            return EventStream(informed, chunks, serving.config.sse_ping_interval_s)
+            timed_writer = TimedResponse(writer, clocks[0], **wanted)
+            return EventStream(timed_writer, chunks, serving.config.sse_ping_interval_s)
         if fields.stream:
             return EventStream(writer, chunks, serving.config.sse_ping_interval_s)
         return JsonReply(_written(writer, chunks), serving.config.sse_ping_interval_s)
@@ -109,7 +109,7 @@ def _add_generation(router: APIRouter, serving: ServingContext, store: ResponseS
     )
     async def count(http: Request) -> InputTokens:
         fields = parse(ResponseFields, await http.body())
-        info = serving.writing_model(fields.model)
+        info = serving.generation_model(fields.model)
         prepared = (await _prepare_in_thread(serving, info, fields, store)).prepared
         tokens = await serving.engine.tokenize(
             prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
@@ -136,10 +136,10 @@ def _add_stored_responses(router: APIRouter, store: ResponseStore) -> None:
         return kept.response
 
     @router.delete("/responses/{response_id}", summary="Delete a response", responses=missing)
-    async def forget(response_id: str) -> Deleted:
+    async def forget(response_id: str) -> DeletedResponse:
         if not store.delete(response_id):
             raise _no_such(response_id)
-        return Deleted(id=response_id)
+        return DeletedResponse(id=response_id)
 
 
 async def _prepare_in_thread(
@@ -159,27 +159,27 @@ def _prepare(
     store: ResponseStore,
 ) -> _PreparedResponse:
     """Prepare a request. Blocks. Raises RequestError, BrokenTemplate."""
-    pictures = serving.pictures(info, previous.images if previous else {})
-    new, unread = messages_of(fields.input, pictures, store.find_item)
+    images = serving.request_images(info, previous.images if previous else {})
+    new, unread = messages_of(fields.input, images, store.find_item)
     chat = [*(previous.messages if previous else ()), *new]
     instructions = [{"role": "system", "content": fields.instructions}] if fields.instructions else []
     brought = distinct([*(previous.tools if previous else ()), *tools_in(fields.input)])
     tools = [*(fields.tools or ()), *brought]
     n_own = len(fields.tools or ())
-    box = toolbox(tools, lambda i: f"tools[{i}]" if i < n_own else f"input.tools[{i - n_own}]")
-    warnings = [*box.left_out.values(), *unread]
+    sorted_tools = sort_tools(tools, lambda i: f"tools[{i}]" if i < n_own else f"input.tools[{i - n_own}]")
+    warnings = [*sorted_tools.left_out.values(), *unread]
     for warning in warnings:
         log.warning("Left out of a request: %s", warning)
     prepared = prepare_chat(
         info,
-        TemplateInput(messages=[*instructions, *chat], images=pictures, variables=fields.names),
-        box.use(fields.tool_choice, fields.parallel_tool_calls),
+        TemplateInput(messages=[*instructions, *chat], images=images, variables=fields.names),
+        sorted_tools.use(fields.tool_choice, fields.parallel_tool_calls),
         config=serving.config,
         thinking=ThinkingSettings(_effort(fields), "reasoning.effort"),
         grammar=fields.grammar_wanted(),
     )
-    offered = [tool for tool in tools if tool.type not in box.left_out]
-    return _PreparedResponse(prepared, chat, pictures, box.known, offered, brought, warnings)
+    offered = [tool for tool in tools if tool.type not in sorted_tools.left_out]
+    return _PreparedResponse(prepared, chat, images, sorted_tools.client_names, offered, brought, warnings)
 
 
 def _effort(fields: ResponseFields) -> str | None:

@@ -6,8 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from vram_llm.server.responses.resource import ResponseObject
-from vram_llm.server.responses.tools import AnyTool
+from vram_llm.server.responses.response_object import ResponseObject
+from vram_llm.server.responses.tools import ResponseTool
 
 MAX_RESPONSES = 1024
 MAX_CHARS = 64 * 2**20  # of all text and JSON, plus bytes of images; responses of a chain share images
@@ -20,7 +20,7 @@ class StoredResponse:
     response: ResponseObject
     messages: tuple[dict[str, Any], ...]
     images: dict[str, bytes]  # by their marks in the messages
-    tools: tuple[AnyTool, ...]  # declared by items of its input
+    tools: tuple[ResponseTool, ...]  # declared by items of its input
     n_chars: int  # without the images
 
 
@@ -38,7 +38,7 @@ class ResponseStore:
         response: ResponseObject,
         messages: list[dict[str, Any]],
         images: dict[str, bytes],
-        tools: Sequence[AnyTool] = (),
+        tools: Sequence[ResponseTool] = (),
     ) -> None:
         """Store a response, unless it alone is too large."""
         n_chars = sum(len(str(value)) for message in messages for value in message.values())

@@ -10,8 +10,8 @@ from pydantic import TypeAdapter, ValidationError, model_validator
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.known_fields import Fields, check_fields
-from vram_llm.server.tool_choice import Choice, choice_of
-from vram_llm.server.tools import Offer, ToolName, ToolUse, custom_offer, offered
+from vram_llm.server.tool_choice import ParsedToolChoice, parse_tool_choice
+from vram_llm.server.tools import OfferedTool, ToolName, ToolUse, custom_tool_offer, resolve_tool_use
 
 # OpenAI runs these, or the client runs them without a schema for the model.
 _KNOWN = re.compile(
@@ -23,7 +23,7 @@ _OWN = ("function", "custom", "namespace")
 _DEFAULT = "functions"  # the namespace of tools without one (Codex)
 
 
-class AnyTool(Fields):
+class ResponseTool(Fields):
     """A tool. `parameters` is a JSON schema of an object; a namespace holds `tools`."""
 
     ignored: ClassVar[frozenset[str]] = frozenset(
@@ -44,7 +44,7 @@ class AnyTool(Fields):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
     format: dict[str, Any] | None = None
-    tools: list["AnyTool"] | None = None
+    tools: list["ResponseTool"] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -63,11 +63,11 @@ class AnyTool(Fields):
         return self
 
 
-_ANY_TOOLS = TypeAdapter(list[AnyTool])
+_RESPONSE_TOOLS = TypeAdapter(list[ResponseTool])
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ClientToolName:
     """The name of a tool at the client, and whether it takes a text."""
 
     name: str
@@ -76,11 +76,11 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class ResponsesTools:
+class SortedResponseTools:
     """The tools to offer, their names at the client, and the reasons for leaving others out."""
 
-    offers: tuple[Offer, ...]
-    known: Mapping[str, Known]  # by the name that the model sees
+    offers: tuple[OfferedTool, ...]
+    client_names: Mapping[str, ClientToolName]  # by the name that the model sees
     left_out: Mapping[str, str]  # by type
 
     def use(self, choice: Any, parallel: bool | None) -> ToolUse:
@@ -97,13 +97,13 @@ class ResponsesTools:
             raise NotSupported(
                 f"'tool_choice' asks for a call: {next(iter(self.left_out.values()))}", "tool_choice"
             )
-        return offered(self.offers, self._named(choice), parallel)
+        return resolve_tool_use(self.offers, self._named(choice), parallel)
 
-    def _named(self, value: Any) -> Choice:
+    def _named(self, value: Any) -> ParsedToolChoice:
         namespace = value.get("namespace") if isinstance(value, dict) else None
         if isinstance(namespace, str):
             value = {name: own for name, own in value.items() if name != "namespace"}
-        choice = choice_of(value)
+        choice = parse_tool_choice(value)
         only = None if choice.only is None else self.flat(choice.only, namespace)
         allowed = None if choice.allowed is None else tuple(self.flat(name) for name in choice.allowed)
         return replace(choice, only=only, allowed=allowed)
@@ -112,8 +112,8 @@ class ResponsesTools:
         """The name of a tool that the model sees; `name` itself if it is unknown or ambiguous."""
         if namespace:
             return flat_name(name, namespace)
-        matches = [flat for flat, known in self.known.items() if known.name == name]
-        return name if name in self.known or len(matches) != 1 else matches[0]
+        matches = [flat for flat, tool in self.client_names.items() if tool.name == name]
+        return name if name in self.client_names or len(matches) != 1 else matches[0]
 
 
 def flat_name(name: str, namespace: str | None) -> str:
@@ -121,14 +121,16 @@ def flat_name(name: str, namespace: str | None) -> str:
     return name if not namespace or namespace == _DEFAULT else f"{namespace.rstrip('_')}__{name}"
 
 
-def toolbox(tools: Sequence[AnyTool], at: Callable[[int], str] = "tools[{}]".format) -> ResponsesTools:
+def sort_tools(
+    tools: Sequence[ResponseTool], at: Callable[[int], str] = "tools[{}]".format
+) -> SortedResponseTools:
     """Sort the tools. `at` gives the path of each for errors. Raises RequestError."""
-    offers: list[Offer] = []
-    known: dict[str, Known] = {}
+    offers: list[OfferedTool] = []
+    client_names: dict[str, ClientToolName] = {}
     left_out: dict[str, str] = {}
     for i, tool in enumerate(tools):
         if tool.type in ("function", "custom"):
-            _offer(tool, None, at(i), offers, known)
+            _offer(tool, None, at(i), offers, client_names)
         elif tool.type == "namespace":
             space = _name(tool, at(i))
             for k, inner in enumerate(tool.tools or ()):
@@ -138,22 +140,22 @@ def toolbox(tools: Sequence[AnyTool], at: Callable[[int], str] = "tools[{}]".for
                         f"{at(i)}.tools[{k}].type",
                     )
                 description = tool.description if k == 0 else None  # only with the first tool
-                _offer(inner, space, f"{at(i)}.tools[{k}]", offers, known, description)
+                _offer(inner, space, f"{at(i)}.tools[{k}]", offers, client_names, description)
         elif _KNOWN.fullmatch(tool.type):
             left_out[tool.type] = f"Tools of type '{tool.type}' are not run by this server"
         else:
             raise NotSupported(f"'{at(i)}.type': there are no tools of type '{tool.type}'", f"{at(i)}.type")
-    return ResponsesTools(tuple(offers), known, left_out)
+    return SortedResponseTools(tuple(offers), client_names, left_out)
 
 
-def tools_in(items: Any) -> list[AnyTool]:
+def tools_in(items: Any) -> list[ResponseTool]:
     """Tools that items of the input declare. Raises RequestError."""
-    declared: list[AnyTool] = []
+    declared: list[ResponseTool] = []
     for i, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
             at, tools = f"input[{i}].tools", item.get("tools") or []
             try:
-                brought = _ANY_TOOLS.validate_python(tools)
+                brought = _RESPONSE_TOOLS.validate_python(tools)
             except ValidationError:
                 raise RequestError(f"'{at}' must be a list of tools, each with a 'type'", at) from None
             for k, tool in enumerate(brought):
@@ -162,17 +164,17 @@ def tools_in(items: Any) -> list[AnyTool]:
     return declared
 
 
-def distinct(tools: Sequence[AnyTool]) -> list[AnyTool]:
+def distinct(tools: Sequence[ResponseTool]) -> list[ResponseTool]:
     """The tools, each once."""
     return list({tool.model_dump_json(): tool for tool in tools}.values())
 
 
 def _offer(
-    tool: AnyTool,
+    tool: ResponseTool,
     namespace: str | None,
     at: str,
-    offers: list[Offer],
-    known: dict[str, Known],
+    offers: list[OfferedTool],
+    client_names: dict[str, ClientToolName],
     namespace_description: str | None = None,
 ) -> None:
     name = _name(tool, at)
@@ -180,13 +182,13 @@ def _offer(
     if namespace_description:
         description = f"{description}\n\n{namespace}: {namespace_description}".strip()
     if tool.type == "custom":
-        offers.append(custom_offer(flat, description, tool.format, at))
+        offers.append(custom_tool_offer(flat, description, tool.format, at))
     else:
-        offers.append(Offer(flat, description, tool.parameters or {}, strict=bool(tool.strict)))
-    known[flat] = Known(name, namespace, tool.type == "custom")
+        offers.append(OfferedTool(flat, description, tool.parameters or {}, strict=bool(tool.strict)))
+    client_names[flat] = ClientToolName(name, namespace, tool.type == "custom")
 
 
-def _name(tool: AnyTool, at: str) -> str:
+def _name(tool: ResponseTool, at: str) -> str:
     if tool.name is None:
         raise MissingField(f"Missing required parameter: '{at}.name'", f"{at}.name")
     return tool.name

@@ -17,20 +17,25 @@ from vram_llm.chat.events import (
     Reasoning,
     UnopenedThinking,
 )
+from vram_llm.server.custom_tools import CustomInputReader
+from vram_llm.server.encoded_thinking import encode_thinking
 from vram_llm.server.errors import answer_for, error_body
 from vram_llm.server.logprobs import chat_logprobs
 from vram_llm.server.parsed_stream import ParsedChoice, ParsedChunk
 from vram_llm.server.replies import UsageCounter
-from vram_llm.server.responses.resource import Failure, ResponseObject, Why, response_usage
-from vram_llm.server.responses.tools import Known
-from vram_llm.server.sealed import sealed
-from vram_llm.server.text_tools import TextReader
+from vram_llm.server.responses.response_object import (
+    IncompleteDetails,
+    ResponseFailure,
+    ResponseObject,
+    response_usage,
+)
+from vram_llm.server.responses.tools import ClientToolName
 
 _encode = msgspec.json.encode
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class _PartType:
     """The place of a part in its item, and the names of its events, for one type of part."""
 
     holder: str
@@ -40,18 +45,18 @@ class _Form:
 
 
 _FORMS = {
-    "output_text": _Form("content", "content_part", "output_text", "content_index"),
-    "reasoning_text": _Form("content", "content_part", "reasoning_text", "content_index"),
-    "summary_text": _Form("summary", "reasoning_summary_part", "reasoning_summary_text", "summary_index"),
+    "output_text": _PartType("content", "content_part", "output_text", "content_index"),
+    "reasoning_text": _PartType("content", "content_part", "reasoning_text", "content_index"),
+    "summary_text": _PartType("summary", "reasoning_summary_part", "reasoning_summary_text", "summary_index"),
 }
 
 
 class ResponseWriter:
     """Builds `response` from parsed chunks. Its bytes are the stream; without a stream they are ignored.
 
-    `on_end` gets the complete response and its answer. `clock` gives Unix seconds. `known` are the client's
-    tools, by the names that the model sees. `seals`: thinking is also sent in a form for the client to pass
-    back. `sums_up`: the whole thinking is sent as its summary.
+    `on_end` gets the complete response and its answer. `clock` gives Unix seconds. `client_names` has the
+    client's names of tools, by the names that the model sees. `seals`: thinking is also sent in a form for
+    the client to pass back. `sums_up`: the whole thinking is sent as its summary.
     """
 
     def __init__(
@@ -60,15 +65,15 @@ class ResponseWriter:
         counter: UsageCounter,
         clock: Callable[[], float],
         on_end: Callable[[ResponseObject, ParsedChoice], None],
-        known: Mapping[str, Known] = MappingProxyType({}),
+        client_names: Mapping[str, ClientToolName] = MappingProxyType({}),
         *,
         seals: bool = False,
         sums_up: bool = False,
     ) -> None:
         self.response = response
-        self._known = known
+        self._client_names = client_names
         self._seals, self._sums_up = seals, sums_up
-        self._text_reader = TextReader()  # of the open custom_tool_call
+        self._text_reader = CustomInputReader()  # of the open custom_tool_call
         self._logprobs: list[dict[str, Any]] = []  # of the tokens of the next text
         self._tally = counter
         self._clock = clock
@@ -96,7 +101,7 @@ class ResponseWriter:
             written += self._close("incomplete" if cut else "completed")
             self._tally.add(index, item.token, item.reasoning_tokens)
             self.response.status = "incomplete" if cut else "completed"
-            self.response.incomplete_details = Why(reason="max_output_tokens") if cut else None
+            self.response.incomplete_details = IncompleteDetails(reason="max_output_tokens") if cut else None
         return written
 
     def closing(self) -> bytes:
@@ -109,7 +114,7 @@ class ResponseWriter:
         written = self._close("incomplete")
         code = "rate_limit_exceeded" if answer_for(error).status == 429 else "server_error"
         self.response.status = "failed"
-        self.response.error = Failure(code=code, message=error_body(error)["error"]["message"])
+        self.response.error = ResponseFailure(code=code, message=error_body(error)["error"]["message"])
         return written + self._event("response.failed", response=self._snapshot())
 
     def _piece(self, event: Event) -> bytes:
@@ -130,12 +135,12 @@ class ResponseWriter:
                 return b""
 
     def _call(self, call_id: str, name: str) -> bytes:
-        known = self._known.get(name, Known(name))
-        own: dict[str, Any] = {"call_id": call_id, "name": known.name}
-        if known.namespace is not None:
-            own["namespace"] = known.namespace
-        if known.takes_text:
-            self._text_reader = TextReader()
+        tool = self._client_names.get(name, ClientToolName(name))
+        own: dict[str, Any] = {"call_id": call_id, "name": tool.name}
+        if tool.namespace is not None:
+            own["namespace"] = tool.namespace
+        if tool.takes_text:
+            self._text_reader = CustomInputReader()
             item = {"type": "custom_tool_call", "id": _id("ctc"), **own, "input": ""}
         else:
             item = {"type": "function_call", "id": _id("fc"), **own, "arguments": ""}
@@ -199,7 +204,7 @@ class ResponseWriter:
             form = _FORMS[part["type"]]
             more = {"logprobs": part["logprobs"]} if part["type"] == "output_text" else {}
             if item["type"] == "reasoning" and self._seals:
-                item["encrypted_content"] = sealed(part["text"])
+                item["encrypted_content"] = encode_thinking(part["text"])
             place = {**self._place(), form.index: 0}
             written = self._event(f"response.{form.text}.done", **place, text=part["text"], **more)
             written += self._event(f"response.{form.part}.done", **place, part=part)

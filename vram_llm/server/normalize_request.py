@@ -12,7 +12,7 @@ from vram_llm.units import format_bytes
 _WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}  # zlib's wbits; some send raw deflate
 
 
-class RequestForms:
+class NormalizeRequestMiddleware:
     """ASGI middleware. HEAD gets GET's answer without the body. A trailing slash is removed.
 
     A gzip or deflate body is decompressed, up to `max_body_bytes`. Raises UnknownEncoding, BodyTooLarge.

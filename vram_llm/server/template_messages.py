@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from vram_llm.errors import RequestError
-from vram_llm.server.client_names import (
+from vram_llm.server.client_fields import (
     CALL_IGNORED,
     MESSAGE_IGNORED,
     MESSAGE_NEUTRAL,
@@ -27,13 +27,13 @@ _TEXTS = {
 _MAY_BE_EMPTY = ("assistant", "tool", "function")
 
 
-def template_messages(messages: list[Message], pictures: RequestImages) -> list[dict[str, Any]]:
+def template_messages(messages: list[Message], images: RequestImages) -> list[dict[str, Any]]:
     """One dict per message for the template: role, content as one string, thinking and calls.
 
-    A user's images go to `pictures`, and their marks into the text. May block, for files. Raises RequestError
+    A user's images go to `images`, and their marks into the text. May block, for files. Raises RequestError
     whose `param` is the field's path: "messages[2].content".
     """
-    return [_template_message(message, f"messages[{i}]", pictures) for i, message in enumerate(messages)]
+    return [_template_message(message, f"messages[{i}]", images) for i, message in enumerate(messages)]
 
 
 def continued(message: Message, shown: dict[str, Any]) -> dict[str, Any]:
@@ -47,11 +47,11 @@ def continued(message: Message, shown: dict[str, Any]) -> dict[str, Any]:
     return {**shown, "content": "\n\n".join(part["text"] for part in parts)}
 
 
-def _template_message(message: Message, at: str, pictures: RequestImages) -> dict[str, Any]:
+def _template_message(message: Message, at: str, images: RequestImages) -> dict[str, Any]:
     role = "tool" if message.role == "function" else message.role
     extra = {name: value for name, value in (message.model_extra or {}).items() if value is not None}
     thoughts = _thoughts(message, extra, at)
-    shown: dict[str, Any] = {"role": role, "content": _text(message, f"{at}.content", pictures)}
+    shown: dict[str, Any] = {"role": role, "content": _text(message, f"{at}.content", images)}
     if not shown["content"] and isinstance(refusal := extra.get("refusal"), str):
         shown["content"] = refusal
     for name in _KEPT:
@@ -151,7 +151,7 @@ def _arguments(function: dict[str, Any], at: str) -> str:
     return value
 
 
-def _text(message: Message, at: str, pictures: RequestImages) -> str:
+def _text(message: Message, at: str, images: RequestImages) -> str:
     """The text of a message, with marks where images are."""
     content = message.content
     if isinstance(content, str):
@@ -166,23 +166,23 @@ def _text(message: Message, at: str, pictures: RequestImages) -> str:
     for i, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if message.role == "user" and kind == "image_url":
-            shown.append(_image(part, f"{at}[{i}]", pictures))
+            shown.append(_image(part, f"{at}[{i}]", images))
         elif message.role != "assistant" or kind not in ("thinking", "reasoning"):
             shown.append(_part(part, f"{at}[{i}]"))
-    return pictures.joined(shown)
+    return images.joined(shown)
 
 
-def _image(part: dict[str, Any], at: str, pictures: RequestImages) -> str:
+def _image(part: dict[str, Any], at: str, images: RequestImages) -> str:
     check_names(_left(part, "type", "image_url"), at, PART_IGNORED)
     at = f"{at}.image_url"
     image = part.get("image_url")
     if isinstance(image, str):  # Mistral's
-        return pictures.from_url(image, at)
+        return images.from_url(image, at)
     if not isinstance(image, dict):
         raise RequestError(f"'{at}' must be an object with a 'url'", at)
     check_names(_left(image, "url", "detail"), at, PART_IGNORED | {"format"})
     detail_of(image, at)
-    return pictures.from_url(image.get("url"), f"{at}.url")
+    return images.from_url(image.get("url"), f"{at}.url")
 
 
 def _part(part: object, at: str) -> str:

@@ -62,7 +62,7 @@ def text_parameters(grammar: Grammar) -> dict[str, Any]:
     return {**TEXT_PARAMETERS, "properties": {"input": {"type": "string", **rule}}}
 
 
-class TextReader:
+class CustomInputReader:
     """Reads `input` out of the arguments of a call as they come in: {"input": "..."}."""
 
     def __init__(self) -> None:
@@ -100,8 +100,8 @@ class TextReader:
 
 
 def text_of(arguments: str) -> str:
-    """The text in whole arguments, equal to that of a `TextReader` that reads them in pieces."""
-    reader = TextReader()
+    """The text in whole arguments, equal to that of a `CustomInputReader` that reads them in pieces."""
+    reader = CustomInputReader()
     return reader.feed(arguments) + reader.finish()
 
 

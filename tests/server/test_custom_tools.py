@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vram_llm.server.text_tools import TextReader, arguments_of, text_of
+from vram_llm.server.custom_tools import CustomInputReader, arguments_of, text_of
 
 
 @pytest.mark.parametrize("text", ["", 'a "b" \\ c\n\t', "é 😀 \u0001", "\\u1234", '"}', "x" * 50])
@@ -12,14 +12,14 @@ from vram_llm.server.text_tools import TextReader, arguments_of, text_of
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_the_same_for_any_cut(text: str, as_ascii: bool, size: int) -> None:
     arguments = json.dumps({"input": text}, ensure_ascii=as_ascii)
-    reader = TextReader()
+    reader = CustomInputReader()
     pieces = [reader.feed(arguments[i : i + size]) for i in range(0, len(arguments), size)]
     assert "".join([*pieces, reader.finish()]) == reader.text == text
 
 
 @pytest.mark.parametrize("arguments", ['{"patch": "x"}', "{}", '{"input": 3}', "[1", ""])
 def test_arguments_of_another_form_are_the_text(arguments: str) -> None:
-    reader = TextReader()
+    reader = CustomInputReader()
     assert reader.feed(arguments) == ""
     assert reader.finish() == arguments
 
@@ -49,7 +49,7 @@ def test_arguments_of_another_form_are_the_text(arguments: str) -> None:
 def test_a_stream_and_a_whole_answer_have_the_same_text_of_broken_arguments(
     arguments: str, text: str, size: int
 ) -> None:
-    reader = TextReader()
+    reader = CustomInputReader()
     pieces = [reader.feed(arguments[i : i + size]) for i in range(0, len(arguments), size)]
     assert "".join([*pieces, reader.finish()]) == reader.text == text_of(arguments) == text
 

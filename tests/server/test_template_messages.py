@@ -6,8 +6,8 @@ import pytest
 
 from vram_llm.errors import RequestError
 from vram_llm.server.image_inputs import RequestImages
-from vram_llm.server.messages import template_messages
 from vram_llm.server.schemas import Message
+from vram_llm.server.template_messages import template_messages
 
 
 def shown(message: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from openai.types.responses.response_input_item_param import ResponseInputItemPa
 from tests.server.fake_engine import FakeEngine
 from tests.server.tool_chat import TALKER
 from vram_llm.server.errors import UnknownParameter
-from vram_llm.server.responses.names import check_item
+from vram_llm.server.responses.item_fields import check_item
 
 USER = {"type": "message", "role": "user", "content": "hi"}
 TEXT = {"type": "input_text", "text": "hi"}

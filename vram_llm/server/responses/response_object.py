@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from vram_llm.engine.request import SamplingParams
 from vram_llm.server.replies import PRESENT, Usage
 from vram_llm.server.responses.fields import ResponseFields
-from vram_llm.server.responses.tools import AnyTool
+from vram_llm.server.responses.tools import ResponseTool
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
@@ -35,13 +35,13 @@ class ResponseUsage(BaseModel):
     total_tokens: int
 
 
-class Why(BaseModel):
+class IncompleteDetails(BaseModel):
     """Why a response is incomplete."""
 
     reason: Literal["max_output_tokens"]
 
 
-class Failure(BaseModel):
+class ResponseFailure(BaseModel):
     """Why a response failed."""
 
     code: str
@@ -56,8 +56,8 @@ class ResponseObject(BaseModel):
     created_at: int
     completed_at: int | None = None
     status: Status = "in_progress"
-    error: Failure | None = None
-    incomplete_details: Why | None = None
+    error: ResponseFailure | None = None
+    incomplete_details: IncompleteDetails | None = None
     instructions: str | None
     max_output_tokens: int | None
     max_tool_calls: int | None = None
@@ -86,7 +86,7 @@ class ResponseObject(BaseModel):
     metadata: dict[str, str]
 
 
-class Deleted(BaseModel):
+class DeletedResponse(BaseModel):
     """The reply to DELETE /v1/responses/{id}."""
 
     id: str
@@ -102,7 +102,7 @@ class InputTokens(BaseModel):
 
 
 def begun(
-    fields: ResponseFields, tools: list[AnyTool], sampling: SamplingParams, **own: Any
+    fields: ResponseFields, tools: list[ResponseTool], sampling: SamplingParams, **own: Any
 ) -> ResponseObject:
     """A response without output. `own` are its id, its time, its model and its warnings."""
     reasoning, text = fields.reasoning, fields.text
@@ -133,7 +133,7 @@ def begun(
     )
 
 
-def _described(tool: AnyTool) -> dict[str, Any]:
+def _described(tool: ResponseTool) -> dict[str, Any]:
     if tool.type == "function":
         names = {"type", "name", "description", "parameters", "strict"}
         return tool.model_dump(include=names)

@@ -7,7 +7,7 @@ protocol/src/models.rs, openai-agents and @ai-sdk/openai.
 from collections.abc import Mapping
 from typing import Any
 
-from vram_llm.server.client_names import CALL_IGNORED, PART_IGNORED
+from vram_llm.server.client_fields import CALL_IGNORED, PART_IGNORED
 from vram_llm.server.known_fields import check_names
 
 # Bookkeeping that any item may have.

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from vram_llm.server.anthropic.places import check_keys
+from vram_llm.server.anthropic.block_fields import check_keys
 from vram_llm.server.known_fields import string_field
 
 _CALLS = ("server_tool_use", "mcp_tool_use")

@@ -48,7 +48,7 @@ _LENGTH: dict[str, Callable[[_Context], str]] = {  # sentences without the value
 }
 
 
-def sentence(error: ValidationError) -> RequestError:
+def as_request_error(error: ValidationError) -> RequestError:
     """The first error of a body, as a sentence."""
     first = error.errors(include_url=False)[0]
     kind, context = first["type"], first.get("ctx", {})
@@ -62,7 +62,7 @@ def sentence(error: ValidationError) -> RequestError:
     if kind in _LENGTH:
         return RequestError(f"'{param}' {_LENGTH[kind](context)}", param)
     must = _MUST[kind](context) if kind in _MUST else "has a value that cannot be used"
-    return RequestError(f"'{param}' {must}, got {shown(first['input'])}", param)
+    return RequestError(f"'{param}' {must}, got {short_json(first['input'])}", param)
 
 
 def path_of(location: tuple[int | str, ...]) -> str:
@@ -84,7 +84,7 @@ def _bound(number: float) -> str:
     return f"{int(number):,}" if number == int(number) else str(number)
 
 
-def shown(value: object) -> str:
+def short_json(value: object) -> str:
     """A value as JSON, cut if it is long."""
     text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."

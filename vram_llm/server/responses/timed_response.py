@@ -6,7 +6,7 @@ from vram_llm.server.sse import with_member
 from vram_llm.server.timings import ChoiceClock
 
 
-class InformedResponse:
+class TimedResponse:
     """A writer of a response's events that adds progress and timings.
 
     `progress`: a "response.in_progress" with `prompt_progress` for each part of the prompt. `timings`: every

@@ -13,7 +13,7 @@ from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import Grammar, Image, ReasoningBudget, Request
 from vram_llm.server.config import ReasoningMode, ServerConfig
 from vram_llm.server.image_inputs import RequestImages
-from vram_llm.server.serving_model import chat_template, template_source
+from vram_llm.server.serving_context import chat_template, template_source
 from vram_llm.server.template_variables import template_variables
 from vram_llm.server.thinking_fields import ThinkingSettings
 from vram_llm.server.tool_grammars import answer_or_calls, forced_grammar, strict, with_constrainable_calls

@@ -6,12 +6,12 @@ import binascii
 _SEAL = "held."
 
 
-def sealed(text: str) -> str:
-    """`text` in a form for `unsealed`. It is not encrypted."""
+def encode_thinking(text: str) -> str:
+    """`text` in a form for `decode_thinking`. It is not encrypted."""
     return _SEAL + base64.urlsafe_b64encode(text.encode()).decode()
 
 
-def unsealed(value: object) -> str:
+def decode_thinking(value: object) -> str:
     """The text of a value that a client passed back; "" for another server's value."""
     if not isinstance(value, str) or not value.startswith(_SEAL):
         return ""

@@ -45,7 +45,7 @@ class ServingContext:
         is on: then only its own names (see `names`) are accepted. Raises NotReady, Unavailable, UnknownModel.
         """
         self.check_ready()
-        info = self.known()
+        info = self.loaded_model()
         info = replace(info, sampling=tuple(sampling_defaults(info, self.config).items()))
         return self.named(info, name) if name else info
 
@@ -61,7 +61,7 @@ class ServingContext:
             )
         return info
 
-    def writing_model(self, name: str | None) -> ModelInfo:
+    def generation_model(self, name: str | None) -> ModelInfo:
         """`model(name)`, if it generates text. Raises WrongModel, and the errors of `model`."""
         info = self.model(name)
         if info.pooling is not None:
@@ -82,7 +82,7 @@ class ServingContext:
             raise WrongModel(f"'{info.name}' ranks documents and makes no embeddings", "model")
         return info
 
-    def ranking_model(self, name: str | None) -> ModelInfo:
+    def reranking_model(self, name: str | None) -> ModelInfo:
         """`model(name)`, if it is a reranker. Raises WrongModel, and the errors of `model`."""
         info = self.model(name)
         if info.pooling is not Pooling.RANK:
@@ -90,11 +90,13 @@ class ServingContext:
             raise WrongModel(f"'{info.name}' is not a reranker; it {does}", "model")
         return info
 
-    def pictures(self, info: ModelInfo, kept: Mapping[str, bytes] = MappingProxyType({})) -> RequestImages:
+    def request_images(
+        self, info: ModelInfo, kept: Mapping[str, bytes] = MappingProxyType({})
+    ) -> RequestImages:
         """A collector of a request's images. `kept` are the images of earlier responses it builds upon."""
         return RequestImages(info.takes_images, self.config.image_dir, dict(kept))
 
-    def known(self) -> ModelInfo:
+    def loaded_model(self) -> ModelInfo:
         """The model as last loaded, with the server's chat template if one was configured.
 
         Raises NotReady before the first load, Unavailable if the load failed.
