@@ -8,6 +8,7 @@ estimate (compute_buffers.py). Overhead comes from a table.
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 from vram_llm.machine.types import Device, Host
@@ -168,6 +169,32 @@ class AnalyticMeter:
             return False
         return self.device(device_id, first, end, has_output, n_host, pipelined).total_bytes <= most
 
+    def bytes_without_compute(self, device_id: str, first: int, end: int, has_output: bool) -> int:
+        """Bytes of weights, context, companions and overhead of these layers on a device."""
+        device = self.devices[device_id]
+        return sum(self._loaded(device, first, end, has_output)) + overhead_bytes(device)
+
+    def bytes_of(self, place: str, tensors: Sequence[Tensor]) -> int:
+        """Bytes of weights on a device or on the host."""
+        if place == HOST:
+            return padded(tensors, self._host_alignment, 0)
+        device = self.devices[place]
+        return padded(tensors, device.alignment_bytes, device.row_padding)
+
+    @property
+    def visit_bytes(self) -> int:
+        """Bytes that a device needs more if weights of its layers are elsewhere."""
+        return self._bound.visit_bytes
+
+    def visited_compute_bytes(self, layers: Collection[int]) -> int:
+        """Compute bytes of a device, or of the host, for the moved weights of `layers`."""
+        return int(self._bound.moved_bytes(layers) * self._compute_share)
+
+    @property
+    def _host_alignment(self) -> int:
+        # a mapped file is not padded; llama.cpp reports the span of the file that it maps
+        return 1 if self.context.use_mmap else self._host.alignment_bytes
+
     def _loaded(self, device: Device, first: int, end: int, has_output: bool) -> tuple[int, int, int]:
         """Bytes of weights, of context and of companions."""
         weights = self._weights(device.alignment_bytes, device.row_padding, first, end, has_output)
@@ -192,13 +219,11 @@ class AnalyticMeter:
 
     def _with_moved(self, use: DeviceEstimate, moved: MovedWeights) -> DeviceEstimate:
         """`use` with the weights that overrides take from the device or add to it."""
-        device = self.devices[use.id]
-        n_bytes = moved.bytes_on(
-            use.id, lambda tensors: padded(tensors, device.alignment_bytes, device.row_padding)
-        )
+        n_bytes = moved.bytes_on(use.id, partial(self.bytes_of, use.id))
         if use.id not in moved.added and use.id not in moved.taken:
             return use
-        compute = max(use.compute_bytes + self._bound.visit_bytes, self._moved_compute(use.id, moved))
+        visited = self.visited_compute_bytes(moved.layers.get(use.id, ()))
+        compute = max(use.compute_bytes + self.visit_bytes, visited)
         return DeviceEstimate.of(
             use.id,
             MemoryUse(use.weights_bytes + n_bytes, use.context_bytes, compute),
@@ -207,22 +232,17 @@ class AnalyticMeter:
             companion_bytes=use.companion_bytes,
         )
 
-    def _moved_compute(self, device_id: str, moved: MovedWeights) -> int:
-        """Bytes for the operations with the weights that overrides add to a device."""
-        return int(self._bound.moved_bytes(moved.layers.get(device_id, ())) * self._compute_share)
-
     def _host_estimate(self, placement: Placement, pipelined: bool, moved: MovedWeights) -> HostEstimate:
         has_output = placement.output_device == HOST
-        # a mapped file is not padded; llama.cpp reports the span of the file that it maps
-        alignment = 1 if self.context.use_mmap else self._host.alignment_bytes
+        alignment = self._host_alignment
         weights = self._weights(alignment, 0, 0, placement.cpu_layers, has_output)
         weights += padded(self._profile.input_tensors, alignment, 0)
         if has_output and self._profile.tied_output:  # the host's embedding is also its output
             weights -= padded(_token_embedding(self._profile), alignment, 0)
-        weights += moved.bytes_on(HOST, lambda tensors: padded(tensors, alignment, 0))
+        weights += moved.bytes_on(HOST, partial(self.bytes_of, HOST))
         context = self._context_sums[placement.cpu_layers]
         compute = self._bound.host_bytes(placement.cpu_layers, has_output=has_output, pipelined=pipelined)
-        compute += self._moved_compute(HOST, moved)
+        compute += self.visited_compute_bytes(moved.layers.get(HOST, ()))
         if placement.cpu_layers or has_output or any(adapter.input for adapter in self._profile.adapters):
             compute += self._adapter_compute
         companions = self._host.companion_bytes + self._adapters.host_bytes(
