@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     ("args", "code", "said"),
     [
         (["analyze", "nowhere.gguf"], 10, "there is no file nowhere.gguf"),
-        (["analyze", "."], 10, "is a directory"),
+        (["analyze", "."], 10, "models, which `vram-llm plan` compares: name one of"),
         (["analyze", "text.gguf"], 11, "is not a GGUF file"),
         (["analyze", "page.gguf"], 11, "it is a web page"),
         (["analyze", "empty.gguf"], 12, "is empty"),

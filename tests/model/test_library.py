@@ -171,3 +171,20 @@ def test_an_unknown_name_gets_the_nearest(home: Path) -> None:
         ModelNotFound, match=r"neither a file nor a model zzz on this disk; `vram-llm models`"
     ):
         library.find("zzz")
+
+
+def test_the_shards_of_a_model_in_a_folder_are_one_model(tmp_path: Path) -> None:
+    first = zoo.write(zoo.llama(), tmp_path / "m-Q8_0.gguf", shard_bytes=4 * 10**9)
+    (tmp_path / "sub").mkdir()
+    zoo.write(zoo.llama(), tmp_path / "sub" / "m-Q4_0.gguf", "Q4_0")
+    (tmp_path / "mmproj-F16.gguf").touch()
+    (tmp_path / "README.md").touch()
+    assert list(library.models_below(tmp_path)) == [first.name, "sub/m-Q4_0.gguf"]
+    first.unlink()
+    assert list(library.models_below(tmp_path)) == ["m-Q8_0-00002-of-00003.gguf", "sub/m-Q4_0.gguf"]
+
+
+def test_a_folder_without_models(tmp_path: Path) -> None:
+    (tmp_path / "mmproj-F16.gguf").touch()
+    with pytest.raises(ModelNotFound, match=r"holds no \.gguf model; name a folder that does"):
+        library.models_below(tmp_path)

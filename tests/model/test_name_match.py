@@ -68,6 +68,7 @@ def test_short_names_stand_for_one_model_each() -> None:
     assert short[GEMMA_27] == "google_gemma-3-27b-it-Q4_K_M"
     assert short[LATEST] == "llama3.2"
     assert short[SMALL] == "llama3.2:3b"
+    assert short_names(["lmstudio:a/b/m-Q8_0-00001-of-00003.gguf"]).popitem()[1] == "m-Q8_0"
     assert (short[QWEN_8], short[copy]) == (QWEN_8, copy)
     for name, form in short.items():
         assert meant(form, [*NAMES, copy]) == [name]

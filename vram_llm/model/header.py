@@ -1,7 +1,6 @@
 """Read a model's header from its file, or from all shards of a split file, without the weights."""
 
 import mmap
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import TypeVar
 from vram_llm.errors import CorruptHeader, MissingShard, ModelFileError, ModelNotFound, TruncatedFile
 from vram_llm.model.gguf import GgufFile, TensorInfo, Value, parse, type_name
 from vram_llm.model.location import RemoteFile
+from vram_llm.model.shards import by_model, shard_name
 
 AnyFile = TypeVar("AnyFile", Path, RemoteFile)
 
 # llama_model_loader in src/llama-model-loader.cpp
 _SPLIT_TYPES = {"split.no": "u16", "split.count": "u16", "split.tensors.count": "i32"}
-_SHARD_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +133,12 @@ def _read_file(path: Path) -> ReadFile:
 
 def _not_a_file(path: Path) -> ModelNotFound | ModelFileError:
     if path.is_dir():
-        names = sorted(file.name for file in path.glob("*.gguf"))
+        names = list(by_model(file.name for file in path.glob("*.gguf")))
         return ModelNotFound(f"{path} is a directory; {_listed(names) or 'there is no .gguf file in it'}")
     if path.exists():
         return ModelFileError(f"{path} is not a regular file")
-    names = sorted(file.name for file in path.parent.glob("*.gguf")) if path.parent.is_dir() else []
-    hint = _listed(names)
+    is_there = path.parent.is_dir()
+    hint = _listed(list(by_model(file.name for file in path.parent.glob("*.gguf"))) if is_there else [])
     return ModelNotFound(f"there is no file {path}" + (f"; {hint}" if hint else ""))
 
 
@@ -153,15 +152,15 @@ def _listed(names: list[str]) -> str:
 def _shard_paths(path: AnyFile, number: int, count: int) -> list[AnyFile]:
     """All parts' paths, by llama_split_path's pattern. Raises MissingShard if the file's name differs."""
     part = f"part {number + 1} of {count}"
-    match = _SHARD_NAME.fullmatch(path.name)
-    if match is None:
+    name = shard_name(path.name)
+    if name is None:
         raise MissingShard(
             f"{path.name} is {part}, but its name does not end in -{number + 1:05d}-of-{count:05d}.gguf, so"
             " the other parts cannot be found; give all parts their names back"
         )
-    if not 0 <= number < count or (int(match["number"]), int(match["count"])) != (number + 1, count):
+    if not 0 <= number < count or (name.number, name.count) != (number + 1, count):
         raise MissingShard(f"{path.name} is {part} by its header; give it its own name back")
-    return [path.with_name(f"{match['prefix']}-{i + 1:05d}-of-{count:05d}.gguf") for i in range(count)]
+    return [path.with_name(part) for part in name.parts]
 
 
 def _all_tensors(paths: Sequence[AnyFile], files: Sequence[GgufFile]) -> tuple[TensorInfo, ...]:

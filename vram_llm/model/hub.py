@@ -21,6 +21,7 @@ import msgspec
 
 from vram_llm.errors import ModelNotFound, RemoteError
 from vram_llm.model.location import HUB, RemoteFile
+from vram_llm.model.shards import by_model, is_later_shard
 from vram_llm.model.web import Access, Web
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -31,8 +32,6 @@ _NAME = re.compile(
     rf"(?P<org>{_WORD})/(?P<repo>{_WORD})(?:@(?P<revision>{_WORD}))?(?:/(?P<file>[^\\]+)|:(?P<tag>{_WORD}))?"
 )
 _SIDECAR = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
-_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
-_LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +132,13 @@ def matches(wish: HubModel, path: str) -> bool:
 
 def is_model(path: str) -> bool:
     """Whether a file is a model or its first shard, and not a projector or another companion file."""
+    return is_model_file(path) and not is_later_shard(path)
+
+
+def is_model_file(path: str) -> bool:
+    """Whether a file is a model or any shard of one, by its name."""
     name = path.rpartition("/")[2]
-    return (
-        name.endswith(".gguf")
-        and path.isprintable()
-        and not _LATER_SHARD.search(name)
-        and not any(word in name for word in _SIDECAR)
-    )
+    return name.endswith(".gguf") and path.isprintable() and not any(word in name for word in _SIDECAR)
 
 
 def _listed(files: list[str]) -> str:
@@ -155,10 +154,8 @@ def models(name: str, hub: Access, web: Web) -> dict[str, int]:
     wish = parse(name)
     files = list_files(wish, hub, web)
     return {
-        f"{wish.label}/{path}": sum(
-            file.size for other, file in files.items() if _SHARD.sub("", other) == _SHARD.sub("", path)
-        )
-        for path in files
+        f"{wish.label}/{path}": sum(files[part].size for part in parts)
+        for path, parts in by_model(files).items()
         if is_model(path)
     }
 

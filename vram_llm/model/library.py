@@ -20,8 +20,8 @@ import msgspec
 from vram_llm.errors import ModelNotFound
 from vram_llm.model import hub, name_match
 from vram_llm.model.location import HUB, LLAMA_CPP, LM_STUDIO, OLLAMA, is_kept
+from vram_llm.model.shards import by_model, shard_name
 
-_SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _PROGRAMS = {HUB: "Hugging Face", LM_STUDIO: "LM Studio", OLLAMA: "Ollama", LLAMA_CPP: "llama.cpp"}
 _SHOWN = 6
 _OLLAMA_MODEL = "application/vnd.ollama.image.model"
@@ -92,11 +92,29 @@ def downloaded(name: str) -> Path | None:
     Raises ModelNotFound if the name stands for several files of the cache.
     """
     wish = hub.parse(name)
-    snapshot = _snapshot(wish)
-    there = {path.relative_to(snapshot).as_posix(): path for path, _ in _models_in(snapshot)}
+    there = cached(wish)
     if wish.file is not None:
-        return there.get(_SHARD.sub(r"-00001-of-\g<count>.gguf", wish.file))
+        shard = shard_name(wish.file)
+        return there.get(wish.file if shard is None else shard.part(1))
     return there[hub.choose(wish, list(there))] if any(hub.matches(wish, file) for file in there) else None
+
+
+def cached(wish: hub.HubModel) -> dict[str, Path]:
+    """The models of a repository in the cache, by their path in the repository."""
+    snapshot = _snapshot(wish)
+    return {path.relative_to(snapshot).as_posix(): path for path, _ in _models_in(snapshot)}
+
+
+def models_below(folder: Path) -> dict[str, Path]:
+    """The models anywhere below a folder, by their path in it; of a split model, its first part there.
+
+    Parts may be missing. Raises ModelNotFound if there is no model.
+    """
+    names = (path.relative_to(folder).as_posix() for path in _files(folder))
+    found = {name: folder / name for name in by_model(filter(hub.is_model_file, names))}
+    if not found:
+        raise ModelNotFound(f"{folder} holds no .gguf model; name a folder that does, or a file")
+    return found
 
 
 def _snapshot(wish: hub.HubModel) -> Path:
@@ -172,14 +190,8 @@ def _models_in(folder: Path) -> Iterator[tuple[Path, int]]:
     for path in _files(folder):
         if not hub.is_model(path.name):
             continue
-        match = _SHARD.search(path.name)
-        count = int(match["count"]) if match else 1
-        stem = path.name[: match.start()] if match else ""
-        parts = (
-            [path.with_name(f"{stem}-{i + 1:05d}-of-{count:05d}.gguf") for i in range(count)]
-            if match
-            else [path]
-        )
+        shard = shard_name(path.name)
+        parts = [path] if shard is None else [path.with_name(part) for part in shard.parts]
         try:
             yield path, sum(part.stat().st_size for part in parts)
         except OSError:

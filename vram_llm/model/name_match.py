@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from vram_llm.model.location import HUB, KEEPERS
+from vram_llm.model.shards import stem
 
 _PART = re.compile(r"[:/\s]+")
 _GROUP = re.compile(r"[a-z]+|\d+")
@@ -48,10 +49,10 @@ def nearest(text: str, names: Iterable[str], n: int = 3) -> list[str]:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """The shortest unique form of each name: its file without suffix, or MODEL:TAG."""
+    """The shortest unique form of each name: its file without suffix and shard number, or MODEL:TAG."""
     forms = {}
     for name in names:
-        file = name.partition(":")[2].rpartition("/")[2].removesuffix(_LATEST).removesuffix(".gguf")
+        file = stem(name.partition(":")[2].removesuffix(_LATEST))
         forms[name] = file if meant(file, names) == [name] else name
     return forms
 
@@ -66,7 +67,7 @@ def _file(name: str) -> str:
 
 
 def _stem(name: str) -> str:
-    return _file(name).removesuffix(".gguf")
+    return stem(_file(name))
 
 
 _FORMS = (_kept, _file, _stem)
