@@ -1,6 +1,6 @@
 """Flags that plans and refusals print, typed after those of the plan, give the placement they stand for.
 
-Random rigs, models and options, by the analytic meter; tests/cli/test_paste_back.py does so by the dry run.
+Random rigs, models and options, by the analytic meter; tests/cli/test_next_command.py does so by the dry run.
 """
 
 import dataclasses

@@ -9,6 +9,7 @@ import click
 from vram_llm.cli import terminal
 from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.model.pooling import Pooling
+from vram_llm.text.lines import printable
 from vram_llm.units import MIB, format_bytes
 
 if TYPE_CHECKING:  # --json runs without rich
@@ -56,7 +57,7 @@ def _print(profile: "ModelProfile") -> None:
     from rich.text import Text
 
     console = terminal.console()
-    console.print(Text(_printable(profile.name), style="bold"))
+    console.print(Text(printable(profile.name), style="bold"))
     console.print(_facts(profile))
     console.print()
     console.print(_table(profile, console))
@@ -64,11 +65,6 @@ def _print(profile: "ModelProfile") -> None:
     sizes = [layer.bytes / MIB for layer in profile.layers]
     mean = sum(sizes) / len(sizes)
     console.print(Text(f"layers: min {min(sizes):,.1f}, mean {mean:,.1f}, max {max(sizes):,.1f} MiB"))
-
-
-def _printable(text: str) -> str:
-    """The text without the control characters a file could carry into a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _facts(profile: "ModelProfile") -> "Table":
@@ -79,7 +75,7 @@ def _facts(profile: "ModelProfile") -> "Table":
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for label, value in _fact_rows(profile):
-        grid.add_row(label, Text(_printable(value)))
+        grid.add_row(label, Text(printable(value)))
     return grid
 
 
@@ -188,7 +184,7 @@ def _bar(layer: "Layer", scale: float, blocks: bool) -> "Text":
 
 
 def _draws_blocks(console: "Console") -> bool:
-    """False where the output's encoding has no block characters."""
+    """Whether the output's encoding has block characters."""
     return console.encoding.startswith("utf")
 
 

@@ -37,7 +37,7 @@ def model(
     The tests have llama-bench's names: pp512 is a prompt of 512 tokens, tg128 decodes 128 tokens, both in an
     empty context; "x8" means eight streams at once.
     """
-    from vram_llm.cli.speeds import progress
+    from vram_llm.cli.speed_tables import progress
     from vram_llm.workflows import detection, measurement, planning
 
     name = one_model(model, model_option)
@@ -62,6 +62,6 @@ def model(
 
         click.echo(document(BenchResults(tests=results)))
     else:
-        from vram_llm.cli.speeds import print_results
+        from vram_llm.cli.speed_tables import print_results
 
         print_results(plan, results)

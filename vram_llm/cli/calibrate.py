@@ -60,7 +60,7 @@ def command(
 
 def _measure(rpc: tuple[str, ...], seconds: float | None) -> "dict[str, CalibrationRecord]":
     """Measure every device. If an error ends the measuring, print the devices that are already stored."""
-    from vram_llm.cli.speeds import progress
+    from vram_llm.cli.speed_tables import progress
     from vram_llm.errors import VramLLMError
     from vram_llm.workflows import detection, measurement
 
@@ -88,7 +88,7 @@ def _print(records: "Mapping[str, CalibrationRecord]", as_json: bool) -> None:
 
         click.echo(document(Calibration(devices=dict(records))))
     elif records:
-        from vram_llm.cli.speeds import print_records
+        from vram_llm.cli.speed_tables import print_records
 
         print_records(records)
     else:

@@ -16,7 +16,7 @@ _FIGURES = (
 
 
 def print_certificate(certificate: Certificate) -> None:
-    """Print a row for each device and kind, the reason where a kind was not measured, and the verdict."""
+    """Print a row for each device and kind, the reason if a kind was not measured, and the verdict."""
     width = terminal.width()
     lines = wrap(certificate.model, width, Style.STRONG) + _figures(certificate, width)
     how = f"planned by the {certificate.method} meter; held: what llama.cpp reports; = to the byte"
@@ -53,7 +53,7 @@ def print_loaded(certificate: Certificate) -> None:
 
 
 def _figures(certificate: Certificate, width: int) -> list[Line]:
-    """The table with remarks, else without, else one for each device below its id."""
+    """The table with remarks; without them if `width` is too small for it; else a table for each device."""
     rows: list[Sequence[str]] = []
     for device in certificate.devices:
         cells = [*map(_kind_cells, device.kinds), _total_cells(device)]

@@ -47,15 +47,15 @@ def command(
     limits = {"max_tokens": max_tokens, "temperature": temperature}
     sampling = {name: value for name, value in limits.items() if value is not None}
     if arguments.address is not None:
-        _talk(arguments.address, api_key, arguments.question, system, sampling, is_ours=False)
+        _chat(arguments.address, api_key, arguments.question, system, sampling, is_ours=False)
         return
     check_serve_options(arguments.serve_options)
     name = arguments.model or built_in("chatting with")
     with serving([name, *arguments.serve_options]) as address:
-        _talk(address, api_key, arguments.question, system, sampling, is_ours=True)
+        _chat(address, api_key, arguments.question, system, sampling, is_ours=True)
 
 
-def _talk(
+def _chat(
     address: str,
     api_key: str | None,
     question: str | None,
@@ -68,17 +68,17 @@ def _talk(
 
     Raises ServerUnreachable, RequestError.
     """
+    from vram_llm.cli.chat_client import ChatClient
     from vram_llm.cli.chat_commands import NAMES
-    from vram_llm.cli.chat_repl import Talk
+    from vram_llm.cli.chat_repl import ChatSession
     from vram_llm.cli.conversation import Conversation
-    from vram_llm.cli.stream import ChatServer
     from vram_llm.machine.json_store import folder
 
-    with closing(ChatServer(address, api_key)) as server:
-        talk = Talk(server, server.model(), Conversation(system), sampling)
+    with closing(ChatClient(address, api_key)) as client:
+        session = ChatSession(client, client.model(), Conversation(system), sampling)
         if question is not None:
             piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
-            talk.ask(talk.conversation.question(f"{question}\n\n{piped}" if piped else question))
+            session.ask(session.conversation.question(f"{question}\n\n{piped}" if piped else question))
         else:
             reader = message_reader(folder() / "chat_history", NAMES)
-            talk.run(reader, may_come_back=not is_ours)
+            session.run(reader, server_may_return=not is_ours)

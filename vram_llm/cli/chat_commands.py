@@ -12,7 +12,7 @@ from vram_llm.cli.conversation import image_url, text_of, with_text
 from vram_llm.errors import RequestError
 
 if TYPE_CHECKING:
-    from vram_llm.cli.chat_repl import Talk
+    from vram_llm.cli.chat_repl import ChatSession
 
 KEYS = """\
 Enter sends, Alt+Enter (or Esc, then Enter) begins another line; a paste is one message.
@@ -22,15 +22,15 @@ Ctrl+C stops an answer, Ctrl+D leaves."""
 
 @dataclass(frozen=True, slots=True)
 class ChatCommand:
-    """One row of the table. `argument` is shown in the help; "" where there is none."""
+    """One row of the table. `argument` is shown in the help; "" if there is none."""
 
     names: tuple[str, ...]
     argument: str
     help: str
-    run: "Callable[[Talk, str], None]"
+    run: "Callable[[ChatSession, str], None]"
 
 
-def run_command(talk: "Talk", line: str) -> None:
+def run_command(session: "ChatSession", line: str) -> None:
     """Run the command in the first word of `line`. Raises RequestError with a sentence."""
     name, _, argument = line.strip().partition(" ")
     command = next((command for command in COMMANDS if name in command.names), None)
@@ -38,7 +38,7 @@ def run_command(talk: "Talk", line: str) -> None:
         raise RequestError(f"there is no {name}; /help lists the commands")
     if command.argument == "FILE" and not argument.strip():
         raise RequestError(f"give the file: {name} FILE")
-    command.run(talk, argument.strip())
+    command.run(session, argument.strip())
 
 
 def help_text() -> str:
@@ -48,16 +48,16 @@ def help_text() -> str:
     return "\n".join([*(f"{usage:<{width}}  {text}" for usage, text in rows), KEYS])
 
 
-def _retry(talk: "Talk", _: str) -> None:
-    question = talk.conversation.last_question()
+def _retry(session: "ChatSession", _: str) -> None:
+    question = session.conversation.last_question()
     if question is None:
         raise RequestError("there is no question to ask again")
-    talk.conversation.take_back()
-    talk.ask(question)
+    session.conversation.take_back()
+    session.ask(question)
 
 
-def _edit(talk: "Talk", _: str) -> None:
-    question = talk.conversation.last_question()
+def _edit(session: "ChatSession", _: str) -> None:
+    question = session.conversation.last_question()
     try:
         edited = click.edit("" if question is None else text_of(question), extension=".md")
     except click.ClickException as error:
@@ -65,53 +65,54 @@ def _edit(talk: "Talk", _: str) -> None:
     if edited is None or not edited.strip():
         raise RequestError("nothing was written; nothing is sent")
     if question is None:
-        talk.ask(talk.conversation.question(edited.strip()))
+        session.ask(session.conversation.question(edited.strip()))
         return
-    talk.conversation.take_back()
-    talk.ask(with_text(question, edited.strip()))
+    session.conversation.take_back()
+    session.ask(with_text(question, edited.strip()))
 
 
-def _save(talk: "Talk", argument: str) -> None:
+def _save(session: "ChatSession", argument: str) -> None:
     path = _path(argument)
-    talk.conversation.save(path)
-    click.echo(f"saved {len(talk.conversation.messages)} messages to {path}")
+    session.conversation.save(path)
+    click.echo(f"saved {len(session.conversation.messages)} messages to {path}")
 
 
-def _load(talk: "Talk", argument: str) -> None:
-    talk.conversation.load(_path(argument))
-    unanswered = "; /retry asks the last question" if talk.conversation.unanswered else ""
-    click.echo(f"loaded {len(talk.conversation.messages)} messages{unanswered}")
+def _load(session: "ChatSession", argument: str) -> None:
+    session.conversation.load(_path(argument))
+    unanswered = "; /retry asks the last question" if session.conversation.unanswered else ""
+    click.echo(f"loaded {len(session.conversation.messages)} messages{unanswered}")
 
 
-def _image(talk: "Talk", argument: str) -> None:
-    if talk.model.takes_images is False:
+def _image(session: "ChatSession", argument: str) -> None:
+    model = session.model
+    if model.takes_images is False:
         raise RequestError(
-            f"{talk.model.name} takes no images; serve a model that does, with its projector: --mmproj FILE"
+            f"{model.name} takes no images; serve a model that does, with its projector: --mmproj FILE"
         )
     path = _path(argument)
-    talk.conversation.images.append(image_url(path))
+    session.conversation.images.append(image_url(path))
     click.echo(f"{path.name} goes with the next message")
 
 
-def _system(talk: "Talk", argument: str) -> None:
-    talk.conversation.system = argument or talk.conversation.system
-    click.echo(f"system: {talk.conversation.system or 'nothing'}")
+def _system(session: "ChatSession", argument: str) -> None:
+    session.conversation.system = argument or session.conversation.system
+    click.echo(f"system: {session.conversation.system or 'nothing'}")
 
 
-def _clear(talk: "Talk", _: str) -> None:
-    talk.conversation.clear()
+def _clear(session: "ChatSession", _: str) -> None:
+    session.conversation.clear()
     click.echo("forgotten")
 
 
-def _stats(talk: "Talk", _: str) -> None:
-    click.echo(talk.stats())
+def _stats(session: "ChatSession", _: str) -> None:
+    click.echo(session.stats())
 
 
-def _help(_: "Talk", __: str) -> None:
+def _help(_: "ChatSession", __: str) -> None:
     click.echo(help_text())
 
 
-def _leave(_: "Talk", __: str) -> None:
+def _leave(_: "ChatSession", __: str) -> None:
     raise EOFError
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
+from vram_llm.cli.chat_client import AnswerLost, ChatClient, ServedModel, StreamedAnswer
 from vram_llm.cli.chat_commands import run_command
 from vram_llm.cli.chat_input import MessageReader
 from vram_llm.cli.conversation import Conversation, Message
-from vram_llm.cli.stream import AnswerLost, ChatServer, ServedModel, StreamedAnswer
 from vram_llm.errors import RequestError, ServerUnreachable
 
 _LOOK_EVERY_S = 0.5
@@ -22,25 +22,25 @@ _UNSEEN = {code: None for code in (*range(32), *range(127, 160)) if chr(code) no
 
 
 @dataclass(slots=True)
-class Talk:
+class ChatSession:
     """One conversation with a server. `sampling` holds the fields of requests that the options set."""
 
-    server: ChatServer
+    client: ChatClient
     model: ServedModel
     conversation: Conversation = field(default_factory=Conversation)
     sampling: dict[str, Any] = field(default_factory=dict)
     answers: list[StreamedAnswer] = field(default_factory=list)
 
-    def run(self, reader: MessageReader, *, may_come_back: bool) -> None:
+    def run(self, reader: MessageReader, *, server_may_return: bool) -> None:
         """Answer messages until the input ends. Raises ServerUnreachable if the reader is not interactive.
 
-        `may_come_back`: wait for a server that went away.
+        `server_may_return`: wait for a server that does not answer any more.
         """
         if reader.is_interactive:
             click.echo(f"{self.model.name}: /help lists commands and keys", err=True)
         while True:
             try:
-                self._act(reader.read(), waits=reader.is_interactive and may_come_back)
+                self._act(reader.read(), waits=reader.is_interactive and server_may_return)
             except EOFError:
                 return
             except KeyboardInterrupt:
@@ -84,9 +84,9 @@ class Talk:
 
     def _await_server(self) -> None:
         time.sleep(_LOOK_EVERY_S)  # between two looks at the server
-        while not self.server.is_up():
+        while not self.client.is_up():
             time.sleep(_LOOK_EVERY_S)  # between two looks at the server
-        model = self.server.model()
+        model = self.client.model()
         if model.name != self.model.name:
             click.echo(f"the server is back, with {model.name}", err=True)
         self.model = model
@@ -117,7 +117,7 @@ class Talk:
     def _show(self, request: dict[str, Any], answer: StreamedAnswer) -> None:
         """Print an answer as it arrives. Thoughts are dim; without a terminal they go to standard error."""
         is_terminal = sys.stdout.isatty()
-        with _ctrl_c() as pressed, closing(self.server.stream(request, answer)) as pieces:
+        with _ctrl_c() as pressed, closing(self.client.stream(request, answer)) as pieces:
             for piece in pieces:
                 if pressed:
                     raise KeyboardInterrupt

@@ -28,7 +28,7 @@ _COMMANDS = {
 }
 
 
-class _Commands(click.Group):
+class _LazyGroup(click.Group):
     """Imports a command's file only when the command runs: `--help` and `analyze` stay quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -45,7 +45,7 @@ class _Commands(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vram-llm")
 def cli() -> None:
     """Run large language models on unequal GPUs.

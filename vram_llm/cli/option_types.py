@@ -17,7 +17,7 @@ ALL_LAYERS = -1
 TRAINED = 0
 
 
-class Count(click.ParamType[int]):
+class TokenCountType(click.ParamType[int]):
     """A number of tokens: "4096", "32k"."""
 
     name = "tokens"
@@ -32,7 +32,7 @@ class Count(click.ParamType[int]):
         return count
 
 
-class Ctx(Count):
+class ContextType(TokenCountType):
     """A number of tokens, "max", "auto", or 0 for as many as the model was trained on."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -41,7 +41,7 @@ class Ctx(Count):
         return value if value in (LARGEST, AUTO) else super().convert(value, param, ctx)
 
 
-class GpuLayers(click.ParamType[int | None]):
+class GpuLayersType(click.ParamType[int | None]):
     """A number of layers, "all" (or any negative number) or "auto"."""
 
     name = "layers"
@@ -58,7 +58,7 @@ class GpuLayers(click.ParamType[int | None]):
             self.fail(f"{value!r} is not a number of layers; write it like 33, all or auto", param, ctx)
 
 
-class Switch(click.Choice[str]):
+class SwitchType(click.Choice[str]):
     """on, off or auto, in any of llama.cpp's spellings (common/arg.cpp, is_truthy and its neighbours)."""
 
     _SPELLINGS: ClassVar = {
@@ -71,7 +71,7 @@ class Switch(click.Choice[str]):
         return super().convert(self._SPELLINGS.get(str(value), value), param, ctx)
 
 
-class Size(click.ParamType[int]):
+class ByteSizeType(click.ParamType[int]):
     """A number of bytes: "0", "4GiB"."""
 
     name = "size"
@@ -83,7 +83,7 @@ class Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-class Split(click.ParamType[TensorSplit]):
+class TensorSplitType(click.ParamType[TensorSplit]):
     """A share for each device, "32,33,16", or shares by name, "GPU1=38,GPU2=43"."""
 
     name = "shares"
@@ -97,7 +97,7 @@ class Split(click.ParamType[TensorSplit]):
             self.fail(str(error), param, ctx)
 
 
-class Number(click.ParamType[int | None]):
+class CountOrAllType(click.ParamType[int | None]):
     """A number from 0, or "all", which is None."""
 
     name = "number"
@@ -114,7 +114,7 @@ class Number(click.ParamType[int | None]):
         return number
 
 
-class LoraFile(click.ParamType[Lora]):
+class LoraType(click.ParamType[Lora]):
     """An adapter's file and, after a colon, its scale."""
 
     name = "adapter"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from vram_llm.cli.option_types import Number
-from vram_llm.cli.paste_back import RemembersArguments, given_words, next_command
+from vram_llm.cli.next_command import ArgumentRecordingCommand, given_words, next_command
+from vram_llm.cli.option_types import CountOrAllType
 from vram_llm.cli.plan_options import PLAN_OPTIONS, PlanOptions, built_in, one_model, plan_options
 from vram_llm.cli.ways_table import FEW
 from vram_llm.model.location import is_remote
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vram_llm.planner.types import Plan
 
 
-@click.command("plan", cls=RemembersArguments)
+@click.command("plan", cls=ArgumentRecordingCommand)
 @click.argument("model", required=False)
 @click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; `serve --plan FILE` reads it.")
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 @click.option(
     "--ways",
     "n_ways",
-    type=Number(),
+    type=CountOrAllType(),
     default=FEW,
     show_default=True,
     metavar="N|all",

@@ -11,13 +11,13 @@ from click.core import ParameterSource
 from vram_llm.cli.option_types import (
     AUTO,
     LARGEST,
-    Count,
-    Ctx,
-    GpuLayers,
-    LoraFile,
-    Size,
-    Split,
-    Switch,
+    ByteSizeType,
+    ContextType,
+    GpuLayersType,
+    LoraType,
+    SwitchType,
+    TensorSplitType,
+    TokenCountType,
 )
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.quants import KV_TYPES
@@ -121,7 +121,7 @@ MACHINE_OPTIONS = (
 )  # fmt: skip
 
 WORKLOAD_OPTIONS = (
-    PlanOption(flags="--n-ctx -c --ctx-size", fields=("n_ctx",), type=Ctx(), has_default=False,
+    PlanOption(flags="--n-ctx -c --ctx-size", fields=("n_ctx",), type=ContextType(), has_default=False,
                metavar="TOKENS", help=(
         "Context of all sequences together: 4096, 32k, auto, max, or 0 (the trained context). auto: the "
         "longest context, up to the trained one, that puts no more layers on the CPU than "
@@ -148,7 +148,7 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--swa-full/--no-swa-full", fields=("swa_full",), is_flag=True, help=(
         "Keep the whole context, not only the window, in layers with a sliding window."
     )),
-    PlanOption(flags="--flash-attn -fa", fields=("flash_attn",), type=Switch([*map(str, FlashAttention)]),
+    PlanOption(flags="--flash-attn -fa", fields=("flash_attn",), type=SwitchType([*map(str, FlashAttention)]),
                without_value="on",
                from_field=str, to_field=FlashAttention, help=(
         "Flash attention. auto: on if every device has a kernel for the model. off: needs more memory for "
@@ -164,12 +164,12 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--reserve-mib", fields=("reserve_bytes",), type=click.IntRange(0),
                from_field=lambda n_bytes: n_bytes // MIB, to_field=lambda mib: mib * MIB,
                help="Memory to leave free on every device and on the host."),
-    PlanOption(flags="--n-gpu-layers -ngl --gpu-layers", fields=("n_gpu_layers",), type=GpuLayers(),
+    PlanOption(flags="--n-gpu-layers -ngl --gpu-layers", fields=("n_gpu_layers",), type=GpuLayersType(),
                metavar="N", has_default=False, help=(
         "Layers to put on devices; as in llama.cpp, the output counts as one. all or -1: every layer; auto: "
         "as many as fit.  [default: auto]"
     )),
-    PlanOption(flags="--tensor-split -ts", fields=("tensor_split",), type=Split(), metavar="SHARES",
+    PlanOption(flags="--tensor-split -ts", fields=("tensor_split",), type=TensorSplitType(), metavar="SHARES",
                has_default=False, help=(
         'Set the split: a share for each device in device order, "0,38,43", or shares by name in the order '
         'of computation, "GPU2=43,GPU1=38". A device without a share gets no layers.'
@@ -180,7 +180,7 @@ WORKLOAD_OPTIONS = (
     )),
     PlanOption(flags="--no-mmproj", fields=("find_mmproj",), is_flag=True, from_field=operator.not_,
                to_field=operator.not_, help="Do not use the projector in the model's folder."),
-    PlanOption(flags="--lora", fields=("loras",), multiple=True, type=LoraFile(), metavar="FILE[:SCALE]",
+    PlanOption(flags="--lora", fields=("loras",), multiple=True, type=LoraType(), metavar="FILE[:SCALE]",
                help="Run with this LoRA adapter, applied at SCALE. Repeat for more.  [default scale: 1]"),
     PlanOption(flags="--draft -md --model-draft", fields=("draft",), metavar="MODEL", has_default=False,
                help=(
@@ -201,13 +201,13 @@ WORKLOAD_OPTIONS = (
                help="Target inter-token latency while other requests prefill."),
     PlanOption(flags="--cache-reuse", fields=("serving.cache_reuse",), type=click.IntRange(0),
                metavar="TOKENS", help="Shortest shared prefix worth reusing; 0 disables prefix reuse."),
-    PlanOption(flags="--slots-ram", fields=("serving.slots_ram_bytes",), type=Size(), metavar="SIZE",
+    PlanOption(flags="--slots-ram", fields=("serving.slots_ram_bytes",), type=ByteSizeType(), metavar="SIZE",
                has_default=False, help=(
         "Host memory for KV cache states evicted from the devices; 0: none.  "
         "[default: a quarter of the host memory that the plan leaves, at most 8 GiB; none with workers]"
     )),
-    PlanOption(flags="--slots-disk", fields=("serving.slots_disk_bytes",), type=Size(), metavar="SIZE",
-               has_default=False,
+    PlanOption(flags="--slots-disk", fields=("serving.slots_disk_bytes",), type=ByteSizeType(),
+               metavar="SIZE", has_default=False,
                help="Disk space for KV cache states evicted from host memory.  [default: none]"),
     PlanOption(flags="--objective", fields=("objective",), type=_choice(Objective), from_field=str,
                to_field=Objective, help=(
@@ -215,7 +215,7 @@ WORKLOAD_OPTIONS = (
         "throughput (fastest prompts: the slowest stage is as fast as possible), context (longest "
         "context), balance (memory spread evenly)."
     )),
-    PlanOption(flags="--expect-depth", fields=("expect_depth",), type=Count(), metavar="TOKENS",
+    PlanOption(flags="--expect-depth", fields=("expect_depth",), type=TokenCountType(), metavar="TOKENS",
                has_default=False, help=(
         "Context depth assumed when predicting speed.  "
         f"[default: {_DEFAULT.DEFAULT_DEPTH}, or half the context if that is less]"

@@ -16,7 +16,7 @@ def is_address(text: str) -> bool:
 
 
 def base_url(address: str) -> str:
-    """The URL of its OpenAI endpoint: http, and /v1 where the address has no path."""
+    """The URL of its OpenAI endpoint: http, and /v1 if the address has no path."""
     url = address if _URL.match(address) else f"http://{address}"
     url = url.rstrip("/")
     has_path = "/" in url.partition("://")[2]

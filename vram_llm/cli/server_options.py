@@ -15,7 +15,7 @@ _DEFAULT = ServerConfig()
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
 
 
-class JsonObject(click.ParamType[dict[str, Any]]):
+class JsonObjectType(click.ParamType[dict[str, Any]]):
     """A JSON object on the command line."""
 
     name = "json"
@@ -71,7 +71,7 @@ _OPTIONS = (
     )),
     click.option("--chat-template-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
                  metavar="FILE", help="Jinja chat template to use in place of the model's own."),
-    click.option("--chat-template-kwargs", type=JsonObject(), default="{}", metavar="JSON", help=(
+    click.option("--chat-template-kwargs", type=JsonObjectType(), default="{}", metavar="JSON", help=(
         "Variables for the chat template, as a JSON object. A request's variables override them."
     )),
     click.option("--reasoning", type=click.Choice([mode.value for mode in ReasoningMode]),
@@ -138,7 +138,7 @@ def server_options(function: _F) -> _F:
 
 
 def _template_in(path: Path) -> str:
-    """The source of a chat template. Raises UsageError where no chat can be rendered with it."""
+    """The source of a chat template. Raises UsageError if it cannot render a chat."""
     from vram_llm.chat.template import BrokenTemplate, check_template
 
     try:
@@ -154,7 +154,7 @@ def _template_in(path: Path) -> str:
 
 
 def _check_kwargs(given: dict[str, Any]) -> None:
-    """Raises UsageError where a variable is the server's own."""
+    """Raises UsageError if a variable is the server's own."""
     from vram_llm.errors import RequestError
     from vram_llm.server.template_variables import check_variables
 
@@ -167,7 +167,7 @@ def _check_kwargs(given: dict[str, Any]) -> None:
 
 
 def _keys_in(path: str) -> tuple[str, ...]:
-    """The keys in a file. Raises UsageError where there are none: the server would be open to everybody."""
+    """The keys in a file. Raises UsageError if there are none: the server would be open to everybody."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     keys = tuple(key for line in lines if (key := line.partition("#")[0].strip()))
     if not keys:

@@ -112,7 +112,7 @@ class _Files:
 
 
 def _slow_draft(draft: ModelProfile, model: ModelProfile) -> tuple[str, ...]:
-    """Of a draft model that costs more than it can spare."""
+    """A note on a draft model that takes more time than it can save."""
     if draft.active_bytes_per_token < model.active_bytes_per_token:
         return ()
     reads = format_bytes(draft.active_bytes_per_token)
@@ -125,7 +125,7 @@ def _slow_draft(draft: ModelProfile, model: ModelProfile) -> tuple[str, ...]:
 def _plan_with_found_files(
     files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None"
 ) -> "Plan":
-    """The plan, without the projector of the model's folder where that does not fit or is not known."""
+    """The plan; without the projector from the model's folder if that does not fit or cannot be used."""
     noted = _with_notes(machine, *files.notes)
     if not files.has_found_mmproj or files.mmproj is None:
         return _plan(files, noted, workload, dry)
@@ -143,7 +143,7 @@ def _with_notes(machine: "Machine", *notes: str) -> "Machine":
 
 
 def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None") -> "Plan":
-    """The plan by the dry run, or without one by the analytic meter."""
+    """The plan by the dry run; if `dry` is None, by the analytic meter."""
     from vram_llm.planner.companions import counting, place_companions
     from vram_llm.planner.make_plan import make_plan
     from vram_llm.planner.search.idle_devices import left_alone
@@ -212,7 +212,7 @@ def _candidates(
 
 
 def _profile_of_draft(model: Header, draft: Header, of: ModelProfile) -> ModelProfile:
-    """The profile of a draft model. Raises BadPlan where it cannot draft for the model."""
+    """The profile of a draft model. Raises BadPlan if it cannot draft for the model."""
     small = profile(draft)
     reason = drafts.mismatch(drafts.facts_of(model, of), drafts.facts_of(draft, small))
     if reason is not None:

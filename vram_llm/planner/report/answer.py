@@ -14,11 +14,11 @@ _FROM = {source: str(source) for source in Source} | {
 }
 
 
-_SLOWER = 0.98  # of the speed; where the end of the context is not slower than that, it is not worth a word
+_SLOWER = 0.98  # share of the speed; a smaller loss at the end of the context is not mentioned
 
 
 def answer(plan: Plan) -> tuple[str, ...]:
-    """Sentences: where the model lies, what speed to expect, and how soon a prompt is read."""
+    """Sentences: the devices of the model, the expected speed, and the time to read a prompt."""
     if plan.speed is None:
         return (_where(plan), "Its speed is not known.")
     if plan.context.pooling is not None:
@@ -27,7 +27,7 @@ def answer(plan: Plan) -> tuple[str, ...]:
 
 
 def bases(plan: Plan) -> str | None:
-    """What the figures of `answer` come from, and the depth they hold for."""
+    """The sources of the figures in `answer`, and the depth for which they hold."""
     speed = plan.speed
     if speed is None:
         return None
@@ -84,7 +84,7 @@ def _decoding(speed: SpeedEstimate) -> str:
 
 
 def _at_end(plan: Plan) -> tuple[str, ...]:
-    """The speed of one stream at the end of the context, where it is lower."""
+    """The speed of one stream at the end of the context, if it is lower."""
     speed, at_end = plan.speed, plan.speed_at_end
     if speed is None or at_end is None or at_end.tokens_per_s >= _SLOWER * speed.tokens_per_s:
         return ()

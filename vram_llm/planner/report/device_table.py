@@ -1,4 +1,4 @@
-"""A row for each device: name, layers, a bar, bytes used of what may be used; or why it is idle."""
+"""A row for each device: name, layers, a bar, used bytes and budget; or the reason why it is idle."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,12 +37,12 @@ class DeviceUse:
 
     @property
     def share(self) -> float:
-        """Used of what may be used."""
+        """The used share of the budget."""
         return self.used_bytes / self.budget_bytes if self.budget_bytes > 0 else float(self.used_bytes > 0)
 
 
 def device_uses(plan: Plan) -> tuple[DeviceUse, ...]:
-    """A row for each device of the plan, and one for the host where it holds something to speak of."""
+    """A row for each device of the plan, and one for the host if it holds layers or at least _SMALL_BYTES."""
     layers = dict(zip(plan.placement.device_order, plan.placement.layers_per_device, strict=True))
     output, held = plan.placement.output_device, {use.id: use for use in plan.estimate.devices}
     rows = []
@@ -80,7 +80,7 @@ def device_uses(plan: Plan) -> tuple[DeviceUse, ...]:
 
 
 def device_table(plan: Plan, width: int) -> list[Line]:
-    """A line for each device; two where the terminal is narrow."""
+    """A line for each device; two if `width` is small."""
     rows = device_uses(plan)
     bar_width = _WIDE_BAR if width >= _ROOMY else _BAR
     id_width = max(len(row.id) for row in rows)

@@ -4,12 +4,12 @@ from vram_llm.units import GIB
 
 
 def rate(tokens_per_s: float) -> str:
-    """Tokens per second as they are worth telling: "7.4", "113"."""
+    """Tokens per second, rounded to the figures that are known: "7.4", "113"."""
     return f"{tokens_per_s:,.1f}" if tokens_per_s < 99.95 else f"{tokens_per_s:,.0f}"
 
 
 def rough_rate(tokens_per_s: float) -> str:
-    """The same of many streams together or of prompts, which is known less well: "7.4", "70", "2,670"."""
+    """Tokens per second of several streams or of prompts, which are known less well: "7.4", "70", "2,670"."""
     if tokens_per_s < 9.95:
         return f"{tokens_per_s:.1f}"
     return f"{float(f'{tokens_per_s:.3g}'):,.0f}"

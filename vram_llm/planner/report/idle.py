@@ -1,4 +1,4 @@
-"""Why a device of a plan is idle, and what using it would cost."""
+"""Why a device of a plan is idle, and the price of using it."""
 
 from vram_llm.machine.assumed_speed import has_assumed_speed
 from vram_llm.machine.types import Device
@@ -25,9 +25,9 @@ def _in_words(price: float) -> str:
 
 
 def price_of_using(plan: Plan, device: PlannedDevice) -> float | None:
-    """How much longer everything takes with `device` in use too, as a share; None where it is not known.
+    """The relative increase of the time if `device` is used too; None if it is not known.
 
-    Of devices that are alike one stands for all.
+    One device represents all equal devices.
     """
     names = {with_name(other) for other in plan.devices if kind_of(other) == kind_of(device)}
     other = next((other for other in plan.alternatives if other.name in names), None)
@@ -35,12 +35,12 @@ def price_of_using(plan: Plan, device: PlannedDevice) -> float | None:
 
 
 def with_name(device: Device) -> str:
-    """What the alternative that uses `device` too is called."""
+    """The name of the alternative that uses `device` too."""
     return f"with {device.id}"
 
 
 def kind_of(device: Device) -> tuple[object, ...]:
-    """Equal for devices that are alike."""
+    """A key that is the same for equal devices."""
     return device.name, device.free_bytes, device.speed, device.companion_bytes
 
 

@@ -1,4 +1,4 @@
-"""Why a plan is as it is, in sentences."""
+"""The reasons for a plan, in sentences."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,11 @@ _BEST = {
     Objective.CONTEXT: "no cut in this order leaves the fullest less full",
     Objective.BALANCE: "no cut in this order leaves the fullest less full",
 }
-_UNEVEN = 1.2  # of bytes a layer between devices, from which it is worth a sentence
+_UNEVEN = 1.2  # ratio of the bytes per layer of two devices; from there on a sentence mentions it
 
 
 def why(plan: Plan) -> tuple[str, ...]:
-    """What forced the split, why devices idle or layers stay on the CPU, what limits the speed."""
+    """Sentences: what forced the split, why devices idle or layers stay on the CPU, what limits the speed."""
     return (*_split(plan), *_layers(plan), *_cpu(plan), *_idle(plan), *_limit(plan), *_by_free_memory(plan))
 
 
@@ -85,7 +85,7 @@ def _because(device: Device, used: Sequence[Device]) -> str:
 
 
 def _limit(plan: Plan) -> tuple[str, ...]:
-    """Which device takes most of a decode step."""
+    """The device that takes most of a decode step."""
     if plan.speed is None or plan.context.pooling is not None or not plan.speed.devices:
         return ()
     slowest = max(plan.speed.devices, key=lambda each: each.seconds)
@@ -111,7 +111,7 @@ def _reads(device: Device) -> str:
 
 
 def _by_free_memory(plan: Plan) -> tuple[str, ...]:
-    """What llama.cpp would do by itself, where that differs."""
+    """llama.cpp's own split, if it differs."""
     other = plan.by_free_memory
     if other is None or other.placement == plan.placement:
         return ()

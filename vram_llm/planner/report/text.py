@@ -1,4 +1,4 @@
-"""The whole report of a plan: the answer, what to type next, the devices, and how to read them."""
+"""The whole report of a plan: the answer, the next command, the devices, and how to read the table."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from vram_llm.text.lines import Line, Style, line, plain, printable, wrap
 from vram_llm.text.plain import ascii_text
 from vram_llm.units import format_bytes, format_count
 
-_BEFORE_NEXT = 2  # lines of the answer before what to type next, so that three lines hold all of it
+_BEFORE_NEXT = 2  # lines of the answer before the next command, so that three lines hold both
 _STR_WIDTH = 80
 
 
@@ -21,7 +21,7 @@ def as_text(plan: Plan) -> str:
 
 
 def head(plan: Plan, width: int, next_command: str | None = None) -> list[Line]:
-    """Does it fit, how fast is it, and what to type next."""
+    """The answer (does it fit, how fast is it) and the next command."""
     lines = _packed([_short(sentence, width) for sentence in answer(plan)], width)
     if next_command is not None:
         lines.insert(min(_BEFORE_NEXT, len(lines)), line(f"next: {next_command}"))
@@ -36,7 +36,7 @@ def _short(sentence: str, width: int) -> str:
 
 
 def _packed(sentences: Sequence[str], width: int) -> list[Line]:
-    """As many sentences on each line as fit it whole."""
+    """Lines of whole sentences, as many on each line as fit."""
     lines = [sentences[0]]
     for sentence in sentences[1:]:
         if len(lines[-1]) + 1 + len(sentence) <= width:
@@ -62,12 +62,12 @@ def body(plan: Plan, width: int) -> list[Line]:
 
 
 def notes(plan: Plan, width: int) -> list[Line]:
-    """What a reader should know beyond the figures."""
+    """The plan's notes."""
     return [each for note in plan.notes for each in wrap(f"note: {note}", width, Style.DIM, "  ")]
 
 
 def _context(plan: Plan, width: int) -> list[Line]:
-    """What the context is for, and what others cost."""
+    """The use of the context, and the cost of other contexts."""
     more = other_contexts(plan)
     return wrap(_use(plan.context), width) + ([] if more is None else wrap(f"Other contexts: {more}.", width))
 
@@ -88,7 +88,7 @@ def _use(context: Context) -> str:
 
 
 def _how_to_read(plan: Plan) -> str:
-    """What used and usable bytes count, and how exact they are."""
+    """What the used bytes and the budget count, and how exact they are."""
     if not plan.estimate.devices:
         return "of GiB: memory that is available here, less the reserve."
     reserve = max(device.reserve_bytes for device in plan.devices)
@@ -120,7 +120,7 @@ def _overhead_source(plan: Plan, overheads: dict[str, int]) -> str:
 
 
 def _companion(companion: Companion) -> str:
-    """A companion, where it lies and what it holds there."""
+    """A companion, its device and its bytes there."""
     held = [
         f"{format_bytes(use.total_bytes)} on {name}"
         for name, use in companion.uses.items()

@@ -55,7 +55,7 @@ class ServedModel:
     takes_images: bool | None
 
 
-class ChatServer:
+class ChatClient:
     """An OpenAI endpoint to chat with, at "HOST:PORT" or a URL."""
 
     def __init__(self, address: str, api_key: str | None) -> None:
@@ -168,7 +168,7 @@ def _error_of(error: dict[str, Any]) -> RequestError | ServerUnreachable:
 
 
 def _check(reply: httpx.Response) -> None:
-    """Raises RequestError with the server's own sentence, or ServerUnreachable where it is not ready."""
+    """Raises RequestError with the server's own sentence, or ServerUnreachable if it is not ready."""
     if not reply.is_error:
         return
     try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _ARGUMENTS = "vram_llm.arguments"
 
 
-class RemembersArguments(ShortFlagsCommand):
+class ArgumentRecordingCommand(ShortFlagsCommand):
     """A command that keeps its command line as it was typed, for `given_words`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

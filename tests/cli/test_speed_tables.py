@@ -2,7 +2,7 @@
 
 import pytest
 
-from vram_llm.cli.speeds import print_records
+from vram_llm.cli.speed_tables import print_records
 from vram_llm.machine.calibration_store import CalibrationRecord
 
 RECORD = CalibrationRecord(
