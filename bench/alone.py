@@ -33,7 +33,7 @@ class Alone:
             model.batch.clear()
             model.batch.add_singles(tokens, [len(row) + step for row in rows], range(n), [1] * n)
             self._decode()
-            tokens = model.best(n)
+            tokens = model.argmax(n)
         seconds = time.perf_counter() - started
         for slot in range(n):
             model.forget(slot)

@@ -39,7 +39,7 @@ from bench.rig import worker
 from tools.random_model import write_llama
 from vram_llm.llama.dryrun.client import DryRun
 from vram_llm.llama.measure.throughput import rates
-from vram_llm.llama.measure.throughput_wire import Load
+from vram_llm.llama.measure.throughput_wire import BenchTest
 from vram_llm.machine.json_store import DATA_DIR_VARIABLE
 from vram_llm.machine.types import Machine
 from vram_llm.model.header_reader import read_header
@@ -199,7 +199,7 @@ def measure(plan: Plan, splits: Sequence[Split], effort: Effort) -> None:
     """
     plans = [replace(plan, placement=split.placement) for split in (splits[0], *splits)]
     for _ in range(effort.loads):
-        _, *measured = rates(plans, [Load(decode=effort.tokens)], effort.rounds)
+        _, *measured = rates(plans, [BenchTest(decode=effort.tokens)], effort.rounds)
         for split, (found,) in zip(splits, measured, strict=True):
             split.rounds_s.append(tuple(1 / tokens_per_s for tokens_per_s in found))
 

@@ -228,5 +228,5 @@ def test_the_best_of_all_rows_at_once_are_the_best_of_each(model: LoadedModel) -
     model.batch.clear()
     model.batch.add_singles([5, 6, 7, 8], [0] * 4, [0, 1, 2, 3], [1] * 4)
     assert model.decode() == 0
-    assert model.best(4) == [int(model.logits(row).argmax()) for row in range(4)]
-    assert model.best(3) == model.best(4)[:3]
+    assert model.argmax(4) == [int(model.logits(row).argmax()) for row in range(4)]
+    assert model.argmax(3) == model.argmax(4)[:3]

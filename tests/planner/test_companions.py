@@ -22,7 +22,7 @@ from vram_llm.model.profile import ModelProfile, profile, with_adapters
 from vram_llm.model.projector import read_projector
 from vram_llm.planner import companion_candidates
 from vram_llm.planner.companions import (
-    Measured,
+    CompanionMemory,
     UnplacedCompanion,
     companion_only_devices,
     draft_plan,
@@ -48,10 +48,12 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
 
 
 def candidate(n_bytes: int, name: str = "eyes.gguf") -> UnplacedCompanion:
-    def measure(device: Device | None) -> Measured:
+    def measure(device: Device | None) -> CompanionMemory:
         use = MemoryUse(weights_bytes=n_bytes, compute_bytes=MIB)
         here = MemoryUse(compute_bytes=MIB)
-        return Measured("by hand", here, use) if device is None else Measured("by hand", use, here)
+        return (
+            CompanionMemory("by hand", here, use) if device is None else CompanionMemory("by hand", use, here)
+        )
 
     return UnplacedCompanion(
         kind=CompanionKind.MMPROJ, path=f"/m/{name}", name=name, total_bytes=n_bytes, measure=measure

@@ -14,7 +14,7 @@ from vram_llm.planner.memory_report import (
     OF_PROCESS,
     Certificate,
     DeviceRow,
-    Reading,
+    MemoryReading,
     certify,
     readings,
 )
@@ -74,7 +74,7 @@ def test_why_nothing_outside_the_buffers_is_measured(plan: Plan) -> None:
 def test_what_nvml_shows_takes_the_place_of_the_planned_overhead(
     plan: Plan, used_bytes: int | None, held_bytes: int, over_bytes: int
 ) -> None:
-    found = certify(plan, AS_PLANNED, {"GPU0": Reading(used_bytes, OF_PROCESS)})
+    found = certify(plan, AS_PLANNED, {"GPU0": MemoryReading(used_bytes, OF_PROCESS)})
     row = found.devices[0]
     assert (row.held_bytes, row.over_bytes) == (held_bytes, over_bytes)
     assert found.within_budget == (over_bytes <= 0)
@@ -112,13 +112,13 @@ def test_the_span_of_a_mapped_file_is_not_held(
 @pytest.mark.parametrize(
     ("before", "after", "process", "reading"),
     [
-        ({"GPU-a": 100}, {"GPU-a": 1100}, {"GPU-a": 950}, Reading(950, OF_PROCESS)),
-        ({"GPU-a": 100}, {"GPU-a": 1100}, {}, Reading(1000, OF_CARD)),
+        ({"GPU-a": 100}, {"GPU-a": 1100}, {"GPU-a": 950}, MemoryReading(950, OF_PROCESS)),
+        ({"GPU-a": 100}, {"GPU-a": 1100}, {}, MemoryReading(1000, OF_CARD)),
         # in a container NVML may know another process by our number
-        ({"GPU-a": 100}, {"GPU-a": 1100}, {"GPU-a": 889}, Reading(1000, OF_CARD)),
-        ({"GPU-a": 100}, {"GPU-a": 990}, {}, Reading(890, OF_CARD)),
-        ({"GPU-a": 100}, {"GPU-a": 989}, {}, Reading(None, NVML_TOO_LOW)),
-        ({}, {"GPU-a": 1100}, {}, Reading(None, NVML_TOO_LOW)),
+        ({"GPU-a": 100}, {"GPU-a": 1100}, {"GPU-a": 889}, MemoryReading(1000, OF_CARD)),
+        ({"GPU-a": 100}, {"GPU-a": 990}, {}, MemoryReading(890, OF_CARD)),
+        ({"GPU-a": 100}, {"GPU-a": 989}, {}, MemoryReading(None, NVML_TOO_LOW)),
+        ({}, {"GPU-a": 1100}, {}, MemoryReading(None, NVML_TOO_LOW)),
         ({"GPU-b": 100}, {"GPU-b": 1100}, {"GPU-b": 950}, None),
         ({}, {}, {}, None),
     ],
@@ -128,7 +128,7 @@ def test_readings(
     before: dict[str, int],
     after: dict[str, int],
     process: dict[str, int],
-    reading: Reading | None,
+    reading: MemoryReading | None,
 ) -> None:
     found = readings(plan, [AS_PLANNED], before, after, process)
     assert found == ({} if reading is None else {"GPU0": reading})

@@ -7,7 +7,7 @@ from vram_llm.cli import terminal
 from vram_llm.errors import UnknownDevice
 from vram_llm.machine.what_if import parse_gpus
 from vram_llm.model.location import is_kept, is_remote
-from vram_llm.planner.compare import Compared
+from vram_llm.planner.compare import ComparisonRow
 from vram_llm.planner.report.figures import rate, seconds
 from vram_llm.planner.types import Workload
 from vram_llm.text.lines import Style, wrap
@@ -20,7 +20,7 @@ _LEAST = "first token"  # the column to leave out first
 
 def compare(
     model: str, others: Sequence[str], gpus: tuple[str, ...], rpc: tuple[str, ...], workload: Workload
-) -> tuple[Compared, ...]:
+) -> tuple[ComparisonRow, ...]:
     """Every model on every rig, in the order given, `model` and the machine itself first.
 
     `others` holds names of models, and rigs written as for --gpu. The machine itself is left out if it has no
@@ -41,7 +41,7 @@ def compare(
         )
 
 
-def print_compared(rows: Sequence[Compared]) -> None:
+def print_compared(rows: Sequence[ComparisonRow]) -> None:
     """Print a line for each row (several on a narrow terminal), and why a row does not fit."""
     width = terminal.width()
     several = len({row.model for row in rows}) > 1
@@ -70,7 +70,7 @@ def print_compared(rows: Sequence[Compared]) -> None:
     terminal.show(lines)
 
 
-def _figures(row: Compared) -> tuple[str, ...]:
+def _figures(row: ComparisonRow) -> tuple[str, ...]:
     """The cells of a row after the rig's name."""
     left = "" if row.headroom_bytes is None else format_bytes(row.headroom_bytes)
     if (speed := row.speed) is None:
@@ -82,13 +82,13 @@ def _figures(row: Compared) -> tuple[str, ...]:
     return (_fits(row), left, *rates, first, str(speed.basis))
 
 
-def _fits(row: Compared) -> str:
+def _fits(row: ComparisonRow) -> str:
     if not row.fits:
         return "no"
     return f"{row.cpu_layers} of {row.n_layers} layers on the CPU" if row.cpu_layers else "yes"
 
 
-def _legend(rows: Sequence[Compared]) -> str:
+def _legend(rows: Sequence[ComparisonRow]) -> str:
     speed = next((row.speed for row in rows if row.speed is not None), None)
     legend = "left: memory left on all of a rig's devices"
     if speed is not None:

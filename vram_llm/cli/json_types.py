@@ -10,7 +10,7 @@ from vram_llm.cli.analyze_json import AnalyzedModel
 from vram_llm.cli.json_document import VERSION
 from vram_llm.machine.calibration_store import CalibrationRecord
 from vram_llm.machine.types import Machine
-from vram_llm.planner.compare import Compared
+from vram_llm.planner.compare import ComparisonRow
 from vram_llm.planner.measured_speed import MeasuredSpeed
 from vram_llm.planner.memory_report import Certificate
 from vram_llm.planner.recheck import DeviceFit
@@ -37,7 +37,7 @@ class CheckedPlan:
 class ComparedPlans:
     """`plan MODEL --compare RIG --json`."""
 
-    plans: tuple[Compared, ...]
+    plans: tuple[ComparisonRow, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

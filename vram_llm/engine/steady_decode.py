@@ -42,7 +42,7 @@ class SteadyDecode:
     def sample(self) -> list[int]:
         """Every stream's next token, from the rows just computed."""
         if self._samplers is None:
-            tokens = self._model.best(len(self.streams))
+            tokens = self._model.argmax(len(self.streams))
         else:
             tokens = [sampler.sample(row) for row, sampler in enumerate(self._samplers)]
         for i, generation in self._ruled:

@@ -34,7 +34,7 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
     share: float
 
 
-class Say(Protocol):
+class SendMessage(Protocol):
     """Sends messages of a child's work."""
 
     def __call__(self, message: msgspec.Struct) -> None:
@@ -83,22 +83,22 @@ def ask(
             child.stdout.close()
 
 
-def answer(kind: type[_Question], work: Callable[[_Question, Say], msgspec.Struct]) -> None:
+def answer(kind: type[_Question], work: Callable[[_Question, SendMessage], msgspec.Struct]) -> None:
     """The child's side: read the question, do the work, send the result."""
     question = msgspec.json.decode(sys.stdin.buffer.read(), type=kind)
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # libraries print to standard output, which carries the answer
 
-    def say(message: msgspec.Struct) -> None:
+    def send(message: msgspec.Struct) -> None:
         answers.write(msgspec.json.encode(message) + b"\n")
 
     try:
         from vram_llm.llama import bindings
 
         bindings.log_errors_only()
-        say(work(question, say))
+        send(work(question, send))
     except VramLLMError as error:
-        say(Refusal(type(error).__name__, str(error)))
+        send(Refusal(type(error).__name__, str(error)))
 
 
 def _lines(stream: IO[bytes], silence_s: float, what: str) -> Iterator[bytes]:

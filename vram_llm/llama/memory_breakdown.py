@@ -15,7 +15,7 @@ from vram_llm.planner.estimates import MemoryUse
 _AnyNode = TypeVar("_AnyNode", bound="BreakdownNode")
 
 
-class Map(ctypes.Structure):
+class StdMap(ctypes.Structure):
     """A std::map."""
 
     _fields_ = [
@@ -64,7 +64,7 @@ def memory_use(ctx: int) -> dict[int | None, MemoryUse]:
     """
     if b.get_memory_breakdown is None:
         raise NotBuilt("this build of llama.cpp does not tell what it holds per device")
-    found = Map()
+    found = StdMap()
     b.get_memory_breakdown(ctypes.addressof(found), ctx)
     uses: dict[int | None, MemoryUse] = {}
     nodes = list(walk(found.root, _UseNode))

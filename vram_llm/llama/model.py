@@ -166,7 +166,7 @@ class LoadedModel:
             view = self._views[address] = np.ctypeslib.as_array(floats)
         return view
 
-    def best(self, n_rows: int) -> list[int]:
+    def argmax(self, n_rows: int) -> list[int]:
         """The most likely token of each of the batch's first `n_rows` rows, which all have logits."""
         address = _all_logits_address(self._ctx)
         if address != self._block_at or n_rows != len(self._block):

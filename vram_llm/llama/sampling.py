@@ -25,7 +25,7 @@ def seed_of(seed: int | None) -> int:
     return random.randrange(_SEEDS) if seed is None else seed % _SEEDS
 
 
-class Dry:
+class DrySampler:
     """A sampler against repeated phrases, to be copied into chains.
 
     llama.cpp searches the whole vocabulary for each breaker; a copy does not.
@@ -83,7 +83,7 @@ class SamplerChain:
         """Lower the logits of the last `last_n` sampled tokens."""
         self._add(C.llama_sampler_init_penalties(self._n_vocab, last_n, repeat, frequency, presence))
 
-    def dry(self, dry: Dry, seen: Iterable[int]) -> None:
+    def dry(self, dry: DrySampler, seen: Iterable[int]) -> None:
         """Lower the logits of tokens that would continue a repetition; `seen` are the tokens so far."""
         sampler = dry.copy()
         for token in seen:

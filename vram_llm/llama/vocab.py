@@ -5,7 +5,7 @@ import ctypes
 from typing import Any
 
 from vram_llm.llama.bindings import C
-from vram_llm.llama.sampling import Dry
+from vram_llm.llama.sampling import DrySampler
 
 _CONTROL, _UNKNOWN = 1 << 3, 1 << 0  # llama_token_attr of llama.h
 _BEFORE = "\x02"  # merges with nothing
@@ -116,9 +116,9 @@ class Vocab:
         """The tokens that end a generation."""
         return self._eog
 
-    def dry(self, **options: Any) -> Dry:
+    def dry(self, **options: Any) -> DrySampler:
         """A sampler against repeated phrases, with breakers in this vocabulary."""
-        return Dry(self._handle, **options)
+        return DrySampler(self._handle, **options)
 
     def _render(self, token: int, *, special: bool) -> bytes:
         while True:

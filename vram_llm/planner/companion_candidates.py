@@ -6,7 +6,7 @@ from dataclasses import replace
 from vram_llm.machine.types import Device, Host, Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.projector import Projector
-from vram_llm.planner.companions import Measured, UnplacedCompanion
+from vram_llm.planner.companions import CompanionMemory, UnplacedCompanion
 from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.llama_split import placement_from_counts
 from vram_llm.planner.memory.analytic_meter import METHOD, AnalyticMeter
@@ -33,7 +33,7 @@ def draft(
     """A draft model for a model in `context`."""
     own = draft_context(context)
 
-    def measure(device: Device | None) -> Measured:
+    def measure(device: Device | None) -> CompanionMemory:
         # other companions on the device are counted elsewhere
         devices = [] if device is None else [replace(device, companion_bytes=0)]
         host = replace(machine.host, companion_bytes=0)
@@ -41,7 +41,7 @@ def draft(
         ids = [planned_device.id for planned_device in devices]
         estimate = meter(placement_from_counts(ids, [profile.n_layers] * len(ids), profile.n_layers))
         on_device = estimate.devices[0].use if estimate.devices else MemoryUse()
-        return Measured(estimate.method, on_device, estimate.host.use)
+        return CompanionMemory(estimate.method, on_device, estimate.host.use)
 
     return UnplacedCompanion(
         kind=CompanionKind.DRAFT,
@@ -57,16 +57,16 @@ def draft(
 def projector(file: Projector, host: Host, exact: ProjectorUse | None) -> UnplacedCompanion:
     """A multimodal projector. `exact` gives weights and compute as one figure."""
 
-    def measure(device: Device | None) -> Measured:
+    def measure(device: Device | None) -> CompanionMemory:
         if exact:
             method, (on_device, on_host) = "dry run", exact(device)
         else:
             method, sizes = METHOD, (file.total_bytes + file.estimated_compute_bytes, 0)
             on_device, on_host = sizes if device is not None else sizes[::-1]
         if device is None:
-            return Measured(method, MemoryUse(), held(on_host, host.alignment_bytes, 0))
+            return CompanionMemory(method, MemoryUse(), held(on_host, host.alignment_bytes, 0))
         own = held(on_device, device.alignment_bytes, device.row_padding)
-        return Measured(method, own, MemoryUse(compute_bytes=on_host))
+        return CompanionMemory(method, own, MemoryUse(compute_bytes=on_host))
 
     def held(unpadded: int, alignment: int, row_padding: int) -> MemoryUse:
         return MemoryUse(

@@ -25,8 +25,8 @@ _Estimate = TypeVar("_Estimate", DeviceEstimate, HostEstimate)
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Memory of a companion on its device and on the host, and the meter's name."""
+class CompanionMemory:
+    """The memory of a companion on its device and on the host. `method` names the meter."""
 
     method: str
     device: MemoryUse
@@ -41,7 +41,7 @@ class UnplacedCompanion:
     path: str
     name: str
     total_bytes: int
-    measure: Callable[[Device | None], Measured]  # on a device; None: on the host only
+    measure: Callable[[Device | None], CompanionMemory]  # on a device; None: on the host only
     context: Context | None = None
     n_layers: int | None = None  # of a draft model
 
@@ -85,7 +85,7 @@ def _place(
     reserve_bytes: int,
     allowed: Collection[str] | None,
     idle: Collection[str],
-) -> tuple[Device | None, Measured]:
+) -> tuple[Device | None, CompanionMemory]:
     """The device of a companion, None for the host, and its memory there."""
     tried: list[Device] = []
     if candidate.kind is CompanionKind.DRAFT:

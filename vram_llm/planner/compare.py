@@ -6,7 +6,7 @@ from vram_llm.planner.types import Plan, SpeedEstimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
+class ComparisonRow:
     """One model on one rig. If it does not fit, `refusal` gives the reason and the other fields are None."""
 
     model: str
@@ -22,9 +22,9 @@ class Compared:
     speed: SpeedEstimate | None = None  # None if a speed is not known
 
 
-def compared(plan: Plan, rig: str) -> Compared:
+def compared(plan: Plan, rig: str) -> ComparisonRow:
     """The figures of a plan that are compared."""
-    return Compared(
+    return ComparisonRow(
         model=plan.model.name,
         rig=rig,
         fits=True,

@@ -20,7 +20,7 @@ _NOTHING = MemoryUse()
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class MemoryReading:
     """Bytes that the engine uses on a device and how they were measured, or None and the reason."""
 
     used_bytes: int | None
@@ -98,7 +98,7 @@ class Certificate:
 def certify(
     plan: Plan,
     held: Mapping[str, MemoryUse],
-    readings: Mapping[str, Reading] | None = None,
+    readings: Mapping[str, MemoryReading] | None = None,
     draft: Mapping[str, MemoryUse] | None = None,
 ) -> Certificate:
     """Compare the plan with llama.cpp's report after the load and with readings, all by device id.
@@ -111,7 +111,7 @@ def certify(
     rows = []
     for estimate in (*plan.estimate.devices, *companion_only_devices(plan)):
         device = devices[estimate.id]
-        reading = (readings or {}).get(estimate.id) or Reading(None, _why_none(device))
+        reading = (readings or {}).get(estimate.id) or MemoryReading(None, _why_none(device))
         use = held.get(estimate.id, _NOTHING)
         rows.append(_device_row(estimate, device, use, reading, companion_rows[estimate.id]))
     use, is_mapped = held.get(HOST, _NOTHING), plan.context.use_mmap
@@ -130,7 +130,7 @@ def readings(
     before: Mapping[str, int],
     after: Mapping[str, int],
     process: Mapping[str, int],
-) -> dict[str, Reading]:
+) -> dict[str, MemoryReading]:
     """Memory of the engine on each local card: NVML's figure for its process, else the growth of the card.
 
     `held` is llama.cpp's memory by device id, for each model that the engine loaded. `before` and `after` the
@@ -147,9 +147,9 @@ def readings(
             continue
         least = buffers.get(device.id, 0)
         growth = after[uuid] - before.get(uuid, after[uuid])
-        candidates = [Reading(process.get(uuid), OF_PROCESS), Reading(growth, OF_CARD)]
+        candidates = [MemoryReading(process.get(uuid), OF_PROCESS), MemoryReading(growth, OF_CARD)]
         usable = [found for found in candidates if found.used_bytes is not None and found.used_bytes >= least]
-        readings[device.id] = usable[0] if usable else Reading(None, NVML_TOO_LOW)
+        readings[device.id] = usable[0] if usable else MemoryReading(None, NVML_TOO_LOW)
     return readings
 
 
@@ -157,7 +157,7 @@ def _device_row(
     estimate: DeviceEstimate,
     device: Device,
     held: MemoryUse,
-    reading: Reading,
+    reading: MemoryReading,
     companion_rows: tuple[KindRow, ...],
 ) -> DeviceRow:
     buffers = held.total_bytes + _held_of(companion_rows)

@@ -57,7 +57,7 @@ def bench_model(
     is too small, ModelRefused, WorkerUnreachable, EngineDied, NotBuilt.
     """
     from vram_llm.llama.measure.throughput import rates, with_expected
-    from vram_llm.llama.measure.throughput_wire import Load
+    from vram_llm.llama.measure.throughput_wire import BenchTest
     from vram_llm.machine import calibration_store
     from vram_llm.machine.host import read_host
     from vram_llm.machine.types import Machine
@@ -69,16 +69,16 @@ def bench_model(
         raise BadPlan(f"{plan.model.name} makes embeddings, and the bench measures text generation")
     streams = plan.context.parallel
     _check_room(plan, n_prompt, (n_gen + 2) * streams)
-    loads = [Load(prompt=n_prompt), Load(decode=n_gen)]
-    loads += [Load(decode=n_gen, streams=streams)] if streams > 1 else []
-    (measured,) = rates([plan], loads, repeats, on_progress)
+    tests = [BenchTest(prompt=n_prompt), BenchTest(decode=n_gen)]
+    tests += [BenchTest(decode=n_gen, streams=streams)] if streams > 1 else []
+    (measured,) = rates([plan], tests, repeats, on_progress)
     machine = calibration_store.with_speeds(Machine(devices=plan.devices, host=read_host()))
     model = analyze(plan.model.path)
 
     def expected(depth: int) -> "SpeedEstimate | None":
         return expected_speed(model, machine, Workload(expect_depth=depth), plan)
 
-    return with_expected(loads, measured, expected(n_prompt), expected(max(n_gen // 2, 1)))
+    return with_expected(tests, measured, expected(n_prompt), expected(max(n_gen // 2, 1)))
 
 
 def _check_room(plan: "Plan", *needed: int) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vram_llm.llama.dryrun.client import DryRun
     from vram_llm.machine.types import Device, Machine
     from vram_llm.planner.companions import UnplacedCompanion
-    from vram_llm.planner.compare import Compared
+    from vram_llm.planner.compare import ComparisonRow
     from vram_llm.planner.types import Context, Meter, Plan, Workload
 
 MTP = "mtp"  # other programs' name for a model's own draft head
@@ -222,17 +222,17 @@ def _profile_of_draft(model: Header, draft: Header, of: ModelProfile) -> ModelPr
 
 def compare(
     model: str, machine: "Machine", workload: "Workload", rig: str, dry: "DryRun | None" = None
-) -> "Compared":
+) -> "ComparisonRow":
     """`model` on `machine`, called `rig`, as one row of a comparison. A model that does not fit is a row too.
 
     Raises the errors of `plan`, except DoesNotFit.
     """
-    from vram_llm.planner.compare import Compared, compared
+    from vram_llm.planner.compare import ComparisonRow, compared
 
     try:
         return compared(plan(model, machine, workload, dry), rig)
     except DoesNotFit as error:
-        return Compared(model=analyze(model).name, rig=rig, fits=False, refusal=str(error))
+        return ComparisonRow(model=analyze(model).name, rig=rig, fits=False, refusal=str(error))
 
 
 def pull(model: str, on_bytes: Callable[[int, int], None] = lambda _done, _total: None) -> Path:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vram_llm.llama.measure.calibrate_wire import Step, Times, Transfer
-from vram_llm.llama.measure.fit import figures
+from vram_llm.llama.measure.calibrate_wire import DeviceTimes, StepTime, TransferTime
+from vram_llm.llama.measure.fit import fit_speed
 from vram_llm.machine.types import Source
 
 SHAPES = [(2, 1e6), (16, 1e7), (4, 5e7), (2, 1e8)]  # layers, bytes; as many weights
@@ -11,19 +11,19 @@ SHAPES = [(2, 1e6), (16, 1e7), (4, 5e7), (2, 1e8)]  # layers, bytes; as many wei
 
 def times(
     *, step: float, layer: float, read: float, row: float, rtt: float | None = None, link: float = 1e9
-) -> Times:
+) -> DeviceTimes:
     """What a device with exactly these figures would take."""
 
-    def made(n_layers: int, n_bytes: float, rows: int) -> Step:
+    def made(n_layers: int, n_bytes: float, rows: int) -> StepTime:
         crossing = 0 if rtt is None else rows * 10_000 / link
         seconds = step + n_layers * layer + n_bytes / read + (rows - 1) * 2 * n_bytes / row + crossing
-        return Step(n_layers, int(n_bytes), int(n_bytes), 10_000, rows, seconds)
+        return StepTime(n_layers, int(n_bytes), int(n_bytes), 10_000, rows, seconds)
 
     decode = [made(*shape, rows) for shape in SHAPES for rows in (1, 4, 8)]
     prompt_s = step + 2 * layer + 2 * 1e8 * 512 / (5 * row)
     prompt_s += 0 if rtt is None else 512 * 10_000 / link
-    sent = () if rtt is None else tuple(Transfer(n, rtt + n / link) for n in (4, 2**20, 2**22))
-    return Times(tuple(decode), Step(2, 10**8, 10**8, 10_000, 512, prompt_s), sent)
+    sent = () if rtt is None else tuple(TransferTime(n, rtt + n / link) for n in (4, 2**20, 2**22))
+    return DeviceTimes(tuple(decode), StepTime(2, 10**8, 10**8, 10_000, 512, prompt_s), sent)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def times(
     [(1e-3, 5e-5, 1e10, 1e11), (0, 1e-6, 2e12, 5e13), (5e-3, 0, 3e9, 2e10)],
 )
 def test_exact_times_give_their_figures_back(step: float, layer: float, read: float, row: float) -> None:
-    found = figures(times(step=step, layer=layer, read=read, row=row))
+    found = fit_speed(times(step=step, layer=layer, read=read, row=row))
     speed = found.speed
     assert speed.read_bytes_per_s.value == pytest.approx(read, rel=1e-3)
     assert speed.step_overhead_s.value == pytest.approx(step, rel=1e-3, abs=1e-9)
@@ -46,7 +46,7 @@ def test_exact_times_give_their_figures_back(step: float, layer: float, read: fl
 
 
 def test_what_crosses_the_link_is_no_part_of_the_device() -> None:
-    found = figures(times(step=5e-3, layer=5e-5, read=1e10, row=1e11, rtt=4e-3, link=1e8))
+    found = fit_speed(times(step=5e-3, layer=5e-5, read=1e10, row=1e11, rtt=4e-3, link=1e8))
     assert found.link is not None
     assert found.link.latency_s.value == pytest.approx(2e-3, rel=1e-3)
     assert found.link.bytes_per_s.value == pytest.approx(1e8, rel=1e-3)
@@ -57,10 +57,10 @@ def test_what_crosses_the_link_is_no_part_of_the_device() -> None:
 def test_a_term_below_zero_is_left_out() -> None:
     exact = times(step=1e-3, layer=5e-5, read=1e10, row=1e11)
     longer = tuple(
-        Step(s.n_layers, s.params, s.read_bytes, 0, s.rows, s.seconds * (0.7 if s.n_layers > 4 else 1))
+        StepTime(s.n_layers, s.params, s.read_bytes, 0, s.rows, s.seconds * (0.7 if s.n_layers > 4 else 1))
         for s in exact.decode
     )
-    found = figures(Times(longer, exact.prompt, ()))
+    found = fit_speed(DeviceTimes(longer, exact.prompt, ()))
     terms = (found.speed.layer_overhead_s, found.speed.step_overhead_s, found.speed.read_bytes_per_s)
     assert all(fact.value >= 0 for fact in terms)
     assert found.residual > 0.01
@@ -69,16 +69,16 @@ def test_a_term_below_zero_is_left_out() -> None:
 def test_what_caches_hold_does_not_say_how_fast_weights_are_read() -> None:
     exact = times(step=2e-4, layer=0, read=1e10, row=1e11)
     cached = tuple(
-        Step(s.n_layers, s.params, s.read_bytes, s.row_bytes, s.rows, s.seconds - s.read_bytes * 0.4e-10)
+        StepTime(s.n_layers, s.params, s.read_bytes, s.row_bytes, s.rows, s.seconds - s.read_bytes * 0.4e-10)
         if s.read_bytes < 2e7
         else s
         for s in exact.decode
     )
-    found = figures(Times(cached, exact.prompt, exact.transfers))
+    found = fit_speed(DeviceTimes(cached, exact.prompt, exact.transfers))
     assert found.speed.read_bytes_per_s.value == pytest.approx(1e10, rel=0.02)
 
 
 def test_rows_that_cost_nothing_are_finite() -> None:
-    found = figures(times(step=1e-3, layer=5e-5, read=1e10, row=float("inf")))
+    found = fit_speed(times(step=1e-3, layer=5e-5, read=1e10, row=float("inf")))
     assert found.speed.row_flops_per_s is not None
     assert 1e15 < found.speed.row_flops_per_s.value < float("inf")

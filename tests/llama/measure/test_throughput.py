@@ -7,13 +7,13 @@ import pytest
 from tests.conftest import PlanOnCpu
 from vram_llm.errors import BadPlan, ModelRefused
 from vram_llm.llama.measure.throughput import rates, with_expected
-from vram_llm.llama.measure.throughput_wire import Load
+from vram_llm.llama.measure.throughput_wire import BenchTest
 from vram_llm.machine.types import Machine, Source
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import SpeedEstimate, Workload
 
-LOADS = [Load(prompt=40), Load(decode=5), Load(decode=3, streams=4)]
+LOADS = [BenchTest(prompt=40), BenchTest(decode=5), BenchTest(decode=3, streams=4)]
 
 
 def test_every_round_of_every_load(plan_on_cpu: PlanOnCpu) -> None:
@@ -39,7 +39,7 @@ def test_several_plans_on_the_same_workers(machine: Machine, plan_on_cpu: PlanOn
         )
         for split in (TensorSplit((1, 1, 3)), TensorSplit((3, 0, 2)))
     ]
-    found = rates(plans, [Load(decode=2)], 1)
+    found = rates(plans, [BenchTest(decode=2)], 1)
     assert len(found) == 2
 
 
@@ -54,15 +54,15 @@ def test_a_plan_that_cannot_be_loaded(plan_on_cpu: PlanOnCpu) -> None:
 
 
 @pytest.mark.parametrize(
-    ("load", "name", "n_tokens"),
+    ("test", "name", "n_tokens"),
     [
-        (Load(prompt=512), "pp512", 512),
-        (Load(decode=128), "tg128", 128),
-        (Load(decode=32, streams=8), "tg32 x8", 256),
+        (BenchTest(prompt=512), "pp512", 512),
+        (BenchTest(decode=128), "tg128", 128),
+        (BenchTest(decode=32, streams=8), "tg32 x8", 256),
     ],
 )
-def test_names_are_llama_benchs(load: Load, name: str, n_tokens: int) -> None:
-    assert (load.name, load.n_tokens) == (name, n_tokens)
+def test_names_are_llama_benchs(test: BenchTest, name: str, n_tokens: int) -> None:
+    assert (test.name, test.n_tokens) == (name, n_tokens)
 
 
 def test_each_load_beside_what_was_expected_of_it() -> None:

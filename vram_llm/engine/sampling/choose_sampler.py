@@ -11,7 +11,7 @@ from vram_llm.engine.sampling.sampler import Sampler
 from vram_llm.engine.sampling.sampler_chains import host_chain, last_n
 from vram_llm.engine.sequence import DeviceSamplerConfig
 from vram_llm.llama.model import LoadedModel
-from vram_llm.llama.sampling import MIN_TEMPERATURE, MOST_MIN_P, MOST_TOP_K, Dry, seed_of
+from vram_llm.llama.sampling import MIN_TEMPERATURE, MOST_MIN_P, MOST_TOP_K, DrySampler, seed_of
 from vram_llm.planner.types import MOST_BIASED
 
 NEARLY_ALL = 1 - 2.0**-24
@@ -54,7 +54,7 @@ class SamplerFactory:
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
-        self._dry_samplers: dict[object, Dry] = {}
+        self._dry_samplers: dict[object, DrySampler] = {}
 
     def make(self, params: SamplingParams, prompt: list[int]) -> Sampler:
         """The cheapest sampler that is right for `params`; the sequence's prompt has the tokens `prompt`."""
@@ -72,7 +72,7 @@ class SamplerFactory:
         dry = self._dry(params) if params.dry_multiplier > 0 else None
         return Sampler(self._model, host_chain(self._model.vocab, params, self._model.n_ctx, dry, prompt))
 
-    def _dry(self, params: SamplingParams) -> Dry:
+    def _dry(self, params: SamplingParams) -> DrySampler:
         options = {
             "multiplier": params.dry_multiplier,
             "base": params.dry_base,

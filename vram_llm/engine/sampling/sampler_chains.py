@@ -2,12 +2,12 @@
 
 from vram_llm.engine.request import SamplingParams
 from vram_llm.engine.sequence import DeviceSamplerConfig
-from vram_llm.llama.sampling import MIN_TEMPERATURE, Dry, SamplerChain, seed_of
+from vram_llm.llama.sampling import MIN_TEMPERATURE, DrySampler, SamplerChain, seed_of
 from vram_llm.llama.vocab import Vocab
 
 
 def host_chain(
-    vocab: Vocab, params: SamplingParams, n_ctx: int, dry: Dry | None, prompt: list[int]
+    vocab: Vocab, params: SamplingParams, n_ctx: int, dry: DrySampler | None, prompt: list[int]
 ) -> SamplerChain:
     """llama.cpp's samplers for `params`, in the order of llama-server (common/sampling.cpp)."""
     chain, seed = SamplerChain(vocab.n_tokens), seed_of(params.seed)

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from vram_llm.llama.child_process import ask
-from vram_llm.llama.measure.calibrate_wire import CalibrationQuestion, Times
-from vram_llm.llama.measure.fit import FittedFigures, figures
+from vram_llm.llama.measure.calibrate_wire import CalibrationQuestion, DeviceTimes
+from vram_llm.llama.measure.fit import FittedSpeed, fit_speed
 from vram_llm.machine.types import Device, Host
 
 SECONDS = 8.0  # of repeats on each device, without loading
@@ -13,7 +13,7 @@ _SILENCE_S = 90.0  # of a slow link, or of a worker that is busy with another pr
 
 def calibrate(
     device: Device | None, host: Host, on_progress: Callable[[float], None], seconds: float | None = None
-) -> FittedFigures:
+) -> FittedSpeed:
     """The figures of `device`, or of the host where that is None, from repeats for `seconds` (SECONDS).
 
     `on_progress` receives the share done.
@@ -25,9 +25,9 @@ def calibrate(
     times = ask(
         "vram_llm.llama.measure.calibrate_worker",
         CalibrationQuestion(device, host.cores, seconds or SECONDS),
-        Times,
+        DeviceTimes,
         f"{name} was measured",
         _SILENCE_S,
         on_progress,
     )
-    return figures(times)
+    return fit_speed(times)

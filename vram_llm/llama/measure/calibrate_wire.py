@@ -13,7 +13,7 @@ class CalibrationQuestion(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Step(msgspec.Struct, frozen=True):
+class StepTime(msgspec.Struct, frozen=True):
     """The time of a batch: the lower quartile of alternating repeats."""
 
     n_layers: int
@@ -24,16 +24,16 @@ class Step(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Transfer(msgspec.Struct, frozen=True):
+class TransferTime(msgspec.Struct, frozen=True):
     """The time to send bytes to a device or to fetch them, until the device's answer."""
 
     n_bytes: int
     seconds: float
 
 
-class Times(msgspec.Struct, frozen=True, tag=True):
+class DeviceTimes(msgspec.Struct, frozen=True, tag=True):
     """All times of a device."""
 
-    decode: tuple[Step, ...]
-    prompt: Step
-    transfers: tuple[Transfer, ...]
+    decode: tuple[StepTime, ...]
+    prompt: StepTime
+    transfers: tuple[TransferTime, ...]

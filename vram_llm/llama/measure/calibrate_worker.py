@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vram_llm.errors import ModelRefused
-from vram_llm.llama.child_process import Progress, Say, answer
-from vram_llm.llama.measure.calibrate_wire import CalibrationQuestion, Step, Times
+from vram_llm.llama.child_process import Progress, SendMessage, answer
+from vram_llm.llama.measure.calibrate_wire import CalibrationQuestion, DeviceTimes, StepTime
 from vram_llm.llama.random_model import Shape
 from vram_llm.units import format_bytes
 
@@ -42,14 +42,14 @@ _LEAST_ROUNDS = 3
 _PROMPT_S = 0.25
 
 
-class Case(NamedTuple):
+class TimedCase(NamedTuple):
     """A model, and the number of rows of its batches."""
 
-    model: "Model"
+    model: "SampleModel"
     rows: int
 
 
-def measure(question: CalibrationQuestion, say: Say) -> Times:
+def measure(question: CalibrationQuestion, send: SendMessage) -> DeviceTimes:
     """Measure a device. Raises ModelRefused, and the errors of finding the device."""
     from vram_llm.llama.devices import handles
     from vram_llm.llama.measure.transfer import transfers
@@ -57,15 +57,15 @@ def measure(question: CalibrationQuestion, say: Say) -> Times:
     device = question.device
     found = handles([device], [device.id]) if device else []
     sent = transfers(found[0]) if found else ()
-    say(Progress(0.1))
+    send(Progress(0.1))
     room = device.free_bytes if device else None
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vram-llm-")))
         if not _fits(_WIDE, room):
             raise ModelRefused(f"{format_bytes(room or 0)} free are too little to measure with")
 
-        def loaded(shape: Shape) -> Model:
-            return stack.enter_context(closing(Model(shape, question, found, folder)))
+        def loaded(shape: Shape) -> SampleModel:
+            return stack.enter_context(closing(SampleModel(shape, question, found, folder)))
 
         def can_take(shape: Shape) -> bool:
             seconds_per_byte = min((t.seconds / t.n_bytes for t in sent), default=0.0)
@@ -75,19 +75,19 @@ def measure(question: CalibrationQuestion, say: Say) -> Times:
         models = []
         for shape in (*_NARROW, _MIDDLE, _WIDE):
             models.append(loaded(shape))
-            say(Progress(0.1 + 0.05 * len(models)))
+            send(Progress(0.1 + 0.05 * len(models)))
         more: tuple[Shape, ...] = (_LONG,)  # steps as long as a real model's
         if models[-1].burst(1) < _QUICK_S:
             more = (_DEEP,)
             if can_take(_LARGEST):
                 more, models = (_LARGE, _LARGEST), models[: len(_NARROW)]
         models += [loaded(shape) for shape in more if can_take(shape)]
-        cases = [Case(model, rows) for model in models for rows in model.rows]
+        cases = [TimedCase(model, rows) for model in models for rows in model.rows]
         widest = next(model for model in models if model.shape in (_WIDE, _LARGE))
         longest = models[-1] if models[-1].shape is _LARGEST else widest
-        times = _rounds(cases, Case(longest, _prompt_rows(longest)), question.seconds, say)
+        times = _rounds(cases, TimedCase(longest, _prompt_rows(longest)), question.seconds, send)
     *decode, prompt = [_step(case, seconds) for case, seconds in times]
-    return Times(tuple(decode), prompt, sent)
+    return DeviceTimes(tuple(decode), prompt, sent)
 
 
 def _fits(shape: Shape, room_bytes: int | None) -> bool:
@@ -95,7 +95,7 @@ def _fits(shape: Shape, room_bytes: int | None) -> bool:
     return room_bytes is None or 4 * shape.read_bytes < room_bytes
 
 
-def _prompt_rows(model: "Model") -> int:
+def _prompt_rows(model: "SampleModel") -> int:
     """Tokens of a prompt that takes about `_PROMPT_S`: a power of two, up to a micro-batch."""
     per_row_s = max((model.burst(_MAX_ROWS) - model.burst(1)) / (_MAX_ROWS - 1), 1e-9)
     n = 32
@@ -104,7 +104,9 @@ def _prompt_rows(model: "Model") -> int:
     return n
 
 
-def _rounds(cases: list[Case], prompt: Case, seconds: float, say: Say) -> Iterator[tuple[Case, list[float]]]:
+def _rounds(
+    cases: list[TimedCase], prompt: TimedCase, seconds: float, send: SendMessage
+) -> Iterator[tuple[TimedCase, list[float]]]:
     """Run the cases in turns for `seconds`; each case with its times, and last the prompt."""
     times: list[list[float]] = [[] for _ in range(len(cases) + 1)]
     began = time.perf_counter()
@@ -113,15 +115,15 @@ def _rounds(cases: list[Case], prompt: Case, seconds: float, say: Say) -> Iterat
             found.append(case.model.burst(case.rows))
         times[-1].append(prompt.model.prompt(prompt.rows))
         took = time.perf_counter() - began
-        say(Progress(0.3 + 0.7 * min(took / seconds, 1.0)))
+        send(Progress(0.3 + 0.7 * min(took / seconds, 1.0)))
         if n + 1 >= _LEAST_ROUNDS and took * (n + 2) / (n + 1) > seconds:
             break
     return zip([*cases, prompt], times, strict=True)
 
 
-def _step(case: Case, times: list[float]) -> Step:
+def _step(case: TimedCase, times: list[float]) -> StepTime:
     shape = case.model.shape
-    return Step(
+    return StepTime(
         n_layers=shape.n_layers,
         params=shape.params,
         read_bytes=shape.read_bytes,
@@ -131,7 +133,7 @@ def _step(case: Case, times: list[float]) -> Step:
     )
 
 
-class Model:
+class SampleModel:
     """A sample model on the device that is measured. Call `close` at the end."""
 
     def __init__(self, shape: Shape, question: CalibrationQuestion, handles: list[int], folder: Path) -> None:

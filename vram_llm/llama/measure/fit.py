@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vram_llm.llama.measure.calibrate_wire import Step, Times, Transfer
+from vram_llm.llama.measure.calibrate_wire import DeviceTimes, StepTime, TransferTime
 from vram_llm.machine.types import Fact, Link, Source, Speed
 
 _UNCACHED_BYTES = 32e6  # bytes of weights; caches of a core or a card hold only a small part
 _SLOWEST_FLOPS = 1e18  # where the time of more rows is too small to measure
 
 
-class FittedFigures(NamedTuple):
+class FittedSpeed(NamedTuple):
     """The figures of a device, and the formula's root mean square error over the times it was fitted to."""
 
     speed: Speed
@@ -22,7 +22,7 @@ class FittedFigures(NamedTuple):
     residual: float
 
 
-def figures(times: Times) -> FittedFigures:
+def fit_speed(times: DeviceTimes) -> FittedSpeed:
     """The figures that fit a calibration's times best.
 
     A step of n rows over L layers takes step_overhead + L * layer_overhead + bytes / read + (n - 1) * flops /
@@ -53,14 +53,14 @@ def figures(times: Times) -> FittedFigures:
         row_flops_per_s=_measured(1 / max(flop_s, 1 / _SLOWEST_FLOPS)),
         prompt_flops_per_s=_measured(prompt_flops),
     )
-    return FittedFigures(speed, link, float(np.sqrt(np.average((matrix @ found - 1) ** 2, weights=weights))))
+    return FittedSpeed(speed, link, float(np.sqrt(np.average((matrix @ found - 1) ** 2, weights=weights))))
 
 
-def _terms(step: Step) -> tuple[float, float, float, float]:
+def _terms(step: StepTime) -> tuple[float, float, float, float]:
     return 1.0, step.n_layers, step.read_bytes, (step.rows - 1) * 2.0 * step.params
 
 
-def _link(transfers: Sequence[Transfer]) -> Link | None:
+def _link(transfers: Sequence[TransferTime]) -> Link | None:
     """Latency: half the round trip of a few bytes. Bandwidth: from the largest transfer's time beyond it."""
     if not transfers:
         return None
@@ -72,7 +72,7 @@ def _link(transfers: Sequence[Transfer]) -> Link | None:
     )
 
 
-def _size(transfer: Transfer) -> int:
+def _size(transfer: TransferTime) -> int:
     return transfer.n_bytes
 
 

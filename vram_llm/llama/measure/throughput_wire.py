@@ -1,11 +1,11 @@
-"""Loads to measure on plans: prompts and decoding, with llama-bench's names ("pp512", "tg128")."""
+"""Tests to run on plans: prompts and decoding, with llama-bench's names ("pp512", "tg128")."""
 
 import msgspec
 
 from vram_llm.planner.types import Plan
 
 
-class Load(msgspec.Struct, frozen=True):
+class BenchTest(msgspec.Struct, frozen=True):
     """A prompt of `prompt` tokens, or `decode` tokens for each of `streams` sequences at once."""
 
     prompt: int = 0
@@ -26,14 +26,14 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class ThroughputQuestion(msgspec.Struct, frozen=True):
-    """Load all `plans`, and run every load on each in turn, `rounds` times."""
+    """Load all `plans`, and run every test on each in turn, `rounds` times."""
 
     plans: tuple[Plan, ...]
-    loads: tuple[Load, ...]
+    tests: tuple[BenchTest, ...]
     rounds: int
 
 
-class Rates(msgspec.Struct, frozen=True, tag=True):
-    """Seconds of each round, by plan and load."""
+class RoundTimes(msgspec.Struct, frozen=True, tag=True):
+    """Seconds of each round, by plan and test."""
 
     seconds: tuple[tuple[tuple[float, ...], ...], ...]

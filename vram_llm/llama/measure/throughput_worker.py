@@ -7,22 +7,22 @@ import time
 from contextlib import ExitStack, closing
 
 from vram_llm.errors import EngineDied
-from vram_llm.llama.child_process import Progress, Say, answer
+from vram_llm.llama.child_process import Progress, SendMessage, answer
 from vram_llm.llama.devices import Servers
-from vram_llm.llama.measure.throughput_wire import Load, Rates, ThroughputQuestion
+from vram_llm.llama.measure.throughput_wire import BenchTest, RoundTimes, ThroughputQuestion
 from vram_llm.llama.model import LoadedModel
 
 
-def run(question: ThroughputQuestion, say: Say) -> Rates:
+def run(question: ThroughputQuestion, send: SendMessage) -> RoundTimes:
     """Seconds of every round. Raises ModelRefused, BadPlan, WorkerUnreachable, EngineDied."""
-    plans, loads = question.plans, question.loads
-    times: list[list[list[float]]] = [[[] for _ in loads] for _ in plans]
-    n_all, done = len(plans) * (1 + question.rounds * len(loads)), 0
+    plans, tests = question.plans, question.tests
+    times: list[list[list[float]]] = [[[] for _ in tests] for _ in plans]
+    n_all, done = len(plans) * (1 + question.rounds * len(tests)), 0
 
     def one_more() -> None:
         nonlocal done
         done += 1
-        say(Progress(done / n_all))
+        send(Progress(done / n_all))
 
     with ExitStack() as stack:
         models, servers = [], Servers()
@@ -31,20 +31,20 @@ def run(question: ThroughputQuestion, say: Say) -> Rates:
             one_more()
         for _ in range(question.rounds):
             for model, found in zip(models, times, strict=True):
-                for load, seconds in zip(loads, found, strict=True):
-                    seconds.append(prompt(model, load) if load.prompt else decode(model, load))
+                for test, seconds in zip(tests, found, strict=True):
+                    seconds.append(prompt(model, test) if test.prompt else decode(model, test))
                     one_more()
-    return Rates(tuple(tuple(tuple(seconds) for seconds in found) for found in times))
+    return RoundTimes(tuple(tuple(tuple(seconds) for seconds in found) for found in times))
 
 
-def prompt(model: LoadedModel, load: Load) -> float:
+def prompt(model: LoadedModel, test: BenchTest) -> float:
     """Seconds of a prompt in an empty context, to its last token's logits."""
     _clear(model, 1)
     _step(model, [0], 0)  # warms up after another model's step
     _clear(model, 1)
     began = time.perf_counter()
-    for start in range(0, load.prompt, model.n_batch):
-        count = min(model.n_batch, load.prompt - start)
+    for start in range(0, test.prompt, model.n_batch):
+        count = min(model.n_batch, test.prompt - start)
         model.batch.clear()
         tokens = [i * 7919 % model.vocab.n_tokens for i in range(start, start + count)]
         row = model.batch.add(tokens, start, 0, n_outputs=1)
@@ -52,14 +52,14 @@ def prompt(model: LoadedModel, load: Load) -> float:
     return time.perf_counter() - began
 
 
-def decode(model: LoadedModel, load: Load) -> float:
+def decode(model: LoadedModel, test: BenchTest) -> float:
     """Seconds of decoding in a nearly empty context, with every token's logits fetched."""
-    _clear(model, load.streams)
-    sequences = list(range(load.streams))
+    _clear(model, test.streams)
+    sequences = list(range(test.streams))
     for position in range(_WARM_STEPS):
         _step(model, sequences, position)
     began = time.perf_counter()
-    for position in range(_WARM_STEPS, _WARM_STEPS + load.decode):
+    for position in range(_WARM_STEPS, _WARM_STEPS + test.decode):
         _step(model, sequences, position)
     return time.perf_counter() - began
 

@@ -6,7 +6,7 @@ import time
 
 from vram_llm.errors import ModelRefused
 from vram_llm.llama import bindings as b
-from vram_llm.llama.measure.calibrate_wire import Transfer
+from vram_llm.llama.measure.calibrate_wire import TransferTime
 
 _SIZES = (4, 16 * 2**10, 2**20, 4 * 2**20)  # the smallest for the latency, the largest for the bandwidth
 _REPEATS, _MOST_S = 15, 0.4
@@ -28,7 +28,7 @@ _set = b.declare("ggml_backend_tensor_set", None, b.Pointer, b.Pointer, ctypes.c
 _get = b.declare("ggml_backend_tensor_get", None, b.Pointer, b.Pointer, ctypes.c_size_t, ctypes.c_size_t)
 
 
-def transfers(device: int) -> tuple[Transfer, ...]:
+def transfers(device: int) -> tuple[TransferTime, ...]:
     """Times to fetch and to send a few bytes and a few megabytes: medians, with the sizes in turn.
 
     A worker does not confirm received data. So a few bytes are read after it, and their time is subtracted.
@@ -48,7 +48,7 @@ def transfers(device: int) -> tuple[Transfer, ...]:
         _free(ctx)
 
 
-def _measured(tensor: int, data: ctypes.c_void_p) -> tuple[Transfer, ...]:
+def _measured(tensor: int, data: ctypes.c_void_p) -> tuple[TransferTime, ...]:
     times: dict[int, list[float]] = {size: [] for size in _SIZES}
     _set(tensor, data, 0, max(_SIZES))
     began = time.perf_counter()
@@ -63,4 +63,4 @@ def _measured(tensor: int, data: ctypes.c_void_p) -> tuple[Transfer, ...]:
             times[size] += [fetched - start, sent - fetched]
         if time.perf_counter() - began > _MOST_S:
             break
-    return tuple(Transfer(size, statistics.median(found)) for size, found in times.items())
+    return tuple(TransferTime(size, statistics.median(found)) for size, found in times.items())

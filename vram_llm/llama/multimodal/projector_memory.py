@@ -10,7 +10,7 @@ from llama_cpp import mtmd_cpp as M  # noqa: N812 - the C side
 
 from vram_llm.errors import ModelRefused, NotBuilt
 from vram_llm.llama import bindings as b
-from vram_llm.llama.memory_breakdown import BreakdownNode, Map, walk
+from vram_llm.llama.memory_breakdown import BreakdownNode, StdMap, walk
 from vram_llm.llama.params import FLASH_ATTENTION
 from vram_llm.planner.types import FlashAttention
 
@@ -41,7 +41,7 @@ def memory_use(path: str, device: int | None, flash_attn: FlashAttention) -> dic
     params.use_gpu, params.device = device is not None, device
     params.flash_attn_type = FLASH_ATTENTION[flash_attn]
     params.warmup = True
-    found = Map()
+    found = StdMap()
     _memory_usage(ctypes.addressof(found), os.fsencode(path), params)
     sizes = {node.device: node.size for node in walk(found.root, _DeviceNode)}
     if not sizes:
