@@ -19,6 +19,7 @@ from vram_llm.chat.events import (
     UnopenedThinking,
 )
 from vram_llm.chat.json_scan import JsonScan
+from vram_llm.text.overlap import overlap
 
 _T = TypeVar("_T")
 Wait = Generator[None, None, _T]
@@ -321,11 +322,3 @@ def joined(events: Iterable[Event]) -> list[Event]:
         else:
             out.append(event)
     return out
-
-
-def overlap(text: str, marker: str, start: int = 0) -> int:
-    """The length of the longest end of `text`, from `start` on, that begins `marker`."""
-    at = text.find(marker[0], max(start, len(text) - len(marker) + 1))
-    while at >= 0 and not marker.startswith(text[at:]):
-        at = text.find(marker[0], at + 1)
-    return len(text) - at if at >= 0 else 0

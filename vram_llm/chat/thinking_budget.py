@@ -1,10 +1,7 @@
 """The marks around thinking, for a budget of thinking."""
 
-import re
-
 from vram_llm.chat.dialect import Dialect
-
-_TAG = re.compile(r"</?\w[\w:.-]*>")  # answers may contain it as text
+from vram_llm.chat.formats.thinking_marks import TAG
 
 
 def thinking_marks(dialect: Dialect) -> tuple[str, str] | None:
@@ -22,4 +19,4 @@ def is_opened(dialect: Dialect, prompt: str) -> bool:
 
 def may_reopen(opening: str) -> bool:
     """Whether a mark opens thinking anywhere in an answer."""
-    return bool(opening) and _TAG.fullmatch(opening) is None
+    return bool(opening) and TAG.fullmatch(opening) is None

@@ -6,6 +6,7 @@ from typing import Any
 
 from vram_llm.llama.bindings import C
 from vram_llm.llama.sampling import DrySampler
+from vram_llm.text.overlap import overlap
 
 _CONTROL, _UNKNOWN = 1 << 3, 1 << 0  # llama_token_attr of llama.h
 _BEFORE = "\x02"  # merges with nothing
@@ -190,13 +191,7 @@ class TextStream:
             _, start, self.stop = min(found)
             text, self._held = self._held[:start], ""
             return text
-        keep = max(_overlap(self._held, stop) for stop in self._stop)
+        keep = max(overlap(self._held, stop) for stop in self._stop)
         cut = len(self._held) - keep
         text, self._held = self._held[:cut], self._held[cut:]
         return text
-
-
-def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that is a beginning of `stop`."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if stop.startswith(text[-n:])), 0)

@@ -31,6 +31,7 @@ from vram_llm.model.tensors import (
     role_outside,
     with_role,
 )
+from vram_llm.text.lines import printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +116,10 @@ def profile(header: Header) -> ModelProfile:
     token_embd = next((t for t in outside[Place.INPUT] if t.role is Role.TOKEN_EMBD), None)
     output = next((t for t in outside[Place.OUTPUT] if t.role is Role.OUTPUT), None)
     tied = output is None and token_embd is not None and keys.arch not in rules.NEVER_TIED
+    title = header.metadata.get("general.name")
     return ModelProfile(
         architecture=keys.arch,
-        name=_printable(header.metadata.get("general.name")) or header.path.stem,
+        name=printable(title) if isinstance(title, str) and title else header.path.stem,
         quantization=_quantization(header),
         parameters=sum(tensor.n_elements for tensor in header.tensors),
         n_layers=n_layers,
@@ -187,11 +189,6 @@ def with_adapters(base: ModelProfile, headers: Iterable[Header]) -> ModelProfile
     ]
     adapters = (read_adapter(header, base.architecture, names, base.n_layers) for header in headers)
     return replace(base, adapters=tuple(adapters))
-
-
-def _printable(text: object) -> str:
-    """The text without control characters, which could reach a terminal or a script."""
-    return "".join(char if char.isprintable() else "?" for char in text) if isinstance(text, str) else ""
 
 
 def _identify(header: Header) -> tuple[Keys, int, int]:

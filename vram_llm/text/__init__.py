@@ -1,1 +1,1 @@
-"""Text for people: lines, tables for any width, ASCII for terminals that have no more."""
+"""Text: lines and tables for any width, ASCII for terminals that have no more, overlaps with markers."""

@@ -3,7 +3,7 @@
 Source: the chat template of swiss-ai/Apertus-8B-Instruct-2509.
 """
 
-from vram_llm.chat.formats.call_json import CallOutcome, is_name, member
+from vram_llm.chat.formats.call_json import CallOutcome, is_name, json_call, member
 from vram_llm.chat.formats.json_calls import objects
 from vram_llm.chat.reader import Reader, Wait
 
@@ -30,13 +30,11 @@ def _call(r: Reader) -> Wait[CallOutcome]:
     name = yield from member(r)
     if not is_name(name) or (yield from r.spaces()) != "{":
         return CallOutcome.NONE
-    r.start_call(name)
-    if not (yield from r.json(r.arguments)):
-        return CallOutcome.BROKEN
-    r.end_call()
-    yield from r.spaces()
-    yield from r.take("}")
-    return CallOutcome.WHOLE
+    outcome = yield from json_call(r, name)
+    if outcome is CallOutcome.WHOLE:
+        yield from r.spaces()
+        yield from r.take("}")
+    return outcome
 
 
 apertus = objects(OPEN, closing=CLOSE, read=_list)

@@ -79,6 +79,15 @@ class CallOutcome(Enum):
     WHOLE = auto()
 
 
+def json_call(r: Reader, name: str) -> Wait[CallOutcome]:
+    """Read the arguments of a call of `name`, which come next: BROKEN, or WHOLE."""
+    r.start_call(name)
+    if not (yield from r.json(r.arguments)):
+        return CallOutcome.BROKEN
+    r.end_call()
+    return CallOutcome.WHOLE
+
+
 def call_object(r: Reader, names: frozenset[str] | None = None) -> Wait[CallOutcome]:
     """Read one call; `names`: names that are allowed, None: all.
 
@@ -100,10 +109,8 @@ def call_object(r: Reader, names: frozenset[str] | None = None) -> Wait[CallOutc
                 return CallOutcome.BROKEN if begun else CallOutcome.NONE
         elif key in _ARGUMENTS and name is not None and not begun and (yield from r.spaces()) == "{":
             begun = True
-            r.start_call(name)
-            if not (yield from r.json(r.arguments)):
+            if (yield from json_call(r, name)) is CallOutcome.BROKEN:
                 return CallOutcome.BROKEN
-            r.end_call()
         else:
             value = yield from _value(r)
             if key in _ARGUMENTS:

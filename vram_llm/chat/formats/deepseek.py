@@ -4,7 +4,7 @@ Source: the chat templates of deepseek-ai/DeepSeek-R1-0528 (function, mark, name
 and DeepSeek-V3.1 (name, mark, JSON).
 """
 
-from vram_llm.chat.formats.call_json import CallOutcome, is_name
+from vram_llm.chat.formats.call_json import CallOutcome, is_name, json_call
 from vram_llm.chat.reader import SPACE, Reader, Wait
 
 CALLS, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
@@ -48,8 +48,4 @@ def _call(r: Reader) -> Wait[CallOutcome]:
         yield from r.take("json")
     if not is_name(name) or (yield from r.spaces()) != "{":
         return CallOutcome.NONE
-    r.start_call(name)
-    if not (yield from r.json(r.arguments)):
-        return CallOutcome.BROKEN
-    r.end_call()
-    return CallOutcome.WHOLE
+    return (yield from json_call(r, name))

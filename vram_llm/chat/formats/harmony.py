@@ -8,6 +8,7 @@ a call.
 import re
 
 from vram_llm.chat.formats.call_json import is_name
+from vram_llm.chat.formats.message_headers import next_header
 from vram_llm.chat.reader import Reader, Wait
 
 START, CHANNEL, MESSAGE, CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
@@ -19,15 +20,8 @@ _ENDS = (END, RETURN, CALL, START)
 
 def harmony(r: Reader) -> Wait[None]:
     """One message after another. The prompt ends with "<|start|>assistant", so a header comes first."""
-    while (yield from r.peek()):
-        yield from r.take(START)
-        r.mark()
-        header = yield from r.short(MESSAGE)
-        if header is None:
-            r.back()
-            yield from r.rest(r.content)
-            return
-        recipient, channel = _TO.search(header[0]), _CHANNEL.search(header[0])
+    while (header := (yield from next_header(r, START, MESSAGE))) is not None:
+        recipient, channel = _TO.search(header), _CHANNEL.search(header)
         name = recipient[1].removeprefix("functions.") if recipient else ""
         if is_name(name) and (yield from r.spaces()) == "{":
             yield from _call(r, name)

@@ -8,7 +8,7 @@ from hashlib import blake2s
 from secrets import choice
 from string import ascii_letters, digits
 
-from vram_llm.chat.formats.call_json import CallOutcome, call_list, is_name
+from vram_llm.chat.formats.call_json import CallOutcome, call_list, is_name, json_call
 from vram_llm.chat.reader import SPACE, Reader, Wait
 
 CALLS, ARGS, CALL_ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
@@ -37,11 +37,7 @@ def _named_call(r: Reader) -> Wait[CallOutcome]:
         return CallOutcome.NONE
     if (yield from r.spaces()) != "{":
         return CallOutcome.NONE
-    r.start_call(name)
-    if not (yield from r.json(r.arguments)):
-        return CallOutcome.BROKEN
-    r.end_call()
-    return CallOutcome.WHOLE
+    return (yield from json_call(r, name))
 
 
 def new_id() -> str:

@@ -8,6 +8,7 @@ import re
 
 from vram_llm.chat.formats.arguments import Schemas
 from vram_llm.chat.formats.call_json import is_name
+from vram_llm.chat.formats.message_headers import next_header
 from vram_llm.chat.formats.tagged import CallTags, call
 from vram_llm.chat.reader import Grammar, Reader, Wait
 
@@ -27,16 +28,9 @@ def muse(schemas: Schemas) -> Grammar:
     """One message after another. The prompt ends with "<|start|>assistant", so a header comes first."""
 
     def grammar(r: Reader) -> Wait[None]:
-        while (yield from r.peek()):
-            yield from r.take(START)
-            r.mark()
-            header = yield from r.short(MESSAGE)
-            if header is None:
-                r.back()
-                yield from r.rest(r.content)
-                return
+        while (header := (yield from next_header(r, START, MESSAGE))) is not None:
             r.commit()
-            to = _TO.search(header[0])
+            to = _TO.search(header)
             recipient = to[1] if to else "user"
             if recipient not in ("self", "user") and (yield from _call(r, schemas)):
                 continue

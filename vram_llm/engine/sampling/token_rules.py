@@ -7,6 +7,7 @@ import numpy as np
 from vram_llm.engine.request import ReasoningBudget, Request
 from vram_llm.engine.sampling.numpy_sampler import Indices
 from vram_llm.llama.vocab import Vocab
+from vram_llm.text.overlap import overlap
 
 _SPACE = b" \t\r\n"
 _ENDLESS = 2**31
@@ -84,7 +85,7 @@ class ThinkingBudget:
                 return
             is_cut = self._n_left > -_MAX_LATE and _is_open(self._text)
             if self._n_left <= 0 and not is_cut:
-                written = _overlap(self._text, self._closing)
+                written = overlap(self._text, self._closing)
                 rest = self._closing[written:].decode()
                 self.due = self._vocab.tokenize_inside(rest, parse_special=True)
                 self._phase = _Phase.CLOSING
@@ -146,9 +147,3 @@ def _is_open(text: bytes) -> bool:
             length = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
             return n < length
     return False
-
-
-def _overlap(text: bytes, mark: bytes) -> int:
-    """The length of the longest end of `text` that is a beginning of `mark`."""
-    longest = min(len(text), len(mark) - 1)
-    return next((n for n in range(longest, 0, -1) if mark.startswith(text[-n:])), 0)
