@@ -71,7 +71,7 @@ def context_params(context: Context) -> Any:
     params.flash_attn_type = FLASH_ATTENTION[context.flash_attn]
     params.kv_unified = context.kv_unified
     params.swa_full = context.swa_full
-    params.op_offload = context.op_offload
+    params.op_offload, params.offload_kqv = context.op_offload, context.kv_offload
     params.no_perf = True
     if context.pooling is not None:
         params.embeddings, params.pooling_type = True, NUMBERS[context.pooling]

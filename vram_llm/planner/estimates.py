@@ -103,11 +103,16 @@ class HostEstimate(_Budgeted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Memory of a placement, by device and kind. `method` names the meter."""
+    """Memory of a placement, by device and kind. `method` names the meter.
+
+    A graph split is a run of operations on one device; its inputs are copied there.
+    """
 
     method: str
     devices: tuple[DeviceEstimate, ...]
     host: HostEstimate
+    graph_splits: int | None = None  # of a decode step with all sequences; None: not counted
+    prompt_graph_splits: int | None = None  # of a micro-batch of a prompt
 
     @property
     def fits(self) -> bool:

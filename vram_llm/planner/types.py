@@ -128,6 +128,7 @@ class Context:
     pooling: Pooling | None = None  # pooling of embeddings; None: the model generates text
     backend_sampling: bool = False  # the output's device samples tokens, for requests that allow it
     op_offload: bool = False  # the first device computes prompts with weights that are on the host
+    kv_offload: bool = True  # KV cache and states are on their layer's device; else on the host
 
     @property
     def n_ctx_seq(self) -> int:

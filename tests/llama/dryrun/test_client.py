@@ -96,6 +96,7 @@ def random_context(pick: random.Random, of: ModelProfile) -> Context:
         pipeline_copies=pick.random() < 0.8, kv_unified=kv_unified, swa_full=pick.random() < 0.5,
         flash_attn=flash_attn, n_outputs_max=pick.choice((parallel, parallel, 64)),
         kv_type_k=kv_type, kv_type_v=kv_type, backend_sampling=pick.random() < 0.4,
+        kv_offload=pick.random() < 0.75,
     )  # fmt: skip
 
 
@@ -135,7 +136,7 @@ def really_held(path: Path, devices: Sequence[Device], context: Context, estimat
 def test_it_is_a_real_loads_to_the_byte(
     name: str, dry: DryRun, workers: tuple[str, ...], others: tuple[str, ...], host: Host, tmp_path: Path
 ) -> None:
-    """Virtual devices give what real ones hold; left as measured, what llama.cpp measures on real ones."""
+    """Virtual devices give what real ones hold, and llama.cpp's own measure is near it."""
     path = write_loadable(LOADABLE[name](), tmp_path / f"{name}.gguf")
     header = read_header(path)
     of = profile(header)
@@ -148,9 +149,9 @@ def test_it_is_a_real_loads_to_the_byte(
         context = random_context(pick, of)
         said = dry.meter(header, context, virtual, host, 0)(placement)
         assert held(said) == really_held(path, devices, context, said, placement)
-        measured = dry.meter(header, context, virtual, host, 0, mode=DryRunMode.AS_MEASURED)(placement)
-        on_real = dry.meter(header, context, real, host, 0, mode=DryRunMode.REAL)(placement)
-        assert held(measured) == held(on_real)
+        if not context.kv_offload:
+            continue  # llama.cpp's own measure leaves out that attention is on the host
+        measured = dry.meter(header, context, real, host, 0, mode=DryRunMode.REAL)(placement)
         assert all(
             abs(m.compute_bytes - s.compute_bytes) <= boundary_bytes(header, context)
             for m, s in zip(measured.devices, said.devices, strict=True)

@@ -6,6 +6,7 @@ import pytest
 
 from vram_llm.llama import bindings as b
 from vram_llm.llama.dryrun import ggml_structs
+from vram_llm.llama.dryrun.backend_rules import batch_size, least_offloaded_batch
 from vram_llm.llama.dryrun.virtual_device import Profile, VirtualDevice
 from vram_llm.machine.types import DeviceKind
 
@@ -47,6 +48,12 @@ def supports(made: VirtualDevice, op: ggml_structs.GgmlTensor) -> bool:
     ask = ctypes.CFUNCTYPE(ctypes.c_bool, b.Pointer, b.Pointer)
     raw = ggml_structs.GgmlDevice.from_address(made.handle)
     return bool(ask(raw.iface.supports_op)(made.handle, ctypes.addressof(op)))
+
+
+def offloads(made: VirtualDevice, op: ggml_structs.GgmlTensor) -> bool:
+    ask = ctypes.CFUNCTYPE(ctypes.c_bool, b.Pointer, b.Pointer)
+    raw = ggml_structs.GgmlDevice.from_address(made.handle)
+    return bool(ask(raw.iface.offload_op)(made.handle, ctypes.addressof(op)))
 
 
 def allocated(made: VirtualDevice, of: ggml_structs.GgmlTensor) -> int:
@@ -108,12 +115,26 @@ def test_which_heads_have_a_kernel(heads: tuple[int, int, int, int], on_cuda: bo
     assert len(inputs) == 4
 
 
-def test_it_refuses_the_first_operation_of_anothers_layer() -> None:
-    made = device(DeviceKind.CUDA)
-    norm = tensor((64, 8))
-    for name, ours in ((b"norm-3", True), (b"norm-4", False), (b"l_last-4", False), (b"Qcur-4", True)):
-        norm.name = name
-        made.layers = range(2, 4)
-        assert supports(made, norm) == ours
-        made.layers = None
-        assert supports(made, norm)
+@pytest.mark.parametrize(
+    ("op", "shape", "n_rows"),
+    [
+        ("MUL_MAT", (64, 40), 40),
+        ("MUL_MAT_ID", (64, 8, 40), 40),
+        ("MUL", (64, 4, 10), 40),
+        ("GET_ROWS", (64, 40), 0),
+    ],
+)
+def test_it_takes_over_operations_of_large_batches(op: str, shape: tuple[int, ...], n_rows: int) -> None:
+    made = tensor(shape, op=op)
+    assert batch_size(made) == n_rows
+    assert offloads(device(DeviceKind.CUDA), made) == (n_rows >= 32)
+    assert offloads(device(DeviceKind.METAL), made) == op.startswith("MUL_MAT")
+    assert not ggml_structs.GgmlDevice.from_address(device(DeviceKind.RPC).handle).iface.offload_op
+
+
+def test_the_least_of_these_batches_is_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, expected in (("64", 64), ("0", 0), ("few", 0), ("8 rows", 8)):
+        monkeypatch.setenv("GGML_OP_OFFLOAD_MIN_BATCH", text)
+        assert least_offloaded_batch() == expected
+    monkeypatch.delenv("GGML_OP_OFFLOAD_MIN_BATCH")
+    assert least_offloaded_batch() == 32

@@ -71,14 +71,15 @@ def test_what_the_class_cannot_be_told_goes_through_the_c_interface(plan: Plan) 
 
 
 def test_how_the_past_is_kept_and_read() -> None:
-    off = dataclasses.replace(CONTEXT, flash_attn=FlashAttention.OFF, swa_full=True)
+    off = dataclasses.replace(CONTEXT, flash_attn=FlashAttention.OFF, swa_full=True, kv_offload=False)
     found = arguments(saved_plan([local(0)], [4], context=off))
-    assert (found["flash_attn"], found["swa_full"]) == (False, True)
+    assert (found["flash_attn"], found["swa_full"], found["offload_kqv"]) == (False, True, False)
     text = script(saved_plan([local(0)], [4], context=dataclasses.replace(off, kv_unified=False)))
     for line in (
         "flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_DISABLED",
         "kv_unified = False",
         "swa_full = True",
+        "op_offload, params.offload_kqv = False, False",
     ):
         assert f"params.{line}" in text
 

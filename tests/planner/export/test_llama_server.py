@@ -56,16 +56,18 @@ def test_sampling_on_the_device_is_a_switch() -> None:
 
 def test_how_the_past_is_kept_and_read() -> None:
     context = dataclasses.replace(
-        CONTEXT, kv_unified=False, swa_full=True, flash_attn=FlashAttention.OFF, n_outputs_max=64
-    )
+        CONTEXT, kv_unified=False, swa_full=True, flash_attn=FlashAttention.OFF, n_outputs_max=64,
+        kv_offload=False,
+    )  # fmt: skip
     plan = saved_plan([local(0)], [80], context=context)
     found = flags(plan)
     assert found["--flash-attn"] == "off"
-    assert {"--no-kv-unified", "--swa-full"} <= set(found)
+    assert {"--no-kv-unified", "--swa-full", "--no-kv-offload"} <= set(found)
     assert "--kv-unified" not in found
     lines = exports(plan).splitlines()
     assert "export LLAMA_ARG_KV_UNIFIED=false" in lines
     assert "export LLAMA_ARG_SWA_FULL=true" in lines
+    assert "export LLAMA_ARG_KV_OFFLOAD=false" in lines
     assert "asks for 8 rows of logits" in command_line(plan)
 
 

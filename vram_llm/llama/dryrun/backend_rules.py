@@ -7,6 +7,8 @@ graph before it is laid out in memory (graph_optimize), which moves compute by s
 devices are here, they are asked themselves (client.py).
 """
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -19,6 +21,7 @@ from vram_llm.planner.memory.backend_kernels import (
     GROUPED_HEADS,
     HEADS,
     LEAST_GROUP,
+    LEAST_OFFLOADED_BATCH,
     SCAN_STATES,
 )
 from vram_llm.units import GIB
@@ -29,6 +32,7 @@ _CELL_STRIDE = 256  # FATTN_KQ_STRIDE
 _F16_BYTES, _F32_BYTES = 2, 4
 
 Supports = Callable[[GgmlTensor], bool]
+BatchSize = Callable[[GgmlTensor], int]  # rows of an operation; from some number on it is offloaded
 Scratch = Callable[[GgmlTensor], int]  # bytes of an operation's result beyond ggml_nbytes
 
 
@@ -44,6 +48,7 @@ class BackendRules:
     scratch: Mapping[int, Scratch] = field(default_factory=lambda: MappingProxyType({}))
     scratch_for_f16: bool = False  # there is such scratch even where the cache is f16
     fuses_experts: bool = False  # keeps the experts' outputs until they are added up
+    batch_size: BatchSize | None = None  # offload_op's; None: it takes over no operation from the host
 
 
 def source(tensor: GgmlTensor, i: int) -> GgmlTensor | None:
@@ -174,6 +179,31 @@ def _vulkan_flash_attention(op: GgmlTensor) -> bool:
     return k.ne[0] % 8 == 0 and v.ne[0] % 8 == 0 and known
 
 
+def batch_size(op: GgmlTensor) -> int:
+    """get_op_batch_size of CUDA, Vulkan and SYCL: rows that are computed with the operation's weights."""
+    if op.op == OPS["GET_ROWS"]:
+        return 0
+    if op.op == OPS["MUL_MAT"]:
+        return int(op.ne[1])
+    if op.op in (OPS["MUL_MAT_ID"], OPS["ROPE"], OPS["ROPE_BACK"]):
+        return int(op.ne[2])
+    return int(op.ne[1] * op.ne[2] * op.ne[3])
+
+
+def _metal_batch_size(op: GgmlTensor) -> int:
+    """ggml_backend_metal_device_offload_op: matrix products alone."""
+    return batch_size(op) if op.op in (OPS["MUL_MAT"], OPS["MUL_MAT_ID"]) else 0
+
+
+def least_offloaded_batch() -> int:
+    """The least batch size of an operation that a device takes over from the host.
+
+    Each back end reads the variable in the same way, by atoi.
+    """
+    found = re.match(r"\s*[-+]?\d+", os.environ.get("GGML_OP_OFFLOAD_MIN_BATCH", str(LEAST_OFFLOADED_BATCH)))
+    return int(found[0]) if found else 0
+
+
 def _twice(op: GgmlTensor) -> int:
     return int(4 * _elements(op))
 
@@ -191,10 +221,20 @@ _CUDA_RULES: Mapping[int, Supports] = {
 
 ABILITIES: Mapping[DeviceKind, BackendRules] = {
     DeviceKind.CUDA: BackendRules(
-        "CUDA", host_alignment=32, supports=_CUDA_RULES, scratch={_ATTENTION: _f16_copies}, fuses_experts=True
+        "CUDA",
+        host_alignment=32,
+        supports=_CUDA_RULES,
+        scratch={_ATTENTION: _f16_copies},
+        fuses_experts=True,
+        batch_size=batch_size,
     ),
     DeviceKind.ROCM: BackendRules(
-        "ROCm", host_alignment=32, supports=_CUDA_RULES, scratch={_ATTENTION: _f16_copies}, fuses_experts=True
+        "ROCm",
+        host_alignment=32,
+        supports=_CUDA_RULES,
+        scratch={_ATTENTION: _f16_copies},
+        fuses_experts=True,
+        batch_size=batch_size,
     ),
     # at most 1 GiB a buffer "to avoid fragmentation issues" (suballocation_block_size)
     DeviceKind.VULKAN: BackendRules(
@@ -202,11 +242,13 @@ ABILITIES: Mapping[DeviceKind, BackendRules] = {
         host_alignment=64,
         max_buffer_bytes=GIB,
         supports={_ATTENTION: _vulkan_flash_attention, OPS["SSM_SCAN"]: _state_of_128_or_256},
+        batch_size=batch_size,
     ),
     DeviceKind.METAL: BackendRules(
         "MTL",
         from_host_pointer=True,
         scratch_for_f16=True,
+        batch_size=_metal_batch_size,
         supports={_ATTENTION: _metal_flash_attention},
         scratch={
             _ATTENTION: _metal_flash_attention_scratch,
@@ -221,6 +263,7 @@ ABILITIES: Mapping[DeviceKind, BackendRules] = {
         supports={OPS["SSM_SCAN"]: _state_of_128_or_256},
         scratch={_ATTENTION: _sycl_flash_attention_scratch},
         scratch_for_f16=True,
+        batch_size=batch_size,
     ),
     # supports every operation, and asks the worker for sizes: those of its processor are ggml_nbytes
     DeviceKind.RPC: BackendRules("RPC"),

@@ -1,6 +1,6 @@
 """The exact meter: llama.cpp itself computes the bytes of a placement, on devices that need not exist.
 
-A child process loads the model's header with `llama_model_params.no_alloc` onto virtual devices (virtual.py):
+A child process loads the model's header with `llama_model_params.no_alloc` onto virtual devices:
 the real layer assignment, the real cache sizing and the real reservation of compute graphs, to the byte what
 a real load takes in llama.cpp's own buffers. Not in it is what a driver, its libraries and their pools take;
 that is plan.memory.overhead_bytes.
@@ -88,10 +88,10 @@ class DryRun:
         """A Meter for placements of one model in one context, with LoRA `adapters` at their scales.
 
         In the mode REAL all devices must be in this machine; in VIRTUAL, those of Vulkan and Metal that are
-        in it are asked themselves (`ask_devices`). REAL and AS_MEASURED give llama.cpp's own measure: where
-        a device gets its input from another one, it differs from a real load's compute by up to copies x
-        n_embd x ubatch x 4 bytes; it is above it with pipeline copies and sometimes below it without (see
-        VirtualDevice).
+        in it are asked themselves (`ask_devices`). REAL gives llama.cpp's own measure: where a device gets
+        its input from another one, it differs from a real load's compute by up to copies x n_embd x ubatch x
+        4 bytes; it is above it with pipeline copies and sometimes below it without (see reservation.py). It
+        counts no graph splits.
         """
         stripped = tuple((str(self._strip(each)), scale) for each, scale in adapters)
         return DryRunMeter(
@@ -208,6 +208,8 @@ class DryRunMeter:
             method=METHOD,
             devices=tuple(self._device(*pair) for pair in zip(devices, reply.devices, strict=True)),
             host=HostEstimate.of(reply.host, budget_bytes=self._host.budget_bytes(self._reserve_bytes)),
+            graph_splits=reply.graph_splits,
+            prompt_graph_splits=reply.prompt_graph_splits,
         )
 
     def _device(self, device: Device, use: MemoryUse) -> DeviceEstimate:

@@ -4,7 +4,6 @@ They belong to GGML_BACKEND_API_VERSION 2; `check` compares them with the librar
 """
 
 import ctypes
-from typing import Any
 
 from vram_llm.errors import NotBuilt
 from vram_llm.llama import bindings as b
@@ -14,8 +13,9 @@ MAX_DIMS, MAX_SRC, MAX_NAME = 4, 10, 64
 _OBJECT_BYTES = 32  # sizeof(struct ggml_object), which ggml_tensor_overhead adds to the tensor
 
 OPS = {
-    "ADD": 2, "MUL": 7, "CUMSUM": 16, "MUL_MAT_ID": 30, "VIEW": 37, "ARGSORT": 69, "TOP_K": 70,
-    "FLASH_ATTN_EXT": 74, "SSM_CONV": 76, "SSM_SCAN": 77,
+    "ADD": 2, "MUL": 7, "CUMSUM": 16, "MUL_MAT": 29, "MUL_MAT_ID": 30, "VIEW": 37, "GET_ROWS": 40,
+    "ROPE": 48, "ROPE_BACK": 49, "ARGSORT": 69, "TOP_K": 70, "FLASH_ATTN_EXT": 74, "SSM_CONV": 76,
+    "SSM_SCAN": 77,
 }  # fmt: skip
 """Operations of enum ggml_op that back ends treat differently."""
 
@@ -110,10 +110,6 @@ class OptimizeParams(ctypes.Structure):
     ]
 
 
-_ALLOCATE = ctypes.CFUNCTYPE(b.Pointer, b.Pointer, ctypes.c_size_t)
-_clear_nothing = ctypes.CFUNCTYPE(None, b.Pointer, ctypes.c_uint8)(lambda *_: None)
-_kept: list[Any] = []  # objects that C points at
-
 nbytes = b.declare("ggml_nbytes", ctypes.c_size_t, b.Pointer)
 op_name = b.declare("ggml_op_name", ctypes.c_char_p, ctypes.c_int)
 tensor_overhead = b.declare("ggml_tensor_overhead", ctypes.c_size_t)
@@ -143,18 +139,3 @@ def check() -> None:
     unlike = [name for name, number in OPS.items() if op_name(number) != name.encode()]
     if unlike:
         raise NotBuilt(f"this build of llama.cpp numbers its operations otherwise ({unlike[0]})")
-
-
-def leave_host_memory() -> None:
-    """Stop clearing buffers on the host: pages that are never touched take no memory and no time."""
-    buffer_type = BufferType.from_address(cpu_buffer_type())
-    allocate = _ALLOCATE(buffer_type.iface.alloc_buffer)
-
-    def allocate_only(own: int, n_bytes: int) -> int | None:
-        buffer: int | None = allocate(own, n_bytes)
-        if buffer:
-            BufferI.from_address(buffer).clear = ctypes.cast(_clear_nothing, b.Pointer)
-        return buffer
-
-    _kept.append(_ALLOCATE(allocate_only))
-    buffer_type.iface.alloc_buffer = ctypes.cast(_kept[-1], b.Pointer)

@@ -5,8 +5,6 @@ places models on it as on a real one, as long as nothing is computed. They live 
 """
 
 import ctypes
-import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,8 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vram_llm.llama import bindings as b
-from vram_llm.llama.dryrun import ggml_structs
-from vram_llm.llama.dryrun.backend_rules import ABILITIES, BackendRules, source
+from vram_llm.llama.dryrun import buffers, ggml_structs
+from vram_llm.llama.dryrun.backend_rules import (
+    ABILITIES,
+    BackendRules,
+    least_offloaded_batch,
+    source,
+)
 from vram_llm.llama.dryrun.ggml_structs import OPS, GgmlTensor
 from vram_llm.machine.types import DeviceKind
 from vram_llm.model.quants import TYPES, row_bytes
@@ -25,11 +28,8 @@ from vram_llm.units import GIB
 
 _GPU = 1  # GGML_BACKEND_DEVICE_TYPE_GPU
 _MEMORY_BYTES = 1024 * GIB  # free memory; llama.cpp asks for it only where a plan has no split
-_BASE = 0x1000  # address of buffers; nothing is ever written there
-_PINNED = re.compile(rb"(?:norm|l_last)-(\d+)")
-_PINNED_STARTS = frozenset(int.from_bytes(name, sys.byteorder) for name in (b"norm", b"l_la"))  # as a C int
 _number = ctypes.c_int.from_address
-_OP, _NAME = GgmlTensor.op.offset, GgmlTensor.name.offset
+_OP = GgmlTensor.op.offset
 
 _kept: list[object] = []  # objects that C points at
 _T = TypeVar("_T")
@@ -67,19 +67,13 @@ class Profile:
 
 
 class VirtualDevice:
-    """A device of `profile` called `name`; give `handle` to llama.cpp.
-
-    `layers`, where set, are those placed on it, and it refuses the first operation of any other layer. A real
-    load pins that operation, a norm, to its layer's device (llama_context::graph_get_cb); a measured one
-    forgets the pin (ggml_backend_sched_reserve_size resets it), leaves the norm to the device before and
-    copies one tensor more across each boundary. With `layers` set the measure is the real load's.
-    """
+    """A device of `profile` called `name`; give `handle` to llama.cpp."""
 
     def __init__(self, name: str, profile: Profile) -> None:
         self.profile = profile
-        self.layers: range | None = None
         self._abilities = ABILITIES[profile.kind]
         self._rules = self._abilities.supports
+        self._least_batch = least_offloaded_batch()
         self._name = _text(name)
         self._device = ggml_structs.GgmlDevice()
         self._buffer_type = self._make_buffer_type()
@@ -106,7 +100,7 @@ class VirtualDevice:
         iface.get_name = _callback(b.Pointer, b.Pointer)(lambda _: self._name)
         iface.get_alignment = _callback(ctypes.c_size_t, b.Pointer)(lambda _: alignment)
         iface.alloc_buffer = _callback(b.Pointer, b.Pointer, ctypes.c_size_t)(
-            lambda own, size: ggml_structs.buffer_init(own, _BUFFER, None, size)
+            lambda own, size: ggml_structs.buffer_init(own, buffers.EMPTY, None, size)
         )
         if abilities.max_buffer_bytes:
             iface.get_max_size = _callback(ctypes.c_size_t, b.Pointer)(lambda _: abilities.max_buffer_bytes)
@@ -135,18 +129,18 @@ class VirtualDevice:
     def _supports(self, _: object, address: int) -> bool:
         """Whether it can run the operation at `address`. Called tens of thousands of times a placement."""
         rule = self._rules.get(_number(address + _OP).value)
-        if rule is not None and not rule(GgmlTensor.from_address(address)):
-            return False
-        if self.layers is None or _number(address + _NAME).value not in _PINNED_STARTS:
-            return True
-        pinned = _PINNED.fullmatch(ctypes.string_at(address + _NAME))
-        return pinned is None or int(pinned[1]) in self.layers
+        return rule is None or rule(GgmlTensor.from_address(address))
+
+    def _offloads(self, _: object, address: int) -> bool:
+        """Whether it takes over the operation at `address`, whose weights are on the host."""
+        assert self._abilities.batch_size is not None
+        return self._abilities.batch_size(GgmlTensor.from_address(address)) >= self._least_batch
 
     def _make_backend(self) -> ggml_structs.Backend:
         backend = ggml_structs.Backend(guid=ctypes.addressof(_GUID), device=self.handle)
         iface = backend.iface
         iface.get_name = _callback(b.Pointer, b.Pointer)(lambda _: self._name)
-        iface.free = iface.synchronize = _NOTHING
+        iface.free = iface.synchronize = _callback(None, b.Pointer)(lambda _: None)
         iface.graph_compute = _callback(ctypes.c_int, b.Pointer, b.Pointer)(lambda *_: -1)
         iface.event_record = iface.event_wait = _callback(None, b.Pointer, b.Pointer)(lambda *_: None)
         if self._abilities.fuses_experts and self.profile.has_experts:
@@ -175,6 +169,8 @@ class VirtualDevice:
         if host is not None:
             iface.get_host_buffer_type = _callback(b.Pointer, b.Pointer)(lambda _: host)
         iface.supports_op = _callback(ctypes.c_bool, b.Pointer, b.Pointer)(self._supports)
+        if self._abilities.batch_size is not None:
+            iface.offload_op = _callback(ctypes.c_bool, b.Pointer, b.Pointer)(self._offloads)
         iface.supports_buft = _callback(ctypes.c_bool, b.Pointer, b.Pointer)(lambda _, buft: buft == own)
         iface.event_new = _callback(b.Pointer, b.Pointer)(lambda _: ctypes.addressof(self._event))
         iface.event_free = iface.event_synchronize = _callback(None, b.Pointer, b.Pointer)(lambda *_: None)
@@ -287,15 +283,3 @@ def _registry(name: str) -> ggml_structs.Registry:
 
 
 _GUID = (ctypes.c_uint8 * 16)(*b"vram-llm virtual")
-_NOTHING = _callback(None, b.Pointer)(lambda _: None)
-_write = _callback(None, b.Pointer, b.Pointer, b.Pointer, ctypes.c_size_t, ctypes.c_size_t)(lambda *_: None)
-_BUFFER = ggml_structs.BufferI(
-    free_buffer=_NOTHING,
-    get_base=_callback(b.Pointer, b.Pointer)(lambda _: _BASE),
-    memset_tensor=_callback(None, b.Pointer, b.Pointer, ctypes.c_uint8, ctypes.c_size_t, ctypes.c_size_t)(
-        lambda *_: None
-    ),
-    set_tensor=_write,
-    get_tensor=_write,
-    clear=_callback(None, b.Pointer, ctypes.c_uint8)(lambda *_: None),
-)

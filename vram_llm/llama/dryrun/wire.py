@@ -16,9 +16,8 @@ LENGTH = struct.Struct("<I")
 class DryRunMode(StrEnum):
     """The devices that llama.cpp places a model on."""
 
-    VIRTUAL = "virtual"  # the placement's devices, with norms pinned to them, which saves copies
-    AS_MEASURED = "as measured"  # virtual ones, with llama.cpp's own measure of a load (virtual_device.py)
-    REAL = "real"  # the devices of this machine
+    VIRTUAL = "virtual"  # devices that only answer, for which graphs are reserved as for a real load
+    REAL = "real"  # the devices of this machine, with llama.cpp's own measure of a load
 
 
 class DryRunQuestion(msgspec.Struct, tag=True):
@@ -41,10 +40,15 @@ class ProjectorQuestion(msgspec.Struct, tag=True):
 
 
 class DryRunReply(msgspec.Struct):
-    """The bytes that each device of the question and the host would hold, or why there is no answer."""
+    """The bytes that each device of the question and the host would hold, or why there is no answer.
+
+    Splits are those of a decode step's graph and of a prompt's; None: not counted.
+    """
 
     devices: list[MemoryUse] = []
     host: MemoryUse = MemoryUse()
+    graph_splits: int | None = None
+    prompt_graph_splits: int | None = None
     refusal: str = ""
     not_built: bool = False
 

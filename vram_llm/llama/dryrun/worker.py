@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from vram_llm.llama.adapters import LoadedAdapter
     from vram_llm.llama.dryrun.virtual_device import Profile, VirtualDevice
 
-_CHAIN_ROWS = 16  # of vocabulary length, more than a chain holds at any time
-_SMALL_BATCH = 8  # tokens of a sequence; above that the prompt's graph is by far the larger one
-
 
 def main() -> None:
     """Send the result of the self-test, then answer questions until there are no more."""
@@ -41,11 +38,12 @@ def main() -> None:
     os.dup2(2, 1)  # libraries print to standard output, which carries the answers
     try:
         from vram_llm.llama import bindings
-        from vram_llm.llama.dryrun import ggml_structs
+        from vram_llm.llama.dryrun import buffers, ggml_structs, reservation
 
         bindings.log_errors_only()
         ggml_structs.check()
-        ggml_structs.leave_host_memory()
+        reservation.check()
+        buffers.leave_host_memory()
         check()
         write(answers, DryRunReply())
     except VramLLMError as error:
@@ -70,13 +68,13 @@ def answer(question: DryRunQuestion) -> DryRunReply:
     from vram_llm.llama.devices import handles
     from vram_llm.llama.params import LOAD_WITHOUT_MMAP, ModelParams
 
-    is_real = question.mode is DryRunMode.REAL
-    virtual = [] if is_real else _virtual_devices(question)
-    if is_real:
-        devices = handles(question.devices, [device.id for device in question.devices])
-    else:
+    context = question.context
+    virtual = _virtual_devices(question) if question.mode is DryRunMode.VIRTUAL else []
+    if virtual:
         devices = [each.handle for each in virtual]
-    params = ModelParams(question.placement, question.context, devices)
+    else:
+        devices = handles(question.devices, [device.id for device in question.devices])
+    params = ModelParams(question.placement, context, devices)
     params.struct.load_mode, params.struct.no_alloc = LOAD_WITHOUT_MMAP, True
     b.forget_lines()
     model = b.C.llama_model_load_from_file(os.fsencode(question.path), params.struct)
@@ -84,35 +82,19 @@ def answer(question: DryRunQuestion) -> DryRunReply:
         raise ModelRefused(f"llama.cpp refuses the model: {b.last_errors() or 'it gives no reason'}")
     try:
         adapters = load_adapters(model, question.adapters)
-        found = _measured(model, question.context, devices, virtual, adapters)
-        n_tokens, n_rows = min(question.context.n_ctx, question.context.n_ubatch), question.context.parallel
-        is_small = n_tokens < _SMALL_BATCH * n_rows
-        if n_rows < n_tokens and (is_small or _is_mostly_sampling(question, model, found)):
-            # a real load also reserves one token a sequence, which can be larger where a batch is small,
-            # or where samplers take most of the memory, which have the same rows in both
-            few = replace(question.context, n_ubatch=n_rows)
-            others = _measured(model, few, devices, virtual, adapters)
-            found = [
-                replace(use, compute_bytes=max(use.compute_bytes, other.compute_bytes))
-                for use, other in zip(found, others, strict=True)
-            ]
+        if question.mode is DryRunMode.VIRTUAL:
+            return _measured(model, context, devices, virtual, adapters)
+        # a real load also reserves one token a sequence, which can be larger where a batch is small
+        few = replace(context, n_ubatch=min(context.parallel, context.n_ubatch))
+        both = [_measured(model, each, devices, virtual, adapters) for each in (context, few)]
     finally:
         b.C.llama_model_free(model)
+    whole, least = ([*reply.devices, reply.host] for reply in both)
+    found = [
+        replace(use, compute_bytes=max(use.compute_bytes, other.compute_bytes))
+        for use, other in zip(whole, least, strict=True)
+    ]
     return DryRunReply(devices=found[:-1], host=found[-1])
-
-
-def _is_mostly_sampling(question: DryRunQuestion, model: int, found: Sequence[MemoryUse]) -> bool:
-    """Whether samplers on the output's device may need most of its compute memory."""
-    from vram_llm.llama import bindings as b
-
-    context, ids = question.context, [device.id for device in question.devices]
-    if not context.backend_sampling:
-        return False
-    output = question.placement.output_device
-    use = found[ids.index(output)] if output in ids else found[-1]
-    row_bytes = 4 * b.C.llama_vocab_n_tokens(b.C.llama_model_get_vocab(model))
-    # logits, a copy to sample from, and the rows of a chain
-    return bool(use.compute_bytes < (2 * context.n_outputs + _CHAIN_ROWS) * row_bytes)
 
 
 def answer_projector(question: ProjectorQuestion) -> DryRunReply:
@@ -125,7 +107,6 @@ def answer_projector(question: ProjectorQuestion) -> DryRunReply:
         key = (0, Profile(device.kind, device.alignment_bytes, device.row_padding))
         if key not in _made:
             _made[key] = VirtualDevice(f"{device.kind.name}0", key[1])
-        _made[key].layers = None
         _made[key].expect(weights=False)
         handle = _made[key].handle
     sizes = memory_use(question.path, handle, question.flash_attn)
@@ -140,12 +121,16 @@ def _measured(
     devices: Sequence[int],
     virtual: "Sequence[VirtualDevice]",
     adapters: "Sequence[LoadedAdapter]",
-) -> list[MemoryUse]:
-    """Bytes of each device with a context of the model, and last of the host."""
+) -> DryRunReply:
+    """Bytes of each device and the host with a context of the model.
+
+    Graphs are reserved only on `virtual` devices: real ones would need the memory for it.
+    """
     from vram_llm.llama import bindings as b
     from vram_llm.llama import memory_breakdown
     from vram_llm.llama.adapters import apply_adapters
     from vram_llm.llama.device_samplers import DeviceSamplers
+    from vram_llm.llama.dryrun.reservation import reserve
     from vram_llm.llama.params import context_params
 
     for each in virtual:
@@ -162,12 +147,25 @@ def _measured(
             f"{b.last_errors() or 'it gives no reason'}"
         )
     apply_adapters(int(ctx), adapters)
+    reserved = reserve(model, ctx, context) if virtual or not devices else None
     for each in virtual:
         each.expect(weights=True)
     uses = memory_breakdown.memory_use(int(ctx))
     b.C.llama_free(ctx)
     attached.close()
-    return [uses.get(device, MemoryUse()) for device in (*devices, None)]
+    found = [uses.get(device, MemoryUse()) for device in (*devices, None)]
+    if reserved is None:
+        return DryRunReply(devices=found[:-1], host=found[-1])
+    found = [
+        replace(use, compute_bytes=reserved.compute_bytes[device])
+        for use, device in zip(found, (*devices, None), strict=True)
+    ]
+    return DryRunReply(
+        devices=found[:-1],
+        host=found[-1],
+        graph_splits=reserved.decode_splits,
+        prompt_graph_splits=reserved.prompt_splits,
+    )
 
 
 _made: dict[tuple[int, "Profile"], "VirtualDevice"] = {}
@@ -177,16 +175,12 @@ def _virtual_devices(question: DryRunQuestion) -> "list[VirtualDevice]":
     """A virtual device for each device of the question, made once for each place and profile."""
     from vram_llm.llama.dryrun.virtual_device import VirtualDevice
 
-    placement, found = question.placement, []
-    is_pinned = len(question.devices) > 1 and question.mode is DryRunMode.VIRTUAL and _pins_norms(question)
-    first = placement.cpu_layers
-    for index, (device, count) in enumerate(zip(question.devices, placement.layers_per_device, strict=True)):
+    found = []
+    for index, device in enumerate(question.devices):
         key = (index, _profile(question, device))
         if key not in _made:
             _made[key] = VirtualDevice(f"{device.kind.name}{index}", key[1])
-        _made[key].layers = range(first, first + count) if is_pinned else None
         found.append(_made[key])
-        first += count
     return found
 
 
@@ -208,14 +202,6 @@ def _shapes(path: str) -> tuple[frozenset[int], bool]:
     return frozenset(t.shape[0] for t in tensors if t.type.is_quantized), any(
         len(t.shape) > 2 and t.shape[2] > 1 for t in tensors
     )
-
-
-def _pins_norms(question: DryRunQuestion) -> bool:
-    """Whether a real load pins norms to their layer's device (graph_get_cb of src/llama-context.cpp)."""
-    placement = question.placement
-    n_layers = placement.cpu_layers + sum(placement.layers_per_device)
-    n_tokens = min(question.context.n_ctx, question.context.n_ubatch)
-    return placement.n_gpu_layers > n_layers or n_tokens < 32
 
 
 def check() -> None:

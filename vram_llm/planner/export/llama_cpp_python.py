@@ -35,6 +35,7 @@ llm = Llama(
     use_mmap={use_mmap},
     swa_full={swa_full},
     op_offload={op_offload},
+    offload_kqv={kv_offload},
     verbose=False,
 )
 print(llm("Once upon a time", max_tokens=32)["choices"][0]["text"])
@@ -85,7 +86,7 @@ params.type_v = {type_v}  # {kv_type_v}
 params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_{flash_attn_type}
 params.kv_unified = {kv_unified}
 params.swa_full = {swa_full}
-params.op_offload = {op_offload}
+params.op_offload, params.offload_kqv = {op_offload}, {kv_offload}
 ctx = C.llama_init_from_model(model, params)
 assert ctx, "llama.cpp would not make the context"
 {adapters}
@@ -165,6 +166,7 @@ def script(plan: Plan) -> str:
             names=list(where.names),
             overrides=_OVERRIDES.format(overrides=overrides, n_slots=len(overrides) + 1) if overrides else "",
             op_offload=context.op_offload,
+            kv_offload=context.kv_offload,
             adapters=_ADAPTERS.format(adapters=adapters) if adapters else "",
             n_gpu_layers=plan.placement.n_gpu_layers,
             tensor_split=list(plan.placement.tensor_split) or (None if own else []),

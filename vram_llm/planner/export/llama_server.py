@@ -68,6 +68,7 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
         if context.kv_unified
         else Setting("--no-kv-unified", None, "LLAMA_ARG_KV_UNIFIED", "false"),
         *((Setting("--swa-full", None, "LLAMA_ARG_SWA_FULL"),) if context.swa_full else ()),
+        *(() if context.kv_offload else (Setting("--no-kv-offload", None, "LLAMA_ARG_KV_OFFLOAD", "false"),)),
         Setting("--cache-type-k", context.kv_type_k, "LLAMA_ARG_CACHE_TYPE_K"),
         Setting("--cache-type-v", context.kv_type_v, "LLAMA_ARG_CACHE_TYPE_V"),
         Setting("--flash-attn", context.flash_attn.value, "LLAMA_ARG_FLASH_ATTN"),

@@ -90,9 +90,9 @@ class AnalyticMeter:
         self._adapter_compute = self._adapters.compute_bytes(profile, context)
         self._bound = ComputeBound(profile, context, n_swa_cells, kinds)
         self._compute_share = 1.0
-        self._context_sums = _sums(
-            [_layer_context(profile, layer, context, n_swa_cells) for layer in profile.layers]
-        )
+        layer_contexts = [_layer_context(profile, layer, context, n_swa_cells) for layer in profile.layers]
+        self._context_sums = _sums(layer_contexts if context.kv_offload else [0] * profile.n_layers)
+        self._host_context_sums = _sums(layer_contexts)
         self._sharing_sums = _sums([layer.loads_shared for layer in profile.layers])
         self._padded: dict[tuple[int, int], _PaddedWeights] = {}  # by alignment and row padding
 
@@ -130,7 +130,7 @@ class AnalyticMeter:
     def may_pipeline(self) -> bool:
         """Whether llama.cpp would make pipeline copies for some placement without layers on the host."""
         able = sum(device.kind in PIPELINED_KINDS for device in self.devices.values())
-        return self.context.pipeline_copies and able > 1
+        return self.context.pipeline_copies and self.context.kv_offload and able > 1
 
     def device(
         self, device_id: str, first: int, end: int, has_output: bool, n_host: int, pipelined: bool
@@ -240,7 +240,8 @@ class AnalyticMeter:
         if has_output and self._profile.tied_output:  # the host's embedding is also its output
             weights -= padded(_token_embedding(self._profile), alignment, 0)
         weights += moved.bytes_on(HOST, partial(self.bytes_of, HOST))
-        context = self._context_sums[placement.cpu_layers]
+        on_host = placement.cpu_layers if self.context.kv_offload else self._profile.n_layers
+        context = self._host_context_sums[on_host]
         compute = self._bound.host_bytes(placement.cpu_layers, has_output=has_output, pipelined=pipelined)
         compute += self.visited_compute_bytes(moved.layers.get(HOST, ()))
         if placement.cpu_layers or has_output or any(adapter.input for adapter in self._profile.adapters):
@@ -260,11 +261,12 @@ def is_pipelined(
 ) -> bool:
     """Whether llama.cpp makes pipeline copies.
 
-    It does with several devices, all able to, no layer on the host, and no override.
+    It does with several devices, all able to, no layer and no cache on the host, and no override.
     """
     used = placement.device_order
     return (
         context.pipeline_copies
+        and context.kv_offload
         and not placement.overrides
         and len(used) > 1
         and placement.n_gpu_layers > profile.n_layers

@@ -28,6 +28,10 @@ FLASH_CACHES = frozenset({"f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", 
 F16_KINDS = frozenset({DeviceKind.CUDA, DeviceKind.ROCM, DeviceKind.SYCL, DeviceKind.METAL})
 """Kinds whose flash attention copies a cache of another type to f16."""
 
+OFFLOADING_KINDS = frozenset(DeviceKind) - {DeviceKind.RPC}
+"""Kinds that take over operations with weights on the host, with `op_offload` (offload_op)."""
+LEAST_OFFLOADED_BATCH = 32  # rows: the default of GGML_OP_OFFLOAD_MIN_BATCH
+
 FUSING_KINDS = _CUDA_LIKE
 """Kinds that keep the experts' outputs until they are added up."""
 MAX_FUSED_EXPERTS = 15  # MOE_WEIGHTED_REDUCTION_MAX_EXPERTS

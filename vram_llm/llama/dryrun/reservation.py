@@ -1,0 +1,84 @@
+"""Compute buffers of a real load, and the splits of its graphs.
+
+`llama_model_params.no_alloc` has llama.cpp measure graphs without the pins that a real load sets: a layer's
+first norm to its device, attention to the host without `offload_kqv` (ggml_backend_sched_reserve_size resets
+them). Here the graphs are reserved as llama_context::sched_reserve does for a real load. Virtual devices
+take no memory for it, and the host's is never touched.
+"""
+
+import ctypes
+from dataclasses import dataclass
+
+from vram_llm.errors import ModelRefused, NotBuilt
+from vram_llm.llama import bindings as b
+from vram_llm.llama.dryrun.buffers import no_host_memory
+from vram_llm.planner.types import Context
+
+_ONE_SEQUENCE = frozenset({b"kimi-linear", b"minimax-01"})
+"""Architectures whose graph is larger for one sequence than for several (TAG_RESERVE_DIAG_DECAY)."""
+
+_graph_reserve = b.declare(
+    "_Z19llama_graph_reserveP13llama_contextjjj",
+    b.Pointer,
+    b.Pointer,
+    ctypes.c_uint32,
+    ctypes.c_uint32,
+    ctypes.c_uint32,
+)
+_scheduler = b.declare("_ZNK13llama_context9get_schedEv", b.Pointer, b.Pointer)
+_n_splits = b.declare("ggml_backend_sched_get_n_splits", ctypes.c_int, b.Pointer)
+_n_backends = b.declare("ggml_backend_sched_get_n_backends", ctypes.c_int, b.Pointer)
+_backend = b.declare("ggml_backend_sched_get_backend", b.Pointer, b.Pointer, ctypes.c_int)
+_buffer_size = b.declare("ggml_backend_sched_get_buffer_size", ctypes.c_size_t, b.Pointer, b.Pointer)
+_device = b.declare("ggml_backend_get_device", b.Pointer, b.Pointer)
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Bytes of compute by ggml device (None: the host), and how often graphs are split."""
+
+    compute_bytes: dict[int | None, int]
+    decode_splits: int
+    prompt_splits: int
+
+
+def check() -> None:
+    """Raise NotBuilt if this build of llama.cpp lacks a function."""
+    functions = (_graph_reserve, _scheduler, _n_splits, _n_backends, _backend, _buffer_size, _device)
+    if any(function is None for function in functions):
+        raise NotBuilt("this build of llama.cpp lacks functions that a dry run calls")
+
+
+def reserve(model: int, ctx: int, context: Context) -> Reservation:
+    """Reserve the graphs of `ctx`, the `context` of `model`. Raises ModelRefused."""
+    n_tokens = min(b.C.llama_n_ctx(ctx), b.C.llama_n_ubatch(ctx))
+    n_sequences, n_outputs = context.parallel, min(n_tokens, context.n_outputs)
+    with no_host_memory():
+        prompt_splits = _splits(ctx, n_tokens, n_sequences, n_outputs)
+        decode_splits = _splits(ctx, n_sequences, n_sequences, n_sequences)
+        if _architecture(model) in _ONE_SEQUENCE:
+            _splits(ctx, n_tokens, 1, n_outputs)
+    scheduler = _scheduler(ctx)
+    found: dict[int | None, int] = {None: 0}
+    for i in range(_n_backends(scheduler)):
+        backend = _backend(scheduler, i)
+        device = _device(backend)
+        is_gpu = b.props_of(device).type in (b.GPU_DEVICE_TYPE, b.INTEGRATED_GPU_DEVICE_TYPE)
+        owner = device if is_gpu else None
+        found[owner] = found.get(owner, 0) + _buffer_size(scheduler, backend)
+    return Reservation(found, decode_splits, prompt_splits)
+
+
+def _splits(ctx: int, n_tokens: int, n_sequences: int, n_outputs: int) -> int:
+    """Reserve one graph; the number of its splits. Buffers grow where the graph needs it."""
+    if not _graph_reserve(ctx, n_tokens, n_sequences, n_outputs):
+        raise ModelRefused(
+            f"llama.cpp cannot reserve compute buffers: {b.last_errors() or 'no reason given'}"
+        )
+    return int(_n_splits(_scheduler(ctx)))
+
+
+def _architecture(model: int) -> bytes:
+    name = ctypes.create_string_buffer(64)
+    b.C.llama_model_meta_val_str(model, b"general.architecture", name, len(name))
+    return name.value
