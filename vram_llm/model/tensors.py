@@ -28,6 +28,8 @@ class LayerPart(StrEnum):
     """Weights of a layer that may be on another device than the layer's other weights."""
 
     EXPERTS = "experts"  # all routed experts
+    EXPERTS_UP = "experts_up"  # their first matrices: up and gate
+    EXPERTS_DOWN = "experts_down"  # their last matrix
     FFN = "ffn"  # the matrices of a dense feed-forward network
     FFN_DOWN = "ffn_down"  # one of these matrices, often stored with the most bits
 
@@ -60,6 +62,8 @@ _ATTENTION = re.compile(r"attn_|post_attention_norm|cross_attn_|indexer|vis_attn
 _ATTENTION_WEIGHT = re.compile(r"(?:cross_)?attn_(?!.*norm)")
 PART_PATTERNS = {
     LayerPart.EXPERTS: r"ffn_(?:up|down|gate|gate_up)_(?:ch)?exps\.",
+    LayerPart.EXPERTS_UP: r"ffn_(?:up|gate|gate_up)_(?:ch)?exps\.",
+    LayerPart.EXPERTS_DOWN: r"ffn_down_(?:ch)?exps\.",
     LayerPart.FFN: r"ffn_(?:up|down|gate)\.",
     LayerPart.FFN_DOWN: r"ffn_down\.",
 }
