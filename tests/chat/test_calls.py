@@ -73,7 +73,7 @@ def test_one_call_a_message_each_before_its_result() -> None:
     ]  # fmt: skip
 
 
-def test_words_are_a_message_before_the_calls() -> None:
+def test_content_is_a_message_before_the_calls() -> None:
     caps = replace(ALL, content_with_calls=False)
     assert outline(with_calls([USER, calls("Let me see.", 1), result(1)], caps)) == [
         "Which?",

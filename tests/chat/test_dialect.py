@@ -1,4 +1,4 @@
-"""Which dialect a template speaks, by what it has in it; the pieces are those of the models' templates."""
+"""The dialect that is found in a template; the pieces are those of the models' templates."""
 
 import pytest
 

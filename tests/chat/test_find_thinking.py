@@ -1,4 +1,4 @@
-"""The marks around thinking of small templates, each with one habit of the public ones."""
+"""The marks around thinking of small templates, each with one property of the public ones."""
 
 import pytest
 
@@ -11,7 +11,7 @@ TAIL = "{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assist
 
 
 def template(before: str, between: str, *, plain: str = "", opens: str = "", off: str = "") -> str:
-    """`before` and `between` surround a thought; `plain` stands where there is none."""
+    """`before` and `between` surround a thought; `plain` stands there if there is none."""
     thought = f"{before}{{{{ m.reasoning_content }}}}{between}"
     thought += f"{{% elif m.role == 'assistant' %}}{plain}{{% endif %}}"
     switch = f"{{% if enable_thinking | default(true) %}}{opens}{{% else %}}{off}{{% endif %}}"

@@ -85,7 +85,7 @@ SINGLE = (  # templates that show one call in a message
 )
 
 
-def test_most_speak_natively() -> None:
+def test_most_templates_show_tools_themselves() -> None:
     native = [name for name in NAMES if dialect_of(source_of(name)).takes_tools]
     assert len(native) >= LEAST_NATIVE
     assert set(NAMES) - set(native) == set(NO_TOOLS)
@@ -133,7 +133,7 @@ def test_calls_are_read_back(name: str, chat: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NATIVE if "Llama-3." not in name or "Hermes" in name])
-def test_words_and_a_call_are_read_back_after_the_prompt(name: str) -> None:
+def test_content_and_a_call_are_read_back_after_the_prompt(name: str) -> None:
     dialect = dialect_of(source_of(name))
     prompt, text = written(source_of(name), [PARIS], "Let me look.")
     parser = dialect.parser(SCHEMAS, prompt)
@@ -165,12 +165,12 @@ UNKNOWN = (
         ),
     ],
 )
-def test_json_behind_a_mark_is_read_in_templates_that_nobody_knows(written: str, begins: str) -> None:
+def test_json_after_a_mark_is_read_in_unknown_templates(written: str, begins: str) -> None:
     dialect = dialect_of(UNKNOWN.replace("WRITTEN", written))
     assert (dialect.name, dialect.takes_tools, dialect.form.call_begins) == ("objects", True, begins)
 
 
-def test_a_call_without_a_mark_is_not_read_in_a_template_that_nobody_knows() -> None:
+def test_a_call_without_a_mark_is_not_read_in_an_unknown_template() -> None:
     written = "I call {{ c.function.name }} with {{ c.function.arguments | tojson }}"
     dialect = dialect_of(UNKNOWN.replace("WRITTEN", written))
     assert (dialect.name, dialect.takes_tools) == ("none", False)

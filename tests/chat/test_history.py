@@ -59,7 +59,7 @@ def test_arguments_that_are_no_object(text: str) -> None:
     assert message["tool_calls"][0]["function"]["arguments"] == {"arguments": text}
 
 
-def test_tools_in_words_where_the_template_speaks_none() -> None:
+def test_tools_are_text_if_the_template_shows_none() -> None:
     system, user, assistant, answers = shown(None)
     assert system["role"] == "system"
     assert json.dumps(TOOL["function"]) in system["content"]
@@ -75,7 +75,7 @@ def test_tools_in_words_where_the_template_speaks_none() -> None:
     assert "answers" not in CHAT[2]
 
 
-def test_tools_in_words_follow_the_system_message() -> None:
+def test_tools_as_text_follow_the_system_message() -> None:
     messages = shown(None, [{"role": "developer", "content": "Be kind."}, CHAT[0]])
     assert [m["role"] for m in messages] == ["system", "user"]
     assert messages[0]["content"].startswith("Be kind.\n\n# Tools")
@@ -94,7 +94,7 @@ def test_mistral_gets_ids_of_nine_characters_that_belong_together() -> None:
     assert {m["tool_call_id"] for m in messages[2:]} == {call_id}
 
 
-def test_harmony_takes_thinking_or_words_beside_a_call() -> None:
+def test_harmony_shows_thinking_or_content_with_a_call() -> None:
     source = (
         "{{ tools }}<|channel|><|message|>{% for m in messages %}{{ m.thinking or m.content }}"
         "{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}"
@@ -106,7 +106,7 @@ def test_harmony_takes_thinking_or_words_beside_a_call() -> None:
     assert shown(source, [answer]) == [{"role": "assistant", "content": "Noon.", "thinking": "Hm."}]
 
 
-def test_harmony_keeps_the_words_of_calls_that_were_answered() -> None:
+def test_harmony_keeps_the_content_of_answered_calls() -> None:
     source = (
         "{{ tools }}<|channel|><|message|>{% for m in messages %}"
         "{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% else %}{{ m.content }}{% endif %}{% endfor %}"

@@ -155,7 +155,7 @@ def test_tools_with_bare_schemas(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_orders_keep_their_order(name: str) -> None:
+def test_system_messages_keep_their_order(name: str) -> None:
     for letters in ("ssu", "dsu", "suadusu", "usus"):
         messages = chat_of(letters)
         prompt = render(name, messages).text
@@ -164,7 +164,7 @@ def test_orders_keep_their_order(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_answer_goes_on_with_its_thinking_closed(name: str) -> None:
+def test_a_continued_answer_has_its_thinking_closed(name: str) -> None:
     _, dialect = template_of(name)
     for letters in ("ua", "suaua", "uh"):
         messages = chat_of(letters)
@@ -179,7 +179,7 @@ def test_an_answer_goes_on_with_its_thinking_closed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_thinking_goes_on(name: str) -> None:
+def test_thinking_is_continued(name: str) -> None:
     _, dialect = template_of(name)
     messages = [*chat_of("u"), {"role": "assistant", "content": "", "reasoning_content": "First, "}]
     if dialect.thinking is None:

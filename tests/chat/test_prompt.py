@@ -67,7 +67,7 @@ def test_the_rest_is_the_answer() -> None:
     assert answer(prompt_of(HARMONY, USER, BEGUN).parser(None), "42.<|end|>") == ["Content: 42."]
 
 
-def test_thinking_goes_on_without_content() -> None:
+def test_thinking_is_continued_without_content() -> None:
     prompt = prompt_of(THOUGHTFUL, USER, {"role": "assistant", "content": "", "reasoning_content": "First, "})
     assert prompt.text.endswith("[assistant]<think>First, ")
     assert answer(prompt.parser(None), "I add.</think>4") == ["Reasoning: I add.", "Content: 4"]
@@ -75,7 +75,7 @@ def test_thinking_goes_on_without_content() -> None:
         prompt.answering()
 
 
-def test_thinking_goes_on_if_the_content_has_begun_it() -> None:
+def test_thinking_is_continued_if_the_content_has_begun_it() -> None:
     prompt = prompt_of(THOUGHTFUL, USER, {"role": "assistant", "content": "<think>First, "})
     assert answer(prompt.parser(None), "I add.</think>4") == ["Reasoning: I add.", "Content: 4"]
 

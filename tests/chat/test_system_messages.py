@@ -75,7 +75,7 @@ ONLY_WITH_A_LAST_USER = (  # as Mistral Nemo: the system message stands in a las
 )
 
 
-def test_a_lost_system_message_becomes_a_users() -> None:
+def test_a_lost_system_message_becomes_a_user_message() -> None:
     assert prompt(ONLY_WITH_A_LAST_USER, "system:a user:b") == "a<user>b"
     assert prompt(ONLY_WITH_A_LAST_USER, "system:a user:b assistant:c") == "<user>a<user>b<assistant>c"
 

@@ -85,7 +85,7 @@ def test_a_chat_that_ends_with_the_assistant_still_gets_a_new_turn() -> None:
     assert prompt.endswith("Hello<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_raise_exception_is_told_to_the_client() -> None:
+def test_raise_exception_is_reported_to_the_client() -> None:
     with pytest.raises(RequestError, match="System role not supported") as caught:
         render(TURNS, [SYSTEM, USER])
     assert caught.value.param == "messages"

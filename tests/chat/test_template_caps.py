@@ -1,4 +1,4 @@
-"""The kinds of messages that templates take."""
+"""The kinds of messages that templates show."""
 
 import pytest
 
@@ -98,5 +98,5 @@ def test_parts() -> None:
     assert not caps(None).requires_typed_content
 
 
-def test_a_broken_template_takes_nothing() -> None:
+def test_a_broken_template_shows_nothing() -> None:
     assert not caps("{% for %}").system_role

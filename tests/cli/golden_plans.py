@@ -29,7 +29,7 @@ FOLDER = Path(__file__).parent / "golden"
 ENCODINGS = ("utf-8", "ascii")
 WIDTHS = (40, 80, 200)
 HOST = Host(name="desk", cores=8, total_bytes=64 * GIB, available_bytes=60 * GIB, cpu_name="Some CPU")
-LOCAL = ("RTX 4080 Laptop", "2x RTX 3090 Ti")  # what is in the computer where no --gpu is given
+LOCAL = ("RTX 4080 Laptop", "2x RTX 3090 Ti")  # the cards of the computer, if no --gpu is given
 
 PLANS = {
     "one_card": ["8b.gguf", "--gpu", "RTX 3090"],
@@ -64,7 +64,7 @@ def write_models(folder: Path) -> None:
 
 
 def detect(gpus: str | Sequence[str] = (), rpc: Sequence[str] = ()) -> Machine:
-    """As detection.detect, of the fixed machine. Nobody has measured its workers."""
+    """Like detection.detect, for the fixed machine. Its workers were never measured."""
     specs = [gpus] if isinstance(gpus, str) else gpus
     machine = what_if(specs or LOCAL, HOST)
     devices = [dataclasses.replace(device, what_if=bool(gpus)) for device in machine.devices]
@@ -106,7 +106,7 @@ def fixed_machine() -> Iterator[None]:
 
 
 def printed(name: str, encoding: str) -> str:
-    """What the plan's command prints at each width, under a line that says which."""
+    """The output of the plan's command at each width, under a line with the width."""
     pages = []
     for columns in WIDTHS:
         shown = _run(["plan", *PLANS[name]], columns, encoding)

@@ -30,7 +30,7 @@ def test_a_saved_plan(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "message"),
     [
         ([], 64, "give a model, or a saved plan"),
         (["demo", "--plan", "plan.json"], 64, "give a model, or a saved plan"),
@@ -40,8 +40,8 @@ def test_a_saved_plan(tmp_path: Path) -> None:
         (["nowhere.gguf"], 10, "nowhere.gguf"),
     ],
 )
-def test_wrong_wishes(args: list[str], code: int, said: str) -> None:
+def test_wrong_options(args: list[str], code: int, message: str) -> None:
     done = run("bench", "model", *args)
     assert done.returncode == code, done.stderr
-    assert said in " ".join(done.stderr.split())
+    assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr

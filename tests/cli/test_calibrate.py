@@ -73,7 +73,7 @@ def test_a_worker_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "message"),
     [
         (["--forget", "RTX 9090"], 20, "there are no measurements of 'RTX 9090'; measured so far: none"),
         (["--show", "--rpc", "127.0.0.1:50052"], 64, "leave it out with --show"),
@@ -84,10 +84,10 @@ def test_a_worker_that_is_not_there(tmp_path: Path) -> None:
         (["--rpc", "nowhere"], 21, "is not an address"),
     ],
 )
-def test_wrong_wishes(tmp_path: Path, args: list[str], code: int, said: str) -> None:
+def test_wrong_options(tmp_path: Path, args: list[str], code: int, message: str) -> None:
     done = run(tmp_path, "calibrate", *args)
     assert done.returncode == code
-    assert said in " ".join(done.stderr.split())
+    assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 

@@ -60,7 +60,7 @@ def test_the_history_is_sent(served: Serving) -> None:
     assert second > 2 * first
 
 
-def test_what_the_server_refuses_is_told_and_the_chat_goes_on(served: Serving) -> None:
+def test_a_refusal_is_shown_and_the_chat_continues(served: Serving) -> None:
     too_long = "word " * 40_000
     done = chat("--url", f"{served.url}/v1", "--max-tokens", "5", lines=f"{too_long}\nhello\n/stats\n")
     assert done.returncode == 0
@@ -93,7 +93,7 @@ PROMPT_BEGINS, PROMPT_ENDS = "\x1b[?2004h", "\x1b[?2004l"  # pastes are marked i
 
 
 class Terminal:
-    """A program in a small terminal, typed at."""
+    """A program in a small terminal, and its keyboard."""
 
     def __init__(self, *args: str) -> None:
         self._ours, theirs = pty.openpty()
@@ -123,7 +123,7 @@ class Terminal:
 
 
 def _terminal_environment() -> dict[str, str]:
-    """A terminal that is never asked where its cursor is: nobody would answer."""
+    """A terminal that gets no question about its cursor, which nothing here would answer."""
     return {**environment(columns=30), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
 
 

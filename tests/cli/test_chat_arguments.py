@@ -1,4 +1,4 @@
-"""What the arguments of `chat` mean, and addresses as people type them."""
+"""The meaning of the arguments of `chat`, and addresses as people type them."""
 
 import click
 import pytest

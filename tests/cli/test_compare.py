@@ -44,7 +44,7 @@ def test_models_side_by_side(models: tuple[Path, Path], columns: int) -> None:
     assert sum(line.rstrip().endswith("catalog") for line in lines) == 4
 
 
-def test_what_does_not_fit_is_a_line_and_no_failure(models: tuple[Path, Path]) -> None:
+def test_a_model_that_does_not_fit_is_a_row_and_no_failure(models: tuple[Path, Path]) -> None:
     eight, _ = models
     args = ["--n-gpu-layers", "-1", "--compare", "RTX 3050", "--compare", "RTX 4090", "--gpu", "RTX 3060"]
     done = run("plan", eight, *args, columns=120)
@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_a_line_and_no_failure(models: tuple[Path, Path]) -
         (["--check", "x.json", "--compare", "RTX 4090"], "nothing is planned"),
     ],
 )
-def test_what_makes_no_sense_together(args: list[str], message: str) -> None:
+def test_contradictory_options(args: list[str], message: str) -> None:
     done = run("plan", *args)
     assert done.returncode == 64
     assert message in done.stderr
@@ -73,7 +73,7 @@ def test_what_makes_no_sense_together(args: list[str], message: str) -> None:
     ("rig", "message"),
     [("RTX 4090 + RTX 9999", "'RTX 9999' names no single card"), ("RTX 4090 +", "lacks a card")],
 )
-def test_a_rig_that_is_none_is_refused(rig: str, message: str) -> None:
+def test_an_invalid_rig_is_refused(rig: str, message: str) -> None:
     done = run("plan", "demo", "--compare", rig)
     assert done.returncode == 20
     assert message in done.stderr

@@ -1,4 +1,4 @@
-"""A conversation: questions with and without answers, pictures, and the file it is kept in."""
+"""A conversation: questions with and without answers, images, and the file that keeps it."""
 
 import json
 from pathlib import Path
@@ -78,6 +78,6 @@ def test_pictures_go_with_one_question(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"), [("a.txt", "not named like an image"), ("a.png", "cannot be read")]
 )
-def test_what_is_no_picture(tmp_path: Path, name: str, sentence: str) -> None:
+def test_files_that_are_no_pictures(tmp_path: Path, name: str, sentence: str) -> None:
     with pytest.raises(RequestError, match=sentence):
         image_url(tmp_path / name)

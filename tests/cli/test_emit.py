@@ -32,26 +32,26 @@ def what_if_plan(nemotron: Path) -> Path:
     return saved
 
 
-def test_every_format_tells_the_same_split(nemotron: Path, what_if_plan: Path) -> None:
-    told = {form: run("plan", nemotron, *RIG, "--n-ctx", "2048", "--emit", form) for form in FORMATS}
-    assert {form: done.returncode for form, done in told.items()} == dict.fromkeys(FORMATS, 0)
-    plan = json.loads(told["json"].stdout)
+def test_every_format_has_the_same_split(nemotron: Path, what_if_plan: Path) -> None:
+    printed = {form: run("plan", nemotron, *RIG, "--n-ctx", "2048", "--emit", form) for form in FORMATS}
+    assert {form: done.returncode for form, done in printed.items()} == dict.fromkeys(FORMATS, 0)
+    plan = json.loads(printed["json"].stdout)
     assert plan["placement"] == json.loads(what_if_plan.read_text())["placement"]
     split = ",".join(map(str, plan["placement"]["tensor_split"]))
-    command = shlex.split(told["llama-server"].stdout.replace("\\\n", " "), comments=True)
+    command = shlex.split(printed["llama-server"].stdout.replace("\\\n", " "), comments=True)
     assert command[command.index("--tensor-split") + 1] == split
-    assert f"export LLAMA_ARG_TENSOR_SPLIT={split}\n" in told["env"].stdout
-    words = yaml.safe_load(told["compose"].stdout)["services"]["llama-server"]["command"]
+    assert f"export LLAMA_ARG_TENSOR_SPLIT={split}\n" in printed["env"].stdout
+    words = yaml.safe_load(printed["compose"].stdout)["services"]["llama-server"]["command"]
     assert words[words.index("--tensor-split") + 1] == split
-    assert f"tensor_split=[{split.replace(',', ', ')}]" in told["llama-cpp-python"].stdout
+    assert f"tensor_split=[{split.replace(',', ', ')}]" in printed["llama-cpp-python"].stdout
     for form in set(FORMATS) - {"json"}:
-        assert "<UUID of NVIDIA GeForce RTX 3090 Ti>" in told[form].stdout
+        assert "<UUID of NVIDIA GeForce RTX 3090 Ti>" in printed[form].stdout
 
 
-def test_a_model_beside_is_told_with_its_whole_path(tmp_path: Path) -> None:
+def test_a_model_in_the_current_folder_has_its_absolute_path(tmp_path: Path) -> None:
     write_llama(tmp_path / "tiny.gguf")
-    told = run("plan", "tiny.gguf", "--emit", "env", *TINY, cwd=tmp_path).stdout
-    assert f"export LLAMA_ARG_MODEL={tmp_path}/tiny.gguf\n" in told
+    printed = run("plan", "tiny.gguf", "--emit", "env", *TINY, cwd=tmp_path).stdout
+    assert f"export LLAMA_ARG_MODEL={tmp_path}/tiny.gguf\n" in printed
 
 
 def test_a_plan_for_other_cards_is_checked_against_cards(what_if_plan: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_worker_that_is_gone(workers: tuple[str, ...], tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("other", "code", "said"),
+    ("other", "code", "message"),
     [
         ({"n_ff": (256,) * 4}, 23, "has changed since the plan was made"),
         ({"n_ff": (128,) * 5}, 23, "is another model now: 5 layers of llama, the plan is for 4"),
@@ -124,7 +124,7 @@ def test_a_worker_that_is_gone(workers: tuple[str, ...], tmp_path: Path) -> None
     ],
 )
 def test_a_model_file_that_changed(
-    tmp_path: Path, other: dict[str, tuple[int, ...]] | None, code: int, said: str
+    tmp_path: Path, other: dict[str, tuple[int, ...]] | None, code: int, message: str
 ) -> None:
     model, saved = write_llama(tmp_path / "tiny.gguf"), tmp_path / "plan.json"
     saved.write_text(run("plan", model, *TINY, "--json").stdout)
@@ -134,11 +134,11 @@ def test_a_model_file_that_changed(
         write_llama(model, n_ff=other["n_ff"])
     done = run("plan", "--check", saved, columns=200)
     assert (done.returncode, done.stdout) == (code, "")
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "message"),
     [
         (["--emit", "env"], 64, "give the model to plan for"),
         (["x.gguf", "--emit", "nonsense"], 64, "'nonsense' is not one of"),
@@ -150,8 +150,8 @@ def test_a_model_file_that_changed(
         (["--check", "nowhere.json"], 23, "cannot be read"),
     ],
 )
-def test_flags_that_contradict(args: list[str], code: int, said: str, tmp_path: Path) -> None:
+def test_flags_that_contradict(args: list[str], code: int, message: str, tmp_path: Path) -> None:
     done = run("plan", *args, cwd=tmp_path, columns=200)
     assert (done.returncode, done.stdout) == (code, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

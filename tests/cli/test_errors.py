@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "message"),
     [
         (["analyze", "nowhere.gguf"], 10, "there is no file nowhere.gguf"),
         (["analyze", "."], 10, "models, which `vram-llm plan` compares: name one of"),
@@ -95,10 +95,10 @@ def folder(tmp_path: Path) -> Path:
         (["nonsense"], 64, "nonsense"),
     ],
 )  # fmt: skip
-def test_one_sentence_and_a_code(folder: Path, args: list[str], code: int, said: str) -> None:
+def test_one_sentence_and_a_code(folder: Path, args: list[str], code: int, message: str) -> None:
     done = run(*args, cwd=folder, columns=200)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stdout == ""
 
 

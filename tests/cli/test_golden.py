@@ -22,7 +22,7 @@ def test_as_kept(name: str, encoding: str) -> None:
 
 @pytest.mark.parametrize("name", golden_plans.PLANS)
 def test_nothing_is_wider_than_the_terminal(name: str) -> None:
-    """But for commands, which are pasted whole, and standard error."""
+    """Except commands, which are pasted whole, and standard error."""
     width = 0
     for line in golden_plans.path_of(name, "utf-8").read_text(encoding="utf-8").splitlines():
         if line.startswith("=== "):

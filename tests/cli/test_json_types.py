@@ -1,4 +1,4 @@
-"""What each --json prints is what its schema in the package says."""
+"""The output of each --json matches its schema in the package."""
 
 import json
 from importlib.resources import files

@@ -1,4 +1,4 @@
-"""Models by name: listed, and taken wherever a path is."""
+"""Models by name: listed, and accepted wherever a path is."""
 
 import json
 import re

@@ -45,7 +45,7 @@ def test_the_table_fits_the_terminal(nemotron: Path, columns: int) -> None:
     assert "▇" in done.stdout
 
 
-def test_what_to_expect_is_told_with_its_basis(nemotron: Path) -> None:
+def test_the_expected_speed_has_its_basis(nemotron: Path) -> None:
     shown = run("plan", nemotron, *RIG, "--n-ctx", "2048", columns=100).stdout
     plan = json.loads(run("plan", nemotron, *RIG, "--n-ctx", "2048", "--json").stdout)
     speed = plan["speed"]
@@ -92,7 +92,7 @@ def test_objectives(nemotron: Path) -> None:
     assert (deep["speed"]["depth"], deep["speed"]["streams"]) == (6144, 4)
 
 
-def test_what_is_next_gives_the_very_plan(nemotron: Path) -> None:
+def test_the_next_command_gives_the_same_plan(nemotron: Path) -> None:
     args = [*RIG, "--n-ctx", "2k", "--no-mmap", "--kv-type", "q8_0", "--cache-reuse=16", "-np", "2"]
     done = run("plan", "--model", nemotron, *args)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
@@ -121,7 +121,7 @@ def test_a_plan_as_a_string_is_its_report(nemotron: Path) -> None:
     assert max(map(len, str(plan).splitlines())) <= 80
 
 
-def test_an_assumed_speed_is_said(nemotron: Path) -> None:
+def test_an_assumed_speed_is_marked(nemotron: Path) -> None:
     done = run("plan", nemotron, "--gpu", "3x 24GiB", columns=100)
     assert done.returncode == 0
     assert "assumed" in done.stdout
@@ -155,9 +155,9 @@ def test_the_python_api_gives_what_the_command_gives(tmp_path: Path) -> None:
     from vram_llm.workflows import detection, planning
 
     model = write_llama(tmp_path / "tiny.gguf")
-    told = json.loads(run("plan", model, "--gpu", "24GiB", "--n-ctx", "512", "--json").stdout)
+    printed = json.loads(run("plan", model, "--gpu", "24GiB", "--n-ctx", "512", "--json").stdout)
     plan = planning.plan(str(model), detection.detect(["24GiB"]), Workload(n_ctx=512))
-    assert told["placement"]["tensor_split"] == list(plan.placement.tensor_split) == [5]
+    assert printed["placement"]["tensor_split"] == list(plan.placement.tensor_split) == [5]
 
 
 def test_what_the_engine_does_with_the_context_is_part_of_the_plan(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Hub:
         )
 
     def ranges(self) -> list[str]:
-        """What was asked for of models once they were planned: by commit."""
+        """The requests for models after planning: they name the commit."""
         return [headers["range"] for path, headers in self.server.seen if COMMIT in path]
 
 
@@ -76,7 +76,7 @@ def test_a_model_is_planned_downloaded_and_then_here(hub: Hub, tmp_path: Path) -
     assert hub.run("pull", "hf:org/repo:Q8_0").stdout.splitlines()[-2] == path
 
 
-def test_a_download_is_taken_up_where_it_broke_off(hub: Hub, tmp_path: Path) -> None:
+def test_an_interrupted_download_continues(hub: Hub, tmp_path: Path) -> None:
     model = write_llama(tmp_path / "m-Q8_0.gguf", n_embd=256, n_ff=[4096] * 8)
     size = model.stat().st_size
     assert PIECE_BYTES + MIB < size < 2 * PIECE_BYTES
@@ -93,7 +93,9 @@ def test_a_download_is_taken_up_where_it_broke_off(hub: Hub, tmp_path: Path) -> 
     assert hub.ranges() == [f"bytes={PIECE_BYTES}-{size - 1}"]
 
 
-def test_what_does_not_fit_is_not_fetched_and_what_would_is_named(hub: Hub, tmp_path: Path) -> None:
+def test_a_model_that_does_not_fit_is_not_fetched_and_one_that_fits_is_named(
+    hub: Hub, tmp_path: Path
+) -> None:
     big = zoo.write(zoo.deepseek2(), tmp_path / "m-Q8_0.gguf")
     small = write_llama(tmp_path / "m-Q4_0.gguf")
     hub.offer(big, small, write_llama(tmp_path / "m-Q2_K.gguf", n_ff=[64]))
@@ -113,14 +115,14 @@ def test_no_room_on_the_disk(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "said"),
+    ("name", "code", "message"),
     [
         ("hf:org/repo:Q2_K", 10, "has no model with Q2_K"),
         ("https://host/m.gguf", 64, "write hf:ORG/REPO:Q4_K_M"),
     ],
 )
-def test_faults(hub: Hub, tmp_path: Path, name: str, code: int, said: str) -> None:
+def test_faults(hub: Hub, tmp_path: Path, name: str, code: int, message: str) -> None:
     hub.offer(write_llama(tmp_path / "m-Q8_0.gguf"))
     done = hub.run("pull", name)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
-    assert said in done.stderr
+    assert message in done.stderr

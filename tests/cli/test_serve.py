@@ -1,4 +1,4 @@
-"""What `serve` says: four lines when it is ready, how far a load is, and who has the port."""
+"""The output of `serve`: four lines when it is ready, the progress of a load, the program on a taken port."""
 
 import re
 import socket
@@ -58,7 +58,7 @@ def test_the_last_four_lines_of_a_real_server() -> None:
         assert talk.endswith("; stop: Ctrl+C")
 
 
-def test_what_lies_where(spread: Plan) -> None:
+def test_the_share_of_each_device(spread: Plan) -> None:
     where, use, *_ = ready_lines(spread, INFO, ServerConfig(), 8080)
     shares = where.partition(": ")[2].split("; ")
     assert len(shares) == 3
@@ -95,7 +95,9 @@ def test_the_address_is_true_to_the_options(plan_on_cpu: PlanOnCpu, config: Serv
         (Pooling.RANK, "scores of texts of up to 512 tokens, 4 at a time", "/v1/rerank"),
     ],
 )
-def test_what_the_model_is_for(plan_on_cpu: PlanOnCpu, pooling: Pooling | None, use: str, route: str) -> None:
+def test_the_purpose_of_the_model(
+    plan_on_cpu: PlanOnCpu, pooling: Pooling | None, use: str, route: str
+) -> None:
     plan = plan_on_cpu()
     plan = replace(plan, context=replace(plan.context, pooling=pooling))
     _, of_context, _, talk = ready_lines(plan, INFO, ServerConfig(), 8080)

@@ -1,4 +1,4 @@
-"""What commands write where the encoding is poor, or whose reader goes away."""
+"""The output of commands to an encoding that lacks characters, and to a reader that goes away."""
 
 import json
 import os

@@ -73,9 +73,9 @@ def test_a_device_over_its_budget_is_exit_code_1(
     if as_json:
         assert json.loads(done.stdout)["within_budget"] is False
     else:
-        said = " ".join(done.stdout.split())
-        assert f"({over['id']}) holds" in said
-        assert "more than its budget of" in said
+        message = " ".join(done.stdout.split())
+        assert f"({over['id']}) holds" in message
+        assert "more than its budget of" in message
 
 
 def test_without_a_model_it_takes_the_built_in_one() -> None:
@@ -86,7 +86,7 @@ def test_without_a_model_it_takes_the_built_in_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "message"),
     [
         (["demo", "--plan", "plan.json"], 64, "not both"),
         (["--plan", "nowhere.json"], 23, "nowhere.json"),
@@ -94,8 +94,8 @@ def test_without_a_model_it_takes_the_built_in_one() -> None:
         (["demo", "--gpu", "24GiB"], 23, "not in this machine"),
     ],
 )
-def test_wrong_wishes(args: list[str], code: int, said: str) -> None:
+def test_wrong_options(args: list[str], code: int, message: str) -> None:
     done = run("verify", *args)
     assert done.returncode == code
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""The rows of ways: which come first, and how they are set."""
+"""The rows of the table of ways: their order and their layout."""
 
 import dataclasses
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_a_way_that_only_costs_is_not_among_the_useful(plan: Plan) -> None:
     assert ("--kv-type", "q8_0") in useful
 
 
-def test_gains_above_twice_are_told_as_a_factor(tmp_path: Path) -> None:
+def test_gains_above_twice_are_shown_as_a_factor(tmp_path: Path) -> None:
     profile = profile_of(zoo.llama(), tmp_path)
     rig = with_speeds(machine([12 * GIB]), speed(500))
     host = dataclasses.replace(rig.host, speed=speed(40))

@@ -51,7 +51,7 @@ class Tmux:
         self.press("Enter")
 
     def paste(self, text: str) -> None:
-        """Paste `text`, marked as a paste where the program asks for marks."""
+        """Paste `text`, marked as a paste if the program asks for marks."""
         self._tmux("load-buffer", "-", stdin=text)
         self._tmux("paste-buffer", "-p", "-d")
 
@@ -64,7 +64,7 @@ class Tmux:
         return self._tmux("capture-pane", "-p", "-J", "-S", "-")
 
     def await_screen(self, pattern: str, count: int = 1) -> str:
-        """Wait until the regular expression is found `count` times; the screen."""
+        """Wait until the regular expression is found `count` times. Returns the screen."""
         deadline = time.monotonic() + PATIENCE_S
         while len(re.findall(pattern, screen := self.screen(), re.MULTILINE)) < count:
             assert time.monotonic() < deadline, f"no {pattern!r} on this screen:\n{screen}"
@@ -72,7 +72,7 @@ class Tmux:
         return screen
 
     def await_end(self) -> int:
-        """Wait until the program has ended; its exit code."""
+        """Wait until the program has ended. Returns its exit code."""
         screen = self.await_screen(r"^ended with \d+$")
         return int(re.findall(r"^ended with (\d+)$", screen, re.MULTILINE)[-1])
 

@@ -21,7 +21,7 @@ def typed(*flags: str) -> Workload:
 def printed_flags(text: str) -> list[tuple[str, ...]]:
     """Runs of planning flags in a text, each flag with its value, as they would be copied out of it.
 
-    Not those of a whole command, which stands after "next: ".
+    Flags of a whole command, after "next: ", are left out.
     """
     takes_value = {
         name.split("/")[0]: option.type is not None

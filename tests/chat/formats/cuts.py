@@ -31,7 +31,7 @@ SCHEMAS = {"get_weather": WEATHER, "write_file": FILE, "now": {}}
 
 @dataclass(slots=True)
 class Parsed:
-    """What a client is left with: calls as [name, arguments], and which of them were complete."""
+    """What a client gets: calls as [name, arguments], and the numbers of the complete ones."""
 
     content: str = ""
     reasoning: str = ""
@@ -74,7 +74,7 @@ def check(grammar: Callable[[], Grammar], text: str, parsed: Parsed) -> None:
 
 
 def check_parser(new: Callable[[], Parser], text: str, parsed: Parsed) -> None:
-    """The whole text, every cut in two, and byte by byte: all say the same."""
+    """The whole text, every cut in two, and byte by byte: all give the same events."""
     assert run(new(), [text]) == parsed
     for at in range(1, len(text)):
         assert run(new(), [text[:at], text[at:]]) == parsed, (text[:at], text[at:])

@@ -97,13 +97,13 @@ def _how_to_read(plan: Plan) -> str:
         if plan.estimate.method != "analytic"
         else "weights and context exact, compute an upper estimate"
     )
-    said = f"of: free memory less a reserve of {format_bytes(reserve)}. used: {exact}"
+    sentence = f"of: free memory less a reserve of {format_bytes(reserve)}. used: {exact}"
     overheads = {use.id: use.overhead_bytes for use in plan.estimate.devices if use.overhead_bytes}
     if not overheads:
-        return f"{said}."
+        return f"{sentence}."
     low, high = min(overheads.values()), max(overheads.values())
     size = format_bytes(high) if low == high else f"{format_bytes(low)} to {format_bytes(high)}"
-    return f"{said}, and {size} a card for the driver (overhead, {_overhead_source(plan, overheads)})."
+    return f"{sentence}, and {size} a card for the driver (overhead, {_overhead_source(plan, overheads)})."
 
 
 def _overhead_source(plan: Plan, overheads: dict[str, int]) -> str:
