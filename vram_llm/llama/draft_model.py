@@ -46,6 +46,6 @@ def _other_token(model: Vocab, draft: Vocab) -> str | None:
         return None
     for token in range(_FIRST_COMPARED, min(model.n_tokens, draft.n_tokens)):
         if model.name(token) != draft.name(token):
-            names = [each.name(token).decode("utf-8", "replace") for each in (draft, model)]
+            names = [vocab.name(token).decode("utf-8", "replace") for vocab in (draft, model)]
             return f"its token {token} is {names[0]!r}, not {names[1]!r}; {OF_ONE_FAMILY}"
     return None

@@ -42,7 +42,7 @@ def line(text: str = "", style: Style = Style.PLAIN) -> Line:
 
 def plain(lines: Iterable[Line]) -> str:
     """The lines without their styles, without spaces at their ends."""
-    return "\n".join(text_of(each).rstrip() for each in lines)
+    return "\n".join(text_of(spans).rstrip() for spans in lines)
 
 
 def text_of(spans: Line) -> str:

@@ -58,10 +58,12 @@ class PrefixLookup:
         length = branch
         if not self.can_share:
             idle = self.slots.idle
-            node = next((each for each in matched.path() if idle & each.slots.keys()), None)
+            node = next((ancestor for ancestor in matched.path() if idle & ancestor.slots.keys()), None)
             length = 0 if node is None else min(node.end, branch)
         if self.slots.memory.is_stateful and node is not None:
-            usable = (each for each in node.path() if each.end <= branch and self._has_state(each))
+            usable = (
+                ancestor for ancestor in node.path() if ancestor.end <= branch and self._has_state(ancestor)
+            )
             node = next(usable, None)
             length = 0 if node is None else node.end
         if node is not None and not self.can_share and not self._pays_to_take(node, length):

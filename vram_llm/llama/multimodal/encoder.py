@@ -167,12 +167,12 @@ class ImageReader:
         """
         kept = []
         parts = (ctypes.POINTER(M.mtmd_input_part) * len(prompt))()
-        for i, each in enumerate(prompt):
+        for i, piece in enumerate(prompt):
             part = M.mtmd_input_part()
-            if isinstance(each, Bitmap):
-                part.bitmap = each.handle
+            if isinstance(piece, Bitmap):
+                part.bitmap = piece.handle
             else:
-                data = each.encode("utf-8", "replace")
+                data = piece.encode("utf-8", "replace")
                 text = M.mtmd_input_text(data, len(data), False, True)
                 part.text = ctypes.pointer(text)
             kept.append(part)
