@@ -69,4 +69,4 @@ class PendingRequests:
             self._waiting.remove(pending)
             is_last = all(other.prompt is not pending.prompt for other in self._waiting)
             if self._image_prompts is not None and isinstance(pending.prompt, Future) and is_last:
-                self._image_prompts.give_up(pending.prompt)
+                self._image_prompts.cancel(pending.prompt)

@@ -82,7 +82,7 @@ class PrefixLookup:
         """Whether a stateful model has a state for the end of this node."""
         if node.state is not None and node.state in self.slots.store:
             return True
-        return self.slots.resting_at(node) is not None
+        return self.slots.idle_slot_at(node) is not None
 
     def prefix_being_computed(self, sequence: Sequence, length: int) -> bool:
         """Whether a running sequence is about to compute much more of the beginning than `length` tokens.
@@ -120,7 +120,7 @@ class PrefixLookup:
         If slots cannot share cells: the idle slot that would lose least.
         """
         slots = self.slots
-        resting = slots.resting_at(node) if slots.memory.is_stateful else None
+        resting = slots.idle_slot_at(node) if slots.memory.is_stateful else None
         if resting is not None:
             return resting
         if not self.can_share:
