@@ -58,7 +58,7 @@ class Worker:
 
     def _load(self, plan: Plan) -> "tuple[LoadedModel, LoadedModel | None]":
         """The plan's model, and its draft model if it has one. Raises ChannelClosed, VramLLMError."""
-        from vram_llm.llama.draft_model import load_draft
+        from vram_llm.llama.load_draft_model import load_draft
         from vram_llm.llama.model import LoadedModel
 
         progress = _LoadProgress(self._channel)

@@ -5,7 +5,7 @@ from vram_llm.llama.bindings import C
 from vram_llm.llama.devices import Servers
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.vocab import Vocab
-from vram_llm.model.drafts import OF_ONE_FAMILY, DraftFacts, refusal
+from vram_llm.model.draft_compatibility import OF_ONE_FAMILY, DraftFacts, refusal
 from vram_llm.planner.companions import draft_plan
 
 _FIRST_COMPARED = 5  # SPEC_VOCAB_CHECK_START_TOKEN_ID of common/speculative.cpp: controls may differ
