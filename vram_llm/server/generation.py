@@ -78,7 +78,7 @@ def engine_requests(
 
 
 def _check_size(n: int, name: str, n_prompts: int, images: Sequence[Image]) -> None:
-    """Raises RequestError where `n` choices, by the field `name`, are too many or have too many images."""
+    """Raises RequestError if `n` choices, by the field `name`, are too many or have too many images."""
     if n * n_prompts > MAX_CHOICES:
         raise RequestError(
             f"{n_prompts} prompts with {name} = {n} ask for {n * n_prompts} choices; at most "

@@ -197,7 +197,7 @@ class ImageReader:
     def decode(self, image: ImageRows, position: int, sequence: int) -> int:
         """Compute the encoded image's rows in a sequence of the context, from `position` on.
 
-        The result is llama_decode's: 0, 1 where there was no room, and then some of its cells may be taken.
+        The result is llama_decode's: 0, or 1 if there was no room; then some of its cells may be taken.
         """
         assert self._encoded is image
         end = C.llama_pos(position)

@@ -21,7 +21,7 @@ from vram_llm.server.openapi import body_route, generation_route
 from vram_llm.server.parsed_stream import ParsedChoice, ParsedChunks, parse_stream
 from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.replies import ErrorReply, UsageCounter
-from vram_llm.server.responses.fields import SEALED, ResponseFields
+from vram_llm.server.responses.fields import ENCODED_THINKING, ResponseFields
 from vram_llm.server.responses.items import messages_of
 from vram_llm.server.responses.response_object import (
     DeletedResponse,
@@ -95,8 +95,8 @@ def _add_generation(router: APIRouter, serving: ServingContext, store: ResponseS
             serving.clock,
             on_end,
             turn.client_names,
-            seals=fields.includes(SEALED),
-            sums_up=fields.wants_summary,
+            sends_encoded_thinking=fields.includes(ENCODED_THINKING),
+            sends_summary=fields.wants_summary,
         )
         clocks = clocks_of(fields, 1)
         observed = timed(stream_events(serving.engine, requests), clocks)
