@@ -3,10 +3,11 @@
 import click
 
 from vram_llm.cli.plan_options import WORKLOAD_OPTIONS, PlanOptions, plan_options
+from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.planner.types import Workload
 
 
-@click.command()
+@click.command(cls=ShortFlagsCommand)
 @plan_options
 def _planning(options: PlanOptions) -> PlanOptions:
     return options

@@ -8,37 +8,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vram_llm.cli.short_flags import ShortFlagsCommand
+from vram_llm.cli.short_flags import given_options
 from vram_llm.cli.terminal import is_ascii_output
 from vram_llm.model.location import is_remote
 
 if TYPE_CHECKING:
     from vram_llm.planner.types import Plan
 
-_ARGUMENTS = "vram_llm.arguments"
-
-
-class ArgumentRecordingCommand(ShortFlagsCommand):
-    """A command that keeps its command line as it was typed, for `given_words`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[_ARGUMENTS] = tuple(args)
-        return super().parse_args(ctx, args)
-
 
 def given_words(ctx: click.Context, names: Collection[str]) -> tuple[str, ...]:
     """The options of `names` on the command line, with their values as typed."""
-    values, _, order = ctx.command.make_parser(ctx).parse_args(list(ctx.meta[_ARGUMENTS]))
     words: list[str] = []
-    for param in dict.fromkeys(order):
-        if param.name not in names or not isinstance(param, click.Option):
+    for param, value in given_options(ctx):
+        if param.name not in names:
             continue
-        value, flag = values[param.name], param.opts[0]
+        flag = param.opts[0]
         if param.is_flag:
             words.append(flag if value else param.secondary_opts[0])
-            continue
-        for text in value if param.multiple else (value,):
-            words += [flag, text] if isinstance(text, str) else [flag]  # a flag that may go without its value
+        else:  # an option that may go without its value has another type of value then
+            words += [flag, value] if isinstance(value, str) else [flag]
     return tuple(words)
 
 

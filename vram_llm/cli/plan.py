@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from vram_llm.cli.next_command import ArgumentRecordingCommand, given_words, next_command
+from vram_llm.cli.next_command import given_words, next_command
 from vram_llm.cli.option_types import CountOrAllType
 from vram_llm.cli.plan_options import PLAN_OPTIONS, PlanOptions, built_in, one_model, plan_options
+from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.cli.ways_table import FEW
 from vram_llm.model.location import is_remote
 from vram_llm.planner.export.formats import FORMATS
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from vram_llm.planner.types import Plan
 
 
-@click.command("plan", cls=ArgumentRecordingCommand)
+@click.command("plan", cls=ShortFlagsCommand)
 @click.argument("model", required=False)
 @click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; `serve --plan FILE` reads it.")

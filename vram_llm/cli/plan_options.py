@@ -19,6 +19,7 @@ from vram_llm.cli.option_types import (
     TensorSplitType,
     TokenCountType,
 )
+from vram_llm.cli.override_options import OverrideListType, dictated_overrides
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.types import BackendSampling, FlashAttention, Objective, Serving, Workload
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULT = Workload()
+OVERRIDES = ("overrides",)  # several options set this field together, in the order typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,19 @@ WORKLOAD_OPTIONS = (
         'Set the split: a share for each device in device order, "0,38,43", or shares by name in the order '
         'of computation, "GPU2=43,GPU1=38". A device without a share gets no layers.'
     )),
+    PlanOption(flags="--override-tensor -ot", fields=OVERRIDES, type=OverrideListType(), multiple=True,
+               metavar="PATTERN=DEVICE,...", help=(
+        "Put tensors whose names match a regular expression on a device (GPU0, CPU) other than their "
+        'layer\'s, as in llama.cpp. Short forms: "experts:0-25=CPU", "ffn:3,7-9=GPU1", "ffn_down:all=CPU". '
+        "The first match wins. none: move nothing; auto: what helps, as without this option."
+    )),
+    PlanOption(flags="--n-cpu-moe -ncmoe", fields=OVERRIDES, type=click.IntRange(0), multiple=True,
+               metavar="N", help="Keep the routed experts of the first N layers on the CPU."),
+    PlanOption(flags="--cpu-moe -cmoe", fields=OVERRIDES, is_flag=True, multiple=True,
+               help="Keep the routed experts of all layers on the CPU."),
+    PlanOption(flags="--n-cpu-ffn -ncffn", fields=OVERRIDES, type=click.IntRange(0), multiple=True,
+               metavar="N",
+               help="Keep the dense feed-forward weights of the first N layers on the CPU."),
     PlanOption(flags="--mmproj", fields=("mmproj",), metavar="FILE", has_default=False, help=(
         "The model's multimodal projector, placed on one device. Requests may then contain images.  "
         "[default: the projector in the model's folder that fits the model]"
@@ -255,7 +270,7 @@ def _workload(values: dict[PlanOption, Any]) -> Workload:
     workload: dict[str, Any] = {}
     serving: dict[str, Any] = {}
     for option, value in values.items():
-        if value is None:
+        if value is None or option.fields == OVERRIDES:
             continue
         for field in option.fields:
             section, _, name = field.rpartition(".")
@@ -264,6 +279,7 @@ def _workload(values: dict[PlanOption, Any]) -> Workload:
         workload |= {"n_ctx": None, "largest_ctx": True}
     elif workload.get("n_ctx") == AUTO:
         del workload["n_ctx"]
+    workload["overrides"] = dictated_overrides(click.get_current_context())
     return Workload(**workload, serving=Serving(**serving))
 
 

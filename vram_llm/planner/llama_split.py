@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ctypes import c_float
 
 from vram_llm.errors import BadSplit
+from vram_llm.planner.override_text import override_flags
 from vram_llm.planner.overrides import Override
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, Placement
@@ -102,5 +103,5 @@ def split_of(placement: Placement) -> TensorSplit | None:
 def placement_flags(placement: Placement) -> tuple[str, ...]:
     """The options of `vram-llm plan` and `serve` that dictate a placement."""
     layers = ("--n-gpu-layers", str(placement.n_gpu_layers))
-    split = split_of(placement)
-    return layers if split is None else (*layers, "--tensor-split", str(split))
+    split, overrides = split_of(placement), override_flags(placement.overrides)
+    return (*layers, *(() if split is None else ("--tensor-split", str(split))), *overrides)

@@ -8,6 +8,7 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.planner import explain
 from vram_llm.planner.companions import adapters
 from vram_llm.planner.context import wants_auto_context, wants_largest_context
+from vram_llm.planner.override_check import checked_overrides
 from vram_llm.planner.search.alternatives import alternatives, split_by_free_memory
 from vram_llm.planner.search.auto_context import plan_auto_context
 from vram_llm.planner.search.fitting_ways import fitting_ways
@@ -53,6 +54,7 @@ def make_plan(
     `machine` counts their memory (companions.place_companions); adapters are the profile's. Raises DoesNotFit
     with changes that fit, and BadSplit or BadPlan if the workload contradicts model or machine.
     """
+    workload = _with_checked_overrides(profile, machine, workload)
     chosen, more, prices = _choose(profile, machine, workload, exact)
     companions = (*adapters(profile, machine, workload.loras, chosen.placement), *companions)
     if not chosen.estimate.fits:
@@ -93,6 +95,15 @@ def make_plan(
         host=machine.host,
     )
     return replace(plan, notes=(*plan.notes, *idle_notes(plan)))
+
+
+def _with_checked_overrides(profile: ModelProfile, machine: Machine, workload: Workload) -> Workload:
+    """`workload` with its overrides in their normal form. Raises BadPlan."""
+    if workload.overrides is None:
+        return workload
+    if workload.overrides and workload.tensor_split is None and machine.devices:
+        raise BadPlan("overrides need a split by the user as well: give --tensor-split")
+    return replace(workload, overrides=checked_overrides(profile, machine, workload.overrides))
 
 
 def _choose(

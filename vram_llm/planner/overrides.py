@@ -19,13 +19,18 @@ class Override:
     pattern: str  # an ECMAScript regular expression that Python's `re` reads alike
     device: str  # a device id, or "host"
     part: LayerPart | None = None  # the weights that `pattern` matches; None: the user wrote the pattern
-    layers: tuple[int, ...] = ()  # of `part`, ascending
+    layers: tuple[int, ...] = ()  # of these weights, ascending; empty in a wish: all layers
 
     @classmethod
     def of(cls, part: LayerPart, layers: Iterable[int], device: str) -> "Override":
         """The override that puts `part` of these layers on `device`."""
         ordered = tuple(sorted(layers))
         return cls(pattern=pattern_of(part, ordered), device=device, part=part, layers=ordered)
+
+    @classmethod
+    def of_all(cls, part: LayerPart, device: str) -> "Override":
+        """The override that puts `part` of every layer on `device`, whatever layers the model has."""
+        return cls(pattern=rf"^blk\.\d+\.{PART_PATTERNS[part]}", device=device, part=part)
 
 
 def pattern_of(part: LayerPart, layers: Sequence[int]) -> str:

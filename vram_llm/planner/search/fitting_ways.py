@@ -9,6 +9,7 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import can_quantize_cache, ctx_step
 from vram_llm.planner.llama_split import placement_flags
 from vram_llm.planner.memory.analytic_meter import is_pipelined
+from vram_llm.planner.override_text import FLAG, NONE
 from vram_llm.planner.search.search import Candidate, plan_largest_context, plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import HOST, MeterFor, Workload
@@ -38,11 +39,16 @@ def fitting_ways(
             continue
         if not other.estimate.fits:
             continue
-        flags = flags or placement_flags(other.placement)
+        flags = flags or (*_without_overrides(workload), *placement_flags(other.placement))
         way = _way(profile, machine, changed, other, flags)
         if not any(_is_no_worse(known, way) for known in ways):
             ways.append(way)
     return tuple(sorted(ways, key=lambda way: way.cpu_layers > 0))
+
+
+def _without_overrides(workload: Workload) -> tuple[str, ...]:
+    """The flags that drop the user's overrides."""
+    return (FLAG, NONE) if workload.overrides else ()
 
 
 def _changes(
@@ -50,7 +56,7 @@ def _changes(
 ) -> Iterator[tuple[Workload, tuple[str, ...]]]:
     """Workloads that may fit, each with its flags; without flags, those of its placement are used."""
     n_wanted = refused.context.n_ctx
-    free = replace(workload, tensor_split=None, n_gpu_layers=None)
+    free = replace(workload, tensor_split=None, n_gpu_layers=None, overrides=None)
     if free != workload:
         yield free, ()
     small = replace(workload, kv_type_k=_SMALLER_KV, kv_type_v=_SMALLER_KV)

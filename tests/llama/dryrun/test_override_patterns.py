@@ -1,0 +1,40 @@
+"""llama.cpp reads the patterns that this program takes as Python does: a dry run moves the same tensors."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.llama.dryrun.test_client import CARDS, a_context
+from tests.zoo import PUBLISHED, write
+from vram_llm.llama.dryrun.client import DryRun
+from vram_llm.machine.types import Host, Machine
+from vram_llm.model.header_reader import read_header
+from vram_llm.model.profile import profile
+from vram_llm.planner.llama_split import device_of_layers, placement_of
+from vram_llm.planner.memory.analytic_meter import AnalyticMeter
+from vram_llm.planner.override_check import checked_overrides
+from vram_llm.planner.override_text import parse_overrides
+
+pytestmark = pytest.mark.process
+
+PATTERNS = (
+    r"\.ffn_.*_exps\.", r"blk\.1.\..*exps", r"blk\.(\d)\1\.", r"^blk\.[^0-3]+\.", "attn_(?!k|v|norm).",
+    r"blk\.\d{2}\.", r"(gate|up)_exps\.weight$", r"\bblk\W4\d?\b", "[-j-m.]+k.7", "attn_(?:k|v)",
+    r"blk\.(?:3|30|47)\.(ch|)", "o{1}u", r"ffn_[\w]*?gate_inp", r"[\]b]lk\.9",
+)  # fmt: skip
+
+
+def test_patterns_move_the_same_tensors(host: Host, tmp_path: Path) -> None:
+    header = read_header(write(PUBLISHED["qwen3_30b"](), tmp_path / "model.gguf"))
+    of, context, ids = profile(header), a_context(), [card.id for card in CARDS]
+    assignment = device_of_layers(of.n_layers, -1, [1.0] * len(ids))
+    bound = AnalyticMeter(of, context, CARDS, host, 0)
+    with DryRun() as dry:
+        exact = dry.meter(header, context, CARDS, host, 0)
+        for pattern in PATTERNS:
+            wanted = parse_overrides(f"{pattern}={ids[-1]}")
+            overrides = checked_overrides(of, Machine(devices=CARDS, host=host), wanted)
+            placement = placement_of(ids, assignment, overrides)
+            counted, held = bound(placement), exact(placement)
+            for one, other in zip(held.devices, counted.devices, strict=True):
+                assert one.weights_bytes == pytest.approx(other.weights_bytes, rel=1e-4), pattern
