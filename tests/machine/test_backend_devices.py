@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from tests.planner.saved import local
-from vram_llm.machine.backend_devices import BackendDevice, Backends, join
+from vram_llm.machine.backend_devices import BackendDevice, Backends, SetAside, join
 from vram_llm.machine.types import Device, DeviceKind, Host
 from vram_llm.units import GIB
 
@@ -80,8 +80,16 @@ def test_a_hidden_card_is_not_found_through_another_back_end() -> None:
         ([local(0)], Backends(built=("CPU",)), 'CMAKE_ARGS="-DGGML_CUDA=ON -DGGML_RPC=ON" pip install '),
         ([local(0)], Backends(built=("CUDA",)), "CUDA_VISIBLE_DEVICES hides it, or the build leaves out"),
         ([], listed(row("CANN", 0, 3)), "its back end, CANN, is unknown"),
-        ([], listed(row("Vulkan", 0, 3, is_integrated=True)), "its memory is the host's"),
-        ([], listed(row("Vulkan", 0, None, description="llvmpipe (LLVM 15)")), "its memory is the host's"),
+        (
+            [],
+            listed(row("Vulkan", 0, 3, is_integrated=True)),
+            "plans take its bytes and the host's from one pool",
+        ),
+        (
+            [],
+            listed(row("Vulkan", 0, None, description="llvmpipe (LLVM 15)")),
+            "plans take its bytes and the host's from one pool",
+        ),
     ],
 )
 def test_what_is_said_of_a_device(cards: list[Device], backends: Backends, note: str) -> None:
@@ -92,3 +100,30 @@ def test_what_is_said_of_a_device(cards: list[Device], backends: Backends, note:
 def test_memory_that_is_the_hosts_is_no_more_than_the_host_has() -> None:
     (device,) = join((), (), listed(row("MTL", 0, None)), HOST).devices
     assert (device.kind, device.free_bytes) == (DeviceKind.METAL, 10 * GIB)
+    assert (device.shares_host_memory, device.set_aside_bytes) == (True, 0)
+
+
+def test_a_card_that_ggml_calls_integrated_shares_the_hosts_memory() -> None:
+    """NVML and ggml's CUDA back end on GB10."""
+    found = join([local(0)], (), listed(row("CUDA", 0, 0, is_integrated=True)), HOST)
+    assert [device.shares_host_memory for device in found.devices] == [True]
+    assert len(found.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("registry", "set_aside_gib", "free_gib", "own_gib"),
+    [
+        ("Vulkan", 0.5, 10.5, 0.5),  # 24 GiB in all: what is set aside, and half of the host's
+        ("Vulkan", 16, 20, 16),
+        ("ROCm", 32, 20, 20),  # ROCm reports only what is set aside
+        ("ROCm", 0.5, 10, 0),  # or only the host's
+    ],
+)
+def test_memory_that_is_set_aside_for_graphics(
+    registry: str, set_aside_gib: float, free_gib: float, own_gib: float
+) -> None:
+    own = SetAside(int(set_aside_gib * GIB), int(set_aside_gib * GIB))
+    graphics = listed(row(registry, 0, 3, is_integrated=True))
+    (device,) = join((), (), graphics, HOST, {"0000:03:00.0": own}).devices
+    assert device.free_bytes == free_gib * GIB
+    assert device.set_aside_bytes == own_gib * GIB

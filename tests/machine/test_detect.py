@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.machine.fake_nvml import FakeCard, fake_nvml
+from tests.machine.test_host import lay_out
 from vram_llm.errors import UnknownDevice
 from vram_llm.machine import detect, nvml
 from vram_llm.machine.backend_devices import BackendDevice, Backends
@@ -72,6 +73,24 @@ def test_other_makers_cards_are_mentioned(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert "-DGGML_HIP=ON" in notes[0]
     assert "-DGGML_VULKAN=ON" in notes[1]
     assert detect.detect(Backends(built=("CPU", "Vulkan")), tmp_path, {}).notes == ()
+
+
+def test_memory_set_aside_for_graphics_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
+    files = {"mem_info_vram_total": 32 * GIB, "mem_info_vram_used": GIB}
+    graphics = tmp_path / "sys/devices/0000:c4:00.0"
+    lay_out(graphics, {name: str(n_bytes) for name, n_bytes in files.items()})
+    (tmp_path / "sys/class/drm/card1").mkdir(parents=True)
+    (tmp_path / "sys/class/drm/card1/device").symlink_to(graphics)
+    strix_halo = BackendDevice(
+        registry="Vulkan", name="Vulkan0", description="AMD Radeon 8060S (RADV GFX1151)",
+        total_bytes=80 * GIB, free_bytes=79 * GIB, alignment_bytes=64, is_integrated=True,
+        pci_bus_id="0000:c4:00.0",
+    )  # fmt: skip
+    machine = detect.detect(Backends(built=("CPU", "Vulkan"), devices=(strix_halo,)), tmp_path, {})
+    (device,) = machine.devices
+    assert (device.shares_host_memory, device.set_aside_bytes) == (True, 31 * GIB)
+    assert machine.host.bandwidth_bytes_per_s == Fact(256e9, Source.CATALOG)
 
 
 def test_this_machine_is_read() -> None:

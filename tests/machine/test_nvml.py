@@ -93,7 +93,7 @@ def test_a_card_without_memory_of_its_own_has_the_hosts(monkeypatch: pytest.Monk
     )
     found = read(monkeypatch, fake_nvml(FakeCard(name="NVIDIA GB10", fails=no_memory)))
     assert [(d.total_bytes, d.free_bytes) for d in found.devices] == [(64 * GIB, 48 * GIB)]
-    assert "host's" in found.notes[0]
+    assert found.devices[0].shares_host_memory
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,18 @@ def test_each_card_that_is_short_is_named(free_bytes: list[int], host_gib: float
     assert str(caught.value).count("short") == len(said)
 
 
+def test_a_device_that_shares_the_hosts_memory_is_counted_there() -> None:
+    graphics = local(0, shares_host_memory=True)
+    plan = saved_plan([graphics], [2])  # 4 GiB for the device, 2 for the host, 1 in reserve
+    with pytest.raises(
+        DoesNotFit, match=r"the computer's memory is 512 MiB short: 6\.00 GiB planned"
+    ) as found:
+        check(plan, machine([graphics], 6.5), 0)
+    assert found.value.short_bytes == 512 * MIB
+    with_own = machine([dataclasses.replace(graphics, set_aside_bytes=GIB)], 6.5)
+    assert [fit.needed_bytes for fit in check(plan, with_own, 0)] == [4 * GIB, 5 * GIB]
+
+
 def test_the_hosts_reserve_of_a_plan_without_devices_is_given() -> None:
     plan, now = saved_plan([], [], n_layers=4), machine([], 2.5)
     assert [fit.over_bytes for fit in check(plan, now, 0)] == [-GIB // 2]

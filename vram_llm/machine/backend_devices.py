@@ -1,8 +1,10 @@
 """Devices as llama.cpp's back ends list them, joined with the cards that NVML describes. Pure."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 from vram_llm.machine import nvml
 from vram_llm.machine.build_command import build_command
@@ -50,11 +52,25 @@ class Backends:
         return frozenset(KINDS[name] for name in self.built if name in KINDS)
 
 
-def join(cards: Iterable[Device], hidden: Iterable[Device], backends: Backends, host: Host) -> nvml.Cards:
+class SetAside(NamedTuple):
+    """Memory that the firmware keeps from the host for integrated graphics alone."""
+
+    total_bytes: int
+    free_bytes: int
+
+
+def join(
+    cards: Iterable[Device],
+    hidden: Iterable[Device],
+    backends: Backends,
+    host: Host,
+    set_aside: Mapping[str, SetAside] = MappingProxyType({}),
+) -> nvml.Cards:
     """The devices to plan for: `cards` as llama.cpp drives them, then its other devices.
 
     A card without a back end in the build stays, and a note gives the command that builds one. A card that
     its back end does not list is left out. `hidden` are cards that the user hides; they keep their numbers.
+    `set_aside` is by PCI bus id.
     """
     cards, hidden = tuple(cards), tuple(hidden)
     rows = _one_per_card(backends.devices)
@@ -83,11 +99,9 @@ def join(cards: Iterable[Device], hidden: Iterable[Device], backends: Backends, 
         if row.registry not in KINDS:
             notes.append(f"{row.description} is left out of plans: its back end, {row.registry}, is unknown.")
             continue
-        device = device_of(row, number, host)
-        devices.append(device)
+        devices.append(device_of(row, number, host, set_aside.get(row.pci_bus_id or "")))
         number += 1
-        if _shares_host_memory(row):
-            notes.append(nvml.shared_memory_note(device.name))
+    notes += [nvml.shared_memory_note(device.name) for device in devices if device.shares_host_memory]
     return nvml.Cards(tuple(devices), tuple(notes))
 
 
@@ -115,15 +129,17 @@ def _driven_by(card: Device, row: BackendDevice) -> Device:
         ggml_name=row.name,
         alignment_bytes=row.alignment_bytes,
         row_padding=_ROW_PADDING.get(kind, 0),
+        shares_host_memory=card.shares_host_memory or _shares_host_memory(row),
     )
 
 
-def device_of(row: BackendDevice, number: int, host: Host) -> Device:
+def device_of(row: BackendDevice, number: int, host: Host, set_aside: SetAside | None = None) -> Device:
     """A device that only llama.cpp describes. Raises KeyError where its registry is not in KINDS."""
     kind = KINDS[row.registry]
-    free_bytes = row.free_bytes
-    if _shares_host_memory(row):
-        free_bytes = min(free_bytes, host.available_bytes)
+    free_bytes, is_shared, own_bytes = row.free_bytes, _shares_host_memory(row), 0
+    if is_shared:
+        own_bytes = 0 if set_aside is None else _own_bytes(row, set_aside)
+        free_bytes = min(free_bytes, own_bytes + host.available_bytes)
     return Device(
         id=f"GPU{number}",
         name=row.description,
@@ -135,7 +151,20 @@ def device_of(row: BackendDevice, number: int, host: Host) -> Device:
         row_padding=_ROW_PADDING.get(kind, 0),
         pci_bus_id=row.pci_bus_id,
         ggml_name=row.name,
+        shares_host_memory=is_shared,
+        set_aside_bytes=own_bytes,
     )
+
+
+def _own_bytes(row: BackendDevice, set_aside: SetAside) -> int:
+    """Those of a device's free bytes that are set aside for it.
+
+    Vulkan counts them together with the host's memory that the device may use (ggml-vulkan.cpp,
+    ggml_backend_vk_get_device_memory); ROCm's figures are of one of both.
+    """
+    if row.registry == "ROCm":
+        return row.free_bytes if row.total_bytes <= set_aside.total_bytes else 0
+    return min(row.free_bytes, set_aside.free_bytes)
 
 
 def _shares_host_memory(row: BackendDevice) -> bool:

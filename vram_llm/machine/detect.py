@@ -22,8 +22,11 @@ def detect(backends: Backends, root: Path = ROOT, environ: Mapping[str, str] = o
     host = read_host(root)
     cards = nvml.cards(host)
     visible = nvml.visible(cards, environ)
-    found = join(visible.devices, set(cards.devices) - set(visible.devices), backends, host)
+    hidden = set(cards.devices) - set(visible.devices)
+    found = join(visible.devices, hidden, backends, host, graphics.read_set_aside(root))
     devices = tuple(_with_catalog(device) for device in found.devices)
+    pool = next((device.bandwidth_bytes_per_s for device in devices if device.shares_host_memory), None)
+    host = dataclasses.replace(host, bandwidth_bytes_per_s=host.bandwidth_bytes_per_s or pool)
     others = graphics.notes(graphics.read_graphics(root), backends, devices, root)
     notes = (*visible.notes, *found.notes, *others)
     if devices:

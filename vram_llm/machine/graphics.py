@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from vram_llm.machine.backend_devices import Backends
+from vram_llm.machine.backend_devices import Backends, SetAside
 from vram_llm.machine.build_command import build_command
 from vram_llm.machine.system_files import read_text
 from vram_llm.machine.types import Device, DeviceKind
@@ -40,6 +40,17 @@ def read_graphics(root: Path) -> tuple[Graphics, ...]:
     if platform.system() == "Darwin" and platform.machine() == "arm64":
         listed.append(Graphics("Apple"))
     return tuple(listed)
+
+
+def read_set_aside(root: Path) -> dict[str, SetAside]:
+    """Memory set aside for AMD's graphics by PCI bus id, as amdgpu reports it; of a card, its own memory."""
+    found = {}
+    for path in root.glob("sys/class/drm/card*/device/mem_info_vram_total"):
+        total, used = read_text(path), read_text(path.with_name("mem_info_vram_used"))
+        if total.isdecimal() and used.isdecimal():
+            bytes_of = SetAside(int(total), max(int(total) - int(used), 0))
+            found[path.parent.resolve().name] = bytes_of
+    return found
 
 
 def notes(

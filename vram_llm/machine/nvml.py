@@ -48,10 +48,7 @@ class NvmlUsage(NamedTuple):
 
 def shared_memory_note(name: str) -> str:
     """The note on a device that uses the host's memory."""
-    return (
-        f"{name} has no memory of its own: its memory is the host's, and plans count it for both; "
-        "keep every layer off the host with --n-gpu-layers -1."
-    )
+    return f"{name} uses the computer's memory: plans take its bytes and the host's from one pool."
 
 
 def usage(pid: int | None = None) -> NvmlUsage:
@@ -160,13 +157,12 @@ def _read(nvml: Any, index: int, driver: str | None, host: Host) -> Cards:
     if mig and mig[0]:
         note = f"{name} (NVIDIA card {index}) is left out: it is split into MIG instances."
         return Cards((), (note,))
-    notes: tuple[str, ...] = ()
+    is_shared = False
     try:
         memory = _memory(nvml, handle)
         total, free = int(memory.total), int(memory.free)
     except nvml.NVMLError_NotSupported:
-        total, free = host.total_bytes, host.available_bytes
-        notes = (shared_memory_note(name),)
+        total, free, is_shared = host.total_bytes, host.available_bytes, True
     pci = _ask(nvml, nvml.nvmlDeviceGetPciInfo, handle)
     capability = _ask(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
     device = Device(
@@ -183,8 +179,9 @@ def _read(nvml: Any, index: int, driver: str | None, host: Host) -> Cards:
         pci_bus_id=normalise_bus_id(_text(pci.busId)) if pci else None,
         compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
         driver_version=driver,
+        shares_host_memory=is_shared,
     )
-    return Cards((device,), notes)
+    return Cards((device,), ())
 
 
 def _add_usage(nvml: Any, index: int, pid: int | None, used: NvmlUsage) -> None:

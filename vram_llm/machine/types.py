@@ -93,7 +93,8 @@ class Device:
     companion_bytes: int = 0  # that companions of the planned model will hold here
     speed: Speed | None = None  # measured by `calibrate`, or from the bandwidth; None: plans assume one
     link: Link | None = None
-    shares_host_memory: bool = False  # it has no memory of its own: its bytes are the host's
+    shares_host_memory: bool = False  # its bytes are taken from the host's memory
+    set_aside_bytes: int = 0  # of free_bytes, those that the firmware keeps from the host for it alone
 
     def budget_bytes(self, reserve_bytes: int) -> int:
         """Bytes that a plan may use: the free bytes minus the reserve, at least 0."""

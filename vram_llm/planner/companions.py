@@ -17,6 +17,7 @@ from vram_llm.model.adapter import Adapter
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.estimates import DeviceEstimate, Estimate, HostEstimate, MemoryUse
 from vram_llm.planner.llama_split import placement_from_counts
+from vram_llm.planner.memory.host_pool import pooled
 from vram_llm.planner.memory.lora import AdapterWeights
 from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.types import HOST, Companion, CompanionKind, Context, Lora, Meter, Placement, Plan
@@ -89,7 +90,8 @@ def _place(
     """The device of a companion, None for the host, and its memory there."""
     tried: list[Device] = []
     if candidate.kind is CompanionKind.DRAFT:
-        free = (device for device in machine.devices if device.id in idle)
+        # estimates list no devices with only companions: the pool would not count them
+        free = (device for device in machine.devices if device.id in idle and not device.shares_host_memory)
         tried += sorted(free, key=lambda device: (-_reads_per_s(device), -_room(device, reserve_bytes)))
     if (roomiest := _roomiest(machine, reserve_bytes, allowed)) is not None:
         tried.append(roomiest)
@@ -140,21 +142,26 @@ def draft_plan(plan: Plan) -> Plan | None:
 
 
 def counting(meter: Meter, profile: ModelProfile, machine: Machine) -> Meter:
-    """`meter`, which measures only the model, with all companions counted as well."""
+    """`meter`, which measures only the model, with all companions counted as well.
+
+    The host's memory is divided among the host and devices that share it.
+    """
     companion_bytes = {device.id: device.companion_bytes for device in machine.devices}
     companion_bytes[HOST] = machine.host.companion_bytes
-    if not any(companion_bytes.values()) and not profile.adapters:
+    is_pool = any(device.shares_host_memory for device in machine.devices)
+    if not any(companion_bytes.values()) and not profile.adapters and not is_pool:
         return meter
 
     def measure(placement: Placement) -> Estimate:
         estimate = meter(placement)
         with_model = _adapter_bytes(profile.adapters, machine, placement)
         more = {name: companion_bytes[name] + n_bytes for name, n_bytes in with_model.items()}
-        return replace(
+        whole = replace(
             estimate,
             devices=tuple(_with_companions(use, more[use.id]) for use in estimate.devices),
             host=_with_companions(estimate.host, more[HOST]),
         )
+        return pooled(whole, machine.devices)
 
     return measure
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from vram_llm.errors import BadPlan
-from vram_llm.machine.types import DeviceKind, Machine
+from vram_llm.machine.types import Device, DeviceKind, Machine
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES
@@ -18,6 +18,7 @@ EMBEDDED_TEXTS = 64  # texts per step of an encoder, which has no cache
 # Not Vulkan: on Mesa's software driver about half of all loads with device sampling ended in a corrupt heap.
 SAMPLING_KINDS = frozenset({DeviceKind.CUDA, DeviceKind.ROCM, DeviceKind.METAL})
 """Devices on which sampling is faster than copying the logits to the host."""
+_UNMAPPED_KINDS = frozenset({DeviceKind.CUDA, DeviceKind.ROCM, DeviceKind.VULKAN})
 NO_TENSOR = "^$"
 """Matches no tensor; with any tensor override llama.cpp makes no pipeline copies (llama-context.cpp)."""
 
@@ -82,7 +83,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         n_threads=workload.n_threads or machine.host.cores,
         n_threads_batch=workload.n_threads_batch,
         n_threads_given=workload.n_threads is not None,
-        use_mmap=workload.use_mmap and profile.can_map,
+        use_mmap=workload.use_mmap and profile.can_map and not any(map(_is_unmapped, machine.devices)),
         pipeline_copies=workload.pipeline_copies,
         n_outputs_max=workload.n_outputs_max or max(least_rows, LEAST_OUTPUTS),
         flash_attn=workload.flash_attn,
@@ -92,6 +93,14 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         backend_sampling=pooling is None and _samples_on_device(machine, workload),
     )
     return context if pooling is None else _for_embeddings(profile, context, is_whole)
+
+
+def _is_unmapped(device: Device) -> bool:
+    """Whether llama.cpp maps no file if it uses this device: ggml_backend_dev_caps.mmap_support.
+
+    It is false for integrated devices in ggml-cuda.cu (also as ROCm) and ggml-vulkan.cpp.
+    """
+    return device.shares_host_memory and device.kind in _UNMAPPED_KINDS
 
 
 def _check_kv_types(profile: ModelProfile, workload: Workload) -> None:

@@ -49,7 +49,10 @@ class _Budgeted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceEstimate(_Budgeted):
-    """Bytes one device will hold. `budget_bytes` is its free memory less the reserve."""
+    """Bytes one device will hold. `budget_bytes` is its free memory less the reserve.
+
+    Of a device that shares the host's memory it is at most what the host and other such devices leave there.
+    """
 
     id: str
     weights_bytes: int
@@ -59,6 +62,7 @@ class DeviceEstimate(_Budgeted):
     total_bytes: int
     budget_bytes: int
     companion_bytes: int = 0  # of adapters, projector and draft model
+    shared_bytes: int = 0  # of total_bytes, those in the host's memory
 
     @classmethod
     def of(
@@ -79,7 +83,10 @@ class DeviceEstimate(_Budgeted):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostEstimate(_Budgeted):
-    """Bytes the host will hold. `budget_bytes` is its available memory less the reserve."""
+    """Bytes the host will hold. `budget_bytes` is its available memory less the reserve.
+
+    Bytes of devices that share this memory are not in it: they are taken from the budget.
+    """
 
     weights_bytes: int
     context_bytes: int
@@ -120,7 +127,13 @@ class Estimate:
         return self.host.over_bytes <= 0 and all(d.over_bytes <= 0 for d in self.devices)
 
     @property
+    def short_devices(self) -> tuple[tuple[str, int], ...]:
+        """The devices over their budgets, each with the bytes; without bytes that the host is short of."""
+        in_pool = max(self.host.over_bytes, 0)
+        short = ((use.id, use.over_bytes - in_pool * bool(use.shared_bytes)) for use in self.devices)
+        return tuple((device_id, n_bytes) for device_id, n_bytes in short if n_bytes > 0)
+
+    @property
     def short_bytes(self) -> int:
         """Bytes over the budgets, summed over all devices and the host."""
-        over = (self.host.over_bytes, *(device.over_bytes for device in self.devices))
-        return sum(max(n_bytes, 0) for n_bytes in over)
+        return max(self.host.over_bytes, 0) + sum(n_bytes for _, n_bytes in self.short_devices)

@@ -23,18 +23,18 @@ def refusal(
     estimate, context = chosen.estimate, chosen.context
     names = {device.id: device.name for device in machine.devices}
     short = [
-        f"{names[device.id]} ({device.id}) is {format_bytes(device.over_bytes)} short"
-        for device in estimate.devices
-        if device.over_bytes > 0
+        f"{names[device_id]} ({device_id}) is {format_bytes(n_bytes)} short"
+        for device_id, n_bytes in estimate.short_devices
     ]
     if estimate.host.over_bytes > 0:
         host, n_on_host = estimate.host, chosen.placement.cpu_layers
         n_held, held = profile.n_layers - n_on_host, ""
         if machine.devices and n_on_host:
             held = f"the devices hold {n_held} of {profile.n_layers} layers, and for the others "
+        needed = host.total_bytes + sum(use.shared_bytes for use in estimate.devices)
         short.append(
             f"{held}the computer's memory is {format_bytes(host.over_bytes)} short "
-            f"({format_bytes(host.total_bytes)} needed, {format_bytes(machine.host.available_bytes)} free)"
+            f"({format_bytes(needed)} needed, {format_bytes(machine.host.available_bytes)} free)"
         )
     at = f"at {format_count(context.n_ctx)} context"
     if companions:
@@ -42,7 +42,7 @@ def refusal(
     head = f"{profile.name} {profile.quantization} does not fit {at}: {', '.join(short)}"
     if ways:
         return f"{head}; what would fit: {', or '.join(map(str, ways))}"
-    if all(device.over_bytes <= 0 for device in estimate.devices):
+    if not estimate.short_devices:
         other_card = " or another card" if machine.devices else ""
         return f"{head}; close other programs, or take a smaller quantisation{other_card}"
     needed = sum(use.total_bytes for use in estimate.devices)
@@ -107,9 +107,7 @@ def notes(
 
 
 def _shortage(estimate: Estimate) -> str:
-    short = [
-        f"{use.id} {format_bytes(use.over_bytes)} short" for use in estimate.devices if use.over_bytes > 0
-    ]
+    short = [f"{device_id} {format_bytes(n_bytes)} short" for device_id, n_bytes in estimate.short_devices]
     if estimate.host.over_bytes > 0:
         short.append(f"the computer's memory {format_bytes(estimate.host.over_bytes)} short")
     return ", ".join(short) or "more layers would have to stay on the CPU"

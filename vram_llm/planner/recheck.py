@@ -18,7 +18,7 @@ class DeviceFit:
 
     id: str  # in the plan
     name: str
-    needed_bytes: int
+    needed_bytes: int  # on the host also those of devices that share its memory
     free_bytes: int
     reserve_bytes: int
     budget_bytes: int  # free less the reserve
@@ -72,6 +72,7 @@ def device_fits(plan: Plan, machine: Machine, host_reserve_bytes: int) -> tuple[
     """Like `check`, but devices may be short. Raises BadPlan."""
     present = find_devices(plan, machine.devices)
     planned = {device.id: device for device in plan.devices}
+    uses = (*plan.estimate.devices, *companion_only_devices(plan))
     on_devices = (
         DeviceFit(
             id=use.id,
@@ -81,13 +82,18 @@ def device_fits(plan: Plan, machine: Machine, host_reserve_bytes: int) -> tuple[
             reserve_bytes=planned[use.id].reserve_bytes,
             budget_bytes=present[use.id].budget_bytes(planned[use.id].reserve_bytes),
         )
-        for use in (*plan.estimate.devices, *companion_only_devices(plan))
+        for use in uses
+    )
+    in_pool = (
+        max(use.total_bytes - present[use.id].set_aside_bytes, 0)
+        for use in uses
+        if present[use.id].shares_host_memory
     )
     reserve_bytes = plan.devices[0].reserve_bytes if plan.devices else host_reserve_bytes
     host = DeviceFit(
         id=HOST,
         name=machine.host.name,
-        needed_bytes=plan.estimate.host.total_bytes,
+        needed_bytes=plan.estimate.host.total_bytes + sum(in_pool),
         free_bytes=machine.host.available_bytes,
         reserve_bytes=reserve_bytes,
         budget_bytes=machine.host.budget_bytes(reserve_bytes),

@@ -1,4 +1,4 @@
-"""Short names of cards, as people write them."""
+"""Names of cards as people say them."""
 
 import re
 

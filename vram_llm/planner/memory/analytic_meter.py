@@ -18,6 +18,7 @@ from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.tensors import Role, Tensor
 from vram_llm.planner.estimates import DeviceEstimate, Estimate, HostEstimate, MemoryUse
 from vram_llm.planner.memory.compute_buffers import LEAST_COMPUTE_SHARE, PIPELINED_KINDS, ComputeBound
+from vram_llm.planner.memory.host_pool import pooled
 from vram_llm.planner.memory.lora import AdapterWeights
 from vram_llm.planner.memory.moved_weights import MovedWeights, moved_weights
 from vram_llm.planner.overhead import overhead_bytes
@@ -77,9 +78,11 @@ class AnalyticMeter:
         host: Host,
         reserve_bytes: int,
     ) -> None:
-        """The budget of each device and of the host is its free memory less `reserve_bytes`."""
+        """The budget of each device and of the host is its free memory less `reserve_bytes`.
+
+        A device that shares the host's memory leaves the host what it needs without layers.
+        """
         self.devices = _by_id(devices)
-        self.budgets: Mapping[str, int] = {dev.id: dev.budget_bytes(reserve_bytes) for dev in devices}
         self.context = context
         self._profile = profile
         self._host = host
@@ -95,6 +98,18 @@ class AnalyticMeter:
         self._host_context_sums = _sums(layer_contexts)
         self._sharing_sums = _sums([layer.loads_shared for layer in profile.layers])
         self._padded: dict[tuple[int, int], _PaddedWeights] = {}  # by alignment and row padding
+        self._bytes_on_host: dict[int, int] = {}  # by number of layers there
+        own = {dev.id: dev.budget_bytes(reserve_bytes) for dev in devices}
+        left = {
+            dev.id: self._host_budget + dev.set_aside_bytes - self._host_bytes(0)
+            for dev in devices
+            if dev.shares_host_memory
+        }
+        # bytes that the host may take before a device that shares its memory has less
+        self._spare = {name: max(n_bytes - own[name], 0) for name, n_bytes in left.items()}
+        self.budgets: Mapping[str, int] = own | {
+            name: max(min(own[name], n_bytes), 0) for name, n_bytes in left.items()
+        }
 
     def with_budgets(self, budgets: Mapping[str, int]) -> "AnalyticMeter":
         """The same meter with other budgets: bytes by device id, for every device."""
@@ -118,9 +133,9 @@ class AnalyticMeter:
             use = self.device(device_id, first, first + count, has_output, placement.cpu_layers, pipelined)
             devices.append(self._with_moved(use, moved))
             first += count
-        return Estimate(
-            method=METHOD, devices=tuple(devices), host=self._host_estimate(placement, pipelined, moved)
-        )
+        has_output = placement.output_device == HOST
+        host = self._host_estimate(placement.cpu_layers, has_output, pipelined, moved)
+        return pooled(Estimate(method=METHOD, devices=tuple(devices), host=host), self.devices.values())
 
     def is_pipelined(self, placement: Placement) -> bool:
         """Whether llama.cpp makes pipeline copies."""
@@ -146,7 +161,7 @@ class AnalyticMeter:
             device_id,
             MemoryUse(weights, context, compute),
             overhead_bytes=overhead_bytes(device),
-            budget_bytes=self.budgets[device_id],
+            budget_bytes=self.budget_bytes(device_id, n_host),
             companion_bytes=companions,
         )
 
@@ -164,7 +179,7 @@ class AnalyticMeter:
 
         Compute is estimated only if weights, context and companions alone fit.
         """
-        device, most = self.devices[device_id], share * self.budgets[device_id]
+        device, most = self.devices[device_id], share * self.budget_bytes(device_id, n_host)
         if sum(self._loaded(device, first, end, has_output)) + overhead_bytes(device) > most:
             return False
         return self.device(device_id, first, end, has_output, n_host, pipelined).total_bytes <= most
@@ -194,6 +209,24 @@ class AnalyticMeter:
     def _host_alignment(self) -> int:
         # a mapped file is not padded; llama.cpp reports the span of the file that it maps
         return 1 if self.context.use_mmap else self._host.alignment_bytes
+
+    def budget_bytes(self, device_id: str, n_host: int) -> int:
+        """Bytes that a device may hold; if it shares the host's memory, beside `n_host` layers there.
+
+        Above 0 if the device has any budget, since the search looks for the share of it that suffices.
+        """
+        budget = self.budgets[device_id]
+        if not n_host or not budget or device_id not in self._spare:
+            return budget
+        more = self._host_bytes(n_host) - self._host_bytes(0) - self._spare[device_id]
+        return max(budget - max(more, 0), 1)
+
+    def _host_bytes(self, n_host: int) -> int:
+        """Bytes on the host that has `n_host` layers and not the output."""
+        if n_host not in self._bytes_on_host:
+            estimate = self._host_estimate(n_host, False, False, MovedWeights())
+            self._bytes_on_host[n_host] = estimate.total_bytes
+        return self._bytes_on_host[n_host]
 
     def _loaded(self, device: Device, first: int, end: int, has_output: bool) -> tuple[int, int, int]:
         """Bytes of weights, of context and of companions."""
@@ -232,22 +265,23 @@ class AnalyticMeter:
             companion_bytes=use.companion_bytes,
         )
 
-    def _host_estimate(self, placement: Placement, pipelined: bool, moved: MovedWeights) -> HostEstimate:
-        has_output = placement.output_device == HOST
+    def _host_estimate(
+        self, cpu_layers: int, has_output: bool, pipelined: bool, moved: MovedWeights
+    ) -> HostEstimate:
         alignment = self._host_alignment
-        weights = self._weights(alignment, 0, 0, placement.cpu_layers, has_output)
+        weights = self._weights(alignment, 0, 0, cpu_layers, has_output)
         weights += padded(self._profile.input_tensors, alignment, 0)
         if has_output and self._profile.tied_output:  # the host's embedding is also its output
             weights -= padded(_token_embedding(self._profile), alignment, 0)
         weights += moved.bytes_on(HOST, partial(self.bytes_of, HOST))
-        on_host = placement.cpu_layers if self.context.kv_offload else self._profile.n_layers
+        on_host = cpu_layers if self.context.kv_offload else self._profile.n_layers
         context = self._host_context_sums[on_host]
-        compute = self._bound.host_bytes(placement.cpu_layers, has_output=has_output, pipelined=pipelined)
+        compute = self._bound.host_bytes(cpu_layers, has_output=has_output, pipelined=pipelined)
         compute += self.visited_compute_bytes(moved.layers.get(HOST, ()))
-        if placement.cpu_layers or has_output or any(adapter.input for adapter in self._profile.adapters):
+        if cpu_layers or has_output or any(adapter.input for adapter in self._profile.adapters):
             compute += self._adapter_compute
         companions = self._host.companion_bytes + self._adapters.host_bytes(
-            self._host.alignment_bytes, placement.cpu_layers, has_output=has_output
+            self._host.alignment_bytes, cpu_layers, has_output=has_output
         )
         return HostEstimate.of(
             MemoryUse(weights, context, compute),

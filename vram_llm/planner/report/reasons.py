@@ -118,9 +118,8 @@ def _by_free_memory(plan: Plan) -> tuple[str, ...]:
     split = f"llama.cpp's own split by free memory, {_cut(other.placement)}"
     if not other.fits:
         short = [
-            f"{use.id} {format_bytes(use.over_bytes)} short"
-            for use in other.estimate.devices
-            if use.over_bytes > 0
+            f"{device_id} {format_bytes(n_bytes)} short"
+            for device_id, n_bytes in other.estimate.short_devices
         ]
         return (f"{split}, would not fit: {', '.join(short) or 'the computer is short of memory'}.",)
     if other.speed is None or plan.context.pooling is not None:

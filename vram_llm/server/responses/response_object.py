@@ -101,7 +101,7 @@ class InputTokens(BaseModel):
     input_tokens: int
 
 
-def new_response(
+def begun(
     fields: ResponseFields, tools: list[ResponseTool], sampling: SamplingParams, **own: Any
 ) -> ResponseObject:
     """A response without output. `own` are its id, its time, its model and its warnings."""
