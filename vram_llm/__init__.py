@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vram_llm.workflows.detection import analyze, detect
     from vram_llm.workflows.measurement import bench_model, calibrate
     from vram_llm.workflows.planning import compare, plan, pull
+    from vram_llm.workflows.quantizations import quantizations
     from vram_llm.workflows.saved_plans import check, load_plan
     from vram_llm.workflows.serving import serve
     from vram_llm.workflows.verification import verify
@@ -72,6 +73,7 @@ _MODULES = {
     "vram_llm.workflows.detection": ("analyze", "detect"),
     "vram_llm.workflows.measurement": ("bench_model", "calibrate"),
     "vram_llm.workflows.planning": ("compare", "plan", "pull"),
+    "vram_llm.workflows.quantizations": ("quantizations",),
     "vram_llm.workflows.saved_plans": ("check", "load_plan"),
     "vram_llm.workflows.serving": ("serve",),
     "vram_llm.workflows.verification": ("verify",),
@@ -114,6 +116,7 @@ __all__ = [
     "load_plan",
     "plan",
     "pull",
+    "quantizations",
     "serve",
     "verify",
 ]

@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -44,6 +44,7 @@ PLANS = {
     "refusal": ["70b.gguf", "--gpu", "RTX 3060", "--n-gpu-layers", "-1"],
     "verbose_and_explained": ["49b.gguf", "--verbose", "--explain"],
     "machine": ["--gpu", "RTX 3090 + 24GiB"],
+    "folder": ["folder", "--gpu", "RTX 3090"],
     "compared": ["8b.gguf", "--compare", "RTX 3060", "--compare", "RTX 5090 + RTX 4090"],
 }
 
@@ -61,6 +62,10 @@ def write_models(folder: Path) -> None:
     ):
         zoo.write(model, folder / f"{name}.gguf", quantization)
     write_mmproj(folder / "eyes.gguf", n_text=4096)
+    (folder / "folder").mkdir()
+    for quantization in ("Q2_K", "Q3_K", "Q4_K", "Q6_K", "Q8_0", "BF16"):
+        zoo.write(zoo.gemma3(), folder / "folder" / f"gemma-{quantization}.gguf", quantization)
+    (folder / "folder" / "broken.gguf").write_text("this is no model")
 
 
 def detect(gpus: str | Sequence[str] = (), rpc: Sequence[str] = ()) -> Machine:
@@ -99,7 +104,7 @@ def fixed_machine() -> Iterator[None]:
         os.chdir(folder)
         shared = stack.enter_context(planning.dry_run())
         stack.enter_context(patch.object(planning, "plan", plan_once))
-        stack.enter_context(patch.object(planning, "dry_run", ExitStack))
+        stack.enter_context(patch.object(planning, "dry_run", lambda: nullcontext(shared)))
         stack.enter_context(patch.object(planning, "largest_process", lambda: None))
         stack.enter_context(patch.object(detection, "detect", detect))
         yield

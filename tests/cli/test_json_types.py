@@ -7,6 +7,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from tests import zoo
 from tests.cli.running import run
 from vram_llm.cli.json_types import DOCUMENTS
 
@@ -20,6 +21,7 @@ COMMANDS = {
     "machine": ["plan", "--gpu", "RTX 4080 Laptop"],
     "models": ["models"],
     "plan": ["plan", "demo", "--gpu", "2x RTX 3090"],
+    "quantizations": ["plan", "models", "--gpu", "RTX 3090"],
     "verify": ["verify", "demo", *SMALL],
 }
 
@@ -28,6 +30,10 @@ COMMANDS = {
 def test_a_command_keeps_to_its_schema(name: str, tmp_path: Path) -> None:
     if name == "check":
         (tmp_path / "plan.json").write_text(run("plan", "demo", *SMALL, "--json").stdout)
+    if name == "quantizations":
+        (tmp_path / "models").mkdir()
+        for quantization in ("Q4_0", "Q8_0"):
+            zoo.write(zoo.llama(2), tmp_path / "models" / f"m-{quantization}.gguf", quantization)
     done = run(*COMMANDS[name], "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -1,5 +1,6 @@
 """vram-llm pull against a hub on the loopback."""
 
+import dataclasses
 import json
 import subprocess
 from collections.abc import Iterator
@@ -96,14 +97,35 @@ def test_an_interrupted_download_continues(hub: Hub, tmp_path: Path) -> None:
 def test_a_model_that_does_not_fit_is_not_fetched_and_one_that_fits_is_named(
     hub: Hub, tmp_path: Path
 ) -> None:
-    big = zoo.write(zoo.deepseek2(), tmp_path / "m-Q8_0.gguf")
-    small = write_llama(tmp_path / "m-Q4_0.gguf")
-    hub.offer(big, small, write_llama(tmp_path / "m-Q2_K.gguf", n_ff=[64]))
-    done = hub.run("pull", "hf:org/repo:Q8_0", "--gpu", "RTX 4080 Laptop")
+    model = dataclasses.replace(zoo.llama(400), metadata={"general.name": "Long"})
+    hub.offer(
+        *(zoo.write(model, tmp_path / f"m-{quant}.gguf", quant) for quant in ("Q8_0", "Q4_0", "Q2_K")),
+        write_llama(tmp_path / "other.gguf"),
+    )
+    rig = ("--gpu", "70GiB", "--n-ctx", "512", "--n-gpu-layers", "all")
+    done = hub.run("pull", "hf:org/repo:Q8_0", *rig)
     assert done.returncode == 2
     assert "short" in done.stderr
-    assert "hf:org/repo/m-Q4_0.gguf would fit" in done.stderr
+    assert "hf:org/repo:Q4_0 would fit" in done.stderr
     assert not hub.ranges()
+
+
+def test_of_a_repository_the_best_quantisation_is_taken(hub: Hub, tmp_path: Path) -> None:
+    models = [
+        write_llama(tmp_path / f"m-{name}.gguf", n_vocab=n) for name, n in (("Q8_0", 320), ("BF16", 640))
+    ]
+    hub.offer(*models)
+    planned = hub.run("plan", "hf:org/repo", "--n-ctx", "512")
+    assert planned.returncode == 0, planned.stderr
+    assert "next: vram-llm pull hf:org/repo:BF16 --n-ctx 512" in planned.stdout
+    done = hub.run("pull", "hf:org/repo", "--n-ctx", "512")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Best: BF16, ")
+    path, hint = done.stdout.splitlines()[-2:]
+    assert Path(path).read_bytes() == models[1].read_bytes()
+    assert hint == "vram-llm serve hf:org/repo:BF16"
+    again = hub.run("plan", "hf:org/repo", "--n-ctx", "512", "--gpu", "RTX 3090")
+    assert "next: vram-llm plan hf:org/repo:BF16" in again.stdout
 
 
 def test_no_room_on_the_disk(hub: Hub, tmp_path: Path) -> None:

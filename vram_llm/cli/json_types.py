@@ -16,6 +16,7 @@ from vram_llm.planner.memory_report import Certificate
 from vram_llm.planner.recheck import DeviceFit
 from vram_llm.planner.types import PLAN_VERSION, Plan
 from vram_llm.workflows.model_list import ListedModel
+from vram_llm.workflows.quantizations import Quantizations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ DOCUMENTS: Mapping[str, type] = {
     "machine": Machine,
     "models": ListedModels,
     "plan": Plan,
+    "quantizations": Quantizations,
     "verify": Certificate,
 }
 """By the name of the schema."""

@@ -82,32 +82,23 @@ def command(
 ) -> None:
     """Plan MODEL over this machine's devices, RPC workers or other cards.
 
-    Exits with 2 if no plan fits; the message names changes that would fit. Without MODEL: print the machine
-    with its usable memory, and a plan for the built-in model; with --json print only the machine.
+    Exits with 2 if no plan fits; the message names changes that would fit. If MODEL is a repository
+    (hf:ORG/REPO) or a folder with several models: print a table of all and name the best. Without MODEL:
+    print the machine with its usable memory, and a plan for the built-in model; with --json print only the
+    machine.
     """
+    from vram_llm.cli.quantization_table import only_model
     from vram_llm.workflows import detection, planning
 
     name = one_model(model, model_option)
     about_report = _flags_of_the_report(explain=explain, verbose=verbose)
-    if about_report and (plan_file is not None or others):
-        other = "--check" if plan_file is not None else "--compare"
-        raise click.UsageError(f"{about_report[0]} changes the report of one plan: leave it or {other} out")
+    _refuse_contradictions(name, form, plan_file, others, about_report, as_json=as_json)
     if plan_file is not None:
-        if name is not None or form is not None or others:
-            raise click.UsageError("--check takes the saved plan and no model; nothing is planned or emitted")
         _check(plan_file, options, as_json)
         return
-    if others:
-        if name is None or form is not None:
-            raise click.UsageError("--compare takes a model, and prints a table or --json: nothing else")
+    if name is not None and others:
         _compare(name, others, options, as_json)
         return
-    if about_report and (as_json or form is not None):
-        raise click.UsageError(f"{about_report[0]} changes the table: leave --json and --emit out")
-    if form is not None and as_json:
-        raise click.UsageError("--json and --emit are two forms of output: give one of them")
-    if form is not None and name is None:
-        raise click.UsageError(f"give the model to plan for: `vram-llm plan MODEL --emit {form}`")
     if name is None and as_json:
         _show_machine(detection.detect(options.gpus, options.rpc), options.workload.reserve_bytes, as_json)
         return
@@ -116,18 +107,50 @@ def command(
         if name is None:
             _show_machine(machine, options.workload.reserve_bytes, as_json)
             name = built_in("planning")
+        flags = [*about_report, *(["--emit"] if form is not None else [])]
+        if (name := only_model(name, options, machine, dry, as_json=as_json, flags=flags)) is None:
+            return
         plan = planning.plan(name, machine, options.workload, dry)
     if as_json or form is not None:
         from vram_llm.planner.export.formats import emit
 
         click.echo(emit(_with_whole_path(plan), form or "json").encode())
     else:
-        from vram_llm.cli.tables import print_plan, print_reasons
+        _show_plan(plan, name, n_ways=n_ways, verbose=verbose, explain=explain)
 
-        words = given_words(click.get_current_context(), {option.name for option in PLAN_OPTIONS})
-        print_plan(plan, next_command(plan, name, words), n_ways=n_ways, verbose=verbose)
-        if explain:
-            print_reasons(plan)
+
+def _refuse_contradictions(
+    model: str | None,
+    form: str | None,
+    plan_file: str | None,
+    others: tuple[str, ...],
+    about_report: list[str],
+    *,
+    as_json: bool,
+) -> None:
+    """Raises UsageError for flags that contradict each other; `about_report` change only a plan's report."""
+    if about_report and (plan_file is not None or others):
+        other = "--check" if plan_file is not None else "--compare"
+        raise click.UsageError(f"{about_report[0]} changes the report of one plan: leave it or {other} out")
+    if plan_file is not None and (model is not None or form is not None or others):
+        raise click.UsageError("--check takes the saved plan and no model; nothing is planned or emitted")
+    if others and (model is None or form is not None):
+        raise click.UsageError("--compare takes a model, and prints a table or --json: nothing else")
+    if about_report and (as_json or form is not None):
+        raise click.UsageError(f"{about_report[0]} changes the table: leave --json and --emit out")
+    if form is not None and as_json:
+        raise click.UsageError("--json and --emit are two forms of output: give one of them")
+    if form is not None and model is None and plan_file is None:
+        raise click.UsageError(f"give the model to plan for: `vram-llm plan MODEL --emit {form}`")
+
+
+def _show_plan(plan: "Plan", model: str, *, n_ways: int | None, verbose: bool, explain: bool) -> None:
+    from vram_llm.cli.tables import print_plan, print_reasons
+
+    words = given_words(click.get_current_context(), {option.name for option in PLAN_OPTIONS})
+    print_plan(plan, next_command(plan, model, words), n_ways=n_ways, verbose=verbose)
+    if explain:
+        print_reasons(plan)
 
 
 def _flags_of_the_report(*, explain: bool, verbose: bool) -> list[str]:

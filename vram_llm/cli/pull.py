@@ -19,26 +19,28 @@ if TYPE_CHECKING:
 def command(options: PlanOptions, model: str | None, model_option: str | None, anyway: bool) -> None:
     """Plan MODEL, hf:ORG/REPO:Q4_K_M, from its header alone, and download it if it fits.
 
-    Exits with 2 if it does not fit; the message names the missing memory and a quantisation that would fit.
-    The file goes into huggingface_hub's cache; an interrupted download continues. Every command then takes
-    the same name.
+    Of hf:ORG/REPO the best quantisation is taken, as `vram-llm plan hf:ORG/REPO` names it. Exits with 2 if
+    it does not fit; the message names the missing memory and a quantisation that would fit. The file goes
+    into huggingface_hub's cache; an interrupted download continues. Every command then takes the same name.
     """
+    from vram_llm.cli.quantization_table import best_model
     from vram_llm.errors import DoesNotFit
     from vram_llm.model.location import HUB
-    from vram_llm.workflows import detection, planning
+    from vram_llm.workflows import detection, planning, quantizations
 
     name = one_model(model, model_option)
     if name is None or not name.lower().startswith(HUB):
         raise click.UsageError(f"{name or 'MODEL'} is not a name on a hub; write hf:ORG/REPO:Q4_K_M")
     machine = detection.detect(options.gpus, options.rpc)
+    name = best_model(name, machine, options.workload)
     try:
         from vram_llm.cli.tables import print_plan
 
         print_plan(planning.plan(name, machine, options.workload))
     except DoesNotFit as error:
         if not anyway:
-            other = planning.largest_fitting_variant(name, machine, options.workload)
-            raise error.with_remark(f"{other} would fit") if other else error from None
+            other = quantizations.largest_that_fits(name, machine, options.workload)
+            raise error.with_remark(f"{other.name} would fit") if other else error from None
         click.echo(f"note: {error}", err=True)
     click.echo(f"{_pull_with_bar(name)}\nvram-llm serve {name}")
 

@@ -5,10 +5,10 @@ hf:ORG/REPO:Q4_K_M          the file with this quantisation in its name
 hf:ORG/REPO                 the only model there
 hf:ORG/REPO@REVISION...     the same at a branch, tag or commit
 
-The hub's HTTP interface and the variables HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH and HF_HOME are those of the
-huggingface_hub package. llama.cpp's common/download.cpp (`gguf_filename_is_model`, `find_best_model`) gives
-the rules for which files are models and which file a quantisation names; unlike there, two matches are an
-error.
+The hub's HTTP interface and the variables HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH, HF_HOME and HF_HUB_OFFLINE
+are those of the huggingface_hub package. llama.cpp's common/download.cpp (`gguf_filename_is_model`,
+`find_best_model`) gives the rules for which files are models and which file a quantisation names; unlike
+there, two matches are an error.
 """
 
 import os
@@ -85,13 +85,22 @@ def access() -> Access:
     return Access(endpoint, _token())
 
 
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids questions to the hub."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def find(name: str, hub: Access, web: Web) -> RemoteFile:
     """The file that an `hf:` name stands for. Asks the hub for its list unless the name gives the file.
 
     Raises ModelNotFound or RemoteError and its subclasses.
     """
     wish = parse(name)
-    path = wish.file or choose(wish, list(list_files(wish, hub, web)))
+    return file_at(wish, wish.file or choose(wish, list(list_files(wish, hub, web))), hub)
+
+
+def file_at(wish: HubModel, path: str, hub: Access) -> RemoteFile:
+    """A file of the repository of `wish`."""
     url = f"{hub.url}/{wish.repo}/resolve/{wish.revision or 'main'}/{quote(path)}"
     return RemoteFile(url, f"{wish.label}/{path}")
 

@@ -25,8 +25,12 @@ def read_remote_header(name: str) -> Header:
     """
     access = hub.access()
     with Web(access) as web:
-        file = hub.find(name, access, web) if name.lower().startswith(HUB) else _at(name)
-        return join_shards(file, _read_file(web, file), lambda parts: _read_parts(web, parts))
+        return read_header_at(hub.find(name, access, web) if name.lower().startswith(HUB) else _at(name), web)
+
+
+def read_header_at(file: RemoteFile, web: Web) -> Header:
+    """The header of the model at `file`, any part of it. Raises the errors of `read_remote_header`."""
+    return join_shards(file, _read_file(web, file), lambda parts: _read_parts(web, parts))
 
 
 def _at(url: str) -> RemoteFile:

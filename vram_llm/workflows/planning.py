@@ -1,4 +1,4 @@
-"""Plans, comparisons, and the largest variant of a model that fits."""
+"""Plans, comparisons and downloads."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
@@ -13,7 +13,6 @@ from vram_llm.errors import (
     ModelFileError,
     ModelRefused,
     NotBuilt,
-    VramLLMError,
 )
 from vram_llm.machine.host import largest_process
 from vram_llm.model import drafts
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from vram_llm.planner.types import Context, Meter, Plan, Workload
 
 MTP = "mtp"  # other programs' name for a model's own draft head
-_MOST_TRIED = 8  # headers fetched to find a model that fits
 
 
 def dry_run() -> "DryRun":
@@ -247,24 +245,3 @@ def pull(model: str, on_bytes: Callable[[int, int], None] = lambda _done, _total
     return (
         first if isinstance(first, Path) else fetch.download([str(shard.path) for shard in shards], on_bytes)
     )
-
-
-def largest_fitting_variant(model: str, machine: "Machine", workload: "Workload") -> str | None:
-    """The largest model that fits `machine`, of those in the repository smaller than the `hf:` name's."""
-    from vram_llm.model import hub
-    from vram_llm.model.web import Web
-
-    header = read_header(model)
-    n_bytes = sum(shard.n_bytes for shard in header.shards)
-    access = hub.access()
-    with Web(access) as web:
-        sizes = hub.models(model, access, web)
-    smaller = sorted((name for name in sizes if sizes[name] < n_bytes), key=lambda name: -sizes[name])
-    with dry_run() as dry:
-        for name in smaller[:_MOST_TRIED]:
-            try:
-                plan(name, machine, workload, dry)
-            except VramLLMError:
-                continue
-            return name
-    return None
