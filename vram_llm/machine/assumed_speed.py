@@ -3,18 +3,14 @@
 An RPC worker reports nothing about its device or its network. It gets the speed of an old computer's
 processor: 20 GB/s of memory, a link of 1 Gbit/s, 0.5 ms each way, and 100 GFLOP/s in prompts (seven tokens of
 an 8B model per second). A card of unknown bandwidth gets the speed of the slowest card of its kind in the
-catalog, or of graphics in a processor. The host gets two channels of DDR4, or less if its cores read slower.
+catalog, or of graphics in a processor. A host without a measured speed gets one from its memory; if that is
+unknown, two channels of DDR4, or less if its cores read slower.
 """
 
 import dataclasses
 
-from vram_llm.machine.datasheet_speed import (
-    CPU_LAYER_OVERHEAD_S,
-    STEP_OVERHEAD_S,
-    pcie_link,
-    processor_speed,
-    speed_of,
-)
+from vram_llm.machine.datasheet_speed import SPLIT_S, STEP_OVERHEAD_S, pcie_link, speed_of
+from vram_llm.machine.processor_speed import LAYER_OVERHEAD_S, estimated_speed, processor_speed
 from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Link, Machine, Source, Speed
 
 WORKER_READ_BYTES_PER_S = 20e9
@@ -27,6 +23,7 @@ _CARD_BYTES_PER_S = {DeviceKind.CUDA: 112e9, DeviceKind.METAL: 68e9}  # GTX 1050
 _SHARED_BYTES_PER_S = 50e9  # graphics in a processor, which Vulkan, ROCm and SYCL drive as well
 _CARD_FLOPS_PER_BYTE = 25.0  # the least of the classes in datasheet_speed.py
 _ROW_SHARE = 0.25  # of a prompt's arithmetic, for further rows of a small batch
+_MESSAGES_S = 200e-6  # of a worker for each part of a graph, beyond the link's latency: messages and threads
 
 
 def with_assumed_speeds(machine: Machine) -> Machine:
@@ -47,13 +44,17 @@ def has_assumed_speed(device: Device) -> bool:
 def device_speed(device: Device) -> Speed:
     """A device's speed, with assumed figures in place of unknown ones."""
     if device.kind is DeviceKind.RPC:
-        return _with_arithmetic(device.speed or _worker_speed(), _WORKER_FLOPS_PER_S)
+        link = device_link(device)
+        latency_s = WORKER_LATENCY_S if link is None else link.latency_s.value
+        worker = _with_splits(device.speed or _worker_speed(), _MESSAGES_S + 2 * latency_s)
+        return _with_arithmetic(worker, _WORKER_FLOPS_PER_S)
     speed = device.speed
     if speed is None:
         bandwidth = Fact(_CARD_BYTES_PER_S.get(device.kind, _SHARED_BYTES_PER_S), Source.ASSUMED)
         speed = speed_of(dataclasses.replace(device, bandwidth_bytes_per_s=bandwidth))
         assert speed is not None  # it has a bandwidth
         speed = dataclasses.replace(speed, row_flops_per_s=None, prompt_flops_per_s=None)
+    speed = _with_splits(speed, SPLIT_S)
     return _with_arithmetic(speed, _CARD_FLOPS_PER_BYTE * speed.read_bytes_per_s.value)
 
 
@@ -68,17 +69,28 @@ def device_link(device: Device) -> Link | None:
     return Link(latency_s=_assumed(slot.latency_s.value), bytes_per_s=_assumed(slot.bytes_per_s.value))
 
 
+def offload_link(device: Device) -> Link:
+    """The link over which weights on the host are sent to a device; where it is unknown, an assumed slot."""
+    slot = device_link(device) or pcie_link(3, 16)
+    assert slot is not None
+    return slot
+
+
 def host_speed(host: Host) -> Speed:
-    """The host's measured or estimated speed, with assumed figures in place of unknown ones."""
-    assumed = processor_speed(_assumed(HOST_READ_BYTES_PER_S), host.cores)
+    """The host's speed: measured, estimated from its memory, or assumed."""
+    found = host.speed or estimated_speed(host)
+    assumed = processor_speed(host, _assumed(HOST_READ_BYTES_PER_S))
+    if found is None:
+        return assumed
     assert assumed.prompt_flops_per_s is not None
-    return _with_arithmetic(host.speed or assumed, assumed.prompt_flops_per_s.value)
+    found = _with_arithmetic(found, assumed.prompt_flops_per_s.value)
+    return dataclasses.replace(found, split_s=found.split_s or assumed.split_s)
 
 
 def _worker_speed() -> Speed:
     return Speed(
         read_bytes_per_s=_assumed(WORKER_READ_BYTES_PER_S),
-        layer_overhead_s=_assumed(CPU_LAYER_OVERHEAD_S),
+        layer_overhead_s=_assumed(LAYER_OVERHEAD_S),
         step_overhead_s=_assumed(STEP_OVERHEAD_S + 2 * WORKER_LATENCY_S),
         row_flops_per_s=None,
         prompt_flops_per_s=None,
@@ -90,6 +102,10 @@ def _with_arithmetic(speed: Speed, prompt_flops_per_s: float) -> Speed:
     prompt = speed.prompt_flops_per_s or _assumed(prompt_flops_per_s)
     row = speed.row_flops_per_s or _assumed(_ROW_SHARE * prompt.value)
     return dataclasses.replace(speed, row_flops_per_s=row, prompt_flops_per_s=prompt)
+
+
+def _with_splits(speed: Speed, split_s: float) -> Speed:
+    return dataclasses.replace(speed, split_s=speed.split_s or _assumed(split_s))
 
 
 def _assumed(value: float) -> Fact:

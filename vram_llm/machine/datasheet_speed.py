@@ -21,8 +21,13 @@ a 4090 since prompts use its integer tensor cores (pull request 7676), 50 on an 
 further row of a small batch runs at a fifth to a quarter of that rate: 8 rows against 1 on an RTX 3090 with
 Q4_0 (15802).
 
-A processor streams weights at some 0.7 of its memory modules' bandwidth, and one core at a few GB/s. Its
-arithmetic is proportional to its cores: AVX2 reaches at least 30 GFLOP/s per core in prompts.
+Where a step's graph comes back to a card after another device, the card's kernels are launched anew and the
+activations are copied: some 30 us (an RTX 5080 with all experts on a Ryzen 9 9950X against 24 of 40 layers'
+experts there: 70 us more a layer than reading takes, both splits and the processor's barriers together).
+
+In a prompt, the products of routed experts run at a share of the dense rate that depends on the rows of each
+expert, r = micro-batch * used experts / all: 0.53 * r / (r + 21) on NVIDIA, 0.54 * r / (r + 13) on AMD (least
+squares over published prompts of gpt-oss and Qwen3 MoE, builds of 2025-26).
 """
 
 import dataclasses
@@ -62,12 +67,10 @@ _OTHERS = {
 }
 _ROW_SHARE = 0.25  # of the arithmetic of prompts that further rows of a small batch get
 STEP_OVERHEAD_S = 100e-6  # estimated: a graph's launch, a copy each way, a synchronisation
+SPLIT_S = 30e-6  # estimated: launches, a copy, a synchronisation
 
-CPU_LAYER_OVERHEAD_S = 50e-6  # barriers between threads
-_CPU_READ_SHARE = 0.7  # of the memory modules' bandwidth
-_CORE_READ_BYTES_PER_S = 6e9
-_CORE_FLOPS_PER_S = 30e9
-_CPU_ROW_SHARE = 0.5
+_EXPERTS = {DeviceKind.ROCM: (0.54, 13.0)}
+_OTHER_EXPERTS = (0.53, 21.0)
 
 _PCIE_LANE_BYTES_PER_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
 _PCIE_SHARE = 0.8  # of the raw rate, without headers and flow control
@@ -75,16 +78,18 @@ _PCIE_LATENCY_S = 10e-6
 
 
 def with_speeds(machine: Machine) -> Machine:
-    """`machine` with a speed for each device, and for the host, that has a bandwidth and no speed."""
+    """`machine` with a speed for each device that has a bandwidth and no speed."""
     devices = (
         device if device.speed is not None else dataclasses.replace(device, speed=speed_of(device))
         for device in machine.devices
     )
-    host = machine.host
-    if host.speed is None and (memory := host.bandwidth_bytes_per_s) is not None:
-        read = Fact(_CPU_READ_SHARE * memory.value, Source.ESTIMATED)
-        host = dataclasses.replace(host, speed=processor_speed(read, host.cores))
-    return dataclasses.replace(machine, devices=tuple(devices), host=host)
+    return dataclasses.replace(machine, devices=tuple(devices))
+
+
+def expert_share(kind: DeviceKind, rows: float) -> float:
+    """The share of the dense rate at which experts with `rows` rows each are multiplied in a prompt."""
+    share, half = _EXPERTS.get(kind, _OTHER_EXPERTS)
+    return share * rows / (rows + half)
 
 
 def speed_of(device: Device) -> Speed | None:
@@ -105,19 +110,6 @@ def speed_of(device: Device) -> Speed | None:
         step_overhead_s=Fact(STEP_OVERHEAD_S, bandwidth.source),
         row_flops_per_s=None if prompt is None else Fact(_ROW_SHARE * prompt, Source.ESTIMATED),
         prompt_flops_per_s=None if prompt is None else Fact(prompt, Source.ESTIMATED),
-    )
-
-
-def processor_speed(read_bytes_per_s: Fact, cores: int) -> Speed:
-    """A processor's speed from its memory's read rate, which its cores limit."""
-    source = read_bytes_per_s.source
-    prompt = _CORE_FLOPS_PER_S * cores
-    return Speed(
-        read_bytes_per_s=Fact(min(read_bytes_per_s.value, _CORE_READ_BYTES_PER_S * cores), source),
-        layer_overhead_s=Fact(CPU_LAYER_OVERHEAD_S, source),
-        step_overhead_s=Fact(STEP_OVERHEAD_S, source),
-        row_flops_per_s=Fact(_CPU_ROW_SHARE * prompt, source),
-        prompt_flops_per_s=Fact(prompt, source),
     )
 
 

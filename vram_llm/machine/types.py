@@ -35,8 +35,18 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TypeSpeed:
+    """How fast a processor works with weights of one type of ggml, with all its threads."""
+
+    type: str  # ggml's name: "Q4_K"
+    read_bytes_per_s: Fact  # in a decode step of one row: the slower of memory and arithmetic
+    row_flops_per_s: Fact  # arithmetic of decode rows after the first
+    prompt_flops_per_s: Fact  # of a full micro-batch of a prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """How fast llama.cpp computes on one device, or on the host with as many threads as it has cores.
+    """How fast llama.cpp computes on one device, or on the host with `threads` threads.
 
     A decode step of n rows over L layers takes about
     step_overhead_s + L * layer_overhead_s + bytes / read_bytes_per_s + (n - 1) * flops / row_flops_per_s
@@ -53,6 +63,11 @@ class Speed:
     )
     row_flops_per_s: Fact | None  # arithmetic of decode rows after the first; None: unknown
     prompt_flops_per_s: Fact | None  # of a full micro-batch of a prompt; None: unknown
+    split_s: Fact | None = None  # for each part of a step's graph that starts here after another device's
+    expert_read_share: Fact | None = None  # of a type's read rate, for routed experts; None: all of it
+    attention_flops_per_s: Fact | None = None  # over an f16 cache; None: the cache is read, no more
+    types: tuple[TypeSpeed, ...] = ()  # of weights; a type that is missing has the figures above
+    threads: int | None = None  # of a processor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,34 +4,43 @@ In a decode step llama.cpp's devices compute one after the other, for any number
 (ggml_backend_sched_compute_splits in ggml-backend.cpp waits for each boundary's activations). For n streams
 with D tokens of context each, on one device with L layers:
 
-    weights   active bytes of its layers; of the routed experts a share of 1 - (1 - used / all)^n; the
-              output's bytes if it has the output
-    context   n * (K and V rows) * D, at most the window if a layer has one; recurrent states n times, read
-              and written
-    flops     2 * active parameters, per row
-    step      step overhead + L * layer overhead + (weights + context) / read rate
-              + (n - 1) * flops / row rate
+    weights   active bytes of its layers, of routed experts a share of 1 - (1 - used / all)^n; the output's
+              bytes if it has the output: each type's bytes / the type's read rate
+    context   n * (K and V rows) * D, at most the window if a layer has one, / read rate; on a processor at
+              least attention's operations / its attention rate; recurrent states n times, read and written
+    flops     2 * active parameters, per row: each type's / the type's row rate
+    step      step overhead + L * layer overhead + weights + context + (n - 1) * flops
               + n * n_embd * 4 / link, once in and once out; the output's device sends n * n_vocab * 4
 
 The step is the sum over the devices, and over the host if it has layers. The embedding's row is not counted:
-it is a few kilobytes. Weights that an override moves are read on their own device, and the activations go
-there and back:
+it is a few kilobytes. A card has one read rate and one arithmetic rate for all types; a processor has rates
+for each type, since unpacking may take longer than reading (machine/processor_speed.py). Weights that an
+override moves are read on their own device, and the activations go there and back:
 
-    move      (bytes there / read rate there) - (bytes / read rate of the layer's device)
-              + a split's overhead on either device + 2 * n * n_embd * 4 / link
+    move      weights there - weights on the layer's device + the split's overhead of either device
+              + 2 * n * n_embd * 4 / link
 
 A prompt is computed in batches of n_batch tokens, each in micro-batches of m = n_ubatch. On one device, with
 each row's attention over D earlier tokens:
 
     stage     step overhead + L * layer overhead + m * n_embd * 4 / link, twice
-              + max(weights / read rate, m * flops / prompt rate)
+              + for each type max(bytes / read rate, m * flops / prompt rate), of the experts that are used
               + m * 2 * heads * (head size of K + of V) * D / prompt rate, for each layer with attention
+
+On cards, experts' products run at a share of the prompt rate (datasheet_speed.expert_share). A prompt's
+tokens share experts: m of them use as many as m^0.5 independent ones would. (Prompts of gpt-oss-120b with
+experts sent to an RTX 3090, published 2025: 0.58, 0.65 and 0.79 of them at 512, 2048 and 8192 tokens.)
+
+With op_offload and 32 rows or more, weights on the host, of whole layers and of moved parts, are sent to the
+first device that is no RPC worker, once for each micro-batch, and that device computes:
+
+    sent      bytes of used weights / its link + a split's overhead for each + the stage's terms there
 
 With pipeline copies the devices work on different micro-batches of a batch at the same time: k micro-batches
 take the sum of the stages and k - 1 times the slowest stage; without, k times the sum. The first token comes
 after the last micro-batch. Transfers over a link of unknown speed are left out: on PCIe they take a few
-microseconds per step. Other unknown speeds are assumed (machine/assumed_speed.py); the prediction's basis
-shows it.
+microseconds per step; only for sent weights such a link is assumed. Other unknown speeds are assumed
+(machine/assumed_speed.py); the prediction's basis shows it.
 """
 
 import math
@@ -39,17 +48,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from vram_llm.machine.assumed_speed import with_assumed_speeds
-from vram_llm.machine.types import Device, Fact, Host, Machine, Source, Speed
+from vram_llm.machine.assumed_speed import offload_link, with_assumed_speeds
+from vram_llm.machine.types import DeviceKind, Fact, Machine, Source, Speed
 from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.tensors import Role, Tensor
-from vram_llm.planner.memory.moved_weights import moved_by_layer
+from vram_llm.planner.layer_times import PlaceTimes, Weights, used_share, weights_of
+from vram_llm.planner.memory.moved_weights import MovedPart, moved_by_layer
 from vram_llm.planner.types import HOST, Context, DeviceTime, Objective, Placement, SpeedEstimate, Workload
 
 _F32 = 4
-SPLIT_OVERHEAD_S = 20e-6  # estimated: of a device that continues a step's graph
+OFFLOAD_MIN_ROWS = 32  # GGML_OP_OFFLOAD_MIN_BATCH's default
 _TRUST = tuple(Source)  # most trusted first
 
 
@@ -73,7 +83,8 @@ class Predictor:
         self._context = context
         machine = with_assumed_speeds(machine)
         self._devices = {device.id: device for device in machine.devices}
-        self._host = machine.host
+        self._times = {device.id: PlaceTimes(device) for device in machine.devices}
+        self._times[HOST] = PlaceTimes(machine.host)
         half = max(context.n_ctx_seq // 2, 1)
         wanted = workload.expect_depth or min(Workload.DEFAULT_DEPTH, half)
         self.depth = min(wanted, context.n_ctx_seq)
@@ -81,17 +92,17 @@ class Predictor:
         self.prompt_tokens = min(prompt, context.n_ctx_seq)
         self.streams = workload.expect_streams if workload.expect_streams > 1 else context.parallel
         self.objective_streams = workload.expect_streams
-        self._params = [_active_params(layer) for layer in profile.layers]
-        self._output = output_tensors(profile)
-        self._output_params = _elements(self._output)
+        self._weights = [weights_of(layer.tensors, used_share(layer)) for layer in profile.layers]
+        self._output = weights_of(output_tensors(profile))
+        self._quantized = any(KV_TYPES[name].is_quantized for name in (context.kv_type_k, context.kv_type_v))
 
     def __call__(self, placement: Placement, *, pipelined: bool) -> SpeedEstimate:
         """The predicted speed of a placement."""
-        runs = self._runs(placement)
         step, streams_step_s = self._step(placement, 1), sum(self._step(placement, self.streams).values())
-        speeds = [self._speed(place) for place in step]
-        stages = [self.full_stage_costs(place).run(start, end) for place, start, end in runs]
-        prompt = self._prompt(runs, self.prompt_tokens, pipelined=pipelined)
+        speeds = [self._times[place].speed for place in step]
+        parts = tuple(moved_by_layer(self._profile, placement))
+        stages = self._stages(placement, parts, self._context.n_ubatch, self.depth // 2)
+        prompt = self._prompt(placement, self.prompt_tokens, pipelined=pipelined)
         total = sum(step.values())
         basis = _least_trusted([f for s in speeds for f in (s.read_bytes_per_s, s.layer_overhead_s)])
         return SpeedEstimate(
@@ -106,7 +117,7 @@ class Predictor:
             prompt_tokens=self.prompt_tokens,
             prompt_s=prompt,
             prompt_tokens_per_s=self.prompt_tokens / prompt,
-            prompt_stage_s=max(stages),
+            prompt_stage_s=max(stages.values()),
             prompt_basis=_least_trusted([speed.prompt_flops_per_s for speed in speeds]),
             devices=tuple(
                 DeviceTime(id=place, seconds=seconds, share=seconds / total)
@@ -117,7 +128,7 @@ class Predictor:
     def objective_seconds(self, placement: Placement, objective: Objective, *, pipelined: bool) -> float:
         """The time that the objective minimises: a step of the expected streams; for THROUGHPUT, a prompt."""
         if objective is Objective.THROUGHPUT:
-            return self._prompt(self._runs(placement), self.depth, pipelined=pipelined)
+            return self._prompt(placement, self.depth, pipelined=pipelined)
         return sum(self._step(placement, self.objective_streams).values())
 
     def _basis_of_streams(self, basis: Source, speeds: Sequence[Speed]) -> Source:
@@ -126,52 +137,109 @@ class Predictor:
         return max(basis, _least_trusted([speed.row_flops_per_s for speed in speeds]), key=_TRUST.index)
 
     def decode_costs(self, device_id: str, rows: int) -> Costs:
-        """Seconds of a decode step of `rows` streams on a device.
-
-        The weights of a layer never take longer for all rows together than for one row after the other.
-        """
-        speed = self._speed(device_id)
-        per_byte, per_flop = 1 / speed.read_bytes_per_s.value, 0.0
-        if speed.row_flops_per_s is not None:
-            per_flop = (rows - 1) / speed.row_flops_per_s.value
-
-        def together(n_bytes: float, n_bytes_of_one: float, params: float) -> float:
-            return min(n_bytes * per_byte + 2 * params * per_flop, rows * n_bytes_of_one * per_byte)
-
+        """Seconds of a decode step of `rows` streams on a device."""
+        times = self._times[device_id]
         layers = [
             0.0
             if layer.is_draft
-            else speed.layer_overhead_s.value
-            + together(_weight_bytes(layer, rows), _weight_bytes(layer, 1), params)
-            + self._kept_bytes(layer, rows) * per_byte
-            for layer, params in zip(self._profile.layers, self._params, strict=True)
+            else times.speed.layer_overhead_s.value
+            + times.decode_s(weights, rows)
+            + times.attention_s(
+                rows * self._attention_flops(layer, self.depth),
+                self._kept_bytes(layer, rows),
+                quantized=self._quantized,
+            )
+            for layer, weights in zip(self._profile.layers, self._weights, strict=True)
         ]
-        output = together(_n_bytes(self._output), _n_bytes(self._output), self._output_params)
+        output = times.decode_s(self._output, rows)
         in_and_out = self._crossing_s(device_id, 2 * rows * self._profile.n_embd)
         logits = self._crossing_s(device_id, rows * (self._profile.vocab_size - self._profile.n_embd))
-        return Costs(speed.step_overhead_s.value + in_and_out, _sums([*layers, output + logits]))
+        return Costs(times.speed.step_overhead_s.value + in_and_out, _sums([*layers, output + logits]))
 
-    def stage_costs(self, device_id: str, rows: int, depth: int) -> Costs:
-        """Seconds of a micro-batch of a prompt on a device."""
-        speed = self._speed(device_id)
-        assert speed.prompt_flops_per_s is not None  # known or assumed
-        per_byte, per_flop = 1 / speed.read_bytes_per_s.value, rows / speed.prompt_flops_per_s.value
+    def stage_costs(self, device_id: str, rows: int, depth: int, offload_to: str | None = None) -> Costs:
+        """Seconds of a micro-batch of a prompt on a device.
+
+        `offload_to` is the device that computes with the host's weights (`offload_device`).
+        """
+        times = self._times[device_id]
+        on_card = None if device_id != HOST or rows < OFFLOAD_MIN_ROWS else offload_to
+        computes = self._times[on_card or device_id]
         layers = [
             0.0
             if layer.is_draft
-            else speed.layer_overhead_s.value
-            + max(_weight_bytes(layer, rows) * per_byte, 2 * params * per_flop)
-            + self._attention_flops(layer, depth) * per_flop
-            for layer, params in zip(self._profile.layers, self._params, strict=True)
+            else computes.speed.layer_overhead_s.value
+            + (computes.prompt_s(weights, rows) if on_card is None else self._sent_s(on_card, weights, rows))
+            + computes.prompt_attention_s(
+                rows * self._attention_flops(layer, depth), quantized=self._quantized
+            )
+            for layer, weights in zip(self._profile.layers, self._weights, strict=True)
         ]
         # a prompt needs only the last row's logits
-        output = _n_bytes(self._output) * per_byte
-        in_and_out = self._crossing_s(device_id, 2 * rows * self._profile.n_embd)
-        return Costs(speed.step_overhead_s.value + in_and_out, _sums([*layers, output]))
+        output = times.decode_s(self._output, 1)
+        in_and_out = self._crossing_s(on_card or device_id, 2 * rows * self._profile.n_embd)
+        return Costs(times.speed.step_overhead_s.value + in_and_out, _sums([*layers, output]))
 
-    def full_stage_costs(self, device_id: str) -> Costs:
+    def full_stage_costs(self, device_id: str, offload_to: str | None = None) -> Costs:
         """Like `stage_costs`, for a full micro-batch in the middle of a prompt of the expected depth."""
-        return self.stage_costs(device_id, self._context.n_ubatch, self.depth // 2)
+        return self.stage_costs(device_id, self._context.n_ubatch, self.depth // 2, offload_to)
+
+    def offload_device(self, device_order: Sequence[str]) -> str | None:
+        """The device that computes prompts with weights on the host; None: the host does.
+
+        The first that offers it; RPC workers do not (ggml_backend_sched_backend_id_from_cur, ggml-rpc.cpp).
+        """
+        if not self._context.op_offload:
+            return None
+        return next((id for id in device_order if self._times[id].kind is not DeviceKind.RPC), None)
+
+    def read_s(self, device_id: str, layer: Layer, tensors: Sequence[Tensor], rows: int) -> float:
+        """Seconds of a decode step of `rows` streams for some tensors of a layer on a device."""
+        return self._times[device_id].decode_s(weights_of(tensors, used_share(layer)), rows)
+
+    def visit_s(self, home: str, device_id: str, rows: int) -> float:
+        """Seconds that a layer takes more in a step if some of its weights are on another device."""
+        there_and_back = 2 * rows * self._profile.n_embd
+        places = (home, device_id)
+        crossing = sum(self._crossing_s(place, there_and_back) for place in places)
+        return crossing + sum(self._times[place].split_s for place in places)
+
+    def moved_s(self, home: str, device_id: str, layer: Layer, tensors: Sequence[Tensor], rows: int) -> float:
+        """Seconds that a decode step takes more if these tensors are not at home; may be below 0."""
+        there, here = (self.read_s(place, layer, tensors, rows) for place in (device_id, home))
+        return there - here + self.visit_s(home, device_id, rows)
+
+    def moved_stage_s(
+        self,
+        home: str,
+        device_id: str,
+        layer: Layer,
+        tensors: Sequence[Tensor],
+        offload_to: str | None = None,
+        rows: int | None = None,
+    ) -> float:
+        """Seconds that a micro-batch takes more if these tensors are not at home; may be below 0.
+
+        With `offload_to`, weights on the host are sent to that device, which computes; experts that no token
+        of the micro-batch uses are not sent (ggml_backend_sched_compute_splits). `rows` is the micro-batch,
+        None for a full one.
+        """
+        rows = rows or self._context.n_ubatch
+        weights = weights_of(tensors, used_share(layer))
+        here = self._times[home].prompt_s(weights, rows)
+        if device_id != HOST or offload_to is None or rows < OFFLOAD_MIN_ROWS:
+            there = self._times[device_id].prompt_s(weights, rows)
+            return there - here + self.visit_s(home, device_id, rows)
+        there = self._sent_s(offload_to, weights, rows)
+        return there - here + (self.visit_s(home, offload_to, rows) if offload_to != home else 0.0)
+
+    def _sent_s(self, device_id: str, weights: Sequence[Weights], rows: int) -> float:
+        """Seconds of a micro-batch for the host's weights, which are sent to a device that computes."""
+        sent_bytes = sum(part.share_of_prompt(rows) * part.n_bytes for part in weights)
+        splits_s = (
+            len(weights) * self._times[device_id].split_s
+        )  # each weight begins one; most types have several
+        rate = offload_link(self._devices[device_id]).bytes_per_s.value
+        return sent_bytes / rate + splits_s + self._times[device_id].prompt_s(weights, rows)
 
     def _runs(self, placement: Placement) -> list[tuple[str, int, int]]:
         """Id of the device or host, first item and exclusive end, in the order they compute."""
@@ -186,14 +254,6 @@ class Predictor:
             start = end
         return on_host + runs
 
-    def _speed(self, device_id: str) -> Speed:
-        speed = self._place(device_id).speed
-        assert speed is not None  # known or assumed
-        return speed
-
-    def _place(self, device_id: str) -> Device | Host:
-        return self._host if device_id == HOST else self._devices[device_id]
-
     def _step(self, placement: Placement, rows: int) -> dict[str, float]:
         """Seconds of a decode step of `rows` streams on each device, in the order they compute."""
         step = {
@@ -202,43 +262,41 @@ class Predictor:
         }
         for moved in moved_by_layer(self._profile, placement):
             layer, tensors = self._profile.layers[moved.layer], moved.tensors
-            step[moved.home] -= self.read_s(moved.home, layer, tensors, rows)
-            there = self.read_s(moved.device, layer, tensors, rows)
-            step[moved.device] = step.get(moved.device, 0.0) + there
-            step[moved.device] += self.visit_s(moved.home, moved.device, rows)
+            here_s = self.read_s(moved.home, layer, tensors, rows)
+            moved_s = self.moved_s(moved.home, moved.device, layer, tensors, rows)
+            step[moved.home] -= here_s
+            step[moved.device] = step.get(moved.device, 0.0) + here_s + moved_s
         return step
 
-    def read_s(self, device_id: str, layer: Layer, tensors: Sequence[Tensor], rows: int) -> float:
-        """Seconds of a decode step of `rows` streams for some tensors of a layer on a device."""
-        speed = self._speed(device_id)
-        per_byte, per_flop = 1 / speed.read_bytes_per_s.value, 0.0
-        if speed.row_flops_per_s is not None:
-            per_flop = (rows - 1) / speed.row_flops_per_s.value
-        experts = [tensor for tensor in tensors if tensor.role is Role.EXPERT]
-        others = [tensor for tensor in tensors if tensor.role is not Role.EXPERT]
-        used = _used_share(layer)
-        params = _elements(others) + used * _elements(experts)
-        n_bytes = _n_bytes(others) + (1 - (1 - used) ** rows) * _n_bytes(experts)
-        n_bytes_of_one = _n_bytes(others) + used * _n_bytes(experts)
-        return min(n_bytes * per_byte + 2 * params * per_flop, rows * n_bytes_of_one * per_byte)
+    def _stages(
+        self, placement: Placement, parts: Sequence[MovedPart], rows: int, depth: int
+    ) -> dict[str, float]:
+        """Seconds of a micro-batch of a prompt on each device, in the order they compute."""
+        offload_to = self.offload_device(placement.device_order)
+        stages = {
+            device_id: self.stage_costs(device_id, rows, depth, offload_to).run(start, end)
+            for device_id, start, end in self._runs(placement)
+        }
+        for part in parts:
+            layer = self._profile.layers[part.layer]
+            weights = weights_of(part.tensors, used_share(layer))
+            here_s = self._times[part.home].prompt_s(weights, rows)
+            moved_s = self.moved_stage_s(part.home, part.device, layer, part.tensors, offload_to, rows)
+            offloaded = part.device == HOST and offload_to is not None and rows >= OFFLOAD_MIN_ROWS
+            place = offload_to if offloaded and offload_to else part.device
+            stages[part.home] -= here_s
+            stages[place] = stages.get(place, 0.0) + here_s + moved_s
+        return stages
 
-    def visit_s(self, home: str, device_id: str, rows: int) -> float:
-        """Seconds that a layer takes more in a step if some of its weights are on another device."""
-        there_and_back = 2 * rows * self._profile.n_embd
-        crossing = self._crossing_s(home, there_and_back) + self._crossing_s(device_id, there_and_back)
-        return crossing + 2 * SPLIT_OVERHEAD_S
-
-    def _prompt(self, runs: Sequence[tuple[str, int, int]], n_tokens: int, *, pipelined: bool) -> float:
+    def _prompt(self, placement: Placement, n_tokens: int, *, pipelined: bool) -> float:
         """Seconds until the logits of the last of `n_tokens` are computed."""
         n_batch, n_ubatch = self._context.n_batch, self._context.n_ubatch
+        parts = tuple(moved_by_layer(self._profile, placement))
         total = 0.0
         for first in range(0, n_tokens, n_batch):
             rows = min(n_batch, n_tokens - first)
             n_micro = math.ceil(rows / n_ubatch)
-            micro, depth = math.ceil(rows / n_micro), first + rows // 2
-            stages = [
-                self.stage_costs(device_id, micro, depth).run(start, end) for device_id, start, end in runs
-            ]
+            stages = self._stages(placement, parts, math.ceil(rows / n_micro), first + rows // 2).values()
             slowest = max(stages) if pipelined else sum(stages)
             total += sum(stages) + (n_micro - 1) * slowest
         return total
@@ -262,45 +320,14 @@ class Predictor:
         return 2 * profile.n_head * (profile.head_k + profile.head_v) * depth
 
     def _crossing_s(self, device_id: str, n_elements: int) -> float:
-        place = self._place(device_id)
-        if isinstance(place, Host) or place.link is None:
-            return 0.0
-        return n_elements * _F32 / place.link.bytes_per_s.value
+        link = None if device_id == HOST else self._devices[device_id].link
+        return 0.0 if link is None else n_elements * _F32 / link.bytes_per_s.value
 
 
 def output_tensors(profile: ModelProfile) -> tuple[Tensor, ...]:
     """The tensors that are read for the logits; tied embeddings are the output."""
     tied = [t for t in profile.input_tensors if profile.tied_output and t.role is Role.TOKEN_EMBD]
     return (*profile.output_tensors, *tied)
-
-
-def _used_share(layer: Layer) -> float:
-    """The share of a layer's routed experts that one token uses."""
-    return 1 - (layer.bytes - layer.active_bytes) / layer.expert_bytes if layer.expert_bytes else 0.0
-
-
-def _weight_bytes(layer: Layer, rows: int) -> float:
-    """Bytes read for `rows` tokens at a time; each token's experts are assumed independent."""
-    if not layer.expert_bytes:
-        return layer.active_bytes
-    idle = layer.bytes - layer.active_bytes
-    return layer.bytes - layer.expert_bytes * (idle / layer.expert_bytes) ** rows
-
-
-def _active_params(layer: Layer) -> float:
-    """Number of weights that one token is multiplied with."""
-    if layer.is_draft:
-        return 0
-    experts = _elements([t for t in layer.tensors if t.role is Role.EXPERT])
-    return _elements(layer.tensors) - experts * (1 - _used_share(layer))
-
-
-def _elements(tensors: Sequence[Tensor]) -> int:
-    return sum(math.prod(tensor.shape) for tensor in tensors)
-
-
-def _n_bytes(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.n_bytes for tensor in tensors)
 
 
 def _sums(values: Sequence[float]) -> list[float]:

@@ -1,0 +1,277 @@
+"""Compare predictions with published measurements, row by row of a CSV file.
+
+    python -m bench.corpus FILE.csv [--zoo FOLDER] [--out FILE] [--only host|cards] [--half 0|1]
+
+FILE's columns are described in bench/corpus_rows.py; FOLDER holds the builders of the models' headers (see
+bench/corpus_models.py), by default the file's own folder. For each row with layers or experts on the host it
+prints the plan that was asked for, the measured and the predicted speed; rows that no plan can express are
+named with the reason. Rows on cards alone are asked as `vram-llm plan` would be, and summed up by class.
+A ratio is predicted / measured: above 1 is too fast. The error is the median of |ln ratio|.
+
+decode   at depth + half of the generated tokens; of n streams, all have their own cache of that depth
+prompt   pp tokens at depth 0; at depth d: pp / (seconds of d + pp tokens - seconds of d tokens)
+"""
+
+import argparse
+import csv
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from bench.corpus_models import Shapes
+from bench.corpus_rows import Unasked, asked, check_askable, is_on_cards_alone, machine_of
+from vram_llm.errors import VramLLMError
+from vram_llm.machine.types import Machine
+from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.context import resolve_context
+from vram_llm.planner.search.search import expected_speed, plan_placement
+from vram_llm.planner.speed import Predictor
+from vram_llm.planner.tensor_split import TensorSplit
+from vram_llm.planner.types import FlashAttention, Placement, SpeedEstimate, Workload
+
+_HOST_OFFLOADS = True  # llama.cpp's default: prompts with host weights are computed on the first device
+
+
+@dataclass(slots=True)
+class Result:
+    """A row with its predictions, in tokens per second, or the reason why there are none."""
+
+    row: dict[str, str]
+    decode: float | None = None
+    prompt: float | None = None
+    words: str = ""
+    trouble: str = ""
+
+    @property
+    def decode_ratio(self) -> float | None:
+        """Predicted over measured."""
+        return _ratio(self.decode, self.row["tg_tok_s"])
+
+    @property
+    def prompt_ratio(self) -> float | None:
+        """Predicted over measured."""
+        return _ratio(self.prompt, self.row["pp_tok_s"])
+
+
+def _ratio(predicted: float | None, measured: str) -> float | None:
+    return predicted / float(measured) if predicted and measured else None
+
+
+def predicted(row: dict[str, str], shapes: Shapes) -> Result:
+    """The predictions for a row."""
+    result = Result(row)
+    try:
+        check_askable(row)
+        zoo_id = shapes.zoo_id(row)
+        if zoo_id is None:
+            raise Unasked(f"the shape of {row['model']} is unknown here")
+        model = shapes.profile(zoo_id)
+        if is_on_cards_alone(row):
+            machine = machine_of(row)
+            result.words = f'--gpu "{row["gpus"]}"'
+            speed = _planned(row, model, machine)
+        else:
+            ask = asked(row, model)
+            machine, result.words = ask.machine, ask.words
+            speed = _dictated(model, machine, ask.placement)
+        result.decode = _decode(row, speed)
+        result.prompt = _prompt(row, speed)
+    except (Unasked, VramLLMError, ValueError) as error:
+        result.trouble = str(error)
+    return result
+
+
+Ask = Callable[[Workload], SpeedEstimate]
+
+
+def _planned(row: dict[str, str], model: ModelProfile, machine: Machine) -> Ask:
+    split = TensorSplit(tuple(map(float, row["split"].split(",")))) if row["split"] else None
+
+    def ask(wish: Workload) -> SpeedEstimate:
+        wish = dataclasses.replace(wish, tensor_split=split)
+        found = plan_placement(model, machine, wish)
+        if not found.estimate.fits:
+            raise Unasked("does not fit, says the planner")
+        if found.placement.cpu_layers:
+            raise Unasked(f"the planner puts {found.placement.cpu_layers} layers on the host")
+        return expected_speed(model, machine, wish, found)
+
+    return ask
+
+
+def _dictated(model: ModelProfile, machine: Machine, placement: Placement) -> Ask:
+    def ask(wish: Workload) -> SpeedEstimate:
+        context = resolve_context(model, machine, wish)
+        context = dataclasses.replace(context, op_offload=_HOST_OFFLOADS and bool(machine.devices))
+        return Predictor(model, context, machine, wish)(placement, pipelined=False)
+
+    return ask
+
+
+def _decode(row: dict[str, str], speed: Ask) -> float | None:
+    if not row["tg_tok_s"]:
+        return None
+    n_streams, generated = int(row["streams"]), int(row["gen_tokens"] or 0)
+    depth = max(int(row["depth"] or 0) + generated // 2, 1)
+    cells = max(_padded(depth + generated // 2 + 1), 512)
+    wish = dataclasses.replace(
+        _wish(row), n_ctx=cells * n_streams, parallel=n_streams, expect_depth=depth,
+        expect_streams=n_streams, kv_unified=n_streams == 1,
+    )  # fmt: skip
+    found = speed(wish)
+    return found.streams_tokens_per_s if n_streams > 1 else found.tokens_per_s
+
+
+def _prompt(row: dict[str, str], speed: Ask) -> float | None:
+    if not row["pp_tok_s"]:
+        return None
+    n_tokens, depth = int(row["pp_tokens"]), int(row["depth"] or 0)
+    n_ubatch = int(row["n_ubatch"])
+
+    def seconds(up_to: int) -> float:
+        wish = dataclasses.replace(
+            _wish(row), n_ctx=max(_padded(depth + n_tokens), 512), parallel=1, n_ubatch=n_ubatch,
+            n_batch=max(2048, n_ubatch), expect_depth=up_to,
+        )  # fmt: skip
+        found = speed(wish).prompt_s
+        assert found is not None
+        return found
+
+    return n_tokens / (seconds(depth + n_tokens) - (seconds(depth) if depth else 0.0))
+
+
+def _wish(row: dict[str, str]) -> Workload:
+    flash = row["flash_attn"] if row["flash_attn"] in ("on", "off") else "auto"
+    return Workload(
+        kv_type_k=row["kv_type"], kv_type_v=row["kv_type"], reserve_bytes=0, flash_attn=FlashAttention(flash)
+    )
+
+
+def _padded(n: int) -> int:
+    return math.ceil(n / 256) * 256
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    at = share * (len(ordered) - 1)
+    low = int(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+
+
+def _figures(ratios: Sequence[float | None]) -> str:
+    found = [ratio for ratio in ratios if ratio]
+    if not found:
+        return f"{0:5}" + " " * 38
+    worst = max(found, key=lambda ratio: abs(math.log(ratio)))
+    error = 100 * median(abs(math.log(ratio)) for ratio in found)
+    quantiles = "  ".join(f"{_quantile(found, share):5.2f}" for share in (0.5, 0.1, 0.9))
+    return f"{len(found):5}  {quantiles}  {worst:6.2f}  {error:5.1f} %"
+
+
+def _era(row: dict[str, str]) -> str:
+    return "builds of 2024" if row["date"].startswith("2024") else "builds of 2025-26"
+
+
+_GROUPS: dict[str, Callable[[dict[str, str]], str]] = {
+    "build": _era,
+    "generation": lambda row: row["generation"],
+    "kind": lambda row: f"{row['backend']} {row['kind']}",
+    "streams": lambda row: row["streams"],
+}
+
+
+def _print_table(results: Iterable[Result]) -> None:
+    chosen = [result for result in results if result.decode or result.prompt]
+    head = f"{'n':>5}  {'med':>5}  {'P10':>5}  {'P90':>5}  {'worst':>6}  {'error':>7}"
+    print(f"{'':28}{'decode':>5}{head[6:]}   {'prompt':>5}{head[6:]}")
+
+    def line(name: str, some: Sequence[Result]) -> None:
+        decode, prompt = ([getattr(each, name) for each in some] for name in ("decode_ratio", "prompt_ratio"))
+        print(f"{name:28}{_figures(decode)}   {_figures(prompt)}")
+
+    line("all", chosen)
+    for title, key in _GROUPS.items():
+        values: dict[str, list[Result]] = {}
+        for result in chosen:
+            values.setdefault(key(result.row), []).append(result)
+        for value in sorted(values):
+            line(f"  {title}: {value}"[:28], values[value])
+
+
+def _print_row(result: Result) -> None:
+    row = result.row
+    what = f"{row['model']} {row['quant']}, depth {row['depth']}, {row['streams']} streams"
+    print(f"{row['id']}  {what}  [{row['placement']}]")
+    words = result.words if len(result.words) < 200 else result.words[:190] + "..."
+    print(f"       asked: {words}" if words else f"       left out: {result.trouble}")
+    if result.trouble and words:
+        print(f"       left out: {result.trouble}")
+    for name, ratio, found, measured in (
+        ("decode", result.decode_ratio, result.decode, row["tg_tok_s"]),
+        ("prompt", result.prompt_ratio, result.prompt, row["pp_tok_s"]),
+    ):
+        if ratio and found:
+            print(f"       {name} {float(measured):8.2f} measured, {found:8.2f} predicted: {ratio:.2f}")
+
+
+def _write(results: Sequence[Result], path: Path) -> None:
+    columns = ("id", "gpus", "host_cpu", "model", "quant", "placement", "depth", "streams")
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(
+            [*columns, "asked", "tg", "tg_pred", "tg_ratio", "pp", "pp_pred", "pp_ratio", "left_out"]
+        )
+        for result in results:
+            row = result.row
+            figures = (row["tg_tok_s"], result.decode, result.decode_ratio)
+            figures += (row["pp_tok_s"], result.prompt, result.prompt_ratio)
+            rounded = [f"{figure:.4g}" if isinstance(figure, float) else figure for figure in figures]
+            writer.writerow([*(row[name] for name in columns), result.words, *rounded, result.trouble])
+
+
+def main() -> None:
+    """Read the file, ask for all rows, print."""
+    assert __doc__
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--zoo", type=Path, help="folder of zoo_extra.py; default: the file's")
+    parser.add_argument("--out", type=Path, help="write all predictions to this CSV file")
+    parser.add_argument("--only", choices=("host", "cards"))
+    parser.add_argument("--half", type=int, choices=(0, 1), help="every second row of either kind")
+    options = parser.parse_args()
+    with options.file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    shapes = Shapes(options.zoo or options.file.parent, Path(tempfile.gettempdir()) / "vram-llm-corpus-zoo")
+    on_cards = [row for row in rows if is_on_cards_alone(row)]
+    on_host = [row for row in rows if not is_on_cards_alone(row)]
+    if options.half is not None:
+        on_cards, on_host = on_cards[options.half :: 2], on_host[options.half :: 2]
+    results = []
+    if options.only != "cards":
+        results += (hosted := [predicted(row, shapes) for row in on_host])
+        for result in hosted:
+            _print_row(result)
+        print("\n== layers or experts on the host, or no card")
+        _print_table(hosted)
+    if options.only != "host":
+        results += (others := [predicted(row, shapes) for row in on_cards])
+        print("\n== on cards alone")
+        _print_table(others)
+        print("\n== on cards alone, builds of 2025-26")
+        _print_table([result for result in others if _era(result.row) != "builds of 2024"])
+        for result in others:
+            if result.trouble:
+                print(f"left out: {result.row['id']}  {result.trouble}")
+    if options.out:
+        _write(results, options.out)
+
+
+if __name__ == "__main__":
+    main()

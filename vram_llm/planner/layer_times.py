@@ -1,0 +1,123 @@
+"""Seconds that weights take on one device, by their quantisation types, in decode steps and in prompts."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from vram_llm.machine.datasheet_speed import expert_share
+from vram_llm.machine.types import Device, DeviceKind, Host, Speed
+from vram_llm.model.layer_bytes import Layer
+from vram_llm.model.tensors import Role, Tensor
+
+_SHARING = 0.5  # n tokens of a prompt choose as many experts as n^0.5 independent ones
+_QUANTIZED_SHARE = 0.15  # of a processor's attention over an f16 cache
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Weights of one type, all routed experts or none."""
+
+    type: str
+    are_experts: bool
+    n_bytes: int
+    params: int
+    used: float  # share of them that one token is multiplied with
+
+    def share_of_rows(self, rows: int) -> float:
+        """The share of them that one token of each of `rows` sequences reads, all together."""
+        return 1 - (1 - self.used) ** rows if self.are_experts else 1.0
+
+    def share_of_prompt(self, rows: int) -> float:
+        """The share of them that `rows` tokens of one prompt read."""
+        return 1 - (1 - self.used) ** (rows**_SHARING) if self.are_experts else 1.0
+
+
+def weights_of(tensors: Iterable[Tensor], used_experts: float = 1.0) -> tuple[Weights, ...]:
+    """Tensors as weights by type; one token uses `used_experts`, a share, of routed experts."""
+    sums: dict[tuple[str, bool], tuple[int, int]] = {}
+    for tensor in tensors:
+        key = (tensor.type.name, tensor.role is Role.EXPERT)
+        n_bytes, params = sums.get(key, (0, 0))
+        sums[key] = (n_bytes + tensor.n_bytes, params + math.prod(tensor.shape))
+    return tuple(
+        Weights(name, are_experts, n_bytes, params, used_experts if are_experts else 1.0)
+        for (name, are_experts), (n_bytes, params) in sums.items()
+    )
+
+
+def used_share(layer: Layer) -> float:
+    """The share of a layer's routed experts that one token uses."""
+    return 1 - (layer.bytes - layer.active_bytes) / layer.expert_bytes if layer.expert_bytes else 0.0
+
+
+class PlaceTimes:
+    """Times of weights on one device, or on the host. All its speeds are known or assumed."""
+
+    def __init__(self, place: Device | Host) -> None:
+        assert place.speed is not None
+        assert place.speed.split_s is not None
+        self.speed: Speed = place.speed
+        self.split_s = place.speed.split_s.value
+        self.kind: DeviceKind | None = None if isinstance(place, Host) else place.kind
+        self._types = {each.type: each for each in place.speed.types}
+        share = place.speed.expert_read_share
+        self._expert_read_share = 1.0 if share is None else share.value
+
+    def decode_s(self, weights: Sequence[Weights], rows: int) -> float:
+        """Seconds of a decode step of `rows` tokens, one of each sequence.
+
+        Weights never take longer for all rows together than for one row after the other.
+        """
+        together = alone = 0.0
+        for part in weights:
+            read_s = part.n_bytes / self._read_bytes_per_s(part)
+            together += part.share_of_rows(rows) * read_s
+            together += (rows - 1) * 2 * part.used * part.params / self._row_flops_per_s(part)
+            alone += part.used * read_s
+        return min(together, rows * alone)
+
+    def prompt_s(self, weights: Sequence[Weights], rows: int) -> float:
+        """Seconds of a micro-batch of a prompt: for each type, reading or arithmetic."""
+        return sum(
+            max(
+                part.share_of_prompt(rows) * part.n_bytes / self._read_bytes_per_s(part),
+                2 * rows * part.used * part.params / self._prompt_flops_per_s(part, rows),
+            )
+            for part in weights
+        )
+
+    def attention_s(self, flops: float, kept_bytes: float, *, quantized: bool) -> float:
+        """Seconds of decode rows with their caches and states: reading, or a processor's arithmetic."""
+        read_s = kept_bytes / self.speed.read_bytes_per_s.value
+        return max(read_s, self._attention_s(flops, quantized)) if self.kind is None else read_s
+
+    def prompt_attention_s(self, flops: float, *, quantized: bool) -> float:
+        """Seconds of a micro-batch's attention."""
+        return self._attention_s(flops, quantized)
+
+    def _attention_s(self, flops: float, quantized: bool) -> float:
+        rate = self.speed.attention_flops_per_s
+        if rate is not None:
+            return flops / (rate.value * (_QUANTIZED_SHARE if quantized else 1.0))
+        assert self.speed.prompt_flops_per_s is not None
+        return flops / self.speed.prompt_flops_per_s.value
+
+    def _read_bytes_per_s(self, part: Weights) -> float:
+        of_type = self._types.get(part.type)
+        rate = self.speed.read_bytes_per_s if of_type is None else of_type.read_bytes_per_s
+        return rate.value * (self._expert_read_share if part.are_experts else 1.0)
+
+    def _row_flops_per_s(self, part: Weights) -> float:
+        of_type = self._types.get(part.type)
+        rate = self.speed.row_flops_per_s if of_type is None else of_type.row_flops_per_s
+        assert rate is not None
+        return rate.value
+
+    def _prompt_flops_per_s(self, part: Weights, rows: int) -> float:
+        of_type = self._types.get(part.type)
+        rate = self.speed.prompt_flops_per_s if of_type is None else of_type.prompt_flops_per_s
+        assert rate is not None
+        if part.are_experts and self.kind not in (None, DeviceKind.RPC):
+            assert self.kind is not None
+            return rate.value * expert_share(self.kind, rows * part.used)
+        return rate.value
