@@ -21,7 +21,7 @@ from bench.lookup import finish
 from tools.random_model import write_llama
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import Request, SamplingParams
-from vram_llm.llama.draft_model import load_draft
+from vram_llm.llama.load_draft_model import load_draft
 from vram_llm.llama.model import LoadedModel
 from vram_llm.planner.types import Serving, Workload
 from vram_llm.workflows import detection, planning

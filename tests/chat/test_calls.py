@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vram_llm.chat.calls import calls_as_text, one_by_one, with_calls
+from vram_llm.chat.calls import calls_as_text, calls_for_template, one_call_per_message
 from vram_llm.chat.dialect import dialect_of
 from vram_llm.chat.template import ChatTemplate
 from vram_llm.chat.template_caps import TemplateCaps
@@ -50,7 +50,7 @@ def outline(messages: list[dict[str, Any]]) -> list[str]:
 
 def test_everything_if_the_template_shows_everything() -> None:
     chat = [USER, calls("Let me see.", 1, 2), result(1), result(2), ANSWER]
-    shown = with_calls(chat, ALL)
+    shown = calls_for_template(chat, ALL)
     assert outline(shown) == outline(chat)
     assert [c["function"]["arguments"] for c in shown[1]["tool_calls"]] == [{"n": 1}, {"n": 2}]
     assert json.loads(chat[1]["tool_calls"][0]["function"]["arguments"]) == {"n": 1}
@@ -67,7 +67,7 @@ def test_one_call_a_message_each_before_its_result() -> None:
         calls("", 4),
         result(4),
     ]
-    assert outline(list(one_by_one(chat))) == [
+    assert outline(list(one_call_per_message(chat))) == [
         "Which?", "Let me see. call_1", "Result 1", "call_2", "Result 2", "Result 3", "Both.", "call_4",
         "Result 4",
     ]  # fmt: skip
@@ -75,7 +75,7 @@ def test_one_call_a_message_each_before_its_result() -> None:
 
 def test_content_is_a_message_before_the_calls() -> None:
     caps = replace(ALL, content_with_calls=False)
-    assert outline(with_calls([USER, calls("Let me see.", 1), result(1)], caps)) == [
+    assert outline(calls_for_template([USER, calls("Let me see.", 1), result(1)], caps)) == [
         "Which?",
         "Let me see.",
         "call_1",
@@ -100,12 +100,12 @@ def test_texts_are_one_message_a_turn_if_the_template_refuses_two(
     run: list[dict[str, Any]], expected: list[str]
 ) -> None:
     caps = replace(ALL, content_with_calls=False, content_before_calls=False)
-    assert outline(with_calls([USER, *run, USER], caps)) == ["Which?", *expected, "Which?"]
+    assert outline(calls_for_template([USER, *run, USER], caps)) == ["Which?", *expected, "Which?"]
 
 
 def test_content_is_null_if_calls_are_shown_only_then() -> None:
     caps = replace(ALL, requires_null_content=True, requires_text_arguments=True)
-    (shown,) = with_calls([calls("", 1)], caps)
+    (shown,) = calls_for_template([calls("", 1)], caps)
     assert shown["content"] is None
     assert shown["tool_calls"][0]["function"]["arguments"] == '{"n": 1}'
 
@@ -125,10 +125,10 @@ def test_calls_as_the_model_writes_them(source: str | None, text: str) -> None:
 def test_empty_arguments_are_an_empty_object() -> None:
     chat = [{"role": "assistant", "content": "", "tool_calls": [call(1, "")]}]
     assert '"arguments": {}}' in calls_as_text(chat, dialect_of(None))[0]["content"]
-    assert with_calls(chat, ALL)[0]["tool_calls"][0]["function"]["arguments"] == {}
+    assert calls_for_template(chat, ALL)[0]["tool_calls"][0]["function"]["arguments"] == {}
 
 
 def test_arguments_with_half_of_a_surrogate_pair_are_shown_as_they_came() -> None:
     text = r'{"a": "\ud800"}'
-    shown = with_calls([{"role": "assistant", "content": "", "tool_calls": [call(0, text)]}], ALL)
+    shown = calls_for_template([{"role": "assistant", "content": "", "tool_calls": [call(0, text)]}], ALL)
     assert shown[0]["tool_calls"][0]["function"]["arguments"] == {"arguments": text}

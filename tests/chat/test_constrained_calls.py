@@ -60,4 +60,4 @@ def test_prompts_go_past_the_thinking(
     template: str | None, prompt: str, answering: str, calling: str
 ) -> None:
     dialect = dialect_of(template)
-    assert (dialect.answering(prompt), dialect.calling(prompt)) == (answering, calling)
+    assert (dialect.begin_answer(prompt), dialect.begin_call(prompt)) == (answering, calling)

@@ -8,7 +8,7 @@ import pytest
 from tests.chat.formats.cuts import fold
 from tests.chat.templates import NAMES, source_of
 from vram_llm.chat.dialect import dialect_of
-from vram_llm.chat.history import shown
+from vram_llm.chat.history import messages_for_template
 from vram_llm.chat.reader import Parser
 from vram_llm.chat.template import ChatTemplate
 
@@ -107,7 +107,9 @@ def written(source: str, calls: list[tuple[str, dict[str, Any]]], content: str =
     turn = {"role": "assistant", "content": content, "tool_calls": made}
     prompt = template.render([user], tools=TOOLS)
     text = template.render(
-        shown([user, turn], TOOLS, dialect, template), tools=TOOLS, add_generation_prompt=False
+        messages_for_template([user, turn], TOOLS, dialect, template),
+        tools=TOOLS,
+        add_generation_prompt=False,
     )
     at = next((i for i, (a, b) in enumerate(zip(prompt, text, strict=False)) if a != b), len(prompt))
     tag = text.rfind("<", 0, at)  # the prompt's last tag may begin as the call does

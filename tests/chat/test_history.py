@@ -28,7 +28,7 @@ SPEAKS = (
 
 def shown(source: str | None, messages: list[dict[str, Any]] = CHAT, tools: Any = (TOOL,)) -> Any:
     template = ChatTemplate(source, "<s>", "</s>")
-    return history.shown(messages, list(tools), dialect_of(source), template)
+    return history.messages_for_template(messages, list(tools), dialect_of(source), template)
 
 
 def test_arguments_are_objects_to_templates_that_write_them_as_json() -> None:

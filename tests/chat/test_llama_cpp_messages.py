@@ -175,7 +175,7 @@ def test_a_continued_answer_has_its_thinking_closed(name: str) -> None:
         assert (
             dialect.thinking is None or not dialect.thinking.opening or not dialect.thinking.is_opened(before)
         )
-        assert prompt.answering() == prompt.text
+        assert prompt.begin_answer() == prompt.text
 
 
 @pytest.mark.parametrize("name", NAMES)

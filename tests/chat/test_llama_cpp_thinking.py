@@ -102,7 +102,7 @@ def parsers(name: str, effort: str, *, tools: bool) -> Callable[[], Parser]:
     dialect = dialect_of(source_of(name))
     prompt = prompt_of(name, dialect, effort)
     if effort == "none" and not dialect.efforts:
-        prompt = dialect.answering(prompt)
+        prompt = dialect.begin_answer(prompt)
 
     def new() -> Parser:
         parser = dialect.parser({"f": {}} if tools else None, prompt)
@@ -163,7 +163,7 @@ def test_earlier_thinking_is_given_where_the_template_reads_it(name: str, field:
         {"role": "user", "content": "Hello"},
         {"role": "assistant", "content": "Yes.", "reasoning_content": "A thought."},
     ]
-    shown = history.shown(chat, [], dialect, template)
+    shown = history.messages_for_template(chat, [], dialect, template)
     prompt = template.render(shown, tools=[], add_generation_prompt=False)
     assert prompt.index("A thought.") < prompt.index("Yes.")
 
@@ -203,7 +203,7 @@ def test_a_call_after_thinking_is_read_as_the_template_writes_it(name: str, clos
     answer = {"role": "assistant", "content": "", "reasoning_content": T, "tool_calls": [CALL]}
 
     def render(messages: list[dict[str, Any]], **more: Any) -> str:
-        shown = history.shown(messages, [TOOL], dialect, template)
+        shown = history.messages_for_template(messages, [TOOL], dialect, template)
         return template.render(shown, tools=[TOOL], **names, **more)
 
     prompt, whole = render([user]), render([user, answer], add_generation_prompt=False)
@@ -222,12 +222,12 @@ def test_a_call_after_thinking_is_read_as_the_template_writes_it(name: str, clos
 @pytest.mark.parametrize("name", THINKING)
 def test_an_answer_that_is_begun_has_no_thinking(name: str, effort: str) -> None:
     dialect = dialect_of(source_of(name))
-    begun = dialect.answering(prompt_of(name, dialect, effort))
+    begun = dialect.begin_answer(prompt_of(name, dialect, effort))
     assert begun.startswith(prompt_of(name, dialect, effort))
     if dialect.form.thinks:
         assert begun.endswith(dialect.form.answer_begins)
         return  # its parser reads the header, which the prompt now has
-    assert dialect.answering(begun) == begun
+    assert dialect.begin_answer(begun) == begun
     parser = dialect.parser(None, begun)
     assert parser is not None
     assert run(parser, C) == Parsed(content=C)

@@ -59,7 +59,7 @@ def answer(parser: Parser | None, text: str) -> list[str]:
 def test_the_prompt_ends_with_the_text_of_the_last_message(source: str, end: str) -> None:
     prompt = prompt_of(source, USER, BEGUN)
     assert prompt.text.endswith(end)
-    assert prompt.answering() == prompt.text  # an answer of a form goes on too
+    assert prompt.begin_answer() == prompt.text  # an answer of a form goes on too
 
 
 def test_the_rest_is_the_answer() -> None:
@@ -72,7 +72,7 @@ def test_thinking_is_continued_without_content() -> None:
     assert prompt.text.endswith("[assistant]<think>First, ")
     assert answer(prompt.parser(None), "I add.</think>4") == ["Reasoning: I add.", "Content: 4"]
     with pytest.raises(RequestError, match="cannot continue the model's thinking"):
-        prompt.answering()
+        prompt.begin_answer()
 
 
 def test_thinking_is_continued_if_the_content_has_begun_it() -> None:
@@ -87,9 +87,9 @@ def test_an_empty_message_is_an_open_turn() -> None:
 
 def test_a_forced_call_follows_the_text() -> None:
     prompt = prompt_of(THOUGHTFUL, USER, BEGUN)
-    assert prompt.calling().endswith("The answer is\n<tool_call>\n")
+    assert prompt.begin_call().endswith("The answer is\n<tool_call>\n")
     with pytest.raises(RequestError, match="With this model, a forced call cannot continue"):
-        prompt_of(HARMONY, USER, BEGUN).calling()
+        prompt_of(HARMONY, USER, BEGUN).begin_call()
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_chats_read_as_the_server_writes_them() -> None:
 
 
 def test_an_answer_begun_by_the_server_was_trained_too() -> None:
-    assert dialect_of(SOURCE).answering("") == NO_THOUGHTS
+    assert dialect_of(SOURCE).begin_answer("") == NO_THOUGHTS
 
 
 def test_thoughts_of_earlier_answers_are_not_shown() -> None:

@@ -18,7 +18,7 @@ from vram_llm.chat.tag_grammar import GLM, can_constrain, layout_of
 from vram_llm.engine.request import Grammar
 from vram_llm.engine.sampling.structured_output import Constraint, _matcher, _tokenizer
 from vram_llm.llama.vocab import Vocab
-from vram_llm.server.tool_grammars import strict
+from vram_llm.server.tool_grammars import strict_grammar
 from vram_llm.server.tools import ToolUse
 
 SCHEMA = {
@@ -86,7 +86,7 @@ def _walked(form: CallFormat, prompt: ChatPrompt, grammar: Grammar, marks: tuple
 def test_answers_of_the_grammar_are_read_as_arguments_of_the_schema(
     form: CallFormat, as_tokens: bool
 ) -> None:
-    prompt, grammar = strict(prompt_of(form), USE)
+    prompt, grammar = strict_grammar(prompt_of(form), USE)
     assert prompt.dialect.call_json is None  # no JSON in place of the tags
     marks = (*form.marks, *THINKS) if as_tokens else ()
     for seed in range(20):
@@ -95,7 +95,7 @@ def test_answers_of_the_grammar_are_read_as_arguments_of_the_schema(
 
 def test_a_call_without_the_outer_tag_is_held_too() -> None:
     form = next(each for each in FORMATS if each.name == "qwen-xml")
-    prompt, grammar = strict(prompt_of(form), USE)
+    prompt, grammar = strict_grammar(prompt_of(form), USE)
     accepts = follower(grammar)
     call = tagged_call(
         prompt,
@@ -127,5 +127,5 @@ def test_a_schema_with_more_rules_for_a_text_is_json(schema: Any) -> None:
     assert not can_constrain(ToolSchema(schema, lenient=False))
     use = ToolUse(tools=({},), schemas={"f": schema}, strict=frozenset(["f"]))
     for form in [each for each in IN_TAGS if each.tags is not None]:
-        prompt, _ = strict(prompt_of(form), use)
+        prompt, _ = strict_grammar(prompt_of(form), use)
         assert prompt.dialect.call_json is not None

@@ -27,14 +27,14 @@ from vram_llm.chat.tag_grammar import GLM
 from vram_llm.engine.request import Grammar, GrammarKind
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NotSupported
-from vram_llm.server.tool_grammars import answer_or_calls, forced_grammar, strict
+from vram_llm.server.tool_grammars import answer_or_calls_grammar, forced_grammar, strict_grammar
 from vram_llm.server.tools import ToolUse
 
 
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
 @pytest.mark.parametrize("form", CONSTRAINABLE, ids=lambda f: f.name)
 def test_arguments_are_constrained_from_the_mark_on(form: CallFormat, as_tokens: bool) -> None:
-    prompt, grammar = strict(prompt_of(form), USE)
+    prompt, grammar = strict_grammar(prompt_of(form), USE)
     accepts = follower(grammar, (*form.marks, *THINKS) if as_tokens else ())
     lead = lead_of(form)
     assert accepts(lead + call_of(prompt, "weather", GOOD))
@@ -47,7 +47,7 @@ def test_arguments_are_constrained_from_the_mark_on(form: CallFormat, as_tokens:
 
 @pytest.mark.parametrize("form", CONSTRAINABLE, ids=lambda f: f.name)
 def test_answers_of_the_grammar_are_read(form: CallFormat) -> None:
-    prompt, _ = strict(prompt_of(form), USE)
+    prompt, _ = strict_grammar(prompt_of(form), USE)
     parser = prompt.parser(USE.schemas)
     assert parser is not None
     parsed = parser.feed(lead_of(form) + call_of(prompt, "weather", GOOD)) + parser.finish()
@@ -59,7 +59,7 @@ def test_answers_of_the_grammar_are_read(form: CallFormat) -> None:
 @pytest.mark.parametrize("form", CONSTRAINABLE, ids=lambda f: f.name)
 def test_there_is_no_other_way_into_a_call(form: CallFormat, as_tokens: bool) -> None:
     """A part of a call behind other marks: it is not let through, or is no call."""
-    prompt, grammar = strict(prompt_of(form), USE)
+    prompt, grammar = strict_grammar(prompt_of(form), USE)
     accepts = follower(grammar, (*form.marks, *THINKS) if as_tokens else ())
     bad = call_of(prompt, "weather", BAD)
     begins = {bad.index(mark) + len(mark) for mark in form.marks if mark in bad} | {0, bad.index("weather")}
@@ -75,7 +75,7 @@ def test_there_is_no_other_way_into_a_call(form: CallFormat, as_tokens: bool) ->
 @pytest.mark.parametrize("form", [f for f in CONSTRAINABLE if lead_of(f)], ids=lambda f: f.name)
 def test_no_special_token_parts_a_trigger_from_its_call(form: CallFormat) -> None:
     """Of a text, the parser would not see it."""
-    prompt, grammar = strict(prompt_of(form), USE)
+    prompt, grammar = strict_grammar(prompt_of(form), USE)
     accepts = follower(grammar, ("<|other|>",))
     assert accepts(f"One<|other|>two {call_of(prompt, 'weather', GOOD)}<|other|>three")
     bad = call_of(prompt, "weather", BAD)
@@ -90,7 +90,7 @@ def test_no_special_token_parts_a_trigger_from_its_call(form: CallFormat) -> Non
 )  # fmt: skip
 def test_thinking_and_text_are_free(form: CallFormat, as_tokens: bool) -> None:
     marks = (*form.marks, *THINKS) if as_tokens else ()
-    prompt, grammar = strict(prompt_of(form), USE)
+    prompt, grammar = strict_grammar(prompt_of(form), USE)
     good, bad = call_of(prompt, "weather", GOOD), call_of(prompt, "weather", BAD)
     accepts = follower(grammar, marks)
     assert accepts('No call {"city": 1} at all.')
@@ -98,7 +98,7 @@ def test_thinking_and_text_are_free(form: CallFormat, as_tokens: bool) -> None:
     assert accepts(f"<think>Hm.</think>\n\nWait. {good}\n{good} Done.")
     assert not accepts(f"<think>Hm.</think>{bad}")
     assert not accepts(f"{good} and {bad}")
-    opened = follower(strict(prompt_of(form, "Say.<think>\n"), USE)[1], marks)
+    opened = follower(strict_grammar(prompt_of(form, "Say.<think>\n"), USE)[1], marks)
     assert opened(f"Hm.</think>Wait. {good}")
     assert opened("Hm.")
     assert not opened(f"Hm.</think>{bad}")
@@ -107,7 +107,7 @@ def test_thinking_and_text_are_free(form: CallFormat, as_tokens: bool) -> None:
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
 @pytest.mark.parametrize("form", CONSTRAINABLE, ids=lambda f: f.name)
 def test_a_call_or_an_answer_of_a_form(form: CallFormat, as_tokens: bool) -> None:
-    prompt, grammar = answer_or_calls(prompt_of(form), USE, ANSWER)
+    prompt, grammar = answer_or_calls_grammar(prompt_of(form), USE, ANSWER)
     accepts = follower(grammar, (*form.marks, *THINKS) if as_tokens else ())
     final = "<|channel|>final<|message|>" if form.name == "harmony" else ""
     assert accepts(call_of(prompt, "weather", GOOD))
@@ -128,7 +128,7 @@ def test_a_call_or_an_answer_of_a_form(form: CallFormat, as_tokens: bool) -> Non
 )
 def test_answers_of_every_kind(kind: GrammarKind, text: str, good: str, bad: str) -> None:
     answer = Grammar(kind=kind, text=text, field="grammar")
-    prompt, grammar = answer_or_calls(prompt_of(NONE), USE, answer)
+    prompt, grammar = answer_or_calls_grammar(prompt_of(NONE), USE, answer)
     accepts = follower(grammar, (*NONE.marks, *THINKS))
     assert accepts(good)
     assert not accepts(bad)
@@ -136,10 +136,10 @@ def test_answers_of_every_kind(kind: GrammarKind, text: str, good: str, bad: str
 
 
 def test_several_calls_only_if_parallel() -> None:
-    prompt, grammar = answer_or_calls(prompt_of(NONE), USE, ANSWER)
+    prompt, grammar = answer_or_calls_grammar(prompt_of(NONE), USE, ANSWER)
     call = call_of(prompt, "weather", GOOD)
     assert follower(grammar)(f"{call}\n{call}")
-    _, grammar = answer_or_calls(prompt_of(NONE), replace(USE, parallel=False), ANSWER)
+    _, grammar = answer_or_calls_grammar(prompt_of(NONE), replace(USE, parallel=False), ANSWER)
     assert not follower(grammar)(f"{call}\n{call}")
 
 
@@ -175,7 +175,7 @@ def test_implied_types_are_enforced_and_unknown_formats_are_not() -> None:
 
 def test_llama_objects_at_the_beginning_and_behind_the_tag_are_calls() -> None:
     form = next(f for f in FORMATS if f.name == "llama-json")
-    prompt, grammar = strict(prompt_of(form), USE)
+    prompt, grammar = strict_grammar(prompt_of(form), USE)
     accepts = follower(grammar, (*form.marks, *THINKS))
     good, bad = call_of(prompt, "weather", GOOD), call_of(prompt, "weather", BAD)
     assert accepts(f"{good};{good}")
@@ -187,7 +187,7 @@ def test_llama_objects_at_the_beginning_and_behind_the_tag_are_calls() -> None:
     assert accepts(f"<think>Hm.</think>\n\n{good}")
     assert not accepts(f"<think>Hm.</think>\n\n{bad}")
     assert accepts("<think>Never closed")
-    opened = follower(strict(prompt_of(form, "Say.<think>\n"), USE)[1], (*form.marks, *THINKS))
+    opened = follower(strict_grammar(prompt_of(form, "Say.<think>\n"), USE)[1], (*form.marks, *THINKS))
     assert opened(f"Hm.</think>{good}")
     assert not opened(f"Hm.</think>{bad}")
     assert opened("Hm.")
@@ -195,7 +195,7 @@ def test_llama_objects_at_the_beginning_and_behind_the_tag_are_calls() -> None:
 
 def test_harmony_may_name_the_function_before_the_channel() -> None:
     form = next(f for f in FORMATS if f.name == "harmony")
-    _, grammar = strict(prompt_of(form), USE)
+    _, grammar = strict_grammar(prompt_of(form), USE)
     accepts = follower(grammar, form.marks)
     thought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
     call = " to=functions.weather<|channel|>commentary <|constrain|>json<|message|>{}<|call|>"
@@ -210,7 +210,7 @@ def _use(schema: dict[str, Any]) -> ToolUse:
 
 def test_a_strict_schema_without_a_grammar_is_refused() -> None:
     odd = {"properties": {"a": {"type": "array", "uniqueItems": True}}}
-    _, grammar = strict(prompt_of(NONE), _use(odd))
+    _, grammar = strict_grammar(prompt_of(NONE), _use(odd))
     with pytest.raises(
         RequestError, match=r"'f' cannot be enforced: Unimplemented keys: \[\"uniqueItems\"\]; "
     ) as refused:
@@ -222,7 +222,7 @@ def test_a_strict_schema_without_a_grammar_is_refused() -> None:
 
 def test_the_form_at_fault_is_named() -> None:
     bad = Grammar(kind=GrammarKind.REGEX, text="(", field="guided_regex")
-    _, grammar = answer_or_calls(prompt_of(NONE), USE, bad)
+    _, grammar = answer_or_calls_grammar(prompt_of(NONE), USE, bad)
     with pytest.raises(RequestError, match="'guided_regex' cannot be used"):
         follower(grammar)("")
 
@@ -230,15 +230,15 @@ def test_the_form_at_fault_is_named() -> None:
 def test_calls_without_marks_are_not_held() -> None:
     prompt = prompt_of(replace(NONE, marks=(), call_json=None))
     with pytest.raises(NotSupported, match="'strict' is not supported with this model"):
-        strict(prompt, USE)
+        strict_grammar(prompt, USE)
     with pytest.raises(NotSupported, match="'response_format' together with 'tools'"):
-        answer_or_calls(prompt, USE, ANSWER)
+        answer_or_calls_grammar(prompt, USE, ANSWER)
 
 
 def test_many_tools() -> None:
     schemas = {f"tool_{i}": json.loads(json.dumps(CITY)) for i in range(300)}
     use = ToolUse(tools=({},), schemas=schemas, strict=frozenset(schemas))
-    prompt, grammar = strict(prompt_of(NONE), use)
+    prompt, grammar = strict_grammar(prompt_of(NONE), use)
     accepts = follower(grammar)
     assert accepts(call_of(prompt, "tool_299", GOOD))
     assert not accepts(call_of(prompt, "tool_299", BAD))

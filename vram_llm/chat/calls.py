@@ -11,7 +11,7 @@ from vram_llm.chat.template_caps import TemplateCaps
 Messages = list[dict[str, Any]]
 
 
-def with_calls(messages: Messages, caps: TemplateCaps) -> Messages:
+def calls_for_template(messages: Messages, caps: TemplateCaps) -> Messages:
     """`messages` with the assistant's calls in the form that the template shows.
 
     If the template does not show a message's content with its calls, the content becomes a message before
@@ -27,7 +27,7 @@ def calls_as_text(messages: Messages, dialect: Dialect) -> Messages:
     return [_written_out(message, dialect) if message.get("tool_calls") else message for message in messages]
 
 
-def one_by_one(messages: Messages) -> Iterator[dict[str, Any]]:
+def one_call_per_message(messages: Messages) -> Iterator[dict[str, Any]]:
     """Messages of one call each in place of messages of several; every call comes before its result."""
     several: dict[str, Any] | None = None  # the message of several calls, whose results follow
     results: Messages = []
@@ -127,7 +127,7 @@ def _written_out(message: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
     kept = {name: value for name, value in message.items() if name != "tool_calls"}
     functions = [call["function"] for call in message["tool_calls"]]
     calls = [(f["name"], _object_text(f["arguments"])) for f in functions]
-    text = dialect.form.written(calls) or HERMES.written(calls)
+    text = dialect.form.calls_text(calls) or HERMES.calls_text(calls)
     return {**kept, "content": "\n".join(filter(None, [message["content"], text]))}
 
 

@@ -22,7 +22,7 @@ def check_continuable(messages: Messages) -> None:
         raise RequestError(f"'{at}' calls tools, so it cannot be continued", f"{at}.tool_calls")
 
 
-def continued(render: Callable[[Messages, bool], str], messages: Messages, dialect: Dialect) -> str:
+def continued_prompt(render: Callable[[Messages, bool], str], messages: Messages, dialect: Dialect) -> str:
     """The prompt of `messages`, ending with the text of the last message.
 
     `render(messages, add_generation_prompt)` is the template. A mark is put after the text, and the prompt is
@@ -44,9 +44,9 @@ def continued(render: Callable[[Messages, bool], str], messages: Messages, diale
     if cut and (marks is None or begun == prompt or marks.is_opened(begun) is (field != "content")):
         return prompt
     if cut and field == "content":
-        return dialect.answering(begun) + text
+        return dialect.begin_answer(begun) + text
     begun = render(messages[:-1], True)
-    return (dialect.answering(begun) if field == "content" else _thinking(begun, messages, dialect)) + text
+    return (dialect.begin_answer(begun) if field == "content" else _thinking(begun, messages, dialect)) + text
 
 
 def _thinking(prompt: str, messages: Messages, dialect: Dialect) -> str:

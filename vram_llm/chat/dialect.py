@@ -11,7 +11,7 @@ from vram_llm.chat.formats.arguments import Schemas
 from vram_llm.chat.formats.call_format import CallFormat
 from vram_llm.chat.formats.call_json import CallJson
 from vram_llm.chat.formats.table import NONE
-from vram_llm.chat.formats.thinking import begun, framed, plain
+from vram_llm.chat.formats.thinking import plain, separate_leading_thinking, separate_thinking
 from vram_llm.chat.formats.thinking_marks import DEFAULT, ThinkingMarks
 from vram_llm.chat.reader import Parser
 from vram_llm.chat.template_probe import TemplateProbe
@@ -54,17 +54,17 @@ class Dialect:
         """The text from the end of the thinking to the answer, as the template writes it."""
         return "" if self.thinking is None else self.thinking.closes
 
-    def answering(self, prompt: str) -> str:
+    def begin_answer(self, prompt: str) -> str:
         """`prompt` with its answer begun, so that no thinking comes before it."""
         if self.form.thinks or self.thinking is None:
             return prompt + self.form.answer_begins
-        return self.thinking.closed(prompt)
+        return self.thinking.close_thinking(prompt)
 
-    def calling(self, prompt: str) -> str:
+    def begin_call(self, prompt: str) -> str:
         """`prompt` with a call begun, if a JSON object can be a call."""
         if self.form.thinks:
             return prompt + self.form.call_begins
-        return self.answering(prompt) + self.form.call_begins
+        return self.begin_answer(prompt) + self.form.call_begins
 
     def parser(self, schemas: Schemas | None, prompt: str) -> Parser | None:
         """The parser for an answer to `prompt`; None if all of it is content. `schemas` None: no tools."""
@@ -73,9 +73,9 @@ class Dialect:
         if self.form.thinks:
             return Parser(grammar, self.new_id)
         if self.thinking is None:
-            return Parser(begun(grammar), self.new_id)
+            return Parser(separate_leading_thinking(grammar), self.new_id)
         opened, closed = self.thinking.is_opened(prompt), self.thinking.is_closed(prompt)
-        return Parser(framed(self.thinking, grammar, opened=opened, closed=closed), self.new_id)
+        return Parser(separate_thinking(self.thinking, grammar, opened=opened, closed=closed), self.new_id)
 
 
 @lru_cache(maxsize=128)

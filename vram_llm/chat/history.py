@@ -7,7 +7,7 @@ by messages of role "tool". The output depends on the template.
 import json
 from typing import Any
 
-from vram_llm.chat.calls import calls_as_text, one_by_one, with_calls
+from vram_llm.chat.calls import calls_as_text, calls_for_template, one_call_per_message
 from vram_llm.chat.dialect import Dialect
 from vram_llm.chat.formats.call_format import CallFormat
 from vram_llm.chat.formats.hermes import CLOSE, OPEN
@@ -37,7 +37,7 @@ To call one, write nothing but this, once for each call:
 What it returns comes in the next message. If no function is needed, just answer."""
 
 
-def shown(
+def messages_for_template(
     messages: Messages,
     tools: Tools,
     dialect: Dialect,
@@ -66,10 +66,10 @@ def shown(
     if not native:
         messages = calls_as_text(messages, dialect)
     elif not caps.parallel_calls:
-        messages = list(one_by_one(messages))
+        messages = list(one_call_per_message(messages))
     messages = place_system_messages(messages, caps, placement)
     if native:
-        messages = with_calls(messages, caps)
+        messages = calls_for_template(messages, caps)
     if dialect.thinking is not None and dialect.name != "harmony":
         messages = [_thought_over(message, dialect.thinking.field) for message in messages]
     return [_in_parts(message) for message in messages] if caps.requires_typed_content else messages

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from vram_llm.chat import history
-from vram_llm.chat.continuing import check_continuable, continued, continued_parser, is_thinking
+from vram_llm.chat.continuing import check_continuable, continued_parser, continued_prompt, is_thinking
 from vram_llm.chat.dialect import Dialect
 from vram_llm.chat.dropped_messages import check_none_dropped
 from vram_llm.chat.formats.arguments import Schemas
@@ -32,25 +32,25 @@ class ChatPrompt:
         """Whether the message that the answer continues ends within the model's thinking."""
         return self.begun is not None and is_thinking(self.dialect, self.begun)
 
-    def answering(self) -> str:
+    def begin_answer(self) -> str:
         """The prompt with its answer begun, so that no thinking comes before it."""
         if self.begun is None:
-            return self.dialect.answering(self.text)
+            return self.dialect.begin_answer(self.text)
         if self.is_thinking:
             raise RequestError("An answer of a given form cannot continue the model's thinking", "messages")
         return self.text
 
-    def calling(self) -> str:
+    def begin_call(self) -> str:
         """The prompt with a call begun, if a JSON object can be a call."""
         if self.begun is None:
-            return self.dialect.calling(self.text)
+            return self.dialect.begin_call(self.text)
         if self.dialect.form.thinks:
             raise RequestError(
                 "With this model, a forced call cannot continue a message; leave 'tool_choice' "
                 "or the last message out",
                 "tool_choice",
             )
-        return f"{self.answering().rstrip()}\n{self.dialect.form.call_begins}"
+        return f"{self.begin_answer().rstrip()}\n{self.dialect.form.call_begins}"
 
     def parser(self, schemas: Schemas | None) -> Parser | None:
         """The parser for the answer; None if all of it is content. `schemas` None: no tools."""
@@ -78,7 +78,7 @@ def chat_prompt(
     native_tools = tools if tools and dialect.takes_tools else None
 
     def render(messages: Messages, add_generation_prompt: bool, placement: SystemPlacement) -> str:
-        shown = history.shown(messages, tools, dialect, template, placement)
+        shown = history.messages_for_template(messages, tools, dialect, template, placement)
         with_tools = partial(template.render, shown, add_generation_prompt=add_generation_prompt, **names)
         try:
             return with_tools(tools=native_tools)
@@ -110,4 +110,4 @@ def chat_prompt(
     if not continues:
         return ChatPrompt(whole(messages, add_generation_prompt), dialect)
     check_continuable(messages)
-    return ChatPrompt(continued(whole, messages, dialect), dialect, messages[-1])
+    return ChatPrompt(continued_prompt(whole, messages, dialect), dialect, messages[-1])

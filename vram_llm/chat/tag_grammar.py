@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vram_llm.chat.call_grammar import GrammarWriter, ToolSchema, joined, quoted
-from vram_llm.chat.formats.arguments import followed, types_of
+from vram_llm.chat.formats.arguments import resolve_reference, types_of
 from vram_llm.chat.formats.tagged import CallTags
 
 _STRING = frozenset({"string"})
@@ -155,7 +155,7 @@ def _value(writer: GrammarWriter, layout: TagLayout, type_mark: str, value: str)
 
 def _kind(schema: Any, root: Any) -> str | tuple[str, ...] | None:
     """The grammar of a value: "text", "json", or one of the texts given; None if there is none."""
-    types, schema = types_of(schema, root), followed(schema, root)
+    types, schema = types_of(schema, root), resolve_reference(schema, root)
     if not isinstance(schema, Mapping) or _REFERENCE.search(json.dumps(schema)):
         return None
     if types is not None and "string" not in types:
@@ -170,7 +170,7 @@ def _kind(schema: Any, root: Any) -> str | tuple[str, ...] | None:
 
 def _is_loose(schema: Any, root: Any) -> bool:
     """Whether any text is valid, as one of its types or as a string."""
-    schema = followed(schema, root)
+    schema = resolve_reference(schema, root)
     if not isinstance(schema, Mapping) or not _LOOSE.issuperset(schema):
         return False
     return all(_is_loose(choice, root) for key in ("anyOf", "oneOf") for choice in schema.get(key) or ())

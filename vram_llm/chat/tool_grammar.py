@@ -59,7 +59,7 @@ def free_or_calls(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> Constr
     calls = write_calls(writer, form, tools, parallel=parallel)
     writer.rule("section", joined(f"trigger_{writer.mark(form.trigger)}", calls))
     if not prompt.dialect.takes_tools and prompt.dialect.form.answer_begins:
-        prompt = replace(prompt, text=prompt.answering())
+        prompt = replace(prompt, text=prompt.begin_answer())
     return ConstrainedAnswer(_free(writer, _never(prompt, form)), prompt)
 
 
@@ -71,7 +71,7 @@ def calls_or_answer(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> Cons
     if layout is not None:
         write_tagged(writer, layout, tools, parallel=parallel)
         writer.rule("start", "WS calls", "WS answer")
-        return ConstrainedAnswer(writer.finished(), replace(prompt, text=prompt.answering()))
+        return ConstrainedAnswer(writer.finished(), replace(prompt, text=prompt.begin_answer()))
     prompt = _with_json_calls(prompt)
     form = prompt.dialect.call_json
     if form is None:
@@ -85,7 +85,7 @@ def calls_or_answer(prompt: ChatPrompt, tools: Tools, *, parallel: bool) -> Cons
         calls = writer.rule("section", calls)
         calls = f"{calls} (WS {calls})*" if parallel else calls
     writer.rule("start", joined("WS", calls), joined("WS", "answer"))
-    return ConstrainedAnswer(writer.finished(), replace(prompt, text=prompt.answering()))
+    return ConstrainedAnswer(writer.finished(), replace(prompt, text=prompt.begin_answer()))
 
 
 def _free(writer: GrammarWriter, never: tuple[str, ...] = ()) -> CallGrammar:

@@ -81,7 +81,7 @@ def main() -> NoReturn:
     except BrokenPipeError:  # `vram-llm plan | head -1`
         code = _reader_gone()
     except SystemExit as error:
-        # click replaces standard output where its reader has gone; rich exits as it handles the error
+        # click replaces standard output if its reader has gone; rich exits as it handles the error
         if sys.stdout is stdout and not isinstance(error.__context__, BrokenPipeError):
             raise
         code = _reader_gone()

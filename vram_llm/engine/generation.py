@@ -62,7 +62,7 @@ class Generation:
 
     def allowed_draft(self, draft: list[int]) -> list[int]:
         """The longest beginning of a draft that the grammar allows."""
-        return draft if self.constraint is None else self.constraint.fitting(draft)
+        return draft if self.constraint is None else self.constraint.allowed_prefix(draft)
 
     def sample(
         self, model: LoadedModel, rows: Rows[int], draft: Rows[int], *, by_draft_model: bool = False

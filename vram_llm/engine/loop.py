@@ -130,7 +130,8 @@ class Loop:
         if stopped:
             self._commit_steady()
         return StepOutput(
-            tick, [self._deliver(Chunk(each, each.n_cached, 1), SampledTokens()) for each in stopped]
+            tick,
+            [self._deliver(Chunk(sequence, sequence.n_cached, 1), SampledTokens()) for sequence in stopped],
         )
 
     def _steady_after(self, chunks: list[Chunk]) -> SteadyDecode | None:

@@ -197,7 +197,7 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     tokens. `prompt_tokens` and `completion_tokens` are totals; `cached_tokens` of the prompt's were computed
     for an earlier request. The first and the last event of a request have these counts, others perhaps 0.
     `prompt_done` is set only in progress events, which hold no text: the prompt's tokens computed so far.
-    `error` (with `error_code`, and `error_param` where a field is at fault) is set where `finish_reason` is
+    `error` (with `error_code`, and `error_param` if a field is at fault) is set if `finish_reason` is
     ERROR. A msgspec structure, because one is made and packed for every token.
     """
 

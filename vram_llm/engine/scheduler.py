@@ -28,7 +28,7 @@ class SlotCache(Protocol):
     def admit(self, sequence: Sequence, spare_cells: int | None) -> Admission: ...
     def finish(self, sequence: Sequence) -> None: ...
     def suspend(self, sequence: Sequence) -> None: ...
-    def give_up(self, sequence: Sequence) -> None: ...
+    def discard(self, sequence: Sequence) -> None: ...
 
 
 class PrefillPolicy(Protocol):
@@ -78,7 +78,7 @@ class Scheduler:
         """Remove a sequence that has ended."""
         if sequence.slot < 0:
             self.waiting.remove(sequence)
-            self.cache.give_up(sequence)
+            self.cache.discard(sequence)
         else:
             self.running.remove(sequence)
             self.cache.finish(sequence)

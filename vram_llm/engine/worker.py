@@ -58,7 +58,7 @@ class Worker:
 
     def _load(self, plan: Plan) -> "tuple[LoadedModel, LoadedModel | None]":
         """The plan's model, and its draft model if it has one. Raises ChannelClosed, VramLLMError."""
-        from vram_llm.llama.draft_model import load_draft
+        from vram_llm.llama.load_draft_model import load_draft
         from vram_llm.llama.model import LoadedModel
 
         progress = _LoadProgress(self._channel)
@@ -219,7 +219,9 @@ def _model_info(model: "LoadedModel", draft: "LoadedModel | None", name: str) ->
         pooling=plan.context.pooling,
         n_pooled=model.n_pooled,
         takes_images=model.images is not None,
-        adapters=_adapter_names(each.path for each in plan.companions if each.kind is CompanionKind.LORA),
+        adapters=_adapter_names(
+            companion.path for companion in plan.companions if companion.kind is CompanionKind.LORA
+        ),
         n_embd=model.n_embd,
         vocab_type=model.vocab.kind,
         sampling=sampling_of_file(model.metadata),

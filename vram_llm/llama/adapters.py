@@ -51,6 +51,6 @@ def apply_adapters(ctx: int, adapters: Sequence[LoadedAdapter]) -> None:
 
 def set_adapters(ctx: int, adapters: Sequence[LoadedAdapter]) -> None:
     """Apply only these adapters from the next decode on, which makes its compute buffers again."""
-    handles = (b.Pointer * len(adapters))(*(each.handle for each in adapters))
-    scales = (ctypes.c_float * len(adapters))(*(each.scale for each in adapters))
+    handles = (b.Pointer * len(adapters))(*(adapter.handle for adapter in adapters))
+    scales = (ctypes.c_float * len(adapters))(*(adapter.scale for adapter in adapters))
     _set_adapters(ctx, handles, len(adapters), scales)

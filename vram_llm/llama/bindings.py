@@ -93,9 +93,9 @@ def _note_error(level: int, line: str) -> None:
 
 
 def last_errors() -> str:
-    """llama.cpp's most recent error lines as one string, or "" where there are none.
+    """llama.cpp's most recent error lines as one string, or "" if there are none.
 
-    Names of functions are left out, and so is a line that only says that there was an error where another
+    Names of functions are left out, and so is a line that only says that there was an error if another
     one says which.
     """
     texts = [_FUNCTION.sub("", line.strip(), count=1) for line in _error_lines]

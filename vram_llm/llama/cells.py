@@ -17,7 +17,7 @@ _bytes_at = ctypes.POINTER(ctypes.c_uint8)
 
 class Cells:
     """The memory of one context. `is_stateful` is true if a sequence cannot be cut at any position
-    shorter, `can_rewind` where the rows of the last step can be taken back.
+    shorter, `can_rewind` if the rows of the last step can be taken back.
 
     Every operation walks over all cells of the cache on the host: some microseconds per thousand cells.
     """

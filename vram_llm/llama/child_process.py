@@ -1,6 +1,6 @@
 """A child process that gets one question and answers in lines of JSON; the last line is the result.
 
-llama.cpp aborts where a device or a worker fails it, and that must not end this program.
+llama.cpp aborts if a device or a worker fails, and that must not end this program.
 """
 
 import contextlib

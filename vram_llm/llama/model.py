@@ -58,7 +58,11 @@ class LoadedModel:
         try:
             self._adapters = load_adapters(
                 self._model,
-                [(each.path, each.scale) for each in plan.companions if each.kind is CompanionKind.LORA],
+                [
+                    (companion.path, companion.scale)
+                    for companion in plan.companions
+                    if companion.kind is CompanionKind.LORA
+                ],
             )
             self.vocab = Vocab(C.llama_model_get_vocab(self._model))
             n_attached = plan.context.parallel if plan.context.backend_sampling else 0
@@ -116,7 +120,9 @@ class LoadedModel:
     def _read_images(self, servers: Servers) -> ImageReader | None:
         """The plan's projector, on its device; None if the plan has none."""
         plan = self.plan
-        found = next((each for each in plan.companions if each.kind is CompanionKind.MMPROJ), None)
+        found = next(
+            (companion for companion in plan.companions if companion.kind is CompanionKind.MMPROJ), None
+        )
         if found is None:
             return None
         on_host = found.device is None or found.device == HOST

@@ -37,7 +37,7 @@ _last: Backends | None = None
 def backends() -> Backends:
     """The devices that the installed llama.cpp supports on this computer. A failure becomes a note.
 
-    Asked once in a process, or again where only a back end itself tells how much memory is free.
+    Asked once in a process, or again if only a back end itself reports its free memory.
     """
     global _last
     if _last is None or {device.registry for device in _last.devices} - _LASTING:

@@ -113,7 +113,7 @@ def connect(endpoint: str) -> list[int]:
 
     if b.rpc_add_server is None:
         raise NotBuilt("this llama.cpp was built without RPC; rebuild with `make setup` (-DGGML_RPC=ON)")
-    _check_listening(endpoint)  # llama.cpp aborts where no server listens
+    _check_listening(endpoint)  # llama.cpp aborts if no server listens
     registry = b.rpc_add_server(endpoint.encode())
     if not registry:
         raise WorkerUnreachable(f"no worker answers at {endpoint}")

@@ -14,7 +14,7 @@ from vram_llm.planner.types import MOST_BIASED
 MIN_TEMPERATURE = 1e-5  # below it sampling is greedy, and llama.cpp's division can overflow
 MIROSTAT_M = 100  # tokens from which version 1 estimates token frequencies, as in its paper
 _SEEDS = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED, for a random seed: every smaller number is a seed
-MOST_TOP_K = 1024  # on a device: llama.cpp aborts where there are fewer tokens than k
+MOST_TOP_K = 1024  # on a device: llama.cpp aborts if there are fewer tokens than k
 MOST_MIN_P = 0.9  # on a device: it keeps tokens above the threshold, which the best token may miss
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 _candidate_pointer = ctypes.POINTER(C.llama_token_data)

@@ -43,7 +43,7 @@ class Vocab:
         return token in self._eog
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
-        """Token ids of `text`. `add_special` adds BOS and EOS where the model wants them."""
+        """Token ids of `text`. `add_special` adds BOS and EOS if the model wants them."""
         data = text.encode("utf-8", "replace")
         room = len(data) + 2
         while True:
@@ -97,7 +97,7 @@ class Vocab:
         return bytes(C.llama_vocab_get_text(self._handle, token))
 
     def text_of(self, token: int) -> str:
-        """A token's text in a prompt; "" where the model lacks it."""
+        """A token's text in a prompt; "" if the model lacks it."""
         return self.spelling(token).decode("utf-8", "replace") if token >= 0 else ""
 
     def marks(self, spellings: tuple[str, ...]) -> frozenset[int]:

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from vram_llm.chat.dialect import dialect_of
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.server.chat_writer import ChatChunks, ChatForm
-from vram_llm.server.generation import sequences, stream_events
+from vram_llm.server.generation import engine_requests, stream_events
 from vram_llm.server.inline_thinking import with_inline_thinking
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.logit_bias import resolve_text_biases
@@ -23,7 +23,7 @@ from vram_llm.server.replies import ChatChoice, ChatCompletion, ReplyHead, Usage
 from vram_llm.server.schemas import ChatCompletionRequest, parse
 from vram_llm.server.serving_context import ServingContext, fingerprint, template_source
 from vram_llm.server.sse import EventStream, VerboseFirstChunk, with_timings
-from vram_llm.server.template_messages import continued, template_messages
+from vram_llm.server.template_messages import continued_message, template_messages
 from vram_llm.server.timings import Clocks, clocks_of, timed
 
 
@@ -43,7 +43,7 @@ def chat_router(serving: ServingContext) -> APIRouter:
         prepared = await asyncio.to_thread(prepare_request, serving, info, fields)
         head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(serving.clock()), info.name, fingerprint(info))
         base = prepared.request(head.id, fields.token_limit(), fields.n_logprobs())
-        requests = sequences(fields, base, info)
+        requests = engine_requests(fields, base, info)
         is_verbose = serving.config.verbose if fields.verbose is None else fields.verbose
         verbose = await _verbose(serving, prepared) if is_verbose else None
         parsers = [prepared.new_parser() for _ in requests]
@@ -71,7 +71,7 @@ def prepare_request(serving: ServingContext, info: ModelInfo, fields: ChatComple
     variables = {} if fields.verbosity is None else {"verbosity": fields.verbosity}
     messages = template_messages(fields.messages, images)
     if continues := fields.continues():
-        messages[-1] = continued(fields.messages[-1], messages[-1])
+        messages[-1] = continued_message(fields.messages[-1], messages[-1])
     use = fields.use()
     chat = TemplateInput(
         messages=messages,

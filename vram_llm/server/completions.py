@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from vram_llm.engine.request import Request as EngineRequest
 from vram_llm.engine.request import TokenEvent
 from vram_llm.server.errors import NotSupported
-from vram_llm.server.generation import CompletedChoice, collect_choices, sequences, stream_events
+from vram_llm.server.generation import CompletedChoice, collect_choices, engine_requests, stream_events
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.logit_bias import resolve_text_biases
 from vram_llm.server.logprobs import completion_logprobs, n_chars, prompt_offset, prompt_text
@@ -107,7 +107,7 @@ def completions_router(serving: ServingContext) -> APIRouter:
             prompt_logprobs=n_top if fields.echo else None,
             suffix=fields.suffix or None,
         )
-        requests = sequences(fields, base, info, prompts, best_of)
+        requests = engine_requests(fields, base, info, prompts, best_of)
         clocks, counter = clocks_of(fields, len(requests)), UsageCounter(best_of or fields.n_choices)
         events, ping_s = (
             timed(stream_events(serving.engine, requests), clocks),

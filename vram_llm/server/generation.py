@@ -31,7 +31,7 @@ class CompletedChoice:
     prompt_logprobs: tuple[Likelihood, ...] = ()
 
 
-def sequences(
+def engine_requests(
     fields: GenerationFields,
     base: Request,
     info: ModelInfo,
@@ -78,7 +78,7 @@ def sequences(
 
 
 def _check_size(n: int, name: str, n_prompts: int, images: Sequence[Image]) -> None:
-    """Raises RequestError where `n` choices, by the field `name`, are too many or have too many images."""
+    """Raises RequestError if `n` choices, by the field `name`, are too many or have too many images."""
     if n * n_prompts > MAX_CHOICES:
         raise RequestError(
             f"{n_prompts} prompts with {name} = {n} ask for {n * n_prompts} choices; at most "
@@ -113,7 +113,7 @@ async def stream_events(engine: Engine, requests: Sequence[Request]) -> TokenEve
             else:
                 yield item
     finally:
-        await cancelled(*tasks)
+        await cancel_and_wait(*tasks)
 
 
 async def collect_choices(
@@ -150,7 +150,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T |
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
-        await cancelled(working, watching)
+        await cancel_and_wait(working, watching)
 
 
 async def _events(engine: Engine, request: Request) -> AsyncGenerator[TokenEvent, None]:
@@ -187,7 +187,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def cancelled(*tasks: asyncio.Future[Any]) -> None:
+async def cancel_and_wait(*tasks: asyncio.Future[Any]) -> None:
     """Cancel `tasks` and wait until they have ended."""
     for task in tasks:
         task.cancel()

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from vram_llm.errors import VramLLMError
 from vram_llm.server.errors import error_response
-from vram_llm.server.generation import cancelled, while_connected
+from vram_llm.server.generation import cancel_and_wait, while_connected
 from vram_llm.server.sse import send_body
 
 log = logging.getLogger(__name__)
@@ -66,4 +66,4 @@ class JsonReply(Response):
                 log.error("A reply failed", exc_info=error)
             await send_body(send, bytes(self._refuse(error).body))  # no end: the connection breaks
         finally:
-            await cancelled(working)
+            await cancel_and_wait(working)

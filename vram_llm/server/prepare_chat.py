@@ -16,7 +16,12 @@ from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.serving_context import chat_template, template_source
 from vram_llm.server.template_variables import template_variables
 from vram_llm.server.thinking_fields import ThinkingSettings
-from vram_llm.server.tool_grammars import answer_or_calls, forced_grammar, strict, with_constrainable_calls
+from vram_llm.server.tool_grammars import (
+    answer_or_calls_grammar,
+    forced_grammar,
+    strict_grammar,
+    with_constrainable_calls,
+)
 from vram_llm.server.tools import ToolUse
 
 
@@ -98,7 +103,7 @@ def prepare_chat(
     is_off = variables["enable_thinking"] is False and not dialect.efforts
     thinks = dialect.thinking is not None or dialect.form.thinks is not None
     if is_off and thinks and not chat.continues and chat.add_generation_prompt:
-        prompt = replace(prompt, text=prompt.answering())  # no variable switches its thinking off
+        prompt = replace(prompt, text=prompt.begin_answer())  # no variable switches its thinking off
     prepared = _prepare(prompt, add_bos, use, grammar, n_thinking)
     text, images = chat.images.placed(prepared.prompt)
     return replace(prepared, prompt=text, images=images)
@@ -108,27 +113,27 @@ def _prepare(
     prompt: ChatPrompt, add_bos: bool, use: ToolUse, grammar: Grammar | None, n_thinking: int | None
 ) -> PreparedChat:
     if grammar is not None and not use.tools:
-        return PreparedChat(prompt.answering(), add_bos, (), lambda: None, grammar)
+        return PreparedChat(prompt.begin_answer(), add_bos, (), lambda: None, grammar)
     if use.written is not None:
         name, wanted = use.written
         reader, new_id = read_text_call(name), prompt.dialect.new_id
-        return PreparedChat(prompt.answering(), add_bos, (), lambda: Parser(reader, new_id), wanted, True)
+        return PreparedChat(prompt.begin_answer(), add_bos, (), lambda: Parser(reader, new_id), wanted, True)
     new_id = prompt.dialect.new_id
     if use.must_call:
         wanted = forced_grammar(use)
         return PreparedChat(
-            prompt.calling(), add_bos, (), lambda: Parser(read_forced_call, new_id), wanted, True
+            prompt.begin_call(), add_bos, (), lambda: Parser(read_forced_call, new_id), wanted, True
         )
     if grammar is not None:
-        prompt, grammar = answer_or_calls(prompt, use, grammar)
+        prompt, grammar = answer_or_calls_grammar(prompt, use, grammar)
         return PreparedChat(
             prompt.text, add_bos, prompt.dialect.marks, _parsers(prompt, use), grammar, not use.parallel
         )
     budget = _budget(prompt, n_thinking)
     if budget is not None and budget.opened and not n_thinking and prompt.begun is None:
-        prompt, budget = replace(prompt, text=prompt.answering()), None
+        prompt, budget = replace(prompt, text=prompt.begin_answer()), None
     if use.strict:
-        prompt, grammar = strict(prompt, use)
+        prompt, grammar = strict_grammar(prompt, use)
     parses = prompt.parser(use.schemas) is not None
     return PreparedChat(
         prompt=prompt.text,

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from vram_llm.engine.request import TokenEvent
 from vram_llm.errors import VramLLMError
 from vram_llm.server.errors import error_body, error_response
-from vram_llm.server.generation import cancelled, while_connected
+from vram_llm.server.generation import cancel_and_wait, while_connected
 from vram_llm.server.replies import ReplyHead, UsageCounter
 from vram_llm.server.schemas import GenerationFields
 from vram_llm.server.timings import ChoiceClock, Clocks
@@ -233,10 +233,10 @@ class EventStream(Response, Generic[Item]):
                 try:
                     last = await self._write(first, events, send)
                 finally:
-                    await cancelled(pinging)
+                    await cancel_and_wait(pinging)
                 await send_body(send, last, more=False)
             finally:
-                await cancelled(first)
+                await cancel_and_wait(first)
 
     async def _write(
         self,

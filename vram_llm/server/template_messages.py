@@ -36,7 +36,7 @@ def template_messages(messages: list[Message], images: RequestImages) -> list[di
     return [_template_message(message, f"messages[{i}]", images) for i, message in enumerate(messages)]
 
 
-def continued(message: Message, shown: dict[str, Any]) -> dict[str, Any]:
+def continued_message(message: Message, shown: dict[str, Any]) -> dict[str, Any]:
     """`shown`, the template's form of a message to continue, with its texts as paragraphs.
 
     Source: llama.cpp, common_chat_msg::render_content.

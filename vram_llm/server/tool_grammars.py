@@ -30,7 +30,7 @@ def with_constrainable_calls(dialect: Dialect, use: ToolUse, answer: Grammar | N
     return dialect if can_constrain_calls(dialect, tools) else with_tools_in_system_message(dialect)
 
 
-def strict(prompt: ChatPrompt, use: ToolUse) -> tuple[ChatPrompt, Grammar]:
+def strict_grammar(prompt: ChatPrompt, use: ToolUse) -> tuple[ChatPrompt, Grammar]:
     """A grammar for any answer or calls; strict tools' arguments match their schema. With its prompt.
 
     Raises NotSupported.
@@ -46,7 +46,7 @@ def strict(prompt: ChatPrompt, use: ToolUse) -> tuple[ChatPrompt, Grammar]:
     return constrained.prompt, _grammar(constrained.grammar, tools)
 
 
-def answer_or_calls(prompt: ChatPrompt, use: ToolUse, answer: Grammar) -> tuple[ChatPrompt, Grammar]:
+def answer_or_calls_grammar(prompt: ChatPrompt, use: ToolUse, answer: Grammar) -> tuple[ChatPrompt, Grammar]:
     """A grammar for calls, or for an answer of the given form. With its prompt. Raises NotSupported."""
     tools = _tool_schemas(use)
     constrained = calls_or_answer(prompt, tools, parallel=use.parallel)

@@ -1,4 +1,4 @@
-"""Lines of styled text. Who prints them decides what a style looks like; `plain` drops it."""
+"""Lines of styled text. The code that prints them decides the look of a style; `plain` drops styles."""
 
 import re
 import textwrap
@@ -14,7 +14,7 @@ _TIGHT = 0.9  # of a budget; a bar that is fuller is drawn in another colour
 
 
 class Style(StrEnum):
-    """What a piece of text is."""
+    """The kind of a piece of text."""
 
     PLAIN = "plain"
     STRONG = "strong"
@@ -42,7 +42,7 @@ def line(text: str = "", style: Style = Style.PLAIN) -> Line:
 
 def plain(lines: Iterable[Line]) -> str:
     """The lines without their styles, without spaces at their ends."""
-    return "\n".join(text_of(each).rstrip() for each in lines)
+    return "\n".join(text_of(spans).rstrip() for spans in lines)
 
 
 def text_of(spans: Line) -> str:
@@ -61,7 +61,7 @@ def wrap(text: str, width: int, style: Style = Style.PLAIN, indent: str = "") ->
 
 
 def _whole(command: str, width: int) -> str:
-    """A command without places to break it, where a line can take it."""
+    """A command without places to break it, if it fits on a line."""
     return command.replace(" ", _NO_BREAK) if len(command) <= width else command
 
 
@@ -71,7 +71,7 @@ def printable(text: str) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """`text`, cut with an ellipsis where it is longer than `width`."""
+    """`text`, cut with an ellipsis if it is longer than `width`."""
     return text if len(text) <= width else text[: max(width - 1, 0)].rstrip() + "…"
 
 

@@ -1,4 +1,4 @@
-"""Names of cards as people say them."""
+"""Short names of cards, as people write them."""
 
 import re
 

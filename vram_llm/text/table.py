@@ -20,7 +20,7 @@ class Column:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> list[Line] | None:
-    """The header, if a column has a title, and the rows; None where they need more than `width`.
+    """The header, if a column has a title, and the rows; None if they need more than `width`.
 
     A row with fewer cells than columns has its last cell over the rest.
     """
@@ -44,7 +44,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int)
 
 
 def _total(widths: Sequence[int], rows: Sequence[Sequence[int]]) -> int:
-    """How wide the table is: as its columns, or as the longest row whose last cell goes over the rest."""
+    """The width of the table: that of its columns, or of the longest row whose last cell covers the rest."""
     over_the_rest = (
         sum(widths[: len(row) - 1]) + GAP * (len(row) - 1) + row[-1] for row in rows if len(row) < len(widths)
     )

@@ -15,7 +15,7 @@ from vram_llm.errors import (
     NotBuilt,
 )
 from vram_llm.machine.host import largest_process
-from vram_llm.model import drafts
+from vram_llm.model.draft_compatibility import facts_of, mismatch
 from vram_llm.model.header import Header
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile, with_adapters
@@ -212,7 +212,7 @@ def _candidates(
 def _profile_of_draft(model: Header, draft: Header, of: ModelProfile) -> ModelProfile:
     """The profile of a draft model. Raises BadPlan if it cannot draft for the model."""
     small = profile(draft)
-    reason = drafts.mismatch(drafts.facts_of(model, of), drafts.facts_of(draft, small))
+    reason = mismatch(facts_of(model, of), facts_of(draft, small))
     if reason is not None:
         raise BadPlan(f"{small.name} cannot draft for {of.name}: {reason}")
     return small

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vram_llm.errors import BadPlan
-from vram_llm.model import drafts
+from vram_llm.model import draft_compatibility
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.location import HUB, is_remote
 from vram_llm.model.profile import profile
@@ -70,11 +70,11 @@ def check_loadable(plan: "Plan") -> None:
             f"{absent[0]} is in the plan but not in this machine; plan without --gpu to load it here"
         )
     for companion in (companion for companion in plan.companions if companion.kind is CompanionKind.DRAFT):
-        reason = drafts.refusal(_draft_facts(plan.model.path), _draft_facts(companion.path))
+        reason = draft_compatibility.refusal(_draft_facts(plan.model.path), _draft_facts(companion.path))
         if reason is not None:
             raise BadPlan(f"{companion.name} cannot draft for {plan.model.name}: {reason}")
 
 
-def _draft_facts(path: str) -> drafts.DraftFacts:
+def _draft_facts(path: str) -> draft_compatibility.DraftFacts:
     header = read_header(resolve(path))
-    return drafts.facts_of(header, profile(header))
+    return draft_compatibility.facts_of(header, profile(header))

@@ -208,7 +208,7 @@ OUTPUTS: dict[str, list[tuple[str, Parsed]]] = {
 def test_calls_with_a_call_json_are_read_back() -> None:
     for form in FORMATS:
         if form.call_json is not None:
-            text = form.written([WEATHER, NOW])
+            text = form.calls_text([WEATHER, NOW])
             assert text is not None
             assert ID not in text
             check(lambda form=form: form.grammar(SCHEMAS), text, calls(WEATHER, NOW))  # type: ignore[misc]

@@ -5,7 +5,7 @@ import pytest
 from tests.chat.formats.cuts import Parsed, calls, check
 from vram_llm.chat.formats.hermes import hermes
 from vram_llm.chat.formats.llama_json import llama_json
-from vram_llm.chat.formats.thinking import begun, framed, plain
+from vram_llm.chat.formats.thinking import plain, separate_leading_thinking, separate_thinking
 from vram_llm.chat.formats.thinking_marks import DEFAULT, ThinkingMarks
 
 CALL = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
@@ -46,12 +46,12 @@ COHERE = ThinkingMarks(
 )
 @pytest.mark.parametrize("tools", [False, True])
 def test_tags(text: str, opened: bool, parsed: Parsed, tools: bool) -> None:
-    check(lambda: framed(DEFAULT, hermes if tools else plain, opened=opened), text, parsed)
+    check(lambda: separate_thinking(DEFAULT, hermes if tools else plain, opened=opened), text, parsed)
 
 
 def test_a_prompt_that_has_closed_the_thinking() -> None:
-    check(lambda: framed(DEFAULT, plain, opened=False, closed=True), "a</think>b", Parsed("ab"))
-    check(lambda: framed(DEFAULT, plain, opened=False, closed=True), "</think>\n\nb", Parsed("b"))
+    check(lambda: separate_thinking(DEFAULT, plain, opened=False, closed=True), "a</think>b", Parsed("ab"))
+    check(lambda: separate_thinking(DEFAULT, plain, opened=False, closed=True), "</think>\n\nb", Parsed("b"))
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,13 @@ def test_a_prompt_that_has_closed_the_thinking() -> None:
 )
 def test_calls_and_thinking(text: str, parsed: Parsed | None) -> None:
     parsed = parsed or calls(("now", "{}"), ("now", "{}"), content="d", reasoning="a\n\nb\n\nc")
-    check(lambda: framed(DEFAULT, hermes, opened=True), text, parsed)
+    check(lambda: separate_thinking(DEFAULT, hermes, opened=True), text, parsed)
 
 
 @pytest.mark.parametrize("text", ["a</think>", "<think>a</think>\n"])
 def test_a_call_that_is_the_whole_answer_after_thinking(text: str) -> None:
     check(
-        lambda: framed(DEFAULT, llama_json(frozenset({"now"})), opened=True),
+        lambda: separate_thinking(DEFAULT, llama_json(frozenset({"now"})), opened=True),
         text + '{"name": "now", "parameters": {}}',
         calls(("now", "{}"), reasoning="a"),
     )
@@ -93,7 +93,7 @@ def test_a_call_that_is_the_whole_answer_after_thinking(text: str) -> None:
     ],
 )
 def test_special_tokens_count_everywhere(text: str, parsed: Parsed) -> None:
-    check(lambda: framed(GEMMA, plain, opened=False), text, parsed)
+    check(lambda: separate_thinking(GEMMA, plain, opened=False), text, parsed)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_special_tokens_count_everywhere(text: str, parsed: Parsed) -> None:
     ],
 )
 def test_marks_of_the_answer_are_dropped(text: str, parsed: Parsed) -> None:
-    check(lambda: framed(COHERE, plain, opened=False), text, parsed)
+    check(lambda: separate_thinking(COHERE, plain, opened=False), text, parsed)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_marks_of_the_answer_are_dropped(text: str, parsed: Parsed) -> None:
     ],
 )
 def test_an_answer_that_begins_ends_the_thinking(text: str, parsed: Parsed) -> None:
-    check(lambda: framed(COHERE, plain, opened=True), text, parsed)
+    check(lambda: separate_thinking(COHERE, plain, opened=True), text, parsed)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_an_answer_that_begins_ends_the_thinking(text: str, parsed: Parsed) -> N
     ],
 )
 def test_a_model_not_known_to_think(text: str, parsed: Parsed) -> None:
-    check(lambda: begun(plain), text, parsed)
+    check(lambda: separate_leading_thinking(plain), text, parsed)
 
 
 @pytest.mark.parametrize(
@@ -154,4 +154,4 @@ def test_a_model_not_known_to_think(text: str, parsed: Parsed) -> None:
     ],
 )
 def test_an_answer_begun(marks: ThinkingMarks, prompt: str, closed: str) -> None:
-    assert marks.closed(prompt) == closed
+    assert marks.close_thinking(prompt) == closed

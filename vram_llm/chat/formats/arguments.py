@@ -78,7 +78,7 @@ def types_of(schema: Any, root: Any) -> Types | None:
 
     `root` is the schema in which local references begin.
     """
-    schema = followed(schema, root)
+    schema = resolve_reference(schema, root)
     if not isinstance(schema, Mapping):
         return None
     declared = schema.get("type")
@@ -94,7 +94,7 @@ def types_of(schema: Any, root: Any) -> Types | None:
     return frozenset(map(_type_of, values)) if isinstance(values, list) and values else None
 
 
-def followed(schema: Any, root: Any) -> Any:
+def resolve_reference(schema: Any, root: Any) -> Any:
     """`schema`, or the schema that it refers to within `root`."""
     for _ in range(_MAX_REFERENCES):
         reference = schema.get("$ref") if isinstance(schema, Mapping) else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vram_llm.chat.formats import hermes
 from vram_llm.chat.formats.arguments import Schemas
-from vram_llm.chat.formats.call_json import ID, CallJson, json_members, written
+from vram_llm.chat.formats.call_json import ID, CallJson, calls_text, json_members
 from vram_llm.chat.formats.json_calls import objects
 from vram_llm.chat.formats.tagged import CallTags, tagged
 from vram_llm.chat.reader import Grammar, call_id
@@ -62,11 +62,11 @@ class CallFormat:
             signs = (*head.split(ID), *self.call_json.between.split(ID))
         return bool(signs) and all(sign in text for sign in signs)
 
-    def written(self, calls: Calls) -> str | None:
+    def calls_text(self, calls: Calls) -> str | None:
         """The text of calls; None if the model's form is unknown."""
         if self.write is not None:
             return self.write(calls)
-        return None if self.call_json is None else written(self.call_json, calls)
+        return None if self.call_json is None else calls_text(self.call_json, calls)
 
 
 def object_format(

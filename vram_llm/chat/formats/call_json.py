@@ -60,7 +60,7 @@ def json_members(
     )
 
 
-def written(form: CallJson, calls: Iterable[tuple[str, str]]) -> str:
+def calls_text(form: CallJson, calls: Iterable[tuple[str, str]]) -> str:
     """Calls in the model's form, each from a name and the JSON of its arguments."""
     texts = []
     for name, arguments in calls:

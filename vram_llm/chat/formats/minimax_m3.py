@@ -10,8 +10,8 @@ from typing import Any
 from vram_llm.chat.formats.arguments import (
     Schemas,
     as_json,
-    followed,
     member,
+    resolve_reference,
     string_value,
     types_of,
 )
@@ -60,7 +60,7 @@ def _members(r: Reader, end: str, schema: Any, root: Any, depth: int) -> Wait[bo
             return False
         r.arguments(f"{separator}{json.dumps(key, ensure_ascii=False)}: ")
         separator = ", "
-        if not (yield from _value(r, key, member(followed(schema, root), key), root, depth)):
+        if not (yield from _value(r, key, member(resolve_reference(schema, root), key), root, depth)):
             return False
     r.arguments("}")
     return True
@@ -68,7 +68,7 @@ def _members(r: Reader, end: str, schema: Any, root: Any, depth: int) -> Wait[bo
 
 def _items(r: Reader, end: str, schema: Any, root: Any, depth: int) -> Wait[bool]:
     separator = ""
-    schema = followed(schema, root)
+    schema = resolve_reference(schema, root)
     item = schema.get("items") if isinstance(schema, dict) else None
     while not (yield from r.take_after_spaces(end)):
         if not (yield from r.take(f"{NS}<{_ITEM}>")):
@@ -105,12 +105,12 @@ def _value(r: Reader, key: str, schema: Any, root: Any, depth: int) -> Wait[bool
 
 def _chosen(schema: Any, root: Any, is_list: bool) -> Any:
     """The schema of an array or of an object, from a choice of schemas."""
-    schema = followed(schema, root)
+    schema = resolve_reference(schema, root)
     if isinstance(schema, dict):
         wanted = "array" if is_list else "object"
         for choice in schema.get("anyOf") or schema.get("oneOf") or ():
             if wanted in (types_of(choice, root) or ()):
-                return followed(choice, root)
+                return resolve_reference(choice, root)
     return schema
 
 

@@ -11,11 +11,11 @@ def plain(r: Reader) -> Wait[None]:
 
 
 def thinking(opening: str, closing: str, then: Grammar, *, opened: bool) -> Grammar:
-    """`framed` by a pair of marks; `opened`: the prompt has ended with the opening one."""
-    return framed(ThinkingMarks(opening, closing, closing), then, opened=opened)
+    """`separate_thinking` by a pair of marks; `opened`: the prompt has ended with the opening one."""
+    return separate_thinking(ThinkingMarks(opening, closing, closing), then, opened=opened)
 
 
-def framed(marks: ThinkingMarks, then: Grammar, *, opened: bool, closed: bool = False) -> Grammar:
+def separate_thinking(marks: ThinkingMarks, then: Grammar, *, opened: bool, closed: bool = False) -> Grammar:
     """`then`, with thinking kept apart wherever it reads content. Marks of the frame are dropped.
 
     `opened`: the answer begins within the thinking. `closed`: the prompt has skipped the thinking. Thinking
@@ -59,7 +59,7 @@ class _MarkerProbe:
         """No call begins."""
 
 
-def begun(then: Grammar) -> Grammar:
+def separate_leading_thinking(then: Grammar) -> Grammar:
     """`then`, after <think> ... </think> at the beginning, for a model that is not known to think."""
 
     def grammar(r: Reader) -> Wait[None]:

@@ -42,7 +42,7 @@ class ThinkingMarks:
         end = prompt.rstrip()
         return end.endswith(self.closing) or self._has_begun(end)
 
-    def closed(self, prompt: str) -> str:
+    def close_thinking(self, prompt: str) -> str:
         """`prompt` with the answer itself begun."""
         if self.is_opened(prompt):
             return prompt + self.closes

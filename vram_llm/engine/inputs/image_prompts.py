@@ -45,7 +45,7 @@ class ImagePrompts:
         self._last = (request, reading)
         return reading
 
-    def give_up(self, reading: "Future[TokenizedPrompt]") -> None:
+    def cancel(self, reading: "Future[TokenizedPrompt]") -> None:
         """Cancel the reading of a prompt that no request waits for."""
         reading.cancel()
         self.forget()

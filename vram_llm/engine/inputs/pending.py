@@ -51,18 +51,22 @@ class PendingRequests:
     def ready(self, *, is_idle: bool) -> list[PendingRequest]:
         """Remove and return the requests that wait no longer; an idle engine waits a moment for one."""
         if is_idle:
-            wait([part for each in self._waiting for part in each.awaited], _PATIENCE_S, "FIRST_COMPLETED")
-        done = [each for each in self._waiting if not each.awaited]
-        for each in done:
-            self._waiting.remove(each)
+            wait(
+                [part for pending in self._waiting for part in pending.awaited],
+                _PATIENCE_S,
+                "FIRST_COMPLETED",
+            )
+        done = [pending for pending in self._waiting if not pending.awaited]
+        for pending in done:
+            self._waiting.remove(pending)
         if self._image_prompts is not None and not self._waiting:
             self._image_prompts.forget()
         return done
 
     def cancel(self, request_id: str) -> None:
         """Drop a request; its images are not read unless another request has the same prompt."""
-        for each in [each for each in self._waiting if each.request.id == request_id]:
-            self._waiting.remove(each)
-            is_last = all(other.prompt is not each.prompt for other in self._waiting)
-            if self._image_prompts is not None and isinstance(each.prompt, Future) and is_last:
-                self._image_prompts.give_up(each.prompt)
+        for pending in [pending for pending in self._waiting if pending.request.id == request_id]:
+            self._waiting.remove(pending)
+            is_last = all(other.prompt is not pending.prompt for other in self._waiting)
+            if self._image_prompts is not None and isinstance(pending.prompt, Future) and is_last:
+                self._image_prompts.cancel(pending.prompt)

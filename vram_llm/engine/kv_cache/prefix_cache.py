@@ -196,7 +196,7 @@ class PrefixCache:
         self._slots.leave(sequence)
         self._slots.release(slot)
 
-    def give_up(self, sequence: Sequence) -> None:
+    def discard(self, sequence: Sequence) -> None:
         """Drop the states of a waiting sequence that will not run again."""
         self._offloader.drop_saved_state(sequence)
 

@@ -58,10 +58,12 @@ class PrefixLookup:
         length = branch
         if not self.can_share:
             idle = self.slots.idle
-            node = next((each for each in matched.path() if idle & each.slots.keys()), None)
+            node = next((ancestor for ancestor in matched.path() if idle & ancestor.slots.keys()), None)
             length = 0 if node is None else min(node.end, branch)
         if self.slots.memory.is_stateful and node is not None:
-            usable = (each for each in node.path() if each.end <= branch and self._has_state(each))
+            usable = (
+                ancestor for ancestor in node.path() if ancestor.end <= branch and self._has_state(ancestor)
+            )
             node = next(usable, None)
             length = 0 if node is None else node.end
         if node is not None and not self.can_share and not self._pays_to_take(node, length):
@@ -80,7 +82,7 @@ class PrefixLookup:
         """Whether a stateful model has a state for the end of this node."""
         if node.state is not None and node.state in self.slots.store:
             return True
-        return self.slots.resting_at(node) is not None
+        return self.slots.idle_slot_at(node) is not None
 
     def prefix_being_computed(self, sequence: Sequence, length: int) -> bool:
         """Whether a running sequence is about to compute much more of the beginning than `length` tokens.
@@ -118,7 +120,7 @@ class PrefixLookup:
         If slots cannot share cells: the idle slot that would lose least.
         """
         slots = self.slots
-        resting = slots.resting_at(node) if slots.memory.is_stateful else None
+        resting = slots.idle_slot_at(node) if slots.memory.is_stateful else None
         if resting is not None:
             return resting
         if not self.can_share:

@@ -97,8 +97,8 @@ class RadixTree:
 
     def share(self, source: int, slot: int, node: RadixNode) -> None:
         """Note that an empty slot shares the cells of `source` up to the end of a node."""
-        for each in node.path():
-            each.slots[slot] = each.slots[source]
+        for ancestor in node.path():
+            ancestor.slots[slot] = ancestor.slots[source]
         if node is not self.root:
             self._ends[slot] = node
         self.touch(node)
@@ -137,8 +137,8 @@ class RadixTree:
     def touch(self, node: RadixNode) -> None:
         """Mark a path as used now."""
         self._uses += 1
-        for each in node.path():
-            each.last_used = self._uses
+        for ancestor in node.path():
+            ancestor.last_used = self._uses
 
     def nodes(self) -> Iterator[RadixNode]:
         """Every node but the root."""

@@ -85,7 +85,7 @@ class SlotTable:
             self._counted = (sum(node.n_cells() for node in nodes), n_pinned)
         return self._counted
 
-    def resting_at(self, node: RadixNode) -> int | None:
+    def idle_slot_at(self, node: RadixNode) -> int | None:
         """An idle slot that holds everything up to the end of this node, and no more."""
         return next((slot for slot in self.tree.ending_at(node) if slot in self.idle), None)
 

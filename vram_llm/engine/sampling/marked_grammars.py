@@ -28,9 +28,9 @@ def definitions(vocab: Vocab, lark: str, marks: Sequence[str], never: Iterable[s
     """Lark rules for the `marks` of a grammar; its free text contains no mark of `never`."""
     pieces = [_pieces(vocab, mark) for mark in marks]
     unwanted = [_pieces(vocab, mark) for mark in never]
-    alone = {each[0] for each in pieces + unwanted if len(each) == 1}
+    alone = {mark[0] for mark in pieces + unwanted if len(mark) == 1}
     triggers = [pieces[int(i)] for i in sorted(set(_TRIGGER.findall(lark))) if int(i) < len(marks)]
-    firsts = sorted({each[0] for each in triggers if isinstance(each[0], int)} - alone)
+    firsts = sorted({mark[0] for mark in triggers if isinstance(mark[0], int)} - alone)
     special = [t for t in range(vocab.n_tokens) if vocab.is_special(t) and not vocab.is_end(t)]
     # llguidance follows one of two overlapping sets of tokens, so a trigger's first token has its own set
     sets = [[t for t in special if t not in alone and t not in firsts], *([t] for t in firsts)]
@@ -43,7 +43,7 @@ def definitions(vocab: Vocab, lark: str, marks: Sequence[str], never: Iterable[s
 
 
 def _of_mark(i: int, mark: list[_Piece]) -> list[str]:
-    parts = [_tokens([each]) if isinstance(each, int) else _quoted(each) for each in mark]
+    parts = [_tokens([piece]) if isinstance(piece, int) else _quoted(piece) for piece in mark]
     if not parts:
         return [f'mark_{i}: ""']
     lines = [f"mark_{i}: {' '.join(parts)}"]
@@ -94,11 +94,11 @@ def _pieces(vocab: Vocab, mark: str) -> list[_Piece]:
             pieces[-1] += vocab.spelling(token)
         else:
             pieces.append(vocab.spelling(token))
-    return [each if isinstance(each, int) else each.decode() for each in pieces]
+    return [piece if isinstance(piece, int) else piece.decode() for piece in pieces]
 
 
 def _texts(marks: list[list[_Piece]]) -> list[str]:
-    return [each[0] for each in marks if len(each) == 1 and isinstance(each[0], str)]
+    return [mark[0] for mark in marks if len(mark) == 1 and isinstance(mark[0], str)]
 
 
 def _without(texts: list[str]) -> str:

@@ -61,7 +61,7 @@ class Constraint:
         if not self.is_complete:
             self._computing = self._background.submit(self._compute)
 
-    def fitting(self, tokens: list[int]) -> list[int]:
+    def allowed_prefix(self, tokens: list[int]) -> list[int]:
         """The longest beginning of `tokens` that the grammar allows."""
         self._computing.result()
         return tokens[: self._matcher.validate_tokens(tokens)] if tokens else tokens

@@ -14,7 +14,7 @@ _SILENCE_S = 90.0  # of a slow link, or of a worker that is busy with another pr
 def calibrate(
     device: Device | None, host: Host, on_progress: Callable[[float], None], seconds: float | None = None
 ) -> FittedSpeed:
-    """The figures of `device`, or of the host where that is None, from repeats for `seconds` (SECONDS).
+    """The figures of `device`, or of the host if that is None, from repeats for `seconds` (SECONDS).
 
     `on_progress` receives the share done.
 

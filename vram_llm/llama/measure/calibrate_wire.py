@@ -6,7 +6,7 @@ from vram_llm.machine.types import Device
 
 
 class CalibrationQuestion(msgspec.Struct, frozen=True):
-    """Measure `device` alone, or the host where that is None. `seconds` is for all repeats together."""
+    """Measure `device` alone, or the host if that is None. `seconds` is for all repeats together."""
 
     device: Device | None
     n_threads: int

@@ -31,7 +31,7 @@ _LARGE, _LARGEST = (  # layers of an 8B model
     Shape(n_embd=4096, n_ff=14336, n_layers=n, n_head=32, n_head_kv=8, n_vocab=256) for n in (2, 6)
 )
 _QUICK_S = 2e-3  # a step of the wide model: smaller matrices use such a device less than real ones do
-_UPLOAD_S = 4.0  # the last model is left out where sending it takes longer
+_UPLOAD_S = 4.0  # the last model is left out if sending it takes longer
 _MAX_ROWS = 8
 _N_UBATCH = 512
 _CELLS = 256  # a burst stays inside them, so that all steps read the same amount of KV cache

@@ -11,7 +11,7 @@ from vram_llm.llama.measure.calibrate_wire import DeviceTimes, StepTime, Transfe
 from vram_llm.machine.types import Fact, Link, Source, Speed
 
 _UNCACHED_BYTES = 32e6  # bytes of weights; caches of a core or a card hold only a small part
-_SLOWEST_FLOPS = 1e18  # where the time of more rows is too small to measure
+_SLOWEST_FLOPS = 1e18  # if the time of more rows is too small to measure
 
 
 class FittedSpeed(NamedTuple):

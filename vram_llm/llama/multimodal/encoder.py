@@ -167,12 +167,12 @@ class ImageReader:
         """
         kept = []
         parts = (ctypes.POINTER(M.mtmd_input_part) * len(prompt))()
-        for i, each in enumerate(prompt):
+        for i, piece in enumerate(prompt):
             part = M.mtmd_input_part()
-            if isinstance(each, Bitmap):
-                part.bitmap = each.handle
+            if isinstance(piece, Bitmap):
+                part.bitmap = piece.handle
             else:
-                data = each.encode("utf-8", "replace")
+                data = piece.encode("utf-8", "replace")
                 text = M.mtmd_input_text(data, len(data), False, True)
                 part.text = ctypes.pointer(text)
             kept.append(part)
@@ -197,7 +197,7 @@ class ImageReader:
     def decode(self, image: ImageRows, position: int, sequence: int) -> int:
         """Compute the encoded image's rows in a sequence of the context, from `position` on.
 
-        The result is llama_decode's: 0, 1 where there was no room, and then some of its cells may be taken.
+        The result is llama_decode's: 0, or 1 if there was no room; then some of its cells may be taken.
         """
         assert self._encoded is image
         end = C.llama_pos(position)

@@ -32,7 +32,7 @@ class _DeviceNode(BreakdownNode):
 def memory_use(path: str, device: int | None, flash_attn: FlashAttention) -> dict[int, int]:
     """Bytes of weights, unpadded, and of compute for one warm-up image, by ggml device handle.
 
-    `device` is where it goes; None is the processor. Raises ModelRefused, and NotBuilt if this build does
+    `device` is its device; None is the processor. Raises ModelRefused, and NotBuilt if this build does
     not tell.
     """
     if _memory_usage is None:

@@ -60,7 +60,7 @@ def device_uses(plan: Plan) -> tuple[DeviceUse, ...]:
                     budget_bytes=use.budget_bytes,
                 )
             )
-        elif companions := [each for each in plan.companions if each.device == device.id]:
+        elif companions := [companion for companion in plan.companions if companion.device == device.id]:
             rows.append(_companion_row(plan, device, companions[0].kind.value))
         else:
             rows.append(DeviceUse(id=device.id, name=name, reason=idle_reason(plan, device)))
@@ -119,7 +119,9 @@ def _layers(count: int, has_output: bool) -> str:
 
 def _companion_row(plan: Plan, device: PlannedDevice, kind: str) -> DeviceUse:
     """A device that holds a draft model or a projector alone."""
-    held = sum(each.uses[device.id].total_bytes for each in plan.companions if device.id in each.uses)
+    held = sum(
+        companion.uses[device.id].total_bytes for companion in plan.companions if device.id in companion.uses
+    )
     return DeviceUse(
         id=device.id,
         name=short_name(device.name),

@@ -43,7 +43,7 @@ def _packed(sentences: Sequence[str], width: int) -> list[Line]:
             lines[-1] += f" {sentence}"
         else:
             lines.append(sentence)
-    return [each for text in lines for each in wrap(text, width, Style.STRONG)]
+    return [row for text in lines for row in wrap(text, width, Style.STRONG)]
 
 
 def body(plan: Plan, width: int) -> list[Line]:
@@ -57,13 +57,13 @@ def body(plan: Plan, width: int) -> list[Line]:
         (),
         *device_table(plan, width),
         *wrap(_how_to_read(plan), width, Style.DIM),
-        *(each for companion in plan.companions for each in wrap(_companion(companion), width)),
+        *(row for companion in plan.companions for row in wrap(_companion(companion), width)),
     ]
 
 
 def notes(plan: Plan, width: int) -> list[Line]:
     """The plan's notes."""
-    return [each for note in plan.notes for each in wrap(f"note: {note}", width, Style.DIM, "  ")]
+    return [row for note in plan.notes for row in wrap(f"note: {note}", width, Style.DIM, "  ")]
 
 
 def _context(plan: Plan, width: int) -> list[Line]:
@@ -73,18 +73,18 @@ def _context(plan: Plan, width: int) -> list[Line]:
 
 
 def _use(context: Context) -> str:
-    each = format_count(context.n_ctx_seq)
+    per_sequence = format_count(context.n_ctx_seq)
     if context.pooling is not None:
         what = "Scores" if context.pooling is Pooling.RANK else f"Embeddings ({context.pooling})"
-        return f"{what} of texts of up to {each} tokens, {context.parallel} at a time."
+        return f"{what} of texts of up to {per_sequence} tokens, {context.parallel} at a time."
     kv = context.kv_type_k
     if context.kv_type_v != kv:
         kv += f" and {context.kv_type_v}"
     if context.parallel == 1:
-        return f"Context {each} for one sequence; KV cache {kv}."
+        return f"Context {per_sequence} for one sequence; KV cache {kv}."
     if context.kv_unified:
-        return f"Context {each}, shared by {context.parallel} sequences; KV cache {kv}."
-    return f"Context {each} for each of {context.parallel} sequences; KV cache {kv}."
+        return f"Context {per_sequence}, shared by {context.parallel} sequences; KV cache {kv}."
+    return f"Context {per_sequence} for each of {context.parallel} sequences; KV cache {kv}."
 
 
 def _how_to_read(plan: Plan) -> str:

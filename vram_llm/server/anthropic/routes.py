@@ -17,7 +17,7 @@ from vram_llm.server.anthropic.errors import anthropic_response
 from vram_llm.server.anthropic.fields import CountFields, MessagesFields
 from vram_llm.server.anthropic.tools import SortedAnthropicTools, sort_tools
 from vram_llm.server.anthropic.writer import AnthropicTokenCount, MessageReply, MessageWriter
-from vram_llm.server.generation import sequences, stream_events
+from vram_llm.server.generation import engine_requests, stream_events
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.openapi import body_route, generation_route
 from vram_llm.server.parsed_stream import ParsedChunks, parse_stream
@@ -49,7 +49,7 @@ def anthropic_router(serving: ServingContext) -> APIRouter:
             context_management=NOTHING_CLEARED if fields.context_management else None,
             warnings=list(sorted_tools.left_out.values()),
         )
-        requests = sequences(fields, prepared.request(writer.reply.id, fields.max_tokens), info)
+        requests = engine_requests(fields, prepared.request(writer.reply.id, fields.max_tokens), info)
         chunks = parse_stream(
             stream_events(serving.engine, requests), [prepared.new_parser()], one_call=prepared.one_call
         )

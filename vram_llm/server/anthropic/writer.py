@@ -68,7 +68,7 @@ class MessageReply(BaseModel):
     """The reply to POST /v1/messages.
 
     @ai-sdk/anthropic refuses a null for an optional key of its schema; llm-comply wants every key of
-    Anthropic's schema. A null is sent only where both accept it.
+    Anthropic's schema. A null is sent only if both accept it.
     """
 
     id: str

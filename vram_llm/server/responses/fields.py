@@ -34,9 +34,9 @@ _ITEM = {
 Input = Annotated[
     Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _ITEM, "minItems": 1}]})
 ]
-SEALED, LOGPROBS = "reasoning.encrypted_content", "message.output_text.logprobs"
+ENCODED_THINKING, LOGPROBS = "reasoning.encrypted_content", "message.output_text.logprobs"
 _CAN_INCLUDE = (
-    SEALED,
+    ENCODED_THINKING,
     LOGPROBS,
     # parts of items that only OpenAI's tools make
     "file_search_call.results",

@@ -116,7 +116,7 @@ class _ChatBuilder:
             self.messages.append({"role": role, "content": text})
 
     def _reasoning(self, item: dict[str, Any], at: str) -> None:
-        """Read its content, else its sealed text, else its summary. Another server's seal is ignored."""
+        """Read its content, else its encoded thinking, else its summary. Another server's is ignored."""
         parts = item.get("content")
         thought = text_of(parts, f"{at}.content") if parts else decode_thinking(item.get("encrypted_content"))
         if not thought and (parts := item.get("summary")):

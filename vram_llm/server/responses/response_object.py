@@ -101,7 +101,7 @@ class InputTokens(BaseModel):
     input_tokens: int
 
 
-def begun(
+def new_response(
     fields: ResponseFields, tools: list[ResponseTool], sampling: SamplingParams, **own: Any
 ) -> ResponseObject:
     """A response without output. `own` are its id, its time, its model and its warnings."""

@@ -14,16 +14,21 @@ from vram_llm.chat.efforts import EFFORTS
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import NoSuchResponse, PreviousNotFound, UnknownRoute
-from vram_llm.server.generation import sequences, stream_events
+from vram_llm.server.generation import engine_requests, stream_events
 from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.openapi import body_route, generation_route
 from vram_llm.server.parsed_stream import ParsedChoice, ParsedChunks, parse_stream
 from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.replies import ErrorReply, UsageCounter
-from vram_llm.server.responses.fields import SEALED, ResponseFields
+from vram_llm.server.responses.fields import ENCODED_THINKING, ResponseFields
 from vram_llm.server.responses.items import messages_of
-from vram_llm.server.responses.response_object import DeletedResponse, InputTokens, ResponseObject, begun
+from vram_llm.server.responses.response_object import (
+    DeletedResponse,
+    InputTokens,
+    ResponseObject,
+    new_response,
+)
 from vram_llm.server.responses.store import ResponseStore, StoredResponse
 from vram_llm.server.responses.timed_response import TimedResponse
 from vram_llm.server.responses.tools import ClientToolName, ResponseTool, distinct, sort_tools, tools_in
@@ -69,8 +74,8 @@ def _add_generation(router: APIRouter, serving: ServingContext, store: ResponseS
         prepared = turn.prepared
         response_id = f"resp_{uuid4().hex}"
         base = prepared.request(response_id, fields.token_limit, fields.n_logprobs())
-        requests = sequences(fields, base, info)
-        response = begun(
+        requests = engine_requests(fields, base, info)
+        response = new_response(
             fields,
             turn.tools,
             requests[0].sampling,
@@ -90,8 +95,8 @@ def _add_generation(router: APIRouter, serving: ServingContext, store: ResponseS
             serving.clock,
             on_end,
             turn.client_names,
-            seals=fields.includes(SEALED),
-            sums_up=fields.wants_summary,
+            sends_encoded_thinking=fields.includes(ENCODED_THINKING),
+            sends_summary=fields.wants_summary,
         )
         clocks = clocks_of(fields, 1)
         observed = timed(stream_events(serving.engine, requests), clocks)

@@ -55,8 +55,8 @@ class ResponseWriter:
     """Builds `response` from parsed chunks. Its bytes are the stream; without a stream they are ignored.
 
     `on_end` gets the complete response and its answer. `clock` gives Unix seconds. `client_names` has the
-    client's names of tools, by the names that the model sees. `seals`: thinking is also sent in a form for
-    the client to pass back. `sums_up`: the whole thinking is sent as its summary.
+    client's names of tools, by the names that the model sees. `sends_encoded_thinking`: thinking is also sent
+    in a form for the client to pass back. `sends_summary`: the whole thinking is sent as its summary.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class ResponseWriter:
         on_end: Callable[[ResponseObject, ParsedChoice], None],
         client_names: Mapping[str, ClientToolName] = MappingProxyType({}),
         *,
-        seals: bool = False,
-        sums_up: bool = False,
+        sends_encoded_thinking: bool = False,
+        sends_summary: bool = False,
     ) -> None:
         self.response = response
         self._client_names = client_names
-        self._seals, self._sums_up = seals, sums_up
+        self._sends_encoded_thinking, self._sends_summary = sends_encoded_thinking, sends_summary
         self._text_reader = CustomInputReader()  # of the open custom_tool_call
         self._logprobs: list[dict[str, Any]] = []  # of the tokens of the next text
         self._tally = counter
@@ -124,7 +124,9 @@ class ResponseWriter:
             case Content(text):
                 return self._text(text, "message", "output_text")
             case Reasoning(text):
-                return self._text(text, "reasoning", "summary_text" if self._sums_up else "reasoning_text")
+                return self._text(
+                    text, "reasoning", "summary_text" if self._sends_summary else "reasoning_text"
+                )
             case CallStart(_, call_id, name):
                 return self._call(call_id, name)
             case CallArguments(_, text):
@@ -203,7 +205,7 @@ class ResponseWriter:
             part = (item["content"] or item["summary"])[0]
             form = _FORMS[part["type"]]
             more = {"logprobs": part["logprobs"]} if part["type"] == "output_text" else {}
-            if item["type"] == "reasoning" and self._seals:
+            if item["type"] == "reasoning" and self._sends_encoded_thinking:
                 item["encrypted_content"] = encode_thinking(part["text"])
             place = {**self._place(), form.index: 0}
             written = self._event(f"response.{form.text}.done", **place, text=part["text"], **more)

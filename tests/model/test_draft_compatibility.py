@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from vram_llm.model.drafts import DraftFacts, mismatch, refusal
+from vram_llm.model.draft_compatibility import DraftFacts, mismatch, refusal
 
 MODEL = DraftFacts(
     tokenizer="gpt2", n_tokens=128_000, bos=1, eos=2, adds_bos=True, adds_eos=False, can_rewind=True

@@ -5,7 +5,7 @@ from vram_llm.llama.bindings import C
 from vram_llm.llama.devices import Servers
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.vocab import Vocab
-from vram_llm.model.drafts import OF_ONE_FAMILY, DraftFacts, refusal
+from vram_llm.model.draft_compatibility import OF_ONE_FAMILY, DraftFacts, refusal
 from vram_llm.planner.companions import draft_plan
 
 _FIRST_COMPARED = 5  # SPEC_VOCAB_CHECK_START_TOKEN_ID of common/speculative.cpp: controls may differ
@@ -46,6 +46,6 @@ def _other_token(model: Vocab, draft: Vocab) -> str | None:
         return None
     for token in range(_FIRST_COMPARED, min(model.n_tokens, draft.n_tokens)):
         if model.name(token) != draft.name(token):
-            names = [each.name(token).decode("utf-8", "replace") for each in (draft, model)]
+            names = [vocab.name(token).decode("utf-8", "replace") for vocab in (draft, model)]
             return f"its token {token} is {names[0]!r}, not {names[1]!r}; {OF_ONE_FAMILY}"
     return None
