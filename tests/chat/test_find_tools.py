@@ -128,7 +128,7 @@ def test_calls_are_read_back(name: str, chat: str) -> None:
     _, text = written(source, calls)
     cuts = range(len(text)) if chat in ("one", "text") else range(0, len(text), 7)
     for at in cuts:
-        parser = Parser(dialect_of(source).form.grammar(SCHEMAS))
+        parser = Parser(dialect_of(source).form.parse_function(SCHEMAS))
         parsed = fold([*parser.feed(text[:at]), *parser.feed(text[at:]), *parser.finish()])
         assert [(name, json.loads(arguments)) for name, arguments in parsed.calls] == calls, text
         assert parsed.whole == list(range(len(calls)))

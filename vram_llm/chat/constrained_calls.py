@@ -3,7 +3,7 @@
 import json
 
 from vram_llm.chat.formats.call_json import CallOutcome, call_object
-from vram_llm.chat.reader import Grammar, Reader, Wait
+from vram_llm.chat.reader import ParseFunction, Reader, Wait
 
 
 def read_forced_call(r: Reader) -> Wait[None]:
@@ -18,7 +18,7 @@ def read_forced_call(r: Reader) -> Wait[None]:
         yield from r.rest(r.content)
 
 
-def read_text_call(name: str) -> Grammar:
+def read_text_call(name: str) -> ParseFunction:
     """Reads a call of a tool that takes one text, if the answer is only that text."""
 
     def read(r: Reader) -> Wait[None]:
@@ -32,7 +32,7 @@ def read_text_call(name: str) -> Grammar:
     return read
 
 
-def json_calls_between(opening: str, closing: str) -> Grammar:
+def json_calls_between(opening: str, closing: str) -> ParseFunction:
     """Reads content, and calls that are JSON objects between two marks."""
 
     def read(r: Reader) -> Wait[None]:

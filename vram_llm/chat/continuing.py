@@ -65,7 +65,7 @@ def continued_parser(dialect: Dialect, schemas: Schemas | None, last: dict[str, 
     """The parser for the rest of an answer that begins with `last`; None if all of it is content."""
     form = dialect.form
     if form.thinks or (form.framed and dialect.thinking is None):
-        parser = Parser(form.grammar(schemas or {}), form.new_id)
+        parser = Parser(form.parse_function(schemas or {}), form.new_id)
         in_answer = _continued_field(last) == "content"
         parser.feed(form.answer_begins if in_answer or not form.thinks else form.thinks[0])
         return parser

@@ -69,13 +69,13 @@ class Dialect:
     def parser(self, schemas: Schemas | None, prompt: str) -> Parser | None:
         """The parser for an answer to `prompt`; None if all of it is content. `schemas` None: no tools."""
         is_plain = schemas is None and not self.form.framed
-        grammar = plain if is_plain else self.form.grammar(schemas or {})
+        parse = plain if is_plain else self.form.parse_function(schemas or {})
         if self.form.thinks:
-            return Parser(grammar, self.new_id)
+            return Parser(parse, self.new_id)
         if self.thinking is None:
-            return Parser(separate_leading_thinking(grammar), self.new_id)
+            return Parser(separate_leading_thinking(parse), self.new_id)
         opened, closed = self.thinking.is_opened(prompt), self.thinking.is_closed(prompt)
-        return Parser(separate_thinking(self.thinking, grammar, opened=opened, closed=closed), self.new_id)
+        return Parser(separate_thinking(self.thinking, parse, opened=opened, closed=closed), self.new_id)
 
 
 @lru_cache(maxsize=128)

@@ -1,4 +1,4 @@
-"""The efforts of thinking: the variables and values with which a chat template takes them.
+"""The efforts of thinking: the variables of a chat template, and their values for each effort.
 
 Templates have no common name for it. A template's variable is found by rendering it with each name, never by
 searching its source. A value that the template refuses is replaced by the nearest that it accepts.

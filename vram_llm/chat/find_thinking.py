@@ -126,7 +126,7 @@ def _is_dumped(shown: str) -> bool:
 
 
 def _behind(before: str, *heads: str) -> str:
-    """The end of `before` after the beginning shared with a head, for the first head that leaves any."""
+    """`before` without the beginning that it shares with a head; for the first head that leaves a rest."""
     for head in heads:
         shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(before, head, strict=False))))
         cut = shared if shared == len(head) else _snapped(before, shared)
@@ -136,7 +136,7 @@ def _behind(before: str, *heads: str) -> str:
 
 
 def _snapped(text: str, cut: int) -> int:
-    """`cut`, moved to the beginning of the mark or the word that contains it; in <a>name<b>, of <a>."""
+    """`cut`, moved back to the beginning of its mark or word; <a>name<b> begins with <a>."""
     marks = list(MARK.finditer(text))
     inside = next((mark.start() for mark in marks if mark.start() < cut < mark.end()), None)
     if inside is not None:

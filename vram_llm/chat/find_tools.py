@@ -91,7 +91,7 @@ def _made(text: str) -> CallFormat | None:
 
 
 def _calls(form: CallFormat, text: str) -> list[tuple[str, Any]]:
-    parser = Parser(form.grammar({_NAME: _SCHEMA}))
+    parser = Parser(form.parse_function({_NAME: _SCHEMA}))
     names: list[str] = []
     arguments: list[str] = []
     for event in [*parser.feed(text), *parser.finish()]:

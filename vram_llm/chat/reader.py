@@ -1,8 +1,8 @@
 """The base of every parser: text that comes in pieces, and events that go out.
 
-A parser is a generator over a Reader. It asks for text with `yield from`, and is suspended until the text
-decides how to go on. Decisions depend on the text alone, never on how it was cut, so the joined events are
-the same for any cut.
+A parse function is a generator over a Reader. It asks for text with `yield from`, and is suspended until the
+text decides how to go on. Decisions depend on the text alone, never on how it was cut, so the joined events
+are the same for any cut.
 """
 
 from collections.abc import Callable, Generator, Iterable
@@ -282,15 +282,15 @@ class Reader:
             self._out.append(Content(held))
 
 
-Grammar = Callable[[Reader], Wait[None]]
+ParseFunction = Callable[[Reader], Wait[None]]
 
 
 class Parser:
-    """Runs a grammar over text as it comes in."""
+    """Runs a parse function over text as it comes in."""
 
-    def __init__(self, grammar: Grammar, new_id: Callable[[], str] = call_id) -> None:
+    def __init__(self, parse: ParseFunction, new_id: Callable[[], str] = call_id) -> None:
         self._reader = Reader(new_id)
-        self._steps = grammar(self._reader)
+        self._steps = parse(self._reader)
 
     def feed(self, text: str) -> list[Event]:
         """The events that are decided after `text`."""

@@ -60,7 +60,7 @@ class TemplateProbe:
 
     @cached_property
     def tail_off(self) -> str:
-        """The end of a prompt for an answer without: the first that differs from `tail_on`, if any does."""
+        """The end of a prompt for an answer without thinking: the first unlike `tail_on`, if any."""
         tails = [tail for names in _OFFS if (tail := self.tail(names))]
         return next((tail for tail in tails if tail != self.tail_on), tails[0] if tails else "")
 

@@ -112,7 +112,9 @@ def _with_json_calls(prompt: ChatPrompt) -> ChatPrompt:
         return prompt
     opening, closing = dialect.form.tags
     form = json_members(opening, opening="\n", closing=f"\n{closing}")
-    as_json = replace(dialect.form, grammar=lambda _: json_calls_between(opening, closing), call_json=form)
+    as_json = replace(
+        dialect.form, parse_function=lambda _: json_calls_between(opening, closing), call_json=form
+    )
     return replace(prompt, dialect=replace(dialect, form=as_json))
 
 

@@ -13,7 +13,7 @@ from vram_llm.chat.events import (
     Reasoning,
     UnopenedThinking,
 )
-from vram_llm.chat.reader import Grammar, Parser
+from vram_llm.chat.reader import ParseFunction, Parser
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
 FILE = {
@@ -68,9 +68,9 @@ def run(parser: Parser, pieces: Iterable[str]) -> Parsed:
     return fold([*events, *parser.finish()])
 
 
-def check(grammar: Callable[[], Grammar], text: str, parsed: Parsed) -> None:
-    """As `check_parser`, with a parser of a grammar."""
-    check_parser(lambda: Parser(grammar()), text, parsed)
+def check(parse: Callable[[], ParseFunction], text: str, parsed: Parsed) -> None:
+    """As `check_parser`, with the parser of a parse function."""
+    check_parser(lambda: Parser(parse()), text, parsed)
 
 
 def check_parser(new: Callable[[], Parser], text: str, parsed: Parsed) -> None:

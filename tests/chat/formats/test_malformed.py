@@ -15,7 +15,7 @@ from vram_llm.chat.formats.hermes import hermes
 from vram_llm.chat.formats.llama_json import llama_json
 from vram_llm.chat.formats.tagged import QWEN, tagged
 from vram_llm.chat.formats.thinking import thinking
-from vram_llm.chat.reader import Grammar, Parser
+from vram_llm.chat.reader import ParseFunction, Parser
 
 JSON = (
     '{"name": "',
@@ -33,7 +33,7 @@ JSON = (
     "\\ud800",
     "1e5",
 )
-GRAMMARS: dict[str, tuple[Callable[[], Grammar], tuple[str, ...]]] = {
+PARSERS: dict[str, tuple[Callable[[], ParseFunction], tuple[str, ...]]] = {
     "hermes": (lambda: hermes, ("<tool_call>", "</tool_call>", *JSON)),
     "thinking": (
         lambda: thinking("<think>", "</think>", hermes, opened=False),
@@ -89,14 +89,14 @@ GRAMMARS: dict[str, tuple[Callable[[], Grammar], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", GRAMMARS)
+@pytest.mark.parametrize("name", PARSERS)
 @given(data=st.data())
 def test_anything(name: str, data: st.DataObject) -> None:
-    grammar, words = GRAMMARS[name]
+    parse, words = PARSERS[name]
     word = st.one_of(st.sampled_from(words), st.text(alphabet=" \nax{}é😀<", max_size=4))
     pieces = data.draw(st.lists(word, max_size=20))
-    parsed = run(Parser(grammar()), pieces)
-    assert parsed == run(Parser(grammar()), ["".join(pieces)]) == run(Parser(grammar()), "".join(pieces))
+    parsed = run(Parser(parse()), pieces)
+    assert parsed == run(Parser(parse()), ["".join(pieces)]) == run(Parser(parse()), "".join(pieces))
     for index in parsed.whole:
         assert isinstance(json.loads(parsed.calls[index][1]), dict)
     if not parsed.calls and name not in ("thinking", "harmony"):
@@ -104,8 +104,8 @@ def test_anything(name: str, data: st.DataObject) -> None:
     f"{parsed}".encode()
 
 
-@pytest.mark.parametrize("name", GRAMMARS)
+@pytest.mark.parametrize("name", PARSERS)
 def test_long_garbage_is_read_quickly(name: str) -> None:
-    grammar, words = GRAMMARS[name]
+    parse, words = PARSERS[name]
     text = "".join(words) * 300
-    run(Parser(grammar()), [text[at : at + 7] for at in range(0, len(text), 7)])
+    run(Parser(parse()), [text[at : at + 7] for at in range(0, len(text), 7)])

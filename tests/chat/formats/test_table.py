@@ -211,19 +211,19 @@ def test_calls_with_a_call_json_are_read_back() -> None:
             text = form.calls_text([WEATHER, NOW])
             assert text is not None
             assert ID not in text
-            check(lambda form=form: form.grammar(SCHEMAS), text, calls(WEATHER, NOW))  # type: ignore[misc]
+            check(lambda form=form: form.parse_function(SCHEMAS), text, calls(WEATHER, NOW))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("name", "number"), [(n, i) for n, of in OUTPUTS.items() for i in range(len(of))])
 def test_outputs(name: str, number: int) -> None:
     text, parsed = OUTPUTS[name][number]
-    check(lambda: NAMED[name].grammar(SCHEMAS), text, parsed)
+    check(lambda: NAMED[name].parse_function(SCHEMAS), text, parsed)
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 def test_plain_text_stays_as_it_is(form: CallFormat) -> None:
     text = 'In C, `a < b` and {"name": 1} [x](y): Action, functions.now:0 > 3.\n'
-    check(lambda: form.grammar(SCHEMAS), form.answer_begins + text, Parsed(content=text))
+    check(lambda: form.parse_function(SCHEMAS), form.answer_begins + text, Parsed(content=text))
 
 
 TAGS = {  # written out here: their formats have tests of their own
@@ -242,12 +242,12 @@ WORD = re.compile(r"\]<\]minimax\[>\[|<[^<>\s]*>?|\w+|.", re.DOTALL)
 @pytest.mark.parametrize("name", WORDS)
 @given(data=st.data())
 def test_whatever_a_model_writes(name: str, data: st.DataObject) -> None:
-    grammar = NAMED[name].grammar(SCHEMAS)
+    parse = NAMED[name].parse_function(SCHEMAS)
     words = sorted(set(WORD.findall(WORDS[name])))
     pieces = data.draw(st.lists(st.sampled_from(words), max_size=25))
     text = "".join(pieces)
-    parsed = run(Parser(grammar), pieces)
-    assert parsed == run(Parser(grammar), [text]) == run(Parser(grammar), text)
+    parsed = run(Parser(parse), pieces)
+    assert parsed == run(Parser(parse), [text]) == run(Parser(parse), text)
     assert all(isinstance(json.loads(parsed.calls[i][1]), dict) for i in parsed.whole)
     f"{parsed}".encode()
 
@@ -255,10 +255,10 @@ def test_whatever_a_model_writes(name: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("name", WORDS)
 @given(data=st.data())
 def test_calls_cut_and_joined_anyhow(name: str, data: st.DataObject) -> None:
-    grammar, whole = NAMED[name].grammar(SCHEMAS), WORDS[name]
+    parse, whole = NAMED[name].parse_function(SCHEMAS), WORDS[name]
     at = st.integers(0, len(whole))
     cuts = data.draw(st.lists(st.tuples(at, at), max_size=4))
     text = "".join(whole[min(cut) : max(cut)] for cut in cuts)
-    parsed = run(Parser(grammar), text)
-    assert parsed == run(Parser(grammar), [text])
+    parsed = run(Parser(parse), text)
+    assert parsed == run(Parser(parse), [text])
     assert all(isinstance(json.loads(parsed.calls[i][1]), dict) for i in parsed.whole)

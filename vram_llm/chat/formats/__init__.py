@@ -1,1 +1,1 @@
-"""How models write tool calls and thinking: a grammar for each way, over a Reader."""
+"""How models write tool calls and thinking: a parse function for each way, over a Reader."""

@@ -8,7 +8,7 @@ from vram_llm.chat.formats.arguments import Schemas
 from vram_llm.chat.formats.call_json import ID, CallJson, calls_text, json_members
 from vram_llm.chat.formats.json_calls import objects
 from vram_llm.chat.formats.tagged import CallTags, tagged
-from vram_llm.chat.reader import Grammar, call_id
+from vram_llm.chat.reader import ParseFunction, call_id
 
 Calls = Iterable[tuple[str, str]]  # names, and the JSON of arguments
 
@@ -25,21 +25,21 @@ def _as_given(given: str, _name: str, _index: int) -> str:
 class CallFormat:
     """One format of calls.
 
-    `marks`: the special tokens that the parser must see. `is_in`: whether the source of a template that
-    writes no calls shows this format. `call_begins`: the text after which a JSON object with a name and
-    arguments is a call. `call_json` is None if arguments are not JSON; under a grammar, a JSON object of both
-    is then a call between `tags`. `layout`: the form of arguments in tags. `write` makes the text of calls if
-    `call_json` cannot. `signs`: texts of a call that distinguish this format from others that its grammar
-    reads too.
+    `parse_function` makes the function that reads answers, from the schemas of tools. `marks`: the special
+    tokens that the parser must see. `is_in`: whether the source of a template that writes no calls shows this
+    format. `call_begins`: the text after which a JSON object with a name and arguments is a call. `call_json`
+    is None if arguments are not JSON; under a grammar, a JSON object of both is then a call between `tags`.
+    `layout`: the form of arguments in tags. `write` makes the text of calls if `call_json` cannot. `signs`:
+    texts of a call that distinguish this format from others that `parse_function` reads too.
 
     `framed`: an answer is never plain text, so its parser is needed without tools too. `answer_begins`: the
-    text before the answer itself. `thinks`: the texts before and after thinking, if the grammar reads
+    text before the answer itself. `thinks`: the texts before and after thinking, if `parse_function` reads
     thinking itself. `new_id` makes a call's id. `fitting_id` makes an id that templates accept from an id of
     the chat, the function's name, and the number of earlier calls in the chat.
     """
 
     name: str
-    grammar: Callable[[Schemas], Grammar]
+    parse_function: Callable[[Schemas], ParseFunction]
     marks: tuple[str, ...]
     is_in: Callable[[str], bool] = _never
     call_begins: str = ""
@@ -55,7 +55,7 @@ class CallFormat:
     fitting_id: Callable[[str, str, int], str] = _as_given
 
     def is_shown_in(self, text: str) -> bool:
-        """Whether `text`, in which the grammar read a call, has this format's own marks."""
+        """Whether `text`, in which `parse_function` read a call, has this format's own marks."""
         signs = self.signs
         if self.call_json is not None:
             head = f"{self.call_json.trigger}{self.call_json.opening}{self.call_json.before}"
@@ -95,10 +95,10 @@ def object_format(
         separator=", " if is_list else None,
         closing=f"{right}{newline if closing else ''}{closing}",
     )
-    grammar = objects(opening, closing=closing, skipped=skipped)
+    parse = objects(opening, closing=closing, skipped=skipped)
     return CallFormat(
         name=name,
-        grammar=lambda _: grammar,
+        parse_function=lambda _: parse,
         marks=tuple(filter(None, (opening, closing, *skipped))) if marks is None else marks,
         is_in=is_in,
         call_begins=f"{opening}{newline}{left}",
@@ -112,7 +112,7 @@ def tag_format(
     """Calls in tags. `marks` default to the outer tags. With `answer_begins`, answers are framed."""
     return CallFormat(
         name=name,
-        grammar=lambda schemas: tagged(tags, schemas),
+        parse_function=lambda schemas: tagged(tags, schemas),
         layout=tags,
         marks=marks or tags.outer or (),
         call_begins=f"{tags.outer[0]}\n" if tags.outer and not answer_begins else "",

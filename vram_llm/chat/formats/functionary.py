@@ -5,16 +5,16 @@ a tool's name.
 """
 
 from vram_llm.chat.formats.arguments import Schemas
-from vram_llm.chat.reader import Grammar, Reader, Wait
+from vram_llm.chat.reader import ParseFunction, Reader, Wait
 
 MARK = ">>>"
 ALL = "all"
 
 
-def functionary(schemas: Schemas) -> Grammar:
+def functionary(schemas: Schemas) -> ParseFunction:
     """Calls and content, each after its recipient."""
 
-    def grammar(r: Reader) -> Wait[None]:
+    def parse(r: Reader) -> Wait[None]:
         yield from r.take(MARK)
         marker = ""
         while True:
@@ -33,7 +33,7 @@ def functionary(schemas: Schemas) -> Grammar:
             if not marker:
                 return
 
-    return grammar
+    return parse
 
 
 def _recipient(r: Reader, schemas: Schemas) -> Wait[str]:

@@ -6,7 +6,7 @@ Tencent's Hy3 has a suffix in each tag, and <tool_sep> behind the name.
 
 from vram_llm.chat.formats.arguments import ArgumentWriter, Schemas
 from vram_llm.chat.formats.call_json import is_name
-from vram_llm.chat.reader import SPACE, Grammar, Reader, Wait
+from vram_llm.chat.reader import SPACE, ParseFunction, Reader, Wait
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 HY3_SUFFIXES = (":opensource", "")
@@ -22,12 +22,12 @@ def glm_marks(suffix: str = "", *, hy3: bool = False) -> tuple[str, ...]:
     return (*tags, *([f"<tool_sep{suffix}>"] if hy3 else []))
 
 
-def glm(schemas: Schemas, suffix: str = "", *, hy3: bool = False) -> Grammar:
+def glm(schemas: Schemas, suffix: str = "", *, hy3: bool = False) -> ParseFunction:
     """Content, and calls in tags anywhere in it. `suffix` ends the name of each tag."""
     opening, closing, key_tag, key_end, value_tag, value_end, *others = glm_marks(suffix, hy3=hy3)
     separator = others.pop() if others else ""
 
-    def grammar(r: Reader) -> Wait[None]:
+    def parse(r: Reader) -> Wait[None]:
         while marker := (yield from r.until(opening, *others, to=r.content)):
             if marker != opening:
                 continue
@@ -56,4 +56,4 @@ def glm(schemas: Schemas, suffix: str = "", *, hy3: bool = False) -> Grammar:
         if marker == closing:
             writer.close()
 
-    return grammar
+    return parse

@@ -6,7 +6,7 @@
 from collections.abc import Callable
 
 from vram_llm.chat.formats.call_json import CallOutcome, call_list, call_object, is_name
-from vram_llm.chat.reader import SPACE, Grammar, Reader, Wait
+from vram_llm.chat.reader import SPACE, ParseFunction, Reader, Wait
 
 _FENCE = "```"
 _Read = Callable[[Reader], Wait[CallOutcome]]
@@ -14,14 +14,14 @@ _Read = Callable[[Reader], Wait[CallOutcome]]
 
 def objects(
     *openings: str, closing: str = "", skipped: tuple[str, ...] = (), read: _Read = call_list
-) -> Grammar:
+) -> ParseFunction:
     """Content, and after each opening an object, several objects, or a list of objects.
 
     `closing` may be missing from the text. `skipped` are marks that are not content. `read` reads one object
     or a list.
     """
 
-    def grammar(r: Reader) -> Wait[None]:
+    def parse(r: Reader) -> Wait[None]:
         while marker := (yield from r.until(*openings, *skipped, to=r.content)):
             if marker in skipped:
                 continue
@@ -38,7 +38,7 @@ def objects(
                 outcome = yield from _another(r)
             yield from _end(r, outcome, closing)
 
-    return grammar
+    return parse
 
 
 def _another(r: Reader) -> Wait[CallOutcome]:
@@ -66,13 +66,13 @@ def named(
     closing: str,
     skipped: tuple[str, ...] = (),
     name_of: Callable[[str], str] = str.strip,
-) -> Grammar:
+) -> ParseFunction:
     """Content, and after each opening a name, `name_end`, arguments, and `closing`, which may be missing.
 
     `name_of` gets the text before `name_end` and returns the function's name.
     """
 
-    def grammar(r: Reader) -> Wait[None]:
+    def parse(r: Reader) -> Wait[None]:
         while marker := (yield from r.until(*openings, *skipped, to=r.content)):
             if marker in skipped:
                 continue
@@ -88,7 +88,7 @@ def named(
                 continue
             yield from _named_arguments(r, name, closing)
 
-    return grammar
+    return parse
 
 
 def _named_arguments(r: Reader, name: str, closing: str) -> Wait[None]:

@@ -5,15 +5,15 @@ if its name is a tool's; `<|python_tag|>` may come before it. Several calls are 
 """
 
 from vram_llm.chat.formats.call_json import CallOutcome, call_object
-from vram_llm.chat.reader import Grammar, Reader, Wait
+from vram_llm.chat.reader import ParseFunction, Reader, Wait
 
 TAG = "<|python_tag|>"
 
 
-def llama_json(names: frozenset[str]) -> Grammar:
+def llama_json(names: frozenset[str]) -> ParseFunction:
     """Calls of `names` at the very beginning or after the tag; other text is content."""
 
-    def grammar(r: Reader) -> Wait[None]:
+    def parse(r: Reader) -> Wait[None]:
         r.mark()
         begins = (yield from r.spaces()) == "{"
         r.back()
@@ -37,4 +37,4 @@ def llama_json(names: frozenset[str]) -> Grammar:
             begins = False
             opening = yield from r.until(TAG, to=r.content)
 
-    return grammar
+    return parse

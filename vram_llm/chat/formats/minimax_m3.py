@@ -17,7 +17,7 @@ from vram_llm.chat.formats.arguments import (
 )
 from vram_llm.chat.formats.call_json import is_name
 from vram_llm.chat.json_scan import MAX_DEPTH
-from vram_llm.chat.reader import Grammar, Reader, Wait
+from vram_llm.chat.reader import ParseFunction, Reader, Wait
 
 NS = "]<]minimax[>["
 OPEN, CLOSE = f"{NS}<tool_call>", f"{NS}</tool_call>"
@@ -26,10 +26,10 @@ _ITEM = "item"
 _STRING = frozenset({"string"})
 
 
-def minimax_m3(schemas: Schemas) -> Grammar:
+def minimax_m3(schemas: Schemas) -> ParseFunction:
     """Content, and calls in tags anywhere in it."""
 
-    def grammar(r: Reader) -> Wait[None]:
+    def parse(r: Reader) -> Wait[None]:
         while opening := (yield from r.until(OPEN, _INVOKE, to=r.content)):
             r.mark()
             if opening == OPEN:
@@ -48,7 +48,7 @@ def minimax_m3(schemas: Schemas) -> Grammar:
                 yield from r.spaces()
                 yield from r.take(CLOSE)
 
-    return grammar
+    return parse
 
 
 def _members(r: Reader, end: str, schema: Any, root: Any, depth: int) -> Wait[bool]:

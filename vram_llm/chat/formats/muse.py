@@ -10,7 +10,7 @@ from vram_llm.chat.formats.arguments import Schemas
 from vram_llm.chat.formats.call_json import is_name
 from vram_llm.chat.formats.message_headers import next_header
 from vram_llm.chat.formats.tagged import CallTags, call
-from vram_llm.chat.reader import Grammar, Reader, Wait
+from vram_llm.chat.reader import ParseFunction, Reader, Wait
 
 START, MESSAGE, END, TURN_END = "<|start|>", "<|message|>", "<|eom|>", "<|eot|>"
 ATEM = CallTags(
@@ -24,10 +24,10 @@ _TO = re.compile(r"to=(\S+)")
 _ENDS = (END, TURN_END, START)
 
 
-def muse(schemas: Schemas) -> Grammar:
+def muse(schemas: Schemas) -> ParseFunction:
     """One message after another. The prompt ends with "<|start|>assistant", so a header comes first."""
 
-    def grammar(r: Reader) -> Wait[None]:
+    def parse(r: Reader) -> Wait[None]:
         while (header := (yield from next_header(r, START, MESSAGE))) is not None:
             r.commit()
             to = _TO.search(header)
@@ -36,7 +36,7 @@ def muse(schemas: Schemas) -> Grammar:
                 continue
             yield from r.until(*_ENDS, to=r.reasoning if recipient == "self" else r.content)
 
-    return grammar
+    return parse
 
 
 def _call(r: Reader, schemas: Schemas) -> Wait[bool]:

@@ -1,7 +1,7 @@
 """The formats of tool calls.
 
-A chat template has the first of FORMATS whose grammar reads the call that the template wrote, and whose own
-marks are in that call. If a template writes no call, the words of its source decide.
+A chat template has the first of FORMATS that reads the call that the template wrote, and whose own marks are
+in that call. If a template writes no call, the words of its source decide.
 """
 
 import re
@@ -39,7 +39,7 @@ NONE = replace(HERMES, name="none")  # the server's own system message shows too
 _HARMONY = CallFormat(
     name="harmony",
     is_in=lambda source: harmony.CHANNEL in source and harmony.MESSAGE in source,
-    grammar=lambda _: harmony.harmony,
+    parse_function=lambda _: harmony.harmony,
     marks=(
         harmony.START, harmony.CHANNEL, harmony.MESSAGE, harmony.CONSTRAIN, harmony.END, harmony.CALL,
         harmony.RETURN,
@@ -58,7 +58,7 @@ _HARMONY = CallFormat(
 )  # fmt: skip
 _MUSE = CallFormat(
     name="muse",
-    grammar=muse.muse,
+    parse_function=muse.muse,
     marks=(muse.START, muse.MESSAGE, muse.END, muse.TURN_END),
     call_begins=f" to=user{muse.MESSAGE}",
     framed=True,
@@ -67,7 +67,7 @@ _MUSE = CallFormat(
 )
 _FUNCTIONARY = CallFormat(  # 3.2
     name="functionary",
-    grammar=functionary.functionary,
+    parse_function=functionary.functionary,
     marks=(),
     framed=True,
     answer_begins=f"{functionary.ALL}\n",
@@ -76,7 +76,7 @@ _MISTRAL_MARKS = (mistral.CALLS, mistral.ARGS, mistral.CALL_ID)
 _MISTRAL_LIST = CallFormat(  # tokenizer v3: a list of objects
     name="mistral",
     is_in=lambda source: mistral.CALLS in source and mistral.ARGS not in source,
-    grammar=lambda _: mistral.mistral,
+    parse_function=lambda _: mistral.mistral,
     marks=_MISTRAL_MARKS,
     call_begins=f"{mistral.CALLS}[",
     call_json=json_members(mistral.CALLS, opening="[", separator=", ", closing="]"),
@@ -91,7 +91,7 @@ _MISTRAL_NAMED = replace(  # tokenizer v11 and later: the name, then its argumen
 _DEEPSEEK_FENCED = CallFormat(  # R1 and V3
     name="deepseek",
     is_in=lambda source: deepseek.CALLS in source and f"function{deepseek.SEP}" in source,
-    grammar=lambda _: deepseek.deepseek,
+    parse_function=lambda _: deepseek.deepseek,
     marks=(deepseek.CALLS, deepseek.CALLS_END, deepseek.CALL, deepseek.CALL_END, deepseek.SEP),
     call_begins=f"{deepseek.CALLS}{deepseek.CALL}",
     call_json=CallJson(
@@ -150,7 +150,7 @@ _KIMI_K3 = CallTags(
 )  # fmt: skip
 _KIMI_K2 = CallFormat(
     name="kimi",
-    grammar=lambda _: kimi.kimi,
+    parse_function=lambda _: kimi.kimi,
     marks=kimi.MARKS,
     call_begins=f"{kimi.CALLS}{kimi.CALL}",
     call_json=CallJson(
@@ -164,7 +164,7 @@ _KIMI_K2 = CallFormat(
 _SOLAR_SKIPPED = ("<|begin|>assistant", "<|content|>", "<|tool_calls|>", "<|calls|>", "<|end|>")
 _SOLAR_CALL, _SOLAR_NAME = "<|tool_call:begin|>", "<|tool_call:name|>"
 _SOLAR_ARGS, _SOLAR_END = "<|tool_call:args|>", "<|tool_call:end|>"
-_SOLAR_GRAMMAR = named(
+_SOLAR_PARSE = named(
     _SOLAR_CALL,
     name_end=_SOLAR_ARGS,
     closing=_SOLAR_END,
@@ -173,7 +173,7 @@ _SOLAR_GRAMMAR = named(
 )
 _SOLAR = CallFormat(
     name="solar",
-    grammar=lambda _: _SOLAR_GRAMMAR,
+    parse_function=lambda _: _SOLAR_PARSE,
     marks=(_SOLAR_CALL, _SOLAR_NAME, _SOLAR_ARGS, _SOLAR_END, "<|begin|>", *_SOLAR_SKIPPED[1:]),
     call_json=CallJson(
         trigger=_SOLAR_CALL, before=f"{ID}{_SOLAR_NAME}", between=_SOLAR_ARGS, closing=_SOLAR_END
@@ -184,13 +184,13 @@ _SOLAR = CallFormat(
 _FUNCTION_TAG = named("<function=", name_end=">", closing="</function>")
 _FUNCTIONARY_31 = CallFormat(
     name="functionary-tags",
-    grammar=lambda _: _FUNCTION_TAG,
+    parse_function=lambda _: _FUNCTION_TAG,
     marks=(),
     call_json=CallJson("<function=", between=">", closing="</function>"),
 )
 _APERTUS = CallFormat(
     name="apertus",
-    grammar=lambda _: apertus.apertus,
+    parse_function=lambda _: apertus.apertus,
     marks=(apertus.OPEN, apertus.CLOSE),
     call_begins=f"{apertus.OPEN}[",
     call_json=CallJson(
@@ -208,7 +208,7 @@ _COHERE_SKIPPED = ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "
 _LLAMA = CallFormat(
     name="llama-json",
     is_in=lambda source: '"parameters"' in source and "<|start_header_id|>" in source,
-    grammar=lambda schemas: llama_json.llama_json(frozenset(schemas)),
+    parse_function=lambda schemas: llama_json.llama_json(frozenset(schemas)),
     marks=(llama_json.TAG,),
     call_json=CallJson('{"name": "', between='", "parameters": ', after="}", name_in_json=True),
 )
@@ -217,7 +217,7 @@ _LLAMA = CallFormat(
 def _hy3(suffix: str) -> CallFormat:
     return CallFormat(
         name="hy3",
-        grammar=lambda schemas: glm.glm(schemas, suffix, hy3=True),
+        parse_function=lambda schemas: glm.glm(schemas, suffix, hy3=True),
         marks=glm.glm_marks(suffix, hy3=True),
         signs=(f"<tool_sep{suffix}>",),
         call_begins=f"<tool_calls{suffix}>\n<tool_call{suffix}>",
@@ -291,7 +291,7 @@ FORMATS = (
     CallFormat(
         name="lfm2",
         is_in=lambda source: "List of tools: [" in source or "<|tool_list_start|>" in source,
-        grammar=lambda _: lfm2.lfm2,
+        parse_function=lambda _: lfm2.lfm2,
         marks=(lfm2.OPEN, lfm2.CLOSE),
         call_begins=f"{lfm2.OPEN}[",
         tags=(lfm2.OPEN, lfm2.CLOSE),
@@ -299,20 +299,20 @@ FORMATS = (
     ),
     CallFormat(
         name="gemma",
-        grammar=lambda _: gemma.gemma,
+        parse_function=lambda _: gemma.gemma,
         marks=(gemma.OPEN, gemma.CLOSE, gemma.QUOTE),
         call_begins=gemma.OPEN,
         tags=(gemma.OPEN, gemma.CLOSE),
     ),
     CallFormat(
         name="minimax-m3",
-        grammar=minimax_m3.minimax_m3,
+        parse_function=minimax_m3.minimax_m3,
         marks=(minimax_m3.NS,),
     ),
     CallFormat(
         name="glm",
         is_in=lambda source: "<arg_key>" in source and glm.OPEN in source,
-        grammar=glm.glm,
+        parse_function=glm.glm,
         marks=glm.glm_marks(),
         call_begins=f"{glm.OPEN}\n",
         tags=(glm.OPEN, glm.CLOSE),

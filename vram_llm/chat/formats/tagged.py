@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from vram_llm.chat.formats.arguments import ArgumentWriter, Schemas
 from vram_llm.chat.formats.call_json import is_name
-from vram_llm.chat.reader import SPACE, Grammar, Reader, Wait
+from vram_llm.chat.reader import SPACE, ParseFunction, Reader, Wait
 
 _ATTRIBUTE = re.compile(r'(\w+)="([^"]*)"')
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
@@ -47,11 +47,11 @@ QWEN = CallTags(
 )
 
 
-def tagged(tags: CallTags, schemas: Schemas) -> Grammar:
+def tagged(tags: CallTags, schemas: Schemas) -> ParseFunction:
     """Content, and calls in tags anywhere in it."""
     openings = (*([tags.outer[0]] if tags.outer else []), tags.call)
 
-    def grammar(r: Reader) -> Wait[None]:
+    def parse(r: Reader) -> Wait[None]:
         while marker := (yield from r.until(*openings, *tags.skipped, to=r.content)):
             if marker in tags.skipped:
                 continue
@@ -63,7 +63,7 @@ def tagged(tags: CallTags, schemas: Schemas) -> Grammar:
                 continue
             yield from call(r, tags, name, schemas)
 
-    return grammar
+    return parse
 
 
 def call(r: Reader, tags: CallTags, name: str, schemas: Schemas) -> Wait[None]:

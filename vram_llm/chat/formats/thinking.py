@@ -2,7 +2,7 @@
 
 from vram_llm.chat.formats.thinking_frame import ThinkingFrame
 from vram_llm.chat.formats.thinking_marks import DEFAULT, ThinkingMarks
-from vram_llm.chat.reader import Grammar, Reader, Wait
+from vram_llm.chat.reader import ParseFunction, Reader, Wait
 
 
 def plain(r: Reader) -> Wait[None]:
@@ -10,12 +10,14 @@ def plain(r: Reader) -> Wait[None]:
     yield from r.rest(r.content)
 
 
-def thinking(opening: str, closing: str, then: Grammar, *, opened: bool) -> Grammar:
+def thinking(opening: str, closing: str, then: ParseFunction, *, opened: bool) -> ParseFunction:
     """`separate_thinking` by a pair of marks; `opened`: the prompt has ended with the opening one."""
     return separate_thinking(ThinkingMarks(opening, closing, closing), then, opened=opened)
 
 
-def separate_thinking(marks: ThinkingMarks, then: Grammar, *, opened: bool, closed: bool = False) -> Grammar:
+def separate_thinking(
+    marks: ThinkingMarks, then: ParseFunction, *, opened: bool, closed: bool = False
+) -> ParseFunction:
     """`then`, with thinking kept apart wherever it reads content. Marks of the frame are dropped.
 
     `opened`: the answer begins within the thinking. `closed`: the prompt has skipped the thinking. Thinking
@@ -23,21 +25,21 @@ def separate_thinking(marks: ThinkingMarks, then: Grammar, *, opened: bool, clos
     the answer if it is quoted, in code, or opens amid content and is not closed.
     """
 
-    def grammar(r: Reader) -> Wait[None]:
+    def parse(r: Reader) -> Wait[None]:
         frame = ThinkingFrame(r, marks, closed=closed)
         yield from frame.lead(opened, _call_markers(then))
         r.frame = frame
         yield from then(r)
 
-    return grammar
+    return parse
 
 
-def _call_markers(grammar: Grammar) -> tuple[str, ...]:
-    """The marks that a grammar looks for in content: each may begin a call."""
+def _call_markers(parse: ParseFunction) -> tuple[str, ...]:
+    """The marks that a parse function looks for in content: each may begin a call."""
     r = Reader()
     r.ended = True
     r.frame = probe = _MarkerProbe()
-    next(grammar(r), None)
+    next(parse(r), None)
     return probe.markers
 
 
@@ -59,10 +61,10 @@ class _MarkerProbe:
         """No call begins."""
 
 
-def separate_leading_thinking(then: Grammar) -> Grammar:
+def separate_leading_thinking(then: ParseFunction) -> ParseFunction:
     """`then`, after <think> ... </think> at the beginning, for a model that is not known to think."""
 
-    def grammar(r: Reader) -> Wait[None]:
+    def parse(r: Reader) -> Wait[None]:
         r.mark()
         yield from r.spaces()
         if (yield from r.take(DEFAULT.opening)):
@@ -72,4 +74,4 @@ def separate_leading_thinking(then: Grammar) -> Grammar:
             r.back()
         yield from then(r)
 
-    return grammar
+    return parse
