@@ -170,7 +170,7 @@ rpc_start_server = declare(
     ctypes.c_size_t,
     ctypes.POINTER(Pointer),
 )
-# a C++ function: its name is the Itanium ABI's, its result a std::map of libstdc++ (see memory.py)
+# a C++ function: its name is the Itanium ABI's, its result a std::map of libstdc++ (see memory_breakdown.py)
 get_memory_breakdown = (
     declare("_Z26llama_get_memory_breakdownPK13llama_context", Pointer, Pointer, Pointer)
     if sys.platform == "linux"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vram_llm.model import rules
 from vram_llm.model.gguf import TensorInfo
-from vram_llm.model.memory import LayerMemory
+from vram_llm.model.layer_memory import LayerMemory
 from vram_llm.model.tensors import (
     LayerPart,
     Role,

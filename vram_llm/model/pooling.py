@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from vram_llm.model.memory import Keys
+from vram_llm.model.layer_memory import ArchKeys
 
 
 class Pooling(StrEnum):
@@ -24,7 +24,7 @@ _ENCODERS = frozenset({
 })  # fmt: skip
 
 
-def read_pooling(keys: Keys) -> Pooling | None:
+def read_pooling(keys: ArchKeys) -> Pooling | None:
     """The file's pooling; the mean for encoders whose file names none. None: the model generates text."""
     value = keys.raw("pooling_type")
     pooling = next((pooling for pooling, number in NUMBERS.items() if value == number), None)

@@ -10,10 +10,10 @@ from vram_llm.model.file_kind import FileKind, kind_of
 from vram_llm.model.gguf import SkippedArray, TensorInfo
 from vram_llm.model.header import Header, Shard
 from vram_llm.model.layer_bytes import Layer, layer_bytes
-from vram_llm.model.memory import (
+from vram_llm.model.layer_memory import (
     MAX_LAYERS,
+    ArchKeys,
     Attention,
-    Keys,
     LayerMemory,
     layer_memory,
     linear_layers,
@@ -158,7 +158,7 @@ def profile(header: Header) -> ModelProfile:
     )
 
 
-def _experts(header: Header, keys: Keys, n_layers: int) -> tuple[int, tuple[int, ...]]:
+def _experts(header: Header, keys: ArchKeys, n_layers: int) -> tuple[int, tuple[int, ...]]:
     """How many experts a layer has, and how many of them each layer uses. Raises CorruptHeader."""
     n_expert, n_used = keys.number("expert_count"), keys.per_layer("expert_used_count", n_layers)
     if n_expert and max(n_used) > n_expert:
@@ -191,14 +191,14 @@ def with_adapters(base: ModelProfile, headers: Iterable[Header]) -> ModelProfile
     return replace(base, adapters=tuple(adapters))
 
 
-def _identify(header: Header) -> tuple[Keys, int, int]:
+def _identify(header: Header) -> tuple[ArchKeys, int, int]:
     """The architecture's metadata, the number of layers, and how many of them are draft blocks."""
     arch, where = header.metadata.get("general.architecture"), header.path.name
     if not isinstance(arch, str) or not arch:
         raise ModelFileError(f"{where} does not say what architecture it is; it is not a language model")
     if (kind := kind_of(header)) is not FileKind.MODEL:
         raise ModelFileError(f"{where} is {kind.value}")
-    keys = Keys(arch, header.metadata)
+    keys = ArchKeys(arch, header.metadata)
     if keys.raw("block_count") is None:
         raise ModelFileError(
             f"{where} is of architecture {arch!r} and has no layers; it is not a language model"
@@ -230,7 +230,10 @@ def _sort_tensors(
 
 
 def _memory(
-    keys: Keys, attention: Attention, n_draft: int, in_layers: Sequence[Sequence[tuple[TensorInfo, str]]]
+    keys: ArchKeys,
+    attention: Attention,
+    n_draft: int,
+    in_layers: Sequence[Sequence[tuple[TensorInfo, str]]],
 ) -> tuple[tuple[bool, ...], tuple[LayerMemory, ...]]:
     """Which layers are recurrent, and each layer's memory."""
     n_layers = len(in_layers)
@@ -253,7 +256,7 @@ def _active_bytes(layers: Iterable[Layer], outside: dict[Place, tuple[Tensor, ..
     return sum(layer.active_bytes for layer in layers) + sum(whole) + sum(rows)
 
 
-def _vocab_size(keys: Keys, token_embd: Tensor | None) -> int:
+def _vocab_size(keys: ArchKeys, token_embd: Tensor | None) -> int:
     tokens = keys.metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, SkippedArray):
         return tokens.count

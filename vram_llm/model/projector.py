@@ -9,7 +9,7 @@ from vram_llm.errors import ModelFileError
 from vram_llm.model.file_kind import kind_of
 from vram_llm.model.gguf import TensorInfo
 from vram_llm.model.header import Header
-from vram_llm.model.memory import Keys
+from vram_llm.model.layer_memory import ArchKeys
 
 _F32 = 4
 _ARCHITECTURE = "clip"
@@ -38,12 +38,13 @@ def read_projector(header: Header) -> Projector:
         tensors=header.tensors,
         total_bytes=sum(tensor.n_bytes for tensor in header.tensors),
         estimated_compute_bytes=max(
-            _compute_bytes(Keys(f"{_ARCHITECTURE}.{part}", header.metadata)) for part in ("vision", "audio")
+            _compute_bytes(ArchKeys(f"{_ARCHITECTURE}.{part}", header.metadata))
+            for part in ("vision", "audio")
         ),
     )
 
 
-def _compute_bytes(keys: Keys) -> int:
+def _compute_bytes(keys: ArchKeys) -> int:
     """Compute bytes for one image of the encoder's size, without flash attention; 0 without this encoder."""
     size, patch = keys.number("image_size"), keys.number("patch_size", 1)
     n_tokens = (size // max(patch, 1)) ** 2 if size else keys.number("embedding_length") and 1500

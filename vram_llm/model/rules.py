@@ -54,7 +54,7 @@ NO_MEMORY = frozenset({
     "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "rnd1", "wavtokenizer-dec",
 })  # fmt: skip
 
-# create_memory and load_arch_hparams: caches or layers that `memory.py` does not model (indexer keys,
+# create_memory and load_arch_hparams: caches or layers that `layer_memory.py` does not model (indexer keys,
 # compressed caches, looped layers). Only llama.cpp can size their contexts.
 UNMODELLED = frozenset({
     "deepseek32", "deepseek4", "dflash", "dots3note", "eagle3", "gemma4-assistant", "glm-dsa", "glm5-next",

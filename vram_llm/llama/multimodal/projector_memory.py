@@ -1,6 +1,7 @@
 """Memory of a multimodal projector: `mtmd_get_memory_usage` (tools/mtmd/mtmd.cpp) loads no weights.
 
-The function returns a C++ `std::map<ggml_backend_dev_t, size_t>` by value; see memory.py for its layout.
+The function returns a C++ `std::map<ggml_backend_dev_t, size_t>` by value; see memory_breakdown.py for its
+layout.
 """
 
 import ctypes

@@ -16,7 +16,7 @@ _MAX_NUMBER = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class ArchKeys:
     """The metadata of one architecture; each key gets the prefix `{arch}.`. Getters raise CorruptHeader."""
 
     arch: str
@@ -91,7 +91,7 @@ class Attention:
         return self.n_head_kv[i] * (self.window_head_v if self.windowed[i] else self.head_v)
 
 
-def read_attention(keys: Keys, n_layers: int, n_draft: int) -> Attention:
+def read_attention(keys: ArchKeys, n_layers: int, n_draft: int) -> Attention:
     """Head counts, head sizes and windows. `n_layers` counts the `n_draft` MTP blocks at the end."""
     n_head = keys.per_layer("attention.head_count", n_layers)
     n_head_kv = keys.per_layer("attention.head_count_kv", n_layers, n_head)
@@ -112,7 +112,7 @@ def read_attention(keys: Keys, n_layers: int, n_draft: int) -> Attention:
     )
 
 
-def _windows(keys: Keys, n_layers: int, n_draft: int) -> tuple[int, tuple[bool, ...]]:
+def _windows(keys: ArchKeys, n_layers: int, n_draft: int) -> tuple[int, tuple[bool, ...]]:
     """The window in tokens and which layers have it."""
     none = (0, (False,) * n_layers)
     rule = rules.WINDOWS.get(keys.arch)
@@ -133,7 +133,7 @@ def _windows(keys: Keys, n_layers: int, n_draft: int) -> tuple[int, tuple[bool, 
     return rule.fixed_window or window, listed
 
 
-def linear_layers(keys: Keys, n_layers: int, n_draft: int) -> tuple[bool, ...] | None:
+def linear_layers(keys: ArchKeys, n_layers: int, n_draft: int) -> tuple[bool, ...] | None:
     """Which layers are recurrent and not attention by the metadata; None if it does not list them."""
     interval = keys.number("full_attention_interval", rules.FULL_ATTENTION_INTERVALS.get(keys.arch, 0))
     if keys.raw("attention.recurrent_layers") is not None:
@@ -143,7 +143,7 @@ def linear_layers(keys: Keys, n_layers: int, n_draft: int) -> tuple[bool, ...] |
     return tuple(i < n_layers - n_draft and (i + 1) % interval != 0 for i in range(n_layers))
 
 
-def recurrent_elements(keys: Keys, attention: Attention) -> int:
+def recurrent_elements(keys: ArchKeys, attention: Attention) -> int:
     """Elements of state a recurrent layer keeps per sequence: n_embd_r + n_embd_s of llama-hparams.cpp."""
     n_embd, n_head = keys.number("embedding_length"), attention.n_head[0]
     if head := keys.number("wkv.head_size"):
@@ -159,7 +159,11 @@ def recurrent_elements(keys: Keys, attention: Attention) -> int:
 
 
 def layer_memory(
-    keys: Keys, attention: Attention, n_draft: int, recurrent: Sequence[bool], attends: Callable[[int], bool]
+    keys: ArchKeys,
+    attention: Attention,
+    n_draft: int,
+    recurrent: Sequence[bool],
+    attends: Callable[[int], bool],
 ) -> tuple[LayerMemory, ...]:
     """Each layer's memory in the main context.
 

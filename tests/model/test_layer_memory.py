@@ -10,7 +10,7 @@ from llama_cpp import llama_cpp as lib
 from tests import zoo
 from vram_llm.llama.memory_breakdown import memory_use
 from vram_llm.model.header_reader import read_header
-from vram_llm.model.memory import Keys, read_attention
+from vram_llm.model.layer_memory import ArchKeys, read_attention
 from vram_llm.model.profile import ModelProfile, profile
 
 WINDOW = {"attention.sliding_window": 512}
@@ -48,13 +48,13 @@ WINDOW = {"attention.sliding_window": 512}
     ],
 )
 def test_windows(arch: str, keys: dict[str, int | tuple[int, ...]], window: int, windowed: str) -> None:
-    given = Keys(arch, {f"{arch}.{key}": value for key, value in keys.items()})
+    given = ArchKeys(arch, {f"{arch}.{key}": value for key, value in keys.items()})
     found = read_attention(given, 8, given.number("nextn_predict_layers"))
     assert (found.window, "".join("w" if each else "." for each in found.windowed)) == (window, windowed)
 
 
 def test_head_sizes_default_to_a_share_of_the_embedding() -> None:
-    given = Keys(
+    given = ArchKeys(
         "a", {"a.embedding_length": 512, "a.attention.head_count": 8, "a.attention.value_length": 32}
     )
     found = read_attention(given, 2, 0)
