@@ -1,4 +1,4 @@
-"""llama.cpp's memory as the prefix cache sees it, which knows what every cell holds and refuses mistakes."""
+"""A fake of llama.cpp's memory for the prefix cache: it knows each cell's token and refuses mistakes."""
 
 import pickle
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class FakeMemory:
 
     @property
     def n_used(self) -> int:
-        """Cells that anyone holds."""
+        """Cells that any slot holds."""
         return len({cell for held in self._held.values() for cell, _ in held})
 
     @property
@@ -37,11 +37,11 @@ class FakeMemory:
         return {slot for slot, held in self._held.items() if held}
 
     def tokens(self, slot: int) -> list[int]:
-        """What a slot's cells were computed from."""
+        """The tokens from which a slot's cells were computed."""
         return [token for _, token in self._held.get(slot, [])]
 
     def compute(self, slot: int, start: int, tokens: Sequence[int]) -> None:
-        """What llama_decode does."""
+        """Do what llama_decode does."""
         assert 0 <= slot < self._n_slots, "no batch may name this slot"
         held = self._held.setdefault(slot, [])
         assert len(held) == start, "positions must follow one another"

@@ -1,4 +1,4 @@
-"""Whether two answers are the same but for what rounding does to a near tie."""
+"""Compares answers that may differ only where rounding decides between two nearly equal logits."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,10 +7,10 @@ from vram_llm.llama.model import LoadedModel
 
 
 def assert_same(model: LoadedModel, prompt: tuple[int, ...], alone: list[int], among: list[int]) -> None:
-    """Token for token, up to where the two best logits are nearer than rounding moves them.
+    """The tokens are the same, up to the first whose two best logits are closer than rounding moves them.
 
-    Beside others a sequence's KV cells lie in another order, and llama.cpp adds them up in half precision. A
-    mix-up of sequences would move logits a hundred times as far.
+    Among others, the KV cells of a sequence are in another order, and llama.cpp adds them up in half
+    precision. A mix-up of sequences would move logits a hundred times as far.
     """
     assert len(alone) == len(among)
     at = next((i for i, (a, b) in enumerate(zip(alone, among, strict=True)) if a != b), None)
@@ -26,7 +26,7 @@ def assert_same(model: LoadedModel, prompt: tuple[int, ...], alone: list[int], a
 def _logits_after(model: LoadedModel, tokens: list[int], chunk: int, beside: int) -> npt.NDArray[np.float32]:
     """The logits after `tokens`, computed `chunk` at a time between `beside` tokens of another sequence.
 
-    That one is forgotten again at every other step, so that the KV cells of `tokens` lie in no order.
+    The other sequence is forgotten at every second step, so that the KV cells of `tokens` are in no order.
     """
     row = 0
     for slot in range(4):

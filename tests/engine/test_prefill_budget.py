@@ -1,4 +1,4 @@
-"""Prompt rows beside streams, by tables of what steps took."""
+"""Prompt rows in steps with streams, by tables of measured steps."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def _prefill_budget(
         ([(8, 0, 0.010), (0, 100, 0.001)], 2040),  # all there is room for
     ],
 )
-def test_rows_beside_streams(steps: list[Step], rows: int) -> None:
+def test_rows_with_streams(steps: list[Step], rows: int) -> None:
     assert _prefill_budget(*steps).prefill_rows(8, 1) == rows
 
 
@@ -60,8 +60,8 @@ def test_many_that_wait_for_a_first_token_count_as_much(n_prompts: int, rows: in
     assert _prefill_budget((2, 0, 0.010), (0, 500, 0.25)).prefill_rows(2, n_prompts) == rows
 
 
-def test_what_streams_take_is_measured_now_and_then() -> None:
-    """The context beside them grows: without a look it would all be taken for the prompt's."""
+def test_the_time_of_streams_is_measured_now_and_then() -> None:
+    """Their context grows: without a measurement, its time would count as the prompts'."""
     budget, rows = _prefill_budget((8, 0, 0.010)), []
     for step in range(100):
         rows.append(budget.prefill_rows(8, 1))

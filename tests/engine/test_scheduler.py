@@ -1,4 +1,4 @@
-"""The scheduler's promises, by tables and by every sequence of events that hypothesis thinks of."""
+"""The scheduler's promises, by tables and by hypothesis's sequences of events."""
 
 from collections.abc import Sequence as Several
 
@@ -54,7 +54,7 @@ def _submit(scheduler: Scheduler, *sequences: Sequence) -> None:
 
 
 def _run(chunks: Several[Chunk]) -> list[tuple[str, int, int]]:
-    """Do what the engine does with a step; the step as (id, start, count)."""
+    """Do what the engine does with a step. Returns the step as (id, start, count)."""
     for chunk in chunks:
         samples = chunk.samples
         chunk.sequence.n_cached += chunk.count
@@ -110,7 +110,7 @@ def test_a_prompt_beside_a_stream_goes_in_small_chunks() -> None:
     ]
 
 
-def test_what_a_prompt_leaves_of_the_step_goes_to_the_next() -> None:
+def test_rows_that_a_prompt_leaves_go_to_the_next_prompt() -> None:
     scheduler = _scheduler()
     _submit(scheduler, _sequence("a", 10), _sequence("b", 30), _sequence("c", 1))
     assert _run(scheduler.schedule()) == [("a", 0, 10), ("b", 0, 22)]
@@ -118,7 +118,7 @@ def test_what_a_prompt_leaves_of_the_step_goes_to_the_next() -> None:
     assert _run(scheduler.schedule()) == [("a", 11, 1), ("b", 30, 1), ("c", 0, 1)]
 
 
-def test_a_chunk_ends_where_a_state_is_to_be_kept() -> None:
+def test_a_chunk_ends_at_a_checkpoint() -> None:
     scheduler = _scheduler(max_rows=64)
     _submit(scheduler, _sequence("a", 40), _sequence("b", 3))
     (chunk, _) = scheduler.schedule()
@@ -151,7 +151,7 @@ def test_no_more_run_than_a_step_has_rows() -> None:
 
 
 @pytest.mark.parametrize(("n_cells", "both"), [(31, False), (32, True)])
-def test_a_newcomer_needs_cells_for_all_it_has_and_the_next_step(n_cells: int, both: bool) -> None:
+def test_a_new_sequence_needs_cells_for_its_tokens_and_the_next_step(n_cells: int, both: bool) -> None:
     scheduler = _scheduler(n_cells=n_cells)
     _submit(scheduler, _sequence("a", 10))
     _run(scheduler.schedule())  # it has 11 now
@@ -183,7 +183,7 @@ def test_one_that_fills_the_cells_runs_alone() -> None:
     assert _run(scheduler.schedule()) == [("a", 31, 1)]
 
 
-def test_the_youngest_gives_way_and_is_computed_again() -> None:
+def test_the_youngest_is_preempted_and_computed_again() -> None:
     scheduler = _scheduler(n_cells=12)
     _submit(scheduler, _sequence("a", 4), _sequence("b", 4))
     _run(scheduler.schedule())
@@ -201,7 +201,7 @@ def test_the_youngest_gives_way_and_is_computed_again() -> None:
     assert _run(scheduler.schedule()) == [("b", 0, n_tokens)]
 
 
-def test_several_give_way_in_the_order_they_will_come_back() -> None:
+def test_preempted_sequences_wait_in_order_of_arrival() -> None:
     scheduler = _scheduler(n_cells=23)
     _submit(scheduler, *(_sequence(name, 5) for name in "abcd"))
     _run(scheduler.schedule())
@@ -235,9 +235,9 @@ def test_nothing_to_do_is_an_empty_step() -> None:
 
 
 class Engine(RuleBasedStateMachine):
-    """Requests come, go and are run over a cache that shares, moves and evicts, whatever the model's memory.
+    """Requests come, run and end over a cache that shares, offloads and evicts, with each kind of memory.
 
-    The memory checks that nothing is computed on cells that hold anything else than the tokens before.
+    The memory checks that a token is computed only on cells that hold the tokens before it.
     """
 
     @initialize(
@@ -285,7 +285,7 @@ class Engine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def submit(self, data: st.DataObject) -> None:
-        """As the loop does: prompt and answer fit the cells together. Many begin as another did."""
+        """As in the loop, prompt and answer fit the cells together. Many begin like another request."""
         n_prompt = data.draw(st.integers(1, self.cache.n_cells - 1))
         max_tokens = data.draw(st.integers(0, self.cache.n_cells - n_prompt))
         before = data.draw(st.sampled_from(self.prompts))
@@ -327,12 +327,12 @@ class Engine(RuleBasedStateMachine):
         assert len(set(named)) == len(named)
         assert all(chunk.start == chunk.sequence.n_cached and chunk.count > 0 for chunk in chunks)
         assert all(chunk.start + chunk.count <= len(chunk.sequence.tokens) for chunk in chunks)
-        assert [chunk.sequence for chunk in chunks[: len(decoding)]] == decoding  # none of them is held up
+        assert [chunk.sequence for chunk in chunks[: len(decoding)]] == decoding  # none of them is delayed
         assert sum(chunk.count for chunk in chunks) <= scheduler.max_rows
         n_prefill = sum(chunk.count for chunk in chunks[len(decoding) :])
         assert not decoding or n_prefill <= scheduler.prefill.prefill_rows(1, 1)
         assert bool(chunks) == bool(self.alive)
-        if before:  # the oldest always gets on
+        if before:  # the oldest always advances
             assert before[0].id in named
         return chunks
 

@@ -13,7 +13,7 @@ EXPECTED = SpeedEstimate(
 )  # fmt: skip
 
 
-def test_it_speaks_once_after_a_hundred_tokens() -> None:
+def test_it_reports_once_after_a_hundred_tokens() -> None:
     expectation = SpeedCheck(EXPECTED)
     said = [expectation.observe(1, 1, 0.010) for _ in range(2 * TOKENS)]
     assert [i for i, each in enumerate(said) if each is not None] == [TOKENS - 1]
@@ -36,7 +36,7 @@ def test_several_streams_are_expected_to_take_as_long_as_planned(rows: int, step
     assert "calibrate" in sentence
 
 
-def test_nothing_is_said_where_nothing_is_expected() -> None:
+def test_nothing_is_reported_without_an_expectation() -> None:
     unknown = dataclasses.replace(EXPECTED, streams_step_s=None)
     assert not any(SpeedCheck(None).observe(1, 1, 0.01) for _ in range(2 * TOKENS))
     several = SpeedCheck(unknown)

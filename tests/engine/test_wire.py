@@ -1,4 +1,4 @@
-"""Messages survive the crossing."""
+"""Messages are the same after encoding and decoding."""
 
 import pytest
 
@@ -59,6 +59,6 @@ def test_from_the_engine(message: wire.FromEngine) -> None:
     assert wire.decode_from_engine(_body(wire.pack(message))) == message
 
 
-def test_a_plan_crosses_whole(plan_on_cpu: PlanOnCpu) -> None:
+def test_a_plan_is_unchanged(plan_on_cpu: PlanOnCpu) -> None:
     message = wire.Start(plan_on_cpu(), "name")
     assert wire.decode_to_engine(_body(wire.pack(message))) == message

@@ -30,7 +30,7 @@ INFO = ModelInfo(
 
 
 def says(*texts: str, ending: FinishReason = FinishReason.STOP, prompt_tokens: int = 5) -> Script:
-    """One event per text, then one that ends, with no text of its own."""
+    """One event per text, then a last event without text."""
 
     def script(request: Request) -> list[Step]:
         steps: list[Step] = [
@@ -62,7 +62,7 @@ def fails(*first: str, error: str) -> Script:
 
 
 class FakeEngine:
-    """Keeps what it was asked (`requests`, `embedded`) and whose generator was closed early (`cancelled`)."""
+    """Keeps its requests (`requests`, `embedded`), and those whose generator closed early (`cancelled`)."""
 
     def __init__(self, script: Script | None = None, info: ModelInfo | None = INFO) -> None:
         self.script = script or says("Hello", " world")

@@ -1,4 +1,4 @@
-"""What tests of grammars for tools share: tools, prompts of every format, and what a grammar lets through."""
+"""For tests of tool grammars: tools, prompts of every format, and the texts that a grammar accepts."""
 
 import json
 from collections.abc import Callable
@@ -73,7 +73,7 @@ Accepts = Callable[[str], bool]
 
 
 def follower(grammar: Grammar, marks: tuple[str, ...] = ()) -> Accepts:
-    """Whether `grammar` lets a text through that then ends."""
+    """A function that returns whether `grammar` accepts a whole text."""
     vocab = cast(Vocab, Bytes(marks))
     tokenizer = _tokenizer(vocab)
 
@@ -122,5 +122,5 @@ def tagged_call(prompt: ChatPrompt, name: str, arguments: dict[str, Any]) -> str
 
 
 def lead_of(form: CallFormat) -> str:
-    """Content before a call, where the format can have some."""
+    """Content before a call, if the format can have some."""
     return "" if form.name in ("harmony", "llama-json") else "Wait. "

@@ -20,7 +20,7 @@ async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
 
 
 def lines(response: httpx.Response) -> list[Any]:
-    """The data lines of a stream, parsed; the last one is "[DONE]" where the stream is complete."""
+    """The data lines of a stream, parsed; the last one is "[DONE]" if the stream is complete."""
     assert response.headers["content-type"].startswith("text/event-stream")
     frames = response.text.split("\n\n")
     assert frames.pop() == ""

@@ -28,7 +28,7 @@ def engine() -> FakeEngine:
 
 
 async def answered(client: httpx.AsyncClient, *, stream: bool, **fields: Any) -> dict[str, Any]:
-    """The message, put together where it was streamed, with its `finish_reason`."""
+    """The message, joined from its chunks if it was streamed, with its `finish_reason`."""
     response = await client.post("/v1/chat/completions", json={**HI, "stream": stream, **fields})
     assert response.status_code == 200, response.text
     if not stream:

@@ -1,4 +1,4 @@
-"""The text of a custom tool, out of the arguments of a call."""
+"""The text of a custom tool, read from the arguments of a call."""
 
 import json
 

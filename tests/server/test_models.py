@@ -43,7 +43,7 @@ async def test_list(connect: Connect) -> None:
 async def test_capabilities(
     connect: Connect, engine: FakeEngine, changes: dict[str, Any], capabilities: list[str]
 ) -> None:
-    """Beside OpenAI's list, as llama-server has them."""
+    """Next to OpenAI's list, as in llama-server."""
     engine.info = replace(INFO, **changes)
     reply = (await connect(aliases=("gpt-4o",)).get("/models")).json()
     assert reply["models"] == [

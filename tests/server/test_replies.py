@@ -8,8 +8,8 @@ def _last(prompt: int, completion: int, cached: int) -> TokenEvent:
     return TokenEvent(id="r", prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached)
 
 
-def test_a_prompt_counts_once_and_was_there_only_if_no_choice_computed_it() -> None:
-    """Two prompts with two choices each. The first was new; the second one's beginning was there."""
+def test_a_prompt_counts_once_and_is_cached_only_if_no_choice_computed_it() -> None:
+    """Two prompts with two choices each. The first was new; the second one's beginning was cached."""
     tally = UsageCounter(n=2)
     for index, last in enumerate([_last(10, 3, 9), _last(10, 4, 0), _last(20, 5, 12), _last(20, 6, 19)]):
         tally.add(index, last)

@@ -1,4 +1,4 @@
-"""Strict tools with templates whose own calls cannot be held to a schema: shown and held in our own way."""
+"""Strict tools with templates whose calls no grammar can constrain: this server's own form is used."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ FRAMES = {
     "muse-glimmer": (" to=self<|message|>Hm.<|eom|><|start|>assistant to=user<|message|>", ""),
     "meetkai-functionary-medium-v3.2": ("", ""),
 }
-# A pattern cannot be held in tags.
+# No grammar of tags constrains a pattern.
 SCHEMA: dict[str, Any] = {
     **CITY,
     "properties": {**CITY["properties"], "code": {"type": "string", "pattern": "^[a-z]{2}$"}},  # type: ignore[dict-item]
@@ -81,7 +81,7 @@ def texts(events: list[Event], kind: type[Content] | type[Reasoning] | type[Call
 
 
 @pytest.mark.parametrize("template", FRAMES)
-def test_a_strict_tool_is_held(template: str) -> None:
+def test_a_strict_tool_is_constrained(template: str) -> None:
     turn = prepare_request(template, use_of(TOOL))
     assert '"weather"' in turn.prompt
     assert "<tool_call>" in turn.prompt
@@ -108,7 +108,7 @@ def test_the_models_answer_is_read(template: str) -> None:
 
 
 @pytest.mark.parametrize("template", FRAMES)
-def test_a_custom_tool_is_held_to_its_regex(template: str) -> None:
+def test_a_custom_tool_is_constrained_to_its_regex(template: str) -> None:
     turn = prepare_request(template, use_of(CUSTOM))
     assert turn.grammar is not None
     accepts = follower(turn.grammar, turn.marks)

@@ -1,4 +1,4 @@
-"""Arguments in tags: every answer that their grammar lets through is read as arguments of the schema."""
+"""Arguments in tags: every answer that their grammar accepts is read as arguments of the schema."""
 
 import json
 import random
@@ -53,7 +53,7 @@ _TEXTS = ("a b", "5", "null", '"x"', "<b>", "é\n", "{}", "True")
 
 
 def _walked(form: CallFormat, prompt: ChatPrompt, grammar: Grammar, marks: tuple[str, ...], seed: int) -> Any:
-    """Arguments of a call that `grammar` lets through: tokens at random, and texts where any may stand."""
+    """Arguments of a call that `grammar` accepts: random tokens, and texts where any text is allowed."""
     layout = GLM if form.layout is None else layout_of(form.layout)
     vocab, pick = cast(Vocab, Bytes(marks)), random.Random(seed)
     parser = prompt.parser({"open": SCHEMA})
@@ -93,7 +93,7 @@ def test_answers_of_the_grammar_are_read_as_arguments_of_the_schema(
         jsonschema.validate(_walked(form, prompt, grammar, marks, seed), SCHEMA)
 
 
-def test_a_call_without_the_outer_tag_is_held_too() -> None:
+def test_a_call_without_the_outer_tag_is_constrained_too() -> None:
     form = next(each for each in FORMATS if each.name == "qwen-xml")
     prompt, grammar = strict_grammar(prompt_of(form), USE)
     accepts = follower(grammar)
@@ -123,7 +123,7 @@ def test_a_call_without_the_outer_tag_is_held_too() -> None:
     ids=json.dumps,
 )
 def test_a_schema_with_more_rules_for_a_text_is_json(schema: Any) -> None:
-    """In the format's own tags, where any schema can be held."""
+    """JSON between the format's own tags: a grammar can constrain it to any schema."""
     assert not can_constrain(ToolSchema(schema, lenient=False))
     use = ToolUse(tools=({},), schemas={"f": schema}, strict=frozenset(["f"]))
     for form in [each for each in IN_TAGS if each.tags is not None]:

@@ -1,4 +1,4 @@
-"""Thinking over HTTP, between whatever marks the model's template writes."""
+"""Thinking over HTTP, between the marks that the model's template writes."""
 
 from dataclasses import replace
 from typing import Any
@@ -68,7 +68,7 @@ async def test_no_effort(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     )
 
 
-async def test_an_answer_of_a_given_form_begins_behind_the_thinking(
+async def test_an_answer_of_a_given_form_begins_after_the_thinking(
     client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
     await client.post("/v1/chat/completions", json={**HI, "response_format": {"type": "json_object"}})

@@ -58,7 +58,7 @@ async def test_streamed_calls(client: httpx.AsyncClient) -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-async def test_without_words_content_is_null(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_without_text_content_is_null(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says('<tool_call>{"name": "now", "arguments": {}}</tool_call>')
     message = (await ask(client)).json()["choices"][0]["message"]
     assert message["content"] is None
@@ -200,9 +200,7 @@ async def test_a_forced_call_has_a_grammar(
     assert request.prompt == "get_weather [user]hi<think>\n\n</think>\n\n<tool_call>\n"
 
 
-async def test_an_answer_in_a_form_is_not_thought_about(
-    client: httpx.AsyncClient, engine: FakeEngine
-) -> None:
+async def test_an_answer_of_a_form_has_no_thinking(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says('{"a": 1}')
     wanted = {"type": "json_object"}
     reply = (await ask(client, tools=[], response_format=wanted)).json()
@@ -239,7 +237,7 @@ async def test_a_forced_call_replaces_a_form(client: httpx.AsyncClient, engine: 
     assert reply["choices"][0]["finish_reason"] == "tool_calls"
 
 
-async def test_only_strict_tools_hold_an_answer(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_only_strict_tools_constrain_an_answer(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says("Hello.")
     for strict in (False, True):
         tools = [{"type": "function", "function": {**FUNCTION, "strict": strict}}]

@@ -1,4 +1,4 @@
-"""Which answers the grammars of tools let through, in every format: marks as tokens, and as text."""
+"""The answers that grammars of tools accept, in every format: marks as tokens, and as text."""
 
 import json
 from dataclasses import replace
@@ -58,7 +58,7 @@ def test_answers_of_the_grammar_are_read(form: CallFormat) -> None:
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
 @pytest.mark.parametrize("form", CONSTRAINABLE, ids=lambda f: f.name)
 def test_there_is_no_other_way_into_a_call(form: CallFormat, as_tokens: bool) -> None:
-    """A part of a call behind other marks: it is not let through, or is no call."""
+    """A part of a call after other marks is not accepted, or is not read as a call."""
     prompt, grammar = strict_grammar(prompt_of(form), USE)
     accepts = follower(grammar, (*form.marks, *THINKS) if as_tokens else ())
     bad = call_of(prompt, "weather", BAD)
@@ -73,8 +73,8 @@ def test_there_is_no_other_way_into_a_call(form: CallFormat, as_tokens: bool) ->
 
 
 @pytest.mark.parametrize("form", [f for f in CONSTRAINABLE if lead_of(f)], ids=lambda f: f.name)
-def test_no_special_token_parts_a_trigger_from_its_call(form: CallFormat) -> None:
-    """Of a text, the parser would not see it."""
+def test_no_special_token_separates_a_trigger_from_its_call(form: CallFormat) -> None:
+    """If the trigger is text, the parser would not see the call."""
     prompt, grammar = strict_grammar(prompt_of(form), USE)
     accepts = follower(grammar, ("<|other|>",))
     assert accepts(f"One<|other|>two {call_of(prompt, 'weather', GOOD)}<|other|>three")
@@ -227,7 +227,7 @@ def test_the_form_at_fault_is_named() -> None:
         follower(grammar)("")
 
 
-def test_calls_without_marks_are_not_held() -> None:
+def test_calls_without_marks_are_not_constrained() -> None:
     prompt = prompt_of(replace(NONE, marks=(), call_json=None))
     with pytest.raises(NotSupported, match="'strict' is not supported with this model"):
         strict_grammar(prompt, USE)

@@ -1,4 +1,4 @@
-"""Where states are kept."""
+"""The positions at which states are saved."""
 
 import pytest
 
@@ -22,8 +22,8 @@ def test_positions(n_prompt: int, branch: int, expected: list[int]) -> None:
 
 
 @pytest.mark.parametrize("n_prompt", [200, 2000, 100_000])
-def test_no_more_is_computed_again_than_is_new(n_prompt: int) -> None:
-    """Wherever another prompt parts from this one: from a stop to there, against what comes after."""
+def test_a_prompt_computes_no_more_again_than_it_has_new(n_prompt: int) -> None:
+    """A later prompt may differ anywhere: from the checkpoint before it are fewer tokens than come after."""
     positions = [0, *checkpoint_positions(n_prompt, 0)]
     assert len(positions) < 14
     for parts_at in range(1, n_prompt):

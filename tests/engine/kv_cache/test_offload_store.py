@@ -1,4 +1,4 @@
-"""States within bounds: what was used last stays longest, in RAM, then on disk, and comes back whole."""
+"""States within bounds: the last ones used stay longest, in RAM, then on disk, and come back unchanged."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_ram_then_disk_then_gone(store: OffloadStore) -> None:
     assert [key in store for key in keys] == [False] * 2 + [True] * 7
 
 
-def test_what_is_read_stays_longer(store: OffloadStore) -> None:
+def test_a_state_that_is_read_stays_longer(store: OffloadStore) -> None:
     keys = [store.put(_state(40, fill)) for fill in range(7)]
     assert _fills(store, keys[:2]) == [0, 1]
     more = [store.put(_state(40, fill)) for fill in (7, 8)]
@@ -61,7 +61,9 @@ def test_one_larger_than_ram_goes_to_disk(store: OffloadStore) -> None:
     ("ram_bytes", "disk_bytes", "n_bytes", "kept"),
     [(0, 0, 1, False), (10, 0, 10, True), (10, 0, 11, False), (10, 20, 20, True), (10, 20, 21, False)],
 )
-def test_what_fits_no_bound_is_not_kept(ram_bytes: int, disk_bytes: int, n_bytes: int, kept: bool) -> None:
+def test_a_state_over_both_bounds_is_not_kept(
+    ram_bytes: int, disk_bytes: int, n_bytes: int, kept: bool
+) -> None:
     store = OffloadStore(ram_bytes, disk_bytes)
     assert store.would_keep(n_bytes) == kept
     assert (store.put(_state(n_bytes)) in store) == kept

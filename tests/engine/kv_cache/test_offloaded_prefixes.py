@@ -1,4 +1,4 @@
-"""Which spilled prefix a prompt begins with."""
+"""The offloaded prefix that a prompt begins with."""
 
 import numpy as np
 import pytest
@@ -36,14 +36,14 @@ def test_the_longest_beginning(whole_only: bool, tokens: list[int], length: int)
 
 
 @pytest.mark.parametrize(("whole_only", "left"), [(False, 1), (True, 2)])
-def test_a_longer_one_stands_for_a_shorter_one_where_parts_are_of_use(whole_only: bool, left: int) -> None:
+def test_a_longer_prefix_replaces_a_shorter_one_if_a_part_is_usable(whole_only: bool, left: int) -> None:
     prefixes = _prefixes([1, 2], [1, 2, 3], whole_only=whole_only)
     assert prefixes.store.ram_used_bytes == 10 * left
     assert prefixes.has([1, 2])
     assert prefixes.has([1]) != whole_only
 
 
-def test_what_the_store_let_go_is_not_offered() -> None:
+def test_a_state_that_the_store_dropped_is_not_offered() -> None:
     prefixes = _prefixes([1, 2], [3, 4], ram_bytes=10)
     assert prefixes.longest([1, 2]) == (0, None)
     assert prefixes.longest([3, 4])[0] == 2

@@ -1,4 +1,4 @@
-"""The tree against what each slot holds, written down plainly."""
+"""The radix tree compared with a plain list of the tokens of each slot."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +37,7 @@ def _check(tree: RadixTree, slots: dict[int, Tokens]) -> None:
 @given(
     st.lists(st.tuples(st.sampled_from(["hold", "cut", "share"]), st.integers(0, 3), _tokens), max_size=12)
 )
-def test_it_knows_what_each_slot_holds(events: list[tuple[str, int, Tokens]]) -> None:
+def test_it_knows_the_tokens_of_each_slot(events: list[tuple[str, int, Tokens]]) -> None:
     tree, slots = RadixTree(), {slot: list[int]() for slot in range(4)}
     for what, slot, tokens in events:
         if what == "hold":

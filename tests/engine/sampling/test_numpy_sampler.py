@@ -1,4 +1,4 @@
-"""Drawing in NumPy: the right set of tokens, each as often as it should be."""
+"""Sampling in NumPy: the right set of tokens, each with the right frequency."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from vram_llm.engine.sampling.numpy_sampler import NumpySampler, top_k_filter, t
     st.floats(0, 0.9999),
 )
 def test_the_nucleus_is_the_smallest_that_reaches_p(weights: np.ndarray, p: float) -> None:
-    """Whole quarters: ties abound, and sums are exact."""
+    """Weights are whole quarters: many are equal, and sums are exact."""
     weights[0] += 0.25  # a sum of nothing has no shares
     kept = top_p_filter(weights, p)
     total, share = float(weights.sum()), float(weights[kept].sum())
@@ -40,7 +40,7 @@ def test_the_nucleus_of_a_large_vocabulary(p: float, spread: float) -> None:
     st.integers(1, 100),
 )
 def test_the_largest_are_found(logits: np.ndarray, k: int) -> None:
-    """Few different values: ties abound."""
+    """Few different values: many are equal."""
     k = min(k, len(logits) - 1)
     assert list(top_k_filter(logits, k)) == sorted(np.argsort(-logits, kind="stable")[:k])
 
@@ -63,7 +63,7 @@ def test_a_seed_draws_the_same_again() -> None:
 
 
 @pytest.mark.parametrize("last", [-np.inf, -1e30, 40.0])
-def test_the_impossible_is_never_drawn(last: float) -> None:
+def test_a_token_of_probability_0_is_never_drawn(last: float) -> None:
     logits = np.array([-np.inf, 1.0, -np.inf, 2.0, last], np.float32)
     draw = NumpySampler(temperature=1, top_p=1, min_p=0, seed=1)
     possible = {4} if last > 0 else {1, 3}

@@ -1,4 +1,4 @@
-"""When a draft model is asked, and for how many tokens: tables, and whole answers played through."""
+"""When the draft model drafts, and how many tokens: tables, and whole simulated answers."""
 
 import random
 
@@ -15,42 +15,42 @@ from vram_llm.engine.speculative.row_cost import RowCost
 PLAIN_S = 0.010
 
 
-def seen(n_streams: int = 1, row_s: float = 0.001, guess_s: float | None = 0.002) -> DraftCostModel:
-    """After steps of 10 ms, in which rows and guesses took so long."""
+def seen(n_streams: int = 1, row_s: float = 0.001, draft_s: float | None = 0.002) -> DraftCostModel:
+    """A cost model after steps of 10 ms, with these times for a row and a draft token."""
     cost = RowCost()
     cost.observe(n_streams, 0, PLAIN_S)
     cost.observe(n_streams, 4, PLAIN_S + 4 * row_s)
     cost_model = DraftCostModel(cost, 0.1)
-    if guess_s is not None:
-        cost_model.observe_drafting(n_streams, n_streams * guess_s)
+    if draft_s is not None:
+        cost_model.observe_drafting(n_streams, n_streams * draft_s)
     return cost_model
 
 
 @pytest.mark.parametrize(
-    ("stands", "guess_ms", "row_ms", "n_streams", "n"),
+    ("rate", "draft_ms", "row_ms", "n_streams", "n"),
     [
         (0.8, 2, 1, 1, 5),  # a price of 0.3 tokens, and 0.8**5 is 0.33
         (0.5, 2, 1, 1, 1),
         (0.3, 2, 1, 1, 0),
         (0.8, 9, 1, 1, 0),  # the draft model is as slow as the model
         (0.98, 0.1, 0.1, 1, MAX_DRAFTED),
-        (0.8, 0.5, 1, 8, 0),  # eight streams: a token takes 1.25 ms, a guess 1.5
+        (0.8, 0.5, 1, 8, 0),  # eight streams: a token takes 1.25 ms, a draft token 1.5
         (0.9, 0.2, 0.2, 8, 10),
     ],
 )
-def test_as_many_as_pay(stands: float, guess_ms: float, row_ms: float, n_streams: int, n: int) -> None:
-    cost_model = seen(n_streams, row_ms / 1000, guess_ms / 1000)
-    assert cost_model.length(stands, 100) == min(n, MAX_DRAFTED)
-    assert cost_model.length(stands, 2) == min(n, 2)
-    assert cost_model.length(stands, 0) == 0
+def test_as_many_tokens_as_pay(rate: float, draft_ms: float, row_ms: float, n_streams: int, n: int) -> None:
+    cost_model = seen(n_streams, row_ms / 1000, draft_ms / 1000)
+    assert cost_model.length(rate, 100) == min(n, MAX_DRAFTED)
+    assert cost_model.length(rate, 2) == min(n, 2)
+    assert cost_model.length(rate, 0) == 0
 
 
 @pytest.mark.parametrize(
     ("n_behind", "n_left", "pays"),
     [(4, 1, True), (FREE_ROWS, 1, True), (1000, 10, False), (1000, 2000, True), (100_000, 2000, False)],
 )
-def test_a_long_prompt_is_read_where_much_is_to_come(n_behind: int, n_left: int, pays: bool) -> None:
-    """At 0.8, 0.1 ms a row: some 3 ms are saved a token."""
+def test_a_long_prompt_is_read_if_many_tokens_may_follow(n_behind: int, n_left: int, pays: bool) -> None:
+    """At an acceptance rate of 0.8 and 0.1 ms a row, drafts save about 3 ms per token."""
     cost_model = seen()
     cost_model.observe_read(100, 0.01)
     assert cost_model.pays_to_follow(0.8, n_behind, n_left) is pays
@@ -66,46 +66,46 @@ def test_how_much_is_read_in_a_step() -> None:
 
 
 def play(
-    share: float, n_tokens: int, guess_s: float, row_s: float = 0.004, seed: int = 1
+    share: float, n_tokens: int, draft_s: float, row_s: float = 0.004, seed: int = 1
 ) -> tuple[float, int]:
-    """How long an answer takes, without guesses 1, if a `share` of them stands; and their number."""
+    """An answer's time relative to one without drafts, if a `share` of them is accepted; and their count."""
     pick, cost = random.Random(seed), RowCost()
     cost_model = DraftCostModel(cost, 0.1)
-    guesses, done, seconds, n_drafted = SequenceDraftStats(cost_model), 0, 0.0, 0
+    stats, done, seconds, n_drafted = SequenceDraftStats(cost_model), 0, 0.0, 0
     while done < n_tokens:
-        n, pays = guesses.length(8) if cost.is_fresh(1) else (0, False)
+        n, pays = stats.length(8) if cost.is_fresh(1) else (0, False)
         n_accepted = next((i for i in range(n) if pick.random() > share), n)
         took = PLAIN_S + n * row_s
         if n:
-            cost_model.observe_drafting(1, guess_s)
+            cost_model.observe_drafting(1, draft_s)
             if not pays:
-                cost_model.spend(n, n * guess_s)
+                cost_model.spend(n, n * draft_s)
         cost.observe(1, n, took)
         cost_model.earn(took)
-        guesses.observe(n, n_accepted)
-        done, seconds, n_drafted = done + 1 + n_accepted, seconds + took + n * guess_s, n_drafted + n
+        stats.observe(n, n_accepted)
+        done, seconds, n_drafted = done + 1 + n_accepted, seconds + took + n * draft_s, n_drafted + n
     return seconds / (n_tokens * PLAIN_S), n_drafted
 
 
-@pytest.mark.parametrize("guess_s", [0.0005, 0.002, 0.008])
+@pytest.mark.parametrize("draft_s", [0.0005, 0.002, 0.008])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3])
-def test_what_useless_guesses_cost_is_bounded(share: float, guess_s: float) -> None:
+def test_the_cost_of_useless_drafts_is_bounded(share: float, draft_s: float) -> None:
     for seed in range(5):
-        assert play(share, 1500, guess_s, seed=seed)[0] < 1.05
-        assert play(share, 150, guess_s, seed=seed)[0] < 1.1
+        assert play(share, 1500, draft_s, seed=seed)[0] < 1.05
+        assert play(share, 150, draft_s, seed=seed)[0] < 1.1
 
 
-def test_good_guesses_pay() -> None:
+def test_good_drafts_pay() -> None:
     assert play(0.95, 1000, 0.0005, 0.0005)[0] < 0.35
     assert play(0.8, 1000, 0.001, 0.001)[0] < 0.6
 
 
-def test_who_was_useless_is_still_tried() -> None:
+def test_a_useless_draft_model_is_still_tried() -> None:
     n_drafted = play(0.0, 2000, 0.002)[1]
     assert 5 < n_drafted < 130
 
 
-def test_a_step_without_guesses_is_wanted_now_and_then() -> None:
+def test_a_step_without_drafts_is_measured_now_and_then() -> None:
     cost = RowCost()
     assert not cost.is_fresh(1)
     cost.observe(2, 0, PLAIN_S)
@@ -116,8 +116,8 @@ def test_a_step_without_guesses_is_wanted_now_and_then() -> None:
 
 
 def test_a_disturbed_step_is_soon_forgotten() -> None:
-    """Another program in the way makes rows and guesses look dear, once."""
-    cost_model = seen(row_s=0.5, guess_s=0.5)
+    """Another program makes rows and drafts look expensive, once."""
+    cost_model = seen(row_s=0.5, draft_s=0.5)
     assert cost_model.length(0.8, 8) == 0
     cost_model.spend(1, 5.0)
     for _ in range(10):

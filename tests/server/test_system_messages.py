@@ -50,7 +50,7 @@ TEXTS = ("ORDER-1", "ORDER-2", "ORDER-3", "QUESTION-1", "QUESTION-2", "ANSWER-1"
     ("path", "body"),
     [("/v1/chat/completions", CHAT), ("/v1/messages", MESSAGES), ("/v1/responses", RESPONSES)],
 )
-async def test_all_of_them(
+async def test_all_system_messages_are_in_the_prompt(
     client: httpx.AsyncClient, engine: FakeEngine, path: str, body: dict[str, Any], source: str | None
 ) -> None:
     engine.info, engine.script = replace(INFO, chat_template=source), says("Yes.")
