@@ -8,12 +8,10 @@ allocated.
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from mmap import mmap
 
 from vram_llm.errors import CorruptHeader, ModelFileError, TruncatedFile
+from vram_llm.model.known_arrays import ArrayStart, Buffer, KnownArrays
 from vram_llm.model.quants import RETIRED, TYPES, GgmlType
-
-Buffer = bytes | mmap | memoryview
 
 MAX_KEYS = 2**16
 MAX_TENSORS = 2**20
@@ -81,13 +79,22 @@ def type_name(raw: bytes) -> str:
     return _TYPE_NAMES[int.from_bytes(raw[:4], "little")]
 
 
-def parse(data: Buffer, file_size: int, name: str) -> GgufFile:
+class CutArray(TruncatedFile):
+    """The data end inside a long metadata array."""
+
+    def __init__(self, cut: TruncatedFile, array: ArrayStart) -> None:
+        super().__init__(str(cut), cut.needed_bytes)
+        self.array = array
+
+
+def parse(data: Buffer, file_size: int, name: str, known: KnownArrays | None = None) -> GgufFile:
     """Read the header at the start of `data`, the first bytes of a file of `file_size` bytes called `name`.
 
-    Raises ModelFileError (not a GGUF), TruncatedFile (`data` ends inside the header, whose least size is
-    `needed_bytes`; or the file ends before the last tensor does) or CorruptHeader.
+    Arrays that are `known` are not counted string by string; others are added. Raises ModelFileError (not a
+    GGUF), TruncatedFile (`data` ends inside the header, whose least size is `needed_bytes`; or the file ends
+    before the last tensor does), CutArray (a TruncatedFile inside an array) or CorruptHeader.
     """
-    reader = _Reader(data, name)
+    reader = _Reader(data, name, KnownArrays() if known is None else known)
     version = _read_version(reader)
     n_tensors = reader.count("tensors", MAX_TENSORS, at_least_bytes=24)
     n_keys = reader.count("metadata keys", MAX_KEYS, at_least_bytes=13)
@@ -221,9 +228,10 @@ def _read_tensor(reader: "_Reader") -> TensorInfo:
 class _Reader:
     """A buffer and a position in it, which never passes the end."""
 
-    def __init__(self, data: Buffer, name: str) -> None:
+    def __init__(self, data: Buffer, name: str, known: KnownArrays) -> None:
         self.data = data
         self.name = name
+        self.known = known
         self.end = len(data)
         self.position = 0
 
@@ -277,18 +285,26 @@ class _Reader:
 
     def array(self, key: str) -> Value:
         kind = self.number(_U32)
-        if kind == _STRING:
-            count = self.count(f"strings in {key}", MAX_STRINGS, at_least_bytes=8)
-            self.skip_strings(key, count)
-            return SkippedArray(count, of_strings=True)
-        if kind not in _NUMBERS:
+        if kind != _STRING and kind not in _NUMBERS:
             raise CorruptHeader(f"{self.name} has an array {key} of type {kind}, which GGUF does not have")
-        size = struct.calcsize("<" + _NUMBERS[kind])
-        count = self.count(f"elements in {key}", MAX_ELEMENTS, at_least_bytes=size)
-        if count > KEPT_ELEMENTS:
-            self.position += count * size
-            return SkippedArray(count, of_strings=False)
-        return self.numbers(struct.Struct(f"<{count}{_NUMBERS[kind]}"))
+        what, limit = ("strings", MAX_STRINGS) if kind == _STRING else ("elements", MAX_ELEMENTS)
+        size = 8 if kind == _STRING else struct.calcsize("<" + _NUMBERS[kind])
+        count = self.count(f"{what} in {key}", limit, at_least_bytes=0)
+        start = ArrayStart(key, kind, count, self.position)
+        try:
+            self.need(count * size)
+            if kind != _STRING and count <= KEPT_ELEMENTS:
+                return self.numbers(struct.Struct(f"<{count}{_NUMBERS[kind]}"))
+            if (end := self.known.end_of(start, self.data)) is not None:
+                self.position = end
+            elif kind == _STRING:
+                self.skip_strings(key, count)
+            else:
+                self.position += count * size
+        except TruncatedFile as cut:
+            raise CutArray(cut, start) from None
+        self.known.add(start, self.data, self.position)
+        return SkippedArray(count, of_strings=kind == _STRING)
 
     def skip_strings(self, key: str, count: int) -> None:
         """Skip `count` strings. A vocabulary has 10^5 of them: this loop is the reader's whole cost."""

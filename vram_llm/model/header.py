@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from vram_llm.errors import CorruptHeader, MissingShard, ModelFileError, ModelNotFound, TruncatedFile
 from vram_llm.model.gguf import GgufFile, TensorInfo, Value, parse, type_name
+from vram_llm.model.known_arrays import KnownArrays
 from vram_llm.model.location import RemoteFile
 from vram_llm.model.shards import by_model, shard_name
 
@@ -49,12 +50,13 @@ class ReadFile:
     n_bytes: int
 
 
-def read_local_header(path: Path) -> Header:
+def read_local_header(path: Path, known: KnownArrays | None = None) -> Header:
     """Read the header of the model file at `path`, which may be any shard of a split one.
 
-    Raises ModelNotFound, ModelFileError, TruncatedFile, CorruptHeader and MissingShard.
+    Files of one model that are read with the same `known` arrays are read faster. Raises ModelNotFound,
+    ModelFileError, TruncatedFile, CorruptHeader and MissingShard.
     """
-    return join_shards(path, _read_file(path), _read_parts)
+    return join_shards(path, _read_file(path, known), _read_parts)
 
 
 def join_shards(
@@ -116,7 +118,7 @@ def _read_parts(paths: list[Path]) -> list[ReadFile]:
     return [_read_file(path) for path in paths]
 
 
-def _read_file(path: Path) -> ReadFile:
+def _read_file(path: Path, known: KnownArrays | None = None) -> ReadFile:
     """The header and the size of one file."""
     try:
         if not path.is_file():
@@ -126,7 +128,7 @@ def _read_file(path: Path) -> ReadFile:
             if size == 0:
                 raise TruncatedFile(f"{path} is empty; download it again")
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return ReadFile(parse(data, size, path.name), size)
+                return ReadFile(parse(data, size, path.name, known), size)
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from error
 

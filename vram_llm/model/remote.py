@@ -5,8 +5,9 @@ from urllib.parse import urlsplit
 
 from vram_llm.errors import ChangedOnServer, CorruptHeader, MissingShard, ModelNotFound, TruncatedFile
 from vram_llm.model import header_cache, hub
-from vram_llm.model.gguf import parse
+from vram_llm.model.gguf import CutArray, parse
 from vram_llm.model.header import Header, ReadFile, join_shards
+from vram_llm.model.known_arrays import KnownArrays
 from vram_llm.model.location import HUB, RemoteFile
 from vram_llm.model.web import Part, Web
 from vram_llm.units import KIB, MIB, format_bytes
@@ -28,9 +29,13 @@ def read_remote_header(name: str) -> Header:
         return read_header_at(hub.find(name, access, web) if name.lower().startswith(HUB) else _at(name), web)
 
 
-def read_header_at(file: RemoteFile, web: Web) -> Header:
-    """The header of the model at `file`, any part of it. Raises the errors of `read_remote_header`."""
-    return join_shards(file, _read_file(web, file), lambda parts: _read_parts(web, parts))
+def read_header_at(file: RemoteFile, web: Web, known: KnownArrays | None = None) -> Header:
+    """The header of the model at `file`, any part of it. Raises the errors of `read_remote_header`.
+
+    Of `known` arrays, which other files of the same model have added, only the beginning is fetched.
+    """
+    known = KnownArrays() if known is None else known
+    return join_shards(file, _read_file(web, file, known), lambda parts: _read_parts(web, parts))
 
 
 def _at(url: str) -> RemoteFile:
@@ -51,7 +56,7 @@ def _read_parts(web: Web, parts: list[RemoteFile]) -> list[ReadFile]:
     pool = ThreadPoolExecutor(_AT_ONCE)
     files = []
     try:
-        reads = [pool.submit(_read_file, web, part) for part in parts]
+        reads = [pool.submit(_read_file, web, part, KnownArrays()) for part in parts]
         for part, read in zip(parts, reads, strict=True):
             try:
                 files.append(read.result())
@@ -64,25 +69,30 @@ def _read_parts(web: Web, parts: list[RemoteFile]) -> list[ReadFile]:
     return files
 
 
-def _read_file(web: Web, file: RemoteFile) -> ReadFile:
+def _read_file(web: Web, file: RemoteFile, known: KnownArrays) -> ReadFile:
     """One file's header. If the file is replaced meanwhile, it is read again once."""
     try:
-        return _read_version(web, file)
+        return _read_version(web, file, known)
     except ChangedOnServer:
-        return _read_version(web, file)
+        return _read_version(web, file, known)
 
 
-def _read_version(web: Web, file: RemoteFile) -> ReadFile:
+def _read_version(web: Web, file: RemoteFile, known: KnownArrays) -> ReadFile:
     kept = header_cache.load(file.url)
     got = web.read_range(file, 0, FIRST_BYTES, kept)
     while True:
         try:
-            contents = parse(got.data, got.version.n_bytes, file.name)
+            contents = parse(got.data, got.version.n_bytes, file.name, known)
             break
         except TruncatedFile as error:
             if not error.needed_bytes:
                 raise
-            end = _next_end(file, got.version.n_bytes, error.needed_bytes)
+            rest = known.rest_of(error.array, got.data) if isinstance(error, CutArray) else b""
+            if rest and len(got.data) + len(rest) < got.version.n_bytes:
+                got = Part(got.data + rest, got.version)
+                end = min(len(got.data) + FIRST_BYTES, got.version.n_bytes)
+            else:
+                end = _next_end(file, got.version.n_bytes, error.needed_bytes)
         more = web.read_range(file, len(got.data), end - len(got.data))
         if more.version != got.version:
             raise ChangedOnServer(

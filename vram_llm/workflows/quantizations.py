@@ -12,6 +12,7 @@ from vram_llm.model import hub
 from vram_llm.model.file_kind import FileKind, kind_of
 from vram_llm.model.header import Header, read_local_header
 from vram_llm.model.header_reader import read_header
+from vram_llm.model.known_arrays import KnownArrays
 from vram_llm.model.location import RemoteFile
 from vram_llm.model.profile import ModelProfile, profile
 from vram_llm.planner.best_quantization import Quantization, best_quantization, bits_per_weight
@@ -253,10 +254,13 @@ def _identity(own: ModelProfile) -> tuple[object, ...]:
 
 def _headers(files: Sequence[ModelFile]) -> Iterator[tuple[ModelFile, Header | VramLLMError]]:
     """Each file with its header, or with the error of reading it, in order. Raises RemoteError."""
-    pool = ThreadPoolExecutor(_AT_ONCE)
+    pool, known = ThreadPoolExecutor(_AT_ONCE), KnownArrays()
     with _web() if any(isinstance(file.file, RemoteFile) for file in files) else nullcontext() as web:
         try:
-            for file, read in [(file, pool.submit(_header, file.file, web)) for file in files]:
+            first = _header(files[0].file, web, known)  # the others have its vocabulary
+            reads = [(file, pool.submit(_header, file.file, web, known)) for file in files[1:]]
+            yield files[0], first
+            for file, read in reads:
                 yield file, read.result()
         finally:
             pool.shutdown(cancel_futures=True)
@@ -268,14 +272,14 @@ def _web() -> "Web":
     return Web(hub.access())
 
 
-def _header(file: Path | RemoteFile, web: "Web | None") -> Header | VramLLMError:
+def _header(file: Path | RemoteFile, web: "Web | None", known: KnownArrays) -> Header | VramLLMError:
     try:
         if isinstance(file, Path):
-            return read_local_header(file)
+            return read_local_header(file, known)
         from vram_llm.model.remote import read_header_at
 
         assert web is not None  # as there are remote files
-        return read_header_at(file, web)
+        return read_header_at(file, web, known)
     except RemoteError:
         raise
     except VramLLMError as error:
