@@ -7,7 +7,7 @@ estimate (compute_buffers.py). Overhead comes from a table.
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 
@@ -126,16 +126,39 @@ class AnalyticMeter:
     def __call__(self, placement: Placement) -> Estimate:
         """The estimate for a placement."""
         pipelined = self.is_pipelined(placement)
-        first, devices = placement.cpu_layers, []
         moved = moved_weights(self._profile, placement)
+        first, devices = placement.cpu_layers, []
         for device_id, count in zip(placement.device_order, placement.layers_per_device, strict=True):
-            has_output = placement.output_device == device_id
-            use = self.device(device_id, first, first + count, has_output, placement.cpu_layers, pipelined)
-            devices.append(self._with_moved(use, moved))
+            devices.append(self._placed(device_id, range(first, first + count), placement, moved))
             first += count
         has_output = placement.output_device == HOST
-        host = self._host_estimate(placement.cpu_layers, has_output, pipelined, moved)
+        offloads = self.offloader(placement.device_order) is not None
+        host = self._host_estimate(placement.cpu_layers, has_output, pipelined, moved, offloads=offloads)
         return pooled(Estimate(method=METHOD, devices=tuple(devices), host=host), self.devices.values())
+
+    def _placed(
+        self, device_id: str, own: range, placement: Placement, moved: MovedWeights
+    ) -> DeviceEstimate:
+        """The estimate for a device with layers `own` of a placement, which moves some weights."""
+        has_output, pipelined = placement.output_device == device_id, self.is_pipelined(placement)
+        use = self.device(device_id, own.start, own.stop, has_output, placement.cpu_layers, pipelined)
+        n_bytes, compute = moved.bytes_on(device_id, partial(self.bytes_of, device_id)), use.compute_bytes
+        on_host = moved.layers.get(HOST, {})
+        if own.start - 1 in on_host:  # this device adds up the results of the host
+            arriving = self.device(device_id, own.start, own.stop, has_output, own.start, False)
+            compute = max(compute, arriving.compute_bytes)
+        if device_id in moved.added or device_id in moved.taken:
+            visited = self.visited_compute_bytes(moved.layers.get(device_id, ()))
+            compute = max(compute + self.visit_bytes, visited)
+        if device_id == self.offloader(placement.device_order):
+            n_host = placement.cpu_layers
+            compute = max(compute, self.offloaded_compute_bytes(on_host, n_host, own, has_output))
+        return replace(
+            use,
+            weights_bytes=use.weights_bytes + n_bytes,
+            compute_bytes=compute,
+            total_bytes=use.total_bytes + n_bytes + compute - use.compute_bytes,
+        )
 
     def is_pipelined(self, placement: Placement) -> bool:
         """Whether llama.cpp makes pipeline copies."""
@@ -205,6 +228,26 @@ class AnalyticMeter:
         """Compute bytes of a device, or of the host, for the moved weights of `layers`."""
         return int(self._bound.moved_bytes(layers) * self._compute_share)
 
+    def offloader(self, device_order: Sequence[str]) -> str | None:
+        """The device that computes prompts with weights on the host, with `op_offload`; None: no device does.
+
+        It is the first one whose back end does so (ggml_backend_sched_backend_id_from_cur).
+        """
+        return next((each for each in device_order if self._bound.offloads(self.devices[each].kind)), None)
+
+    def offloaded_compute_bytes(
+        self, moved: Mapping[int, Sequence[Tensor]], n_host: int, own: range, has_output: bool
+    ) -> int:
+        """Compute bytes of the offloader with layers `own`, for the weights of `n_host` layers and `moved`.
+
+        0 without such weights. The device needs these bytes, or those of its own layers and `visit_bytes`,
+        whichever is more.
+        """
+        if not moved and not n_host:
+            return 0
+        bound = self._bound.offloaded_bytes(n_host, moved, own, has_output=has_output)
+        return int(bound * self._compute_share)
+
     @property
     def _host_alignment(self) -> int:
         # a mapped file is not padded; llama.cpp reports the span of the file that it maps
@@ -250,24 +293,16 @@ class AnalyticMeter:
             total += padded.shared
         return total + (padded.output if has_output else 0)
 
-    def _with_moved(self, use: DeviceEstimate, moved: MovedWeights) -> DeviceEstimate:
-        """`use` with the weights that overrides take from the device or add to it."""
-        n_bytes = moved.bytes_on(use.id, partial(self.bytes_of, use.id))
-        if use.id not in moved.added and use.id not in moved.taken:
-            return use
-        visited = self.visited_compute_bytes(moved.layers.get(use.id, ()))
-        compute = max(use.compute_bytes + self.visit_bytes, visited)
-        return DeviceEstimate.of(
-            use.id,
-            MemoryUse(use.weights_bytes + n_bytes, use.context_bytes, compute),
-            overhead_bytes=use.overhead_bytes,
-            budget_bytes=use.budget_bytes,
-            companion_bytes=use.companion_bytes,
-        )
-
     def _host_estimate(
-        self, cpu_layers: int, has_output: bool, pipelined: bool, moved: MovedWeights
+        self,
+        cpu_layers: int,
+        has_output: bool,
+        pipelined: bool,
+        moved: MovedWeights,
+        *,
+        offloads: bool = False,
     ) -> HostEstimate:
+        """The estimate for the host; `offloads`: a device computes prompts with its weights."""
         alignment = self._host_alignment
         weights = self._weights(alignment, 0, 0, cpu_layers, has_output)
         weights += padded(self._profile.input_tensors, alignment, 0)
@@ -276,8 +311,12 @@ class AnalyticMeter:
         weights += moved.bytes_on(HOST, partial(self.bytes_of, HOST))
         on_host = cpu_layers if self.context.kv_offload else self._profile.n_layers
         context = self._host_context_sums[on_host]
-        compute = self._bound.host_bytes(cpu_layers, has_output=has_output, pipelined=pipelined)
-        compute += self.visited_compute_bytes(moved.layers.get(HOST, ()))
+        bound = partial(self._bound.host_bytes, has_output=has_output, pipelined=pipelined)
+        compute = bound(cpu_layers, moved=moved.layers.get(HOST, ()))
+        if offloads and not any(layer.recurrent_state_bytes for layer in self._profile.layers[:cpu_layers]):
+            # the host's layers only decode, and do even that for few sequences
+            least = bound(0)
+            compute = least + (compute - least) * self.context.parallel // self._bound.n_tokens
         if cpu_layers or has_output or any(adapter.input for adapter in self._profile.adapters):
             compute += self._adapter_compute
         companions = self._host.companion_bytes + self._adapters.host_bytes(

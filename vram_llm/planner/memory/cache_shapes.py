@@ -9,9 +9,10 @@ from vram_llm.planner.types import Context
 _LEAST_ROTATION = 64  # columns
 
 
-def cell_bytes(layer: Layer, context: Context) -> int:
+def stored_bytes(layer: Layer, context: Context, n_cells: int) -> tuple[int, int]:
+    """Bytes of a layer's keys and of its values in `n_cells` cells."""
     key = row_bytes(KV_TYPES[context.kv_type_k], layer.n_embd_k_gqa)
-    return key + row_bytes(KV_TYPES[context.kv_type_v], layer.n_embd_v_gqa)
+    return key * n_cells, row_bytes(KV_TYPES[context.kv_type_v], layer.n_embd_v_gqa) * n_cells
 
 
 def copy_bytes(layer: Layer, context: Context, n_cells: int) -> int:

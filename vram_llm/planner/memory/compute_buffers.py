@@ -7,22 +7,17 @@ device also takes operations next to its own that have no weights. With pipeline
 places of its own, which nothing else uses.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 from vram_llm.machine.types import DeviceKind
-from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.rules import RowsCut
-from vram_llm.model.tensors import Role, layer_of
-from vram_llm.planner.memory.backend_kernels import F16_KINDS, FUSING_KINDS, has_scan
-from vram_llm.planner.memory.cache_shapes import cell_bytes, copy_bytes, last_stored, rotations
-from vram_llm.planner.memory.flash_attention import (
-    insists_on_flash_attention,
-    layer_has_kernel,
-    uses_flash_attention,
-)
+from vram_llm.model.tensors import Role, Tensor
+from vram_llm.planner.memory.backend_kernels import FUSING_KINDS, LEAST_OFFLOADED_BATCH, OFFLOADING_KINDS
+from vram_llm.planner.memory.block_table import BlockTable
+from vram_llm.planner.memory.cache_shapes import last_stored
 from vram_llm.planner.memory.layer_shapes import (
     F16_BYTES,
     F32_BYTES,
@@ -32,7 +27,7 @@ from vram_llm.planner.memory.layer_shapes import (
     MicroBatch,
 )
 from vram_llm.planner.memory.peak_memory import OUTPUT, GraphInputs, Peaks
-from vram_llm.planner.types import MOST_BIASED, Context, FlashAttention
+from vram_llm.planner.types import MOST_BIASED, Context
 
 PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES
 PIPELINED_KINDS = frozenset(DeviceKind) - {DeviceKind.METAL}
@@ -45,6 +40,7 @@ _INDEX_BYTES = 4 + 2 * 8  # per token: its position, its cells for K and V
 _PINNED_TOKENS = 32  # from this size on, a layer's first norm may leave its device if layers are on the host
 
 _ADDED = ("position_embd.", "token_types.")
+_COPIES_OF_WEIGHTS = 2  # of a tensor of the host that have room on the device that computes with it
 _VISITING_ROWS = 3  # per token: a layer's input, its weighted experts, their sum
 _ROOM, _PIPELINED_ROOM = 1.075, 1.01
 """Factors for holes that appear only after many layers; with pipeline copies, inputs leave no holes."""
@@ -62,31 +58,14 @@ class ComputeBound:
         """`n_swa_cells` is 0 if no layer has a window; `kinds` are the kinds of all devices."""
         self._profile = profile
         self._context = context
-        self._n_layers = profile.n_layers - profile.n_draft_layers  # decoding does not run draft layers
-        n_tokens = min(context.n_ctx, context.n_ubatch)
-        self._n_tokens = -(-n_tokens // context.parallel) * context.parallel
+        self._table = table = BlockTable(profile, context, n_swa_cells, kinds)
+        self._n_layers, self._n_tokens, self._blocks = table.n_layers, table.n_tokens, table.blocks
+        self._on_device, self._at = table.on_device, table.at
         self._n_outputs = min(context.n_outputs, self._n_tokens)
-        has_kernel = [
-            layer_has_kernel(profile, context, layer, kinds) for layer in profile.layers[: self._n_layers]
-        ]
-        self._insists = insists_on_flash_attention(context)
-        self._flash = uses_flash_attention(profile, context, kinds)
-        cells = (context.n_ctx_seq, n_swa_cells // context.n_caches)
-        self._cells = cells if profile.has_memory else (self._n_tokens, self._n_tokens)  # of one cache
-        # if flash attention is off from the start, V is transposed and each of its elements has an index
-        self._turned = context.flash_attn is FlashAttention.OFF
         self._index_bytes = self._n_tokens * (
-            _INDEX_BYTES + (8 * profile.n_embd_v_gqa_max if self._turned else 0)
+            _INDEX_BYTES + (8 * profile.n_embd_v_gqa_max if table.turned else 0)
         )
-        self._kinds = frozenset(kinds)
         self._keeps_experts = not FUSING_KINDS.isdisjoint(kinds)
-        self._turns, self._rotation_bytes = rotations(profile, context)
-        self._numbers: dict[Block, int] = {}
-        self._blocks: list[Block] = []  # distinct blocks; a layer is stored as its block's number
-        self._on_device = [
-            self._number(self._block(layer, has))
-            for layer, has in zip(profile.layers, has_kernel, strict=False)
-        ]
         self._reuses = profile.has_memory and any(
             layer.attention_bytes and not layer.n_embd_k_gqa for layer in profile.layers[: self._n_layers]
         )
@@ -111,7 +90,7 @@ class ComputeBound:
 
         `n_host` layers stay on the host.
         """
-        flash = self._flash and (self._insists or not self._leaves_attention(n_host))
+        flash = self._table.flash and (self._table.insists or not self._leaves_attention(n_host))
         key = (first, end, has_output, n_host > 0, n_host == first, flash, pipelined)
         if key not in self._known:
             self._known[key] = self._device_bytes(
@@ -140,112 +119,107 @@ class ComputeBound:
 
     def moved_bytes(self, layers: Collection[int]) -> int:
         """Upper bound for a device that computes only the feed-forward networks or experts of `layers`."""
-        chain = sorted({self._feeding(self._on_device[layer]) for layer in layers if layer < self._n_layers})
+        chain = sorted(
+            {self._table.feeding(self._on_device[layer]) for layer in layers if layer < self._n_layers}
+        )
         if not chain:
             return 0
-        batch = self._batch(self._flash, False)
+        batch = self._batch(self._table.flash, False)
         peak = self._peaks.of(chain, GraphInputs(self._profile.n_embd * self._row_bytes), (0, 0), batch)
         return self.visit_bytes + int(peak * _ROOM)
+
+    def offloaded_bytes(
+        self, n_host: int, moved: Mapping[int, Collection[Tensor]], own: range, *, has_output: bool
+    ) -> int:
+        """Upper bound for the device with layers `own` if it computes prompts with the host's weights.
+
+        These are all weights of the first `n_host` layers, and those of `moved` by layer. Each tensor is
+        copied whole before its operation (ggml_backend_sched_split_graph starts a split there), also of
+        experts that no token uses. A second one has room as well: small results that stay break the hole
+        that a first copy leaves. A layer's KV cache on the host is copied too.
+        """
+        table, layers = self._table, self._profile.layers[: self._n_layers]
+        hosted = [table.with_cache_from_host(i) for i in range(min(n_host, len(layers)))]
+        here = [self._on_device[i] for i in own if i < self._n_layers]
+        others = {table.feeding(self._on_device[i]) for i in moved if i < self._n_layers and i not in own}
+        chain = [*hosted, *here, *([OUTPUT] if has_output else []), *sorted(others)]
+        copied = (*(layer.tensors for layer in layers[:n_host]), *moved.values())
+        largest = max((tensor.n_bytes for tensors in copied for tensor in tensors), default=0)
+        batch, masks = self._batch(table.flash, False), self._inputs(0, self._n_layers, table.flash)
+        start = GraphInputs(self._profile.n_embd * self._row_bytes, masks_late=True)
+        peak = self._peaks.of(chain, start, masks, batch)
+        return self.visit_bytes + ID_BYTES + _COPIES_OF_WEIGHTS * largest + int(peak * _ROOM)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of a micro-batch."""
+        return self._n_tokens
+
+    def offloads(self, kind: DeviceKind) -> bool:
+        """Whether a device of `kind` takes over the operations of a prompt with weights on the host."""
+        is_wanted = self._context.op_offload and self._n_tokens >= LEAST_OFFLOADED_BATCH
+        return is_wanted and kind in OFFLOADING_KINDS
 
     @property
     def visit_bytes(self) -> int:
         """Bytes of the activations that a layer sends to another device and gets back."""
         return _VISITING_ROWS * self._profile.n_embd * self._row_bytes
 
-    def host_bytes(self, n_layers: int, *, has_output: bool, pipelined: bool) -> int:
-        """Upper bound for the host with the first `n_layers`; the host always makes embeddings and masks."""
+    def host_bytes(
+        self, n_layers: int, *, has_output: bool, pipelined: bool, moved: Collection[int] = ()
+    ) -> int:
+        """Upper bound for the host with the first `n_layers`, and with parts of the layers `moved`.
+
+        The host always makes embeddings and masks.
+        """
         copies, stream = PIPELINE_COPIES if pipelined else 1, self._profile.n_embd * self._row_bytes
-        end = min(n_layers, self._n_layers)
-        chain = [self._on_host(number) for number in self._on_device[:end]] + ([OUTPUT] if has_output else [])
+        table, end = self._table, min(n_layers, self._n_layers)
+        chain = [table.on_host(number) for number in self._on_device[:end]]
+        chain += [OUTPUT] if has_output else []
         later = any(self._at(index).attends for index in range(end, self._n_layers))
-        flash = (self._flash or not later) and (self._insists or not self._leaves_attention(end))
-        moved = copies * (sum(self._inputs(0, self._n_layers, flash)) + self._sent_here(end) + ID_BYTES)
-        moved += (
+        flash = (table.flash or not later) and (table.insists or not self._leaves_attention(end))
+        inputs = copies * (sum(self._inputs(0, self._n_layers, flash)) + self._sent_here(end) + ID_BYTES)
+        inputs += (
             copies * self._index_bytes
             + (1 + copies) * stream
             + 2 * self._extra_inputs * self._row_bytes
             + 2 * self._n_added * stream
             + copies * self._sampling_bytes
         )
+        attending = []
+        if not self._context.kv_offload and not flash:  # the host computes attention of all layers
+            numbers = sorted({table.attending(number) for number in self._on_device[end:]})
+            attending = [number for number in numbers if self._blocks[number].attends]
+        peaks = (
+            self._peak(chain, stream, flash),
+            self._peak(attending, stream, flash),
+            self.moved_bytes(moved),
+        )
+        return inputs + max(peaks)
+
+    def _peak(self, chain: Sequence[int], stream_bytes: int, flash: bool) -> int:
+        """Bytes of the activations of a run of blocks on the host."""
         if not chain:
-            return moved
-        return moved + int(
-            self._peaks.of(chain, GraphInputs(stream), (0, 0), self._batch(flash, False)) * _ROOM
-        )
-
-    def _on_host(self, number: int) -> int:
-        """The number of a layer's block if the host computes the layer."""
-        block = self._blocks[number]
-        return self._number(
-            replace(block, cache_copy_bytes=0, attends_elsewhere=False, scans_elsewhere=False)
-        )
-
-    def _feeding(self, number: int) -> int:
-        """The number of a block that has only the feed-forward network or experts of block `number`."""
-        block = self._blocks[number]
-        shapes = tuple(shape for shape in block.shapes if shape[0].startswith("ffn_"))
-        return self._number(
-            replace(block, shapes=shapes, k_width=0, v_width=0, state_bytes=0, cache_copy_bytes=0,
-                    attends_elsewhere=False, scans_elsewhere=False)
-        )  # fmt: skip
+            return 0
+        batch = self._batch(flash, False)
+        return int(self._peaks.of(chain, GraphInputs(stream_bytes), (0, 0), batch) * _ROOM)
 
     def _sent_here(self, first: int) -> int:
-        """Bytes on the host for operations that the devices of layers from `first` on have no kernel for."""
-        n_bytes = 0
+        """Bytes on the host for layers from `first` on: operations without a kernel, and new states."""
+        n_bytes = sent_back = 0
         for index in range(first, self._n_layers):
             block = self._at(index)
-            if block.attends_elsewhere and block.attends:
-                n_bytes += self._cache_bytes(index) + block.attention_width * self._row_bytes
+            if block.attends_elsewhere and block.attends and self._context.kv_offload:
+                n_bytes += self._table.cache_bytes(index) + block.attention_width * self._row_bytes
+            sent_back = max(sent_back, block.states_from_host_bytes)
             if block.scans_elsewhere:
                 n_bytes += (2 * block.by_name["ssm_in"][1]) * self._row_bytes
                 n_bytes += block.scan_state_bytes * self._context.parallel
-        return n_bytes
+        return n_bytes + sent_back
 
     def _batch(self, flash: bool, pipelined: bool) -> MicroBatch:
         n_sequences = self._context.parallel
         return MicroBatch(self._n_tokens, n_sequences, self._n_outputs, flash, self._keeps_experts, pipelined)
-
-    def _number(self, block: Block) -> int:
-        if block not in self._numbers:
-            self._numbers[block] = len(self._blocks)
-            self._blocks.append(block)
-        return self._numbers[block]
-
-    def _block(self, layer: Layer, has_kernel: bool) -> Block:
-        named = ((layer_of(tensor.name), tensor.shape) for tensor in layer.tensors)
-        shapes = tuple(sorted((name[1].removesuffix(".weight"), shape) for name, shape in named if name))
-        n_cells = self._cells[layer.sliding_window]
-        block = Block(
-            shapes=shapes,
-            turns_k=self._turns[0],
-            turns_v=self._turns[1] and layer.n_embd_v_gqa > 0,
-            n_embd=self._profile.n_embd,
-            n_head=self._profile.n_head,
-            n_cells=n_cells,
-            n_value_cells=0 if self._turned else n_cells * self._context.n_caches,
-            k_width=layer.n_embd_k_gqa,
-            v_width=layer.n_embd_v_gqa,
-            state_bytes=layer.recurrent_state_bytes,
-            n_expert_used=self._profile.n_expert_used,
-            is_windowed=layer.sliding_window,
-            keeps_past=self._profile.has_memory,
-            cuts_rows=layer.index == self._n_layers - 1 and self._profile.rows_cut is RowsCut.IN_LAST_LAYER,
-            cache_copy_bytes=0,
-            attends_elsewhere=self._insists and not has_kernel,
-            scans_elsewhere=not self._scans(dict(shapes)),
-        )
-        if self._flash and has_kernel and not F16_KINDS.isdisjoint(self._kinds):
-            block = replace(
-                block, cache_copy_bytes=copy_bytes(layer, self._context, n_cells * self._context.n_caches)
-            )
-        return block
-
-    def _scans(self, shapes: dict[str, tuple[int, ...]]) -> bool:
-        if "ssm_in" not in shapes or shapes["ssm_a"][0] != 1:
-            return True
-        inner, n_heads, n_groups = shapes["ssm_out"][0], shapes["ssm_a"][1], shapes.get("ssm_norm", (0, 1))[1]
-        n_state = (shapes["ssm_conv1d"][1] - inner) // (2 * n_groups)
-        return has_scan(self._kinds, n_state, inner // n_heads)
 
     def _start(self, first: int, end: int, n_host: int, has_output: bool) -> GraphInputs:
         """A device's first inputs without pipeline copies."""
@@ -262,12 +236,13 @@ class ComputeBound:
             start,
             window_first=next((block.is_windowed for block in blocks if block.attends), False),
             has_ids=has_output or picks_rows or any(block.state_bytes for block in blocks),
+            masks_late=any(block.cache_from_host for block in blocks),
         )
 
     def _arrival(self, first: int) -> GraphInputs:
         """Inputs of the device whose first layer `first` follows the host's last layer."""
         before = self._at(first - 1)
-        cache_bytes = self._cache_bytes(first - 1) if self._leaves_attention(first) else 0
+        cache_bytes = self._table.cache_bytes(first - 1) if self._leaves_attention(first) else 0
         sums_experts = self._recurs(first) and before.has_experts
         return GraphInputs(0, 0, self._on_device[first - 1], sums_experts, cache_bytes)
 
@@ -300,7 +275,7 @@ class ComputeBound:
             block = self._blocks[number]
             if block.attends:
                 mask = 0 if block.attends_elsewhere else mask_bytes_per_cell * block.n_cells
-                held = mask + self._index_bytes + self._rotation_bytes
+                held = mask + self._index_bytes + self._table.rotation_bytes
                 n_bytes[block.is_windowed] = max(n_bytes[block.is_windowed], held)
         for is_windowed, source in enumerate(self._last_stored if self._reuses else ()):
             reusing = any(
@@ -308,7 +283,7 @@ class ComputeBound:
                 for layer in self._profile.layers[first:end]
             )
             if reusing and source >= 0 and not first <= source < end:
-                n_bytes[is_windowed] += self._cache_bytes(source)
+                n_bytes[is_windowed] += self._table.cache_bytes(source)
         return n_bytes[0], n_bytes[1]
 
     def _looked_up(self, first: int, end: int, copies: int) -> int:
@@ -339,14 +314,6 @@ class ComputeBound:
             if first <= before < end <= after:
                 n_bytes += shapes["ssm_out"][0] * self._row_bytes
         return n_bytes
-
-    def _at(self, index: int) -> Block:
-        return self._blocks[self._on_device[index]]
-
-    def _cache_bytes(self, index: int) -> int:
-        layer = self._profile.layers[index]
-        n_cells = self._cells[layer.sliding_window] * self._context.n_caches
-        return cell_bytes(layer, self._context) * n_cells
 
     def _brought_back(self, first: int, end: int) -> int:
         """Bytes of results that the host computes for layers first to end-1 and sends back."""

@@ -1,9 +1,8 @@
 """The operations that llama.cpp's graph has for a layer.
 
 Their order and the results kept between them follow build_attn, build_ffn and build_moe_ffn
-(src/llama-graph.cpp), build_mamba_layer and build_mamba2_layer (src/models/mamba-base.cpp) and
-build_delta_net (delta-net-base.cpp) of llama-cpp-python 0.3.36. Activations are f32. Results of a few bytes
-per token are left out.
+(src/llama-graph.cpp of llama-cpp-python 0.3.36). Activations are f32. Results of a few bytes per token are
+left out.
 """
 
 from collections.abc import Mapping
@@ -21,22 +20,21 @@ from vram_llm.planner.memory.layer_shapes import (
     Habit,
     MicroBatch,
 )
+from vram_llm.planner.memory.recurrent_ops import RecurrentOperations
 
 _RESHAPED = frozenset({"shortconv.out_proj", "attn_qkv"})  # a layer with one of these ends in a view
 
 
-class Operations:
+class Operations(RecurrentOperations):
     """Adds the operations of layers to a graph.
 
     Methods: one for each kind of layer that llama.cpp builds, all on the same graph and look-ahead.
     """
 
     def __init__(self, graph: AllocationGraph, batch: MicroBatch, habit: Habit) -> None:
-        self._graph = graph
-        self._batch = batch
-        self._habit = habit
-        self._states: int | None = None  # states of the next layer's convolution, looked up ahead
-        self.masks = (-1, -1)  # values of the mask over all cells and of the mask over the window's cells
+        super().__init__(graph, batch, habit)
+        self.mask_bytes = (0, 0)  # of the mask over all cells, and of the mask over the window's cells
+        self._masks: dict[bool, int] = {}  # their values, by whether it is the window's
 
     def layer(self, block: Block, stream: int, normed: int | None = None, after: Block | None = None) -> int:
         """Add a layer that reads the residual stream `stream`; returns the stream after it.
@@ -75,6 +73,12 @@ class Operations:
         fed = self._feed(block, widths, normed, n_rows, after)
         stream = self._add(block.n_embd, n_rows, fed, stream, in_place=2)
         return self._add(block.n_embd, n_rows, stream) if post_norms else stream
+
+    def mask(self, is_windowed: bool) -> int:
+        """The value of a mask, which is added when it is first asked for."""
+        if is_windowed not in self._masks:
+            self._masks[is_windowed] = self._graph.add(self.mask_bytes[is_windowed])
+        return self._masks[is_windowed]
 
     def incoming(self, block: Block, *, sums_experts: bool, after: Block | None = None) -> list[int]:
         """Add the inputs from the host's last layer; the device computes that layer's weightless operations.
@@ -119,12 +123,6 @@ class Operations:
         query = self._add(width, self._batch.n_tokens)
         cache = self._graph.add(cache_bytes)
         self._graph.add(0, self._attend(block, query, width, cache))
-
-    def look_up(self, block: Block) -> None:
-        """Add the look-up of a convolution's states, if the block has one and they are not looked up yet."""
-        shape = block.by_name.get("ssm_conv1d")
-        if shape and block.state_bytes and self._states is None:
-            self._states = self._add(shape[1], (shape[0] - 1) * self._batch.n_sequences)
 
     def output(self, end: End, stream: int, *, normed: bool) -> None:
         """Add the output's norm and, if there is a vocabulary, a row of logits for each output.
@@ -175,14 +173,6 @@ class Operations:
         if not parts.isdisjoint(_RESHAPED) and not block.cuts_rows and not block.attends:
             return self._add(block.n_embd, n_rows, stream, mixed, in_place=1)
         return self._add(block.n_embd, n_rows, mixed, stream, in_place=2)
-
-    def _returned(self, n_bytes: int, *sources: int) -> int:
-        """A result that another device has computed from `sources`."""
-        self._graph.add(0, *sources)
-        return self._graph.add(0 if self._batch.pipelined else n_bytes)
-
-    def _add(self, width: int, n_rows: int, *sources: int, in_place: int = 0) -> int:
-        return self._graph.add(width * n_rows * F32_BYTES, *sources, in_place=in_place)
 
     def _attention(self, block: Block, widths: Mapping[str, int], normed: int) -> int:
         if "attn_kv_a_mqa" in widths and "attn_k_b" in widths:
@@ -260,9 +250,11 @@ class Operations:
 
     def _attend(self, block: Block, query: int, width: int, *more_sources: int) -> int:
         """Attention of queries over all cells. `more_sources` are further sources."""
-        n, graph, mask = self._batch.n_tokens, self._graph, self.masks[block.is_windowed]
+        n, graph = self._batch.n_tokens, self._graph
         if block.attends_elsewhere:
             return self._returned(width * n * F32_BYTES, query, *more_sources)
+        more_sources = (*more_sources, *(graph.add(n_bytes) for n_bytes in block.cache_from_host))
+        mask = self.mask(block.is_windowed)
         if self._batch.flash:
             result = graph.add(width * n * F32_BYTES + block.cache_copy_bytes, query, mask, *more_sources)
             return self._add(width, n, result) if block.turns_v else result
@@ -271,69 +263,6 @@ class Operations:
         graph.add(0, scores, mask)
         result = self._add(width, n, values, scores)
         return self._add(width, n, result)
-
-    def _recurrent(self, block: Block, widths: Mapping[str, int], normed: int) -> int:
-        n, n_embd = self._batch.n_tokens, block.n_embd
-        if "shortconv.in_proj" in widths:
-            whole = self._add(3 * n_embd, n, normed)
-            gated = self._add(n_embd, n, whole)
-            filtered = self._window(n_embd, gated, block.by_name["shortconv.conv"][0])
-            return self._add(n_embd, n, self._add(n_embd, n, filtered, whole, in_place=1))
-        if "ssm_in" in widths:
-            return self._scan(block, widths, normed)
-        if "ssm_conv1d" in widths and "attn_qkv" in widths:
-            return self._linear_attention(block, widths, normed)
-        states = 2 * block.state_bytes * self._batch.n_sequences
-        every = sum(width for part, width in widths.items() if not part.startswith(("ffn_", "channel_mix_")))
-        return self._add(n_embd, n, self._graph.add(every * n * F32_BYTES + states, normed))
-
-    def _window(self, width: int, source: int, kernel: int) -> int:
-        """A convolution's output; its input is each sequence's new tokens after its stored states."""
-        n_before = (kernel - 1) * self._batch.n_sequences
-        sources = [source] if self._states is None else [source, self._states]
-        self._states = None
-        window = self._add(width, self._batch.n_tokens + n_before, *sources)
-        return self._add(width, self._batch.n_tokens, window)
-
-    def _scan(self, block: Block, widths: Mapping[str, int], normed: int) -> int:
-        """Mamba 1 and Mamba 2."""
-        shapes, n = block.by_name, self._batch.n_tokens
-        inner, (kernel, mixed) = shapes["ssm_out"][0], shapes["ssm_conv1d"][:2]
-        states = block.scan_state_bytes * self._batch.n_sequences
-        whole = self._add(widths["ssm_in"], n, normed)
-        filtered = self._window(mixed, whole, kernel)
-        sources = [filtered]
-        if "ssm_x" in widths:
-            parameters = self._add(widths["ssm_x"], n, filtered)
-            sources += [parameters, self._add(inner, n, parameters)]
-        if block.scans_elsewhere:  # two views of the result come back
-            scanned = self._returned(inner * n * F32_BYTES, *sources)
-            self._graph.add(0, self._returned(states))
-        else:
-            scanned = self._graph.add(inner * n * F32_BYTES + states, *sources)
-        gate = self._add(inner, n, whole)
-        direct = self._add(inner, n, filtered)
-        result = self._add(inner, n, direct, scanned, in_place=1)
-        result = self._add(inner, n, gate, result)
-        if "ssm_norm" in widths:
-            result = self._add(inner, n, result, in_place=int(self._habit.norms_in_place))
-        return self._add(block.n_embd, n, result)
-
-    def _linear_attention(self, block: Block, widths: Mapping[str, int], normed: int) -> int:
-        """A gated delta net."""
-        shapes, n, mixed = block.by_name, self._batch.n_tokens, widths["attn_qkv"]
-        inner, kernel = shapes["ssm_out"][0], shapes["ssm_conv1d"][0]
-        states = block.scan_state_bytes * self._batch.n_sequences
-        whole = self._add(mixed, n, normed)
-        filtered = self._window(mixed, whole, kernel)
-        state = self._graph.add(states)
-        query = self._add(inner, n, self._add((mixed - inner) // 2, n, filtered))
-        key = self._add(inner, n, self._add((mixed - inner) // 2, n, filtered))
-        result = self._graph.add(inner * n * F32_BYTES + states, query, key, filtered, state)
-        summed = self._add(inner, n, result)
-        gate = self._add(inner, n, self._add(inner, n, normed))
-        result = self._add(inner, n, summed, gate, in_place=1)
-        return self._add(block.n_embd, n, result)
 
     def _feed(
         self, block: Block, widths: Mapping[str, int], normed: int, n_rows: int, after: Block | None
@@ -357,7 +286,8 @@ class Operations:
         width = block.by_name[f"ffn_down{suffix}"][0]
         up = self._add(widths.get(f"ffn_up{suffix}", width), n_rows, normed)
         if f"ffn_gate{suffix}" in widths:
-            up = self._add(width, n_rows, self._add(width, n_rows, normed), up)
+            gate = self._add(width, n_rows, normed)
+            up = self._add(width, n_rows, gate, up)
         elif widths.get(f"ffn_up{suffix}", width) > width:  # gate and up in one tensor
             up = self._add(width, n_rows, up)
         return self._add(block.n_embd, n_rows, up)
@@ -374,11 +304,13 @@ class Operations:
         weights = self._add(n_used, n_rows, chances, chosen)
         weights = self._add(n_used, n_rows, weights, self._add(1, n_rows, weights))
         if "ffn_gate_up_exps" in widths:
-            up = self._add(width, n_rows, self._add(2 * width, n_rows, normed, chosen))
+            both = self._add(2 * width, n_rows, normed, chosen)
+            up = self._add(width, n_rows, both)
         else:
             up = self._add(width, n_rows, normed, chosen)
             if "ffn_gate_exps" in widths:
-                up = self._add(width, n_rows, self._add(width, n_rows, normed, chosen), up)
+                gate = self._add(width, n_rows, normed, chosen)
+                up = self._add(width, n_rows, gate, up)
         down = self._add(n_used * block.n_embd, n_rows, up, chosen)
         return self._weighted(block, down, weights, n_rows)
 

@@ -73,6 +73,8 @@ class Block:
     cache_copy_bytes: int  # keys and values copied to f16 for flash attention
     attends_elsewhere: bool  # the device has no kernel, so the host computes attention
     scans_elsewhere: bool  # the same for a state-space scan
+    cache_from_host: tuple[int, ...] = ()  # bytes of keys and of values, if they are copied from the host
+    states_from_host_bytes: int = 0  # the same for the states of all sequences
 
     @cached_property
     def by_name(self) -> dict[str, tuple[int, ...]]:

@@ -12,11 +12,14 @@ from vram_llm.planner.types import HOST, Placement
 
 @dataclass(frozen=True, slots=True)
 class MovedWeights:
-    """Tensors that are on another device than llama.cpp's layer split puts them on."""
+    """Tensors that are on another device than llama.cpp's layer split puts them on.
+
+    `layers` has the added tensors of layers, by device and layer.
+    """
 
     taken: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # by device that loses
     added: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # by device that gets
-    layers: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # of the added tensors
+    layers: dict[str, dict[int, tuple[Tensor, ...]]] = field(default_factory=lambda: defaultdict(dict))
 
     def bytes_on(self, device_id: str, n_bytes: Callable[[list[Tensor]], int]) -> int:
         """Bytes that a device has more than without overrides; `n_bytes` gives the bytes of tensors there."""
@@ -39,7 +42,7 @@ def moved_weights(profile: ModelProfile, placement: Placement) -> MovedWeights:
     for part in moved_by_layer(profile, placement):
         moved.taken[part.home] += part.tensors
         moved.added[part.device] += part.tensors
-        moved.layers[part.device].add(part.layer)
+        moved.layers[part.device][part.layer] = part.tensors
     outside = ((profile.input_tensors, HOST), (profile.output_tensors, placement.output_device))
     for tensors, home in outside if placement.overrides else ():
         for tensor in tensors:

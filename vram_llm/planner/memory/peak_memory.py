@@ -35,6 +35,7 @@ class GraphInputs:
     window_first: bool = False  # the mask over the window's cells is used first
     states_first: bool = False  # the first layer's states are looked up before the layer before is done
     has_ids: bool = False  # ids of outputs or of sequences, kept to the end
+    masks_late: bool = False  # masks come with the first KV cache that is copied from the host
 
 
 class Peaks:
@@ -148,11 +149,9 @@ class Peaks:
             graph.add(ID_BYTES)
         if start.normed_bytes and not attends_first:
             first.append(graph.add(start.stream_bytes))
-        if start.window_first:
-            masks = (graph.add(mask_bytes[1]), graph.add(mask_bytes[0]))[::-1]
-        else:
-            masks = (graph.add(mask_bytes[0]), graph.add(mask_bytes[1]))
-        operations.masks = masks
+        operations.mask_bytes = mask_bytes
+        for is_windowed in () if start.masks_late else (start.window_first, not start.window_first):
+            operations.mask(is_windowed)
         normed, stream = None, first[-1]
         if start.normed_bytes:
             normed, stream = first[0], first[1] if not attends_first else graph.add(start.stream_bytes)
@@ -170,7 +169,7 @@ class Peaks:
                 after = next((self._blocks[n] for n in window[i + 1 : i + 2] if n != OUTPUT), None)
                 stream = operations.layer(self._blocks[number], stream, normed, after)
                 normed = None
-        for mask, is_needed in zip(masks, goes_on, strict=True):
+        for is_windowed, is_needed in zip((False, True), goes_on, strict=True):
             if is_needed:
-                graph.keep(mask)
+                graph.keep(operations.mask(is_windowed))
         return graph.peak()
