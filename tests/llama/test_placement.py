@@ -237,5 +237,4 @@ def _assert_holds(plan: Plan, uses: dict[str, MemoryUse]) -> None:
     host, use = estimate.host, uses[HOST]
     assert use.context_bytes == host.context_bytes
     assert use.compute_bytes <= host.compute_bytes
-    if not plan.context.use_mmap:
-        assert use.weights_bytes == host.weights_bytes
+    assert use.weights_bytes == host.weights_bytes

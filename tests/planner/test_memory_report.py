@@ -98,17 +98,6 @@ def test_a_device_llama_cpp_does_not_report_holds_nothing(plan: Plan) -> None:
     assert found.exact_kinds == ()
 
 
-@pytest.mark.parametrize(("mapped", "held_bytes", "within"), [(True, 60, True), (False, 510, False)])
-def test_the_span_of_a_mapped_file_is_not_held(
-    plan: Plan, mapped: bool, held_bytes: int, within: bool
-) -> None:
-    plan = dataclasses.replace(plan, context=dataclasses.replace(plan.context, use_mmap=mapped))
-    span = dataclasses.replace(AS_PLANNED[HOST], weights_bytes=500)
-    found = certify(plan, AS_PLANNED | {HOST: span})
-    assert found.devices[2].held_bytes == held_bytes
-    assert found.within_budget is within
-
-
 @pytest.mark.parametrize(
     ("before", "after", "process", "reading"),
     [

@@ -114,8 +114,7 @@ def certify(
         reading = (readings or {}).get(estimate.id) or MemoryReading(None, _why_none(device))
         use = held.get(estimate.id, _NOTHING)
         rows.append(_device_row(estimate, device, use, reading, companion_rows[estimate.id]))
-    use, is_mapped = held.get(HOST, _NOTHING), plan.context.use_mmap
-    rows.append(_host_row(plan.estimate.host, use, companion_rows[HOST], mapped=is_mapped))
+    rows.append(_host_row(plan.estimate.host, held.get(HOST, _NOTHING), companion_rows[HOST]))
     return Certificate(
         model=plan.model.name,
         method=plan.estimate.method,
@@ -179,13 +178,8 @@ def _device_row(
     )
 
 
-def _host_row(
-    estimate: HostEstimate, held: MemoryUse, companion_rows: tuple[KindRow, ...], *, mapped: bool
-) -> DeviceRow:
+def _host_row(estimate: HostEstimate, held: MemoryUse, companion_rows: tuple[KindRow, ...]) -> DeviceRow:
     total = held.total_bytes + _held_of(companion_rows)
-    if mapped:
-        # llama.cpp reports the span of the file from the first host tensor to the last, with all between
-        total -= max(held.weights_bytes - estimate.weights_bytes, 0)
     return DeviceRow(
         id=HOST,
         name="the computer's memory",
@@ -223,20 +217,13 @@ def _companion_rows(plan: Plan, draft: Mapping[str, MemoryUse]) -> dict[str, tup
         of_draft = sum(draft_model.uses[name].total_bytes for draft_model in drafts)
         rows = []
         if drafts:
-            is_mapped = name == HOST and plan.context.use_mmap
-            held = _held_by_draft(draft.get(name, _NOTHING), drafts[0].uses[name], mapped=is_mapped)
+            held = draft.get(name, _NOTHING).total_bytes
             rows.append(KindRow(kind="draft", planned_bytes=of_draft, held_bytes=held, how="llama.cpp"))
         if more := n_bytes - of_draft:
             reason = "llama.cpp does not report it"
             rows.append(KindRow(kind="beside", planned_bytes=more, held_bytes=None, how=reason))
         rows_by_id[name] = tuple(rows)
     return rows_by_id
-
-
-def _held_by_draft(held: MemoryUse, planned: MemoryUse, *, mapped: bool) -> int:
-    """Bytes of a draft model; for a mapped file at most its tensors (see _host_row)."""
-    span = max(held.weights_bytes - planned.weights_bytes, 0) if mapped else 0
-    return held.total_bytes - span
 
 
 def _held_of(rows: Iterable[KindRow]) -> int:

@@ -1,8 +1,9 @@
 """The analytic meter: the bytes a placement takes, computed without llama.cpp.
 
-Weights and KV cache are exact: tensor sizes with the padding of the device's buffer type, cache rows times
-cells (src/llama-kv-cache.cpp, llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp). Compute is an upper
-estimate (compute_buffers.py). Overhead comes from a table.
+Weights and KV cache are exact: tensor sizes with the padding of the device's buffer type (a mapped file's
+tensors count as if they were allocated), cache rows times cells (src/llama-kv-cache.cpp,
+llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp). Compute is an upper estimate (compute_buffers.py).
+Overhead comes from a table.
 """
 
 import copy
@@ -215,7 +216,7 @@ class AnalyticMeter:
     def bytes_of(self, place: str, tensors: Sequence[Tensor]) -> int:
         """Bytes of weights on a device or on the host."""
         if place == HOST:
-            return padded(tensors, self._host_alignment, 0)
+            return padded(tensors, self._host.alignment_bytes, 0)
         device = self.devices[place]
         return padded(tensors, device.alignment_bytes, device.row_padding)
 
@@ -247,11 +248,6 @@ class AnalyticMeter:
             return 0
         bound = self._bound.offloaded_bytes(n_host, moved, own, has_output=has_output)
         return int(bound * self._compute_share)
-
-    @property
-    def _host_alignment(self) -> int:
-        # a mapped file is not padded; llama.cpp reports the span of the file that it maps
-        return 1 if self.context.use_mmap else self._host.alignment_bytes
 
     def budget_bytes(self, device_id: str, n_host: int) -> int:
         """Bytes that a device may hold; if it shares the host's memory, beside `n_host` layers there.
@@ -303,7 +299,7 @@ class AnalyticMeter:
         offloads: bool = False,
     ) -> HostEstimate:
         """The estimate for the host; `offloads`: a device computes prompts with its weights."""
-        alignment = self._host_alignment
+        alignment = self._host.alignment_bytes
         weights = self._weights(alignment, 0, 0, cpu_layers, has_output)
         weights += padded(self._profile.input_tensors, alignment, 0)
         if has_output and self._profile.tied_output:  # the host's embedding is also its output
