@@ -1,5 +1,7 @@
 """Patterns of overrides, on every tensor of published models."""
 
+import re
+
 import pytest
 
 from tests.zoo import PUBLISHED, write
@@ -43,3 +45,20 @@ def test_the_first_override_that_matches_decides() -> None:
     assert overriding_device((first, second), "blk.4.ffn_gate_up_exps.weight") == "host"
     assert overriding_device((first, second), "blk.4.ffn_up_shexp.weight") is None
     assert overriding_device((first, second), "blk.13.ffn_up_exps.weight") is None
+
+
+@pytest.mark.parametrize(
+    ("part", "llamas"),
+    [(LayerPart.EXPERTS, r"_(ch|)exps"), (LayerPart.FFN, r"\.")],
+    ids=["n_cpu_moe", "n_cpu_ffn"],
+)
+def test_llama_cpps_patterns_match_the_same_tensors(of: ModelProfile, part: LayerPart, llamas: str) -> None:
+    """llm_ffn_block_regex of common/common.h begins anywhere in a name, and ends before a dot."""
+    first = r"up|down|gate|gate_up" if part is LayerPart.EXPERTS else "up|down|gate"
+    n = of.n_layers // 2
+    theirs = [re.compile(rf"blk\.{i}\.ffn_({first}){llamas}") for i in range(n)]
+    ours = (Override.of(part, range(n), "host"),)
+    layers = (tensor for layer in of.layers for tensor in layer.tensors)
+    for tensor in (*of.input_tensors, *of.output_tensors, *of.shared_tensors, *layers):
+        matches = any(pattern.search(tensor.name) for pattern in theirs)
+        assert matches == (overriding_device(ours, tensor.name) == "host"), tensor.name

@@ -55,7 +55,8 @@ def checked_overrides(
     """
     found = [replace(each, device=_device(each, machine)) for each in overrides]
     for override in found:
-        _check_pattern(override.pattern)
+        if (fault := pattern_fault(override.pattern)) is not None:
+            raise BadPlan(f"the override pattern {override.pattern!r} {fault}")
     decided = _decided(profile, found)
     parts: dict[tuple[LayerPart, str], set[int]] = defaultdict(set)
     others: list[Override] = []
@@ -103,22 +104,23 @@ def _device(override: Override, machine: Machine) -> str:
     return found
 
 
-def _check_pattern(pattern: str) -> None:
-    """Raises BadPlan if `pattern` is no regular expression, or one that llama.cpp may read differently."""
+def pattern_fault(pattern: str) -> str | None:
+    """Why `pattern` cannot be used, as the end of a sentence; None: llama.cpp reads it as this program."""
     plain = re.sub(r"\\[^A-Za-z0-9]", "_", pattern)  # an escaped sign stands for itself
     reason = next((what for odd, what in _READ_DIFFERENTLY if odd.search(plain)), None)
     escapes = (found[1] for found in re.finditer(r"\\(.)", plain))
     if reason is None and (odd_escape := next((e for e in escapes if e not in _SAME_ESCAPES), None)):
         reason = f"\\{odd_escape}"
     if reason is not None:
-        raise BadPlan(
-            f"the override pattern {pattern!r} has {reason}, which llama.cpp's std::regex may read in "
-            "another way than this program; write it without"
+        return (
+            f"has {reason}, which llama.cpp's std::regex may read in another way than this program; write "
+            "it without"
         )
     try:
         re.compile(pattern)
     except re.error as error:
-        raise BadPlan(f"the override pattern {pattern!r} is no regular expression: {error}") from None
+        return f"is no regular expression: {error}"
+    return None
 
 
 def _decided(profile: ModelProfile, overrides: Sequence[Override]) -> list[frozenset[str]]:

@@ -87,7 +87,7 @@ def override_flags(overrides: Sequence[Override]) -> tuple[str, ...]:
     """The options of `vram-llm plan` and `serve` that dictate overrides, the shortest that say the same."""
     words: list[str] = []
     for override in overrides:
-        first = _of_the_first_layers(override)
+        first = first_layers_option(override)
         if first is not None and first[0] not in words:
             words += first
         elif words[-2:-1] == [FLAG]:
@@ -97,7 +97,7 @@ def override_flags(overrides: Sequence[Override]) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _of_the_first_layers(override: Override) -> tuple[str, ...] | None:
+def first_layers_option(override: Override) -> tuple[str, ...] | None:
     """llama.cpp's own option for `override`; None if there is none."""
     flag = _FIRST_LAYERS.get(override.part) if override.part else None
     if flag is None or override.device != HOST:

@@ -27,7 +27,7 @@ def mount(source: str, *, read_only: bool) -> dict[str, object]:
 
 def test_two_cards_by_uuid() -> None:
     found = service(saved_plan([local(1), local(0)], [20, 60]))
-    assert found["image"] == "ghcr.io/ggml-org/llama.cpp:server-cuda"
+    assert found["image"] == "ghcr.io/ggml-org/llama.cpp:server-cuda-v0.5.0"
     assert found["deploy"]["resources"]["reservations"]["devices"] == [
         {"driver": "nvidia", "device_ids": ["GPU-1", "GPU-0"], "capabilities": ["gpu"]}
     ]
@@ -50,14 +50,14 @@ def test_two_cards_by_uuid() -> None:
 )
 def test_other_cards_are_device_files(kind: DeviceKind, tag: str, nodes: list[str]) -> None:
     found = service(saved_plan([absent(0, kind=kind)], [4]))
-    assert found["image"].endswith(f":{tag}")
+    assert found["image"].endswith(f":{tag}-v0.5.0")
     assert found["devices"] == nodes
     assert "deploy" not in found
 
 
 def test_the_host_alone() -> None:
     found = service(saved_plan([], [], n_layers=4))
-    assert found["image"].endswith(":server")
+    assert found["image"].endswith(":server-v0.5.0")
     assert not {"deploy", "devices", "environment"} & found.keys()
 
 
@@ -69,7 +69,9 @@ def test_workers(endpoint: str, near: bool) -> None:
     plan = saved_plan([remote(0, endpoint)], [4])
     found = service(plan)
     assert ("network_mode" in found, "ports" in found) == (near, not near)
-    assert ("--host" in found["command"]) is near
+    command = found["command"]
+    assert command[command.index("--host") + 1] == ("127.0.0.1" if near else "0.0.0.0")
+    assert command[command.index("--port") + 1] == "8080"
     assert "-DGGML_RPC=ON" in compose_file(plan)
 
 

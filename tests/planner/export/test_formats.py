@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,11 @@ from vram_llm.errors import BadPlan
 from vram_llm.planner.export.formats import from_json, to_json
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.types import Workload
+
+
+def with_override(pattern: str, device: str) -> Callable[[bytes], bytes]:
+    override = json.dumps({"pattern": pattern, "device": device, "part": None, "layers": []}).encode()
+    return lambda text: text.replace(b'"overrides": []', b'"overrides": [' + override + b"]", 1)
 
 
 @pytest.fixture
@@ -29,7 +35,7 @@ def test_the_fields_others_read(document: bytes) -> None:
     assert found["estimate"]["method"] == "analytic"
     assert {
         "id", "weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes", "total_bytes",
-        "budget_bytes", "companion_bytes",
+        "budget_bytes", "companion_bytes", "shared_bytes",
     } == found["estimate"]["devices"][0].keys()  # fmt: skip
     assert {"weights_bytes", "context_bytes", "compute_bytes", "total_bytes"} <= found["estimate"][
         "host"
@@ -48,6 +54,9 @@ def test_the_fields_others_read(document: bytes) -> None:
         (lambda text: text.replace(b'"kv_type_k": "f16"', b'"kv_type_k": "nope"', 1), "no KV type 'nope'"),
         (lambda text: text.replace(b'"n_layers": 32', b'"n_layers": 33'), "add up to 32 of 33"),
         (lambda text: text.replace(b'"id": "GPU0"', b'"id": "GPU7"', 1), "not among its devices"),
+        (with_override("experts", "GPU7"), "puts weights on GPU7, which its placement does not use"),
+        (with_override("(exps", "host"), "'\\(exps' is no regular expression"),
+        (with_override("(?i)exps", "host"), "inline flags"),
     ],
 )
 def test_a_file_that_is_no_plan(document: bytes, damage: object, said: str) -> None:

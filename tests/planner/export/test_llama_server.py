@@ -5,7 +5,9 @@ import pytest
 
 from tests.planner.saved import CONTEXT, absent, local, remote, saved_plan
 from vram_llm.model.pooling import Pooling
+from vram_llm.model.tensors import LayerPart
 from vram_llm.planner.export.llama_server import command_line, exports
+from vram_llm.planner.overrides import Override
 from vram_llm.planner.types import FlashAttention, Plan
 
 
@@ -46,6 +48,8 @@ def test_every_setting_of_a_plan_over_two_cards() -> None:
         "--cache-ram": "0",
         "--ctx-checkpoints": "0",
         "--no-op-offload": "",
+        "--host": "127.0.0.1",
+        "--port": "8080",
     }
 
 
@@ -125,6 +129,49 @@ def test_choices_of_the_context(change: dict[str, object], expected: dict[str, s
     context = dataclasses.replace(CONTEXT, **change)  # type: ignore[arg-type]  # fields by name
     found = flags(saved_plan([local(0), local(1)], [2, 2], context=context))
     assert expected.items() <= found.items()
+
+
+def with_overrides(plan: Plan, *overrides: Override) -> Plan:
+    return dataclasses.replace(plan, placement=dataclasses.replace(plan.placement, overrides=overrides))
+
+
+EXPERTS, FFN = LayerPart.EXPERTS, LayerPart.FFN
+
+
+@pytest.mark.parametrize(
+    ("overrides", "flag", "value"),
+    [
+        ([Override.of(EXPERTS, range(3), "host")], "--n-cpu-moe", "3"),
+        ([Override.of(FFN, range(4), "host")], "--n-cpu-ffn", "4"),
+        ([Override.of_all(EXPERTS, "host")], "--cpu-moe", ""),
+        (
+            [Override.of(EXPERTS, (1, 3), "host"), Override.of(EXPERTS, (0,), "GPU1")],
+            "--override-tensor",
+            r"^blk\.(?:1|3)\.ffn_(?:up|down|gate|gate_up)_(?:ch)?exps\.=CPU,"
+            r"^blk\.(?:0)\.ffn_(?:up|down|gate|gate_up)_(?:ch)?exps\.=CUDA1",
+        ),
+        ([Override.of(EXPERTS, range(3), "GPU1")], "--override-tensor", "=CUDA1"),
+        ([Override.of(LayerPart.FFN_DOWN, range(3), "host")], "--override-tensor", r"\.ffn_down\.=CPU"),
+        ([Override(pattern="_shexp", device="host")], "--override-tensor", "_shexp=CPU"),
+    ],
+)
+def test_weights_on_another_device_than_their_layer(overrides: list[Override], flag: str, value: str) -> None:
+    found = flags(with_overrides(saved_plan([local(0), local(1)], [2, 2]), *overrides))
+    names = {"--override-tensor", "--n-cpu-moe", "--n-cpu-ffn", "--cpu-moe"} & found.keys()
+    assert names == {flag}
+    assert found[flag].endswith(value)
+
+
+def test_its_options_for_the_first_layers_are_for_one_stack_of_them() -> None:
+    plan = with_overrides(saved_plan([local(0)], [4]), Override.of(FFN, range(4), "host"))
+    found = flags(dataclasses.replace(plan, model=dataclasses.replace(plan.model, architecture="t5")))
+    assert found["--override-tensor"].startswith("^blk")
+
+
+def test_weights_on_a_worker_have_its_buffers_name() -> None:
+    plan = saved_plan([local(0), remote(0, "10.0.0.1:50052", 1)], [2, 2])
+    found = flags(with_overrides(plan, Override.of(EXPERTS, (0,), "RPC0")))
+    assert found["--override-tensor"].endswith("exps\\.=RPC1[10.0.0.1:50052]")
 
 
 def test_variables_say_what_flags_say() -> None:

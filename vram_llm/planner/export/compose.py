@@ -7,7 +7,7 @@ from vram_llm.errors import BadPlan
 from vram_llm.machine.types import DeviceKind
 from vram_llm.model.location import is_remote
 from vram_llm.planner.export.device_flags import Reach, reach
-from vram_llm.planner.export.llama_server import as_comments, remarks, settings
+from vram_llm.planner.export.llama_server import HOST_ADDRESS, PORT, as_comments, remarks, settings
 from vram_llm.planner.types import Plan
 
 _REPOSITORY = "ghcr.io/ggml-org/llama.cpp"
@@ -23,8 +23,11 @@ _NODES = {  # device files a container needs
     DeviceKind.VULKAN: ("/dev/dri",),
     DeviceKind.SYCL: ("/dev/dri",),
 }
+_VERSION = "v0.5.0"
+"""The release of llama.cpp with the version of the bindings' source (CMakeLists.txt: 0.5.0-dev). Releases
+give the images of their build this tag (make-release.yml)."""
 _FOLDER = "/models"  # inside the container
-_PORT = 8080
+_ANY_ADDRESS = "0.0.0.0"  # of the container, which the host reaches by its loopback alone
 _LOOPBACK = ("127.", "localhost:", "[::1]:", "::1:")
 
 
@@ -32,13 +35,13 @@ def compose_file(plan: Plan) -> str:
     """The file's text. Raises BadPlan if no published image supports the plan's devices."""
     where = reach(plan)
     kind = _kind(where)
-    tag = _tag(kind)
+    tag = f"{_tag(kind)}-{_VERSION}"
     is_away = is_remote(plan.model.path)
     near = any(endpoint.startswith(_LOOPBACK) for endpoint in where.endpoints)
     environment = [*where.environment, *([("LLAMA_CACHE", _FOLDER)] if is_away else [])]
     folder = "./models" if is_away else str(PurePath(plan.model.path).parent)
-    address = ("--host", "127.0.0.1", "--port", str(_PORT)) if near else ()
-    words = [word for setting in settings(plan, where, _FOLDER) for word in setting.words]
+    address = HOST_ADDRESS if near else _ANY_ADDRESS
+    words = [word for setting in settings(plan, where, _FOLDER, address) for word in setting.words]
     _check_folder(plan)
     lines = as_comments((*remarks(plan, where), *_image_remarks(where, tag)))
     lines += ["services:", "  llama-server:", f"    image: {_REPOSITORY}:{tag}"]
@@ -54,12 +57,12 @@ def compose_file(plan: Plan) -> str:
     if near:
         lines.append("    network_mode: host")
     else:
-        lines += ["    ports:", f"      - {_text(f'127.0.0.1:{_PORT}:{_PORT}')}"]
+        lines += ["    ports:", f"      - {_text(f'{HOST_ADDRESS}:{PORT}:{PORT}')}"]
     if kind is DeviceKind.CUDA:
         lines += _reservation(where.uuids)
     elif kind in _NODES:
         lines += ["    devices:", *(f"      - {_text(f'{node}:{node}')}" for node in _NODES[kind])]
-    lines += ["    command:", *(f"      - {_text(word)}" for word in (*words, *address))]
+    lines += ["    command:", *(f"      - {_text(word)}" for word in words)]
     return "\n".join(lines)
 
 
@@ -95,8 +98,9 @@ def _tag(kind: DeviceKind | None) -> str:
 
 def _image_remarks(where: Reach, tag: str) -> list[str]:
     lines = [
-        f"The tag {tag} is the newest build. The plan is exact for the llama.cpp it was made with, so pin",
-        f"a build of about the same date: {tag}-bNNNN.",
+        "The plan is exact for the llama.cpp it was made with, a build of 0.5.0. The image is the release of",
+        "that version. For the same image at every pull, put the digest that `docker buildx imagetools",
+        f"inspect {_REPOSITORY}:{tag}` prints in place of its tag (@sha256:...).",
     ]
     if where.endpoints:
         lines.append("The published images are built without RPC: build this one with -DGGML_RPC=ON.")

@@ -4,7 +4,8 @@ import msgspec
 
 from vram_llm.errors import BadPlan
 from vram_llm.model.quants import KV_TYPES
-from vram_llm.planner.types import PLAN_VERSION, FlashAttention, Plan
+from vram_llm.planner.override_check import pattern_fault
+from vram_llm.planner.types import HOST, PLAN_VERSION, FlashAttention, Plan
 
 FORMATS = ("llama-server", "llama-cpp-python", "env", "compose", "json")
 
@@ -59,6 +60,11 @@ def _contradiction(plan: Plan) -> str | None:
     counts = (*placement.layers_per_device, placement.cpu_layers)
     if unknown := next((device_id for device_id in order if device_id not in known), None):
         return f"it places layers on {unknown}, which is not among its devices"
+    for override in placement.overrides:
+        if override.device not in (*order, HOST):
+            return f"an override puts weights on {override.device}, which its placement does not use"
+        if (fault := pattern_fault(override.pattern)) is not None:
+            return f"the override pattern {override.pattern!r} {fault}"
     if tuple(use.id for use in plan.estimate.devices) != order:
         return "its estimate is not for the devices of its placement"
     if not len(order) == len(placement.layers_per_device) == len(placement.tensor_split):

@@ -15,8 +15,16 @@ from vram_llm.model.location import HUB, is_remote
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.context import DRAFTED_TOKENS, NO_TENSOR
 from vram_llm.planner.export.device_flags import Reach, reach, threads
+from vram_llm.planner.override_text import first_layers_option
 from vram_llm.planner.types import Companion, CompanionKind, Context, Plan
 
+_SEVERAL_STACKS = frozenset({"t5", "t5encoder"})  # architectures with layers called enc.blk.N and dec.blk.N
+_VARIABLES = {
+    "--cpu-moe": "LLAMA_ARG_CPU_MOE",
+    "--n-cpu-moe": "LLAMA_ARG_N_CPU_MOE",
+    "--n-cpu-ffn": "LLAMA_ARG_N_CPU_FFN",
+}
+HOST_ADDRESS, PORT = "127.0.0.1", 8080  # as `vram-llm serve`
 _HOST_CACHES = (
     "--cache-ram and --ctx-checkpoints are 0 because the plan reserves no host memory for llama-server's",
     "prompt caches; raise them if the host has memory to spare.",
@@ -38,11 +46,14 @@ class Setting:
         return (self.flag,) if self.value is None else (self.flag, self.value)
 
 
-def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setting, ...]:
+def settings(
+    plan: Plan, where: Reach, folder: str | None = None, address: str = HOST_ADDRESS
+) -> tuple[Setting, ...]:
     """Every setting that differs from llama-server's default, or that llama-server would choose itself.
 
     `folder` is the path of the model's folder for llama-server; None: the path in the plan. RPC workers come
-    before the devices, because llama-server looks up a device when it reads the flag.
+    before the devices, because llama-server looks up a device when it reads the flag. The port is always
+    given: versions of llama-server differ in their default.
     """
     context, placement = plan.context, plan.placement
     names = where.names[: len(placement.device_order)]
@@ -54,8 +65,7 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
     if placement.tensor_split:
         split = ",".join(map(str, placement.tensor_split))
         placing.append(Setting("--tensor-split", split, "LLAMA_ARG_TENSOR_SPLIT"))
-    if overrides := _overrides(plan, where):
-        placing.append(Setting("--override-tensor", overrides, "LLAMA_ARG_OVERRIDE_TENSOR"))
+    placing += _overrides(plan, where)
     placing += [setting for companion in plan.companions for setting in _companion(companion, where, folder)]
     return (
         *placing,
@@ -84,16 +94,37 @@ def settings(plan: Plan, where: Reach, folder: str | None = None) -> tuple[Setti
         Setting("--cache-ram", "0", "LLAMA_ARG_CACHE_RAM"),
         Setting("--ctx-checkpoints", "0", "LLAMA_ARG_CTX_CHECKPOINTS"),
         *(() if context.op_offload else (Setting("--no-op-offload", None, None),)),
+        Setting("--host", address, "LLAMA_ARG_HOST"),
+        Setting("--port", str(PORT), "LLAMA_ARG_PORT"),
     )
 
 
-def _overrides(plan: Plan, where: Reach) -> str:
+def _overrides(plan: Plan, where: Reach) -> tuple[Setting, ...]:
     """The placement's overrides; without any, one that only keeps llama.cpp from pipeline copies."""
     placement = plan.placement
     if not placement.overrides:
         no_copies = not plan.context.pipeline_copies and len(placement.device_order) > 1
-        return NO_TENSOR + "=CPU" if no_copies else ""
-    return ",".join(f"{each.pattern}={where.buffer_type_of(each.device)}" for each in placement.overrides)
+        return (_override_tensor(f"{NO_TENSOR}=CPU"),) if no_copies else ()
+    if (short := _first_layers(plan)) is not None:
+        return (short,)
+    texts = (f"{each.pattern}={where.buffer_type_of(each.device)}" for each in placement.overrides)
+    return (_override_tensor(",".join(texts)),)
+
+
+def _override_tensor(value: str) -> Setting:
+    return Setting("--override-tensor", value, "LLAMA_ARG_OVERRIDE_TENSOR")
+
+
+def _first_layers(plan: Plan) -> Setting | None:
+    """llama-server's own option for the plan's only override; None if it would move other tensors.
+
+    Its patterns (llm_ffn_block_regex of common/common.h) begin anywhere in a name, as in "enc.blk.0".
+    """
+    option = first_layers_option(plan.placement.overrides[0])
+    if option is None or len(plan.placement.overrides) > 1 or plan.model.architecture in _SEVERAL_STACKS:
+        return None
+    flag, value = option[0], option[1] if len(option) > 1 else None
+    return Setting(flag, value, _VARIABLES[flag])
 
 
 def _threads(plan: Plan) -> tuple[Setting, ...]:
