@@ -7,7 +7,7 @@ import pytest
 
 from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, VramLLMError
 from vram_llm.server import errors
-from vram_llm.server.errors import ANSWERS, answer_for, error_body, error_response
+from vram_llm.server.errors import ANSWERS, error_body, error_kind, error_response
 
 
 def below(kind: type[Exception]) -> Iterator[type[Exception]]:
@@ -23,8 +23,8 @@ def test_every_error_of_a_request_has_a_row_of_its_own() -> None:
 
 
 def test_no_error_is_without_an_answer() -> None:
-    assert answer_for(KeyError("x")).status == 500
-    assert {answer_for(kind("x")).status for kind in below(VramLLMError) if kind is not Overloaded} > {400}
+    assert error_kind(KeyError("x")).status == 500
+    assert {error_kind(kind("x")).status for kind in below(VramLLMError) if kind is not Overloaded} > {400}
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class ModelInfo:
     n_pooled: int = 0  # numbers in an embedding
     adapters: tuple[str, ...] = ()  # names of its LoRA adapters
     takes_images: bool = False  # it has a projector
-    using: tuple[int, ...] | None = None  # numbers of the adapters that a request uses; None: all
+    adapters_used: tuple[int, ...] | None = None  # numbers of the adapters that a request uses; None: all
     tool_template: str | None = None  # the chat template for requests with tools, if its file has one
     n_embd: int = 0  # numbers in a hidden state
     vocab_type: int = 0  # llama_vocab_type of llama.h

@@ -1,6 +1,6 @@
 """llama.cpp's RPC workers: run one, and list the devices of one.
 
-A worker that does not speak the protocol makes llama.cpp abort, so `facts` asks in a child process.
+A worker that does not speak the protocol makes llama.cpp abort, so `worker_devices` asks in a child process.
 There is no authentication: loopback, or a tunnel.
 """
 
@@ -37,7 +37,7 @@ def split_endpoint(endpoint: str, default_port: int | None = None) -> tuple[str,
     return host, int(port)
 
 
-def facts(endpoint: str) -> tuple[WorkerDevice, ...]:
+def worker_devices(endpoint: str) -> tuple[WorkerDevice, ...]:
     """The devices of the worker at "host:port". Raises WorkerUnreachable, NotBuilt."""
     _check_listening(endpoint)
     ask = [sys.executable, "-m", "vram_llm.llama.rpc", endpoint]
@@ -88,7 +88,7 @@ def devices(endpoints: tuple[str, ...]) -> tuple[Device, ...]:
             limit_bytes = parse_bytes(limit) if at else None
         except ValueError as error:
             raise WorkerUnreachable(f"the memory limit of worker {text!r}: {error}") from error
-        workers = facts(endpoint)
+        workers = worker_devices(endpoint)
         for index, device in enumerate(workers):
             free = device.free_bytes if limit_bytes is None else min(device.free_bytes, limit_bytes)
             found.append(
@@ -133,7 +133,7 @@ def serve(endpoint: str, n_threads: int, cache_dir: str | None = None) -> None:
     )
 
 
-def _facts_here(endpoint: str) -> tuple[WorkerDevice, ...]:
+def _worker_devices_here(endpoint: str) -> tuple[WorkerDevice, ...]:
     from vram_llm.llama import bindings as b
 
     found = []
@@ -151,7 +151,7 @@ def _facts_here(endpoint: str) -> tuple[WorkerDevice, ...]:
 
 if __name__ == "__main__":
     try:
-        sys.stdout.buffer.write(msgspec.json.encode(_facts_here(sys.argv[1])))
+        sys.stdout.buffer.write(msgspec.json.encode(_worker_devices_here(sys.argv[1])))
     except VramLLMError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -150,7 +150,7 @@ ANSWERS: dict[type[Exception], ErrorKind] = {
 }
 
 
-def answer_for(error: Exception) -> ErrorKind:
+def error_kind(error: Exception) -> ErrorKind:
     """The table's row of the error's nearest class."""
     return next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
 
@@ -160,7 +160,7 @@ def error_body(error: Exception) -> dict[str, Any]:
 
     An internal error shows no details.
     """
-    answer = answer_for(error)
+    answer = error_kind(error)
     is_internal = not isinstance(error, VramLLMError)
     message = "The server failed on this request; its log says why" if is_internal else str(error)
     code = answer.code if answer.code is not None else getattr(error, "code", None)
@@ -173,7 +173,7 @@ def error_body(error: Exception) -> dict[str, Any]:
 
 def error_response(error: Exception, headers: dict[str, str] | None = None) -> Response:
     """The HTTP answer, with Retry-After and x-should-retry where they apply."""
-    answer = answer_for(error)
+    answer = error_kind(error)
     response = Response(msgspec.json.encode(error_body(error)), answer.status, headers, "application/json")
     retry_after_s = error.retry_after_s if isinstance(error, Overloaded) else answer.retry_after_s
     if retry_after_s is not None:

@@ -62,7 +62,7 @@ def engine_requests(
         stop_token_ids=stop_token_ids,
         ignore_eos=bool(fields.ignore_eos),
         skip_special_tokens=fields.skip_special_tokens is not False,
-        adapters=info.using,
+        adapters=info.adapters_used,
         reports_progress=bool(fields.stream),
     )
     return [

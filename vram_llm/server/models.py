@@ -16,7 +16,7 @@ from vram_llm.server.replies import (
     ModelFacts,
     ModelList,
 )
-from vram_llm.server.serving_context import ServingContext, adapted
+from vram_llm.server.serving_context import ServingContext, adapters_by_name
 
 _ANTHROPIC = "anthropic-version"  # a header that Anthropic's clients send with every request
 
@@ -28,7 +28,7 @@ def models_router(serving: ServingContext) -> APIRouter:
     @router.get("/models", summary="List the models")
     async def list_models(http: Request) -> ModelList | AnthropicModelList:
         info = serving.loaded_model()
-        names = list(dict.fromkeys((info.name, *serving.config.aliases, *adapted(info))))
+        names = list(dict.fromkeys((info.name, *serving.config.aliases, *adapters_by_name(info))))
         if _ANTHROPIC in http.headers:
             return AnthropicModelList(
                 data=[_of_anthropic(info, name) for name in names], first_id=names[0], last_id=names[-1]

@@ -41,8 +41,9 @@ class ServingContext:
         """The model for a request, with the name for its answer and its default sampling.
 
         No name, or an empty one, means the served model. An alias is also the name in the answer. Names of
-        `adapted` mean other adapters. Any other name means the served model too, unless `config.strict_model`
-        is on: then only its own names (see `names`) are accepted. Raises NotReady, Unavailable, UnknownModel.
+        `adapters_by_name` mean other adapters. Any other name means the served model too, unless
+        `config.strict_model` is on: then only its own names (see `names`) are accepted. Raises NotReady,
+        Unavailable, UnknownModel.
         """
         self.check_ready()
         info = self.loaded_model()
@@ -53,8 +54,8 @@ class ServingContext:
         """`info` with the name for answers to requests for `name`. Raises UnknownModel."""
         if name in self.config.aliases:
             return replace(info, name=name)
-        if (using := adapted(info).get(name)) is not None:
-            return replace(info, name=name, using=using)
+        if (numbers := adapters_by_name(info).get(name)) is not None:
+            return replace(info, name=name, adapters_used=numbers)
         if self.config.strict_model and name not in self.names(info):
             raise UnknownModel(
                 f"The model '{name}' does not exist here; this server has '{info.name}'", "model"
@@ -115,7 +116,7 @@ class ServingContext:
         return (info.name, *self.config.aliases, path.name, path.stem)
 
 
-def adapted(info: ModelInfo) -> dict[str, tuple[int, ...]]:
+def adapters_by_name(info: ModelInfo) -> dict[str, tuple[int, ...]]:
     """Names that mean the model with other LoRA adapters: one adapter alone, or no adapter.
 
     An embedding model always uses all adapters.
@@ -157,7 +158,7 @@ def fingerprint(info: ModelInfo) -> str:
     """
     facts = (
         info.path,
-        info.using,
+        info.adapters_used,
         info.architecture,
         info.parameters,
         info.size_bytes,

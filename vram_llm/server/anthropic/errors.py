@@ -6,7 +6,7 @@ import msgspec
 from starlette.responses import Response
 
 from vram_llm.errors import ContextExceeded
-from vram_llm.server.errors import answer_for, error_body, error_response
+from vram_llm.server.errors import error_body, error_kind, error_response
 
 _TYPES = {
     400: "invalid_request_error",
@@ -29,7 +29,7 @@ def anthropic_body(error: Exception) -> dict[str, Any]:
     details = {"details": _THREADLESS} if described["param"] == "thread" else {}
     if isinstance(error, ContextExceeded):
         described["message"] = _too_long(error)
-    kind = _TYPES.get(answer_for(error).status, "api_error")
+    kind = _TYPES.get(error_kind(error).status, "api_error")
     return {"type": "error", "error": {**described, **details, "type": kind}}
 
 

@@ -19,7 +19,7 @@ from vram_llm.chat.events import (
 )
 from vram_llm.server.custom_tools import CustomInputReader
 from vram_llm.server.encoded_thinking import encode_thinking
-from vram_llm.server.errors import answer_for, error_body
+from vram_llm.server.errors import error_body, error_kind
 from vram_llm.server.logprobs import chat_logprobs
 from vram_llm.server.parsed_stream import ParsedChoice, ParsedChunk
 from vram_llm.server.replies import UsageCounter
@@ -112,7 +112,7 @@ class ResponseWriter:
 
     def failure(self, error: Exception) -> bytes:
         written = self._close("incomplete")
-        code = "rate_limit_exceeded" if answer_for(error).status == 429 else "server_error"
+        code = "rate_limit_exceeded" if error_kind(error).status == 429 else "server_error"
         self.response.status = "failed"
         self.response.error = ResponseFailure(code=code, message=error_body(error)["error"]["message"])
         return written + self._event("response.failed", response=self._snapshot())
