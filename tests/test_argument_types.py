@@ -41,8 +41,8 @@ def workload(**fields: Any) -> Any:
 
 
 def test_right_types_of_every_field() -> None:
-    from vram_llm.workflows.argument_types import expect, expect_fields
+    from vram_llm.workflows.argument_types import check_field_types, check_type
 
-    expect_fields(workload(expect_depth=1, n_ctx=8, loras=(API.Lora("a.gguf"),)))
-    expect_fields(API.Serving(itl_target_ms=50))
-    expect("plan", saved_plan([local(0)], [4]), API.Plan)
+    check_field_types(workload(expect_depth=1, n_ctx=8, loras=(API.Lora("a.gguf"),)))
+    check_field_types(API.Serving(itl_target_ms=50))
+    check_type("plan", saved_plan([local(0)], [4]), API.Plan)

@@ -12,26 +12,28 @@ _MADE_BY = {
 }
 
 
-def expect(name: str, value: object, *kinds: type) -> None:
-    """Raises TypeError with one sentence if `value`, the argument `name`, is not of one of `kinds`."""
-    if isinstance(value, kinds):
+def check_type(name: str, value: object, *types: type) -> None:
+    """Raises TypeError with one sentence if `value`, the argument `name`, is not of one of `types`."""
+    if isinstance(value, types):
         return
-    wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+    wanted = " or ".join(type_.__name__ for type_ in types if type_ is not type(None))
     made_by = next(
-        (f", as from {_MADE_BY[kind.__name__]}" for kind in kinds if kind.__name__ in _MADE_BY), ""
+        (f", as from {_MADE_BY[type_.__name__]}" for type_ in types if type_.__name__ in _MADE_BY), ""
     )
     raise TypeError(f"{name} is of type {type(value).__name__}; give {wanted}{made_by}")
 
 
-def expect_fields(given: Any) -> None:
+def check_field_types(given: Any) -> None:
     """Check every field of a dataclass against its annotation. Raises TypeError."""
     hints = get_type_hints(type(given))
     for field in fields(given):
-        expect(f"{type(given).__name__}.{field.name}", getattr(given, field.name), *_kinds(hints[field.name]))
+        check_type(
+            f"{type(given).__name__}.{field.name}", getattr(given, field.name), *_types_in(hints[field.name])
+        )
 
 
-def _kinds(hint: Any) -> tuple[type, ...]:
+def _types_in(hint: Any) -> tuple[type, ...]:
     if get_origin(hint) in (Union, UnionType):
-        return tuple(kind for part in get_args(hint) for kind in _kinds(part))
-    kind = get_origin(hint) or hint
-    return (float, int) if kind is float else (kind,)
+        return tuple(type_ for part in get_args(hint) for type_ in _types_in(part))
+    type_ = get_origin(hint) or hint
+    return (float, int) if type_ is float else (type_,)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile
-from vram_llm.workflows.argument_types import expect
+from vram_llm.workflows.argument_types import check_type
 from vram_llm.workflows.model_names import resolve
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def analyze(model: str) -> ModelProfile:
     ("gemma"), "https://..." or "hf:org/repo:Q4_K_M" (only the header is fetched), or "demo", the built-in
     model. Raises ModelNotFound, or ModelFileError and its subclasses.
     """
-    expect("model", model, str)
+    check_type("model", model, str)
     return profile(read_header(resolve(model)))
 
 

@@ -22,7 +22,7 @@ from vram_llm.model.profile import ModelProfile, profile, with_adapters
 from vram_llm.model.projector import read_projector
 from vram_llm.planner.types import HOST, CompanionKind
 from vram_llm.units import format_bytes
-from vram_llm.workflows.argument_types import expect, expect_fields
+from vram_llm.workflows.argument_types import check_field_types, check_type
 from vram_llm.workflows.detection import analyze
 from vram_llm.workflows.model_names import resolve
 from vram_llm.workflows.nearby_files import nearby_files
@@ -58,10 +58,10 @@ def plan(
     from vram_llm.planner.types import Workload
 
     workload = Workload() if workload is None else workload
-    expect("model", model, str)
-    expect("machine", machine, Machine)
-    expect("workload", workload, Workload)
-    expect_fields(workload)
+    check_type("model", model, str)
+    check_type("machine", machine, Machine)
+    check_type("workload", workload, Workload)
+    check_field_types(workload)
     with nullcontext(dry) if dry is not None else dry_run() as asked:
         files = _Files.read(model, workload)
         try:

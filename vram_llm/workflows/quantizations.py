@@ -16,7 +16,7 @@ from vram_llm.model.known_arrays import KnownArrays
 from vram_llm.model.location import RemoteFile
 from vram_llm.model.profile import ModelProfile, profile
 from vram_llm.planner.best_quantization import Quantization, best_quantization, bits_per_weight
-from vram_llm.workflows.argument_types import expect, expect_fields
+from vram_llm.workflows.argument_types import check_field_types, check_type
 from vram_llm.workflows.model_files import ModelFile, ModelFiles, files_of, without_tag
 from vram_llm.workflows.planning import dry_run
 
@@ -57,7 +57,7 @@ def quantizations(
     planned is a row with the reason. Raises ModelNotFound if `model` is neither a folder nor a repository or
     holds no model, RemoteError and its subclasses, and the first file's error if no file can be read.
     """
-    expect("model", model, str)
+    check_type("model", model, str)
     found = files_of(model)
     if found is None:
         raise ModelNotFound(f"{model} is neither a folder nor a repository (hf:ORG/REPO)")
@@ -72,9 +72,9 @@ def compare_files(
     from vram_llm.planner.types import Workload
 
     workload = Workload() if workload is None else workload
-    expect("machine", machine, Machine)
-    expect("workload", workload, Workload)
-    expect_fields(workload)
+    check_type("machine", machine, Machine)
+    check_type("workload", workload, Workload)
+    check_field_types(workload)
     if workload.largest_ctx:
         workload = replace(workload, n_ctx=None, largest_ctx=False)
     with nullcontext(dry) if dry is not None else dry_run() as asked:

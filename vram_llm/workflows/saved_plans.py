@@ -10,7 +10,7 @@ from vram_llm.model.header_reader import read_header
 from vram_llm.model.location import HUB, is_remote
 from vram_llm.model.profile import profile
 from vram_llm.planner.types import CompanionKind, Plan
-from vram_llm.workflows.argument_types import expect
+from vram_llm.workflows.argument_types import check_type
 from vram_llm.workflows.detection import analyze, detect
 from vram_llm.workflows.model_names import resolve
 
@@ -46,7 +46,7 @@ def check(
     """
     from vram_llm.planner import recheck as checking
 
-    expect("plan", plan, Plan)
+    check_type("plan", plan, Plan)
     checking.check_model(plan, analyze(plan.model.path))
     for companion in plan.companions:
         tensors = read_header(resolve(companion.path)).tensors
@@ -55,7 +55,7 @@ def check(
 
 
 def check_loadable(plan: "Plan") -> None:
-    expect("plan", plan, Plan)
+    check_type("plan", plan, Plan)
     kinds = {companion.kind for companion in plan.companions}
     if CompanionKind.MMPROJ in kinds and plan.context.pooling is not None:
         raise BadPlan("embeddings are made of text alone: plan without --mmproj, or without --pooling")
