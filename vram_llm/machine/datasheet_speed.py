@@ -9,17 +9,21 @@ bytes / (share * bandwidth):
     A100 PCIe, H100 PCIe (HBM): share 0.48 and 0.65, 69 and 106 us
     M2 Ultra: share 0.90, 205 us; M1 Max and M3 Max: above 1, 550 and 264 us
 
-Since then llama.cpp uses CUDA graphs: an RTX 3090 with BF16 and Q4_0 (llama.cpp pull requests 14262 and
-15802, 2025) gives 0.95 and 47 us. Radeon RX 7900 XTX: 105.8 tok/s with 8B Q4_K_M (pull request 26284), at a
-share of 0.85 some 110 us. Vulkan: RX 9070 XT, 119.6 tok/s with the same model.
+Since then llama.cpp uses CUDA graphs. From 51 measurements of one stream on 17 kinds of NVIDIA cards, builds
+of 2025-26 (least squares of the logarithms, with the factors of planner/layer_times.py): Ada 0.90 and 40 us,
+Ampere 0.90 and 56, Blackwell 0.89 and 38, GB10 0.85 and 32. Fitted to one half of the cards and models, the
+median error on the other half is 3.4 % (10 random halves; 5.3 % with the figures of 2024).
+
+Radeon RX 7900 XTX: 105.8 tok/s with 8B Q4_K_M (pull request 26284), at a share of 0.85 some 110 us. Vulkan:
+RX 9070 XT, 119.6 tok/s with the same model.
 
 Arithmetic is proportional to bandwidth within a generation, as makers scale both: floating point operations
 in a prompt of 512 tokens for each byte per second of bandwidth, with 2 * 7.5e9 for a token of the 8B model,
-are 65 to 80 on an RTX 3070, 3080 and 3090, and 106 to 117 on a 4070 Ti, 4080 and 4090 in those tables; 154 on
-a 4090 since prompts use its integer tensor cores (pull request 7676), 50 on an RX 7900 XTX, 16 on an MI50
-(pull request 27841), 15 to 26 on Apple's. Generations without a figure get one near their neighbours'. A
-further row of a small batch runs at a fifth to a quarter of that rate: 8 rows against 1 on an RTX 3090 with
-Q4_0 (15802).
+are 65 to 80 on an RTX 3070, 3080 and 3090, and 106 to 117 on a 4070 Ti, 4080 and 4090 in those tables; 140 to
+154 since prompts use integer tensor cores (pull request 7676), 110 on Blackwell's cards and 130 on GB10, 50
+on an RX 7900 XTX, 16 on an MI50 (pull request 27841), 15 to 26 on Apple's. Generations without a figure get
+one near their neighbours'. A further row of a small batch runs at a fifth to a half of that rate: 8 rows
+against 1 on an RTX 3090 with Q4_0 (15802), 2 to 32 on a GB10.
 
 Where a step's graph comes back to a card after another device, the card's kernels are launched anew and the
 activations are copied: some 30 us (an RTX 5080 with all experts on a Ryzen 9 9950X against 24 of 40 layers'
@@ -52,11 +56,12 @@ _CUDA = {  # by compute capability
     "7.0": _Class(*_HBM, 40.0),
     "7": _Class(*_GDDR, 60.0),
     "8.0": _Class(*_HBM, 45.0),
-    "8.9": _Class(*_GDDR, 150.0),
-    "8": _Class(*_GDDR, 75.0),
+    "8.9": _Class(0.9, 40e-6, 140.0),
+    "8": _Class(0.9, 56e-6, 75.0),
     "9": _Class(*_HBM, 60.0),
     "10": _Class(*_HBM, 60.0),
-    "12": _Class(*_GDDR, 120.0),
+    "12.1": _Class(0.85, 32e-6, 130.0),  # GB10
+    "12": _Class(0.89, 38e-6, 110.0),
 }
 _UNKNOWN_CUDA = _Class(*_GDDR, None)
 _OTHERS = {
@@ -65,7 +70,7 @@ _OTHERS = {
     DeviceKind.SYCL: _Class(0.8, 100e-6, 50.0),
     DeviceKind.METAL: _Class(0.9, 230e-6, 20.0),
 }
-_ROW_SHARE = 0.25  # of the arithmetic of prompts that further rows of a small batch get
+_ROW_SHARE = 0.4  # of the arithmetic of prompts that further rows of a small batch get
 STEP_OVERHEAD_S = 100e-6  # estimated: a graph's launch, a copy each way, a synchronisation
 SPLIT_S = 30e-6  # estimated: launches, a copy, a synchronisation
 

@@ -9,8 +9,17 @@ from vram_llm.machine.types import Device, DeviceKind, Host, Speed
 from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.tensors import Role, Tensor
 
-_SHARING = 0.5  # n tokens of a prompt choose as many experts as n^0.5 independent ones
+_SHARING = 0.5  # n tokens choose as many experts as n^0.5 independent ones
 _QUANTIZED_SHARE = 0.15  # of a processor's attention over an f16 cache
+
+# On NVIDIA cards; on others they do not hold.
+_CACHE_SHARE = 0.8  # of the read rate of weights, for K and V
+_EXPERT_ROWS_SHARE = 0.6  # of that rate, for experts of several rows: another kernel
+_EXPERT_ROWS_S = 80e-6  # a layer more, for the same kernel
+
+# Kernels of a layer, relative to those of a dense layer with attention.
+_ATTENTION, _LATENT_ATTENTION, _DELTA_NET, _STATE_SPACE = 0.6, 1.5, 0.9, 0.6
+_DENSE, _EXPERTS, _POST_NORMS = 0.4, 0.9, 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +32,8 @@ class Weights:
     params: int
     used: float  # share of them that one token is multiplied with
 
-    def share_of_rows(self, rows: int) -> float:
-        """The share of them that one token of each of `rows` sequences reads, all together."""
-        return 1 - (1 - self.used) ** rows if self.are_experts else 1.0
-
-    def share_of_prompt(self, rows: int) -> float:
-        """The share of them that `rows` tokens of one prompt read."""
+    def share_of(self, rows: int) -> float:
+        """The share of them that `rows` tokens read, all together."""
         return 1 - (1 - self.used) ** (rows**_SHARING) if self.are_experts else 1.0
 
 
@@ -45,6 +50,23 @@ def weights_of(tensors: Iterable[Tensor], used_experts: float = 1.0) -> tuple[We
     )
 
 
+def launches(layer: Layer) -> float:
+    """Kernels that a layer launches, relative to those of a dense layer with attention."""
+    names = [tensor.name.partition(".")[2].partition(".")[2] for tensor in layer.tensors]
+
+    def has(*starts: str) -> bool:
+        return any(name.startswith(starts) for name in names)
+
+    if has("attn_kv_a_mqa"):
+        mixer = _LATENT_ATTENTION
+    elif has("ssm_beta", "ssm_alpha", "ssm_ba", "ssm_f_a", "time_mix_"):
+        mixer = _DELTA_NET
+    else:
+        mixer = _STATE_SPACE * has("ssm_", "shortconv.") + _ATTENTION * has("attn_q", "attn_k", "attn_output")
+    network = _EXPERTS if layer.expert_bytes else _DENSE * has("ffn_up", "ffn_down")
+    return mixer + network + _POST_NORMS * has("post_ffw_norm") or 1.0
+
+
 def used_share(layer: Layer) -> float:
     """The share of a layer's routed experts that one token uses."""
     return 1 - (layer.bytes - layer.active_bytes) / layer.expert_bytes if layer.expert_bytes else 0.0
@@ -59,9 +81,16 @@ class PlaceTimes:
         self.speed: Speed = place.speed
         self.split_s = place.speed.split_s.value
         self.kind: DeviceKind | None = None if isinstance(place, Host) else place.kind
+        self._is_nvidia = self.kind is DeviceKind.CUDA
+        self._counts_launches = self.kind in (None, DeviceKind.RPC, DeviceKind.CUDA)
         self._types = {each.type: each for each in place.speed.types}
         share = place.speed.expert_read_share
         self._expert_read_share = 1.0 if share is None else share.value
+
+    def overhead_s(self, layer: Layer) -> float:
+        """Seconds of a layer whatever its bytes: launches on a card, barriers on a processor."""
+        n_launches = launches(layer) if self._counts_launches else 1.0
+        return self.speed.layer_overhead_s.value * n_launches
 
     def decode_s(self, weights: Sequence[Weights], rows: int) -> float:
         """Seconds of a decode step of `rows` tokens, one of each sequence.
@@ -71,25 +100,34 @@ class PlaceTimes:
         together = alone = 0.0
         for part in weights:
             read_s = part.n_bytes / self._read_bytes_per_s(part)
-            together += part.share_of_rows(rows) * read_s
+            slower = _EXPERT_ROWS_SHARE if part.are_experts and self._is_nvidia and rows > 1 else 1.0
+            together += part.share_of(rows) * read_s / slower
             together += (rows - 1) * 2 * part.used * part.params / self._row_flops_per_s(part)
             alone += part.used * read_s
+        if rows > 1 and self._is_nvidia and any(part.are_experts for part in weights):
+            together += _EXPERT_ROWS_S
         return min(together, rows * alone)
 
     def prompt_s(self, weights: Sequence[Weights], rows: int) -> float:
         """Seconds of a micro-batch of a prompt: for each type, reading or arithmetic."""
         return sum(
             max(
-                part.share_of_prompt(rows) * part.n_bytes / self._read_bytes_per_s(part),
+                part.share_of(rows) * part.n_bytes / self._read_bytes_per_s(part),
                 2 * rows * part.used * part.params / self._prompt_flops_per_s(part, rows),
             )
             for part in weights
         )
 
-    def attention_s(self, flops: float, kept_bytes: float, *, quantized: bool) -> float:
-        """Seconds of decode rows with their caches and states: reading, or a processor's arithmetic."""
-        read_s = kept_bytes / self.speed.read_bytes_per_s.value
-        return max(read_s, self._attention_s(flops, quantized)) if self.kind is None else read_s
+    def attention_s(self, flops: float, cache_bytes: float, *, quantized: bool) -> float:
+        """Seconds of decode rows over their caches: reading, or a processor's arithmetic."""
+        read_s = cache_bytes / self.speed.read_bytes_per_s.value
+        if self.kind is None:
+            return max(read_s, self._attention_s(flops, quantized))
+        return read_s / _CACHE_SHARE if self._is_nvidia else read_s
+
+    def state_s(self, n_bytes: float) -> float:
+        """Seconds to read and to write recurrent states."""
+        return 2 * n_bytes / self.speed.read_bytes_per_s.value
 
     def prompt_attention_s(self, flops: float, *, quantized: bool) -> float:
         """Seconds of a micro-batch's attention."""

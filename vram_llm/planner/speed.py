@@ -4,18 +4,21 @@ In a decode step llama.cpp's devices compute one after the other, for any number
 (ggml_backend_sched_compute_splits in ggml-backend.cpp waits for each boundary's activations). For n streams
 with D tokens of context each, on one device with L layers:
 
-    weights   active bytes of its layers, of routed experts a share of 1 - (1 - used / all)^n; the output's
-              bytes if it has the output: each type's bytes / the type's read rate
+    weights   active bytes of its layers, of routed experts a share of 1 - (1 - used / all)^sqrt(n); the
+              output's bytes if it has the output: each type's bytes / the type's read rate
     context   n * (K and V rows) * D, at most the window if a layer has one, / read rate; on a processor at
               least attention's operations / its attention rate; recurrent states n times, read and written
     flops     2 * active parameters, per row: each type's / the type's row rate
-    step      step overhead + L * layer overhead + weights + context + (n - 1) * flops
+    step      step overhead + layers' launches * layer overhead + weights + context + (n - 1) * flops
               + n * n_embd * 4 / link, once in and once out; the output's device sends n * n_vocab * 4
 
-The step is the sum over the devices, and over the host if it has layers. The embedding's row is not counted:
-it is a few kilobytes. A card has one read rate and one arithmetic rate for all types; a processor has rates
-for each type, since unpacking may take longer than reading (machine/processor_speed.py). Weights that an
-override moves are read on their own device, and the activations go there and back:
+A layer's launches are those of a dense layer with attention times a factor (planner/layer_times.py): experts,
+delta nets and latent attention launch more kernels. An NVIDIA card reads K and V at 0.8 of the rate of
+weights; for several rows its experts have another kernel, which reads at 0.6 of that rate and takes 80 us a
+layer more. The step is the sum over the devices, and over the host if it has layers. The embedding's row is
+not counted: it is a few kilobytes. A card has one read rate and one arithmetic rate for all types; a
+processor has rates for each type, since unpacking may take longer than reading (machine/processor_speed.py).
+Weights that an override moves are read on their own device, and the activations go there and back:
 
     move      weights there - weights on the layer's device + the split's overhead of either device
               + 2 * n * n_embd * 4 / link
@@ -27,9 +30,10 @@ each row's attention over D earlier tokens:
               + for each type max(bytes / read rate, m * flops / prompt rate), of the experts that are used
               + m * 2 * heads * (head size of K + of V) * D / prompt rate, for each layer with attention
 
-On cards, experts' products run at a share of the prompt rate (datasheet_speed.expert_share). A prompt's
-tokens share experts: m of them use as many as m^0.5 independent ones would. (Prompts of gpt-oss-120b with
-experts sent to an RTX 3090, published 2025: 0.58, 0.65 and 0.79 of them at 512, 2048 and 8192 tokens.)
+On cards, experts' products run at a share of the prompt rate (datasheet_speed.expert_share). Tokens share
+experts: m of them use as many as sqrt(m) independent ones would. (Prompts of gpt-oss-120b with experts sent
+to an RTX 3090, published 2025: 0.58, 0.65 and 0.79 of them at 512, 2048 and 8192 tokens; several streams on a
+GB10, 2025-11.)
 
 With op_offload and 32 rows or more, weights on the host, of whole layers and of moved parts, are sent to the
 first device that is no RPC worker, once for each micro-batch, and that device computes:
@@ -142,13 +146,14 @@ class Predictor:
         layers = [
             0.0
             if layer.is_draft
-            else times.speed.layer_overhead_s.value
+            else times.overhead_s(layer)
             + times.decode_s(weights, rows)
             + times.attention_s(
                 rows * self._attention_flops(layer, self.depth),
-                self._kept_bytes(layer, rows),
+                rows * self._cache_bytes(layer),
                 quantized=self._quantized,
             )
+            + times.state_s(rows * layer.recurrent_state_bytes)
             for layer, weights in zip(self._profile.layers, self._weights, strict=True)
         ]
         output = times.decode_s(self._output, rows)
@@ -167,7 +172,7 @@ class Predictor:
         layers = [
             0.0
             if layer.is_draft
-            else computes.speed.layer_overhead_s.value
+            else computes.overhead_s(layer)
             + (computes.prompt_s(weights, rows) if on_card is None else self._sent_s(on_card, weights, rows))
             + computes.prompt_attention_s(
                 rows * self._attention_flops(layer, depth), quantized=self._quantized
@@ -234,7 +239,7 @@ class Predictor:
 
     def _sent_s(self, device_id: str, weights: Sequence[Weights], rows: int) -> float:
         """Seconds of a micro-batch for the host's weights, which are sent to a device that computes."""
-        sent_bytes = sum(part.share_of_prompt(rows) * part.n_bytes for part in weights)
+        sent_bytes = sum(part.share_of(rows) * part.n_bytes for part in weights)
         splits_s = (
             len(weights) * self._times[device_id].split_s
         )  # each weight begins one; most types have several
@@ -301,14 +306,14 @@ class Predictor:
             total += sum(stages) + (n_micro - 1) * slowest
         return total
 
-    def _kept_bytes(self, layer: Layer, rows: int) -> int:
-        """Bytes of context that a decode step reads, plus recurrent state that it reads and writes."""
+    def _cache_bytes(self, layer: Layer) -> int:
+        """Bytes of K and V that a row of a decode step reads."""
         cells = self.depth
         if layer.sliding_window and self._profile.sliding_window:
             cells = min(cells, self._profile.sliding_window)
         key = row_bytes(KV_TYPES[self._context.kv_type_k], layer.n_embd_k_gqa)
         value = row_bytes(KV_TYPES[self._context.kv_type_v], layer.n_embd_v_gqa)
-        return rows * ((key + value) * cells + 2 * layer.recurrent_state_bytes)
+        return (key + value) * cells
 
     def _attention_flops(self, layer: Layer, depth: int) -> int:
         """Operations of one row's attention over `depth` tokens: scores and weighted values."""
