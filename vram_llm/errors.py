@@ -46,11 +46,12 @@ class Way:
     n_ctx: int
     n_layers: int
     cpu_layers: int  # of them; 0: all are on the cards
+    on_cpu: str = ""  # what is on the CPU, in words, also parts of layers
     tokens_per_s: float | None = None  # of one stream, predicted
 
     def __str__(self) -> str:
-        where = f"{self.cpu_layers} of {self.n_layers} layers on the CPU"
-        where = where if self.cpu_layers else "all on the cards"
+        on_cpu = self.on_cpu or (f"{self.cpu_layers} of {self.n_layers} layers" if self.cpu_layers else "")
+        where = f"{on_cpu} on the CPU" if on_cpu else "all on the cards"
         speed = "" if self.tokens_per_s is None else f", {self.tokens_per_s:.3g} tok/s expected"
         return f"{' '.join(self.flags)} ({where}{speed})"
 

@@ -85,7 +85,7 @@ def _figures(row: ComparisonRow) -> tuple[str, ...]:
 def _fits(row: ComparisonRow) -> str:
     if not row.fits:
         return "no"
-    return f"{row.cpu_layers} of {row.n_layers} layers on the CPU" if row.cpu_layers else "yes"
+    return f"{row.on_cpu} on the CPU" if row.on_cpu else "yes"
 
 
 def _legend(rows: Sequence[ComparisonRow]) -> str:

@@ -58,6 +58,19 @@ class GpuLayersType(click.ParamType[int | None]):
             self.fail(f"{value!r} is not a number of layers; write it like 33, all or auto", param, ctx)
 
 
+class MicroBatchType(click.ParamType[int | None]):
+    """A number of tokens from 1, or "auto"."""
+
+    name = "tokens"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == AUTO:
+            return None
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is neither a number of tokens from 1 nor {AUTO}", param, ctx)
+        return int(value)
+
+
 class SwitchType(click.Choice[str]):
     """on, off or auto, in any of llama.cpp's spellings (common/arg.cpp, is_truthy and its neighbours)."""
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     help=("Compare with this rig, written as for --gpu, or this model: a line for each. Repeat for more."),
 )
 @click.option(
-    "--explain", is_flag=True, help="Explain the split, idle devices, layers on the CPU and the speed."
+    "--explain", is_flag=True, help="Explain the split, idle devices, what is on the CPU and the speed."
 )
 @click.option(
     "-v",

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from vram_llm.planner.companions import companion_only_devices
 from vram_llm.planner.estimates import DeviceEstimate, HostEstimate
 from vram_llm.planner.llama_split import placement_flags, split_of
+from vram_llm.planner.override_text import layer_ranges
+from vram_llm.planner.placed_parts import PlacedPart, placed_parts
 from vram_llm.planner.report.figures import rate
 from vram_llm.planner.types import HOST, Plan
 from vram_llm.text.lines import Line, Style, line, wrap
@@ -41,6 +43,7 @@ def _figures(plan: Plan) -> list[_Figures]:
     for device_id, count in zip(placement.device_order, placement.layers_per_device, strict=True):
         ranges[device_id] = _range(first, count)
         first += count
+    parts = placed_parts(plan.model, placement)
     shares = {} if plan.speed is None else {device.id: f"{device.share:.0%}" for device in plan.speed.devices}
     found: list[_Figures] = []
     uses: list[DeviceEstimate | HostEstimate] = [*plan.estimate.devices, *companion_only_devices(plan)]
@@ -48,6 +51,7 @@ def _figures(plan: Plan) -> list[_Figures]:
         device_id = use.id if isinstance(use, DeviceEstimate) else HOST
         of = {
             "layers": ranges.get(device_id, "-"),
+            **{kind: _part(places.get(device_id)) for kind, places in parts.items()},
             "weights": format_mib(use.weights_bytes),
             "context": format_mib(use.context_bytes),
             "compute": format_mib(use.compute_bytes),
@@ -63,6 +67,14 @@ def _figures(plan: Plan) -> list[_Figures]:
     return found
 
 
+def _part(placed: PlacedPart | None) -> str:
+    """ "0-11,14*": the layers whose parts are on a device; * marks those of which it has some of a part."""
+    if placed is None:
+        return "-"
+    some = [f"{run}*" for run in layer_ranges(placed.some).split(",") if run]
+    return ",".join([*([layer_ranges(placed.whole)] if placed.whole else []), *some]) or "-"
+
+
 def _range(first: int, count: int) -> str:
     return f"{first}-{first + count - 1}" if count > 1 else str(first) if count else "-"
 
@@ -71,6 +83,9 @@ def _sentences(plan: Plan) -> list[str]:
     placement, sentences = plan.placement, []
     if placement.output_device != HOST:
         sentences.append(f"The output is on {placement.output_device}.")
+    kinds = placed_parts(plan.model, placement)
+    if any(placed.some for places in kinds.values() for placed in places.values()):
+        sentences.append("*: of these layers only some of the weights.")
     if plan.speed is not None and len(plan.speed.devices) > 1 and plan.context.pooling is None:
         sentences.append("time: share of a decode step; devices compute one after the other.")
     if plan.by_free_memory is not None:

@@ -15,6 +15,7 @@ from vram_llm.cli.option_types import (
     ContextType,
     GpuLayersType,
     LoraType,
+    MicroBatchType,
     SwitchType,
     TensorSplitType,
     TokenCountType,
@@ -138,10 +139,16 @@ WORKLOAD_OPTIONS = (
                type=click.Choice(sorted(KV_TYPES)), help="Type of the keys.  [default: as --kv-type]"),
     PlanOption(flags="--kv-type-v -ctv --cache-type-v", fields=("kv_type_v",), has_default=False,
                type=click.Choice(sorted(KV_TYPES)), help="Type of the values.  [default: as --kv-type]"),
-    PlanOption(flags="--n-batch -b --batch-size", fields=("n_batch",), type=click.IntRange(1),
-               help="Maximum tokens per step."),
-    PlanOption(flags="--n-ubatch -ub --ubatch-size", fields=("n_ubatch",), type=click.IntRange(1),
-               help="Maximum tokens computed at a time; compute buffers grow with it."),
+    PlanOption(flags="--n-batch -b --batch-size", fields=("n_batch",), type=click.IntRange(1), metavar="N",
+               has_default=False, help=(
+        f"Maximum tokens per step.  [default: {_DEFAULT.DEFAULT_N_BATCH}, or --n-ubatch if that is more]"
+    )),
+    PlanOption(flags="--n-ubatch -ub --ubatch-size", fields=("n_ubatch",), type=MicroBatchType(),
+               metavar="N", has_default=False, help=(
+        "Maximum tokens computed at a time; compute buffers grow with it. Weights on the CPU are read, or "
+        f"copied to a card, once for so many tokens of a prompt. auto: {_DEFAULT.DEFAULT_N_UBATCH}.  "
+        "[default: auto]"
+    )),
     PlanOption(flags="--kv-unified/--no-kv-unified", fields=("kv_unified",), help=(
         "Share one KV cache between all sequences; one sequence may use all of it. --no-kv-unified gives "
         "each sequence an equal part of --n-ctx (rounded up to 256); a request then reuses the prefix of "
@@ -189,6 +196,14 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--n-cpu-ffn -ncffn", fields=OVERRIDES, type=click.IntRange(0), multiple=True,
                metavar="N",
                help="Keep the dense feed-forward weights of the first N layers on the CPU."),
+    PlanOption(flags="--op-offload/--no-op-offload", fields=("op_offload",), help=(
+        "Copy weights that are on the CPU to the first card for each micro-batch of a prompt, and compute "
+        "there.  [default: --no-op-offload]"
+    )),
+    PlanOption(flags="--kv-offload/--no-kv-offload -kvo/-nkvo", fields=("kv_offload",), help=(
+        "Keep the KV cache on the devices of its layers; --no-kv-offload keeps it on the CPU, where "
+        "attention is then computed.  [default: --kv-offload]"
+    )),
     PlanOption(flags="--mmproj", fields=("mmproj",), metavar="FILE", has_default=False, help=(
         "The model's multimodal projector, placed on one device. Requests may then contain images.  "
         "[default: the projector in the model's folder that fits the model]"

@@ -4,6 +4,7 @@ import ipaddress
 from typing import TYPE_CHECKING
 
 from vram_llm.model.pooling import Pooling
+from vram_llm.planner.placed_parts import in_words, listed
 from vram_llm.planner.report.figures import rate
 from vram_llm.planner.types import HOST, Context, Plan, SpeedEstimate
 from vram_llm.units import format_bytes, format_count
@@ -34,8 +35,9 @@ def _shares(plan: Plan) -> list[str]:
     for device, count in zip((HOST, *placement.device_order), counts, strict=True):
         parts = [f"layers {first}-{first + count - 1}" if count > 1 else f"layer {first}"] if count else []
         parts += ["the output"] if placement.output_device == device else []
+        parts += [in_words(override) for override in placement.overrides if override.device == device]
         if parts:
-            shares.append(f"{' and '.join(parts)} on {names[device]}, {format_bytes(sizes[device])}")
+            shares.append(f"{listed(parts)} on {names[device]}, {format_bytes(sizes[device])}")
         first += count
     for companion in plan.companions:
         where = f" on {names[companion.device]}" if companion.device is not None else ""

@@ -22,6 +22,7 @@ from vram_llm.model.layer_memory import (
 from vram_llm.model.pooling import Pooling, read_pooling
 from vram_llm.model.quants import quantization_name, row_bytes
 from vram_llm.model.tensors import (
+    LayerPart,
     Place,
     Role,
     Tensor,
@@ -91,6 +92,10 @@ class ModelProfile:
     def can_rewind(self) -> bool:
         """Whether a sequence's last tokens can be taken back. A recurrent state cannot drop them."""
         return not any(layer.recurrent_state_bytes for layer in self.layers)
+
+    def layers_with(self, part: LayerPart) -> tuple[int, ...]:
+        """Numbers of the layers that have `part`, without MTP blocks."""
+        return tuple(layer.index for layer in self.layers if layer.tensors_of(part) and not layer.is_draft)
 
 
 TENSOR_ALIGNMENT = 32  # bytes: ggml-impl.h

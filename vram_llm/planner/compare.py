@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from vram_llm.planner.placed_parts import listed, on_host
 from vram_llm.planner.types import Plan, SpeedEstimate
 
 
@@ -16,6 +17,7 @@ class ComparisonRow:
     n_ctx: int | None = None
     n_layers: int | None = None
     cpu_layers: int | None = None
+    on_cpu: str = ""  # what is on the CPU, in words, also parts of layers
     device_order: tuple[str, ...] = ()
     tensor_split: tuple[int, ...] = ()
     headroom_bytes: int | None = None  # unused part of the budgets of all devices, idle ones too
@@ -31,6 +33,7 @@ def compared(plan: Plan, rig: str) -> ComparisonRow:
         n_ctx=plan.context.n_ctx,
         n_layers=plan.model.n_layers,
         cpu_layers=plan.placement.cpu_layers,
+        on_cpu=listed(on_host(plan.placement).phrases(plan.model.n_layers)),
         device_order=plan.placement.device_order,
         tensor_split=plan.placement.tensor_split,
         headroom_bytes=_headroom(plan),

@@ -64,7 +64,8 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
     n_ctx = (
         pad(pad(wanted, CTX_STEP) // n_caches, CTX_STEP) * n_caches
     )  # rounded as in llama_context's constructor
-    n_batch = min(workload.n_batch, n_ctx)
+    n_ubatch = workload.n_ubatch or Workload.DEFAULT_N_UBATCH
+    n_batch = min(workload.n_batch or max(Workload.DEFAULT_N_BATCH, n_ubatch), n_ctx)
     _check_kv_types(profile, workload)
     # each drafted token is checked with a row of its own
     least_rows = workload.parallel * (1 if workload.draft is None else 1 + DRAFTED_TOKENS)
@@ -79,7 +80,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         kv_type_k=workload.kv_type_k,
         kv_type_v=workload.kv_type_v,
         n_batch=n_batch,
-        n_ubatch=min(workload.n_ubatch, n_batch),
+        n_ubatch=min(n_ubatch, n_batch),
         n_threads=workload.n_threads or machine.host.cores,
         n_threads_batch=workload.n_threads_batch,
         n_threads_given=workload.n_threads is not None,
@@ -91,6 +92,8 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         kv_unified=workload.kv_unified,
         pooling=pooling,
         backend_sampling=pooling is None and _samples_on_device(machine, workload),
+        op_offload=bool(workload.op_offload),
+        kv_offload=workload.kv_offload is not False,
     )
     return context if pooling is None else _for_embeddings(profile, context, is_whole)
 

@@ -6,6 +6,7 @@ from vram_llm.errors import Way
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import TENSOR_ALIGNMENT, ModelProfile
 from vram_llm.planner.estimates import Estimate
+from vram_llm.planner.placed_parts import listed, on_host
 from vram_llm.planner.search.search import Candidate
 from vram_llm.planner.types import HOST, Companion, Workload
 from vram_llm.units import format_bytes, format_count
@@ -27,9 +28,11 @@ def refusal(
         for device_id, n_bytes in estimate.short_devices
     ]
     if estimate.host.over_bytes > 0:
-        host, n_on_host = estimate.host, chosen.placement.cpu_layers
-        n_held, held = profile.n_layers - n_on_host, ""
-        if machine.devices and n_on_host:
+        host, moved = estimate.host, on_host(chosen.placement)
+        n_held, held = profile.n_layers - moved.n_layers, ""
+        if machine.devices and moved.parts:
+            held = f"with {listed(moved.phrases(profile.n_layers))} on the CPU, "
+        elif machine.devices and moved.n_layers:
             held = f"the devices hold {n_held} of {profile.n_layers} layers, and for the others "
         needed = host.total_bytes + sum(use.shared_bytes for use in estimate.devices)
         short.append(
@@ -100,7 +103,7 @@ def notes(
         )
     if more is not None:
         sentences.append(
-            f"{more.context.n_ctx:,} tokens would be too many without another layer on the CPU: "
+            f"{more.context.n_ctx:,} tokens would be too many without more of the model on the CPU: "
             f"{_shortage(more.estimate)}"
         )
     return tuple(sentences)
@@ -110,4 +113,4 @@ def _shortage(estimate: Estimate) -> str:
     short = [f"{device_id} {format_bytes(n_bytes)} short" for device_id, n_bytes in estimate.short_devices]
     if estimate.host.over_bytes > 0:
         short.append(f"the computer's memory {format_bytes(estimate.host.over_bytes)} short")
-    return ", ".join(short) or "more layers would have to stay on the CPU"
+    return ", ".join(short) or "more of the model would have to stay on the CPU"

@@ -5,6 +5,7 @@ from dataclasses import replace
 from vram_llm.errors import BadPlan, DoesNotFit
 from vram_llm.machine.types import Device, DeviceKind, Machine
 from vram_llm.model.profile import ModelProfile
+from vram_llm.model.tensors import LayerPart
 from vram_llm.planner import explain
 from vram_llm.planner.companions import adapters
 from vram_llm.planner.context import wants_auto_context, wants_largest_context
@@ -151,6 +152,8 @@ def _planned_model(profile: ModelProfile) -> PlannedModel:
         n_layers=profile.n_layers,
         total_bytes=profile.total_bytes,
         context_length=profile.context_length or None,
+        expert_layers=profile.layers_with(LayerPart.EXPERTS),
+        ffn_layers=profile.layers_with(LayerPart.FFN),
     )
 
 

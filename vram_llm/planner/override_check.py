@@ -144,7 +144,7 @@ def _fault(profile: ModelProfile, override: Override) -> str:
         example = next(name for name in _tensor_names(profile) if layer_of(name) is not None)
         return f"moves nothing: {profile.name} has no tensor of such a name; one is {example}"
     what, other = _PARTS[override.part]
-    layers = layer_ranges(layer.index for layer in _layers(profile) if layer.tensors_of(override.part))
+    layers = layer_ranges(profile.layers_with(override.part))
     if not layers:
         return f"moves nothing: {profile.name} has no {what}; {other}"
     if override.layers[-1] >= profile.n_layers:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from vram_llm.machine.assumed_speed import device_link, device_speed, has_assumed_speed, host_speed
 from vram_llm.machine.types import Device, DeviceKind, Machine, Source
+from vram_llm.planner.placed_parts import on_host
 from vram_llm.planner.types import HOST, Placement
 
 _GUESSES = (Source.ESTIMATED, Source.ASSUMED)
@@ -56,8 +57,8 @@ def _has_assumed_arithmetic(device: Device) -> bool:
 
 def _host_note(machine: Machine, placement: Placement) -> tuple[str, ...]:
     read = host_speed(machine.host).read_bytes_per_s
-    on_host = placement.cpu_layers or placement.output_device == HOST
-    if not on_host or read.source not in _GUESSES:
+    is_used = on_host(placement).n_touched or placement.output_device == HOST
+    if not is_used or read.source not in _GUESSES:
         return ()
     return (
         f"the processor's speed is {read.source} ({read.value / 1e9:,.0f} GB/s); "

@@ -75,8 +75,8 @@ class Workload:
     parallel: int = 4  # as llama-server and LM Studio
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
-    n_batch: int = 2048
-    n_ubatch: int = 512
+    n_batch: int | None = None  # None: llama.cpp's default, or n_ubatch if that is more
+    n_ubatch: int | None = None
     n_outputs_max: int | None = None  # most rows of logits per step; None: one per sequence, at least 8
     flash_attn: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False
@@ -85,6 +85,8 @@ class Workload:
     n_gpu_layers: int | None = None  # counted as in llama.cpp: the output is one layer
     tensor_split: TensorSplit | None = None
     overrides: tuple[Override, ...] | None = None  # None: the planner moves weights where that helps
+    op_offload: bool | None = None  # compute prompts over weights on the host on the first device
+    kv_offload: bool | None = None  # keep the KV cache on the devices of its layers, not on the host
     pooling: Pooling | None = None  # make embeddings with this pooling; None: as in the model's file
     use_mmap: bool = True
     pipeline_copies: bool = True
@@ -100,6 +102,8 @@ class Workload:
     expect_depth: int | None = None  # context depth in tokens of an average decode step
     expect_streams: int = 1  # sequences that decode at the same time; the objective uses it
 
+    DEFAULT_N_BATCH = 2048  # llama.cpp's defaults
+    DEFAULT_N_UBATCH = 512
     DEFAULT_N_CTX = 8192  # reference for an open context; the context itself if no layer is on a card
     DEFAULT_TEXT = 2048  # the same for encoders, whose compute buffers grow with the longest text
     DEFAULT_DEPTH = 1024  # tokens; at most half the context
@@ -254,6 +258,7 @@ class ContextPrice:
     n_ctx: int
     kv_type: str | None = None  # of K and V; None: as planned
     cpu_layers: int = 0  # layers on the host with this context
+    cpu_parts: int = 0  # layers on devices of which the host has experts or feed-forward weights
     cost: float  # share of the plan's tokens per second; below 0: it is faster
     tokens_per_s: float  # of one stream, predicted
     is_longest: bool = False  # a longer context needs more layers on the host
@@ -271,6 +276,8 @@ class PlannedModel:
     n_layers: int
     total_bytes: int
     context_length: int | None = None  # trained length in tokens; None if the file lacks it
+    expert_layers: tuple[int, ...] = ()  # layers with routed experts; empty in plans of older versions
+    ffn_layers: tuple[int, ...] = ()  # layers with a dense feed-forward network; the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

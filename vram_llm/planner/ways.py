@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vram_llm.planner.placed_parts import on_host
 from vram_llm.planner.types import Alternative, Plan, SpeedEstimate
 from vram_llm.units import format_bytes, format_count
 
@@ -31,15 +32,15 @@ class WayEffect:
 def ranked_ways(plan: Plan) -> tuple[Alternative, ...]:
     """Every alternative with flags that fits: first those on the cards, sorted by gain."""
     typed = [other for other in plan.alternatives if other.flags and other.fits]
-    return tuple(sorted(typed, key=lambda other: (other.placement.cpu_layers > 0, -effect(plan, other).gain)))
+    return tuple(sorted(typed, key=lambda other: (_n_on_cpu(other) > 0, -effect(plan, other).gain)))
 
 
 def useful_ways(plan: Plan) -> tuple[Alternative, ...]:
-    """The ranked ways that gain something and put no more layers on the CPU."""
+    """The ranked ways that gain something and put no more layers, whole or in part, on the CPU."""
     return tuple(
         other
         for other in ranked_ways(plan)
-        if other.placement.cpu_layers <= plan.placement.cpu_layers and _gains_something(effect(plan, other))
+        if _n_on_cpu(other) <= _n_on_cpu(plan) and _gains_something(effect(plan, other))
     )
 
 
@@ -74,10 +75,13 @@ def _words(plan: Plan, other: Alternative) -> Iterator[str]:
         verb = "takes" if change > 0 else "frees"
         roughly = "~" if other.estimate.method == "analytic" else ""
         yield f"{verb} {roughly}{format_bytes(abs(change))}"
-    if layers := other.placement.cpu_layers:
-        yield f"{layers} layer{'s' if layers > 1 else ''} on the CPU"
-    elif plan.placement.cpu_layers:
-        yield "all layers on the cards"
+    on_cpu = on_host(other.placement)
+    if on_cpu != on_host(plan.placement):
+        yield f"{on_cpu} on the CPU" if on_cpu.n_touched else "all layers on the cards"
+
+
+def _n_on_cpu(of: Plan | Alternative) -> int:
+    return on_host(of.placement).n_touched
 
 
 def _gains_something(changed: WayEffect) -> bool:

@@ -1,8 +1,7 @@
 """Whether a plan fits and how fast it is, in sentences."""
 
-from collections.abc import Sequence
-
 from vram_llm.machine.types import Source
+from vram_llm.planner.placed_parts import listed, on_host
 from vram_llm.planner.report.figures import rate, rough_rate, seconds
 from vram_llm.planner.types import Plan, SpeedEstimate
 from vram_llm.units import format_count
@@ -41,20 +40,15 @@ def bases(plan: Plan) -> str | None:
     depth = f"Speeds at a depth of {format_count(speed.depth)}"
     if len(kinds) == 1:
         return f"{depth} are {_FROM[speed.basis]}."
-    return f"{depth}: {'; '.join(f'{_listed(of)} {_FROM[source]}' for source, of in kinds.items())}."
-
-
-def _listed(names: Sequence[str]) -> str:
-    """ "one, 4 together and prompts"."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"{depth}: {'; '.join(f'{listed(of)} {_FROM[source]}' for source, of in kinds.items())}."
 
 
 def _where(plan: Plan) -> str:
-    n_cpu, n_layers = plan.placement.cpu_layers, plan.model.n_layers
     if not plan.placement.device_order:
         return "Fits on the CPU."
-    if n_cpu:
-        return f"Fits, with {n_cpu} of {n_layers} layers on the CPU."
+    cache = [] if plan.context.kv_offload else ["the KV cache"]
+    if held := [*cache, *on_host(plan.placement).phrases(plan.model.n_layers)]:
+        return f"Fits, with {listed(held)} on the CPU."
     used = set(plan.used)
     cards = [device for device in plan.devices if device.endpoint is None]
     n_cards = sum(device.id in used for device in cards)

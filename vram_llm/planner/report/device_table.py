@@ -1,9 +1,10 @@
 """A row for each device: name, layers, a bar, used bytes and budget; or the reason why it is idle."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vram_llm.planner.overhead import overhead_bytes
+from vram_llm.planner.placed_parts import OTHER, PlacedPart, on_host, placed_parts
 from vram_llm.planner.report.figures import gib
 from vram_llm.planner.report.idle import idle_reason
 from vram_llm.planner.types import HOST, Plan, PlannedDevice
@@ -14,14 +15,8 @@ from vram_llm.units import GIB
 
 _WIDE_BAR, _BAR = 20, 10
 _SMALL_BYTES = GIB // 20  # shown as 0.0 GiB below it
+NONE = "-"
 _ROOMY = 100  # columns; from there bars are longer
-_COLUMNS = (
-    Column(title="device", least=18),
-    Column(title="layers", right=True),
-    Column(),
-    Column(title="used", right=True),
-    Column(title="of GiB", right=True),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +26,7 @@ class DeviceUse:
     id: str
     name: str
     layers: str = ""
+    parts: dict[str, str] = field(default_factory=dict)  # layers whose parts are here, by kind of part
     used_bytes: int = 0
     budget_bytes: int = 0
     reason: str | None = None
@@ -45,17 +41,22 @@ def device_uses(plan: Plan) -> tuple[DeviceUse, ...]:
     """A row for each device of the plan, and one for the host if it holds layers or at least _SMALL_BYTES."""
     layers = dict(zip(plan.placement.device_order, plan.placement.layers_per_device, strict=True))
     output, held = plan.placement.output_device, {use.id: use for use in plan.estimate.devices}
+    parts = placed_parts(plan.model, plan.placement)
+
+    def of(device_id: str) -> dict[str, str]:
+        return {kind: _part(kind, places.get(device_id)) for kind, places in parts.items()}
+
     rows = []
     for device in plan.devices:
         name = short_name(device.name)
         if device.id in layers:
             use = held[device.id]
-            count = _layers(layers[device.id], device.id == output)
             rows.append(
                 DeviceUse(
                     id=device.id,
                     name=name,
-                    layers=count,
+                    layers=_layers(layers[device.id], device.id == output),
+                    parts=of(device.id),
                     used_bytes=use.total_bytes,
                     budget_bytes=use.budget_bytes,
                 )
@@ -65,13 +66,14 @@ def device_uses(plan: Plan) -> tuple[DeviceUse, ...]:
         else:
             rows.append(DeviceUse(id=device.id, name=name, reason=idle_reason(plan, device)))
     host = plan.estimate.host
-    if host.total_bytes >= _SMALL_BYTES or plan.placement.cpu_layers:
+    if host.total_bytes >= _SMALL_BYTES or on_host(plan.placement).n_touched:
         count = _layers(plan.placement.cpu_layers, output == HOST) if plan.placement.cpu_layers else ""
         rows.append(
             DeviceUse(
                 id=HOST,
                 name="this computer",
                 layers=count,
+                parts=of(HOST),
                 used_bytes=host.total_bytes,
                 budget_bytes=host.budget_bytes,
             )
@@ -84,24 +86,31 @@ def device_table(plan: Plan, width: int) -> list[Line]:
     rows = device_uses(plan)
     bar_width = _WIDE_BAR if width >= _ROOMY else _BAR
     id_width = max(len(row.id) for row in rows)
-    cells = [_cells(row, id_width, bar_width) for row in rows]
-    return table(_COLUMNS, cells, width) or _stacked(rows, width)
+    kinds = list(dict.fromkeys(kind for row in rows for kind in row.parts))
+    columns = (
+        Column(title="device", least=18),
+        *(Column(title=title, right=True) for title in ("layers", *kinds)),
+        Column(),
+        Column(title="used", right=True),
+        Column(title="of GiB", right=True),
+    )
+    cells = [_cells(row, kinds, id_width, bar_width) for row in rows]
+    return table(columns, cells, width) or _stacked(rows, width)
 
 
-def _cells(row: DeviceUse, id_width: int, bar_width: int) -> Sequence[Cell]:
+def _cells(row: DeviceUse, kinds: Sequence[str], id_width: int, bar_width: int) -> Sequence[Cell]:
     device = f"{row.id:<{id_width}}  {row.name}"
     if row.reason is not None:
         return device, line(row.reason, Style.DIM)
     used, of = gib(row.used_bytes), gib(row.budget_bytes)
-    return device, row.layers, bar(row.share, bar_width), used, of
+    parts = (row.parts.get(kind, "") for kind in kinds)
+    return device, row.layers, *parts, bar(row.share, bar_width), used, of
 
 
 def _stacked(rows: Sequence[DeviceUse], width: int) -> list[Line]:
     lines: list[Line] = []
     for row in rows:
-        layers = f" {row.layers}" if row.layers else ""
-        if row.layers[-1:].isdigit() or row.layers.endswith("out"):
-            layers += " layers"
+        layers = f" {_layers_and_parts(row)}"
         name = shorten(f"{row.id}  {row.name}", width - len(layers))
         lines.append(line(name.ljust(width - len(layers)) + layers))
         if row.reason is not None:
@@ -112,9 +121,31 @@ def _stacked(rows: Sequence[DeviceUse], width: int) -> list[Line]:
     return lines
 
 
+def _layers_and_parts(row: DeviceUse) -> str:
+    """ "46+out layers", "46+out, experts of 12"."""
+    names = {OTHER: "weights"}
+    held = {kind: cell for kind, cell in row.parts.items() if cell != NONE}
+    parts = [f"{names.get(kind, kind)} of {cell}" for kind, cell in held.items()]
+    if row.layers in ("", NONE):
+        return ", ".join(parts)
+    has_count = row.layers[-1].isdigit() or row.layers.endswith("out")
+    return ", ".join([row.layers, *parts]) if parts or not has_count else f"{row.layers} layers"
+
+
 def _layers(count: int, has_output: bool) -> str:
     """ "46+out"."""
-    return (f"{count}+out" if count else "out") if has_output else str(count)
+    return (f"{count}+out" if count else "out") if has_output else str(count or NONE)
+
+
+def _part(kind: str, placed: PlacedPart | None) -> str:
+    """ "12", "12+part" with a part of one more layer's, "3 parts"."""
+    if placed is None or not (placed.whole or placed.some):
+        return NONE
+    n_some = len(placed.some)
+    if kind == OTHER:
+        return str(n_some)
+    some = "" if not n_some else "part" if n_some == 1 else f"{n_some} parts"
+    return "+".join(text for text in (str(len(placed.whole) or ""), some) if text)
 
 
 def _companion_row(plan: Plan, device: PlannedDevice, kind: str) -> DeviceUse:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from vram_llm.machine.types import Device
+from vram_llm.planner.placed_parts import EXPERTS, in_words, listed, on_host
 from vram_llm.planner.report.figures import rate
 from vram_llm.planner.report.idle import price_of_using
 from vram_llm.planner.types import HOST, Objective, Placement, Plan
@@ -15,6 +16,7 @@ _BEST = {
     Objective.CONTEXT: "no cut in this order leaves the fullest less full",
     Objective.BALANCE: "no cut in this order leaves the fullest less full",
 }
+_CPU = {HOST: "the CPU"}
 _UNEVEN = 1.2  # ratio of the bytes per layer of two devices; from there on a sentence mentions it
 
 
@@ -35,6 +37,8 @@ def _split(plan: Plan) -> tuple[str, ...]:
 
 
 def _layers(plan: Plan) -> tuple[str, ...]:
+    if plan.placement.overrides:
+        return ()
     counts = zip(plan.estimate.devices, plan.placement.layers_per_device, strict=True)
     of_layer = {use.id: use.weights_bytes // count for use, count in counts if count}
     if not of_layer or max(of_layer.values()) <= _UNEVEN * min(of_layer.values()):
@@ -47,9 +51,14 @@ def _layers(plan: Plan) -> tuple[str, ...]:
 
 
 def _cpu(plan: Plan) -> tuple[str, ...]:
-    n_cpu = plan.placement.cpu_layers
-    if not n_cpu or not plan.estimate.devices or plan.dictated:
+    n_cpu, held = plan.placement.cpu_layers, on_host(plan.placement)
+    if not held.n_touched or not plan.estimate.devices or plan.dictated:
         return ()
+    if held.parts:
+        short = f"CPU: {listed(held.phrases(plan.model.n_layers))} have no room on the devices"
+        if any(part.kind == EXPERTS for part in held.parts):
+            return (f"{short}; a token reads few of the experts, and all else that it needs stays there.",)
+        return (f"{short}; attention and KV cache stay there.",)
     return (f"CPU: with fewer than {n_cpu} layers there, no order of the devices in use takes the rest.",)
 
 
@@ -92,7 +101,7 @@ def _limit(plan: Plan) -> tuple[str, ...]:
     step = f"a token takes {plan.speed.step_s * 1e3:,.0f} ms"
     if slowest.id == HOST:
         return (
-            f"Speed: {step}, {slowest.share:.0%} of it on the CPU, which reads its layers from main memory.",
+            f"Speed: {step}, {slowest.share:.0%} of it on the CPU, which reads its weights from main memory.",
         )
     device = next(device for device in plan.devices if device.id == slowest.id)
     reads = f", which reads {_reads(device)}" if device.speed is not None else ""
@@ -134,5 +143,6 @@ def _cut(placement: Placement) -> str:
         has_output = placement.output_device == device_id
         what = f"{count} layers" if count else ""
         what += (" and the output" if what else "the output") if has_output else ""
-        parts.append(f"{what} on {device_id}")
-    return ", ".join(parts)
+        parts.append(f"{what} on {device_id}" if what else "")
+    parts += [f"{in_words(each)} on {_CPU.get(each.device, each.device)}" for each in placement.overrides]
+    return ", ".join(part for part in parts if part)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from vram_llm.model.pooling import Pooling
+from vram_llm.planner.placed_parts import EXPERTS, FFN, OTHER, placed_parts
 from vram_llm.planner.report.answer import answer, bases
 from vram_llm.planner.report.context_prices import other_contexts
 from vram_llm.planner.report.device_table import device_table
@@ -13,6 +14,11 @@ from vram_llm.units import format_bytes, format_count
 
 _BEFORE_NEXT = 2  # lines of the answer before the next command, so that three lines hold both
 _STR_WIDTH = 80
+_PARTS = {
+    EXPERTS: "experts: layers whose routed experts are there. ",
+    FFN: "ffn: layers whose dense feed-forward weights are there. ",
+    OTHER: "moved: layers of which tensors were moved there. ",
+}
 
 
 def as_text(plan: Plan) -> str:
@@ -91,13 +97,15 @@ def _how_to_read(plan: Plan) -> str:
     """What the used bytes and the budget count, and how exact they are."""
     if not plan.estimate.devices:
         return "of GiB: memory that is available here, less the reserve."
+    parts = placed_parts(plan.model, plan.placement)
+    heads = "".join(_PARTS[kind] for kind in parts)
     reserve = max(device.reserve_bytes for device in plan.devices)
     exact = (
         "to the byte, by llama.cpp's own dry run"
         if plan.estimate.method != "analytic"
         else "weights and context exact, compute an upper estimate"
     )
-    sentence = f"of: free memory less a reserve of {format_bytes(reserve)}. used: {exact}"
+    sentence = f"{heads}of: free memory less a reserve of {format_bytes(reserve)}. used: {exact}"
     overheads = {use.id: use.overhead_bytes for use in plan.estimate.devices if use.overhead_bytes}
     if not overheads:
         return f"{sentence}."
