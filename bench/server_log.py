@@ -8,7 +8,7 @@ from vram_llm.planner.types import HOST
 from vram_llm.units import MIB
 
 _LAYER = re.compile(r"load_tensors: layer +(\d+) assigned to device ([^,\s]+)")
-_BUFFER = re.compile(r"(\S+) +(model|KV|RS|compute) buffer size = +([\d.]+) MiB")
+_BUFFER = re.compile(r"(\S+) +(model|LoRA|KV|RS|compute) buffer size = +([\d.]+) MiB")
 _ASKED = re.compile(r"\[alloc_buffer\] device: (\d+), size: (\d+) ")
 _ON_WORKER = re.compile(r"RPC(\d+)\[(.+)\]")
 _HALF_A_STEP = 0.005 * MIB  # sizes are printed to two places
@@ -34,8 +34,8 @@ def layers(log: str) -> dict[str, list[int]]:
 def held(log: str, asked: Mapping[str, str]) -> dict[str, Held]:
     """The bytes of each worker, by its endpoint, and of the host; `asked` are the workers' own logs.
 
-    llama-server requests weights, then KV, then state from a worker, in the order in which it prints them.
-    Raises ValueError if the two logs contradict each other.
+    llama-server requests weights, those of adapters, KV and state from a worker, in the order in which it
+    prints them. Adapters are not counted. Raises ValueError if the two logs contradict each other.
     """
     exact = {endpoint: [int(size) for _, size in _ASKED.findall(text)] for endpoint, text in asked.items()}
     found = {name: Held() for name in (*asked, HOST)}
@@ -46,10 +46,12 @@ def held(log: str, asked: Mapping[str, str]) -> dict[str, Held]:
         size = float(printed) * MIB
         if kind == "compute":
             computes[device, buffer] = size  # made again where adapters are set: the last one stays
-        elif kind == "model":
-            found[device].weights += _exact(size, exact.get(device), device)
-        else:
-            found[device].context += _exact(size, exact.get(device), device)
+            continue
+        n_bytes = _exact(size, exact.get(device), device)
+        if kind == "model":
+            found[device].weights += n_bytes
+        elif kind != "LoRA":
+            found[device].context += n_bytes
     for (device, _), size in computes.items():
         found[device].compute += size
     return found

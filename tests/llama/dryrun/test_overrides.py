@@ -1,12 +1,23 @@
 """The dry run of placements that move experts and feed-forward networks away from their layers."""
 
+import dataclasses
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.llama.dryrun.test_client import CARDS, a_context, random_placement
-from tests.zoo import PUBLISHED, write
+from tests.llama.dryrun.test_client import (
+    CARDS,
+    a_context,
+    held,
+    random_context,
+    random_placement,
+    really_held,
+)
+from tests.zoo import PUBLISHED, gpt_oss, write
+from tests.zoo.loadable import LOADABLE, write_loadable
+from vram_llm.llama import rpc
 from vram_llm.llama.dryrun.client import DryRun
 from vram_llm.machine.types import Host
 from vram_llm.model.header import Header
@@ -20,7 +31,9 @@ from vram_llm.planner.types import HOST, FlashAttention, Placement
 
 pytestmark = pytest.mark.process
 
+MODELS = PUBLISHED | {"gpt_oss_120b": gpt_oss}
 N_PLACEMENTS = 4  # of each model
+N_LOADS = 12  # of each real model
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +46,7 @@ def dry() -> Iterator[DryRun]:
 @pytest.fixture(scope="module")
 def headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Header]:
     folder = tmp_path_factory.mktemp("zoo")
-    return {name: read_header(write(PUBLISHED[name](), folder / f"{name}.gguf")) for name in PUBLISHED}
+    return {name: read_header(write(MODELS[name](), folder / f"{name}.gguf")) for name in MODELS}
 
 
 def with_random_overrides(pick: random.Random, of: ModelProfile, placement: Placement) -> Placement:
@@ -50,7 +63,7 @@ def with_random_overrides(pick: random.Random, of: ModelProfile, placement: Plac
     return placement_of(placement.device_order, assignment, overrides)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("change", [{}, {"op_offload": True}, {"kv_offload": False}], ids=str)
 def test_the_analytic_meter_is_an_upper_bound_of_it(
     name: str, change: dict[str, bool], dry: DryRun, host: Host, headers: dict[str, Header]
@@ -95,3 +108,20 @@ def test_copies_of_the_hosts_weights_are_on_the_first_device(
     assert offloading.graph_splits == plain.graph_splits == few.graph_splits == 2 * of.n_layers + 2
     assert (offloading.prompt_graph_splits or 0) > (plain.prompt_graph_splits or 0)
     assert few.prompt_graph_splits == plain.prompt_graph_splits
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek2", "gpt_oss", "nemotron_h", "dense"])
+def test_a_load_with_moved_weights_is_to_the_byte(
+    name: str, dry: DryRun, workers: tuple[str, ...], host: Host, tmp_path: Path
+) -> None:
+    """Weights, context and compute of real models on three workers and the host, mapped and read."""
+    path = write_loadable(LOADABLE[name](), tmp_path / f"{name}.gguf")
+    header = read_header(path)
+    of, devices, pick = profile(header), rpc.devices(workers), random.Random(name)
+    virtual = [dataclasses.replace(device, endpoint=None, what_if=True) for device in devices]
+    for number in range(N_LOADS):
+        placement = random_placement(pick, [device.id for device in devices], of.n_layers)
+        placement = with_random_overrides(pick, of, placement)
+        context = dataclasses.replace(random_context(pick, of), use_mmap=number % 2 == 0)
+        measured = dry.meter(header, context, virtual, host, 0)(placement)
+        assert held(measured) == really_held(path, devices, context, measured, placement), placement

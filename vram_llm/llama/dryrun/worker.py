@@ -69,7 +69,7 @@ def answer(question: DryRunQuestion) -> DryRunReply:
     from vram_llm.llama.params import LOAD_WITHOUT_MMAP, ModelParams
 
     context = question.context
-    virtual = _virtual_devices(question) if question.mode is DryRunMode.VIRTUAL else []
+    virtual = virtual_devices(question) if question.mode is DryRunMode.VIRTUAL else []
     if virtual:
         devices = [each.handle for each in virtual]
     else:
@@ -171,7 +171,7 @@ def _measured(
 _made: dict[tuple[int, "Profile"], "VirtualDevice"] = {}
 
 
-def _virtual_devices(question: DryRunQuestion) -> "list[VirtualDevice]":
+def virtual_devices(question: DryRunQuestion) -> "list[VirtualDevice]":
     """A virtual device for each device of the question, made once for each place and profile."""
     from vram_llm.llama.dryrun.virtual_device import VirtualDevice
 

@@ -18,6 +18,8 @@ from vram_llm.planner.memory.flash_attention import (
 from vram_llm.planner.memory.layer_shapes import Block
 from vram_llm.planner.types import Context, FlashAttention
 
+_READ_BY_ATTENTION = frozenset({"attn_v_b", "attn_sinks"})
+
 
 class BlockTable:
     """The blocks of a model's layers by number; equal layers share one. A layer's block may be changed.
@@ -139,10 +141,10 @@ class BlockTable:
         """`block` with its cache on the host: it is copied for flash attention, else the host attends.
 
         build_attn_mha of src/llama-graph.cpp pins attention's end to the host only without flash attention.
-        With MLA a product with weights of the layer comes before it, so attention stays on the device.
+        With MLA or sinks, attention reads weights of the layer, so it stays on the device.
         """
         block = replace(block, states_from_host_bytes=block.state_bytes * self._context.parallel)
-        if not self.flash and "attn_v_b" not in block.by_name:
+        if not self.flash and _READ_BY_ATTENTION.isdisjoint(block.by_name):
             return replace(block, attends_elsewhere=True)
         return block if block.attends_elsewhere else replace(block, cache_from_host=self.cache_parts(index))
 
