@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from vram_llm.model import header_cache
-from vram_llm.model.web import Part, Version
+from vram_llm.model.http_client import FileBytes, FileVersion
 
 URL = "https://me:pa55@host/m.gguf"
-HEADER = Part(b"GGUF\n\x00rest", Version('"a"', 8 * 10**9))
+HEADER = FileBytes(b"GGUF\n\x00rest", FileVersion('"a"', 8 * 10**9))
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +27,14 @@ def test_what_is_kept_comes_back(folder: Path) -> None:
 
 def test_a_new_version_takes_the_place_of_the_old(folder: Path) -> None:
     header_cache.save(URL, HEADER)
-    newer = Part(b"GGUF new", Version('"b"', 5))
+    newer = FileBytes(b"GGUF new", FileVersion('"b"', 5))
     header_cache.save(URL, newer)
     assert header_cache.load(URL) == newer
     assert len(list(folder.iterdir())) == 1
 
 
 def test_what_has_no_version_is_not_kept(folder: Path) -> None:
-    header_cache.save(URL, Part(b"GGUF", Version("", 5)))
+    header_cache.save(URL, FileBytes(b"GGUF", FileVersion("", 5)))
     assert not folder.exists()
 
 

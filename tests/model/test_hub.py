@@ -168,12 +168,12 @@ def test_the_saved_token_is_used_after_the_variable(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.delenv("HF_TOKEN_PATH", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    assert hub.access().token is None
+    assert hub.endpoint().token is None
     (tmp_path / "token").write_text("saved\n")
-    assert hub.access().token == "saved"
+    assert hub.endpoint().token == "saved"
     monkeypatch.setenv("HF_TOKEN", "given")
-    assert hub.access().token == "given"
+    assert hub.endpoint().token == "given"
     monkeypatch.setenv("HF_TOKEN", "gi\nven")
     with pytest.raises(RemoteError, match="token holds characters") as caught:
-        hub.access()
+        hub.endpoint()
     assert "ven" not in str(caught.value)

@@ -9,10 +9,10 @@ from tests import zoo
 from tests.model.range_server import RangeServer
 from vram_llm.errors import CorruptHeader, TruncatedFile
 from vram_llm.model.header import Header, read_local_header
+from vram_llm.model.http_client import HttpClient, HubEndpoint
 from vram_llm.model.known_arrays import ArrayStart, KnownArrays
 from vram_llm.model.location import RemoteFile
 from vram_llm.model.remote import read_header_at
-from vram_llm.model.web import Access, Web
 
 N_TOKENS = 40_000
 
@@ -41,16 +41,16 @@ def test_a_vocabulary_is_fetched_once(server: RangeServer, models: Path) -> None
         zoo.write(with_vocabulary(), models / f"{quant}.gguf", quant)
     url = server.serve_folder(models)
     known = KnownArrays()
-    with Web(Access(url, None)) as web:
-        read_header_at(RemoteFile.at(f"{url}Q8_0.gguf"), web, known)
+    with HttpClient(HubEndpoint(url, None)) as client:
+        read_header_at(RemoteFile.at(f"{url}Q8_0.gguf"), client, known)
         assert server.sent_bytes > 2_000_000
         server.sent_bytes = 0
-        header = read_header_at(RemoteFile.at(f"{url}Q4_0.gguf"), web, known)
+        header = read_header_at(RemoteFile.at(f"{url}Q4_0.gguf"), client, known)
     assert server.sent_bytes <= 4 * 65_536
     assert same(header, read_local_header(models / "Q4_0.gguf"))
     server.sent_bytes = 0
-    with Web(Access(url, None)) as web:
-        again = read_header_at(RemoteFile.at(f"{url}Q4_0.gguf"), web)
+    with HttpClient(HubEndpoint(url, None)) as client:
+        again = read_header_at(RemoteFile.at(f"{url}Q4_0.gguf"), client)
     assert (same(again, header), server.sent_bytes) == (True, 0)  # it is in the cache of headers
 
 
@@ -70,13 +70,13 @@ def test_a_cut_or_damaged_sibling_is_found(server: RangeServer, models: Path) ->
     damaged[end_of_tokens - 8 : end_of_tokens] = b"\xff" * 8
     (models / "damaged.gguf").write_bytes(damaged)
     url, known = server.serve_folder(models), KnownArrays()
-    with Web(Access(url, None)) as web:
-        read_header_at(RemoteFile.at(f"{url}whole.gguf"), web, known)
+    with HttpClient(HubEndpoint(url, None)) as client:
+        read_header_at(RemoteFile.at(f"{url}whole.gguf"), client, known)
         for name, error in (("cut", TruncatedFile), ("damaged", CorruptHeader)):
             with pytest.raises(error):
                 read_local_header(models / f"{name}.gguf", known)
             with pytest.raises(error):
-                read_header_at(RemoteFile.at(f"{url}{name}.gguf"), web, known)
+                read_header_at(RemoteFile.at(f"{url}{name}.gguf"), client, known)
 
 
 def test_an_array_is_known_by_its_beginning() -> None:

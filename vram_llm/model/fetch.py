@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 from vram_llm.errors import DiskFull, RemoteError
 from vram_llm.model import hub
+from vram_llm.model.http_client import HttpClient
 from vram_llm.model.library import hub_cache, repository
 from vram_llm.model.location import RemoteFile
-from vram_llm.model.web import Web
 from vram_llm.units import MIB, format_bytes
 
 PIECE_BYTES = 16 * MIB  # of one request: the most that a broken connection loses
@@ -30,26 +30,26 @@ def download(names: Sequence[str], on_bytes: OnBytes) -> Path:
     `on_bytes` gets the bytes on this disk and the total bytes. Raises ModelNotFound, DiskFull, RemoteError
     and its subclasses.
     """
-    wish, access = hub.parse(names[0]), hub.access()
-    folder = repository(wish.repo)
-    with Web(access) as web:
-        commit = hub.commit_of(wish, access, web)
-        listed = hub.list_files(wish, access, web)
-        files = [listed[name.removeprefix(f"{wish.label}/")] for name in names]
+    model, endpoint = hub.parse(names[0]), hub.endpoint()
+    folder = repository(model.repo)
+    with HttpClient(endpoint) as client:
+        commit = hub.commit_of(model, endpoint, client)
+        listed = hub.list_files(model, endpoint, client)
+        files = [listed[name.removeprefix(f"{model.label}/")] for name in names]
         blobs = [_blob(folder, file) for file in files]
         here = [_bytes_here(blob) for blob in blobs]
         total = sum(file.size for file in files)
         check_disk(total - sum(here))
         for i, (file, blob) in enumerate(zip(files, blobs, strict=True)):
-            url = f"{access.url}/{wish.repo}/resolve/{commit}/{quote(file.path)}"
+            url = f"{endpoint.url}/{model.repo}/resolve/{commit}/{quote(file.path)}"
             others = sum(done.size for done in files[:i]) + sum(here[i + 1 :])
-            _fetch(web, RemoteFile(url, names[i]), file.size, blob, _of_total(others, total, on_bytes))
+            _fetch(client, RemoteFile(url, names[i]), file.size, blob, _of_total(others, total, on_bytes))
     links = [
         _link(folder / "snapshots" / commit / file.path, blob)
         for file, blob in zip(files, blobs, strict=True)
     ]
-    if wish.revision != commit:
-        ref = folder / "refs" / (wish.revision or "main")
+    if model.revision != commit:
+        ref = folder / "refs" / (model.revision or "main")
         ref.parent.mkdir(parents=True, exist_ok=True)
         ref.write_text(commit, encoding="utf-8")
     return links[0]
@@ -91,7 +91,9 @@ def _unfinished(blob: Path) -> Path:
     return blob.with_name(f"{blob.name}.vram-llm.incomplete")
 
 
-def _fetch(web: Web, file: RemoteFile, size: int, blob: Path, on_bytes: Callable[[int], None]) -> None:
+def _fetch(
+    client: HttpClient, file: RemoteFile, size: int, blob: Path, on_bytes: Callable[[int], None]
+) -> None:
     """Download the rest of `blob` up to its full `size`. Only one program at a time writes it."""
     if blob.exists():
         return
@@ -104,7 +106,7 @@ def _fetch(web: Web, file: RemoteFile, size: int, blob: Path, on_bytes: Callable
         done = out.tell()
         while done < size:
             on_bytes(done)
-            part = web.read_range(file, done, min(PIECE_BYTES, size - done))
+            part = client.read_range(file, done, min(PIECE_BYTES, size - done))
             out.write(part.data)
             out.flush()
             done += len(part.data)

@@ -79,7 +79,7 @@ def type_name(raw: bytes) -> str:
     return _TYPE_NAMES[int.from_bytes(raw[:4], "little")]
 
 
-class CutArray(TruncatedFile):
+class TruncatedArray(TruncatedFile):
     """The data end inside a long metadata array."""
 
     def __init__(self, cut: TruncatedFile, array: ArrayStart) -> None:
@@ -92,7 +92,7 @@ def parse(data: Buffer, file_size: int, name: str, known: KnownArrays | None = N
 
     Arrays that are `known` are not counted string by string; others are added. Raises ModelFileError (not a
     GGUF), TruncatedFile (`data` ends inside the header, whose least size is `needed_bytes`; or the file ends
-    before the last tensor does), CutArray (a TruncatedFile inside an array) or CorruptHeader.
+    before the last tensor does), TruncatedArray (a TruncatedFile inside an array) or CorruptHeader.
     """
     reader = _Reader(data, name, KnownArrays() if known is None else known)
     version = _read_version(reader)
@@ -302,7 +302,7 @@ class _Reader:
             else:
                 self.position += count * size
         except TruncatedFile as cut:
-            raise CutArray(cut, start) from None
+            raise TruncatedArray(cut, start) from None
         self.known.add(start, self.data, self.position)
         return SkippedArray(count, of_strings=kind == _STRING)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import platformdirs
 
-from vram_llm.model.web import Part, Version
+from vram_llm.model.http_client import FileBytes, FileVersion
 from vram_llm.units import MIB
 
 CACHE_DIR_VARIABLE = "VRAM_LLM_CACHE_DIR"
@@ -26,18 +26,18 @@ class _Line(msgspec.Struct):
     sha256: str  # of version and header
 
 
-def load(url: str) -> Part | None:
+def load(url: str) -> FileBytes | None:
     """The cached header for `url`, or None."""
     try:
         line, _, data = _entry(url).read_bytes().partition(b"\n")
         kept = msgspec.json.decode(line, type=_Line)
     except (OSError, msgspec.MsgspecError, UnicodeError):
         return None
-    header = Part(data, Version(kept.tag, kept.n_bytes))
+    header = FileBytes(data, FileVersion(kept.tag, kept.n_bytes))
     return header if _digest(header) == kept.sha256 else None
 
 
-def save(url: str, header: Part) -> None:
+def save(url: str, header: FileBytes) -> None:
     """Cache a header in place of the old entry for `url`. Does nothing if the cache cannot be written."""
     version = header.version
     if not version.tag:
@@ -62,7 +62,7 @@ def _entry(url: str) -> Path:
     return Path(base) / "headers" / f"{hashlib.sha256(url.encode()).hexdigest()}.header"
 
 
-def _digest(header: Part) -> str:
+def _digest(header: FileBytes) -> str:
     return hashlib.sha256(f"{header.version}\n".encode() + header.data).hexdigest()
 
 

@@ -20,9 +20,9 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from vram_llm.errors import ModelNotFound, RemoteError
+from vram_llm.model.http_client import HttpClient, HubEndpoint
 from vram_llm.model.location import HUB, RemoteFile
 from vram_llm.model.shards import by_model, is_later_shard
-from vram_llm.model.web import Access, Web
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 MAX_PAGES = 50
@@ -72,17 +72,17 @@ class _Revision(msgspec.Struct):
     sha: str
 
 
-def access() -> Access:
+def endpoint() -> HubEndpoint:
     """The hub's address and token, from the environment. Raises RemoteError."""
-    endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).strip().rstrip("/")
+    url = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).strip().rstrip("/")
     try:
-        parts = urlsplit(endpoint)
+        parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
     if not usable:
-        raise RemoteError(f"HF_ENDPOINT is {endpoint!r}, which is not a server's address; write https://...")
-    return Access(endpoint, _token())
+        raise RemoteError(f"HF_ENDPOINT is {url!r}, which is not a server's address; write https://...")
+    return HubEndpoint(url, _token())
 
 
 def is_offline() -> bool:
@@ -90,19 +90,19 @@ def is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def find(name: str, hub: Access, web: Web) -> RemoteFile:
+def find(name: str, hub: HubEndpoint, client: HttpClient) -> RemoteFile:
     """The file that an `hf:` name stands for. Asks the hub for its list unless the name gives the file.
 
     Raises ModelNotFound or RemoteError and its subclasses.
     """
-    wish = parse(name)
-    return file_at(wish, wish.file or choose(wish, list(list_files(wish, hub, web))), hub)
+    model = parse(name)
+    return file_at(model, model.file or choose(model, list(list_files(model, hub, client))), hub)
 
 
-def file_at(wish: HubModel, path: str, hub: Access) -> RemoteFile:
-    """A file of the repository of `wish`."""
-    url = f"{hub.url}/{wish.repo}/resolve/{wish.revision or 'main'}/{quote(path)}"
-    return RemoteFile(url, f"{wish.label}/{path}")
+def file_at(model: HubModel, path: str, hub: HubEndpoint) -> RemoteFile:
+    """A file of the repository of `model`."""
+    url = f"{hub.url}/{model.repo}/resolve/{model.revision or 'main'}/{quote(path)}"
+    return RemoteFile(url, f"{model.label}/{path}")
 
 
 def parse(name: str) -> HubModel:
@@ -115,28 +115,28 @@ def parse(name: str) -> HubModel:
     return HubModel(f"{match['org']}/{match['repo']}", match["revision"], match["file"], match["tag"])
 
 
-def choose(wish: HubModel, files: list[str]) -> str:
-    """The file of a repository that `wish` names, or its first shard. Raises ModelNotFound."""
+def choose(model: HubModel, files: list[str]) -> str:
+    """The file of a repository that `model` names, or its first shard. Raises ModelNotFound."""
     models = sorted(path for path in files if is_model(path))
     if not models:
-        raise ModelNotFound(f"{wish.label} holds no .gguf model; find a repository that does")
-    tag = wish.tag
-    found = [path for path in models if matches(wish, path)]
+        raise ModelNotFound(f"{model.label} holds no .gguf model; find a repository that does")
+    tag = model.tag
+    found = [path for path in models if matches(model, path)]
     if len(found) == 1:
         return found[0]
     if not found:
-        raise ModelNotFound(f"{wish.label} has no model with {tag} in its name; there are {_listed(models)}")
-    what = f"{tag} in {wish.label}" if tag else wish.label
+        raise ModelNotFound(f"{model.label} has no model with {tag} in its name; there are {_listed(models)}")
+    what = f"{tag} in {model.label}" if tag else model.label
     raise ModelNotFound(
-        f"{what} may be any of {len(found)} models; name one as {wish.label}/FILE: {_listed(found)}"
+        f"{what} may be any of {len(found)} models; name one as {model.label}/FILE: {_listed(found)}"
     )
 
 
-def matches(wish: HubModel, path: str) -> bool:
-    """Whether a file's name contains the quantisation of `wish`; True if `wish` has none."""
-    if wish.tag is None:
+def matches(model: HubModel, path: str) -> bool:
+    """Whether a file's name contains the quantisation of `model`; True if `model` has none."""
+    if model.tag is None:
         return True
-    return re.search(rf"(?<![a-z0-9]){re.escape(wish.tag)}[-./]", path, re.IGNORECASE) is not None
+    return re.search(rf"(?<![a-z0-9]){re.escape(model.tag)}[-./]", path, re.IGNORECASE) is not None
 
 
 def is_model(path: str) -> bool:
@@ -155,45 +155,45 @@ def _listed(files: list[str]) -> str:
     return ", ".join(files[:_SHOWN_FILES]) + more
 
 
-def models(name: str, hub: Access, web: Web) -> dict[str, int]:
+def models(name: str, hub: HubEndpoint, client: HttpClient) -> dict[str, int]:
     """The names of all models in the repository of `name`, each with the bytes of all its parts.
 
     Raises ModelNotFound or RemoteError and its subclasses.
     """
-    wish = parse(name)
-    files = list_files(wish, hub, web)
+    model = parse(name)
+    files = list_files(model, hub, client)
     return {
-        f"{wish.label}/{path}": sum(files[part].size for part in parts)
+        f"{model.label}/{path}": sum(files[part].size for part in parts)
         for path, parts in by_model(files).items()
         if is_model(path)
     }
 
 
-def commit_of(wish: HubModel, hub: Access, web: Web) -> str:
-    """The current commit of the revision in `wish`. Raises ModelNotFound or RemoteError."""
-    url = f"{hub.url}/api/models/{wish.repo}/revision/{wish.revision or 'main'}"
+def commit_of(model: HubModel, hub: HubEndpoint, client: HttpClient) -> str:
+    """The current commit of the revision in `model`. Raises ModelNotFound or RemoteError."""
+    url = f"{hub.url}/api/models/{model.repo}/revision/{model.revision or 'main'}"
     try:
-        sha = msgspec.json.decode(web.read_page(url, wish.label).data, type=_Revision).sha
+        sha = msgspec.json.decode(client.read_page(url, model.label).data, type=_Revision).sha
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise RemoteError(f"{hub.url} does not say which commit {wish.label} is at: {error}") from error
+        raise RemoteError(f"{hub.url} does not say which commit {model.label} is at: {error}") from error
     if not re.fullmatch(r"[0-9a-f]{40}", sha):
-        raise RemoteError(f"{hub.url} says that {wish.label} is at {sha[:60]!r}, which is not a commit")
+        raise RemoteError(f"{hub.url} says that {model.label} is at {sha[:60]!r}, which is not a commit")
     return sha
 
 
-def list_files(wish: HubModel, hub: Access, web: Web) -> dict[str, HubFile]:
+def list_files(model: HubModel, hub: HubEndpoint, client: HttpClient) -> dict[str, HubFile]:
     """Every file of a repository by path. Raises ModelNotFound or RemoteError and its subclasses."""
-    url: str | None = f"{hub.url}/api/models/{wish.repo}/tree/{wish.revision or 'main'}?recursive=true"
+    url: str | None = f"{hub.url}/api/models/{model.repo}/tree/{model.revision or 'main'}?recursive=true"
     files: dict[str, HubFile] = {}
     for _ in range(MAX_PAGES):
         if url is None:
             break
-        page = web.read_page(url, wish.label)
+        page = client.read_page(url, model.label)
         try:
             entries = msgspec.json.decode(page.data, type=list[HubFile])
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise RemoteError(
-                f"{hub.url} answers with something other than a list of files for {wish.label}: {error};"
+                f"{hub.url} answers with something other than a list of files for {model.label}: {error};"
                 " is HF_ENDPOINT a hub?"
             ) from error
         files |= {entry.path: entry for entry in entries if entry.type == "file"}

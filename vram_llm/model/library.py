@@ -91,17 +91,17 @@ def downloaded(name: str) -> Path | None:
     Any part of a split model finds it. A name without a quantisation means the repository's only model.
     Raises ModelNotFound if the name stands for several files of the cache.
     """
-    wish = hub.parse(name)
-    there = cached(wish)
-    if wish.file is not None:
-        shard = shard_name(wish.file)
-        return there.get(wish.file if shard is None else shard.part(1))
-    return there[hub.choose(wish, list(there))] if any(hub.matches(wish, file) for file in there) else None
+    model = hub.parse(name)
+    there = cached(model)
+    if model.file is not None:
+        shard = shard_name(model.file)
+        return there.get(model.file if shard is None else shard.part(1))
+    return there[hub.choose(model, list(there))] if any(hub.matches(model, file) for file in there) else None
 
 
-def cached(wish: hub.HubModel) -> dict[str, Path]:
+def cached(model: hub.HubModel) -> dict[str, Path]:
     """The models of a repository in the cache, by their path in the repository."""
-    snapshot = _snapshot(wish)
+    snapshot = _snapshot(model)
     return {path.relative_to(snapshot).as_posix(): path for path, _ in _models_in(snapshot)}
 
 
@@ -117,19 +117,19 @@ def models_below(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _snapshot(wish: hub.HubModel) -> Path:
+def _snapshot(model: hub.HubModel) -> Path:
     """The folder of a revision, which may not exist; if "main" is unknown, the newest folder."""
-    folder = repository(wish.repo)
+    folder = repository(model.repo)
     if not folder.is_dir():  # hubs ignore case in names
         cached = hub_cache().glob("models--*")
         same = (other for other in cached if other.name.lower() == folder.name.lower())
         folder = next(same, folder)
-    revision = wish.revision or "main"
+    revision = model.revision or "main"
     try:
         return folder / "snapshots" / (folder / "refs" / revision).read_text("utf-8").strip()
     except OSError:  # a commit has no file in refs
         snapshots = sorted((folder / "snapshots").glob("*"), key=lambda snapshot: snapshot.stat().st_mtime)
-        newest = snapshots[-1].name if snapshots and wish.revision is None else revision
+        newest = snapshots[-1].name if snapshots and model.revision is None else revision
         return folder / "snapshots" / newest
 
 

@@ -5,11 +5,11 @@ from urllib.parse import urlsplit
 
 from vram_llm.errors import ChangedOnServer, CorruptHeader, MissingShard, ModelNotFound, TruncatedFile
 from vram_llm.model import header_cache, hub
-from vram_llm.model.gguf import CutArray, parse
+from vram_llm.model.gguf import TruncatedArray, parse
 from vram_llm.model.header import Header, ReadFile, join_shards
+from vram_llm.model.http_client import FileBytes, HttpClient
 from vram_llm.model.known_arrays import KnownArrays
 from vram_llm.model.location import HUB, RemoteFile
-from vram_llm.model.web import Part, Web
 from vram_llm.units import KIB, MIB, format_bytes
 
 FIRST_BYTES = 64 * KIB  # a whole header without a vocabulary, such as those of later parts
@@ -24,18 +24,20 @@ def read_remote_header(name: str) -> Header:
 
     Raises ModelNotFound, RemoteError and its subclasses, and the errors of `read_header` for a file.
     """
-    access = hub.access()
-    with Web(access) as web:
-        return read_header_at(hub.find(name, access, web) if name.lower().startswith(HUB) else _at(name), web)
+    endpoint = hub.endpoint()
+    with HttpClient(endpoint) as client:
+        return read_header_at(
+            hub.find(name, endpoint, client) if name.lower().startswith(HUB) else _at(name), client
+        )
 
 
-def read_header_at(file: RemoteFile, web: Web, known: KnownArrays | None = None) -> Header:
+def read_header_at(file: RemoteFile, client: HttpClient, known: KnownArrays | None = None) -> Header:
     """The header of the model at `file`, any part of it. Raises the errors of `read_remote_header`.
 
     Of `known` arrays, which other files of the same model have added, only the beginning is fetched.
     """
     known = KnownArrays() if known is None else known
-    return join_shards(file, _read_file(web, file, known), lambda parts: _read_parts(web, parts))
+    return join_shards(file, _read_file(client, file, known), lambda parts: _read_parts(client, parts))
 
 
 def _at(url: str) -> RemoteFile:
@@ -49,14 +51,14 @@ def _at(url: str) -> RemoteFile:
     return file
 
 
-def _read_parts(web: Web, parts: list[RemoteFile]) -> list[ReadFile]:
+def _read_parts(client: HttpClient, parts: list[RemoteFile]) -> list[ReadFile]:
     """The parts' headers, read a few at a time until the first error."""
     if len(parts) >= MAX_PARTS:
         raise CorruptHeader(f"{parts[0].name} is one of {len(parts) + 1:,} parts; no model has that many")
     pool = ThreadPoolExecutor(_AT_ONCE)
     files = []
     try:
-        reads = [pool.submit(_read_file, web, part, KnownArrays()) for part in parts]
+        reads = [pool.submit(_read_file, client, part, KnownArrays()) for part in parts]
         for part, read in zip(parts, reads, strict=True):
             try:
                 files.append(read.result())
@@ -69,17 +71,17 @@ def _read_parts(web: Web, parts: list[RemoteFile]) -> list[ReadFile]:
     return files
 
 
-def _read_file(web: Web, file: RemoteFile, known: KnownArrays) -> ReadFile:
+def _read_file(client: HttpClient, file: RemoteFile, known: KnownArrays) -> ReadFile:
     """One file's header. If the file is replaced meanwhile, it is read again once."""
     try:
-        return _read_version(web, file, known)
+        return _read_version(client, file, known)
     except ChangedOnServer:
-        return _read_version(web, file, known)
+        return _read_version(client, file, known)
 
 
-def _read_version(web: Web, file: RemoteFile, known: KnownArrays) -> ReadFile:
+def _read_version(client: HttpClient, file: RemoteFile, known: KnownArrays) -> ReadFile:
     kept = header_cache.load(file.url)
-    got = web.read_range(file, 0, FIRST_BYTES, kept)
+    got = client.read_range(file, 0, FIRST_BYTES, kept)
     while True:
         try:
             contents = parse(got.data, got.version.n_bytes, file.name, known)
@@ -87,20 +89,20 @@ def _read_version(web: Web, file: RemoteFile, known: KnownArrays) -> ReadFile:
         except TruncatedFile as error:
             if not error.needed_bytes:
                 raise
-            rest = known.rest_of(error.array, got.data) if isinstance(error, CutArray) else b""
+            rest = known.rest_of(error.array, got.data) if isinstance(error, TruncatedArray) else b""
             if rest and len(got.data) + len(rest) < got.version.n_bytes:
-                got = Part(got.data + rest, got.version)
+                got = FileBytes(got.data + rest, got.version)
                 end = min(len(got.data) + FIRST_BYTES, got.version.n_bytes)
             else:
                 end = _next_end(file, got.version.n_bytes, error.needed_bytes)
-        more = web.read_range(file, len(got.data), end - len(got.data))
+        more = client.read_range(file, len(got.data), end - len(got.data))
         if more.version != got.version:
             raise ChangedOnServer(
                 f"{file.label} was replaced on the server while it was read, twice over; try again later"
             )
-        got = Part(got.data + more.data, got.version)
+        got = FileBytes(got.data + more.data, got.version)
     if got is not kept:
-        header_cache.save(file.url, Part(got.data[: contents.data_offset], got.version))
+        header_cache.save(file.url, FileBytes(got.data[: contents.data_offset], got.version))
     return ReadFile(contents, got.version.n_bytes)
 
 

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from vram_llm.errors import ModelNotFound, RemoteError
 from vram_llm.model import hub, library
+from vram_llm.model.http_client import HttpClient, HubEndpoint
 from vram_llm.model.location import HUB, RemoteFile
 from vram_llm.model.shards import stem
-from vram_llm.model.web import Access, Web
 from vram_llm.workflows.model_names import folder_of
 
 _T = TypeVar("_T")
@@ -50,8 +50,8 @@ def files_of(model: str) -> ModelFiles | None:
         return _in_folder(folder)
     if not model.lower().startswith(HUB):
         return None
-    wish = hub.parse(model)
-    return None if wish.file or wish.tag else _in_repository(model, wish)
+    hub_model = hub.parse(model)
+    return None if hub_model.file or hub_model.tag else _in_repository(model, hub_model)
 
 
 def without_tag(name: str) -> str:
@@ -69,13 +69,13 @@ def _in_folder(folder: Path) -> ModelFiles:
     return ModelFiles(str(folder), files)
 
 
-def _in_repository(model: str, wish: hub.HubModel) -> ModelFiles:
-    here = library.cached(wish)
-    access = hub.access()
+def _in_repository(model: str, hub_model: hub.HubModel) -> ModelFiles:
+    here = library.cached(hub_model)
+    endpoint = hub.endpoint()
     notes: tuple[str, ...] = ()
     listed: dict[str, int | None]
     try:
-        listed = _listed_by_hub(model, wish, access)
+        listed = _listed_by_hub(model, hub_model, endpoint)
     except (RemoteError, ModelNotFound) as error:
         if not here:
             raise
@@ -83,23 +83,23 @@ def _in_repository(model: str, wish: hub.HubModel) -> ModelFiles:
         notes = (f"these are the files on this disk, since {error}",)
     found = _without_drafts(listed)
     if not found:
-        raise ModelNotFound(f"{wish.label} holds no .gguf model; find a repository that does")
+        raise ModelNotFound(f"{hub_model.label} holds no .gguf model; find a repository that does")
     files = []
     for path, n_bytes in found.items():
-        tag = _unique_tag(wish, path, list(found))
-        name = f"{wish.label}/{path}" if tag is None else f"{wish.label}:{tag}"
-        file = here.get(path) or hub.file_at(wish, path, access)
+        tag = _unique_tag(hub_model, path, list(found))
+        name = f"{hub_model.label}/{path}" if tag is None else f"{hub_model.label}:{tag}"
+        file = here.get(path) or hub.file_at(hub_model, path, endpoint)
         files.append(ModelFile(name, tag or _whole_stem(path), file, n_bytes))
-    return ModelFiles(wish.label, tuple(files), notes)
+    return ModelFiles(hub_model.label, tuple(files), notes)
 
 
-def _listed_by_hub(model: str, wish: hub.HubModel, access: Access) -> dict[str, int | None]:
+def _listed_by_hub(model: str, hub_model: hub.HubModel, endpoint: HubEndpoint) -> dict[str, int | None]:
     """The bytes of each model in a repository, by path. Raises ModelNotFound, RemoteError."""
     if hub.is_offline():
         raise RemoteError("HF_HUB_OFFLINE is set, so the hub is not asked")
-    with Web(access) as web:
-        sizes = hub.models(model, access, web)
-    return {name.removeprefix(f"{wish.label}/"): n_bytes for name, n_bytes in sizes.items()}
+    with HttpClient(endpoint) as client:
+        sizes = hub.models(model, endpoint, client)
+    return {name.removeprefix(f"{hub_model.label}/"): n_bytes for name, n_bytes in sizes.items()}
 
 
 def _without_drafts(found: dict[str, _T]) -> dict[str, _T]:
@@ -114,11 +114,11 @@ def _whole_stem(path: str) -> str:
     return f"{folder}{slash}{stem(path)}"
 
 
-def _unique_tag(wish: hub.HubModel, path: str, files: list[str]) -> str | None:
+def _unique_tag(hub_model: hub.HubModel, path: str, files: list[str]) -> str | None:
     """The quantisation in a file's name with which a name on the hub means this file; None if none does."""
     for tag in reversed(_TAG.findall(_whole_stem(path))):
         try:
-            if hub.choose(replace(wish, tag=tag), files) == path:
+            if hub.choose(replace(hub_model, tag=tag), files) == path:
                 return str(tag)
         except ModelNotFound:
             continue

@@ -23,7 +23,7 @@ from vram_llm.workflows.planning import dry_run
 if TYPE_CHECKING:
     from vram_llm.llama.dryrun.client import DryRun
     from vram_llm.machine.types import Machine
-    from vram_llm.model.web import Web
+    from vram_llm.model.http_client import HttpClient
     from vram_llm.planner.quick_fit import QuickFit
     from vram_llm.planner.types import Context, Meter, Workload
 
@@ -255,10 +255,10 @@ def _identity(own: ModelProfile) -> tuple[object, ...]:
 def _headers(files: Sequence[ModelFile]) -> Iterator[tuple[ModelFile, Header | VramLLMError]]:
     """Each file with its header, or with the error of reading it, in order. Raises RemoteError."""
     pool, known = ThreadPoolExecutor(_AT_ONCE), KnownArrays()
-    with _web() if any(isinstance(file.file, RemoteFile) for file in files) else nullcontext() as web:
+    with _client() if any(isinstance(file.file, RemoteFile) for file in files) else nullcontext() as client:
         try:
-            first = _header(files[0].file, web, known)  # the others have its vocabulary
-            reads = [(file, pool.submit(_header, file.file, web, known)) for file in files[1:]]
+            first = _header(files[0].file, client, known)  # the others have its vocabulary
+            reads = [(file, pool.submit(_header, file.file, client, known)) for file in files[1:]]
             yield files[0], first
             for file, read in reads:
                 yield file, read.result()
@@ -266,20 +266,22 @@ def _headers(files: Sequence[ModelFile]) -> Iterator[tuple[ModelFile, Header | V
             pool.shutdown(cancel_futures=True)
 
 
-def _web() -> "Web":
-    from vram_llm.model.web import Web  # imports an HTTP client
+def _client() -> "HttpClient":
+    from vram_llm.model.http_client import HttpClient  # imports an HTTP client
 
-    return Web(hub.access())
+    return HttpClient(hub.endpoint())
 
 
-def _header(file: Path | RemoteFile, web: "Web | None", known: KnownArrays) -> Header | VramLLMError:
+def _header(
+    file: Path | RemoteFile, client: "HttpClient | None", known: KnownArrays
+) -> Header | VramLLMError:
     try:
         if isinstance(file, Path):
             return read_local_header(file, known)
         from vram_llm.model.remote import read_header_at
 
-        assert web is not None  # as there are remote files
-        return read_header_at(file, web, known)
+        assert client is not None  # as there are remote files
+        return read_header_at(file, client, known)
     except RemoteError:
         raise
     except VramLLMError as error:

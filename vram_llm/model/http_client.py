@@ -35,8 +35,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """A token, and the only server that gets it."""
+class HubEndpoint:
+    """The address of a hub, and the token that only this server gets."""
 
     url: str
     token: str | None
@@ -51,7 +51,7 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class FileVersion:
     """A version of a file: equal versions have equal bytes."""
 
     tag: str  # ETag, else Last-Modified, else empty
@@ -59,26 +59,26 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Some bytes of a file, and the file's version."""
+class FileBytes:
+    """Bytes of a file, and the version of the file."""
 
     data: bytes
-    version: Version
+    version: FileVersion
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ResponsePage:
     """A whole answer, and the address of the next page if the server splits a list into pages."""
 
     data: bytes
     next_url: str | None
 
 
-class Web:
+class HttpClient:
     """An HTTP client, to be closed. Several threads may use it."""
 
-    def __init__(self, access: Access) -> None:
-        self._access = access
+    def __init__(self, endpoint: HubEndpoint) -> None:
+        self._endpoint = endpoint
         try:
             self._client = httpx.Client(
                 timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
@@ -100,7 +100,9 @@ class Web:
     ) -> None:
         self._client.close()
 
-    def read_range(self, file: RemoteFile, start: int, n_bytes: int, kept: Part | None = None) -> Part:
+    def read_range(
+        self, file: RemoteFile, start: int, n_bytes: int, kept: FileBytes | None = None
+    ) -> FileBytes:
         """`n_bytes` of the file from byte `start` on, or fewer at its end.
 
         If the file still has the version of `kept`, `kept` is returned and no body is read. Raises
@@ -117,16 +119,16 @@ class Web:
             length, version = _range_of(response, file.label, start, n_bytes)
             if kept is not None and version == kept.version:
                 return kept
-            return Part(_body(response, file.label, length, at_most=length), version)
+            return FileBytes(_body(response, file.label, length, at_most=length), version)
 
-    def read_page(self, url: str, label: str) -> Page:
+    def read_page(self, url: str, label: str) -> ResponsePage:
         """A small answer as a whole. Raises ModelNotFound or RemoteError and its subclasses."""
         with self._get(url, label, {}) as response:
             if response.status_code != HTTPStatus.OK:
                 raise self._refusal(response, RemoteFile(url, label), 0)
             following = response.links.get("next", {}).get("url")
             data = _body(response, label, None, at_most=MAX_PAGE_BYTES)
-            return Page(data, str(response.url.join(following)) if following else None)
+            return ResponsePage(data, str(response.url.join(following)) if following else None)
 
     @contextmanager
     def _get(self, url: str, label: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
@@ -134,7 +136,7 @@ class Web:
         host = _host(url)
         try:
             with self._client.stream(
-                "GET", url, headers={**headers, **self._access.headers_for(url)}
+                "GET", url, headers={**headers, **self._endpoint.headers_for(url)}
             ) as response:
                 yield response
         except httpx.ConnectTimeout as error:
@@ -173,12 +175,12 @@ class Web:
         return RemoteError(f"{host} answers {status} ({phrase}) for {file.label}; {again}")
 
     def _no_access(self, file: RemoteFile, host: str, status: int) -> str:
-        if not self._access.covers(file.url):
+        if not self._endpoint.covers(file.url):
             return (
                 f"{host} requires a log-in for {file.label} ({status}); write the address as"
                 " https://USER:PASSWORD@..., or download the file and name it by its path"
             )
-        if self._access.token is None:
+        if self._endpoint.token is None:
             return (
                 f"{file.label} is gated, private or not there ({host} answers {status}): check the name, and"
                 " set HF_TOKEN to a token that may read it"
@@ -231,7 +233,7 @@ def _whole_file(response: httpx.Response, label: str, host: str) -> RemoteError:
     )
 
 
-def _range_of(response: httpx.Response, label: str, start: int, asked: int) -> tuple[int, Version]:
+def _range_of(response: httpx.Response, label: str, start: int, asked: int) -> tuple[int, FileVersion]:
     """The number of bytes in a 206, and the version of the file."""
     content_range = response.headers.get("content-range", "")
     match = _CONTENT_RANGE.fullmatch(content_range.strip())
@@ -247,7 +249,7 @@ def _range_of(response: httpx.Response, label: str, start: int, asked: int) -> t
             " name it by its path"
         )
     tag = response.headers.get("etag") or response.headers.get("last-modified") or ""
-    return last - first + 1, Version(tag, size)
+    return last - first + 1, FileVersion(tag, size)
 
 
 def _body(response: httpx.Response, label: str, promised: int | None, at_most: int) -> bytes:

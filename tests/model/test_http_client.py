@@ -9,15 +9,17 @@ import pytest
 
 from tests.model.range_server import Answer, RangeServer, running
 from vram_llm.errors import AccessDenied, ModelNotFound, NoRanges, RemoteError, TruncatedFile, VramLLMError
-from vram_llm.model import web
+from vram_llm.model import http_client
+from vram_llm.model.http_client import FileBytes, FileVersion, HttpClient, HubEndpoint
 from vram_llm.model.location import RemoteFile
-from vram_llm.model.web import Access, Part, Version, Web
 
-OTHER = Access("https://hub.test", "secret")
+OTHER = HubEndpoint("https://hub.test", "secret")
 
 
-def ask(url: str, access: Access = OTHER, n_bytes: int = 10, kept: Part | None = None) -> Part:
-    with Web(access) as client:
+def ask(
+    url: str, endpoint: HubEndpoint = OTHER, n_bytes: int = 10, kept: FileBytes | None = None
+) -> FileBytes:
+    with HttpClient(endpoint) as client:
         return client.read_range(RemoteFile.at(url), 0, n_bytes, kept)
 
 
@@ -28,24 +30,24 @@ def whole(body: bytes, **headers: str) -> Answer:
 
 def test_a_part_and_its_version(server: RangeServer) -> None:
     server.answers["/m"] = whole(b"0123456789")
-    assert ask(server.url + "/m") == Part(b"0123456789", Version('"a"', 10))
+    assert ask(server.url + "/m") == FileBytes(b"0123456789", FileVersion('"a"', 10))
     _, headers = server.seen[0]
     assert (headers["range"], headers["accept-encoding"]) == ("bytes=0-9", "identity")
 
 
 def test_a_server_without_tags_is_known_by_its_date(server: RangeServer) -> None:
     server.answers["/m"] = whole(b"01", ETag="", Last_Modified="Sat, 01 Jan 2000 00:00:00 GMT")
-    assert ask(server.url + "/m").version == Version("Sat, 01 Jan 2000 00:00:00 GMT", 2)
+    assert ask(server.url + "/m").version == FileVersion("Sat, 01 Jan 2000 00:00:00 GMT", 2)
 
 
 @pytest.mark.parametrize("compares", [True, False])
 def test_what_is_kept_and_still_so_is_not_sent(server: RangeServer, compares: bool) -> None:
-    kept = Part(b"kept", Version('"a"', 2))
+    kept = FileBytes(b"kept", FileVersion('"a"', 2))
     server.answers["/m"] = Answer(304) if compares else whole(b"01")
     assert ask(server.url + "/m", kept=kept) is kept
     assert server.seen[0][1]["if-none-match"] == '"a"'
     server.answers["/m"] = whole(b"01", ETag='"b"')
-    assert ask(server.url + "/m", kept=kept) == Part(b"01", Version('"b"', 2))
+    assert ask(server.url + "/m", kept=kept) == FileBytes(b"01", FileVersion('"b"', 2))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def test_a_server_that_speaks_no_tls(server: RangeServer) -> None:
 
 @pytest.fixture
 def silent(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[RangeServer]:
-    monkeypatch.setattr(web, "READ_S", 0.1)
+    monkeypatch.setattr(http_client, "READ_S", 0.1)
     over = threading.Event()
     server.before = lambda _: over.wait(10)
     yield server
@@ -126,7 +128,7 @@ def test_a_server_that_falls_silent(silent: RangeServer) -> None:
 
 
 def test_an_answer_without_end(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "ANSWER_S", -1.0)
+    monkeypatch.setattr(http_client, "ANSWER_S", -1.0)
     server.answers["/m"] = whole(b"01")
     with pytest.raises(RemoteError, match=r"took more than -1 s for http"):
         ask(server.url + "/m")
@@ -157,7 +159,7 @@ def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_token_goes_to_its_own_server_alone(server: RangeServer) -> None:
-    hub = Access(server.url + "/hub", "secret")
+    hub = HubEndpoint(server.url + "/hub", "secret")
     with running() as store:
         store.answers["/m"] = whole(b"01")
         server.answers |= {
@@ -184,7 +186,7 @@ def test_the_token_goes_to_its_own_server_alone(server: RangeServer) -> None:
 def test_no_access(server: RangeServer, status: int, token: str | None, on_hub: bool, sentence: str) -> None:
     server.answers["/m"] = Answer(status)
     with pytest.raises(AccessDenied, match=sentence) as caught:
-        ask(server.url + "/m", Access(server.url if on_hub else "http://hub.test", token))
+        ask(server.url + "/m", HubEndpoint(server.url if on_hub else "http://hub.test", token))
     assert str(status) in str(caught.value)
     assert "secret" not in str(caught.value)
 
@@ -203,9 +205,9 @@ def test_a_password_in_an_address_is_used_and_not_shown(server: RangeServer) -> 
 
 def test_a_page_has_a_limit_and_a_next(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.answers["/list"] = Answer(200, {"Link": '</list?page=2>; rel="next"'}, b"[1]")
-    with Web(OTHER) as client:
+    with HttpClient(OTHER) as client:
         page = client.read_page(server.url + "/list", "the list")
         assert (page.data, page.next_url) == (b"[1]", server.url + "/list?page=2")
-        monkeypatch.setattr(web, "MAX_PAGE_BYTES", 2)
+        monkeypatch.setattr(http_client, "MAX_PAGE_BYTES", 2)
         with pytest.raises(RemoteError, match="sends more than 2 bytes for the list"):
             client.read_page(server.url + "/list", "the list")
