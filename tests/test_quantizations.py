@@ -14,7 +14,7 @@ from tests.model.range_server import Answer, RangeServer, running
 from vram_llm.errors import MissingShard, ModelNotFound, ModelRefused, RemoteError
 from vram_llm.llama.dryrun.client import DryRun
 from vram_llm.machine.types import Host, Machine
-from vram_llm.machine.what_if import parse_gpus
+from vram_llm.machine.what_if import parse_rigs
 from vram_llm.planner.best_quantization import Quantization
 from vram_llm.planner.types import Workload
 from vram_llm.units import GIB
@@ -31,7 +31,7 @@ QUANTS = ("Q2_K", "Q4_K", "Q6_K", "Q8_0", "BF16")
 
 def rig(*cards: str) -> Machine:
     """Cards in a computer that is fixed here."""
-    return Machine(devices=tuple(parse_gpus(cards)), host=HOST)
+    return Machine(devices=parse_rigs(cards).devices, host=HOST)
 
 
 def named(name: str, model: zoo.Model) -> zoo.Model:

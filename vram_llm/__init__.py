@@ -17,6 +17,7 @@ from vram_llm._version import __version__
 if TYPE_CHECKING:
     from vram_llm.engine.model_info import ModelInfo
     from vram_llm.errors import (
+        BadHost,
         BadPlan,
         BadSplit,
         DoesNotFit,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "vram_llm.engine.model_info": ("ModelInfo",),
     "vram_llm.errors": (
+        "BadHost",
         "BadPlan",
         "BadSplit",
         "DoesNotFit",
@@ -81,6 +83,7 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "BadHost",
     "BadPlan",
     "BadSplit",
     "Context",

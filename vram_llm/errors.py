@@ -11,9 +11,10 @@
     │       ├── NoRanges        16   it sends whole files only
     │       ├── AccessDenied    17   it asks who we are, or says no
     │       └── ChangedOnServer 18   the file was replaced while it was read
-    ├── UnknownDevice           20   a card name that is not in the catalog
+    ├── UnknownDevice           20   a card or processor that is not in the catalog
     ├── WorkerUnreachable       21   an RPC worker that does not answer
     ├── BadSplit                64   a tensor split that does not match the devices: a wrong flag
+    ├── BadHost                 64   memory, processor or disk of another computer that cannot be understood
     ├── BadPlan                 23   a plan file that cannot be used
     ├── PortInUse               30   another program listens on the address
     ├── ModelRefused            31   llama.cpp does not load this model, or not with these options
@@ -151,7 +152,7 @@ class ChangedOnServer(RemoteError):
 
 
 class UnknownDevice(VramLLMError):
-    """A card name that is not in the catalog."""
+    """The name of a card or processor that is not in the catalog."""
 
     exit_code = 20
 
@@ -164,6 +165,12 @@ class WorkerUnreachable(VramLLMError):
 
 class BadSplit(VramLLMError):
     """A tensor split or layer count that does not match the devices or the model."""
+
+    exit_code = 64
+
+
+class BadHost(VramLLMError):
+    """A host described by words that cannot be understood or that contradict each other."""
 
     exit_code = 64
 

@@ -21,6 +21,7 @@ from tests.companions import write_mmproj
 from vram_llm.cli.main import main
 from vram_llm.machine.detect import what_if
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
+from vram_llm.machine.what_if_host import HostWords
 from vram_llm.planner.types import Plan, Workload
 from vram_llm.units import GIB
 from vram_llm.workflows import detection, planning
@@ -45,6 +46,9 @@ PLANS = {
     "verbose_and_explained": ["49b.gguf", "--verbose", "--explain"],
     "machine": ["--gpu", "RTX 3090 + 24GiB"],
     "folder": ["folder", "--gpu", "RTX 3090"],
+    "other_host": ["70b.gguf", "--gpu", "RTX 4090", "--ram", "64GiB DDR5-6000 2ch", "--cpu", "Ryzen 9 7950X"],
+    "unified": ["70b.gguf", "--gpu", "DGX Spark"],
+    "compared_rigs": ["70b.gguf", "--compare", "RTX 4090 on 64GB DDR4-3200 2ch", "--compare", "M4 Max 64GB"],
     "compared": ["8b.gguf", "--compare", "RTX 3060", "--compare", "RTX 5090 + RTX 4090"],
 }
 
@@ -68,10 +72,10 @@ def write_models(folder: Path) -> None:
     (folder / "folder" / "broken.gguf").write_text("this is no model")
 
 
-def detect(gpus: str | Sequence[str] = (), rpc: Sequence[str] = ()) -> Machine:
+def detect(gpus: str | Sequence[str] = (), rpc: Sequence[str] = (), **host: str | None) -> Machine:
     """Like detection.detect, for the fixed machine. Its workers were never measured."""
     specs = [gpus] if isinstance(gpus, str) else gpus
-    machine = what_if(specs or LOCAL, HOST)
+    machine = what_if(specs or LOCAL, HOST, HostWords(**host))
     devices = [dataclasses.replace(device, what_if=bool(gpus)) for device in machine.devices]
     for i, spec in enumerate(rpc):
         endpoint, _, size = spec.partition("@")

@@ -84,3 +84,28 @@ def test_rigs_are_written_as_for_gpu(models: tuple[Path, Path]) -> None:
     rig = "4090 48GB + 2x 24GB@1008GB/s"
     one, other = json.loads(run("plan", tiny, "--gpu", rig, "--compare", rig, "--json").stdout)["plans"]
     assert one == other
+
+
+def test_whole_rigs_side_by_side(models: tuple[Path, Path]) -> None:
+    """A rig without a host has that of --ram and --cpu."""
+    eight, _ = models
+    rigs = ["RTX 3050 on 64GB DDR4-2133 1ch", "RTX 3050", "DGX Spark"]
+    args = [part for rig in rigs for part in ("--compare", rig)]
+    host = ["--gpu", "RTX 3050", "--ram", "64GiB DDR5-6000 8ch", "--cpu", "32 cores"]
+    done = run("plan", eight, "-c", "8k", *host, *args, "--json")
+    own, slow, alike, spark = json.loads(done.stdout)["plans"]
+    assert own.pop("rig") == "RTX 3050 on 32 cores, 64GiB DDR5-6000 8ch"
+    assert alike.pop("rig") == "RTX 3050"
+    assert own == alike
+    assert own["cpu_layers"] == slow["cpu_layers"] > 0 == spark["cpu_layers"]
+    assert slow["speed"]["tokens_per_s"] < own["speed"]["tokens_per_s"] < spark["speed"]["tokens_per_s"]
+
+
+def test_a_rig_whose_host_is_too_small_is_a_row(models: tuple[Path, Path]) -> None:
+    eight, _ = models
+    rigs = ["--compare", "RTX 3050 on 5GiB", "--compare", "on 64GiB DDR5-6000"]
+    done = run("plan", eight, "-c", "8k", *rigs, "--gpu", "RTX 3090", "--json")
+    _, refused, on_cpu = json.loads(done.stdout)["plans"]
+    assert "the computer's memory is" in refused["refusal"]
+    assert "other programs" not in refused["refusal"]
+    assert (on_cpu["fits"], on_cpu["cpu_layers"], on_cpu["speed"]["basis"]) == (True, 32, "assumed")

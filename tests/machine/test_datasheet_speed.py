@@ -5,7 +5,7 @@ import pytest
 from vram_llm.machine.datasheet_speed import pcie_link, speed_of, with_speeds
 from vram_llm.machine.detect import what_if
 from vram_llm.machine.types import DeviceKind, Fact, Source
-from vram_llm.machine.what_if import parse_gpu
+from vram_llm.machine.what_if import parse_rigs
 
 # Published llama-bench figures of single cards, Llama 3 8B at 512 generated tokens: (card, bytes a token
 # reads, tokens per second). GPU-Benchmarks-on-LLM-Inference, May 2024; RTX 3090 with BF16 and Q4_0: llama.cpp
@@ -32,7 +32,7 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("card", "n_bytes", "tokens_per_s"), PUBLISHED)
 def test_datasheets_foretell_published_figures(card: str, n_bytes: float, tokens_per_s: float) -> None:
-    speed = speed_of(parse_gpu(card)[0])
+    speed = speed_of(parse_rigs([card]).devices[0])
     assert speed is not None
     seconds = n_bytes / speed.read_bytes_per_s.value + 32 * speed.layer_overhead_s.value
     assert seconds == pytest.approx(1 / tokens_per_s, rel=0.25)
@@ -50,7 +50,7 @@ def test_datasheets_foretell_published_figures(card: str, n_bytes: float, tokens
     ],
 )
 def test_datasheets_foretell_prompts(card: str, tokens_per_s: float) -> None:
-    speed = speed_of(parse_gpu(card)[0])
+    speed = speed_of(parse_rigs([card]).devices[0])
     assert speed is not None
     assert speed.prompt_flops_per_s is not None
     assert speed.prompt_flops_per_s.value / (2 * 7.5e9) == pytest.approx(tokens_per_s, rel=0.25)
@@ -75,9 +75,8 @@ def test_a_given_bandwidth_tells_nothing_of_arithmetic() -> None:
 
 def test_no_bandwidth_no_speed() -> None:
     assert what_if(["24GiB"]).devices[0].speed is None
-    worker = dataclasses.replace(
-        parse_gpu("RTX 3090")[0], kind=DeviceKind.RPC, bandwidth_bytes_per_s=Fact(1e9, Source.GIVEN)
-    )
+    (card,) = parse_rigs(["RTX 3090"]).devices
+    worker = dataclasses.replace(card, kind=DeviceKind.RPC, bandwidth_bytes_per_s=Fact(1e9, Source.GIVEN))
     assert speed_of(worker) is None
 
 

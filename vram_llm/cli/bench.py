@@ -38,7 +38,7 @@ def model(
     empty context; "x8" means eight streams at once.
     """
     from vram_llm.cli.speed_tables import progress
-    from vram_llm.workflows import detection, measurement, planning
+    from vram_llm.workflows import measurement, planning
 
     name = one_model(model, model_option)
     if (name is None) == (plan_file is None):
@@ -47,7 +47,7 @@ def model(
         plan = saved_plan(plan_file, options)
     else:
         assert name is not None
-        plan = planning.plan(name, detection.detect(options.gpus, options.rpc), options.workload)
+        plan = planning.plan(name, options.machine(), options.workload)
     with progress() as on_progress:
         results = measurement.bench_model(
             plan,

@@ -1,15 +1,16 @@
 """`plan --compare`: several rigs and several models side by side."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from vram_llm.cli import terminal
+from vram_llm.cli.plan_options import PlanOptions
 from vram_llm.errors import UnknownDevice
-from vram_llm.machine.what_if import parse_gpus
+from vram_llm.machine.what_if import names_host, parse_rigs
 from vram_llm.model.location import is_kept, is_remote
 from vram_llm.planner.compare import ComparisonRow
 from vram_llm.planner.report.figures import rate, seconds
-from vram_llm.planner.types import Workload
 from vram_llm.text.lines import Style, wrap
 from vram_llm.text.table import Column, table
 from vram_llm.units import format_bytes, format_count
@@ -18,24 +19,29 @@ JOIN = "+"
 _LEAST = "first token"  # the column to leave out first
 
 
-def compare(
-    model: str, others: Sequence[str], gpus: tuple[str, ...], rpc: tuple[str, ...], workload: Workload
-) -> tuple[ComparisonRow, ...]:
-    """Every model on every rig, in the order given, `model` and the machine itself first.
+def compare(model: str, others: Sequence[str], options: PlanOptions) -> tuple[ComparisonRow, ...]:
+    """Every model on every rig, in the order given, `model` and the machine of `options` first.
 
-    `others` holds names of models, and rigs written as for --gpu. The machine itself is left out if it has no
-    devices and other rigs are given. Raises the errors of planning, except DoesNotFit.
+    `others` holds names of models, and rigs written as for --gpu. A rig that names no host has that of
+    `options`. The machine itself is left out if it has no devices and other rigs are given. Raises the errors
+    of planning, except DoesNotFit.
     """
     from vram_llm.workflows import detection, planning
 
     rigs = [other for other in others if _is_rig(other)]
     models = [model, *(other for other in others if other not in rigs)]
-    own = detection.detect(gpus, rpc)
-    machines = [(_own_name(gpus, rpc), own)] if own.devices or not rigs else []
-    machines += [(rig, detection.detect(rig)) for rig in rigs]
+    own = options.machine()
+    machines = [(_own_name(options), own)] if own.devices or not rigs else []
+    for rig in rigs:
+        machine = (
+            detection.detect(rig)
+            if names_host(rig)
+            else dataclasses.replace(options, gpus=(rig,), rpc=()).machine()
+        )
+        machines.append((rig, machine))
     with planning.dry_run() as dry:
         return tuple(
-            planning.compare(name, machine, workload, rig, dry)
+            planning.compare(name, machine, options.workload, rig, dry)
             for name in models
             for rig, machine in machines
         )
@@ -101,23 +107,21 @@ def _legend(rows: Sequence[ComparisonRow]) -> str:
     return f"{legend}."
 
 
-def _own_name(gpus: tuple[str, ...], rpc: tuple[str, ...]) -> str:
-    return (
-        f" {JOIN} ".join((*gpus, *(f"worker {endpoint}" for endpoint in rpc)))
-        if gpus or rpc
-        else "this machine"
-    )
+def _own_name(options: PlanOptions) -> str:
+    cards = f" {JOIN} ".join((*options.gpus, *(f"worker {endpoint}" for endpoint in options.rpc)))
+    host = ", ".join(filter(None, (options.cpu, options.ram)))
+    return " on ".join(filter(None, (cards or "these cards", host))) if cards or host else "this machine"
 
 
 def _is_rig(text: str) -> bool:
-    """Whether a value of --compare is a rig and not a model. Raises UnknownDevice if it is neither."""
+    """Whether a value of --compare is a rig and not a model. Raises UnknownDevice, BadHost."""
     from vram_llm.model import library
     from vram_llm.workflows.model_names import DEMO
 
     if text == DEMO or is_remote(text) or is_kept(text) or text.endswith(".gguf") or Path(text).is_file():
         return False
     try:
-        parse_gpus([text])
+        parse_rigs([text])
     except UnknownDevice as error:
         if library.matching(text):
             return False

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vram_llm.cli.plan_options import MACHINE_OPTIONS
+from vram_llm.cli.plan_options import rig_options
 from vram_llm.cli.short_flags import ShortFlagsCommand
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 _TITLES = ("model", "size", "type", "fits", "context", "tok/s", "from")
 _NUMBERS = ("size", "context", "tok/s")
 _GAP = "  "
-_GPU = next(option for option in MACHINE_OPTIONS if option.flag == "--gpu")
 _NONE = (
     "no model in the folders of Hugging Face, LM Studio, Ollama or llama.cpp; "
     "`vram-llm pull hf:ORG/REPO:Q4_K_M` fetches one, and any GGUF file can be named by its path"
@@ -25,8 +24,8 @@ _NONE = (
 
 @click.command("models", cls=ShortFlagsCommand)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON. Every size is bytes.")
-@_GPU.decorator()
-def command(as_json: bool, gpu: tuple[str, ...]) -> None:
+@rig_options
+def command(as_json: bool, gpu: tuple[str, ...], ram: str | None, cpu: str | None, disk: str | None) -> None:
     """List the models that Hugging Face, LM Studio, Ollama and llama.cpp keep on this disk; say which fit.
 
     Commands take these names as MODEL; a unique part of a name is enough. The analytic meter computes fit,
@@ -37,7 +36,7 @@ def command(as_json: bool, gpu: tuple[str, ...]) -> None:
     from vram_llm.workflows.model_list import listed_models
 
     workload = Workload()
-    rows = listed_models(detection.detect(gpu), workload)
+    rows = listed_models(detection.detect(gpu, ram=ram, cpu=cpu, disk=disk), workload)
     if as_json:
         from vram_llm.cli.json_document import document
         from vram_llm.cli.json_types import ListedModels

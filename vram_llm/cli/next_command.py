@@ -34,7 +34,7 @@ def next_command(plan: "Plan", model: str, words: Sequence[str]) -> str:
     """The next command: serve this plan, fetch its model first, or print it for another machine."""
     if is_remote(model):
         return joined("vram-llm", "pull", model, *words)
-    if any(device.what_if for device in plan.devices):
+    if plan.is_what_if:
         return joined("vram-llm", "plan", model, *words, "--emit", "llama-server")
     return joined("vram-llm", "serve", model, *words)
 

@@ -88,7 +88,7 @@ def command(
     machine.
     """
     from vram_llm.cli.quantization_table import only_model
-    from vram_llm.workflows import detection, planning
+    from vram_llm.workflows import planning
 
     name = one_model(model, model_option)
     about_report = _flags_of_the_report(explain=explain, verbose=verbose)
@@ -100,10 +100,10 @@ def command(
         _compare(name, others, options, as_json)
         return
     if name is None and as_json:
-        _show_machine(detection.detect(options.gpus, options.rpc), options.workload.reserve_bytes, as_json)
+        _show_machine(options.machine(), options.workload.reserve_bytes, as_json)
         return
     with planning.dry_run() as dry:
-        machine = detection.detect(options.gpus, options.rpc)
+        machine = options.machine()
         if name is None:
             _show_machine(machine, options.workload.reserve_bytes, as_json)
             name = built_in("planning")
@@ -175,11 +175,13 @@ def _check(plan_file: str, options: PlanOptions, as_json: bool) -> None:
     from vram_llm.planner.recheck import worker_limits
     from vram_llm.workflows import saved_plans
 
-    options.refuse_with_a_saved_plan(but=("--gpu", "--rpc", "--reserve-mib"))
+    options.refuse_with_a_saved_plan(but=("--gpu", "--rpc", "--ram", "--cpu", "--reserve-mib"))
     plan = saved_plans.load_plan(plan_file)
     device_fits = saved_plans.check(
         plan,
         gpus=options.gpus,
+        ram=options.ram,
+        cpu=options.cpu,
         rpc=_workers(worker_limits(plan), options.rpc),
         host_reserve_bytes=options.workload.reserve_bytes,
     )
@@ -197,7 +199,7 @@ def _check(plan_file: str, options: PlanOptions, as_json: bool) -> None:
 def _compare(name: str, others: tuple[str, ...], options: PlanOptions, as_json: bool) -> None:
     from vram_llm.cli.compare import compare, print_compared
 
-    rows = compare(name, others, options.gpus, options.rpc, options.workload)
+    rows = compare(name, others, options)
     if as_json:
         from vram_llm.cli.json_document import document
         from vram_llm.cli.json_types import ComparedPlans

@@ -29,6 +29,7 @@ from vram_llm.units import MIB
 if TYPE_CHECKING:
     from enum import StrEnum
 
+    from vram_llm.machine.types import Machine
     from vram_llm.planner.types import Plan
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -42,8 +43,17 @@ class PlanOptions:
 
     gpus: tuple[str, ...]
     rpc: tuple[str, ...]
+    ram: str | None
+    cpu: str | None
+    disk: str | None
     workload: Workload
     given: tuple[str, ...]  # the flags on the command line
+
+    def machine(self) -> "Machine":
+        """The machine to plan for. Raises UnknownDevice, BadHost, WorkerUnreachable."""
+        from vram_llm.workflows import detection
+
+        return detection.detect(self.gpus, self.rpc, ram=self.ram, cpu=self.cpu, disk=self.disk)
 
     def refuse_with_a_saved_plan(self, but: tuple[str, ...] = ()) -> None:
         """Raises UsageError for flags that a saved plan has decided already, other than those in `but`."""
@@ -115,8 +125,20 @@ def _choice(enum: "type[StrEnum]") -> click.Choice[str]:
 MACHINE_OPTIONS = (
     PlanOption(flags="--gpu", fields=("gpus",), multiple=True, metavar="RIG", help=(
         'Plan for these cards instead of the local ones: "RTX 4080 Laptop", "RTX 4090 + 2x RTX 3060", '
-        '"2080 Ti 22GB", "24GB@1008GB/s" (memory and bandwidth). 24GB means 24 GiB, as on the box of a '
-        "card. Repeat for more cards."
+        '"2080 Ti 22GB", "24GB@1008GB/s" (memory and bandwidth), "RTX 3090 on 64GiB DDR4-3200 2ch" (cards '
+        'and host), "DGX Spark", "M4 Max 64GB". 24GB means 24 GiB, as on the box of a card. Repeat for more '
+        "cards."
+    )),
+    PlanOption(flags="--ram", fields=("ram",), metavar="MEMORY", has_default=False, help=(
+        'Plan for a host with this memory instead of this computer: 64GiB, "64GiB DDR5-6000 2ch" (kind, rate '
+        'and channels), "2x32GB DDR4-3200", 64GiB@80GB/s (bandwidth).'
+    )),
+    PlanOption(flags="--cpu", fields=("cpu",), metavar="PROCESSOR", has_default=False, help=(
+        'The processor of the host that --ram describes: "Ryzen 9 7950X", "2x EPYC 7763", "16 cores".  '
+        "[default: 8 cores]"
+    )),
+    PlanOption(flags="--disk", fields=("disk",), metavar="RATE", has_default=False, help=(
+        "How fast the host reads its disk: 7GB/s, 550MB/s."
     )),
     PlanOption(flags="--rpc", fields=("rpc",), multiple=True, metavar="HOST:PORT[@SIZE]", help=(
         "Use the RPC worker at HOST:PORT, and at most SIZE of each of its devices. Repeat for more."
@@ -268,9 +290,9 @@ def plan_options(function: _F) -> _F:
 
     def collect(**values: Any) -> Any:
         given = _given()
-        gpus, rpc = (values.pop(option.name) for option in MACHINE_OPTIONS)
+        machine = {field: values.pop(option.name) for option in MACHINE_OPTIONS for field in option.fields}
         workload = _workload({option: values.pop(option.name) for option in WORKLOAD_OPTIONS})
-        return function(options=PlanOptions(gpus=gpus, rpc=rpc, workload=workload, given=given), **values)
+        return function(options=PlanOptions(**machine, workload=workload, given=given), **values)
 
     collect.__doc__ = function.__doc__
     for option in reversed(PLAN_OPTIONS):
@@ -278,6 +300,13 @@ def plan_options(function: _F) -> _F:
     for param in getattr(function, "__click_params__", []):
         collect.__click_params__.append(param)  # type: ignore[attr-defined]  # click's own way to stack decorators
     return collect  # type: ignore[return-value]  # click makes a command of it
+
+
+def rig_options(function: _F) -> _F:
+    """Add the options for cards and host that are not here."""
+    for option in reversed(MACHINE_OPTIONS):
+        function = option.decorator()(function) if option.flag != "--rpc" else function
+    return function
 
 
 def _workload(values: dict[PlanOption, Any]) -> Workload:

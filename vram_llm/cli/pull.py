@@ -26,12 +26,12 @@ def command(options: PlanOptions, model: str | None, model_option: str | None, a
     from vram_llm.cli.quantization_table import best_model
     from vram_llm.errors import DoesNotFit
     from vram_llm.model.location import HUB
-    from vram_llm.workflows import detection, planning, quantizations
+    from vram_llm.workflows import planning, quantizations
 
     name = one_model(model, model_option)
     if name is None or not name.lower().startswith(HUB):
         raise click.UsageError(f"{name or 'MODEL'} is not a name on a hub; write hf:ORG/REPO:Q4_K_M")
-    machine = detection.detect(options.gpus, options.rpc)
+    machine = options.machine()
     name = best_model(name, machine, options.workload)
     try:
         from vram_llm.cli.tables import print_plan

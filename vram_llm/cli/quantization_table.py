@@ -59,7 +59,7 @@ def only_model(
         click.echo(document(found))
     else:
         words = given_words(click.get_current_context(), {option.name for option in PLAN_OPTIONS})
-        what_if = any(device.what_if for device in machine.devices)
+        what_if = machine.is_what_if
         n_ctx = workload.n_ctx or Workload.DEFAULT_N_CTX
         print_quantizations(found, words, what_if=what_if, n_ctx=n_ctx)
     raise_if_none_fits(found)

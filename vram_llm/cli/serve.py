@@ -46,7 +46,7 @@ def command(
     Without MODEL or --plan: the built-in model.
     """
     from vram_llm.server import sockets
-    from vram_llm.workflows import detection, planning, serving
+    from vram_llm.workflows import planning, serving
 
     name = one_model(model, model_option)
     if smart_split and options.workload.tensor_split is not None:
@@ -64,9 +64,7 @@ def command(
         # before planning, which may take minutes for a model on a hub
         socks = [stack.enter_context(sock) for sock in sockets.bind_all(server.host, server.port)]
         if plan_file is None:
-            plan = planning.plan(
-                name or built_in("serving"), detection.detect(options.gpus, options.rpc), options.workload
-            )
+            plan = planning.plan(name or built_in("serving"), options.machine(), options.workload)
         _check_image_dir(plan, server)
         for note in plan.notes:
             click.echo(f"note: {note}", err=True)

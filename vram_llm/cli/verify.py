@@ -29,7 +29,7 @@ def command(
     Exits with 1 if a device holds more than its budget. The command stores the memory that NVML shows outside
     llama.cpp's buffers, and later plans count it. Without MODEL or --plan: the built-in model.
     """
-    from vram_llm.workflows import detection, planning, verification
+    from vram_llm.workflows import planning, verification
 
     name = one_model(model, model_option)
     if name is not None and plan_file is not None:
@@ -39,7 +39,7 @@ def command(
     else:
         if name is None:
             name = built_in("verifying")
-        plan = planning.plan(name, detection.detect(options.gpus, options.rpc), options.workload)
+        plan = planning.plan(name, options.machine(), options.workload)
     with LoadProgress(plan.model.name, plan.model.total_bytes) as bar:
         certificate = verification.verify(plan, on_state=bar.on_state)
     if as_json:

@@ -72,13 +72,13 @@ def path() -> Path:
 
 
 def key(of: Device | Host) -> str | None:
-    """The key of a device or a host in the file; None if the device cannot be recognised later."""
+    """The key of a device or a host in the file; None if it cannot be recognised later."""
+    if of.what_if and (isinstance(of, Host) or of.endpoint is None):
+        return None
     if isinstance(of, Host):
         return f"{of.cpu_name or of.name}, {of.cores} threads"
     if of.endpoint is not None:
         return of.endpoint + (f" device {of.endpoint_index}" if of.endpoint_index else "")
-    if of.what_if:
-        return None
     return of.uuid or of.pci_bus_id or (f"{of.ggml_name}, {of.name}" if of.ggml_name else None)
 
 

@@ -41,12 +41,13 @@ class Card:
     name: str
     label: str
     kind: DeviceKind
-    memory_gib: int | None  # on the box; None if the card uses the host's memory
+    memory_gib: int | None  # on the box; None if it is the computer's, which has any size
     memory_bytes: int | None  # as the driver reports it
     bandwidth_bytes_per_s: float | None
     compute_capability: str | None
     pcie_generation: int | None
     pcie_lanes: int | None
+    shares_host_memory: bool
     aliases: tuple[str, ...]
     source: str
     note: str | None
@@ -100,6 +101,7 @@ def _card(row: dict[str, str], *, several: bool) -> Card:
         compute_capability=row["compute_capability"] or None,
         pcie_generation=int(generation) if generation else None,
         pcie_lanes=int(lanes) if lanes else None,
+        shares_host_memory=row["shares_host_memory"] == "yes",
         aliases=tuple(alias.strip() for alias in row["aliases"].split(";") if alias.strip()),
         source=row["source"],
         note=row["note"] or None,

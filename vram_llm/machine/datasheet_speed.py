@@ -60,6 +60,7 @@ _CUDA = {  # by compute capability
     "8": _Class(0.9, 56e-6, 75.0),
     "9": _Class(*_HBM, 60.0),
     "10": _Class(*_HBM, 60.0),
+    "11": _Class(0.85, 32e-6, 130.0),  # Thor, like GB10
     "12.1": _Class(0.85, 32e-6, 130.0),  # GB10
     "12": _Class(0.89, 38e-6, 110.0),
 }

@@ -131,7 +131,8 @@ def estimated_speed(host: Host) -> Speed | None:
         return None
     channels = re.search(r"(\d+)ch", host.memory_kind or "")
     share = _SERVER_SHARE if channels and int(channels[1]) > _FEW_CHANNELS else _MEMORY_SHARE
-    return processor_speed(host, Fact(share * memory.value, Source.ESTIMATED))
+    source = Source.ASSUMED if memory.source is Source.ASSUMED else Source.ESTIMATED
+    return processor_speed(host, Fact(share * memory.value, source))
 
 
 def _core(host: Host) -> _Core:

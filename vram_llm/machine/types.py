@@ -157,3 +157,8 @@ class Machine:
     devices: tuple[Device, ...]
     host: Host
     notes: tuple[str, ...] = ()  # sentences on facts that are unknown
+
+    @property
+    def is_what_if(self) -> bool:
+        """Whether its host or some of its devices are not here."""
+        return self.host.what_if or any(device.what_if for device in self.devices)

@@ -42,5 +42,5 @@ def compared(plan: Plan, rig: str) -> ComparisonRow:
 
 
 def _headroom(plan: Plan) -> int:
-    used = sum(use.total_bytes for use in plan.estimate.devices)
-    return sum(device.budget_bytes(device.reserve_bytes) for device in plan.devices) - used
+    left = {use.id: -use.over_bytes for use in plan.estimate.devices}
+    return sum(left.get(device.id, device.budget_bytes(device.reserve_bytes)) for device in plan.devices)

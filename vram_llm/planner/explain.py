@@ -47,7 +47,8 @@ def refusal(
         return f"{head}; what would fit: {', or '.join(map(str, ways))}"
     if not estimate.short_devices:
         other_card = " or another card" if machine.devices else ""
-        return f"{head}; close other programs, or take a smaller quantisation{other_card}"
+        what_else = "plan for more memory" if machine.host.what_if else "close other programs"
+        return f"{head}; {what_else}, or take a smaller quantisation{other_card}"
     needed = sum(use.total_bytes for use in estimate.devices)
     usable = sum(device.budget_bytes(workload.reserve_bytes) for device in machine.devices)
     if needed <= usable:

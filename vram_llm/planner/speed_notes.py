@@ -60,10 +60,11 @@ def _host_note(machine: Machine, placement: Placement) -> tuple[str, ...]:
     is_used = on_host(placement).n_touched or placement.output_device == HOST
     if not is_used or read.source not in _GUESSES:
         return ()
-    return (
-        f"the processor's speed is {read.source} ({read.value / 1e9:,.0f} GB/s); "
-        "`vram-llm calibrate` measures it",
-    )
+    how = "`vram-llm calibrate` measures it"
+    if machine.host.what_if:
+        how = 'name its memory, as in --ram "64GiB DDR5-6000 2ch"'
+        how = "calibrate it there" if read.source is Source.ESTIMATED else how
+    return (f"the processor's speed is {read.source} ({read.value / 1e9:,.0f} GB/s); {how}",)
 
 
 def _names(devices: Sequence[Device]) -> str:

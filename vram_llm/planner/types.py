@@ -311,6 +311,12 @@ class Plan:
     host: Host | None = None  # as it was when the plan was made; None in plans of older versions
 
     @property
+    def is_what_if(self) -> bool:
+        """Whether it is for a host or for devices that are not here; it is never loaded then."""
+        is_absent = self.host is not None and self.host.what_if
+        return is_absent or any(device.what_if for device in self.devices)
+
+    @property
     def used(self) -> tuple[str, ...]:
         """Ids of all devices in use: those with layers, then those with only companions."""
         with_layers = self.placement.device_order

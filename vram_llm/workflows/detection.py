@@ -24,22 +24,38 @@ def analyze(model: str) -> ModelProfile:
     return profile(read_header(resolve(model)))
 
 
-def detect(gpus: str | Sequence[str] = (), rpc: str | Sequence[str] = ()) -> "Machine":
+def detect(
+    gpus: str | Sequence[str] = (),
+    rpc: str | Sequence[str] = (),
+    *,
+    ram: str | None = None,
+    cpu: str | None = None,
+    disk: str | None = None,
+) -> "Machine":
     """The machine to plan for: the local devices, or the what-if cards `gpus` instead; and RPC workers.
 
-    `gpus` are rigs like "RTX 4090 + 2x RTX 3060 12GB", whose cards are added up; `rpc` are addresses like
-    "10.0.0.2:50052@8GiB". Raises UnknownDevice, WorkerUnreachable.
+    `gpus` are rigs like "RTX 4090 + 2x RTX 3060 12GB", whose cards are added up; one of them may name the
+    host, as "RTX 3090 on 64GiB DDR4-3200 2ch" does. `rpc` are addresses like "10.0.0.2:50052@8GiB".
+
+    `ram` ("64GiB DDR5-6000 2ch", "64GiB@80GB/s") and `cpu` ("Ryzen 9 7950X", "16 cores") describe a host that
+    is not this computer, `disk` ("7GB/s") its disk, or without them this computer's.
+
+    Raises UnknownDevice, BadHost, WorkerUnreachable.
     """
     from vram_llm.machine import calibration_store, overhead_store
     from vram_llm.machine import detect as machines
+    from vram_llm.machine.what_if_host import HostWords
 
-    gpus, rpc = _each(gpus), _each(rpc)
+    for name, text in (("ram", ram), ("cpu", cpu), ("disk", disk)):
+        check_type(name, text, str, type(None))
+    gpus, rpc, words = _each(gpus), _each(rpc), HostWords(ram=ram, cpu=cpu, disk=disk)
     if gpus:
-        machine = machines.what_if(gpus)
+        machine = machines.what_if(gpus, words=words)
     else:
         from vram_llm.llama.registry import backends
 
         machine = overhead_store.with_overheads(machines.detect(backends()))
+        machine = machines.on_host(machine, words)
     if rpc:
         from vram_llm.llama import rpc as workers
 

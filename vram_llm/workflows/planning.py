@@ -70,7 +70,7 @@ def plan(
             noted = _with_notes(machine, f"no dry run: {error}")
             return _plan_with_found_files(files, noted, workload, None)
         except DoesNotFit as error:
-            if error.host_is_short and (holder := largest_process()) is not None:
+            if not machine.host.what_if and error.host_is_short and (holder := largest_process()) is not None:
                 raise error.with_remark(f"of the other programs {holder}") from None
             raise
 

@@ -37,12 +37,18 @@ def load_plan(path: str) -> "Plan":
 
 
 def check(
-    plan: "Plan", *, gpus: Sequence[str] = (), rpc: Sequence[str] = (), host_reserve_bytes: int
+    plan: "Plan",
+    *,
+    gpus: Sequence[str] = (),
+    rpc: Sequence[str] = (),
+    ram: str | None = None,
+    cpu: str | None = None,
+    host_reserve_bytes: int,
 ) -> "tuple[DeviceFit, ...]":
     """The bytes that a saved plan needs on each device, and the bytes that are free there now.
 
-    `gpus` and `rpc` are as for `detect`. Raises DoesNotFit naming each device that is short, BadPlan if
-    a device is gone or the model has changed.
+    `gpus`, `rpc`, `ram` and `cpu` are as for `detect`. Raises DoesNotFit naming each device that is short,
+    BadPlan if a device is gone or the model has changed.
     """
     from vram_llm.planner import recheck as checking
 
@@ -51,7 +57,7 @@ def check(
     for companion in plan.companions:
         tensors = read_header(resolve(companion.path)).tensors
         checking.check_companion(companion, sum(tensor.n_bytes for tensor in tensors))
-    return checking.check(plan, detect(gpus, rpc), host_reserve_bytes)
+    return checking.check(plan, detect(gpus, rpc, ram=ram, cpu=cpu), host_reserve_bytes)
 
 
 def check_loadable(plan: "Plan") -> None:
@@ -68,6 +74,10 @@ def check_loadable(plan: "Plan") -> None:
     if absent := [device.name for device in plan.devices if device.what_if]:
         raise BadPlan(
             f"{absent[0]} is in the plan but not in this machine; plan without --gpu to load it here"
+        )
+    if plan.host is not None and plan.host.what_if:
+        raise BadPlan(
+            f"the plan is for another computer ({plan.host.name}); plan for this one to load the model here"
         )
     for companion in (companion for companion in plan.companions if companion.kind is CompanionKind.DRAFT):
         reason = draft_compatibility.refusal(_draft_facts(plan.model.path), _draft_facts(companion.path))

@@ -90,9 +90,11 @@ def reach(plan: Plan) -> Reach:
 
 
 def threads(plan: Plan) -> int | None:
-    """Processor threads to ask for; None for what-if cards, since their computer may have other cores."""
-    is_here = not any(device.what_if for device in plan.devices)
-    return plan.context.n_threads if is_here or plan.context.n_threads_given else None
+    """Processor threads to ask for; None if the computer to run on is not here, and its processor unknown."""
+    is_known = not plan.is_what_if
+    if plan.host is not None and plan.host.what_if:
+        is_known = plan.host.cpu_name is not None
+    return plan.context.n_threads if is_known or plan.context.n_threads_given else None
 
 
 def _rpc_numbers(plan: Plan, devices: tuple[PlannedDevice, ...]) -> dict[tuple[str, int], int]:

@@ -71,7 +71,7 @@ def device_uses(plan: Plan) -> tuple[DeviceUse, ...]:
         rows.append(
             DeviceUse(
                 id=HOST,
-                name="this computer",
+                name=plan.host.name if plan.host is not None and plan.host.what_if else "this computer",
                 layers=count,
                 parts=of(HOST),
                 used_bytes=host.total_bytes,
