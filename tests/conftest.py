@@ -1,4 +1,4 @@
-"""What several floors' tests share: tiny real models, three real RPC workers, plans for this processor."""
+"""What tests of several floors share: tiny models, RPC workers, a server, plans for this processor."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,15 +6,29 @@ from typing import Any
 
 import pytest
 
+from tests.server.live import Serving, serving
 from tests.workers import running_workers
 from tools.random_model import write_llama
+from vram_llm.machine.json_store import DATA_DIR_VARIABLE
 from vram_llm.machine.types import Host, Machine
+from vram_llm.model.header_cache import CACHE_DIR_VARIABLE
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.types import Plan, Workload
 from vram_llm.units import GIB
 from vram_llm.workflows import detection
 
 PlanOnCpu = Callable[..., Plan]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Folders of this process's own for data and caches: no measurement of this machine decides a test, and
+    tests in two processes share no file.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (DATA_DIR_VARIABLE, CACHE_DIR_VARIABLE):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +48,14 @@ def workers() -> Iterator[tuple[str, ...]]:
     """Addresses of three RPC workers. Each serves one program at a time."""
     with running_workers(3) as endpoints:
         yield endpoints
+
+
+@pytest.fixture(scope="session")
+def demo_server() -> Iterator[Serving]:
+    """`vram-llm serve demo`, healthy. It is for all tests: none may end it."""
+    with serving("demo") as served:
+        served.await_health()
+        yield served
 
 
 @pytest.fixture(scope="session")

@@ -10,25 +10,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests import zoo
-from tests.cli.running import PATIENCE_S, environment, run
+from tests.cli.running import PATIENCE_S, ROOT, environment, run, run_program
 from tests.cli.running import command as line
 from tests.cli.typed import printed_flags
-from tests.test_journeys import Serving, serving
-from tests.workers import await_listening, free_ports
+from tests.server.live import Serving, await_health, serving
+from tests.workers import await_listening, free_ports, worker_process
 from tools.random_model import write_llama
 
 pytestmark = pytest.mark.process
 
-ROOT = Path(__file__).parents[1]
 BIG = "Llama-3_3-Nemotron-Super-49B-v1_5-Q8_0-00001-of-00002.gguf"
 GENERATED = "docs/cli.md"  # written from --help; tests/scripts/test_cli_reference.py
 DOCUMENTS = ("README.md", "NOTES.md", *sorted(
@@ -93,10 +90,7 @@ def shell(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
         f'vram-llm() {{ "{sys.executable}" -m vram_llm "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n'
     )
     data_apart = environment(120) | {"VRAM_LLM_DATA_DIR": str(folder / "data")}
-    return subprocess.run(
-        ["bash", "-c", arranged + command], cwd=folder, env=data_apart, capture_output=True, text=True,
-        timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
+    return run_program("bash", "-c", arranged + command, cwd=folder, env=data_apart)
 
 
 def is_server(command: str) -> bool:
@@ -167,7 +161,8 @@ def test_servers_and_workers_as_written_but_for_their_ports(folder: Path) -> Non
                 command = command.replace(old, new)
             _, kind, *arguments = shlex.split(command)
             if kind == "worker":
-                stack.enter_context(worker(ports, arguments))
+                process = stack.enter_context(worker_process([*line("worker"), *arguments], environment()))
+                await_listening(arguments[arguments.index("--listen") + 1], process)
                 continue
             here = [str(folder / one) if (folder / one).exists() else one for one in arguments]
             with serving(*here) as served:
@@ -175,37 +170,18 @@ def test_servers_and_workers_as_written_but_for_their_ports(folder: Path) -> Non
                 assert served.client.models.list().data
 
 
-@contextmanager
-def worker(ports: dict[str, str], arguments: list[str]) -> Iterator[None]:
-    with subprocess.Popen(
-        [*line("worker"), *arguments], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            await_listening(arguments[arguments.index("--listen") + 1], process)
-            yield
-        finally:
-            process.kill()
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Serving]:
-    with serving("demo") as running:
-        running.await_health()
-        yield running
-
-
 @pytest.mark.parametrize(("name", "command"), [one for one in TO_RUN if needs_server(one[1])])
 def test_with_a_server_as_written_but_for_its_port(
-    served: Serving, folder: Path, name: str, command: str
+    demo_server: Serving, folder: Path, name: str, command: str
 ) -> None:
     option = "" if command.endswith('"') and command.startswith("examples/") else "--base-url"
-    done = shell(f"{command} {option} {served.url}/v1", folder)
+    done = shell(f"{command} {option} {demo_server.url}/v1", folder)
     assert done.returncode == 0, f"{name}: {command}\n{done.stderr}"
 
 
-def test_python_as_written_but_for_its_port(served: Serving, folder: Path) -> None:
+def test_python_as_written_but_for_its_port(demo_server: Serving, folder: Path) -> None:
     (code,) = (one for lines in blocks("README.md") if "from openai" in (one := "\n".join(lines)))
-    (folder / "readme.py").write_text(code.replace("http://127.0.0.1:8080", served.url))
+    (folder / "readme.py").write_text(code.replace("http://127.0.0.1:8080", demo_server.url))
     done = shell("python readme.py", folder)
     assert done.returncode == 0, done.stderr
     assert "Hello" in done.stdout
@@ -220,19 +196,6 @@ def test_planning_from_python_as_written(folder: Path) -> None:
     assert "tok/s" in done.stdout
 
 
-def await_health(port: int, process: "subprocess.Popen[bytes]") -> None:
-    """Wait until the server on this computer's `port` takes requests."""
-    deadline = time.monotonic() + PATIENCE_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.05)  # between two looks, up to the deadline
-    raise AssertionError("the server does not answer")
-
-
 def test_serving_from_python_as_written_but_for_its_port(folder: Path) -> None:
     _, code = python_blocks("docs/python.md")
     (port,) = free_ports(1)
@@ -240,7 +203,7 @@ def test_serving_from_python_as_written_but_for_its_port(folder: Path) -> None:
     command = [sys.executable, "serving.py"]
     with subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.PIPE) as process:
         try:
-            await_health(port, process)
+            await_health(f"http://127.0.0.1:{port}", process)
             process.send_signal(signal.SIGINT)
             assert process.wait(PATIENCE_S) == 0
         finally:

@@ -1,9 +1,7 @@
 """Every example runs, against the built-in model where it asks a server; tests/examples: the modernizer."""
 
 import json
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +9,26 @@ import openai
 import pytest
 
 from tests import zoo
-from tests.cli.running import environment
+from tests.cli.running import ROOT, run_program
 from tests.companions import write_mmproj
 from tests.pictures import png
-from tests.test_journeys import Serving, serving
+from tests.server.live import Serving, serving
 from tools.random_model import write_llama
 
 pytestmark = pytest.mark.process
 
-ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 
 
 def run(*command: str | Path) -> str:
-    done = subprocess.run(
-        list(map(str, command)), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120,
-        check=False,
-    )  # fmt: skip
+    done = run_program(*command, cwd=ROOT, patience_s=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Serving]:
-    with serving("demo") as running:
-        running.await_health()
-        yield running
-
-
-@pytest.fixture(scope="module")
-def base_url(served: Serving) -> str:
-    return f"{served.url}/v1"
+@pytest.fixture
+def base_url(demo_server: Serving) -> str:
+    return f"{demo_server.url}/v1"
 
 
 def test_every_example_is_tried_here() -> None:
@@ -70,7 +57,7 @@ def test_tools(base_url: str) -> None:
     ]
 
 
-def test_a_call_is_made_through_the_sdk_and_no_grammar_forces_it(served: Serving) -> None:
+def test_a_call_is_made_through_the_sdk_and_no_grammar_forces_it(demo_server: Serving) -> None:
     tools: Any = [
         {
             "type": "function",
@@ -84,16 +71,18 @@ def test_a_call_is_made_through_the_sdk_and_no_grammar_forces_it(served: Serving
         }
     ]  # fmt: skip
     chat: Any = [{"role": "user", "content": "What is the weather in Oslo?"}]
-    reply = served.client.chat.completions.create(model="demo", messages=chat, tools=tools, temperature=0)
+    reply = demo_server.client.chat.completions.create(
+        model="demo", messages=chat, tools=tools, temperature=0
+    )
     assert reply.choices[0].finish_reason == "tool_calls"
     (call,) = reply.choices[0].message.tool_calls or []
     assert isinstance(call, openai.types.chat.ChatCompletionMessageFunctionToolCall)
     assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Oslo"})
 
 
-def test_thinking_comes_apart_from_the_answer(served: Serving) -> None:
+def test_thinking_comes_apart_from_the_answer(demo_server: Serving) -> None:
     chat: Any = [{"role": "user", "content": "What is VRAM?"}]
-    message: Any = served.client.chat.completions.create(
+    message: Any = demo_server.client.chat.completions.create(
         model="demo", messages=chat, temperature=0,
         extra_body={"chat_template_kwargs": {"enable_thinking": True}},
     ).choices[0].message  # fmt: skip

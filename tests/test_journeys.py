@@ -5,101 +5,15 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import openai
-import psutil
 import pytest
 
-from tests.cli.running import PATIENCE_S, command, environment, run
-from tests.workers import free_ports
+from tests.cli.running import PATIENCE_S, run
+from tests.server.live import serving
 from tools.random_model import write_llama
-
-
-class Serving:
-    """A running `vram-llm serve`."""
-
-    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
-        self.process = process
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}"
-        self.client = openai.OpenAI(
-            base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE_S
-        )
-        self._said: list[str] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        self._said.extend(self.process.stderr)
-
-    def await_health(self) -> list[int]:
-        """Wait for 200; every status seen on the way."""
-        seen = []
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise AssertionError(f"serve ended with {self.process.returncode}: {self.said()}")
-            try:
-                seen.append(httpx.get(f"{self.url}/health").status_code)
-            except httpx.ConnectError:
-                seen.append(0)
-            if seen[-1] == 200:
-                return seen
-            time.sleep(0.02)  # between two looks, up to the deadline
-        raise AssertionError(f"not healthy in time: {seen[-1]}")
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal; the exit code."""
-        self.process.send_signal(number)
-        code = self.process.wait(PATIENCE_S)
-        self._reader.join(PATIENCE_S)
-        return code
-
-    def said(self) -> str:
-        """What it wrote to standard error, once it has ended."""
-        self._reader.join(PATIENCE_S)
-        return "".join(self._said)
-
-    def children(self) -> list[psutil.Process]:
-        """Its processes: the engine's."""
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-
-@contextmanager
-def serving(*args: str | Path, port: int | None = None) -> Iterator[Serving]:
-    """`vram-llm serve ARGS` on `port`, or on a free one; gone with the block."""
-    port = port or free_ports(1)[0]
-    with subprocess.Popen(
-        command("serve", *args, "--port", str(port)),
-        env=environment(columns=120), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        served = Serving(process, port)
-        try:
-            yield served
-        finally:
-            served.client.close()
-            if process.poll() is None:
-                served.end(signal.SIGKILL)
-
-
-def chat(served: Serving, text: str, **more: object) -> str:
-    """One streamed answer."""
-    stream = served.client.chat.completions.create(
-        model="",
-        messages=[{"role": "user", "content": text}],
-        stream=True,
-        max_tokens=12,
-        **more,  # type: ignore[call-overload]  # any keyword of the SDK
-    )
-    return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
 
 
 def test_a_draft_model_from_the_command_line_on(tmp_path: Path) -> None:
@@ -107,14 +21,14 @@ def test_a_draft_model_from_the_command_line_on(tmp_path: Path) -> None:
     model = write_llama(tmp_path / "model.gguf", n_ff=(256,) * 6)
     with serving(model, "--n-ctx", "2048") as served:
         served.await_health()
-        alone = chat(served, "Hello", temperature=0)
+        alone = served.chat("Hello", temperature=0)
     with serving(model, "--n-ctx", "2048", "--draft", str(model), "--no-mmap", "--verbose") as served:
         served.await_health()
-        assert chat(served, "Hello", temperature=0) == alone
+        assert served.chat("Hello", temperature=0) == alone
         stream = served.client.completions.create(model="", prompt="Hello", max_tokens=1000, stream=True)
         next(iter(stream))
         stream.close()
-        assert chat(served, "Hello", temperature=0) == alone
+        assert served.chat("Hello", temperature=0) == alone
         assert served.end() == 0
         assert "as planned on every device, to the byte: weights, context, compute, draft" in served.said()
         assert "Traceback" not in served.said()
@@ -125,10 +39,10 @@ def test_the_demo_model_from_start_to_end() -> None:
         seen = served.await_health()
         assert set(seen) <= {0, 503, 200}
         assert [model.id for model in served.client.models.list()] == ["demo"]
-        answer = chat(served, "What is a tensor split?", temperature=0)
+        answer = served.chat("What is a tensor split?", temperature=0)
         assert answer
-        assert answer == chat(served, "What is a tensor split?", temperature=0)
-        assert chat(served, "x", temperature=1, seed=7) == chat(served, "x", temperature=1, seed=7)
+        assert answer == served.chat("What is a tensor split?", temperature=0)
+        assert served.chat("x", temperature=1, seed=7) == served.chat("x", temperature=1, seed=7)
         engine = served.children()
         assert len(engine) == 1
         assert served.end(signal.SIGINT) == 0
@@ -147,7 +61,7 @@ def test_three_workers_hold_what_the_plan_says(workers: tuple[str, ...], tmp_pat
     assert len(plan["placement"]["device_order"]) == 3
     with serving(model, "--smart-split", "--verbose", *rpc) as served:
         served.await_health()
-        assert chat(served, "hello")
+        assert served.chat("hello")
         assert served.end() == 0
         rows = dict(re.findall(r"^(RPC\d)(.*)$", served.said(), re.MULTILINE))
         assert set(rows) == set(plan["placement"]["device_order"])
@@ -163,7 +77,7 @@ def test_a_saved_plan_is_served(tmp_path: Path) -> None:
     saved.write_text(run("plan", model, "--n-ctx", "512", "--parallel", "2", "--json").stdout)
     with serving("--plan", saved) as served:
         served.await_health()
-        assert chat(served, "hello")
+        assert served.chat("hello")
         too_long = [{"role": "user", "content": "word " * 600}]
         with pytest.raises(openai.BadRequestError, match="the context holds 512") as caught:
             served.client.chat.completions.create(model="tiny", messages=too_long)  # type: ignore[arg-type]  # plain dicts
@@ -183,7 +97,7 @@ def test_the_api_outlives_its_engine(tmp_path: Path) -> None:
             for _ in stream:
                 pass
         served.await_health()
-        assert chat(served, "still there?")
+        assert served.chat("still there?")
         assert served.end() == 0
 
 
@@ -214,7 +128,7 @@ def test_a_number_no_wire_carries_harms_nobody(tmp_path: Path) -> None:
         served.await_health()
         with pytest.raises(openai.BadRequestError, match="max_tokens"):
             served.client.completions.create(model="tiny", prompt="x", max_tokens=10**30)
-        assert chat(served, "hello")
+        assert served.chat("hello")
 
 
 def test_keys_are_asked_for(tmp_path: Path) -> None:

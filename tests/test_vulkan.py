@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 
-from tests.test_journeys import chat, serving
+from tests.server.live import serving
 from vram_llm.llama.registry import backends, gpu_libraries
 from vram_llm.machine.types import DeviceKind, Machine
 from vram_llm.planner.types import Plan, Workload
@@ -48,4 +48,4 @@ def test_it_holds_what_is_planned(plan: Plan) -> None:
 def test_it_answers(plan: Plan) -> None:
     with serving("demo", "--n-ctx", "1024") as served:
         served.await_health()
-        assert "memory" in chat(served, "What is VRAM?", temperature=0)
+        assert "memory" in served.chat("What is VRAM?", temperature=0)

@@ -3,21 +3,47 @@
 import os
 import subprocess
 import sys
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
+from vram_llm.machine.json_store import DATA_DIR_VARIABLE
+from vram_llm.model.header_cache import CACHE_DIR_VARIABLE
+
 PATIENCE_S = 60.0
+ROOT = Path(__file__).parents[2]
+_OWN_FOLDERS = (DATA_DIR_VARIABLE, CACHE_DIR_VARIABLE)  # set by tests/conftest.py
 
 
-def run(*args: str | Path, cwd: Path | None = None, columns: int = 80) -> "subprocess.CompletedProcess[str]":
-    """Run `vram-llm` with `args` to its end."""
+def run(
+    *args: str | Path,
+    cwd: Path | None = None,
+    columns: int = 80,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    patience_s: float = PATIENCE_S,
+) -> "subprocess.CompletedProcess[str]":
+    """Run `vram-llm` with `args` to its end; `env` is the whole environment, in place of `environment()`."""
+    return run_program(
+        *command(*args), cwd=cwd, env=env or environment(columns), stdin=stdin, patience_s=patience_s
+    )
+
+
+def run_program(
+    *words: str | Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    patience_s: float = PATIENCE_S,
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command line of any program to its end; without `stdin` it reads what this process reads."""
     return subprocess.run(
-        command(*args),
+        list(map(str, words)),
         cwd=cwd,
-        env=environment(columns),
+        env=env or environment(),
+        input=stdin,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=patience_s,
         check=False,
     )
 
@@ -28,11 +54,10 @@ def command(*args: str | Path) -> list[str]:
 
 
 def environment(columns: int = 80) -> dict[str, str]:
-    """This environment with a terminal of some width, no key by accident, and a data folder apart."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("VRAM_LLM_")}
-    return {
-        **kept,
-        "COLUMNS": str(columns),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "VRAM_LLM_DATA_DIR": str(Path(tempfile.gettempdir()) / "vram-llm-tests"),
+    """This environment with a terminal of some width, and no key or setting by accident."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("VRAM_LLM_") or name in _OWN_FOLDERS
     }
+    return {**kept, "COLUMNS": str(columns), "PYTHONPATH": str(ROOT)}

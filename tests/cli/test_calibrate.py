@@ -5,7 +5,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from tests.cli.running import command, environment
+from tests.cli import running
+from tests.cli.running import environment
 from tests.workers import free_ports
 from vram_llm.cli.json_types import schema
 
@@ -14,14 +15,8 @@ PATIENCE_S = 120.0
 
 def run(folder: Path, *args: str) -> "subprocess.CompletedProcess[str]":
     """Run `vram-llm` with a data folder of the test's own."""
-    return subprocess.run(
-        command(*args),
-        env=environment(100) | {"VRAM_LLM_DATA_DIR": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+    env = environment(100) | {"VRAM_LLM_DATA_DIR": str(folder)}
+    return running.run(*args, env=env, patience_s=PATIENCE_S)
 
 
 def test_a_journey(tmp_path: Path, workers: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.cli.running import PATIENCE_S, command, environment, run
-from tests.test_journeys import Serving, serving
+from tests.server.live import Serving, serving
 from tools.random_model import write_llama
 
 pytestmark = pytest.mark.process
@@ -29,10 +29,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 def chat(*args: str, lines: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        command("chat", *args), input=lines, env=environment(), capture_output=True, text=True,
-        timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
+    return run("chat", *args, stdin=lines)
 
 
 def test_piped_lines_are_answered_by_the_built_in_model() -> None:

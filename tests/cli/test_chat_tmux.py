@@ -8,25 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.cli import tmux
 from tests.cli.running import command, environment
 from tests.cli.tmux import Tmux, needs_tmux
 from tests.companions import write_mmproj
 from tests.pictures import png
-from tests.test_journeys import Serving, serving
+from tests.server.live import Serving, serving
 from tools.random_model import write_llama
 
 pytestmark = needs_tmux
 PROMPT = r"^> ?$"  # an empty one, which waits
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Serving]:
-    with serving("demo") as running:
-        running.await_health()
-        yield running
 
 
 @contextmanager
@@ -58,8 +49,8 @@ def saved(terminal: Tmux, path: Path) -> list[dict[str, Any]]:
     return messages
 
 
-def test_a_paste_of_three_lines_is_one_message(served: Serving, tmp_path: Path) -> None:
-    with chatting(served, tmp_path) as terminal:
+def test_a_paste_of_three_lines_is_one_message(demo_server: Serving, tmp_path: Path) -> None:
+    with chatting(demo_server, tmp_path) as terminal:
         terminal.paste("What is\n/clear\nGGUF?\n")
         terminal.await_screen(r"^> What is\n  /clear\n  GGUF\?$")
         terminal.press("Enter")
@@ -70,8 +61,8 @@ def test_a_paste_of_three_lines_is_one_message(served: Serving, tmp_path: Path) 
         assert answer["content"]
 
 
-def test_lines_typed_with_alt_enter_are_one_message(served: Serving, tmp_path: Path) -> None:
-    with chatting(served, tmp_path) as terminal:
+def test_lines_typed_with_alt_enter_are_one_message(demo_server: Serving, tmp_path: Path) -> None:
+    with chatting(demo_server, tmp_path) as terminal:
         terminal.type("What is")
         terminal.press("M-Enter")
         terminal.type("a token?")
@@ -81,12 +72,12 @@ def test_lines_typed_with_alt_enter_are_one_message(served: Serving, tmp_path: P
         assert saved(terminal, tmp_path / "saved.json")[0]["content"] == "What is\na token?"
 
 
-def test_what_was_typed_is_found_again_in_the_next_chat(served: Serving, tmp_path: Path) -> None:
-    with chatting(served, tmp_path) as terminal:
+def test_what_was_typed_is_found_again_in_the_next_chat(demo_server: Serving, tmp_path: Path) -> None:
+    with chatting(demo_server, tmp_path) as terminal:
         ask(terminal, "What is VRAM?")
         terminal.press("Up")
         terminal.await_screen(r"^> What is VRAM\?$", count=2)
-    with chatting(served, tmp_path) as terminal:
+    with chatting(demo_server, tmp_path) as terminal:
         terminal.press("Up")
         terminal.await_screen(r"^> What is VRAM\?$")
         terminal.press("Enter")
@@ -95,9 +86,9 @@ def test_what_was_typed_is_found_again_in_the_next_chat(served: Serving, tmp_pat
     assert (tmp_path / "chat_history").stat().st_mode & 0o077 == 0
 
 
-def test_a_message_outlives_a_change_of_the_windows_size(served: Serving, tmp_path: Path) -> None:
+def test_a_message_outlives_a_change_of_the_windows_size(demo_server: Serving, tmp_path: Path) -> None:
     words = " ".join(f"word{n}" for n in range(20))
-    with chatting(served, tmp_path) as terminal:
+    with chatting(demo_server, tmp_path) as terminal:
         terminal.type(words)
         terminal.await_screen("word19$")
         terminal.resize(40, 30)
@@ -149,7 +140,7 @@ def test_a_server_that_dies_in_the_middle_of_an_answer(tmp_path: Path) -> None:
             assert answer["content"].startswith("Hello")
 
 
-def test_a_picture(served: Serving, tmp_path: Path) -> None:
+def test_a_picture(demo_server: Serving, tmp_path: Path) -> None:
     picture = tmp_path / "a cat.png"
     picture.write_bytes(png(1))
     model = write_llama(tmp_path / "tiny.gguf")
@@ -163,16 +154,16 @@ def test_a_picture(served: Serving, tmp_path: Path) -> None:
             image, text = question["content"]
             assert image["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
             assert text == {"type": "text", "text": "What is this?"}
-    with chatting(served, tmp_path) as terminal:
+    with chatting(demo_server, tmp_path) as terminal:
         terminal.enter(f"/image {picture}")
         terminal.await_screen("^demo takes no images; serve a model that does, with its projector: --mmproj")
 
 
-def test_an_answer_is_edited_stopped_and_left(served: Serving, tmp_path: Path) -> None:
+def test_an_answer_is_edited_stopped_and_left(demo_server: Serving, tmp_path: Path) -> None:
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\nsed -i s/GGUF/VRAM/ "$1"\n')
     editor.chmod(0o700)
-    address = served.url.removeprefix("http://")
+    address = demo_server.url.removeprefix("http://")
     names = {"VISUAL": str(editor), "EDITOR": str(editor), "VRAM_LLM_DATA_DIR": str(tmp_path)}
     line = command("chat", address, "--temperature", "0", "--max-tokens", "30")
     with tmux.running(line, {**environment(), **names}) as terminal:

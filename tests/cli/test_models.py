@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests import zoo
-from tests.cli.running import PATIENCE_S, command, environment
+from tests.cli import running
+from tests.cli.running import environment
 from tools.random_model import write_llama
 
 pytestmark = pytest.mark.process
@@ -20,9 +21,7 @@ def run(
     gone = ("HF_HUB_CACHE", "HF_HOME", "OLLAMA_MODELS", "LLAMA_CACHE")
     kept = {name: value for name, value in environment(columns).items() if name not in gone}
     kept |= {"HOME": str(home), "PYTHONIOENCODING": encoding}
-    return subprocess.run(
-        command(*args), env=kept, capture_output=True, text=True, timeout=PATIENCE_S, check=False
-    )
+    return running.run(*args, env=kept)
 
 
 @pytest.fixture

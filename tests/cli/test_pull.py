@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import try_to_load_from_cache
 
 from tests import zoo
-from tests.cli.running import PATIENCE_S, command, environment
+from tests.cli.running import environment, run
 from tests.model.range_server import Answer, RangeServer, running
 from tools.random_model import write_llama
 from vram_llm.model.fetch import PIECE_BYTES
@@ -44,9 +44,7 @@ class Hub:
         env = {name: value for name, value in environment(200).items() if not name.startswith("HF_")}
         env |= {"HF_ENDPOINT": self.server.url, "HF_HUB_CACHE": str(self.cache)}
         env["VRAM_LLM_CACHE_DIR"] = str(self.cache / "headers")
-        return subprocess.run(
-            command(*args), env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
-        )
+        return run(*args, env=env)
 
     def ranges(self) -> list[str]:
         """The requests for models after planning: they name the commit."""

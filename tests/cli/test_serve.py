@@ -2,7 +2,6 @@
 
 import re
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from tests import zoo
 from tests.cli.running import run
 from tests.conftest import PlanOnCpu
 from tests.server.fake_engine import INFO
-from tests.test_journeys import Serving, serving
+from tests.server.live import Serving, serving
 from vram_llm.cli.load_progress import LoadLines
 from vram_llm.cli.ready_lines import ready_lines
 from vram_llm.machine.types import Host, Machine
@@ -25,13 +24,6 @@ from vram_llm.units import GIB
 from vram_llm.workflows import detection
 
 pytestmark = pytest.mark.process
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Serving]:
-    with serving("demo") as running:
-        running.await_health()
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +122,12 @@ def test_a_load_that_has_not_moved_has_no_rate() -> None:
     assert lines == ["loading: 0 of 1.0 GiB"]
 
 
-def test_a_port_that_vram_llm_has(served: Serving) -> None:
-    port = served.port
+def test_a_port_that_vram_llm_has(demo_server: Serving) -> None:
+    port = demo_server.port
     done = run("serve", "demo", "--port", str(port))
     assert done.returncode == 30
     found = re.search(
-        rf"{port} is taken by vram-llm \(pid {served.process.pid}, demo\); `--port (\d+)` is free",
+        rf"{port} is taken by vram-llm \(pid {demo_server.process.pid}, demo\); `--port (\d+)` is free",
         done.stderr,
     )
     assert found is not None, done.stderr
@@ -143,6 +135,6 @@ def test_a_port_that_vram_llm_has(served: Serving) -> None:
         probe.bind(("127.0.0.1", int(found[1])))
 
 
-def test_the_port_is_looked_at_before_the_model(served: Serving, tmp_path: Path) -> None:
-    done = run("serve", "nowhere.gguf", "--port", str(served.port), cwd=tmp_path)
+def test_the_port_is_looked_at_before_the_model(demo_server: Serving, tmp_path: Path) -> None:
+    done = run("serve", "nowhere.gguf", "--port", str(demo_server.port), cwd=tmp_path)
     assert done.returncode == 30

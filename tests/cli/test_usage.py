@@ -1,7 +1,6 @@
 """The command line as users of llama-server, Ollama and others type it, and a sentence for what is wrong."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import click
 import pytest
 
 from tests import zoo
-from tests.cli.running import PATIENCE_S, environment, run
+from tests.cli.running import run, run_program
 from vram_llm.cli.main import cli
 from vram_llm.cli.plan_options import PlanOptions, plan_options
 from vram_llm.cli.server_options import server_options
@@ -135,9 +134,6 @@ def test_context_0_is_what_the_model_was_trained_on(tmp_path: Path) -> None:
 @pytest.mark.process
 def test_windows_is_refused_with_the_way_to_go_on() -> None:
     code = "import sys; from vram_llm.cli.main import main; sys.platform = 'win32'; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "models"], env=environment(), capture_output=True, text=True,
-        timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
+    done = run_program(sys.executable, "-c", code, "models")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (33, "", 1)
     assert "WSL2" in done.stderr

@@ -2,19 +2,16 @@
 
 import contextlib
 import os
-import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 
 from tests.clients.environments import ROOT, ClientsError
-
-_START_LIMIT_S = 120.0
-_ADDRESS = re.compile(r"(http://[^/\s]+)/v1")
+from tests.server.live import await_health
+from tests.workers import free_ports
 
 
 class Model(StrEnum):
@@ -27,18 +24,26 @@ class Model(StrEnum):
     def command(self) -> list[str]:
         if self is Model.SCRIPTED:
             return [sys.executable, "-m", "tests.clients.scripted_server"]
-        return [sys.executable, "-m", "vram_llm", "serve", "demo", "--reasoning", "off", "--port", "0"]
+        return [sys.executable, "-m", "vram_llm", "serve", "demo", "--reasoning", "off"]
 
 
 @contextlib.contextmanager
 def running(model: Model) -> Iterator[str]:
     """The address of a server of `model`, without /v1. Raises ClientsError if it does not start."""
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with tempfile.NamedTemporaryFile() as log:
         process = subprocess.Popen(
-            model.command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log
+            [*model.command, "--port", str(port)], cwd=ROOT, env=environment, stdout=log, stderr=log
         )
         try:
-            yield _address(model, process, Path(log.name))
+            try:
+                await_health(url, process)
+            except AssertionError as error:
+                said = Path(log.name).read_text()[-500:].strip()
+                raise ClientsError(f"the server of the {model} model does not start: {said}") from error
+            yield url
         finally:
             process.terminate()
             try:
@@ -46,12 +51,3 @@ def running(model: Model) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _address(model: Model, process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + _START_LIMIT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        if found := _ADDRESS.search(log.read_text()):
-            return found[1]
-        time.sleep(0.1)  # between two looks, up to the deadline
-    raise ClientsError(f"the server of the {model} model does not start: {log.read_text()[-500:].strip()}")

@@ -3,13 +3,12 @@
 import json
 from typing import Any
 
-import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 from tests.clients.script import instance, written
 from tests.clients.scripted_engine import ScriptedEngine
-from tests.server.conftest import listening
+from tests.server.live import async_openai_sdk, listening
 
 TOOL: Any = {
     "type": "function",
@@ -63,7 +62,7 @@ def test_instances(schema: dict[str, object], value: object) -> None:
 async def test_a_call_and_its_result_through_the_server() -> None:
     async with (
         listening(ScriptedEngine()) as url,
-        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+        async_openai_sdk(url) as client,
     ):
         messages: list[ChatCompletionMessageParam] = [
             {"role": "user", "content": 'CALL look {"at": ["the sky"]}'}

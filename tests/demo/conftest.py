@@ -7,14 +7,12 @@ from typing import Any, Protocol
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.turns import full_step
+from tests.engine.harness import full_steps, loaded, make_request, run, text_of
 from vram_llm import demo
 from vram_llm.chat.template import ChatTemplate
 from vram_llm.engine.loop import Loop
-from vram_llm.engine.request import Request, SamplingParams
 from vram_llm.llama.model import LoadedModel
 
-MOST_STEPS = 20_000
 Chat = list[dict[str, Any]]
 
 
@@ -26,9 +24,8 @@ class Answers(Protocol):
 
 @pytest.fixture(scope="session")
 def model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
-    loaded = LoadedModel(plan_on_cpu(demo.path(), n_ctx=8192, parallel=32))
-    yield loaded
-    loaded.close()
+    with loaded(plan_on_cpu(demo.path(), n_ctx=8192, parallel=32)) as model:
+        yield model
 
 
 @pytest.fixture(scope="session")
@@ -37,16 +34,11 @@ def answers(model: LoadedModel) -> Answers:
     loop, numbers = Loop(model), count()
 
     def answer(chats: list[Chat], tools: list[Any] | None = None, **names: Any) -> list[str]:
-        said = {str(next(numbers)): "" for _ in chats}
-        for name, chat, offered in zip(said, chats, tools or [None] * len(chats), strict=True):
+        requests = []
+        for chat, offered in zip(chats, tools or [None] * len(chats), strict=True):
             prompt = template.render(chat, tools=offered, **names)
-            sampling = SamplingParams(temperature=0)
-            assert loop.submit(Request(id=name, prompt=prompt, max_tokens=120, sampling=sampling)) is None
-        for _ in range(MOST_STEPS):
-            if loop.is_idle:
-                return list(said.values())
-            for event in full_step(loop):
-                said[event.id] += event.text
-        raise AssertionError(f"not idle after {MOST_STEPS} steps")
+            name = str(next(numbers))
+            requests.append(make_request(name, prompt, max_tokens=120, ignore_eos=False))
+        return [text_of(events) for events in run(loop, *requests, steps=full_steps).values()]
 
     return answer

@@ -1,6 +1,7 @@
 """LoRA adapters by request: never mixed in a batch, never over one another's prefixes."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,11 @@ from typing import Any
 import pytest
 
 from tests.companions import write_lora
-from tests.engine.clients import Start, answer, soon
-from tests.engine.clients import tokens as tokens_of
+from tests.engine.clients import answer
+from tests.engine.harness import Start, loaded, make_request, run, soon, tokens_of
 from tests.engine.rounding import assert_same
-from tests.engine.turns import events
 from vram_llm.engine.loop import Loop
-from vram_llm.engine.request import Request, SamplingParams, TokenEvent
-from vram_llm.llama.model import LoadedModel
+from vram_llm.engine.request import Request, TokenEvent
 from vram_llm.machine.types import Host, Machine
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import with_adapters
@@ -57,15 +56,12 @@ def plan(tiny_model: Path, host: Host) -> MakePlan:
 @pytest.fixture
 def load(plan: MakePlan) -> Iterator[Load]:
     """Loads such a plan."""
-    models = []
+    with ExitStack() as models:
 
-    def loaded(*loras: Lora, **options: Any) -> Loop:
-        models.append(LoadedModel(plan(*loras, **options)))
-        return Loop(models[-1])
+        def load(*loras: Lora, **options: Any) -> Loop:
+            return Loop(models.enter_context(loaded(plan(*loras, **options))))
 
-    yield loaded
-    for model in models:
-        model.close()
+        yield load
 
 
 @pytest.fixture
@@ -74,23 +70,12 @@ def loop(load: Load, loras: tuple[Lora, Lora]) -> Loop:
 
 
 def request(name: str, adapters: tuple[int, ...] | None, **options: Any) -> Request:
-    greedy = SamplingParams(temperature=0)
-    made = Request(id=name, prompt=PROMPT, max_tokens=12, ignore_eos=True, sampling=greedy, adapters=adapters)
-    return replace(made, **options)
-
-
-def run(loop: Loop, *requests: Request) -> dict[str, list[TokenEvent]]:
-    news: dict[str, list[TokenEvent]] = {each.id: [] for each in requests}
-    for each in requests:
-        assert loop.submit(each) is None
-    for event in events(loop):
-        news[event.id].append(event)
-    return news
+    return make_request(name, **{"prompt": PROMPT, "max_tokens": 12, "adapters": adapters, **options})
 
 
 def tokens(events: list[TokenEvent]) -> list[int]:
     assert events[-1].error is None
-    return [token for event in events for token in event.token_ids]
+    return tokens_of(events)
 
 
 def test_each_answers_as_if_it_were_loaded_alone(loop: Loop, load: Load, loras: tuple[Lora, Lora]) -> None:

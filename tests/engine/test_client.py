@@ -9,17 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.clients import (
-    Start,
-    answer,
-    begun,
-    engine_processes,
-    refusal_of,
-    request,
-    soon,
-    tokens,
-    with_path,
-)
+from tests.engine.clients import answer, begun, refusal_of, request, with_path
+from tests.engine.harness import Start, engine_processes, soon, tokens_of
 from tests.workers import running_workers
 from vram_llm.engine import client
 from vram_llm.engine.client import EngineClient
@@ -108,21 +99,21 @@ async def test_a_worker_that_has_gone(start: Start, tiny_model: Path, host: Host
 
 async def test_generate(engine: EngineClient) -> None:
     events = await soon(answer(engine, "r"))
-    assert len(tokens(events)) == 8
+    assert len(tokens_of(events)) == 8
     assert [event.finish_reason for event in events] == [None] * 7 + [FinishReason.LENGTH]
     assert (events[-1].prompt_tokens, events[-1].completion_tokens) == (3, 8)
-    assert tokens(await soon(answer(engine, "again"))) == tokens(events)
+    assert tokens_of(await soon(answer(engine, "again"))) == tokens_of(events)
 
 
 async def test_many_at_once(engine: EngineClient) -> None:
     prompts = [(1, 40 + i, 90 - i) for i in range(12)]
-    alone = [tokens(await soon(answer(engine, f"a{i}", prompt=p))) for i, p in enumerate(prompts)]
+    alone = [tokens_of(await soon(answer(engine, f"a{i}", prompt=p))) for i, p in enumerate(prompts)]
     together = await soon(asyncio.gather(*(answer(engine, f"t{i}", prompt=p) for i, p in enumerate(prompts))))
     assert len({tuple(tokens) for tokens in alone}) == 12
     assert (
-        sum(a == tokens(t) for a, t in zip(alone, together, strict=True)) >= 9
+        sum(a == tokens_of(t) for a, t in zip(alone, together, strict=True)) >= 9
     )  # rounding may tip a near tie
-    assert all(a[0] == tokens(t)[0] for a, t in zip(alone, together, strict=True))
+    assert all(a[0] == tokens_of(t)[0] for a, t in zip(alone, together, strict=True))
 
 
 async def test_refusals_are_errors_of_the_request_alone(engine: EngineClient) -> None:
@@ -146,7 +137,7 @@ async def test_a_stream_closed_early_frees_its_slot(engine: EngineClient) -> Non
         for stream in streams:
             await stream.aclose()
     answers = await soon(asyncio.gather(*(answer(engine, f"r{i}") for i in range(2))))
-    assert [len(tokens(answer)) for answer in answers] == [8, 8]
+    assert [len(tokens_of(answer)) for answer in answers] == [8, 8]
 
 
 async def test_a_cancelled_task_frees_its_slot(engine: EngineClient) -> None:
@@ -167,7 +158,7 @@ async def test_a_cancelled_task_frees_its_slot(engine: EngineClient) -> None:
         for end in await asyncio.gather(*tasks, return_exceptions=True)
     )
     answers = await soon(asyncio.gather(*(answer(engine, f"r{i}") for i in range(2))))
-    assert [len(tokens(answer)) for answer in answers] == [8, 8]
+    assert [len(tokens_of(answer)) for answer in answers] == [8, 8]
 
 
 async def test_a_full_queue_turns_away(
@@ -184,8 +175,8 @@ async def test_a_full_queue_turns_away(
     assert refusal.value.retry_after_s >= 1
     await first.aclose()
     answers = await soon(asyncio.gather(*queued))
-    assert all(len(tokens(answer)) == 8 for answer in answers)
-    assert len(tokens(await soon(answer(engine, "later")))) == 8
+    assert all(len(tokens_of(answer)) == 8 for answer in answers)
+    assert len(tokens_of(await soon(answer(engine, "later")))) == 8
 
 
 async def test_images_of_too_many_bytes_in_flight_are_turned_away(
@@ -214,7 +205,7 @@ async def test_those_who_go_away_free_their_slots(engine: EngineClient) -> None:
         streams = [await begun(engine, f"{i}-{k}") for k in range(2)]
         for stream in streams:
             await stream.aclose()
-    assert len(tokens(await soon(answer(engine, "last")))) == 8
+    assert len(tokens_of(await soon(answer(engine, "last")))) == 8
     assert (engine.stats.n_running, engine.stats.n_waiting) == (0, 0)
     assert engine.stats.n_generated_tokens >= 108
 

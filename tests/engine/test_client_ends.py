@@ -10,19 +10,8 @@ import psutil
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.clients import (
-    PATIENCE_S,
-    Start,
-    answer,
-    begun,
-    engine_processes,
-    exhaust,
-    refusal_of,
-    request,
-    soon,
-    tokens,
-    with_path,
-)
+from tests.engine.clients import answer, begun, exhaust, refusal_of, request, with_path
+from tests.engine.harness import PATIENCE_S, Start, engine_processes, soon, tokens_of
 from vram_llm.engine import supervisor
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import EngineState
@@ -55,7 +44,7 @@ async def test_a_death_costs_the_requests_in_flight_and_no_more(engine: EngineCl
     with pytest.raises(EngineDied, match="the engine is not ready: restarting after"):
         await answer(engine, "too early")
     await soon(engine.ready())
-    assert len(tokens(await soon(answer(engine, "new")))) == 8
+    assert len(tokens_of(await soon(answer(engine, "new")))) == 8
     (again,) = engine_processes()
     assert again.pid != process.pid
     assert psutil.Process().num_fds() == n_open
@@ -184,7 +173,7 @@ async def test_drain_lets_requests_finish_and_takes_no_new_ones(engine: EngineCl
     with pytest.raises(EngineDied, match="the engine is not ready: shutting down"):
         await answer(engine, "new")
     events = [event async for event in stream]
-    assert (len(tokens(events)), events[-1].finish_reason) == (199, FinishReason.LENGTH)
+    assert (len(tokens_of(events)), events[-1].finish_reason) == (199, FinishReason.LENGTH)
     await soon(draining)
     assert engine.state is EngineState.STOPPING
 

@@ -1,6 +1,7 @@
 """Embeddings held against llama.cpp's own, made one text at a time by its bindings."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import pytest
 from tokenizers import BertWordPieceTokenizer
 
 from tests.conftest import PlanOnCpu
+from tests.engine.harness import loaded
 from tools.random_bert import word_pieces, write_bert
 from vram_llm.engine.embedding_loop import Embedder
 from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.engine.rerank_prompt import rerank_tokens
 from vram_llm.engine.wire import Embedded
-from vram_llm.llama.model import LoadedModel
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.types import FlashAttention
 
@@ -29,15 +30,12 @@ Make = Callable[..., Embedder]
 @pytest.fixture
 def make(plan_on_cpu: PlanOnCpu) -> Iterator[Make]:
     """Makes an embedder of the model at `path`; the rest is Workload's."""
-    models = []
+    with ExitStack() as models:
 
-    def loaded(path: Path, **workload: Any) -> Embedder:
-        models.append(LoadedModel(plan_on_cpu(path, **workload)))
-        return Embedder(models[-1])
+        def load(path: Path, **workload: Any) -> Embedder:
+            return Embedder(models.enter_context(loaded(plan_on_cpu(path, **workload))))
 
-    yield loaded
-    for model in models:
-        model.close()
+        yield load
 
 
 @pytest.fixture(scope="module")

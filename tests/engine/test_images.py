@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -16,10 +15,9 @@ from llama_cpp import mtmd_cpp as M  # noqa: N812 - the C side
 
 from tests.companions import write_mmproj
 from tests.conftest import PlanOnCpu
-from tests.engine.turns import events, full_step
+from tests.engine.harness import empty, full_step, loaded, make_request, tokens_of, write_f32
+from tests.engine.harness import run as run_all
 from tests.pictures import bmp, gif, png, png_of
-from tests.zoo.loadable import LOADABLE, qwen2vl, with_vocabulary, write_loadable
-from tools.random_model import write_llama
 from vram_llm.engine.inputs.image_prompts import MAX_PIXELS
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import (
@@ -40,12 +38,9 @@ from vram_llm.workflows import planning
 
 pytestmark = pytest.mark.process
 
-GREEDY = SamplingParams(temperature=0)
 BEFORE, AFTER = "What is there to be seen in this picture, the one here? ", " Say it."
 Answer = list[TokenEvent]
 
-
-MODELS = LOADABLE | {"qwen2vl": qwen2vl}
 KINDS = {"mlp": "llama", "qwen2vl_merger": "qwen2vl", "gemma3": "gemma3"}  # the text model of a projector
 
 
@@ -55,11 +50,7 @@ def plan(request: pytest.FixtureRequest, host: Host, tmp_path_factory: pytest.Te
     and rows that see each other. Weights are float32.
     """
     folder, kind = tmp_path_factory.mktemp("images"), request.param
-    path = folder / "f32.gguf"
-    if kind == "mlp":
-        write_llama(path, quant=gguf.GGMLQuantizationType.F32)
-    else:
-        write_loadable(with_vocabulary(MODELS[KINDS[kind]]()), path, "F32")
+    path = write_f32(folder / "f32.gguf", KINDS[kind])
     mmproj = write_mmproj(folder / "mmproj.gguf", kind=kind, n_text=64 if kind == "mlp" else 256)
     wish = Workload(
         n_ctx=512, parallel=4, reserve_bytes=0, n_batch=64, n_ubatch=32, mmproj=str(mmproj),
@@ -70,10 +61,9 @@ def plan(request: pytest.FixtureRequest, host: Host, tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="module")
 def model(plan: Plan) -> Iterator[LoadedModel]:
-    loaded = LoadedModel(plan)
-    yield loaded
-    gc.collect()
-    loaded.close()
+    with loaded(plan) as model:
+        yield model
+        gc.collect()
 
 
 @pytest.fixture
@@ -82,37 +72,17 @@ def loop(model: LoadedModel) -> Iterator[Loop]:
     loop = Loop(model)
     yield loop
     assert loop.is_idle
-    _empty(loop)
-
-
-def _empty(loop: Loop) -> None:
-    while loop._cache.evict():
-        pass
-    assert loop.stats().n_cells_used == 0
+    empty(loop)
 
 
 def seen(name: str, *pictures: bytes, max_tokens: int = 12, **options: Any) -> Request:
     """A request with pictures in the middle of its prompt."""
-    return Request(
-        id=name, prompt=BEFORE + AFTER, max_tokens=max_tokens, ignore_eos=True,
-        images=tuple(Image(len(BEFORE), picture, f"images[{i}]") for i, picture in enumerate(pictures)),
-        **{"sampling": GREEDY, **options},
-    )  # fmt: skip
+    images = tuple(Image(len(BEFORE), picture, f"images[{i}]") for i, picture in enumerate(pictures))
+    return make_request(name, BEFORE + AFTER, max_tokens=max_tokens, images=images, **options)
 
 
 def run(loop: Loop, *requests: Request) -> list[Answer]:
-    """Submit all at once and run until nothing is left; the news of each."""
-    news: dict[str, Answer] = {request.id: [] for request in requests}
-    for request in requests:
-        if (refusal := loop.submit(request)) is not None:
-            news[request.id].append(refusal)
-    for event in events(loop):
-        news[event.id].append(event)
-    return list(news.values())
-
-
-def tokens(answer: Answer) -> list[int]:
-    return [token for event in answer for token in event.token_ids]
+    return list(run_all(loop, *requests).values())
 
 
 def firsts(answer: Answer) -> dict[int, float]:
@@ -124,12 +94,12 @@ def firsts(answer: Answer) -> dict[int, float]:
 def assert_same(alone: Answer, among: Answer) -> None:
     """Token for token, up to where the two best are nearer than rounding moves them."""
     pairs = zip(
-        tokens(alone), tokens(among), [each for event in alone for each in event.logprobs], strict=True
+        tokens_of(alone), tokens_of(among), [each for event in alone for each in event.logprobs], strict=True
     )
     for token, other, told in pairs:
         if token != other:
             best, second = (each.logprob or 0.0 for each in told.top)
-            assert best - second < 5e-3, (best, second, tokens(alone), tokens(among))
+            assert best - second < 5e-3, (best, second, tokens_of(alone), tokens_of(among))
             return
 
 
@@ -205,10 +175,10 @@ def test_equal_images_share_their_cells_and_others_do_not(model: LoadedModel, lo
         assert again[-1].cached_tokens == other[-1].cached_tokens == n_before
     else:
         assert (again[-1].cached_tokens, other[-1].cached_tokens) == (one[-1].prompt_tokens - 1, n_before)
-    assert tokens(again) == tokens(one)
-    _empty(loop)
+    assert tokens_of(again) == tokens_of(one)
+    empty(loop)
     (alone,) = run(loop, seen("alone", png(2)))
-    assert tokens(alone) == tokens(other)
+    assert tokens_of(alone) == tokens_of(other)
 
 
 def test_images_take_no_memory_but_what_was_planned(model: LoadedModel, loop: Loop) -> None:
@@ -219,7 +189,7 @@ def test_images_take_no_memory_but_what_was_planned(model: LoadedModel, loop: Lo
 
 
 def test_streams_beside_go_on_and_say_what_they_say_alone(loop: Loop) -> None:
-    text = Request(id="text", prompt="Count with me:", max_tokens=40, sampling=GREEDY, ignore_eos=True)
+    text = make_request("text", "Count with me:", max_tokens=40)
     (alone,) = run(loop, text)
     requests = [seen(f"image {i}", png(i)) for i in range(3)]
     assert loop.submit(text) is None
@@ -237,7 +207,7 @@ def test_streams_beside_go_on_and_say_what_they_say_alone(loop: Loop) -> None:
     assert ends == 3
     last = max(i for i, ids in enumerate(steps) if "text" in ids)
     assert all("text" in ids for ids in steps[1:last]), "a step without its token"
-    assert tokens(alone)[1:] == tokens(beside) or tokens(alone) == tokens(beside)
+    assert tokens_of(alone)[1:] == tokens_of(beside) or tokens_of(alone) == tokens_of(beside)
 
 
 @pytest.mark.parametrize("slots_ram_bytes", [64 * MIB, 0], ids=["kept on the host", "computed again"])
@@ -251,7 +221,7 @@ def test_one_that_gives_way_comes_back_with_its_image(
     crowded._cache.n_cells = 2 * n_prompt + 60  # two begin, and do not fit to their ends
     answers = run(crowded, *(seen(f"{i}", png(4 + i), max_tokens=60, logprobs=2) for i in range(3)))
     assert crowded.stats().n_preemptions > 0
-    _empty(crowded)
+    empty(crowded)
     for i, answer in enumerate(answers):
         (alone,) = run(loop, seen("alone", png(4 + i), max_tokens=60, logprobs=2))
         assert_same(alone, answer)
@@ -268,15 +238,15 @@ def test_grammar_and_logprobs_and_penalties_work_after_an_image(loop: Loop) -> N
     )
     assert "".join(event.text for event in answers[0]) in ("yes", "no")
     assert all(len(event.logprobs) == len(event.token_ids) for event in answers[1])
-    assert len(tokens(answers[2])) == 12
-    assert all(token >= 0 for answer in answers for token in tokens(answer))
+    assert len(tokens_of(answers[2])) == 12
+    assert all(token >= 0 for answer in answers for token in tokens_of(answer))
 
 
 def test_drafts_never_hold_an_image(loop: Loop) -> None:
     """The prompt's beginning comes again after the image, so that lookup would go on into it."""
     request = replace(seen("a", png(1), max_tokens=60), prompt=BEFORE + AFTER + BEFORE)
     (answer,) = run(loop, request)
-    assert len(tokens(answer)) == 60
+    assert len(tokens_of(answer)) == 60
 
 
 CASES = [
@@ -295,12 +265,12 @@ def test_a_bad_image_is_refused_alone(loop: Loop, picture: bytes, why: str) -> N
     assert bad[-1].error_code == "invalid_value"
     assert bad[-1].error_param == "images[0]"
     assert why in (bad[-1].error or "")
-    assert len(tokens(good)) == 12
+    assert len(tokens_of(good)) == 12
 
 
 def test_a_bitmap_from_the_top_down(loop: Loop) -> None:
     upwards, downwards = run(loop, seen("up", bmp(60, 40)), seen("down", bmp(60, 40, top_down=True)))
-    assert len(tokens(upwards)) == len(tokens(downwards)) == 12
+    assert len(tokens_of(upwards)) == len(tokens_of(downwards)) == 12
     assert upwards[-1].prompt_tokens == downwards[-1].prompt_tokens
 
 
@@ -327,7 +297,7 @@ def test_cancelled_at_any_step(loop: Loop) -> None:
         loop.cancel(f"a{n_steps}")
         assert loop.is_idle
     (answer,) = run(loop, seen("after", png(1)))
-    assert len(tokens(answer)) == 12
+    assert len(tokens_of(answer)) == 12
 
 
 def test_images_that_nobody_waits_for_are_not_read(loop: Loop) -> None:
@@ -346,12 +316,11 @@ def test_images_that_nobody_waits_for_are_not_read(loop: Loop) -> None:
     assert pictures._last is None
     go_on.set()
     (answer,) = run(loop, seen("after", png(1)))
-    assert len(tokens(answer)) == 12
+    assert len(tokens_of(answer)) == 12
     assert pictures._last is None
 
 
 def test_without_a_projector_images_are_refused(plan_on_cpu: PlanOnCpu) -> None:
-    model = LoadedModel(plan_on_cpu())
-    (answer,) = run(Loop(model), seen("a", png(1)))
-    model.close()
+    with loaded(plan_on_cpu()) as model:
+        (answer,) = run(Loop(model), seen("a", png(1)))
     assert "takes no images" in (answer[-1].error or "")

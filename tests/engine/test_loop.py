@@ -8,47 +8,50 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 
 from tests.conftest import PlanOnCpu
 from tests.engine.fixed_prefill import FixedPrefill
+from tests.engine.harness import (
+    Events,
+    drain,
+    forget_all,
+    full_step,
+    loaded,
+    make_request,
+    run,
+    text_of,
+    tokens_of,
+    write_f32,
+)
 from tests.engine.rounding import assert_same
-from tests.engine.turns import events, full_step
-from tools.random_model import write_llama
 from vram_llm.engine.loop import Loop
-from vram_llm.engine.request import FinishReason, Request, SamplingParams, TokenEvent
+from vram_llm.engine.request import FinishReason, SamplingParams, TokenEvent
 from vram_llm.errors import EngineDied
 from vram_llm.llama.model import NO_ROOM, LoadedModel
 from vram_llm.planner.types import Serving
 
 ALONE = Serving(cache_reuse=0)
-GREEDY = SamplingParams(temperature=0)
-
-Answer = list[TokenEvent]
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with weights in float32: quantised ones would add their own, larger rounding."""
-    return write_llama(tmp_path_factory.mktemp("loop") / "f32.gguf", quant=gguf.GGMLQuantizationType.F32)
+    return write_f32(tmp_path_factory.mktemp("loop") / "f32.gguf")
 
 
 @pytest.fixture(scope="module")
 def shared(plan_on_cpu: PlanOnCpu, path: Path) -> Iterator[LoadedModel]:
     """512 cells, four sequences, steps of 64 tokens, prompts beside streams in chunks of 16."""
-    loaded = LoadedModel(plan_on_cpu(path, n_batch=64, n_ubatch=16, serving=ALONE))
-    yield loaded
-    loaded.close()
+    with loaded(plan_on_cpu(path, n_batch=64, n_ubatch=16, serving=ALONE)) as model:
+        yield model
 
 
 @pytest.fixture
 def model(shared: LoadedModel) -> Iterator[LoadedModel]:
     """The shared model; what a test leaves in its cache is forgotten."""
     yield shared
-    for slot in range(4):
-        shared.forget(slot)
+    forget_all(shared)
 
 
 @pytest.fixture
@@ -61,35 +64,8 @@ def _prompts(n: int, least: int = 3, most: int = 70) -> list[tuple[int, ...]]:
     return [(1, *map(int, pick.integers(3, 320, pick.integers(least, most)))) for _ in range(n)]
 
 
-def _request(name: str, prompt: str | tuple[int, ...] = (1, 50, 60), **options: Any) -> Request:
-    return Request(id=name, prompt=prompt, **{"sampling": GREEDY, "ignore_eos": True, **options})
-
-
-def _run(loop: Loop, *requests: Request) -> dict[str, Answer]:
-    """Submit all at once and run until nothing is left; the news of each, in order."""
-    news: dict[str, Answer] = {request.id: [] for request in requests}
-    for request in requests:
-        assert loop.submit(request) is None
-    _drain(loop, news)
-    return news
-
-
-def _drain(loop: Loop, news: dict[str, Answer]) -> None:
-    for event in events(loop):
-        assert not news[event.id] or news[event.id][-1].finish_reason is None
-        news[event.id].append(event)
-
-
-def _tokens(answer: Answer) -> list[int]:
-    return [token for event in answer for token in event.token_ids]
-
-
-def _text(answer: Answer) -> str:
-    return "".join(event.text for event in answer)
-
-
-def _one(loop: Loop, **options: Any) -> Answer:
-    return _run(loop, _request("one", **options))["one"]
+def _one(loop: Loop, **options: Any) -> list[TokenEvent]:
+    return run(loop, make_request("one", **options))["one"]
 
 
 # -- the same answers ----------------------------------------------------------------------------
@@ -97,9 +73,9 @@ def _one(loop: Loop, **options: Any) -> Answer:
 
 def test_among_others_a_sequence_says_what_it_says_alone(loop: Loop, model: LoadedModel) -> None:
     prompts = _prompts(12)
-    requests = [_request(f"r{i}", prompt, max_tokens=24) for i, prompt in enumerate(prompts)]
-    alone = [_tokens(_run(loop, request)[request.id]) for request in requests]
-    among = [_tokens(answer) for answer in _run(loop, *requests).values()]
+    requests = [make_request(f"r{i}", prompt, max_tokens=24) for i, prompt in enumerate(prompts)]
+    alone = [tokens_of(run(loop, request)[request.id]) for request in requests]
+    among = [tokens_of(answer) for answer in run(loop, *requests).values()]
     assert all(len(tokens) == 24 for tokens in alone)
     assert len({tuple(tokens) for tokens in alone}) == len(alone)
     assert sum(a == b for a, b in zip(alone, among, strict=True)) >= 9  # near ties are rare
@@ -110,70 +86,69 @@ def test_among_others_a_sequence_says_what_it_says_alone(loop: Loop, model: Load
 def test_sampled_answers_are_their_seeds(loop: Loop) -> None:
     """Each sequence has a sampler of its own: others beside it draw nothing from it."""
     sampling = SamplingParams(temperature=0.3, top_p=0.9, top_k=20, seed=9, presence_penalty=0.5)
-    request = _request("r", max_tokens=20, sampling=sampling)
-    alone = _tokens(_run(loop, request)["r"])
+    request = make_request("r", max_tokens=20, sampling=sampling)
+    alone = tokens_of(run(loop, request)["r"])
     others = [
-        _request(f"o{i}", prompt, sampling=SamplingParams(seed=i), max_tokens=20)
+        make_request(f"o{i}", prompt, sampling=SamplingParams(seed=i), max_tokens=20)
         for i, prompt in enumerate(_prompts(3, 2, 9))
     ]
-    assert _tokens(_run(loop, request)["r"]) == alone
-    among = _tokens(_run(loop, *others, request)["r"])
+    assert tokens_of(run(loop, request)["r"]) == alone
+    among = tokens_of(run(loop, *others, request)["r"])
     assert among[:3] == alone[:3]  # further on, rounding may tip a draw
 
 
 def test_more_than_the_cells_hold_all_finish(plan_on_cpu: PlanOnCpu, path: Path) -> None:
     """Twelve of up to 110 tokens in 256 cells: the young ones give way, and say what they would have said."""
-    model = LoadedModel(plan_on_cpu(path, n_ctx=256, parallel=8, n_batch=64, n_ubatch=16, serving=ALONE))
-    prompts = _prompts(12, 20, 50)
-    requests = [_request(f"r{i}", prompt, max_tokens=60) for i, prompt in enumerate(prompts)]
-    loop = Loop(model)
-    answers = _run(loop, *requests)
-    assert loop.stats().n_preemptions > 3
-    for prompt, request in zip(prompts, requests, strict=True):
-        answer = answers[request.id]
-        assert answer[-1].finish_reason is FinishReason.LENGTH
-        assert (answer[-1].prompt_tokens, answer[-1].completion_tokens) == (len(prompt), 60)
-        assert_same(model, prompt, _tokens(_run(loop, request)[request.id]), _tokens(answer))
-    model.close()
+    with loaded(plan_on_cpu(path, n_ctx=256, parallel=8, n_batch=64, n_ubatch=16, serving=ALONE)) as model:
+        prompts = _prompts(12, 20, 50)
+        requests = [make_request(f"r{i}", prompt, max_tokens=60) for i, prompt in enumerate(prompts)]
+        loop = Loop(model)
+        answers = run(loop, *requests)
+        assert loop.stats().n_preemptions > 3
+        for prompt, request in zip(prompts, requests, strict=True):
+            answer = answers[request.id]
+            assert answer[-1].finish_reason is FinishReason.LENGTH
+            assert (answer[-1].prompt_tokens, answer[-1].completion_tokens) == (len(prompt), 60)
+            assert_same(model, prompt, tokens_of(run(loop, request)[request.id]), tokens_of(answer))
 
 
 def test_with_a_cache_of_its_own_a_sequence_has_its_share_and_no_more(
     plan_on_cpu: PlanOnCpu, path: Path, shared: LoadedModel
 ) -> None:
     """Four caches of 256 cells: prompts up to them, all at once, and the same answers as from one cache."""
-    model = LoadedModel(plan_on_cpu(path, n_ctx=1024, kv_unified=False, n_batch=64, n_ubatch=16))
-    assert (model.n_ctx, model.n_ctx_seq) == (1024, 256)
-    loop = Loop(model)
-    refusal = loop.submit(_request("long", (5,) * 256))
-    assert refusal is not None
-    assert "the context holds 256" in (refusal.error or "")
-    prompts = [(7 + i, *range(3, 3 + 60 * i)) for i in range(4)]
-    answers = _run(loop, *(_request(f"r{i}", prompt, max_tokens=None) for i, prompt in enumerate(prompts)))
-    for i, prompt in enumerate(prompts):
-        answer = answers[f"r{i}"]
-        assert answer[-1].finish_reason is FinishReason.LENGTH
-        assert answer[-1].completion_tokens == 255 - 60 * i
-        alone = _run(Loop(shared), _request("alone", prompt, max_tokens=24))["alone"]
-        assert_same(shared, prompt, _tokens(alone), _tokens(answer)[:24])
-    assert loop._scheduler.n_preemptions == 0
-    model.close()
+    with loaded(plan_on_cpu(path, n_ctx=1024, kv_unified=False, n_batch=64, n_ubatch=16)) as model:
+        assert (model.n_ctx, model.n_ctx_seq) == (1024, 256)
+        loop = Loop(model)
+        refusal = loop.submit(make_request("long", (5,) * 256))
+        assert refusal is not None
+        assert "the context holds 256" in (refusal.error or "")
+        prompts = [(7 + i, *range(3, 3 + 60 * i)) for i in range(4)]
+        answers = run(
+            loop, *(make_request(f"r{i}", prompt, max_tokens=None) for i, prompt in enumerate(prompts))
+        )
+        for i, prompt in enumerate(prompts):
+            answer = answers[f"r{i}"]
+            assert answer[-1].finish_reason is FinishReason.LENGTH
+            assert answer[-1].completion_tokens == 255 - 60 * i
+            alone = run(Loop(shared), make_request("alone", prompt, max_tokens=24))["alone"]
+            assert_same(shared, prompt, tokens_of(alone), tokens_of(answer)[:24])
+        assert loop._scheduler.n_preemptions == 0
 
 
 def test_those_that_gave_way_leave_nothing_behind(plan_on_cpu: PlanOnCpu, path: Path) -> None:
-    model = LoadedModel(plan_on_cpu(path, n_ctx=256, n_batch=64, n_ubatch=16, serving=ALONE))
-    loop = Loop(model)
-    _run(loop, *(_request(f"r{i}", (5 + i,) * 50, max_tokens=100) for i in range(6)))
-    assert loop.stats().n_preemptions > 1
-    assert _is_empty(model)
-    model.close()
+    with loaded(plan_on_cpu(path, n_ctx=256, n_batch=64, n_ubatch=16, serving=ALONE)) as model:
+        loop = Loop(model)
+        run(loop, *(make_request(f"r{i}", (5 + i,) * 50, max_tokens=100) for i in range(6)))
+        assert loop.stats().n_preemptions > 1
+        assert _is_empty(model)
 
 
 def test_where_llama_cpp_finds_no_room_the_step_is_tried_again(
     loop: Loop, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = _prompts(4, 10, 30)
-    requests = [_request(f"r{i}", prompt, max_tokens=15) for i, prompt in enumerate(prompts)]
-    alone = [_tokens(_run(loop, request)[request.id]) for request in requests]
+    requests = [make_request(f"r{i}", prompt, max_tokens=15) for i, prompt in enumerate(prompts)]
+    alone = [tokens_of(run(loop, request)[request.id]) for request in requests]
     decode, n_calls = model.decode, 0
 
     def stingy() -> int:
@@ -182,26 +157,26 @@ def test_where_llama_cpp_finds_no_room_the_step_is_tried_again(
         return NO_ROOM if n_calls % 3 == 0 and len(loop._scheduler.running) > 1 else decode()
 
     monkeypatch.setattr(model, "decode", stingy)
-    answers = _run(loop, *requests)
+    answers = run(loop, *requests)
     assert loop.stats().n_preemptions > 1
     monkeypatch.undo()
     for prompt, a, answer in zip(prompts, alone, answers.values(), strict=True):
-        assert_same(model, prompt, a, _tokens(answer))
+        assert_same(model, prompt, a, tokens_of(answer))
 
 
 def test_a_batch_that_llama_cpp_refuses_is_tried_smaller(
     loop: Loop, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = _prompts(4, 10, 60)
-    requests = [_request(f"r{i}", prompt, max_tokens=15) for i, prompt in enumerate(prompts)]
-    alone = [_tokens(_run(loop, request)[request.id]) for request in requests]
+    requests = [make_request(f"r{i}", prompt, max_tokens=15) for i, prompt in enumerate(prompts)]
+    alone = [tokens_of(run(loop, request)[request.id]) for request in requests]
     decode = model.decode
     monkeypatch.setattr(model, "decode", lambda: NO_ROOM if model.batch.n_rows > 9 else decode())
-    answers = _run(loop, *requests)
+    answers = run(loop, *requests)
     assert loop.stats().n_preemptions == 0
     monkeypatch.undo()
     for prompt, a, answer in zip(prompts, alone, answers.values(), strict=True):
-        assert_same(model, prompt, a, _tokens(answer))
+        assert_same(model, prompt, a, tokens_of(answer))
 
 
 @pytest.mark.parametrize(("status", "n_rows"), [(NO_ROOM, 1), (2, 3), (-1, 3), (-3, 3)])
@@ -209,7 +184,7 @@ def test_what_llama_cpp_cannot_run_ends_the_engine(
     loop: Loop, model: LoadedModel, monkeypatch: pytest.MonkeyPatch, status: int, n_rows: int
 ) -> None:
     monkeypatch.setattr(model, "decode", lambda: status)
-    assert loop.submit(_request("r")) is None
+    assert loop.submit(make_request("r")) is None
     with pytest.raises(EngineDied, match=rf"could not run a batch of {n_rows} tokens \(code {status}\)"):
         full_step(loop)
 
@@ -234,13 +209,13 @@ def test_max_tokens_0_computes_the_prompt_and_no_more(loop: Loop) -> None:
 @pytest.mark.parametrize("max_tokens", [None, 1000])
 def test_the_context_ends_an_answer(loop: Loop, n_prompt: int, n_answer: int, max_tokens: int | None) -> None:
     answer = _one(loop, prompt=(5,) * n_prompt, max_tokens=max_tokens)
-    assert len(_tokens(answer)) == n_answer
+    assert len(tokens_of(answer)) == n_answer
     assert answer[-1].finish_reason is FinishReason.LENGTH
 
 
 def test_two_that_each_fill_the_context_run_one_after_the_other(loop: Loop) -> None:
-    news = _run(loop, _request("a", (5,) * 400), _request("b", (6,) * 400))
-    assert [len(_tokens(answer)) for answer in news.values()] == [112, 112]
+    news = run(loop, make_request("a", (5,) * 400), make_request("b", (6,) * 400))
+    assert [len(tokens_of(answer)) for answer in news.values()] == [112, 112]
 
 
 EOS = 2
@@ -258,13 +233,13 @@ def test_an_end_token_ends_and_writes_nothing(loop: Loop) -> None:
 
 def test_ignore_eos_goes_on(loop: Loop) -> None:
     answer = _one(loop, sampling=ENDS, max_tokens=5)
-    assert (_tokens(answer), _text(answer)) == ([EOS] * 5, "")
+    assert (tokens_of(answer), text_of(answer)) == ([EOS] * 5, "")
     assert answer[-1].finish_reason is FinishReason.LENGTH
 
 
 @pytest.mark.parametrize(("skip", "text"), [(True, ""), (False, "</s></s></s>")])
 def test_special_tokens_are_shown_on_demand(loop: Loop, skip: bool, text: str) -> None:
-    assert _text(_one(loop, sampling=ENDS, max_tokens=3, skip_special_tokens=skip)) == text
+    assert text_of(_one(loop, sampling=ENDS, max_tokens=3, skip_special_tokens=skip)) == text
 
 
 def _writes(model: LoadedModel, text: str) -> SamplingParams:
@@ -287,25 +262,25 @@ def test_stop_strings(
     loop: Loop, model: LoadedModel, stop: tuple[str, ...], text: str, n_tokens: int, reason: FinishReason
 ) -> None:
     answer = _one(loop, sampling=_writes(model, "a"), stop=stop, max_tokens=6)
-    assert (_text(answer), len(_tokens(answer)), answer[-1].finish_reason) == (text, n_tokens, reason)
+    assert (text_of(answer), len(tokens_of(answer)), answer[-1].finish_reason) == (text, n_tokens, reason)
 
 
 def test_a_stop_string_in_the_middle_of_an_answer(loop: Loop) -> None:
     whole = _one(loop, max_tokens=30)
-    text = _text(whole)
+    text = text_of(whole)
     stop = text[len(text) // 2 :][:4]
     answer = _one(loop, max_tokens=30, stop=(stop,))
-    assert _text(answer) == text[: text.index(stop)]
+    assert text_of(answer) == text[: text.index(stop)]
     assert answer[-1].finish_reason is FinishReason.STOP
-    tokens = _tokens(answer)
-    assert tokens == _tokens(whole)[: len(tokens)]
+    tokens = tokens_of(answer)
+    assert tokens == tokens_of(whole)[: len(tokens)]
     assert len(tokens) < 30
 
 
 def test_half_a_character_at_the_end_is_marked(loop: Loop, model: LoadedModel) -> None:
     (token,) = (t for t in range(3, 259) if model.vocab.piece(t) == b"\xe4")
     sampling = SamplingParams(temperature=0, logit_bias={token: 100.0})
-    assert _text(_one(loop, sampling=sampling, max_tokens=1)) == "\ufffd"
+    assert text_of(_one(loop, sampling=sampling, max_tokens=1)) == "\ufffd"
 
 
 # -- refusals ------------------------------------------------------------------------------------
@@ -313,7 +288,7 @@ def test_half_a_character_at_the_end_is_marked(loop: Loop, model: LoadedModel) -
 
 @pytest.mark.parametrize("n_prompt", [512, 513, 5000])
 def test_a_prompt_longer_than_the_context(loop: Loop, n_prompt: int) -> None:
-    event = loop.submit(_request("r", (5,) * n_prompt))
+    event = loop.submit(make_request("r", (5,) * n_prompt))
     assert event is not None
     assert (event.finish_reason, event.error_code) == (FinishReason.ERROR, "context_length_exceeded")
     assert event.error is not None
@@ -323,7 +298,7 @@ def test_a_prompt_longer_than_the_context(loop: Loop, n_prompt: int) -> None:
 
 @pytest.mark.parametrize("token", [-1, 320, 2**31, 2**63])
 def test_a_token_outside_the_vocabulary(loop: Loop, token: int) -> None:
-    event = loop.submit(_request("r", (5, token)))
+    event = loop.submit(make_request("r", (5, token)))
     assert event is not None
     assert event.error == f"token id {token} is outside the vocabulary of 320 tokens"
     assert (event.error_code, event.error_param) == ("invalid_value", "prompt")
@@ -334,7 +309,7 @@ def test_a_token_outside_the_vocabulary(loop: Loop, token: int) -> None:
 def test_an_empty_prompt_begins_a_text(loop: Loop, prompt: str | tuple[int, ...], add_bos: bool) -> None:
     answer = _one(loop, prompt=prompt, add_bos=add_bos, max_tokens=3)
     assert answer[-1].prompt_tokens == 1
-    assert _tokens(answer) == _tokens(_one(loop, prompt=(1,), max_tokens=3))
+    assert tokens_of(answer) == tokens_of(_one(loop, prompt=(1,), max_tokens=3))
 
 
 @pytest.mark.parametrize(("add_bos", "more"), [(True, 1), (False, 0)])
@@ -345,11 +320,11 @@ def test_a_text_prompt_is_tokenised(loop: Loop, model: LoadedModel, add_bos: boo
 
 
 def test_a_refusal_leaves_the_others_alone(loop: Loop) -> None:
-    assert loop.submit(_request("good", max_tokens=4)) is None
-    assert loop.submit(_request("bad", (999,))) is not None
-    news: dict[str, Answer] = {"good": []}
-    _drain(loop, news)
-    assert len(_tokens(news["good"])) == 4
+    assert loop.submit(make_request("good", max_tokens=4)) is None
+    assert loop.submit(make_request("bad", (999,))) is not None
+    news: Events = {"good": []}
+    drain(loop, news)
+    assert len(tokens_of(news["good"])) == 4
 
 
 # -- cancelling ----------------------------------------------------------------------------------
@@ -357,29 +332,29 @@ def test_a_refusal_leaves_the_others_alone(loop: Loop) -> None:
 
 def test_cancelling_frees_cells_and_slot(loop: Loop, model: LoadedModel) -> None:
     """The second needs cells the first holds; after the cancel it gets them at once."""
-    assert loop.submit(_request("first", (5,) * 400)) is None
-    assert loop.submit(_request("second", (6,) * 400, max_tokens=2)) is None
+    assert loop.submit(make_request("first", (5,) * 400)) is None
+    assert loop.submit(make_request("second", (6,) * 400, max_tokens=2)) is None
     while not full_step(loop):
         pass
     loop.cancel("first")
-    news: dict[str, Answer] = {"second": []}
-    _drain(loop, news)
-    assert len(_tokens(news["second"])) == 2
+    news: Events = {"second": []}
+    drain(loop, news)
+    assert len(tokens_of(news["second"])) == 2
     assert _is_empty(model)
 
 
 def test_cancelling_one_that_waits(loop: Loop) -> None:
     for name in "abcdef":
-        assert loop.submit(_request(name, max_tokens=3)) is None
+        assert loop.submit(make_request(name, max_tokens=3)) is None
     full_step(loop)
     loop.cancel("f")
-    news: dict[str, Answer] = {name: [] for name in "abcde"}
-    _drain(loop, news)
-    assert [len(_tokens(answer)) for answer in news.values()] == [2, 2, 2, 2, 3]  # four had a token before
+    news: Events = {name: [] for name in "abcde"}
+    drain(loop, news)
+    assert [len(tokens_of(answer)) for answer in news.values()] == [2, 2, 2, 2, 3]  # four had a token before
 
 
 def test_cancelling_in_the_middle_of_a_prompt(loop: Loop, model: LoadedModel) -> None:
-    assert loop.submit(_request("r", (5,) * 300)) is None
+    assert loop.submit(make_request("r", (5,) * 300)) is None
     full_step(loop)
     loop.cancel("r")
     assert loop.is_idle
@@ -393,7 +368,7 @@ def test_cancelling_what_is_not_there(loop: Loop) -> None:
 
 
 def test_finished_requests_leave_nothing_behind(loop: Loop, model: LoadedModel) -> None:
-    _run(loop, *(_request(f"r{i}", prompt, max_tokens=5) for i, prompt in enumerate(_prompts(9))))
+    run(loop, *(make_request(f"r{i}", prompt, max_tokens=5) for i, prompt in enumerate(_prompts(9))))
     assert _is_empty(model)
 
 
@@ -412,9 +387,9 @@ def test_a_prompt_longer_than_a_step_beside_streams(loop: Loop) -> None:
     """The streams get a token in every step while the prompt is computed."""
     loop._scheduler.prefill = FixedPrefill(with_streams=16)
     for name in "abc":
-        assert loop.submit(_request(name, max_tokens=40)) is None
+        assert loop.submit(make_request(name, max_tokens=40)) is None
     full_step(loop)
-    assert loop.submit(_request("long", (7,) * 200, max_tokens=1)) is None
+    assert loop.submit(make_request("long", (7,) * 200, max_tokens=1)) is None
     steps = []
     while "long" not in (seen := {event.id for event in full_step(loop)}):
         steps.append(seen)
@@ -424,5 +399,5 @@ def test_a_prompt_longer_than_a_step_beside_streams(loop: Loop) -> None:
 
 def test_the_model_of_these_tests_is_worth_asking(loop: Loop) -> None:
     """Random weights, yet no constant babble: an engine that mixed sequences up would be seen."""
-    answer = _tokens(_one(loop, max_tokens=40))
+    answer = tokens_of(_one(loop, max_tokens=40))
     assert len(set(answer)) > 10

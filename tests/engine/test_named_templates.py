@@ -5,7 +5,7 @@ from pathlib import Path
 import gguf
 
 from tests.conftest import PlanOnCpu
-from tests.engine.clients import Start, soon
+from tests.engine.harness import Start, soon
 
 TEMPLATES = [
     {"name": "default", "template": "{{ messages[0].content }}"},

@@ -2,17 +2,14 @@
 
 from collections.abc import Iterator
 
-import gguf
 import numpy as np
 import pytest
 
 from tests.conftest import PlanOnCpu
+from tests.engine.harness import empty, loaded, make_request, run, tokens_of, write_f32
 from tests.engine.rounding import assert_same
-from tests.engine.turns import events
-from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
-from tools.random_model import write_llama
 from vram_llm.engine.loop import Loop
-from vram_llm.engine.request import Request, SamplingParams, TokenEvent
+from vram_llm.engine.request import TokenEvent
 from vram_llm.llama.model import LoadedModel
 from vram_llm.planner.types import Serving
 from vram_llm.units import MIB
@@ -25,18 +22,13 @@ def model(
     request: pytest.FixtureRequest, plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LoadedModel]:
     """Two slots of 1,024 cells each: full attention; recurrent layers; a sliding window. Weights are F32."""
-    path = tmp_path_factory.mktemp("own") / "f32.gguf"
-    if request.param == "llama":
-        write_llama(path, quant=gguf.GGMLQuantizationType.F32)
-    else:
-        write_loadable(with_vocabulary(LOADABLE[request.param]()), path, "F32")
+    path = write_f32(tmp_path_factory.mktemp("own") / "f32.gguf", request.param)
     plan = plan_on_cpu(
         path, n_ctx=2048, parallel=2, kv_unified=False, n_batch=128, n_ubatch=64,
         serving=Serving(slots_ram_bytes=64 * MIB),
     )  # fmt: skip
-    loaded = LoadedModel(plan)
-    yield loaded
-    loaded.close()
+    with loaded(plan) as model:
+        yield model
 
 
 def _words(seed: int, n: int) -> tuple[int, ...]:
@@ -44,40 +36,21 @@ def _words(seed: int, n: int) -> tuple[int, ...]:
 
 
 def _run(loop: Loop, *prompts: tuple[int, ...]) -> list[Answer]:
-    """Submit all at once and run until nothing is left; the news of each."""
-    news: dict[str, Answer] = {}
-    for i, prompt in enumerate(prompts):
-        request = Request(
-            id=f"r{i}", prompt=prompt, max_tokens=8, sampling=SamplingParams(temperature=0), ignore_eos=True
-        )
-        news[request.id] = []
-        assert loop.submit(request) is None
-    for event in events(loop):
-        news[event.id].append(event)
-    return list(news.values())
-
-
-def _tokens(answer: Answer) -> list[int]:
-    return [token for event in answer for token in event.token_ids]
+    """The answers of eight tokens each, to all prompts at once."""
+    requests = (make_request(f"r{i}", prompt, max_tokens=8) for i, prompt in enumerate(prompts))
+    return list(run(loop, *requests).values())
 
 
 def _cached(answer: Answer) -> int:
     return answer[-1].cached_tokens
 
 
-def _empty(loop: Loop) -> None:
-    while loop._cache.evict():
-        pass
-    loop._cache.store.close()
-    assert loop.stats().n_cells_used == 0
-
-
 def _alone(model: LoadedModel, prompt: tuple[int, ...]) -> list[int]:
     """The answer of an engine that has seen nothing else."""
     loop = Loop(model)
     (answer,) = _run(loop, prompt)
-    _empty(loop)
-    return _tokens(answer)
+    empty(loop)
+    return tokens_of(answer)
 
 
 def test_a_chats_next_turn_goes_on_in_its_slot(model: LoadedModel) -> None:
@@ -86,11 +59,11 @@ def test_a_chats_next_turn_goes_on_in_its_slot(model: LoadedModel) -> None:
     loop = Loop(model)
     (first,) = _run(loop, one)
     (between,) = _run(loop, other)
-    turn = (*one, *_tokens(first), *_words(3, 9))
+    turn = (*one, *tokens_of(first), *_words(3, 9))
     (second,) = _run(loop, turn)
-    _empty(loop)
+    empty(loop)
     assert [_cached(first), _cached(between), _cached(second)] == [0, 0, len(one) + 7]
-    assert_same(model, turn, _alone(model, turn), _tokens(second))
+    assert_same(model, turn, _alone(model, turn), tokens_of(second))
 
 
 def test_a_prompt_that_ends_otherwise_shares_its_beginning(model: LoadedModel) -> None:
@@ -99,13 +72,13 @@ def test_a_prompt_that_ends_otherwise_shares_its_beginning(model: LoadedModel) -
     prompts = [(*shared, *_words(seed, 20)) for seed in (5, 6, 7)]
     loop = Loop(model)
     answers = [_run(loop, prompt)[0] for prompt in prompts]
-    _empty(loop)
+    empty(loop)
     assert _cached(answers[0]) == 0
     if not model.cells.is_stateful:
         assert [_cached(answer) for answer in answers[1:]] == [400, 400]
     assert all(_cached(answer) <= 400 for answer in answers)
     for prompt, answer in zip(prompts, answers, strict=True):
-        assert_same(model, prompt, _alone(model, prompt), _tokens(answer))
+        assert_same(model, prompt, _alone(model, prompt), tokens_of(answer))
 
 
 def test_what_a_running_request_computes_is_not_shared(model: LoadedModel) -> None:
@@ -113,10 +86,10 @@ def test_what_a_running_request_computes_is_not_shared(model: LoadedModel) -> No
     prompt = _words(8, 200)
     loop = Loop(model)
     answers = _run(loop, prompt, prompt)
-    _empty(loop)
+    empty(loop)
     assert [_cached(answer) for answer in answers] == [0, 0]
     for answer in answers:
-        assert_same(model, prompt, _alone(model, prompt), _tokens(answer))
+        assert_same(model, prompt, _alone(model, prompt), tokens_of(answer))
 
 
 def test_a_long_chat_is_not_lost_for_a_short_beginning(model: LoadedModel) -> None:
@@ -125,11 +98,11 @@ def test_a_long_chat_is_not_lost_for_a_short_beginning(model: LoadedModel) -> No
     loop = Loop(model)
     (first,) = _run(loop, chat)
     (other,) = _run(loop, (*chat[:40], *_words(10, 100)))
-    turn = (*chat, *_tokens(first), *_words(11, 9))
+    turn = (*chat, *tokens_of(first), *_words(11, 9))
     (second,) = _run(loop, turn)
-    _empty(loop)
+    empty(loop)
     assert [_cached(other), _cached(second)] == [0, len(chat) + 7]
-    assert_same(model, turn, _alone(model, turn), _tokens(second))
+    assert_same(model, turn, _alone(model, turn), tokens_of(second))
 
 
 def test_what_a_slot_loses_comes_back_from_the_host(model: LoadedModel) -> None:
@@ -139,8 +112,8 @@ def test_what_a_slot_loses_comes_back_from_the_host(model: LoadedModel) -> None:
     for chat in chats:
         _run(loop, chat)
     answers = [_run(loop, (*chat, 7, 8, 9))[0] for chat in chats]
-    _empty(loop)
+    empty(loop)
     for chat, answer in zip(chats, answers, strict=True):
         if not model.cells.is_stateful:
             assert _cached(answer) >= len(chat)
-        assert_same(model, (*chat, 7, 8, 9), _alone(model, (*chat, 7, 8, 9)), _tokens(answer))
+        assert_same(model, (*chat, 7, 8, 9), _alone(model, (*chat, 7, 8, 9)), tokens_of(answer))

@@ -1,27 +1,22 @@
 """Requests that begin as others did, on models of three kinds of memory: the same answers, computed once."""
 
 from collections.abc import Iterator
-from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 
 from tests.conftest import PlanOnCpu
+from tests.engine.harness import Events, empty, full_step, loaded, make_request, run, tokens_of, write_f32
 from tests.engine.rounding import assert_same
-from tests.engine.turns import events, full_step
-from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
-from tools.random_model import write_llama
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
-from vram_llm.engine.request import FinishReason, Request, SamplingParams, TokenEvent
+from vram_llm.engine.request import FinishReason, Request, TokenEvent
 from vram_llm.llama.model import LoadedModel
 from vram_llm.planner.types import Serving
 from vram_llm.units import MIB
 
 pytestmark = pytest.mark.process  # computes for many seconds
 
-GREEDY = SamplingParams(temperature=0)
 N_SHARED = 400  # tokens that the prompts of these tests begin with
 Answer = list[TokenEvent]
 
@@ -31,15 +26,10 @@ def model(
     request: pytest.FixtureRequest, plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LoadedModel]:
     """Full attention; recurrent layers beside it; a sliding window of 256. Weights are float32."""
-    path = tmp_path_factory.mktemp("reuse") / "f32.gguf"
-    if request.param == "llama":
-        write_llama(path, quant=gguf.GGMLQuantizationType.F32)
-    else:
-        write_loadable(with_vocabulary(LOADABLE[request.param]()), path, "F32")
+    path = write_f32(tmp_path_factory.mktemp("reuse") / "f32.gguf", request.param)
     serving = Serving(slots_ram_bytes=64 * MIB)
-    loaded = LoadedModel(plan_on_cpu(path, n_ctx=2048, n_batch=128, n_ubatch=64, serving=serving))
-    yield loaded
-    loaded.close()
+    with loaded(plan_on_cpu(path, n_ctx=2048, n_batch=128, n_ubatch=64, serving=serving)) as model:
+        yield model
 
 
 @pytest.fixture
@@ -48,7 +38,7 @@ def loop(model: LoadedModel) -> Iterator[Loop]:
     loop = Loop(model)
     yield loop
     assert loop.is_idle
-    _empty(loop)
+    empty(loop)
 
 
 def _prompts(n: int, n_shared: int = N_SHARED) -> list[tuple[int, ...]]:
@@ -57,38 +47,20 @@ def _prompts(n: int, n_shared: int = N_SHARED) -> list[tuple[int, ...]]:
     return [(*shared, *map(int, pick.integers(3, 320, 20 + i))) for i in range(n)]
 
 
-def _request(name: str, prompt: tuple[int, ...], max_tokens: int | None = 12, **options: Any) -> Request:
-    return Request(id=name, prompt=prompt, max_tokens=max_tokens, sampling=GREEDY, ignore_eos=True, **options)
+def _request(name: str, prompt: tuple[int, ...], max_tokens: int | None = 12) -> Request:
+    return make_request(name, prompt, max_tokens=max_tokens)
 
 
 def _run(loop: Loop, *requests: Request) -> list[Answer]:
-    """Submit all at once and run until nothing is left; the news of each."""
-    news: dict[str, Answer] = {request.id: [] for request in requests}
-    for request in requests:
-        assert loop.submit(request) is None
-    for event in events(loop):
-        news[event.id].append(event)
-    return list(news.values())
+    return list(run(loop, *requests).values())
 
 
 def _alone(model: LoadedModel, prompt: tuple[int, ...], max_tokens: int = 12) -> list[int]:
     """The answer of an engine that has seen nothing else."""
     loop = Loop(model)
     (answer,) = _run(loop, _request("alone", prompt, max_tokens))
-    _empty(loop)
-    return _tokens(answer)
-
-
-def _empty(loop: Loop) -> None:
-    """Let go of all that is idle."""
-    while loop._cache.evict():
-        pass
-    loop._cache.store.close()
-    assert loop.stats().n_cells_used == 0
-
-
-def _tokens(answer: Answer) -> list[int]:
-    return [token for event in answer for token in event.token_ids]
+    empty(loop)
+    return tokens_of(answer)
 
 
 def _cached(answer: Answer) -> int:
@@ -109,20 +81,20 @@ def test_a_shared_beginning_is_computed_once(model: LoadedModel) -> None:
     assert n_second <= cached[1] <= N_SHARED
     assert cached[2:] == [N_SHARED] * 4
     assert len({tuple(tokens) for tokens in alone}) == len(alone)
-    _empty(loop)
+    empty(loop)
     for prompt, expected, answer in zip(prompts, alone, answers, strict=True):
-        assert_same(model, prompt, expected, _tokens(answer))
+        assert_same(model, prompt, expected, tokens_of(answer))
 
 
 def test_a_chats_next_turn_goes_on_where_it_was(model: LoadedModel) -> None:
     (prompt,) = _prompts(1)
     loop = Loop(model)
     (first,) = _run(loop, _request("first", prompt))
-    turn = (*prompt, *_tokens(first), 7, 8, 9, 10)
+    turn = (*prompt, *tokens_of(first), 7, 8, 9, 10)
     (second,) = _run(loop, _request("second", turn))
     assert _cached(second) == len(prompt) + 11  # the last token of an answer is never computed
-    _empty(loop)
-    assert_same(model, turn, _alone(model, turn), _tokens(second))
+    empty(loop)
+    assert_same(model, turn, _alone(model, turn), tokens_of(second))
 
 
 def test_choices_of_one_prompt_share_its_cells(loop: Loop) -> None:
@@ -131,14 +103,14 @@ def test_choices_of_one_prompt_share_its_cells(loop: Loop) -> None:
     requests = [_request(f"r{i}", prompt, 4) for i in range(4)]
     for request in requests:
         assert loop.submit(request) is None
-    news: dict[str, Answer] = {request.id: [] for request in requests}
+    news: Events = {request.id: [] for request in requests}
     most_cells = 0
     while not loop.is_idle:
         for event in full_step(loop):
             news[event.id].append(event)
         most_cells = max(most_cells, loop.stats().n_cells_used)
     assert sorted(_cached(answer) for answer in news.values()) == [0, *[len(prompt) - 1] * 3]
-    assert len({tuple(_tokens(answer)) for answer in news.values()}) <= 2  # rounding of the last row
+    assert len({tuple(tokens_of(answer)) for answer in news.values()}) <= 2  # rounding of the last row
     assert most_cells <= len(prompt) + 4 * 5
     assert loop.stats().n_prompt_tokens == len(prompt) + 3
 
@@ -150,11 +122,11 @@ def test_what_is_evicted_comes_back_from_the_host(model: LoadedModel) -> None:
     answers = [_run(loop, _request(f"r{i}", prompt))[0] for i, prompt in enumerate(prompts)]
     assert loop.stats().n_offloaded >= 2
     assert loop.stats().host_bytes > 0
-    turn = (*prompts[0], *_tokens(answers[0]), 7, 8, 9)
+    turn = (*prompts[0], *tokens_of(answers[0]), 7, 8, 9)
     (again,) = _run(loop, _request("again", turn))
     assert _cached(again) == len(prompts[0]) + 11
-    _empty(loop)
-    assert_same(model, turn, _alone(model, turn), _tokens(again))
+    empty(loop)
+    assert_same(model, turn, _alone(model, turn), tokens_of(again))
 
 
 def test_who_finds_the_engine_idle_has_the_first_cells(loop: Loop) -> None:
@@ -192,10 +164,10 @@ def test_more_than_the_cells_hold_wait_on_the_host(model: LoadedModel) -> None:
     figures = loop.stats()
     assert figures.n_preemptions > 0
     assert figures.n_prompt_tokens == sum(map(len, prompts))
-    assert [len(_tokens(answer)) for answer in answers] == [100] * 8
-    _empty(loop)
+    assert [len(tokens_of(answer)) for answer in answers] == [100] * 8
+    empty(loop)
     for prompt, expected, answer in zip(prompts, alone, answers, strict=True):
-        assert_same(model, prompt, expected, _tokens(answer))
+        assert_same(model, prompt, expected, tokens_of(answer))
 
 
 @pytest.mark.usefixtures("undrafted")
@@ -213,7 +185,7 @@ def test_one_that_is_cancelled_frees_its_slot_within_a_step(loop: Loop) -> None:
         assert loop.stats().n_running + loop.stats().n_waiting == 1
     while not loop.is_idle:
         news += [event for event in full_step(loop) if event.id == "stays"]
-    assert len(_tokens(news)) == 350
+    assert len(tokens_of(news)) == 350
     assert news[-1].finish_reason is FinishReason.LENGTH
 
 
@@ -229,6 +201,6 @@ def test_without_room_on_the_host_all_is_computed_again(model: LoadedModel) -> N
     assert figures.n_preemptions > 0
     assert figures.n_offloaded == 0
     assert figures.n_prompt_tokens > sum(map(len, prompts))
-    _empty(loop)
+    empty(loop)
     for prompt, expected, answer in zip(prompts, alone, answers, strict=True):
-        assert_same(model, prompt, expected, _tokens(answer))
+        assert_same(model, prompt, expected, tokens_of(answer))

@@ -3,13 +3,19 @@
 from collections.abc import Iterator
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.turns import events, full_step, turns
-from tools.random_model import write_llama
+from tests.engine.harness import (
+    any_steps,
+    forget_all,
+    full_steps,
+    loaded,
+    make_request,
+    turns,
+    write_f32,
+)
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import (
     DecodeTick,
@@ -26,30 +32,25 @@ from vram_llm.engine.steady_decode import MAX_STEPS
 from vram_llm.llama.model import NO_ROOM, LoadedModel
 from vram_llm.planner.types import Serving
 
-GREEDY = SamplingParams(temperature=0)
-
 
 @pytest.fixture(scope="module")
 def shared(plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
     """A tiny model in float32: 1024 cells, eight sequences, nothing shared between requests."""
-    path = write_llama(tmp_path_factory.mktemp("run") / "f32.gguf", quant=gguf.GGMLQuantizationType.F32)
-    loaded = LoadedModel(plan_on_cpu(path, n_ctx=1024, parallel=8, serving=Serving(cache_reuse=0)))
-    yield loaded
-    loaded.close()
+    path = write_f32(tmp_path_factory.mktemp("run") / "f32.gguf")
+    with loaded(plan_on_cpu(path, n_ctx=1024, parallel=8, serving=Serving(cache_reuse=0))) as model:
+        yield model
 
 
 @pytest.fixture
 def model(shared: LoadedModel) -> Iterator[LoadedModel]:
     yield shared
-    for slot in range(8):
-        shared.forget(slot)
+    forget_all(shared)
 
 
 def _request(name: str, **options: Any) -> Request:
     pick = np.random.default_rng(sum(map(ord, name)))
     prompt = (1, *map(int, pick.integers(3, 320, 9)))
-    wish = {"prompt": prompt, "sampling": GREEDY, "ignore_eos": True, "max_tokens": 60, **options}
-    return Request(id=name, **wish)
+    return make_request(name, prompt, **{"max_tokens": 60, **options})
 
 
 def _submit(model: LoadedModel, *requests: Request) -> Loop:
@@ -73,11 +74,6 @@ def _told(news: Iterator[TokenEvent]) -> dict[str, list[Any]]:
     return told
 
 
-def _usual(loop: Loop) -> Iterator[TokenEvent]:
-    while not loop.is_idle:
-        yield from full_step(loop)
-
-
 def _counts(figures: EngineStats) -> tuple[int, ...]:
     return (figures.n_steps, figures.n_generated_tokens, figures.n_prompt_tokens, figures.n_cells_used)
 
@@ -91,7 +87,7 @@ def test_both_ways_say_the_same(model: LoadedModel, monkeypatch: pytest.MonkeyPa
     Without drafts, which come at other steps by the short way: other batches are rounded otherwise.
     """
     monkeypatch.setattr(PromptLookup, "draft", lambda *_: [])
-    alone = _told(events(_submit(model, _request("stops"))))["stops"][0]
+    alone = _told(any_steps(_submit(model, _request("stops"))))["stops"][0]
     requests = [
         *(_request(f"greedy{i}", max_tokens=40 + 7 * i) for i in range(3)),
         _request("drawn", sampling=SamplingParams(seed=3, top_p=0.9)),
@@ -103,7 +99,7 @@ def test_both_ways_say_the_same(model: LoadedModel, monkeypatch: pytest.MonkeyPa
         _request("shown", skip_special_tokens=False, sampling=SamplingParams(seed=8, temperature=3.0)),
     ]
     usual, short = _submit(model, *requests), _submit(model, *requests)
-    by_usual, by_short = _told(_usual(usual)), _told(events(short))
+    by_usual, by_short = _told(full_steps(usual)), _told(any_steps(short))
     assert by_short == by_usual
     assert by_short["stops"][2][:2] == (FinishReason.STOP, alone[40:43])
     assert by_short["ends"][2][0] is FinishReason.STOP
@@ -179,7 +175,7 @@ def test_a_newcomer_without_a_slot_does_not_end_a_run(model: LoadedModel) -> Non
 
 def test_who_goes_away_frees_all_it_has(model: LoadedModel) -> None:
     requests = [_request(name) for name in "abc"]
-    alone = _told(events(_submit(model, *requests)))
+    alone = _told(any_steps(_submit(model, *requests)))
     loop = _submit(model, *requests)
     _in_a_run(loop)
     used = loop.stats().n_cells_used
@@ -196,7 +192,7 @@ def test_cells_that_run_out_end_a_run_in_time(model: LoadedModel) -> None:
     """Eight of up to 250 tokens in 1024 cells: some give way, and all say what they say by the usual way."""
     requests = [_request(f"r{i}", max_tokens=240) for i in range(8)]
     usual, short = _submit(model, *requests), _submit(model, *requests)
-    by_usual, by_short = _told(_usual(usual)), _told(events(short))
+    by_usual, by_short = _told(full_steps(usual)), _told(any_steps(short))
     assert all(loop.stats().n_preemptions > 0 for loop in (usual, short))
     assert {name: told[2] for name, told in by_short.items()} == {
         name: told[2] for name, told in by_usual.items()
@@ -207,7 +203,7 @@ def test_a_step_that_finds_no_room_is_done_the_usual_way(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = [_request("a"), _request("b")]
-    alone = _told(events(_submit(model, *requests)))
+    alone = _told(any_steps(_submit(model, *requests)))
     loop = _submit(model, *requests)
     decode, n_calls = LoadedModel.decode, 0
 
@@ -218,7 +214,7 @@ def test_a_step_that_finds_no_room_is_done_the_usual_way(
         return decode(self) if has_room else NO_ROOM
 
     monkeypatch.setattr(LoadedModel, "decode", refuses_some)
-    assert _told(events(loop)) == alone
+    assert _told(any_steps(loop)) == alone
 
 
 # -- its parts -----------------------------------------------------------------------------------

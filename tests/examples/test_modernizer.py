@@ -4,7 +4,6 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ from examples.modernizer.agents import REVIEWERS, VALIDATOR, prompt
 from examples.modernizer.code_base import SourceFile
 from examples.modernizer.costs import Price, electricity, table
 from examples.modernizer.parts import cut, together
-from tests.cli.running import environment
-from tests.test_journeys import Serving, serving
+from tests.cli.running import ROOT, run_program
+from tests.server.live import Serving
 
-ROOT = Path(__file__).parents[2]
 AGENTS = [*(agent.name for agent in REVIEWERS), VALIDATOR.name]
 
 
@@ -72,13 +70,6 @@ def test_costs_by_hand() -> None:
     assert table({"dear": 2.0, "a": 0.5}).splitlines() == ["a           0.5000", "dear        2.0000"]
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Serving]:
-    with serving("demo") as running:
-        running.await_health()
-        yield running
-
-
 @pytest.fixture
 def code(tmp_path: Path) -> Path:
     """Three modules, one file of them larger than what one request may take."""
@@ -98,18 +89,17 @@ def code(tmp_path: Path) -> Path:
 
 
 def run(served: Serving, code: Path, report: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [
-            sys.executable, "-m", "examples.modernizer", str(code), "--base-url", f"{served.url}/v1",
-            "--context", "3600", "--answer-tokens", "200", "--report", str(report),
-        ],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False,
+    return run_program(
+        sys.executable, "-m", "examples.modernizer", code, "--base-url", f"{served.url}/v1",
+        "--context", "3600", "--answer-tokens", "200", "--report", report, cwd=ROOT, patience_s=300,
     )  # fmt: skip
 
 
-def test_a_whole_run_is_kept_and_goes_on_where_it_ended(served: Serving, code: Path, tmp_path: Path) -> None:
+def test_a_whole_run_is_kept_and_goes_on_where_it_ended(
+    demo_server: Serving, code: Path, tmp_path: Path
+) -> None:
     report = tmp_path / "report.json"
-    done = run(served, code, report)
+    done = run(demo_server, code, report)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(report.read_text())
     assert sorted(file["path"] for file in found["files"]) == [
@@ -129,20 +119,17 @@ def test_a_whole_run_is_kept_and_goes_on_where_it_ended(served: Serving, code: P
     lines = kept.read_text().splitlines()
     assert len(lines) == found["requests"]
     kept.write_text("\n".join(lines[: len(lines) // 2]) + '\n{"key": "cut off in the mid')
-    again = run(served, code, report)
+    again = run(demo_server, code, report)
     assert again.returncode == 0, again.stderr
     resumed = json.loads(report.read_text())
     assert 0 < resumed["requests"] < found["requests"]
     assert kept.read_text().splitlines()[: len(lines) // 2] == lines[: len(lines) // 2]
 
 
-def test_a_context_too_short_is_refused_with_what_to_do(served: Serving, code: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "examples.modernizer", str(code), "--base-url", f"{served.url}/v1",
-            "--context", "1024",
-        ],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+def test_a_context_too_short_is_refused_with_what_to_do(demo_server: Serving, code: Path) -> None:
+    done = run_program(
+        sys.executable, "-m", "examples.modernizer", code, "--base-url", f"{demo_server.url}/v1",
+        "--context", "1024", cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 1
     assert "serve with a longer --n-ctx, or lower --answer-tokens" in done.stderr

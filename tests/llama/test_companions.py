@@ -4,7 +4,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from tests.companions import write_lora, write_mmproj
 from tests.conftest import PlanOnCpu
 from tests.pictures import png
 from tests.planner.cases import speed, with_speeds
-from tests.workers import await_listening, free_ports
+from tests.workers import await_listening, free_ports, worker_process
 from tests.zoo.loadable import LOADABLE, write_loadable
 from tools.random_model import write_llama
 from vram_llm.errors import BadPlan, ModelRefused
@@ -73,17 +72,10 @@ def _running(folder: Path) -> Iterator[Worker]:
     endpoint = f"127.0.0.1:{free_ports(1)[0]}"
     log = folder / f"{endpoint.replace(':', '-')}.log"
     command = [sys.executable, "-c", _SERVE, endpoint]
-    with (
-        log.open("wb") as out,
-        subprocess.Popen(
-            command, env=os.environ | {"GGML_RPC_DEBUG": "1"}, stdout=out, stderr=out
-        ) as process,
-    ):
-        try:
-            await_listening(endpoint, process)
-            yield Worker(endpoint, log)
-        finally:
-            process.kill()
+    env = os.environ | {"GGML_RPC_DEBUG": "1"}
+    with log.open("wb") as output, worker_process(command, env, output) as process:
+        await_listening(endpoint, process)
+        yield Worker(endpoint, log)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import anthropic
 import pytest
 from anthropic import AsyncAnthropic
 
-from tests.server.conftest import listening
 from tests.server.fake_engine import FakeEngine, fails, says
+from tests.server.live import async_anthropic_sdk, listening
 from tests.server.tool_chat import FUNCTION, PARAMETERS, PIECES, TALKER
 from vram_llm.errors import Overloaded
 
@@ -25,9 +25,7 @@ def engine() -> FakeEngine:
 async def sdk(engine: FakeEngine) -> AsyncIterator[AsyncAnthropic]:
     async with (
         listening(engine, api_keys=("right",)) as url,
-        AsyncAnthropic(
-            base_url=url, api_key="right", max_retries=0, _strict_response_validation=True
-        ) as client,
+        async_anthropic_sdk(url, api_key="right", _strict_response_validation=True) as client,
     ):
         yield client
 

@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import PlanOnCpu
-from tests.server.conftest import app_of
+from tests.engine.harness import running
+from tests.server.live import app_of, in_process
 from vram_llm import demo
-from vram_llm.engine.client import EngineClient
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 QUESTION = [{"role": "user", "content": "What is a KV cache?"}]
@@ -23,15 +23,9 @@ CALL = {"id": "call_1", "type": "function", "index": 0, "function": {"name": "no
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(plan_on_cpu: PlanOnCpu) -> AsyncIterator[httpx.AsyncClient]:
-    engine = EngineClient(plan_on_cpu(demo.path(), n_ctx=2048, parallel=2), "demo")
-    engine.start()
-    try:
-        await engine.ready()
-        transport = httpx.ASGITransport(app_of(engine))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
-            yield client
-    finally:
-        await engine.stop()
+    plan = plan_on_cpu(demo.path(), n_ctx=2048, parallel=2)
+    async with running(plan, "demo") as engine, in_process(app_of(engine)) as client:
+        yield client
 
 
 async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:

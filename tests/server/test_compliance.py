@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import listening
 from tests.server.fake_engine import FakeEngine, Step, says
+from tests.server.live import listening
 from tests.server.tool_chat import TALKER
 from vram_llm.engine.request import Request
 

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,14 @@ import openai
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.server.conftest import listening
+from tests.engine.harness import running
 from tests.server.fake_engine import INFO, FakeEngine
+from tests.server.live import async_openai_sdk, listening, listening_with
 from tools.random_bert import write_bert
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.errors import EngineDied
 from vram_llm.model.pooling import Pooling
-from vram_llm.planner.types import Plan
 
 pytestmark = pytest.mark.process
 
@@ -254,20 +253,9 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bert(tmp_path_factory.mktemp("bert") / "bert.gguf")
 
 
-@asynccontextmanager
-async def running(plan: Plan) -> AsyncIterator[EngineClient]:
-    client = EngineClient(plan, "bert")
-    client.start()
-    try:
-        await client.ready()
-        yield client
-    finally:
-        await client.stop()
-
-
 @pytest.fixture
 async def real(plan_on_cpu: PlanOnCpu, bert: Path) -> AsyncIterator[EngineClient]:
-    async with running(plan_on_cpu(bert)) as client:
+    async with running(plan_on_cpu(bert), "bert") as client:
         yield client
 
 
@@ -276,9 +264,8 @@ async def test_openais_sdk_and_llama_cpps_own_embeddings(real: EngineClient, ber
     expected = model.embed(TEXTS, normalize=True)
     model.close()
     async with listening(real) as url:
-        options: dict[str, Any] = {"api_key": "none", "_strict_response_validation": True}
-        sdk = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none")
-        async with sdk, openai.AsyncOpenAI(base_url=f"{url}/v1", **options) as strict:
+        strictly = async_openai_sdk(url, _strict_response_validation=True)
+        async with async_openai_sdk(url) as sdk, strictly as strict:
             as_floats = await strict.embeddings.create(model="bert", input=TEXTS, encoding_format="float")
             # the SDK's own choice is base64, which its strict parsing does not know
             as_base64 = await sdk.embeddings.create(model="", input=TEXTS)
@@ -318,7 +305,7 @@ async def test_requests_in_flight_finish_before_the_end(real: EngineClient) -> N
 async def test_a_real_reranker(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> None:
     path = write_bert(tmp_path / "rank.gguf", pooling=gguf.PoolingType.RANK)
     body = {"query": "a dog", "documents": TEXTS, "top_n": 5}
-    async with running(plan_on_cpu(path)) as engine, listening(engine) as url, httpx.AsyncClient() as client:
+    async with listening_with(plan_on_cpu(path), "bert") as url, httpx.AsyncClient() as client:
         reply = await client.post(f"{url}/v1/rerank", json=body)
     scores = [each["relevance_score"] for each in reply.json()["results"]]
     assert scores == sorted(scores, reverse=True)

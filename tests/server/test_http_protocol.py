@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.server.conftest import listening
 from tests.server.fake_engine import FakeEngine
+from tests.server.live import listening
 
 BODY = json.dumps({"model": "", "messages": [{"role": "user", "content": "hi"}]}).encode()
 OFFER = (  # as java.net.http.HttpClient sends it

@@ -1,11 +1,8 @@
 """Images over HTTP: what is refused, in a table, and whole journeys with a real projector."""
 
-import asyncio
 import base64
 import os
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -18,10 +15,10 @@ import pytest
 
 from tests.companions import write_mmproj
 from tests.pictures import png, png_of
-from tests.server.conftest import Connect, listening
+from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine
+from tests.server.live import anthropic_sdk, in_thread, listening_with, openai_sdk
 from tools.random_model import write_llama
-from vram_llm.engine.client import EngineClient
 from vram_llm.machine.types import Host, Machine
 from vram_llm.planner.types import Workload
 from vram_llm.server import image_inputs
@@ -253,35 +250,16 @@ async def test_anthropic_blocks(client: httpx.AsyncClient, engine: FakeEngine) -
 
 @pytest.fixture(scope="module")
 def base_url(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server in a thread of its own, so that clients that wait can be used."""
     folder = tmp_path_factory.mktemp("eyes")
     wish = Workload(n_ctx=2048, parallel=2, reserve_bytes=0, mmproj=str(write_mmproj(folder / "mmproj.gguf")))
     plan = planning.plan(str(write_llama(folder / "tiny.gguf")), Machine(devices=(), host=host), wish)
-    started: Future[str] = Future()
-    loop, stop = asyncio.new_event_loop(), asyncio.Event()
-
-    async def serve() -> None:
-        engine = EngineClient(plan, "tiny")
-        engine.start()
-        try:
-            await engine.ready()
-            async with listening(engine) as url:
-                started.set_result(url)
-                await stop.wait()
-        finally:
-            await engine.stop()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    yield started.result(timeout=60)
-    loop.call_soon_threadsafe(stop.set)
-    thread.join()
-    loop.close()
+    with in_thread(listening_with(plan, "tiny")) as url:
+        yield url
 
 
 @pytest.fixture
 def sdk(base_url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0) as client:
+    with openai_sdk(base_url) as client:
         yield client
 
 
@@ -353,7 +331,7 @@ def test_the_anthropic_sdk(base_url: str) -> None:
     messages: Any = [
         {"role": "user", "content": [{"type": "image", "source": source}, {"type": "text", "text": "So?"}]}
     ]
-    with anthropic.Anthropic(base_url=base_url, api_key="none", max_retries=0) as client:
+    with anthropic_sdk(base_url) as client:
         counted = client.messages.count_tokens(model="", messages=messages)
         reply = client.messages.create(model="", max_tokens=5, messages=messages)
         usage = reply.usage

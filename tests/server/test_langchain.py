@@ -7,8 +7,8 @@ from langchain_core.messages import ToolMessage
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from tests.server.conftest import listening
 from tests.server.fake_engine import FakeEngine, says
+from tests.server.live import listening
 from tests.server.tool_chat import PIECES, TALKER, TOOLS
 
 

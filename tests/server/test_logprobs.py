@@ -7,6 +7,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.server.fake_engine import FakeEngine, Step
+from tests.server.live import async_openai_sdk
 from vram_llm.engine.request import FinishReason, Likelihood, Request, TokenCandidate, TokenEvent
 
 
@@ -50,9 +51,7 @@ def _script(request: Request) -> list[Step]:
 @pytest.fixture
 async def sdk(url: str, engine: FakeEngine) -> AsyncIterator[AsyncOpenAI]:
     engine.script = _script
-    async with AsyncOpenAI(
-        base_url=f"{url}/v1", api_key="none", max_retries=0, _strict_response_validation=True
-    ) as client:
+    async with async_openai_sdk(url, _strict_response_validation=True) as client:
         yield client
 
 
@@ -110,7 +109,7 @@ async def test_completion(sdk: AsyncOpenAI, engine: FakeEngine) -> None:
 async def test_completion_stream(url: str, engine: FakeEngine) -> None:
     """Its chunks have no finish reason until the last, as OpenAI's: the SDK's strict reading wants one."""
     engine.script = _script
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as sdk:
+    async with async_openai_sdk(url) as sdk:
         stream = await sdk.completions.create(model="tiny", prompt="a c", logprobs=0, stream=True)
         received = [chunk.choices[0].logprobs async for chunk in stream]
     assert [each.token_logprobs for each in received if each] == [[-0.25], [-0.5], [-0.125]]
@@ -131,7 +130,7 @@ TOLD = {
 async def test_echo(url: str, engine: FakeEngine, prompt: Any, text: str, offsets: list[int]) -> None:
     """Nothing is predicted of the first token: null, which the SDK's types do not foresee."""
     engine.script = _script
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as sdk:
+    async with async_openai_sdk(url) as sdk:
         options: dict[str, Any] = {"model": "tiny", "prompt": prompt, "echo": True, "logprobs": 1}
         (choice,) = (await sdk.completions.create(**options, max_tokens=0)).choices
         assert (engine.requests[0].max_tokens, engine.requests[0].prompt_logprobs) == (0, 1)

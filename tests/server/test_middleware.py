@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from tests.server.conftest import Connect, listening
+from tests.server.conftest import Connect
 from tests.server.fake_engine import FakeEngine
+from tests.server.live import listening
 from vram_llm.server.serving_context import ServingContext
 
 HI = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}

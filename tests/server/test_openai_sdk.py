@@ -7,18 +7,15 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from tests.server.conftest import listening
 from tests.server.fake_engine import FakeEngine, fails
+from tests.server.live import async_openai_sdk, listening
 from vram_llm.engine.model_info import EngineState
 from vram_llm.errors import ContextExceeded, Overloaded
 
 
 @pytest.fixture
 async def sdk(url: str) -> AsyncIterator[AsyncOpenAI]:
-    strict = AsyncOpenAI(
-        base_url=f"{url}/v1", api_key="none", max_retries=0, _strict_response_validation=True
-    )
-    async with strict as client:
+    async with async_openai_sdk(url, _strict_response_validation=True) as client:
         yield client
 
 
@@ -103,8 +100,8 @@ async def test_error_in_mid_stream(sdk: AsyncOpenAI, engine: FakeEngine) -> None
 
 async def test_wrong_key(engine: FakeEngine) -> None:
     async with listening(engine, api_keys=("right",)) as url:
-        async with AsyncOpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as sdk:
+        async with async_openai_sdk(url, api_key="wrong") as sdk:
             with pytest.raises(openai.AuthenticationError):
                 await chat(sdk)
-        async with AsyncOpenAI(base_url=f"{url}/v1", api_key="right", max_retries=0) as sdk:
+        async with async_openai_sdk(url, api_key="right") as sdk:
             assert (await chat(sdk)).choices

@@ -7,8 +7,8 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from tests.server.conftest import listening
 from tests.server.fake_engine import FakeEngine, fails, says
+from tests.server.live import async_openai_sdk, listening
 from tests.server.tool_chat import ARGUMENTS, FUNCTION, PIECES, TALKER, TOOLS
 
 HI: Any = [{"role": "user", "content": "hi"}]
@@ -25,9 +25,7 @@ def engine() -> FakeEngine:
 async def sdk(engine: FakeEngine) -> AsyncIterator[AsyncOpenAI]:
     async with (
         listening(engine) as url,
-        AsyncOpenAI(
-            base_url=f"{url}/v1", api_key="none", max_retries=0, _strict_response_validation=True
-        ) as client,
+        async_openai_sdk(url, _strict_response_validation=True) as client,
     ):
         yield client
 

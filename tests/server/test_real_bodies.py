@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 
 from tests.conftest import PlanOnCpu
-from tests.server.conftest import app_of
+from tests.engine.harness import running
+from tests.server.live import app_of, in_process
 from vram_llm import demo
-from vram_llm.engine.client import EngineClient
 
 ASKED = "What is a KV cache?"
 USER = {"role": "user", "content": ASKED}
@@ -46,25 +46,19 @@ RESPONSES: tuple[dict[str, Any], ...] = (
 
 
 async def test_bodies_of_clients(plan_on_cpu: PlanOnCpu) -> None:
-    engine = EngineClient(plan_on_cpu(demo.path(), n_ctx=8192, parallel=1), "demo")
-    engine.start()
-    try:
-        await engine.ready()
-        transport = httpx.ASGITransport(app_of(engine))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=120) as client:
-            for body in MESSAGES:
-                asked = {"model": "claude-x", "max_tokens": 16, **body}
-                reply = await client.post("/v1/messages", json=asked)
-                assert reply.status_code == 200, (body, reply.text)
-                counted = await client.post("/v1/messages/count_tokens", json=asked)
-                assert counted.json()["input_tokens"] > 1
-            for body in RESPONSES:
-                asked = {"model": "gpt-x", "input": ASKED, "max_output_tokens": 16, **body}
-                reply = await client.post("/v1/responses", json=asked)
-                assert reply.status_code == 200, (body, reply.text)
-            await _forced(client)
-    finally:
-        await engine.stop()
+    plan = plan_on_cpu(demo.path(), n_ctx=8192, parallel=1)
+    async with running(plan, "demo") as engine, in_process(app_of(engine)) as client:
+        for body in MESSAGES:
+            asked = {"model": "claude-x", "max_tokens": 16, **body}
+            reply = await client.post("/v1/messages", json=asked)
+            assert reply.status_code == 200, (body, reply.text)
+            counted = await client.post("/v1/messages/count_tokens", json=asked)
+            assert counted.json()["input_tokens"] > 1
+        for body in RESPONSES:
+            asked = {"model": "gpt-x", "input": ASKED, "max_output_tokens": 16, **body}
+            reply = await client.post("/v1/responses", json=asked)
+            assert reply.status_code == 200, (body, reply.text)
+        await _forced(client)
 
 
 async def _forced(client: httpx.AsyncClient) -> None:

@@ -1,13 +1,9 @@
 """The built-in model behind the endpoints: forced calls, tokens, and whatever schemathesis thinks of."""
 
-import asyncio
 import json
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from typing import Any
 
-import anthropic
 import openai
 import pytest
 import schemathesis
@@ -15,10 +11,9 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import not_a_server_error
 
 from tests.conftest import PlanOnCpu
-from tests.server.conftest import listening
 from tests.server.fake_engine import FakeEngine
+from tests.server.live import anthropic_sdk, in_thread, listening_with, openai_sdk
 from vram_llm import demo
-from vram_llm.engine.client import EngineClient
 from vram_llm.server.app import create_app
 
 pytestmark = pytest.mark.process
@@ -36,34 +31,14 @@ HI: Any = [{"role": "user", "content": "hi"}]
 
 @pytest.fixture(scope="module")
 def base_url(plan_on_cpu: PlanOnCpu) -> Iterator[str]:
-    """A server in a thread of its own, so that clients that wait can be used."""
-    started: Future[str] = Future()
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
     plan = plan_on_cpu(demo.path(), n_ctx=2048, parallel=2)
-
-    async def serve() -> None:
-        engine = EngineClient(plan, "demo")
-        engine.start()
-        try:
-            await engine.ready()
-            async with listening(engine, reasoning_budget=BUDGET) as url:
-                started.set_result(url)
-                await stop.wait()
-        finally:
-            await engine.stop()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    yield started.result(timeout=60)
-    loop.call_soon_threadsafe(stop.set)
-    thread.join()
-    loop.close()
+    with in_thread(listening_with(plan, "demo", reasoning_budget=BUDGET)) as url:
+        yield url
 
 
 @pytest.fixture
 def sdk(base_url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0) as client:
+    with openai_sdk(base_url) as client:
         yield client
 
 
@@ -102,7 +77,7 @@ def test_responses_and_messages_must_call_too(sdk: openai.OpenAI, base_url: str)
     )
     assert reply.output[0].type == "function_call"
     check_arguments(reply.output[0].arguments)
-    with anthropic.Anthropic(base_url=base_url, api_key="none", max_retries=0) as client:
+    with anthropic_sdk(base_url) as client:
         own: Any = [{"name": "paint", "input_schema": PARAMETERS}]
         message = client.messages.create(
             model="demo", max_tokens=200, messages=HI, tools=own, tool_choice={"type": "any"}
@@ -193,7 +168,7 @@ def test_a_call_or_an_answer_of_a_form(sdk: openai.OpenAI, base_url: str, wants_
 
 
 def test_the_count_equals_the_usage(sdk: openai.OpenAI, base_url: str) -> None:
-    with anthropic.Anthropic(base_url=base_url, api_key="none", max_retries=0) as client:
+    with anthropic_sdk(base_url) as client:
         counted = client.messages.count_tokens(model="demo", messages=HI)
         used = client.messages.create(model="demo", max_tokens=1, messages=HI)
     usage = used.usage

@@ -1,11 +1,8 @@
 """The OpenAPI document is true: every request gets an answer that it describes, and no 5xx."""
 
-import asyncio
 import json
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +16,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.server.conftest import listening
 from tests.server.fake_engine import FakeEngine
+from tests.server.live import in_thread, listening
 from tests.server.tool_chat import TALKER
 from vram_llm.model.pooling import Pooling
 from vram_llm.server.app import create_app
@@ -41,23 +38,9 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def base_urls() -> Iterator[list[str]]:
-    """A server for each of MODELS, in a thread of their own: schemathesis asks and waits."""
-    started: Future[list[str]] = Future()
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-
-    async def serve() -> None:
-        async with AsyncExitStack() as stack:
-            urls = [await stack.enter_async_context(listening(FakeEngine(info=info))) for info in MODELS]
-            started.set_result(urls)
-            await stop.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    yield started.result(timeout=10)
-    loop.call_soon_threadsafe(stop.set)
-    thread.join()
-    loop.close()
+    """A server for each of MODELS: schemathesis asks and waits."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(in_thread(listening(FakeEngine(info=info)))) for info in MODELS]
 
 
 schema = schemathesis.openapi.from_dict(create_app(FakeEngine()).openapi())

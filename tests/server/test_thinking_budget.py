@@ -3,14 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.server.fake_engine import FakeEngine, says
+from tests.server.live import app_of, in_process
 from tests.server.tool_chat import TALKER
 from vram_llm.engine.request import ReasoningBudget
-from vram_llm.server.app import create_app
-from vram_llm.server.config import ServerConfig
 
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 OPENS = "{% for m in messages %}{{ m.content }}{% endfor %}{#- </think> -#}<think>"
@@ -20,9 +18,7 @@ async def _prompt_and_budget(
     n_tokens: int | None, template: str | None, path: str = "/v1/chat/completions", **fields: Any
 ) -> tuple[str, ReasoningBudget | None]:
     engine = FakeEngine(says("Hello."), replace(TALKER, chat_template=template))
-    app = create_app(engine, ServerConfig(reasoning_budget=n_tokens))
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
+    async with in_process(app_of(engine, reasoning_budget=n_tokens)) as client:
         response = await client.post(path, json={**({} if "input" in fields else HI), **fields})
         assert response.status_code == 200, response.text
     (request,) = engine.requests

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.conftest import listening
 from tests.server.fake_engine import FakeEngine, Script, Step, says
+from tests.server.live import listening
 from vram_llm.engine.request import Request, TokenEvent
 from vram_llm.errors import ContextExceeded
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PlanOnCpu
+from tests.engine.harness import loaded
 from tests.zoo.loadable import dense, with_vocabulary, write_loadable
 from vram_llm.engine.inputs.tokenize import PromptTokenizer
 from vram_llm.engine.request import Request
@@ -23,9 +24,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(path: Path, plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
-    loaded = LoadedModel(plan_on_cpu(path))
-    yield loaded
-    loaded.close()
+    with loaded(plan_on_cpu(path)) as model:
+        yield model
 
 
 def test_a_gap_between_text_and_suffix(model: LoadedModel) -> None:
@@ -41,8 +41,7 @@ def test_a_gap_between_text_and_suffix(model: LoadedModel) -> None:
 
 
 def test_a_vocabulary_without_such_tokens(plan_on_cpu: PlanOnCpu) -> None:
-    model = LoadedModel(plan_on_cpu())
-    with pytest.raises(RequestError, match="no tokens to fill a gap with") as refusal:
-        PromptTokenizer(model.vocab, 512).tokens(Request(id="a", prompt="a", suffix="b"))
-    assert refusal.value.param == "suffix"
-    model.close()
+    with loaded(plan_on_cpu()) as model:
+        with pytest.raises(RequestError, match="no tokens to fill a gap with") as refusal:
+            PromptTokenizer(model.vocab, 512).tokens(Request(id="a", prompt="a", suffix="b"))
+        assert refusal.value.param == "suffix"

@@ -9,18 +9,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 
 from tests.conftest import PlanOnCpu
 from tests.engine.alike import are_alike
+from tests.engine.harness import (
+    GREEDY,
+    forget_all,
+    full_step,
+    loaded,
+    make_request,
+    run,
+    tokens_of,
+    write_f32,
+)
 from tests.engine.speculative.test_prompt_lookup import Foreseen
-from tests.engine.turns import events, full_step
-from tools.random_model import write_llama
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
-from vram_llm.engine.request import FinishReason, Grammar, GrammarKind, Request, SamplingParams, TokenEvent
+from vram_llm.engine.request import Grammar, GrammarKind, Request, SamplingParams, TokenEvent
 from vram_llm.engine.sampling.choose_sampler import NEARLY_ALL, device_sampler_config
 from vram_llm.engine.sampling.sampler_chains import device_chain
 from vram_llm.engine.sequence import DeviceSamplerConfig
@@ -32,7 +39,6 @@ from vram_llm.planner.types import MOST_BIASED, BackendSampling, Serving
 pytestmark = pytest.mark.process  # computes for many seconds
 
 N_VOCAB = 320
-GREEDY = SamplingParams(temperature=0)
 ALONE = Serving(cache_reuse=0)
 PROMPT = (1, 77, 300, 12)
 DRAWN: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
@@ -42,19 +48,18 @@ Answer = list[TokenEvent]
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_llama(tmp_path_factory.mktemp("seats") / "f32.gguf", quant=gguf.GGMLQuantizationType.F32)
+    return write_f32(tmp_path_factory.mktemp("seats") / "f32.gguf")
 
 
 @pytest.fixture(scope="module")
 def models(plan_on_cpu: PlanOnCpu, path: Path) -> Iterator[dict[BackendSampling, LoadedModel]]:
     """The tiny model twice, sampled on the host and "on the device"; 512 cells, four sequences."""
-    both = {
-        where: LoadedModel(plan_on_cpu(path, n_batch=64, n_ubatch=16, serving=ALONE, backend_sampling=where))
+    off, on = (
+        plan_on_cpu(path, n_batch=64, n_ubatch=16, serving=ALONE, backend_sampling=where)
         for where in (BackendSampling.OFF, BackendSampling.ON)
-    }
-    yield both
-    for model in both.values():
-        model.close()
+    )
+    with loaded(off) as on_host, loaded(on) as on_device:
+        yield {BackendSampling.OFF: on_host, BackendSampling.ON: on_device}
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +80,7 @@ def device(models: dict[BackendSampling, LoadedModel]) -> Iterator[Loop]:
 
 def _loop(model: LoadedModel) -> Iterator[Loop]:
     yield Loop(model)
-    for slot in range(4):
-        model.forget(slot)
+    forget_all(model)
 
 
 def _prompts(n: int, least: int = 3, most: int = 40) -> list[tuple[int, ...]]:
@@ -85,20 +89,14 @@ def _prompts(n: int, least: int = 3, most: int = 40) -> list[tuple[int, ...]]:
 
 
 def _request(name: str, prompt: tuple[int, ...] = PROMPT, **options: Any) -> Request:
-    return Request(
-        id=name, prompt=prompt, **{"sampling": GREEDY, "ignore_eos": True, "max_tokens": 8, **options}
-    )
+    return make_request(name, prompt, **{"max_tokens": 8, **options})
 
 
 def _run(loop: Loop, *requests: Request) -> dict[str, list[int]]:
     """The tokens of each, all asked for at once."""
-    news: dict[str, list[int]] = {request.id: [] for request in requests}
-    for request in requests:
-        assert loop.submit(request) is None
-    for event in events(loop):
-        assert event.finish_reason is not FinishReason.ERROR, event.error
-        news[event.id] += event.token_ids
-    return news
+    answers = run(loop, *requests)
+    assert [events[-1].error for events in answers.values() if events[-1].error is not None] == []
+    return {name: tokens_of(events) for name, events in answers.items()}
 
 
 # -- the same as on the host ---------------------------------------------------------------------
@@ -277,22 +275,21 @@ def test_one_that_gives_way_goes_on_with_its_draws(plan_on_cpu: PlanOnCpu, path:
     plan = plan_on_cpu(
         path, n_ctx=256, n_batch=64, n_ubatch=16, serving=ALONE, backend_sampling=BackendSampling.ON
     )
-    model = LoadedModel(plan)
-    requests = [
-        _request(
-            f"r{i}",
-            prompt,
-            max_tokens=90,
-            sampling=SamplingParams(temperature=1 + i / 4, logit_bias={7: 90.0, 9: 90.0}, seed=i),
-        )
-        for i, prompt in enumerate(_prompts(4))
-    ]
-    loop = Loop(model)
-    alone = [_run(loop, request)[request.id] for request in requests]
-    assert loop.stats().n_preemptions == 0
-    assert list(_run(loop, *requests).values()) == alone
-    assert loop.stats().n_preemptions > 0
-    model.close()
+    with loaded(plan) as model:
+        requests = [
+            _request(
+                f"r{i}",
+                prompt,
+                max_tokens=90,
+                sampling=SamplingParams(temperature=1 + i / 4, logit_bias={7: 90.0, 9: 90.0}, seed=i),
+            )
+            for i, prompt in enumerate(_prompts(4))
+        ]
+        loop = Loop(model)
+        alone = [_run(loop, request)[request.id] for request in requests]
+        assert loop.stats().n_preemptions == 0
+        assert list(_run(loop, *requests).values()) == alone
+        assert loop.stats().n_preemptions > 0
 
 
 def test_a_cancelled_request_leaves_nothing_behind(device: Loop) -> None:
@@ -398,9 +395,8 @@ def test_with_a_cache_for_each_sequence(plan_on_cpu: PlanOnCpu, path: Path) -> N
         plan = plan_on_cpu(
             path, n_ctx=1024, kv_unified=False, n_batch=64, n_ubatch=16, backend_sampling=where
         )
-        model = LoadedModel(plan)
-        requests = [_request(f"r{i}", prompt, max_tokens=5 + i) for i, prompt in enumerate(_prompts(8))]
-        requests[3] = _request("r3", _prompts(8)[3], logprobs=1)
-        answers.append(_run(Loop(model), *requests))
-        model.close()
+        with loaded(plan) as model:
+            requests = [_request(f"r{i}", prompt, max_tokens=5 + i) for i, prompt in enumerate(_prompts(8))]
+            requests[3] = _request("r3", _prompts(8)[3], logprobs=1)
+            answers.append(_run(Loop(model), *requests))
     assert answers[0] == answers[1]

@@ -8,20 +8,17 @@ import numpy.typing as npt
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.turns import events
+from tests.engine.harness import loaded, make_request, run, tokens_of
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Likelihood, Request, SamplingParams
 from vram_llm.engine.sampling.logprobs import LEAST, likelihood
 from vram_llm.llama.model import LoadedModel
 
-GREEDY = SamplingParams(temperature=0)
-
 
 @pytest.fixture(scope="module")
 def model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
-    loaded = LoadedModel(plan_on_cpu())
-    yield loaded
-    loaded.close()
+    with loaded(plan_on_cpu()) as model:
+        yield model
 
 
 def _definition(model: LoadedModel, tokens: list[int]) -> npt.NDArray[np.float64]:
@@ -36,23 +33,19 @@ def _definition(model: LoadedModel, tokens: list[int]) -> npt.NDArray[np.float64
 
 
 def _run(loop: Loop, *requests: Request) -> dict[str, dict[str, Any]]:
-    news: dict[str, dict[str, Any]] = {
-        request.id: {"tokens": [], "logprobs": [], "prompt": [], "end": None} for request in requests
+    return {
+        name: {
+            "tokens": tokens_of(events),
+            "logprobs": [each for event in events for each in event.logprobs],
+            "prompt": [each for event in events for each in event.prompt_logprobs],
+            "end": events[-1],
+        }
+        for name, events in run(loop, *requests).items()
     }
-    for request in requests:
-        assert loop.submit(request) is None
-    for event in events(loop):
-        mine = news[event.id]
-        mine["tokens"] += event.token_ids
-        mine["logprobs"] += event.logprobs
-        mine["prompt"] += event.prompt_logprobs
-        mine["end"] = event
-    return news
 
 
 def _request(name: str = "r", **options: Any) -> Request:
-    given = {"prompt": (1, 50, 60), "ignore_eos": True, "sampling": GREEDY, "max_tokens": 6, **options}
-    return Request(id=name, **given)
+    return make_request(name, **{"max_tokens": 6, **options})
 
 
 def test_of_an_answer(model: LoadedModel) -> None:
@@ -141,15 +134,14 @@ def test_of_prompts_beside_each_other_and_beside_streams(model: LoadedModel) -> 
 
 
 def test_one_that_gave_way_tells_nothing_twice(plan_on_cpu: PlanOnCpu) -> None:
-    model = LoadedModel(plan_on_cpu(n_ctx=256))
-    loop = Loop(model)
-    requests = [_request(f"r{i}", prompt=PROMPT, prompt_logprobs=0, max_tokens=80) for i in range(4)]
-    told = _run(loop, *requests)
-    assert loop.stats().n_preemptions > 0
-    for each in told.values():
-        assert [likely.chosen.token for likely in each["prompt"]] == list(PROMPT)
-        assert len(each["tokens"]) == 80
-    model.close()
+    with loaded(plan_on_cpu(n_ctx=256)) as model:
+        loop = Loop(model)
+        requests = [_request(f"r{i}", prompt=PROMPT, prompt_logprobs=0, max_tokens=80) for i in range(4)]
+        told = _run(loop, *requests)
+        assert loop.stats().n_preemptions > 0
+        for each in told.values():
+            assert [likely.chosen.token for likely in each["prompt"]] == list(PROMPT)
+            assert len(each["tokens"]) == 80
 
 
 def test_a_prompt_of_one_token(model: LoadedModel) -> None:

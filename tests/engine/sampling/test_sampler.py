@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import PlanOnCpu
 from tests.engine.alike import Counts, are_alike
+from tests.engine.harness import loaded
 from vram_llm.engine.request import SamplingParams
 from vram_llm.engine.sampling.choose_sampler import SamplerFactory, numpy_suffices
 from vram_llm.engine.sampling.numpy_sampler import Indices, NumpySampler
@@ -23,11 +24,10 @@ N = 6000
 @pytest.fixture(scope="module")
 def model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
     """The tiny model, after a prompt."""
-    loaded = LoadedModel(plan_on_cpu())
-    loaded.batch.add([1, 77, 300, 12], 0, 0, n_outputs=1)
-    assert loaded.decode() == 0
-    yield loaded
-    loaded.close()
+    with loaded(plan_on_cpu()) as model:
+        model.batch.add([1, 77, 300, 12], 0, 0, n_outputs=1)
+        assert model.decode() == 0
+        yield model
 
 
 ROW = 3

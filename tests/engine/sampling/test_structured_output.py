@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 
 from tests.conftest import PlanOnCpu
+from tests.engine.harness import full_step, loaded, run, text_of
 from tests.engine.schemas import nested_schema
-from tests.engine.turns import events, full_step
 from vram_llm import demo
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
@@ -22,16 +22,14 @@ HOT = SamplingParams(temperature=1.5, seed=1)
 
 @pytest.fixture(scope="module")
 def demo_model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
-    loaded = LoadedModel(plan_on_cpu(demo.path(), n_ctx=4096, parallel=16))
-    yield loaded
-    loaded.close()
+    with loaded(plan_on_cpu(demo.path(), n_ctx=4096, parallel=16)) as model:
+        yield model
 
 
 @pytest.fixture(scope="module")
 def spm_model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
-    loaded = LoadedModel(plan_on_cpu(n_ctx=2048))
-    yield loaded
-    loaded.close()
+    with loaded(plan_on_cpu(n_ctx=2048)) as model:
+        yield model
 
 
 @pytest.fixture(params=["demo_model", "spm_model"])
@@ -53,14 +51,7 @@ def _request(name: str, grammar: Grammar | None, **options: Any) -> Request:
 
 def _run(loop: Loop, *requests: Request) -> dict[str, tuple[str, TokenEvent]]:
     """The text of each request, and its last event."""
-    texts = {request.id: "" for request in requests}
-    last: dict[str, TokenEvent] = {}
-    for request in requests:
-        assert loop.submit(request) is None
-    for event in events(loop):
-        texts[event.id] += event.text
-        last[event.id] = event
-    return {name: (text, last[name]) for name, text in texts.items()}
+    return {name: (text_of(events), events[-1]) for name, events in run(loop, *requests).items()}
 
 
 def _one(model: LoadedModel, grammar: Grammar, **options: Any) -> tuple[str, TokenEvent]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.turns import events, full_step
+from tests.engine.harness import GREEDY, full_steps, loaded, make_request, run, text_of, tokens_of
 from vram_llm import demo
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
@@ -17,30 +17,26 @@ from vram_llm.engine.request import (
     ReasoningBudget,
     Request,
     SamplingParams,
-    TokenEvent,
 )
 from vram_llm.engine.sampling.token_rules import ThinkingBudget, token_rules
 from vram_llm.llama.model import LoadedModel
 from vram_llm.planner.types import BackendSampling
 
-GREEDY = SamplingParams(temperature=0)
 HOT = SamplingParams(temperature=1.5, top_k=40, repeat_penalty=1.1, seed=1)
 OPENED = ReasoningBudget(n_tokens=6, opening="<think>", closing="</think>", opened=True)
 
 
 @pytest.fixture(scope="module")
 def demo_model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
-    loaded = LoadedModel(plan_on_cpu(demo.path(), n_ctx=1024, parallel=8))
-    yield loaded
-    loaded.close()
+    with loaded(plan_on_cpu(demo.path(), n_ctx=1024, parallel=8)) as model:
+        yield model
 
 
 @pytest.fixture(scope="module")
 def spm_model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
     """It has no token for a mark: that takes several."""
-    loaded = LoadedModel(plan_on_cpu(n_ctx=1024, parallel=8))
-    yield loaded
-    loaded.close()
+    with loaded(plan_on_cpu(n_ctx=1024, parallel=8)) as model:
+        yield model
 
 
 @pytest.fixture(params=["demo_model", "spm_model"])
@@ -50,21 +46,8 @@ def model(request: pytest.FixtureRequest) -> LoadedModel:
 
 
 def _request(name: str = "one", **options: Any) -> Request:
-    given: dict[str, Any] = {"prompt": "Say.<think>\n", "sampling": GREEDY, "max_tokens": 40, **options}
-    return Request(id=name, **{"ignore_eos": True, "marks": ("<think>", "</think>"), **given})
-
-
-def _run(loop: Loop, *requests: Request) -> dict[str, list[TokenEvent]]:
-    told: dict[str, list[TokenEvent]] = {request.id: [] for request in requests}
-    for request in requests:
-        assert loop.submit(request) is None
-    for event in events(loop):
-        told[event.id].append(event)
-    return told
-
-
-def _tokens(answer: list[TokenEvent]) -> list[int]:
-    return [token for event in answer for token in event.token_ids]
+    given: dict[str, Any] = {"prompt": "Say.<think>\n", "max_tokens": 40, "marks": ("<think>", "</think>")}
+    return make_request(name, **given | options)
 
 
 def _closing(model: LoadedModel) -> list[int]:
@@ -87,24 +70,24 @@ def test_thinking_ends_with_its_budget(model: LoadedModel, sampling: SamplingPar
     never = SamplingParams(temperature=sampling.temperature, seed=1, logit_bias=bias)
     sampling = never if len(closing) == 1 else sampling
     request = _request(reasoning_budget=OPENED, sampling=sampling)
-    answer = _run(Loop(model), request)["one"]
-    tokens = _tokens(answer)
+    answer = run(Loop(model), request)["one"]
+    tokens = tokens_of(answer)
     assert 6 <= _n_thought(model, tokens) <= 9  # a character is finished
     assert len(tokens) == 40
-    assert "".join(event.text for event in answer).count("</think>") >= 1
+    assert text_of(answer).count("</think>") >= 1
 
 
 def test_a_budget_of_nothing_closes_at_once(model: LoadedModel) -> None:
     budget = ReasoningBudget(n_tokens=0, opening="<think>", closing="</think>", opened=True)
-    answer = _run(Loop(model), _request(reasoning_budget=budget))["one"]
+    answer = run(Loop(model), _request(reasoning_budget=budget))["one"]
     closing = _closing(model)
-    assert _tokens(answer)[: len(closing)] == closing
+    assert tokens_of(answer)[: len(closing)] == closing
 
 
 def test_drafts_change_nothing(demo_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither those that foresee the closing mark nor those that do not."""
     request = _request(reasoning_budget=OPENED)
-    plain = _tokens(_run(Loop(demo_model), request)["one"])
+    plain = tokens_of(run(Loop(demo_model), request)["one"])
 
     def foreseen(self: Generation, sequence: Any, most: int) -> list[int]:
         at = sequence.n_generated
@@ -113,7 +96,7 @@ def test_drafts_change_nothing(demo_model: LoadedModel, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Generation, "draft", foreseen)
     loop = Loop(demo_model)
-    assert _tokens(_run(loop, request)["one"]) == plain
+    assert tokens_of(run(loop, request)["one"]) == plain
     assert loop.stats().n_accepted_tokens > 5
 
 
@@ -126,16 +109,14 @@ def test_the_short_way_is_taken_as_long_as_any_token_may_come(demo_model: Loaded
     for loop in (usual, short):
         assert loop.submit(request) is None
         loop._generations["one"].lookup = None
-    told = []
-    while not usual.is_idle:
-        told += [event for event in full_step(usual) if event.token_ids]
+    told = list(full_steps(usual))
     tokens, n_short, n_long = [], 0, 0
     while not short.is_idle:
         tick, news = short.step()
-        tokens += [*(tick.tokens if tick else []), *_tokens(news)]
+        tokens += [*(tick.tokens if tick else []), *tokens_of(news)]
         n_short += tick is not None
         n_long += tick is None
-    assert tokens == _tokens(told)
+    assert tokens == tokens_of(told)
     assert 30 <= _n_thought(demo_model, tokens) <= 33
     assert n_long < 20 < n_short
 
@@ -146,38 +127,36 @@ def test_a_budget_that_cannot_be_spent_steers_nothing(demo_model: LoadedModel) -
 
 
 def test_who_gives_way_thinks_no_longer(plan_on_cpu: PlanOnCpu) -> None:
-    model = LoadedModel(plan_on_cpu(n_ctx=256, parallel=4, n_batch=64, n_ubatch=16))
-    budget = ReasoningBudget(n_tokens=30, opening="<think>", closing="</think>", opened=True)
-    requests = [
-        _request(f"r{i}", prompt=(5 + i,) * 50, max_tokens=100, reasoning_budget=budget) for i in range(6)
-    ]
-    loop = Loop(model)
-    for answer in _run(loop, *requests).values():
-        assert 30 <= _n_thought(model, _tokens(answer)) <= 33
-    assert loop.stats().n_preemptions > 1
-    model.close()
+    with loaded(plan_on_cpu(n_ctx=256, parallel=4, n_batch=64, n_ubatch=16)) as model:
+        budget = ReasoningBudget(n_tokens=30, opening="<think>", closing="</think>", opened=True)
+        requests = [
+            _request(f"r{i}", prompt=(5 + i,) * 50, max_tokens=100, reasoning_budget=budget) for i in range(6)
+        ]
+        loop = Loop(model)
+        for answer in run(loop, *requests).values():
+            assert 30 <= _n_thought(model, tokens_of(answer)) <= 33
+        assert loop.stats().n_preemptions > 1
 
 
 def test_a_device_leaves_these_requests_to_the_host(plan_on_cpu: PlanOnCpu) -> None:
-    model = LoadedModel(plan_on_cpu(n_ctx=512, backend_sampling=BackendSampling.ON))
-    loop = Loop(model)
-    sampling = SamplingParams(temperature=0.8, seed=3)
-    answers = _run(
-        loop,
-        _request("budget", reasoning_budget=OPENED, sampling=sampling),
-        _request("least", min_tokens=5, sampling=sampling),
-        _request("free", sampling=sampling),
-    )
-    assert 6 <= _n_thought(model, _tokens(answers["budget"])) <= 9
-    assert loop.stats().n_device_tokens == 40
-    model.close()
+    with loaded(plan_on_cpu(n_ctx=512, backend_sampling=BackendSampling.ON)) as model:
+        loop = Loop(model)
+        sampling = SamplingParams(temperature=0.8, seed=3)
+        answers = run(
+            loop,
+            _request("budget", reasoning_budget=OPENED, sampling=sampling),
+            _request("least", min_tokens=5, sampling=sampling),
+            _request("free", sampling=sampling),
+        )
+        assert 6 <= _n_thought(model, tokens_of(answers["budget"])) <= 9
+        assert loop.stats().n_device_tokens == 40
 
 
 def test_the_end_waits_for_the_least_number_of_tokens(model: LoadedModel) -> None:
     sampling = SamplingParams(temperature=0, logit_bias=dict.fromkeys(model.vocab.ends, 100.0))
     for n in (0, 7):
         request = _request(min_tokens=n, sampling=sampling, ignore_eos=False)
-        answer = _run(Loop(model), request)["one"]
+        answer = run(Loop(model), request)["one"]
         assert answer[-1].finish_reason is FinishReason.STOP
         assert answer[-1].completion_tokens == n + 1
 
@@ -188,10 +167,10 @@ def test_a_token_of_the_requests_own_ends_it(model: LoadedModel) -> None:
     sampling = SamplingParams(temperature=0, logit_bias={last: 100.0})
     for n in (0, 5):
         request = _request(min_tokens=n, sampling=sampling, stop_token_ids=(last,))
-        answer = _run(Loop(model), request)["one"]
+        answer = run(Loop(model), request)["one"]
         assert answer[-1].finish_reason is FinishReason.STOP
-        assert _tokens(answer)[n:] == [last]
-        assert not "".join(event.text for event in answer).endswith("z")
+        assert tokens_of(answer)[n:] == [last]
+        assert not text_of(answer).endswith("z")
 
 
 def _follow(thinking: ThinkingBudget, model: LoadedModel, text: str) -> list[list[int]]:
@@ -244,9 +223,9 @@ def test_a_mark_half_written_is_finished(spm_model: LoadedModel) -> None:
 def test_a_mark_that_a_grammar_does_not_let_through_waits(model: LoadedModel) -> None:
     """Within a call, for one."""
     grammar = Grammar(kind=GrammarKind.REGEX, text="z{20}</think>end", field="grammar")
-    answer = _run(Loop(model), _request(reasoning_budget=OPENED, grammar=grammar))["one"]
+    answer = run(Loop(model), _request(reasoning_budget=OPENED, grammar=grammar))["one"]
     assert answer[-1].finish_reason is FinishReason.STOP
-    assert "".join(event.text for event in answer) == "z" * 20 + "</think>end"
+    assert text_of(answer) == "z" * 20 + "</think>end"
 
 
 def test_nothing_to_steer(demo_model: LoadedModel) -> None:

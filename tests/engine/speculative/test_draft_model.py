@@ -12,8 +12,9 @@ import pytest
 
 from tests.companions import write_lora
 from tests.conftest import PlanOnCpu
+from tests.engine.harness import GREEDY, full_step, full_steps, loaded, make_request, tokens_of, write_f32
+from tests.engine.harness import run as run_all
 from tests.engine.rounding import assert_same
-from tests.engine.turns import full_step
 from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
 from tools.random_model import write_llama
 from vram_llm.engine.loop import Loop
@@ -25,7 +26,6 @@ from vram_llm.llama.model import LoadedModel
 from vram_llm.planner.companion_candidates import draft_context
 from vram_llm.planner.types import Companion, CompanionKind, Plan, Serving
 
-GREEDY = SamplingParams(temperature=0)
 F32 = gguf.GGMLQuantizationType.F32
 PROMPT = (1, 50, 60, 70)
 
@@ -46,14 +46,16 @@ def _beside(plan: Plan) -> Plan:
 @pytest.fixture(scope="module")
 def models(plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
     folder = tmp_path_factory.mktemp("guesses")
-    path = write_llama(folder / "f32.gguf", quant=F32)
+    path = write_f32(folder / "f32.gguf")
     other = write_llama(folder / "other.gguf", quant=F32, n_ff=(128,), seed=9, n_vocab=330)
     request = {"n_outputs_max": 24, "serving": Serving(cache_reuse=16, slots_ram_bytes=0)}
     plan = plan_on_cpu(path, **request)
-    loaded = [LoadedModel(each) for each in (plan, _beside(plan), _beside(plan_on_cpu(other, **request)))]
-    yield Models(*loaded)
-    for each in loaded:
-        each.close()
+    with (
+        loaded(plan) as model,
+        loaded(_beside(plan)) as same,
+        loaded(_beside(plan_on_cpu(other, **request))) as unlike,
+    ):
+        yield Models(model, same, unlike)
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +72,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def request(number: int, prompt: tuple[int, ...] = PROMPT, **options: Any) -> Request:
-    given: dict[str, Any] = {"max_tokens": 40, "ignore_eos": True, "sampling": GREEDY} | options
-    return Request(id=f"r{number}", prompt=prompt, **given)
+    return make_request(f"r{number}", prompt, **{"max_tokens": 40, **options})
 
 
 def drafted(models: Models, draft: LoadedModel | None) -> Loop:
@@ -84,13 +85,7 @@ def drafted(models: Models, draft: LoadedModel | None) -> Loop:
 
 def run(loop: Loop, *requests: Request) -> dict[str, list[int]]:
     """The tokens of each request, all at once."""
-    tokens: dict[str, list[int]] = {each.id: [] for each in requests}
-    for each in requests:
-        assert loop.submit(each) is None
-    while not loop.is_idle:
-        for event in full_step(loop):
-            tokens[event.id] += event.token_ids
-    return tokens
+    return {name: tokens_of(events) for name, events in run_all(loop, *requests, steps=full_steps).items()}
 
 
 def alone(models: Models, *requests: Request) -> dict[str, list[int]]:
@@ -209,12 +204,11 @@ def test_tokens_the_draft_model_does_not_know(
 ) -> None:
     """Vocabularies may be padded differently: what one lacks is neither handed to it nor guessed by it."""
     path = write_llama(tmp_path_factory.mktemp("few") / "few.gguf", n_ff=(128,), n_vocab=300)
-    few = LoadedModel(_beside(plan_on_cpu(path, n_outputs_max=24)))
-    sampling = SamplingParams(temperature=0, logit_bias={310: 100.0})
-    loop = drafted(models, few)
-    assert run(loop, request(1, (1, 315, 50), sampling=sampling)) == {"r1": [310] * 40}
-    assert loop.stats().n_model_drafted_tokens == 0
-    few.close()
+    with loaded(_beside(plan_on_cpu(path, n_outputs_max=24))) as few:
+        sampling = SamplingParams(temperature=0, logit_bias={310: 100.0})
+        loop = drafted(models, few)
+        assert run(loop, request(1, (1, 315, 50), sampling=sampling)) == {"r1": [310] * 40}
+        assert loop.stats().n_model_drafted_tokens == 0
     more = drafted(models, models.other)  # which has ten more
     assert models.other.vocab.n_tokens > models.model.vocab.n_tokens
     run(more, request(2))
@@ -289,18 +283,16 @@ def test_caches_of_every_kind_are_followed(
 ) -> None:
     path = Path(models.model.plan.model.path)
     plan = plan_on_cpu(path, n_outputs_max=24, serving=Serving(cache_reuse=0), **options)
-    model, draft = LoadedModel(plan), LoadedModel(_beside(plan))
-    requests = [request(i, (1, 50 + i, *range(100, 130)), max_tokens=30 + i) for i in range(5)]
-    loop = Loop(model, draft)
-    found = run(loop, *requests)
-    figures = loop.stats()
-    assert figures.n_model_accepted_tokens > 0.9 * figures.n_model_drafted_tokens > 50
-    for each in requests:
-        assert isinstance(each.prompt, tuple)
-        (plain,) = alone(models, each).values()
-        assert_same(models.model, each.prompt, plain, found[each.id])
-    draft.close()
-    model.close()
+    with loaded(plan) as model, loaded(_beside(plan)) as draft:
+        requests = [request(i, (1, 50 + i, *range(100, 130)), max_tokens=30 + i) for i in range(5)]
+        loop = Loop(model, draft)
+        found = run(loop, *requests)
+        figures = loop.stats()
+        assert figures.n_model_accepted_tokens > 0.9 * figures.n_model_drafted_tokens > 50
+        for each in requests:
+            assert isinstance(each.prompt, tuple)
+            (plain,) = alone(models, each).values()
+            assert_same(models.model, each.prompt, plain, found[each.id])
 
 
 @pytest.mark.usefixtures("eager")
@@ -308,16 +300,14 @@ def test_a_draft_model_with_windows(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> N
     """What has left the window cannot be shared or gone back to: another sequence is read from its start."""
     path = write_loadable(with_vocabulary(LOADABLE["gemma3"]()), tmp_path / "window.gguf", "F32")
     plan = plan_on_cpu(path, n_ctx=1024, n_ubatch=64, parallel=2, serving=Serving(cache_reuse=0))
-    model, draft = LoadedModel(plan), LoadedModel(_beside(plan))
-    assert draft.cells.is_stateful
-    prompt = tuple(map(int, np.random.default_rng(2).integers(300, 1100, 300)))
-    loop = Loop(model, draft)
-    run(loop, request(1, (1, *prompt)), request(2, (1, *prompt[:40])))
-    run(loop, request(3, (1, *prompt[:150])))
-    figures = loop.stats()
-    assert figures.n_model_accepted_tokens > 0.8 * figures.n_model_drafted_tokens > 50
-    draft.close()
-    model.close()
+    with loaded(plan) as model, loaded(_beside(plan)) as draft:
+        assert draft.cells.is_stateful
+        prompt = tuple(map(int, np.random.default_rng(2).integers(300, 1100, 300)))
+        loop = Loop(model, draft)
+        run(loop, request(1, (1, *prompt)), request(2, (1, *prompt[:40])))
+        run(loop, request(3, (1, *prompt[:150])))
+        figures = loop.stats()
+        assert figures.n_model_accepted_tokens > 0.8 * figures.n_model_drafted_tokens > 50
 
 
 @pytest.mark.usefixtures("eager")
@@ -328,17 +318,16 @@ def test_adapters_are_the_models_alone(models: Models, tmp_path: Path) -> None:
     adapted = Companion(
         kind=CompanionKind.LORA, path=str(lora), name="lora", total_bytes=0, device=None, uses={}, method=""
     )
-    model = LoadedModel(replace(models.model.plan, companions=(adapted,)))
-    answers = []
-    for draft in (None, models.same):
-        for slot in range(4):
-            model.forget(slot)
-            models.same.forget(slot)
-        loop = Loop(model, draft)
-        answers.append(run(loop, request(1, adapters=(0,)), request(2, adapters=())))
-    assert answers[0] == answers[1]
-    assert loop.stats().n_model_accepted_tokens > 10
-    model.close()
+    with loaded(replace(models.model.plan, companions=(adapted,))) as model:
+        answers = []
+        for draft in (None, models.same):
+            for slot in range(4):
+                model.forget(slot)
+                models.same.forget(slot)
+            loop = Loop(model, draft)
+            answers.append(run(loop, request(1, adapters=(0,)), request(2, adapters=())))
+        assert answers[0] == answers[1]
+        assert loop.stats().n_model_accepted_tokens > 10
 
 
 @pytest.mark.usefixtures("eager")

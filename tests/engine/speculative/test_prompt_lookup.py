@@ -2,18 +2,17 @@
 
 import random
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 
 from tests.conftest import PlanOnCpu
+from tests.engine.harness import GREEDY, full_steps, loaded, make_request, run, text_of, tokens_of, write_f32
 from tests.engine.rounding import assert_same
-from tests.engine.turns import full_step
 from tests.zoo.loadable import LOADABLE, write_loadable
-from tools.random_model import write_llama
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Request, SamplingParams
@@ -29,8 +28,6 @@ from vram_llm.engine.speculative.row_cost import RowCost
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.vocab import TextStream, Vocab
 from vram_llm.planner.types import Serving
-
-GREEDY = SamplingParams(temperature=0)
 
 
 @pytest.mark.parametrize(
@@ -164,28 +161,21 @@ def test_what_is_spent_on_bad_drafts_is_bounded(accepted: float) -> None:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_llama(tmp_path_factory.mktemp("drafts") / "f32.gguf", quant=gguf.GGMLQuantizationType.F32)
+    return write_f32(tmp_path_factory.mktemp("drafts") / "f32.gguf")
 
 
 @pytest.fixture(scope="module")
 def model(plan_on_cpu: PlanOnCpu, path: Path) -> Iterator[LoadedModel]:
-    loaded = LoadedModel(plan_on_cpu(path, n_outputs_max=16, serving=Serving(cache_reuse=0)))
-    yield loaded
-    loaded.close()
+    with loaded(plan_on_cpu(path, n_outputs_max=16, serving=Serving(cache_reuse=0))) as model:
+        yield model
 
 
 def _answer(model: LoadedModel, **options: Any) -> tuple[list[int], str, FinishReason | None, Loop]:
-    loop, text, reason = Loop(model), "", None
-    tokens: list[int] = []
-    request = {"id": "r", "prompt": (1, 50, 60), "max_tokens": 60, "ignore_eos": True, "sampling": GREEDY}
-    assert loop.submit(Request(**{**request, **options})) is None
-    while not loop.is_idle:
-        for event in full_step(loop):
-            tokens += event.token_ids
-            text += event.text
-            reason = event.finish_reason
-            assert event.completion_tokens == len(tokens)
-    return tokens, text, reason, loop
+    loop = Loop(model)
+    events = run(loop, make_request("r", **{"max_tokens": 60, **options}), steps=full_steps)["r"]
+    counts = accumulate(len(event.token_ids) for event in events)
+    assert [event.completion_tokens for event in events] == list(counts)
+    return tokens_of(events), text_of(events), events[-1].finish_reason, loop
 
 
 @pytest.fixture
@@ -330,12 +320,8 @@ def test_logprobs_come_with_drafted_tokens(
     whole = undrafted(model)[0]
     foreseen = Foreseen(whole, 2)
     monkeypatch.setattr(Generation, "draft", lambda g, s, most: foreseen(g, s, most))
-    loop = Loop(model)
-    request = Request(id="r", prompt=(1, 50, 60), max_tokens=60, ignore_eos=True, sampling=GREEDY, logprobs=1)
-    assert loop.submit(request) is None
-    events = []
-    while not loop.is_idle:
-        events += full_step(loop)
+    request = make_request("r", max_tokens=60, logprobs=1)
+    events = run(Loop(model), request, steps=full_steps)["r"]
     told = [each for event in events for each in event.logprobs]
     assert [each.chosen.token for each in told] == whole
     assert [each.top[0].token for each in told] == whole
@@ -355,25 +341,23 @@ def test_a_window_survives_what_is_taken_back(
 ) -> None:
     """Far past the window, where cells that fell out of it are used again."""
     path = write_loadable(LOADABLE[name](), tmp_path / "window.gguf", "F32")
-    model = LoadedModel(
+    with loaded(
         plan_on_cpu(path, n_ctx=1024, n_ubatch=64, parallel=1, serving=Serving(cache_reuse=0))
-    )
-    assert model.cells.can_rewind
-    prompt = (1, *map(int, np.random.default_rng(2).integers(3, 200, 300)))
-    alone = undrafted(model, prompt=prompt, max_tokens=250)[0]
-    foreseen = Foreseen(alone, 3)
-    monkeypatch.setattr(Generation, "draft", lambda g, s, most: foreseen(g, s, most))
-    tokens, _, _, loop = _answer(model, prompt=prompt, max_tokens=250)
-    assert_same(model, prompt, alone, tokens)
-    assert loop.stats().n_accepted_tokens > 20
-    model.close()
+    ) as model:
+        assert model.cells.can_rewind
+        prompt = (1, *map(int, np.random.default_rng(2).integers(3, 200, 300)))
+        alone = undrafted(model, prompt=prompt, max_tokens=250)[0]
+        foreseen = Foreseen(alone, 3)
+        monkeypatch.setattr(Generation, "draft", lambda g, s, most: foreseen(g, s, most))
+        tokens, _, _, loop = _answer(model, prompt=prompt, max_tokens=250)
+        assert_same(model, prompt, alone, tokens)
+        assert loop.stats().n_accepted_tokens > 20
 
 
 @pytest.mark.usefixtures("wordless")
 def test_what_cannot_be_taken_back_is_not_drafted(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> None:
     path = write_loadable(LOADABLE["nemotron_h"](), tmp_path / "hybrid.gguf")
-    model = LoadedModel(plan_on_cpu(path, parallel=1))
-    _, _, _, loop = _answer(model, prompt=(1, *[5, 6, 7] * 20), sampling=LOOPS)
-    assert not model.cells.can_rewind
-    assert loop.stats().n_drafted_tokens == 0
-    model.close()
+    with loaded(plan_on_cpu(path, parallel=1)) as model:
+        _, _, _, loop = _answer(model, prompt=(1, *[5, 6, 7] * 20), sampling=LOOPS)
+        assert not model.cells.can_rewind
+        assert loop.stats().n_drafted_tokens == 0

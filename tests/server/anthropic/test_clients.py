@@ -48,11 +48,6 @@ def text(words: str, **more: Any) -> dict[str, Any]:
     return {"type": "text", "text": words, **more}
 
 
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine(info=TALKER)
-
-
 async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
     return await client.post("/v1/messages?beta=true", json={**BODY, **fields})
 

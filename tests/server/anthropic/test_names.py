@@ -5,8 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.fake_engine import FakeEngine
-from tests.server.tool_chat import PARAMETERS, TALKER
+from tests.server.tool_chat import PARAMETERS
 
 USER = {"role": "user", "content": "hi"}
 TEXT = {"type": "text", "text": "hi"}
@@ -19,11 +18,6 @@ FOUND = {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}
 TOOL = {"name": "f", "input_schema": PARAMETERS}
 ADDED = {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": TOOL}}
 FORM = {"type": "json_schema", "schema": PARAMETERS}
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine(info=TALKER)
 
 
 def chat(role: str, *blocks: dict[str, Any]) -> dict[str, Any]:

@@ -8,18 +8,13 @@ import pytest
 
 from tests.server.conftest import Connect
 from tests.server.fake_engine import FakeEngine, fails, says
-from tests.server.tool_chat import FUNCTION, PARAMETERS, PIECES, TALKER
+from tests.server.tool_chat import FUNCTION, PARAMETERS, PIECES
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import FinishReason, TokenEvent
 from vram_llm.errors import Overloaded
 
 HI = {"model": "tiny", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
 TOOL = {"name": FUNCTION["name"], "description": "Weather", "input_schema": PARAMETERS}
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine(info=TALKER)
 
 
 async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:

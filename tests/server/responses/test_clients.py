@@ -36,11 +36,6 @@ OTHERS = (
 USER = {"type": "message", "id": "msg_1", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
 
 
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine(info=TALKER)
-
-
 async def ask(client: httpx.AsyncClient, given: Any = "hi", **fields: Any) -> httpx.Response:
     return await client.post("/v1/responses", json={"model": "gpt", "input": given, **fields})
 

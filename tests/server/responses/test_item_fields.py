@@ -6,8 +6,6 @@ import httpx
 import pytest
 from openai.types.responses.response_input_item_param import ResponseInputItemParam
 
-from tests.server.fake_engine import FakeEngine
-from tests.server.tool_chat import TALKER
 from vram_llm.server.errors import UnknownParameter
 from vram_llm.server.responses.item_fields import check_item
 
@@ -28,11 +26,6 @@ TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 NAMED = {"type": "function", "name": "f"}
 ALLOWED = {"type": "allowed_tools", "mode": "auto", "tools": [NAMED]}
 REGEX = {"type": "grammar", "syntax": "regex", "definition": "a"}
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine(info=TALKER)
 
 
 async def ask(client: httpx.AsyncClient, *items: dict[str, Any]) -> httpx.Response:

@@ -7,17 +7,12 @@ import httpx
 import pytest
 
 from tests.server.fake_engine import FakeEngine, fails, says
-from tests.server.tool_chat import ARGUMENTS, FUNCTION, PIECES, TALKER
+from tests.server.tool_chat import ARGUMENTS, FUNCTION, PIECES
 from vram_llm.engine.request import FinishReason
 from vram_llm.server.responses import store
 
 TOOL = {"type": "function", **FUNCTION}
 USER = {"role": "user", "content": "hi"}
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine(info=TALKER)
 
 
 async def ask(client: httpx.AsyncClient, given: Any = "hi", **fields: Any) -> httpx.Response:
