@@ -1,6 +1,9 @@
 """What tests of several floors share: tiny models, RPC workers, a server, plans for this processor."""
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterator
+from multiprocessing import process as mp_process
+from multiprocessing import util as mp_util
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,46 @@ from vram_llm.units import GIB
 from vram_llm.workflows import detection
 
 PlanOnCpu = Callable[..., Plan]
+
+# -- the marker "process" is held ----------------------------------------------------------------
+
+_OF_MULTIPROCESSING = "multiprocessing.start"  # Python has no audit event for its ways but forking
+_STARTS = frozenset(
+    {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", _OF_MULTIPROCESSING}
+)
+_unmarked: str | None = None  # the running test that has no marker "process"
+
+
+def _refuse_processes(event: str, _arguments: tuple[object, ...], starts: frozenset[str] = _STARTS) -> None:
+    if event in starts and _unmarked is not None:
+        pytest.fail(f"{_unmarked} starts a process ({event}) and has no marker 'process'")
+
+
+def _audited(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **options: Any) -> Any:
+        sys.audit(_OF_MULTIPROCESSING)
+        return function(*args, **options)
+
+    return call
+
+
+sys.addaudithook(_refuse_processes)
+for _owner, _name in ((mp_process.BaseProcess, "start"), (mp_util, "spawnv_passfds")):
+    setattr(_owner, _name, _audited(getattr(_owner, _name)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """While a test without the marker "process" runs, its set-up included, no process can be started."""
+    global _unmarked
+    _unmarked = None if item.get_closest_marker("process") else item.nodeid
+    try:
+        return (yield)
+    finally:
+        _unmarked = None
+
+
+# -- fixtures ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session", autouse=True)

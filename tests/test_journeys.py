@@ -15,6 +15,8 @@ from tests.cli.running import PATIENCE_S, run
 from tests.server.live import serving
 from tools.random_model import write_llama
 
+pytestmark = pytest.mark.process
+
 
 def test_a_draft_model_from_the_command_line_on(tmp_path: Path) -> None:
     """The same answer, the memory of both as planned, and a stream that is left in the middle."""

@@ -13,6 +13,8 @@ from vram_llm.planner.types import CompanionKind, Plan, Workload
 from vram_llm.workflows import planning
 from vram_llm.workflows.detection import detect
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def machine() -> Machine:

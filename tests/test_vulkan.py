@@ -13,7 +13,10 @@ from vram_llm.machine.types import DeviceKind, Machine
 from vram_llm.planner.types import Plan, Workload
 from vram_llm.workflows import detection, planning, verification
 
-pytestmark = pytest.mark.skipif("vulkan" not in gpu_libraries(), reason="llama.cpp is built without Vulkan")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif("vulkan" not in gpu_libraries(), reason="llama.cpp is built without Vulkan"),
+]
 
 
 @pytest.fixture(scope="module")

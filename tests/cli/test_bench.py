@@ -5,6 +5,8 @@ import pytest
 
 from tests.cli.running import run
 
+pytestmark = pytest.mark.process
+
 SMALL = ["--n-gpu-layers", "0", "--n-ctx", "512", "--parallel", "2"]
 FEW = ["--n-prompt", "32", "--n-gen", "4", "--repeats", "3"]
 

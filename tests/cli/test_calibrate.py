@@ -10,6 +10,8 @@ from tests.cli.running import environment
 from tests.workers import free_ports
 from vram_llm.cli.json_types import schema
 
+pytestmark = pytest.mark.process
+
 PATIENCE_S = 120.0
 
 

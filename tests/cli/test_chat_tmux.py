@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cli import tmux
 from tests.cli.running import command, environment
 from tests.cli.tmux import Tmux, needs_tmux
@@ -16,7 +18,7 @@ from tests.pictures import png
 from tests.server.live import Serving, serving
 from tools.random_model import write_llama
 
-pytestmark = needs_tmux
+pytestmark = [pytest.mark.process, needs_tmux]
 PROMPT = r"^> ?$"  # an empty one, which waits
 
 

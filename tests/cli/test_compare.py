@@ -7,6 +7,8 @@ from tests import zoo
 from tests.cli.running import run
 from tools.random_model import write_llama
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:

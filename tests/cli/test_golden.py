@@ -7,12 +7,14 @@ import pytest
 from tests.cli import golden_plans
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def machine() -> Iterator[None]:
     with golden_plans.fixed_machine():
         yield
 
 
+@pytest.mark.process
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("encoding", golden_plans.ENCODINGS)
 @pytest.mark.parametrize("name", golden_plans.PLANS)
 def test_as_kept(name: str, encoding: str) -> None:

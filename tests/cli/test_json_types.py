@@ -11,6 +11,8 @@ from tests import zoo
 from tests.cli.running import run
 from vram_llm.cli.json_types import DOCUMENTS
 
+pytestmark = pytest.mark.process
+
 SMALL = ["--n-gpu-layers", "0", "--n-ctx", "512", "--parallel", "2"]
 COMMANDS = {
     "analyze": ["analyze", "demo"],

@@ -10,6 +10,8 @@ from tests import zoo
 from tests.cli.running import run
 from tests.cli.typed import printed_flags
 
+pytestmark = pytest.mark.process
+
 
 def placement(*args: str | Path) -> dict[str, Any]:
     done = run("plan", *args, "--json")

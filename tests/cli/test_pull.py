@@ -16,6 +16,8 @@ from tools.random_model import write_llama
 from vram_llm.model.fetch import PIECE_BYTES
 from vram_llm.units import MIB
 
+pytestmark = pytest.mark.process
+
 COMMIT = "c" * 40
 API, FILES = "/api/models/org/repo", "/org/repo/resolve"
 

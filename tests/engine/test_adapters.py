@@ -113,6 +113,7 @@ def test_a_sequence_gives_way_to_one_with_others(load: Load, loras: tuple[Lora, 
         assert_same(model, PROMPT, tokens(alone), tokens(crowded[each.id]))
 
 
+@pytest.mark.process
 async def test_the_engines_process_knows_them_by_name(
     start: Start, plan: MakePlan, loras: tuple[Lora, Lora]
 ) -> None:

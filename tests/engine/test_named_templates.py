@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import gguf
+import pytest
 
 from tests.conftest import PlanOnCpu
 from tests.engine.harness import Start, soon
+
+pytestmark = pytest.mark.process
 
 TEMPLATES = [
     {"name": "default", "template": "{{ messages[0].content }}"},

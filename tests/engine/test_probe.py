@@ -7,6 +7,8 @@ from vram_llm.engine import probe
 from vram_llm.errors import ModelRefused
 from vram_llm.planner.types import HOST, Plan
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("wish", [{}, {"n_ctx": 256, "parallel": 40}])
 async def test_the_engine_is_looked_at_while_it_lives(

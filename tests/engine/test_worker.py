@@ -20,6 +20,8 @@ from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.types import SpeedEstimate, Workload
 from vram_llm.workflows import detection
 
+pytestmark = pytest.mark.process
+
 PATIENCE_S = 30.0
 
 

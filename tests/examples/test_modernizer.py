@@ -95,6 +95,7 @@ def run(served: Serving, code: Path, report: Path) -> "subprocess.CompletedProce
     )  # fmt: skip
 
 
+@pytest.mark.process
 def test_a_whole_run_is_kept_and_goes_on_where_it_ended(
     demo_server: Serving, code: Path, tmp_path: Path
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_whole_run_is_kept_and_goes_on_where_it_ended(
     assert kept.read_text().splitlines()[: len(lines) // 2] == lines[: len(lines) // 2]
 
 
+@pytest.mark.process
 def test_a_context_too_short_is_refused_with_what_to_do(demo_server: Serving, code: Path) -> None:
     done = run_program(
         sys.executable, "-m", "examples.modernizer", code, "--base-url", f"{demo_server.url}/v1",

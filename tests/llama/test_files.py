@@ -59,6 +59,7 @@ def test_an_aligned_file_is_mapped(plan_on_cpu: PlanOnCpu) -> None:
     assert not any("not mapped" in note for note in plan.notes)
 
 
+@pytest.mark.process
 def test_a_refusal_gives_llama_cpps_reason_and_the_files_own_name(
     tiny_model: Path, tmp_path: Path, host: Host
 ) -> None:

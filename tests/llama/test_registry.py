@@ -41,6 +41,7 @@ def test_libraries_say_which_back_ends_are_built(tmp_path: Path, monkeypatch: py
     assert gpu_libraries() == {"vulkan", "cuda", "metal"}
 
 
+@pytest.mark.process
 def test_a_back_end_that_crashes_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crashing = tmp_path / "python"
     crashing.write_text("#!/bin/sh\necho 'driver error: lost' >&2\nkill -ABRT $$\n")

@@ -18,6 +18,7 @@ def test_ggml_is_built_as_for_the_bindings() -> None:
     assert "-DLLAMA_BUILD_UI=OFF" in command
 
 
+@pytest.mark.process
 def test_other_arguments_are_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     build = plan_build(FACTS, {})

@@ -28,6 +28,7 @@ def test_a_free_port_passes() -> None:
     demo.check_port(*free_ports(1))
 
 
+@pytest.mark.process
 def test_what_is_asked_is_answered_as_a_person_would_accept(
     demo_server: Serving, capsys: pytest.CaptureFixture[str]
 ) -> None:

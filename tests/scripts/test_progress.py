@@ -5,6 +5,8 @@ import pytest
 
 from scripts import progress
 
+pytestmark = pytest.mark.process
+
 TALK = "import time\nfor i in range(3): print(f'at {i}', flush=True); time.sleep(0.05)\nraise SystemExit(3)"
 
 

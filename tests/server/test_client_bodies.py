@@ -13,7 +13,7 @@ from tests.engine.harness import running
 from tests.server.live import app_of, in_process
 from vram_llm import demo
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 QUESTION = [{"role": "user", "content": "What is a KV cache?"}]
 NOW = {"type": "function", "function": {"name": "now"}}
 SEEN = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
@@ -36,7 +36,6 @@ async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
     return await client.post("/v1/chat/completions", json=body)
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(
     "fields",
     [

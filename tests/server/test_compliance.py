@@ -13,6 +13,8 @@ from tests.server.live import listening
 from tests.server.tool_chat import TALKER
 from vram_llm.engine.request import Request
 
+pytestmark = pytest.mark.process
+
 CALL = '{"name": "get_weather", "arguments": {"location": "San Francisco"}}'
 LEFT_OUT_MODEL = {"chat-error-handling", "error-handling"}  # no model: they expect a 400
 ANTHROPIC = ("--auth-header", "x-api-key", "--no-bearer", "-H", "anthropic-version:2023-06-01")

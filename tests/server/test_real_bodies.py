@@ -4,11 +4,14 @@ import re
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.conftest import PlanOnCpu
 from tests.engine.harness import running
 from tests.server.live import app_of, in_process
 from vram_llm import demo
+
+pytestmark = pytest.mark.process
 
 ASKED = "What is a KV cache?"
 USER = {"role": "user", "content": ASKED}

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from tests.workers import free_ports
 from vram_llm.errors import PortInUse
 from vram_llm.server.sockets import bind, bind_all, start_listening
 
@@ -22,9 +23,9 @@ def test_several_addresses_have_one_port() -> None:
 
 
 def test_no_address_is_kept_if_one_is_taken() -> None:
-    with bind("127.0.0.2", 0) as taken:
+    (port,) = free_ports(1)  # on every address
+    with bind("127.0.0.2", port) as taken:
         taken.listen()
-        port = taken.getsockname()[1]
         with pytest.raises(PortInUse, match=rf"^{port} of 127\.0\.0\.2 is taken by .*pid {os.getpid()}"):
             bind_all("127.0.0.1,127.0.0.2", port)
     bind("127.0.0.1", port).close()

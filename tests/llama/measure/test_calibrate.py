@@ -19,6 +19,8 @@ from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
 from vram_llm.units import MIB
 from vram_llm.workflows import detection, measurement
 
+pytestmark = pytest.mark.process
+
 QUICK_S = 0.1  # the least number of rounds
 
 

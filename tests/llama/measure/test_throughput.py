@@ -16,6 +16,7 @@ from vram_llm.planner.types import SpeedEstimate, Workload
 LOADS = [BenchTest(prompt=40), BenchTest(decode=5), BenchTest(decode=3, streams=4)]
 
 
+@pytest.mark.process
 def test_every_round_of_every_load(plan_on_cpu: PlanOnCpu) -> None:
     told: list[float] = []
     plans = [plan_on_cpu(), plan_on_cpu(n_ubatch=16, n_batch=16)]
@@ -26,6 +27,7 @@ def test_every_round_of_every_load(plan_on_cpu: PlanOnCpu) -> None:
     assert told[-1] == 1
 
 
+@pytest.mark.process
 def test_several_plans_on_the_same_workers(machine: Machine, plan_on_cpu: PlanOnCpu) -> None:
     """A worker serves one connection, which all of a process's plans share."""
     from vram_llm.workflows import detection
@@ -43,6 +45,7 @@ def test_several_plans_on_the_same_workers(machine: Machine, plan_on_cpu: PlanOn
     assert len(found) == 2
 
 
+@pytest.mark.process
 def test_a_plan_that_cannot_be_loaded(plan_on_cpu: PlanOnCpu) -> None:
     plan = plan_on_cpu()
     gone = dataclasses.replace(plan, model=dataclasses.replace(plan.model, path="/nowhere.gguf"))

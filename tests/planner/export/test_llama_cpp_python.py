@@ -91,12 +91,14 @@ def test_what_must_be_filled_in() -> None:
     assert "# Fetch hf:org/repo/x.gguf first" in text
 
 
+@pytest.mark.process
 def test_it_runs_on_the_host(tmp_path: Path) -> None:
     model = write_llama(tmp_path / "it's tiny.gguf")
     plan = planning.plan(str(model), detection.detect(), Workload(n_ctx=512, reserve_bytes=0, n_gpu_layers=0))
     assert run(plan, tmp_path).strip()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("pipeline_copies", [True, False])
 def test_it_runs_on_workers(workers: tuple[str, ...], tmp_path: Path, pipeline_copies: bool) -> None:
     model = write_llama(tmp_path / "tiny.gguf")
