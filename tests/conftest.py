@@ -1,15 +1,16 @@
 """What tests of several floors share: tiny models, RPC workers, a server, plans for this processor."""
 
+import gc
+import platform
 import sys
 from collections.abc import Callable, Generator, Iterator
 from multiprocessing import process as mp_process
 from multiprocessing import util as mp_util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.server.live import Serving, serving
 from tests.workers import running_workers
 from tools.random_model import write_llama
 from vram_llm.machine.json_store import DATA_DIR_VARIABLE
@@ -19,6 +20,9 @@ from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.types import Plan, Workload
 from vram_llm.units import GIB
 from vram_llm.workflows import detection
+
+if TYPE_CHECKING:
+    from tests.server.live import Serving
 
 PlanOnCpu = Callable[..., Plan]
 
@@ -44,6 +48,7 @@ def _audited(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+platform.platform()  # asks `uname -p` once; the SDKs would ask for it in the first test that uses one
 sys.addaudithook(_refuse_processes)
 for _owner, _name in ((mp_process.BaseProcess, "start"), (mp_util, "spawnv_passfds")):
     setattr(_owner, _name, _audited(getattr(_owner, _name)))
@@ -58,6 +63,17 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     finally:
         _unmarked = None
+
+
+# -- time ----------------------------------------------------------------------------------------
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests live to the end: the garbage collector need not look through them again
+    and again, nor at each of the many small objects that the server's application is made of.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 # -- fixtures ------------------------------------------------------------------------------------
@@ -94,8 +110,10 @@ def workers() -> Iterator[tuple[str, ...]]:
 
 
 @pytest.fixture(scope="session")
-def demo_server() -> Iterator[Serving]:
+def demo_server() -> Iterator["Serving"]:
     """`vram-llm serve demo`, healthy. It is for all tests: none may end it."""
+    from tests.server.live import serving  # not above: it takes seconds to load the SDKs
+
     with serving("demo") as served:
         served.await_health()
         yield served

@@ -71,6 +71,7 @@ def test_how_many_templates_take_an_effort() -> None:
     assert set(TAKEN) <= set(NAMES)
 
 
+@pytest.mark.process  # computes for many seconds
 @pytest.mark.parametrize("name", sorted(TAKEN))
 @pytest.mark.parametrize("effort", EFFORTS)
 def test_every_effort_renders(name: str, effort: str) -> None:

@@ -119,6 +119,7 @@ def texts(messages: list[dict[str, Any]], *, tools: bool) -> Iterator[str]:
         yield from ("look", "Looks.", "Where to look.")
 
 
+@pytest.mark.process  # computes for many seconds
 @pytest.mark.parametrize("name", NAMES)
 def test_every_text_is_in_the_prompt(name: str) -> None:
     for what, letters in CHATS.items():

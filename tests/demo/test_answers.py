@@ -12,6 +12,8 @@ from tools.demo_model.calls import FUNCTIONS, Function, offer, use
 from tools.demo_model.conversations import SYSTEM, thought_of
 from tools.demo_model.corpus import Entry, entries
 
+pytestmark = pytest.mark.process  # computes for many seconds
+
 ENTRIES = entries()
 
 

@@ -38,6 +38,7 @@ def q4_k_m(make: Callable[[], zoo.Model]) -> Callable[[], zoo.Model]:
     return lambda: zoo.as_q4_k_m(make())
 
 
+@pytest.mark.process  # computes for many seconds
 @pytest.mark.parametrize(
     ("rig", "make", "common", "n_ctx", "n_cards", "others"),
     [

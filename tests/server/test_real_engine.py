@@ -11,10 +11,9 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import not_a_server_error
 
 from tests.conftest import PlanOnCpu
-from tests.server.fake_engine import FakeEngine
 from tests.server.live import anthropic_sdk, in_thread, listening_with, openai_sdk
+from tests.server.openapi import each_operation, try_cases
 from vram_llm import demo
-from vram_llm.server.app import create_app
 
 pytestmark = pytest.mark.process
 
@@ -26,6 +25,13 @@ PARAMETERS = {
     "$defs": {"Pen": {"enum": ["red", "blue"]}},
 }
 BUDGET = 4  # tokens of thinking, for those that ask for any
+SETTINGS = settings(
+    max_examples=3,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate],
+)
 HI: Any = [{"role": "user", "content": "hi"}]
 
 
@@ -182,22 +188,15 @@ def test_tokens_and_back(sdk: openai.OpenAI, base_url: str) -> None:
     assert detokenized == {"content": text, "prompt": text}
 
 
-schema = schemathesis.openapi.from_dict(create_app(FakeEngine()).openapi())
+@each_operation
+def test_no_server_error(operation: str, base_url: str) -> None:
+    def check(case: schemathesis.Case[Any]) -> None:
+        if isinstance(case.body, dict):  # bounded: nobody waits for a full context
+            for name in ("max_tokens", "max_output_tokens", "max_completion_tokens"):
+                if name in case.body and case.body[name] is not None:
+                    case.body[name] = 4
+        response = case.call(base_url=base_url)
+        case.validate_response(response, checks=[not_a_server_error])
+        assert response.status_code < 400 or response.json()["error"]["message"]
 
-
-@schema.parametrize()
-@settings(
-    max_examples=3,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.generate],
-)
-def test_no_server_error(case: schemathesis.Case[Any], base_url: str) -> None:
-    if isinstance(case.body, dict):  # bounded: nobody waits for a full context
-        for name in ("max_tokens", "max_output_tokens", "max_completion_tokens"):
-            if name in case.body and case.body[name] is not None:
-                case.body[name] = 4
-    response = case.call(base_url=base_url)
-    case.validate_response(response, checks=[not_a_server_error])
-    assert response.status_code < 400 or response.json()["error"]["message"]
+    try_cases(operation, check, SETTINGS)

@@ -18,16 +18,24 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.server.fake_engine import FakeEngine
 from tests.server.live import in_thread, listening
+from tests.server.openapi import each_operation, try_cases
 from tests.server.tool_chat import TALKER
 from vram_llm.model.pooling import Pooling
-from vram_llm.server.app import create_app
+
+pytestmark = pytest.mark.process  # computes for many seconds
 
 MODELS = (
     TALKER,
     replace(TALKER, pooling=Pooling.MEAN, n_pooled=8),
     replace(TALKER, pooling=Pooling.RANK, n_pooled=1),
 )
-EXAMPLES = 15  # for each address
+SETTINGS = settings(
+    max_examples=15,  # drawn for each address
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+)
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -43,22 +51,15 @@ def base_urls() -> Iterator[list[str]]:
         yield [stack.enter_context(in_thread(listening(FakeEngine(info=info)))) for info in MODELS]
 
 
-schema = schemathesis.openapi.from_dict(create_app(FakeEngine()).openapi())
+@each_operation
+def test_every_answer_is_in_the_document(operation: str, base_urls: list[str]) -> None:
+    def check(case: schemathesis.Case[Any]) -> None:
+        others = {"/v1/embeddings": 1, "/v1/rerank": 2}
+        response = case.call(base_url=base_urls[others.get(case.path, 0)])
+        case.validate_response(response, checks=CHECKS)
+        if response.status_code >= 400:
+            error = json.loads(response.content)["error"]
+            assert {"message", "type", "param", "code"} <= error.keys()
+            assert error["message"]
 
-
-@schema.parametrize()
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.generate],
-)
-def test_every_answer_is_in_the_document(case: schemathesis.Case[Any], base_urls: list[str]) -> None:
-    others = {"/v1/embeddings": 1, "/v1/rerank": 2}
-    response = case.call(base_url=base_urls[others.get(case.path, 0)])
-    case.validate_response(response, checks=CHECKS)
-    if response.status_code >= 400:
-        error = json.loads(response.content)["error"]
-        assert {"message", "type", "param", "code"} <= error.keys()
-        assert error["message"]
+    try_cases(operation, check, SETTINGS)

@@ -81,6 +81,7 @@ def _walked(form: CallFormat, prompt: ChatPrompt, grammar: Grammar, marks: tuple
     raise AssertionError(f"no end: {arguments}")
 
 
+@pytest.mark.process  # computes for many seconds
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["tokens", "text"])
 @pytest.mark.parametrize("form", IN_TAGS, ids=lambda f: f.name)
 def test_answers_of_the_grammar_are_read_as_arguments_of_the_schema(

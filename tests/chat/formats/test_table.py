@@ -239,6 +239,7 @@ WORDS = {name: "".join(text for text, _ in of) for name, of in OUTPUTS.items()} 
 WORD = re.compile(r"\]<\]minimax\[>\[|<[^<>\s]*>?|\w+|.", re.DOTALL)
 
 
+@pytest.mark.process  # computes for many seconds
 @pytest.mark.parametrize("name", WORDS)
 @given(data=st.data())
 def test_whatever_a_model_writes(name: str, data: st.DataObject) -> None:
@@ -252,6 +253,7 @@ def test_whatever_a_model_writes(name: str, data: st.DataObject) -> None:
     f"{parsed}".encode()
 
 
+@pytest.mark.process  # computes for many seconds
 @pytest.mark.parametrize("name", WORDS)
 @given(data=st.data())
 def test_calls_cut_and_joined_anyhow(name: str, data: st.DataObject) -> None:

@@ -13,6 +13,8 @@ from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.types import Plan
 from vram_llm.units import GIB
 
+pytestmark = pytest.mark.process  # computes for many seconds
+
 RIG = machine([LAPTOP, DESKTOP, DESKTOP], host_bytes=8 * GIB)
 
 

@@ -20,6 +20,8 @@ from vram_llm.planner.types import HOST, Objective, Workload
 from vram_llm.units import GIB, MIB
 from vram_llm.workflows import planning
 
+pytestmark = pytest.mark.process  # computes for many seconds
+
 HOST_64 = Host(name="test", cores=8, total_bytes=64 * GIB, available_bytes=62 * GIB)
 MODELS = {
     "8B": zoo.llama(),  # 7.9 GiB
@@ -114,7 +116,6 @@ def dry() -> Iterator[DryRun]:
 
 
 # Fits well, nearly (the analytic meter's caution alone would leave a layer on the host), and not.
-@pytest.mark.process
 @pytest.mark.parametrize(
     ("free_mib", "fits_the_card"), [(24 * 1024, True), (1024 + 9260, True), (8 * 1024, False)]
 )
