@@ -1,4 +1,4 @@
-"""LoRA adapters by request: never mixed in a batch, never over one another's prefixes."""
+"""LoRA adapters by request: no batch mixes them, and no prefix is shared between different ones."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -78,7 +78,7 @@ def tokens(events: list[TokenEvent]) -> list[int]:
     return tokens_of(events)
 
 
-def test_each_answers_as_if_it_were_loaded_alone(loop: Loop, load: Load, loras: tuple[Lora, Lora]) -> None:
+def test_each_adapter_answers_as_if_loaded_alone(loop: Loop, load: Load, loras: tuple[Lora, Lora]) -> None:
     together = run(loop, *(request(str(i), adapters) for i, adapters in enumerate(CHOICES)))
     answers, model = [], load(*loras)._model
     for i, alone in enumerate([loras, (), loras[:1], loras[1:]]):
@@ -101,7 +101,7 @@ def test_prefixes_are_shared_among_requests_of_the_same_adapters_only(
             assert events[-1].cached_tokens == n_shared
 
 
-def test_a_sequence_gives_way_to_one_with_others(load: Load, loras: tuple[Lora, Lora]) -> None:
+def test_a_sequence_is_preempted_for_one_with_other_adapters(load: Load, loras: tuple[Lora, Lora]) -> None:
     loop = load(*loras, n_ctx=256)
     wanted = [request(str(i), adapters, max_tokens=100) for i, adapters in enumerate(CHOICES)]
     crowded = run(loop, *wanted)
@@ -114,7 +114,7 @@ def test_a_sequence_gives_way_to_one_with_others(load: Load, loras: tuple[Lora, 
 
 
 @pytest.mark.process
-async def test_the_engines_process_knows_them_by_name(
+async def test_the_engine_process_reports_their_names(
     start: Start, plan: MakePlan, loras: tuple[Lora, Lora]
 ) -> None:
     engine = start(plan(*loras, loras[0]))

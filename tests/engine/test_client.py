@@ -38,7 +38,7 @@ pytestmark = pytest.mark.process
 # -- loading -------------------------------------------------------------------------------------
 
 
-async def test_ready_says_what_is_loaded(start: Start, plan_on_cpu: PlanOnCpu, tiny_model: Path) -> None:
+async def test_ready_returns_the_models_facts(start: Start, plan_on_cpu: PlanOnCpu, tiny_model: Path) -> None:
     seen: list[tuple[EngineState, float]] = []
     plan = plan_on_cpu(n_ctx=300, parallel=3)
     engine = start(plan, on_state=lambda client: seen.append((client.state, client.load_fraction)))
@@ -59,7 +59,7 @@ async def test_ready_says_what_is_loaded(start: Start, plan_on_cpu: PlanOnCpu, t
     assert len(engine_processes()) == 1
 
 
-async def test_before_it_is_loaded_requests_are_turned_away(start: Start, plan_on_cpu: PlanOnCpu) -> None:
+async def test_requests_before_the_load_are_refused(start: Start, plan_on_cpu: PlanOnCpu) -> None:
     engine = start(plan_on_cpu())
     with pytest.raises(EngineDied, match="the engine is not ready: starting"):
         await answer(engine, "r")
@@ -131,7 +131,7 @@ async def test_refusals_are_errors_of_the_request_alone(engine: EngineClient) ->
 
 
 async def test_a_stream_closed_early_frees_its_slot(engine: EngineClient) -> None:
-    """Were they not cancelled, the streams would fill the context, and the next ones wait for minutes."""
+    """If they were not cancelled, the streams would fill the context, and others would wait for minutes."""
     for _ in range(2):
         streams = [await begun(engine, f"long{i}") for i in range(2)]
         for stream in streams:
@@ -161,7 +161,7 @@ async def test_a_cancelled_task_frees_its_slot(engine: EngineClient) -> None:
     assert [len(tokens_of(answer)) for answer in answers] == [8, 8]
 
 
-async def test_a_full_queue_turns_away(
+async def test_a_full_queue_refuses_requests(
     start: Start, plan_on_cpu: PlanOnCpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "MAX_WAITING", 5)
@@ -179,7 +179,7 @@ async def test_a_full_queue_turns_away(
     assert len(tokens_of(await soon(answer(engine, "later")))) == 8
 
 
-async def test_images_of_too_many_bytes_in_flight_are_turned_away(
+async def test_images_of_too_many_bytes_in_flight_are_refused(
     engine: EngineClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "MAX_IMAGES_BYTES", 10)
@@ -199,8 +199,8 @@ async def test_images_of_too_many_bytes_in_flight_are_turned_away(
         await soon(answer(engine, "third", prompt="a", images=images))
 
 
-async def test_those_who_go_away_free_their_slots(engine: EngineClient) -> None:
-    """Two slots, a hundred times: if one were kept, the third to come would wait for ever."""
+async def test_clients_that_disconnect_free_their_slots(engine: EngineClient) -> None:
+    """A hundred times over two slots: if one stayed taken, the third request would wait for ever."""
     for i in range(50):
         streams = [await begun(engine, f"{i}-{k}") for k in range(2)]
         for stream in streams:
@@ -210,7 +210,7 @@ async def test_those_who_go_away_free_their_slots(engine: EngineClient) -> None:
     assert engine.stats.n_generated_tokens >= 108
 
 
-async def test_figures_come_with_the_news(engine: EngineClient) -> None:
+async def test_stats_come_with_events(engine: EngineClient) -> None:
     before = engine.stats
     await soon(answer(engine, "a", max_tokens=20))
     after = engine.stats
@@ -234,7 +234,7 @@ async def test_tokens_of_a_text_and_back_while_a_stream_runs(engine: EngineClien
     await stream.aclose()
 
 
-async def test_questions_get_an_error_where_the_engine_dies(engine: EngineClient) -> None:
+async def test_questions_get_an_error_if_the_engine_dies(engine: EngineClient) -> None:
     assert engine.pid is not None
     os.kill(engine.pid, signal.SIGSTOP)
     asking = asyncio.create_task(engine.tokenize("a", add_special=False, parse_special=False))
@@ -253,7 +253,7 @@ async def test_marks_are_part_of_the_text(engine: EngineClient) -> None:
         assert "".join(event.text for event in events) == text
 
 
-async def test_the_stop_string_that_was_met_is_told(engine: EngineClient) -> None:
+async def test_the_stop_string_is_reported(engine: EngineClient) -> None:
     always_a = SamplingParams(temperature=0, logit_bias={100: 100.0})
     events = await soon(answer(engine, "a", sampling=always_a))
     letter = events[0].text

@@ -1,4 +1,4 @@
-"""The client when its engine process dies, hangs, or is told to end: nothing is left behind."""
+"""The client when its engine process dies, hangs, or is stopped: nothing is left behind."""
 
 import asyncio
 import signal
@@ -67,7 +67,7 @@ async def test_an_engine_that_keeps_dying_is_given_up(
         await answer(engine, "late")
 
 
-async def test_a_model_that_is_gone_at_the_restart_is_told(
+async def test_a_model_that_is_gone_at_the_restart_is_reported(
     start: Start, plan_on_cpu: PlanOnCpu, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "MAX_RESTARTS", 1)
@@ -83,7 +83,7 @@ async def test_a_model_that_is_gone_at_the_restart_is_told(
     assert isinstance(await refusal_of(engine), ModelRefused)
 
 
-async def test_a_line_too_long_to_keep_does_not_end_the_listening(plan_on_cpu: PlanOnCpu) -> None:
+async def test_a_log_line_too_long_to_keep_does_not_end_the_reading(plan_on_cpu: PlanOnCpu) -> None:
     engine, reader = EngineClient(plan_on_cpu(), "tiny"), asyncio.StreamReader(limit=64)
     reader.feed_data(b"first\n" + b"x" * 1000 + b"\nlast\n")
     reader.feed_eof()
@@ -109,7 +109,7 @@ async def test_stop_without_a_start(plan_on_cpu: PlanOnCpu) -> None:
     assert engine.state is EngineState.DEAD
 
 
-async def test_a_stop_while_the_process_starts_is_heard(
+async def test_a_stop_while_the_process_starts_is_obeyed(
     start: Start, plan_on_cpu: PlanOnCpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process finds plan and stop together; it must end by itself, not be killed for it."""
@@ -127,7 +127,7 @@ def _set_if(condition: bool, event: asyncio.Event) -> None:
         event.set()
 
 
-async def test_a_stop_while_the_model_loads_is_heard(
+async def test_a_stop_while_the_model_loads_is_obeyed(
     start: Start, plan_on_cpu: PlanOnCpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "_STOP_GRACE_S", 10 * PATIENCE_S)
@@ -178,7 +178,7 @@ async def test_drain_lets_requests_finish_and_takes_no_new_ones(engine: EngineCl
     assert engine.state is EngineState.STOPPING
 
 
-async def test_drain_ends_what_takes_too_long(engine: EngineClient) -> None:
+async def test_drain_ends_requests_that_take_too_long(engine: EngineClient) -> None:
     stream = await begun(engine, "long")
     draining = asyncio.create_task(engine.drain(0.0))
     with pytest.raises(EngineDied, match="the server is shutting down"):

@@ -1,4 +1,4 @@
-"""Embeddings held against llama.cpp's own, made one text at a time by its bindings."""
+"""Embeddings compared with llama.cpp's own, made one text at a time by its bindings."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -91,7 +91,9 @@ def test_a_bert_gives_what_llama_cpp_gives(make: Make, folder: Path, pooling: Po
 
 
 @pytest.mark.parametrize("pooling", [Pooling.MEAN, Pooling.LAST, Pooling.CLS])
-def test_so_does_a_model_made_to_write(make: Make, tiny_model: Path, pooling: Pooling) -> None:
+def test_a_generative_model_gives_what_llama_cpp_gives(
+    make: Make, tiny_model: Path, pooling: Pooling
+) -> None:
     kind = {"mean": llama_cpp.LLAMA_POOLING_TYPE_MEAN, "cls": llama_cpp.LLAMA_POOLING_TYPE_CLS}
     expected = by_bindings(
         tiny_model, list(TEXTS), pooling_type=kind.get(pooling, llama_cpp.LLAMA_POOLING_TYPE_LAST)
@@ -128,7 +130,7 @@ def test_many_texts_share_steps_and_requests_take_turns(make: Make, bert: Path) 
     np.testing.assert_allclose(of_length_1(rows(found["many"])[150]), of_length_1(alone[0]), atol=1e-5)
 
 
-def test_what_is_cancelled_is_not_answered(make: Make, bert: Path) -> None:
+def test_a_cancelled_request_is_not_answered(make: Make, bert: Path) -> None:
     embedder = make(bert)
     assert embedder.submit(EmbeddingRequest(id="a", inputs=TEXTS * 100)) is None
     assert embedder.step() == []

@@ -1,4 +1,4 @@
-"""Images in the engine's loop, on real projectors: what libmtmd's own way gives, and nobody is disturbed."""
+"""Images in the engine's loop, with real projectors: the answers of libmtmd's helper, no stream disturbed."""
 
 import ctypes
 import gc
@@ -92,7 +92,7 @@ def firsts(answer: Answer) -> dict[int, float]:
 
 
 def assert_same(alone: Answer, among: Answer) -> None:
-    """Token for token, up to where the two best are nearer than rounding moves them."""
+    """The tokens are the same, up to the first whose two best logits are closer than rounding moves them."""
     pairs = zip(
         tokens_of(alone), tokens_of(among), [each for event in alone for each in event.logprobs], strict=True
     )
@@ -129,7 +129,7 @@ def logprobs(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("pictures", [(png(1),), (png(2), png(3))], ids=["one", "two"])
-def test_the_answer_is_what_libmtmd_own_way_gives(
+def test_the_answer_is_that_of_libmtmds_helper(
     model: LoadedModel, loop: Loop, pictures: tuple[bytes, ...]
 ) -> None:
     (answer,) = run(loop, seen("a", *pictures, logprobs=20))
@@ -164,7 +164,7 @@ def test_libmtmds_own_marker_is_text_in_a_prompt(model: LoadedModel) -> None:
 
 
 def test_equal_images_share_their_cells_and_others_do_not(model: LoadedModel, loop: Loop) -> None:
-    """An image that takes fewer positions than rows is computed again, and only what is before it shared."""
+    """An image that takes fewer positions than rows is computed again; the tokens before it are shared."""
     (one,), (again,), (other,) = (run(loop, seen(str(i), png(seed))) for i, seed in enumerate((1, 1, 2)))
     n_before, n_rows, n_positions = places(model, png(1))
     assert one[-1].cached_tokens == 0
@@ -181,14 +181,14 @@ def test_equal_images_share_their_cells_and_others_do_not(model: LoadedModel, lo
     assert tokens_of(alone) == tokens_of(other)
 
 
-def test_images_take_no_memory_but_what_was_planned(model: LoadedModel, loop: Loop) -> None:
+def test_images_take_only_the_planned_memory(model: LoadedModel, loop: Loop) -> None:
     run(loop, *(seen(str(i), png(i, 500, 300)) for i in range(3)))
     held, planned = model.memory_use()["host"], model.plan.estimate.host
     assert held.compute_bytes == planned.compute_bytes
     assert held.context_bytes == planned.context_bytes
 
 
-def test_streams_beside_go_on_and_say_what_they_say_alone(loop: Loop) -> None:
+def test_other_streams_continue_and_get_the_same_answers_as_alone(loop: Loop) -> None:
     text = make_request("text", "Count with me:", max_tokens=40)
     (alone,) = run(loop, text)
     requests = [seen(f"image {i}", png(i)) for i in range(3)]
@@ -211,7 +211,7 @@ def test_streams_beside_go_on_and_say_what_they_say_alone(loop: Loop) -> None:
 
 
 @pytest.mark.parametrize("slots_ram_bytes", [64 * MIB, 0], ids=["kept on the host", "computed again"])
-def test_one_that_gives_way_comes_back_with_its_image(
+def test_a_preempted_request_resumes_with_its_image(
     model: LoadedModel, loop: Loop, monkeypatch: pytest.MonkeyPatch, slots_ram_bytes: int
 ) -> None:
     serving = Serving(slots_ram_bytes=slots_ram_bytes)
@@ -243,7 +243,7 @@ def test_grammar_and_logprobs_and_penalties_work_after_an_image(loop: Loop) -> N
 
 
 def test_drafts_never_hold_an_image(loop: Loop) -> None:
-    """The prompt's beginning comes again after the image, so that lookup would go on into it."""
+    """The prompt's beginning comes again after the image, so that lookup would draft the image's rows."""
     request = replace(seen("a", png(1), max_tokens=60), prompt=BEFORE + AFTER + BEFORE)
     (answer,) = run(loop, request)
     assert len(tokens_of(answer)) == 60
@@ -274,7 +274,7 @@ def test_a_bitmap_from_the_top_down(loop: Loop) -> None:
     assert upwards[-1].prompt_tokens == downwards[-1].prompt_tokens
 
 
-def test_what_does_not_fit_is_refused_with_the_numbers(loop: Loop) -> None:
+def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(loop: Loop) -> None:
     request = seen("many", *(png(i, 200, 200) for i in range(120)))
     n_rows = loop.count_tokens(BEFORE + AFTER, request.images, add_special=True).count(-1)
     (answer,) = run(loop, request)
@@ -300,7 +300,7 @@ def test_cancelled_at_any_step(loop: Loop) -> None:
     assert len(tokens_of(answer)) == 12
 
 
-def test_images_that_nobody_waits_for_are_not_read(loop: Loop) -> None:
+def test_images_of_cancelled_requests_are_not_read(loop: Loop) -> None:
     pictures = loop._new._images
     assert pictures is not None
     go_on = threading.Event()

@@ -1,7 +1,7 @@
-"""The engine's loop on a real tiny model: a sequence says among others what it says alone, and all end.
+"""The engine's loop on a real tiny model: a sequence gets the same answer among others as alone, and all end.
 
 Nothing is shared between requests here (see test_reuse.py), so that an idle engine holds no cells. Past 400
-lines because answers, ends, refusals and cancellations are all asked of the one model that is made here.
+lines because answers, ends, refusals and cancellations all need the one model that is made here.
 """
 
 from collections.abc import Iterator
@@ -71,7 +71,7 @@ def _one(loop: Loop, **options: Any) -> list[TokenEvent]:
 # -- the same answers ----------------------------------------------------------------------------
 
 
-def test_among_others_a_sequence_says_what_it_says_alone(loop: Loop, model: LoadedModel) -> None:
+def test_a_sequence_gets_the_same_answer_among_others_as_alone(loop: Loop, model: LoadedModel) -> None:
     prompts = _prompts(12)
     requests = [make_request(f"r{i}", prompt, max_tokens=24) for i, prompt in enumerate(prompts)]
     alone = [tokens_of(run(loop, request)[request.id]) for request in requests]
@@ -83,8 +83,8 @@ def test_among_others_a_sequence_says_what_it_says_alone(loop: Loop, model: Load
         assert_same(model, prompt, a, b)
 
 
-def test_sampled_answers_are_their_seeds(loop: Loop) -> None:
-    """Each sequence has a sampler of its own: others beside it draw nothing from it."""
+def test_sampled_answers_depend_only_on_their_seeds(loop: Loop) -> None:
+    """Each sequence has a sampler of its own: other sequences do not advance it."""
     sampling = SamplingParams(temperature=0.3, top_p=0.9, top_k=20, seed=9, presence_penalty=0.5)
     request = make_request("r", max_tokens=20, sampling=sampling)
     alone = tokens_of(run(loop, request)["r"])
@@ -94,11 +94,11 @@ def test_sampled_answers_are_their_seeds(loop: Loop) -> None:
     ]
     assert tokens_of(run(loop, request)["r"]) == alone
     among = tokens_of(run(loop, *others, request)["r"])
-    assert among[:3] == alone[:3]  # further on, rounding may tip a draw
+    assert among[:3] == alone[:3]  # later, rounding may change a draw
 
 
-def test_more_than_the_cells_hold_all_finish(plan_on_cpu: PlanOnCpu, path: Path) -> None:
-    """Twelve of up to 110 tokens in 256 cells: the young ones give way, and say what they would have said."""
+def test_requests_that_outgrow_the_cells_all_finish(plan_on_cpu: PlanOnCpu, path: Path) -> None:
+    """Twelve of up to 110 tokens in 256 cells: the youngest are preempted, and no answer changes."""
     with loaded(plan_on_cpu(path, n_ctx=256, parallel=8, n_batch=64, n_ubatch=16, serving=ALONE)) as model:
         prompts = _prompts(12, 20, 50)
         requests = [make_request(f"r{i}", prompt, max_tokens=60) for i, prompt in enumerate(prompts)]
@@ -115,7 +115,7 @@ def test_more_than_the_cells_hold_all_finish(plan_on_cpu: PlanOnCpu, path: Path)
 def test_with_a_cache_of_its_own_a_sequence_has_its_share_and_no_more(
     plan_on_cpu: PlanOnCpu, path: Path, shared: LoadedModel
 ) -> None:
-    """Four caches of 256 cells: prompts up to them, all at once, and the same answers as from one cache."""
+    """Four caches of 256 cells: prompts that fill them, all at once, get the answers of one cache."""
     with loaded(plan_on_cpu(path, n_ctx=1024, kv_unified=False, n_batch=64, n_ubatch=16)) as model:
         assert (model.n_ctx, model.n_ctx_seq) == (1024, 256)
         loop = Loop(model)
@@ -135,7 +135,7 @@ def test_with_a_cache_of_its_own_a_sequence_has_its_share_and_no_more(
         assert loop._scheduler.n_preemptions == 0
 
 
-def test_those_that_gave_way_leave_nothing_behind(plan_on_cpu: PlanOnCpu, path: Path) -> None:
+def test_preempted_sequences_leave_nothing_behind(plan_on_cpu: PlanOnCpu, path: Path) -> None:
     with loaded(plan_on_cpu(path, n_ctx=256, n_batch=64, n_ubatch=16, serving=ALONE)) as model:
         loop = Loop(model)
         run(loop, *(make_request(f"r{i}", (5 + i,) * 50, max_tokens=100) for i in range(6)))
@@ -143,7 +143,7 @@ def test_those_that_gave_way_leave_nothing_behind(plan_on_cpu: PlanOnCpu, path: 
         assert _is_empty(model)
 
 
-def test_where_llama_cpp_finds_no_room_the_step_is_tried_again(
+def test_if_llama_cpp_finds_no_room_the_step_is_tried_again(
     loop: Loop, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = _prompts(4, 10, 30)
@@ -180,7 +180,7 @@ def test_a_batch_that_llama_cpp_refuses_is_tried_smaller(
 
 
 @pytest.mark.parametrize(("status", "n_rows"), [(NO_ROOM, 1), (2, 3), (-1, 3), (-3, 3)])
-def test_what_llama_cpp_cannot_run_ends_the_engine(
+def test_a_step_that_llama_cpp_cannot_run_ends_the_engine(
     loop: Loop, model: LoadedModel, monkeypatch: pytest.MonkeyPatch, status: int, n_rows: int
 ) -> None:
     monkeypatch.setattr(model, "decode", lambda: status)
@@ -361,7 +361,7 @@ def test_cancelling_in_the_middle_of_a_prompt(loop: Loop, model: LoadedModel) ->
     assert _is_empty(model)
 
 
-def test_cancelling_what_is_not_there(loop: Loop) -> None:
+def test_cancelling_an_unknown_request(loop: Loop) -> None:
     loop.cancel("nobody")
     assert loop.is_idle
     assert full_step(loop) == []
@@ -397,7 +397,7 @@ def test_a_prompt_longer_than_a_step_beside_streams(loop: Loop) -> None:
     assert len(steps) == 200 // 16
 
 
-def test_the_model_of_these_tests_is_worth_asking(loop: Loop) -> None:
-    """Random weights, yet no constant babble: an engine that mixed sequences up would be seen."""
+def test_the_model_of_these_tests_varies_its_answers(loop: Loop) -> None:
+    """Its weights are random, yet its answers vary: a mix-up of sequences would show."""
     answer = tokens_of(_one(loop, max_tokens=40))
     assert len(set(answer)) > 10

@@ -16,7 +16,7 @@ TEMPLATES = [
 ]
 
 
-async def test_the_engine_tells_both(
+async def test_the_engine_reports_both_templates(
     start: Start, plan_on_cpu: PlanOnCpu, tiny_model: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "named.gguf"

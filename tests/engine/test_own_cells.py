@@ -1,4 +1,4 @@
-"""Prefix reuse with a KV cache for each slot (--no-kv-unified): a request goes on in an idle slot."""
+"""Prefix reuse with a KV cache for each slot (--no-kv-unified): a request continues in an idle slot."""
 
 from collections.abc import Iterator
 
@@ -53,8 +53,8 @@ def _alone(model: LoadedModel, prompt: tuple[int, ...]) -> list[int]:
     return tokens_of(answer)
 
 
-def test_a_chats_next_turn_goes_on_in_its_slot(model: LoadedModel) -> None:
-    """Also after another chat, which the second slot held."""
+def test_a_chats_next_turn_continues_in_its_slot(model: LoadedModel) -> None:
+    """Also after another chat, in the second slot."""
     one, other = _words(1, 400), _words(2, 300)
     loop = Loop(model)
     (first,) = _run(loop, one)
@@ -66,8 +66,8 @@ def test_a_chats_next_turn_goes_on_in_its_slot(model: LoadedModel) -> None:
     assert_same(model, turn, _alone(model, turn), tokens_of(second))
 
 
-def test_a_prompt_that_ends_otherwise_shares_its_beginning(model: LoadedModel) -> None:
-    """Models that cannot go back begin at the last state that was kept."""
+def test_a_prompt_that_ends_differently_shares_its_beginning(model: LoadedModel) -> None:
+    """Models that cannot rewind begin at the last state that was saved."""
     shared = _words(4, 400)
     prompts = [(*shared, *_words(seed, 20)) for seed in (5, 6, 7)]
     loop = Loop(model)
@@ -81,7 +81,7 @@ def test_a_prompt_that_ends_otherwise_shares_its_beginning(model: LoadedModel) -
         assert_same(model, prompt, _alone(model, prompt), tokens_of(answer))
 
 
-def test_what_a_running_request_computes_is_not_shared(model: LoadedModel) -> None:
+def test_the_cells_of_a_running_request_are_not_shared(model: LoadedModel) -> None:
     """Two of the same prompt at once: each computes it in cells of its own."""
     prompt = _words(8, 200)
     loop = Loop(model)
@@ -93,7 +93,7 @@ def test_what_a_running_request_computes_is_not_shared(model: LoadedModel) -> No
 
 
 def test_a_long_chat_is_not_lost_for_a_short_beginning(model: LoadedModel) -> None:
-    """A request that shares little gets the free slot; the chat goes on after it."""
+    """A request that shares little gets the free slot; the chat continues after it."""
     chat = _words(9, 500)
     loop = Loop(model)
     (first,) = _run(loop, chat)
@@ -105,8 +105,8 @@ def test_a_long_chat_is_not_lost_for_a_short_beginning(model: LoadedModel) -> No
     assert_same(model, turn, _alone(model, turn), tokens_of(second))
 
 
-def test_what_a_slot_loses_comes_back_from_the_host(model: LoadedModel) -> None:
-    """Three chats of one beginning in turn over two slots."""
+def test_a_state_that_a_slot_loses_is_restored_from_the_host(model: LoadedModel) -> None:
+    """Three chats with a common beginning take turns over two slots."""
     chats = [_words(seed, 400) for seed in (12, 13, 14)]
     loop = Loop(model)
     for chat in chats:

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.process
 
 
 @pytest.mark.parametrize("wish", [{}, {"n_ctx": 256, "parallel": 40}])
-async def test_the_engine_is_looked_at_while_it_lives(
+async def test_measure_runs_while_the_engine_is_loaded(
     plan_on_cpu: Callable[..., Plan], wish: dict[str, int]
 ) -> None:
     seen: list[psutil.Process] = []
@@ -27,7 +27,7 @@ async def test_the_engine_is_looked_at_while_it_lives(
     assert not seen[0].is_running()
 
 
-async def test_it_ends_the_engine_where_looking_fails(plan_on_cpu: Callable[..., Plan]) -> None:
+async def test_the_engine_ends_if_measure_fails(plan_on_cpu: Callable[..., Plan]) -> None:
     seen: list[psutil.Process] = []
 
     def look(pid: int) -> None:

@@ -1,4 +1,4 @@
-"""What the engine reports of a prompt before its first token."""
+"""The engine's reports on a prompt before its first token."""
 
 from collections.abc import Iterator
 
@@ -43,7 +43,7 @@ def test_a_prompt_computed_earlier_counts_as_cached(loop: Loop) -> None:
     assert news[-1].cached_tokens == 149
 
 
-def test_nothing_is_reported_unasked(loop: Loop) -> None:
+def test_no_progress_events_unless_requested(loop: Loop) -> None:
     assert progress(run(loop, request("plain", reports_progress=False))["plain"]) == []
 
 

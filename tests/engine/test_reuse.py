@@ -1,4 +1,4 @@
-"""Requests that begin as others did, on models of three kinds of memory: the same answers, computed once."""
+"""Requests with a common beginning, on models of three kinds of memory: the same answers, computed once."""
 
 from collections.abc import Iterator
 
@@ -69,7 +69,7 @@ def _cached(answer: Answer) -> int:
 
 
 def test_a_shared_beginning_is_computed_once(model: LoadedModel) -> None:
-    """One after another, then several at once. Recurrent models must have paused there before."""
+    """One after another, then several at once. Recurrent models need a checkpoint there."""
     prompts = _prompts(6)
     alone = [_alone(model, prompt) for prompt in prompts]
     loop = Loop(model)
@@ -86,7 +86,7 @@ def test_a_shared_beginning_is_computed_once(model: LoadedModel) -> None:
         assert_same(model, prompt, expected, tokens_of(answer))
 
 
-def test_a_chats_next_turn_goes_on_where_it_was(model: LoadedModel) -> None:
+def test_a_chats_next_turn_continues_where_it_was(model: LoadedModel) -> None:
     (prompt,) = _prompts(1)
     loop = Loop(model)
     (first,) = _run(loop, _request("first", prompt))
@@ -98,7 +98,7 @@ def test_a_chats_next_turn_goes_on_where_it_was(model: LoadedModel) -> None:
 
 
 def test_choices_of_one_prompt_share_its_cells(loop: Loop) -> None:
-    """They come at once: one computes the prompt, and the others wait for it rather than compute it too."""
+    """They come at once: one computes the prompt, and the others wait for it."""
     (prompt,) = _prompts(1)
     requests = [_request(f"r{i}", prompt, 4) for i in range(4)]
     for request in requests:
@@ -115,8 +115,8 @@ def test_choices_of_one_prompt_share_its_cells(loop: Loop) -> None:
     assert loop.stats().n_prompt_tokens == len(prompt) + 3
 
 
-def test_what_is_evicted_comes_back_from_the_host(model: LoadedModel) -> None:
-    """Each conversation fills half of the cells; going on with the first needs its state back."""
+def test_an_evicted_prefix_is_restored_from_the_host(model: LoadedModel) -> None:
+    """Each conversation fills half of the cells; the first continues with its restored state."""
     prompts = [_prompts(i + 1, 950)[0] for i in range(4)]
     loop = Loop(model)
     answers = [_run(loop, _request(f"r{i}", prompt))[0] for i, prompt in enumerate(prompts)]
@@ -129,8 +129,8 @@ def test_what_is_evicted_comes_back_from_the_host(model: LoadedModel) -> None:
     assert_same(model, turn, _alone(model, turn), tokens_of(again))
 
 
-def test_who_finds_the_engine_idle_has_the_first_cells(loop: Loop) -> None:
-    """What lies idle would be walked over on the way to them in every step; it comes back from the host."""
+def test_a_request_to_an_idle_engine_gets_the_first_cells(loop: Loop) -> None:
+    """Idle cells before them would be walked over in every step; their states come back from the host."""
     loop._cache.max_idle_cells = 1000
     (idle,), other = _prompts(1), _prompts(2)[1]
     _run(loop, _request("first", idle))
@@ -141,7 +141,7 @@ def test_who_finds_the_engine_idle_has_the_first_cells(loop: Loop) -> None:
     if loop._cache.n_parked:
         assert figures.n_cells_idle == 0
         assert figures.n_offloaded == 1
-    else:  # what a model holds that cannot go back stays in its slot
+    else:  # the state of a model that cannot rewind stays in its slot
         assert figures.n_offloaded == 0
     loop.cancel("other")
     _run(loop, _request("again", idle))
@@ -155,8 +155,8 @@ def undrafted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("undrafted")
-def test_more_than_the_cells_hold_wait_on_the_host(model: LoadedModel) -> None:
-    """Twice as many tokens as cells: the young give way and come back; nothing is computed twice."""
+def test_preempted_sequences_wait_on_the_host(model: LoadedModel) -> None:
+    """Twice as many tokens as cells: the youngest are preempted and restored; nothing is computed twice."""
     prompts = [_prompts(i + 1, 420)[0] for i in range(8)]
     alone = [_alone(model, prompt, 100) for prompt in prompts]
     loop = Loop(model)
@@ -171,7 +171,7 @@ def test_more_than_the_cells_hold_wait_on_the_host(model: LoadedModel) -> None:
 
 
 @pytest.mark.usefixtures("undrafted")
-def test_one_that_is_cancelled_frees_its_slot_within_a_step(loop: Loop) -> None:
+def test_a_cancelled_request_frees_its_slot_within_a_step(loop: Loop) -> None:
     """A hundred times in a row, at every stage: while it waits, in its prompt, and while it decodes."""
     prompts = _prompts(4)
     assert loop.submit(_request("stays", prompts[0], 350)) is None
@@ -191,7 +191,7 @@ def test_one_that_is_cancelled_frees_its_slot_within_a_step(loop: Loop) -> None:
 
 @pytest.mark.usefixtures("undrafted")
 def test_without_room_on_the_host_all_is_computed_again(model: LoadedModel) -> None:
-    """Preempted sequences too; a model that cannot go back shares nothing then, and nobody waits for it."""
+    """Preempted sequences too. A model that cannot rewind then shares nothing, and no request waits."""
     prompts = [_prompts(i + 1, 420)[0] for i in range(6)]
     alone = [_alone(model, prompt, 100) for prompt in prompts]
     loop = Loop(model)

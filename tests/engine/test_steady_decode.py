@@ -1,4 +1,4 @@
-"""Steps by the short way: the same tokens, text, ends and figures as by the usual one."""
+"""Steady steps: the same tokens, texts, ends and stats as with full steps."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -81,10 +81,10 @@ def _counts(figures: EngineStats) -> tuple[int, ...]:
 # -- the same as by the usual way ----------------------------------------------------------------
 
 
-def test_both_ways_say_the_same(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Greedy and drawn, with ends of their own, stop strings, and characters of several tokens.
+def test_steady_and_full_steps_give_the_same(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greedy and drawn, with end tokens, stop strings, and characters of several tokens.
 
-    Without drafts, which come at other steps by the short way: other batches are rounded otherwise.
+    Without drafts: with steady steps they come at other steps, and other batches round differently.
     """
     monkeypatch.setattr(PromptLookup, "draft", lambda *_: [])
     alone = _told(any_steps(_submit(model, _request("stops"))))["stops"][0]
@@ -157,7 +157,7 @@ def _in_a_run(loop: Loop) -> None:
     assert loop.step().tick is not None
 
 
-def test_a_newcomer_is_let_in_at_the_next_step(model: LoadedModel) -> None:
+def test_a_new_request_is_admitted_at_the_next_step(model: LoadedModel) -> None:
     loop = _submit(model, _request("a"), _request("b"))
     _in_a_run(loop)
     loop.submit(_request("new", max_tokens=2))
@@ -166,14 +166,14 @@ def test_a_newcomer_is_let_in_at_the_next_step(model: LoadedModel) -> None:
     assert {event.id for event in step_events} == {"a", "b", "new"}
 
 
-def test_a_newcomer_without_a_slot_does_not_end_a_run(model: LoadedModel) -> None:
+def test_a_new_request_without_a_free_slot_does_not_end_a_steady_decode(model: LoadedModel) -> None:
     loop = _submit(model, *(_request(f"r{i}") for i in range(8)))
     _in_a_run(loop)
     loop.submit(_request("late"))
     assert loop.step().tick is not None
 
 
-def test_who_goes_away_frees_all_it_has(model: LoadedModel) -> None:
+def test_a_cancelled_request_frees_all_it_holds(model: LoadedModel) -> None:
     requests = [_request(name) for name in "abc"]
     alone = _told(any_steps(_submit(model, *requests)))
     loop = _submit(model, *requests)
@@ -188,8 +188,8 @@ def test_who_goes_away_frees_all_it_has(model: LoadedModel) -> None:
     assert loop.stats().n_cells_used == 0
 
 
-def test_cells_that_run_out_end_a_run_in_time(model: LoadedModel) -> None:
-    """Eight of up to 250 tokens in 1024 cells: some give way, and all say what they say by the usual way."""
+def test_cells_that_run_out_end_a_steady_decode_in_time(model: LoadedModel) -> None:
+    """Eight of up to 250 tokens in 1024 cells: some are preempted, and all get the answers of full steps."""
     requests = [_request(f"r{i}", max_tokens=240) for i in range(8)]
     usual, short = _submit(model, *requests), _submit(model, *requests)
     by_usual, by_short = _told(full_steps(usual)), _told(any_steps(short))
@@ -199,7 +199,7 @@ def test_cells_that_run_out_end_a_run_in_time(model: LoadedModel) -> None:
     }
 
 
-def test_a_step_that_finds_no_room_is_done_the_usual_way(
+def test_a_step_that_finds_no_room_becomes_a_full_step(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = [_request("a"), _request("b")]
@@ -220,7 +220,7 @@ def test_a_step_that_finds_no_room_is_done_the_usual_way(
 # -- its parts -----------------------------------------------------------------------------------
 
 
-def test_the_best_of_all_rows_at_once_are_the_best_of_each(model: LoadedModel) -> None:
+def test_argmax_of_all_rows_is_the_argmax_of_each(model: LoadedModel) -> None:
     model.batch.clear()
     model.batch.add_singles([5, 6, 7, 8], [0] * 4, [0, 1, 2, 3], [1] * 4)
     assert model.decode() == 0

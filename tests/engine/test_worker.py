@@ -1,4 +1,4 @@
-"""The engine process by itself: what it does with its end of the socket."""
+"""The engine process alone, on its end of the socket."""
 
 import dataclasses
 import signal
@@ -43,7 +43,7 @@ class Engine:
         self.socket.sendall(b"".join(map(wire.pack, messages)))
 
     def next(self) -> wire.FromEngine:
-        """Its next message. Raises EOFError where it has hung up."""
+        """Its next message. Raises EOFError if it has closed its end."""
         body = self._exactly(wire.body_length(self._exactly(wire.HEADER_BYTES)))
         message: wire.FromEngine = wire.decode_from_engine(body)
         return message
@@ -101,7 +101,7 @@ def test_it_ends_with_the_server(engine: Engine, plan_on_cpu: PlanOnCpu, loading
     assert engine.end() == (0, "")
 
 
-def test_it_ends_with_a_server_that_dies_with_news_unread(engine: Engine, plan_on_cpu: PlanOnCpu) -> None:
+def test_it_ends_with_a_server_that_dies_with_messages_unread(engine: Engine, plan_on_cpu: PlanOnCpu) -> None:
     """The socket is then reset, not just closed."""
     engine.send(wire.Start(plan_on_cpu(), "tiny"))
     engine.await_ready()
@@ -136,7 +136,7 @@ def test_messages_may_come_in_any_pieces(engine: Engine, plan_on_cpu: PlanOnCpu)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_are_the_servers_to_act_on(engine: Engine, plan_on_cpu: PlanOnCpu, number: int) -> None:
+def test_signals_are_left_to_the_server(engine: Engine, plan_on_cpu: PlanOnCpu, number: int) -> None:
     engine.send(wire.Start(plan_on_cpu(), "tiny"))
     engine.await_ready()
     engine.process.send_signal(number)
@@ -146,7 +146,7 @@ def test_signals_are_the_servers_to_act_on(engine: Engine, plan_on_cpu: PlanOnCp
     assert engine.end() == (0, "")
 
 
-def test_after_a_hundred_tokens_it_says_how_fast_it_is(engine: Engine, plan_on_cpu: PlanOnCpu) -> None:
+def test_after_a_hundred_tokens_it_reports_its_speed(engine: Engine, plan_on_cpu: PlanOnCpu) -> None:
     plan = plan_on_cpu()
     on_cpu = SpeedEstimate(
         basis=Source.MEASURED, depth=64, step_s=0.001, tokens_per_s=1000, streams=1, streams_step_s=0.001,
@@ -166,7 +166,9 @@ def test_after_a_hundred_tokens_it_says_how_fast_it_is(engine: Engine, plan_on_c
     assert engine.end() == (0, "")
 
 
-def test_why_it_fails_is_its_last_message_and_its_exit_code(engine: Engine, tiny_model: Path) -> None:
+def test_its_last_message_and_exit_code_give_the_reason_of_a_failure(
+    engine: Engine, tiny_model: Path
+) -> None:
     plan = make_plan(detection.analyze(str(tiny_model)), machines.what_if(["RTX 3090"]), Workload(n_ctx=256))
     engine.send(wire.Start(plan, "tiny"))
     failed = engine.next()

@@ -1,4 +1,4 @@
-"""Bodies that known clients send to chats, to a server of the built-in model, which answers greedily."""
+"""Bodies that known clients send to chats; the built-in model answers greedily."""
 
 import json
 from collections.abc import AsyncIterator

@@ -21,7 +21,7 @@ ANTHROPIC = ("--auth-header", "x-api-key", "--no-bearer", "-H", "anthropic-versi
 
 
 def obliging(request: Request) -> list[Step]:
-    """A model that keeps to the grammar of a call, and else answers, after thinking where it is asked to."""
+    """A model that follows the grammar of a call; else it answers, after thinking if asked to."""
     if request.grammar is not None:
         return list(says(CALL)(request))
     thinks = str(request.prompt).endswith(

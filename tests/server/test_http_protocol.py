@@ -35,7 +35,7 @@ async def reply(reader: asyncio.StreamReader) -> tuple[int, dict[str, Any]]:
 
 @pytest.mark.parametrize("cut", [1, 40, len(OFFER) - 2, len(OFFER), len(OFFER) + 3, len(WHOLE)])
 async def test_an_offer_of_http_2_is_passed_over(port: int, cut: int) -> None:
-    """Wherever the network cuts it, twice on one connection, and then a request without an offer."""
+    """For every cut by the network, twice on one connection, and then a request without an offer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for _ in range(2):
         writer.write(WHOLE[:cut])

@@ -1,4 +1,4 @@
-"""Images over HTTP: what is refused, in a table, and whole journeys with a real projector."""
+"""Images over HTTP: a table of refusals, and whole requests with a real projector."""
 
 import base64
 import os
@@ -69,9 +69,7 @@ async def asked(client: httpx.AsyncClient, engine: FakeEngine, body: dict[str, A
     return engine.requests[-1]
 
 
-async def test_an_image_stands_where_it_was_in_the_text(
-    client: httpx.AsyncClient, engine: FakeEngine
-) -> None:
+async def test_an_image_keeps_its_place_in_the_text(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     request = await asked(client, engine, chat(data_url(CATS), data_url(png(2)), detail="low"))
     at = request.prompt.index("What is") + len("What is")
     assert request.prompt[at:].startswith("this?")  # no line breaks around images
@@ -184,7 +182,7 @@ async def test_a_template_that_reads_parts(client: httpx.AsyncClient, engine: Fa
     assert request.images[0].at == len("user:What is")
 
 
-async def test_a_kept_response_keeps_its_images(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_a_stored_response_keeps_its_images(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     image = {"type": "input_image", "image_url": data_url(CATS), "detail": "auto"}
     messages = [{"role": "user", "content": [{"type": "input_text", "text": "Look:"}, image]}]
     first = (await client.post("/v1/responses", json={"model": "", "input": messages})).json()

@@ -65,7 +65,7 @@ async def test_bodies_of_clients(plan_on_cpu: PlanOnCpu) -> None:
 
 
 async def _forced(client: httpx.AsyncClient) -> None:
-    """Calls that must be made keep to the grammars of their tools, whatever the model thinks."""
+    """Forced calls match the grammars of their tools, whatever the model prefers."""
     for tool, pattern in ((PATCH, r"\*\*\* [ab]{3}\n"), (CODE, "[xyz]{4}")):
         asked = {"input": ASKED, "tools": [tool, SPACE], "tool_choice": {"type": "custom", "name": "patch"}}
         (item,) = (await client.post("/v1/responses", json=asked)).json()["output"]

@@ -1,4 +1,4 @@
-"""The built-in model behind the endpoints: forced calls, tokens, and whatever schemathesis thinks of."""
+"""The built-in model behind the endpoints: forced calls, tokens, and schemathesis's requests."""
 
 import json
 from collections.abc import Iterator
@@ -102,10 +102,10 @@ def _token(sdk: openai.OpenAI, base_url: str, text: str) -> int:
 
 
 @pytest.mark.parametrize("temperature", [0, 1.5])
-def test_strict_arguments_are_held_from_the_moment_a_call_begins(
+def test_strict_arguments_are_constrained_from_the_beginning_of_a_call(
     sdk: openai.OpenAI, base_url: str, temperature: float
 ) -> None:
-    """A bias begins one, whatever the model thinks."""
+    """A bias makes the model begin a call."""
     tools: Any = [
         {"type": "function", "function": {"name": "paint", "parameters": PARAMETERS, "strict": True}},
         {"type": "function", "function": {"name": "now"}},
@@ -130,7 +130,7 @@ def test_strict_arguments_are_held_from_the_moment_a_call_begins(
 
 @pytest.mark.parametrize("is_strict", [False, True])
 def test_thinking_is_closed_once_its_budget_is_spent(sdk: openai.OpenAI, is_strict: bool) -> None:
-    """With and without a grammar that looks on."""
+    """With a grammar and without one."""
     tools: Any = [
         {"type": "function", "function": {"name": "paint", "parameters": PARAMETERS, "strict": is_strict}}
     ]
@@ -151,7 +151,7 @@ def test_thinking_is_closed_once_its_budget_is_spent(sdk: openai.OpenAI, is_stri
 
 @pytest.mark.parametrize("wants_call", [False, True])
 def test_a_call_or_an_answer_of_a_form(sdk: openai.OpenAI, base_url: str, wants_call: bool) -> None:
-    """Whichever a bias makes it begin with."""
+    """A bias decides which of them the model begins."""
     tools: Any = [{"type": "function", "function": {"name": "paint", "parameters": PARAMETERS}}]
     form: Any = {"type": "json_schema", "json_schema": {"name": "paint", "schema": PARAMETERS}}
     reply: Any = sdk.chat.completions.create(

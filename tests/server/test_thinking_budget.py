@@ -73,8 +73,8 @@ async def test_thinking_of_no_length_is_closed_in_the_prompt() -> None:
     assert budget is None or not budget.opened
 
 
-async def test_thinking_of_no_length_is_switched_off_where_the_template_can() -> None:
-    """And closed by the engine where the model begins it all the same."""
+async def test_thinking_of_no_length_is_switched_off_if_the_template_can() -> None:
+    """If the model begins it nevertheless, the engine closes it."""
     prompt, budget = await _prompt_and_budget(0, TALKER.chat_template)
     assert prompt.endswith("[user]hiFalse")
     assert budget is not None
@@ -86,7 +86,7 @@ async def test_a_model_that_does_not_think_has_no_budget() -> None:
 
 
 async def test_harmony_thinks_on_a_channel_of_its_own() -> None:
-    """What closes it is the message's end, and the header of the next one begins."""
+    """The message's end and the beginning of the next header close it."""
     template = (
         "{% for m in messages %}{{ m.content }}{% endfor %}<|start|>assistant{#- <|channel|><|message|> -#}"
     )

@@ -1,4 +1,4 @@
-"""Prompts with a gap to fill."""
+"""Prompts with a gap between prefix and suffix."""
 
 from collections.abc import Iterator
 from pathlib import Path

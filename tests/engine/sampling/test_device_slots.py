@@ -102,7 +102,7 @@ def _run(loop: Loop, *requests: Request) -> dict[str, list[int]]:
 # -- the same as on the host ---------------------------------------------------------------------
 
 
-def test_the_best_token_is_the_hosts(on_host: Loop, device: Loop) -> None:
+def test_the_most_likely_token_is_the_hosts(on_host: Loop, device: Loop) -> None:
     requests = [_request(f"r{i}", prompt, max_tokens=24) for i, prompt in enumerate(_prompts(12))]
     assert _run(device, *requests) == _run(on_host, *requests)
     figures = device.stats()
@@ -186,7 +186,7 @@ def test_a_seed_gives_the_same_answer_again(device: Loop) -> None:
 
 
 def _mixed() -> list[Request]:
-    """Greedy, drawn, with a grammar, with logprobs, with penalties, of a prompt that is told."""
+    """Requests: greedy, drawn, with a grammar, with logprobs, with penalties, with prompt logprobs."""
     prompts = _prompts(8)
     ways: list[dict[str, Any]] = [
         {},
@@ -201,13 +201,13 @@ def _mixed() -> list[Request]:
     return [_request(f"r{i}", prompts[i], **way) for i, way in enumerate(ways)]
 
 
-def test_requests_of_all_kinds_say_together_what_they_say_alone(device: Loop) -> None:
+def test_requests_of_all_kinds_get_the_same_answers_together_as_alone(device: Loop) -> None:
     alone = [_run(device, request)[request.id] for request in _mixed()]
     assert list(_run(device, *_mixed()).values()) == alone
     assert 0 < device.stats().n_device_tokens < device.stats().n_generated_tokens
 
 
-def test_requests_for_the_host_get_what_they_get_there(on_host: Loop, device: Loop) -> None:
+def test_requests_that_the_host_samples_get_the_hosts_tokens(on_host: Loop, device: Loop) -> None:
     for_host = [request for request in _mixed() if device_sampler_config(request, N_VOCAB) is None]
     assert len(for_host) == 4
     assert _run(device, *_mixed()).items() >= _run(on_host, *for_host).items()
@@ -238,7 +238,7 @@ def test_a_hundred_requests_each_with_other_parameters(device: Loop) -> None:
 # -- slots ---------------------------------------------------------------------------------------
 
 
-def test_a_slot_keeps_its_chain_for_requests_of_its_kind(device: Loop) -> None:
+def test_a_slot_keeps_its_chain_for_requests_with_its_config(device: Loop) -> None:
     drawn = [_request(f"d{i}", sampling=SamplingParams(**DRAWN)) for i in range(8)]
     _run(device, *drawn)
     n_reserved = device.stats().n_reserved
@@ -250,10 +250,10 @@ def test_a_slot_keeps_its_chain_for_requests_of_its_kind(device: Loop) -> None:
     assert device.stats().n_reserved == n_reserved + 1
 
 
-def test_a_newcomer_of_an_unknown_kind_does_not_hold_streams_up(
+def test_a_request_with_a_new_config_does_not_delay_streams(
     device: Loop, models: dict[BackendSampling, LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes the host where reserving is slow, unless it has a seed."""
+    """If reserving is slow, the host samples it, unless it has a seed."""
     loop = device
     monkeypatch.setattr(models[BackendSampling.ON], "reserve", lambda: time.sleep(0.5))  # a slow card
     loop.submit(_request("stream", max_tokens=300))
@@ -270,8 +270,8 @@ def test_a_newcomer_of_an_unknown_kind_does_not_hold_streams_up(
     loop.cancel("stream")
 
 
-def test_one_that_gives_way_goes_on_with_its_draws(plan_on_cpu: PlanOnCpu, path: Path) -> None:
-    """Of two tokens, so that what the neighbours of a row do to its rounding decides nothing."""
+def test_a_preempted_request_continues_its_draws(plan_on_cpu: PlanOnCpu, path: Path) -> None:
+    """Only two tokens are possible, so that rounding, which depends on other rows, decides nothing."""
     plan = plan_on_cpu(
         path, n_ctx=256, n_batch=64, n_ubatch=16, serving=ALONE, backend_sampling=BackendSampling.ON
     )
@@ -311,13 +311,13 @@ def test_a_cancelled_request_leaves_nothing_behind(device: Loop) -> None:
 def test_no_draft_changes_an_answer(
     device: Loop, monkeypatch: pytest.MonkeyPatch, sampling: SamplingParams
 ) -> None:
-    """Not even a drawn one: what was drawn for a place is used once that stands.
+    """Not a drawn answer either: a position's random number counts once its token is accepted.
 
-    With a top-k, of few tokens: which of near ties comes first is decided by rounding, as on the host.
+    With a top-k, of few tokens: rounding decides the order of near ties, as on the host.
     """
     request = _request("r", max_tokens=80, sampling=sampling)
     plain = _run(device, request)["r"]
-    monkeypatch.setattr(PromptLookup, "tokens_until_credit", 0)  # whatever becomes of them
+    monkeypatch.setattr(PromptLookup, "tokens_until_credit", 0)  # drafts even if they are rejected
     for seed in (3, 9):
         draft = Foreseen(plain, seed)
         monkeypatch.setattr(Generation, "draft", lambda *given, draft=draft: draft(*given))
@@ -375,11 +375,11 @@ def test_no_chain_takes_more_than_was_reserved(
     ],
     ids=str,
 )
-def test_the_kind_of_a_request(options: dict[str, Any], kind: DeviceSamplerConfig | None) -> None:
+def test_the_config_of_a_request(options: dict[str, Any], kind: DeviceSamplerConfig | None) -> None:
     assert device_sampler_config(_request("r", sampling=SamplingParams(**options)), N_VOCAB) == kind
 
 
-def test_what_is_too_much_for_a_device_takes_the_host() -> None:
+def test_requests_beyond_a_devices_limits_are_sampled_on_the_host() -> None:
     n_vocab = 200_000
     many: dict[str, Any] = {"logit_bias": dict.fromkeys(range(MOST_BIASED + 1), 1.0)}
     for options in ({"top_k": MOST_TOP_K + 1}, many):
@@ -389,7 +389,7 @@ def test_what_is_too_much_for_a_device_takes_the_host() -> None:
 
 
 def test_with_a_cache_for_each_sequence(plan_on_cpu: PlanOnCpu, path: Path) -> None:
-    """llama.cpp then computes rows in another order than they were asked for in."""
+    """llama.cpp then computes rows in another order than that of the batch."""
     answers = []
     for where in (BackendSampling.OFF, BackendSampling.ON):
         plan = plan_on_cpu(

@@ -1,4 +1,4 @@
-"""How likely tokens were: what the definition gives, for answers and prompts, however they are computed."""
+"""Log probabilities equal their definition, for answers and prompts, however they are computed."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -68,18 +68,18 @@ def test_before_temperature_penalties_and_bias(model: LoadedModel) -> None:
 
 
 def test_an_end_is_no_part_of_the_answer(model: LoadedModel) -> None:
-    """So that the tokens told of spell the text."""
+    """The tokens with logprobs spell the text."""
     sampling = SamplingParams(temperature=0, logit_bias={2: 100.0})
     told = _run(Loop(model), _request(sampling=sampling, logprobs=1, ignore_eos=False))["r"]
     assert (told["tokens"], told["logprobs"]) == ([2], [])
 
 
-def test_not_told_unless_asked_for(model: LoadedModel) -> None:
+def test_no_logprobs_unless_requested(model: LoadedModel) -> None:
     told = _run(Loop(model), _request())["r"]
     assert (told["logprobs"], told["prompt"]) == ([], [])
 
 
-def test_what_cannot_be_is_written_as_a_number(model: LoadedModel) -> None:
+def test_a_probability_of_0_is_written_as_a_number(model: LoadedModel) -> None:
     logits = np.full(model.vocab.n_tokens, -np.inf, np.float32)
     logits[5] = 1
     each = likelihood(model.vocab, logits, 9, 2)
@@ -101,7 +101,7 @@ def _check_prompt(model: LoadedModel, told: list[Likelihood], prompt: tuple[int,
 
 @pytest.mark.parametrize("max_tokens", [0, 1, 5])
 def test_of_a_prompt(model: LoadedModel, max_tokens: int) -> None:
-    """In chunks of as many rows as a step has logits for; all of it in the first news."""
+    """Computed in chunks of as many rows as a step has logits for; reported whole in the first event."""
     loop = Loop(model)
     told = _run(loop, _request(prompt=PROMPT, prompt_logprobs=2, logprobs=0, max_tokens=max_tokens))["r"]
     _check_prompt(model, told["prompt"], PROMPT, 2)
@@ -118,7 +118,7 @@ def test_of_a_prompt_that_is_in_the_cache(model: LoadedModel) -> None:
     assert told["end"].cached_tokens == 0
 
 
-def test_of_prompts_beside_each_other_and_beside_streams(model: LoadedModel) -> None:
+def test_of_prompts_that_share_steps_with_others_and_with_streams(model: LoadedModel) -> None:
     requests = [
         _request("stream", max_tokens=40),
         _request("a", prompt=PROMPT, prompt_logprobs=1, max_tokens=2),
@@ -133,7 +133,7 @@ def test_of_prompts_beside_each_other_and_beside_streams(model: LoadedModel) -> 
     assert [len(told[name]["tokens"]) for name in ("stream", "a", "b", "plain", "late")] == [40, 2, 2, 2, 0]
 
 
-def test_one_that_gave_way_tells_nothing_twice(plan_on_cpu: PlanOnCpu) -> None:
+def test_a_preempted_prompt_reports_nothing_twice(plan_on_cpu: PlanOnCpu) -> None:
     with loaded(plan_on_cpu(n_ctx=256)) as model:
         loop = Loop(model)
         requests = [_request(f"r{i}", prompt=PROMPT, prompt_logprobs=0, max_tokens=80) for i in range(4)]

@@ -1,4 +1,4 @@
-"""Each way from logits to a token does what llama.cpp's samplers do, and few ways do more than they must."""
+"""Each method from logits to a token does what llama.cpp's samplers do, and the cheapest one is chosen."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ Made = Callable[..., Sampler]
 
 @pytest.fixture
 def made(model: LoadedModel) -> Iterator[Made]:
-    """Makes choosers, and closes them."""
+    """Makes samplers, and closes them."""
     choosers, all_made = SamplerFactory(model), []
 
     def make(prompt: tuple[int, ...] = (1, 77, 300, 12), **options: Any) -> Sampler:
@@ -123,7 +123,7 @@ def test_the_filters_leave_what_llama_cpps_leave(
     ids=str,
 )
 def test_naming_every_token_changes_nothing(model: LoadedModel, made: Made, options: dict[str, Any]) -> None:
-    """The same chain on a list of candidates: token for token."""
+    """The same chain over a list of all candidates samples the same tokens."""
     every = np.arange(model.vocab.n_tokens)
     alone, listed = made(**options, seed=3), made(**options, seed=3)
     assert [alone.sample(ROW) for _ in range(200)] == [listed.sample(ROW, every) for _ in range(200)]
@@ -143,7 +143,7 @@ def test_naming_every_token_changes_nothing(model: LoadedModel, made: Made, opti
     ],
     ids=str,
 )
-def test_only_what_is_allowed(model: LoadedModel, made: Made, options: dict[str, Any]) -> None:
+def test_only_allowed_tokens_are_sampled(model: LoadedModel, made: Made, options: dict[str, Any]) -> None:
     allowed = np.array([4, 40, 77, 301])
     drawn = set(_counts(made(**options, seed=1), 300, allowed))
     assert drawn <= set(allowed.tolist())
@@ -162,20 +162,20 @@ def test_greedy_takes_the_best(model: LoadedModel, made: Made, options: dict[str
     assert sampler.sample(ROW) == int(model.logits(ROW).argmax())
 
 
-def test_a_bias_of_nothing_is_the_best_by_the_chain_too(model: LoadedModel, made: Made) -> None:
+def test_a_chain_with_a_bias_of_0_takes_the_best_token_too(model: LoadedModel, made: Made) -> None:
     assert made(temperature=0, logit_bias={5: 0.0}).sample(ROW) == int(model.logits(ROW).argmax())
 
 
 @pytest.mark.parametrize(("threshold", "drops"), [(0.002, True), (0.6, False)])
 def test_xtc_drops_the_best(model: LoadedModel, made: Made, threshold: float, drops: bool) -> None:
-    """With a probability of 1 it drops, at every step, all above the threshold but the least likely."""
+    """With a probability of 1 it always drops all tokens above the threshold except the least likely."""
     best = int(model.logits(ROW).argmax())
     drawn = _counts(made(xtc_probability=1.0, xtc_threshold=threshold, seed=2))
     assert (drawn[best] == 0) is drops
 
 
 def test_dry_stops_a_loop(model: LoadedModel, made: Made) -> None:
-    """The prompt's phrase goes on with 90 each time; the fourth time it must not."""
+    """In the prompt, 90 follows the phrase each time; the fourth time it must not."""
     bias = {90: 30.0}
     loop = (50, 60, 70, 90) * 3 + (50, 60, 70)
     assert made(loop, temperature=0, logit_bias=bias).sample(ROW) == 90
@@ -200,14 +200,14 @@ def test_mirostat_keeps_surprise_near_its_target(model: LoadedModel, made: Made,
     assert surprise[1] < np.mean([bits[token] for token in _counts(made(seed=1)).elements()]) + 0.1
 
 
-def test_penalties_look_back_as_far_as_they_are_told(made: Made) -> None:
+def test_penalties_look_back_last_n_tokens(made: Made) -> None:
     near = made(temperature=0, presence_penalty=2.0, logit_bias={5: 30.0, 6: 29.0}, repeat_last_n=1)
     assert [near.sample(ROW) for _ in range(4)] == [5, 6, 5, 6]
     far = made(temperature=0, presence_penalty=2.0, logit_bias={5: 30.0, 6: 29.0}, repeat_last_n=-1)
     assert [far.sample(ROW) for _ in range(4)] == [5, 6, 5, 5]
 
 
-def test_many_kinds_of_dry_are_not_all_kept(model: LoadedModel) -> None:
+def test_only_a_few_dry_samplers_are_kept(model: LoadedModel) -> None:
     choosers = SamplerFactory(model)
     for i in range(20):
         choosers.make(SamplingParams(dry_multiplier=1 + i / 10), [1]).close()

@@ -1,4 +1,4 @@
-"""Answers that keep to a grammar, by real tokenizers: byte-level, and SentencePiece's with byte tokens."""
+"""Answers match their grammar, with real tokenizers: byte-level, and SentencePiece's with byte tokens."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def _one(model: LoadedModel, grammar: Grammar, **options: Any) -> tuple[str, Tok
 
 
 def test_a_hundred_nested_schemas_at_a_high_temperature(demo_model: LoadedModel) -> None:
-    """Beside a stream without one, which says what it says alone."""
+    """A stream without a grammar runs with them and gets the same answer as alone."""
     schemas = {f"r{seed}": nested_schema(seed) for seed in range(100)}
     assert len({json.dumps(schema) for schema in schemas.values()}) > 95
     free = _request("free", None, sampling=SamplingParams(temperature=0), max_tokens=30)
@@ -99,7 +99,7 @@ def test_every_kind_of_grammar(model: LoadedModel, kind: GrammarKind, text: Any,
 
 
 def test_any_object(model: LoadedModel) -> None:
-    """As `json_object` asks for; greedy, a random model might never end it."""
+    """As `json_object` asks for. With greedy sampling, a random model might never end it."""
     bias = {token: 4.0 for token in range(model.vocab.n_tokens) if model.vocab.piece(token) in (b"}", b'"')}
     sampling = SamplingParams(temperature=1.0, seed=3, logit_bias=bias)
     said, end = _one(model, _grammar(GrammarKind.JSON_SCHEMA, {"type": "object"}), sampling=sampling)
@@ -108,7 +108,7 @@ def test_any_object(model: LoadedModel) -> None:
 
 
 def test_an_end_token_is_written_only_where_the_grammar_ends(model: LoadedModel) -> None:
-    """Wanted above all others, it has to wait for its turn."""
+    """A bias makes it the most likely token at every position."""
     sampling = SamplingParams(temperature=0, logit_bias=dict.fromkeys(model.vocab.ends, 100.0))
     said, end = _one(model, _grammar(GrammarKind.REGEX, "[ab]{2,9}"), sampling=sampling)
     assert re.fullmatch("[ab]{2,9}", said)
@@ -122,7 +122,7 @@ def test_no_more_tokens_than_asked_for(model: LoadedModel) -> None:
     assert (end.finish_reason, end.completion_tokens) == (FinishReason.LENGTH, 4)
 
 
-def test_ignore_eos_does_not_go_on_past_the_end(model: LoadedModel) -> None:
+def test_ignore_eos_does_not_continue_past_the_grammars_end(model: LoadedModel) -> None:
     said, end = _one(model, _grammar(GrammarKind.REGEX, "[ab]{3}c?"), ignore_eos=True)
     assert re.fullmatch("[ab]{3}c?", said)
     assert end.finish_reason is FinishReason.STOP
@@ -188,7 +188,7 @@ def test_drafts_keep_to_the_grammar(demo_model: LoadedModel, monkeypatch: pytest
 
 
 def test_logprobs_are_the_models_own(demo_model: LoadedModel) -> None:
-    """Before the grammar: what is allowed need not be likely."""
+    """They are computed before the grammar: an allowed token need not be likely."""
     loop = Loop(demo_model)
     request = _request("r", _grammar(GrammarKind.REGEX, "[a-c]{8}"), logprobs=1)
     assert loop.submit(request) is None

@@ -1,4 +1,4 @@
-"""Budgets of thinking, least lengths and ends of a request's own, on real models."""
+"""Budgets of thinking, minimum lengths and stop tokens of a request, on real models."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -34,7 +34,7 @@ def demo_model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
 
 @pytest.fixture(scope="module")
 def spm_model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
-    """It has no token for a mark: that takes several."""
+    """It has no token for a mark: a mark takes several."""
     with loaded(plan_on_cpu(n_ctx=1024, parallel=8)) as model:
         yield model
 
@@ -55,7 +55,7 @@ def _closing(model: LoadedModel) -> list[int]:
 
 
 def _n_thought(model: LoadedModel, tokens: list[int]) -> int:
-    """Tokens before the closing mark; a part of the mark that the model wrote itself is none of them."""
+    """Tokens before the closing mark, without a part of the mark that the model wrote itself."""
     ends = (
         i for i in range(len(tokens)) if b"</think>" in b"".join(map(model.vocab.spelling, tokens[: i + 1]))
     )
@@ -64,7 +64,7 @@ def _n_thought(model: LoadedModel, tokens: list[int]) -> int:
 
 @pytest.mark.parametrize("sampling", [GREEDY, HOT], ids=["greedy", "hot"])
 def test_thinking_ends_with_its_budget(model: LoadedModel, sampling: SamplingParams) -> None:
-    """Beside a stream without one, which goes on as it does alone."""
+    """A stream without a budget runs with it and gets the same answer as alone."""
     closing = _closing(model)
     bias = dict.fromkeys(range(0 if len(closing) > 1 else closing[0], closing[-1] + 1), -100.0)
     never = SamplingParams(temperature=sampling.temperature, seed=1, logit_bias=bias)
@@ -77,7 +77,7 @@ def test_thinking_ends_with_its_budget(model: LoadedModel, sampling: SamplingPar
     assert text_of(answer).count("</think>") >= 1
 
 
-def test_a_budget_of_nothing_closes_at_once(model: LoadedModel) -> None:
+def test_a_budget_of_0_closes_at_once(model: LoadedModel) -> None:
     budget = ReasoningBudget(n_tokens=0, opening="<think>", closing="</think>", opened=True)
     answer = run(Loop(model), _request(reasoning_budget=budget))["one"]
     closing = _closing(model)
@@ -85,7 +85,7 @@ def test_a_budget_of_nothing_closes_at_once(model: LoadedModel) -> None:
 
 
 def test_drafts_change_nothing(demo_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither those that foresee the closing mark nor those that do not."""
+    """Neither drafts with the closing mark nor drafts without it."""
     request = _request(reasoning_budget=OPENED)
     plain = tokens_of(run(Loop(demo_model), request)["one"])
 
@@ -100,8 +100,8 @@ def test_drafts_change_nothing(demo_model: LoadedModel, monkeypatch: pytest.Monk
     assert loop.stats().n_accepted_tokens > 5
 
 
-def test_the_short_way_is_taken_as_long_as_any_token_may_come(demo_model: LoadedModel) -> None:
-    """The same tokens as by the usual way, where drafts take no steps of their own."""
+def test_steps_are_steady_while_all_tokens_are_free(demo_model: LoadedModel) -> None:
+    """The tokens are those of full steps, with drafts switched off."""
     budget = ReasoningBudget(n_tokens=30, opening="<think>", closing="</think>", opened=True)
     never = SamplingParams(temperature=0, logit_bias=dict.fromkeys(_closing(demo_model), -100.0))
     request = _request(reasoning_budget=budget, max_tokens=100, sampling=never)
@@ -121,12 +121,12 @@ def test_the_short_way_is_taken_as_long_as_any_token_may_come(demo_model: Loaded
     assert n_long < 20 < n_short
 
 
-def test_a_budget_that_cannot_be_spent_steers_nothing(demo_model: LoadedModel) -> None:
+def test_a_budget_that_cannot_be_spent_makes_no_rules(demo_model: LoadedModel) -> None:
     assert token_rules(demo_model.vocab, _request(reasoning_budget=OPENED, max_tokens=6)) is None
     assert token_rules(demo_model.vocab, _request(reasoning_budget=OPENED, max_tokens=7)) is not None
 
 
-def test_who_gives_way_thinks_no_longer(plan_on_cpu: PlanOnCpu) -> None:
+def test_a_preempted_request_does_not_think_longer(plan_on_cpu: PlanOnCpu) -> None:
     with loaded(plan_on_cpu(n_ctx=256, parallel=4, n_batch=64, n_ubatch=16)) as model:
         budget = ReasoningBudget(n_tokens=30, opening="<think>", closing="</think>", opened=True)
         requests = [
@@ -138,7 +138,7 @@ def test_who_gives_way_thinks_no_longer(plan_on_cpu: PlanOnCpu) -> None:
         assert loop.stats().n_preemptions > 1
 
 
-def test_a_device_leaves_these_requests_to_the_host(plan_on_cpu: PlanOnCpu) -> None:
+def test_the_host_samples_requests_with_token_rules(plan_on_cpu: PlanOnCpu) -> None:
     with loaded(plan_on_cpu(n_ctx=512, backend_sampling=BackendSampling.ON)) as model:
         loop = Loop(model)
         sampling = SamplingParams(temperature=0.8, seed=3)
@@ -152,7 +152,7 @@ def test_a_device_leaves_these_requests_to_the_host(plan_on_cpu: PlanOnCpu) -> N
         assert loop.stats().n_device_tokens == 40
 
 
-def test_the_end_waits_for_the_least_number_of_tokens(model: LoadedModel) -> None:
+def test_the_end_waits_for_min_tokens(model: LoadedModel) -> None:
     sampling = SamplingParams(temperature=0, logit_bias=dict.fromkeys(model.vocab.ends, 100.0))
     for n in (0, 7):
         request = _request(min_tokens=n, sampling=sampling, ignore_eos=False)
@@ -161,8 +161,8 @@ def test_the_end_waits_for_the_least_number_of_tokens(model: LoadedModel) -> Non
         assert answer[-1].completion_tokens == n + 1
 
 
-def test_a_token_of_the_requests_own_ends_it(model: LoadedModel) -> None:
-    """It is not shown, and waits for the least number of tokens as the model's own end does."""
+def test_a_stop_token_of_the_request_ends_it(model: LoadedModel) -> None:
+    """It is not shown, and waits for min_tokens as the model's own end does."""
     last = model.vocab.tokenize("z", add_special=False)[-1]
     sampling = SamplingParams(temperature=0, logit_bias={last: 100.0})
     for n in (0, 5):
@@ -174,7 +174,7 @@ def test_a_token_of_the_requests_own_ends_it(model: LoadedModel) -> None:
 
 
 def _follow(thinking: ThinkingBudget, model: LoadedModel, text: str) -> list[list[int]]:
-    """What was due after each token of `text`."""
+    """The tokens that were due after each token of `text`."""
     due = []
     for token in model.vocab.tokenize_inside(text, parse_special=True):
         thinking.accept(token)
@@ -182,7 +182,7 @@ def _follow(thinking: ThinkingBudget, model: LoadedModel, text: str) -> list[lis
     return due
 
 
-def test_thinking_that_the_answer_begins(demo_model: LoadedModel) -> None:
+def test_thinking_that_begins_in_the_answer(demo_model: LoadedModel) -> None:
     budget = ReasoningBudget(n_tokens=3, opening="<think>", closing="</think>", opened=False)
     thinking = ThinkingBudget(demo_model.vocab, budget)
     due = _follow(thinking, demo_model, "\n<think>aaaa bbbb cccc dddd eeee")
@@ -221,12 +221,12 @@ def test_a_mark_half_written_is_finished(spm_model: LoadedModel) -> None:
 
 
 def test_a_mark_that_a_grammar_does_not_let_through_waits(model: LoadedModel) -> None:
-    """Within a call, for one."""
+    """For example within a call."""
     grammar = Grammar(kind=GrammarKind.REGEX, text="z{20}</think>end", field="grammar")
     answer = run(Loop(model), _request(reasoning_budget=OPENED, grammar=grammar))["one"]
     assert answer[-1].finish_reason is FinishReason.STOP
     assert text_of(answer) == "z" * 20 + "</think>end"
 
 
-def test_nothing_to_steer(demo_model: LoadedModel) -> None:
+def test_a_request_without_token_rules(demo_model: LoadedModel) -> None:
     assert token_rules(demo_model.vocab, _request(stop_token_ids=(3,))) is None

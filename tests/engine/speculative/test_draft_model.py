@@ -1,4 +1,4 @@
-"""A draft model beside the model: what it changes (speed) and what it does not (answers)."""
+"""A draft model changes the speed of answers, and not their tokens."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ PROMPT = (1, 50, 60, 70)
 
 @dataclass(frozen=True)
 class Models:
-    """A model, and drafts for it: itself, and one that knows nothing of it."""
+    """A model, and two draft models for it: the same model, and an unrelated one."""
 
     model: LoadedModel
     same: LoadedModel
@@ -60,13 +60,13 @@ def models(plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(autouse=True)
 def no_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drafts of the draft model alone, unless a test says otherwise."""
+    """Only the draft model drafts, unless a test changes that."""
     monkeypatch.setattr(PromptLookup, "draft", lambda *_: [])
 
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guess whatever it costs: what is tested must not hang on how fast the machine is just now."""
+    """Draft at any cost: a test must not depend on the speed of the machine."""
     monkeypatch.setattr(DraftCostModel, "length", lambda _self, _acceptance_rate, most: min(most, 4))
     monkeypatch.setattr(DraftCostModel, "pays_to_follow", lambda *_: True)
 
@@ -76,7 +76,7 @@ def request(number: int, prompt: tuple[int, ...] = PROMPT, **options: Any) -> Re
 
 
 def drafted(models: Models, draft: LoadedModel | None) -> Loop:
-    """A loop over models that hold nothing of another one's."""
+    """A loop over the models, with empty caches."""
     for model in (models.model, models.same, models.other):
         for slot in range(MAX_SLOTS):
             model.forget(slot)
@@ -84,7 +84,7 @@ def drafted(models: Models, draft: LoadedModel | None) -> Loop:
 
 
 def run(loop: Loop, *requests: Request) -> dict[str, list[int]]:
-    """The tokens of each request, all at once."""
+    """The tokens of each request; all run together."""
     return {name: tokens_of(events) for name, events in run_all(loop, *requests, steps=full_steps).items()}
 
 
@@ -94,7 +94,7 @@ def alone(models: Models, *requests: Request) -> dict[str, list[int]]:
 
 
 @pytest.mark.usefixtures("eager")
-def test_a_draft_that_is_the_model_itself_is_nearly_always_right(models: Models) -> None:
+def test_drafts_by_the_model_itself_are_nearly_always_accepted(models: Models) -> None:
     (plain,) = alone(models, request(1, max_tokens=100)).values()
     loop = drafted(models, models.same)
     (tokens,) = run(loop, request(1, max_tokens=100)).values()
@@ -117,8 +117,8 @@ def test_a_draft_that_is_the_model_itself_is_nearly_always_right(models: Models)
     ids=lambda sampling: f"seed {sampling.seed}",
 )
 @pytest.mark.parametrize("kind", ["same", "other"])
-def test_no_guess_changes_an_answer(models: Models, sampling: SamplingParams, kind: str) -> None:
-    """Token for token: rounding tips no draw with these seeds. Mirostat would make much of it."""
+def test_no_draft_changes_an_answer_of_any_kind(models: Models, sampling: SamplingParams, kind: str) -> None:
+    """With these seeds, rounding changes no draw. Mirostat would amplify it."""
     plain = alone(models, request(1, sampling=sampling))
     loop = drafted(models, getattr(models, kind))
     assert run(loop, request(1, sampling=sampling)) == plain
@@ -146,7 +146,7 @@ def test_several_streams_come_and_go(models: Models, kind: str) -> None:
 
 
 @pytest.mark.usefixtures("eager")
-def test_what_the_prefix_cache_has_the_draft_model_reads_itself(models: Models) -> None:
+def test_the_draft_model_reads_itself_what_the_prefix_cache_has(models: Models) -> None:
     """A second turn begins with cells that the model has in a slot and the draft model perhaps in another."""
     prompt = (1, *range(100, 180))
     loop = drafted(models, models.same)
@@ -164,8 +164,8 @@ def test_what_the_prefix_cache_has_the_draft_model_reads_itself(models: Models) 
 
 
 @pytest.mark.usefixtures("eager")
-def test_who_gives_way_and_comes_back_is_followed_again(models: Models) -> None:
-    """Together they outgrow the 512 cells."""
+def test_a_preempted_sequence_is_followed_again(models: Models) -> None:
+    """The sequences outgrow the 512 cells."""
     requests = [
         request(i, (1, *range(60 + 20 * i, 80 + 20 * i)), max_tokens=200, sampling=SamplingParams(seed=i))
         for i in range(4)
@@ -202,21 +202,21 @@ def test_cancelled_in_the_middle(models: Models) -> None:
 def test_tokens_the_draft_model_does_not_know(
     models: Models, plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Vocabularies may be padded differently: what one lacks is neither handed to it nor guessed by it."""
+    """Vocabularies may be padded differently: no model gets or drafts a token that the other lacks."""
     path = write_llama(tmp_path_factory.mktemp("few") / "few.gguf", n_ff=(128,), n_vocab=300)
     with loaded(_beside(plan_on_cpu(path, n_outputs_max=24))) as few:
         sampling = SamplingParams(temperature=0, logit_bias={310: 100.0})
         loop = drafted(models, few)
         assert run(loop, request(1, (1, 315, 50), sampling=sampling)) == {"r1": [310] * 40}
         assert loop.stats().n_model_drafted_tokens == 0
-    more = drafted(models, models.other)  # which has ten more
+    more = drafted(models, models.other)  # it has ten tokens more
     assert models.other.vocab.n_tokens > models.model.vocab.n_tokens
     run(more, request(2))
     assert more.stats().n_model_drafted_tokens > 0
 
 
 @pytest.mark.usefixtures("eager")
-def test_a_grammar_decides_over_guesses(models: Models) -> None:
+def test_a_grammar_restricts_drafts(models: Models) -> None:
     grammar = Grammar(kind=GrammarKind.REGEX, text="[a-f]{12}", field="guided_regex")
     given = request(1, grammar=grammar, ignore_eos=False)
     plain = alone(models, given)
@@ -224,8 +224,8 @@ def test_a_grammar_decides_over_guesses(models: Models) -> None:
     assert run(loop, given) == plain
 
 
-def test_a_useless_draft_model_is_hardly_asked(models: Models) -> None:
-    """Its first guesses are checked; none stands, and then it is asked as often as a few per cent allow."""
+def test_a_useless_draft_model_rarely_drafts(models: Models) -> None:
+    """None of its first drafts is accepted; after them it gets a few per cent of the time."""
     loop = drafted(models, models.other)
     for i in range(3):
         run(loop, request(i, (1, 50 + i), max_tokens=400))
@@ -234,7 +234,7 @@ def test_a_useless_draft_model_is_hardly_asked(models: Models) -> None:
     assert figures.n_steps > 0.95 * figures.n_generated_tokens
 
 
-def test_lookup_comes_first_where_it_finds_something(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lookup_comes_first_if_it_finds_something(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PromptLookup, "draft", lambda _self, _tokens, most: [60] * min(most, 1))
     loop = drafted(models, models.same)
     run(loop, request(1))
@@ -242,8 +242,8 @@ def test_lookup_comes_first_where_it_finds_something(models: Models, monkeypatch
 
 
 @pytest.mark.usefixtures("eager")
-def test_what_is_drawn_is_drawn_as_often(models: Models) -> None:
-    """The third and fourth token of 900 answers to one prompt, with guesses and without: chi-square."""
+def test_drafts_change_no_distribution(models: Models) -> None:
+    """The third and fourth tokens of 900 answers to one prompt, with drafts and without, by chi-square."""
     few = dict.fromkeys(range(60, 66), 12.0)
     counts = []
     for draft in (None, models.same):
@@ -297,7 +297,7 @@ def test_caches_of_every_kind_are_followed(
 
 @pytest.mark.usefixtures("eager")
 def test_a_draft_model_with_windows(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> None:
-    """What has left the window cannot be shared or gone back to: another sequence is read from its start."""
+    """Tokens outside the window cannot be shared or restored: another sequence is read from its start."""
     path = write_loadable(with_vocabulary(LOADABLE["gemma3"]()), tmp_path / "window.gguf", "F32")
     plan = plan_on_cpu(path, n_ctx=1024, n_ubatch=64, parallel=2, serving=Serving(cache_reuse=0))
     with loaded(plan) as model, loaded(_beside(plan)) as draft:
@@ -312,7 +312,7 @@ def test_a_draft_model_with_windows(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("eager")
 def test_adapters_are_the_models_alone(models: Models, tmp_path: Path) -> None:
-    """A draft model guesses without them; requests with and without one are drafted for in turn."""
+    """The draft model has none; it drafts for requests with and without an adapter in turn."""
     path = Path(models.model.plan.model.path)
     lora = write_lora(tmp_path / "lora.gguf", path)
     adapted = Companion(
@@ -331,10 +331,10 @@ def test_adapters_are_the_models_alone(models: Models, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("eager")
-def test_the_likelihood_of_a_prompt_of_one_token_comes_before_guesses(models: Models) -> None:
-    """Its only row is wanted for the prompt's sake too; rows of guesses would be taken for it."""
+def test_the_likelihood_of_a_prompt_of_one_token_comes_before_drafts(models: Models) -> None:
+    """Its only row also gives the prompt's likelihood; rows of drafts must not be taken for it."""
     given = [request(i, (40 + i,), prompt_logprobs=1, add_bos=False) for i in range(1, 6)]
     plain = [alone(models, each) for each in given]
     loop = drafted(models, models.same)
-    run(loop, request(0))  # what a step takes is seen in it
+    run(loop, request(0))  # measures the time of a step
     assert [run(loop, each) for each in given] == plain

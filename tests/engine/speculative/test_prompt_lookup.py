@@ -1,4 +1,4 @@
-"""Drafts out of the sequence's own tokens: what is drafted, and that it changes no answer."""
+"""Drafts from a sequence's own tokens: which tokens are drafted, and that no answer changes."""
 
 import random
 from collections.abc import Iterator
@@ -43,14 +43,14 @@ from vram_llm.planner.types import Serving
         ([], []),
     ],
 )
-def test_what_came_next_the_last_time(tokens: list[int], draft: list[int]) -> None:
+def test_the_draft_is_the_last_continuation(tokens: list[int], draft: list[int]) -> None:
     assert _trusted().draft(tokens, 4) == draft
     assert _trusted().draft(tokens, 2) == draft[:2]
     assert _trusted().draft(tokens, 0) == []
 
 
 def _trusted() -> PromptLookup:
-    """One whose drafts have stood before."""
+    """A lookup whose earlier drafts were accepted."""
     lookup = PromptLookup()
     lookup.observe(4, 4)
     return lookup
@@ -63,7 +63,7 @@ def _observe(lookup: PromptLookup, draft: list[int], n_accepted: int) -> None:
         lookup.earn_credit(1)
 
 
-def test_as_tokens_come_the_same_is_found_as_at_once() -> None:
+def test_tokens_indexed_one_by_one_give_the_draft_of_all_at_once() -> None:
     pick = random.Random(3)
     tokens = [pick.randrange(4) for _ in range(300)]
     growing = _trusted()
@@ -87,8 +87,8 @@ def test_success_makes_drafts_longer() -> None:
 
 
 @pytest.mark.parametrize(("n_streams", "gain"), [(1, 1.5), (2, 0.75), (3, 0.5), (8, 0.1875)])
-def test_what_a_standing_draft_wins_falls_with_the_streams(n_streams: int, gain: float) -> None:
-    """Of a step of 3 + 2 n milliseconds, a draft saves its share of the 3."""
+def test_the_gain_of_an_accepted_draft_falls_with_the_streams(n_streams: int, gain: float) -> None:
+    """In a step of 3 + 2 n milliseconds, an accepted draft saves its share of the 3."""
     cost = RowCost()
     assert cost.gain == 1
     for n_drafted in (0, 1, 0, 4, 0, 2):
@@ -96,7 +96,7 @@ def test_what_a_standing_draft_wins_falls_with_the_streams(n_streams: int, gain:
     assert cost.gain == pytest.approx(gain)
 
 
-def test_drafts_that_win_little_have_to_stand_nearly_always() -> None:
+def test_drafts_of_little_gain_must_nearly_always_be_accepted() -> None:
     pick, cost = random.Random(6), RowCost()
     for n_drafted in (0, 1):
         cost.observe(8, n_drafted, 0.003 + 0.002 * (8 + n_drafted))
@@ -108,7 +108,7 @@ def test_drafts_that_win_little_have_to_stand_nearly_always() -> None:
     assert 0 < n_drafted < 0.1 * n_steps
 
 
-def test_there_is_a_draft_when_it_was_said() -> None:
+def test_a_draft_comes_after_tokens_until_credit() -> None:
     lookup = PromptLookup(cost := RowCost())
     lookup.observe(1, 0)
     said, n_rested = lookup.tokens_until_credit, 0
@@ -121,8 +121,8 @@ def test_there_is_a_draft_when_it_was_said() -> None:
     assert said == pytest.approx(1 / (EARNED_PER_TOKEN * cost.worth_trying), abs=1)
 
 
-def test_where_no_drafts_stand_the_next_sequence_tries_few() -> None:
-    """And where they do again, the one after that as many as ever."""
+def test_if_drafts_are_rejected_the_next_sequence_tries_few() -> None:
+    """If they are accepted again, the sequence after it tries as many as ever."""
     cost = RowCost()
     for _ in range(20):
         PromptLookup(cost).observe(1, 0)
@@ -132,7 +132,7 @@ def test_where_no_drafts_stand_the_next_sequence_tries_few() -> None:
     assert PromptLookup(cost).tokens_until_credit < 5
 
 
-def test_beside_many_streams_the_first_draft_comes_late() -> None:
+def test_with_many_streams_the_first_draft_comes_late() -> None:
     cost = RowCost()
     assert PromptLookup(cost).tokens_until_credit == 0
     cost.observe(8, 0, 0.01)
@@ -140,8 +140,8 @@ def test_beside_many_streams_the_first_draft_comes_late() -> None:
 
 
 @pytest.mark.parametrize("accepted", [0.0, 0.2, 0.45])
-def test_what_is_spent_on_bad_drafts_is_bounded(accepted: float) -> None:
-    """Whatever the text, refused rows are no more than the credit begun with, earned and won by others."""
+def test_the_cost_of_rejected_drafts_is_bounded(accepted: float) -> None:
+    """For any text, rejected rows are at most the starting credit and the credit earned since."""
     pick, lookup, tokens = random.Random(5), PromptLookup(), [1, 2, 3] * 5
     n_refused = n_accepted = n_plain = 0
     for _ in range(5000):
@@ -196,7 +196,7 @@ LOOPS = SamplingParams(temperature=0, logit_bias=dict.fromkeys((60, 61, 62), 9.0
 def test_a_repetitive_answer_takes_fewer_steps(
     model: LoadedModel, undrafted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RowCost, "observe", lambda *_: None)  # rows cost what they seem to at first
+    monkeypatch.setattr(RowCost, "observe", lambda *_: None)  # rows keep their first cost
     prompt = (1, *[70, 71, 72, 73, 74] * 6)
     options = {"prompt": prompt, "sampling": LOOPS, "max_tokens": 100}
     alone, _, _, plain = undrafted(model, **options)
@@ -208,7 +208,7 @@ def test_a_repetitive_answer_takes_fewer_steps(
 
 
 class Foreseen:
-    """A draft that is right in most places: the answer is known."""
+    """Drafts from the known answer, right at most positions."""
 
     def __init__(self, answer: list[int], seed: int) -> None:
         self._answer, self._pick = answer, random.Random(seed)
@@ -232,9 +232,10 @@ class Foreseen:
 def test_no_draft_changes_an_answer(
     model: LoadedModel, undrafted: Any, monkeypatch: pytest.MonkeyPatch, sampling: SamplingParams
 ) -> None:
-    """Token for token: the sampler sees each place once, in order, whatever was drafted for it.
+    """The sampler sees each position once, in order, whatever was drafted for it.
 
-    The model's weights are float32 and it is small; over 40 tokens, with these seeds, rounding tips no draw.
+    The model is small and its weights are float32: over 40 tokens, with these seeds, rounding changes no
+    draw.
     """
     alone, text, _, _ = undrafted(model, sampling=sampling, max_tokens=40)
     for seed in range(3):
@@ -260,8 +261,8 @@ def test_no_draft_changes_an_answer(
     ],
     ids=lambda sampling: f"seed {sampling.seed}",
 )
-def test_samplers_see_each_place_once_and_in_order(model: LoadedModel, sampling: SamplingParams) -> None:
-    """On the very same rows of logits, so that rounding has no part in it."""
+def test_samplers_see_each_position_once_and_in_order(model: LoadedModel, sampling: SamplingParams) -> None:
+    """On the same rows of logits, so that rounding plays no part."""
     model.forget(0)
     model.batch.clear()
     last = model.batch.add(list(range(40, 56)), 0, 0, n_outputs=16)
@@ -330,16 +331,16 @@ def test_logprobs_come_with_drafted_tokens(
 
 @pytest.fixture
 def wordless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For models without a vocabulary, where llama.cpp ends the process that asks for a token's text."""
+    """For models without a vocabulary: llama.cpp aborts if a token's text is asked for."""
     monkeypatch.setattr(Vocab, "_render", lambda *_, **__: b"")
 
 
 @pytest.mark.usefixtures("wordless")
 @pytest.mark.parametrize("name", ["gemma3", "gpt_oss"])
-def test_a_window_survives_what_is_taken_back(
+def test_a_window_survives_rejected_drafts(
     plan_on_cpu: PlanOnCpu, tmp_path: Path, undrafted: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Far past the window, where cells that fell out of it are used again."""
+    """Far past the window, so that cells outside it are reused."""
     path = write_loadable(LOADABLE[name](), tmp_path / "window.gguf", "F32")
     with loaded(
         plan_on_cpu(path, n_ctx=1024, n_ubatch=64, parallel=1, serving=Serving(cache_reuse=0))
@@ -355,7 +356,7 @@ def test_a_window_survives_what_is_taken_back(
 
 
 @pytest.mark.usefixtures("wordless")
-def test_what_cannot_be_taken_back_is_not_drafted(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> None:
+def test_a_model_that_cannot_rewind_gets_no_drafts(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> None:
     path = write_loadable(LOADABLE["nemotron_h"](), tmp_path / "hybrid.gguf")
     with loaded(plan_on_cpu(path, parallel=1)) as model:
         _, _, _, loop = _answer(model, prompt=(1, *[5, 6, 7] * 20), sampling=LOOPS)

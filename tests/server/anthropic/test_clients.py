@@ -1,4 +1,4 @@
-"""Bodies as clients send them to POST /v1/messages, and what the model is shown of them.
+"""Bodies as clients send them to POST /v1/messages, and the prompts that the model sees.
 
 Field names are those of Claude Code 2.1.197, anthropic 2.13 and @ai-sdk/anthropic 3.0.140. Past 400 lines
 because every kind of body is sent to the one route and read in the same way.
@@ -390,9 +390,7 @@ async def test_a_form_for_the_answer(
     assert both.json()["error"]["param"] == "response_format"
 
 
-async def test_the_answer_goes_on_where_the_last_message_ends(
-    client: httpx.AsyncClient, engine: FakeEngine
-) -> None:
+async def test_the_answer_continues_the_last_message(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     reply = (await ask(client, messages=[USER, {"role": "assistant", "content": "Hel"}])).json()
     assert str(engine.requests[0].prompt).endswith("Hel")
     assert reply["content"][0]["text"] == "Hello world"

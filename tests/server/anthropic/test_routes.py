@@ -43,7 +43,7 @@ async def test_text(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     assert (request.max_tokens, request.stop, request.sampling.top_k) == (9, ("x",), 3)
 
 
-async def test_thinking_words_and_calls_are_blocks(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_thinking_text_and_calls_are_blocks(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says(*PIECES)
     reply = (await ask(client, tools=[TOOL], thinking={"type": "enabled", "budget_tokens": 1024})).json()
     assert reply["stop_reason"] == "tool_use"
@@ -156,7 +156,7 @@ async def test_a_thread_is_refused_so_that_the_sdk_goes_on_without_one(client: h
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_errors_in_its_own_shape(connect: Connect, engine: FakeEngine, stream: bool) -> None:
+async def test_errors_in_anthropics_form(connect: Connect, engine: FakeEngine, stream: bool) -> None:
     client = connect(strict_model=True)
     engine.script = lambda request: [Overloaded("The queue is full", 3.0)]
     response = await ask(client, stream=stream)

@@ -1,4 +1,4 @@
-"""Bodies as clients send them to POST /v1/responses, and what the model is shown of them.
+"""Bodies as clients send them to POST /v1/responses, and the prompts that the model sees.
 
 Field names are those of Codex CLI 0.171.0, openai 3.57 and @ai-sdk/openai 3.0.141.
 """
@@ -251,7 +251,7 @@ async def test_a_function_of_a_namespace_can_be_forced(
     assert (item["namespace"], item["name"]) == ("agents", "f")
 
 
-async def test_tools_that_items_bring_along(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_tools_that_items_declare(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     functions = {**SPACE, "name": "functions", "tools": [PATCH]}
     brought = {"type": "additional_tools", "id": "at", "role": "developer", "tools": [functions, SPACE]}
     engine.script = says(calls("patch", '{"input": "x"}'))

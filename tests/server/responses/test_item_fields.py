@@ -99,7 +99,7 @@ async def test_an_unknown_field_is_refused_by_name(
         {"type": "additional_tools", "role": "developer", "tools": [TOOL, {"type": "mcp", "new": {"a": 1}}]},
     ],
 )  # fmt: skip
-async def test_what_clients_add_is_accepted(client: httpx.AsyncClient, item: dict[str, Any]) -> None:
+async def test_fields_that_clients_add_are_accepted(client: httpx.AsyncClient, item: dict[str, Any]) -> None:
     response = await ask(client, item)
     assert response.status_code == 200, response.text
 

@@ -53,7 +53,7 @@ async def test_text(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     assert engine.requests[0].max_tokens == 7
 
 
-async def test_thinking_words_and_calls_are_items(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+async def test_thinking_text_and_calls_are_items(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = says(*PIECES)
     output = (await ask(client, tools=[TOOL])).json()["output"]
     assert [item["type"] for item in output] == ["reasoning", "message", "function_call", "function_call"]
@@ -151,7 +151,7 @@ async def test_not_stored(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(("bound", "most"), [("MAX_RESPONSES", 2), ("MAX_CHARS", 2400)])
-async def test_the_oldest_are_forgotten(
+async def test_the_least_recently_used_are_dropped(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
 ) -> None:
     monkeypatch.setattr(store, bound, most)
@@ -182,7 +182,7 @@ async def test_everything_stored_counts(
     assert found == [404, 200]
 
 
-async def test_tools_brought_twice_along_a_chain_are_kept_once(client: httpx.AsyncClient) -> None:
+async def test_tools_declared_twice_in_a_chain_are_stored_once(client: httpx.AsyncClient) -> None:
     given = [{"type": "additional_tools", "tools": [TOOL]}, USER]
     first = (await ask(client, given)).json()
     second = (await ask(client, given, previous_response_id=first["id"])).json()
