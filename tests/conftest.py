@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.workers import running_workers
 from tools.random_model import write_llama
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from tests.server.live import Serving
 
 PlanOnCpu = Callable[..., Plan]
+
+# The same examples in every run, and no limit of time: a busy computer fails no property.
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repeatable")
 
 # -- the marker "process" is held ----------------------------------------------------------------
 
