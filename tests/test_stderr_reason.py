@@ -33,3 +33,18 @@ def test_last_words() -> None:
 
 def test_no_debugger_is_started() -> None:
     assert environment()["GGML_NO_BACKTRACE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.trim_threshold=1", "glibc.malloc.trim_threshold=1:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+    ],
+)
+def test_large_pages_are_asked_for(monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", given)
+    assert environment()["GLIBC_TUNABLES"] == expected

@@ -9,11 +9,19 @@ _ASSERTION = re.compile(r"(?:\S*/)?([\w.-]+\.\w+:\d+: .*)")  # the file without 
 _TELLING = re.compile(r"assert|abort|error|failed|crashed", re.IGNORECASE)
 
 
+_LARGE_PAGES = "glibc.malloc.hugetlb"
+
+
 def environment() -> dict[str, str]:
     """The environment for a child that may abort. In it ggml starts no debugger, which takes seconds and
     writes a hundred lines after the reason (ggml_print_backtrace in ggml.c).
+
+    glibc asks for large pages, with which the processor reads weights faster. A user's own choice stays.
     """
-    return {**os.environ, "GGML_NO_BACKTRACE": "1"}
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if _LARGE_PAGES not in tunables:
+        tunables = ":".join(filter(None, (tunables, f"{_LARGE_PAGES}=1")))
+    return {**os.environ, "GGML_NO_BACKTRACE": "1", "GLIBC_TUNABLES": tunables}
 
 
 def is_telling(line: str) -> bool:

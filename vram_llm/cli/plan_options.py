@@ -279,7 +279,9 @@ WORKLOAD_OPTIONS = (
         "Compute embeddings instead of text, from the mean of the tokens, the first token (cls) or the last "
         "token; rank: score documents.  [default: the model file's pooling; without one, generate text]"
     )),
-    PlanOption(flags="--mmap/--no-mmap", fields=("use_mmap",), help="Memory-map the file, or read it."),
+    PlanOption(flags="--mmap/--no-mmap", fields=("use_mmap",), help=(
+        "Memory-map the file, or read it.  [default: mmap, unless a device and the host share layers]"
+    )),
 )  # fmt: skip
 
 PLAN_OPTIONS = (*MACHINE_OPTIONS, *WORKLOAD_OPTIONS)

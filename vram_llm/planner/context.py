@@ -84,7 +84,9 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         n_threads=workload.n_threads or machine.host.cores,
         n_threads_batch=workload.n_threads_batch,
         n_threads_given=workload.n_threads is not None,
-        use_mmap=workload.use_mmap and profile.can_map and not any(map(_is_unmapped, machine.devices)),
+        use_mmap=workload.use_mmap is not False
+        and profile.can_map
+        and not any(map(_is_unmapped, machine.devices)),
         pipeline_copies=workload.pipeline_copies,
         n_outputs_max=workload.n_outputs_max or max(least_rows, LEAST_OUTPUTS),
         flash_attn=workload.flash_attn,

@@ -78,7 +78,7 @@ def left_out(machine: Machine, companions: Sequence[Companion]) -> tuple[str, ..
 
 def unmapped(profile: ModelProfile, workload: Workload) -> tuple[str, ...]:
     """A note on a file that cannot be mapped."""
-    if profile.can_map or not workload.use_mmap:
+    if profile.can_map or workload.use_mmap is False:
         return ()
     return (
         f"the file is read into memory, not mapped: its weights are not aligned to {TENSOR_ALIGNMENT} bytes, "

@@ -57,6 +57,7 @@ def make_plan(
     """
     workload = _with_checked_overrides(profile, machine, workload)
     chosen, more, prices = _choose(profile, machine, workload, exact)
+    chosen = _with_load_mode(workload, chosen)
     companions = (*adapters(profile, machine, workload.loras, chosen.placement), *companions)
     if not chosen.estimate.fits:
         raise _does_not_fit(profile, machine, workload, chosen, companions, exact)
@@ -105,6 +106,17 @@ def _with_checked_overrides(profile: ModelProfile, machine: Machine, workload: W
     if workload.overrides and workload.tensor_split is None and machine.devices:
         raise BadPlan("overrides need a split by the user as well: give --tensor-split")
     return replace(workload, overrides=checked_overrides(profile, machine, workload.overrides))
+
+
+def _with_load_mode(workload: Workload, chosen: Candidate) -> Candidate:
+    """`chosen`, which maps the file unless that costs speed.
+
+    llama.cpp puts weights of the host into memory that cards copy from fastest (make_cpu_buft_list), or
+    repacks them for the processor, but not in place: repacked weights of a mapped file are in memory twice.
+    """
+    if workload.use_mmap is not None or not chosen.placement.shares_layers_with_host:
+        return chosen
+    return replace(chosen, context=replace(chosen.context, use_mmap=False))
 
 
 def _choose(

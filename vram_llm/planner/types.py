@@ -88,7 +88,7 @@ class Workload:
     op_offload: bool | None = None  # compute prompts over weights on the host on the first device
     kv_offload: bool | None = None  # keep the KV cache on the devices of its layers, not on the host
     pooling: Pooling | None = None  # make embeddings with this pooling; None: as in the model's file
-    use_mmap: bool = True
+    use_mmap: bool | None = None  # map the file; None: unless layers' weights are on the host beside devices
     pipeline_copies: bool = True
     mmproj: str | None = None  # the file of a multimodal projector
     find_mmproj: bool = True  # if `mmproj` is None, use a projector in the model's folder
@@ -166,6 +166,12 @@ class Placement:
     tensor_split: tuple[int, ...]
     n_gpu_layers: int
     overrides: tuple[Override, ...] = ()
+
+    @property
+    def shares_layers_with_host(self) -> bool:
+        """Whether a device computes layers, and weights of layers are on the host."""
+        on_host = self.cpu_layers > 0 or any(override.device == HOST for override in self.overrides)
+        return on_host and any(self.layers_per_device)
 
     def layer_devices(self) -> tuple[str, ...]:
         """The device id of each layer, or "host"."""

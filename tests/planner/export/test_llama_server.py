@@ -174,6 +174,15 @@ def test_weights_on_a_worker_have_its_buffers_name() -> None:
     assert found["--override-tensor"].endswith("exps\\.=RPC1[10.0.0.1:50052]")
 
 
+def test_weights_that_are_read_into_the_hosts_memory_get_large_pages() -> None:
+    context = dataclasses.replace(CONTEXT, use_mmap=False)
+    plan = saved_plan([local(0)], [2], n_layers=4, context=context)
+    assert "GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in words(plan)
+    assert "export GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in exports(plan).splitlines()
+    assert "GLIBC_TUNABLES" not in command_line(saved_plan([local(0)], [4], context=context))
+    assert "GLIBC_TUNABLES" not in command_line(saved_plan([local(0)], [2], n_layers=4))
+
+
 def test_variables_say_what_flags_say() -> None:
     plan = saved_plan([local(0), remote(0, "10.0.0.1:50052")], [2, 2])
     lines = exports(plan).splitlines()

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from vram_llm.errors import BadPlan
 from vram_llm.machine.types import DeviceKind
 from vram_llm.model.location import is_remote
-from vram_llm.planner.export.device_flags import Reach, reach
+from vram_llm.planner.export.device_flags import Reach, reach, variables
 from vram_llm.planner.export.llama_server import HOST_ADDRESS, PORT, as_comments, remarks, settings
 from vram_llm.planner.types import Plan
 
@@ -38,7 +38,7 @@ def compose_file(plan: Plan) -> str:
     tag = f"{_tag(kind)}-{_VERSION}"
     is_away = is_remote(plan.model.path)
     near = any(endpoint.startswith(_LOOPBACK) for endpoint in where.endpoints)
-    environment = [*where.environment, *([("LLAMA_CACHE", _FOLDER)] if is_away else [])]
+    environment = [*variables(plan, where), *([("LLAMA_CACHE", _FOLDER)] if is_away else [])]
     folder = "./models" if is_away else str(PurePath(plan.model.path).parent)
     address = HOST_ADDRESS if near else _ANY_ADDRESS
     words = [word for setting in settings(plan, where, _FOLDER, address) for word in setting.words]

@@ -89,6 +89,16 @@ def reach(plan: Plan) -> Reach:
     )
 
 
+def variables(plan: Plan, where: Reach) -> tuple[tuple[str, str], ...]:
+    """The environment of llama.cpp in another process.
+
+    Weights that it reads into the host's memory are in large pages, as in this program's engine
+    (stderr_reason.environment).
+    """
+    reads = not plan.context.use_mmap and plan.placement.shares_layers_with_host
+    return (*where.environment, *((("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),) if reads else ()))
+
+
 def threads(plan: Plan) -> int | None:
     """Processor threads to ask for; None if the computer to run on is not here, and its processor unknown."""
     is_known = not plan.is_what_if

@@ -14,7 +14,7 @@ from vram_llm.errors import BadPlan
 from vram_llm.model.location import HUB, is_remote
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.context import DRAFTED_TOKENS, NO_TENSOR
-from vram_llm.planner.export.device_flags import Reach, reach, threads
+from vram_llm.planner.export.device_flags import Reach, reach, threads, variables
 from vram_llm.planner.override_text import first_layers_option
 from vram_llm.planner.types import Companion, CompanionKind, Context, Plan
 
@@ -202,8 +202,8 @@ def as_comments(lines: Iterable[str]) -> list[str]:
 def command_line(plan: Plan) -> str:
     """A quoted shell command with remarks above it. Raises BadPlan."""
     where = reach(plan)
-    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in where.environment)
-    head = [f"{variables} \\"] if variables else []
+    assigned = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables(plan, where))
+    head = [f"{assigned} \\"] if assigned else []
     lines = [*head, "llama-server \\"]
     lines += [f"    {shlex.join(setting.words)} \\" for setting in settings(plan, where)]
     lines[-1] = lines[-1].removesuffix(" \\")
@@ -214,7 +214,7 @@ def exports(plan: Plan) -> str:
     """Shell `export` lines; a remark lists the flags without a variable. Raises BadPlan."""
     where = reach(plan)
     all_settings = settings(plan, where)
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in where.environment]
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables(plan, where)]
     lines += [
         f"export {s.variable}={shlex.quote(s.switched if s.value is None else s.value)}"
         for s in all_settings
