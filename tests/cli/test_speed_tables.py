@@ -3,7 +3,7 @@
 import pytest
 
 from vram_llm.cli.speed_tables import print_records
-from vram_llm.machine.calibration_store import CalibrationRecord
+from vram_llm.machine.calibration_store import CalibrationRecord, TypeRecord
 
 RECORD = CalibrationRecord(
     name="NVIDIA GeForce RTX 4080 Laptop GPU",
@@ -12,6 +12,11 @@ RECORD = CalibrationRecord(
     step_overhead_s=250e-6,
     row_flops_per_s=21_500e9,
     prompt_flops_per_s=None,
+    split_s=45e-6,
+    expert_read_share=0.8,
+    attention_flops_per_s=17e9,
+    types={"Q4_K": TypeRecord(read_bytes_per_s=9.9e9, row_flops_per_s=45e9, prompt_flops_per_s=210e9)},
+    threads=6,
     residual=0.03,
     measured_at="2026-11-20T10:00:00Z",
     vram_llm="0.1.0",
@@ -28,6 +33,7 @@ def test_every_figure_is_whole_and_no_line_too_long(
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= columns
     words = {word for line in lines for word in line.split()}
+    assert {"split", "45", "Q4_K", "9.9", "threads:", "80%"} <= words
     assert {"read", "390", "layer", "12", "step", "250", "row", "21,500", "fit", "±3%"} <= words
     down = [line.split() for line in lines if line.startswith("  ") and len(line.split()) == 2]
     assert (["prompt", "-"] in down) is (columns < 72)

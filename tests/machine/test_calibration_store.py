@@ -1,11 +1,12 @@
 import dataclasses
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from vram_llm.errors import UnknownDevice, VramLLMError
 from vram_llm.machine import calibration_store, json_store
-from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Link, Machine, Source, Speed
+from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Link, Machine, Source, Speed, TypeSpeed
 from vram_llm.units import GIB
 
 CARD = Device(
@@ -63,6 +64,40 @@ def test_each_device_gets_its_own_figures_back() -> None:
     assert [device.link for device in machine.devices] == [None, None, LINK]
     assert machine.host.speed == SPEED
     assert machine.notes == ("a note",)
+
+
+def test_a_processors_types_and_threads_and_both_ways_of_a_link_are_kept() -> None:
+    rate = Fact(2e10, Source.MEASURED)
+    whole = dataclasses.replace(
+        SPEED,
+        split_s=Fact(1e-4, Source.MEASURED),
+        expert_read_share=Fact(0.8, Source.MEASURED),
+        attention_flops_per_s=Fact(4e10, Source.MEASURED),
+        types=(TypeSpeed(type="Q4_K", read_bytes_per_s=rate, row_flops_per_s=rate, prompt_flops_per_s=rate),),
+        threads=6,
+    )
+    both_ways = dataclasses.replace(LINK, send_bytes_per_s=rate)
+    for of, link in ((HOST, None), (WORKER, both_ways)):
+        name = calibration_store.key(of)
+        assert name is not None
+        calibration_store.keep(name, calibration_store.record(of, whole, link, 0.05))
+    machine = calibration_store.with_speeds(Machine(devices=(WORKER,), host=HOST))
+    assert machine.host.speed == whole
+    assert machine.host.best_threads == 6
+    assert machine.devices[0].link == both_ways
+
+
+def test_records_of_older_versions_are_read(file: Path) -> None:
+    """Without types, threads, splits, and with one rate for both ways of a link."""
+    name = keep(WORKER, LINK)
+    (record,) = calibration_store.read()[0].values()
+    kept = msgspec.json.decode(file.read_bytes())
+    (of_worker,) = next(value for value in kept.values() if isinstance(value, dict)).values()
+    for added in ("types", "threads", "split_s", "expert_read_share", "attention_flops_per_s"):
+        del of_worker[added]
+    del of_worker["link_send_bytes_per_s"]
+    file.write_bytes(msgspec.json.encode(kept))
+    assert calibration_store.read()[0] == {name: record}
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,10 @@ def command(
 ) -> None:
     """Measure llama.cpp on the host, on each GPU and on each worker, one at a time, for some seconds each.
 
-    The measurements are decode and prompt speed, the overhead of each layer and each step, and link speed.
-    They are stored with date and versions, and later plans use them. Run nothing else on the devices
-    meanwhile.
+    The measurements are decode and prompt speed, the overhead of each layer, of each step and of each part of
+    a step that comes back from another device, and link speed; on the host also the best number of threads,
+    and the speed of each quantisation type. They are stored with date and versions, and later plans use them.
+    Run nothing else on the devices meanwhile.
     """
     from vram_llm.machine import calibration_store
 

@@ -16,7 +16,7 @@ from vram_llm.planner.types import Plan
 
 _BAD_FIT = 0.2
 _NARROW = 72  # columns; in a narrower terminal a record is a list
-_COLUMNS = ("read", "row", "prompt", "layer", "step", "latency", "link", "fit")
+_COLUMNS = ("read", "row", "prompt", "layer", "step", "split", "latency", "link", "fit")
 
 
 @contextmanager
@@ -58,9 +58,11 @@ def print_records(records: Mapping[str, CalibrationRecord]) -> None:
         _print_table(console, records)
     console.print(
         "read: weights and KV cache, GB/s; row, prompt: billions of operations a second, for each further "
-        "row of a decode step and for a prompt; layer, step, latency: microseconds; link: GB/s; fit: root "
-        "mean square error of the formula"
+        "row of a decode step and for a prompt; layer, step, split, latency: microseconds; link: GB/s; fit: "
+        "root mean square error of the formula"
     )
+    for name, record in records.items():
+        _print_types(console, name, record)
     for name, record in records.items():
         console.print(
             Text(
@@ -91,6 +93,27 @@ def _print_table(console: Console, records: Mapping[str, CalibrationRecord]) -> 
     console.print(table)
 
 
+def _print_types(console: Console, name: str, record: CalibrationRecord) -> None:
+    """A row for each type of weights that a processor was measured with."""
+    if record.types is None or record.threads is None:
+        return
+    threads = "1 thread" if record.threads == 1 else f"{record.threads} threads"
+    console.print(Text(f"{name}, by the type of weights, with {threads}:"))
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
+    table.add_column("type", no_wrap=True)
+    for column in ("read", "row", "prompt"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for type_name, each in record.types.items():
+        rates = (each.read_bytes_per_s, each.row_flops_per_s, each.prompt_flops_per_s)
+        table.add_row(type_name, *(_number(rate, 1e9) for rate in rates))
+    console.print(table)
+    if record.expert_read_share is not None and record.attention_flops_per_s is not None:
+        console.print(
+            f"experts are read at {record.expert_read_share:.0%} of these rates; "
+            f"attention over an f16 cache: {_number(record.attention_flops_per_s, 1e9)}"
+        )
+
+
 def _cells(record: CalibrationRecord) -> tuple[str, ...]:
     return (
         _number(record.read_bytes_per_s, 1e9),
@@ -98,6 +121,7 @@ def _cells(record: CalibrationRecord) -> tuple[str, ...]:
         _number(record.prompt_flops_per_s, 1e9),
         _number(record.layer_overhead_s, 1e-6),
         _number(record.step_overhead_s, 1e-6),
+        _number(record.split_s, 1e-6),
         _number(record.link_latency_s, 1e-6),
         _number(record.link_bytes_per_s, 1e9),
         f"±{record.residual:.0%}",

@@ -16,10 +16,18 @@ import msgspec
 from vram_llm._version import __version__
 from vram_llm.errors import UnknownDevice, VramLLMError
 from vram_llm.machine import json_store
-from vram_llm.machine.types import Device, Fact, Host, Link, Machine, Source, Speed
+from vram_llm.machine.types import Device, Fact, Host, Link, Machine, Source, Speed, TypeSpeed
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class TypeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The measured speed of a processor with weights of one type of ggml."""
+
+    read_bytes_per_s: _Positive
+    row_flops_per_s: _Positive
+    prompt_flops_per_s: _Positive
 
 
 class CalibrationRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +41,12 @@ class CalibrationRecord(msgspec.Struct, frozen=True, kw_only=True):
     prompt_flops_per_s: _Positive | None
     link_latency_s: _Seconds | None = None
     link_bytes_per_s: _Positive | None = None
+    link_send_bytes_per_s: _Positive | None = None  # much data, from the host
+    split_s: _Seconds | None = None  # for each part of a step's graph after another device's
+    expert_read_share: _Positive | None = None
+    attention_flops_per_s: _Positive | None = None
+    types: dict[str, TypeRecord] | None = None  # by ggml's names; None: a card
+    threads: int | None = None  # that were best; None: not on the host
     residual: float  # relative error of the formula of machine.types.Speed
     measured_at: str  # ISO 8601, UTC
     vram_llm: str
@@ -49,13 +63,29 @@ class CalibrationRecord(msgspec.Struct, frozen=True, kw_only=True):
             step_overhead_s=Fact(self.step_overhead_s, Source.MEASURED),
             row_flops_per_s=_fact(self.row_flops_per_s),
             prompt_flops_per_s=_fact(self.prompt_flops_per_s),
+            split_s=_fact(self.split_s),
+            expert_read_share=_fact(self.expert_read_share),
+            attention_flops_per_s=_fact(self.attention_flops_per_s),
+            types=tuple(
+                TypeSpeed(
+                    type=name,
+                    read_bytes_per_s=Fact(each.read_bytes_per_s, Source.MEASURED),
+                    row_flops_per_s=Fact(each.row_flops_per_s, Source.MEASURED),
+                    prompt_flops_per_s=Fact(each.prompt_flops_per_s, Source.MEASURED),
+                )
+                for name, each in (self.types or {}).items()
+            ),
+            threads=self.threads,
         )
 
     @property
     def link(self) -> Link | None:
         """The link's figures as facts."""
         latency, rate = _fact(self.link_latency_s), _fact(self.link_bytes_per_s)
-        return None if latency is None or rate is None else Link(latency_s=latency, bytes_per_s=rate)
+        if latency is None or rate is None:
+            return None
+        send = _fact(self.link_send_bytes_per_s)
+        return Link(latency_s=latency, bytes_per_s=rate, send_bytes_per_s=send)
 
 
 class StoredCalibration(NamedTuple):
@@ -89,10 +119,16 @@ def record(of: Device | Host, speed: Speed, link: Link | None, residual: float) 
         read_bytes_per_s=speed.read_bytes_per_s.value,
         layer_overhead_s=speed.layer_overhead_s.value,
         step_overhead_s=speed.step_overhead_s.value,
-        row_flops_per_s=speed.row_flops_per_s.value if speed.row_flops_per_s else None,
-        prompt_flops_per_s=speed.prompt_flops_per_s.value if speed.prompt_flops_per_s else None,
+        row_flops_per_s=_value(speed.row_flops_per_s),
+        prompt_flops_per_s=_value(speed.prompt_flops_per_s),
         link_latency_s=link.latency_s.value if link else None,
         link_bytes_per_s=link.bytes_per_s.value if link else None,
+        link_send_bytes_per_s=_value(link.send_bytes_per_s) if link else None,
+        split_s=_value(speed.split_s),
+        expert_read_share=_value(speed.expert_read_share),
+        attention_flops_per_s=_value(speed.attention_flops_per_s),
+        types={each.type: _type_record(each) for each in speed.types} or None,
+        threads=speed.threads,
         residual=residual,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         vram_llm=__version__,
@@ -178,6 +214,18 @@ def _driver(of: Device | Host) -> str | None:
 
 def _worker_bytes(of: Device | Host) -> int | None:
     return of.total_bytes if isinstance(of, Device) and of.endpoint is not None else None
+
+
+def _type_record(speed: TypeSpeed) -> TypeRecord:
+    return TypeRecord(
+        read_bytes_per_s=speed.read_bytes_per_s.value,
+        row_flops_per_s=speed.row_flops_per_s.value,
+        prompt_flops_per_s=speed.prompt_flops_per_s.value,
+    )
+
+
+def _value(fact: Fact | None) -> float | None:
+    return None if fact is None else fact.value
 
 
 def _fact(value: float | None) -> Fact | None:

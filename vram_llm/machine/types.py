@@ -76,6 +76,7 @@ class Link:
 
     latency_s: Fact
     bytes_per_s: Fact
+    send_bytes_per_s: Fact | None = None  # of much data, from the host to the device; None: as above
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +140,12 @@ class Host:
     memory_limit_bytes: int | None = None  # of the tightest cgroup; None: no cgroup has a limit
     disk_bytes_per_s: Fact | None = None  # long reads of the disk that holds models
     what_if: bool = False  # not this computer: planned for, never loaded
+
+    @property
+    def best_threads(self) -> int:
+        """Threads that compute fastest: as measured, else one for each physical core."""
+        measured = None if self.speed is None else self.speed.threads
+        return measured or self.physical_cores or self.cores
 
     @property
     def in_use_bytes(self) -> int:

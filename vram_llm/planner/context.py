@@ -81,7 +81,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         kv_type_v=workload.kv_type_v,
         n_batch=n_batch,
         n_ubatch=min(n_ubatch, n_batch),
-        n_threads=workload.n_threads or machine.host.cores,
+        n_threads=workload.n_threads or machine.host.best_threads,
         n_threads_batch=workload.n_threads_batch,
         n_threads_given=workload.n_threads is not None,
         use_mmap=workload.use_mmap is not False

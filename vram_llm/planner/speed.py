@@ -243,8 +243,9 @@ class Predictor:
         splits_s = (
             len(weights) * self._times[device_id].split_s
         )  # each weight begins one; most types have several
-        rate = offload_link(self._devices[device_id]).bytes_per_s.value
-        return sent_bytes / rate + splits_s + self._times[device_id].prompt_s(weights, rows)
+        link = offload_link(self._devices[device_id])
+        rate = link.send_bytes_per_s or link.bytes_per_s
+        return sent_bytes / rate.value + splits_s + self._times[device_id].prompt_s(weights, rows)
 
     def _runs(self, placement: Placement) -> list[tuple[str, int, int]]:
         """Id of the device or host, first item and exclusive end, in the order they compute."""

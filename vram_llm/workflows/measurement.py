@@ -1,5 +1,6 @@
 """Measure the speed of single devices and of a plan."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -31,12 +32,15 @@ def calibrate(
     from vram_llm.llama.measure.calibrate import calibrate as measure
     from vram_llm.machine import calibration_store
 
+    host = machine.host
     for device in (None, *machine.devices):
-        measured: Device | Host = device or machine.host
+        measured: Device | Host = device or host
         name = calibration_store.key(measured)
         if name is None:
             continue
-        calibration = measure(device, machine.host, functools.partial(on_progress, name), seconds)
+        calibration = measure(device, host, functools.partial(on_progress, name), seconds)
+        if device is None:
+            host = dataclasses.replace(host, speed=calibration.speed)  # its best number of threads
         yield calibration_store.keep(
             name,
             calibration_store.record(measured, calibration.speed, calibration.link, calibration.residual),

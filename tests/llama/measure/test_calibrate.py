@@ -16,7 +16,7 @@ from vram_llm.llama.measure.calibrate_wire import CalibrationQuestion
 from vram_llm.llama.random_model import Shape
 from vram_llm.machine import calibration_store, json_store
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
-from vram_llm.units import MIB
+from vram_llm.units import GIB, MIB
 from vram_llm.workflows import detection, measurement
 
 pytestmark = pytest.mark.process
@@ -48,10 +48,22 @@ def test_the_host_and_a_worker(workers: tuple[str, ...]) -> None:
         assert record.layer_overhead_s >= 0
         assert record.step_overhead_s >= 0
         assert record.residual >= 0
+    assert host.threads is not None
+    assert 1 <= host.threads <= before.host.cores
+    assert host.types is not None
+    assert host.types.keys() >= {"Q8_0", "Q4_K", "Q6_K", "MXFP4", "IQ2_XXS", "F16"}
+    assert host.expert_read_share is not None
+    assert 0 < host.expert_read_share <= 1
+    assert host.attention_flops_per_s is not None
+    assert host.split_s is None
+    assert worker.split_s is not None
+    assert worker.split_s >= 0
+    assert (worker.types, worker.threads) == (None, None)
     assert host.link is None
     assert worker.link is not None
     assert worker.link.latency_s.value > 0
     assert worker.link.bytes_per_s.value > 0
+    assert worker.link.send_bytes_per_s is not None
     assert [name for name, _ in told[:1]] == list(found)[:1]
     assert all(0 < share <= 1 for _, share in told)
 
@@ -100,7 +112,7 @@ def test_the_child_names_the_error_it_met() -> None:
     )  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "vram_llm.llama.measure.calibrate_worker"],
-        input=msgspec.json.encode(CalibrationQuestion(gone, 1, QUICK_S)),
+        input=msgspec.json.encode(CalibrationQuestion(gone, (1,), GIB, QUICK_S)),
         capture_output=True,
         timeout=60,
         check=True,

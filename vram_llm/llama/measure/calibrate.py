@@ -22,12 +22,22 @@ def calibrate(
     WorkerUnreachable, NotBuilt.
     """
     name = "the host" if device is None else device.name
+    threads = thread_candidates(host)
+    if device is not None:
+        threads = (host.best_threads,)
     times = ask(
         "vram_llm.llama.measure.calibrate_worker",
-        CalibrationQuestion(device, host.cores, seconds or SECONDS),
+        CalibrationQuestion(device, threads, host.available_bytes, seconds or SECONDS),
         DeviceTimes,
         f"{name} was measured",
         _SILENCE_S,
         on_progress,
     )
     return fit_speed(times)
+
+
+def thread_candidates(host: Host) -> tuple[int, ...]:
+    """Numbers of threads worth trying, ascending: the physical cores, one fewer, a node's, all threads."""
+    physical = host.physical_cores or host.cores
+    per_node = physical // (host.numa_nodes or 1)
+    return tuple(sorted({count for count in (per_node, physical - 1, physical, host.cores) if count > 0}))

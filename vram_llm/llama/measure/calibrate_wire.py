@@ -4,12 +4,15 @@ import msgspec
 
 from vram_llm.machine.types import Device
 
+MORE_ROWS, PROMPT_ROWS = 8, 128  # of single operations on the host
+
 
 class CalibrationQuestion(msgspec.Struct, frozen=True):
     """Measure `device` alone, or the host if that is None. `seconds` is for all repeats together."""
 
     device: Device | None
-    n_threads: int
+    n_threads: tuple[int, ...]  # on the host; of several, the best is chosen first
+    free_bytes: int  # on the host
     seconds: float
 
 
@@ -29,6 +32,26 @@ class TransferTime(msgspec.Struct, frozen=True):
 
     n_bytes: int
     seconds: float
+    sent_s: float  # to send them
+
+
+class OperationTime(msgspec.Struct, frozen=True):
+    """The time of an operation on the host: the lower quartile of alternating repeats."""
+
+    type: str  # of the weights: ggml's name
+    rows: int  # that are multiplied with them
+    n_bytes: int  # of weights
+    products: int
+    seconds: float
+
+
+class HostTimes(msgspec.Struct, frozen=True):
+    """Times of matrices of each type: for one row, for some and for many. The others are for one row."""
+
+    n_threads: int
+    matrices: tuple[OperationTime, ...]
+    experts: OperationTime
+    attention: OperationTime  # its products; the cache is f16
 
 
 class DeviceTimes(msgspec.Struct, frozen=True, tag=True):
@@ -37,3 +60,5 @@ class DeviceTimes(msgspec.Struct, frozen=True, tag=True):
     decode: tuple[StepTime, ...]
     prompt: StepTime
     transfers: tuple[TransferTime, ...]
+    moved: StepTime | None = None  # a model of `decode` with all feed-forward weights on the host
+    host: HostTimes | None = None  # if the host is measured

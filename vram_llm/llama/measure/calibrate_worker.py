@@ -5,20 +5,25 @@ and take turns, so that a disturbance harms all alike. Whatever else runs only a
 the lower quartile counts.
 """
 
+import dataclasses
 import itertools
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from vram_llm.errors import ModelRefused
 from vram_llm.llama.child_process import Progress, SendMessage, answer
-from vram_llm.llama.measure.calibrate_wire import CalibrationQuestion, DeviceTimes, StepTime
+from vram_llm.llama.measure.calibrate_wire import CalibrationQuestion, DeviceTimes, StepTime, TransferTime
 from vram_llm.llama.random_model import Shape
+from vram_llm.machine.types import DeviceKind
+from vram_llm.model.tensors import LayerPart
 from vram_llm.units import format_bytes
 
 _NARROW = [Shape(n_embd=256, n_ff=512, n_layers=n, n_head=4, n_head_kv=2, n_vocab=256) for n in (2, 16)]
@@ -55,17 +60,42 @@ def measure(question: CalibrationQuestion, send: SendMessage) -> DeviceTimes:
     from vram_llm.llama.measure.transfer import transfers
 
     device = question.device
-    found = handles([device], [device.id]) if device else []
-    sent = transfers(found[0]) if found else ()
-    send(Progress(0.1))
+    if device is None:
+        return _measure_host(question, send)
+    found = handles([device], [device.id])
+    sent = transfers(found[0], is_card=device.kind is not DeviceKind.RPC)
+    return _measure_models(question, found, sent, lambda share: send(Progress(share)))
+
+
+def _measure_host(question: CalibrationQuestion, send: SendMessage) -> DeviceTimes:
+    """Operations first, since they say how many threads are best."""
+    from vram_llm.llama.measure.host_times import host_times
+
+    operations = host_times(
+        question.n_threads, question.free_bytes, question.seconds, lambda share: send(Progress(share / 2))
+    )
+    threads = max(question.n_threads) if operations is None else operations.n_threads
+    question = msgspec.structs.replace(question, n_threads=(threads,))
+    times = _measure_models(question, [], (), lambda share: send(Progress(0.5 + share / 2)))
+    return msgspec.structs.replace(times, host=operations)
+
+
+def _measure_models(
+    question: CalibrationQuestion,
+    handles: list[int],
+    sent: tuple[TransferTime, ...],
+    on_progress: Callable[[float], None],
+) -> DeviceTimes:
+    device = question.device
     room = device.free_bytes if device else None
+    on_progress(0.1)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vram-llm-")))
         if not _fits(_WIDE, room):
             raise ModelRefused(f"{format_bytes(room or 0)} free are too little to measure with")
 
-        def loaded(shape: Shape) -> SampleModel:
-            return stack.enter_context(closing(SampleModel(shape, question, found, folder)))
+        def loaded(shape: Shape, *, moved: bool = False) -> SampleModel:
+            return stack.enter_context(closing(SampleModel(shape, question, handles, folder, moved=moved)))
 
         def can_take(shape: Shape) -> bool:
             seconds_per_byte = min((t.seconds / t.n_bytes for t in sent), default=0.0)
@@ -75,7 +105,7 @@ def measure(question: CalibrationQuestion, send: SendMessage) -> DeviceTimes:
         models = []
         for shape in (*_NARROW, _MIDDLE, _WIDE):
             models.append(loaded(shape))
-            send(Progress(0.1 + 0.05 * len(models)))
+            on_progress(0.1 + 0.05 * len(models))
         more: tuple[Shape, ...] = (_LONG,)  # steps as long as a real model's
         if models[-1].burst(1) < _QUICK_S:
             more = (_DEEP,)
@@ -83,11 +113,14 @@ def measure(question: CalibrationQuestion, send: SendMessage) -> DeviceTimes:
                 more, models = (_LARGE, _LARGEST), models[: len(_NARROW)]
         models += [loaded(shape) for shape in more if can_take(shape)]
         cases = [TimedCase(model, rows) for model in models for rows in model.rows]
+        if device is not None:
+            cases.append(TimedCase(loaded(_NARROW[-1], moved=True), 1))
         widest = next(model for model in models if model.shape in (_WIDE, _LARGE))
         longest = models[-1] if models[-1].shape is _LARGEST else widest
-        times = _rounds(cases, TimedCase(longest, _prompt_rows(longest)), question.seconds, send)
-    *decode, prompt = [_step(case, seconds) for case, seconds in times]
-    return DeviceTimes(tuple(decode), prompt, sent)
+        times = _rounds(cases, TimedCase(longest, _prompt_rows(longest)), question.seconds, on_progress)
+    *steps, prompt = [_step(case, seconds) for case, seconds in times]
+    moved = None if device is None else steps.pop()
+    return DeviceTimes(tuple(steps), prompt, sent, moved)
 
 
 def _fits(shape: Shape, room_bytes: int | None) -> bool:
@@ -105,7 +138,7 @@ def _prompt_rows(model: "SampleModel") -> int:
 
 
 def _rounds(
-    cases: list[TimedCase], prompt: TimedCase, seconds: float, send: SendMessage
+    cases: list[TimedCase], prompt: TimedCase, seconds: float, on_progress: Callable[[float], None]
 ) -> Iterator[tuple[TimedCase, list[float]]]:
     """Run the cases in turns for `seconds`; each case with its times, and last the prompt."""
     times: list[list[float]] = [[] for _ in range(len(cases) + 1)]
@@ -115,7 +148,7 @@ def _rounds(
             found.append(case.model.burst(case.rows))
         times[-1].append(prompt.model.prompt(prompt.rows))
         took = time.perf_counter() - began
-        send(Progress(0.3 + 0.7 * min(took / seconds, 1.0)))
+        on_progress(0.3 + 0.7 * min(took / seconds, 1.0))
         if n + 1 >= _LEAST_ROUNDS and took * (n + 2) / (n + 1) > seconds:
             break
     return zip([*cases, prompt], times, strict=True)
@@ -136,13 +169,22 @@ def _step(case: TimedCase, times: list[float]) -> StepTime:
 class SampleModel:
     """A sample model on the device that is measured. Call `close` at the end."""
 
-    def __init__(self, shape: Shape, question: CalibrationQuestion, handles: list[int], folder: Path) -> None:
-        """Write and load it. Raises ModelRefused."""
+    def __init__(
+        self,
+        shape: Shape,
+        question: CalibrationQuestion,
+        handles: list[int],
+        folder: Path,
+        *,
+        moved: bool = False,
+    ) -> None:
+        """Write and load it; `moved`: with its feed-forward weights on the host. Raises ModelRefused."""
         from vram_llm.llama import bindings as b
         from vram_llm.llama.batch import TokenBatch
         from vram_llm.llama.params import LOAD_WITHOUT_MMAP, ModelParams, context_params
         from vram_llm.planner.llama_split import placement_from_counts
-        from vram_llm.planner.types import Context
+        from vram_llm.planner.overrides import Override
+        from vram_llm.planner.types import HOST, Context
 
         self.shape = shape
         self.rows = (
@@ -150,9 +192,12 @@ class SampleModel:
         )
         ids = [question.device.id] if question.device else []
         placement = placement_from_counts(ids, [shape.n_layers] * len(ids), shape.n_layers)
+        if moved:
+            override = Override.of(LayerPart.FFN, range(shape.n_layers), HOST)
+            placement = dataclasses.replace(placement, overrides=(override,))
         context = Context(
             n_ctx=2 * _N_UBATCH, parallel=_MAX_ROWS, kv_type_k="f16", kv_type_v="f16", n_batch=_N_UBATCH,
-            n_ubatch=_N_UBATCH, n_threads=question.n_threads, use_mmap=False, pipeline_copies=False,
+            n_ubatch=_N_UBATCH, n_threads=question.n_threads[0], use_mmap=False, pipeline_copies=False,
         )  # fmt: skip
         params = ModelParams(placement, context, handles)
         params.struct.load_mode = LOAD_WITHOUT_MMAP

@@ -1,5 +1,6 @@
 """Fits the figures of a device to times of batches: least squares of the plan's formula for a step."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,10 +8,20 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vram_llm.llama.measure.calibrate_wire import DeviceTimes, StepTime, TransferTime
-from vram_llm.machine.types import Fact, Link, Source, Speed
+from vram_llm.llama.measure.calibrate_wire import (
+    MORE_ROWS,
+    PROMPT_ROWS,
+    DeviceTimes,
+    HostTimes,
+    StepTime,
+    TransferTime,
+)
+from vram_llm.machine.processor_speed import SPLIT_S
+from vram_llm.machine.types import Fact, Link, Source, Speed, TypeSpeed
 
 _UNCACHED_BYTES = 32e6  # bytes of weights; caches of a core or a card hold only a small part
+_OF_MODELS = "Q8_0"  # the type of the models that steps are measured with
+_MOST_APART = 2.0  # a model's read rate and a single operation's
 _SLOWEST_FLOPS = 1e18  # if the time of more rows is too small to measure
 
 
@@ -52,12 +63,59 @@ def fit_speed(times: DeviceTimes) -> FittedSpeed:
         step_overhead_s=_measured(step_s),
         row_flops_per_s=_measured(1 / max(flop_s, 1 / _SLOWEST_FLOPS)),
         prompt_flops_per_s=_measured(prompt_flops),
+        split_s=_split(times),
     )
+    if times.host is not None:
+        speed = _with_types(speed, times.host)
     return FittedSpeed(speed, link, float(np.sqrt(np.average((matrix @ found - 1) ** 2, weights=weights))))
 
 
 def _terms(step: StepTime) -> tuple[float, float, float, float]:
     return 1.0, step.n_layers, step.read_bytes, (step.rows - 1) * 2.0 * step.params
+
+
+def _split(times: DeviceTimes) -> Fact | None:
+    """What a layer takes more if a part of it is on the host, less the host's part of that."""
+    if times.moved is None:
+        return None
+    n_layers = times.moved.n_layers
+    (at_home,) = (
+        step
+        for step in times.decode
+        if (step.params, step.n_layers, step.rows) == (times.moved.params, n_layers, 1)
+    )
+    return _measured(max((times.moved.seconds - at_home.seconds) / n_layers - SPLIT_S, 0.0))
+
+
+def _with_types(speed: Speed, host: HostTimes) -> Speed:
+    """`speed` with rates of each type.
+
+    Read rates are relative to Q8_0's, the type of the models whose steps gave the absolute rate.
+    """
+    found = {(each.type, each.rows): each for each in host.matrices}
+    reads = {name: each.n_bytes / each.seconds for (name, rows), each in found.items() if rows == 1}
+    scale = min(max(speed.read_bytes_per_s.value / reads[_OF_MODELS], 1 / _MOST_APART), _MOST_APART)
+    types = []
+    for name, read in reads.items():
+        some, many = found[name, MORE_ROWS], found[name, PROMPT_ROWS]
+        first_s = some.n_bytes / read  # the time of one row
+        row_s = max(some.seconds - first_s, some.seconds / _MOST_APART / MORE_ROWS)
+        types.append(
+            TypeSpeed(
+                type=name,
+                read_bytes_per_s=_measured(scale * read),
+                row_flops_per_s=_measured(2 * some.products * (1 - 1 / MORE_ROWS) / row_s),
+                prompt_flops_per_s=_measured(2 * many.products / many.seconds),
+            )
+        )
+    experts = host.experts.n_bytes / host.experts.seconds / reads[host.experts.type]
+    return dataclasses.replace(
+        speed,
+        types=tuple(types),
+        threads=host.n_threads,
+        expert_read_share=_measured(min(experts, 1.0)),
+        attention_flops_per_s=_measured(2 * host.attention.products / host.attention.seconds),
+    )
 
 
 def _link(transfers: Sequence[TransferTime]) -> Link | None:
@@ -69,6 +127,9 @@ def _link(transfers: Sequence[TransferTime]) -> Link | None:
     return Link(
         latency_s=_measured(least.seconds / 2),
         bytes_per_s=_measured((most.n_bytes - least.n_bytes) / beyond_s),
+        send_bytes_per_s=_measured(
+            (most.n_bytes - least.n_bytes) / max(most.sent_s - least.sent_s, most.sent_s / 100)
+        ),
     )
 
 

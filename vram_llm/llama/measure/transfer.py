@@ -9,17 +9,18 @@ from vram_llm.llama import bindings as b
 from vram_llm.llama.measure.calibrate_wire import TransferTime
 
 _SIZES = (4, 16 * 2**10, 2**20, 4 * 2**20)  # the smallest for the latency, the largest for the bandwidth
+_CARD_SIZES = (*_SIZES, 64 * 2**20)  # as the weights that prompts send to it
 _REPEATS, _MOST_S = 15, 0.4
 _I8 = 24  # GGML_TYPE_I8
 
 
-class _InitParams(ctypes.Structure):
+class InitParams(ctypes.Structure):
     """ggml_init_params."""
 
     _fields_ = [("mem_size", ctypes.c_size_t), ("mem_buffer", b.Pointer), ("no_alloc", ctypes.c_bool)]
 
 
-_init = b.declare("ggml_init", b.Pointer, _InitParams)
+_init = b.declare("ggml_init", b.Pointer, InitParams)
 _free = b.declare("ggml_free", None, b.Pointer)
 _new_tensor = b.declare("ggml_new_tensor_1d", b.Pointer, b.Pointer, ctypes.c_int, ctypes.c_int64)
 _alloc = b.declare("ggml_backend_alloc_ctx_tensors_from_buft", b.Pointer, b.Pointer, b.Pointer)
@@ -28,39 +29,44 @@ _set = b.declare("ggml_backend_tensor_set", None, b.Pointer, b.Pointer, ctypes.c
 _get = b.declare("ggml_backend_tensor_get", None, b.Pointer, b.Pointer, ctypes.c_size_t, ctypes.c_size_t)
 
 
-def transfers(device: int) -> tuple[TransferTime, ...]:
+def transfers(device: int, *, is_card: bool) -> tuple[TransferTime, ...]:
     """Times to fetch and to send a few bytes and a few megabytes: medians, with the sizes in turn.
 
     A worker does not confirm received data. So a few bytes are read after it, and their time is subtracted.
     Raises ModelRefused if the device has no room.
     """
-    ctx = _init(_InitParams(2**16, None, True))
-    tensor = _new_tensor(ctx, _I8, max(_SIZES))
+    sizes = _CARD_SIZES if is_card else _SIZES
+    ctx = _init(InitParams(2**16, None, True))
+    tensor = _new_tensor(ctx, _I8, max(sizes))
     buffer = _alloc(ctx, b.dev_buffer_type(device))
     if not buffer:
         _free(ctx)
         raise ModelRefused("the device has no room for a few megabytes to measure its link with")
-    data = ctypes.create_string_buffer(max(_SIZES))
+    data = ctypes.create_string_buffer(max(sizes))
     try:
-        return _measured(tensor, ctypes.cast(data, b.Pointer))
+        return _measured(tensor, ctypes.cast(data, b.Pointer), sizes)
     finally:
         _free_buffer(buffer)
         _free(ctx)
 
 
-def _measured(tensor: int, data: ctypes.c_void_p) -> tuple[TransferTime, ...]:
-    times: dict[int, list[float]] = {size: [] for size in _SIZES}
-    _set(tensor, data, 0, max(_SIZES))
+def _measured(tensor: int, data: ctypes.c_void_p, sizes: tuple[int, ...]) -> tuple[TransferTime, ...]:
+    fetched: dict[int, list[float]] = {size: [] for size in sizes}
+    sent: dict[int, list[float]] = {size: [] for size in sizes}
+    _set(tensor, data, 0, max(sizes))
     began = time.perf_counter()
     for _ in range(_REPEATS):
-        for size in _SIZES:
+        for size in sizes:
             start = time.perf_counter()
             _get(tensor, data, 0, size)
-            fetched = time.perf_counter()
+            arrived = time.perf_counter()
             _set(tensor, data, 0, size)
-            _get(tensor, data, 0, _SIZES[0])
-            sent = time.perf_counter()
-            times[size] += [fetched - start, sent - fetched]
+            _get(tensor, data, 0, sizes[0])
+            fetched[size].append(arrived - start)
+            sent[size].append(time.perf_counter() - arrived)
         if time.perf_counter() - began > _MOST_S:
             break
-    return tuple(TransferTime(size, statistics.median(found)) for size, found in times.items())
+    return tuple(
+        TransferTime(size, statistics.median(fetched[size] + sent[size]), statistics.median(sent[size]))
+        for size in sizes
+    )
