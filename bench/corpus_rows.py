@@ -5,14 +5,14 @@ host_cpu, host_ram, placement ("all on GPU", "--n-cpu-moe 27", "-cmoe", "-ngl 25
 CPU", "CPU only"), split, depth, streams, gen_tokens, n_ubatch, kv_type, flash_attn.
 """
 
-import dataclasses
 import re
 from typing import NamedTuple
 
-from vram_llm.errors import UnknownDevice
-from vram_llm.machine.datasheet_speed import with_speeds
+from vram_llm.errors import BadHost, UnknownDevice
+from vram_llm.machine import processors
 from vram_llm.machine.detect import what_if
-from vram_llm.machine.types import Fact, Host, Machine, Source
+from vram_llm.machine.types import Host, Machine
+from vram_llm.machine.what_if_host import HostWords
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.tensors import LayerPart
 from vram_llm.planner.llama_split import device_of_layers, placement_of
@@ -20,22 +20,10 @@ from vram_llm.planner.overrides import Override
 from vram_llm.planner.types import HOST, Placement
 from vram_llm.units import GIB
 
-_PROCESSORS = {  # cores that compute, kind of memory, channels, millions of transfers per second
-    "i9-10900X": (10, "DDR4", 4, 2933),
-    "i9-14900K": (8, "DDR5", 2, 5600),
-    "Ryzen 7 260": (8, "DDR5", 2, 5600),
-    "7840HS": (8, "DDR5", 2, 5600),
-    "HX 370": (12, "LPDDR5", 2, 7500),
-    "7950X": (16, "DDR5", 2, 5200),
-    "5950X": (16, "DDR4", 2, 3200),
-    "Threadripper PRO": (24, "DDR5", 8, 4800),
-    "EPYC 9355": (32, "DDR5", 12, 6000),
-    "EPYC 7343": (16, "DDR4", 8, 3200),
-    "M2 Max": (8, "LPDDR5", 8, 6400),
-    "E5-2683 v4": (16, "DDR4", 4, 2400),
-    "AmpereOne": (192, "DDR5", 8, 5200),
-}
-_UNKNOWN_CORES = 8
+_UNKNOWN_HOST = Host(
+    name="unknown", cores=8, total_bytes=1024 * GIB, available_bytes=1024 * GIB, what_if=True
+)
+_UNKNOWN_SIZE = "1024GiB"  # of a memory of known kind
 
 
 class Unasked(Exception):
@@ -64,8 +52,8 @@ def asked(row: dict[str, str], model: ModelProfile) -> Asked:
     shares = [float(share) for share in row["split"].split(",")] if row["split"] else [1.0] * len(ids)
     placement = placement_of(ids, device_of_layers(n_layers, on_devices, shares if ids else []), overrides)
     words = [f'--gpu "{row["gpus"]}"'] if ids else []
-    words += [_host_in_words(machine.host), f"--n-gpu-layers {placement.n_gpu_layers}"]
-    words += [f"-ot {override.pattern}={override.device}" for override in overrides]
+    words += [_host_in_words(row), f"--n-gpu-layers {placement.n_gpu_layers}"]
+    words += [f"-ot {_in_words(override)}" for override in overrides]
     return Asked(machine, placement, " ".join(words))
 
 
@@ -85,11 +73,33 @@ def check_askable(row: dict[str, str]) -> None:
 
 def machine_of(row: dict[str, str]) -> Machine:
     """The cards and the host of a row. Raises Unasked if a card is unknown."""
+    words = host_words(row["host_cpu"], row["host_ram"])
     try:
-        machine = what_if(row["gpus"].split(" + ") if row["gpus"] else [])
-    except UnknownDevice as error:
-        raise Unasked(f"a card that is not in the catalog: {error}") from None
-    return with_speeds(dataclasses.replace(machine, host=_host(row["host_cpu"], row["host_ram"])))
+        if words is None or is_on_cards_alone(row):
+            return what_if(row["gpus"].split(" + ") if row["gpus"] else [], _UNKNOWN_HOST)
+        return what_if(row["gpus"].split(" + ") if row["gpus"] else [], words=words)
+    except (UnknownDevice, BadHost) as error:
+        raise Unasked(f"not in the catalog: {error}") from None
+
+
+def host_words(cpu: str, ram: str) -> HostWords | None:
+    """What a row says of its host, as the options --cpu and --ram; None: nothing but perhaps its size."""
+    kind = re.search(r"L?P?DDR\d[Xx]?(?:-\d+)?", ram)
+    channels = re.search(r"(\d+) ?ch", ram)
+    rate = re.search(r"(\d+) GB/s", ram)
+    size = re.match(r"(\d+) Gi?B", ram)
+    name: str | None = cpu.partition(",")[0].strip()
+    try:
+        processors.find(name or "")
+    except UnknownDevice:
+        cores = re.search(r"(\d+) cores", cpu)
+        name = cores[0] if cores else None
+    if name is None and kind is None and rate is None:
+        return None
+    memory = f"{size[1]}GiB" if size else _UNKNOWN_SIZE
+    memory += f" {kind[0]}" if kind else ""
+    memory += f" {channels[1]}ch" if channels else ""
+    return HostWords(ram=memory + (f"@{rate[1]}GB/s" if rate else ""), cpu=name)
 
 
 def _placed(placement: str, model: ModelProfile) -> tuple[int, tuple[Override, ...]]:
@@ -110,32 +120,14 @@ def _placed(placement: str, model: ModelProfile) -> tuple[int, tuple[Override, .
     raise Unasked(f"a placement that this program does not read: {placement!r}")
 
 
-def _host(cpu: str, ram: str) -> Host:
-    cores, kind, channels, rate = next(
-        (known for name, known in _PROCESSORS.items() if name in cpu), (_UNKNOWN_CORES, None, None, None)
-    )
-    if match := re.search(r"(\d+) cores", cpu):
-        cores = int(match[1])
-    if match := re.search(r"L?P?DDR\d", ram):
-        kind = match[0]
-    if match := re.search(r"DDR\d[Xx]?-(\d+)", ram):
-        rate = int(match[1])
-    if match := re.search(r"(\d+) ?ch", ram):
-        channels = int(match[1])
-    size = float(match[1]) if (match := re.match(r"(\d+) G", ram)) else 1024.0
-    bandwidth = channels * rate * 8e6 if channels and rate and kind and "DDR" in ram else None
-    if match := re.search(r"(\d+) GB/s", ram):
-        bandwidth = float(match[1]) * 1e9
-    return Host(
-        name=cpu or "unknown", cpu_name=cpu or None, cores=cores, physical_cores=cores,
-        total_bytes=int(size * GIB), available_bytes=int(size * GIB),
-        bandwidth_bytes_per_s=Fact(bandwidth, Source.GIVEN) if bandwidth else None,
-        memory_kind=f"{kind}-{rate} {channels}ch" if bandwidth else kind,
-        what_if=True,
-    )  # fmt: skip
+def _in_words(override: Override) -> str:
+    if override.part is None or not override.layers:
+        return f"'{override.pattern}=CPU'"
+    return f"{override.part}:{override.layers[0]}-{override.layers[-1]}=CPU"
 
 
-def _host_in_words(host: Host) -> str:
-    if host.bandwidth_bytes_per_s is None:
-        return "host: unknown memory"
-    return f"host: {host.cores} cores, {host.bandwidth_bytes_per_s.value / 1e9:.0f} GB/s ({host.memory_kind})"
+def _host_in_words(row: dict[str, str]) -> str:
+    words = host_words(row["host_cpu"], row["host_ram"])
+    if words is None:
+        return "(host unknown)"
+    return f'--ram "{words.ram}"' + (f' --cpu "{words.cpu}"' if words.cpu else "")

@@ -26,7 +26,7 @@ I9 = host(10, 102, "DDR4-3200 4ch")
 XEON = host(16, 76.8, "DDR4-2400 4ch")
 THREADRIPPER = host(24, 307, "DDR5-4800 8ch")
 EPYC = host(32, 576, "DDR5-6000 12ch")
-M2_MAX = host(8, 400, "LPDDR5-6400 8ch", cpu_name="Apple M2 Max")
+M2_MAX = host(12, 410, "LPDDR5-6400", cpu_name="Apple M2 Max")
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ So a processor of few cores, or a type that is slow to unpack, does not reach th
     Threadripper PRO, 24 cores, 8 channels (307)             Q8_0 experts 191
     EPYC 9355, 32 cores, 12 channels (576)                   Q6_K experts 254
     Xeon E5-2683 v4, 16 cores, 4 channels (77)               IQ4_XS 51
-    M2 Max, 8 cores, 400 GB/s                                F16 118, Q8_0 112, Q4_0 104, Q4_K 77, Q6_K 72
+    M2 Max, 12 cores, 410 GB/s                               F16 118, Q8_0 112, Q4_0 104, Q4_K 77, Q6_K 72
 
 (AlexsJones/llmfit pull requests 774 and 778; ikawrakow/ik_llama.cpp discussions 357 and 164, rows of
 llama.cpp itself, 2024-12 to 2025-05; step times less the card's part.) From these come the rates of cores:
-with DDR4, with DDR5, Apple's.
+with DDR4, with DDR5 or Apple's, whose slow cores count as well.
 
 Multiplications of a core, relative to Q4_K: ggml's vec_dot with weights in a core's cache, on a Zen 4 core
 (22 billion per second for Q4_K). For Arm: prompts of an M2 Max. Prompts are faster than a row where ggml has
@@ -57,8 +57,7 @@ class _Type(NamedTuple):
 
 
 _DDR4 = _Core(7.5e9, 15e9)  # and older, and where the kind of memory is unknown
-_DDR5 = _Core(13e9, 24e9)
-_APPLE = _Core(19e9, 38e9)
+_DDR5 = _Core(13e9, 24e9)  # and Apple's
 _TYPES = {
     "F32": _Type(4, 0.4, 0.4, 1.0),
     "F16": _Type(2, 0.7, 0.7, 2.0),
@@ -92,7 +91,7 @@ def processor_speed(host: Host, memory_read: Fact) -> Speed:
     The speed has the source of `memory_read`.
     """
     cores, core = host.physical_cores or host.cores, _core(host)
-    is_arm = "neon" in (host.instructions or ()) or core is _APPLE
+    is_arm = "neon" in (host.instructions or ()) or "apple" in (host.cpu_name or "").lower()
     source = memory_read.source
 
     def fact(value: float) -> Fact:
@@ -136,6 +135,4 @@ def estimated_speed(host: Host) -> Speed | None:
 
 
 def _core(host: Host) -> _Core:
-    if "apple" in (host.cpu_name or "").lower():
-        return _APPLE
     return _DDR5 if (host.memory_kind or "").startswith(("DDR5", "LPDDR5")) else _DDR4
