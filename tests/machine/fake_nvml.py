@@ -17,6 +17,7 @@ class FakeCard:
     uuid: str = "GPU-1111-2222"
     clock_mhz: int = 10501
     bus_bits: int = 384
+    slot: tuple[int, int] = (4, 16)  # generation and lanes
     capability: tuple[int, int] = (8, 6)
     mig: int | None = None
     processes: dict[int, int | None] = field(default_factory=dict)  # pid: MiB used, None not told
@@ -92,6 +93,8 @@ def fake_nvml(*cards: FakeCard, init_fails: str | None = None) -> Any:
     query("nvmlDeviceGetCudaComputeCapability", lambda card: card.capability)
     query("nvmlDeviceGetMaxClockInfo", lambda card: card.clock_mhz)
     query("nvmlDeviceGetMemoryBusWidth", lambda card: card.bus_bits)
+    query("nvmlDeviceGetMaxPcieLinkGeneration", lambda card: card.slot[0])
+    query("nvmlDeviceGetMaxPcieLinkWidth", lambda card: card.slot[1])
     query("nvmlDeviceGetMigMode", mig_mode)
     query("nvmlDeviceGetComputeRunningProcesses", processes)
     return fake

@@ -8,6 +8,7 @@ from tests.machine.test_host import lay_out
 from vram_llm.errors import UnknownDevice
 from vram_llm.machine import detect, nvml
 from vram_llm.machine.backend_devices import BackendDevice, Backends
+from vram_llm.machine.datasheet_speed import pcie_link
 from vram_llm.machine.types import Fact, Host, Source
 from vram_llm.units import GIB
 
@@ -37,6 +38,21 @@ def test_bandwidth_is_the_drivers_then_the_catalogs(
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(card))
     (device,) = detect.detect(CPU_ONLY, tmp_path, {}).devices
     assert device.bandwidth_bytes_per_s == bandwidth
+
+
+@pytest.mark.parametrize(
+    ("card", "lanes", "source"),
+    [
+        (FakeCard(slot=(3, 8)), 8, Source.DRIVER),
+        (FakeCard(fails={"nvmlDeviceGetMaxPcieLinkWidth": "NVMLError_NotSupported"}), 16, Source.CATALOG),
+    ],
+)
+def test_the_link_is_the_drivers_then_the_catalogs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, card: FakeCard, lanes: int, source: Source
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(card))
+    (device,) = detect.detect(CPU_ONLY, tmp_path, {}).devices
+    assert device.link == pcie_link(3 if source is Source.DRIVER else 4, lanes, source)
 
 
 def test_other_devices_need_no_nvidia_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.machine.fake_nvml import FakeCard, fake_nvml
 from vram_llm.machine import catalog, nvml
+from vram_llm.machine.datasheet_speed import pcie_link
 from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Source
 from vram_llm.units import GIB, MIB
 
@@ -36,6 +37,7 @@ def test_a_card_with_every_fact(monkeypatch: pytest.MonkeyPatch) -> None:
             pci_bus_id="0000:01:00.0",
             compute_capability="8.6",
             driver_version="580.65.06",
+            link=pcie_link(4, 16, Source.DRIVER),
         ),
     )
     assert fake.shut_down == 1
@@ -49,6 +51,7 @@ def test_a_card_with_every_fact(monkeypatch: pytest.MonkeyPatch) -> None:
         ("nvmlDeviceGetCudaComputeCapability", "compute_capability"),
         ("nvmlDeviceGetMaxClockInfo", "bandwidth_bytes_per_s"),
         ("nvmlDeviceGetMemoryBusWidth", "bandwidth_bytes_per_s"),
+        ("nvmlDeviceGetMaxPcieLinkWidth", "link"),
     ],
 )
 def test_one_failing_query_costs_one_fact(monkeypatch: pytest.MonkeyPatch, query: str, fact: str) -> None:

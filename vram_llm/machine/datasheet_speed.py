@@ -119,12 +119,12 @@ def speed_of(device: Device) -> Speed | None:
     )
 
 
-def pcie_link(generation: int | None, lanes: int | None) -> Link | None:
-    """The link of a card in a slot of its own generation and width; None if they are unknown."""
+def pcie_link(generation: int | None, lanes: int | None, source: Source = Source.CATALOG) -> Link | None:
+    """The link of a card in a slot of this generation and width; None if they are unknown."""
     if generation not in _PCIE_LANE_BYTES_PER_S or not lanes:
         return None
     rate = _PCIE_SHARE * _PCIE_LANE_BYTES_PER_S[generation] * lanes
-    return Link(latency_s=Fact(_PCIE_LATENCY_S, Source.ESTIMATED), bytes_per_s=Fact(rate, Source.CATALOG))
+    return Link(latency_s=Fact(_PCIE_LATENCY_S, Source.ESTIMATED), bytes_per_s=Fact(rate, source))
 
 
 def _class_of(device: Device) -> _Class:

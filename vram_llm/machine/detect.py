@@ -59,7 +59,7 @@ def on_host(machine: Machine, words: HostWords) -> Machine:
 
 
 def _with_catalog(device: Device, host: Host) -> Device:
-    """`device` with the catalog's link, and with its bandwidth if the driver gives none.
+    """`device` with the catalog's link and bandwidth where the driver gives none.
 
     The bandwidth of some processors' graphics depends on the memory that they are sold with.
     """
@@ -74,5 +74,5 @@ def _with_catalog(device: Device, host: Host) -> Device:
         made = processors.with_graphics(card.name, round(host.total_bytes / GIB))
         if made is not None and made.bandwidth_bytes_per_s is not None:
             bandwidth = Fact(made.bandwidth_bytes_per_s, Source.CATALOG)
-    link = pcie_link(card.pcie_generation, card.pcie_lanes)
+    link = device.link or pcie_link(card.pcie_generation, card.pcie_lanes)
     return dataclasses.replace(device, bandwidth_bytes_per_s=bandwidth, link=link)

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Source
+from vram_llm.machine.datasheet_speed import pcie_link
+from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Link, Source
 
 ALIGNMENT_BYTES = 128  # ggml-cuda.cu, ggml_backend_cuda_buffer_type_get_alignment
 ROW_PADDING = 512  # ggml-cuda/common.cuh, MATRIX_ROW_PADDING
@@ -179,6 +180,7 @@ def _read(nvml: Any, index: int, driver: str | None, host: Host) -> Cards:
         pci_bus_id=normalise_bus_id(_text(pci.busId)) if pci else None,
         compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
         driver_version=driver,
+        link=None if is_shared else _link(nvml, handle),
         shares_host_memory=is_shared,
     )
     return Cards((device,), ())
@@ -215,6 +217,13 @@ def _bandwidth(nvml: Any, handle: Any) -> Fact | None:
     if not clock_mhz or not bus_bits:
         return None
     return Fact(bandwidth_bytes_per_s(clock_mhz, bus_bits), Source.DRIVER)
+
+
+def _link(nvml: Any, handle: Any) -> Link | None:
+    """The link in the card's slot at full speed; the current one is slower while the card is idle."""
+    generation = _ask(nvml, nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle)
+    lanes = _ask(nvml, nvml.nvmlDeviceGetMaxPcieLinkWidth, handle)
+    return pcie_link(generation, lanes, Source.DRIVER)
 
 
 def _ask(nvml: Any, query: Callable[..., Any], *args: Any) -> Any | None:

@@ -25,7 +25,7 @@ from vram_llm.machine import catalog, nvml, unified_memory
 from vram_llm.machine.datasheet_speed import pcie_link
 from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Link, Source
 from vram_llm.machine.what_if_host import NO_WORDS, HostWords, WhatIfHost, parse_disk, parse_host, split_words
-from vram_llm.units import GIB, format_bytes, parse_bytes, parse_bytes_per_s
+from vram_llm.units import GIB, MIB, format_bytes, parse_bytes, parse_bytes_per_s
 
 MAX_CARDS = 64
 EXAMPLE = '"RTX 4090 + 2x RTX 3060"'
@@ -137,7 +137,7 @@ def _host(specs: Sequence[_Spec], words: HostWords) -> WhatIfHost | None:
                 f"{spec.text!r}: this device uses the computer's memory, so say how much there is: "
                 f"{spec.text} 64GB."
             )
-        words = dataclasses.replace(words, ram=f"{size / GIB:.9g}GiB")
+        words = dataclasses.replace(words, ram=f"{round(size / MIB)}MiB")
     found = parse_host(words, spec.card.name)
     bandwidth = _bandwidth_of(spec, found.host)
     return dataclasses.replace(found, host=dataclasses.replace(found.host, bandwidth_bytes_per_s=bandwidth))

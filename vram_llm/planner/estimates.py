@@ -128,10 +128,10 @@ class Estimate:
 
     @property
     def short_devices(self) -> tuple[tuple[str, int], ...]:
-        """The devices over their budgets, each with the bytes; without bytes that the host is short of."""
-        in_pool = max(self.host.over_bytes, 0)
-        short = ((use.id, use.over_bytes - in_pool * bool(use.shared_bytes)) for use in self.devices)
-        return tuple((device_id, n_bytes) for device_id, n_bytes in short if n_bytes > 0)
+        """The devices over their budgets, each with the bytes; the host stands for those in its pool."""
+        is_pool_short = self.host.over_bytes > 0
+        apart = (use for use in self.devices if not (is_pool_short and use.shared_bytes))
+        return tuple((use.id, use.over_bytes) for use in apart if use.over_bytes > 0)
 
     @property
     def short_bytes(self) -> int:
