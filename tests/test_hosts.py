@@ -60,7 +60,7 @@ def test_a_plan_for_another_host_goes_to_json_and_back_and_is_not_loaded(
         check_loadable(plan)
 
 
-@pytest.mark.parametrize(("cpu", "threads"), [("16 cores", None), ("Ryzen 9 7950X", "32")])
+@pytest.mark.parametrize(("cpu", "threads"), [("16 cores", None), ("Ryzen 9 7950X", "16")])
 def test_exports_name_threads_of_a_known_processor(
     profile: vram_llm.ModelProfile, cpu: str, threads: str | None
 ) -> None:
