@@ -12,7 +12,6 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.memory.analytic_meter import AnalyticMeter
-from vram_llm.planner.search.candidate import uses_host
 from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import Context, FlashAttention, Meter, Placement, Plan, Workload
@@ -64,7 +63,7 @@ def test_a_plan_that_already_has_it_is_not_offered_it(nemotron: ModelProfile) ->
 def test_the_largest_context_is_the_largest(nemotron: ModelProfile) -> None:
     plan = make_plan(nemotron, RIG, Workload(largest_ctx=True))
     more = plan.context.n_ctx + 256
-    kept = Workload(n_gpu_layers=plan.placement.n_gpu_layers, overrides=())
+    kept = Workload(n_gpu_layers=plan.placement.n_gpu_layers)
     assert plan_placement(nemotron, RIG, dataclasses.replace(kept, n_ctx=plan.context.n_ctx)).estimate.fits
     assert not plan_placement(nemotron, RIG, dataclasses.replace(kept, n_ctx=more)).estimate.fits
     assert any(f"{more:,} tokens would be too many without" in note for note in plan.notes)
@@ -105,7 +104,7 @@ def test_a_model_whose_context_the_analytic_meter_misjudges(nemotron: ModelProfi
         nemotron, machine(free), Workload(n_ctx=2048), Exact(nemotron, free, 1.0, 12 * GIB)
     )
     assert found.estimate.fits
-    assert found.estimate.host.weights_bytes > 12 * GIB
+    assert found.placement.cpu_layers > 20
 
 
 def test_the_largest_context_of_a_model_that_spills_is_no_less_than_the_usual(nemotron: ModelProfile) -> None:
@@ -148,12 +147,11 @@ def test_a_context_that_the_planner_chose_is_kept(nemotron: ModelProfile) -> Non
 def test_a_plan_that_spills_names_the_context_that_does_not(nemotron: ModelProfile) -> None:
     tight = machine([LAPTOP, DESKTOP, DESKTOP - 2 * GIB])
     plan = make_plan(nemotron, tight, Workload(n_ctx=32768))
-    assert uses_host(nemotron, plan.placement)
+    assert plan.placement.cpu_layers > 0
     on_cards = [other for other in plan.alternatives if other.name == "all layers on the cards"]
-    assert on_cards
-    assert not any(uses_host(nemotron, other.placement) for other in on_cards)
+    assert [other.placement.cpu_layers for other in on_cards] == [0] * len(on_cards) != []
     first, *_ = ranked_ways(plan)
-    assert not uses_host(nemotron, first.placement)
+    assert first.placement.cpu_layers == 0
 
 
 @pytest.mark.parametrize(

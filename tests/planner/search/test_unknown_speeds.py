@@ -14,9 +14,8 @@ from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source, Sp
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.report.idle import idle_reason
-from vram_llm.planner.search.candidate import Candidate, expected_speed, uses_host
 from vram_llm.planner.search.idle_devices import left_alone
-from vram_llm.planner.search.search import plan_placement
+from vram_llm.planner.search.search import Candidate, expected_speed, plan_placement
 from vram_llm.planner.types import HOST, Objective, Workload
 from vram_llm.units import GIB, MIB
 from vram_llm.workflows import planning
@@ -84,8 +83,8 @@ def seconds(profile: ModelProfile, rig: Machine, wish: Workload, found: Candidat
     return estimate.step_s
 
 
-def on_host(found: Candidate) -> int:
-    return found.estimate.host.weights_bytes
+def on_host(profile: ModelProfile, found: Candidate) -> int:
+    return profile.n_layers + 1 - found.placement.n_gpu_layers
 
 
 @pytest.mark.parametrize("wish", WISHES.values(), ids=WISHES)
@@ -102,10 +101,10 @@ def test_no_plan_gets_slower_or_spills_more(
             if not without.estimate.fits:
                 continue
             assert found.estimate.fits
-            assert on_host(found) <= on_host(without)
+            assert on_host(profile, found) <= on_host(profile, without)
             then, now = (seconds(profile, after, wish, each) for each in (found, without))
             assert then <= now
-            if not uses_host(profile, without.placement):
+            if on_host(profile, without) == 0:
                 assert found.placement == without.placement
                 assert found.context == without.context
 

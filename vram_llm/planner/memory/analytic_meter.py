@@ -325,13 +325,6 @@ class AnalyticMeter:
         )
 
 
-def without_pipeline_copies(meter: AnalyticMeter) -> AnalyticMeter:
-    """The same meter for a context in which llama.cpp makes no pipeline copies."""
-    other = copy.copy(meter)
-    other.context = replace(meter.context, pipeline_copies=False)
-    return other
-
-
 def is_pipelined(
     profile: ModelProfile, context: Context, devices: Collection[Device], placement: Placement
 ) -> bool:

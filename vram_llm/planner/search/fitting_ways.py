@@ -10,9 +10,7 @@ from vram_llm.planner.context import can_quantize_cache, ctx_step
 from vram_llm.planner.llama_split import placement_flags
 from vram_llm.planner.memory.analytic_meter import is_pipelined
 from vram_llm.planner.override_text import FLAG, NONE
-from vram_llm.planner.search.candidate import Candidate
-from vram_llm.planner.search.largest_context import plan_largest_context
-from vram_llm.planner.search.search import plan_placement
+from vram_llm.planner.search.search import Candidate, plan_largest_context, plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import HOST, MeterFor, Workload
 from vram_llm.units import MIB, typed_count
@@ -84,14 +82,12 @@ def _changes(
 
 
 def longest_on_cards(profile: ModelProfile, machine: Machine, workload: Workload) -> int | None:
-    """The longest context that fits with only those weights on the host that the user puts there."""
+    """The longest context that fits with only those layers on the host that the user puts there."""
     if not machine.devices:
         return None
-    if workload.overrides is None:
-        workload = replace(workload, overrides=())
     longest, _ = plan_largest_context(profile, machine, workload)
-    is_on_cards = workload.n_gpu_layers is not None or not longest.placement.cpu_layers
-    if not longest.estimate.fits or not is_on_cards or longest.placement.output_device == HOST:
+    is_on_cards = longest.placement.output_device != HOST and not longest.placement.cpu_layers
+    if not longest.estimate.fits or not (is_on_cards or workload.n_gpu_layers is not None):
         return None
     return longest.context.n_ctx
 
