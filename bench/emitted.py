@@ -2,7 +2,8 @@
 
     python -m bench.emitted [--programs FOLDER] [--placements 6] [--seed 1]
 
-Small models are placed at random over two and three RPC workers and the host. llama-server and the workers
+Small models are placed at random over two and three RPC workers and the host, half of them with experts or
+feed-forward weights of some layers elsewhere. llama-server and the workers
 (ggml-rpc-server) are those that `python -m scripts.build_llama_server` built from the bindings' own source.
 The layers' devices are read from llama-server's log. The bytes of a worker are read from its own log, and
 those of the host from llama-server's log, to the hundredth of a MiB. This project's engine then loads the
@@ -18,9 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,15 +34,19 @@ from tests.companions import write_lora
 from tests.workers import free_ports
 from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
 from tools.random_model import write_llama
+from vram_llm.model.profile import ModelProfile
+from vram_llm.model.tensors import LayerPart
 from vram_llm.planner.estimates import DeviceEstimate, HostEstimate
 from vram_llm.planner.export.device_flags import reach
 from vram_llm.planner.export.formats import emit, to_json
+from vram_llm.planner.overrides import Override
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, FlashAttention, Lora, Plan, Workload
 from vram_llm.units import GIB, MIB
 from vram_llm.workflows import detection, planning
 
 FORMS = ("llama-server", "env")  # taken in turn
+_START_IT = "start it with: "
 _PATIENCE_S = 60.0
 _LIMIT = 2 * GIB  # of each worker: they all report the whole host's memory
 _OWN_LOAD = """
@@ -105,6 +110,17 @@ def wish(draw: random.Random, n_workers: int, n_layers: int, adapter: Path) -> W
     )
 
 
+def moved(draw: random.Random, of: ModelProfile, ids: Sequence[str]) -> tuple[Override, ...]:
+    """In half of the plans, experts or feed-forward weights of some layers on other devices or the host."""
+    part = draw.choice([LayerPart.EXPERTS, LayerPart.EXPERTS_DOWN] if of.n_expert else [LayerPart.FFN])
+    layers = [layer.index for layer in of.layers if layer.tensors_of(part)]
+    chosen = {layer: draw.choice([*ids, HOST, HOST]) for layer in layers if draw.random() < 0.6}
+    if draw.random() < 0.5:
+        return ()
+    places = dict.fromkeys(chosen.values())
+    return tuple(Override.of(part, [i for i in chosen if chosen[i] == place], place) for place in places)
+
+
 @contextmanager
 def running(programs: Path, folder: Path, n: int) -> Iterator[list[Worker]]:
     """`n` workers of one thread each, on free ports of the loopback."""
@@ -161,8 +177,10 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 def serve_as_emitted(plan: Plan, form: str, programs: Path, log: Path) -> str:
     """Run the emitted command until the model is loaded. Returns its log. Adds only a port and verbosity."""
     port = free_ports(1)[0]
-    text = emit(plan, form)
-    command = f"{text}\nllama-server --no-op-offload" if form == "env" else text
+    command = emit(plan, form)
+    if form == "env":  # a remark names the flags that have no variable
+        remark = next(line for line in command.splitlines() if _START_IT in line)
+        command += "\n" + remark.partition(_START_IT)[2]
     start = command.rindex("\nllama-server ") + 1
     # exec: the shell gives its place to llama-server, so that ending the one ends the other
     command = f"{command[:start]}exec {command[start:]} --port {port} --verbosity 5"
@@ -262,6 +280,7 @@ def main() -> int:
     given = parser.parse_args()
     programs = given.programs or built_programs()
     draw, score, n_plans = random.Random(given.seed), Score(), 0
+    draw_moved = random.Random(f"{given.seed} moved")
     heads = "".join(f"{name:>11}" for name in ("layers", "weights", "context", "compute"))
     print(f"{'model':8} {'where':5}{heads} {'planned':>9}")
     with tempfile.TemporaryDirectory() as text:
@@ -271,10 +290,15 @@ def main() -> int:
             with running(programs, folder, n) as workers:
                 machine = detection.detect(rpc=[f"{worker.endpoint}@{_LIMIT}" for worker in workers])
                 for name, path in files.items():
-                    n_layers = detection.analyze(str(path)).n_layers
+                    of = detection.analyze(str(path))
                     adapter = write_lora(folder / "adapter.gguf", path)
                     for number in range(given.placements):
-                        plan = planning.plan(str(path), machine, wish(draw, n, n_layers, adapter))
+                        workload = replace(
+                            wish(draw, n, of.n_layers, adapter),
+                            overrides=moved(draw_moved, of, [device.id for device in machine.devices]),
+                            kv_offload=draw_moved.random() < 0.75,
+                        )
+                        plan = planning.plan(str(path), machine, workload)
                         seen = {worker.endpoint: worker.log.stat().st_size for worker in workers}
                         log = serve_as_emitted(plan, FORMS[number % 2], programs, folder / "server.log")
                         asked = {
