@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def shown(plan: Plan, width: int) -> str:
 
 
 def test_the_first_sentence(plan: Plan) -> None:
-    first = "Fits, with the experts of 11 of 48 layers and part of those of 1 more on the CPU."
+    first = "Fits, with the experts of 11 of 48 layers and part of 1 more on the CPU."
     assert shown(plan, 200).startswith(first)
     assert " ".join(shown(plan, 40).split()).startswith(first)
 
@@ -68,7 +69,7 @@ def test_reasons_name_the_experts(plan: Plan) -> None:
 
 
 def test_prompts_with_weights_on_the_host(plan: Plan) -> None:
-    def other(prompt_s: float, **changes: int) -> Alternative:
+    def other(prompt_s: float, **changes: Any) -> Alternative:
         assert plan.speed is not None
         return Alternative(
             name="other", context=replace(plan.context, **changes), placement=plan.placement,
