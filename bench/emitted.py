@@ -37,7 +37,7 @@ from tools.random_model import write_llama
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.tensors import LayerPart
 from vram_llm.planner.estimates import DeviceEstimate, HostEstimate
-from vram_llm.planner.export.device_flags import reach
+from vram_llm.planner.export.device_flags import exported_devices
 from vram_llm.planner.export.formats import emit, to_json
 from vram_llm.planner.overrides import Override
 from vram_llm.planner.tensor_split import TensorSplit
@@ -226,7 +226,7 @@ def compare(
     endpoints = {device.id: device.endpoint for device in plan.devices}
     served, went = held(log, asked), layers(log)
     uses: list[DeviceEstimate | HostEstimate] = [*plan.estimate.devices, plan.estimate.host]
-    names = dict(zip(plan.placement.device_order, reach(plan).names, strict=True))
+    names = dict(zip(plan.placement.device_order, exported_devices(plan).names, strict=True))
     for use, numbers in zip(uses, planned_layers(plan), strict=True):
         device_id = use.id if isinstance(use, DeviceEstimate) else HOST
         got = served[endpoints.get(device_id) or HOST]

@@ -1,3 +1,5 @@
+"""Plans as JSON, and damaged files of plans."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from vram_llm.planner.types import Workload
 
 
 def with_override(pattern: str, device: str) -> Callable[[bytes], bytes]:
+    """A function that adds an override to the JSON of a plan without overrides."""
     override = json.dumps({"pattern": pattern, "device": device, "part": None, "layers": []}).encode()
     return lambda text: text.replace(b'"overrides": []', b'"overrides": [' + override + b"]", 1)
 
@@ -23,7 +26,7 @@ def document(tmp_path: Path) -> bytes:
     return to_json(make_plan(profile_of(zoo.llama(), tmp_path), rig, Workload(n_ctx=4096)))
 
 
-def test_the_fields_others_read(document: bytes) -> None:
+def test_a_plans_json_has_the_fields_that_other_programs_read(document: bytes) -> None:
     found = json.loads(document)
     assert found["fits"] is True
     assert {"id", "name", "kind", "total_bytes", "free_bytes", "reserve_bytes"} <= found["devices"][0].keys()
@@ -43,7 +46,7 @@ def test_the_fields_others_read(document: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda text: text[: len(text) // 2], "is not a plan"),
         (lambda text: b"[]", "is not a plan"),
@@ -59,7 +62,7 @@ def test_the_fields_others_read(document: bytes) -> None:
         (with_override("(?i)exps", "host"), "inline flags"),
     ],
 )
-def test_a_file_that_is_no_plan(document: bytes, damage: object, said: str) -> None:
+def test_a_damaged_plan_is_refused(document: bytes, damage: object, message: str) -> None:
     assert callable(damage)
-    with pytest.raises(BadPlan, match=said):
+    with pytest.raises(BadPlan, match=message):
         from_json(damage(document), "plan.json")

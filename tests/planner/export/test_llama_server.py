@@ -1,3 +1,5 @@
+"""llama-server's flags and environment variables for a plan."""
+
 import dataclasses
 import shlex
 
@@ -6,24 +8,25 @@ import pytest
 from tests.planner.saved import CONTEXT, absent, local, remote, saved_plan
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.tensors import LayerPart
-from vram_llm.planner.export.llama_server import command_line, exports
+from vram_llm.planner.export.llama_server import command_line, export_lines
 from vram_llm.planner.overrides import Override
 from vram_llm.planner.types import FlashAttention, Plan
 
 
-def words(plan: Plan) -> list[str]:
-    """The command as a shell would read it, comments gone."""
+def shell_words(plan: Plan) -> list[str]:
+    """The words of the command as a shell reads them, without comments."""
     return shlex.split(command_line(plan).replace("\\\n", " "), comments=True)
 
 
 def flags(plan: Plan) -> dict[str, str]:
     """llama-server's flags with their values; "" for switches."""
-    after = words(plan)
-    after = after[after.index("llama-server") + 1 :]
+    arguments = shell_words(plan)
+    arguments = arguments[arguments.index("llama-server") + 1 :]
+    following = [*arguments[1:], "--"]
     return {
-        word: "" if index + 1 == len(after) or after[index + 1].startswith("--") else after[index + 1]
-        for index, word in enumerate(after)
-        if word.startswith("--")
+        argument: "" if value.startswith("--") else value
+        for argument, value in zip(arguments, following, strict=True)
+        if argument.startswith("--")
     }
 
 
@@ -53,12 +56,12 @@ def test_every_setting_of_a_plan_over_two_cards() -> None:
     }
 
 
-def test_sampling_on_the_device_is_a_switch() -> None:
+def test_backend_sampling_is_a_switch() -> None:
     plan = saved_plan([local(0)], [80], context=dataclasses.replace(CONTEXT, backend_sampling=True))
     assert flags(plan)["--backend-sampling"] == ""
 
 
-def test_how_the_past_is_kept_and_read() -> None:
+def test_the_settings_of_the_kv_cache_and_of_attention() -> None:
     context = dataclasses.replace(
         CONTEXT, kv_unified=False, swa_full=True, flash_attn=FlashAttention.OFF, n_outputs_max=64,
         kv_offload=False,
@@ -68,32 +71,32 @@ def test_how_the_past_is_kept_and_read() -> None:
     assert found["--flash-attn"] == "off"
     assert {"--no-kv-unified", "--swa-full", "--no-kv-offload"} <= set(found)
     assert "--kv-unified" not in found
-    lines = exports(plan).splitlines()
+    lines = export_lines(plan).splitlines()
     assert "export LLAMA_ARG_KV_UNIFIED=false" in lines
     assert "export LLAMA_ARG_SWA_FULL=true" in lines
     assert "export LLAMA_ARG_KV_OFFLOAD=false" in lines
     assert "asks for 8 rows of logits" in command_line(plan)
 
 
-def test_variables_stand_before_the_command() -> None:
+def test_environment_variables_precede_the_command() -> None:
     plan = saved_plan([absent(0)], [4])
-    assert words(plan)[:3] == [
+    assert shell_words(plan)[:3] == [
         "CUDA_DEVICE_ORDER=PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES=<UUID of NVIDIA GeForce RTX 3090 Ti>",
         "llama-server",
     ]
 
 
-def test_workers_are_named_before_their_devices() -> None:
+def test_rpc_precedes_device() -> None:
     plan = saved_plan([remote(0, "10.0.0.1:50052"), remote(1, "10.0.0.2:50052")], [2, 2])
-    found = words(plan)
+    found = shell_words(plan)
     assert found[0] == "llama-server"
     assert flags(plan)["--rpc"] == "10.0.0.1:50052,10.0.0.2:50052"
     assert flags(plan)["--device"] == "RPC0,RPC1"
     assert found.index("--rpc") < found.index("--device")
 
 
-def test_a_plan_for_the_host_alone_uses_no_device() -> None:
+def test_a_plan_without_cards_uses_no_device() -> None:
     found = flags(saved_plan([], [], n_layers=4))
     assert (found["--device"], found["--n-gpu-layers"]) == ("none", "0")
     assert "--tensor-split" not in found
@@ -111,22 +114,22 @@ def test_a_plan_for_the_host_alone_uses_no_device() -> None:
         ("hf:org/repo@v2/x.gguf", {"--model-url": "https://huggingface.co/org/repo/resolve/v2/x.gguf"}),
     ],
 )
-def test_where_the_model_is(path: str, expected: dict[str, str]) -> None:
+def test_the_flags_of_the_models_path(path: str, expected: dict[str, str]) -> None:
     found = flags(saved_plan([local(0)], [4], path=path))
     names = ("--model", "--model-url", "--hf-repo", "--hf-file", "--no-mmproj")
     assert {name: found[name] for name in names if name in found} == expected
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"),
+    ("fields", "expected"),
     [
         ({"use_mmap": False}, {"--load-mode": "none"}),
         ({"pipeline_copies": False}, {"--override-tensor": "^$=CPU"}),
         ({"parallel": 2, "n_ctx": 512}, {"--parallel": "2", "--ctx-size": "512"}),
     ],
 )
-def test_choices_of_the_context(change: dict[str, object], expected: dict[str, str]) -> None:
-    context = dataclasses.replace(CONTEXT, **change)  # type: ignore[arg-type]  # fields by name
+def test_the_flags_of_context_fields(fields: dict[str, object], expected: dict[str, str]) -> None:
+    context = dataclasses.replace(CONTEXT, **fields)  # type: ignore[arg-type]  # fields by name
     found = flags(saved_plan([local(0), local(1)], [2, 2], context=context))
     assert expected.items() <= found.items()
 
@@ -162,68 +165,69 @@ def test_weights_on_another_device_than_their_layer(overrides: list[Override], f
     assert found[flag].endswith(value)
 
 
-def test_its_options_for_the_first_layers_are_for_one_stack_of_them() -> None:
+def test_options_for_the_first_layers_are_not_used_with_encoder_and_decoder_layers() -> None:
     plan = with_overrides(saved_plan([local(0)], [4]), Override.of(FFN, range(4), "host"))
     found = flags(dataclasses.replace(plan, model=dataclasses.replace(plan.model, architecture="t5")))
     assert found["--override-tensor"].startswith("^blk")
 
 
-def test_weights_on_a_worker_have_its_buffers_name() -> None:
+def test_an_override_to_a_worker_names_its_buffer_type() -> None:
     plan = saved_plan([local(0), remote(0, "10.0.0.1:50052", 1)], [2, 2])
     found = flags(with_overrides(plan, Override.of(EXPERTS, (0,), "RPC0")))
     assert found["--override-tensor"].endswith("exps\\.=RPC1[10.0.0.1:50052]")
 
 
-def test_weights_that_are_read_into_the_hosts_memory_get_large_pages() -> None:
+def test_weights_read_into_host_memory_get_large_pages() -> None:
     context = dataclasses.replace(CONTEXT, use_mmap=False)
     plan = saved_plan([local(0)], [2], n_layers=4, context=context)
-    assert "GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in words(plan)
-    assert "export GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in exports(plan).splitlines()
+    assert "GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in shell_words(plan)
+    assert "export GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in export_lines(plan).splitlines()
     assert "GLIBC_TUNABLES" not in command_line(saved_plan([local(0)], [4], context=context))
     assert "GLIBC_TUNABLES" not in command_line(saved_plan([local(0)], [2], n_layers=4))
 
 
-def test_variables_say_what_flags_say() -> None:
+def test_environment_variables_have_the_values_of_the_flags() -> None:
     plan = saved_plan([local(0), remote(0, "10.0.0.1:50052")], [2, 2])
-    lines = exports(plan).splitlines()
-    said = dict(shlex.split(line)[1].split("=", 1) for line in lines if line.startswith("export "))
-    assert said["CUDA_VISIBLE_DEVICES"] == "GPU-0"
-    assert said["LLAMA_ARG_DEVICE"] == "CUDA0,RPC0"
-    assert said["LLAMA_ARG_RPC"] == "10.0.0.1:50052"
-    assert said["LLAMA_ARG_N_GPU_LAYERS"] == "5"
-    assert said["LLAMA_ARG_KV_UNIFIED"] == "true"
-    by_flag = flags(plan)
-    assert len(said) == len(by_flag) - 1 + 2  # all but --no-op-offload, and CUDA's two
+    lines = export_lines(plan).splitlines()
+    variables = dict(shlex.split(line)[1].split("=", 1) for line in lines if line.startswith("export "))
+    assert variables["CUDA_VISIBLE_DEVICES"] == "GPU-0"
+    assert variables["LLAMA_ARG_DEVICE"] == "CUDA0,RPC0"
+    assert variables["LLAMA_ARG_RPC"] == "10.0.0.1:50052"
+    assert variables["LLAMA_ARG_N_GPU_LAYERS"] == "5"
+    assert variables["LLAMA_ARG_KV_UNIFIED"] == "true"
+    assert len(variables) == len(flags(plan)) - 1 + 2  # without --no-op-offload, with CUDA's two
     assert any(line.startswith("# ") and "llama-server --no-op-offload" in line for line in lines)
     assert all(line.startswith(("# ", "export ")) for line in lines)
 
 
-def test_a_projector_that_was_not_planned_for_is_not_fetched() -> None:
-    assert "export LLAMA_ARG_MMPROJ_AUTO=false" in exports(saved_plan([local(0)], [4], path="hf:o/r/x.gguf"))
+def test_llama_server_downloads_no_projector_that_the_plan_has_not_counted() -> None:
+    assert "export LLAMA_ARG_MMPROJ_AUTO=false" in export_lines(
+        saved_plan([local(0)], [4], path="hf:o/r/x.gguf")
+    )
 
 
-@pytest.mark.parametrize("break_", ["\n", "\r", "\x85", "\u2028"])
-def test_a_models_name_cannot_end_its_comment(break_: str) -> None:
+@pytest.mark.parametrize("line_break", ["\n", "\r", "\x85", "\u2028"])
+def test_a_models_name_cannot_end_its_comment(line_break: str) -> None:
     plan = saved_plan([local(0)], [4])
-    plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, name=f"x{break_}rm -rf ."))
-    for text in (command_line(plan), exports(plan)):
+    plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, name=f"x{line_break}rm -rf ."))
+    for text in (command_line(plan), export_lines(plan)):
         assert not any(line.startswith("rm") for line in text.splitlines())
 
 
 @pytest.mark.parametrize(
-    ("pooling", "said"),
+    ("pooling", "expected"),
     [(Pooling.MEAN, {"--embeddings": "", "--pooling": "mean"}), (Pooling.RANK, {"--reranking": ""})],
 )
-def test_what_embeds(pooling: Pooling, said: dict[str, str]) -> None:
+def test_the_flags_of_embedding_models_and_rerankers(pooling: Pooling, expected: dict[str, str]) -> None:
     context = dataclasses.replace(CONTEXT, pooling=pooling)
     found = flags(saved_plan([local(0)], [80], context=context))
-    assert {name: found.get(name) for name in said} == said
+    assert {name: found.get(name) for name in expected} == expected
 
 
-def test_cards_that_are_not_here_fix_no_threads_of_this_computer() -> None:
-    away = saved_plan([absent(0)], [4])
-    assert "--threads" not in flags(away)
-    assert "LLAMA_ARG_THREADS" not in exports(away)
+def test_a_plan_for_what_if_cards_has_no_threads_of_this_computer() -> None:
+    plan = saved_plan([absent(0)], [4])
+    assert "--threads" not in flags(plan)
+    assert "LLAMA_ARG_THREADS" not in export_lines(plan)
     given = dataclasses.replace(CONTEXT, n_threads=6, n_threads_given=True, n_threads_batch=12)
     found = flags(saved_plan([absent(0)], [4], context=given))
     assert (found["--threads"], found["--threads-batch"]) == ("6", "12")

@@ -1,4 +1,4 @@
-"""Names, numbers and order of a plan's devices for llama.cpp in another process."""
+"""The names that ggml gives a plan's devices in another process, and the variables that make it so."""
 
 from dataclasses import dataclass
 
@@ -18,13 +18,14 @@ _PREFIX = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reach:
-    """The devices of a plan as llama.cpp finds them in another process.
+class ExportedDevices:
+    """The devices that a plan uses, with the names that ggml gives them in another process.
 
-    `names` are ggml's ("CUDA0", "RPC1"), in the placement's order; devices without layers come last. CUDA
-    cards are numbered in that order; other devices have the names that llama.cpp lists on this computer.
-    `uuids` are those of the CUDA cards, in the same order. `endpoints` are the workers to connect to, in the
-    order that gives RPC devices their numbers. `remarks` are sentences for the reader.
+    `devices` are in the placement's order; devices without layers come last. `names` are ggml's names of
+    `devices` ("CUDA0", "RPC1"): CUDA cards are numbered in the order of `devices`, other local devices have
+    the names that llama.cpp lists on this computer. `uuids` are the UUIDs of the CUDA cards, in the same
+    order. `endpoints` are the addresses of the RPC workers; their order decides the numbers of RPC devices.
+    `remarks` are sentences for the user.
     """
 
     devices: tuple[PlannedDevice, ...]
@@ -34,7 +35,7 @@ class Reach:
     remarks: tuple[str, ...]
 
     def name_of(self, device_id: str | None) -> str:
-        """ggml's name of one of the devices, "none" for the host."""
+        """ggml's name of the device with this id; "none" for the host (None)."""
         names = (
             name for name, device in zip(self.names, self.devices, strict=True) if device.id == device_id
         )
@@ -43,7 +44,8 @@ class Reach:
     def buffer_type_of(self, device_id: str) -> str:
         """ggml's name of a device's buffer type, as --override-tensor takes it; "CPU" for the host.
 
-        It is the device's name, but for a worker: ggml_backend_rpc_buffer_type of ggml-rpc.cpp.
+        A local device's buffer type has the device's name. An RPC device's has the worker's address in it
+        (ggml_backend_rpc_buffer_type of ggml-rpc.cpp).
         """
         device = next((device for device in self.devices if device.id == device_id), None)
         if device is None:
@@ -53,15 +55,18 @@ class Reach:
         return self.name_of(device_id)
 
     @property
-    def environment(self) -> tuple[tuple[str, str], ...]:
-        """Variables that make CUDA number the cards as in `names`: it counts in the order of the list."""
+    def cuda_variables(self) -> tuple[tuple[str, str], ...]:
+        """Environment variables that make CUDA number the cards as in `names`; empty without CUDA cards.
+
+        CUDA numbers the cards in the order of CUDA_VISIBLE_DEVICES.
+        """
         if not self.uuids:
             return ()
         return (("CUDA_DEVICE_ORDER", "PCI_BUS_ID"), ("CUDA_VISIBLE_DEVICES", ",".join(self.uuids)))
 
 
-def reach(plan: Plan) -> Reach:
-    """The devices that `plan` uses. Raises BadPlan if its placement names an unknown device."""
+def exported_devices(plan: Plan) -> ExportedDevices:
+    """The devices that `plan` uses. Raises BadPlan if its placement names a device that it does not list."""
     by_id = {device.id: device for device in plan.devices}
     if unknown := [device_id for device_id in plan.placement.device_order if device_id not in by_id]:
         raise BadPlan(f"the plan places layers on {unknown[0]}, which is not one of its devices; plan again")
@@ -78,7 +83,7 @@ def reach(plan: Plan) -> Reach:
             number = counts.get(device.kind, 0)
             counts[device.kind] = number + 1
             names.append(f"{_PREFIX[device.kind]}{number}")
-    return Reach(
+    return ExportedDevices(
         devices=devices,
         names=tuple(names),
         uuids=tuple(
@@ -89,18 +94,20 @@ def reach(plan: Plan) -> Reach:
     )
 
 
-def variables(plan: Plan, where: Reach) -> tuple[tuple[str, str], ...]:
-    """The environment of llama.cpp in another process.
+def environment_variables(plan: Plan, exported: ExportedDevices) -> tuple[tuple[str, str], ...]:
+    """Environment variables for the program that loads the plan, as (name, value).
 
-    Weights that it reads into the host's memory are in large pages, as in this program's engine
+    If it reads weights into the host's memory, glibc puts them into large pages, as in this program's engine
     (stderr_reason.environment).
     """
-    reads = not plan.context.use_mmap and plan.placement.shares_layers_with_host
-    return (*where.environment, *((("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),) if reads else ()))
+    large_pages: tuple[tuple[str, str], ...] = ()
+    if not plan.context.use_mmap and plan.placement.shares_layers_with_host:
+        large_pages = (("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),)
+    return (*exported.cuda_variables, *large_pages)
 
 
-def threads(plan: Plan) -> int | None:
-    """Processor threads to ask for; None if the computer to run on is not here, and its processor unknown."""
+def exported_threads(plan: Plan) -> int | None:
+    """The plan's number of CPU threads; None if it is for another computer whose processor is unknown."""
     is_known = not plan.is_what_if
     if plan.host is not None and plan.host.what_if:
         is_known = plan.host.cpu_name is not None
@@ -110,12 +117,13 @@ def threads(plan: Plan) -> int | None:
 def _rpc_numbers(plan: Plan, devices: tuple[PlannedDevice, ...]) -> dict[tuple[str, int], int]:
     """ggml's number of each device of the workers in use, by endpoint and index.
 
-    ggml counts all devices of all workers in the order they are added (ggml_backend_rpc_add_server in
-    ggml-rpc.cpp), so a worker's unused devices count too. A plan lists every device of a worker.
+    ggml numbers all devices of all workers in the order in which the workers are added
+    (ggml_backend_rpc_add_server in ggml-rpc.cpp), so a worker's unused devices count too. A plan lists every
+    device of a worker.
     """
     used = {device.endpoint for device in devices}
-    known = [(d.endpoint, d.endpoint_index) for d in plan.devices if d.endpoint and d.endpoint in used]
-    return {key: number for number, key in enumerate(known)}
+    keys = [(d.endpoint, d.endpoint_index) for d in plan.devices if d.endpoint and d.endpoint in used]
+    return {key: number for number, key in enumerate(keys)}
 
 
 def _remarks(devices: tuple[PlannedDevice, ...]) -> tuple[str, ...]:
@@ -126,10 +134,10 @@ def _remarks(devices: tuple[PlannedDevice, ...]) -> tuple[str, ...]:
         )
     if any(device.kind is DeviceKind.CUDA and device.uuid is None for device in devices):
         sentences.append("`nvidia-smi -L` lists the UUIDs.")
-    own_kinds = {device.kind for device in devices if device.ggml_name is None}
-    own_kinds -= {DeviceKind.CUDA, DeviceKind.RPC}
-    if own_kinds:
-        names = " and ".join(sorted(_PREFIX[kind] for kind in own_kinds))
+    unnamed_kinds = {device.kind for device in devices if device.ggml_name is None}
+    unnamed_kinds -= {DeviceKind.CUDA, DeviceKind.RPC}
+    if unnamed_kinds:
+        names = " and ".join(sorted(_PREFIX[kind] for kind in unnamed_kinds))
         sentences.append(
             f"{names} devices are numbered in the plan's order; compare with `llama-server --list-devices`."
         )

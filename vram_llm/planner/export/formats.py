@@ -10,26 +10,26 @@ from vram_llm.planner.types import HOST, PLAN_VERSION, FlashAttention, Plan
 FORMATS = ("llama-server", "llama-cpp-python", "env", "compose", "json")
 
 
-def emit(plan: Plan, form: str) -> str:
-    """A file or command that makes another program place the model like `plan`; `form` is one of FORMATS.
+def emit(plan: Plan, export_format: str) -> str:
+    """The file or command that makes another program place the model like `plan`.
 
-    Plans for what-if cards have words in angle brackets where the user must fill in an id. Raises BadPlan if
-    the format cannot express the plan.
+    `export_format` is one of FORMATS. A plan for what-if cards gives words in angle brackets, which the user
+    replaces by UUIDs. Raises BadPlan if the format cannot express the plan.
     """
-    if form == "json":
+    if export_format == "json":
         return to_json(plan).decode()
     from vram_llm.planner.export import compose, llama_cpp_python, llama_server
 
-    match form:
+    match export_format:
         case "llama-server":
             return llama_server.command_line(plan)
         case "llama-cpp-python":
             return llama_cpp_python.script(plan)
         case "env":
-            return llama_server.exports(plan)
+            return llama_server.export_lines(plan)
         case "compose":
             return compose.compose_file(plan)
-    raise ValueError(f"{form!r} is not one of {', '.join(FORMATS)}")
+    raise ValueError(f"{export_format!r} is not one of {', '.join(FORMATS)}")
 
 
 def to_json(plan: Plan) -> bytes:
@@ -37,18 +37,21 @@ def to_json(plan: Plan) -> bytes:
     return msgspec.json.format(msgspec.json.encode(plan), indent=2)
 
 
-def from_json(data: bytes, where: str) -> Plan:
-    """The plan in `data`; `where` names it in errors. Raises BadPlan."""
+def from_json(data: bytes, name: str) -> Plan:
+    """The plan in `data`; errors call it `name`.
+
+    Raises BadPlan if `data` is no plan, or is one of another version or with a contradiction.
+    """
     try:
         plan = msgspec.json.decode(data, type=Plan)
     except msgspec.MsgspecError as error:
-        raise BadPlan(f"{where} is not a plan of `vram-llm plan --json`: {error}") from error
+        raise BadPlan(f"{name} is not a plan of `vram-llm plan --json`: {error}") from error
     if plan.version != PLAN_VERSION:
         raise BadPlan(
-            f"{where} is a plan of version {plan.version}, this program writes {PLAN_VERSION}; plan again"
+            f"{name} is a plan of version {plan.version}, this program writes {PLAN_VERSION}; plan again"
         )
-    if wrong := _contradiction(plan):
-        raise BadPlan(f"{where} contradicts itself: {wrong}; plan again")
+    if contradiction := _contradiction(plan):
+        raise BadPlan(f"{name} contradicts itself: {contradiction}; plan again")
     return plan
 
 
@@ -56,9 +59,9 @@ def _contradiction(plan: Plan) -> str | None:
     """The first contradiction in a plan whose file may have been edited, or None."""
     placement, context = plan.placement, plan.context
     order = placement.device_order
-    known = {device.id for device in plan.devices}
+    ids = {device.id for device in plan.devices}
     counts = (*placement.layers_per_device, placement.cpu_layers)
-    if unknown := next((device_id for device_id in order if device_id not in known), None):
+    if unknown := next((device_id for device_id in order if device_id not in ids), None):
         return f"it places layers on {unknown}, which is not among its devices"
     for override in placement.overrides:
         if override.device not in (*order, HOST):
@@ -71,8 +74,9 @@ def _contradiction(plan: Plan) -> str | None:
         return "its numbers of layer counts and of devices differ"
     if min(counts) < 0 or sum(counts) != plan.model.n_layers:
         return f"its layers add up to {sum(counts)} of {plan.model.n_layers}"
-    if bad := next((t for t in (context.kv_type_k, context.kv_type_v) if t not in KV_TYPES), None):
-        return f"there is no KV type {bad!r}"
+    for kv_type in (context.kv_type_k, context.kv_type_v):
+        if kv_type not in KV_TYPES:
+            return f"there is no KV type {kv_type!r}"
     if min(context.n_ctx, context.parallel, context.n_batch, context.n_ubatch, context.n_threads) < 1:
         return "its context has a size below 1"
     if context.n_outputs < context.parallel:

@@ -1,8 +1,8 @@
 """A plan as a Python script for llama-cpp-python.
 
-Its class `Llama` takes neither devices nor workers, and serves one sequence. The script uses it if every
-layer is on the host or on this computer's CUDA cards, whose order the environment sets. Else it uses the C
-interface, which can express every plan.
+Its class `Llama` takes neither devices nor workers, and serves one sequence. The script uses the class if
+every layer is on the host or on CUDA cards of this computer: environment variables set their order. Other
+scripts use llama.cpp's C interface, which can express every plan.
 """
 
 from pathlib import Path
@@ -12,11 +12,11 @@ from vram_llm.machine.types import DeviceKind
 from vram_llm.model.location import RemoteFile, is_remote
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.context import NO_TENSOR
-from vram_llm.planner.export.device_flags import Reach, reach, threads
+from vram_llm.planner.export.device_flags import ExportedDevices, exported_devices, exported_threads
 from vram_llm.planner.export.llama_server import as_comments
 from vram_llm.planner.types import HOST, CompanionKind, FlashAttention, Plan
 
-_WITH_CLASS = """\
+_CLASS_SCRIPT = """\
 {remarks}
 {environment}from llama_cpp import Llama
 
@@ -41,7 +41,7 @@ llm = Llama(
 print(llm("Once upon a time", max_tokens=32)["choices"][0]["text"])
 """
 
-_WITH_C_INTERFACE = """\
+_C_INTERFACE_SCRIPT = """\
 {remarks}
 import ctypes
 
@@ -116,18 +116,18 @@ _FLASH_ATTENTION = {
     FlashAttention.OFF: "DISABLED",
 }
 
-_ADAPTERS = """\
+_ADAPTER_LINES = """\
 adapters = {adapters}
 loaded = [C.llama_adapter_lora_init(model, path.encode()) for path, _ in adapters]
 assert all(loaded), "llama.cpp would not load an adapter"
-handles = (ctypes.c_void_p * len(loaded))(*(ctypes.cast(each, ctypes.c_void_p) for each in loaded))
+handles = (ctypes.c_void_p * len(loaded))(*(ctypes.cast(adapter, ctypes.c_void_p) for adapter in loaded))
 scales = (ctypes.c_float * len(loaded))(*(scale for _, scale in adapters))
 apply = C._lib.llama_set_adapters_lora
 apply.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 apply(ctx, handles, len(loaded), scales)
 """
 
-_OVERRIDES = """\
+_OVERRIDE_LINES = """\
 class Override(ctypes.Structure):
     _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
 
@@ -140,36 +140,42 @@ params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
 
 
 def script(plan: Plan) -> str:
-    """The script's text. Raises BadPlan if a script cannot load the plan, or the plan contradicts itself."""
-    where, context = reach(plan), plan.context
+    """The text of the script.
+
+    Raises BadPlan if the plan is for embeddings or has companions other than LoRA adapters, or if its
+    placement names a device that it does not list.
+    """
+    exported, context = exported_devices(plan), plan.context
     if context.pooling is not None:
         raise BadPlan("a script for llama-cpp-python generates text; for embeddings use --emit llama-server")
-    overrides = _overrides(plan, where)
+    overrides = _overrides(plan, exported)
     if others := [companion for companion in plan.companions if companion.kind is not CompanionKind.LORA]:
         raise BadPlan(
             f"a script for llama-cpp-python cannot load {others[0].name} with the model; use "
             "--emit llama-server"
         )
     adapters = [(companion.path, companion.scale) for companion in plan.companions]
-    plain = context.kv_unified and not overrides and not adapters
-    own = {device.kind for device in where.devices} <= {DeviceKind.CUDA} and plain
-    # a plan without cards must not use any, so the script hides them
-    n_threads = threads(plan) or _ALL_CORES
-    environment = where.environment or ((("CUDA_VISIBLE_DEVICES", ""),) if own else ())
+    only_cuda = {device.kind for device in exported.devices} <= {DeviceKind.CUDA}
+    uses_class = only_cuda and context.kv_unified and not overrides and not adapters
+    n_threads = exported_threads(plan) or _ALL_CORES
+    no_cards = (("CUDA_VISIBLE_DEVICES", ""),)  # `Llama` would use every card that it sees
+    variables = exported.cuda_variables or (no_cards if uses_class else ())
     return (
-        (_WITH_CLASS if own else _WITH_C_INTERFACE)
+        (_CLASS_SCRIPT if uses_class else _C_INTERFACE_SCRIPT)
         .format(
-            remarks="\n".join(as_comments(_remarks(plan, where, own))),
-            environment=_environment(environment, n_threads),
-            model=_model(plan),
-            endpoints=list(where.endpoints),
-            names=list(where.names),
-            overrides=_OVERRIDES.format(overrides=overrides, n_slots=len(overrides) + 1) if overrides else "",
+            remarks="\n".join(as_comments(_remarks(plan, exported, uses_class=uses_class))),
+            environment=_environment_lines(variables, n_threads),
+            model=_model_path(plan),
+            endpoints=list(exported.endpoints),
+            names=list(exported.names),
+            overrides=_OVERRIDE_LINES.format(overrides=overrides, n_slots=len(overrides) + 1)
+            if overrides
+            else "",
             op_offload=context.op_offload,
             kv_offload=context.kv_offload,
-            adapters=_ADAPTERS.format(adapters=adapters) if adapters else "",
+            adapters=_ADAPTER_LINES.format(adapters=adapters) if adapters else "",
             n_gpu_layers=plan.placement.n_gpu_layers,
-            tensor_split=list(plan.placement.tensor_split) or (None if own else []),
+            tensor_split=list(plan.placement.tensor_split) or (None if uses_class else []),
             n_ctx=context.n_ctx,
             n_batch=context.n_batch,
             n_ubatch=context.n_ubatch,
@@ -192,41 +198,49 @@ def script(plan: Plan) -> str:
     )
 
 
-def _overrides(plan: Plan, where: Reach) -> list[tuple[bytes, bytes]]:
-    """Patterns and device names; without any, one pattern that only keeps llama.cpp from pipeline copies."""
+def _overrides(plan: Plan, exported: ExportedDevices) -> list[tuple[bytes, bytes]]:
+    """The pattern and ggml device name of each of the placement's overrides.
+
+    A placement without overrides gets one that matches no tensor if llama.cpp shall make no pipeline copies:
+    any override prevents them.
+    """
     placement = plan.placement
-    if not placement.overrides and not plan.context.pipeline_copies and len(where.names) > 1:
+    if not placement.overrides and not plan.context.pipeline_copies and len(exported.names) > 1:
         return [(NO_TENSOR.encode(), b"CPU")]
-    names = ("CPU" if each.device == HOST else where.name_of(each.device) for each in placement.overrides)
     return [
-        (each.pattern.encode(), name.encode()) for each, name in zip(placement.overrides, names, strict=True)
+        (
+            override.pattern.encode(),
+            (b"CPU" if override.device == HOST else exported.name_of(override.device).encode()),
+        )
+        for override in placement.overrides
     ]
 
 
-def _remarks(plan: Plan, where: Reach, own: bool) -> list[str]:
+def _remarks(plan: Plan, exported: ExportedDevices, *, uses_class: bool) -> list[str]:
     lines = [f"{plan.model.name} {plan.model.quantization}, as planned; for llama-cpp-python 0.3.36."]
-    lines += where.remarks
+    lines += exported.remarks
     if is_remote(plan.model.path):
         lines.append(f"Fetch {plan.model.path} first and put its path in.")
-    if where.endpoints:
+    if exported.endpoints:
         lines.append("The bindings must be built with RPC: CMAKE_ARGS=-DGGML_RPC=ON.")
-    if own and (more := plan.context.n_ubatch - plan.context.n_outputs) > 0:
+    if uses_class and (n_more_rows := plan.context.n_ubatch - plan.context.n_outputs) > 0:
         output = plan.placement.output_device
-        place = "the host" if output == HOST else next(d.name for d in where.devices if d.id == output)
+        place = "the host" if output == HOST else next(d.name for d in exported.devices if d.id == output)
         lines += [
             f"Llama serves 1 sequence, where the plan has {plan.context.parallel}, and reserves logits for a",
-            f"whole batch: compute on {place} is larger by {more} rows of the vocabulary's size x 4 bytes.",
+            f"whole batch: compute on {place} is larger by {n_more_rows} rows of the vocabulary's size x "
+            "4 bytes.",
         ]
     return lines
 
 
-def _environment(variables: tuple[tuple[str, str], ...], n_threads: int | str) -> str:
+def _environment_lines(variables: tuple[tuple[str, str], ...], n_threads: int | str) -> str:
     if not variables and n_threads != _ALL_CORES:
         return ""
     lines = (f"os.environ[{name!r}] = {value!r}\n" for name, value in variables)
     return f"import os\n\n{''.join(lines)}\n"
 
 
-def _model(plan: Plan) -> str:
+def _model_path(plan: Plan) -> str:
     path = plan.model.path
     return f"<path of {RemoteFile(path, path).name}>" if is_remote(path) else str(Path(path))

@@ -1,8 +1,8 @@
-"""A plan as llama-server's flags, or as the environment variables that llama-server reads instead of them.
+"""A plan as llama-server's flags, or as the environment variables that llama-server reads in their place.
 
 Names, meanings and defaults: common/arg.cpp and common/common.h of the llama.cpp in llama-cpp-python 0.3.36.
-llama-server asks for one row of logits per sequence (server_output_limits in server-context.cpp). A plan
-counts the same, so llama-server's compute buffers are the plan's.
+llama-server reserves one row of logits for each sequence (server_output_limits in server-context.cpp). A plan
+counts the same rows, so llama-server's compute buffers have the plan's sizes.
 """
 
 import shlex
@@ -14,18 +14,23 @@ from vram_llm.errors import BadPlan
 from vram_llm.model.location import HUB, is_remote
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.context import DRAFTED_TOKENS, NO_TENSOR
-from vram_llm.planner.export.device_flags import Reach, reach, threads, variables
+from vram_llm.planner.export.device_flags import (
+    ExportedDevices,
+    environment_variables,
+    exported_devices,
+    exported_threads,
+)
 from vram_llm.planner.override_text import first_layers_option
 from vram_llm.planner.types import Companion, CompanionKind, Context, Plan
 
 _SEVERAL_STACKS = frozenset({"t5", "t5encoder"})  # architectures with layers called enc.blk.N and dec.blk.N
-_VARIABLES = {
+_FIRST_LAYERS_VARIABLES = {
     "--cpu-moe": "LLAMA_ARG_CPU_MOE",
     "--n-cpu-moe": "LLAMA_ARG_N_CPU_MOE",
     "--n-cpu-ffn": "LLAMA_ARG_N_CPU_FFN",
 }
 HOST_ADDRESS, PORT = "127.0.0.1", 8080  # as `vram-llm serve`
-_HOST_CACHES = (
+_PROMPT_CACHE_REMARKS = (
     "--cache-ram and --ctx-checkpoints are 0 because the plan reserves no host memory for llama-server's",
     "prompt caches; raise them if the host has memory to spare.",
 )
@@ -33,42 +38,50 @@ _HOST_CACHES = (
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One of llama-server's settings. `value` None: a switch. `variable` None: only a flag sets it."""
+    """One of llama-server's settings."""
 
     flag: str
-    value: str | None
-    variable: str | None
-    switched: str = "true"  # what the variable of a switch is set to
+    value: str | None  # None: the flag is a switch
+    variable: str | None  # the environment variable; None: only the flag sets it
+    switch_value: str = "true"  # the variable's value for a switch
 
     @property
-    def words(self) -> tuple[str, ...]:
-        """The setting as arguments."""
+    def variable_value(self) -> str:
+        """The value of the environment variable."""
+        return self.switch_value if self.value is None else self.value
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The setting as command-line arguments."""
         return (self.flag,) if self.value is None else (self.flag, self.value)
 
 
 def settings(
-    plan: Plan, where: Reach, folder: str | None = None, address: str = HOST_ADDRESS
+    plan: Plan, exported: ExportedDevices, folder: str | None = None, address: str = HOST_ADDRESS
 ) -> tuple[Setting, ...]:
-    """Every setting that differs from llama-server's default, or that llama-server would choose itself.
+    """Every setting whose value is not llama-server's default, or that llama-server would choose by itself.
 
-    `folder` is the path of the model's folder for llama-server; None: the path in the plan. RPC workers come
-    before the devices, because llama-server looks up a device when it reads the flag. The port is always
-    given: versions of llama-server differ in their default.
+    `folder` is the model's folder as llama-server sees it; None: the folder in the plan. --rpc comes before
+    --device, because llama-server looks up a device when it reads the flag. --port is always given: versions
+    of llama-server differ in their default. Raises BadPlan if a companion is not a local file.
     """
     context, placement = plan.context, plan.placement
-    names = where.names[: len(placement.device_order)]
-    placing = list(_model(plan.model.path, folder))
-    if where.endpoints:
-        placing.append(Setting("--rpc", ",".join(where.endpoints), "LLAMA_ARG_RPC"))
-    placing.append(Setting("--device", ",".join(names) or "none", "LLAMA_ARG_DEVICE"))
-    placing.append(Setting("--n-gpu-layers", str(placement.n_gpu_layers), "LLAMA_ARG_N_GPU_LAYERS"))
+    names = exported.names[: len(placement.device_order)]
+    placement_settings = list(_model_settings(plan.model.path, folder))
+    if exported.endpoints:
+        placement_settings.append(Setting("--rpc", ",".join(exported.endpoints), "LLAMA_ARG_RPC"))
+    placement_settings += [
+        Setting("--device", ",".join(names) or "none", "LLAMA_ARG_DEVICE"),
+        Setting("--n-gpu-layers", str(placement.n_gpu_layers), "LLAMA_ARG_N_GPU_LAYERS"),
+    ]
     if placement.tensor_split:
         split = ",".join(map(str, placement.tensor_split))
-        placing.append(Setting("--tensor-split", split, "LLAMA_ARG_TENSOR_SPLIT"))
-    placing += _overrides(plan, where)
-    placing += [setting for companion in plan.companions for setting in _companion(companion, where, folder)]
+        placement_settings.append(Setting("--tensor-split", split, "LLAMA_ARG_TENSOR_SPLIT"))
+    placement_settings += _override_settings(plan, exported)
+    for companion in plan.companions:
+        placement_settings += _companion_settings(companion, exported, folder)
     return (
-        *placing,
+        *placement_settings,
         Setting("--split-mode", "layer", "LLAMA_ARG_SPLIT_MODE"),
         Setting("--fit", "off", "LLAMA_ARG_FIT"),
         Setting("--load-mode", "auto" if context.use_mmap else "none", "LLAMA_ARG_LOAD_MODE"),
@@ -84,8 +97,8 @@ def settings(
         Setting("--flash-attn", context.flash_attn.value, "LLAMA_ARG_FLASH_ATTN"),
         Setting("--batch-size", str(context.n_batch), "LLAMA_ARG_BATCH"),
         Setting("--ubatch-size", str(context.n_ubatch), "LLAMA_ARG_UBATCH"),
-        *_threads(plan),
-        *_embedding(context),
+        *_thread_settings(plan),
+        *_embedding_settings(context),
         *(
             (Setting("--backend-sampling", None, "LLAMA_ARG_BACKEND_SAMPLING"),)
             if context.backend_sampling
@@ -99,15 +112,21 @@ def settings(
     )
 
 
-def _overrides(plan: Plan, where: Reach) -> tuple[Setting, ...]:
-    """The placement's overrides; without any, one that only keeps llama.cpp from pipeline copies."""
+def _override_settings(plan: Plan, exported: ExportedDevices) -> tuple[Setting, ...]:
+    """The placement's overrides.
+
+    A placement without overrides gets one that matches no tensor if llama.cpp shall make no pipeline copies:
+    any override prevents them.
+    """
     placement = plan.placement
     if not placement.overrides:
         no_copies = not plan.context.pipeline_copies and len(placement.device_order) > 1
         return (_override_tensor(f"{NO_TENSOR}=CPU"),) if no_copies else ()
-    if (short := _first_layers(plan)) is not None:
-        return (short,)
-    texts = (f"{each.pattern}={where.buffer_type_of(each.device)}" for each in placement.overrides)
+    if (first_layers := _first_layers_setting(plan)) is not None:
+        return (first_layers,)
+    texts = (
+        f"{override.pattern}={exported.buffer_type_of(override.device)}" for override in placement.overrides
+    )
     return (_override_tensor(",".join(texts)),)
 
 
@@ -115,27 +134,28 @@ def _override_tensor(value: str) -> Setting:
     return Setting("--override-tensor", value, "LLAMA_ARG_OVERRIDE_TENSOR")
 
 
-def _first_layers(plan: Plan) -> Setting | None:
-    """llama-server's own option for the plan's only override; None if it would move other tensors.
+def _first_layers_setting(plan: Plan) -> Setting | None:
+    """--cpu-moe, --n-cpu-moe or --n-cpu-ffn in place of the plan's only override.
 
-    Its patterns (llm_ffn_block_regex of common/common.h) begin anywhere in a name, as in "enc.blk.0".
+    None if no such option moves exactly the override's tensors. The options' patterns (llm_ffn_block_regex of
+    common/common.h) match anywhere in a name, so "blk.0" also matches in "enc.blk.0".
     """
     option = first_layers_option(plan.placement.overrides[0])
     if option is None or len(plan.placement.overrides) > 1 or plan.model.architecture in _SEVERAL_STACKS:
         return None
     flag, value = option[0], option[1] if len(option) > 1 else None
-    return Setting(flag, value, _VARIABLES[flag])
+    return Setting(flag, value, _FIRST_LAYERS_VARIABLES[flag])
 
 
-def _threads(plan: Plan) -> tuple[Setting, ...]:
-    own, batch = threads(plan), plan.context.n_threads_batch
+def _thread_settings(plan: Plan) -> tuple[Setting, ...]:
+    n_threads, n_threads_batch = exported_threads(plan), plan.context.n_threads_batch
     return (
-        *(() if own is None else (Setting("--threads", str(own), "LLAMA_ARG_THREADS"),)),
-        *(() if batch is None else (Setting("--threads-batch", str(batch), None),)),
+        *(() if n_threads is None else (Setting("--threads", str(n_threads), "LLAMA_ARG_THREADS"),)),
+        *(() if n_threads_batch is None else (Setting("--threads-batch", str(n_threads_batch), None),)),
     )
 
 
-def _embedding(context: Context) -> tuple[Setting, ...]:
+def _embedding_settings(context: Context) -> tuple[Setting, ...]:
     if context.pooling is None:
         return ()
     if context.pooling is Pooling.RANK:
@@ -146,9 +166,11 @@ def _embedding(context: Context) -> tuple[Setting, ...]:
     )
 
 
-def _companion(companion: Companion, where: Reach, folder: str | None) -> tuple[Setting, ...]:
-    path = _seen(companion.path, folder)
-    name = where.name_of(companion.device)
+def _companion_settings(
+    companion: Companion, exported: ExportedDevices, folder: str | None
+) -> tuple[Setting, ...]:
+    path = _local_path(companion.path, folder)
+    name = exported.name_of(companion.device)
     match companion.kind:
         case CompanionKind.LORA if companion.scale == 1:
             return (Setting("--lora", path, None),)
@@ -170,65 +192,77 @@ def _companion(companion: Companion, where: Reach, folder: str | None) -> tuple[
     raise ValueError(f"no flags for {companion.kind}")
 
 
-def _seen(path: str, folder: str | None) -> str:
-    """A local file's path with `folder` as its folder. Raises BadPlan for a remote file."""
+def _local_path(path: str, folder: str | None) -> str:
+    """The path of a local file, moved to `folder` if that is not None. Raises BadPlan for a remote file."""
     if is_remote(path):
         raise BadPlan(f"{path} must be a local file for this format: fetch it, and plan with its path")
     return path if folder is None else f"{folder}/{Path(path).name}"
 
 
-def remarks(plan: Plan, where: Reach) -> tuple[str, ...]:
-    """Remarks for the reader, one per line."""
+def remarks(plan: Plan, exported: ExportedDevices) -> tuple[str, ...]:
+    """Lines for the user: the model's name, what to fill in, and how llama-server differs from the plan."""
     context = plan.context
-    fewer: tuple[str, ...] = ()
+    fewer_rows: tuple[str, ...] = ()
     has_draft = any(companion.kind is CompanionKind.DRAFT for companion in plan.companions)
     n_rows = context.parallel * (1 + DRAFTED_TOKENS if has_draft else 1)
     if context.n_outputs > n_rows:
-        fewer = (
+        fewer_rows = (
             f"llama-server asks for {n_rows} rows of logits; the plan has room for {context.n_outputs}, so",
             "compute on the output's device is smaller than planned.",
         )
-    return (f"{plan.model.name} {plan.model.quantization}, as planned", *where.remarks, *fewer, *_HOST_CACHES)
+    return (
+        f"{plan.model.name} {plan.model.quantization}, as planned",
+        *exported.remarks,
+        *fewer_rows,
+        *_PROMPT_CACHE_REMARKS,
+    )
 
 
 def as_comments(lines: Iterable[str]) -> list[str]:
-    """Each remark as a comment of one line; names from model files must not end the comment."""
+    """Each line as a comment; unprintable characters become spaces, so that no name can end its comment."""
     return [
-        "# " + "".join(character if character.isprintable() else " " for character in remark)
-        for remark in lines
+        "# " + "".join(character if character.isprintable() else " " for character in line) for line in lines
     ]
 
 
 def command_line(plan: Plan) -> str:
-    """A quoted shell command with remarks above it. Raises BadPlan."""
-    where = reach(plan)
-    assigned = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables(plan, where))
-    head = [f"{assigned} \\"] if assigned else []
-    lines = [*head, "llama-server \\"]
-    lines += [f"    {shlex.join(setting.words)} \\" for setting in settings(plan, where)]
+    """A quoted shell command that starts llama-server, below comments.
+
+    Raises BadPlan if a companion is not a local file, or if the placement names a device that the plan does
+    not list.
+    """
+    exported = exported_devices(plan)
+    assignments = " ".join(
+        f"{name}={shlex.quote(value)}" for name, value in environment_variables(plan, exported)
+    )
+    lines = [f"{assignments} \\"] if assignments else []
+    lines.append("llama-server \\")
+    lines += [f"    {shlex.join(setting.arguments)} \\" for setting in settings(plan, exported)]
     lines[-1] = lines[-1].removesuffix(" \\")
-    return "\n".join([*as_comments(remarks(plan, where)), *lines])
+    return "\n".join([*as_comments(remarks(plan, exported)), *lines])
 
 
-def exports(plan: Plan) -> str:
-    """Shell `export` lines; a remark lists the flags without a variable. Raises BadPlan."""
-    where = reach(plan)
-    all_settings = settings(plan, where)
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables(plan, where)]
+def export_lines(plan: Plan) -> str:
+    """Shell `export` lines below comments; the last comment lists the flags that have no variable.
+
+    Raises BadPlan as `command_line` does.
+    """
+    exported = exported_devices(plan)
+    all_settings = settings(plan, exported)
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment_variables(plan, exported)]
     lines += [
-        f"export {s.variable}={shlex.quote(s.switched if s.value is None else s.value)}"
-        for s in all_settings
-        if s.variable is not None
+        f"export {setting.variable}={shlex.quote(setting.variable_value)}"
+        for setting in all_settings
+        if setting.variable is not None
     ]
-    flags = " ".join(shlex.join(setting.words) for setting in all_settings if setting.variable is None)
-    comments = (*remarks(plan, where), f"These flags have no variable; start it with: llama-server {flags}")
-    return "\n".join([*as_comments(comments), *lines])
+    flags = " ".join(shlex.join(setting.arguments) for setting in all_settings if setting.variable is None)
+    flags_remark = f"These flags have no variable; start it with: llama-server {flags}"
+    return "\n".join([*as_comments((*remarks(plan, exported), flags_remark)), *lines])
 
 
-def _model(path: str, folder: str | None) -> tuple[Setting, ...]:
+def _model_settings(path: str, folder: str | None) -> tuple[Setting, ...]:
     if not is_remote(path):
-        place = path if folder is None else f"{folder}/{Path(path).name}"
-        return (Setting("--model", place, "LLAMA_ARG_MODEL"),)
+        return (Setting("--model", _local_path(path, folder), "LLAMA_ARG_MODEL"),)
     if not path.lower().startswith(HUB):
         return (Setting("--model-url", path, "LLAMA_ARG_MODEL_URL"),)
     organisation, repository, file = path[len(HUB) :].split("/", 2)
