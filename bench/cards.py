@@ -15,11 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-from tests.llama.dryrun.test_client import held, random_context, random_placement, really_held
+from tests.llama.dryrun.test_client import (
+    loaded_bytes,
+    nonzero_bytes,
+    random_context,
+    random_placement,
+)
 from tests.zoo.loadable import LOADABLE, write_loadable
 from vram_llm.llama import rpc
 from vram_llm.llama.dryrun.client import DryRun
-from vram_llm.llama.registry import RegistryQuestion
+from vram_llm.llama.registry import RegistryRequest
 from vram_llm.llama.registry_worker import list_devices
 from vram_llm.machine.backend_devices import KINDS as REGISTRIES
 from vram_llm.machine.backend_devices import device_of
@@ -33,7 +38,7 @@ KINDS = ("weights", "context", "compute")
 
 def cards() -> list[Device]:
     """The devices that llama.cpp lists on this machine; one card may be several devices."""
-    listed = list_devices(RegistryQuestion(), lambda _: None).devices
+    listed = list_devices(RegistryRequest(), lambda _: None).devices
     return [device_of(row, i, read_host()) for i, row in enumerate(listed) if row.registry in REGISTRIES]
 
 
@@ -50,8 +55,8 @@ def compare(dry: DryRun, name: str, devices: list[Device], n_placements: int, pi
             placement = random_placement(pick, [device.id for device in devices], of.n_layers)
             context = random_context(pick, of)
             planned = dry.meter(header, context, virtual, host, 0)(placement)
-            real = really_held(path, devices, context, planned, placement)
-            for device_id, bytes_ in held(planned).items():
+            real = loaded_bytes(path, devices, context, planned, placement)
+            for device_id, bytes_ in nonzero_bytes(planned).items():
                 same["devices"] += 1
                 for kind, expected, actual in zip(KINDS, bytes_, real.get(device_id, (0, 0, 0)), strict=True):
                     same[kind] += expected == actual

@@ -19,7 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 
-from tests.moved_placements import context, differences, drawn, twice
+from tests.moved_placements import (
+    differences,
+    dry_runs_of_plan_and_command,
+    random_context,
+    random_placement,
+)
 from tests.zoo import PUBLISHED, SMALL, gpt_oss, write
 from vram_llm.errors import ModelRefused
 from vram_llm.llama import bindings
@@ -57,7 +62,7 @@ def start() -> None:
     bindings.C.llama_backend_init()
     ggml_structs.check()
     reservation.check()
-    buffers.leave_host_memory()
+    buffers.skip_clearing_host_buffers()
 
 
 def compare(paths: Mapping[str, Path], n_placements: int, seed: int) -> Counter[str]:
@@ -70,9 +75,9 @@ def compare(paths: Mapping[str, Path], n_placements: int, seed: int) -> Counter[
         n_refused = n_differ = n_short = 0
         begin = time.perf_counter()
         for _ in range(n):
-            placement, chosen = drawn(pick, of), context(pick, of)
+            placement, context = random_placement(pick, of), random_context(pick, of)
             try:
-                planned, emitted, command = twice(path, of, placement, chosen)
+                planned, emitted, command = dry_runs_of_plan_and_command(path, of, placement, context)
             except ModelRefused:  # a KV type that its heads cannot have
                 n_refused += 1
                 continue

@@ -18,7 +18,7 @@ from vram_llm.llama import bindings as b
 from vram_llm.llama import memory_breakdown
 from vram_llm.llama.dryrun import reservation, worker
 from vram_llm.llama.dryrun.virtual_device import VirtualDevice
-from vram_llm.llama.dryrun.wire import DryRunQuestion, DryRunReply
+from vram_llm.llama.dryrun.wire import DryRunReply, DryRunRequest
 from vram_llm.machine.types import Device
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.estimates import MemoryUse
@@ -137,15 +137,15 @@ def dry_run(command: ServerCommand, path: Path, cards: Sequence[Device]) -> DryR
     model = b.C.llama_model_load_from_file(os.fsencode(path), params)
     assert model, b.last_errors()
     try:
-        return _measured(command, model, virtual)
+        return _measure_context(command, model, virtual)
     finally:
         b.C.llama_model_free(model)
 
 
 def _virtual(command: ServerCommand, path: Path, used: Sequence[Device]) -> list[VirtualDevice]:
     """Virtual devices like those of the dry run: the kind, alignment and padding of each card."""
-    question = DryRunQuestion(str(path), _cache_types(command), _PLACEMENT, list(used))
-    return worker.virtual_devices(question)
+    request = DryRunRequest(str(path), _cache_types(command), _PLACEMENT, list(used))
+    return worker.virtual_devices(request)
 
 
 _PLACEMENT = Placement(
@@ -180,10 +180,10 @@ def _model_params(
     return params
 
 
-def _measured(command: ServerCommand, model: int, virtual: Sequence[VirtualDevice]) -> DryRunReply:
+def _measure_context(command: ServerCommand, model: int, virtual: Sequence[VirtualDevice]) -> DryRunReply:
     """common_context_params_to_llama, and the bytes of that context."""
     for made in virtual:
-        made.expect(weights=False)
+        made.set_query(weights=False)
     params = b.C.llama_context_default_params()
     params.n_ctx, params.n_seq_max = command.n_ctx, command.n_parallel
     params.n_batch, params.n_ubatch = command.n_batch, command.n_ubatch
@@ -200,9 +200,9 @@ def _measured(command: ServerCommand, model: int, virtual: Sequence[VirtualDevic
         kv_type_v=command.cache_type_v, n_batch=command.n_batch, n_ubatch=command.n_ubatch, n_threads=1,
         use_mmap=False, pipeline_copies=True,
     )  # fmt: skip
-    reserved = reservation.reserve(model, ctx, context)
+    reserved = reservation.reserve_graphs(model, ctx, context)
     for made in virtual:
-        made.expect(weights=True)
+        made.set_query(weights=True)
     uses = memory_breakdown.memory_use(int(ctx))
     b.C.llama_free(ctx)
     owners = [*(made.handle for made in virtual), None]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from vram_llm.llama import registry
-from vram_llm.llama.registry import RegistryQuestion, backends, gpu_libraries
+from vram_llm.llama.registry import RegistryRequest, backends, gpu_libraries
 from vram_llm.llama.registry_worker import list_devices
 from vram_llm.machine.backend_devices import Backends
 
@@ -19,7 +19,7 @@ def test_this_build_is_asked() -> None:
 
 
 def test_the_registry_lists_its_back_ends() -> None:
-    found = list_devices(RegistryQuestion(), lambda _: None)
+    found = list_devices(RegistryRequest(), lambda _: None)
     assert "CPU" in found.built
     assert all(device.registry in found.built for device in found.devices)
 

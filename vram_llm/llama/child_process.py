@@ -1,4 +1,4 @@
-"""A child process that gets one question and answers in lines of JSON; the last line is the result.
+"""A child process that gets one request and answers in lines of JSON; the last line is the result.
 
 llama.cpp aborts if a device or a worker fails, and that must not end this program.
 """
@@ -41,19 +41,19 @@ class SendMessage(Protocol):
         """Send a message."""
 
 
-_Question = TypeVar("_Question", bound=msgspec.Struct)
+_Request = TypeVar("_Request", bound=msgspec.Struct)
 _Result = TypeVar("_Result", bound=msgspec.Struct)
 
 
 def ask(
     module: str,
-    question: msgspec.Struct,
+    request: msgspec.Struct,
     result: type[_Result],
     what: str,
     silence_s: float,
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> _Result:
-    """The answer of `python -m module` to `question`; `what` begins errors: "X was measured".
+    """The answer of `python -m module` to `request`; `what` begins errors: "X was measured".
 
     Raises EngineDied if the child ends or sends nothing for `silence_s`, and the child's own error.
     """
@@ -66,7 +66,7 @@ def ask(
         assert child.stdout is not None
         try:
             with contextlib.suppress(BrokenPipeError):  # it ended before it read; its output has the reason
-                child.stdin.write(msgspec.json.encode(question))
+                child.stdin.write(msgspec.json.encode(request))
                 child.stdin.close()
             for line in _lines(child.stdout, silence_s, what):
                 message = msgspec.json.decode(line, type=Refusal | Progress | result)
@@ -83,9 +83,9 @@ def ask(
             child.stdout.close()
 
 
-def answer(kind: type[_Question], work: Callable[[_Question, SendMessage], msgspec.Struct]) -> None:
-    """The child's side: read the question, do the work, send the result."""
-    question = msgspec.json.decode(sys.stdin.buffer.read(), type=kind)
+def answer(kind: type[_Request], work: Callable[[_Request, SendMessage], msgspec.Struct]) -> None:
+    """The child's side: read the request, do the work, send the result."""
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=kind)
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # libraries print to standard output, which carries the answer
 
@@ -96,7 +96,7 @@ def answer(kind: type[_Question], work: Callable[[_Question, SendMessage], msgsp
         from vram_llm.llama import bindings
 
         bindings.log_errors_only()
-        send(work(question, send))
+        send(work(request, send))
     except VramLLMError as error:
         send(Refusal(type(error).__name__, str(error)))
 

@@ -1,7 +1,7 @@
 """Random llama models of any width and depth, to measure devices and to check the dry run.
 
-Where only their sizes count, their weights are a hole in the file, written at once. Speed is measured with
-weights that are drawn: processors are up to a fifth faster on zeros.
+If only the sizes of a model count, its weights are a hole in a sparse file. Speed is measured with random
+weights: processors are up to a fifth faster on zeros.
 """
 
 import struct
@@ -17,13 +17,13 @@ from vram_llm.model.strip import write_stripped
 _U32, _F32, _TEXT = 4, 6, 8
 _F32_TYPE, _Q8_0 = TYPES[0], TYPES[8]
 _BLOCK = [("scale", "<f2"), ("weights", "i1", 32)]  # block_q8_0 of ggml-common.h
-_N_DRAWN = 4096  # blocks, repeated
+_N_BLOCKS = 4096  # random blocks, repeated over the file
 _SCALE = 2.7e-4  # times a byte's standard deviation: 0.02, as trained weights have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """A llama at Q8_0, its embedding and its output apart."""
+class RandomModelShape:
+    """The dimensions of a llama model in Q8_0, with separate tensors for embedding and output."""
 
     n_embd: int
     n_ff: int
@@ -39,11 +39,11 @@ class Shape:
 
     @property
     def read_bytes(self) -> int:
-        """Their bytes."""
+        """Bytes of these matrices, which each decode step reads."""
         return sum(t.n_bytes for t in self._matrices() if t.name != "token_embd.weight")
 
-    def write(self, path: Path) -> Path:
-        """Write the model to `path`, as a sparse file of a few kilobytes on disk."""
+    def write_sparse(self, path: Path) -> Path:
+        """Write the model without weights to `path`, as a sparse file of a few kilobytes on disk."""
         text = b"llama"
         raw = {"general.architecture": struct.pack("<IQ", _TEXT, len(text)) + text}
         numbers = {
@@ -57,19 +57,19 @@ class Shape:
         metadata: dict[str, Value] = {"general.architecture": "llama", "llama.vocab_size": self.n_vocab}
         return write_stripped(Header(metadata, raw, self._tensors(), (Shard(path, 0, 0),)), path)
 
-    def write_drawn(self, path: Path) -> Path:
+    def write_random(self, path: Path) -> Path:
         """Write the model with random weights, and norms of 1."""
         import numpy as np  # here: planning needs this module without numpy
 
-        header = read_header(self.write(path))
-        blocks = np.zeros(_N_DRAWN, _BLOCK)
+        header = read_header(self.write_sparse(path))
+        blocks = np.zeros(_N_BLOCKS, _BLOCK)
         blocks["scale"] = _SCALE
-        blocks["weights"] = np.random.default_rng(1).integers(-127, 128, (_N_DRAWN, 32))
-        drawn, ones = blocks.tobytes(), struct.pack("<f", 1)
+        blocks["weights"] = np.random.default_rng(1).integers(-127, 128, (_N_BLOCKS, 32))
+        weights, ones = blocks.tobytes(), struct.pack("<f", 1)
         with path.open("r+b") as stream:
             for tensor in header.tensors:
                 stream.seek(header.shards[0].data_offset + tensor.offset)
-                pattern = drawn if tensor.type is _Q8_0 else ones
+                pattern = weights if tensor.type is _Q8_0 else ones
                 whole, rest = divmod(tensor.n_bytes, len(pattern))
                 stream.write(pattern * whole + pattern[:rest])
         return path
@@ -79,7 +79,7 @@ class Shape:
 
     def _tensors(self) -> tuple[TensorInfo, ...]:
         n_embd, n_kv = self.n_embd, self.n_embd // self.n_head * self.n_head_kv
-        found = [
+        tensors = [
             _tensor("token_embd.weight", _Q8_0, n_embd, self.n_vocab),
             _tensor("output_norm.weight", _F32_TYPE, n_embd),
             _tensor("output.weight", _Q8_0, n_embd, self.n_vocab),
@@ -90,11 +90,11 @@ class Shape:
             "ffn_down": (self.n_ff, n_embd),
         }  # fmt: skip
         for i in range(self.n_layers):
-            found += [_tensor(f"blk.{i}.{part}_norm.weight", _F32_TYPE, n_embd) for part in ("attn", "ffn")]
-            found += [_tensor(f"blk.{i}.{part}.weight", _Q8_0, *shape) for part, shape in shapes.items()]
-        return tuple(found)
+            tensors += [_tensor(f"blk.{i}.{part}_norm.weight", _F32_TYPE, n_embd) for part in ("attn", "ffn")]
+            tensors += [_tensor(f"blk.{i}.{part}.weight", _Q8_0, *shape) for part, shape in shapes.items()]
+        return tuple(tensors)
 
 
-def _tensor(name: str, stored: GgmlType, row: int, rows: int = 1) -> TensorInfo:
+def _tensor(name: str, tensor_type: GgmlType, row: int, rows: int = 1) -> TensorInfo:
     shape = (row, rows) if rows > 1 else (row,)
-    return TensorInfo(name, shape, stored, 0, row_bytes(stored, row) * rows)
+    return TensorInfo(name, shape, tensor_type, 0, row_bytes(tensor_type, row) * rows)

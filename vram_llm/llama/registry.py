@@ -20,7 +20,7 @@ _NO_DEVICES = {"base", "cpu", "rpc", "blas"}  # libraries of llama.cpp that brin
 _LASTING = {"CUDA"}  # registries whose devices' free memory NVML tells
 
 
-class RegistryQuestion(msgspec.Struct, frozen=True):
+class RegistryRequest(msgspec.Struct, frozen=True):
     """Asks for the list of devices."""
 
 
@@ -61,7 +61,7 @@ def _ask() -> Backends:
     try:
         found = ask(
             "vram_llm.llama.registry_worker",
-            RegistryQuestion(),
+            RegistryRequest(),
             RegistryListing,
             "its back ends were asked for their devices",
             _SILENCE_S,

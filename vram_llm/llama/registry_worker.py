@@ -1,11 +1,11 @@
 """The child process that asks ggml's registry: `python -m vram_llm.llama.registry_worker`."""
 
 from vram_llm.llama.child_process import SendMessage, answer
-from vram_llm.llama.registry import RegistryListing, RegistryQuestion
+from vram_llm.llama.registry import RegistryListing, RegistryRequest
 from vram_llm.machine.backend_devices import BackendDevice
 
 
-def list_devices(_question: RegistryQuestion, _send: SendMessage) -> RegistryListing:
+def list_devices(_request: RegistryRequest, _send: SendMessage) -> RegistryListing:
     """The registries of this build and their GPUs, in ggml's order."""
     from vram_llm.llama import bindings as b
 
@@ -33,4 +33,4 @@ def _described(handle: int) -> BackendDevice:
 
 
 if __name__ == "__main__":
-    answer(RegistryQuestion, list_devices)
+    answer(RegistryRequest, list_devices)

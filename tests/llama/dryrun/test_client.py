@@ -1,4 +1,4 @@
-"""The dry run against real loads over RPC workers, llama.cpp's own measure, and a llama.cpp that ends."""
+"""Dry runs, compared with loads on RPC workers, llama.cpp's own measure and the analytic meter; crashes."""
 
 import dataclasses
 import os
@@ -17,7 +17,7 @@ from vram_llm.errors import EngineDied, ModelRefused, NotBuilt
 from vram_llm.llama import rpc
 from vram_llm.llama.dryrun import selftest, worker
 from vram_llm.llama.dryrun.client import METHOD, DryRun
-from vram_llm.llama.dryrun.wire import DryRunMode, DryRunQuestion
+from vram_llm.llama.dryrun.wire import DryRunMode, DryRunRequest
 from vram_llm.llama.model import LoadedModel
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
 from vram_llm.model.header import Header
@@ -52,30 +52,30 @@ CARDS = tuple(
 )  # fmt: skip
 
 
-def a_context(**given: object) -> Context:
+def a_context(**fields: object) -> Context:
     usual = Context(
         n_ctx=8192, parallel=8, kv_type_k="f16", kv_type_v="f16", n_batch=2048, n_ubatch=512, n_threads=1,
         use_mmap=False, pipeline_copies=True,
     )  # fmt: skip
-    return dataclasses.replace(usual, **given)  # type: ignore[arg-type]  # fields by name
+    return dataclasses.replace(usual, **fields)  # type: ignore[arg-type]  # fields by name
 
 
 @pytest.fixture(scope="module")
 def dry() -> Iterator[DryRun]:
-    with DryRun() as made:
-        made.check()
-        yield made
+    with DryRun() as dry_run:
+        dry_run.check()
+        yield dry_run
 
 
 @pytest.fixture(scope="module")
-def others() -> Iterator[tuple[str, ...]]:
-    """Workers that the dry run asks for itself, while the test loads on `workers`."""
+def dry_run_workers() -> Iterator[tuple[str, ...]]:
+    """Workers for the dry run, while the test loads models on `workers`."""
     with running_workers(3) as endpoints:
         yield endpoints
 
 
 def random_placement(pick: random.Random, ids: Sequence[str], n_layers: int) -> Placement:
-    """Some of the devices in some order, a random cut, in two of five cases layers on the host."""
+    """Some of the devices in some order with random numbers of layers; in two of five cases also the host."""
     n_host = pick.choice((0, 0, 0, pick.randint(0, n_layers - 1), pick.randint(0, n_layers)))
     n_items = n_layers + 1 - n_host
     order = pick.sample(list(ids), min(pick.randint(1, 3), n_items, len(ids)))
@@ -88,8 +88,8 @@ def random_context(pick: random.Random, of: ModelProfile) -> Context:
     n_ctx, parallel = pick.choice((256, 512, 2048)), pick.choice((1, 2, 8))
     kv_unified, flash_attn = pick.random() < 0.5, pick.choice(list(FlashAttention))
     heads = (of.head_k, of.head_v, of.window_head_k, of.window_head_v)
-    whole = flash_attn is not FlashAttention.OFF and not any(head % 32 for head in heads)
-    kv_type = pick.choice(("f16", "f16", "q8_0")) if whole else "f16"
+    can_quantize = flash_attn is not FlashAttention.OFF and not any(head % 32 for head in heads)
+    kv_type = pick.choice(("f16", "f16", "q8_0")) if can_quantize else "f16"
     return a_context(
         n_ctx=n_ctx if kv_unified else max(n_ctx // parallel, 256) * parallel,
         parallel=parallel, n_ubatch=min(n_ctx, pick.choice((16, 64, 512))), n_batch=min(n_ctx, 512),
@@ -100,16 +100,17 @@ def random_context(pick: random.Random, of: ModelProfile) -> Context:
     )  # fmt: skip
 
 
-def held(estimate: Estimate) -> dict[str, tuple[int, int, int]]:
-    """Weights, context and compute by device, where there are any."""
-    found = {d.id: (d.weights_bytes, d.context_bytes, d.compute_bytes) for d in estimate.devices}
+def nonzero_bytes(estimate: Estimate) -> dict[str, tuple[int, int, int]]:
+    """Bytes of weights, context and compute by device and for the host, without devices that hold nothing."""
+    uses = {d.id: (d.weights_bytes, d.context_bytes, d.compute_bytes) for d in estimate.devices}
     host = estimate.host
-    found[HOST] = (host.weights_bytes, host.context_bytes, host.compute_bytes)
-    return {device_id: bytes_ for device_id, bytes_ in found.items() if any(bytes_)}
+    uses[HOST] = (host.weights_bytes, host.context_bytes, host.compute_bytes)
+    return {device_id: n_bytes for device_id, n_bytes in uses.items() if any(n_bytes)}
 
 
-def really_held(path: Path, devices: Sequence[Device], context: Context, estimate: Estimate,
-                placement: Placement) -> dict[str, tuple[int, int, int]]:  # fmt: skip
+def loaded_bytes(path: Path, devices: Sequence[Device], context: Context, estimate: Estimate,
+                 placement: Placement) -> dict[str, tuple[int, int, int]]:  # fmt: skip
+    """The same bytes, as llama.cpp reports them after a load of the model."""
     plan = Plan(
         version=PLAN_VERSION,
         model=PlannedModel(
@@ -128,51 +129,56 @@ def really_held(path: Path, devices: Sequence[Device], context: Context, estimat
     model = LoadedModel(plan)
     uses = model.memory_use()
     model.close()
-    found = {name: (u.weights_bytes, u.context_bytes, u.compute_bytes) for name, u in uses.items()}
-    return {device_id: bytes_ for device_id, bytes_ in found.items() if any(bytes_)}
+    by_device = {name: (u.weights_bytes, u.context_bytes, u.compute_bytes) for name, u in uses.items()}
+    return {device_id: n_bytes for device_id, n_bytes in by_device.items() if any(n_bytes)}
 
 
 @pytest.mark.parametrize("name", LOADABLE)
-def test_it_is_a_real_loads_to_the_byte(
-    name: str, dry: DryRun, workers: tuple[str, ...], others: tuple[str, ...], host: Host, tmp_path: Path
+def test_a_dry_run_equals_a_load_to_the_byte(
+    name: str,
+    dry: DryRun,
+    workers: tuple[str, ...],
+    dry_run_workers: tuple[str, ...],
+    host: Host,
+    tmp_path: Path,
 ) -> None:
-    """Virtual devices give what real ones hold, and llama.cpp's own measure is near it."""
+    """On virtual devices the bytes are equal; llama.cpp's own measure of real devices is close to them."""
     path = write_loadable(LOADABLE[name](), tmp_path / f"{name}.gguf")
     header = read_header(path)
     of = profile(header)
     devices = rpc.devices(workers)
     virtual = [dataclasses.replace(d, endpoint=None, what_if=True) for d in devices]
-    real = [dataclasses.replace(d, endpoint=e) for d, e in zip(devices, others, strict=True)]
+    real = [dataclasses.replace(d, endpoint=e) for d, e in zip(devices, dry_run_workers, strict=True)]
     pick = random.Random(name)
     for _ in range(N_PLACEMENTS):
         placement = random_placement(pick, [d.id for d in devices], of.n_layers)
         context = random_context(pick, of)
-        said = dry.meter(header, context, virtual, host, 0)(placement)
-        assert held(said) == really_held(path, devices, context, said, placement)
+        estimate = dry.meter(header, context, virtual, host, 0)(placement)
+        assert nonzero_bytes(estimate) == loaded_bytes(path, devices, context, estimate, placement)
         if not context.kv_offload:
-            continue  # llama.cpp's own measure leaves out that attention is on the host
+            continue  # llama.cpp's own measure takes no account of attention on the host
         measured = dry.meter(header, context, real, host, 0, mode=DryRunMode.REAL)(placement)
         assert all(
-            abs(m.compute_bytes - s.compute_bytes) <= boundary_bytes(header, context)
-            for m, s in zip(measured.devices, said.devices, strict=True)
+            abs(m.compute_bytes - e.compute_bytes) <= boundary_bytes(header, context)
+            for m, e in zip(measured.devices, estimate.devices, strict=True)
         )
 
 
 def boundary_bytes(header: Header, context: Context) -> int:
-    """How far llama.cpp's own measure is from a real load: 4 copies of a layer's input, aligned."""
+    """The difference that llama.cpp's own measure may have: 4 aligned copies of a layer's input."""
     return 4 * profile(header).n_embd * context.n_ubatch * 4 + 4 * 128
 
 
 @pytest.fixture(scope="module")
 def headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Header]:
-    """Of all models of the zoo."""
+    """The headers of all models of the zoo, by name."""
     folder = tmp_path_factory.mktemp("zoo")
     zoo = PUBLISHED | SMALL
     return {name: read_header(write(zoo[name](), folder / f"{name}.gguf")) for name in zoo}
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *SMALL])
-def test_weights_and_context_are_the_analytic_meters(
+def test_weights_and_context_equal_the_analytic_meters(
     name: str, dry: DryRun, host: Host, headers: dict[str, Header]
 ) -> None:
     of = profile(header := headers[name])
@@ -182,18 +188,18 @@ def test_weights_and_context_are_the_analytic_meters(
         exact = dry.meter(header, context, CARDS, host, 0)
         analytic = AnalyticMeter(of, context, CARDS, host, 0)
         placement = random_placement(pick, [card.id for card in CARDS], of.n_layers)
-        for one, other in zip(exact(placement).devices, analytic(placement).devices, strict=True):
-            assert other.weights_bytes == pytest.approx(one.weights_bytes, rel=1e-3)
-            # a card pads the rows of these small models' quantised caches: some bytes a layer
-            kept = pytest.approx(one.context_bytes, rel=1e-3, abs=1024 * of.n_layers)
-            assert other.context_bytes == kept
+        for use, estimated in zip(exact(placement).devices, analytic(placement).devices, strict=True):
+            assert estimated.weights_bytes == pytest.approx(use.weights_bytes, rel=1e-3)
+            # a card pads the rows of these small models' quantised caches: some bytes for each layer
+            context_bytes = pytest.approx(use.context_bytes, rel=1e-3, abs=1024 * of.n_layers)
+            assert estimated.context_bytes == context_bytes
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_analytic_meters_compute_is_a_close_upper_bound(
     name: str, dry: DryRun, host: Host, headers: dict[str, Header]
 ) -> None:
-    """On three cards with some layers each, nothing on the host."""
+    """With layers on each of three cards, and none on the host."""
     header, context = headers[name], a_context()
     of = profile(header)
     exact, analytic = dry.meter(header, context, CARDS, host, 0), AnalyticMeter(of, context, CARDS, host, 0)
@@ -203,9 +209,9 @@ def test_the_analytic_meters_compute_is_a_close_upper_bound(
         placement = placement_from_counts(
             [card.id for card in CARDS], [first, second, of.n_layers - first - second], of.n_layers
         )
-        said, bound = exact(placement), analytic(placement)
-        for device_id, (*_, compute) in held(said).items():
-            assert compute <= held(bound)[device_id][2] <= 1.25 * compute
+        bounds = nonzero_bytes(analytic(placement))
+        for device_id, (*_, compute_bytes) in nonzero_bytes(exact(placement)).items():
+            assert compute_bytes <= bounds[device_id][2] <= 1.25 * compute_bytes
 
 
 CONTEXTS = (
@@ -218,10 +224,10 @@ CONTEXTS = (
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_it_is_wherever_the_layers_are(
+def test_it_is_a_close_upper_bound_for_random_placements(
     name: str, dry: DryRun, host: Host, headers: dict[str, Header]
 ) -> None:
-    """Cards with few layers, with the output alone, after layers on the host, in any order and context."""
+    """On cards with few layers or the output alone, after layers on the host, in any order and context."""
     header, pick = headers[name], random.Random(name)
     of = profile(header)
     for context in CONTEXTS:
@@ -229,15 +235,15 @@ def test_it_is_wherever_the_layers_are(
         analytic = AnalyticMeter(of, context, CARDS, host, 0)
         for _ in range(6):
             placement = random_placement(pick, [card.id for card in CARDS], of.n_layers)
-            for one, other in zip(exact(placement).devices, analytic(placement).devices, strict=True):
-                assert one.compute_bytes <= other.compute_bytes <= 1.25 * one.compute_bytes, placement
+            for use, bound in zip(exact(placement).devices, analytic(placement).devices, strict=True):
+                assert use.compute_bytes <= bound.compute_bytes <= 1.25 * use.compute_bytes, placement
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_it_is_where_the_planner_puts_the_layers(
+def test_it_is_a_close_upper_bound_for_the_planners_placements(
     name: str, dry: DryRun, host: Host, headers: dict[str, Header]
 ) -> None:
-    """On cards that take all of the model, most of it, and half of it."""
+    """On cards that hold all of the model, most of it, and half of it."""
     header, context = headers[name], a_context()
     of = profile(header)
     for share in (1.3, 0.8, 0.5):
@@ -247,37 +253,39 @@ def test_it_is_where_the_planner_puts_the_layers(
         )
         meter = AnalyticMeter(of, context, cards, host, 0)
         placement = choose_placement(of, Machine(devices=cards, host=host), Workload(), meter)
-        said, bound = dry.meter(header, context, cards, host, 0)(placement), meter(placement)
-        for one, other in zip(said.devices, bound.devices, strict=True):
-            assert one.compute_bytes <= other.compute_bytes <= 1.25 * one.compute_bytes, placement
+        estimate, bounds = dry.meter(header, context, cards, host, 0)(placement), meter(placement)
+        for use, bound in zip(estimate.devices, bounds.devices, strict=True):
+            assert use.compute_bytes <= bound.compute_bytes <= 1.25 * use.compute_bytes, placement
 
 
 def test_both_shards_of_the_49b_on_three_cards(dry: DryRun, host: Host, tmp_path: Path) -> None:
     path = write(nemotron_49b(), tmp_path / "49b.gguf", shard_bytes=40 * 10**9)
     header = read_header(path)
-    path.unlink()  # a header is all there has to be
+    path.unlink()  # the dry run needs the header alone
     placement = placement_from_counts([card.id for card in CARDS], [29, 36, 15], 80)
-    said = dry.meter(header, a_context(n_ctx=4096), CARDS, host, GIB)(placement)
-    assert said.method == METHOD
-    assert [d.id for d in said.devices] == ["GPU0", "GPU1", "GPU2"]
-    assert [d.budget_bytes for d in said.devices] == [23 * GIB, 23 * GIB, 11 * GIB]
-    assert all(d.overhead_bytes > 0 for d in said.devices)
-    everything = sum(d.weights_bytes for d in said.devices) + said.host.weights_bytes
-    assert everything == pytest.approx(profile(header).total_bytes, rel=1e-4)
-    assert not said.fits
+    estimate = dry.meter(header, a_context(n_ctx=4096), CARDS, host, GIB)(placement)
+    assert estimate.method == METHOD
+    assert [d.id for d in estimate.devices] == ["GPU0", "GPU1", "GPU2"]
+    assert [d.budget_bytes for d in estimate.devices] == [23 * GIB, 23 * GIB, 11 * GIB]
+    assert all(d.overhead_bytes > 0 for d in estimate.devices)
+    weights_bytes = sum(d.weights_bytes for d in estimate.devices) + estimate.host.weights_bytes
+    assert weights_bytes == pytest.approx(profile(header).total_bytes, rel=1e-4)
+    assert not estimate.fits
 
 
-def test_a_vocabulary_changes_nothing(dry: DryRun, host: Host, tiny_model: Path, tmp_path: Path) -> None:
-    """The tiny model has a real one; a copy of its header has none."""
+def test_a_vocabulary_changes_no_bytes(dry: DryRun, host: Host, tiny_model: Path, tmp_path: Path) -> None:
+    """The tiny model has a vocabulary; the stripped copy of its header has none."""
     header, context = read_header(tiny_model), a_context(n_ctx=512)
     placement = placement_from_counts(["GPU0", "GPU1"], [2, 2], 4)
-    said = dry.meter(header, context, CARDS, host, 0)(placement)
-    whole = worker.answer(DryRunQuestion(str(tiny_model), context, placement, list(CARDS[:2])))
-    assert [d.compute_bytes for d in said.devices] == [use.compute_bytes for use in whole.devices]
-    assert [d.weights_bytes for d in said.devices] == [use.weights_bytes for use in whole.devices]
+    stripped = dry.meter(header, context, CARDS, host, 0)(placement)
+    whole = worker.measure_placement(DryRunRequest(str(tiny_model), context, placement, list(CARDS[:2])))
+    assert [d.compute_bytes for d in stripped.devices] == [use.compute_bytes for use in whole.devices]
+    assert [d.weights_bytes for d in stripped.devices] == [use.weights_bytes for use in whole.devices]
 
 
-def test_a_model_llama_cpp_does_not_know_is_refused(dry: DryRun, host: Host, tmp_path: Path) -> None:
+def test_an_architecture_that_llama_cpp_does_not_know_is_refused(
+    dry: DryRun, host: Host, tmp_path: Path
+) -> None:
     model = dataclasses.replace(SMALL["gemma2"](), arch="gemma999")
     header = read_header(write(model, tmp_path / "model.gguf"))
     meter = dry.meter(header, a_context(), CARDS, host, 0)
@@ -285,15 +293,17 @@ def test_a_model_llama_cpp_does_not_know_is_refused(dry: DryRun, host: Host, tmp
         meter(placement_from_counts(["GPU0"], [6], 6))
 
 
-def test_a_device_that_cannot_be_asked_is_answered_for(dry: DryRun, host: Host, tiny_model: Path) -> None:
+def test_a_virtual_device_replaces_a_device_that_is_gone(dry: DryRun, host: Host, tiny_model: Path) -> None:
     header, placement = read_header(tiny_model), placement_from_counts(["GPU0", "GPU1"], [2, 2], 4)
     cards = [dataclasses.replace(card, kind=DeviceKind.VULKAN, row_padding=0) for card in CARDS]
     gone = [dataclasses.replace(card, what_if=False, ggml_name="Vulkan99") for card in cards]
-    said, expected = (dry.meter(header, a_context(), each, host, 0)(placement) for each in (gone, cards))
-    assert said == expected
+    estimate, expected = (
+        dry.meter(header, a_context(), devices, host, 0)(placement) for devices in (gone, cards)
+    )
+    assert estimate == expected
 
 
-def test_an_end_of_llama_cpp_costs_an_answer(host: Host, tiny_model: Path) -> None:
+def test_after_a_crash_of_llama_cpp_the_next_placement_is_measured(host: Host, tiny_model: Path) -> None:
     with DryRun() as dry:
         meter = dry.meter(read_header(tiny_model), a_context(n_ctx=512), CARDS, host, 0)
         bad, good = (placement_from_counts(["GPU0", "GPU1"], counts, 4) for counts in ([3, 1], [2, 2]))
@@ -308,16 +318,16 @@ def test_an_end_of_llama_cpp_costs_an_answer(host: Host, tiny_model: Path) -> No
         assert meter(good).devices
 
 
-def test_states_on_the_host_take_no_memory(host: Host, headers: dict[str, Header]) -> None:
+def test_recurrent_states_on_the_host_take_no_memory(host: Host, headers: dict[str, Header]) -> None:
     of = profile(header := headers["nemotron_nano"])
     with DryRun() as dry:
         meter = dry.meter(header, a_context(parallel=256), CARDS, host, 0)
-        said = meter(placement_from_counts(["GPU0"], [1], of.n_layers))
-        (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{child_of(dry)}/status").read_text())
-    assert 1024 * int(peak) < said.host.context_bytes / 4
+        estimate = meter(placement_from_counts(["GPU0"], [1], of.n_layers))
+        (peak_kb,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{child_of(dry)}/status").read_text())
+    assert 1024 * int(peak_kb) < estimate.host.context_bytes / 4
 
 
-def test_a_hang_is_bounded(host: Host, tiny_model: Path) -> None:
+def test_a_hang_ends_after_the_timeout(host: Host, tiny_model: Path) -> None:
     with DryRun(timeout_s=0.5) as dry:
         meter = dry.meter(read_header(tiny_model), a_context(n_ctx=512), CARDS, host, 0)
         dry.check()
@@ -327,11 +337,12 @@ def test_a_hang_is_bounded(host: Host, tiny_model: Path) -> None:
 
 
 def child_of(dry: DryRun) -> int:
-    assert dry._child is not None
-    return dry._child._process.pid
+    """The process id of the dry run's child."""
+    assert dry._process is not None
+    return dry._process._popen.pid
 
 
-def test_a_wrong_answer_to_the_known_question_is_no_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selftest, "ANSWER", selftest.ANSWER[::-1])
+def test_the_self_test_fails_if_the_sizes_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "EXPECTED", selftest.EXPECTED[::-1])
     with pytest.raises(NotBuilt, match="known model"):
-        worker.check()
+        worker.self_test()

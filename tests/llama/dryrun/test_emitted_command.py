@@ -1,11 +1,17 @@
-"""The emitted llama-server command, read by llama-server's own rules, places a model as the plan does."""
+"""The emitted llama-server command, parsed by llama-server's own rules, places a model like the plan."""
 
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from tests.moved_placements import CARDS, context, differences, drawn, twice
+from tests.moved_placements import (
+    CARDS,
+    differences,
+    dry_runs_of_plan_and_command,
+    random_context,
+    random_placement,
+)
 from tests.server_command import parse
 from tests.zoo import PUBLISHED, gpt_oss, write
 from vram_llm.llama.bindings import C
@@ -26,15 +32,16 @@ def llama_cpp() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_plan_with_moved_weights_is_emitted_to_the_byte(name: str, tmp_path: Path) -> None:
-    """Weights, context, compute and graph splits, of every device and of the host."""
+    """Weights, context, compute and graph splits are equal, on every device and on the host."""
     header = read_header(write(MODELS[name](), tmp_path / "whole.gguf"))
-    path, of, pick = write_stripped(header, tmp_path / "model.gguf"), profile(header), Random(name)
+    path, model, pick = write_stripped(header, tmp_path / "model.gguf"), profile(header), Random(name)
     for _ in range(N_PLACEMENTS):
-        planned, emitted, command = twice(path, of, drawn(pick, of), context(pick, of))
+        placement, context = random_placement(pick, model), random_context(pick, model)
+        planned, emitted, command = dry_runs_of_plan_and_command(path, model, placement, context)
         assert differences(planned, emitted) == [], command
 
 
-def test_a_command_is_read_as_llama_server_reads_it() -> None:
+def test_a_command_is_parsed_as_llama_server_parses_it() -> None:
     found = parse(
         "# a comment\nCUDA_VISIBLE_DEVICES=GPU-1,GPU-0 \\\nllama-server \\\n    --device CUDA0,CUDA1 \\\n"
         "    --n-gpu-layers 5 --tensor-split 2/3 --n-cpu-moe 2 --override-tensor 'a\\.b=CUDA1,c=CPU' \\\n"

@@ -1,4 +1,4 @@
-"""llama.cpp reads the patterns that this program takes as Python does: a dry run moves the same tensors."""
+"""Patterns of overrides match the same tensors in llama.cpp as in this program."""
 
 from pathlib import Path
 
@@ -26,15 +26,16 @@ PATTERNS = (
 
 def test_patterns_move_the_same_tensors(host: Host, tmp_path: Path) -> None:
     header = read_header(write(PUBLISHED["qwen3_30b"](), tmp_path / "model.gguf"))
-    of, context, ids = profile(header), a_context(), [card.id for card in CARDS]
-    assignment = device_of_layers(of.n_layers, -1, [1.0] * len(ids))
-    bound = AnalyticMeter(of, context, CARDS, host, 0)
+    model, context, ids = profile(header), a_context(), [card.id for card in CARDS]
+    assignment = device_of_layers(model.n_layers, -1, [1.0] * len(ids))
+    analytic = AnalyticMeter(model, context, CARDS, host, 0)
     with DryRun() as dry:
         exact = dry.meter(header, context, CARDS, host, 0)
         for pattern in PATTERNS:
-            wanted = parse_overrides(f"{pattern}={ids[-1]}")
-            overrides = checked_overrides(of, Machine(devices=CARDS, host=host), wanted)
+            parsed = parse_overrides(f"{pattern}={ids[-1]}")
+            overrides = checked_overrides(model, Machine(devices=CARDS, host=host), parsed)
             placement = placement_of(ids, assignment, overrides)
-            counted, held = bound(placement), exact(placement)
-            for one, other in zip(held.devices, counted.devices, strict=True):
-                assert one.weights_bytes == pytest.approx(other.weights_bytes, rel=1e-4), pattern
+            for measured, estimated in zip(
+                exact(placement).devices, analytic(placement).devices, strict=True
+            ):
+                assert measured.weights_bytes == pytest.approx(estimated.weights_bytes, rel=1e-4), pattern

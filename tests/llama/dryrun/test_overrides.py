@@ -1,4 +1,4 @@
-"""The dry run of placements that move experts and feed-forward networks away from their layers."""
+"""Dry runs of placements that move weights of experts and feed-forward networks to other devices."""
 
 import dataclasses
 import random
@@ -10,10 +10,10 @@ import pytest
 from tests.llama.dryrun.test_client import (
     CARDS,
     a_context,
-    held,
+    loaded_bytes,
+    nonzero_bytes,
     random_context,
     random_placement,
-    really_held,
 )
 from tests.zoo import PUBLISHED, gpt_oss, write
 from tests.zoo.loadable import LOADABLE, write_loadable
@@ -33,14 +33,14 @@ pytestmark = pytest.mark.process
 
 MODELS = PUBLISHED | {"gpt_oss_120b": gpt_oss}
 N_PLACEMENTS = 4  # of each model
-N_LOADS = 12  # of each real model
+N_LOADS = 12  # of each model that is loaded
 
 
 @pytest.fixture(scope="module")
 def dry() -> Iterator[DryRun]:
-    with DryRun() as made:
-        made.check()
-        yield made
+    with DryRun() as dry_run:
+        dry_run.check()
+        yield dry_run
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +65,10 @@ def with_random_overrides(pick: random.Random, of: ModelProfile, placement: Plac
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("change", [{}, {"op_offload": True}, {"kv_offload": False}], ids=str)
-def test_the_analytic_meter_is_an_upper_bound_of_it(
+def test_the_analytic_meter_is_an_upper_bound_of_the_dry_run(
     name: str, change: dict[str, bool], dry: DryRun, host: Host, headers: dict[str, Header]
 ) -> None:
-    """Weights and context are equal, also where a device computes with the host's weights or its cache."""
+    """Weights and context are equal, also if a device computes with weights or a cache of the host."""
     of, pick = profile(headers[name]), random.Random(f"{name} {change}")
     for _ in range(N_PLACEMENTS):
         context = a_context(
@@ -78,17 +78,18 @@ def test_the_analytic_meter_is_an_upper_bound_of_it(
         placement = with_random_overrides(pick, of, placement)
         measured = dry.meter(headers[name], context, CARDS, host, 0)(placement)
         bound = AnalyticMeter(of, context, CARDS, host, 0)(placement)
-        for one, other in zip((*measured.devices, measured.host), (*bound.devices, bound.host), strict=True):
-            assert one.weights_bytes == pytest.approx(other.weights_bytes, rel=1e-4), placement
-            assert one.context_bytes == other.context_bytes, placement
-            assert one.compute_bytes <= 1.03 * other.compute_bytes, placement
+        pairs = zip((*measured.devices, measured.host), (*bound.devices, bound.host), strict=True)
+        for use, use_bound in pairs:
+            assert use.weights_bytes == pytest.approx(use_bound.weights_bytes, rel=1e-4), placement
+            assert use.context_bytes == use_bound.context_bytes, placement
+            assert use.compute_bytes <= 1.03 * use_bound.compute_bytes, placement
 
 
 @pytest.mark.parametrize("name", ["llama_8b", "qwen3_30b"])
 def test_copies_of_the_hosts_weights_are_on_the_first_device(
     name: str, dry: DryRun, host: Host, headers: dict[str, Header]
 ) -> None:
-    """Prompts only, and only there: a decode step of few sequences is the same with and without."""
+    """Only in prompts, and only on that device: decode steps of few sequences do not change."""
     of = profile(headers[name])
     part = LayerPart.EXPERTS if of.n_expert else LayerPart.FFN
     moved = Override.of(part, range(of.n_layers), HOST)
@@ -114,7 +115,7 @@ def test_copies_of_the_hosts_weights_are_on_the_first_device(
 def test_a_load_with_moved_weights_is_to_the_byte(
     name: str, dry: DryRun, workers: tuple[str, ...], host: Host, tmp_path: Path
 ) -> None:
-    """Weights, context and compute of real models on three workers and the host, mapped and read."""
+    """Weights, context and compute of loads on three workers and the host, with and without mmap."""
     path = write_loadable(LOADABLE[name](), tmp_path / f"{name}.gguf")
     header = read_header(path)
     of, devices, pick = profile(header), rpc.devices(workers), random.Random(name)
@@ -124,4 +125,5 @@ def test_a_load_with_moved_weights_is_to_the_byte(
         placement = with_random_overrides(pick, of, placement)
         context = dataclasses.replace(random_context(pick, of), use_mmap=number % 2 == 0)
         measured = dry.meter(header, context, virtual, host, 0)(placement)
-        assert held(measured) == really_held(path, devices, context, measured, placement), placement
+        loaded = loaded_bytes(path, devices, context, measured, placement)
+        assert nonzero_bytes(measured) == loaded, placement

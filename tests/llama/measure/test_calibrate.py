@@ -12,8 +12,8 @@ from tests.workers import running_workers
 from vram_llm.errors import EngineDied, ModelRefused, WorkerUnreachable
 from vram_llm.llama.child_process import Refusal
 from vram_llm.llama.measure import calibrate
-from vram_llm.llama.measure.calibrate_wire import CalibrationQuestion
-from vram_llm.llama.random_model import Shape
+from vram_llm.llama.measure.calibrate_wire import CalibrationRequest
+from vram_llm.llama.random_model import RandomModelShape
 from vram_llm.machine import calibration_store, json_store
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
 from vram_llm.units import GIB, MIB
@@ -112,20 +112,20 @@ def test_the_child_names_the_error_it_met() -> None:
     )  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "vram_llm.llama.measure.calibrate_worker"],
-        input=msgspec.json.encode(CalibrationQuestion(gone, (1,), GIB, QUICK_S)),
+        input=msgspec.json.encode(CalibrationRequest(gone, (1,), GIB, QUICK_S)),
         capture_output=True,
         timeout=60,
         check=True,
     )
-    said = msgspec.json.decode(done.stdout, type=Refusal)
-    assert said.kind == "BadPlan"
-    assert "does not list RTX 3090" in said.sentence
+    refusal = msgspec.json.decode(done.stdout, type=Refusal)
+    assert refusal.kind == "BadPlan"
+    assert "does not list RTX 3090" in refusal.sentence
 
 
-def test_samples_are_drawn_for_speed_alone(tmp_path: Path) -> None:
-    shape = Shape(n_embd=256, n_ff=512, n_layers=2, n_head=4, n_head_kv=2, n_vocab=256)
-    assert shape.write(tmp_path / "hole.gguf").stat().st_blocks < 100
-    tensors = gguf.GGUFReader(shape.write_drawn(tmp_path / "drawn.gguf")).tensors
+def test_only_models_for_measuring_speed_have_random_weights(tmp_path: Path) -> None:
+    shape = RandomModelShape(n_embd=256, n_ff=512, n_layers=2, n_head=4, n_head_kv=2, n_vocab=256)
+    assert shape.write_sparse(tmp_path / "sparse.gguf").stat().st_blocks < 100
+    tensors = gguf.GGUFReader(shape.write_random(tmp_path / "random.gguf")).tensors
     for tensor in tensors:
         values = gguf.dequantize(tensor.data, tensor.tensor_type)
         if "norm" in tensor.name:

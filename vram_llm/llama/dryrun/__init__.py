@@ -1,1 +1,1 @@
-"""llama.cpp places a header on virtual devices, in a process of its own."""
+"""The dry run: a child process in which llama.cpp places a model's header on virtual devices."""

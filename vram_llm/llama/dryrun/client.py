@@ -1,9 +1,8 @@
 """The exact meter: llama.cpp itself computes the bytes of a placement, on devices that need not exist.
 
-A child process loads the model's header with `llama_model_params.no_alloc` onto virtual devices:
-the real layer assignment, the real cache sizing and the real reservation of compute graphs, to the byte what
-a real load takes in llama.cpp's own buffers. Not in it is what a driver, its libraries and their pools take;
-that is plan.memory.overhead_bytes.
+A child process loads the model's header onto virtual devices, with `llama_model_params.no_alloc`. llama.cpp
+assigns layers, sizes caches and reserves compute graphs as in a real load, so the bytes are exactly those of
+its own buffers. A driver, its libraries and their pools take memory in addition: planner.overhead.
 """
 
 import os
@@ -25,9 +24,9 @@ from vram_llm.errors import EngineDied, ModelRefused, NotBuilt
 from vram_llm.llama.dryrun.wire import (
     LENGTH,
     DryRunMode,
-    DryRunQuestion,
     DryRunReply,
-    ProjectorQuestion,
+    DryRunRequest,
+    ProjectorRequest,
     write,
 )
 from vram_llm.machine.types import Device, DeviceKind, Host
@@ -41,37 +40,37 @@ from vram_llm.stderr_reason import environment, last_words
 METHOD = "dry run"
 
 _START_TIMEOUT_S = 60.0
-# ggml_backend_i.graph_optimize moves operations, and with them what lives at the same time.
-_REORDERING = frozenset({DeviceKind.VULKAN, DeviceKind.METAL})
-_TRIES = 2  # of a placement that makes the child end
+# Their back ends reorder operations (graph_optimize), which changes the tensors that live at the same time.
+_GRAPH_REORDERING_KINDS = frozenset({DeviceKind.VULKAN, DeviceKind.METAL})
+_MAX_CRASHES = 2  # of the child process, for one placement
 
 
 class DryRun:
-    """A warm child process that places models. A context manager; `close` ends the child.
+    """A child process that stays alive and places models. A context manager; `close` ends the process.
 
-    Making one starts the child and does not wait. `check`, or the first question, raises NotBuilt, with
-    the reason, where this llama.cpp cannot be asked or answers a known question wrongly: then the analytic
-    meter is what is left.
+    The constructor starts the process and does not wait. `check`, or the first request, raises NotBuilt with
+    the reason if this llama.cpp cannot do dry runs or fails the self-test. Callers then use the analytic
+    meter.
     """
 
     def __init__(self, *, timeout_s: float = 20.0) -> None:
-        """`timeout_s` is the limit for one placement."""
+        """`timeout_s` is the limit for one placement, in seconds."""
         self._timeout_s = timeout_s
         self._folder = tempfile.TemporaryDirectory(prefix="vram-llm-")
-        self._stripped: dict[int, tuple[Header, Path]] = {}
-        self._ended: Counter[tuple[Placement, Context]] = Counter()
-        self._asks_devices = True  # until one of them ends the child
-        self._child: _Child | None = _Child(Path(self._folder.name))
+        self._stripped: dict[int, tuple[Header, Path]] = {}  # by the id of the header
+        self._n_crashes: Counter[tuple[Placement, Context]] = Counter()
+        self._can_use_real_devices = True  # until one of them ends the process
+        self._process: _DryRunProcess | None = _DryRunProcess(Path(self._folder.name))
 
     def check(self) -> None:
-        """Wait for the child's self-test. Raises NotBuilt."""
-        if self._child is None:
-            self._child = _Child(Path(self._folder.name))
+        """Wait for the self-test of the child process. Raises NotBuilt if it fails."""
+        if self._process is None:
+            self._process = _DryRunProcess(Path(self._folder.name))
         try:
-            self._child.check()
+            self._process.check()
         except NotBuilt:
-            self._child.close()
-            self._child = None
+            self._process.close()
+            self._process = None
             raise
 
     def meter(
@@ -85,18 +84,19 @@ class DryRun:
         mode: DryRunMode = DryRunMode.VIRTUAL,
         adapters: Sequence[tuple[Header, float]] = (),
     ) -> "DryRunMeter":
-        """A Meter for placements of one model in one context, with LoRA `adapters` at their scales.
+        """A meter for placements of one model in one context, with LoRA `adapters` at their scales.
 
-        In the mode REAL all devices must be in this machine; in VIRTUAL, those of Vulkan and Metal that are
-        in it are asked themselves (`ask_devices`). REAL gives llama.cpp's own measure: where a device gets
-        its input from another one, it differs from a real load's compute by up to copies x n_embd x ubatch x
-        4 bytes; it is above it with pipeline copies and sometimes below it without (see reservation.py). It
-        counts no graph splits.
+        In the mode REAL all devices must be in this machine. In the mode VIRTUAL, placements on Vulkan and
+        Metal devices of this machine are measured as in REAL, if that is possible (`measure_on_best`).
+
+        REAL gives llama.cpp's own measure, without graph splits. Its compute bytes differ from a real load's
+        if a device gets its input from another one, by up to copies x n_embd x n_ubatch x 4 bytes: they are
+        larger with pipeline copies, and sometimes smaller without (reservation.py).
         """
-        stripped = tuple((str(self._strip(each)), scale) for each, scale in adapters)
+        stripped = tuple((str(self._stripped_copy(adapter)), scale) for adapter, scale in adapters)
         return DryRunMeter(
             self,
-            self._strip(header),
+            self._stripped_copy(header),
             context,
             tuple(devices),
             host,
@@ -106,59 +106,67 @@ class DryRun:
         )
 
     def projector(self, header: Header, device: Device | None, flash_attn: FlashAttention) -> DryRunReply:
-        """Bytes that libmtmd would hold for a projector: unpadded weights and compute, both as compute.
+        """The bytes of a projector in libmtmd on `device` and on the host; on the host alone if that is None.
 
-        On `device`, if there is one, and on the host. Raises ModelRefused, EngineDied, NotBuilt.
+        All bytes are given as compute: those of its weights, without padding, and of its compute buffers.
+        Raises ModelRefused, NotBuilt, EngineDied if the process ends or does not reply in time.
         """
-        reply = self._send(ProjectorQuestion(str(self._strip(header)), device, flash_attn))
+        reply = self._send(ProjectorRequest(str(self._stripped_copy(header)), device, flash_attn))
         if reply.refusal:
             raise (NotBuilt if reply.not_built else ModelRefused)(f"{header.path.name}: {reply.refusal}")
         return reply
 
-    def ask(self, question: DryRunQuestion) -> DryRunReply:
-        """llama.cpp's answer. Raises ModelRefused, EngineDied if it aborts or hangs, BadPlan."""
-        asked = (question.placement, question.context)
-        if self._ended[asked] >= _TRIES:
+    def measure(self, request: DryRunRequest) -> DryRunReply:
+        """The bytes of the requested placement.
+
+        Raises ModelRefused if llama.cpp refuses it, EngineDied if the process ends or does not reply in time,
+        NotBuilt as `check`.
+        """
+        key = (request.placement, request.context)
+        if self._n_crashes[key] >= _MAX_CRASHES:
             raise EngineDied("llama.cpp ended twice over this placement, so it cannot be measured")
         try:
-            reply = self._send(question)
+            reply = self._send(request)
         except EngineDied:
-            self._ended[asked] += 1
+            self._n_crashes[key] += 1
             raise
         if reply.refusal:
-            raise ModelRefused(reply.refusal.replace(question.path, self._name_of(question.path)))
+            raise ModelRefused(reply.refusal.replace(request.path, self._model_name(request.path)))
         return reply
 
-    def ask_devices(self, question: DryRunQuestion) -> DryRunReply:
-        """Like `ask`, but of the real devices if they report more than virtual ones. Raises the same."""
-        if self._asks_devices and _tell_more(question):
+    def measure_on_best(self, request: DryRunRequest) -> DryRunReply:
+        """`measure` on real devices if virtual ones are less exact for this request, else on virtual ones.
+
+        Raises the same errors. A failure of real devices is not raised: virtual ones replace them.
+        """
+        if self._can_use_real_devices and _needs_real_devices(request):
             try:
-                return self.ask(msgspec.structs.replace(question, mode=DryRunMode.REAL))
+                return self.measure(msgspec.structs.replace(request, mode=DryRunMode.REAL))
             except EngineDied:
-                self._asks_devices = False
+                self._can_use_real_devices = False
             except ModelRefused:  # the device is gone, or virtual devices refuse the model too
                 pass
-        return self.ask(question)
+        return self.measure(request)
 
-    def _name_of(self, stripped: str) -> str:
-        """The name of the model file that a stripped copy was made from."""
+    def _model_name(self, stripped: str) -> str:
+        """The name of the model file whose stripped copy has the path `stripped`."""
         return next((h.path.name for h, path in self._stripped.values() if str(path) == stripped), stripped)
 
-    def _send(self, question: DryRunQuestion | ProjectorQuestion) -> DryRunReply:
+    def _send(self, request: DryRunRequest | ProjectorRequest) -> DryRunReply:
         self.check()
-        assert self._child is not None
+        assert self._process is not None
         try:
-            return self._child.ask(question, self._timeout_s)
+            return self._process.send(request, self._timeout_s)
         except EngineDied:
-            self._child.close()
-            self._child = None
+            self._process.close()
+            self._process = None
             raise
 
     def close(self) -> None:
-        """End the child and remove its files."""
-        if self._child is not None:
-            self._child.close()
-            self._child = None
+        """End the child process and remove its files."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
         self._folder.cleanup()
 
     def __enter__(self) -> "DryRun":
@@ -169,8 +177,8 @@ class DryRun:
     ) -> None:
         self.close()
 
-    def _strip(self, header: Header) -> Path:
-        """The path of the header's copy without vocabulary, which is written once."""
+    def _stripped_copy(self, header: Header) -> Path:
+        """The path of a copy of the header without its vocabulary. It is written once."""
         if id(header) not in self._stripped:
             path = Path(self._folder.name) / f"{len(self._stripped)}.gguf"
             self._stripped[id(header)] = (header, write_stripped(header, path))
@@ -179,9 +187,9 @@ class DryRun:
 
 @dataclass(frozen=True, slots=True)
 class DryRunMeter:
-    """Measures placements of one model in one context. Call it with a Placement."""
+    """Measures placements of one model in one context; a Meter of the planner. Call it with a Placement."""
 
-    _dry: DryRun
+    _dry_run: DryRun
     _path: Path
     _context: Context
     _devices: tuple[Device, ...]
@@ -191,11 +199,11 @@ class DryRunMeter:
     _adapters: tuple[tuple[str, float], ...]
 
     def __call__(self, placement: Placement) -> Estimate:
-        """The estimate for a placement. Raises what DryRun.ask raises."""
+        """The estimate for a placement. Raises ModelRefused, EngineDied and NotBuilt as DryRun.measure."""
         by_id = {device.id: device for device in self._devices}
         devices = [by_id[device_id] for device_id in placement.device_order]
-        reply = self._dry.ask_devices(
-            DryRunQuestion(
+        reply = self._dry_run.measure_on_best(
+            DryRunRequest(
                 str(self._path),
                 self._context,
                 placement,
@@ -206,13 +214,15 @@ class DryRunMeter:
         )
         return Estimate(
             method=METHOD,
-            devices=tuple(self._device(*pair) for pair in zip(devices, reply.devices, strict=True)),
+            devices=tuple(
+                self._device_estimate(device, use) for device, use in zip(devices, reply.devices, strict=True)
+            ),
             host=HostEstimate.of(reply.host, budget_bytes=self._host.budget_bytes(self._reserve_bytes)),
             graph_splits=reply.graph_splits,
             prompt_graph_splits=reply.prompt_graph_splits,
         )
 
-    def _device(self, device: Device, use: MemoryUse) -> DeviceEstimate:
+    def _device_estimate(self, device: Device, use: MemoryUse) -> DeviceEstimate:
         return DeviceEstimate.of(
             device.id,
             use,
@@ -221,54 +231,54 @@ class DryRunMeter:
         )
 
 
-def _tell_more(question: DryRunQuestion) -> bool:
-    """Whether the devices are here, and one is of a kind that orders the graph as only it knows.
+def _needs_real_devices(request: DryRunRequest) -> bool:
+    """Whether all devices are in this machine, and one of them reorders graphs by rules of its own.
 
-    Adapters would be loaded onto them with bytes that a dry run does not have.
+    It is false with adapters: llama.cpp would load their weights, and a stripped copy has none.
     """
-    devices = question.devices
-    are_here = all(each.ggml_name is not None and not each.what_if for each in devices)
-    plain = not question.adapters and question.mode is DryRunMode.VIRTUAL
-    return are_here and plain and any(each.kind in _REORDERING for each in devices)
+    devices = request.devices
+    are_local = all(device.ggml_name is not None and not device.what_if for device in devices)
+    can_be_real = are_local and not request.adapters and request.mode is DryRunMode.VIRTUAL
+    return can_be_real and any(device.kind in _GRAPH_REORDERING_KINDS for device in devices)
 
 
-class _Child:
-    """The child process that runs llama.cpp."""
+class _DryRunProcess:
+    """The child process that runs llama.cpp (worker.py)."""
 
     def __init__(self, folder: Path) -> None:
-        """Start it."""
+        """Start the process; its standard error goes to a file in `folder`."""
         self._is_checked = False
-        self._said = (folder / "stderr").open("w+b")
-        self._process = subprocess.Popen(
+        self._stderr = (folder / "stderr").open("w+b")
+        self._popen = subprocess.Popen(
             [sys.executable, "-m", "vram_llm.llama.dryrun.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, env=environment(),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=environment(),
         )  # fmt: skip
 
     def check(self) -> None:
-        """Wait for its self-test. Raises NotBuilt."""
+        """Wait for the result of the self-test. Raises NotBuilt if it fails or the process ends."""
         if self._is_checked:
             return
         try:
-            ready = self._receive(_START_TIMEOUT_S)
+            self_test = self._receive(_START_TIMEOUT_S)
         except EngineDied as error:
             raise NotBuilt(f"llama.cpp cannot be asked for a dry run: {error}") from error
-        if ready.refusal:
-            raise NotBuilt(ready.refusal)
+        if self_test.refusal:
+            raise NotBuilt(self_test.refusal)
         self._is_checked = True
 
-    def ask(self, question: DryRunQuestion | ProjectorQuestion, timeout_s: float) -> DryRunReply:
-        """The answer to a question. Raises EngineDied if there is none within `timeout_s`."""
+    def send(self, request: DryRunRequest | ProjectorRequest, timeout_s: float) -> DryRunReply:
+        """Send a request and wait for its reply. Raises EngineDied if none comes within `timeout_s`."""
         try:
-            write(_pipe(self._process.stdin), question)
+            write(_pipe(self._popen.stdin), request)
         except OSError as error:
             raise EngineDied("the process that asks llama.cpp has ended") from error
         return self._receive(timeout_s)
 
     def close(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.communicate()
-        self._said.close()
+        """End the process."""
+        self._popen.kill()
+        self._popen.communicate()
+        self._stderr.close()
 
     def _receive(self, timeout_s: float) -> DryRunReply:
         deadline = time.monotonic() + timeout_s
@@ -276,18 +286,18 @@ class _Child:
         return msgspec.json.decode(self._read(size, deadline), type=DryRunReply)
 
     def _read(self, size: int, deadline: float) -> bytes:
-        descriptor, data = _pipe(self._process.stdout).fileno(), b""
+        descriptor, data = _pipe(self._popen.stdout).fileno(), b""
         with selectors.DefaultSelector() as selector:
             selector.register(descriptor, selectors.EVENT_READ)
             while len(data) < size:
                 if not selector.select(max(deadline - time.monotonic(), 0)):
                     raise EngineDied("llama.cpp did not say in time how it would place the model")
-                part = os.read(descriptor, size - len(data))
-                if not part:
+                chunk = os.read(descriptor, size - len(data))
+                if not chunk:
                     raise EngineDied(
-                        f"llama.cpp ended where it was asked for a dry run: {last_words(self._said)}"
+                        f"llama.cpp ended where it was asked for a dry run: {last_words(self._stderr)}"
                     )
-                data += part
+                data += chunk
         return data
 
 

@@ -4,6 +4,8 @@ They belong to GGML_BACKEND_API_VERSION 2; `check` compares them with the librar
 """
 
 import ctypes
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from vram_llm.errors import NotBuilt
 from vram_llm.llama import bindings as b
@@ -20,29 +22,55 @@ OPS = {
 """Operations of enum ggml_op that back ends treat differently."""
 
 
-def _table(name: str, slots: str) -> type[ctypes.Structure]:
+_kept: list[object] = []  # objects that C points at; the virtual devices live as long as the process
+_Value = TypeVar("_Value")
+
+
+def keep(value: _Value) -> _Value:
+    """`value`, which is never freed, so that C may point at it."""
+    _kept.append(value)
+    return value
+
+
+def callback(result: Any, *arguments: Any) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator that makes a Python function a C function with these ctypes types; it gives the address."""
+
+    def wrap(function: Callable[..., Any]) -> Any:
+        return ctypes.cast(keep(ctypes.CFUNCTYPE(result, *arguments)(function)), b.Pointer).value
+
+    return wrap
+
+
+def c_string(text: str) -> int:
+    """The address of `text` as a C string."""
+    return ctypes.addressof(keep(ctypes.create_string_buffer(text.encode())))
+
+
+def _function_table(name: str, functions: str) -> type[ctypes.Structure]:
     """A struct of function pointers, in the order of the C header."""
-    return type(name, (ctypes.Structure,), {"_fields_": [(slot, b.Pointer) for slot in slots.split()]})
+    return type(name, (ctypes.Structure,), {"_fields_": [(field, b.Pointer) for field in functions.split()]})
 
 
-BufferTypeI = _table("BufferTypeI", "get_name alloc_buffer get_alignment get_max_size get_alloc_size is_host")
-BufferI = _table(
+BufferTypeI = _function_table(
+    "BufferTypeI", "get_name alloc_buffer get_alignment get_max_size get_alloc_size is_host"
+)
+BufferI = _function_table(
     "BufferI",
     "free_buffer get_base init_tensor memset_tensor set_tensor get_tensor set_tensor_2d get_tensor_2d"
     " cpy_tensor clear reset",
 )
-BackendI = _table(
+BackendI = _function_table(
     "BackendI",
     "get_name free set_tensor_async get_tensor_async set_tensor_2d_async get_tensor_2d_async cpy_tensor_async"
     " synchronize graph_plan_create graph_plan_free graph_plan_update graph_plan_compute graph_compute"
     " event_record event_wait graph_optimize",
 )
-DeviceI = _table(
+DeviceI = _function_table(
     "DeviceI",
     "get_name get_description get_memory get_type get_props init_backend get_buffer_type get_host_buffer_type"
     " buffer_from_host_ptr supports_op supports_buft offload_op event_new event_free event_synchronize",
 )
-RegistryI = _table("RegistryI", "get_name get_device_count get_device get_proc_address")
+RegistryI = _function_table("RegistryI", "get_name get_device_count get_device get_proc_address")
 
 
 class BufferType(ctypes.Structure):
@@ -120,7 +148,10 @@ _dev_registry = b.declare("ggml_backend_dev_backend_reg", b.Pointer, b.Pointer)
 
 
 def check() -> None:
-    """Raise NotBuilt if the library's structs differ from those above, as far as that can be checked."""
+    """Raise NotBuilt if the library's structs or operations differ from those of this module.
+
+    It checks functions, the interface's version, one buffer type, the size of a tensor and operation numbers.
+    """
     functions = (nbytes, op_name, tensor_overhead, buffer_init, buft_alloc_buffer, cpu_buffer_type)
     if any(function is None for function in (*functions, _dev_registry, b.get_memory_breakdown)):
         raise NotBuilt("this build of llama.cpp lacks functions that a dry run calls")
@@ -129,13 +160,13 @@ def check() -> None:
     version = Registry.from_address(device.registry).api_version if device.registry else None
     if device.registry != _dev_registry(cpu) or version != API_VERSION:
         raise NotBuilt(
-            f"llama.cpp's back-end interface is version {version} and a dry run speaks {API_VERSION}"
+            f"llama.cpp's back-end interface is version {version} and a dry run needs {API_VERSION}"
         )
     buffer_type = BufferType.from_address(cpu_buffer_type())
     if buffer_type.device != b.buft_device(cpu_buffer_type()):
-        raise NotBuilt("this build of llama.cpp lays its buffer types out in a way not known here")
+        raise NotBuilt("this build of llama.cpp has buffer types of an unknown layout")
     if tensor_overhead() - _OBJECT_BYTES != ctypes.sizeof(GgmlTensor):
         raise NotBuilt(f"this build of llama.cpp has tensors of {tensor_overhead() - _OBJECT_BYTES} bytes")
-    unlike = [name for name, number in OPS.items() if op_name(number) != name.encode()]
-    if unlike:
-        raise NotBuilt(f"this build of llama.cpp numbers its operations otherwise ({unlike[0]})")
+    renumbered = [name for name, number in OPS.items() if op_name(number) != name.encode()]
+    if renumbered:
+        raise NotBuilt(f"this build of llama.cpp has other numbers of operations ({renumbered[0]})")

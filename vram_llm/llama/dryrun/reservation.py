@@ -1,9 +1,9 @@
 """Compute buffers of a real load, and the splits of its graphs.
 
-`llama_model_params.no_alloc` has llama.cpp measure graphs without the pins that a real load sets: a layer's
-first norm to its device, attention to the host without `offload_kqv` (ggml_backend_sched_reserve_size resets
-them). Here the graphs are reserved as llama_context::sched_reserve does for a real load. Virtual devices
-take no memory for it, and the host's is never touched.
+With `llama_model_params.no_alloc`, llama.cpp measures graphs by ggml_backend_sched_reserve_size, which drops
+the devices that a real load sets for some operations: a layer's device for its first norm, and the host for
+attention without `offload_kqv`. So this module reserves the graphs as llama_context::sched_reserve does in a
+real load. Buffers of virtual devices and of the host take no memory meanwhile.
 """
 
 import ctypes
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from vram_llm.errors import ModelRefused, NotBuilt
 from vram_llm.llama import bindings as b
-from vram_llm.llama.dryrun.buffers import no_host_memory
+from vram_llm.llama.dryrun.buffers import without_host_memory
 from vram_llm.planner.types import Context
 
 _ONE_SEQUENCE = frozenset({b"kimi-linear", b"minimax-01"})
-"""Architectures whose graph is larger for one sequence than for several (TAG_RESERVE_DIAG_DECAY)."""
+"""Architectures whose prompt graph is larger for one sequence than for several (TAG_RESERVE_DIAG_DECAY)."""
 
 _graph_reserve = b.declare(
     "_Z19llama_graph_reserveP13llama_contextjjj",
@@ -35,11 +35,11 @@ _device = b.declare("ggml_backend_get_device", b.Pointer, b.Pointer)
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Bytes of compute by ggml device (None: the host), and how often graphs are split."""
+    """The sizes of a context's compute buffers, and the number of splits of its graphs."""
 
-    compute_bytes: dict[int | None, int]
-    decode_splits: int
-    prompt_splits: int
+    compute_bytes: dict[int | None, int]  # by the address of the ggml device; None: the host
+    decode_splits: int  # of the graph of a decode step, one row for each sequence
+    prompt_splits: int  # of the graph of a full micro-batch
 
 
 def check() -> None:
@@ -49,28 +49,31 @@ def check() -> None:
         raise NotBuilt("this build of llama.cpp lacks functions that a dry run calls")
 
 
-def reserve(model: int, ctx: int, context: Context) -> Reservation:
-    """Reserve the graphs of `ctx`, the `context` of `model`. Raises ModelRefused."""
+def reserve_graphs(model: int, ctx: int, context: Context) -> Reservation:
+    """Reserve the graphs of `ctx`, which was made of `model` with `context`.
+
+    Raises ModelRefused if llama.cpp cannot reserve a graph.
+    """
     n_tokens = min(b.C.llama_n_ctx(ctx), b.C.llama_n_ubatch(ctx))
     n_sequences, n_outputs = context.parallel, min(n_tokens, context.n_outputs)
-    with no_host_memory():
-        prompt_splits = _splits(ctx, n_tokens, n_sequences, n_outputs)
-        decode_splits = _splits(ctx, n_sequences, n_sequences, n_sequences)
+    with without_host_memory():
+        prompt_splits = _reserve_graph(ctx, n_tokens, n_sequences, n_outputs)
+        decode_splits = _reserve_graph(ctx, n_sequences, n_sequences, n_sequences)
         if _architecture(model) in _ONE_SEQUENCE:
-            _splits(ctx, n_tokens, 1, n_outputs)
+            _reserve_graph(ctx, n_tokens, 1, n_outputs)
     scheduler = _scheduler(ctx)
-    found: dict[int | None, int] = {None: 0}
+    compute_bytes: dict[int | None, int] = {None: 0}
     for i in range(_n_backends(scheduler)):
         backend = _backend(scheduler, i)
         device = _device(backend)
         is_gpu = b.props_of(device).type in (b.GPU_DEVICE_TYPE, b.INTEGRATED_GPU_DEVICE_TYPE)
         owner = device if is_gpu else None
-        found[owner] = found.get(owner, 0) + _buffer_size(scheduler, backend)
-    return Reservation(found, decode_splits, prompt_splits)
+        compute_bytes[owner] = compute_bytes.get(owner, 0) + _buffer_size(scheduler, backend)
+    return Reservation(compute_bytes, decode_splits, prompt_splits)
 
 
-def _splits(ctx: int, n_tokens: int, n_sequences: int, n_outputs: int) -> int:
-    """Reserve one graph; the number of its splits. Buffers grow where the graph needs it."""
+def _reserve_graph(ctx: int, n_tokens: int, n_sequences: int, n_outputs: int) -> int:
+    """Reserve one graph, and return the number of its splits. Buffers that are too small for it grow."""
     if not _graph_reserve(ctx, n_tokens, n_sequences, n_outputs):
         raise ModelRefused(
             f"llama.cpp cannot reserve compute buffers: {b.last_errors() or 'no reason given'}"

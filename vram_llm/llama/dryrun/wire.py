@@ -14,25 +14,25 @@ LENGTH = struct.Struct("<I")
 
 
 class DryRunMode(StrEnum):
-    """The devices that llama.cpp places a model on."""
+    """The devices on which llama.cpp places a model."""
 
-    VIRTUAL = "virtual"  # devices that only answer, for which graphs are reserved as for a real load
-    REAL = "real"  # the devices of this machine, with llama.cpp's own measure of a load
+    VIRTUAL = "virtual"  # devices without memory; graphs are reserved on them as in a real load
+    REAL = "real"  # the devices of this machine; sizes are llama.cpp's own measure (no_alloc)
 
 
-class DryRunQuestion(msgspec.Struct, tag=True):
-    """Place the model at `path` by `placement`. `devices` are the placement's, in its order."""
+class DryRunRequest(msgspec.Struct, tag=True):
+    """Place the model at `path` by `placement`. `devices` are the placement's devices, in its order."""
 
     path: str
     context: Context
     placement: Placement
     devices: list[Device]
     mode: DryRunMode = DryRunMode.VIRTUAL
-    adapters: list[tuple[str, float]] = []  # LoRA files and their scales
+    adapters: list[tuple[str, float]] = []  # the path and the scale of each LoRA adapter
 
 
-class ProjectorQuestion(msgspec.Struct, tag=True):
-    """Place the multimodal projector at `path` on a device, or on the host where there is none."""
+class ProjectorRequest(msgspec.Struct, tag=True):
+    """Place the multimodal projector at `path` on `device`, or on the host if that is None."""
 
     path: str
     device: Device | None
@@ -40,20 +40,17 @@ class ProjectorQuestion(msgspec.Struct, tag=True):
 
 
 class DryRunReply(msgspec.Struct):
-    """The bytes that each device of the question and the host would hold, or why there is no answer.
+    """The bytes that a load would take on each device of the request and on the host, or a refusal."""
 
-    Splits are those of a decode step's graph and of a prompt's; None: not counted.
-    """
-
-    devices: list[MemoryUse] = []
+    devices: list[MemoryUse] = []  # in the order of the request
     host: MemoryUse = MemoryUse()
-    graph_splits: int | None = None
-    prompt_graph_splits: int | None = None
-    refusal: str = ""
-    not_built: bool = False
+    graph_splits: int | None = None  # of a decode step's graph; None: not counted
+    prompt_graph_splits: int | None = None  # of the graph of a prompt's micro-batch; None: not counted
+    refusal: str = ""  # llama.cpp's reason; empty: none
+    not_built: bool = False  # whether the refusal is because this llama.cpp cannot do dry runs
 
 
-def write(stream: IO[bytes], message: DryRunQuestion | ProjectorQuestion | DryRunReply) -> None:
+def write(stream: IO[bytes], message: DryRunRequest | ProjectorRequest | DryRunReply) -> None:
     """Send a message."""
     data = msgspec.json.encode(message)
     stream.write(LENGTH.pack(len(data)) + data)

@@ -1,6 +1,6 @@
-"""The dry run's child process: `python -m vram_llm.llama.dryrun.worker`, questions in, answers out.
+"""The child process of dry runs: `python -m vram_llm.llama.dryrun.worker` reads requests and writes replies.
 
-llama.cpp aborts on what it does not like, so it is asked in a process of its own.
+llama.cpp calls abort() on some models and placements, so it runs in a process of its own.
 """
 
 import os
@@ -17,9 +17,9 @@ from vram_llm.errors import ModelRefused, NotBuilt, VramLLMError
 from vram_llm.llama.dryrun.wire import (
     LENGTH,
     DryRunMode,
-    DryRunQuestion,
     DryRunReply,
-    ProjectorQuestion,
+    DryRunRequest,
+    ProjectorRequest,
     write,
 )
 from vram_llm.machine.types import Device
@@ -29,13 +29,13 @@ from vram_llm.planner.types import Context
 
 if TYPE_CHECKING:
     from vram_llm.llama.adapters import LoadedAdapter
-    from vram_llm.llama.dryrun.virtual_device import Profile, VirtualDevice
+    from vram_llm.llama.dryrun.virtual_device import VirtualDevice, VirtualDeviceConfig
 
 
 def main() -> None:
-    """Send the result of the self-test, then answer questions until there are no more."""
-    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # libraries print to standard output, which carries the answers
+    """Write the result of the self-test, then a reply to each request until standard input ends."""
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # libraries print to standard output, which carries the replies
     try:
         from vram_llm.llama import bindings
         from vram_llm.llama.dryrun import buffers, ggml_structs, reservation
@@ -43,103 +43,108 @@ def main() -> None:
         bindings.log_errors_only()
         ggml_structs.check()
         reservation.check()
-        buffers.leave_host_memory()
-        check()
-        write(answers, DryRunReply())
+        buffers.skip_clearing_host_buffers()
+        self_test()
+        write(replies, DryRunReply())
     except VramLLMError as error:
-        write(answers, DryRunReply(refusal=str(error), not_built=True))
+        write(replies, DryRunReply(refusal=str(error), not_built=True))
         return
-    while len(head := questions.read(LENGTH.size)) == LENGTH.size:
-        data = questions.read(LENGTH.unpack(head)[0])
+    while len(head := requests.read(LENGTH.size)) == LENGTH.size:
+        data = requests.read(LENGTH.unpack(head)[0])
         try:
-            question = msgspec.json.decode(data, type=DryRunQuestion | ProjectorQuestion)
-            write(
-                answers,
-                answer(question) if isinstance(question, DryRunQuestion) else answer_projector(question),
-            )
+            request = msgspec.json.decode(data, type=DryRunRequest | ProjectorRequest)
+            if isinstance(request, DryRunRequest):
+                reply = measure_placement(request)
+            else:
+                reply = measure_projector(request)
         except VramLLMError as error:
-            write(answers, DryRunReply(refusal=str(error), not_built=isinstance(error, NotBuilt)))
+            reply = DryRunReply(refusal=str(error), not_built=isinstance(error, NotBuilt))
+        write(replies, reply)
 
 
-def answer(question: DryRunQuestion) -> DryRunReply:
-    """Let llama.cpp place the model. Raises ModelRefused, and for real devices BadPlan, WorkerUnreachable."""
+def measure_placement(request: DryRunRequest) -> DryRunReply:
+    """The bytes of a placement, by llama.cpp.
+
+    Raises ModelRefused if llama.cpp refuses it; for real devices also BadPlan and WorkerUnreachable.
+    """
     from vram_llm.llama import bindings as b
     from vram_llm.llama.adapters import load_adapters
     from vram_llm.llama.devices import handles
     from vram_llm.llama.params import LOAD_WITHOUT_MMAP, ModelParams
 
-    context = question.context
-    virtual = virtual_devices(question) if question.mode is DryRunMode.VIRTUAL else []
+    context = request.context
+    virtual = virtual_devices(request) if request.mode is DryRunMode.VIRTUAL else []
     if virtual:
-        devices = [each.handle for each in virtual]
+        devices = [device.handle for device in virtual]
     else:
-        devices = handles(question.devices, [device.id for device in question.devices])
-    params = ModelParams(question.placement, context, devices)
+        devices = handles(request.devices, [device.id for device in request.devices])
+    params = ModelParams(request.placement, context, devices)
     params.struct.load_mode, params.struct.no_alloc = LOAD_WITHOUT_MMAP, True
     b.forget_lines()
-    model = b.C.llama_model_load_from_file(os.fsencode(question.path), params.struct)
+    model = b.C.llama_model_load_from_file(os.fsencode(request.path), params.struct)
     if not model:
         raise ModelRefused(f"llama.cpp refuses the model: {b.last_errors() or 'it gives no reason'}")
     try:
-        adapters = load_adapters(model, question.adapters)
-        if question.mode is DryRunMode.VIRTUAL:
-            return _measured(model, context, devices, virtual, adapters)
-        # a real load also reserves one token a sequence, which can be larger where a batch is small
-        few = replace(context, n_ubatch=min(context.parallel, context.n_ubatch))
-        both = [_measured(model, each, devices, virtual, adapters) for each in (context, few)]
+        adapters = load_adapters(model, request.adapters)
+        if request.mode is DryRunMode.VIRTUAL:
+            return _measure_context(model, context, devices, virtual, adapters)
+        # a real load also reserves a graph of one token for each sequence, which may need larger buffers
+        decode = replace(context, n_ubatch=min(context.parallel, context.n_ubatch))
+        prompt_reply, decode_reply = (
+            _measure_context(model, measured, devices, virtual, adapters) for measured in (context, decode)
+        )
     finally:
         b.C.llama_model_free(model)
-    whole, least = ([*reply.devices, reply.host] for reply in both)
-    found = [
-        replace(use, compute_bytes=max(use.compute_bytes, other.compute_bytes))
-        for use, other in zip(whole, least, strict=True)
-    ]
-    return DryRunReply(devices=found[:-1], host=found[-1])
+    prompt_uses, decode_uses = ([*reply.devices, reply.host] for reply in (prompt_reply, decode_reply))
+    *on_devices, on_host = (
+        replace(use, compute_bytes=max(use.compute_bytes, decode_use.compute_bytes))
+        for use, decode_use in zip(prompt_uses, decode_uses, strict=True)
+    )
+    return DryRunReply(devices=on_devices, host=on_host)
 
 
-def answer_projector(question: ProjectorQuestion) -> DryRunReply:
-    """Let libmtmd place the projector. Raises ModelRefused, NotBuilt."""
-    from vram_llm.llama.dryrun.virtual_device import Profile, VirtualDevice
+def measure_projector(request: ProjectorRequest) -> DryRunReply:
+    """The bytes of a projector, by libmtmd. Raises ModelRefused, NotBuilt."""
+    from vram_llm.llama.dryrun.virtual_device import VirtualDeviceConfig
     from vram_llm.llama.multimodal.projector_memory import memory_use
 
-    handle, device = None, question.device
+    handle, device = None, request.device
     if device is not None:
-        key = (0, Profile(device.kind, device.alignment_bytes, device.row_padding))
-        if key not in _made:
-            _made[key] = VirtualDevice(f"{device.kind.name}0", key[1])
-        _made[key].expect(weights=False)
-        handle = _made[key].handle
-    sizes = memory_use(question.path, handle, question.flash_attn)
-    on_host = sum(size for each, size in sizes.items() if each != handle)
+        config = VirtualDeviceConfig(device.kind, device.alignment_bytes, device.row_padding)
+        virtual = _virtual_device(0, config)
+        virtual.set_query(weights=False)
+        handle = virtual.handle
+    sizes = memory_use(request.path, handle, request.flash_attn)
+    host_bytes = sum(n_bytes for owner, n_bytes in sizes.items() if owner != handle)
     on_device = [] if handle is None else [MemoryUse(compute_bytes=sizes.get(handle, 0))]
-    return DryRunReply(devices=on_device, host=MemoryUse(compute_bytes=on_host))
+    return DryRunReply(devices=on_device, host=MemoryUse(compute_bytes=host_bytes))
 
 
-def _measured(
+def _measure_context(
     model: int,
     context: Context,
     devices: Sequence[int],
     virtual: "Sequence[VirtualDevice]",
     adapters: "Sequence[LoadedAdapter]",
 ) -> DryRunReply:
-    """Bytes of each device and the host with a context of the model.
+    """The bytes of each device and of the host, for `model` and a context of it.
 
-    Graphs are reserved only on `virtual` devices: real ones would need the memory for it.
+    Graphs are reserved on `virtual` devices alone: on real ones they would take memory.
     """
     from vram_llm.llama import bindings as b
     from vram_llm.llama import memory_breakdown
     from vram_llm.llama.adapters import apply_adapters
     from vram_llm.llama.device_samplers import DeviceSamplers
-    from vram_llm.llama.dryrun.reservation import reserve
+    from vram_llm.llama.dryrun.reservation import reserve_graphs
     from vram_llm.llama.params import context_params
 
-    for each in virtual:
-        each.expect(weights=False)
+    for device in virtual:
+        device.set_query(weights=False)
     params = context_params(context)
-    n_attached = context.parallel if context.backend_sampling else 0
-    attached = DeviceSamplers(n_attached, b.C.llama_vocab_n_tokens(b.C.llama_model_get_vocab(model)))
-    if n_attached:
-        attached.put_into(params)
+    n_samplers = context.parallel if context.backend_sampling else 0
+    samplers = DeviceSamplers(n_samplers, b.C.llama_vocab_n_tokens(b.C.llama_model_get_vocab(model)))
+    if n_samplers:
+        samplers.put_into(params)
     ctx = b.C.llama_init_from_model(model, params)
     if not ctx:
         raise ModelRefused(
@@ -147,79 +152,81 @@ def _measured(
             f"{b.last_errors() or 'it gives no reason'}"
         )
     apply_adapters(int(ctx), adapters)
-    reserved = reserve(model, ctx, context) if virtual or not devices else None
-    for each in virtual:
-        each.expect(weights=True)
+    reservation = reserve_graphs(model, ctx, context) if virtual or not devices else None
+    for device in virtual:
+        device.set_query(weights=True)
     uses = memory_breakdown.memory_use(int(ctx))
     b.C.llama_free(ctx)
-    attached.close()
-    found = [uses.get(device, MemoryUse()) for device in (*devices, None)]
-    if reserved is None:
-        return DryRunReply(devices=found[:-1], host=found[-1])
-    found = [
-        replace(use, compute_bytes=reserved.compute_bytes[device])
-        for use, device in zip(found, (*devices, None), strict=True)
-    ]
+    samplers.close()
+    *on_devices, on_host = (uses.get(owner, MemoryUse()) for owner in (*devices, None))
+    if reservation is None:
+        return DryRunReply(devices=on_devices, host=on_host)
+    compute_bytes = reservation.compute_bytes
     return DryRunReply(
-        devices=found[:-1],
-        host=found[-1],
-        graph_splits=reserved.decode_splits,
-        prompt_graph_splits=reserved.prompt_splits,
+        devices=[
+            replace(use, compute_bytes=compute_bytes[owner])
+            for use, owner in zip(on_devices, devices, strict=True)
+        ],
+        host=replace(on_host, compute_bytes=compute_bytes[None]),
+        graph_splits=reservation.decode_splits,
+        prompt_graph_splits=reservation.prompt_splits,
     )
 
 
-_made: dict[tuple[int, "Profile"], "VirtualDevice"] = {}
+_virtual_devices: dict[tuple[int, "VirtualDeviceConfig"], "VirtualDevice"] = {}
 
 
-def virtual_devices(question: DryRunQuestion) -> "list[VirtualDevice]":
-    """A virtual device for each device of the question, made once for each place and profile."""
+def virtual_devices(request: DryRunRequest) -> "list[VirtualDevice]":
+    """A virtual device for each device of the request. Requests of equal devices get the same ones."""
+    return [
+        _virtual_device(index, _virtual_device_config(request, device))
+        for index, device in enumerate(request.devices)
+    ]
+
+
+def _virtual_device(index: int, config: "VirtualDeviceConfig") -> "VirtualDevice":
+    """The virtual device number `index` with this configuration, made at the first call."""
     from vram_llm.llama.dryrun.virtual_device import VirtualDevice
 
-    found = []
-    for index, device in enumerate(question.devices):
-        key = (index, _profile(question, device))
-        if key not in _made:
-            _made[key] = VirtualDevice(f"{device.kind.name}{index}", key[1])
-        found.append(_made[key])
-    return found
+    if (index, config) not in _virtual_devices:
+        _virtual_devices[index, config] = VirtualDevice(f"{config.kind.name}{index}", config)
+    return _virtual_devices[index, config]
 
 
-def _profile(question: DryRunQuestion, device: Device) -> "Profile":
-    from vram_llm.llama.dryrun.virtual_device import Profile
+def _virtual_device_config(request: DryRunRequest, device: Device) -> "VirtualDeviceConfig":
+    from vram_llm.llama.dryrun.virtual_device import VirtualDeviceConfig
 
-    rows, has_experts = _shapes(question.path)
-    padding = device.row_padding
-    caches = {question.context.kv_type_k, question.context.kv_type_v}
-    if padding and caches == {"f16"} and not any(row % padding for row in rows):
-        padding = 0
-    return Profile(device.kind, device.alignment_bytes, padding, has_experts, caches == {"f16"})
+    row_lengths, has_experts = _row_lengths_and_experts(request.path)
+    row_padding = device.row_padding
+    f16_cache = {request.context.kv_type_k, request.context.kv_type_v} == {"f16"}
+    if row_padding and f16_cache and not any(length % row_padding for length in row_lengths):
+        row_padding = 0
+    return VirtualDeviceConfig(device.kind, device.alignment_bytes, row_padding, has_experts, f16_cache)
 
 
 @lru_cache
-def _shapes(path: str) -> tuple[frozenset[int], bool]:
-    """The lengths of a model's quantized rows, and whether it has experts."""
+def _row_lengths_and_experts(path: str) -> tuple[frozenset[int], bool]:
+    """The lengths of a model's quantized rows, in elements, and whether it has experts."""
     tensors = read_header(path).tensors
-    return frozenset(t.shape[0] for t in tensors if t.type.is_quantized), any(
-        len(t.shape) > 2 and t.shape[2] > 1 for t in tensors
-    )
+    row_lengths = frozenset(tensor.shape[0] for tensor in tensors if tensor.type.is_quantized)
+    return row_lengths, any(len(tensor.shape) > 2 and tensor.shape[2] > 1 for tensor in tensors)
 
 
-def check() -> None:
-    """Raise NotBuilt if this llama.cpp gives a wrong answer to a known question."""
+def self_test() -> None:
+    """Raise NotBuilt if this llama.cpp gives wrong sizes for the model of selftest.py, or refuses it."""
     from vram_llm.llama import bindings as b
     from vram_llm.llama.dryrun import selftest
 
     b.C.llama_backend_init()
     with tempfile.TemporaryDirectory() as folder:
-        path = selftest.SHAPE.write(Path(folder) / "known.gguf")
+        path = selftest.SHAPE.write_sparse(Path(folder) / "known.gguf")
+        request = DryRunRequest(str(path), selftest.context(), selftest.placement(), selftest.DEVICES)
         try:
-            result = answer(
-                DryRunQuestion(str(path), selftest.context(), selftest.placement(), selftest.DEVICES)
-            )
+            measured = measure_placement(request).devices
         except ModelRefused as error:
             raise NotBuilt(f"a dry run of a known model fails: {error}") from error
-    if result.devices != selftest.ANSWER:
-        raise NotBuilt(f"a dry run of a known model gives {result.devices} where {selftest.ANSWER} is right")
+    if measured != selftest.EXPECTED:
+        raise NotBuilt(f"a dry run of a known model gives {measured} where {selftest.EXPECTED} is right")
 
 
 if __name__ == "__main__":

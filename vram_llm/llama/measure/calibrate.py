@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from vram_llm.llama.child_process import ask
-from vram_llm.llama.measure.calibrate_wire import CalibrationQuestion, DeviceTimes
+from vram_llm.llama.measure.calibrate_wire import CalibrationRequest, DeviceTimes
 from vram_llm.llama.measure.fit import FittedSpeed, fit_speed
 from vram_llm.machine.types import Device, Host
 
@@ -27,7 +27,7 @@ def calibrate(
         threads = (host.best_threads,)
     times = ask(
         "vram_llm.llama.measure.calibrate_worker",
-        CalibrationQuestion(device, threads, host.available_bytes, seconds or SECONDS),
+        CalibrationRequest(device, threads, host.available_bytes, seconds or SECONDS),
         DeviceTimes,
         f"{name} was measured",
         _SILENCE_S,

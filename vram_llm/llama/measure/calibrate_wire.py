@@ -1,4 +1,4 @@
-"""A calibration's question to its child process and the answer, sent by `llama.child_process`."""
+"""A calibration's request to its child process and the answer, sent by `llama.child_process`."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from vram_llm.machine.types import Device
 MORE_ROWS, PROMPT_ROWS = 8, 128  # of single operations on the host
 
 
-class CalibrationQuestion(msgspec.Struct, frozen=True):
+class CalibrationRequest(msgspec.Struct, frozen=True):
     """Measure `device` alone, or the host if that is None. `seconds` is for all repeats together."""
 
     device: Device | None

@@ -1,6 +1,6 @@
 """The child process of a calibration: `python -m vram_llm.llama.measure.calibrate_worker`.
 
-A question on standard input, answers on standard output. Models of several widths and depths stay loaded
+A request on standard input, answers on standard output. Models of several widths and depths stay loaded
 and take turns, so that a disturbance harms all alike. Whatever else runs only adds time, so of the repeats
 the lower quartile counts.
 """
@@ -20,20 +20,22 @@ import msgspec
 
 from vram_llm.errors import ModelRefused
 from vram_llm.llama.child_process import Progress, SendMessage, answer
-from vram_llm.llama.measure.calibrate_wire import CalibrationQuestion, DeviceTimes, StepTime, TransferTime
-from vram_llm.llama.random_model import Shape
+from vram_llm.llama.measure.calibrate_wire import CalibrationRequest, DeviceTimes, StepTime, TransferTime
+from vram_llm.llama.random_model import RandomModelShape
 from vram_llm.machine.types import DeviceKind
 from vram_llm.model.tensors import LayerPart
 from vram_llm.units import format_bytes
 
-_NARROW = [Shape(n_embd=256, n_ff=512, n_layers=n, n_head=4, n_head_kv=2, n_vocab=256) for n in (2, 16)]
-_MIDDLE = Shape(n_embd=1024, n_ff=2816, n_layers=4, n_head=8, n_head_kv=2, n_vocab=1024)
-_WIDE = Shape(n_embd=2048, n_ff=5632, n_layers=2, n_head=16, n_head_kv=4, n_vocab=256)
+_NARROW = [
+    RandomModelShape(n_embd=256, n_ff=512, n_layers=n, n_head=4, n_head_kv=2, n_vocab=256) for n in (2, 16)
+]
+_MIDDLE = RandomModelShape(n_embd=1024, n_ff=2816, n_layers=4, n_head=8, n_head_kv=2, n_vocab=1024)
+_WIDE = RandomModelShape(n_embd=2048, n_ff=5632, n_layers=2, n_head=16, n_head_kv=4, n_vocab=256)
 _LONG, _DEEP = (
-    Shape(n_embd=2048, n_ff=5632, n_layers=n, n_head=16, n_head_kv=4, n_vocab=256) for n in (6, 16)
+    RandomModelShape(n_embd=2048, n_ff=5632, n_layers=n, n_head=16, n_head_kv=4, n_vocab=256) for n in (6, 16)
 )
 _LARGE, _LARGEST = (  # layers of an 8B model
-    Shape(n_embd=4096, n_ff=14336, n_layers=n, n_head=32, n_head_kv=8, n_vocab=256) for n in (2, 6)
+    RandomModelShape(n_embd=4096, n_ff=14336, n_layers=n, n_head=32, n_head_kv=8, n_vocab=256) for n in (2, 6)
 )
 _QUICK_S = 2e-3  # a step of the wide model: smaller matrices use such a device less than real ones do
 _UPLOAD_S = 4.0  # the last model is left out if sending it takes longer
@@ -54,39 +56,39 @@ class TimedCase(NamedTuple):
     rows: int
 
 
-def measure(question: CalibrationQuestion, send: SendMessage) -> DeviceTimes:
+def measure(request: CalibrationRequest, send: SendMessage) -> DeviceTimes:
     """Measure a device. Raises ModelRefused, and the errors of finding the device."""
     from vram_llm.llama.devices import handles
     from vram_llm.llama.measure.transfer import transfers
 
-    device = question.device
+    device = request.device
     if device is None:
-        return _measure_host(question, send)
+        return _measure_host(request, send)
     found = handles([device], [device.id])
     sent = transfers(found[0], is_card=device.kind is not DeviceKind.RPC)
-    return _measure_models(question, found, sent, lambda share: send(Progress(share)))
+    return _measure_models(request, found, sent, lambda share: send(Progress(share)))
 
 
-def _measure_host(question: CalibrationQuestion, send: SendMessage) -> DeviceTimes:
+def _measure_host(request: CalibrationRequest, send: SendMessage) -> DeviceTimes:
     """Operations first, since they say how many threads are best."""
     from vram_llm.llama.measure.host_times import host_times
 
     operations = host_times(
-        question.n_threads, question.free_bytes, question.seconds, lambda share: send(Progress(share / 2))
+        request.n_threads, request.free_bytes, request.seconds, lambda share: send(Progress(share / 2))
     )
-    threads = max(question.n_threads) if operations is None else operations.n_threads
-    question = msgspec.structs.replace(question, n_threads=(threads,))
-    times = _measure_models(question, [], (), lambda share: send(Progress(0.5 + share / 2)))
+    threads = max(request.n_threads) if operations is None else operations.n_threads
+    request = msgspec.structs.replace(request, n_threads=(threads,))
+    times = _measure_models(request, [], (), lambda share: send(Progress(0.5 + share / 2)))
     return msgspec.structs.replace(times, host=operations)
 
 
 def _measure_models(
-    question: CalibrationQuestion,
+    request: CalibrationRequest,
     handles: list[int],
     sent: tuple[TransferTime, ...],
     on_progress: Callable[[float], None],
 ) -> DeviceTimes:
-    device = question.device
+    device = request.device
     room = device.free_bytes if device else None
     on_progress(0.1)
     with ExitStack() as stack:
@@ -94,10 +96,10 @@ def _measure_models(
         if not _fits(_WIDE, room):
             raise ModelRefused(f"{format_bytes(room or 0)} free are too little to measure with")
 
-        def loaded(shape: Shape, *, moved: bool = False) -> SampleModel:
-            return stack.enter_context(closing(SampleModel(shape, question, handles, folder, moved=moved)))
+        def loaded(shape: RandomModelShape, *, moved: bool = False) -> SampleModel:
+            return stack.enter_context(closing(SampleModel(shape, request, handles, folder, moved=moved)))
 
-        def can_take(shape: Shape) -> bool:
+        def can_take(shape: RandomModelShape) -> bool:
             seconds_per_byte = min((t.seconds / t.n_bytes for t in sent), default=0.0)
             return shape.read_bytes * seconds_per_byte < _UPLOAD_S and _fits(shape, room)
 
@@ -106,7 +108,7 @@ def _measure_models(
         for shape in (*_NARROW, _MIDDLE, _WIDE):
             models.append(loaded(shape))
             on_progress(0.1 + 0.05 * len(models))
-        more: tuple[Shape, ...] = (_LONG,)  # steps as long as a real model's
+        more: tuple[RandomModelShape, ...] = (_LONG,)  # steps as long as a real model's
         if models[-1].burst(1) < _QUICK_S:
             more = (_DEEP,)
             if can_take(_LARGEST):
@@ -117,13 +119,13 @@ def _measure_models(
             cases.append(TimedCase(loaded(_NARROW[-1], moved=True), 1))
         widest = next(model for model in models if model.shape in (_WIDE, _LARGE))
         longest = models[-1] if models[-1].shape is _LARGEST else widest
-        times = _rounds(cases, TimedCase(longest, _prompt_rows(longest)), question.seconds, on_progress)
+        times = _rounds(cases, TimedCase(longest, _prompt_rows(longest)), request.seconds, on_progress)
     *steps, prompt = [_step(case, seconds) for case, seconds in times]
     moved = None if device is None else steps.pop()
     return DeviceTimes(tuple(steps), prompt, sent, moved)
 
 
-def _fits(shape: Shape, room_bytes: int | None) -> bool:
+def _fits(shape: RandomModelShape, room_bytes: int | None) -> bool:
     """Whether the shape, all smaller ones and their compute buffers fit."""
     return room_bytes is None or 4 * shape.read_bytes < room_bytes
 
@@ -171,8 +173,8 @@ class SampleModel:
 
     def __init__(
         self,
-        shape: Shape,
-        question: CalibrationQuestion,
+        shape: RandomModelShape,
+        request: CalibrationRequest,
         handles: list[int],
         folder: Path,
         *,
@@ -190,20 +192,20 @@ class SampleModel:
         self.rows = (
             (1, 4) if shape is _MIDDLE else (1, _MAX_ROWS) if shape in (_WIDE, _DEEP, _LARGE) else (1,)
         )
-        ids = [question.device.id] if question.device else []
+        ids = [request.device.id] if request.device else []
         placement = placement_from_counts(ids, [shape.n_layers] * len(ids), shape.n_layers)
         if moved:
             override = Override.of(LayerPart.FFN, range(shape.n_layers), HOST)
             placement = dataclasses.replace(placement, overrides=(override,))
         context = Context(
             n_ctx=2 * _N_UBATCH, parallel=_MAX_ROWS, kv_type_k="f16", kv_type_v="f16", n_batch=_N_UBATCH,
-            n_ubatch=_N_UBATCH, n_threads=question.n_threads[0], use_mmap=False, pipeline_copies=False,
+            n_ubatch=_N_UBATCH, n_threads=request.n_threads[0], use_mmap=False, pipeline_copies=False,
         )  # fmt: skip
         params = ModelParams(placement, context, handles)
         params.struct.load_mode = LOAD_WITHOUT_MMAP
         path = folder / f"{shape.n_embd}-{shape.n_layers}.gguf"
         try:
-            shape.write_drawn(path)
+            shape.write_random(path)
         except OSError as error:
             raise ModelRefused(
                 f"a model of {format_bytes(shape.read_bytes)} to measure with cannot be written to "
@@ -260,4 +262,4 @@ class SampleModel:
 
 
 if __name__ == "__main__":
-    answer(CalibrationQuestion, measure)
+    answer(CalibrationRequest, measure)

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from vram_llm.llama.child_process import ask
-from vram_llm.llama.measure.throughput_wire import BenchTest, RoundTimes, ThroughputQuestion
+from vram_llm.llama.measure.throughput_wire import BenchTest, RoundTimes, ThroughputRequest
 from vram_llm.planner.measured_speed import MeasuredSpeed
 from vram_llm.planner.types import Plan, SpeedEstimate
 
@@ -21,11 +21,11 @@ def rates(
 
     Raises ModelRefused, BadPlan, WorkerUnreachable, NotBuilt, EngineDied.
     """
-    question = ThroughputQuestion(tuple(plans), tuple(tests), rounds)
+    request = ThroughputRequest(tuple(plans), tuple(tests), rounds)
     name = plans[0].model.name
     found = ask(
         "vram_llm.llama.measure.throughput_worker",
-        question,
+        request,
         RoundTimes,
         f"{name} was measured",
         _SILENCE_S,

@@ -25,7 +25,7 @@ class BenchTest(msgspec.Struct, frozen=True):
         return self.prompt or self.decode * self.streams
 
 
-class ThroughputQuestion(msgspec.Struct, frozen=True):
+class ThroughputRequest(msgspec.Struct, frozen=True):
     """Load all `plans`, and run every test on each in turn, `rounds` times."""
 
     plans: tuple[Plan, ...]

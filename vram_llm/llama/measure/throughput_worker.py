@@ -9,15 +9,15 @@ from contextlib import ExitStack, closing
 from vram_llm.errors import EngineDied
 from vram_llm.llama.child_process import Progress, SendMessage, answer
 from vram_llm.llama.devices import Servers
-from vram_llm.llama.measure.throughput_wire import BenchTest, RoundTimes, ThroughputQuestion
+from vram_llm.llama.measure.throughput_wire import BenchTest, RoundTimes, ThroughputRequest
 from vram_llm.llama.model import LoadedModel
 
 
-def run(question: ThroughputQuestion, send: SendMessage) -> RoundTimes:
+def run(request: ThroughputRequest, send: SendMessage) -> RoundTimes:
     """Seconds of every round. Raises ModelRefused, BadPlan, WorkerUnreachable, EngineDied."""
-    plans, tests = question.plans, question.tests
+    plans, tests = request.plans, request.tests
     times: list[list[list[float]]] = [[[] for _ in tests] for _ in plans]
-    n_all, done = len(plans) * (1 + question.rounds * len(tests)), 0
+    n_all, done = len(plans) * (1 + request.rounds * len(tests)), 0
 
     def one_more() -> None:
         nonlocal done
@@ -29,7 +29,7 @@ def run(question: ThroughputQuestion, send: SendMessage) -> RoundTimes:
         for plan in plans:
             models.append(stack.enter_context(closing(LoadedModel(plan, servers=servers))))
             one_more()
-        for _ in range(question.rounds):
+        for _ in range(request.rounds):
             for model, found in zip(models, times, strict=True):
                 for test, seconds in zip(tests, found, strict=True):
                     seconds.append(prompt(model, test) if test.prompt else decode(model, test))
@@ -88,4 +88,4 @@ def _run(model: LoadedModel, row: int) -> None:
 
 
 if __name__ == "__main__":
-    answer(ThroughputQuestion, run)
+    answer(ThroughputRequest, run)
