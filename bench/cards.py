@@ -27,7 +27,7 @@ from vram_llm.llama.dryrun.client import DryRun
 from vram_llm.llama.registry import RegistryRequest
 from vram_llm.llama.registry_worker import list_devices
 from vram_llm.machine.backend_devices import KINDS as REGISTRIES
-from vram_llm.machine.backend_devices import device_of
+from vram_llm.machine.backend_devices import make_device
 from vram_llm.machine.host import read_host
 from vram_llm.machine.types import Device
 from vram_llm.model.header_reader import read_header
@@ -39,7 +39,7 @@ KINDS = ("weights", "context", "compute")
 def cards() -> list[Device]:
     """The devices that llama.cpp lists on this machine; one card may be several devices."""
     listed = list_devices(RegistryRequest(), lambda _: None).devices
-    return [device_of(row, i, read_host()) for i, row in enumerate(listed) if row.registry in REGISTRIES]
+    return [make_device(row, i, read_host()) for i, row in enumerate(listed) if row.registry in REGISTRIES]
 
 
 def compare(dry: DryRun, name: str, devices: list[Device], n_placements: int, pick: Random) -> Counter[str]:

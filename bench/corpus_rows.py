@@ -12,7 +12,7 @@ from vram_llm.errors import BadHost, UnknownDevice
 from vram_llm.machine import processors
 from vram_llm.machine.detect import what_if
 from vram_llm.machine.types import Host, Machine
-from vram_llm.machine.what_if_host import HostWords
+from vram_llm.machine.what_if_host import HostDescription
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.tensors import LayerPart
 from vram_llm.planner.llama_split import device_of_layers, placement_of
@@ -82,7 +82,7 @@ def machine_of(row: dict[str, str]) -> Machine:
         raise Unasked(f"not in the catalog: {error}") from None
 
 
-def host_words(cpu: str, ram: str) -> HostWords | None:
+def host_words(cpu: str, ram: str) -> HostDescription | None:
     """What a row says of its host, as the options --cpu and --ram; None: nothing but perhaps its size."""
     kind = re.search(r"L?P?DDR\d[Xx]?(?:-\d+)?", ram)
     channels = re.search(r"(\d+) ?ch", ram)
@@ -90,7 +90,7 @@ def host_words(cpu: str, ram: str) -> HostWords | None:
     size = re.match(r"(\d+) Gi?B", ram)
     name: str | None = cpu.partition(",")[0].strip()
     try:
-        processors.find(name or "")
+        processors.find_processor(name or "")
     except UnknownDevice:
         cores = re.search(r"(\d+) cores", cpu)
         name = cores[0] if cores else None
@@ -99,7 +99,7 @@ def host_words(cpu: str, ram: str) -> HostWords | None:
     memory = f"{size[1]}GiB" if size else _UNKNOWN_SIZE
     memory += f" {kind[0]}" if kind else ""
     memory += f" {channels[1]}ch" if channels else ""
-    return HostWords(ram=memory + (f"@{rate[1]}GB/s" if rate else ""), cpu=name)
+    return HostDescription(ram=memory + (f"@{rate[1]}GB/s" if rate else ""), cpu=name)
 
 
 def _placed(placement: str, model: ModelProfile) -> tuple[int, tuple[Override, ...]]:

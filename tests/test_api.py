@@ -114,11 +114,11 @@ def test_the_built_in_model_teaches_nothing(
 
 def test_what_if_cards_have_no_learned_overhead(fake_card: FakeCard) -> None:
     (device,) = detection.detect().devices
-    record = overhead_store.record(device, MIB, how=OF_PROCESS, model="m", driver=device.driver_version)
-    overhead_store.keep({device.uuid or "": record})
+    record = overhead_store.new_record(device, MIB, how=OF_PROCESS, model="m", driver=device.driver_version)
+    overhead_store.store({device.uuid or "": record})
     assert overhead_bytes(detection.detect().devices[0]) == MIB
     assert overhead_bytes(detection.detect(["RTX 3090 Ti"]).devices[0]) == OVERHEAD_BYTES[device.kind]
 
 
 def test_usage_is_read_by_the_parent(fake_card: FakeCard) -> None:
-    assert nvml.usage().cards == {fake_card.uuid: 276 * MIB}
+    assert nvml.memory_usage().used_bytes == {fake_card.uuid: 276 * MIB}

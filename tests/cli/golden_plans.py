@@ -21,7 +21,7 @@ from tests.companions import write_mmproj
 from vram_llm.cli.main import main
 from vram_llm.machine.detect import what_if
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
-from vram_llm.machine.what_if_host import HostWords
+from vram_llm.machine.what_if_host import HostDescription
 from vram_llm.planner.types import Plan, Workload
 from vram_llm.units import GIB
 from vram_llm.workflows import detection, planning
@@ -75,7 +75,7 @@ def write_models(folder: Path) -> None:
 def detect(gpus: str | Sequence[str] = (), rpc: Sequence[str] = (), **host: str | None) -> Machine:
     """Like detection.detect, for the fixed machine. Its workers were never measured."""
     specs = [gpus] if isinstance(gpus, str) else gpus
-    machine = what_if(specs or LOCAL, HOST, HostWords(**host))
+    machine = what_if(specs or LOCAL, HOST, HostDescription(**host))
     devices = [dataclasses.replace(device, what_if=bool(gpus)) for device in machine.devices]
     for i, spec in enumerate(rpc):
         endpoint, _, size = spec.partition("@")

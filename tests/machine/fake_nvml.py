@@ -1,4 +1,4 @@
-"""A pynvml that describes the cards it is given, and fails where it is told to."""
+"""A fake pynvml that describes given cards, and whose functions fail for a card as the test wants."""
 
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
@@ -17,11 +17,11 @@ class FakeCard:
     uuid: str = "GPU-1111-2222"
     clock_mhz: int = 10501
     bus_bits: int = 384
-    slot: tuple[int, int] = (4, 16)  # generation and lanes
+    slot: tuple[int, int] = (4, 16)  # PCIe generation and lanes
     capability: tuple[int, int] = (8, 6)
     mig: int | None = None
-    processes: dict[int, int | None] = field(default_factory=dict)  # pid: MiB used, None not told
-    fails: dict[str, str] = field(default_factory=dict)  # function: name of the error it raises
+    processes: dict[int, int | None] = field(default_factory=dict)  # MiB in use by pid; None: not reported
+    fails: dict[str, str] = field(default_factory=dict)  # the name of the error by function
 
 
 ERRORS = {
@@ -36,7 +36,7 @@ ERRORS = {
 
 
 def fake_nvml(*cards: FakeCard, init_fails: str | None = None) -> Any:
-    """A module that stands in for pynvml on a machine with `cards`."""
+    """A fake of the module pynvml for a machine with `cards`; `init_fails` names an error of nvmlInit."""
     fake: Any = ModuleType("pynvml")
     base = type("NVMLError", (Exception,), {"value": 999, "__str__": lambda self: type(self).__name__})
     fake.NVMLError = base
@@ -54,15 +54,15 @@ def fake_nvml(*cards: FakeCard, init_fails: str | None = None) -> Any:
     def shutdown() -> None:
         fake.shut_down += 1
 
-    def query(function: str, answer: Any) -> None:
-        def ask(handle: Any, *args: Any, **kwargs: Any) -> Any:
+    def add_query(function: str, result: Any) -> None:
+        def query(handle: Any, *args: Any, **kwargs: Any) -> Any:
             card = cards[handle] if isinstance(handle, int) else handle
-            wanted = function + "_v2" if kwargs.get("version") else function
-            if wanted in card.fails:
-                raise getattr(fake, card.fails[wanted])
-            return answer(card, **kwargs)
+            name = function + "_v2" if kwargs.get("version") else function
+            if name in card.fails:
+                raise getattr(fake, card.fails[name])
+            return result(card, **kwargs)
 
-        setattr(fake, function, ask)
+        setattr(fake, function, query)
 
     def memory(card: FakeCard, version: int | None = None) -> SimpleNamespace:
         reserved = {"reserved": card.reserved_mib * MIB} if version else {}
@@ -85,16 +85,16 @@ def fake_nvml(*cards: FakeCard, init_fails: str | None = None) -> Any:
     fake.nvmlInit, fake.nvmlShutdown = init, shutdown
     fake.nvmlSystemGetDriverVersion = lambda: "580.65.06"
     fake.nvmlDeviceGetCount = lambda: len(cards)
-    query("nvmlDeviceGetHandleByIndex", lambda card: card)
-    query("nvmlDeviceGetName", lambda card: card.name)
-    query("nvmlDeviceGetUUID", lambda card: card.uuid)
-    query("nvmlDeviceGetMemoryInfo", memory)
-    query("nvmlDeviceGetPciInfo", lambda card: SimpleNamespace(busId=card.bus_id))
-    query("nvmlDeviceGetCudaComputeCapability", lambda card: card.capability)
-    query("nvmlDeviceGetMaxClockInfo", lambda card: card.clock_mhz)
-    query("nvmlDeviceGetMemoryBusWidth", lambda card: card.bus_bits)
-    query("nvmlDeviceGetMaxPcieLinkGeneration", lambda card: card.slot[0])
-    query("nvmlDeviceGetMaxPcieLinkWidth", lambda card: card.slot[1])
-    query("nvmlDeviceGetMigMode", mig_mode)
-    query("nvmlDeviceGetComputeRunningProcesses", processes)
+    add_query("nvmlDeviceGetHandleByIndex", lambda card: card)
+    add_query("nvmlDeviceGetName", lambda card: card.name)
+    add_query("nvmlDeviceGetUUID", lambda card: card.uuid)
+    add_query("nvmlDeviceGetMemoryInfo", memory)
+    add_query("nvmlDeviceGetPciInfo", lambda card: SimpleNamespace(busId=card.bus_id))
+    add_query("nvmlDeviceGetCudaComputeCapability", lambda card: card.capability)
+    add_query("nvmlDeviceGetMaxClockInfo", lambda card: card.clock_mhz)
+    add_query("nvmlDeviceGetMemoryBusWidth", lambda card: card.bus_bits)
+    add_query("nvmlDeviceGetMaxPcieLinkGeneration", lambda card: card.slot[0])
+    add_query("nvmlDeviceGetMaxPcieLinkWidth", lambda card: card.slot[1])
+    add_query("nvmlDeviceGetMigMode", mig_mode)
+    add_query("nvmlDeviceGetComputeRunningProcesses", processes)
     return fake

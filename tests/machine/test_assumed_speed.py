@@ -19,7 +19,7 @@ from vram_llm.units import GIB
 HOST = Host(name="test", cores=8, total_bytes=GIB, available_bytes=GIB)
 
 
-def device(kind: DeviceKind, known: Speed | None = None) -> Device:
+def device(kind: DeviceKind, speed: Speed | None = None) -> Device:
     return Device(
         id="X0",
         name="x",
@@ -27,12 +27,12 @@ def device(kind: DeviceKind, known: Speed | None = None) -> Device:
         total_bytes=GIB,
         free_bytes=GIB,
         memory_source=Source.DRIVER,
-        speed=known,
+        speed=speed,
     )
 
 
-def facts(found: Speed) -> list[Fact]:
-    values = (getattr(found, field.name) for field in dataclasses.fields(found))
+def facts(speed: Speed) -> list[Fact]:
+    values = (getattr(speed, field.name) for field in dataclasses.fields(speed))
     return [value for value in values if isinstance(value, Fact)]
 
 
@@ -40,7 +40,7 @@ def test_assumed_is_the_least_trusted_source() -> None:
     assert list(Source)[-1] is Source.ASSUMED
 
 
-def test_a_worker_is_an_old_computer_on_a_slow_network() -> None:
+def test_a_worker_gets_the_speed_of_an_old_computer_on_a_slow_network() -> None:
     worker = device(DeviceKind.RPC)
     found, link = device_speed(worker), device_link(worker)
     assert found.read_bytes_per_s == Fact(20e9, Source.ASSUMED)
@@ -51,32 +51,32 @@ def test_a_worker_is_an_old_computer_on_a_slow_network() -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DeviceKind if kind is not DeviceKind.RPC])
-def test_no_card_of_the_catalog_is_slower_than_one_that_is_not_in_it(kind: DeviceKind) -> None:
-    known = [card.bandwidth_bytes_per_s for card in cards() if card.kind is kind]
+def test_the_assumed_speed_of_a_card_is_below_all_cards_of_the_catalog(kind: DeviceKind) -> None:
+    bandwidths = [card.bandwidth_bytes_per_s for card in cards() if card.kind is kind]
     found = device_speed(device(kind))
     assert {fact.source for fact in facts(found)} == {Source.ASSUMED}
     assert found.prompt_flops_per_s is not None
     assert found.split_s is not None
-    assert all(bandwidth is None or found.read_bytes_per_s.value < bandwidth for bandwidth in known)
+    assert all(bandwidth is None or found.read_bytes_per_s.value < bandwidth for bandwidth in bandwidths)
     assert found.read_bytes_per_s.value > host_speed(HOST).read_bytes_per_s.value
 
 
-def test_what_is_known_stays() -> None:
-    rig = what_if(["RTX 3090"], HOST)
-    (found,), (known,) = with_assumed_speeds(rig).devices, rig.devices
+def test_known_figures_stay() -> None:
+    machine = what_if(["RTX 3090"], HOST)
+    (found,), (known,) = with_assumed_speeds(machine).devices, machine.devices
     assert found.speed is not None
     assert known.speed is not None
     assert dataclasses.replace(found.speed, split_s=None) == known.speed
-    whole = dataclasses.replace(speed(5), split_s=Fact(1e-3, Source.MEASURED))
-    measured = device(DeviceKind.RPC, whole)
-    assert device_speed(measured) == whole
-    assert device_link(measured) is None
-    assert not has_assumed_speed(measured)
-    host = dataclasses.replace(HOST, speed=whole)
-    assert host_speed(host) == whole
+    measured_speed = dataclasses.replace(speed(5), split_s=Fact(1e-3, Source.MEASURED))
+    worker = device(DeviceKind.RPC, measured_speed)
+    assert device_speed(worker) == measured_speed
+    assert device_link(worker) is None
+    assert not has_assumed_speed(worker)
+    host = dataclasses.replace(HOST, speed=measured_speed)
+    assert host_speed(host) == measured_speed
 
 
-def test_a_calibration_without_the_cost_of_splits_gets_an_assumed_one() -> None:
+def test_a_calibration_without_the_time_of_a_split_gets_an_assumed_one() -> None:
     found = device_speed(device(DeviceKind.RPC, speed(5)))
     assert found.read_bytes_per_s == Fact(5e9, Source.MEASURED)
     assert found.split_s is not None
@@ -84,7 +84,7 @@ def test_a_calibration_without_the_cost_of_splits_gets_an_assumed_one() -> None:
     assert found.split_s.value > 2 * WORKER_LATENCY_S
 
 
-def test_only_what_is_not_known_is_assumed() -> None:
+def test_only_unknown_figures_are_assumed() -> None:
     found = device_speed(what_if(["24GiB@1000GB/s"]).devices[0])
     assert found.read_bytes_per_s == Fact(900e9, Source.GIVEN)
     assert found.prompt_flops_per_s == Fact(25 * 900e9, Source.ASSUMED)
@@ -93,6 +93,6 @@ def test_only_what_is_not_known_is_assumed() -> None:
 
 
 @pytest.mark.parametrize(("cores", "gb_s"), [(1, 7.5), (2, 15), (8, 30), (64, 30)])
-def test_a_host_reads_no_faster_than_its_cores_and_two_channels(cores: int, gb_s: float) -> None:
+def test_an_assumed_host_is_limited_by_its_cores_and_by_two_channels(cores: int, gb_s: float) -> None:
     found = host_speed(dataclasses.replace(HOST, cores=cores))
     assert found.read_bytes_per_s == Fact(gb_s * 1e9, Source.ASSUMED)

@@ -45,19 +45,20 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data" / "speed.json"
 
 
-def keep(of: Device | Host, link: Link | None = None) -> str:
-    name = calibration_store.key(of)
-    assert name is not None
-    assert calibration_store.keep(name, calibration_store.record(of, SPEED, link, 0.05)).notes == ()
-    return name
+def store(device: Device | Host, link: Link | None = None, speed: Speed = SPEED) -> str:
+    """Store a record of a device; its key."""
+    key = calibration_store.device_key(device)
+    assert key is not None
+    assert calibration_store.store(key, calibration_store.new_record(device, speed, link, 0.05)).notes == ()
+    return key
 
 
-def test_each_device_gets_its_own_figures_back() -> None:
-    keep(CARD)
-    keep(WORKER, LINK)
-    keep(HOST)
+def test_each_device_gets_its_own_figures() -> None:
+    store(CARD)
+    store(WORKER, LINK)
+    store(HOST)
     other = dataclasses.replace(CARD, id="GPU1", uuid="GPU-b")
-    machine = calibration_store.with_speeds(
+    machine = calibration_store.with_measured_speeds(
         Machine(devices=(CARD, other, WORKER), host=HOST, notes=("a note",))
     )
     assert [device.speed for device in machine.devices] == [SPEED, None, SPEED]
@@ -66,9 +67,9 @@ def test_each_device_gets_its_own_figures_back() -> None:
     assert machine.notes == ("a note",)
 
 
-def test_a_processors_types_and_threads_and_both_ways_of_a_link_are_kept() -> None:
+def test_all_figures_of_a_processor_and_of_a_link_are_stored() -> None:
     rate = Fact(2e10, Source.MEASURED)
-    whole = dataclasses.replace(
+    all_figures = dataclasses.replace(
         SPEED,
         split_s=Fact(1e-4, Source.MEASURED),
         expert_read_share=Fact(0.8, Source.MEASURED),
@@ -77,31 +78,29 @@ def test_a_processors_types_and_threads_and_both_ways_of_a_link_are_kept() -> No
         threads=6,
     )
     both_ways = dataclasses.replace(LINK, send_bytes_per_s=rate)
-    for of, link in ((HOST, None), (WORKER, both_ways)):
-        name = calibration_store.key(of)
-        assert name is not None
-        calibration_store.keep(name, calibration_store.record(of, whole, link, 0.05))
-    machine = calibration_store.with_speeds(Machine(devices=(WORKER,), host=HOST))
-    assert machine.host.speed == whole
+    store(HOST, speed=all_figures)
+    store(WORKER, both_ways, all_figures)
+    machine = calibration_store.with_measured_speeds(Machine(devices=(WORKER,), host=HOST))
+    assert machine.host.speed == all_figures
     assert machine.host.best_threads == 6
     assert machine.devices[0].link == both_ways
 
 
 def test_records_of_older_versions_are_read(file: Path) -> None:
-    """Without types, threads, splits, and with one rate for both ways of a link."""
-    name = keep(WORKER, LINK)
+    """They have no types, threads and splits, and one rate for both directions of a link."""
+    key = store(WORKER, LINK)
     (record,) = calibration_store.read()[0].values()
-    kept = msgspec.json.decode(file.read_bytes())
-    (of_worker,) = next(value for value in kept.values() if isinstance(value, dict)).values()
+    content = msgspec.json.decode(file.read_bytes())
+    (fields,) = next(value for value in content.values() if isinstance(value, dict)).values()
     for added in ("types", "threads", "split_s", "expert_read_share", "attention_flops_per_s"):
-        del of_worker[added]
-    del of_worker["link_send_bytes_per_s"]
-    file.write_bytes(msgspec.json.encode(kept))
-    assert calibration_store.read()[0] == {name: record}
+        del fields[added]
+    del fields["link_send_bytes_per_s"]
+    file.write_bytes(msgspec.json.encode(content))
+    assert calibration_store.read()[0] == {key: record}
 
 
 @pytest.mark.parametrize(
-    ("of", "name"),
+    ("device", "key"),
     [
         (CARD, "GPU-a"),
         (dataclasses.replace(CARD, uuid=None, pci_bus_id="0000:01:00.0"), "0000:01:00.0"),
@@ -111,46 +110,46 @@ def test_records_of_older_versions_are_read(file: Path) -> None:
         (dataclasses.replace(CARD, what_if=True), None),
     ],
 )
-def test_what_a_device_is_known_by(of: Device | Host, name: str | None) -> None:
-    assert calibration_store.key(of) == name
+def test_the_key_of_a_device(device: Device | Host, key: str | None) -> None:
+    assert calibration_store.device_key(device) == key
 
 
 @pytest.mark.parametrize(
-    "now",
+    "changed",
     [
         dataclasses.replace(CARD, driver_version="590.1"),
         dataclasses.replace(WORKER, total_bytes=32 * GIB),
     ],
 )
-def test_a_measurement_of_something_else_is_not_used(now: Device) -> None:
-    keep(CARD)
-    keep(WORKER)
-    machine = calibration_store.with_speeds(Machine(devices=(now,), host=HOST))
-    assert machine.devices == (now,)
+def test_the_measurement_of_a_changed_device_is_not_used(changed: Device) -> None:
+    store(CARD)
+    store(WORKER)
+    machine = calibration_store.with_measured_speeds(Machine(devices=(changed,), host=HOST))
+    assert machine.devices == (changed,)
     assert "vram-llm calibrate" in machine.notes[0]
 
 
-def test_the_newest_is_kept_with_date_and_versions(file: Path) -> None:
-    name = keep(WORKER)
-    calibration_store.keep(name, calibration_store.record(WORKER, SPEED, LINK, 0.01))
+def test_the_newest_measurement_is_stored_with_date_and_versions(file: Path) -> None:
+    key = store(WORKER)
+    calibration_store.store(key, calibration_store.new_record(WORKER, SPEED, LINK, 0.01))
     (record,) = calibration_store.read()[0].values()
     assert (record.residual, record.link) == (0.01, LINK)
     assert record.measured_at.endswith("+00:00")
     assert record.llama_cpp_python in file.read_text()
 
 
-def test_forgetting() -> None:
-    names = [keep(CARD), keep(WORKER), keep(HOST)]
-    assert calibration_store.forget(["RTX 3090"]) == (names[0],)
-    assert list(calibration_store.read()[0]) == names[1:]
+def test_records_are_deleted_by_name() -> None:
+    keys = [store(CARD), store(WORKER), store(HOST)]
+    assert calibration_store.forget(["RTX 3090"]) == (keys[0],)
+    assert list(calibration_store.read()[0]) == keys[1:]
     with pytest.raises(UnknownDevice, match=r"'RTX 4090'; measured so far: 10\.0\.0\.2:50052; EPYC"):
         calibration_store.forget(["RTX 4090"])
-    assert set(calibration_store.forget(())) == set(names[1:])
+    assert set(calibration_store.forget(())) == set(keys[1:])
     assert calibration_store.read() == ({}, ())
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "damaged"),
         (b"\xff{", "damaged"),
@@ -158,20 +157,20 @@ def test_forgetting() -> None:
         (b'{"version": 7, "cards": {}}', "another version"),
     ],
 )
-def test_a_file_that_cannot_be_used(file: Path, content: bytes, said: str) -> None:
+def test_a_file_that_cannot_be_used_is_ignored_with_a_note(file: Path, content: bytes, message: str) -> None:
     file.parent.mkdir()
     file.write_bytes(content)
-    machine = calibration_store.with_speeds(Machine(devices=(CARD,), host=HOST))
+    machine = calibration_store.with_measured_speeds(Machine(devices=(CARD,), host=HOST))
     assert machine.devices == (CARD,)
-    assert said in machine.notes[0]
+    assert message in machine.notes[0]
     with pytest.raises(VramLLMError, match="--forget all"):
         calibration_store.forget(["GPU-a"])
     assert calibration_store.forget(()) == ()
     assert calibration_store.read() == ({}, ())
 
 
-def test_figures_no_device_can_have_are_damage(file: Path) -> None:
-    keep(CARD)
+def test_impossible_figures_count_as_damage(file: Path) -> None:
+    store(CARD)
     file.write_text(file.read_text().replace("900000000000.0", "-1.0"))
     assert "damaged" in calibration_store.read()[1][0]
 
@@ -179,9 +178,7 @@ def test_figures_no_device_can_have_are_damage(file: Path) -> None:
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "taken").write_text("")
     monkeypatch.setenv(json_store.DATA_DIR_VARIABLE, str(tmp_path / "taken"))
-    assert (
-        "cannot be stored"
-        in calibration_store.keep("GPU-a", calibration_store.record(CARD, SPEED, None, 0.0)).notes[-1]
-    )
+    record = calibration_store.new_record(CARD, SPEED, None, 0.0)
+    assert "cannot be stored" in calibration_store.store("GPU-a", record).notes[-1]
     with pytest.raises(VramLLMError, match="cannot be written"):
         calibration_store.forget(())

@@ -39,7 +39,7 @@ SPELLINGS = [
     ("NVIDIA L40S", "NVIDIA L40S"),
     ("NVIDIA A10G", "NVIDIA A10G"),
     ("NVIDIA GB10", "NVIDIA GB10"),
-    # as Vulkan and ROCm drivers do
+    # as Vulkan and ROCm drivers print them
     ("AMD Radeon RX 7900 XTX (RADV NAVI31)", "AMD Radeon RX 7900 XTX"),
     ("AMD Instinct MI300X", "AMD Instinct MI300X"),
     ("Intel(R) Arc(TM) A770 Graphics (DG2)", "Intel Arc A770 16GB"),
@@ -106,7 +106,7 @@ SPELLINGS = [
 
 @pytest.mark.parametrize(("text", "label"), SPELLINGS)
 def test_a_card_is_found_by_its_usual_spellings(text: str, label: str) -> None:
-    assert catalog.find(text).label == label
+    assert catalog.find_card(text).label == label
 
 
 def test_laptop_and_desktop_are_never_confused() -> None:
@@ -117,10 +117,10 @@ def test_laptop_and_desktop_are_never_confused() -> None:
         assert desktop != card.name
         short = desktop.removeprefix("NVIDIA GeForce ")
         for text in (card.name, f"{short} Laptop", f"{short} mobile", f"laptop {short}"):
-            assert catalog.find(text).name == card.name
+            assert catalog.find_card(text).name == card.name
         try:
-            found = catalog.find(short)
-        except UnknownDevice:  # there is none for the desk
+            found = catalog.find_card(short)
+        except UnknownDevice:  # there is no desktop card of that name
             continue
         assert "Laptop" not in found.name
 
@@ -138,9 +138,9 @@ def test_laptop_and_desktop_are_never_confused() -> None:
         ("3090 Ti laptop", "NVIDIA GeForce RTX 3090 Ti"),
     ],
 )
-def test_an_unknown_card_gets_its_nearest_names_and_the_free_form(text: str, nearest: str) -> None:
+def test_the_error_for_an_unknown_card_gives_close_names_and_the_free_form(text: str, nearest: str) -> None:
     with pytest.raises(UnknownDevice) as caught:
-        catalog.find(text)
+        catalog.find_card(text)
     message = str(caught.value)
     assert nearest in message
     assert message.split("nearest are ")[1].split("; or")[0].count(", ") == 2
@@ -148,13 +148,13 @@ def test_an_unknown_card_gets_its_nearest_names_and_the_free_form(text: str, nea
 
 
 @pytest.mark.parametrize("text", ["", " ", "gpu", "rtx", "nvidia", "24gb", "x", "\0", "3" * 100_000])
-def test_what_is_no_name_is_refused_in_a_short_sentence(text: str) -> None:
+def test_a_text_that_is_no_name_is_refused_in_a_short_sentence(text: str) -> None:
     with pytest.raises(UnknownDevice) as caught:
-        catalog.find(text)
+        catalog.find_card(text)
     assert len(str(caught.value)) < 300
 
 
-def test_every_row_is_whole_and_found_by_each_of_its_names() -> None:
+def test_every_row_is_plausible_and_found_by_each_of_its_names() -> None:
     rows = catalog.cards()
     assert len(rows) >= 80
     makers = [row.name.split()[0] for row in rows]
@@ -162,9 +162,9 @@ def test_every_row_is_whole_and_found_by_each_of_its_names() -> None:
     assert len({row.label for row in rows}) == len(rows)
     for row in rows:
         assert row.source
-        assert catalog.find(row.label).memory_gib == row.memory_gib
+        assert catalog.find_card(row.label).memory_gib == row.memory_gib
         for spelling in (row.name, *row.aliases):
-            assert catalog.find(spelling).name == row.name
+            assert catalog.find_card(spelling).name == row.name
         assert (row.compute_capability is not None) == (row.kind is DeviceKind.CUDA)
         if row.memory_bytes is not None and row.memory_gib is not None:
             assert 0.93 * row.memory_gib * GIB < row.memory_bytes <= row.memory_gib * GIB
@@ -173,15 +173,15 @@ def test_every_row_is_whole_and_found_by_each_of_its_names() -> None:
 
 
 def test_the_figures_of_a_row() -> None:
-    card = catalog.find("RTX 3090 Ti")
+    card = catalog.find_card("RTX 3090 Ti")
     assert card.memory_bytes == 24 * GIB
     assert card.bandwidth_bytes_per_s == 1008e9
     assert (card.compute_capability, card.pcie_generation, card.pcie_lanes) == ("8.6", 4, 16)
-    assert catalog.find("H200").memory_bytes == 143_771 * MIB
-    assert catalog.find("m3 max").bandwidth_bytes_per_s is None
+    assert catalog.find_card("H200").memory_bytes == 143_771 * MIB
+    assert catalog.find_card("m3 max").bandwidth_bytes_per_s is None
 
 
-def test_a_name_of_several_sizes_says_so_unless_the_size_is_given() -> None:
-    assert "12 GB" in (catalog.find("3080").note or "")
-    assert catalog.find("3080 10GB").note is None
-    assert catalog.find("3080", memory_bytes=12 * GIB).label.endswith("12GB")
+def test_a_card_of_several_sizes_has_a_note_unless_the_size_is_given() -> None:
+    assert "12 GB" in (catalog.find_card("3080").note or "")
+    assert catalog.find_card("3080 10GB").note is None
+    assert catalog.find_card("3080", memory_bytes=12 * GIB).label.endswith("12GB")

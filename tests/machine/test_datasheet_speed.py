@@ -2,13 +2,13 @@ import dataclasses
 
 import pytest
 
-from vram_llm.machine.datasheet_speed import pcie_link, speed_of, with_speeds
+from vram_llm.machine.datasheet_speed import pcie_link, speed_from_datasheet, with_datasheet_speeds
 from vram_llm.machine.detect import what_if
 from vram_llm.machine.types import DeviceKind, Fact, Source
 from vram_llm.machine.what_if import parse_rigs
 
-# Published llama-bench figures of single cards, Llama 3 8B at 512 generated tokens: (card, bytes a token
-# reads, tokens per second). GPU-Benchmarks-on-LLM-Inference, May 2024; RTX 3090 with BF16 and Q4_0: llama.cpp
+# Published llama-bench figures of single cards, Llama 3 8B at 512 generated tokens: (card, bytes read per
+# token, tokens per second). GPU-Benchmarks-on-LLM-Inference, May 2024; RTX 3090 with BF16 and Q4_0: llama.cpp
 # pull requests 14262 and 15802, 2025; RX 7900 XTX: pull request 26284.
 Q4_K_M, F16, Q4_0, Q8_0_70B = 4.66e9, 15.04e9, 4.35e9, 41.9e9
 PUBLISHED = [
@@ -31,8 +31,8 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("card", "n_bytes", "tokens_per_s"), PUBLISHED)
-def test_datasheets_foretell_published_figures(card: str, n_bytes: float, tokens_per_s: float) -> None:
-    speed = speed_of(parse_rigs([card]).devices[0])
+def test_decode_speeds_are_close_to_published_figures(card: str, n_bytes: float, tokens_per_s: float) -> None:
+    speed = speed_from_datasheet(parse_rigs([card]).devices[0])
     assert speed is not None
     seconds = n_bytes / speed.read_bytes_per_s.value + 32 * speed.layer_overhead_s.value
     assert seconds == pytest.approx(1 / tokens_per_s, rel=0.25)
@@ -49,14 +49,14 @@ def test_datasheets_foretell_published_figures(card: str, n_bytes: float, tokens
         ("M2 Ultra@192GiB", 994),
     ],
 )
-def test_datasheets_foretell_prompts(card: str, tokens_per_s: float) -> None:
-    speed = speed_of(parse_rigs([card]).devices[0])
+def test_prompt_speeds_are_close_to_published_figures(card: str, tokens_per_s: float) -> None:
+    speed = speed_from_datasheet(parse_rigs([card]).devices[0])
     assert speed is not None
     assert speed.prompt_flops_per_s is not None
     assert speed.prompt_flops_per_s.value / (2 * 7.5e9) == pytest.approx(tokens_per_s, rel=0.25)
 
 
-def test_what_follows_from_the_datasheet_says_so_and_arithmetic_is_an_estimate() -> None:
+def test_decode_figures_have_the_source_catalog_and_flops_are_estimated() -> None:
     speed = what_if(["RTX 3090 Ti"]).devices[0].speed
     assert speed is not None
     assert speed.read_bytes_per_s.source is Source.CATALOG
@@ -65,7 +65,7 @@ def test_what_follows_from_the_datasheet_says_so_and_arithmetic_is_an_estimate()
     assert speed.prompt_flops_per_s.source is Source.ESTIMATED
 
 
-def test_a_given_bandwidth_tells_nothing_of_arithmetic() -> None:
+def test_a_card_of_unknown_generation_has_no_flops() -> None:
     speed = what_if(["24GiB@1008GB/s"]).devices[0].speed
     assert speed is not None
     assert speed.read_bytes_per_s.source is Source.GIVEN
@@ -73,23 +73,23 @@ def test_a_given_bandwidth_tells_nothing_of_arithmetic() -> None:
     assert speed.row_flops_per_s is None
 
 
-def test_no_bandwidth_no_speed() -> None:
+def test_a_card_without_a_bandwidth_and_a_worker_have_no_speed() -> None:
     assert what_if(["24GiB"]).devices[0].speed is None
     (card,) = parse_rigs(["RTX 3090"]).devices
     worker = dataclasses.replace(card, kind=DeviceKind.RPC, bandwidth_bytes_per_s=Fact(1e9, Source.GIVEN))
-    assert speed_of(worker) is None
+    assert speed_from_datasheet(worker) is None
 
 
-def test_what_was_measured_stays() -> None:
+def test_a_measured_speed_stays() -> None:
     machine = what_if(["RTX 3090"])
     found = machine.devices[0].speed
     assert found is not None
     measured = dataclasses.replace(found, read_bytes_per_s=Fact(1e9, Source.MEASURED))
     device = dataclasses.replace(machine.devices[0], speed=measured)
-    assert with_speeds(dataclasses.replace(machine, devices=(device,))).devices[0].speed is measured
+    assert with_datasheet_speeds(dataclasses.replace(machine, devices=(device,))).devices[0].speed is measured
 
 
-def test_every_card_of_the_catalog_with_a_bandwidth_gets_a_whole_speed() -> None:
+def test_every_card_of_the_catalog_with_a_bandwidth_gets_all_figures() -> None:
     from vram_llm.machine.catalog import cards
 
     for card in cards():
@@ -102,7 +102,7 @@ def test_every_card_of_the_catalog_with_a_bandwidth_gets_a_whole_speed() -> None
         assert speed.prompt_flops_per_s is not None, card.label
 
 
-def test_the_link_is_the_slots() -> None:
+def test_the_link_has_the_rate_of_the_slot() -> None:
     link = what_if(["RTX 3090"]).devices[0].link
     assert link is not None
     assert 20e9 < link.bytes_per_s.value < 31.5e9

@@ -32,7 +32,7 @@ HOST = Host(name="box", cores=8, total_bytes=64 * GIB, available_bytes=48 * GIB)
         (FakeCard(name="NVIDIA Graphics Device", bus_bits=0), None),
     ],
 )
-def test_bandwidth_is_the_drivers_then_the_catalogs(
+def test_the_bandwidth_is_the_drivers_or_the_catalogs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, card: FakeCard, bandwidth: Fact | None
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(card))
@@ -47,7 +47,7 @@ def test_bandwidth_is_the_drivers_then_the_catalogs(
         (FakeCard(fails={"nvmlDeviceGetMaxPcieLinkWidth": "NVMLError_NotSupported"}), 16, Source.CATALOG),
     ],
 )
-def test_the_link_is_the_drivers_then_the_catalogs(
+def test_the_link_is_the_drivers_or_the_catalogs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, card: FakeCard, lanes: int, source: Source
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(card))
@@ -75,7 +75,7 @@ def test_hidden_cards_are_not_detected(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "hides 1 of 1" in machine.notes[0]
 
 
-def test_other_makers_cards_are_mentioned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_notes_name_other_makers_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
     monkeypatch.setattr("platform.system", lambda: "Linux")
     (tmp_path / "dev").mkdir()
@@ -91,7 +91,7 @@ def test_other_makers_cards_are_mentioned(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert detect.detect(Backends(built=("CPU", "Vulkan")), tmp_path, {}).notes == ()
 
 
-def test_memory_set_aside_for_graphics_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_dedicated_memory_of_graphics_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
     files = {"mem_info_vram_total": 32 * GIB, "mem_info_vram_used": GIB}
     graphics = tmp_path / "sys/devices/0000:c4:00.0"
@@ -109,7 +109,7 @@ def test_memory_set_aside_for_graphics_is_read(monkeypatch: pytest.MonkeyPatch, 
     assert machine.host.bandwidth_bytes_per_s == Fact(256e9, Source.CATALOG)
 
 
-def test_this_machine_is_read() -> None:
+def test_this_machine_is_detected() -> None:
     machine = detect.detect(CPU_ONLY)
     assert machine.host.total_bytes > 0
     assert machine.devices or machine.notes
@@ -122,6 +122,6 @@ def test_what_if_cards_replace_the_local_ones() -> None:
     assert "also made with 12 GB" in machine.notes[0]
 
 
-def test_what_if_of_an_unknown_card_is_refused() -> None:
+def test_an_unknown_what_if_card_is_refused() -> None:
     with pytest.raises(UnknownDevice, match="RTX 4095"):
         detect.what_if(["RTX 4095"], HOST)

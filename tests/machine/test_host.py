@@ -12,6 +12,7 @@ UNLIMITED_V1 = "9223372036854771712"
 
 
 def lay_out(root: Path, files: dict[str, str]) -> Path:
+    """Write files below `root`: the text of each by its relative path. Returns `root`."""
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -20,6 +21,7 @@ def lay_out(root: Path, files: dict[str, str]) -> Path:
 
 
 def stat(prefix: str, inactive: int, active: int) -> str:
+    """The text of memory.stat."""
     return f"anon 5\n{prefix}inactive_file {inactive}\n{prefix}active_file {active}\nslab 7"
 
 
@@ -33,7 +35,7 @@ MEMORY = {
         },
         [],
     ),
-    "v2, cache is reclaimable": (
+    "v2, the page cache is free": (
         {
             "proc/self/cgroup": "0::/a",
             "sys/fs/cgroup/a/memory.max": str(8 * GIB),
@@ -68,7 +70,7 @@ MEMORY = {
         },
         [(GIB, GIB)],
     ),
-    "v1 beside an empty v2": (
+    "v1, next to an empty v2": (
         {
             "proc/self/cgroup": "4:memory:/job\n1:cpu,cpuacct:/\n0::/",
             "sys/fs/cgroup/memory/job/memory.limit_in_bytes": str(2 * GIB),
@@ -129,7 +131,7 @@ def test_cpu_limits(tmp_path: Path, case: str) -> None:
     assert host.cpu_limits(lay_out(tmp_path, files)) == expected
 
 
-def test_the_tightest_limit_counts(tmp_path: Path) -> None:
+def test_the_tightest_limit_applies(tmp_path: Path) -> None:
     files = {
         "proc/self/cgroup": "0::/",
         "sys/fs/cgroup/memory.max": str(64 * MIB),
@@ -143,7 +145,7 @@ def test_the_tightest_limit_counts(tmp_path: Path) -> None:
     assert (read.memory_limit_bytes, read.in_use_bytes) == (64 * MIB, 16 * MIB)
 
 
-def test_this_machine() -> None:
+def test_this_computer_is_read() -> None:
     read = host.read_host()
     assert read.name
     assert 1 <= read.cores <= (psutil.cpu_count() or 1)
@@ -153,8 +155,8 @@ def test_this_machine() -> None:
 
 
 def test_the_largest_process_is_named() -> None:
-    """This test's own parent, if nothing else, holds memory."""
-    holder = host.largest_process()
-    assert holder is not None
-    assert re.fullmatch(r".+ \(pid \d+\) holds [\d.,]+ [KMGT]iB", holder)
-    assert f"(pid {os.getpid()})" not in holder
+    """There is at least one other process: this one's parent."""
+    sentence = host.largest_process()
+    assert sentence is not None
+    assert re.fullmatch(r".+ \(pid \d+\) holds [\d.,]+ [KMGT]iB", sentence)
+    assert f"(pid {os.getpid()})" not in sentence

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.machine.test_host import lay_out
-from vram_llm.machine.memory_modules import bandwidth, kind
+from vram_llm.machine.memory_modules import memory_bandwidth, memory_kind
 from vram_llm.machine.types import Source
 
 UDEV = "run/udev/data/+dmi:id"
@@ -34,12 +34,12 @@ SERVER = [(f"P{cpu} CHANNEL {name}", "DIMM 0", 4800) for cpu in (0, 1) for name 
         (table(*[(f"BANK {i}", f"DIMM {i}", 2666) for i in range(4)]), 2 * 8 * 2.666),
         (table(*SERVER), 16 * 8 * 4.8),
         (table(*[("", f"Controller{i}-ChannelA-DIMM0", 5600) for i in (0, 1)]), 2 * 8 * 5.6),
-        (table(("", "DIMMA1", 3600), ("", "DIMMB1", 3000)), 2 * 8 * 3.0),  # all run at the slowest's speed
+        (table(("", "DIMMA1", 3600), ("", "DIMMB1", 3000)), 2 * 8 * 3.0),  # the slowest module sets the rate
         (table(*[("", f"Channel{name}", 6400) for name in "ABCD"], DATA_WIDTH=32), 4 * 4 * 6.4),
     ],
 )  # fmt: skip
-def test_channels_times_speed(tmp_path: Path, text: str, expected: float) -> None:
-    found = bandwidth(lay_out(tmp_path, {UDEV: text}))
+def test_the_bandwidth_is_channels_times_rate(tmp_path: Path, text: str, expected: float) -> None:
+    found = memory_bandwidth(lay_out(tmp_path, {UDEV: text}))
     assert found is not None
     assert found.value == pytest.approx(expected * GB)
     assert found.source is Source.ESTIMATED
@@ -55,12 +55,12 @@ def test_channels_times_speed(tmp_path: Path, text: str, expected: float) -> Non
         table(*DDR4, size=0),
     ],
 )
-def test_a_list_without_speeds_is_no_figure(tmp_path: Path, text: str) -> None:
-    assert bandwidth(lay_out(tmp_path, {UDEV: text})) is None
+def test_a_list_without_rates_gives_no_bandwidth(tmp_path: Path, text: str) -> None:
+    assert memory_bandwidth(lay_out(tmp_path, {UDEV: text})) is None
 
 
-def test_no_list(tmp_path: Path) -> None:
-    assert bandwidth(tmp_path) is None
+def test_without_a_list_the_bandwidth_is_unknown(tmp_path: Path) -> None:
+    assert memory_bandwidth(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -76,4 +76,4 @@ def test_no_list(tmp_path: Path) -> None:
     ],
 )
 def test_the_kind_of_memory(tmp_path: Path, text: str, expected: str | None) -> None:
-    assert kind(lay_out(tmp_path, {UDEV: text})) == expected
+    assert memory_kind(lay_out(tmp_path, {UDEV: text})) == expected

@@ -13,9 +13,9 @@ from vram_llm.units import GIB, MIB
 HOST = Host(name="box", cores=8, total_bytes=64 * GIB, available_bytes=48 * GIB)
 
 
-def read(monkeypatch: pytest.MonkeyPatch, fake: Any) -> nvml.Cards:
+def read(monkeypatch: pytest.MonkeyPatch, fake: Any) -> nvml.DetectedDevices:
     monkeypatch.setitem(sys.modules, "pynvml", fake)
-    return nvml.cards(HOST)
+    return nvml.read_cards(HOST)
 
 
 def test_a_card_with_every_fact(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_a_card_in_mig_mode_becomes_a_note(monkeypatch: pytest.MonkeyPatch) -> N
     assert "MIG" in found.notes[0]
 
 
-def test_a_card_without_memory_of_its_own_has_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_without_memory_of_its_own_uses_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     no_memory = dict.fromkeys(
         ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2"), "NVMLError_NotSupported"
     )
@@ -110,7 +110,9 @@ def test_a_card_without_memory_of_its_own_has_the_hosts(monkeypatch: pytest.Monk
         ),
     ],
 )
-def test_why_there_are_no_cards(monkeypatch: pytest.MonkeyPatch, error: str, sentence: str) -> None:
+def test_a_note_says_why_there_are_no_cards(
+    monkeypatch: pytest.MonkeyPatch, error: str, sentence: str
+) -> None:
     assert read(monkeypatch, fake_nvml(FakeCard(), init_fails=error)) == ((), (sentence,))
 
 
@@ -121,8 +123,8 @@ def test_without_the_package_there_are_no_cards(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_real_library() -> None:
-    """Where there is no driver it must say so; where there is one, its cards must be whole."""
-    found = nvml.cards(HOST)
+    """Without a driver there is a note; with one, cards have plausible memory."""
+    found = nvml.read_cards(HOST)
     try:
         ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -168,13 +170,13 @@ KNOWN = [
 
 
 @pytest.mark.parametrize(("name", "clock_mhz", "bus_bits"), KNOWN)
-def test_bandwidth_is_the_datasheets(name: str, clock_mhz: int, bus_bits: int) -> None:
-    datasheet = catalog.find(name).bandwidth_bytes_per_s
+def test_the_bandwidth_is_close_to_the_datasheets(name: str, clock_mhz: int, bus_bits: int) -> None:
+    datasheet = catalog.find_card(name).bandwidth_bytes_per_s
     assert nvml.bandwidth_bytes_per_s(clock_mhz, bus_bits) == pytest.approx(datasheet, rel=0.025)
 
 
 @pytest.mark.parametrize(
-    ("environ", "ids", "noted"),
+    ("environ", "ids", "note"),
     [
         ({}, [0, 1, 2], ""),
         ({"CUDA_VISIBLE_DEVICES": ""}, [], "hides 3 of 3"),
@@ -188,37 +190,37 @@ def test_bandwidth_is_the_datasheets(name: str, clock_mhz: int, bus_bits: int) -
     ],
 )
 def test_hidden_cards(
-    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], ids: list[int], noted: str
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], ids: list[int], note: str
 ) -> None:
     unlike = (FakeCard(uuid="GPU-a"), FakeCard(uuid="GPU-b", name="NVIDIA L4"), FakeCard(uuid="GPU-c"))
-    found = nvml.visible(read(monkeypatch, fake_nvml(*unlike)), environ)
+    found = nvml.visible_cards(read(monkeypatch, fake_nvml(*unlike)), environ)
     assert [device.id for device in found.devices] == [f"GPU{i}" for i in ids]
-    assert noted in "".join(found.notes)
-    assert bool(found.notes) == bool(noted)
+    assert note in "".join(found.notes)
+    assert bool(found.notes) == bool(note)
 
 
 def test_equal_cards_are_hidden_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
     found = read(monkeypatch, fake_nvml(FakeCard(), FakeCard()))
-    shown = nvml.visible(found, {"CUDA_VISIBLE_DEVICES": "1"})
+    shown = nvml.visible_cards(found, {"CUDA_VISIBLE_DEVICES": "1"})
     assert [device.id for device in shown.devices] == ["GPU1"]
 
 
-def test_what_is_in_use_by_card_and_by_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_in_use_by_all_programs_and_by_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = fake_nvml(
         FakeCard(uuid="GPU-a", free_mib=20000, processes={1: 700, 2: 300}),
         FakeCard(uuid="GPU-b", free_mib=24276, processes={1: 50}),
     )
     monkeypatch.setitem(sys.modules, "pynvml", fake)
-    used = nvml.usage(2)
-    assert used.cards == {"GPU-a": 4276 * MIB, "GPU-b": 0}
-    assert used.process == {"GPU-a": 300 * MIB}
+    used = nvml.memory_usage(2)
+    assert used.used_bytes == {"GPU-a": 4276 * MIB, "GPU-b": 0}
+    assert used.process_bytes == {"GPU-a": 300 * MIB}
     assert used.driver_version == "580.65.06"
-    assert nvml.usage().process == {}
+    assert nvml.memory_usage().process_bytes == {}
     assert fake.shut_down == 2
 
 
 @pytest.mark.parametrize(
-    ("card", "cards", "process"),
+    ("card", "used_bytes", "process_bytes"),
     [
         (FakeCard(processes={1: None}), {"GPU-1111-2222": 276 * MIB}, {}),
         (
@@ -240,14 +242,17 @@ def test_what_is_in_use_by_card_and_by_process(monkeypatch: pytest.MonkeyPatch) 
         (FakeCard(fails={"nvmlDeviceGetHandleByIndex": "NVMLError_GpuIsLost"}), {}, {}),
     ],
 )
-def test_use_that_is_not_told_is_left_out(
-    monkeypatch: pytest.MonkeyPatch, card: FakeCard, cards: dict[str, int], process: dict[str, int]
+def test_unreported_memory_in_use_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+    card: FakeCard,
+    used_bytes: dict[str, int],
+    process_bytes: dict[str, int],
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(card))
-    assert nvml.usage(1)[:2] == (cards, process)
+    assert nvml.memory_usage(1)[:2] == (used_bytes, process_bytes)
 
 
 @pytest.mark.parametrize("module", [None, fake_nvml(init_fails="NVMLError_DriverNotLoaded")])
-def test_without_a_driver_nothing_is_in_use(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+def test_without_a_driver_no_memory_is_reported(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", module)
-    assert nvml.usage(1) == ({}, {}, None)
+    assert nvml.memory_usage(1) == ({}, {}, None)

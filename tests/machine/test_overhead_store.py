@@ -29,22 +29,24 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def measured(mib: int, driver: str | None = "580.65.06") -> overhead_store.OverheadRecord:
-    return overhead_store.record(CARD, mib * MIB, how="NVML, this process", model="a model", driver=driver)
+    return overhead_store.new_record(
+        CARD, mib * MIB, how="NVML, this process", model="a model", driver=driver
+    )
 
 
-def machine_after(*devices: Device) -> Machine:
+def with_stored_overheads(*devices: Device) -> Machine:
     return overhead_store.with_overheads(Machine(devices=devices, host=HOST, notes=("a note",)))
 
 
-def test_a_measurement_comes_back_for_its_own_card_only() -> None:
-    assert "stored" in overhead_store.keep({"GPU-a": measured(431)})[0]
-    found = machine_after(CARD, OTHER)
+def test_a_measurement_applies_to_its_card_alone() -> None:
+    assert "stored" in overhead_store.store({"GPU-a": measured(431)})[0]
+    found = with_stored_overheads(CARD, OTHER)
     assert [device.overhead for device in found.devices] == [Fact(431 * MIB, Source.MEASURED), None]
     assert found.notes == ("a note",)
 
 
-def test_the_file_says_what_was_measured_and_with_what(file: Path) -> None:
-    overhead_store.keep({"GPU-a": measured(431)})
+def test_the_file_has_the_measurement_and_its_versions(file: Path) -> None:
+    overhead_store.store({"GPU-a": measured(431)})
     text = file.read_text()
     for part in ("580.65.06", "a model", "NVML, this process", "RTX 3090", "llama_cpp_python", "+00:00"):
         assert part in text
@@ -52,39 +54,39 @@ def test_the_file_says_what_was_measured_and_with_what(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mib", "driver", "kept_mib", "said"),
+    ("mib", "driver", "used_mib", "message"),
     [
         (500, "580.65.06", 500, "later plans include it"),
         (400, "580.65.06", 431, "the larger overhead"),
         (400, "590.1", None, "later plans include it"),  # the card of the test still has the older driver
     ],
 )
-def test_the_largest_of_equal_versions_is_kept(
-    mib: int, driver: str, kept_mib: int | None, said: str
+def test_the_largest_measurement_of_equal_versions_is_stored(
+    mib: int, driver: str, used_mib: int | None, message: str
 ) -> None:
-    overhead_store.keep({"GPU-a": measured(431)})
-    assert said in " ".join(overhead_store.keep({"GPU-a": measured(mib, driver)}))
-    (device,) = machine_after(CARD).devices
-    assert device.overhead == (None if kept_mib is None else Fact(kept_mib * MIB, Source.MEASURED))
+    overhead_store.store({"GPU-a": measured(431)})
+    assert message in " ".join(overhead_store.store({"GPU-a": measured(mib, driver)}))
+    (device,) = with_stored_overheads(CARD).devices
+    assert device.overhead == (None if used_mib is None else Fact(used_mib * MIB, Source.MEASURED))
 
 
-def test_cards_do_not_displace_each_other() -> None:
-    overhead_store.keep({"GPU-a": measured(431)})
-    overhead_store.keep({"GPU-b": measured(300)})
-    found = machine_after(CARD, OTHER)
+def test_each_card_has_a_record_of_its_own() -> None:
+    overhead_store.store({"GPU-a": measured(431)})
+    overhead_store.store({"GPU-b": measured(300)})
+    found = with_stored_overheads(CARD, OTHER)
     assert [device.overhead.value // MIB for device in found.devices if device.overhead] == [431, 300]
 
 
 def test_a_measurement_under_another_driver_is_not_used() -> None:
-    overhead_store.keep({"GPU-a": measured(431)})
-    found = machine_after(dataclasses.replace(CARD, driver_version="590.1"))
+    overhead_store.store({"GPU-a": measured(431)})
+    found = with_stored_overheads(dataclasses.replace(CARD, driver_version="590.1"))
     assert found.devices[0].overhead is None
     assert "another driver" in found.notes[1]
     assert "vram-llm verify" in found.notes[1]
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "damaged"),
         (b"\xff\xfe{", "damaged"),
@@ -93,34 +95,32 @@ def test_a_measurement_under_another_driver_is_not_used() -> None:
         (b'{"version": 2, "cards": {}}', "another version"),
     ],
 )
-def test_a_damaged_file_is_no_file_with_a_note(file: Path, content: bytes, said: str) -> None:
+def test_a_damaged_file_is_ignored_with_a_note(file: Path, content: bytes, message: str) -> None:
     file.parent.mkdir()
     file.write_bytes(content)
-    found = machine_after(CARD)
+    found = with_stored_overheads(CARD)
     assert found.devices == (CARD,)
-    assert said in found.notes[1]
-    overhead_store.keep({"GPU-a": measured(431)})
-    assert machine_after(CARD).devices[0].overhead is not None
+    assert message in found.notes[1]
+    overhead_store.store({"GPU-a": measured(431)})
+    assert with_stored_overheads(CARD).devices[0].overhead is not None
 
 
 def test_a_negative_overhead_is_damage(file: Path) -> None:
-    overhead_store.keep({"GPU-a": measured(431)})
+    overhead_store.store({"GPU-a": measured(431)})
     file.write_text(file.read_text().replace(str(431 * MIB), "-1"))
-    found = machine_after(CARD)
+    found = with_stored_overheads(CARD)
     assert found.devices == (CARD,)
     assert "damaged" in found.notes[1]
 
 
-def test_a_folder_that_cannot_be_written_to_is_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_writing_becomes_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "taken").write_text("")
     monkeypatch.setenv(json_store.DATA_DIR_VARIABLE, str(tmp_path / "taken"))
-    assert "cannot be stored" in overhead_store.keep({"GPU-a": measured(431)})[-1]
+    assert "cannot be stored" in overhead_store.store({"GPU-a": measured(431)})[-1]
 
 
 def test_a_write_that_fails_leaves_the_old_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    overhead_store.keep({"GPU-a": measured(431)})
+    overhead_store.store({"GPU-a": measured(431)})
     before = file.read_bytes()
 
     def full(*_: object) -> None:
@@ -128,11 +128,11 @@ def test_a_write_that_fails_leaves_the_old_file(file: Path, monkeypatch: pytest.
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        assert "No space left" in overhead_store.keep({"GPU-a": measured(500)})[-1]
+        assert "No space left" in overhead_store.store({"GPU-a": measured(500)})[-1]
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_without_a_file_nothing_is_said() -> None:
-    found = machine_after(CARD)
+def test_without_a_file_there_is_no_note() -> None:
+    found = with_stored_overheads(CARD)
     assert found == Machine(devices=(CARD,), host=HOST, notes=("a note",))

@@ -9,12 +9,12 @@ TOPOLOGY = "sys/devices/system/cpu/cpu{}/topology/{}"
 
 
 def siblings(*lists: str, name: str = "core_cpus_list") -> dict[str, str]:
-    """The kernel's list of each logical processor's core, in their order."""
+    """The kernel's files with the logical processors on the core of each logical processor, in order."""
     return {TOPOLOGY.format(cpu, name): text for cpu, text in enumerate(lists)}
 
 
 @pytest.mark.parametrize(
-    ("files", "cpus", "most", "expected"),
+    ("files", "cpus", "limit", "expected"),
     [
         (siblings("0,2", "1,3", "0,2", "1,3"), range(4), 4, 2),
         (siblings("0-1", "0-1", "2", "3"), range(4), 4, 3),  # one performance core, two efficiency cores
@@ -24,9 +24,9 @@ def siblings(*lists: str, name: str = "core_cpus_list") -> dict[str, str]:
     ],
 )
 def test_physical_cores(
-    tmp_path: Path, files: dict[str, str], cpus: range, most: int, expected: int | None
+    tmp_path: Path, files: dict[str, str], cpus: range, limit: int, expected: int | None
 ) -> None:
-    assert physical_cores(lay_out(tmp_path, files), cpus, most) == expected
+    assert physical_cores(lay_out(tmp_path, files), cpus, limit) == expected
 
 
 @pytest.mark.parametrize(("text", "expected"), [("0", 1), ("0-1", 2), ("0,2-3", 3), ("", None)])

@@ -2,7 +2,7 @@ import pytest
 
 from vram_llm.errors import UnknownDevice
 from vram_llm.machine import catalog
-from vram_llm.machine.processors import find, processors, with_graphics
+from vram_llm.machine.processors import find_processor, processor_with_graphics, processors
 
 SPELLINGS = [
     # as kernels print them
@@ -32,14 +32,14 @@ SPELLINGS = [
 
 @pytest.mark.parametrize(("text", "name"), SPELLINGS)
 def test_a_processor_is_found_by_its_usual_spellings(text: str, name: str) -> None:
-    assert find(text).name == name
+    assert find_processor(text).name == name
 
 
 def test_every_row_is_found_by_its_names_and_is_plausible() -> None:
     for processor in processors():
         size = processor.memory_gib[0] if processor.memory_gib else None
         for spelling in (processor.name, *processor.aliases):
-            assert find(spelling, size).name == processor.name, spelling
+            assert find_processor(spelling, size).name == processor.name, spelling
         assert processor.cores <= processor.threads <= 2 * processor.cores, processor.name
         assert processor.memory, processor.name
         assert all(kind.generation and kind.rate_mts for kind in processor.memory), processor.name
@@ -50,8 +50,8 @@ def test_every_row_is_found_by_its_names_and_is_plausible() -> None:
         }, processor.name  # fmt: skip
 
 
-def test_the_makers_bandwidth_is_near_the_rule() -> None:
-    """Channels x rate x 8 bytes, where a maker gives all of them."""
+def test_the_makers_bandwidth_is_close_to_the_rule() -> None:
+    """Channels x rate x 8 bytes, for processors whose maker gives all of these."""
     for processor in processors():
         if processor.channels and processor.bandwidth_bytes_per_s:
             rate_mts = processor.memory[0].rate_mts
@@ -68,10 +68,10 @@ def test_graphics_of_processors_are_cards_that_share_memory() -> None:
     assert sharing - named == {"AMD Instinct MI300A"}
 
 
-def test_the_version_is_the_one_sold_with_the_memory() -> None:
-    versions = [with_graphics("Apple M4 Max", gib) for gib in (36, 64)]
+def test_the_memory_size_decides_the_version() -> None:
+    versions = [processor_with_graphics("Apple M4 Max", gib) for gib in (36, 64)]
     assert [version and version.cores for version in versions] == [14, 16]
-    assert with_graphics("NVIDIA GeForce RTX 3090") is None
+    assert processor_with_graphics("NVIDIA GeForce RTX 3090") is None
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,6 @@ def test_the_version_is_the_one_sold_with_the_memory() -> None:
         ("x" * 100, "100 characters is not a processor"),
     ],
 )
-def test_what_is_no_processor_is_refused(text: str, reason: str) -> None:
+def test_an_unknown_processor_is_refused(text: str, reason: str) -> None:
     with pytest.raises(UnknownDevice, match=reason):
-        find(text)
+        find_processor(text)

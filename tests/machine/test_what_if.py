@@ -41,7 +41,7 @@ GIVEN, CATALOG = Source.GIVEN, Source.CATALOG
         ("64x 3090", 64, 24, CATALOG, Fact(936e9, CATALOG)),
     ],
 )
-def test_cards_as_people_write_them(
+def test_descriptions_of_cards(
     spec: str, count: int, gib: int, memory_source: Source, bandwidth: Fact | None
 ) -> None:
     devices = parse_rigs([spec]).devices
@@ -54,7 +54,7 @@ def test_cards_as_people_write_them(
 
 
 @pytest.mark.parametrize(
-    ("spec", "part"),
+    ("spec", "reason"),
     [
         ("RTX 9999", "'RTX 9999' names no single card"),
         ("0x 3090", "from 1 to 64"),
@@ -82,13 +82,13 @@ def test_cards_as_people_write_them(
         ("-24GiB", "names no single card"),
     ],
 )
-def test_what_is_no_card_is_refused_with_the_reason(spec: str, part: str) -> None:
+def test_a_bad_description_is_refused_with_a_reason(spec: str, reason: str) -> None:
     with pytest.raises(UnknownDevice) as caught:
         parse_rigs([spec])
-    assert part in str(caught.value)
+    assert reason in str(caught.value)
 
 
-def test_ids_run_through_all_specs_in_the_order_given() -> None:
+def test_ids_number_all_cards_in_their_order() -> None:
     devices = parse_rigs(["RTX 4080 Laptop", "2x RTX 3090 Ti", "8GiB"]).devices
     assert [(device.id, device.total_bytes // GIB) for device in devices] == [
         ("GPU0", 12),
@@ -117,7 +117,7 @@ def test_a_plus_sign_needs_a_card_on_both_sides(rig: str) -> None:
         parse_rigs([rig])
 
 
-def test_a_size_that_no_make_has_is_left_out_of_the_name() -> None:
+def test_a_size_that_is_not_in_the_catalog_is_left_out_of_the_name() -> None:
     assert [device.name for device in parse_rigs(["3080 + 3080 12GB + 3080 20GB"]).devices] == [
         "NVIDIA GeForce RTX 3080 10GB",
         "NVIDIA GeForce RTX 3080 12GB",
@@ -125,7 +125,7 @@ def test_a_size_that_no_make_has_is_left_out_of_the_name() -> None:
     ]
 
 
-def test_an_unknown_card_gets_one_sentence() -> None:
+def test_the_error_for_an_unknown_card_is_one_sentence() -> None:
     with pytest.raises(UnknownDevice) as caught:
         parse_rigs(["2x RTX 9090 Ti"])
     assert str(caught.value) == (
@@ -135,7 +135,7 @@ def test_an_unknown_card_gets_one_sentence() -> None:
     )
 
 
-def test_too_many_cards_in_all_are_refused() -> None:
+def test_more_cards_than_a_plan_takes_are_refused() -> None:
     with pytest.raises(UnknownDevice, match="66 cards"):
         parse_rigs(["33x 3090", "33x 4090"])
 
@@ -157,7 +157,7 @@ def test_buffers_are_those_of_the_back_end(
     assert (device.kind, device.alignment_bytes, device.row_padding) == (kind, alignment_bytes, row_padding)
 
 
-def test_the_catalogs_notes_come_once() -> None:
+def test_each_of_the_catalogs_notes_appears_once() -> None:
     (note,) = parse_rigs(["2x 3080 + RTX 3080", "3090", "24GiB"]).notes
     assert note.startswith("NVIDIA GeForce RTX 3080 10GB: also made with 12 GB")
 
@@ -179,7 +179,7 @@ def test_the_catalogs_notes_come_once() -> None:
         ("RTX 5090 on i9-9900K with 64GB", 12.6),
     ],
 )
-def test_a_card_is_as_fast_as_its_slot(rig: str, gb_s: float | None) -> None:
+def test_the_link_has_the_rate_of_card_and_slot(rig: str, gb_s: float | None) -> None:
     (device,) = parse_rigs([rig]).devices
     assert (device.link and device.link.bytes_per_s.value / 1e9) == (gb_s and pytest.approx(gb_s, rel=0.01))
 
@@ -191,7 +191,7 @@ def test_a_card_is_as_fast_as_its_slot(rig: str, gb_s: float | None) -> None:
         ("GB10", 121.7, 116.8, Fact(273e9, CATALOG)),
         ("AGX Orin 32GB", 32, 28.5, Fact(204.8e9, CATALOG)),
         ("M4 Max 64GB", 64, 48, Fact(546e9, CATALOG)),
-        ("M4 Max 36GB", 36, 27, Fact(410e9, CATALOG)),  # the version that is sold with it
+        ("M4 Max 36GB", 36, 27, Fact(410e9, CATALOG)),  # the version on sale with 36 GB
         ("M4 Max on 64GB", 64, 48, Fact(546e9, CATALOG)),
         ("M1 16GB", 16, 10.7, Fact(68.3e9, CATALOG)),  # two thirds
         ("m2 ultra@64GiB@700GB/s", 64, 48, Fact(700e9, GIVEN)),
@@ -240,5 +240,5 @@ def test_a_rig_has_one_host(rigs: list[str], reason: str) -> None:
     ("rig", "is_named"),
     [("RTX 3090", False), ("RTX 3090 on 64GB", True), ("DGX Spark", True), ("on 64GB", True)],
 )
-def test_which_rigs_name_their_host(rig: str, is_named: bool) -> None:
+def test_whether_a_rig_names_its_host(rig: str, is_named: bool) -> None:
     assert names_host(rig) is is_named

@@ -2,14 +2,14 @@ import pytest
 
 from vram_llm.errors import BadHost, UnknownDevice
 from vram_llm.machine.types import Fact, Host, Source
-from vram_llm.machine.what_if_host import HostWords, parse_disk, parse_host, split_words
+from vram_llm.machine.what_if_host import HostDescription, parse_description, parse_disk, parse_host
 from vram_llm.units import GIB
 
 GIVEN, CATALOG, ASSUMED = Source.GIVEN, Source.CATALOG, Source.ASSUMED
 
 
 def host(ram: str, cpu: str | None = None) -> Host:
-    return parse_host(HostWords(ram=ram, cpu=cpu)).host
+    return parse_host(HostDescription(ram=ram, cpu=cpu)).host
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def host(ram: str, cpu: str | None = None) -> Host:
         ("4 x 16GB DDR4-3200", 64, "DDR4-3200 2ch", Fact(51.2e9, ASSUMED)),
     ],
 )
-def test_memory_as_people_write_it(ram: str, gib: float, kind: str | None, bandwidth: Fact | None) -> None:
+def test_descriptions_of_memory(ram: str, gib: float, kind: str | None, bandwidth: Fact | None) -> None:
     found = host(ram)
     assert (found.what_if, found.total_bytes, found.memory_kind) == (True, gib * GIB, kind)
     assert found.bandwidth_bytes_per_s == bandwidth
@@ -53,7 +53,7 @@ def test_memory_as_people_write_it(ram: str, gib: float, kind: str | None, bandw
         ("8c/16t", "64GB", (16, 8, 1), None, None),
     ],
 )
-def test_a_processor_and_its_memory(
+def test_a_processor_completes_the_kind_of_memory(
     cpu: str, ram: str, cores: tuple[int, int, int], kind: str | None, bandwidth: Fact | None
 ) -> None:
     found = host(ram, cpu)
@@ -61,26 +61,26 @@ def test_a_processor_and_its_memory(
     assert (found.memory_kind, found.bandwidth_bytes_per_s) == (kind, bandwidth)
 
 
-def test_instructions_are_the_processors() -> None:
+def test_instructions_are_the_catalogs_or_the_users() -> None:
     assert host("64GB", "7950X").instructions == ("avx2", "avx512")
     assert host("64GB", "16 cores AVX-512").instructions == ("avx512",)
     assert host("64GB", "16 cores").instructions is None
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "description"),
     [
-        ("64GiB DDR4-3200 2ch", HostWords(ram="64GiB DDR4-3200 2ch")),
-        ("64GiB, DDR4-3200 2ch", HostWords(ram="64GiB DDR4-3200 2ch")),
-        ("Ryzen 9 7950X with 64GiB", HostWords(cpu="Ryzen 9 7950X", ram="64GiB")),
-        ("7950X 2x32GB DDR5-6000", HostWords(cpu="7950X", ram="2x32GB DDR5-6000")),
-        ("2x EPYC 7763, 512GB, 7GB/s", HostWords(cpu="2x EPYC 7763", ram="512GB", disk="7GB/s")),
-        ("64GiB@80GB/s, NVMe 7GB/s", HostWords(ram="64GiB@80GB/s", disk="NVMe 7GB/s")),
-        ("16 cores", HostWords(cpu="16 cores")),
+        ("64GiB DDR4-3200 2ch", HostDescription(ram="64GiB DDR4-3200 2ch")),
+        ("64GiB, DDR4-3200 2ch", HostDescription(ram="64GiB DDR4-3200 2ch")),
+        ("Ryzen 9 7950X with 64GiB", HostDescription(cpu="Ryzen 9 7950X", ram="64GiB")),
+        ("7950X 2x32GB DDR5-6000", HostDescription(cpu="7950X", ram="2x32GB DDR5-6000")),
+        ("2x EPYC 7763, 512GB, 7GB/s", HostDescription(cpu="2x EPYC 7763", ram="512GB", disk="7GB/s")),
+        ("64GiB@80GB/s, NVMe 7GB/s", HostDescription(ram="64GiB@80GB/s", disk="NVMe 7GB/s")),
+        ("16 cores", HostDescription(cpu="16 cores")),
     ],
 )
-def test_the_parts_of_a_host(text: str, words: HostWords) -> None:
-    assert split_words(text) == words
+def test_a_description_is_split_into_its_parts(text: str, description: HostDescription) -> None:
+    assert parse_description(text) == description
 
 
 @pytest.mark.parametrize(
@@ -108,15 +108,15 @@ def test_the_parts_of_a_host(text: str, words: HostWords) -> None:
         (None, "7950X", "lacks the size of its memory"),
     ],
 )
-def test_nonsense_is_refused_in_one_sentence(ram: str | None, cpu: str | None, reason: str) -> None:
+def test_a_bad_description_is_refused_with_a_reason(ram: str | None, cpu: str | None, reason: str) -> None:
     with pytest.raises(BadHost) as caught:
-        parse_host(HostWords(ram=ram, cpu=cpu))
+        parse_host(HostDescription(ram=ram, cpu=cpu))
     assert reason in str(caught.value)
     assert caught.value.exit_code == 64
 
 
 @pytest.mark.parametrize("text", ["fast", "0GB/s", "7GB", "-7GB/s", "9999TB/s", ""])
-def test_what_is_no_disk_is_refused(text: str) -> None:
+def test_a_bad_speed_of_a_disk_is_refused(text: str) -> None:
     with pytest.raises(BadHost, match="write it like 7GB/s"):
         parse_disk(text)
 
@@ -129,28 +129,32 @@ def test_what_is_no_disk_is_refused(text: str) -> None:
         ("9" * 300, "300 characters is too long"),
     ],
 )
-def test_two_of_a_kind_are_refused(text: str, reason: str) -> None:
+def test_a_part_that_is_given_twice_is_refused(text: str, reason: str) -> None:
     with pytest.raises(BadHost, match=reason):
-        split_words(text)
+        parse_description(text)
 
 
-def test_an_unknown_processor_gets_its_nearest() -> None:
+def test_the_error_for_an_unknown_processor_gives_close_names() -> None:
     with pytest.raises(UnknownDevice, match="nearest are AMD Ryzen 9 7950X"):
         host("64GB", "Ryzen 9 7950Q")
 
 
-def test_memory_is_left_to_the_system() -> None:
+def test_the_system_uses_a_part_of_the_memory() -> None:
     found = host("64GiB")
     assert found.in_use_bytes == 4 * GIB  # a 64th, and 3 GiB
-    assert parse_host(HostWords(ram="64GiB")).notes[0].startswith("of the host's 64.0 GiB, 4.00 GiB are left")
+    assert (
+        parse_host(HostDescription(ram="64GiB"))
+        .notes[0]
+        .startswith("of the host's 64.0 GiB, 4.00 GiB are left")
+    )
     assert host("2GiB").available_bytes == 0
 
 
-def test_what_is_assumed_is_said() -> None:
-    assert "8 cores are assumed" in parse_host(HostWords(ram="64GiB")).notes[-1]
-    notes = parse_host(HostWords(ram="64GiB DDR5")).notes
+def test_notes_name_assumptions() -> None:
+    assert "8 cores are assumed" in parse_host(HostDescription(ram="64GiB")).notes[-1]
+    notes = parse_host(HostDescription(ram="64GiB DDR5")).notes
     assert "DDR5-4800, 2 channels and 8 cores are assumed" in notes[-1]
-    assert len(parse_host(HostWords(ram="64GiB", cpu="7950X")).notes) == 1
+    assert len(parse_host(HostDescription(ram="64GiB", cpu="7950X")).notes) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from tests import zoo
 from vram_llm.cli.plan_options import WORKLOAD_OPTIONS
-from vram_llm.machine.datasheet_speed import with_speeds
+from vram_llm.machine.datasheet_speed import with_datasheet_speeds
 from vram_llm.machine.types import Host, Machine
 from vram_llm.machine.what_if import parse_rigs
 from vram_llm.model.header_reader import read_header
@@ -30,7 +30,7 @@ def of(model: zoo.Model, folder: Path, common: str) -> ModelProfile:
 
 def planned(model: ModelProfile, rig: str, wish: Workload | None = None) -> Plan:
     host = Host(name="test", cores=16, total_bytes=64 * GIB, available_bytes=60 * GIB)
-    machine = with_speeds(Machine(devices=parse_rigs([rig]).devices, host=host))
+    machine = with_datasheet_speeds(Machine(devices=parse_rigs([rig]).devices, host=host))
     return make_plan(model, machine, wish or Workload())
 
 
@@ -110,7 +110,7 @@ def test_a_plan_that_spills_says_which_context_would_not(tmp_path: Path) -> None
 def test_where_8k_does_not_fit_the_plan_has_less_and_says_so(tmp_path: Path) -> None:
     model = of(zoo.llama(), tmp_path, "Q8_0")
     host = Host(name="test", cores=4, total_bytes=2 * GIB, available_bytes=2 * GIB)
-    machine = with_speeds(Machine(devices=parse_rigs(["9.5GB"]).devices, host=host))
+    machine = with_datasheet_speeds(Machine(devices=parse_rigs(["9.5GB"]).devices, host=host))
     plan = make_plan(model, machine, Workload())
     assert plan.context.n_ctx < Workload.DEFAULT_N_CTX
     assert plan.context.n_ctx % 1024 == 0

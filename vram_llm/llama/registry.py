@@ -17,7 +17,7 @@ from vram_llm.machine.backend_devices import BackendDevice, Backends
 _SILENCE_S = 60.0  # drivers of many cards take seconds each
 _LIBRARY = re.compile(r"(?:lib)?ggml-(\w+)\.(?:so|dylib|dll)")
 _NO_DEVICES = {"base", "cpu", "rpc", "blas"}  # libraries of llama.cpp that bring no GPU
-_LASTING = {"CUDA"}  # registries whose devices' free memory NVML tells
+_LASTING = {"CUDA"}  # registries whose devices' free memory NVML reports
 
 
 class RegistryRequest(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Devices as llama.cpp's back ends list them, joined with the cards that NVML describes. Pure."""
+"""The devices that llama.cpp's back ends list, joined with the cards that NVML describes. Pure functions."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from vram_llm.machine import nvml
 from vram_llm.machine.build_command import build_command
 from vram_llm.machine.types import Device, DeviceKind, Host, Source
 
-# By the name of ggml's registry. If several drive the same card, the first one here is used.
+# By the name of ggml's registry. If several back ends drive a card, the first of them here is used.
 KINDS = {
     "CUDA": DeviceKind.CUDA,
     "ROCm": DeviceKind.ROCM,
@@ -25,9 +25,9 @@ _SOFTWARE = "llvmpipe"  # Mesa's Vulkan on the processor, which reports itself a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendDevice:
-    """A GPU of ggml's registry: ggml_backend_dev_props and the alignment of its buffer type."""
+    """A GPU that a back end lists: ggml_backend_dev_props, and the alignment of its buffer type."""
 
-    registry: str  # "CUDA", "ROCm", "Vulkan", "MTL", "SYCL", ...
+    registry: str  # ggml's name of the back end: "CUDA", "ROCm", "Vulkan", "MTL", "SYCL", ...
     name: str  # "CUDA0"
     description: str
     total_bytes: int
@@ -39,12 +39,12 @@ class BackendDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backends:
-    """The back ends and devices of the installed llama.cpp. `is_known` is False if it could not be asked."""
+    """The back ends of the installed llama.cpp, and the devices that they list."""
 
-    built: tuple[str, ...] = ()  # names of the registries in the build
+    built: tuple[str, ...] = ()  # the registries of the build
     devices: tuple[BackendDevice, ...] = ()
     notes: tuple[str, ...] = ()
-    is_known: bool = True
+    is_known: bool = True  # False: llama.cpp could not list its devices
 
     @property
     def kinds(self) -> frozenset[DeviceKind]:
@@ -52,35 +52,36 @@ class Backends:
         return frozenset(KINDS[name] for name in self.built if name in KINDS)
 
 
-class SetAside(NamedTuple):
-    """Memory that the firmware keeps from the host for integrated graphics alone."""
+class DedicatedMemory(NamedTuple):
+    """Memory that only graphics can use: of integrated graphics, what the firmware sets aside for them."""
 
     total_bytes: int
     free_bytes: int
 
 
-def join(
+def join_devices(
     cards: Iterable[Device],
     hidden: Iterable[Device],
     backends: Backends,
     host: Host,
-    set_aside: Mapping[str, SetAside] = MappingProxyType({}),
-) -> nvml.Cards:
-    """The devices to plan for: `cards` as llama.cpp drives them, then its other devices.
+    dedicated: Mapping[str, DedicatedMemory] = MappingProxyType({}),
+) -> nvml.DetectedDevices:
+    """The devices to plan for: NVML's `cards` with their back ends, then the other devices of the back ends.
 
     A card without a back end in the build stays, and a note gives the command that builds one. A card that
-    its back end does not list is left out. `hidden` are cards that the user hides; they keep their numbers.
-    `set_aside` is by PCI bus id.
+    its back end does not list is left out, with a note. `hidden` are cards that the user hides: no back end
+    brings them back, and their numbers are not given to other devices. `dedicated` is the dedicated memory by
+    PCI bus id.
     """
     cards, hidden = tuple(cards), tuple(hidden)
-    rows = _one_per_card(backends.devices)
-    by_bus = {row.pci_bus_id: row for row in rows if row.pci_bus_id is not None}
+    listed = _one_per_card(backends.devices)
+    by_bus_id = {device.pci_bus_id: device for device in listed if device.pci_bus_id is not None}
     devices: list[Device] = []
     notes = list(backends.notes)
     for card in cards:
-        row = by_bus.get(card.pci_bus_id or "")
-        if row is not None:
-            devices.append(_driven_by(card, row))
+        backend_device = by_bus_id.get(card.pci_bus_id or "")
+        if backend_device is not None:
+            devices.append(_with_backend(card, backend_device))
         elif not backends.is_known:
             devices.append(card)
         elif card.kind in backends.kinds:
@@ -90,88 +91,99 @@ def join(
             )
         else:
             devices.append(card)
-            notes.append(_not_built(f"{card.name} ({card.id})", card.kind))
-    known = {card.pci_bus_id for card in (*cards, *hidden)} - {None}
+            notes.append(_no_backend_note(f"{card.name} ({card.id})", card.kind))
+    known_bus_ids = {card.pci_bus_id for card in (*cards, *hidden)} - {None}
     number = 1 + max((int(card.id.removeprefix("GPU")) for card in (*cards, *hidden)), default=-1)
-    for row in rows:
-        if row.pci_bus_id in known:
+    for device in listed:
+        if device.pci_bus_id in known_bus_ids:
             continue
-        if row.registry not in KINDS:
-            notes.append(f"{row.description} is left out of plans: its back end, {row.registry}, is unknown.")
+        if device.registry not in KINDS:
+            notes.append(
+                f"{device.description} is left out of plans: its back end, {device.registry}, is unknown."
+            )
             continue
-        devices.append(device_of(row, number, host, set_aside.get(row.pci_bus_id or "")))
+        devices.append(make_device(device, number, host, dedicated.get(device.pci_bus_id or "")))
         number += 1
     notes += [nvml.shared_memory_note(device.name) for device in devices if device.shares_host_memory]
-    return nvml.Cards(tuple(devices), tuple(notes))
+    return nvml.DetectedDevices(tuple(devices), tuple(notes))
 
 
-def _one_per_card(rows: Iterable[BackendDevice]) -> tuple[BackendDevice, ...]:
-    """`rows` with one row per card: two back ends may drive a card, or one may list it twice."""
+def _one_per_card(devices: Iterable[BackendDevice]) -> tuple[BackendDevice, ...]:
+    """`devices` with each card once: two back ends may drive a card, or one may list it twice."""
 
-    def rank(row: BackendDevice) -> int:
-        return _PREFERENCE.index(row.registry) if row.registry in _PREFERENCE else len(_PREFERENCE)
+    def rank(device: BackendDevice) -> int:
+        return _PREFERENCE.index(device.registry) if device.registry in _PREFERENCE else len(_PREFERENCE)
 
-    taken: set[str] = set()
+    bus_ids: set[str] = set()
     unique = []
-    for row in sorted(rows, key=rank):
-        if row.pci_bus_id is None or row.pci_bus_id not in taken:
-            unique.append(row)
-            taken.add(row.pci_bus_id or "")
+    for device in sorted(devices, key=rank):
+        if device.pci_bus_id is None or device.pci_bus_id not in bus_ids:
+            unique.append(device)
+            bus_ids.add(device.pci_bus_id or "")
     return tuple(unique)
 
 
-def _driven_by(card: Device, row: BackendDevice) -> Device:
-    """`card` with the buffer rules and the name of its back end, from `row`."""
-    kind = KINDS.get(row.registry, card.kind)
+def _with_backend(card: Device, backend_device: BackendDevice) -> Device:
+    """`card` with the kind, the name and the buffer rules that it has in its back end."""
+    kind = KINDS.get(backend_device.registry, card.kind)
     return dataclasses.replace(
         card,
         kind=kind,
-        ggml_name=row.name,
-        alignment_bytes=row.alignment_bytes,
+        ggml_name=backend_device.name,
+        alignment_bytes=backend_device.alignment_bytes,
         row_padding=_ROW_PADDING.get(kind, 0),
-        shares_host_memory=card.shares_host_memory or _shares_host_memory(row),
+        shares_host_memory=card.shares_host_memory or _shares_host_memory(backend_device),
     )
 
 
-def device_of(row: BackendDevice, number: int, host: Host, set_aside: SetAside | None = None) -> Device:
-    """A device that only llama.cpp describes. Raises KeyError where its registry is not in KINDS."""
-    kind = KINDS[row.registry]
-    free_bytes, is_shared, own_bytes = row.free_bytes, _shares_host_memory(row), 0
+def make_device(
+    backend_device: BackendDevice, number: int, host: Host, dedicated: DedicatedMemory | None = None
+) -> Device:
+    """The device "GPU<number>", which only llama.cpp describes.
+
+    If it uses the memory of `host`, `dedicated` is its dedicated memory. Raises KeyError if its registry is
+    not in KINDS.
+    """
+    kind = KINDS[backend_device.registry]
+    free_bytes, dedicated_bytes = backend_device.free_bytes, 0
+    is_shared = _shares_host_memory(backend_device)
     if is_shared:
-        own_bytes = 0 if set_aside is None else _own_bytes(row, set_aside)
-        free_bytes = min(free_bytes, own_bytes + host.available_bytes)
+        dedicated_bytes = 0 if dedicated is None else _free_dedicated_bytes(backend_device, dedicated)
+        free_bytes = min(free_bytes, dedicated_bytes + host.available_bytes)
     return Device(
         id=f"GPU{number}",
-        name=row.description,
+        name=backend_device.description,
         kind=kind,
-        total_bytes=row.total_bytes,
+        total_bytes=backend_device.total_bytes,
         free_bytes=free_bytes,
         memory_source=Source.DRIVER,
-        alignment_bytes=row.alignment_bytes,
+        alignment_bytes=backend_device.alignment_bytes,
         row_padding=_ROW_PADDING.get(kind, 0),
-        pci_bus_id=row.pci_bus_id,
-        ggml_name=row.name,
+        pci_bus_id=backend_device.pci_bus_id,
+        ggml_name=backend_device.name,
         shares_host_memory=is_shared,
-        set_aside_bytes=own_bytes,
+        set_aside_bytes=dedicated_bytes,
     )
 
 
-def _own_bytes(row: BackendDevice, set_aside: SetAside) -> int:
-    """Those of a device's free bytes that are set aside for it.
+def _free_dedicated_bytes(backend_device: BackendDevice, dedicated: DedicatedMemory) -> int:
+    """Free bytes of a device that are in its dedicated memory.
 
-    Vulkan counts them together with the host's memory that the device may use (ggml-vulkan.cpp,
-    ggml_backend_vk_get_device_memory); ROCm's figures are of one of both.
+    Vulkan reports the sum of dedicated memory and of the host's memory that the device may use
+    (ggml_backend_vk_get_device_memory of ggml-vulkan.cpp). ROCm reports only one of them.
     """
-    if row.registry == "ROCm":
-        return row.free_bytes if row.total_bytes <= set_aside.total_bytes else 0
-    return min(row.free_bytes, set_aside.free_bytes)
+    if backend_device.registry == "ROCm":
+        is_dedicated = backend_device.total_bytes <= dedicated.total_bytes
+        return backend_device.free_bytes if is_dedicated else 0
+    return min(backend_device.free_bytes, dedicated.free_bytes)
 
 
-def _shares_host_memory(row: BackendDevice) -> bool:
-    return row.is_integrated or row.registry == "MTL" or row.description.startswith(_SOFTWARE)
+def _shares_host_memory(backend_device: BackendDevice) -> bool:
+    is_software = backend_device.description.startswith(_SOFTWARE)
+    return backend_device.is_integrated or backend_device.registry == "MTL" or is_software
 
 
-def _not_built(name: str, kind: DeviceKind) -> str:
+def _no_backend_note(name: str, kind: DeviceKind) -> str:
     return (
         f"{name} cannot be used by the installed llama.cpp. This builds one that can: {build_command(kind)}"
     )

@@ -3,8 +3,7 @@
 from vram_llm.machine import json_store
 from vram_llm.machine.types import DeviceKind
 
-# ggml/CMakeLists.txt
-_OPTIONS = {
+_OPTIONS = {  # of ggml/CMakeLists.txt
     DeviceKind.CUDA: "GGML_CUDA",
     DeviceKind.ROCM: "GGML_HIP",
     DeviceKind.VULKAN: "GGML_VULKAN",

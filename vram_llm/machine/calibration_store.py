@@ -1,8 +1,8 @@
-"""The store of calibrations: how fast llama.cpp computes on each device, on each worker and on the host.
+"""The store of calibrations: the measured speeds of llama.cpp on cards, workers and hosts.
 
 It is one JSON file in the user's data folder, with a record for each device by its key: a card's UUID, a
 worker's address, or the processor's name and threads. A record is valid only for the driver, the
-llama-cpp-python and the worker's memory size at the time of measuring. The newest record is kept.
+llama-cpp-python and the worker's memory size at the time of measuring. A new record replaces the old one.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class TypeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The measured speed of a processor with weights of one type of ggml."""
+    """The measured speed of a processor with weights of one ggml type."""
 
     read_bytes_per_s: _Positive
     row_flops_per_s: _Positive
@@ -41,22 +41,22 @@ class CalibrationRecord(msgspec.Struct, frozen=True, kw_only=True):
     prompt_flops_per_s: _Positive | None
     link_latency_s: _Seconds | None = None
     link_bytes_per_s: _Positive | None = None
-    link_send_bytes_per_s: _Positive | None = None  # much data, from the host
-    split_s: _Seconds | None = None  # for each part of a step's graph after another device's
+    link_send_bytes_per_s: _Positive | None = None  # of large transfers from the host
+    split_s: _Seconds | None = None  # for each split of a step's graph that follows another device's
     expert_read_share: _Positive | None = None
     attention_flops_per_s: _Positive | None = None
-    types: dict[str, TypeRecord] | None = None  # by ggml's names; None: a card
-    threads: int | None = None  # that were best; None: not on the host
+    types: dict[str, TypeRecord] | None = None  # by the name of the ggml type; None: not a processor
+    threads: int | None = None  # the fastest number of threads; None: not a processor
     residual: float  # relative error of the formula of machine.types.Speed
     measured_at: str  # ISO 8601, UTC
     vram_llm: str
     llama_cpp_python: str
     driver: str | None = None
-    worker_bytes: int | None = None  # all memory of a worker's device
+    worker_bytes: int | None = None  # total memory of a worker's device
 
     @property
     def speed(self) -> Speed:
-        """The figures as facts."""
+        """The measured speed, as facts."""
         return Speed(
             read_bytes_per_s=Fact(self.read_bytes_per_s, Source.MEASURED),
             layer_overhead_s=Fact(self.layer_overhead_s, Source.MEASURED),
@@ -69,18 +69,18 @@ class CalibrationRecord(msgspec.Struct, frozen=True, kw_only=True):
             types=tuple(
                 TypeSpeed(
                     type=name,
-                    read_bytes_per_s=Fact(each.read_bytes_per_s, Source.MEASURED),
-                    row_flops_per_s=Fact(each.row_flops_per_s, Source.MEASURED),
-                    prompt_flops_per_s=Fact(each.prompt_flops_per_s, Source.MEASURED),
+                    read_bytes_per_s=Fact(record.read_bytes_per_s, Source.MEASURED),
+                    row_flops_per_s=Fact(record.row_flops_per_s, Source.MEASURED),
+                    prompt_flops_per_s=Fact(record.prompt_flops_per_s, Source.MEASURED),
                 )
-                for name, each in (self.types or {}).items()
+                for name, record in (self.types or {}).items()
             ),
             threads=self.threads,
         )
 
     @property
     def link(self) -> Link | None:
-        """The link's figures as facts."""
+        """The measured link, as facts; None if it was not measured."""
         latency, rate = _fact(self.link_latency_s), _fact(self.link_bytes_per_s)
         if latency is None or rate is None:
             return None
@@ -91,31 +91,32 @@ class CalibrationRecord(msgspec.Struct, frozen=True, kw_only=True):
 class StoredCalibration(NamedTuple):
     """A record, its key in the store, and notes on errors of storing it."""
 
-    name: str
+    key: str
     record: CalibrationRecord
     notes: tuple[str, ...]
 
 
 def path() -> Path:
-    """The file."""
+    """The path of the file."""
     return json_store.folder() / "speed.json"
 
 
-def key(of: Device | Host) -> str | None:
-    """The key of a device or a host in the file; None if it cannot be recognised later."""
-    if of.what_if and (isinstance(of, Host) or of.endpoint is None):
+def device_key(device: Device | Host) -> str | None:
+    """The key of a device or of the host in the store; None if it could not be recognised later."""
+    if device.what_if and (isinstance(device, Host) or device.endpoint is None):
         return None
-    if isinstance(of, Host):
-        return f"{of.cpu_name or of.name}, {of.cores} threads"
-    if of.endpoint is not None:
-        return of.endpoint + (f" device {of.endpoint_index}" if of.endpoint_index else "")
-    return of.uuid or of.pci_bus_id or (f"{of.ggml_name}, {of.name}" if of.ggml_name else None)
+    if isinstance(device, Host):
+        return f"{device.cpu_name or device.name}, {device.cores} threads"
+    if device.endpoint is not None:
+        return device.endpoint + (f" device {device.endpoint_index}" if device.endpoint_index else "")
+    ggml_key = f"{device.ggml_name}, {device.name}" if device.ggml_name else None
+    return device.uuid or device.pci_bus_id or ggml_key
 
 
-def record(of: Device | Host, speed: Speed, link: Link | None, residual: float) -> CalibrationRecord:
-    """The record of a measurement made now by this program."""
+def new_record(device: Device | Host, speed: Speed, link: Link | None, residual: float) -> CalibrationRecord:
+    """The record of a measurement that this program has just made; `residual` is its relative error."""
     return CalibrationRecord(
-        name=of.cpu_name or of.name if isinstance(of, Host) else of.name,
+        name=device.cpu_name or device.name if isinstance(device, Host) else device.name,
         read_bytes_per_s=speed.read_bytes_per_s.value,
         layer_overhead_s=speed.layer_overhead_s.value,
         step_overhead_s=speed.step_overhead_s.value,
@@ -127,14 +128,14 @@ def record(of: Device | Host, speed: Speed, link: Link | None, residual: float) 
         split_s=_value(speed.split_s),
         expert_read_share=_value(speed.expert_read_share),
         attention_flops_per_s=_value(speed.attention_flops_per_s),
-        types={each.type: _type_record(each) for each in speed.types} or None,
+        types={type_speed.type: _type_record(type_speed) for type_speed in speed.types} or None,
         threads=speed.threads,
         residual=residual,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         vram_llm=__version__,
         llama_cpp_python=json_store.llama_cpp_version(),
-        driver=_driver(of),
-        worker_bytes=_worker_bytes(of),
+        driver=_driver(device),
+        worker_bytes=_worker_bytes(device),
     )
 
 
@@ -143,77 +144,78 @@ def read() -> tuple[dict[str, CalibrationRecord], tuple[str, ...]]:
     return json_store.read(path(), CalibrationRecord, "measured speeds")
 
 
-def keep(name: str, found: CalibrationRecord) -> StoredCalibration:
-    """Store a record under `name`, in place of an older one."""
+def store(key: str, record: CalibrationRecord) -> StoredCalibration:
+    """Store a record under `key`, in place of an older one. An error becomes a note."""
     records, notes = read()
     try:
-        json_store.write(path(), {**records, name: found})
+        json_store.write(path(), {**records, key: record})
     except OSError as error:
         notes = (*notes, f"the measured speeds cannot be stored in {path()}: {error.strerror or error}")
-    return StoredCalibration(name, found, notes)
+    return StoredCalibration(key, record, notes)
 
 
 def forget(names: Iterable[str]) -> tuple[str, ...]:
-    """Delete the records of these keys or device names; without names, all. Returns the deleted keys.
+    """Delete the records of these keys or device names; without names, all records. Returns the deleted keys.
 
     Raises UnknownDevice if a name has no record, VramLLMError if the file cannot be used or written.
     """
     records, notes = read()
-    wanted = tuple(names)
-    if notes and wanted:
+    names = tuple(names)
+    if notes and names:
         raise VramLLMError(f"{notes[0]}; --forget all starts a new one")
-    dropped = {key for name in wanted for key in _named(name, records)} if wanted else set(records)
+    deleted = {key for name in names for key in _keys_of(name, records)} if names else set(records)
     try:
-        json_store.write(path(), {key: record for key, record in records.items() if key not in dropped})
+        json_store.write(path(), {key: record for key, record in records.items() if key not in deleted})
     except OSError as error:
         raise VramLLMError(f"{path()} cannot be written: {error.strerror or error}") from error
-    return tuple(sorted(dropped))
+    return tuple(sorted(deleted))
 
 
-def with_speeds(machine: Machine) -> Machine:
+def with_measured_speeds(machine: Machine) -> Machine:
     """`machine` with the measured speeds of its devices and its host. Notes name unused records."""
     records, notes = read()
     warnings = list(notes)
 
-    def find(of: Device | Host) -> CalibrationRecord | None:
-        found = records.get(key(of) or "")
-        if found is None:
+    def valid_record(device: Device | Host) -> CalibrationRecord | None:
+        record = records.get(device_key(device) or "")
+        if record is None:
             return None
-        now = (json_store.llama_cpp_version(), _driver(of), _worker_bytes(of))
-        if (found.llama_cpp_python, found.driver, found.worker_bytes) == now:
-            return found
+        versions = (json_store.llama_cpp_version(), _driver(device), _worker_bytes(device))
+        if (record.llama_cpp_python, record.driver, record.worker_bytes) == versions:
+            return record
         warnings.append(
-            f"{found.name}: the speed measured {found.measured_at[:10]} is of another driver, worker or "
+            f"{record.name}: the speed measured {record.measured_at[:10]} is of another driver, worker or "
             "llama-cpp-python and is not used: `vram-llm calibrate` measures it again"
         )
         return None
 
     devices = []
     for device in machine.devices:
-        known = find(device)
-        devices.append(
-            device if known is None else dataclasses.replace(device, speed=known.speed, link=known.link)
-        )
-    known, host = find(machine.host), machine.host
-    if known is not None:
-        host = dataclasses.replace(host, speed=known.speed)
+        record = valid_record(device)
+        if record is not None:
+            device = dataclasses.replace(device, speed=record.speed, link=record.link)
+        devices.append(device)
+    record, host = valid_record(machine.host), machine.host
+    if record is not None:
+        host = dataclasses.replace(host, speed=record.speed)
     return dataclasses.replace(machine, devices=tuple(devices), host=host, notes=(*machine.notes, *warnings))
 
 
-def _named(name: str, records: dict[str, CalibrationRecord]) -> list[str]:
+def _keys_of(name: str, records: dict[str, CalibrationRecord]) -> list[str]:
+    """The keys of the records with this key or device name. Raises UnknownDevice if there is none."""
     keys = [key for key, record in records.items() if name in (key, record.name)]
     if not keys:
-        known = "; ".join(records) or "none"
-        raise UnknownDevice(f"there are no measurements of {name!r}; measured so far: {known}")
+        measured = "; ".join(records) or "none"
+        raise UnknownDevice(f"there are no measurements of {name!r}; measured so far: {measured}")
     return keys
 
 
-def _driver(of: Device | Host) -> str | None:
-    return None if isinstance(of, Host) else of.driver_version
+def _driver(device: Device | Host) -> str | None:
+    return None if isinstance(device, Host) else device.driver_version
 
 
-def _worker_bytes(of: Device | Host) -> int | None:
-    return of.total_bytes if isinstance(of, Device) and of.endpoint is not None else None
+def _worker_bytes(device: Device | Host) -> int | None:
+    return device.total_bytes if isinstance(device, Device) and device.endpoint is not None else None
 
 
 def _type_record(speed: TypeSpeed) -> TypeRecord:

@@ -1,8 +1,9 @@
 """Known cards with their makers' figures for memory and bandwidth, found by any usual spelling of the name.
 
-The rows are in catalog.csv in this folder. `memory_gib` is the size on the card's box; `driver_mib` is the
-size that its driver reports, if that is over 0.4 % less (ECC kept in the card's own memory, decimal sizes).
-Rows of one name differ in memory, the most common first. An empty field is unknown.
+The rows are in catalog.csv in this folder. `memory_gib` is the size on the card's box. `driver_mib` is the
+size that its driver reports, if that is smaller by more than 0.4 % (ECC data in the card's own memory,
+decimal sizes). Rows of one name differ in memory; the most common size is the first. An empty field is
+unknown.
 """
 
 import csv
@@ -41,7 +42,7 @@ class Card:
     name: str
     label: str
     kind: DeviceKind
-    memory_gib: int | None  # on the box; None if it is the computer's, which has any size
+    memory_gib: int | None  # on the box; None: it uses the computer's memory, which has any size
     memory_bytes: int | None  # as the driver reports it
     bandwidth_bytes_per_s: float | None
     compute_capability: str | None
@@ -62,27 +63,28 @@ def cards() -> tuple[Card, ...]:
     return tuple(_card(row, several=names.count(row["name"]) > 1) for row in rows)
 
 
-def find(text: str, memory_bytes: int | None = None) -> Card:
+def find_card(text: str, memory_bytes: int | None = None) -> Card:
     """The card that a driver or a person calls `text`: "NVIDIA GeForce RTX 4080 Laptop GPU", "3090ti".
 
-    If a card has several sizes, `text` may name one ("3080 12GB"). Otherwise the size nearest to
-    `memory_bytes` is chosen; without it, the most common one, and its note names the others. Raises
-    UnknownDevice with the nearest names if no card matches or cards of several names do.
+    If a card is made with several memory sizes, `text` may name one ("3080 12GB"). Otherwise the size closest
+    to `memory_bytes` is chosen. Without both, the most common size is chosen, and its note names the others.
+    Raises UnknownDevice with the closest names if no card matches, or cards of several names do.
     """
     if len(text) > _LONGEST_NAME:
         raise UnknownDevice(f"A name of {len(text):,} characters is not a card; write it like {FREE_FORM}.")
     words = set(_words(text))
     sizes = {word for word in words if word.endswith("gb") and word[:-2].isdecimal()}
-    found = [card for card in cards() if any(_matches(words, sizes, card, p) for p in _patterns(card))]
-    if not words or len({card.name for card in found}) != 1:
-        raise UnknownDevice(_unknown(text))
+    variants = [card for card in cards() if any(_matches(words, sizes, card, p) for p in _patterns(card))]
+    if not words or len({card.name for card in variants}) != 1:
+        raise UnknownDevice(_unknown_card(text))
     if memory_bytes is not None:
-        return min(found, key=lambda card: abs((card.memory_bytes or 0) - memory_bytes))
-    if len(found) == 1:
-        return found[0]
-    others = " and ".join(f"{card.memory_gib} GB" for card in found[1:])
-    note = f"also made with {others}; this is the one with {found[0].memory_gib} GB."
-    return dataclasses.replace(found[0], note=" ".join(filter(None, (note, found[0].note))))
+        return min(variants, key=lambda card: abs((card.memory_bytes or 0) - memory_bytes))
+    most_common, *others = variants
+    if not others:
+        return most_common
+    sizes_gb = " and ".join(f"{card.memory_gib} GB" for card in others)
+    note = f"also made with {sizes_gb}; this is the one with {most_common.memory_gib} GB."
+    return dataclasses.replace(most_common, note=" ".join(filter(None, (note, most_common.note))))
 
 
 def _card(row: dict[str, str], *, several: bool) -> Card:
@@ -109,7 +111,7 @@ def _card(row: dict[str, str], *, several: bool) -> Card:
 
 
 def _words(text: str) -> Iterator[str]:
-    """`text` in the catalog's own words: "RTX3090Ti-24GB" is rtx, 3090, ti, 24gb."""
+    """The normalised words of a card's name: "RTX3090Ti-24GB" gives rtx, 3090, ti, 24gb."""
     text = _REMARK.sub(" ", text.lower())
     text = re.sub(r"max[- ]q", "maxq", text)
     text = _MEMORY.sub(r" \1gb ", text)
@@ -133,27 +135,28 @@ def _patterns(card: Card) -> tuple[tuple[frozenset[str], frozenset[str]], ...]:
     patterns = []
     for spelling in (card.name, *card.aliases):
         words = list(_words(spelling))
-        lead = next((i for i, word in enumerate(words) if word not in _BRANDS), len(words))
-        patterns.append((frozenset(words[lead:]), frozenset({*words, maker})))
+        n_brands = next((i for i, word in enumerate(words) if word not in _BRANDS), len(words))
+        patterns.append((frozenset(words[n_brands:]), frozenset({*words, maker})))
     return tuple(patterns)
 
 
 def _matches(
     words: set[str], sizes: set[str], card: Card, pattern: tuple[frozenset[str], frozenset[str]]
 ) -> bool:
-    needed, allowed = pattern
-    return needed <= words and words - allowed <= sizes & {f"{card.memory_gib}gb"}
+    required, allowed = pattern
+    return required <= words and words - allowed <= sizes & {f"{card.memory_gib}gb"}
 
 
-def _unknown(text: str) -> str:
-    typed = list(_words(text))
-    sizes = {word for word in typed if word.endswith("gb")}
-    numbers = {word for word in typed if any(map(str.isdigit, word))} - sizes
-    telling = numbers or set(typed)
-    alike = [card.label for card in cards() if telling and telling <= set(_words(card.label))]
+def _unknown_card(text: str) -> str:
+    """The sentence that no single card is called `text`, with the closest names."""
+    words = list(_words(text))
+    sizes = {word for word in words if word.endswith("gb")}
+    numbers = {word for word in words if any(map(str.isdigit, word))} - sizes
+    key_words = numbers or set(words)
+    with_key_words = [card.label for card in cards() if key_words and key_words <= set(_words(card.label))]
     labels = {" ".join(_words(spelling)): card.label for card in cards() for spelling in _spellings(card)}
-    close = difflib.get_close_matches(" ".join(typed), labels, n=12, cutoff=0.3)
-    nearest = list(dict.fromkeys([*alike, *(labels[spelling] for spelling in close)]))[:3]
+    close = difflib.get_close_matches(" ".join(words), labels, n=12, cutoff=0.3)
+    nearest = list(dict.fromkeys([*with_key_words, *(labels[spelling] for spelling in close)]))[:3]
     hint = f": nearest are {', '.join(nearest)}" if nearest else ""
     return (
         f"{text!r} names no single card of the catalog{hint}; or give its memory and bandwidth: {FREE_FORM}"
@@ -161,7 +164,7 @@ def _unknown(text: str) -> str:
 
 
 def _spellings(card: Card) -> Iterator[str]:
-    """A card's names with and without their leading brands, which people leave out."""
+    """A card's names with all, some and none of the brands at their beginning, which people leave out."""
     for spelling in (card.label, *card.aliases):
         words = spelling.split()
         while words:

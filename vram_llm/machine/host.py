@@ -1,6 +1,6 @@
-"""The computer itself: memory, cores and name, inside the limits of its cgroups.
+"""The computer itself: memory, cores and name, within the limits of this process's cgroups.
 
-Paths are read below `root` so that tests can lay out a machine of their own.
+All paths are relative to `root`, so that tests can make the files of another computer.
 """
 
 import os
@@ -18,26 +18,26 @@ _CGROUPS = "sys/fs/cgroup"
 
 
 def read_host(root: Path = ROOT) -> Host:
-    """The host as this process may use it: RAM and cores, each cut to the tightest cgroup limit."""
+    """The host as this process may use it: its RAM and cores, within the tightest cgroup limits."""
     import psutil
 
     ram = psutil.virtual_memory()
-    limits = memory_limits(root)
-    room = [(ram.total, ram.available), *limits]
-    least_bytes = min((limit for limit, _ in limits), default=ram.total)
+    cgroup_limits = memory_limits(root)
+    limits = [(ram.total, ram.available), *cgroup_limits]
+    tightest_bytes = min((limit for limit, _ in cgroup_limits), default=ram.total)
     cores = min([len(_cpus()), *cpu_limits(root)])
     return Host(
         name=platform.node() or "localhost",
         cores=cores,
-        total_bytes=min(limit for limit, _ in room),
-        available_bytes=min(left for _, left in room),
+        total_bytes=min(limit for limit, _ in limits),
+        available_bytes=min(free for _, free in limits),
         cpu_name=cpu_name(root),
-        bandwidth_bytes_per_s=memory_modules.bandwidth(root),
+        bandwidth_bytes_per_s=memory_modules.memory_bandwidth(root),
         physical_cores=processor.physical_cores(root, _cpus(), cores),
         numa_nodes=processor.numa_nodes(root),
         instructions=processor.instructions(root),
-        memory_kind=memory_modules.kind(root),
-        memory_limit_bytes=least_bytes if least_bytes < ram.total else None,
+        memory_kind=memory_modules.memory_kind(root),
+        memory_limit_bytes=tightest_bytes if tightest_bytes < ram.total else None,
     )
 
 
@@ -45,40 +45,40 @@ def largest_process() -> str | None:
     """The other process with the most memory, as "NAME (pid N) holds 3.10 GiB"; None if none is visible."""
     import psutil
 
-    held = [
+    processes = [
         (process.info["memory_info"].rss, process.info["name"], process.pid)
         for process in psutil.process_iter(["name", "memory_info"])
         if process.pid != os.getpid() and process.info["memory_info"] is not None
     ]
-    if not held:
+    if not processes:
         return None
-    n_bytes, name, pid = max(held)
+    n_bytes, name, pid = max(processes)
     return f"{name} (pid {pid}) holds {format_bytes(n_bytes)}"
 
 
 def memory_limits(root: Path = ROOT) -> list[tuple[int, int]]:
-    """(limit, bytes left below it) of every cgroup above this process that has a memory limit.
+    """(limit, free bytes below it) of this process's cgroup and its parents, as far as they have a limit.
 
-    The usage excludes page cache, which the kernel drops before it kills a process.
+    The page cache counts as free, because the kernel drops it before it kills a process.
     """
     names = ("memory.max", "memory.current", "inactive_file", "active_file")
-    v2 = [_room(folder, *names) for folder in _folders(root, None)]
+    v2 = [_limit_and_free_bytes(folder, *names) for folder in _cgroup_folders(root, None)]
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "total_active_file")
-    v1 = [_room(folder, *names) for folder in _folders(root, "memory")]
-    return [room for room in v2 + v1 if room is not None]
+    v1 = [_limit_and_free_bytes(folder, *names) for folder in _cgroup_folders(root, "memory")]
+    return [limit for limit in v2 + v1 if limit is not None]
 
 
 def cpu_limits(root: Path = ROOT) -> list[int]:
-    """Whole cores (at least 1) that every cgroup with a CPU quota above this process allows."""
-    v2 = [read_text(folder / "cpu.max").partition(" ") for folder in _folders(root, None)]
+    """The whole cores, at least 1, that each CPU quota of this process's cgroups and their parents allows."""
+    v2 = [read_text(folder / "cpu.max").partition(" ") for folder in _cgroup_folders(root, None)]
     quotas = [(quota, period) for quota, _, period in v2]
-    for folder in _folders(root, "cpu"):
+    for folder in _cgroup_folders(root, "cpu"):
         quotas += [(read_text(folder / "cpu.cfs_quota_us"), read_text(folder / "cpu.cfs_period_us"))]
     return [cores for quota, period in quotas if (cores := _cores(quota, period)) is not None]
 
 
 def cpu_name(root: Path = ROOT) -> str | None:
-    """The processor's name in /proc/cpuinfo, or from Python's platform module; None without either."""
+    """The processor's name, from /proc/cpuinfo or from Python's platform module; None if both have none."""
     for line in read_text(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name" and value.strip():
@@ -93,11 +93,12 @@ def _cpus() -> frozenset[int]:
     return frozenset(range(os.cpu_count() or 1))
 
 
-def _folders(root: Path, controller: str | None) -> Iterator[Path]:
-    """The cgroup folders of this process from its own up to the mount; `controller` None is version 2.
+def _cgroup_folders(root: Path, controller: str | None) -> Iterator[Path]:
+    """The folders of this process's cgroup and its parents, up to the mount.
 
-    In a container without a cgroup namespace the path is the host's and only the mount itself exists:
-    folders that do not exist read as having no limit.
+    `controller` is one of cgroup version 1; None means version 2. In a container without a cgroup namespace,
+    the kernel gives the path on the host, and only the mount itself exists. A folder that does not exist has
+    no limit.
     """
     for line in read_text(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
@@ -115,14 +116,18 @@ def _folders(root: Path, controller: str | None) -> Iterator[Path]:
             yield from (mount / part for part in (group, *group.parents))
 
 
-def _room(folder: Path, limit: str, usage: str, *cache: str) -> tuple[int, int] | None:
+def _limit_and_free_bytes(folder: Path, limit: str, usage: str, *cache: str) -> tuple[int, int] | None:
+    """The memory limit of a cgroup and the free bytes below it; None without a limit.
+
+    `limit` and `usage` are names of files, `cache` those of rows of memory.stat that count page cache.
+    """
     limit_bytes, used_bytes = _number(read_text(folder / limit)), _number(read_text(folder / usage))
     if limit_bytes is None or used_bytes is None:
         return None
     pairs = (line.partition(" ") for line in read_text(folder / "memory.stat").splitlines())
     stat = {key: _number(value) or 0 for key, _, value in pairs}
-    kept_bytes = max(0, used_bytes - sum(stat.get(name, 0) for name in cache))
-    return limit_bytes, max(0, limit_bytes - kept_bytes)
+    without_cache_bytes = max(0, used_bytes - sum(stat.get(name, 0) for name in cache))
+    return limit_bytes, max(0, limit_bytes - without_cache_bytes)
 
 
 def _cores(quota: str, period: str) -> int | None:

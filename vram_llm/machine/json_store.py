@@ -1,6 +1,6 @@
 """Small JSON files in the user's data folder, which store facts on this computer's devices between runs.
 
-A file that cannot be used leads to a note, never to an error. A write replaces the whole file, so that a
+A file that cannot be used gives a note and no error. A write replaces the whole file at once, so that a
 reader finds the old file or the new one, never a part.
 """
 
@@ -26,35 +26,38 @@ class _File(msgspec.Struct, Generic[T], kw_only=True):
 
 
 def folder() -> Path:
-    """The folder of the files; $VRAM_LLM_DATA_DIR names another one."""
+    """The folder of the files: $VRAM_LLM_DATA_DIR, else the user's data folder of this program."""
     return Path(os.environ.get(DATA_DIR_VARIABLE) or platformdirs.user_data_dir("vram-llm"))
 
 
 def llama_cpp_version() -> str:
-    """The version of llama-cpp-python that is installed, or "unknown"."""
+    """The version of the installed llama-cpp-python, or "unknown"."""
     try:
         return metadata.version("llama-cpp-python")
     except metadata.PackageNotFoundError:
         return "unknown"
 
 
-def read(path: Path, of: type[T], what: str) -> tuple[dict[str, T], tuple[str, ...]]:
-    """The records of `path`, and a note if the file exists and cannot be used. `what` names its records."""
+def read(path: Path, record_type: type[T], plural: str) -> tuple[dict[str, T], tuple[str, ...]]:
+    """The records of `path` by key, and a note if the file exists and cannot be used.
+
+    `plural` is what a note calls the records: "measured speeds".
+    """
     try:
-        file = msgspec.json.decode(path.read_bytes(), type=_File[of])  # type: ignore[valid-type]
+        file = msgspec.json.decode(path.read_bytes(), type=_File[record_type])  # type: ignore[valid-type]
     except FileNotFoundError:
         return {}, ()
     except OSError as error:
-        return {}, (f"the {what} in {path} cannot be read: {error.strerror or error}",)
+        return {}, (f"the {plural} in {path} cannot be read: {error.strerror or error}",)
     except (msgspec.MsgspecError, UnicodeError) as error:
-        return {}, (f"the {what} in {path} are damaged and not used: {error}",)
+        return {}, (f"the {plural} in {path} are damaged and not used: {error}",)
     if file.version != _FILE_VERSION:
-        return {}, (f"the {what} in {path} are of another version of this program and not used",)
+        return {}, (f"the {plural} in {path} are of another version of this program and not used",)
     return file.records, ()
 
 
 def write(path: Path, records: dict[str, T]) -> None:
-    """Write all records in place of the old ones. Raises OSError."""
+    """Replace the file by one with these records. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".new")
     try:

@@ -1,17 +1,17 @@
-"""Kinds of main memory by rule: bandwidth = channels x millions of transfers per second x 8 bytes.
+"""Kinds of main memory, and the rule for their bandwidth: channels x transfers per second x 8 bytes.
 
-A channel has 64 bits, so "256 bit" of LPDDR are four. The slowest rate of each generation is JEDEC's
-(JESD79-3, -4 and -5 for DDR3 to DDR5, JESD209-4 and -5 for LPDDR), the fastest that of modules with XMP or
-EXPO profiles.
+A channel has 64 bits, so "256 bit" of LPDDR are four channels. The slowest rate of each generation is that of
+JEDEC (JESD79-3, -4 and -5 for DDR3 to DDR5, JESD209-4 and -5 for LPDDR). The fastest rate is that of modules
+with XMP or EXPO profiles.
 """
 
 import re
 from dataclasses import dataclass
 
 CHANNEL_BITS = 64
-MOST_CHANNELS = 48  # four processors of twelve
+MAX_CHANNELS = 48  # four processors of twelve
 
-# (slowest usual, fastest sold), in millions of transfers per second
+# (slowest usual rate, fastest rate on sale), in millions of transfers per second
 GENERATIONS = {
     "DDR3": (1333, 3000),
     "DDR4": (2133, 5333),
@@ -37,7 +37,7 @@ _NUMBERS = {"single": 1, "dual": 2, "two": 2, "quad": 4, "four": 4, "six": 6, "o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryKind:
-    """A generation of memory, its transfers and its channels; None where they are not known."""
+    """The generation of memory, its rate and its channels. None: unknown."""
 
     generation: str | None = None  # "DDR5"
     rate_mts: int | None = None  # millions of transfers per second on each line
@@ -51,22 +51,23 @@ class MemoryKind:
         return self.channels * self.rate_mts * 1e6 * CHANNEL_BITS / 8
 
     def __str__(self) -> str:
-        """ "DDR5-6000 2ch"; only what is known."""
+        """ "DDR5-6000 2ch", or the known parts of that."""
         rate = "" if self.rate_mts is None else str(self.rate_mts)
         kind = "-".join(part for part in (self.generation or "", rate) if part)
         channels = "" if self.channels is None else f"{self.channels:g}ch"
         return " ".join(part for part in (kind, channels) if part)
 
 
-def parse_kind(text: str) -> MemoryKind:
+def parse_memory_kind(text: str) -> MemoryKind:
     """The kind in "DDR5-6000 2ch", "DDR4 3200 MT/s quad channel", "LPDDR5X-8533 256 bit" or a part of these.
 
-    Raises ValueError with what is wrong: text that is left over, a rate that the generation is not made for.
+    Raises ValueError with the reason if the text has unknown words, gives something twice, or gives a rate
+    that modules of the generation do not have.
     """
-    generation, rest = _take(_GENERATION, text)
-    channels, rest = _take(_CHANNELS, rest)
-    bits, rest = _take(_BITS, rest)
-    rate, rest = _take(_RATE, rest)
+    generation, rest = _take_match(_GENERATION, text)
+    channels, rest = _take_match(_CHANNELS, rest)
+    bits, rest = _take_match(_BITS, rest)
+    rate, rest = _take_match(_RATE, rest)
     if unknown := " ".join(_NOISE.sub(" ", rest).split()):
         raise ValueError(f"{unknown!r} is no kind of memory")
     name = None if generation is None else generation[0].upper()
@@ -74,7 +75,7 @@ def parse_kind(text: str) -> MemoryKind:
         raise ValueError(f"{name} is not one of {', '.join(GENERATIONS)}")
     rate_mts = None if rate is None else int(rate[1])
     if rate_mts is not None:
-        fastest = GENERATIONS[name][1] if name else max(most for _, most in GENERATIONS.values())
+        fastest = GENERATIONS[name][1] if name else max(fastest for _, fastest in GENERATIONS.values())
         if not _LEAST_RATE <= rate_mts <= fastest:
             raise ValueError(
                 f"{name or 'memory'} is made for {_LEAST_RATE} to {fastest} MT/s, not for {rate_mts}"
@@ -83,6 +84,7 @@ def parse_kind(text: str) -> MemoryKind:
 
 
 def _channels(channels: re.Match[str] | None, bits: re.Match[str] | None) -> float | None:
+    """The number of channels of 64 bits in "2ch" or "128 bit". Raises ValueError."""
     if channels is None and bits is None:
         return None
     if channels is not None and bits is not None:
@@ -93,13 +95,13 @@ def _channels(channels: re.Match[str] | None, bits: re.Match[str] | None) -> flo
     else:
         assert bits is not None
         count = int(bits[1]) / CHANNEL_BITS
-    if not 0 < count <= MOST_CHANNELS:
-        raise ValueError(f"memory has 1 to {MOST_CHANNELS} channels, not {count:g}")
+    if not 0 < count <= MAX_CHANNELS:
+        raise ValueError(f"memory has 1 to {MAX_CHANNELS} channels, not {count:g}")
     return count
 
 
-def _take(pattern: re.Pattern[str], text: str) -> tuple[re.Match[str] | None, str]:
-    """The first match and the text without it. Raises ValueError if there is a second one."""
+def _take_match(pattern: re.Pattern[str], text: str) -> tuple[re.Match[str] | None, str]:
+    """The first match and the text without it. Raises ValueError if there is a second match."""
     match = pattern.search(text)
     if match is None:
         return None, text

@@ -1,4 +1,4 @@
-"""NVIDIA cards as their driver describes them. The only importer of pynvml."""
+"""NVIDIA cards as their driver describes them. Only this module imports pynvml."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,40 +11,41 @@ ROW_PADDING = 512  # ggml-cuda/common.cuh, MATRIX_ROW_PADDING
 NO_DRIVER = "There is no NVIDIA driver on this machine."
 
 
-class Cards(NamedTuple):
-    """The cards found, and notes on cards that could not be read."""
+class DetectedDevices(NamedTuple):
+    """The devices found, and notes on devices that cannot be used."""
 
     devices: tuple[Device, ...]
     notes: tuple[str, ...]
 
 
-def cards(host: Host) -> Cards:
-    """Every usable NVIDIA card, numbered as by nvidia-smi; no card and a note if there is no driver.
+def read_cards(host: Host) -> DetectedDevices:
+    """Every usable NVIDIA card, with the numbers of nvidia-smi; without a driver, no card and a note.
 
-    A card without its own memory (GB10, Jetson) gets the memory of `host`.
+    A card without memory of its own (GB10, Jetson) has the memory of `host`.
     """
     try:
         import pynvml as nvml
     except ImportError:
-        return Cards((), ("NVIDIA cards were not looked for: the Python package nvidia-ml-py is missing.",))
+        note = "NVIDIA cards were not looked for: the Python package nvidia-ml-py is missing."
+        return DetectedDevices((), (note,))
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        return Cards((), (_no_driver(nvml, error),))
+        return DetectedDevices((), (_init_failure_note(nvml, error),))
     try:
-        return _read_all(nvml, host)
+        return _read_cards(nvml, host)
     except nvml.NVMLError as error:
-        return Cards((), (f"The NVIDIA driver does not list its cards: {error}.",))
+        return DetectedDevices((), (f"The NVIDIA driver does not list its cards: {error}.",))
     finally:
-        _ask(nvml, nvml.nvmlShutdown)
+        _query(nvml, nvml.nvmlShutdown)
 
 
 class NvmlUsage(NamedTuple):
-    """Bytes in use by the UUID of the card, as the driver of version `driver_version` reports them."""
+    """Memory in use on NVIDIA cards, by the UUID of the card."""
 
-    cards: dict[str, int]  # used by all programs
-    process: dict[str, int]  # used by one process; in a container NVML may not know it
-    driver_version: str | None = None
+    used_bytes: dict[str, int]  # by all programs together
+    process_bytes: dict[str, int]  # by one process; in a container NVML may not know it
+    driver_version: str | None = None  # of the driver that reports them
 
 
 def shared_memory_note(name: str) -> str:
@@ -52,8 +53,8 @@ def shared_memory_note(name: str) -> str:
     return f"{name} uses the computer's memory: plans take its bytes and the host's from one pool."
 
 
-def usage(pid: int | None = None) -> NvmlUsage:
-    """Memory in use on every NVIDIA card, by all programs and by process `pid`; empty without a driver."""
+def memory_usage(pid: int | None = None) -> NvmlUsage:
+    """The memory in use on each NVIDIA card, by all programs and by process `pid`; empty without a driver."""
     try:
         import pynvml as nvml
     except ImportError:
@@ -63,18 +64,18 @@ def usage(pid: int | None = None) -> NvmlUsage:
     except nvml.NVMLError:
         return NvmlUsage({}, {})
     try:
-        used = NvmlUsage({}, {}, _ask(nvml, nvml.nvmlSystemGetDriverVersion))
-        for index in range(_ask(nvml, nvml.nvmlDeviceGetCount) or 0):
-            _add_usage(nvml, index, pid, used)
-        return used
+        usage = NvmlUsage({}, {}, _query(nvml, nvml.nvmlSystemGetDriverVersion))
+        for index in range(_query(nvml, nvml.nvmlDeviceGetCount) or 0):
+            _add_usage(nvml, index, pid, usage)
+        return usage
     finally:
-        _ask(nvml, nvml.nvmlShutdown)
+        _query(nvml, nvml.nvmlShutdown)
 
 
 def normalise_bus_id(text: str) -> str:
-    """NVML's "00000000:01:00.0" in the form of llama.cpp's CUDA devices: "0000:01:00.0".
+    """NVML's bus id "00000000:01:00.0" in the form that llama.cpp gives CUDA devices: "0000:01:00.0".
 
-    ggml-cuda.cu (ggml_backend_cuda_reg) lower-cases the result of cudaDeviceGetPCIBusId. Its domain has
+    ggml_backend_cuda_reg (ggml-cuda.cu) makes the result of cudaDeviceGetPCIBusId lower case. Its domain has
     four digits, or more if it needs them.
     """
     domain, _, rest = text.strip().lower().partition(":")
@@ -90,82 +91,86 @@ def bandwidth_bytes_per_s(memory_clock_mhz: int, bus_width_bits: int) -> float:
     return memory_clock_mhz * 1e6 * 2 * bus_width_bits / 8
 
 
-def visible(found: Cards, environ: Mapping[str, str]) -> Cards:
-    """`found` without the cards that CUDA_VISIBLE_DEVICES hides, and a note if it hides any.
+def visible_cards(detected: DetectedDevices, environ: Mapping[str, str]) -> DetectedDevices:
+    """`detected` without the cards that CUDA_VISIBLE_DEVICES hides, and a note if it hides any.
 
-    The value is read as in the CUDA Programming Guide: indices or beginnings of UUIDs, up to the first that
-    names no card. Indices count in CUDA's order. That is NVML's order only with
-    CUDA_DEVICE_ORDER=PCI_BUS_ID, or if all cards are alike; otherwise no card is hidden, and a note says so.
+    The value has the meaning of the CUDA Programming Guide: indices or beginnings of UUIDs, up to the first
+    that names no card. Indices count in CUDA's order, which is NVML's order only with
+    CUDA_DEVICE_ORDER=PCI_BUS_ID, or if all cards have the same name. Otherwise an index hides no card, and a
+    note says so.
     """
-    listed = environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is None or not found.devices:
-        return found
-    alike = len({device.name for device in found.devices}) == 1
-    same_order = alike or environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
-    kept: set[str] = set()
-    for entry in listed.split(","):
+    devices, notes = detected
+    value = environ.get("CUDA_VISIBLE_DEVICES")
+    if value is None or not devices:
+        return detected
+    are_alike = len({device.name for device in devices}) == 1
+    has_cuda_order = are_alike or environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    visible_ids: set[str] = set()
+    for entry in value.split(","):
         entry = entry.strip()
-        if entry.isdecimal() and not same_order:
+        if entry.isdecimal() and not has_cuda_order:
             note = (
-                f"CUDA_VISIBLE_DEVICES={listed} counts cards in CUDA's order, which the driver does not "
+                f"CUDA_VISIBLE_DEVICES={value} counts cards in CUDA's order, which the driver does not "
                 "report: all are shown. Set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name them by UUID."
             )
-            return Cards(found.devices, (*found.notes, note))
-        matches = [d.id for d in found.devices if _is_named(d, entry)]
+            return DetectedDevices(devices, (*notes, note))
+        matches = [device.id for device in devices if _matches(device, entry)]
         if len(matches) != 1:
             break
-        kept.add(matches[0])
-    hidden = len(found.devices) - len(kept)
-    if not hidden:
-        return found
-    note = f"CUDA_VISIBLE_DEVICES hides {hidden} of {len(found.devices)} NVIDIA cards."
-    return Cards(tuple(d for d in found.devices if d.id in kept), (*found.notes, note))
+        visible_ids.add(matches[0])
+    n_hidden = len(devices) - len(visible_ids)
+    if not n_hidden:
+        return detected
+    note = f"CUDA_VISIBLE_DEVICES hides {n_hidden} of {len(devices)} NVIDIA cards."
+    visible = tuple(device for device in devices if device.id in visible_ids)
+    return DetectedDevices(visible, (*notes, note))
 
 
-def _is_named(device: Device, entry: str) -> bool:
+def _matches(device: Device, entry: str) -> bool:
+    """Whether an entry of CUDA_VISIBLE_DEVICES is the index of the card or begins its UUID."""
     if entry.isdecimal():
         return device.id == f"GPU{int(entry)}"
     return entry.startswith("GPU-") and device.uuid is not None and device.uuid.startswith(entry)
 
 
-def _no_driver(nvml: Any, error: Exception) -> str:
+def _init_failure_note(nvml: Any, error: Exception) -> str:
     absent = (nvml.NVML_ERROR_LIBRARY_NOT_FOUND, nvml.NVML_ERROR_DRIVER_NOT_LOADED)
     if getattr(error, "value", None) in absent:
         return NO_DRIVER
     return f"The NVIDIA driver does not answer: {error}."
 
 
-def _read_all(nvml: Any, host: Host) -> Cards:
-    driver = _ask(nvml, nvml.nvmlSystemGetDriverVersion)
+def _read_cards(nvml: Any, host: Host) -> DetectedDevices:
+    driver = _query(nvml, nvml.nvmlSystemGetDriverVersion)
     devices: list[Device] = []
     notes: list[str] = []
     for index in range(nvml.nvmlDeviceGetCount()):
         try:
-            read = _read(nvml, index, driver, host)
+            read = _read_card(nvml, index, driver, host)
         except nvml.NVMLError as error:
             notes.append(f"NVIDIA card {index} is left out: {error}.")
             continue
         notes.extend(read.notes)
         devices.extend(read.devices)
-    return Cards(tuple(devices), tuple(notes))
+    return DetectedDevices(tuple(devices), tuple(notes))
 
 
-def _read(nvml: Any, index: int, driver: str | None, host: Host) -> Cards:
+def _read_card(nvml: Any, index: int, driver: str | None, host: Host) -> DetectedDevices:
     """The card at `index`. Raises NVMLError if its memory is unknown."""
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    name = _ask(nvml, nvml.nvmlDeviceGetName, handle) or "NVIDIA GPU"
-    mig = _ask(nvml, nvml.nvmlDeviceGetMigMode, handle)
+    name = _query(nvml, nvml.nvmlDeviceGetName, handle) or "NVIDIA GPU"
+    mig = _query(nvml, nvml.nvmlDeviceGetMigMode, handle)
     if mig and mig[0]:
         note = f"{name} (NVIDIA card {index}) is left out: it is split into MIG instances."
-        return Cards((), (note,))
+        return DetectedDevices((), (note,))
     is_shared = False
     try:
         memory = _memory(nvml, handle)
         total, free = int(memory.total), int(memory.free)
     except nvml.NVMLError_NotSupported:
         total, free, is_shared = host.total_bytes, host.available_bytes, True
-    pci = _ask(nvml, nvml.nvmlDeviceGetPciInfo, handle)
-    capability = _ask(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
+    pci = _query(nvml, nvml.nvmlDeviceGetPciInfo, handle)
+    capability = _query(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
     device = Device(
         id=f"GPU{index}",
         name=name,
@@ -176,35 +181,36 @@ def _read(nvml: Any, index: int, driver: str | None, host: Host) -> Cards:
         bandwidth_bytes_per_s=_bandwidth(nvml, handle),
         alignment_bytes=ALIGNMENT_BYTES,
         row_padding=ROW_PADDING,
-        uuid=_ask(nvml, nvml.nvmlDeviceGetUUID, handle),
-        pci_bus_id=normalise_bus_id(_text(pci.busId)) if pci else None,
+        uuid=_query(nvml, nvml.nvmlDeviceGetUUID, handle),
+        pci_bus_id=normalise_bus_id(_decode(pci.busId)) if pci else None,
         compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
         driver_version=driver,
         link=None if is_shared else _link(nvml, handle),
         shares_host_memory=is_shared,
     )
-    return Cards((device,), ())
+    return DetectedDevices((device,), ())
 
 
-def _add_usage(nvml: Any, index: int, pid: int | None, used: NvmlUsage) -> None:
-    handle = _ask(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
-    uuid = None if handle is None else _ask(nvml, nvml.nvmlDeviceGetUUID, handle)
+def _add_usage(nvml: Any, index: int, pid: int | None, usage: NvmlUsage) -> None:
+    """Add the memory in use on the card at `index` to `usage`, as far as the driver reports it."""
+    handle = _query(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+    uuid = None if handle is None else _query(nvml, nvml.nvmlDeviceGetUUID, handle)
     if uuid is None:
         return
-    memory = _ask(nvml, lambda: _memory(nvml, handle))
+    memory = _query(nvml, lambda: _memory(nvml, handle))
     if memory is not None:
-        used.cards[uuid] = int(memory.used)
+        usage.used_bytes[uuid] = int(memory.used)
     try:
         processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except (nvml.NVMLError, nvml.NVMLLibraryMismatchError):
         return
-    ours = [process.usedGpuMemory for process in processes if process.pid == pid]
-    if ours and None not in ours:  # unknown under Windows' driver model (WDDM)
-        used.process[uuid] = sum(ours)
+    of_process = [process.usedGpuMemory for process in processes if process.pid == pid]
+    if of_process and None not in of_process:  # None: unknown, as with Windows' driver model (WDDM)
+        usage.process_bytes[uuid] = sum(of_process)
 
 
 def _memory(nvml: Any, handle: Any) -> Any:
-    """Memory by version 2 of the call, whose usage excludes the driver's reserve; old drivers have only 1."""
+    """The memory by version 2 of NVML's call, which leaves out the driver's reserve; else by version 1."""
     try:
         return nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
     except (nvml.NVMLError_FunctionNotFound, nvml.NVMLError_InvalidArgument, nvml.NVMLError_NotSupported):
@@ -212,26 +218,27 @@ def _memory(nvml: Any, handle: Any) -> Any:
 
 
 def _bandwidth(nvml: Any, handle: Any) -> Fact | None:
-    clock_mhz = _ask(nvml, nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_MEM)
-    bus_bits = _ask(nvml, nvml.nvmlDeviceGetMemoryBusWidth, handle)
+    clock_mhz = _query(nvml, nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_MEM)
+    bus_bits = _query(nvml, nvml.nvmlDeviceGetMemoryBusWidth, handle)
     if not clock_mhz or not bus_bits:
         return None
     return Fact(bandwidth_bytes_per_s(clock_mhz, bus_bits), Source.DRIVER)
 
 
 def _link(nvml: Any, handle: Any) -> Link | None:
-    """The link in the card's slot at full speed; the current one is slower while the card is idle."""
-    generation = _ask(nvml, nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle)
-    lanes = _ask(nvml, nvml.nvmlDeviceGetMaxPcieLinkWidth, handle)
+    """The link of the card's slot at full speed; an idle card uses fewer lanes or a lower generation."""
+    generation = _query(nvml, nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle)
+    lanes = _query(nvml, nvml.nvmlDeviceGetMaxPcieLinkWidth, handle)
     return pcie_link(generation, lanes, Source.DRIVER)
 
 
-def _ask(nvml: Any, query: Callable[..., Any], *args: Any) -> Any | None:
+def _query(nvml: Any, function: Callable[..., Any], *args: Any) -> Any | None:
+    """The result of a function of pynvml; None if it fails."""
     try:
-        return query(*args)
+        return function(*args)
     except nvml.NVMLError:
         return None
 
 
-def _text(value: str | bytes) -> str:
+def _decode(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value

@@ -1,9 +1,9 @@
 """Known processors with their makers' figures for cores and memory, found by any usual spelling of the name.
 
-The rows are in processors.csv in this folder. `channels` counts channels of 64 bits; `memory` lists the kinds
-that the maker names, the first preferred, each with its fastest rate. `bandwidth_gb_s` is the maker's figure
-for memory that is soldered on; `memory_gib` are the sizes sold then, by which rows of one name differ.
-`graphics` is the card of catalog.csv that is part of the processor and uses its memory.
+The rows are in processors.csv in this folder. `channels` counts channels of 64 bits. `memory` lists the kinds
+of memory that the maker names, each with its fastest rate; the first is preferred. If the memory is soldered
+on, `bandwidth_gb_s` is the maker's figure, and `memory_gib` lists the sizes on sale; rows of one name differ
+in them. `graphics` is the card of catalog.csv that is part of the processor and uses its memory.
 """
 
 import csv
@@ -15,12 +15,12 @@ from functools import cache
 from importlib.resources import files
 
 from vram_llm.errors import UnknownDevice
-from vram_llm.machine.memory_kinds import MemoryKind, parse_kind
+from vram_llm.machine.memory_kinds import MemoryKind, parse_memory_kind
 
 EXAMPLES = '"Ryzen 9 7950X", "2x EPYC 7763" or "16 cores"'
 _LONGEST_NAME = 80
 
-# Optional in a name: "AMD Ryzen 9 7950X", "Ryzen 7950X", "7950X".
+# Words that people leave out: "AMD Ryzen 9 7950X", "Ryzen 7950X", "7950X".
 _OPTIONAL = {
     "amd", "intel", "apple", "nvidia", "ampere", "qualcomm", "raspberry", "processor",
     "ryzen", "threadripper", "epyc", "core", "ultra", "xeon", "gold", "platinum", "jetson", "snapdragon",
@@ -33,7 +33,7 @@ _NOISE = re.compile(
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Processor:
-    """One processor, or one version of it."""
+    """A processor, or one version of it."""
 
     name: str
     cores: int
@@ -57,30 +57,41 @@ def processors() -> tuple[Processor, ...]:
         return tuple(map(_processor, csv.DictReader(lines)))
 
 
-def find(text: str, memory_gib: float | None = None) -> Processor:
+def find_processor(text: str, memory_gib: float | None = None) -> Processor:
     """The processor that the kernel or a person calls `text`: "AMD EPYC 7763 64-Core Processor", "13900k".
 
-    Of several versions, the one sold with `memory_gib`, else the first. Raises UnknownDevice with the nearest
-    names if no processor matches or several of different names do.
+    Of several versions, it is the one on sale with `memory_gib`, else the first. Raises UnknownDevice with
+    the closest names if no processor matches, or processors of several names do.
     """
     if len(text) > _LONGEST_NAME:
         raise UnknownDevice(
             f"A name of {len(text):,} characters is not a processor; write it like {EXAMPLES}."
         )
     words = frozenset(_words(text))
-    found = [each for each in processors() if any(_matches(words, *pattern) for pattern in _patterns(each))]
-    names = sorted({each.name for each in found})
+    versions = [
+        processor
+        for processor in processors()
+        if any(_matches(words, *pattern) for pattern in _patterns(processor))
+    ]
+    names = sorted({processor.name for processor in versions})
     if len(names) > 1:
         raise UnknownDevice(f"{text!r} may be {' or '.join(names[:4])}; write the name in full.")
-    if not found or not words:
-        raise UnknownDevice(_unknown(text))
-    return next((each for each in found if memory_gib in each.memory_gib), found[0])
+    if not versions or not words:
+        raise UnknownDevice(_unknown_processor(text))
+    return _sold_with(versions, memory_gib)
 
 
-def with_graphics(card: str, memory_gib: float | None = None) -> Processor | None:
-    """The processor that `card` of catalog.csv is a part of, as sold with `memory_gib`; None: unknown."""
-    found = [each for each in processors() if each.graphics == card]
-    return next((each for each in found if memory_gib in each.memory_gib), found[0] if found else None)
+def processor_with_graphics(card: str, memory_gib: float | None = None) -> Processor | None:
+    """The processor that has `card` of catalog.csv as its graphics; None if there is none.
+
+    Of several versions, it is the one on sale with `memory_gib`, else the first.
+    """
+    versions = [processor for processor in processors() if processor.graphics == card]
+    return _sold_with(versions, memory_gib) if versions else None
+
+
+def _sold_with(versions: list[Processor], memory_gib: float | None) -> Processor:
+    return next((version for version in versions if memory_gib in version.memory_gib), versions[0])
 
 
 def _processor(row: dict[str, str]) -> Processor:
@@ -89,7 +100,7 @@ def _processor(row: dict[str, str]) -> Processor:
         cores=int(row["cores"]),
         threads=int(row["threads"]),
         channels=int(row["channels"]) if row["channels"] else None,
-        memory=tuple(map(parse_kind, _list(row["memory"]))),
+        memory=tuple(map(parse_memory_kind, _list(row["memory"]))),
         bandwidth_bytes_per_s=float(row["bandwidth_gb_s"]) * 1e9 if row["bandwidth_gb_s"] else None,
         pcie_generation=int(row["pcie"]) if row["pcie"] else None,
         instructions=_list(row["instructions"]),
@@ -106,7 +117,7 @@ def _list(cell: str) -> tuple[str, ...]:
 
 
 def _words(text: str) -> Iterator[str]:
-    """ "Intel(R) Core(TM) i9-13900K CPU @ 3.00GHz" is intel, core, i9, 13900k."""
+    """The normalised words of a name: "Intel(R) Core(TM) i9-13900K CPU" gives intel, core, i9, 13900k."""
     text = _NOISE.sub(" ", text.lower())
     text = re.sub(r"\bm(\d)(pro|max|ultra)\b", r"m\1 \2", text)
     text = re.sub(r"\b(i[3579]|ryzen ?[3579])[ -]?(?=\d{4})", r"\1 ", text)
@@ -115,19 +126,20 @@ def _words(text: str) -> Iterator[str]:
 
 @cache
 def _patterns(processor: Processor) -> tuple[tuple[frozenset[str], frozenset[str]], ...]:
-    """The required and the allowed words of each spelling."""
+    """The required and the allowed words of each spelling of a processor."""
     maker = processor.name.split()[0].lower()
     spellings = [frozenset(_words(spelling)) for spelling in (processor.name, *processor.aliases)]
     optional = _OPTIONAL if maker != "apple" else {"apple"}
     return tuple((words - optional, words | {maker}) for words in spellings)
 
 
-def _matches(words: frozenset[str], needed: frozenset[str], allowed: frozenset[str]) -> bool:
-    return bool(needed) and needed <= words <= allowed
+def _matches(words: frozenset[str], required: frozenset[str], allowed: frozenset[str]) -> bool:
+    return bool(required) and required <= words <= allowed
 
 
-def _unknown(text: str) -> str:
-    names = {" ".join(_words(each.name)): each.name for each in processors()}
-    alike = difflib.get_close_matches(" ".join(_words(text)), names, n=3, cutoff=0.5)
-    nearest = f": nearest are {', '.join(names[each] for each in alike)}" if alike else ""
+def _unknown_processor(text: str) -> str:
+    """The sentence that no single processor is called `text`, with the closest names."""
+    names = {" ".join(_words(processor.name)): processor.name for processor in processors()}
+    close = difflib.get_close_matches(" ".join(_words(text)), names, n=3, cutoff=0.5)
+    nearest = f": nearest are {', '.join(names[spelling] for spelling in close)}" if close else ""
     return f"{text!r} names no single processor of the catalog{nearest}; or give its cores: 16 cores"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def read_text(path: Path) -> str:
-    """The stripped text of the file; empty if it cannot be read."""
+    """The text of the file without surrounding white space; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

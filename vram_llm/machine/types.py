@@ -16,7 +16,7 @@ class Source(StrEnum):
 
 
 class DeviceKind(StrEnum):
-    """The llama.cpp backend that drives a device."""
+    """The llama.cpp back end that drives a device."""
 
     CUDA = "cuda"
     ROCM = "rocm"
@@ -36,38 +36,36 @@ class Fact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeSpeed:
-    """How fast a processor works with weights of one type of ggml, with all its threads."""
+    """The speed of all threads of a processor with weights of one ggml type."""
 
     type: str  # ggml's name: "Q4_K"
-    read_bytes_per_s: Fact  # in a decode step of one row: the slower of memory and arithmetic
-    row_flops_per_s: Fact  # arithmetic of decode rows after the first
+    read_bytes_per_s: Fact  # in a decode step of one row; memory or arithmetic limits it
+    row_flops_per_s: Fact  # of further rows of a decode step
     prompt_flops_per_s: Fact  # of a full micro-batch of a prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """How fast llama.cpp computes on one device, or on the host with `threads` threads.
+    """The speed of llama.cpp on one device, or on the host with `threads` threads.
 
     A decode step of n rows over L layers takes about
-    step_overhead_s + L * layer_overhead_s + bytes / read_bytes_per_s + (n - 1) * flops / row_flops_per_s
-    + crossing / Link.bytes_per_s;
-    bytes are the weights and the KV cache that the step reads, flops 2 * active parameters, crossing the
-    bytes of the activations from and to the host: n * n_embd * 4, for logits n * n_vocab * 4. Twice the
-    link's latency is part of step_overhead_s; the transfer of these bytes is not.
+    step_overhead_s + L * layer_overhead_s + read / read_bytes_per_s + (n - 1) * flops / row_flops_per_s
+    + transferred / Link.bytes_per_s.
+    `read` are the bytes of the weights and of the KV cache that the step reads. `flops` are 2 * active
+    parameters. `transferred` are the bytes of activations to and from the host: n * n_embd * 4, for logits
+    n * n_vocab * 4. Twice the link's latency is part of step_overhead_s.
     """
 
-    read_bytes_per_s: Fact  # weights and KV cache, as a decode step streams them
-    layer_overhead_s: Fact  # for each repeating layer and step, whatever its bytes: launches, barriers
-    step_overhead_s: (
-        Fact  # for each step: the graph's submission, and the link's latency to the device and back
-    )
-    row_flops_per_s: Fact | None  # arithmetic of decode rows after the first; None: unknown
+    read_bytes_per_s: Fact  # weights and KV cache in a decode step
+    layer_overhead_s: Fact  # for each repeating layer and step: kernel launches, barriers
+    step_overhead_s: Fact  # for each step: submission of the graph, and twice the link's latency
+    row_flops_per_s: Fact | None  # of further rows of a decode step; None: unknown
     prompt_flops_per_s: Fact | None  # of a full micro-batch of a prompt; None: unknown
-    split_s: Fact | None = None  # for each part of a step's graph that starts here after another device's
-    expert_read_share: Fact | None = None  # of a type's read rate, for routed experts; None: all of it
-    attention_flops_per_s: Fact | None = None  # over an f16 cache; None: the cache is read, no more
-    types: tuple[TypeSpeed, ...] = ()  # of weights; a type that is missing has the figures above
-    threads: int | None = None  # of a processor
+    split_s: Fact | None = None  # for each split of a step's graph that follows another device's
+    expert_read_share: Fact | None = None  # of the type's read rate, for routed experts; None: 1
+    attention_flops_per_s: Fact | None = None  # with an f16 cache; None: only reading the cache takes time
+    types: tuple[TypeSpeed, ...] = ()  # by weight type; other types have the figures above
+    threads: int | None = None  # None: not a processor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +74,16 @@ class Link:
 
     latency_s: Fact
     bytes_per_s: Fact
-    send_bytes_per_s: Fact | None = None  # of much data, from the host to the device; None: as above
+    send_bytes_per_s: Fact | None = None  # of large transfers from the host; None: bytes_per_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """One card, or one device of a remote worker.
+    """A card, or one device of an RPC worker.
 
-    `id` is unique in a machine; plans and messages use it: "GPU0" is the card that nvidia-smi calls
-    0, "RPC0" the first device of the first worker. Cards are recognised by `uuid` or `pci_bus_id`, never by
-    `id`: CUDA orders them differently, and saved plans may have other ids.
+    `id` is unique in a machine, and plans and messages use it: "GPU0" is card 0 of nvidia-smi, "RPC0" the
+    first device of the first worker. Cards are recognised by `uuid` or `pci_bus_id`, never by `id`: CUDA
+    numbers them differently, and saved plans may have other ids.
     """
 
     id: str
@@ -94,10 +92,10 @@ class Device:
     total_bytes: int
     free_bytes: int
     memory_source: Source
-    overhead: Fact | None = None  # bytes a process takes outside llama.cpp's buffers; `verify` measures them
-    bandwidth_bytes_per_s: Fact | None = None
+    overhead: Fact | None = None  # bytes of a process outside llama.cpp's buffers; `verify` measures them
+    bandwidth_bytes_per_s: Fact | None = None  # of its memory
     alignment_bytes: int = 128  # of every tensor in a buffer; ggml_backend_buft_get_alignment
-    row_padding: int = 0  # a quantised row is padded to a multiple of this many elements; 0: it is not
+    row_padding: int = 0  # quantised rows are padded to a multiple of this many elements; 0: no padding
     uuid: str | None = None
     pci_bus_id: str | None = None  # "0000:01:00.0", lower case
     ggml_name: str | None = None  # llama.cpp's name for it here ("CUDA0", "Vulkan0"); None: unknown
@@ -105,12 +103,12 @@ class Device:
     endpoint_index: int = 0  # index among the worker's devices
     compute_capability: str | None = None  # "8.6"
     driver_version: str | None = None
-    what_if: bool = False  # not in this machine: planned for, never loaded
-    companion_bytes: int = 0  # that companions of the planned model will hold here
-    speed: Speed | None = None  # measured by `calibrate`, or from the bandwidth; None: plans assume one
-    link: Link | None = None
-    shares_host_memory: bool = False  # its bytes are taken from the host's memory
-    set_aside_bytes: int = 0  # of free_bytes, those that the firmware keeps from the host for it alone
+    what_if: bool = False  # whether it is planned for without being in this machine
+    companion_bytes: int = 0  # of the planned model's companions on this device
+    speed: Speed | None = None  # measured by `calibrate`, or estimated; None: plans assume one
+    link: Link | None = None  # to the host; None: unknown
+    shares_host_memory: bool = False  # whether its memory is part of the host's
+    set_aside_bytes: int = 0  # those of free_bytes that are dedicated memory, which the host does not count
 
     def budget_bytes(self, reserve_bytes: int) -> int:
         """Bytes that a plan may use: the free bytes minus the reserve, at least 0."""
@@ -119,41 +117,42 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """The computer itself. `available_bytes` is free now within the cgroup limits.
+    """The computer itself. Memory and cores are those that this process may use, within its cgroup limits.
 
-    The page cache counts as available, as in the kernel's MemAvailable: it is dropped before memory runs out.
+    The page cache counts as available, as in the kernel's MemAvailable: the kernel drops it before memory
+    runs out.
     """
 
     name: str
-    cores: int  # that this process may run on; the threads of one physical core count as several
+    cores: int  # logical processors: several for a physical core with several threads
     total_bytes: int
     available_bytes: int
     cpu_name: str | None = None
-    alignment_bytes: int = 32  # ggml's CPU buffer type
-    companion_bytes: int = 0  # as a device's
-    bandwidth_bytes_per_s: Fact | None = None  # of all its memory, by its kind, speed and channels
-    speed: Speed | None = None  # as a device's
-    physical_cores: int | None = None  # that this process may run on
-    numa_nodes: int | None = None  # with memory
+    alignment_bytes: int = 32  # of ggml's CPU buffer type
+    companion_bytes: int = 0  # of the planned model's companions on the host
+    bandwidth_bytes_per_s: Fact | None = None  # of all its memory, by its kind, rate and channels
+    speed: Speed | None = None  # measured by `calibrate`; None: plans estimate or assume one
+    physical_cores: int | None = None
+    numa_nodes: int | None = None  # those with memory
     instructions: tuple[str, ...] | None = None  # "avx2", "avx512", "amx", "neon", "sve"
     memory_kind: str | None = None  # "DDR5-6000 2ch"
     memory_limit_bytes: int | None = None  # of the tightest cgroup; None: no cgroup has a limit
-    disk_bytes_per_s: Fact | None = None  # long reads of the disk that holds models
-    what_if: bool = False  # not this computer: planned for, never loaded
+    disk_bytes_per_s: Fact | None = None  # of long reads from the disk that holds models
+    what_if: bool = False  # whether it is planned for without being this computer
 
     @property
     def best_threads(self) -> int:
-        """Threads that compute fastest: as measured, else one for each physical core."""
+        """The fastest number of threads: the measured one, else one for each physical core."""
         measured = None if self.speed is None else self.speed.threads
         return measured or self.physical_cores or self.cores
 
     @property
     def in_use_bytes(self) -> int:
-        """Bytes that the system and other programs hold."""
+        """Bytes that the system and other programs use."""
         return self.total_bytes - self.available_bytes
 
     def budget_bytes(self, reserve_bytes: int) -> int:
-        """As a device's."""
+        """Bytes that a plan may use: the available bytes minus the reserve, at least 0."""
         return max(self.available_bytes - reserve_bytes, 0)
 
 
@@ -163,9 +162,9 @@ class Machine:
 
     devices: tuple[Device, ...]
     host: Host
-    notes: tuple[str, ...] = ()  # sentences on facts that are unknown
+    notes: tuple[str, ...] = ()  # sentences on unknown facts and unused devices
 
     @property
     def is_what_if(self) -> bool:
-        """Whether its host or some of its devices are not here."""
+        """Whether its host is not this computer, or some of its devices are not in it."""
         return self.host.what_if or any(device.what_if for device in self.devices)

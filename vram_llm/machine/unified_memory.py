@@ -1,4 +1,4 @@
-"""Graphics that use the memory of the computer: what their drivers let them take of it."""
+"""Graphics that use the memory of the computer, and their drivers' limits of that."""
 
 from vram_llm.machine.types import DeviceKind
 from vram_llm.units import GIB, MIB, format_bytes
@@ -6,12 +6,12 @@ from vram_llm.units import GIB, MIB, format_bytes
 _SMALL_MAC_BYTES = 32 * GIB
 
 
-def most_bytes(kind: DeviceKind, total_bytes: int) -> int:
-    """Bytes of the computer's `total_bytes` that graphics may use.
+def max_graphics_bytes(kind: DeviceKind, total_bytes: int) -> int:
+    """The most bytes of the computer's `total_bytes` that graphics may use.
 
-    Metal: recommendedMaxWorkingSetSize, which llama.cpp takes for the device's memory, is two thirds of 8 to
-    32 GiB and three quarters of more in published logs of llama.cpp (21,845 of 32,768 MiB, 73,728 of 98,304);
-    macOS 26 allows more (107.5 of 128 GiB). Others may use all that is free.
+    With Metal, llama.cpp takes recommendedMaxWorkingSetSize for the device's memory. In published logs of
+    llama.cpp it is two thirds of 8 to 32 GiB and three quarters of larger memory (21,845 of 32,768 MiB,
+    73,728 of 98,304). macOS 26 allows more (107.5 of 128 GiB). Other kinds may use all of the memory.
     """
     if kind is not DeviceKind.METAL:
         return total_bytes
@@ -19,12 +19,12 @@ def most_bytes(kind: DeviceKind, total_bytes: int) -> int:
 
 
 def limit_note(name: str, kind: DeviceKind, total_bytes: int) -> str | None:
-    """How to let graphics use what a plan takes for granted, or more; None if the driver has no limit."""
+    """A sentence on the driver's limit and on the setting that raises it; None if there is no limit."""
     if kind is DeviceKind.METAL:
-        most = format_bytes(most_bytes(kind, total_bytes))
+        limit = format_bytes(max_graphics_bytes(kind, total_bytes))
         wired_mib = (total_bytes - total_bytes // 8) // MIB
         return (
-            f"macOS lets {name} use {most}; `sudo sysctl iogpu.wired_limit_mb={wired_mib}` lets it use more"
+            f"macOS lets {name} use {limit}; `sudo sysctl iogpu.wired_limit_mb={wired_mib}` lets it use more"
         )
     if name.startswith("AMD Radeon"):
         pages = (total_bytes - total_bytes // 16) // 4096

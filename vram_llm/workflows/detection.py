@@ -44,24 +44,24 @@ def detect(
     """
     from vram_llm.machine import calibration_store, overhead_store
     from vram_llm.machine import detect as machines
-    from vram_llm.machine.what_if_host import HostWords
+    from vram_llm.machine.what_if_host import HostDescription
 
     for name, text in (("ram", ram), ("cpu", cpu), ("disk", disk)):
         check_type(name, text, str, type(None))
-    gpus, rpc, words = _each(gpus), _each(rpc), HostWords(ram=ram, cpu=cpu, disk=disk)
+    gpus, rpc, description = _as_tuple(gpus), _as_tuple(rpc), HostDescription(ram=ram, cpu=cpu, disk=disk)
     if gpus:
-        machine = machines.what_if(gpus, words=words)
+        machine = machines.what_if(gpus, description=description)
     else:
         from vram_llm.llama.registry import backends
 
         machine = overhead_store.with_overheads(machines.detect(backends()))
-        machine = machines.on_host(machine, words)
+        machine = machines.with_host(machine, description)
     if rpc:
         from vram_llm.llama import rpc as workers
 
         machine = dataclasses.replace(machine, devices=machine.devices + workers.devices(rpc))
-    return calibration_store.with_speeds(machine)
+    return calibration_store.with_measured_speeds(machine)
 
 
-def _each(given: str | Sequence[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+def _as_tuple(values: str | Sequence[str]) -> tuple[str, ...]:
+    return (values,) if isinstance(values, str) else tuple(values)

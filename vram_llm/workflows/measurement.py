@@ -25,7 +25,7 @@ def calibrate(
     """Measure llama.cpp on the host and on each device of `machine` in turn.
 
     Each takes `seconds`; None means some seconds. Every measurement is stored as soon as it is made, and
-    `detect` then applies it to the same device. `on_progress` gets the name in the store and the share done.
+    `detect` then applies it to the same device. `on_progress` gets the key in the store and the share done.
     A device that cannot be recognised later (a card of `--gpu`) is skipped. Raises WorkerUnreachable,
     ModelRefused, EngineDied, NotBuilt.
     """
@@ -35,15 +35,15 @@ def calibrate(
     host = machine.host
     for device in (None, *machine.devices):
         measured: Device | Host = device or host
-        name = calibration_store.key(measured)
-        if name is None:
+        key = calibration_store.device_key(measured)
+        if key is None:
             continue
-        calibration = measure(device, host, functools.partial(on_progress, name), seconds)
+        calibration = measure(device, host, functools.partial(on_progress, key), seconds)
         if device is None:
             host = dataclasses.replace(host, speed=calibration.speed)  # its best number of threads
-        yield calibration_store.keep(
-            name,
-            calibration_store.record(measured, calibration.speed, calibration.link, calibration.residual),
+        yield calibration_store.store(
+            key,
+            calibration_store.new_record(measured, calibration.speed, calibration.link, calibration.residual),
         )
 
 
@@ -76,7 +76,7 @@ def bench_model(
     tests = [BenchTest(prompt=n_prompt), BenchTest(decode=n_gen)]
     tests += [BenchTest(decode=n_gen, streams=streams)] if streams > 1 else []
     (measured,) = rates([plan], tests, repeats, on_progress)
-    machine = calibration_store.with_speeds(Machine(devices=plan.devices, host=read_host()))
+    machine = calibration_store.with_measured_speeds(Machine(devices=plan.devices, host=read_host()))
     model = analyze(plan.model.path)
 
     def expected(depth: int) -> "SpeedEstimate | None":

@@ -29,17 +29,18 @@ def verify(plan: "Plan", *, on_state: "Callable[[EngineClient], None]" = lambda 
     from vram_llm.planner.memory_report import certify, readings
 
     check_loadable(plan)
-    before = nvml.usage()
-    info, after = asyncio.run(probe.run(plan, nvml.usage, on_state))
+    before = nvml.memory_usage()
+    info, after = asyncio.run(probe.run(plan, nvml.memory_usage, on_state))
     if not info.memory:
         raise NotBuilt("this build of llama.cpp does not report its memory use, so it can verify no plan")
-    measured = readings(plan, (info.memory, info.draft_memory), before.cards, after.cards, after.process)
+    reported = (info.memory, info.draft_memory)
+    measured = readings(plan, reported, before.used_bytes, after.used_bytes, after.process_bytes)
     certificate = certify(plan, info.memory, measured, info.draft_memory)
-    notes = _keep_overheads(plan, certificate, after.driver_version)
+    notes = _store_overheads(plan, certificate, after.driver_version)
     return dataclasses.replace(certificate, notes=notes)
 
 
-def _keep_overheads(plan: "Plan", certificate: "Certificate", driver: str | None) -> tuple[str, ...]:
+def _store_overheads(plan: "Plan", certificate: "Certificate", driver: str | None) -> tuple[str, ...]:
     """Store the memory measured outside llama.cpp's buffers on each card. Returns sentences on the result."""
     from vram_llm.machine import overhead_store
     from vram_llm.planner.memory_report import OF_PROCESS
@@ -52,11 +53,11 @@ def _keep_overheads(plan: "Plan", certificate: "Certificate", driver: str | None
             continue
         if overhead.how != OF_PROCESS:  # a card's growth includes other programs' memory
             continue
-        records[device.uuid] = overhead_store.record(
+        records[device.uuid] = overhead_store.new_record(
             device, overhead.held_bytes, how=overhead.how, model=plan.model.name, driver=driver
         )
     if records and Path(plan.model.path) == resolve(DEMO):
         return (
             "not stored: the built-in model is too small to show others' memory outside llama.cpp's buffers",
         )
-    return overhead_store.keep(records) if records else ()
+    return overhead_store.store(records) if records else ()

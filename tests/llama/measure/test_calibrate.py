@@ -102,7 +102,8 @@ def test_a_card_that_is_not_here_is_passed_over(host: Host) -> None:
         memory_source=Source.CATALOG, what_if=True,
     )  # fmt: skip
     machine = Machine(devices=(card,), host=host)
-    assert [each.name for each in measurement.calibrate(machine)] == [calibration_store.key(host)]
+    stored = measurement.calibrate(machine)
+    assert [calibration.key for calibration in stored] == [calibration_store.device_key(host)]
 
 
 def test_the_child_names_the_error_it_met() -> None:
