@@ -4,30 +4,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.planner.saved import local, remote
 from vram_llm.errors import UnknownDevice, VramLLMError
 from vram_llm.machine import calibration_store, json_store
-from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Link, Machine, Source, Speed, TypeSpeed
+from vram_llm.machine.types import Device, Fact, Host, Link, Machine, Source, Speed, TypeSpeed
 from vram_llm.units import GIB
 
-CARD = Device(
-    id="GPU0",
-    name="RTX 3090",
-    kind=DeviceKind.CUDA,
-    total_bytes=24 * GIB,
-    free_bytes=23 * GIB,
-    memory_source=Source.DRIVER,
-    uuid="GPU-a",
-    driver_version="580.65.06",
-)
-WORKER = Device(
-    id="RPC0",
-    name="worker 10.0.0.2:50052",
-    kind=DeviceKind.RPC,
-    total_bytes=16 * GIB,
-    free_bytes=8 * GIB,
-    memory_source=Source.GIVEN,
-    endpoint="10.0.0.2:50052",
-)
+CARD = local(0, name="RTX 3090", uuid="GPU-a", driver_version="580.65.06")
+WORKER = remote(0, "10.0.0.2:50052")
 HOST = Host(name="box", cores=8, total_bytes=64 * GIB, available_bytes=48 * GIB, cpu_name="EPYC")
 SPEED = Speed(
     read_bytes_per_s=Fact(9e11, Source.MEASURED),

@@ -4,20 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.planner.saved import local
 from vram_llm.machine import json_store, overhead_store
-from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Machine, Source
+from vram_llm.machine.types import Device, Fact, Host, Machine, Source
 from vram_llm.units import GIB, MIB
 
-CARD = Device(
-    id="GPU0",
-    name="RTX 3090",
-    kind=DeviceKind.CUDA,
-    total_bytes=24 * GIB,
-    free_bytes=23 * GIB,
-    memory_source=Source.DRIVER,
-    uuid="GPU-a",
-    driver_version="580.65.06",
-)
+CARD = local(0, name="RTX 3090", uuid="GPU-a", driver_version="580.65.06")
 OTHER = dataclasses.replace(CARD, id="GPU1", uuid="GPU-b")
 HOST = Host(name="box", cores=8, total_bytes=64 * GIB, available_bytes=48 * GIB)
 

@@ -12,7 +12,7 @@ them (client.py).
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from vram_llm.llama.dryrun.ggml_structs import OPS, GgmlTensor
@@ -214,29 +214,22 @@ def _second_copy(op: GgmlTensor) -> int:
 
 
 _ATTENTION = OPS["FLASH_ATTN_EXT"]
-_CUDA_OPS: Mapping[int, SupportsOp] = {
-    _ATTENTION: _cuda_flash_attention,
-    OPS["SSM_SCAN"]: _cuda_ssm_scan,
-    OPS["SSM_CONV"]: _cuda_ssm_conv,
-}
+_CUDA = BackendRules(
+    "CUDA",
+    host_alignment=32,
+    supports={
+        _ATTENTION: _cuda_flash_attention,
+        OPS["SSM_SCAN"]: _cuda_ssm_scan,
+        OPS["SSM_CONV"]: _cuda_ssm_conv,
+    },
+    scratch={_ATTENTION: _f16_copies},
+    fuses_experts=True,
+    batch_size=batch_size,
+)
 
 BACKEND_RULES: Mapping[DeviceKind, BackendRules] = {
-    DeviceKind.CUDA: BackendRules(
-        "CUDA",
-        host_alignment=32,
-        supports=_CUDA_OPS,
-        scratch={_ATTENTION: _f16_copies},
-        fuses_experts=True,
-        batch_size=batch_size,
-    ),
-    DeviceKind.ROCM: BackendRules(
-        "ROCm",
-        host_alignment=32,
-        supports=_CUDA_OPS,
-        scratch={_ATTENTION: _f16_copies},
-        fuses_experts=True,
-        batch_size=batch_size,
-    ),
+    DeviceKind.CUDA: _CUDA,
+    DeviceKind.ROCM: replace(_CUDA, registry="ROCm"),
     # Vulkan limits a buffer to 1 GiB against fragmentation (suballocation_block_size).
     DeviceKind.VULKAN: BackendRules(
         "Vulkan",
