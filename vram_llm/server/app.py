@@ -81,8 +81,9 @@ def create_app(
         app.add_middleware(Cors, origins=config.cors_origins)
     app.add_exception_handler(HTTPException, _no_such_route)
     serving = ServingContext(engine, config, clock)
-    app.include_router(health_router(serving))
-    app.include_router(health_router(serving), prefix="/v1", include_in_schema=False)
+    health, tokens = health_router(serving), tokens_router(serving)
+    app.include_router(health)
+    app.include_router(health, prefix="/v1", include_in_schema=False)
     app.include_router(root_router(serving))
     for make in (
         models_router, chat_router, completions_router, responses_router, anthropic_router, embeddings_router,
@@ -92,8 +93,8 @@ def create_app(
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)
     app.include_router(props_router(serving))
-    app.include_router(tokens_router(serving))
-    app.include_router(tokens_router(serving), prefix="/v1", include_in_schema=False)
+    app.include_router(tokens)
+    app.include_router(tokens, prefix="/v1", include_in_schema=False)
     app.openapi = partial(document, app, _BODIES)  # type: ignore[method-assign]
     return app
 

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Request
 
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.model.pooling import Pooling
+from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import (
     AnthropicModel,
     AnthropicModelList,
-    ErrorReply,
     Modalities,
     ModelCapabilities,
     ModelCard,
@@ -23,7 +23,7 @@ _ANTHROPIC = "anthropic-version"  # a header that Anthropic's clients send with 
 
 def models_router(serving: ServingContext) -> APIRouter:
     """Routes that list the model under its name, its aliases and its adapters."""
-    router = APIRouter(tags=["models"], responses={503: {"model": ErrorReply}})
+    router = APIRouter(tags=["models"], responses=refusals(503))
 
     @router.get("/models", summary="List the models")
     async def list_models(http: Request) -> ModelList | AnthropicModelList:
@@ -37,7 +37,7 @@ def models_router(serving: ServingContext) -> APIRouter:
             data=[_card(info, name) for name in names], models=[_ability(info, name) for name in names]
         )
 
-    @router.get("/models/{model_id:path}", summary="One model", responses={404: {"model": ErrorReply}})
+    @router.get("/models/{model_id:path}", summary="One model", responses=refusals(404))
     async def one_model(http: Request, model_id: str) -> ModelCard | AnthropicModel:
         info = serving.loaded_model()
         name = model_id if model_id in serving.names(info) else serving.named(info, model_id).name

@@ -17,10 +17,10 @@ from vram_llm.server.errors import NoSuchResponse, PreviousNotFound, UnknownRout
 from vram_llm.server.generation import engine_requests, stream_events
 from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.json_reply import JsonReply
-from vram_llm.server.openapi import body_route, generation_route
+from vram_llm.server.openapi import body_route, generation_route, refusals
 from vram_llm.server.parsed_stream import ParsedChoice, ParsedChunks, parse_stream
 from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
-from vram_llm.server.replies import ErrorReply, UsageCounter
+from vram_llm.server.replies import UsageCounter
 from vram_llm.server.responses.fields import ENCODED_THINKING, ResponseFields
 from vram_llm.server.responses.items import messages_of
 from vram_llm.server.responses.response_object import (
@@ -131,7 +131,7 @@ def _add_stored_responses(router: APIRouter, store: ResponseStore) -> None:
             f"There is nothing at POST {http.url.path}; responses are made at POST /v1/responses"
         )
 
-    missing: dict[int | str, dict[str, Any]] = {404: {"model": ErrorReply}}
+    missing = refusals(404)
 
     @router.get("/responses/{response_id}", summary="A stored response", responses=missing)
     async def one_response(response_id: str) -> ResponseObject:
