@@ -1,5 +1,6 @@
 """What tests of several floors share: tiny models, RPC workers, a server, plans for this processor."""
 
+import contextlib
 import gc
 import platform
 import sys
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from scripts.build_args import SetupError
+from scripts.fetch_templates import fetched_templates
 from tests.workers import running_workers
 from tools.random_model import write_llama
 from vram_llm.machine.json_store import DATA_DIR_VARIABLE
@@ -72,15 +75,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         _unmarked = None
 
 
-# -- time ----------------------------------------------------------------------------------------
+# -- collection ----------------------------------------------------------------------------------
+
+gc.set_threshold(50_000)  # the many small objects that tests and the server's application are made of
 
 
 def pytest_collection_finish() -> None:
-    """Thousands of collected tests live to the end: the garbage collector need not look through them again
-    and again, nor at each of the many small objects that the server's application is made of.
+    """Fetch what the collected tests read, while a process may be started for it.
+
+    Thousands of collected tests live to the end: the garbage collector need not look through them again.
     """
     gc.freeze()
-    gc.set_threshold(50_000)
+    if "tests.chat.templates" in sys.modules:
+        with contextlib.suppress(SetupError):  # the tests themselves then say what is missing
+            fetched_templates()
 
 
 # -- fixtures ------------------------------------------------------------------------------------

@@ -7,8 +7,7 @@
 from functools import cache
 from pathlib import Path
 
-from scripts.build_args import SetupError
-from scripts.fetch_templates import fetched_templates
+from scripts.fetch_templates import templates_folder
 
 NAMES = (
     "Apertus-8B-Instruct",
@@ -86,11 +85,10 @@ NAMES = (
 
 @cache
 def folder() -> Path:
-    """The folder of the templates. The first call of a user fetches it with pip. Raises AssertionError."""
-    try:
-        return fetched_templates()
-    except SetupError as error:
-        raise AssertionError(f"llama.cpp's chat templates are not here: {error}") from None
+    """The folder of the templates, which tests/conftest.py fetches once per user."""
+    found = templates_folder()
+    assert found.exists(), "llama.cpp's chat templates are not here: `python -m scripts.fetch_templates`"
+    return found
 
 
 @cache
