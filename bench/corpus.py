@@ -28,7 +28,8 @@ from vram_llm.errors import VramLLMError
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import resolve_context
-from vram_llm.planner.search.search import expected_speed, plan_placement
+from vram_llm.planner.search.candidate import expected_speed
+from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import FlashAttention, Placement, SpeedEstimate, Workload

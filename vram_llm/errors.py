@@ -46,9 +46,15 @@ class Way:
     flags: tuple[str, ...]
     n_ctx: int
     n_layers: int
-    cpu_layers: int  # of them; 0: all are on the cards
-    on_cpu: str = ""  # what is on the CPU, in words, also parts of layers
+    cpu_layers: int  # layers that are on the CPU whole
+    cpu_parts: int = 0  # layers on the cards of which the CPU has experts or feed-forward weights
+    on_cpu: str = ""  # what is on the CPU, in words, if parts of layers are
     tokens_per_s: float | None = None  # of one stream, predicted
+
+    @property
+    def n_on_cpu(self) -> int:
+        """Layers of which the CPU has something; 0: all are on the cards."""
+        return self.cpu_layers + self.cpu_parts
 
     def __str__(self) -> str:
         on_cpu = self.on_cpu or (f"{self.cpu_layers} of {self.n_layers} layers" if self.cpu_layers else "")

@@ -42,7 +42,7 @@ PLANS = {
     "draft_and_projector": ["8b.gguf", "--draft", "1b.gguf", "--mmproj", "eyes.gguf", "--n-ctx", "16k"],
     "unknown_worker": ["gemma.gguf", "--gpu", "RTX 5070", "--rpc", "192.168.1.20:50052@16GiB"],
     "largest_context": ["8b.gguf", "--gpu", "RTX 4080", "--n-ctx", "max", "--parallel", "1"],
-    "refusal": ["70b.gguf", "--gpu", "RTX 3060", "--n-gpu-layers", "-1"],
+    "refusal": ["70b.gguf", "--gpu", "RTX 3060", "--n-gpu-layers", "-1", "--override-tensor", "none"],
     "verbose_and_explained": ["49b.gguf", "--verbose", "--explain"],
     "machine": ["--gpu", "RTX 3090 + 24GiB"],
     "folder": ["folder", "--gpu", "RTX 3090"],

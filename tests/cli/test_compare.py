@@ -26,7 +26,7 @@ def test_rigs_side_by_side(models: tuple[Path, Path]) -> None:
     assert [row["rig"] for row in rows] == ["RTX 3050", *rigs]
     own, *others = rows
     assert all(row["fits"] and row["n_ctx"] == 8192 for row in rows)
-    assert own["cpu_layers"] > 0  # 8 GiB are too few; a processor has a speed as well, if only an assumed one
+    assert own["on_cpu"]  # 8 GiB are too few; a processor has a speed as well, if only an assumed one
     speeds = [row["speed"]["tokens_per_s"] for row in others]
     assert own["speed"]["tokens_per_s"] < min(speeds)
     assert speeds[0] > speeds[2] > speeds[1]
@@ -48,7 +48,18 @@ def test_models_side_by_side(models: tuple[Path, Path], columns: int) -> None:
 
 def test_a_model_that_does_not_fit_is_a_row_and_no_failure(models: tuple[Path, Path]) -> None:
     eight, _ = models
-    args = ["--n-gpu-layers", "-1", "--compare", "RTX 3050", "--compare", "RTX 4090", "--gpu", "RTX 3060"]
+    args = [
+        "-ot",
+        "none",
+        "--n-gpu-layers",
+        "-1",
+        "--compare",
+        "RTX 3050",
+        "--compare",
+        "RTX 4090",
+        "--gpu",
+        "RTX 3060",
+    ]
     done = run("plan", eight, *args, columns=120)
     assert done.returncode == 0, done.stderr
     assert "RTX 3050: llama of 32 layers Q8_0 does not fit" in done.stdout
@@ -99,7 +110,9 @@ def test_whole_rigs_side_by_side(models: tuple[Path, Path]) -> None:
     assert own.pop("rig") == "RTX 3050 on 32 cores, 64GiB DDR5-6000 8ch"
     assert alike.pop("rig") == "RTX 3050"
     assert own == alike
-    assert own["cpu_layers"] == slow["cpu_layers"] > 0 == spark["cpu_layers"]
+    assert own["on_cpu"]
+    assert slow["on_cpu"]
+    assert not spark["on_cpu"]
     assert slow["speed"]["tokens_per_s"] < own["speed"]["tokens_per_s"] < spark["speed"]["tokens_per_s"]
 
 

@@ -8,7 +8,7 @@ from tests import zoo
 from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Link, Machine, Source, Speed
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile
-from vram_llm.model.tensors import Tensor
+from vram_llm.model.tensors import Role, Tensor
 from vram_llm.units import GIB, MIB
 
 LAPTOP = 12 * GIB
@@ -103,5 +103,49 @@ def resized(profile: ModelProfile, layer_mib: Sequence[int], outside_mib: int = 
         layers=layers,
         input_tensors=(tensor("token_embd.weight", outside_mib),),
         output_tensors=(tensor("output.weight", outside_mib),),
+        shared_tensors=(),
+    )
+
+
+def with_parts(
+    profile: ModelProfile, layer_mib: Sequence[tuple[int, int]], *, dense: bool = False, outside_mib: int = 8
+) -> ModelProfile:
+    """`profile` with layers of attention and of eight experts or a dense network, sizes in MiB.
+
+    A token uses one expert. The second size is that of each of the three matrices; 0: the layer has none.
+    """
+    pattern, role = profile.layers[0].tensors[0], Role.FFN if dense else Role.EXPERT
+
+    def tensor(name: str, mib: int, role: Role) -> Tensor:
+        shape = (512, 512, 8) if role is Role.EXPERT else (512, 1)
+        return dataclasses.replace(pattern, name=name, n_bytes=mib * MIB, shape=shape, role=role)
+
+    layers = []
+    for i, (attention_mib, part_mib) in enumerate(layer_mib):
+        suffix = "" if dense else "_exps"
+        names = [f"blk.{i}.ffn_{part}{suffix}.weight" for part in ("up", "gate", "down") if part_mib]
+        moved, moved_bytes = [tensor(name, part_mib, role) for name in names], len(names) * part_mib * MIB
+        attention = tensor(f"blk.{i}.attn_q.weight", attention_mib, Role.ATTENTION)
+        idle = 0 if dense else moved_bytes * 7 // 8
+        layers.append(
+            dataclasses.replace(
+                profile.layers[0],
+                index=i,
+                tensors=(attention, *moved),
+                bytes=attention.n_bytes + moved_bytes,
+                active_bytes=attention.n_bytes + moved_bytes - idle,
+                attention_bytes=attention.n_bytes,
+                ffn_bytes=moved_bytes if dense else 0,
+                expert_bytes=0 if dense else moved_bytes,
+            )
+        )
+    return dataclasses.replace(
+        profile,
+        n_expert=0 if dense else 8,
+        n_expert_used=0 if dense else 1,
+        n_layers=len(layers),
+        layers=tuple(layers),
+        input_tensors=(tensor("token_embd.weight", outside_mib, Role.TOKEN_EMBD),),
+        output_tensors=(tensor("output.weight", outside_mib, Role.OUTPUT),),
         shared_tensors=(),
     )

@@ -18,7 +18,7 @@ from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.memory.analytic_meter import AnalyticMeter
 from vram_llm.planner.search.search import plan_placement
-from vram_llm.planner.types import Context, Meter, Workload
+from vram_llm.planner.types import HOST, Context, Meter, Workload
 from vram_llm.units import GIB, MIB
 
 WORKLOAD = Workload(n_ctx=4096, reserve_bytes=GIB)
@@ -81,9 +81,9 @@ def test_a_refusal_names_the_pool_once() -> None:
     assert caught.value.host_is_short
 
 
-def test_a_device_that_may_use_a_part_of_the_pool_leaves_layers_to_the_host() -> None:
+def test_a_device_that_may_use_a_part_of_the_pool_leaves_weights_to_the_host() -> None:
     plan = plan_placement(LLAMA, unified(64 * GIB, 5 * GIB), WORKLOAD)
-    assert 0 < plan.placement.cpu_layers < 32
+    assert {override.device for override in plan.placement.overrides} == {HOST}
     assert plan.estimate.devices[0].total_bytes <= 4 * GIB
 
 

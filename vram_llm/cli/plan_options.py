@@ -149,9 +149,9 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--n-ctx -c --ctx-size", fields=("n_ctx",), type=ContextType(), has_default=False,
                metavar="TOKENS", help=(
         "Context of all sequences together: 4096, 32k, auto, max, or 0 (the trained context). auto: the "
-        "longest context, up to the trained one, that puts no more layers on the CPU than "
-        f"{_DEFAULT.DEFAULT_N_CTX} tokens would and loses at most 5% of the tokens per second. max: the "
-        "longest context that fits without more layers on the CPU.  [default: auto]"
+        "longest context, up to the trained one, that loses at most 5% of the tokens per second against "
+        f"{_DEFAULT.DEFAULT_N_CTX} tokens, with weights on the CPU only if those need it. max: the longest "
+        "context that fits without more layers on the CPU.  [default: auto]"
     )),
     PlanOption(flags="--parallel -np", fields=("parallel",), type=click.IntRange(1, 256),
                help="Sequences served at the same time. llama-server and LM Studio have the same default."),

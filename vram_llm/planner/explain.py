@@ -7,7 +7,7 @@ from vram_llm.machine.types import Machine
 from vram_llm.model.profile import TENSOR_ALIGNMENT, ModelProfile
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.placed_parts import listed, on_host
-from vram_llm.planner.search.search import Candidate
+from vram_llm.planner.search.candidate import Candidate
 from vram_llm.planner.types import HOST, Companion, Workload
 from vram_llm.units import format_bytes, format_count
 

@@ -12,16 +12,12 @@ from vram_llm.planner.context import wants_auto_context, wants_largest_context
 from vram_llm.planner.override_check import checked_overrides
 from vram_llm.planner.search.alternatives import alternatives, split_by_free_memory
 from vram_llm.planner.search.auto_context import plan_auto_context
+from vram_llm.planner.search.candidate import Candidate, expected_speed
 from vram_llm.planner.search.fitting_ways import fitting_ways
 from vram_llm.planner.search.idle_devices import idle_notes, with_idle
+from vram_llm.planner.search.largest_context import plan_largest_context
 from vram_llm.planner.search.on_card_context import on_card_prices
-from vram_llm.planner.search.search import (
-    Candidate,
-    expected_speed,
-    plan_fewest_on_host,
-    plan_largest_context,
-    plan_placement,
-)
+from vram_llm.planner.search.search import plan_fewest_on_host, plan_placement
 from vram_llm.planner.speed_notes import speed_notes
 from vram_llm.planner.types import (
     PLAN_VERSION,
@@ -103,8 +99,6 @@ def _with_checked_overrides(profile: ModelProfile, machine: Machine, workload: W
     """`workload` with its overrides in their normal form. Raises BadPlan."""
     if workload.overrides is None:
         return workload
-    if workload.overrides and workload.tensor_split is None and machine.devices:
-        raise BadPlan("overrides need a split by the user as well: give --tensor-split")
     return replace(workload, overrides=checked_overrides(profile, machine, workload.overrides))
 
 

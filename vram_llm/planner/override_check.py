@@ -15,7 +15,7 @@ from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.tensors import LayerPart, layer_of
 from vram_llm.planner.override_text import CPU, layer_ranges, override_flags
-from vram_llm.planner.overrides import Override
+from vram_llm.planner.overrides import Override, overrides_of
 from vram_llm.planner.types import HOST
 
 _SAME_ESCAPES = frozenset("dDwWsSbBtnrfv123456789")  # of letters and digits
@@ -75,8 +75,7 @@ def checked_overrides(
         parts[LayerPart.EXPERTS, device] |= both
         up -= both
         down -= both
-    keys = [(part, device) for part in LayerPart for device in order if parts[part, device]]
-    return (*(Override.of(part, parts[part, device], device) for part, device in keys), *others)
+    return (*overrides_of(parts, order), *others)
 
 
 def _parts_by_layer(profile: ModelProfile, names: frozenset[str]) -> dict[int, LayerPart] | None:

@@ -1,7 +1,7 @@
 """Weights on another device than their layer: llama.cpp's `tensor_buft_overrides`."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -31,6 +31,17 @@ class Override:
     def of_all(cls, part: LayerPart, device: str) -> "Override":
         """The override that puts `part` of every layer on `device`, whatever layers the model has."""
         return cls(pattern=rf"^blk\.\d+\.{PART_PATTERNS[part]}", device=device, part=part)
+
+
+def overrides_of(
+    parts: Mapping[tuple[LayerPart, str], Collection[int]], places: Sequence[str]
+) -> tuple[Override, ...]:
+    """The overrides that put parts of layers on devices or on the host, always in the same order.
+
+    `parts` has the layers by part and place. The order is that of parts, then of `places`.
+    """
+    keys = [(part, place) for part in LayerPart for place in places if parts.get((part, place))]
+    return tuple(Override.of(part, parts[part, place], place) for part, place in keys)
 
 
 def pattern_of(part: LayerPart, layers: Sequence[int]) -> str:

@@ -11,15 +11,10 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.model.tensors import LayerPart, is_in_part
 from vram_llm.planner.context import resolve_context
 from vram_llm.planner.memory.moved_weights import moved_by_layer
+from vram_llm.planner.search.candidate import Candidate, analytic, expected_speed
+from vram_llm.planner.search.largest_context import last_holding
 from vram_llm.planner.search.min_memory_cut import Cutter
-from vram_llm.planner.search.search import (
-    Candidate,
-    analytic,
-    expected_speed,
-    last_holding,
-    plan_fewest_on_host,
-    plan_placement,
-)
+from vram_llm.planner.search.search import plan_fewest_on_host, plan_placement
 from vram_llm.planner.types import HOST, MeterFor, Placement, Workload
 
 _STEP = 1024  # tokens

@@ -65,7 +65,7 @@ def bench_model(
     from vram_llm.machine import calibration_store
     from vram_llm.machine.host import read_host
     from vram_llm.machine.types import Machine
-    from vram_llm.planner.search.search import expected_speed
+    from vram_llm.planner.search.candidate import expected_speed
     from vram_llm.planner.types import Workload
 
     check_loadable(plan)

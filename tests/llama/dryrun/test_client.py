@@ -243,7 +243,11 @@ def test_it_is_a_close_upper_bound_for_random_placements(
 def test_it_is_a_close_upper_bound_for_the_planners_placements(
     name: str, dry: DryRun, host: Host, headers: dict[str, Header]
 ) -> None:
-    """On cards that hold all of the model, most of it, and half of it."""
+    """On cards that hold all of the model, most of it, and half of it.
+
+    With weights elsewhere the bound is looser: the holes in ggml's buffer depend on which layers have lost
+    theirs, up to three rows for each token, and a layer without them may be the one that needs most.
+    """
     header, context = headers[name], a_context()
     of = profile(header)
     for share in (1.3, 0.8, 0.5):
@@ -254,8 +258,10 @@ def test_it_is_a_close_upper_bound_for_the_planners_placements(
         meter = AnalyticMeter(of, context, cards, host, 0)
         placement = choose_placement(of, Machine(devices=cards, host=host), Workload(), meter)
         estimate, bounds = dry.meter(header, context, cards, host, 0)(placement), meter(placement)
+        limit, visit_bytes = (1.3, meter.visit_bytes) if placement.overrides else (1.25, 0)
         for use, bound in zip(estimate.devices, bounds.devices, strict=True):
-            assert use.compute_bytes <= bound.compute_bytes <= 1.25 * use.compute_bytes, placement
+            allowed = limit * use.compute_bytes + visit_bytes
+            assert use.compute_bytes <= bound.compute_bytes <= allowed, placement
 
 
 def test_both_shards_of_the_49b_on_three_cards(dry: DryRun, host: Host, tmp_path: Path) -> None:

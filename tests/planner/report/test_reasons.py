@@ -28,7 +28,7 @@ def test_the_split(nemotron: ModelProfile) -> None:
 
 @pytest.mark.process  # computes for many seconds
 def test_layers_on_the_cpu(nemotron: ModelProfile) -> None:
-    plan = make_plan(nemotron, machine([DESKTOP]), Workload(n_ctx=2048))
+    plan = make_plan(nemotron, machine([DESKTOP]), Workload(n_ctx=2048, overrides=()))
     assert f"with fewer than {plan.placement.cpu_layers} layers there" in " ".join(why(plan))
 
 

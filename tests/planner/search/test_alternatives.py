@@ -12,6 +12,7 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.memory.analytic_meter import AnalyticMeter
+from vram_llm.planner.search.candidate import uses_host
 from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import Context, FlashAttention, Meter, Placement, Plan, Workload
@@ -37,7 +38,7 @@ def held(estimate: Estimate) -> int:
     return sum(use.total_bytes for use in estimate.devices)
 
 
-def test_single_changes(plan: Plan) -> None:
+def test_single_changes(nemotron: ModelProfile, plan: Plan) -> None:
     by_name = {other.name: other for other in plan.alternatives}
     assert list(by_name) == [
         "KV cache as q8_0", "no pipeline copies", "micro-batches of 256", "8k more context", "without GPU0",
@@ -48,7 +49,7 @@ def test_single_changes(plan: Plan) -> None:
     assert by_name["KV cache as q8_0"].context.kv_type_k == "q8_0"
     assert by_name["8k more context"].context.n_ctx == 24576
     assert "GPU0" not in by_name["without GPU0"].placement.device_order
-    assert by_name["without GPU0"].placement.cpu_layers > 0
+    assert uses_host(nemotron, by_name["without GPU0"].placement)
 
 
 def test_a_plan_that_already_has_it_is_not_offered_it(nemotron: ModelProfile) -> None:
@@ -63,7 +64,7 @@ def test_a_plan_that_already_has_it_is_not_offered_it(nemotron: ModelProfile) ->
 def test_the_largest_context_is_the_largest(nemotron: ModelProfile) -> None:
     plan = make_plan(nemotron, RIG, Workload(largest_ctx=True))
     more = plan.context.n_ctx + 256
-    kept = Workload(n_gpu_layers=plan.placement.n_gpu_layers)
+    kept = Workload(n_gpu_layers=plan.placement.n_gpu_layers, overrides=())
     assert plan_placement(nemotron, RIG, dataclasses.replace(kept, n_ctx=plan.context.n_ctx)).estimate.fits
     assert not plan_placement(nemotron, RIG, dataclasses.replace(kept, n_ctx=more)).estimate.fits
     assert any(f"{more:,} tokens would be too many without" in note for note in plan.notes)
@@ -104,7 +105,7 @@ def test_a_model_whose_context_the_analytic_meter_misjudges(nemotron: ModelProfi
         nemotron, machine(free), Workload(n_ctx=2048), Exact(nemotron, free, 1.0, 12 * GIB)
     )
     assert found.estimate.fits
-    assert found.placement.cpu_layers > 20
+    assert found.estimate.host.weights_bytes > 12 * GIB
 
 
 def test_the_largest_context_of_a_model_that_spills_is_no_less_than_the_usual(nemotron: ModelProfile) -> None:
@@ -147,11 +148,12 @@ def test_a_context_that_the_planner_chose_is_kept(nemotron: ModelProfile) -> Non
 def test_a_plan_that_spills_names_the_context_that_does_not(nemotron: ModelProfile) -> None:
     tight = machine([LAPTOP, DESKTOP, DESKTOP - 2 * GIB])
     plan = make_plan(nemotron, tight, Workload(n_ctx=32768))
-    assert plan.placement.cpu_layers > 0
+    assert uses_host(nemotron, plan.placement)
     on_cards = [other for other in plan.alternatives if other.name == "all layers on the cards"]
-    assert [other.placement.cpu_layers for other in on_cards] == [0] * len(on_cards) != []
+    assert on_cards
+    assert not any(uses_host(nemotron, other.placement) for other in on_cards)
     first, *_ = ranked_ways(plan)
-    assert first.placement.cpu_layers == 0
+    assert not uses_host(nemotron, first.placement)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_the_exact_meter_wins_back_what_caution_cost(nemotron: ModelProfile) -> 
     found = plan_placement(nemotron, machine(free), wish, exact)
     assert found.estimate.method == "exact"
     assert found.estimate.fits
-    assert found.placement.cpu_layers < cautious.placement.cpu_layers
+    assert found.estimate.host.weights_bytes < cautious.estimate.host.weights_bytes
     assert exact.asked < 8
 
 

@@ -29,7 +29,7 @@ RIG = machine([LAPTOP, DESKTOP, DESKTOP], host_bytes=8 * GIB)
         ("llama_8b", "-c 1024k", [{"--n-ctx"}]),
         (
             "nemotron_49b",
-            "--n-ctx 4k --tensor-split 60,1,1",
+            "--n-ctx 4k --tensor-split 60,1,1 --override-tensor none",
             [{"--n-gpu-layers", "--tensor-split"}],
         ),
         ("nemotron_49b", "--n-ctx 128k --kv-type q8_0", [{"--n-ctx"}]),

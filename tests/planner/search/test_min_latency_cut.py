@@ -14,9 +14,10 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import resolve_context
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.report.idle import idle_reason
+from vram_llm.planner.search.candidate import analytic
 from vram_llm.planner.search.min_latency_cut import fastest
 from vram_llm.planner.search.min_memory_cut import Cutter, Run
-from vram_llm.planner.search.search import analytic, plan_placement
+from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import Objective, Workload
 from vram_llm.units import MIB

@@ -14,8 +14,9 @@ from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source, Sp
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.report.idle import idle_reason
+from vram_llm.planner.search.candidate import Candidate, expected_speed, uses_host
 from vram_llm.planner.search.idle_devices import left_alone
-from vram_llm.planner.search.search import Candidate, expected_speed, plan_placement
+from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.types import HOST, Objective, Workload
 from vram_llm.units import GIB, MIB
 from vram_llm.workflows import planning
@@ -83,8 +84,8 @@ def seconds(profile: ModelProfile, rig: Machine, wish: Workload, found: Candidat
     return estimate.step_s
 
 
-def on_host(profile: ModelProfile, found: Candidate) -> int:
-    return profile.n_layers + 1 - found.placement.n_gpu_layers
+def on_host(found: Candidate) -> int:
+    return found.estimate.host.weights_bytes
 
 
 @pytest.mark.parametrize("wish", WISHES.values(), ids=WISHES)
@@ -101,10 +102,10 @@ def test_no_plan_gets_slower_or_spills_more(
             if not without.estimate.fits:
                 continue
             assert found.estimate.fits
-            assert on_host(profile, found) <= on_host(profile, without)
+            assert on_host(found) <= on_host(without)
             then, now = (seconds(profile, after, wish, each) for each in (found, without))
             assert then <= now
-            if on_host(profile, without) == 0:
+            if not uses_host(profile, without.placement):
                 assert found.placement == without.placement
                 assert found.context == without.context
 
@@ -115,18 +116,20 @@ def dry() -> Iterator[DryRun]:
         yield made
 
 
-# Fits well, nearly (the analytic meter's caution alone would leave a layer on the host), and not.
+# Fits well, nearly (the analytic meter's caution alone would leave weights on the host), and not.
 @pytest.mark.parametrize(
     ("free_mib", "fits_the_card"), [(24 * 1024, True), (1024 + 9260, True), (8 * 1024, False)]
 )
-def test_nor_does_it_by_the_dry_run(tmp_path: Path, dry: DryRun, free_mib: int, fits_the_card: bool) -> None:
+def test_nor_does_it_by_the_dry_run(
+    profiles: dict[str, ModelProfile], tmp_path: Path, dry: DryRun, free_mib: int, fits_the_card: bool
+) -> None:
     path = str(zoo.write(MODELS["8B"], tmp_path / "8b.gguf"))
     rig, wish = what_if(["RTX 3090"], HOST_64), WISHES["latency"]
     devices = (dataclasses.replace(device, free_bytes=free_mib * MIB) for device in rig.devices)
     rig = dataclasses.replace(rig, devices=tuple(devices))
     without, found = (planning.plan(path, each, wish, dry) for each in (rig, with_workers(rig, worker())))
     assert found.estimate.method != "analytic"
-    assert (found.placement.cpu_layers == 0) is fits_the_card
+    assert uses_host(profiles["8B"], found.placement) is not fits_the_card
     assert found.placement == without.placement
     assert found.estimate == without.estimate
     assert found.speed == without.speed
@@ -161,16 +164,20 @@ def test_the_times_decide_between_the_worker_and_the_host(profiles: dict[str, Mo
     assert "RPC0" in devices(40, speed(200, step_us=1000))
 
 
-def test_the_price_of_an_idle_worker_is_that_of_the_layers_it_would_take(
+def test_the_price_of_an_idle_worker_is_that_of_the_weights_it_would_take(
     profiles: dict[str, ModelProfile],
 ) -> None:
+    """The worker takes the host's weights, to within a few layers."""
+    profile = profiles["27B"]
     rig = with_workers(what_if(["RTX 3090"], HOST_64), worker())
-    plan = make_plan(profiles["27B"], rig, WISHES["latency"])
+    plan = make_plan(profile, rig, WISHES["latency"])
     assert plan.placement.device_order == ("GPU0",)
+    assert uses_host(profile, plan.placement)
     other = next(other for other in plan.alternatives if other.name == "with RPC0")
-    layers = dict(zip(other.placement.device_order, other.placement.layers_per_device, strict=True))
-    assert other.placement.cpu_layers == 0
-    assert 0 < layers["RPC0"] < plan.placement.cpu_layers + 3
+    assert not uses_host(profile, other.placement)
+    taken = next(use.weights_bytes for use in other.estimate.devices if use.id == "RPC0")
+    given = plan.estimate.host.weights_bytes - other.estimate.host.weights_bytes
+    assert abs(taken - given) < 3 * max(layer.bytes for layer in profile.layers)
     assert plan.speed is not None
     assert other.speed is not None
     cost = other.speed.step_s / plan.speed.step_s - 1
@@ -199,17 +206,18 @@ def test_a_plan_with_an_assumed_speed_says_so_and_what_measures_it(
     plan = make_plan(profiles["27B"], with_workers(rig, worker()), WISHES["latency"])
     assert plan.speed is not None
     assert (plan.speed.basis, plan.speed.prompt_basis) == (Source.ASSUMED, Source.ASSUMED)
-    assert [note for note in plan.notes if "assumed" in note] == [
+    of_worker = (
         "the speed of worker 10.0.0.2:50052 (RPC0) is assumed (20 GB/s over 1 Gbit/s); "
         "`vram-llm calibrate --rpc 10.0.0.2:50052` measures it"
-    ]
+    )
+    of_host = "the processor's speed is assumed (30 GB/s); `vram-llm calibrate` measures it"
+    assert {each.id for each in plan.speed.devices} == {"GPU0", "RPC0", HOST}
+    assert [note for note in plan.notes if "assumed" in note] == [of_worker, of_host]
     spilled = make_plan(profiles["27B"], what_if(["RTX 3090"], HOST_64), WISHES["latency"])
     assert spilled.speed is not None
-    assert spilled.speed.devices[0].id == HOST
+    assert {each.id for each in spilled.speed.devices} == {"GPU0", HOST}
     assert spilled.speed.basis is Source.ASSUMED
-    assert [note for note in spilled.notes if "assumed" in note] == [
-        "the processor's speed is assumed (30 GB/s); `vram-llm calibrate` measures it"
-    ]
+    assert [note for note in spilled.notes if "assumed" in note] == [of_host]
 
 
 def test_a_card_of_unknown_bandwidth_is_idle_where_the_model_fits_without(

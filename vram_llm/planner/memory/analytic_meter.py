@@ -21,7 +21,7 @@ from vram_llm.planner.estimates import DeviceEstimate, Estimate, HostEstimate, M
 from vram_llm.planner.memory.compute_buffers import LEAST_COMPUTE_SHARE, PIPELINED_KINDS, ComputeBound
 from vram_llm.planner.memory.host_pool import pooled
 from vram_llm.planner.memory.lora import AdapterWeights
-from vram_llm.planner.memory.moved_weights import MovedWeights, moved_weights
+from vram_llm.planner.memory.moved_weights import MATRICES, MovedWeights, moved_weights
 from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.padding import pad, padded
 from vram_llm.planner.types import HOST, Context, FlashAttention, Placement
@@ -126,34 +126,32 @@ class AnalyticMeter:
 
     def __call__(self, placement: Placement) -> Estimate:
         """The estimate for a placement."""
-        pipelined = self.is_pipelined(placement)
+        pipelined = is_pipelined(self._profile, self.context, self.devices.values(), placement)
         moved = moved_weights(self._profile, placement)
         first, devices = placement.cpu_layers, []
         for device_id, count in zip(placement.device_order, placement.layers_per_device, strict=True):
-            devices.append(self._placed(device_id, range(first, first + count), placement, moved))
+            own, has_output = range(first, first + count), placement.output_device == device_id
+            use = self.device(device_id, own.start, own.stop, has_output, placement.cpu_layers, pipelined)
+            devices.append(self._with_moved(use, own, placement, moved))
             first += count
         has_output = placement.output_device == HOST
         offloads = self.offloader(placement.device_order) is not None
         host = self._host_estimate(placement.cpu_layers, has_output, pipelined, moved, offloads=offloads)
         return pooled(Estimate(method=METHOD, devices=tuple(devices), host=host), self.devices.values())
 
-    def _placed(
-        self, device_id: str, own: range, placement: Placement, moved: MovedWeights
+    def _with_moved(
+        self, use: DeviceEstimate, own: range, placement: Placement, moved: MovedWeights
     ) -> DeviceEstimate:
-        """The estimate for a device with layers `own` of a placement, which moves some weights."""
-        has_output, pipelined = placement.output_device == device_id, self.is_pipelined(placement)
-        use = self.device(device_id, own.start, own.stop, has_output, placement.cpu_layers, pipelined)
-        n_bytes, compute = moved.bytes_on(device_id, partial(self.bytes_of, device_id)), use.compute_bytes
-        on_host = moved.layers.get(HOST, {})
-        if own.start - 1 in on_host:  # this device adds up the results of the host
-            arriving = self.device(device_id, own.start, own.stop, has_output, own.start, False)
-            compute = max(compute, arriving.compute_bytes)
-        if device_id in moved.added or device_id in moved.taken:
-            visited = self.visited_compute_bytes(moved.layers.get(device_id, ()))
-            compute = max(compute + self.visit_bytes, visited)
-        if device_id == self.offloader(placement.device_order):
-            n_host = placement.cpu_layers
-            compute = max(compute, self.offloaded_compute_bytes(on_host, n_host, own, has_output))
+        """The estimate for a device with layers `own`, with the weights that a placement moves."""
+        n_bytes, compute = moved.bytes_on(use.id, partial(self.bytes_of, use.id)), use.compute_bytes
+        if placement.overrides:
+            compute = self._moved_compute_bytes(use.id, own, placement, moved)
+        on_host, n_host = moved.layers.get(HOST, {}), placement.cpu_layers
+        if use.id == self.offloader(placement.device_order) and (on_host or n_host):
+            # it needs the bytes for the host's weights or for its own layers, whichever is more
+            has_output = placement.output_device == use.id
+            bound = self._bound.offloaded_bytes(n_host, on_host, own, has_output=has_output)
+            compute = max(compute, int(bound * self._compute_share))
         return replace(
             use,
             weights_bytes=use.weights_bytes + n_bytes,
@@ -161,9 +159,28 @@ class AnalyticMeter:
             total_bytes=use.total_bytes + n_bytes + compute - use.compute_bytes,
         )
 
-    def is_pipelined(self, placement: Placement) -> bool:
-        """Whether llama.cpp makes pipeline copies."""
-        return is_pipelined(self._profile, self.context, self.devices.values(), placement)
+    def least_compute_bytes(self, own: range, *, has_output: bool, n_host: int) -> int:
+        """Compute bytes of a device with layers `own` if all their experts and networks are elsewhere."""
+        matrices = dict.fromkeys(own, MATRICES)
+        bound = self._bound.moved_device_bytes(own, matrices, has_output=has_output, n_host=n_host)
+        return int((bound + self._adapter_compute) * self._compute_share)
+
+    def _moved_compute_bytes(
+        self, device_id: str, own: range, placement: Placement, moved: MovedWeights
+    ) -> int:
+        """Compute bytes of a device with layers `own` of a placement that moves weights."""
+        has_output, matrices = placement.output_device == device_id, moved.matrices_elsewhere(own)
+
+        def of_own(n_host: int) -> int:
+            bound = self._bound.moved_device_bytes(own, matrices, has_output=has_output, n_host=n_host)
+            return int((bound + self._adapter_compute) * self._compute_share)
+
+        compute = of_own(placement.cpu_layers)
+        if own.start - 1 in moved.layers.get(HOST, {}):  # this device adds up the results of the host
+            compute = max(compute, of_own(own.start))
+        if moved.has_visits(device_id, own) or self._bound.mixes_experts(own, matrices):
+            compute += self.visit_bytes
+        return max(compute, self.visited_compute_bytes(moved.layers.get(device_id, ())))
 
     @property
     def may_pipeline(self) -> bool:
@@ -235,19 +252,6 @@ class AnalyticMeter:
         It is the first one whose back end does so (ggml_backend_sched_backend_id_from_cur).
         """
         return next((each for each in device_order if self._bound.offloads(self.devices[each].kind)), None)
-
-    def offloaded_compute_bytes(
-        self, moved: Mapping[int, Sequence[Tensor]], n_host: int, own: range, has_output: bool
-    ) -> int:
-        """Compute bytes of the offloader with layers `own`, for the weights of `n_host` layers and `moved`.
-
-        0 without such weights. The device needs these bytes, or those of its own layers and `visit_bytes`,
-        whichever is more.
-        """
-        if not moved and not n_host:
-            return 0
-        bound = self._bound.offloaded_bytes(n_host, moved, own, has_output=has_output)
-        return int(bound * self._compute_share)
 
     def budget_bytes(self, device_id: str, n_host: int) -> int:
         """Bytes that a device may hold; if it shares the host's memory, beside `n_host` layers there.
@@ -323,6 +327,13 @@ class AnalyticMeter:
             budget_bytes=self._host_budget,
             companion_bytes=companions,
         )
+
+
+def without_pipeline_copies(meter: AnalyticMeter) -> AnalyticMeter:
+    """The same meter for a context in which llama.cpp makes no pipeline copies."""
+    other = copy.copy(meter)
+    other.context = replace(meter.context, pipeline_copies=False)
+    return other
 
 
 def is_pipelined(

@@ -63,8 +63,13 @@ class BlockTable:
                 scans_elsewhere=False,
                 cache_from_host=(),
                 states_from_host_bytes=0,
+                parts_elsewhere=frozenset(),
             )
         )
+
+    def without(self, number: int, parts: Collection[str]) -> int:
+        """The number of block `number` if its matrices `parts` are elsewhere."""
+        return self._number(replace(self.blocks[number], parts_elsewhere=frozenset(parts)))
 
     def feeding(self, number: int) -> int:
         """The number of a block that has only the feed-forward network or experts of block `number`."""

@@ -19,6 +19,7 @@ from vram_llm.planner.memory.backend_kernels import FUSING_KINDS, LEAST_OFFLOADE
 from vram_llm.planner.memory.block_table import BlockTable
 from vram_llm.planner.memory.cache_shapes import last_stored
 from vram_llm.planner.memory.layer_shapes import (
+    EXPERTS,
     F16_BYTES,
     F32_BYTES,
     ID_BYTES,
@@ -90,18 +91,50 @@ class ComputeBound:
 
         `n_host` layers stay on the host.
         """
-        flash = self._table.flash and (self._table.insists or not self._leaves_attention(n_host))
-        key = (first, end, has_output, n_host > 0, n_host == first, flash, pipelined)
+        batch = self._batch(self._uses_flash(n_host), pipelined)
+        key = (first, end, has_output, n_host > 0, n_host == first, batch.flash, pipelined)
         if key not in self._known:
-            self._known[key] = self._device_bytes(
-                first, min(end, self._n_layers), has_output, n_host, self._batch(flash, pipelined)
-            )
+            chain = self._on_device[first : min(end, self._n_layers)] + ([OUTPUT] if has_output else [])
+            self._known[key] = self._device_bytes(first, chain, n_host, batch)
         return self._known[key]
 
-    def _device_bytes(self, first: int, end: int, has_output: bool, n_host: int, batch: MicroBatch) -> int:
-        chain = self._on_device[first:end] + ([OUTPUT] if has_output else [])
+    def moved_device_bytes(
+        self, own: range, matrices: Mapping[int, Collection[str]], *, has_output: bool, n_host: int
+    ) -> int:
+        """Like `device_bytes` for layers `own`, if some `matrices` of them, named by layer, are elsewhere.
+
+        The host or another device computes with these, so the device holds the products that come back and
+        not those between.
+        """
+        chain = [*self._numbers_without(own, matrices), *([OUTPUT] if has_output else [])]
+        return self._device_bytes(own.start, chain, n_host, self._batch(self._uses_flash(n_host), False))
+
+    def mixes_experts(self, own: range, matrices: Mapping[int, Collection[str]]) -> bool:
+        """Whether experts of some of the layers `own`, or a part of them, are among `matrices`, and not all.
+
+        Results that come back then leave holes in a buffer, of a size that depends on the layers before. Up
+        to `visit_bytes` more are needed.
+        """
+        blocks = [self._blocks[number] for number in self._numbers_without(own, matrices)]
+        stay = {
+            part not in block.parts_elsewhere for block in blocks for part in EXPERTS if part in block.by_name
+        }
+        return len(stay) > 1
+
+    def _numbers_without(self, own: range, matrices: Mapping[int, Collection[str]]) -> list[int]:
+        """The numbers of the blocks of layers `own`, without `matrices`."""
+        return [
+            self._table.without(self._on_device[i], matrices[i]) if i in matrices else self._on_device[i]
+            for i in own
+            if i < self._n_layers
+        ]
+
+    def _device_bytes(self, first: int, chain: list[int], n_host: int, batch: MicroBatch) -> int:
+        """Bytes for a `chain` of blocks that begins with layer `first`."""
         if not chain:
             return 0
+        has_output = chain[-1] == OUTPUT
+        end = first + len(chain) - has_output
         inputs = self._inputs(first, end, batch.flash)
         if not batch.pipelined:
             start = self._start(first, end, n_host, has_output)
@@ -249,6 +282,10 @@ class ComputeBound:
     def _recurs(self, index: int) -> bool:
         """Whether a layer is recurrent only: its states are looked up before the previous layer ends."""
         return index < self._n_layers and self._at(index).state_bytes > 0 and not self._at(index).attends
+
+    def _uses_flash(self, n_host: int) -> bool:
+        """Whether attention is flash attention with `n_host` layers on the host."""
+        return self._table.flash and (self._table.insists or not self._leaves_attention(n_host))
 
     def _leaves_attention(self, n_host: int) -> bool:
         """Whether the next layer's device computes the attention of the host's last layer."""

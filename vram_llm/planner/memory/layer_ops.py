@@ -12,6 +12,7 @@ from vram_llm.planner.memory.backend_kernels import MAX_FUSED_EXPERTS
 from vram_llm.planner.memory.graph_allocator import AllocationGraph
 from vram_llm.planner.memory.layer_shapes import (
     DOWN,
+    EXPERTS,
     F16_BYTES,
     F32_BYTES,
     ID_BYTES,
@@ -283,14 +284,23 @@ class Operations(RecurrentOperations):
         return total
 
     def _network(self, block: Block, widths: Mapping[str, int], normed: int, n_rows: int, suffix: str) -> int:
-        width = block.by_name[f"ffn_down{suffix}"][0]
-        up = self._add(widths.get(f"ffn_up{suffix}", width), n_rows, normed)
-        if f"ffn_gate{suffix}" in widths:
-            gate = self._add(width, n_rows, normed)
+        up_part, gate_part, down_part = (f"ffn_{name}{suffix}" for name in ("up", "gate", "down"))
+        if _is_elsewhere(block, up_part, gate_part, down_part):
+            return self._product(block, down_part, block.n_embd, n_rows, normed)
+        width = block.by_name[down_part][0]
+        up = self._product(block, up_part, widths.get(up_part, width), n_rows, normed)
+        if gate_part in widths:
+            gate = self._product(block, gate_part, width, n_rows, normed)
             up = self._add(width, n_rows, gate, up)
-        elif widths.get(f"ffn_up{suffix}", width) > width:  # gate and up in one tensor
+        elif widths.get(up_part, width) > width:  # gate and up in one tensor
             up = self._add(width, n_rows, up)
-        return self._add(block.n_embd, n_rows, up)
+        return self._product(block, down_part, block.n_embd, n_rows, up)
+
+    def _product(self, block: Block, part: str, width: int, n_rows: int, *sources: int) -> int:
+        """The product with a matrix, which is copied back if the matrix is elsewhere."""
+        if part in block.parts_elsewhere:
+            return self._returned(width * n_rows * F32_BYTES, *sources)
+        return self._add(width, n_rows, *sources)
 
     def _experts(self, block: Block, widths: Mapping[str, int], normed: int, n_rows: int) -> int:
         shapes = block.by_name
@@ -303,15 +313,18 @@ class Operations(RecurrentOperations):
         chosen = self._add(n_expert, n_rows, biased)
         weights = self._add(n_used, n_rows, chances, chosen)
         weights = self._add(n_used, n_rows, weights, self._add(1, n_rows, weights))
-        if "ffn_gate_up_exps" in widths:
-            both = self._add(2 * width, n_rows, normed, chosen)
+        up = normed
+        if _is_elsewhere(block, *EXPERTS):
+            pass  # so are the results in between
+        elif "ffn_gate_up_exps" in widths:
+            both = self._product(block, "ffn_gate_up_exps", 2 * width, n_rows, normed, chosen)
             up = self._add(width, n_rows, both)
         else:
-            up = self._add(width, n_rows, normed, chosen)
+            up = self._product(block, "ffn_up_exps", width, n_rows, normed, chosen)
             if "ffn_gate_exps" in widths:
-                gate = self._add(width, n_rows, normed, chosen)
+                gate = self._product(block, "ffn_gate_exps", width, n_rows, normed, chosen)
                 up = self._add(width, n_rows, gate, up)
-        down = self._add(n_used * block.n_embd, n_rows, up, chosen)
+        down = self._product(block, "ffn_down_exps", n_used * block.n_embd, n_rows, up, chosen)
         return self._weighted(block, down, weights, n_rows)
 
     def _weighted(self, block: Block, outputs: int, weights: int, n_rows: int) -> int:
@@ -326,3 +339,8 @@ class Operations(RecurrentOperations):
         if kept:
             self._graph.add(0, outputs, weights)
         return total
+
+
+def _is_elsewhere(block: Block, *parts: str) -> bool:
+    """Whether all of a block's matrices among `parts` are elsewhere."""
+    return block.parts_elsewhere.issuperset(part for part in parts if part in block.by_name)

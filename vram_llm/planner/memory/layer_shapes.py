@@ -15,6 +15,9 @@ ID_BYTES = 128  # size of a small input, padded
 DOWN = frozenset({"ffn_down", "ffn_down_exps", "ffn_down_shexp"})
 """Last tensor of a feed-forward network, of routed experts and of a shared expert."""
 
+EXPERTS = ("ffn_up_exps", "ffn_gate_exps", "ffn_gate_up_exps", "ffn_down_exps")
+"""Tensors of routed experts."""
+
 
 class MicroBatch(NamedTuple):
     """The micro-batch that a graph is reserved for, and how its device runs it."""
@@ -75,6 +78,7 @@ class Block:
     scans_elsewhere: bool  # the same for a state-space scan
     cache_from_host: tuple[int, ...] = ()  # bytes of keys and of values, if they are copied from the host
     states_from_host_bytes: int = 0  # the same for the states of all sequences
+    parts_elsewhere: frozenset[str] = frozenset()  # matrices that the host or another device has
 
     @cached_property
     def by_name(self) -> dict[str, tuple[int, ...]]:

@@ -5,9 +5,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from vram_llm.model.profile import ModelProfile
-from vram_llm.model.tensors import Tensor
+from vram_llm.model.tensors import Tensor, layer_of
 from vram_llm.planner.overrides import overriding_device
 from vram_llm.planner.types import HOST, Placement
+
+MATRICES = frozenset(
+    f"ffn_{name}{suffix}" for name in ("up", "gate", "gate_up", "down") for suffix in ("", "_exps", "_shexp")
+)
+"""Tensors of feed-forward networks, routed experts and shared experts, by their names in a layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,32 @@ class MovedWeights:
     def bytes_on(self, device_id: str, n_bytes: Callable[[list[Tensor]], int]) -> int:
         """Bytes that a device has more than without overrides; `n_bytes` gives the bytes of tensors there."""
         return n_bytes(self.added.get(device_id, [])) - n_bytes(self.taken.get(device_id, []))
+
+    def matrices_elsewhere(self, own: range) -> dict[int, frozenset[str]]:
+        """The feed-forward matrices and experts that layers `own` of a device have elsewhere.
+
+        Names in a layer, by layer.
+        """
+        found: dict[int, frozenset[str]] = {}
+        for layers in self.layers.values():
+            for layer in layers.keys() & own:
+                names = frozenset(map(_matrix, layers[layer])) & MATRICES
+                found[layer] = found.get(layer, frozenset()) | names
+        return found
+
+    def has_visits(self, device_id: str, own: range) -> bool:
+        """Whether a device with layers `own` computes with weights of other layers, or others with its own.
+
+        The host that computes with feed-forward matrices and experts is not counted.
+        """
+        if device_id in self.added:
+            return True
+        elsewhere = ((place, layer) for place, layers in self.layers.items() for layer in layers)
+        return any(
+            place != HOST or not MATRICES.issuperset(map(_matrix, self.layers[place][layer]))
+            for place, layer in elsewhere
+            if layer in own
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +96,9 @@ def moved_by_layer(profile: ModelProfile, placement: Placement) -> Iterator[Move
                 elsewhere[device].append(tensor)
         for device, tensors in elsewhere.items():
             yield MovedPart(layer.index, home, device, tuple(tensors))
+
+
+def _matrix(tensor: Tensor) -> str:
+    """The name of a layer's tensor without the layer's number, and without ".weight" or ".bias"."""
+    place = layer_of(tensor.name)
+    return "" if place is None else place[1].partition(".")[0]

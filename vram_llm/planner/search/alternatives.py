@@ -13,12 +13,14 @@ from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.llama_split import device_of_layers, placement_flags, placement_of
 from vram_llm.planner.memory.analytic_meter import is_pipelined, swa_cells
 from vram_llm.planner.memory.flash_attention import uses_flash_attention
+from vram_llm.planner.search.candidate import Candidate, analytic, uses_host
 from vram_llm.planner.search.fitting_ways import longest_on_cards
-from vram_llm.planner.search.search import Candidate, analytic, plan_placement
+from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.types import Alternative, Context, FlashAttention, MeterFor, Objective, Workload
 from vram_llm.units import format_count, typed_count
 
 MORE_CTX = 8192
+_ASKED_TO_SPILL = 3  # times that a placement with weights on the host asks the exact meter
 _LAYERS_ASKED = 1200  # layers x devices: the exact meter's time grows with both
 
 
@@ -69,6 +71,8 @@ def alternatives(
     pinned_workload = replace(workload, n_ctx=chosen.context.n_ctx, largest_ctx=False)
     changes = list(_changes(profile, machine, pinned_workload, chosen))
     n_asked = _LAYERS_ASKED // (profile.n_layers * max(len(chosen.placement.device_order), 1))
+    if uses_host(profile, chosen.placement):
+        n_asked //= _ASKED_TO_SPILL
     n_asked = min(n_asked, len(changes)) if exact is not None else 0
     with ThreadPoolExecutor(max_workers=1) as asking:  # the exact meter is another process, and slow
         waiting = [asking.submit(_changed, profile, change, exact) for change in changes[:n_asked]]
@@ -133,7 +137,8 @@ def _changes(
     has_draft = workload.draft is not None  # changes of its context, which is the model's, are not offered
     small = {"kv_type_k": "q8_0", "kv_type_v": "q8_0"}
     has_small = can_quantize_cache(profile, workload)
-    if chosen.placement.cpu_layers and not has_draft and workload.n_gpu_layers is None:
+    is_free = workload.tensor_split is None and workload.n_gpu_layers is None and not workload.overrides
+    if uses_host(profile, chosen.placement) and not has_draft and is_free:
         kinds: list[tuple[tuple[str, ...], dict[str, str]]] = [((), {})]
         kinds += [(("--kv-type", "q8_0"), small)] if has_small else []
         for flags, fields in kinds:
@@ -155,7 +160,6 @@ def _changes(
         yield change(name, "--n-ctx", typed_count(more), n_ctx=more)
     used = [device for device in machine.devices if device.id in chosen.placement.device_order]
     bare = [device for device in used if not device.companion_bytes]
-    is_free = workload.tensor_split is None and workload.n_gpu_layers is None
     if len(used) > 1 and bare and workload.tensor_split is None:
         spared = min(bare, key=lambda device: device.free_bytes)
         ordered = [next(d for d in used if d.id == device_id) for device_id in chosen.placement.device_order]

@@ -1,11 +1,12 @@
 """The context of a plan whose workload does not set one: the longest that costs almost nothing.
 
 The plan with 8k (Workload.DEFAULT_N_CTX) is the reference. A longer context, up to the trained length, is
-chosen if it puts no more layers on the host and costs at most 5 % of the tokens per second. Both speeds are
-predicted at the same depth: attention over a longer past is slower in every plan, so depth is no cost of the
-context. A context costs speed if it needs another card or moves layers to a slower one. Unknown speeds are
-assumed. Contexts are multiples of 8k or the trained length. If 8k does not fit, the longest multiple of 1k
-that fits is chosen. If most layers are on the host, so is most of the context, and it stays at 8k.
+chosen if it costs at most 5 % of the tokens per second. It puts weights on the host only if the reference has
+some there. Both speeds are predicted at the same depth: attention over a
+longer past is slower in every plan, so depth is no cost of the context. A context costs speed if it needs
+another card, or moves layers to a slower one or experts to the host. Unknown speeds are assumed. Contexts
+are multiples of 8k or the trained length. If 8k does not fit, the longest multiple of 1k that fits is chosen.
+If most layers are on the host, so is most of the context, and it stays at 8k.
 
 The analytic meter finds the context. The exact meter confirms it and the next one. The plan lists the cost of
 other contexts as ContextPrice. The longest context and the one with q8_0 come from the analytic meter, which
@@ -19,14 +20,10 @@ from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import CTX_STEP, can_quantize_cache, resolve_context
 from vram_llm.planner.memory.analytic_meter import is_pipelined
-from vram_llm.planner.search.search import (
-    Candidate,
-    analytic,
-    choose_placement,
-    expected_speed,
-    last_holding,
-    plan_placement,
-)
+from vram_llm.planner.placed_parts import on_host
+from vram_llm.planner.search.candidate import Candidate, analytic, expected_speed, uses_host
+from vram_llm.planner.search.largest_context import last_holding
+from vram_llm.planner.search.search import choose_placement, plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import ContextPrice, MeterFor, Workload
 
@@ -60,7 +57,7 @@ def plan_auto_context(
 
 
 class _Plans:
-    """Plans with as many layers on the host as `usual`, by context and KV type."""
+    """Plans with weights on the host only if `usual` has some there, by context and KV type."""
 
     def __init__(
         self,
@@ -72,8 +69,15 @@ class _Plans:
     ) -> None:
         self._profile, self._machine, self._exact = profile, machine, exact
         depth = Predictor(profile, usual.context, machine, workload).depth
-        self._workload = replace(workload, expect_depth=depth)
-        self._n_gpu_layers = usual.placement.n_gpu_layers
+        self._wishes, self._timed = workload, replace(workload, expect_depth=depth)
+        self._workload = workload
+        if not uses_host(profile, usual.placement):
+            moves_nothing = workload.overrides is None and not usual.placement.overrides
+            self._workload = replace(
+                workload,
+                n_gpu_layers=usual.placement.n_gpu_layers,
+                overrides=() if moves_nothing else workload.overrides,
+            )
         self._made: dict[tuple[int, str | None, bool], Candidate] = {}
         self._usual = usual
 
@@ -81,7 +85,7 @@ class _Plans:
         """The plan with `n_ctx` tokens, cached."""
         key = (n_ctx, kv_type, is_exact and self._exact is not None)
         if key not in self._made:
-            workload = replace(self._workload, n_ctx=n_ctx, n_gpu_layers=self._n_gpu_layers)
+            workload = replace(self._workload, n_ctx=n_ctx)
             if kv_type is not None:
                 workload = replace(workload, kv_type_k=kv_type, kv_type_v=kv_type)
             exact = self._exact if is_exact else None
@@ -90,7 +94,7 @@ class _Plans:
 
     def seconds(self, candidate: Candidate) -> float:
         """The time that the objective minimises; contexts are compared by it."""
-        predictor = Predictor(self._profile, candidate.context, self._machine, self._workload)
+        predictor = Predictor(self._profile, candidate.context, self._machine, self._timed)
         pipelined = is_pipelined(self._profile, candidate.context, self._machine.devices, candidate.placement)
         return predictor.objective_seconds(candidate.placement, self._workload.objective, pipelined=pipelined)
 
@@ -127,7 +131,7 @@ class _Plans:
 
     def _may_fit(self, n_ctx: int) -> bool:
         """Whether the context fits with compute at its lower bound; if not, the exact meter is not asked."""
-        workload = replace(self._workload, n_ctx=n_ctx, n_gpu_layers=self._n_gpu_layers)
+        workload = replace(self._workload, n_ctx=n_ctx)
         context = resolve_context(self._profile, self._machine, workload)
         meter = analytic(self._profile, self._machine, workload, context).optimistic()
         return meter(choose_placement(self._profile, self._machine, workload, meter)).fits
@@ -157,10 +161,11 @@ class _Plans:
         return (*prices, *self._with_smaller_cache(chosen, longer))
 
     def _on_host(self, n_ctx: int) -> Candidate | None:
-        """The plan with `n_ctx` tokens and more layers on the host; None if it does not fit."""
-        if self._workload.n_gpu_layers is not None or self._workload.tensor_split is not None:
+        """The plan with `n_ctx` tokens and more weights on the host; None if it does not fit."""
+        wishes = self._wishes
+        if any(each is not None for each in (wishes.n_gpu_layers, wishes.tensor_split, wishes.overrides)):
             return None
-        other = plan_placement(self._profile, self._machine, replace(self._workload, n_ctx=n_ctx))
+        other = plan_placement(self._profile, self._machine, replace(wishes, n_ctx=n_ctx))
         return other if other.estimate.fits else None
 
     def _with_smaller_cache(self, chosen: Candidate, longer: Sequence[int]) -> tuple[ContextPrice, ...]:
@@ -177,8 +182,9 @@ class _Plans:
         return ContextPrice(
             n_ctx=other.context.n_ctx,
             cpu_layers=other.placement.cpu_layers,
+            cpu_parts=sum(part.n_layers for part in on_host(other.placement).parts),
             cost=1 - self.seconds(chosen) / self.seconds(other),
-            tokens_per_s=expected_speed(self._profile, self._machine, self._workload, other).tokens_per_s,
+            tokens_per_s=expected_speed(self._profile, self._machine, self._timed, other).tokens_per_s,
             method=other.estimate.method,
         )
 

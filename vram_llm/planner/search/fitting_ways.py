@@ -10,7 +10,10 @@ from vram_llm.planner.context import can_quantize_cache, ctx_step
 from vram_llm.planner.llama_split import placement_flags
 from vram_llm.planner.memory.analytic_meter import is_pipelined
 from vram_llm.planner.override_text import FLAG, NONE
-from vram_llm.planner.search.search import Candidate, plan_largest_context, plan_placement
+from vram_llm.planner.placed_parts import listed, on_host
+from vram_llm.planner.search.candidate import Candidate
+from vram_llm.planner.search.largest_context import plan_largest_context
+from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import HOST, MeterFor, Workload
 from vram_llm.units import MIB, typed_count
@@ -43,7 +46,7 @@ def fitting_ways(
         way = _way(profile, machine, changed, other, flags)
         if not any(_is_no_worse(known, way) for known in ways):
             ways.append(way)
-    return tuple(sorted(ways, key=lambda way: way.cpu_layers > 0))
+    return tuple(sorted(ways, key=lambda way: way.n_on_cpu > 0))
 
 
 def _without_overrides(workload: Workload) -> tuple[str, ...]:
@@ -82,12 +85,14 @@ def _changes(
 
 
 def longest_on_cards(profile: ModelProfile, machine: Machine, workload: Workload) -> int | None:
-    """The longest context that fits with only those layers on the host that the user puts there."""
+    """The longest context that fits with only those weights on the host that the user puts there."""
     if not machine.devices:
         return None
+    if workload.overrides is None:
+        workload = replace(workload, overrides=())
     longest, _ = plan_largest_context(profile, machine, workload)
-    is_on_cards = longest.placement.output_device != HOST and not longest.placement.cpu_layers
-    if not longest.estimate.fits or not (is_on_cards or workload.n_gpu_layers is not None):
+    is_on_cards = workload.n_gpu_layers is not None or not longest.placement.cpu_layers
+    if not longest.estimate.fits or not is_on_cards or longest.placement.output_device == HOST:
         return None
     return longest.context.n_ctx
 
@@ -111,14 +116,17 @@ def _way(
 ) -> Way:
     pipelined = is_pipelined(profile, other.context, machine.devices, other.placement)
     speed = Predictor(profile, other.context, machine, workload)(other.placement, pipelined=pipelined)
+    held = on_host(other.placement)
     return Way(
         flags=flags,
         n_ctx=other.context.n_ctx,
         n_layers=profile.n_layers,
-        cpu_layers=other.placement.cpu_layers,
+        cpu_layers=held.n_layers,
+        cpu_parts=held.n_touched - held.n_layers,
+        on_cpu=listed(held.phrases(profile.n_layers)) if held.parts else "",
         tokens_per_s=speed.tokens_per_s,
     )
 
 
 def _is_no_worse(known: Way, way: Way) -> bool:
-    return known.n_ctx >= way.n_ctx and known.cpu_layers <= way.cpu_layers
+    return known.n_ctx >= way.n_ctx and known.n_on_cpu <= way.n_on_cpu

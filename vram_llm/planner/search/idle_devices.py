@@ -8,7 +8,8 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.llama_split import placement_flags
 from vram_llm.planner.report.idle import kind_of, with_name
 from vram_llm.planner.search.alternatives import pinned_context
-from vram_llm.planner.search.search import Candidate, analytic, plan_placement, plan_with_all
+from vram_llm.planner.search.candidate import Candidate, analytic, uses_host
+from vram_llm.planner.search.search import plan_placement, plan_with_all
 from vram_llm.planner.speed_notes import assumption, how_to_measure
 from vram_llm.planner.types import Alternative, Objective, Placement, Plan, Workload
 
@@ -20,7 +21,7 @@ def with_idle(
 ) -> tuple[Alternative, ...]:
     """An alternative for each kind of idle device: the device comes last, and memory is spread evenly.
 
-    If layers are on the host, the device takes as many of them as fit. Empty if the user dictates the split
+    If weights are on the host, the device takes as many of them as fit. Empty if the user dictates the split
     or if the objective ignores speed.
     """
     memory_decides = workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT)
@@ -35,8 +36,9 @@ def with_idle(
         used = (*(by_id[device_id] for device_id in chosen.placement.device_order), kind[0])
         rig = replace(machine, devices=used)
         other = plan_placement(profile, rig, balanced, reorder=False)
-        if chosen.placement.n_gpu_layers <= profile.n_layers and workload.n_gpu_layers is None:
-            relieved = plan_with_all(profile, rig, replace(balanced, objective=workload.objective))
+        if uses_host(profile, chosen.placement) and workload.n_gpu_layers is None:
+            wish = replace(balanced, objective=workload.objective)
+            relieved = plan_with_all(profile, rig, wish, fills_devices=True)
             other = relieved if kind[0].id in relieved.placement.device_order else other
         after = {use.id: use.total_bytes for use in other.estimate.devices}
         is_used = kind[0].id in other.placement.device_order

@@ -1,20 +1,17 @@
-"""The fastest cut in which every device stays within its budget.
+"""The fastest cut of whole layers in which every device stays within its budget.
 
-The time of a run of layers on a device does not depend on the other devices, and the time of a step is the
-sum over its runs. So the search covers all orders of all subsets of the devices by dynamic programming: for
-each set of devices and each item, the least time in which the set can hold all items up to that one. Sets
-and items are few. A partial cut that cannot beat the best complete cut is dropped. If the slowest run
-decides, times are combined by maximum instead of by sum.
+The time of a step is the sum over its runs, and the best cut is found by dynamic programming
+(order_search.py). If the slowest run decides, times are combined by maximum instead of by sum.
 """
 
-import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
 from math import inf
 from typing import NamedTuple
 
-from vram_llm.planner.search.min_memory_cut import Cutter, Run, Used
+from vram_llm.planner.search.min_memory_cut import Cutter, Run
+from vram_llm.planner.search.order_search import Cut, Step, Times, in_any_order, in_order
 from vram_llm.planner.speed import Costs, Predictor
 from vram_llm.planner.types import Objective
 
@@ -29,13 +26,7 @@ class _Runs(NamedTuple):
     ends: list[int]
 
 
-class _Cut(NamedTuple):
-    runs: list[Run]
-    seconds: float
-
-
-Times = list[float]  # seconds, by number of items done
-Step = Callable[[Times, _Runs], tuple[Times, list[int]]]
+Combine = Callable[[Times, _Runs], tuple[Times, list[int]]]
 
 
 def fastest(cutter: Cutter, predictor: Predictor, n_host: int, objective: Objective) -> list[Run] | None:
@@ -105,22 +96,29 @@ def _within(runs: _Runs, seconds: float) -> list[int]:
     return [min(end, bisect_right(sums, seconds - fixed + sums[i]) - 1) for i, end in enumerate(runs.ends)]
 
 
-def _best(cutter: Cutter, runs: dict[str, _Runs], n_host: int, step: Step) -> _Cut | None:
+def _best(cutter: Cutter, runs: Mapping[str, _Runs], n_host: int, combine: Combine) -> Cut | None:
     """The best cut in the machine's order, or in another that is noticeably better."""
-    best = _in_order(cutter, runs, n_host, step)
+    start = [0.0 if item == n_host else inf for item in range(cutter.n_items + 1)]
+    steps = {device_id: _step(combine, runs[device_id]) for device_id in cutter.ids}
+    best = in_order(cutter.ids, steps, start)
     if cutter.reorders:
         least = best.seconds * _WORTH_REORDERING if best is not None else inf
-        best = _in_any_order(cutter, runs, n_host, step, least) or best
+        rest = _rest(cutter, runs) if combine is _sum else [0.0] * (cutter.n_items + 1)
+        best = in_any_order(cutter.classes, steps, start, rest, least) or best
     return best
 
 
-def _alone(cutter: Cutter, decode: dict[str, Costs], n_host: int) -> list[_Cut]:
+def _step(combine: Combine, runs: _Runs) -> Step:
+    return lambda before: combine(before, runs)
+
+
+def _alone(cutter: Cutter, decode: dict[str, Costs], n_host: int) -> list[Cut]:
     """The cuts with everything on one device, which needs no pipeline copies, for each device with room."""
     cuts = []
     for device_id in cutter.ids:
         if cutter.holds_all(device_id, n_host):
             seconds = decode[device_id].run(n_host, cutter.n_items)
-            cuts.append(_Cut([Run(device_id, n_host, cutter.n_items)], seconds))
+            cuts.append(Cut([Run(device_id, n_host, cutter.n_items)], seconds))
     return cuts
 
 
@@ -154,68 +152,6 @@ def _largest(before: Times, runs: _Runs) -> tuple[Times, list[int]]:
     return times, starts
 
 
-def _in_order(cutter: Cutter, runs: Mapping[str, _Runs], n_host: int, step: Step) -> _Cut | None:
-    """The best cut in the machine's order; devices may stay unused."""
-    least = _at_start(cutter, n_host)
-    steps = []
-    for device_id in cutter.ids:
-        times, starts = step(least, runs[device_id])
-        steps.append(
-            (device_id, [start if t < u else -1 for start, t, u in zip(starts, times, least, strict=True)])
-        )
-        least = list(map(min, times, least))
-    if least[-1] == inf:
-        return None
-    cut_runs, end = [], cutter.n_items
-    for device_id, taken in reversed(steps):
-        if end > n_host and taken[end] >= 0:
-            cut_runs.append(Run(device_id, taken[end], end))
-            end = taken[end]
-    return _Cut(cut_runs[::-1], least[-1])
-
-
-def _in_any_order(
-    cutter: Cutter, runs: Mapping[str, _Runs], n_host: int, step: Step, best: float
-) -> _Cut | None:
-    """Like `_in_order`, over all orders of all subsets; None if no cut takes less than `best` seconds.
-
-    Equal devices are interchangeable.
-    """
-    classes = cutter.classes
-    nothing: Used = (0,) * len(classes)
-    least = {nothing: _at_start(cutter, n_host)}
-    last: dict[Used, list[tuple[float, int, int]]] = {}  # time, class and start, by item
-    rest = _rest(cutter, runs) if step is _sum else [0.0] * (cutter.n_items + 1)
-    finished = None
-    for used in sorted(itertools.product(*(range(len(alike) + 1) for alike in classes)), key=sum):
-        ways = []
-        for index, alike in enumerate(classes):
-            before = least.get(_without(used, index)) if used[index] else None
-            if before is not None:
-                times, starts = step(before, runs[alike[used[index] - 1]])
-                ways.append([(time, index, start) for time, start in zip(times, starts, strict=True)])
-        if not ways:
-            continue
-        last[used] = [min(options) for options in zip(*ways, strict=True)]
-        if last[used][-1][0] < best:
-            best, finished = last[used][-1][0], used
-        times = [way[0] if way[0] + more < best else inf for way, more in zip(last[used], rest, strict=True)]
-        if min(times) < inf:
-            least[used] = times
-    if finished is None:
-        return None
-    cut_runs, used, end = [], finished, cutter.n_items
-    while used != nothing:
-        _, index, start = last[used][end]
-        cut_runs.append(Run(classes[index][used[index] - 1], start, end))
-        used, end = _without(used, index), start
-    return _Cut(cut_runs[::-1], best)
-
-
-def _at_start(cutter: Cutter, n_host: int) -> Times:
-    return [0.0 if item == n_host else inf for item in range(cutter.n_items + 1)]
-
-
 def _rest(cutter: Cutter, runs: Mapping[str, _Runs]) -> Times:
     """Lower bound of the time of all items from each one on: every item is on its fastest device."""
     sums = [runs[device_id].costs.sums for device_id in cutter.ids]
@@ -223,7 +159,3 @@ def _rest(cutter: Cutter, runs: Mapping[str, _Runs]) -> Times:
     for item in range(cutter.n_items - 1, -1, -1):
         rest.append(rest[-1] + min(seconds[item + 1] - seconds[item] for seconds in sums))
     return rest[::-1]
-
-
-def _without(used: Used, index: int) -> Used:
-    return (*used[:index], used[index] - 1, *used[index + 1 :])

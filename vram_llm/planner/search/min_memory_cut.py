@@ -15,7 +15,8 @@ from typing import NamedTuple
 from vram_llm.planner.llama_split import placement_of
 from vram_llm.planner.memory.analytic_meter import AnalyticMeter
 from vram_llm.planner.overhead import overhead_bytes
-from vram_llm.planner.types import Placement
+from vram_llm.planner.overrides import Override
+from vram_llm.planner.types import HOST, Placement
 
 _BISECTIONS = 16
 _MAX_SETS = 1024  # sets of devices; with more, only the machine's own order is tried
@@ -157,13 +158,16 @@ class Cutter:
         """Whether all items after the first `n_host` fit the budget of a device that is used alone."""
         return self.meter.holds(device_id, n_host, self._n_layers, True, n_host, pipelined=False)
 
-    def placement(self, runs: list[Run]) -> Placement:
+    def placement(self, runs: list[Run], overrides: tuple[Override, ...] = ()) -> Placement:
         """The placement of these runs; the items before them stay on the host."""
         n_host = runs[0].start if runs else self.n_items
         assignment = [-1] * n_host
         for index, run in enumerate(runs):
             assignment += [index] * (run.end - run.start)
-        return placement_of([run.device_id for run in runs], assignment)
+        ids = [run.device_id for run in runs]
+        stores = {override.device for override in overrides} - {*ids, HOST}
+        ids += [device_id for device_id in self.ids if device_id in stores]
+        return placement_of(ids, assignment, overrides)
 
 
 def _classes(meter: AnalyticMeter) -> list[list[str]]:

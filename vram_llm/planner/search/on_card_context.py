@@ -6,7 +6,9 @@ from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import can_quantize_cache
 from vram_llm.planner.search.auto_context import FINE_STEP
-from vram_llm.planner.search.search import Candidate, expected_speed, last_holding, plan_placement
+from vram_llm.planner.search.candidate import Candidate, expected_speed, uses_host
+from vram_llm.planner.search.largest_context import last_holding
+from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import ContextPrice, Workload
 
@@ -16,19 +18,21 @@ def on_card_prices(
 ) -> tuple[ContextPrice, ...]:
     """The longest contexts, up to that of `chosen`, with all layers on the cards: as planned, and with q8_0.
 
-    The analytic meter finds them; it overestimates memory. Empty if `chosen` has all layers on the cards, or
+    The analytic meter finds them; it overestimates memory. Empty if `chosen` has all weights on the cards, or
     if the user dictates the placement.
     """
-    is_dictated = workload.tensor_split is not None or workload.n_gpu_layers is not None
-    if is_dictated or not machine.devices or chosen.placement.n_gpu_layers > profile.n_layers:
+    is_dictated = any(
+        wish is not None for wish in (workload.tensor_split, workload.n_gpu_layers, workload.overrides)
+    )
+    if is_dictated or not machine.devices or not uses_host(profile, chosen.placement):
         return ()
     depth = Predictor(profile, chosen.context, machine, workload).depth
-    on_cards = replace(workload, n_gpu_layers=profile.n_layers + 1, largest_ctx=False, expect_depth=depth)
+    on_cards = replace(workload, n_gpu_layers=profile.n_layers + 1, overrides=(), largest_ctx=False)
+    timed = replace(on_cards, expect_depth=depth)
 
     def price(other: Candidate) -> ContextPrice:
         now, then = (
-            expected_speed(profile, machine, on_cards, candidate).tokens_per_s
-            for candidate in (chosen, other)
+            expected_speed(profile, machine, timed, candidate).tokens_per_s for candidate in (chosen, other)
         )
         return ContextPrice(
             n_ctx=other.context.n_ctx, cost=1 - then / now, tokens_per_s=then, method=other.estimate.method

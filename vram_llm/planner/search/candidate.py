@@ -1,0 +1,54 @@
+"""A placement that a search has found, and what tells whether one is better."""
+
+from dataclasses import dataclass
+
+from vram_llm.machine.types import Machine
+from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.estimates import Estimate
+from vram_llm.planner.memory.analytic_meter import AnalyticMeter, is_pipelined
+from vram_llm.planner.speed import Predictor
+from vram_llm.planner.types import HOST, Alternative, Context, Placement, Plan, SpeedEstimate, Workload
+
+ANSWER_TOKENS = 512  # of a typical request
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A placement and its memory estimate."""
+
+    context: Context
+    placement: Placement
+    estimate: Estimate
+
+
+def expected_speed(
+    profile: ModelProfile, machine: Machine, workload: Workload, of: Candidate | Alternative | Plan
+) -> SpeedEstimate:
+    """The predicted speed of a placement."""
+    pipelined = is_pipelined(profile, of.context, machine.devices, of.placement)
+    return Predictor(profile, of.context, machine, workload)(of.placement, pipelined=pipelined)
+
+
+def objective_seconds(profile: ModelProfile, machine: Machine, workload: Workload, of: Candidate) -> float:
+    """The time that the workload's objective minimises."""
+    pipelined = is_pipelined(profile, of.context, machine.devices, of.placement)
+    predictor = Predictor(profile, of.context, machine, workload)
+    return predictor.objective_seconds(of.placement, workload.objective, pipelined=pipelined)
+
+
+def request_seconds(predictor: Predictor, placement: Placement, *, pipelined: bool) -> float:
+    """The time of a typical request: the expected prompt, and an answer of ANSWER_TOKENS."""
+    speed = predictor(placement, pipelined=pipelined)
+    assert speed.prompt_s is not None
+    return speed.prompt_s + ANSWER_TOKENS * speed.step_s
+
+
+def uses_host(profile: ModelProfile, placement: Placement) -> bool:
+    """Whether weights that could be on a device are on the host."""
+    on_host = placement.n_gpu_layers <= profile.n_layers
+    return on_host or any(override.device == HOST for override in placement.overrides)
+
+
+def analytic(profile: ModelProfile, machine: Machine, workload: Workload, context: Context) -> AnalyticMeter:
+    """The analytic meter for a workload."""
+    return AnalyticMeter(profile, context, machine.devices, machine.host, workload.reserve_bytes)
