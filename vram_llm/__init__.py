@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vram_llm.server.config import ServerConfig
     from vram_llm.workflows.detection import analyze, detect
     from vram_llm.workflows.measurement import bench_model, calibrate
+    from vram_llm.workflows.memory_floor import memory_floor
     from vram_llm.workflows.planning import compare, plan, pull
     from vram_llm.workflows.quantizations import quantizations
     from vram_llm.workflows.saved_plans import check, load_plan
@@ -74,6 +75,7 @@ _MODULES = {
     "vram_llm.server.config": ("ServerConfig",),
     "vram_llm.workflows.detection": ("analyze", "detect"),
     "vram_llm.workflows.measurement": ("bench_model", "calibrate"),
+    "vram_llm.workflows.memory_floor": ("memory_floor",),
     "vram_llm.workflows.planning": ("compare", "plan", "pull"),
     "vram_llm.workflows.quantizations": ("quantizations",),
     "vram_llm.workflows.saved_plans": ("check", "load_plan"),
@@ -117,6 +119,7 @@ __all__ = [
     "compare",
     "detect",
     "load_plan",
+    "memory_floor",
     "plan",
     "pull",
     "quantizations",

@@ -45,6 +45,7 @@ PLANS = {
     "refusal": ["70b.gguf", "--gpu", "RTX 3060", "--n-gpu-layers", "-1", "--override-tensor", "none"],
     "verbose_and_explained": ["49b.gguf", "--verbose", "--explain"],
     "machine": ["--gpu", "RTX 3090 + 24GiB"],
+    "floor": ["qwen.gguf", "--gpu", "RTX 4060 Ti 16GB", "--floor"],
     "folder": ["folder", "--gpu", "RTX 3090"],
     "other_host": ["70b.gguf", "--gpu", "RTX 4090", "--ram", "64GiB DDR5-6000 2ch", "--cpu", "Ryzen 9 7950X"],
     "unified": ["70b.gguf", "--gpu", "DGX Spark"],

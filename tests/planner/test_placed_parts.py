@@ -34,7 +34,7 @@ def placed(*overrides: Override, n_host: int = 0) -> Placement:
         (placed(Override.of(WHOLE, range(4), "C")), ""),
         (
             placed(Override.of(WHOLE, range(4), "host"), Override.of(UP, [4], "host")),
-            "the experts of 4 of 10 layers and part of those of 1 more",
+            "the experts of 4 of 10 layers and part of 1 more",
         ),
         (
             placed(Override.of(UP, [4], "host"), Override.of(DOWN, [4], "host")),

@@ -11,6 +11,7 @@ from vram_llm.cli.json_document import VERSION
 from vram_llm.machine.calibration_store import CalibrationRecord
 from vram_llm.machine.types import Machine
 from vram_llm.planner.compare import ComparisonRow
+from vram_llm.planner.floor import MemoryFloor
 from vram_llm.planner.measured_speed import MeasuredSpeed
 from vram_llm.planner.memory_report import Certificate
 from vram_llm.planner.recheck import DeviceFit
@@ -61,6 +62,7 @@ DOCUMENTS: Mapping[str, type] = {
     "calibrate": Calibration,
     "check": CheckedPlan,
     "compare": ComparedPlans,
+    "floor": MemoryFloor,
     "machine": Machine,
     "models": ListedModels,
     "plan": Plan,

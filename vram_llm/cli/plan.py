@@ -67,6 +67,15 @@ if TYPE_CHECKING:
     metavar="N|all",
     help="Number of changes to list below the plan, each by its flags with its gain and its cost.",
 )
+@click.option(
+    "--floor",
+    "wants_floor",
+    is_flag=True,
+    help=(
+        "Print the least memory in which MODEL runs: each step from everything on the cards down to the CPU "
+        "alone, with what it saves and costs, and the memory by context and KV type."
+    ),
+)
 @plan_options
 def command(
     options: PlanOptions,
@@ -79,6 +88,7 @@ def command(
     explain: bool,
     n_ways: int | None,
     verbose: bool,
+    wants_floor: bool,
 ) -> None:
     """Plan MODEL over this machine's devices, RPC workers or other cards.
 
@@ -87,12 +97,15 @@ def command(
     print the machine with its usable memory, and a plan for the built-in model; with --json print only the
     machine.
     """
+    from vram_llm.cli.floor_table import show_floor
     from vram_llm.cli.quantization_table import only_model
     from vram_llm.workflows import planning
 
     name = one_model(model, model_option)
     about_report = _flags_of_the_report(explain=explain, verbose=verbose)
     _refuse_contradictions(name, form, plan_file, others, about_report, as_json=as_json)
+    if wants_floor:
+        _refuse_with_floor(name, form, plan_file, others, about_report)
     if plan_file is not None:
         _check(plan_file, options, as_json)
         return
@@ -107,8 +120,11 @@ def command(
         if name is None:
             _show_machine(machine, options.workload.reserve_bytes, as_json)
             name = built_in("planning")
-        flags = [*about_report, *(["--emit"] if form is not None else [])]
+        flags = [*about_report, *(["--emit"] if form else []), *(["--floor"] if wants_floor else [])]
         if (name := only_model(name, options, machine, dry, as_json=as_json, flags=flags)) is None:
+            return
+        if wants_floor:
+            show_floor(name, options, machine, dry, as_json=as_json)
             return
         plan = planning.plan(name, machine, options.workload, dry)
     if as_json or form is not None:
@@ -142,6 +158,21 @@ def _refuse_contradictions(
         raise click.UsageError("--json and --emit are two forms of output: give one of them")
     if form is not None and model is None and plan_file is None:
         raise click.UsageError(f"give the model to plan for: `vram-llm plan MODEL --emit {form}`")
+
+
+def _refuse_with_floor(
+    model: str | None,
+    form: str | None,
+    plan_file: str | None,
+    others: tuple[str, ...],
+    about_report: list[str],
+) -> None:
+    """Raises UsageError for what --floor does not go with."""
+    if model is None:
+        raise click.UsageError("give the model: `vram-llm plan MODEL --floor`")
+    others_given = {"--emit": form, "--check": plan_file, "--compare": others}
+    if given := [*about_report, *(flag for flag, value in others_given.items() if value)]:
+        raise click.UsageError(f"--floor prints tables of its own: leave {given[0]} out")
 
 
 def _show_plan(plan: "Plan", model: str, *, n_ways: int | None, verbose: bool, explain: bool) -> None:

@@ -49,9 +49,9 @@ class OnHost:
         counted = [("", self.n_layers)] if self.n_layers else []
         kind = ""
         for part in self.parts:
-            what = "those" if part.kind == kind else _IN_WORDS[part.kind]
             some = "" if part.is_whole or part.kind == OTHER else "part of "
-            counted.append((f"{some}{what} of ", part.n_layers))
+            what = some if part.kind == kind else f"{some}{_IN_WORDS[part.kind]} of "
+            counted.append((what, part.n_layers))
             kind = part.kind
         total = "" if n_all is None else f" of {n_all}"
         more = [f"{what}{count}" + ("" if what == _SOME_OF else " more") for what, count in counted[1:]]

@@ -1,7 +1,9 @@
 """The report of a plan whose experts are partly on the host."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from vram_llm.cli.plan_details import details
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.report.reasons import why
 from vram_llm.planner.report.text import body, head
-from vram_llm.planner.types import Plan
+from vram_llm.planner.types import Alternative, Plan
 from vram_llm.text.lines import plain
 from vram_llm.units import GIB
 
@@ -32,7 +34,7 @@ def shown(plan: Plan, width: int) -> str:
 
 
 def test_the_first_sentence(plan: Plan) -> None:
-    first = "Fits, with the experts of 11 of 48 layers and part of those of 1 more on the CPU."
+    first = "Fits, with the experts of 11 of 48 layers and part of 1 more on the CPU."
     assert shown(plan, 200).startswith(first)
     assert " ".join(shown(plan, 40).split()).startswith(first)
 
@@ -64,6 +66,28 @@ def test_reasons_name_the_experts(plan: Plan) -> None:
     reasons = " ".join(why(plan))
     assert "20 layers on GPU0, 28 layers and the output on GPU1, the experts of layers 0-9,12 on" in reasons
     assert "Layers are not alike" not in reasons
+
+
+def test_prompts_with_weights_on_the_host(plan: Plan) -> None:
+    def other(prompt_s: float, **changes: Any) -> Alternative:
+        assert plan.speed is not None
+        return Alternative(
+            name="other", context=replace(plan.context, **changes), placement=plan.placement,
+            estimate=plan.estimate, fits=True, change_bytes={},
+            speed=replace(plan.speed, prompt_s=prompt_s),
+        )  # fmt: skip
+
+    assert plan.speed is not None
+    others = (other(2.5, op_offload=True), other(3.5, n_ubatch=256), other(9, parallel=8))
+    plan = replace(plan, alternatives=others, speed=replace(plan.speed, prompt_s=3.0))
+    (prompts,) = (reason for reason in why(plan) if reason.startswith("Prompts: "))
+    assert prompts == (
+        "Prompts: weights on the CPU are used there for 512 tokens at a time; 2,048 tokens take 3.0 s, 2.5 s "
+        "with copies, 3.5 s with micro-batches of 256."
+    )
+    copied = replace(plan, context=replace(plan.context, op_offload=True))
+    (prompts,) = (reason for reason in why(copied) if reason.startswith("Prompts: "))
+    assert "are copied to GPU0 for 512 tokens at a time" in prompts
 
 
 def test_the_cache_on_the_host(tmp_path: Path) -> None:

@@ -28,9 +28,15 @@ def as_text(plan: Plan) -> str:
 
 def head(plan: Plan, width: int, next_command: str | None = None) -> list[Line]:
     """The answer (does it fit, how fast is it) and the next command."""
-    lines = _packed([_short(sentence, width) for sentence in answer(plan)], width)
-    if next_command is not None:
-        lines.insert(min(_BEFORE_NEXT, len(lines)), line(f"next: {next_command}"))
+    lines: list[Line] = []
+    is_next_due = next_command is not None
+    for text in _packed([_short(sentence, width) for sentence in answer(plan)], width):
+        lines += wrap(text, width, Style.STRONG)
+        if is_next_due and len(lines) >= _BEFORE_NEXT:
+            lines.append(line(f"next: {next_command}"))
+            is_next_due = False
+    if is_next_due:
+        lines.append(line(f"next: {next_command}"))
     if (basis := bases(plan)) is not None:
         lines += wrap(basis, width, Style.DIM)
     return lines
@@ -41,7 +47,7 @@ def _short(sentence: str, width: int) -> str:
     return sentence if len(sentence) <= width else sentence.replace(" tok/s for one,", " tok/s,")
 
 
-def _packed(sentences: Sequence[str], width: int) -> list[Line]:
+def _packed(sentences: Sequence[str], width: int) -> list[str]:
     """Lines of whole sentences, as many on each line as fit."""
     lines = [sentences[0]]
     for sentence in sentences[1:]:
@@ -49,7 +55,7 @@ def _packed(sentences: Sequence[str], width: int) -> list[Line]:
             lines[-1] += f" {sentence}"
         else:
             lines.append(sentence)
-    return [row for text in lines for row in wrap(text, width, Style.STRONG)]
+    return lines
 
 
 def body(plan: Plan, width: int) -> list[Line]:

@@ -1,0 +1,52 @@
+"""The least memory in which a model runs on a machine."""
+
+import dataclasses
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from vram_llm.errors import BadPlan, EngineDied, NotBuilt
+from vram_llm.model.header_reader import read_header
+from vram_llm.model.profile import profile
+from vram_llm.workflows.argument_types import check_field_types, check_type
+from vram_llm.workflows.model_names import resolve
+from vram_llm.workflows.planning import dry_run
+
+if TYPE_CHECKING:
+    from vram_llm.llama.dryrun.client import DryRun
+    from vram_llm.machine.types import Machine
+    from vram_llm.planner.floor import MemoryFloor
+    from vram_llm.planner.types import Context, Meter, Workload
+
+
+def memory_floor(
+    model: str, machine: "Machine", workload: "Workload | None" = None, dry: "DryRun | None" = None
+) -> "MemoryFloor":
+    """What each step from everything on the cards down to the host alone saves and costs (planner/floor.py).
+
+    The steps are placed by llama.cpp's dry run, if it can be asked. A `workload` of None means all defaults.
+    Raises the errors of `analyze`, ModelRefused, and BadPlan if the workload dictates a placement or has
+    adapters, a projector or a draft model.
+    """
+    from vram_llm.machine.types import Machine
+    from vram_llm.planner import floor
+    from vram_llm.planner.types import Workload
+
+    workload = Workload() if workload is None else workload
+    check_type("model", model, str)
+    check_type("machine", machine, Machine)
+    check_type("workload", workload, Workload)
+    check_field_types(workload)
+    if workload.loras or workload.mmproj or workload.draft:
+        raise BadPlan("the memory floor is of the model alone: leave adapters, projector and draft model out")
+    header = read_header(resolve(model))
+    own = profile(header)
+    with nullcontext(dry) if dry is not None else dry_run() as asked:
+
+        def exact(context: "Context") -> "Meter":
+            return asked.meter(header, context, machine.devices, machine.host, workload.reserve_bytes)
+
+        try:
+            return floor.memory_floor(own, machine, workload, exact)
+        except (NotBuilt, EngineDied) as error:
+            found = floor.memory_floor(own, machine, workload)
+            return dataclasses.replace(found, notes=(f"no dry run: {error}",))
