@@ -2,7 +2,7 @@
 
 import json
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from traceback import walk_tb
 from typing import Any
 
@@ -60,7 +60,7 @@ class ChatTemplate:
         self._template: Template | None = None
         self.fault = ""
         try:
-            self._template = ChatSandbox().compile_metered(CHATML if source is None else source)
+            self._template = _compiled(CHATML if source is None else source)
         except TemplateSyntaxError as error:
             self.fault = f"line {error.lineno}: {error.message}"
         except (RecursionError, SyntaxError, MemoryError, OverflowError, ValueError) as error:
@@ -133,6 +133,15 @@ class ChatTemplate:
             return _write(self._template, {**names, **self._tokens})
         finally:
             budget.reset(token)
+
+
+@lru_cache(maxsize=128)
+def _compiled(source: str) -> Template:
+    """The compiled source: the parts that ask what a template shows and the server share one.
+
+    Raises jinja2.TemplateSyntaxError, RecursionError.
+    """
+    return ChatSandbox().compile_metered(source)
 
 
 def _today() -> dict[str, str]:
