@@ -34,7 +34,7 @@ def test_a_folder_with_one_model_is_planned(folder: Path) -> None:
     (folder / "m" / "llama-Q4_K.gguf").unlink()
     done = run("plan", "m", "--gpu", "RTX 3060", cwd=folder)
     assert "next: vram-llm plan m/llama-Q8_0.gguf --gpu 'RTX 3060' --emit llama-server" in done.stdout
-    (folder / "m" / "style.gguf").write_bytes((folder / "m" / "llama-Q8_0.gguf").read_bytes()[:0])
+    (folder / "m" / "style.gguf").touch()
     done = run("plan", "m", "--gpu", "RTX 3060", cwd=folder)
     assert "style: m/style.gguf is empty" in done.stdout
 
