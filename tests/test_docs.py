@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from tests import zoo
-from tests.cli.running import PATIENCE_S, ROOT, environment, run, run_program
+from tests.cli.running import ROOT, environment, run, run_program
 from tests.cli.running import command as line
 from tests.cli.typed import printed_flags
+from tests.patience import PATIENCE_S
 from tests.server.live import Serving, await_health, serving
 from tests.workers import await_listening, free_ports, worker_process
 from tools.random_model import write_llama

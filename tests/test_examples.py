@@ -21,7 +21,7 @@ EXAMPLES = ROOT / "examples"
 
 
 def run(*command: str | Path) -> str:
-    done = run_program(*command, cwd=ROOT, patience_s=120)
+    done = run_program(*command, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

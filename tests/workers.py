@@ -5,12 +5,12 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import IO
 
-_PATIENCE_S = 30.0
+from tests.patience import PATIENCE_S, looks
+
 _FIRST_PORT, _N_PORTS, _N_PROCESSES = 12_000, 1_250, 16
 
 
@@ -66,16 +66,13 @@ _free = _free_ports()
 
 
 def await_listening(endpoint: str, process: "subprocess.Popen[bytes]") -> None:
-    """Wait until somebody listens there. Raises RuntimeError where it ends, or nobody does in time."""
+    """Wait until somebody listens there. Raises AssertionError where it ends, or nobody does in time."""
     host, port = endpoint.split(":")
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
+    for _ in looks():
         if process.poll() is not None:
-            raise RuntimeError(f"the worker at {endpoint} ended with {process.returncode} before it listened")
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
+            raise AssertionError(
+                f"the worker at {endpoint} ended with {process.returncode} before it listened"
+            )
+        with suppress(OSError), socket.create_connection((host, int(port)), PATIENCE_S):
             return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"the worker at {endpoint} does not listen: {error}") from error
-            time.sleep(0.02)  # between two looks, up to the deadline
+    raise AssertionError(f"the worker at {endpoint} does not listen after {PATIENCE_S:.0f} s")

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.patience import PATIENCE_S
 from vram_llm.machine.json_store import DATA_DIR_VARIABLE
 from vram_llm.model.header_cache import CACHE_DIR_VARIABLE
 
-PATIENCE_S = 60.0
 ROOT = Path(__file__).parents[2]
 _OWN_FOLDERS = (DATA_DIR_VARIABLE, CACHE_DIR_VARIABLE)  # set by tests/conftest.py
 
@@ -20,12 +20,9 @@ def run(
     columns: int = 80,
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
-    patience_s: float = PATIENCE_S,
 ) -> "subprocess.CompletedProcess[str]":
     """Run `vram-llm` with `args` to its end; `env` is the whole environment, in place of `environment()`."""
-    return run_program(
-        *command(*args), cwd=cwd, env=env or environment(columns), stdin=stdin, patience_s=patience_s
-    )
+    return run_program(*command(*args), cwd=cwd, env=env or environment(columns), stdin=stdin)
 
 
 def run_program(
@@ -33,7 +30,6 @@ def run_program(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
-    patience_s: float = PATIENCE_S,
 ) -> "subprocess.CompletedProcess[str]":
     """Run a command line of any program to its end; without `stdin` it reads what this process reads."""
     return subprocess.run(
@@ -43,7 +39,7 @@ def run_program(
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=patience_s,
+        timeout=PATIENCE_S,
         check=False,
     )
 

@@ -12,13 +12,11 @@ from vram_llm.cli.json_types import schema
 
 pytestmark = pytest.mark.process
 
-PATIENCE_S = 120.0
-
 
 def run(folder: Path, *args: str) -> "subprocess.CompletedProcess[str]":
     """Run `vram-llm` with a data folder of the test's own."""
     env = environment(100) | {"VRAM_LLM_DATA_DIR": str(folder)}
-    return running.run(*args, env=env, patience_s=PATIENCE_S)
+    return running.run(*args, env=env)
 
 
 def test_a_journey(tmp_path: Path, workers: tuple[str, ...]) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cli.running import PATIENCE_S, command, environment, run
+from tests.cli.running import command, environment, run
+from tests.patience import PATIENCE_S
 from tests.server.live import Serving, serving
 from tools.random_model import write_llama
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests import zoo
 from tests.cli.running import command, environment
+from tests.patience import PATIENCE_S
 from tools.random_model import write_llama
 
 pytestmark = pytest.mark.process
@@ -23,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def output(*args: str | Path, **variables: str) -> bytes:
     env = {key: value for key, value in environment().items() if not key.startswith(("LC_", "LANG"))}
     done = subprocess.run(
-        command(*args), env=env | variables, capture_output=True, timeout=60, check=False
+        command(*args), env=env | variables, capture_output=True, timeout=PATIENCE_S, check=False
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -76,7 +77,12 @@ def test_a_reader_that_goes_away(model: Path, args: list[str]) -> None:
     os.close(read)
     try:
         done = subprocess.run(
-            command(*words), env=environment(), stdout=write, stderr=subprocess.PIPE, timeout=60, check=False
+            command(*words),
+            env=environment(),
+            stdout=write,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE_S,
+            check=False,
         )
     finally:
         os.close(write)

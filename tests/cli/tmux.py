@@ -6,15 +6,13 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-PATIENCE_S = 120.0
-_LOOK_EVERY_S = 0.1
+from tests.patience import PATIENCE_S, looks
 
 needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 
@@ -65,11 +63,12 @@ class Tmux:
 
     def await_screen(self, pattern: str, count: int = 1) -> str:
         """Wait until the regular expression is found `count` times. Returns the screen."""
-        deadline = time.monotonic() + PATIENCE_S
-        while len(re.findall(pattern, screen := self.screen(), re.MULTILINE)) < count:
-            assert time.monotonic() < deadline, f"no {pattern!r} on this screen:\n{screen}"
-            time.sleep(_LOOK_EVERY_S)  # between two looks, up to the deadline
-        return screen
+        screen = ""
+        for _ in looks():
+            screen = self.screen()
+            if len(re.findall(pattern, screen, re.MULTILINE)) >= count:
+                return screen
+        raise AssertionError(f"no {pattern!r} after {PATIENCE_S:.0f} s on this screen:\n{screen}")
 
     def await_end(self) -> int:
         """Wait until the program has ended. Returns its exit code."""
@@ -78,7 +77,13 @@ class Tmux:
 
     def close(self) -> None:
         """End the tmux server, and with it the program."""
-        subprocess.run(self._command("kill-server"), env=self._environment, capture_output=True, check=False)
+        subprocess.run(
+            self._command("kill-server"),
+            env=self._environment,
+            capture_output=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
 
     def _tmux(self, *args: str, stdin: str = "") -> str:
         done = subprocess.run(
@@ -88,6 +93,7 @@ class Tmux:
             capture_output=True,
             text=True,
             check=False,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == 0, f"tmux {args}: {done.stderr}"
         return done.stdout

@@ -91,7 +91,7 @@ def code(tmp_path: Path) -> Path:
 def run(served: Serving, code: Path, report: Path) -> "subprocess.CompletedProcess[str]":
     return run_program(
         sys.executable, "-m", "examples.modernizer", code, "--base-url", f"{served.url}/v1",
-        "--context", "3600", "--answer-tokens", "200", "--report", report, cwd=ROOT, patience_s=300,
+        "--context", "3600", "--answer-tokens", "200", "--report", report, cwd=ROOT,
     )  # fmt: skip
 
 

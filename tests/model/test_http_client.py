@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.model.range_server import Answer, RangeServer, running
+from tests.patience import PATIENCE_S
 from vram_llm.errors import AccessDenied, ModelNotFound, NoRanges, RemoteError, TruncatedFile, VramLLMError
 from vram_llm.model import http_client
 from vram_llm.model.http_client import FileBytes, FileVersion, HttpClient, HubEndpoint
@@ -117,7 +118,7 @@ def test_a_server_that_speaks_no_tls(server: RangeServer) -> None:
 def silent(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[RangeServer]:
     monkeypatch.setattr(http_client, "READ_S", 0.1)
     over = threading.Event()
-    server.before = lambda _: over.wait(10)
+    server.before = lambda _: over.wait(PATIENCE_S)
     yield server
     over.set()
 

@@ -174,7 +174,7 @@ def test_files_that_are_no_language_model(tmp_path: Path) -> None:
         profile_of(model, tmp_path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(
     name=st.sampled_from(["mamba2", "gemma4", "qwen3next", "lfm2"]),
     damage=st.dictionaries(st.integers(0, 50), st.one_of(

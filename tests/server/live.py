@@ -4,7 +4,6 @@ import asyncio
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -18,8 +17,9 @@ import psutil
 import uvicorn
 from fastapi import FastAPI
 
-from tests.cli.running import PATIENCE_S, command, environment
+from tests.cli.running import command, environment
 from tests.engine.harness import running
+from tests.patience import PATIENCE_S, looks, until
 from tests.workers import free_ports
 from vram_llm.planner.types import Plan
 from vram_llm.server.app import create_app
@@ -38,10 +38,14 @@ def app_of(engine: Engine, **options: Any) -> FastAPI:
     return create_app(engine, ServerConfig(**options), **own)
 
 
-def in_process(app: FastAPI, timeout_s: float = 120.0) -> httpx.AsyncClient:
+def in_process(app: FastAPI) -> httpx.AsyncClient:
     """A client that calls the application without a socket."""
-    transport = httpx.ASGITransport(app)
-    return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=timeout_s)
+    return http_client("http://test", transport=httpx.ASGITransport(app))
+
+
+def http_client(url: str = "", **options: Any) -> httpx.AsyncClient:
+    """A client that waits long for answers; `options` are httpx.AsyncClient's."""
+    return httpx.AsyncClient(**{"base_url": url, "timeout": PATIENCE_S, **options})
 
 
 @asynccontextmanager
@@ -53,9 +57,7 @@ async def listening(engine: Engine, **options: Any) -> AsyncIterator[str]:
     )  # so that a stream that is never freed fails its test, and does not hang it
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
-    async with asyncio.timeout(10):
-        while not server.started:
-            await asyncio.sleep(0.01)  # between two looks
+    await until(lambda: server.started, "a server")
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
@@ -105,18 +107,17 @@ def await_health(url: str, process: "subprocess.Popen[Any]") -> list[int]:
     Raises AssertionError if the process ends first, or if it takes too long.
     """
     seen = []
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise AssertionError(f"the server ended with {process.returncode} before it was healthy")
-        try:
-            seen.append(httpx.get(f"{url}/health", timeout=5).status_code)
-        except httpx.TransportError:
-            seen.append(0)
-        if seen[-1] == 200:
-            return seen
-        time.sleep(0.02)  # between two looks, up to the deadline
-    raise AssertionError(f"not healthy in time: {seen[-1]}")
+    with httpx.Client(timeout=5) as client:  # to make one takes more time than a look
+        for _ in looks():
+            if process.poll() is not None:
+                raise AssertionError(f"the server ended with {process.returncode} before it was healthy")
+            try:
+                seen.append(client.get(f"{url}/health").status_code)
+            except httpx.TransportError:
+                seen.append(0)
+            if seen[-1] == 200:
+                return seen
+    raise AssertionError(f"not healthy after {PATIENCE_S:.0f} s: {seen[-1]}")
 
 
 class Serving:

@@ -3,10 +3,11 @@
 import asyncio
 from typing import Any
 
-import httpx
 import pytest
 
+from tests.patience import soon, until
 from tests.server.fake_engine import FakeEngine, Script, says
+from tests.server.live import http_client
 from vram_llm.engine.request import Request
 
 HI = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -24,15 +25,14 @@ def says_then_waits(*texts: str) -> Script:
 @pytest.mark.parametrize("n", [1, 3])
 async def test_leaving_a_stream_frees_its_sequences(url: str, engine: FakeEngine, n: int) -> None:
     engine.script = says_then_waits("one", "two")
-    async with httpx.AsyncClient() as client:
+    async with http_client() as client:
         body = {**HI, "stream": True, "n": n}
         async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
             async for line in response.aiter_lines():
                 if "two" in line:
                     break
             assert engine.cancelled == []
-    async with asyncio.timeout(10):
-        await engine.some_cancelled.wait()
+    await soon(engine.some_cancelled.wait())
     assert sorted(engine.cancelled) == sorted(request.id for request in engine.requests)
     assert len(engine.cancelled) == n
 
@@ -45,20 +45,18 @@ async def test_a_disconnect_before_the_answer(
     if stream and texts:
         texts = ("",)  # an event, but nothing to read after the first chunk
     engine.script = says_then_waits(*texts)
-    async with httpx.AsyncClient() as client:
+    async with http_client() as client:
         body = {**HI, "stream": stream}
         asking = asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=body))
-        async with asyncio.timeout(10):
-            while not engine.requests:
-                await asyncio.sleep(0.01)  # between two looks
-            asking.cancel()
-            await engine.some_cancelled.wait()
+        await until(lambda: engine.requests != [], "a request")
+        asking.cancel()
+        await soon(engine.some_cancelled.wait())
     assert engine.cancelled == [engine.requests[0].id]
 
 
 async def test_others_go_on(url: str, engine: FakeEngine) -> None:
     engine.script = says_then_waits("one")
-    async with httpx.AsyncClient() as client:
+    async with http_client() as client:
         async with client.stream("POST", f"{url}/v1/chat/completions", json={**HI, "stream": True}) as left:
             assert left.status_code == 200
         engine.script = says("fine")

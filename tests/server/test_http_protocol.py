@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import soon
 from tests.server.fake_engine import FakeEngine
 from tests.server.live import listening
 
@@ -27,10 +28,10 @@ async def port() -> AsyncIterator[int]:
 
 async def reply(reader: asyncio.StreamReader) -> tuple[int, dict[str, Any]]:
     """The status and the JSON body of the next answer."""
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+    head = await soon(reader.readuntil(b"\r\n\r\n"))
     lines = head.decode().lower().split("\r\n")
     length = next(int(line.partition(":")[2]) for line in lines if line.startswith("content-length"))
-    return int(lines[0].split()[1]), json.loads(await reader.readexactly(length))
+    return int(lines[0].split()[1]), json.loads(await soon(reader.readexactly(length)))
 
 
 @pytest.mark.parametrize("cut", [1, 40, len(OFFER) - 2, len(OFFER), len(OFFER) + 3, len(WHOLE)])
@@ -69,5 +70,5 @@ async def test_bytes_that_are_not_http_1_are_refused_in_a_sentence(port: int, da
         "This is not an HTTP/1.1 request: use http:// (not https://) and HTTP/1.1, for example "
         f"http://127.0.0.1:{port}/v1/models"
     )
-    assert await asyncio.wait_for(reader.read(), 30) == b""  # closed
+    assert await soon(reader.read()) == b""  # closed
     writer.close()

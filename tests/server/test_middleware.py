@@ -7,7 +7,7 @@ import pytest
 
 from tests.server.conftest import Connect
 from tests.server.fake_engine import FakeEngine
-from tests.server.live import listening
+from tests.server.live import http_client, listening
 from vram_llm.server.serving_context import ServingContext
 
 HI = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -60,7 +60,7 @@ async def test_large_body(engine: FakeEngine, with_length: bool) -> None:
             yield b" " * 100_000
 
     content = b" " * 1_600_000 if with_length else pieces()
-    async with listening(engine, max_body_bytes=2**20) as url, httpx.AsyncClient() as client:
+    async with listening(engine, max_body_bytes=2**20) as url, http_client() as client:
         response = await client.post(f"{url}/v1/completions", content=content)
     assert response.status_code == 413
     assert "1.00 MiB" in response.json()["error"]["message"]

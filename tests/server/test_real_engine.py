@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import not_a_server_error
 
 from tests.conftest import PlanOnCpu
+from tests.patience import PATIENCE_S
 from tests.server.live import anthropic_sdk, in_thread, listening_with, openai_sdk
 from tests.server.openapi import each_operation, try_cases
 from vram_llm import demo
@@ -195,7 +196,7 @@ def test_no_server_error(operation: str, base_url: str) -> None:
             for name in ("max_tokens", "max_output_tokens", "max_completion_tokens"):
                 if name in case.body and case.body[name] is not None:
                     case.body[name] = 4
-        response = case.call(base_url=base_url)
+        response = case.call(base_url=base_url, timeout=PATIENCE_S)
         case.validate_response(response, checks=[not_a_server_error])
         assert response.status_code < 400 or response.json()["error"]["message"]
 

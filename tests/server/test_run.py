@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from tests.patience import soon
 from tests.workers import free_ports
 from vram_llm.errors import PortInUse
 from vram_llm.server.sockets import bind, bind_all, start_listening
@@ -69,5 +70,5 @@ async def test_small_writes_leave_at_once() -> None:
     with bind("127.0.0.1", 0) as sock:
         async with await asyncio.start_server(accept, sock=sock):
             _, writer = await asyncio.open_connection(*sock.getsockname())
-            assert await asyncio.wait_for(seen, 10)
+            assert await soon(seen)
             writer.close()

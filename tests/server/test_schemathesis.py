@@ -16,6 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.patience import PATIENCE_S
 from tests.server.fake_engine import FakeEngine
 from tests.server.live import in_thread, listening
 from tests.server.openapi import each_operation, try_cases
@@ -55,7 +56,7 @@ def base_urls() -> Iterator[list[str]]:
 def test_every_answer_is_in_the_document(operation: str, base_urls: list[str]) -> None:
     def check(case: schemathesis.Case[Any]) -> None:
         others = {"/v1/embeddings": 1, "/v1/rerank": 2}
-        response = case.call(base_url=base_urls[others.get(case.path, 0)])
+        response = case.call(base_url=base_urls[others.get(case.path, 0)], timeout=PATIENCE_S)
         case.validate_response(response, checks=CHECKS)
         if response.status_code >= 400:
             error = json.loads(response.content)["error"]

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.patience import soon
 from tests.server.fake_engine import FakeEngine, Script, Step, says
-from tests.server.live import listening
+from tests.server.live import http_client, listening
 from vram_llm.engine.request import Request, TokenEvent
 from vram_llm.errors import ContextExceeded
 
@@ -43,7 +44,7 @@ async def test_headers_come_with_the_acceptance(path: str, body: dict[str, Any])
     gate = asyncio.Event()
     async with (
         listening(FakeEngine(waits(gate, 0)), sse_ping_interval_s=0) as url,
-        httpx.AsyncClient(timeout=30) as client,
+        http_client() as client,
         client.stream("POST", url + path, json=body) as reply,  # while the gate is closed
     ):
         assert reply.status_code == 200
@@ -57,7 +58,7 @@ async def test_a_silent_stream_gets_comments(path: str, body: dict[str, Any]) ->
     engine = FakeEngine(waits(gate))  # which does not even accept the request
     async with (
         listening(engine, sse_ping_interval_s=0.02) as url,
-        httpx.AsyncClient(timeout=30) as client,
+        http_client() as client,
         client.stream("POST", url + path, json=body) as reply,
     ):
         lines = []
@@ -71,7 +72,7 @@ async def test_a_silent_stream_gets_comments(path: str, body: dict[str, Any]) ->
 
 
 async def test_an_interval_of_0_sends_no_comments(engine: FakeEngine) -> None:
-    async with listening(engine, sse_ping_interval_s=0) as url, httpx.AsyncClient(timeout=30) as client:
+    async with listening(engine, sse_ping_interval_s=0) as url, http_client() as client:
         reply = await client.post(url + "/v1/chat/completions", json={**CHAT, "stream": True})
     assert reply.text.startswith("data: ")
 
@@ -81,7 +82,7 @@ async def test_a_refusal_before_the_acceptance_has_its_status(path: str, body: d
     gate = asyncio.Event()
     gate.set()
     engine = FakeEngine(waits(gate, error=ContextExceeded("too long", "messages")))
-    async with listening(engine) as url, httpx.AsyncClient(timeout=30) as client:
+    async with listening(engine) as url, http_client() as client:
         reply = await client.post(url + path, json=body)
     assert reply.status_code == 400
     assert reply.json()["error"]["message"].endswith("too long")
@@ -92,7 +93,7 @@ async def test_a_late_refusal_ends_the_stream(path: str, body: dict[str, Any]) -
     gate = asyncio.Event()
     gate.set()
     engine = FakeEngine(waits(gate, 0, error=ContextExceeded("too long", "messages")))
-    async with listening(engine) as url, httpx.AsyncClient(timeout=30) as client:
+    async with listening(engine) as url, http_client() as client:
         reply = await client.post(url + path, json=body)
     assert reply.status_code == 200
     assert 'too long"' in reply.text
@@ -105,7 +106,7 @@ async def test_a_whole_answer_keeps_its_connection_alive(path: str, body: dict[s
     engine = FakeEngine(waits(gate))
     async with (
         listening(engine, sse_ping_interval_s=0.02) as url,
-        httpx.AsyncClient(timeout=30) as client,
+        http_client() as client,
         client.stream("POST", url + path, json={**body, "stream": False}) as reply,
     ):
         received = b""
@@ -122,7 +123,7 @@ async def test_an_error_after_white_space_breaks_the_connection_off() -> None:
     engine = FakeEngine(waits(gate, error=ContextExceeded("too long", "messages")))
     async with (
         listening(engine, sse_ping_interval_s=0.02) as url,
-        httpx.AsyncClient(timeout=30) as client,
+        http_client() as client,
         client.stream("POST", url + "/v1/chat/completions", json=CHAT) as reply,
     ):
         pieces = aiter(reply.aiter_raw())
@@ -140,11 +141,11 @@ async def test_a_client_that_goes_away_while_it_waits_is_noticed() -> None:
     async with listening(engine, sse_ping_interval_s=0.02) as url:
         for stream in (True, False):
             engine.some_cancelled.clear()
-            async with httpx.AsyncClient(timeout=30) as client:
+            async with http_client() as client:
                 request = client.stream("POST", url + "/v1/chat/completions", json={**CHAT, "stream": stream})
                 async with request as reply:
                     await anext(reply.aiter_raw())
-            await asyncio.wait_for(engine.some_cancelled.wait(), 30)
+            await soon(engine.some_cancelled.wait())
 
 
 def chunks(text: str) -> list[dict[str, Any]]:
@@ -158,7 +159,7 @@ async def test_progress_of_the_prompt(path: str, body: dict[str, Any]) -> None:
     gate = asyncio.Event()
     gate.set()
     engine = FakeEngine(waits(gate, 0, 3))
-    async with listening(engine) as url, httpx.AsyncClient(timeout=30) as client:
+    async with listening(engine) as url, http_client() as client:
         asked = chunks((await client.post(url + path, json={**body, "return_progress": True})).text)
         plain = chunks((await client.post(url + path, json=body)).text)
     progress = [chunk["prompt_progress"] for chunk in asked if "prompt_progress" in chunk]
@@ -171,7 +172,7 @@ async def test_progress_of_the_prompt(path: str, body: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("path", "body"), STREAMS[:2])
 async def test_timings_of_each_token(path: str, body: dict[str, Any]) -> None:
     engine = FakeEngine(says("Hello", " world", "!"))
-    async with listening(engine) as url, httpx.AsyncClient(timeout=30) as client:
+    async with listening(engine) as url, http_client() as client:
         asked = {**body, "timings_per_token": True, "stream_options": {"include_usage": True}}
         streamed = chunks((await client.post(url + path, json=asked)).text)
         whole = await client.post(url + path, json={**body, "stream": False, "timings_per_token": True})

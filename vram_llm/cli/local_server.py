@@ -43,8 +43,11 @@ def serving(arguments: Sequence[str]) -> Iterator[str]:
             command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, start_new_session=True
         )
         try:
-            with _StateLine() as line:
-                while (state := _state(port)) is not None:
+            with (
+                _StateLine() as line,
+                httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5.0, trust_env=False) as client,
+            ):
+                while (state := _state(client)) is not None:
                     if (status := child.poll()) is not None:
                         line.clear()
                         messages.seek(0)
@@ -73,10 +76,10 @@ def _free_port() -> int:
     return port
 
 
-def _state(port: int) -> str | None:
+def _state(client: httpx.Client) -> str | None:
     """The server's state in its own words, such as "Loading model, 40%"; None if it is ready."""
     try:
-        reply = httpx.get(f"http://127.0.0.1:{port}/health", timeout=5.0, trust_env=False)
+        reply = client.get("/health")
         return None if reply.status_code == httpx.codes.OK else str(reply.json()["error"]["message"])
     except (httpx.HTTPError, ValueError, LookupError, TypeError):
         return "Starting"

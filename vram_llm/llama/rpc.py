@@ -15,7 +15,7 @@ from vram_llm.errors import NotBuilt, VramLLMError, WorkerUnreachable
 from vram_llm.machine.types import Device, DeviceKind, Source
 
 MAX_SERVERS = 16  # GGML_RPC_MAX_SERVERS of ggml-rpc.h
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 30.0  # of which a busy computer may need several to start Python
 
 
 @dataclass(frozen=True, slots=True)

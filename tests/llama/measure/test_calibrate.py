@@ -8,6 +8,7 @@ import gguf
 import msgspec
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.workers import running_workers
 from vram_llm.errors import EngineDied, ModelRefused, WorkerUnreachable
 from vram_llm.llama.child_process import Refusal
@@ -115,7 +116,7 @@ def test_the_child_names_the_error_it_met() -> None:
         [sys.executable, "-m", "vram_llm.llama.measure.calibrate_worker"],
         input=msgspec.json.encode(CalibrationRequest(gone, (1,), GIB, QUICK_S)),
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=True,
     )
     refusal = msgspec.json.decode(done.stdout, type=Refusal)

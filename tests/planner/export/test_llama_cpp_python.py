@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.planner.saved import CONTEXT, absent, local, remote, saved_plan
 from tools.random_model import write_llama
 from vram_llm.planner.export.llama_cpp_python import script
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import FlashAttention, Plan, Workload
 from vram_llm.workflows import detection, planning
-
-TIMEOUT_S = 60.0
 
 
 def arguments(plan: Plan) -> dict[str, object]:
@@ -33,7 +32,7 @@ def run(plan: Plan, folder: Path) -> str:
     path = folder / "script.py"
     path.write_text(script(plan))
     done = subprocess.run(
-        [sys.executable, str(path)], env=dict(os.environ), capture_output=True, text=True, timeout=TIMEOUT_S,
+        [sys.executable, str(path)], env=dict(os.environ), capture_output=True, text=True, timeout=PATIENCE_S,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

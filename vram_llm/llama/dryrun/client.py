@@ -39,7 +39,7 @@ from vram_llm.stderr_reason import environment, last_words
 
 METHOD = "dry run"
 
-_START_TIMEOUT_S = 60.0
+_START_TIMEOUT_S = 120.0
 # Their back ends reorder operations (graph_optimize), which changes the tensors that live at the same time.
 _GRAPH_REORDERING_KINDS = frozenset({DeviceKind.VULKAN, DeviceKind.METAL})
 _MAX_CRASHES = 2  # of the child process, for one placement
@@ -53,7 +53,7 @@ class DryRun:
     meter.
     """
 
-    def __init__(self, *, timeout_s: float = 20.0) -> None:
+    def __init__(self, *, timeout_s: float = 60.0) -> None:
         """`timeout_s` is the limit for one placement, in seconds."""
         self._timeout_s = timeout_s
         self._folder = tempfile.TemporaryDirectory(prefix="vram-llm-")
