@@ -147,6 +147,6 @@ def test_without_flash_attention_every_layer_has_the_widest_values(
     rig = machine([80 * GIB])
     context = resolve_context(of, rig, Workload(n_ctx=1024, flash_attn=FlashAttention.OFF))
     meter = AnalyticMeter(of, context, rig.devices, rig.host, 0)
-    use = meter.device("GPU0", 0, of.n_layers, True, n_host=0, pipelined=False)
+    use = meter.device_estimate("GPU0", 0, of.n_layers, True, n_host=0, pipelined=False)
     keys = sum(2 * layer.n_embd_k_gqa for layer in of.layers)
     assert use.context_bytes == 1024 * (keys + 2 * 1024 * of.n_layers)

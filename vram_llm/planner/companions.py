@@ -17,7 +17,7 @@ from vram_llm.model.adapter import Adapter
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.estimates import DeviceEstimate, Estimate, HostEstimate, MemoryUse
 from vram_llm.planner.llama_split import placement_from_counts
-from vram_llm.planner.memory.host_pool import pooled
+from vram_llm.planner.memory.host_pool import divide_host_memory
 from vram_llm.planner.memory.lora import AdapterWeights
 from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.types import HOST, Companion, CompanionKind, Context, Lora, Meter, Placement, Plan
@@ -161,7 +161,7 @@ def counting(meter: Meter, profile: ModelProfile, machine: Machine) -> Meter:
             devices=tuple(_with_companions(use, more[use.id]) for use in estimate.devices),
             host=_with_companions(estimate.host, more[HOST]),
         )
-        return pooled(whole, machine.devices)
+        return divide_host_memory(whole, machine.devices)
 
     return measure
 

@@ -201,7 +201,7 @@ class Predictor:
         """Seconds of a decode step of `rows` streams for some tensors of a layer on a device."""
         return self._times[device_id].decode_s(weights_of(tensors, used_share(layer)), rows)
 
-    def visit_s(self, home: str, device_id: str, rows: int) -> float:
+    def round_trip_s(self, home: str, device_id: str, rows: int) -> float:
         """Seconds that a layer takes more in a step if some of its weights are on another device."""
         there_and_back = 2 * rows * self._profile.n_embd
         places = (home, device_id)
@@ -211,7 +211,7 @@ class Predictor:
     def moved_s(self, home: str, device_id: str, layer: Layer, tensors: Sequence[Tensor], rows: int) -> float:
         """Seconds that a decode step takes more if these tensors are not at home; may be below 0."""
         there, here = (self.read_s(place, layer, tensors, rows) for place in (device_id, home))
-        return there - here + self.visit_s(home, device_id, rows)
+        return there - here + self.round_trip_s(home, device_id, rows)
 
     def moved_stage_s(
         self,
@@ -233,9 +233,9 @@ class Predictor:
         here = self._times[home].prompt_s(weights, rows)
         if device_id != HOST or offload_to is None or rows < OFFLOAD_MIN_ROWS:
             there = self._times[device_id].prompt_s(weights, rows)
-            return there - here + self.visit_s(home, device_id, rows)
+            return there - here + self.round_trip_s(home, device_id, rows)
         there = self._sent_s(offload_to, weights, rows)
-        return there - here + (self.visit_s(home, offload_to, rows) if offload_to != home else 0.0)
+        return there - here + (self.round_trip_s(home, offload_to, rows) if offload_to != home else 0.0)
 
     def _sent_s(self, device_id: str, weights: Sequence[Weights], rows: int) -> float:
         """Seconds of a micro-batch for the host's weights, which are sent to a device that computes."""

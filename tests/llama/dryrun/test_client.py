@@ -258,9 +258,9 @@ def test_it_is_a_close_upper_bound_for_the_planners_placements(
         meter = AnalyticMeter(of, context, cards, host, 0)
         placement = choose_placement(of, Machine(devices=cards, host=host), Workload(), meter)
         estimate, bounds = dry.meter(header, context, cards, host, 0)(placement), meter(placement)
-        limit, visit_bytes = (1.3, meter.visit_bytes) if placement.overrides else (1.25, 0)
+        limit, round_trip_bytes = (1.3, meter.round_trip_bytes) if placement.overrides else (1.25, 0)
         for use, bound in zip(estimate.devices, bounds.devices, strict=True):
-            allowed = limit * use.compute_bytes + visit_bytes
+            allowed = limit * use.compute_bytes + round_trip_bytes
             assert use.compute_bytes <= bound.compute_bytes <= allowed, placement
 
 

@@ -80,7 +80,7 @@ def test_no_cut_is_faster(llama: ModelProfile, objective: Objective, seed: int) 
     def fits(runs: list[Run]) -> bool:
         n = profile.n_layers
         uses = (
-            meter.device(
+            meter.device_estimate(
                 run.device_id, run.start, min(run.end, n), run.end > n, run.start == 0, len(runs) > 1
             )
             for run in runs

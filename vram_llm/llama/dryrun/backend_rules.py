@@ -19,18 +19,18 @@ from vram_llm.llama.dryrun.ggml_structs import OPS, GgmlTensor
 from vram_llm.machine.types import DeviceKind
 from vram_llm.model.quants import KV_TYPES, TYPES
 from vram_llm.planner.memory.backend_kernels import (
-    FLASH_CACHES,
-    GROUPED_HEADS,
-    HEADS,
-    LEAST_GROUP,
-    LEAST_OFFLOADED_BATCH,
-    SCAN_STATES,
+    FLASH_CACHE_TYPES,
+    GROUPED_HEAD_SIZES,
+    HEAD_SIZES,
+    MIN_GROUP_SIZE,
+    MIN_OFFLOADED_BATCH,
+    SCAN_STATE_SIZES,
 )
 from vram_llm.planner.padding import pad
 from vram_llm.units import GIB
 
 _F32, _F16, _BF16 = 0, 1, 30
-_CACHE_TYPES = {KV_TYPES[name].id for name in FLASH_CACHES}
+_CACHE_TYPES = {KV_TYPES[name].id for name in FLASH_CACHE_TYPES}
 _CELL_STRIDE = 256  # FATTN_KQ_STRIDE
 _F16_BYTES, _F32_BYTES = 2, 4
 
@@ -98,13 +98,13 @@ def _cuda_flash_attention(op: GgmlTensor) -> bool:
     q, k, v = _query_key_value(op)
     head_k, head_v, mask = k.ne[0], v.ne[0], input_tensor(op, 3)
     per_head = q.ne[2] // k.ne[2]
-    grouped = per_head >= LEAST_GROUP and mask is not None and not op.op_params[1]
+    grouped = per_head >= MIN_GROUP_SIZE and mask is not None and not op.op_params[1]
     grouped = grouped and k.ne[1] % _CELL_STRIDE == 0
     for tensor in (q, k, v, mask):
         if tensor is not None and not TYPES[tensor.type].is_quantized:
             grouped = grouped and all(tensor.nb[i] % 16 == 0 for i in range(1, 4))
-    wanted, multiple = GROUPED_HEADS.get(head_k, (0, 1))
-    fits = head_k == head_v and head_k in HEADS[DeviceKind.CUDA]
+    wanted, multiple = GROUPED_HEAD_SIZES.get(head_k, (0, 1))
+    fits = head_k == head_v and head_k in HEAD_SIZES[DeviceKind.CUDA]
     fits = fits or (head_v == wanted and grouped and per_head % multiple == 0)
     return fits and {k.type, v.type} <= _CACHE_TYPES and (mask is None or mask.ne[2] == 1)
 
@@ -116,7 +116,7 @@ def _cuda_ssm_scan(op: GgmlTensor) -> bool:
     assert a is not None
     assert groups is not None
     if a.ne[0] == 1:
-        return state.ne[0] in SCAN_STATES[DeviceKind.CUDA] and state.ne[1] % 16 == 0
+        return state.ne[0] in SCAN_STATE_SIZES[DeviceKind.CUDA] and state.ne[1] % 16 == 0
     fits = state.ne[0] == 16 and state.ne[1] == 1 and state.ne[2] % 128 == 0
     return bool(op.op_params[0] <= 1 and fits and groups.ne[1] == 1)
 
@@ -124,7 +124,7 @@ def _cuda_ssm_scan(op: GgmlTensor) -> bool:
 def _vulkan_ssm_scan(op: GgmlTensor) -> bool:
     """Whether the kernels of Vulkan and SYCL, which are for Mamba 2, support this state size."""
     state, a = input_tensor(op, 0), input_tensor(op, 3)
-    sizes = SCAN_STATES[DeviceKind.VULKAN]
+    sizes = SCAN_STATE_SIZES[DeviceKind.VULKAN]
     return state is not None and a is not None and a.ne[0] == 1 and state.ne[0] in sizes
 
 
@@ -136,7 +136,7 @@ def _cuda_ssm_conv(op: GgmlTensor) -> bool:
 def _metal_flash_attention(op: GgmlTensor) -> bool:
     """Whether a GPU with matrix units (Apple 7 and later) has a kernel (ggml_metal_device_supports_op)."""
     q, k, v = _query_key_value(op)
-    fits = q.ne[0] in HEADS[DeviceKind.METAL] and k.ne[0] >= v.ne[0]
+    fits = q.ne[0] in HEAD_SIZES[DeviceKind.METAL] and k.ne[0] >= v.ne[0]
     return fits and k.type == v.type and k.type in _CACHE_TYPES - {_BF16}
 
 
@@ -203,7 +203,7 @@ def min_offloaded_batch() -> int:
 
     $GGML_OP_OFFLOAD_MIN_BATCH sets it; all back ends parse that by atoi.
     """
-    text = os.environ.get("GGML_OP_OFFLOAD_MIN_BATCH", str(LEAST_OFFLOADED_BATCH))
+    text = os.environ.get("GGML_OP_OFFLOAD_MIN_BATCH", str(MIN_OFFLOADED_BATCH))
     number = re.match(r"\s*[-+]?\d+", text)
     return int(number[0]) if number else 0
 

@@ -1,9 +1,9 @@
-"""The analytic meter: the bytes a placement takes, computed without llama.cpp.
+"""The analytic meter: the bytes of a placement, computed without llama.cpp.
 
-Weights and KV cache are exact: tensor sizes with the padding of the device's buffer type (a mapped file's
-tensors count as if they were allocated), cache rows times cells (src/llama-kv-cache.cpp,
-llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp). Compute is an upper estimate (compute_buffers.py).
-Overhead comes from a table.
+Weights and KV cache are exact. Weights are the sizes of tensors with the padding of the device's buffer type;
+tensors of a mapped file count as if they were allocated. The KV cache is rows times cells
+(src/llama-kv-cache.cpp, llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp). Compute is an upper bound
+(compute_buffers.py). Overhead comes from a table (planner/overhead.py).
 """
 
 import copy
@@ -18,8 +18,8 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.tensors import Role, Tensor
 from vram_llm.planner.estimates import DeviceEstimate, Estimate, HostEstimate, MemoryUse
-from vram_llm.planner.memory.compute_buffers import LEAST_COMPUTE_SHARE, PIPELINED_KINDS, ComputeBound
-from vram_llm.planner.memory.host_pool import pooled
+from vram_llm.planner.memory.compute_buffers import MIN_COMPUTE_SHARE, PIPELINED_KINDS, ComputeBound
+from vram_llm.planner.memory.host_pool import divide_host_memory
 from vram_llm.planner.memory.lora import AdapterWeights
 from vram_llm.planner.memory.moved_weights import MATRICES, MovedWeights, moved_weights
 from vram_llm.planner.overhead import overhead_bytes
@@ -28,7 +28,7 @@ from vram_llm.planner.types import HOST, Context, FlashAttention, Placement
 
 METHOD = "analytic"
 
-_CELLS_PAD = 256  # of n_ctx and of sliding-window caches
+_CELLS_PAD = 256  # a sliding-window cache has a multiple of this many cells
 
 
 def swa_cells(profile: ModelProfile, context: Context) -> int:
@@ -44,9 +44,9 @@ def swa_cells(profile: ModelProfile, context: Context) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _PaddedWeights:
-    """Bytes of a model's parts in one kind of buffer; layers as running sums."""
+    """Bytes of a model's parts with the padding of one kind of buffer."""
 
-    layer_sums: list[int]
+    layer_sums: list[int]  # [i]: of all layers before i
     first_layer: int
     shared: int
     output: int  # with the copy of tied embeddings
@@ -79,9 +79,9 @@ class AnalyticMeter:
         host: Host,
         reserve_bytes: int,
     ) -> None:
-        """The budget of each device and of the host is its free memory less `reserve_bytes`.
+        """The budget of each device and of the host is its free memory minus `reserve_bytes`.
 
-        A device that shares the host's memory leaves the host what it needs without layers.
+        If a device shares the host's memory, the bytes of a host without layers are not in its budget.
         """
         self.devices = _by_id(devices)
         self.context = context
@@ -119,9 +119,9 @@ class AnalyticMeter:
         return other
 
     def optimistic(self) -> "AnalyticMeter":
-        """The same meter with a lower bound of compute instead of the upper bound."""
+        """The same meter with a lower bound of compute in place of the upper bound."""
         other = copy.copy(self)
-        other._compute_share = LEAST_COMPUTE_SHARE
+        other._compute_share = MIN_COMPUTE_SHARE
         return other
 
     def __call__(self, placement: Placement) -> Estimate:
@@ -131,23 +131,27 @@ class AnalyticMeter:
         first, devices = placement.cpu_layers, []
         for device_id, count in zip(placement.device_order, placement.layers_per_device, strict=True):
             own, has_output = range(first, first + count), placement.output_device == device_id
-            use = self.device(device_id, own.start, own.stop, has_output, placement.cpu_layers, pipelined)
+            use = self.device_estimate(
+                device_id, own.start, own.stop, has_output, placement.cpu_layers, pipelined
+            )
             devices.append(self._with_moved(use, own, placement, moved))
             first += count
         has_output = placement.output_device == HOST
-        offloads = self.offloader(placement.device_order) is not None
+        offloads = self.offload_device(placement.device_order) is not None
         host = self._host_estimate(placement.cpu_layers, has_output, pipelined, moved, offloads=offloads)
-        return pooled(Estimate(method=METHOD, devices=tuple(devices), host=host), self.devices.values())
+        return divide_host_memory(
+            Estimate(method=METHOD, devices=tuple(devices), host=host), self.devices.values()
+        )
 
     def _with_moved(
         self, use: DeviceEstimate, own: range, placement: Placement, moved: MovedWeights
     ) -> DeviceEstimate:
-        """The estimate for a device with layers `own`, with the weights that a placement moves."""
+        """The estimate for a device with layers `own` of a placement, whose overrides move `moved`."""
         n_bytes, compute = moved.bytes_on(use.id, partial(self.bytes_of, use.id)), use.compute_bytes
         if placement.overrides:
             compute = self._moved_compute_bytes(use.id, own, placement, moved)
         on_host, n_host = moved.layers.get(HOST, {}), placement.cpu_layers
-        if use.id == self.offloader(placement.device_order) and (on_host or n_host):
+        if use.id == self.offload_device(placement.device_order) and (on_host or n_host):
             # it needs the bytes for the host's weights or for its own layers, whichever is more
             has_output = placement.output_device == use.id
             bound = self._bound.offloaded_bytes(n_host, on_host, own, has_output=has_output)
@@ -169,7 +173,7 @@ class AnalyticMeter:
         self, device_id: str, own: range, placement: Placement, moved: MovedWeights
     ) -> int:
         """Compute bytes of a device with layers `own` of a placement that moves weights."""
-        has_output, matrices = placement.output_device == device_id, moved.matrices_elsewhere(own)
+        has_output, matrices = placement.output_device == device_id, moved.moved_matrices(own)
 
         def of_own(n_host: int) -> int:
             bound = self._bound.moved_device_bytes(own, matrices, has_output=has_output, n_host=n_host)
@@ -178,22 +182,22 @@ class AnalyticMeter:
         compute = of_own(placement.cpu_layers)
         if own.start - 1 in moved.layers.get(HOST, {}):  # this device adds up the results of the host
             compute = max(compute, of_own(own.start))
-        if moved.has_visits(device_id, own) or self._bound.mixes_experts(own, matrices):
-            compute += self.visit_bytes
-        return max(compute, self.visited_compute_bytes(moved.layers.get(device_id, ())))
+        if moved.has_round_trips(device_id, own) or self._bound.mixes_experts(own, matrices):
+            compute += self.round_trip_bytes
+        return max(compute, self.moved_compute_bytes(moved.layers.get(device_id, ())))
 
     @property
     def may_pipeline(self) -> bool:
         """Whether llama.cpp would make pipeline copies for some placement without layers on the host."""
-        able = sum(device.kind in PIPELINED_KINDS for device in self.devices.values())
-        return self.context.pipeline_copies and self.context.kv_offload and able > 1
+        n_devices = sum(device.kind in PIPELINED_KINDS for device in self.devices.values())
+        return self.context.pipeline_copies and self.context.kv_offload and n_devices > 1
 
-    def device(
+    def device_estimate(
         self, device_id: str, first: int, end: int, has_output: bool, n_host: int, pipelined: bool
     ) -> DeviceEstimate:
-        """The estimate for layers first to end-1, with or without the output, on one device."""
+        """The estimate for one device with layers first to end-1, with or without the output."""
         device = self.devices[device_id]
-        weights, context, companions = self._loaded(device, first, end, has_output)
+        weights, context, companions = self._loaded_bytes(device, first, end, has_output)
         bound = self._bound.device_bytes(
             first, end, has_output=has_output, n_host=n_host, pipelined=pipelined
         )
@@ -206,7 +210,7 @@ class AnalyticMeter:
             companion_bytes=companions,
         )
 
-    def holds(
+    def fits_device(
         self,
         device_id: str,
         first: int,
@@ -216,19 +220,19 @@ class AnalyticMeter:
         pipelined: bool,
         share: float = 1.0,
     ) -> bool:
-        """Whether these layers fit `share` of the device's budget.
+        """Whether a device with layers first to end-1 stays within `share` of its budget.
 
-        Compute is estimated only if weights, context and companions alone fit.
+        Compute is estimated only if weights, context, companions and overhead alone fit.
         """
         device, most = self.devices[device_id], share * self.budget_bytes(device_id, n_host)
-        if sum(self._loaded(device, first, end, has_output)) + overhead_bytes(device) > most:
+        if sum(self._loaded_bytes(device, first, end, has_output)) + overhead_bytes(device) > most:
             return False
-        return self.device(device_id, first, end, has_output, n_host, pipelined).total_bytes <= most
+        return self.device_estimate(device_id, first, end, has_output, n_host, pipelined).total_bytes <= most
 
     def bytes_without_compute(self, device_id: str, first: int, end: int, has_output: bool) -> int:
-        """Bytes of weights, context, companions and overhead of these layers on a device."""
+        """Bytes of weights, context, companions and overhead of a device with layers first to end-1."""
         device = self.devices[device_id]
-        return sum(self._loaded(device, first, end, has_output)) + overhead_bytes(device)
+        return sum(self._loaded_bytes(device, first, end, has_output)) + overhead_bytes(device)
 
     def bytes_of(self, place: str, tensors: Sequence[Tensor]) -> int:
         """Bytes of weights on a device or on the host."""
@@ -238,18 +242,18 @@ class AnalyticMeter:
         return padded(tensors, device.alignment_bytes, device.row_padding)
 
     @property
-    def visit_bytes(self) -> int:
-        """Bytes that a device needs more if weights of its layers are elsewhere."""
-        return self._bound.visit_bytes
+    def round_trip_bytes(self) -> int:
+        """Bytes that a device needs in addition if activations go to another device and back."""
+        return self._bound.round_trip_bytes
 
-    def visited_compute_bytes(self, layers: Collection[int]) -> int:
-        """Compute bytes of a device, or of the host, for the moved weights of `layers`."""
+    def moved_compute_bytes(self, layers: Collection[int]) -> int:
+        """Compute bytes of a device or of the host for weights of other devices' `layers`."""
         return int(self._bound.moved_bytes(layers) * self._compute_share)
 
-    def offloader(self, device_order: Sequence[str]) -> str | None:
-        """The device that computes prompts with weights on the host, with `op_offload`; None: no device does.
+    def offload_device(self, device_order: Sequence[str]) -> str | None:
+        """The device that, with `op_offload`, computes prompts with weights on the host; None: the host does.
 
-        It is the first one whose back end does so (ggml_backend_sched_backend_id_from_cur).
+        It is the first device whose back end offers this (ggml_backend_sched_backend_id_from_cur).
         """
         return next((each for each in device_order if self._bound.offloads(self.devices[each].kind)), None)
 
@@ -271,7 +275,7 @@ class AnalyticMeter:
             self._bytes_on_host[n_host] = estimate.total_bytes
         return self._bytes_on_host[n_host]
 
-    def _loaded(self, device: Device, first: int, end: int, has_output: bool) -> tuple[int, int, int]:
+    def _loaded_bytes(self, device: Device, first: int, end: int, has_output: bool) -> tuple[int, int, int]:
         """Bytes of weights, of context and of companions."""
         weights = self._weights(device.alignment_bytes, device.row_padding, first, end, has_output)
         context = self._context_sums[end] - self._context_sums[first]
@@ -302,7 +306,7 @@ class AnalyticMeter:
         *,
         offloads: bool = False,
     ) -> HostEstimate:
-        """The estimate for the host; `offloads`: a device computes prompts with its weights."""
+        """The estimate for the host; with `offloads`, a device computes prompts with the host's weights."""
         alignment = self._host.alignment_bytes
         weights = self._weights(alignment, 0, 0, cpu_layers, has_output)
         weights += padded(self._profile.input_tensors, alignment, 0)
@@ -330,7 +334,7 @@ class AnalyticMeter:
 
 
 def without_pipeline_copies(meter: AnalyticMeter) -> AnalyticMeter:
-    """The same meter for a context in which llama.cpp makes no pipeline copies."""
+    """The same meter for a context without pipeline copies."""
     other = copy.copy(meter)
     other.context = replace(meter.context, pipeline_copies=False)
     return other
@@ -341,7 +345,8 @@ def is_pipelined(
 ) -> bool:
     """Whether llama.cpp makes pipeline copies.
 
-    It does with several devices, all able to, no layer and no cache on the host, and no override.
+    It does with several devices of kinds that support them, if no layer and no cache is on the host and there
+    is no override.
     """
     used = placement.device_order
     return (

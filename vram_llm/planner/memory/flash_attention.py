@@ -11,19 +11,19 @@ from vram_llm.planner.types import Context, FlashAttention
 
 
 def uses_flash_attention(profile: ModelProfile, context: Context, kinds: Collection[DeviceKind]) -> bool:
-    """Whether llama.cpp uses flash attention, judged by the options, cache types and head sizes."""
+    """Whether llama.cpp uses flash attention: by its options, the types of the cache and the head sizes."""
     if context.flash_attn is FlashAttention.OFF:
         return False
     trunk = profile.layers[: profile.n_layers - profile.n_draft_layers]
-    return insists_on_flash_attention(context) or all(
+    return forces_flash_attention(context) or all(
         layer_has_kernel(profile, context, layer, kinds) for layer in trunk
     )
 
 
-def insists_on_flash_attention(context: Context) -> bool:
-    """Whether flash attention is used even if a device has no kernel; the host then computes it.
+def forces_flash_attention(context: Context) -> bool:
+    """Whether llama.cpp uses flash attention even if a device has no kernel, and the host computes it.
 
-    llama_init_from_model does so for a quantised V.
+    It does if the user turns flash attention on, and with a quantised V (llama_init_from_model).
     """
     return context.flash_attn is FlashAttention.ON or KV_TYPES[context.kv_type_v].is_quantized
 
@@ -31,7 +31,7 @@ def insists_on_flash_attention(context: Context) -> bool:
 def layer_has_kernel(
     profile: ModelProfile, context: Context, layer: Layer, kinds: Collection[DeviceKind]
 ) -> bool:
-    """Whether all kinds have a flash attention kernel for the layer; true for a layer without attention."""
+    """Whether all kinds of devices have a flash attention kernel for the layer, or it has no attention."""
     if not layer.attention_bytes or not profile.n_head_kv:
         return True
     head = (profile.head_k, profile.head_v)

@@ -1,72 +1,74 @@
-"""How much memory a run of operations holds at its peak under ggml's graph allocator.
+"""The peak memory of a sequence of operations with ggml's graph allocator.
 
-It restates ggml_gallocr_alloc_graph_impl and ggml_dyn_tallocr of ggml/src/ggml-alloc.c (llama-cpp-python
-0.3.36). A result takes the smallest hole it fits in, or grows the buffer. An operation that may work in place
-takes over its source if no other operation needs that source. A source is freed after its last use.
+The rules are those of ggml_gallocr_alloc_graph_impl and ggml_dyn_tallocr (ggml/src/ggml-alloc.c of
+llama-cpp-python 0.3.36). A result takes the smallest hole that is large enough, or the buffer grows. An
+operation that may work in place takes the memory of a source that no other operation needs. A source is freed
+after its last use.
 """
 
 from dataclasses import dataclass, field
 
-_ENDLESS = 2**62
+_UNLIMITED = 2**62
 
 
 @dataclass(slots=True)
 class AllocationGraph:
-    """Operations in the order they run. A value is the number of the operation that made it."""
+    """Operations in the order of their execution. A value is the number of the operation that computes it."""
 
     _steps: list[tuple[int, tuple[int, ...], int]] = field(default_factory=list)
     _kept: list[int] = field(default_factory=list)
 
     def add(self, n_bytes: int, *sources: int, in_place: int = 0) -> int:
-        """Add an operation with a result of `n_bytes`; 0 if it only reads or writes to the cache.
+        """Add an operation with a result of `n_bytes`, and return its value.
 
-        The result may take the place of one of the first `in_place` sources, which are all as large as it.
+        `n_bytes` is 0 for an operation that only reads, or that writes to the KV cache. The result may take
+        the memory of one of the first `in_place` sources, which have the same size.
         """
         self._steps.append((n_bytes, sources, in_place))
         return len(self._steps) - 1
 
     def keep(self, value: int) -> None:
-        """Never free this value. llama.cpp never frees its outputs, nor a value that no operation uses."""
+        """Never free this value, as llama.cpp does with outputs and with values that no operation uses."""
         self._kept.append(value)
 
     def peak(self) -> int:
-        """Bytes held at most."""
+        """The most bytes that are allocated at the same time."""
         uses = [0] * len(self._steps)
         for value in self._kept:
             uses[value] += 1
         for _, sources, _ in self._steps:
             for source in sources:
                 uses[source] += 1
-        arena, at = _Arena(), [-1] * len(self._steps)  # -1: holds nothing
+        buffer, offsets = _GrowingBuffer(), [-1] * len(self._steps)  # -1: no memory
         for value, (n_bytes, sources, in_place) in enumerate(self._steps):
-            taken = next((s for s in sources[:in_place] if at[s] >= 0 and uses[s] == 1), None)
-            if taken is not None:
-                at[value], at[taken] = at[taken], -1
+            reused = next((s for s in sources[:in_place] if offsets[s] >= 0 and uses[s] == 1), None)
+            if reused is not None:
+                offsets[value], offsets[reused] = offsets[reused], -1
             elif n_bytes:
-                at[value] = arena.take(n_bytes)
+                offsets[value] = buffer.allocate(n_bytes)
             for source in sources:
                 uses[source] -= 1
-                if not uses[source] and at[source] >= 0:
-                    arena.give(at[source], self._steps[source][0])
-        return arena.peak
+                if not uses[source] and offsets[source] >= 0:
+                    buffer.free(offsets[source], self._steps[source][0])
+        return buffer.peak
 
 
-class _Arena:
-    """One buffer: its holes by offset, the last of them endless."""
+class _GrowingBuffer:
+    """A buffer with its holes in the order of their offsets; the last hole is unlimited."""
 
     __slots__ = ("_holes", "peak")
 
     def __init__(self) -> None:
-        self._holes = [(0, _ENDLESS)]  # offset and size
+        self._holes = [(0, _UNLIMITED)]  # offset and size
         self.peak = 0
 
-    def take(self, n_bytes: int) -> int:
-        """Take `n_bytes` and return their offset."""
+    def allocate(self, n_bytes: int) -> int:
+        """Allocate `n_bytes` and return their offset."""
         holes = self._holes
-        best, least = len(holes) - 1, _ENDLESS
+        best, best_size = len(holes) - 1, _UNLIMITED
         for i in range(best):
-            if n_bytes <= holes[i][1] <= least:
-                best, least = i, holes[i][1]
+            if n_bytes <= holes[i][1] <= best_size:
+                best, best_size = i, holes[i][1]
         offset, size = holes[best]
         if size == n_bytes:
             del holes[best]
@@ -75,7 +77,7 @@ class _Arena:
         self.peak = max(self.peak, offset + n_bytes)
         return offset
 
-    def give(self, offset: int, n_bytes: int) -> None:
+    def free(self, offset: int, n_bytes: int) -> None:
         """Free `n_bytes` at `offset`; neighbouring holes become one."""
         holes, end = self._holes, offset + n_bytes
         i = next(i for i, hole in enumerate(holes) if hole[0] >= end)

@@ -1,4 +1,4 @@
-"""Memory of LoRA adapters. Their weights are on the same device as the tensors they change."""
+"""Memory of LoRA adapters. llama.cpp puts their weights on the device of the tensor that they change."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -13,16 +13,16 @@ _F32 = 4
 
 
 class AdapterWeights:
-    """Bytes of adapters for runs of the model's layers, in each kind of buffer."""
+    """Bytes of adapters for runs of the model's layers."""
 
     def __init__(self, adapters: Sequence[Adapter]) -> None:
         self._adapters = adapters
-        self._known: dict[tuple[int, int], list[int]] = {}
+        self._cache: dict[tuple[int, int], list[int]] = {}
 
     def device_bytes(
         self, alignment: int, row_padding: int, first: int, end: int, *, has_output: bool
     ) -> int:
-        """Bytes on a device with layers first to end-1, with the output or without."""
+        """Bytes on a device with layers first to end-1, with or without the output."""
         if not self._adapters:
             return 0
         sums = self._sums(alignment, row_padding)
@@ -33,7 +33,7 @@ class AdapterWeights:
         return total
 
     def host_bytes(self, alignment: int, n_layers: int, *, has_output: bool) -> int:
-        """Bytes on the host with the first `n_layers`; adapters of the embeddings are always there."""
+        """Bytes on the host with the first `n_layers`; adapters of the embeddings are always on the host."""
         on_host = self.device_bytes(alignment, 0, 0, n_layers, has_output=has_output)
         return on_host + sum(padded(adapter.input, alignment, 0) for adapter in self._adapters)
 
@@ -42,15 +42,15 @@ class AdapterWeights:
         tensors = [tensor for adapter in self._adapters for tensor in adapter.tensors]
         if not tensors:
             return 0
-        wide = 3 * max(min(tensor.shape[:2]) for tensor in tensors) + profile.n_embd
+        width = 3 * max(min(tensor.shape[:2]) for tensor in tensors) + profile.n_embd
         if any(tensor.role is Role.EXPERT for tensor in tensors):
-            wide *= profile.n_expert_used
-        return wide * min(context.n_ctx, context.n_ubatch) * _F32
+            width *= profile.n_expert_used
+        return width * min(context.n_ctx, context.n_ubatch) * _F32
 
     def _sums(self, alignment: int, row_padding: int) -> list[int]:
         key = (alignment, row_padding)
-        if key not in self._known:
+        if key not in self._cache:
             layers = zip(*(adapter.layers for adapter in self._adapters), strict=True)
             layer_bytes = [sum(padded(tensors, *key) for tensors in layer) for layer in layers]
-            self._known[key] = [0, *accumulate(layer_bytes)]
-        return self._known[key]
+            self._cache[key] = [0, *accumulate(layer_bytes)]
+        return self._cache[key]

@@ -1,4 +1,4 @@
-"""Bytes that overrides move from the devices of layers to other devices."""
+"""Tensors that overrides move from the devices of their layers to other devices."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -17,42 +17,39 @@ MATRICES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class MovedWeights:
-    """Tensors that are on another device than llama.cpp's layer split puts them on.
+    """Tensors that are on another device than with llama.cpp's layer split alone."""
 
-    `layers` has the added tensors of layers, by device and layer.
-    """
-
-    taken: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # by device that loses
-    added: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # by device that gets
-    layers: dict[str, dict[int, tuple[Tensor, ...]]] = field(default_factory=lambda: defaultdict(dict))
+    removed: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # by old device
+    added: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # by new device
+    layers: dict[str, dict[int, tuple[Tensor, ...]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )  # added tensors of layers, by new device and layer
 
     def bytes_on(self, device_id: str, n_bytes: Callable[[list[Tensor]], int]) -> int:
-        """Bytes that a device has more than without overrides; `n_bytes` gives the bytes of tensors there."""
-        return n_bytes(self.added.get(device_id, [])) - n_bytes(self.taken.get(device_id, []))
+        """Bytes that overrides add to a device; `n_bytes` gives the bytes of tensors on that device."""
+        return n_bytes(self.added.get(device_id, [])) - n_bytes(self.removed.get(device_id, []))
 
-    def matrices_elsewhere(self, own: range) -> dict[int, frozenset[str]]:
-        """The feed-forward matrices and experts that layers `own` of a device have elsewhere.
-
-        Names in a layer, by layer.
-        """
-        found: dict[int, frozenset[str]] = {}
+    def moved_matrices(self, own: range) -> dict[int, frozenset[str]]:
+        """The feed-forward matrices and experts of layers `own` that are moved: their names, by layer."""
+        by_layer: dict[int, frozenset[str]] = {}
         for layers in self.layers.values():
             for layer in layers.keys() & own:
-                names = frozenset(map(_matrix, layers[layer])) & MATRICES
-                found[layer] = found.get(layer, frozenset()) | names
-        return found
+                names = frozenset(map(_name_in_layer, layers[layer])) & MATRICES
+                by_layer[layer] = by_layer.get(layer, frozenset()) | names
+        return by_layer
 
-    def has_visits(self, device_id: str, own: range) -> bool:
-        """Whether a device with layers `own` computes with weights of other layers, or others with its own.
+    def has_round_trips(self, device_id: str, own: range) -> bool:
+        """Whether activations go from a device with layers `own` to another device and back.
 
-        The host that computes with feed-forward matrices and experts is not counted.
+        It has weights of other layers, or others have weights of its layers. Feed-forward matrices and
+        experts on the host do not count.
         """
         if device_id in self.added:
             return True
-        elsewhere = ((place, layer) for place, layers in self.layers.items() for layer in layers)
+        moved = ((place, layer) for place, layers in self.layers.items() for layer in layers)
         return any(
-            place != HOST or not MATRICES.issuperset(map(_matrix, self.layers[place][layer]))
-            for place, layer in elsewhere
+            place != HOST or not MATRICES.issuperset(map(_name_in_layer, self.layers[place][layer]))
+            for place, layer in moved
             if layer in own
         )
 
@@ -62,8 +59,8 @@ class MovedPart:
     """Tensors of one layer on another device than the layer."""
 
     layer: int
-    home: str  # the layer's device
-    device: str
+    home: str  # the layer's device, or "host"
+    device: str  # the tensors' device, or "host"
     tensors: tuple[Tensor, ...]
 
 
@@ -71,7 +68,7 @@ def moved_weights(profile: ModelProfile, placement: Placement) -> MovedWeights:
     """The tensors that a placement's overrides move, by device."""
     moved = MovedWeights()
     for part in moved_by_layer(profile, placement):
-        moved.taken[part.home] += part.tensors
+        moved.removed[part.home] += part.tensors
         moved.added[part.device] += part.tensors
         moved.layers[part.device][part.layer] = part.tensors
     outside = ((profile.input_tensors, HOST), (profile.output_tensors, placement.output_device))
@@ -79,26 +76,26 @@ def moved_weights(profile: ModelProfile, placement: Placement) -> MovedWeights:
         for tensor in tensors:
             device = overriding_device(placement.overrides, tensor.name)
             if device is not None and device != home:
-                moved.taken[home].append(tensor)
+                moved.removed[home].append(tensor)
                 moved.added[device].append(tensor)
     return moved
 
 
 def moved_by_layer(profile: ModelProfile, placement: Placement) -> Iterator[MovedPart]:
-    """The tensors that a placement's overrides move, for each layer and device."""
+    """The tensors that a placement's overrides move, for each layer and new device."""
     if not placement.overrides:
         return
     for layer, home in zip(profile.layers, placement.layer_devices(), strict=True):
-        elsewhere = defaultdict(list)
+        by_device = defaultdict(list)
         for tensor in () if layer.is_draft else layer.tensors:
             device = overriding_device(placement.overrides, tensor.name)
             if device is not None and device != home:
-                elsewhere[device].append(tensor)
-        for device, tensors in elsewhere.items():
+                by_device[device].append(tensor)
+        for device, tensors in by_device.items():
             yield MovedPart(layer.index, home, device, tuple(tensors))
 
 
-def _matrix(tensor: Tensor) -> str:
-    """The name of a layer's tensor without the layer's number, and without ".weight" or ".bias"."""
-    place = layer_of(tensor.name)
-    return "" if place is None else place[1].partition(".")[0]
+def _name_in_layer(tensor: Tensor) -> str:
+    """The name of a layer's tensor without layer number, ".weight" and ".bias"; "" for other tensors."""
+    layer_and_name = layer_of(tensor.name)
+    return "" if layer_and_name is None else layer_and_name[1].partition(".")[0]

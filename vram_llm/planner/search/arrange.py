@@ -135,15 +135,15 @@ class Arranger:
         for run in runs:
             layers = range(run.start, min(run.end, self._cutter.n_items - 1))
             over = self.layout.bytes_of(*run) - rooms[run.device_id]
-            losses, visit_bytes = self._losses[run.device_id], self._cutter.meter.visit_bytes
-            loss = losses.least(run.start, layers.stop, over + visit_bytes if over > 0 else over)
+            losses, round_trip_bytes = self._losses[run.device_id], self._cutter.meter.round_trip_bytes
+            loss = losses.least(run.start, layers.stop, over + round_trip_bytes if over > 0 else over)
             if loss is IMPOSSIBLE:
                 return None
             lost = losses.moves(loss, run.start, layers.stop)
             moves += lost
             seconds += self.costs[run.device_id].run(run.start, run.end) + loss.seconds
             lost_bytes = sum(self.parts.bytes_on(run.device_id, move) for move in lost)
-            left[run.device_id] = lost_bytes - over - visit_bytes
+            left[run.device_id] = lost_bytes - over - round_trip_bytes
             homes |= dict.fromkeys(layers, run.device_id)
         return self._with_rooms_filled(Arrangement(tuple(runs), tuple(moves), seconds), homes, left)
 
@@ -177,7 +177,7 @@ class Arranger:
             homes |= dict.fromkeys(range(run.start, run.end), run.device_id)
         visited = {homes[move.layer] for move in arrangement.moves if move.layer in homes}
         for device_id in visited:
-            held[device_id] += self._cutter.meter.visit_bytes
+            held[device_id] += self._cutter.meter.round_trip_bytes
         for move in arrangement.moves:
             home = homes.get(move.layer, HOST)
             if home != HOST:

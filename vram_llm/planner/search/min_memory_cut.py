@@ -125,7 +125,9 @@ class Cutter:
         fullness = {}
         for device_id in self.ids:
             if self.holds_all(device_id, n_host):
-                use = self.meter.device(device_id, n_host, self._n_layers, True, n_host, pipelined=False)
+                use = self.meter.device_estimate(
+                    device_id, n_host, self._n_layers, True, n_host, pipelined=False
+                )
                 fullness[device_id] = use.total_bytes / use.budget_bytes
         if not fullness:
             return None
@@ -144,7 +146,7 @@ class Cutter:
 
     def holds(self, device_id: str, start: int, end: int, n_host: int, share: float = 1.0) -> bool:
         """Whether items start to end-1 fit `share` of a device's budget while other devices are in use."""
-        return self.meter.holds(
+        return self.meter.fits_device(
             device_id,
             start,
             min(end, self._n_layers),
@@ -156,7 +158,7 @@ class Cutter:
 
     def holds_all(self, device_id: str, n_host: int) -> bool:
         """Whether all items after the first `n_host` fit the budget of a device that is used alone."""
-        return self.meter.holds(device_id, n_host, self._n_layers, True, n_host, pipelined=False)
+        return self.meter.fits_device(device_id, n_host, self._n_layers, True, n_host, pipelined=False)
 
     def placement(self, runs: list[Run], overrides: tuple[Override, ...] = ()) -> Placement:
         """The placement of these runs; the items before them stay on the host."""

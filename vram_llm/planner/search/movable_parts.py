@@ -53,8 +53,8 @@ class MovableParts:
         self.places = (*meter.devices, HOST)
         self.choices = tuple(_choices(layer) if overrides is None else () for layer in profile.layers)
         self._dictated = [_dictated(layer, overrides or ()) for layer in profile.layers]
-        self._visits = {
-            (home, place): predictor.visit_s(home, place, self._rows)
+        self._round_trips = {
+            (home, place): predictor.round_trip_s(home, place, self._rows)
             for home in self.places
             for place in self.places
         }
@@ -85,7 +85,7 @@ class MovableParts:
         """Seconds that a step takes more with a move than with the part of the layer on `home`."""
         layer, choice, place = move
         reads = self._reads[place][layer][choice] - self._reads[home][layer][choice]
-        return reads + self._visits[home, place]
+        return reads + self._round_trips[home, place]
 
     def costs(self, home: str) -> Costs:
         """Seconds of runs of items on a device or on the host, with the user's overrides."""
@@ -96,7 +96,7 @@ class MovableParts:
             for place, tensors in moved.items():
                 if place != home:
                     reads = self._read_s(place, layer, tensors) - self._read_s(home, layer, tensors)
-                    more[-1] += reads + self._visits[home, place]
+                    more[-1] += reads + self._round_trips[home, place]
         output = sum(tensor.n_bytes for tensor in output_tensors(self._profile))
         more.append(self._price_s * output if home == HOST else 0.0)
         return Costs(plain.fixed, [a + b for a, b in zip(plain.sums, accumulate(more), strict=True)])

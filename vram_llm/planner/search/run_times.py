@@ -34,7 +34,7 @@ class Layout:
     def least_bytes(self, device_id: str, start: int, end: int, n_host: int) -> int:
         """Like `bytes_of`, with the least compute that the run has with any of its parts elsewhere."""
         has_output, last = end == self.n_items, min(end, self.n_layers)
-        use = self.meter.device(device_id, start, last, has_output, n_host, False)
+        use = self.meter.device_estimate(device_id, start, last, has_output, n_host, False)
         own = range(start, last)
         least = self.meter.least_compute_bytes(own, has_output=has_output, n_host=n_host)
         less = max(use.compute_bytes - least, 0)
@@ -42,7 +42,7 @@ class Layout:
 
     def empty_bytes(self, device_id: str, *, with_compute: bool = True) -> int:
         """Bytes of a device without layers, with compute for all parts that may move there."""
-        compute = self.meter.visited_compute_bytes(self._with_parts) if with_compute else 0
+        compute = self.meter.moved_compute_bytes(self._with_parts) if with_compute else 0
         loaded = self.meter.bytes_without_compute(device_id, 0, 0, False)
         return loaded + compute + self._dictated[device_id]
 
@@ -54,7 +54,7 @@ class Layout:
     def _compute_bytes(self, device_id: str, has_output: bool) -> int:
         """Compute bytes of all layers, with the output or without; a shorter run hardly needs more."""
         if has_output not in self._compute:
-            use = self.meter.device(device_id, 0, self.n_layers, has_output, 0, False)
+            use = self.meter.device_estimate(device_id, 0, self.n_layers, has_output, 0, False)
             self._compute[has_output] = use.compute_bytes
         return self._compute[has_output]
 
@@ -78,7 +78,7 @@ class RunTimes(NamedTuple):
 
 def run_times(layout: Layout, device_id: str, room_bytes: int, place: str) -> RunTimes:
     """The least seconds of every run that fits `room_bytes`, if lost parts go to `place`."""
-    n_items, n_layers, visit_bytes = layout.n_items, layout.n_layers, layout.meter.visit_bytes
+    n_items, n_layers, round_trip_bytes = layout.n_items, layout.n_layers, layout.meter.round_trip_bytes
     costs, losses = layout.parts.costs(device_id), Losses(layout.parts, device_id, place)
     firsts = list(range(n_items + 1))
     rows: list[list[float]] = [[] for _ in range(n_items + 1)]
@@ -87,7 +87,7 @@ def run_times(layout: Layout, device_id: str, room_bytes: int, place: str) -> Ru
             over = layout.bytes_of(device_id, start, end) - room_bytes
             least = 0.0 if over <= 0 else inf
             if over > 0 or losses.gains:
-                least = min(least, losses.least(start, min(end, n_layers), over + visit_bytes).seconds)
+                least = min(least, losses.least(start, min(end, n_layers), over + round_trip_bytes).seconds)
             if least == inf:
                 break  # a longer run does not fit either
             if firsts[end] == start + 1:
