@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.engine.harness import engine_processes, make_request, soon
+from tests.engine.harness import engine_processes, make_request
+from tests.patience import soon
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import Request, TokenEvent

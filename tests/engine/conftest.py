@@ -1,12 +1,24 @@
-"""Engines with a process of their own, and the check that none outlives its test."""
+"""A clock for loops in this process; engines in processes of their own, of which none outlives its test."""
 
 from collections.abc import AsyncIterator
+from itertools import count
 
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.harness import Start, engine_processes, soon, starting
+from tests.engine.harness import Start, engine_processes, starting
+from tests.patience import soon
+from vram_llm.engine import stats_recorder
 from vram_llm.engine.client import EngineClient
+
+
+@pytest.fixture(autouse=True)
+def even_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step of a loop takes a millisecond. By these times a loop decides how many rows of prompts and
+    how many drafts share a batch: on a busy machine it would decide otherwise.
+    """
+    milliseconds = count()
+    monkeypatch.setattr(stats_recorder, "perf_counter", lambda: next(milliseconds) / 1000)
 
 
 @pytest.fixture

@@ -1,14 +1,14 @@
 """One way each to load a model, to run requests in a loop, and to start an engine's process."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import gguf
 import psutil
 
+from tests.patience import soon
 from tests.zoo.loadable import LOADABLE, qwen2vl, with_vocabulary, write_loadable
 from tools.random_model import write_llama
 from vram_llm.engine.client import EngineClient
@@ -16,18 +16,23 @@ from vram_llm.engine.loop import Loop
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import Request, SamplingParams, TokenEvent
 from vram_llm.llama.model import LoadedModel
-from vram_llm.planner.types import Plan
+from vram_llm.planner.types import FlashAttention, Plan
 
-PATIENCE_S = 30.0
 MOST_STEPS = 20_000
 GREEDY = SamplingParams(temperature=0)
-T = TypeVar("T")
 Events = dict[str, list[TokenEvent]]
 Steps = Callable[[Loop], Iterator[TokenEvent]]
 Start = Callable[..., EngineClient]
 _ARCHITECTURES = LOADABLE | {"qwen2vl": qwen2vl}
 
 # -- models --------------------------------------------------------------------------------------
+
+
+EXACT: dict[str, Any] = {"flash_attn": FlashAttention.OFF, "kv_type_k": "f32", "kv_type_v": "f32"}
+"""Options of a plan: with them and weights in float32, logits of about 1 do not depend on what else a batch
+holds, but for 2e-6. On the processor flash attention adds values up in half precision, in the order of their
+cells, and a cache in half precision rounds keys and values that differ in their last bit: up to 2e-2.
+"""
 
 
 def write_f32(path: Path, architecture: str = "llama") -> Path:
@@ -135,11 +140,6 @@ def text_of(events: Sequence[TokenEvent]) -> str:
 
 
 # -- processes -----------------------------------------------------------------------------------
-
-
-async def soon(wanted: Awaitable[T]) -> T:
-    """The awaited value. Raises TimeoutError in place of a test that hangs."""
-    return await asyncio.wait_for(wanted, PATIENCE_S)
 
 
 @asynccontextmanager

@@ -10,15 +10,16 @@ import pytest
 
 from tests.companions import write_lora
 from tests.engine.clients import answer
-from tests.engine.harness import Start, loaded, make_request, run, soon, tokens_of
+from tests.engine.harness import EXACT, Start, loaded, make_request, run, tokens_of, write_f32
 from tests.engine.rounding import assert_same
+from tests.patience import soon
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import Request, TokenEvent
 from vram_llm.machine.types import Host, Machine
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import with_adapters
 from vram_llm.planner.make_plan import make_plan
-from vram_llm.planner.types import FlashAttention, Lora, Plan, Serving, Workload
+from vram_llm.planner.types import Lora, Plan, Serving, Workload
 from vram_llm.workflows import detection
 
 Load = Callable[..., Loop]
@@ -29,25 +30,24 @@ CHOICES: list[tuple[int, ...] | None] = [None, (), (0,), (1,)]
 
 
 @pytest.fixture(scope="module")
-def loras(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Lora, Lora]:
-    folder = tmp_path_factory.mktemp("adapters")
-    first = write_lora(folder / "first.gguf", tiny_model, rank=4)
-    second = write_lora(folder / "second.gguf", tiny_model, named=("attn_v", "ffn_down"))
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_f32(tmp_path_factory.mktemp("adapted") / "f32.gguf")
+
+
+@pytest.fixture(scope="module")
+def loras(path: Path) -> tuple[Lora, Lora]:
+    first = write_lora(path.with_name("first.gguf"), path, rank=4)
+    second = write_lora(path.with_name("second.gguf"), path, named=("attn_v", "ffn_down"))
     return Lora(str(first)), Lora(str(second), 0.5)
 
 
 @pytest.fixture
-def plan(tiny_model: Path, host: Host) -> MakePlan:
-    """Makes a plan for the tiny model with some adapters."""
+def plan(path: Path, host: Host) -> MakePlan:
+    """Makes a plan for a tiny model with some adapters."""
 
     def make(*loras: Lora, n_ctx: int = 1024, serving: Serving = Serving()) -> Plan:  # noqa: B008 - frozen
-        profile = with_adapters(
-            detection.analyze(str(tiny_model)), [read_header(lora.path) for lora in loras]
-        )
-        wish = Workload(
-            loras=loras, n_ctx=n_ctx, parallel=4, reserve_bytes=0, flash_attn=FlashAttention.OFF,
-            serving=serving,
-        )  # fmt: skip
+        profile = with_adapters(detection.analyze(str(path)), [read_header(lora.path) for lora in loras])
+        wish = Workload(loras=loras, n_ctx=n_ctx, parallel=4, reserve_bytes=0, serving=serving, **EXACT)
         return make_plan(profile, Machine(devices=(), host=host), wish)
 
     return make

@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import PlanOnCpu
 from tests.engine.clients import answer, begun, exhaust, refusal_of, request, with_path
-from tests.engine.harness import PATIENCE_S, Start, engine_processes, soon, tokens_of
+from tests.engine.harness import Start, engine_processes, tokens_of
+from tests.patience import PATIENCE_S, soon, until
 from vram_llm.engine import supervisor
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import EngineState
@@ -77,9 +78,7 @@ async def test_a_model_that_is_gone_at_the_restart_is_reported(
     await soon(engine.ready())
     path.unlink()
     engine_processes()[0].kill()
-    async with asyncio.timeout(PATIENCE_S):
-        while engine.state is EngineState.READY:
-            await asyncio.sleep(0.01)  # between two looks
+    await until(lambda: engine.state is not EngineState.READY, "seen to be dead")
     assert isinstance(await refusal_of(engine), ModelRefused)
 
 
@@ -115,9 +114,7 @@ async def test_a_stop_while_the_process_starts_is_obeyed(
     """The process finds plan and stop together; it must end by itself, not be killed for it."""
     monkeypatch.setattr(supervisor, "_STOP_GRACE_S", 10 * PATIENCE_S)
     engine = start(plan_on_cpu())
-    async with asyncio.timeout(PATIENCE_S):
-        while not engine_processes():
-            await asyncio.sleep(0.005)  # between two looks
+    await until(lambda: engine_processes() != [], "a process")
     await soon(engine.stop())
     assert engine_processes() == []
 

@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import PlanOnCpu
 from tests.engine.fixed_prefill import FixedPrefill
 from tests.engine.harness import (
+    EXACT,
     Events,
     drain,
     forget_all,
@@ -33,6 +34,7 @@ from vram_llm.llama.model import NO_ROOM, LoadedModel
 from vram_llm.planner.types import Serving
 
 ALONE = Serving(cache_reuse=0)
+SMALL: dict[str, Any] = {"n_batch": 64, "n_ubatch": 16, **EXACT}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared(plan_on_cpu: PlanOnCpu, path: Path) -> Iterator[LoadedModel]:
     """512 cells, four sequences, steps of 64 tokens, prompts beside streams in chunks of 16."""
-    with loaded(plan_on_cpu(path, n_batch=64, n_ubatch=16, serving=ALONE)) as model:
+    with loaded(plan_on_cpu(path, serving=ALONE, **SMALL)) as model:
         yield model
 
 
@@ -78,7 +80,6 @@ def test_a_sequence_gets_the_same_answer_among_others_as_alone(loop: Loop, model
     among = [tokens_of(answer) for answer in run(loop, *requests).values()]
     assert all(len(tokens) == 24 for tokens in alone)
     assert len({tuple(tokens) for tokens in alone}) == len(alone)
-    assert sum(a == b for a, b in zip(alone, among, strict=True)) >= 9  # near ties are rare
     for prompt, a, b in zip(prompts, alone, among, strict=True):
         assert_same(model, prompt, a, b)
 
@@ -93,13 +94,12 @@ def test_sampled_answers_depend_only_on_their_seeds(loop: Loop) -> None:
         for i, prompt in enumerate(_prompts(3, 2, 9))
     ]
     assert tokens_of(run(loop, request)["r"]) == alone
-    among = tokens_of(run(loop, *others, request)["r"])
-    assert among[:3] == alone[:3]  # later, rounding may change a draw
+    assert tokens_of(run(loop, *others, request)["r"]) == alone
 
 
 def test_requests_that_outgrow_the_cells_all_finish(plan_on_cpu: PlanOnCpu, path: Path) -> None:
     """Twelve of up to 110 tokens in 256 cells: the youngest are preempted, and no answer changes."""
-    with loaded(plan_on_cpu(path, n_ctx=256, parallel=8, n_batch=64, n_ubatch=16, serving=ALONE)) as model:
+    with loaded(plan_on_cpu(path, n_ctx=256, parallel=8, serving=ALONE, **SMALL)) as model:
         prompts = _prompts(12, 20, 50)
         requests = [make_request(f"r{i}", prompt, max_tokens=60) for i, prompt in enumerate(prompts)]
         loop = Loop(model)
@@ -116,7 +116,7 @@ def test_with_a_cache_of_its_own_a_sequence_has_its_share_and_no_more(
     plan_on_cpu: PlanOnCpu, path: Path, shared: LoadedModel
 ) -> None:
     """Four caches of 256 cells: prompts that fill them, all at once, get the answers of one cache."""
-    with loaded(plan_on_cpu(path, n_ctx=1024, kv_unified=False, n_batch=64, n_ubatch=16)) as model:
+    with loaded(plan_on_cpu(path, n_ctx=1024, kv_unified=False, **SMALL)) as model:
         assert (model.n_ctx, model.n_ctx_seq) == (1024, 256)
         loop = Loop(model)
         refusal = loop.submit(make_request("long", (5,) * 256))
@@ -136,7 +136,7 @@ def test_with_a_cache_of_its_own_a_sequence_has_its_share_and_no_more(
 
 
 def test_preempted_sequences_leave_nothing_behind(plan_on_cpu: PlanOnCpu, path: Path) -> None:
-    with loaded(plan_on_cpu(path, n_ctx=256, n_batch=64, n_ubatch=16, serving=ALONE)) as model:
+    with loaded(plan_on_cpu(path, n_ctx=256, serving=ALONE, **SMALL)) as model:
         loop = Loop(model)
         run(loop, *(make_request(f"r{i}", (5 + i,) * 50, max_tokens=100) for i in range(6)))
         assert loop.stats().n_preemptions > 1

@@ -6,7 +6,8 @@ import gguf
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.harness import Start, soon
+from tests.engine.harness import Start
+from tests.patience import soon
 
 pytestmark = pytest.mark.process
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.harness import empty, loaded, make_request, run, tokens_of, write_f32
+from tests.engine.harness import EXACT, empty, loaded, make_request, run, tokens_of, write_f32
 from tests.engine.rounding import assert_same
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import TokenEvent
@@ -17,15 +17,20 @@ from vram_llm.units import MIB
 Answer = list[TokenEvent]
 
 
-@pytest.fixture(scope="module", params=["llama", "nemotron_h", "gemma3"])
+FLASH_ATTENTION = "llama, flash attention"
+
+
+@pytest.fixture(scope="module", params=["llama", FLASH_ATTENTION, "nemotron_h", "gemma3"])
 def model(
     request: pytest.FixtureRequest, plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LoadedModel]:
-    """Two slots of 1,024 cells each: full attention; recurrent layers; a sliding window. Weights are F32."""
-    path = write_f32(tmp_path_factory.mktemp("own") / "f32.gguf", request.param)
+    """Two slots of 1,024 cells each: full attention, exact and as llama.cpp computes it by default; recurrent
+    layers; a sliding window. Weights are F32.
+    """
+    path = write_f32(tmp_path_factory.mktemp("own") / "f32.gguf", request.param.partition(",")[0])
     plan = plan_on_cpu(
         path, n_ctx=2048, parallel=2, kv_unified=False, n_batch=128, n_ubatch=64,
-        serving=Serving(slots_ram_bytes=64 * MIB),
+        serving=Serving(slots_ram_bytes=64 * MIB), **({} if request.param == FLASH_ATTENTION else EXACT),
     )  # fmt: skip
     with loaded(plan) as model:
         yield model

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.harness import Events, empty, full_step, loaded, make_request, run, tokens_of, write_f32
+from tests.engine.harness import (
+    EXACT,
+    Events,
+    empty,
+    full_step,
+    loaded,
+    make_request,
+    run,
+    tokens_of,
+    write_f32,
+)
 from tests.engine.rounding import assert_same
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
@@ -25,10 +35,10 @@ Answer = list[TokenEvent]
 def model(
     request: pytest.FixtureRequest, plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LoadedModel]:
-    """Full attention; recurrent layers beside it; a sliding window of 256. Weights are float32."""
+    """Full attention; recurrent layers beside it; a sliding window of 256. Weights and cache are float32."""
     path = write_f32(tmp_path_factory.mktemp("reuse") / "f32.gguf", request.param)
     serving = Serving(slots_ram_bytes=64 * MIB)
-    with loaded(plan_on_cpu(path, n_ctx=2048, n_batch=128, n_ubatch=64, serving=serving)) as model:
+    with loaded(plan_on_cpu(path, n_ctx=2048, n_batch=128, n_ubatch=64, serving=serving, **EXACT)) as model:
         yield model
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PlanOnCpu
+from tests.patience import PATIENCE_S
 from vram_llm.engine import wire
 from vram_llm.engine.request import Request
 from vram_llm.errors import BadPlan
@@ -21,8 +22,6 @@ from vram_llm.planner.types import SpeedEstimate, Workload
 from vram_llm.workflows import detection
 
 pytestmark = pytest.mark.process
-
-PATIENCE_S = 30.0
 
 
 class Engine:

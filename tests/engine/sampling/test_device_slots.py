@@ -3,7 +3,6 @@
 Past 400 lines because all kinds of requests go to the one model that is made here.
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from tests.conftest import PlanOnCpu
 from tests.engine.alike import are_alike
 from tests.engine.harness import (
+    EXACT,
     GREEDY,
     forget_all,
     full_step,
@@ -55,7 +55,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def models(plan_on_cpu: PlanOnCpu, path: Path) -> Iterator[dict[BackendSampling, LoadedModel]]:
     """The tiny model twice, sampled on the host and "on the device"; 512 cells, four sequences."""
     off, on = (
-        plan_on_cpu(path, n_batch=64, n_ubatch=16, serving=ALONE, backend_sampling=where)
+        plan_on_cpu(path, n_batch=64, n_ubatch=16, serving=ALONE, backend_sampling=where, **EXACT)
         for where in (BackendSampling.OFF, BackendSampling.ON)
     )
     with loaded(off) as on_host, loaded(on) as on_device:
@@ -253,9 +253,15 @@ def test_a_slot_keeps_its_chain_for_requests_with_its_config(device: Loop) -> No
 def test_a_request_with_a_new_config_does_not_delay_streams(
     device: Loop, models: dict[BackendSampling, LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If reserving is slow, the host samples it, unless it has a seed."""
-    loop = device
-    monkeypatch.setattr(models[BackendSampling.ON], "reserve", lambda: time.sleep(0.5))  # a slow card
+    """If reserving is slow, here all that takes time, the host samples it, unless it has a seed."""
+    loop, now = device, 0.0
+
+    def reserve() -> None:
+        nonlocal now
+        now += 0.5
+
+    monkeypatch.setattr(models[BackendSampling.ON], "reserve", reserve)
+    monkeypatch.setattr("vram_llm.engine.sampling.device_slots.perf_counter", lambda: now)
     loop.submit(_request("stream", max_tokens=300))
     full_step(loop)
     assert loop.stats().n_reserved == 1
@@ -273,7 +279,7 @@ def test_a_request_with_a_new_config_does_not_delay_streams(
 def test_a_preempted_request_continues_its_draws(plan_on_cpu: PlanOnCpu, path: Path) -> None:
     """Only two tokens are possible, so that rounding, which depends on other rows, decides nothing."""
     plan = plan_on_cpu(
-        path, n_ctx=256, n_batch=64, n_ubatch=16, serving=ALONE, backend_sampling=BackendSampling.ON
+        path, n_ctx=256, n_batch=64, n_ubatch=16, serving=ALONE, backend_sampling=BackendSampling.ON, **EXACT
     )
     with loaded(plan) as model:
         requests = [
@@ -336,13 +342,21 @@ KINDS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def with_flash_attention(plan_on_cpu: PlanOnCpu, path: Path) -> Iterator[LoadedModel]:
+    """The tiny model, sampled "on the device", with less memory for attention than for chains."""
+    plan = plan_on_cpu(path, n_batch=64, n_ubatch=16, backend_sampling=BackendSampling.ON)
+    with loaded(plan) as model:
+        yield model
+
+
 @pytest.mark.parametrize(
     "kind", [*KINDS, DeviceSamplerConfig()], ids=lambda kind: f"{kind[:4]} {len(kind.bias)}"
 )
 def test_no_chain_takes_more_than_was_reserved(
-    models: dict[BackendSampling, LoadedModel], kind: DeviceSamplerConfig
+    with_flash_attention: LoadedModel, kind: DeviceSamplerConfig
 ) -> None:
-    model = models[BackendSampling.ON]
+    model = with_flash_attention
     for slot in range(4):
         assert model.attach(slot, device_chain(kind, N_VOCAB, 1))
     model.reserve()
@@ -393,7 +407,7 @@ def test_with_a_cache_for_each_sequence(plan_on_cpu: PlanOnCpu, path: Path) -> N
     answers = []
     for where in (BackendSampling.OFF, BackendSampling.ON):
         plan = plan_on_cpu(
-            path, n_ctx=1024, kv_unified=False, n_batch=64, n_ubatch=16, backend_sampling=where
+            path, n_ctx=1024, kv_unified=False, n_batch=64, n_ubatch=16, backend_sampling=where, **EXACT
         )
         with loaded(plan) as model:
             requests = [_request(f"r{i}", prompt, max_tokens=5 + i) for i, prompt in enumerate(_prompts(8))]

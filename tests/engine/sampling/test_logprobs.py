@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.harness import loaded, make_request, run, tokens_of
+from tests.engine.harness import EXACT, loaded, make_request, run, tokens_of, write_f32
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Likelihood, Request, SamplingParams
 from vram_llm.engine.sampling.logprobs import LEAST, likelihood
@@ -16,8 +16,9 @@ from vram_llm.llama.model import LoadedModel
 
 
 @pytest.fixture(scope="module")
-def model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
-    with loaded(plan_on_cpu()) as model:
+def model(plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
+    path = write_f32(tmp_path_factory.mktemp("logprobs") / "f32.gguf")
+    with loaded(plan_on_cpu(path, **EXACT)) as model:
         yield model
 
 
@@ -54,7 +55,7 @@ def test_of_an_answer(model: LoadedModel) -> None:
     for i, each in enumerate(told["logprobs"]):
         wanted = _definition(model, [1, 50, 60, *told["tokens"][:i]])
         assert [c.token for c in each.top] == list(np.argsort(-wanted, kind="stable")[:4])
-        assert [c.logprob for c in each.top] == pytest.approx(np.sort(wanted)[::-1][:4], abs=0.05)
+        assert [c.logprob for c in each.top] == pytest.approx(np.sort(wanted)[::-1][:4], abs=1e-4)
         assert each.chosen == each.top[0]
         assert each.chosen.piece == model.vocab.spelling(each.chosen.token)
 
@@ -63,7 +64,7 @@ def test_before_temperature_penalties_and_bias(model: LoadedModel) -> None:
     sampling = SamplingParams(temperature=0.01, logit_bias={77: 100.0}, repeat_penalty=1.5)
     (each,) = _run(Loop(model), _request(sampling=sampling, logprobs=0, max_tokens=1))["r"]["logprobs"]
     assert each.chosen.token == 77
-    assert each.chosen.logprob == pytest.approx(_definition(model, [1, 50, 60])[77], abs=0.05)
+    assert each.chosen.logprob == pytest.approx(_definition(model, [1, 50, 60])[77], abs=1e-4)
     assert each.top == ()
 
 
@@ -95,8 +96,8 @@ def _check_prompt(model: LoadedModel, told: list[Likelihood], prompt: tuple[int,
     assert (told[0].chosen.logprob, told[0].top) == (None, ())
     for place in (1, 2, 7, 8, 9, len(prompt) - 1):
         wanted = _definition(model, list(prompt[:place]))
-        assert told[place].chosen.logprob == pytest.approx(wanted[prompt[place]], abs=0.05)
-        assert [c.logprob for c in told[place].top] == pytest.approx(np.sort(wanted)[::-1][:n_top], abs=0.05)
+        assert told[place].chosen.logprob == pytest.approx(wanted[prompt[place]], abs=1e-4)
+        assert [c.logprob for c in told[place].top] == pytest.approx(np.sort(wanted)[::-1][:n_top], abs=1e-4)
 
 
 @pytest.mark.parametrize("max_tokens", [0, 1, 5])

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.harness import full_step, loaded, run, text_of
+from tests.engine.harness import EXACT, full_step, loaded, run, text_of
 from tests.engine.schemas import nested_schema
 from vram_llm import demo
 from vram_llm.engine.generation import Generation
@@ -22,13 +22,13 @@ HOT = SamplingParams(temperature=1.5, seed=1)
 
 @pytest.fixture(scope="module")
 def demo_model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
-    with loaded(plan_on_cpu(demo.path(), n_ctx=4096, parallel=16)) as model:
+    with loaded(plan_on_cpu(demo.path(), n_ctx=4096, parallel=16, **EXACT)) as model:
         yield model
 
 
 @pytest.fixture(scope="module")
 def spm_model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
-    with loaded(plan_on_cpu(n_ctx=2048)) as model:
+    with loaded(plan_on_cpu(n_ctx=2048, **EXACT)) as model:
         yield model
 
 

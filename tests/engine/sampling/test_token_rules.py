@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.harness import GREEDY, full_steps, loaded, make_request, run, text_of, tokens_of
+from tests.engine.harness import EXACT, GREEDY, full_steps, loaded, make_request, run, text_of, tokens_of
 from vram_llm import demo
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.loop import Loop
@@ -28,14 +28,14 @@ OPENED = ReasoningBudget(n_tokens=6, opening="<think>", closing="</think>", open
 
 @pytest.fixture(scope="module")
 def demo_model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
-    with loaded(plan_on_cpu(demo.path(), n_ctx=1024, parallel=8)) as model:
+    with loaded(plan_on_cpu(demo.path(), n_ctx=1024, parallel=8, **EXACT)) as model:
         yield model
 
 
 @pytest.fixture(scope="module")
 def spm_model(plan_on_cpu: PlanOnCpu) -> Iterator[LoadedModel]:
     """It has no token for a mark: a mark takes several."""
-    with loaded(plan_on_cpu(n_ctx=1024, parallel=8)) as model:
+    with loaded(plan_on_cpu(n_ctx=1024, parallel=8, **EXACT)) as model:
         yield model
 
 

@@ -12,7 +12,16 @@ import pytest
 
 from tests.companions import write_lora
 from tests.conftest import PlanOnCpu
-from tests.engine.harness import GREEDY, full_step, full_steps, loaded, make_request, tokens_of, write_f32
+from tests.engine.harness import (
+    EXACT,
+    GREEDY,
+    full_step,
+    full_steps,
+    loaded,
+    make_request,
+    tokens_of,
+    write_f32,
+)
 from tests.engine.harness import run as run_all
 from tests.engine.rounding import assert_same
 from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
@@ -48,12 +57,12 @@ def models(plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("guesses")
     path = write_f32(folder / "f32.gguf")
     other = write_llama(folder / "other.gguf", quant=F32, n_ff=(128,), seed=9, n_vocab=330)
-    request = {"n_outputs_max": 24, "serving": Serving(cache_reuse=16, slots_ram_bytes=0)}
-    plan = plan_on_cpu(path, **request)
+    options = {"n_outputs_max": 24, "serving": Serving(cache_reuse=16, slots_ram_bytes=0), **EXACT}
+    plan = plan_on_cpu(path, **options)
     with (
         loaded(plan) as model,
         loaded(_beside(plan)) as same,
-        loaded(_beside(plan_on_cpu(other, **request))) as unlike,
+        loaded(_beside(plan_on_cpu(other, **options))) as unlike,
     ):
         yield Models(model, same, unlike)
 
@@ -282,7 +291,7 @@ def test_caches_of_every_kind_are_followed(
     models: Models, plan_on_cpu: PlanOnCpu, options: dict[str, Any]
 ) -> None:
     path = Path(models.model.plan.model.path)
-    plan = plan_on_cpu(path, n_outputs_max=24, serving=Serving(cache_reuse=0), **options)
+    plan = plan_on_cpu(path, n_outputs_max=24, serving=Serving(cache_reuse=0), **EXACT, **options)
     with loaded(plan) as model, loaded(_beside(plan)) as draft:
         requests = [request(i, (1, 50 + i, *range(100, 130)), max_tokens=30 + i) for i in range(5)]
         loop = Loop(model, draft)

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.harness import GREEDY, full_steps, loaded, make_request, run, text_of, tokens_of, write_f32
+from tests.engine.harness import (
+    EXACT,
+    GREEDY,
+    full_steps,
+    loaded,
+    make_request,
+    run,
+    text_of,
+    tokens_of,
+    write_f32,
+)
 from tests.engine.rounding import assert_same
 from tests.zoo.loadable import LOADABLE, write_loadable
 from vram_llm.engine.generation import Generation
@@ -166,7 +176,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(plan_on_cpu: PlanOnCpu, path: Path) -> Iterator[LoadedModel]:
-    with loaded(plan_on_cpu(path, n_outputs_max=16, serving=Serving(cache_reuse=0))) as model:
+    with loaded(plan_on_cpu(path, n_outputs_max=16, serving=Serving(cache_reuse=0), **EXACT)) as model:
         yield model
 
 
@@ -343,7 +353,7 @@ def test_a_window_survives_rejected_drafts(
     """Far past the window, so that cells outside it are reused."""
     path = write_loadable(LOADABLE[name](), tmp_path / "window.gguf", "F32")
     with loaded(
-        plan_on_cpu(path, n_ctx=1024, n_ubatch=64, parallel=1, serving=Serving(cache_reuse=0))
+        plan_on_cpu(path, n_ctx=1024, n_ubatch=64, parallel=1, serving=Serving(cache_reuse=0), **EXACT)
     ) as model:
         assert model.cells.can_rewind
         prompt = (1, *map(int, np.random.default_rng(2).integers(3, 200, 300)))
