@@ -44,11 +44,12 @@ def test_flags_that_are_printed_can_be_typed(model: str, flags: list[str], tmp_p
 
 def test_ways_of_a_refusal_can_be_typed(tmp_path: Path) -> None:
     path = zoo.write(zoo.nemotron_49b(), tmp_path / "model.gguf")
-    flags = ["--gpu", "RTX 4080 Laptop + 2x RTX 3090 Ti", "--n-ctx", "128k"]
+    flags = ["--gpu", "RTX 4080 Laptop + 2x RTX 3090 Ti", "--ram", "8GiB", "--n-ctx", "128k"]
     refused = run("plan", path, *flags)
     assert refused.returncode == 2
     first, *_ = printed_flags(refused.stderr)
-    assert placement(path, *flags, *first)["cpu_layers"] == 0
+    planned = placement(path, *flags, *first)
+    assert (planned["cpu_layers"], planned["overrides"]) == (0, [])
 
 
 def test_ways_as_many_as_asked_for(tmp_path: Path) -> None:

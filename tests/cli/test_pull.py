@@ -102,7 +102,7 @@ def test_a_model_that_does_not_fit_is_not_fetched_and_one_that_fits_is_named(
         *(zoo.write(model, tmp_path / f"m-{quant}.gguf", quant) for quant in ("Q8_0", "Q4_0", "Q2_K")),
         write_llama(tmp_path / "other.gguf"),
     )
-    rig = ("--gpu", "70GiB", "--n-ctx", "512", "--n-gpu-layers", "all")
+    rig = ("--gpu", "70GiB", "--n-ctx", "512", "--n-gpu-layers", "all", "--override-tensor", "none")
     done = hub.run("pull", "hf:org/repo:Q8_0", *rig)
     assert done.returncode == 2
     assert "short" in done.stderr
