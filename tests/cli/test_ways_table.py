@@ -55,7 +55,7 @@ def test_what_fits_on_the_cards_is_first_and_what_does_not_fit_is_last(plan: Pla
     spilling = dataclasses.replace(first, placement=dataclasses.replace(first.placement, cpu_layers=3))
     too_large = dataclasses.replace(first, fits=False)
     mixed = dataclasses.replace(plan, alternatives=(too_large, spilling, *others))
-    ranks = [(not way.fits, on_host(way.placement).n_touched > 0) for way in ranked_ways(mixed)]
+    ranks = [(not way.fits, on_host(way.placement).n_with_weights > 0) for way in ranked_ways(mixed)]
     assert ranks == sorted(ranks)
     assert spilling not in useful_ways(mixed)
     assert too_large not in useful_ways(mixed)

@@ -34,7 +34,7 @@ from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.memory.lora import AdapterWeights
 from vram_llm.planner.memory_report import certify
 from vram_llm.planner.recheck import check, check_companion
-from vram_llm.planner.search.idle_devices import left_alone
+from vram_llm.planner.search.idle_devices import idle_without_companions
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, Companion, CompanionKind, Lora, Objective, Plan, Workload
 from vram_llm.units import GIB, MIB
@@ -112,13 +112,13 @@ def test_which_devices_the_model_leaves_alone(
 ) -> None:
     rig = with_speeds(machine([24 * GIB] * 2), *(None if each is None else speed(each) for each in speeds))
     wish = dataclasses.replace(LLAMA_WISH, tensor_split=None if split is None else TensorSplit(split))
-    assert left_alone(llama, rig, wish) == idle
+    assert idle_without_companions(llama, rig, wish) == idle
 
 
 def test_the_plan_says_where_the_draft_model_is(llama: ModelProfile) -> None:
     rig = with_speeds(machine([24 * GIB] * 2), speed(900), speed(300))
     one = dataclasses.replace(candidate(GIB, "small.gguf"), kind=CompanionKind.DRAFT)
-    companions, left = place_companions(rig, [one], GIB, idle=left_alone(llama, rig, LLAMA_WISH))
+    companions, left = place_companions(rig, [one], GIB, idle=idle_without_companions(llama, rig, LLAMA_WISH))
     plan = make_plan(llama, left, LLAMA_WISH, companions=companions)
     assert (plan.placement.device_order, plan.used) == (("GPU0",), ("GPU0", "GPU1"))
     assert re.search(r"GPU1  card 1 +draft", str(plan))

@@ -59,7 +59,7 @@ def test_without_the_number_of_layers() -> None:
     moved = Override.of(WHOLE, [1, 4], "host")
     assert str(on_host(placed(moved, n_host=1))) == "1 layer and the experts of 2 more"
     assert str(on_host(placed(moved))) == "the experts of 2 layers"
-    assert on_host(placed(moved, n_host=2)).n_touched == 3
+    assert on_host(placed(moved, n_host=2)).n_with_weights == 3
 
 
 def test_experts_by_device() -> None:
@@ -89,5 +89,5 @@ def test_feed_forward_weights_and_patterns_by_device() -> None:
 
 def test_a_part_that_stays_at_home() -> None:
     placement = placed(Override.of(WHOLE, range(5), "A"))
-    assert not on_host(placement).n_touched
+    assert not on_host(placement).n_with_weights
     assert placed_parts(model(expert_layers=range(10)), placement)[EXPERTS]["A"].whole == (0, 1, 2, 3, 4)

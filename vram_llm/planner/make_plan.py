@@ -14,7 +14,7 @@ from vram_llm.planner.search.alternatives import alternatives, split_by_free_mem
 from vram_llm.planner.search.auto_context import plan_auto_context
 from vram_llm.planner.search.candidate import Candidate, expected_speed
 from vram_llm.planner.search.fitting_ways import fitting_ways
-from vram_llm.planner.search.idle_devices import idle_notes, with_idle
+from vram_llm.planner.search.idle_devices import idle_notes, idle_device_alternatives
 from vram_llm.planner.search.largest_context import plan_largest_context
 from vram_llm.planner.search.on_card_context import on_card_prices
 from vram_llm.planner.search.search import plan_fewest_on_host, plan_placement
@@ -64,7 +64,7 @@ def make_plan(
     by_free_memory = split_by_free_memory(profile, machine, workload, chosen, exact)
     others = (
         *alternatives(profile, machine, workload, chosen, exact),
-        *with_idle(profile, machine, workload, chosen),
+        *idle_device_alternatives(profile, machine, workload, chosen),
     )
     plan = Plan(
         version=PLAN_VERSION,

@@ -1,4 +1,4 @@
-"""Where a placement puts the parts of layers that its overrides move, counted in layers."""
+"""The devices of the parts of layers that a placement's overrides move, counted in layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,24 +24,24 @@ _HALVES = {LayerPart.EXPERTS_UP, LayerPart.EXPERTS_DOWN}
 
 
 @dataclass(frozen=True, slots=True)
-class PartOnHost:
-    """Layers on devices of which the host has one kind of part, whole or not."""
+class LayerPartsOnHost:
+    """Layers on devices that have one kind of part on the host."""
 
-    kind: str
+    kind: str  # EXPERTS, FFN or OTHER
     n_layers: int
-    is_whole: bool
+    is_whole: bool  # whether the host has all tensors of the part
 
 
 @dataclass(frozen=True, slots=True)
-class OnHost:
-    """What the host has of a model's layers: whole layers, and parts of layers that are on devices."""
+class LayersOnHost:
+    """The layers of a model with weights on the host: whole layers, and layers with parts there."""
 
-    n_layers: int
-    parts: tuple[PartOnHost, ...] = ()
+    n_layers: int  # whole layers
+    parts: tuple[LayerPartsOnHost, ...] = ()  # of layers that are on devices
 
     @property
-    def n_touched(self) -> int:
-        """Layers of which the host has something."""
+    def n_with_weights(self) -> int:
+        """The number of layers with weights on the host."""
         return self.n_layers + sum(part.n_layers for part in self.parts)
 
     def phrases(self, n_all: int | None = None) -> list[str]:
@@ -72,8 +72,8 @@ def _layers(count: int) -> str:
     return "layer" if count == 1 else "layers"
 
 
-def on_host(placement: Placement) -> OnHost:
-    """What the host has under a placement."""
+def on_host(placement: Placement) -> LayersOnHost:
+    """The layers with weights on the host in a placement."""
     parts = []
     for kind in _moved_kinds(placement):
         layers = {layer for each in _of_kind(kind, placement) for layer in each.layers}
@@ -81,8 +81,8 @@ def on_host(placement: Placement) -> OnHost:
         places = [_places(kind, layer, placement) for layer in layers if homes[layer] != HOST]
         for is_whole in (True, False):
             n_layers = sum(where.get(HOST) is is_whole for where in places)
-            parts += [PartOnHost(kind, n_layers, is_whole)] if n_layers else []
-    return OnHost(placement.cpu_layers, tuple(parts))
+            parts += [LayerPartsOnHost(kind, n_layers, is_whole)] if n_layers else []
+    return LayersOnHost(placement.cpu_layers, tuple(parts))
 
 
 def in_words(override: Override) -> str:
@@ -95,16 +95,16 @@ def in_words(override: Override) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PlacedPart:
-    """The layers of which a device has one kind of part: all of it, and some of it."""
+    """The layers with one kind of part on a device."""
 
-    whole: tuple[int, ...]
-    some: tuple[int, ...]
+    whole: tuple[int, ...]  # with all tensors of the part
+    some: tuple[int, ...]  # with some tensors of the part
 
 
 def placed_parts(model: PlannedModel, placement: Placement) -> dict[str, dict[str, PlacedPart]]:
-    """For each kind of part that overrides move, the layers of each device and of the host that has some.
+    """The layers of each kind of part that overrides move, by kind and by device or "host".
 
-    Of OTHER only the layers whose tensors were moved.
+    OTHER has only the layers with moved tensors.
     """
     found: dict[str, dict[str, PlacedPart]] = {}
     for kind in _moved_kinds(placement):
@@ -140,7 +140,7 @@ def _of_kind(kind: str, placement: Placement) -> list[Override]:
 
 
 def _places(kind: str, layer: int, placement: Placement) -> dict[str, bool]:
-    """The devices that have a layer's parts of one kind, and whether they have all of it."""
+    """The devices that have a layer's parts of one kind, and whether each has all of them."""
     home = placement.layer_devices()[layer]
     here = [override for override in _of_kind(kind, placement) if layer in override.layers]
     parts = {override.part for override in here}

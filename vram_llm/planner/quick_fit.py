@@ -13,7 +13,7 @@ from vram_llm.planner.context import resolve_context
 from vram_llm.planner.memory.moved_weights import moved_by_layer
 from vram_llm.planner.search.candidate import Candidate, analytic, expected_speed
 from vram_llm.planner.search.largest_context import last_holding
-from vram_llm.planner.search.min_memory_cut import Cutter
+from vram_llm.planner.search.min_memory_cut import LayerCuts
 from vram_llm.planner.search.search import plan_fewest_on_host, plan_placement
 from vram_llm.planner.types import HOST, MeterFor, Placement, Workload
 
@@ -71,7 +71,7 @@ def may_be_on_cards(profile: ModelProfile, machine: Machine, workload: Workload)
     if not machine.devices:
         return False
     meter = analytic(profile, machine, workload, resolve_context(profile, machine, workload)).optimistic()
-    return Cutter(meter, profile.n_layers).fits(0)
+    return LayerCuts(meter, profile.n_layers).fits(0)
 
 
 def is_on_cards(placement: Placement) -> bool:
@@ -103,7 +103,7 @@ def _longest_context(profile: ModelProfile, machine: Machine, workload: Workload
         estimate = meter(chosen.placement)
         if estimate.host.over_bytes > 0 or estimate.fits or chosen.placement.overrides:
             return estimate.fits
-        return not machine.devices or Cutter(meter, profile.n_layers).fits(n_host)
+        return not machine.devices or LayerCuts(meter, profile.n_layers).fits(n_host)
 
     longest = max(profile.context_length, chosen.context.n_ctx)
     low, high = chosen.context.n_ctx // _STEP, -(-longest // _STEP)  # low fits

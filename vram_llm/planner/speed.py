@@ -68,11 +68,11 @@ _TRUST = tuple(Source)  # most trusted first
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
-    """Seconds of one device for any run of items; the output is the item after the last layer."""
+class RunCosts:
+    """Seconds of any run of items on one device; the output is the item after the last layer."""
 
-    fixed: float  # for every run
-    sums: list[float]  # sums[i]: all items before i
+    fixed: float  # of every run, whatever its items
+    sums: list[float]  # sums[i]: of all items before i
 
     def run(self, start: int, end: int) -> float:
         """Seconds for items start to end-1; 0 for an empty run."""
@@ -140,7 +140,7 @@ class Predictor:
             return basis
         return max(basis, _least_trusted([speed.row_flops_per_s for speed in speeds]), key=_TRUST.index)
 
-    def decode_costs(self, device_id: str, rows: int) -> Costs:
+    def decode_costs(self, device_id: str, rows: int) -> RunCosts:
         """Seconds of a decode step of `rows` streams on a device."""
         times = self._times[device_id]
         layers = [
@@ -159,9 +159,9 @@ class Predictor:
         output = times.decode_s(self._output, rows)
         in_and_out = self._crossing_s(device_id, 2 * rows * self._profile.n_embd)
         logits = self._crossing_s(device_id, rows * (self._profile.vocab_size - self._profile.n_embd))
-        return Costs(times.speed.step_overhead_s.value + in_and_out, _sums([*layers, output + logits]))
+        return RunCosts(times.speed.step_overhead_s.value + in_and_out, _sums([*layers, output + logits]))
 
-    def stage_costs(self, device_id: str, rows: int, depth: int, offload_to: str | None = None) -> Costs:
+    def stage_costs(self, device_id: str, rows: int, depth: int, offload_to: str | None = None) -> RunCosts:
         """Seconds of a micro-batch of a prompt on a device.
 
         `offload_to` is the device that computes with the host's weights (`offload_device`).
@@ -182,9 +182,9 @@ class Predictor:
         # a prompt needs only the last row's logits
         output = times.decode_s(self._output, 1)
         in_and_out = self._crossing_s(on_card or device_id, 2 * rows * self._profile.n_embd)
-        return Costs(times.speed.step_overhead_s.value + in_and_out, _sums([*layers, output]))
+        return RunCosts(times.speed.step_overhead_s.value + in_and_out, _sums([*layers, output]))
 
-    def full_stage_costs(self, device_id: str, offload_to: str | None = None) -> Costs:
+    def full_stage_costs(self, device_id: str, offload_to: str | None = None) -> RunCosts:
         """Like `stage_costs`, for a full micro-batch in the middle of a prompt of the expected depth."""
         return self.stage_costs(device_id, self._context.n_ubatch, self.depth // 2, offload_to)
 
@@ -202,7 +202,7 @@ class Predictor:
         return self._times[device_id].decode_s(weights_of(tensors, used_share(layer)), rows)
 
     def round_trip_s(self, home: str, device_id: str, rows: int) -> float:
-        """Seconds that a layer takes more in a step if some of its weights are on another device."""
+        """Seconds that a layer adds to a step if some of its weights are on another device."""
         there_and_back = 2 * rows * self._profile.n_embd
         places = (home, device_id)
         crossing = sum(self._crossing_s(place, there_and_back) for place in places)

@@ -57,7 +57,7 @@ def _has_assumed_arithmetic(device: Device) -> bool:
 
 def _host_note(machine: Machine, placement: Placement) -> tuple[str, ...]:
     read = host_speed(machine.host).read_bytes_per_s
-    is_used = on_host(placement).n_touched or placement.output_device == HOST
+    is_used = on_host(placement).n_with_weights or placement.output_device == HOST
     if not is_used or read.source not in _GUESSES:
         return ()
     how = "`vram-llm calibrate` measures it"

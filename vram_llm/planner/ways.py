@@ -77,11 +77,11 @@ def _words(plan: Plan, other: Alternative) -> Iterator[str]:
         yield f"{verb} {roughly}{format_bytes(abs(change))}"
     on_cpu = on_host(other.placement)
     if on_cpu != on_host(plan.placement):
-        yield f"{on_cpu} on the CPU" if on_cpu.n_touched else "all layers on the cards"
+        yield f"{on_cpu} on the CPU" if on_cpu.n_with_weights else "all layers on the cards"
 
 
 def _n_on_cpu(of: Plan | Alternative) -> int:
-    return on_host(of.placement).n_touched
+    return on_host(of.placement).n_with_weights
 
 
 def _gains_something(changed: WayEffect) -> bool:

@@ -144,11 +144,11 @@ def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun 
     """The plan by the dry run; if `dry` is None, by the analytic meter."""
     from vram_llm.planner.companions import counting, place_companions
     from vram_llm.planner.make_plan import make_plan
-    from vram_llm.planner.search.idle_devices import left_alone
+    from vram_llm.planner.search.idle_devices import idle_without_companions
 
     reserve = workload.reserve_bytes
     candidates = _candidates(files, machine, workload, dry)
-    idle = left_alone(files.profile, machine, workload) if files.draft is not None else frozenset()
+    idle = idle_without_companions(files.profile, machine, workload) if files.draft is not None else frozenset()
 
     def planned(allowed: Collection[str] | None) -> "Plan":
         companions, rig = place_companions(machine, candidates, reserve, allowed, idle)

@@ -1,4 +1,4 @@
-"""What stands beside a plan, and what is said of it."""
+"""Alternatives to a plan, and plans by an exact meter."""
 
 import dataclasses
 from pathlib import Path
@@ -34,34 +34,34 @@ def plan(nemotron: ModelProfile) -> Plan:
     return make_plan(nemotron, RIG, Workload(n_ctx=16384))
 
 
-def held(estimate: Estimate) -> int:
+def total_bytes_on_devices(estimate: Estimate) -> int:
     return sum(use.total_bytes for use in estimate.devices)
 
 
-def test_single_changes(nemotron: ModelProfile, plan: Plan) -> None:
+def test_the_alternatives_of_a_plan(nemotron: ModelProfile, plan: Plan) -> None:
     by_name = {other.name: other for other in plan.alternatives}
     assert list(by_name) == [
         "KV cache as q8_0", "no pipeline copies", "micro-batches of 256", "8k more context", "without GPU0",
         "throughput as the objective", "flash attention off", "separate KV caches", "logits of all tokens",
     ]  # fmt: skip
     for name in ("KV cache as q8_0", "no pipeline copies", "micro-batches of 256"):
-        assert held(by_name[name].estimate) < held(plan.estimate)
+        assert total_bytes_on_devices(by_name[name].estimate) < total_bytes_on_devices(plan.estimate)
     assert by_name["KV cache as q8_0"].context.kv_type_k == "q8_0"
     assert by_name["8k more context"].context.n_ctx == 24576
     assert "GPU0" not in by_name["without GPU0"].placement.device_order
     assert uses_host(nemotron, by_name["without GPU0"].placement)
 
 
-def test_a_plan_that_already_has_it_is_not_offered_it(nemotron: ModelProfile) -> None:
-    wish = Workload(n_ctx=2048, kv_type_k="q8_0", kv_type_v="q8_0", pipeline_copies=False, n_ubatch=64)
-    names = [other.name for other in make_plan(nemotron, RIG, wish).alternatives]
+def test_a_change_that_a_plan_already_has_is_no_alternative(nemotron: ModelProfile) -> None:
+    workload = Workload(n_ctx=2048, kv_type_k="q8_0", kv_type_v="q8_0", pipeline_copies=False, n_ubatch=64)
+    names = [other.name for other in make_plan(nemotron, RIG, workload).alternatives]
     assert names == [
         "8k more context", "without GPU0", "throughput as the objective", "separate KV caches",
         "logits of all tokens",
     ]  # fmt: skip
 
 
-def test_the_largest_context_is_the_largest(nemotron: ModelProfile) -> None:
+def test_one_step_more_than_the_largest_context_does_not_fit(nemotron: ModelProfile) -> None:
     plan = make_plan(nemotron, RIG, Workload(largest_ctx=True))
     more = plan.context.n_ctx + 256
     kept = Workload(n_gpu_layers=plan.placement.n_gpu_layers, overrides=())
@@ -71,52 +71,52 @@ def test_the_largest_context_is_the_largest(nemotron: ModelProfile) -> None:
     assert plan.placement.cpu_layers == 0
 
 
-def test_the_largest_context_is_at_most_what_was_trained(nemotron: ModelProfile) -> None:
+def test_the_largest_context_is_at_most_the_trained_one(nemotron: ModelProfile) -> None:
     plan = make_plan(nemotron, machine([80 * GIB] * 4), Workload(largest_ctx=True))
     assert plan.context.n_ctx == 131072
 
 
 def test_alternatives_are_compared_by_one_meter(nemotron: ModelProfile) -> None:
     free = [LAPTOP, DESKTOP, DESKTOP]
-    wish = Workload(n_ctx=16384, tensor_split=TensorSplit((13.0, 24.0, 44.0)))
-    plan = make_plan(nemotron, machine(free), wish, Exact(nemotron, free, share=0.6))
+    workload = Workload(n_ctx=16384, tensor_split=TensorSplit((13.0, 24.0, 44.0)))
+    plan = make_plan(nemotron, machine(free), workload, ExactMeter(nemotron, free, share=0.6))
     by_name = {other.name: other for other in plan.alternatives}
     assert all(change < 0 for change in by_name["KV cache as q8_0"].change_bytes.values())
     assert by_name["KV cache as q8_0"].placement.tensor_split == plan.placement.tensor_split
     assert all(change > 0 for change in by_name["8k more context"].change_bytes.values())
 
 
-def test_a_host_without_room_is_no_reason_to_refuse_what_the_exact_meter_allows(
+def test_a_placement_that_fits_by_the_exact_meter_alone_is_found(
     nemotron: ModelProfile,
 ) -> None:
-    free, wish = [LAPTOP, DESKTOP], Workload(n_ctx=2048)
-    roomy = plan_placement(nemotron, machine(free), wish, Exact(nemotron, free, share=0.6))
+    free, workload = [LAPTOP, DESKTOP], Workload(n_ctx=2048)
+    roomy = plan_placement(nemotron, machine(free), workload, ExactMeter(nemotron, free, share=0.6))
     tight = roomy.estimate.host.total_bytes + 1100 * MIB
     rig = machine(free, host_bytes=tight)
-    assert not plan_placement(nemotron, rig, wish).estimate.fits
-    exact = Exact(nemotron, free, share=0.6)
+    assert not plan_placement(nemotron, rig, workload).estimate.fits
+    exact = ExactMeter(nemotron, free, share=0.6)
     exact.rig = rig
-    assert plan_placement(nemotron, rig, wish, exact).estimate.fits
+    assert plan_placement(nemotron, rig, workload, exact).estimate.fits
 
 
-def test_a_model_whose_context_the_analytic_meter_misjudges(nemotron: ModelProfile) -> None:
+def test_an_underestimate_of_the_analytic_meter_is_corrected(nemotron: ModelProfile) -> None:
     free = [DESKTOP, DESKTOP]
     found = plan_placement(
-        nemotron, machine(free), Workload(n_ctx=2048), Exact(nemotron, free, 1.0, 12 * GIB)
+        nemotron, machine(free), Workload(n_ctx=2048), ExactMeter(nemotron, free, 1.0, 12 * GIB)
     )
     assert found.estimate.fits
     assert found.estimate.host.weights_bytes > 12 * GIB
 
 
-def test_the_largest_context_of_a_model_that_spills_is_no_less_than_the_usual(nemotron: ModelProfile) -> None:
-    spilling = machine([DESKTOP])
-    plan = make_plan(nemotron, spilling, Workload(largest_ctx=True))
+def test_the_largest_context_with_weights_on_the_host_is_at_least_the_default(nemotron: ModelProfile) -> None:
+    one_card = machine([DESKTOP])
+    plan = make_plan(nemotron, one_card, Workload(largest_ctx=True))
     assert plan.context.n_ctx >= Workload.DEFAULT_N_CTX
 
 
-def test_the_exact_meter_measures_alternatives_as_far_as_it_is_quick(nemotron: ModelProfile) -> None:
+def test_the_exact_meter_measures_the_first_alternatives(nemotron: ModelProfile) -> None:
     free = [LAPTOP, DESKTOP, DESKTOP]
-    plan = make_plan(nemotron, machine(free), Workload(n_ctx=2048), Exact(nemotron, free, share=0.6))
+    plan = make_plan(nemotron, machine(free), Workload(n_ctx=2048), ExactMeter(nemotron, free, share=0.6))
     methods = [other.estimate.method for other in plan.alternatives]
     n_exact = methods.count("exact")
     assert 0 < n_exact < len(methods)
@@ -130,7 +130,7 @@ def test_the_exact_meter_measures_alternatives_as_far_as_it_is_quick(nemotron: M
                 assert other.change_bytes[use.id] == use.total_bytes - before[use.id]
 
 
-def test_what_a_change_takes(nemotron: ModelProfile) -> None:
+def test_the_change_of_bytes_of_alternatives(nemotron: ModelProfile) -> None:
     plan = make_plan(nemotron, RIG, Workload(n_ctx=2048))
     by_name = {other.name: other for other in plan.alternatives}
     assert sum(by_name["KV cache as q8_0"].change_bytes.values()) < 0
@@ -138,14 +138,14 @@ def test_what_a_change_takes(nemotron: ModelProfile) -> None:
     assert rows >= (512 - plan.context.n_outputs) * 128256 * 4
 
 
-def test_a_context_that_the_planner_chose_is_kept(nemotron: ModelProfile) -> None:
+def test_alternatives_keep_the_context_that_the_planner_chose(nemotron: ModelProfile) -> None:
     flags = [other.flags for other in make_plan(nemotron, RIG, Workload()).alternatives]
-    assert all(each.count("--n-ctx") == 1 for each in flags)
+    assert all(alternative.count("--n-ctx") == 1 for alternative in flags)
     flags = [other.flags for other in make_plan(nemotron, RIG, Workload(n_ctx=8192)).alternatives]
-    assert [each for each in flags if "--n-ctx" in each] == [("--n-ctx", "16k")]
+    assert [alternative for alternative in flags if "--n-ctx" in alternative] == [("--n-ctx", "16k")]
 
 
-def test_a_plan_that_spills_names_the_context_that_does_not(nemotron: ModelProfile) -> None:
+def test_a_plan_with_weights_on_the_host_offers_a_context_on_the_cards(nemotron: ModelProfile) -> None:
     tight = machine([LAPTOP, DESKTOP, DESKTOP - 2 * GIB])
     plan = make_plan(nemotron, tight, Workload(n_ctx=32768))
     assert uses_host(nemotron, plan.placement)
@@ -157,7 +157,7 @@ def test_a_plan_that_spills_names_the_context_that_does_not(nemotron: ModelProfi
 
 
 @pytest.mark.parametrize(
-    ("name", "wish", "offered"),
+    ("name", "workload", "offered"),
     [
         ("gemma3_27b", Workload(n_ctx=16384), {"full window caches", "8 sequences", "separate KV caches"}),
         ("gemma3_27b", Workload(n_ctx=16384, swa_full=True), {"short window caches"}),
@@ -166,19 +166,19 @@ def test_a_plan_that_spills_names_the_context_that_does_not(nemotron: ModelProfi
         ("nemotron_nano", Workload(), {"8 sequences"}),
     ],
 )
-def test_what_matters_for_the_model_is_offered(
-    name: str, wish: Workload, offered: set[str], tmp_path: Path
+def test_alternatives_depend_on_the_model(
+    name: str, workload: Workload, offered: set[str], tmp_path: Path
 ) -> None:
     profile = profile_of(zoo.PUBLISHED[name](), tmp_path)
-    names = {other.name for other in make_plan(profile, machine([80 * GIB]), wish).alternatives}
+    names = {other.name for other in make_plan(profile, machine([80 * GIB]), workload).alternatives}
     assert offered <= names
     opposites = {"full window caches", "short window caches"}, {"separate KV caches", "one KV cache for all"}
     assert all(len(pair & names) <= 1 for pair in opposites)
 
 
-def test_what_llama_cpp_refuses_or_ends_over_is_no_alternative(nemotron: ModelProfile) -> None:
+def test_a_change_that_llama_cpp_refuses_is_no_alternative(nemotron: ModelProfile) -> None:
     free = [LAPTOP, DESKTOP, DESKTOP]
-    exact = Exact(nemotron, free, share=0.6)
+    exact = ExactMeter(nemotron, free, share=0.6)
 
     def refusing(context: Context) -> Meter:
         if context.n_ubatch < 512:
@@ -192,21 +192,21 @@ def test_what_llama_cpp_refuses_or_ends_over_is_no_alternative(nemotron: ModelPr
     assert not {"micro-batches of 256", "no pipeline copies"} & set(names)
 
 
-class Exact:
-    """A meter that finds compute to be a share of the analytic bound, as llama.cpp would."""
+class ExactMeter:
+    """A meter whose compute is a share of the analytic bound, as with llama.cpp."""
 
     def __init__(
         self, profile: ModelProfile, free_bytes: list[int], share: float, extra_bytes: int = 0
     ) -> None:
         self.profile, self.rig = profile, machine(free_bytes)
         self.share, self.extra_bytes = share, extra_bytes
-        self.asked = 0
+        self.n_measured = 0
 
     def __call__(self, context: Context) -> Meter:
         analytic = AnalyticMeter(self.profile, context, self.rig.devices, self.rig.host, 1024 * MIB)
 
         def measure(placement: Placement) -> Estimate:
-            self.asked += 1
+            self.n_measured += 1
             bound = analytic(placement)
             devices = []
             for use in bound.devices:
@@ -221,22 +221,22 @@ class Exact:
         return measure
 
 
-def test_the_exact_meter_wins_back_what_caution_cost(nemotron: ModelProfile) -> None:
+def test_the_exact_meter_puts_fewer_weights_on_the_host(nemotron: ModelProfile) -> None:
     free = [LAPTOP, DESKTOP]
-    wish = Workload(n_ctx=8192, n_ubatch=2048)
-    cautious = plan_placement(nemotron, machine(free), wish)
-    exact = Exact(nemotron, free, share=0.5)
-    found = plan_placement(nemotron, machine(free), wish, exact)
+    workload = Workload(n_ctx=8192, n_ubatch=2048)
+    analytic_plan = plan_placement(nemotron, machine(free), workload)
+    exact = ExactMeter(nemotron, free, share=0.5)
+    found = plan_placement(nemotron, machine(free), workload, exact)
     assert found.estimate.method == "exact"
     assert found.estimate.fits
-    assert found.estimate.host.weights_bytes < cautious.estimate.host.weights_bytes
-    assert exact.asked < 8
+    assert found.estimate.host.weights_bytes < analytic_plan.estimate.host.weights_bytes
+    assert exact.n_measured < 8
 
 
-def test_what_the_exact_meter_finds_too_full_is_placed_again(nemotron: ModelProfile) -> None:
+def test_a_placement_that_exceeds_a_device_by_the_exact_meter_is_replaced(nemotron: ModelProfile) -> None:
     free = [LAPTOP, DESKTOP]
     found = plan_placement(
-        nemotron, machine(free), Workload(n_ctx=8192), Exact(nemotron, free, 1.0, 900 * MIB)
+        nemotron, machine(free), Workload(n_ctx=8192), ExactMeter(nemotron, free, 1.0, 900 * MIB)
     )
     assert found.estimate.fits
     assert all(use.total_bytes <= use.budget_bytes for use in found.estimate.devices)
@@ -244,8 +244,8 @@ def test_what_the_exact_meter_finds_too_full_is_placed_again(nemotron: ModelProf
 
 def test_the_largest_context_by_the_exact_meter_is_larger(nemotron: ModelProfile) -> None:
     free = [LAPTOP, DESKTOP, DESKTOP]
-    wish = Workload(largest_ctx=True)
-    cautious = make_plan(nemotron, machine(free), wish)
-    plan = make_plan(nemotron, machine(free), wish, Exact(nemotron, free, share=0.7))
-    assert plan.context.n_ctx > cautious.context.n_ctx
+    workload = Workload(largest_ctx=True)
+    analytic_plan = make_plan(nemotron, machine(free), workload)
+    plan = make_plan(nemotron, machine(free), workload, ExactMeter(nemotron, free, share=0.7))
+    assert plan.context.n_ctx > analytic_plan.context.n_ctx
     assert plan.fits

@@ -1,4 +1,4 @@
-"""What a refusal offers, as a table; every way is typed after the flags that were refused, and fits."""
+"""The changes that a refusal suggests: each of them fits if its flags follow the refused ones."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,7 @@ RIG = machine([LAPTOP, DESKTOP, DESKTOP], host_bytes=8 * GIB)
 
 
 @pytest.mark.parametrize(
-    ("model", "wish", "flags"),
+    ("model", "options", "flags"),
     [
         (
             "nemotron_49b",
@@ -35,27 +35,27 @@ RIG = machine([LAPTOP, DESKTOP, DESKTOP], host_bytes=8 * GIB)
         ("nemotron_49b", "--n-ctx 128k --kv-type q8_0", [{"--n-ctx"}]),
     ],
 )
-def test_ways(model: str, wish: str, flags: list[set[str]], tmp_path: Path) -> None:
+def test_each_suggested_change_fits(model: str, options: str, flags: list[set[str]], tmp_path: Path) -> None:
     profile = profile_of(zoo.PUBLISHED[model](), tmp_path)
     with pytest.raises(DoesNotFit) as caught:
-        make_plan(profile, RIG, typed(*wish.split()))
+        make_plan(profile, RIG, typed(*options.split()))
     ways = caught.value.ways
     assert [set(way.flags[::2]) for way in ways][: len(flags)] == flags, ways
-    spilling = [way.cpu_layers > 0 for way in ways]
-    assert spilling == sorted(spilling)
+    uses_cpu = [way.cpu_layers > 0 for way in ways]
+    assert uses_cpu == sorted(uses_cpu)
     for way in ways:
-        plan: Plan = make_plan(profile, RIG, typed(*wish.split(), *way.flags))
+        plan: Plan = make_plan(profile, RIG, typed(*options.split(), *way.flags))
         assert (plan.placement.cpu_layers, plan.context.n_ctx) == (way.cpu_layers, way.n_ctx)
 
 
-def test_a_way_in_words() -> None:
+def test_a_change_as_text() -> None:
     way = Way(flags=("--n-ctx", "47616"), n_ctx=47616, n_layers=80, cpu_layers=0, tokens_per_s=15.84)
     assert str(way) == "--n-ctx 47616 (all on the cards, 15.8 tok/s expected)"
-    spilling = dataclasses.replace(way, cpu_layers=22, tokens_per_s=None)
-    assert str(spilling) == "--n-ctx 47616 (22 of 80 layers on the CPU)"
+    uses_cpu = dataclasses.replace(way, cpu_layers=22, tokens_per_s=None)
+    assert str(uses_cpu) == "--n-ctx 47616 (22 of 80 layers on the CPU)"
 
 
-def test_more_to_say_keeps_what_is_known() -> None:
+def test_a_remark_keeps_the_fields_of_the_error() -> None:
     way = Way(flags=("--n-ctx", "256"), n_ctx=256, n_layers=1, cpu_layers=0)
     error = DoesNotFit("too large", short_bytes=7, ways=(way,), host_is_short=True).with_remark("close it")
     assert str(error) == "too large; close it"

@@ -16,13 +16,13 @@ from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.report.idle import idle_reason
 from vram_llm.planner.search.candidate import analytic
 from vram_llm.planner.search.min_latency_cut import fastest
-from vram_llm.planner.search.min_memory_cut import Cutter, Run
+from vram_llm.planner.search.min_memory_cut import LayerCuts, Run
 from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import Objective, Workload
 from vram_llm.units import MIB
 
-TOLERANCE = 1.0102  # the machine's order is kept where another is less than 1 % better
+TOLERANCE = 1.0102  # the machine's order is kept if another order is less than 1 % faster
 
 
 @pytest.fixture(scope="module")
@@ -30,28 +30,28 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
     return profile_of(zoo.llama(), tmp_path_factory.mktemp("8b"))
 
 
-def every_cut(ids: list[str], n_items: int) -> Iterator[list[Run]]:
-    """All runs of all orders of all subsets."""
+def all_cuts(ids: list[str], n_items: int) -> Iterator[list[Run]]:
+    """All cuts into runs, over all orders of all subsets of the devices."""
     for count in range(1, min(len(ids), n_items) + 1):
         for order in itertools.permutations(ids, count):
             for inner in itertools.combinations(range(1, n_items), count - 1):
                 bounds = [0, *inner, n_items]
-                yield [Run(each, *bounds[i : i + 2]) for i, each in enumerate(order)]
+                yield [Run(device_id, *bounds[i : i + 2]) for i, device_id in enumerate(order)]
 
 
-def rigs(seed: int) -> tuple[list[int], Machine]:
-    """Layers and three cards, drawn at random: some rigs have room to spare, some hardly any."""
-    draw = random.Random(seed)
-    layers = [draw.choice([50, 200, 400, 700]) for _ in range(draw.randint(3, 6))]
-    room = draw.choice([1.1, 1.6, 3.0]) * sum(layers)
-    shares = [draw.uniform(0.2, 1) for _ in range(3)]
-    free = [int((1000 + room * share / sum(shares)) * MIB) for share in shares]
+def random_layers_and_machine(seed: int) -> tuple[list[int], Machine]:
+    """Random sizes of layers and three random cards, whose memory is ample, or just enough, or too small."""
+    pick = random.Random(seed)
+    layers = [pick.choice([50, 200, 400, 700]) for _ in range(pick.randint(3, 6))]
+    total_mib = pick.choice([1.1, 1.6, 3.0]) * sum(layers)
+    shares = [pick.uniform(0.2, 1) for _ in range(3)]
+    free = [int((1000 + total_mib * share / sum(shares)) * MIB) for share in shares]
     speeds = [
         speed(
-            draw.choice([50, 200, 400, 1000]),
-            layer_us=draw.choice([0, 50, 2000]),
-            step_us=draw.choice([0, 500]),
-            prompt_tflops=draw.choice([1, 5, 20]),
+            pick.choice([50, 200, 400, 1000]),
+            layer_us=pick.choice([0, 50, 2000]),
+            step_us=pick.choice([0, 500]),
+            prompt_tflops=pick.choice([1, 5, 20]),
         )
         for _ in range(3)
     ]
@@ -61,21 +61,21 @@ def rigs(seed: int) -> tuple[list[int], Machine]:
 @pytest.mark.parametrize("objective", [Objective.LATENCY, Objective.THROUGHPUT])
 @pytest.mark.parametrize("seed", range(12))
 def test_no_cut_is_faster(llama: ModelProfile, objective: Objective, seed: int) -> None:
-    layers, rig = rigs(seed)
+    layers, rig = random_layers_and_machine(seed)
     profile = resized(llama, layers)
-    wish = Workload(n_ctx=512, parallel=1, reserve_bytes=0, objective=objective)
-    context = resolve_context(profile, rig, wish)
-    meter = analytic(profile, rig, wish, context)
-    predictor = Predictor(profile, context, rig, wish)
-    cutter = Cutter(meter, profile.n_layers)
+    workload = Workload(n_ctx=512, parallel=1, reserve_bytes=0, objective=objective)
+    context = resolve_context(profile, rig, workload)
+    meter = analytic(profile, rig, workload, context)
+    predictor = Predictor(profile, context, rig, workload)
+    layer_cuts = LayerCuts(meter, profile.n_layers)
 
     def seconds(runs: list[Run]) -> float:
         if objective is Objective.LATENCY:
             costs = [predictor.decode_costs(run.device_id, 1) for run in runs]
         else:
             costs = [predictor.full_stage_costs(run.device_id) for run in runs]
-        each = [cost.run(run.start, run.end) for cost, run in zip(costs, runs, strict=True) if cost]
-        return sum(each) if objective is Objective.LATENCY else max(each)
+        run_seconds = [cost.run(run.start, run.end) for cost, run in zip(costs, runs, strict=True) if cost]
+        return sum(run_seconds) if objective is Objective.LATENCY else max(run_seconds)
 
     def fits(runs: list[Run]) -> bool:
         n = profile.n_layers
@@ -87,54 +87,54 @@ def test_no_cut_is_faster(llama: ModelProfile, objective: Objective, seed: int) 
         )
         return all(use.over_bytes <= 0 for use in uses)
 
-    best = min(map(seconds, filter(fits, every_cut(cutter.ids, cutter.n_items))), default=None)
-    found = fastest(cutter, predictor, 0, objective)
+    best = min(map(seconds, filter(fits, all_cuts(layer_cuts.ids, layer_cuts.n_items))), default=None)
+    found = fastest(layer_cuts, predictor, 0, objective)
     if best is None:
         assert found is None
         return
     assert found is not None
     assert fits(found)
     assert [run.end for run in found][:-1] == [run.start for run in found][1:]
-    assert (found[0].start, found[-1].end) == (0, cutter.n_items)
-    # of stages about as fast, the cut with the shortest step is taken
+    assert (found[0].start, found[-1].end) == (0, layer_cuts.n_items)
+    # of cuts with nearly equal stages, the search takes the one with the shortest step
     assert seconds(found) <= best * TOLERANCE ** (1 if objective is Objective.LATENCY else 2)
 
 
-def test_a_slow_card_is_left_idle_with_the_reason_and_used_for_throughput(llama: ModelProfile) -> None:
+def test_a_slow_card_is_idle_for_latency_and_used_for_throughput(llama: ModelProfile) -> None:
     rig = what_if(["RTX 4080 Laptop", "2x RTX 3090 Ti"])
     plan = make_plan(llama, rig, Workload(n_ctx=8192))
     assert "GPU0" not in plan.placement.device_order
     reason = idle_reason(plan, plan.devices[0])
     assert reason.startswith("idle: using it would cost ")
-    beside = next(other for other in plan.alternatives if other.name == "with GPU0")
+    with_card = next(other for other in plan.alternatives if other.name == "with GPU0")
     assert plan.speed is not None
-    assert beside.speed is not None
-    assert f"{beside.speed.step_s / plan.speed.step_s - 1:.0%}" in reason
-    assert beside.speed.tokens_per_s < plan.speed.tokens_per_s
-    busy = make_plan(llama, rig, Workload(n_ctx=8192, objective=Objective.THROUGHPUT))
-    assert set(busy.placement.device_order) == {"GPU0", "GPU1", "GPU2"}
-    assert busy.speed is not None
-    assert busy.speed.prompt_stage_s is not None
+    assert with_card.speed is not None
+    assert f"{with_card.speed.step_s / plan.speed.step_s - 1:.0%}" in reason
+    assert with_card.speed.tokens_per_s < plan.speed.tokens_per_s
+    throughput = make_plan(llama, rig, Workload(n_ctx=8192, objective=Objective.THROUGHPUT))
+    assert set(throughput.placement.device_order) == {"GPU0", "GPU1", "GPU2"}
+    assert throughput.speed is not None
+    assert throughput.speed.prompt_stage_s is not None
     assert plan.speed.prompt_stage_s is not None
-    assert busy.speed.prompt_stage_s < plan.speed.prompt_stage_s / 2
+    assert throughput.speed.prompt_stage_s < plan.speed.prompt_stage_s / 2
 
 
 def test_the_fastest_card_is_filled_first(tmp_path: Path) -> None:
     nemotron = profile_of(zoo.nemotron_49b(), tmp_path)
     rig = what_if(["RTX 4080 Laptop", "2x RTX 3090 Ti"])
-    wish = Workload(n_ctx=2048)
-    found = plan_placement(nemotron, rig, wish)
-    even = plan_placement(nemotron, rig, dataclasses.replace(wish, objective=Objective.BALANCE))
+    workload = Workload(n_ctx=2048)
+    found = plan_placement(nemotron, rig, workload)
+    even = plan_placement(nemotron, rig, dataclasses.replace(workload, objective=Objective.BALANCE))
     share = {use.id: use.total_bytes / use.budget_bytes for use in found.estimate.devices}
     assert min(share["GPU1"], share["GPU2"]) > 0.95
     assert share["GPU0"] < 0.6
     assert max(use.total_bytes / use.budget_bytes for use in even.estimate.devices) < 0.95
 
 
-def test_many_streams_may_change_the_choice(llama: ModelProfile) -> None:
-    quick_to_read = speed(1000, row_tflops=1)
-    quick_to_count = speed(500, row_tflops=100)
-    rig = with_speeds(machine([24 * 2**30] * 2), quick_to_read, quick_to_count)
+def test_the_number_of_streams_may_change_the_device(llama: ModelProfile) -> None:
+    fast_memory = speed(1000, row_tflops=1)
+    fast_compute = speed(500, row_tflops=100)
+    rig = with_speeds(machine([24 * 2**30] * 2), fast_memory, fast_compute)
     one = plan_placement(llama, rig, Workload(n_ctx=2048))
     many = plan_placement(llama, rig, Workload(n_ctx=2048, expect_streams=32, parallel=32))
     assert one.placement.device_order == ("GPU0",)
@@ -142,13 +142,13 @@ def test_many_streams_may_change_the_choice(llama: ModelProfile) -> None:
 
 
 @pytest.mark.parametrize("objective", [Objective.LATENCY, Objective.THROUGHPUT])
-def test_what_no_card_has_room_for_stays_on_the_host(llama: ModelProfile, objective: Objective) -> None:
+def test_layers_that_fit_no_card_stay_on_the_host(llama: ModelProfile, objective: Objective) -> None:
     rig = what_if(["24MiB@100GB/s"])
     found = plan_placement(llama, rig, Workload(n_ctx=256, reserve_bytes=0, objective=objective))
     assert found.placement.n_gpu_layers == 0
 
 
-def test_the_context_objective_takes_what_memory_there_is(llama: ModelProfile) -> None:
+def test_the_context_objective_plans_the_longest_context(llama: ModelProfile) -> None:
     rig = what_if(["RTX 4080 Laptop", "2x RTX 3090 Ti"])
     plan = make_plan(llama, rig, Workload(objective=Objective.CONTEXT))
     assert plan.context.n_ctx == make_plan(llama, rig, Workload(largest_ctx=True)).context.n_ctx
@@ -157,7 +157,7 @@ def test_the_context_objective_takes_what_memory_there_is(llama: ModelProfile) -
     assert named.context.n_ctx == 4096
 
 
-def test_eight_unlike_cards_are_searched_over_all_subsets_and_orders(tmp_path: Path) -> None:
+def test_eight_different_cards_are_searched_over_all_subsets_and_orders(tmp_path: Path) -> None:
     nemotron = profile_of(zoo.nemotron_49b(), tmp_path)
     names = ["3060", "3070", "3080", "3090", "4060", "4070", "4080", "4090"]
     rig = what_if([f"RTX {name}" for name in names])

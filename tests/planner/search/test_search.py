@@ -51,11 +51,11 @@ def test_the_49b_on_a_laptop_card_and_two_desktop_cards(nemotron: ModelProfile) 
     assert sorted(placement.device_order) == ["GPU0", "GPU1", "GPU2"]
     assert sum(placement.layers_per_device) == 80
     assert sum(placement.tensor_split) == placement.n_gpu_layers == 81
-    followed = device_of_layers(80, placement.n_gpu_layers, placement.tensor_split)
-    assert [followed.count(i) for i in range(3)] == list(placement.tensor_split)
+    assignment = device_of_layers(80, placement.n_gpu_layers, placement.tensor_split)
+    assert [assignment.count(i) for i in range(3)] == list(placement.tensor_split)
 
 
-def test_the_split_by_free_memory_overflows_where_layers_are_heavy(nemotron: ModelProfile) -> None:
+def test_the_split_by_free_memory_exceeds_the_devices_of_large_layers(nemotron: ModelProfile) -> None:
     plan = make_plan(nemotron, machine([LAPTOP, DESKTOP, DESKTOP]), Workload(n_ctx=2048))
     assert plan.by_free_memory is not None
     assert plan.by_free_memory.placement.tensor_split == (17, 32, 32)
@@ -77,7 +77,7 @@ def test_without_overrides_layers_that_do_not_fit_go_to_the_host_whole(nemotron:
     assert str(plan).startswith(f"Fits, with {placement.cpu_layers} of 80 layers on the CPU.")
 
 
-def test_no_devices_at_all(llama: ModelProfile) -> None:
+def test_a_machine_without_devices(llama: ModelProfile) -> None:
     plan = make_plan(llama, machine([]), Workload(n_ctx=2048))
     assert plan.placement.output_device == HOST
     assert plan.placement.cpu_layers == 32
@@ -85,15 +85,15 @@ def test_no_devices_at_all(llama: ModelProfile) -> None:
     assert plan.by_free_memory is None
 
 
-def test_a_refusal_says_which_card_by_how_much_and_what_would_fit(llama: ModelProfile) -> None:
+def test_a_refusal_names_the_memory_the_missing_bytes_and_changes_that_fit(llama: ModelProfile) -> None:
     small = machine([10 * GIB], host_bytes=2 * GIB)
     with pytest.raises(DoesNotFit) as caught:
         make_plan(llama, small, Workload(n_ctx=131072))
-    said = str(caught.value)
-    assert re.search(r"with \d+ of 32 layers .* on the CPU, the computer's memory is .* short", said)
+    message = str(caught.value)
+    assert re.search(r"with \d+ of 32 layers .* on the CPU, the computer's memory is .* short", message)
     assert caught.value.short_bytes > 4 * GIB
     first, *others = caught.value.ways
-    assert str(first) in said
+    assert str(first) in message
     plan = make_plan(llama, small, Workload(n_ctx=int(first.flags[1])))
     assert (first.flags[0], first.n_on_cpu) == ("--n-ctx", 0)
     assert not uses_host(llama, plan.placement)
@@ -103,37 +103,37 @@ def test_a_refusal_says_which_card_by_how_much_and_what_would_fit(llama: ModelPr
 
 
 def test_a_refusal_offers_a_smaller_kv_cache(llama: ModelProfile) -> None:
-    wish = Workload(n_ctx=8192)
-    needed = make_plan(llama, machine([64 * GIB]), wish).estimate.devices[0].total_bytes
+    workload = Workload(n_ctx=8192)
+    needed = make_plan(llama, machine([64 * GIB]), workload).estimate.devices[0].total_bytes
     tight = machine([needed + 1024 * MIB - 256 * MIB], host_bytes=4 * GIB)
     with pytest.raises(DoesNotFit, match="--kv-type q8_0"):
-        make_plan(llama, tight, dataclasses.replace(wish, n_gpu_layers=33, overrides=()))
+        make_plan(llama, tight, dataclasses.replace(workload, n_gpu_layers=33, overrides=()))
 
 
-def test_a_refusal_where_nothing_helps(nemotron: ModelProfile) -> None:
+def test_a_refusal_without_a_change_that_fits(nemotron: ModelProfile) -> None:
     with pytest.raises(DoesNotFit, match="smaller quantisation or another card"):
         make_plan(nemotron, machine([LAPTOP], host_bytes=4 * GIB), Workload(n_ctx=2048))
 
 
-def test_a_dictated_split_is_kept(nemotron: ModelProfile) -> None:
-    wish = Workload(n_ctx=2048, tensor_split=TensorSplit((0.30, 0.40, 0.30)))
-    plan = make_plan(nemotron, machine([40 * GIB] * 3), wish)
+def test_the_users_split_is_kept(nemotron: ModelProfile) -> None:
+    workload = Workload(n_ctx=2048, tensor_split=TensorSplit((0.30, 0.40, 0.30)))
+    plan = make_plan(nemotron, machine([40 * GIB] * 3), workload)
     assert plan.placement.tensor_split == (25, 32, 24)
 
 
 @pytest.mark.parametrize("split", [(1.0,), (1.0, 1.0, 1.0, 1.0)])
-def test_a_split_of_the_wrong_length(nemotron: ModelProfile, split: tuple[float, ...]) -> None:
+def test_a_split_of_the_wrong_length_is_refused(nemotron: ModelProfile, split: tuple[float, ...]) -> None:
     with pytest.raises(BadSplit, match=f"has {len(split)} shares and there are 3 devices"):
         make_plan(nemotron, machine([DESKTOP] * 3), Workload(tensor_split=TensorSplit(split)))
 
 
-def test_negative_and_not_a_number_shares(nemotron: ModelProfile) -> None:
+def test_shares_that_are_no_positive_numbers_are_refused(nemotron: ModelProfile) -> None:
     for bad in (-1.0, float("nan"), float("inf")):
         with pytest.raises(BadSplit, match="shares are 0 or more"):
             make_plan(nemotron, machine([DESKTOP] * 2), Workload(tensor_split=TensorSplit((1.0, bad))))
 
 
-def test_contexts_are_rounded_as_llama_cpp_does(llama: ModelProfile) -> None:
+def test_contexts_are_rounded_as_in_llama_cpp(llama: ModelProfile) -> None:
     context = resolve_context(llama, machine([]), Workload(n_ctx=1000))
     assert (context.n_ctx, context.n_batch, context.n_ubatch, context.n_threads) == (1024, 1024, 512, 4)
     assert resolve_context(llama, machine([]), Workload()).n_ctx == 8192
@@ -144,7 +144,7 @@ def test_a_context_beyond_training_is_noted(llama: ModelProfile) -> None:
     assert any("longer than the 131,072 tokens" in note for note in plan.notes)
 
 
-def test_a_kv_type_whose_block_does_not_divide_the_heads(llama: ModelProfile) -> None:
+def test_a_kv_type_whose_block_does_not_divide_the_heads_is_refused(llama: ModelProfile) -> None:
     odd = dataclasses.replace(llama, head_k=80)
     with pytest.raises(BadPlan, match="heads of 80"):
         resolve_context(odd, machine([]), Workload(kv_type_k="q8_0"))
@@ -158,18 +158,18 @@ cards = st.lists(st.integers(0, 1500), min_size=1, max_size=3)
 @given(layer_mib=sizes, card_mib=cards, outside_mib=st.integers(1, 300))
 def test_the_search_equals_brute_force(layer_mib: list[int], card_mib: list[int], outside_mib: int) -> None:
     profile = resized(LLAMA, layer_mib, outside_mib)
-    # what llama.cpp's buffers take besides weights is allowed for, so that the weights decide
+    # the cards have 600 MiB more for other buffers than weights, so that the weights decide
     rig = machine([600 * MIB + mib * MIB for mib in card_mib], host_bytes=64 * GIB)
-    wish = Workload(n_ctx=256, parallel=1, n_ubatch=32, reserve_bytes=0, objective=Objective.BALANCE)
-    meter = AnalyticMeter(profile, resolve_context(profile, rig, wish), rig.devices, rig.host, 0)
+    workload = Workload(n_ctx=256, parallel=1, n_ubatch=32, reserve_bytes=0, objective=Objective.BALANCE)
+    meter = AnalyticMeter(profile, resolve_context(profile, rig, workload), rig.devices, rig.host, 0)
     ids = [device.id for device in rig.devices]
 
-    found = choose_placement(profile, rig, wish, meter)
+    found = choose_placement(profile, rig, workload, meter)
     on_host = found.cpu_layers + (found.output_device == HOST)
     everywhere = (_fullest(meter, ids, len(layer_mib), n) for n in range(len(layer_mib) + 2))
     assert on_host == next(n for n, (share, _) in enumerate(everywhere) if share <= 1)
     share = max((use.total_bytes / use.budget_bytes for use in meter(found).devices), default=0.0)
-    # layers are spread where they can be, though one device without pipeline copies may be less full
+    # the search spreads layers over devices, even if one device without pipeline copies were less full
     n_used = len(found.device_order)
     any_order, own_order = _fullest(meter, ids, len(layer_mib), on_host, n_used)
     assert share <= 1
@@ -180,9 +180,9 @@ def test_the_search_equals_brute_force(layer_mib: list[int], card_mib: list[int]
 def _fullest(
     meter: AnalyticMeter, ids: list[str], n_layers: int, n_host: int, n_used: int = 0
 ) -> tuple[float, float]:
-    """The least fullest share with `n_host` items on the host, over all orders and in this one.
+    """The share of the fullest device in the best cut, over all orders of the devices and in the given one.
 
-    With `n_used`, of cuts over so many devices at least.
+    `n_host` items are on the host. Cuts use at least `n_used` devices.
     """
     n_items = n_layers + 1 - n_host
     shares: dict[tuple[str, ...], float] = {}
@@ -215,9 +215,9 @@ def test_a_plan_is_never_over_budget(
     host_gib: int,
 ) -> None:
     rig = machine([int(gib * GIB) for gib in free_gib], host_bytes=host_gib * GIB)
-    wish = Workload(n_ctx=n_ctx, parallel=parallel, n_gpu_layers=n_gpu_layers)
+    workload = Workload(n_ctx=n_ctx, parallel=parallel, n_gpu_layers=n_gpu_layers)
     try:
-        plan = make_plan(LLAMA, rig, wish)
+        plan = make_plan(LLAMA, rig, workload)
     except DoesNotFit:
         return
     assert all(use.total_bytes <= use.budget_bytes for use in plan.estimate.devices)
@@ -225,7 +225,7 @@ def test_a_plan_is_never_over_budget(
     assert sum(plan.placement.layers_per_device) + plan.placement.cpu_layers == 32
 
 
-def test_files_of_a_plan_survive_the_journey(nemotron: ModelProfile, tmp_path: Path) -> None:
+def test_a_plan_is_equal_after_json(nemotron: ModelProfile, tmp_path: Path) -> None:
     from vram_llm.planner.export.formats import from_json, to_json
 
     plan = make_plan(nemotron, machine([LAPTOP, DESKTOP, DESKTOP]), Workload(n_ctx=2048))

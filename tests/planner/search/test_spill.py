@@ -1,4 +1,4 @@
-"""Placements with parts of layers elsewhere."""
+"""Placements with moved parts of layers, compared with all possible ones."""
 
 import dataclasses
 import itertools
@@ -26,7 +26,7 @@ from vram_llm.units import MIB
 
 pytestmark = pytest.mark.process  # computes for many seconds
 
-WORTH = 0.99  # a plainer placement is taken if no other takes less than this share of its time
+WORTH = 0.99  # a simpler placement stays if no other one takes less than this share of its time
 
 # not a fixture: hypothesis would write its 66 kB out with every example
 with tempfile.TemporaryDirectory() as folder:
@@ -37,12 +37,12 @@ with tempfile.TemporaryDirectory() as folder:
 class Case:
     profile: ModelProfile
     rig: Machine
-    wish: Workload
+    workload: Workload
 
 
 @dataclasses.dataclass(frozen=True)
-class Moved:
-    """A layer's part elsewhere: seconds and bytes more than with all of the layer on its device."""
+class MoveOption:
+    """A move of a part of a layer: the seconds and the bytes that it adds; without an override, none."""
 
     seconds: float
     n_bytes: dict[str, int]
@@ -51,7 +51,7 @@ class Moved:
 
 @st.composite
 def cases(draw: st.DrawFn, *, n_layers: int, dense: bool) -> Case:
-    """A small model, two cards and a host, all of whole numbers; some have room to spare, some hardly any."""
+    """A small model, two cards and a host; the memory of the cards is ample, or just enough, or too small."""
     sizes = st.tuples(st.sampled_from([10, 50, 100]), st.sampled_from([0, 50, 100, 200]))
     layers = draw(st.lists(sizes, min_size=n_layers, max_size=n_layers))
     profile = with_parts(LLAMA, layers, dense=dense, outside_mib=draw(st.sampled_from([8, 100])))
@@ -64,10 +64,10 @@ def cases(draw: st.DrawFn, *, n_layers: int, dense: bool) -> Case:
     devices = tuple(dataclasses.replace(device, link=link(draw(links))) for device in rig.devices)
     host = dataclasses.replace(rig.host, speed=speed(draw(st.sampled_from([10, 40, 100, 300])), layer_us=50))
     n_ctx = draw(st.sampled_from([512, 8192, 32768]))
-    wish = Workload(
+    workload = Workload(
         n_ctx=n_ctx, parallel=1, reserve_bytes=0, pipeline_copies=False, expect_depth=min(n_ctx, 8192)
     )
-    return Case(profile, dataclasses.replace(rig, devices=devices, host=host), wish)
+    return Case(profile, dataclasses.replace(rig, devices=devices, host=host), workload)
 
 
 @settings(max_examples=25, deadline=None)
@@ -83,7 +83,7 @@ def test_no_placement_of_dense_networks_is_faster(case: Case) -> None:
 
 
 def assert_fastest(case: Case, parts: tuple[LayerPart, ...]) -> None:
-    found = plan_placement(case.profile, case.rig, case.wish)
+    found = plan_placement(case.profile, case.rig, case.workload)
     assert found.estimate.fits
     brute = BruteForce(case, parts)
     least_s = brute.seconds_of(found.placement)
@@ -98,10 +98,10 @@ class BruteForce:
     """Every placement of a case that is faster than one."""
 
     def __init__(self, case: Case, parts: tuple[LayerPart, ...]) -> None:
-        profile, context = case.profile, resolve_context(case.profile, case.rig, case.wish)
+        profile, context = case.profile, resolve_context(case.profile, case.rig, case.workload)
         self.profile, self.parts, self.ids = profile, parts, [device.id for device in case.rig.devices]
-        self.meter = analytic(profile, case.rig, case.wish, context)
-        self.predictor = Predictor(profile, context, case.rig, case.wish)
+        self.meter = analytic(profile, case.rig, case.workload, context)
+        self.predictor = Predictor(profile, context, case.rig, case.workload)
 
     def seconds_of(self, placement: Placement) -> float:
         return self.predictor.objective_seconds(placement, Objective.LATENCY, pipelined=False)
@@ -111,7 +111,7 @@ class BruteForce:
         for order, assignment in self.assignments():
             plain = placement_of(order, assignment)
             base_s, homes = self.seconds_of(plain), plain.layer_devices()
-            left = {each: self.meter.budgets[each] - self.bare_bytes(each) for each in self.ids}
+            left = {each: self.meter.budgets[each] - self.empty_bytes(each) for each in self.ids}
             left |= {use.id: -use.over_bytes for use in self.meter(plain).devices}
             options = [self.options(layer, home) for layer, home in enumerate(homes)]
             for moves in itertools.product(*options if plain.device_order else []):
@@ -122,7 +122,7 @@ class BruteForce:
                     overrides = tuple(move.override for move in moves if move.override is not None)
                     yield placement_of(order, assignment, overrides), seconds
 
-    def bare_bytes(self, device_id: str) -> int:
+    def empty_bytes(self, device_id: str) -> int:
         return self.meter.bytes_without_compute(device_id, 0, 0, False)
 
     def assignments(self) -> Iterator[tuple[list[str], list[int]]]:
@@ -137,9 +137,9 @@ class BruteForce:
                     rest = [device_id for device_id in self.ids if device_id not in order]
                     yield [*order, *rest], [-1] * ends[0] + on_devices
 
-    def options(self, layer: int, home: str) -> list[Moved]:
-        """Nothing of a layer moved, or one of its parts."""
-        found = [Moved(0.0, {}, None)]
+    def options(self, layer: int, home: str) -> list[MoveOption]:
+        """The options of a layer: no move, or the move of one of its parts."""
+        found = [MoveOption(0.0, {}, None)]
         for part, place in itertools.product(self.parts, (*self.ids, HOST)):
             tensors = self.profile.layers[layer].tensors_of(part)
             if tensors and place != home:
@@ -148,5 +148,5 @@ class BruteForce:
                     home: -self.meter.bytes_of(home, tensors),
                     place: self.meter.bytes_of(place, tensors),
                 }
-                found.append(Moved(seconds, n_bytes, Override.of(part, [layer], place)))
+                found.append(MoveOption(seconds, n_bytes, Override.of(part, [layer], place)))
         return found

@@ -66,7 +66,7 @@ def device_uses(plan: Plan) -> tuple[DeviceUse, ...]:
         else:
             rows.append(DeviceUse(id=device.id, name=name, reason=idle_reason(plan, device)))
     host = plan.estimate.host
-    if host.total_bytes >= _SMALL_BYTES or on_host(plan.placement).n_touched:
+    if host.total_bytes >= _SMALL_BYTES or on_host(plan.placement).n_with_weights:
         count = _layers(plan.placement.cpu_layers, output == HOST) if plan.placement.cpu_layers else ""
         rows.append(
             DeviceUse(

@@ -61,7 +61,7 @@ def _layers(plan: Plan) -> tuple[str, ...]:
 
 def _cpu(plan: Plan) -> tuple[str, ...]:
     n_cpu, held = plan.placement.cpu_layers, on_host(plan.placement)
-    if not held.n_touched or not plan.estimate.devices or plan.dictated:
+    if not held.n_with_weights or not plan.estimate.devices or plan.dictated:
         return ()
     if held.parts:
         short = f"CPU: {listed(held.phrases(plan.model.n_layers))} have no room on the devices"
@@ -74,7 +74,7 @@ def _cpu(plan: Plan) -> tuple[str, ...]:
 def _prompts(plan: Plan) -> tuple[str, ...]:
     """Where prompts meet the weights on the CPU, and what the other way or another micro-batch would give."""
     context, speed = plan.context, plan.speed
-    if not on_host(plan.placement).n_touched or speed is None or context.pooling is not None:
+    if not on_host(plan.placement).n_with_weights or speed is None or context.pooling is not None:
         return ()
     cards = {device.id for device in plan.devices if device.endpoint is None}
     first = next((device for device in plan.placement.device_order if device in cards), None)

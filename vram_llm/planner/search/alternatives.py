@@ -1,4 +1,4 @@
-"""Plans that differ from the chosen one by one change, with the flags for each, and llama.cpp's own split."""
+"""Plans that differ from the chosen one by one change, with their flags, and llama.cpp's own split."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,16 +20,16 @@ from vram_llm.planner.types import Alternative, Context, FlashAttention, MeterFo
 from vram_llm.units import format_count, typed_count
 
 MORE_CTX = 8192
-_ASKED_TO_SPILL = 3  # times that a placement with weights on the host asks the exact meter
-_LAYERS_ASKED = 1200  # layers x devices: the exact meter's time grows with both
+_MEASUREMENTS_WITH_HOST = 3  # of the exact meter for a placement with weights on the host
+_LAYERS_MEASURED = 1200  # layers x devices: the exact meter's time grows with both
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """A workload that differs in one point, and its flags; without flags, those of its placement are used."""
+class WorkloadChange:
+    """A workload or a machine that differs in one point from the user's."""
 
     name: str
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()  # that make the change; empty: the flags of its placement are used
     machine: Machine
     workload: Workload
 
@@ -48,12 +48,13 @@ def split_by_free_memory(
     assignment = device_of_layers(profile.n_layers, -1, shares)
     placement = placement_of([device.id for device in machine.devices], assignment)
     if exact is not None:
-        estimate, now = exact(chosen.context)(placement), chosen.estimate
+        estimate, chosen_estimate = exact(chosen.context)(placement), chosen.estimate
     else:
         meter = analytic(profile, machine, workload, chosen.context)
-        estimate, now = meter(placement), meter(chosen.placement)
+        estimate, chosen_estimate = meter(placement), meter(chosen.placement)
     flags = (*pinned_context(workload, chosen), *placement_flags(placement))
-    return _alternative("by free memory", flags, Candidate(chosen.context, placement, estimate), now)
+    candidate = Candidate(chosen.context, placement, estimate)
+    return alternative_to("by free memory", flags, candidate, chosen_estimate)
 
 
 def alternatives(
@@ -63,64 +64,67 @@ def alternatives(
     chosen: Candidate,
     exact: MeterFor | None = None,
 ) -> tuple[Alternative, ...]:
-    """Plans that differ from `chosen` by one usual change; a user gets them by adding their flags.
+    """Plans that differ from `chosen` by one usual change, with the flags that a user adds to get them.
 
     The exact meter measures the first ones, for about half a second in total. The analytic meter measures the
-    others, and the chosen plan to compare them with.
+    others and, for comparison, the chosen plan.
     """
     pinned_workload = replace(workload, n_ctx=chosen.context.n_ctx, largest_ctx=False)
     changes = list(_changes(profile, machine, pinned_workload, chosen))
-    n_asked = _LAYERS_ASKED // (profile.n_layers * max(len(chosen.placement.device_order), 1))
+    n_exact = _LAYERS_MEASURED // (profile.n_layers * max(len(chosen.placement.device_order), 1))
     if uses_host(profile, chosen.placement):
-        n_asked //= _ASKED_TO_SPILL
-    n_asked = min(n_asked, len(changes)) if exact is not None else 0
-    with ThreadPoolExecutor(max_workers=1) as asking:  # the exact meter is another process, and slow
-        waiting = [asking.submit(_changed, profile, change, exact) for change in changes[:n_asked]]
+        n_exact //= _MEASUREMENTS_WITH_HOST
+    n_exact = min(n_exact, len(changes)) if exact is not None else 0
+    with ThreadPoolExecutor(max_workers=1) as executor:  # the exact meter is another process, and slow
+        futures = [executor.submit(_changed, profile, change, exact) for change in changes[:n_exact]]
         bound = analytic(profile, machine, pinned_workload, chosen.context)(chosen.placement)
-        bounded = [_if_any(partial(_changed, profile, change, None)) for change in changes[n_asked:]]
-        others = [*(_if_any(future.result) for future in waiting), *bounded]
+        bounded = [_if_possible(partial(_changed, profile, change, None)) for change in changes[n_exact:]]
+        candidates = [*(_if_possible(future.result) for future in futures), *bounded]
     pinned = pinned_context(workload, chosen)
-    listed: list[Alternative] = []
-    for number, (change, other) in enumerate(zip(changes, others, strict=True)):
-        if other is None:
+    found: list[Alternative] = []
+    for number, (change, candidate) in enumerate(zip(changes, candidates, strict=True)):
+        if candidate is None:
             continue
-        flags = change.flags or placement_flags(other.placement)
+        flags = change.flags or placement_flags(candidate.placement)
         flags = flags if "--n-ctx" in flags else (*pinned, *flags)
-        alternative = _alternative(change.name, flags, other, chosen.estimate if number < n_asked else bound)
-        if any(alternative.change_bytes.values()) or other.placement != chosen.placement:
-            listed.append(alternative)
-    return tuple(listed)
+        chosen_estimate = chosen.estimate if number < n_exact else bound
+        alternative = alternative_to(change.name, flags, candidate, chosen_estimate)
+        if any(alternative.change_bytes.values()) or candidate.placement != chosen.placement:
+            found.append(alternative)
+    return tuple(found)
 
 
 def pinned_context(workload: Workload, chosen: Candidate) -> tuple[str, ...]:
-    """The flags that keep the context's length, if the planner chose it."""
-    is_open = workload.n_ctx is None or workload.largest_ctx
-    return ("--n-ctx", typed_count(chosen.context.n_ctx)) if is_open else ()
+    """The flags that keep the context's length, if the planner has chosen it."""
+    is_chosen = workload.n_ctx is None or workload.largest_ctx
+    return ("--n-ctx", typed_count(chosen.context.n_ctx)) if is_chosen else ()
 
 
-def _if_any(candidate: Callable[[], Candidate]) -> Candidate | None:
-    """The candidate; None if the change is not possible with this model."""
+def _if_possible(plan: Callable[[], Candidate]) -> Candidate | None:
+    """The result of `plan`; None if the change is not possible with this model."""
     try:
-        return candidate()
+        return plan()
     except (BadPlan, ModelRefused, EngineDied):
         return None
 
 
-def _changed(profile: ModelProfile, change: Change, exact: MeterFor | None) -> Candidate:
+def _changed(profile: ModelProfile, change: WorkloadChange, exact: MeterFor | None) -> Candidate:
     return plan_placement(profile, change.machine, change.workload, exact, reorder=bool(change.flags))
 
 
-def _alternative(name: str, flags: tuple[str, ...], other: Candidate, now: Estimate) -> Alternative:
-    """`other` as an alternative; `now` is the chosen plan's estimate by the same meter."""
-    before = {use.id: use.total_bytes for use in now.devices}
-    after = {use.id: use.total_bytes for use in other.estimate.devices}
+def alternative_to(
+    name: str, flags: tuple[str, ...], candidate: Candidate, chosen_estimate: Estimate
+) -> Alternative:
+    """`candidate` as an alternative; `chosen_estimate` is the chosen plan's estimate by the same meter."""
+    before = {use.id: use.total_bytes for use in chosen_estimate.devices}
+    after = {use.id: use.total_bytes for use in candidate.estimate.devices}
     return Alternative(
         name=name,
         flags=flags,
-        context=other.context,
-        placement=other.placement,
-        estimate=other.estimate,
-        fits=other.estimate.fits,
+        context=candidate.context,
+        placement=candidate.placement,
+        estimate=candidate.estimate,
+        fits=candidate.estimate.fits,
         change_bytes={
             device_id: after.get(device_id, 0) - before.get(device_id, 0) for device_id in {**before, **after}
         },
@@ -129,25 +133,25 @@ def _alternative(name: str, flags: tuple[str, ...], other: Candidate, now: Estim
 
 def _changes(
     profile: ModelProfile, machine: Machine, workload: Workload, chosen: Candidate
-) -> Iterator[Change]:
-    def change(name: str, *flags: str, **fields: object) -> Change:
-        return Change(name=name, flags=flags, machine=machine, workload=replace(workload, **fields))  # type: ignore[arg-type]
+) -> Iterator[WorkloadChange]:
+    def change(name: str, *flags: str, **fields: object) -> WorkloadChange:
+        return WorkloadChange(name=name, flags=flags, machine=machine, workload=replace(workload, **fields))  # type: ignore[arg-type]
 
     context = chosen.context
-    has_draft = workload.draft is not None  # changes of its context, which is the model's, are not offered
-    small = {"kv_type_k": "q8_0", "kv_type_v": "q8_0"}
-    has_small = can_quantize_cache(profile, workload)
+    has_draft = workload.draft is not None  # a draft model has the model's context, which then stays
+    quantized_kv = {"kv_type_k": "q8_0", "kv_type_v": "q8_0"}
+    can_quantize = can_quantize_cache(profile, workload)
     is_free = workload.tensor_split is None and workload.n_gpu_layers is None and not workload.overrides
     if uses_host(profile, chosen.placement) and not has_draft and is_free:
-        kinds: list[tuple[tuple[str, ...], dict[str, str]]] = [((), {})]
-        kinds += [(("--kv-type", "q8_0"), small)] if has_small else []
-        for flags, fields in kinds:
+        kv_types: list[tuple[tuple[str, ...], dict[str, str]]] = [((), {})]
+        kv_types += [(("--kv-type", "q8_0"), quantized_kv)] if can_quantize else []
+        for flags, fields in kv_types:
             n_ctx = longest_on_cards(profile, machine, replace(workload, **fields))  # type: ignore[arg-type]
             if n_ctx is not None and n_ctx < context.n_ctx:
-                typed = (*flags, "--n-ctx", typed_count(n_ctx))
-                yield change("all layers on the cards", *typed, n_ctx=n_ctx, **fields)
-    if has_small:
-        yield change("KV cache as q8_0", "--kv-type", "q8_0", **small)
+                all_flags = (*flags, "--n-ctx", typed_count(n_ctx))
+                yield change("all layers on the cards", *all_flags, n_ctx=n_ctx, **fields)
+    if can_quantize:
+        yield change("KV cache as q8_0", "--kv-type", "q8_0", **quantized_kv)
     if is_pipelined(profile, context, machine.devices, chosen.placement):
         yield change("no pipeline copies", "--no-pipeline", pipeline_copies=False)
     if context.n_ubatch > 64 and not has_draft:
@@ -159,38 +163,40 @@ def _changes(
         name = f"{format_count(more - context.n_ctx)} more context"
         yield change(name, "--n-ctx", typed_count(more), n_ctx=more)
     used = [device for device in machine.devices if device.id in chosen.placement.device_order]
-    bare = [device for device in used if not device.companion_bytes]
-    if len(used) > 1 and bare and workload.tensor_split is None:
-        spared = min(bare, key=lambda device: device.free_bytes)
+    removable = [device for device in used if not device.companion_bytes]
+    if len(used) > 1 and removable and workload.tensor_split is None:
+        removed = min(removable, key=lambda device: device.free_bytes)
         ordered = [next(d for d in used if d.id == device_id) for device_id in chosen.placement.device_order]
         ordered += [device for device in machine.devices if device not in used]
-        rest = tuple(device for device in ordered if device.id != spared.id)
-        yield Change(name=f"without {spared.id}", machine=replace(machine, devices=rest), workload=workload)
+        rest = tuple(device for device in ordered if device.id != removed.id)
+        yield WorkloadChange(
+            name=f"without {removed.id}", machine=replace(machine, devices=rest), workload=workload
+        )
     if len(machine.devices) > 1 and is_free:
         other = Objective.LATENCY if workload.objective is Objective.THROUGHPUT else Objective.THROUGHPUT
         yield change(f"{other} as the objective", "--objective", other, objective=other)
     if not has_draft:
-        yield from _ways_to_attend(profile, machine, workload, context, change)
+        yield from _attention_changes(profile, machine, workload, context, change)
     if context.n_outputs < context.n_ubatch:
         rows = context.n_ubatch
         yield change("logits of all tokens", "--n-outputs-max", str(rows), n_outputs_max=rows)
 
 
-def _ways_to_attend(
+def _attention_changes(
     profile: ModelProfile,
     machine: Machine,
     workload: Workload,
     context: Context,
-    change: Callable[..., Change],
-) -> Iterator[Change]:
+    change: Callable[..., WorkloadChange],
+) -> Iterator[WorkloadChange]:
     """Changes of the KV cache and of attention that apply to this model."""
-    windowed = any(layer.sliding_window for layer in profile.layers)
-    keeps_states = any(layer.recurrent_state_bytes for layer in profile.layers)
+    has_windows = any(layer.sliding_window for layer in profile.layers)
+    has_states = any(layer.recurrent_state_bytes for layer in profile.layers)
     if context.swa_full:
         yield change("short window caches", "--no-swa-full", swa_full=False)
-    elif swa_cells(profile, context) < context.n_ctx and windowed:
+    elif swa_cells(profile, context) < context.n_ctx and has_windows:
         yield change("full window caches", "--swa-full", swa_full=True)
-    if windowed or keeps_states:
+    if has_windows or has_states:
         for n in (2 * context.parallel, *((1,) if context.parallel > 1 else ())):
             yield change(f"{n} sequences" if n > 1 else "one sequence", "--parallel", str(n), parallel=n)
     if not profile.kv_bytes_per_token:

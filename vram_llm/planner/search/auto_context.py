@@ -1,16 +1,16 @@
-"""The context of a plan whose workload does not set one: the longest that costs almost nothing.
+"""The context of a plan whose workload does not set one: the longest context that costs almost no speed.
 
-The plan with 8k (Workload.DEFAULT_N_CTX) is the reference. A longer context, up to the trained length, is
-chosen if it costs at most 5 % of the tokens per second. It puts weights on the host only if the reference has
-some there. Both speeds are predicted at the same depth: attention over a
-longer past is slower in every plan, so depth is no cost of the context. A context costs speed if it needs
-another card, or moves layers to a slower one or experts to the host. Unknown speeds are assumed. Contexts
-are multiples of 8k or the trained length. If 8k does not fit, the longest multiple of 1k that fits is chosen.
-If most layers are on the host, so is most of the context, and it stays at 8k.
+The plan with 8k tokens (Workload.DEFAULT_N_CTX) is the reference. The planner chooses a longer context, up to
+the trained length, if it costs at most 5 % of the tokens per second. It puts weights on the host only if the
+reference has some there. Both speeds are predicted at the same depth, because attention over more tokens is
+slower in every plan. A context costs speed if it needs another card, or moves layers to a slower card or
+experts to the host. Unknown speeds are assumed. Contexts are multiples of 8k or the trained length. If 8k
+does not fit, the planner chooses the longest multiple of 1k that fits. If most layers are on the host, most
+of the context is too, and it stays at 8k.
 
-The analytic meter finds the context. The exact meter confirms it and the next one. The plan lists the cost of
-other contexts as ContextPrice. The longest context and the one with q8_0 come from the analytic meter, which
-overestimates memory.
+The analytic meter finds the context. The exact meter confirms it and the next longer one. The plan lists the
+cost of other contexts as ContextPrice. The longest context and the one with q8_0 come from the analytic
+meter, which overestimates memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ from vram_llm.planner.types import ContextPrice, MeterFor, Workload
 
 STEP = Workload.DEFAULT_N_CTX
 FINE_STEP = 1024
-MOST_COST = 0.05  # of the tokens per second
+MAX_COST = 0.05  # of the tokens per second
 _NOTICEABLE = 0.005  # smaller differences of speed are not reported
 
 Allows = Callable[[Candidate], bool]
@@ -40,24 +40,25 @@ def plan_auto_context(
 ) -> tuple[Candidate, tuple[ContextPrice, ...]]:
     """The plan with a context chosen by the planner, and the costs of other contexts.
 
-    If none fits, the plan that is least over its budgets. Raises BadSplit, BadPlan.
+    If none fits, it is the plan that is least over its budgets. Raises BadSplit, BadPlan.
     """
-    usual = plan_placement(profile, machine, workload, exact)
+    reference = plan_placement(profile, machine, workload, exact)
     trained = max(profile.context_length // CTX_STEP * CTX_STEP, CTX_STEP)
-    if not usual.estimate.fits:
-        return _shorter(profile, machine, workload, exact, usual), ()
-    is_on_host = 2 * usual.placement.cpu_layers > profile.n_layers or usual.placement.n_gpu_layers == 0
-    if is_on_host or usual.context.n_ctx >= trained:
-        return usual, ()
-    plans = _Plans(profile, machine, workload, exact, usual)
-    sizes = [n for n in range(STEP, trained, STEP) if n > usual.context.n_ctx] + [trained]
+    if not reference.estimate.fits:
+        return _shorter(profile, machine, workload, exact, reference), ()
+    placement = reference.placement
+    is_on_host = 2 * placement.cpu_layers > profile.n_layers or placement.n_gpu_layers == 0
+    if is_on_host or reference.context.n_ctx >= trained:
+        return reference, ()
+    plans = _ContextPlans(profile, machine, workload, exact, reference)
+    sizes = [n for n in range(STEP, trained, STEP) if n > reference.context.n_ctx] + [trained]
     index = plans.confirmed(sizes, plans.last(sizes, plans.is_cheap))
-    chosen = usual if index < 0 else plans.at(sizes[index])
+    chosen = reference if index < 0 else plans.at(sizes[index])
     return chosen, plans.prices(chosen, sizes[index + 1 :])
 
 
-class _Plans:
-    """Plans with weights on the host only if `usual` has some there, by context and KV type."""
+class _ContextPlans:
+    """Plans by context and KV type. They have weights on the host only if `reference` has some there."""
 
     def __init__(
         self,
@@ -65,47 +66,47 @@ class _Plans:
         machine: Machine,
         workload: Workload,
         exact: MeterFor | None,
-        usual: Candidate,
+        reference: Candidate,
     ) -> None:
         self._profile, self._machine, self._exact = profile, machine, exact
-        depth = Predictor(profile, usual.context, machine, workload).depth
-        self._wishes, self._timed = workload, replace(workload, expect_depth=depth)
+        depth = Predictor(profile, reference.context, machine, workload).depth
+        self._given_workload, self._timed = workload, replace(workload, expect_depth=depth)
         self._workload = workload
-        if not uses_host(profile, usual.placement):
-            moves_nothing = workload.overrides is None and not usual.placement.overrides
+        if not uses_host(profile, reference.placement):
+            moves_nothing = workload.overrides is None and not reference.placement.overrides
             self._workload = replace(
                 workload,
-                n_gpu_layers=usual.placement.n_gpu_layers,
+                n_gpu_layers=reference.placement.n_gpu_layers,
                 overrides=() if moves_nothing else workload.overrides,
             )
-        self._made: dict[tuple[int, str | None, bool], Candidate] = {}
-        self._usual = usual
+        self._cache: dict[tuple[int, str | None, bool], Candidate] = {}
+        self._reference = reference
 
     def at(self, n_ctx: int, kv_type: str | None = None, *, is_exact: bool = True) -> Candidate:
-        """The plan with `n_ctx` tokens, cached."""
+        """The plan with `n_ctx` tokens."""
         key = (n_ctx, kv_type, is_exact and self._exact is not None)
-        if key not in self._made:
+        if key not in self._cache:
             workload = replace(self._workload, n_ctx=n_ctx)
             if kv_type is not None:
                 workload = replace(workload, kv_type_k=kv_type, kv_type_v=kv_type)
             exact = self._exact if is_exact else None
-            self._made[key] = plan_placement(self._profile, self._machine, workload, exact)
-        return self._made[key]
+            self._cache[key] = plan_placement(self._profile, self._machine, workload, exact)
+        return self._cache[key]
 
     def seconds(self, candidate: Candidate) -> float:
-        """The time that the objective minimises; contexts are compared by it."""
+        """The time that the objective minimises, by which contexts are compared."""
         predictor = Predictor(self._profile, candidate.context, self._machine, self._timed)
         pipelined = is_pipelined(self._profile, candidate.context, self._machine.devices, candidate.placement)
         return predictor.objective_seconds(candidate.placement, self._workload.objective, pipelined=pipelined)
 
     def is_cheap(self, candidate: Candidate) -> bool:
-        """Whether a plan fits and costs at most MOST_COST against the usual plan."""
+        """Whether a plan fits and costs at most MAX_COST, compared with the reference."""
         if not candidate.estimate.fits:
             return False
-        return self.seconds(self._usual) >= (1 - MOST_COST) * self.seconds(candidate)
+        return self.seconds(self._reference) >= (1 - MAX_COST) * self.seconds(candidate)
 
     def last(self, sizes: Sequence[int], allows: Allows, kv_type: str | None = None) -> int:
-        """The index of the longest of ascending `sizes` that the analytic meter allows; -1 if none."""
+        """The index of the longest of ascending `sizes` whose analytic plan `allows` accepts; -1 if none."""
 
         def is_allowed(index: int) -> bool:
             return allows(self.at(sizes[index], kv_type, is_exact=False))
@@ -116,7 +117,7 @@ class _Plans:
         return last_holding(-1, last, is_allowed)
 
     def confirmed(self, sizes: Sequence[int], low: int) -> int:
-        """The index that the exact meter confirms; `low` is the analytic meter's, which may be too low."""
+        """The index that the exact meter confirms. `low` is the analytic meter's, which may be too low."""
         if self._exact is None:
             return low
 
@@ -130,23 +131,23 @@ class _Plans:
         return low
 
     def _may_fit(self, n_ctx: int) -> bool:
-        """Whether the context fits with compute at its lower bound; if not, the exact meter is not asked."""
+        """Whether the context fits with the lower bound of compute; otherwise no exact measure is needed."""
         workload = replace(self._workload, n_ctx=n_ctx)
         context = resolve_context(self._profile, self._machine, workload)
         meter = analytic(self._profile, self._machine, workload, context).optimistic()
         return meter(choose_placement(self._profile, self._machine, workload, meter)).fits
 
     def prices(self, chosen: Candidate, longer: Sequence[int]) -> tuple[ContextPrice, ...]:
-        """Costs of other contexts against `chosen`; `longer` are the contexts that cost too much."""
+        """The costs of other contexts, compared with `chosen`; `longer` are contexts that cost too much."""
         prices = []
-        usual = self._price(self._usual, chosen)
-        if usual.cost < -_NOTICEABLE:
-            prices.append(usual)
+        reference = self._price(self._reference, chosen)
+        if reference.cost < -_NOTICEABLE:
+            prices.append(reference)
         if not longer:
             return tuple(prices)
-        after = self.at(longer[0])
-        if after.estimate.fits:
-            prices.append(self._price(after, chosen))
+        next_longer = self.at(longer[0])
+        if next_longer.estimate.fits:
+            prices.append(self._price(next_longer, chosen))
             sizes = range(longer[0] + FINE_STEP, longer[-1] + 1, FINE_STEP)
         else:
             sizes = range(chosen.context.n_ctx + FINE_STEP, longer[0], FINE_STEP)
@@ -154,22 +155,22 @@ class _Plans:
         if index >= 0:
             longest = self._price(self.at(sizes[index], is_exact=False), chosen)
             prices.append(replace(longest, is_longest=True))
-        elif after.estimate.fits:
+        elif next_longer.estimate.fits:
             prices[-1] = replace(prices[-1], is_longest=True)
-        if not after.estimate.fits and (other := self._on_host(longer[0])) is not None:
+        if not next_longer.estimate.fits and (other := self._on_host(longer[0])) is not None:
             prices.append(self._price(other, chosen))
-        return (*prices, *self._with_smaller_cache(chosen, longer))
+        return (*prices, *self._with_quantized_cache(chosen, longer))
 
     def _on_host(self, n_ctx: int) -> Candidate | None:
         """The plan with `n_ctx` tokens and more weights on the host; None if it does not fit."""
-        wishes = self._wishes
-        if any(each is not None for each in (wishes.n_gpu_layers, wishes.tensor_split, wishes.overrides)):
+        given = self._given_workload
+        if any(option is not None for option in (given.n_gpu_layers, given.tensor_split, given.overrides)):
             return None
-        other = plan_placement(self._profile, self._machine, replace(wishes, n_ctx=n_ctx))
+        other = plan_placement(self._profile, self._machine, replace(given, n_ctx=n_ctx))
         return other if other.estimate.fits else None
 
-    def _with_smaller_cache(self, chosen: Candidate, longer: Sequence[int]) -> tuple[ContextPrice, ...]:
-        """The context that the same rule allows with q8_0, if it is longer."""
+    def _with_quantized_cache(self, chosen: Candidate, longer: Sequence[int]) -> tuple[ContextPrice, ...]:
+        """The context that the same rule chooses with a q8_0 cache, if it is longer."""
         if not can_quantize_cache(self._profile, self._workload):
             return ()
         index = self.last(longer, self.is_cheap, "q8_0")
@@ -190,11 +191,11 @@ class _Plans:
 
 
 def _shorter(
-    profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None, usual: Candidate
+    profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None, reference: Candidate
 ) -> Candidate:
-    """The plan with the longest context below the usual one that fits; `usual` if none does."""
-    sizes = range(FINE_STEP, usual.context.n_ctx, FINE_STEP)
-    longest = usual
+    """The plan with the longest context below that of `reference` that fits; `reference` if none fits."""
+    sizes = range(FINE_STEP, reference.context.n_ctx, FINE_STEP)
+    longest = reference
 
     def fits(index: int) -> bool:
         nonlocal longest

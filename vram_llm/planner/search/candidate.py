@@ -1,4 +1,4 @@
-"""A placement that a search has found, and what tells whether one is better."""
+"""A placement that a search has found, and the times by which placements are compared."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ ANSWER_TOKENS = 512  # of a typical request
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A placement and its memory estimate."""
+    """A placement in a context, and its memory estimate."""
 
     context: Context
     placement: Placement
@@ -22,18 +22,22 @@ class Candidate:
 
 
 def expected_speed(
-    profile: ModelProfile, machine: Machine, workload: Workload, of: Candidate | Alternative | Plan
+    profile: ModelProfile, machine: Machine, workload: Workload, candidate: Candidate | Alternative | Plan
 ) -> SpeedEstimate:
     """The predicted speed of a placement."""
-    pipelined = is_pipelined(profile, of.context, machine.devices, of.placement)
-    return Predictor(profile, of.context, machine, workload)(of.placement, pipelined=pipelined)
+    context, placement = candidate.context, candidate.placement
+    pipelined = is_pipelined(profile, context, machine.devices, placement)
+    return Predictor(profile, context, machine, workload)(placement, pipelined=pipelined)
 
 
-def objective_seconds(profile: ModelProfile, machine: Machine, workload: Workload, of: Candidate) -> float:
+def objective_seconds(
+    profile: ModelProfile, machine: Machine, workload: Workload, candidate: Candidate
+) -> float:
     """The time that the workload's objective minimises."""
-    pipelined = is_pipelined(profile, of.context, machine.devices, of.placement)
-    predictor = Predictor(profile, of.context, machine, workload)
-    return predictor.objective_seconds(of.placement, workload.objective, pipelined=pipelined)
+    context, placement = candidate.context, candidate.placement
+    pipelined = is_pipelined(profile, context, machine.devices, placement)
+    predictor = Predictor(profile, context, machine, workload)
+    return predictor.objective_seconds(placement, workload.objective, pipelined=pipelined)
 
 
 def request_seconds(predictor: Predictor, placement: Placement, *, pipelined: bool) -> float:
@@ -44,7 +48,7 @@ def request_seconds(predictor: Predictor, placement: Placement, *, pipelined: bo
 
 
 def uses_host(profile: ModelProfile, placement: Placement) -> bool:
-    """Whether weights that could be on a device are on the host."""
+    """Whether weights are on the host that could be on a device."""
     on_host = placement.n_gpu_layers <= profile.n_layers
     return on_host or any(override.device == HOST for override in placement.overrides)
 

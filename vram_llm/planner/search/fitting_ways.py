@@ -1,4 +1,4 @@
-"""Changes that make a model fit, with their flags; those that keep it on the cards come first."""
+"""Changes that make a model fit, with their flags; changes that keep it on the cards come first."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +18,7 @@ from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import HOST, MeterFor, Workload
 from vram_llm.units import MIB, typed_count
 
-_SMALLER_KV = "q8_0"
+_QUANTIZED_KV = "q8_0"
 
 
 def fitting_ways(
@@ -28,11 +28,11 @@ def fitting_ways(
     refused: Candidate,
     exact: MeterFor | None = None,
 ) -> tuple[Way, ...]:
-    """Changes that make `workload` fit; those that keep all layers on the cards come first.
+    """Changes that make `workload` fit; changes that keep all layers on the cards come first.
 
     `refused` is the workload's placement that is least over its budgets; a smaller reserve is computed from
-    it. The analytic meter finds the changes. An exact meter, if given, must agree; it also decides how many
-    layers are on the CPU.
+    it. The analytic meter finds the changes. An exact meter, if given, must confirm them, and decides how
+    many layers are on the CPU.
     """
     ways: list[Way] = []
     for changed, flags in _changes(profile, machine, workload, refused):
@@ -50,28 +50,28 @@ def fitting_ways(
 
 
 def _without_overrides(workload: Workload) -> tuple[str, ...]:
-    """The flags that drop the user's overrides."""
+    """The flags that remove the user's overrides."""
     return (FLAG, NONE) if workload.overrides else ()
 
 
 def _changes(
     profile: ModelProfile, machine: Machine, workload: Workload, refused: Candidate
 ) -> Iterator[tuple[Workload, tuple[str, ...]]]:
-    """Workloads that may fit, each with its flags; without flags, those of its placement are used."""
+    """Workloads that may fit, each with its flags; with no flags, the flags of its placement are used."""
     n_wanted = refused.context.n_ctx
     free = replace(workload, tensor_split=None, n_gpu_layers=None, overrides=None)
     if free != workload:
         yield free, ()
-    small = replace(workload, kv_type_k=_SMALLER_KV, kv_type_v=_SMALLER_KV)
-    kv_flags = ("--kv-type", _SMALLER_KV)
-    kinds: list[tuple[Workload, tuple[str, ...]]] = [(workload, ())]
-    kinds += [(small, kv_flags)] if can_quantize_cache(profile, workload) else []
-    for kind, flags in kinds:
+    quantized = replace(workload, kv_type_k=_QUANTIZED_KV, kv_type_v=_QUANTIZED_KV)
+    kv_flags = ("--kv-type", _QUANTIZED_KV)
+    by_kv_type: list[tuple[Workload, tuple[str, ...]]] = [(workload, ())]
+    by_kv_type += [(quantized, kv_flags)] if can_quantize_cache(profile, workload) else []
+    for changed, flags in by_kv_type:
         if flags:
-            yield replace(kind, n_ctx=n_wanted, largest_ctx=False), flags
-        n_ctx = longest_on_cards(profile, machine, kind)
+            yield replace(changed, n_ctx=n_wanted, largest_ctx=False), flags
+        n_ctx = longest_on_cards(profile, machine, changed)
         if n_ctx is not None and n_ctx < n_wanted:
-            yield replace(kind, n_ctx=n_ctx, largest_ctx=False), (*flags, "--n-ctx", typed_count(n_ctx))
+            yield replace(changed, n_ctx=n_ctx, largest_ctx=False), (*flags, "--n-ctx", typed_count(n_ctx))
     if (n_ctx := _longest(profile, machine, workload, n_wanted)) is not None:
         yield replace(workload, n_ctx=n_ctx, largest_ctx=False), ("--n-ctx", typed_count(n_ctx))
     if workload.reserve_bytes:
@@ -85,7 +85,7 @@ def _changes(
 
 
 def longest_on_cards(profile: ModelProfile, machine: Machine, workload: Workload) -> int | None:
-    """The longest context that fits with only those weights on the host that the user puts there."""
+    """The longest context that fits with no weights on the host, except those that the user puts there."""
     if not machine.devices:
         return None
     if workload.overrides is None:
@@ -98,7 +98,10 @@ def longest_on_cards(profile: ModelProfile, machine: Machine, workload: Workload
 
 
 def _longest(profile: ModelProfile, machine: Machine, workload: Workload, n_wanted: int) -> int | None:
-    """The longest trained context below `n_wanted` that fits, with any number of layers on the host."""
+    """The longest context below `n_wanted` that fits, with any number of layers on the host.
+
+    It is at most the trained length.
+    """
     step = ctx_step(workload)
     low, high = 0, min(n_wanted - 1, profile.context_length or n_wanted) // step
     while low < high:
@@ -116,14 +119,14 @@ def _way(
 ) -> Way:
     pipelined = is_pipelined(profile, other.context, machine.devices, other.placement)
     speed = Predictor(profile, other.context, machine, workload)(other.placement, pipelined=pipelined)
-    held = on_host(other.placement)
+    host = on_host(other.placement)
     return Way(
         flags=flags,
         n_ctx=other.context.n_ctx,
         n_layers=profile.n_layers,
-        cpu_layers=held.n_layers,
-        cpu_parts=held.n_touched - held.n_layers,
-        on_cpu=listed(held.phrases(profile.n_layers)) if held.parts else "",
+        cpu_layers=host.n_layers,
+        cpu_parts=host.n_with_weights - host.n_layers,
+        on_cpu=listed(host.phrases(profile.n_layers)) if host.parts else "",
         tokens_per_s=speed.tokens_per_s,
     )
 

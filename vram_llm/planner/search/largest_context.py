@@ -16,12 +16,12 @@ _MAX_CTX = 2**24
 def plan_largest_context(
     profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None = None
 ) -> tuple[Candidate, Candidate | None]:
-    """The placement with the longest context that fits, and the placement one step longer, which does not.
+    """The placement with the longest context that fits, and the placement with one step more, which does not.
 
-    No weights move to the host to make room for context, unless the shortest context needs some there. Then
-    parts of layers may move, but the host has only as many whole layers as the default context needs. No
-    context is longer than the trained length; at that length the second placement is None. If none fits, the
-    placement that is least over its budgets.
+    No weights move to the host for a longer context, unless the shortest context needs some there. Then parts
+    of layers may move, but the host has only as many whole layers as the default context needs. No context is
+    longer than the trained length; at that length the second placement is None. If no context fits, the first
+    is the placement that is least over its budgets.
     """
     step = ctx_step(workload)
     shortest = plan_placement(profile, machine, replace(workload, n_ctx=step), exact)
@@ -42,7 +42,7 @@ def plan_largest_context(
         return longest, None
     low = last_holding(1, high, lambda steps: at(steps, None).estimate.fits)
     if exact is not None:
-        # the analytic result is close: search from there in growing steps
+        # the analytic result is close, so the search begins there and doubles its steps
         stride = 1
         while low + stride < high and at(low + stride, exact).estimate.fits:
             low, stride = low + stride, 2 * stride

@@ -1,10 +1,10 @@
-"""Cut a model into contiguous runs of layers, one for each device, in the best order of devices.
+"""Cuts of a model into contiguous runs of layers, one for each device, in the best order of devices.
 
 The output is one more item after the layers. Every item adds to the memory of its device, and a run that
-starts later never ends earlier. So, if each device may be filled to a given share of its budget, it is best
-for a given order to fill each device as far as possible before the next. Over all orders, it is enough to
-know the furthest item that each set of devices can reach. Bisection over the share gives the cut whose
-fullest device is least full. Equal devices are interchangeable.
+starts later never ends earlier. So if each device may use a given share of its budget, it is best, in a given
+order, to fill each device as far as possible before the next one. Over all orders, it is enough to know the
+furthest item that each set of devices can reach. Bisection of the share gives the cut whose fullest device is
+least full. Equal devices are interchangeable.
 """
 
 import itertools
@@ -22,7 +22,7 @@ _BISECTIONS = 16
 _MAX_SETS = 1024  # sets of devices; with more, only the machine's own order is tried
 _WORTH_REORDERING = 0.95  # another order must fill the fullest device below this share of the machine's order
 
-Used = tuple[int, ...]  # number of devices of each class
+DeviceCounts = tuple[int, ...]  # a set of devices: how many of each class
 
 
 class Run(NamedTuple):
@@ -36,11 +36,11 @@ class Run(NamedTuple):
 Attempt = Callable[[int, float], list[Run] | None]  # number of items on the host, share of the budgets
 
 
-class Cutter:
-    """Cuts `n_layers` layers and the output over the devices of `meter`."""
+class LayerCuts:
+    """The possible cuts of `n_layers` layers and the output over the devices of `meter`."""
 
     def __init__(self, meter: AnalyticMeter, n_layers: int, *, reorder: bool = True) -> None:
-        """Without `reorder`, only the machine's own order is tried."""
+        """Without `reorder`, the devices keep the machine's order."""
         self.meter = meter
         self.ids = list(meter.devices)
         self.n_items = n_layers + 1
@@ -50,7 +50,7 @@ class Cutter:
         self.reorders = reorder and len(self.classes) > 1 and n_sets <= _MAX_SETS
 
     def fits(self, n_host: int) -> bool:
-        """Whether all items after the first `n_host` fit the devices' budgets."""
+        """Whether all items but the first `n_host` fit the devices' budgets."""
         attempts = [self._in_order, *([self._in_any_order] if self.reorders else [])]
         return (
             n_host == self.n_items
@@ -58,12 +58,12 @@ class Cutter:
             or any(attempt(n_host, 1.0) is not None for attempt in attempts)
         )
 
-    def cut(self, n_host: int) -> Placement:
-        """The cut of all items after the first `n_host` that leaves the fullest device least full.
+    def min_memory_placement(self, n_host: int) -> Placement:
+        """The cut of all items but the first `n_host` whose fullest device is least full, as a placement.
 
-        The machine's order is kept unless another order leaves noticeably more room, or only another order
-        fits. One device takes everything if several have no room for pipeline copies. If nothing fits, the
-        cut that is least over its budgets.
+        The devices keep the machine's order unless another order leaves noticeably more free memory, or only
+        another order fits. One device has all items if several have no memory for pipeline copies. If nothing
+        fits, it is the cut that is least over its budgets.
         """
         if n_host == self.n_items or not self.ids:
             return self.placement([])
@@ -79,7 +79,7 @@ class Cutter:
         return self.placement(runs)
 
     def _least(self, attempt: Attempt, n_host: int) -> tuple[list[Run], float]:
-        """The runs at the smallest share that is possible, and that share."""
+        """The runs with the smallest possible share of the budgets, and that share."""
         low, high = 0.0, 1.0
         while (runs := attempt(n_host, high)) is None:
             low, high = high, 2 * high
@@ -92,7 +92,7 @@ class Cutter:
         return runs, high
 
     def _in_order(self, n_host: int, share: float) -> list[Run] | None:
-        """Fill the devices one after the other; None if they do not hold all items."""
+        """The runs that fill the devices one after the other; None if not all items fit."""
         runs, start = [], n_host
         for device_id in self.ids:
             end = self.furthest(device_id, start, n_host, share)
@@ -101,10 +101,10 @@ class Cutter:
         return runs if start == self.n_items else None
 
     def _in_any_order(self, n_host: int, share: float) -> list[Run] | None:
-        """Like `_in_order`, over all orders of the devices."""
-        nothing: Used = (0,) * len(self.classes)
-        reached: dict[Used, int] = {nothing: n_host}
-        last: dict[Used, tuple[int, Run]] = {}
+        """The runs of the best order of the devices; None if not all items fit in any order."""
+        nothing: DeviceCounts = (0,) * len(self.classes)
+        reached: dict[DeviceCounts, int] = {nothing: n_host}
+        last: dict[DeviceCounts, tuple[int, Run]] = {}
         sets = itertools.product(*(range(len(alike) + 1) for alike in self.classes))
         for used in sorted(sets, key=sum):
             for index, alike in enumerate(self.classes):
@@ -121,7 +121,7 @@ class Cutter:
         return None
 
     def _alone(self, n_host: int) -> list[Run] | None:
-        """All items on the one device that is then least full; None if no device holds them."""
+        """One run with all items, on the device that is then least full; None if no device can hold them."""
         fullness = {}
         for device_id in self.ids:
             if self.holds_all(device_id, n_host):
@@ -145,7 +145,7 @@ class Cutter:
         return low
 
     def holds(self, device_id: str, start: int, end: int, n_host: int, share: float = 1.0) -> bool:
-        """Whether items start to end-1 fit `share` of a device's budget while other devices are in use."""
+        """Whether items start to end-1 fit `share` of a device's budget if other devices are in use too."""
         return self.meter.fits_device(
             device_id,
             start,
@@ -157,7 +157,7 @@ class Cutter:
         )
 
     def holds_all(self, device_id: str, n_host: int) -> bool:
-        """Whether all items after the first `n_host` fit the budget of a device that is used alone."""
+        """Whether all items but the first `n_host` fit the budget of a device that is used alone."""
         return self.meter.fits_device(device_id, n_host, self._n_layers, True, n_host, pipelined=False)
 
     def placement(self, runs: list[Run], overrides: tuple[Override, ...] = ()) -> Placement:
@@ -167,13 +167,13 @@ class Cutter:
         for index, run in enumerate(runs):
             assignment += [index] * (run.end - run.start)
         ids = [run.device_id for run in runs]
-        stores = {override.device for override in overrides} - {*ids, HOST}
-        ids += [device_id for device_id in self.ids if device_id in stores]
+        without_layers = {override.device for override in overrides} - {*ids, HOST}
+        ids += [device_id for device_id in self.ids if device_id in without_layers]
         return placement_of(ids, assignment, overrides)
 
 
 def _classes(meter: AnalyticMeter) -> list[list[str]]:
-    """Device ids, grouped by equal memory use, budget and speed."""
+    """The ids of the devices, grouped by equal memory use, budget and speed."""
     alike: dict[tuple[object, ...], list[str]] = {}
     for device in meter.devices.values():
         key = (
@@ -184,8 +184,8 @@ def _classes(meter: AnalyticMeter) -> list[list[str]]:
     return list(alike.values())
 
 
-def _trace(used: Used, last: dict[Used, tuple[int, Run]]) -> list[Run]:
-    """The runs that led to `used`, first to last."""
+def _trace(used: DeviceCounts, last: dict[DeviceCounts, tuple[int, Run]]) -> list[Run]:
+    """The runs that lead to the set `used`, in their order."""
     runs = []
     while any(used):
         index, run = last[used]

@@ -1,7 +1,7 @@
-"""Parts of layers that may be on another device than their layer, or on the host: their bytes and seconds.
+"""The parts of layers that may move to another device or to the host, with their bytes and seconds.
 
-Of a layer with routed experts, these may move; of a layer with a dense feed-forward network, its matrices, or
-ffn_down alone. If the user dictates overrides, nothing else moves, and their weights count where they are.
+These are the routed experts of a layer, or the matrices of its dense feed-forward network, or ffn_down alone.
+If the user gives overrides, no other parts move, and the bytes of overridden weights count on their devices.
 """
 
 from collections import defaultdict
@@ -14,14 +14,14 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.model.tensors import LayerPart, Tensor
 from vram_llm.planner.memory.analytic_meter import AnalyticMeter
 from vram_llm.planner.overrides import Override, overriding_device
-from vram_llm.planner.speed import Costs, Predictor, output_tensors
+from vram_llm.planner.speed import Predictor, RunCosts, output_tensors
 from vram_llm.planner.types import HOST
 
 _EXPERTS = (LayerPart.EXPERTS, LayerPart.EXPERTS_UP, LayerPart.EXPERTS_DOWN)
 _DENSE = (LayerPart.FFN, LayerPart.FFN_DOWN)
 
 
-class Part(NamedTuple):
+class MovablePart(NamedTuple):
     """Weights of a layer that move together."""
 
     part: LayerPart
@@ -29,15 +29,18 @@ class Part(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A part of a layer on another device than the layer."""
+    """The move of a part of a layer to another device or to the host."""
 
     layer: int
-    choice: int  # index among the layer's `choices`
+    choice: int  # index of the part among the layer's `choices`
     place: str  # a device id, or "host"
 
 
 class MovableParts:
-    """The parts of a model's layers that may move, and the bytes and seconds of each place."""
+    """The movable parts of a model's layers, and their bytes and seconds on each device and on the host.
+
+    `places` are the ids of the devices, and "host". `choices[i]` are the movable parts of layer i.
+    """
 
     def __init__(
         self,
@@ -47,12 +50,12 @@ class MovableParts:
         overrides: Sequence[Override] | None = None,
         host_price_s: float = 0.0,
     ) -> None:
-        """`host_price_s` is added to the seconds of a step for every byte of weights on the host."""
+        """`host_price_s` is added to the seconds of a step for each byte of weights on the host."""
         self._profile, self._meter, self._predictor = profile, meter, predictor
         self._rows, self._price_s = predictor.objective_streams, host_price_s
         self.places = (*meter.devices, HOST)
         self.choices = tuple(_choices(layer) if overrides is None else () for layer in profile.layers)
-        self._dictated = [_dictated(layer, overrides or ()) for layer in profile.layers]
+        self._overridden = [_overridden(layer, overrides or ()) for layer in profile.layers]
         self._round_trips = {
             (home, place): predictor.round_trip_s(home, place, self._rows)
             for home in self.places
@@ -71,7 +74,7 @@ class MovableParts:
         }
 
     def kind(self, layer: int) -> tuple[tuple[int, float], ...]:
-        """Equal for layers whose parts are alike."""
+        """A key that is equal for layers with parts of equal bytes and seconds."""
         return tuple(
             (self._bytes[HOST][layer][n], self._reads[HOST][layer][n])
             for n in range(len(self.choices[layer]))
@@ -82,34 +85,36 @@ class MovableParts:
         return self._bytes[place][move.layer][move.choice]
 
     def seconds(self, home: str, move: Move) -> float:
-        """Seconds that a step takes more with a move than with the part of the layer on `home`."""
+        """The seconds that a move adds to a step, if the layer is on `home`."""
         layer, choice, place = move
         reads = self._reads[place][layer][choice] - self._reads[home][layer][choice]
         return reads + self._round_trips[home, place]
 
-    def costs(self, home: str) -> Costs:
-        """Seconds of runs of items on a device or on the host, with the user's overrides."""
-        plain = self._predictor.decode_costs(home, self._rows)
-        more = [0.0]
-        for layer, moved in zip(self._profile.layers, self._dictated, strict=True):
-            more.append(self._price_s * layer.bytes if home == HOST else 0.0)
-            for place, tensors in moved.items():
+    def costs(self, home: str) -> RunCosts:
+        """The seconds of runs of items on a device or on the host, with the user's overrides."""
+        costs = self._predictor.decode_costs(home, self._rows)
+        added_s = [0.0]
+        for layer, overridden in zip(self._profile.layers, self._overridden, strict=True):
+            added_s.append(self._price_s * layer.bytes if home == HOST else 0.0)
+            for place, tensors in overridden.items():
                 if place != home:
                     reads = self._read_s(place, layer, tensors) - self._read_s(home, layer, tensors)
-                    more[-1] += reads + self._round_trips[home, place]
-        output = sum(tensor.n_bytes for tensor in output_tensors(self._profile))
-        more.append(self._price_s * output if home == HOST else 0.0)
-        return Costs(plain.fixed, [a + b for a, b in zip(plain.sums, accumulate(more), strict=True)])
+                    added_s[-1] += reads + self._round_trips[home, place]
+        output_bytes = sum(tensor.n_bytes for tensor in output_tensors(self._profile))
+        added_s.append(self._price_s * output_bytes if home == HOST else 0.0)
+        return RunCosts(costs.fixed, [a + b for a, b in zip(costs.sums, accumulate(added_s), strict=True)])
 
-    def dictated_bytes(self, device_id: str) -> int:
-        """Bytes of the weights that the user's overrides put on a device."""
-        return sum(self._meter.bytes_of(device_id, moved.get(device_id, ())) for moved in self._dictated)
+    def overridden_bytes(self, device_id: str) -> int:
+        """Bytes of all weights that the user's overrides put on a device."""
+        return sum(
+            self._meter.bytes_of(device_id, overridden.get(device_id, ())) for overridden in self._overridden
+        )
 
-    def dictated_sums(self, device_id: str) -> list[int]:
-        """sums[i]: bytes that the user's overrides decide about in all layers before i, if they were here."""
+    def overridden_sums(self, device_id: str) -> list[int]:
+        """sums[i]: bytes of all overridden tensors in the layers before i, with the device's padding."""
         n_bytes = (
-            sum(self._meter.bytes_of(device_id, tensors) for tensors in moved.values())
-            for moved in self._dictated
+            sum(self._meter.bytes_of(device_id, tensors) for tensors in overridden.values())
+            for overridden in self._overridden
         )
         return [0, *accumulate(n_bytes)]
 
@@ -118,20 +123,20 @@ class MovableParts:
         return self._predictor.read_s(place, layer, tensors, self._rows) + price_s
 
 
-def _choices(layer: Layer) -> tuple[Part, ...]:
+def _choices(layer: Layer) -> tuple[MovablePart, ...]:
+    """The movable parts of a layer."""
     if layer.is_draft:
         return ()
     experts = layer.tensors_of(LayerPart.EXPERTS)
-    parts = _EXPERTS if experts else _DENSE
-    named = (Part(part, layer.tensors_of(part)) for part in parts)
-    return tuple(part for part in named if part.tensors)
+    parts = (MovablePart(part, layer.tensors_of(part)) for part in (_EXPERTS if experts else _DENSE))
+    return tuple(part for part in parts if part.tensors)
 
 
-def _dictated(layer: Layer, overrides: Sequence[Override]) -> dict[str, list[Tensor]]:
-    """The tensors of a layer that overrides match, by the place where they put them."""
-    moved: dict[str, list[Tensor]] = defaultdict(list)
+def _overridden(layer: Layer, overrides: Sequence[Override]) -> dict[str, list[Tensor]]:
+    """The tensors of a layer that overrides match, by their new device or "host"."""
+    by_place: dict[str, list[Tensor]] = defaultdict(list)
     for tensor in () if layer.is_draft or not overrides else layer.tensors:
         place = overriding_device(overrides, tensor.name)
         if place is not None:
-            moved[place].append(tensor)
-    return moved
+            by_place[place].append(tensor)
+    return by_place

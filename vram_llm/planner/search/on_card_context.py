@@ -19,32 +19,34 @@ def on_card_prices(
     """The longest contexts, up to that of `chosen`, with all layers on the cards: as planned, and with q8_0.
 
     The analytic meter finds them; it overestimates memory. Empty if `chosen` has all weights on the cards, or
-    if the user dictates the placement.
+    if the user gives the placement.
     """
-    is_dictated = any(
-        wish is not None for wish in (workload.tensor_split, workload.n_gpu_layers, workload.overrides)
+    is_given = any(
+        option is not None for option in (workload.tensor_split, workload.n_gpu_layers, workload.overrides)
     )
-    if is_dictated or not machine.devices or not uses_host(profile, chosen.placement):
+    if is_given or not machine.devices or not uses_host(profile, chosen.placement):
         return ()
     depth = Predictor(profile, chosen.context, machine, workload).depth
     on_cards = replace(workload, n_gpu_layers=profile.n_layers + 1, overrides=(), largest_ctx=False)
     timed = replace(on_cards, expect_depth=depth)
 
-    def price(other: Candidate) -> ContextPrice:
-        now, then = (
-            expected_speed(profile, machine, timed, candidate).tokens_per_s for candidate in (chosen, other)
-        )
+    def price(candidate: Candidate) -> ContextPrice:
+        chosen_rate = expected_speed(profile, machine, timed, chosen).tokens_per_s
+        rate = expected_speed(profile, machine, timed, candidate).tokens_per_s
         return ContextPrice(
-            n_ctx=other.context.n_ctx, cost=1 - then / now, tokens_per_s=then, method=other.estimate.method
+            n_ctx=candidate.context.n_ctx,
+            cost=1 - rate / chosen_rate,
+            tokens_per_s=rate,
+            method=candidate.estimate.method,
         )
 
     prices = []
-    if (plain := _longest(profile, machine, on_cards, chosen.context.n_ctx)) is not None:
-        prices.append(price(plain))
+    if (longest := _longest(profile, machine, on_cards, chosen.context.n_ctx)) is not None:
+        prices.append(price(longest))
     if can_quantize_cache(profile, on_cards):
-        smaller = replace(on_cards, kv_type_k="q8_0", kv_type_v="q8_0")
-        if (other := _longest(profile, machine, smaller, chosen.context.n_ctx)) is not None:
-            prices.append(replace(price(other), kv_type="q8_0"))
+        quantized = replace(on_cards, kv_type_k="q8_0", kv_type_v="q8_0")
+        if (longest := _longest(profile, machine, quantized, chosen.context.n_ctx)) is not None:
+            prices.append(replace(price(longest), kv_type="q8_0"))
     return tuple(prices)
 
 

@@ -1,8 +1,8 @@
 """The cut of the items into runs over devices in the best order, by dynamic programming.
 
 The time of a run on a device does not depend on the other devices. So the search covers all orders of all
-subsets of the devices: for each set of devices and each item, the least time in which the set can hold all
-items up to that one. Sets and items are few. A partial cut that cannot beat the best complete cut is dropped.
+subsets of the devices: for each set of devices and each item, it computes the least time of all items up to
+that one on the set. Sets and items are few. A partial cut that cannot beat the best complete cut is dropped.
 """
 
 import itertools
@@ -10,33 +10,34 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple
 
-from vram_llm.planner.search.min_memory_cut import Run, Used
+from vram_llm.planner.search.min_memory_cut import DeviceCounts, Run
 
-Times = list[float]  # seconds, by number of items done
+Times = list[float]  # seconds, by the number of items that are on devices so far
 Step = Callable[[Times], tuple[Times, list[int]]]
-"""One more run on a device: the least time to reach each item with it, and the first item of that run."""
+"""Adds a run on a device: gives the least time up to each item with it, and the first item of that run."""
 
 
 class Cut(NamedTuple):
-    """Runs in the order they compute, and their seconds with those of the items before them."""
+    """Runs in the order of computation, and their seconds with those of the items before them."""
 
     runs: list[Run]
     seconds: float
 
 
 def in_order(ids: Sequence[str], steps: Mapping[str, Step], at_start: Times) -> Cut | None:
-    """The best cut in the order of `ids`; devices may stay unused."""
+    """The best cut in the order of `ids`, which may leave devices unused; None if no cut fits."""
     least = at_start
-    taken = []
+    starts_by_device = []
     for device_id in ids:
         times, starts = steps[device_id](least)
-        better = [start if t < u else -1 for start, t, u in zip(starts, times, least, strict=True)]
-        taken.append((device_id, better))
+        used = [start if with_run < without else -1
+                for start, with_run, without in zip(starts, times, least, strict=True)]  # fmt: skip
+        starts_by_device.append((device_id, used))
         least = list(map(min, times, least))
     if least[-1] == inf:
         return None
     runs, end = [], len(least) - 1
-    for device_id, starts in reversed(taken):
+    for device_id, starts in reversed(starts_by_device):
         if starts[end] >= 0:
             runs.append(Run(device_id, starts[end], end))
             end = starts[end]
@@ -46,27 +47,29 @@ def in_order(ids: Sequence[str], steps: Mapping[str, Step], at_start: Times) -> 
 def in_any_order(
     classes: Sequence[Sequence[str]], steps: Mapping[str, Step], at_start: Times, rest: Times, best: float
 ) -> Cut | None:
-    """Like `in_order`, over all orders of all subsets; None if no cut takes less than `best` seconds.
+    """The best cut over all orders of all subsets; None if no cut takes less than `best` seconds.
 
     Devices of one class are interchangeable. `rest[i]` is a lower bound of the time of the items from i on.
     """
-    nothing: Used = (0,) * len(classes)
+    nothing: DeviceCounts = (0,) * len(classes)
     least = {nothing: at_start}
-    last: dict[Used, list[tuple[float, int, int]]] = {}  # time, class and start, by item
+    last: dict[DeviceCounts, list[tuple[float, int, int]]] = {}  # time, class and start, by item
     finished = None
     for used in sorted(itertools.product(*(range(len(alike) + 1) for alike in classes)), key=sum):
-        ways = []
+        last_runs = []
         for index, alike in enumerate(classes):
-            before = least.get(without(used, index)) if used[index] else None
+            before = least.get(without_one(used, index)) if used[index] else None
             if before is not None:
                 times, starts = steps[alike[used[index] - 1]](before)
-                ways.append([(time, index, start) for time, start in zip(times, starts, strict=True)])
-        if not ways:
+                last_runs.append([(time, index, start) for time, start in zip(times, starts, strict=True)])
+        if not last_runs:
             continue
-        last[used] = [min(options) for options in zip(*ways, strict=True)]
+        last[used] = [min(options) for options in zip(*last_runs, strict=True)]
         if last[used][-1][0] < best:
             best, finished = last[used][-1][0], used
-        times = [way[0] if way[0] + more < best else inf for way, more in zip(last[used], rest, strict=True)]
+        times = [
+            run[0] if run[0] + rest_s < best else inf for run, rest_s in zip(last[used], rest, strict=True)
+        ]
         if min(times) < inf:
             least[used] = times
     if finished is None:
@@ -75,10 +78,10 @@ def in_any_order(
     while used != nothing:
         _, index, start = last[used][end]
         runs.append(Run(classes[index][used[index] - 1], start, end))
-        used, end = without(used, index), start
+        used, end = without_one(used, index), start
     return Cut(runs[::-1], best)
 
 
-def without(used: Used, index: int) -> Used:
-    """`used` with one device less of the class `index`."""
+def without_one(used: DeviceCounts, index: int) -> DeviceCounts:
+    """`used` without one device of the class `index`."""
     return (*used[:index], used[index] - 1, *used[index + 1 :])

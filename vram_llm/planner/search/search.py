@@ -1,9 +1,9 @@
-"""From a model, a machine and a workload to the placement that fits.
+"""Finds the best placement for a model, a machine and a workload.
 
-If the devices hold all layers whole, they do (whole_layers.py). Else routed experts or feed-forward matrices
-of some layers are on the host or on another device, and whole layers on the host only where that is faster
-(spill.py). Devices that may be slower than the host are used if that takes less time (slow_devices.py). The
-analytic meter finds the placement. An exact meter, if given, confirms it.
+If all layers fit the devices as a whole, that is the placement (whole_layers.py). Otherwise routed experts or
+feed-forward matrices of some layers are on the host or on another device, and whole layers are on the host
+only if that is faster (spill.py). Devices that may be slower than the host are used if that takes less time
+(slow_devices.py). The analytic meter finds the placement. An exact meter, if given, confirms it.
 """
 
 from dataclasses import replace
@@ -21,15 +21,15 @@ from vram_llm.planner.search.candidate import (
     request_seconds,
     uses_host,
 )
-from vram_llm.planner.search.min_memory_cut import Cutter, Run
-from vram_llm.planner.search.slow_devices import rigs_to_try
-from vram_llm.planner.search.spill import Spilled, SpillSearch
-from vram_llm.planner.search.whole_layers import WholeLayers
+from vram_llm.planner.search.min_memory_cut import LayerCuts, Run
+from vram_llm.planner.search.slow_devices import machines_to_try
+from vram_llm.planner.search.spill import SpilledPlacement, SpillSearch
+from vram_llm.planner.search.whole_layers import WholeLayerSearch
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import Context, MeterFor, Objective, Placement, Workload
 
 _WORTH_ASSUMING = 0.99  # devices of assumed speed are used if that takes less than this share of the time
-_WORTH_MOVING = 0.99  # parts of layers move, though all fits whole, if a step takes less than this share
+_WORTH_MOVING = 0.99  # parts of layers move although all layers fit if a step takes less than this share
 
 
 def plan_placement(
@@ -40,12 +40,12 @@ def plan_placement(
     *,
     reorder: bool = True,
 ) -> Candidate:
-    """The best placement; with `reorder`, over every order of the devices.
+    """The best placement; with `reorder`, over all orders of the devices.
 
-    If none fits, the placement that is least over its budgets. Raises BadSplit, BadPlan.
+    If none fits, it is the placement that is least over its budgets. Raises BadSplit, BadPlan.
     """
     best: Candidate | None = None
-    for rig, all_others_assumed in rigs_to_try(machine, workload):
+    for rig, all_others_assumed in machines_to_try(machine, workload):
         candidate = plan_with_all(profile, rig, workload, exact, reorder=reorder)
         if best is None or _is_better(profile, machine, workload, candidate, best):
             best = candidate
@@ -76,12 +76,12 @@ def plan_with_all(
     reorder: bool = True,
     fills_devices: bool = False,
 ) -> Candidate:
-    """Like `plan_placement`, but slow devices are as good as others.
+    """`plan_placement` with all devices of the machine, slow ones too.
 
-    With `fills_devices` as few bytes as possible are on the host, whatever time that takes.
+    With `fills_devices`, as few bytes as possible are on the host, whatever time that takes.
     """
     context = resolve_context(profile, machine, workload)
-    search = _RigSearch(
+    search = _PlacementSearch(
         profile, machine, workload, analytic(profile, machine, workload, context), reorder=reorder
     )
     return search.best(exact, fills_devices=fills_devices)
@@ -90,28 +90,28 @@ def plan_with_all(
 def choose_placement(
     profile: ModelProfile, machine: Machine, workload: Workload, meter: AnalyticMeter
 ) -> Placement:
-    """The placement that the user dictates, or the best one by an analytic meter.
+    """The placement that the user gives, or the best one by an analytic meter.
 
-    If none fits, the placement that is least over its budgets. Raises BadSplit.
+    If none fits, it is the placement that is least over its budgets. Raises BadSplit.
     """
-    return _RigSearch(profile, machine, workload, meter).best(None).placement
+    return _PlacementSearch(profile, machine, workload, meter).best(None).placement
 
 
 def plan_fewest_on_host(
     profile: ModelProfile, machine: Machine, workload: Workload, context: Context
 ) -> Candidate:
-    """The placement with the fewest bytes on the host that fits the devices, whatever the host's memory is.
+    """The placement that fits the devices with the fewest bytes on the host, by the analytic meter.
 
-    By the analytic meter.
+    The host's memory does not limit it.
     """
     roomy = replace(machine, host=replace(machine.host, available_bytes=2**60))
     meter = analytic(profile, roomy, workload, context)
-    found = _RigSearch(profile, roomy, workload, meter).best(None, fills_devices=True)
+    found = _PlacementSearch(profile, roomy, workload, meter).best(None, fills_devices=True)
     measure = analytic(profile, machine, workload, context)
     return Candidate(found.context, found.placement, measure(found.placement))
 
 
-class _RigSearch:
+class _PlacementSearch:
     """Finds the best placement of one model in one context on one machine."""
 
     def __init__(
@@ -126,13 +126,13 @@ class _RigSearch:
         self._profile, self._machine, self._workload = profile, machine, workload
         self._meter, self._context = meter, meter.context
         predictor = Predictor(profile, meter.context, machine, workload)
-        self._whole = WholeLayers(
+        self._whole = WholeLayerSearch(
             machine, meter, predictor, workload.objective, profile.n_layers, reorder=reorder
         )
         apart = without_pipeline_copies(meter)
-        self._cutter = Cutter(apart, profile.n_layers, reorder=reorder)
+        self._layer_cuts = LayerCuts(apart, profile.n_layers, reorder=reorder)
         self._predictor = Predictor(profile, meter.context, machine, _at_depth(profile, meter, workload))
-        self._spill = SpillSearch(profile, workload, apart, self._predictor, self._cutter)
+        self._spill = SpillSearch(profile, workload, apart, self._predictor, self._layer_cuts)
 
     def best(self, exact: MeterFor | None, *, fills_devices: bool = False) -> Candidate:
         """The best placement; if none fits, the one that is least over its budgets."""
@@ -148,7 +148,7 @@ class _RigSearch:
         if best is not None and (best.estimate.fits or self._workload.overrides):
             return best
         if self._workload.overrides:
-            return self._measured(self._cutter.cut(n_host or 0), exact)
+            return self._measured(self._layer_cuts.min_memory_placement(n_host or 0), exact)
         last = (
             self._whole.fewest_on_host(measure) if n_host is None else self._whole.least_bad(n_host, measure)
         )
@@ -157,8 +157,8 @@ class _RigSearch:
     def _spilled(
         self, n_host: int | None, exact: MeterFor | None, whole: Candidate | None, *, fills_devices: bool
     ) -> Candidate | None:
-        """The best placement with parts elsewhere; None if none is worth more than `whole`."""
-        ids, objective = self._cutter.ids, self._workload.objective
+        """The best placement with moved parts; None if none is better than `whole`."""
+        ids, objective = self._layer_cuts.ids, self._workload.objective
         if self._workload.overrides == () or not ids:
             return None
         if whole is not None and (objective is not Objective.LATENCY or len(ids) < 2):
@@ -179,8 +179,11 @@ class _RigSearch:
             return Candidate(context, found.placement, found.estimate)
         return Candidate(self._context, found.placement, found.estimate)
 
-    def _is_worth(self, found: Spilled, whole: Candidate | None) -> bool:
-        """Whether a step is noticeably faster, and if that costs pipeline copies, a typical request too."""
+    def _is_worth(self, found: SpilledPlacement, whole: Candidate | None) -> bool:
+        """Whether a decode step is noticeably faster than with `whole`.
+
+        If `whole` has pipeline copies, which moved parts turn off, a typical request must be faster too.
+        """
         if whole is None:
             return True
         whole_s = self._predictor.objective_seconds(whole.placement, Objective.LATENCY, pipelined=False)
@@ -192,10 +195,10 @@ class _RigSearch:
         return request_s < request_seconds(self._predictor, whole.placement, pipelined=True)
 
     def _with_split(self, exact: MeterFor | None) -> Candidate:
-        """The split that the user dictates, with parts elsewhere if it does not fit and they may move."""
+        """The split that the user gives, with moved parts if it does not fit and parts may move."""
         workload, n_layers = self._workload, self._profile.n_layers
         assert workload.tensor_split is not None
-        order, shares = workload.tensor_split.over(self._cutter.ids)
+        order, shares = workload.tensor_split.over(self._layer_cuts.ids)
         wanted = -1 if workload.n_gpu_layers is None else workload.n_gpu_layers
         assignment = device_of_layers(n_layers, wanted, shares)
         whole = self._measured(placement_of(order, assignment, workload.overrides or ()), exact)
@@ -221,10 +224,11 @@ class _RigSearch:
 
 
 def _at_depth(profile: ModelProfile, meter: AnalyticMeter, workload: Workload) -> Workload:
-    """`workload` with the depth at which times decide what leaves a device.
+    """`workload` with the context depth at which times decide which weights leave a device.
 
-    In a dense model it is a full context, unless the user gives a depth: with a cache that is hardly read,
-    whole layers on the host would seem cheap. Of experts a token reads so little that this hardly matters.
+    For a dense model it is a full context, unless the user gives a depth: at a small depth a step reads
+    little of the cache, so whole layers on the host would seem cheap. With experts, a token reads so few
+    weights that the depth hardly matters.
     """
     if workload.expect_depth is not None or any(layer.expert_bytes for layer in profile.layers):
         return workload

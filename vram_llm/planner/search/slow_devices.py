@@ -1,8 +1,8 @@
-"""Devices that may be slower than the host: they are used only if the plan with them is better.
+"""Devices that may be slower than the host: the planner uses them only if the plan with them is better.
 
-A device of assumed speed stays idle if the model fits without it, since it may not help. If the model does
-not fit, or if a device is known to read slower than the host, predicted times decide between the device and
-more layers on the host.
+A device of assumed speed stays idle if the model fits without it, because it may not help. If the model does
+not fit, or if a device is known to read more slowly than the host, predicted times decide between the device
+and more layers on the host.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from vram_llm.machine.types import DeviceKind, Machine
 from vram_llm.planner.types import Objective, Workload
 
 
-def rigs_to_try(machine: Machine, workload: Workload) -> Iterator[tuple[Machine, bool]]:
-    """`machine` without its slow devices, then with more of them, those of known speed first.
+def machines_to_try(machine: Machine, workload: Workload) -> Iterator[tuple[Machine, bool]]:
+    """`machine` without its slow devices, then with more and more of them; known speeds come first.
 
-    The second value is true if all devices that are still left out have an assumed speed. Only the whole
-    machine is tried if the objective ignores speed, if the user dictates the split, or if all devices are
-    slow workers, which the user has named in order to use them.
+    The second value is whether all missing devices have an assumed speed. Only the whole machine is tried if
+    the objective ignores speed, if the user gives the split, or if all devices are slow workers, which the
+    user has named in order to use them.
     """
     by_time = workload.objective in (Objective.LATENCY, Objective.THROUGHPUT)
     ranks = _slow(machine) if by_time and workload.tensor_split is None else {}
@@ -29,22 +29,22 @@ def rigs_to_try(machine: Machine, workload: Workload) -> Iterator[tuple[Machine,
             for device_id, rank in ranks.items()
             if device_id in workers and len(workers) < len(ranks)
         }
-    for most in (None, *sorted(set(ranks.values()))):
-        left_out = [
+    for highest in (None, *sorted(set(ranks.values()))):
+        missing = [
             device
             for device in machine.devices
-            if (rank := ranks.get(device.id)) is not None and (most is None or rank > most)
+            if (rank := ranks.get(device.id)) is not None and (highest is None or rank > highest)
         ]
-        devices = tuple(device for device in machine.devices if device not in left_out)
-        yield replace(machine, devices=devices), all(map(has_assumed_speed, left_out))
+        devices = tuple(device for device in machine.devices if device not in missing)
+        yield replace(machine, devices=devices), all(map(has_assumed_speed, missing))
 
 
 def _slow(machine: Machine) -> dict[str, tuple[bool, float]]:
-    """Ranks of the devices of assumed speed and of those slower than the host; the least is tried first."""
-    least = host_speed(machine.host).read_bytes_per_s.value
+    """The ranks of devices that have an assumed speed or are slower than the host; lower ranks come first."""
+    host_rate = host_speed(machine.host).read_bytes_per_s.value
     reads = {device.id: device_speed(device).read_bytes_per_s.value for device in machine.devices}
     return {
         device.id: (has_assumed_speed(device), -reads[device.id])
         for device in machine.devices
-        if has_assumed_speed(device) or reads[device.id] < least
+        if has_assumed_speed(device) or reads[device.id] < host_rate
     }
