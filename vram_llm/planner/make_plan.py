@@ -14,7 +14,7 @@ from vram_llm.planner.search.alternatives import alternatives, split_by_free_mem
 from vram_llm.planner.search.auto_context import plan_auto_context
 from vram_llm.planner.search.candidate import Candidate, expected_speed
 from vram_llm.planner.search.fitting_ways import fitting_ways
-from vram_llm.planner.search.idle_devices import idle_notes, idle_device_alternatives
+from vram_llm.planner.search.idle_devices import idle_device_alternatives, idle_notes
 from vram_llm.planner.search.largest_context import plan_largest_context
 from vram_llm.planner.search.on_card_context import on_card_prices
 from vram_llm.planner.search.search import plan_fewest_on_host, plan_placement

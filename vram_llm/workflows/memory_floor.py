@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from vram_llm.errors import BadPlan, EngineDied, NotBuilt
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import profile
+from vram_llm.workflows import planning
 from vram_llm.workflows.argument_types import check_field_types, check_type
 from vram_llm.workflows.model_names import resolve
-from vram_llm.workflows.planning import dry_run
 
 if TYPE_CHECKING:
     from vram_llm.llama.dryrun.client import DryRun
@@ -40,7 +40,7 @@ def memory_floor(
         raise BadPlan("the memory floor is of the model alone: leave adapters, projector and draft model out")
     header = read_header(resolve(model))
     own = profile(header)
-    with nullcontext(dry) if dry is not None else dry_run() as asked:
+    with nullcontext(dry) if dry is not None else planning.dry_run() as asked:
 
         def exact(context: "Context") -> "Meter":
             return asked.meter(header, context, machine.devices, machine.host, workload.reserve_bytes)

@@ -148,7 +148,9 @@ def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun 
 
     reserve = workload.reserve_bytes
     candidates = _candidates(files, machine, workload, dry)
-    idle = idle_without_companions(files.profile, machine, workload) if files.draft is not None else frozenset()
+    idle = (
+        idle_without_companions(files.profile, machine, workload) if files.draft is not None else frozenset()
+    )
 
     def planned(allowed: Collection[str] | None) -> "Plan":
         companions, rig = place_companions(machine, candidates, reserve, allowed, idle)
