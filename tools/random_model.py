@@ -80,7 +80,9 @@ def write_120m(path: Path) -> Path:
 
 SIZES = {  # width, feed-forward width, layers, heads, heads of keys and values
     "120m": (768, 2048, 12, 12, 4),
+    "240m": (1024, 4096, 16, 16, 4),
     "1b": (2048, 8192, 16, 32, 8),
+    "3b": (3072, 8192, 28, 24, 8),
     "8b": (4096, 14336, 32, 32, 8),
 }
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from vram_llm.planner.types import Context, Lora, Objective, Placement, Plan, Serving, Workload
     from vram_llm.server.config import ServerConfig
     from vram_llm.workflows.detection import analyze, detect
-    from vram_llm.workflows.measurement import bench_model, calibrate
+    from vram_llm.workflows.measurement import bench_model, calibrate, calibrate_disks
     from vram_llm.workflows.memory_floor import memory_floor
     from vram_llm.workflows.planning import compare, plan, pull
     from vram_llm.workflows.quantizations import quantizations
@@ -74,7 +74,7 @@ _MODULES = {
     ),
     "vram_llm.server.config": ("ServerConfig",),
     "vram_llm.workflows.detection": ("analyze", "detect"),
-    "vram_llm.workflows.measurement": ("bench_model", "calibrate"),
+    "vram_llm.workflows.measurement": ("bench_model", "calibrate", "calibrate_disks"),
     "vram_llm.workflows.memory_floor": ("memory_floor",),
     "vram_llm.workflows.planning": ("compare", "plan", "pull"),
     "vram_llm.workflows.quantizations": ("quantizations",),
@@ -115,6 +115,7 @@ __all__ = [
     "analyze",
     "bench_model",
     "calibrate",
+    "calibrate_disks",
     "check",
     "compare",
     "detect",

@@ -50,6 +50,7 @@ class Way:
     cpu_parts: int = 0  # layers on the cards of which the CPU has experts or feed-forward weights
     on_cpu: str = ""  # what is on the CPU, in words, if parts of layers are
     tokens_per_s: float | None = None  # of one stream, predicted
+    from_disk: str = ""  # what is read from the disk, in words
 
     @property
     def n_on_cpu(self) -> int:
@@ -58,7 +59,7 @@ class Way:
 
     def __str__(self) -> str:
         on_cpu = self.on_cpu or (f"{self.cpu_layers} of {self.n_layers} layers" if self.cpu_layers else "")
-        where = f"{on_cpu} on the CPU" if on_cpu else "all on the cards"
+        where = self.from_disk or (f"{on_cpu} on the CPU" if on_cpu else "all on the cards")
         speed = "" if self.tokens_per_s is None else f", {self.tokens_per_s:.3g} tok/s expected"
         return f"{' '.join(self.flags)} ({where}{speed})"
 
@@ -84,6 +85,15 @@ class DoesNotFit(VramLLMError):
         self.short_bytes = short_bytes
         self.ways = ways
         self.host_is_short = host_is_short
+
+    def with_way(self, way: Way) -> "DoesNotFit":
+        """The same error with one more way, after its sentence."""
+        return DoesNotFit(
+            f"{self}, or {way}",
+            short_bytes=self.short_bytes,
+            ways=(*self.ways, way),
+            host_is_short=self.host_is_short,
+        )
 
     def with_remark(self, remark: str) -> "DoesNotFit":
         """The same error with a remark after its sentence."""

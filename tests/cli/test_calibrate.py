@@ -73,6 +73,8 @@ def test_a_worker_that_is_not_there(tmp_path: Path) -> None:
         (["--forget", "RTX 9090"], 20, "there are no measurements of 'RTX 9090'; measured so far: none"),
         (["--show", "--rpc", "127.0.0.1:50052"], 64, "leave it out with --show"),
         (["--show", "--seconds", "30"], 64, "leave it out with --show"),
+        (["--forget", "all", "--model", "demo"], 64, "--model names disks to measure; leave it out"),
+        (["--model", "absent.gguf"], 10, "absent.gguf"),
         (["--seconds", "0"], 64, "--seconds"),
         (["--seconds", "inf"], 64, "--seconds"),
         (["--seconds", "nan"], 64, "--seconds: nan is no time"),
@@ -84,6 +86,21 @@ def test_wrong_options(tmp_path: Path, args: list[str], code: int, message: str)
     assert done.returncode == code
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_disks_are_shown_and_forgotten(tmp_path: Path) -> None:
+    record = {"read_bytes_per_s": 2.5e9, "file": "/models/a.gguf", "measured_at": "2026-11-29T10:00:00+00:00",
+              "vram_llm": "0.2.0"}  # fmt: skip
+    (tmp_path / "disks.json").write_text(json.dumps({"version": 1, "cards": {"/ (/dev/sda)": record}}))
+    shown = run(tmp_path, "calibrate", "--show").stdout
+    assert "disk / (/dev/sda): 2.5 GB/s" in shown
+    assert "on /models/a.gguf" in " ".join(shown.split())
+    printed = json.loads(run(tmp_path, "calibrate", "--show", "--json").stdout)
+    jsonschema.validate(printed, schema("calibrate"))
+    assert printed["disks"] == {"/ (/dev/sda)": record}
+    dropped = run(tmp_path, "calibrate", "--forget", "/ (/dev/sda)", "--show")
+    assert "forgotten: / (/dev/sda)" in dropped.stderr
+    assert dropped.stdout.startswith("no measurements yet")
 
 
 def test_an_unreadable_store_is_a_note(tmp_path: Path) -> None:

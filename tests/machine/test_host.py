@@ -54,6 +54,15 @@ MEMORY = {
         },
         [(8 * GIB, 7 * GIB), (4 * GIB, GIB)],
     ),
+    "v2, slowed down before it is full": (
+        {
+            "proc/self/cgroup": "0::/a",
+            "sys/fs/cgroup/a/memory.max": "max",
+            "sys/fs/cgroup/a/memory.high": str(6 * GIB),
+            "sys/fs/cgroup/a/memory.current": str(GIB),
+        },
+        [(6 * GIB, 5 * GIB)],
+    ),
     "v2, over its limit": (
         {
             "proc/self/cgroup": "0::/",
@@ -143,6 +152,28 @@ def test_the_tightest_limit_applies(tmp_path: Path) -> None:
     assert (read.total_bytes, read.available_bytes) == (64 * MIB, 48 * MIB)
     assert (read.cores, read.cpu_name) == (1, "A Processor @ 3 GHz")
     assert (read.memory_limit_bytes, read.in_use_bytes) == (64 * MIB, 16 * MIB)
+
+
+_LIMITS = (
+    "Limit            Soft Limit    Hard Limit    Units\nMax locked memory      65536    {hard}    bytes"
+)
+LOCKABLE = {
+    "by the hard limit": ("CapEff:\t0000000000000000", "8388608", 8 * MIB),
+    "without a limit": ("CapEff:\t0000000000000000", "unlimited", None),
+    "as root": ("CapEff:\t000001ffffffffff", "8388608", None),
+    "as root without the capability": ("CapEff:\t000001ffffffbfff", "0", 0),
+}
+
+
+@pytest.mark.parametrize("case", LOCKABLE)
+def test_memory_that_may_be_locked(tmp_path: Path, case: str) -> None:
+    status, hard, expected = LOCKABLE[case]
+    files = {"proc/self/status": f"Name:\tx\n{status}", "proc/self/limits": _LIMITS.format(hard=hard)}
+    assert host.lockable_bytes(lay_out(tmp_path, files)) == expected
+
+
+def test_nothing_may_be_locked_where_the_system_does_not_tell(tmp_path: Path) -> None:
+    assert host.lockable_bytes(tmp_path) == 0
 
 
 def test_this_computer_is_read() -> None:

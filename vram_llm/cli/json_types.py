@@ -9,6 +9,7 @@ import msgspec
 from vram_llm.cli.analyze_json import AnalyzedModel
 from vram_llm.cli.json_document import VERSION
 from vram_llm.machine.calibration_store import CalibrationRecord
+from vram_llm.machine.disk_store import DiskRecord
 from vram_llm.machine.types import Machine
 from vram_llm.planner.compare import ComparisonRow
 from vram_llm.planner.floor import MemoryFloor
@@ -54,6 +55,7 @@ class Calibration:
     """`calibrate --json`: by UUID or PCI address of a card, address of a worker, name of the processor."""
 
     devices: dict[str, CalibrationRecord]
+    disks: dict[str, DiskRecord]  # by the place where they are mounted
 
 
 DOCUMENTS: Mapping[str, type] = {

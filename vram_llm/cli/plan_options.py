@@ -279,6 +279,10 @@ WORKLOAD_OPTIONS = (
         "Compute embeddings instead of text, from the mean of the tokens, the first token (cls) or the last "
         "token; rank: score documents.  [default: the model file's pooling; without one, generate text]"
     )),
+    PlanOption(flags="--from-disk", fields=("from_disk",), is_flag=True, help=(
+        "Run a model that the memory does not hold: as many weights as fit stay there, and each token reads "
+        "the others from the model's file. Without the flag such a model is refused."
+    )),
     PlanOption(flags="--mmap/--no-mmap", fields=("use_mmap",), help=(
         "Memory-map the file, or read it.  [default: mmap, unless a device and the host share layers]"
     )),

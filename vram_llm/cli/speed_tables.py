@@ -10,6 +10,7 @@ from rich.text import Text
 
 from vram_llm.cli import terminal
 from vram_llm.machine.calibration_store import CalibrationRecord
+from vram_llm.machine.disk_store import DiskRecord
 from vram_llm.planner.measured_speed import MeasuredSpeed
 from vram_llm.planner.report.figures import rate
 from vram_llm.planner.types import Plan
@@ -74,6 +75,15 @@ def print_records(records: Mapping[str, CalibrationRecord]) -> None:
 
     if badly := [name for name, record in records.items() if record.residual > _BAD_FIT]:
         console.print(Text(f"note: {'; '.join(badly)}: measured while something else ran? Measure again."))
+
+
+def print_disks(records: Mapping[str, DiskRecord]) -> None:
+    """Print a line for each disk."""
+    console = terminal.console()
+    for key, record in records.items():
+        rate = f"{_number(record.read_bytes_per_s, 1e9)} GB/s"
+        how = f"measured {record.measured_at[:10]} by vram-llm {record.vram_llm} on {record.file}"
+        console.print(Text(f"disk {key}: {rate}"), Text(how, style="dim"))
 
 
 def _print_down(console: Console, records: Mapping[str, CalibrationRecord]) -> None:

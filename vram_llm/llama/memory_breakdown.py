@@ -5,8 +5,7 @@ Its node layout is libstdc++'s (bits/stl_tree.h): colour, parent, left, right, t
 
 For a mapped file llama.cpp reports the span from the first to the last tensor of each buffer, with all that
 is between them (llama_model_loader::get_mapping_range). Here the tensors themselves count, padded as in a
-buffer that is allocated. They are found in `llama_internal_get_tensor_map`, a
-`std::vector<std::pair<std::string, ggml_tensor *>>` of libstdc++.
+buffer that is allocated.
 """
 
 import ctypes
@@ -15,6 +14,7 @@ from typing import TypeVar
 
 from vram_llm.errors import NotBuilt
 from vram_llm.llama import bindings as b
+from vram_llm.llama.mapped_tensors import is_mapped, mapped_tensors
 from vram_llm.planner.estimates import MemoryUse
 
 _AnyNode = TypeVar("_AnyNode", bound="BreakdownNode")
@@ -53,29 +53,7 @@ class _UseNode(BreakdownNode):
     ]
 
 
-class _Vector(ctypes.Structure):
-    """A std::vector."""
-
-    _fields_ = [("begin", ctypes.c_size_t), ("end", ctypes.c_size_t), ("capacity", ctypes.c_size_t)]
-
-
-class _NamedTensor(ctypes.Structure):
-    """A pair of a std::string and a ggml_tensor *."""
-
-    _fields_ = [("name", ctypes.c_char * 32), ("tensor", b.Pointer)]
-
-
-class _TensorHead(ctypes.Structure):
-    """The first members of ggml_tensor."""
-
-    _fields_ = [("type", ctypes.c_int), ("buffer", b.Pointer)]
-
-
-_MAPPED = b"CPU_Mapped"  # ggml_backend_cpu_buffer_from_ptr_type
-_tensor_map = b.declare("_Z29llama_internal_get_tensor_mapB5cxx11PK11llama_model", b.Pointer, b.Pointer)
 _get_model = b.declare("llama_get_model", b.Pointer, b.Pointer)
-_nbytes = b.declare("ggml_nbytes", ctypes.c_size_t, b.Pointer)
-_buffer_type = b.declare("ggml_backend_buffer_get_type", b.Pointer, b.Pointer)
 
 
 def walk(address: int | None, kind: type[_AnyNode]) -> Iterator[_AnyNode]:
@@ -92,7 +70,7 @@ def memory_use(ctx: int) -> dict[int | None, MemoryUse]:
 
     Raises NotBuilt if this build does not report memory (its C++ library is not libstdc++).
     """
-    if b.get_memory_breakdown is None or _tensor_map is None:
+    if b.get_memory_breakdown is None:
         raise NotBuilt("this build of llama.cpp does not tell what it holds per device")
     found = StdMap()
     b.get_memory_breakdown(ctypes.addressof(found), ctx)
@@ -104,8 +82,8 @@ def memory_use(ctx: int) -> dict[int | None, MemoryUse]:
         is_host = b.buft_is_host(node.buffer_type) or not device
         is_cpu = is_host or b.props_of(device).type == b.CPU_DEVICE_TYPE
         owner = None if is_cpu else device
-        is_mapped = b.buft_name(node.buffer_type) == _MAPPED
-        use = MemoryUse(_mapped_bytes(ctx) if is_mapped else node.model, node.context, node.compute)
+        weights = _mapped_bytes(ctx) if is_mapped(node.buffer_type) else node.model
+        use = MemoryUse(weights, node.context, node.compute)
         uses[owner] = uses.get(owner, MemoryUse()) + use
     if len(nodes) != found.count:
         raise NotBuilt("this build of llama.cpp lays its memory report out in a way not known here")
@@ -114,13 +92,5 @@ def memory_use(ctx: int) -> dict[int | None, MemoryUse]:
 
 def _mapped_bytes(ctx: int) -> int:
     """Bytes of the model's tensors that are in a mapped file, each padded."""
-    found = _Vector.from_address(_tensor_map(_get_model(ctx)))
-    size = ctypes.sizeof(_NamedTensor)
     alignment = b.buft_alignment(b.dev_buffer_type(b.dev_by_type(b.CPU_DEVICE_TYPE)))
-    total = 0
-    for address in range(found.begin, found.end, size):
-        tensor = _NamedTensor.from_address(address).tensor
-        buffer = _TensorHead.from_address(tensor).buffer
-        if buffer and b.buft_name(_buffer_type(buffer)) == _MAPPED:
-            total += -(-_nbytes(tensor) // alignment) * alignment
-    return total
+    return sum(-(-tensor.n_bytes // alignment) * alignment for tensor in mapped_tensors(_get_model(ctx)))

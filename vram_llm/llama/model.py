@@ -21,6 +21,7 @@ from vram_llm.llama.multimodal.encoder import ImageReader
 from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, context_params
 from vram_llm.llama.sampling import SamplerChain
 from vram_llm.llama.vocab import Vocab
+from vram_llm.llama.weights_on_disk import WeightsOnDisk
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.types import HOST, CompanionKind, Plan
@@ -55,6 +56,7 @@ class LoadedModel:
         self._handles = handles(plan.devices, plan.placement.device_order, servers)
         b.forget_lines()
         self._model = self._load(progress)
+        self._on_disk: WeightsOnDisk | None = None
         try:
             self._adapters = load_adapters(
                 self._model,
@@ -67,16 +69,18 @@ class LoadedModel:
             self.vocab = Vocab(C.llama_model_get_vocab(self._model))
             n_attached = plan.context.parallel if plan.context.backend_sampling else 0
             self._attached = DeviceSamplers(n_attached, self.vocab.n_tokens)
+            if plan.disk_reads is not None:
+                self._on_disk = WeightsOnDisk(plan, self._model)
             self._ctx = self._make_context()
-        except ModelRefused:
-            C.llama_model_free(self._model)
+        except VramLLMError:
+            self._free_model()
             raise
         apply_adapters(self._ctx, self._adapters)
         try:
             self.images = self._read_images(servers)
         except VramLLMError:
             C.llama_free(self._ctx)
-            C.llama_model_free(self._model)
+            self._free_model()
             raise
         self._using: tuple[int, ...] = tuple(range(len(self._adapters)))
         self.cells = Cells(self._ctx, self._model)
@@ -109,6 +113,8 @@ class LoadedModel:
         params = context_params(wanted)
         if wanted.backend_sampling:
             self._attached.put_into(params)
+        if self._on_disk is not None:
+            self._on_disk.put_into(params)
         ctx = C.llama_init_from_model(self._model, params)
         if not ctx:
             raise ModelRefused(
@@ -263,4 +269,9 @@ class LoadedModel:
             self.images.close()
         C.llama_free(self._ctx)
         self._attached.close()
+        self._free_model()
+
+    def _free_model(self) -> None:
+        if self._on_disk is not None:
+            self._on_disk.close()
         C.llama_model_free(self._model)

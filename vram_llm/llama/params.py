@@ -37,7 +37,8 @@ class ModelParams:
         self.struct.devices = ctypes.cast(self._devices, b.Pointer)
         self.struct.tensor_split = self._split
         self.struct.n_gpu_layers = placement.n_gpu_layers
-        self.struct.use_extra_bufts = not b.has_amx_kernels()
+        # weights of a mapped file would be repacked into memory all the same
+        self.struct.use_extra_bufts = context.resident_bytes is None and not b.has_amx_kernels()
         if moved := self._overrides(placement, context, devices):
             overrides = (_Override * (len(moved) + 1))(*moved)
             self.keep(overrides)

@@ -17,6 +17,7 @@ WORKER_READ_BYTES_PER_S = 20e9
 WORKER_LINK_BYTES_PER_S = 1e9 / 8
 WORKER_LATENCY_S = 0.5e-3
 HOST_READ_BYTES_PER_S = 30e9  # of two channels of DDR4-2666 and up
+DISK_BYTES_PER_S = 500e6  # of a solid-state disk on SATA
 
 _WORKER_FLOPS_PER_S = 100e9
 _CARD_BYTES_PER_S = {DeviceKind.CUDA: 112e9, DeviceKind.METAL: 68e9}  # GTX 1050 Ti, M1
@@ -85,6 +86,11 @@ def host_speed(host: Host) -> Speed:
     assert assumed.prompt_flops_per_s is not None
     speed = _with_compute_rates(speed, assumed.prompt_flops_per_s.value)
     return dataclasses.replace(speed, split_s=speed.split_s or assumed.split_s)
+
+
+def disk_speed(host: Host) -> Fact:
+    """Bytes per second that the host reads from the disk with the model: known, or assumed."""
+    return host.disk_bytes_per_s or _assumed(DISK_BYTES_PER_S)
 
 
 def _worker_speed() -> Speed:

@@ -15,6 +15,7 @@ from vram_llm.units import format_bytes
 
 ROOT = Path("/")
 _CGROUPS = "sys/fs/cgroup"
+_CAP_IPC_LOCK = 14
 
 
 def read_host(root: Path = ROOT) -> Host:
@@ -38,6 +39,7 @@ def read_host(root: Path = ROOT) -> Host:
         instructions=processor.instructions(root),
         memory_kind=memory_modules.memory_kind(root),
         memory_limit_bytes=tightest_bytes if tightest_bytes < ram.total else None,
+        lockable_bytes=lockable_bytes(root),
     )
 
 
@@ -59,13 +61,38 @@ def largest_process() -> str | None:
 def memory_limits(root: Path = ROOT) -> list[tuple[int, int]]:
     """(limit, free bytes below it) of this process's cgroup and its parents, as far as they have a limit.
 
-    The page cache counts as free, because the kernel drops it before it kills a process.
+    The page cache counts as free, because the kernel drops it before it kills a process. Above `memory.high`
+    no process is killed, but each is slowed down until it stands still.
     """
-    names = ("memory.max", "memory.current", "inactive_file", "active_file")
-    v2 = [_limit_and_free_bytes(folder, *names) for folder in _cgroup_folders(root, None)]
-    names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "total_active_file")
-    v1 = [_limit_and_free_bytes(folder, *names) for folder in _cgroup_folders(root, "memory")]
+    names = ("memory.current", "inactive_file", "active_file")
+    limits = ("memory.max", "memory.high")
+    v2 = [
+        _limit_and_free_bytes(folder, limit, *names)
+        for folder in _cgroup_folders(root, None)
+        for limit in limits
+    ]
+    names = ("memory.usage_in_bytes", "total_inactive_file", "total_active_file")
+    v1 = [
+        _limit_and_free_bytes(folder, "memory.limit_in_bytes", *names)
+        for folder in _cgroup_folders(root, "memory")
+    ]
     return [limit for limit in v2 + v1 if limit is not None]
+
+
+def lockable_bytes(root: Path = ROOT) -> int | None:
+    """Bytes that this process may lock in memory (RLIMIT_MEMLOCK, up to the hard limit); None: no limit.
+
+    The capability CAP_IPC_LOCK, which root has, lifts the limit. 0 if the system does not tell.
+    """
+    for line in read_text(root / "proc/self/status").splitlines():
+        name, _, mask = line.partition(":")
+        if name == "CapEff" and int(mask, 16) >> _CAP_IPC_LOCK & 1:
+            return None
+    for line in read_text(root / "proc/self/limits").splitlines():
+        if line.startswith("Max locked memory"):
+            hard = line.split()[4]
+            return None if hard == "unlimited" else _number(hard) or 0
+    return 0
 
 
 def cpu_limits(root: Path = ROOT) -> list[int]:

@@ -137,6 +137,7 @@ class Host:
     instructions: tuple[str, ...] | None = None  # "avx2", "avx512", "amx", "neon", "sve"
     memory_kind: str | None = None  # "DDR5-6000 2ch"
     memory_limit_bytes: int | None = None  # of the tightest cgroup; None: no cgroup has a limit
+    lockable_bytes: int | None = None  # that a process may lock in memory; None: without a limit
     disk_bytes_per_s: Fact | None = None  # of long reads from the disk that holds models
     what_if: bool = False  # whether it is planned for without being this computer
 

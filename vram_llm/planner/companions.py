@@ -138,6 +138,7 @@ def draft_plan(plan: Plan) -> Plan | None:
         context=draft.context,
         placement=placement_from_counts(ids, [draft.n_layers] * len(ids), draft.n_layers),
         companions=(),
+        disk_reads=None,
     )
 
 

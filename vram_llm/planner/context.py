@@ -96,6 +96,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         backend_sampling=pooling is None and _samples_on_device(machine, workload),
         op_offload=bool(workload.op_offload),
         kv_offload=workload.kv_offload is not False,
+        resident_bytes=0 if workload.from_disk else None,
     )
     return context if pooling is None else _for_embeddings(profile, context, is_whole)
 

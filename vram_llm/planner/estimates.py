@@ -91,9 +91,10 @@ class HostEstimate(_Budgeted):
     weights_bytes: int
     context_bytes: int
     compute_bytes: int
-    total_bytes: int
+    total_bytes: int  # in memory
     budget_bytes: int
     companion_bytes: int = 0  # of adapters, projector and draft model
+    disk_bytes: int = 0  # of weights_bytes, those that stay in the mapped file
 
     @classmethod
     def of(cls, use: MemoryUse, *, budget_bytes: int, companion_bytes: int = 0) -> "HostEstimate":

@@ -179,7 +179,7 @@ def _device_row(
 
 
 def _host_row(estimate: HostEstimate, held: MemoryUse, companion_rows: tuple[KindRow, ...]) -> DeviceRow:
-    total = held.total_bytes + _held_of(companion_rows)
+    total = held.total_bytes + _held_of(companion_rows) - estimate.disk_bytes
     return DeviceRow(
         id=HOST,
         name="the computer's memory",

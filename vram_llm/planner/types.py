@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vram_llm.machine.types import Device, Host, Source
+from vram_llm.machine.types import Device, Fact, Host, Source
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.estimates import Estimate, MemoryUse
 from vram_llm.planner.overrides import Override
@@ -12,6 +12,7 @@ from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.units import MIB
 
 HOST = "host"  # the computer's own id among device ids
+DISK = "disk"  # the id of waiting for the disk among the times of a step
 
 PLAN_VERSION = 1
 MOST_BIASED = 1024
@@ -89,6 +90,7 @@ class Workload:
     kv_offload: bool | None = None  # keep the KV cache on the devices of its layers, not on the host
     pooling: Pooling | None = None  # make embeddings with this pooling; None: as in the model's file
     use_mmap: bool | None = None  # map the file; None: unless layers' weights are on the host beside devices
+    from_disk: bool = False  # read weights that the host's memory does not hold from the file for each token
     pipeline_copies: bool = True
     mmproj: str | None = None  # the file of a multimodal projector
     find_mmproj: bool = True  # if `mmproj` is None, use a projector in the model's folder
@@ -133,6 +135,9 @@ class Context:
     backend_sampling: bool = False  # the output's device samples tokens, for requests that allow it
     op_offload: bool = False  # the first device computes prompts with weights that are on the host
     kv_offload: bool = True  # KV cache and states are on their layer's device; else on the host
+    resident_bytes: int | None = (
+        None  # of the host's weights, in memory; the rest stays in the file. None: all
+    )
 
     @property
     def n_ctx_seq(self) -> int:
@@ -208,7 +213,7 @@ class SpeedEstimate:
     prompt_tokens_per_s: float | None
     prompt_stage_s: float | None  # the slowest device's time for a micro-batch
     prompt_basis: Source | None
-    devices: tuple[DeviceTime, ...]  # in the order they compute; the host is first if it has layers
+    devices: tuple[DeviceTime, ...]  # in the order they compute; the host, if it has layers, first; DISK last
 
 
 Meter = Callable[[Placement], Estimate]
@@ -272,6 +277,23 @@ class ContextPrice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DiskReads:
+    """Bytes that a plan reads from the model's file for each token of one stream, and what spares more."""
+
+    dense_bytes: int  # of weights that every token is multiplied with
+    expert_bytes: int  # of routed experts, as many as a token is expected to use
+    cyclic_bytes: int  # for each token if no weights stayed in memory
+    resident_bytes: int  # of weights that stay in memory
+    window_bytes: int  # of memory, for weights that are read
+    bytes_per_s: Fact
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes for each token."""
+        return self.dense_bytes + self.expert_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedModel:
     """The model of a plan: enough to load it and to detect that its file has changed."""
 
@@ -315,6 +337,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     serving: Serving = Serving(slots_ram_bytes=0)  # every choice made
     host: Host | None = None  # as it was when the plan was made; None in plans of older versions
+    disk_reads: DiskReads | None = None  # None: the memory holds all weights
 
     @property
     def is_what_if(self) -> bool:

@@ -2,15 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vram_llm.errors import BadPlan
+from vram_llm.errors import BadPlan, ModelNotFound
 from vram_llm.workflows.detection import analyze
 from vram_llm.workflows.saved_plans import check_loadable
 
 if TYPE_CHECKING:
     from vram_llm.machine.calibration_store import StoredCalibration
+    from vram_llm.machine.disk_store import StoredDisk
     from vram_llm.machine.types import Device, Host, Machine
     from vram_llm.planner.measured_speed import MeasuredSpeed
     from vram_llm.planner.types import Plan, SpeedEstimate
@@ -45,6 +47,37 @@ def calibrate(
             key,
             calibration_store.new_record(measured, calibration.speed, calibration.link, calibration.residual),
         )
+
+
+def calibrate_disks(
+    models: "Sequence[str]" = (),
+    *,
+    seconds: float | None = None,
+    on_progress: "Callable[[str, float], None]" = lambda _name, _share: None,
+) -> "Iterator[StoredDisk]":
+    """Measure how fast each disk that holds models reads: those of `models`, and of every installed model.
+
+    Of the models on a disk the largest is read, for `seconds`; None means some seconds. Measurements are
+    stored, and plans that read from the disk use them. A disk is skipped if its models are small, or in use
+    by another program. Raises ModelNotFound.
+    """
+    from vram_llm.llama.measure.disk_speed import disk_bytes_per_s
+    from vram_llm.machine import disk_store
+    from vram_llm.model import library
+    from vram_llm.workflows.model_names import resolve
+
+    files = [path for path in map(resolve, models) if isinstance(path, Path)]
+    if absent := [path for path in files if not path.is_file()]:
+        raise ModelNotFound(f"there is no file {absent[0]}")
+    files += (model.path for model in library.everything())
+    files.sort(key=lambda file: file.stat().st_size)
+    largest = {disk_store.disk_key(file): file for file in files}
+    for key, file in largest.items():
+        if key is None:
+            continue
+        rate = disk_bytes_per_s(file, seconds, functools.partial(on_progress, f"disk {key}"))
+        if rate is not None:
+            yield disk_store.store(key, disk_store.new_record(rate, file))
 
 
 def bench_model(

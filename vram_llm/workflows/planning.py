@@ -14,6 +14,7 @@ from vram_llm.errors import (
     ModelRefused,
     NotBuilt,
 )
+from vram_llm.machine.disk_store import with_disk
 from vram_llm.machine.host import largest_process
 from vram_llm.model.draft_compatibility import facts_of, mismatch
 from vram_llm.model.header import Header
@@ -64,6 +65,8 @@ def plan(
     check_field_types(workload)
     with nullcontext(dry) if dry is not None else dry_run() as asked:
         files = _Files.read(model, workload)
+        if isinstance(files.model.path, Path):
+            machine = with_disk(machine, files.model.path)
         try:
             return _plan_with_found_files(files, machine, workload, asked)
         except (NotBuilt, EngineDied) as error:
@@ -143,7 +146,7 @@ def _with_notes(machine: "Machine", *notes: str) -> "Machine":
 def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None") -> "Plan":
     """The plan by the dry run; if `dry` is None, by the analytic meter."""
     from vram_llm.planner.companions import counting, place_companions
-    from vram_llm.planner.make_plan import make_plan
+    from vram_llm.planner.make_disk_plan import plan_with_disk
     from vram_llm.planner.search.idle_devices import idle_without_companions
 
     reserve = workload.reserve_bytes
@@ -162,7 +165,7 @@ def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun 
             meter = dry.meter(files.model, context, rig.devices, rig.host, reserve, adapters=adapters)
             return counting(meter, files.profile, rig)
 
-        return make_plan(files.profile, rig, workload, exact if dry else None, companions)
+        return plan_with_disk(files.profile, rig, workload, exact if dry else None, companions)
 
     plan, allowed = planned(None), {device.id for device in machine.devices}
     while misplaced := {

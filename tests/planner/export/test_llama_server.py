@@ -6,11 +6,15 @@ import shlex
 import pytest
 
 from tests.planner.saved import CONTEXT, absent, local, remote, saved_plan
+from vram_llm.errors import BadPlan
+from vram_llm.machine.types import Fact, Source
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.tensors import LayerPart
+from vram_llm.planner.export import llama_cpp_python
 from vram_llm.planner.export.llama_server import command_line, export_lines
 from vram_llm.planner.overrides import Override
-from vram_llm.planner.types import FlashAttention, Plan
+from vram_llm.planner.types import DiskReads, FlashAttention, Plan
+from vram_llm.units import GIB
 
 
 def shell_words(plan: Plan) -> list[str]:
@@ -132,6 +136,24 @@ def test_the_flags_of_context_fields(fields: dict[str, object], expected: dict[s
     context = dataclasses.replace(CONTEXT, **fields)  # type: ignore[arg-type]  # fields by name
     found = flags(saved_plan([local(0), local(1)], [2, 2], context=context))
     assert expected.items() <= found.items()
+
+
+def test_llama_server_reads_everything_from_the_disk() -> None:
+    reads = DiskReads(
+        dense_bytes=2 * GIB, expert_bytes=GIB, cyclic_bytes=7 * GIB, resident_bytes=4 * GIB,
+        window_bytes=GIB, bytes_per_s=Fact(3e9, Source.GIVEN),
+    )  # fmt: skip
+    plan = saved_plan([local(0)], [4], context=dataclasses.replace(CONTEXT, resident_bytes=4 * GIB))
+    assert "--no-repack" not in flags(plan)
+    plan = dataclasses.replace(plan, disk_reads=reads)
+    found = flags(plan)
+    assert (found["--no-repack"], found["--load-mode"]) == ("", "auto")
+    comments = [line for line in command_line(plan).splitlines() if line.startswith("#")]
+    assert any(
+        "7.00 GiB; the plan is for `vram-llm serve`, which reads 3.00 GiB" in line for line in comments
+    )
+    with pytest.raises(BadPlan, match="serve --from-disk"):
+        llama_cpp_python.script(plan)
 
 
 def with_overrides(plan: Plan, *overrides: Override) -> Plan:

@@ -142,18 +142,12 @@ params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
 def script(plan: Plan) -> str:
     """The text of the script.
 
-    Raises BadPlan if the plan is for embeddings or has companions other than LoRA adapters, or if its
-    placement names a device that it does not list.
+    Raises BadPlan if the plan is for embeddings, reads from the disk, or has companions other than LoRA
+    adapters, or if its placement names a device that it does not list.
     """
+    _check(plan)
     exported, context = exported_devices(plan), plan.context
-    if context.pooling is not None:
-        raise BadPlan("a script for llama-cpp-python generates text; for embeddings use --emit llama-server")
     overrides = _overrides(plan, exported)
-    if others := [companion for companion in plan.companions if companion.kind is not CompanionKind.LORA]:
-        raise BadPlan(
-            f"a script for llama-cpp-python cannot load {others[0].name} with the model; use "
-            "--emit llama-server"
-        )
     adapters = [(companion.path, companion.scale) for companion in plan.companions]
     only_cuda = {device.kind for device in exported.devices} <= {DeviceKind.CUDA}
     uses_class = only_cuda and context.kv_unified and not overrides and not adapters
@@ -196,6 +190,22 @@ def script(plan: Plan) -> str:
         )
         .removesuffix("\n")
     )
+
+
+def _check(plan: Plan) -> None:
+    """Raises BadPlan if a script cannot do what the plan says."""
+    if plan.context.pooling is not None:
+        raise BadPlan("a script for llama-cpp-python generates text; for embeddings use --emit llama-server")
+    if plan.disk_reads is not None:
+        raise BadPlan(
+            "llama-cpp-python would put all weights into memory, which does not hold them: use `vram-llm "
+            "serve --from-disk`, or --emit llama-server"
+        )
+    if others := [companion for companion in plan.companions if companion.kind is not CompanionKind.LORA]:
+        raise BadPlan(
+            f"a script for llama-cpp-python cannot load {others[0].name} with the model; use "
+            "--emit llama-server"
+        )
 
 
 def _overrides(plan: Plan, exported: ExportedDevices) -> list[tuple[bytes, bytes]]:

@@ -22,6 +22,7 @@ from vram_llm.planner.export.device_flags import (
 )
 from vram_llm.planner.override_text import first_layers_option
 from vram_llm.planner.types import Companion, CompanionKind, Context, Plan
+from vram_llm.units import format_bytes
 
 _SEVERAL_STACKS = frozenset({"t5", "t5encoder"})  # architectures with layers called enc.blk.N and dec.blk.N
 _FIRST_LAYERS_VARIABLES = {
@@ -85,6 +86,8 @@ def settings(
         Setting("--split-mode", "layer", "LLAMA_ARG_SPLIT_MODE"),
         Setting("--fit", "off", "LLAMA_ARG_FIT"),
         Setting("--load-mode", "auto" if context.use_mmap else "none", "LLAMA_ARG_LOAD_MODE"),
+        # repacked weights of a mapped file would be in memory
+        *(() if plan.disk_reads is None else (Setting("--no-repack", None, "LLAMA_ARG_REPACK", "false"),)),
         Setting("--ctx-size", str(context.n_ctx), "LLAMA_ARG_CTX_SIZE"),
         Setting("--parallel", str(context.parallel), "LLAMA_ARG_N_PARALLEL"),
         Setting("--kv-unified", None, "LLAMA_ARG_KV_UNIFIED")
@@ -199,6 +202,18 @@ def _local_path(path: str, folder: str | None) -> str:
     return path if folder is None else f"{folder}/{Path(path).name}"
 
 
+def _disk_remarks(plan: Plan) -> tuple[str, ...]:
+    """How llama-server differs from a plan that reads from the disk."""
+    reads = plan.disk_reads
+    if reads is None:
+        return ()
+    return (
+        "llama-server keeps no part of the weights in memory, so each token reads all that it needs from the",
+        f"disk, {format_bytes(reads.cyclic_bytes)}; the plan is for `vram-llm serve`, which reads "
+        f"{format_bytes(reads.token_bytes)}.",
+    )
+
+
 def remarks(plan: Plan, exported: ExportedDevices) -> tuple[str, ...]:
     """Lines for the user: the model's name, what to fill in, and how llama-server differs from the plan."""
     context = plan.context
@@ -214,6 +229,7 @@ def remarks(plan: Plan, exported: ExportedDevices) -> tuple[str, ...]:
         f"{plan.model.name} {plan.model.quantization}, as planned",
         *exported.remarks,
         *fewer_rows,
+        *_disk_remarks(plan),
         *_PROMPT_CACHE_REMARKS,
     )
 

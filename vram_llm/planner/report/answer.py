@@ -3,6 +3,7 @@
 from vram_llm.machine.types import Source
 from vram_llm.planner.placed_parts import listed, on_host
 from vram_llm.planner.report.figures import rate, rough_rate, seconds
+from vram_llm.planner.report.from_disk import reads_from_disk
 from vram_llm.planner.types import Plan, SpeedEstimate
 from vram_llm.units import format_count
 
@@ -44,6 +45,10 @@ def bases(plan: Plan) -> str | None:
 
 
 def _where(plan: Plan) -> str:
+    if (reads := reads_from_disk(plan)) is not None:
+        held = on_host(plan.placement).phrases(plan.model.n_layers)
+        where = f", with {listed(held)} on the CPU" if plan.placement.device_order else " on the CPU"
+        return f"Runs{where}; {reads}."
     if not plan.placement.device_order:
         return "Fits on the CPU."
     cache = [] if plan.context.kv_offload else ["the KV cache"]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from vram_llm.machine.types import Device
 from vram_llm.planner.placed_parts import EXPERTS, in_words, listed, on_host
 from vram_llm.planner.report.figures import rate, seconds
+from vram_llm.planner.report.from_disk import why_from_disk
 from vram_llm.planner.report.idle import price_of_using
 from vram_llm.planner.types import HOST, Context, Objective, Placement, Plan
 from vram_llm.text.names import short_name
@@ -29,7 +30,7 @@ def why(plan: Plan) -> tuple[str, ...]:
         *_cpu(plan),
         *_prompts(plan),
         *_idle(plan),
-        *_limit(plan),
+        *(why_from_disk(plan) or _limit(plan)),
         *_by_free_memory(plan),
     )
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.disk.read_times import with_disk
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.memory.analytic_meter import AnalyticMeter, is_pipelined
 from vram_llm.planner.speed import Predictor
@@ -27,7 +28,8 @@ def expected_speed(
     """The predicted speed of a placement."""
     context, placement = candidate.context, candidate.placement
     pipelined = is_pipelined(profile, context, machine.devices, placement)
-    return Predictor(profile, context, machine, workload)(placement, pipelined=pipelined)
+    speed = Predictor(profile, context, machine, workload)(placement, pipelined=pipelined)
+    return with_disk(speed, profile, placement, context, machine)
 
 
 def objective_seconds(
