@@ -2,7 +2,8 @@
 
 A cgroup of version 1 (`cpu.cfs_quota_us`) limits a worker, so this needs root on Linux. The quota is the
 kernel's minimum, 1 ms, so that a slow worker is slow evenly. After a wait, a worker still runs at full speed
-for a millisecond or two, so a layer should take a few milliseconds.
+for a millisecond or two, so a layer should take a few milliseconds. The kernel may look at quotas only 250
+times a second, unless something happens on the core: `busy` is such a thing.
 """
 
 import os
@@ -20,6 +21,16 @@ _CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
 _QUOTA_US = 1000
 _SHARES = 10_000  # more than other programs, less than the measuring program on the same core
 _PATIENCE_S = 5.0
+_BUSY = """
+import os, sys, time
+period_s, busy_s = 0.5e-3, 0.5e-3 * float(sys.argv[1])
+os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+while True:
+    began = time.perf_counter()
+    while time.perf_counter() < began + busy_s:
+        pass
+    time.sleep(max(began + period_s - time.perf_counter(), 0))
+"""
 
 
 @contextmanager
@@ -37,6 +48,13 @@ def worker(
         process = stack.enter_context(_process(command, core, group))
         await_listening(endpoint, process)
         yield endpoint
+
+
+@contextmanager
+def busy(core: int, share: float) -> Iterator[None]:
+    """A program of real-time priority takes `share` of a core, every half a millisecond, within the block."""
+    with _process((sys.executable, "-c", _BUSY, str(share)), core, None):
+        yield
 
 
 @contextmanager
