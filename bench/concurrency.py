@@ -63,7 +63,8 @@ async def measure(
         await engine.ready()
         batch = prompts(n_streams)
         await together(engine, batch, 8)  # warm the caches
-        ones, manys, alone, among = [], [], [], []
+        ones, manys = list[float](), list[float]()
+        among: list[list[int]] = []
         for _ in range(rounds):
             one, _ = await together(engine, batch[:1], n_tokens)
             many, among = await together(engine, batch, n_tokens)

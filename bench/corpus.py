@@ -229,8 +229,10 @@ def _write(results: Sequence[Result], path: Path) -> None:
         )
         for result in results:
             row = result.row
-            figures = (row["tg_tok_s"], result.decode, result.decode_ratio)
-            figures += (row["pp_tok_s"], result.prompt, result.prompt_ratio)
+            figures = (
+                *(row["tg_tok_s"], result.decode, result.decode_ratio),
+                *(row["pp_tok_s"], result.prompt, result.prompt_ratio),
+            )
             rounded = [f"{figure:.4g}" if isinstance(figure, float) else figure for figure in figures]
             writer.writerow([*(row[name] for name in columns), result.words, *rounded, result.trouble])
 

@@ -77,7 +77,7 @@ def machine_of(row: dict[str, str]) -> Machine:
     try:
         if words is None or is_on_cards_alone(row):
             return what_if(row["gpus"].split(" + ") if row["gpus"] else [], _UNKNOWN_HOST)
-        return what_if(row["gpus"].split(" + ") if row["gpus"] else [], words=words)
+        return what_if(row["gpus"].split(" + ") if row["gpus"] else [], description=words)
     except (UnknownDevice, BadHost) as error:
         raise Unasked(f"not in the catalog: {error}") from None
 

@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from bench.servers import free_port, ours, running
 from tools.random_bert import word_pieces, write_bert
 
-_SHAPES = {
+_SHAPES: dict[str, dict[str, Any]] = {
     "2 layers of 128": {"n_embd": 128, "n_layer": 2, "n_head": 2, "n_ff": 512},
     "6 layers of 384": {"n_embd": 384, "n_layer": 6, "n_head": 12, "n_ff": 1536},
 }

@@ -103,7 +103,7 @@ class Comparison:
             is_new = bool(i % 2)
             if is_new:
                 way = SamplingParams(temperature=0.9 + next(temperatures) / 1000, top_k=40, top_p=0.95)
-            first_s = await answer(engine, *self._prompts(1), 8, way)
+            first_s = await answer(engine, self._prompts(1)[0], 8, way)
             if i > 1:
                 firsts["new" if is_new else "the same"].append(first_s)
         for name, seconds in firsts.items():

@@ -105,7 +105,17 @@ def measured(group: MemoryGroup, model: Path, limit_bytes: int, n_tokens: int) -
         f"{format_bytes(reads['resident_bytes'])} stay in memory"
     )
     port = free_port()
-    serve = [sys.executable, "-m", "vram_llm", "serve", model, *_PLAN, "--from-disk", "--port", port]
+    serve: list[str | int | Path] = [
+        sys.executable,
+        "-m",
+        "vram_llm",
+        "serve",
+        model,
+        *_PLAN,
+        "--from-disk",
+        "--port",
+        port,
+    ]
     with running(group.command(*serve), port, model.with_suffix(".log")):
         decode(group, port, 4)  # the first tokens find what the load has left
         for when in ("", ", the page cache dropped", ", again"):

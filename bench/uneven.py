@@ -29,7 +29,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -169,7 +169,10 @@ def _model(folder: Path, n_embd: int, n_ff: int) -> str:
 
 
 SHOWS = {"two": two, "three": three, "link": link}
-_EVERYTHING = {"device_order": ("RPC0", "RPC1"), "tensor_split": ()}  # no split: llama.cpp makes its own
+_EVERYTHING: dict[str, Any] = {
+    "device_order": ("RPC0", "RPC1"),
+    "tensor_split": (),
+}  # no split: llama.cpp makes its own
 
 
 def calibrated(workers: Sequence[str], seconds: float) -> Machine:
@@ -281,11 +284,11 @@ def _off(split: Split) -> float:
 
 def spearman(splits: Sequence[Split]) -> float:
     """Rank correlation of predicted and measured times."""
-    ranks = [
-        np.argsort(np.argsort(values))
+    predicted_ranks, measured_ranks = (
+        np.argsort(np.argsort(values)).astype(float)
         for values in ([s.predicted_s for s in splits], [s.measured_s for s in splits])
-    ]
-    return float(np.corrcoef(*ranks)[0, 1])
+    )
+    return float(np.corrcoef(predicted_ranks, measured_ranks)[0, 1])
 
 
 if __name__ == "__main__":
