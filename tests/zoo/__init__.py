@@ -6,10 +6,12 @@ from tests.zoo.published import (
     as_q4_k_m,
     deepseek2,
     gemma3,
+    glm_45_air,
     gpt_oss,
     llama,
     nemotron_49b,
     nemotron_nano,
+    qwen3_235b,
     qwen3_moe,
 )
 from tests.zoo.small import bert, falcon_h1, gemma2, gemma4, lfm2, mamba2, qwen3next
@@ -45,6 +47,7 @@ SMALL: dict[str, Callable[[], Model]] = {
 
 __all__ = [
     "PUBLISHED", "SMALL", "Exact", "Model", "as_q4_k_m", "bert", "deepseek2", "falcon_h1", "gemma2", "gemma3",
-    "gemma4", "gpt_oss", "header_bytes", "lfm2", "llama", "mamba2", "metadata_of", "metadata_value",
-    "n_bytes", "nemotron_49b", "nemotron_nano", "qwen3_moe", "qwen3next", "text", "type_of", "write",
+    "gemma4", "glm_45_air", "gpt_oss", "header_bytes", "lfm2", "llama", "mamba2", "metadata_of",
+    "metadata_value", "n_bytes", "nemotron_49b", "nemotron_nano", "qwen3_235b", "qwen3_moe", "qwen3next",
+    "text", "type_of", "write",
 ]  # fmt: skip

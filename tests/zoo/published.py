@@ -1,7 +1,7 @@
 """Models people run, in their real shapes."""
 
 from tests.zoo.blocks import attention, common_keys, ends, ffn, routed
-from tests.zoo.writer import Model
+from tests.zoo.writer import Model, type_of
 
 
 def llama(
@@ -76,21 +76,62 @@ def gemma3(
     return model
 
 
-def qwen3_moe(layers: int = 48) -> Model:
-    """Qwen3 30B A3B: 128 experts, 8 used."""
-    d, heads, kv, head, experts, ff = 2048, 32, 4, 128, 128, 768
+def qwen3_moe(
+    layers: int = 48, d: int = 2048, heads: int = 32, ff: int = 768, dense_ff: int = 6144,
+    name: str = "Qwen3 30B A3B",
+) -> Model:  # fmt: skip
+    """Qwen3 30B A3B, or another of its shape: 128 experts, 8 used."""
+    kv, head, experts = 4, 128, 128
     keys = common_keys(
-        layers, d, 6144, 40960, 151936, attention__head_count=heads, attention__head_count_kv=kv,
+        layers, d, dense_ff, 40960, 151936, attention__head_count=heads, attention__head_count_kv=kv,
         attention__key_length=head, attention__value_length=head, expert_count=experts, expert_used_count=8,
         expert_feed_forward_length=ff,
     )  # fmt: skip
-    model = Model("qwen3moe", keys, metadata={"general.name": "Qwen3 30B A3B"})
+    model = Model("qwen3moe", keys, metadata={"general.name": name})
     ends(model, d, 151936)
     for i in range(layers):
         b = f"blk.{i}."
         attention(model, b, d, heads * head, kv * head)
         model.add(b, attn_q_norm=head, attn_k_norm=head, ffn_norm=d)
         routed(model, b, d, ff, experts)
+    return model
+
+
+def qwen3_235b() -> Model:
+    """Qwen3 235B A22B."""
+    return qwen3_moe(94, 4096, 64, 1536, 12288, "Qwen3 235B A22B")
+
+
+def glm_45_air(layers: int = 46) -> Model:
+    """GLM 4.5 Air: one dense layer, then 128 experts and a shared one; an MTP block behind the layers."""
+    d, heads, kv, head, ff, ff_exp, experts, vocab = 4096, 96, 8, 128, 10944, 1408, 128, 151552
+    keys = common_keys(
+        layers + 1, d, ff, 131072, vocab, attention__head_count=heads, attention__head_count_kv=kv,
+        attention__key_length=head, attention__value_length=head, rope__dimension_count=64,
+        expert_count=experts, expert_used_count=8, expert_shared_count=1, leading_dense_block_count=1,
+        expert_feed_forward_length=ff_exp, expert_weights_norm=True, expert_gating_func=2,
+        nextn_predict_layers=1,
+    )  # fmt: skip
+    model = Model("glm4moe", keys, metadata={"general.name": "GLM 4.5 Air"})
+    ends(model, d, vocab)
+    for i in range(layers + 1):
+        b = f"blk.{i}."
+        attention(model, b, d, heads * head, kv * head)
+        model.tensors |= {
+            b + "attn_q.bias": (heads * head,), b + "attn_k.bias": (kv * head,),
+            b + "attn_v.bias": (kv * head,),
+        }  # fmt: skip
+        model.add(b, post_attention_norm=d)
+        if i == 0:
+            ffn(model, b, d, ff)
+            continue
+        routed(model, b, d, ff_exp, experts)
+        model.tensors[b + "exp_probs_b.bias"] = (experts,)
+        ffn(model, b, d, ff_exp, "_shexp")
+    model.add(
+        f"blk.{layers}.nextn.", eh_proj=(2 * d, d), enorm=d, hnorm=d, embed_tokens=(d, vocab),
+        shared_head_head=(d, vocab), shared_head_norm=d,
+    )  # fmt: skip
     return model
 
 
@@ -209,4 +250,9 @@ def as_q4_k_m(model: Model) -> Model:
         if i < eighth or i >= 7 * n_layers // 8 or (i - eighth) % 3 == 2:
             for part in ("attn_v", "ffn_down", "ffn_down_exps"):
                 model.types[f"blk.{i}.{part}.weight"] = "Q6_K"
+    for name, shape in model.tensors.items():  # tensor_type_fallback: rows that are not blocks of 256
+        if model.types.get(name) == "Q6_K" and shape[0] % 256:
+            model.types[name] = "Q8_0"
+        elif type_of(model, name, "Q4_K").name == "F16" and shape[0] % 32 == 0:
+            model.types[name] = "Q5_0"
     return model

@@ -26,7 +26,7 @@ from vram_llm.planner.memory.backend_kernels import MAX_FUSED_EXPERTS
 from vram_llm.units import GIB
 
 _GPU = 1  # GGML_BACKEND_DEVICE_TYPE_GPU
-_MEMORY_BYTES = 1024 * GIB  # free memory; llama.cpp asks for it only if a plan has no tensor split
+_MEMORY_BYTES = 1024 * GIB
 _int_at = ctypes.c_int.from_address
 _OP_OFFSET = GgmlTensor.op.offset
 
@@ -50,6 +50,7 @@ class VirtualDevice:
 
     def __init__(self, name: str, config: VirtualDeviceConfig) -> None:
         self.config = config
+        self.memory_bytes = _MEMORY_BYTES  # all free; llama.cpp asks for it only without a tensor split
         self._rules = BACKEND_RULES[config.kind]
         self._supports_by_op = self._rules.supports
         self._min_batch = min_offloaded_batch()
@@ -138,7 +139,7 @@ class VirtualDevice:
         iface = self._device.iface
         iface.get_name = iface.get_description = callback(b.Pointer, b.Pointer)(lambda _: self._name)
         sizes = ctypes.POINTER(ctypes.c_size_t)
-        iface.get_memory = callback(None, b.Pointer, sizes, sizes)(_report_memory)
+        iface.get_memory = callback(None, b.Pointer, sizes, sizes)(self._report_memory)
         iface.get_type = callback(ctypes.c_int, b.Pointer)(lambda _: _GPU)
         iface.get_props = callback(None, b.Pointer, ctypes.POINTER(b.DeviceProps))(self._report_props)
         iface.init_backend = callback(b.Pointer, b.Pointer, b.Pointer)(
@@ -156,10 +157,13 @@ class VirtualDevice:
         iface.event_new = callback(b.Pointer, b.Pointer)(lambda _: ctypes.addressof(self._event))
         iface.event_free = iface.event_synchronize = callback(None, b.Pointer, b.Pointer)(lambda *_: None)
 
+    def _report_memory(self, _: object, free: Any, total: Any) -> None:
+        free[0] = total[0] = self.memory_bytes
+
     def _report_props(self, _: object, out: Any) -> None:
         props = out[0]
         props.name = props.description = ctypes.cast(self._name, ctypes.c_char_p)
-        props.memory_free = props.memory_total = _MEMORY_BYTES
+        props.memory_free = props.memory_total = self.memory_bytes
         props.type, props.device_id = _GPU, None
         props.caps = b.DeviceCaps(
             async_=True,
@@ -232,10 +236,6 @@ def _scales_rows(tensor: GgmlTensor, weights: GgmlTensor, product: GgmlTensor) -
     """Whether `product` is `tensor` with each row multiplied by one of `weights`."""
     has_one_weight_per_row = weights.ne[0] == 1 and list(weights.ne)[1:] == list(tensor.ne)[1:]
     return has_one_weight_per_row and list(tensor.ne) == list(product.ne)
-
-
-def _report_memory(_: object, free: Any, total: Any) -> None:
-    free[0] = total[0] = _MEMORY_BYTES
 
 
 def _host_buffer_type(device: ggml_structs.GgmlDevice, rules: BackendRules) -> ggml_structs.BufferType | None:
