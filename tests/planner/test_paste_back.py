@@ -18,6 +18,7 @@ from vram_llm.machine.types import Device, DeviceKind, Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.llama_split import placement_flags
 from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.search.prompt_choice import plan_with_prompts
 from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.types import Plan
 from vram_llm.units import GIB
@@ -106,7 +107,7 @@ def test_flags_that_are_printed_can_be_typed(
     for run in runs:
         if run == own:
             continue
-        again = plan_placement(profile, rig, typed(*flags, *run))
+        again = plan_with_prompts(profile, rig, typed(*flags, *run))
         if run not in by_flags:
             (price,) = [each for each in plan.context_prices if each.kv_type is not None]
             assert (again.context.n_ctx, again.placement.cpu_layers) == (price.n_ctx, price.cpu_layers)

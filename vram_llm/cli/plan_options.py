@@ -168,8 +168,8 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--n-ubatch -ub --ubatch-size", fields=("n_ubatch",), type=MicroBatchType(),
                metavar="N", has_default=False, help=(
         "Maximum tokens computed at a time; compute buffers grow with it. Weights on the CPU are read, or "
-        f"copied to a card, once for so many tokens of a prompt. auto: {_DEFAULT.DEFAULT_N_UBATCH}.  "
-        "[default: auto]"
+        "copied to a card, once for so many tokens of a prompt. auto: up to 8192 if weights are copied and "
+        f"that makes a typical request faster, else {_DEFAULT.DEFAULT_N_UBATCH}.  [default: auto]"
     )),
     PlanOption(flags="--kv-unified/--no-kv-unified", fields=("kv_unified",), help=(
         "Share one KV cache between all sequences; one sequence may use all of it. --no-kv-unified gives "
@@ -220,7 +220,7 @@ WORKLOAD_OPTIONS = (
                help="Keep the dense feed-forward weights of the first N layers on the CPU."),
     PlanOption(flags="--op-offload/--no-op-offload", fields=("op_offload",), help=(
         "Copy weights that are on the CPU to the first card for each micro-batch of a prompt, and compute "
-        "there.  [default: --no-op-offload]"
+        "there.  [default: what makes a typical request faster]"
     )),
     PlanOption(flags="--kv-offload/--no-kv-offload -kvo/-nkvo", fields=("kv_offload",), help=(
         "Keep the KV cache on the devices of its layers; --no-kv-offload keeps it on the CPU, where "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vram_llm.machine.datasheet_speed import expert_share
 from vram_llm.machine.types import Device, DeviceKind, Host, Speed
 from vram_llm.model.layer_bytes import Layer
+from vram_llm.model.profile import ModelProfile
 from vram_llm.model.tensors import Role, Tensor
 
 _SHARING = 0.5  # n tokens choose as many experts as n^0.5 independent ones
@@ -70,6 +71,16 @@ def launches(layer: Layer) -> float:
 def used_share(layer: Layer) -> float:
     """The share of a layer's routed experts that one token uses."""
     return 1 - (layer.bytes - layer.active_bytes) / layer.expert_bytes if layer.expert_bytes else 0.0
+
+
+def head_norms(profile: ModelProfile, layer: Layer, min_heads: float) -> int:
+    """The layer's norms of single heads, of queries or keys, that have at least `min_heads` heads."""
+    heads = {"attn_q_norm.": profile.n_head, "attn_k_norm.": profile.n_head_kv}
+    return sum(
+        n_heads >= min_heads and name in tensor.name and math.prod(tensor.shape) == profile.head_k
+        for tensor in layer.tensors
+        for name, n_heads in heads.items()
+    )
 
 
 class PlaceTimes:

@@ -17,7 +17,8 @@ from vram_llm.planner.search.fitting_ways import fitting_ways
 from vram_llm.planner.search.idle_devices import idle_device_alternatives, idle_notes
 from vram_llm.planner.search.largest_context import plan_largest_context
 from vram_llm.planner.search.on_card_context import on_card_prices
-from vram_llm.planner.search.search import plan_fewest_on_host, plan_placement
+from vram_llm.planner.search.prompt_choice import choose_prompts, plan_with_prompts
+from vram_llm.planner.search.search import plan_fewest_on_host
 from vram_llm.planner.speed_notes import speed_notes
 from vram_llm.planner.types import (
     PLAN_VERSION,
@@ -118,11 +119,12 @@ def _choose(
 ) -> tuple[Candidate, Candidate | None, tuple[ContextPrice, ...]]:
     """The placement, the one of one step more context, which does not fit, and prices of other contexts."""
     if wants_largest_context(workload):
-        return (*plan_largest_context(profile, machine, workload, exact), ())
+        chosen, more = plan_largest_context(profile, machine, workload, exact)
+        return choose_prompts(profile, machine, workload, chosen, exact), more, ()
     if wants_auto_context(profile, workload):
         chosen, prices = plan_auto_context(profile, machine, workload, exact)
         return chosen, None, prices
-    return plan_placement(profile, machine, workload, exact), None, ()
+    return plan_with_prompts(profile, machine, workload, exact), None, ()
 
 
 def _does_not_fit(

@@ -40,6 +40,9 @@ first device that is no RPC worker, once for each micro-batch, and that device c
 
     sent      bytes of used weights / its link + a split's overhead for each + the stage's terms there
 
+Norms of heads in whole layers on the host have a row for each head, so they go to that device in decode steps
+too, if they have 32 rows; each costs the overhead of a split on either side.
+
 With pipeline copies the devices work on different micro-batches of a batch at the same time: k micro-batches
 take the sum of the stages and k - 1 times the slowest stage; without, k times the sum. The first token comes
 after the last micro-batch. Transfers over a link of unknown speed are left out: on PCIe they take a few
@@ -58,7 +61,7 @@ from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.tensors import Role, Tensor
-from vram_llm.planner.layer_times import PlaceTimes, Weights, used_share, weights_of
+from vram_llm.planner.layer_times import PlaceTimes, Weights, head_norms, used_share, weights_of
 from vram_llm.planner.memory.moved_weights import MovedPart, moved_by_layer
 from vram_llm.planner.types import HOST, Context, DeviceTime, Objective, Placement, SpeedEstimate, Workload
 
@@ -173,7 +176,7 @@ class Predictor:
             0.0
             if layer.is_draft
             else computes.overhead_s(layer)
-            + (computes.prompt_s(weights, rows) if on_card is None else self._sent_s(on_card, weights, rows))
+            + (computes.prompt_s(weights, rows) if on_card is None else self.sent_s(on_card, weights, rows))
             + computes.prompt_attention_s(
                 rows * self._attention_flops(layer, depth), quantized=self._quantized
             )
@@ -234,10 +237,10 @@ class Predictor:
         if device_id != HOST or offload_to is None or rows < OFFLOAD_MIN_ROWS:
             there = self._times[device_id].prompt_s(weights, rows)
             return there - here + self.round_trip_s(home, device_id, rows)
-        there = self._sent_s(offload_to, weights, rows)
+        there = self.sent_s(offload_to, weights, rows)
         return there - here + (self.round_trip_s(home, offload_to, rows) if offload_to != home else 0.0)
 
-    def _sent_s(self, device_id: str, weights: Sequence[Weights], rows: int) -> float:
+    def sent_s(self, device_id: str, weights: Sequence[Weights], rows: int) -> float:
         """Seconds of a micro-batch for the host's weights, which are sent to a device that computes."""
         sent_bytes = sum(part.share_of(rows) * part.n_bytes for part in weights)
         splits_s = (
@@ -272,6 +275,11 @@ class Predictor:
             moved_s = self.moved_s(moved.home, moved.device, layer, tensors, rows)
             step[moved.home] -= here_s
             step[moved.device] = step.get(moved.device, 0.0) + here_s + moved_s
+        offload_to = self.offload_device(placement.device_order)
+        if offload_to is not None and placement.cpu_layers:
+            on_host = self._profile.layers[: placement.cpu_layers]
+            n_trips = sum(head_norms(self._profile, layer, OFFLOAD_MIN_ROWS / rows) for layer in on_host)
+            step[HOST] += n_trips * self.round_trip_s(HOST, offload_to, rows)
         return step
 
     def _stages(

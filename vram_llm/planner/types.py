@@ -77,7 +77,7 @@ class Workload:
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
     n_batch: int | None = None  # None: llama.cpp's default, or n_ubatch if that is more
-    n_ubatch: int | None = None
+    n_ubatch: int | None = None  # None: llama.cpp's default, or more if prompts copy the host's weights
     n_outputs_max: int | None = None  # most rows of logits per step; None: one per sequence, at least 8
     flash_attn: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False
@@ -86,7 +86,7 @@ class Workload:
     n_gpu_layers: int | None = None  # counted as in llama.cpp: the output is one layer
     tensor_split: TensorSplit | None = None
     overrides: tuple[Override, ...] | None = None  # None: the planner moves weights where that helps
-    op_offload: bool | None = None  # compute prompts over weights on the host on the first device
+    op_offload: bool | None = None  # copy the host's weights to the first device for prompts; None: if faster
     kv_offload: bool | None = None  # keep the KV cache on the devices of its layers, not on the host
     pooling: Pooling | None = None  # make embeddings with this pooling; None: as in the model's file
     use_mmap: bool | None = None  # map the file; None: unless layers' weights are on the host beside devices
@@ -110,6 +110,7 @@ class Workload:
     DEFAULT_TEXT = 2048  # the same for encoders, whose compute buffers grow with the longest text
     DEFAULT_DEPTH = 1024  # tokens; at most half the context
     DEFAULT_PROMPT = 2048  # tokens of a predicted prompt, at most half the context; else `expect_depth`
+    DEFAULT_ANSWER = 512  # tokens of a typical request's answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from vram_llm.planner.types import Alternative, Plan
 from vram_llm.text.lines import plain
 from vram_llm.units import GIB
 
-FLAGS = ("-ts", "20,29", "-c", "8k")
+FLAGS = ("-ts", "20,29", "-c", "8k", "--no-op-offload")
 OVERRIDES = "experts:0-9,12=CPU,experts_up:13=CPU,experts:40-41=GPU0"
 
 
@@ -74,16 +74,16 @@ def test_prompts_with_weights_on_the_host(plan: Plan) -> None:
         return Alternative(
             name="other", context=replace(plan.context, **changes), placement=plan.placement,
             estimate=plan.estimate, fits=True, change_bytes={},
-            speed=replace(plan.speed, prompt_s=prompt_s),
+            speed=replace(plan.speed, prompt_s=prompt_s, step_s=0.01),
         )  # fmt: skip
 
     assert plan.speed is not None
     others = (other(2.5, op_offload=True), other(3.5, n_ubatch=256), other(9, parallel=8))
-    plan = replace(plan, alternatives=others, speed=replace(plan.speed, prompt_s=3.0))
+    plan = replace(plan, alternatives=others, speed=replace(plan.speed, prompt_s=3.0, step_s=0.01))
     (prompts,) = (reason for reason in why(plan) if reason.startswith("Prompts: "))
     assert prompts == (
-        "Prompts: weights on the CPU are used there for 512 tokens at a time; 2,048 tokens take 3.0 s, 2.5 s "
-        "with copies, 3.5 s with micro-batches of 256."
+        "Prompts: weights on the CPU are used there for 512 tokens at a time; 2,048 tokens take 3.0 s and an "
+        "answer of 512 5.1 s (2.5 s and 5.1 s with copies; 3.5 s and 5.1 s with micro-batches of 256)."
     )
     copied = replace(plan, context=replace(plan.context, op_offload=True))
     (prompts,) = (reason for reason in why(copied) if reason.startswith("Prompts: "))

@@ -1,14 +1,14 @@
 """The reasons for a plan, in sentences."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from vram_llm.machine.types import Device
 from vram_llm.planner.placed_parts import EXPERTS, in_words, listed, on_host
-from vram_llm.planner.report.figures import rate, seconds
+from vram_llm.planner.report.figures import rate
 from vram_llm.planner.report.from_disk import why_from_disk
 from vram_llm.planner.report.idle import price_of_using
-from vram_llm.planner.types import HOST, Context, Objective, Placement, Plan
+from vram_llm.planner.report.prompts import why_prompts
+from vram_llm.planner.types import HOST, Objective, Placement, Plan
 from vram_llm.text.names import short_name
 from vram_llm.units import format_bytes
 
@@ -28,7 +28,7 @@ def why(plan: Plan) -> tuple[str, ...]:
         *_split(plan),
         *_layers(plan),
         *_cpu(plan),
-        *_prompts(plan),
+        *why_prompts(plan),
         *_idle(plan),
         *(why_from_disk(plan) or _limit(plan)),
         *_by_free_memory(plan),
@@ -70,42 +70,6 @@ def _cpu(plan: Plan) -> tuple[str, ...]:
             return (f"{short}; a token reads few of the experts, and all else that it needs stays there.",)
         return (f"{short}; attention and KV cache stay there.",)
     return (f"CPU: with fewer than {n_cpu} layers there, no order of the devices in use takes the rest.",)
-
-
-def _prompts(plan: Plan) -> tuple[str, ...]:
-    """Where prompts meet the weights on the CPU, and what the other way or another micro-batch would give."""
-    context, speed = plan.context, plan.speed
-    if not on_host(plan.placement).n_with_weights or speed is None or context.pooling is not None:
-        return ()
-    cards = {device.id for device in plan.devices if device.endpoint is None}
-    first = next((device for device in plan.placement.device_order if device in cards), None)
-    if first is None or speed.prompt_s is None:
-        return ()
-    how = f"are copied to {first}" if context.op_offload else "are used there"
-    how += f" for {context.n_ubatch:,} tokens at a time"
-    others = [
-        f"{seconds(other.speed.prompt_s)} {_difference(context, other.context)}"
-        for other in plan.alternatives
-        if other.fits
-        and other.speed is not None
-        and other.speed.prompt_s is not None
-        and _difference(context, other.context)
-    ]
-    prompt = f"{speed.prompt_tokens:,} tokens take {seconds(speed.prompt_s)}"
-    return (f"Prompts: weights on the CPU {how}; {', '.join([prompt, *others])}.",)
-
-
-def _difference(context: Context, other: Context) -> str:
-    """What `other` does differently with prompts; "" if it differs otherwise, or not."""
-    same = replace(context, op_offload=other.op_offload, n_ubatch=other.n_ubatch, n_batch=other.n_batch)
-    if same != other:
-        return ""
-    ways = []
-    if other.op_offload != context.op_offload:
-        ways.append("with copies" if other.op_offload else "without copies")
-    if other.n_ubatch != context.n_ubatch:
-        ways.append(f"with micro-batches of {other.n_ubatch:,}")
-    return " ".join(ways)
 
 
 def _idle(plan: Plan) -> tuple[str, ...]:

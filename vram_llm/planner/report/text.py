@@ -7,6 +7,7 @@ from vram_llm.planner.placed_parts import EXPERTS, FFN, OTHER, placed_parts
 from vram_llm.planner.report.answer import answer, bases
 from vram_llm.planner.report.context_prices import other_contexts
 from vram_llm.planner.report.device_table import device_table
+from vram_llm.planner.report.prompts import how_prompts_run
 from vram_llm.planner.types import Companion, Context, Plan
 from vram_llm.text.lines import Line, Style, line, plain, printable, wrap
 from vram_llm.text.plain import ascii_text
@@ -59,13 +60,14 @@ def _packed(sentences: Sequence[str], width: int) -> list[str]:
 
 
 def body(plan: Plan, width: int) -> list[Line]:
-    """The model, its context, the devices and what the figures mean."""
+    """The model, its context, how prompts run, the devices and what the figures mean."""
     model = plan.model
     size = f"{format_bytes(model.total_bytes)}, {model.n_layers} layers"
     return [
         (),
         *wrap(f"{model.name} {model.quantization}, {size}", width, Style.STRONG),
         *_context(plan, width),
+        *(row for sentence in how_prompts_run(plan) for row in wrap(sentence, width)),
         (),
         *device_table(plan, width),
         *wrap(_how_to_read(plan), width, Style.DIM),

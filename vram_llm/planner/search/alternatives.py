@@ -12,15 +12,16 @@ from vram_llm.planner.context import can_quantize_cache
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.llama_split import device_of_layers, placement_flags, placement_of
 from vram_llm.planner.memory.analytic_meter import is_pipelined, swa_cells
+from vram_llm.planner.memory.backend_kernels import OFFLOADING_KINDS
 from vram_llm.planner.memory.flash_attention import uses_flash_attention
 from vram_llm.planner.search.candidate import Candidate, analytic, uses_host
 from vram_llm.planner.search.fitting_ways import longest_on_cards
-from vram_llm.planner.search.search import plan_placement
+from vram_llm.planner.search.prompt_choice import plan_with_prompts
 from vram_llm.planner.types import Alternative, Context, FlashAttention, MeterFor, Objective, Workload
 from vram_llm.units import format_count, typed_count
 
 MORE_CTX = 8192
-_MEASUREMENTS_WITH_HOST = 3  # of the exact meter for a placement with weights on the host
+_MEASUREMENTS_WITH_HOST = 6  # of the exact meter for a placement with weights on the host
 _LAYERS_MEASURED = 1200  # layers x devices: the exact meter's time grows with both
 
 
@@ -52,7 +53,8 @@ def split_by_free_memory(
     else:
         meter = analytic(profile, machine, workload, chosen.context)
         estimate, chosen_estimate = meter(placement), meter(chosen.placement)
-    flags = (*pinned_context(workload, chosen), *placement_flags(placement))
+    pinned = (*pinned_context(workload, chosen), *pinned_prompts(workload, chosen))
+    flags = (*pinned, *placement_flags(placement))
     candidate = Candidate(chosen.context, placement, estimate)
     return alternative_to("by free memory", flags, candidate, chosen_estimate)
 
@@ -85,7 +87,8 @@ def alternatives(
     for number, (change, candidate) in enumerate(zip(changes, candidates, strict=True)):
         if candidate is None:
             continue
-        flags = change.flags or placement_flags(candidate.placement)
+        own = (*pinned_prompts(workload, candidate), *placement_flags(candidate.placement))
+        flags = change.flags or own
         flags = flags if "--n-ctx" in flags else (*pinned, *flags)
         chosen_estimate = chosen.estimate if number < n_exact else bound
         alternative = alternative_to(change.name, flags, candidate, chosen_estimate)
@@ -100,6 +103,14 @@ def pinned_context(workload: Workload, chosen: Candidate) -> tuple[str, ...]:
     return ("--n-ctx", typed_count(chosen.context.n_ctx)) if is_chosen else ()
 
 
+def pinned_prompts(workload: Workload, chosen: Candidate) -> tuple[str, ...]:
+    """The flags that keep copies for prompts and the micro-batch, if the planner has chosen them."""
+    context = chosen.context
+    if not context.op_offload or (workload.op_offload and workload.n_ubatch is not None):
+        return ()
+    return ("--op-offload", "--n-ubatch", str(context.n_ubatch))
+
+
 def _if_possible(plan: Callable[[], Candidate]) -> Candidate | None:
     """The result of `plan`; None if the change is not possible with this model."""
     try:
@@ -109,7 +120,7 @@ def _if_possible(plan: Callable[[], Candidate]) -> Candidate | None:
 
 
 def _changed(profile: ModelProfile, change: WorkloadChange, exact: MeterFor | None) -> Candidate:
-    return plan_placement(profile, change.machine, change.workload, exact, reorder=bool(change.flags))
+    return plan_with_prompts(profile, change.machine, change.workload, exact, reorder=bool(change.flags))
 
 
 def alternative_to(
@@ -150,6 +161,11 @@ def _changes(
             if n_ctx is not None and n_ctx < context.n_ctx:
                 all_flags = (*flags, "--n-ctx", typed_count(n_ctx))
                 yield change("all layers on the cards", *all_flags, n_ctx=n_ctx, **fields)
+    if chosen.placement.shares_layers_with_host and context.pooling is None:
+        if context.op_offload:
+            yield change("prompts without copies", "--no-op-offload", op_offload=False)
+        elif any(device.kind in OFFLOADING_KINDS for device in machine.devices):
+            yield change("prompts with copies", "--op-offload", op_offload=True)
     if can_quantize:
         yield change("KV cache as q8_0", "--kv-type", "q8_0", **quantized_kv)
     if is_pipelined(profile, context, machine.devices, chosen.placement):

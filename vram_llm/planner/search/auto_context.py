@@ -23,6 +23,7 @@ from vram_llm.planner.memory.analytic_meter import is_pipelined
 from vram_llm.planner.placed_parts import on_host
 from vram_llm.planner.search.candidate import Candidate, analytic, expected_speed, uses_host
 from vram_llm.planner.search.largest_context import last_holding
+from vram_llm.planner.search.prompt_choice import choose_prompts
 from vram_llm.planner.search.search import choose_placement, plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import ContextPrice, MeterFor, Workload
@@ -44,16 +45,22 @@ def plan_auto_context(
     """
     reference = plan_placement(profile, machine, workload, exact)
     trained = max(profile.context_length // CTX_STEP * CTX_STEP, CTX_STEP)
-    if not reference.estimate.fits:
-        return _shorter(profile, machine, workload, exact, reference), ()
     placement = reference.placement
     is_on_host = 2 * placement.cpu_layers > profile.n_layers or placement.n_gpu_layers == 0
-    if is_on_host or reference.context.n_ctx >= trained:
-        return reference, ()
+    if not reference.estimate.fits or is_on_host or reference.context.n_ctx >= trained:
+        chosen = reference
+        if not reference.estimate.fits:
+            chosen = _shorter(profile, machine, workload, exact, reference)
+        return choose_prompts(profile, machine, workload, chosen, exact), ()
     plans = _ContextPlans(profile, machine, workload, exact, reference)
     sizes = [n for n in range(STEP, trained, STEP) if n > reference.context.n_ctx] + [trained]
     index = plans.confirmed(sizes, plans.last(sizes, plans.is_cheap))
     chosen = reference if index < 0 else plans.at(sizes[index])
+    chosen = choose_prompts(profile, machine, workload, chosen, exact)
+    if chosen.context.op_offload and not workload.op_offload:  # prices are of plans with the same choice
+        workload = replace(workload, op_offload=True, n_ubatch=chosen.context.n_ubatch)
+        reference = plan_placement(profile, machine, workload, exact)
+        plans = _ContextPlans(profile, machine, workload, exact, reference)
     return chosen, plans.prices(chosen, sizes[index + 1 :])
 
 

@@ -10,8 +10,6 @@ from vram_llm.planner.memory.analytic_meter import AnalyticMeter, is_pipelined
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import HOST, Alternative, Context, Placement, Plan, SpeedEstimate, Workload
 
-ANSWER_TOKENS = 512  # of a typical request
-
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -43,10 +41,10 @@ def objective_seconds(
 
 
 def request_seconds(predictor: Predictor, placement: Placement, *, pipelined: bool) -> float:
-    """The time of a typical request: the expected prompt, and an answer of ANSWER_TOKENS."""
+    """The time of a typical request: the expected prompt, and answer."""
     speed = predictor(placement, pipelined=pipelined)
     assert speed.prompt_s is not None
-    return speed.prompt_s + ANSWER_TOKENS * speed.step_s
+    return speed.prompt_s + Workload.DEFAULT_ANSWER * speed.step_s
 
 
 def uses_host(profile: ModelProfile, placement: Placement) -> bool:

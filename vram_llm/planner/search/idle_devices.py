@@ -7,7 +7,7 @@ from vram_llm.machine.types import Device, Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.llama_split import placement_flags
 from vram_llm.planner.report.idle import kind_of, with_name
-from vram_llm.planner.search.alternatives import alternative_to, pinned_context
+from vram_llm.planner.search.alternatives import alternative_to, pinned_context, pinned_prompts
 from vram_llm.planner.search.candidate import Candidate, analytic, uses_host
 from vram_llm.planner.search.search import plan_placement, plan_with_all
 from vram_llm.planner.speed_notes import assumption, how_to_measure
@@ -27,7 +27,11 @@ def idle_device_alternatives(
     ignores_speed = workload.objective not in (Objective.LATENCY, Objective.THROUGHPUT)
     if workload.tensor_split is not None or ignores_speed:
         return ()
-    balanced = replace(workload, n_ctx=chosen.context.n_ctx, largest_ctx=False, objective=Objective.BALANCE)
+    context = chosen.context
+    balanced = replace(workload, n_ctx=context.n_ctx, largest_ctx=False, objective=Objective.BALANCE)
+    if context.op_offload:
+        balanced = replace(balanced, op_offload=True, n_ubatch=context.n_ubatch)
+    pinned = (*pinned_context(workload, chosen), *pinned_prompts(workload, chosen))
     chosen_estimate = analytic(profile, machine, balanced, chosen.context)(chosen.placement)
     by_id = {device.id: device for device in machine.devices}
     alternatives: list[Alternative] = []
@@ -41,7 +45,7 @@ def idle_device_alternatives(
             filled = plan_with_all(profile, with_device, fastest, fills_devices=True)
             candidate = filled if device.id in filled.placement.device_order else candidate
         is_used = device.id in candidate.placement.device_order
-        flags = (*pinned_context(workload, chosen), *placement_flags(candidate.placement)) if is_used else ()
+        flags = (*pinned, *placement_flags(candidate.placement)) if is_used else ()
         alternatives.append(alternative_to(with_name(device), flags, candidate, chosen_estimate))
     return tuple(alternatives)
 
