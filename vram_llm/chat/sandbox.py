@@ -42,7 +42,10 @@ class TooCostly(TemplateRuntimeError):
 
 
 class RenderBudget:
-    """The budget left for one rendering. `max_chars` limits each string; `given` must not be changed."""
+    """Counts the steps and the text of one rendering, and stops it at their limits.
+
+    `max_chars` limits each string. The template may not change `given`, the chat that it renders.
+    """
 
     def __init__(self, max_chars: int, given: object = ()) -> None:
         self.max_chars = max_chars
@@ -202,19 +205,19 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         budget.get().step()
 
     def join(self, *parts: object) -> str:
-        """The operator of `a ~ b`."""
+        """Compute `a ~ b`: join the texts of `parts`, at most as long as the budget allows."""
         texts = [str(part) for part in parts]
         budget.get().check_length(sum(map(len, texts)))
         return "".join(texts)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """A template may change the lists and dicts that it made, one item a step (Kimi K2)."""
+        """Whether the template may read `attr`; Kimi K2's changes lists and dicts that it made itself."""
         if super().is_safe_attribute(obj, attr, value):
             return True
         return attr in _CHANGES.get(type(obj), ()) and budget.get().owns(obj)
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Every call that a template makes."""
+        """Call `obj` for the template: takes one step, and limits what str.format writes."""
         budget.get().step()
         method = getattr(obj, "__wrapped__", obj)  # the sandbox wraps str.format
         text = getattr(method, "__self__", None)
@@ -223,7 +226,7 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         return super().call(context, obj, *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Every operator in `intercepted_binops`: results must stay within the budget."""
+        """Compute an operator in `intercepted_binops` if its result stays within the budget."""
         meter = budget.get()
         meter.step()
         if operator == "**":

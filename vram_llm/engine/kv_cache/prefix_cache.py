@@ -85,7 +85,7 @@ class PrefixCache:
             pass
 
     def evict(self) -> bool:
-        """Evict the idle end of the least recently used prefix; False if there is none."""
+        """Evict the last tokens of the least recently used prefix that is idle. Returns False if none is idle."""
         slots = self._slots
         leaf = slots.tree.oldest_leaf(slots.idle)
         if leaf is None:

@@ -13,11 +13,11 @@ from vram_llm.llama.model import NO_ROOM, LoadedModel
 
 
 class Draftable(Protocol):
-    """A generation, as far as drafts for it are concerned."""
+    """What a draft model asks of a generation."""
 
     @property
     def draft_stats(self) -> SequenceDraftStats | None:
-        """Acceptance rate of its drafts; None: the draft model drafts nothing for it."""
+        """Its acceptance rate; None if the draft model drafts nothing for this generation."""
 
     def allowed_draft(self, draft: list[int]) -> list[int]:
         """The longest beginning of a draft that its grammar allows."""
