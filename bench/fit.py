@@ -5,14 +5,16 @@
 The devices are two RPC workers: one has a core, the other is held to 30 % of the second core. The host
 computes on the second core as well, of which another program always takes 40 % (bench/rig.py), so that it is
 slower than the first worker and faster than the second. Both workers have as much memory as leaves about a
-third of the experts of a random mixture-of-experts model of 220 million weights to the host. `calibrate`
-measures workers and host, and the plan uses its figures.
+third of the experts of a random mixture-of-experts model to the host. It has 440 million weights, so that a
+layer takes far longer than the millisecond for which a worker that has been idle computes at full speed.
+`calibrate` measures workers and host, and the plan uses its figures.
 
 servers     llama-server with --fit, which gets the workers in either order, llama-server with the flags of
             `plan --emit llama-server`, and this project's own server take turns. Each has two workers of its
             own, since a worker serves one client at a time; those that wait take no time
-placements  random placements of layers and experts that fit the workers' memory, the plan among them:
-            predicted and measured time of a token
+placements  the plan, and random placements of layers and experts that fit the workers' memory: predicted and
+            measured time of a token. Of many placements those are taken whose predicted times are as evenly
+            apart as they can be, since the order of equally fast ones is chance
 
 Two cores are enough, and root is needed. Nothing else should run meanwhile.
 """
@@ -70,9 +72,10 @@ from vram_llm.workflows import detection, planning
 
 _SLOW_SHARE, _BUSY_SHARE = 0.3, 0.4
 _ON_HOST = 1 / 3  # of the experts, if the workers are full
-_ROOM_BYTES = 40 * MIB  # of a worker's memory for context and compute
-_LAYERS, _WIDTH, _FF, _EXPERTS, _USED, _HEAD, _VOCAB = 6, 1024, 1280, 8, 4, 64, 8192
+_ROOM_BYTES = 48 * MIB  # of a worker's memory for context and compute
+_LAYERS, _WIDTH, _FF, _EXPERTS, _USED, _HEAD, _VOCAB = 6, 1536, 1792, 8, 4, 64, 8192
 _PROMPT, _ANSWER = 128, 24
+_DRAWN = 6  # placements for each that is measured
 _BUFFER = re.compile(r"(\S+) model buffer size = +([\d.]+) MiB")
 FIT, FIT_REVERSED, PLANNED, OURS = "--fit", "--fit, slow worker first", "llama-server as planned", "vram-llm"
 SERVERS = (FIT, FIT_REVERSED, PLANNED, OURS)
@@ -168,10 +171,9 @@ def in_words(placement: Placement) -> str:
 
 def compare_placements(plan: Plan, machine: Machine, effort: Effort, pick: Random, n: int) -> None:
     """Measure the plan and `n` random placements, and print how far predictions are off."""
-    placements = random_placements(plan, machine, pick, n)
-    splits = [
-        Split(in_words(each), each, predicted(plan, machine, each)) for each in (plan.placement, *placements)
-    ]
+    placements = (plan.placement, *random_placements(plan, machine, pick, _DRAWN * n))
+    chosen, *others = [Split(in_words(each), each, predicted(plan, machine, each)) for each in placements]
+    splits = [chosen, *evenly_spaced(others, n)]
     measure(plan, splits, effort)
     print_splits(splits)
     off = [abs(split.measured_s / split.predicted_s - 1) for split in splits]
@@ -193,6 +195,18 @@ def random_placements(plan: Plan, machine: Machine, pick: Random, n: int) -> lis
             if placement not in found and meter(placement).fits:
                 found.append(placement)
     return found[1:]
+
+
+def evenly_spaced(splits: Sequence[Split], n: int) -> list[Split]:
+    """`n` of the splits, from the fastest to the slowest, in equal steps of predicted time."""
+    left = sorted(splits, key=lambda split: split.predicted_s)
+    first, last = left[0].predicted_s, left[-1].predicted_s
+    found = []
+    for number in range(n):
+        wanted_s = first + (last - first) * number / max(n - 1, 1)
+        found.append(min(left, key=lambda split: abs(split.predicted_s - wanted_s)))
+        left.remove(found[-1])
+    return found
 
 
 def drawn(pick: Random, n_layers: int, ids: Sequence[str]) -> Placement:
