@@ -147,7 +147,7 @@ def published(folder: Path) -> None:
     for quantization, build, known in (
         ("Q4_K_M", zoo.as_q4_k_m, "0.3, and 0.5 with 20 layers skipped"),
         ("Q6_K", None, "0.2"),
-        ("Q8_0", None, "none"),
+        ("Q8_0", None, ""),
     ):
         model = zoo.llama(80, 8192, 64, 8, 28672)
         file = folder / f"70b-{quantization}.gguf"
@@ -159,7 +159,8 @@ def published(folder: Path) -> None:
         print(f"Llama 3.1 70B {quantization}, {format_bytes(plan.model.total_bytes)}")
         for line in terms(plan):
             print(f"    {line}")
-        print(f"    published: {known} tok/s")
+        if known:
+            print(f"    published: {known} tok/s")
 
 
 def terms(plan: Plan) -> Sequence[str]:
