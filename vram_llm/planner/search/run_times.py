@@ -4,6 +4,7 @@ If a run exceeds the device's budget, parts of its layers move. Its least time d
 devices, if the parts move to a place with enough memory.
 """
 
+from functools import cached_property
 from math import inf
 from operator import add
 from typing import NamedTuple
@@ -42,9 +43,14 @@ class RunBytes:
 
     def empty_bytes(self, device_id: str, *, with_compute: bool = True) -> int:
         """Bytes of a device without layers; with compute for all parts that may move to it."""
-        compute = self.meter.moved_compute_bytes(self._with_parts) if with_compute else 0
+        compute = self._moved_compute_bytes if with_compute else 0
         loaded = self.meter.bytes_without_compute(device_id, 0, 0, False)
         return loaded + compute + self._overridden[device_id]
+
+    @cached_property
+    def _moved_compute_bytes(self) -> int:
+        """Compute bytes of a device for all parts that may move to it."""
+        return self.meter.moved_compute_bytes(self._with_parts)
 
     def _moved_bytes(self, device_id: str, start: int, end: int) -> int:
         """Bytes that the user's overrides add to a device with a run, minus those that they remove."""
