@@ -85,7 +85,7 @@ class PrefixCache:
             pass
 
     def evict(self) -> bool:
-        """Evict the last tokens of the least recently used prefix that is idle. Returns False if none is idle."""
+        """Evict the last tokens of the least recently used idle prefix. Returns False if none is idle."""
         slots = self._slots
         leaf = slots.tree.oldest_leaf(slots.idle)
         if leaf is None:
