@@ -5,7 +5,7 @@
 
 For each model and rig it prints placements that have the same context and keep 1 GiB of each card free:
 
-our plan       `vram-llm plan`, as it is, and with --op-offload
+our plan       `vram-llm plan`, as it is, and with --no-op-offload
 --fit          llama-server's own choice with its default options: its function, asked on virtual devices
                (bench/llama_fit.py); once with the same context, once with the context that it chooses
 --n-cpu-moe    the first N layers' experts on the CPU, layers over the cards in proportion to their free
@@ -81,9 +81,9 @@ class Comparison:
         return self._planned("our plan", self._workload)
 
     @cached_property
-    def ours_with_op_offload(self) -> Way:
-        """This project's plan with --op-offload."""
-        return self._planned("our plan, --op-offload", replace(self._workload, op_offload=True))
+    def ours_without_copies(self) -> Way:
+        """This project's plan with --no-op-offload."""
+        return self._planned("our plan, --no-op-offload", replace(self._workload, op_offload=False))
 
     def _planned(self, name: str, workload: Workload) -> Way:
         plan = planning.plan(str(self._path), self._machine, workload, self._dry)
@@ -181,11 +181,11 @@ class Comparison:
 
     def rows(self, ways: list[Way]) -> Iterator[list[str]]:
         """A head, and a row for each way."""
-        budgets = [*(use.budget_bytes for use in self.ours.estimate.devices)]
-        names = [short_name(device.name) for device in self._machine.devices]
+        budgets = {use.id: use.budget_bytes for use in self.ours.estimate.devices}
+        names = {device.id: short_name(device.name) for device in self._machine.devices}
         yield [
             "",
-            *(f"{name} ({n_bytes / GIB:.1f})" for name, n_bytes in zip(names, budgets, strict=True)),
+            *(f"{name} ({budgets[id] / GIB:.1f})" for id, name in names.items()),
             f"host ({self.ours.estimate.host.budget_bytes / GIB:.1f})",
             "layers on host", "experts on host", "ubatch", "decode", "prompt",
         ]  # fmt: skip
@@ -215,7 +215,7 @@ def show(path: Path, rig: str, workload: Workload, dry: DryRun, folder: Path) ->
     ours = comparison.ours
     ways = [
         ours,
-        *([] if ours.context.op_offload else [comparison.ours_with_op_offload]),
+        *([comparison.ours_without_copies] if ours.context.op_offload else []),
         comparison.fitted(keeps_ctx=True),
         comparison.fitted(keeps_ctx=False),
     ]
