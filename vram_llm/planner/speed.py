@@ -61,7 +61,14 @@ from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.model.tensors import Role, Tensor
-from vram_llm.planner.layer_times import PlaceTimes, Weights, head_norms, used_share, weights_of
+from vram_llm.planner.layer_times import (
+    PlaceTimes,
+    Weights,
+    head_norms,
+    launches,
+    used_share,
+    weights_of,
+)
 from vram_llm.planner.memory.moved_weights import MovedPart, moved_by_layer
 from vram_llm.planner.types import HOST, Context, DeviceTime, Objective, Placement, SpeedEstimate, Workload
 
@@ -100,8 +107,11 @@ class Predictor:
         self.streams = workload.expect_streams if workload.expect_streams > 1 else context.parallel
         self.objective_streams = workload.expect_streams
         self._weights = [weights_of(layer.tensors, used_share(layer)) for layer in profile.layers]
+        self._launches = [launches(layer) for layer in profile.layers]
         self._output = weights_of(output_tensors(profile))
         self._quantized = any(KV_TYPES[name].is_quantized for name in (context.kv_type_k, context.kv_type_v))
+        self._decode_costs: dict[tuple[str, int], RunCosts] = {}
+        self._stage_layers: dict[tuple[str, int, str | None], list[float]] = {}
 
     def __call__(self, placement: Placement, *, pipelined: bool) -> SpeedEstimate:
         """The predicted speed of a placement."""
@@ -120,7 +130,7 @@ class Predictor:
             streams=self.streams,
             streams_step_s=streams_step_s,
             streams_tokens_per_s=self.streams / streams_step_s,
-            streams_basis=self._basis_of_streams(basis, speeds),
+            streams_basis=_basis_of_streams(self.streams, basis, speeds),
             prompt_tokens=self.prompt_tokens,
             prompt_s=prompt,
             prompt_tokens_per_s=self.prompt_tokens / prompt,
@@ -138,18 +148,15 @@ class Predictor:
             return self._prompt(placement, self.depth, pipelined=pipelined)
         return sum(self._step(placement, self.objective_streams).values())
 
-    def _basis_of_streams(self, basis: Source, speeds: Sequence[Speed]) -> Source:
-        if self.streams == 1:
-            return basis
-        return max(basis, _least_trusted([speed.row_flops_per_s for speed in speeds]), key=_TRUST.index)
-
     def decode_costs(self, device_id: str, rows: int) -> RunCosts:
         """Seconds of a decode step of `rows` streams on a device."""
+        if (device_id, rows) in self._decode_costs:
+            return self._decode_costs[device_id, rows]
         times = self._times[device_id]
         layers = [
             0.0
             if layer.is_draft
-            else times.overhead_s(layer)
+            else times.overhead_s(n_launches)
             + times.decode_s(weights, rows)
             + times.attention_s(
                 rows * self._attention_flops(layer, self.depth),
@@ -157,12 +164,16 @@ class Predictor:
                 quantized=self._quantized,
             )
             + times.state_s(rows * layer.recurrent_state_bytes)
-            for layer, weights in zip(self._profile.layers, self._weights, strict=True)
+            for layer, weights, n_launches in zip(
+                self._profile.layers, self._weights, self._launches, strict=True
+            )
         ]
         output = times.decode_s(self._output, rows)
         in_and_out = self._crossing_s(device_id, 2 * rows * self._profile.n_embd)
         logits = self._crossing_s(device_id, rows * (self._profile.vocab_size - self._profile.n_embd))
-        return RunCosts(times.speed.step_overhead_s.value + in_and_out, _sums([*layers, output + logits]))
+        costs = RunCosts(times.speed.step_overhead_s.value + in_and_out, _sums([*layers, output + logits]))
+        self._decode_costs[device_id, rows] = costs
+        return costs
 
     def stage_costs(self, device_id: str, rows: int, depth: int, offload_to: str | None = None) -> RunCosts:
         """Seconds of a micro-batch of a prompt on a device.
@@ -175,17 +186,36 @@ class Predictor:
         layers = [
             0.0
             if layer.is_draft
-            else computes.overhead_s(layer)
-            + (computes.prompt_s(weights, rows) if on_card is None else self.sent_s(on_card, weights, rows))
+            else seconds
             + computes.prompt_attention_s(
                 rows * self._attention_flops(layer, depth), quantized=self._quantized
             )
-            for layer, weights in zip(self._profile.layers, self._weights, strict=True)
+            for layer, seconds in zip(
+                self._profile.layers, self._without_attention(device_id, rows, on_card), strict=True
+            )
         ]
         # a prompt needs only the last row's logits
         output = times.decode_s(self._output, 1)
         in_and_out = self._crossing_s(on_card or device_id, 2 * rows * self._profile.n_embd)
         return RunCosts(times.speed.step_overhead_s.value + in_and_out, _sums([*layers, output]))
+
+    def _without_attention(self, device_id: str, rows: int, on_card: str | None) -> list[float]:
+        """Seconds of a micro-batch for each layer, without its attention: only that depends on the depth.
+
+        `on_card` is the device that computes with the host's weights, if one does.
+        """
+        key = (device_id, rows, on_card)
+        if key not in self._stage_layers:
+            computes = self._times[on_card or device_id]
+            weights_s = [
+                computes.prompt_s(each, rows) if on_card is None else self.sent_s(on_card, each, rows)
+                for each in self._weights
+            ]
+            self._stage_layers[key] = [
+                computes.overhead_s(n_launches) + seconds
+                for n_launches, seconds in zip(self._launches, weights_s, strict=True)
+            ]
+        return self._stage_layers[key]
 
     def full_stage_costs(self, device_id: str, offload_to: str | None = None) -> RunCosts:
         """Like `stage_costs`, for a full micro-batch in the middle of a prompt of the expected depth."""
@@ -346,6 +376,12 @@ def output_tensors(profile: ModelProfile) -> tuple[Tensor, ...]:
 
 def _sums(values: Sequence[float]) -> list[float]:
     return [0.0, *accumulate(values)]
+
+
+def _basis_of_streams(streams: int, basis: Source, speeds: Sequence[Speed]) -> Source:
+    if streams == 1:
+        return basis
+    return max(basis, _least_trusted([speed.row_flops_per_s for speed in speeds]), key=_TRUST.index)
 
 
 def _least_trusted(facts: Sequence[Fact | None]) -> Source:
