@@ -10,7 +10,14 @@ import pytest
 from tests.patience import soon
 from tests.workers import free_ports
 from vram_llm.errors import PortInUse
+from vram_llm.server import port_holder
 from vram_llm.server.sockets import bind, bind_all, start_listening
+
+
+@pytest.fixture(autouse=True)
+def short_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sockets here take connections and never answer: the program asks each of them twice what it is."""
+    monkeypatch.setattr(port_holder, "_ASK_S", 0.05)
 
 
 def test_several_addresses_have_one_port() -> None:

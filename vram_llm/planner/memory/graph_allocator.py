@@ -41,7 +41,9 @@ class AllocationGraph:
                 uses[source] += 1
         buffer, offsets = _GrowingBuffer(), [-1] * len(self._steps)  # -1: no memory
         for value, (n_bytes, sources, in_place) in enumerate(self._steps):
-            reused = next((s for s in sources[:in_place] if offsets[s] >= 0 and uses[s] == 1), None)
+            reused = None
+            if in_place:
+                reused = next((s for s in sources[:in_place] if offsets[s] >= 0 and uses[s] == 1), None)
             if reused is not None:
                 offsets[value], offsets[reused] = offsets[reused], -1
             elif n_bytes:
@@ -80,12 +82,15 @@ class _GrowingBuffer:
     def free(self, offset: int, n_bytes: int) -> None:
         """Free `n_bytes` at `offset`; neighbouring holes become one."""
         holes, end = self._holes, offset + n_bytes
-        i = next(i for i, hole in enumerate(holes) if hole[0] >= end)
+        i = 0
+        while holes[i][0] < end:
+            i += 1
         if holes[i][0] == end:
             end += holes[i][1]
             del holes[i]
-        if i and sum(holes[i - 1]) == offset:
-            offset = holes[i - 1][0]
-            i -= 1
-            del holes[i]
+        if i:
+            before, size = holes[i - 1]
+            if before + size == offset:
+                holes[i - 1] = (before, end - before)
+                return
         holes.insert(i, (offset, end - offset))
