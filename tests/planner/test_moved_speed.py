@@ -15,7 +15,7 @@ from vram_llm.planner.context import resolve_context
 from vram_llm.planner.llama_split import placement_from_counts
 from vram_llm.planner.overrides import Override
 from vram_llm.planner.speed import Predictor
-from vram_llm.planner.types import HOST, Placement, Workload
+from vram_llm.planner.types import HOST, FlashAttention, Placement, Workload
 from vram_llm.units import GIB
 
 SPLIT_S = 40e-6
@@ -151,6 +151,24 @@ def test_whole_layers_on_the_host_are_offloaded_in_prompts_as_well(moe: ModelPro
     assert faster is not None
     assert slower is not None
     assert faster < slower
+
+
+@pytest.mark.parametrize("flash", [FlashAttention.AUTO, FlashAttention.OFF])
+def test_a_cache_on_the_host_is_copied_or_read_there(moe: ModelProfile, flash: FlashAttention) -> None:
+    """With flash attention the card gets copies of the cells in use, else the host computes attention."""
+    wish, placement = dataclasses.replace(WISH, flash_attn=flash), placed(moe, 6)
+    here, away = (
+        predictor(moe, rig(), dataclasses.replace(wish, kv_offload=kept))(placement, pipelined=False)
+        for kept in (True, False)
+    )
+    cache_bytes = 1024 * sum(2 * 2 * layer.n_embd_k_gqa for layer in moe.layers)
+    copied_s = cache_bytes / 20e9
+    read_s = cache_bytes * (1 / 50e9 - 1 / (0.8 * 500e9))
+    expected = (copied_s if flash is FlashAttention.AUTO else read_s) + moe.n_layers * 2 * SPLIT_S
+    assert away.step_s - here.step_s == pytest.approx(expected, rel=0.05)
+    assert away.prompt_s is not None
+    assert here.prompt_s is not None
+    assert away.prompt_s > here.prompt_s
 
 
 # One RTX 3090 with the experts of N of gpt-oss-120b's 36 layers on the host, published 2025 (ai-maestro):

@@ -43,6 +43,8 @@ first device that is no RPC worker, once for each micro-batch, and that device c
 Norms of heads in whole layers on the host have a row for each head, so they go to that device in decode steps
 too, if they have 32 rows; each costs the overhead of a split on either side.
 
+Without KV offload, layers on devices wait for the cache and states on the host (planner/host_cache.py).
+
 With pipeline copies the devices work on different micro-batches of a batch at the same time: k micro-batches
 take the sum of the stages and k - 1 times the slowest stage; without, k times the sum. The first token comes
 after the last micro-batch. Transfers over a link of unknown speed are left out: on PCIe they take a few
@@ -59,8 +61,10 @@ from vram_llm.machine.assumed_speed import offload_link, with_assumed_speeds
 from vram_llm.machine.types import DeviceKind, Fact, Machine, Source, Speed
 from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
-from vram_llm.model.quants import KV_TYPES, row_bytes
+from vram_llm.model.quants import KV_TYPES
 from vram_llm.model.tensors import Role, Tensor
+from vram_llm.planner.attention_size import attention_flops, cache_bytes
+from vram_llm.planner.host_cache import HostCache
 from vram_llm.planner.layer_times import (
     PlaceTimes,
     Weights,
@@ -109,6 +113,7 @@ class Predictor:
         self._weights = [weights_of(layer.tensors, used_share(layer)) for layer in profile.layers]
         self._launches = [launches(layer) for layer in profile.layers]
         self._output = weights_of(output_tensors(profile))
+        self._host_cache = HostCache(profile, context, machine)
         self._quantized = any(KV_TYPES[name].is_quantized for name in (context.kv_type_k, context.kv_type_v))
         self._decode_costs: dict[tuple[str, int], RunCosts] = {}
         self._stage_layers: dict[tuple[str, int, str | None], list[float]] = {}
@@ -159,11 +164,12 @@ class Predictor:
             else times.overhead_s(n_launches)
             + times.decode_s(weights, rows)
             + times.attention_s(
-                rows * self._attention_flops(layer, self.depth),
-                rows * self._cache_bytes(layer),
+                rows * attention_flops(self._profile, layer, self.depth),
+                rows * cache_bytes(self._profile, self._context, layer, self.depth),
                 quantized=self._quantized,
             )
             + times.state_s(rows * layer.recurrent_state_bytes)
+            + self._host_cache.decode_s(device_id, layer, rows, self.depth)
             for layer, weights, n_launches in zip(
                 self._profile.layers, self._weights, self._launches, strict=True
             )
@@ -188,8 +194,9 @@ class Predictor:
             if layer.is_draft
             else seconds
             + computes.prompt_attention_s(
-                rows * self._attention_flops(layer, depth), quantized=self._quantized
+                rows * attention_flops(self._profile, layer, depth), quantized=self._quantized
             )
+            + self._host_cache.prompt_s(device_id, layer, rows, depth)
             for layer, seconds in zip(
                 self._profile.layers, self._without_attention(device_id, rows, on_card), strict=True
             )
@@ -344,24 +351,6 @@ class Predictor:
             slowest = max(stages) if pipelined else sum(stages)
             total += sum(stages) + (n_micro - 1) * slowest
         return total
-
-    def _cache_bytes(self, layer: Layer) -> int:
-        """Bytes of K and V that a row of a decode step reads."""
-        cells = self.depth
-        if layer.sliding_window and self._profile.sliding_window:
-            cells = min(cells, self._profile.sliding_window)
-        key = row_bytes(KV_TYPES[self._context.kv_type_k], layer.n_embd_k_gqa)
-        value = row_bytes(KV_TYPES[self._context.kv_type_v], layer.n_embd_v_gqa)
-        return (key + value) * cells
-
-    def _attention_flops(self, layer: Layer, depth: int) -> int:
-        """Operations of one row's attention over `depth` tokens: scores and weighted values."""
-        if not layer.n_embd_k_gqa:
-            return 0
-        profile = self._profile
-        if layer.sliding_window and profile.sliding_window:
-            depth = min(depth, profile.sliding_window)
-        return 2 * profile.n_head * (profile.head_k + profile.head_v) * depth
 
     def _crossing_s(self, device_id: str, n_elements: int) -> float:
         link = None if device_id == HOST else self._devices[device_id].link
