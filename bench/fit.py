@@ -1,6 +1,6 @@
 """Compare plans for a model beyond the devices' memory with llama.cpp's own --fit, and with predictions.
 
-    python -m bench.fit [--show servers|placements] [--seconds 30] [--rounds 5] [--loads 2] [--placements 10]
+    python -m bench.fit [--show servers|placements] [--seconds 30] [--rounds 5] [--loads 3] [--placements 10]
 
 The devices are two RPC workers: one has a core, the other is held to 30 % of the second core. The host
 computes on the second core as well, of which another program always takes 40 % (bench/rig.py), so that it is
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--show", choices=["servers", "placements"], action="append")
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--loads", type=int, default=2)
+    parser.add_argument("--loads", type=int, default=3)
     parser.add_argument("--placements", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()

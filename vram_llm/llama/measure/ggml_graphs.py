@@ -1,7 +1,8 @@
 """Graphs of single operations on the processor, made and run by ggml: matrices, experts, attention.
 
-Weights are views of one buffer of random bytes. Their values do not matter: random bytes are blocks of any
-quantised type, and processors compute with them as fast as with trained ones.
+Weights are views of one buffer of random bytes, which are blocks of any quantised type. Their scales are as
+close to each other as those of trained weights: ggml looks halves up in a table of 256 KiB (ggml-cpu.c). With
+scales of any size an AMD EPYC multiplied by Q8_0 at 9 GB/s instead of 25, by Q4_K at 13 instead of 17.
 """
 
 import ctypes
@@ -19,6 +20,8 @@ _N_EXPERTS, _N_USED, _EXPERT_ROWS = 32, 8, 512
 _HEAD, _N_HEADS, _N_KV_HEADS = 128, 32, 8
 _ALIGNMENT = 64
 _F32, _F16, _I32 = 0, 1, 26  # enum ggml_type
+# Any two of these in a row are a half between 2^-7 and 2^-3, and any one is an exponent of MXFP4.
+_SCALE_BYTES = np.arange(0x20, 0x30, dtype=np.uint8)
 _IDS = {each.name: each for each in TYPES.values()}
 
 _int64 = ctypes.c_int64
@@ -55,7 +58,7 @@ class CpuBackend:
 
     def __init__(self, n_bytes: int) -> None:
         """`n_bytes` of random weights, more than caches hold."""
-        chunk = np.random.default_rng(1).integers(0, 256, 2**22, dtype=np.uint8)
+        chunk = np.random.default_rng(1).choice(_SCALE_BYTES, 2**22)
         self.weights = np.resize(chunk, n_bytes // _ALIGNMENT * _ALIGNMENT + _ALIGNMENT)
         offset = -self.weights.ctypes.data % _ALIGNMENT
         self._first = self.weights.ctypes.data + offset
