@@ -78,7 +78,8 @@ def test_prompts_with_weights_on_the_host(plan: Plan) -> None:
         )  # fmt: skip
 
     assert plan.speed is not None
-    others = (other(2.5, op_offload=True), other(3.5, n_ubatch=256), other(9, parallel=8))
+    elsewhere = replace(other(8, n_ubatch=2048), flags=("--objective", "throughput"))
+    others = (other(2.5, op_offload=True), other(3.5, n_ubatch=256), other(9, parallel=8), elsewhere)
     plan = replace(plan, alternatives=others, speed=replace(plan.speed, prompt_s=3.0, step_s=0.01))
     (prompts,) = (reason for reason in why(plan) if reason.startswith("Prompts: "))
     assert prompts == (

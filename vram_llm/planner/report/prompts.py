@@ -8,6 +8,13 @@ from vram_llm.planner.report.figures import seconds
 from vram_llm.planner.types import Context, Plan, SpeedEstimate, Workload
 from vram_llm.units import format_count
 
+_OPTIONS = {
+    "--n-ctx",
+    "--op-offload",
+    "--no-op-offload",
+    "--n-ubatch",
+}  # of ways that differ in prompts alone
+
 
 def how_prompts_run(plan: Plan) -> tuple[str, ...]:
     """A sentence if layers of devices need weights on the CPU: where prompts are computed with these."""
@@ -48,7 +55,8 @@ def _first_card(plan: Plan) -> str | None:
 def _others(plan: Plan) -> Iterator[str]:
     """ "5.4 s and 15 s without copies, with micro-batches of 512"."""
     for other in plan.alternatives:
-        changed = _difference(plan.context, other.context)
+        options = {flag for flag in other.flags if flag.startswith("--")}
+        changed = _difference(plan.context, other.context) if options <= _OPTIONS else ""
         if not changed or not other.fits or other.speed is None or other.speed.prompt_s is None:
             continue
         yield f"{seconds(other.speed.prompt_s)} and {_answer(other.speed)} {changed}"
