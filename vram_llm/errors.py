@@ -17,6 +17,7 @@
     ├── BadHost                 64   memory, processor or disk of another computer that cannot be understood
     ├── BadPlan                 23   a plan file that cannot be used
     ├── PortInUse               30   another program listens on the address
+    ├── KeyRequired             64   an address that other computers reach, without an API key: a missing flag
     ├── ModelRefused            31   llama.cpp does not load this model, or not with these options
     ├── EngineDied              32   the engine process ended while it was needed
     ├── NotBuilt                33   this build of llama.cpp lacks what was asked for, or this is Windows
@@ -201,6 +202,12 @@ class PortInUse(VramLLMError):
     """The address to listen on is taken."""
 
     exit_code = 30
+
+
+class KeyRequired(VramLLMError):
+    """The server would listen beyond this computer without an API key."""
+
+    exit_code = 64
 
 
 class ModelRefused(VramLLMError):

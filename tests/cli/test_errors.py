@@ -87,6 +87,7 @@ def folder(tmp_path: Path) -> Path:
         (["serve", "good.gguf", "--draft", "good.gguf", "--pooling", "mean"], 23, "are not drafted"),
         (["plan", "good.gguf", "--tensor-split", "a,b"], 64, "write it like 32,33,16 or GPU1=38,GPU2=43"),
         (["serve", "good.gguf", "--api-key-file", "empty.gguf"], 64, "holds no API key"),
+        (["serve", "good.gguf", "--host", "0.0.0.0", "--port", "0"], 64, "no API key is set: set $VRAM_LLM"),
         (["serve", "good.gguf", "--api-key-file", "nowhere"], 64, "'nowhere' does not exist"),
         (["serve", "good.gguf", "--chat-template-file", "broken.jinja"], 64, "a Jinja template (line 2: "),
         (["serve", "good.gguf", "--chat-template-file", "fails.jinja"], 64, "line 2: 'nobody' is undefined"),

@@ -1,10 +1,15 @@
 """Host names and web pages."""
 
+from typing import Any
+
 import httpx
 import pytest
 
 from tests.server.conftest import Connect
-from vram_llm.server.host_check import is_loopback
+from vram_llm.errors import KeyRequired
+from vram_llm.server.config import ServerConfig
+from vram_llm.server.host_check import check_exposure, is_loopback
+from vram_llm.server.sockets import bind_all, close_all
 
 PAGE = "https://chat.example"
 
@@ -114,3 +119,27 @@ async def test_words_for_many_pages(
     if is_allowed:
         assert answers[0].headers["access-control-allow-methods"] == "GET, POST, DELETE, OPTIONS"
         assert answers[0].headers["access-control-allow-headers"] == "Authorization"
+
+
+@pytest.mark.parametrize(
+    ("host", "more", "refused"),
+    [
+        ("127.0.0.1", {}, False),
+        ("127.0.0.1,127.0.0.2", {}, False),
+        ("localhost", {}, False),
+        ("0.0.0.0", {}, True),
+        ("127.0.0.1,0.0.0.0", {}, True),
+        ("0.0.0.0", {"api_keys": ("k",)}, False),
+        ("0.0.0.0", {"insecure": True}, False),
+    ],
+)
+def test_other_computers_need_a_key(host: str, more: dict[str, Any], refused: bool) -> None:
+    socks = [sock for part in host.split(",") for sock in bind_all(part, 0)]
+    try:
+        if refused:
+            with pytest.raises(KeyRequired, match=r"no API key is set: .* --insecure"):
+                check_exposure(socks, ServerConfig(host=host, **more))
+        else:
+            check_exposure(socks, ServerConfig(host=host, **more))
+    finally:
+        close_all(socks)

@@ -46,6 +46,7 @@ def command(
     Without MODEL or --plan: the built-in model.
     """
     from vram_llm.server import sockets
+    from vram_llm.server.host_check import check_exposure
     from vram_llm.workflows import planning, serving
 
     name = one_model(model, model_option)
@@ -63,6 +64,7 @@ def command(
             plan = saved_plan(plan_file, options)
         # before planning, which may take minutes for a model on a hub
         socks = [stack.enter_context(sock) for sock in sockets.bind_all(server.host, server.port)]
+        check_exposure(socks, server)
         if plan_file is None:
             plan = planning.plan(name or built_in("serving"), options.machine(), options.workload)
         _check_image_dir(plan, server)

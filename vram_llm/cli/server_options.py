@@ -42,6 +42,9 @@ _OPTIONS = (
     )),
     click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False, readable=True),
                  metavar="FILE", help="File of keys, one a line; # begins a comment."),
+    click.option("--insecure", is_flag=True, default=_DEFAULT.insecure, help=(
+        "Listen beyond this computer without an API key: anybody who reaches the port may use the model."
+    )),
     click.option("--served-model-name", "model_name", metavar="NAME", help=(
         "Name of the model in the API.  [default: the file's name]"
     )),

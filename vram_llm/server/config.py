@@ -31,6 +31,7 @@ class ServerConfig:
     aliases: tuple[str, ...] = ()
     strict_model: bool = False  # refuse other models' names with 404
     api_keys: tuple[str, ...] = ()
+    insecure: bool = False  # listen beyond this computer without keys
     cors_origins: tuple[str, ...] = ()  # "*": every origin; "localhost": this computer's, at any port
     allowed_hosts: tuple[str, ...] = ()
     image_dir: Path | None = None

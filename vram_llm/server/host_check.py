@@ -1,10 +1,14 @@
-"""Host names that the server accepts."""
+"""Host names that the server accepts, and addresses that need an API key."""
 
 import ipaddress
+import socket
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from vram_llm.errors import KeyRequired
+from vram_llm.server.config import ServerConfig
 from vram_llm.server.errors import WrongHost
 
 
@@ -39,6 +43,18 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def check_exposure(socks: Iterable[socket.socket], config: ServerConfig) -> None:
+    """Raises KeyRequired if other computers can reach a socket, and neither a key nor `insecure` is given."""
+    if config.api_keys or config.insecure:
+        return
+    for sock in socks:
+        if not is_loopback(sock.getsockname()[0]):
+            raise KeyRequired(
+                f"other computers can reach --host {config.host}, and no API key is set: set "
+                "$VRAM_LLM_API_KEY or give --api-key, or let everybody in with --insecure"
+            )
 
 
 def _host(scope: Scope) -> str:

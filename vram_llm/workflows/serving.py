@@ -29,7 +29,7 @@ def serve(
     closed at the end; None: `serve` binds them. `on_state` runs at every change while loading; `on_ready`
     runs at the end of the first load and gets the port.
 
-    Raises PortInUse, ModelRefused, BadPlan, EngineDied, BrokenTemplate, RequestError for
+    Raises PortInUse, KeyRequired, ModelRefused, BadPlan, EngineDied, BrokenTemplate, RequestError for
     `config.chat_template_kwargs`.
     """
     import asyncio
@@ -39,6 +39,7 @@ def serve(
     from vram_llm.engine.client import EngineClient
     from vram_llm.server import run, sockets
     from vram_llm.server.config import ServerConfig
+    from vram_llm.server.host_check import check_exposure
     from vram_llm.server.template_variables import check_variables
 
     check_loadable(plan)
@@ -56,5 +57,6 @@ def serve(
     with contextlib.ExitStack() as stack, asyncio.Runner(loop_factory=run.new_event_loop) as runner:
         for sock in bound:
             stack.enter_context(sock)
+        check_exposure(bound, config)
         sockets.start_listening(bound)
         runner.run(main())
