@@ -140,7 +140,9 @@ def test_a_number_no_wire_carries_harms_nobody(tmp_path: Path) -> None:
 def test_keys_are_asked_for(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("# Ann's\nfirst\n\nsecond # Bob's\n")
-    options = ("--api-key", "secret", "--api-key-file", str(keys), "--alias", "gpt-4o")
+    own = tmp_path / "own"
+    own.write_text("secret\n")
+    options = ("--api-key", f"@{own}", "--api-key-file", str(keys), "--alias", "gpt-4o")
     with serving(write_llama(tmp_path / "tiny.gguf"), *options) as served:
         served.await_health()
         for wrong in ("none", "# Ann's", "second # Bob's"):
@@ -149,6 +151,8 @@ def test_keys_are_asked_for(tmp_path: Path) -> None:
         for key in ("secret", "first", "second"):
             cards = served.client.with_options(api_key=key).models.list().data
             assert [card.id for card in cards] == ["tiny", "gpt-4o"]
+        assert served.end() == 0
+        assert "`ps`" not in served.said()
 
 
 def test_pages_and_names_from_elsewhere(tmp_path: Path) -> None:

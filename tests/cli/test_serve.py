@@ -46,8 +46,9 @@ def test_the_last_four_lines_of_a_real_server() -> None:
         assert where.startswith("demo: layers 0-4 and the output on the host, ")
         assert re.match(r"context of \S+ tokens for \d+ sequences together, KV cache f16; ", use)
         assert address == f"{served.url}/v1  key: as given  model: demo"
-        assert f"vram-llm chat 127.0.0.1:{served.port} --api-key KEY" in talk
+        assert f"vram-llm chat 127.0.0.1:{served.port} --api-key @FILE" in talk
         assert talk.endswith("; stop: Ctrl+C")
+        assert "warning: `ps` shows everybody on this computer a key on the command line" in served.said()
 
 
 def test_the_share_of_each_device(spread: Plan) -> None:

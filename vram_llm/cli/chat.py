@@ -8,6 +8,7 @@ import click
 
 from vram_llm.cli.chat_arguments import check_serve_options, parse
 from vram_llm.cli.chat_input import message_reader
+from vram_llm.cli.key_options import METAVAR, VARIABLE, read_key
 from vram_llm.cli.plan_options import built_in
 from vram_llm.cli.short_flags import ShortFlagsCommand
 
@@ -18,7 +19,11 @@ from vram_llm.cli.short_flags import ShortFlagsCommand
 @click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
 @click.option("--url", metavar="URL", help="Chat with the server at URL; HOST:PORT is enough.")
 @click.option(
-    "--api-key", envvar="VRAM_LLM_API_KEY", help="API key of the server; $VRAM_LLM_API_KEY is read too."
+    "--api-key",
+    envvar=VARIABLE,
+    metavar=METAVAR,
+    callback=read_key,
+    help="API key of the server, or @ and a file with it. Without this option $VRAM_LLM_API_KEY is read.",
 )
 @click.option("--system", metavar="TEXT", help="System message of the conversation.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Maximum tokens per answer.")

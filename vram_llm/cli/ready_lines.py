@@ -108,6 +108,6 @@ def _how_to_talk(pooling: Pooling | None, address: str, config: "ServerConfig") 
         )
     if pooling is not None:
         return curl.format(route="/embeddings", body='{"input": "Hello"}')
-    chat = f"vram-llm chat {address}{' --api-key KEY' if config.api_keys else ''}"
+    chat = f"vram-llm chat {address}{' --api-key @FILE' if config.api_keys else ''}"
     body = '{"messages": [{"role": "user", "content": "Hello"}]}'
     return f"{chat} or {curl.format(route='/chat/completions', body=body)}"

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from vram_llm.cli.key_options import METAVAR, VARIABLE, keys_in, read_keys
 from vram_llm.server.config import ReasoningMode, ServerConfig
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -37,11 +38,13 @@ _OPTIONS = (
                  help="Address to listen on, or several with commas between: 127.0.0.1,::1."),
     click.option("--port", type=click.IntRange(0, 65535), default=_DEFAULT.port, show_default=True,
                  help="Port to listen on."),
-    click.option("--api-key", "api_keys", multiple=True, envvar="VRAM_LLM_API_KEY", help=(
-        "Key that clients must send. Repeat for more; $VRAM_LLM_API_KEY is read too."
+    click.option("--api-key", "api_keys", multiple=True, envvar=VARIABLE, metavar=METAVAR, callback=read_keys,
+                 help=(
+        "Key that clients must send, or @ and a file of keys, one a line; # begins a comment. Repeat for "
+        "more. Without this option $VRAM_LLM_API_KEY is read, which `ps` does not show."
     )),
     click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False, readable=True),
-                 metavar="FILE", help="File of keys, one a line; # begins a comment."),
+                 metavar="FILE", help="The same as --api-key @FILE."),
     click.option("--insecure", is_flag=True, default=_DEFAULT.insecure, help=(
         "Listen beyond this computer without an API key: anybody who reaches the port may use the model."
     )),
@@ -118,7 +121,7 @@ def server_options(function: _F) -> _F:
         )
         key_file, template_file = options.pop("api_key_file"), options.pop("chat_template_file")
         if key_file is not None:
-            own["api_keys"] = (*own["api_keys"], *_keys_in(key_file))
+            own["api_keys"] = (*own["api_keys"], *keys_in(key_file, click.get_current_context()))
         if template_file is not None:
             own["chat_template"] = _template_in(template_file)
         if own["chat_template_kwargs"]:
@@ -167,12 +170,3 @@ def _check_kwargs(given: dict[str, Any]) -> None:
         raise click.UsageError(
             str(error).replace("'chat_template_kwargs'", "--chat-template-kwargs")
         ) from None
-
-
-def _keys_in(path: str) -> tuple[str, ...]:
-    """The keys in a file. Raises UsageError if there are none: the server would be open to everybody."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    keys = tuple(key for line in lines if (key := line.partition("#")[0].strip()))
-    if not keys:
-        raise click.UsageError(f"{path} holds no API key; write one a line")
-    return keys

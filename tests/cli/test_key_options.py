@@ -1,0 +1,53 @@
+"""API keys from the command line, from files and from the environment."""
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from vram_llm.cli.key_options import VARIABLE, read_key, read_keys
+
+
+@click.command()
+@click.option("--api-key", "api_keys", multiple=True, envvar=VARIABLE, callback=read_keys)
+@click.option("--one", callback=read_key)
+def command(api_keys: tuple[str, ...], one: str | None) -> None:
+    click.echo(f"{','.join(api_keys)} {one}")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "keys"
+    path.write_text("# Ann's\nfirst\n\nsecond # Bob's\n")
+    return f"@{path}"
+
+
+def test_a_key_of_the_command_line_is_warned_of(file: str) -> None:
+    done = CliRunner().invoke(command, ["--api-key", "typed", "--api-key", file])
+    assert done.stdout == "typed,first,second None\n"
+    assert "`ps` shows everybody" in done.stderr
+    assert "typed" not in done.stderr
+
+
+def test_keys_that_ps_does_not_show(file: str) -> None:
+    done = CliRunner(env={VARIABLE: f"third {file}"}).invoke(command, ["--one", file])
+    assert (done.stdout, done.stderr) == ("third,first,second first\n", "")
+    done = CliRunner(env={VARIABLE: "third"}).invoke(command, ["--api-key", file])
+    assert (done.stdout, done.stderr) == ("first,second None\n", "")
+
+
+@pytest.mark.parametrize("text", [b"", b"# Ann's\n \n", b"\xff\xfe", None])
+def test_a_file_without_keys(tmp_path: Path, text: bytes | None) -> None:
+    path = tmp_path / "keys"
+    if text is not None:
+        path.write_bytes(text)
+    done = CliRunner().invoke(command, ["--api-key", f"@{path}"])
+    assert done.exit_code != 0
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("flag", ["--api-key", "--one"])
+def test_an_empty_key(flag: str) -> None:
+    done = CliRunner().invoke(command, [flag, " "])
+    assert "an empty text is no API key" in done.stderr
