@@ -1,5 +1,6 @@
 """From the command line to an OpenAI SDK client, with nothing faked."""
 
+import contextlib
 import json
 import os
 import re
@@ -13,9 +14,10 @@ import openai
 import pytest
 
 from tests.cli.running import run
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, looks
 from tests.server.live import serving
 from tools.random_model import write_llama
+from vram_llm.server.keys_file import KeyScope, add_key
 
 pytestmark = pytest.mark.process
 
@@ -153,6 +155,25 @@ def test_keys_are_asked_for(tmp_path: Path) -> None:
             assert [card.id for card in cards] == ["tiny", "gpt-4o"]
         assert served.end() == 0
         assert "`ps`" not in served.said()
+
+
+def test_a_file_of_keys_is_read_again(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    add_key(keys, "ann", [KeyScope.INFERENCE])
+    with serving(write_llama(tmp_path / "tiny.gguf"), "--keys-file", keys) as served:
+        served.await_health()
+        client = served.client.with_options(api_key=add_key(keys, "bob", [KeyScope.INFERENCE]))
+        with pytest.raises(openai.AuthenticationError):
+            client.models.list()
+        served.process.send_signal(signal.SIGHUP)
+        for _ in looks():
+            with contextlib.suppress(openai.AuthenticationError):
+                assert client.models.list().data[0].id == "tiny"
+                break
+        else:
+            raise AssertionError("the key is not known")
+        assert served.end() == 0
+        assert "was read again: 2 keys" in served.said()
 
 
 def test_pages_and_names_from_elsewhere(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@
     ├── BadPlan                 23   a plan file that cannot be used
     ├── PortInUse               30   another program listens on the address
     ├── KeyRequired             64   an address that other computers reach, without an API key: a missing flag
+    ├── BadKeysFile             64   a file of API keys that cannot be read or written, or a name in it
     ├── ModelRefused            31   llama.cpp does not load this model, or not with these options
     ├── EngineDied              32   the engine process ended while it was needed
     ├── NotBuilt                33   this build of llama.cpp lacks what was asked for, or this is Windows
@@ -206,6 +207,12 @@ class PortInUse(VramLLMError):
 
 class KeyRequired(VramLLMError):
     """The server would listen beyond this computer without an API key."""
+
+    exit_code = 64
+
+
+class BadKeysFile(VramLLMError):
+    """A file of API keys that cannot be used, or that has no such name, or has it already."""
 
     exit_code = 64
 

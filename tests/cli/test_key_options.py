@@ -1,11 +1,13 @@
 """API keys from the command line, from files and from the environment."""
 
+import re
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from vram_llm.cli import keys
 from vram_llm.cli.key_options import VARIABLE, read_key, read_keys
 
 
@@ -51,3 +53,16 @@ def test_a_file_without_keys(tmp_path: Path, text: bytes | None) -> None:
 def test_an_empty_key(flag: str) -> None:
     done = CliRunner().invoke(command, [flag, " "])
     assert "an empty text is no API key" in done.stderr
+
+
+def test_keys_of_a_file(tmp_path: Path) -> None:
+    ask = CliRunner().invoke
+    file = ("--keys-file", str(tmp_path / "keys.json"))
+    made = ask(keys.command, ["add", "ann", "--scope", "metrics", "--for-model", "gemma", *file])
+    assert re.fullmatch(r"sk-\w{12}-\S{43}\n", made.stdout)
+    assert "the only time that the key is shown" in made.stderr
+    ask(keys.command, ["add", "bob", *file])
+    listed = ask(keys.command, ["list", *file]).stdout
+    assert listed == "ann: metrics; gemma\nbob: inference; all models\n"
+    ask(keys.command, ["remove", "ann", *file])
+    assert ask(keys.command, ["list", *file]).stdout == "bob: inference; all models\n"

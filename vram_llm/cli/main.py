@@ -22,6 +22,7 @@ _COMMANDS = {
     "serve": "Plan a model, load it, and serve it with an OpenAI endpoint.",
     "chat": "Chat with a model at the terminal.",
     "verify": "Load a plan, and compare its memory use with the planned bytes.",
+    "keys": "Make, list and remove API keys for `serve`.",
     "models": "List the models on this disk.",
     "pull": "Plan a model on a hub, and download it if it fits.",
     "worker": "Lend this machine's devices to a plan made elsewhere.",

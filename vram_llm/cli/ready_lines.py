@@ -92,7 +92,7 @@ def _address(hosts: str, port: int) -> str:
 
 
 def _key(config: "ServerConfig") -> str:
-    return "as given" if config.api_keys else "any"
+    return "as given" if config.needs_key else "any"
 
 
 def _model_names(info: "ModelInfo", config: "ServerConfig") -> str:
@@ -100,7 +100,7 @@ def _model_names(info: "ModelInfo", config: "ServerConfig") -> str:
 
 
 def _how_to_talk(pooling: Pooling | None, address: str, config: "ServerConfig") -> str:
-    key = " -H 'Authorization: Bearer KEY'" if config.api_keys else ""
+    key = " -H 'Authorization: Bearer KEY'" if config.needs_key else ""
     curl = f"curl http://{address}/v1{{route}}{key} -d '{{body}}'"
     if pooling is Pooling.RANK:
         return curl.format(
@@ -108,6 +108,6 @@ def _how_to_talk(pooling: Pooling | None, address: str, config: "ServerConfig") 
         )
     if pooling is not None:
         return curl.format(route="/embeddings", body='{"input": "Hello"}')
-    chat = f"vram-llm chat {address}{' --api-key @FILE' if config.api_keys else ''}"
+    chat = f"vram-llm chat {address}{' --api-key @FILE' if config.needs_key else ''}"
     body = '{"messages": [{"role": "user", "content": "Hello"}]}'
     return f"{chat} or {curl.format(route='/chat/completions', body=body)}"

@@ -45,6 +45,10 @@ _OPTIONS = (
     )),
     click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False, readable=True),
                  metavar="FILE", help="The same as --api-key @FILE."),
+    click.option("--keys-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=(
+        "File of keys with names, scopes and models, as `vram-llm keys add NAME` writes it; SIGHUP reads it "
+        "again."
+    )),
     click.option("--insecure", is_flag=True, default=_DEFAULT.insecure, help=(
         "Listen beyond this computer without an API key: anybody who reaches the port may use the model."
     )),
@@ -122,6 +126,8 @@ def server_options(function: _F) -> _F:
         key_file, template_file = options.pop("api_key_file"), options.pop("chat_template_file")
         if key_file is not None:
             own["api_keys"] = (*own["api_keys"], *keys_in(key_file, click.get_current_context()))
+        if own["keys_file"] is not None:
+            _check_keys(own["keys_file"])
         if template_file is not None:
             own["chat_template"] = _template_in(template_file)
         if own["chat_template_kwargs"]:
@@ -170,3 +176,11 @@ def _check_kwargs(given: dict[str, Any]) -> None:
         raise click.UsageError(
             str(error).replace("'chat_template_kwargs'", "--chat-template-kwargs")
         ) from None
+
+
+def _check_keys(path: Path) -> None:
+    """Raises BadKeysFile, and UsageError for a file without keys: nobody could use the server."""
+    from vram_llm.server.keys_file import read_keys
+
+    if not read_keys(path):
+        raise click.UsageError(f"{path} holds no API key; `vram-llm keys add NAME --keys-file {path}`")

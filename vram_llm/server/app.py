@@ -14,6 +14,7 @@ from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.errors import anthropic_response
 from vram_llm.server.anthropic.fields import CountFields, MessagesFields
 from vram_llm.server.anthropic.routes import anthropic_router
+from vram_llm.server.api_keys import Keyring
 from vram_llm.server.chat import chat_router
 from vram_llm.server.completions import completions_router
 from vram_llm.server.config import ServerConfig
@@ -53,6 +54,7 @@ def create_app(
     engine: Engine,
     config: ServerConfig = _DEFAULT,
     *,
+    keyring: Keyring | None = None,
     hosts: frozenset[str] | None = None,
     clock: Callable[[], float] = time.time,
     lifespan: Callable[[FastAPI], Any] | None = None,
@@ -60,8 +62,9 @@ def create_app(
     """The OpenAI endpoint in front of `engine`, which the caller starts and stops.
 
     Every path under `/v1` is also served without that prefix. With API keys, every path except /, /health and
-    /v1/health requires one, as a bearer token or as x-api-key. `hosts` are the accepted host names besides
-    loopback addresses; None accepts any name. `clock` gives Unix seconds.
+    /v1/health requires one, as a bearer token or as x-api-key; `keyring` of None has those of `config`.
+    `hosts` are the accepted host names besides loopback addresses; None accepts any name. `clock` gives Unix
+    seconds. Raises BadKeysFile.
     """
     # The pages at /docs would fetch their scripts from the network.
     app = FastAPI(
@@ -73,7 +76,7 @@ def create_app(
         app.add_middleware(HostCheckMiddleware, names=hosts)
     app.add_middleware(
         AuthAndLimitsMiddleware,
-        api_keys=config.api_keys,
+        keyring=keyring or Keyring(config),
         max_body_bytes=config.max_body_bytes,
         refusals=_REFUSALS,
     )

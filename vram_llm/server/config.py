@@ -31,6 +31,7 @@ class ServerConfig:
     aliases: tuple[str, ...] = ()
     strict_model: bool = False  # refuse other models' names with 404
     api_keys: tuple[str, ...] = ()
+    keys_file: Path | None = None  # as `vram-llm keys` writes it
     insecure: bool = False  # listen beyond this computer without keys
     cors_origins: tuple[str, ...] = ()  # "*": every origin; "localhost": this computer's, at any port
     allowed_hosts: tuple[str, ...] = ()
@@ -43,3 +44,8 @@ class ServerConfig:
     reasoning: ReasoningMode = ReasoningMode.AUTO
     reasoning_budget: int | None = None  # tokens of thinking; None: no limit
     sampling: Mapping[str, float | int] = field(default_factory=dict)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether clients must send an API key."""
+        return bool(self.api_keys) or self.keys_file is not None

@@ -72,6 +72,18 @@ class BadKey(RequestError):
     code = "invalid_api_key"
 
 
+class MissingScope(RequestError):
+    """The API key may not ask for this."""
+
+    code = "missing_scope"
+
+
+class ModelNotAllowed(RequestError):
+    """The API key may not use the model."""
+
+    code = "model_not_allowed"
+
+
 class WrongHost(RequestError):
     """The Host header has a name that this server does not accept."""
 
@@ -130,6 +142,8 @@ ANSWERS: dict[type[Exception], ErrorKind] = {
     NotSupported: ErrorKind(status=400, type=_INVALID),
     MissingField: ErrorKind(status=400, type=_INVALID),
     BadKey: ErrorKind(status=401, type=_INVALID),
+    MissingScope: ErrorKind(status=403, type=_INVALID),
+    ModelNotAllowed: ErrorKind(status=403, type=_INVALID),
     WrongHost: ErrorKind(status=403, type=_INVALID),
     UnknownModel: ErrorKind(status=404, type=_INVALID),
     WrongModel: ErrorKind(status=400, type=_INVALID),

@@ -47,7 +47,7 @@ def is_loopback(host: str) -> bool:
 
 def check_exposure(socks: Iterable[socket.socket], config: ServerConfig) -> None:
     """Raises KeyRequired if other computers can reach a socket, and neither a key nor `insecure` is given."""
-    if config.api_keys or config.insecure:
+    if config.needs_key or config.insecure:
         return
     for sock in socks:
         if not is_loopback(sock.getsockname()[0]):

@@ -1,11 +1,8 @@
 """Request id, API key and body size of every request; the last handler of every error."""
 
-import hmac
 import logging
 import re
 from collections.abc import Callable, Mapping
-from hashlib import blake2s
-from secrets import token_bytes
 from uuid import uuid4
 
 from starlette.datastructures import Headers
@@ -14,7 +11,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vram_llm.errors import VramLLMError
-from vram_llm.server.errors import BadKey, BodyTooLarge, error_response
+from vram_llm.server.api_keys import ANYBODY, ApiKey, Keyring, current_key, scope_of
+from vram_llm.server.errors import BadKey, BodyTooLarge, MissingScope, error_response
 from vram_llm.units import format_bytes
 
 log = logging.getLogger(__name__)
@@ -23,20 +21,19 @@ _OPEN = frozenset({"/", "/health", "/v1/health"})  # paths for probes, which nee
 
 
 class AuthAndLimitsMiddleware:
-    """ASGI middleware around the whole app. Without `api_keys`, no key is required."""
+    """ASGI middleware around the whole app. `current_key` is the key of the request."""
 
     def __init__(
         self,
         app: ASGIApp,
-        api_keys: tuple[str, ...],
+        keyring: Keyring,
         max_body_bytes: int,
         refusals: Mapping[str, Callable[[Exception], Response]],
     ) -> None:
         """`refusals` write an error, by path; other paths get OpenAI's error object."""
         self._refusals = refusals
         self._app = app
-        self._secret = token_bytes(blake2s.MAX_KEY_SIZE)
-        self._keys = tuple(self._digest(key.encode()) for key in api_keys)
+        self._keyring = keyring
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +52,7 @@ class AuthAndLimitsMiddleware:
             await send(message)
 
         try:
-            self._check_key(scope, headers)
+            current_key.set(await self._key(scope, headers))
             self._check_length(headers)
             await self._app(scope, self._limited(receive), send_with_id)
         except ClientDisconnect:
@@ -68,22 +65,22 @@ class AuthAndLimitsMiddleware:
             refuse = self._refusals.get(scope["path"].rstrip("/"), error_response)
             await refuse(error)(scope, receive, send_with_id)
 
-    def _check_key(self, scope: Scope, headers: Headers) -> None:
-        if not self._keys or (scope["path"].rstrip("/") or "/") in _OPEN:
-            return
+    async def _key(self, scope: Scope, headers: Headers) -> ApiKey:
+        """The key of a request. Raises BadKey, MissingScope."""
+        path = scope["path"].rstrip("/") or "/"
+        if not self._keyring.is_needed or path in _OPEN:
+            return ANYBODY
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        key = (given.strip() if scheme.lower() == "bearer" else "").encode("latin-1")
-        key = key or headers.get("x-api-key", "").strip().encode("latin-1")  # as Anthropic's clients send it
-        if not key:
+        text = given.strip() if scheme.lower() == "bearer" else ""
+        text = text or headers.get("x-api-key", "").strip()  # as Anthropic's clients send it
+        if not text:
             raise BadKey("This server requires an API key; send it as 'Authorization: Bearer KEY'")
-        # of all keys, and of digests with a secret: the time tells neither which key is near nor its length
-        digest = self._digest(key)
-        matches = [hmac.compare_digest(digest, known) for known in self._keys]
-        if not any(matches):
+        key = await self._keyring.find(text.encode("latin-1"))
+        if key is None:
             raise BadKey("The API key is not one of this server's")
-
-    def _digest(self, key: bytes) -> bytes:
-        return blake2s(key, key=self._secret).digest()
+        if not key.may_ask(path):
+            raise MissingScope(f"The API key '{key.name}' lacks the scope '{scope_of(path)}'")
+        return key
 
     def _check_length(self, headers: Headers) -> None:
         length = headers.get("content-length", "0")

@@ -6,6 +6,8 @@ from fastapi import APIRouter, Request
 
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.model.pooling import Pooling
+from vram_llm.server.api_keys import current_key
+from vram_llm.server.errors import UnknownModel
 from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import (
     AnthropicModel,
@@ -28,10 +30,13 @@ def models_router(serving: ServingContext) -> APIRouter:
     @router.get("/models", summary="List the models")
     async def list_models(http: Request) -> ModelList | AnthropicModelList:
         info = serving.loaded_model()
-        names = list(dict.fromkeys((info.name, *serving.config.aliases, *adapters_by_name(info))))
+        every = dict.fromkeys((info.name, *serving.config.aliases, *adapters_by_name(info)))
+        names = [name for name in every if current_key.get().may_use(name)]
         if _ANTHROPIC in http.headers:
             return AnthropicModelList(
-                data=[_of_anthropic(info, name) for name in names], first_id=names[0], last_id=names[-1]
+                data=[_of_anthropic(info, name) for name in names],
+                first_id=names[0] if names else None,
+                last_id=names[-1] if names else None,
             )
         return ModelList(
             data=[_card(info, name) for name in names], models=[_ability(info, name) for name in names]
@@ -40,7 +45,10 @@ def models_router(serving: ServingContext) -> APIRouter:
     @router.get("/models/{model_id:path}", summary="One model", responses=refusals(404))
     async def one_model(http: Request, model_id: str) -> ModelCard | AnthropicModel:
         info = serving.loaded_model()
-        name = model_id if model_id in serving.names(info) else serving.named(info, model_id).name
+        meant = serving.named(info, model_id).name
+        if not current_key.get().may_use(meant):
+            raise UnknownModel(f"The model '{model_id}' does not exist here", "model")
+        name = model_id if model_id in serving.names(info) else meant
         return _of_anthropic(info, name) if _ANTHROPIC in http.headers else _card(info, name)
 
     return router

@@ -258,8 +258,8 @@ class AnthropicModelList(BaseModel):
 
     data: list[AnthropicModel]
     has_more: Literal[False] = False
-    first_id: str
-    last_id: str
+    first_id: str | None
+    last_id: str | None
 
 
 class Health(BaseModel):

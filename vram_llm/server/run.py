@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gc
+import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -13,9 +15,14 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import ModelInfo
+from vram_llm.engine.supervisor import NOTICES
+from vram_llm.errors import BadKeysFile
+from vram_llm.server.api_keys import Keyring
 from vram_llm.server.app import create_app
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.host_check import is_loopback
+
+log = logging.getLogger(NOTICES)
 
 KEEP_ALIVE_S = 75  # longer than clients keep an idle connection
 DRAIN_S = 10.0  # time for requests in flight to finish after the first Ctrl+C
@@ -42,16 +49,19 @@ async def serve(
     *,
     on_ready: Callable[[ModelInfo], None] = lambda _: None,
 ) -> None:
-    """Start `engine` and answer on `socks` until SIGINT or SIGTERM. Raises the first load's error.
+    """Start `engine` and answer on `socks` until SIGINT or SIGTERM.
 
     /health answers 503 while the model loads. After a signal, requests in flight have DRAIN_S to finish; a
-    second signal ends them at once. If all sockets are bound to loopback addresses, or hosts are allowed by
-    name, other host names are refused (see server.host_check).
+    second signal ends them at once. SIGHUP reads the file of API keys again. If all sockets are bound to
+    loopback addresses, or hosts are allowed by name, other host names are refused (see server.host_check).
+    Raises BadKeysFile, and the first load's error.
     """
     checks_host = bool(config.allowed_hosts) or all(is_loopback(sock.getsockname()[0]) for sock in socks)
+    keyring = Keyring(config)
     app = create_app(
         engine,
         config,
+        keyring=keyring,
         hosts=frozenset(host.lower() for host in config.allowed_hosts) if checks_host else None,
     )
     http = uvicorn.Config(
@@ -63,7 +73,7 @@ async def serve(
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(DRAIN_S) + 1,  # for clients that neither read nor write
     )
-    server = _Server(http, engine)
+    server = _Server(http, engine, None if config.keys_file is None else keyring)
     serving = asyncio.create_task(server.serve(sockets=socks))
     engine.start()
     loading = asyncio.create_task(engine.ready())
@@ -82,11 +92,13 @@ async def serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server. A signal first lets the engine finish."""
+    """uvicorn's server. A signal first lets the engine finish; SIGHUP reads the file of `keyring` again."""
 
-    def __init__(self, config: uvicorn.Config, engine: EngineClient) -> None:
+    def __init__(self, config: uvicorn.Config, engine: EngineClient, keyring: Keyring | None) -> None:
         super().__init__(config)
         self._engine = engine
+        self._keyring = keyring
+        self._had_terminal = _has_terminal()
         self._draining: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
@@ -95,11 +107,22 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
+        if self._keyring is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup, self._keyring)
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+
+    def _on_hangup(self, keyring: Keyring) -> None:
+        if self._had_terminal and not _has_terminal():  # its window was closed
+            self._on_signal()
+            return
+        try:
+            log.info("the file of API keys was read again: %d keys", keyring.read())
+        except BadKeysFile as error:
+            log.error("the API keys stay as they were: %s", error)
 
     def _on_signal(self) -> None:
         self.force_exit = self.should_exit
@@ -108,3 +131,12 @@ class _Server(uvicorn.Server):
             self._draining.cancel()
         grace_s = 0.0 if self.force_exit else DRAIN_S
         self._draining = asyncio.get_running_loop().create_task(self._engine.drain(grace_s))
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

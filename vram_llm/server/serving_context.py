@@ -10,9 +10,10 @@ from types import MappingProxyType
 from vram_llm.chat.template import ChatTemplate
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.model.pooling import Pooling
+from vram_llm.server.api_keys import current_key
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.engine_protocol import Engine
-from vram_llm.server.errors import NotReady, Unavailable, UnknownModel, WrongModel
+from vram_llm.server.errors import ModelNotAllowed, NotReady, Unavailable, UnknownModel, WrongModel
 from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.sampling_defaults import sampling_defaults
 
@@ -43,12 +44,16 @@ class ServingContext:
         No name, or an empty one, means the served model. An alias is also the name in the answer. Names of
         `adapters_by_name` mean other adapters. Any other name means the served model too, unless
         `config.strict_model` is on: then only its own names (see `names`) are accepted. Raises NotReady,
-        Unavailable, UnknownModel.
+        Unavailable, UnknownModel, ModelNotAllowed.
         """
         self.check_ready()
         info = self.loaded_model()
         info = replace(info, sampling=tuple(sampling_defaults(info, self.config).items()))
-        return self.named(info, name) if name else info
+        info = self.named(info, name) if name else info
+        key = current_key.get()
+        if not key.may_use(info.name):
+            raise ModelNotAllowed(f"The API key '{key.name}' may not use the model '{info.name}'", "model")
+        return info
 
     def named(self, info: ModelInfo, name: str) -> ModelInfo:
         """`info` with the name for answers to requests for `name`. Raises UnknownModel."""

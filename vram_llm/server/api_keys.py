@@ -1,0 +1,94 @@
+"""API keys of clients: who sent a request, and what it may ask for."""
+
+import asyncio
+import hmac
+from contextvars import ContextVar
+from dataclasses import dataclass
+from hashlib import blake2s
+from secrets import token_bytes
+
+from vram_llm.server.config import ServerConfig
+from vram_llm.server.keys_file import KeyScope, StoredKey, id_of, read_keys
+
+ROUTE_SCOPES = {"/metrics": KeyScope.METRICS}  # by path; other routes need KeyScope.INFERENCE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A key of this server. `models` are the names of models that it may use; None: all."""
+
+    name: str
+    scopes: frozenset[KeyScope] = frozenset(KeyScope)
+    models: frozenset[str] | None = None
+
+    def may_ask(self, path: str) -> bool:
+        """Whether its scopes suffice for a route."""
+        return KeyScope.ADMIN in self.scopes or scope_of(path) in self.scopes
+
+    def may_use(self, model: str) -> bool:
+        """Whether it may use a model of that name."""
+        return self.models is None or model in self.models
+
+
+ANYBODY = ApiKey(name="")  # who sends a request to a server without keys
+current_key: ContextVar[ApiKey] = ContextVar("current_key", default=ANYBODY)  # of the request that is served
+
+
+def scope_of(path: str) -> KeyScope:
+    """The scope that a route needs."""
+    return ROUTE_SCOPES.get(path, KeyScope.INFERENCE)
+
+
+class Keyring:
+    """The keys of `config`: those given as text, which have no names, and those of its file.
+
+    The time that `find` takes tells neither a part of a key nor its length. Raises BadKeysFile.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._path = config.keys_file
+        self._secret = token_bytes(blake2s.MAX_KEY_SIZE)
+        self._given = [
+            (self._digest(key.encode()), ApiKey(name=f"#{number}"))
+            for number, key in enumerate(config.api_keys, start=1)
+        ]
+        self._stored: dict[str, tuple[StoredKey, ApiKey]] = {}  # by id
+        self._found: dict[bytes, ApiKey] = {}  # keys of the file that clients sent, by digest
+        self._hashing = asyncio.Lock()  # wrong keys take the time of one core at most
+        self.is_needed = config.needs_key
+        self.read()
+
+    def read(self) -> int:
+        """Read the file again; returns the number of its keys. Raises BadKeysFile; then the keys stay."""
+        if self._path is None:
+            return 0
+        stored = read_keys(self._path)
+        self._stored = {
+            key.id: (key, ApiKey(name=name, scopes=frozenset(key.scopes), models=_set(key.models)))
+            for name, key in stored.items()
+        }
+        self._found.clear()
+        return len(stored)
+
+    async def find(self, key: bytes) -> ApiKey | None:
+        """The key that a client sent; None if it is not one of this server's."""
+        digest = self._digest(key)
+        of_text = [own for known, own in self._given if hmac.compare_digest(digest, known)]
+        own = of_text[0] if of_text else self._found.get(digest)
+        key_id = id_of(key)
+        candidate = self._stored.get(key_id)
+        if own is not None or candidate is None:
+            return own
+        async with self._hashing:
+            is_right = await asyncio.to_thread(candidate[0].matches, key)
+        if not is_right or self._stored.get(key_id) is not candidate:  # the file may be read meanwhile
+            return None
+        self._found[digest] = candidate[1]
+        return candidate[1]
+
+    def _digest(self, key: bytes) -> bytes:
+        return blake2s(key, key=self._secret).digest()
+
+
+def _set(names: tuple[str, ...] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(names)
