@@ -1,6 +1,7 @@
 """Requests with a common beginning, on models of three kinds of memory: the same answers, computed once."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,18 @@ def test_a_shared_beginning_is_computed_once(model: LoadedModel) -> None:
     empty(loop)
     for prompt, expected, answer in zip(prompts, alone, answers, strict=True):
         assert_same(model, prompt, expected, tokens_of(answer))
+
+
+def test_a_beginning_is_shared_within_a_namespace_alone(loop: Loop) -> None:
+    """One after another, from cells and from the host, and two that compute it at once."""
+    (prompt,), far = _prompts(1), 2**56 - 1
+    for namespace, is_shared in ((1, False), (far, False), (0, False), (1, True), (far, True), (0, True)):
+        (answer,) = _run(loop, replace(_request("r", prompt), namespace=namespace))
+        assert (_cached(answer) > 0) is is_shared
+    other = _prompts(2)[1]
+    answers = _run(loop, *(replace(_request(f"{i}", other), namespace=i) for i in (1, far)))
+    assert [_cached(answer) for answer in answers] == [0, 0]
+    assert tokens_of(answers[0]) == tokens_of(answers[1])
 
 
 def test_a_chats_next_turn_continues_where_it_was(model: LoadedModel) -> None:

@@ -5,15 +5,20 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from tests.conftest import PlanOnCpu
+from tests.engine.harness import running
 from tests.server.fake_engine import FakeEngine
 from tests.server.live import http_client, listening
+from vram_llm.engine.model_info import EngineState
 from vram_llm.errors import BadKeysFile
 from vram_llm.server.api_keys import Keyring
 from vram_llm.server.config import ServerConfig
+from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.keys_file import KeyScope, add_key, id_of, read_keys, remove_key
 
 HI = {"model": "", "messages": [{"role": "user", "content": "hi"}]}
@@ -26,10 +31,13 @@ def path(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def clients_of(engine: FakeEngine, path: Path, *keys: str) -> AsyncIterator[list[httpx.AsyncClient]]:
+async def clients_of(
+    engine: Engine, path: Path, *keys: str, **options: Any
+) -> AsyncIterator[list[httpx.AsyncClient]]:
     """A client for each key of one real server with the file at `path`."""
     async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(listening(engine, keys_file=path, aliases=("other",)))
+        own = {"keys_file": path, "aliases": ("other",), **options}
+        url = await stack.enter_async_context(listening(engine, **own))
         yield [
             await stack.enter_async_context(http_client(url, headers={"authorization": f"Bearer {key}"}))
             for key in keys
@@ -97,6 +105,64 @@ async def test_the_file_is_read_again(path: Path) -> None:
     assert (await keyring.find(bob.encode())) is found
 
 
+async def test_responses_are_those_of_a_key(engine: FakeEngine, path: Path) -> None:
+    ann, bob = add_key(path, "ann", INFERENCE), add_key(path, "bob", INFERENCE)
+    async with clients_of(engine, path, ann, bob) as (of_ann, of_bob):
+        kept = (await of_ann.post("/v1/responses", json={"input": "a"})).json()
+        place, more = f"/v1/responses/{kept['id']}", {"input": "b", "previous_response_id": kept["id"]}
+        item = {"type": "item_reference", "id": kept["output"][0]["id"]}
+        told = [await of_bob.get(place), await of_bob.get("/v1/responses/resp_0")]
+        assert [reply.status_code for reply in told] == [404, 404]
+        assert told[0].text.replace(kept["id"], "") == told[1].text.replace("resp_0", "")
+        assert (await of_bob.delete(place)).status_code == 404
+        assert (await of_bob.post("/v1/responses", json=more)).status_code == 400
+        assert (await of_bob.post("/v1/responses", json={"input": [item]})).status_code == 400
+        assert (await of_ann.post("/v1/responses", json={"input": [item]})).status_code == 200
+        assert (await of_ann.post("/v1/responses", json=more)).status_code == 200
+        assert (await of_ann.delete(place)).status_code == 200
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_beginnings_of_prompts_are_those_of_a_key(engine: FakeEngine, path: Path, shared: bool) -> None:
+    keys = [add_key(path, name, INFERENCE) for name in ("ann", "bob")]
+    options = {"shared_prefix_cache": shared, "api_keys": ("typed",)}
+    async with clients_of(engine, path, *keys, "typed", **options) as clients:
+        for client in (*clients, *clients):
+            await client.post("/v1/chat/completions", json=HI)
+            await client.post("/v1/completions", json={"prompt": "x"})
+            await client.post("/v1/responses", json={"input": "x"})
+            await client.post("/v1/messages", json={**HI, "max_tokens": 5})
+    namespaces = [request.namespace for request in engine.requests]
+    assert len(namespaces) == 24
+    of_keys = [set(namespaces[i : i + 4]) | set(namespaces[12 + i : 16 + i]) for i in (0, 4, 8)]
+    assert [len(of_key) for of_key in of_keys] == [1, 1, 1]
+    assert (len(set(namespaces)), set(namespaces) == {0}) == ((1, True) if shared else (3, False))
+
+
+@pytest.mark.parametrize("state", [EngineState.LOADING, EngineState.STOPPING, EngineState.DEAD])
+async def test_strangers_learn_whether_it_is_ready(
+    engine: FakeEngine, path: Path, state: EngineState
+) -> None:
+    ann = add_key(path, "ann", INFERENCE)
+    async with clients_of(engine, path, ann, "none") as (known, stranger):
+        assert (await stranger.get("/health")).json() == {"status": "ok"}
+        assert (await stranger.get("/")).json().keys() == {"name", "endpoints"}
+        assert (await known.get("/")).json()["model"] == "tiny"
+        engine.state, engine.detail = state, "loading, secret"
+        for path_of_health in ("/health", "/v1/health/"):
+            reply = await stranger.get(path_of_health)
+            assert (reply.status_code, reply.json()["error"]["message"]) == (503, "Not ready")
+        reply = await known.get("/health")
+        assert reply.status_code == 503
+        assert reply.json()["error"]["message"] != "Not ready"
+
+
+async def test_everybody_is_a_stranger_to_an_open_server(engine: FakeEngine) -> None:
+    engine.state, engine.detail = EngineState.DEAD, "secret"
+    async with listening(engine, insecure=True) as url, http_client(url) as client:
+        assert (await client.get("/health")).json()["error"]["message"] == "Not ready"
+
+
 def test_the_file(path: Path) -> None:
     key = add_key(path, "ann", INFERENCE)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -148,3 +214,18 @@ def test_a_fifo_is_no_file_of_keys(tmp_path: Path) -> None:
         read_keys(tmp_path / "keys")
     with pytest.raises(BadKeysFile, match="No such file"):
         read_keys(tmp_path / "nowhere")
+
+
+@pytest.mark.process
+async def test_two_keys_before_a_real_engine(plan_on_cpu: PlanOnCpu, path: Path) -> None:
+    keys = [add_key(path, name, INFERENCE) for name in ("ann", "bob")]
+    body = {"prompt": [*range(10, 310)], "max_tokens": 1}
+    cached = []
+    async with (
+        running(plan_on_cpu(n_ctx=2048)) as engine,
+        clients_of(engine, path, *keys) as (of_ann, of_bob),
+    ):
+        for client in (of_ann, of_bob, of_ann, of_bob):
+            usage = (await client.post("/v1/completions", json=body)).json()["usage"]
+            cached.append(usage["prompt_tokens_details"]["cached_tokens"])
+    assert [n > 0 for n in cached] == [False, False, True, True]

@@ -56,7 +56,7 @@ def command(
         return
     check_serve_options(arguments.serve_options)
     name = arguments.model or built_in("chatting with")
-    with serving([name, *arguments.serve_options]) as address:
+    with serving([name, *arguments.serve_options], api_key) as address:
         _chat(address, api_key, arguments.question, system, sampling, is_ours=True)
 
 

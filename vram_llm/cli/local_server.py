@@ -19,7 +19,7 @@ _STOP_S = 15.0
 
 
 @contextmanager
-def serving(arguments: Sequence[str]) -> Iterator[str]:
+def serving(arguments: Sequence[str], api_key: str | None) -> Iterator[str]:
     """Run `vram-llm serve ARGUMENTS`, and yield its address once it is ready.
 
     If the server ends before that, this command shows its messages and ends with its exit code. The server
@@ -45,7 +45,12 @@ def serving(arguments: Sequence[str]) -> Iterator[str]:
         try:
             with (
                 _StateLine() as line,
-                httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5.0, trust_env=False) as client,
+                httpx.Client(
+                    base_url=f"http://127.0.0.1:{port}",
+                    headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+                    timeout=5.0,
+                    trust_env=False,
+                ) as client,
             ):
                 while (state := _state(client)) is not None:
                     if (status := child.poll()) is not None:

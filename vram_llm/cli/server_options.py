@@ -49,6 +49,10 @@ _OPTIONS = (
         "File of keys with names, scopes and models, as `vram-llm keys add NAME` writes it; SIGHUP reads it "
         "again."
     )),
+    click.option("--shared-prefix-cache", is_flag=True, default=_DEFAULT.shared_prefix_cache, help=(
+        "Share computed beginnings of prompts between API keys. The time to the first token then tells one "
+        "key's user how another's prompt begins. By default each key has its own."
+    )),
     click.option("--insecure", is_flag=True, default=_DEFAULT.insecure, help=(
         "Listen beyond this computer without an API key: anybody who reaches the port may use the model."
     )),

@@ -117,6 +117,7 @@ class NewRequests:
             len(tokens),
             most if request.max_tokens is None else min(request.max_tokens, most),
             request.adapters,
+            request.namespace,
             wants_prompt_logprobs=request.prompt_logprobs is not None,
             images=prompt.images,
             device_sampler=config,

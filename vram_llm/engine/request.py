@@ -122,11 +122,12 @@ class Request:
     `prompt` is text (tokenized by the engine, special tokens parsed) or token ids. `add_bos` puts the
     beginning-of-sequence token before a text prompt if the model wants one; off for a chat template that
     writes its own. `marks` are special tokens that the answer's text shows. `adapters` are the numbers of the
-    plan's LoRA adapters to compute it with; None: all. With a `suffix`, the answer fills the gap between
-    prompt and suffix. `images`, in the order of `at`, stand in a text prompt. The answer ends with a token of
-    `stop_token_ids`, which is not shown; the first `min_tokens` tokens are neither such a token nor the
-    model's own end. With `reports_progress` there are events when the request is accepted and after each step
-    that computes a part of its prompt.
+    plan's LoRA adapters to compute it with; None: all. Requests share computed beginnings within one
+    `namespace`, below 2**56. With a `suffix`, the answer fills the gap between prompt and suffix. `images`,
+    in the order of `at`, stand in a text prompt. The answer ends with a token of `stop_token_ids`, which is
+    not shown; the first `min_tokens` tokens are neither such a token nor the model's own end. With
+    `reports_progress` there are events when the request is accepted and after each step that computes a part
+    of its prompt.
     """
 
     id: str
@@ -145,6 +146,7 @@ class Request:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     adapters: tuple[int, ...] | None = None
+    namespace: int = 0
     suffix: str | None = None
     images: tuple[Image, ...] = ()
     reports_progress: bool = False

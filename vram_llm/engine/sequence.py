@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from vram_llm.llama.multimodal.encoder import ImageRows
 
 _TOKEN_BITS = 32
+_NAMESPACE_AT = 512  # above the bits of every token, image row (128) and set of adapters
 
 
 class DeviceSamplerConfig(NamedTuple):
@@ -39,6 +40,7 @@ class Sequence:
     """One request's tokens: `tokens` are the prompt's `n_prompt`, then the generated ones.
 
     `adapters` are the numbers of the LoRA adapters that compute it; None: all of them.
+    Sequences share computed beginnings within a `namespace`.
     With `wants_prompt_logprobs`, the prompt's rows need logits too; `n_prompt_logprobs` of them are done.
     The first `n_cached` of `tokens` are in the cells of `slot`. The prefix cache counts the first `n_in_tree`
     of those; the others are this sequence's own. `n_reused` prompt tokens came from the prefix cache.
@@ -51,6 +53,7 @@ class Sequence:
     n_prompt: int
     max_tokens: int
     adapters: tuple[int, ...] | None = None
+    namespace: int = 0
     wants_prompt_logprobs: bool = False
     device_sampler: DeviceSamplerConfig | None = None
     may_take_host: bool = False
@@ -89,12 +92,14 @@ class Sequence:
         return next(ends, len(self.tokens))
 
     def cache_key(self, end: int) -> list[int]:
-        """The prefix cache's key for the tokens up to `end`. The first token encodes the adapters."""
+        """The prefix cache's key for the tokens up to `end`; the first has adapters and namespace in it."""
         tokens = self.tokens[:end]
         if self.images:
             del tokens[self.n_shared :]
         if self.adapters is not None and tokens:
             tokens[0] += sum(1 << (_TOKEN_BITS + 1 + i) for i in self.adapters) + (1 << _TOKEN_BITS)
+        if self.namespace and tokens:
+            tokens[0] += self.namespace << _NAMESPACE_AT
         return tokens
 
     @property

@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2s
 from secrets import token_bytes
 
@@ -15,9 +15,14 @@ ROUTE_SCOPES = {"/metrics": KeyScope.METRICS}  # by path; other routes need KeyS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """A key of this server. `models` are the names of models that it may use; None: all."""
+    """A key of this server. `models` are the names of models that it may use; None: all.
+
+    `owner` is the number of what it stores. Keys of one `cache_namespace` share beginnings of prompts.
+    """
 
     name: str
+    owner: int = 0
+    cache_namespace: int = 0
     scopes: frozenset[KeyScope] = frozenset(KeyScope)
     models: frozenset[str] | None = None
 
@@ -31,6 +36,7 @@ class ApiKey:
 
 
 ANYBODY = ApiKey(name="")  # who sends a request to a server without keys
+STRANGER = ApiKey(name="", scopes=frozenset())  # who sends no key to a route that needs none
 current_key: ContextVar[ApiKey] = ContextVar("current_key", default=ANYBODY)  # of the request that is served
 
 
@@ -48,8 +54,9 @@ class Keyring:
     def __init__(self, config: ServerConfig) -> None:
         self._path = config.keys_file
         self._secret = token_bytes(blake2s.MAX_KEY_SIZE)
+        self._shares_cache = config.shared_prefix_cache
         self._given = [
-            (self._digest(key.encode()), ApiKey(name=f"#{number}"))
+            (self._digest(key.encode()), self._new(f"#{number}", key))
             for number, key in enumerate(config.api_keys, start=1)
         ]
         self._stored: dict[str, tuple[StoredKey, ApiKey]] = {}  # by id
@@ -64,7 +71,10 @@ class Keyring:
             return 0
         stored = read_keys(self._path)
         self._stored = {
-            key.id: (key, ApiKey(name=name, scopes=frozenset(key.scopes), models=_set(key.models)))
+            key.id: (
+                key,
+                replace(self._new(name, key.id), scopes=frozenset(key.scopes), models=_set(key.models)),
+            )
             for name, key in stored.items()
         }
         self._found.clear()
@@ -85,6 +95,11 @@ class Keyring:
             return None
         self._found[digest] = candidate[1]
         return candidate[1]
+
+    def _new(self, name: str, text: str) -> ApiKey:
+        """A key whose number is made of `text`, so that it stays when the file is read again."""
+        owner = 1 + int.from_bytes(self._digest(text.encode())[:6])
+        return ApiKey(name=name, owner=owner, cache_namespace=0 if self._shares_cache else owner)
 
     def _digest(self, key: bytes) -> bytes:
         return blake2s(key, key=self._secret).digest()

@@ -32,6 +32,7 @@ class ServerConfig:
     strict_model: bool = False  # refuse other models' names with 404
     api_keys: tuple[str, ...] = ()
     keys_file: Path | None = None  # as `vram-llm keys` writes it
+    shared_prefix_cache: bool = False  # between keys
     insecure: bool = False  # listen beyond this computer without keys
     cors_origins: tuple[str, ...] = ()  # "*": every origin; "localhost": this computer's, at any port
     allowed_hosts: tuple[str, ...] = ()

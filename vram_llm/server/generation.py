@@ -11,6 +11,7 @@ from starlette.types import Receive
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import Image, Likelihood, Request, TokenEvent
 from vram_llm.errors import RequestError
+from vram_llm.server.api_keys import current_key
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
 from vram_llm.server.image_inputs import MAX_IMAGES_BYTES
@@ -63,6 +64,7 @@ def engine_requests(
         ignore_eos=bool(fields.ignore_eos),
         skip_special_tokens=fields.skip_special_tokens is not False,
         adapters=info.adapters_used,
+        namespace=current_key.get().cache_namespace,
         reports_progress=bool(fields.stream),
     )
     return [

@@ -5,17 +5,21 @@ from typing import Any
 from fastapi import APIRouter
 
 from vram_llm._version import __version__
+from vram_llm.engine.model_info import EngineState
+from vram_llm.server.errors import NotReady
 from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import Health
 from vram_llm.server.serving_context import ServingContext
 
 
 def health_router(serving: ServingContext) -> APIRouter:
-    """The route for health probes and proxies. It needs no key."""
+    """The route for health probes and proxies. It needs no key; with one it says why it is not ready."""
     router = APIRouter(tags=["health"])
 
     @router.get("/health", summary="200 when ready, 503 before", responses=refusals(503))
     async def health() -> Health:
+        if serving.is_asked_by_stranger and serving.engine.state is not EngineState.READY:
+            raise NotReady("Not ready")
         serving.check_ready()
         return Health()
 
@@ -23,18 +27,21 @@ def health_router(serving: ServingContext) -> APIRouter:
 
 
 def root_router(serving: ServingContext) -> APIRouter:
-    """GET /: 200 as soon as the server listens, for probes and browsers. It needs no key."""
+    """GET /: 200 as soon as the server listens. Where keys are needed, strangers learn the name alone."""
     router = APIRouter(tags=["health"])
 
     @router.get("/", summary="Name, version and endpoints")
     async def root() -> dict[str, Any]:
+        endpoints = {"openai": "/v1", "anthropic": "/v1/messages", "document": "/openapi.json"}
+        if serving.is_asked_by_stranger:
+            return {"name": "vram-llm", "endpoints": endpoints}
         info = serving.engine.info
         return {
             "name": "vram-llm",
             "version": __version__,
             "status": serving.engine.state.value,
             "model": None if info is None else info.name,
-            "endpoints": {"openai": "/v1", "anthropic": "/v1/messages", "document": "/openapi.json"},
+            "endpoints": endpoints,
         }
 
     return router

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vram_llm.errors import VramLLMError
-from vram_llm.server.api_keys import ANYBODY, ApiKey, Keyring, current_key, scope_of
+from vram_llm.server.api_keys import ANYBODY, STRANGER, ApiKey, Keyring, current_key, scope_of
 from vram_llm.server.errors import BadKey, BodyTooLarge, MissingScope, error_response
 from vram_llm.units import format_bytes
 
@@ -67,15 +67,17 @@ class AuthAndLimitsMiddleware:
 
     async def _key(self, scope: Scope, headers: Headers) -> ApiKey:
         """The key of a request. Raises BadKey, MissingScope."""
-        path = scope["path"].rstrip("/") or "/"
-        if not self._keyring.is_needed or path in _OPEN:
+        if not self._keyring.is_needed:
             return ANYBODY
+        path = scope["path"].rstrip("/") or "/"
         scheme, _, given = headers.get("authorization", "").partition(" ")
         text = given.strip() if scheme.lower() == "bearer" else ""
         text = text or headers.get("x-api-key", "").strip()  # as Anthropic's clients send it
+        key = await self._keyring.find(text.encode("latin-1")) if text else None
+        if path in _OPEN:
+            return key or STRANGER
         if not text:
             raise BadKey("This server requires an API key; send it as 'Authorization: Bearer KEY'")
-        key = await self._keyring.find(text.encode("latin-1"))
         if key is None:
             raise BadKey("The API key is not one of this server's")
         if not key.may_ask(path):

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from vram_llm.chat.template import ChatTemplate
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.model.pooling import Pooling
-from vram_llm.server.api_keys import current_key
+from vram_llm.server.api_keys import STRANGER, current_key
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import ModelNotAllowed, NotReady, Unavailable, UnknownModel, WrongModel
@@ -27,6 +27,12 @@ class ServingContext:
     engine: Engine
     config: ServerConfig
     clock: Callable[[], float]
+
+    @property
+    def is_asked_by_stranger(self) -> bool:
+        """Whether the request has no key of this server, or anybody may use it from elsewhere."""
+        config = self.config
+        return current_key.get() is STRANGER or (config.insecure and not config.needs_key)
 
     def check_ready(self) -> None:
         """Raises NotReady or Unavailable unless the engine takes requests now."""

@@ -29,6 +29,7 @@ from tools.random_model import write_llama
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import FinishReason, Grammar, GrammarKind, Request, SamplingParams
 from vram_llm.engine.speculative.draft_budget import DraftCostModel
+from vram_llm.engine.speculative.draft_model import DraftModelRunner
 from vram_llm.engine.speculative.prompt_lookup import PromptLookup
 from vram_llm.llama.cells import MAX_SLOTS
 from vram_llm.llama.model import LoadedModel
@@ -170,6 +171,23 @@ def test_the_draft_model_reads_itself_what_the_prefix_cache_has(models: Models) 
     assert right > 0.9 * (after.n_model_drafted_tokens - before.n_model_drafted_tokens) > 20
     (plain,) = alone(models, request(4, turn)).values()
     assert_same(models.model, turn, plain, second)
+
+
+@pytest.mark.usefixtures("eager")
+def test_the_draft_model_reads_what_another_namespace_has(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, begin = [], DraftModelRunner._begin
+
+    def noted(runner: DraftModelRunner, slot: int, tokens: list[int], namespace: int) -> int:
+        found.append(begin(runner, slot, tokens, namespace))
+        return found[-1]
+
+    monkeypatch.setattr(DraftModelRunner, "_begin", noted)
+    loop, prompt = drafted(models, models.same), tuple(range(10, 90))
+    for name, namespace in enumerate((1, 2, 2, 1)):
+        run(loop, request(name, prompt=prompt, namespace=namespace))
+    assert [length > 0 for length in found] == [False, False, True, False]
 
 
 @pytest.mark.usefixtures("eager")

@@ -94,7 +94,9 @@ class PrefixLookup:
         if not self.min_prefix_tokens or not is_of_use or sequence.saved_state is not None:
             return False
         for other in slots.running.values():
-            if other.n_cached >= other.n_prompt or other.adapters != sequence.adapters:
+            if other.n_cached >= other.n_prompt:
+                continue
+            if (other.adapters, other.namespace) != (sequence.adapters, sequence.namespace):
                 continue
             common = min(n_common(other.tokens, sequence.tokens), len(sequence.tokens) - 1, sequence.n_shared)
             if other.n_cached < common and common >= length + self.min_prefix_tokens:

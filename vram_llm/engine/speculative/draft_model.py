@@ -135,9 +135,9 @@ class DraftModelRunner:
         if not is_new:
             sure = min(self._n_sure[slot], most)
             length = sure + n_common(self._held[slot][sure:], tokens[sure:most])
-        self._owner[slot] = sequence
         if is_new and most > FREE_ROWS and not self._model.cells.is_stateful:
-            length = self._begin(slot, tokens[:most])
+            length = self._begin(slot, tokens[:most], sequence.namespace)
+        self._owner[slot] = sequence
         held = self._held[slot]
         if length < len(held):
             self._model.cells.cut(slot, length)
@@ -145,12 +145,18 @@ class DraftModelRunner:
         self._n_sure[slot] = length
         return length
 
-    def _begin(self, slot: int, tokens: list[int]) -> int:
+    def _begin(self, slot: int, tokens: list[int], namespace: int) -> int:
         """Share the slot that holds most of `tokens`, if slots can share; how many `slot` then holds."""
+
+        def n_usable(other: int) -> int:
+            owner = self._owner[other]
+            is_own = owner is not None and owner.namespace == namespace
+            return n_common(self._held[other], tokens) if is_own else 0
+
         if not self._can_share:
-            return n_common(self._held[slot], tokens)
-        source = max(range(len(self._held)), key=lambda i: (n_common(self._held[i], tokens), i == slot))
-        length = n_common(self._held[source], tokens)
+            return n_usable(slot)
+        source = max(range(len(self._held)), key=lambda i: (n_usable(i), i == slot))
+        length = n_usable(source)
         if source != slot:
             self._model.forget(slot)
             self._model.cells.share(source, slot, length)

@@ -29,7 +29,7 @@ from vram_llm.server.responses.response_object import (
     ResponseObject,
     new_response,
 )
-from vram_llm.server.responses.store import ResponseStore, StoredResponse
+from vram_llm.server.responses.store import ResponseStore, ResponseStores, StoredResponse
 from vram_llm.server.responses.timed_response import TimedResponse
 from vram_llm.server.responses.tools import ClientToolName, ResponseTool, distinct, sort_tools, tools_in
 from vram_llm.server.responses.writer import ResponseWriter
@@ -57,19 +57,20 @@ class _PreparedResponse:
 
 def responses_router(serving: ServingContext) -> APIRouter:
     """Routes that answer with items, and store their answers."""
-    router, store = APIRouter(tags=["responses"]), ResponseStore()
-    _add_generation(router, serving, store)
-    _add_stored_responses(router, store)
+    router, stores = APIRouter(tags=["responses"]), ResponseStores()
+    _add_generation(router, serving, stores)
+    _add_stored_responses(router, stores)
     return router
 
 
-def _add_generation(router: APIRouter, serving: ServingContext, store: ResponseStore) -> None:
+def _add_generation(router: APIRouter, serving: ServingContext, stores: ResponseStores) -> None:
     """The routes that read an input."""
 
     @router.post("/responses", **generation_route("Answer with items", ResponseFields, ResponseObject))
     async def respond(http: Request) -> Response:
         fields = parse(ResponseFields, await http.body())
         info = serving.generation_model(fields.model)
+        store = stores.of_request()
         turn = await _prepare_in_thread(serving, info, fields, store)
         prepared = turn.prepared
         response_id = f"resp_{uuid4().hex}"
@@ -115,14 +116,14 @@ def _add_generation(router: APIRouter, serving: ServingContext, store: ResponseS
     async def count(http: Request) -> InputTokens:
         fields = parse(ResponseFields, await http.body())
         info = serving.generation_model(fields.model)
-        prepared = (await _prepare_in_thread(serving, info, fields, store)).prepared
+        prepared = (await _prepare_in_thread(serving, info, fields, stores.of_request())).prepared
         tokens = await serving.engine.tokenize(
             prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
         )
         return InputTokens(input_tokens=len(tokens))
 
 
-def _add_stored_responses(router: APIRouter, store: ResponseStore) -> None:
+def _add_stored_responses(router: APIRouter, stores: ResponseStores) -> None:
     """The routes to responses by their ids."""
 
     @router.post("/responses/{_path:path}", include_in_schema=False)
@@ -135,14 +136,14 @@ def _add_stored_responses(router: APIRouter, store: ResponseStore) -> None:
 
     @router.get("/responses/{response_id}", summary="A stored response", responses=missing)
     async def one_response(response_id: str) -> ResponseObject:
-        kept = store.find(response_id)
+        kept = stores.of_request().find(response_id)
         if kept is None:
             raise _no_such(response_id)
         return kept.response
 
     @router.delete("/responses/{response_id}", summary="Delete a response", responses=missing)
     async def forget(response_id: str) -> DeletedResponse:
-        if not store.delete(response_id):
+        if not stores.of_request().delete(response_id):
             raise _no_such(response_id)
         return DeletedResponse(id=response_id)
 

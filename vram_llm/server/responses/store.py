@@ -1,11 +1,12 @@
 """Responses for later requests to continue. They are kept in memory; the least recently used go first."""
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from vram_llm.server.api_keys import current_key
 from vram_llm.server.responses.response_object import ResponseObject
 from vram_llm.server.responses.tools import ResponseTool
 
@@ -80,3 +81,14 @@ class ResponseStore:
         for mark in gone:
             del self._holders[mark]
         return True
+
+
+class ResponseStores:
+    """A store for each API key: no key finds, deletes or displaces another's responses."""
+
+    def __init__(self) -> None:
+        self._stores: defaultdict[int, ResponseStore] = defaultdict(ResponseStore)
+
+    def of_request(self) -> ResponseStore:
+        """The store of the key that sent the request."""
+        return self._stores[current_key.get().owner]
