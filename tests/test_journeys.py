@@ -4,8 +4,11 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import ssl
+import subprocess
 from pathlib import Path
 
 import gguf
@@ -13,7 +16,7 @@ import httpx
 import openai
 import pytest
 
-from tests.cli.running import run
+from tests.cli.running import environment, run
 from tests.patience import PATIENCE_S, looks
 from tests.server.live import serving
 from tools.random_model import write_llama
@@ -174,6 +177,55 @@ def test_a_file_of_keys_is_read_again(tmp_path: Path) -> None:
             raise AssertionError("the key is not known")
         assert served.end() == 0
         assert "was read again: 2 keys" in served.said()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the command openssl")
+def test_https_with_a_certificate_that_is_renewed(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def renew() -> str:
+        new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
+        name = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1")
+        subprocess.run(
+            ["openssl", *new, *name, "-out", certificate, "-keyout", key], check=True, capture_output=True
+        )
+        return certificate.read_text()
+
+    first = renew()
+    options = ("--ssl-certfile", certificate, "--ssl-keyfile", key)
+    with serving(write_llama(tmp_path / "tiny.gguf"), *options) as served:
+        url = served.url.replace("http:", "https:")
+        trust = ssl.create_default_context(cadata=first)
+        with httpx.Client(base_url=url, timeout=PATIENCE_S, verify=trust, trust_env=False) as client:
+            for _ in looks():
+                with contextlib.suppress(httpx.TransportError):
+                    if client.get("/health").status_code == 200:
+                        break
+            body = {"prompt": "x", "max_tokens": 2}
+            assert client.post("/v1/completions", json=body).status_code == 200
+            certificate.write_text("damaged")
+            served.process.send_signal(signal.SIGHUP)
+            assert client.get("/health").status_code == 200
+            second, place = renew(), ("127.0.0.1", served.port)
+            assert ssl.get_server_certificate(place).split() == first.split()
+            served.process.send_signal(signal.SIGHUP)
+            for _ in looks():
+                if ssl.get_server_certificate(place).split() == second.split():
+                    break
+            else:
+                raise AssertionError("the new certificate is not used")
+        asked = run(
+            "chat",
+            url,
+            "Hello",
+            "--max-tokens",
+            "2",
+            env={**environment(), "SSL_CERT_FILE": str(certificate)},
+        )
+        assert asked.returncode == 0, asked.stderr
+        assert served.end() == 0
+        assert f"{url}/v1  key: any" in served.said()
+        assert "nothing changes: the certificate" in served.said()
 
 
 def test_pages_and_names_from_elsewhere(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@
     ├── PortInUse               30   another program listens on the address
     ├── KeyRequired             64   an address that other computers reach, without an API key: a missing flag
     ├── BadKeysFile             64   a file of API keys that cannot be read or written, or a name in it
+    ├── BadCertificate          64   a TLS certificate or key that cannot be used
     ├── ModelRefused            31   llama.cpp does not load this model, or not with these options
     ├── EngineDied              32   the engine process ended while it was needed
     ├── NotBuilt                33   this build of llama.cpp lacks what was asked for, or this is Windows
@@ -213,6 +214,12 @@ class KeyRequired(VramLLMError):
 
 class BadKeysFile(VramLLMError):
     """A file of API keys that cannot be used, or that has no such name, or has it already."""
+
+    exit_code = 64
+
+
+class BadCertificate(VramLLMError):
+    """The TLS certificate, or its key, cannot be read or does not match."""
 
     exit_code = 64
 

@@ -74,4 +74,8 @@ def check_serve_options(options: Sequence[str]) -> None:
     """Raises UsageError for options that `vram-llm serve` would not take."""
     from vram_llm.cli import serve
 
-    serve.command.make_context("vram-llm serve", list(options))
+    context = serve.command.make_context("vram-llm serve", list(options))
+    if context.params.get("ssl_certfile") is not None:
+        raise click.UsageError(
+            "--ssl-certfile is for `vram-llm serve`: the server of a chat has no other clients"
+        )

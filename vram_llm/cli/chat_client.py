@@ -64,6 +64,9 @@ class ChatClient:
         self._client = httpx.Client(
             headers=headers,
             timeout=httpx.Timeout(_ASK_S, read=None),
+            verify=httpx.create_ssl_context()
+            if self.url.startswith("https:")
+            else True,  # $SSL_CERT_FILE too
             trust_env=not is_of_this_computer(self.url),
         )
 

@@ -20,7 +20,7 @@ def ready_lines(plan: Plan, info: "ModelInfo", config: "ServerConfig", port: int
     return (
         f"{info.name}: {'; '.join(_shares(plan))}",
         f"{_use(plan.context)}; {_speed(plan)}",
-        f"http://{address}/v1  key: {_key(config)}  model: {_model_names(info, config)}",
+        f"{config.scheme}://{address}/v1  key: {_key(config)}  model: {_model_names(info, config)}",
         f"talk: {_how_to_talk(plan.context.pooling, address, config)}; stop: Ctrl+C",
     )
 
@@ -101,13 +101,14 @@ def _model_names(info: "ModelInfo", config: "ServerConfig") -> str:
 
 def _how_to_talk(pooling: Pooling | None, address: str, config: "ServerConfig") -> str:
     key = " -H 'Authorization: Bearer KEY'" if config.needs_key else ""
-    curl = f"curl http://{address}/v1{{route}}{key} -d '{{body}}'"
+    curl = f"curl {config.scheme}://{address}/v1{{route}}{key} -d '{{body}}'"
     if pooling is Pooling.RANK:
         return curl.format(
             route="/rerank", body='{"query": "colour of grass", "documents": ["Grass is green."]}'
         )
     if pooling is not None:
         return curl.format(route="/embeddings", body='{"input": "Hello"}')
-    chat = f"vram-llm chat {address}{' --api-key @FILE' if config.needs_key else ''}"
+    where = address if config.ssl_certfile is None else f"https://{address}"
+    chat = f"vram-llm chat {where}{' --api-key @FILE' if config.needs_key else ''}"
     body = '{"messages": [{"role": "user", "content": "Hello"}]}'
     return f"{chat} or {curl.format(route='/chat/completions', body=body)}"

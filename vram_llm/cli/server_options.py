@@ -53,6 +53,12 @@ _OPTIONS = (
         "Share computed beginnings of prompts between API keys. The time to the first token then tells one "
         "key's user how another's prompt begins. By default each key has its own."
     )),
+    click.option("--ssl-certfile", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=(
+        "TLS certificate, with its chain, in PEM: serve https in place of http. SIGHUP reads it again."
+    )),
+    click.option("--ssl-keyfile", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=(
+        "Key of the certificate, if it is not in the same file."
+    )),
     click.option("--insecure", is_flag=True, default=_DEFAULT.insecure, help=(
         "Listen beyond this computer without an API key: anybody who reaches the port may use the model."
     )),
@@ -132,6 +138,8 @@ def server_options(function: _F) -> _F:
             own["api_keys"] = (*own["api_keys"], *keys_in(key_file, click.get_current_context()))
         if own["keys_file"] is not None:
             _check_keys(own["keys_file"])
+        if own["ssl_keyfile"] is not None and own["ssl_certfile"] is None:
+            raise click.UsageError("--ssl-keyfile needs --ssl-certfile")
         if template_file is not None:
             own["chat_template"] = _template_in(template_file)
         if own["chat_template_kwargs"]:
@@ -143,7 +151,12 @@ def server_options(function: _F) -> _F:
         if given["seed"] == -1:
             given["seed"] = None
         own["sampling"] = {name: value for name, value in given.items() if value is not None}
-        return function(server=ServerConfig(**own), **options)
+        server = ServerConfig(**own)
+        if server.ssl_certfile is not None:
+            from vram_llm.server.certificate import check_certificate
+
+            check_certificate(server)
+        return function(server=server, **options)
 
     collect.__doc__ = function.__doc__
     for option in reversed(_OPTIONS):

@@ -33,6 +33,8 @@ class ServerConfig:
     api_keys: tuple[str, ...] = ()
     keys_file: Path | None = None  # as `vram-llm keys` writes it
     shared_prefix_cache: bool = False  # between keys
+    ssl_certfile: Path | None = None  # PEM; None: no TLS
+    ssl_keyfile: Path | None = None  # None: the key is in the certificate's file
     insecure: bool = False  # listen beyond this computer without keys
     cors_origins: tuple[str, ...] = ()  # "*": every origin; "localhost": this computer's, at any port
     allowed_hosts: tuple[str, ...] = ()
@@ -50,3 +52,8 @@ class ServerConfig:
     def needs_key(self) -> bool:
         """Whether clients must send an API key."""
         return bool(self.api_keys) or self.keys_file is not None
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of the server's URL."""
+        return "http" if self.ssl_certfile is None else "https"

@@ -52,7 +52,9 @@ class HttpProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse bytes that are not HTTP, in one sentence, and close."""
         host, port = self.server or ("127.0.0.1", 8080)
-        body = msgspec.json.encode(error_body(RequestError(_NOT_HTTP.format(where=f"http://{host}:{port}"))))
+        body = msgspec.json.encode(
+            error_body(RequestError(_NOT_HTTP.format(where=f"{self.scheme or 'http'}://{host}:{port}")))
+        )
         head = (
             b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
             b"content-length: %d\r\n\r\n" % len(body)

@@ -16,9 +16,10 @@ from uvicorn.loops.auto import auto_loop_factory
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.supervisor import NOTICES
-from vram_llm.errors import BadKeysFile
+from vram_llm.errors import BadCertificate, BadKeysFile
 from vram_llm.server.api_keys import Keyring
 from vram_llm.server.app import create_app
+from vram_llm.server.certificate import check_certificate, load_certificate
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.host_check import is_loopback
 
@@ -52,12 +53,13 @@ async def serve(
     """Start `engine` and answer on `socks` until SIGINT or SIGTERM.
 
     /health answers 503 while the model loads. After a signal, requests in flight have DRAIN_S to finish; a
-    second signal ends them at once. SIGHUP reads the file of API keys again. If all sockets are bound to
+    second signal ends them at once. SIGHUP reads API keys and certificate again. If all sockets are bound to
     loopback addresses, or hosts are allowed by name, other host names are refused (see server.host_check).
-    Raises BadKeysFile, and the first load's error.
+    Raises BadKeysFile, BadCertificate, and the first load's error.
     """
     checks_host = bool(config.allowed_hosts) or all(is_loopback(sock.getsockname()[0]) for sock in socks)
     keyring = Keyring(config)
+    check_certificate(config)
     app = create_app(
         engine,
         config,
@@ -70,10 +72,12 @@ async def serve(
         access_log=False,
         lifespan="off",
         http=http_protocol(),
+        ssl_certfile=config.ssl_certfile,
+        ssl_keyfile=config.ssl_keyfile,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(DRAIN_S) + 1,  # for clients that neither read nor write
     )
-    server = _Server(http, engine, None if config.keys_file is None else keyring)
+    server = _Server(http, engine, config, keyring)
     serving = asyncio.create_task(server.serve(sockets=socks))
     engine.start()
     loading = asyncio.create_task(engine.ready())
@@ -92,11 +96,14 @@ async def serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server. A signal first lets the engine finish; SIGHUP reads the file of `keyring` again."""
+    """uvicorn's server. A signal first lets the engine finish; SIGHUP reads keys and certificate again."""
 
-    def __init__(self, config: uvicorn.Config, engine: EngineClient, keyring: Keyring | None) -> None:
-        super().__init__(config)
+    def __init__(
+        self, http: uvicorn.Config, engine: EngineClient, config: ServerConfig, keyring: Keyring
+    ) -> None:
+        super().__init__(http)
         self._engine = engine
+        self._own_config = config
         self._keyring = keyring
         self._had_terminal = _has_terminal()
         self._draining: asyncio.Task[None] | None = None
@@ -107,22 +114,28 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
-        if self._keyring is not None:
-            loop.add_signal_handler(signal.SIGHUP, self._on_hangup, self._keyring)
+        if self._own_config.keys_file is not None or self._own_config.ssl_certfile is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         try:
             yield
         finally:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
-    def _on_hangup(self, keyring: Keyring) -> None:
+    def _on_hangup(self) -> None:
         if self._had_terminal and not _has_terminal():  # its window was closed
             self._on_signal()
             return
+        config = self._own_config
         try:
-            log.info("the file of API keys was read again: %d keys", keyring.read())
-        except BadKeysFile as error:
-            log.error("the API keys stay as they were: %s", error)
+            if config.keys_file is not None:
+                log.info("the file of API keys was read again: %d keys", self._keyring.read())
+            if self.config.ssl is not None:
+                check_certificate(config)  # before the context in use takes a part of it
+                load_certificate(self.config.ssl, config)
+                log.info("the certificate was read again")
+        except (BadKeysFile, BadCertificate) as error:
+            log.error("nothing changes: %s", error)
 
     def _on_signal(self) -> None:
         self.force_exit = self.should_exit

@@ -29,8 +29,8 @@ def serve(
     closed at the end; None: `serve` binds them. `on_state` runs at every change while loading; `on_ready`
     runs at the end of the first load and gets the port.
 
-    Raises PortInUse, KeyRequired, BadKeysFile, ModelRefused, BadPlan, EngineDied, BrokenTemplate,
-    RequestError for `config.chat_template_kwargs`.
+    Raises PortInUse, KeyRequired, BadKeysFile, BadCertificate, ModelRefused, BadPlan, EngineDied,
+    BrokenTemplate, RequestError for `config.chat_template_kwargs`.
     """
     import asyncio
     import contextlib
