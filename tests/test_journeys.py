@@ -9,11 +9,13 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 
 import gguf
 import httpx
 import openai
+import psutil
 import pytest
 
 from tests.cli.running import environment, run
@@ -177,6 +179,22 @@ def test_a_file_of_keys_is_read_again(tmp_path: Path) -> None:
             raise AssertionError("the key is not known")
         assert served.end() == 0
         assert "was read again: 2 keys" in served.said()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by PR_SET_PDEATHSIG")
+def test_a_busy_engine_ends_with_a_killed_server(tmp_path: Path) -> None:
+    with serving(write_llama(tmp_path / "tiny.gguf")) as served:
+        served.await_health()
+        engines = served.children()
+        for engine in engines:
+            engine.suspend()  # it looks at no socket
+        served.process.kill()
+        for _ in looks():
+            if not any(engine.is_running() and engine.status() != psutil.STATUS_ZOMBIE for engine in engines):
+                break
+        else:
+            raise AssertionError(f"{engines} are left behind")
+        assert engines
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the command openssl")

@@ -2,10 +2,12 @@
 
 One thread does everything, so that no other thread holds the interpreter lock while tokens are sampled.
 Between steps it reads incoming messages; with nothing to do it sleeps in `recv`. It ends at the server's Stop
-message, or when the server's end of the socket is closed.
+message, or when the server's end of the socket is closed; on Linux also, in the middle of a step, when the
+server is killed.
 """
 
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from vram_llm.engine.embedding_loop import Embedder
     from vram_llm.engine.loop import Loop, StepOutput
     from vram_llm.llama.model import LoadedModel
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Worker:
@@ -248,6 +252,7 @@ def main() -> int:
     logging.basicConfig(
         stream=sys.stderr, level=int(sys.argv[2]), format="%(levelname)s %(name)s: %(message)s"
     )
+    _end_with_server()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     try:
         Worker(channel).run()
@@ -262,6 +267,12 @@ def main() -> int:
             channel.send(wire.Failed("the engine ran out of memory on the host", EngineDied.exit_code))
         return EngineDied.exit_code
     return 0
+
+
+def _end_with_server() -> None:
+    """Let Linux end this process when the server ends: in a long step nobody looks at the closed socket."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":
