@@ -33,7 +33,9 @@ def test_nvidia_cards_are_reserved_by_uuid() -> None:
     assert found["deploy"]["resources"]["reservations"]["devices"] == [
         {"driver": "nvidia", "device_ids": ["GPU-1", "GPU-0"], "capabilities": ["gpu"]}
     ]
-    assert found["environment"] == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "GPU-1,GPU-0"}
+    assert found["environment"] == {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "GPU-1,GPU-0", "LLAMA_API_KEY": None,
+    }  # fmt: skip
     assert found["volumes"] == [mount("/srv/models", read_only=True)]
     assert found["ports"] == ["127.0.0.1:8080:8080"]
     command = found["command"]
@@ -60,7 +62,8 @@ def test_other_cards_are_passed_as_device_files(kind: DeviceKind, tag: str, devi
 def test_a_plan_without_cards_uses_the_cpu_image() -> None:
     found = service(saved_plan([], [], n_layers=4))
     assert found["image"].endswith(":server-v0.5.0")
-    assert not {"deploy", "devices", "environment"} & found.keys()
+    assert not {"deploy", "devices"} & found.keys()
+    assert found["environment"] == {"LLAMA_API_KEY": None}  # as it is where Compose runs
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,11 @@ _RELEASE = "v0.5.0"
 give the images of their build this tag (make-release.yml)."""
 _CONTAINER_FOLDER = "/models"  # inside the container
 _ANY_ADDRESS = "0.0.0.0"  # inside the container; the port is published on the host's loopback address alone
+_KEY_VARIABLE = "LLAMA_API_KEY"
+_KEY_REMARKS = (
+    f"Clients need an API key if {_KEY_VARIABLE} is set where Compose runs. Set it before you publish the",
+    "port beyond this computer.",
+)
 _LOOPBACK = ("127.", "localhost:", "[::1]:", "::1:")
 
 
@@ -53,12 +58,12 @@ def compose_file(plan: Plan) -> str:
         for argument in setting.arguments
     ]
     _check_folder(plan)
-    lines = as_comments((*remarks(plan, exported), *_image_remarks(exported, tag)))
+    lines = as_comments((*remarks(plan, exported), *_image_remarks(exported, tag), *_KEY_REMARKS))
     lines += ["services:", "  llama-server:", f"    image: {_IMAGE}:{tag}"]
-    if environment:
-        lines.append("    environment:")
-        lines += [f"      {name}: {_yaml_string(value)}" for name, value in environment]
+    lines.append("    environment:")
+    lines += [f"      {name}: {_yaml_string(value)}" for name, value in environment]
     lines += [
+        f"      {_KEY_VARIABLE}:",  # without a value: as it is where Compose runs, if it is set there
         "    volumes:",
         "      - type: bind",
         f"        source: {_yaml_string(folder)}",
