@@ -1,5 +1,6 @@
 """Keys of a file: scopes, models, reading again; over HTTP, before a fake engine."""
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -161,6 +162,18 @@ async def test_everybody_is_a_stranger_to_an_open_server(engine: FakeEngine) -> 
     engine.state, engine.detail = EngineState.DEAD, "secret"
     async with listening(engine, insecure=True) as url, http_client(url) as client:
         assert (await client.get("/health")).json()["error"]["message"] == "Not ready"
+
+
+@pytest.mark.parametrize("stays", [True, False])
+async def test_the_file_is_read_while_a_key_is_checked(path: Path, stays: bool) -> None:
+    ann = add_key(path, "ann", INFERENCE)
+    keyring = Keyring(ServerConfig(keys_file=path))
+    found = asyncio.create_task(keyring.find(ann.encode()))
+    await asyncio.sleep(0)  # its hash is computed in a thread from here on
+    if not stays:
+        remove_key(path, "ann")
+    keyring.read()
+    assert ((await found) is not None) is stays
 
 
 def test_the_file(path: Path) -> None:

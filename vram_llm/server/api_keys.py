@@ -91,10 +91,11 @@ class Keyring:
             return own
         async with self._hashing:
             is_right = await asyncio.to_thread(candidate[0].matches, key)
-        if not is_right or self._stored.get(key_id) is not candidate:  # the file may be read meanwhile
+        now = self._stored.get(key_id)  # the file may have been read meanwhile
+        if not is_right or now is None or now[0] != candidate[0]:
             return None
-        self._found[digest] = candidate[1]
-        return candidate[1]
+        self._found[digest] = now[1]
+        return now[1]
 
     def _new(self, name: str, text: str) -> ApiKey:
         """A key whose number is made of `text`, so that it stays when the file is read again."""
