@@ -152,9 +152,11 @@ class SpillSearch:
                 break
             found = self._measured(price_s, arrangement, measure, budgets)
             best = found if found.is_better(best) else best
-            increase = max(found.budgets[device_id] - budgets[device_id] for device_id in budgets)
-            if found.estimate.fits and increase < _NOTICEABLE_BYTES:
+            increases = [found.budgets[device_id] - budgets[device_id] for device_id in budgets]
+            if found.estimate.fits and max(increases) < _NOTICEABLE_BYTES:
                 break
+            if found.estimate.host.over_bytes > sum(max(each, 0) for each in increases):
+                break  # the host stays too small, whatever the devices take from it
             budgets = found.budgets
         return best
 
