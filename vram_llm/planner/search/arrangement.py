@@ -48,13 +48,13 @@ class ArrangementSearch:
             device_id: CheapestMoves(parts, device_id, HOST) for device_id in layer_cuts.ids
         }
 
-    def best(self, budgets: Mapping[str, int], n_host: int | None) -> Arrangement | None:
+    def best(self, budgets: Mapping[str, int], n_host: int | None, most_s: float = inf) -> Arrangement | None:
         """The fastest arrangement in which no device exceeds its budget; None if the search finds none.
 
         `n_host` is the number of items on the host. With None, whole layers go to the host only if that is
-        noticeably faster.
+        noticeably faster. Arrangements that take longer than `most_s` may be left out.
         """
-        times = self._times(budgets)
+        times = self._times(budgets, most_s)
         steps = {device_id: times[device_id].step for device_id in self._layer_cuts.ids}
         best = self._best_of(steps, n_host, budgets)
         if n_host is None and best is not None and _on_host(best):
@@ -85,11 +85,11 @@ class ArrangementSearch:
                 if (cut := in_order(order, steps, start)) is not None:
                     yield cut
 
-    def _times(self, budgets: Mapping[str, int]) -> dict[str, RunTimes]:
+    def _times(self, budgets: Mapping[str, int], most_s: float) -> dict[str, RunTimes]:
         times: dict[str, RunTimes] = {}
         for alike in self._layer_cuts.classes:
             budget_bytes = min(budgets[device_id] for device_id in alike)
-            times |= dict.fromkeys(alike, run_times(self.run_bytes, alike[0], budget_bytes, HOST))
+            times |= dict.fromkeys(alike, run_times(self.run_bytes, alike[0], budget_bytes, HOST, most_s))
         return times
 
     def _at_start(self, n_host: int | None) -> Times:

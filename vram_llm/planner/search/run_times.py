@@ -82,8 +82,13 @@ class RunTimes(NamedTuple):
         return times, starts
 
 
-def run_times(run_bytes: RunBytes, device_id: str, budget_bytes: int, place: str) -> RunTimes:
-    """The least seconds of every run that fits `budget_bytes`, with moved parts on `place`."""
+def run_times(
+    run_bytes: RunBytes, device_id: str, budget_bytes: int, place: str, most_s: float = inf
+) -> RunTimes:
+    """The least seconds of every run that fits `budget_bytes`, with moved parts on `place`.
+
+    Runs that take longer than `most_s` are left out.
+    """
     n_items, n_layers = run_bytes.n_items, run_bytes.n_layers
     round_trip_bytes = run_bytes.meter.round_trip_bytes
     costs, cheapest_moves = run_bytes.parts.costs(device_id), CheapestMoves(run_bytes.parts, device_id, place)
@@ -97,9 +102,10 @@ def run_times(run_bytes: RunBytes, device_id: str, budget_bytes: int, place: str
                 needed_bytes = over_bytes + round_trip_bytes
                 move_set = cheapest_moves.cheapest(start, min(end, n_layers), needed_bytes)
                 moves_s = min(moves_s, move_set.seconds)
-            if moves_s == inf:
-                break  # a longer run does not fit either
+            seconds = costs.run(start, end) + moves_s
+            if seconds == inf or seconds > most_s:
+                break  # a longer run does not fit either, and takes no less time
             if firsts[end] == start + 1:
                 firsts[end] = start
-                rows[end].append(costs.run(start, end) + moves_s)
+                rows[end].append(seconds)
     return RunTimes(firsts, [row[::-1] for row in rows])

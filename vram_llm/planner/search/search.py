@@ -7,6 +7,7 @@ only if that is faster (spill.py). Devices that may be slower than the host are 
 """
 
 from dataclasses import replace
+from math import inf
 
 from vram_llm.machine.assumed_speed import has_assumed_speed
 from vram_llm.machine.types import Machine
@@ -167,7 +168,8 @@ class _PlacementSearch:
             if not self._spill.has_parts and not self._workload.overrides:
                 return None
             fills_devices = True
-        found = self._spill.best(n_host, fills_devices=fills_devices)
+        most_s = inf if whole is None else self._latency_s(whole) * _WORTH_MOVING
+        found = self._spill.best(n_host, fills_devices=fills_devices, most_s=most_s)
         if found is None or not self._is_worth(found, whole):
             return None
         context = replace(self._context, pipeline_copies=False)
@@ -186,13 +188,15 @@ class _PlacementSearch:
         """
         if whole is None:
             return True
-        whole_s = self._predictor.objective_seconds(whole.placement, Objective.LATENCY, pipelined=False)
-        if not found.estimate.fits or found.seconds >= whole_s * _WORTH_MOVING:
+        if not found.estimate.fits or found.seconds >= self._latency_s(whole) * _WORTH_MOVING:
             return False
         if not is_pipelined(self._profile, self._context, self._machine.devices, whole.placement):
             return True
         request_s = request_seconds(self._predictor, found.placement, pipelined=False)
         return request_s < request_seconds(self._predictor, whole.placement, pipelined=True)
+
+    def _latency_s(self, found: Candidate) -> float:
+        return self._predictor.objective_seconds(found.placement, Objective.LATENCY, pipelined=False)
 
     def _with_split(self, exact: MeterFor | None) -> Candidate:
         """The split that the user gives, with moved parts if it does not fit and parts may move."""

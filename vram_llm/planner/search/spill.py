@@ -7,7 +7,7 @@ get a price.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import exp, log
+from math import exp, inf, log
 
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.estimates import Estimate
@@ -71,16 +71,22 @@ class SpillSearch:
         return any(self._search(0.0).parts.choices)
 
     def best(
-        self, n_host: int | None, *, runs: list[Run] | None = None, fills_devices: bool = False
+        self,
+        n_host: int | None,
+        *,
+        runs: list[Run] | None = None,
+        fills_devices: bool = False,
+        most_s: float = inf,
     ) -> SpilledPlacement | None:
         """The best placement, or the one that is least over its budgets; None if the search finds none.
 
         `n_host` items are on the host; None: any number. `runs` are those of a split that the user gives.
-        With `fills_devices`, as few bytes as possible are on the host.
+        With `fills_devices`, as few bytes as possible are on the host. A placement that takes longer than
+        `most_s` may be left out.
         """
         if fills_devices:
             return self._with_price(_PROHIBITIVE_PRICE_S, n_host, runs)
-        found = self._with_price(0.0, n_host, runs)
+        found = self._with_price(0.0, n_host, runs, most_s)
         if found is None or found.estimate.host.over_bytes <= 0:
             return found
         return self._within_host(found, n_host, runs)
@@ -113,10 +119,10 @@ class SpillSearch:
         return best
 
     def _with_price(
-        self, price_s: float, n_host: int | None, runs: list[Run] | None
+        self, price_s: float, n_host: int | None, runs: list[Run] | None, most_s: float = inf
     ) -> SpilledPlacement | None:
         """The best placement with a price of bytes on the host, by the analytic meter."""
-        found = self._refined(price_s, n_host, runs, self._meter)
+        found = self._refined(price_s, n_host, runs, self._meter, most_s=most_s)
         if runs is not None or price_s or not is_small(self._layer_cuts):
             return found
         search = self._search(0.0)
@@ -134,6 +140,8 @@ class SpillSearch:
         runs: list[Run] | None,
         measure: Meter,
         first: SpilledPlacement | None = None,
+        *,
+        most_s: float = inf,
     ) -> SpilledPlacement | None:
         """The best placement of a few rounds, with budgets corrected by `measure`.
 
@@ -146,7 +154,7 @@ class SpillSearch:
                 arrangement: Arrangement | None = first.arrangement
             else:
                 arrangement = (
-                    search.best(budgets, n_host) if runs is None else search.with_moves(runs, budgets)
+                    search.best(budgets, n_host, most_s) if runs is None else search.with_moves(runs, budgets)
                 )
             if arrangement is None:
                 break
