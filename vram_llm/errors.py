@@ -27,7 +27,8 @@
     ├── DiskFull                35   a model to fetch is larger than the disk's free space
     ├── Overloaded              --   the queue is full; the same request may succeed later
     └── RequestError            --   one request is at fault, nothing else (HTTP only)
-        └── ContextExceeded     --   its prompt is longer than the context
+        ├── ContextExceeded     --   its prompt is longer than the context
+        └── PoisonRequest       --   the engine died twice while it computed it
 
 The number is the process's exit code; wrong flags exit with 64 (sysexits' EX_USAGE), Ctrl+C with 130.
 """
@@ -288,3 +289,9 @@ class ContextExceeded(RequestError):
         super().__init__(message, param)
         self.n_prompt_tokens = n_prompt_tokens
         self.n_ctx = n_ctx
+
+
+class PoisonRequest(RequestError):
+    """The engine died twice while it computed this request, which is not computed again."""
+
+    code = "poison_request"

@@ -11,7 +11,7 @@ from tests.engine.harness import engine_processes, make_request
 from tests.patience import soon
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import EngineState
-from vram_llm.engine.request import Request, TokenEvent
+from vram_llm.engine.request import Request, SamplingParams, TokenEvent
 from vram_llm.errors import VramLLMError
 from vram_llm.planner.types import Plan
 
@@ -24,9 +24,9 @@ async def answer(engine: EngineClient, name: str, **options: Any) -> list[TokenE
     return [event async for event in engine.generate(request(name, **options))]
 
 
-async def begun(engine: EngineClient, name: str) -> AsyncGenerator[TokenEvent, None]:
-    """A stream that would go on for very long, after its first token."""
-    stream = engine.generate(request(name, max_tokens=None))
+async def begun(engine: EngineClient, name: str, **options: Any) -> AsyncGenerator[TokenEvent, None]:
+    """A stream that would go on for very long, after its first token. No other engine continues it."""
+    stream = engine.generate(request(name, **{"max_tokens": None, "sampling": SamplingParams(), **options}))
     assert (await soon(anext(stream))).token_ids
     return stream
 

@@ -1,8 +1,6 @@
 """The client over a real engine process: loading, streams, cancels, refusals."""
 
 import asyncio
-import os
-import signal
 from contextlib import aclosing
 from pathlib import Path
 
@@ -239,18 +237,6 @@ async def test_tokens_of_a_text_and_back_while_a_stream_runs(engine: EngineClien
     assert 2 not in await soon(engine.tokenize("</s>", add_special=False, parse_special=False))
     assert (await soon(anext(stream))).token_ids
     await stream.aclose()
-
-
-async def test_questions_get_an_error_if_the_engine_dies(engine: EngineClient) -> None:
-    assert engine.pid is not None
-    os.kill(engine.pid, signal.SIGSTOP)
-    asking = asyncio.create_task(engine.tokenize("a", add_special=False, parse_special=False))
-    await asyncio.sleep(0)  # it is sent
-    os.kill(engine.pid, signal.SIGKILL)
-    with pytest.raises(EngineDied):
-        await soon(asking)
-    with pytest.raises(EngineDied, match="not ready"):
-        await engine.pieces([1])
 
 
 async def test_marks_are_part_of_the_text(engine: EngineClient) -> None:

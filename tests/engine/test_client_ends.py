@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -11,8 +12,9 @@ import pytest
 
 from tests.conftest import PlanOnCpu
 from tests.engine.clients import answer, begun, exhaust, refusal_of, request, with_path
-from tests.engine.harness import Start, engine_processes, tokens_of
+from tests.engine.harness import EXACT, Start, engine_processes, tokens_of, write_f32
 from tests.patience import PATIENCE_S, soon, until
+from tests.workers import await_listening, free_ports, worker_process
 from vram_llm.engine import supervisor
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import EngineState
@@ -20,35 +22,155 @@ from vram_llm.engine.request import FinishReason
 from vram_llm.errors import (
     EngineDied,
     ModelRefused,
+    PoisonRequest,
 )
+from vram_llm.llama import rpc
+from vram_llm.machine.types import Host, Machine
+from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.tensor_split import TensorSplit
+from vram_llm.planner.types import Workload
+from vram_llm.workflows import detection
 
 pytestmark = pytest.mark.process
 
 # -- deaths --------------------------------------------------------------------------------------
 
 
+_POISONED = """
+import os, sys
+
+del sys.argv[1:3]  # -m vram_llm.engine.worker
+from vram_llm.engine import worker
+from vram_llm.engine.batch_runner import BatchRunner
+
+run = BatchRunner.run
+
+def poisoned(self, chunks):
+    if any(chunk.sequence.id == "poison" for chunk in chunks):
+        os.abort()
+    return run(self, chunks)
+
+BatchRunner.run = poisoned
+os._exit(worker.main())
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT])
-async def test_a_death_costs_the_requests_in_flight_and_no_more(engine: EngineClient, number: int) -> None:
+async def test_a_death_costs_the_answer_that_cannot_be_continued_and_no_other(
+    start: Start, plan_on_cpu: PlanOnCpu, tmp_path: Path, number: int
+) -> None:
+    """Two slots: one stream is lost and one continues; two requests wait, and one comes too late."""
+    engine = start(plan_on_cpu(write_f32(tmp_path / "f32.gguf"), n_ctx=32768, parallel=2, **EXACT))
+    await soon(engine.ready())
+    prompts = {"kept": (1, 40, 90), "waits": (1, 41, 89), "waits too": (1, 42, 88), "late": (1, 43, 87)}
+    alone = {n: tokens_of(await soon(answer(engine, n, prompt=p, max_tokens=40))) for n, p in prompts.items()}
     (process,) = engine_processes()
     n_open = psutil.Process().num_fds()
-    stream = await begun(engine, "lost")
-    waiting = asyncio.create_task(answer(engine, "lost too", max_tokens=None))
-    await asyncio.sleep(0)  # the second request is submitted at its task's first turn
+    lost = await begun(engine, "lost")
+    kept = engine.generate(request("kept", prompt=prompts["kept"], max_tokens=None))
+    tokens = tokens_of([await soon(anext(kept))])
+    waiting = [
+        asyncio.create_task(answer(engine, n, prompt=prompts[n], max_tokens=40))
+        for n in ("waits", "waits too")
+    ]
+    await asyncio.sleep(0)  # each task submits at its first turn
     process.send_signal(number)
     with pytest.raises(
-        EngineDied, match=f"the engine process died .*signal {int(number)}.*; the request was lost"
+        EngineDied, match=f"the engine process died .*signal {int(number)}.* begun this answer"
     ):
-        await soon(exhaust(stream))
-    with pytest.raises(EngineDied):
-        await soon(waiting)
+        await soon(exhaust(lost))
     assert engine.state is EngineState.LOADING
-    with pytest.raises(EngineDied, match="the engine is not ready: restarting after"):
-        await answer(engine, "too early")
-    await soon(engine.ready())
-    assert len(tokens_of(await soon(answer(engine, "new")))) == 8
+    late = await soon(answer(engine, "late", prompt=prompts["late"], max_tokens=40))
+    assert tokens_of(late) == alone["late"]
     (again,) = engine_processes()
     assert again.pid != process.pid
+    while len(tokens) < 40:
+        tokens += (await soon(anext(kept))).token_ids
+    assert tokens[:40] == alone["kept"]
+    await kept.aclose()
+    assert [tokens_of(await soon(task)) for task in waiting] == [alone["waits"], alone["waits too"]]
     assert psutil.Process().num_fds() == n_open
+
+
+async def test_a_whole_answer_is_continued_whatever_its_sampling(engine: EngineClient) -> None:
+    """Nobody has seen its beginning."""
+    stream = await begun(engine, "r", whole=True, max_tokens=3000)
+    engine_processes()[0].kill()
+    events = [event async for event in stream]
+    assert len(tokens_of(events)) == 2999
+    assert (events[-1].finish_reason, events[-1].completion_tokens) == (FinishReason.LENGTH, 3000)
+
+
+async def test_questions_are_asked_again(engine: EngineClient) -> None:
+    expected = await soon(engine.tokenize("hello", add_special=True, parse_special=True))
+    (process,) = engine_processes()
+    process.suspend()
+    tokens = asyncio.create_task(engine.tokenize("hello", add_special=True, parse_special=True))
+    pieces = asyncio.create_task(engine.pieces([1]))
+    await asyncio.sleep(0)  # each task asks at its first turn
+    process.kill()
+    assert await soon(tokens) == expected
+    assert await soon(pieces) == [b"<s>"]
+
+
+async def test_a_request_that_is_given_up_during_the_restart_is_not_computed(engine: EngineClient) -> None:
+    stream = engine.generate(request("dropped", max_tokens=None))
+    taken = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)  # it submits at its task's first turn
+    (process,) = engine_processes()
+    process.kill()
+    await until(lambda: engine.state is not EngineState.READY, "seen to be dead")
+    taken.cancel()
+    await asyncio.gather(taken, return_exceptions=True)
+    assert len(tokens_of(await soon(answer(engine, "r")))) == 8
+    assert engine.stats.n_generated_tokens <= 8
+
+
+async def test_an_answer_outlasts_the_absence_of_a_worker(
+    start: Start, tiny_model: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "MAX_RESTARTS", 10_000)
+    endpoint = f"127.0.0.1:{free_ports(1)[0]}"
+    command = [sys.executable, "-m", "vram_llm", "worker", "--listen", endpoint, "--threads", "1"]
+    with worker_process(command) as worker:
+        await_listening(endpoint, worker)
+        plan = make_plan(
+            detection.analyze(str(tiny_model)),
+            Machine(devices=rpc.devices((endpoint,)), host=host),
+            Workload(n_ctx=32768, tensor_split=TensorSplit((1,)), reserve_bytes=0),
+        )
+        engine = start(plan)
+        await soon(engine.ready())
+        stream = await begun(engine, "r", whole=True)
+        worker.kill()
+        await until(lambda: f"no worker answers at {endpoint}" in engine.detail, "a load without the worker")
+    with worker_process(command):
+        await soon(engine.ready())
+        assert len([await soon(anext(stream)) for _ in range(50)]) == 50
+        await stream.aclose()
+        await soon(engine.stop())
+
+
+async def test_the_request_that_engines_die_of_is_refused_and_the_others_go_on(
+    start: Start, plan_on_cpu: PlanOnCpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "worker.py").write_text(_POISONED)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path}/worker.py "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    engine = start(plan_on_cpu(parallel=4, n_ctx=4096))
+    await soon(engine.ready())
+    names = ["a", "b", "poison", "c", "d", "e"]
+    tasks = [asyncio.create_task(answer(engine, name, max_tokens=40)) for name in names]
+    outcomes = dict(zip(names, await soon(asyncio.gather(*tasks, return_exceptions=True)), strict=True))
+    refusal = outcomes.pop("poison")
+    assert isinstance(refusal, PoisonRequest)
+    assert "died 2 times while it computed this request" in str(refusal)
+    for events in outcomes.values():
+        assert not isinstance(events, BaseException), events
+        assert len(tokens_of(events)) == 40
+    assert len(engine._restarts) == 2
 
 
 async def test_an_engine_that_keeps_dying_is_given_up(

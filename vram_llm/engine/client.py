@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from uuid import uuid4
 
 from vram_llm.engine import wire
@@ -18,7 +18,6 @@ from vram_llm.units import MIB
 MAX_WAITING = 256  # requests that wait; further ones are refused
 MAX_IMAGES_BYTES = 256 * MIB  # image files of all requests in flight, twice the largest request's
 _REFUSALS = (RequestError.code, ContextExceeded.code)
-_Answer = wire.Tokens | wire.Pieces | wire.Embedded
 
 
 class EngineClient(EngineProcess):
@@ -34,35 +33,30 @@ class EngineClient(EngineProcess):
         super().__init__(plan, model_name, lambda: on_state(self))
         self.stats = EngineStats()
         self._tick_ids: list[str] = []  # the requests of the columns of DecodeTicks
-        self._streams: dict[str, asyncio.Queue[TokenEvent | VramLLMError]] = {}
-        self._answers: dict[str, asyncio.Future[_Answer]] = {}
         self._seconds_per_request: float | None = None
         self._images_bytes = 0
-
-    @property
-    def _n_requests(self) -> int:
-        return len(self._streams) + len(self._answers)
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new requests; give those in flight `grace_s` to finish, then end them with EngineDied."""
         self._set_state(EngineState.STOPPING, "shutting down")
-        if self._n_requests and grace_s:
+        if self._in_flight and grace_s:
             log.warning(
                 "waiting up to %.0f s for %d requests in flight; Ctrl+C again ends them now",
                 grace_s,
-                self._n_requests,
+                len(self._in_flight),
             )
         deadline = time.monotonic() + grace_s
-        while self._n_requests and time.monotonic() < deadline:
+        while self._in_flight and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-        self._fail_all(EngineDied("the server is shutting down"))
+        self._in_flight.fail_all(EngineDied("the server is shutting down"))
 
     # -- requests --------------------------------------------------------------------------------
 
     async def generate(self, request: Request) -> AsyncGenerator[TokenEvent, None]:
         """Events of `request`; the last has a finish reason. Closing the iterator early cancels the request.
 
-        Raises EngineDied, Overloaded, RequestError (ContextExceeded among them).
+        If the engine dies, the next one begins or continues the answer, see in_flight.py. Raises EngineDied,
+        Overloaded, RequestError (ContextExceeded and PoisonRequest among them).
         """
         self._admit()
         started = time.monotonic()
@@ -70,12 +64,10 @@ class EngineClient(EngineProcess):
         finished = False
         with self._count_images(request.images):
             try:
-                self._send(wire.Submit(request))
-                self._streams[request.id] = events
+                self._in_flight.add(wire.Submit(request), events.put_nowait)
                 while not finished:
                     event = await events.get()
                     if isinstance(event, VramLLMError):
-                        finished = True
                         raise event
                     finished = event.finish_reason is not None
                     if event.finish_reason is FinishReason.ERROR and event.error_code in _REFUSALS:
@@ -84,15 +76,15 @@ class EngineClient(EngineProcess):
                         self._note_duration(time.monotonic() - started)
                     yield event
             finally:
-                if self._streams.pop(request.id, None) is not None and not finished:
-                    self._send(wire.Cancel(request.id))
+                self._in_flight.drop(request.id)
 
     async def tokenize(
         self, text: str, *, add_special: bool, parse_special: bool, images: tuple[Image, ...] = ()
     ) -> list[int]:
         """The token ids of `text`, see llama.vocab.Vocab; -1 for each row of an image.
 
-        Raises EngineDied; with images also Overloaded, and RequestError for an image that cannot be read.
+        Raises EngineDied, PoisonRequest; with images also Overloaded, and RequestError for an image that
+        cannot be read.
         """
         with self._count_images(images):
             answer = await self._ask(wire.Tokenize(uuid4().hex, text, add_special, parse_special, images))
@@ -102,7 +94,10 @@ class EngineClient(EngineProcess):
         return answer.tokens
 
     async def pieces(self, tokens: list[int]) -> list[bytes]:
-        """The bytes of each of `tokens`, which have to be in the vocabulary. Raises EngineDied."""
+        """The bytes of each of `tokens`, which have to be in the vocabulary.
+
+        Raises EngineDied, PoisonRequest.
+        """
         answer = await self._ask(wire.Detokenize(uuid4().hex, tokens))
         assert isinstance(answer, wire.Pieces)
         return answer.pieces
@@ -111,41 +106,47 @@ class EngineClient(EngineProcess):
         """The vectors or scores of the request's inputs. Cancelling the waiting task cancels the request.
 
         Only for a model whose plan has a pooling. Raises EngineDied, Overloaded, RequestError
-        (ContextExceeded).
+        (ContextExceeded, PoisonRequest).
         """
         self._admit()
-        try:
-            answer = await self._ask(wire.Embed(request))
-        except asyncio.CancelledError:
-            self._send(wire.Cancel(request.id))
-            raise
+        answer = await self._ask(wire.Embed(request))
         assert isinstance(answer, wire.Embedded)
         if answer.error is not None:
             raise _refusal(answer, answer.n_tokens[0] if answer.n_tokens else 0)
         return answer
 
-    async def _ask(self, question: wire.Tokenize | wire.Detokenize | wire.Embed) -> _Answer:
+    async def _ask(self, question: wire.Tokenize | wire.Detokenize | wire.Embed) -> wire.Answer:
         self._check_ready()
-        answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
-        self._answers[question.id] = answer
+        answer: asyncio.Future[wire.Answer] = asyncio.get_running_loop().create_future()
+
+        def settle(result: wire.Answer | VramLLMError) -> None:
+            if answer.done():  # cancelled
+                return
+            if isinstance(result, VramLLMError):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
         try:
-            self._send(question)
+            self._in_flight.add(question, settle)
             return await answer
         finally:
-            del self._answers[question.id]
+            self._in_flight.drop(question.id)
 
     # -- limits ----------------------------------------------------------------------------------
 
     def _check_ready(self) -> None:
-        if self.state is not EngineState.READY:
+        """Raises EngineDied unless there is an engine, or the next one is about to be there."""
+        restarts = self.state is EngineState.LOADING and self.info is not None
+        if self.state is not EngineState.READY and not restarts:
             raise EngineDied(f"the engine is not ready: {self.detail}")
 
     def _admit(self) -> None:
         """Raises EngineDied, Overloaded."""
         self._check_ready()
         limit = self.plan.context.parallel + MAX_WAITING
-        if self._n_requests >= limit:
-            raise self._overloaded(f"{self._n_requests} requests are in flight and {limit} is the most")
+        if len(self._in_flight) >= limit:
+            raise self._overloaded(f"{len(self._in_flight)} requests are in flight and {limit} is the most")
 
     @contextlib.contextmanager
     def _count_images(self, images: tuple[Image, ...]) -> Iterator[None]:
@@ -163,7 +164,7 @@ class EngineClient(EngineProcess):
             self._images_bytes -= n_bytes
 
     def _overloaded(self, reason: str) -> Overloaded:
-        n_rounds = self._n_requests / self.plan.context.parallel
+        n_rounds = len(self._in_flight) / self.plan.context.parallel
         retry_after_s = max(1.0, n_rounds * (self._seconds_per_request or 1.0))
         return Overloaded(f"{reason}; try again in {retry_after_s:.0f} s", retry_after_s)
 
@@ -177,30 +178,20 @@ class EngineClient(EngineProcess):
         match message:
             case wire.StepEvents(events, stats):
                 self.stats = stats
-                self._deliver(events)
+                self._in_flight.deliver(events)
             case DecodeTick(texts, tokens, ids):
                 self._tick_ids = ids or self._tick_ids
                 columns = zip(self._tick_ids, texts, tokens, strict=True)
-                self._deliver(TokenEvent(id=i, text=text, token_ids=(token,)) for i, text, token in columns)
-            case wire.Tokens(question) | wire.Pieces(question) | wire.Embedded(question):
-                if (waiting := self._answers.get(question)) is not None and not waiting.done():
-                    waiting.set_result(message)
+                self._in_flight.deliver(
+                    TokenEvent(id=i, text=text, token_ids=(token,)) for i, text, token in columns
+                )
+            case wire.Waiting(ids):
+                self._in_flight.waiting = frozenset(ids)
+            case wire.Tokens() | wire.Pieces() | wire.Embedded():
+                self._in_flight.answer(message)
             case _:
                 return False
         return True
-
-    def _deliver(self, events: Iterable[TokenEvent]) -> None:
-        for event in events:
-            stream = self._streams.get(event.id)
-            if stream is not None:  # else it was cancelled while the event was on its way
-                stream.put_nowait(event)
-
-    def _fail_all(self, error: VramLLMError) -> None:
-        for stream in self._streams.values():
-            stream.put_nowait(error)
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(error)
 
 
 def _refusal(answer: TokenEvent | wire.Embedded, n_tokens: int) -> RequestError:

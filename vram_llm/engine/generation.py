@@ -51,6 +51,16 @@ class Generation:
     token_rules: TokenRules | None = None
     prompt_likelihoods: list[Likelihood] = field(default_factory=list)
 
+    def resume(self, tokens: Rows[int]) -> None:
+        """Take in the tokens that an earlier engine wrote. Their text was sent."""
+        for token in tokens:
+            self.text.push(token)
+            self.advance_token_rules(token)
+        if self.constraint is not None:
+            self.constraint.accept_all(list(tokens))
+        if not self.request.sampling.mirostat:  # its state depends on logits that are gone
+            self.sampler.resume(tokens)
+
     def draft(self, sequence: Sequence, most: int) -> list[int]:
         """At most `most` tokens that may follow, by prompt lookup; empty if drafts do not pay."""
         if self.lookup is None or most < 1:

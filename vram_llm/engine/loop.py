@@ -1,5 +1,6 @@
 """The engine's step over one loaded model: schedule, run, deliver."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from vram_llm.engine.batch_runner import BatchRunner, StepCosts
@@ -39,9 +40,15 @@ class Loop:
     """Continuous batching over `model`. Not thread-safe: one thread submits, cancels and steps.
 
     `draft` is a model with the same vocabulary that drafts tokens; `model` must be able to rewind.
+    `on_waiting` gets the ids of all requests that wait for a slot, before each step where they have changed.
     """
 
-    def __init__(self, model: LoadedModel, draft: LoadedModel | None = None) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        draft: LoadedModel | None = None,
+        on_waiting: Callable[[list[str]], None] = lambda _: None,
+    ) -> None:
         context, target_s = model.plan.context, model.plan.serving.itl_target_ms / 1000
         self.recorder = StatsRecorder()
         self._model = model
@@ -55,7 +62,7 @@ class Loop:
         )
         self._costs = costs
         self._scheduler = Scheduler(
-            self._cache, costs.prefill, context.parallel, model.n_batch, context.n_outputs
+            self._cache, costs.prefill, context.parallel, model.n_batch, context.n_outputs, on_waiting
         )
         self._runner = BatchRunner(model, self._cache, self._scheduler, costs, self.recorder)
         self._new = NewRequests(model, self._device_slots, row_cost, costs.drafts)
@@ -153,6 +160,7 @@ class Loop:
         begun = self._begin_ready() if self._new else []
         self._scheduler.make_room()
         groups = by_adapters(self._scheduler.schedule())
+        self._scheduler.report_waiting()
         events = begun + [event for chunks in groups for event in self._run_group(chunks)]
         if len(groups) == 1 and len(groups[0]) == len(self._scheduler.running):
             self._steady = self._steady_after(groups[0])
@@ -163,6 +171,8 @@ class Loop:
         sequence, generation = new
         self._generations[sequence.id] = generation
         self._scheduler.submit(sequence)
+        if not self._scheduler.may_admit:
+            self._scheduler.report_waiting()
         return progress_event(sequence) if sequence.reports_progress else None
 
     def _begin_ready(self) -> list[TokenEvent]:

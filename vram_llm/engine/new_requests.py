@@ -110,15 +110,16 @@ class NewRequests:
             draft_stats=SequenceDraftStats(draft_costs) if draft_costs is not None else None,
             token_rules=token_rules(model.vocab, request),
         )
+        generation.resume(request.written)
         config = None if self._device_slots is None else self._device_slots.config_of(request)
         sequence = Sequence(
             request.id,
-            tokens,
+            [*tokens, *request.written],
             len(tokens),
             most if request.max_tokens is None else min(request.max_tokens, most),
             request.adapters,
             request.namespace,
-            wants_prompt_logprobs=request.prompt_logprobs is not None,
+            wants_prompt_logprobs=request.prompt_logprobs is not None and not request.written,
             images=prompt.images,
             device_sampler=config,
             may_take_host=config is not None and request.sampling.seed is None,

@@ -127,7 +127,8 @@ class Request:
     in the order of `at`, stand in a text prompt. The answer ends with a token of `stop_token_ids`, which is
     not shown; the first `min_tokens` tokens are neither such a token nor the model's own end. With
     `reports_progress` there are events when the request is accepted and after each step that computes a part
-    of its prompt.
+    of its prompt. `whole`: the client gets the answer at its end. `written` are the tokens of the answer that
+    an engine wrote before it died: the next one continues after them.
     """
 
     id: str
@@ -150,6 +151,15 @@ class Request:
     suffix: str | None = None
     images: tuple[Image, ...] = ()
     reports_progress: bool = False
+    whole: bool = False
+    written: tuple[int, ...] = ()
+
+    @property
+    def can_resume(self) -> bool:
+        """True if another engine may continue the answer: the same one, or one that nobody saw begin."""
+        sampling = self.sampling
+        is_repeatable = sampling.seed is not None and not (sampling.mirostat or sampling.xtc_probability > 0)
+        return self.whole or sampling.temperature <= 0 or is_repeatable
 
     @property
     def has_token_rules(self) -> bool:

@@ -7,7 +7,7 @@ youngest is preempted: it gives its cells back and waits, ahead of all that arri
 """
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,7 +41,8 @@ class PrefillPolicy(Protocol):
 class Scheduler:
     """Shares the cells of `cache` among at most `parallel` sequences.
 
-    A step computes at most `max_rows` tokens and has at most `max_outputs` rows of logits.
+    A step computes at most `max_rows` tokens and has at most `max_outputs` rows of logits. `on_waiting` gets
+    the ids of all sequences that wait, see `report_waiting`.
     """
 
     cache: SlotCache
@@ -49,10 +50,12 @@ class Scheduler:
     parallel: int
     max_rows: int
     max_outputs: int
+    on_waiting: Callable[[list[str]], None] = lambda _: None
     waiting: list[Sequence] = field(default_factory=list)  # by arrival
     running: list[Sequence] = field(default_factory=list)  # by arrival
     n_preemptions: int = 0
     _n_arrived: int = 0
+    _reported: list[str] = field(default_factory=list)
 
     @property
     def n_cells_wanted(self) -> int:
@@ -69,6 +72,13 @@ class Scheduler:
         self._n_arrived += 1
         sequence.arrival = self._n_arrived
         self.waiting.append(sequence)
+
+    def report_waiting(self) -> None:
+        """Call `on_waiting` if other sequences wait than at the last call."""
+        waiting = [sequence.id for sequence in self.waiting]
+        if waiting != self._reported:
+            self._reported = waiting
+            self.on_waiting(waiting)
 
     def find(self, request_id: str) -> Sequence | None:
         """The sequence of a request, running or waiting."""

@@ -1,7 +1,7 @@
 """Supervision of the engine process: start it, watch it, start it again after it died, end it.
 
-A death costs the requests in flight, which get EngineDied. The engine is started again with the same plan,
-and the API reports "loading" meanwhile.
+The engine is started again with the same plan, and the API reports "loading" meanwhile. Requests in flight go
+to the next engine as far as they can (in_flight.py).
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from vram_llm.engine import wire
+from vram_llm.engine.in_flight import RequestsInFlight
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.errors import EngineDied, VramLLMError
 from vram_llm.planner.types import Plan
@@ -42,6 +43,7 @@ class EngineProcess(ABC):
         self.detail = "starting"
         self.failure: VramLLMError | None = None  # why it is DEAD
         self.load_fraction = 0.0
+        self._in_flight = RequestsInFlight(self._send)
         self._model_name = model_name
         self._on_change = on_change
         self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
@@ -54,10 +56,6 @@ class EngineProcess(ABC):
     @abstractmethod
     def _receive(self, message: wire.FromEngine) -> bool:
         """Take a message about requests; False for any other message."""
-
-    @abstractmethod
-    def _fail_all(self, error: VramLLMError) -> None:
-        """End all requests in flight with `error`."""
 
     @property
     def pid(self) -> int | None:
@@ -81,7 +79,7 @@ class EngineProcess(ABC):
     async def stop(self) -> None:
         """End the process and wait until it is gone."""
         self._set_state(EngineState.STOPPING, "shutting down")
-        self._fail_all(EngineDied("the server is shutting down"))
+        self._in_flight.fail_all(EngineDied("the server is shutting down"))
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
@@ -102,11 +100,15 @@ class EngineProcess(ABC):
         try:
             while True:
                 failure = await self._run_once()
-                self._fail_all(EngineDied(f"the engine process died ({failure}); the request was lost"))
                 if not self._may_restart(failure):
                     self.failure = failure
+                    lost = (
+                        f"the engine process died ({failure}) and is not started again; the request was lost"
+                    )
+                    self._in_flight.fail_all(EngineDied(lost))
                     self._set_state(EngineState.DEAD, str(failure))
                     return
+                self._in_flight.note_death(failure)
                 delay_s = min(2.0 ** (len(self._restarts) - 1), 30.0) / 2
                 self._set_state(EngineState.LOADING, f"restarting after: {failure}")
                 log.error("%s; starting the engine again in %.1f s", failure, delay_s)
@@ -115,7 +117,7 @@ class EngineProcess(ABC):
         except Exception as error:  # a bug here must not leave the API waiting for ever
             log.exception("the engine's supervisor failed")
             self.failure = EngineDied(f"the engine could not be started: {error}")
-            self._fail_all(self.failure)
+            self._in_flight.fail_all(self.failure)
             self._set_state(EngineState.DEAD, str(self.failure))
 
     def _may_restart(self, failure: VramLLMError) -> bool:
@@ -178,6 +180,7 @@ class EngineProcess(ABC):
                     case wire.Ready(info):
                         self.info = info
                         self._set_state(EngineState.READY, "")
+                        self._in_flight.note_ready()
                     case wire.Notice(text):
                         notices.info(text)
                     case wire.Failed(text, exit_code):

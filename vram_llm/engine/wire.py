@@ -26,6 +26,10 @@ class Submit(msgspec.Struct, tag=True):
 
     request: Request
 
+    @property
+    def id(self) -> str:
+        return self.request.id
+
 
 class Embed(msgspec.Struct, tag=True):
     """Texts to embed. Answered by Embedded with the request's id."""
@@ -89,6 +93,12 @@ class Notice(msgspec.Struct, tag=True):
     text: str
 
 
+class Waiting(msgspec.Struct, tag=True):
+    """All requests that wait for a slot; the engine works on the others that it was sent."""
+
+    ids: list[str]
+
+
 class Tokens(msgspec.Struct, tag=True):
     """Answers Tokenize. `error`, with `error_param`, is set if an image cannot be read."""
 
@@ -128,8 +138,10 @@ class Failed(msgspec.Struct, tag=True):
     exit_code: int
 
 
-ToEngine = Start | Submit | Embed | Cancel | Tokenize | Detokenize | Stop
-FromEngine = Loading | Ready | StepEvents | DecodeTick | Notice | Tokens | Pieces | Embedded | Failed
+Question = Submit | Embed | Tokenize | Detokenize
+Answer = Tokens | Pieces | Embedded
+ToEngine = Start | Question | Cancel | Stop
+FromEngine = Loading | Ready | StepEvents | DecodeTick | Waiting | Notice | Answer | Failed
 
 _HEADER = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size

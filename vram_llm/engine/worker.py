@@ -54,7 +54,7 @@ class Worker:
         model, draft = self._load(start.plan)
         self._channel.send(wire.Ready(_model_info(model, draft, start.model_name)))
         if start.plan.context.pooling is None:
-            self._generate(Loop(model, draft), model)
+            self._generate(Loop(model, draft, lambda ids: self._channel.send(wire.Waiting(ids))), model)
         else:
             self._embed(Embedder(model), model)
 

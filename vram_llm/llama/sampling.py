@@ -172,6 +172,10 @@ class SamplerChain:
         C.llama_sampler_accept(self._chain, token)
         return token
 
+    def resume(self, token: int) -> None:
+        """Remember a token that another chain with the same parameters sampled, and draw as it did for it."""
+        self.sample_among(np.array([token]), np.zeros(1, np.float32))
+
     def filtered(self, logits: npt.NDArray[np.float32]) -> dict[int, float]:
         """Tokens that pass a chain which has only filters, and their logits after it."""
         candidates = np.zeros(len(logits), _CANDIDATE)

@@ -9,7 +9,14 @@ from starlette.responses import Response
 
 from vram_llm.chat.template import TemplateRefusal
 from vram_llm.engine.request import FinishReason, TokenEvent
-from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, VramLLMError
+from vram_llm.errors import (
+    ContextExceeded,
+    EngineDied,
+    Overloaded,
+    PoisonRequest,
+    RequestError,
+    VramLLMError,
+)
 
 
 class UnknownParameter(RequestError):
@@ -138,6 +145,7 @@ ANSWERS: dict[type[Exception], ErrorKind] = {
     RequestError: ErrorKind(status=400, type=_INVALID),
     TemplateRefusal: ErrorKind(status=400, type=_INVALID),
     ContextExceeded: ErrorKind(status=400, type=_INVALID),
+    PoisonRequest: ErrorKind(status=500, type="server_error", retry=False),
     UnknownParameter: ErrorKind(status=400, type=_INVALID),
     NotSupported: ErrorKind(status=400, type=_INVALID),
     MissingField: ErrorKind(status=400, type=_INVALID),

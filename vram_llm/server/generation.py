@@ -66,6 +66,7 @@ def engine_requests(
         adapters=info.adapters_used,
         namespace=current_key.get().cache_namespace,
         reports_progress=bool(fields.stream),
+        whole=not fields.stream,
     )
     return [
         replace(

@@ -89,6 +89,7 @@ class DeviceSamplerSlots:
                 sampler = DeviceSampler(
                     self._model, sequence.device_sampler, generation.request.sampling.seed
                 )
+                sampler.resume(generation.request.written)
                 generation.sampler = sampler
             sampler.bind(slot)
         self._bound[slot] = generation

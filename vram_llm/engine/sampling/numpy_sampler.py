@@ -19,7 +19,8 @@ class NumpySampler:
 
     def __init__(self, *, temperature: float, top_p: float, min_p: float, seed: int, top_k: int = 0) -> None:
         self._temperature, self._top_k, self._top_p, self._min_p = temperature, top_k, top_p, min_p
-        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._bits = np.random.PCG64(seed)
+        self._random = np.random.Generator(self._bits)
 
     def __call__(self, logits: Logits) -> int:
         """The index in `logits` of the token drawn."""
@@ -28,6 +29,10 @@ class NumpySampler:
         drawn = int(np.searchsorted(reached, self._random.random() * reached[-1], side="right"))
         drawn = min(drawn, len(reached) - 1)  # the product may round up to the sum
         return drawn if indices is None else int(indices[drawn])
+
+    def skip(self, n: int) -> None:
+        """Leave out `n` draws."""
+        self._bits.advance(n)
 
     def filtered(self, logits: Logits) -> tuple[Indices | None, Logits]:
         """Indices that pass the filters, ascending (None: all), and their weights after the temperature."""

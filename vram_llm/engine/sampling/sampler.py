@@ -4,6 +4,8 @@ A grammar may allow only a few tokens: then only their logits are read. A reques
 no logits on the host: its sampler fetches the token.
 """
 
+from collections.abc import Sequence
+
 from vram_llm.engine.sampling.numpy_sampler import Indices, NumpySampler
 from vram_llm.engine.sampling.sampler_chains import device_chain
 from vram_llm.engine.sequence import DeviceSamplerConfig
@@ -36,6 +38,15 @@ class Sampler:
             logits = logits[allowed]
         index = int(logits.argmax()) if method is None else method(logits)
         return index if allowed is None else int(allowed[index])
+
+    def resume(self, tokens: Sequence[int]) -> None:
+        """Take in tokens that an earlier engine sampled: penalties and random draws continue after them."""
+        method = self._method
+        if isinstance(method, SamplerChain):
+            for token in tokens:
+                method.resume(token)
+        elif method is not None:
+            method.skip(len(tokens))
 
     def close(self) -> None:
         """Free llama.cpp's sampler chain. Call it once."""
@@ -76,6 +87,11 @@ class DeviceSampler:
             raise EngineDied("llama.cpp sampled no token on the device where it should have")
         self._model.attached(self.slot).accept(token)
         return token
+
+    def resume(self, tokens: Sequence[int]) -> None:
+        """Take in tokens that an earlier engine sampled. Before the first `bind`."""
+        for token in tokens:
+            self._own.resume(token)
 
     def close(self) -> None:
         """Free its own chain. Once only."""

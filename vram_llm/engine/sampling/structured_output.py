@@ -61,6 +61,12 @@ class Constraint:
         if not self.is_complete:
             self._computing = self._background.submit(self._compute)
 
+    def accept_all(self, tokens: list[int]) -> None:
+        """Take in tokens that an earlier engine wrote under the same grammar."""
+        self._computing.result()
+        self._matcher.consume_tokens(tokens)
+        self._computing = self._background.submit(self._compute)
+
     def allowed_prefix(self, tokens: list[int]) -> list[int]:
         """The longest beginning of `tokens` that the grammar allows."""
         self._computing.result()

@@ -1,0 +1,160 @@
+"""Requests that the engine has not answered in full, and what becomes of them when it dies.
+
+Those of which the client has seen nothing, and those that another engine can continue, are submitted to the
+next engine, in order. The ones that the dead engine worked on go first, one at a time: the next one follows
+once the one before has got past the place of the death. So a request that the engine dies of is alone on
+trial there, and its second death is its end. The others go on.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vram_llm.engine import wire
+from vram_llm.engine.request import TokenEvent
+from vram_llm.errors import EngineDied, PoisonRequest, VramLLMError
+
+MAX_DEATHS = 2  # of engines that worked on a request; it is then refused
+log = logging.getLogger("vram_llm.engine")
+
+
+@dataclass(slots=True, eq=False)
+class RequestInFlight:
+    """A question to the engine. `settle` takes its events or its answer, and the error that ends it.
+
+    `tokens` of its answer were received. `n_deaths` engines died while they worked on it.
+    """
+
+    question: wire.Question
+    settle: Callable[[Any], None]
+    tokens: list[int] = field(default_factory=list)
+    n_deaths: int = 0
+    is_sent: bool = False  # to the engine that runs
+
+    @property
+    def can_resume(self) -> bool:
+        """True if it can be submitted again."""
+        question = self.question
+        return not self.tokens or (isinstance(question, wire.Submit) and question.request.can_resume)
+
+    @property
+    def resumed(self) -> wire.Question:
+        """The question, with the part of its answer that is there."""
+        question = self.question
+        if not self.tokens or not isinstance(question, wire.Submit):
+            return question
+        return wire.Submit(replace(question.request, written=tuple(self.tokens), reports_progress=False))
+
+
+class RequestsInFlight:
+    """All requests in flight, in the order of their arrival. `send` sends a message to the engine."""
+
+    def __init__(self, send: Callable[[wire.ToEngine], None]) -> None:
+        self.waiting: frozenset[str] = frozenset()  # in the engine, for a slot
+        self._send = send
+        self._requests: dict[str, RequestInFlight] = {}
+        self._held: deque[RequestInFlight] = deque()  # to be sent
+        self._on_trial: RequestInFlight | None = None
+        self._has_engine = False
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def add(self, question: wire.Question, settle: Callable[[Any], None]) -> None:
+        """Send a new request as soon as there is an engine for it."""
+        request = RequestInFlight(question, settle)
+        self._requests[question.id] = request
+        self._held.append(request)
+        self._send_held()
+
+    def drop(self, request_id: str) -> None:
+        """Cancel a request, if it is still in flight."""
+        request = self._requests.pop(request_id, None)
+        if request is None:
+            return
+        if request.is_sent and isinstance(request.question, wire.Submit | wire.Embed):
+            self._send(wire.Cancel(request_id))
+        self._end_trial(request)
+
+    def deliver(self, events: Iterable[TokenEvent]) -> None:
+        """Pass on events. Those of requests that were cancelled meanwhile are dropped."""
+        for event in events:
+            request = self._requests.get(event.id)
+            if request is None:
+                continue
+            request.tokens += event.token_ids
+            if event.finish_reason is not None:
+                del self._requests[event.id]
+            request.settle(event)
+            if request is self._on_trial and (event.token_ids or event.finish_reason is not None):
+                self._end_trial(request)
+
+    def answer(self, answer: wire.Answer) -> None:
+        """Pass on the answer to a question."""
+        if (request := self._requests.pop(answer.id, None)) is not None:
+            request.settle(answer)
+            self._end_trial(request)
+
+    def fail_all(self, error: VramLLMError) -> None:
+        """End all requests with `error`."""
+        for request in list(self._requests.values()):
+            self._fail(request, error)
+
+    # -- death and restart -----------------------------------------------------------------------
+
+    def note_death(self, failure: VramLLMError) -> None:
+        """Hold the requests that the next engine can answer, and end the others."""
+        worked_on = [r for i, r in self._requests.items() if r.is_sent and i not in self.waiting]
+        if self._on_trial is not None and self._on_trial in worked_on:
+            worked_on = [self._on_trial]
+        for request in worked_on:
+            request.n_deaths += 1
+        self._has_engine, self._on_trial, self.waiting = False, None, frozenset()
+        for request in list(self._requests.values()):
+            request.is_sent = False
+            if (error := _end_of(request, failure)) is not None:
+                self._fail(request, error)
+        self._held = deque(sorted(self._requests.values(), key=lambda request: request.n_deaths == 0))
+        if self._held:
+            log.warning("requests that go to the next engine: %d", len(self._held))
+
+    def note_ready(self) -> None:
+        """Send the requests that are held to the new engine."""
+        self._has_engine = True
+        self._send_held()
+
+    def _send_held(self) -> None:
+        """Send in order, up to a request on trial."""
+        while self._has_engine and self._on_trial is None and self._held:
+            request = self._held.popleft()
+            if self._requests.get(request.question.id) is request:  # else it was dropped
+                self._send(request.resumed)
+                request.is_sent = True
+                self._on_trial = request if request.n_deaths else None
+
+    def _end_trial(self, request: RequestInFlight) -> None:
+        if request is self._on_trial:
+            self._on_trial = None
+            self._send_held()
+
+    def _fail(self, request: RequestInFlight, error: VramLLMError) -> None:
+        del self._requests[request.question.id]
+        request.settle(error)
+
+
+def _end_of(request: RequestInFlight, failure: VramLLMError) -> VramLLMError | None:
+    """The error that ends a request at the engine's death; None if it goes to the next engine."""
+    if request.n_deaths >= MAX_DEATHS:
+        log.error("request %s is refused: %d engines died of it", request.question.id, MAX_DEATHS)
+        return PoisonRequest(
+            f"the engine process died {MAX_DEATHS} times while it computed this request ({failure}), "
+            "so it is not computed again"
+        )
+    if request.can_resume:
+        return None
+    return EngineDied(
+        f"the engine process died ({failure}) after it had begun this answer; only answers with a seed "
+        "or at temperature 0 are continued, so send the request again"
+    )
