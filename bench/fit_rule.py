@@ -1,4 +1,4 @@
-"""Our plan beside the placements of llama.cpp's --fit and of --n-cpu-moe, on cards that need not be here.
+"""Compare our plan with the placements of llama.cpp's --fit and of --n-cpu-moe, on virtual cards.
 
     python -m bench.fit_rule [--case NAME] [--n-ctx 32768] [--depth 1024]
     python -m bench.fit_rule --model FILE --rig "RTX 3090 + RTX 3060 on 128GiB DDR4-3200 2ch"
@@ -11,8 +11,8 @@ our plan       `vram-llm plan`, as it is, and with --no-op-offload
 --n-cpu-moe    the first N layers' experts on the CPU, layers over the cards in proportion to their free
                memory: with the smallest N that fits, and with as many experts on the CPU as our plan has
 
-Bytes are those of llama.cpp's dry run and, on a card, of what a process takes beside (planner/overhead.py),
-in GiB; in brackets is what a plan may use. Speeds are this project's predictions for each placement, in
+Bytes are those of llama.cpp's dry run and, on a card, of its driver's overhead (planner/overhead.py), in GiB;
+in brackets is what a plan may use. Speeds are this project's predictions for each placement, in
 tokens per second: decode with --depth tokens of context, and prompts of as many tokens. "over" is what a load
 would lack. "sent" means that prompts over weights on the host are computed on the first card (op_offload).
 Below each table are the layers whose experts are not with the layer.

@@ -77,7 +77,7 @@ def own(model: llama_cpp.Llama, context: str, continuation: str) -> float:
     """llama.cpp's log-likelihood of a continuation, by one llama_decode over it and its context."""
     whole = model.tokenize((context + continuation).encode(), add_bos=False)
     n_context = len(model.tokenize(context.encode(), add_bos=False))
-    model.reset()  # type: ignore[no-untyped-call]
+    model.reset()  # type: ignore[no-untyped-call]  # the bindings give it no types
     model.eval(whole)
     logits = model.scores[: len(whole)].astype(np.float64)
     logprobs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)

@@ -85,7 +85,7 @@ def answer(
     loop: Loop, prompt: list[int], recorded: list[int] | None, n_tokens: int, *, drafts: bool
 ) -> float:
     """Seconds from the first token to the last."""
-    Generation.draft = _draft if drafts else lambda *_: []  # type: ignore[method-assign]
+    Generation.draft = _draft if drafts else lambda *_: []  # type: ignore[method-assign]  # or no drafts
     bias = dict.fromkeys(prompt[:24], 8.0) if recorded is None else {}
     sampling = SamplingParams(temperature=0, logit_bias=bias)
     request = Request(id="r", prompt=(1, *prompt), max_tokens=n_tokens, ignore_eos=True, sampling=sampling)

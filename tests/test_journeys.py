@@ -181,7 +181,7 @@ def test_a_file_of_keys_is_read_again(tmp_path: Path) -> None:
         assert "was read again: 2 keys" in served.said()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="by PR_SET_PDEATHSIG")
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_a_busy_engine_ends_with_a_killed_server(tmp_path: Path) -> None:
     with serving(write_llama(tmp_path / "tiny.gguf")) as served:
         served.await_health()

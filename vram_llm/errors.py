@@ -214,7 +214,7 @@ class KeyRequired(VramLLMError):
 
 
 class BadKeysFile(VramLLMError):
-    """A file of API keys that cannot be used, or that has no such name, or has it already."""
+    """A file of API keys is damaged, lacks the key to remove, or already has the name of the key to add."""
 
     exit_code = 64
 

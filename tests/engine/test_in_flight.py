@@ -90,7 +90,7 @@ def test_a_request_that_an_engine_dies_of_alone_is_refused_and_no_other() -> Non
     recorder = Recorder("a", "poison", "c")
     recorder.die()
     recorder.restart()
-    recorder.token("a")  # it goes on beside the trial of "poison"
+    recorder.token("a")  # a new token: "a" did not kill the engine, so "poison" is tried next
     assert recorder.names == ["a", "poison"]
     recorder.die()
     (error,) = recorder.got["poison"]

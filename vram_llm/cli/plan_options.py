@@ -167,9 +167,10 @@ WORKLOAD_OPTIONS = (
     )),
     PlanOption(flags="--n-ubatch -ub --ubatch-size", fields=("n_ubatch",), type=MicroBatchType(),
                metavar="N", has_default=False, help=(
-        "Maximum tokens computed at a time; compute buffers grow with it. Weights on the CPU are read, or "
-        "copied to a card, once for so many tokens of a prompt. auto: up to 8192 if weights are copied and "
-        f"that makes a typical request faster, else {_DEFAULT.DEFAULT_N_UBATCH}.  [default: auto]"
+        "Maximum tokens computed at a time (micro-batch). A larger one takes more memory for compute "
+        "buffers. For a prompt, weights on the CPU are read or copied to a card once for each micro-batch. "
+        "auto: up to 8192 if such copies make a typical request faster, else "
+        f"{_DEFAULT.DEFAULT_N_UBATCH}.  [default: auto]"
     )),
     PlanOption(flags="--kv-unified/--no-kv-unified", fields=("kv_unified",), help=(
         "Share one KV cache between all sequences; one sequence may use all of it. --no-kv-unified gives "

@@ -1,9 +1,9 @@
-"""Requests that the engine has not answered in full, and what becomes of them when it dies.
+"""Requests that the engine has not answered in full, and what happens to them when it dies.
 
-Those of which the client has seen nothing, and those that another engine can continue, are submitted to the
-next engine, in order. The ones that the dead engine worked on go first, one at a time: the next one follows
-once the one before has got past the place of the death. So a request that the engine dies of is alone on
-trial there, and its second death is its end. The others go on.
+Requests whose client has seen nothing, and those that another engine can continue, are submitted to the next
+engine, in order. The requests that the dead engine worked on go first, one at a time, on trial: the next one
+follows when the one before has a new token. So a request that kills the engine is alone when it does so again,
+and is refused then. The others go on.
 """
 
 import logging
