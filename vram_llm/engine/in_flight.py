@@ -2,8 +2,8 @@
 
 Requests whose client has seen nothing, and those that another engine can continue, are submitted to the next
 engine, in order. The requests that the dead engine worked on go first, one at a time, on trial: the next one
-follows when the one before has a new token. So a request that kills the engine is alone when it does so again,
-and is refused then. The others go on.
+follows when the one before has a new token. So a request that kills the engine is alone when it does so
+again, and is refused then. The others go on.
 """
 
 import logging
