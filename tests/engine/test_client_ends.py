@@ -1,11 +1,13 @@
 """The client when its engine process dies, hangs, or is stopped: nothing is left behind."""
 
 import asyncio
+import errno
+import os
 import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -15,13 +17,13 @@ from tests.engine.clients import answer, begun, exhaust, refusal_of, request, wi
 from tests.engine.harness import EXACT, Start, engine_processes, tokens_of, write_f32
 from tests.patience import PATIENCE_S, soon, until
 from tests.workers import await_listening, free_ports, worker_process
-from vram_llm.engine import supervisor
+from vram_llm.engine import client, restart_policy, supervisor
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import FinishReason
 from vram_llm.errors import (
     EngineDied,
-    ModelRefused,
+    Overloaded,
     PoisonRequest,
 )
 from vram_llm.llama import rpc
@@ -126,10 +128,7 @@ async def test_a_request_that_is_given_up_during_the_restart_is_not_computed(eng
     assert engine.stats.n_generated_tokens <= 8
 
 
-async def test_an_answer_outlasts_the_absence_of_a_worker(
-    start: Start, tiny_model: Path, host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "MAX_RESTARTS", 10_000)
+async def test_an_answer_outlasts_the_absence_of_a_worker(start: Start, tiny_model: Path, host: Host) -> None:
     endpoint = f"127.0.0.1:{free_ports(1)[0]}"
     command = [sys.executable, "-m", "vram_llm", "worker", "--listen", endpoint, "--threads", "1"]
     with worker_process(command) as worker:
@@ -170,13 +169,13 @@ async def test_the_request_that_engines_die_of_is_refused_and_the_others_go_on(
     for events in outcomes.values():
         assert not isinstance(events, BaseException), events
         assert len(tokens_of(events)) == 40
-    assert len(engine._restarts) == 2
+    assert engine._restarts.n_crashes == 2
 
 
 async def test_an_engine_that_keeps_dying_is_given_up(
     start: Start, plan_on_cpu: PlanOnCpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "MAX_RESTARTS", 1)
+    monkeypatch.setattr(restart_policy, "MAX_CRASHES", 1)
     engine = start(plan_on_cpu())
     for _ in range(2):
         await soon(engine.ready())
@@ -185,23 +184,52 @@ async def test_an_engine_that_keeps_dying_is_given_up(
         process.kill()
         with pytest.raises(EngineDied):
             await soon(exhaust(stream))
-    assert isinstance(await refusal_of(engine), EngineDied)
+    refusal = await refusal_of(engine)
+    assert isinstance(refusal, EngineDied)
+    assert "died 2 times within 10 minutes while it served, at last: engine process ended" in str(refusal)
     with pytest.raises(EngineDied, match="the engine is not ready"):
         await answer(engine, "late")
 
 
-async def test_a_model_that_is_gone_at_the_restart_is_reported(
+async def test_requests_that_arrive_while_the_file_is_away_are_answered_once_it_is_back(
     start: Start, plan_on_cpu: PlanOnCpu, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "MAX_RESTARTS", 1)
-    path = tmp_path / "moved.gguf"
+    monkeypatch.setattr(restart_policy, "MAX_CRASHES", 1)  # failed loads are none
+    monkeypatch.setattr(client, "MAX_WAITING", 0)
+    path, away = tmp_path / "moved.gguf", tmp_path / "away.gguf"
     path.write_bytes(tiny_model.read_bytes())
-    engine = start(with_path(plan_on_cpu(), path))
+    engine = start(with_path(plan_on_cpu(parallel=2), path))
     await soon(engine.ready())
-    path.unlink()
+    path.rename(away)
     engine_processes()[0].kill()
-    await until(lambda: engine.state is not EngineState.READY, "seen to be dead")
-    assert isinstance(await refusal_of(engine), ModelRefused)
+    await until(lambda: engine._restarts.n_attempts > 3, "three failed loads")
+    assert "will not load moved.gguf" in engine.detail
+    early = [asyncio.create_task(answer(engine, name)) for name in ("a", "b")]
+    await asyncio.sleep(0)  # each submits at its task's first turn
+    for late in (answer(engine, "c"), engine.tokenize("hi", add_special=True, parse_special=True)):
+        with pytest.raises(Overloaded, match="2 requests are in flight and 2 is the most") as full:
+            await soon(late)
+        assert full.value.retry_after_s >= 1
+    away.rename(path)
+    assert [len(tokens_of(await soon(task))) for task in early] == [8, 8]
+
+
+async def test_an_engine_that_no_descriptor_is_left_for_is_started_later(
+    engine: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, limit = asyncio.create_subprocess_exec, iter((errno.EMFILE, errno.EAGAIN))
+
+    async def scarce(*args: Any, **options: Any) -> asyncio.subprocess.Process:
+        if (number := next(limit, None)) is not None:
+            raise OSError(number, os.strerror(number))
+        return await real(*args, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", scarce)
+    n_open = psutil.Process().num_fds()
+    engine_processes()[0].kill()
+    await until(lambda: "could not be started: [Errno 24]" in engine.detail, "a start that failed")
+    assert len(tokens_of(await soon(answer(engine, "r")))) == 8
+    assert psutil.Process().num_fds() == n_open
 
 
 async def test_a_log_line_too_long_to_keep_does_not_end_the_reading(plan_on_cpu: PlanOnCpu) -> None:

@@ -26,7 +26,7 @@ async def test_ready(client: httpx.AsyncClient) -> None:
 async def test_not_ready(
     client: httpx.AsyncClient, engine: FakeEngine, path: str, state: EngineState, detail: str, message: str
 ) -> None:
-    engine.state, engine.detail = state, detail
+    engine.state, engine.detail, engine.info = state, detail, None
     body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
     response = await (client.get(path) if path == "/health" else client.post(path, json=body))
     assert response.status_code == 503
@@ -35,3 +35,12 @@ async def test_not_ready(
     }
     again = state is EngineState.LOADING
     assert ("retry-after" in response.headers, "x-should-retry" in response.headers) == (again, not again)
+
+
+async def test_requests_during_a_restart_are_queued(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.state, engine.detail = EngineState.LOADING, "restarting again in 4 s after: signal 9 (attempt 4)"
+    health = await client.get("/health")
+    assert health.status_code == 503
+    assert health.json()["error"]["message"] == ("Restarting again in 4 s after: signal 9 (attempt 4)")
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+    assert (await client.post("/v1/chat/completions", json=body)).status_code == 200

@@ -83,8 +83,7 @@ class EngineClient(EngineProcess):
     ) -> list[int]:
         """The token ids of `text`, see llama.vocab.Vocab; -1 for each row of an image.
 
-        Raises EngineDied, PoisonRequest; with images also Overloaded, and RequestError for an image that
-        cannot be read.
+        Raises EngineDied, Overloaded, PoisonRequest, and RequestError for an image that cannot be read.
         """
         with self._count_images(images):
             answer = await self._ask(wire.Tokenize(uuid4().hex, text, add_special, parse_special, images))
@@ -96,7 +95,7 @@ class EngineClient(EngineProcess):
     async def pieces(self, tokens: list[int]) -> list[bytes]:
         """The bytes of each of `tokens`, which have to be in the vocabulary.
 
-        Raises EngineDied, PoisonRequest.
+        Raises EngineDied, Overloaded, PoisonRequest.
         """
         answer = await self._ask(wire.Detokenize(uuid4().hex, tokens))
         assert isinstance(answer, wire.Pieces)
@@ -116,7 +115,8 @@ class EngineClient(EngineProcess):
         return answer
 
     async def _ask(self, question: wire.Tokenize | wire.Detokenize | wire.Embed) -> wire.Answer:
-        self._check_ready()
+        if self.state is not EngineState.READY:
+            self._admit()
         answer: asyncio.Future[wire.Answer] = asyncio.get_running_loop().create_future()
 
         def settle(result: wire.Answer | VramLLMError) -> None:

@@ -1,7 +1,8 @@
 """Supervision of the engine process: start it, watch it, start it again after it died, end it.
 
-The engine is started again with the same plan, and the API reports "loading" meanwhile. Requests in flight go
-to the next engine as far as they can (in_flight.py).
+The engine is started again with the same plan (restart_policy.py), and the API reports "loading" meanwhile.
+Requests in flight go to the next engine as far as they can (in_flight.py), and so do those that arrive
+meanwhile.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from vram_llm.engine import wire
 from vram_llm.engine.in_flight import RequestsInFlight
 from vram_llm.engine.model_info import EngineState, ModelInfo
+from vram_llm.engine.restart_policy import CRASH_WINDOW_S, RestartPolicy
 from vram_llm.errors import EngineDied, VramLLMError
 from vram_llm.planner.types import Plan
 from vram_llm.stderr_reason import environment, reason
@@ -25,8 +27,6 @@ NOTICES = "vram_llm.notices"  # the logger for notices to the server's operator
 log = logging.getLogger("vram_llm.engine")
 notices = logging.getLogger(NOTICES)
 
-MAX_RESTARTS = 5  # within RESTART_WINDOW_S; after more deaths the engine stays dead
-RESTART_WINDOW_S = 300.0
 _STOP_GRACE_S = 5.0
 
 
@@ -46,7 +46,9 @@ class EngineProcess(ABC):
         self._in_flight = RequestsInFlight(self._send)
         self._model_name = model_name
         self._on_change = on_change
-        self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
+        self._restarts = RestartPolicy()
+        self._why_restarted = ""
+        self._ready_at: float | None = None  # when the running engine had loaded; None: it has not
         self._stderr: deque[str] = deque(maxlen=20)
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -99,55 +101,67 @@ class EngineProcess(ABC):
     async def _supervise(self) -> None:
         try:
             while True:
+                self._ready_at = None
                 failure = await self._run_once()
-                if not self._may_restart(failure):
-                    self.failure = failure
+                self.failure = self._end(failure)
+                if self.failure is not None:
                     lost = (
                         f"the engine process died ({failure}) and is not started again; the request was lost"
                     )
                     self._in_flight.fail_all(EngineDied(lost))
-                    self._set_state(EngineState.DEAD, str(failure))
+                    self._set_state(EngineState.DEAD, str(self.failure))
                     return
-                self._in_flight.note_death(failure)
-                delay_s = min(2.0 ** (len(self._restarts) - 1), 30.0) / 2
-                self._set_state(EngineState.LOADING, f"restarting after: {failure}")
-                log.error("%s; starting the engine again in %.1f s", failure, delay_s)
-                self._restarts.append(time.monotonic())
-                await asyncio.sleep(delay_s)
+                await self._await_restart(failure)
         except Exception as error:  # a bug here must not leave the API waiting for ever
             log.exception("the engine's supervisor failed")
             self.failure = EngineDied(f"the engine could not be started: {error}")
             self._in_flight.fail_all(self.failure)
             self._set_state(EngineState.DEAD, str(self.failure))
 
-    def _may_restart(self, failure: VramLLMError) -> bool:
+    def _end(self, failure: VramLLMError) -> VramLLMError | None:
+        """Count a death by `failure`. Returns the error for which the engine is not started again, if so."""
         if self.info is None or self.state is EngineState.STOPPING:
-            return False  # it never loaded: it would fail the same way again
-        recent = [at for at in self._restarts if time.monotonic() - at < RESTART_WINDOW_S]
-        return len(recent) < MAX_RESTARTS
+            return failure  # it never loaded: it would fail the same way again
+        now = time.monotonic()
+        served_s = None if self._ready_at is None else now - self._ready_at
+        self._restarts.note_death(str(failure), now, served_s=served_s)
+        if not self._restarts.is_spent:
+            return None
+        return EngineDied(
+            f"the engine process died {self._restarts.n_crashes} times within "
+            f"{CRASH_WINDOW_S / 60:.0f} minutes while it served, at last: {failure}"
+        )
+
+    async def _await_restart(self, failure: VramLLMError) -> None:
+        """Hold the requests in flight, and wait until it is time for the next start."""
+        if self._ready_at is not None:
+            self._in_flight.note_death(failure)
+        delay_s = self._restarts.delay_s
+        when = f"again in {delay_s:.3g} s" if delay_s else "again now"
+        self._why_restarted = f"{failure} (attempt {self._restarts.n_attempts})"
+        self._set_state(EngineState.LOADING, f"restarting {when} after: {self._why_restarted}")
+        log.error("%s; the engine is started %s (attempt %d)", failure, when, self._restarts.n_attempts)
+        await asyncio.sleep(delay_s)
 
     async def _run_once(self) -> VramLLMError:
-        """Run one process from start to end. Returns the reason why it ended."""
-        ours, theirs = socket.socketpair()
+        """Run one process from start to end. Returns the reason why it ended, or could not be started."""
         self._stderr.clear()
-        with theirs:
-            reader, self._writer = await asyncio.open_connection(sock=ours)
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "vram_llm.engine.worker", str(theirs.fileno()),
-                str(log.getEffectiveLevel()),
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                env=environment(),
-                start_new_session=True,  # only the server handles Ctrl+C
-            )  # fmt: skip
-        listener = asyncio.create_task(self._keep_stderr(self._process))
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                reader, self._writer = await asyncio.open_connection(sock=ours)
+                self._process = process = await _start(theirs)
+        except OSError as error:  # no file descriptor, process or memory is left
+            if self._writer is not None:
+                self._writer.close()
+            return EngineDied(f"the engine process could not be started: {error}")
+        listener = asyncio.create_task(self._keep_stderr(process))
         try:
             self._send(wire.Start(self.plan, self._model_name))
             failed = await self._read(reader)
+            self._set_state(EngineState.LOADING, "the engine process has ended")
             self._writer.close()
-            code = await self._process.wait()
+            code = await process.wait()
             await listener
         finally:
             listener.cancel()
@@ -176,9 +190,10 @@ class EngineProcess(ABC):
                 match message:
                     case wire.Loading(fraction):
                         self.load_fraction = fraction
-                        self._set_state(EngineState.LOADING, f"loading, {fraction:.0%}")
+                        after = f", after: {self._why_restarted}" if self._why_restarted else ""
+                        self._set_state(EngineState.LOADING, f"loading, {fraction:.0%}{after}")
                     case wire.Ready(info):
-                        self.info = info
+                        self.info, self._ready_at = info, time.monotonic()
                         self._set_state(EngineState.READY, "")
                         self._in_flight.note_ready()
                     case wire.Notice(text):
@@ -197,6 +212,19 @@ class EngineProcess(ABC):
         self.state, self.detail = state, detail
         self._changed.set()
         self._on_change()
+
+
+async def _start(sock: socket.socket) -> asyncio.subprocess.Process:
+    """Start an engine process at the other end of `sock`. Raises OSError."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "vram_llm.engine.worker", str(sock.fileno()), str(log.getEffectiveLevel()),
+        pass_fds=[sock.fileno()],
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+        start_new_session=True,  # only the server handles Ctrl+C
+    )  # fmt: skip
 
 
 def _error_of(message: str, exit_code: int) -> VramLLMError:

@@ -34,8 +34,13 @@ class ServingContext:
         config = self.config
         return current_key.get() is STRANGER or (config.insecure and not config.needs_key)
 
+    def check_accepts(self) -> None:
+        """Raises NotReady or Unavailable if requests are refused. During a restart they are queued."""
+        if self.engine.state is not EngineState.LOADING or self.engine.info is None:
+            self.check_ready()
+
     def check_ready(self) -> None:
-        """Raises NotReady or Unavailable unless the engine takes requests now."""
+        """Raises NotReady or Unavailable unless there is an engine that works."""
         state, detail = self.engine.state, self.engine.detail
         if state is EngineState.LOADING:
             raise NotReady(_loading(detail))
@@ -52,7 +57,7 @@ class ServingContext:
         `config.strict_model` is on: then only its own names (see `names`) are accepted. Raises NotReady,
         Unavailable, UnknownModel, ModelNotAllowed.
         """
-        self.check_ready()
+        self.check_accepts()
         info = self.loaded_model()
         info = replace(info, sampling=tuple(sampling_defaults(info, self.config).items()))
         info = self.named(info, name) if name else info

@@ -1,0 +1,51 @@
+"""When a dead engine is started again. Policy alone: times come from the caller, in seconds.
+
+An engine that dies while it loads, after an earlier one has loaded, has a cause from outside: a worker, a
+file, a disk or memory is away. It is tried for ever. Deaths while serving have a budget, unless the end of a
+worker is their cause.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+MAX_CRASHES = 5  # while serving, within CRASH_WINDOW_S; one more ends the server
+CRASH_WINDOW_S = 600.0
+CALM_S = 60.0  # of serving, after which the delays begin anew
+_MOST_DELAY_S = 30.0
+_FIRST_DELAY_S = 0.5  # of the second attempt; the first has none
+_WORKER_LOST = "ggml-rpc.cpp"  # in the reason of an engine that llama.cpp's RPC client has ended
+
+
+@dataclass(slots=True)
+class RestartPolicy:
+    """Counts deaths. `n_attempts` starts in a row have no calm between them."""
+
+    n_attempts: int = 0
+    _crashes: deque[float] = field(default_factory=deque)
+
+    def note_death(self, reason: str, now_s: float, *, served_s: float | None) -> None:
+        """The engine died of `reason` after it served for `served_s`; None: while it loaded."""
+        if served_s is not None and served_s >= CALM_S:
+            self.n_attempts = 0
+        self.n_attempts += 1
+        if served_s is not None and _WORKER_LOST not in reason:
+            self._crashes.append(now_s)
+        while self._crashes and now_s - self._crashes[0] > CRASH_WINDOW_S:
+            self._crashes.popleft()
+
+    @property
+    def n_crashes(self) -> int:
+        """Deaths while serving that count, within CRASH_WINDOW_S of the last death."""
+        return len(self._crashes)
+
+    @property
+    def is_spent(self) -> bool:
+        """True if the engine is not started again."""
+        return len(self._crashes) > MAX_CRASHES
+
+    @property
+    def delay_s(self) -> float:
+        """The wait before the next start."""
+        if self.n_attempts <= 1:
+            return 0.0
+        return min(_FIRST_DELAY_S * 2.0 ** min(self.n_attempts - 2, 16), _MOST_DELAY_S)
