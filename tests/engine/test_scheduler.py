@@ -235,7 +235,8 @@ def test_nothing_to_do_is_an_empty_step() -> None:
 
 
 class Engine(RuleBasedStateMachine):
-    """Requests come, run and end over a cache that shares, offloads and evicts, with each kind of memory.
+    """Requests of several clients come, run and end over a cache that shares, offloads and evicts, with each
+    kind of memory.
 
     The memory checks that a token is computed only on cells that hold the tokens before it.
     """
@@ -251,6 +252,7 @@ class Engine(RuleBasedStateMachine):
         ram_bytes=st.sampled_from([0, 200, 100_000]),
         disk_bytes=st.sampled_from([0, 200, 100_000]),
         max_idle_cells=st.sampled_from([0, 5, 60]),
+        n_clients=st.integers(1, 3),
     )
     def start(
         self,
@@ -264,7 +266,9 @@ class Engine(RuleBasedStateMachine):
         ram_bytes: int,
         disk_bytes: int,
         max_idle_cells: int,
+        n_clients: int,
     ) -> None:
+        self.n_clients = n_clients
         store = OffloadStore(ram_bytes, disk_bytes)
         self.cache = _cache(
             n_cells,
@@ -293,7 +297,10 @@ class Engine(RuleBasedStateMachine):
         shared = data.draw(st.integers(0, n_prompt))
         prompt = [*before[:shared], *fresh][:n_prompt]
         self.prompts.append(prompt)
-        sequence = Sequence(f"r{len(self.order)}", list(prompt), n_prompt, max_tokens)
+        client = data.draw(st.integers(1, self.n_clients))
+        sequence = Sequence(
+            f"r{len(self.order)}", list(prompt), n_prompt, max_tokens, client=f"{client}", weight=client
+        )
         self.order[sequence.id] = len(self.order)
         self.alive.add(sequence.id)
         self.scheduler.submit(sequence)
@@ -332,7 +339,7 @@ class Engine(RuleBasedStateMachine):
         n_prefill = sum(chunk.count for chunk in chunks[len(decoding) :])
         assert not decoding or n_prefill <= scheduler.prefill.prefill_rows(1, 1)
         assert bool(chunks) == bool(self.alive)
-        if before:  # the oldest always advances
+        if before and self.n_clients == 1:  # the oldest always advances
             assert before[0].id in named
         return chunks
 
@@ -386,6 +393,7 @@ class Engine(RuleBasedStateMachine):
             return
         everyone = [*self.scheduler.running, *self.scheduler.waiting]
         most_steps = sum(2 * sequence.n_prompt + sequence.max_tokens + 1 for sequence in everyone)
+        most_steps *= self.n_clients  # those preempted for another client are computed again
         try:
             for _ in range(most_steps):
                 self.finish(self.scheduled())

@@ -7,7 +7,7 @@ import pytest
 
 from tests.server.conftest import Connect
 from tests.server.fake_engine import FakeEngine
-from tests.server.live import http_client, listening
+from tests.server.live import app_of, http_client, listening
 from vram_llm.server.serving_context import ServingContext
 
 HI = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -79,3 +79,26 @@ async def test_an_internal_error_is_logged_and_shown_without_details(
     assert "secret" not in response.text
     assert response.headers["x-request-id"] in caplog.text
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::odd::", "::odd::"),
+    ],
+)
+async def test_without_keys_a_client_is_an_address(engine: FakeEngine, address: str, client: str) -> None:
+    transport = httpx.ASGITransport(app_of(engine), client=(address, 5))
+    async with http_client("http://test", transport=transport) as http:
+        await http.post("/v1/chat/completions", json=HI)
+    assert [request.client for request in engine.requests] == [client]
+
+
+async def test_with_keys_a_client_is_a_key(engine: FakeEngine, connect: Connect) -> None:
+    client = connect(api_keys=("one", "two"))
+    for key in ("one", "two", "one"):
+        await client.post("/v1/chat/completions", json=HI, headers={"x-api-key": key})
+    assert [request.client for request in engine.requests] == ["#1", "#2", "#1"]

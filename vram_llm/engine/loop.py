@@ -151,6 +151,8 @@ class Loop:
         steady, self._steady = self._steady, None
         if steady is not None and (n_steps := steady.commit(self.recorder)):
             self._costs.observe_decode(len(steady.streams), steady.seconds / n_steps)
+            for sequence, _ in steady.streams:
+                self._scheduler.charge(sequence, n_steps)
 
     # -- full steps ------------------------------------------------------------------------------
 
@@ -252,6 +254,7 @@ class Loop:
         sequence.n_cached += n_accepted
         if n_accepted < len(chunk.draft):
             self._model.cells.cut(sequence.slot, sequence.position(sequence.n_cached))
+        self._scheduler.charge(sequence, len(chunk.draft))
         self.recorder.n_drafted_tokens += len(chunk.draft)
         self.recorder.n_accepted_tokens += n_accepted
         if chunk.by_draft_model:

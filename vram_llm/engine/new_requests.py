@@ -124,5 +124,7 @@ class NewRequests:
             device_sampler=config,
             may_take_host=config is not None and request.sampling.seed is None,
             reports_progress=request.reports_progress,
+            client=request.client,
+            weight=request.weight,
         )
         return sequence, generation

@@ -128,7 +128,8 @@ class Request:
     not shown; the first `min_tokens` tokens are neither such a token nor the model's own end. With
     `reports_progress` there are events when the request is accepted and after each step that computes a part
     of its prompt. `whole`: the client gets the answer at its end. `written` are the tokens of the answer that
-    an engine wrote before it died: the next one continues after them.
+    an engine wrote before it died: the next one continues after them. `client` is the name of the API key, or
+    the address of the client where there are no keys: the engine is shared between clients by their `weight`.
     """
 
     id: str
@@ -153,6 +154,8 @@ class Request:
     reports_progress: bool = False
     whole: bool = False
     written: tuple[int, ...] = ()
+    client: str = ""
+    weight: float = 1.0
 
     @property
     def can_resume(self) -> bool:

@@ -4,13 +4,20 @@ Decode rows go first. The remaining rows go to prompts, oldest first, in chunks 
 budget. A sequence is admitted when a slot and enough KV cells for all its tokens are free. Later sequences
 may be admitted before one that does not fit, a few times. When the running sequences outgrow the cells, the
 youngest is preempted: it gives its cells back and waits, ahead of all that arrived after it.
+
+With sequences of several clients, clients come before ages (fair_shares.py): prompts are computed and
+admitted in the order of the clients' counters, a client runs no more sequences than its share of the slots,
+and of a client that has more, one is preempted for another client that has less and waits.
 """
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import Protocol
 
+from vram_llm.engine.fair_shares import FairShares
 from vram_llm.engine.kv_cache.prefix_cache import Admission
 from vram_llm.engine.sequence import Chunk, Sequence
 
@@ -54,8 +61,14 @@ class Scheduler:
     waiting: list[Sequence] = field(default_factory=list)  # by arrival
     running: list[Sequence] = field(default_factory=list)  # by arrival
     n_preemptions: int = 0
+    shares: FairShares = field(init=False)
     _n_arrived: int = 0
     _reported: list[str] = field(default_factory=list)
+    _may_admit: bool | None = None  # of several clients; None: to be found out
+    _short_of_cells: Sequence | None = None  # of several clients' sequences the first that found no room
+
+    def __post_init__(self) -> None:
+        self.shares = FairShares(self.parallel)
 
     @property
     def n_cells_wanted(self) -> int:
@@ -64,14 +77,28 @@ class Scheduler:
 
     @property
     def may_admit(self) -> bool:
-        """True if a sequence waits and a slot is free."""
-        return bool(self.waiting) and len(self.running) < self.parallel
+        """True if a sequence waits for which a slot is free, or is to be freed."""
+        if not self.waiting:
+            return False
+        if not self.shares.is_shared:
+            return len(self.running) < self.parallel
+        if self._may_admit is None:
+            has_slot = len(self.running) < self.parallel
+            self._may_admit = bool(self._candidates()) if has_slot else self._to_give_way() is not None
+        return self._may_admit
 
     def submit(self, sequence: Sequence) -> None:
         """Append a new sequence to the queue."""
         self._n_arrived += 1
         sequence.arrival = self._n_arrived
+        self.shares.arrive(sequence)
         self.waiting.append(sequence)
+        self._may_admit = None
+
+    def charge(self, sequence: Sequence, n_tokens: int) -> None:
+        """Count tokens that were computed without `schedule`."""
+        self.shares.charge(sequence, n_tokens)
+        self._may_admit = None
 
     def report_waiting(self) -> None:
         """Call `on_waiting` if other sequences wait than at the last call."""
@@ -92,28 +119,69 @@ class Scheduler:
         else:
             self.running.remove(sequence)
             self.cache.finish(sequence)
+        self.shares.leave(sequence)
+        self._may_admit = self._short_of_cells = None
 
     def preempt(self) -> bool:
-        """Preempt the youngest sequence; False if only one runs."""
+        """Preempt the youngest sequence; False if only one runs.
+
+        Of several clients' sequences it is the youngest of the client that has most tokens for its weight.
+        """
         if len(self.running) < 2:
             return False
-        youngest = self.running.pop()
-        self.cache.suspend(youngest)
-        insort(self.waiting, youngest, key=_arrival)
-        self.n_preemptions += 1
+        if self.shares.is_shared:
+            held = self.shares.cells_held(self.running)
+            self._suspend(max(self.running[1:], key=lambda s: (held[s.client], s.arrival)))
+        else:
+            self._suspend(self.running[-1])
         return True
 
     def make_room(self) -> None:
-        """Preempt until the running sequences fit the cells."""
+        """Preempt until the running sequences fit the cells, and one whose client has more than its share."""
         while self.n_cells_wanted > self.cache.n_cells and self.preempt():
             pass
+        if self.shares.is_shared and (sequence := self._to_give_way()) is not None:
+            self._suspend(sequence)
+
+    def _suspend(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.cache.suspend(sequence)
+        insort(self.waiting, sequence, key=_arrival)
+        self.n_preemptions += 1
+        self._may_admit = self._short_of_cells = None
+
+    def _to_give_way(self) -> Sequence | None:
+        """The sequence to preempt for another client, of several; None if there is none.
+
+        It is the youngest of a client with more than its share of what another one waits for with less:
+        slots, or cells. A client's last one runs on.
+        """
+        shares = self.shares
+        n_running = Counter(sequence.client for sequence in self.running)
+        if len(self.running) == self.parallel:
+            over: dict[str, float] = {client: n - shares.slots(client) for client, n in n_running.items()}
+            is_short = any(n_running[s.client] < shares.slots(s.client) for s in self.waiting)
+        elif (waits := self._short_of_cells) is not None:
+            held = shares.cells_held(self.running)
+            fair = self.cache.n_cells * shares.share(waits.client) / waits.weight  # the same for each client
+            over = {client: held[client] - fair for client, n in n_running.items() if n > 1}
+            is_short = held[waits.client] + len(waits.tokens) / waits.weight <= fair
+        else:
+            return None
+        most = max(over, key=lambda client: over[client], default=None)
+        if not is_short or most is None or over[most] <= 0:
+            return None
+        return next(sequence for sequence in reversed(self.running) if sequence.client == most)
 
     def schedule(self) -> list[Chunk]:
         """The next step: one row for each sequence that decodes, then prompts within the budget.
 
         It has at most one image, which is computed whole.
         """
+        self._short_of_cells = None
         chunks = [Chunk(s, s.n_cached, 1) for s in self.running if len(s.tokens) == s.n_cached + 1]
+        for chunk in chunks:
+            self.charge(chunk.sequence, 1)
         has_image = False
         n_decode = len(chunks)
         if n_decode == self.parallel:
@@ -126,6 +194,7 @@ class Scheduler:
             if sequence.images and (image := sequence.next_image) is not None:
                 if not has_image:  # streams wait for an image
                     chunks.append(Chunk(sequence, image.start, image.count, image=image))
+                    self.charge(sequence, image.count)
                     budget -= image.count
                 has_image = True
                 continue
@@ -138,6 +207,7 @@ class Scheduler:
             if next_checkpoint is not None:
                 count = min(count, next_checkpoint - sequence.n_cached)
             chunks.append(Chunk(sequence, sequence.n_cached, count))
+            self.charge(sequence, count)
             budget -= count
             n_outputs -= max(chunks[-1].n_outputs, 1)
         return chunks
@@ -148,23 +218,48 @@ class Scheduler:
         return others + min(len(self.waiting), self.parallel - len(self.running))
 
     def _prefilling(self) -> Iterator[Sequence]:
-        """Running sequences with a prompt to compute, then newly admitted ones, each when it is asked for."""
-        yield from [s for s in self.running if s.n_pending > 1]
+        """Running sequences with a prompt to compute, then newly admitted ones, each when it is asked for.
+
+        With several clients a new sequence comes before running ones of clients with higher counters.
+        """
+        prompts = [s for s in self.running if s.n_pending > 1]
+        order = self.shares.order
+        while self.shares.is_shared and prompts:
+            prompts.sort(key=order)
+            new = self._admitted(before=order(prompts[0])) if len(self.running) < self.parallel else None
+            yield prompts.pop(0) if new is None else new
+        yield from prompts
         while len(self.running) < self.parallel and (sequence := self._admitted()) is not None:
             yield sequence
 
-    def _admitted(self) -> Sequence | None:
-        """Admit the first of the queue that can run; None if none can."""
-        for i, sequence in enumerate(self.waiting[:_MAX_TRIED]):
+    def _candidates(self) -> list[Sequence]:
+        """The waiting sequences that may be admitted, first come first, if there is room for them."""
+        shares = self.shares
+        if not shares.is_shared:
+            return self.waiting[:_MAX_TRIED]
+        n_running = Counter(sequence.client for sequence in self.running)
+        may_run = {client: shares.may_run(client, n_running[client]) for client in shares.clients}
+        return nsmallest(_MAX_TRIED, (s for s in self.waiting if may_run[s.client]), key=shares.order)
+
+    def _admitted(self, before: tuple[float, int] | None = None) -> Sequence | None:
+        """Admit the first of the queue that can run; None if none can, or none comes `before` this place."""
+        overtaken: list[Sequence] = []
+        for sequence in self._candidates():
+            if before is not None and self.shares.order(sequence) > before:
+                return None
             admission = self.cache.admit(sequence, self._spare_cells())
             if admission is Admission.ADMITTED:
-                for overtaken in self.waiting[:i]:
-                    overtaken.n_passed += 1
-                del self.waiting[i]
+                for other in overtaken:
+                    other.n_passed += 1
+                self.waiting.remove(sequence)
                 insort(self.running, sequence, key=_arrival)
+                self._may_admit = None
                 return sequence
-            if admission is Admission.NO_ROOM and sequence.n_passed >= MAX_PASSED:
-                return None
+            if admission is Admission.NO_ROOM:
+                self._short_of_cells = self._short_of_cells or sequence
+                if sequence.n_passed >= MAX_PASSED:
+                    return None
+            overtaken.append(sequence)
         return None
 
     def _spare_cells(self) -> int | None:

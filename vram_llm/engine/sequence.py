@@ -45,6 +45,7 @@ class Sequence:
     The first `n_cached` of `tokens` are in the cells of `slot`. The prefix cache counts the first `n_in_tree`
     of those; the others are this sequence's own. `n_reused` prompt tokens came from the prefix cache.
     `device_sampler` samples on the device; None: the host samples. `may_take_host`: see device_slots.py.
+    `client` is whom its tokens are counted for, by `weight` (fair_shares.py).
     `images` are in the prompt, ascending; their rows have ids below 0 in `tokens`.
     """
 
@@ -68,6 +69,8 @@ class Sequence:
     n_passed: int = 0  # later sequences admitted before it
     images: tuple[ImageSpan, ...] = ()
     reports_progress: bool = False
+    client: str = ""
+    weight: float = 1.0
 
     @property
     def next_image(self) -> ImageSpan | None:

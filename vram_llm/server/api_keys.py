@@ -35,7 +35,7 @@ class ApiKey:
         return self.models is None or model in self.models
 
 
-ANYBODY = ApiKey(name="")  # who sends a request to a server without keys
+ANYBODY = ApiKey(name="")  # who sends a request to a server without keys; its address becomes the name
 STRANGER = ApiKey(name="", scopes=frozenset())  # who sends no key to a route that needs none
 current_key: ContextVar[ApiKey] = ContextVar("current_key", default=ANYBODY)  # of the request that is served
 

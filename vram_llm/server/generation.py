@@ -56,6 +56,7 @@ def engine_requests(
         )
     stop_token_ids = fields.stop_ids(info.n_vocab)
     sampling = fields.sampling(info.n_vocab, dict(info.sampling))
+    key = current_key.get()
     base = replace(
         base,
         min_tokens=min_tokens,
@@ -64,7 +65,8 @@ def engine_requests(
         ignore_eos=bool(fields.ignore_eos),
         skip_special_tokens=fields.skip_special_tokens is not False,
         adapters=info.adapters_used,
-        namespace=current_key.get().cache_namespace,
+        namespace=key.cache_namespace,
+        client=key.name,
         reports_progress=bool(fields.stream),
         whole=not fields.stream,
     )

@@ -3,6 +3,8 @@
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from ipaddress import ip_network
 from uuid import uuid4
 
 from starlette.datastructures import Headers
@@ -68,7 +70,7 @@ class AuthAndLimitsMiddleware:
     async def _key(self, scope: Scope, headers: Headers) -> ApiKey:
         """The key of a request. Raises BadKey, MissingScope."""
         if not self._keyring.is_needed:
-            return ANYBODY
+            return replace(ANYBODY, name=_address(scope))
         path = scope["path"].rstrip("/") or "/"
         scheme, _, given = headers.get("authorization", "").partition(" ")
         text = given.strip() if scheme.lower() == "bearer" else ""
@@ -111,3 +113,14 @@ class AuthAndLimitsMiddleware:
 def _request_id(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
     return given if _SANE_ID.fullmatch(given) else f"req_{uuid4().hex}"
+
+
+def _address(scope: Scope) -> str:
+    """The client's address; of IPv6 the first 64 bits, since the others are the client's own to choose."""
+    host: str = (scope.get("client") or ("", 0))[0]
+    if ":" not in host:
+        return host
+    try:
+        return str(ip_network((host.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return host

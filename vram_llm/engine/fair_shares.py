@@ -1,0 +1,84 @@
+"""Fair shares of the engine between clients: whose turn it is, and how many sequences each may run.
+
+Deficit round robin with a token as its quantum: a client's counter is the number of prompt and generated
+tokens computed for it, divided by its weight, and the client with the lowest counter is next. A client that
+comes back starts no lower than the lowest of the others, so that nobody saves up turns (virtual token
+counters; Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). Policy only: no clock.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from vram_llm.engine.sequence import Sequence
+
+_MAX_REMEMBERED = 1024  # clients without sequences
+
+
+@dataclass(slots=True)
+class FairShares:
+    """The clients of at most `parallel` sequences that run at once."""
+
+    parallel: int
+    _served: dict[str, float] = field(default_factory=dict)  # tokens / weight
+    _weights: dict[str, float] = field(default_factory=dict)  # of clients with sequences
+    _n_sequences: dict[str, int] = field(default_factory=dict)  # running and waiting
+
+    @property
+    def is_shared(self) -> bool:
+        """True if sequences of several clients run or wait."""
+        return len(self._n_sequences) > 1
+
+    @property
+    def clients(self) -> Collection[str]:
+        """The clients with sequences."""
+        return self._n_sequences.keys()
+
+    def arrive(self, sequence: Sequence) -> None:
+        """Count a new sequence for its client."""
+        client, active = sequence.client, self._n_sequences
+        if client not in active:
+            lowest = min((self._served[other] for other in active), default=0.0)
+            if not active or len(self._served) - len(active) >= _MAX_REMEMBERED:
+                self._served = {other: self._served[other] for other in active}
+            self._served[client] = max(self._served.get(client, 0.0), lowest)
+        self._weights[client] = sequence.weight
+        active[client] = active.get(client, 0) + 1
+
+    def leave(self, sequence: Sequence) -> None:
+        """A sequence has ended."""
+        client = sequence.client
+        self._n_sequences[client] -= 1
+        if not self._n_sequences[client]:
+            del self._n_sequences[client], self._weights[client]
+
+    def charge(self, sequence: Sequence, n_tokens: int) -> None:
+        """`n_tokens` of a sequence are computed."""
+        self._served[sequence.client] += n_tokens / sequence.weight
+
+    def order(self, sequence: Sequence) -> tuple[float, int]:
+        """Sequences are computed in ascending order of this: by their clients' counters, then by arrival."""
+        return self._served[sequence.client], sequence.arrival
+
+    def share(self, client: str) -> float:
+        """The share of a client with sequences, between 0 and 1."""
+        return self._weights[client] / sum(self._weights.values())
+
+    def slots(self, client: str) -> int:
+        """The number of sequences that a client may run while others have sequences; at least 1."""
+        return max(int(self.parallel * self.share(client)), 1)
+
+    def may_run(self, client: str, n_running: int) -> bool:
+        """Whether a client that runs `n_running` sequences may run another one.
+
+        Slots that division leaves over are for the client with the lowest counter.
+        """
+        if n_running < self.slots(client):
+            return True
+        return self._served[client] <= min(self._served[other] for other in self._n_sequences)
+
+    def cells_held(self, running: Iterable[Sequence]) -> dict[str, float]:
+        """The tokens of each client's `running` sequences, divided by its weight."""
+        held = dict.fromkeys(self._n_sequences, 0.0)
+        for sequence in running:
+            held[sequence.client] += len(sequence.tokens) / sequence.weight
+        return held
