@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tests import zoo
 from vram_llm.errors import CorruptHeader, ModelFileError, TruncatedFile, VramLLMError
+from vram_llm.model import gguf
 from vram_llm.model.gguf import KEPT_ELEMENTS, GgufFile, SkippedArray, parse
 
 
@@ -167,6 +168,8 @@ LARGE_STRINGS = struct.pack("<IIQ", 9, 8, 2) + HUGE
         (file(None, one_tensor((2**62, 2**62))), "more than any machine"),
         (file(None, one_tensor((2**63, 0))), "more than any machine"),
         (file(None, one_tensor(name="")), "no name"),
+        (file(None, one_tensor(name="t\x1b[2J")), r"tensor name with control characters: 't\\x1b"),
+        (file({"general.\nname": 1}), r"metadata key with control characters: 'general.\\nname'"),
         (file(None, one_tensor(name="n" * 64)), "tensor name of 64 bytes"),
         (file(None, one_tensor(), one_tensor(offset=128)), "'t' twice"),
         (file(None, one_tensor(offset=32)), "byte 32 of its data where 0 is next"),
@@ -175,6 +178,34 @@ LARGE_STRINGS = struct.pack("<IIQ", 9, 8, 2) + HUGE
 def test_absurd_headers(raw: bytes, says: str) -> None:
     with pytest.raises(CorruptHeader, match=says):
         read(raw)
+
+
+def many_keys(n: int, value: bytes) -> bytes:
+    keys = b"".join(zoo.text(f"key{i}") + value for i in range(n))
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, n) + keys
+
+
+def test_arrays_that_are_counted_are_not_kept() -> None:
+    numbers = struct.pack("<IIQ", 9, 10, 2**18) + bytes(2**21)
+    strings = struct.pack("<IIQ", 9, 8, 300) + zoo.text("x" * 4096) * 300
+    for data in (many_keys(20, numbers), many_keys(20, strings)):
+        tracemalloc.start()
+        found = read(data)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert (found.raw, peak < 2**20) == ({}, True)
+
+
+def test_what_is_kept_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = struct.pack("<I", 8) + zoo.text("x" * 2**20)
+    with pytest.raises(CorruptHeader, match="more than 8,388,608 bytes of metadata without its vocabulary"):
+        read(many_keys(20, text))
+    short_arrays = struct.pack("<IIQ", 9, 2, 4096) + bytes(8192)
+    kept = [type(value) for value in read(many_keys(100, short_arrays)).metadata.values()]
+    assert kept == [tuple] * 64 + [SkippedArray] * 36
+    monkeypatch.setattr(gguf, "MAX_STRINGS", 1000)
+    with pytest.raises(CorruptHeader, match="1,200 strings up to key1"):
+        read(many_keys(2, struct.pack("<IIQ", 9, 8, 600) + bytes(4800)))
 
 
 def survives(raw: bytes) -> None:

@@ -1,10 +1,27 @@
+import os
+import struct
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests import zoo
 from vram_llm.errors import CorruptHeader, MissingShard, ModelFileError, ModelNotFound, TruncatedFile
+from vram_llm.model import header_file
 from vram_llm.model.header_reader import read_header
+from vram_llm.units import MIB
+
+
+@contextmanager
+def peak_memory() -> Iterator[Callable[[], int]]:
+    """A function that returns the most bytes that were allocated at once."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def small() -> zoo.Model:
@@ -144,3 +161,84 @@ def test_a_type_that_llama_cpp_does_not_load(shards: list[Path], key: str, wante
     message = f"{shards[1].name} has {key} as i16, and llama.cpp takes only {wanted}"
     with pytest.raises(CorruptHeader, match=message):
         read_header(shards[0])
+
+
+def test_parts_that_disagree_on_their_number(shards: list[Path]) -> None:
+    raw = shards[1].read_bytes()
+    at = raw.index(zoo.text("split.count")) + len(zoo.text("split.count")) + 4
+    shards[1].write_bytes(raw[:at] + b"\x63\x00" + raw[at + 2 :])
+    with pytest.raises(MissingShard, match=f"{shards[1].name} does not say that it is part 2 of"):
+        read_header(shards[0])
+
+
+def test_parts_of_two_architectures(shards: list[Path]) -> None:
+    raw = shards[1].read_bytes()
+    n_keys = int.from_bytes(raw[16:24], "little") + 1
+    own = zoo.text("general.architecture") + zoo.metadata_value("gemma")
+    shards[1].write_bytes(raw[:16] + n_keys.to_bytes(8, "little") + own + raw[24:] + bytes(64))
+    with pytest.raises(
+        MissingShard, match=f"'llama', {shards[1].name} of 'gemma': they are not parts of one"
+    ):
+        read_header(shards[0])
+
+
+def sparse(path: Path, head: bytes, n_bytes: int) -> Path:
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(n_bytes)
+    return path
+
+
+def test_a_header_that_is_a_hole_is_refused_without_reading_it(tmp_path: Path) -> None:
+    one_key = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + zoo.text("tokenizer.ggml.tokens")
+    strings = sparse(tmp_path / "s.gguf", one_key + struct.pack("<IIQ", 9, 8, 2**22), 2**40)
+    numbers = sparse(tmp_path / "n.gguf", one_key + struct.pack("<IIQ", 9, 10, 2**30), 2**40)
+    for path in (strings, numbers):
+        with peak_memory() as peak:
+            with pytest.raises(CorruptHeader, match="but the disk holds"):
+                read_header(path)
+            assert peak() < 64 * MIB
+
+
+def test_a_header_may_have_a_hole_where_it_is_zero(tmp_path: Path) -> None:
+    model = small()
+    model.metadata["tokenizer.ggml.scores"] = [0] * 100_000
+    raw = zoo.write(model, tmp_path / "m.gguf").read_bytes()
+    path = tmp_path / "sparse.gguf"
+    with path.open("wb") as file:
+        for at in range(0, len(raw), 4096):
+            if any(raw[at : at + 4096]):
+                file.seek(at)
+                file.write(raw[at : at + 4096])
+        file.truncate(len(raw))
+    assert path.stat().st_blocks * 512 < 100_000
+    assert read_header(path).tensors == read_header(tmp_path / "m.gguf").tensors
+
+
+def test_a_header_longer_than_any_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(header_file, "MAX_HEADER_BYTES", 2**17)
+    model = small()
+    model.metadata["tokenizer.ggml.scores"] = [0] * 100_000
+    with pytest.raises(CorruptHeader, match=r"goes on past byte 131,072, but no model's is longer"):
+        read_header(zoo.write(model, tmp_path / "m.gguf"))
+
+
+def test_too_little_memory_is_an_error_of_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(header_file, "parse", no_memory)
+    with pytest.raises(ModelFileError, match="too little memory"):
+        read_header(zoo.write(small(), tmp_path / "m.gguf"))
+
+
+def test_a_fifo_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.gguf"
+    os.mkfifo(path)
+    with pytest.raises(ModelFileError, match="not a regular file"):
+        read_header(path)
+    monkeypatch.setattr(Path, "is_file", lambda _: True)  # it was a file when it was looked at
+    with pytest.raises(ModelFileError, match="not a regular file"):
+        read_header(path)

@@ -88,6 +88,9 @@ def main() -> NoReturn:
         code = _reader_gone()
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
+    except MemoryError:
+        click.echo("vram-llm: there is too little memory for this", err=True)
+        code = VramLLMError.exit_code
     except OSError as error:  # a full disk behind `> plan.json`
         click.echo(f"vram-llm: {error}", err=True)
         code = VramLLMError.exit_code

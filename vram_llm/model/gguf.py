@@ -2,7 +2,7 @@
 
 The format is that of ggml/src/gguf.cpp (`gguf_init_from_reader`), versions 2 and 3, little-endian, and the
 checks are its checks. Every length is compared with the file's size before anything of that length is
-allocated.
+allocated. The memory for what is kept is bounded: arrays that are only counted are not kept.
 """
 
 import struct
@@ -10,19 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vram_llm.errors import CorruptHeader, ModelFileError, TruncatedFile
+from vram_llm.model.foreign_formats import looks_like
 from vram_llm.model.known_arrays import ArrayStart, Buffer, KnownArrays
 from vram_llm.model.quants import RETIRED, TYPES, GgmlType
 
 MAX_KEYS = 2**16
-MAX_TENSORS = 2**20
+MAX_TENSORS = 2**16  # of all shards: 128 for each of the 512 layers that llama.cpp takes
 MAX_KEY_BYTES = 2**16 - 1
-MAX_TEXT_BYTES = 2**24  # of one metadata string; the longest in use, chat templates, are some 10 kB
+MAX_TEXT_BYTES = 2**22  # of one metadata string; the longest in use, chat templates, are some 10 kB
 MAX_NAME_BYTES = 63  # GGML_MAX_NAME less its terminator
-MAX_STRINGS = 2**23  # in one array: some 16 times the largest vocabulary's merges
+MAX_STRINGS = 2**22  # in all arrays: some 5 times the largest vocabulary with its merges
 MAX_ELEMENTS = 2**30  # GGUF_MAX_ARRAY_ELEMENTS, and GGUF_MAX_STRING_LENGTH
+MAX_KEPT_BYTES = 2**23  # of all values that are kept
 KEPT_ELEMENTS = (
     4096  # longer arrays are counted, not read; per-layer ones have at most 512 (LLAMA_MAX_LAYERS)
 )
+MAX_KEPT_ELEMENTS = 2**18  # of all arrays that are read
+_COPIED_BYTES = 2**20  # a longer array that is only counted is not copied into a stripped header
 
 _STRING, _ARRAY = 8, 9
 _NUMBERS = {
@@ -66,7 +70,7 @@ class GgufFile:
 
     version: int
     metadata: Mapping[str, Value]
-    raw: Mapping[str, bytes]  # the bytes of each value, its type first; without skipped arrays of tokenizer.*
+    raw: Mapping[str, bytes]  # the bytes of each value, its type first; without large arrays and vocabularies
     tensors: tuple[TensorInfo, ...]
     data_offset: int  # bytes from the start of the file
 
@@ -90,25 +94,27 @@ class TruncatedArray(TruncatedFile):
 def parse(data: Buffer, file_size: int, name: str, known: KnownArrays | None = None) -> GgufFile:
     """Read the header at the start of `data`, the first bytes of a file of `file_size` bytes called `name`.
 
-    Arrays that are `known` are not counted string by string; others are added. Raises ModelFileError (not a
-    GGUF), TruncatedFile (`data` ends inside the header, whose least size is `needed_bytes`; or the file ends
-    before the last tensor does), TruncatedArray (a TruncatedFile inside an array) or CorruptHeader.
+    Arrays that are `known` are not counted string by string; others are added, if `known` is given. Raises
+    ModelFileError (not a GGUF), TruncatedFile (`data` ends inside the header, whose least size is
+    `needed_bytes`; or the file ends before the last tensor does), TruncatedArray (a TruncatedFile inside an
+    array) or CorruptHeader.
     """
-    reader = _Reader(data, name, KnownArrays() if known is None else known)
+    reader = _Reader(data, file_size, name, known)
     version = _read_version(reader)
     n_tensors = reader.count("tensors", MAX_TENSORS, at_least_bytes=24)
     n_keys = reader.count("metadata keys", MAX_KEYS, at_least_bytes=13)
     metadata: dict[str, Value] = {}
     raw: dict[str, bytes] = {}
     for _ in range(n_keys):
-        key = reader.text("metadata key", MAX_KEY_BYTES)
+        key = reader.name_text("metadata key", MAX_KEY_BYTES)
         if not key or key in metadata:
             raise CorruptHeader(
                 f"{name} has {f'the metadata key {key!r} twice' if key else 'an empty metadata key'}"
             )
         start = reader.position
         metadata[key] = value = reader.value(key)
-        if not (isinstance(value, SkippedArray) and key.startswith("tokenizer.")):
+        if not isinstance(value, SkippedArray) or _is_copied(key, reader.position - start):
+            reader.keep(reader.position - start)
             raw[key] = bytes(data[start : reader.position])
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
@@ -125,6 +131,11 @@ def parse(data: Buffer, file_size: int, name: str, known: KnownArrays | None = N
     return GgufFile(version, metadata, raw, tensors, data_offset)
 
 
+def _is_copied(key: str, n_bytes: int) -> bool:
+    """Whether an array that is only counted goes into a stripped header: llama.cpp counts labels there."""
+    return n_bytes <= _COPIED_BYTES and not key.startswith("tokenizer.")
+
+
 def _pad(n: int, to: int) -> int:
     return -(-n // to) * to
 
@@ -137,7 +148,7 @@ def _read_version(reader: "_Reader") -> int:
                 f"{reader.name} is cut short: it has only {len(magic)} bytes; download it again",
                 needed_bytes=4,
             )
-        raise ModelFileError(f"{reader.name} is not a GGUF file: {_looks_like(bytes(reader.data[:512]))}")
+        raise ModelFileError(f"{reader.name} is not a GGUF file: {looks_like(bytes(reader.data[:512]))}")
     reader.position = 4
     version: int = reader.number(_U32)
     if version in (2, 3):
@@ -152,27 +163,6 @@ def _read_version(reader: "_Reader") -> int:
             f"{reader.name} is a GGUF of version 1, which llama.cpp no longer reads; convert it again"
         )
     raise ModelFileError(f"{reader.name} says it is a GGUF of version {version}; versions 2 and 3 are known")
-
-
-def _looks_like(start: bytes) -> str:
-    text = start.lstrip().lower()
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a git-lfs pointer, not the model itself; run `git lfs pull`"
-    if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        return "it is a web page; the download got an error or log-in page in place of the model"
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**32:
-        return "it is a safetensors file; convert it with llama.cpp's convert_hf_to_gguf.py"
-    if start.startswith(b"PK\x03\x04"):
-        return "it is a zip or PyTorch file; convert it with llama.cpp's convert_hf_to_gguf.py"
-    if start[:4] in (b"lmgg", b"fmgg", b"tjgg", b"algg"):
-        return "it is in a ggml format older than GGUF; get or convert a newer file"
-    if start.startswith(b"\x1f\x8b"):
-        return "it is compressed with gzip; unpack it first"
-    if not start.strip(b"\0"):
-        return "it begins with zero bytes, like a download that has not finished"
-    if text.startswith((b"{", b"[")):
-        return "it looks like JSON; name the .gguf file"
-    return f"it begins with {start[:4]!r}, not b'GGUF'"
 
 
 def _read_tensors(reader: "_Reader", n_tensors: int, alignment: int) -> tuple[TensorInfo, ...]:
@@ -195,7 +185,7 @@ def _read_tensors(reader: "_Reader", n_tensors: int, alignment: int) -> tuple[Te
 
 
 def _read_tensor(reader: "_Reader") -> TensorInfo:
-    name = reader.text("tensor name", MAX_NAME_BYTES)
+    name = reader.name_text("tensor name", MAX_NAME_BYTES)
     what = f"{reader.name} says the tensor {name!r}"
     n_dims: int = reader.number(_U32)
     if not name or n_dims > 4:
@@ -228,19 +218,33 @@ def _read_tensor(reader: "_Reader") -> TensorInfo:
 class _Reader:
     """A buffer and a position in it, which never passes the end."""
 
-    def __init__(self, data: Buffer, name: str, known: KnownArrays) -> None:
+    def __init__(self, data: Buffer, file_size: int, name: str, known: KnownArrays | None) -> None:
         self.data = data
+        self.file_size = file_size
         self.name = name
         self.known = known
         self.end = len(data)
         self.position = 0
+        self.n_strings = 0  # in all arrays
+        self.kept_elements = 0
+        self.kept_bytes = 0
 
     def cut(self, missing: int) -> TruncatedFile:
+        needed, has = self.end + missing, self.file_size
         return TruncatedFile(
-            f"{self.name} is cut short: its header goes on for at least {missing:,} bytes after byte"
-            f" {self.end:,}; download it again",
-            needed_bytes=self.end + missing,
+            f"{self.name} is cut short: its header goes on for at least {needed - has:,} bytes after byte"
+            f" {has:,}; download it again",
+            needed_bytes=needed,
         )
+
+    def keep(self, n_bytes: int) -> None:
+        """Count bytes of a value that is kept. Raises CorruptHeader past the limit."""
+        self.kept_bytes += n_bytes
+        if self.kept_bytes > MAX_KEPT_BYTES:
+            raise CorruptHeader(
+                f"{self.name} has more than {MAX_KEPT_BYTES:,} bytes of metadata without its vocabulary; no"
+                " model has"
+            )
 
     def need(self, n_bytes: int) -> None:
         if n_bytes > self.end - self.position:
@@ -273,6 +277,13 @@ class _Reader:
         self.position += length
         return bytes(raw).decode("utf-8", "replace")
 
+    def name_text(self, what: str, limit: int) -> str:
+        """A text that names something. Raises CorruptHeader if it has control characters."""
+        text = self.text(what, limit)
+        if not text.isprintable():
+            raise CorruptHeader(f"{self.name} has a {what} with control characters: {text[:80]!r}")
+        return text
+
     def value(self, key: str) -> Value:
         kind = self.number(_U32)
         if kind == _STRING:
@@ -293,9 +304,12 @@ class _Reader:
         start = ArrayStart(key, kind, count, self.position)
         try:
             self.need(count * size)
-            if kind != _STRING and count <= KEPT_ELEMENTS:
+            if kind == _STRING:
+                self.count_strings(key, count)
+            elif count <= min(KEPT_ELEMENTS, MAX_KEPT_ELEMENTS - self.kept_elements):
+                self.kept_elements += count
                 return self.numbers(struct.Struct(f"<{count}{_NUMBERS[kind]}"))
-            if (end := self.known.end_of(start, self.data)) is not None:
+            if self.known and (end := self.known.end_of(start, self.data)) is not None:
                 self.position = end
             elif kind == _STRING:
                 self.skip_strings(key, count)
@@ -303,8 +317,17 @@ class _Reader:
                 self.position += count * size
         except TruncatedFile as cut:
             raise TruncatedArray(cut, start) from None
-        self.known.add(start, self.data, self.position)
+        if self.known is not None:
+            self.known.add(start, self.data, self.position)
         return SkippedArray(count, of_strings=kind == _STRING)
+
+    def count_strings(self, key: str, count: int) -> None:
+        self.n_strings += count
+        if self.n_strings > MAX_STRINGS:
+            raise CorruptHeader(
+                f"{self.name} claims {self.n_strings:,} strings up to {key}; no model has more than"
+                f" {MAX_STRINGS:,}"
+            )
 
     def skip_strings(self, key: str, count: int) -> None:
         """Skip `count` strings. A vocabulary has 10^5 of them: this loop is the reader's whole cost."""

@@ -1,16 +1,20 @@
 """Read a model's header from its file, or from all shards of a split file, without the weights."""
 
-import mmap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from vram_llm.errors import CorruptHeader, MissingShard, ModelFileError, ModelNotFound, TruncatedFile
-from vram_llm.model.gguf import GgufFile, TensorInfo, Value, parse, type_name
+from vram_llm.errors import CorruptHeader, MissingShard
+from vram_llm.model.gguf import MAX_TENSORS, GgufFile, TensorInfo, Value, type_name
+from vram_llm.model.header_file import ReadFile, read_file_header
 from vram_llm.model.known_arrays import KnownArrays
 from vram_llm.model.location import RemoteFile
-from vram_llm.model.shards import by_model, shard_name
+from vram_llm.model.shards import shard_name
+
+MAX_PARTS = 1000
+_ARCHITECTURE = "general.architecture"
 
 AnyFile = TypeVar("AnyFile", Path, RemoteFile)
 
@@ -42,45 +46,71 @@ class Header:
         return self.shards[0].path
 
 
-@dataclass(frozen=True, slots=True)
-class ReadFile:
-    """One file's header, and the size of the whole file in bytes."""
-
-    contents: GgufFile
-    n_bytes: int
-
-
 def read_local_header(path: Path, known: KnownArrays | None = None) -> Header:
     """Read the header of the model file at `path`, which may be any shard of a split one.
 
     Files of one model that are read with the same `known` arrays are read faster. Raises ModelNotFound,
     ModelFileError, TruncatedFile, CorruptHeader and MissingShard.
     """
-    return join_shards(path, _read_file(path, known), _read_parts)
+    return join_shards(path, read_file_header(path, known), _read_parts)
 
 
 def join_shards(
-    path: AnyFile, first: ReadFile, read_parts: Callable[[list[AnyFile]], list[ReadFile]]
+    path: AnyFile, first: ReadFile, read_parts: Callable[[list[AnyFile]], Generator[ReadFile, None, None]]
 ) -> Header:
     """The whole model's header. `first` is the header of the file at `path`: of one part or of all.
 
-    `read_parts` reads the other parts. Raises its errors, CorruptHeader and MissingShard.
+    `read_parts` reads the other parts one by one. Raises its errors, CorruptHeader and MissingShard.
     """
     count = _integer(first.contents.metadata, "split.count", 1, path)
     _check_split_types(path, first)
     if count <= 1:
         return _header([path], [first])
+    if count > MAX_PARTS:
+        raise CorruptHeader(f"{path.name} is one of {count:,} parts; no model has that many")
     number: int = _integer(first.contents.metadata, "split.no", 0, path)
     paths = _shard_paths(path, number, count)
-    files: list[ReadFile] = read_parts(paths[:number] + paths[number + 1 :])
-    files.insert(number, first)
-    for i, (part, file) in enumerate(zip(paths, files, strict=True)):
-        _check_split_types(part, file)
-        if _integer(file.contents.metadata, "split.no", -1, part) != i:
-            raise MissingShard(
-                f"{part.name} does not say that it is part {i + 1} of {count}; download it again"
-            )
+    files: list[ReadFile] = []
+    n_tensors = len(first.contents.tensors)
+    with closing(read_parts(paths[:number] + paths[number + 1 :])) as parts:
+        for i, part in enumerate(paths):
+            file = first if i == number else next(parts)
+            _check_part(part, file, i, count)
+            n_tensors += 0 if i == number else len(file.contents.tensors)
+            if n_tensors > MAX_TENSORS:
+                raise CorruptHeader(f"{path.name} and its parts hold more than {MAX_TENSORS:,} tensors")
+            files.append(_slim(file) if i else file)
+    _check_architectures(paths, files)
     return _header(paths, files)
+
+
+def _check_part(path: AnyFile, file: ReadFile, index: int, count: int) -> None:
+    """Raises MissingShard for a file that does not say that it is this part of that many."""
+    _check_split_types(path, file)
+    metadata = file.contents.metadata
+    own = (_integer(metadata, "split.no", -1, path), _integer(metadata, "split.count", -1, path))
+    if own != (index, count):
+        raise MissingShard(
+            f"{path.name} does not say that it is part {index + 1} of {count}; download it again"
+        )
+
+
+def _slim(file: ReadFile) -> ReadFile:
+    """A later part's header without the metadata that is not used: it may repeat the first part's."""
+    kept = {key: value for key, value in file.contents.metadata.items() if key == _ARCHITECTURE}
+    return replace(file, contents=replace(file.contents, metadata=kept, raw={}))
+
+
+def _check_architectures(paths: Sequence[AnyFile], files: Sequence[ReadFile]) -> None:
+    """Raises MissingShard if a later part names another architecture than the first one."""
+    first = files[0].contents.metadata.get(_ARCHITECTURE)
+    for path, file in zip(paths, files, strict=True):
+        own = file.contents.metadata.get(_ARCHITECTURE, first)
+        if own != first:
+            raise MissingShard(
+                f"{paths[0].name} is of architecture {first!r:.80}, {path.name} of {own!r:.80}: they are not"
+                " parts of one model"
+            )
 
 
 def _check_split_types(path: AnyFile, file: ReadFile) -> None:
@@ -108,47 +138,15 @@ def _header(paths: Sequence[AnyFile], files: Sequence[ReadFile]) -> Header:
     )
 
 
-def _read_parts(paths: list[Path]) -> list[ReadFile]:
+def _read_parts(paths: list[Path]) -> Generator[ReadFile, None, None]:
     """The headers of the other parts. Raises MissingShard before reading any."""
     missing = [part.name for part in paths if not part.exists()]
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         are = f"{len(paths) + 1} parts {'is' if len(missing) == 1 else 'are'}"
         raise MissingShard(f"{len(missing)} of the model's {are} not in {paths[0].parent}: {names}")
-    return [_read_file(path) for path in paths]
-
-
-def _read_file(path: Path, known: KnownArrays | None = None) -> ReadFile:
-    """The header and the size of one file."""
-    try:
-        if not path.is_file():
-            raise _not_a_file(path)
-        with path.open("rb") as stream:
-            size = stream.seek(0, 2)
-            if size == 0:
-                raise TruncatedFile(f"{path} is empty; download it again")
-            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return ReadFile(parse(data, size, path.name, known), size)
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _not_a_file(path: Path) -> ModelNotFound | ModelFileError:
-    if path.is_dir():
-        names = list(by_model(file.name for file in path.glob("*.gguf")))
-        return ModelNotFound(f"{path} is a directory; {_listed(names) or 'there is no .gguf file in it'}")
-    if path.exists():
-        return ModelFileError(f"{path} is not a regular file")
-    is_there = path.parent.is_dir()
-    hint = _listed(list(by_model(file.name for file in path.parent.glob("*.gguf"))) if is_there else [])
-    return ModelNotFound(f"there is no file {path}" + (f"; {hint}" if hint else ""))
-
-
-def _listed(names: list[str]) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"the models there are {', '.join(names[:5])}{more}"
+    for path in paths:
+        yield read_file_header(path)
 
 
 def _shard_paths(path: AnyFile, number: int, count: int) -> list[AnyFile]:

@@ -6,11 +6,11 @@ and length, and if the same bytes begin it. Planning uses only its length.
 """
 
 from dataclasses import dataclass, field
-from mmap import mmap
 
-Buffer = bytes | mmap | memoryview
+Buffer = bytes | bytearray | memoryview
 
 LEAST_BYTES = 4096  # shorter arrays are not kept; so many equal bytes show that an array is known
+MAX_BYTES = 64 * 2**20  # of all arrays; further ones are not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,9 @@ class KnownArrays:
     _arrays: dict[tuple[str, int, int], bytes] = field(default_factory=dict)
 
     def add(self, start: ArrayStart, data: Buffer, end: int) -> None:
-        """Keep an array that ends before byte `end` of `data`, unless it is short."""
-        if end - start.position >= LEAST_BYTES:
+        """Keep an array that ends before byte `end` of `data`, unless it is short or there is no room."""
+        room = MAX_BYTES - sum(map(len, list(self._arrays.values())))
+        if LEAST_BYTES <= end - start.position <= room:
             self._arrays[start.key, start.type_id, start.count] = bytes(data[start.position : end])
 
     def end_of(self, start: ArrayStart, data: Buffer) -> int | None:

@@ -1,12 +1,14 @@
 """Read the header of a model on a server: only the bytes with the metadata and the tensor list."""
 
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 from vram_llm.errors import ChangedOnServer, CorruptHeader, MissingShard, ModelNotFound, TruncatedFile
 from vram_llm.model import header_cache, hub
 from vram_llm.model.gguf import TruncatedArray, parse
-from vram_llm.model.header import Header, ReadFile, join_shards
+from vram_llm.model.header import Header, join_shards
+from vram_llm.model.header_file import MAX_HEADER_BYTES, ReadFile
 from vram_llm.model.http_client import FileBytes, HttpClient
 from vram_llm.model.known_arrays import KnownArrays
 from vram_llm.model.location import HUB, RemoteFile
@@ -14,8 +16,6 @@ from vram_llm.units import KIB, MIB, format_bytes
 
 FIRST_BYTES = 64 * KIB  # a whole header without a vocabulary, such as those of later parts
 NEXT_BYTES = MIB
-MAX_HEADER_BYTES = 256 * MIB
-MAX_PARTS = 1000
 _AT_ONCE = 4
 
 
@@ -51,24 +51,20 @@ def _at(url: str) -> RemoteFile:
     return file
 
 
-def _read_parts(client: HttpClient, parts: list[RemoteFile]) -> list[ReadFile]:
+def _read_parts(client: HttpClient, parts: list[RemoteFile]) -> Generator[ReadFile, None, None]:
     """The parts' headers, read a few at a time until the first error."""
-    if len(parts) >= MAX_PARTS:
-        raise CorruptHeader(f"{parts[0].name} is one of {len(parts) + 1:,} parts; no model has that many")
     pool = ThreadPoolExecutor(_AT_ONCE)
-    files = []
     try:
         reads = [pool.submit(_read_file, client, part, KnownArrays()) for part in parts]
         for part, read in zip(parts, reads, strict=True):
             try:
-                files.append(read.result())
+                yield read.result()
             except ModelNotFound as error:
                 raise MissingShard(
                     f"{part.name}, one of the model's {len(parts) + 1} parts, is not in {part.parent}"
                 ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-    return files
 
 
 def _read_file(client: HttpClient, file: RemoteFile, known: KnownArrays) -> ReadFile:
