@@ -1,6 +1,7 @@
 """The command line as users of llama-server, Ollama and others type it, and a sentence for what is wrong."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -46,6 +47,7 @@ from vram_llm.workflows import detection
         ("plan x -ngl some", "--n-gpu-layers: 'some' is not a number of layers; write it like 33"),
         ("plan x -fa maybe", "--flash-attn: 'maybe' is not one of"),
         ("plan x -np 0", "--parallel: 0 is not in the range"),
+        ("serve x --watchdog 1", "--watchdog: '1' is not a time of 2 s or more; write it like 30"),
         ("pull", "MODEL is not a name on a hub; write hf:ORG/REPO:Q4_K_M"),
     ],
 )  # fmt: skip
@@ -122,6 +124,24 @@ def test_aliases_with_commas() -> None:
 
     config = served.main(["-a", "gpt-4o, mine", "--alias", "other"], standalone_mode=False)
     assert config.aliases == ("gpt-4o", "mine", "other")
+
+
+@pytest.mark.parametrize(
+    ("args", "limit_s"),
+    [
+        ([], None),
+        (["--watchdog", "auto"], None),
+        (["--watchdog", "30"], 30.0),
+        (["--watchdog", "off"], math.inf),
+    ],
+)
+def test_limits_of_the_watchdog(args: list[str], limit_s: float | None) -> None:
+    @click.command(cls=ShortFlagsCommand)
+    @server_options
+    def served(server: ServerConfig) -> ServerConfig:
+        return server
+
+    assert served.main(args, standalone_mode=False).watchdog_s == limit_s
 
 
 @pytest.mark.process

@@ -1,6 +1,7 @@
 """Requests and streams of a client, and refusals to load."""
 
 import dataclasses
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -48,3 +49,12 @@ async def refusal_of(engine: EngineClient) -> VramLLMError:
     assert engine.failure is refusal.value
     assert engine_processes() == []
     return refusal.value
+
+
+def replaced_worker(folder: Path, script: str) -> str:
+    """A program for `sys.executable` that runs `script` as the engine's worker, with its arguments."""
+    (folder / "worker.py").write_text(script)
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {folder}/worker.py "$@"\n')
+    python.chmod(0o755)
+    return str(python)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.engine.clients import answer, begun, exhaust, refusal_of, request, with_path
+from tests.engine.clients import answer, begun, exhaust, refusal_of, replaced_worker, request, with_path
 from tests.engine.harness import EXACT, Start, engine_processes, tokens_of, write_f32
 from tests.patience import PATIENCE_S, soon, until
 from tests.workers import await_listening, free_ports, worker_process
@@ -153,11 +153,7 @@ async def test_an_answer_outlasts_the_absence_of_a_worker(start: Start, tiny_mod
 async def test_the_request_that_engines_die_of_is_refused_and_the_others_go_on(
     start: Start, plan_on_cpu: PlanOnCpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "worker.py").write_text(_POISONED)
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path}/worker.py "$@"\n')
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(sys, "executable", replaced_worker(tmp_path, _POISONED))
     engine = start(plan_on_cpu(parallel=4, n_ctx=4096))
     await soon(engine.ready())
     names = ["a", "b", "poison", "c", "d", "e"]

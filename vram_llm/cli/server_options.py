@@ -1,6 +1,7 @@
 """Options of `serve` that say how the HTTP server behaves, and how they become a ServerConfig."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from vram_llm.server.config import ReasoningMode, ServerConfig
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULT = ServerConfig()
+_LEAST_WATCHDOG_S = 2  # an idle engine gives a sign of life every half second
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
 
 
@@ -31,6 +33,27 @@ class JsonObjectType(click.ParamType[dict[str, Any]]):
         if not isinstance(parsed, dict):
             self.fail(f"{value!r} is not a JSON object; write it like '{{\"key\": true}}'", param, ctx)
         return parsed
+
+
+class WatchdogType(click.ParamType[float | None]):
+    """At least two seconds, "auto" or "off"."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        if value in ("auto", "off"):
+            return None if value == "auto" else math.inf
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = 0.0
+        if not _LEAST_WATCHDOG_S <= seconds < math.inf:
+            self.fail(
+                f"{value!r} is not a time of {_LEAST_WATCHDOG_S} s or more; write it like 30, auto or off",
+                param,
+                ctx,
+            )
+        return seconds
 
 
 _OPTIONS = (
@@ -88,6 +111,12 @@ _OPTIONS = (
                  default=_DEFAULT.sse_ping_interval_s, show_default=True, help=(
         "Silence on a stream after which the server sends a comment, so that clients and proxies keep the "
         "connection; 0: never."
+    )),
+    click.option("--watchdog", "watchdog_s", type=WatchdogType(), default="auto", show_default=True,
+                 metavar="SECONDS", help=(
+        "Kill and restart the engine after SECONDS in which it neither gets on with a step nor uses a "
+        "processor; off: never. auto: 20 times the time that the plan predicts for the step, at least 10 s. "
+        "A step that keeps a processor busy has ten times as long, a load at least 60 s."
     )),
     click.option("--chat-template-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
                  metavar="FILE", help="Jinja chat template to use in place of the model's own."),

@@ -2,10 +2,12 @@
 
 import select
 import socket
+from collections.abc import Callable
 
 from vram_llm.engine import wire
 
 _RECV_BYTES = 1 << 16
+_BEAT_EVERY_MS = 500  # while it waits
 
 
 class ChannelClosed(Exception):
@@ -13,10 +15,11 @@ class ChannelClosed(Exception):
 
 
 class Channel:
-    """Sends and receives whole messages."""
+    """Sends and receives whole messages. `beat` is called at each look for messages, and while it waits."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, beat: Callable[[], None] = lambda: None) -> None:
         self._socket = sock
+        self._beat = beat
         self._buffer = bytearray()
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
@@ -36,6 +39,7 @@ class Channel:
     def receive(self, *, wait: bool) -> list[wire.ToEngine]:
         """All messages that have come in; with `wait`, at least one. Raises ChannelClosed."""
         messages: list[wire.ToEngine] = []
+        self._beat()
         while True:
             data = self._received(wait=wait and not messages)
             if data is None:
@@ -51,6 +55,8 @@ class Channel:
         """New data; b"" if the server has closed its end; None if there is none and `wait` is False."""
         if not wait and not self.has_data:
             return None
+        while wait and not self._poll.poll(_BEAT_EVERY_MS):
+            self._beat()
         try:
             return self._socket.recv(_RECV_BYTES)
         except OSError:  # the server died with messages of ours unread

@@ -24,13 +24,18 @@ class EngineClient(EngineProcess):
     """An engine process and its requests. Use from one event loop.
 
     `on_state` is called with the client whenever `state` or `detail` change. `stats` are those after the last
-    full step.
+    full step. `watchdog_s` is the Watchdog's limit.
     """
 
     def __init__(
-        self, plan: Plan, model_name: str, on_state: Callable[["EngineClient"], None] = lambda _: None
+        self,
+        plan: Plan,
+        model_name: str,
+        on_state: Callable[["EngineClient"], None] = lambda _: None,
+        *,
+        watchdog_s: float | None = None,
     ) -> None:
-        super().__init__(plan, model_name, lambda: on_state(self))
+        super().__init__(plan, model_name, lambda: on_state(self), watchdog_s)
         self.stats = EngineStats()
         self._tick_ids: list[str] = []  # the requests of the columns of DecodeTicks
         self._seconds_per_request: float | None = None

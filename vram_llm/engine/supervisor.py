@@ -16,9 +16,11 @@ from collections import deque
 from collections.abc import Callable
 
 from vram_llm.engine import wire
+from vram_llm.engine.heartbeat import Heartbeat
 from vram_llm.engine.in_flight import RequestsInFlight
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.restart_policy import CRASH_WINDOW_S, RestartPolicy
+from vram_llm.engine.watchdog import Watchdog, is_on
 from vram_llm.errors import EngineDied, VramLLMError
 from vram_llm.planner.types import Plan
 from vram_llm.stderr_reason import environment, reason
@@ -33,10 +35,12 @@ _STOP_GRACE_S = 5.0
 class EngineProcess(ABC):
     """One engine process, replaced by a new one when it dies. Use from one event loop.
 
-    `on_change` is called whenever `state` or `detail` change.
+    `on_change` is called whenever `state` or `detail` change. `watchdog_s` is the Watchdog's limit.
     """
 
-    def __init__(self, plan: Plan, model_name: str, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, plan: Plan, model_name: str, on_change: Callable[[], None], watchdog_s: float | None = None
+    ) -> None:
         self.plan = plan
         self.state = EngineState.LOADING
         self.info: ModelInfo | None = None
@@ -47,6 +51,8 @@ class EngineProcess(ABC):
         self._model_name = model_name
         self._on_change = on_change
         self._restarts = RestartPolicy()
+        self._watchdog_s = watchdog_s
+        self._hang: str | None = None  # why the running engine was killed
         self._why_restarted = ""
         self._ready_at: float | None = None  # when the running engine had loaded; None: it has not
         self._stderr: deque[str] = deque(maxlen=20)
@@ -146,20 +152,33 @@ class EngineProcess(ABC):
     async def _run_once(self) -> VramLLMError:
         """Run one process from start to end. Returns the reason why it ended, or could not be started."""
         self._stderr.clear()
+        self._hang = None
         try:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                reader, self._writer = await asyncio.open_connection(sock=ours)
-                self._process = process = await _start(theirs)
+            with contextlib.closing(Heartbeat()) as heartbeat:
+                ours, theirs = socket.socketpair()
+                with theirs:
+                    reader, self._writer = await asyncio.open_connection(sock=ours)
+                    self._process = process = await _start(theirs, heartbeat)
+                watch = asyncio.create_task(self._watch(process, heartbeat))
+                try:
+                    return await self._follow(process, reader)
+                finally:
+                    watch.cancel()
         except OSError as error:  # no file descriptor, process or memory is left
             if self._writer is not None:
                 self._writer.close()
             return EngineDied(f"the engine process could not be started: {error}")
+
+    async def _follow(
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader
+    ) -> VramLLMError:
+        """Pass on what a process sends until it ends. Returns the reason why it ended."""
+        assert self._writer is not None
         listener = asyncio.create_task(self._keep_stderr(process))
         try:
             self._send(wire.Start(self.plan, self._model_name))
             failed = await self._read(reader)
-            self._set_state(EngineState.LOADING, "the engine process has ended")
+            self._set_state(EngineState.LOADING, self._hang or "the engine process has ended")
             self._writer.close()
             code = await process.wait()
             await listener
@@ -167,9 +186,23 @@ class EngineProcess(ABC):
             listener.cancel()
         if failed is not None:
             return failed
+        if self._hang is not None:
+            return EngineDied(self._hang)
         why = reason(self._stderr)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return EngineDied(f"engine process ended with {how}" + (f": {why}" if why else ""))
+
+    async def _watch(self, process: asyncio.subprocess.Process, heartbeat: Heartbeat) -> None:
+        """Kill the process once it hangs."""
+        watchdog = Watchdog(self.plan.speed, self._watchdog_s)
+        while is_on(self._watchdog_s):
+            await asyncio.sleep(watchdog.look_every_s)
+            pulse = heartbeat.pulse(process.pid)
+            self._hang = watchdog.look(pulse, time.monotonic(), is_loading=self._ready_at is None)
+            if self._hang is not None:
+                self._set_state(EngineState.LOADING, f"{self._hang}; it is killed and started again")
+                process.kill()
+                return
 
     async def _keep_stderr(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None
@@ -214,11 +247,12 @@ class EngineProcess(ABC):
         self._on_change()
 
 
-async def _start(sock: socket.socket) -> asyncio.subprocess.Process:
-    """Start an engine process at the other end of `sock`. Raises OSError."""
+async def _start(sock: socket.socket, heartbeat: Heartbeat) -> asyncio.subprocess.Process:
+    """Start an engine process with this end of a socket pair. Raises OSError."""
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "vram_llm.engine.worker", str(sock.fileno()), str(log.getEffectiveLevel()),
-        pass_fds=[sock.fileno()],
+        str(heartbeat.fd),
+        pass_fds=[sock.fileno(), heartbeat.fd],
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,

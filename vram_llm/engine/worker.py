@@ -1,4 +1,5 @@
-"""The engine process: `python -m vram_llm.engine.worker FD LEVEL`, with one end of a socket pair as FD.
+"""The engine process: `python -m vram_llm.engine.worker FD LEVEL [PAGE]`, with one end of a socket pair as FD
+and the descriptor of a Heartbeat as PAGE.
 
 One thread does everything, so that no other thread holds the interpreter lock while tokens are sampled.
 Between steps it reads incoming messages; with nothing to do it sleeps in `recv`. It ends at the server's Stop
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from vram_llm.engine import wire
 from vram_llm.engine.channel import Channel, ChannelClosed
+from vram_llm.engine.heartbeat import Heartbeat
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import TokenEvent
 from vram_llm.engine.sampling.file_defaults import sampling_of_file
@@ -40,8 +42,9 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 class Worker:
     """Loads the plan of the first message, then generates or embeds until the channel closes."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, heartbeat: Heartbeat) -> None:
         self._channel = channel
+        self._heartbeat = heartbeat
 
     def run(self) -> None:
         """Serve until the server stops it. Raises ChannelClosed, and VramLLMError if the model fails."""
@@ -52,6 +55,8 @@ class Worker:
         from vram_llm.engine.loop import Loop
 
         model, draft = self._load(start.plan)
+        for each in filter(None, (model, draft)):
+            each.note_batch = self._heartbeat.note_batch
         self._channel.send(wire.Ready(_model_info(model, draft, start.model_name)))
         if start.plan.context.pooling is None:
             self._generate(Loop(model, draft, lambda ids: self._channel.send(wire.Waiting(ids))), model)
@@ -245,7 +250,7 @@ def _adapter_names(paths: Iterable[str]) -> tuple[str, ...]:
 def main() -> int:
     """Serve the socket whose descriptor is the first argument; the exit code is the error's, or 0.
 
-    The second argument is the logging level; the log goes to standard error.
+    The second argument is the logging level; the log goes to standard error. The third is the heartbeat's.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the server decides when the engine ends
         signal.signal(number, signal.SIG_IGN)
@@ -253,9 +258,10 @@ def main() -> int:
         stream=sys.stderr, level=int(sys.argv[2]), format="%(levelname)s %(name)s: %(message)s"
     )
     _end_with_server()
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    heartbeat = Heartbeat(int(sys.argv[3]) if len(sys.argv) > 3 else None)
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])), heartbeat.beat)
     try:
-        Worker(channel).run()
+        Worker(channel, heartbeat).run()
     except ChannelClosed:
         return 0
     except VramLLMError as error:

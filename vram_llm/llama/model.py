@@ -52,6 +52,7 @@ class LoadedModel:
         """
         C.llama_backend_init()
         self.plan = plan
+        self.note_batch: Callable[[int], None] = lambda _: None  # called with the rows of each batch
         servers = {} if servers is None else servers
         self._handles = handles(plan.devices, plan.placement.device_order, servers)
         b.forget_lines()
@@ -159,6 +160,7 @@ class LoadedModel:
 
         0: done. 1: no room in the KV cache, nothing has changed. Below 0: an error of llama.cpp.
         """
+        self.note_batch(self.batch.n_rows)
         return int(C.llama_decode(self._ctx, self.batch.struct))
 
     def wait(self) -> None:

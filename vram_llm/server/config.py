@@ -42,6 +42,7 @@ class ServerConfig:
     max_body_bytes: int = 32 * MIB
     verbose: bool = False  # add the prompt to chat answers, unless the request decides
     sse_ping_interval_s: float = 10.0  # 0: no comments in streams
+    watchdog_s: float | None = None  # of engine.watchdog; None: by the plan's prediction; infinite: off
     chat_template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     reasoning: ReasoningMode = ReasoningMode.AUTO

@@ -50,7 +50,8 @@ def serve(
     bound = list(socks) if socks is not None else sockets.bind_all(config.host, config.port)
 
     async def main() -> None:
-        engine = EngineClient(plan, config.model_name or served_name(plan.model.path), on_state)
+        name = config.model_name or served_name(plan.model.path)
+        engine = EngineClient(plan, name, on_state, watchdog_s=config.watchdog_s)
         listening_on: int = bound[0].getsockname()[1]
         await run.serve(engine, bound, config, on_ready=lambda info: on_ready(info, listening_on))
 
