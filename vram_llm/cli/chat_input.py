@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from vram_llm.state_file import open_regular
+
 if TYPE_CHECKING:
     from prompt_toolkit.completion import Completer
     from prompt_toolkit.history import History
@@ -95,7 +97,7 @@ def _history(path: Path) -> "History":
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))  # for its owner alone
+        os.close(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND))
     except OSError:
         return InMemoryHistory()
     return FileHistory(str(path))

@@ -96,10 +96,10 @@ def with_disk(machine: Machine, file: Path) -> Machine:
     """`machine` with the measured speed of the disk that holds `file`, unless its speed is known already."""
     if machine.host.what_if or machine.host.disk_bytes_per_s is not None:
         return machine
-    records, _ = read()
+    records, notes = read()
     record = records.get(disk_key(file) or "")
     if record is None:
-        return machine
+        return dataclasses.replace(machine, notes=(*machine.notes, *notes)) if notes else machine
     rate = Fact(record.read_bytes_per_s, Source.MEASURED)
     return dataclasses.replace(machine, host=dataclasses.replace(machine.host, disk_bytes_per_s=rate))
 

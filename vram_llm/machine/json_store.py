@@ -1,11 +1,9 @@
 """Small JSON files in the user's data folder, which store facts on this computer's devices between runs.
 
-A file that cannot be used gives a note and no error. A write replaces the whole file at once, so that a
-reader finds the old file or the new one, never a part.
+A file that cannot be used gives a note and no error.
 """
 
 import os
-import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -13,9 +11,13 @@ from typing import Generic, TypeVar
 import msgspec
 import platformdirs
 
+from vram_llm.state_file import read_state, write_state
+from vram_llm.units import MIB
+
 DATA_DIR_VARIABLE = "VRAM_LLM_DATA_DIR"
 
 _FILE_VERSION = 1
+_MAX_BYTES = 16 * MIB
 
 T = TypeVar("T")
 
@@ -44,12 +46,12 @@ def read(path: Path, record_type: type[T], plural: str) -> tuple[dict[str, T], t
     `plural` is what a note calls the records: "measured speeds".
     """
     try:
-        file = msgspec.json.decode(path.read_bytes(), type=_File[record_type])  # type: ignore[valid-type]
+        file = msgspec.json.decode(read_state(path, _MAX_BYTES), type=_File[record_type])  # type: ignore[valid-type]
     except FileNotFoundError:
         return {}, ()
     except OSError as error:
         return {}, (f"the {plural} in {path} cannot be read: {error.strerror or error}",)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         return {}, (f"the {plural} in {path} are damaged and not used: {error}",)
     if file.version != _FILE_VERSION:
         return {}, (f"the {plural} in {path} are of another version of this program and not used",)
@@ -58,13 +60,5 @@ def read(path: Path, record_type: type[T], plural: str) -> tuple[dict[str, T], t
 
 def write(path: Path, records: dict[str, T]) -> None:
     """Replace the file by one with these records. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".new")
-    try:
-        with open(descriptor, "wb") as stream:
-            file = _File(version=_FILE_VERSION, records=records)
-            stream.write(msgspec.json.format(msgspec.json.encode(file), indent=2))
-        os.replace(name, path)
-    except OSError:
-        os.unlink(name)
-        raise
+    file = _File(version=_FILE_VERSION, records=records)
+    write_state(path, msgspec.json.format(msgspec.json.encode(file), indent=2))

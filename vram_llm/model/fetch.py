@@ -18,6 +18,7 @@ from vram_llm.model import hub
 from vram_llm.model.http_client import HttpClient
 from vram_llm.model.library import hub_cache, repository
 from vram_llm.model.location import RemoteFile
+from vram_llm.state_file import open_regular
 from vram_llm.units import MIB, format_bytes
 
 PIECE_BYTES = 16 * MIB  # of one request: the most that a broken connection loses
@@ -98,7 +99,8 @@ def _fetch(
     if blob.exists():
         return
     blob.parent.mkdir(parents=True, exist_ok=True)
-    with _unfinished(blob).open("ab") as out:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    with open(open_regular(_unfinished(blob), flags, mode=0o666), "ab") as out:
         try:
             fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -11,6 +11,7 @@ are those of the huggingface_hub package. llama.cpp's common/download.cpp (`gguf
 there, two matches are an error.
 """
 
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -23,10 +24,14 @@ from vram_llm.errors import ModelNotFound, RemoteError
 from vram_llm.model.http_client import HttpClient, HubEndpoint
 from vram_llm.model.location import HUB, RemoteFile
 from vram_llm.model.shards import by_model, is_later_shard
+from vram_llm.state_file import read_state
+
+log = logging.getLogger(__name__)
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 MAX_PAGES = 50
 _SHOWN_FILES = 12
+_MAX_TOKEN_BYTES = 4096
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _NAME = re.compile(
     rf"(?P<org>{_WORD})/(?P<repo>{_WORD})(?:@(?P<revision>{_WORD}))?(?:/(?P<file>[^\\]+)|:(?P<tag>{_WORD}))?"
@@ -208,8 +213,12 @@ def _token() -> str | None:
         home = os.environ.get("HF_HOME") or Path("~", ".cache", "huggingface")
         saved = Path(os.environ.get("HF_TOKEN_PATH") or Path(home, "token")).expanduser()
         try:
-            token = saved.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeError):
+            token = read_state(saved, _MAX_TOKEN_BYTES, follow=True).decode().strip()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or "it is not text in UTF-8"
+            log.warning("the hub's token in %s is not used: %s", saved, why)
             return None
     if token and not (token.isascii() and token.isprintable()):
         raise RemoteError("the hub's token holds characters that no token has; set HF_TOKEN again")

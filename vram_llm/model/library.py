@@ -21,9 +21,12 @@ from vram_llm.errors import ModelNotFound
 from vram_llm.model import hub, name_match
 from vram_llm.model.location import HUB, LLAMA_CPP, LM_STUDIO, OLLAMA, is_kept
 from vram_llm.model.shards import by_model, shard_name
+from vram_llm.state_file import read_state
+from vram_llm.units import MIB
 
 _PROGRAMS = {HUB: "Hugging Face", LM_STUDIO: "LM Studio", OLLAMA: "Ollama", LLAMA_CPP: "llama.cpp"}
 _SHOWN = 6
+_MAX_REF_BYTES = 4096
 _OLLAMA_MODEL = "application/vnd.ollama.image.model"
 _OLLAMA_REGISTRY = "registry.ollama.ai"
 _OLLAMA_SERVICE = Path("/usr/share/ollama/.ollama/models")
@@ -126,7 +129,7 @@ def _snapshot(model: hub.HubModel) -> Path:
         folder = next(same, folder)
     revision = model.revision or "main"
     try:
-        return folder / "snapshots" / (folder / "refs" / revision).read_text("utf-8").strip()
+        return folder / "snapshots" / _ref(folder / "refs" / revision)
     except OSError:  # a commit has no file in refs
         snapshots = sorted((folder / "snapshots").glob("*"), key=lambda snapshot: snapshot.stat().st_mtime)
         newest = snapshots[-1].name if snapshots and model.revision is None else revision
@@ -143,8 +146,15 @@ def _hugging_face() -> Iterator[InstalledModel]:
 
 
 def _is_main(snapshot: Path) -> bool:
-    main = snapshot.parents[1] / "refs" / "main"
-    return main.is_file() and main.read_text("utf-8").strip() == snapshot.name
+    try:
+        return _ref(snapshot.parents[1] / "refs" / "main") == snapshot.name
+    except OSError:
+        return False
+
+
+def _ref(path: Path) -> str:
+    """The commit in a file of `refs`. Raises OSError."""
+    return read_state(path, _MAX_REF_BYTES, follow=True).decode("utf-8", "replace").strip()
 
 
 def _lm_studio() -> Iterator[InstalledModel]:
@@ -176,8 +186,8 @@ def _ollama() -> Iterator[InstalledModel]:
 
 def _ollama_blob(folder: Path, manifest: Path) -> Path | None:
     try:
-        layers = msgspec.json.decode(manifest.read_bytes(), type=_Manifest).layers
-    except (OSError, msgspec.MsgspecError):
+        layers = msgspec.json.decode(read_state(manifest, MIB, follow=True), type=_Manifest).layers
+    except (OSError, msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
     digests = [layer.digest for layer in layers if layer.media_type == _OLLAMA_MODEL]
     if len(digests) != 1 or not re.fullmatch(r"sha256:[0-9a-f]{64}", digests[0]):

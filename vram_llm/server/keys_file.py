@@ -8,8 +8,6 @@ import fcntl
 import hmac
 import os
 import re
-import stat
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -20,6 +18,7 @@ from secrets import token_bytes, token_hex, token_urlsafe
 import msgspec
 
 from vram_llm.errors import BadKeysFile
+from vram_llm.state_file import read_state, write_state
 
 _VERSION = 1  # another version may have other parameters of scrypt
 _N, _R, _P = 2**14, 8, 1  # 16 MiB and some 50 ms a hash
@@ -63,20 +62,14 @@ def id_of(key: bytes) -> str:
 def read_keys(path: Path) -> dict[str, StoredKey]:
     """The keys by name. Raises BadKeysFile."""
     try:
-        # O_NONBLOCK: a FIFO would wait for a writer
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise BadKeysFile(f"{path} is not a regular file; `vram-llm keys add NAME` makes one")
-            text = stream.read(_MAX_BYTES + 1)
-        if len(text) > _MAX_BYTES:
-            raise BadKeysFile(f"{path} is larger than 1 MiB, which no file of keys is")
-        file = msgspec.json.decode(text, type=_KeysFile)
+        # a secret that Kubernetes mounts is a link
+        file = msgspec.json.decode(read_state(path, _MAX_BYTES, follow=True), type=_KeysFile)
     except OSError as error:
         raise BadKeysFile(
             f"the keys in {path} cannot be read: {error.strerror or error}; `vram-llm keys add NAME` makes "
             "the file"
         ) from None
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise BadKeysFile(f"{path} is not a file of keys as `vram-llm keys add` writes it: {error}") from None
     if file.version != _VERSION:
         raise BadKeysFile(f"the keys in {path} are of another version of this program")
@@ -139,13 +132,4 @@ def _changed(path: Path) -> Iterator[dict[str, StoredKey]]:
 
 def _replace(path: Path, keys: dict[str, StoredKey]) -> None:
     text = msgspec.json.format(msgspec.json.encode(_KeysFile(version=_VERSION, keys=keys)), indent=2)
-    descriptor, new = tempfile.mkstemp(dir=path.parent, suffix=".new")  # its mode is 0600
-    try:
-        with open(descriptor, "wb") as stream:
-            stream.write(text + b"\n")
-            stream.flush()
-            os.fsync(descriptor)
-        os.replace(new, path)
-    except OSError:
-        os.unlink(new)
-        raise
+    write_state(path, text + b"\n", durable=True)

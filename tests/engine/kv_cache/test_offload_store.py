@@ -87,3 +87,11 @@ def test_dropping(store: OffloadStore) -> None:
     for key in (*keys, *keys, 99):
         store.drop(key)
     assert (store.ram_used_bytes, store.disk_used_bytes) == (0, 0)
+
+
+def test_a_state_that_the_disk_has_lost_is_gone(store: OffloadStore) -> None:
+    keys = [store.put(_state(40, fill)) for fill in range(4)]
+    _, file = store._disk[keys[0]]
+    file.truncate(10)
+    assert _fills(store, keys) == [None, 1, 2, 3]
+    assert keys[0] not in store

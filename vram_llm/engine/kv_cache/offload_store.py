@@ -3,6 +3,7 @@
 The least recently used state is moved first: from RAM to disk, and from disk it is deleted.
 """
 
+import logging
 import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
+
+log = logging.getLogger(__name__)
 
 State = npt.NDArray[np.uint8]
 
@@ -29,6 +32,7 @@ class OffloadStore:
     _ram: "OrderedDict[int, State]" = field(default_factory=OrderedDict)
     _disk: "OrderedDict[int, tuple[int, IO[bytes]]]" = field(default_factory=OrderedDict)
     _n_keys: int = 0
+    _warned: bool = False
 
     def __contains__(self, key: int) -> bool:
         return key in self._ram or key in self._disk
@@ -54,8 +58,15 @@ class OffloadStore:
             return None
         n_bytes, file = self._disk[key]
         self._disk.move_to_end(key)
-        file.seek(0)
-        return np.frombuffer(file.read(n_bytes), np.uint8)
+        try:
+            file.seek(0)
+            state = np.frombuffer(file.read(n_bytes), np.uint8)
+        except OSError:  # a fault of the disk
+            state = np.empty(0, np.uint8)
+        if state.nbytes == n_bytes:
+            return state
+        self.drop(key)
+        return None
 
     def drop(self, key: int) -> None:
         """Delete a state. An unknown key is no error."""
@@ -80,15 +91,23 @@ class OffloadStore:
         while self.disk_used_bytes > self.disk_bytes:
             self.drop(next(iter(self._disk)))
 
+    def _warn(self, error: OSError) -> None:
+        """Log the first error of writing: states are then deleted as if the disk were full."""
+        if not self._warned:
+            self._warned = True
+            log.warning("states of idle conversations cannot be written to the disk: %s", error)
+
     def _write(self, key: int, state: State) -> None:
         try:
             file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 - closed by drop
-        except OSError:  # no such folder: then it is not kept
+        except OSError as error:  # no such folder
+            self._warn(error)
             return
         try:
             file.write(state.data)
             file.flush()
-        except OSError:  # a full disk
+        except OSError as error:  # a full disk
+            self._warn(error)
             file.close()
             return
         self._disk[key] = (state.nbytes, file)
