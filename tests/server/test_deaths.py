@@ -13,7 +13,12 @@ from tests.conftest import PlanOnCpu
 from tests.engine.harness import EXACT, engine_processes, running, write_f32
 from tests.patience import soon, until
 from tests.server.live import http_client, listening
+from vram_llm.engine import restart_policy
 from vram_llm.engine.client import EngineClient
+from vram_llm.errors import EngineDied
+from vram_llm.server import run
+from vram_llm.server.config import ServerConfig
+from vram_llm.server.sockets import bind_all, start_listening
 
 pytestmark = pytest.mark.process
 
@@ -79,6 +84,32 @@ async def test_a_stream_that_has_begun_ends_with_an_error_event_or_continues(
     assert "engine process died" in ends[0][-2] + ends[0][-1]
     assert '"error"' in "".join(ends[0][-4:])
     assert _texts(ends[1]) == _texts(undisturbed.text.splitlines())
+
+
+async def test_the_server_ends_once_the_crashes_are_too_many(
+    plan_on_cpu: PlanOnCpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream gets its error first. The command's exit code is the error's: 32."""
+    monkeypatch.setattr(restart_policy, "MAX_CRASHES", 0)
+    engine = EngineClient(plan_on_cpu(n_ctx=16384), "tiny")
+    (sock,) = bind_all("127.0.0.1", 0)
+    start_listening([sock])
+    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    with sock:
+        serving = asyncio.create_task(run.serve(engine, [sock], ServerConfig()))
+        await soon(engine.ready())
+        async with http_client(url) as client:
+            endless = {**HI, "max_tokens": 12000, "stream": True, "ignore_eos": True, "temperature": 1}
+            async with client.stream("POST", "/v1/chat/completions", json=endless) as lost:
+                lines = lost.aiter_lines()
+                await soon(_until_text(lines))
+                engine_processes()[0].kill()
+                rest = [line async for line in lines]
+        with pytest.raises(EngineDied, match="died 1 times within 10 minutes") as end:
+            await soon(serving)
+    assert "is not started again" in rest[-2] + rest[-1]
+    assert end.value.exit_code == 32
+    assert engine_processes() == []
 
 
 async def _until_text(lines: AsyncIterator[str]) -> list[str]:

@@ -84,6 +84,14 @@ class EngineProcess(ABC):
         assert self.info is not None
         return self.info
 
+    async def ended(self) -> None:
+        """Wait until the engine is DEAD. Raises the error for which it is not started again, if any."""
+        while self.state is not EngineState.DEAD:
+            self._changed.clear()
+            await self._changed.wait()
+        if self.failure is not None:
+            raise self.failure
+
     async def stop(self) -> None:
         """End the process and wait until it is gone."""
         self._set_state(EngineState.STOPPING, "shutting down")

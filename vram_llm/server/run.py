@@ -55,7 +55,7 @@ async def serve(
     /health answers 503 while the model loads. After a signal, requests in flight have DRAIN_S to finish; a
     second signal ends them at once. SIGHUP reads API keys and certificate again. If all sockets are bound to
     loopback addresses, or hosts are allowed by name, other host names are refused (see server.host_check).
-    Raises BadKeysFile, BadCertificate, and the first load's error.
+    Raises BadKeysFile, BadCertificate, the first load's error, and EngineDied after too many crashes.
     """
     checks_host = bool(config.allowed_hosts) or all(is_loopback(sock.getsockname()[0]) for sock in socks)
     keyring = Keyring(config)
@@ -80,19 +80,23 @@ async def serve(
     server = _Server(http, engine, config, keyring)
     serving = asyncio.create_task(server.serve(sockets=socks))
     engine.start()
-    loading = asyncio.create_task(engine.ready())
+    loading, ending = asyncio.create_task(engine.ready()), asyncio.create_task(engine.ended())
     try:
         await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             on_ready(loading.result())
             gc.collect()
             gc.freeze()  # these objects stay: looking through them all again would delay streams
+        await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if ending.done() and not server.should_exit:
+            ending.result()
         await serving
     finally:
         loading.cancel()
+        ending.cancel()
         server.should_exit = True
         await engine.stop()
-        await asyncio.gather(serving, loading, return_exceptions=True)
+        await asyncio.gather(serving, loading, ending, return_exceptions=True)
 
 
 class _Server(uvicorn.Server):
