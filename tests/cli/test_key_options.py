@@ -64,5 +64,11 @@ def test_keys_of_a_file(tmp_path: Path) -> None:
     ask(keys.command, ["add", "bob", *file])
     listed = ask(keys.command, ["list", *file]).stdout
     assert listed == "ann: metrics; gemma\nbob: inference; all models\n"
+    ask(keys.command, ["change", "ann", "--weight", "2.5", "--requests-per-minute", "60", *file])
+    ask(keys.command, ["change", "ann", "--max-sequences", "1000", "--max-requests", "2", *file])
+    ask(keys.command, ["change", "ann", "--requests-per-minute", "0", "--tokens-per-minute", "5", *file])
+    listed = ask(keys.command, ["list", *file]).stdout.splitlines()[0]
+    assert listed.endswith("; weight 2.5, 2 requests in flight, 1,000 answers in flight, 5 tokens a minute")
+    assert ask(keys.command, ["change", "eve", "--weight", "2", *file]).exit_code != 0
     ask(keys.command, ["remove", "ann", *file])
     assert ask(keys.command, ["list", *file]).stdout == "bob: inference; all models\n"

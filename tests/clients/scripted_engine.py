@@ -43,6 +43,9 @@ class ScriptedEngine:
     async def ready(self) -> ModelInfo:
         return INFO
 
+    def seconds_until_done(self, n: int, client: str) -> float:
+        return 1.0
+
     async def drain(self, grace_s: float) -> None:
         self.state = EngineState.STOPPING
 

@@ -92,6 +92,9 @@ class FakeEngine:
                 self.cancelled.append(request.id)
                 self.some_cancelled.set()
 
+    def seconds_until_done(self, n: int, client: str) -> float:
+        return 2.5 * n
+
     async def embed(self, request: EmbeddingRequest) -> Embedded:
         """Rows of the lengths of their texts; text i of a query's has score i."""
         self.embedded.append(request)

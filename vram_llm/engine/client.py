@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from uuid import uuid4
 
 from vram_llm.engine import wire
+from vram_llm.engine.answer_times import AnswerTimes
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import DecodeTick, EmbeddingRequest, FinishReason, Image, Request, TokenEvent
 from vram_llm.engine.stats import EngineStats
@@ -16,6 +17,7 @@ from vram_llm.planner.types import Plan
 from vram_llm.units import MIB
 
 MAX_WAITING = 256  # requests that wait; further ones are refused
+_MOST_FOR_MANY = 4  # times as many, if several clients have their shares of them
 MAX_IMAGES_BYTES = 256 * MIB  # image files of all requests in flight, twice the largest request's
 _REFUSALS = (RequestError.code, ContextExceeded.code)
 
@@ -38,7 +40,7 @@ class EngineClient(EngineProcess):
         super().__init__(plan, model_name, lambda: on_state(self), watchdog_s)
         self.stats = EngineStats()
         self._tick_ids: list[str] = []  # the requests of the columns of DecodeTicks
-        self._seconds_per_request: float | None = None
+        self._times = AnswerTimes(plan.context.parallel)
         self._images_bytes = 0
 
     async def drain(self, grace_s: float) -> None:
@@ -63,25 +65,25 @@ class EngineClient(EngineProcess):
         If the engine dies, the next one begins or continues the answer, see in_flight.py. Raises EngineDied,
         Overloaded, RequestError (ContextExceeded and PoisonRequest among them).
         """
-        self._admit()
-        started = time.monotonic()
+        self._admit(request.client)
         events: asyncio.Queue[TokenEvent | VramLLMError] = asyncio.Queue()
         finished = False
         with self._count_images(request.images):
             try:
+                self._times.begin(request.id, request.client, request.max_tokens, time.monotonic())
                 self._in_flight.add(wire.Submit(request), events.put_nowait)
                 while not finished:
                     event = await events.get()
                     if isinstance(event, VramLLMError):
                         raise event
                     finished = event.finish_reason is not None
+                    self._times.note_tokens(request.id, len(event.token_ids), time.monotonic())
                     if event.finish_reason is FinishReason.ERROR and event.error_code in _REFUSALS:
                         raise _refusal(event, event.prompt_tokens)
-                    if finished:  # before the yield: readers of the last event seldom ask for more
-                        self._note_duration(time.monotonic() - started)
                     yield event
             finally:
                 self._in_flight.drop(request.id)
+                self._times.end(request.id, time.monotonic(), is_whole=finished)
 
     async def tokenize(
         self, text: str, *, add_special: bool, parse_special: bool, images: tuple[Image, ...] = ()
@@ -112,8 +114,13 @@ class EngineClient(EngineProcess):
         Only for a model whose plan has a pooling. Raises EngineDied, Overloaded, RequestError
         (ContextExceeded, PoisonRequest).
         """
-        self._admit()
-        answer = await self._ask(wire.Embed(request))
+        self._admit(request.client)
+        self._times.begin(request.id, request.client, len(request.inputs), time.monotonic())
+        answer = None
+        try:
+            answer = await self._ask(wire.Embed(request))
+        finally:
+            self._times.end(request.id, time.monotonic(), is_whole=answer is not None)
         assert isinstance(answer, wire.Embedded)
         if answer.error is not None:
             raise _refusal(answer, answer.n_tokens[0] if answer.n_tokens else 0)
@@ -146,36 +153,40 @@ class EngineClient(EngineProcess):
         if self.state is not EngineState.READY and not restarts:
             raise EngineDied(f"the engine is not ready: {self.detail}")
 
-    def _admit(self) -> None:
-        """Raises EngineDied, Overloaded."""
+    def _admit(self, client: str = "") -> None:
+        """Raises EngineDied, Overloaded. A full queue takes more from clients with less than their share."""
         self._check_ready()
-        limit = self.plan.context.parallel + MAX_WAITING
-        if len(self._in_flight) >= limit:
-            raise self._overloaded(f"{len(self._in_flight)} requests are in flight and {limit} is the most")
+        n, times, limit = len(self._in_flight), self._times, self.plan.context.parallel + MAX_WAITING
+        n_more, share = times.n_of(client) + 1, limit // times.n_clients(client)
+        if n < limit or (n_more <= share and n < _MOST_FOR_MANY * limit):
+            return
+        now = time.monotonic()
+        waits = (
+            times.seconds_until_done(n + 1 - limit, now),
+            times.seconds_until_done(n_more - share, now, client) if n < _MOST_FOR_MANY * limit else None,
+        )
+        raise _overloaded(f"{n} requests are in flight and {limit} is the most", waits)
+
+    def seconds_until_done(self, n: int, client: str) -> float:
+        """The expected time until `n` sequences of a client have ended, in seconds."""
+        return self._times.seconds_until_done(n, time.monotonic(), client) or 1.0
 
     @contextlib.contextmanager
     def _count_images(self, images: tuple[Image, ...]) -> Iterator[None]:
         """Count the bytes of images while they are in flight. Raises Overloaded."""
         n_bytes = sum(len(image.data) for image in images)
         if n_bytes and self._images_bytes + n_bytes > MAX_IMAGES_BYTES:
-            raise self._overloaded(
+            wait = self._times.seconds_until_done(1, time.monotonic())
+            raise _overloaded(
                 f"images of {self._images_bytes:,} bytes are in flight, these have {n_bytes:,} and "
-                f"{MAX_IMAGES_BYTES:,} is the most"
+                f"{MAX_IMAGES_BYTES:,} is the most",
+                (wait,),
             )
         self._images_bytes += n_bytes
         try:
             yield
         finally:
             self._images_bytes -= n_bytes
-
-    def _overloaded(self, reason: str) -> Overloaded:
-        n_rounds = len(self._in_flight) / self.plan.context.parallel
-        retry_after_s = max(1.0, n_rounds * (self._seconds_per_request or 1.0))
-        return Overloaded(f"{reason}; try again in {retry_after_s:.0f} s", retry_after_s)
-
-    def _note_duration(self, seconds: float) -> None:
-        before = self._seconds_per_request
-        self._seconds_per_request = seconds if before is None else 0.9 * before + 0.1 * seconds
 
     # -- answers ---------------------------------------------------------------------------------
 
@@ -192,11 +203,18 @@ class EngineClient(EngineProcess):
                 )
             case wire.Waiting(ids):
                 self._in_flight.waiting = frozenset(ids)
+                self._times.note_waiting(ids, time.monotonic())
             case wire.Tokens() | wire.Pieces() | wire.Embedded():
                 self._in_flight.answer(message)
             case _:
                 return False
         return True
+
+
+def _overloaded(reason: str, waits: Iterable[float | None]) -> Overloaded:
+    """The error for a full queue; the shortest of the expected `waits` is the time to try again."""
+    retry_after_s = min((wait for wait in waits if wait), default=1.0)
+    return Overloaded(f"{reason}; try again in {retry_after_s:.1f} s", retry_after_s)
 
 
 def _refusal(answer: TokenEvent | wire.Embedded, n_tokens: int) -> RequestError:

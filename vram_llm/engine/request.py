@@ -176,12 +176,13 @@ class Request:
 class EmbeddingRequest:
     """Texts to embed, each as text (tokenized by the engine, special tokens parsed) or token ids.
 
-    With a `query`, a reranker scores each text as an answer to it.
+    With a `query`, a reranker scores each text as an answer to it. `client`: see Request.
     """
 
     id: str
     inputs: tuple[str | tuple[int, ...], ...]
     query: str | None = None
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,12 @@
 import asyncio
 import hmac
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2s
 from secrets import token_bytes
 
 from vram_llm.server.config import ServerConfig
+from vram_llm.server.key_usage import KeyUsage
 from vram_llm.server.keys_file import KeyScope, StoredKey, id_of, read_keys
 
 ROUTE_SCOPES = {"/metrics": KeyScope.METRICS}  # by path; other routes need KeyScope.INFERENCE
@@ -25,6 +26,7 @@ class ApiKey:
     cache_namespace: int = 0
     scopes: frozenset[KeyScope] = frozenset(KeyScope)
     models: frozenset[str] | None = None
+    usage: KeyUsage = field(default_factory=KeyUsage, compare=False)  # and its limits
 
     def may_ask(self, path: str) -> bool:
         """Whether its scopes suffice for a route."""
@@ -60,6 +62,7 @@ class Keyring:
             for number, key in enumerate(config.api_keys, start=1)
         ]
         self._stored: dict[str, tuple[StoredKey, ApiKey]] = {}  # by id
+        self._usages: dict[str, KeyUsage] = {}  # by id; they outlive a reading of the file
         self._found: dict[bytes, ApiKey] = {}  # keys of the file that clients sent, by digest
         self._hashing = asyncio.Lock()  # wrong keys take the time of one core at most
         self.is_needed = config.needs_key
@@ -70,10 +73,18 @@ class Keyring:
         if self._path is None:
             return 0
         stored = read_keys(self._path)
+        self._usages = {key.id: self._usages.get(key.id) or KeyUsage() for key in stored.values()}
+        for key in stored.values():
+            self._usages[key.id].change(key.limits)
         self._stored = {
             key.id: (
                 key,
-                replace(self._new(name, key.id), scopes=frozenset(key.scopes), models=_set(key.models)),
+                replace(
+                    self._new(name, key.id),
+                    scopes=frozenset(key.scopes),
+                    models=_set(key.models),
+                    usage=self._usages[key.id],
+                ),
             )
             for name, key in stored.items()
         }

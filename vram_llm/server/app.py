@@ -76,6 +76,7 @@ def create_app(
         app.add_middleware(HostCheckMiddleware, names=hosts)
     app.add_middleware(
         AuthAndLimitsMiddleware,
+        engine=engine,
         keyring=keyring or Keyring(config),
         max_body_bytes=config.max_body_bytes,
         refusals=_REFUSALS,

@@ -73,7 +73,7 @@ def embeddings_router(serving: ServingContext) -> APIRouter:
         if "" in inputs:
             raise RequestError(f"'input[{inputs.index('')}]' is empty", "input")
         request = EmbeddingRequest(id=f"embd-{uuid4().hex}", inputs=tuple(inputs))
-        answer = await while_connected(http.receive, serving.engine.embed(request))
+        answer = await while_connected(http.receive, serving.embed(request))
         if answer is None:
             return Response(status_code=499)  # the client is gone
         rows = np.frombuffer(answer.vectors, np.float32).reshape(len(inputs), -1)

@@ -38,6 +38,9 @@ class Engine(Protocol):
         Cancelling the task that waits cancels the request.
         """
 
+    def seconds_until_done(self, n: int, client: str) -> float:
+        """The expected time until `n` sequences of a client have ended, in seconds."""
+
     def generate(self, request: Request) -> AsyncGenerator[TokenEvent, None]:
         """Run one request. Only the last event has a `finish_reason`.
 

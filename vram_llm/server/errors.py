@@ -109,6 +109,10 @@ class UnknownEncoding(RequestError):
     code = "unsupported_content_encoding"
 
 
+class RateLimited(Overloaded):
+    """The API key has as much in flight, or has used as much within a minute, as it may."""
+
+
 class NotReady(VramLLMError):
     """The engine is loading or restarting: try again."""
 
@@ -162,6 +166,7 @@ ANSWERS: dict[type[Exception], ErrorKind] = {
     BodyTooLarge: ErrorKind(status=413, type=_INVALID),
     UnknownEncoding: ErrorKind(status=415, type=_INVALID),
     Overloaded: ErrorKind(status=429, type="rate_limit_error", code="overloaded"),
+    RateLimited: ErrorKind(status=429, type="rate_limit_error", code="rate_limit_exceeded"),  # OpenAI's code
     NotReady: ErrorKind(status=503, type="unavailable_error", code=503, retry_after_s=2),  # llama-server's
     EngineDied: ErrorKind(status=503, type="unavailable_error", code="engine_died", retry_after_s=2),
     Interrupted: ErrorKind(status=503, type="unavailable_error", code="interrupted", retry_after_s=2),
@@ -194,12 +199,14 @@ def error_body(error: Exception) -> dict[str, Any]:
 
 
 def error_response(error: Exception, headers: dict[str, str] | None = None) -> Response:
-    """The HTTP answer, with Retry-After and x-should-retry where they apply."""
+    """The HTTP answer, with Retry-After, retry-after-ms and x-should-retry where they apply."""
     answer = error_kind(error)
     response = Response(msgspec.json.encode(error_body(error)), answer.status, headers, "application/json")
     retry_after_s = error.retry_after_s if isinstance(error, Overloaded) else answer.retry_after_s
     if retry_after_s is not None:
         response.headers["retry-after"] = str(max(1, math.ceil(retry_after_s)))
+    if isinstance(error, Overloaded):  # OpenAI's SDKs prefer it
+        response.headers["retry-after-ms"] = str(math.ceil(1000 * error.retry_after_s))
     if answer.retry is not None:
         response.headers["x-should-retry"] = str(answer.retry).lower()
     if answer.status == 401:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from starlette.types import Receive
@@ -11,7 +12,7 @@ from starlette.types import Receive
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import Image, Likelihood, Request, TokenEvent
 from vram_llm.errors import RequestError
-from vram_llm.server.api_keys import current_key
+from vram_llm.server.api_keys import ApiKey, current_key
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
 from vram_llm.server.image_inputs import MAX_IMAGES_BYTES
@@ -67,6 +68,7 @@ def engine_requests(
         adapters=info.adapters_used,
         namespace=key.cache_namespace,
         client=key.name,
+        weight=key.usage.limits.weight,
         reports_progress=bool(fields.stream),
         whole=not fields.stream,
     )
@@ -98,8 +100,30 @@ def _check_size(n: int, name: str, n_prompts: int, images: Sequence[Image]) -> N
         )
 
 
-async def stream_events(engine: Engine, requests: Sequence[Request]) -> TokenEvents:
-    """The events of all requests, in order of arrival. The first error, or closing this, ends them all."""
+def stream_events(engine: Engine, requests: Sequence[Request]) -> TokenEvents:
+    """The events of all requests, in order of arrival. The first error, or closing this, ends them all.
+
+    They count for the key that asks. They raise RateLimited, and the errors of the engine.
+    """
+    key = current_key.get()
+    return _joined(engine, requests) if key.usage.is_unlimited else _counted(engine, requests, key)
+
+
+async def _counted(engine: Engine, requests: Sequence[Request], key: ApiKey) -> TokenEvents:
+    with key.usage.sequences(len(requests), partial(engine.seconds_until_done, client=key.name)):
+        async with aclosing(_joined(engine, requests)) as events:
+            async for index, event in events:
+                key.usage.spend(_n_computed(event))
+                yield index, event
+
+
+def _n_computed(event: TokenEvent) -> int:
+    """The tokens of an answer in an event, and in its last event those of the prompt, but for cached ones."""
+    n_prompt = 0 if event.finish_reason is None else event.prompt_tokens - event.cached_tokens
+    return len(event.token_ids) + n_prompt
+
+
+async def _joined(engine: Engine, requests: Sequence[Request]) -> TokenEvents:
     if len(requests) == 1:
         async with aclosing(_events(engine, requests[0])) as events:
             async for event in events:

@@ -8,14 +8,16 @@ import fcntl
 import hmac
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from hashlib import scrypt
 from pathlib import Path
 from secrets import token_bytes, token_hex, token_urlsafe
+from typing import Annotated
 
 import msgspec
+from msgspec.structs import replace
 
 from vram_llm.errors import BadKeysFile
 from vram_llm.state_file import read_state, write_state
@@ -34,7 +36,23 @@ class KeyScope(StrEnum):
     ADMIN = "admin"  # everything
 
 
-class StoredKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class KeyLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The limits of a key; None: no limit. Keys that use the engine at once share it by their weights."""
+
+    weight: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
+    max_requests: _Count | None = None  # in flight
+    max_sequences: _Count | None = None  # in flight; a request with `n` has as many
+    requests_per_minute: _Count | None = None
+    tokens_per_minute: _Count | None = None  # computed, of prompts and answers
+
+
+NO_LIMITS = KeyLimits()
+
+
+class StoredKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A key without its secret. `models` are names as /v1/models lists them; None: all."""
 
     id: str
@@ -42,6 +60,7 @@ class StoredKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     hash: bytes
     scopes: tuple[KeyScope, ...]
     models: tuple[str, ...] | None = None
+    limits: KeyLimits = NO_LIMITS
 
     def matches(self, key: bytes) -> bool:
         """Whether `key` is this key. Takes some 50 ms."""
@@ -78,7 +97,13 @@ def read_keys(path: Path) -> dict[str, StoredKey]:
     return file.keys
 
 
-def add_key(path: Path, name: str, scopes: Sequence[KeyScope], models: Sequence[str] = ()) -> str:
+def add_key(
+    path: Path,
+    name: str,
+    scopes: Sequence[KeyScope],
+    models: Sequence[str] = (),
+    limits: KeyLimits = NO_LIMITS,
+) -> str:
     """Make a key, add its hash to the file, and return it. Without `models` it may use all.
 
     Raises BadKeysFile, also if the name is taken.
@@ -96,15 +121,29 @@ def add_key(path: Path, name: str, scopes: Sequence[KeyScope], models: Sequence[
             hash=_hash(key.encode(), salt),
             scopes=tuple(scopes),
             models=tuple(models) or None,
+            limits=limits,
         )
     return key
+
+
+def change_key(path: Path, name: str, limits: Mapping[str, float | None]) -> None:
+    """Change some of the limits of a key. Raises BadKeysFile, also if there is none of that name."""
+    with _changed(path) as keys:
+        key = _named(path, keys, name)
+        keys[name] = replace(key, limits=replace(key.limits, **limits))
 
 
 def remove_key(path: Path, name: str) -> None:
     """Remove a key by its name. Raises BadKeysFile, also if there is none of that name."""
     with _changed(path) as keys:
-        if keys.pop(name, None) is None:
-            raise BadKeysFile(f"{path} has no key {name!r}; `vram-llm keys list` shows the names")
+        _named(path, keys, name)
+        del keys[name]
+
+
+def _named(path: Path, keys: Mapping[str, StoredKey], name: str) -> StoredKey:
+    if name not in keys:
+        raise BadKeysFile(f"{path} has no key {name!r}; `vram-llm keys list` shows the names")
+    return keys[name]
 
 
 def _hash(key: bytes, salt: bytes) -> bytes:

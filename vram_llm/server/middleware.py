@@ -3,7 +3,9 @@
 import logging
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_network
 from uuid import uuid4
 
@@ -14,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vram_llm.errors import VramLLMError
 from vram_llm.server.api_keys import ANYBODY, STRANGER, ApiKey, Keyring, current_key, scope_of
+from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import BadKey, BodyTooLarge, MissingScope, error_response
 from vram_llm.units import format_bytes
 
@@ -28,6 +31,7 @@ class AuthAndLimitsMiddleware:
     def __init__(
         self,
         app: ASGIApp,
+        engine: Engine,
         keyring: Keyring,
         max_body_bytes: int,
         refusals: Mapping[str, Callable[[Exception], Response]],
@@ -35,6 +39,7 @@ class AuthAndLimitsMiddleware:
         """`refusals` write an error, by path; other paths get OpenAI's error object."""
         self._refusals = refusals
         self._app = app
+        self._engine = engine
         self._keyring = keyring
         self._max_body_bytes = max_body_bytes
 
@@ -54,9 +59,11 @@ class AuthAndLimitsMiddleware:
             await send(message)
 
         try:
-            current_key.set(await self._key(scope, headers))
+            key = await self._key(scope, headers)
+            current_key.set(key)
             self._check_length(headers)
-            await self._app(scope, self._limited(receive), send_with_id)
+            with self._counted(key, scope):
+                await self._app(scope, self._limited(receive), send_with_id)
         except ClientDisconnect:
             return
         except Exception as error:  # every other error becomes an error object
@@ -85,6 +92,12 @@ class AuthAndLimitsMiddleware:
         if not key.may_ask(path):
             raise MissingScope(f"The API key '{key.name}' lacks the scope '{scope_of(path)}'")
         return key
+
+    def _counted(self, key: ApiKey, scope: Scope) -> AbstractContextManager[None]:
+        """Counts a POST request for its key. Entering raises RateLimited."""
+        if scope["method"] != "POST":
+            return nullcontext()
+        return key.usage.request(partial(self._engine.seconds_until_done, client=key.name))
 
     def _check_length(self, headers: Headers) -> None:
         length = headers.get("content-length", "0")

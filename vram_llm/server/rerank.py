@@ -81,7 +81,7 @@ def rerank_router(serving: ServingContext) -> APIRouter:
         info = serving.reranking_model(fields.model)
         field, documents = fields.given()
         request = EmbeddingRequest(id=f"rank-{uuid4().hex}", inputs=tuple(documents), query=fields.query)
-        answer = await while_connected(http.receive, serving.engine.embed(request))
+        answer = await while_connected(http.receive, serving.embed(request))
         if answer is None:
             return Response(status_code=499)  # the client is gone
         scores = np.frombuffer(answer.vectors, np.float32).reshape(len(documents), -1)[:, 0]

@@ -9,6 +9,8 @@ from types import MappingProxyType
 
 from vram_llm.chat.template import ChatTemplate
 from vram_llm.engine.model_info import EngineState, ModelInfo
+from vram_llm.engine.request import EmbeddingRequest
+from vram_llm.engine.wire import Embedded
 from vram_llm.model.pooling import Pooling
 from vram_llm.server.api_keys import STRANGER, current_key
 from vram_llm.server.config import ServerConfig
@@ -106,6 +108,13 @@ class ServingContext:
             does = "writes text" if info.pooling is None else _EMBEDS
             raise WrongModel(f"'{info.name}' is not a reranker; it {does}", "model")
         return info
+
+    async def embed(self, request: EmbeddingRequest) -> Embedded:
+        """The engine's answer, which counts for the key that asks. Raises the errors of the engine."""
+        key = current_key.get()
+        answer = await self.engine.embed(replace(request, client=key.name))
+        key.usage.spend(sum(answer.n_tokens))
+        return answer
 
     def request_images(
         self, info: ModelInfo, kept: Mapping[str, bytes] = MappingProxyType({})
