@@ -2,6 +2,7 @@
 
 import select
 import socket
+import threading
 from collections.abc import Callable
 
 from vram_llm.engine import wire
@@ -15,19 +16,25 @@ class ChannelClosed(Exception):
 
 
 class Channel:
-    """Sends and receives whole messages. `beat` is called at each look for messages, and while it waits."""
+    """Sends and receives whole messages. Several threads may send.
+
+    `beat` is called at each look for messages, and while it waits.
+    """
 
     def __init__(self, sock: socket.socket, beat: Callable[[], None] = lambda: None) -> None:
         self._socket = sock
         self._beat = beat
+        self._sending = threading.Lock()
         self._buffer = bytearray()
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
 
     def send(self, *messages: wire.FromEngine) -> None:
         """Send, waiting for room if the server is behind. Raises ChannelClosed."""
+        data = b"".join(map(wire.pack, messages))
         try:
-            self._socket.sendall(b"".join(map(wire.pack, messages)))
+            with self._sending:
+                self._socket.sendall(data)
         except OSError as error:
             raise ChannelClosed from error
 

@@ -1,12 +1,17 @@
 """Embeds texts with one loaded model, in batches that take a text of each request in turn."""
 
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import wait
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
 
+from vram_llm.engine.inputs.text_tokenizer import Cancellation, Job, TextTokenizer, TokenizerThreads
+from vram_llm.engine.inputs.tokenize import max_prompt_bytes
 from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.engine.rerank_prompt import TEMPLATE, rerank_tokens
 from vram_llm.engine.stats import EngineStats
@@ -15,7 +20,7 @@ from vram_llm.errors import ContextExceeded, EngineDied, RequestError
 from vram_llm.llama.model import LoadedModel
 
 _STEP_TOKENS = 512  # of several texts: attention grows with the square, and others wait
-_MOST_CHARS_PER_TOKEN = 64
+_PATIENCE_S = 0.02  # the longest time that an idle engine waits before it looks for messages
 
 
 @dataclass(slots=True)
@@ -42,6 +47,9 @@ class Embedder:
         self._max_tokens = model.n_ctx_seq if model.can_split_texts else whole
         self._parallel = model.plan.context.parallel
         self._template = model.metadata(TEMPLATE)
+        self.threads = TokenizerThreads()
+        self._texts = TextTokenizer(model.vocab)
+        self._tokenizing: dict[str, tuple[EmbeddingRequest, Job[list[list[int]]]]] = {}
         self._jobs: deque[_Job] = deque()
         self._n_steps = self._n_tokens = 0
         self._llama_s = 0.0
@@ -49,7 +57,7 @@ class Embedder:
     @property
     def is_idle(self) -> bool:
         """True if a step would have nothing to do."""
-        return not self._jobs
+        return not self._jobs and not self._tokenizing
 
     def stats(self) -> EngineStats:
         """Costs of all steps so far, and the number of requests."""
@@ -62,8 +70,52 @@ class Embedder:
 
     def submit(self, request: EmbeddingRequest) -> Embedded | None:
         """Accept a request. Returns the answer that refuses it if it cannot be served."""
+        texts = [text for text in (request.query, *request.inputs) if isinstance(text, str)]
+        if self._texts.is_short(*texts):
+            return self._begin(request, partial(self._tokenized, request, Cancellation()))
+        job = self.threads.submit(partial(self._tokenized, request))
+        self._tokenizing[request.id] = request, job
+        return None
+
+    def cancel(self, request_id: str) -> None:
+        """Drop a request; an unknown id is no error."""
+        if (waiting := self._tokenizing.pop(request_id, None)) is not None:
+            waiting[1].cancel()
+        self._jobs = deque(job for job in self._jobs if job.request.id != request_id)
+
+    def step(self) -> list[Embedded]:
+        """Run one batch and return the answers that it completed. Raises EngineDied if llama.cpp fails."""
+        refused = self._begin_tokenized() if self._tokenizing else []
+        if not self._jobs:
+            return refused
+        chosen = self._next_texts()
+        self._run([job.texts[i] for job, i in chosen])
+        for slot, (job, i) in enumerate(chosen):
+            job.vectors[i] = self._model.pooled(slot)
+            self._model.forget(slot)
+        complete = [job for job in self._jobs if job.is_complete]
+        for job in complete:
+            self._jobs.remove(job)
+        self._jobs.rotate(-1)  # another request is first in the next step
+        return refused + [
+            Embedded(job.request.id, job.vectors.tobytes(), [len(text) for text in job.texts])
+            for job in complete
+        ]
+
+    def _begin_tokenized(self) -> list[Embedded]:
+        """Accept the requests whose texts are tokenized. Returns the answers that refuse some."""
+        if not self._jobs:
+            wait([job.future for _, job in self._tokenizing.values()], _PATIENCE_S, "FIRST_COMPLETED")
+        done = [(request, job) for request, job in self._tokenizing.values() if job.future.done()]
+        for request, _ in done:
+            del self._tokenizing[request.id]
+        found = [self._begin(request, job.future.result) for request, job in done]
+        return [refusal for refusal in found if refusal is not None]
+
+    def _begin(self, request: EmbeddingRequest, tokenized: Callable[[], list[list[int]]]) -> Embedded | None:
+        """Queue a request with its tokens. Returns the answer that refuses it if they are refused."""
         try:
-            texts = [self._tokens(request, i) for i in range(len(request.inputs))]
+            texts = tokenized()
         except RequestError as error:
             longer = error if isinstance(error, ContextExceeded) else None
             return Embedded(
@@ -77,26 +129,6 @@ class Embedder:
         vectors = np.empty((len(texts), self._width), np.float32)
         self._jobs.append(_Job(request, texts, vectors))
         return None
-
-    def cancel(self, request_id: str) -> None:
-        """Drop a request; an unknown id is no error."""
-        self._jobs = deque(job for job in self._jobs if job.request.id != request_id)
-
-    def step(self) -> list[Embedded]:
-        """Run one batch and return the answers that it completed. Raises EngineDied if llama.cpp fails."""
-        chosen = self._next_texts()
-        self._run([job.texts[i] for job, i in chosen])
-        for slot, (job, i) in enumerate(chosen):
-            job.vectors[i] = self._model.pooled(slot)
-            self._model.forget(slot)
-        complete = [job for job in self._jobs if job.is_complete]
-        for job in complete:
-            self._jobs.remove(job)
-        self._jobs.rotate(-1)  # another request is first in the next step
-        return [
-            Embedded(job.request.id, job.vectors.tobytes(), [len(text) for text in job.texts])
-            for job in complete
-        ]
 
     def _next_texts(self) -> list[tuple[_Job, int]]:
         """The texts of the next step, one of each request in turn; a long text is alone."""
@@ -133,19 +165,26 @@ class Embedder:
             self._n_tokens += batch.n_rows
             n_done += capacity
 
-    def _tokens(self, request: EmbeddingRequest, i: int) -> list[int]:
-        """The tokens of one input. Raises RequestError, ContextExceeded."""
+    def _tokenized(self, request: EmbeddingRequest, cancellation: Cancellation) -> list[list[int]]:
+        """The tokens of each input. Raises RequestError, ContextExceeded, CancelledError."""
+        return [self._tokens(request, i, cancellation) for i in range(len(request.inputs))]
+
+    def _tokens(self, request: EmbeddingRequest, i: int, cancellation: Cancellation) -> list[int]:
+        """The tokens of one input. Raises RequestError, ContextExceeded, CancelledError."""
         value, param = request.inputs[i], "documents" if request.query is not None else "input"
         name = f"'{param}[{i}]'"
-        if isinstance(value, str) and len(value) > self._max_tokens * _MOST_CHARS_PER_TOKEN:
-            raise ContextExceeded(
-                f"{name} is too large: it has {len(value):,} characters, far more than the "
-                f"{self._max_tokens:,} tokens a text may have; cut it into pieces",
-                param,
-                n_prompt_tokens=len(value) // _MOST_CHARS_PER_TOKEN,
-                n_ctx=self._max_tokens,
-            )
-        tokens = self._tokenized(request.query, value)
+        cancellation.check()
+        most = max_prompt_bytes(self._model.vocab, self._max_tokens)
+        for text in (request.query, value):
+            if isinstance(text, str) and len(text) > most:
+                raise ContextExceeded(
+                    f"{name} is too large: it has {len(text):,} characters and the {self._max_tokens:,} "
+                    f"tokens of a text hold {most:,} bytes at most; cut it into pieces",
+                    param,
+                    n_prompt_tokens=len(text) * self._max_tokens // most,
+                    n_ctx=self._max_tokens,
+                )
+        tokens = self._tokens_of(request.query, value, cancellation)
         n_vocab = self._model.vocab.n_tokens
         if (bad := next((t for t in tokens if not 0 <= t < n_vocab), None)) is not None:
             raise RequestError(f"token id {bad} in {name} is outside the vocabulary of {n_vocab}", param)
@@ -162,9 +201,12 @@ class Embedder:
             )
         return tokens
 
-    def _tokenized(self, query: str | None, value: str | tuple[int, ...]) -> list[int]:
+    def _tokens_of(
+        self, query: str | None, value: str | tuple[int, ...], cancellation: Cancellation
+    ) -> list[int]:
         if not isinstance(value, str):
             return list(value)
         if query is not None:
-            return rerank_tokens(self._model.vocab, self._template, query, value)
-        return self._model.vocab.tokenize(value, add_special=True)
+            tokenize = partial(self._texts.tokens, cancellation=cancellation, add_special=False)
+            return rerank_tokens(self._model.vocab, tokenize, self._template, query, value)
+        return self._texts.tokens(value, cancellation, add_special=True)

@@ -74,7 +74,7 @@ class RequestsInFlight:
         request = self._requests.pop(request_id, None)
         if request is None:
             return
-        if request.is_sent and isinstance(request.question, wire.Submit | wire.Embed):
+        if request.is_sent:
             self._send(wire.Cancel(request_id))
         self._end_trial(request)
 

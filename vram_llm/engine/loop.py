@@ -6,6 +6,7 @@ from typing import NamedTuple
 from vram_llm.engine.batch_runner import BatchRunner, StepCosts
 from vram_llm.engine.generation import Generation, SampledTokens, progress_event
 from vram_llm.engine.image_runner import ImageRunner
+from vram_llm.engine.inputs.text_tokenizer import TokenizerThreads
 from vram_llm.engine.kv_cache.offload_store import OffloadStore
 from vram_llm.engine.kv_cache.prefix_cache import PrefixCache
 from vram_llm.engine.kv_cache.slots import most_recent
@@ -65,7 +66,8 @@ class Loop:
             self._cache, costs.prefill, context.parallel, model.n_batch, context.n_outputs, on_waiting
         )
         self._runner = BatchRunner(model, self._cache, self._scheduler, costs, self.recorder)
-        self._new = NewRequests(model, self._device_slots, row_cost, costs.drafts)
+        self.threads = TokenizerThreads()
+        self._new = NewRequests(model, self._device_slots, row_cost, costs.drafts, self.threads)
         draft_model = (
             DraftModelRunner(draft, model.vocab.n_tokens, costs.drafts, self.recorder)
             if draft is not None and costs.drafts is not None
@@ -91,7 +93,7 @@ class Loop:
         return self._begin(new) if isinstance(new, tuple) else new
 
     def count_tokens(self, text: str, images: tuple[Image, ...], *, add_special: bool) -> list[int]:
-        """A prompt's tokens, -1 for each row of an image. Raises RequestError."""
+        """A prompt's tokens, -1 for each row of an image. Thread-safe. Raises RequestError."""
         return self._new.count_tokens(text, images, add_special=add_special)
 
     def cancel(self, request_id: str) -> None:

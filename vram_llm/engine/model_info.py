@@ -42,5 +42,6 @@ class ModelInfo:
     adapters_used: tuple[int, ...] | None = None  # numbers of the adapters that a request uses; None: all
     tool_template: str | None = None  # the chat template for requests with tools, if its file has one
     n_embd: int = 0  # numbers in a hidden state
+    max_prompt_bytes: int | None = None  # of a text that can fit `n_ctx` tokens; None: unknown
     vocab_type: int = 0  # llama_vocab_type of llama.h
     sampling: tuple[tuple[str, float | int], ...] = ()  # fields of SamplingParams that its file names

@@ -1,8 +1,13 @@
 """New requests become sequences: prompts are tokenized, images read, grammars compiled, limits resolved."""
 
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.inputs.image_prompts import ImagePrompts, TokenizedPrompt
-from vram_llm.engine.inputs.pending import PendingRequests
+from vram_llm.engine.inputs.pending import PendingRequest, PendingRequests
+from vram_llm.engine.inputs.text_tokenizer import Cancellation, Job, TokenizerThreads
 from vram_llm.engine.inputs.tokenize import PromptTokenizer, refusal
 from vram_llm.engine.request import Image, Request, TokenEvent
 from vram_llm.engine.sampling.choose_sampler import SamplerFactory
@@ -32,6 +37,7 @@ class NewRequests:
         device_slots: DeviceSamplerSlots | None,
         row_cost: RowCost,
         draft_costs: DraftCostModel | None,
+        threads: TokenizerThreads,
     ) -> None:
         self._model = model
         self._device_slots = device_slots
@@ -42,26 +48,24 @@ class NewRequests:
         self._tokenizer = PromptTokenizer(model.vocab, model.n_ctx_seq)
         reader = model.images
         self._images = ImagePrompts(reader, self._tokenizer, model.n_ubatch) if reader is not None else None
-        self._pending = PendingRequests(self._images)
+        self._threads = threads
+        self._shared: tuple[Request, Job[TokenizedPrompt]] | None = None  # `n` choices share a prompt
+        self._pending = PendingRequests(self._forget)
 
     def __len__(self) -> int:
-        """Requests that wait for their images or their grammar."""
+        """Requests that wait for their text, their images or their grammar."""
         return len(self._pending)
 
     def add(self, request: Request) -> NewSequence | TokenEvent | None:
         """Its sequence, the event that refuses it, or None if it must wait: then `ready` returns it."""
         try:
-            prompt = (
-                self._image_reader().read(request)
-                if request.images
-                else TokenizedPrompt(self._tokenizer.tokens(request))
-            )
+            prompt, stop = self._prompt(request)
         except RequestError as error:
             return refusal(request, error)
         constraint = self._grammars.compile(request.grammar) if request.grammar is not None else None
         if constraint is None and isinstance(prompt, TokenizedPrompt):
             return self._sequence(request, prompt, None)
-        self._pending.add(request, prompt, constraint)
+        self._pending.add(PendingRequest(request, prompt, constraint, stop))
         return None
 
     def ready(self, *, is_idle: bool) -> list[NewSequence | TokenEvent]:
@@ -81,6 +85,32 @@ class NewRequests:
     def count_tokens(self, text: str, images: tuple[Image, ...], *, add_special: bool) -> list[int]:
         """A prompt's tokens, -1 for each row of an image. Raises RequestError."""
         return self._image_reader().count(text, images, add_special=add_special)
+
+    def _prompt(
+        self, request: Request
+    ) -> tuple[TokenizedPrompt | Future[TokenizedPrompt], Callable[[], None]]:
+        """The tokens of a short text, else a future; and a function that ends the work.
+
+        Raises RequestError.
+        """
+        if request.images:
+            reading = self._image_reader().read(request)
+            return reading, lambda: _cancel(reading)
+        if self._tokenizer.is_short(request):
+            return TokenizedPrompt(self._tokenizer.tokens(request)), lambda: None
+        if self._shared is None or not _same_prompt(self._shared[0], request):
+            self._shared = request, self._threads.submit(partial(self._tokenized, request))
+        job = self._shared[1]
+        return job.future, job.cancel
+
+    def _tokenized(self, request: Request, cancellation: Cancellation) -> TokenizedPrompt:
+        return TokenizedPrompt(self._tokenizer.tokens(request, cancellation))
+
+    def _forget(self) -> None:
+        """Drop the prompt that the last requests shared: it may have many megabytes."""
+        self._shared = None
+        if self._images is not None:
+            self._images.forget()
 
     def _image_reader(self) -> ImagePrompts:
         if self._images is None:
@@ -128,3 +158,11 @@ class NewRequests:
             weight=request.weight,
         )
         return sequence, generation
+
+
+def _same_prompt(one: Request, other: Request) -> bool:
+    return (one.prompt, one.suffix, one.add_bos) == (other.prompt, other.suffix, other.add_bos)
+
+
+def _cancel(reading: Future[TokenizedPrompt]) -> None:
+    reading.cancel()

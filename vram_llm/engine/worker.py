@@ -1,10 +1,10 @@
 """The engine process: `python -m vram_llm.engine.worker FD LEVEL [PAGE]`, with one end of a socket pair as FD
 and the descriptor of a Heartbeat as PAGE.
 
-One thread does everything, so that no other thread holds the interpreter lock while tokens are sampled.
-Between steps it reads incoming messages; with nothing to do it sleeps in `recv`. It ends at the server's Stop
-message, or when the server's end of the socket is closed; on Linux also, in the middle of a step, when the
-server is killed.
+One thread computes, so that no other thread holds the interpreter lock while tokens are sampled; others
+tokenize long texts, read images and compile grammars, mostly without that lock. Between steps it reads
+incoming messages; with nothing to do it sleeps in `recv`. It ends at the server's Stop message, or when the
+server's end of the socket is closed; on Linux also, in the middle of a step, when the server is killed.
 """
 
 import contextlib
@@ -27,12 +27,13 @@ from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import TokenEvent
 from vram_llm.engine.sampling.file_defaults import sampling_of_file
 from vram_llm.engine.speed_check import SpeedCheck
-from vram_llm.errors import EngineDied, NotBuilt, RequestError, VramLLMError
+from vram_llm.errors import EngineDied, NotBuilt, VramLLMError
 from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.types import CompanionKind, Plan
 
 if TYPE_CHECKING:
     from vram_llm.engine.embedding_loop import Embedder
+    from vram_llm.engine.inputs.vocabulary_questions import VocabularyQuestions
     from vram_llm.engine.loop import Loop, StepOutput
     from vram_llm.llama.model import LoadedModel
 
@@ -52,7 +53,10 @@ class Worker:
         start = next(message for message in messages if isinstance(message, wire.Start))
         # imported here: loading llama.cpp's libraries takes longer than all other work before the load
         from vram_llm.engine.embedding_loop import Embedder
+        from vram_llm.engine.inputs.text_tokenizer import use_large_stacks
         from vram_llm.engine.loop import Loop
+
+        use_large_stacks()
 
         model, draft = self._load(start.plan)
         for each in filter(None, (model, draft)):
@@ -84,7 +88,10 @@ class Worker:
     # -- generating ------------------------------------------------------------------------------
 
     def _generate(self, loop: "Loop", model: "LoadedModel") -> None:
+        from vram_llm.engine.inputs.vocabulary_questions import VocabularyQuestions
+
         speed_check = SpeedCheck(model.plan.speed)
+        questions = VocabularyQuestions(model.vocab, loop.threads, self._channel.send, loop.count_tokens)
         gc.collect()
         gc.freeze()  # objects made so far live on: streams would wait for each full collection of them
         while True:
@@ -96,13 +103,13 @@ class Worker:
             if waits:
                 loop.recorder.iteration.start()
             if messages:
-                self._handle(messages, loop, model)
+                self._handle(messages, loop, questions)
             began = time.perf_counter()
             output = loop.step()
             self._send_output(output, loop, model, speed_check, time.perf_counter() - began)
             loop.recorder.end_iteration()
 
-    def _handle(self, messages: list[wire.ToEngine], loop: "Loop", model: "LoadedModel") -> None:
+    def _handle(self, messages: list[wire.ToEngine], loop: "Loop", questions: "VocabularyQuestions") -> None:
         """Answer messages or pass them to the loop, and send its events before the next step."""
         events: list[TokenEvent] = []
         for message in messages:
@@ -111,11 +118,10 @@ class Worker:
                     event = loop.submit(request)
                     events += [event] if event is not None else []
                 case wire.Cancel(request_id):
+                    questions.cancel(request_id)
                     loop.cancel(request_id)
-                case wire.Tokenize(images=images) if images:
-                    self._channel.send(_count_with_images(loop, message))
                 case wire.Tokenize() | wire.Detokenize():
-                    self._channel.send(_use_vocabulary(model, message))
+                    questions.ask(message)
         if events:
             self._channel.send(wire.StepEvents(events, loop.stats()))
 
@@ -142,24 +148,30 @@ class Worker:
     # -- embedding -------------------------------------------------------------------------------
 
     def _embed(self, embedder: "Embedder", model: "LoadedModel") -> None:
+        from vram_llm.engine.inputs.vocabulary_questions import VocabularyQuestions
+
+        questions = VocabularyQuestions(model.vocab, embedder.threads, self._channel.send)
         while True:
             for message in self._channel.receive(wait=embedder.is_idle):
-                self._handle_embedding(message, embedder, model)
+                self._handle_embedding(message, embedder, questions)
             answers = embedder.step() if not embedder.is_idle else []
             for answer in answers:
                 self._channel.send(answer)
             if answers:
                 self._channel.send(wire.StepEvents([], embedder.stats()))
 
-    def _handle_embedding(self, message: wire.ToEngine, embedder: "Embedder", model: "LoadedModel") -> None:
+    def _handle_embedding(
+        self, message: wire.ToEngine, embedder: "Embedder", questions: "VocabularyQuestions"
+    ) -> None:
         match message:
             case wire.Embed(request):
                 if (refusal := embedder.submit(request)) is not None:
                     self._channel.send(refusal)
             case wire.Cancel(request_id):
+                questions.cancel(request_id)
                 embedder.cancel(request_id)
             case wire.Tokenize() | wire.Detokenize():
-                self._channel.send(_use_vocabulary(model, message))
+                questions.ask(message)
 
 
 class _LoadProgress:
@@ -184,25 +196,9 @@ class _LoadProgress:
         return not self.is_closed
 
 
-def _use_vocabulary(
-    model: "LoadedModel", message: wire.Tokenize | wire.Detokenize
-) -> wire.Tokens | wire.Pieces:
-    vocab = model.vocab
-    if isinstance(message, wire.Detokenize):
-        return wire.Pieces(message.id, [vocab.spelling(token) for token in message.tokens])
-    special = {"add_special": message.add_special, "parse_special": message.parse_special}
-    return wire.Tokens(message.id, vocab.tokenize(message.text, **special))
-
-
-def _count_with_images(loop: "Loop", message: wire.Tokenize) -> wire.Tokens:
-    try:
-        tokens = loop.count_tokens(message.text, message.images, add_special=message.add_special)
-    except RequestError as error:
-        return wire.Tokens(message.id, [], str(error), error.param)
-    return wire.Tokens(message.id, tokens)
-
-
 def _model_info(model: "LoadedModel", draft: "LoadedModel | None", name: str) -> ModelInfo:
+    from vram_llm.engine.inputs.tokenize import max_prompt_bytes
+
     plan = model.plan
     memory: dict[str, MemoryUse] = {}
     draft_memory: dict[str, MemoryUse] = {}
@@ -233,6 +229,7 @@ def _model_info(model: "LoadedModel", draft: "LoadedModel | None", name: str) ->
         ),
         n_embd=model.n_embd,
         vocab_type=model.vocab.kind,
+        max_prompt_bytes=max_prompt_bytes(model.vocab, model.n_ctx_seq),
         sampling=sampling_of_file(model.metadata),
         tool_template=model.metadata("tokenizer.chat_template.tool_use"),
     )

@@ -2,22 +2,35 @@
 
 import codecs
 import ctypes
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from vram_llm.llama.bindings import C
 from vram_llm.llama.sampling import DrySampler
 from vram_llm.text.overlap import overlap
 
-_CONTROL, _UNKNOWN = 1 << 3, 1 << 0  # llama_token_attr of llama.h
+_CONTROL, _UNKNOWN, _USER_DEFINED = 1 << 3, 1 << 0, 1 << 4  # llama_token_attr of llama.h
+_LSTRIP, _RSTRIP = 1 << 7, 1 << 8
 _BEFORE = "\x02"  # merges with nothing
 
 
+class Special(NamedTuple):
+    """A token that llama.cpp looks for in a text before it tokenizes the rest, and its text.
+
+    White space at its sides may become part of it. Control tokens are looked for with `parse_special` alone.
+    """
+
+    text: str
+    is_control: bool
+    strips_left: bool
+    strips_right: bool
+
+
 class Vocab:
-    """The vocabulary of a loaded model. Valid as long as the model is."""
+    """The vocabulary of a loaded model. Valid as long as the model is. Threads may share it."""
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
-        self._buffer = ctypes.create_string_buffer(256)  # for a token's text
         self._pieces: dict[int, bytes] = {}
         self._spellings: dict[int, bytes] = {}
         self._marks: dict[str, int | None] = {}
@@ -112,6 +125,26 @@ class Vocab:
         """True for control tokens and the unknown token, which no text contains."""
         return bool(C.llama_vocab_get_attr(self._handle, token) & (_CONTROL | _UNKNOWN))
 
+    @cached_property
+    def specials(self) -> tuple[Special, ...]:
+        """The tokens of cache_special_tokens in llama-vocab.cpp that have a text."""
+        found = []
+        for token in range(self.n_tokens):
+            attributes = C.llama_vocab_get_attr(self._handle, token)
+            if attributes & (_CONTROL | _UNKNOWN | _USER_DEFINED) and (name := self.name(token)):
+                flags = [bool(attributes & bits) for bits in (_CONTROL | _UNKNOWN, _LSTRIP, _RSTRIP)]
+                found.append(Special(name.decode("utf-8", "replace"), *flags))
+        return tuple(found)
+
+    @cached_property
+    def longest_bytes(self) -> int:
+        """The bytes of the longest token in a prompt."""
+        empty = ctypes.create_string_buffer(1)
+        lengths = (
+            C.llama_token_to_piece(self._handle, token, empty, 0, 0, True) for token in range(self.n_tokens)
+        )
+        return max(1, -int(min(lengths)))  # a length that does not fit comes back as a negative number
+
     @property
     def ends(self) -> frozenset[int]:
         """The tokens that end a generation."""
@@ -122,12 +155,10 @@ class Vocab:
         return DrySampler(self._handle, **options)
 
     def _render(self, token: int, *, special: bool) -> bytes:
-        while True:
-            buffer = self._buffer
-            n = C.llama_token_to_piece(self._handle, token, buffer, len(buffer), 0, special)
-            if n >= 0:
-                return ctypes.string_at(buffer, n)
-            self._buffer = ctypes.create_string_buffer(-n)
+        buffer = ctypes.create_string_buffer(256)
+        while (n := C.llama_token_to_piece(self._handle, token, buffer, len(buffer), 0, special)) < 0:
+            buffer = ctypes.create_string_buffer(-n)
+        return ctypes.string_at(buffer, n)
 
 
 class TextStream:

@@ -7,7 +7,7 @@ from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, Image, Request, TokenEvent
 from vram_llm.engine.wire import Embedded
 
-MAX_CHARS = 2**20  # limit for texts to tokenize per request: tokenizing delays every request's next token
+MAX_CHARS = 2**20  # of the texts that a request asks to tokenize
 
 
 class Engine(Protocol):

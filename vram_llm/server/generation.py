@@ -16,6 +16,7 @@ from vram_llm.server.api_keys import ApiKey, current_key
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
 from vram_llm.server.image_inputs import MAX_IMAGES_BYTES
+from vram_llm.server.prompt_limits import check_text_fits
 from vram_llm.server.replies import Ending, UsageCounter
 from vram_llm.server.schemas import MAX_CHOICES, GenerationFields
 
@@ -48,6 +49,9 @@ def engine_requests(
     prompts = prompts or [base.prompt]
     n, name = (fields.n_choices, "n") if best_of is None else (best_of, "best_of")
     _check_size(n, name, len(prompts), base.images)
+    for text in (*prompts, base.suffix):
+        if isinstance(text, str):
+            check_text_fits(info, len(text))
     fields.check_context(info.n_ctx)
     min_tokens = fields.min_tokens or 0
     if base.max_tokens is not None and min_tokens > base.max_tokens:

@@ -13,6 +13,7 @@ from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import Grammar, Image, ReasoningBudget, Request
 from vram_llm.server.config import ReasoningMode, ServerConfig
 from vram_llm.server.image_inputs import RequestImages
+from vram_llm.server.prompt_limits import check_chat_fits
 from vram_llm.server.serving_context import chat_template, template_source
 from vram_llm.server.template_variables import template_variables
 from vram_llm.server.thinking_fields import ThinkingSettings
@@ -82,6 +83,7 @@ def prepare_chat(
     With a `grammar`, or a forced call, the answer begins at once, without thinking. The server's limit of
     thinking is a maximum for all requests. Blocks: call it in a thread. Raises RequestError, BrokenTemplate.
     """
+    check_chat_fits(info, chat.messages)
     budgets = [budget for budget in (thinking.n_tokens, config.reasoning_budget) if budget is not None]
     n_thinking = min(budgets, default=None)
     effort = thinking.effort

@@ -36,7 +36,9 @@ def test_a_gap_between_text_and_suffix(model: LoadedModel) -> None:
     assert intake.tokens(Request(id="a", prompt=tuple(head), suffix="return y")) == wanted
     marked = intake.tokens(Request(id="a", prompt="<s>", suffix="</s>"))
     assert [marked.count(token) for token in (vocab.bos, vocab.eos)] == [1, 0]  # they stay text
-    with pytest.raises(ContextExceeded, match="'suffix' has 40,000 characters"):
+    with pytest.raises(
+        ContextExceeded, match="'suffix' has 40,000 bytes and the context's 512 tokens hold 2,560"
+    ):
         intake.tokens(Request(id="a", prompt="a", suffix="b" * 40_000))
 
 

@@ -39,16 +39,11 @@ class ImagePrompts:
 
     def read(self, request: Request) -> "Future[TokenizedPrompt]":
         """A future of the prompt, or of the RequestError that refuses it."""
-        if self._last is not None and _same_prompt(self._last[0], request):
+        if self._last is not None and _shares_images(self._last[0], request):
             return self._last[1]
         reading = self._reading.submit(self._read, request)
         self._last = (request, reading)
         return reading
-
-    def cancel(self, reading: "Future[TokenizedPrompt]") -> None:
-        """Cancel the reading of a prompt that no request waits for."""
-        reading.cancel()
-        self.forget()
 
     def forget(self) -> None:
         """Drop the last request, which may hold many megabytes."""
@@ -128,5 +123,5 @@ def _id_of(name: bytes, number: int) -> int:
     return -1 - int.from_bytes(sha256(name + number.to_bytes(4)).digest()[:16])
 
 
-def _same_prompt(one: Request, other: Request) -> bool:
+def _shares_images(one: Request, other: Request) -> bool:
     return (one.prompt, one.add_bos, one.images) == (other.prompt, other.add_bos, other.images)

@@ -1,9 +1,10 @@
-"""Requests that wait for other threads to read their images or compile their grammar."""
+"""Requests that wait for other threads to tokenize their text, read their images or compile their grammar."""
 
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any, NamedTuple
 
-from vram_llm.engine.inputs.image_prompts import ImagePrompts, TokenizedPrompt
+from vram_llm.engine.inputs.image_prompts import TokenizedPrompt
 from vram_llm.engine.request import Request
 from vram_llm.engine.sampling.structured_output import Constraint
 
@@ -11,11 +12,15 @@ _PATIENCE_S = 0.02  # the longest time that an idle engine waits before it looks
 
 
 class PendingRequest(NamedTuple):
-    """A request, its prompt and its grammar. A future raises RequestError if the request is refused."""
+    """A request, its prompt and its grammar. A future raises RequestError if the request is refused.
+
+    `stop` ends the work on the prompt, which several requests may share.
+    """
 
     request: Request
     prompt: TokenizedPrompt | Future[TokenizedPrompt]
     constraint: Future[Constraint] | None
+    stop: Callable[[], None]
 
     @property
     def awaited(self) -> list[Future[Any]]:
@@ -30,23 +35,18 @@ class PendingRequest(NamedTuple):
 
 
 class PendingRequests:
-    """The requests that wait; `image_prompts` reads their images."""
+    """The requests that wait. `forget` is called when there are none, to drop prompts that they shared."""
 
-    def __init__(self, image_prompts: ImagePrompts | None) -> None:
-        self._image_prompts = image_prompts
+    def __init__(self, forget: Callable[[], None]) -> None:
+        self._forget = forget
         self._waiting: list[PendingRequest] = []
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(
-        self,
-        request: Request,
-        prompt: TokenizedPrompt | Future[TokenizedPrompt],
-        constraint: Future[Constraint] | None,
-    ) -> None:
+    def add(self, pending: PendingRequest) -> None:
         """Add a request that waits."""
-        self._waiting.append(PendingRequest(request, prompt, constraint))
+        self._waiting.append(pending)
 
     def ready(self, *, is_idle: bool) -> list[PendingRequest]:
         """Remove and return the requests that wait no longer; an idle engine waits a moment for one."""
@@ -59,14 +59,14 @@ class PendingRequests:
         done = [pending for pending in self._waiting if not pending.awaited]
         for pending in done:
             self._waiting.remove(pending)
-        if self._image_prompts is not None and not self._waiting:
-            self._image_prompts.forget()
+        if not self._waiting:
+            self._forget()
         return done
 
     def cancel(self, request_id: str) -> None:
-        """Drop a request; its images are not read unless another request has the same prompt."""
+        """Drop a request; the work on its prompt ends unless another request has the same prompt."""
         for pending in [pending for pending in self._waiting if pending.request.id == request_id]:
             self._waiting.remove(pending)
-            is_last = all(other.prompt is not pending.prompt for other in self._waiting)
-            if self._image_prompts is not None and isinstance(pending.prompt, Future) and is_last:
-                self._image_prompts.cancel(pending.prompt)
+            if all(other.prompt is not pending.prompt for other in self._waiting):
+                pending.stop()
+                self._forget()

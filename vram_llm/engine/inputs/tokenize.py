@@ -1,29 +1,45 @@
 """Prompts become tokens; prompts that cannot be served are refused with a reason."""
 
+from vram_llm.engine.inputs.text_tokenizer import Cancellation, TextTokenizer
 from vram_llm.engine.request import FinishReason, Request, TokenEvent
 from vram_llm.errors import ContextExceeded, RequestError
 from vram_llm.llama.vocab import Vocab
 
-_MOST_CHARS_PER_TOKEN = 64  # on average over a prompt; runs of spaces come nearest
+_KEEPS_ALL = (1, 2)  # SPM and BPE of llama_vocab_type: each byte of a text is in a token
+_LEAST_PER_TOKEN = 64  # bytes; other tokenizers drop white space and unknown words
+
+
+def max_prompt_bytes(vocab: Vocab, n_ctx: int) -> int:
+    """The bytes of a text that can fit `n_ctx` tokens."""
+    least = 1 if vocab.kind in _KEEPS_ALL else _LEAST_PER_TOKEN
+    return n_ctx * max(vocab.longest_bytes, least)
 
 
 class PromptTokenizer:
-    """Checks and tokenizes prompts for a context of `n_ctx` tokens."""
+    """Checks and tokenizes prompts for a context of `n_ctx` tokens. Threads may share it."""
 
     def __init__(self, vocab: Vocab, n_ctx: int) -> None:
         self._vocab = vocab
         self._n_ctx = n_ctx
+        self._texts = TextTokenizer(vocab)
         self._last: tuple[str, bool, list[int]] = ("", False, [])  # `n` choices share a prompt
 
-    def tokens(self, request: Request) -> list[int]:
-        """The prompt's tokens. Raises RequestError, ContextExceeded."""
-        prompt = request.prompt
+    def is_short(self, request: Request) -> bool:
+        """True if a step of the engine may tokenize the request's prompt."""
+        prompt = request.prompt if isinstance(request.prompt, str) else None
+        return self._texts.is_short(prompt, request.suffix)
+
+    def tokens(self, request: Request, cancellation: Cancellation | None = None) -> list[int]:
+        """The prompt's tokens. Raises RequestError, ContextExceeded; CancelledError if it is cancelled."""
+        prompt, cancellation = request.prompt, cancellation or Cancellation()
         if isinstance(prompt, str):
             self.check_length(prompt)
         if request.suffix is not None:
-            tokens = self._fill_in_middle(prompt, request.suffix)
+            tokens = self._fill_in_middle(prompt, request.suffix, cancellation)
+        elif isinstance(prompt, str):
+            tokens = self._tokenize(prompt, request.add_bos, cancellation)
         else:
-            tokens = self._tokenize(prompt, request.add_bos) if isinstance(prompt, str) else list(prompt)
+            tokens = list(prompt)
         if not tokens:
             tokens = [self._vocab.bos if self._vocab.bos >= 0 else self._vocab.eos]
         n_vocab = self._vocab.n_tokens
@@ -32,13 +48,16 @@ class PromptTokenizer:
         self.check_room(tokens)
         return tokens
 
-    def check_length(self, prompt: str) -> None:
-        """Raises ContextExceeded for a text that is surely too long: tokenizing it would delay streams."""
-        if len(prompt) > self._n_ctx * _MOST_CHARS_PER_TOKEN:
+    def check_length(self, text: str, name: str = "the prompt") -> None:
+        """Raises ContextExceeded for a text that has more bytes than fit the context's tokens."""
+        most, n_bytes = max_prompt_bytes(self._vocab, self._n_ctx), len(text)
+        if n_bytes <= most and not text.isascii():
+            n_bytes = len(text.encode("utf-8", "replace"))
+        if n_bytes > most:
             raise ContextExceeded(
-                f"the prompt has {len(prompt):,} characters, far more than the context's {self._n_ctx:,} "
-                "tokens",
-                n_prompt_tokens=len(prompt) // _MOST_CHARS_PER_TOKEN,
+                f"{name} has {n_bytes:,} bytes and the context's {self._n_ctx:,} tokens hold {most:,} at "
+                "most; shorten it, or serve with a larger --n-ctx",
+                n_prompt_tokens=-(-n_bytes * self._n_ctx // most),
                 n_ctx=self._n_ctx,
             )
 
@@ -55,7 +74,9 @@ class PromptTokenizer:
             n_ctx=self._n_ctx,
         )
 
-    def _fill_in_middle(self, prompt: str | tuple[int, ...], suffix: str) -> list[int]:
+    def _fill_in_middle(
+        self, prompt: str | tuple[int, ...], suffix: str, cancellation: Cancellation
+    ) -> list[int]:
         """Prefix, suffix and middle, in the order of llama-server's /infill. Raises RequestError."""
         vocab = self._vocab
         before, after, middle = vocab.fim
@@ -65,23 +86,22 @@ class PromptTokenizer:
                 "model that was trained to",
                 "suffix",
             )
-        if len(suffix) > self._n_ctx * _MOST_CHARS_PER_TOKEN:
-            raise ContextExceeded(
-                f"'suffix' has {len(suffix):,} characters, far more than the context holds",
-                n_prompt_tokens=len(suffix) // _MOST_CHARS_PER_TOKEN,
-                n_ctx=self._n_ctx,
-            )
+        self.check_length(suffix, "'suffix'")
         begin = [vocab.bos] if vocab.adds_bos else []
-        head = self._plain(prompt) if isinstance(prompt, str) else list(prompt)
-        return [*begin, before, *head, after, *self._plain(suffix), middle]
+        head = self._plain(prompt, cancellation) if isinstance(prompt, str) else list(prompt)
+        return [*begin, before, *head, after, *self._plain(suffix, cancellation), middle]
 
-    def _plain(self, text: str) -> list[int]:
-        return self._vocab.tokenize(text, add_special=False, parse_special=False)
+    def _plain(self, text: str, cancellation: Cancellation) -> list[int]:
+        return self._texts.tokens(
+            text, cancellation, add_special=False, parse_special=False, most=self._n_ctx
+        )
 
-    def _tokenize(self, prompt: str, add_bos: bool) -> list[int]:
-        if self._last[:2] != (prompt, add_bos):
-            self._last = (prompt, add_bos, self._vocab.tokenize(prompt, add_special=add_bos))
-        return list(self._last[2])
+    def _tokenize(self, prompt: str, add_bos: bool, cancellation: Cancellation) -> list[int]:
+        last = self._last
+        if last[:2] != (prompt, add_bos):
+            tokens = self._texts.tokens(prompt, cancellation, add_special=add_bos, most=self._n_ctx)
+            last = self._last = (prompt, add_bos, tokens)
+        return list(last[2])
 
 
 def refusal(request: Request, error: RequestError) -> TokenEvent:

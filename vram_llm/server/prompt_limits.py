@@ -1,0 +1,43 @@
+"""Refuses prompts that cannot fit the context, before a template or a tokenizer works on them."""
+
+from typing import Any
+
+from vram_llm.engine.model_info import ModelInfo
+from vram_llm.errors import ContextExceeded
+
+
+def check_chat_fits(info: ModelInfo, messages: list[dict[str, Any]]) -> None:
+    """Raises ContextExceeded for a chat that has more messages or text than the context holds."""
+    if len(messages) > info.n_ctx:
+        raise ContextExceeded(
+            f"The chat has {len(messages):,} messages of at least one token each and the context holds "
+            f"{info.n_ctx:,} tokens; leave older messages out, or serve with a larger --n-ctx",
+            "messages",
+            n_prompt_tokens=len(messages),
+            n_ctx=info.n_ctx,
+        )
+    check_text_fits(info, sum(map(_n_chars, messages)), "messages")
+
+
+def check_text_fits(info: ModelInfo, n_chars: int, param: str | None = None) -> None:
+    """Raises ContextExceeded for texts of `n_chars` characters, of at least a byte each, that cannot fit."""
+    most = info.max_prompt_bytes
+    if most is None or n_chars <= most:
+        return
+    name = "The prompt" if param is None else f"'{param}'"
+    raise ContextExceeded(
+        f"{name} has {n_chars:,} characters and the context's {info.n_ctx:,} tokens hold {most:,} bytes at "
+        "most; shorten it, or serve with a larger --n-ctx",
+        param,
+        n_prompt_tokens=-(-n_chars * info.n_ctx // most),
+        n_ctx=info.n_ctx,
+    )
+
+
+def _n_chars(message: dict[str, Any]) -> int:
+    """The characters of a message's text, without thinking, which templates leave out of earlier messages."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return len(content)
+    parts = content if isinstance(content, list) else ()
+    return sum(len(part["text"]) for part in parts if isinstance(part.get("text"), str))
