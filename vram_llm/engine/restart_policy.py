@@ -5,12 +5,15 @@ file, a disk or memory is away. It is tried for ever. Deaths while serving have 
 worker is their cause.
 """
 
+import signal
 from collections import deque
 from dataclasses import dataclass, field
 
 MAX_CRASHES = 5  # while serving, within CRASH_WINDOW_S; one more ends the server
 CRASH_WINDOW_S = 600.0
 CALM_S = 60.0  # of serving, after which the delays begin anew
+MAX_KERNEL_CRASHES = 2  # then loads use no extra buffer types
+_KERNEL_SIGNALS = (signal.SIGILL, signal.SIGSEGV)
 _MOST_DELAY_S = 30.0
 _FIRST_DELAY_S = 0.5  # of the second attempt; the first has none
 _WORKER_LOST = "ggml-rpc.cpp"  # in the reason of an engine that llama.cpp's RPC client has ended
@@ -21,7 +24,16 @@ class RestartPolicy:
     """Counts deaths. `n_attempts` starts in a row have no calm between them."""
 
     n_attempts: int = 0
+    extra_buffers: bool = True  # whether loads may repack the processor's weights for other kernels
     _crashes: deque[float] = field(default_factory=deque)
+    _n_kernel_crashes: int = 0
+
+    def note_signal(self, number: int) -> bool:
+        """The engine ended by this signal; 0 or below: by none. Returns whether `extra_buffers` changed."""
+        self._n_kernel_crashes += number in _KERNEL_SIGNALS
+        changes = self.extra_buffers and self._n_kernel_crashes >= MAX_KERNEL_CRASHES
+        self.extra_buffers = self.extra_buffers and not changes
+        return changes
 
     def note_death(self, reason: str, now_s: float, *, served_s: float | None) -> None:
         """The engine died of `reason` after it served for `served_s`; None: while it loaded."""

@@ -9,27 +9,29 @@ import asyncio
 import contextlib
 import logging
 import socket
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 
-from vram_llm.engine import wire
+from vram_llm.engine import crash_report, wire
 from vram_llm.engine.heartbeat import Heartbeat
 from vram_llm.engine.in_flight import RequestsInFlight
 from vram_llm.engine.model_info import EngineState, ModelInfo
-from vram_llm.engine.restart_policy import CRASH_WINDOW_S, RestartPolicy
+from vram_llm.engine.process import error_of, start_process
+from vram_llm.engine.restart_policy import CRASH_WINDOW_S, MAX_KERNEL_CRASHES, RestartPolicy
 from vram_llm.engine.watchdog import Watchdog, is_on
 from vram_llm.errors import EngineDied, VramLLMError
 from vram_llm.planner.types import Plan
-from vram_llm.stderr_reason import environment, reason
+from vram_llm.stderr_reason import reason
 
 NOTICES = "vram_llm.notices"  # the logger for notices to the server's operator
 log = logging.getLogger("vram_llm.engine")
 notices = logging.getLogger(NOTICES)
 
 _STOP_GRACE_S = 5.0
+_REPORT_S = 2.0  # to write a crash report; a disk that is away must not delay the restart
+_KEPT_LINES = 50  # of standard error
 
 
 class EngineProcess(ABC):
@@ -54,8 +56,9 @@ class EngineProcess(ABC):
         self._watchdog_s = watchdog_s
         self._hang: str | None = None  # why the running engine was killed
         self._why_restarted = ""
+        self._reported = ""  # the last crash report's reason
         self._ready_at: float | None = None  # when the running engine had loaded; None: it has not
-        self._stderr: deque[str] = deque(maxlen=20)
+        self._stderr: deque[str] = deque(maxlen=_KEPT_LINES)
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -166,7 +169,7 @@ class EngineProcess(ABC):
                 ours, theirs = socket.socketpair()
                 with theirs:
                     reader, self._writer = await asyncio.open_connection(sock=ours)
-                    self._process = process = await _start(theirs, heartbeat)
+                    self._process = process = await start_process(theirs, heartbeat, log)
                 watch = asyncio.create_task(self._watch(process, heartbeat))
                 try:
                     return await self._follow(process, reader)
@@ -184,7 +187,7 @@ class EngineProcess(ABC):
         assert self._writer is not None
         listener = asyncio.create_task(self._keep_stderr(process))
         try:
-            self._send(wire.Start(self.plan, self._model_name))
+            self._send(wire.Start(self.plan, self._model_name, self._restarts.extra_buffers))
             failed = await self._read(reader)
             self._set_state(EngineState.LOADING, self._hang or "the engine process has ended")
             self._writer.close()
@@ -194,11 +197,34 @@ class EngineProcess(ABC):
             listener.cancel()
         if failed is not None:
             return failed
-        if self._hang is not None:
-            return EngineDied(self._hang)
-        why = reason(self._stderr)
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return EngineDied(f"engine process ended with {how}" + (f": {why}" if why else ""))
+        failure = EngineDied(self._hang or _death(code, reason(self._stderr)))
+        await self._note_crash(failure, code)
+        return failure
+
+    async def _note_crash(self, failure: EngineDied, code: int) -> None:
+        """Write a crash report, and stop repacking weights if the processor's kernels seem to crash."""
+        now = time.monotonic()
+        report = crash_report.make_report(
+            self.plan,
+            code,
+            str(failure),
+            served_s=None if self._ready_at is None else now - self._ready_at,
+            extra_buffers=self._restarts.extra_buffers,
+            stderr=tuple(self._stderr),
+        )
+        if self._ready_at is not None or report.reason != self._reported:
+            self._reported = report.reason
+            try:
+                path = await asyncio.wait_for(asyncio.to_thread(crash_report.write_report, report), _REPORT_S)
+                log.error("the crash report is %s", path)
+            except OSError as error:  # TimeoutError is one
+                log.error("no crash report could be written: %s", error or "it took too long")
+        if self._restarts.note_signal(-code):
+            log.error(
+                "after %d crashes by SIGILL or SIGSEGV the next loads use no extra buffer types, so that the "
+                "processor's weights are not repacked",
+                MAX_KERNEL_CRASHES,
+            )
 
     async def _watch(self, process: asyncio.subprocess.Process, heartbeat: Heartbeat) -> None:
         """Kill the process once it hangs."""
@@ -240,7 +266,7 @@ class EngineProcess(ABC):
                     case wire.Notice(text):
                         notices.info(text)
                     case wire.Failed(text, exit_code):
-                        return _error_of(text, exit_code)
+                        return error_of(text, exit_code)
         return None
 
     def _send(self, message: wire.ToEngine) -> None:
@@ -255,26 +281,6 @@ class EngineProcess(ABC):
         self._on_change()
 
 
-async def _start(sock: socket.socket, heartbeat: Heartbeat) -> asyncio.subprocess.Process:
-    """Start an engine process with this end of a socket pair. Raises OSError."""
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "vram_llm.engine.worker", str(sock.fileno()), str(log.getEffectiveLevel()),
-        str(heartbeat.fd),
-        pass_fds=[sock.fileno(), heartbeat.fd],
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(),
-        start_new_session=True,  # only the server handles Ctrl+C
-    )  # fmt: skip
-
-
-def _error_of(message: str, exit_code: int) -> VramLLMError:
-    """The engine's error, made again from its exit code."""
-    pending: list[type[VramLLMError]] = [VramLLMError]
-    while pending:
-        kind = pending.pop()
-        pending += kind.__subclasses__()
-        if kind.exit_code == exit_code != VramLLMError.exit_code:
-            return kind(message)
-    return VramLLMError(message)
+def _death(code: int, why: str | None) -> str:
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return f"engine process ended with {how}" + (f": {why}" if why else "")

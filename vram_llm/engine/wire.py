@@ -19,6 +19,7 @@ class Start(msgspec.Struct, tag=True):
 
     plan: Plan
     model_name: str
+    extra_buffers: bool = True  # see llama.params.ModelParams
 
 
 class Submit(msgspec.Struct, tag=True):

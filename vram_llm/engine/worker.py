@@ -58,7 +58,7 @@ class Worker:
 
         use_large_stacks()
 
-        model, draft = self._load(start.plan)
+        model, draft = self._load(start.plan, start.extra_buffers)
         for each in filter(None, (model, draft)):
             each.note_batch = self._heartbeat.note_batch
         self._channel.send(wire.Ready(_model_info(model, draft, start.model_name)))
@@ -69,7 +69,7 @@ class Worker:
 
     # -- loading ---------------------------------------------------------------------------------
 
-    def _load(self, plan: Plan) -> "tuple[LoadedModel, LoadedModel | None]":
+    def _load(self, plan: Plan, extra_buffers: bool) -> "tuple[LoadedModel, LoadedModel | None]":
         """The plan's model, and its draft model if it has one. Raises ChannelClosed, VramLLMError."""
         from vram_llm.llama.load_draft_model import load_draft
         from vram_llm.llama.model import LoadedModel
@@ -77,7 +77,7 @@ class Worker:
         progress = _LoadProgress(self._channel)
         servers: dict[str, list[int]] = {}
         try:
-            model = LoadedModel(plan, progress, servers)
+            model = LoadedModel(plan, progress, servers, extra_buffers=extra_buffers)
         except VramLLMError:
             if not progress.is_closed:
                 raise

@@ -19,7 +19,7 @@ def load_draft(model: LoadedModel, servers: Servers) -> LoadedModel | None:
     plan = draft_plan(model.plan)
     if plan is None:
         return None
-    draft = LoadedModel(plan, servers=servers)
+    draft = LoadedModel(plan, servers=servers, extra_buffers=model.extra_buffers)
     reason = refusal(_facts(model), _facts(draft)) or _other_token(model.vocab, draft.vocab)
     if reason is not None:
         draft.close()

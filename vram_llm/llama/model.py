@@ -45,13 +45,23 @@ class LoadedModel:
     that their handles stay in this class.
     """
 
-    def __init__(self, plan: Plan, progress: Progress | None = None, servers: Servers | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        progress: Progress | None = None,
+        servers: Servers | None = None,
+        *,
+        extra_buffers: bool = True,
+    ) -> None:
         """Load; a process that loads several models passes the same `servers`. See `devices.handles`.
+
+        `extra_buffers`: see ModelParams.
 
         Raises BadPlan if a device is not here, ModelRefused with llama.cpp's own words.
         """
         C.llama_backend_init()
         self.plan = plan
+        self.extra_buffers = extra_buffers
         self.note_batch: Callable[[int], None] = lambda _: None  # called with the rows of each batch
         servers = {} if servers is None else servers
         self._handles = handles(plan.devices, plan.placement.device_order, servers)
@@ -97,7 +107,8 @@ class LoadedModel:
         )  # logits of several rows
 
     def _load(self, progress: Progress | None) -> int:
-        plan, params = self.plan, ModelParams(self.plan.placement, self.plan.context, self._handles)
+        plan = self.plan
+        params = ModelParams(plan.placement, plan.context, self._handles, extra_buffers=self.extra_buffers)
         params.struct.load_mode = LOAD_AUTO if plan.context.use_mmap else LOAD_WITHOUT_MMAP
         if progress is not None:
             callback = C.llama_progress_callback(lambda fraction, _: progress(fraction))

@@ -28,8 +28,18 @@ class _Override(ctypes.Structure):
 class ModelParams:
     """A llama_model_params and the memory it points at: keep it until the model is loaded."""
 
-    def __init__(self, placement: Placement, context: Context, devices: Sequence[int]) -> None:
-        """`devices` are ggml's handles, in the placement's order."""
+    def __init__(
+        self,
+        placement: Placement,
+        context: Context,
+        devices: Sequence[int],
+        *,
+        extra_buffers: bool = True,
+    ) -> None:
+        """`devices` are ggml's handles, in the placement's order.
+
+        `extra_buffers`: the processor's weights may be repacked for quicker kernels.
+        """
         self._devices = (b.Pointer * (len(devices) + 1))(*devices, None)
         self._split = (ctypes.c_float * C.llama_max_devices())(*placement.tensor_split)
         self._kept: list[object] = []
@@ -38,7 +48,8 @@ class ModelParams:
         self.struct.tensor_split = self._split
         self.struct.n_gpu_layers = placement.n_gpu_layers
         # weights of a mapped file would be repacked into memory all the same
-        self.struct.use_extra_bufts = context.resident_bytes is None and not b.has_amx_kernels()
+        may_repack = extra_buffers and context.resident_bytes is None
+        self.struct.use_extra_bufts = may_repack and not b.has_amx_kernels()
         if moved := self._overrides(placement, context, devices):
             overrides = (_Override * (len(moved) + 1))(*moved)
             self.keep(overrides)
