@@ -18,6 +18,7 @@ from vram_llm.engine import crash_report, wire
 from vram_llm.engine.heartbeat import Heartbeat
 from vram_llm.engine.in_flight import RequestsInFlight
 from vram_llm.engine.model_info import EngineState, ModelInfo
+from vram_llm.engine.outage import OutageWatch
 from vram_llm.engine.process import error_of, start_process
 from vram_llm.engine.restart_policy import CRASH_WINDOW_S, MAX_KERNEL_CRASHES, RestartPolicy
 from vram_llm.engine.watchdog import Watchdog, is_on
@@ -53,6 +54,7 @@ class EngineProcess(ABC):
         self._model_name = model_name
         self._on_change = on_change
         self._restarts = RestartPolicy()
+        self._outage = OutageWatch()
         self._watchdog_s = watchdog_s
         self._hang: str | None = None  # why the running engine was killed
         self._why_restarted = ""
@@ -158,7 +160,7 @@ class EngineProcess(ABC):
         self._why_restarted = f"{failure} (attempt {self._restarts.n_attempts})"
         self._set_state(EngineState.LOADING, f"restarting {when} after: {self._why_restarted}")
         log.error("%s; the engine is started %s (attempt %d)", failure, when, self._restarts.n_attempts)
-        await asyncio.sleep(delay_s)
+        await self._outage.wait(self.plan, delay_s)
 
     async def _run_once(self) -> VramLLMError:
         """Run one process from start to end. Returns the reason why it ended, or could not be started."""
