@@ -28,7 +28,8 @@
     ├── Overloaded              --   the queue is full; the same request may succeed later
     └── RequestError            --   one request is at fault, nothing else (HTTP only)
         ├── ContextExceeded     --   its prompt is longer than the context
-        └── PoisonRequest       --   the engine died twice while it computed it
+        ├── PoisonRequest       --   the engine died twice while it computed it
+        └── RequestTimeout      --   its time was over before it had a token
 
 The number is the process's exit code; wrong flags exit with 64 (sysexits' EX_USAGE), Ctrl+C with 130.
 """
@@ -295,3 +296,9 @@ class PoisonRequest(RequestError):
     """The engine died twice while it computed this request, which is not computed again."""
 
     code = "poison_request"
+
+
+class RequestTimeout(RequestError):
+    """The time for a request was over before its answer had begun."""
+
+    code = "request_timeout"

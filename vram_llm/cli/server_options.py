@@ -107,6 +107,16 @@ _OPTIONS = (
         "Let requests name files in DIR as images (file://NAME). Needs --mmproj. Without --image-dir the "
         "server reads no files."
     )),
+    click.option("--request-timeout", "request_timeout_s", type=click.FloatRange(0), metavar="SECONDS",
+                 default=_DEFAULT.request_timeout_s, show_default=True, help=(
+        "Time for a request, its wait in the queue included; then its answer ends as at max_tokens, and a "
+        "request without an answer gets status 408. A request can only lower it (max_time). 0: no limit."
+    )),
+    click.option("--drain-timeout", "drain_timeout_s", type=click.FloatRange(0), metavar="SECONDS",
+                 default=_DEFAULT.drain_timeout_s, show_default=True, help=(
+        "Time for requests in flight to finish after SIGTERM or Ctrl+C. Meanwhile /health answers 503. A "
+        "second signal ends them at once."
+    )),
     click.option("--sse-ping-interval", "sse_ping_interval_s", type=click.FloatRange(0), metavar="SECONDS",
                  default=_DEFAULT.sse_ping_interval_s, show_default=True, help=(
         "Silence on a stream after which the server sends a comment, so that clients and proxies keep the "

@@ -12,13 +12,21 @@ from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import DecodeTick, EmbeddingRequest, FinishReason, Image, Request, TokenEvent
 from vram_llm.engine.stats import EngineStats
 from vram_llm.engine.supervisor import EngineProcess, log
-from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, VramLLMError
+from vram_llm.errors import (
+    ContextExceeded,
+    EngineDied,
+    Overloaded,
+    RequestError,
+    RequestTimeout,
+    VramLLMError,
+)
 from vram_llm.planner.types import Plan
 from vram_llm.units import MIB
 
 MAX_WAITING = 256  # requests that wait; further ones are refused
 _MOST_FOR_MANY = 4  # times as many, if several clients have their shares of them
 MAX_IMAGES_BYTES = 256 * MIB  # image files of all requests in flight, twice the largest request's
+_FINISH_GRACE_S = 5.0  # for the engine to end a request whose time is over
 _REFUSALS = (RequestError.code, ContextExceeded.code)
 
 
@@ -63,12 +71,12 @@ class EngineClient(EngineProcess):
         """Events of `request`; the last has a finish reason. Closing the iterator early cancels the request.
 
         If the engine dies, the next one begins or continues the answer, see in_flight.py. Raises EngineDied,
-        Overloaded, RequestError (ContextExceeded and PoisonRequest among them).
+        Overloaded, RequestError (ContextExceeded, PoisonRequest and RequestTimeout among them).
         """
         self._admit(request.client)
         events: asyncio.Queue[TokenEvent | VramLLMError] = asyncio.Queue()
         finished = False
-        with self._count_images(request.images):
+        with self._count_images(request.images), self._time_limit(request, events.put_nowait):
             try:
                 self._times.begin(request.id, request.client, request.max_tokens, time.monotonic())
                 self._in_flight.add(wire.Submit(request), events.put_nowait)
@@ -78,6 +86,8 @@ class EngineClient(EngineProcess):
                         raise event
                     finished = event.finish_reason is not None
                     self._times.note_tokens(request.id, len(event.token_ids), time.monotonic())
+                    if event.error_code == RequestTimeout.code:
+                        raise _too_late(request.max_time_s or 0.0)
                     if event.finish_reason is FinishReason.ERROR and event.error_code in _REFUSALS:
                         raise _refusal(event, event.prompt_tokens)
                     yield event
@@ -144,6 +154,29 @@ class EngineClient(EngineProcess):
             return await answer
         finally:
             self._in_flight.drop(question.id)
+
+    @contextlib.contextmanager
+    def _time_limit(self, request: Request, put: Callable[[VramLLMError], None]) -> Iterator[None]:
+        """At the end of the request's time let the engine finish it, or `put` RequestTimeout."""
+        limit_s = request.max_time_s
+        if limit_s is None:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        error = _too_late(limit_s)
+
+        def end() -> None:
+            if self._in_flight.finish(request.id):  # its last event comes, unless the engine does not answer
+                timers.append(loop.call_later(_FINISH_GRACE_S, put, error))
+            else:
+                put(error)
+
+        timers = [loop.call_later(limit_s, end)]
+        try:
+            yield
+        finally:
+            for timer in timers:
+                timer.cancel()
 
     # -- limits ----------------------------------------------------------------------------------
 
@@ -215,6 +248,10 @@ def _overloaded(reason: str, waits: Iterable[float | None]) -> Overloaded:
     """The error for a full queue; the shortest of the expected `waits` is the time to try again."""
     retry_after_s = min((wait for wait in waits if wait), default=1.0)
     return Overloaded(f"{reason}; try again in {retry_after_s:.1f} s", retry_after_s)
+
+
+def _too_late(limit_s: float) -> RequestTimeout:
+    return RequestTimeout(f"The time for this request, {limit_s:g} s, was over before its answer had begun")
 
 
 def _refusal(answer: TokenEvent | wire.Embedded, n_tokens: int) -> RequestError:

@@ -184,6 +184,18 @@ class Generation:
             error=sampled.failure if reason is FinishReason.ERROR else None,
         )
 
+    def cut_off(self, sequence: Sequence) -> TokenEvent:
+        """End the answer with the tokens that it has. Returns the event for the client."""
+        return TokenEvent(
+            id=sequence.id,
+            text=self.text.finish(),
+            prompt_tokens=sequence.n_prompt,
+            completion_tokens=sequence.n_generated,
+            cached_tokens=sequence.n_reused,
+            finish_reason=FinishReason.STOP if self.text.stopped else FinishReason.LENGTH,
+            stop=self.text.stop,
+        )
+
     def _write_token(
         self, model: LoadedModel, sequence: Sequence, token: int
     ) -> tuple[str, FinishReason | None]:

@@ -78,6 +78,14 @@ class RequestsInFlight:
             self._send(wire.Cancel(request_id))
         self._end_trial(request)
 
+    def finish(self, request_id: str) -> bool:
+        """Let the engine end a request with the tokens that it has; False if no engine has it."""
+        request = self._requests.get(request_id)
+        if request is None or not request.is_sent:
+            return False
+        self._send(wire.Finish(request_id))
+        return True
+
     def deliver(self, events: Iterable[TokenEvent]) -> None:
         """Pass on events. Those of requests that were cancelled meanwhile are dropped."""
         for event in events:

@@ -23,6 +23,7 @@ from vram_llm.engine.speculative.row_cost import RowCost
 from vram_llm.engine.stats import EngineStats
 from vram_llm.engine.stats_recorder import StatsRecorder
 from vram_llm.engine.steady_decode import SteadyDecode, steady_decode_after
+from vram_llm.errors import RequestTimeout
 from vram_llm.llama.cells import MAX_SLOTS
 from vram_llm.llama.model import NO_ROOM, LoadedModel
 
@@ -103,6 +104,19 @@ class Loop:
         sequence = self._scheduler.find(request_id)
         if sequence is not None:
             self._release(sequence)
+
+    def finish(self, request_id: str) -> TokenEvent:
+        """End a request with the tokens that it has. Returns its last event: without a token, an error."""
+        self._commit_steady()
+        sequence = self._scheduler.find(request_id)
+        if sequence is None or not sequence.n_generated:
+            self.cancel(request_id)
+            return TokenEvent(
+                id=request_id, finish_reason=FinishReason.ERROR, error_code=RequestTimeout.code, error=""
+            )
+        event = self._generations[request_id].cut_off(sequence)
+        self._release(sequence)
+        return event
 
     def step(self) -> StepOutput:
         """Run one batch. Raises EngineDied if llama.cpp fails."""

@@ -130,6 +130,7 @@ class Request:
     of its prompt. `whole`: the client gets the answer at its end. `written` are the tokens of the answer that
     an engine wrote before it died: the next one continues after them. `client` is the name of the API key, or
     the address of the client where there are no keys: the engine is shared between clients by their `weight`.
+    After `max_time_s` the answer ends with the tokens that it has.
     """
 
     id: str
@@ -156,6 +157,7 @@ class Request:
     written: tuple[int, ...] = ()
     client: str = ""
     weight: float = 1.0
+    max_time_s: float | None = None
 
     @property
     def can_resume(self) -> bool:

@@ -48,6 +48,12 @@ class Cancel(msgspec.Struct, tag=True):
     id: str
 
 
+class Finish(msgspec.Struct, tag=True):
+    """End this request with the tokens that it has. Its last event follows."""
+
+    id: str
+
+
 class Tokenize(msgspec.Struct, tag=True):
     """A text to tokenize. Answered by Tokens with the same id; -1 for each row of an image."""
 
@@ -141,7 +147,7 @@ class Failed(msgspec.Struct, tag=True):
 
 Question = Submit | Embed | Tokenize | Detokenize
 Answer = Tokens | Pieces | Embedded
-ToEngine = Start | Question | Cancel | Stop
+ToEngine = Start | Question | Cancel | Finish | Stop
 FromEngine = Loading | Ready | StepEvents | DecodeTick | Waiting | Notice | Answer | Failed
 
 _HEADER = struct.Struct("<I")

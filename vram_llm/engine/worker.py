@@ -120,6 +120,8 @@ class Worker:
                 case wire.Cancel(request_id):
                     questions.cancel(request_id)
                     loop.cancel(request_id)
+                case wire.Finish(request_id):
+                    events.append(loop.finish(request_id))
                 case wire.Tokenize() | wire.Detokenize():
                     questions.ask(message)
         if events:

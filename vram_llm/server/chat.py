@@ -43,7 +43,7 @@ def chat_router(serving: ServingContext) -> APIRouter:
         prepared = await asyncio.to_thread(prepare_request, serving, info, fields)
         head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(serving.clock()), info.name, fingerprint(info))
         base = prepared.request(head.id, fields.token_limit(), fields.n_logprobs())
-        requests = engine_requests(fields, base, info)
+        requests = engine_requests(fields, base, info, config=serving.config)
         is_verbose = serving.config.verbose if fields.verbose is None else fields.verbose
         verbose = await _verbose(serving, prepared) if is_verbose else None
         parsers = [prepared.new_parser() for _ in requests]

@@ -107,7 +107,7 @@ def completions_router(serving: ServingContext) -> APIRouter:
             prompt_logprobs=n_top if fields.echo else None,
             suffix=fields.suffix or None,
         )
-        requests = engine_requests(fields, base, info, prompts, best_of)
+        requests = engine_requests(fields, base, info, prompts, best_of, config=serving.config)
         clocks, counter = clocks_of(fields, len(requests)), UsageCounter(best_of or fields.n_choices)
         events, ping_s = (
             timed(stream_events(serving.engine, requests), clocks),

@@ -41,6 +41,8 @@ class ServerConfig:
     image_dir: Path | None = None
     max_body_bytes: int = 32 * MIB
     verbose: bool = False  # add the prompt to chat answers, unless the request decides
+    request_timeout_s: float = 0.0  # 0: no limit
+    drain_timeout_s: float = 10.0  # for requests in flight to finish after the first SIGTERM or Ctrl+C
     sse_ping_interval_s: float = 10.0  # 0: no comments in streams
     watchdog_s: float | None = None  # of engine.watchdog; None: by the plan's prediction; infinite: off
     chat_template: str | None = None

@@ -15,6 +15,7 @@ from vram_llm.errors import (
     Overloaded,
     PoisonRequest,
     RequestError,
+    RequestTimeout,
     VramLLMError,
 )
 
@@ -150,6 +151,7 @@ ANSWERS: dict[type[Exception], ErrorKind] = {
     TemplateRefusal: ErrorKind(status=400, type=_INVALID),
     ContextExceeded: ErrorKind(status=400, type=_INVALID),
     PoisonRequest: ErrorKind(status=500, type="server_error", retry=False),
+    RequestTimeout: ErrorKind(status=408, type="timeout_error", retry=False),
     UnknownParameter: ErrorKind(status=400, type=_INVALID),
     NotSupported: ErrorKind(status=400, type=_INVALID),
     MissingField: ErrorKind(status=400, type=_INVALID),

@@ -13,6 +13,7 @@ from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import Image, Likelihood, Request, TokenEvent
 from vram_llm.errors import RequestError
 from vram_llm.server.api_keys import ApiKey, current_key
+from vram_llm.server.config import ServerConfig
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
 from vram_llm.server.image_inputs import MAX_IMAGES_BYTES
@@ -40,6 +41,8 @@ def engine_requests(
     info: ModelInfo,
     prompts: Sequence[str | tuple[int, ...]] = (),
     best_of: int | None = None,
+    *,
+    config: ServerConfig,
 ) -> list[Request]:
     """One request per choice: `best_of`, or else `n`, for each prompt, with the seeds seed, seed + 1, ...
 
@@ -75,6 +78,7 @@ def engine_requests(
         weight=key.usage.limits.weight,
         reports_progress=bool(fields.stream),
         whole=not fields.stream,
+        max_time_s=min((s for s in (fields.max_time, config.request_timeout_s) if s), default=None),
     )
     return [
         replace(

@@ -16,6 +16,7 @@ _REFUSALS = {
     403: "The host name is not allowed",
     404: "The model or object does not exist",
     405: "The method is not allowed",
+    408: "The time for the request was over before its answer had begun",
     413: "The body is too large",
     429: "The queue is full; retry after the seconds in Retry-After",
     500: "The engine or the server failed on this request",

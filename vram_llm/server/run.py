@@ -26,7 +26,7 @@ from vram_llm.server.host_check import is_loopback
 log = logging.getLogger(NOTICES)
 
 KEEP_ALIVE_S = 75  # longer than clients keep an idle connection
-DRAIN_S = 10.0  # time for requests in flight to finish after the first Ctrl+C
+_FLUSH_S = 5  # for clients to read what is sent, once no request is in flight
 
 
 def http_protocol() -> "type[asyncio.Protocol] | Literal['auto']":
@@ -52,9 +52,10 @@ async def serve(
 ) -> None:
     """Start `engine` and answer on `socks` until SIGINT or SIGTERM.
 
-    /health answers 503 while the model loads. After a signal, requests in flight have DRAIN_S to finish; a
-    second signal ends them at once. SIGHUP reads API keys and certificate again. If all sockets are bound to
-    loopback addresses, or hosts are allowed by name, other host names are refused (see server.host_check).
+    /health answers 503 while the model loads. After a signal it answers 503 again, and requests in flight
+    have `config.drain_timeout_s` to finish; a second signal ends them at once. SIGHUP reads API keys and
+    certificate again. If all sockets are bound to loopback addresses, or hosts are allowed by name, other
+    host names are refused (see server.host_check).
     Raises BadKeysFile, BadCertificate, the first load's error, and EngineDied after too many crashes.
     """
     checks_host = bool(config.allowed_hosts) or all(is_loopback(sock.getsockname()[0]) for sock in socks)
@@ -75,7 +76,7 @@ async def serve(
         ssl_certfile=config.ssl_certfile,
         ssl_keyfile=config.ssl_keyfile,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(DRAIN_S) + 1,  # for clients that neither read nor write
+        timeout_graceful_shutdown=_FLUSH_S,
     )
     server = _Server(http, engine, config, keyring)
     serving = asyncio.create_task(server.serve(sockets=socks))
@@ -88,7 +89,7 @@ async def serve(
             gc.collect()
             gc.freeze()  # these objects stay: looking through them all again would delay streams
         await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
-        if ending.done() and not server.should_exit:
+        if ending.done() and not server.has_signal:
             ending.result()
         await serving
     finally:
@@ -111,6 +112,11 @@ class _Server(uvicorn.Server):
         self._keyring = keyring
         self._had_terminal = _has_terminal()
         self._draining: asyncio.Task[None] | None = None
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether a signal has come to end."""
+        return self._draining is not None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -142,12 +148,16 @@ class _Server(uvicorn.Server):
             log.error("nothing changes: %s", error)
 
     def _on_signal(self) -> None:
-        self.force_exit = self.should_exit
-        self.should_exit = True
         if self._draining is not None:
             self._draining.cancel()
-        grace_s = 0.0 if self.force_exit else DRAIN_S
-        self._draining = asyncio.get_running_loop().create_task(self._engine.drain(grace_s))
+            self.force_exit = True
+        grace_s = 0.0 if self.force_exit else self._own_config.drain_timeout_s
+        self._draining = asyncio.get_running_loop().create_task(self._drain(grace_s))
+
+    async def _drain(self, grace_s: float) -> None:
+        """Let requests in flight finish; until then the server listens and /health tells that it stops."""
+        await self._engine.drain(grace_s)
+        self.should_exit = True
 
 
 def _has_terminal() -> bool:

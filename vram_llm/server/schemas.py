@@ -111,6 +111,7 @@ class GenerationFields(SamplingFields, GrammarFields):
     stop: Stop = None
     stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOPS)] | None = None
     ignore_eos: bool | None = None
+    max_time: Annotated[float, Field(gt=0)] | None = None  # seconds, as in transformers
     skip_special_tokens: bool | None = None
     return_progress: bool | None = None  # of prompt processing, in streams
     timings_per_token: bool | None = None

@@ -1,5 +1,6 @@
 """The served model and its names."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,6 +12,7 @@ from vram_llm.chat.template import ChatTemplate
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.engine.wire import Embedded
+from vram_llm.errors import RequestTimeout
 from vram_llm.model.pooling import Pooling
 from vram_llm.server.api_keys import STRANGER, current_key
 from vram_llm.server.config import ServerConfig
@@ -110,9 +112,18 @@ class ServingContext:
         return info
 
     async def embed(self, request: EmbeddingRequest) -> Embedded:
-        """The engine's answer, which counts for the key that asks. Raises the errors of the engine."""
-        key = current_key.get()
-        answer = await self.engine.embed(replace(request, client=key.name))
+        """The engine's answer, which counts for the key that asks.
+
+        Raises RequestTimeout, and the errors of the engine.
+        """
+        key, limit_s = current_key.get(), self.config.request_timeout_s
+        try:
+            async with asyncio.timeout(limit_s or None):
+                answer = await self.engine.embed(replace(request, client=key.name))
+        except TimeoutError:
+            raise RequestTimeout(
+                f"The time for this request, {limit_s:g} s, was over before it was done"
+            ) from None
         key.usage.spend(sum(answer.n_tokens))
         return answer
 

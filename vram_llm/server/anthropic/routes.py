@@ -49,7 +49,9 @@ def anthropic_router(serving: ServingContext) -> APIRouter:
             context_management=NOTHING_CLEARED if fields.context_management else None,
             warnings=list(sorted_tools.left_out.values()),
         )
-        requests = engine_requests(fields, prepared.request(writer.reply.id, fields.max_tokens), info)
+        requests = engine_requests(
+            fields, prepared.request(writer.reply.id, fields.max_tokens), info, config=serving.config
+        )
         chunks = parse_stream(
             stream_events(serving.engine, requests), [prepared.new_parser()], one_call=prepared.one_call
         )

@@ -75,7 +75,7 @@ def _add_generation(router: APIRouter, serving: ServingContext, stores: Response
         prepared = turn.prepared
         response_id = f"resp_{uuid4().hex}"
         base = prepared.request(response_id, fields.token_limit, fields.n_logprobs())
-        requests = engine_requests(fields, base, info)
+        requests = engine_requests(fields, base, info, config=serving.config)
         response = new_response(
             fields,
             turn.tools,
