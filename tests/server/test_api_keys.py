@@ -242,3 +242,23 @@ async def test_two_keys_before_a_real_engine(plan_on_cpu: PlanOnCpu, path: Path)
             usage = (await client.post("/v1/completions", json=body)).json()["usage"]
             cached.append(usage["prompt_tokens_details"]["cached_tokens"])
     assert [n > 0 for n in cached] == [False, False, True, True]
+
+
+async def test_log_lines_name_keys(engine: FakeEngine, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ann = add_key(path, "ann", INFERENCE)
+    caplog.set_level("INFO", "vram_llm.server.middleware")
+    async with clients_of(engine, path, ann, "wrong-key") as clients:
+        for client in clients:
+            await client.post("/v1/chat/completions", json=HI, headers={"x-request-id": "r"})
+        engine.script = lambda request: [RuntimeError("broken")]
+        await clients[0].post("/v1/chat/completions", json=HI, headers={"x-request-id": "r"})
+    starts = [record.getMessage().partition(" after ")[0] for record in caplog.records]
+    place = "Request r (POST /v1/chat/completions) of"
+    assert starts == [
+        f"{place} ann: 200",
+        f"{place} a stranger: 401",
+        f"{place} ann failed",
+        f"{place} ann: 500",
+    ]
+    assert ann not in caplog.text
+    assert "wrong-key" not in caplog.text

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vram_llm.cli import terminal
+
 if TYPE_CHECKING:
     from vram_llm.machine.calibration_store import CalibrationRecord
     from vram_llm.machine.disk_store import DiskRecord
@@ -54,7 +56,7 @@ def command(
         wish = wish if rpc or models else "--seconds says how long to measure"
         raise click.UsageError(f"{wish}; leave it out with --show and --forget")
     if forget:
-        click.echo("forgotten: " + ("; ".join(_forget(forget)) or "no measurements"), err=True)
+        terminal.say("forgotten: " + ("; ".join(_forget(forget)) or "no measurements"), err=True)
         if not show:
             return
     devices, disks = _stored() if show else _measure(rpc, models, seconds)
@@ -102,14 +104,14 @@ def _measure(
                 _print_notes(stored.notes)
         except VramLLMError:
             if kept := [*disks, *devices]:
-                click.echo(f"measured and kept before that: {'; '.join(kept)}", err=True)
+                terminal.say(f"measured and kept before that: {'; '.join(kept)}", err=True)
             raise
     return devices, disks
 
 
 def _print_notes(notes: tuple[str, ...]) -> None:
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        terminal.say(f"note: {note}", err=True)
 
 
 def _print(devices: "dict[str, CalibrationRecord]", disks: "dict[str, DiskRecord]", as_json: bool) -> None:
@@ -125,4 +127,4 @@ def _print(devices: "dict[str, CalibrationRecord]", disks: "dict[str, DiskRecord
         print_records(devices)
     print_disks(disks)
     if not devices and not disks:
-        click.echo("no measurements yet; `vram-llm calibrate` makes them")
+        terminal.say("no measurements yet; `vram-llm calibrate` makes them")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vram_llm.cli import terminal
 from vram_llm.cli.conversation import image_url, text_of, with_text
 from vram_llm.errors import RequestError
 
@@ -74,13 +75,13 @@ def _edit(session: "ChatSession", _: str) -> None:
 def _save(session: "ChatSession", argument: str) -> None:
     path = _path(argument)
     session.conversation.save(path)
-    click.echo(f"saved {len(session.conversation.messages)} messages to {path}")
+    terminal.say(f"saved {len(session.conversation.messages)} messages to {path}")
 
 
 def _load(session: "ChatSession", argument: str) -> None:
     session.conversation.load(_path(argument))
     unanswered = "; /retry asks the last question" if session.conversation.unanswered else ""
-    click.echo(f"loaded {len(session.conversation.messages)} messages{unanswered}")
+    terminal.say(f"loaded {len(session.conversation.messages)} messages{unanswered}")
 
 
 def _image(session: "ChatSession", argument: str) -> None:
@@ -91,25 +92,25 @@ def _image(session: "ChatSession", argument: str) -> None:
         )
     path = _path(argument)
     session.conversation.images.append(image_url(path))
-    click.echo(f"{path.name} goes with the next message")
+    terminal.say(f"{path.name} goes with the next message")
 
 
 def _system(session: "ChatSession", argument: str) -> None:
     session.conversation.system = argument or session.conversation.system
-    click.echo(f"system: {session.conversation.system or 'nothing'}")
+    terminal.say(f"system: {session.conversation.system or 'nothing'}")
 
 
 def _clear(session: "ChatSession", _: str) -> None:
     session.conversation.clear()
-    click.echo("forgotten")
+    terminal.say("forgotten")
 
 
 def _stats(session: "ChatSession", _: str) -> None:
-    click.echo(session.stats())
+    terminal.say(session.stats())
 
 
 def _help(_: "ChatSession", __: str) -> None:
-    click.echo(help_text())
+    terminal.say(help_text())
 
 
 def _leave(_: "ChatSession", __: str) -> None:

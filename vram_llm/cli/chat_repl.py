@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from vram_llm.cli import terminal
 from vram_llm.cli.chat_client import AnswerLost, ChatClient, ServedModel, StreamedAnswer
 from vram_llm.cli.chat_commands import run_command
 from vram_llm.cli.chat_input import MessageReader
@@ -37,20 +38,20 @@ class ChatSession:
         `server_may_return`: wait for a server that does not answer any more.
         """
         if reader.is_interactive:
-            click.echo(f"{self.model.name}: /help lists commands and keys", err=True)
+            terminal.say(f"{self.model.name}: /help lists commands and keys", err=True)
         while True:
             try:
                 self._act(reader.read(), waits=reader.is_interactive and server_may_return)
             except EOFError:
                 return
             except KeyboardInterrupt:
-                click.echo("Ctrl+D leaves", err=True)
+                terminal.say("Ctrl+D leaves", err=True)
             except RequestError as error:
-                click.echo(str(error), err=True)
+                terminal.say(str(error), err=True)
             except ServerUnreachable as error:
                 if not reader.is_interactive:
                     raise
-                click.echo(f"{error}; /retry asks again", err=True)
+                terminal.say(f"{error}; /retry asks again", err=True)
 
     def _act(self, message: str, *, waits: bool) -> None:
         """Run a command, or ask a question. If the server is away, wait and ask again."""
@@ -72,7 +73,7 @@ class ChatSession:
     def _wait_and_ask_again(self, reason: str) -> None:
         """Wait for the server and ask the question that it did not answer. Raises RequestError."""
         while (question := self.conversation.unanswered) is not None:
-            click.echo(f"{reason}; waiting for the server, Ctrl+C stops that", err=True)
+            terminal.say(f"{reason}; waiting for the server, Ctrl+C stops that", err=True)
             try:
                 self._await_server()
             except KeyboardInterrupt:
@@ -88,7 +89,7 @@ class ChatSession:
             time.sleep(_LOOK_EVERY_S)  # between two looks at the server
         model = self.client.model()
         if model.name != self.model.name:
-            click.echo(f"the server is back, with {model.name}", err=True)
+            terminal.say(f"the server is back, with {model.name}", err=True)
         self.model = model
 
     def ask(self, question: Message) -> None:
@@ -103,7 +104,7 @@ class ChatSession:
         try:
             self._show({"model": self.model.name, "messages": messages, **self.sampling}, answer)
         except KeyboardInterrupt:
-            click.echo(" (stopped)", err=True, nl=False)
+            terminal.say(" (stopped)", err=True, nl=False)
         except AnswerLost:
             click.echo()
             raise

@@ -5,6 +5,8 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from vram_llm.cli import terminal
+
 VARIABLE = "VRAM_LLM_API_KEY"
 METAVAR = "KEY|@FILE"
 
@@ -18,7 +20,7 @@ def read_keys(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
     if not all(value.strip() for value in typed):
         raise click.BadParameter("an empty text is no API key", ctx, param)
     if typed and param.name and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE:
-        click.echo(
+        terminal.say(
             "warning: `ps` shows everybody on this computer a key on the command line; "
             f"use --api-key @FILE or ${VARIABLE}",
             err=True,

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from vram_llm.cli import terminal
 from vram_llm.server.keys_file import KeyLimits, KeyScope
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -91,8 +92,8 @@ def add(
     key = add_key(
         path, name, [KeyScope(scope) for scope in dict.fromkeys(scopes)], models, KeyLimits(**limits)
     )
-    click.echo(key)
-    click.echo(
+    terminal.say(key)
+    terminal.say(
         f"note: this is the only time that the key is shown; its hash is in {path}, for `vram-llm serve "
         f"--keys-file {path}`",
         err=True,
@@ -108,7 +109,7 @@ def show(keys_file: Path | None) -> None:
     for name, key in read_keys(_path(keys_file)).items():
         models = "all models" if key.models is None else ", ".join(key.models)
         parts = [", ".join(key.scopes), models, _in_words(key.limits)]
-        click.echo(f"{name}: {'; '.join(part for part in parts if part)}")
+        terminal.say(f"{name}: {'; '.join(part for part in parts if part)}")
 
 
 def _in_words(limits: KeyLimits) -> str:

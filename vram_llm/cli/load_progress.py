@@ -6,8 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-import click
-
+from vram_llm.cli import terminal
 from vram_llm.units import GIB
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class LoadLines:
         self,
         total_bytes: int,
         clock: Callable[[], float] = time.monotonic,
-        write: Callable[[str], None] = lambda line: click.echo(line, err=True),
+        write: Callable[[str], None] = lambda line: terminal.say(line, err=True),
     ) -> None:
         self._total_bytes, self._clock, self._write = total_bytes, clock, write
         self._begun = self._last_line = clock()

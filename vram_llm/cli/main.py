@@ -69,15 +69,15 @@ def main() -> NoReturn:
         error.show()
         code = EXIT_USAGE
     except click.UsageError as error:
-        click.echo(sentence(error), err=True)
+        terminal.say(sentence(error), err=True)
         code = EXIT_USAGE
     except click.Abort:
         code = EXIT_INTERRUPTED
     except click.ClickException as error:
-        click.echo(f"vram-llm: {error.format_message()}", err=True)
+        terminal.say(f"vram-llm: {error.format_message()}", err=True)
         code = error.exit_code
     except VramLLMError as error:
-        click.echo(f"vram-llm: {error}", err=True)
+        terminal.say(f"vram-llm: {error}", err=True)
         code = error.exit_code
     except BrokenPipeError:  # `vram-llm plan | head -1`
         code = _reader_gone()
@@ -89,10 +89,10 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except MemoryError:
-        click.echo("vram-llm: there is too little memory for this", err=True)
+        terminal.say("vram-llm: there is too little memory for this", err=True)
         code = VramLLMError.exit_code
     except OSError as error:  # a full disk behind `> plan.json`
-        click.echo(f"vram-llm: {error}", err=True)
+        terminal.say(f"vram-llm: {error}", err=True)
         code = VramLLMError.exit_code
     sys.exit(code)
 

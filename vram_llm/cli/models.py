@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vram_llm.cli import terminal
 from vram_llm.cli.plan_options import rig_options
 from vram_llm.cli.short_flags import ShortFlagsCommand
 
@@ -45,13 +46,11 @@ def command(as_json: bool, gpu: tuple[str, ...], ram: str | None, cpu: str | Non
     elif rows:
         _print(rows, workload)
     else:
-        click.echo(_NONE)
+        terminal.say(_NONE)
 
 
 def _print(rows: "Sequence[ListedModel]", workload: "Workload") -> None:
     from rich.text import Text
-
-    from vram_llm.cli import terminal
 
     console = terminal.console()
     table = [_cells(row) for row in rows]

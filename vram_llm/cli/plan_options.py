@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from vram_llm.cli import terminal
 from vram_llm.cli.option_types import (
     AUTO,
     LARGEST,
@@ -370,5 +371,5 @@ def built_in(doing: str) -> str:
     """Print that the command uses the built-in model, and return its name."""
     from vram_llm.workflows import model_names
 
-    click.echo(f"no model named: {doing} the built-in one, {model_names.DEMO}", err=True)
+    terminal.say(f"no model named: {doing} the built-in one, {model_names.DEMO}", err=True)
     return model_names.DEMO

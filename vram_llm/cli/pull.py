@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vram_llm.cli import terminal
 from vram_llm.cli.plan_options import PlanOptions, one_model, plan_options
 from vram_llm.cli.short_flags import ShortFlagsCommand
 
@@ -41,8 +42,8 @@ def command(options: PlanOptions, model: str | None, model_option: str | None, a
         if not anyway:
             other = quantizations.largest_that_fits(name, machine, options.workload)
             raise error.with_remark(f"{other.name} would fit") if other else error from None
-        click.echo(f"note: {error}", err=True)
-    click.echo(f"{_pull_with_bar(name)}\nvram-llm serve {name}")
+        terminal.say(f"note: {error}", err=True)
+    terminal.say(f"{_pull_with_bar(name)}\nvram-llm serve {name}")
 
 
 def _pull_with_bar(model: str) -> "Path":

@@ -1,14 +1,15 @@
 """vram-llm serve: an OpenAI endpoint over a planned model."""
 
 import contextlib
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
+from vram_llm.cli import terminal
 from vram_llm.cli.load_progress import LoadProgress
 from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options, saved_plan
+from vram_llm.cli.server_log import set_up_log
 from vram_llm.cli.server_options import server_options
 from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.server.config import ServerConfig
@@ -58,7 +59,7 @@ def command(
         raise click.UsageError(
             "give a model, `vram-llm serve MODEL`, or a saved plan, `vram-llm serve --plan FILE`: not both"
         )
-    _set_up_log(server.verbose)
+    set_up_log(verbose=server.verbose)
     with contextlib.ExitStack() as stack:
         if plan_file is not None:
             plan = saved_plan(plan_file, options)
@@ -69,7 +70,7 @@ def command(
             plan = planning.plan(name or built_in("serving"), options.machine(), options.workload)
         _check_image_dir(plan, server)
         for note in plan.notes:
-            click.echo(f"note: {note}", err=True)
+            terminal.say(f"note: {note}", err=True)
         progress = stack.enter_context(LoadProgress(plan.model.name, plan.model.total_bytes))
         reporter = _Reporter(plan, server, progress)
         serving.serve(plan, server, socks=socks, on_state=progress.on_state, on_ready=reporter.on_ready)
@@ -84,22 +85,6 @@ def _check_image_dir(plan: "Plan", server: ServerConfig) -> None:
         raise click.UsageError(
             "--image-dir is for models that take images: give their projector, --mmproj FILE"
         )
-
-
-def _set_up_log(verbose: bool) -> None:
-    from rich.console import Console
-    from rich.logging import RichHandler
-
-    from vram_llm.engine.supervisor import NOTICES
-
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
-    )
-    logging.getLogger(NOTICES).setLevel(logging.INFO)
-    for noisy in ("asyncio", "uvicorn"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,4 +107,4 @@ class _Reporter:
             if self.server.verbose or certificate.is_far_off:
                 print_loaded(certificate)
         for line in ready_lines(self.plan, info, self.server, port):
-            click.echo(line, err=True)
+            terminal.say(line, err=True)

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from vram_llm.text.lines import Line, Style
+import click
+
+from vram_llm.text.lines import Line, Style, escaped
 from vram_llm.text.plain import ascii_text, plain_symbols
 
 if TYPE_CHECKING:
@@ -43,10 +45,15 @@ def prepare(environ: Mapping[str, str] = os.environ) -> None:
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """rich's console, which colours nothing by itself."""
-    from rich.console import Console
+    """rich's console, which colours nothing by itself and writes no control characters of texts."""
+    from vram_llm.cli.escaping_console import EscapingConsole
 
-    return Console(stderr=stderr, highlight=False)
+    return EscapingConsole(stderr=stderr, highlight=False)
+
+
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Write a text to standard output or error, without its control characters."""
+    click.echo(escaped(text), err=err, nl=nl)
 
 
 def width(*, stderr: bool = False) -> int:

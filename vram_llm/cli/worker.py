@@ -4,6 +4,8 @@ import signal
 
 import click
 
+from vram_llm.cli import terminal
+
 
 @click.command("worker")
 @click.option(
@@ -24,10 +26,10 @@ def command(endpoint: str, threads: int | None) -> None:
     host, port = rpc.split_endpoint(endpoint)
     bind(host, port, f"--listen {host}:{{port}}").close()  # llama.cpp would only print the error
     if host not in ("127.0.0.1", "localhost", "::1"):
-        click.echo(
+        terminal.say(
             f"note: anyone who reaches {endpoint} can use this worker; there is no authentication", err=True
         )
-    click.echo(f"worker on {endpoint}; use it with --rpc {endpoint}; Ctrl+C ends it", err=True)
+    terminal.say(f"worker on {endpoint}; use it with --rpc {endpoint}; Ctrl+C ends it", err=True)
     for number in (signal.SIGINT, signal.SIGTERM):  # Python's handlers do not run inside llama.cpp's loop
         signal.signal(number, signal.SIG_DFL)
     rpc.serve(f"{host}:{port}", threads or read_host().cores)

@@ -205,7 +205,7 @@ class Loop:
         if chunks and self._model.plan.companions:
             self._model.use_adapters(chunks[0].sequence.adapters)
         if self._device_slots is not None:
-            self._bind_samplers(self._device_slots, chunks)
+            _bind_samplers(self._device_slots, chunks, self._generations, self.recorder)
         with_text = [chunk for chunk in chunks if chunk.image is None]
         self._draft_scheduler.add_drafts(with_text, self._generations)
         computed = self._runner.run(with_text)
@@ -216,15 +216,6 @@ class Loop:
         ]
         events += [self._deliver(chunk, tokens) for chunk, tokens in sampled if chunk.samples]
         return events + self._run_images([chunk for chunk in chunks if chunk.image is not None])
-
-    def _bind_samplers(self, device_slots: DeviceSamplerSlots, chunks: list[Chunk]) -> None:
-        """Bind each sequence's device sampler to its slot."""
-        changes = [
-            device_slots.bind(chunk.sequence, self._generations[chunk.sequence.id]) for chunk in chunks
-        ]
-        if any(changes):
-            with self.recorder.llama:
-                device_slots.reserve()
 
     def _run_images(self, chunks: list[Chunk]) -> list[TokenEvent]:
         """Run chunks of images. Returns an event for each sequence whose image the projector failed on."""
@@ -300,3 +291,16 @@ def _prefix_cache(model: LoadedModel, device_slots: DeviceSamplerSlots | None) -
         max_idle_cells=serving.idle_tokens,
         pick_slot=most_recent if device_slots is None else device_slots.pick_slot,
     )
+
+
+def _bind_samplers(
+    device_slots: DeviceSamplerSlots,
+    chunks: list[Chunk],
+    generations: dict[str, Generation],
+    recorder: StatsRecorder,
+) -> None:
+    """Bind each sequence's device sampler to its slot."""
+    changes = [device_slots.bind(chunk.sequence, generations[chunk.sequence.id]) for chunk in chunks]
+    if any(changes):
+        with recorder.llama:
+            device_slots.reserve()

@@ -38,7 +38,7 @@ class ApiKey:
 
 
 ANYBODY = ApiKey(name="")  # who sends a request to a server without keys; its address becomes the name
-STRANGER = ApiKey(name="", scopes=frozenset())  # who sends no key to a route that needs none
+STRANGER = ApiKey(name="a stranger", scopes=frozenset())  # who sends no key to a route that needs none
 current_key: ContextVar[ApiKey] = ContextVar("current_key", default=ANYBODY)  # of the request that is served
 
 

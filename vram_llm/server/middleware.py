@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -49,18 +50,20 @@ class AuthAndLimitsMiddleware:
             return
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
-        started = False
+        what, who = f"{request_id} ({scope['method']} {scope['path']})", STRANGER.name
+        status, began = 0, time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
             key = await self._key(scope, headers)
             current_key.set(key)
+            who = key.name
             self._check_length(headers)
             with self._counted(key, scope):
                 await self._app(scope, self._limited(receive), send_with_id)
@@ -68,11 +71,13 @@ class AuthAndLimitsMiddleware:
             return
         except Exception as error:  # every other error becomes an error object
             if not isinstance(error, VramLLMError):
-                log.exception("Request %s (%s %s) failed", request_id, scope["method"], scope["path"])
-            if started:
+                log.exception("Request %s of %s failed", what, who)
+            if status:
                 raise
             refuse = self._refusals.get(scope["path"].rstrip("/"), error_response)
             await refuse(error)(scope, receive, send_with_id)
+        finally:
+            log.info("Request %s of %s: %d after %.3f s", what, who, status, time.perf_counter() - began)
 
     async def _key(self, scope: Scope, headers: Headers) -> ApiKey:
         """The key of a request. Raises BadKey, MissingScope."""

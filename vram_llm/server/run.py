@@ -69,6 +69,7 @@ async def serve(
     )
     http = uvicorn.Config(
         app,
+        log_config=None,  # its lines go the way of all others
         log_level="warning",
         access_log=False,
         lifespan="off",

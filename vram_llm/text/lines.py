@@ -9,6 +9,7 @@ from enum import StrEnum
 _FIGURE = re.compile(r"(\d) (?=(?:[KMGT]i?B|tok/s|GB/s|ms|s|layers)\b)")
 _COMMAND = re.compile(r"`[^`]+`")
 _NO_BREAK = "\u00a0"  # between a figure and its unit
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 FULL, EMPTY = "▇", "·"
 _TIGHT = 0.9  # of a budget; a bar that is fuller is drawn in another colour
 
@@ -68,6 +69,14 @@ def _whole(command: str, width: int) -> str:
 def printable(text: str) -> str:
     """`text` without control characters, which names from model files could carry into a terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def escaped(text: str) -> str:
+    """`text` without control characters but line ends and tabs, for terminals and logs: "?" in their place.
+
+    Marks that change the direction of writing count among them.
+    """
+    return _CONTROL.sub("?", text)
 
 
 def shorten(text: str, width: int) -> str:
