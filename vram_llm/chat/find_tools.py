@@ -13,8 +13,7 @@ from vram_llm.chat.formats.call_format import CallFormat, object_format
 from vram_llm.chat.formats.table import FORMATS
 from vram_llm.chat.formats.thinking_marks import MARK
 from vram_llm.chat.reader import Parser
-from vram_llm.chat.template import ChatTemplate
-from vram_llm.errors import VramLLMError
+from vram_llm.chat.template import MAX_PROBE_SECONDS, ChatTemplate
 
 _NAME = "q7name7q"
 _ARGUMENTS: dict[str, Any] = {"q7key7q": "q7 value 7q", "q7count7q": 73}
@@ -114,7 +113,6 @@ def _call(as_text: bool) -> dict[str, Any]:
 
 def _render(template: ChatTemplate, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
     """A prompt; "" if the template refuses."""
-    try:
-        return template.render(messages, tools=_TOOLS, add_generation_prompt=add_generation_prompt)
-    except VramLLMError:
-        return ""
+    return template.probe(
+        messages, MAX_PROBE_SECONDS, tools=_TOOLS, add_generation_prompt=add_generation_prompt
+    )

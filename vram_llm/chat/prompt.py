@@ -13,7 +13,7 @@ from vram_llm.chat.formats.arguments import Schemas
 from vram_llm.chat.plain_tools import plain_tools
 from vram_llm.chat.reader import Parser
 from vram_llm.chat.system_messages import SystemPlacement, placements
-from vram_llm.chat.template import ChatTemplate, TemplateRefusal
+from vram_llm.chat.template import ChatTemplate, TemplateRanAway, TemplateRefusal
 from vram_llm.errors import RequestError
 
 Messages = list[dict[str, Any]]
@@ -82,7 +82,7 @@ def chat_prompt(
         with_tools = partial(template.render, shown, add_generation_prompt=add_generation_prompt, **names)
         try:
             return with_tools(tools=native_tools)
-        except TemplateRefusal:
+        except (TemplateRefusal, TemplateRanAway):
             raise
         except RequestError:
             if native_tools is None:
@@ -101,6 +101,8 @@ def chat_prompt(
             try:
                 prompt = again(messages)
                 check_none_dropped(messages, native_tools or [], prompt, again)
+            except TemplateRanAway:
+                raise
             except RequestError as error:
                 errors.append(error)
             else:

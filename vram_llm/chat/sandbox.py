@@ -2,8 +2,8 @@
 
 jinja2's sandbox keeps it away from Python's internals. This module limits its work: steps (loop turns, calls,
 filters), characters and seconds of processor time (on the clock, a busy machine would refuse good chats). One
-string method on large operands (`replace`, `join`) is a single step, whatever it costs: against a hostile
-file, also limit the memory of the process.
+string method on large operands (`replace`, `join`) is a single step, whatever it costs: a server renders in
+processes that the kernel limits (render_process.py).
 """
 
 import json

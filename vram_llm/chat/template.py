@@ -2,17 +2,16 @@
 
 import json
 from datetime import datetime
-from functools import cached_property, lru_cache
-from traceback import walk_tb
+from functools import cached_property
 from typing import Any
 
-from jinja2 import Template, TemplateSyntaxError
-
-from vram_llm.chat.sandbox import ChatSandbox, RenderBudget, TemplateRefused, budget
+from vram_llm.chat.render import Outcome, renderer
 from vram_llm.chat.template_caps import TemplateCaps, find_caps
 from vram_llm.errors import RequestError, VramLLMError
 
 MESSAGES = "messages"  # the field at fault if a template refuses
+MAX_PROBE_SECONDS = 3.0  # of processor time, to find what a template shows
+_MAX_PROBE_CHARS = 1 << 16
 
 CHATML = (
     "{% for message in messages %}"
@@ -48,6 +47,10 @@ class TemplateRefusal(RequestError):
     """The template refuses a chat by raise_exception."""
 
 
+class TemplateRanAway(RequestError):
+    """The template took too much time or memory; to try it again in another way would take as much."""
+
+
 class ChatTemplate:
     """A template compiled once, rendered for every chat.
 
@@ -57,14 +60,12 @@ class ChatTemplate:
 
     def __init__(self, source: str | None, bos_token: str, eos_token: str) -> None:
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        self._template: Template | None = None
-        self.fault = ""
-        try:
-            self._template = _compiled(CHATML if source is None else source)
-        except TemplateSyntaxError as error:
-            self.fault = f"line {error.lineno}: {error.message}"
-        except (RecursionError, SyntaxError, MemoryError, OverflowError, ValueError) as error:
-            self.fault = f"{type(error).__name__}: {error}"
+        self._source = CHATML if source is None else source
+        compiled = renderer()(self._source, None)
+        if compiled.outcome is Outcome.ENDED:  # perhaps by something else
+            compiled = renderer()(self._source, None)
+        self.fault = compiled.text if compiled.outcome is not Outcome.TEXT else ""
+        self.seconds = compiled.seconds  # of processor time, of all renderings
 
     def render(
         self,
@@ -82,7 +83,7 @@ class ChatTemplate:
         the template refuses these messages, fails on them, or exceeds its budget (8 times the messages and 1
         Mi characters).
         """
-        if self._template is None:
+        if self.fault:
             raise BrokenTemplate(
                 f"The chat template in the model file does not compile ({self.fault}); "
                 "use /v1/completions with a prompt of your own"
@@ -113,62 +114,46 @@ class ChatTemplate:
                 self._run({**_today(), **way, "messages": [{"role": "user", "content": "a"}]})
             except TemplateRefusal:
                 pass
+            except TemplateRanAway:
+                break
             except RequestError:
                 continue
             return way
         return ways[0]
 
-    def _shows(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
+    def probe(self, messages: list[dict[str, Any]], max_seconds: float, /, **more: Any) -> str:
+        """`render` of a small chat that shows what the template writes; "" if it writes none.
+
+        That is also so if its renderings took more than `max_seconds` of processor time so far, or it writes
+        too much.
+        """
+        if self.seconds > max_seconds:
+            return ""
         try:
-            return self.render(messages, tools=tools, enable_thinking=True)
+            text = self.render(messages, **more)
         except VramLLMError:
             return ""
+        return text if len(text) <= _MAX_PROBE_CHARS else ""
+
+    def _shows(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
+        return self.probe(messages, MAX_PROBE_SECONDS, tools=tools, enable_thinking=True)
 
     def _run(self, names: dict[str, Any]) -> str:
-        assert self._template is not None
-        messages = names["messages"]
-        limit = 2**20 + 8 * sum(len(str(value)) for m in messages for value in m.values())
-        token = budget.set(RenderBudget(limit, names))
-        try:
-            return _write(self._template, {**names, **self._tokens})
-        finally:
-            budget.reset(token)
-
-
-@lru_cache(maxsize=128)
-def _compiled(source: str) -> Template:
-    """The compiled source: the parts that ask what a template shows and the server share one.
-
-    Raises jinja2.TemplateSyntaxError, RecursionError.
-    """
-    return ChatSandbox().compile_metered(source)
+        """The prompt. Raises RequestError."""
+        rendering = renderer()(self._source, {**names, **self._tokens})
+        self.seconds += rendering.seconds
+        if rendering.outcome is Outcome.REFUSED:
+            why = f"The model's chat template refuses these messages: {rendering.text}"
+            raise TemplateRefusal(why, MESSAGES)
+        if rendering.outcome is Outcome.ENDED:
+            why = f"The model's chat template cannot write these messages: {rendering.text}"
+            raise TemplateRanAway(why, MESSAGES)
+        if rendering.outcome is not Outcome.TEXT:
+            why = f"The model's chat template fails on these messages: {rendering.text}"
+            raise RequestError(why, MESSAGES)
+        return rendering.text
 
 
 def _today() -> dict[str, str]:
     now = datetime.now()
     return {"date_string": now.strftime("%d %b %Y"), "datetime": now.strftime("%b %d %Y")}
-
-
-def _write(template: Template, names: dict[str, Any]) -> str:
-    pieces, length = [], 0
-    try:
-        for piece in template.generate(names):
-            length += len(piece)
-            budget.get().check_length(length)
-            pieces.append(piece)
-    except TemplateRefused as error:
-        raise TemplateRefusal(
-            f"The model's chat template refuses these messages: {error}", MESSAGES
-        ) from None
-    except RecursionError:
-        raise RequestError("The model's chat template calls itself without end", MESSAGES) from None
-    except Exception as error:  # untrusted code can raise anything
-        what = f"{_line_of(error)}{error or type(error).__name__}"
-        raise RequestError(f"The model's chat template fails on these messages: {what}", MESSAGES) from None
-    return "".join(pieces)
-
-
-def _line_of(error: Exception) -> str:
-    """The line of the template that raised `error`, from the frames that jinja2 puts into its traceback."""
-    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == "<template>"]
-    return f"line {lines[-1]}: " if lines else ""

@@ -1,11 +1,9 @@
 """A chat template rendered with marked messages: the text around them is what its model writes."""
 
 from functools import cached_property
-from time import thread_time
 from typing import Any
 
-from vram_llm.chat.template import ChatTemplate
-from vram_llm.errors import VramLLMError
+from vram_llm.chat.template import MAX_PROBE_SECONDS, ChatTemplate
 
 USER, THOUGHT, ANSWER = "q7user7q", "q7thought7q", "q7answer7q"
 _NEXT = "q7next7q"
@@ -40,10 +38,10 @@ class TemplateProbe:
     the clock would make the result depend on the load of the machine.
     """
 
-    def __init__(self, source: str, max_seconds: float = 5.0) -> None:
+    def __init__(self, source: str, max_seconds: float = MAX_PROBE_SECONDS) -> None:
         self.source = source
         self._template = ChatTemplate(source, "", "")
-        self._deadline = thread_time() + max_seconds
+        self._max_seconds = max_seconds
 
     def prompt(self, names: dict[str, Any]) -> str:
         """The prompt of one user message, before an answer."""
@@ -75,10 +73,6 @@ class TemplateProbe:
 
     def _render(self, messages: list[dict[str, Any]], names: dict[str, Any], **more: Any) -> str:
         for given in (names, {"tools": [_TOOL], **names}):  # some templates fail without tools
-            if thread_time() > self._deadline:
-                break
-            try:
-                return self._template.render(messages, **given, **more)
-            except VramLLMError:
-                continue
+            if text := self._template.probe(messages, self._max_seconds, **given, **more):
+                return text
         return ""

@@ -8,7 +8,6 @@ server's end of the socket is closed; on Linux also, in the middle of a step, wh
 """
 
 import contextlib
-import ctypes
 import gc
 import logging
 import os
@@ -28,6 +27,7 @@ from vram_llm.engine.request import TokenEvent
 from vram_llm.engine.sampling.file_defaults import sampling_of_file
 from vram_llm.engine.speed_check import SpeedCheck
 from vram_llm.errors import EngineDied, NotBuilt, VramLLMError
+from vram_llm.parent_death import end_with_parent
 from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.types import CompanionKind, Plan
 
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from vram_llm.engine.inputs.vocabulary_questions import VocabularyQuestions
     from vram_llm.engine.loop import Loop, StepOutput
     from vram_llm.llama.model import LoadedModel
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Worker:
@@ -256,7 +254,7 @@ def main() -> int:
     logging.basicConfig(
         stream=sys.stderr, level=int(sys.argv[2]), format="%(levelname)s %(name)s: %(message)s"
     )
-    _end_with_server()
+    end_with_parent()  # in a long step nobody looks at the closed socket
     heartbeat = Heartbeat(int(sys.argv[3]) if len(sys.argv) > 3 else None)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])), heartbeat.beat)
     try:
@@ -272,12 +270,6 @@ def main() -> int:
             channel.send(wire.Failed("the engine ran out of memory on the host", EngineDied.exit_code))
         return EngineDied.exit_code
     return 0
-
-
-def _end_with_server() -> None:
-    """Let Linux end this process when the server ends: in a long step nobody looks at the closed socket."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
+from vram_llm.chat.render_pool import rendering_in_processes
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.supervisor import NOTICES
@@ -27,6 +29,7 @@ log = logging.getLogger(NOTICES)
 
 KEEP_ALIVE_S = 75  # longer than clients keep an idle connection
 _FLUSH_S = 5  # for clients to read what is sent, once no request is in flight
+_THREADS = 32  # chats wait in them for templates
 
 
 def http_protocol() -> "type[asyncio.Protocol] | Literal['auto']":
@@ -58,6 +61,16 @@ async def serve(
     host names are refused (see server.host_check).
     Raises BadKeysFile, BadCertificate, the first load's error, and EngineDied after too many crashes.
     """
+    with rendering_in_processes():
+        await _serve(engine, socks, config, on_ready)
+
+
+async def _serve(
+    engine: EngineClient,
+    socks: list[socket.socket],
+    config: ServerConfig,
+    on_ready: Callable[[ModelInfo], None],
+) -> None:
     checks_host = bool(config.allowed_hosts) or all(is_loopback(sock.getsockname()[0]) for sock in socks)
     keyring = Keyring(config)
     check_certificate(config)
@@ -80,6 +93,7 @@ async def serve(
         timeout_graceful_shutdown=_FLUSH_S,
     )
     server = _Server(http, engine, config, keyring)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "server"))
     serving = asyncio.create_task(server.serve(sockets=socks))
     engine.start()
     loading, ending = asyncio.create_task(engine.ready()), asyncio.create_task(engine.ended())
