@@ -38,8 +38,9 @@ async def complete(
     *,
     path: str = "/v1/completions",
     into: Stream | None = None,
+    key: str = "none",
 ) -> Stream:
-    """Stream `n_tokens` greedy tokens after `prompt`, into `into` if it is given.
+    """Stream `n_tokens` greedy tokens after `prompt`, into `into` if it is given, with an API key.
 
     Raises SystemExit if the server refuses.
     """
@@ -53,6 +54,7 @@ async def complete(
     body = json.dumps(wish).encode()
     head = (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {key}\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)

@@ -105,8 +105,23 @@ def test_those_preempted_for_another_client_come_back() -> None:
     _submit(scheduler, "b", max_tokens=5)
     _steps(scheduler, 3)
     assert _running(scheduler) == {"a": 3, "b": 1}
-    _steps(scheduler, 10)
+    _steps(scheduler, 30)
     assert _running(scheduler) == {"a": 4}
+
+
+def test_a_client_keeps_its_share_until_it_asks_again() -> None:
+    scheduler = _scheduler(parallel=4)
+    _submit(scheduler, "flood", 50)
+    _submit(scheduler, "b", max_tokens=5)
+    _steps(scheduler, 10)
+    for _ in range(10):
+        assert not scheduler.shares.may_run("flood", 2)
+        _submit(scheduler, "b", max_tokens=5)
+        _steps(scheduler, 10)
+    assert _running(scheduler) == {"flood": 2}
+    assert scheduler.n_preemptions <= 2
+    _steps(scheduler, 30)
+    assert _running(scheduler) == {"flood": 4}
 
 
 @pytest.mark.parametrize("weight", [1, 2])
@@ -168,6 +183,7 @@ def test_clients_that_left_are_forgotten() -> None:
         sequence = Sequence(f"{i}", [1], 1, 1, client=f"{i}")
         shares.arrive(sequence)
         shares.leave(sequence)
+        shares.note_steps(1)
     assert len(shares._served) < 1100
 
 
@@ -187,7 +203,7 @@ def test_a_clients_last_sequence_runs_on() -> None:
     _submit(scheduler, "b", n_prompt=40, max_tokens=5)
     _steps(scheduler, 5)
     assert (_running(scheduler), scheduler.n_preemptions) == ({"a": 1}, 0)
-    _steps(scheduler, 30)
+    _steps(scheduler, 60)
     assert not scheduler.running
 
 

@@ -3,7 +3,8 @@
 Deficit round robin with a token as its quantum: a client's counter is the number of prompt and generated
 tokens computed for it, divided by its weight, and the client with the lowest counter is next. A client that
 comes back starts no lower than the lowest of the others, so that nobody saves up turns (virtual token
-counters; Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). Policy only: no clock.
+counters; Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A client keeps its share for
+some steps after its last sequence: many ask again at once. Policy only: no clock.
 """
 
 from collections.abc import Collection, Iterable
@@ -11,7 +12,8 @@ from dataclasses import dataclass, field
 
 from vram_llm.engine.sequence import Sequence
 
-_MAX_REMEMBERED = 1024  # clients without sequences
+_MAX_REMEMBERED = 1024  # counters of clients without sequences
+_LINGER_STEPS = 16
 
 
 @dataclass(slots=True)
@@ -20,36 +22,50 @@ class FairShares:
 
     parallel: int
     _served: dict[str, float] = field(default_factory=dict)  # tokens / weight
-    _weights: dict[str, float] = field(default_factory=dict)  # of clients with sequences
+    _weights: dict[str, float] = field(default_factory=dict)  # of clients with shares
     _n_sequences: dict[str, int] = field(default_factory=dict)  # running and waiting
+    _leaving: dict[str, int] = field(default_factory=dict)  # clients without sequences: steps left
 
     @property
     def is_shared(self) -> bool:
-        """True if sequences of several clients run or wait."""
-        return len(self._n_sequences) > 1
+        """True if several clients have shares."""
+        return len(self._weights) > 1
 
     @property
     def clients(self) -> Collection[str]:
-        """The clients with sequences."""
-        return self._n_sequences.keys()
+        """The clients with shares."""
+        return self._weights.keys()
 
     def arrive(self, sequence: Sequence) -> None:
         """Count a new sequence for its client."""
-        client, active = sequence.client, self._n_sequences
-        if client not in active:
-            lowest = min((self._served[other] for other in active), default=0.0)
-            if not active or len(self._served) - len(active) >= _MAX_REMEMBERED:
-                self._served = {other: self._served[other] for other in active}
+        client = sequence.client
+        if client not in self._weights:
+            lowest = min((self._served[other] for other in self._weights), default=0.0)
+            if len(self._served) - len(self._weights) >= _MAX_REMEMBERED:
+                self._served = {other: self._served[other] for other in self._weights}
             self._served[client] = max(self._served.get(client, 0.0), lowest)
+        self._leaving.pop(client, None)
         self._weights[client] = sequence.weight
-        active[client] = active.get(client, 0) + 1
+        self._n_sequences[client] = self._n_sequences.get(client, 0) + 1
 
     def leave(self, sequence: Sequence) -> None:
         """A sequence has ended."""
         client = sequence.client
         self._n_sequences[client] -= 1
-        if not self._n_sequences[client]:
-            del self._n_sequences[client], self._weights[client]
+        if self._n_sequences[client]:
+            return
+        del self._n_sequences[client]
+        self._leaving[client] = _LINGER_STEPS
+        if not self._n_sequences:  # nobody is kept waiting
+            self.note_steps(_LINGER_STEPS)
+
+    def note_steps(self, n: int) -> None:
+        """The engine has made `n` more steps."""
+        if not self._leaving:
+            return
+        self._leaving = {client: left - n for client, left in self._leaving.items()}
+        for client in [client for client, left in self._leaving.items() if left <= 0]:
+            del self._leaving[client], self._weights[client]
 
     def charge(self, sequence: Sequence, n_tokens: int) -> None:
         """`n_tokens` of a sequence are computed."""
@@ -60,7 +76,7 @@ class FairShares:
         return self._served[sequence.client], sequence.arrival
 
     def share(self, client: str) -> float:
-        """The share of a client with sequences, between 0 and 1."""
+        """The share of a client, between 0 and 1."""
         return self._weights[client] / sum(self._weights.values())
 
     def slots(self, client: str) -> int:
@@ -74,11 +90,11 @@ class FairShares:
         """
         if n_running < self.slots(client):
             return True
-        return self._served[client] <= min(self._served[other] for other in self._n_sequences)
+        return self._served[client] <= min(self._served[other] for other in self._weights)
 
     def cells_held(self, running: Iterable[Sequence]) -> dict[str, float]:
         """The tokens of each client's `running` sequences, divided by its weight."""
-        held = dict.fromkeys(self._n_sequences, 0.0)
+        held = dict.fromkeys(self._weights, 0.0)
         for sequence in running:
             held[sequence.client] += len(sequence.tokens) / sequence.weight
         return held

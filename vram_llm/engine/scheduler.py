@@ -179,6 +179,7 @@ class Scheduler:
         It has at most one image, which is computed whole.
         """
         self._short_of_cells = None
+        self.shares.note_steps(1)
         chunks = [Chunk(s, s.n_cached, 1) for s in self.running if len(s.tokens) == s.n_cached + 1]
         for chunk in chunks:
             self.charge(chunk.sequence, 1)
