@@ -37,6 +37,7 @@ class ScriptedEngine:
     state = EngineState.READY
     info = INFO
     detail = ""
+    warnings = ()
 
     def start(self) -> None: ...
 

@@ -69,6 +69,7 @@ class FakeEngine:
         self.state = EngineState.READY
         self.info = info
         self.detail = ""
+        self.warnings: tuple[str, ...] = ()
         self.requests: list[Request] = []
         self.embedded: list[EmbeddingRequest] = []
         self.cancelled: list[str] = []

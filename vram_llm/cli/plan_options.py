@@ -263,6 +263,8 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--slots-disk", fields=("serving.slots_disk_bytes",), type=ByteSizeType(),
                metavar="SIZE", has_default=False,
                help="Disk space for KV cache states evicted from host memory.  [default: none]"),
+    PlanOption(flags="--check-tensors", fields=("serving.check_tensors",), is_flag=True,
+               help="Read all weights at each load and refuse a file with values that no weight can have."),
     PlanOption(flags="--objective", fields=("objective",), type=_choice(Objective), from_field=str,
                to_field=Objective, help=(
         "Goal of the placement: latency (shortest step: fastest cards first, may leave a slow card idle), "

@@ -66,14 +66,27 @@ def command(
         # before planning, which may take minutes for a model on a hub
         socks = [stack.enter_context(sock) for sock in sockets.bind_all(server.host, server.port)]
         check_exposure(socks, server)
+        model_name = name or built_in("serving") if plan_file is None else None
+
+        def replan() -> "Plan":
+            assert model_name is not None
+            return planning.plan(model_name, options.machine(), options.workload)
+
         if plan_file is None:
-            plan = planning.plan(name or built_in("serving"), options.machine(), options.workload)
+            plan = replan()
         _check_image_dir(plan, server)
         for note in plan.notes:
             terminal.say(f"note: {note}", err=True)
         progress = stack.enter_context(LoadProgress(plan.model.name, plan.model.total_bytes))
         reporter = _Reporter(plan, server, progress)
-        serving.serve(plan, server, socks=socks, on_state=progress.on_state, on_ready=reporter.on_ready)
+        serving.serve(
+            plan,
+            server,
+            socks=socks,
+            on_state=progress.on_state,
+            on_ready=reporter.on_ready,
+            replan=replan if plan_file is None else None,
+        )
 
 
 def _check_image_dir(plan: "Plan", server: ServerConfig) -> None:

@@ -9,6 +9,7 @@ from uuid import uuid4
 from vram_llm.engine import wire
 from vram_llm.engine.answer_times import AnswerTimes
 from vram_llm.engine.model_info import EngineState
+from vram_llm.engine.plan_source import Replan
 from vram_llm.engine.request import DecodeTick, EmbeddingRequest, FinishReason, Image, Request, TokenEvent
 from vram_llm.engine.stats import EngineStats
 from vram_llm.engine.supervisor import EngineProcess, log
@@ -34,7 +35,7 @@ class EngineClient(EngineProcess):
     """An engine process and its requests. Use from one event loop.
 
     `on_state` is called with the client whenever `state` or `detail` change. `stats` are those after the last
-    full step. `watchdog_s` is the Watchdog's limit.
+    full step. `watchdog_s` is the Watchdog's limit. `replan` plans again if the model's files have changed.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class EngineClient(EngineProcess):
         on_state: Callable[["EngineClient"], None] = lambda _: None,
         *,
         watchdog_s: float | None = None,
+        replan: Replan | None = None,
     ) -> None:
-        super().__init__(plan, model_name, lambda: on_state(self), watchdog_s)
+        super().__init__(plan, model_name, lambda: on_state(self), watchdog_s, replan)
         self.stats = EngineStats()
         self._tick_ids: list[str] = []  # the requests of the columns of DecodeTicks
         self._times = AnswerTimes(plan.context.parallel)

@@ -19,6 +19,7 @@ from vram_llm.engine.heartbeat import Heartbeat
 from vram_llm.engine.in_flight import RequestsInFlight
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.outage import OutageWatch
+from vram_llm.engine.plan_source import PlanSource, Replan
 from vram_llm.engine.process import error_of, start_process
 from vram_llm.engine.restart_policy import CRASH_WINDOW_S, MAX_KERNEL_CRASHES, RestartPolicy
 from vram_llm.engine.watchdog import Watchdog, is_on
@@ -38,13 +39,20 @@ _KEPT_LINES = 50  # of standard error
 class EngineProcess(ABC):
     """One engine process, replaced by a new one when it dies. Use from one event loop.
 
-    `on_change` is called whenever `state` or `detail` change. `watchdog_s` is the Watchdog's limit.
+    `on_change` is called whenever `state` or `detail` change. `watchdog_s` is the Watchdog's limit. `replan`
+    plans again if the model's files have changed.
     """
 
     def __init__(
-        self, plan: Plan, model_name: str, on_change: Callable[[], None], watchdog_s: float | None = None
+        self,
+        plan: Plan,
+        model_name: str,
+        on_change: Callable[[], None],
+        watchdog_s: float | None = None,
+        replan: Replan | None = None,
     ) -> None:
         self.plan = plan
+        self._plans = PlanSource(plan, replan)
         self.state = EngineState.LOADING
         self.info: ModelInfo | None = None
         self.detail = "starting"
@@ -115,6 +123,11 @@ class EngineProcess(ABC):
             self._writer.close()
         self._set_state(EngineState.DEAD, "stopped")
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences on what an operator should know while the engine serves."""
+        return self._plans.warnings
+
     # -- watching --------------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
@@ -167,20 +180,34 @@ class EngineProcess(ABC):
         self._stderr.clear()
         self._hang = None
         try:
+            await self._take_plan()
+        except VramLLMError as error:
+            return error
+        try:
             with contextlib.closing(Heartbeat()) as heartbeat:
                 ours, theirs = socket.socketpair()
                 with theirs:
                     reader, self._writer = await asyncio.open_connection(sock=ours)
                     self._process = process = await start_process(theirs, heartbeat, log)
-                watch = asyncio.create_task(self._watch(process, heartbeat))
+                watches = (
+                    asyncio.create_task(self._watch(process, heartbeat)),
+                    asyncio.create_task(self._plans.watch()),
+                )
                 try:
                     return await self._follow(process, reader)
                 finally:
-                    watch.cancel()
+                    for watch in watches:
+                        watch.cancel()
         except OSError as error:  # no file descriptor, process or memory is left
             if self._writer is not None:
                 self._writer.close()
             return EngineDied(f"the engine process could not be started: {error}")
+
+    async def _take_plan(self) -> None:
+        """Take the plan to load. Requests for a model that has changed end. Raises VramLLMError."""
+        before, self.plan = self.plan, await self._plans.for_load()
+        if self.plan.model != before.model:
+            self._in_flight.fail_all(EngineDied(f"{self.plan.model.path} has changed; the request was lost"))
 
     async def _follow(
         self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader

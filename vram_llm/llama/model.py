@@ -22,6 +22,7 @@ from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, con
 from vram_llm.llama.sampling import SamplerChain
 from vram_llm.llama.vocab import Vocab
 from vram_llm.llama.weights_on_disk import WeightsOnDisk
+from vram_llm.model.file_identity import check_files
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.types import HOST, CompanionKind, Plan
@@ -55,10 +56,10 @@ class LoadedModel:
     ) -> None:
         """Load; a process that loads several models passes the same `servers`. See `devices.handles`.
 
-        `extra_buffers`: see ModelParams.
-
-        Raises BadPlan if a device is not here, ModelRefused with llama.cpp's own words.
+        `extra_buffers`: see ModelParams. Raises BadPlan if a device is not here or a file has changed,
+        ModelRefused with llama.cpp's own words.
         """
+        check_files(plan.files)
         C.llama_backend_init()
         self.plan = plan
         self.extra_buffers = extra_buffers
@@ -110,6 +111,7 @@ class LoadedModel:
         plan = self.plan
         params = ModelParams(plan.placement, plan.context, self._handles, extra_buffers=self.extra_buffers)
         params.struct.load_mode = LOAD_AUTO if plan.context.use_mmap else LOAD_WITHOUT_MMAP
+        params.struct.check_tensors = plan.serving.check_tensors
         if progress is not None:
             callback = C.llama_progress_callback(lambda fraction, _: progress(fraction))
             params.keep(callback)

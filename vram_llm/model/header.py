@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vram_llm.errors import CorruptHeader, MissingShard
+from vram_llm.model.file_identity import FileIdentity
 from vram_llm.model.gguf import MAX_TENSORS, GgufFile, TensorInfo, Value, type_name
 from vram_llm.model.header_file import ReadFile, read_file_header
 from vram_llm.model.known_arrays import KnownArrays
@@ -29,6 +30,7 @@ class Shard:
     path: Path | RemoteFile
     n_bytes: int  # of the file, header and padding included
     data_offset: int
+    identity: FileIdentity | None = None  # None: on a server
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,11 @@ class Header:
     def path(self) -> Path | RemoteFile:
         """The file to give to llama.cpp, or to fetch for it: the first shard."""
         return self.shards[0].path
+
+    @property
+    def files(self) -> tuple[FileIdentity, ...]:
+        """The files on this computer as they were when they were read."""
+        return tuple(shard.identity for shard in self.shards if shard.identity is not None)
 
 
 def read_local_header(path: Path, known: KnownArrays | None = None) -> Header:
@@ -132,7 +139,7 @@ def _header(paths: Sequence[AnyFile], files: Sequence[ReadFile]) -> Header:
         files[0].contents.raw,
         _all_tensors(paths, [file.contents for file in files]),
         tuple(
-            Shard(path, file.n_bytes, file.contents.data_offset)
+            Shard(path, file.n_bytes, file.contents.data_offset, file.identity)
             for path, file in zip(paths, files, strict=True)
         ),
     )

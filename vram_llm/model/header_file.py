@@ -11,6 +11,7 @@ from io import FileIO
 from pathlib import Path
 
 from vram_llm.errors import CorruptHeader, ModelFileError, ModelNotFound, TruncatedFile
+from vram_llm.model.file_identity import FileIdentity, identity
 from vram_llm.model.gguf import GgufFile, parse
 from vram_llm.model.known_arrays import KnownArrays
 from vram_llm.model.shards import by_model
@@ -32,6 +33,7 @@ class ReadFile:
 
     contents: GgufFile
     n_bytes: int
+    identity: FileIdentity | None = None  # None: on a server
 
 
 def read_file_header(path: Path, known: KnownArrays | None = None) -> ReadFile:
@@ -50,22 +52,29 @@ def read_file_header(path: Path, known: KnownArrays | None = None) -> ReadFile:
             if facts.st_size == 0:
                 raise TruncatedFile(f"{path} is empty; download it again")
             real_bytes = facts.st_blocks * _BLOCK_BYTES
-            return ReadFile(_parse(stream, path.name, facts.st_size, real_bytes, known), facts.st_size)
+            contents, data = _parse(stream, path.name, facts.st_size, real_bytes, known)
+            with memoryview(data) as view, view[: contents.data_offset] as header:
+                return ReadFile(contents, facts.st_size, identity(path, facts, header))
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from error
     except MemoryError:
         raise ModelFileError(f"{path} cannot be read: there is too little memory for its header") from None
 
 
-def _parse(stream: FileIO, name: str, n_bytes: int, real_bytes: int, known: KnownArrays | None) -> GgufFile:
-    """Parse the start of a file of `n_bytes`, of which the disk holds `real_bytes`, and read on as needed."""
+def _parse(
+    stream: FileIO, name: str, n_bytes: int, real_bytes: int, known: KnownArrays | None
+) -> tuple[GgufFile, bytearray]:
+    """Parse the start of a file of `n_bytes`, of which the disk holds `real_bytes`, and read on as needed.
+
+    Returns the header and the bytes that were read.
+    """
     limit = min(n_bytes, MAX_HEADER_BYTES, real_bytes + HOLE_BYTES)
     data, end = bytearray(), min(_FIRST_BYTES, limit)
     while True:
         while len(data) < end and (piece := stream.read(min(_PIECE_BYTES, end - len(data)))):
             data += piece
         try:
-            return parse(data, n_bytes, name, known)
+            return parse(data, n_bytes, name, known), data
         except TruncatedFile as cut:
             needed = cut.needed_bytes
             if not needed or needed > n_bytes or len(data) < end:  # the last: the file has just been cut

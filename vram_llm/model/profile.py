@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from vram_llm.errors import CorruptHeader, ModelFileError
 from vram_llm.model import rules
 from vram_llm.model.adapter import Adapter, read_adapter
+from vram_llm.model.file_identity import FileIdentity
 from vram_llm.model.file_kind import FileKind, kind_of
 from vram_llm.model.gguf import SkippedArray, TensorInfo
 from vram_llm.model.header import Header, Shard
@@ -87,6 +88,11 @@ class ModelProfile:
     def kv_bytes_per_token(self) -> int:
         """Bytes of K and V per token at f16, over all layers."""
         return sum(layer.kv_bytes_per_token for layer in self.layers)
+
+    @property
+    def files(self) -> tuple[FileIdentity, ...]:
+        """The model's files on this computer as they were when they were read."""
+        return tuple(shard.identity for shard in self.shards if shard.identity is not None)
 
     @property
     def can_rewind(self) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from vram_llm.machine.types import Device, Fact, Host, Source
+from vram_llm.model.file_identity import FileIdentity
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.estimates import Estimate, MemoryUse
 from vram_llm.planner.overrides import Override
@@ -54,13 +55,14 @@ class Objective(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """How the engine shares the context among requests. Nothing here changes what llama.cpp itself holds."""
+    """How the engine loads, and shares the context among requests. llama.cpp holds the same memory."""
 
     itl_target_ms: float = 100.0  # longest step in which some sequences decode while others prefill
     cache_reuse: int = 32  # minimum shared prefix in tokens worth reusing; 0: no reuse
     slots_ram_bytes: int | None = None  # host memory for states evicted from the KV cache
     slots_disk_bytes: int = 0  # disk space for states evicted from host memory
     idle_tokens: int | None = None  # kept in the KV cache while requests run; None: no bound
+    check_tensors: bool = False  # look for values that no weight can have, at each load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +263,7 @@ class Companion:
     scale: float = 1.0  # of an adapter
     context: Context | None = None  # of a draft model
     n_layers: int | None = None  # of a draft model
+    files: tuple[FileIdentity, ...] = ()  # empty in plans of older versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,6 +310,7 @@ class PlannedModel:
     context_length: int | None = None  # trained length in tokens; None if the file lacks it
     expert_layers: tuple[int, ...] = ()  # layers with routed experts; empty in plans of older versions
     ffn_layers: tuple[int, ...] = ()  # layers with a dense feed-forward network; the same
+    files: tuple[FileIdentity, ...] = ()  # its shards; empty in plans of older versions, and on a server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,6 +343,11 @@ class Plan:
     serving: Serving = Serving(slots_ram_bytes=0)  # every choice made
     host: Host | None = None  # as it was when the plan was made; None in plans of older versions
     disk_reads: DiskReads | None = None  # None: the memory holds all weights
+
+    @property
+    def files(self) -> tuple[FileIdentity, ...]:
+        """All files that the engine loads, as they were when the plan was made."""
+        return (*self.model.files, *(file for companion in self.companions for file in companion.files))
 
     @property
     def is_what_if(self) -> bool:

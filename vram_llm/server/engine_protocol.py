@@ -24,6 +24,10 @@ class Engine(Protocol):
     def detail(self) -> str:
         """One phrase about `state`: "loading, 43 %", "restarting after a crash", or ""."""
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences for the operator while it serves; usually none."""
+
     async def tokenize(
         self, text: str, *, add_special: bool, parse_special: bool, images: tuple[Image, ...] = ()
     ) -> list[int]:

@@ -16,12 +16,18 @@ def health_router(serving: ServingContext) -> APIRouter:
     """The route for health probes and proxies. It needs no key; with one it says why it is not ready."""
     router = APIRouter(tags=["health"])
 
-    @router.get("/health", summary="200 when ready, 503 before", responses=refusals(503))
+    @router.get(
+        "/health",
+        summary="200 when ready, 503 before",
+        responses=refusals(503),
+        response_model_exclude_none=True,
+    )
     async def health() -> Health:
         if serving.is_asked_by_stranger and serving.engine.state is not EngineState.READY:
             raise NotReady("Not ready")
         serving.check_ready()
-        return Health()
+        warnings = () if serving.is_asked_by_stranger else serving.engine.warnings
+        return Health(warnings=list(warnings) or None)
 
     return router
 

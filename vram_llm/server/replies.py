@@ -266,6 +266,7 @@ class Health(BaseModel):
     """The reply to GET /health when the engine takes requests."""
 
     status: Literal["ok"] = "ok"
+    warnings: list[str] | None = None  # such as a change of the model's file; absent if there are none
 
 
 class ErrorObject(BaseModel):

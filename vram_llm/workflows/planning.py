@@ -176,7 +176,17 @@ def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun 
     }:
         allowed -= misplaced  # no companion goes on a device without layers of the model
         plan = planned(allowed)
-    return plan
+    return _with_companions_files(plan, files)
+
+
+def _with_companions_files(plan: "Plan", files: _Files) -> "Plan":
+    """The plan with the identities of its companions' files."""
+    headers = {str(header.path): header for header in (*files.loras, files.mmproj, files.draft) if header}
+    companions = (
+        dataclasses.replace(each, files=headers[each.path].files) if each.path in headers else each
+        for each in plan.companions
+    )
+    return dataclasses.replace(plan, companions=tuple(companions))
 
 
 def _candidates(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from vram_llm.errors import BadPlan
 from vram_llm.model import draft_compatibility
+from vram_llm.model.file_identity import check_files
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.location import HUB, is_remote
 from vram_llm.model.profile import profile
@@ -54,6 +55,7 @@ def check(
 
     check_type("plan", plan, Plan)
     checking.check_model(plan, analyze(plan.model.path))
+    check_files(plan.files)
     for companion in plan.companions:
         tensors = read_header(resolve(companion.path)).tensors
         checking.check_companion(companion, sum(tensor.n_bytes for tensor in tensors))
@@ -71,6 +73,7 @@ def check_loadable(plan: "Plan") -> None:
             f"{away[0]} can be planned but not loaded from there; download it first"
             + (f": vram-llm pull {away[0]}" if away[0].startswith(HUB) else "")
         )
+    check_files(plan.files)
     if absent := [device.name for device in plan.devices if device.what_if]:
         raise BadPlan(
             f"{absent[0]} is in the plan but not in this machine; plan without --gpu to load it here"

@@ -22,12 +22,14 @@ def serve(
     socks: "Sequence[socket.socket] | None" = None,
     on_state: "Callable[[EngineClient], None]" = lambda _: None,
     on_ready: "Callable[[ModelInfo, int], None]" = lambda _info, _port: None,
+    replan: "Callable[[], Plan] | None" = None,
 ) -> None:
     """Load `plan` in an engine process and serve it over HTTP until SIGINT or SIGTERM.
 
     `config` of None means all defaults. `socks` are bound to its address (server.sockets.bind_all) and
     closed at the end; None: `serve` binds them. `on_state` runs at every change while loading; `on_ready`
-    runs at the end of the first load and gets the port.
+    runs at the end of the first load and gets the port. `replan` plans again for a load before which the
+    model's file has changed; without it the load is refused.
 
     Raises PortInUse, KeyRequired, BadKeysFile, BadCertificate, ModelRefused, BadPlan, EngineDied,
     BrokenTemplate, RequestError for `config.chat_template_kwargs`.
@@ -51,7 +53,7 @@ def serve(
 
     async def main() -> None:
         name = config.model_name or served_name(plan.model.path)
-        engine = EngineClient(plan, name, on_state, watchdog_s=config.watchdog_s)
+        engine = EngineClient(plan, name, on_state, watchdog_s=config.watchdog_s, replan=replan)
         listening_on: int = bound[0].getsockname()[1]
         await run.serve(engine, bound, config, on_ready=lambda info: on_ready(info, listening_on))
 
