@@ -119,7 +119,7 @@ def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
 async def client(model: Path, plan_on_cpu: PlanOnCpu) -> AsyncIterator[EngineClient]:
     """It plans again if the file changes."""
     async with starting() as start:
-        client = start(plan_on_cpu(model), replan=lambda: plan_on_cpu(model))
+        client = start(plan_on_cpu(model), replan=lambda *_: plan_on_cpu(model))
         await soon(client.ready())
         yield client
 

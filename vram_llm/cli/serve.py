@@ -49,6 +49,7 @@ def command(
     from vram_llm.server import sockets
     from vram_llm.server.host_check import check_exposure
     from vram_llm.workflows import planning, serving
+    from vram_llm.workflows.replanning import Replanner
 
     name = one_model(model, model_option)
     if smart_split and options.workload.tensor_split is not None:
@@ -66,14 +67,11 @@ def command(
         # before planning, which may take minutes for a model on a hub
         socks = [stack.enter_context(sock) for sock in sockets.bind_all(server.host, server.port)]
         check_exposure(socks, server)
-        model_name = name or built_in("serving") if plan_file is None else None
-
-        def replan() -> "Plan":
-            assert model_name is not None
-            return planning.plan(model_name, options.machine(), options.workload)
-
+        replan = None
         if plan_file is None:
-            plan = replan()
+            model_name = name or built_in("serving")
+            plan = planning.plan(model_name, options.machine(), options.workload)
+            replan = Replanner(model_name, options.machine, options.workload)
         _check_image_dir(plan, server)
         for note in plan.notes:
             terminal.say(f"note: {note}", err=True)
@@ -85,7 +83,7 @@ def command(
             socks=socks,
             on_state=progress.on_state,
             on_ready=reporter.on_ready,
-            replan=replan if plan_file is None else None,
+            replan=replan,
         )
 
 

@@ -35,7 +35,7 @@ class EngineClient(EngineProcess):
     """An engine process and its requests. Use from one event loop.
 
     `on_state` is called with the client whenever `state` or `detail` change. `stats` are those after the last
-    full step. `watchdog_s` is the Watchdog's limit. `replan` plans again if the model's files have changed.
+    full step. `watchdog_s` is the Watchdog's limit. `replan` plans again: see PlanSource.
     """
 
     def __init__(

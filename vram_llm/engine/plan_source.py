@@ -1,48 +1,94 @@
-"""The plan of each load of the engine: the first one, or another if the model's files have changed."""
+"""The plan of each load of the engine: the first one, or another if files have changed or memory ran out."""
 
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vram_llm.engine.file_watch import watch_files
-from vram_llm.errors import BadPlan
+from vram_llm.engine.out_of_memory import oom_kills, ran_out
+from vram_llm.errors import BadPlan, VramLLMError
 from vram_llm.model.file_identity import FileIdentity, change_of, now
-from vram_llm.planner.types import Plan
+from vram_llm.planner.smaller_plan import Less, given_up, next_less, plan_with
+from vram_llm.planner.types import HOST, Plan
 
 log = logging.getLogger("vram_llm.engine")
 
-Replan = Callable[[], Plan]
+Replan = Callable[[Plan, Less], Plan]
+"""Makes a plan in place of another one, for the machine as it is now."""
 
 
 @dataclass(slots=True)
 class PlanSource:
-    """Plans for loads. `replan` plans again; without it a plan whose files have changed is refused."""
+    """Plans for loads. Without `replan` a plan whose files have changed is refused, and no weights move."""
 
     plan: Plan
     replan: Replan | None = None
-    warnings: tuple[str, ...] = ()  # on files that are not as they were before the last load
-    _loaded: tuple[FileIdentity, ...] = ()
+    _first: Plan | None = None  # before anything was given up
+    _less: Less = field(default_factory=Less)
+    _is_due: bool = False  # memory ran out: the next load gets a smaller plan
+    _n_kills: int = 0
+    _of_files: tuple[str, ...] = ()
+    _of_memory: tuple[str, ...] = ()
+    _loaded: tuple[FileIdentity, ...] = ()  # the files as they were before the last load
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """On files that are not as they were before the last load, and on what was given up for memory."""
+        return self._of_files + self._of_memory
 
     async def for_load(self) -> Plan:
         """The plan to load now. Raises BadPlan, and the errors of `replan`."""
-        self.warnings = ()
+        self._of_files = ()
         return await asyncio.to_thread(self._for_load)
 
     async def watch(self) -> None:
         """Look at the files of the last load for ever."""
 
         def note(warnings: tuple[str, ...]) -> None:
-            self.warnings = warnings
+            self._of_files = warnings
 
         await watch_files(self._loaded, note)
 
+    def note_failure(self, failure: VramLLMError, *, had_loaded: bool) -> bool:
+        """Take note of why an engine ended. True if memory ran out and the next load gets a smaller plan."""
+        is_memory, short = ran_out(str(failure), self.plan, oom_kills() - self._n_kills)
+        if not is_memory:
+            return False
+        can_move = self.replan is not None
+        less = next_less(self.plan, self._less, short, can_move=can_move, had_loaded=had_loaded)
+        if less is None:
+            return False
+        self._less, self._is_due = less, True
+        return True
+
     def _for_load(self) -> Plan:
         changes = [change for file in self.plan.files if (change := change_of(file)) is not None]
-        if changes:
-            if self.replan is None:
-                raise BadPlan(f"{changes[0]}; plan again")
-            log.warning("%s: it is planned anew", changes[0])
-            self.plan = self.replan()
+        if changes and self.replan is None:
+            raise BadPlan(f"{changes[0]}; plan again")
+        if self.replan is not None and (changes or self._is_due):
+            if changes:
+                log.warning("%s: it is planned anew", changes[0])
+                self._first = None
+            self._take(self.replan(self.plan, self._less))
+        elif self._is_due:
+            self._take(plan_with(self.plan, self._less))
         self._loaded = tuple(now(file) for file in self.plan.files)
+        self._n_kills = oom_kills()
         return self.plan
+
+    def _take(self, plan: Plan) -> None:
+        """Go on with another plan, and say what it gives up."""
+        self._first = self._first or self.plan
+        self.plan, is_due, self._is_due = plan, self._is_due, False
+        if is_due and (phrases := given_up(self._first, plan)):
+            where = _place(self._first, self._less.short)
+            self._of_memory = (f"{where} ran out of memory: the plan now has {', '.join(phrases)}",)
+            log.warning("%s", self._of_memory[0])
+
+
+def _place(plan: Plan, short: str | None) -> str:
+    if short == HOST:
+        return "the host"
+    names = (f"{device.name} ({device.id})" for device in plan.devices if device.id == short)
+    return next(names, "a device")

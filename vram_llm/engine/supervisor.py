@@ -40,7 +40,7 @@ class EngineProcess(ABC):
     """One engine process, replaced by a new one when it dies. Use from one event loop.
 
     `on_change` is called whenever `state` or `detail` change. `watchdog_s` is the Watchdog's limit. `replan`
-    plans again if the model's files have changed.
+    plans again if the model's files have changed or memory ran out.
     """
 
     def __init__(
@@ -152,10 +152,11 @@ class EngineProcess(ABC):
 
     def _end(self, failure: VramLLMError) -> VramLLMError | None:
         """Count a death by `failure`. Returns the error for which the engine is not started again, if so."""
-        if self.info is None or self.state is EngineState.STOPPING:
+        gets_smaller = self._plans.note_failure(failure, had_loaded=self._ready_at is not None)
+        if self.state is EngineState.STOPPING or (self.info is None and not gets_smaller):
             return failure  # it never loaded: it would fail the same way again
         now = time.monotonic()
-        served_s = None if self._ready_at is None else now - self._ready_at
+        served_s = None if self._ready_at is None or gets_smaller else now - self._ready_at
         self._restarts.note_death(str(failure), now, served_s=served_s)
         if not self._restarts.is_spent:
             return None

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from vram_llm.engine.client import EngineClient
     from vram_llm.engine.model_info import ModelInfo
+    from vram_llm.engine.plan_source import Replan
     from vram_llm.planner.types import Plan
     from vram_llm.server.config import ServerConfig
 
@@ -22,14 +23,14 @@ def serve(
     socks: "Sequence[socket.socket] | None" = None,
     on_state: "Callable[[EngineClient], None]" = lambda _: None,
     on_ready: "Callable[[ModelInfo, int], None]" = lambda _info, _port: None,
-    replan: "Callable[[], Plan] | None" = None,
+    replan: "Replan | None" = None,
 ) -> None:
     """Load `plan` in an engine process and serve it over HTTP until SIGINT or SIGTERM.
 
     `config` of None means all defaults. `socks` are bound to its address (server.sockets.bind_all) and
     closed at the end; None: `serve` binds them. `on_state` runs at every change while loading; `on_ready`
     runs at the end of the first load and gets the port. `replan` plans again for a load before which the
-    model's file has changed; without it the load is refused.
+    model's file has changed, which is refused without it, or after memory ran out.
 
     Raises PortInUse, KeyRequired, BadKeysFile, BadCertificate, ModelRefused, BadPlan, EngineDied,
     BrokenTemplate, RequestError for `config.chat_template_kwargs`.

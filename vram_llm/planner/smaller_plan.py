@@ -1,0 +1,83 @@
+"""The next smaller plan after memory ran out: what is given up, in which order.
+
+First the states of idle conversations on the host, if it is the host that ran out; then context; then tokens
+of a micro-batch; then layers or experts on the devices, for which more is kept free there.
+"""
+
+from dataclasses import dataclass, replace
+
+from vram_llm.planner.types import HOST, Context, Plan, Workload
+from vram_llm.units import MIB, format_bytes
+
+LEAST_CTX = 2048
+LEAST_UBATCH = 128
+FIRST_SPARE_BYTES = 512 * MIB
+MOST_SPARE_BYTES = 4096 * MIB
+_CELLS = 256  # llama.cpp pads the context to a multiple of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Less:
+    """What later plans give up. None, 0 and False: nothing."""
+
+    n_ctx: int | None = None
+    n_ubatch: int | None = None
+    spare_bytes: int = 0  # kept free on each device and on the host, besides the reserve
+    no_slots_ram: bool = False
+    short: str | None = None  # the device that ran out last, or HOST; None: unknown
+
+
+def next_less(
+    plan: Plan, less: Less, short: str | None, *, can_move: bool, had_loaded: bool = True
+) -> Less | None:
+    """The next thing to give up after `plan`, made with `less`, ran out on `short`; None if nothing is left.
+
+    `can_move`: another placement can be planned. `had_loaded`: there may be states of idle conversations.
+    """
+    less, context = replace(less, short=short), plan.context
+    if had_loaded and short == HOST and plan.serving.slots_ram_bytes and not less.no_slots_ram:
+        return replace(less, no_slots_ram=True)
+    least = max(LEAST_CTX, _CELLS * context.parallel)
+    if context.pooling is None and context.n_ctx > least:
+        return replace(less, n_ctx=max(least, context.n_ctx // 2 // _CELLS * _CELLS))
+    if context.pooling is None and context.n_ubatch > LEAST_UBATCH:
+        return replace(less, n_ubatch=max(LEAST_UBATCH, context.n_ubatch // 2))
+    if can_move and short != HOST and less.spare_bytes < MOST_SPARE_BYTES:
+        return replace(less, spare_bytes=max(FIRST_SPARE_BYTES, 2 * less.spare_bytes))
+    return None
+
+
+def workload_with(workload: Workload, less: Less) -> Workload:
+    """The workload for a plan that gives up `less`."""
+    serving = replace(workload.serving, slots_ram_bytes=0) if less.no_slots_ram else workload.serving
+    if less.n_ctx is not None:
+        workload = replace(workload, n_ctx=less.n_ctx, largest_ctx=False)
+    if less.n_ubatch is not None:
+        workload = replace(workload, n_ubatch=less.n_ubatch)
+    return replace(workload, serving=serving, reserve_bytes=workload.reserve_bytes + less.spare_bytes)
+
+
+def plan_with(plan: Plan, less: Less) -> Plan:
+    """A given plan with less context and micro-batch; its estimate stays, as an upper bound."""
+    context: Context = plan.context
+    serving = replace(plan.serving, slots_ram_bytes=0) if less.no_slots_ram else plan.serving
+    context = replace(context, n_ctx=less.n_ctx or context.n_ctx, n_ubatch=less.n_ubatch or context.n_ubatch)
+    return replace(plan, context=context, serving=serving)
+
+
+def given_up(before: Plan, after: Plan) -> tuple[str, ...]:
+    """What the second plan has less of than the first, in phrases."""
+    then, now = before.context, after.context
+    slots = before.serving.slots_ram_bytes or 0
+    phrases = []
+    if slots and not after.serving.slots_ram_bytes:
+        phrases.append(f"no host memory for idle conversations instead of {format_bytes(slots)}")
+    if now.n_ctx < then.n_ctx:
+        phrases.append(f"{now.n_ctx:,} tokens of context instead of {then.n_ctx:,}")
+    if now.n_ubatch < then.n_ubatch:
+        phrases.append(f"micro-batches of {now.n_ubatch} tokens instead of {then.n_ubatch}")
+    if (more := after.placement.cpu_layers - before.placement.cpu_layers) > 0:
+        phrases.append(f"{more} more layers on the host")
+    if len(after.placement.overrides) > len(before.placement.overrides):
+        phrases.append("more weights of layers on the host")
+    return tuple(phrases)
