@@ -39,3 +39,12 @@ async def test_what_may_fit_goes_to_the_engine(client: httpx.AsyncClient, engine
     engine.info = replace(INFO, max_prompt_bytes=2048)
     for body in ({"messages": [_USER] * 40}, {"messages": [{"role": "user", "content": "a" * 1900}]}):
         assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+
+
+async def test_large_schemas_of_tools_are_refused(client: httpx.AsyncClient) -> None:
+    parameters = {"type": "object", "properties": {"a": {"enum": ["a" * 600_000, "b" * 600_000]}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    body = {"messages": [_USER], "tools": [tool], "tool_choice": "required"}
+    answer = await client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    assert "1,048,576 is the most" in answer.json()["error"]["message"]

@@ -24,6 +24,7 @@ from vram_llm.errors import (
 from vram_llm.planner.types import Plan
 from vram_llm.units import MIB
 
+MAX_UNREAD = 8192  # events of an answer that its client has not read
 MAX_WAITING = 256  # requests that wait; further ones are refused
 _MOST_FOR_MANY = 4  # times as many, if several clients have their shares of them
 MAX_IMAGES_BYTES = 256 * MIB  # image files of all requests in flight, twice the largest request's
@@ -78,10 +79,18 @@ class EngineClient(EngineProcess):
         self._admit(request.client)
         events: asyncio.Queue[TokenEvent | VramLLMError] = asyncio.Queue()
         finished = False
-        with self._count_images(request.images), self._time_limit(request, events.put_nowait):
+
+        def deliver(event: TokenEvent | VramLLMError) -> None:
+            if events.qsize() == MAX_UNREAD:
+                events.put_nowait(_unread())
+                self._in_flight.drop(request.id)
+            elif events.qsize() < MAX_UNREAD:
+                events.put_nowait(event)
+
+        with self._count_images(request.images), self._time_limit(request, deliver):
             try:
                 self._times.begin(request.id, request.client, request.max_tokens, time.monotonic())
-                self._in_flight.add(wire.Submit(request), events.put_nowait)
+                self._in_flight.add(wire.Submit(request), deliver)
                 while not finished:
                     event = await events.get()
                     if isinstance(event, VramLLMError):
@@ -263,4 +272,10 @@ def _refusal(answer: TokenEvent | wire.Embedded, n_tokens: int) -> RequestError:
         return RequestError(message, answer.error_param)
     return ContextExceeded(
         message, answer.error_param, n_prompt_tokens=n_tokens or None, n_ctx=answer.error_n_ctx
+    )
+
+
+def _unread() -> VramLLMError:
+    return RequestTimeout(
+        f"the client left {MAX_UNREAD:,} pieces of the answer unread, so the answer was ended; read it faster"
     )

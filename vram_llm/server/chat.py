@@ -19,8 +19,9 @@ from vram_llm.server.logprobs import chat_logprobs
 from vram_llm.server.openapi import generation_route
 from vram_llm.server.parsed_stream import ParsedChunks, gather_choices, parse_stream
 from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
+from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import ChatChoice, ChatCompletion, ReplyHead, UsageCounter
-from vram_llm.server.schemas import ChatCompletionRequest, parse
+from vram_llm.server.schemas import ChatCompletionRequest
 from vram_llm.server.serving_context import ServingContext, fingerprint, template_source
 from vram_llm.server.sse import EventStream, VerboseFirstChunk, with_timings
 from vram_llm.server.template_messages import continued_message, template_messages
@@ -35,7 +36,7 @@ def chat_router(serving: ServingContext) -> APIRouter:
         "/chat/completions", **generation_route("Answer a chat", ChatCompletionRequest, ChatCompletion)
     )
     async def chat(http: Request) -> Response:
-        fields = parse(ChatCompletionRequest, await http.body())
+        fields = await read_fields(ChatCompletionRequest, http)
         info = serving.generation_model(fields.model)
         fields.logit_bias = await resolve_text_biases(fields.logit_bias, serving.engine)
         use, thinking = fields.use(), fields.thinking_wanted()

@@ -16,8 +16,9 @@ from vram_llm.server.logit_bias import resolve_text_biases
 from vram_llm.server.logprobs import completion_logprobs, n_chars, prompt_offset, prompt_text
 from vram_llm.server.openapi import generation_route
 from vram_llm.server.parse_prompts import Prompts, parse_prompts
+from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import Completion, CompletionChoice, ReplyHead, UsageCounter
-from vram_llm.server.schemas import CompletionRequest, parse
+from vram_llm.server.schemas import CompletionRequest
 from vram_llm.server.serving_context import ServingContext, fingerprint
 from vram_llm.server.sse import Chunks, EventStream, with_timings
 from vram_llm.server.timings import Clocks, clocks_of, timed
@@ -91,7 +92,7 @@ def completions_router(serving: ServingContext) -> APIRouter:
 
     @router.post("/completions", **generation_route("Continue a prompt", CompletionRequest, Completion))
     async def complete(http: Request) -> Response:
-        fields = parse(CompletionRequest, await http.body())
+        fields = await read_fields(CompletionRequest, http)
         info = serving.generation_model(fields.model)
         fields.logit_bias = await resolve_text_biases(fields.logit_bias, serving.engine)
         prompts = parse_prompts(fields.prompt, info.n_vocab, "prompt")

@@ -18,8 +18,8 @@ from vram_llm.server.embedding_inputs import MAX_INPUTS, embedding_inputs
 from vram_llm.server.generation import while_connected
 from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.openapi import body_route
+from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import EmbeddingList
-from vram_llm.server.schemas import parse
 from vram_llm.server.serving_context import ServingContext
 
 _STRING = {"type": "string"}
@@ -60,7 +60,7 @@ def embeddings_router(serving: ServingContext) -> APIRouter:
 
     @router.post("/embeddings", **body_route("Embed texts", EmbeddingFields, EmbeddingList))
     async def embed(http: Request) -> Response:
-        fields = parse(EmbeddingFields, await http.body())
+        fields = await read_fields(EmbeddingFields, http)
         info = serving.embedding_model(fields.model)
         n = info.n_pooled if fields.dimensions is None else fields.dimensions
         if n > info.n_pooled:

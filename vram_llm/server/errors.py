@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from vram_llm.chat.template import TemplateRefusal
+from vram_llm.chat.template import TemplateRanAway, TemplateRefusal
 from vram_llm.engine.request import FinishReason, TokenEvent
 from vram_llm.errors import (
     ContextExceeded,
@@ -104,6 +104,18 @@ class BodyTooLarge(RequestError):
     code = "request_too_large"
 
 
+class HeadTooLarge(RequestError):
+    """The URL and the headers exceed the size limit."""
+
+    code = "headers_too_large"
+
+
+class TooSlow(RequestError):
+    """The client sends its request too slowly."""
+
+    code = "request_too_slow"
+
+
 class UnknownEncoding(RequestError):
     """The body has a compression that this server does not read."""
 
@@ -149,6 +161,7 @@ _INVALID = "invalid_request_error"
 ANSWERS: dict[type[Exception], ErrorKind] = {
     RequestError: ErrorKind(status=400, type=_INVALID),
     TemplateRefusal: ErrorKind(status=400, type=_INVALID),
+    TemplateRanAway: ErrorKind(status=400, type=_INVALID),
     ContextExceeded: ErrorKind(status=400, type=_INVALID),
     PoisonRequest: ErrorKind(status=500, type="server_error", retry=False),
     RequestTimeout: ErrorKind(status=408, type="timeout_error", retry=False),
@@ -166,6 +179,8 @@ ANSWERS: dict[type[Exception], ErrorKind] = {
     UnknownRoute: ErrorKind(status=404, type=_INVALID),
     WrongMethod: ErrorKind(status=405, type=_INVALID),
     BodyTooLarge: ErrorKind(status=413, type=_INVALID),
+    HeadTooLarge: ErrorKind(status=431, type=_INVALID),
+    TooSlow: ErrorKind(status=408, type="timeout_error", retry=False),
     UnknownEncoding: ErrorKind(status=415, type=_INVALID),
     Overloaded: ErrorKind(status=429, type="rate_limit_error", code="overloaded"),
     RateLimited: ErrorKind(status=429, type="rate_limit_error", code="rate_limit_exceeded"),  # OpenAI's code

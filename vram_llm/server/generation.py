@@ -17,7 +17,7 @@ from vram_llm.server.config import ServerConfig
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
 from vram_llm.server.image_inputs import MAX_IMAGES_BYTES
-from vram_llm.server.prompt_limits import check_text_fits
+from vram_llm.server.prompt_limits import check_grammar_size, check_text_fits
 from vram_llm.server.replies import Ending, UsageCounter
 from vram_llm.server.schemas import MAX_CHOICES, GenerationFields
 
@@ -52,6 +52,7 @@ def engine_requests(
     prompts = prompts or [base.prompt]
     n, name = (fields.n_choices, "n") if best_of is None else (best_of, "best_of")
     _check_size(n, name, len(prompts), base.images)
+    check_grammar_size(base.grammar)
     for text in (*prompts, base.suffix):
         if isinstance(text, str):
             check_text_fits(info, len(text))

@@ -1,36 +1,176 @@
-"""HTTP/1.1 over a socket: uvicorn's httptools protocol, with fixes for two kinds of clients.
+"""HTTP/1.1 over a socket: uvicorn's httptools protocol, with limits, and with fixes for two kinds of clients.
 
 A request that offers another protocol (Java's HttpClient sends `Upgrade: h2c` with every first request over
 http://) is answered as HTTP/1.1; RFC 9110, section 7.8, allows that. On such an offer httptools stops after
 the head and takes the body for the other protocol. A new parser therefore reads the head without the offer,
 then the body. Bytes that are not HTTP/1.1 get an OpenAI error object.
+
+A head that is too long or too slow, a body that stops coming and an answer that nobody reads end their
+connection. If there are too many, the one that has been idle longest is closed, else the new one.
 """
+
+import asyncio
+from typing import ClassVar
 
 import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from vram_llm.errors import RequestError
-from vram_llm.server.errors import error_body
+from vram_llm.errors import Overloaded, RequestError
+from vram_llm.server.connection_limits import ConnectionLimits
+from vram_llm.server.errors import HeadTooLarge, TooSlow, error_body, error_kind
 
 _OFFER = frozenset({b"upgrade", b"http2-settings", b"connection"})
 _NOT_HTTP = (
     "This is not an HTTP/1.1 request: use http:// (not https://) and HTTP/1.1, for example {where}/v1/models"
 )
+_LINGER_S = 2.0
+_REASONS = {400: b"Bad Request", 408: b"Request Timeout", 429: b"Too Many Requests"}
+_REASONS[431] = b"Request Header Fields Too Large"
 
 
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
+    limits: ClassVar[ConnectionLimits] = ConnectionLimits()
+
+    _head_bytes = 0  # of a head that is not complete
+    _n_body_bytes = 0  # since the last look
+    _is_reading = False  # a head or a body
+    _is_in_head = True
+    _is_refused = False
+    _timer: asyncio.TimerHandle | None = None  # of a head, of a body
+    _unread_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """Accept a connection, or refuse it if there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.max_connections and not self._close_an_idle_one():
+            most = self.limits.max_connections
+            self._refuse(
+                Overloaded(f"{most:,} connections are open, which is the most; try again in 5 s", 5.0)
+            )
+        elif self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_timers()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the connection waits for a request."""
+        return not self._is_reading and (self.cycle is None or self.cycle.response_complete)
+
+    def _close_an_idle_one(self) -> bool:
+        """Close the connection that has waited longest for a request; False if there is none."""
+        waiting = [
+            (each.timeout_keep_alive_task.when(), each)
+            for each in self.connections
+            if isinstance(each, HttpProtocol) and each is not self and each.is_idle
+            if each.timeout_keep_alive_task is not None and not each.transport.is_closing()
+        ]
+        if not waiting:
+            return False
+        min(waiting, key=lambda pair: pair[0])[1].transport.close()
+        return True
+
+    # -- reading ---------------------------------------------------------------------------------
+
     def data_received(self, data: bytes) -> None:
         """Parse received bytes."""
+        if self._is_refused:
+            return
         self._unset_keepalive_if_required()
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.limits.head_s, self._look)
+        self._is_reading = True
+        if self._is_in_head:
+            self._head_bytes += len(data)
+        else:
+            self._n_body_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._without_offer(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.send_400_response("")
+        else:
+            if self._is_in_head and self._head_bytes > self.limits.head_bytes:
+                self._refuse_head()
+
+    def on_message_begin(self) -> None:
+        """The first byte of a head."""
+        super().on_message_begin()
+        self._is_reading = self._is_in_head = True
+        if self._timer is None:  # it follows another request in the same bytes
+            self._timer = self.loop.call_later(self.limits.head_s, self._look)
+
+    def on_headers_complete(self) -> None:
+        """The end of a head."""
+        self._is_in_head, self._head_bytes = False, 0
+        n_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if n_bytes > self.limits.head_bytes:
+            self._refuse_head()
+            raise RequestError("the head is too long")  # ends the parser's work
+        super().on_headers_complete()
+        self._stop_reading_timer()
+        self._n_body_bytes = 0
+        self._timer = self.loop.call_later(self.limits.check_s, self._look)
+
+    def on_message_complete(self) -> None:
+        """The end of a body."""
+        self._stop_reading_timer()
+        self._is_reading, self._is_in_head = False, True
+        super().on_message_complete()
+
+    def _look(self) -> None:
+        """End the connection if a head or a body is too slow."""
+        limits = self.limits
+        self._timer = None
+        if not self._is_reading or self.transport.is_closing():
+            return
+        if self._is_in_head:
+            self._refuse(TooSlow(f"The head of the request took more than {limits.head_s:.0f} s"))
+            return
+        n_wanted = limits.check_s * limits.body_bytes_per_s
+        if self._n_body_bytes < n_wanted and not self.flow.read_paused and not self.cycle.response_started:
+            self._refuse(
+                TooSlow(
+                    f"The body came with less than {limits.body_bytes_per_s:,} bytes a second for "
+                    f"{limits.check_s:.0f} s; send it faster"
+                )
+            )
+            return
+        self._n_body_bytes = 0
+        self._timer = self.loop.call_later(limits.check_s, self._look)
+
+    def _refuse_head(self) -> None:
+        most = self.limits.head_bytes
+        self._refuse(
+            HeadTooLarge(f"The URL and the headers have more than {most:,} bytes, the most taken here")
+        )
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than the answer is written."""
+        super().pause_writing()
+        if self._unread_timer is None:
+            self._unread_timer = self.loop.call_later(self.limits.unread_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        super().resume_writing()
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+    # -- offers and refusals ---------------------------------------------------------------------
 
     def _should_upgrade(self) -> bool:
         """True for every offer, so that no callback answers the request before it is parsed again."""
@@ -44,6 +184,7 @@ class HttpProtocol(HttpToolsProtocol):
         lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + self._version()]
         lines += [name + b": " + value for name, value in self.headers if name not in _OFFER]
         self.parser = httptools.HttpRequestParser(self)
+        self._is_in_head, self._head_bytes = True, 0
         self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def _version(self) -> bytes:
@@ -52,12 +193,42 @@ class HttpProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse bytes that are not HTTP, in one sentence, and close."""
         host, port = self.server or ("127.0.0.1", 8080)
-        body = msgspec.json.encode(
-            error_body(RequestError(_NOT_HTTP.format(where=f"{self.scheme or 'http'}://{host}:{port}")))
-        )
+        where = f"{self.scheme or 'http'}://{host}:{port}"
+        self._refuse(RequestError(_NOT_HTTP.format(where=where)))
+
+    def _refuse(self, error: Exception) -> None:
+        """Answer with an OpenAI error object, unless an answer has begun, and close."""
+        if self.transport.is_closing() or self._is_refused:
+            return
+        self._is_refused = True
+        self._stop_timers()
+        body, status = msgspec.json.encode(error_body(error)), error_kind(error).status
+        retry = b"retry-after: 5\r\n" if isinstance(error, Overloaded) else b""
         head = (
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            b"content-length: %d\r\n\r\n" % len(body)
+            b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nconnection: close\r\n%s"
+            b"content-length: %d\r\n\r\n" % (status, _REASONS[status], retry, len(body))
         )
-        self.transport.write(head + body)
-        self.transport.close()
+        cycle = self.cycle
+        is_answering = cycle is not None and not cycle.response_complete
+        if not (is_answering and cycle.response_started):
+            self.transport.write(head + body)
+        if is_answering:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if isinstance(error, Overloaded) or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        # to close while bytes of the client are unread would reset the connection, and it would not see why
+        self.transport.write_eof()
+        self.loop.call_later(_LINGER_S, self.transport.close)
+
+    def _stop_timers(self) -> None:
+        self._stop_reading_timer()
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+    def _stop_reading_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -19,10 +19,12 @@ from vram_llm.errors import VramLLMError
 from vram_llm.server.api_keys import ANYBODY, STRANGER, ApiKey, Keyring, current_key, scope_of
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import BadKey, BodyTooLarge, MissingScope, error_response
+from vram_llm.server.read_body import BodyBudget, HeldBody
 from vram_llm.units import format_bytes
 
 log = logging.getLogger(__name__)
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_BODIES = 8  # of the largest size: bytes of all bodies that are not yet parsed
 _OPEN = frozenset({"/", "/health", "/v1/health"})  # paths for probes, which need no key
 
 
@@ -43,6 +45,7 @@ class AuthAndLimitsMiddleware:
         self._engine = engine
         self._keyring = keyring
         self._max_body_bytes = max_body_bytes
+        self._bodies = BodyBudget(_BODIES * max_body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,8 +68,8 @@ class AuthAndLimitsMiddleware:
             current_key.set(key)
             who = key.name
             self._check_length(headers)
-            with self._counted(key, scope):
-                await self._app(scope, self._limited(receive), send_with_id)
+            with self._counted(key, scope), self._bodies.body() as held:
+                await self._app(scope, self._limited(receive, held), send_with_id)
         except ClientDisconnect:
             return
         except Exception as error:  # every other error becomes an error object
@@ -109,7 +112,7 @@ class AuthAndLimitsMiddleware:
         if length.isdecimal() and int(length) > self._max_body_bytes:
             raise self._too_large()
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, receive: Receive, held: HeldBody) -> Receive:
         n_bytes = 0
 
         async def limited() -> Message:
@@ -118,6 +121,7 @@ class AuthAndLimitsMiddleware:
             n_bytes += len(message.get("body", b""))
             if n_bytes > self._max_body_bytes:
                 raise self._too_large()
+            held.add(len(message.get("body", b"")))
             return message
 
         return limited

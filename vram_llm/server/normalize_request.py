@@ -1,5 +1,6 @@
 """Equivalent forms of a request: HEAD, a trailing slash, a compressed body."""
 
+import asyncio
 import zlib
 
 from starlette.datastructures import Headers
@@ -9,6 +10,8 @@ from vram_llm.errors import RequestError
 from vram_llm.server.errors import BodyTooLarge, UnknownEncoding
 from vram_llm.units import format_bytes
 
+_MAX_MEMBERS = 4096  # of a gzip file; most have one
+_CHUNK_BYTES = 1 << 16
 _WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}  # zlib's wbits; some send raw deflate
 
 
@@ -49,7 +52,7 @@ class NormalizeRequestMiddleware:
                 break
         else:
             return _again(message, receive)  # the client is gone
-        decoded = _decompressed(bytes(body), encoding, self._max_body_bytes)
+        decoded = await asyncio.to_thread(_decompressed, bytes(body), encoding, self._max_body_bytes)
         return _again({"type": "http.request", "body": decoded, "more_body": False}, receive)
 
 
@@ -66,20 +69,29 @@ def _decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
 
 
 def _members(body: bytes, window: int, max_bytes: int) -> bytes | None:
-    """The text of a body's members (RFC 1952), cut after `max_bytes`; None if a member is broken."""
-    text = b""
-    while body:
+    """The text of a body's members (RFC 1952), cut after `max_bytes`; None if a member is broken.
+
+    In chunks, since zlib copies all that follows a member.
+    """
+    text, done = bytearray(), 0
+    if not body:
+        return b""
+    for _ in range(_MAX_MEMBERS):
         reader = zlib.decompressobj(window)
-        try:
-            text += reader.decompress(body, max_bytes + 1 - len(text))
-        except zlib.error:
-            return None
-        if len(text) > max_bytes:
-            return text
-        if not reader.eof:
-            return None
-        body = reader.unused_data
-    return text
+        while not reader.eof:
+            chunk = body[done : done + _CHUNK_BYTES]
+            if not chunk:
+                return None
+            try:
+                text += reader.decompress(chunk, max_bytes + 1 - len(text))
+            except zlib.error:
+                return None
+            if len(text) > max_bytes:
+                return bytes(text)
+            done += len(chunk) - len(reader.unused_data) - len(reader.unconsumed_tail)
+        if done == len(body):
+            return bytes(text)
+    return None
 
 
 def _again(first: Message, receive: Receive) -> Receive:

@@ -1,9 +1,12 @@
-"""Refuses prompts that cannot fit the context, before a template or a tokenizer works on them."""
+"""Refuses prompts that cannot fit the context, and large grammars, before anything works on them."""
 
 from typing import Any
 
 from vram_llm.engine.model_info import ModelInfo
-from vram_llm.errors import ContextExceeded
+from vram_llm.engine.request import Grammar
+from vram_llm.errors import ContextExceeded, RequestError
+
+MAX_TOOL_GRAMMAR_CHARS = 2**20  # of all tools together
 
 
 def check_chat_fits(info: ModelInfo, messages: list[dict[str, Any]]) -> None:
@@ -32,6 +35,18 @@ def check_text_fits(info: ModelInfo, n_chars: int, param: str | None = None) -> 
         n_prompt_tokens=-(-n_chars * info.n_ctx // most),
         n_ctx=info.n_ctx,
     )
+
+
+def check_grammar_size(grammar: Grammar | None) -> None:
+    """Raises RequestError for a grammar, made of tools' schemas, of too many characters."""
+    while grammar is not None:
+        if len(grammar.text) > MAX_TOOL_GRAMMAR_CHARS:
+            raise RequestError(
+                f"The grammar in '{grammar.field}' has {len(grammar.text):,} characters and "
+                f"{MAX_TOOL_GRAMMAR_CHARS:,} is the most; simplify it",
+                grammar.field,
+            )
+        grammar = grammar.answer
 
 
 def _n_chars(message: dict[str, Any]) -> int:

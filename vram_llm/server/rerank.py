@@ -16,6 +16,7 @@ from vram_llm.server.errors import MissingField
 from vram_llm.server.generation import while_connected
 from vram_llm.server.known_fields import Fields, Neutral, check_names
 from vram_llm.server.openapi import body_route
+from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import (
     EmbeddingUsage,
     RankedDocument,
@@ -24,7 +25,6 @@ from vram_llm.server.replies import (
     RerankReply,
     ScoredText,
 )
-from vram_llm.server.schemas import parse
 from vram_llm.server.serving_context import ServingContext
 
 MAX_DOCUMENTS = 2048
@@ -77,7 +77,7 @@ def rerank_router(serving: ServingContext) -> APIRouter:
 
     @router.post("/rerank", **body_route("Rank documents by relevance", RerankFields, RerankReply))
     async def rerank(http: Request) -> Response:
-        fields = parse(RerankFields, await http.body())
+        fields = await read_fields(RerankFields, http)
         info = serving.reranking_model(fields.model)
         field, documents = fields.given()
         request = EmbeddingRequest(id=f"rank-{uuid4().hex}", inputs=tuple(documents), query=fields.query)

@@ -23,6 +23,7 @@ from vram_llm.server.api_keys import Keyring
 from vram_llm.server.app import create_app
 from vram_llm.server.certificate import check_certificate, load_certificate
 from vram_llm.server.config import ServerConfig
+from vram_llm.server.connection_limits import raised_limits
 from vram_llm.server.host_check import is_loopback
 
 log = logging.getLogger(NOTICES)
@@ -38,6 +39,7 @@ def http_protocol() -> "type[asyncio.Protocol] | Literal['auto']":
         from vram_llm.server.http_protocol import HttpProtocol
     except ImportError:
         return "auto"
+    HttpProtocol.limits = raised_limits()
     return HttpProtocol
 
 

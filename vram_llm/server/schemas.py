@@ -23,6 +23,8 @@ from vram_llm.server.validation_errors import as_request_error, short_json
 MAX_TOKENS = 2**31 - 1
 MAX_CHOICES = 128  # per request, over all its prompts
 MAX_STOPS = 16
+MAX_STOP_CHARS = 4096  # of all stop strings: they are looked for after each token
+MAX_MESSAGES = 20_000
 MAX_TOP_LOGPROBS = 20  # OpenAI's for chats; its 5 for completions is not kept: other servers allow more
 
 _STRING = {"type": "string"}
@@ -142,6 +144,10 @@ class GenerationFields(SamplingFields, GrammarFields):
         good = isinstance(stops, list) and all(isinstance(stop, str) for stop in stops)
         if not good or len(stops) > MAX_STOPS:
             raise RequestError(f"'stop' must be a string or a list of at most {MAX_STOPS} strings", "stop")
+        if (n_chars := sum(map(len, stops))) > MAX_STOP_CHARS:
+            raise RequestError(
+                f"'stop' has {n_chars:,} characters and {MAX_STOP_CHARS:,} is the most; shorten it", "stop"
+            )
         return tuple(stop for stop in stops if stop)  # an empty string has no effect
 
     def stop_ids(self, n_vocab: int) -> tuple[int, ...]:
@@ -184,7 +190,7 @@ class ChatCompletionRequest(OpenAIFields, ThinkingFields):
 
     not_yet: ClassVar[Neutral] = CHAT_NEUTRAL
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None

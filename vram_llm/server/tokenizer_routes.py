@@ -17,8 +17,9 @@ from vram_llm.server.engine_protocol import MAX_CHARS
 from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.openapi import body_route, refusals
+from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import PRESENT
-from vram_llm.server.schemas import ChatCompletionRequest, parse
+from vram_llm.server.schemas import ChatCompletionRequest
 from vram_llm.server.serving_context import ServingContext
 
 
@@ -103,11 +104,11 @@ def tokens_router(serving: ServingContext) -> APIRouter:
 
     @router.post("/tokenize", **body_route("The tokens of a text", TokenizeFields, Tokenized))
     async def tokenize(http: Request) -> Tokenized:
-        return await _tokenize(serving, parse(TokenizeFields, await http.body()))
+        return await _tokenize(serving, await read_fields(TokenizeFields, http))
 
     @router.post("/detokenize", **body_route("The text of tokens", DetokenizeFields, Detokenized))
     async def detokenize(http: Request) -> Detokenized:
-        return await _detokenize(serving, parse(DetokenizeFields, await http.body()))
+        return await _detokenize(serving, await read_fields(DetokenizeFields, http))
 
     @router.get("/tokenizer_info", summary="Special tokens and chat template", responses=refusals(404, 503))
     async def tokenizer_info() -> TokenizerInfo:
@@ -120,7 +121,7 @@ def tokens_router(serving: ServingContext) -> APIRouter:
         "/apply-template", **body_route("The prompt of a chat", ApplyTemplateFields, AppliedTemplate)
     )
     async def apply_template(http: Request) -> AppliedTemplate:
-        fields = parse(ApplyTemplateFields, await http.body())
+        fields = await read_fields(ApplyTemplateFields, http)
         prepared = await asyncio.to_thread(
             prepare_request, serving, serving.generation_model(fields.model), fields
         )
@@ -135,7 +136,7 @@ def tokens_router(serving: ServingContext) -> APIRouter:
         **body_route("Count the tokens of a chat's prompt", ChatCompletionRequest, TokenCount),
     )
     async def count(http: Request) -> TokenCount:
-        fields = parse(ChatCompletionRequest, await http.body())
+        fields = await read_fields(ChatCompletionRequest, http)
         prepared = await asyncio.to_thread(
             prepare_request, serving, serving.generation_model(fields.model), fields
         )

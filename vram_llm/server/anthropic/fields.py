@@ -14,7 +14,7 @@ from vram_llm.server.errors import NotSupported
 from vram_llm.server.grammar_fields import of_response_format
 from vram_llm.server.known_fields import Neutral, check_names
 from vram_llm.server.sampling_fields import WHOLE
-from vram_llm.server.schemas import MAX_STOPS, MAX_TOKENS, GenerationFields
+from vram_llm.server.schemas import MAX_MESSAGES, MAX_STOPS, MAX_TOKENS, GenerationFields
 from vram_llm.server.tool_choice import ParsedToolChoice
 from vram_llm.server.tools import MAX_TOOLS
 
@@ -66,7 +66,7 @@ class CountFields(GenerationFields):
         "thread": (),
     }
 
-    messages: list[AnthropicMessage]
+    messages: Annotated[list[AnthropicMessage], Field(max_length=MAX_MESSAGES)]
     n: Literal[1] | None = None
     max_tokens: Annotated[int, WHOLE, Field(ge=1, le=MAX_TOKENS)] | None = None
     stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = None

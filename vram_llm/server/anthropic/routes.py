@@ -22,8 +22,8 @@ from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.openapi import body_route, generation_route
 from vram_llm.server.parsed_stream import ParsedChunks, parse_stream
 from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
+from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import UsageCounter
-from vram_llm.server.schemas import parse
 from vram_llm.server.serving_context import ServingContext, template_source
 from vram_llm.server.sse import EventStream
 from vram_llm.server.thinking_fields import ThinkingSettings
@@ -38,7 +38,7 @@ def anthropic_router(serving: ServingContext) -> APIRouter:
 
     @router.post("/messages", **generation_route("Answer messages", MessagesFields, MessageReply))
     async def answer(http: Request) -> Response:
-        fields = parse(MessagesFields, await http.body())
+        fields = await read_fields(MessagesFields, http)
         info = serving.generation_model(fields.model)
         prepared, sorted_tools = await asyncio.to_thread(_prepare, serving, info, fields)
         counter = UsageCounter(1)
@@ -63,7 +63,7 @@ def anthropic_router(serving: ServingContext) -> APIRouter:
         "/messages/count_tokens", **body_route("Count a prompt's tokens", CountFields, AnthropicTokenCount)
     )
     async def count(http: Request) -> AnthropicTokenCount:
-        fields = parse(CountFields, await http.body())
+        fields = await read_fields(CountFields, http)
         prepared, _ = await asyncio.to_thread(
             _prepare, serving, serving.generation_model(fields.model), fields
         )

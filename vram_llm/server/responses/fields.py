@@ -12,7 +12,7 @@ from vram_llm.server.grammar_fields import of_response_format
 from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.responses.tools import ResponseTool
 from vram_llm.server.sampling_fields import WHOLE
-from vram_llm.server.schemas import MAX_TOP_LOGPROBS, GenerationFields, MaxTokens, Metadata
+from vram_llm.server.schemas import MAX_MESSAGES, MAX_TOP_LOGPROBS, GenerationFields, MaxTokens, Metadata
 from vram_llm.server.thinking_fields import ReasoningFields
 from vram_llm.server.tools import MAX_TOOLS
 
@@ -174,3 +174,7 @@ class ResponseFields(GenerationFields):
                 )
         if not isinstance(self.input, str | list) or self.input == []:
             raise RequestError("'input' must be a string or a list of items, not an empty one", "input")
+        if isinstance(self.input, list) and len(self.input) > MAX_MESSAGES:
+            raise RequestError(
+                f"'input' has {len(self.input):,} items; {MAX_MESSAGES:,} is the most", "input"
+            )

@@ -20,6 +20,7 @@ from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.openapi import body_route, generation_route, refusals
 from vram_llm.server.parsed_stream import ParsedChoice, ParsedChunks, parse_stream
 from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
+from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import UsageCounter
 from vram_llm.server.responses.fields import ENCODED_THINKING, ResponseFields
 from vram_llm.server.responses.items import messages_of
@@ -33,7 +34,6 @@ from vram_llm.server.responses.store import ResponseStore, ResponseStores, Store
 from vram_llm.server.responses.timed_response import TimedResponse
 from vram_llm.server.responses.tools import ClientToolName, ResponseTool, distinct, sort_tools, tools_in
 from vram_llm.server.responses.writer import ResponseWriter
-from vram_llm.server.schemas import parse
 from vram_llm.server.serving_context import ServingContext
 from vram_llm.server.sse import EventStream
 from vram_llm.server.thinking_fields import ThinkingSettings
@@ -68,7 +68,7 @@ def _add_generation(router: APIRouter, serving: ServingContext, stores: Response
 
     @router.post("/responses", **generation_route("Answer with items", ResponseFields, ResponseObject))
     async def respond(http: Request) -> Response:
-        fields = parse(ResponseFields, await http.body())
+        fields = await read_fields(ResponseFields, http)
         info = serving.generation_model(fields.model)
         store = stores.of_request()
         turn = await _prepare_in_thread(serving, info, fields, store)
@@ -114,7 +114,7 @@ def _add_generation(router: APIRouter, serving: ServingContext, stores: Response
         "/responses/input_tokens", **body_route("Count an input's tokens", ResponseFields, InputTokens)
     )
     async def count(http: Request) -> InputTokens:
-        fields = parse(ResponseFields, await http.body())
+        fields = await read_fields(ResponseFields, http)
         info = serving.generation_model(fields.model)
         prepared = (await _prepare_in_thread(serving, info, fields, stores.of_request())).prepared
         tokens = await serving.engine.tokenize(

@@ -1,0 +1,135 @@
+"""Bodies become typed objects: large ones in a thread, one at a time, after their values are counted.
+
+pydantic holds the interpreter lock while it reads a body, so that nothing else runs meanwhile, in whichever
+thread it is. Bounds on the number of values keep that under some 0.3 s.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel
+
+from vram_llm.errors import Overloaded
+from vram_llm.server.errors import BodyTooLarge
+from vram_llm.server.schemas import parse
+from vram_llm.units import format_bytes
+
+T = TypeVar("T", bound=BaseModel)
+MAX_VALUES = 1_000_000  # of JSON: a prompt of a million token ids, or 250,000 messages
+LARGE_BYTES = 1 << 18
+_BACKSLASH = ord("\\")
+_threads = ThreadPoolExecutor(1, "bodies")
+
+
+class BodyBudget:
+    """Counts the bytes of all bodies that are received and not yet parsed."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
+
+    @contextmanager
+    def body(self) -> "Iterator[HeldBody]":
+        """The count of one body, which ends with the block or when it is parsed."""
+        held = HeldBody(self)
+        token = _held.set(held)
+        try:
+            yield held
+        finally:
+            _held.reset(token)
+            held.release()
+
+    def take(self, n_bytes: int) -> None:
+        """Count more bytes. Raises Overloaded."""
+        if self._bytes + n_bytes > self._most_bytes:
+            raise Overloaded(
+                f"The bodies that clients are sending have {format_bytes(self._bytes)} together and "
+                f"{format_bytes(self._most_bytes)} is the most; try again in 5 s",
+                5.0,
+            )
+        self._bytes += n_bytes
+
+    def give_back(self, n_bytes: int) -> None:
+        """Count fewer bytes."""
+        self._bytes -= n_bytes
+
+
+class HeldBody:
+    """The bytes of one body that are in memory."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self._bytes = 0
+
+    def add(self, n_bytes: int) -> None:
+        """Count received bytes. Raises Overloaded."""
+        self._budget.take(n_bytes)
+        self._bytes += n_bytes
+
+    def release(self) -> None:
+        """The body is parsed, or its request has ended."""
+        self._budget.give_back(self._bytes)
+        self._bytes = 0
+
+
+_held: ContextVar[HeldBody | None] = ContextVar("held", default=None)
+
+
+async def read_fields(kind: type[T], http: Request) -> T:
+    """The request's body as `kind`. Raises RequestError naming the field, BodyTooLarge, Overloaded."""
+    body = await http.body()
+    try:
+        if len(body) < LARGE_BYTES:
+            return parse(kind, body)
+        return await asyncio.get_running_loop().run_in_executor(_threads, _parse_large, kind, body)
+    finally:
+        if (held := _held.get()) is not None:
+            held.release()
+
+
+def _parse_large(kind: type[T], body: bytes) -> T:
+    _check_values(body)
+    return parse(kind, body)
+
+
+def _check_values(body: bytes) -> None:
+    """Raises BodyTooLarge for JSON of more than MAX_VALUES values; takes time for each string."""
+    if _n_values(body, 0, len(body)) <= MAX_VALUES:  # with the commas of texts
+        return
+    n_values, done = 0, 0
+    for start, end in _strings(body):
+        n_values += _n_values(body, done, start)
+        done = end
+        if n_values > MAX_VALUES:
+            break
+    if n_values + _n_values(body, done, len(body)) > MAX_VALUES:
+        raise BodyTooLarge(
+            f"The body has more than {MAX_VALUES:,} JSON values, the most taken here; send fewer messages, "
+            "parts or token ids"
+        )
+
+
+def _n_values(body: bytes, start: int, end: int) -> int:
+    """The commas and opening brackets of a part: as many as its values, or a few less."""
+    return sum(body.count(sign, start, end) for sign in (b",", b"[", b"{"))
+
+
+def _strings(body: bytes) -> Iterator[tuple[int, int]]:
+    """The bounds of each JSON string, quotes included."""
+    end = -1
+    while (start := body.find(b'"', end + 1)) >= 0:
+        end = start
+        while (end := body.find(b'"', end + 1)) >= 0:
+            before = end - 1
+            while body[before] == _BACKSLASH:
+                before -= 1
+            if (end - 1 - before) % 2 == 0:
+                break
+        if end < 0:
+            return
+        yield start, end + 1
