@@ -24,6 +24,7 @@ class Channel:
     def __init__(self, sock: socket.socket, beat: Callable[[], None] = lambda: None) -> None:
         self._socket = sock
         self._beat = beat
+        self.while_idle: Callable[[], None] = lambda: None  # called while it waits
         self._sending = threading.Lock()
         self._buffer = bytearray()
         self._poll = select.poll()
@@ -64,6 +65,7 @@ class Channel:
             return None
         while wait and not self._poll.poll(_BEAT_EVERY_MS):
             self._beat()
+            self.while_idle()
         try:
             return self._socket.recv(_RECV_BYTES)
         except OSError:  # the server died with messages of ours unread

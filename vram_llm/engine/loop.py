@@ -1,6 +1,7 @@
 """The engine's step over one loaded model: schedule, run, deliver."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from vram_llm.engine.batch_runner import BatchRunner, StepCosts
@@ -10,6 +11,8 @@ from vram_llm.engine.inputs.text_tokenizer import TokenizerThreads
 from vram_llm.engine.kv_cache.offload_store import OffloadStore
 from vram_llm.engine.kv_cache.prefix_cache import PrefixCache
 from vram_llm.engine.kv_cache.slots import most_recent
+from vram_llm.engine.memory_guard import MemoryGuard
+from vram_llm.engine.memory_readings import reserves
 from vram_llm.engine.new_requests import NewRequests, NewSequence
 from vram_llm.engine.prefill_budget import PrefillBudget
 from vram_llm.engine.request import DecodeTick, FinishReason, Image, Request, TokenEvent
@@ -78,6 +81,13 @@ class Loop:
         self._images = ImageRunner(model, self._cache, self._scheduler, self.recorder)
         self._generations: dict[str, Generation] = {}
         self._steady: SteadyDecode | None = None
+        self.memory_guard = partial(  # sheds what the loop can do without; wants `readings`
+            MemoryGuard,
+            self._cache,
+            self._scheduler,
+            reserves=reserves(model.plan),
+            commit=self._commit_steady,
+        )
 
     @property
     def is_idle(self) -> bool:

@@ -30,16 +30,17 @@ class PlanSource:
     _n_kills: int = 0
     _of_files: tuple[str, ...] = ()
     _of_memory: tuple[str, ...] = ()
+    _of_pressure: tuple[str, ...] = ()
     _loaded: tuple[FileIdentity, ...] = ()  # the files as they were before the last load
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """On files that are not as they were before the last load, and on what was given up for memory."""
-        return self._of_files + self._of_memory
+        """On files that are not as they were before the last load, and on what is given up for memory."""
+        return self._of_files + self._of_memory + self._of_pressure
 
     async def for_load(self) -> Plan:
         """The plan to load now. Raises BadPlan, and the errors of `replan`."""
-        self._of_files = ()
+        self._of_files = self._of_pressure = ()
         return await asyncio.to_thread(self._for_load)
 
     async def watch(self) -> None:
@@ -49,6 +50,11 @@ class PlanSource:
             self._of_files = warnings
 
         await watch_files(self._loaded, note)
+
+    def note_pressure(self, warning: str) -> None:
+        """Take note of what the engine has shed while it serves; "": it sheds nothing any more."""
+        log.warning("%s", warning or "memory is no longer short")
+        self._of_pressure = (warning,) if warning else ()
 
     def note_failure(self, failure: VramLLMError, *, had_loaded: bool) -> bool:
         """Take note of why an engine ended. True if memory ran out and the next load gets a smaller plan."""

@@ -295,6 +295,8 @@ class EngineProcess(ABC):
                         self._in_flight.note_ready()
                     case wire.Notice(text):
                         notices.info(text)
+                    case wire.MemoryWarning(text):
+                        self._plans.note_pressure(text)
                     case wire.Failed(text, exit_code):
                         return error_of(text, exit_code)
         return None

@@ -100,6 +100,12 @@ class Notice(msgspec.Struct, tag=True):
     text: str
 
 
+class MemoryWarning(msgspec.Struct, tag=True):
+    """What the engine has shed for memory, or "" if nothing is short any more."""
+
+    text: str
+
+
 class Waiting(msgspec.Struct, tag=True):
     """All requests that wait for a slot; the engine works on the others that it was sent."""
 
@@ -148,7 +154,7 @@ class Failed(msgspec.Struct, tag=True):
 Question = Submit | Embed | Tokenize | Detokenize
 Answer = Tokens | Pieces | Embedded
 ToEngine = Start | Question | Cancel | Finish | Stop
-FromEngine = Loading | Ready | StepEvents | DecodeTick | Waiting | Notice | Answer | Failed
+FromEngine = Loading | Ready | StepEvents | DecodeTick | Waiting | Notice | MemoryWarning | Answer | Failed
 
 _HEADER = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from vram_llm.engine.embedding_loop import Embedder
     from vram_llm.engine.inputs.vocabulary_questions import VocabularyQuestions
     from vram_llm.engine.loop import Loop, StepOutput
+    from vram_llm.engine.memory_guard import MemoryGuard
     from vram_llm.llama.model import LoadedModel
 
 
@@ -87,9 +88,12 @@ class Worker:
 
     def _generate(self, loop: "Loop", model: "LoadedModel") -> None:
         from vram_llm.engine.inputs.vocabulary_questions import VocabularyQuestions
+        from vram_llm.engine.memory_readings import LatestReadings, free_memory
 
         speed_check = SpeedCheck(model.plan.speed)
         questions = VocabularyQuestions(model.vocab, loop.threads, self._channel.send, loop.count_tokens)
+        guard = loop.memory_guard(readings=LatestReadings(lambda: free_memory(model)))
+        self._channel.while_idle = lambda: self._look_at_memory(guard)
         gc.collect()
         gc.freeze()  # objects made so far live on: streams would wait for each full collection of them
         while True:
@@ -106,6 +110,11 @@ class Worker:
             output = loop.step()
             self._send_output(output, loop, model, speed_check, time.perf_counter() - began)
             loop.recorder.end_iteration()
+            self._look_at_memory(guard)
+
+    def _look_at_memory(self, guard: "MemoryGuard") -> None:
+        if (warning := guard.look()) is not None:
+            self._channel.send(wire.MemoryWarning(warning))
 
     def _handle(self, messages: list[wire.ToEngine], loop: "Loop", questions: "VocabularyQuestions") -> None:
         """Answer messages or pass them to the loop, and send its events before the next step."""

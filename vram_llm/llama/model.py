@@ -246,6 +246,16 @@ class LoadedModel:
         uses = memory_breakdown.memory_use(self._ctx)
         return {HOST if device is None else ids[device]: use for device, use in uses.items()}
 
+    def free_bytes(self) -> dict[str, int]:
+        """Free bytes of each device of this computer with memory of its own, by its id."""
+        own = {each.id for each in self.plan.devices if each.endpoint is None and not each.shares_host_memory}
+        free, total, found = ctypes.c_size_t(), ctypes.c_size_t(), {}
+        for device_id, handle in zip(self.plan.placement.device_order, self._handles, strict=True):
+            if device_id in own:
+                b.dev_memory(handle, free, total)
+                found[device_id] = free.value
+        return found
+
     def metadata(self, key: str) -> str | None:
         """A scalar of the model file's metadata as text."""
         size = 256

@@ -43,6 +43,13 @@ def read_host(root: Path = ROOT) -> Host:
     )
 
 
+def available_bytes(root: Path = ROOT) -> int:
+    """The memory that this process may still take, within the tightest cgroup limit."""
+    import psutil
+
+    return min(psutil.virtual_memory().available, *(free for _, free in memory_limits(root)), 2**63)
+
+
 def largest_process() -> str | None:
     """The other process with the most memory, as "NAME (pid N) holds 3.10 GiB"; None if none is visible."""
     import psutil

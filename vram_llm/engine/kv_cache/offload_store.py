@@ -41,6 +41,11 @@ class OffloadStore:
         """Whether a state of that size fits within one of the bounds."""
         return n_bytes <= max(self.ram_bytes, self.disk_bytes)
 
+    def limit_ram(self, n_bytes: int) -> None:
+        """Set another bound of RAM; states beyond it are moved or deleted, the least recently used first."""
+        self.ram_bytes = n_bytes
+        self._shrink()
+
     def put(self, state: State) -> int:
         """Keep a state and return its key. Later states may displace it."""
         self._n_keys += 1

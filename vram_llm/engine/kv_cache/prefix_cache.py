@@ -101,6 +101,11 @@ class PrefixCache:
                 slots.cut(slot, leaf.start)
         return True
 
+    def drop_idle(self) -> None:
+        """Free all idle prefixes without a copy on the host."""
+        for slot in list(self._slots.idle):
+            self._slots.release(slot)
+
     def _evict_excess_idle(self, n_wanted: int = 0, needed: int | None = None) -> None:
         """Evict idle cells beyond `max_idle_cells`, except the `n_wanted` cells that slot `needed` is to run.
 
