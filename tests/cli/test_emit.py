@@ -10,7 +10,7 @@ import yaml
 from tests import zoo
 from tests.cli.running import run
 from tools.random_model import write_llama
-from vram_llm.planner.export.formats import FORMATS
+from vram_llm.planner.export.formats import FORMATS, emit, from_json
 from vram_llm.units import GIB
 
 pytestmark = pytest.mark.process
@@ -33,19 +33,20 @@ def what_if_plan(nemotron: Path) -> Path:
 
 
 def test_every_format_has_the_same_split(nemotron: Path, what_if_plan: Path) -> None:
-    printed = {form: run("plan", nemotron, *RIG, "--n-ctx", "2048", "--emit", form) for form in FORMATS}
-    assert {form: done.returncode for form, done in printed.items()} == dict.fromkeys(FORMATS, 0)
-    plan = json.loads(printed["json"].stdout)
-    assert plan["placement"] == json.loads(what_if_plan.read_text())["placement"]
-    split = ",".join(map(str, plan["placement"]["tensor_split"]))
-    command = shlex.split(printed["llama-server"].stdout.replace("\\\n", " "), comments=True)
-    assert command[command.index("--tensor-split") + 1] == split
-    assert f"export LLAMA_ARG_TENSOR_SPLIT={split}\n" in printed["env"].stdout
-    words = yaml.safe_load(printed["compose"].stdout)["services"]["llama-server"]["command"]
+    command = run("plan", nemotron, *RIG, "--n-ctx", "2048", "--emit", "llama-server")
+    assert command.returncode == 0
+    plan = from_json(what_if_plan.read_bytes(), "the plan")
+    printed = {form: emit(plan, form) for form in FORMATS}
+    words = shlex.split(printed["llama-server"].replace("\\\n", " "), comments=True)
+    assert words == shlex.split(command.stdout.replace("\\\n", " "), comments=True)
+    split = ",".join(map(str, plan.placement.tensor_split))
     assert words[words.index("--tensor-split") + 1] == split
-    assert f"tensor_split=[{split.replace(',', ', ')}]" in printed["llama-cpp-python"].stdout
+    assert f"export LLAMA_ARG_TENSOR_SPLIT={split}\n" in printed["env"]
+    words = yaml.safe_load(printed["compose"])["services"]["llama-server"]["command"]
+    assert words[words.index("--tensor-split") + 1] == split
+    assert f"tensor_split=[{split.replace(',', ', ')}]" in printed["llama-cpp-python"]
     for form in set(FORMATS) - {"json"}:
-        assert "<UUID of NVIDIA GeForce RTX 3090 Ti>" in printed[form].stdout
+        assert "<UUID of NVIDIA GeForce RTX 3090 Ti>" in printed[form]
 
 
 def test_a_model_in_the_current_folder_has_its_absolute_path(tmp_path: Path) -> None:

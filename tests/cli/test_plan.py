@@ -35,8 +35,8 @@ def test_the_49b_on_a_what_if_rig(nemotron: Path) -> None:
         assert use["total_bytes"] <= device["free_bytes"] - device["reserve_bytes"]
 
 
-@pytest.mark.parametrize("columns", [30, 40, 80, 160])
-def test_the_table_fits_the_terminal(nemotron: Path, columns: int) -> None:
+def test_the_table_fits_a_narrow_terminal(nemotron: Path) -> None:
+    columns = 30  # tests/cli/golden has wider ones
     done = run("plan", nemotron, *RIG, "-v", "--explain", columns=columns)
     assert done.returncode == 0
     shown = [line for line in done.stdout.splitlines() if not line.startswith(("next: ", "--"))]

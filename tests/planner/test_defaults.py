@@ -18,6 +18,8 @@ from vram_llm.planner.search.candidate import uses_host
 from vram_llm.planner.types import Plan, Workload
 from vram_llm.units import GIB
 
+pytestmark = pytest.mark.process  # computes for many seconds
+
 RIG = "RTX 4080 Laptop + 2x RTX 3090 Ti"
 
 
@@ -39,7 +41,6 @@ def q4_k_m(make: Callable[[], zoo.Model]) -> Callable[[], zoo.Model]:
     return lambda: zoo.as_q4_k_m(make())
 
 
-@pytest.mark.process  # computes for many seconds
 @pytest.mark.parametrize(
     ("rig", "make", "common", "n_ctx", "n_cards", "others"),
     [

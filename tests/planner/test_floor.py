@@ -16,6 +16,8 @@ from vram_llm.planner.floor import KV_TYPES, FloorRow, MemoryFloor, memory_floor
 from vram_llm.planner.types import Workload
 from vram_llm.units import GIB, MIB
 
+pytestmark = pytest.mark.process  # computes for many seconds
+
 HOST = Host(name="desk", cores=8, total_bytes=128 * GIB, available_bytes=120 * GIB)
 
 

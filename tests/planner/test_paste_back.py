@@ -102,7 +102,7 @@ def test_flags_that_are_printed_can_be_typed(
     own = placement_flags(plan.placement)
     if plan.devices:
         assert own in runs
-        assert make_plan(profile, rig, typed(*flags, *own)).placement == plan.placement
+        assert plan_with_prompts(profile, rig, typed(*flags, *own)).placement == plan.placement
     by_flags = {way.flags: way for way in plan.alternatives}
     for run in runs:
         if run == own:

@@ -8,7 +8,6 @@ buffers of its own.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 from vram_llm.machine.types import DeviceKind
@@ -27,7 +26,8 @@ from vram_llm.planner.memory.layer_shapes import (
     OutputShape,
 )
 from vram_llm.planner.memory.layer_table import LayerTable
-from vram_llm.planner.memory.peak_memory import OUTPUT, GraphInputs, PeakMemory
+from vram_llm.planner.memory.peak_memory import OUTPUT, PeakMemory
+from vram_llm.planner.memory.window_peak import GraphInputs
 from vram_llm.planner.types import MOST_BIASED, Context
 
 PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES
@@ -275,8 +275,7 @@ class ComputeBound:
             start = GraphInputs(stream, stream if is_normed else 0, states_first=after_experts)
         graph_layers = [self._layers[number] for number in self._on_device[first:end]]
         selects_rows = end == self._n_layers and self._profile.rows_cut is not RowsCut.AFTER_NORM
-        return replace(
-            start,
+        return start._replace(
             window_first=next((layer.is_windowed for layer in graph_layers if layer.has_attention), False),
             has_ids=has_output or selects_rows or any(layer.state_bytes for layer in graph_layers),
             masks_late=any(layer.cache_from_host for layer in graph_layers),
@@ -286,7 +285,7 @@ class ComputeBound:
         """The inputs of the device whose first layer `first` follows the host's last layer."""
         cache_bytes = self._table.cache_bytes(first - 1) if self._leaves_host_attention(first) else 0
         sums_experts = self._is_recurrent_only(first) and self._at(first - 1).has_experts
-        return GraphInputs(0, 0, self._on_device[first - 1], sums_experts, cache_bytes)
+        return GraphInputs(0, 0, self._at(first - 1), sums_experts, cache_bytes)
 
     def _is_recurrent_only(self, index: int) -> bool:
         """Whether layer `index` is recurrent and has no attention: its states are read early."""

@@ -79,6 +79,13 @@ class GraphLayer:
     states_from_host_bytes: int = 0  # of the states of all sequences that are copied from the host
     moved_matrices: frozenset[str] = frozenset()  # matrices on the host or on another device
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:  # windows of layers are looked up often
+        return hash(tuple(getattr(self, name) for name in self.__dataclass_fields__))
+
     @cached_property
     def by_name(self) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor."""
