@@ -25,6 +25,7 @@ from vram_llm.errors import (
     EngineDied,
     Overloaded,
     PoisonRequest,
+    RequestTimeout,
 )
 from vram_llm.llama import rpc
 from vram_llm.machine.types import Host, Machine
@@ -200,6 +201,8 @@ async def test_requests_that_arrive_while_the_file_is_away_are_answered_once_it_
     engine_processes()[0].kill()
     await until(lambda: engine._restarts.n_attempts > 3, "three failed loads")
     assert "will not load moved.gguf" in engine.detail
+    with pytest.raises(RequestTimeout):
+        await soon(answer(engine, "in a hurry", max_time_s=0.1))
     early = [asyncio.create_task(answer(engine, name)) for name in ("a", "b")]
     await asyncio.sleep(0)  # each submits at its task's first turn
     for late in (answer(engine, "c"), engine.tokenize("hi", add_special=True, parse_special=True)):

@@ -8,8 +8,6 @@ import os
 import tempfile
 from typing import NamedTuple
 
-import psutil
-
 
 class Pulse(NamedTuple):
     """A look at an engine: `n_beats` and `work` only grow while it lives.
@@ -68,10 +66,12 @@ def _work(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-    except OSError:  # no Linux, or the process has ended
+    except OSError:  # no Linux, the process has ended, or no descriptor is left
+        import psutil
+
         try:
             times = psutil.Process(pid).cpu_times()
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return 0
         return round(100 * (times.user + times.system))
     return int(fields[9]) + int(fields[11]) + int(fields[12])  # majflt, utime, stime of proc_pid_stat(5)

@@ -265,7 +265,8 @@ class EngineProcess(ABC):
             self._hang = watchdog.look(pulse, time.monotonic(), is_loading=self._ready_at is None)
             if self._hang is not None:
                 self._set_state(EngineState.LOADING, f"{self._hang}; it is killed and started again")
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    process.kill()
                 return
 
     async def _keep_stderr(self, process: asyncio.subprocess.Process) -> None:
