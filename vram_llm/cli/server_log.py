@@ -10,7 +10,7 @@ from vram_llm.text.lines import escaped, printable
 
 MOST_OF_A_KIND = 10  # lines with one wording within WINDOW_S
 WINDOW_S = 60.0
-_OF_CLIENTS = ("vram_llm.server", "uvicorn")  # loggers of lines that clients can cause
+_OF_CLIENTS = ("vram_llm.server", "uvicorn", "asyncio")  # loggers of lines that clients can cause
 
 
 class EscapingFormatter(logging.Formatter):

@@ -119,11 +119,16 @@ class AnswerTimes:
         if not answer.n_tokens:
             whole = self._whole_s(answer)
             return max(whole - (now - answer.started_at), _LEAST_LEFT * whole)
-        left = max(self._expected_tokens(answer) - answer.n_tokens, _LEAST_LEFT * answer.n_tokens)
-        token_s = self._token_s.value or 0.0
-        if answer.n_tokens > 1:
-            token_s = (now - answer.first_at) / (answer.n_tokens - 1)
-        return left * token_s
+        expected = self._expected_tokens(answer)
+        left = max(expected - answer.n_tokens, _LEAST_LEFT * answer.n_tokens)
+        average_s = self._token_s.value
+        if answer.n_tokens < 2:
+            return left * (average_s or 0.0)
+        own_s = (now - answer.first_at) / (answer.n_tokens - 1)
+        if average_s is None:
+            return left * own_s
+        done = min(answer.n_tokens / expected, 1.0)  # tokens become slower as the context grows
+        return left * (done * own_s + (1 - done) * average_s)
 
     def _whole_s(self, answer: AnswerProgress) -> float:
         """The seconds that an answer takes from its beginning."""
