@@ -125,11 +125,16 @@ class Vocab:
         """True for control tokens and the unknown token, which no text contains."""
         return bool(C.llama_vocab_get_attr(self._handle, token) & (_CONTROL | _UNKNOWN))
 
+    @property
+    def _with_texts(self) -> range:
+        """The tokens that have a text; without a vocabulary none, and llama.cpp aborts if asked for one."""
+        return range(self.n_tokens if self.kind != C.LLAMA_VOCAB_TYPE_NONE else 0)
+
     @cached_property
     def specials(self) -> tuple[Special, ...]:
         """The tokens of cache_special_tokens in llama-vocab.cpp that have a text."""
         found = []
-        for token in range(self.n_tokens):
+        for token in self._with_texts:
             attributes = C.llama_vocab_get_attr(self._handle, token)
             if attributes & (_CONTROL | _UNKNOWN | _USER_DEFINED) and (name := self.name(token)):
                 flags = [bool(attributes & bits) for bits in (_CONTROL | _UNKNOWN, _LSTRIP, _RSTRIP)]
@@ -141,9 +146,11 @@ class Vocab:
         """The bytes of the longest token in a prompt."""
         empty = ctypes.create_string_buffer(1)
         lengths = (
-            C.llama_token_to_piece(self._handle, token, empty, 0, 0, True) for token in range(self.n_tokens)
+            C.llama_token_to_piece(self._handle, token, empty, 0, 0, True) for token in self._with_texts
         )
-        return max(1, -int(min(lengths)))  # a length that does not fit comes back as a negative number
+        return max(
+            1, -int(min(lengths, default=0))
+        )  # a length that does not fit comes back as a negative number
 
     @property
     def ends(self) -> frozenset[int]:

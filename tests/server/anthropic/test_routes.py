@@ -164,9 +164,9 @@ async def test_errors_in_anthropics_form(connect: Connect, engine: FakeEngine, s
     assert response.json()["error"]["type"] == "rate_limit_error"
     unknown = await ask(client, model="claude", stream=stream)
     assert (unknown.status_code, unknown.json()["error"]["type"]) == (404, "not_found_error")
-    engine.state = EngineState.LOADING
-    loading = await ask(client, stream=stream)
-    assert (loading.status_code, loading.json()["error"]["type"]) == (503, "overloaded_error")
+    engine.state = EngineState.STOPPING
+    stopping = await ask(client, stream=stream)
+    assert (stopping.status_code, stopping.json()["error"]["type"]) == (503, "overloaded_error")
 
 
 async def test_error_in_mid_stream(client: httpx.AsyncClient, engine: FakeEngine) -> None:

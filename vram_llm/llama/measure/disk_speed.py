@@ -33,11 +33,8 @@ def disk_bytes_per_s(
         if size < LEAST_BYTES:
             return None
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)  # as llama.cpp does
-        with mmap.mmap(file.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ) as mapped:
-            pages = np.frombuffer(mapped, np.uint8)
-            found = _read(pages, file.fileno(), seconds, on_progress)
-            del pages  # or the file could not be unmapped
-    return found
+        mapped = mmap.mmap(file.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ)
+        return _read(np.frombuffer(mapped, np.uint8), file.fileno(), seconds, on_progress)
 
 
 def _read(
