@@ -176,3 +176,19 @@ def test_a_rerankers_own_template(make: Make, bert: Path) -> None:
     template = "{document} after {query} {document}"
     tokens = rerank_tokens(vocab, tokenize, template, "the {document}", "river")
     assert tokens == vocab.tokenize("river after the {document} river", add_special=False)
+
+
+def test_clients_share_the_steps(make: Make, bert: Path) -> None:
+    embedder = make(bert, pooling=Pooling.MEAN)
+    n_step = embedder._parallel
+    for i in range(7):
+        embedder.submit(EmbeddingRequest(id=f"a{i}", inputs=(TEXTS[0],) * 3 * n_step, client="a"))
+    embedder.step()
+    embedder.submit(EmbeddingRequest(id="b", inputs=(TEXTS[0],) * 2 * n_step, client="b"))
+    embedder.submit(EmbeddingRequest(id="c", inputs=(TEXTS[0],) * 2 * n_step, client="c"))
+    embedder.cancel("c")
+    while not (done := embedder.step()):
+        pass
+    assert [answer.id for answer in done] == ["b"]  # it has half of each step
+    assert len(answers(embedder)) == 7
+    assert not embedder._shares.clients

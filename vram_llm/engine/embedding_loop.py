@@ -1,4 +1,7 @@
-"""Embeds texts with one loaded model, in batches that take a text of each request in turn."""
+"""Embeds texts with one loaded model, in batches that take a text of each request in turn.
+
+With several clients each text is one of the client with the lowest counter (fair_shares.py).
+"""
 
 from collections import deque
 from collections.abc import Callable
@@ -10,6 +13,7 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
+from vram_llm.engine.fair_shares import FairShares
 from vram_llm.engine.inputs.text_tokenizer import Cancellation, Job, TextTokenizer, TokenizerThreads
 from vram_llm.engine.inputs.tokenize import max_prompt_bytes
 from vram_llm.engine.request import EmbeddingRequest
@@ -30,7 +34,16 @@ class _Job:
     request: EmbeddingRequest
     texts: list[list[int]]  # tokens
     vectors: npt.NDArray[np.float32] = field(repr=False)  # a row for each text
+    arrival: int
     n_taken: int = 0
+
+    @property
+    def client(self) -> str:
+        return self.request.client
+
+    @property
+    def weight(self) -> float:
+        return self.request.weight
 
     @property
     def is_complete(self) -> bool:
@@ -51,6 +64,8 @@ class Embedder:
         self._texts = TextTokenizer(model.vocab)
         self._tokenizing: dict[str, tuple[EmbeddingRequest, Job[list[list[int]]]]] = {}
         self._jobs: deque[_Job] = deque()
+        self._shares = FairShares(self._parallel)
+        self._n_arrived = 0
         self._n_steps = self._n_tokens = 0
         self._llama_s = 0.0
 
@@ -81,7 +96,8 @@ class Embedder:
         """Drop a request; an unknown id is no error."""
         if (waiting := self._tokenizing.pop(request_id, None)) is not None:
             waiting[1].cancel()
-        self._jobs = deque(job for job in self._jobs if job.request.id != request_id)
+        for job in [job for job in self._jobs if job.request.id == request_id]:
+            self._remove(job)
 
     def step(self) -> list[Embedded]:
         """Run one batch and return the answers that it completed. Raises EngineDied if llama.cpp fails."""
@@ -95,7 +111,8 @@ class Embedder:
             self._model.forget(slot)
         complete = [job for job in self._jobs if job.is_complete]
         for job in complete:
-            self._jobs.remove(job)
+            self._remove(job)
+        self._shares.note_steps(1)
         self._jobs.rotate(-1)  # another request is first in the next step
         return refused + [
             Embedded(job.request.id, job.vectors.tobytes(), [len(text) for text in job.texts])
@@ -127,23 +144,35 @@ class Embedder:
                 error_n_ctx=longer.n_ctx if longer else None,
             )
         vectors = np.empty((len(texts), self._width), np.float32)
-        self._jobs.append(_Job(request, texts, vectors))
+        self._n_arrived += 1
+        self._jobs.append(_Job(request, texts, vectors, self._n_arrived))
+        self._shares.arrive(self._jobs[-1])
         return None
 
+    def _remove(self, job: _Job) -> None:
+        self._jobs.remove(job)
+        self._shares.leave(job)
+
     def _next_texts(self) -> list[tuple[_Job, int]]:
-        """The texts of the next step, one of each request in turn; a long text is alone."""
+        """The texts of the next step, one of each request of a client in turn; a long text is alone."""
         chosen: list[tuple[_Job, int]] = []
-        room, waiting = min(_STEP_TOKENS, self._model.n_batch), deque(self._jobs)
+        room = min(_STEP_TOKENS, self._model.n_batch)
+        waiting: dict[str, deque[_Job]] = {}  # by client
+        for job in self._jobs:
+            waiting.setdefault(job.client, deque()).append(job)
         while waiting and len(chosen) < self._parallel:
-            job = waiting.popleft()
+            client = min(waiting, key=lambda client: self._shares.order(waiting[client][0])[0])
+            job = waiting[client].popleft()
             n_tokens = len(job.texts[job.n_taken])
-            if chosen and n_tokens > room:
-                continue
-            chosen.append((job, job.n_taken))
-            job.n_taken += 1
-            room -= n_tokens
-            if not job.is_complete:
-                waiting.append(job)
+            if not chosen or n_tokens <= room:
+                chosen.append((job, job.n_taken))
+                self._shares.charge(job, n_tokens)
+                job.n_taken += 1
+                room -= n_tokens
+                if not job.is_complete:
+                    waiting[client].append(job)
+            if not waiting[client]:
+                del waiting[client]
         return chosen
 
     def _run(self, texts: list[list[int]]) -> None:

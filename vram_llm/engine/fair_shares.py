@@ -9,11 +9,23 @@ some steps after its last sequence: many ask again at once. Policy only: no cloc
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from vram_llm.engine.sequence import Sequence
 
 _MAX_REMEMBERED = 1024  # counters of clients without sequences
 _LINGER_STEPS = 16
+
+
+class OfClient(Protocol):
+    """A sequence, or texts to embed."""
+
+    @property
+    def client(self) -> str: ...
+    @property
+    def weight(self) -> float: ...
+    @property
+    def arrival(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -36,7 +48,7 @@ class FairShares:
         """The clients with shares."""
         return self._weights.keys()
 
-    def arrive(self, sequence: Sequence) -> None:
+    def arrive(self, sequence: OfClient) -> None:
         """Count a new sequence for its client."""
         client = sequence.client
         if client not in self._weights:
@@ -48,7 +60,7 @@ class FairShares:
         self._weights[client] = sequence.weight
         self._n_sequences[client] = self._n_sequences.get(client, 0) + 1
 
-    def leave(self, sequence: Sequence) -> None:
+    def leave(self, sequence: OfClient) -> None:
         """A sequence has ended."""
         client = sequence.client
         self._n_sequences[client] -= 1
@@ -66,12 +78,15 @@ class FairShares:
         self._leaving = {client: left - n for client, left in self._leaving.items()}
         for client in [client for client, left in self._leaving.items() if left <= 0]:
             del self._leaving[client], self._weights[client]
+        if not self.is_shared:  # who is alone takes nothing from others, and is not charged
+            self._served = {client: self._served[client] for client in self._weights}
 
-    def charge(self, sequence: Sequence, n_tokens: int) -> None:
+    def charge(self, sequence: OfClient, n_tokens: int) -> None:
         """`n_tokens` of a sequence are computed."""
-        self._served[sequence.client] += n_tokens / sequence.weight
+        if len(self._weights) > 1:
+            self._served[sequence.client] += n_tokens / sequence.weight
 
-    def order(self, sequence: Sequence) -> tuple[float, int]:
+    def order(self, sequence: OfClient) -> tuple[float, int]:
         """Sequences are computed in ascending order of this: by their clients' counters, then by arrival."""
         return self._served[sequence.client], sequence.arrival
 

@@ -177,9 +177,9 @@ class Loop:
         steady, self._steady = self._steady, None
         if steady is not None and (n_steps := steady.commit(self.recorder)):
             self._costs.observe_decode(len(steady.streams), steady.seconds / n_steps)
-            self._scheduler.shares.note_steps(n_steps)
             for sequence, _ in steady.streams:
                 self._scheduler.charge(sequence, n_steps)
+            self._scheduler.shares.note_steps(n_steps)
 
     # -- full steps ------------------------------------------------------------------------------
 

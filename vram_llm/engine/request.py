@@ -178,13 +178,14 @@ class Request:
 class EmbeddingRequest:
     """Texts to embed, each as text (tokenized by the engine, special tokens parsed) or token ids.
 
-    With a `query`, a reranker scores each text as an answer to it. `client`: see Request.
+    With a `query`, a reranker scores each text as an answer to it. `client` and `weight`: see Request.
     """
 
     id: str
     inputs: tuple[str | tuple[int, ...], ...]
     query: str | None = None
     client: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,9 +96,10 @@ class Scheduler:
         self._may_admit = None
 
     def charge(self, sequence: Sequence, n_tokens: int) -> None:
-        """Count tokens that were computed without `schedule`."""
-        self.shares.charge(sequence, n_tokens)
-        self._may_admit = None
+        """Count tokens that are computed."""
+        if self.shares.is_shared:
+            self.shares.charge(sequence, n_tokens)
+            self._may_admit = None
 
     def report_waiting(self) -> None:
         """Call `on_waiting` if other sequences wait than at the last call."""
@@ -181,8 +182,9 @@ class Scheduler:
         self._short_of_cells = None
         self.shares.note_steps(1)
         chunks = [Chunk(s, s.n_cached, 1) for s in self.running if len(s.tokens) == s.n_cached + 1]
-        for chunk in chunks:
-            self.charge(chunk.sequence, 1)
+        if self.shares.is_shared:
+            for chunk in chunks:
+                self.charge(chunk.sequence, 1)
         has_image = False
         n_decode = len(chunks)
         if n_decode == self.parallel:

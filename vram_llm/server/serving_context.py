@@ -119,7 +119,8 @@ class ServingContext:
         key, limit_s = current_key.get(), self.config.request_timeout_s
         try:
             async with asyncio.timeout(limit_s or None):
-                answer = await self.engine.embed(replace(request, client=key.name))
+                asked = replace(request, client=key.name, weight=key.usage.limits.weight)
+                answer = await self.engine.embed(asked)
         except TimeoutError:
             raise RequestTimeout(
                 f"The time for this request, {limit_s:g} s, was over before it was done"
