@@ -172,6 +172,7 @@ def test_what_the_engine_does_with_the_context_is_part_of_the_plan(tmp_path: Pat
     assert plan["serving"].pop("idle_tokens") > 0
     assert plan["serving"] == {
         "itl_target_ms": 50, "cache_reuse": 0, "slots_ram_bytes": 64 * 2**20, "slots_disk_bytes": 2**30,
+        "check_tensors": False,
     }  # fmt: skip
     assert (plan["context"]["n_threads"], plan["context"]["n_threads_batch"]) == (3, 5)
 

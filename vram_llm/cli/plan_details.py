@@ -61,10 +61,17 @@ def _figures(plan: Plan) -> list[_Figures]:
         if isinstance(use, DeviceEstimate):
             of["overhead"] = format_mib(use.overhead_bytes)
         of |= {"used": format_mib(use.total_bytes), "of": format_mib(use.budget_bytes)}
+        if device_id == HOST and (states := _states_bytes(plan)):
+            of["states"] = format_mib(states)
         if plan.context.pooling is None:
             of["time"] = shares.get(device_id, "-")
         found.append((device_id, of))
     return found
+
+
+def _states_bytes(plan: Plan) -> int:
+    """The most bytes of the host that states of idle conversations take while the engine serves."""
+    return (plan.serving.slots_ram_bytes or 0) if plan.context.pooling is None else 0
 
 
 def _part(placed: PlacedPart | None) -> str:
@@ -86,6 +93,8 @@ def _sentences(plan: Plan) -> list[str]:
     kinds = placed_parts(plan.model, placement)
     if any(placed.some for places in kinds.values() for placed in places.values()):
         sentences.append("*: of these layers only some of the weights.")
+    if _states_bytes(plan):
+        sentences.append("states: of idle conversations, later and besides used, as far as memory is free.")
     if plan.speed is not None and len(plan.speed.devices) > 1 and plan.context.pooling is None:
         sentences.append("time: share of a decode step; devices compute one after the other.")
     if plan.by_free_memory is not None:
