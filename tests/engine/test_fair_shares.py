@@ -115,7 +115,7 @@ def test_a_client_keeps_its_share_until_it_asks_again() -> None:
     _submit(scheduler, "b", max_tokens=5)
     _steps(scheduler, 10)
     for _ in range(10):
-        assert not scheduler.shares.may_run("flood", 2)
+        assert "flood" not in scheduler.shares.may_run_more(Counter(flood=2))
         _submit(scheduler, "b", max_tokens=5)
         _steps(scheduler, 10)
     assert _running(scheduler) == {"flood": 2}

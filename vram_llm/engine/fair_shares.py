@@ -7,7 +7,7 @@ counters; Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024).
 some steps after its last sequence: many ask again at once. Policy only: no clock.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,6 +37,7 @@ class FairShares:
     _weights: dict[str, float] = field(default_factory=dict)  # of clients with shares
     _n_sequences: dict[str, int] = field(default_factory=dict)  # running and waiting
     _leaving: dict[str, int] = field(default_factory=dict)  # clients without sequences: steps left
+    _total_weight: float = 0.0
 
     @property
     def is_shared(self) -> bool:
@@ -57,6 +58,7 @@ class FairShares:
                 self._served = {other: self._served[other] for other in self._weights}
             self._served[client] = max(self._served.get(client, 0.0), lowest)
         self._leaving.pop(client, None)
+        self._total_weight += sequence.weight - self._weights.get(client, 0.0)
         self._weights[client] = sequence.weight
         self._n_sequences[client] = self._n_sequences.get(client, 0) + 1
 
@@ -78,6 +80,7 @@ class FairShares:
         self._leaving = {client: left - n for client, left in self._leaving.items()}
         for client in [client for client, left in self._leaving.items() if left <= 0]:
             del self._leaving[client], self._weights[client]
+        self._total_weight = sum(self._weights.values())
         if not self.is_shared:  # who is alone takes nothing from others, and is not charged
             self._served = {client: self._served[client] for client in self._weights}
 
@@ -92,20 +95,27 @@ class FairShares:
 
     def share(self, client: str) -> float:
         """The share of a client, between 0 and 1."""
-        return self._weights[client] / sum(self._weights.values())
+        return self._weights[client] / self._total_weight
 
     def slots(self, client: str) -> int:
         """The number of sequences that a client may run while others have sequences; at least 1."""
         return max(int(self.parallel * self.share(client)), 1)
 
-    def may_run(self, client: str, n_running: int) -> bool:
-        """Whether a client that runs `n_running` sequences may run another one.
+    def may_run_more(self, n_running: Mapping[str, int]) -> set[str]:
+        """The clients that may run another sequence; `n_running` are those that each runs.
 
         Slots that division leaves over are for the client with the lowest counter.
         """
-        if n_running < self.slots(client):
-            return True
-        return self._served[client] <= min(self._served[other] for other in self._weights)
+        lowest = min(self._served[client] for client in self._weights)
+        return {
+            client
+            for client in self._weights
+            if n_running[client] < self.slots(client) or self._served[client] <= lowest
+        }
+
+    def is_short_of_slots(self, n_running: Mapping[str, int]) -> bool:
+        """Whether a client has sequences that wait, and runs fewer than its share; see `may_run_more`."""
+        return any(n_running[client] < min(n, self.slots(client)) for client, n in self._n_sequences.items())
 
     def cells_held(self, running: Iterable[Sequence]) -> dict[str, float]:
         """The tokens of each client's `running` sequences, divided by its weight."""

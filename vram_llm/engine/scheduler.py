@@ -161,7 +161,7 @@ class Scheduler:
         n_running = Counter(sequence.client for sequence in self.running)
         if len(self.running) == self.parallel:
             over: dict[str, float] = {client: n - shares.slots(client) for client, n in n_running.items()}
-            is_short = any(n_running[s.client] < shares.slots(s.client) for s in self.waiting)
+            is_short = shares.is_short_of_slots(n_running)
         elif (waits := self._short_of_cells) is not None:
             held = shares.cells_held(self.running)
             fair = self.cache.n_cells * shares.share(waits.client) / waits.weight  # the same for each client
@@ -240,9 +240,8 @@ class Scheduler:
         shares = self.shares
         if not shares.is_shared:
             return self.waiting[:_MAX_TRIED]
-        n_running = Counter(sequence.client for sequence in self.running)
-        may_run = {client: shares.may_run(client, n_running[client]) for client in shares.clients}
-        return nsmallest(_MAX_TRIED, (s for s in self.waiting if may_run[s.client]), key=shares.order)
+        may_run = shares.may_run_more(Counter(sequence.client for sequence in self.running))
+        return nsmallest(_MAX_TRIED, (s for s in self.waiting if s.client in may_run), key=shares.order)
 
     def _admitted(self, before: tuple[float, int] | None = None) -> Sequence | None:
         """Admit the first of the queue that can run; None if none can, or none comes `before` this place."""
