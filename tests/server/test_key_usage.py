@@ -1,5 +1,6 @@
 """Limits of a key: in flight, and by the minute; a refusal says when to come back."""
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.patience import soon
+from tests.patience import soon, until
 from tests.server.fake_engine import FakeEngine, says
 from tests.server.test_api_keys import HI, INFERENCE, clients_of
+from vram_llm.engine.request import TokenEvent
 from vram_llm.errors import RequestError
 from vram_llm.server.api_keys import Keyring
 from vram_llm.server.config import ServerConfig
@@ -126,6 +128,26 @@ def test_what_is_used_stays_used_when_the_file_is_read_again(tmp_path: Path) -> 
 
 async def _post(client: httpx.AsyncClient, path: str = "/v1/chat/completions", **more: Any) -> httpx.Response:
     return await soon(client.post(path, json={**HI, **more}))
+
+
+async def test_prompts_of_clients_that_leave_are_counted(engine: FakeEngine, tmp_path: Path) -> None:
+    path, gate = tmp_path / "keys", asyncio.Event()
+    key = add_key(path, "ann", INFERENCE, limits=KeyLimits(tokens_per_minute=1000))
+    engine.script = lambda request: (
+        [
+            TokenEvent(id=request.id, prompt_tokens=9000, cached_tokens=500, prompt_done=done)
+            for done in (0, 500, 4000)
+        ]
+        + [gate]
+    )
+    async with clients_of(engine, path, key) as (ann,):
+        async with ann.stream("POST", "/v1/chat/completions", json={**HI, "stream": True}) as reply:
+            assert reply.status_code == 200
+            await until(lambda: bool(engine.requests), "a request")
+        await soon(engine.some_cancelled.wait())
+        refused = await _post(ann)
+    assert refused.status_code == 429
+    assert 140 < int(refused.headers["retry-after"]) <= 151  # of 3,500 tokens, 2,501 have to come back
 
 
 async def test_over_http(engine: FakeEngine, tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ def engine_requests(
         namespace=key.cache_namespace,
         client=key.name,
         weight=key.usage.limits.weight,
-        reports_progress=bool(fields.stream),
+        reports_progress=bool(fields.stream)
+        or not key.usage.is_unlimited,  # clients may leave before its end
         whole=not fields.stream,
         max_time_s=min((s for s in (fields.max_time, config.request_timeout_s) if s), default=None),
     )
@@ -120,16 +121,18 @@ def stream_events(engine: Engine, requests: Sequence[Request]) -> TokenEvents:
 
 async def _counted(engine: Engine, requests: Sequence[Request], key: ApiKey) -> TokenEvents:
     with key.usage.sequences(len(requests), partial(engine.seconds_until_done, client=key.name)):
+        computed = [0] * len(requests)  # tokens of each prompt
         async with aclosing(_joined(engine, requests)) as events:
             async for index, event in events:
-                key.usage.spend(_n_computed(event))
+                n_before, computed[index] = computed[index], max(computed[index], _n_prompt_computed(event))
+                key.usage.spend(len(event.token_ids) + computed[index] - n_before)
                 yield index, event
 
 
-def _n_computed(event: TokenEvent) -> int:
-    """The tokens of an answer in an event, and in its last event those of the prompt, but for cached ones."""
-    n_prompt = 0 if event.finish_reason is None else event.prompt_tokens - event.cached_tokens
-    return len(event.token_ids) + n_prompt
+def _n_prompt_computed(event: TokenEvent) -> int:
+    """The prompt's tokens that were computed until an event, cached ones left out; 0 if it does not tell."""
+    n_done = event.prompt_tokens if event.prompt_done is None else event.prompt_done
+    return n_done - event.cached_tokens
 
 
 async def _joined(engine: Engine, requests: Sequence[Request]) -> TokenEvents:
