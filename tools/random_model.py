@@ -28,6 +28,7 @@ def write_llama(
     seed: int = 1,
     faint_from: int | None = None,
     faintness: float = 0.05,
+    chat_template: str | None = None,
 ) -> Path:
     """A llama with `len(n_ff)` layers and a byte vocabulary; a deci if layers differ in width.
 
@@ -41,6 +42,8 @@ def write_llama(
     writer = gguf.GGUFWriter(path, "llama" if len(set(n_ff)) == 1 else "deci")
     writer.add_name(f"tiny llama of {len(n_ff)} layers")
     _add_shape(writer, n_embd, n_ff, n_head, n_head_kv, n_vocab, n_ctx_train)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
 
     def add(name: str, *shape: int, scale: float = 1.0) -> None:
         weights = random.standard_normal(shape, dtype=np.float32) / np.sqrt(shape[-1]).astype(np.float32)

@@ -96,6 +96,15 @@ async def test_an_answer_that_nobody_reads_ends(hasty_port: int, engine: FakeEng
     writer.transport.abort()
 
 
+async def test_an_answer_before_the_end_of_its_request_closes(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(POST + b"Content-Length: 100000000\r\n\r\n{")
+    status, body = await reply(reader)
+    assert (status, body["error"]["code"]) == (413, "request_too_large")
+    assert await soon(reader.read()) == b""
+    writer.close()
+
+
 async def test_too_many_connections(port: int, engine: FakeEngine) -> None:
     """The one that was idle longest goes; without one, the new connection is refused."""
     release = asyncio.Event()

@@ -21,6 +21,8 @@ _USER = {"role": "user", "content": "a"}
             {"messages": [{"role": "user", "content": "a" * 2049}]},
             "'messages' has 2,049 characters and the context's 512 tokens hold 2,048 bytes at most",
         ),
+        ("/v1/completions", {"prompt": [1] * 513}, "'prompt' has 513 token ids"),
+        ("/v1/completions", {"prompt": [[1], [1] * 513]}, "'prompt' has 513 token ids"),
         ("/v1/completions", {"prompt": "a" * 2049}, "The prompt has 2,049 characters"),
     ],
 )

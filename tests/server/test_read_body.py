@@ -26,6 +26,11 @@ def test_values_of_texts_are_not_counted(text: str, monkeypatch: pytest.MonkeyPa
     _check_values(json.dumps([text, text, {text * 9: 1}]).encode())
     with pytest.raises(BodyTooLarge, match="more than 4 JSON values"):
         _check_values(json.dumps([text, text, text, [text]]).encode())
+    monkeypatch.setattr(read_body, "MAX_VALUES", 100)
+    monkeypatch.setattr(read_body, "MAX_STRINGS", 2)
+    _check_values(json.dumps([text, text]).encode())
+    with pytest.raises(BodyTooLarge, match="or 2 strings"):
+        _check_values(json.dumps([text, text, ""]).encode())
 
 
 async def test_large_agents_pass(client: httpx.AsyncClient, engine: FakeEngine) -> None:

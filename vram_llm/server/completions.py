@@ -16,6 +16,7 @@ from vram_llm.server.logit_bias import resolve_text_biases
 from vram_llm.server.logprobs import completion_logprobs, n_chars, prompt_offset, prompt_text
 from vram_llm.server.openapi import generation_route
 from vram_llm.server.parse_prompts import Prompts, parse_prompts
+from vram_llm.server.prompt_limits import check_ids_fit
 from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import Completion, CompletionChoice, ReplyHead, UsageCounter
 from vram_llm.server.schemas import CompletionRequest
@@ -95,6 +96,7 @@ def completions_router(serving: ServingContext) -> APIRouter:
         fields = await read_fields(CompletionRequest, http)
         info = serving.generation_model(fields.model)
         fields.logit_bias = await resolve_text_biases(fields.logit_bias, serving.engine)
+        check_ids_fit(info, fields.prompt)
         prompts = parse_prompts(fields.prompt, info.n_vocab, "prompt")
         n_top, best_of = fields.n_logprobs(), fields.n_of()
         echoes = _echoes(fields, prompts, n_top)

@@ -24,7 +24,7 @@ _OFFER = frozenset({b"upgrade", b"http2-settings", b"connection"})
 _NOT_HTTP = (
     "This is not an HTTP/1.1 request: use http:// (not https://) and HTTP/1.1, for example {where}/v1/models"
 )
-_LINGER_S = 2.0
+_LINGER_S = 5.0
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 429: b"Too Many Requests"}
 _REASONS[431] = b"Request Header Fields Too Large"
 
@@ -128,6 +128,14 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_reading, self._is_in_head = False, True
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """The end of an answer, perhaps before the end of its request."""
+        super().on_response_complete()
+        if not self.pipeline and self.cycle.response_complete and self.cycle.more_body:
+            self._is_refused = True
+            self._stop_timers()
+            self._close_after_reading()
+
     def _look(self) -> None:
         """End the connection if a head or a body is too slow."""
         limits = self.limits
@@ -181,14 +189,12 @@ class HttpProtocol(HttpToolsProtocol):
         if self.parser.get_method() == b"CONNECT":  # CONNECT is an offer, whatever its headers are
             self.send_400_response("")
             return
-        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + self._version()]
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
         lines += [name + b": " + value for name, value in self.headers if name not in _OFFER]
         self.parser = httptools.HttpRequestParser(self)
         self._is_in_head, self._head_bytes = True, 0
         self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
-
-    def _version(self) -> bytes:
-        return self.parser.get_http_version().encode()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse bytes that are not HTTP, in one sentence, and close."""
@@ -215,10 +221,18 @@ class HttpProtocol(HttpToolsProtocol):
         if is_answering:
             cycle.disconnected = True
             cycle.message_event.set()
-        if isinstance(error, Overloaded) or not self.transport.can_write_eof():
+        if isinstance(error, Overloaded):
+            self.transport.close()
+        else:
+            self._close_after_reading()
+
+    def _close_after_reading(self) -> None:
+        """Close, but first drop bytes that come: unread ones would reset the connection before its answer."""
+        if self.transport.is_closing():
+            return
+        if not self.transport.can_write_eof():
             self.transport.close()
             return
-        # to close while bytes of the client are unread would reset the connection, and it would not see why
         self.transport.write_eof()
         self.loop.call_later(_LINGER_S, self.transport.close)
 

@@ -46,6 +46,7 @@ async def resolve_text_biases(biases: object, engine: Engine) -> list[tuple[int,
         else:
             tokens = await engine.tokenize(key, add_special=False, parse_special=False)
             pairs += [(token, bias) for token in tokens]
+        _check_number(len(pairs))
     return pairs
 
 
@@ -64,17 +65,21 @@ def token_biases(biases: object, n_vocab: int) -> dict[int, float] | None:
     return biases_by_token or None
 
 
+def _check_number(n: int) -> None:
+    """Raises RequestError for too many biases."""
+    if n > MAX_BIASES:
+        raise RequestError(f"'logit_bias' has {n:,} entries; {MAX_BIASES:,} is the most", "logit_bias")
+
+
 def _pairs(biases: object) -> list[tuple[int | str, float]]:
+    if isinstance(biases, dict | list):
+        _check_number(len(biases))
     if isinstance(biases, dict):
         given = [(_id_or_text(key), bias, f"logit_bias.{key}") for key, bias in biases.items()]
     elif isinstance(biases, list):
         given = [_pair(item, f"logit_bias[{i}]") for i, item in enumerate(biases)]
     else:
         raise RequestError("'logit_bias' must be an object, or a list of pairs", "logit_bias")
-    if len(given) > MAX_BIASES:
-        raise RequestError(
-            f"'logit_bias' has {len(given):,} entries; {MAX_BIASES:,} is the most", "logit_bias"
-        )
     return [(key, _bias(bias, at)) for key, bias, at in given]
 
 

@@ -37,6 +37,19 @@ def check_text_fits(info: ModelInfo, n_chars: int, param: str | None = None) -> 
     )
 
 
+def check_ids_fit(info: ModelInfo, prompt: object) -> None:
+    """Raises ContextExceeded for a list of more token ids than the context holds, or a list of such lists."""
+    for ids in (prompt, *prompt) if isinstance(prompt, list) and len(prompt) <= info.n_ctx else (prompt,):
+        if isinstance(ids, list) and len(ids) > info.n_ctx:
+            raise ContextExceeded(
+                f"'prompt' has {len(ids):,} token ids and the context holds {info.n_ctx:,} tokens; shorten "
+                "it, or serve with a larger --n-ctx",
+                "prompt",
+                n_prompt_tokens=len(ids),
+                n_ctx=info.n_ctx,
+            )
+
+
 def check_grammar_size(grammar: Grammar | None) -> None:
     """Raises RequestError for a grammar, made of tools' schemas, of too many characters."""
     while grammar is not None:

@@ -5,6 +5,8 @@ thread it is. Bounds on the number of values keep that under some 0.3 s.
 """
 
 import asyncio
+import contextlib
+import ctypes
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,8 +22,10 @@ from vram_llm.server.schemas import parse
 from vram_llm.units import format_bytes
 
 T = TypeVar("T", bound=BaseModel)
-MAX_VALUES = 1_000_000  # of JSON: a prompt of a million token ids, or 250,000 messages
+MAX_VALUES = 1_000_000  # of JSON: a prompt of a million token ids
+MAX_STRINGS = 400_000  # of JSON, names of fields among them: 100,000 messages
 LARGE_BYTES = 1 << 18
+_TRIM_BYTES = 64 << 20
 _BACKSLASH = ord("\\")
 _threads = ThreadPoolExecutor(1, "bodies")
 
@@ -31,7 +35,7 @@ class BodyBudget:
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._bytes = 0
+        self._bytes = self._peak_bytes = 0
 
     @contextmanager
     def body(self) -> "Iterator[HeldBody]":
@@ -53,10 +57,14 @@ class BodyBudget:
                 5.0,
             )
         self._bytes += n_bytes
+        self._peak_bytes = max(self._peak_bytes, self._bytes)
 
     def give_back(self, n_bytes: int) -> None:
-        """Count fewer bytes."""
+        """Count fewer bytes; after many, the C library gives memory back to the system."""
         self._bytes -= n_bytes
+        if not self._bytes and self._peak_bytes > _TRIM_BYTES:
+            self._peak_bytes = 0
+            asyncio.get_running_loop().call_later(1.0, _threads.submit, _trim)
 
 
 class HeldBody:
@@ -82,7 +90,7 @@ _held: ContextVar[HeldBody | None] = ContextVar("held", default=None)
 
 async def read_fields(kind: type[T], http: Request) -> T:
     """The request's body as `kind`. Raises RequestError naming the field, BodyTooLarge, Overloaded."""
-    body = await http.body()
+    body = b"".join([chunk async for chunk in http.stream()])  # `http.body()` would be kept with the request
     try:
         if len(body) < LARGE_BYTES:
             return parse(kind, body)
@@ -92,26 +100,35 @@ async def read_fields(kind: type[T], http: Request) -> T:
             held.release()
 
 
+def _trim() -> None:
+    with contextlib.suppress(AttributeError, OSError):  # glibc's alone
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _parse_large(kind: type[T], body: bytes) -> T:
     _check_values(body)
     return parse(kind, body)
 
 
 def _check_values(body: bytes) -> None:
-    """Raises BodyTooLarge for JSON of more than MAX_VALUES values; takes time for each string."""
-    if _n_values(body, 0, len(body)) <= MAX_VALUES:  # with the commas of texts
-        return
+    """Raises BodyTooLarge for JSON of too many values or strings; takes time for each string."""
+    if _n_values(body, 0, len(body)) <= MAX_VALUES and body.count(b'"') <= 2 * MAX_STRINGS:
+        return  # with the commas and quotes of texts
     n_values, done = 0, 0
-    for start, end in _strings(body):
+    for n_strings, (start, end) in enumerate(_strings(body), 1):
         n_values += _n_values(body, done, start)
         done = end
-        if n_values > MAX_VALUES:
-            break
+        if n_values > MAX_VALUES or n_strings > MAX_STRINGS:
+            raise _too_many()
     if n_values + _n_values(body, done, len(body)) > MAX_VALUES:
-        raise BodyTooLarge(
-            f"The body has more than {MAX_VALUES:,} JSON values, the most taken here; send fewer messages, "
-            "parts or token ids"
-        )
+        raise _too_many()
+
+
+def _too_many() -> BodyTooLarge:
+    return BodyTooLarge(
+        f"The body has more than {MAX_VALUES:,} JSON values, or {MAX_STRINGS:,} strings, the most taken "
+        "here; send fewer messages, parts or token ids"
+    )
 
 
 def _n_values(body: bytes, start: int, end: int) -> int:

@@ -32,8 +32,9 @@ class TextPieces:
     """The cuts in texts for one vocabulary; `parse_special` as llama_tokenize has it.
 
     A text may be cut after a special token that no other one can overlap: llama.cpp tokenizes what is between
-    special tokens apart. SentencePiece merges only into tokens, so a text may also be cut at a character that
-    is part of no longer token. White space at a special token may be stripped and is not cut.
+    special tokens apart. SentencePiece merges only into tokens, so a text may also be cut between two
+    characters that are next to each other in no token. White space at a special token may be stripped and is
+    not cut.
     """
 
     def __init__(self, vocab: Vocab, *, parse_special: bool) -> None:
@@ -46,8 +47,8 @@ class TextPieces:
         run = _SpaceRun(text)
         while search < len(text):
             cut, joins = self._after_special(text, search), False
-            if cut is None and self._loners is not None:
-                cut, joins = self._at_loner(text, search, run), True
+            if cut is None and self._merging is not None:
+                cut, joins = self._between(text, search, run, self._merging), True
             if cut is None:
                 search += PIECE_CHARS
                 continue
@@ -66,15 +67,16 @@ class TextPieces:
                 return i
         return None
 
-    def _at_loner(self, text: str, start: int, run: "_SpaceRun") -> int | None:
-        """The first cut at a character that merges with nothing, from `start` on."""
-        assert self._loners is not None
-        end = min(start + PIECE_CHARS, len(text))
-        while (found := self._loners.search(text, start, end)) is not None:
-            for i in (found.start(), found.end()):
-                if i < len(text) and self._is_clear_of_specials(text, i, run):
-                    return i
-            start = max(run.around(found.start())[1], found.end())
+    def _between(self, text: str, start: int, run: "_SpaceRun", merging: frozenset[str]) -> int | None:
+        """The first cut between two characters that do not merge, from `start` on."""
+        i, end = start, min(start + PIECE_CHARS, len(text))
+        while i < end:
+            if text[i - 1 : i + 1].replace(" ", _ESCAPED_SPACE) in merging:
+                i += 1
+            elif self._is_clear_of_specials(text, i, run):
+                return i
+            else:
+                i = max(run.around(i)[1], i) + 1
         return None
 
     def _is_clear_of_specials(self, text: str, i: int, run: "_SpaceRun") -> bool:
@@ -118,20 +120,15 @@ class TextPieces:
         )
 
     @cached_property
-    def _loners(self) -> re.Pattern[str] | None:
-        """A character that is in no token but itself; None if the vocabulary is not SentencePiece's."""
+    def _merging(self) -> frozenset[str] | None:
+        """All pairs of characters within tokens; None if the vocabulary is not SentencePiece's."""
         if self._vocab.kind != _SPM:
             return None
-        merging = set(self._specials)
+        pairs: set[str] = set()
         for token in range(self._vocab.n_tokens):
-            name = self._vocab.name(token).decode("utf-8", "replace")
-            if len(name) > 1:
-                merging.update(name)
-        if _BEFORE in merging:
-            return None
-        if merging & {_ESCAPED_SPACE, " "}:
-            merging |= {_ESCAPED_SPACE, " "}
-        return re.compile(f"[^{re.escape(''.join(sorted(c for c in merging if len(c) == 1)))}]")
+            name = self._vocab.name(token).decode("utf-8", "replace").replace(" ", _ESCAPED_SPACE)
+            pairs.update(name[i : i + 2] for i in range(len(name) - 1))
+        return None if any(_BEFORE in pair for pair in pairs) else frozenset(pairs)
 
 
 class _SpaceRun:

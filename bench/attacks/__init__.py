@@ -1,0 +1,1 @@
+"""Attacks over HTTP while an innocent client streams: what it notices of them."""
