@@ -2,7 +2,9 @@
 
 import io
 import logging
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from rich.text import Text
@@ -75,3 +77,11 @@ def test_the_terminal_gets_no_control_characters(
     assert "\x1b[31m" in written  # the colour is ours
     assert "\x1b]" not in written
     assert "\x9b" not in written
+
+
+def test_every_console_escapes() -> None:
+    folder = Path(terminal.__file__).parent
+    making = {path.name for path in folder.glob("*.py") if re.search(r"[= (]Console\(", path.read_text())}
+    assert making == set()  # EscapingConsole is made by terminal.console
+    writing = {path.name for path in folder.glob("*.py") if "click.echo(f" in path.read_text()}
+    assert writing <= {"local_server.py"}  # which moves the cursor itself; others call terminal.say

@@ -89,7 +89,6 @@ class LoadLines:
 
 class _Bar:
     def __init__(self, name: str) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = (
@@ -98,7 +97,7 @@ class _Bar:
             TextColumn("{task.percentage:.0f} %"),
         )
         self._progress: Progress = Progress(
-            *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+            *columns, TimeElapsedColumn(), console=terminal.console(stderr=True), transient=True
         )
         self._task: TaskID = self._progress.add_task(name, total=1.0)
         self._progress.start()

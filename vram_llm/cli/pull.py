@@ -47,12 +47,11 @@ def command(options: PlanOptions, model: str | None, model_option: str | None, a
 
 
 def _pull_with_bar(model: str) -> "Path":
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     from vram_llm.workflows import planning
 
     columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=terminal.console(stderr=True)) as progress:
         bar = progress.add_task("", total=None)
         return planning.pull(model, lambda done, total: progress.update(bar, completed=done, total=total))
