@@ -24,6 +24,8 @@ from tests.patience import PATIENCE_S
 from tests.server.live import Serving, await_health, serving
 from tests.workers import await_listening, free_ports, worker_process
 from tools.random_model import write_llama
+from vram_llm.cli.tables import print_plan
+from vram_llm.planner.export.formats import from_json
 
 pytestmark = pytest.mark.process
 
@@ -138,12 +140,16 @@ PLANS = [
 
 
 @pytest.mark.parametrize("command", PLANS)
-def test_a_plan_is_planned_again_by_the_flags_it_prints(folder: Path, command: str) -> None:
+def test_a_plan_is_planned_again_by_the_flags_it_prints(
+    folder: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = command.replace("--explain", "").replace("--verbose", "")
-    printed = printed_flags(shell(f"{command} --ways all --verbose", folder).stdout)
-    planned = json.loads(shell(f"{command} --json", folder).stdout)
+    document = shell(f"{command} --json", folder).stdout
+    planned = json.loads(document)
     if not planned.get("placement", {}).get("device_order"):  # the machine alone, or nothing on a device
         return
+    print_plan(from_json(document.encode(), command), n_ways=None, verbose=True)
+    printed = printed_flags(capsys.readouterr().out)
     own = next(flags for flags in printed if flags[0] == "--n-gpu-layers")
     again = shell(f"{command} --json {' '.join(own)}", folder)
     assert json.loads(again.stdout)["placement"] == planned["placement"]
