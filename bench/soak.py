@@ -41,7 +41,7 @@ _SERVE = (
 )
 _CLIENTS = 6  # tasks of each kind
 _BURST = 400
-_PATIENCE_S = 120.0
+_PATIENCE_S = 300.0
 _SCHEMAS = tuple({"type": "object", "properties": {f"p{i}": {"type": "integer"}}} for i in range(8))
 
 

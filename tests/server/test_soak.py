@@ -21,11 +21,11 @@ _LEAST_SLACK_BYTES = 8 * MIB  # 5 % of processes so small are less than what the
 def test_nothing_grows(tiny_model: Path, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with running(command(tiny_model, port), port, tmp_path / "log"):
-        report = asyncio.run(soak(port, seconds=30, kill_every_s=10, pause_s=0.25))
+        report = asyncio.run(soak(port, seconds=30, kill_every_s=10, pause_s=0.6))
     assert report.n_kills >= 1
     assert report.server_errors == {}
     assert report.statuses.keys() <= {200, 400, 408, 429}
-    assert {200, 400, 429} <= report.statuses.keys()
+    assert {200, 400} <= report.statuses.keys()
     assert set(report.broken_streams) <= {"engine_died"}
     first, last = report.readings[1], report.readings[-1]
     assert last.server_fds <= first.server_fds
