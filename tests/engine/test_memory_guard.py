@@ -65,7 +65,7 @@ def loop(plan_on_cpu: PlanOnCpu) -> Iterator[Loop]:
 @pytest.fixture
 def guard(loop: Loop, computer: Computer) -> MemoryGuard:
     guard = loop.memory_guard(readings=lambda: computer.free)
-    return replace(guard, reserves={HOST: RESERVE, "GPU0": RESERVE}, clock=computer.clock)
+    return replace(guard, reserves={HOST: RESERVE, "GPU0": 4 * RESERVE}, clock=computer.clock)
 
 
 def keep_a_state(loop: Loop) -> int:
@@ -113,9 +113,12 @@ def test_a_device_first_loses_idle_prefixes_then_sequences(
         events[event.id].append(event)
     assert (loop._cache.n_idle_cells > 100, loop.stats().n_running) == (True, 3)
     computer.free = {**PLENTY, "GPU0": 40 * MIB}
+    free = "40.0 MiB are free on GPU0, where 50.0 MiB are to stay"
+    assert [guard.look() for _ in range(2)] == [f"idle prefixes are dropped: {free}", None]
+    assert (loop._cache.n_idle_cells, len(loop._scheduler.running)) == (0, 3)
+    computer.free = {**PLENTY, "GPU0": 10 * MIB}
+    free = free.replace("40.0", "10.0")
     said = [guard.look() for _ in range(4)]
-    assert loop._cache.n_idle_cells == 0
-    free = "40.0 MiB are free on GPU0, and other programs take more"
     assert said[:2] == [f"no more than {n} of 4 sequences run at once: {free}" for n in (2, 1)]
     assert said[2:] == [None, None]
     for event in loop._full_step():
@@ -137,7 +140,7 @@ def test_the_host_loses_as_many_states_as_are_missing(
     store = loop._cache.store
     assert (store.ram_used_bytes, store.ram_bytes) == (used, used + used // 2)
     computer.free = {**PLENTY, HOST: 50 * MIB - 1}
-    assert str(guard.look()).endswith("are free on the host, and other programs take more")
+    assert str(guard.look()).endswith("50.0 MiB are free on the host, where 50.0 MiB are to stay")
     assert store.ram_used_bytes == 0
     computer.free = PLENTY
     assert guard.look() == ""
@@ -172,7 +175,7 @@ async def test_another_program_in_the_cgroup(plan_on_cpu: PlanOnCpu, group: Memo
         eater = f"import time; data = b'1' * {taken}; time.sleep(600)"
         with worker_process([sys.executable, "-c", eater]):
             await until(lambda: bool(engine.warnings), "a warning")
-            assert "are free on the host, and other programs take more" in engine.warnings[0]
+            assert "are free on the host, where 128 MiB are to stay" in engine.warnings[0]
             assert await answered(engine)
         await until(lambda: not engine.warnings, "the end of the shortage")
         assert group.kills == 0

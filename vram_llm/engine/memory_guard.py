@@ -1,10 +1,11 @@
 """Sheds what the engine can do without while other programs take memory, before an allocation fails.
 
-What is kept free is half of the plan's reserve on the host and on each local device, or half of what was free
-after the load if that is less. Below it, in this order: idle prefixes are dropped; states of idle
-conversations on the host are dropped, the oldest first, as many bytes as are missing; sequences are preempted
-one by one, down to a single one. Idle prefixes free no memory by themselves, but back ends need buffers that
-grow with the cells in use. States on the host are bounded by what is free there, at each look.
+What is to stay free is half of the plan's reserve on the host and an eighth on each local device, where back
+ends have buffers of their own; of what was free after the load, if that is less. Below it, in this order:
+idle prefixes are dropped; states of idle conversations on the host are dropped, the oldest first, as many
+bytes as are missing; below a quarter of it sequences are preempted one by one, down to a single one. Idle
+prefixes free no memory by themselves, but back ends need buffers that grow with the cells in use. States on
+the host are bounded by what is free there, at each look.
 """
 
 import time
@@ -17,6 +18,8 @@ from vram_llm.planner.types import HOST
 from vram_llm.units import format_bytes
 
 EVERY_S = 1.0
+_HOST_SHARE, _DEVICE_SHARE = 2, 8  # divisors of the reserve
+_PREEMPTS_BELOW = 4  # the same, of what is to stay free
 _CALM_LOOKS = 10  # without a shortage, after which twice as many sequences may run
 
 Readings = Callable[[], Mapping[str, int]]
@@ -42,7 +45,10 @@ class MemoryGuard:
 
     def __post_init__(self) -> None:
         free = self.readings()
-        self._marks = {name: min(self.reserves.get(name, 0), free[name]) // 2 for name in free}
+        self._marks = {
+            name: min(self.reserves.get(name, 0), n_bytes) // (_HOST_SHARE if name == HOST else _DEVICE_SHARE)
+            for name, n_bytes in free.items()
+        }
         self._most_ram_bytes = self.cache.store.ram_bytes
         self._parallel = self.scheduler.parallel
 
@@ -59,7 +65,9 @@ class MemoryGuard:
         if short:
             self._n_calm = 0
             self.commit()
-            return self._tell(f"{self._shed(missing[HOST] > 0)}: {_where(short, free)}")
+            is_scarce = any(free[name] < self._marks[name] // _PREEMPTS_BELOW for name in short)
+            shed = self._shed(is_host_short=missing[HOST] > 0, is_scarce=is_scarce)
+            return self._tell(f"{shed}: {self._where(short, free)}")
         self._n_calm += 1
         if self.scheduler.parallel < self._parallel and self._n_calm >= _CALM_LOOKS:
             self._n_calm = 0
@@ -71,18 +79,25 @@ class MemoryGuard:
         store = self.cache.store
         store.limit_ram(max(min(self._most_ram_bytes, store.ram_used_bytes + room_bytes), 0))
 
-    def _shed(self, is_host_short: bool) -> str:
+    def _shed(self, *, is_host_short: bool, is_scarce: bool) -> str:
         """Shed the next thing. Returns what is gone, and what is there no more, in words."""
         self.cache.drop_idle()
         if is_host_short and self.cache.store.ram_used_bytes:
             return "states of idle conversations on the host are dropped"
         scheduler = self.scheduler
-        if len(scheduler.running) > 1:
+        if is_scarce and len(scheduler.running) > 1:
             scheduler.preempt()
             scheduler.parallel = len(scheduler.running)
         if scheduler.parallel < self._parallel:
             return f"no more than {scheduler.parallel} of {self._parallel} sequences run at once"
         return "idle prefixes are dropped"
+
+    def _where(self, short: list[str], free: Mapping[str, int]) -> str:
+        places = []
+        for name in short:
+            kept = format_bytes(self._marks[name])
+            places.append(f"{format_bytes(free[name])} are free on {_name(name)}, where {kept} are to stay")
+        return " and ".join(places)
 
     def _tell(self, sentence: str) -> str | None:
         what = sentence.partition(":")[0]
@@ -90,11 +105,6 @@ class MemoryGuard:
             return None
         self._told = sentence
         return sentence
-
-
-def _where(short: list[str], free: Mapping[str, int]) -> str:
-    places = (f"{format_bytes(max(free[name], 0))} are free on {_name(name)}" for name in short)
-    return " and ".join(places) + ", and other programs take more"
 
 
 def _name(place: str) -> str:
