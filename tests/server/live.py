@@ -164,8 +164,13 @@ class Serving:
         return "".join(self._said)
 
     def children(self) -> list[psutil.Process]:
-        """Its processes: the engine's."""
+        """Its processes: the engine's, and those that render chat templates."""
         return psutil.Process(self.process.pid).children(recursive=True)
+
+    def engine(self) -> psutil.Process:
+        """The engine's process."""
+        (engine,) = (child for child in self.children() if "vram_llm.engine.worker" in child.cmdline())
+        return engine
 
 
 @contextmanager
