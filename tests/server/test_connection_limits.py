@@ -87,6 +87,23 @@ async def test_a_slow_answer_is_no_slow_request(hasty_port: int, engine: FakeEng
     writer.close()
 
 
+@pytest.mark.parametrize("more", [b"\r\n", HEALTH[:9]])
+async def test_bytes_after_a_request_do_not_end_its_answer(
+    hasty_port: int, engine: FakeEngine, more: bytes
+) -> None:
+    release = asyncio.Event()
+    engine.script = lambda request: [release, *says("a")(request)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", hasty_port)
+    writer.write(POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
+    await until(lambda: engine.requests != [], "a request")
+    writer.write(more)
+    asyncio.get_running_loop().call_later(1.0, release.set)
+    assert (await reply(reader))[0] == 200
+    writer.write(HEALTH.removeprefix(more))
+    assert (await reply(reader))[0] == 200
+    writer.close()
+
+
 async def test_an_answer_that_nobody_reads_ends(hasty_port: int, engine: FakeEngine) -> None:
     engine.script = lambda request: says(*["a" * 10_000] * 5000)(request)
     body = BODY[:-1] + b', "stream": true}'

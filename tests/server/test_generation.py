@@ -1,6 +1,8 @@
 """A client that disconnects, over a real socket."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -8,7 +10,20 @@ import pytest
 from tests.patience import soon, until
 from tests.server.fake_engine import FakeEngine, Script, says
 from tests.server.live import http_client
-from vram_llm.engine.request import Request
+from vram_llm.engine.request import Request, TokenEvent
+from vram_llm.server import generation
+
+
+class CountingEngine(FakeEngine):
+    """Counts the events that are taken from it."""
+
+    n_events = 0
+
+    async def generate(self, request: Request) -> AsyncGenerator[TokenEvent, None]:
+        async for event in super().generate(request):
+            self.n_events += 1
+            yield event
+
 
 HI = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -62,3 +77,17 @@ async def test_others_go_on(url: str, engine: FakeEngine) -> None:
         engine.script = says("fine")
         reply = await client.post(f"{url}/v1/chat/completions", json=HI)
     assert reply.json()["choices"][0]["message"]["content"] == "fine"
+
+
+async def test_events_of_choices_that_nobody_reads_are_left_with_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(generation, "_MOST_AHEAD", 4)
+    engine = CountingEngine(says(*["a"] * 100))
+    requests = [Request(id=name, prompt="p") for name in "ab"]
+    async with aclosing(generation.stream_events(engine, requests)) as events:
+        await anext(events)
+        for _ in range(1000):
+            await asyncio.sleep(0)  # turns of the loop
+        assert engine.n_events < 10
+        assert len([event async for event in events]) == 201

@@ -6,8 +6,12 @@ import zlib
 
 import httpx
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from tests.server.conftest import Connect
+from vram_llm.errors import Overloaded
+from vram_llm.server.normalize_request import NormalizeRequestMiddleware
+from vram_llm.server.read_body import BodyBudget
 
 CHAT = json.dumps({"model": "", "messages": [{"role": "user", "content": "hi"}]}).encode()
 
@@ -90,3 +94,22 @@ async def test_the_address_itself_says_what_it_is_without_a_key(connect: Connect
     reply = await connect(api_keys=("k",)).get("/")
     assert reply.status_code == 200
     assert (reply.json()["name"], "model" in reply.json()) == ("vram-llm", False)
+
+
+async def test_decompressed_bytes_count_among_those_of_all_bodies() -> None:
+    body = gzip.compress(b"0" * 2000)
+    sent = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> Message:
+        return next(sent)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        pytest.fail("the body was taken")
+
+    async def send(message: Message) -> None:
+        pytest.fail("an answer was sent")
+
+    headers = [(b"content-encoding", b"gzip")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
+    with BodyBudget(1000).body(), pytest.raises(Overloaded, match="1000 B is the most"):
+        await NormalizeRequestMiddleware(app, max_body_bytes=5000)(scope, receive, send)

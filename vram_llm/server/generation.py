@@ -22,6 +22,7 @@ from vram_llm.server.replies import Ending, UsageCounter
 from vram_llm.server.schemas import MAX_CHOICES, GenerationFields
 
 T = TypeVar("T")
+_MOST_AHEAD = 1024  # events of several choices that their client has not read; the engine bounds the rest
 TokenEvents = AsyncGenerator[tuple[int, TokenEvent], None]  # (index of the choice, its next event)
 
 
@@ -141,7 +142,7 @@ async def _joined(engine: Engine, requests: Sequence[Request]) -> TokenEvents:
             async for event in events:
                 yield 0, event
         return
-    queue: asyncio.Queue[tuple[int, TokenEvent] | Exception | None] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, TokenEvent] | Exception | None] = asyncio.Queue(_MOST_AHEAD)
     tasks = [asyncio.create_task(_pump(engine, r, i, queue)) for i, r in enumerate(requests)]
     n_running = len(tasks)
     try:
@@ -217,10 +218,10 @@ async def _pump(
     try:
         async with aclosing(_events(engine, request)) as events:
             async for event in events:
-                queue.put_nowait((index, event))
-        queue.put_nowait(None)
+                await queue.put((index, event))
+        await queue.put(None)
     except Exception as error:  # `stream_events` raises it
-        queue.put_nowait(error)
+        await queue.put(error)
 
 
 async def _disconnected(receive: Receive) -> None:

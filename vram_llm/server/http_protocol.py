@@ -64,7 +64,11 @@ class HttpProtocol(HttpToolsProtocol):
     @property
     def is_idle(self) -> bool:
         """Whether the connection waits for a request."""
-        return not self._is_reading and (self.cycle is None or self.cycle.response_complete)
+        return not self._is_reading and not self._is_answering
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _close_an_idle_one(self) -> bool:
         """Close the connection that has waited longest for a request; False if there is none."""
@@ -85,10 +89,6 @@ class HttpProtocol(HttpToolsProtocol):
         """Parse received bytes."""
         if self._is_refused:
             return
-        self._unset_keepalive_if_required()
-        if self._timer is None:
-            self._timer = self.loop.call_later(self.limits.head_s, self._look)
-        self._is_reading = True
         if self._is_in_head:
             self._head_bytes += len(data)
         else:
@@ -104,10 +104,11 @@ class HttpProtocol(HttpToolsProtocol):
                 self._refuse_head()
 
     def on_message_begin(self) -> None:
-        """The first byte of a head."""
+        """The first byte of a head: line breaks before it, which some clients send, are none."""
         super().on_message_begin()
+        self._unset_keepalive_if_required()
         self._is_reading = self._is_in_head = True
-        if self._timer is None:  # it follows another request in the same bytes
+        if self._timer is None:  # else the head is parsed again
             self._timer = self.loop.call_later(self.limits.head_s, self._look)
 
     def on_headers_complete(self) -> None:
@@ -141,6 +142,9 @@ class HttpProtocol(HttpToolsProtocol):
         limits = self.limits
         self._timer = None
         if not self._is_reading or self.transport.is_closing():
+            return
+        if self._is_in_head and self._is_answering:  # an earlier request
+            self._timer = self.loop.call_later(limits.head_s, self._look)
             return
         if self._is_in_head:
             self._refuse(TooSlow(f"The head of the request took more than {limits.head_s:.0f} s"))
@@ -214,8 +218,7 @@ class HttpProtocol(HttpToolsProtocol):
             b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nconnection: close\r\n%s"
             b"content-length: %d\r\n\r\n" % (status, _REASONS[status], retry, len(body))
         )
-        cycle = self.cycle
-        is_answering = cycle is not None and not cycle.response_complete
+        cycle, is_answering = self.cycle, self._is_answering
         if not (is_answering and cycle.response_started):
             self.transport.write(head + body)
         if is_answering:

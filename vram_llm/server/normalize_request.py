@@ -1,6 +1,5 @@
 """Equivalent forms of a request: HEAD, a trailing slash, a compressed body."""
 
-import asyncio
 import zlib
 
 from starlette.datastructures import Headers
@@ -8,6 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import BodyTooLarge, UnknownEncoding
+from vram_llm.server.read_body import count_bytes, in_body_thread
 from vram_llm.units import format_bytes
 
 _MAX_MEMBERS = 4096  # of a gzip file; most have one
@@ -18,7 +18,8 @@ _WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}  # zlib's wbit
 class NormalizeRequestMiddleware:
     """ASGI middleware. HEAD gets GET's answer without the body. A trailing slash is removed.
 
-    A gzip or deflate body is decompressed, up to `max_body_bytes`. Raises UnknownEncoding, BodyTooLarge.
+    A gzip or deflate body is decompressed, up to `max_body_bytes`. Raises UnknownEncoding, BodyTooLarge,
+    Overloaded.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
@@ -52,7 +53,8 @@ class NormalizeRequestMiddleware:
                 break
         else:
             return _again(message, receive)  # the client is gone
-        decoded = await asyncio.to_thread(_decompressed, bytes(body), encoding, self._max_body_bytes)
+        decoded = await in_body_thread(_decompressed, bytes(body), encoding, self._max_body_bytes)
+        count_bytes(len(decoded))
         return _again({"type": "http.request", "body": decoded, "more_body": False}, receive)
 
 

@@ -7,11 +7,12 @@ thread it is. Bounds on the number of values keep that under some 0.3 s.
 import asyncio
 import contextlib
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel
@@ -22,6 +23,8 @@ from vram_llm.server.schemas import parse
 from vram_llm.units import format_bytes
 
 T = TypeVar("T", bound=BaseModel)
+Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
 MAX_VALUES = 1_000_000  # of JSON: a prompt of a million token ids
 MAX_STRINGS = 400_000  # of JSON, names of fields among them: 100,000 messages
 LARGE_BYTES = 1 << 18
@@ -94,7 +97,7 @@ async def read_fields(kind: type[T], http: Request) -> T:
     try:
         if len(body) < LARGE_BYTES:
             return parse(kind, body)
-        return await asyncio.get_running_loop().run_in_executor(_threads, _parse_large, kind, body)
+        return await in_body_thread(_parse_large, kind, body)
     finally:
         if (held := _held.get()) is not None:
             held.release()
@@ -103,6 +106,19 @@ async def read_fields(kind: type[T], http: Request) -> T:
 def _trim() -> None:
     with contextlib.suppress(AttributeError, OSError):  # glibc's alone
         ctypes.CDLL(None).malloc_trim(0)
+
+
+async def in_body_thread(
+    work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Result:
+    """The result of `work` in the thread for bodies, which takes one at a time."""
+    return await asyncio.get_running_loop().run_in_executor(_threads, partial(work, *args, **kwargs))
+
+
+def count_bytes(n_bytes: int) -> None:
+    """Count bytes that the body of the request has grown by. Raises Overloaded."""
+    if (held := _held.get()) is not None:
+        held.add(n_bytes)
 
 
 def _parse_large(kind: type[T], body: bytes) -> T:
