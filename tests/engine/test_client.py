@@ -201,6 +201,22 @@ async def test_a_full_queue_takes_more_from_others(
     assert all(len(tokens_of(answer)) == 8 for answer in await soon(asyncio.gather(*queued, *others)))
 
 
+async def test_questions_about_the_vocabulary_take_no_place_of_a_request(
+    engine: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "MAX_QUESTIONS", 3)
+    monkeypatch.setattr(client, "MAX_WAITING", -1)  # room for one request
+    asking = [
+        asyncio.create_task(engine.tokenize("a", add_special=False, parse_special=False)) for _ in range(3)
+    ]
+    await asyncio.sleep(0)  # each task asks at its first turn
+    with pytest.raises(Overloaded, match="3 texts wait for the tokenizer"):
+        await engine.pieces([1])
+    assert len(tokens_of(await soon(answer(engine, "one")))) == 8
+    assert all(await soon(asyncio.gather(*asking)))
+    assert await soon(engine.pieces([1]))
+
+
 async def test_images_of_too_many_bytes_in_flight_are_refused(
     engine: EngineClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,22 @@ def test_two_deaths_without_a_trial_are_too_many_as_well() -> None:
     assert isinstance(recorder.got["a"][-1], PoisonRequest)
 
 
+def test_a_request_that_comes_after_the_end_of_the_engine_is_no_cause_of_its_death() -> None:
+    recorder = Recorder("a", "b")
+    recorder.requests.note_end()
+    recorder.add("new")
+    recorder.die()
+    recorder.restart()
+    recorder.token("a")
+    recorder.token("b")
+    assert recorder.names == ["a", "b", "new"]
+    recorder.die()
+    assert recorder.got["new"] == []
+    recorder.restart()
+    recorder.die()
+    assert isinstance(recorder.got["new"][0], PoisonRequest)  # after two deaths, not three
+
+
 def test_waiting_through_many_deaths_is_no_fault() -> None:
     recorder = Recorder("a")
     for _ in range(5):

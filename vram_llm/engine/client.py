@@ -26,6 +26,7 @@ from vram_llm.units import MIB
 
 MAX_UNREAD = 8192  # events of an answer that its client has not read
 MAX_WAITING = 256  # requests that wait; further ones are refused
+MAX_QUESTIONS = 256  # about the vocabulary, in flight; further ones are refused
 _MOST_FOR_MANY = 4  # times as many, if several clients have their shares of them
 MAX_IMAGES_BYTES = 256 * MIB  # image files of all requests in flight, twice the largest request's
 _FINISH_GRACE_S = 5.0  # for the engine to end a request whose time is over
@@ -53,6 +54,7 @@ class EngineClient(EngineProcess):
         self._tick_ids: list[str] = []  # the requests of the columns of DecodeTicks
         self._times = AnswerTimes(plan.context.parallel)
         self._images_bytes = 0
+        self._n_questions = 0
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new requests; give those in flight `grace_s` to finish, then end them with EngineDied."""
@@ -113,7 +115,7 @@ class EngineClient(EngineProcess):
 
         Raises EngineDied, Overloaded, PoisonRequest, and RequestError for an image that cannot be read.
         """
-        with self._count_images(images):
+        with self._count_question(), self._count_images(images):
             answer = await self._ask(wire.Tokenize(uuid4().hex, text, add_special, parse_special, images))
         assert isinstance(answer, wire.Tokens)
         if answer.error is not None:
@@ -125,7 +127,8 @@ class EngineClient(EngineProcess):
 
         Raises EngineDied, Overloaded, PoisonRequest.
         """
-        answer = await self._ask(wire.Detokenize(uuid4().hex, tokens))
+        with self._count_question():
+            answer = await self._ask(wire.Detokenize(uuid4().hex, tokens))
         assert isinstance(answer, wire.Pieces)
         return answer.pieces
 
@@ -148,8 +151,6 @@ class EngineClient(EngineProcess):
         return answer
 
     async def _ask(self, question: wire.Tokenize | wire.Detokenize | wire.Embed) -> wire.Answer:
-        if self.state is not EngineState.READY:
-            self._admit()
         answer: asyncio.Future[wire.Answer] = asyncio.get_running_loop().create_future()
 
         def settle(result: wire.Answer | VramLLMError) -> None:
@@ -200,7 +201,8 @@ class EngineClient(EngineProcess):
     def _admit(self, client: str = "") -> None:
         """Raises EngineDied, Overloaded. A full queue takes more from clients with less than their share."""
         self._check_ready()
-        n, times, limit = len(self._in_flight), self._times, self.plan.context.parallel + MAX_WAITING
+        n = len(self._in_flight) - self._n_questions
+        times, limit = self._times, self.plan.context.parallel + MAX_WAITING
         n_more, share = times.n_of(client) + 1, limit // times.n_clients(client)
         if n < limit or (n_more <= share and n < _MOST_FOR_MANY * limit):
             return
@@ -214,6 +216,18 @@ class EngineClient(EngineProcess):
     def seconds_until_done(self, n: int, client: str) -> float:
         """The expected time until `n` sequences of a client have ended, in seconds."""
         return self._times.seconds_until_done(n, time.monotonic(), client) or 1.0
+
+    @contextlib.contextmanager
+    def _count_question(self) -> Iterator[None]:
+        """Count a question about the vocabulary. Raises EngineDied, Overloaded."""
+        self._check_ready()
+        if self._n_questions >= MAX_QUESTIONS:
+            raise _overloaded(f"{self._n_questions} texts wait for the tokenizer and that is the most", ())
+        self._n_questions += 1
+        try:
+            yield
+        finally:
+            self._n_questions -= 1
 
     @contextlib.contextmanager
     def _count_images(self, images: tuple[Image, ...]) -> Iterator[None]:

@@ -112,6 +112,10 @@ class RequestsInFlight:
 
     # -- death and restart -----------------------------------------------------------------------
 
+    def note_end(self) -> None:
+        """The engine takes no more messages: hold new requests, of which it cannot have died."""
+        self._has_engine = False
+
     def note_death(self, failure: VramLLMError) -> None:
         """Hold the requests that the next engine can answer, and end the others."""
         worked_on = [r for i, r in self._requests.items() if r.is_sent and i not in self.waiting]
@@ -119,7 +123,8 @@ class RequestsInFlight:
             worked_on = [self._on_trial]
         for request in worked_on:
             request.n_deaths += 1
-        self._has_engine, self._on_trial, self.waiting = False, None, frozenset()
+        self.note_end()
+        self._on_trial, self.waiting = None, frozenset()
         for request in list(self._requests.values()):
             request.is_sent = False
             if (error := _end_of(request, failure)) is not None:

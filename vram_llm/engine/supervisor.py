@@ -219,6 +219,7 @@ class EngineProcess(ABC):
         try:
             self._send(wire.Start(self.plan, self._model_name, self._restarts.extra_buffers))
             failed = await self._read(reader)
+            self._in_flight.note_end()
             self._set_state(EngineState.LOADING, self._hang or "the engine process has ended")
             self._writer.close()
             code = await process.wait()
