@@ -12,7 +12,7 @@ import pytest
 
 from tests.chat.templates import source_of
 from tests.patience import looks
-from vram_llm.chat.render import render_here
+from vram_llm.chat.render import Outcome, render_here
 from vram_llm.chat.render_pool import RenderPool, rendering_in_processes
 from vram_llm.chat.template import ChatTemplate, TemplateRanAway, TemplateRefusal
 from vram_llm.errors import RequestError
@@ -90,6 +90,17 @@ def test_a_process_that_was_killed_is_replaced(pool: RenderPool) -> None:
         process.kill()
         process.wait()
     assert pool("b", {"messages": []}).text == "b"
+
+
+def test_a_pool_that_is_closed_ends_what_it_renders() -> None:
+    pool = RenderPool()
+    with ThreadPoolExecutor(1) as thread:
+        rendering = thread.submit(pool, SLOW, {"messages": []})
+        for _ in looks():
+            if pool._working:
+                break
+        pool.close()
+        assert rendering.result().outcome is Outcome.ENDED
 
 
 def test_it_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

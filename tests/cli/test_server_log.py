@@ -58,6 +58,18 @@ def test_few_lines_of_a_kind(lines: tuple[logging.Logger, io.StringIO, list[floa
     assert stream.getvalue().endswith(f"bad request 100 ({100 - MOST_OF_A_KIND} more like it before)\n")
 
 
+def test_kinds_are_kinds_of_first_lines_and_not_counted_for_ever() -> None:
+    repeats = RepeatFilter()
+    for i in range(10_000):
+        assert repeats.filter(logging.LogRecord("asyncio", logging.ERROR, "", 1, f"kind {i}", None, None))
+    assert len(repeats._windows) <= 1000
+    asked = [
+        repeats.filter(logging.LogRecord("asyncio", logging.ERROR, "", 1, f"failed\ntask {i}", None, None))
+        for i in range(100)
+    ]
+    assert sum(asked) == MOST_OF_A_KIND
+
+
 def test_lines_of_the_engine_are_all_there() -> None:
     record = logging.LogRecord("vram_llm.engine", logging.ERROR, "", 1, "died", None, None)
     repeats = RepeatFilter()

@@ -130,7 +130,7 @@ class RenderPool:
                 self._working.discard(process)
             if rendering is None:
                 process.close()
-                self._starter.submit(self._warm)
+                self._replace()
             else:
                 self._put(process)
         return rendering
@@ -153,6 +153,11 @@ class RenderPool:
                 self._waiting.append(process)
                 return
         process.close()
+
+    def _replace(self) -> None:
+        with self._lock:
+            if not self._is_closed:
+                self._starter.submit(self._warm)
 
     def _warm(self) -> None:
         """Start a process that waits for orders, if there is none."""

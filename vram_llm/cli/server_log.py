@@ -10,6 +10,7 @@ from vram_llm.text.lines import escaped, printable
 
 MOST_OF_A_KIND = 10  # lines with one wording within WINDOW_S
 WINDOW_S = 60.0
+_MOST_KINDS = 1000  # that are counted
 _OF_CLIENTS = ("vram_llm.server", "uvicorn", "asyncio")  # loggers of lines that clients can cause
 
 
@@ -36,7 +37,9 @@ class RepeatFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING or not record.name.startswith(_OF_CLIENTS):
             return True
-        kind, now = str(record.msg), self._clock()
+        kind, now = str(record.msg).partition("\n")[0], self._clock()
+        if len(self._windows) >= _MOST_KINDS:
+            self._windows.clear()
         begin, n = self._windows.get(kind, (now, 0))
         if now - begin >= WINDOW_S:
             if (n_dropped := n - MOST_OF_A_KIND) > 0:

@@ -7,7 +7,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import BodyTooLarge, UnknownEncoding
-from vram_llm.server.read_body import count_bytes, in_body_thread
+from vram_llm.server.read_body import count_bytes
+from vram_llm.server.worker_threads import BODIES, run_in
 from vram_llm.units import format_bytes
 
 _MAX_MEMBERS = 4096  # of a gzip file; most have one
@@ -53,7 +54,7 @@ class NormalizeRequestMiddleware:
                 break
         else:
             return _again(message, receive)  # the client is gone
-        decoded = await in_body_thread(_decompressed, bytes(body), encoding, self._max_body_bytes)
+        decoded = await run_in(BODIES, _decompressed, bytes(body), encoding, self._max_body_bytes)
         count_bytes(len(decoded))
         return _again({"type": "http.request", "body": decoded, "more_body": False}, receive)
 

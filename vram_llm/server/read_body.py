@@ -7,12 +7,10 @@ thread it is. Bounds on the number of values keep that under some 0.3 s.
 import asyncio
 import contextlib
 import ctypes
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel
@@ -20,17 +18,15 @@ from pydantic import BaseModel
 from vram_llm.errors import Overloaded
 from vram_llm.server.errors import BodyTooLarge
 from vram_llm.server.schemas import parse
+from vram_llm.server.worker_threads import BODIES, run_in
 from vram_llm.units import format_bytes
 
 T = TypeVar("T", bound=BaseModel)
-Result = TypeVar("Result")
-Arguments = ParamSpec("Arguments")
 MAX_VALUES = 1_000_000  # of JSON: a prompt of a million token ids
 MAX_STRINGS = 400_000  # of JSON, names of fields among them: 100,000 messages
 LARGE_BYTES = 1 << 18
 _TRIM_BYTES = 64 << 20
 _BACKSLASH = ord("\\")
-_threads = ThreadPoolExecutor(1, "bodies")
 
 
 class BodyBudget:
@@ -67,7 +63,7 @@ class BodyBudget:
         self._bytes -= n_bytes
         if not self._bytes and self._peak_bytes > _TRIM_BYTES:
             self._peak_bytes = 0
-            asyncio.get_running_loop().call_later(1.0, _threads.submit, _trim)
+            asyncio.get_running_loop().call_later(1.0, BODIES.submit, _trim)
 
 
 class HeldBody:
@@ -97,7 +93,7 @@ async def read_fields(kind: type[T], http: Request) -> T:
     try:
         if len(body) < LARGE_BYTES:
             return parse(kind, body)
-        return await in_body_thread(_parse_large, kind, body)
+        return await run_in(BODIES, _parse_large, kind, body)
     finally:
         if (held := _held.get()) is not None:
             held.release()
@@ -106,13 +102,6 @@ async def read_fields(kind: type[T], http: Request) -> T:
 def _trim() -> None:
     with contextlib.suppress(AttributeError, OSError):  # glibc's alone
         ctypes.CDLL(None).malloc_trim(0)
-
-
-async def in_body_thread(
-    work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
-) -> Result:
-    """The result of `work` in the thread for bodies, which takes one at a time."""
-    return await asyncio.get_running_loop().run_in_executor(_threads, partial(work, *args, **kwargs))
 
 
 def count_bytes(n_bytes: int) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import uvicorn
@@ -30,7 +29,6 @@ log = logging.getLogger(NOTICES)
 
 KEEP_ALIVE_S = 75  # longer than clients keep an idle connection
 _FLUSH_S = 5  # for clients to read what is sent, once no request is in flight
-_THREADS = 32  # chats wait in them for templates
 
 
 def http_protocol() -> "type[asyncio.Protocol] | Literal['auto']":
@@ -95,7 +93,6 @@ async def _serve(
         timeout_graceful_shutdown=_FLUSH_S,
     )
     server = _Server(http, engine, config, keyring)
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "server"))
     serving = asyncio.create_task(server.serve(sockets=socks))
     engine.start()
     loading, ending = asyncio.create_task(engine.ready()), asyncio.create_task(engine.ended())

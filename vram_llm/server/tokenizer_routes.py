@@ -4,7 +4,6 @@ The first two also take vLLM's fields, and GET /tokenizer_info is vLLM's: evalua
 count tokens.
 """
 
-import asyncio
 from typing import Annotated, ClassVar, Literal
 
 from fastapi import APIRouter, Request
@@ -21,6 +20,7 @@ from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.schemas import ChatCompletionRequest
 from vram_llm.server.serving_context import ServingContext
+from vram_llm.server.worker_threads import CHATS, run_in
 
 
 class TokenizeFields(Fields):
@@ -122,8 +122,8 @@ def tokens_router(serving: ServingContext) -> APIRouter:
     )
     async def apply_template(http: Request) -> AppliedTemplate:
         fields = await read_fields(ApplyTemplateFields, http)
-        prepared = await asyncio.to_thread(
-            prepare_request, serving, serving.generation_model(fields.model), fields
+        prepared = await run_in(
+            CHATS, prepare_request, serving, serving.generation_model(fields.model), fields
         )
         if prepared.images:
             raise NotSupported(
@@ -137,8 +137,8 @@ def tokens_router(serving: ServingContext) -> APIRouter:
     )
     async def count(http: Request) -> TokenCount:
         fields = await read_fields(ChatCompletionRequest, http)
-        prepared = await asyncio.to_thread(
-            prepare_request, serving, serving.generation_model(fields.model), fields
+        prepared = await run_in(
+            CHATS, prepare_request, serving, serving.generation_model(fields.model), fields
         )
         tokens = await serving.engine.tokenize(
             prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
