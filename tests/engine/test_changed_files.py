@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import errno
 import logging
 import os
 import shutil
@@ -26,7 +27,7 @@ from vram_llm.errors import BadPlan, EngineDied, ModelRefused
 from vram_llm.llama.model import LoadedModel
 from vram_llm.model.file_identity import FileIdentity, change_of, now, touch_of
 from vram_llm.planner.export.formats import from_json, to_json
-from vram_llm.planner.types import Serving
+from vram_llm.planner.types import Plan, Serving
 
 
 @pytest.fixture
@@ -166,6 +167,26 @@ async def test_a_changed_file_is_planned_anew(client: EngineClient, model: Path,
     await soon(client.ready())
     assert client.plan.model.n_layers == 3
     assert [event.finish_reason async for event in client.generate(make_request("a", max_tokens=3))][-1]
+
+
+@pytest.mark.process
+async def test_a_plan_for_which_nothing_is_left_is_made_later(
+    model: Path, other: Path, plan_on_cpu: PlanOnCpu
+) -> None:
+    errors = [OSError(errno.EMFILE, "Too many open files"), MemoryError()]
+
+    def replan(*_: object) -> Plan:
+        if errors:
+            raise errors.pop()
+        return plan_on_cpu(model)
+
+    async with starting() as start:
+        client = start(plan_on_cpu(model), replan=replan)
+        await soon(client.ready())
+        os.replace(other, model)
+        await killed(client)
+        await soon(client.ready())
+        assert (errors, client.plan.model.n_layers) == ([], 3)
 
 
 @pytest.mark.process

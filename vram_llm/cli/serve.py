@@ -15,6 +15,7 @@ from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.server.config import ServerConfig
 
 if TYPE_CHECKING:
+    from vram_llm.engine.client import EngineClient
     from vram_llm.engine.model_info import ModelInfo
     from vram_llm.planner.types import Plan
 
@@ -81,7 +82,7 @@ def command(
             plan,
             server,
             socks=socks,
-            on_state=progress.on_state,
+            on_state=reporter.on_state,
             on_ready=reporter.on_ready,
             replan=replan,
         )
@@ -98,13 +99,18 @@ def _check_image_dir(plan: "Plan", server: ServerConfig) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Reporter:
-    """Reports the loaded model and the server's address at the end of the load."""
+    """Reports the load, and at its end the model and the server's address. `plan` is the loaded one."""
 
     plan: "Plan"
     server: ServerConfig
     progress: LoadProgress
+
+    def on_state(self, engine: "EngineClient") -> None:
+        """Show the load. After a lack of memory the engine has a smaller plan."""
+        self.plan = engine.plan
+        self.progress.on_state(engine)
 
     def on_ready(self, info: "ModelInfo", port: int) -> None:
         """Print the four lines; with --verbose or after a bad prediction, also planned and held bytes."""

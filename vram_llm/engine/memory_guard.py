@@ -41,7 +41,7 @@ class MemoryGuard:
     _parallel: int = field(init=False)
     _next_s: float = 0.0
     _n_calm: int = 0
-    _told: str = ""
+    _last_sentence: str = ""
 
     def __post_init__(self) -> None:
         free = self.readings()
@@ -101,9 +101,9 @@ class MemoryGuard:
 
     def _tell(self, sentence: str) -> str | None:
         what = sentence.partition(":")[0]
-        if what == self._told.partition(":")[0]:
+        if what == self._last_sentence.partition(":")[0]:
             return None
-        self._told = sentence
+        self._last_sentence = sentence
         return sentence
 
 

@@ -184,6 +184,8 @@ class EngineProcess(ABC):
             await self._take_plan()
         except VramLLMError as error:
             return error
+        except (OSError, MemoryError) as error:  # a new plan needs files, processes and memory too
+            return EngineDied(f"the plan for the next load could not be made: {error or 'no memory is left'}")
         try:
             with contextlib.closing(Heartbeat()) as heartbeat:
                 ours, theirs = socket.socketpair()

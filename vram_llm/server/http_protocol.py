@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from vram_llm.errors import Overloaded, RequestError
 from vram_llm.server.connection_limits import ConnectionLimits
@@ -64,11 +64,7 @@ class HttpProtocol(HttpToolsProtocol):
     @property
     def is_idle(self) -> bool:
         """Whether the connection waits for a request."""
-        return not self._is_reading and not self._is_answering
-
-    @property
-    def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        return not self._is_reading and not _is_answered(self.cycle)
 
     def _close_an_idle_one(self) -> bool:
         """Close the connection that has waited longest for a request; False if there is none."""
@@ -143,7 +139,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._timer = None
         if not self._is_reading or self.transport.is_closing():
             return
-        if self._is_in_head and self._is_answering:  # an earlier request
+        if self._is_in_head and _is_answered(self.cycle):  # an earlier request
             self._timer = self.loop.call_later(limits.head_s, self._look)
             return
         if self._is_in_head:
@@ -218,7 +214,7 @@ class HttpProtocol(HttpToolsProtocol):
             b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nconnection: close\r\n%s"
             b"content-length: %d\r\n\r\n" % (status, _REASONS[status], retry, len(body))
         )
-        cycle, is_answering = self.cycle, self._is_answering
+        cycle, is_answering = self.cycle, _is_answered(self.cycle)
         if not (is_answering and cycle.response_started):
             self.transport.write(head + body)
         if is_answering:
@@ -249,3 +245,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _is_answered(cycle: RequestResponseCycle | None) -> bool:
+    """Whether the answer to a request is on its way."""
+    return cycle is not None and not cycle.response_complete
