@@ -4,16 +4,22 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psutil
 import pytest
 
 from tests.chat.templates import source_of
 from tests.patience import looks
-from vram_llm.chat.render import Outcome, render_here
-from vram_llm.chat.render_pool import RenderPool, rendering_in_processes
+from vram_llm.chat.render import Outcome, Rendering, render_here, rendering_with
+from vram_llm.chat.render_pool import (
+    RenderPool,
+    RenderProcessFailed,
+    _RenderProcess,
+    rendering_in_processes,
+)
 from vram_llm.chat.template import ChatTemplate, TemplateRanAway, TemplateRefusal
 from vram_llm.errors import RequestError
 
@@ -90,6 +96,40 @@ def test_a_process_that_was_killed_is_replaced(pool: RenderPool) -> None:
         process.kill()
         process.wait()
     assert pool("b", {"messages": []}).text == "b"
+
+
+def test_an_order_is_given_to_another_process_if_the_first_was_killed_over_it() -> None:
+    source = "{% for i in range(9999) %}{{ 'a' if loop.last }}{% for j in range(9) %}{% endfor %}{% endfor %}"
+    patient = RenderPool(max_seconds=60)
+    with ThreadPoolExecutor(1) as thread:
+        rendering = thread.submit(patient, source, {"messages": []})
+        for _ in looks():
+            if patient._working or rendering.done():
+                break
+        for process in list(patient._working):
+            process.kill()
+        assert rendering.result() == (Outcome.TEXT, "a", rendering.result().seconds)
+    patient.close()
+
+
+def test_an_order_is_given_to_another_process_if_the_first_had_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = RenderPool()
+    assert pool("a", {"messages": []}).text == "a"
+    monkeypatch.setattr(_RenderProcess, "is_gone", False)  # it ends after this was asked
+    for process in pool._waiting:
+        process._process.kill()
+    assert pool("b", {"messages": []}).text == "b"
+    pool.close()
+
+
+def test_what_a_template_shows_is_not_concluded_from_a_lack_of_processes() -> None:
+    def none_left(source: str, names: Mapping[str, Any] | None) -> Rendering:
+        raise RenderProcessFailed("no process")
+
+    template = ChatTemplate("{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}", "", "")
+    with rendering_with(none_left), pytest.raises(RenderProcessFailed):
+        _ = template.caps
+    assert template.caps == ChatTemplate(template._source, "", "").caps
 
 
 def test_a_pool_that_is_closed_ends_what_it_renders() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from vram_llm.errors import Overloaded, VramLLMError
 
 MAX_SECONDS = 3  # of processor time for one order, and one more for each MiB
 _MOST_PROCESSES = 4
+_MOST_TRIES = 3  # of an order whose processes ended for other reasons
 _KEPT = 2  # processes that wait for orders
 _MOST_WAIT_S = 120.0  # on the clock, of an order on a busy computer or of one that waits for a process
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")  # no keys
@@ -28,7 +30,13 @@ class RenderProcessFailed(VramLLMError):
 
 
 class _RenderProcess:
-    """One process, which works on one order at a time."""
+    """One process, which works on one order at a time.
+
+    `ended_otherwise`: not by its limit of time and no fault of the order. It had ended before, having grown
+    large, or was killed: the kernel takes it first if memory runs out.
+    """
+
+    ended_otherwise = False
 
     def __init__(self, max_seconds: int) -> None:
         """Raises OSError."""
@@ -59,9 +67,12 @@ class _RenderProcess:
         try:
             write_frame(self._socket, order)
             answer = read_frame(self._socket)
-        except OSError:  # closed, or silent for too long
+        except TimeoutError:
             return None
+        except OSError:
+            answer = None
         if answer is None:
+            self.ended_otherwise = self._process.wait() in (0, -signal.SIGKILL)
             return None
         outcome, text, seconds = json.loads(answer)
         return Rendering(Outcome(outcome), str(text), float(seconds))
@@ -119,7 +130,15 @@ class RenderPool:
         self._starter.shutdown()
 
     def _ask(self, order: bytes) -> Rendering | None:
-        process = self._take()
+        """The answer to an order; None if processes ended over it."""
+        for _ in range(_MOST_TRIES):
+            process = self._take()
+            rendering = self._ask_one(process, order)
+            if rendering is not None or self._is_closed or not process.ended_otherwise:
+                return rendering
+        return None
+
+    def _ask_one(self, process: _RenderProcess, order: bytes) -> Rendering | None:
         with self._lock:
             self._working.add(process)
         rendering = None

@@ -131,7 +131,7 @@ class ChatTemplate:
             return ""
         try:
             text = self.render(messages, **more)
-        except VramLLMError:
+        except (RequestError, BrokenTemplate):  # not if no process can be had: the answer is kept
             return ""
         return text if len(text) <= _MAX_PROBE_CHARS else ""
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
+from vram_llm.chat.render_pool import RenderProcessFailed
 from vram_llm.chat.template import TemplateRanAway, TemplateRefusal
 from vram_llm.engine.request import FinishReason, TokenEvent
 from vram_llm.errors import (
@@ -186,6 +187,7 @@ ANSWERS: dict[type[Exception], ErrorKind] = {
     RateLimited: ErrorKind(status=429, type="rate_limit_error", code="rate_limit_exceeded"),  # OpenAI's code
     NotReady: ErrorKind(status=503, type="unavailable_error", code=503, retry_after_s=2),  # llama-server's
     EngineDied: ErrorKind(status=503, type="unavailable_error", code="engine_died", retry_after_s=2),
+    RenderProcessFailed: ErrorKind(status=503, type="unavailable_error", code=503, retry_after_s=2),
     Interrupted: ErrorKind(status=503, type="unavailable_error", code="interrupted", retry_after_s=2),
     Unavailable: ErrorKind(status=503, type="unavailable_error", code=503, retry=False),
     GenerationFailed: ErrorKind(status=500, type="server_error", code="generation_failed", retry=False),
