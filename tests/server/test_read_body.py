@@ -68,6 +68,20 @@ async def test_a_compressed_body_of_many_members(client: httpx.AsyncClient) -> N
     assert (await client.post(CHAT, content=empty + body, headers=headers)).status_code == 400
 
 
+async def test_a_client_with_large_bodies_leaves_the_others_their_shares() -> None:
+    budget = BodyBudget(100)
+    with budget.body("large") as large, budget.body("other") as other, budget.body("third") as third:
+        large.add(100)
+        with pytest.raises(Overloaded):
+            large.add(1)
+        other.add(50)  # half
+        with pytest.raises(Overloaded, match="150 B together"):
+            other.add(1)
+        third.add(33)
+    with budget.body("other") as other:
+        other.add(100)
+
+
 async def test_all_bodies_together(connect: Connect) -> None:
     client = connect(max_body_bytes=1000)
     for _ in range(20):  # each is given back

@@ -68,7 +68,7 @@ class AuthAndLimitsMiddleware:
             current_key.set(key)
             who = key.name
             self._check_length(headers)
-            with self._counted(key, scope), self._bodies.body() as held:
+            with self._counted(key, scope), self._bodies.body(key.name) as held:
                 await self._app(scope, self._limited(receive, held), send_with_id)
         except ClientDisconnect:
             return

@@ -7,6 +7,7 @@ thread it is. Bounds on the number of values keep that under some 0.3 s.
 import asyncio
 import contextlib
 import ctypes
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -30,16 +31,21 @@ _BACKSLASH = ord("\\")
 
 
 class BodyBudget:
-    """Counts the bytes of all bodies that are received and not yet parsed."""
+    """Counts the bytes of all bodies that are received and not yet parsed.
+
+    Beyond `most_bytes`, up to twice as many, only clients with less than their share of them may send more.
+    So one client, however slowly it sends, does not keep the others from sending.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._bytes = self._peak_bytes = 0
+        self._of_clients: Counter[str] = Counter()
 
     @contextmanager
-    def body(self) -> "Iterator[HeldBody]":
-        """The count of one body, which ends with the block or when it is parsed."""
-        held = HeldBody(self)
+    def body(self, client: str = "") -> "Iterator[HeldBody]":
+        """The count of one body of a client, which ends with the block or when it is parsed."""
+        held = HeldBody(self, client)
         token = _held.set(held)
         try:
             yield held
@@ -47,20 +53,27 @@ class BodyBudget:
             _held.reset(token)
             held.release()
 
-    def take(self, n_bytes: int) -> None:
-        """Count more bytes. Raises Overloaded."""
-        if self._bytes + n_bytes > self._most_bytes:
+    def take(self, n_bytes: int, client: str) -> None:
+        """Count more bytes of a client. Raises Overloaded."""
+        own, n_clients = self._of_clients[client], len(self._of_clients.keys() | {client})
+        has_less = own + n_bytes <= self._most_bytes // n_clients
+        most_bytes = self._most_bytes * (2 if has_less else 1)
+        if self._bytes + n_bytes > most_bytes:
             raise Overloaded(
                 f"The bodies that clients are sending have {format_bytes(self._bytes)} together and "
                 f"{format_bytes(self._most_bytes)} is the most; try again in 5 s",
                 5.0,
             )
         self._bytes += n_bytes
+        self._of_clients[client] = own + n_bytes
         self._peak_bytes = max(self._peak_bytes, self._bytes)
 
-    def give_back(self, n_bytes: int) -> None:
-        """Count fewer bytes; after many, the C library gives memory back to the system."""
+    def give_back(self, n_bytes: int, client: str) -> None:
+        """Count fewer bytes of a client; after many, the C library gives memory back to the system."""
         self._bytes -= n_bytes
+        self._of_clients[client] -= n_bytes
+        if not self._of_clients[client]:
+            del self._of_clients[client]
         if not self._bytes and self._peak_bytes > _TRIM_BYTES:
             self._peak_bytes = 0
             asyncio.get_running_loop().call_later(1.0, BODIES.submit, _trim)
@@ -69,18 +82,19 @@ class BodyBudget:
 class HeldBody:
     """The bytes of one body that are in memory."""
 
-    def __init__(self, budget: BodyBudget) -> None:
+    def __init__(self, budget: BodyBudget, client: str) -> None:
         self._budget = budget
+        self._client = client
         self._bytes = 0
 
     def add(self, n_bytes: int) -> None:
         """Count received bytes. Raises Overloaded."""
-        self._budget.take(n_bytes)
+        self._budget.take(n_bytes, self._client)
         self._bytes += n_bytes
 
     def release(self) -> None:
         """The body is parsed, or its request has ended."""
-        self._budget.give_back(self._bytes)
+        self._budget.give_back(self._bytes, self._client)
         self._bytes = 0
 
 
