@@ -25,7 +25,7 @@ from vram_llm.server.serving_context import ServingContext, fingerprint, templat
 from vram_llm.server.sse import EventStream, VerboseFirstChunk, with_timings
 from vram_llm.server.template_messages import continued_message, template_messages
 from vram_llm.server.timings import Clocks, clocks_of, timed
-from vram_llm.server.worker_threads import CHATS, run_in
+from vram_llm.server.worker_threads import prepare_in_thread
 
 
 def chat_router(serving: ServingContext) -> APIRouter:
@@ -41,7 +41,7 @@ def chat_router(serving: ServingContext) -> APIRouter:
         fields.logit_bias = await resolve_text_biases(fields.logit_bias, serving.engine)
         use, thinking = fields.use(), fields.thinking_wanted()
         form = ChatForm(bool(fields.functions), use.takes_text, thinking.where == "hidden")
-        prepared = await run_in(CHATS, prepare_request, serving, info, fields)
+        prepared = await prepare_in_thread(prepare_request, serving, info, fields)
         head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(serving.clock()), info.name, fingerprint(info))
         base = prepared.request(head.id, fields.token_limit(), fields.n_logprobs())
         requests = engine_requests(fields, base, info, config=serving.config)

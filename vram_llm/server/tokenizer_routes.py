@@ -20,7 +20,7 @@ from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.schemas import ChatCompletionRequest
 from vram_llm.server.serving_context import ServingContext
-from vram_llm.server.worker_threads import CHATS, run_in
+from vram_llm.server.worker_threads import prepare_in_thread
 
 
 class TokenizeFields(Fields):
@@ -122,8 +122,8 @@ def tokens_router(serving: ServingContext) -> APIRouter:
     )
     async def apply_template(http: Request) -> AppliedTemplate:
         fields = await read_fields(ApplyTemplateFields, http)
-        prepared = await run_in(
-            CHATS, prepare_request, serving, serving.generation_model(fields.model), fields
+        prepared = await prepare_in_thread(
+            prepare_request, serving, serving.generation_model(fields.model), fields
         )
         if prepared.images:
             raise NotSupported(
@@ -137,8 +137,8 @@ def tokens_router(serving: ServingContext) -> APIRouter:
     )
     async def count(http: Request) -> TokenCount:
         fields = await read_fields(ChatCompletionRequest, http)
-        prepared = await run_in(
-            CHATS, prepare_request, serving, serving.generation_model(fields.model), fields
+        prepared = await prepare_in_thread(
+            prepare_request, serving, serving.generation_model(fields.model), fields
         )
         tokens = await serving.engine.tokenize(
             prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images

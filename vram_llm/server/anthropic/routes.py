@@ -27,7 +27,7 @@ from vram_llm.server.serving_context import ServingContext, template_source
 from vram_llm.server.sse import EventStream
 from vram_llm.server.thinking_fields import ThinkingSettings
 from vram_llm.server.tools import ToolUse
-from vram_llm.server.worker_threads import CHATS, run_in
+from vram_llm.server.worker_threads import prepare_in_thread
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def anthropic_router(serving: ServingContext) -> APIRouter:
     async def answer(http: Request) -> Response:
         fields = await read_fields(MessagesFields, http)
         info = serving.generation_model(fields.model)
-        prepared, sorted_tools = await run_in(CHATS, _prepare, serving, info, fields)
+        prepared, sorted_tools = await prepare_in_thread(_prepare, serving, info, fields)
         counter = UsageCounter(1)
         writer = MessageWriter(
             info.name,
@@ -64,7 +64,9 @@ def anthropic_router(serving: ServingContext) -> APIRouter:
     )
     async def count(http: Request) -> AnthropicTokenCount:
         fields = await read_fields(CountFields, http)
-        prepared, _ = await run_in(CHATS, _prepare, serving, serving.generation_model(fields.model), fields)
+        prepared, _ = await prepare_in_thread(
+            _prepare, serving, serving.generation_model(fields.model), fields
+        )
         tokens = await serving.engine.tokenize(
             prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
         )

@@ -37,7 +37,7 @@ from vram_llm.server.serving_context import ServingContext
 from vram_llm.server.sse import EventStream
 from vram_llm.server.thinking_fields import ThinkingSettings
 from vram_llm.server.timings import clocks_of, timed
-from vram_llm.server.worker_threads import CHATS, run_in
+from vram_llm.server.worker_threads import prepare_in_thread
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ async def _prepare_in_thread(
     """Prepare a request. Raises RequestError, BrokenTemplate."""
     fields.check(info.n_ctx)
     previous = _previous(store, fields.previous_response_id)
-    return await run_in(CHATS, _prepare, serving, info, fields, previous, store)
+    return await prepare_in_thread(_prepare, serving, info, fields, previous, store)
 
 
 def _prepare(
