@@ -113,8 +113,17 @@ async def test_an_answer_that_nobody_reads_ends(hasty_port: int, engine: FakeEng
     writer.transport.abort()
 
 
-async def test_an_answer_before_the_end_of_its_request_closes(port: int) -> None:
+async def test_an_answer_before_its_body_leaves_the_connection_open(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n")
+    assert (await reply(reader))[0] == 404
+    writer.write(b"a" * 10 + HEALTH)
+    assert (await reply(reader))[0] == 200
+    writer.close()
+
+
+async def test_an_answered_request_whose_body_never_ends(hasty_port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", hasty_port)
     writer.write(POST + b"Content-Length: 100000000\r\n\r\n{")
     status, body = await reply(reader)
     assert (status, body["error"]["code"]) == (413, "request_too_large")

@@ -125,14 +125,6 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_reading, self._is_in_head = False, True
         super().on_message_complete()
 
-    def on_response_complete(self) -> None:
-        """The end of an answer, perhaps before the end of its request."""
-        super().on_response_complete()
-        if not self.pipeline and self.cycle.response_complete and self.cycle.more_body:
-            self._is_refused = True
-            self._stop_timers()
-            self._close_after_reading()
-
     def _look(self) -> None:
         """End the connection if a head or a body is too slow."""
         limits = self.limits
@@ -146,7 +138,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(TooSlow(f"The head of the request took more than {limits.head_s:.0f} s"))
             return
         n_wanted = limits.check_s * limits.body_bytes_per_s
-        if self._n_body_bytes < n_wanted and not self.flow.read_paused and not self.cycle.response_started:
+        is_slow = self._n_body_bytes < n_wanted and not self.flow.read_paused
+        if is_slow and (self.cycle.response_complete or not self.cycle.response_started):
             self._refuse(
                 TooSlow(
                     f"The body came with less than {limits.body_bytes_per_s:,} bytes a second for "
@@ -215,7 +208,9 @@ class HttpProtocol(HttpToolsProtocol):
             b"content-length: %d\r\n\r\n" % (status, _REASONS[status], retry, len(body))
         )
         cycle, is_answering = self.cycle, _is_answered(self.cycle)
-        if not (is_answering and cycle.response_started):
+        is_in_body = self._is_reading and not self._is_in_head
+        has_answer = is_in_body and cycle is not None and cycle.response_complete
+        if not (is_answering and cycle.response_started) and not has_answer:
             self.transport.write(head + body)
         if is_answering:
             cycle.disconnected = True

@@ -4,9 +4,11 @@ The first two also take vLLM's fields, and GET /tokenizer_info is vLLM's: evalua
 count tokens.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 from fastapi import APIRouter, Request
+from fastapi.responses import Response
 from pydantic import BaseModel
 
 from vram_llm.errors import RequestError
@@ -103,7 +105,7 @@ def tokens_router(serving: ServingContext) -> APIRouter:
     router = APIRouter(tags=["tokens"])
 
     @router.post("/tokenize", **body_route("The tokens of a text", TokenizeFields, Tokenized))
-    async def tokenize(http: Request) -> Tokenized:
+    async def tokenize(http: Request) -> Response:
         return await _tokenize(serving, await read_fields(TokenizeFields, http))
 
     @router.post("/detokenize", **body_route("The text of tokens", DetokenizeFields, Detokenized))
@@ -148,7 +150,8 @@ def tokens_router(serving: ServingContext) -> APIRouter:
     return router
 
 
-async def _tokenize(serving: ServingContext, fields: TokenizeFields) -> Tokenized:
+async def _tokenize(serving: ServingContext, fields: TokenizeFields) -> Response:
+    """A Tokenized, written without pydantic: it would hold up streams for a million tokens."""
     info = serving.model(fields.model)
     name, text = ("content", fields.content) if fields.prompt is None else ("prompt", fields.prompt)
     if text is None:
@@ -159,23 +162,24 @@ async def _tokenize(serving: ServingContext, fields: TokenizeFields) -> Tokenize
     tokens = await serving.engine.tokenize(
         text, add_special=with_special, parse_special=fields.parse_special is not False
     )
+    reply: dict[str, Any] = {"tokens": tokens}
     if name == "prompt":
-        return Tokenized(tokens=tokens, count=len(tokens), max_model_len=info.n_ctx)
-    if not fields.with_pieces:
-        return Tokenized(tokens=tokens)
-    pieces = await serving.engine.pieces(tokens)
-    return Tokenized(tokens=[TokenPiece(id=t, piece=_shown(p)) for t, p in zip(tokens, pieces, strict=True)])
+        reply |= {"count": len(tokens), "max_model_len": info.n_ctx}
+    elif fields.with_pieces:
+        pieces = await serving.engine.pieces(tokens)
+        reply["tokens"] = [{"id": t, "piece": _shown(p)} for t, p in zip(tokens, pieces, strict=True)]
+    return Response(msgspec.json.encode(reply), media_type="application/json")
 
 
 async def _detokenize(serving: ServingContext, fields: DetokenizeFields) -> Detokenized:
     n_vocab = serving.model(fields.model).n_vocab
     if len(fields.tokens) > MAX_CHARS:
         raise RequestError(f"'tokens' has {len(fields.tokens):,}; {MAX_CHARS:,} is the most", "tokens")
-    for i, token in enumerate(fields.tokens):
-        if not 0 <= token < n_vocab:
-            raise RequestError(
-                f"Token {token} is not in the vocabulary: the last is {n_vocab - 1}", f"tokens[{i}]"
-            )
+    if fields.tokens and not (min(fields.tokens) >= 0 and max(fields.tokens) < n_vocab):
+        i, token = next((i, t) for i, t in enumerate(fields.tokens) if not 0 <= t < n_vocab)
+        raise RequestError(
+            f"Token {token} is not in the vocabulary: the last is {n_vocab - 1}", f"tokens[{i}]"
+        )
     pieces = await serving.engine.pieces(fields.tokens)
     text = b"".join(pieces).decode("utf-8", "replace")
     return Detokenized(content=text, prompt=text)
