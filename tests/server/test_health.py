@@ -38,9 +38,9 @@ async def test_not_ready(
 
 
 async def test_requests_during_a_restart_are_queued(client: httpx.AsyncClient, engine: FakeEngine) -> None:
-    engine.state, engine.detail = EngineState.LOADING, "restarting again in 4 s after: signal 9 (attempt 4)"
+    engine.state, engine.detail = EngineState.LOADING, "restarting in 4 s, after: signal 9 (attempt 4)"
     health = await client.get("/health")
     assert health.status_code == 503
-    assert health.json()["error"]["message"] == ("Restarting again in 4 s after: signal 9 (attempt 4)")
+    assert health.json()["error"]["message"] == ("Restarting in 4 s, after: signal 9 (attempt 4)")
     body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
     assert (await client.post("/v1/chat/completions", json=body)).status_code == 200

@@ -1,8 +1,8 @@
 """Supervision of the engine process: start it, watch it, start it again after it died, end it.
 
-The engine is started again with the same plan (restart_policy.py), and the API reports "loading" meanwhile.
-Requests in flight go to the next engine as far as they can (in_flight.py), and so do those that arrive
-meanwhile.
+After a death the engine is started again: restart_policy.py says when, plan_source.py with which plan. The
+API reports "loading" meanwhile. Requests in flight go to the next engine as far as they can (in_flight.py),
+and so do those that arrive meanwhile.
 """
 
 import asyncio
@@ -170,10 +170,10 @@ class EngineProcess(ABC):
         if self._ready_at is not None:
             self._in_flight.note_death(failure)
         delay_s = self._restarts.delay_s
-        when = f"again in {delay_s:.3g} s" if delay_s else "again now"
+        when = f"in {delay_s:.3g} s" if delay_s else "now"
         self._why_restarted = f"{failure} (attempt {self._restarts.n_attempts})"
-        self._set_state(EngineState.LOADING, f"restarting {when} after: {self._why_restarted}")
-        log.error("%s; the engine is started %s (attempt %d)", failure, when, self._restarts.n_attempts)
+        self._set_state(EngineState.LOADING, f"restarting {when}, after: {self._why_restarted}")
+        log.error("%s; the engine is started again %s (attempt %d)", failure, when, self._restarts.n_attempts)
         await self._outage.wait(self.plan, delay_s)
 
     async def _run_once(self) -> VramLLMError:
