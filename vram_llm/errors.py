@@ -22,6 +22,7 @@
     ├── BadCertificate          64   a TLS certificate or key that cannot be used
     ├── ModelRefused            31   llama.cpp does not load this model, or not with these options
     ├── EngineDied              32   the engine process ended while it was needed
+    │   └── ModelChanged        --   its model's file was replaced while a request waited
     ├── NotBuilt                33   this build of llama.cpp lacks what was asked for, or this is Windows
     ├── ServerUnreachable       34   no server answers the chat
     ├── DiskFull                35   a model to fetch is larger than the disk's free space
@@ -236,6 +237,10 @@ class EngineDied(VramLLMError):
     """The engine process ended while it was needed."""
 
     exit_code = 32
+
+
+class ModelChanged(EngineDied):
+    """The model's file was replaced by another model while a request waited."""
 
 
 class NotBuilt(VramLLMError):

@@ -23,7 +23,7 @@ from tools.random_model import write_llama
 from vram_llm.engine import file_watch
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import EngineState
-from vram_llm.errors import BadPlan, EngineDied, ModelRefused
+from vram_llm.errors import BadPlan, ModelChanged, ModelRefused
 from vram_llm.llama.model import LoadedModel
 from vram_llm.model.file_identity import FileIdentity, change_of, now, touch_of
 from vram_llm.planner.export.formats import from_json, to_json
@@ -162,11 +162,29 @@ async def test_a_changed_file_is_planned_anew(client: EngineClient, model: Path,
     await until(lambda: len(client._in_flight) == 1, "the request in flight")
     os.replace(other, model)
     process.kill()
-    with pytest.raises(EngineDied, match="has changed; the request was lost"):
+    with pytest.raises(ModelChanged, match="holds another model now"):
         await soon(waiting)
     await soon(client.ready())
     assert client.plan.model.n_layers == 3
     assert [event.finish_reason async for event in client.generate(make_request("a", max_tokens=3))][-1]
+
+
+@pytest.mark.process
+async def test_the_other_model_answers_requests_that_waited(
+    client: EngineClient, model: Path, other: Path
+) -> None:
+    (process,) = engine_processes()
+    process.suspend()
+    async with listening(client) as url, http_client(url) as http:
+        asked = [
+            asyncio.create_task(http.post("/v1/completions", json={"prompt": "a", "max_tokens": 3} | more))
+            for more in ({}, {"stream": True})
+        ]
+        await until(lambda: len(client._in_flight) == 2, "the requests in flight")
+        os.replace(other, model)
+        process.kill()
+        assert [(await soon(answer)).status_code for answer in asked] == [200, 200]
+    assert client.plan.model.n_layers == 3
 
 
 @pytest.mark.process

@@ -23,7 +23,7 @@ from vram_llm.engine.plan_source import PlanSource, Replan
 from vram_llm.engine.process import error_of, start_process
 from vram_llm.engine.restart_policy import CRASH_WINDOW_S, MAX_KERNEL_CRASHES, RestartPolicy
 from vram_llm.engine.watchdog import Watchdog, is_on
-from vram_llm.errors import EngineDied, VramLLMError
+from vram_llm.errors import EngineDied, ModelChanged, VramLLMError
 from vram_llm.planner.types import Plan
 from vram_llm.stderr_reason import reason
 
@@ -33,6 +33,7 @@ notices = logging.getLogger(NOTICES)
 
 _STOP_GRACE_S = 5.0
 _REPORT_S = 2.0  # to write a crash report; a disk that is away must not delay the restart
+_CHANGED = "holds another model now; send the request again"
 _KEPT_LINES = 50  # of standard error
 
 
@@ -64,6 +65,7 @@ class EngineProcess(ABC):
         self._restarts = RestartPolicy()
         self._outage = OutageWatch()
         self._watchdog_s = watchdog_s
+        self._has_other_model = False  # than the requests in flight were made for
         self._hang: str | None = None  # why the running engine was killed
         self._why_restarted = ""
         self._reported = ""  # the last crash report's reason
@@ -207,10 +209,9 @@ class EngineProcess(ABC):
             return EngineDied(f"the engine process could not be started: {error}")
 
     async def _take_plan(self) -> None:
-        """Take the plan to load. Requests for a model that has changed end. Raises VramLLMError."""
+        """Take the plan to load. Raises VramLLMError."""
         before, self.plan = self.plan, await self._plans.for_load()
-        if self.plan.model != before.model:
-            self._in_flight.fail_all(EngineDied(f"{self.plan.model.path} has changed; the request was lost"))
+        self._has_other_model |= self.plan.model != before.model
 
     async def _follow(
         self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader
@@ -295,6 +296,9 @@ class EngineProcess(ABC):
                         self._set_state(EngineState.LOADING, f"loading, {fraction:.0%}{after}")
                     case wire.Ready(info):
                         self.info, self._ready_at = info, time.monotonic()
+                        if self._has_other_model:
+                            self._in_flight.fail_all(ModelChanged(f"{self.plan.model.path} {_CHANGED}"))
+                            self._has_other_model = False
                         self._set_state(EngineState.READY, "")
                         self._in_flight.note_ready()
                     case wire.Notice(text):

@@ -29,6 +29,7 @@ from vram_llm.server.models import models_router
 from vram_llm.server.normalize_request import NormalizeRequestMiddleware
 from vram_llm.server.openapi import document
 from vram_llm.server.props import props_router
+from vram_llm.server.replay import ReplayMiddleware
 from vram_llm.server.rerank import RerankFields, rerank_router
 from vram_llm.server.responses.fields import ResponseFields
 from vram_llm.server.responses.routes import responses_router
@@ -72,6 +73,7 @@ def create_app(
         lifespan=lifespan,
     )  # fmt: skip
     app.add_middleware(NormalizeRequestMiddleware, max_body_bytes=config.max_body_bytes)
+    app.add_middleware(ReplayMiddleware)
     if hosts is not None:
         app.add_middleware(HostCheckMiddleware, names=hosts)
     app.add_middleware(

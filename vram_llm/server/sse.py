@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from vram_llm.engine.request import TokenEvent
-from vram_llm.errors import VramLLMError
+from vram_llm.errors import ModelChanged, VramLLMError
 from vram_llm.server.errors import error_body, error_response
 from vram_llm.server.generation import cancel_and_wait, while_connected
 from vram_llm.server.replies import ReplyHead, UsageCounter
@@ -225,6 +225,8 @@ class EventStream(Response, Generic[Item]):
                 await asyncio.wait({first}, timeout=self._ping_interval_s)
                 if first.done() and (error := first.exception()) is not None:  # it gets its own status
                     assert isinstance(error, Exception)
+                    if isinstance(error, ModelChanged):
+                        raise error  # to replay.py
                     _log(error)
                     await self._refuse(error)(scope, receive, send)
                     return
