@@ -176,7 +176,7 @@ FAULTS = (
     Fault("worker silent for 20 s", _worker_silent, on_worker=True),
     Fault("worker with less memory for 20 s", _worker_with_less_memory, on_worker=True),
     Fault("file truncated, whole after 6 s", _truncated),
-    Fault("file replaced, kill -9", _replaced),
+    Fault("file replaced by another model, kill -9", _replaced),
     Fault("file deleted, kill -9, back after 5 s", _deleted),
     Fault("disk full, kill -9", _disk_full, small_disk=True),
     Fault("no descriptors for 5 s, kill -9", _no_descriptors),

@@ -47,7 +47,7 @@ class Client:
     def ask(self, n_tokens: int, *, stream: bool, **fields: Any) -> None:
         """Send a request for a completion of `n_tokens`."""
         wish = {
-            "prompt": [1, *range(300, 332)], "max_tokens": n_tokens, "ignore_eos": True, "stream": stream,
+            "prompt": "What is a tensor split?", "max_tokens": n_tokens, "ignore_eos": True, "stream": stream,
             **fields,
         }  # fmt: skip
         body = json.dumps(wish).encode()
