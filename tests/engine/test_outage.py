@@ -2,8 +2,11 @@
 
 import asyncio
 import dataclasses
+import socket
 import time
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import PlanOnCpu
 from tests.engine.clients import with_path
@@ -23,6 +26,14 @@ def with_worker(plan: Plan, endpoint: str) -> Plan:
     return dataclasses.replace(plan, devices=(worker,), placement=placement)
 
 
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
 async def test_a_file_that_comes_back_ends_the_wait(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> None:
     path, watch = tmp_path / "model.gguf", OutageWatch()
     plan = with_path(plan_on_cpu(), path)
@@ -34,13 +45,18 @@ async def test_a_file_that_comes_back_ends_the_wait(plan_on_cpu: PlanOnCpu, tmp_
     await soon(watch.wait(plan, PATIENCE_S))
 
 
-async def test_a_worker_that_comes_back_ends_the_wait(plan_on_cpu: PlanOnCpu) -> None:
+@pytest.mark.parametrize(("address", "written"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+async def test_a_worker_that_comes_back_ends_the_wait(
+    plan_on_cpu: PlanOnCpu, address: str, written: str
+) -> None:
+    if ":" in address and not has_ipv6():
+        pytest.skip("this computer has no IPv6")
     (port,) = free_ports(1)
     watch = OutageWatch()
-    plan = with_worker(plan_on_cpu(), f"127.0.0.1:{port}")
+    plan = with_worker(plan_on_cpu(), f"{written}:{port}")
     waiting = asyncio.create_task(watch.wait(plan, PATIENCE_S))
     await until(lambda: watch._seen is not None, "a look")
-    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port):
+    async with await asyncio.start_server(lambda _, writer: writer.close(), address, port):
         await soon(waiting)
 
 

@@ -46,11 +46,11 @@ def _file(path: str) -> tuple[int, ...]:
 
 
 async def _answers(endpoint: str) -> bool:
-    """Whether somebody listens at "host:port"."""
+    """Whether somebody listens at "host:port" or "[IPv6 address]:port"."""
     host, _, port = endpoint.rpartition(":")
     try:
         async with asyncio.timeout(_CONNECT_S):
-            _, writer = await asyncio.open_connection(host, int(port))
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     except OSError:  # TimeoutError is one
         return False
     writer.close()
