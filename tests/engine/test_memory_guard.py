@@ -121,12 +121,14 @@ def test_a_device_first_loses_idle_prefixes_then_sequences(
     said = [guard.look() for _ in range(4)]
     assert said[:2] == [f"no more than {n} of 4 sequences run at once: {free}" for n in (2, 1)]
     assert said[2:] == [None, None]
+    assert loop._scheduler.shares.parallel == 1
     for event in loop._full_step():
         events[event.id].append(event)
     assert loop.stats().n_running == 1
     computer.free = PLENTY
     assert [guard.look() for _ in range(10)] == [None] * 10
     assert [guard.look() for _ in range(10)][-1] == ""
+    assert loop._scheduler.shares.parallel == 4
     drain(loop, events)
     assert [len(tokens_of(events[name])) for name in "abc"] == [40, 40, 40]
 

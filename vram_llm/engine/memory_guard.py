@@ -71,7 +71,7 @@ class MemoryGuard:
         self._n_calm += 1
         if self.scheduler.parallel < self._parallel and self._n_calm >= _CALM_LOOKS:
             self._n_calm = 0
-            self.scheduler.parallel = min(2 * self.scheduler.parallel, self._parallel)
+            self.scheduler.run_at_most(min(2 * self.scheduler.parallel, self._parallel))
         return self._tell("") if self.scheduler.parallel == self._parallel else None
 
     def _bound_states(self, room_bytes: int) -> None:
@@ -87,7 +87,7 @@ class MemoryGuard:
         scheduler = self.scheduler
         if is_scarce and len(scheduler.running) > 1:
             scheduler.preempt()
-            scheduler.parallel = len(scheduler.running)
+            scheduler.run_at_most(len(scheduler.running))
         if scheduler.parallel < self._parallel:
             return f"no more than {scheduler.parallel} of {self._parallel} sequences run at once"
         return "idle prefixes are dropped"

@@ -87,6 +87,11 @@ class Scheduler:
             self._may_admit = bool(self._candidates()) if has_slot else self._to_give_way() is not None
         return self._may_admit
 
+    def run_at_most(self, parallel: int) -> None:
+        """Share the cells, and the clients' slots, among at most `parallel` sequences from now on."""
+        self.parallel = self.shares.parallel = parallel
+        self._may_admit = None
+
     def submit(self, sequence: Sequence) -> None:
         """Append a new sequence to the queue."""
         self._n_arrived += 1
