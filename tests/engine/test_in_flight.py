@@ -7,7 +7,7 @@ import pytest
 from vram_llm.engine import wire
 from vram_llm.engine.in_flight import RequestsInFlight
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Request, SamplingParams, TokenEvent
-from vram_llm.errors import EngineDied, PoisonRequest
+from vram_llm.errors import EngineDied, PoisonRequest, RequestTimeout
 
 FAILURE = EngineDied("signal 9")
 DRAWN = SamplingParams()
@@ -162,6 +162,32 @@ def test_which_answers_that_have_begun_are_continued(options: dict[str, Any], co
     else:
         assert isinstance(recorder.got["a"][-1], EngineDied)
         assert recorder.sent == []
+
+
+@pytest.mark.parametrize("when", ["ended", "died", "restarted"])
+def test_an_answer_whose_time_is_over_keeps_the_tokens_of_a_dead_engine(when: str) -> None:
+    recorder = Recorder()
+    recorder.add("a", whole=True)
+    recorder.add("new")
+    recorder.requests.deliver([TokenEvent(id="a", token_ids=(7,), prompt_tokens=5, cached_tokens=3)])
+    recorder.token("a")
+    recorder.requests.note_end()
+    if when != "ended":
+        recorder.die()
+    if when == "restarted":
+        recorder.restart()
+        assert recorder.requests.finish("a")
+        late = TokenEvent(id="a", finish_reason=FinishReason.ERROR, error_code=RequestTimeout.code, error="")
+        recorder.requests.deliver([late])
+    else:
+        assert not recorder.requests.finish("new")
+        assert recorder.requests.finish("a")
+    last = recorder.got["a"][-1]
+    assert (last.finish_reason, last.error) == (FinishReason.LENGTH, None)
+    assert (last.prompt_tokens, last.cached_tokens, last.completion_tokens) == (5, 3, 2)
+    recorder.restart()
+    assert [name for name in recorder.names if name == "new"]
+    assert not recorder.requests.finish("a")
 
 
 def test_a_finished_request_is_not_sent_again() -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vram_llm.engine import wire
-from vram_llm.engine.request import TokenEvent
-from vram_llm.errors import EngineDied, PoisonRequest, VramLLMError
+from vram_llm.engine.request import FinishReason, TokenEvent
+from vram_llm.errors import EngineDied, PoisonRequest, RequestTimeout, VramLLMError
 
 MAX_DEATHS = 2  # of engines that worked on a request; it is then refused
 log = logging.getLogger("vram_llm.engine")
@@ -24,13 +24,15 @@ log = logging.getLogger("vram_llm.engine")
 class RequestInFlight:
     """A question to the engine. `settle` takes its events or its answer, and the error that ends it.
 
-    `tokens` of its answer were received. `n_deaths` engines died while they worked on it.
+    `tokens` of its answer were received. `n_deaths` engines died while they worked on it. `counts` are the
+    prompt's tokens and those of them that were computed for an earlier request.
     """
 
     question: wire.Question
     settle: Callable[[Any], None]
     tokens: list[int] = field(default_factory=list)
     n_deaths: int = 0
+    counts: tuple[int, int] = (0, 0)
     is_sent: bool = False  # to the engine that runs
 
     @property
@@ -46,6 +48,18 @@ class RequestInFlight:
         if not self.tokens or not isinstance(question, wire.Submit):
             return question
         return wire.Submit(replace(question.request, written=tuple(self.tokens), reports_progress=False))
+
+    @property
+    def cut_off(self) -> TokenEvent:
+        """The last event of an answer that ends with the tokens that were received."""
+        n_prompt, n_cached = self.counts
+        return TokenEvent(
+            id=self.question.id,
+            prompt_tokens=n_prompt,
+            cached_tokens=n_cached,
+            completion_tokens=len(self.tokens),
+            finish_reason=FinishReason.LENGTH,
+        )
 
 
 class RequestsInFlight:
@@ -79,11 +93,16 @@ class RequestsInFlight:
         self._end_trial(request)
 
     def finish(self, request_id: str) -> bool:
-        """Let the engine end a request with the tokens that it has; False if no engine has it."""
+        """End a request with the tokens that it has; False if no engine has it and it has no tokens."""
         request = self._requests.get(request_id)
-        if request is None or not request.is_sent:
+        if request is None:
             return False
-        self._send(wire.Finish(request_id))
+        if request.is_sent and self._has_engine:
+            self._send(wire.Finish(request_id))
+        elif request.tokens:
+            self.deliver([request.cut_off])
+        else:
+            return False
         return True
 
     def deliver(self, events: Iterable[TokenEvent]) -> None:
@@ -93,6 +112,10 @@ class RequestsInFlight:
             if request is None:
                 continue
             request.tokens += event.token_ids
+            if event.prompt_tokens:
+                request.counts = event.prompt_tokens, event.cached_tokens
+            if event.error_code == RequestTimeout.code and request.tokens:  # all are of an earlier engine
+                event = request.cut_off
             if event.finish_reason is not None:
                 del self._requests[event.id]
             request.settle(event)
