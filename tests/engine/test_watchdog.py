@@ -1,6 +1,7 @@
 """When an engine counts as hanging, and that a hanging one is replaced."""
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -13,10 +14,11 @@ from tests.engine.clients import answer, replaced_worker, request
 from tests.engine.harness import Start, engine_processes, tokens_of
 from tests.patience import soon, until
 from tests.workers import await_listening, free_ports, worker_process
-from vram_llm.engine import watchdog
+from vram_llm.engine import supervisor, watchdog
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.heartbeat import Heartbeat, Pulse
 from vram_llm.engine.model_info import EngineState
+from vram_llm.engine.plan_source import PlanSource
 from vram_llm.engine.watchdog import LOAD_LIMIT_S, Watchdog, step_limit_s
 from vram_llm.llama import rpc
 from vram_llm.machine.types import Host, Machine, Source
@@ -136,6 +138,40 @@ async def test_a_stopped_engine_is_replaced(start: Start, plan_on_cpu: PlanOnCpu
     assert "the engine hung between two steps: it did nothing for 2" in engine.detail
     assert len(tokens_of(await soon(waiting))) == 8
     assert engine_processes() != [process]
+
+
+@pytest.mark.process
+async def test_looks_that_fail_are_logged_and_repeated(
+    start: Start, plan_on_cpu: PlanOnCpu, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = [OSError(errno.EMFILE, "Too many open files") for _ in range(2)]
+    pulse, watch = Heartbeat.pulse, PlanSource.watch
+
+    def failing_pulse(heartbeat: Heartbeat, pid: int) -> Pulse:
+        if failures:
+            raise failures.pop()
+        return pulse(heartbeat, pid)
+
+    n_watches = 0
+
+    async def failing_watch(plans: PlanSource) -> None:
+        nonlocal n_watches
+        n_watches += 1
+        if n_watches == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        await watch(plans)
+
+    monkeypatch.setattr(supervisor, "_WATCH_AGAIN_S", 0.0)
+    monkeypatch.setattr(Heartbeat, "pulse", failing_pulse)
+    monkeypatch.setattr(PlanSource, "watch", failing_watch)
+    engine = start(plan_on_cpu(), watchdog_s=2)
+    await soon(engine.ready())
+    await until(lambda: not failures and n_watches == 2, "watches that began again")
+    assert caplog.messages.count("a watch over the engine failed; it begins again") == 2
+    (process,) = engine_processes()
+    process.suspend()
+    await until(lambda: engine.state is EngineState.LOADING, "seen to hang")
+    await soon(engine.ready())
 
 
 @pytest.mark.process

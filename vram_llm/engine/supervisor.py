@@ -12,7 +12,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from vram_llm.engine import crash_report, wire
 from vram_llm.engine.heartbeat import Heartbeat
@@ -34,6 +34,7 @@ notices = logging.getLogger(NOTICES)
 _STOP_GRACE_S = 5.0
 _REPORT_S = 2.0  # to write a crash report; a disk that is away must not delay the restart
 _CHANGED = "holds another model now; send the request again"
+_WATCH_AGAIN_S = 1.0
 _KEPT_LINES = 50  # of standard error
 
 
@@ -195,8 +196,8 @@ class EngineProcess(ABC):
                     reader, self._writer = await asyncio.open_connection(sock=ours)
                     self._process = process = await start_process(theirs, heartbeat, log)
                 watches = (
-                    asyncio.create_task(self._watch(process, heartbeat)),
-                    asyncio.create_task(self._plans.watch()),
+                    asyncio.create_task(_watch_on(lambda: self._watch(process, heartbeat))),
+                    asyncio.create_task(_watch_on(self._plans.watch)),
                 )
                 try:
                     return await self._follow(process, reader)
@@ -319,6 +320,19 @@ class EngineProcess(ABC):
         self.state, self.detail = state, detail
         self._changed.set()
         self._on_change()
+
+
+async def _watch_on(watch: Callable[[], Awaitable[None]]) -> None:
+    """Watch until `watch` returns, again and again if it fails: it may lack file descriptors for a while."""
+    last = ""
+    while True:
+        try:
+            return await watch()
+        except Exception as error:
+            if repr(error) != last:
+                log.exception("a watch over the engine failed; it begins again")
+            last = repr(error)
+        await asyncio.sleep(_WATCH_AGAIN_S)
 
 
 def _death(code: int, why: str | None) -> str:
