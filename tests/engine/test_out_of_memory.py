@@ -19,7 +19,8 @@ from tests.workers import await_listening, free_ports, worker_process
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.out_of_memory import oom_kills, ran_out
-from vram_llm.errors import ModelRefused
+from vram_llm.engine.plan_source import PlanSource
+from vram_llm.errors import DoesNotFit, ModelRefused
 from vram_llm.llama import rpc
 from vram_llm.machine import overhead_store
 from vram_llm.machine.types import Host, Machine
@@ -171,6 +172,26 @@ async def test_a_worker_without_room(tiny_model: Path, host: Host) -> None:
             assert "ran out of memory: the plan now has" in told
             assert endpoint in told or "RPC0" in told
             assert await answered(engine)
+
+
+async def test_more_is_kept_free_only_as_far_as_a_plan_fits() -> None:
+    spares = []
+
+    def replan(plan: Plan, less: Less) -> Plan:
+        spares.append(less.spare_bytes // MIB)
+        if less.spare_bytes > GIB:
+            raise DoesNotFit("no room")
+        return plan
+
+    plans = PlanSource(replace(PLAN, context=replace(PLAN.context, n_ctx=512, n_ubatch=128)), replan)
+    failure = ModelRefused("failed to allocate buffer for kv cache")
+    for _ in range(4):
+        assert plans.note_failure(failure, had_loaded=False)
+        await plans.for_load()
+    assert spares == [512, 1024, 2048, 1024, 4096, 2048, 1024]
+    assert not plans.note_failure(failure, had_loaded=False)
+    await plans.for_load()
+    assert len(spares) == 7
 
 
 async def test_what_cannot_be_smaller_is_refused_as_before(plan_on_cpu: PlanOnCpu) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.planner.saved import CONTEXT, local, saved_plan
-from vram_llm.planner.smaller_plan import Less, given_up, next_less, plan_with, workload_with
+from vram_llm.planner.smaller_plan import Less, given_up, next_less, plan_with, with_less_room, workload_with
 from vram_llm.planner.types import HOST, Plan, Serving, Workload
 from vram_llm.units import GIB, MIB
 
@@ -35,6 +35,14 @@ def test_context_then_micro_batch_then_room_on_the_devices() -> None:
         (2048, 128, 4096),
     ]
     assert ladder(PLAN, "GPU0", can_move=False) == steps[:4]
+
+
+def test_the_steps_back_from_the_room_on_the_devices() -> None:
+    less, steps = Less(n_ctx=2048, spare_bytes=4096 * MIB), []
+    while less.spare_bytes:
+        less = with_less_room(less)
+        steps.append(less.spare_bytes // MIB)
+    assert (steps, less) == ([2048, 1024, 512, 0], Less(n_ctx=2048))
 
 
 def test_the_host_first_gives_up_idle_conversations_and_gets_no_layers() -> None:

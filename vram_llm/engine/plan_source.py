@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from vram_llm.engine.file_watch import watch_files
 from vram_llm.engine.out_of_memory import oom_kills, ran_out
-from vram_llm.errors import BadPlan, VramLLMError
+from vram_llm.errors import BadPlan, DoesNotFit, VramLLMError
 from vram_llm.model.file_identity import FileIdentity, change_of, now
-from vram_llm.planner.smaller_plan import Less, given_up, next_less, plan_with
+from vram_llm.planner.smaller_plan import Less, given_up, next_less, plan_with, with_less_room
 from vram_llm.planner.types import HOST, Plan
 
 log = logging.getLogger("vram_llm.engine")
@@ -76,12 +76,26 @@ class PlanSource:
             if changes:
                 log.warning("%s: it is planned anew", changes[0])
                 self._first = None
-            self._take(self.replan(self.plan, self._less))
+            self._take(self._replanned(self.replan))
         elif self._is_due:
             self._take(plan_with(self.plan, self._less))
         self._loaded = tuple(now(file) for file in self.plan.files)
         self._n_kills = oom_kills()
         return self.plan
+
+    def _replanned(self, replan: Replan) -> Plan:
+        """Another plan, with as much kept free on the devices as fits. Raises the errors of `replan`.
+
+        `_less` stays, so that memory that runs out again leads on to its end and not through the same steps.
+        """
+        less = self._less
+        while True:
+            try:
+                return replan(self.plan, less)
+            except DoesNotFit:
+                if not less.spare_bytes:
+                    raise
+                less = with_less_room(less)
 
     def _take(self, plan: Plan) -> None:
         """Go on with another plan, and say what it gives up."""

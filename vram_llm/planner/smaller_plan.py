@@ -47,6 +47,12 @@ def next_less(
     return None
 
 
+def with_less_room(less: Less) -> Less:
+    """The step before in what is kept free on the devices; 0 bytes before the first."""
+    n_bytes = less.spare_bytes // 2
+    return replace(less, spare_bytes=n_bytes if n_bytes >= FIRST_SPARE_BYTES else 0)
+
+
 def workload_with(workload: Workload, less: Less) -> Workload:
     """The workload for a plan that gives up `less`."""
     serving = replace(workload.serving, slots_ram_bytes=0) if less.no_slots_ram else workload.serving
