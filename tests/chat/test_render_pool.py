@@ -22,6 +22,7 @@ from vram_llm.chat.render_pool import (
 )
 from vram_llm.chat.template import ChatTemplate, TemplateRanAway, TemplateRefusal
 from vram_llm.errors import RequestError
+from vram_llm.server.serving_context import chat_template
 
 pytestmark = pytest.mark.process
 
@@ -120,6 +121,22 @@ def test_an_order_is_given_to_another_process_if_the_first_had_ended(monkeypatch
         process._process.kill()
     assert pool("b", {"messages": []}).text == "b"
     pool.close()
+
+
+def test_a_template_is_not_broken_because_its_processes_were_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = _RenderProcess.ask
+
+    def killed(process: _RenderProcess, order: bytes) -> Rendering | None:
+        process.kill()
+        return ask(process, order)
+
+    source = "{{ messages[0].content }} of a template that is compiled here alone"
+    with rendering_in_processes():
+        with monkeypatch.context() as short_of_memory:
+            short_of_memory.setattr(_RenderProcess, "ask", killed)
+            with pytest.raises(RenderProcessFailed, match="killed 3 processes"):
+                chat_template(source, "", "")
+        assert chat_template(source, "", "").fault == ""
 
 
 def test_what_a_template_shows_is_not_concluded_from_a_lack_of_processes() -> None:

@@ -26,7 +26,7 @@ _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "
 
 
 class RenderProcessFailed(VramLLMError):
-    """No process for chat templates can be started."""
+    """No process for chat templates can be started, or each one was killed."""
 
 
 class _RenderProcess:
@@ -130,13 +130,15 @@ class RenderPool:
         self._starter.shutdown()
 
     def _ask(self, order: bytes) -> Rendering | None:
-        """The answer to an order; None if processes ended over it."""
+        """The answer to an order; None if a process ended over it. Raises RenderProcessFailed."""
         for _ in range(_MOST_TRIES):
             process = self._take()
             rendering = self._ask_one(process, order)
             if rendering is not None or self._is_closed or not process.ended_otherwise:
                 return rendering
-        return None
+        raise RenderProcessFailed(
+            f"the system killed {_MOST_TRIES} processes that rendered the chat template: is memory short?"
+        )
 
     def _ask_one(self, process: _RenderProcess, order: bytes) -> Rendering | None:
         with self._lock:
