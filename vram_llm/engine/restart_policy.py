@@ -15,6 +15,7 @@ CALM_S = 60.0  # of serving, after which the delays begin anew
 MAX_KERNEL_CRASHES = 2  # then loads use no extra buffer types
 _KERNEL_SIGNALS = (signal.SIGILL, signal.SIGSEGV)
 _MOST_DELAY_S = 30.0
+_GROWTH = 2**0.5  # of each delay over the one before
 _FIRST_DELAY_S = 0.5  # of the second attempt; the first has none
 _WORKER_LOST = "ggml-rpc.cpp"  # in the reason of an engine that llama.cpp's RPC client has ended
 
@@ -57,7 +58,7 @@ class RestartPolicy:
 
     @property
     def delay_s(self) -> float:
-        """The wait before the next start."""
+        """The wait before the next start, which grows with the time since the death."""
         if self.n_attempts <= 1:
             return 0.0
-        return min(_FIRST_DELAY_S * 2.0 ** min(self.n_attempts - 2, 16), _MOST_DELAY_S)
+        return min(_FIRST_DELAY_S * _GROWTH ** min(self.n_attempts - 2, 32), _MOST_DELAY_S)
