@@ -14,6 +14,7 @@ LOAD_LIMIT_S = 60.0  # without any work: tensors are sent and read piece by piec
 _LEAST_LIMIT_S = 10.0
 _FACTOR = 20  # of the predicted time: speeds may be assumed, and the machine busy
 _BUSY_FACTOR = 10  # of the limit, for an engine that works
+_LEAST_WORK = 10  # of Pulse.work; the memory guard and other threads of an engine that waits need less
 _UNKNOWN_STEP_S, _UNKNOWN_ROW_S = 3.0, 0.05  # of a plan without predictions
 _MOST_LOOK_S = 1.0
 
@@ -26,6 +27,7 @@ class Watchdog:
         self.look_every_s = min(_MOST_LOOK_S, (limit_s or _LEAST_LIMIT_S) / 10)
         self._last: Pulse | None = None
         self._looked_at_s = 0.0
+        self._work = 0  # when it last beat, or had worked
         self._still_s = self._silent_s = 0.0  # without beat and work; without beat
 
     def look(self, pulse: Pulse, now_s: float, *, is_loading: bool = False) -> str | None:
@@ -36,10 +38,12 @@ class Watchdog:
         passed_s = min(now_s - self._looked_at_s, 2 * self.look_every_s)
         last, self._last, self._looked_at_s = self._last, pulse, now_s
         if last is None or pulse.n_beats != last.n_beats:
-            self._still_s = self._silent_s = 0.0
+            self._still_s, self._silent_s, self._work = 0.0, 0.0, pulse.work
             return None
         self._silent_s += passed_s
-        self._still_s = self._still_s + passed_s if pulse.work == last.work else 0.0
+        self._still_s += passed_s
+        if pulse.work - self._work >= _LEAST_WORK:
+            self._still_s, self._work = 0.0, pulse.work
         limit_s = self._limit_of(pulse.n_rows, is_loading=is_loading)
         doing = f"in a batch of {pulse.n_rows} tokens" if pulse.n_rows else "between two steps"
         where = "while it loaded" if is_loading else doing
