@@ -31,14 +31,14 @@ async def measure(port: int, name: str, attackers: ProcessPoolExecutor, quiet_s:
     """One attack. Returns a row of the table."""
     async with watching(port) as watched:
         while not watched.stream.chunks:
-            await asyncio.sleep(0.05)
-        await asyncio.sleep(0.5)
+            await asyncio.sleep(0.05)  # until the stream has begun
+        await asyncio.sleep(0.5)  # the stream settles
         memory, began = memory_mib(port), time.perf_counter()
-        await asyncio.sleep(quiet_s)
+        await asyncio.sleep(quiet_s)  # the gap without an attack is measured
         started = time.perf_counter()
         outcome = await asyncio.get_running_loop().run_in_executor(attackers, attack_in_process, name, port)
         ended = time.perf_counter()
-        await asyncio.sleep(_AFTER_S)
+        await asyncio.sleep(_AFTER_S)  # what the attack left becomes visible
         after = memory_mib(port)
     cells = [
         (ATTACKS[name].__doc__ or name).rstrip("."),

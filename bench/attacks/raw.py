@@ -25,7 +25,7 @@ async def send(port: int, *parts: bytes, pause_s: float = 0.0) -> str:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
         for i, part in enumerate(parts):
             if i and pause_s:
-                await asyncio.sleep(pause_s)
+                await asyncio.sleep(pause_s)  # the client sends slowly
             writer.write(part)
             with contextlib.suppress(ConnectionError):  # refused meanwhile: the answer is there
                 await writer.drain()

@@ -35,7 +35,7 @@ async def slow_readers(port: int) -> str:
         _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
         writer.write(post(COMPLETIONS, _STREAM))
         writers.append(writer)
-    await asyncio.sleep(8)
+    await asyncio.sleep(8)  # the client does not read
     for writer in writers:
         writer.transport.abort()
     return "not read"
@@ -47,7 +47,7 @@ async def disconnects(port: int) -> str:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(post(COMPLETIONS, {**_STREAM, "prompt": "word " * 13_000}))
         await writer.drain()
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.005)  # the client leaves early
         writer.transport.abort()
     return "left"
 
@@ -58,7 +58,7 @@ async def many_connections(port: int) -> str:
     for _ in range(3000):
         with contextlib.suppress(OSError):
             writers.append((await asyncio.open_connection("127.0.0.1", port))[1])
-    await asyncio.sleep(2)
+    await asyncio.sleep(2)  # the connections stay idle
     for writer in writers:
         writer.transport.abort()
     return f"{len(writers):,} open"

@@ -68,7 +68,7 @@ async def _ask(port: int, watched: Watched) -> None:
         except OSError as error:
             watched.errors.append(f"/health: {error}")
         watched.health.append((asked, time.perf_counter() - asked))
-        await asyncio.sleep(_LOOK_EVERY_S)
+        await asyncio.sleep(_LOOK_EVERY_S)  # between two looks
 
 
 def memory_mib(port: int) -> tuple[float, float]:

@@ -88,11 +88,11 @@ async def observe(fault: Fault, rig: Rig) -> Outcome:
     await asyncio.gather(*(client.begun() for client in begun))
     for i, client in enumerate(waiting):
         client.ask(_TOKENS, stream=i % 2 == 0)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # the requests reach the queue
     first = rig.engine
     at = time.monotonic()
     injecting = asyncio.create_task(_inject(fault, rig))
-    await asyncio.sleep(_LATE_S)
+    await asyncio.sleep(_LATE_S)  # late clients come after the fault
     for client in late:
         client.ask(_TOKENS, stream=False)
     gone_at = await injecting
@@ -137,7 +137,7 @@ async def _until_replaced(rig: Rig, pid: int | None, health: HealthWatch, at: fl
         is_new = engine is not None and engine.pid != pid
         if is_new and health.seen[-1][1] == 200 and health.seen[-1][0] > at:
             return
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # between two looks
 
 
 def run(fault: Fault, model: Path, other: Path, folder: Path) -> Outcome:

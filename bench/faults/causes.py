@@ -21,7 +21,7 @@ import time
 kept = []
 while True:
     kept.append(b"1" * 2**22)
-    time.sleep(0.005)
+    time.sleep(0.005)  # the program grows slowly
 """
 _TOO_SMALL_BYTES = 96 * MIB  # for the worker's program and the model
 
@@ -66,7 +66,7 @@ async def _no_memory_later(rig: Rig) -> None:
     before = rig.group.kills
     program = await asyncio.create_subprocess_exec(*rig.group.command(sys.executable, "-c", _GROWS))
     while rig.group.kills == before:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # until the kernel has ended one
     rig.hit_at = time.monotonic()
     program.kill()
     await program.wait()
@@ -79,9 +79,9 @@ async def _no_memory_at_load(rig: Rig) -> None:
     assert engine is not None
     needed = engine.memory_full_info().uss
     rig.kill_engine()
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # its memory is freed
     _set_limit(rig, _used_bytes(rig) + needed // 2)
-    await asyncio.sleep(2 * _SHORT_S)
+    await asyncio.sleep(2 * _SHORT_S)  # the outage lasts
     _set_limit(rig, 4 * GIB)
 
 
@@ -89,7 +89,7 @@ def _worker_away(seconds: float) -> Inject:
     async def inject(rig: Rig) -> None:
         assert rig.worker is not None
         rig.worker.send(signal.SIGKILL)
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(seconds)  # the outage lasts
         await asyncio.to_thread(rig.worker.start)
 
     return inject
@@ -99,7 +99,7 @@ async def _worker_silent(rig: Rig) -> None:
     """Its connections stay open, as if its computer had lost power."""
     assert rig.worker is not None
     rig.worker.send(signal.SIGSTOP)
-    await asyncio.sleep(4 * _SHORT_S)
+    await asyncio.sleep(4 * _SHORT_S)  # the outage lasts
     rig.worker.send(signal.SIGCONT)
 
 
@@ -112,7 +112,7 @@ async def _worker_with_less_memory(rig: Rig) -> None:
         while time.monotonic() < until:  # as a service manager does, for the kernel ends it
             if rig.worker.process is None or rig.worker.process.poll() is not None:
                 rig.worker.start(group, wait=False)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # between two looks
         rig.worker.send(signal.SIGKILL)
     await asyncio.to_thread(rig.worker.start)
 
@@ -121,10 +121,10 @@ async def _truncated(rig: Rig) -> None:
     """The engine may end by itself, as it reads weights that are no longer there; else it is killed."""
     whole, first = rig.model.read_bytes(), rig.engine
     os.truncate(rig.model, len(whole) // 2)
-    await asyncio.sleep(1)
+    await asyncio.sleep(1)  # the engine reads the missing pages
     if rig.engine == first:
         rig.kill_engine()
-    await asyncio.sleep(_SHORT_S)
+    await asyncio.sleep(_SHORT_S)  # the outage lasts
     with rig.model.open("r+b") as file:
         file.write(whole)
 
@@ -139,7 +139,7 @@ async def _deleted(rig: Rig) -> None:
     away = rig.model.with_suffix(".away")
     rig.model.rename(away)
     rig.kill_engine()
-    await asyncio.sleep(_SHORT_S)
+    await asyncio.sleep(_SHORT_S)  # the outage lasts
     away.rename(rig.model)
 
 
@@ -152,14 +152,14 @@ async def _disk_full(rig: Rig) -> None:
         except OSError:
             pass
     rig.kill_engine()
-    await asyncio.sleep(_SHORT_S)
+    await asyncio.sleep(_SHORT_S)  # the outage lasts
     filler.unlink()
 
 
 async def _no_descriptors(rig: Rig) -> None:
     rig.limit_descriptors(rig.server.num_fds() - 1)
     rig.kill_engine()
-    await asyncio.sleep(_SHORT_S)
+    await asyncio.sleep(_SHORT_S)  # the outage lasts
     rig.limit_descriptors(None)
 
 

@@ -71,7 +71,7 @@ class Client:
     async def begun(self, n_tokens: int = 4) -> None:
         """Wait for the first tokens of a stream."""
         while self.answer.tokens < n_tokens and not self.answer.is_closed:
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(_POLL_S)  # between two looks
 
     async def end(self, limit_s: float) -> str:
         """The outcome; "nothing" if none comes within `limit_s`."""
@@ -102,7 +102,7 @@ class HealthWatch:
             message = "" if status == 200 else body["error"]["message"]
             if not self.seen or self.seen[-1][1:] != (status, message):
                 self.seen.append((time.monotonic(), status, message))
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(_POLL_S)  # between two looks
 
     def first(self, status: int, after_s: float) -> tuple[float, str] | None:
         """When it first had `status` at or after a time, and its message; None: not yet."""

@@ -1,4 +1,7 @@
-"""The scheduler's promises, by tables and by hypothesis's sequences of events."""
+"""The scheduler's promises, by tables and by hypothesis's sequences of events.
+
+Past 400 lines because the tables and the sequences share one model of an engine.
+"""
 
 from collections.abc import Sequence as Several
 

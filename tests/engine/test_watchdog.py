@@ -61,6 +61,12 @@ def test_one_that_works_has_ten_times_as_long() -> None:
     )
 
 
+def test_the_work_of_other_threads_does_not_hide_a_hang() -> None:
+    dog = Watchdog(None, 10)
+    pulses = [Pulse(7, 64, 900 + second // 2) for second in range(100)]
+    assert "it did nothing for 10.0 s" in (looks(dog, 100, *pulses) or "")
+
+
 def test_a_beat_begins_anew() -> None:
     assert looks(Watchdog(None, 5), 1000, *(Pulse(i // 4, 0, 0) for i in range(1000))) is None
 

@@ -1,6 +1,7 @@
 """Faults of headers that know GGUF's structure, and cases made of them; `case(n)` is always the same.
 
-Each fault is a function that changes a `Draft`; `FAULTS` has them by name.
+Each fault is a function that changes a `Draft`; `FAULTS` has them by name. Past 400 lines because the forty
+faults are a list.
 """
 
 import struct

@@ -21,7 +21,7 @@ from vram_llm.chat.render import Rendering, render_here
 from vram_llm.parent_death import end_with_parent
 
 HEADER = struct.Struct("<Q")
-_FREE_BYTES = 256 << 20  # of memory, besides 32 times the order
+_FREE_BYTES = 256 << 20  # of memory for any order, and 32 times the order's bytes more
 _KEPT_BYTES = 64 << 20  # of memory in use after an order; with more, a new process takes over
 _NICE = 5  # streams go first
 _PAGE_BYTES = resource.getpagesize()

@@ -93,7 +93,7 @@ class RequestsInFlight:
         self._end_trial(request)
 
     def finish(self, request_id: str) -> bool:
-        """End a request with the tokens that it has; False if no engine has it and it has no tokens."""
+        """End a request with the tokens that it has. False if it has none and no engine has the request."""
         request = self._requests.get(request_id)
         if request is None:
             return False

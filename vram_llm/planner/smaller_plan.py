@@ -22,7 +22,7 @@ class Less:
 
     n_ctx: int | None = None
     n_ubatch: int | None = None
-    spare_bytes: int = 0  # kept free on each device and on the host, besides the reserve
+    spare_bytes: int = 0  # kept free on each device and on the host, in addition to the reserve
     no_slots_ram: bool = False
     short: str | None = None  # the device that ran out last, or HOST; None: unknown
 

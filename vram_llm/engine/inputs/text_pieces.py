@@ -13,7 +13,7 @@ from typing import NamedTuple
 from vram_llm.llama.vocab import Special, Vocab
 
 PIECE_CHARS = 1 << 13
-_LOOK_CHARS = 1 << 10  # a special token is looked for in so many characters of each PIECE_CHARS
+_LOOK_CHARS = 1 << 10  # after PIECE_CHARS, in which a special token is looked for to cut at
 _SPM = 1  # llama_vocab_type of llama.h
 _SPACES = " \t\n\v\f\r"  # those of C's isspace
 _ESCAPED_SPACE = "▁"
@@ -29,7 +29,7 @@ class Piece(NamedTuple):
 
 
 class TextPieces:
-    """The cuts in texts for one vocabulary; `parse_special` as llama_tokenize has it.
+    """Cuts texts where no token changes. `parse_special` is the option of llama_tokenize.
 
     A text may be cut after a special token that no other one can overlap: llama.cpp tokenizes what is between
     special tokens apart. SentencePiece merges only into tokens, so a text may also be cut between two

@@ -79,7 +79,7 @@ class TextTokenizer:
         parse_special: bool = True,
         most: int | None = None,
     ) -> list[int]:
-        """The tokens of `text`; from a long one, with `most`, perhaps no more pieces than have so many.
+        """The tokens of `text`. With `most`, a long text may end after the piece that exceeds so many.
 
         Raises RequestError for a run of characters that may overflow llama.cpp's stack, CancelledError.
         """
