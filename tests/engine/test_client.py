@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import PlanOnCpu
 from tests.engine.clients import answer, begun, refusal_of, request, with_path
 from tests.engine.harness import EXACT, Start, engine_processes, tokens_of, write_f32
-from tests.patience import soon
+from tests.patience import soon, until
 from tests.workers import running_workers
 from vram_llm.engine import client
 from vram_llm.engine.client import EngineClient
@@ -247,6 +247,13 @@ async def test_clients_that_disconnect_free_their_slots(engine: EngineClient) ->
     assert (engine.stats.n_running, engine.stats.n_waiting) == (0, 0)
     assert engine.stats.n_generated_tokens >= 108
     check_none_ran_on(engine)
+
+
+async def test_stats_come_with_cancels(engine: EngineClient) -> None:
+    stream = await begun(engine, "only")
+    assert engine.stats.n_running == 1
+    await stream.aclose()
+    await until(lambda: engine.stats.n_running == 0, "counted as gone")
 
 
 async def test_stats_come_with_events(engine: EngineClient) -> None:

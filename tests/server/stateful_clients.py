@@ -180,7 +180,10 @@ class Clients(RuleBasedStateMachine):
         assert (
             json.loads(last.received.partition(b"\r\n\r\n")[2])["usage"]["completion_tokens"] == 4 * PARALLEL
         )
-        stats = self.server.engine.stats
+        for _ in looks():  # the answer comes before the statistics of the step that ended it
+            stats = self.server.engine.stats
+            if (stats.n_running, stats.n_waiting) == (0, 0):
+                break
         assert (stats.n_running, stats.n_waiting) == (0, 0)
         for _ in looks():
             if psutil.Process().num_fds() <= self.n_fds:

@@ -40,19 +40,6 @@ def waits(gate: asyncio.Event, *before: int, error: Exception | None = None) -> 
 
 
 @pytest.mark.parametrize(("path", "body"), STREAMS)
-async def test_headers_come_with_the_acceptance(path: str, body: dict[str, Any]) -> None:
-    gate = asyncio.Event()
-    async with (
-        listening(FakeEngine(waits(gate, 0)), sse_ping_interval_s=0) as url,
-        http_client() as client,
-        client.stream("POST", url + path, json=body) as reply,  # while the gate is closed
-    ):
-        assert reply.status_code == 200
-        gate.set()
-        assert "Hello" in (await reply.aread()).decode()
-
-
-@pytest.mark.parametrize(("path", "body"), STREAMS)
 async def test_a_silent_stream_gets_comments(path: str, body: dict[str, Any]) -> None:
     gate = asyncio.Event()
     engine = FakeEngine(waits(gate))  # which does not even accept the request
@@ -78,10 +65,13 @@ async def test_an_interval_of_0_sends_no_comments(engine: FakeEngine) -> None:
 
 
 @pytest.mark.parametrize(("path", "body"), STREAMS)
-async def test_a_refusal_before_the_acceptance_has_its_status(path: str, body: dict[str, Any]) -> None:
+@pytest.mark.parametrize("progress", [(), (0, 3)])
+async def test_a_refusal_before_the_first_text_has_its_status(
+    progress: tuple[int, ...], path: str, body: dict[str, Any]
+) -> None:
     gate = asyncio.Event()
     gate.set()
-    engine = FakeEngine(waits(gate, error=ContextExceeded("too long", "messages")))
+    engine = FakeEngine(waits(gate, *progress, error=ContextExceeded("too long", "messages")))
     async with listening(engine) as url, http_client() as client:
         reply = await client.post(url + path, json=body)
     assert reply.status_code == 400
@@ -90,10 +80,10 @@ async def test_a_refusal_before_the_acceptance_has_its_status(path: str, body: d
 
 @pytest.mark.parametrize(("path", "body"), STREAMS)
 async def test_a_late_refusal_ends_the_stream(path: str, body: dict[str, Any]) -> None:
-    gate = asyncio.Event()
-    gate.set()
-    engine = FakeEngine(waits(gate, 0, error=ContextExceeded("too long", "messages")))
-    async with listening(engine) as url, http_client() as client:
+    def script(request: Request) -> Sequence[Step]:
+        return [*says("Hello")(request)[:1], ContextExceeded("too long", "messages")]
+
+    async with listening(FakeEngine(script)) as url, http_client() as client:
         reply = await client.post(url + path, json=body)
     assert reply.status_code == 200
     assert 'too long"' in reply.text

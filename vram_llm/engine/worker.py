@@ -119,6 +119,7 @@ class Worker:
     def _handle(self, messages: list[wire.ToEngine], loop: "Loop", questions: "VocabularyQuestions") -> None:
         """Answer messages or pass them to the loop, and send its events before the next step."""
         events: list[TokenEvent] = []
+        is_cancelled = False
         for message in messages:
             match message:
                 case wire.Submit(request):
@@ -127,11 +128,12 @@ class Worker:
                 case wire.Cancel(request_id):
                     questions.cancel(request_id)
                     loop.cancel(request_id)
+                    is_cancelled = True
                 case wire.Finish(request_id):
                     events.append(loop.finish(request_id))
                 case wire.Tokenize() | wire.Detokenize():
                     questions.ask(message)
-        if events:
+        if events or is_cancelled:  # perhaps no step follows, whose stats would count one request fewer
             self._channel.send(wire.StepEvents(events, loop.stats()))
 
     def _send_output(

@@ -195,10 +195,11 @@ def with_member(chunks: bytes, name: str, value: object) -> bytes:
 class EventStream(Response, Generic[Item]):
     """Sends a reply chunk by chunk.
 
-    The headers are sent with the first of `events`, when the engine has accepted the request, or after
-    `ping_interval_s`. After each such interval of silence a comment is sent, so that clients and proxies keep
-    the connection (0: never). An error before the headers becomes an answer with its own status, made by
-    `refuse`; a later error is written by `writer`. A client that disconnects closes `events` at once.
+    The headers are sent with the first bytes of `events`, thus not with the prompt's progress unless it was
+    requested, or after `ping_interval_s`. After each such interval of silence a comment is sent, so that
+    clients and proxies keep the connection (0: never). An error before the headers becomes an answer with its
+    own status, made by `refuse`, or, if the model has changed, the request is handled again (replay.py); a
+    later error is written by `writer`. A client that disconnects closes `events` at once.
     """
 
     def __init__(
@@ -220,13 +221,13 @@ class EventStream(Response, Generic[Item]):
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._events) as events:
-            first = asyncio.ensure_future(anext(events))
+            first = asyncio.ensure_future(self._first_bytes(events))
             try:
                 await asyncio.wait({first}, timeout=self._ping_interval_s)
                 if first.done() and (error := first.exception()) is not None:  # it gets its own status
                     assert isinstance(error, Exception)
                     if isinstance(error, ModelChanged):
-                        raise error  # to replay.py
+                        raise error
                     _log(error)
                     await self._refuse(error)(scope, receive, send)
                     return
@@ -240,17 +241,21 @@ class EventStream(Response, Generic[Item]):
             finally:
                 await cancel_and_wait(first)
 
+    async def _first_bytes(self, events: AsyncGenerator[tuple[int, Item], None]) -> bytes:
+        """The opening, and the bytes of the first event that has any."""
+        opening = self._writer.opening()
+        async for index, event in events:
+            if chunk := self._writer.event(index, event):
+                return opening + chunk
+        return opening
+
     async def _write(
-        self,
-        first: asyncio.Future[tuple[int, Item]],
-        events: AsyncGenerator[tuple[int, Item], None],
-        send: Send,
+        self, first: asyncio.Future[bytes], events: AsyncGenerator[tuple[int, Item], None], send: Send
     ) -> bytes:
         """Send all bytes but the last, and return those."""
         try:
             await self._send(send, b"" if first.done() else COMMENT)
-            index, event = await first
-            await self._send(send, self._writer.opening() + self._writer.event(index, event))
+            await self._send(send, await first)
             async for index, event in events:
                 await self._send(send, self._writer.event(index, event))
             return self._writer.closing()

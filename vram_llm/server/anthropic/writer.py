@@ -119,9 +119,11 @@ class MessageWriter:
         self._input = ""  # of a tool_use block, as the model writes it
 
     def opening(self) -> bytes:
-        return b""  # message_start holds the prompt's tokens, which come with the first event
+        return b""  # message_start holds the prompt's tokens, which come with the first token's event
 
     def event(self, index: int, item: ParsedChunk) -> bytes:
+        if item.token.prompt_done is not None:
+            return b""
         written = b""
         if not self._begun:
             self._begun = True
