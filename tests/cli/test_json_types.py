@@ -20,6 +20,7 @@ COMMANDS = {
     "calibrate": ["calibrate", "--show"],
     "check": ["plan", "--check", "plan.json"],
     "compare": ["plan", "demo", "--gpu", "RTX 3090", "--compare", "24GiB"],
+    "doctor": ["doctor"],
     "floor": ["plan", "demo", "--gpu", "RTX 3060", "--floor"],
     "machine": ["plan", "--gpu", "RTX 4080 Laptop"],
     "models": ["models"],

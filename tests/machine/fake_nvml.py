@@ -84,6 +84,7 @@ def fake_nvml(*cards: FakeCard, init_fails: str | None = None) -> Any:
 
     fake.nvmlInit, fake.nvmlShutdown = init, shutdown
     fake.nvmlSystemGetDriverVersion = lambda: "580.65.06"
+    fake.nvmlSystemGetCudaDriverVersion_v2 = lambda: 13000
     fake.nvmlDeviceGetCount = lambda: len(cards)
     add_query("nvmlDeviceGetHandleByIndex", lambda card: card)
     add_query("nvmlDeviceGetName", lambda card: card.name)

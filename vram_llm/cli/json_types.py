@@ -17,6 +17,7 @@ from vram_llm.planner.measured_speed import MeasuredSpeed
 from vram_llm.planner.memory_report import Certificate
 from vram_llm.planner.recheck import DeviceFit
 from vram_llm.planner.types import PLAN_VERSION, Plan
+from vram_llm.workflows.diagnosis import Diagnosis
 from vram_llm.workflows.model_list import ListedModel
 from vram_llm.workflows.quantizations import Quantizations
 
@@ -64,6 +65,7 @@ DOCUMENTS: Mapping[str, type] = {
     "calibrate": Calibration,
     "check": CheckedPlan,
     "compare": ComparedPlans,
+    "doctor": Diagnosis,
     "floor": MemoryFloor,
     "machine": Machine,
     "models": ListedModels,

@@ -25,10 +25,12 @@ class RegistryRequest(msgspec.Struct, frozen=True):
 
 
 class RegistryListing(msgspec.Struct, frozen=True, tag=True):
-    """The registries of the build, and their GPUs."""
+    """The registries of the build, their GPUs, and what the build is made for."""
 
     built: tuple[str, ...]
     devices: tuple[BackendDevice, ...]
+    features: str = ""  # llama_print_system_info: "CPU : AVX2 = 1 | CUDA : ARCHS = 860 | "
+    libraries: tuple[str, ...] = ()  # of drivers, by the names of their files: "libcudart.so.12.8.90"
 
 
 _last: Backends | None = None
@@ -57,15 +59,20 @@ def gpu_libraries() -> frozenset[str]:
     return frozenset(name[1].partition("-")[0] for name in names if name) - _NO_DEVICES
 
 
+def list_build() -> RegistryListing:
+    """What the installed llama.cpp is built with and lists here. Raises NotBuilt, EngineDied."""
+    return ask(
+        "vram_llm.llama.registry_worker",
+        RegistryRequest(),
+        RegistryListing,
+        "its back ends were asked for their devices",
+        _SILENCE_S,
+    )
+
+
 def _ask() -> Backends:
     try:
-        found = ask(
-            "vram_llm.llama.registry_worker",
-            RegistryRequest(),
-            RegistryListing,
-            "its back ends were asked for their devices",
-            _SILENCE_S,
-        )
+        found = list_build()
     except VramLLMError as error:
         note = f"Cards are planned for as their drivers describe them: {error}."
         return Backends(notes=(note,), is_known=False)

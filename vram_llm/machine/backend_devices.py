@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from vram_llm.machine import nvml
-from vram_llm.machine.build_command import build_command
+from vram_llm.machine.build_command import REMEDY, build_command
 from vram_llm.machine.types import Device, DeviceKind, Host, Source
 
 # By the name of ggml's registry. If several back ends drive a card, the first of them here is used.
@@ -184,6 +184,4 @@ def _shares_host_memory(backend_device: BackendDevice) -> bool:
 
 
 def _no_backend_note(name: str, kind: DeviceKind) -> str:
-    return (
-        f"{name} cannot be used by the installed llama.cpp. This builds one that can: {build_command(kind)}"
-    )
+    return f"{name} cannot be used by the installed llama.cpp. {REMEDY}: {build_command(kind)}"

@@ -3,6 +3,9 @@
 from vram_llm.machine import json_store
 from vram_llm.machine.types import DeviceKind
 
+REMEDY = "This builds one that can"
+"""Begins the sentence with the command in notes on a device that the build cannot use."""
+
 _OPTIONS = {  # of ggml/CMakeLists.txt
     DeviceKind.CUDA: "GGML_CUDA",
     DeviceKind.ROCM: "GGML_HIP",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vram_llm.machine.backend_devices import Backends, DedicatedMemory
-from vram_llm.machine.build_command import build_command
+from vram_llm.machine.build_command import REMEDY, build_command
 from vram_llm.machine.system_files import read_text
 from vram_llm.machine.types import Device, DeviceKind
 
@@ -71,7 +71,7 @@ def missing_backend_notes(
             continue
         kind = DeviceKind.ROCM if maker == "AMD" and (root / "dev/kfd").exists() else kinds[0]
         sentences.append(
-            f"{maker} graphics cannot be used by the installed llama.cpp. This builds one that can: "
+            f"{maker} graphics cannot be used by the installed llama.cpp. {REMEDY}: "
             f"{build_command(kind)} (or describe the card with --gpu, to plan without it)"
         )
     return tuple(sentences)

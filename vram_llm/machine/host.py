@@ -5,6 +5,7 @@ All paths are relative to `root`, so that tests can make the files of another co
 
 import os
 import platform
+import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -48,6 +49,16 @@ def available_bytes(root: Path = ROOT) -> int:
     import psutil
 
     return min(psutil.virtual_memory().available, *(free for _, free in memory_limits(root)), 2**63)
+
+
+def swap_bytes() -> tuple[int, int]:
+    """The size of the swap space, and the bytes of it in use by all programs."""
+    import psutil
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # containers may hide the rates, which are not used
+        swap = psutil.swap_memory()
+    return swap.total, swap.used
 
 
 def largest_process() -> str | None:

@@ -48,6 +48,35 @@ class NvmlUsage(NamedTuple):
     driver_version: str | None = None  # of the driver that reports them
 
 
+class DriverVersions(NamedTuple):
+    """The versions of NVIDIA's driver; None without one. `failure` is a sentence on a driver that fails."""
+
+    driver: str | None = None  # "580.65.06"
+    cuda: str | None = None  # the newest CUDA that it runs: "13.0"
+    failure: str | None = None
+
+
+def driver_versions() -> DriverVersions:
+    """The versions of NVIDIA's driver."""
+    try:
+        import pynvml as nvml
+    except ImportError:
+        return DriverVersions()
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        note = _init_failure_note(nvml, error)
+        return DriverVersions(failure=None if note == NO_DRIVER else note)
+    try:
+        cuda = _query(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2)  # 13000
+        return DriverVersions(
+            _query(nvml, nvml.nvmlSystemGetDriverVersion),
+            f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None,
+        )
+    finally:
+        _query(nvml, nvml.nvmlShutdown)
+
+
 def shared_memory_note(name: str) -> str:
     """The note on a device that uses the host's memory."""
     return f"{name} uses the computer's memory: plans take its bytes and the host's from one pool."
