@@ -307,3 +307,9 @@ class RequestTimeout(RequestError):
     """The time for a request was over before its answer had begun."""
 
     code = "request_timeout"
+
+
+class RequestCancelled(RequestError):
+    """A request was ended by its owner or by the server's operator."""
+
+    code = "request_cancelled"

@@ -44,6 +44,9 @@ class ScriptedEngine:
     async def ready(self) -> ModelInfo:
         return INFO
 
+    def cancel(self, request_id: str, client: str | None) -> bool:
+        return False
+
     def seconds_until_done(self, n: int, client: str) -> float:
         return 1.0
 

@@ -7,7 +7,7 @@ import pytest
 from vram_llm.engine import wire
 from vram_llm.engine.in_flight import RequestsInFlight
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Request, SamplingParams, TokenEvent
-from vram_llm.errors import EngineDied, PoisonRequest, RequestTimeout
+from vram_llm.errors import EngineDied, PoisonRequest, RequestCancelled, RequestTimeout
 
 FAILURE = EngineDied("signal 9")
 DRAWN = SamplingParams()
@@ -218,3 +218,16 @@ def test_questions_are_asked_again() -> None:
     recorder.requests.answer(wire.Tokens("t", [1]))
     assert recorder.names == ["e", "t"]
     assert [answer.id for answer in got] == ["e", "t"]
+
+
+def test_requests_are_cancelled_by_their_owner() -> None:
+    recorder = Recorder()
+    recorder.add("chat-a-0", "chat-a-1", "chat-ab-0", client="ann")
+    for name, client in (("chat-a", "bob"), ("chat", None), ("nothing", None), ("chat-", None), ("", None)):
+        assert not recorder.requests.cancel(name, client), name
+    assert recorder.requests.cancel("chat-a", "ann")
+    assert [type(recorder.got[name][0]) for name in ("chat-a-0", "chat-a-1")] == [RequestCancelled] * 2
+    assert recorder.got["chat-ab-0"] == []
+    assert recorder.sent[-2:] == [wire.Cancel("chat-a-0"), wire.Cancel("chat-a-1")]
+    assert recorder.requests.cancel("chat-ab-0", None)
+    assert len(recorder.requests) == 0

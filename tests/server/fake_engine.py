@@ -73,6 +73,8 @@ class FakeEngine:
         self.requests: list[Request] = []
         self.embedded: list[EmbeddingRequest] = []
         self.cancelled: list[str] = []
+        self.in_flight: set[str] = set()  # ids that `cancel` finds
+        self.asked_to_cancel: list[tuple[str, str | None]] = []
         self.some_cancelled = asyncio.Event()
 
     async def generate(self, request: Request) -> AsyncGenerator[TokenEvent, None]:
@@ -92,6 +94,10 @@ class FakeEngine:
             if not complete:
                 self.cancelled.append(request.id)
                 self.some_cancelled.set()
+
+    def cancel(self, request_id: str, client: str | None) -> bool:
+        self.asked_to_cancel.append((request_id, client))
+        return request_id in self.in_flight
 
     def seconds_until_done(self, n: int, client: str) -> float:
         return 2.5 * n

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 def app_of(engine: Engine, **options: Any) -> FastAPI:
     """The application; `options` are create_app's, and the others ServerConfig's."""
-    own = {name: options.pop(name) for name in ("hosts", "clock", "lifespan") if name in options}
+    own = {name: options.pop(name) for name in ("hosts", "clock", "lifespan", "ui") if name in options}
     return create_app(engine, ServerConfig(**options), **own)
 
 

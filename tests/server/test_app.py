@@ -68,6 +68,9 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
         "/detokenize",
         "/tokenizer_info",
         "/apply-template",
+        "/plan",
+        "/requests/{request_id}",
+        "/logs",
         "/chat/completions/input_tokens",
     }
     chat = document["paths"]["/v1/chat/completions"]["post"]

@@ -108,6 +108,10 @@ class EngineClient(EngineProcess):
                 self._in_flight.drop(request.id)
                 self._times.end(request.id, time.monotonic(), is_whole=finished)
 
+    def cancel(self, request_id: str, client: str | None) -> bool:
+        """End a request, see server.engine_protocol.Engine."""
+        return self._in_flight.cancel(request_id, client)
+
     async def tokenize(
         self, text: str, *, add_special: bool, parse_special: bool, images: tuple[Image, ...] = ()
     ) -> list[int]:

@@ -14,9 +14,10 @@ from typing import Any
 
 from vram_llm.engine import wire
 from vram_llm.engine.request import FinishReason, TokenEvent
-from vram_llm.errors import EngineDied, PoisonRequest, RequestTimeout, VramLLMError
+from vram_llm.errors import EngineDied, PoisonRequest, RequestCancelled, RequestTimeout, VramLLMError
 
 MAX_DEATHS = 2  # of engines that worked on a request; it is then refused
+_MOST_DIGITS = 5  # of a sequence's number
 log = logging.getLogger("vram_llm.engine")
 
 
@@ -91,6 +92,23 @@ class RequestsInFlight:
         if request.is_sent:
             self._send(wire.Cancel(request_id))
         self._end_trial(request)
+
+    def cancel(self, request_id: str, client: str | None) -> bool:
+        """End a request of a client (None: anybody's) with RequestCancelled, and all sequences of a reply.
+
+        False if there is none.
+        """
+        found = [
+            request
+            for request in self._requests.values()
+            if isinstance(asked := request.question, wire.Submit | wire.Embed)
+            and client in (None, asked.request.client)
+            and _is_called(asked.id, request_id)
+        ]
+        for request in found:
+            self.drop(request.question.id)
+            request.settle(RequestCancelled(f"request {request.question.id} was cancelled"))
+        return bool(found)
 
     def finish(self, request_id: str) -> bool:
         """End a request with the tokens that it has. False if it has none and no engine has the request."""
@@ -178,6 +196,12 @@ class RequestsInFlight:
     def _fail(self, request: RequestInFlight, error: VramLLMError) -> None:
         del self._requests[request.question.id]
         request.settle(error)
+
+
+def _is_called(own: str, request_id: str) -> bool:
+    """Whether an id is a request's own, or that of the reply of which it is a sequence: "ID-0", "ID-1"."""
+    reply, _, number = own.rpartition("-")
+    return own == request_id or (reply == request_id and number.isdecimal() and len(number) <= _MOST_DIGITS)
 
 
 def _end_of(request: RequestInFlight, failure: VramLLMError) -> VramLLMError | None:

@@ -53,7 +53,7 @@ def make_plan(
     with changes that fit, and BadSplit or BadPlan if the workload contradicts model or machine.
     """
     workload = _with_checked_overrides(profile, machine, workload)
-    chosen, more, prices = _choose(profile, machine, workload, exact)
+    chosen, more, prices = choose_candidate(profile, machine, workload, exact)
     chosen = _with_load_mode(workload, chosen)
     companions = (*adapters(profile, machine, workload.loras, chosen.placement), *companions)
     if not chosen.estimate.fits:
@@ -114,7 +114,7 @@ def _with_load_mode(workload: Workload, chosen: Candidate) -> Candidate:
     return replace(chosen, context=replace(chosen.context, use_mmap=False))
 
 
-def _choose(
+def choose_candidate(
     profile: ModelProfile, machine: Machine, workload: Workload, exact: MeterFor | None
 ) -> tuple[Candidate, Candidate | None, tuple[ContextPrice, ...]]:
     """The placement, the one of one step more context, which does not fit, and prices of other contexts."""

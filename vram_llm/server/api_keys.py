@@ -11,7 +11,11 @@ from vram_llm.server.config import ServerConfig
 from vram_llm.server.key_usage import KeyUsage
 from vram_llm.server.keys_file import KeyScope, StoredKey, id_of, read_keys
 
-ROUTE_SCOPES = {"/metrics": KeyScope.METRICS}  # by path; other routes need KeyScope.INFERENCE
+ROUTE_SCOPES = {
+    "/metrics": KeyScope.METRICS,
+    "/plan": KeyScope.ADMIN,
+    "/logs": KeyScope.ADMIN,
+}  # by path; other routes need KeyScope.INFERENCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

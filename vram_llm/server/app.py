@@ -41,11 +41,15 @@ from vram_llm.server.tokenizer_routes import (
     TokenizeFields,
     tokens_router,
 )
+from vram_llm.server.ui.page import Page
+from vram_llm.server.ui.plan_fields import PlanFields
+from vram_llm.server.ui.ports import Ui
+from vram_llm.server.ui.router import dashboard_router
 
 _DEFAULT = ServerConfig()
 _BODIES = (
     ChatCompletionRequest, CompletionRequest, ResponseFields, MessagesFields, CountFields, TokenizeFields,
-    DetokenizeFields, ApplyTemplateFields, EmbeddingFields, RerankFields,
+    DetokenizeFields, ApplyTemplateFields, EmbeddingFields, RerankFields, PlanFields,
 )  # fmt: skip
 _MESSAGES = ("/messages", "/messages/count_tokens")
 _REFUSALS = {prefix + path: anthropic_response for prefix in ("", "/v1") for path in _MESSAGES}
@@ -59,13 +63,15 @@ def create_app(
     hosts: frozenset[str] | None = None,
     clock: Callable[[], float] = time.time,
     lifespan: Callable[[FastAPI], Any] | None = None,
+    ui: Ui | None = None,
 ) -> FastAPI:
     """The OpenAI endpoint in front of `engine`, which the caller starts and stops.
 
-    Every path under `/v1` is also served without that prefix. With API keys, every path except /, /health and
-    /v1/health requires one, as a bearer token or as x-api-key; `keyring` of None has those of `config`.
-    `hosts` are the accepted host names besides loopback addresses; None accepts any name. `clock` gives Unix
-    seconds. Raises BadKeysFile.
+    Every path under `/v1` is also served without that prefix. With API keys, every path except /, /health,
+    /v1/health and the dashboard's files below /ui requires one, as a bearer token or as x-api-key; `keyring`
+    of None has those of `config`. `hosts` are the accepted host names besides loopback addresses; None
+    accepts any name. `clock` gives Unix seconds. `ui` is what the dashboard needs; None: it has neither a
+    planner nor a log. Raises BadKeysFile.
     """
     # The pages at /docs would fetch their scripts from the network.
     app = FastAPI(
@@ -90,7 +96,9 @@ def create_app(
     health, tokens = health_router(serving), tokens_router(serving)
     app.include_router(health)
     app.include_router(health, prefix="/v1", include_in_schema=False)
-    app.include_router(root_router(serving))
+    page = Page()
+    app.include_router(root_router(serving, page))
+    app.include_router(dashboard_router(serving, ui or Ui(), page))
     for make in (
         models_router, chat_router, completions_router, responses_router, anthropic_router, embeddings_router,
         rerank_router,

@@ -42,6 +42,12 @@ class Engine(Protocol):
         Cancelling the task that waits cancels the request.
         """
 
+    def cancel(self, request_id: str, client: str | None) -> bool:
+        """End a request of a client, or of anybody (None), with RequestCancelled. False: there is none.
+
+        `request_id` is its own, or its reply's, whose sequences all end.
+        """
+
     def seconds_until_done(self, n: int, client: str) -> float:
         """The expected time until `n` sequences of a client have ended, in seconds."""
 

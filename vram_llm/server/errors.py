@@ -15,6 +15,7 @@ from vram_llm.errors import (
     EngineDied,
     Overloaded,
     PoisonRequest,
+    RequestCancelled,
     RequestError,
     RequestTimeout,
     VramLLMError,
@@ -55,6 +56,12 @@ class NoSuchResponse(RequestError):
     """A response that is not stored."""
 
     code = "response_not_found"
+
+
+class NoSuchRequest(RequestError):
+    """A request that is not in flight."""
+
+    code = "request_not_found"
 
 
 class PreviousNotFound(RequestError):
@@ -176,6 +183,8 @@ ANSWERS: dict[type[Exception], ErrorKind] = {
     UnknownModel: ErrorKind(status=404, type=_INVALID),
     WrongModel: ErrorKind(status=400, type=_INVALID),
     NoSuchResponse: ErrorKind(status=404, type=_INVALID),
+    NoSuchRequest: ErrorKind(status=404, type=_INVALID),
+    RequestCancelled: ErrorKind(status=499, type=_INVALID, retry=False),
     PreviousNotFound: ErrorKind(status=400, type=_INVALID),
     UnknownRoute: ErrorKind(status=404, type=_INVALID),
     WrongMethod: ErrorKind(status=405, type=_INVALID),

@@ -1,8 +1,9 @@
-"""GET /health: whether the engine accepts requests, as in llama-server. GET /: name and endpoints."""
+"""GET /health: whether the engine accepts requests, as in llama-server. GET /: name, or the page."""
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
 
 from vram_llm._version import __version__
 from vram_llm.engine.model_info import EngineState
@@ -10,6 +11,7 @@ from vram_llm.server.errors import NotReady
 from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import Health
 from vram_llm.server.serving_context import ServingContext
+from vram_llm.server.ui.page import Page, wants_page
 
 
 def health_router(serving: ServingContext) -> APIRouter:
@@ -32,12 +34,23 @@ def health_router(serving: ServingContext) -> APIRouter:
     return router
 
 
-def root_router(serving: ServingContext) -> APIRouter:
-    """GET /: 200 as soon as the server listens. Where keys are needed, strangers learn the name alone."""
+def root_router(serving: ServingContext, page: Page) -> APIRouter:
+    """GET /: 200 as soon as the server listens. Where keys are needed, strangers learn the name alone.
+
+    Clients that take HTML get the dashboard.
+    """
     router = APIRouter(tags=["health"])
 
-    @router.get("/", summary="Name, version and endpoints")
-    async def root() -> dict[str, Any]:
+    @router.get(
+        "/",
+        summary="Name, version and endpoints; HTML for browsers",
+        response_model=dict[str, Any],
+        responses={200: {"content": {"text/html": {}}}},
+    )
+    async def root(http: Request, reply: Response) -> Response | dict[str, Any]:
+        if wants_page(http):
+            return page.reply("index.html", http)
+        reply.headers["vary"] = "accept"
         endpoints = {"openai": "/v1", "anthropic": "/v1/messages", "document": "/openapi.json"}
         if serving.is_asked_by_stranger:
             return {"name": "vram-llm", "endpoints": endpoints}

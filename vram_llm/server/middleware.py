@@ -20,12 +20,14 @@ from vram_llm.server.api_keys import ANYBODY, STRANGER, ApiKey, Keyring, current
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import BadKey, BodyTooLarge, MissingScope, error_response
 from vram_llm.server.read_body import BodyBudget, HeldBody
+from vram_llm.server.ui.page import FOLDER
 from vram_llm.units import format_bytes
 
 log = logging.getLogger(__name__)
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _BODIES = 8  # of the largest size: bytes of all bodies that are not yet parsed
 _OPEN = frozenset({"/", "/health", "/v1/health"})  # paths for probes, which need no key
+_PAGE = f"{FOLDER}/"  # begins paths of the dashboard's files, which hold no secret
 
 
 class AuthAndLimitsMiddleware:
@@ -91,7 +93,7 @@ class AuthAndLimitsMiddleware:
         text = given.strip() if scheme.lower() == "bearer" else ""
         text = text or headers.get("x-api-key", "").strip()  # as Anthropic's clients send it
         key = await self._keyring.find(text.encode("latin-1")) if text else None
-        if path in _OPEN:
+        if path in _OPEN or path.startswith(_PAGE):
             return key or STRANGER
         if not text:
             raise BadKey("This server requires an API key; send it as 'Authorization: Bearer KEY'")

@@ -24,6 +24,7 @@ from vram_llm.server.certificate import check_certificate, load_certificate
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.connection_limits import raised_limits
 from vram_llm.server.host_check import is_loopback
+from vram_llm.server.ui.ports import Ui
 
 log = logging.getLogger(NOTICES)
 
@@ -52,17 +53,19 @@ async def serve(
     config: ServerConfig,
     *,
     on_ready: Callable[[ModelInfo], None] = lambda _: None,
+    ui: Ui | None = None,
 ) -> None:
     """Start `engine` and answer on `socks` until SIGINT or SIGTERM.
 
     /health answers 503 while the model loads. After a signal it answers 503 again, and requests in flight
     have `config.drain_timeout_s` to finish; a second signal ends them at once. SIGHUP reads API keys and
     certificate again. If all sockets are bound to loopback addresses, or hosts are allowed by name, other
-    host names are refused (see server.host_check).
+    host names are refused (see server.host_check). `ui` is for the dashboard, whose log it collects.
     Raises BadKeysFile, BadCertificate, the first load's error, and EngineDied after too many crashes.
     """
-    with rendering_in_processes():
-        await _serve(engine, socks, config, on_ready)
+    ui = ui or Ui()
+    with rendering_in_processes(), ui.logs.collecting():
+        await _serve(engine, socks, config, on_ready, ui)
 
 
 async def _serve(
@@ -70,6 +73,7 @@ async def _serve(
     socks: list[socket.socket],
     config: ServerConfig,
     on_ready: Callable[[ModelInfo], None],
+    ui: Ui,
 ) -> None:
     checks_host = bool(config.allowed_hosts) or all(is_loopback(sock.getsockname()[0]) for sock in socks)
     keyring = Keyring(config)
@@ -79,6 +83,7 @@ async def _serve(
         config,
         keyring=keyring,
         hosts=frozenset(host.lower() for host in config.allowed_hosts) if checks_host else None,
+        ui=ui,
     )
     http = uvicorn.Config(
         app,

@@ -44,6 +44,8 @@ def serve(
     from vram_llm.server.config import ServerConfig
     from vram_llm.server.host_check import check_exposure
     from vram_llm.server.template_variables import check_variables
+    from vram_llm.server.ui.ports import Ui
+    from vram_llm.workflows.what_if.planner import WhatIfProcess
 
     check_loadable(plan)
     config = config or ServerConfig()
@@ -56,7 +58,13 @@ def serve(
         name = config.model_name or served_name(plan.model.path)
         engine = EngineClient(plan, name, on_state, watchdog_s=config.watchdog_s, replan=replan)
         listening_on: int = bound[0].getsockname()[1]
-        await run.serve(engine, bound, config, on_ready=lambda info: on_ready(info, listening_on))
+        planner = WhatIfProcess(lambda: engine.plan)
+        try:
+            await run.serve(
+                engine, bound, config, on_ready=lambda info: on_ready(info, listening_on), ui=Ui(planner)
+            )
+        finally:
+            await planner.close()
 
     with contextlib.ExitStack() as stack, asyncio.Runner(loop_factory=run.new_event_loop) as runner:
         for sock in bound:

@@ -1,0 +1,1 @@
+"""What-if plans of the served model, made in a process of their own."""
