@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from scripts.build_args import SetupError
 from scripts.fetch_templates import fetched_templates
+from tests.cli.running import end_shared_dry_run
 from tests.workers import running_workers
 from tools.random_model import write_llama
 from vram_llm.machine.json_store import DATA_DIR_VARIABLE
@@ -103,6 +104,12 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in (DATA_DIR_VARIABLE, CACHE_DIR_VARIABLE):
             patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_dry_run_is_left() -> Iterator[None]:
+    yield
+    end_shared_dry_run()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests import zoo
-from tests.cli.running import ROOT, environment, run, run_program
+from tests.cli.running import ROOT, environment, run, run_here, run_program
 from tests.cli.running import command as line
 from tests.cli.typed import printed_flags
 from tests.patience import PATIENCE_S
@@ -143,15 +143,15 @@ PLANS = [
 def test_a_plan_is_planned_again_by_the_flags_it_prints(
     folder: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = command.replace("--explain", "").replace("--verbose", "")
-    document = shell(f"{command} --json", folder).stdout
+    words = shlex.split(command.replace("--explain", "").replace("--verbose", ""))[1:]
+    document = run_here(*words, "--json", cwd=folder).stdout
     planned = json.loads(document)
     if not planned.get("placement", {}).get("device_order"):  # the machine alone, or nothing on a device
         return
     print_plan(from_json(document.encode(), command), n_ways=None, verbose=True)
     printed = printed_flags(capsys.readouterr().out)
     own = next(flags for flags in printed if flags[0] == "--n-gpu-layers")
-    again = shell(f"{command} --json {' '.join(own)}", folder)
+    again = run_here(*words, "--json", *own, cwd=folder)
     assert json.loads(again.stdout)["placement"] == planned["placement"]
     flags_of_ways = {tuple(way["flags"]) for way in planned["alternatives"] if way["flags"] and way["fits"]}
     assert flags_of_ways <= set(printed)

@@ -7,7 +7,7 @@ import pytest
 
 import vram_llm
 from tests import zoo
-from tests.cli.running import run
+from tests.cli.running import run_here
 from tools.random_model import write_llama
 from vram_llm.errors import BadPlan
 from vram_llm.planner.types import Lora
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.process
 def test_the_flags_of_each_step_plan_its_bytes(tmp_path: Path) -> None:
     zoo.write(zoo.qwen3_moe(12), tmp_path / "moe.gguf", "Q4_K")
     rig = ("--gpu", "RTX 2060 + RTX 3060")
-    done = run("plan", "moe.gguf", "--floor", "--json", *rig, cwd=tmp_path)
+    done = run_here("plan", "moe.gguf", "--floor", "--json", *rig, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     floor = json.loads(done.stdout)
     assert {step["method"] for step in floor["steps"]} == {"dry run"}
     assert {row["method"] for row in floor["least"]} == {"analytic"}
     for step in floor["steps"]:
-        planned = run("plan", "moe.gguf", *rig, *step["flags"], "--json", cwd=tmp_path)
+        planned = run_here("plan", "moe.gguf", *rig, *step["flags"], "--json", cwd=tmp_path)
         assert planned.returncode == 0, planned.stderr
         estimate = json.loads(planned.stdout)["estimate"]
         assert sum(use["total_bytes"] for use in estimate["devices"]) == step["vram_bytes"]
@@ -33,7 +33,7 @@ def test_the_flags_of_each_step_plan_its_bytes(tmp_path: Path) -> None:
 
 def test_the_next_command_keeps_what_was_given(tmp_path: Path) -> None:
     write_llama(tmp_path / "tiny.gguf")
-    done = run("plan", "tiny.gguf", "--floor", "--gpu", "RTX 3060", "-c", "1k", "--mmap", cwd=tmp_path)
+    done = run_here("plan", "tiny.gguf", "--floor", "--gpu", "RTX 3060", "-c", "1k", "--mmap", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (command,) = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
     assert command.startswith(
@@ -57,14 +57,14 @@ def test_the_next_command_keeps_what_was_given(tmp_path: Path) -> None:
 def test_faults(tmp_path: Path, args: list[str], code: int, said: str) -> None:
     write_llama(tmp_path / "tiny.gguf")
     write_llama(tmp_path / "other.gguf")
-    done = run("plan", *args, cwd=tmp_path)
+    done = run_here("plan", *args, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert said in done.stderr
 
 
 def test_a_model_that_fits_in_no_way(tmp_path: Path) -> None:
     zoo.write(zoo.deepseek2(), tmp_path / "r1.gguf")
-    done = run("plan", "r1.gguf", "--floor", "--gpu", "RTX 3060", cwd=tmp_path)
+    done = run_here("plan", "r1.gguf", "--floor", "--gpu", "RTX 3060", cwd=tmp_path)
     assert done.returncode == 2
     assert "everything on the CPU" in done.stdout
     assert "does not fit in any way" in done.stderr

@@ -1,12 +1,19 @@
-"""The command line as a person runs it: real processes, real exit codes."""
+"""The command line as a person runs it: real processes, real exit codes; or the same within this process."""
 
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack, chdir, nullcontext
+from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 from tests.patience import PATIENCE_S
+from vram_llm.cli.main import main
+from vram_llm.llama.dryrun import client
+from vram_llm.llama.dryrun.client import DryRun
 from vram_llm.machine.json_store import DATA_DIR_VARIABLE
 from vram_llm.model.header_cache import CACHE_DIR_VARIABLE
 
@@ -23,6 +30,45 @@ def run(
 ) -> "subprocess.CompletedProcess[str]":
     """Run `vram-llm` with `args` to its end; `env` is the whole environment, in place of `environment()`."""
     return run_program(*command(*args), cwd=cwd, env=env or environment(columns), stdin=stdin)
+
+
+def run_here(
+    *args: str | Path, cwd: Path | None = None, columns: int = 80
+) -> "subprocess.CompletedProcess[str]":
+    """`run` within this process, for tests of what a command prints, plans and exits with.
+
+    It starts neither Python nor llama.cpp for each command: all share one dry run. An error without a
+    sentence is raised here.
+    """
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    words, code = ["vram-llm", *map(str, args)], None
+    with ExitStack() as stack:
+        stack.enter_context(chdir(cwd or Path.cwd()))
+        stack.enter_context(patch.dict(os.environ, environment(columns), clear=True))
+        stack.enter_context(patch.object(sys, "argv", words))
+        stack.enter_context(patch.object(sys, "stdout", streams[0]))
+        stack.enter_context(patch.object(sys, "stderr", streams[1]))
+        stack.enter_context(patch.object(client, "DryRun", lambda: nullcontext(_shared_dry_run())))
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    for stream in streams:
+        stream.flush()
+    printed = (stream.buffer.getvalue().decode() for stream in streams)
+    return subprocess.CompletedProcess(words, code if isinstance(code, int) else 0, *printed)
+
+
+@cache
+def _shared_dry_run() -> DryRun:
+    return DryRun()
+
+
+def end_shared_dry_run() -> None:
+    """End the dry run of `run_here`, if a test has used it."""
+    if _shared_dry_run.cache_info().currsize:
+        _shared_dry_run().close()
+        _shared_dry_run.cache_clear()
 
 
 def run_program(

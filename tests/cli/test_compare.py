@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests import zoo
-from tests.cli.running import run
+from tests.cli.running import run, run_here
 from tools.random_model import write_llama
 
 pytestmark = pytest.mark.process
@@ -20,7 +20,7 @@ def test_rigs_side_by_side(models: tuple[Path, Path]) -> None:
     eight, _ = models
     rigs = ["RTX 4090", "2x RTX 3060", "RTX 3090 + 4080 laptop"]
     args = [part for rig in rigs for part in ("--compare", rig)]
-    rows = json.loads(run("plan", eight, "--gpu", "RTX 3050", "--n-ctx", "8k", *args, "--json").stdout)[
+    rows = json.loads(run_here("plan", eight, "--gpu", "RTX 3050", "--n-ctx", "8k", *args, "--json").stdout)[
         "plans"
     ]
     assert [row["rig"] for row in rows] == ["RTX 3050", *rigs]
@@ -60,10 +60,10 @@ def test_a_model_that_does_not_fit_is_a_row_and_no_failure(models: tuple[Path, P
         "--gpu",
         "RTX 3060",
     ]
-    done = run("plan", eight, *args, columns=120)
+    done = run_here("plan", eight, *args, columns=120)
     assert done.returncode == 0, done.stderr
     assert "RTX 3050: llama of 32 layers Q8_0 does not fit" in done.stdout
-    rows = json.loads(run("plan", eight, *args, "--json").stdout)["plans"]
+    rows = json.loads(run_here("plan", eight, *args, "--json").stdout)["plans"]
     assert [row["fits"] for row in rows] == [True, False, True]
 
 
@@ -77,7 +77,7 @@ def test_a_model_that_does_not_fit_is_a_row_and_no_failure(models: tuple[Path, P
     ],
 )
 def test_contradictory_options(args: list[str], message: str) -> None:
-    done = run("plan", *args)
+    done = run_here("plan", *args)
     assert done.returncode == 64
     assert message in done.stderr
 
@@ -87,7 +87,7 @@ def test_contradictory_options(args: list[str], message: str) -> None:
     [("RTX 4090 + RTX 9999", "'RTX 9999' names no single card"), ("RTX 4090 +", "lacks a card")],
 )
 def test_an_invalid_rig_is_refused(rig: str, message: str) -> None:
-    done = run("plan", "demo", "--compare", rig)
+    done = run_here("plan", "demo", "--compare", rig)
     assert done.returncode == 20
     assert message in done.stderr
 
@@ -95,7 +95,7 @@ def test_an_invalid_rig_is_refused(rig: str, message: str) -> None:
 def test_rigs_are_written_as_for_gpu(models: tuple[Path, Path]) -> None:
     _, tiny = models
     rig = "4090 48GB + 2x 24GB@1008GB/s"
-    one, other = json.loads(run("plan", tiny, "--gpu", rig, "--compare", rig, "--json").stdout)["plans"]
+    one, other = json.loads(run_here("plan", tiny, "--gpu", rig, "--compare", rig, "--json").stdout)["plans"]
     assert one == other
 
 
@@ -105,7 +105,7 @@ def test_whole_rigs_side_by_side(models: tuple[Path, Path]) -> None:
     rigs = ["RTX 3050 on 64GB DDR4-2133 1ch", "RTX 3050", "DGX Spark"]
     args = [part for rig in rigs for part in ("--compare", rig)]
     host = ["--gpu", "RTX 3050", "--ram", "64GiB DDR5-6000 8ch", "--cpu", "32 cores"]
-    done = run("plan", eight, "-c", "8k", *host, *args, "--json")
+    done = run_here("plan", eight, "-c", "8k", *host, *args, "--json")
     own, slow, alike, spark = json.loads(done.stdout)["plans"]
     assert own.pop("rig") == "RTX 3050 on 32 cores, 64GiB DDR5-6000 8ch"
     assert alike.pop("rig") == "RTX 3050"
@@ -119,7 +119,7 @@ def test_whole_rigs_side_by_side(models: tuple[Path, Path]) -> None:
 def test_a_rig_whose_host_is_too_small_is_a_row(models: tuple[Path, Path]) -> None:
     eight, _ = models
     rigs = ["--compare", "RTX 3050 on 5GiB", "--compare", "on 64GiB DDR5-6000"]
-    done = run("plan", eight, "-c", "8k", *rigs, "--gpu", "RTX 3090", "--json")
+    done = run_here("plan", eight, "-c", "8k", *rigs, "--gpu", "RTX 3090", "--json")
     _, refused, on_cpu = json.loads(done.stdout)["plans"]
     assert "the computer's memory is" in refused["refusal"]
     assert "other programs" not in refused["refusal"]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests import zoo
-from tests.cli.running import run
+from tests.cli.running import run, run_here
 from tools.random_model import write_llama
 from vram_llm.planner.export.formats import FORMATS, emit, from_json
 from vram_llm.units import GIB
@@ -28,12 +28,12 @@ def nemotron(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def what_if_plan(nemotron: Path) -> Path:
     saved = nemotron.parent / "what-if.json"
-    saved.write_text(run("plan", nemotron, *RIG, "--n-ctx", "2048", "--json").stdout)
+    saved.write_text(run_here("plan", nemotron, *RIG, "--n-ctx", "2048", "--json").stdout)
     return saved
 
 
 def test_every_format_has_the_same_split(nemotron: Path, what_if_plan: Path) -> None:
-    command = run("plan", nemotron, *RIG, "--n-ctx", "2048", "--emit", "llama-server")
+    command = run_here("plan", nemotron, *RIG, "--n-ctx", "2048", "--emit", "llama-server")
     assert command.returncode == 0
     plan = from_json(what_if_plan.read_bytes(), "the plan")
     printed = {form: emit(plan, form) for form in FORMATS}
@@ -56,11 +56,11 @@ def test_a_model_in_the_current_folder_has_its_absolute_path(tmp_path: Path) -> 
 
 
 def test_a_plan_for_other_cards_is_checked_against_cards(what_if_plan: Path) -> None:
-    fits = run("plan", "--check", what_if_plan, *RIG)
+    fits = run_here("plan", "--check", what_if_plan, *RIG)
     assert fits.returncode == 0, fits.stderr
     assert "still fits" in fits.stdout
     assert "GPU2" in fits.stdout
-    smaller = run(
+    smaller = run_here(
         "plan", "--check", what_if_plan, "--gpu", "RTX 4080 Laptop", "--gpu", "2x RTX 3090 Ti@16GiB"
     )
     assert smaller.returncode == 2
@@ -69,14 +69,14 @@ def test_a_plan_for_other_cards_is_checked_against_cards(what_if_plan: Path) -> 
     assert "(GPU2)" in smaller.stderr
     assert "(GPU0)" not in smaller.stderr
     assert smaller.stdout == ""
-    fewer = run("plan", "--check", what_if_plan, "--gpu", "RTX 4080 Laptop", "--gpu", "RTX 3090 Ti")
+    fewer = run_here("plan", "--check", what_if_plan, "--gpu", "RTX 4080 Laptop", "--gpu", "RTX 3090 Ti")
     assert fewer.returncode == 23
     assert "RTX 3090 Ti (GPU2) is not here" in fewer.stderr
 
 
 @pytest.mark.parametrize("columns", [60, 80, 160])
 def test_the_table_fits_the_terminal(what_if_plan: Path, columns: int) -> None:
-    done = run("plan", "--check", what_if_plan, *RIG, columns=columns)
+    done = run_here("plan", "--check", what_if_plan, *RIG, columns=columns)
     assert max(map(len, done.stdout.splitlines())) <= columns
 
 
@@ -128,12 +128,12 @@ def test_a_model_file_that_changed(
     tmp_path: Path, other: dict[str, tuple[int, ...]] | None, code: int, message: str
 ) -> None:
     model, saved = write_llama(tmp_path / "tiny.gguf"), tmp_path / "plan.json"
-    saved.write_text(run("plan", model, *TINY, "--json").stdout)
-    assert run("plan", "--check", saved, "--reserve-mib", "0").returncode == 0
+    saved.write_text(run_here("plan", model, *TINY, "--json").stdout)
+    assert run_here("plan", "--check", saved, "--reserve-mib", "0").returncode == 0
     model.unlink()
     if other is not None:
         write_llama(model, n_ff=other["n_ff"])
-    done = run("plan", "--check", saved, columns=200)
+    done = run_here("plan", "--check", saved, columns=200)
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
 
@@ -152,7 +152,7 @@ def test_a_model_file_that_changed(
     ],
 )
 def test_flags_that_contradict(args: list[str], code: int, message: str, tmp_path: Path) -> None:
-    done = run("plan", *args, cwd=tmp_path, columns=200)
+    done = run_here("plan", *args, cwd=tmp_path, columns=200)
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -6,16 +6,20 @@ from pathlib import Path
 import pytest
 
 from tests import zoo
-from tests.cli.running import run
+from tests.cli.running import run, run_here
 from tests.zoo.loadable import LOADABLE, write_loadable
 from tools.random_model import write_llama
 
 pytestmark = pytest.mark.process
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+_RUNS_ON = ("serve", "chat", "worker", "nonsense")  # these commands get a process, as they have for users
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one model in every state a file can be in."""
+    tmp_path = tmp_path_factory.mktemp("errors")
     good = write_llama(tmp_path / "good.gguf")
     data = good.read_bytes()
     (tmp_path / "text.gguf").write_text("this is not a model\n" * 100)
@@ -114,15 +118,16 @@ def folder(tmp_path: Path) -> Path:
     ],
 )  # fmt: skip
 def test_one_sentence_and_a_code(folder: Path, args: list[str], code: int, message: str) -> None:
-    done = run(*args, cwd=folder, columns=200)
+    by = run if args[0] in _RUNS_ON else run_here
+    done = by(*args, cwd=folder, columns=200)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert message in done.stderr
     assert done.stdout == ""
 
 
-def test_nothing_fits(folder: Path) -> None:
-    big = zoo.write(zoo.nemotron_49b(), folder / "49b.gguf")
-    done = run("plan", big, "--gpu", "RTX 4080 Laptop", "--n-gpu-layers", "81", "--json")
+def test_nothing_fits(tmp_path: Path) -> None:
+    big = zoo.write(zoo.nemotron_49b(), tmp_path / "49b.gguf")
+    done = run_here("plan", big, "--gpu", "RTX 4080 Laptop", "--n-gpu-layers", "81", "--json")
     assert done.returncode == 2
     assert "short" in done.stderr
     assert "does not fit" in done.stderr

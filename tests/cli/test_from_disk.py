@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import zoo
-from tests.cli.running import command, environment, run, run_program
+from tests.cli.running import command, environment, run_here, run_program
 from tests.memory_group import MemoryGroup, drop_from_cache, memory_group
 from tests.server.live import Serving
 from tests.workers import free_ports
@@ -88,7 +88,7 @@ RIG = ("--gpu", "RTX 3090 on 48GiB DDR4-3200 2ch, 2GB/s", "--n-ctx", "4096")
 
 
 def test_explain_gives_the_time_of_each_part(large: Path) -> None:
-    plan = run("plan", large, *RIG, "--from-disk", "--explain", "--verbose")
+    plan = run_here("plan", large, *RIG, "--from-disk", "--explain", "--verbose")
     assert plan.returncode == 0, plan.stderr
     said = " ".join(plan.stdout.split())
     assert re.search(r"Runs, with .* on the CPU; each token reads [\d.]+ GiB from the disk\.", said)
@@ -100,13 +100,13 @@ def test_explain_gives_the_time_of_each_part(large: Path) -> None:
 
 
 def test_another_computer_is_refused_with_the_flag_and_the_speed(large: Path) -> None:
-    refused = run("plan", large, *RIG)
+    refused = run_here("plan", large, *RIG)
     assert refused.returncode == 2
     assert re.search(
         r"or --from-disk \(each token reads [\d.]+ GiB from the disk, [\d.]+ tok/s exp", refused.stderr
     )
-    exported = run("plan", large, *RIG, "--from-disk", "--emit", "llama-server")
+    exported = run_here("plan", large, *RIG, "--from-disk", "--emit", "llama-server")
     assert "--no-repack" in exported.stdout
-    script = run("plan", large, *RIG, "--from-disk", "--emit", "llama-cpp-python")
+    script = run_here("plan", large, *RIG, "--from-disk", "--emit", "llama-cpp-python")
     assert script.returncode == 23
     assert "vram-llm serve --from-disk" in script.stderr

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from tests import zoo
-from tests.cli.running import run
+from tests.cli.running import run_here
 from tests.cli.typed import printed_flags
 
 pytestmark = pytest.mark.process
 
 
 def placement(*args: str | Path) -> dict[str, Any]:
-    done = run("plan", *args, "--json")
+    done = run_here("plan", *args, "--json")
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)["placement"]
     return found
@@ -30,7 +30,7 @@ def placement(*args: str | Path) -> dict[str, Any]:
 )
 def test_flags_that_are_printed_can_be_typed(model: str, flags: list[str], tmp_path: Path) -> None:
     path = zoo.write(zoo.PUBLISHED[model](), tmp_path / "model.gguf")
-    shown = run("plan", path, *flags, "--verbose")
+    shown = run_here("plan", path, *flags, "--verbose")
     assert shown.returncode == 0, shown.stderr
     printed = printed_flags(shown.stdout)
     (dictated,) = (one for one in printed if one[0] == "--n-gpu-layers")
@@ -45,7 +45,7 @@ def test_flags_that_are_printed_can_be_typed(model: str, flags: list[str], tmp_p
 def test_ways_of_a_refusal_can_be_typed(tmp_path: Path) -> None:
     path = zoo.write(zoo.nemotron_49b(), tmp_path / "model.gguf")
     flags = ["--gpu", "RTX 4080 Laptop + 2x RTX 3090 Ti", "--ram", "8GiB", "--n-ctx", "128k"]
-    refused = run("plan", path, *flags)
+    refused = run_here("plan", path, *flags)
     assert refused.returncode == 2
     first, *_ = printed_flags(refused.stderr)
     planned = placement(path, *flags, *first)
@@ -55,7 +55,9 @@ def test_ways_of_a_refusal_can_be_typed(tmp_path: Path) -> None:
 def test_ways_as_many_as_asked_for(tmp_path: Path) -> None:
     path = zoo.write(zoo.llama(), tmp_path / "model.gguf")
     args = ["--gpu", "RTX 3090", "--n-ctx", "8k"]
-    n_rows = [len(printed_flags(run("plan", path, *args, "--ways", n).stdout)) for n in ("0", "1", "all")]
+    n_rows = [
+        len(printed_flags(run_here("plan", path, *args, "--ways", n).stdout)) for n in ("0", "1", "all")
+    ]
     assert n_rows[:2] == [0, 1]
     assert n_rows[2] > 3
-    assert "neither a number nor all" in run("plan", path, *args, "--ways", "few").stderr
+    assert "neither a number nor all" in run_here("plan", path, *args, "--ways", "few").stderr

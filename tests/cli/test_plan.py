@@ -8,7 +8,7 @@ import gguf
 import pytest
 
 from tests import zoo
-from tests.cli.running import run
+from tests.cli.running import run, run_here
 from tools.random_bert import write_bert
 from tools.random_model import write_llama
 
@@ -37,7 +37,7 @@ def test_the_49b_on_a_what_if_rig(nemotron: Path) -> None:
 
 def test_the_table_fits_a_narrow_terminal(nemotron: Path) -> None:
     columns = 30  # tests/cli/golden has wider ones
-    done = run("plan", nemotron, *RIG, "-v", "--explain", columns=columns)
+    done = run_here("plan", nemotron, *RIG, "-v", "--explain", columns=columns)
     assert done.returncode == 0
     shown = [line for line in done.stdout.splitlines() if not line.startswith(("next: ", "--"))]
     assert max(map(len, shown)) <= columns
@@ -46,14 +46,14 @@ def test_the_table_fits_a_narrow_terminal(nemotron: Path) -> None:
 
 
 def test_the_expected_speed_has_its_basis(nemotron: Path) -> None:
-    shown = run("plan", nemotron, *RIG, "--n-ctx", "2048", columns=100).stdout
-    plan = json.loads(run("plan", nemotron, *RIG, "--n-ctx", "2048", "--json").stdout)
+    shown = run_here("plan", nemotron, *RIG, "--n-ctx", "2048", columns=100).stdout
+    plan = json.loads(run_here("plan", nemotron, *RIG, "--n-ctx", "2048", "--json").stdout)
     speed = plan["speed"]
     assert plan["objective"] == "latency"
     assert shown.startswith(f"Fits on the cards. {speed['tokens_per_s']:.1f} tok/s for one, ")
     assert "one from the catalog; 4 together and prompts estimated" in shown
     assert sum(device["share"] for device in speed["devices"]) == pytest.approx(1)
-    detail = run("plan", nemotron, *RIG, "--n-ctx", "2048", "--verbose", columns=100).stdout
+    detail = run_here("plan", nemotron, *RIG, "--n-ctx", "2048", "--verbose", columns=100).stdout
     shares = [f"{device['share']:.0%}" for device in speed["devices"]]
     assert re.search(rf"time +{' +'.join(shares)} +-", detail)
     assert "llama.cpp itself, by free memory" in detail
@@ -64,21 +64,21 @@ def test_the_expected_speed_has_its_basis(nemotron: Path) -> None:
 
 def test_a_model_that_embeds(tmp_path: Path) -> None:
     path = write_bert(tmp_path / "bert.gguf")
-    shown = run("plan", path, "--gpu", "RTX 3090", columns=100).stdout
+    shown = run_here("plan", path, "--gpu", "RTX 3090", columns=100).stdout
     assert "Embeddings (mean) of texts of up to 512 tokens, 64 at a time" in shown
     assert re.search(r"Reads [\d,]+ tok/s", shown)
     assert "together" not in shown  # nothing decodes
     ranker = write_bert(tmp_path / "rank.gguf", pooling=gguf.PoolingType.RANK)
-    assert "Scores of texts of up to" in run("plan", ranker, columns=100).stdout
-    flags = run("plan", path, "--pooling", "cls", "--emit", "llama-server").stdout
+    assert "Scores of texts of up to" in run_here("plan", ranker, columns=100).stdout
+    flags = run_here("plan", path, "--pooling", "cls", "--emit", "llama-server").stdout
     assert "--embeddings" in flags
     assert "--pooling cls" in flags
-    assert "embeddings: the mean of a text's tokens" in run("analyze", path, columns=100).stdout
+    assert "embeddings: the mean of a text's tokens" in run_here("analyze", path, columns=100).stdout
 
 
 def test_objectives(nemotron: Path) -> None:
     def plan(objective: str, *args: str) -> dict[str, Any]:
-        done = run("plan", nemotron, *RIG, "--objective", objective, "--json", *args)
+        done = run_here("plan", nemotron, *RIG, "--objective", objective, "--json", *args)
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
@@ -94,11 +94,13 @@ def test_objectives(nemotron: Path) -> None:
 
 def test_the_next_command_gives_the_same_plan(nemotron: Path) -> None:
     args = [*RIG, "--n-ctx", "2k", "--no-mmap", "--kv-type", "q8_0", "--cache-reuse=16", "-np", "2"]
-    done = run("plan", "--model", nemotron, *args)
+    done = run_here("plan", "--model", nemotron, *args)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
     words = shlex.split(line.removeprefix("next: "))
     assert words[-2:] == ["--emit", "llama-server"]
-    again, plan = (json.loads(run(*of, "--json").stdout) for of in (words[1:-2], ["plan", nemotron, *args]))
+    again, plan = (
+        json.loads(run_here(*of, "--json").stdout) for of in (words[1:-2], ["plan", nemotron, *args])
+    )
     assert again["context"] == plan["context"]
     assert again["serving"]["cache_reuse"] == plan["serving"]["cache_reuse"] == 16
     assert again["estimate"]["devices"] == plan["estimate"]["devices"]
@@ -122,28 +124,28 @@ def test_a_plan_as_a_string_is_its_report(nemotron: Path) -> None:
 
 
 def test_an_assumed_speed_is_marked(nemotron: Path) -> None:
-    done = run("plan", nemotron, "--gpu", "3x 24GiB", columns=100)
+    done = run_here("plan", nemotron, "--gpu", "3x 24GiB", columns=100)
     assert done.returncode == 0
     assert "assumed" in done.stdout
     assert "is assumed (101 GB/s); name the card or its bandwidth" in " ".join(done.stdout.split())
 
 
 def test_no_model_shows_the_machine_and_plans_the_built_in_one() -> None:
-    done = run("plan", *RIG)
+    done = run_here("plan", *RIG)
     assert "RTX 4080 Laptop" in done.stdout
     assert "vram-llm demo" in done.stdout
     assert "no model named: planning the built-in one, demo" in done.stderr
-    found = json.loads(run("plan", *RIG, "--json").stdout)
+    found = json.loads(run_here("plan", *RIG, "--json").stdout)
     assert [device["what_if"] for device in found["devices"]] == [True] * 3
     assert found["host"]["cores"] >= 1
-    here = run("plan")
+    here = run_here("plan")
     assert here.returncode == 0
     assert "host: " in here.stdout
 
 
 def test_a_dictated_placement(nemotron: Path) -> None:
     args = ["--tensor-split", "0.2,0.4,0.4", "--n-gpu-layers", "60", "--n-ctx", "1k", "--reserve-mib", "512"]
-    plan = json.loads(run("plan", nemotron, *RIG, *args, "--json").stdout)
+    plan = json.loads(run_here("plan", nemotron, *RIG, *args, "--json").stdout)
     assert plan["placement"]["n_gpu_layers"] == 60
     assert plan["placement"]["cpu_layers"] == 21
     assert plan["placement"]["tensor_split"] == [12, 24, 24]
@@ -155,19 +157,19 @@ def test_the_python_api_gives_what_the_command_gives(tmp_path: Path) -> None:
     from vram_llm.workflows import detection, planning
 
     model = write_llama(tmp_path / "tiny.gguf")
-    printed = json.loads(run("plan", model, "--gpu", "24GiB", "--n-ctx", "512", "--json").stdout)
+    printed = json.loads(run_here("plan", model, "--gpu", "24GiB", "--n-ctx", "512", "--json").stdout)
     plan = planning.plan(str(model), detection.detect(["24GiB"]), Workload(n_ctx=512))
     assert printed["placement"]["tensor_split"] == list(plan.placement.tensor_split) == [5]
 
 
 def test_what_the_engine_does_with_the_context_is_part_of_the_plan(tmp_path: Path) -> None:
     model = write_llama(tmp_path / "tiny.gguf")
-    chosen = json.loads(run("plan", model, "--json").stdout)
+    chosen = json.loads(run_here("plan", model, "--json").stdout)
     assert chosen["serving"]["itl_target_ms"] == 100
     assert 0 < chosen["serving"]["slots_ram_bytes"] <= 8 * 2**30
     assert chosen["context"]["n_threads_batch"] is None
     given = ["--itl-target-ms", "50", "--cache-reuse", "0", "--slots-ram", "64MiB", "--slots-disk", "1GiB"]
-    done = run("plan", model, "--json", *given, "--threads", "3", "--threads-batch", "5")
+    done = run_here("plan", model, "--json", *given, "--threads", "3", "--threads-batch", "5")
     plan = json.loads(done.stdout)
     assert plan["serving"].pop("idle_tokens") > 0
     assert plan["serving"] == {
@@ -178,7 +180,7 @@ def test_what_the_engine_does_with_the_context_is_part_of_the_plan(tmp_path: Pat
 
 
 def test_more_host_memory_for_slots_than_there_is(tmp_path: Path) -> None:
-    done = run("plan", write_llama(tmp_path / "tiny.gguf"), "--slots-ram", "900TiB")
+    done = run_here("plan", write_llama(tmp_path / "tiny.gguf"), "--slots-ram", "900TiB")
     assert done.returncode == 23
     assert "--slots-ram asks for 900 TiB and the host has" in done.stderr.replace("\n", " ")
 
@@ -186,6 +188,6 @@ def test_more_host_memory_for_slots_than_there_is(tmp_path: Path) -> None:
 def test_auto_is_the_context_that_is_not_named(tmp_path: Path) -> None:
     model = write_llama(tmp_path / "tiny.gguf")
     rig = ("--gpu", "24GB", "--json")
-    plans = [json.loads(run("plan", model, *rig, *more).stdout) for more in ((), ("--n-ctx", "auto"))]
+    plans = [json.loads(run_here("plan", model, *rig, *more).stdout) for more in ((), ("--n-ctx", "auto"))]
     assert plans[0]["context"] == plans[1]["context"]
     assert plans[0]["speed_at_end"]["depth"] == plans[0]["context"]["n_ctx"]

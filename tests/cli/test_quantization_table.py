@@ -1,11 +1,11 @@
-"""`vram-llm plan FOLDER` as a process: the table on any terminal, and what is refused."""
+"""`vram-llm plan FOLDER`: the table on any terminal, and what is refused."""
 
 from pathlib import Path
 
 import pytest
 
 from tests import zoo
-from tests.cli.running import run
+from tests.cli.running import run, run_here
 from tools.random_model import write_llama
 
 pytestmark = pytest.mark.process
@@ -32,15 +32,15 @@ def test_the_table_fits_the_terminal(folder: Path, columns: int) -> None:
 
 def test_a_folder_with_one_model_is_planned(folder: Path) -> None:
     (folder / "m" / "llama-Q4_K.gguf").unlink()
-    done = run("plan", "m", "--gpu", "RTX 3060", cwd=folder)
+    done = run_here("plan", "m", "--gpu", "RTX 3060", cwd=folder)
     assert "next: vram-llm plan m/llama-Q8_0.gguf --gpu 'RTX 3060' --emit llama-server" in done.stdout
     (folder / "m" / "style.gguf").touch()
-    done = run("plan", "m", "--gpu", "RTX 3060", cwd=folder)
+    done = run_here("plan", "m", "--gpu", "RTX 3060", cwd=folder)
     assert "style: m/style.gguf is empty" in done.stdout
 
 
 def test_if_nothing_fits_the_table_is_printed_and_the_exit_code_says_so(folder: Path) -> None:
-    done = run("plan", "m", "--gpu", "1GiB", "--n-gpu-layers", "all", cwd=folder)
+    done = run_here("plan", "m", "--gpu", "1GiB", "--n-gpu-layers", "all", cwd=folder)
     assert done.returncode == 2
     assert "llama-Q4_K" in done.stdout
     assert "none of the 2 models in m fits: llama-Q4_K is" in done.stderr
@@ -60,7 +60,8 @@ def test_if_nothing_fits_the_table_is_printed_and_the_exit_code_says_so(folder: 
 def test_faults(folder: Path, args: list[str], code: int, said: str) -> None:
     (folder / "empty").mkdir()
     write_llama(folder / "tiny.gguf")
-    done = run(*args, cwd=folder)
+    by = run if args[0] == "serve" else run_here
+    done = by(*args, cwd=folder)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -12,6 +12,7 @@ from collections import deque
 from typing import Any
 
 from vram_llm.errors import NotBuilt
+from vram_llm.llama import light_package
 
 __all__ = ["C"]  # and everything below; named because a re-export is otherwise private to type checkers
 
@@ -19,19 +20,19 @@ SUPPORTED_VERSION = "0.3.36"  # of llama-cpp-python: struct layouts below and ma
 
 log = logging.getLogger("vram_llm.llama")
 
+_version = light_package.prepare()
 try:
-    import llama_cpp
-    from llama_cpp import llama_cpp as C  # noqa: N812 - the C side
+    import llama_cpp.llama_cpp as C  # noqa: N812 - the C side
 except (ImportError, OSError, RuntimeError) as error:  # an incomplete shared library raises any of them
     raise NotBuilt(
         f"llama-cpp-python does not load ({error}); build it with `make setup`, "
         f"or `pip install llama-cpp-python=={SUPPORTED_VERSION}`"
     ) from error
 
-if llama_cpp.__version__ != SUPPORTED_VERSION:
+if _version != SUPPORTED_VERSION:
     raise NotBuilt(
         f"this program speaks the C interface of llama-cpp-python {SUPPORTED_VERSION}, found "
-        f"{llama_cpp.__version__}; `pip install llama-cpp-python=={SUPPORTED_VERSION}`"
+        f"{_version}; `pip install llama-cpp-python=={SUPPORTED_VERSION}`"
     )
 
 Pointer = ctypes.c_void_p

@@ -3,21 +3,37 @@
 import ctypes
 import random
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from vram_llm.llama.bindings import C
 from vram_llm.planner.types import MOST_BIASED
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 MIN_TEMPERATURE = 1e-5  # below it sampling is greedy, and llama.cpp's division can overflow
 MIROSTAT_M = 100  # tokens from which version 1 estimates token frequencies, as in its paper
 _SEEDS = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED, for a random seed: every smaller number is a seed
 MOST_TOP_K = 1024  # on a device: llama.cpp aborts if there are fewer tokens than k
 MOST_MIN_P = 0.9  # on a device: it keeps tokens above the threshold, which the best token may miss
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 _candidate_pointer = ctypes.POINTER(C.llama_token_data)
+
+
+@cache
+def _numpy() -> Any:
+    """numpy, imported at the first call: dry runs make chains, and need none of it."""
+    import numpy
+
+    return numpy
+
+
+@cache
+def _candidate_type() -> Any:
+    """llama_token_data as a type of numpy."""
+    np = _numpy()
+    return np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
 def seed_of(seed: int | None) -> int:
@@ -160,31 +176,34 @@ class SamplerChain:
         """Sample from output row `row` of the last decode, and remember the token."""
         return int(C.llama_sampler_sample(self._chain, ctx, row))
 
-    def sample_among(self, tokens: npt.NDArray[np.integer], logits: npt.NDArray[np.float32]) -> int:
+    def sample_among(self, tokens: "npt.NDArray[np.integer]", logits: "npt.NDArray[np.float32]") -> int:
         """Sample one of `tokens`, whose logits are in the same order, and remember it."""
-        candidates = np.zeros(len(tokens), _CANDIDATE)
-        candidates["id"], candidates["logit"] = tokens, logits
-        array = C.llama_token_data_array(
-            data=candidates.ctypes.data_as(_candidate_pointer), size=len(tokens), selected=-1, sorted=False
-        )
-        C.llama_sampler_apply(self._chain, ctypes.byref(array))
-        token = int(array.data[array.selected].id)  # XTC moves `data` on: not candidates[selected]
+        array, _kept = self._applied(tokens, logits)
+        token = int(array.data[array.selected].id)
         C.llama_sampler_accept(self._chain, token)
         return token
 
     def resume(self, token: int) -> None:
         """Remember a token that another chain with the same parameters sampled, and draw as it did for it."""
+        np = _numpy()
         self.sample_among(np.array([token]), np.zeros(1, np.float32))
 
-    def filtered(self, logits: npt.NDArray[np.float32]) -> dict[int, float]:
+    def filtered(self, logits: "npt.NDArray[np.float32]") -> dict[int, float]:
         """Tokens that pass a chain which has only filters, and their logits after it."""
-        candidates = np.zeros(len(logits), _CANDIDATE)
-        candidates["id"], candidates["logit"] = np.arange(len(logits)), logits
+        array, _kept = self._applied(_numpy().arange(len(logits)), logits)
+        return {int(array.data[i].id): float(array.data[i].logit) for i in range(array.size)}
+
+    def _applied(
+        self, tokens: "npt.NDArray[np.integer]", logits: "npt.NDArray[np.float32]"
+    ) -> tuple[Any, object]:
+        """The candidates after the chain, and what keeps their memory alive. XTC moves `data` on."""
+        candidates = _numpy().zeros(len(tokens), _candidate_type())
+        candidates["id"], candidates["logit"] = tokens, logits
         array = C.llama_token_data_array(
-            data=candidates.ctypes.data_as(_candidate_pointer), size=len(logits), selected=-1, sorted=False
+            data=candidates.ctypes.data_as(_candidate_pointer), size=len(tokens), selected=-1, sorted=False
         )
         C.llama_sampler_apply(self._chain, ctypes.byref(array))
-        return {int(array.data[i].id): float(array.data[i].logit) for i in range(array.size)}
+        return array, candidates
 
     def close(self) -> None:
         """Free the chain. Once only."""

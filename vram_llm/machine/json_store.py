@@ -4,7 +4,6 @@ A file that cannot be used gives a note and no error.
 """
 
 import os
-from importlib import metadata
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -34,6 +33,8 @@ def folder() -> Path:
 
 def llama_cpp_version() -> str:
     """The version of the installed llama-cpp-python, or "unknown"."""
+    from importlib import metadata  # here: it takes as long to import as the rest of this floor
+
     try:
         return metadata.version("llama-cpp-python")
     except metadata.PackageNotFoundError:

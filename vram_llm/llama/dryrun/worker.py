@@ -69,7 +69,6 @@ def measure_placement(request: DryRunRequest) -> DryRunReply:
     """
     from vram_llm.llama import bindings as b
     from vram_llm.llama.adapters import load_adapters
-    from vram_llm.llama.devices import handles
     from vram_llm.llama.params import LOAD_WITHOUT_MMAP, ModelParams
 
     context = request.context
@@ -77,6 +76,8 @@ def measure_placement(request: DryRunRequest) -> DryRunReply:
     if virtual:
         devices = [device.handle for device in virtual]
     else:
+        from vram_llm.llama.devices import handles
+
         devices = handles(request.devices, [device.id for device in request.devices])
     params = ModelParams(request.placement, context, devices)
     params.struct.load_mode, params.struct.no_alloc = LOAD_WITHOUT_MMAP, True

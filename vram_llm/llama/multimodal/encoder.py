@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from llama_cpp import mtmd_cpp as M  # noqa: N812 - the C side
+import llama_cpp.mtmd_cpp as M  # noqa: N812 - the C side
 
 from vram_llm.errors import ModelRefused, NotBuilt
 from vram_llm.llama import bindings as b

@@ -7,7 +7,7 @@ layout.
 import ctypes
 import os
 
-from llama_cpp import mtmd_cpp as M  # noqa: N812 - the C side
+import llama_cpp.mtmd_cpp as M  # noqa: N812 - the C side
 
 from vram_llm.errors import ModelRefused, NotBuilt
 from vram_llm.llama import bindings as b

@@ -6,6 +6,7 @@ operation that may work in place takes the memory of a source that no other oper
 after its last use.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 _UNLIMITED = 2**62
@@ -58,39 +59,44 @@ class AllocationGraph:
 class _GrowingBuffer:
     """A buffer with its holes in the order of their offsets; the last hole is unlimited."""
 
-    __slots__ = ("_holes", "peak")
+    __slots__ = ("_offsets", "_sizes", "peak")
 
     def __init__(self) -> None:
-        self._holes = [(0, _UNLIMITED)]  # offset and size
+        self._offsets, self._sizes = [0], [_UNLIMITED]  # of the holes
         self.peak = 0
 
     def allocate(self, n_bytes: int) -> int:
         """Allocate `n_bytes` and return their offset."""
-        holes = self._holes
-        best, best_size = len(holes) - 1, _UNLIMITED
-        for i in range(best):
-            if n_bytes <= holes[i][1] <= best_size:
-                best, best_size = i, holes[i][1]
-        offset, size = holes[best]
+        offsets, sizes = self._offsets, self._sizes
+        best, best_size = -1, _UNLIMITED
+        if len(sizes) > 1:
+            for i, size in enumerate(sizes):
+                if n_bytes <= size <= best_size:
+                    best, best_size = i, size
+        offset, size = offsets[best], sizes[best]
         if size == n_bytes:
-            del holes[best]
-        else:
-            holes[best] = (offset + n_bytes, size - n_bytes)
-        self.peak = max(self.peak, offset + n_bytes)
+            del offsets[best], sizes[best]
+            return offset
+        end = offsets[best] = offset + n_bytes
+        sizes[best] = size - n_bytes
+        if end > self.peak:
+            self.peak = end
         return offset
 
     def free(self, offset: int, n_bytes: int) -> None:
         """Free `n_bytes` at `offset`; neighbouring holes become one."""
-        holes, end = self._holes, offset + n_bytes
-        i = 0
-        while holes[i][0] < end:
-            i += 1
-        if holes[i][0] == end:
-            end += holes[i][1]
-            del holes[i]
-        if i:
-            before, size = holes[i - 1]
-            if before + size == offset:
-                holes[i - 1] = (before, end - before)
-                return
-        holes.insert(i, (offset, end - offset))
+        offsets, sizes, end = self._offsets, self._sizes, offset + n_bytes
+        i = bisect_left(offsets, end)
+        joins_before = i > 0 and offsets[i - 1] + sizes[i - 1] == offset
+        if offsets[i] == end:
+            if joins_before:
+                sizes[i - 1] += n_bytes + sizes[i]
+                del offsets[i], sizes[i]
+            else:
+                offsets[i] = offset
+                sizes[i] += n_bytes
+        elif joins_before:
+            sizes[i - 1] += n_bytes
+        else:
+            offsets.insert(i, offset)
+            sizes.insert(i, n_bytes)
