@@ -8,7 +8,7 @@ requests wait, two of them streams; two more arrive a fifth of a second later. T
 
 - the stream at temperature 0, and the one without a seed;
 - the six requests that had not streamed: answered of sent, and, in the last column, how many were lost;
-- the time from the fault until /health answered 503;
+- the time from the fault, or from the end of the process that it hit, until /health answered 503;
 - the recovery: from the end of the cause until /health is 200 again for good, which may be before;
 - the load, from the start of the last engine's process.
 

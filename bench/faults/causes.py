@@ -121,8 +121,12 @@ async def _truncated(rig: Rig) -> None:
     """The engine may end by itself, as it reads weights that are no longer there; else it is killed."""
     whole, first = rig.model.read_bytes(), rig.engine
     os.truncate(rig.model, len(whole) // 2)
-    await asyncio.sleep(1)  # the engine reads the missing pages
-    if rig.engine == first:
+    for _ in range(200):  # a second, in which the engine reads the missing pages
+        await asyncio.sleep(0.005)
+        if rig.engine != first:
+            rig.hit_at = time.monotonic()
+            break
+    else:
         rig.kill_engine()
     await asyncio.sleep(_SHORT_S)  # the outage lasts
     with rig.model.open("r+b") as file:

@@ -16,15 +16,19 @@ _FACTOR = 20  # of the predicted time: speeds may be assumed, and the machine bu
 _BUSY_FACTOR = 10  # of the limit, for an engine that works
 _LEAST_WORK = 10  # of Pulse.work; the memory guard and other threads of an engine that waits need less
 _UNKNOWN_STEP_S, _UNKNOWN_ROW_S = 3.0, 0.05  # of a plan without predictions
-_MOST_LOOK_S = 1.0
+_LOOKS = 20  # in a limit
+_MOST_LOOK_S = 0.5
 
 
 class Watchdog:
-    """Decides from looks at one process. `limit_s` None: `step_limit_s`; infinite: it never hangs."""
+    """Decides from looks at one process. `limit_s` None: `step_limit_s`; infinite: it never hangs.
+
+    A hang is found within the limit, thus up to two looks early: it may have begun just after a look.
+    """
 
     def __init__(self, speed: SpeedEstimate | None, limit_s: float | None = None) -> None:
         self._speed, self._limit_s = speed, limit_s
-        self.look_every_s = min(_MOST_LOOK_S, (limit_s or _LEAST_LIMIT_S) / 10)
+        self.look_every_s = min(_MOST_LOOK_S, (limit_s or _LEAST_LIMIT_S) / _LOOKS)
         self._last: Pulse | None = None
         self._looked_at_s = 0.0
         self._work = 0  # when it last beat, or had worked
@@ -45,11 +49,12 @@ class Watchdog:
         if pulse.work - self._work >= _LEAST_WORK:
             self._still_s, self._work = 0.0, pulse.work
         limit_s = self._limit_of(pulse.n_rows, is_loading=is_loading)
+        ahead_s = 2 * self.look_every_s
         doing = f"in a batch of {pulse.n_rows} tokens" if pulse.n_rows else "between two steps"
         where = "while it loaded" if is_loading else doing
-        if self._still_s >= limit_s:
+        if self._still_s + ahead_s >= limit_s:
             return f"the engine hung {where}: it did nothing for {self._still_s:.1f} s"
-        if self._silent_s >= _BUSY_FACTOR * limit_s:
+        if self._silent_s + ahead_s >= _BUSY_FACTOR * limit_s:
             return f"the engine hung {where}, which took longer than {self._silent_s:.1f} s"
         return None
 
