@@ -102,7 +102,8 @@ def is_server(command: str) -> bool:
 
 def needs_server(command: str) -> bool:
     offline = ("python examples/uneven_rig.py", "python examples/long_context.py")
-    return command.startswith(("python ", "examples/")) and not command.startswith(offline)
+    clients = ("python ", "examples/", "vram-llm bench serve")
+    return command.startswith(clients) and not command.startswith(offline)
 
 
 def ports_of(commands: list[str]) -> dict[str, str]:

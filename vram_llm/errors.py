@@ -19,12 +19,13 @@
     ├── PortInUse               30   another program listens on the address
     ├── KeyRequired             64   an address that other computers reach, without an API key: a missing flag
     ├── BadKeysFile             64   a file of API keys that cannot be read or written, or a name in it
+    ├── BadPromptFile           64   a file of prompts for a load that cannot be read or used
     ├── BadCertificate          64   a TLS certificate or key that cannot be used
     ├── ModelRefused            31   llama.cpp does not load this model, or not with these options
     ├── EngineDied              32   the engine process ended while it was needed
     │   └── ModelChanged        --   its model's file was replaced while a request waited
     ├── NotBuilt                33   this build of llama.cpp lacks what was asked for, or this is Windows
-    ├── ServerUnreachable       34   no server answers the chat
+    ├── ServerUnreachable       34   no server answers the chat or the load benchmark
     ├── DiskFull                35   a model to fetch is larger than the disk's free space
     ├── Overloaded              --   the queue is full; the same request may succeed later
     └── RequestError            --   one request is at fault, nothing else (HTTP only)
@@ -221,6 +222,12 @@ class BadKeysFile(VramLLMError):
     exit_code = 64
 
 
+class BadPromptFile(VramLLMError):
+    """A file of prompts for `bench serve` cannot be read, or has another form."""
+
+    exit_code = 64
+
+
 class BadCertificate(VramLLMError):
     """The TLS certificate, or its key, cannot be read or does not match."""
 
@@ -250,7 +257,7 @@ class NotBuilt(VramLLMError):
 
 
 class ServerUnreachable(VramLLMError):
-    """No server answers the chat, or the server is gone."""
+    """No server answers the chat or the load benchmark, or the server is gone."""
 
     exit_code = 34
 

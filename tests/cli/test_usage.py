@@ -35,6 +35,7 @@ from vram_llm.workflows import detection
         ("frobnicate", "there is no command frobnicate; there are analyze, bench,"),
         ("some.gguf", "some.gguf is a model, not a command; write `vram-llm serve some.gguf`"),
         ("bench some.gguf", "write `vram-llm bench model some.gguf`"),
+        ("bench server", "there is no command server; did you mean `vram-llm bench serve`?"),
         ("bench gemma", "vram-llm bench: write `vram-llm bench model gemma`"),
         ("plan x --paralel 2", "vram-llm plan: there is no option --paralel; did you mean --parallel?"),
         ("plan x --max-model-len 4096", "did you mean --n-ctx?"),

@@ -1,14 +1,18 @@
-"""vram-llm bench: a plan's measured speed next to its expected speed."""
+"""vram-llm bench: a plan's measured speed next to its expected speed; the speed of a server under load."""
 
 import click
 
+from vram_llm.cli.bench_serve import serve
 from vram_llm.cli.plan_options import PlanOptions, one_model, plan_options, saved_plan
 from vram_llm.cli.short_flags import ShortFlagsCommand
 
 
 @click.group("bench")
 def command() -> None:
-    """Measure a speed, and print the expected speed next to it."""
+    """Measure a plan's speed, or a running server under load."""
+
+
+command.add_command(serve)
 
 
 @command.command("model", cls=ShortFlagsCommand)

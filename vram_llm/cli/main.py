@@ -16,7 +16,7 @@ EXIT_INTERRUPTED = 130
 
 _COMMANDS = {
     "analyze": "Show a model file's sizes, layer by layer.",
-    "bench": "Measure a plan's prompt and decode speed, and compare it with the expected speed.",
+    "bench": "Measure a plan's speed next to the expected one, or a running server under load.",
     "calibrate": "Measure how fast llama.cpp computes on each device, for later plans.",
     "plan": "Show which layers go on which device, and how many bytes each device holds.",
     "serve": "Plan a model, load it, and serve it with an OpenAI endpoint.",

@@ -38,6 +38,7 @@ _NO_FLAGS = {
 }
 
 
+_OF_MODELS = "model"  # the command of `bench` that takes a model
 _ALIKE = 0.75  # difflib's ratio
 
 
@@ -62,8 +63,9 @@ def _what(error: click.UsageError) -> str:
 
 def _unknown_command(error: click.NoSuchCommand) -> str:
     name, commands = error.command_name, _commands(error.ctx)
-    if error.ctx is not None and len(commands) == 1:
-        return f"write `{error.ctx.command_path} {commands[0]} {name}`"
+    group = error.ctx.command_path if error.ctx is not None else "vram-llm"
+    if _OF_MODELS in commands and not difflib.get_close_matches(name, commands, n=1):
+        return f"write `{group} {_OF_MODELS} {name}`"
     if name.endswith(".gguf") or name.lower().startswith(("hf:", "https:")):
         return f"{name} is a model, not a command; write `vram-llm serve {name}`, or `plan`, or `chat`"
     if name in _NO_VERBS:
@@ -71,7 +73,7 @@ def _unknown_command(error: click.NoSuchCommand) -> str:
     if (verb := _VERBS.get(name.lower())) not in commands:
         verb = next(iter(difflib.get_close_matches(name, commands, n=1)), None)
     if verb is not None:
-        return f"there is no command {name}; did you mean `vram-llm {verb}`?"
+        return f"there is no command {name}; did you mean `{group} {verb}`?"
     return f"there is no command {name}; there are {', '.join(commands)}"
 
 
