@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from tests.clients.script import instance, written
+from tests.server.fake_engine import FakeEngine
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, GrammarKind, Image, Request, TokenEvent
 from vram_llm.engine.wire import Embedded
@@ -38,6 +39,8 @@ class ScriptedEngine:
     info = INFO
     detail = ""
     warnings = ()
+
+    activity = FakeEngine().activity
 
     def start(self) -> None: ...
 

@@ -5,9 +5,15 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 import numpy as np
 
+from tests.planner.saved import saved_plan
+from vram_llm.engine.activity import EngineActivity
 from vram_llm.engine.model_info import EngineState, ModelInfo
+from vram_llm.engine.recent_load import RecentRates
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, TokenEvent
+from vram_llm.engine.request_metrics import RequestMetrics
+from vram_llm.engine.stats import EngineStats
 from vram_llm.engine.wire import Embedded
+from vram_llm.planner.types import Plan
 
 Step = TokenEvent | Exception | asyncio.Event  # to say, to raise, to wait for
 Script = Callable[[Request], Sequence[Step]]
@@ -70,6 +76,9 @@ class FakeEngine:
         self.info = info
         self.detail = ""
         self.warnings: tuple[str, ...] = ()
+        self.plan: Plan = saved_plan([], [], n_layers=4)
+        self.metrics = RequestMetrics(512)
+        self.totals = EngineStats()
         self.requests: list[Request] = []
         self.embedded: list[EmbeddingRequest] = []
         self.cancelled: list[str] = []
@@ -98,6 +107,21 @@ class FakeEngine:
     def cancel(self, request_id: str, client: str | None) -> bool:
         self.asked_to_cancel.append((request_id, client))
         return request_id in self.in_flight
+
+    @property
+    def activity(self) -> EngineActivity:
+        return EngineActivity(
+            plan=self.plan,
+            pid=None,
+            n_restarts=0,
+            uptime_s=None,
+            totals=self.totals,
+            recent=RecentRates(0.0, 0.0, None, None),
+            requests=tuple(self.metrics.snapshots(frozenset(), 0.0)),
+            histograms=self.metrics.histograms,
+            endings=self.metrics.endings,
+            longest=self.metrics.longest,
+        )
 
     def seconds_until_done(self, n: int, client: str) -> float:
         return 2.5 * n

@@ -95,7 +95,7 @@ class BatchRunner:
             n_prefill += chunk.count
             if is_prompt:
                 self._cache.publish(chunk.sequence)
-        self._recorder.n_steps += 1
+        self._recorder.note_steps(1, n_decode + n_prefill, len(chunks))
         self._recorder.n_prompt_tokens += n_prefill
         self._costs.observe(n_decode, n_prefill, n_drafted, seconds)
 

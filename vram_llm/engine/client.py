@@ -6,12 +6,17 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from uuid import uuid4
 
+import msgspec
+
 from vram_llm.engine import wire
+from vram_llm.engine.activity import EngineActivity
 from vram_llm.engine.answer_times import AnswerTimes
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.plan_source import Replan
+from vram_llm.engine.recent_load import LoadCounts, RecentLoad
 from vram_llm.engine.request import DecodeTick, EmbeddingRequest, FinishReason, Image, Request, TokenEvent
-from vram_llm.engine.stats import EngineStats
+from vram_llm.engine.request_metrics import ABORT, RequestMetrics
+from vram_llm.engine.stats import EngineStats, with_earlier
 from vram_llm.engine.supervisor import EngineProcess, log
 from vram_llm.errors import (
     ContextExceeded,
@@ -51,6 +56,10 @@ class EngineClient(EngineProcess):
     ) -> None:
         super().__init__(plan, model_name, lambda: on_state(self), watchdog_s, replan)
         self.stats = EngineStats()
+        self._earlier = EngineStats()  # of engines that have ended
+        self._n_unreported = 0  # tokens of DecodeTicks since the last stats
+        self._metrics = RequestMetrics(plan.context.n_ctx_seq)
+        self._recent = RecentLoad(time.monotonic())
         self._tick_ids: list[str] = []  # the requests of the columns of DecodeTicks
         self._times = AnswerTimes(plan.context.parallel)
         self._images_bytes = 0
@@ -91,11 +100,14 @@ class EngineClient(EngineProcess):
 
         with self._count_images(request.images), self._time_limit(request, deliver):
             try:
-                self._times.begin(request.id, request.client, request.max_tokens, time.monotonic())
+                now = time.monotonic()
+                self._times.begin(request.id, request.client, request.max_tokens, now)
+                self._metrics.begin(request, now)
                 self._in_flight.add(wire.Submit(request), deliver)
                 while not finished:
                     event = await events.get()
                     if isinstance(event, VramLLMError):
+                        self._metrics.end(request.id, FinishReason.ERROR.value, time.monotonic())
                         raise event
                     finished = event.finish_reason is not None
                     self._times.note_tokens(request.id, len(event.token_ids), time.monotonic())
@@ -106,7 +118,8 @@ class EngineClient(EngineProcess):
                     yield event
             finally:
                 self._in_flight.drop(request.id)
-                self._times.end(request.id, time.monotonic(), is_whole=finished)
+                self._metrics.end(request.id, ABORT, now := time.monotonic())
+                self._times.end(request.id, now, is_whole=finished)
 
     def cancel(self, request_id: str, client: str | None) -> bool:
         """End a request, see server.engine_protocol.Engine."""
@@ -143,15 +156,20 @@ class EngineClient(EngineProcess):
         (ContextExceeded, PoisonRequest).
         """
         self._admit(request.client)
-        self._times.begin(request.id, request.client, len(request.inputs), time.monotonic())
+        now = time.monotonic()
+        self._times.begin(request.id, request.client, len(request.inputs), now)
+        self._metrics.begin(request, now)
         answer = None
         try:
             answer = await self._ask(wire.Embed(request))
+            assert isinstance(answer, wire.Embedded)
+            if answer.error is not None:
+                self._metrics.end(request.id, FinishReason.ERROR.value, time.monotonic())
+                raise _refusal(answer, answer.n_tokens[0] if answer.n_tokens else 0)
+            self._metrics.note_embedded(request.id, sum(answer.n_tokens), time.monotonic())
         finally:
-            self._times.end(request.id, time.monotonic(), is_whole=answer is not None)
-        assert isinstance(answer, wire.Embedded)
-        if answer.error is not None:
-            raise _refusal(answer, answer.n_tokens[0] if answer.n_tokens else 0)
+            self._metrics.end(request.id, ABORT, now := time.monotonic())
+            self._times.end(request.id, now, is_whole=answer is not None)
         return answer
 
     async def _ask(self, question: wire.Tokenize | wire.Detokenize | wire.Embed) -> wire.Answer:
@@ -252,12 +270,17 @@ class EngineClient(EngineProcess):
 
     # -- answers ---------------------------------------------------------------------------------
 
-    def _receive(self, message: wire.FromEngine) -> bool:
+    def _receive(self, message: wire.FromEngine | None) -> bool:
         match message:
             case wire.StepEvents(events, stats):
-                self.stats = stats
+                self.stats, self._n_unreported = stats, 0
+                self._metrics.note_events(events, now := time.monotonic())
+                if self._recent.is_due(now):
+                    self._recent.note(self._load_counts(self.totals), now)
                 self._in_flight.deliver(events)
             case DecodeTick(texts, tokens, ids):
+                self._n_unreported += len(tokens)
+                self._metrics.note_tick(ids, time.monotonic())
                 self._tick_ids = ids or self._tick_ids
                 columns = zip(self._tick_ids, texts, tokens, strict=True)
                 self._in_flight.deliver(
@@ -265,12 +288,48 @@ class EngineClient(EngineProcess):
                 )
             case wire.Waiting(ids):
                 self._in_flight.waiting = frozenset(ids)
-                self._times.note_waiting(ids, time.monotonic())
+                self._times.note_waiting(ids, now := time.monotonic())
+                self._metrics.note_waiting(ids, now)
             case wire.Tokens() | wire.Pieces() | wire.Embedded():
                 self._in_flight.answer(message)
+            case None:
+                self._earlier, self.stats, self._n_unreported = self.totals, EngineStats(), 0
+                self._metrics.note_waiting((), time.monotonic())
             case _:
                 return False
         return True
+
+    # -- activity --------------------------------------------------------------------------------
+
+    @property
+    def totals(self) -> EngineStats:
+        """The stats with the counts of engines that have ended, and with the tokens of the last steps."""
+        totals = with_earlier(self.stats, self._earlier)
+        n_generated = totals.n_generated_tokens + self._n_unreported
+        return msgspec.structs.replace(totals, n_generated_tokens=n_generated)
+
+    @property
+    def activity(self) -> EngineActivity:
+        """What it does now, and has done."""
+        now, totals, metrics = time.monotonic(), self.totals, self._metrics
+        return EngineActivity(
+            plan=self.plan,
+            pid=self.pid if self.state is EngineState.READY else None,
+            n_restarts=self.n_restarts,
+            uptime_s=None if self._ready_at is None else now - self._ready_at,
+            totals=totals,
+            recent=self._recent.rates(self._load_counts(totals), now),
+            requests=tuple(metrics.snapshots(self._in_flight.unsent, now)),
+            histograms=metrics.histograms,
+            endings=metrics.endings,
+            longest=metrics.longest,
+        )
+
+    def _load_counts(self, totals: EngineStats) -> LoadCounts:
+        first = self._metrics.histograms.time_to_first_token_s
+        later = self._metrics.histograms.inter_token_latency_s
+        counts = totals.n_prompt_tokens, totals.n_generated_tokens
+        return LoadCounts(*counts, first.count, first.total, later.count, later.total)
 
 
 def _overloaded(reason: str, waits: Iterable[float | None]) -> Overloaded:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from functools import partial
-from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from vram_llm.engine.inputs.tokenize import max_prompt_bytes
 from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.engine.rerank_prompt import TEMPLATE, rerank_tokens
 from vram_llm.engine.stats import EngineStats
+from vram_llm.engine.stats_recorder import StatsRecorder
 from vram_llm.engine.wire import Embedded
 from vram_llm.errors import ContextExceeded, EngineDied, RequestError
 from vram_llm.llama.model import LoadedModel
@@ -66,8 +66,7 @@ class Embedder:
         self._jobs: deque[_Job] = deque()
         self._shares = FairShares(self._parallel)
         self._n_arrived = 0
-        self._n_steps = self._n_tokens = 0
-        self._llama_s = 0.0
+        self._recorder = StatsRecorder()
 
     @property
     def is_idle(self) -> bool:
@@ -76,11 +75,16 @@ class Embedder:
 
     def stats(self) -> EngineStats:
         """Costs of all steps so far, and the number of requests."""
+        recorder = self._recorder
         return EngineStats(
-            n_steps=self._n_steps,
-            llama_s=self._llama_s,
-            n_prompt_tokens=self._n_tokens,
+            n_steps=recorder.n_steps,
+            llama_s=recorder.llama.seconds,
+            n_prompt_tokens=recorder.n_step_tokens,
             n_running=len(self._jobs),
+            n_begun_prompt_tokens=recorder.n_begun_prompt_tokens,
+            n_step_tokens=recorder.n_step_tokens,
+            n_step_sequences=recorder.n_step_sequences,
+            steps_by_tokens=tuple(recorder.steps_by_tokens),
         )
 
     def submit(self, request: EmbeddingRequest) -> Embedded | None:
@@ -111,6 +115,7 @@ class Embedder:
             self._model.forget(slot)
         complete = [job for job in self._jobs if job.is_complete]
         for job in complete:
+            self._recorder.n_begun_prompt_tokens += sum(map(len, job.texts))
             self._remove(job)
         self._shares.note_steps(1)
         self._jobs.rotate(-1)  # another request is first in the next step
@@ -184,14 +189,12 @@ class Embedder:
             for slot, text in enumerate(texts):
                 part = text[n_done : n_done + capacity]
                 batch.add(part, n_done, slot, n_outputs=len(part))
-            started = perf_counter()
-            status = self._model.decode()
-            self._model.wait()
-            self._llama_s += perf_counter() - started
+            with self._recorder.llama:
+                status = self._model.decode()
+                self._model.wait()
             if status != 0:
                 raise EngineDied(f"llama.cpp could not embed {batch.n_rows} tokens (code {status})")
-            self._n_steps += 1
-            self._n_tokens += batch.n_rows
+            self._recorder.note_steps(1, batch.n_rows, len(texts))
             n_done += capacity
 
     def _tokenized(self, request: EmbeddingRequest, cancellation: Cancellation) -> list[list[int]]:

@@ -29,9 +29,10 @@ class ImageRunner:
         assert image is not None
         assert reader is not None
         self._model.batch.clear()  # else speed_check.py would count this time for the batch's rows
-        self._recorder.n_steps += 1
+        is_encoded = reader.has_encoded(image.rows)
+        self._recorder.note_steps(1, image.count if is_encoded else 0, 1)
         with self._recorder.llama:
-            if not reader.has_encoded(image.rows):
+            if not is_encoded:
                 return reader.encode(image.rows)
             if self._compute_rows(reader, sequence, image):
                 self._recorder.n_prompt_tokens += image.count

@@ -77,6 +77,11 @@ class RequestsInFlight:
     def __len__(self) -> int:
         return len(self._requests)
 
+    @property
+    def unsent(self) -> frozenset[str]:
+        """Ids of those that no engine has yet."""
+        return frozenset(request.question.id for request in self._held)
+
     def add(self, question: wire.Question, settle: Callable[[Any], None]) -> None:
         """Send a new request as soon as there is an engine for it."""
         request = RequestInFlight(question, settle)

@@ -96,6 +96,8 @@ class Loop:
 
     def stats(self) -> EngineStats:
         """Costs of all steps so far, and the current state."""
+        if self._steady is not None:
+            self._steady.count(self.recorder)
         return self.recorder.stats(self._scheduler, self._cache, self._device_slots)
 
     def submit(self, request: Request) -> TokenEvent | None:
@@ -258,6 +260,9 @@ class Loop:
         event = generation.write(self._model, sequence, sampled)
         n_written = len(event.token_ids)
         self.recorder.n_generated_tokens += n_written
+        if sequence.n_generated == n_written:  # the answer begins
+            self.recorder.n_begun_prompt_tokens += sequence.n_prompt
+            self.recorder.n_begun_cached_tokens += sequence.n_reused
         if sequence.device_sampler is not None:
             self.recorder.n_device_tokens += n_written
         if chunk.draft:
@@ -273,6 +278,7 @@ class Loop:
         if n_accepted < len(chunk.draft):
             self._model.cells.cut(sequence.slot, sequence.position(sequence.n_cached))
         self._scheduler.charge(sequence, len(chunk.draft))
+        self.recorder.n_drafts += 1
         self.recorder.n_drafted_tokens += len(chunk.draft)
         self.recorder.n_accepted_tokens += n_accepted
         if chunk.by_draft_model:

@@ -1,6 +1,6 @@
 """Requests to the engine, and the events it answers with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import msgspec
@@ -130,7 +130,9 @@ class Request:
     of its prompt. `whole`: the client gets the answer at its end. `written` are the tokens of the answer that
     an engine wrote before it died: the next one continues after them. `client` is the name of the API key, or
     the address of the client where there are no keys: the engine is shared between clients by their `weight`.
-    After `max_time_s` the answer ends with the tokens that it has.
+    After `max_time_s` the answer ends with the tokens that it has. `arrived_at` is when it came to the
+    server, by its process's time.monotonic(). Its client asked for `n` answers at once; 0: another one of
+    them has their number.
     """
 
     id: str
@@ -158,6 +160,8 @@ class Request:
     client: str = ""
     weight: float = 1.0
     max_time_s: float | None = None
+    arrived_at: float | None = field(default=None, compare=False)
+    n: int = field(default=1, compare=False)
 
     @property
     def can_resume(self) -> bool:
@@ -178,7 +182,8 @@ class Request:
 class EmbeddingRequest:
     """Texts to embed, each as text (tokenized by the engine, special tokens parsed) or token ids.
 
-    With a `query`, a reranker scores each text as an answer to it. `client` and `weight`: see Request.
+    With a `query`, a reranker scores each text as an answer to it. `client`, `weight`, `arrived_at`: see
+    Request.
     """
 
     id: str
@@ -186,6 +191,7 @@ class EmbeddingRequest:
     query: str | None = None
     client: str = ""
     weight: float = 1.0
+    arrived_at: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,9 @@
 
 import msgspec
 
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Bounds of the buckets of `EngineStats.steps_by_tokens`: vLLM's, for vllm:iteration_tokens_total."""
+
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Counts and seconds since the load, and the current state. A rate is the difference of two of these.
@@ -37,3 +40,25 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     n_offloaded: int = 0  # states moved to the host
     host_bytes: int = 0  # offloaded states in RAM
     disk_bytes: int = 0  # offloaded states on disk
+    n_begun_prompt_tokens: int = 0  # of the prompts of all answers that have begun
+    n_begun_cached_tokens: int = 0  # of those, reused
+    n_drafts: int = 0  # drafts of any length
+    n_step_tokens: int = 0  # of all steps together, drafts left out
+    n_step_sequences: int = 0  # of all steps together: divided by n_steps, those of a step
+    steps_by_tokens: tuple[int, ...] = (0,) * (len(STEP_TOKENS) + 1)  # by the tokens that they computed
+
+
+_STATES = frozenset(
+    {"n_running", "n_waiting", "n_cells", "n_cells_used", "n_cells_idle", "host_bytes", "disk_bytes"}
+)
+
+
+def with_earlier(stats: EngineStats, earlier: EngineStats) -> EngineStats:
+    """`stats` with the counts and seconds of earlier engines added; the state is that of `stats`."""
+    sums = {
+        name: getattr(stats, name) + getattr(earlier, name)
+        for name in EngineStats.__struct_fields__
+        if name not in _STATES and name != "steps_by_tokens"
+    }
+    pairs = zip(stats.steps_by_tokens, earlier.steps_by_tokens, strict=True)
+    return msgspec.structs.replace(stats, **sums, steps_by_tokens=tuple(a + b for a, b in pairs))

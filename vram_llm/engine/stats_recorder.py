@@ -1,12 +1,13 @@
 """Adds up the engine's statistics as it works."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from time import perf_counter, thread_time
 
 from vram_llm.engine.kv_cache.prefix_cache import PrefixCache
 from vram_llm.engine.sampling.device_slots import DeviceSamplerSlots
 from vram_llm.engine.scheduler import Scheduler
-from vram_llm.engine.stats import EngineStats
+from vram_llm.engine.stats import STEP_TOKENS, EngineStats
 
 
 class Stopwatch:
@@ -53,6 +54,19 @@ class StatsRecorder:
     n_accepted_tokens: int = 0
     n_model_drafted_tokens: int = 0
     n_model_accepted_tokens: int = 0
+    n_begun_prompt_tokens: int = 0
+    n_begun_cached_tokens: int = 0
+    n_drafts: int = 0
+    n_step_tokens: int = 0
+    n_step_sequences: int = 0
+    steps_by_tokens: list[int] = field(default_factory=lambda: [0] * (len(STEP_TOKENS) + 1))
+
+    def note_steps(self, n_steps: int, n_tokens: int, n_sequences: int) -> None:
+        """Count steps that each computed `n_tokens` of `n_sequences`."""
+        self.n_steps += n_steps
+        self.n_step_tokens += n_steps * n_tokens
+        self.n_step_sequences += n_steps * n_sequences
+        self.steps_by_tokens[bisect_left(STEP_TOKENS, n_tokens)] += n_steps
 
     def end_iteration(self) -> None:
         """End an iteration, its messages included. Time outside the other stopwatches counts for the host."""
@@ -90,4 +104,10 @@ class StatsRecorder:
             n_offloaded=cache.n_offloaded,
             host_bytes=cache.store.ram_used_bytes,
             disk_bytes=cache.store.disk_used_bytes,
+            n_begun_prompt_tokens=self.n_begun_prompt_tokens,
+            n_begun_cached_tokens=self.n_begun_cached_tokens,
+            n_drafts=self.n_drafts,
+            n_step_tokens=self.n_step_tokens,
+            n_step_sequences=self.n_step_sequences,
+            steps_by_tokens=tuple(self.steps_by_tokens),
         )

@@ -27,6 +27,7 @@ class SteadyDecode:
         self.streams = streams
         self._model, self._vocab = model, model.vocab
         self._columns: list[list[int]] = []  # the tokens of each step
+        self._n_counted = 0  # of the columns, in the stats
         self._last = [sequence.tokens[-1] for sequence, _ in streams]
         self._positions = model.batch.ahead(n_left)
         samplers = [generation.sampler for _, generation in streams]
@@ -82,6 +83,17 @@ class SteadyDecode:
         """Sequences that have met a stop string."""
         return [self.streams[i][0] for i in self._watched if self._texts[i].stopped]
 
+    def count(self, recorder: StatsRecorder) -> None:
+        """Write the steps into the stats."""
+        n_steps, n_streams = len(self._columns) - self._n_counted, len(self.streams)
+        if not n_steps:
+            return
+        self._n_counted += n_steps
+        n_on_device = sum(sequence.device_sampler is not None for sequence, _ in self.streams)
+        recorder.note_steps(n_steps, n_streams, n_streams)
+        recorder.n_device_tokens += n_steps * n_on_device
+        recorder.n_generated_tokens += n_steps * n_streams
+
     def commit(self, recorder: StatsRecorder) -> int:
         """Write the steps into the sequences and the stats. Returns the number of steps."""
         n_steps = len(self._columns)
@@ -90,11 +102,9 @@ class SteadyDecode:
         for (sequence, generation), *tokens in zip(self.streams, *self._columns, strict=True):
             sequence.tokens += tokens
             sequence.n_cached += n_steps
-            recorder.n_device_tokens += n_steps if sequence.device_sampler is not None else 0
             if generation.lookup is not None:
                 generation.lookup.earn_credit(n_steps)
-        recorder.n_steps += n_steps
-        recorder.n_generated_tokens += n_steps * len(self.streams)
+        self.count(recorder)
         return n_steps
 
 

@@ -63,6 +63,7 @@ class EngineProcess(ABC):
         self._in_flight = RequestsInFlight(self._send)
         self._model_name = model_name
         self._on_change = on_change
+        self.n_restarts = 0  # times that another process was started
         self._restarts = RestartPolicy()
         self._outage = OutageWatch()
         self._watchdog_s = watchdog_s
@@ -78,8 +79,8 @@ class EngineProcess(ABC):
         self._changed = asyncio.Event()
 
     @abstractmethod
-    def _receive(self, message: wire.FromEngine) -> bool:
-        """Take a message about requests; False for any other message."""
+    def _receive(self, message: wire.FromEngine | None) -> bool:
+        """Take a message about requests; False for any other message. None: the process sends no more."""
 
     @property
     def pid(self) -> int | None:
@@ -174,6 +175,7 @@ class EngineProcess(ABC):
             self._in_flight.note_death(failure)
         delay_s = self._restarts.delay_s
         when = f"in {delay_s:.3g} s" if delay_s else "now"
+        self.n_restarts += 1
         self._why_restarted = f"{failure} (attempt {self._restarts.n_attempts})"
         self._set_state(EngineState.LOADING, f"restarting {when}, after: {self._why_restarted}")
         log.error("%s; the engine is started again %s (attempt %d)", failure, when, self._restarts.n_attempts)
@@ -224,6 +226,7 @@ class EngineProcess(ABC):
             self._send(wire.Start(self.plan, self._model_name, self._restarts.extra_buffers))
             failed = await self._read(reader)
             self._in_flight.note_end()
+            self._receive(None)
             self._set_state(EngineState.LOADING, self._hang or "the engine process has ended")
             self._writer.close()
             code = await process.wait()

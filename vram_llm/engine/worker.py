@@ -39,12 +39,16 @@ if TYPE_CHECKING:
     from vram_llm.llama.model import LoadedModel
 
 
+_STATS_S = 1.0  # most time between the engine's stats while it computes
+
+
 class Worker:
     """Loads the plan of the first message, then generates or embeds until the channel closes."""
 
     def __init__(self, channel: Channel, heartbeat: Heartbeat) -> None:
         self._channel = channel
         self._heartbeat = heartbeat
+        self._stats_at = 0.0  # when stats were sent last
 
     def run(self) -> None:
         """Serve until the server stops it. Raises ChannelClosed, and VramLLMError if the model fails."""
@@ -108,7 +112,7 @@ class Worker:
                 self._handle(messages, loop, questions)
             began = time.perf_counter()
             output = loop.step()
-            self._send_output(output, loop, model, speed_check, time.perf_counter() - began)
+            self._send_output(output, loop, model, speed_check, began)
             loop.recorder.end_iteration()
             self._look_at_memory(guard)
 
@@ -142,14 +146,16 @@ class Worker:
         loop: "Loop",
         model: "LoadedModel",
         speed_check: SpeedCheck,
-        seconds: float,
+        began: float,
     ) -> None:
-        """Send the results of a step of `seconds`, and the engine's stats if they are due."""
+        """Send the results of a step, and the engine's stats with events, and else once in _STATS_S."""
         tick, events = output
+        now = time.perf_counter()
         n_tokens = len(events if tick is None else tick.tokens)
-        notice = speed_check.observe(model.batch.n_rows, n_tokens, seconds)
+        notice = speed_check.observe(model.batch.n_rows, n_tokens, now - began)
         messages: list[wire.FromEngine] = [tick] if tick is not None else []
-        if events or (tick is not None and tick.ids):  # a steady decode's first step has ids and sends stats
+        if events or now - self._stats_at > _STATS_S:
+            self._stats_at = now
             messages.append(wire.StepEvents(events, loop.stats()))
         if notice is not None:
             messages.append(wire.Notice(notice))

@@ -3,10 +3,12 @@
 All paths are relative to `root`, so that tests can make the files of another computer.
 """
 
+import contextlib
 import os
 import platform
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vram_llm.machine import memory_modules, processor
@@ -59,6 +61,33 @@ def swap_bytes() -> tuple[int, int]:
         warnings.simplefilter("ignore", RuntimeWarning)  # containers may hide the rates, which are not used
         swap = psutil.swap_memory()
     return swap.total, swap.used
+
+
+@dataclass(frozen=True, slots=True)
+class HostReading:
+    """The host's memory at one moment, and that of one process; None: there is no such process."""
+
+    total_bytes: int
+    available_bytes: int
+    swap_used_bytes: int
+    process_bytes: int | None  # in memory, mapped files among them
+
+
+def read_host_memory(pid: int | None, root: Path = ROOT) -> HostReading:
+    """The memory of the host, within the tightest cgroup limit, and of process `pid`."""
+    import psutil
+
+    ram, limits = psutil.virtual_memory(), memory_limits(root)
+    process_bytes = None
+    if pid is not None:
+        with contextlib.suppress(psutil.Error):
+            process_bytes = psutil.Process(pid).memory_info().rss
+    return HostReading(
+        total_bytes=min(ram.total, *(limit for limit, _ in limits), 2**63),
+        available_bytes=min(ram.available, *(free for _, free in limits), 2**63),
+        swap_used_bytes=swap_bytes()[1],
+        process_bytes=process_bytes,
+    )
 
 
 def largest_process() -> str | None:

@@ -37,7 +37,23 @@ def read_cards(host: Host) -> DetectedDevices:
     except nvml.NVMLError as error:
         return DetectedDevices((), (f"The NVIDIA driver does not list its cards: {error}.",))
     finally:
-        _query(nvml, nvml.nvmlShutdown)
+        query(nvml, nvml.nvmlShutdown)
+
+
+def open_nvml() -> Any | None:
+    """The initialised module pynvml, for readings; None without it or without a driver. It stays open.
+
+    Opening the driver again for each reading would wake a card that no program uses.
+    """
+    try:
+        import pynvml as nvml
+    except ImportError:
+        return None
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
+    return nvml
 
 
 class NvmlUsage(NamedTuple):
@@ -68,13 +84,13 @@ def driver_versions() -> DriverVersions:
         note = _init_failure_note(nvml, error)
         return DriverVersions(failure=None if note == NO_DRIVER else note)
     try:
-        cuda = _query(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2)  # 13000
+        cuda = query(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2)  # 13000
         return DriverVersions(
-            _query(nvml, nvml.nvmlSystemGetDriverVersion),
+            query(nvml, nvml.nvmlSystemGetDriverVersion),
             f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None,
         )
     finally:
-        _query(nvml, nvml.nvmlShutdown)
+        query(nvml, nvml.nvmlShutdown)
 
 
 def shared_memory_note(name: str) -> str:
@@ -93,12 +109,12 @@ def memory_usage(pid: int | None = None) -> NvmlUsage:
     except nvml.NVMLError:
         return NvmlUsage({}, {})
     try:
-        usage = NvmlUsage({}, {}, _query(nvml, nvml.nvmlSystemGetDriverVersion))
-        for index in range(_query(nvml, nvml.nvmlDeviceGetCount) or 0):
+        usage = NvmlUsage({}, {}, query(nvml, nvml.nvmlSystemGetDriverVersion))
+        for index in range(query(nvml, nvml.nvmlDeviceGetCount) or 0):
             _add_usage(nvml, index, pid, usage)
         return usage
     finally:
-        _query(nvml, nvml.nvmlShutdown)
+        query(nvml, nvml.nvmlShutdown)
 
 
 def normalise_bus_id(text: str) -> str:
@@ -170,7 +186,7 @@ def _init_failure_note(nvml: Any, error: Exception) -> str:
 
 
 def _read_cards(nvml: Any, host: Host) -> DetectedDevices:
-    driver = _query(nvml, nvml.nvmlSystemGetDriverVersion)
+    driver = query(nvml, nvml.nvmlSystemGetDriverVersion)
     devices: list[Device] = []
     notes: list[str] = []
     for index in range(nvml.nvmlDeviceGetCount()):
@@ -187,19 +203,19 @@ def _read_cards(nvml: Any, host: Host) -> DetectedDevices:
 def _read_card(nvml: Any, index: int, driver: str | None, host: Host) -> DetectedDevices:
     """The card at `index`. Raises NVMLError if its memory is unknown."""
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    name = _query(nvml, nvml.nvmlDeviceGetName, handle) or "NVIDIA GPU"
-    mig = _query(nvml, nvml.nvmlDeviceGetMigMode, handle)
+    name = query(nvml, nvml.nvmlDeviceGetName, handle) or "NVIDIA GPU"
+    mig = query(nvml, nvml.nvmlDeviceGetMigMode, handle)
     if mig and mig[0]:
         note = f"{name} (NVIDIA card {index}) is left out: it is split into MIG instances."
         return DetectedDevices((), (note,))
     is_shared = False
     try:
-        memory = _memory(nvml, handle)
+        memory = card_memory(nvml, handle)
         total, free = int(memory.total), int(memory.free)
     except nvml.NVMLError_NotSupported:
         total, free, is_shared = host.total_bytes, host.available_bytes, True
-    pci = _query(nvml, nvml.nvmlDeviceGetPciInfo, handle)
-    capability = _query(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
+    pci = query(nvml, nvml.nvmlDeviceGetPciInfo, handle)
+    capability = query(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
     device = Device(
         id=f"GPU{index}",
         name=name,
@@ -210,8 +226,8 @@ def _read_card(nvml: Any, index: int, driver: str | None, host: Host) -> Detecte
         bandwidth_bytes_per_s=_bandwidth(nvml, handle),
         alignment_bytes=ALIGNMENT_BYTES,
         row_padding=ROW_PADDING,
-        uuid=_query(nvml, nvml.nvmlDeviceGetUUID, handle),
-        pci_bus_id=normalise_bus_id(_decode(pci.busId)) if pci else None,
+        uuid=query(nvml, nvml.nvmlDeviceGetUUID, handle),
+        pci_bus_id=normalise_bus_id(decoded(pci.busId)) if pci else None,
         compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
         driver_version=driver,
         link=None if is_shared else _link(nvml, handle),
@@ -222,11 +238,11 @@ def _read_card(nvml: Any, index: int, driver: str | None, host: Host) -> Detecte
 
 def _add_usage(nvml: Any, index: int, pid: int | None, usage: NvmlUsage) -> None:
     """Add the memory in use on the card at `index` to `usage`, as far as the driver reports it."""
-    handle = _query(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
-    uuid = None if handle is None else _query(nvml, nvml.nvmlDeviceGetUUID, handle)
+    handle = query(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+    uuid = None if handle is None else query(nvml, nvml.nvmlDeviceGetUUID, handle)
     if uuid is None:
         return
-    memory = _query(nvml, lambda: _memory(nvml, handle))
+    memory = query(nvml, lambda: card_memory(nvml, handle))
     if memory is not None:
         usage.used_bytes[uuid] = int(memory.used)
     try:
@@ -238,7 +254,7 @@ def _add_usage(nvml: Any, index: int, pid: int | None, usage: NvmlUsage) -> None
         usage.process_bytes[uuid] = sum(of_process)
 
 
-def _memory(nvml: Any, handle: Any) -> Any:
+def card_memory(nvml: Any, handle: Any) -> Any:
     """The memory by version 2 of NVML's call, which leaves out the driver's reserve; else by version 1."""
     try:
         return nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
@@ -247,8 +263,8 @@ def _memory(nvml: Any, handle: Any) -> Any:
 
 
 def _bandwidth(nvml: Any, handle: Any) -> Fact | None:
-    clock_mhz = _query(nvml, nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_MEM)
-    bus_bits = _query(nvml, nvml.nvmlDeviceGetMemoryBusWidth, handle)
+    clock_mhz = query(nvml, nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_MEM)
+    bus_bits = query(nvml, nvml.nvmlDeviceGetMemoryBusWidth, handle)
     if not clock_mhz or not bus_bits:
         return None
     return Fact(bandwidth_bytes_per_s(clock_mhz, bus_bits), Source.DRIVER)
@@ -256,12 +272,12 @@ def _bandwidth(nvml: Any, handle: Any) -> Fact | None:
 
 def _link(nvml: Any, handle: Any) -> Link | None:
     """The link of the card's slot at full speed; an idle card uses fewer lanes or a lower generation."""
-    generation = _query(nvml, nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle)
-    lanes = _query(nvml, nvml.nvmlDeviceGetMaxPcieLinkWidth, handle)
+    generation = query(nvml, nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle)
+    lanes = query(nvml, nvml.nvmlDeviceGetMaxPcieLinkWidth, handle)
     return pcie_link(generation, lanes, Source.DRIVER)
 
 
-def _query(nvml: Any, function: Callable[..., Any], *args: Any) -> Any | None:
+def query(nvml: Any, function: Callable[..., Any], *args: Any) -> Any | None:
     """The result of a function of pynvml; None if it fails."""
     try:
         return function(*args)
@@ -269,5 +285,6 @@ def _query(nvml: Any, function: Callable[..., Any], *args: Any) -> Any | None:
         return None
 
 
-def _decode(value: str | bytes) -> str:
+def decoded(value: str | bytes) -> str:
+    """A text of NVML, which older versions of pynvml give as bytes."""
     return value.decode() if isinstance(value, bytes) else value

@@ -13,6 +13,8 @@ from vram_llm.server.keys_file import KeyScope, StoredKey, id_of, read_keys
 
 ROUTE_SCOPES = {
     "/metrics": KeyScope.METRICS,
+    "/slots": KeyScope.METRICS,
+    "/status": KeyScope.METRICS,
     "/plan": KeyScope.ADMIN,
     "/logs": KeyScope.ADMIN,
 }  # by path; other routes need KeyScope.INFERENCE

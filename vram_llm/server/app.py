@@ -24,6 +24,10 @@ from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import UnknownRoute, WrongMethod, error_response
 from vram_llm.server.health import health_router, root_router
 from vram_llm.server.host_check import HostCheckMiddleware
+from vram_llm.server.metrics.exposition import metrics_router
+from vram_llm.server.metrics.slots import slots_router
+from vram_llm.server.metrics.status import status_router
+from vram_llm.server.metrics.system_readings import SystemReadings
 from vram_llm.server.middleware import AuthAndLimitsMiddleware
 from vram_llm.server.models import models_router
 from vram_llm.server.normalize_request import NormalizeRequestMiddleware
@@ -107,6 +111,10 @@ def create_app(
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)
     app.include_router(props_router(serving))
+    readings = SystemReadings()
+    app.include_router(status_router(serving, readings))
+    app.include_router(metrics_router(serving, readings))
+    app.include_router(slots_router(serving))
     app.include_router(tokens)
     app.include_router(tokens, prefix="/v1", include_in_schema=False)
     app.openapi = partial(document, app, _BODIES)  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
+from vram_llm.engine.activity import EngineActivity
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, Image, Request, TokenEvent
 from vram_llm.engine.wire import Embedded
@@ -27,6 +28,10 @@ class Engine(Protocol):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences for the operator while it serves; usually none."""
+
+    @property
+    def activity(self) -> EngineActivity:
+        """What it does now, and has done since the server's start."""
 
     async def tokenize(
         self, text: str, *, add_special: bool, parse_special: bool, images: tuple[Image, ...] = ()

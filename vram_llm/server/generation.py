@@ -13,6 +13,7 @@ from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import Image, Likelihood, Request, TokenEvent
 from vram_llm.errors import RequestError
 from vram_llm.server.api_keys import ApiKey, current_key
+from vram_llm.server.arrival import arrived_at
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
@@ -81,6 +82,7 @@ def engine_requests(
         reports_progress=bool(fields.stream)
         or not key.usage.is_unlimited,  # clients may leave before its end
         whole=not fields.stream,
+        arrived_at=arrived_at.get(),
         max_time_s=min((s for s in (fields.max_time, config.request_timeout_s) if s), default=None),
     )
     return [
@@ -89,6 +91,7 @@ def engine_requests(
             id=f"{base.id}-{i * n + k}",
             prompt=prompt,
             sampling=sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + k),
+            n=0 if k else n,
         )
         for i, prompt in enumerate(prompts)
         for k in range(n)

@@ -63,4 +63,8 @@ def root_router(serving: ServingContext, page: Page) -> APIRouter:
             "endpoints": endpoints,
         }
 
+    @router.get("/version", summary="Version, as in vLLM")
+    async def version() -> dict[str, str]:
+        return {"version": __version__}
+
     return router

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vram_llm.errors import VramLLMError
 from vram_llm.server.api_keys import ANYBODY, STRANGER, ApiKey, Keyring, current_key, scope_of
+from vram_llm.server.arrival import arrived_at
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import BadKey, BodyTooLarge, MissingScope, error_response
 from vram_llm.server.read_body import BodyBudget, HeldBody
@@ -57,6 +58,7 @@ class AuthAndLimitsMiddleware:
         request_id = _request_id(headers)
         what, who = f"{request_id} ({scope['method']} {scope['path']})", STRANGER.name
         status, began = 0, time.perf_counter()
+        arrived_at.set(time.monotonic())
 
         async def send_with_id(message: Message) -> None:
             nonlocal status

@@ -38,9 +38,9 @@ class Props(BaseModel):
     model_alias: str
     model_path: str
     modalities: InputModalities
-    endpoint_slots: bool = False
+    endpoint_slots: bool = True
     endpoint_props: bool = False  # they cannot be changed
-    endpoint_metrics: bool = False
+    endpoint_metrics: bool = True
     chat_template: str
     chat_template_tool_use: Annotated[str | None, PRESENT] = None
     bos_token: str

@@ -15,6 +15,7 @@ from vram_llm.engine.wire import Embedded
 from vram_llm.errors import RequestTimeout
 from vram_llm.model.pooling import Pooling
 from vram_llm.server.api_keys import STRANGER, current_key
+from vram_llm.server.arrival import arrived_at
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import ModelNotAllowed, NotReady, Unavailable, UnknownModel, WrongModel
@@ -119,7 +120,8 @@ class ServingContext:
         key, limit_s = current_key.get(), self.config.request_timeout_s
         try:
             async with asyncio.timeout(limit_s or None):
-                asked = replace(request, client=key.name, weight=key.usage.limits.weight)
+                weight = key.usage.limits.weight
+                asked = replace(request, client=key.name, weight=weight, arrived_at=arrived_at.get())
                 answer = await self.engine.embed(asked)
         except TimeoutError:
             raise RequestTimeout(

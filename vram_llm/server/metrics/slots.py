@@ -1,0 +1,94 @@
+"""GET /slots: the sequences that are computed at once, as llama-server's clients read them."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from vram_llm.engine.request_metrics import RequestSnapshot
+from vram_llm.server.errors import Unavailable
+from vram_llm.server.openapi import refusals
+from vram_llm.server.replies import PRESENT
+from vram_llm.server.serving_context import ServingContext
+
+
+class NextToken(BaseModel):
+    """How far a sequence is; `n_remain` of -1: to the end of the context."""
+
+    has_next_token: bool
+    has_new_line: bool = False
+    n_remain: int
+    n_decoded: int
+
+
+class SlotState(BaseModel):
+    """A slot, with the fields of llama-server's server_slot::to_json; `id_task` is a request's id here."""
+
+    id: int
+    n_ctx: int
+    speculative: bool
+    is_processing: bool
+    id_task: Annotated[str | None, PRESENT] = None
+    n_prompt_tokens: Annotated[int | None, PRESENT] = None
+    n_prompt_tokens_processed: Annotated[int | None, PRESENT] = None
+    n_prompt_tokens_cache: Annotated[int | None, PRESENT] = None
+    params: Annotated[dict[str, Any] | None, PRESENT] = None
+    next_token: list[NextToken] = Field(default_factory=list, exclude_if=lambda value: not value)
+
+
+class SlotNumbers:
+    """Gives each request a number that it keeps, the lowest free one."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def of(self, ids: Iterable[str], n_slots: int) -> dict[str, int]:
+        """The numbers of the requests that run now, below `n_slots` unless more of them run."""
+        ids = list(ids)
+        numbers = {i: self._numbers[i] for i in ids if self._numbers.get(i, n_slots) < n_slots}
+        taken = set(numbers.values())
+        free = (number for number in range(len(ids)) if number not in taken)
+        numbers |= {i: next(free) for i in ids if i not in numbers}
+        self._numbers = numbers
+        return numbers
+
+
+def slots_router(serving: ServingContext) -> APIRouter:
+    """The route. Slots are a view: which of the engine's has a request is not told."""
+    router = APIRouter(tags=["metrics"], responses=refusals(503))
+    numbers = SlotNumbers()
+
+    @router.get("/slots", summary="Sequences that are computed")
+    async def slots(fail_on_no_slot: Annotated[str, Query()] = "") -> list[SlotState]:
+        info, activity = serving.loaded_model(), serving.engine.activity
+        running = {each.id: each for each in activity.requests if each.state != "waiting"}
+        by_number = {number: running[i] for i, number in numbers.of(running, info.parallel).items()}
+        if fail_on_no_slot and len(by_number) >= info.parallel:
+            raise Unavailable("no slot available")
+        is_speculative = activity.totals.n_drafts > 0
+        return [
+            _slot(number, info.n_ctx, is_speculative, by_number.get(number))
+            for number in range(max(info.parallel, len(by_number)))
+        ]
+
+    return router
+
+
+def _slot(number: int, n_ctx: int, speculative: bool, request: RequestSnapshot | None) -> SlotState:
+    idle = SlotState(id=number, n_ctx=n_ctx, speculative=speculative, is_processing=request is not None)
+    if request is None:
+        return idle
+    n_prompt, n_cached = request.prompt_tokens or 0, request.cached_tokens or 0
+    most, n_decoded = request.max_tokens, request.generated_tokens
+    n_remain = -1 if most is None else most - n_decoded
+    return idle.model_copy(
+        update={
+            "id_task": request.id,
+            "n_prompt_tokens": n_prompt + n_decoded,
+            "n_prompt_tokens_processed": (n_prompt - n_cached) if request.state == "decode" else 0,
+            "n_prompt_tokens_cache": n_cached,
+            "params": {"max_tokens": -1 if most is None else most, "n_predict": -1 if most is None else most},
+            "next_token": [NextToken(has_next_token=True, n_remain=n_remain, n_decoded=n_decoded)],
+        }
+    )

@@ -1,0 +1,61 @@
+"""Readings of cards and host for all who ask, taken in a thread at most once a second."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from vram_llm.machine.device_readings import DeviceReader, DeviceReading
+from vram_llm.machine.host import HostReading, read_host_memory
+from vram_llm.planner.types import PlannedDevice
+from vram_llm.server.worker_threads import run_in
+
+EVERY_S = 1.0
+_THREAD = ThreadPoolExecutor(1, "readings")  # the driver answers one question at a time
+
+
+@dataclass(frozen=True, slots=True)
+class SystemReading:
+    """All cards that NVIDIA's driver lists, and the host."""
+
+    cards: tuple[DeviceReading, ...]
+    host: HostReading
+
+    def card(self, device: PlannedDevice) -> DeviceReading | None:
+        """The card that a plan's device is, by its identity; None for a worker's, or another maker's."""
+        if device.endpoint is not None:
+            return None
+        for card in self.cards:
+            if device.uuid == card.uuid if device.uuid else device.pci_bus_id == card.pci_bus_id:
+                return card
+        return None
+
+
+class SystemReadings:
+    """The latest readings. Use from one event loop."""
+
+    def __init__(
+        self, devices: DeviceReader | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._devices = devices or DeviceReader()
+        self._clock = clock
+        self._latest: SystemReading | None = None
+        self._taken_at = 0.0
+
+    async def latest(self, pid: int | None) -> SystemReading:
+        """Readings that are not older than EVERY_S, with the host's memory of process `pid`."""
+        if (fresh := self._fresh) is not None:
+            return fresh
+        return await run_in(_THREAD, self._take, pid)
+
+    @property
+    def _fresh(self) -> SystemReading | None:
+        return self._latest if self._clock() - self._taken_at < EVERY_S else None
+
+    def _take(self, pid: int | None) -> SystemReading:
+        """Read, unless somebody else has meanwhile."""
+        if (fresh := self._fresh) is not None:
+            return fresh
+        latest = SystemReading(self._devices.read(), read_host_memory(pid))
+        self._latest, self._taken_at = latest, self._clock()
+        return latest
