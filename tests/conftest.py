@@ -18,6 +18,7 @@ from scripts.fetch_templates import fetched_templates
 from tests.cli.running import end_shared_dry_run
 from tests.workers import running_workers
 from tools.random_model import write_llama
+from vram_llm.cli.configured_command import CONFIG_DIR_VARIABLE
 from vram_llm.machine.json_store import DATA_DIR_VARIABLE
 from vram_llm.machine.types import Host, Machine
 from vram_llm.model.header_cache import CACHE_DIR_VARIABLE
@@ -97,11 +98,11 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Folders of this process's own for data and caches: no measurement of this machine decides a test, and
-    tests in two processes share no file.
+    """Folders of this process's own for data, caches and configuration: nothing that this machine's user has
+    measured or set decides a test, and tests in two processes share no file.
     """
     with pytest.MonkeyPatch.context() as patch:
-        for name in (DATA_DIR_VARIABLE, CACHE_DIR_VARIABLE):
+        for name in (DATA_DIR_VARIABLE, CACHE_DIR_VARIABLE, CONFIG_DIR_VARIABLE):
             patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
         yield
 

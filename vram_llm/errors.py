@@ -18,6 +18,7 @@
     ├── BadPlan                 23   a plan file that cannot be used
     ├── PortInUse               30   another program listens on the address
     ├── KeyRequired             64   an address that other computers reach, without an API key: a missing flag
+    ├── BadConfig               64   a configuration file that cannot be read or understood
     ├── BadKeysFile             64   a file of API keys that cannot be read or written, or a name in it
     ├── BadPromptFile           64   a file of prompts for a load that cannot be read or used
     ├── BadCertificate          64   a TLS certificate or key that cannot be used
@@ -212,6 +213,12 @@ class PortInUse(VramLLMError):
 
 class KeyRequired(VramLLMError):
     """The server would listen beyond this computer without an API key."""
+
+    exit_code = 64
+
+
+class BadConfig(VramLLMError):
+    """A configuration file cannot be read, is not YAML, or has a key that is no option."""
 
     exit_code = 64
 

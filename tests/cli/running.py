@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from tests.patience import PATIENCE_S
+from vram_llm.cli.configured_command import CONFIG_DIR_VARIABLE
 from vram_llm.cli.main import main
 from vram_llm.llama.dryrun import client
 from vram_llm.llama.dryrun.client import DryRun
@@ -18,7 +19,7 @@ from vram_llm.machine.json_store import DATA_DIR_VARIABLE
 from vram_llm.model.header_cache import CACHE_DIR_VARIABLE
 
 ROOT = Path(__file__).parents[2]
-_OWN_FOLDERS = (DATA_DIR_VARIABLE, CACHE_DIR_VARIABLE)  # set by tests/conftest.py
+_OWN_FOLDERS = (DATA_DIR_VARIABLE, CACHE_DIR_VARIABLE, CONFIG_DIR_VARIABLE)  # set by tests/conftest.py
 
 
 def run(

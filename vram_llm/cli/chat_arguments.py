@@ -73,8 +73,9 @@ def split_question(words: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
 def check_serve_options(options: Sequence[str]) -> None:
     """Raises UsageError for options that `vram-llm serve` would not take."""
     from vram_llm.cli import serve
+    from vram_llm.cli.configured_command import NO_CONFIG
 
-    context = serve.command.make_context("vram-llm serve", list(options))
+    context = serve.command.make_context("vram-llm serve", [*options, "--config", NO_CONFIG])
     if context.params.get("ssl_certfile") is not None:
         raise click.UsageError(
             "--ssl-certfile is for `vram-llm serve`: the server of a chat has no other clients"

@@ -9,6 +9,7 @@ from vram_llm.cli import terminal
 
 VARIABLE = "VRAM_LLM_API_KEY"
 METAVAR = "KEY|@FILE"
+KEYS = "api_keys"  # the parameter of --api-key
 
 
 def read_keys(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:

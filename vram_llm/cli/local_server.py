@@ -37,6 +37,8 @@ def serving(arguments: Sequence[str], api_key: str | None) -> Iterator[str]:
         "127.0.0.1",
         "--port",
         str(port),
+        "--config",
+        "none",  # the user's server has other clients: its address, keys and model are not this one's
     ]
     with tempfile.TemporaryFile("w+") as messages:
         child = subprocess.Popen(

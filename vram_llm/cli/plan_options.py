@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from vram_llm.cli import terminal
 from vram_llm.cli.option_types import (
@@ -22,6 +21,7 @@ from vram_llm.cli.option_types import (
     TokenCountType,
 )
 from vram_llm.cli.override_options import OverrideListType, dictated_overrides
+from vram_llm.cli.settings import is_given
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.types import BackendSampling, FlashAttention, Objective, Serving, Workload
@@ -48,7 +48,7 @@ class PlanOptions:
     cpu: str | None
     disk: str | None
     workload: Workload
-    given: tuple[str, ...]  # the flags on the command line
+    given: tuple[str, ...]  # the flags on the command line, or in the configuration
 
     def machine(self) -> "Machine":
         """The machine to plan for. Raises UnknownDevice, BadHost, WorkerUnreachable."""
@@ -353,12 +353,12 @@ def saved_plan(path: str, options: PlanOptions) -> "Plan":
 
 
 def _given() -> tuple[str, ...]:
-    """The shared flags on the command line of the running command."""
+    """The shared flags that are given, on the command line of the running command or in its configuration."""
     ctx, names = click.get_current_context(), {option.name for option in PLAN_OPTIONS}
     return tuple(
         param.opts[0]
         for param in ctx.command.params
-        if param.name in names and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+        if param.name in names and isinstance(param, click.Option) and is_given(ctx, param)
     )
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import click
 
 from vram_llm.cli import terminal
+from vram_llm.cli.configured_command import ConfiguredCommand, config_option
 from vram_llm.cli.load_progress import LoadProgress
 from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options, saved_plan
 from vram_llm.cli.server_log import set_up_log
 from vram_llm.cli.server_options import server_options
-from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.server.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from vram_llm.planner.types import Plan
 
 
-@click.command("serve", cls=ShortFlagsCommand)
+@click.command("serve", cls=ConfiguredCommand)
 @click.argument("model", required=False)
 @click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
+@config_option
 @click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
 @click.option("--smart-split", is_flag=True, help="Plan the split from the model file. This is the default.")
 @click.option(

@@ -46,6 +46,17 @@ def given_options(ctx: click.Context) -> list[tuple[click.Option, Any]]:
     return listed[::-1]
 
 
+def given_parameters(command: click.Command, ctx: click.Context, args: list[str]) -> dict[str, Any]:
+    """The options and arguments of a command line by name, unconverted. Raises UsageError."""
+    values, _, order = command.make_parser(ctx).parse_args(list(args))
+    given = {param.name for param in order if isinstance(param, click.Option)}
+    return {
+        name: value
+        for name, value in values.items()
+        if name in given or isinstance(value, str)  # a missing argument is no text
+    }
+
+
 def _refuse(parser: "_OptionParser", flag: str, state: "_ParsingState") -> None:
     """Keep an unknown flag as an argument for `serve`. Raises NoSuchOption if the command does not do so."""
     if not parser.ignore_unknown_options:

@@ -1,8 +1,11 @@
 """Usage errors in one sentence; commands and flags of other programs lead to ours."""
 
 import difflib
+from collections.abc import Collection
 
 import click
+
+from vram_llm.cli.settings import place_of
 
 # Verbs of Ollama, llama.cpp, LM Studio and vLLM.
 _VERBS = {
@@ -57,7 +60,7 @@ def _what(error: click.UsageError) -> str:
         case click.MissingParameter(param=click.Argument() as argument):
             return f"give a {argument.human_readable_name}"
         case click.BadParameter(param=click.Option() as option):
-            return f"{option.opts[0]}: {_plain(error.message)}"
+            return f"{place_of(error.ctx, option)}: {_plain(error.message)}"
     return _plain(error.format_message())
 
 
@@ -88,9 +91,15 @@ def _unknown_flag(error: click.NoSuchOption) -> str:
     if name in _NO_FLAGS:
         return f"there is no option {name}; {_NO_FLAGS[name]}"
     known = [flag for param in error.ctx.command.params for flag in param.opts] if error.ctx else []
-    if (flag := _FLAGS.get(name)) not in known:
-        flag = next(iter(difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE)), None)
+    flag = nearest_flag(name, known)
     return f"there is no option {name}" + (f"; did you mean {flag}?" if flag else "")
+
+
+def nearest_flag(flag: str, known: Collection[str]) -> str | None:
+    """The known flag that is meant by a flag of another program, or that is spelled almost the same."""
+    if (meant := _FLAGS.get(flag)) in known:
+        return meant
+    return next(iter(difflib.get_close_matches(flag, known, n=1, cutoff=_ALIKE)), None)
 
 
 def _plain(message: str) -> str:
