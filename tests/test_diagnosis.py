@@ -1,6 +1,7 @@
 """`vram-llm doctor`: a computer with faults, a real one, and what a report may not tell."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -17,7 +18,10 @@ from vram_llm.machine.backend_devices import Backends
 from vram_llm.text.lines import plain
 from vram_llm.workflows.diagnosis import diagnose
 
-CARDS = (FakeCard(name="NVIDIA GeForce RTX 3090"), FakeCard(uuid="GPU-2", bus_id="00000000:02:00.0"))
+CARDS = (
+    FakeCard(name="NVIDIA GeForce RTX 3090", link=(4, 16)),
+    FakeCard(uuid="GPU-2", bus_id="00000000:02:00.0", slot=(3, 4), link=(1, 4), processes={os.getpid(): 900}),
+)
 CUDA_BUILD = RegistryListing(
     built=("CUDA", "CPU"),
     devices=(),
@@ -35,6 +39,13 @@ def test_a_computer_with_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     text = plain(report(found, 80))
     assert "NVIDIA 580.65.06, up to CUDA 13.0; llama.cpp uses NCCL" in text
     assert re.search("^GPU0 +RTX 3090, 23.4 GiB of 24.0 GiB free, cuda", text, re.MULTILINE)
+    assert "PCIe 1@4x of 3@4x" in text
+    of_cards = [(each.kind, each.device) for each in found.warnings if each.device]
+    assert ("narrow_slot", "GPU1") in of_cards
+    held = next(
+        each.text for each in found.warnings if each.kind == "other_programs" and each.device == "GPU1"
+    )
+    assert held.startswith(f"a program (pid {os.getpid()}) holds")
 
 
 @pytest.mark.process

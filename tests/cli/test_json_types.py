@@ -27,6 +27,7 @@ COMMANDS = {
     "plan": ["plan", "demo", "--gpu", "2x RTX 3090"],
     "quantizations": ["plan", "models", "--gpu", "RTX 3090"],
     "verify": ["verify", "demo", *SMALL],
+    "watch": ["watch", "--once"],
 }
 
 

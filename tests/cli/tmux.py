@@ -103,11 +103,13 @@ class Tmux:
 
 
 @contextmanager
-def running(command: list[str], environment: Mapping[str, str]) -> Iterator[Tmux]:
+def running(
+    command: list[str], environment: Mapping[str, str], columns: int = 80, lines: int = 40
+) -> Iterator[Tmux]:
     """`command` in a window of tmux; both end with the block."""
     with tempfile.TemporaryDirectory(prefix="tmux-") as folder:  # a short path, as sockets need
         tmux = Tmux(Path(folder), environment)
-        tmux.start(command)
+        tmux.start(command, columns, lines)
         try:
             yield tmux
         finally:

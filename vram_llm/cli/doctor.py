@@ -125,6 +125,7 @@ def _devices(diagnosis: "Diagnosis") -> list[tuple[str, str]]:
             device.kind,
             device.compute_capability and f"compute capability {device.compute_capability}",
             device.pci_bus_id and f"PCI {device.pci_bus_id}",
+            None if device.pcie is None else str(device.pcie),
         ]
         rows.append((device.id, ", ".join(filter(None, facts))))
     return rows or [("devices", "none; models run on the processor")]

@@ -8,6 +8,7 @@ import msgspec
 
 from vram_llm.cli.analyze_json import AnalyzedModel
 from vram_llm.cli.json_document import VERSION
+from vram_llm.cli.watching.snapshot import Snapshot
 from vram_llm.machine.calibration_store import CalibrationRecord
 from vram_llm.machine.disk_store import DiskRecord
 from vram_llm.machine.types import Machine
@@ -72,6 +73,7 @@ DOCUMENTS: Mapping[str, type] = {
     "plan": Plan,
     "quantizations": Quantizations,
     "verify": Certificate,
+    "watch": Snapshot,
 }
 """By the name of the schema."""
 

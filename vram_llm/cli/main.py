@@ -25,6 +25,7 @@ _COMMANDS = {
     "keys": "Make, list and remove API keys for `serve`.",
     "models": "List the models on this disk.",
     "pull": "Plan a model on a hub, and download it if it fits.",
+    "watch": "Show a running server's cards, load and queue in the terminal, or this computer's cards.",
     "doctor": "Show what is on this computer, what is wrong, and what to do.",
     "worker": "Lend this machine's devices to a plan made elsewhere.",
 }

@@ -23,6 +23,11 @@ def base_url(address: str) -> str:
     return url if has_path else f"{url}/v1"
 
 
+def root_url(address: str) -> str:
+    """The URL of the server itself, below which /v1 and /status are."""
+    return base_url(address).removesuffix("/v1")
+
+
 def is_of_this_computer(url: str) -> bool:
     """Whether the host is a loopback address, which no proxy can reach."""
     host = urlsplit(url).hostname or ""

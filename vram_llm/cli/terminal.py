@@ -18,6 +18,7 @@ from vram_llm.text.plain import ascii_text, plain_symbols
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 _ASCII, _C_LOCALE = "plain_ascii", "plain_symbols"  # rich draws in ASCII unless the name begins with "utf"
 _ERRORS = "vram_llm_plain"
@@ -63,14 +64,18 @@ def width(*, stderr: bool = False) -> int:
 
 def show(lines: Iterable[Line], *, stderr: bool = False) -> None:
     """Write lines to standard output or error, coloured if it is a terminal. Nothing is wrapped."""
-    from rich.text import Text
-
     out = console(stderr=stderr)
     for line in lines:
-        spans = ((span.text, _STYLES[span.style]) for span in line)
-        text = Text.assemble(*spans)
+        text = styled(line)
         text.rstrip()
         out.print(text, soft_wrap=True)
+
+
+def styled(line: Line) -> "Text":
+    """A line as rich's text."""
+    from rich.text import Text
+
+    return Text.assemble(*((span.text, _STYLES[span.style]) for span in line))
 
 
 def is_ascii_output() -> bool:

@@ -14,6 +14,8 @@ _VERBS = {
     "show": "analyze", "info": "analyze", "inspect": "analyze",
     "get": "pull", "download": "pull",
     "server": "serve", "llama-server": "serve", "start": "serve", "load": "serve",
+    "top": "watch", "nvtop": "watch", "monitor": "watch", "status": "watch", "stats": "watch",
+    "diagnose": "doctor", "diagnostics": "doctor",
     "llama-bench": "bench", "benchmark": "bench",
     "rpc-server": "worker", "fit": "plan", "fit-params": "plan", "estimate": "plan", "devices": "plan",
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,9 @@ import msgspec
 from vram_llm.errors import VramLLMError
 from vram_llm.machine import health_warnings, json_store, llama_build, nvml, process_limits, software
 from vram_llm.machine.build_command import REMEDY
+from vram_llm.machine.device_readings import DeviceReader
+from vram_llm.machine.device_state import DeviceState, LinkState, state_of
+from vram_llm.machine.device_warnings import device_warnings
 from vram_llm.machine.health_warnings import HealthWarning, HostMemory
 from vram_llm.machine.host import ROOT, swap_bytes
 from vram_llm.machine.llama_build import LlamaBuild
@@ -64,6 +67,9 @@ class DiagnosedDevice:
     free_bytes: int
     compute_capability: str | None
     pci_bus_id: str | None
+    pcie: LinkState | None  # now and at most; None: the driver does not tell
+    ecc_errors: int | None
+    display_attached: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +99,7 @@ def diagnose(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> Diag
     build, build_fault = _llama_build()
     versions = nvml.driver_versions()
     machine = detection.detect()
+    cards = {reading.pci_bus_id: _nameless(state_of(reading)) for reading in DeviceReader().read()}
     host, limits = _host(machine.host), process_limits.process_limits(root)
     system = software.operating_system(root)
     packages = software.package_versions()
@@ -109,6 +116,7 @@ def diagnose(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> Diag
             software.n_nvidia_cards(root), versions.driver, versions.failure, system
         ),
         *health_warnings.note_warnings(machine.notes),
+        *(warning for card in cards.values() for warning in device_warnings(card)),
         *health_warnings.host_warnings(memory),
         *health_warnings.limit_warnings(limits),
         *health_warnings.folder_warnings(is_writable=_is_writable(json_store.folder())),
@@ -121,7 +129,7 @@ def diagnose(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> Diag
         cuda=versions.cuda,
         host=host,
         limits=limits,
-        devices=tuple(map(_device, machine.devices)),
+        devices=tuple(_device(device, cards.get(device.pci_bus_id)) for device in machine.devices),
         settings=tuple(sorted(name for name in environ if name.startswith(_SETTINGS))),
         warnings=warnings,
         notes=_notes(machine, versions.failure),
@@ -169,7 +177,13 @@ def _host(host: "Host") -> DiagnosedHost:
     )
 
 
-def _device(device: "Device") -> DiagnosedDevice:
+def _nameless(card: DeviceState) -> DeviceState:
+    """A card without the names of its programs, which may be private; a warning gives their numbers."""
+    processes = None if card.processes is None else tuple(replace(each, name=None) for each in card.processes)
+    return replace(card, processes=processes)
+
+
+def _device(device: "Device", card: DeviceState | None) -> DiagnosedDevice:
     return DiagnosedDevice(
         id=device.id,
         name=device.name,
@@ -178,6 +192,9 @@ def _device(device: "Device") -> DiagnosedDevice:
         free_bytes=device.free_bytes,
         compute_capability=device.compute_capability,
         pci_bus_id=device.pci_bus_id,
+        pcie=None if card is None else card.pcie,
+        ecc_errors=None if card is None else card.ecc_errors,
+        display_attached=None if card is None else card.display_attached,
     )
 
 
