@@ -262,7 +262,7 @@ def test_a_projector_is_loaded_with_the_model_and_refused_where_it_is_not_its_ow
     assert model.images is not None
     model.close()
     other = write_mmproj(tmp_path / "other.gguf", n_text=96)
-    with pytest.raises(ModelRefused, match=r"other\.gguf beside this model: .*mismatch"):
+    with pytest.raises(ModelRefused, match=r"other\.gguf with this model: .*mismatch"):
         LoadedModel(planning.plan(str(path), machine, Workload(n_ctx=512, mmproj=str(other))))
 
 

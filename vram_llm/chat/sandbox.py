@@ -95,7 +95,7 @@ budget: ContextVar[RenderBudget] = ContextVar("budget")
 class _Metered(NodeTransformer):
     """Adds a step to every loop, and limits the length of `a ~ b`."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 (jinja2's naming)
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - jinja2's name (jinja2's naming)
         self.generic_visit(node)
         step = nodes.EnvironmentAttribute("step")
         if node.test is not None:  # the test runs for every element, the body only for the chosen ones
@@ -103,7 +103,7 @@ class _Metered(NodeTransformer):
         node.body.insert(0, nodes.ExprStmt(step))
         return node
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - jinja2's name
         self.generic_visit(node)
         return nodes.Call(nodes.EnvironmentAttribute("join"), node.nodes, [], None, None)
 

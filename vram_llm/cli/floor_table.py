@@ -92,7 +92,7 @@ def _answer(floor: MemoryFloor) -> str:
     whole = f"everything on the cards takes {format_bytes(first.vram_bytes)} of VRAM"
     if not first.fits:
         whole += f" ({_shortage(first)})"
-    down = f"{format_bytes(least.vram_bytes)} beside {format_bytes(least.ram_bytes)} of RAM"
+    down = f"{format_bytes(least.vram_bytes)} of VRAM and {format_bytes(least.ram_bytes)} of RAM"
     speed = "" if least.tokens_per_s is None else f", at {rate(least.tokens_per_s)} tok/s"
     return f"{model}, at {n_ctx} of context: {whole}; it runs with {down}{speed}."
 
@@ -188,7 +188,11 @@ def _fitted(names: Sequence[str], cells: Sequence[Sequence[str]], width: int) ->
 def _legend(floor: MemoryFloor) -> str:
     bases = sorted({str(row.basis) for row in floor.steps if row.basis is not None})
     is_exact = any(step.method != "analytic" for step in floor.steps)
-    memory = "VRAM of all cards with the driver's overhead, and RAM beside it" if floor.has_cards else "RAM"
+    memory = (
+        "VRAM of all cards with the driver's overhead, and the RAM needed with it"
+        if floor.has_cards
+        else "RAM"
+    )
     meter = "the analytic meter, which is cautious"
     by_meter = f"steps by llama.cpp's own dry run, contexts by {meter}" if is_exact else f"by {meter}"
     unit = "GiB" if _unit(floor) == GIB else "MiB"

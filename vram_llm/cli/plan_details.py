@@ -94,7 +94,7 @@ def _sentences(plan: Plan) -> list[str]:
     if any(placed.some for places in kinds.values() for placed in places.values()):
         sentences.append("*: of these layers only some of the weights.")
     if _states_bytes(plan):
-        sentences.append("states: of idle conversations, later and besides used, as far as memory is free.")
+        sentences.append("states: of idle conversations; they take more memory later, as far as it is free.")
     if plan.speed is not None and len(plan.speed.devices) > 1 and plan.context.pooling is None:
         sentences.append("time: share of a decode step; devices compute one after the other.")
     if plan.by_free_memory is not None:

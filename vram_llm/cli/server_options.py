@@ -202,7 +202,7 @@ def server_options(function: _F) -> _F:
         collect = option(collect)
     for param in getattr(function, "__click_params__", []):
         collect.__click_params__.append(param)  # type: ignore[attr-defined]  # click's own way to stack decorators
-    return collect  # type: ignore[return-value]
+    return collect  # type: ignore[return-value]  # click calls it in place of `function`
 
 
 def _template_in(path: Path) -> str:

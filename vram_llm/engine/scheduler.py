@@ -221,7 +221,7 @@ class Scheduler:
         return chunks
 
     def _n_others(self, sequence: Sequence) -> int:
-        """Other sequences that may need a row of logits in this step, besides those that decode."""
+        """Other sequences that may need a row of logits in this step, in addition to those that decode."""
         others = sum(1 for s in self.running if s.n_pending > 1 and s is not sequence)
         return others + min(len(self.waiting), self.parallel - len(self.running))
 

@@ -75,7 +75,7 @@ def ask(
                 elif isinstance(message, Refusal):
                     raise _KINDS.get(message.kind, VramLLMError)(message.sentence)
                 else:
-                    return message  # type: ignore[no-any-return]
+                    return message  # type: ignore[no-any-return]  # decoded as `result`
             raise EngineDied(f"llama.cpp ended while {what}: {last_words(log)}")
         finally:
             child.kill()

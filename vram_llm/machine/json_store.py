@@ -47,7 +47,8 @@ def read(path: Path, record_type: type[T], plural: str) -> tuple[dict[str, T], t
     `plural` is what a note calls the records: "measured speeds".
     """
     try:
-        file = msgspec.json.decode(read_state(path, _MAX_BYTES), type=_File[record_type])  # type: ignore[valid-type]
+        kind = _File[record_type]  # type: ignore[valid-type]  # a parameter, which mypy takes for no type
+        file = msgspec.json.decode(read_state(path, _MAX_BYTES), type=kind)
     except FileNotFoundError:
         return {}, ()
     except OSError as error:

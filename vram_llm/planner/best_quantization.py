@@ -86,8 +86,10 @@ def why_best(best: Quantization, rows: Sequence[Quantization]) -> str:
     """One sentence: why `best` is the best of a model's quantisations, and what the next sizes cost."""
     smaller = max((row for row in rows if _size(row) < _size(best)), key=_size, default=None)
     larger = min((row for row in rows if _size(row) > _size(best)), key=_size, default=None)
-    beside = [_compared(row, best) for row in (larger, smaller) if row is not None and row.fits is not None]
-    return "; ".join([f"It is {_why(best, rows)}", *beside]) + "."
+    next_sizes = [
+        _compared(row, best) for row in (larger, smaller) if row is not None and row.fits is not None
+    ]
+    return "; ".join([f"It is {_why(best, rows)}", *next_sizes]) + "."
 
 
 def on_cpu(row: Quantization) -> str:

@@ -73,7 +73,7 @@ def create_app(
 
     Every path under `/v1` is also served without that prefix. With API keys, every path except /, /health,
     /v1/health and the dashboard's files below /ui requires one, as a bearer token or as x-api-key; `keyring`
-    of None has those of `config`. `hosts` are the accepted host names besides loopback addresses; None
+    of None has those of `config`. `hosts` are the accepted host names in addition to loopback addresses; None
     accepts any name. `clock` gives Unix seconds. `ui` is what the dashboard needs; None: it has neither a
     planner nor a log. Raises BadKeysFile.
     """
@@ -117,7 +117,7 @@ def create_app(
     app.include_router(slots_router(serving))
     app.include_router(tokens)
     app.include_router(tokens, prefix="/v1", include_in_schema=False)
-    app.openapi = partial(document, app, _BODIES)  # type: ignore[method-assign]
+    app.openapi = partial(document, app, _BODIES)  # type: ignore[method-assign]  # as FastAPI says
     return app
 
 

@@ -23,7 +23,7 @@ class GenerationSettings(BaseModel):
 
 
 class InputModalities(BaseModel):
-    """Kinds of input besides text."""
+    """Kinds of input in addition to text."""
 
     vision: bool
     video: bool = False

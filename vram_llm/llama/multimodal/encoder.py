@@ -146,7 +146,7 @@ class ImageReader:
         self._mtmd = M.mtmd_init_from_file(os.fsencode(path), model, params)
         if not self._mtmd:
             raise ModelRefused(
-                f"llama.cpp will not load {Path(path).name} beside this model: "
+                f"llama.cpp will not load {Path(path).name} with this model: "
                 f"{b.last_errors() or 'it gives no reason'}"
             )
         if not M.mtmd_support_vision(self._mtmd):

@@ -258,7 +258,7 @@ class AnalyticMeter:
         return next((each for each in device_order if self._bound.offloads(self.devices[each].kind)), None)
 
     def budget_bytes(self, device_id: str, n_host: int) -> int:
-        """Bytes that a device may hold; if it shares the host's memory, beside `n_host` layers there.
+        """Bytes that a device may hold; if it shares the host's memory, with `n_host` layers there.
 
         Above 0 if the device has any budget, since the search looks for the share of it that suffices.
         """

@@ -146,7 +146,8 @@ def _changes(
     profile: ModelProfile, machine: Machine, workload: Workload, chosen: Candidate
 ) -> Iterator[WorkloadChange]:
     def change(name: str, *flags: str, **fields: object) -> WorkloadChange:
-        return WorkloadChange(name=name, flags=flags, machine=machine, workload=replace(workload, **fields))  # type: ignore[arg-type]
+        changed = replace(workload, **fields)  # type: ignore[arg-type]  # each call below has fields of Workload
+        return WorkloadChange(name=name, flags=flags, machine=machine, workload=changed)
 
     context = chosen.context
     has_draft = workload.draft is not None  # a draft model has the model's context, which then stays
@@ -157,7 +158,8 @@ def _changes(
         kv_types: list[tuple[tuple[str, ...], dict[str, str]]] = [((), {})]
         kv_types += [(("--kv-type", "q8_0"), quantized_kv)] if can_quantize else []
         for flags, fields in kv_types:
-            n_ctx = longest_on_cards(profile, machine, replace(workload, **fields))  # type: ignore[arg-type]
+            typed = replace(workload, **fields)  # type: ignore[arg-type]  # they are KV types
+            n_ctx = longest_on_cards(profile, machine, typed)
             if n_ctx is not None and n_ctx < context.n_ctx:
                 all_flags = (*flags, "--n-ctx", typed_count(n_ctx))
                 yield change("all layers on the cards", *all_flags, n_ctx=n_ctx, **fields)
