@@ -62,6 +62,11 @@ def processor_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def waited_s() -> float:
+    """Seconds that this process could have computed while others had the processor."""
+    return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+
+
 def row(result: LoadResult, in_steps: bool) -> str:
     """Medians of the latencies and their difference from the known ones, in percent."""
     known = {"ttft": TTFT_MS, "tpot": ITL_MS, "itl": ITL_MS}
@@ -95,7 +100,9 @@ def show(n_streams: int, n_tokens: int, *, in_steps: bool) -> None:
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, running(command, port, Path(folder) / "log", "/v1/models"):
         os.sched_setaffinity(0, [mine])
+        before_s = waited_s()
         result, spent_s = measured(port, n_streams, n_tokens)
+        others_s = waited_s() - before_s
     added = added_ms(result)
     when = "written together" if in_steps else "each at its own times"
     print(f"{n_streams} streams, {when}: {row(result, in_steps)}; {result.metrics.failed} failed")
@@ -103,7 +110,8 @@ def show(n_streams: int, n_tokens: int, *, in_steps: bool) -> None:
     print(
         f"    a piece is noticed after {median:.3f} ms (median), {p99:.2f} ms (P99)"
         f"; {result.metrics.output_tokens_per_s:,.0f} pieces/s; {spent_s / result.run.duration_s:.0%} of one "
-        f"processor, {spent_s / len(added) * 1e6:.0f} us a piece"
+        f"processor, {spent_s / len(added) * 1e6:.0f} us a piece; it waited "
+        f"{others_s / result.run.duration_s:.0%} of the time for other programs"
     )
 
 

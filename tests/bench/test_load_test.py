@@ -185,6 +185,15 @@ async def test_errors_say_what_to_do(
         await measured(server, replace(FEW, **changes))
 
 
+async def test_a_path_in_front_of_the_servers_own() -> None:
+    server = TimedServer(prefix="/api")
+    async with await server.listen() as sockets:
+        client = StreamClient(f"http://127.0.0.1:{sockets.sockets[0].getsockname()[1]}/api/", {})
+        result = await run_test(client, replace(FEW, model=None), LoadWatch())
+        client.close()
+    assert result.metrics.total_input_tokens == 72
+
+
 async def test_nobody_listens() -> None:
     async with listening(TimedServer()) as client:
         pass

@@ -30,6 +30,7 @@ class TimedServer:
     has_tokenizer: bool = True
     takes_ids: bool = True
     takes_ignore_eos: bool = True
+    prefix: str = ""  # of all paths
     n_added: int = 1  # tokens in front of each prompt
     lose_after: int | None = None  # tokens, after which the connection is closed
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -56,6 +57,7 @@ class TimedServer:
         self, path: str, headers: dict[str, str], body: bytes, writer: asyncio.StreamWriter
     ) -> None:
         asked = json.loads(body) if body else {}
+        path = path.removeprefix(self.prefix) if path.startswith(self.prefix) else ""
         if self.key is not None and headers.get("Authorization") != f"Bearer {self.key}":
             _reply(writer, 401, _error("Incorrect API key provided."))
         elif path == "/v1/models":

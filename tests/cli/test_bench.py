@@ -1,9 +1,13 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.cli.running import run
+from tests.conftest import PlanOnCpu
+from vram_llm.cli.llama_bench_table import llama_bench_lines
+from vram_llm.planner.measured_speed import MeasuredSpeed
 
 pytestmark = pytest.mark.process
 
@@ -29,6 +33,35 @@ def test_a_saved_plan(tmp_path: Path) -> None:
     assert "pp32" in done.stdout
     assert "tg4" in done.stdout
     assert " x1" not in done.stdout
+
+
+def test_llama_benchs_markdown(plan_on_cpu: PlanOnCpu) -> None:
+    results = [
+        MeasuredSpeed(
+            test=test,
+            rounds_tokens_per_s=rounds,
+            tokens_per_s=rounds[0],
+            expected_tokens_per_s=None,
+            basis=None,
+        )
+        for test, rounds in (("pp512", (3155.0, 3165.0)), ("tg128", (130.5,)))
+    ]
+    plan = plan_on_cpu()
+    plan = replace(
+        plan,
+        model=replace(plan.model, name="llama 7B", quantization="Q4_0", total_bytes=3_825_065_984),
+        context=replace(plan.context, n_threads=2),
+    )
+    assert list(llama_bench_lines(plan, 6_738_415_616, results)) == [
+        "| model                          |       size |     params | backend    "
+        "| threads |            test |                  t/s |",
+        "| ------------------------------ | ---------: | ---------: | ---------- "
+        "| ------: | --------------: | -------------------: |",
+        "| llama 7B Q4_0                  |   3.56 GiB |     6.74 B | CPU        "
+        "|       2 |           pp512 |       3160.00 ± 7.07 |",
+        "| llama 7B Q4_0                  |   3.56 GiB |     6.74 B | CPU        "
+        "|       2 |           tg128 |        130.50 ± 0.00 |",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Two servers measured in turn, so that a busy machine harms both, and ratios of their figures."""
 
+import asyncio
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,21 +51,30 @@ async def compare(
 ) -> tuple[tuple[LoadResult, LoadResult], ...]:
     """Measure both in each round, every second round the second one first.
 
-    Both get prompts of the same seed, and other ones in each round. A cancellation during a load ends the
-    comparison with the rounds that are complete. Raises ServerUnreachable, RequestError, BadPromptFile.
+    Both get prompts of the same seed, and other ones in each round. A cancellation ends the comparison
+    with the rounds that are complete. Raises ServerUnreachable, RequestError, BadPromptFile.
     """
     rounds: list[tuple[LoadResult, LoadResult]] = []
-    for server in servers:
-        await server.warm_up(await server.prompts(test.n_warmups, test.seed), test.shape)
-    for i in range(n_rounds):
-        results: dict[int, LoadResult] = {}
-        for which in (0, 1) if i % 2 == 0 else (1, 0):
-            server = servers[which]
-            prompts = await server.prompts(test.n_prompts, test.seed + 1 + i)
-            results[which] = await server.load(
-                prompts, test.shape, f"round {i + 1} of {n_rounds}: {server.client.url}"
-            )
-            if results[which].run.was_interrupted:
-                return tuple(rounds)
-        rounds.append((results[0], results[1]))
+    try:
+        for server in servers:
+            await server.warm_up(await server.prompts(test.n_warmups, test.seed), test.shape)
+        while (i := len(rounds)) < n_rounds:
+            rounds.append(await _round(servers, test, i, f"round {i + 1} of {n_rounds}"))
+    except asyncio.CancelledError:
+        if not rounds:
+            raise
     return tuple(rounds)
+
+
+async def _round(
+    servers: tuple[LoadedServer, LoadedServer], test: LoadTest, i: int, name: str
+) -> tuple[LoadResult, LoadResult]:
+    """Raises CancelledError if a load is interrupted."""
+    results: dict[int, LoadResult] = {}
+    for which in (0, 1) if i % 2 == 0 else (1, 0):
+        server = servers[which]
+        prompts = await server.prompts(test.n_prompts, test.seed + 1 + i)
+        results[which] = await server.load(prompts, test.shape, f"{name}: {server.client.url}")
+        if results[which].run.was_interrupted:
+            raise asyncio.CancelledError
+    return results[0], results[1]

@@ -61,7 +61,7 @@ async def served_models(client: StreamClient) -> list[str]:
     if not ids:
         raise ServerUnreachable(
             f"{client.url}/v1/models names no model (status {reply.status}); is this the address of an "
-            "OpenAI endpoint, without a path? --model NAME does without the question"
+            "OpenAI endpoint? --model NAME does without the question"
         )
     return ids
 

@@ -39,14 +39,15 @@ class ConnectionClosed(ServerUnreachable):
 
 
 class StreamClient:
-    """Connections to the server at `url`, kept open between requests; the path of the URL is ignored.
+    """Connections to the server at `url`, kept open between requests. Paths are added to the URL's own.
 
     `headers` are sent with each request. `insecure` accepts any certificate.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], *, insecure: bool = False) -> None:
         parts = urlsplit(url)
-        self.url = f"{parts.scheme}://{parts.netloc}"
+        self._prefix = parts.path.rstrip("/")
+        self.url = f"{parts.scheme}://{parts.netloc}{self._prefix}"
         self._host = parts.hostname or "127.0.0.1"
         self._ssl = _ssl_context(insecure=insecure) if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._ssl else 80)
@@ -60,7 +61,7 @@ class StreamClient:
 
         Raises ServerUnreachable.
         """
-        head = f"{method} {path} HTTP/1.1\r\n{self._fixed}Content-Length: {len(body)}\r\n"
+        head = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._fixed}Content-Length: {len(body)}\r\n"
         kind = "Content-Type: application/json\r\n" if body else ""
         message = f"{head}{kind}\r\n".encode("latin-1") + body
         if (connection := self._take_idle()) is not None:
@@ -107,6 +108,11 @@ class StreamClient:
                 _, connection = await loop.create_connection(
                     _Connection, self._host, self._port, ssl=self._ssl
                 )
+        except ssl.SSLCertVerificationError as error:
+            raise ServerUnreachable(
+                f"the certificate of {self.url} is not trusted: {error.verify_message}; $SSL_CERT_FILE names "
+                "the authority's, and --insecure takes any"
+            ) from None
         except (OSError, TimeoutError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise ServerUnreachable(
@@ -121,13 +127,15 @@ class _Connection(asyncio.Protocol):
         self._done: asyncio.Future[HttpReply] | None = None
         self._sink: Sink | None = None
         self._body = bytearray()
+        self._unparsed: list[tuple[bytes, float]] = []
+        self._loop = asyncio.get_running_loop()
         self._read_at = 0.0
         self._status = 0
         self._ends_with_connection = False
         self.is_reusable = True
 
     async def exchange(self, message: bytes, sink: Sink | None) -> HttpReply:
-        self._done = asyncio.get_running_loop().create_future()
+        self._done = self._loop.create_future()
         self._sink, self._status = sink, 0
         self._body.clear()
         self._transport.write(message)
@@ -143,14 +151,22 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
-        self._read_at = time.perf_counter()
+        """Take the time, and parse later: an engine's step brings a piece to each stream at once."""
+        if not self._unparsed:
+            self._loop.call_soon(self._parse)
+        self._unparsed.append((data, time.perf_counter()))
+
+    def _parse(self) -> None:
+        unparsed, self._unparsed = self._unparsed, []
         try:
-            self._parser.feed_data(data)
+            for data, self._read_at in unparsed:
+                self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fail(ConnectionClosed(f"the server's answer is not HTTP/1.1: {error}", had_begun=True))
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._parse()
         self.is_reusable = False
         if self._ends_with_connection and exc is None:
             self.on_message_complete()

@@ -2,6 +2,7 @@
 
 import click
 
+from vram_llm.cli import terminal
 from vram_llm.cli.bench_serve import serve
 from vram_llm.cli.plan_options import PlanOptions, one_model, plan_options, saved_plan
 from vram_llm.cli.short_flags import ShortFlagsCommand
@@ -24,7 +25,15 @@ command.add_command(serve)
 )
 @click.option("--n-gen", type=click.IntRange(1), default=128, show_default=True, help="Tokens to decode.")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Rounds of every test.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, in tokens a second.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Choice(["table", "md", "json"]),
+    default="table",
+    show_default=True,
+    help="Form of the result; md: llama-bench's markdown.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as -o json: print JSON, in tokens a second.")
 @plan_options
 def model(
     options: PlanOptions,
@@ -34,6 +43,7 @@ def model(
     n_prompt: int,
     n_gen: int,
     repeats: int,
+    output: str,
     as_json: bool,
 ) -> None:
     """Plan MODEL, load it, and measure prompt and decode speed, of one stream and of all streams.
@@ -42,7 +52,7 @@ def model(
     empty context; "x8" means eight streams at once.
     """
     from vram_llm.cli.speed_tables import progress
-    from vram_llm.workflows import measurement, planning
+    from vram_llm.workflows import detection, measurement, planning
 
     name = one_model(model, model_option)
     if (name is None) == (plan_file is None):
@@ -60,7 +70,12 @@ def model(
             repeats=repeats,
             on_progress=lambda share: on_progress(plan.model.name, share),
         )
-    if as_json:
+    if output == "md":
+        from vram_llm.cli.llama_bench_table import llama_bench_lines
+
+        for line in llama_bench_lines(plan, detection.analyze(plan.model.path).parameters, results):
+            terminal.say(line)
+    elif as_json or output == "json":
         from vram_llm.cli.json_document import document
         from vram_llm.cli.json_types import BenchResults
 

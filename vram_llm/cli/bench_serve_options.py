@@ -134,8 +134,8 @@ class RateType(click.ParamType[float]):
 _TOKENS = click.IntRange(1)
 _OPTIONS = (
     click.option("--url", "--base-url", metavar="URL", help=(
-        "Server to measure; HOST:PORT is enough. Its path is not used: --endpoint is.  [default: --host and "
-        "--port]"
+        "Server to measure; HOST:PORT is enough. --endpoint is added to it, and a /v1 at its end left out.  "
+        "[default: --host and --port]"
     )),
     click.option("--host", default="127.0.0.1", show_default=True, help="Host of the server."),
     click.option("--port", type=click.IntRange(1, 65535), default=ServerConfig().port, show_default=True,
@@ -264,7 +264,7 @@ def bench_serve_options(function: _F) -> _F:
 
 
 def server_url(options: dict[str, Any]) -> str:
-    """The server's URL without a path. Raises UsageError."""
+    """The server's URL, without the /v1 of its API. Raises UsageError."""
     if options["url"] is None:
         host = options["host"]
         return f"http://[{host}]:{options['port']}" if ":" in host else f"http://{host}:{options['port']}"
@@ -272,7 +272,7 @@ def server_url(options: dict[str, Any]) -> str:
 
 
 def root_url(address: str) -> str:
-    """A server's URL without a path, from HOST:PORT or a URL. Raises UsageError."""
+    """A server's URL without the /v1 of its API, from HOST:PORT or a URL. Raises UsageError."""
     try:
         parts = urlsplit(base_url(address))
         has_host = bool(parts.hostname) and (parts.port or 1) > 0
@@ -280,7 +280,7 @@ def root_url(address: str) -> str:
         has_host = False
     if not has_host:
         raise click.UsageError(f"{address!r} is no address of a server; write it like 127.0.0.1:8080")
-    return f"{parts.scheme}://{parts.netloc}"
+    return f"{parts.scheme}://{parts.netloc}{parts.path}".removesuffix("/v1")
 
 
 def load_test(options: dict[str, Any]) -> LoadTest:

@@ -55,7 +55,7 @@ def print_comparison(urls: tuple[str, str], figures: Sequence[ComparedFigure], n
     console.print(f"first: {urls[0]}; second: {urls[1]}", soft_wrap=True)
     console.print(table)
     rounds = "1 round" if n_rounds == 1 else f"{n_rounds} rounds, measured in turn"
-    console.print(f"medians of {rounds}; ratio: second to first, with its least and greatest")
+    console.print(f"medians of {rounds}; ratio: second to first, and its least and greatest", soft_wrap=True)
 
 
 def _has_targets(points: Sequence[LoadPoint]) -> bool:
