@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests import zoo
-from vram_llm.machine.types import Host, Machine
-from vram_llm.machine.what_if import parse_rigs
+from vram_llm.machine.detect import what_if
+from vram_llm.machine.types import Host
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.types import Workload
 from vram_llm.server.ui.plan_fields import PlanFields
@@ -49,7 +49,7 @@ def moves() -> Iterator[PlanFields]:
 
 async def measure(model: Path) -> None:
     """Ask every move once, and print the times."""
-    machine = Machine(devices=parse_rigs([" + ".join(RIG)]).devices, host=HOST)
+    machine = what_if([" + ".join(RIG)], HOST)
     plan = make_plan(analyze(str(model)), machine, Workload(n_ctx=16384))
     process = WhatIfProcess(lambda: plan)
     times: list[tuple[float, float, PlanFields]] = []

@@ -14,6 +14,13 @@ class WhatIfBytes(BaseModel):
     companions_bytes: int
 
 
+class WhatIfPart(BaseModel):
+    """Weights of some layers that are here although their layers are elsewhere."""
+
+    part: str | None  # "experts", "ffn", ...
+    layers: list[int]
+
+
 class WhatIfDevice(BaseModel):
     """A device. `over_bytes` are missing on it; `layers` are the first and the last of its layers."""
 
@@ -24,17 +31,19 @@ class WhatIfDevice(BaseModel):
     planned: WhatIfBytes
     over_bytes: int
     layers: tuple[int, int] | None
+    moved: list[WhatIfPart]
     experts_bytes: int
 
 
 class WhatIfHostUse(BaseModel):
-    """The host. `n_layers` are the layers that it computes as a whole."""
+    """The host, with the first and the last of the layers that it computes as a whole."""
 
     total_bytes: int
     available_bytes: int
     planned: WhatIfBytes
     over_bytes: int
-    n_layers: int
+    layers: tuple[int, int] | None
+    moved: list[WhatIfPart]
     experts_bytes: int
 
 

@@ -20,7 +20,7 @@ from vram_llm.planner.memory.moved_weights import moved_by_layer
 from vram_llm.planner.search.candidate import expected_speed
 from vram_llm.planner.search.search import plan_fewest_on_host
 from vram_llm.planner.types import HOST, FlashAttention, Objective, Placement, Workload
-from vram_llm.server.ui.plan_reply import PlanReply, WhatIfBytes, WhatIfDevice, WhatIfHostUse
+from vram_llm.server.ui.plan_reply import PlanReply, WhatIfBytes, WhatIfDevice, WhatIfHostUse, WhatIfPart
 
 
 class WhatIfOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +72,6 @@ def carry_out(order: WhatIfOrder) -> PlanReply:
         estimate, placement = least.estimate, least.placement
     speed = expected_speed(model, machine, workload, chosen) if fits else None
     experts, uses = _expert_bytes(model, placement), {use.id: use for use in estimate.devices}
-    homes = placement.layer_devices()
     return PlanReply(
         fits=fits,
         method=estimate.method,
@@ -82,7 +81,7 @@ def carry_out(order: WhatIfOrder) -> PlanReply:
         objective=workload.objective.value,
         n_layers=model.n_layers,
         devices=[
-            _device(i, device, uses.get(device.id), order.reserve_bytes, homes, experts.get(device.id, 0))
+            _device(i, device, uses.get(device.id), order.reserve_bytes, placement, experts.get(device.id, 0))
             for i, device in enumerate(machine.devices)
         ],
         host=WhatIfHostUse(
@@ -90,7 +89,8 @@ def carry_out(order: WhatIfOrder) -> PlanReply:
             available_bytes=machine.host.available_bytes,
             planned=_planned(estimate.host, order.reserve_bytes),
             over_bytes=max(estimate.host.over_bytes, 0),
-            n_layers=placement.cpu_layers,
+            layers=_first_and_last(placement, HOST),
+            moved=_moved(placement, HOST),
             experts_bytes=experts.get(HOST, 0),
         ),
         short_bytes=estimate.short_bytes,
@@ -125,11 +125,10 @@ def _device(
     device: Device,
     use: DeviceEstimate | None,
     reserve_bytes: int,
-    homes: tuple[str, ...],
+    placement: Placement,
     experts_bytes: int,
 ) -> WhatIfDevice:
     """A device of the answer; `use` of None: nothing is on it."""
-    own = [layer for layer, home in enumerate(homes) if home == device.id]
     idle = WhatIfBytes(
         weights_bytes=0, context_bytes=0, compute_bytes=0, reserve_bytes=reserve_bytes,
         companions_bytes=device.companion_bytes,
@@ -141,9 +140,23 @@ def _device(
         free_bytes=device.free_bytes,
         planned=idle if use is None else _planned(use, reserve_bytes),
         over_bytes=0 if use is None else max(use.over_bytes, 0),
-        layers=(own[0], own[-1]) if own else None,
+        layers=_first_and_last(placement, device.id),
+        moved=_moved(placement, device.id),
         experts_bytes=experts_bytes,
     )
+
+
+def _first_and_last(placement: Placement, device_id: str) -> tuple[int, int] | None:
+    here = [layer for layer, home in enumerate(placement.layer_devices()) if home == device_id]
+    return (here[0], here[-1]) if here else None
+
+
+def _moved(placement: Placement, device_id: str) -> list[WhatIfPart]:
+    return [
+        WhatIfPart(part=None if each.part is None else each.part.value, layers=list(each.layers))
+        for each in placement.overrides
+        if each.device == device_id
+    ]
 
 
 def _expert_bytes(model: ModelProfile, placement: Placement) -> dict[str, int]:

@@ -10,6 +10,12 @@ export function bytes(n) {
   return size ? `${Math.round(n / 1024)} KiB` : "0";
 }
 
+// The unit in which a column of figures is read, and its figures.
+export function unit(figures) {
+  return Math.max(...figures.map((n) => n ?? 0)) >= GIB ? "GiB" : "MiB";
+}
+export const inUnit = (n, name) => (n == null ? "" : name === "GiB" ? (n / GIB).toFixed(2) : (n / 2 ** 20).toFixed(1));
+
 export const count = (n) => (n == null ? DASH : Math.round(n).toLocaleString("en"));
 export const rate = (n) => (n == null ? DASH : n >= 100 ? count(n) : n.toFixed(1));
 export const percent = (share) => (share == null ? DASH : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`);

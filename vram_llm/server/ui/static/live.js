@@ -34,12 +34,16 @@ export class History {
 }
 
 const CHARTS = [
-  { id: "tokens", title: "Tokens per second", series: [["generation", "generated"], ["prompt", "prompt"], ["predicted", "predicted"]] },
-  { id: "queue", title: "Requests", series: [["running", "running"], ["waiting", "waiting"]] },
-  { id: "latency", title: "Latency, ms", series: [["ttft", "first token"], ["itl", "between tokens"]] },
+  { id: "generation", title: "Generated tok/s", series: [["generation", "all"], ["predicted", "predicted"]] },
+  { id: "requests", title: "Requests", series: [["running", "running"], ["waiting", "waiting"]] },
+  { id: "itl", title: "Between tokens, ms", series: [["itl", ""]] },
+  { id: "prompt", title: "Prompt tok/s", series: [["prompt", ""]] },
   { id: "cache", title: "KV cache, %", series: [["kv", "in use"], ["hits", "prefix hits"]], range: [0, 100] },
+  { id: "ttft", title: "First token, ms", series: [["ttft", ""]] },
 ];
-const DASHES = [[], [6, 4], [2, 3]]; // a series is known by its dashes as well as by its colour
+const HEIGHT = 120;
+const minute = (time) => new Date(1000 * time).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+const DASHES = [[], [6, 4]]; // a series is known by its dashes as well as by its colour
 
 function Chart({ chart, history, tick, scheme }) {
   const box = useRef(null);
@@ -53,22 +57,22 @@ function Chart({ chart, history, tick, scheme }) {
       font: "11px system-ui, sans-serif", size: 40,
     };
     plot.current = new uPlot({
-      width: box.current.clientWidth || 300, height: 130, legend: { show: false },
+      width: box.current.clientWidth || 300, height: HEIGHT, legend: { show: false },
       cursor: { points: { size: 5 }, y: false },
       scales: { y: { range: chart.range ?? ((_, low, high) => [0, Math.max(high ?? 0, 1) * 1.1]) } },
-      axes: [{ ...axis, size: 26, space: 80 }, { ...axis, values: (_, values) => values.map((v) => (v >= 1e4 ? `${v / 1e3}k` : v)) }],
+      axes: [{ ...axis, size: 24, space: 60, incrs: [60, 120, 300], values: (_, times) => times.map(minute) }, { ...axis, values: (_, values) => values.map((v) => (v >= 1e4 ? `${v / 1e3}k` : v)) }],
       series: [{}, ...chart.series.map(([, label], i) => ({
         label, stroke: color(`--line${i}`), width: 2, dash: DASHES[i], spanGaps: true, points: { show: false },
       }))],
     }, history.data(names), box.current);
-    const watch = new ResizeObserver(([entry]) => plot.current?.setSize({ width: entry.contentRect.width, height: 130 }));
+    const watch = new ResizeObserver(([entry]) => plot.current?.setSize({ width: entry.contentRect.width, height: HEIGHT }));
     watch.observe(box.current);
     return () => { watch.disconnect(); plot.current.destroy(); plot.current = null; };
   }, [scheme]);
   useEffect(() => plot.current?.setData(history.data(names)), [tick, scheme]);
   return html`<figure class="chart">
     <figcaption>${chart.title}
-      ${chart.series.map(([name, label], i) => html`<span key=${name} class="series s${i}">${label}</span>`)}
+      ${chart.series.map(([name, label], i) => label && html`<span key=${name} class="series s${i}">${label}</span>`)}
     </figcaption>
     <div ref=${box} role="img" aria-label="${chart.title} over the last minutes"></div>
   </figure>`;

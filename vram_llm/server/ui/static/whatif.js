@@ -65,7 +65,7 @@ function Cards({ cards, options, setCards }) {
 }
 
 function Slider({ label, text, ...input }) {
-  return html`<label class="field"><span>${label} <output>${text}</output></span><input type="range" aria-valuetext=${text} ...${input} /></label>`;
+  return html`<label class="field"><span>${label} <b aria-hidden="true">${text}</b></span><input type="range" aria-label=${label} aria-valuetext=${text} ...${input} /></label>`;
 }
 
 function Choice({ label, value, values, onChange }) {
@@ -80,11 +80,11 @@ function Answer({ reply, ms, served }) {
     <p class=${reply.fits ? "verdict fits" : "verdict short"} role="status">
       ${reply.fits ? "✓ It fits" : `✗ ${bytes(reply.short_bytes)} are missing`} with ${tokens(reply.n_ctx)} tokens of ${reply.kv_type}${served ? ", as served" : ""}</p>
     <p>${speed}</p>
-    <${Layers} devices=${reply.devices} nLayers=${reply.n_layers} />
+    <${Layers} devices=${reply.devices} host=${reply.host} />
     ${reply.devices.map((device) => html`<div key=${device.index}>
       <p class="caption">GPU${device.index} ${device.name}, ${bytes(device.total_bytes)}${device.over_bytes ? html` <b class="warning">${bytes(device.over_bytes)} too much</b>` : ""}</p>
       <${Bar} name="GPU${device.index} what-if" total=${device.total_bytes} over=${device.over_bytes > 0} segments=${plannedSegments(device.planned)} /></div>`)}
-    <p class="caption">Host${reply.host.n_layers ? `, ${reply.host.n_layers} layers` : ""}${reply.host.experts_bytes ? `, experts ${bytes(reply.host.experts_bytes)}` : ""}</p>
+    <p class="caption">Host${reply.host.experts_bytes ? `, experts ${bytes(reply.host.experts_bytes)}` : ""}</p>
     <${Bar} name="Host what-if" total=${reply.host.total_bytes} over=${reply.host.over_bytes > 0} segments=${plannedSegments(reply.host.planned)} />
     <${Legend} planned=${sum([...reply.devices, reply.host])} />
     <p class="note">Bytes by the ${reply.method} meter, which errs on the high side; vram-llm plan confirms by llama.cpp's dry run.
