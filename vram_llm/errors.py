@@ -22,10 +22,13 @@
     ├── BadKeysFile             64   a file of API keys that cannot be read or written, or a name in it
     ├── BadPromptFile           64   a file of prompts for a load that cannot be read or used
     ├── BadCertificate          64   a TLS certificate or key that cannot be used
+    ├── BadPicture              64   a picture's file that cannot be written, or has another suffix
+    ├── BadTraceSettings        64   OTEL_ variables that ask for another way of sending traces
     ├── ModelRefused            31   llama.cpp does not load this model, or not with these options
     ├── EngineDied              32   the engine process ended while it was needed
     │   └── ModelChanged        --   its model's file was replaced while a request waited
     ├── NotBuilt                33   this build of llama.cpp lacks what was asked for, or this is Windows
+    │   └── MissingExtra        33   an optional package is not installed
     ├── ServerUnreachable       34   no server answers the chat or the load benchmark
     ├── DiskFull                35   a model to fetch is larger than the disk's free space
     ├── Overloaded              --   the queue is full; the same request may succeed later
@@ -241,6 +244,18 @@ class BadCertificate(VramLLMError):
     exit_code = 64
 
 
+class BadPicture(VramLLMError):
+    """The file of a picture cannot be written, or its name ends in no form that is drawn."""
+
+    exit_code = 64
+
+
+class BadTraceSettings(VramLLMError):
+    """OTEL_ variables ask for traces in a way that this program does not send."""
+
+    exit_code = 64
+
+
 class ModelRefused(VramLLMError):
     """llama.cpp would not load the model or make its context."""
 
@@ -261,6 +276,10 @@ class NotBuilt(VramLLMError):
     """This build of llama.cpp lacks what was asked for, or this system cannot run it."""
 
     exit_code = 33
+
+
+class MissingExtra(NotBuilt):
+    """An optional package is not installed."""
 
 
 class ServerUnreachable(VramLLMError):

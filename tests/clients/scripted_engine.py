@@ -53,6 +53,9 @@ class ScriptedEngine:
     def seconds_until_done(self, n: int, client: str) -> float:
         return 1.0
 
+    def queue_s(self, request_id: str) -> float:
+        return 0.0
+
     async def drain(self, grace_s: float) -> None:
         self.state = EngineState.STOPPING
 

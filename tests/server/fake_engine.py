@@ -126,6 +126,9 @@ class FakeEngine:
     def seconds_until_done(self, n: int, client: str) -> float:
         return 2.5 * n
 
+    def queue_s(self, request_id: str) -> float:
+        return 0.25
+
     async def embed(self, request: EmbeddingRequest) -> Embedded:
         """Rows of the lengths of their texts; text i of a query's has score i."""
         self.embedded.append(request)

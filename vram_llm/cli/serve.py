@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 @config_option
 @click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
 @click.option("--smart-split", is_flag=True, help="Plan the split from the model file. This is the default.")
-@click.option(
-    "--verbose",
-    is_flag=True,
-    help=(
-        "Show the engine's own log and each device's memory against the plan, and return a chat's prompt in "
-        "its answer (`__verbose`)."
-    ),
-)
 @server_options
 @plan_options
 def command(
@@ -62,7 +54,7 @@ def command(
         raise click.UsageError(
             "give a model, `vram-llm serve MODEL`, or a saved plan, `vram-llm serve --plan FILE`: not both"
         )
-    set_up_log(verbose=server.verbose)
+    set_up_log(server)
     with contextlib.ExitStack() as stack:
         if plan_file is not None:
             plan = saved_plan(plan_file, options)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from vram_llm.cli.key_options import METAVAR, VARIABLE, keys_in, read_keys
-from vram_llm.server.config import ReasoningMode, ServerConfig
+from vram_llm.server.config import LogFormat, ReasoningMode, ServerConfig
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULT = ServerConfig()
@@ -128,6 +128,20 @@ _OPTIONS = (
         "processor; off: never. auto: 20 times the time that the plan predicts for the step, at least 10 s. "
         "A step that keeps a processor busy has ten times as long, a load at least 60 s."
     )),
+    click.option("-v", "--verbose", is_flag=True, default=_DEFAULT.verbose, help=(
+        "Log everything, the engine's own lines and probes included, show each device's memory against the "
+        "plan, and return a chat's prompt in its answer (`__verbose`)."
+    )),
+    click.option("--log-format", type=click.Choice([form.value for form in LogFormat]),
+                 default=_DEFAULT.log_format.value, show_default=True, help=(
+        "Form of the log's lines; json: an object a line."
+    )),
+    click.option("--log-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=(
+        "Append the log to FILE too. When FILE is moved or removed, the next line begins it anew."
+    )),
+    click.option("--log-prompts", is_flag=True, default=_DEFAULT.log_prompts, help=(
+        "Log each request's prompt, up to 20,000 characters."
+    )),
     click.option("--chat-template-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
                  metavar="FILE", help="Jinja chat template to use in place of the model's own."),
     click.option("--chat-template-kwargs", type=JsonObjectType(), default="{}", metavar="JSON", help=(
@@ -186,6 +200,7 @@ def server_options(function: _F) -> _F:
         budget = own["reasoning_budget"]
         own["reasoning_budget"] = None if budget == -1 else budget
         own["reasoning"] = ReasoningMode(own["reasoning"])
+        own["log_format"] = LogFormat(own["log_format"])
         given = {name: options.pop(name) for name in _SAMPLING}
         if given["seed"] == -1:
             given["seed"] = None

@@ -19,6 +19,7 @@ class AnswerProgress:
     client: str
     limit: int | None
     started_at: float  # when it left the queue; before that, when it came
+    queue_s: float = 0.0  # how long it has waited in the queue
     waits: bool = False
     n_tokens: int = 0
     first_at: float = 0.0  # when its first token came
@@ -66,8 +67,13 @@ class AnswerTimes:
         for request_id, answer in self._answers.items():
             waits = request_id in waiting
             if answer.waits and not waits and not answer.n_tokens:
+                answer.queue_s += now - answer.started_at
                 answer.started_at = now
             answer.waits = waits
+
+    def queue_s(self, request_id: str) -> float:
+        """How long a request in flight waited in the queue before its first token."""
+        return self._answers[request_id].queue_s
 
     def note_tokens(self, request_id: str, n_tokens: int, now: float) -> None:
         """An answer has `n_tokens` more."""

@@ -239,6 +239,10 @@ class EngineClient(EngineProcess):
         """The expected time until `n` sequences of a client have ended, in seconds."""
         return self._times.seconds_until_done(n, time.monotonic(), client) or 1.0
 
+    def queue_s(self, request_id: str) -> float:
+        """How long a request in flight has waited for a free sequence, in seconds."""
+        return self._times.queue_s(request_id)
+
     @contextlib.contextmanager
     def _count_question(self) -> Iterator[None]:
         """Count a question about the vocabulary. Raises EngineDied, Overloaded."""

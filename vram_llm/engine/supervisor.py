@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from vram_llm.engine import crash_report, wire
+from vram_llm.engine.engine_log import EngineLog
 from vram_llm.engine.heartbeat import Heartbeat
 from vram_llm.engine.in_flight import RequestsInFlight
 from vram_llm.engine.model_info import EngineState, ModelInfo
@@ -279,11 +280,13 @@ class EngineProcess(ABC):
 
     async def _keep_stderr(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None
+        lines = EngineLog()
         while not process.stderr.at_eof():
             with contextlib.suppress(ValueError):  # a line too long for the reader is dropped
                 text = (await process.stderr.readline()).decode("utf-8", "replace").rstrip()
                 self._stderr.append(text)
-                log.debug("engine: %s", text)
+                level, shown = lines.sort(text)
+                log.log(level, "%s", shown)
 
     async def _read(self, reader: asyncio.StreamReader) -> VramLLMError | None:
         """Read messages until the process closes its end. Returns the error that it reported, if any."""

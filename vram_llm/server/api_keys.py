@@ -5,7 +5,10 @@ import hmac
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from hashlib import blake2s
+from ipaddress import ip_network
 from secrets import token_bytes
+
+from starlette.types import Scope
 
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.key_usage import KeyUsage
@@ -51,6 +54,17 @@ current_key: ContextVar[ApiKey] = ContextVar("current_key", default=ANYBODY)  # 
 def scope_of(path: str) -> KeyScope:
     """The scope that a route needs."""
     return ROUTE_SCOPES.get(path, KeyScope.INFERENCE)
+
+
+def client_address(scope: Scope) -> str:
+    """The client's address; of IPv6 the first 64 bits, since the others are the client's own to choose."""
+    host: str = (scope.get("client") or ("", 0))[0]
+    if ":" not in host:
+        return host
+    try:
+        return str(ip_network((host.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return host
 
 
 class Keyring:

@@ -34,6 +34,7 @@ from vram_llm.server.normalize_request import NormalizeRequestMiddleware
 from vram_llm.server.openapi import document
 from vram_llm.server.props import props_router
 from vram_llm.server.replay import ReplayMiddleware
+from vram_llm.server.request_log import RequestLogMiddleware
 from vram_llm.server.rerank import RerankFields, rerank_router
 from vram_llm.server.responses.fields import ResponseFields
 from vram_llm.server.responses.routes import responses_router
@@ -95,11 +96,13 @@ def create_app(
     )
     if config.cors_origins:
         app.add_middleware(Cors, origins=config.cors_origins)
+    app.add_middleware(RequestLogMiddleware, shows_prompts=config.log_prompts)
     app.add_exception_handler(HTTPException, _no_such_route)
     serving = ServingContext(engine, config, clock)
     health, tokens = health_router(serving), tokens_router(serving)
-    app.include_router(health)
-    app.include_router(health, prefix="/v1", include_in_schema=False)
+    for router in (health, tokens):
+        app.include_router(router)
+        app.include_router(router, prefix="/v1", include_in_schema=False)
     page = Page()
     app.include_router(root_router(serving, page))
     app.include_router(dashboard_router(serving, ui or Ui(), page))
@@ -115,8 +118,6 @@ def create_app(
     app.include_router(status_router(serving, readings))
     app.include_router(metrics_router(serving, readings))
     app.include_router(slots_router(serving))
-    app.include_router(tokens)
-    app.include_router(tokens, prefix="/v1", include_in_schema=False)
     app.openapi = partial(document, app, _BODIES)  # type: ignore[method-assign]  # as FastAPI says
     return app
 

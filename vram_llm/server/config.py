@@ -17,6 +17,13 @@ class ReasoningMode(StrEnum):
     OFF = "off"
 
 
+class LogFormat(StrEnum):
+    """The form of the log's lines."""
+
+    TEXT = "text"
+    JSON = "json"  # an object a line
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """Settings of the server. Each default lives here; click reads it from here.
@@ -40,7 +47,10 @@ class ServerConfig:
     allowed_hosts: tuple[str, ...] = ()
     image_dir: Path | None = None
     max_body_bytes: int = 32 * MIB
-    verbose: bool = False  # add the prompt to chat answers, unless the request decides
+    verbose: bool = False  # log everything; add the prompt to chat answers, unless the request decides
+    log_format: LogFormat = LogFormat.TEXT
+    log_file: Path | None = None  # in addition to standard error
+    log_prompts: bool = False  # in the line of each request
     request_timeout_s: float = 0.0  # 0: no limit
     drain_timeout_s: float = 10.0  # for requests in flight to finish after the first SIGTERM or Ctrl+C
     sse_ping_interval_s: float = 10.0  # 0: no comments in streams

@@ -56,6 +56,9 @@ class Engine(Protocol):
     def seconds_until_done(self, n: int, client: str) -> float:
         """The expected time until `n` sequences of a client have ended, in seconds."""
 
+    def queue_s(self, request_id: str) -> float:
+        """How long a request in flight has waited for a free sequence, in seconds."""
+
     def generate(self, request: Request) -> AsyncGenerator[TokenEvent, None]:
         """Run one request. Only the last event has a `finish_reason`.
 

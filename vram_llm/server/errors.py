@@ -20,6 +20,7 @@ from vram_llm.errors import (
     RequestTimeout,
     VramLLMError,
 )
+from vram_llm.server.request_record import record_of_request
 
 
 class UnknownParameter(RequestError):
@@ -211,9 +212,10 @@ def error_kind(error: Exception) -> ErrorKind:
 
 
 def error_body(error: Exception) -> dict[str, Any]:
-    """{"error": {"message", "type", "param", "code"}}; a prompt that is too long adds its length.
+    """{"error": {"message", "type", "param", "code"}, "request_id"}.
 
-    An internal error shows no details.
+    A prompt that is too long adds its length. An internal error shows no details: the log has them, under the
+    request's id.
     """
     answer = error_kind(error)
     is_internal = not isinstance(error, VramLLMError)
@@ -223,7 +225,8 @@ def error_body(error: Exception) -> dict[str, Any]:
     body = {"message": message, "type": answer.type, "param": param, "code": code}
     if isinstance(error, ContextExceeded) and error.n_prompt_tokens is not None:  # llama-server's fields
         body |= {"n_prompt_tokens": error.n_prompt_tokens, "n_ctx": error.n_ctx}
-    return {"error": body}
+    own_id = record_of_request().id
+    return {"error": body, "request_id": own_id} if own_id else {"error": body}
 
 
 def error_response(error: Exception, headers: dict[str, str] | None = None) -> Response:

@@ -13,13 +13,13 @@ from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import Image, Likelihood, Request, TokenEvent
 from vram_llm.errors import RequestError
 from vram_llm.server.api_keys import ApiKey, current_key
-from vram_llm.server.arrival import arrived_at
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
 from vram_llm.server.image_inputs import MAX_IMAGES_BYTES
 from vram_llm.server.prompt_limits import check_grammar_size, check_text_fits
 from vram_llm.server.replies import Ending, UsageCounter
+from vram_llm.server.request_record import record_of_request
 from vram_llm.server.schemas import MAX_CHOICES, GenerationFields
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ def engine_requests(
         reports_progress=bool(fields.stream)
         or not key.usage.is_unlimited,  # clients may leave before its end
         whole=not fields.stream,
-        arrived_at=arrived_at.get(),
+        arrived_at=record_of_request().began_at,
         max_time_s=min((s for s in (fields.max_time, config.request_timeout_s) if s), default=None),
     )
     return [
@@ -119,6 +119,7 @@ def stream_events(engine: Engine, requests: Sequence[Request]) -> TokenEvents:
 
     They count for the key that asks. They raise RateLimited, and the errors of the engine.
     """
+    record_of_request().note_submission(len(requests), [request.prompt for request in requests])
     key = current_key.get()
     return _joined(engine, requests) if key.usage.is_unlimited else _counted(engine, requests, key)
 
@@ -199,11 +200,15 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T |
 
 
 async def _events(engine: Engine, request: Request) -> AsyncGenerator[TokenEvent, None]:
+    record = record_of_request()
     async with aclosing(engine.generate(request)) as events:
         async for event in events:
+            if record.first_token_at is None and event.token_ids:
+                record.note_first_token(engine.queue_s(request.id))
             if event.finish_reason is None:
                 yield event
                 continue
+            record.note_end(request, event)
             error = error_of(event)
             if error is not None:
                 raise error

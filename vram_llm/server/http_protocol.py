@@ -19,6 +19,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from vram_llm.errors import Overloaded, RequestError
 from vram_llm.server.connection_limits import ConnectionLimits
 from vram_llm.server.errors import HeadTooLarge, TooSlow, error_body, error_kind
+from vram_llm.server.request_log import log_refusal
+from vram_llm.server.request_record import request_id
 
 _OFFER = frozenset({b"upgrade", b"http2-settings", b"connection"})
 _NOT_HTTP = (
@@ -201,12 +203,16 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._is_refused = True
         self._stop_timers()
-        body, status = msgspec.json.encode(error_body(error)), error_kind(error).status
+        own_id, status = self._request_id(), error_kind(error).status
+        body = msgspec.json.encode({**error_body(error), "request_id": own_id})
         retry = b"retry-after: 5\r\n" if isinstance(error, Overloaded) else b""
         head = (
             b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nconnection: close\r\n%s"
-            b"content-length: %d\r\n\r\n" % (status, _REASONS[status], retry, len(body))
+            b"x-request-id: %s\r\ncontent-length: %d\r\n\r\n"
+            % (status, _REASONS[status], retry, own_id.encode(), len(body))
         )
+        address = self.client[0] if self.client else ""
+        log_refusal(status, {"request_id": own_id, "client": address, "error": str(error)})
         cycle, is_answering = self.cycle, _is_answered(self.cycle)
         is_in_body = self._is_reading and not self._is_in_head
         has_answer = is_in_body and cycle is not None and cycle.response_complete
@@ -219,6 +225,11 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self._close_after_reading()
+
+    def _request_id(self) -> str:
+        """The id of the request whose head was read, else a new one."""
+        headers: list[tuple[bytes, bytes]] = getattr(self, "headers", [])  # set with the first byte of a head
+        return request_id(next((v.decode("latin-1") for n, v in headers if n == b"x-request-id"), ""))
 
     def _close_after_reading(self) -> None:
         """Close, but first drop bytes that come: unread ones would reset the connection before its answer."""

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from vram_llm.errors import VramLLMError
 from vram_llm.server.errors import error_response
 from vram_llm.server.generation import cancel_and_wait, while_connected
+from vram_llm.server.request_record import note_error, record_of_request
 from vram_llm.server.sse import send_body
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,9 @@ class JsonReply(Response):
                 await send_body(send, working.result(), more=False)
                 return
             assert isinstance(error, Exception)
+            note_error(error)
             if not isinstance(error, VramLLMError):
-                log.error("A reply failed", exc_info=error)
+                log.error("A reply failed (%s)", record_of_request().id, exc_info=error)
             await send_body(send, bytes(self._refuse(error).body))  # no end: the connection breaks
         finally:
             await cancel_and_wait(working)

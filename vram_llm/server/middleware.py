@@ -1,14 +1,10 @@
-"""Request id, API key and body size of every request; the last handler of every error."""
+"""API key and body size of every request; the last handler of every error."""
 
 import logging
-import re
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from ipaddress import ip_network
-from uuid import uuid4
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -16,19 +12,18 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vram_llm.errors import VramLLMError
-from vram_llm.server.api_keys import ANYBODY, STRANGER, ApiKey, Keyring, current_key, scope_of
-from vram_llm.server.arrival import arrived_at
+from vram_llm.server.api_keys import ANYBODY, STRANGER, ApiKey, Keyring, client_address, current_key, scope_of
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import BadKey, BodyTooLarge, MissingScope, error_response
 from vram_llm.server.read_body import BodyBudget, HeldBody
+from vram_llm.server.request_record import note_error, record_of_request
 from vram_llm.server.ui.page import FOLDER
 from vram_llm.units import format_bytes
 
 log = logging.getLogger(__name__)
-_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _BODIES = 8  # of the largest size: bytes of all bodies that are not yet parsed
-_OPEN = frozenset({"/", "/health", "/v1/health"})  # paths for probes, which need no key
 _PAGE = f"{FOLDER}/"  # begins paths of the dashboard's files, which hold no secret
+OPEN_PATHS = frozenset({"/", "/health", "/v1/health"})  # paths for probes, which need no key
 
 
 class AuthAndLimitsMiddleware:
@@ -55,47 +50,38 @@ class AuthAndLimitsMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        request_id = _request_id(headers)
-        what, who = f"{request_id} ({scope['method']} {scope['path']})", STRANGER.name
-        status, began = 0, time.perf_counter()
-        arrived_at.set(time.monotonic())
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-            await send(message)
-
+        record = record_of_request()
         try:
             key = await self._key(scope, headers)
             current_key.set(key)
-            who = key.name
+            if key is not STRANGER:
+                record.client = key.name
             self._check_length(headers)
             with self._counted(key, scope), self._bodies.body(key.name) as held:
-                await self._app(scope, self._limited(receive, held), send_with_id)
+                await self._app(scope, self._limited(receive, held), send)
         except ClientDisconnect:
             return
         except Exception as error:  # every other error becomes an error object
+            note_error(error)
             if not isinstance(error, VramLLMError):
-                log.exception("Request %s of %s failed", what, who)
-            if status:
+                log.exception(
+                    "Request %s (%s %s) of %s failed", record.id, record.method, record.path, record.client
+                )
+            if record.status:
                 raise
             refuse = self._refusals.get(scope["path"].rstrip("/"), error_response)
-            await refuse(error)(scope, receive, send_with_id)
-        finally:
-            log.info("Request %s of %s: %d after %.3f s", what, who, status, time.perf_counter() - began)
+            await refuse(error)(scope, receive, send)
 
     async def _key(self, scope: Scope, headers: Headers) -> ApiKey:
         """The key of a request. Raises BadKey, MissingScope."""
         if not self._keyring.is_needed:
-            return replace(ANYBODY, name=_address(scope))
+            return replace(ANYBODY, name=client_address(scope))
         path = scope["path"].rstrip("/") or "/"
         scheme, _, given = headers.get("authorization", "").partition(" ")
         text = given.strip() if scheme.lower() == "bearer" else ""
         text = text or headers.get("x-api-key", "").strip()  # as Anthropic's clients send it
         key = await self._keyring.find(text.encode("latin-1")) if text else None
-        if path in _OPEN or path.startswith(_PAGE):
+        if path in OPEN_PATHS or path.startswith(_PAGE):
             return key or STRANGER
         if not text:
             raise BadKey("This server requires an API key; send it as 'Authorization: Bearer KEY'")
@@ -134,19 +120,3 @@ class AuthAndLimitsMiddleware:
         return BodyTooLarge(
             f"The body is larger than {format_bytes(self._max_body_bytes)}, the most taken here"
         )
-
-
-def _request_id(headers: Headers) -> str:
-    given = headers.get("x-request-id", "")
-    return given if _SANE_ID.fullmatch(given) else f"req_{uuid4().hex}"
-
-
-def _address(scope: Scope) -> str:
-    """The client's address; of IPv6 the first 64 bits, since the others are the client's own to choose."""
-    host: str = (scope.get("client") or ("", 0))[0]
-    if ":" not in host:
-        return host
-    try:
-        return str(ip_network((host.partition("%")[0], 64), strict=False))
-    except ValueError:
-        return host

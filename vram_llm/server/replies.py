@@ -284,6 +284,7 @@ class ErrorReply(BaseModel):
     """The body of every error."""
 
     error: ErrorObject
+    request_id: str
 
 
 @dataclass(slots=True)

@@ -24,6 +24,8 @@ from vram_llm.server.certificate import check_certificate, load_certificate
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.connection_limits import raised_limits
 from vram_llm.server.host_check import is_loopback
+from vram_llm.server.load_log import report_load
+from vram_llm.server.traces import TracesMiddleware, traces_wanted
 from vram_llm.server.ui.ports import Ui
 
 log = logging.getLogger(NOTICES)
@@ -61,7 +63,8 @@ async def serve(
     have `config.drain_timeout_s` to finish; a second signal ends them at once. SIGHUP reads API keys and
     certificate again. If all sockets are bound to loopback addresses, or hosts are allowed by name, other
     host names are refused (see server.host_check). `ui` is for the dashboard, whose log it collects.
-    Raises BadKeysFile, BadCertificate, the first load's error, and EngineDied after too many crashes.
+    Raises BadKeysFile, BadCertificate, MissingExtra, BadTraceSettings (see server.traces), the first load's
+    error, and EngineDied after too many crashes.
     """
     ui = ui or Ui()
     with rendering_in_processes(), ui.logs.collecting():
@@ -78,6 +81,7 @@ async def _serve(
     checks_host = bool(config.allowed_hosts) or all(is_loopback(sock.getsockname()[0]) for sock in socks)
     keyring = Keyring(config)
     check_certificate(config)
+    traces = traces_wanted(os.environ)
     app = create_app(
         engine,
         config,
@@ -85,6 +89,8 @@ async def _serve(
         hosts=frozenset(host.lower() for host in config.allowed_hosts) if checks_host else None,
         ui=ui,
     )
+    if traces is not None:
+        app.add_middleware(TracesMiddleware, traces=traces)
     http = uvicorn.Config(
         app,
         log_config=None,  # its lines go the way of all others
@@ -101,6 +107,7 @@ async def _serve(
     serving = asyncio.create_task(server.serve(sockets=socks))
     engine.start()
     loading, ending = asyncio.create_task(engine.ready()), asyncio.create_task(engine.ended())
+    reporting = asyncio.create_task(report_load(engine))
     try:
         await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
@@ -114,13 +121,19 @@ async def _serve(
     finally:
         loading.cancel()
         ending.cancel()
+        reporting.cancel()
         server.should_exit = True
         await engine.stop()
-        await asyncio.gather(serving, loading, ending, return_exceptions=True)
+        await asyncio.gather(serving, loading, ending, reporting, return_exceptions=True)
+        if traces is not None:
+            traces.close()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server. A signal first lets the engine finish; SIGHUP reads keys and certificate again."""
+    """uvicorn's server. A signal first lets the engine finish; SIGHUP reads keys and certificate again.
+
+    With a log file SIGHUP ends nothing either: programs that rotate logs send it.
+    """
 
     def __init__(
         self, http: uvicorn.Config, engine: EngineClient, config: ServerConfig, keyring: Keyring
@@ -143,7 +156,8 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
-        if self._own_config.keys_file is not None or self._own_config.ssl_certfile is not None:
+        config = self._own_config
+        if any(path is not None for path in (config.keys_file, config.ssl_certfile, config.log_file)):
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         try:
             yield

@@ -15,11 +15,11 @@ from vram_llm.engine.wire import Embedded
 from vram_llm.errors import RequestTimeout
 from vram_llm.model.pooling import Pooling
 from vram_llm.server.api_keys import STRANGER, current_key
-from vram_llm.server.arrival import arrived_at
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import ModelNotAllowed, NotReady, Unavailable, UnknownModel, WrongModel
 from vram_llm.server.image_inputs import RequestImages
+from vram_llm.server.request_record import record_of_request
 from vram_llm.server.sampling_defaults import sampling_defaults
 
 _EMBEDS = "makes embeddings: POST /v1/embeddings"
@@ -69,6 +69,7 @@ class ServingContext:
         key = current_key.get()
         if not key.may_use(info.name):
             raise ModelNotAllowed(f"The API key '{key.name}' may not use the model '{info.name}'", "model")
+        record_of_request().model = info.name
         return info
 
     def named(self, info: ModelInfo, name: str) -> ModelInfo:
@@ -117,17 +118,20 @@ class ServingContext:
 
         Raises RequestTimeout, and the errors of the engine.
         """
-        key, limit_s = current_key.get(), self.config.request_timeout_s
+        key, limit_s, record = current_key.get(), self.config.request_timeout_s, record_of_request()
+        record.note_submission(len(request.inputs), request.inputs)
         try:
             async with asyncio.timeout(limit_s or None):
                 weight = key.usage.limits.weight
-                asked = replace(request, client=key.name, weight=weight, arrived_at=arrived_at.get())
+                asked = replace(request, client=key.name, weight=weight, arrived_at=record.began_at)
                 answer = await self.engine.embed(asked)
         except TimeoutError:
             raise RequestTimeout(
                 f"The time for this request, {limit_s:g} s, was over before it was done"
             ) from None
         key.usage.spend(sum(answer.n_tokens))
+        record.note_prompt(0, sum(answer.n_tokens), 0)
+        record.finish_reasons.add("stop")
         return answer
 
     def request_images(

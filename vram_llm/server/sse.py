@@ -20,6 +20,7 @@ from vram_llm.errors import ModelChanged, VramLLMError
 from vram_llm.server.errors import error_body, error_response
 from vram_llm.server.generation import cancel_and_wait, while_connected
 from vram_llm.server.replies import ReplyHead, UsageCounter
+from vram_llm.server.request_record import note_error, record_of_request
 from vram_llm.server.schemas import GenerationFields
 from vram_llm.server.timings import ChoiceClock, Clocks
 
@@ -282,5 +283,6 @@ async def send_body(send: Send, body: bytes, more: bool = True) -> None:
 
 
 def _log(error: Exception) -> None:
+    note_error(error)
     if not isinstance(error, VramLLMError):
-        log.error("A stream failed", exc_info=error)
+        log.error("A stream failed (%s)", record_of_request().id, exc_info=error)

@@ -13,7 +13,7 @@ from vram_llm.errors import RequestError
 from vram_llm.server.errors import MissingScope
 from vram_llm.server.openapi import refusals
 from vram_llm.server.serving_context import ServingContext
-from vram_llm.text.lines import escaped, printable
+from vram_llm.text.log_lines import EscapingFormatter
 
 KEPT = 500  # records
 MAX_CHARS = 2000  # of a record; the rest is cut
@@ -47,13 +47,12 @@ class LogRing(logging.Handler):
         super().__init__()
         self._lines: deque[LogLine] = deque(maxlen=KEPT)
         self._numbers = count(1)
+        self._formatter = EscapingFormatter()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record."""
         try:
-            text = printable(record.getMessage())
-            if record.exc_info:
-                text += "\n" + escaped(logging.Formatter().formatException(record.exc_info))
+            text = self._formatter.format(record)
         except Exception:  # as every handler does
             self.handleError(record)
             return
