@@ -13,7 +13,9 @@ from textual.widgets import OptionList
 from tests.cli.running import environment, run, run_program
 from tests.cli.watched import FedSource, of_cards, of_rig
 from tests.patience import PATIENCE_S, until
-from tests.server.live import Serving
+from tests.server.fake_engine import FakeEngine
+from tests.server.live import Serving, listening
+from tests.workers import free_ports
 from vram_llm.cli.watching.app import WatchApp
 from vram_llm.cli.watching.drawing import curve, flow
 from vram_llm.cli.watching.history import Curve, History
@@ -191,6 +193,22 @@ async def test_without_an_address_a_server_is_looked_for() -> None:
     assert server.is_closed
 
 
+async def test_a_server_with_keys() -> None:
+    async with listening(FakeEngine(), api_keys=("sk-right",)) as url:
+        for key, address in ((None, url), ("sk-wrong", f"{url}/v1")):
+            server = ServerSource(address, key)
+            with pytest.raises(RequestError, match="wants an API key with the scope metrics"):
+                await server.read()
+            await server.close()
+        server = ServerSource(url.removeprefix("http://"), "sk-right")
+        found = await server.read()
+        assert (found.address, found.model and found.model.id) == (url, "tiny")
+        assert found.load is not None
+        await server.close()
+    with pytest.raises(ServerUnreachable, match="no server answers"):
+        await ServerSource(url, None).read()
+
+
 async def test_this_computer_is_read() -> None:
     found = await MachineSource().read()
     assert found.host is not None
@@ -242,7 +260,8 @@ def test_once_without_a_server() -> None:
 @pytest.mark.process
 def test_the_cards_of_this_computer_once() -> None:
     program = (sys.executable, "-m", "tests.cli.watched")
-    done = run_program(*program, "watch", "--once", env=environment(columns=60))
+    apart = {**environment(columns=60), "VRAM_LLM_PORT": str(*free_ports(1))}  # where nothing listens
+    done = run_program(*program, "watch", "--once", env=apart)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 60
     text = " ".join(done.stdout.split())

@@ -8,6 +8,7 @@ from tests.cli import tmux
 from tests.cli.running import command, environment
 from tests.cli.tmux import needs_tmux
 from tests.server.live import serving
+from tests.workers import free_ports
 
 pytestmark = [pytest.mark.process, needs_tmux]
 FAKE = [sys.executable, "-m", "tests.cli.watched", "watch"]
@@ -15,7 +16,8 @@ FAKE = [sys.executable, "-m", "tests.cli.watched", "watch"]
 
 @pytest.mark.parametrize(("columns", "lines"), [(80, 24), (200, 50)])
 def test_three_cards(columns: int, lines: int) -> None:
-    with tmux.running(FAKE, environment(columns), columns, lines) as terminal:
+    apart = {**environment(columns), "VRAM_LLM_PORT": str(*free_ports(1))}  # where nothing listens
+    with tmux.running(FAKE, apart, columns, lines) as terminal:
         terminal.await_screen("> GPU0 RTX 3090")
         first = terminal.await_screen("Quit")
         rows = [row for row in first.splitlines() if row.strip()]

@@ -1,6 +1,7 @@
 """vram-llm watch: cards, load and queue of a server, or the cards of this computer, in the terminal."""
 
 import asyncio
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from vram_llm.cli.key_options import METAVAR, VARIABLE, read_key
 if TYPE_CHECKING:
     from vram_llm.cli.watching.snapshot import Snapshot
     from vram_llm.cli.watching.sources import SnapshotSource
+
+_PORT_VARIABLE = "VRAM_LLM_PORT"  # of `serve --port`
 
 
 @click.command("watch")
@@ -37,8 +40,9 @@ if TYPE_CHECKING:
 def command(url: str | None, api_key: str | None, interval: float, once: bool, as_json: bool) -> None:
     """Show a running server in the terminal: each device with its history, tokens a second, queue, KV use.
 
-    URL is the server; HOST:PORT is enough. Without URL: the server at 127.0.0.1:8080, or, while none answers
-    there, the NVIDIA cards and the memory of this computer. Warnings say what is wrong and what to do.
+    URL is the server; HOST:PORT is enough. Without URL: the server at 127.0.0.1:8080 ($VRAM_LLM_PORT is
+    another port), or, while none answers there, the NVIDIA cards and the memory of this computer. Warnings
+    say what is wrong and what to do.
 
     Keys are nvtop's: arrows choose a device, s sorts the programs, F2 has settings, ? has help, q ends.
     """
@@ -46,7 +50,8 @@ def command(url: str | None, api_key: str | None, interval: float, once: bool, a
     from vram_llm.server.config import ServerConfig
 
     default = ServerConfig()
-    watched = snapshot_source(url, api_key, f"{default.host}:{default.port}")
+    port = os.environ.get(_PORT_VARIABLE) or default.port
+    watched = snapshot_source(url, api_key, f"{default.host}:{port}")
     if as_json:
         from vram_llm.cli.json_document import document
 
