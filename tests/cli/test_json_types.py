@@ -21,6 +21,7 @@ COMMANDS = {
     "check": ["plan", "--check", "plan.json"],
     "compare": ["plan", "demo", "--gpu", "RTX 3090", "--compare", "24GiB"],
     "doctor": ["doctor"],
+    "config": ["config", "demo", "--n-ctx", "1k", "--alias", "a", "--port", "0", "--insecure"],
     "floor": ["plan", "demo", "--gpu", "RTX 3060", "--floor"],
     "machine": ["plan", "--gpu", "RTX 4080 Laptop"],
     "models": ["models"],

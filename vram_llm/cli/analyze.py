@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vram_llm.cli import terminal
+from vram_llm.cli.complete_model import complete_model
 from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.model.pooling import Pooling
 from vram_llm.text.lines import printable
@@ -31,8 +32,15 @@ _PARTS = (
 
 
 @click.command("analyze", cls=ShortFlagsCommand)
-@click.argument("model", required=False)
-@click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
+@click.argument("model", required=False, shell_complete=complete_model)
+@click.option(
+    "--model",
+    "-m",
+    "model_option",
+    metavar="MODEL",
+    shell_complete=complete_model,
+    help="The same as the argument.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str | None, model_option: str | None, as_json: bool) -> None:
     """Show the sizes, layers and KV cache of MODEL, a GGUF file or any shard of one.

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from vram_llm.cli.analyze_json import AnalyzedModel
+from vram_llm.cli.config import EffectiveConfig
 from vram_llm.cli.json_document import VERSION
 from vram_llm.cli.watching.snapshot import Snapshot
 from vram_llm.machine.calibration_store import CalibrationRecord
@@ -67,6 +68,7 @@ DOCUMENTS: Mapping[str, type] = {
     "check": CheckedPlan,
     "compare": ComparedPlans,
     "doctor": Diagnosis,
+    "config": EffectiveConfig,
     "floor": MemoryFloor,
     "machine": Machine,
     "models": ListedModels,

@@ -20,6 +20,7 @@ _COMMANDS = {
     "calibrate": "Measure how fast llama.cpp computes on each device, for later plans.",
     "plan": "Show which layers go on which device, and how many bytes each device holds.",
     "serve": "Plan a model, load it, and serve it with an OpenAI endpoint.",
+    "config": "Show the options that `serve` would use and where each comes from, or a template of a file.",
     "chat": "Chat with a model at the terminal.",
     "verify": "Load a plan, and compare its memory use with the planned bytes.",
     "keys": "Make, list and remove API keys for `serve`.",
@@ -28,6 +29,7 @@ _COMMANDS = {
     "watch": "Show a running server's cards, load and queue in the terminal, or this computer's cards.",
     "doctor": "Show what is on this computer, what is wrong, and what to do.",
     "worker": "Lend this machine's devices to a plan made elsewhere.",
+    "completion": "Print a script for a shell that completes commands, options and models.",
 }
 
 

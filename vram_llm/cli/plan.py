@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from vram_llm.cli.complete_model import complete_model
 from vram_llm.cli.next_command import given_words, next_command
 from vram_llm.cli.option_types import CountOrAllType
 from vram_llm.cli.plan_options import PLAN_OPTIONS, PlanOptions, built_in, one_model, plan_options
@@ -21,8 +22,15 @@ if TYPE_CHECKING:
 
 
 @click.command("plan", cls=ShortFlagsCommand)
-@click.argument("model", required=False)
-@click.option("--model", "-m", "model_option", metavar="MODEL", help="The same as the argument.")
+@click.argument("model", required=False, shell_complete=complete_model)
+@click.option(
+    "--model",
+    "-m",
+    "model_option",
+    metavar="MODEL",
+    shell_complete=complete_model,
+    help="The same as the argument.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; `serve --plan FILE` reads it.")
 @click.option(
     "--emit",

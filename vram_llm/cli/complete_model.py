@@ -1,0 +1,14 @@
+"""What a shell offers for a model's name: GGUF files."""
+
+import glob
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+
+def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """The GGUF files whose path begins like this; without any, the shell offers files and folders."""
+    found = sorted(glob.glob(f"{glob.escape(incomplete)}*.gguf"))
+    models = [path for path in found if Path(path).is_file()]
+    return [CompletionItem(path) for path in models] or [CompletionItem(incomplete, type="file")]
