@@ -14,6 +14,7 @@ import os
 import resource
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ import uvloop
 from bench.servers import free_port, running
 from vram_llm.bench.arrivals import LoadShape
 from vram_llm.bench.load_test import LoadResult, LoadTest, LoadWatch, run_test
+from vram_llm.bench.metrics import metrics_of
 from vram_llm.bench.random_prompts import RandomPrompts
+from vram_llm.bench.run_load import LoadRun
 from vram_llm.bench.stream_client import StreamClient
 
 TTFT_MS, ITL_MS = 200.0, 20.0
@@ -67,25 +70,37 @@ def waited_s() -> float:
     return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
 
 
+def as_written(run: LoadRun) -> LoadRun:
+    """The same run with the times at which the server wrote each piece."""
+    return replace(
+        run,
+        outcomes=tuple(
+            replace(outcome, token_times=[float(time) for time in outcome.text.split()])
+            for outcome in run.outcomes
+        ),
+    )
+
+
 def row(result: LoadResult, in_steps: bool) -> str:
-    """Medians of the latencies and their difference from the known ones, in percent."""
-    known = {"ttft": TTFT_MS, "tpot": ITL_MS, "itl": ITL_MS}
+    """Medians of the latencies: found here, as written by the server, and how far off, in percent."""
+    written = metrics_of(as_written(result.run)).latencies
     cells = []
-    for name, latency in result.metrics.latencies.items():
-        if name in known and not (in_steps and name == "ttft"):  # a step begins later than the request
-            off = latency.median_ms / known[name] - 1
-            cells.append(f"{name} {latency.median_ms:.2f} ms ({off:+.2%}), mean {latency.mean_ms:.2f}")
-    return "; ".join(cells)
+    for name in ("ttft", "tpot", "itl"):
+        found_ms, written_ms = result.metrics.latencies[name].median_ms, written[name].median_ms
+        off = f"{found_ms / written_ms - 1:+.2%} of what was written"
+        asked_ms = TTFT_MS if name == "ttft" else ITL_MS
+        if not (in_steps and name == "ttft"):  # a step begins later than the request
+            off += f", {found_ms / asked_ms - 1:+.2%} of what was asked for"
+        cells.append(f"    {name} {found_ms:.2f} ms ({off})")
+    return "\n".join(cells)
 
 
-def added_ms(result: LoadResult) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+def added_ms(run: LoadRun) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
     """Milliseconds from the writing of each piece to its arrival here."""
-    return np.array(
-        [
-            (arrived - float(written)) * 1000
-            for outcome in result.run.outcomes
-            for arrived, written in zip(outcome.token_times, outcome.text.split(), strict=True)
-        ]
+    pairs = zip(run.outcomes, as_written(run).outcomes, strict=True)
+    return (
+        np.concatenate([np.array(here.token_times) - np.array(there.token_times) for here, there in pairs])
+        * 1000
     )
 
 
@@ -103,9 +118,9 @@ def show(n_streams: int, n_tokens: int, *, in_steps: bool) -> None:
         before_s = waited_s()
         result, spent_s = measured(port, n_streams, n_tokens)
         others_s = waited_s() - before_s
-    added = added_ms(result)
+    added = added_ms(result.run)
     when = "written together" if in_steps else "each at its own times"
-    print(f"{n_streams} streams, {when}: {row(result, in_steps)}; {result.metrics.failed} failed")
+    print(f"{n_streams} streams, {when}, {result.metrics.failed} failed\n{row(result, in_steps)}")
     median, p99 = np.percentile(added, [50, 99])
     print(
         f"    a piece is noticed after {median:.3f} ms (median), {p99:.2f} ms (P99)"

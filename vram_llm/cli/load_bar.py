@@ -32,7 +32,7 @@ def load_bar(*, hidden: bool) -> Iterator[LoadWatch]:
 
 
 def _watch(bar: Progress, console: Console) -> LoadWatch:
-    task = bar.add_task("", total=None, state="")
+    task = bar.add_task("connecting", total=None, state="")
     n_tokens, n_failed = 0, 0
 
     def on_stage(name: str, n: int) -> None:
