@@ -27,7 +27,7 @@ def check(found: tuple[HealthWarning, ...], kinds: list[str], *, stops: bool = F
     assert any(warning.stops_serving for warning in found) is stops
     for warning in found:
         assert warning.text.endswith(".")
-        assert re.search(r"[:,;.] ?(?:end|raise|run|set|build|install|start|Restart|`pip)", warning.text)
+        assert re.search(r"[:,;.] ?(?:end|raise|run|set|build|install|start|restart|`pip)", warning.text)
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,8 @@ def driver_warnings(
         return (
             HealthWarning(
                 kind="driver_fails",
-                text=f"{driver_failure.rstrip('.')}. Restart the computer (after an update of the driver "
-                "that is needed), or install the driver again.",
+                text=f"{driver_failure.rstrip('.')}: restart the computer, which an update of the driver "
+                "needs, or install the driver again.",
             ),
         )
     if not n_cards or driver is not None:
