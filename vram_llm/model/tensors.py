@@ -6,6 +6,7 @@ Names are those of LLM_TENSOR_NAMES, places those of LLM_TENSOR_INFOS (src/llama
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from vram_llm.model import rules
 from vram_llm.model.gguf import TensorInfo
@@ -83,6 +84,7 @@ _STARTS = {
 }
 
 
+@lru_cache(maxsize=2**16)
 def layer_of(name: str) -> tuple[int, str] | None:
     """The layer number in a tensor's name and the rest of the name; None without a layer number."""
     match = _LAYER.fullmatch(name)

@@ -69,6 +69,23 @@ def launches(layer: Layer) -> float:
     return mixer + network + _POST_NORMS * has("post_ffw_norm") or 1.0
 
 
+_Kernels = tuple[list[tuple[Weights, ...]], list[float]]
+_KEPT_MODELS = 8
+_kernels: dict[int, tuple[Sequence[Layer], _Kernels]] = {}  # by the id of the layers, which are kept with it
+
+
+def kernels_of(layers: tuple[Layer, ...]) -> _Kernels:
+    """The weights and the launches of each layer, made once for a model: each placement asks for them."""
+    known = _kernels.get(id(layers))
+    if known is None:
+        weights = [weights_of(layer.tensors, used_share(layer)) for layer in layers]
+        known = layers, (weights, [launches(layer) for layer in layers])
+        for oldest in list(_kernels)[: 1 - _KEPT_MODELS]:
+            _kernels.pop(oldest, None)
+        _kernels[id(layers)] = known
+    return known[1]
+
+
 def used_share(layer: Layer) -> float:
     """The share of a layer's routed experts that one token uses."""
     return 1 - (layer.bytes - layer.active_bytes) / layer.expert_bytes if layer.expert_bytes else 0.0

@@ -1,7 +1,7 @@
 """Weights on another device than their layer: llama.cpp's `tensor_buft_overrides`."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,7 +51,20 @@ def pattern_of(part: LayerPart, layers: Sequence[int]) -> str:
 
 def overriding_device(overrides: Sequence[Override], name: str) -> str | None:
     """The device to which the overrides move the tensor called `name`; None: none matches."""
-    return next((override.device for override in overrides if _compiled(override.pattern).search(name)), None)
+    return overriding_devices(overrides)(name)
+
+
+def overriding_devices(overrides: Sequence[Override]) -> Callable[[str], str | None]:
+    """`overriding_device` for many names."""
+    searches = [(_compiled(override.pattern).search, override.device) for override in overrides]
+
+    def device_of(name: str) -> str | None:
+        for search, device in searches:
+            if search(name):
+                return device
+        return None
+
+    return device_of
 
 
 @lru_cache

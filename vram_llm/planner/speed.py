@@ -69,7 +69,7 @@ from vram_llm.planner.layer_times import (
     PlaceTimes,
     Weights,
     head_norms,
-    launches,
+    kernels_of,
     used_share,
     weights_of,
 )
@@ -110,8 +110,7 @@ class Predictor:
         self.prompt_tokens = min(prompt, context.n_ctx_seq)
         self.streams = workload.expect_streams if workload.expect_streams > 1 else context.parallel
         self.objective_streams = workload.expect_streams
-        self._weights = [weights_of(layer.tensors, used_share(layer)) for layer in profile.layers]
-        self._launches = [launches(layer) for layer in profile.layers]
+        self._weights, self._launches = kernels_of(profile.layers)
         self._output = weights_of(output_tensors(profile))
         self._host_cache = HostCache(profile, context, machine)
         self._quantized = any(KV_TYPES[name].is_quantized for name in (context.kv_type_k, context.kv_type_v))

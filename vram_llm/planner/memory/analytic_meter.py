@@ -8,7 +8,7 @@ tensors of a mapped file count as if they were allocated. The KV cache is rows t
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 
@@ -16,12 +16,13 @@ from vram_llm.machine.types import Device, Host
 from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
-from vram_llm.model.tensors import Role, Tensor
+from vram_llm.model.tensors import Tensor
 from vram_llm.planner.estimates import DeviceEstimate, Estimate, HostEstimate, MemoryUse
 from vram_llm.planner.memory.compute_buffers import MIN_COMPUTE_SHARE, PIPELINED_KINDS, ComputeBound
 from vram_llm.planner.memory.host_pool import divide_host_memory
 from vram_llm.planner.memory.lora import AdapterWeights
 from vram_llm.planner.memory.moved_weights import MATRICES, MovedWeights, moved_weights
+from vram_llm.planner.memory.padded_weights import WeightsByPadding, token_embedding
 from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.padding import pad, padded
 from vram_llm.planner.types import HOST, Context, FlashAttention, Placement
@@ -40,32 +41,6 @@ def swa_cells(profile: ModelProfile, context: Context) -> int:
     sharing = context.parallel if context.kv_unified else 1
     wanted = profile.sliding_window * sharing + context.n_ubatch
     return context.n_caches * pad(min(context.n_ctx_seq, wanted), _CELLS_PAD)
-
-
-@dataclass(frozen=True, slots=True)
-class _PaddedWeights:
-    """Bytes of a model's parts with the padding of one kind of buffer."""
-
-    layer_sums: list[int]  # [i]: of all layers before i
-    first_layer: int
-    shared: int
-    output: int  # with the copy of tied embeddings
-
-    @classmethod
-    def of(cls, profile: ModelProfile, alignment: int, row_padding: int) -> "_PaddedWeights":
-        tied = _token_embedding(profile) if profile.tied_output else []
-        return cls(
-            # llama.cpp loads no weights for draft (MTP) blocks unless load_mtp is set
-            layer_sums=_sums(
-                [
-                    0 if layer.is_draft else padded(layer.tensors, alignment, row_padding)
-                    for layer in profile.layers
-                ]
-            ),
-            first_layer=padded(profile.first_layer_tensors, alignment, row_padding),
-            shared=padded(profile.shared_tensors, alignment, row_padding),
-            output=padded([*profile.output_tensors, *tied], alignment, row_padding),
-        )
 
 
 class AnalyticMeter:
@@ -97,8 +72,14 @@ class AnalyticMeter:
         layer_contexts = [_layer_context(profile, layer, context, n_swa_cells) for layer in profile.layers]
         self._context_sums = _sums(layer_contexts if context.kv_offload else [0] * profile.n_layers)
         self._host_context_sums = _sums(layer_contexts)
-        self._sharing_sums = _sums([layer.loads_shared for layer in profile.layers])
-        self._padded: dict[tuple[int, int], _PaddedWeights] = {}  # by alignment and row padding
+        self._padded = WeightsByPadding(profile)
+        self._of_device = {
+            dev.id: (
+                self._padded[dev.alignment_bytes, dev.row_padding],
+                dev.companion_bytes + overhead_bytes(dev),
+            )
+            for dev in devices
+        }  # weights, and bytes whatever the layers
         self._bytes_on_host: dict[int, int] = {}  # by number of layers there
         own = {dev.id: dev.budget_bytes(reserve_bytes) for dev in devices}
         left = {
@@ -197,11 +178,10 @@ class AnalyticMeter:
     ) -> DeviceEstimate:
         """The estimate for one device with layers first to end-1, with or without the output."""
         device = self.devices[device_id]
-        weights, context, companions = self._loaded_bytes(device, first, end, has_output)
-        bound = self._bound.device_bytes(
-            first, end, has_output=has_output, n_host=n_host, pipelined=pipelined
-        )
-        compute = int((bound + self._adapter_compute) * self._compute_share)
+        weights = self._padded[device.alignment_bytes, device.row_padding].of_run(first, end, has_output)
+        context = self._context_sums[end] - self._context_sums[first]
+        companions = device.companion_bytes + self._adapter_bytes(device, first, end, has_output)
+        compute = self._compute_bytes(first, end, has_output, n_host, pipelined)
         return DeviceEstimate.of(
             device_id,
             MemoryUse(weights, context, compute),
@@ -224,15 +204,25 @@ class AnalyticMeter:
 
         Compute is estimated only if weights, context, companions and overhead alone fit.
         """
-        device, most = self.devices[device_id], share * self.budget_bytes(device_id, n_host)
-        if sum(self._loaded_bytes(device, first, end, has_output)) + overhead_bytes(device) > most:
+        most = share * self.budget_bytes(device_id, n_host)
+        n_bytes = self.bytes_without_compute(device_id, first, end, has_output)
+        if n_bytes > most:
             return False
-        return self.device_estimate(device_id, first, end, has_output, n_host, pipelined).total_bytes <= most
+        return n_bytes + self._compute_bytes(first, end, has_output, n_host, pipelined) <= most
+
+    def _compute_bytes(self, first: int, end: int, has_output: bool, n_host: int, pipelined: bool) -> int:
+        """Compute bytes of a device with layers first to end-1, with or without the output."""
+        bound = self._bound.device_bytes(
+            first, end, has_output=has_output, n_host=n_host, pipelined=pipelined
+        )
+        return int((bound + self._adapter_compute) * self._compute_share)
 
     def bytes_without_compute(self, device_id: str, first: int, end: int, has_output: bool) -> int:
         """Bytes of weights, context, companions and overhead of a device with layers first to end-1."""
-        device = self.devices[device_id]
-        return sum(self._loaded_bytes(device, first, end, has_output)) + overhead_bytes(device)
+        weights, fixed_bytes = self._of_device[device_id]
+        n_bytes = fixed_bytes + weights.of_run(first, end, has_output)
+        n_bytes += self._context_sums[end] - self._context_sums[first]
+        return n_bytes + self._adapter_bytes(self.devices[device_id], first, end, has_output)
 
     def bytes_of(self, place: str, tensors: Sequence[Tensor]) -> int:
         """Bytes of weights on a device or on the host."""
@@ -275,27 +265,9 @@ class AnalyticMeter:
             self._bytes_on_host[n_host] = estimate.total_bytes
         return self._bytes_on_host[n_host]
 
-    def _loaded_bytes(self, device: Device, first: int, end: int, has_output: bool) -> tuple[int, int, int]:
-        """Bytes of weights, of context and of companions."""
-        weights = self._weights(device.alignment_bytes, device.row_padding, first, end, has_output)
-        context = self._context_sums[end] - self._context_sums[first]
-        companions = device.companion_bytes + self._adapters.device_bytes(
-            device.alignment_bytes, device.row_padding, first, end, has_output=has_output
-        )
-        return weights, context, companions
-
-    def _weights(self, alignment: int, row_padding: int, first: int, end: int, has_output: bool) -> int:
-        key = (alignment, row_padding)
-        padded = self._padded.get(key)
-        if padded is None:
-            padded = self._padded[key] = _PaddedWeights.of(self._profile, *key)
-        total = padded.layer_sums[end] - padded.layer_sums[first]
-        if first == 0 < end:
-            total += padded.first_layer
-        # each device whose layers use them has one copy: TENSOR_DUPLICATED in llama-model-loader.cpp
-        if self._sharing_sums[end] > self._sharing_sums[first]:
-            total += padded.shared
-        return total + (padded.output if has_output else 0)
+    def _adapter_bytes(self, device: Device, first: int, end: int, has_output: bool) -> int:
+        alignment, row_padding = device.alignment_bytes, device.row_padding
+        return self._adapters.device_bytes(alignment, row_padding, first, end, has_output=has_output)
 
     def _host_estimate(
         self,
@@ -308,10 +280,10 @@ class AnalyticMeter:
     ) -> HostEstimate:
         """The estimate for the host; with `offloads`, a device computes prompts with the host's weights."""
         alignment = self._host.alignment_bytes
-        weights = self._weights(alignment, 0, 0, cpu_layers, has_output)
+        weights = self._padded[alignment, 0].of_run(0, cpu_layers, has_output)
         weights += padded(self._profile.input_tensors, alignment, 0)
         if has_output and self._profile.tied_output:  # the host's embedding is also its output
-            weights -= padded(_token_embedding(self._profile), alignment, 0)
+            weights -= padded(token_embedding(self._profile), alignment, 0)
         weights += moved.bytes_on(HOST, partial(self.bytes_of, HOST))
         on_host = cpu_layers if self.context.kv_offload else self._profile.n_layers
         context = self._host_context_sums[on_host]
@@ -371,10 +343,6 @@ def _layer_context(profile: ModelProfile, layer: Layer, context: Context, n_swa_
         n_value = profile.n_embd_v_gqa_max  # V is transposed; all layers' rows have the same length
     value = row_bytes(KV_TYPES[context.kv_type_v], n_value)
     return (key + value) * cells + layer.recurrent_state_bytes * context.parallel
-
-
-def _token_embedding(profile: ModelProfile) -> list[Tensor]:
-    return [tensor for tensor in profile.input_tensors if tensor.role is Role.TOKEN_EMBD]
 
 
 def _sums(values: Sequence[int]) -> list[int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.tensors import Tensor, layer_of
-from vram_llm.planner.overrides import overriding_device
+from vram_llm.planner.overrides import overriding_devices
 from vram_llm.planner.types import HOST, Placement
 
 MATRICES = frozenset(
@@ -72,9 +72,10 @@ def moved_weights(profile: ModelProfile, placement: Placement) -> MovedWeights:
         moved.added[part.device] += part.tensors
         moved.layers[part.device][part.layer] = part.tensors
     outside = ((profile.input_tensors, HOST), (profile.output_tensors, placement.output_device))
+    device_of = overriding_devices(placement.overrides)
     for tensors, home in outside if placement.overrides else ():
         for tensor in tensors:
-            device = overriding_device(placement.overrides, tensor.name)
+            device = device_of(tensor.name)
             if device is not None and device != home:
                 moved.removed[home].append(tensor)
                 moved.added[device].append(tensor)
@@ -85,10 +86,11 @@ def moved_by_layer(profile: ModelProfile, placement: Placement) -> Iterator[Move
     """The tensors that a placement's overrides move, for each layer and new device."""
     if not placement.overrides:
         return
+    device_of = overriding_devices(placement.overrides)
     for layer, home in zip(profile.layers, placement.layer_devices(), strict=True):
         by_device = defaultdict(list)
         for tensor in () if layer.is_draft else layer.tensors:
-            device = overriding_device(placement.overrides, tensor.name)
+            device = device_of(tensor.name)
             if device is not None and device != home:
                 by_device[device].append(tensor)
         for device, tensors in by_device.items():

@@ -53,8 +53,12 @@ class CheapestMoves:
         """The moves that free `over_bytes` of layers start to end-1 and add the least seconds."""
         if over_bytes <= 0 and not self.has_gains:
             return NO_MOVES_NEEDED
-        move_sets = (self._cheapest_in_order(order, start, end, over_bytes) for order in self._orders)
-        return min(move_sets, key=lambda move_set: move_set.seconds, default=NO_MOVES_SUFFICE)
+        best = NO_MOVES_SUFFICE
+        for order in self._orders:  # tens of thousands of times a plan
+            move_set = self._cheapest_in_order(order, start, end, over_bytes)
+            if move_set.seconds < best.seconds:
+                best = move_set
+        return best
 
     def moves(self, move_set: MoveSet, start: int, end: int) -> list[Move]:
         """The moves of a set, for layers start to end-1: of equal layers, parts of the first ones move."""

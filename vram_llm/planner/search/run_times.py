@@ -59,10 +59,11 @@ class RunBytes:
 
     def _compute_bytes(self, device_id: str, has_output: bool) -> int:
         """Compute bytes of a device with all layers, with or without the output; shorter runs need less."""
-        if has_output not in self._compute:
+        found = self._compute.get(has_output)
+        if found is None:
             use = self.meter.device_estimate(device_id, 0, self.n_layers, has_output, 0, False)
-            self._compute[has_output] = use.compute_bytes
-        return self._compute[has_output]
+            found = self._compute[has_output] = use.compute_bytes
+        return found
 
 
 class RunTimes(NamedTuple):
