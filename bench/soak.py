@@ -33,6 +33,7 @@ import psutil
 
 from bench.servers import free_port, running
 from tools.random_model import write_llama
+from vram_llm.server.responses.store import MAX_RESPONSES
 from vram_llm.units import GIB, MIB
 
 _SERVE = (
@@ -212,6 +213,14 @@ async def _ready(port: int) -> None:
     raise SystemExit("the server is not ready again")
 
 
+async def fill_store(port: int) -> None:
+    """Store as many responses as the server keeps, so that later ones take no more memory."""
+    body = {"input": "x" * 200, "max_output_tokens": 8}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=_PATIENCE_S) as client:
+        for _ in range(MAX_RESPONSES):
+            (await client.post("/v1/responses", json=body)).raise_for_status()
+
+
 async def soak(port: int, seconds: float, kill_every_s: float, pause_s: float = 0.0) -> SoakReport:
     """Load the server at `port`, a descendant of this process, and kill its engine again and again.
 
@@ -294,6 +303,7 @@ def main() -> None:
         model = args.model or write_llama(folder / "tiny.gguf")
         port = free_port()
         with running(command(model, port), port, folder / "log"):
+            asyncio.run(fill_store(port))
             report = asyncio.run(soak(port, 60 * args.minutes, args.kill_every))
     n_warm = max(len(report.readings) // 4, 2)
     print("answers:", ", ".join(f"{n:,} x {status}" for status, n in sorted(report.statuses.items())))
