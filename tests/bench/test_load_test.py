@@ -127,6 +127,13 @@ async def test_ignore_eos_is_left_out_where_it_is_refused() -> None:
     assert "refuses ignore_eos" in notes[0]
 
 
+async def test_a_model_that_ends_at_once() -> None:
+    """A trial without a token is no reason to refuse the load."""
+    test = replace(FEW, dataset=RandomPrompts(input_tokens=12, output_tokens=5), n_prompts=2)
+    result, _ = await measured(TimedServer(n_trial=0), test)
+    assert result.metrics.completed == 2
+
+
 async def test_fields_of_requests() -> None:
     server = TimedServer()
     await measured(server, replace(FEW, ignore_eos=True, extra={"temperature": 0}))

@@ -68,6 +68,21 @@ def test_no_load_meets_the_targets() -> None:
     assert knee(points) is None
 
 
+def test_loads_that_the_server_refuses() -> None:
+    def refusing_above(most: int) -> list[LoadPoint]:
+        points: list[LoadPoint] = []
+        while (load := next_load(points, 256)) is not None:
+            run = metrics(load, full_at(200), None)
+            points.append(LoadPoint(load, run if load <= most else replace(run, completed=0, failed=load)))
+        return points
+
+    found = knee(refusing_above(20))
+    assert found is not None
+    assert 14 <= found.concurrency <= 20
+    assert [point.concurrency for point in refusing_above(0)] == [1]
+    assert knee(refusing_above(0)) is None
+
+
 def test_no_more_than_the_bound() -> None:
     assert [point.concurrency for point in searched(full_at(200), 6)][:4] == [1, 2, 4, 6]
     assert searched(full_at(200), 1)[0].concurrency == 1

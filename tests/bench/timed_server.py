@@ -32,6 +32,7 @@ class TimedServer:
     takes_ignore_eos: bool = True
     prefix: str = ""  # of all paths
     n_added: int = 1  # tokens in front of each prompt
+    n_trial: int = 1  # tokens for a request of one token
     lose_after: int | None = None  # tokens, after which the connection is closed
     requests: list[dict[str, Any]] = field(default_factory=list)
     _words: dict[str, int] = field(default_factory=dict)
@@ -90,6 +91,7 @@ class TimedServer:
         prompt = asked["messages"][-1]["content"] if is_chat else asked["prompt"]
         n_prompt = len(self._ids(prompt)) + self.n_added if isinstance(prompt, str) else len(prompt)
         n_output = asked["max_completion_tokens"] if is_chat else asked["max_tokens"]
+        n_output = self.n_trial if n_output == 1 else n_output
         writer.write(
             _STREAM_HEAD + (_event(_choice({"role": "assistant", "content": ""})) if is_chat else b"")
         )

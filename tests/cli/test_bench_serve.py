@@ -161,10 +161,18 @@ def test_a_mistake_in_one_sentence(port: int) -> None:
     assert not done.stdout
 
 
-def test_a_server_that_is_away_or_wants_a_key() -> None:
+def test_a_server_that_is_away_or_fails_or_wants_a_key() -> None:
     (free,) = free_ports(1)
     done = bench(f"--port {free}")
     assert done.returncode == 34
     assert f"no server answers at http://127.0.0.1:{free}" in done.stderr
+    with in_thread(_listening(TimedServer(lose_after=2))) as port:
+        done = bench(f"--port {port} {SHORT}")
+        assert done.returncode == 1
+        assert "Failed requests:                         6 " in done.stdout
+        assert done.stderr.splitlines() == [
+            "failed: the server closed the connection before the end of the answer",
+            "vram-llm: none of 6 requests was answered",
+        ]
     with in_thread(_listening(TimedServer(key="secret"))) as port:
         assert bench(f"--port {port} {SHORT}", OPENAI_API_KEY="secret").returncode == 0

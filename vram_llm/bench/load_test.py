@@ -128,6 +128,4 @@ def other_lengths(run: LoadRun, prompts: Sequence[LoadPrompt]) -> str:
     off = [counted - wanted for wanted, counted in pairs if counted != wanted]
     if not off:
         return ""
-    return (
-        f"the server counted {min(off):+d} to {max(off):+d} tokens in {len(off)} prompts than were asked for"
-    )
+    return f"the server counted other lengths in {len(off)} prompts, by {min(off):+d} to {max(off):+d} tokens"

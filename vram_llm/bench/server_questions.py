@@ -1,5 +1,6 @@
 """What the benchmark asks a server before the load: its models, its tokenizer, and one request to try it."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +10,10 @@ from vram_llm.bench.answer_stream import AnswerStream, error_text
 from vram_llm.bench.endpoint import Endpoint, LoadPrompt, PromptContent
 from vram_llm.bench.outcome import RequestOutcome
 from vram_llm.bench.stream_client import StreamClient
-from vram_llm.errors import RequestError, ServerUnreachable
+from vram_llm.errors import RequestError, ServerUnreachable, VramLLMError
 
+_ANSWER_S = 30.0
+_SHOWN = 200  # characters of an answer that is no error of OpenAI's
 _KEY_ADVICE = "give its API key with --api-key @FILE or $VRAM_LLM_API_KEY"
 
 
@@ -51,7 +54,11 @@ class ServerTokenizer:
 
 async def served_models(client: StreamClient) -> list[str]:
     """The ids of GET /v1/models, at least one. Raises ServerUnreachable, RequestError."""
-    reply = await client.request("GET", "/v1/models")
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            reply = await client.request("GET", "/v1/models")
+    except TimeoutError:
+        raise ServerUnreachable(f"{client.url}/v1/models does not answer within {_ANSWER_S:.0f} s") from None
     if reply.status in (401, 403):
         raise RequestError(_refused(client.url, error_text(reply.body)))
     try:
@@ -59,9 +66,14 @@ async def served_models(client: StreamClient) -> list[str]:
     except (msgspec.MsgspecError, LookupError, TypeError):
         ids = []
     if not ids:
+        what = (
+            f"answers {reply.status}: {error_text(reply.body)[:_SHOWN]}"
+            if reply.status != 200
+            else "is empty"
+        )
         raise ServerUnreachable(
-            f"{client.url}/v1/models names no model (status {reply.status}); is this the address of an "
-            "OpenAI endpoint? --model NAME does without the question"
+            f"{client.url}/v1/models {what}; is this the address of an OpenAI endpoint? --model NAME does "
+            "without the question"
         )
     return ids
 
@@ -76,10 +88,10 @@ async def try_request(client: StreamClient, endpoint: Endpoint, content: PromptC
     body = endpoint.body(LoadPrompt(content, None, n_output=1))
     reply = await client.request("POST", endpoint.path, body, stream.feed)
     if reply.status == 200:
-        if not outcome.is_complete:
+        if outcome.error or not stream.is_done:
             raise RequestError(
-                f"{client.url}{endpoint.path} answers without a token: "
-                f"{outcome.error or 'no chunk of its stream has one'}"
+                f"{client.url}{endpoint.path} sends no stream of a completion: "
+                f"{outcome.error or 'it ends without [DONE]'}"
             )
         return outcome
     raise RequestError(await _why(client, endpoint, reply.status, error_text(reply.body)))
@@ -101,7 +113,10 @@ async def _why(client: StreamClient, endpoint: Endpoint, status: int, message: s
     if status in (401, 403):
         return _refused(client.url, message)
     if status == 404 or (status == 400 and "model" in message):
-        names = await served_models(client)
+        try:
+            names = await served_models(client)
+        except VramLLMError:
+            names = [endpoint.model]  # unknown, and maybe this one
         if endpoint.model not in names:
             return f"{client.url} has no model {endpoint.model!r}; --model {names[0]} is there" + (
                 f", and {', '.join(names[1:])}" if names[1:] else ""

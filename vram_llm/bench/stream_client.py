@@ -20,6 +20,7 @@ Sink = Callable[[bytes, float], None]
 """Takes a piece of a body, and the time (time.perf_counter) at which it was read from the socket."""
 
 _CONNECT_S = 10.0
+_MOST_CONNECTING = 32  # a server's queue of new connections is short
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class StreamClient:
         """
         head = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._fixed}Content-Length: {len(body)}\r\n"
         kind = "Content-Type: application/json\r\n" if body else ""
-        message = f"{head}{kind}\r\n".encode("latin-1") + body
+        message = f"{head}{kind}\r\n".encode() + body
         if (connection := self._take_idle()) is not None:
             try:
                 return await self._exchange(connection, message, sink)
@@ -74,8 +75,9 @@ class StreamClient:
 
     async def open(self, n_connections: int) -> None:
         """Open connections, so that no request of the load waits for one. Raises ServerUnreachable."""
-        missing = n_connections - len(self._idle)
-        self._idle += [await self._connect() for _ in range(missing)]
+        while (missing := n_connections - len(self._idle)) > 0:
+            at_once = min(missing, _MOST_CONNECTING)
+            self._idle += await asyncio.gather(*(self._connect() for _ in range(at_once)))
 
     def close(self) -> None:
         """Close the idle connections."""

@@ -40,15 +40,22 @@ class LoadPoint:
         return None if self.metrics.n_good is None else self.metrics.n_good / max(n, 1)
 
     @property
+    def is_answered(self) -> bool:
+        """Whether the server answered enough of the requests, and did not refuse them."""
+        n = self.metrics.completed + self.metrics.failed
+        return self.metrics.completed >= _GOOD_SHARE * max(n, 1)
+
+    @property
     def is_good(self) -> bool:
         """Whether enough requests are within the targets."""
         return self.good_share is not None and self.good_share >= _GOOD_SHARE
 
 
 def knee(points: Sequence[LoadPoint]) -> LoadPoint | None:
-    """The knee among the loads that were measured; None if no load meets the targets."""
+    """The knee among the loads that were measured; None if no load meets the targets, or is answered."""
     if all(point.good_share is None for point in points):
-        return max(points, key=lambda point: point.power, default=None)
+        answered = [point for point in points if point.is_answered]
+        return max(answered, key=lambda point: point.power, default=None)
     below_first_bad = []
     for point in sorted(points, key=lambda point: point.concurrency):
         if not point.is_good:
@@ -81,10 +88,12 @@ def next_load(points: Sequence[LoadPoint], most: int) -> int | None:
 
 
 def _is_past_knee(by_load: Sequence[LoadPoint]) -> bool:
-    """Whether the last load is too much: it misses the targets, or brings little more than the one before."""
+    """Whether the last load misses the targets, is refused, or brings little more than the one before."""
     last = by_load[-1]
     if last.good_share is not None:
         return not last.is_good
+    if not last.is_answered:
+        return True
     if len(by_load) < 2:
         return False
     return last.metrics.output_tokens_per_s < _GAIN * by_load[-2].metrics.output_tokens_per_s

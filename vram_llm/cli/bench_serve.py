@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,12 +17,14 @@ from vram_llm.cli.bench_serve_options import (
     root_url,
     server_url,
 )
+from vram_llm.errors import RequestError
 
 if TYPE_CHECKING:
     from vram_llm.bench.load_test import LoadTest, LoadWatch
     from vram_llm.bench.stream_client import StreamClient
 
 _T = TypeVar("_T")
+_CONNECTIONS = 65_536
 
 
 @click.command("serve", cls=SeveralValuesCommand)
@@ -53,6 +56,8 @@ def _one_load(test: "LoadTest", options: dict[str, Any]) -> None:
         terminal.say(line)
     say_errors(result)
     save_result(result.model, test.shape, figures_of(report, result, options), options)
+    if result.metrics.failed and not result.metrics.completed:
+        raise RequestError(f"none of {result.metrics.failed} requests was answered")
 
 
 def _sweep(test: "LoadTest", options: dict[str, Any]) -> None:
@@ -155,5 +160,7 @@ def _allow_many_connections() -> None:
     """Raise this process's limit of open files, which are connections here, as far as the system lets it."""
     import resource
 
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _CONNECTIONS if most == resource.RLIM_INFINITY else min(most, _CONNECTIONS)
+    with suppress(ValueError, OSError):  # macOS allows fewer than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, wanted), most))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -47,6 +48,7 @@ def _watch(bar: Progress, console: Console) -> LoadWatch:
         failed = f", {n_failed:,} failed" if n_failed else ""
         bar.update(task, advance=1, state=f"{n_tokens:,} tokens{failed}")
 
+    @cache  # a sweep has the same note for each load
     def on_note(note: str) -> None:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
 

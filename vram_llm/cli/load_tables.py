@@ -30,7 +30,9 @@ def knee_sentence(points: Sequence[LoadPoint]) -> str:
     """What the sweep found."""
     best = knee(points)
     if best is None:
-        return "knee: no load meets the targets"
+        return (
+            "knee: none; no load meets the targets" if _has_targets(points) else "knee: none; requests fail"
+        )
     why = (
         "the most at which 90% of the requests are within the targets"
         if best.good_share is not None
