@@ -82,6 +82,23 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 gc.set_threshold(50_000)  # the many small objects that tests and the server's application are made of
 
 
+# They begin first, so that at the end no process of pytest-xdist works alone (--no-loadscope-reorder).
+_LONGEST_FILES = frozenset(
+    f"tests/{name}.py"
+    for name in (
+        "cli/test_calibrate", "cli/test_from_disk", "cli/test_golden", "cli/test_plan",
+        "llama/dryrun/test_client", "planner/search/test_unknown_speeds", "planner/test_paste_back",
+        "server/test_real_engine", "server/test_schemathesis", "server/test_soak", "test_docs",
+        "test_journeys",
+    )
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first; otherwise the order stays."""
+    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in _LONGEST_FILES)
+
+
 def pytest_collection_finish() -> None:
     """Fetch what the collected tests read, while a process may be started for it.
 

@@ -4,6 +4,7 @@ import ctypes
 import random
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 from vram_llm.llama.bindings import C
@@ -92,8 +93,11 @@ class SamplerChain:
 
     def bias(self, biases: Mapping[int, float]) -> None:
         """Add to the logits of some tokens."""
-        array = (C.llama_logit_bias * len(biases))(*(C.llama_logit_bias(t, b) for t, b in biases.items()))
-        self._add(C.llama_sampler_init_logit_bias(self._n_vocab, len(biases), array))
+        self.bias_by((C.llama_logit_bias * len(biases))(*starmap(C.llama_logit_bias, biases.items())))
+
+    def bias_by(self, array: Any) -> None:
+        """`bias` by an array of llama_logit_bias, which is copied."""
+        self._add(C.llama_sampler_init_logit_bias(self._n_vocab, len(array), array))
 
     def penalties(self, last_n: int, repeat: float, frequency: float, presence: float) -> None:
         """Lower the logits of the last `last_n` sampled tokens."""
@@ -210,10 +214,16 @@ class SamplerChain:
         C.llama_sampler_free(self._chain)
 
 
+@cache
+def _biases_of_first(n_tokens: int) -> Any:
+    """A bias for each of the first tokens, made once: a dry run makes hundreds of chains."""
+    return (C.llama_logit_bias * n_tokens)(*(C.llama_logit_bias(token, 1.0) for token in range(n_tokens)))
+
+
 def largest_chain(n_vocab: int) -> SamplerChain:
     """The chain that needs the most memory on a device: it has the most rows of vocabulary length."""
     chain = SamplerChain(n_vocab)
-    chain.bias(dict.fromkeys(range(min(n_vocab, MOST_BIASED)), 1.0))
+    chain.bias_by(_biases_of_first(min(n_vocab, MOST_BIASED)))
     chain.top_p(0.5)
     chain.min_p(0.5)
     chain.temperature(0.5)

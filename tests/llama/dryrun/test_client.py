@@ -312,8 +312,8 @@ def test_a_virtual_device_replaces_a_device_that_is_gone(dry: DryRun, host: Host
 def test_after_a_crash_of_llama_cpp_the_next_placement_is_measured(host: Host, tiny_model: Path) -> None:
     with DryRun() as dry:
         meter = dry.meter(read_header(tiny_model), a_context(n_ctx=512), CARDS, host, 0)
-        bad, good = (placement_from_counts(["GPU0", "GPU1"], counts, 4) for counts in ([3, 1], [2, 2]))
-        for _ in range(2):
+        bad, *goods, last = (placement_from_counts(["GPU0", "GPU1"], [n, 4 - n], 4) for n in (3, 2, 1, 4))
+        for good in goods:
             dry.check()
             os.kill(child_of(dry), signal.SIGABRT)
             with pytest.raises(EngineDied):
@@ -321,7 +321,18 @@ def test_after_a_crash_of_llama_cpp_the_next_placement_is_measured(host: Host, t
             assert meter(good).devices
         with pytest.raises(EngineDied, match="twice"):
             meter(bad)
-        assert meter(good).devices
+        assert meter(last).devices
+
+
+def test_a_placement_is_measured_once(host: Host, tiny_model: Path) -> None:
+    with DryRun() as dry:
+        meter = dry.meter(read_header(tiny_model), a_context(n_ctx=512), CARDS, host, 0)
+        placement = placement_from_counts(["GPU0", "GPU1"], [2, 2], 4)
+        measured = meter(placement)
+        os.kill(child_of(dry), signal.SIGKILL)
+        assert meter(placement) == measured
+        with pytest.raises(EngineDied):
+            dry.meter(read_header(tiny_model), a_context(n_ctx=1024), CARDS, host, 0)(placement)
 
 
 def test_recurrent_states_on_the_host_take_no_memory(host: Host, headers: dict[str, Header]) -> None:

@@ -59,6 +59,7 @@ class DryRun:
         self._folder = tempfile.TemporaryDirectory(prefix="vram-llm-")
         self._stripped: dict[int, tuple[Header, Path]] = {}  # by the id of the header
         self._n_crashes: Counter[tuple[Placement, Context]] = Counter()
+        self._replies: dict[bytes, DryRunReply] = {}  # for virtual devices, by the encoded request
         self._can_use_real_devices = True  # until one of them ends the process
         self._process: _DryRunProcess | None = _DryRunProcess(Path(self._folder.name))
 
@@ -122,6 +123,9 @@ class DryRun:
         Raises ModelRefused if llama.cpp refuses it, EngineDied if the process ends or does not reply in time,
         NotBuilt as `check`.
         """
+        encoded = msgspec.json.encode(request)
+        if encoded in self._replies:
+            return self._replies[encoded]
         key = (request.placement, request.context)
         if self._n_crashes[key] >= _MAX_CRASHES:
             raise EngineDied("llama.cpp ended twice over this placement, so it cannot be measured")
@@ -132,6 +136,8 @@ class DryRun:
             raise
         if reply.refusal:
             raise ModelRefused(reply.refusal.replace(request.path, self._model_name(request.path)))
+        if request.mode is DryRunMode.VIRTUAL:
+            self._replies[encoded] = reply
         return reply
 
     def measure_on_best(self, request: DryRunRequest) -> DryRunReply:
