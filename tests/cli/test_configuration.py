@@ -18,7 +18,6 @@ from vram_llm.cli.configured_command import (
     CONFIG_DIR_VARIABLE,
     CONFIG_VARIABLE,
     ConfiguredCommand,
-    config_option,
     key_of,
     options_by_key,
     variable_of,
@@ -29,20 +28,17 @@ from vram_llm.errors import VramLLMError
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.keys_file import add_key
 
-Outcome = tuple[ServerConfig, PlanOptions] | str
+Outcome = tuple[ServerConfig, PlanOptions, dict[str, Any]] | str
 
 
 @click.command(cls=ConfiguredCommand)
-@click.argument("model", required=False)
-@click.option("--model", "-m", "model_option")
-@click.option("--plan", "plan_file")
-@click.option("--smart-split", is_flag=True)
-@click.option("--verbose", is_flag=True)
-@config_option
 @server_options
 @plan_options
-def command(server: ServerConfig, options: PlanOptions, **names: Any) -> Any:
-    return server, options, names
+def command(server: ServerConfig, options: PlanOptions, **others: Any) -> Any:
+    return server, options, others
+
+
+command.params = serve.command.params  # those that `serve` has for itself are in `others`
 
 
 def run(*args: str, env: Mapping[str, str] | None = None) -> Any:
@@ -53,10 +49,10 @@ def run(*args: str, env: Mapping[str, str] | None = None) -> Any:
 def outcome(*args: str, env: Mapping[str, str] | None = None) -> Outcome:
     """The configuration, or the kind of error: two options may contradict each other."""
     try:
-        server, options, _ = run(*args, env=env)
+        server, options, others = run(*args, env=env)
     except (click.UsageError, VramLLMError) as error:
         return type(error).__name__
-    return server, options
+    return server, options, others
 
 
 @pytest.fixture(scope="module")
@@ -154,10 +150,6 @@ def line_of(key: str, value: Any) -> str:
 OPTIONS = {key_of(option): option for option in options_by_key(command).values()}
 
 
-def test_all_options_of_serve_are_tried() -> None:
-    assert set(OPTIONS) == {key_of(option) for option in options_by_key(serve.command).values()}
-
-
 def check_same(keys: list[str], data: st.DataObject, files: Mapping[str, str], folder: Path) -> None:
     args: list[str] = []
     env: dict[str, str] = {}
@@ -247,8 +239,8 @@ def test_what_a_flag_contradicts_is_not_taken_from_a_file(text: str, tmp_path: P
     path = tmp_path / "c.yaml"
     path.write_text(text)
     args, wanted = REPLACED[text]
-    _, options, names = run("--config", str(path), *args)
-    assert {name: names[name] for name in wanted} == wanted
+    _, options, others = run("--config", str(path), *args)
+    assert {name: others[name] for name in wanted} == wanted
     assert options.given == (("--tensor-split",) if "--tensor-split" in args else ())
 
 
@@ -270,8 +262,8 @@ def test_options_of_parts_of_layers_keep_their_order_and_are_replaced_together(t
 def test_home_is_the_users_own(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("model: ~/m.gguf\nlora: [~/a.gguf:0.5, b~/c]")
-    _, options, names = run("--config", str(path), env={"HOME": "/home/ann"})
-    assert names["model_option"] == "/home/ann/m.gguf"
+    _, options, others = run("--config", str(path), env={"HOME": "/home/ann"})
+    assert others["model_option"] == "/home/ann/m.gguf"
     assert [lora.path for lora in options.workload.loras] == ["/home/ann/a.gguf", "b~/c"]
 
 
