@@ -1,6 +1,7 @@
 """GET /metrics: names and meanings of vLLM's and llama-server's metrics, and ours; also /slots."""
 
 import asyncio
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import CollectorRegistry
 
 from tests.conftest import PlanOnCpu
 from tests.engine.harness import GREEDY, make_request, running
@@ -19,7 +22,7 @@ from tests.machine.test_device_readings import three_cards
 from tests.patience import soon
 from tests.planner.saved import local, saved_plan
 from tests.server.conftest import Connect
-from tests.server.fake_engine import FakeEngine
+from tests.server.fake_engine import INFO, FakeEngine
 from tests.server.live import app_of, in_process
 from vram_llm import __version__
 from vram_llm.engine.bucket_counts import BucketCounts, bounds_1_2_5
@@ -28,6 +31,8 @@ from vram_llm.engine.request import FinishReason, TokenEvent
 from vram_llm.engine.request_metrics import RequestMetrics
 from vram_llm.engine.stats import STEP_TOKENS, EngineStats, with_earlier
 from vram_llm.planner.types import Plan
+from vram_llm.server.metrics.exposition import ServerCollector
+from vram_llm.server.metrics.system_readings import SystemReadings
 from vram_llm.units import GIB
 
 VLLM = (
@@ -122,6 +127,25 @@ async def test_what_is_unknown_is_left_out(client: httpx.AsyncClient, engine: Fa
     assert "vram_llm:device_temperature_celsius" not in samples
     assert "vram_llm:device_held_bytes" not in samples
     assert "vram_llm:device_planned_bytes" in samples
+
+
+async def test_the_text_is_prometheus_clients(rig: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.info = dataclasses.replace(INFO, name='ti"n\\y\n')
+    for n_steps in (1, 2**60):  # the second time the beginnings of lines are known
+        engine.totals = EngineStats(n_steps=n_steps, llama_s=n_steps / 3)
+        engine.metrics.histograms.end_to_end_s.observe(n_steps)
+        collector, registry = ServerCollector(engine), CollectorRegistry()
+        collector.reading = await SystemReadings().latest(None)
+        registry.register(collector)
+        ours, theirs = (await rig.get("/metrics")).text, generate_latest(registry).decode()
+        assert _steady(ours) == _steady(theirs)
+
+
+def _steady(text: str) -> list[tuple[str, float]]:
+    """Lines and their values, without the host's memory, which changes."""
+    lines = [line for line in text.splitlines() if not line.startswith("vram_llm:host_")]
+    parts = [(line, "", "0") if line[0] == "#" else line.rpartition(" ") for line in lines]
+    return [(start, float(value)) for start, _, value in parts]
 
 
 async def test_openmetrics(rig: httpx.AsyncClient) -> None:

@@ -1,7 +1,8 @@
-"""Families of metrics with one set of labels, in prometheus_client's types."""
+"""Families of metrics: the interface of what takes them, and prometheus_client's objects."""
 
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
+from typing import Literal, Protocol
 
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -12,44 +13,83 @@ from prometheus_client.metrics_core import (
 
 from vram_llm.engine.bucket_counts import BucketCounts
 
-Labelled = Iterable[tuple[tuple[str, ...], float | None]]  # label values and a value; None: not known
+Labels = tuple[str, ...]
+Samples = list[tuple[Labels, float]]  # values of labels, and a value
+Labelled = Iterable[tuple[Labels, float | None]]  # None: not known
+
+
+class FamilySink(Protocol):
+    """Takes families. `names` are those of labels."""
+
+    def add(
+        self, kind: Literal["gauge", "counter"], name: str, text: str, names: Labels, samples: Samples
+    ) -> None:
+        """A family with at least one sample."""
+
+    def add_histogram(
+        self, name: str, text: str, names: Labels, values: Labels, observed: BucketCounts
+    ) -> None:
+        """A histogram of one set of labels."""
+
+
+class MetricSink:
+    """Makes prometheus_client's objects."""
+
+    def __init__(self) -> None:
+        self.found: list[Metric] = []
+
+    def add(
+        self, kind: Literal["gauge", "counter"], name: str, text: str, names: Labels, samples: Samples
+    ) -> None:
+        """See FamilySink."""
+        make = GaugeMetricFamily if kind == "gauge" else CounterMetricFamily
+        family = make(name, text, labels=names)
+        for values, value in samples:
+            family.add_metric(values, value)
+        self.found.append(family)
+
+    def add_histogram(
+        self, name: str, text: str, names: Labels, values: Labels, observed: BucketCounts
+    ) -> None:
+        """See FamilySink."""
+        family = HistogramMetricFamily(name, text, labels=names)
+        bounds = (*(str(float(bound)) for bound in observed.bounds), "+Inf")
+        buckets = list(zip(bounds, map(float, accumulate(observed.counts)), strict=True))
+        family.add_metric(values, buckets, observed.total)
+        self.found.append(family)
 
 
 class Families:
-    """Collects families of names that begin with `prefix`, whose samples all have `labels`."""
+    """Passes families to `sink` whose names begin with `prefix`, and whose samples all have `labels`."""
 
-    def __init__(self, prefix: str, labels: Mapping[str, str]) -> None:
+    def __init__(self, sink: FamilySink, prefix: str, labels: Mapping[str, str]) -> None:
+        self._sink = sink
         self._prefix = prefix
         self._names, self._values = tuple(labels), tuple(labels.values())
-        self.found: list[Metric] = []
 
     def gauge(self, name: str, text: str, value: float | None) -> None:
         """A gauge; none if the value is not known."""
         self.gauges(name, text, (), [((), value)])
 
-    def gauges(self, name: str, text: str, labels: tuple[str, ...], samples: Labelled) -> None:
+    def gauges(self, name: str, text: str, labels: Labels, samples: Labelled) -> None:
         """A gauge with further labels. Values that are not known are left out."""
-        self._add(GaugeMetricFamily(self._prefix + name, text, labels=self._names + labels), samples)
+        self._add("gauge", name, text, labels, samples)
 
     def counter(self, name: str, text: str, value: float) -> None:
         """A counter; `name` is without "_total"."""
         self.counters(name, text, (), [((), value)])
 
-    def counters(self, name: str, text: str, labels: tuple[str, ...], samples: Labelled) -> None:
+    def counters(self, name: str, text: str, labels: Labels, samples: Labelled) -> None:
         """A counter with further labels."""
-        self._add(CounterMetricFamily(self._prefix + name, text, labels=self._names + labels), samples)
+        self._add("counter", name, text, labels, samples)
 
     def histogram(self, name: str, text: str, observed: BucketCounts) -> None:
         """A histogram of what was observed."""
-        family = HistogramMetricFamily(self._prefix + name, text, labels=self._names)
-        bounds = (*(str(float(bound)) for bound in observed.bounds), "+Inf")
-        buckets = list(zip(bounds, map(float, accumulate(observed.counts)), strict=True))
-        family.add_metric(self._values, buckets, observed.total)
-        self.found.append(family)
+        self._sink.add_histogram(self._prefix + name, text, self._names, self._values, observed)
 
-    def _add(self, family: GaugeMetricFamily | CounterMetricFamily, samples: Labelled) -> None:
-        for values, value in samples:
-            if value is not None:
-                family.add_metric(self._values + values, value)
-        if family.samples:
-            self.found.append(family)
+    def _add(
+        self, kind: Literal["gauge", "counter"], name: str, text: str, labels: Labels, samples: Labelled
+    ) -> None:
+        known = [(self._values + values, value) for values, value in samples if value is not None]
+        if known:
+            self._sink.add(kind, self._prefix + name, text, self._names + labels, known)

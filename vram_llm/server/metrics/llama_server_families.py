@@ -1,14 +1,12 @@
 """llama-server's metrics, under its names (tools/server/server-task.cpp, to_metrics)."""
 
-from prometheus_client.metrics_core import Metric
-
 from vram_llm.engine.activity import EngineActivity
-from vram_llm.server.metrics.families import Families
+from vram_llm.server.metrics.families import Families, FamilySink
 
 
-def llama_server_families(activity: EngineActivity) -> list[Metric]:
-    """The families. Seconds are sums over requests that have ended; averages are those since the start."""
-    families = Families("llamacpp:", {})
+def add_llama_server_families(sink: FamilySink, activity: EngineActivity) -> None:
+    """Add the families. Seconds are sums over requests that have ended, averages those since the start."""
+    families = Families(sink, "llamacpp:", {})
     totals, times = activity.totals, activity.histograms
     prompt_s, predicted_s = times.prefill_s.total, times.decode_s.total
     for name, text, value in (
@@ -33,7 +31,6 @@ def llama_server_families(activity: EngineActivity) -> list[Metric]:
         ("n_busy_slots_per_decode", "Sequences of a step.", _per(totals.n_step_sequences, totals.n_steps)),
     ):
         families.gauge(name, text, value)
-    return families.found
 
 
 def _predicted(activity: EngineActivity) -> float:

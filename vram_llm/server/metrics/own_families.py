@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
-from prometheus_client.metrics_core import Metric
-
 from vram_llm._version import __version__
 from vram_llm.engine.activity import EngineActivity
 from vram_llm.machine.device_readings import THROTTLE_REASONS
 from vram_llm.planner.types import HOST
-from vram_llm.server.metrics.families import Families, Labelled
+from vram_llm.server.metrics.families import Families, FamilySink, Labelled
 from vram_llm.server.metrics.status_reply import BufferBytes, EnginePhase, StatusDevice, StatusHost
 
 _PHASES: tuple[EnginePhase, ...] = ("loading", "ready", "restarting", "stopping", "failed")
@@ -40,17 +38,20 @@ _PCIE_GAUGES = (
 )
 
 
-def own_families(
-    activity: EngineActivity, phase: EnginePhase, devices: Sequence[StatusDevice], host: StatusHost
-) -> list[Metric]:
-    """The families; devices and host are those of /status."""
-    families = Families("vram_llm:", {})
+def add_own_families(
+    sink: FamilySink,
+    activity: EngineActivity,
+    phase: EnginePhase,
+    devices: Sequence[StatusDevice],
+    host: StatusHost,
+) -> None:
+    """Add the families; devices and host are those of /status."""
+    families = Families(sink, "vram_llm:", {})
     _add_engine(families, activity, phase)
     _add_steps(families, activity)
     _add_cache(families, activity)
     _add_memory(families, devices, host)
     _add_readings(families, devices)
-    return families.found
 
 
 def _add_engine(families: Families, activity: EngineActivity, phase: EnginePhase) -> None:

@@ -3,28 +3,28 @@
 A prompt's tokens include those that were cached. A finished request is an answer, one for each choice.
 """
 
-from prometheus_client.metrics_core import Metric
-
 from vram_llm.engine.activity import EngineActivity
 from vram_llm.engine.bucket_counts import BucketCounts
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request_metrics import ABORT
 from vram_llm.engine.stats import STEP_TOKENS
-from vram_llm.server.metrics.families import Families
+from vram_llm.server.metrics.families import Families, FamilySink
 
 PREFIX = "vllm:"
 ENGINE = "0"  # vLLM numbers its engines
 _REASONS = ("stop", "length", ABORT, "error")
 
 
-def vllm_families(activity: EngineActivity, model_name: str, info: ModelInfo | None) -> list[Metric]:
-    """The families; `info` is of the loaded model."""
-    families = Families(PREFIX, {"model_name": model_name, "engine": ENGINE})
+def add_vllm_families(
+    sink: FamilySink, activity: EngineActivity, model_name: str, info: ModelInfo | None
+) -> None:
+    """Add the families; `info` is of the loaded model."""
+    families = Families(sink, PREFIX, {"model_name": model_name, "engine": ENGINE})
     _add_state(families, activity)
     _add_counters(families, activity)
     _add_times(families, activity)
     _add_sizes(families, activity)
-    return families.found + _infos(activity, info)
+    _add_infos(sink, activity, info)
 
 
 def _add_state(families: Families, activity: EngineActivity) -> None:
@@ -83,10 +83,11 @@ def _add_sizes(families: Families, activity: EngineActivity) -> None:
     families.histogram("iteration_tokens_total", "Tokens of an engine step.", steps)
 
 
-def _infos(activity: EngineActivity, info: ModelInfo | None) -> list[Metric]:
+def _add_infos(sink: FamilySink, activity: EngineActivity, info: ModelInfo | None) -> None:
     """Facts as labels of gauges that are 1."""
     context, serving = activity.plan.context, activity.plan.serving
     of_cache = Families(
+        sink,
         PREFIX,
         {
             "engine": ENGINE,
@@ -98,13 +99,12 @@ def _infos(activity: EngineActivity, info: ModelInfo | None) -> list[Metric]:
     )
     of_cache.gauge("cache_config_info", "The KV cache.", 1)
     if info is None or not info.adapters:
-        return of_cache.found
+        return
     running = _adapters(activity, info, waiting=False)
     waiting = _adapters(activity, info, waiting=True)
     names = {"running_lora_adapters": running, "waiting_lora_adapters": waiting}
-    of_adapters = Families(PREFIX, {"max_lora": str(len(info.adapters)), **names})
+    of_adapters = Families(sink, PREFIX, {"max_lora": str(len(info.adapters)), **names})
     of_adapters.gauge("lora_requests_info", "Adapters of the requests in flight.", 1)
-    return of_cache.found + of_adapters.found
 
 
 def _adapters(activity: EngineActivity, info: ModelInfo, *, waiting: bool) -> str:
