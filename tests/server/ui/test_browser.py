@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.patience import PATIENCE_S, looks
@@ -32,6 +33,12 @@ STYLES = {
     "weights": "weights", "context": "kv", "compute": "compute", "overhead": "overhead",
     "companions": "companions", "reserve": "reserve",
 }  # fmt: skip
+REACHED = """() => {
+    const reached = document.activeElement;
+    reached.dataset.reached = "";
+    return reached.getAttribute("aria-label") ?? reached.innerText;
+}"""
+PHONE: Any = {"width": 390, "height": 844}
 BUFFERS = ("weights", "context", "compute")
 PATIENCE_MS = 1000 * PATIENCE_S
 VIOLATIONS = """
@@ -174,6 +181,23 @@ def planned_gauges(exposition: str) -> dict[str, dict[str, int]]:
     return found
 
 
+def stopped_while_it_loads(served: Serving) -> psutil.Process:
+    """The next engine, stopped so that a page that asks each second sees it load."""
+    for _ in looks():
+        with contextlib.suppress(ValueError, psutil.Error):  # there is none yet, or it has ended
+            engine = served.engine()
+            engine.suspend()
+            if httpx.get(f"{served.url}/status").json()["engine"]["state"] != "ready":
+                return engine
+            engine.kill()  # it was too quick
+    raise AssertionError("no engine was started again")
+
+
+def is_narrow(page: "Page") -> bool:
+    """Whether nothing is wider than the screen."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
+
 def serious(page: "Page") -> list[str]:
     """What axe-core finds that is serious or critical."""
     page.evaluate(AXE.read_text(encoding="utf-8"))
@@ -202,6 +226,8 @@ def test_under_load(watched: Watched, served: Serving) -> None:
             name: parts for name, parts in shown.items() if name.endswith("planned")
         }
         assert shown["host planned"]["weights"] > 0
+        page.set_viewport_size(PHONE)
+        assert is_narrow(page)
         page.get_by_role("button", name="Cancel request").first.click()
         page.locator("#requests tbody tr").nth(1).wait_for(state="detached")
         assert [json.loads(line.removeprefix("data: "))["error"]["code"] for line in ends] == [
@@ -285,21 +311,34 @@ def test_what_if_answers_the_last_move(watched: Watched, served: Serving) -> Non
     watched.check_quiet()
 
 
+def test_all_controls_are_reached_by_keyboard(watched: Watched, served: Serving) -> None:
+    page = watched.page
+    watched.open(served.url)
+    page.locator("#rig .device").first.wait_for()
+    controls = page.locator("a, button:enabled, input, select, textarea, summary, [tabindex='0']")
+    n_controls = controls.filter(visible=True).count()
+    names = set()
+    for _ in range(n_controls):
+        page.keyboard.press("Tab")
+        names.add(page.evaluate(REACHED))
+    assert {"Skip to the content", "Message", "Send"} <= names
+    assert page.locator("[data-reached]").count() == n_controls
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(watched: Watched, served: Serving, scheme: Any) -> None:
     """On a phone too, where nothing is wider than the screen."""
     page = watched.page
     page.emulate_media(color_scheme=scheme)
     if scheme == "dark":
-        page.set_viewport_size({"width": 390, "height": 844})
+        page.set_viewport_size(PHONE)
     watched.open(served.url)
     page.locator("#rig .device").first.wait_for()
     for name in ("What if", "Log"):
         page.get_by_role("heading", name=name).click()
     watched.has("as served", "#what-if .verdict")
     assert serious(page) == []
-    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-    page.keyboard.press("Tab")
+    assert is_narrow(page)
     watched.check_quiet()
 
 
@@ -324,7 +363,9 @@ def test_the_engine_and_the_server_end_and_come_back(watched: Watched, served: S
     with endless(served.url, 1):
         page.locator("#requests tbody tr").first.wait_for()
         served.engine().kill()
-        page.locator(".banner.bad", has_text="The engine is").wait_for()
+        following = stopped_while_it_loads(served)
+        page.locator(".banner.bad", has_text="The engine is restarting").wait_for()
+        following.resume()
         page.locator("header .state.ready").wait_for()
     assert page.locator(".banner.bad").count() == 0
     served.end()

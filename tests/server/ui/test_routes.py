@@ -109,7 +109,7 @@ async def test_what_may_be_asked(client: httpx.AsyncClient, connect: Connect) ->
     options = (await connect(ui=Ui(FakePlanner())).get("/plan")).json()
     assert "NVIDIA GeForce RTX 3060 12GB" in options["cards"]
     assert (options["served"]["n_ctx"], options["n_ctx_train"]) == (512, 4096)
-    assert (await client.get("/plan")).status_code == 503  # it has no planner
+    assert (await client.get("/plan")).status_code == 404  # it has no planner
 
 
 async def test_scopes(connect: Connect, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from vram_llm.errors import Overloaded
 from vram_llm.machine import catalog
 from vram_llm.server.api_keys import current_key
-from vram_llm.server.errors import Unavailable
+from vram_llm.server.errors import UnknownRoute
 from vram_llm.server.generation import while_connected
 from vram_llm.server.openapi import body_route, refusals
 from vram_llm.server.read_body import read_fields
@@ -27,10 +27,10 @@ def plan_router(planner: WhatIfPlanner | None) -> APIRouter:
 
     def present() -> WhatIfPlanner:
         if planner is None:
-            raise Unavailable("This server was started without a planner")
+            raise UnknownRoute("This server was started without a planner")
         return planner
 
-    @router.get("/plan", summary="What POST /plan accepts", responses=refusals(401, 403, 503))
+    @router.get("/plan", summary="What POST /plan accepts", responses=refusals(401, 403, 404))
     async def options() -> PlanOptionsReply:
         planner = present()
         return PlanOptionsReply(

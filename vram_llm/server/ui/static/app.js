@@ -50,6 +50,7 @@ function useStatus() {
 function KeyDialog({ isWanted, refusal, onKey }) {
   const dialog = useRef(null);
   const input = useRef(null);
+  const [hasTried, setTried] = useState(false);
   useEffect(() => {
     if (isWanted && !dialog.current.open) dialog.current.showModal();
     if (!isWanted && dialog.current.open) dialog.current.close();
@@ -58,13 +59,14 @@ function KeyDialog({ isWanted, refusal, onKey }) {
     event.preventDefault();
     setKey(input.current.value.trim());
     input.current.value = "";
+    setTried(true);
     onKey();
   };
   return html`<dialog ref=${dialog} aria-labelledby="key-title"><form onSubmit=${use}>
     <h2 id="key-title">API key</h2>
     <p>This server asks for a key. The page keeps it in memory until it is closed, and stores it nowhere.</p>
     <label class="field"><span>Key</span><input ref=${input} type="password" autocomplete="off" required autofocus /></label>
-    ${refusal?.code === "invalid_api_key" && html`<p class="dim" role="status">${refusal.message}</p>`}
+    ${hasTried && refusal && html`<p class="dim" role="status">${refusal.message}</p>`}
     <button type="submit" class="main">Use this key</button>
   </form></dialog>`;
 }
