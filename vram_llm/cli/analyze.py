@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -42,16 +43,35 @@ _PARTS = (
     help="The same as the argument.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(model: str | None, model_option: str | None, as_json: bool) -> None:
+@click.option("--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help=(
+    "Draw the bytes of each layer by role too, as FILE.svg or FILE.png. Needs the extra vram-llm[plot]."
+))  # fmt: skip
+@click.option("--gpu", "gpus", multiple=True, metavar="RIG", help=(
+    "With --plot: colour the layers by the device that a plan for these cards puts them on. Repeat for more."
+))  # fmt: skip
+def command(
+    model: str | None, model_option: str | None, as_json: bool, picture: Path | None, gpus: tuple[str, ...]
+) -> None:
     """Show the sizes, layers and KV cache of MODEL, a GGUF file or any shard of one.
 
     MODEL may be "demo", the built-in model.
     """
     if (model is None) == (model_option is None):
         raise click.UsageError("name one model: `vram-llm analyze MODEL`")
+    if gpus and picture is None:
+        raise click.UsageError(
+            "--gpu colours the picture: give --plot FILE.svg too, or plan with `vram-llm plan`"
+        )
+    if picture is not None:
+        from vram_llm.pictures.canvas import check_picture
+
+        check_picture(picture)
     from vram_llm.workflows.detection import analyze
 
-    profile = analyze(model or model_option or "")
+    name = model or model_option or ""
+    profile = analyze(name)
+    if picture is not None:
+        _draw(picture, name, profile, gpus)
     if as_json:
         from vram_llm.cli.analyze_json import analyzed
         from vram_llm.cli.json_document import document
@@ -59,6 +79,17 @@ def command(model: str | None, model_option: str | None, as_json: bool) -> None:
         click.echo(document(analyzed(profile)))
     else:
         _print(profile)
+
+
+def _draw(picture: Path, name: str, profile: "ModelProfile", gpus: tuple[str, ...]) -> None:
+    """Draw the layers, with the devices of a plan for `gpus` if there are any."""
+    from vram_llm.pictures.draw_layers import draw_layers
+    from vram_llm.planner.pictures import layer_picture
+    from vram_llm.workflows import detection, planning
+
+    plan = planning.plan(name, detection.detect(gpus)) if gpus else None
+    draw_layers(layer_picture(profile, plan), picture)
+    terminal.say(f"picture: {picture}", err=True)
 
 
 def _print(profile: "ModelProfile") -> None:

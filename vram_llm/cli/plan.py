@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from vram_llm.cli import terminal
 from vram_llm.cli.complete_model import complete_model
 from vram_llm.cli.next_command import given_words, next_command
 from vram_llm.cli.option_types import CountOrAllType
@@ -17,8 +18,9 @@ from vram_llm.model.location import is_remote
 from vram_llm.planner.export.formats import FORMATS
 
 if TYPE_CHECKING:
+    from vram_llm.llama.dryrun.client import DryRun
     from vram_llm.machine.types import Machine
-    from vram_llm.planner.types import Plan
+    from vram_llm.planner.types import Plan, Workload
 
 
 @click.command("plan", cls=ShortFlagsCommand)
@@ -84,6 +86,10 @@ if TYPE_CHECKING:
         "alone, with what it saves and costs, and the memory by context and KV type."
     ),
 )
+@click.option("--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help=(
+    "Draw the plan too, as FILE.svg or FILE.png: the memory of each device, memory by context and KV type, "
+    "the memory floor, speed by depth. Needs the extra vram-llm[plot]."
+))  # fmt: skip
 @plan_options
 def command(
     options: PlanOptions,
@@ -97,6 +103,7 @@ def command(
     n_ways: int | None,
     verbose: bool,
     wants_floor: bool,
+    picture: Path | None,
 ) -> None:
     """Plan MODEL over this machine's devices, RPC workers or other cards.
 
@@ -114,6 +121,7 @@ def command(
     _refuse_contradictions(name, form, plan_file, others, about_report, as_json=as_json)
     if wants_floor:
         _refuse_with_floor(name, form, plan_file, others, about_report)
+    _check_picture(picture, name, plan_file, others, wants_floor=wants_floor)
     if plan_file is not None:
         _check(plan_file, options, as_json)
         return
@@ -128,13 +136,15 @@ def command(
         if name is None:
             _show_machine(machine, options.workload.reserve_bytes, as_json)
             name = built_in("planning")
-        flags = [*about_report, *(["--emit"] if form else []), *(["--floor"] if wants_floor else [])]
+        given = {"--emit": form, "--floor": wants_floor, "--plot": picture}
+        flags = [*about_report, *(flag for flag, value in given.items() if value)]
         if (name := only_model(name, options, machine, dry, as_json=as_json, flags=flags)) is None:
             return
         if wants_floor:
             show_floor(name, options, machine, dry, as_json=as_json)
             return
         plan = planning.plan(name, machine, options.workload, dry)
+        _draw(picture, name, machine, options.workload, plan, dry)
     if as_json or form is not None:
         from vram_llm.planner.export.formats import emit
 
@@ -181,6 +191,39 @@ def _refuse_with_floor(
     others_given = {"--emit": form, "--check": plan_file, "--compare": others}
     if given := [*about_report, *(flag for flag, value in others_given.items() if value)]:
         raise click.UsageError(f"--floor prints tables of its own: leave {given[0]} out")
+
+
+def _check_picture(
+    picture: Path | None,
+    model: str | None,
+    plan_file: str | None,
+    others: tuple[str, ...],
+    *,
+    wants_floor: bool,
+) -> None:
+    """Raises UsageError for what --plot does not go with, and the errors of `check_picture`."""
+    if picture is None:
+        return
+    from vram_llm.pictures.canvas import check_picture
+
+    given = {"--check": plan_file, "--compare": others, "--floor": wants_floor}
+    if other := next((flag for flag, value in given.items() if value), None):
+        raise click.UsageError(f"--plot draws one plan, its memory floor included: leave {other} out")
+    if model is None:
+        raise click.UsageError("give the model: `vram-llm plan MODEL --plot FILE.svg`")
+    check_picture(picture)
+
+
+def _draw(
+    picture: Path | None, name: str, machine: "Machine", workload: "Workload", plan: "Plan", dry: "DryRun"
+) -> None:
+    if picture is None:
+        return
+    from vram_llm.pictures.draw_plan import draw_plan
+    from vram_llm.workflows.pictures import plan_picture
+
+    draw_plan(plan_picture(name, machine, workload, plan, dry), picture)
+    terminal.say(f"picture: {picture}", err=True)
 
 
 def _show_plan(plan: "Plan", model: str, *, n_ways: int | None, verbose: bool, explain: bool) -> None:
