@@ -250,8 +250,19 @@ def test_rates_are_those_of_the_last_seconds(now: float, rate: float) -> None:
     for at, n_tokens in samples:
         if at <= now:
             counted = LoadCounts(generation_tokens=n_tokens, n_first=1, first_s=0.5)
+            assert load.grows(at)
             load.note(counted, at)
     assert load.rates(counted, now).generation_tokens_per_s == pytest.approx(rate)
+
+
+def test_the_last_tokens_before_a_pause_count_for_the_window_alone() -> None:
+    load, counted = RecentLoad(100.0), LoadCounts(generation_tokens=1)
+    assert load.grows(200.0)
+    load.note(counted, 200.0)
+    assert not load.grows(200.3)  # too early for another sample
+    counted = LoadCounts(generation_tokens=10, n_later=9, later_s=0.3)
+    assert load.rates(counted, 203.0).generation_tokens_per_s == pytest.approx(2.0)
+    assert load.rates(counted, 206.0) == (0.0, 0.0, None, None)
 
 
 # -- the real engine -----------------------------------------------------------------------------

@@ -279,7 +279,7 @@ class EngineClient(EngineProcess):
             case wire.StepEvents(events, stats):
                 self.stats, self._n_unreported = stats, 0
                 self._metrics.note_events(events, now := time.monotonic())
-                if self._recent.is_due(now):
+                if self._recent.grows(now):
                     self._recent.note(self._load_counts(self.totals), now)
                 self._in_flight.deliver(events)
             case DecodeTick(texts, tokens, ids):

@@ -33,9 +33,11 @@ class RecentLoad:
 
     def __init__(self, now: float) -> None:
         self._samples = deque([(now, LoadCounts())])
+        self._grew_at = now
 
-    def is_due(self, now: float) -> bool:
-        """Whether `note` would keep anything."""
+    def grows(self, now: float) -> bool:
+        """Counts have grown. Returns whether they are due for `note`."""
+        self._grew_at = now
         return now - self._samples[-1][0] >= _EVERY_S
 
     def note(self, counts: LoadCounts, now: float) -> None:
@@ -47,6 +49,8 @@ class RecentLoad:
 
     def rates(self, counts: LoadCounts, now: float) -> RecentRates:
         """What the counts have grown by in the window that ends now."""
+        if now - self._grew_at >= _WINDOW_S:  # the last sample may be older than the last growth
+            return RecentRates(0.0, 0.0, None, None)
         before = max((s for s in self._samples if s[0] <= now - _WINDOW_S), default=self._samples[0])
         prompts, generated, n_first, first_s, n_later, later_s = map(sub, counts, before[1])
         seconds = min(now - before[0], _WINDOW_S)  # after an older sample nothing grew for a while
