@@ -14,6 +14,7 @@ from tests.engine.harness import make_request, running
 from tests.machine.test_device_readings import three_cards
 from tests.patience import soon, until
 from tests.planner.saved import local, remote, saved_plan
+from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine
 from tests.server.live import app_of, in_process
 from vram_llm import __version__
@@ -106,6 +107,23 @@ async def test_it_answers_in_every_state(
     engine.state, engine.detail, engine.info = state, "why", INFO if has_loaded else None
     now = await status(client)
     assert (now["engine"]["state"], now["engine"]["reason"]) == (phase, "why")
+
+
+async def test_an_open_server_hides_programs_and_ids_of_others(
+    rig: FakeEngine, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", three_cards())
+    for address in ("10.0.0.7", "127.0.0.1"):  # the client of this test has the second one
+        rig.metrics.begin(dataclasses.replace(make_request(f"resp_{address}-0"), client=address), 1.0)
+    for is_open, ids in (
+        (True, ["hidden-0", "resp_127.0.0.1-0"]),
+        (False, ["resp_10.0.0.7-0", "resp_127.0.0.1-0"]),
+    ):
+        client = connect(insecure=is_open)
+        now, slots = await status(client), (await client.get("/slots")).json()
+        assert [each["id"] for each in now["requests"]] == ids
+        assert [each["id_task"] for each in slots if each["is_processing"]] == ids
+        assert (now["devices"][1]["processes"] is None) is is_open
 
 
 async def test_readings_are_taken_once_a_second_when_asked() -> None:

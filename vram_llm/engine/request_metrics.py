@@ -25,8 +25,8 @@ _REQUEST_S = (
     960.0, 1920.0, 7680.0,
 )  # fmt: skip
 _CHOICES = (1, 2, 5, 10, 20)
-_ENDINGS = {FinishReason.CANCELLED: "abort"}  # vLLM's word
-ABORT = "abort"
+ABORT = "abort"  # vLLM's word
+_ENDINGS = {FinishReason.CANCELLED: ABORT}
 
 RequestState = Literal["waiting", "prefill", "decode"]
 
@@ -36,6 +36,7 @@ class RequestSnapshot:
     """A request in flight. None: not known yet."""
 
     id: str
+    client: str  # the name of its API key, or its address where there are no keys
     state: RequestState
     prompt_tokens: int | None
     cached_tokens: int | None
@@ -54,6 +55,7 @@ class RequestSnapshot:
 class RequestTimes:
     """Times of one request, in seconds of one clock, and its counts as the engine sent them."""
 
+    client: str
     arrived_at: float
     submitted_at: float
     max_tokens: int | None
@@ -108,11 +110,12 @@ class RequestMetrics:
 
     def begin(self, request: Request | EmbeddingRequest, now: float) -> None:
         """A request was submitted."""
-        arrived_at = request.arrived_at or now
+        client, arrived_at = request.client, request.arrived_at or now
         if isinstance(request, EmbeddingRequest):
-            self._requests[request.id] = RequestTimes(arrived_at, now, max_tokens=0)
+            self._requests[request.id] = RequestTimes(client, arrived_at, now, max_tokens=0)
             return
-        self._requests[request.id] = RequestTimes(arrived_at, now, request.max_tokens, request.adapters)
+        times = RequestTimes(client, arrived_at, now, request.max_tokens, request.adapters)
+        self._requests[request.id] = times
         if request.n:
             self.histograms.choices.observe(request.n)
 
@@ -195,6 +198,7 @@ class RequestMetrics:
         for request_id, times in self._requests.items():
             yield RequestSnapshot(
                 id=request_id,
+                client=times.client,
                 state=self._state(request_id, times, unsent),
                 prompt_tokens=times.n_prompt or None,
                 cached_tokens=times.n_cached if times.n_prompt else None,

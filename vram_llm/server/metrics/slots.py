@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from vram_llm.engine.request_metrics import RequestSnapshot
 from vram_llm.server.errors import Unavailable
+from vram_llm.server.metrics.shown_requests import shown_requests
 from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.serving_context import ServingContext
@@ -55,14 +56,14 @@ class SlotNumbers:
 
 
 def slots_router(serving: ServingContext) -> APIRouter:
-    """The route. Slots are a view: which of the engine's has a request is not told."""
+    """The route. Slots are a view: their numbers are not those of the engine's slots."""
     router = APIRouter(tags=["metrics"], responses=refusals(503))
     numbers = SlotNumbers()
 
     @router.get("/slots", summary="Sequences that are computed")
     async def slots(fail_on_no_slot: Annotated[str, Query()] = "") -> list[SlotState]:
         info, activity = serving.loaded_model(), serving.engine.activity
-        running = {each.id: each for each in activity.requests if each.state != "waiting"}
+        running = {each.id: each for each in shown_requests(serving) if each.state != "waiting"}
         by_number = {number: running[i] for i, number in numbers.of(running, info.parallel).items()}
         if fail_on_no_slot and len(by_number) >= info.parallel:
             raise Unavailable("no slot available")

@@ -1,12 +1,16 @@
 """GET /status: devices, load and requests in one object, for dashboards and `vram-llm watch`."""
 
+from collections.abc import Iterable
+
 from fastapi import APIRouter
 
 from vram_llm._version import __version__
 from vram_llm.engine.activity import EngineActivity
 from vram_llm.engine.model_info import EngineState
+from vram_llm.engine.request_metrics import RequestSnapshot
 from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.metrics.device_status import devices_of, host_of
+from vram_llm.server.metrics.shown_requests import shown_requests
 from vram_llm.server.metrics.status_reply import (
     EnginePhase,
     StatusEngine,
@@ -27,7 +31,10 @@ _PHASES: dict[EngineState, EnginePhase] = {
 
 
 def status_router(serving: ServingContext, readings: SystemReadings) -> APIRouter:
-    """The route that answers in every state of the engine."""
+    """The route that answers in every state of the engine.
+
+    On a server that is open to everybody, nobody learns which programs run, nor ids of others' requests.
+    """
     router = APIRouter(tags=["metrics"])
 
     @router.get("/status", summary="Devices, load and requests")
@@ -35,6 +42,9 @@ def status_router(serving: ServingContext, readings: SystemReadings) -> APIRoute
         activity, engine = serving.engine.activity, serving.engine
         reading = await readings.latest(activity.pid)
         plan, info = activity.plan, engine.info
+        devices = devices_of(plan, info, activity.pid, reading)
+        if serving.is_asked_by_stranger:
+            devices = [device.model_copy(update={"processes": None}) for device in devices]
         return StatusReply(
             version=__version__,
             model=StatusModel(
@@ -44,11 +54,11 @@ def status_router(serving: ServingContext, readings: SystemReadings) -> APIRoute
                 parallel=plan.context.parallel,
             ),
             engine=_engine(engine, activity),
-            devices=devices_of(plan, info, activity.pid, reading),
+            devices=devices,
             host=host_of(plan, info, reading),
             load=_load(activity),
             totals=_totals(activity),
-            requests=_requests(activity),
+            requests=_requests(shown_requests(serving)),
         )
 
     return router
@@ -96,7 +106,7 @@ def _totals(activity: EngineActivity) -> StatusTotals:
     )
 
 
-def _requests(activity: EngineActivity) -> list[StatusRequest]:
+def _requests(requests: Iterable[RequestSnapshot]) -> list[StatusRequest]:
     return [
         StatusRequest(
             id=request.id,
@@ -106,5 +116,5 @@ def _requests(activity: EngineActivity) -> list[StatusRequest]:
             generated_tokens=request.generated_tokens,
             age_s=request.age_s,
         )
-        for request in activity.requests
+        for request in requests
     ]
