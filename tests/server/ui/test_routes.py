@@ -159,6 +159,7 @@ async def test_the_last_lines(connect: Connect) -> None:
     rest = (await client.get(f"/logs?after={first['last']}")).json()
     assert [line["text"] for line in rest["lines"]] == [str(i) for i in range(5, KEPT + 5)]
     assert (await client.get(f"/logs?after={rest['last']}")).json() == {"lines": [], "last": rest["last"]}
+    assert (await client.get(f"/logs?after={rest['last'] + 1}")).json() == rest  # of an earlier server
     assert (await client.get("/logs?after=x")).status_code == 400
 
 

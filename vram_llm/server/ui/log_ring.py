@@ -66,9 +66,10 @@ class LogRing(logging.Handler):
         )
 
     def after(self, number: int) -> Logs:
-        """The records that are newer than the one of that number."""
-        lines = [line for line in list(self._lines) if line.n > number]
-        return Logs(lines=lines, last=lines[-1].n if lines else number)
+        """The records that are newer than the one of that number; all, if it is of a server before this."""
+        kept = list(self._lines)
+        newest = kept[-1].n if kept else 0
+        return Logs(lines=[line for line in kept if line.n > number or number > newest], last=newest)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ export function Logs() {
       if (document.hidden) return;
       try {
         const found = await askJson(`logs?after=${last}`);
+        if (found.last < last) known = []; // another server, which counts anew
         if (found.lines.length) setLines(known = [...known, ...found.lines].slice(-KEPT));
         last = found.last;
         setFault("");
