@@ -36,7 +36,7 @@ class LoadTest:
 
 @dataclass(frozen=True, slots=True)
 class LoadWatch:
-    """Who is told of a load's progress: what begins, with its number of requests, and each request's end."""
+    """Functions that a load calls: as a part begins, with its number of requests, and as a request ends."""
 
     on_stage: Callable[[str, int], None] = lambda _name, _n: None
     on_done: Callable[[RequestOutcome], None] = lambda _outcome: None

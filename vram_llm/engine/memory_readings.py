@@ -35,6 +35,5 @@ def free_memory(model: LoadedModel) -> dict[str, int]:
 def reserves(plan: Plan) -> dict[str, int]:
     """The bytes that the plan keeps free, by device id and HOST."""
     devices = {device.id: device.reserve_bytes for device in plan.devices}
-    if plan.host is None:
-        return devices
-    return {**devices, HOST: max(plan.host.available_bytes - plan.estimate.host.budget_bytes, 0)}
+    on_host = plan.host_reserve_bytes
+    return devices if on_host is None else {**devices, HOST: on_host}

@@ -186,6 +186,11 @@ class Placement:
         on_devices = zip(self.device_order, self.layers_per_device, strict=True)
         return (HOST,) * self.cpu_layers + tuple(id for id, count in on_devices for _ in range(count))
 
+    def first_and_last(self, device_id: str) -> tuple[int, int] | None:
+        """The first and the last of the layers on a device, or on the host; None if it has none."""
+        here = [layer for layer, place in enumerate(self.layer_devices()) if place == device_id]
+        return (here[0], here[-1]) if here else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceTime:
@@ -348,6 +353,13 @@ class Plan:
     def files(self) -> tuple[FileIdentity, ...]:
         """All files that the engine loads, as they were when the plan was made."""
         return (*self.model.files, *(file for companion in self.companions for file in companion.files))
+
+    @property
+    def host_reserve_bytes(self) -> int | None:
+        """Bytes of the host's memory that stay free; None in plans of older versions."""
+        if self.host is None:
+            return None
+        return max(self.host.available_bytes - self.estimate.host.budget_bytes, 0)
 
     @property
     def is_what_if(self) -> bool:

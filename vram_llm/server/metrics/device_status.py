@@ -43,7 +43,7 @@ def host_of(plan: Plan, info: ModelInfo | None, reading: SystemReading) -> Statu
         planned=planned_on_host(plan),
         measured=measured_on(HOST, info),
         own_bytes=host.process_bytes,
-        layers=_layers(plan.placement, HOST),
+        layers=plan.placement.first_and_last(HOST),
         moved=_moved(plan.placement, HOST),
     )
 
@@ -58,9 +58,7 @@ def planned_on(device: PlannedDevice, plan: Plan) -> PlannedBytes:
 def planned_on_host(plan: Plan) -> PlannedBytes:
     """The bytes that a plan puts into the host's memory, without weights that stay in the mapped file."""
     estimate = plan.estimate.host
-    available = None if plan.host is None else plan.host.available_bytes
-    reserve = 0 if available is None else max(available - estimate.budget_bytes, 0)
-    planned = _planned(estimate, 0, reserve)
+    planned = _planned(estimate, 0, plan.host_reserve_bytes or 0)
     return planned.model_copy(update={"weights_bytes": planned.weights_bytes - estimate.disk_bytes})
 
 
@@ -103,7 +101,7 @@ def _device(
         measured=measured_on(device.id, info),
         own_bytes=own,
         other_bytes=None if own is None or used is None else max(used - own, 0),
-        layers=_layers(plan.placement, device.id),
+        layers=plan.placement.first_and_last(device.id),
         moved=_moved(plan.placement, device.id),
         throttle_reasons=None if reasons is None else list(reasons),
         pcie=None if card is None or card.pcie is None else StatusPcie(**asdict(card.pcie)),
@@ -116,11 +114,6 @@ def _processes(card: DeviceReading | None) -> list[StatusProcess] | None:
     if card is None or card.processes is None:
         return None
     return [StatusProcess(pid=each.pid, name=each.name, bytes=each.used_bytes) for each in card.processes]
-
-
-def _layers(placement: Placement, device_id: str) -> tuple[int, int] | None:
-    here = [layer for layer, place in enumerate(placement.layer_devices()) if place == device_id]
-    return (here[0], here[-1]) if here else None
 
 
 def _moved(placement: Placement, device_id: str) -> list[PartElsewhere]:

@@ -89,7 +89,7 @@ def carry_out(order: WhatIfOrder) -> PlanReply:
             available_bytes=machine.host.available_bytes,
             planned=_planned(estimate.host, order.reserve_bytes),
             over_bytes=max(estimate.host.over_bytes, 0),
-            layers=_first_and_last(placement, HOST),
+            layers=placement.first_and_last(HOST),
             moved=_moved(placement, HOST),
             experts_bytes=experts.get(HOST, 0),
         ),
@@ -140,15 +140,10 @@ def _device(
         free_bytes=device.free_bytes,
         planned=idle if use is None else _planned(use, reserve_bytes),
         over_bytes=0 if use is None else max(use.over_bytes, 0),
-        layers=_first_and_last(placement, device.id),
+        layers=placement.first_and_last(device.id),
         moved=_moved(placement, device.id),
         experts_bytes=experts_bytes,
     )
-
-
-def _first_and_last(placement: Placement, device_id: str) -> tuple[int, int] | None:
-    here = [layer for layer, home in enumerate(placement.layer_devices()) if home == device_id]
-    return (here[0], here[-1]) if here else None
 
 
 def _moved(placement: Placement, device_id: str) -> list[WhatIfPart]:

@@ -139,4 +139,4 @@ def _reserve_bytes(plan: Plan) -> int:
     """Bytes that the plan keeps free on each device and on the host."""
     if plan.devices:
         return plan.devices[0].reserve_bytes
-    return 0 if plan.host is None else max(plan.host.available_bytes - plan.estimate.host.budget_bytes, 0)
+    return plan.host_reserve_bytes or 0
