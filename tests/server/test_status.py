@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from tests.conftest import PlanOnCpu
 from tests.engine.harness import make_request, running
 from tests.machine.test_device_readings import three_cards
-from tests.patience import soon, until
+from tests.patience import looks, soon, until
 from tests.planner.saved import local, remote, saved_plan
 from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine
@@ -137,6 +138,28 @@ async def test_readings_are_taken_once_a_second_when_asked() -> None:
     now[0] = 1.1
     await readings.latest(None)
     assert reader.n_read == 2
+
+
+async def test_a_driver_that_hangs_hides_the_cards_alone() -> None:
+    answers = threading.Event()
+
+    class HangingReader(CountingReader):
+        def read(self) -> tuple[DeviceReading, ...]:
+            answers.wait()
+            return super().read()
+
+    reader = HangingReader()
+    readings = SystemReadings(reader, lambda: 0.0, most_s=0.01)
+    try:
+        for _ in range(3):
+            found = await soon(readings.latest(None))
+            assert (found.cards, found.host.total_bytes > 0) == ((), True)
+    finally:
+        answers.set()
+    for _ in looks():
+        if cards := (await readings.latest(None)).cards:
+            break
+    assert (len(cards), reader.n_read) == (3, 1)
 
 
 async def test_the_scope_metrics_is_needed(engine: FakeEngine, tmp_path: Path) -> None:

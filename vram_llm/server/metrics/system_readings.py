@@ -1,5 +1,6 @@
 """Readings of cards and host for all who ask, taken in a thread at most once a second."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from vram_llm.planner.types import PlannedDevice
 from vram_llm.server.worker_threads import run_in
 
 EVERY_S = 1.0
+_MOST_S = 2.0  # a driver may hang with a card that is gone
 _THREAD = ThreadPoolExecutor(1, "readings")  # the driver answers one question at a time
 
 
@@ -35,27 +37,36 @@ class SystemReadings:
     """The latest readings. Use from one event loop."""
 
     def __init__(
-        self, devices: DeviceReader | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        devices: DeviceReader | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        most_s: float = _MOST_S,
     ) -> None:
         self._devices = devices or DeviceReader()
         self._clock = clock
+        self._most_s = most_s
+        self._taking: asyncio.Task[SystemReading] | None = None
         self._latest: SystemReading | None = None
         self._taken_at = 0.0
 
     async def latest(self, pid: int | None) -> SystemReading:
-        """Readings that are not older than EVERY_S, with the host's memory of process `pid`."""
+        """Readings that are not older than EVERY_S, with the host's memory of process `pid`.
+
+        While the driver does not answer, older ones, or those of the host alone.
+        """
         if (fresh := self._fresh) is not None:
             return fresh
-        return await run_in(_THREAD, self._take, pid)
+        if self._taking is None or self._taking.done():
+            self._taking = asyncio.create_task(run_in(_THREAD, self._take, pid))
+        taking = self._taking
+        await asyncio.wait({taking}, timeout=self._most_s)
+        return taking.result() if taking.done() else self._latest or SystemReading((), read_host_memory(pid))
 
     @property
     def _fresh(self) -> SystemReading | None:
         return self._latest if self._clock() - self._taken_at < EVERY_S else None
 
     def _take(self, pid: int | None) -> SystemReading:
-        """Read, unless somebody else has meanwhile."""
-        if (fresh := self._fresh) is not None:
-            return fresh
         latest = SystemReading(self._devices.read(), read_host_memory(pid))
         self._latest, self._taken_at = latest, self._clock()
         return latest
