@@ -29,7 +29,7 @@
     │   └── ModelChanged        --   its model's file was replaced while a request waited
     ├── NotBuilt                33   this build of llama.cpp lacks what was asked for, or this is Windows
     │   └── MissingExtra        33   an optional package is not installed
-    ├── ServerUnreachable       34   no server answers the chat or the load benchmark
+    ├── ServerUnreachable       34   no server answers `chat`, `watch` or `bench serve`
     ├── DiskFull                35   a model to fetch is larger than the disk's free space
     ├── Overloaded              --   the queue is full; the same request may succeed later
     └── RequestError            --   one request is at fault, nothing else (HTTP only)
@@ -283,7 +283,7 @@ class MissingExtra(NotBuilt):
 
 
 class ServerUnreachable(VramLLMError):
-    """No server answers the chat or the load benchmark, or the server is gone."""
+    """No server answers `chat`, `watch` or `bench serve`, or the server is gone."""
 
     exit_code = 34
 
