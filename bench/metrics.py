@@ -7,7 +7,7 @@ Everything runs over HTTP on one server; the model is a ~120M-parameter llama at
 - scraping: `--streams` clients stream all the time. In every other period another program asks for /metrics
   ten times a second. The figures are the tokens per second with it over those without: by the clock, by the
   engine's processor time, and by that of server and engine together. Other programs change the second and
-  the third little.
+  the third little. The server's processor time for a scrape is the difference between the periods.
 - times: the sums of vLLM's histograms over a load run, over the sums of the same times by the clients' clock.
 """
 
@@ -35,10 +35,12 @@ _EVERY_S = 0.1
 _N_TOKENS = 64
 _N_PROMPT = 96
 _SCRAPER = """
-import sys, time, urllib.request
+import http.client, sys, time
+connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))  # kept, as by Prometheus
 while True:
     began = time.monotonic()
-    urllib.request.urlopen(sys.argv[1]).read()
+    connection.request("GET", "/metrics")
+    connection.getresponse().read()
     time.sleep(max(0.0, float(sys.argv[2]) - (time.monotonic() - began)))
 """
 
@@ -49,6 +51,8 @@ class Rates(NamedTuple):
     wall: float
     engine: float
     both: float
+    server_s: float  # processor time of the server in the period
+    wall_s: float
 
 
 class Prompts:
@@ -78,8 +82,8 @@ async def _ask_on(port: int, n_answers: int, prompts: Prompts) -> None:
 
 async def _period(port: int, n_streams: int, n_answers: int, prompts: Prompts, *, scraped: bool) -> Rates:
     """Rates of a period in which each of the clients has `n_answers` answers."""
-    url = f"http://127.0.0.1:{port}/metrics"
-    scraper = subprocess.Popen([sys.executable, "-c", _SCRAPER, url, str(_EVERY_S)]) if scraped else None
+    command = [sys.executable, "-c", _SCRAPER, str(port), str(_EVERY_S)]
+    scraper = subprocess.Popen(command) if scraped else None
     began, (engine_s, server_s) = time.perf_counter(), _cpu_s()
     await asyncio.gather(*(_ask_on(port, n_answers, prompts) for _ in range(n_streams)))
     wall_s, (engine_end_s, server_end_s) = time.perf_counter() - began, _cpu_s()
@@ -88,7 +92,8 @@ async def _period(port: int, n_streams: int, n_answers: int, prompts: Prompts, *
         scraper.wait()
     engine_s, server_s = engine_end_s - engine_s, server_end_s - server_s
     n_tokens = n_streams * n_answers * _N_TOKENS
-    return Rates(n_tokens / wall_s, n_tokens / engine_s, n_tokens / (engine_s + server_s))
+    rates = n_tokens / wall_s, n_tokens / engine_s, n_tokens / (engine_s + server_s)
+    return Rates(*rates, server_s, wall_s)
 
 
 async def scraping(port: int, pairs: int, n_streams: int, n_answers: int) -> None:
@@ -108,6 +113,11 @@ async def scraping(port: int, pairs: int, n_streams: int, n_answers: int) -> Non
             f"{statistics.median(without):.0f} not; ratio {sum(with_it) / sum(without):.4f} "
             f"(pairs: {', '.join(f'{ratio:.3f}' for ratio in sorted(ratios))})"
         )
+    server_s, wall_s = (sum(each[kind] for each in found[True]) for kind in (3, 4))
+    more_ms = 1000 * (server_s - sum(each.server_s for each in found[False])) / (wall_s / _EVERY_S)
+    print(
+        f"the server's processor time for a scrape: {more_ms:.2f} ms, at most {wall_s / _EVERY_S:.0f} of them"
+    )
 
 
 def _sums(port: int) -> dict[str, float]:
