@@ -1,7 +1,6 @@
 """The search for the knee, over servers that are formulas, and over one that answers."""
 
 import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from vram_llm.bench.outcome import RequestOutcome
 from vram_llm.bench.plot import plot_sweep
 from vram_llm.bench.run_load import LoadRun
 from vram_llm.bench.sweep import LoadPoint, knee, next_load, sweep
-from vram_llm.errors import NotBuilt
 
 N_TOKENS = 10
 
@@ -110,11 +108,3 @@ def test_a_picture(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"knee.{ending}"
     plot_sweep(points, "some-model", path)
     assert path.stat().st_size > 10_000
-    with pytest.raises(OSError, match=r"x\.unknown"):
-        plot_sweep(points, "some-model", tmp_path / "x.unknown")
-
-
-def test_a_picture_without_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(NotBuilt, match=r"vram-llm\[plot\]"):
-        plot_sweep((), "", tmp_path / "x.svg")

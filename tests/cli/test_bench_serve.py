@@ -18,6 +18,7 @@ from tests.server.live import in_thread
 from tests.workers import free_ports
 from vram_llm.cli.bench_serve import serve
 from vram_llm.cli.usage_errors import sentence
+from vram_llm.errors import BadPicture
 
 pytestmark = pytest.mark.process
 
@@ -151,6 +152,11 @@ def test_wrong_options(words: str, message: str) -> None:
     with pytest.raises(click.UsageError) as caught:
         serve.main(shlex.split(words), standalone_mode=False)
     assert message in sentence(caught.value)
+
+
+def test_a_picture_of_an_unknown_kind_is_refused_before_the_load() -> None:
+    with pytest.raises(BadPicture, match=r"x\.pdf is no name for a picture"):
+        serve.main(["--sweep", "--plot", "x.pdf"], standalone_mode=False)
 
 
 def test_a_mistake_in_one_sentence(port: int) -> None:

@@ -13,8 +13,8 @@ from vram_llm.cli import terminal
 from vram_llm.cli.bench_serve_options import (
     SeveralValuesCommand,
     bench_serve_options,
+    checked_url,
     load_test,
-    root_url,
     server_url,
 )
 from vram_llm.errors import RequestError
@@ -62,13 +62,14 @@ def _one_load(test: "LoadTest", options: dict[str, Any]) -> None:
 
 def _sweep(test: "LoadTest", options: dict[str, Any]) -> None:
     from vram_llm.bench.load_test import LoadResult, LoadWatch, open_server
-    from vram_llm.bench.plot import check_plot, plot_sweep
+    from vram_llm.bench.plot import plot_sweep
     from vram_llm.bench.sweep import LoadPoint, knee, sweep
     from vram_llm.cli.load_results import figures_of, report_of, save_result, say_errors
     from vram_llm.cli.load_tables import print_sweep
+    from vram_llm.pictures.canvas import check_picture
 
     if options["plot"] is not None:
-        check_plot()
+        check_picture(options["plot"])
     results: dict[int, LoadResult] = {}
 
     async def measure(clients: "Sequence[StreamClient]", watch: LoadWatch) -> tuple[LoadPoint, ...]:
@@ -107,7 +108,7 @@ def _compare(test: "LoadTest", options: dict[str, Any]) -> None:
         second = await open_server(clients[1], replace(test, model=options["compare_model"]), watch)
         return await compare((first, second), test, options["rounds"])
 
-    urls = (server_url(options), root_url(options["compare"]))
+    urls = (server_url(options), checked_url(options["compare"]))
     rounds = _run(options, urls, measure)
     if not rounds:
         raise click.Abort

@@ -14,7 +14,7 @@ from vram_llm.bench.load_test import LoadTest
 from vram_llm.bench.metrics import LATENCY_NAMES, LatencyName
 from vram_llm.bench.random_prompts import RandomPrompts
 from vram_llm.cli.key_options import METAVAR, VARIABLE, read_key
-from vram_llm.cli.server_address import base_url
+from vram_llm.cli.server_address import root_url
 from vram_llm.cli.server_options import JsonObjectType
 from vram_llm.server.config import ServerConfig
 
@@ -225,8 +225,9 @@ _OPTIONS = (
         "requests for each and at most --num-prompts. With --goodput it is the most at which 90% of the "
         "requests are within the targets."
     )),
-    click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-                 help="Draw TTFT and ITL against load to a .svg, .png or .pdf file. Needs --sweep."),
+    click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=(
+        "Draw TTFT and ITL against load as FILE.svg or FILE.png. Needs --sweep, and the extra vram-llm[plot]."
+    )),
     click.option("--compare", metavar="URL", help=(
         "Measure the server at URL too, both in turn, and print ratios of their figures."
     )),
@@ -268,19 +269,20 @@ def server_url(options: dict[str, Any]) -> str:
     if options["url"] is None:
         host = options["host"]
         return f"http://[{host}]:{options['port']}" if ":" in host else f"http://{host}:{options['port']}"
-    return root_url(options["url"])
+    return checked_url(options["url"])
 
 
-def root_url(address: str) -> str:
+def checked_url(address: str) -> str:
     """A server's URL without the /v1 of its API, from HOST:PORT or a URL. Raises UsageError."""
+    url = root_url(address)
     try:
-        parts = urlsplit(base_url(address))
+        parts = urlsplit(url)
         has_host = bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         has_host = False
     if not has_host:
         raise click.UsageError(f"{address!r} is no address of a server; write it like 127.0.0.1:8080")
-    return f"{parts.scheme}://{parts.netloc}{parts.path}".removesuffix("/v1")
+    return url
 
 
 def load_test(options: dict[str, Any]) -> LoadTest:
