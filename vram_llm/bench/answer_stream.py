@@ -71,7 +71,7 @@ class AnswerStream:
         try:
             chunk = _decode(payload)
         except msgspec.MsgspecError as error:
-            self._outcome.error = f"the server sends what is no chunk of a completion: {error}"
+            self._outcome.error = f"the server sends an event that is no chunk of a completion: {error}"
             return
         if chunk.error is not None:
             self._outcome.error = error_text(msgspec.json.encode(chunk.error))

@@ -52,7 +52,7 @@ class ProcessMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceReading:
-    """A card at one moment. What its driver does not tell is None. Shares are 0 to 1."""
+    """A card at one moment. A figure that its driver does not give is None. Shares are 0 to 1."""
 
     index: int  # of nvidia-smi
     name: str

@@ -102,7 +102,9 @@ def of_server(address: str, body: bytes, swapped_before_bytes: int | None = None
     try:
         status = msgspec.json.decode(body, type=_StatusDocument)
     except msgspec.MsgspecError as error:
-        raise ServerUnreachable(f"the program at {address} is not vram-llm: its /status is {error}") from None
+        raise ServerUnreachable(
+            f"the program at {address} is not vram-llm: its /status has another form ({error})"
+        ) from None
     return Snapshot(
         address=address,
         server_version=status.version,
