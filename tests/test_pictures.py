@@ -92,7 +92,7 @@ def test_a_picture_is_the_same_each_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("a.pdf", r"a\.pdf is no name for a picture: it ends in \.svg or \.png"),
+        ("a.pdf", r"a\.pdf is no name for a picture: give one that ends in \.svg or \.png"),
         ("nowhere/a.svg", r"a\.svg cannot be written: .*nowhere is no folder"),
         ("folder.svg", r"folder\.svg cannot be written: it is a folder"),
     ],

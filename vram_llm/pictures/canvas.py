@@ -35,7 +35,7 @@ _STYLE: dict[str, Any] = {
 def check_picture(path: Path) -> None:
     """Raises BadPicture for a name or a folder that cannot be used, MissingExtra without matplotlib."""
     if path.suffix.lower() not in SUFFIXES:
-        raise BadPicture(f"{path} is no name for a picture: it ends in {' or '.join(SUFFIXES)}")
+        raise BadPicture(f"{path} is no name for a picture: give one that ends in {' or '.join(SUFFIXES)}")
     if path.is_dir() or not path.parent.is_dir():
         raise BadPicture(f"{path} cannot be written: {'it' if path.is_dir() else path.parent} is "
                          f"{'a folder' if path.is_dir() else 'no folder'}")  # fmt: skip
