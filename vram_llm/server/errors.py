@@ -20,7 +20,6 @@ from vram_llm.errors import (
     RequestTimeout,
     VramLLMError,
 )
-from vram_llm.server.request_record import record_of_request
 
 
 class UnknownParameter(RequestError):
@@ -212,10 +211,10 @@ def error_kind(error: Exception) -> ErrorKind:
 
 
 def error_body(error: Exception) -> dict[str, Any]:
-    """{"error": {"message", "type", "param", "code"}, "request_id"}.
+    """{"error": {"message", "type", "param", "code"}}.
 
-    A prompt that is too long adds its length. An internal error shows no details: the log has them, under the
-    request's id.
+    A prompt that is too long adds its length. An internal error shows no details: the log has them, with the
+    id of the answer's header x-request-id.
     """
     answer = error_kind(error)
     is_internal = not isinstance(error, VramLLMError)
@@ -225,8 +224,7 @@ def error_body(error: Exception) -> dict[str, Any]:
     body = {"message": message, "type": answer.type, "param": param, "code": code}
     if isinstance(error, ContextExceeded) and error.n_prompt_tokens is not None:  # llama-server's fields
         body |= {"n_prompt_tokens": error.n_prompt_tokens, "n_ctx": error.n_ctx}
-    own_id = record_of_request().id
-    return {"error": body, "request_id": own_id} if own_id else {"error": body}
+    return {"error": body}
 
 
 def error_response(error: Exception, headers: dict[str, str] | None = None) -> Response:

@@ -204,7 +204,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_refused = True
         self._stop_timers()
         own_id, status = self._request_id(), error_kind(error).status
-        body = msgspec.json.encode({**error_body(error), "request_id": own_id})
+        body = msgspec.json.encode(error_body(error))
         retry = b"retry-after: 5\r\n" if isinstance(error, Overloaded) else b""
         head = (
             b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nconnection: close\r\n%s"
@@ -228,7 +228,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _request_id(self) -> str:
         """The id of the request whose head was read, else a new one."""
-        headers: list[tuple[bytes, bytes]] = getattr(self, "headers", [])  # set with the first byte of a head
+        headers: list[tuple[bytes, bytes]] = getattr(self, "headers", None) or []  # None before the first head
         return request_id(next((v.decode("latin-1") for n, v in headers if n == b"x-request-id"), ""))
 
     def _close_after_reading(self) -> None:

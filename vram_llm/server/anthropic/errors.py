@@ -25,14 +25,13 @@ _THREADLESS = {"error_code": "thread_unsupported_request", "unsupported": ["thre
 
 
 def anthropic_body(error: Exception) -> dict[str, Any]:
-    """{"type": "error", "error": {...}, "request_id"}, with "details" for a `thread`."""
-    body = error_body(error)
-    described = body["error"]
+    """{"type": "error", "error": {"message", "type", "param", "code"}}, with "details" for a `thread`."""
+    described = error_body(error)["error"]
     details = {"details": _THREADLESS} if described["param"] == "thread" else {}
     if isinstance(error, ContextExceeded):
         described["message"] = _too_long(error)
     kind = _TYPES.get(error_kind(error).status, "api_error")
-    return {"type": "error", **body, "error": {**described, **details, "type": kind}}
+    return {"type": "error", "error": {**described, **details, "type": kind}}
 
 
 def _too_long(error: ContextExceeded) -> str:
