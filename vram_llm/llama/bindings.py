@@ -60,7 +60,14 @@ def _on_log(level: int, text: bytes | None, _: object) -> None:
 
 
 _log_callback = C.llama_log_callback(_on_log)  # kept: C points at it
-C.llama_log_set(_log_callback, ctypes.c_void_p(0))
+
+
+def _take_log() -> None:
+    C.llama_log_set(_log_callback, ctypes.c_void_p(0))
+
+
+_take_log()
+light_package.on_whole.append(_take_log)
 
 
 def log_errors_only() -> None:
@@ -74,7 +81,7 @@ def log_errors_only() -> None:
             _note_error(level, line)
 
     _log_callback = C.llama_log_callback(on_log)
-    C.llama_log_set(_log_callback, ctypes.c_void_p(0))
+    _take_log()
 
 
 def log_callback() -> Any:

@@ -6,11 +6,13 @@ Llama imports numpy, jinja2 and much more: half of the time in which a child pro
 import importlib.util
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 _NAME = "llama_cpp"
+on_whole: list[Callable[[], None]] = []  # called after the package's own code, which sets llama.cpp's log
 _VERSION = re.compile(r"""^__version__ = ["'](.+)["']$""", re.MULTILINE)
 
 
@@ -22,6 +24,8 @@ class _LightPackage(ModuleType):
         assert self.__spec__ is not None
         assert self.__spec__.loader is not None
         self.__spec__.loader.exec_module(self)
+        for call in on_whole:
+            call()
         return getattr(self, name)
 
 

@@ -228,7 +228,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _request_id(self) -> str:
         """The id of the request whose head was read, else a new one."""
-        headers: list[tuple[bytes, bytes]] = getattr(self, "headers", None) or []  # None before the first head
+        headers: list[tuple[bytes, bytes]] = getattr(self, "headers", None) or []  # before a head: None
         return request_id(next((v.decode("latin-1") for n, v in headers if n == b"x-request-id"), ""))
 
     def _close_after_reading(self) -> None:
