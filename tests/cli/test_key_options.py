@@ -13,7 +13,7 @@ from vram_llm.cli.key_options import VARIABLE, read_key, read_keys
 
 @click.command()
 @click.option("--api-key", "api_keys", multiple=True, envvar=VARIABLE, callback=read_keys)
-@click.option("--one", callback=read_key)
+@click.option("--one", envvar="VRAM_LLM_TESTS_KEY", callback=read_key)
 def command(api_keys: tuple[str, ...], one: str | None) -> None:
     click.echo(f"{','.join(api_keys)} {one}")
 
@@ -37,6 +37,11 @@ def test_keys_that_ps_does_not_show(file: str) -> None:
     assert (done.stdout, done.stderr) == ("third,first,second first\n", "")
     done = CliRunner(env={VARIABLE: "third"}).invoke(command, ["--api-key", file])
     assert (done.stdout, done.stderr) == ("first,second None\n", "")
+
+
+def test_the_first_key_of_a_variable_with_several(file: str) -> None:
+    done = CliRunner(env={"VRAM_LLM_TESTS_KEY": f"{file} third"}).invoke(command)
+    assert (done.stdout, done.stderr) == (" first\n", "")
 
 
 @pytest.mark.parametrize("text", [b"", b"# Ann's\n \n", b"\xff\xfe", None])

@@ -19,9 +19,10 @@ from tests.patience import looks
 from tests.server.live import serving
 from vram_llm.cli import terminal
 from vram_llm.cli.escaping_console import EscapingConsole
-from vram_llm.cli.server_log import MOST_OF_A_KIND, WINDOW_S, LogFile, RepeatFilter
+from vram_llm.cli.server_log import LogFile
 from vram_llm.engine.engine_log import EngineLog
 from vram_llm.text.log_lines import EscapingFormatter, JsonFormatter
+from vram_llm.text.repeat_filter import MOST_OF_A_KIND, WINDOW_S, RepeatFilter
 
 OVERFLOW = "n_ctx_seq ({}) > n_ctx_train ({}) -- possible training context overflow"
 HOSTILE = "a\x1b]0;owned\x07\r\nWARNING b\u202ec\x9b2J"

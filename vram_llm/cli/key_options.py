@@ -34,8 +34,11 @@ def read_keys(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
 
 
 def read_key(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """The same for an option with one key: the first of a file's."""
-    return read_keys(ctx, param, (value,))[0] if value is not None else None
+    """The same for an option with one key: the first of a file's, or of a variable with several."""
+    if value is None:
+        return None
+    is_variable = param.name and ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT
+    return read_keys(ctx, param, (next(iter(value.split()), "") if is_variable else value,))[0]
 
 
 def keys_in(path: str, ctx: click.Context, param: click.Parameter | None = None) -> tuple[str, ...]:

@@ -3,8 +3,7 @@
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from logging.handlers import WatchedFileHandler
 from typing import TextIO
 
@@ -13,38 +12,7 @@ import click
 from vram_llm.cli import terminal
 from vram_llm.server.config import LogFormat, ServerConfig
 from vram_llm.text.log_lines import EscapingFormatter, JsonFormatter
-
-MOST_OF_A_KIND = 10  # lines with one wording within WINDOW_S
-WINDOW_S = 60.0
-_MOST_KINDS = 1000  # that are counted
-_OF_CLIENTS = ("vram_llm.server", "uvicorn", "asyncio")  # loggers of lines that clients can cause
-_OF_OTHERS = (*_OF_CLIENTS, "opentelemetry")  # and of those that a collector that is away causes
-
-
-class RepeatFilter(logging.Filter):
-    """Drops lines that clients can cause, after the first MOST_OF_A_KIND of one wording within WINDOW_S.
-
-    The first line of the next window tells how many were dropped.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__()
-        self._clock = clock
-        self._windows: dict[str, tuple[float, int]] = {}  # by wording: begin, number of lines
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.INFO or not record.name.startswith(_OF_OTHERS):
-            return True
-        kind, now = str(record.msg).partition("\n")[0], self._clock()
-        if len(self._windows) >= _MOST_KINDS:
-            self._windows.clear()
-        begin, n = self._windows.get(kind, (now, 0))
-        if now - begin >= WINDOW_S:
-            if (n_dropped := n - MOST_OF_A_KIND) > 0:
-                record.msg, record.args = f"{record.getMessage()} ({n_dropped:,} more like it before)", None
-            begin, n = now, 0
-        self._windows[kind] = begin, n + 1
-        return n < MOST_OF_A_KIND
+from vram_llm.text.repeat_filter import RepeatFilter
 
 
 class _StandardError(logging.StreamHandler[TextIO]):

@@ -17,6 +17,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from vram_llm.errors import Overloaded, RequestError
+from vram_llm.server.api_keys import client_address
 from vram_llm.server.connection_limits import ConnectionLimits
 from vram_llm.server.errors import HeadTooLarge, TooSlow, error_body, error_kind
 from vram_llm.server.request_log import log_refusal
@@ -211,7 +212,7 @@ class HttpProtocol(HttpToolsProtocol):
             b"x-request-id: %s\r\ncontent-length: %d\r\n\r\n"
             % (status, _REASONS[status], retry, own_id.encode(), len(body))
         )
-        address = self.client[0] if self.client else ""
+        address = client_address({"client": self.client})
         log_refusal(status, {"request_id": own_id, "client": address, "error": str(error)})
         cycle, is_answering = self.cycle, _is_answered(self.cycle)
         is_in_body = self._is_reading and not self._is_in_head

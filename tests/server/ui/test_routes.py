@@ -20,6 +20,7 @@ from vram_llm.server.ui.log_ring import KEPT, LogRing
 from vram_llm.server.ui.page import CONTENT_SECURITY_POLICY
 from vram_llm.server.ui.plan_fields import KvType, ObjectiveName, PlanFields
 from vram_llm.server.ui.ports import Ui
+from vram_llm.text.repeat_filter import MOST_OF_A_KIND
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 ADMIN = {"authorization": "Bearer secret"}
@@ -161,6 +162,14 @@ async def test_the_last_lines(connect: Connect) -> None:
     assert (await client.get(f"/logs?after={rest['last']}")).json() == {"lines": [], "last": rest["last"]}
     assert (await client.get(f"/logs?after={rest['last'] + 1}")).json() == rest  # of an earlier server
     assert (await client.get("/logs?after=x")).status_code == 400
+
+
+def test_lines_of_clients_do_not_fill_it() -> None:
+    ring = LogRing()
+    with ring.collecting():
+        for i in range(KEPT):
+            logging.getLogger("vram_llm.server.tests").warning("refused %d", i)
+    assert len(ring.after(0).lines) == MOST_OF_A_KIND
 
 
 async def test_an_open_server_shows_no_log(connect: Connect) -> None:

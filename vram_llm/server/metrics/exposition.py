@@ -65,8 +65,11 @@ def metrics_router(serving: ServingContext, readings: SystemReadings) -> APIRout
         reading = await readings.latest(engine.activity.pid)
         accepted = http.headers.get("accept", "")
         if _OPENMETRICS not in accepted:
-            add_families(text, engine, reading)
-            return Response(text.take(), headers={"content-type": _TEXT})
+            try:
+                add_families(text, engine, reading)
+            finally:
+                body = text.take()
+            return Response(body, headers={"content-type": _TEXT})
         collector.reading = reading
         encode, content_type = choose_encoder(accepted)
         return Response(encode(registry), headers={"content-type": content_type})

@@ -3,17 +3,17 @@
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from threading import Thread
 
 from vram_llm.machine.device_readings import DeviceReader, DeviceReading
 from vram_llm.machine.host import HostReading, read_host_memory
 from vram_llm.planner.types import PlannedDevice
-from vram_llm.server.worker_threads import run_in
 
 EVERY_S = 1.0
 _MOST_S = 2.0  # a driver may hang with a card that is gone
-_THREAD = ThreadPoolExecutor(1, "readings")  # the driver answers one question at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class SystemReadings:
         self._devices = devices or DeviceReader()
         self._clock = clock
         self._most_s = most_s
-        self._taking: asyncio.Task[SystemReading] | None = None
+        self._taking: asyncio.Future[SystemReading] | None = None
         self._latest: SystemReading | None = None
         self._taken_at = 0.0
 
@@ -57,7 +57,7 @@ class SystemReadings:
         if (fresh := self._fresh) is not None:
             return fresh
         if self._taking is None or self._taking.done():
-            self._taking = asyncio.create_task(run_in(_THREAD, self._take, pid))
+            self._taking = _in_daemon(partial(self._take, pid))
         taking = self._taking
         await asyncio.wait({taking}, timeout=self._most_s)
         return taking.result() if taking.done() else self._latest or SystemReading((), read_host_memory(pid))
@@ -70,3 +70,29 @@ class SystemReadings:
         latest = SystemReading(self._devices.read(), read_host_memory(pid))
         self._latest, self._taken_at = latest, self._clock()
         return latest
+
+
+def _in_daemon(take: Callable[[], SystemReading]) -> asyncio.Future[SystemReading]:
+    """Call `take` in a thread that does not hold up the program's end: a driver may never answer."""
+    loop = asyncio.get_running_loop()
+    taken: asyncio.Future[SystemReading] = loop.create_future()
+
+    def settle(reading: SystemReading | None, error: Exception | None) -> None:
+        if taken.cancelled():
+            return
+        if reading is not None:
+            taken.set_result(reading)
+        elif error is not None:
+            taken.set_exception(error)
+
+    def run() -> None:
+        reading, failure = None, None
+        try:
+            reading = take()
+        except Exception as error:  # it is the caller's
+            failure = error
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, reading, failure)
+
+    Thread(target=run, name="readings", daemon=True).start()
+    return taken

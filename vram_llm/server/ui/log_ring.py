@@ -14,6 +14,7 @@ from vram_llm.server.errors import MissingScope
 from vram_llm.server.openapi import refusals
 from vram_llm.server.serving_context import ServingContext
 from vram_llm.text.log_lines import EscapingFormatter
+from vram_llm.text.repeat_filter import RepeatFilter
 
 KEPT = 500  # records
 MAX_CHARS = 2000  # of a record; the rest is cut
@@ -48,6 +49,7 @@ class LogRing(logging.Handler):
         self._lines: deque[LogLine] = deque(maxlen=KEPT)
         self._numbers = count(1)
         self._formatter = EscapingFormatter()
+        self.addFilter(RepeatFilter())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record."""
