@@ -106,6 +106,11 @@ def test_a_sweep_and_a_comparison(port: int, tmp_path: Path) -> None:
     assert [len(figure["first"]) for figure in figures] == [2] * len(figures)
 
 
+def _heed_ctrl_c() -> None:
+    """A shell without a terminal lets its background jobs, and their children, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_prints_what_was_measured() -> None:
     slow = TimedServer(itl_s=0.01)
     with in_thread(_listening(slow)) as port:
@@ -115,6 +120,7 @@ def test_ctrl_c_prints_what_was_measured() -> None:
         with subprocess.Popen(
             command("bench", "serve", *words.split()),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+            preexec_fn=_heed_ctrl_c,
         ) as process:  # fmt: skip
             for _ in looks():
                 if len([each for each in slow.requests if each["max_tokens"] == 4]) > 10:

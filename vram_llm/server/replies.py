@@ -284,7 +284,6 @@ class ErrorReply(BaseModel):
     """The body of every error."""
 
     error: ErrorObject
-    request_id: str
 
 
 @dataclass(slots=True)
