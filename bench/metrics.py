@@ -5,14 +5,15 @@
 Everything runs over HTTP on one server; the model is a ~120M-parameter llama at Q8_0, on one thread.
 
 - scraping: `--streams` clients stream all the time. In every other period another program asks for /metrics
-  ten times a second. The figures are the tokens per second with it over those without: by the clock, by the
-  engine's processor time, and by that of server and engine together. Other programs change the second and
-  the third little. The server's processor time for a scrape is the difference between the periods.
+  ten times a second. The engine keeps to one processor, server and clients to the others. The figures are the
+  tokens per second with it over those without: by the clock, by the engine's processor time, and by that of
+  server and engine together. The server's processor time for a scrape is the difference between the periods.
 - times: the sums of vLLM's histograms over a load run, over the sums of the same times by the clients' clock.
 """
 
 import argparse
 import asyncio
+import os
 import statistics
 import subprocess
 import sys
@@ -41,6 +42,7 @@ while True:
     began = time.monotonic()
     connection.request("GET", "/metrics")
     connection.getresponse().read()
+    print(flush=True)
     time.sleep(max(0.0, float(sys.argv[2]) - (time.monotonic() - began)))
 """
 
@@ -65,13 +67,26 @@ class Prompts:
         return [1, *map(int, self._random.integers(300, 32000, n - 1))]
 
 
-def _cpu_s() -> tuple[float, float]:
-    """Processor time in seconds of the engine, and of the server."""
+def _engine_and_server() -> tuple[psutil.Process, psutil.Process]:
     processes = psutil.Process().children(recursive=True)
     engine = next(each for each in processes if "vram_llm.engine.worker" in each.cmdline())
     server = engine.parent()
     assert server is not None
-    times = [each.cpu_times() for each in (engine, server)]
+    return engine, server
+
+
+def _keep_apart() -> None:
+    """Give the engine the first processor, and the others to server and clients: neither waits for these."""
+    engine, server = _engine_and_server()
+    first, *others = sorted(os.sched_getaffinity(0))
+    for process, cores in ((engine, [first]), (server, others), (psutil.Process(), others)):
+        for thread in process.threads():
+            os.sched_setaffinity(thread.id, cores)
+
+
+def _cpu_s() -> tuple[float, float]:
+    """Processor time in seconds of the engine, and of the server."""
+    times = [each.cpu_times() for each in _engine_and_server()]
     return times[0].user + times[0].system, times[1].user + times[1].system
 
 
@@ -83,7 +98,9 @@ async def _ask_on(port: int, n_answers: int, prompts: Prompts) -> None:
 async def _period(port: int, n_streams: int, n_answers: int, prompts: Prompts, *, scraped: bool) -> Rates:
     """Rates of a period in which each of the clients has `n_answers` answers."""
     command = [sys.executable, "-c", _SCRAPER, str(port), str(_EVERY_S)]
-    scraper = subprocess.Popen(command) if scraped else None
+    scraper = subprocess.Popen(command, stdout=subprocess.PIPE) if scraped else None
+    if scraper is not None and scraper.stdout is not None:
+        scraper.stdout.readline()  # it has started
     began, (engine_s, server_s) = time.perf_counter(), _cpu_s()
     await asyncio.gather(*(_ask_on(port, n_answers, prompts) for _ in range(n_streams)))
     wall_s, (engine_end_s, server_end_s) = time.perf_counter() - began, _cpu_s()
@@ -98,6 +115,7 @@ async def _period(port: int, n_streams: int, n_answers: int, prompts: Prompts, *
 
 async def scraping(port: int, pairs: int, n_streams: int, n_answers: int) -> None:
     """Print rates with and without scraping."""
+    _keep_apart()
     prompts = Prompts()
     await _period(port, n_streams, 1, prompts, scraped=False)  # warms up
     found: dict[bool, list[Rates]] = {False: [], True: []}
