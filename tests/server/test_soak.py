@@ -1,5 +1,6 @@
-"""Mixed load, overload and kills of the engine, for some 30 seconds: a longer run would take too much of the
-suite's time. `python -m bench.soak` runs for 30 minutes; docs/measurements.md has its last result.
+"""Mixed load, overload and kills of the engine, for two minutes, with pauses that leave processors to others.
+
+`python -m bench.soak` runs for 30 minutes; docs/measurements.md has its last result.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ _LEAST_SLACK_BYTES = 8 * MIB  # 5 % of processes so small are less than what the
 def test_nothing_grows(tiny_model: Path, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with running(command(tiny_model, port), port, tmp_path / "log"):
-        report = asyncio.run(soak(port, seconds=30, kill_every_s=10, pause_s=0.6))
+        report = asyncio.run(soak(port, seconds=105, kill_every_s=20, pause_s=4))
     assert report.n_kills >= 1
     assert report.server_errors == {}
     assert report.statuses.keys() <= {200, 400, 408, 429}
