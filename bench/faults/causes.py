@@ -122,7 +122,7 @@ async def _truncated(rig: Rig) -> None:
     whole, first = rig.model.read_bytes(), rig.engine
     os.truncate(rig.model, len(whole) // 2)
     for _ in range(200):  # a second, in which the engine reads the missing pages
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.005)  # between two looks
         if rig.engine != first:
             rig.hit_at = time.monotonic()
             break

@@ -185,7 +185,7 @@ def test_a_flag_a_variable_and_a_file_are_the_same(
     check_same([key], data, files, folder)
 
 
-@settings(max_examples=40, phases=[Phase.generate])  # examples of so many options shrink slowly
+@settings(max_examples=40, phases=[Phase.generate])  # no shrinking: it takes minutes with all options
 @given(data=st.data())
 def test_several_options_are_the_same(data: st.DataObject, files: dict[str, str], folder: Path) -> None:
     keys = data.draw(st.lists(st.sampled_from(list(OPTIONS)), min_size=2, max_size=8, unique=True))

@@ -12,7 +12,7 @@ from jinja2 import Template, TemplateSyntaxError
 
 from vram_llm.chat.sandbox import ChatSandbox, RenderBudget, TemplateRefused, budget
 
-_FREE_CHARS = 2**20  # a prompt may have so many, and 8 times the characters of its messages more
+_FREE_CHARS = 2**20  # longest prompt: this plus 8 times the characters of its messages
 
 
 class Outcome(StrEnum):

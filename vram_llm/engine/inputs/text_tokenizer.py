@@ -79,7 +79,7 @@ class TextTokenizer:
         parse_special: bool = True,
         most: int | None = None,
     ) -> list[int]:
-        """The tokens of `text`. With `most`, a long text may end after the piece that exceeds so many.
+        """The tokens of `text`. A long text may end after the piece with which it exceeds `most` tokens.
 
         Raises RequestError for a run of characters that may overflow llama.cpp's stack, CancelledError.
         """

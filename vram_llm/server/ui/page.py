@@ -38,7 +38,7 @@ class Page:
         self._files = {name: file.read_bytes() for name, file in found if file.is_file()}
 
     def reply(self, name: str, http: Request) -> Response:
-        """A file, or 304 if the client has it. Raises UnknownRoute."""
+        """The answer with a file, or status 304 if the client has the same bytes. Raises UnknownRoute."""
         body = self._files.get(name)
         media_type = _TYPES.get(name.rpartition(".")[2])
         if body is None or media_type is None:
