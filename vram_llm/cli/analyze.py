@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vram_llm.cli import terminal
-from vram_llm.cli.complete_model import complete_model
+from vram_llm.cli.complete_model import complete_model, same_model
 from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.model.pooling import Pooling
 from vram_llm.text.lines import printable
@@ -34,14 +34,7 @@ _PARTS = (
 
 @click.command("analyze", cls=ShortFlagsCommand)
 @click.argument("model", required=False, shell_complete=complete_model)
-@click.option(
-    "--model",
-    "-m",
-    "model_option",
-    metavar="MODEL",
-    shell_complete=complete_model,
-    help="The same as the argument.",
-)
+@same_model
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help=(
     "Draw the bytes of each layer by role too, as FILE.svg or FILE.png. Needs the extra vram-llm[plot]."

@@ -4,7 +4,7 @@ import click
 
 from vram_llm.cli import terminal
 from vram_llm.cli.bench_serve import serve
-from vram_llm.cli.complete_model import complete_model
+from vram_llm.cli.complete_model import complete_model, same_model
 from vram_llm.cli.plan_options import PlanOptions, one_model, plan_options, saved_plan
 from vram_llm.cli.short_flags import ShortFlagsCommand
 
@@ -19,14 +19,7 @@ command.add_command(serve)
 
 @command.command("model", cls=ShortFlagsCommand)
 @click.argument("model", required=False, shell_complete=complete_model)
-@click.option(
-    "--model",
-    "-m",
-    "model_option",
-    metavar="MODEL",
-    shell_complete=complete_model,
-    help="The same as the argument.",
-)
+@same_model
 @click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
 @click.option(
     "--n-prompt", type=click.IntRange(1), default=512, show_default=True, help="Tokens of a prompt."

@@ -8,7 +8,7 @@ import click
 
 from vram_llm.cli.chat_arguments import check_serve_options, parse
 from vram_llm.cli.chat_input import message_reader
-from vram_llm.cli.complete_model import complete_model
+from vram_llm.cli.complete_model import complete_model, same_model
 from vram_llm.cli.key_options import METAVAR, VARIABLE, read_key
 from vram_llm.cli.plan_options import built_in
 from vram_llm.cli.short_flags import ShortFlagsCommand
@@ -17,14 +17,7 @@ from vram_llm.cli.short_flags import ShortFlagsCommand
 @click.command("chat", cls=ShortFlagsCommand, context_settings={"ignore_unknown_options": True})
 @click.argument("model", required=False, shell_complete=complete_model)
 @click.argument("more", metavar="[OPTIONS OF SERVE]... [QUESTION]", nargs=-1, type=click.UNPROCESSED)
-@click.option(
-    "--model",
-    "-m",
-    "model_option",
-    metavar="MODEL",
-    shell_complete=complete_model,
-    help="The same as the argument.",
-)
+@same_model
 @click.option("--url", metavar="URL", help="Chat with the server at URL; HOST:PORT is enough.")
 @click.option(
     "--api-key",

@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from vram_llm.cli import terminal
-from vram_llm.cli.complete_model import complete_model
+from vram_llm.cli.complete_model import complete_model, same_model
 from vram_llm.cli.next_command import given_words, next_command
 from vram_llm.cli.option_types import CountOrAllType
 from vram_llm.cli.plan_options import PLAN_OPTIONS, PlanOptions, built_in, one_model, plan_options
@@ -25,14 +25,7 @@ if TYPE_CHECKING:
 
 @click.command("plan", cls=ShortFlagsCommand)
 @click.argument("model", required=False, shell_complete=complete_model)
-@click.option(
-    "--model",
-    "-m",
-    "model_option",
-    metavar="MODEL",
-    shell_complete=complete_model,
-    help="The same as the argument.",
-)
+@same_model
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; `serve --plan FILE` reads it.")
 @click.option(
     "--emit",

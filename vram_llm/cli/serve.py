@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vram_llm.cli import terminal
-from vram_llm.cli.complete_model import complete_model
+from vram_llm.cli.complete_model import complete_model, same_model
 from vram_llm.cli.configured_command import ConfiguredCommand, config_option
 from vram_llm.cli.load_progress import LoadProgress
 from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options, saved_plan
@@ -23,14 +23,7 @@ if TYPE_CHECKING:
 
 @click.command("serve", cls=ConfiguredCommand)
 @click.argument("model", required=False, shell_complete=complete_model)
-@click.option(
-    "--model",
-    "-m",
-    "model_option",
-    metavar="MODEL",
-    shell_complete=complete_model,
-    help="The same as the argument.",
-)
+@same_model
 @config_option
 @click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
 @click.option("--smart-split", is_flag=True, help="Plan the split from the model file. This is the default.")

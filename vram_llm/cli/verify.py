@@ -2,7 +2,7 @@
 
 import click
 
-from vram_llm.cli.complete_model import complete_model
+from vram_llm.cli.complete_model import complete_model, same_model
 from vram_llm.cli.load_progress import LoadProgress
 from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options, saved_plan
 from vram_llm.cli.short_flags import ShortFlagsCommand
@@ -12,14 +12,7 @@ EXIT_OVER_BUDGET = 1
 
 @click.command("verify", cls=ShortFlagsCommand)
 @click.argument("model", required=False, shell_complete=complete_model)
-@click.option(
-    "--model",
-    "-m",
-    "model_option",
-    metavar="MODEL",
-    shell_complete=complete_model,
-    help="The same as the argument.",
-)
+@same_model
 @click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON. Every figure is bytes.")
 @plan_options
