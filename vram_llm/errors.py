@@ -34,6 +34,7 @@
     ├── Overloaded              --   the queue is full; the same request may succeed later
     └── RequestError            --   one request is at fault, nothing else (HTTP only)
         ├── ContextExceeded     --   its prompt is longer than the context
+        ├── UnknownModel        --   it names a model that is not served
         ├── PoisonRequest       --   the engine died twice while it computed it
         └── RequestTimeout      --   its time was over before it had a token
 
@@ -328,6 +329,12 @@ class ContextExceeded(RequestError):
         super().__init__(message, param)
         self.n_prompt_tokens = n_prompt_tokens
         self.n_ctx = n_ctx
+
+
+class UnknownModel(RequestError):
+    """A model that is not served here."""
+
+    code = "model_not_found"
 
 
 class PoisonRequest(RequestError):

@@ -21,10 +21,10 @@ from tests.cli.running import command, environment
 from tests.engine.harness import running
 from tests.patience import PATIENCE_S, looks, until
 from tests.workers import free_ports
+from vram_llm.engine.engine_protocol import Engine
 from vram_llm.planner.types import Plan
 from vram_llm.server.app import create_app
 from vram_llm.server.config import ServerConfig
-from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.run import http_protocol
 
 T = TypeVar("T")

@@ -15,11 +15,11 @@ from tests.conftest import PlanOnCpu
 from tests.engine.harness import running
 from tests.server.fake_engine import FakeEngine
 from tests.server.live import http_client, listening
+from vram_llm.engine.engine_protocol import Engine
 from vram_llm.engine.model_info import EngineState
 from vram_llm.errors import BadKeysFile
 from vram_llm.server.api_keys import Keyring
 from vram_llm.server.config import ServerConfig
-from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.keys_file import KeyScope, add_key, id_of, read_keys, remove_key
 
 HI = {"model": "", "messages": [{"role": "user", "content": "hi"}]}

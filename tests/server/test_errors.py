@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, VramLLMError
+from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, UnknownModel, VramLLMError
 from vram_llm.server import errors
 from vram_llm.server.errors import ANSWERS, error_body, error_kind, error_response
 
@@ -34,7 +34,7 @@ def test_every_error_class_has_a_status() -> None:
         (RequestError("no", "n"), 400, None, None),
         (ContextExceeded("no"), 400, None, None),
         (errors.BadKey("no"), 401, None, None),
-        (errors.UnknownModel("no"), 404, None, None),
+        (UnknownModel("no"), 404, None, None),
         (errors.BodyTooLarge("no"), 413, None, None),
         (Overloaded("no", 0.2), 429, "1", None),
         (Overloaded("no", 7.5), 429, "8", None),

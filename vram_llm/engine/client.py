@@ -122,7 +122,7 @@ class EngineClient(EngineProcess):
                 self._times.end(request.id, now, is_whole=finished)
 
     def cancel(self, request_id: str, client: str | None) -> bool:
-        """End a request, see server.engine_protocol.Engine."""
+        """End a request, see engine_protocol.Engine."""
         return self._in_flight.cancel(request_id, client)
 
     async def tokenize(

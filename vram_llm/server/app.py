@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from vram_llm._version import __version__
+from vram_llm.engine.engine_protocol import Engine
 from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.errors import anthropic_response
 from vram_llm.server.anthropic.fields import CountFields, MessagesFields
@@ -20,7 +21,6 @@ from vram_llm.server.completions import completions_router
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.cors import Cors
 from vram_llm.server.embeddings import EmbeddingFields, embeddings_router
-from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import UnknownRoute, WrongMethod, error_response
 from vram_llm.server.health import health_router, root_router
 from vram_llm.server.host_check import HostCheckMiddleware

@@ -6,8 +6,8 @@ mixes token ids and texts as one input.
 
 from typing import Any
 
+from vram_llm.engine.engine_protocol import MAX_CHARS, Engine
 from vram_llm.errors import RequestError
-from vram_llm.server.engine_protocol import MAX_CHARS, Engine
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.known_fields import check_names
 from vram_llm.server.parse_prompts import Prompts, parse_prompts

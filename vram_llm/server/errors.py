@@ -18,6 +18,7 @@ from vram_llm.errors import (
     RequestCancelled,
     RequestError,
     RequestTimeout,
+    UnknownModel,
     VramLLMError,
 )
 
@@ -38,12 +39,6 @@ class MissingField(RequestError):
     """A required field is missing."""
 
     code = "missing_required_parameter"
-
-
-class UnknownModel(RequestError):
-    """A model this server does not serve."""
-
-    code = "model_not_found"
 
 
 class WrongModel(RequestError):

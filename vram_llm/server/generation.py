@@ -9,12 +9,12 @@ from typing import Any, TypeVar, cast
 
 from starlette.types import Receive
 
+from vram_llm.engine.engine_protocol import Engine
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import Image, Likelihood, Request, TokenEvent
 from vram_llm.errors import RequestError
 from vram_llm.server.api_keys import ApiKey, current_key
 from vram_llm.server.config import ServerConfig
-from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.errors import GenerationFailed, error_of
 from vram_llm.server.image_inputs import MAX_IMAGES_BYTES
 from vram_llm.server.prompt_limits import check_grammar_size, check_text_fits

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import WithJsonSchema
 
+from vram_llm.engine.engine_protocol import MAX_CHARS, Engine
 from vram_llm.errors import RequestError
-from vram_llm.server.engine_protocol import MAX_CHARS, Engine
 from vram_llm.server.errors import NotSupported
 
 _NUMBER = {"anyOf": [{"type": "number"}, {"const": False}]}

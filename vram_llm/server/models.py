@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Request
 
 from vram_llm.engine.model_info import ModelInfo
+from vram_llm.errors import UnknownModel
 from vram_llm.model.pooling import Pooling
 from vram_llm.server.api_keys import current_key
-from vram_llm.server.errors import UnknownModel
 from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import (
     AnthropicModel,

@@ -9,15 +9,15 @@ from pathlib import PurePath
 from types import MappingProxyType
 
 from vram_llm.chat.template import ChatTemplate
+from vram_llm.engine.engine_protocol import Engine
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.engine.wire import Embedded
-from vram_llm.errors import RequestTimeout
+from vram_llm.errors import RequestTimeout, UnknownModel
 from vram_llm.model.pooling import Pooling
 from vram_llm.server.api_keys import STRANGER, current_key
 from vram_llm.server.config import ServerConfig
-from vram_llm.server.engine_protocol import Engine
-from vram_llm.server.errors import ModelNotAllowed, NotReady, Unavailable, UnknownModel, WrongModel
+from vram_llm.server.errors import ModelNotAllowed, NotReady, Unavailable, WrongModel
 from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.request_record import record_of_request
 from vram_llm.server.sampling_defaults import sampling_defaults

@@ -11,10 +11,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from vram_llm.engine.engine_protocol import MAX_CHARS
 from vram_llm.errors import RequestError
 from vram_llm.server.chat import prepare_request
 from vram_llm.server.client_fields import IGNORED
-from vram_llm.server.engine_protocol import MAX_CHARS
 from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.openapi import body_route, refusals

@@ -7,7 +7,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from vram_llm.server.engine_protocol import Engine
+from vram_llm.engine.engine_protocol import Engine
 from vram_llm.server.metrics.device_status import devices_of, host_of
 from vram_llm.server.metrics.families import FamilySink, MetricSink
 from vram_llm.server.metrics.llama_server_families import add_llama_server_families

@@ -6,9 +6,9 @@ from fastapi import APIRouter
 
 from vram_llm._version import __version__
 from vram_llm.engine.activity import EngineActivity
+from vram_llm.engine.engine_protocol import Engine
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request_metrics import RequestSnapshot
-from vram_llm.server.engine_protocol import Engine
 from vram_llm.server.metrics.device_status import devices_of, host_of
 from vram_llm.server.metrics.shown_requests import shown_requests
 from vram_llm.server.metrics.status_reply import (

@@ -1,4 +1,4 @@
-"""The interface of an engine. EngineClient in `engine/` implements it; so does the fake in the tests."""
+"""The interface of an engine. EngineClient implements it; so does the fake in the tests."""
 
 from collections.abc import AsyncGenerator
 from typing import Protocol
