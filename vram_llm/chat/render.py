@@ -16,7 +16,7 @@ _FREE_CHARS = 2**20  # longest prompt: this plus 8 times the characters of its m
 
 
 class Outcome(StrEnum):
-    """What came of rendering a template."""
+    """The result of rendering a template."""
 
     TEXT = "text"
     REFUSED = "refused"  # by its raise_exception

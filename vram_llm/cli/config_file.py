@@ -27,7 +27,7 @@ _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 class _ConfigLoader(yaml.SafeLoader):
     """YAML's core schema with JSON's numbers. It composes nodes; nothing is constructed from them."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # typeshed has it so; add_implicit_resolver fills it
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # PyYAML fills it for each class, and reads it as an attribute of the class
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """The next node. Raises MarkedYAMLError for an alias: a few of them can stand for gigabytes."""
@@ -98,7 +98,7 @@ class ConfigEntry:
         return (self._scalar(self.node),)
 
     def data(self) -> Any:
-        """What JSON can hold: objects, lists, texts, numbers, true, false and null. Raises BadConfig."""
+        """The value as JSON: objects, lists, texts, numbers, true, false and null. Raises BadConfig."""
         return _data(self.path, self.node)
 
     def _scalar(self, node: yaml.Node) -> str:

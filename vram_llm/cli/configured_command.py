@@ -100,7 +100,7 @@ def variable_of(key: str) -> str:
 
 
 def _settings(command: click.Command, given: Mapping[str, Any]) -> dict[str, OptionSetting]:
-    """What variables and files set, without what stronger places replace."""
+    """The settings of variables and files, without those that a stronger place replaces."""
     named = given.get(_CONFIG) or os.environ.get(CONFIG_VARIABLE)
     if named == NO_CONFIG:
         return {}

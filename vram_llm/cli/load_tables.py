@@ -27,7 +27,7 @@ def print_sweep(points: Sequence[LoadPoint]) -> None:
 
 
 def knee_sentence(points: Sequence[LoadPoint]) -> str:
-    """What the sweep found."""
+    """The result of the sweep."""
     best = knee(points)
     if best is None:
         return (

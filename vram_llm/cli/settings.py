@@ -29,7 +29,7 @@ def keep_settings(ctx: click.Context, settings: Mapping[str, OptionSetting]) -> 
 
 
 def settings_of(ctx: click.Context | None) -> Mapping[str, OptionSetting]:
-    """What the environment and files set for the options of a command, by the name of the parameter."""
+    """The settings of a command's options by environment and files, by the name of the parameter."""
     found: Mapping[str, OptionSetting] = ctx.meta.get(_SETTINGS, {}) if ctx is not None else {}
     return found
 

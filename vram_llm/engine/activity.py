@@ -1,4 +1,4 @@
-"""What an engine does: the facts behind /status, /metrics and /slots."""
+"""The work of an engine: the facts behind /status, /metrics and /slots."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

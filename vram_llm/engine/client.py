@@ -314,7 +314,7 @@ class EngineClient(EngineProcess):
 
     @property
     def activity(self) -> EngineActivity:
-        """What it does now, and has done."""
+        """Its work now, and since the server's start."""
         now, totals, metrics = time.monotonic(), self.totals, self._metrics
         return EngineActivity(
             plan=self.plan,

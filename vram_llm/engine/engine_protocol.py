@@ -31,7 +31,7 @@ class Engine(Protocol):
 
     @property
     def activity(self) -> EngineActivity:
-        """What it does now, and has done since the server's start."""
+        """Its work now, and since the server's start."""
 
     async def tokenize(
         self, text: str, *, add_special: bool, parse_special: bool, images: tuple[Image, ...] = ()

@@ -1,4 +1,4 @@
-"""What a MemoryGuard looks at: free memory of the host and of a model's devices, and the plan's reserves."""
+"""The readings of a MemoryGuard: free memory of the host and of the devices, and the plan's reserves."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from vram_llm.planner.types import HOST, Plan
 
 
 class LatestReadings:
-    """What `read` returned last; a thread calls it again and again, for it takes milliseconds."""
+    """The last answer of `read`, which takes milliseconds: a thread calls it again and again."""
 
     def __init__(self, read: Callable[[], Mapping[str, int]]) -> None:
         self._read = read

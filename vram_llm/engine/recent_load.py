@@ -48,7 +48,7 @@ class RecentLoad:
             samples.popleft()
 
     def rates(self, counts: LoadCounts, now: float) -> RecentRates:
-        """What the counts have grown by in the window that ends now."""
+        """The growth of the counts in the window that ends now."""
         if now - self._grew_at >= _WINDOW_S:  # the last sample may be older than the last growth
             return RecentRates(0.0, 0.0, None, None)
         before = max((s for s in self._samples if s[0] <= now - _WINDOW_S), default=self._samples[0])

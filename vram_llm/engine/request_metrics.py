@@ -1,4 +1,4 @@
-"""What the server's process sees of its requests: who is where, and histograms of their times and sizes.
+"""The requests as the server's process sees them: their states, and histograms of their times and sizes.
 
 The histograms are vLLM's, with its names and buckets (v1/metrics/loggers.py): the time to the first token
 counts from the request's arrival, before its prompt is tokenised, and the times between tokens include

@@ -26,7 +26,7 @@ _MAX_TRIED = 16  # waiting sequences that one step tries to admit
 
 
 class SlotCache(Protocol):
-    """What the scheduler needs of the prefix cache (kv_cache/prefix_cache.py)."""
+    """The part of the prefix cache that the scheduler uses (kv_cache/prefix_cache.py)."""
 
     @property
     def n_cells(self) -> int: ...
@@ -39,7 +39,7 @@ class SlotCache(Protocol):
 
 
 class PrefillPolicy(Protocol):
-    """What the scheduler needs of the prefill budget (prefill_budget.py)."""
+    """The part of the prefill budget that the scheduler uses (prefill_budget.py)."""
 
     def prefill_rows(self, n_decode: int, n_prompts: int) -> int: ...
 

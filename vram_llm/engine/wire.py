@@ -101,7 +101,7 @@ class Notice(msgspec.Struct, tag=True):
 
 
 class MemoryWarning(msgspec.Struct, tag=True):
-    """What the engine has shed for memory, or "" if nothing is short any more."""
+    """A sentence on the memory that the engine has freed, or "" if nothing is short any more."""
 
     text: str
 

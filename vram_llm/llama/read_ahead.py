@@ -90,7 +90,7 @@ class ReadAhead:
             action()
 
     def _next(self) -> Callable[[], None] | None:
-        """What to do next, as soon as there is something; None at the end."""
+        """The next task, as soon as there is one; None at the end."""
         with self._changed:
             while not self._is_closed:
                 if self._dropped < self._needed:

@@ -60,7 +60,7 @@ def gpu_libraries() -> frozenset[str]:
 
 
 def list_build() -> RegistryListing:
-    """What the installed llama.cpp is built with and lists here. Raises NotBuilt, EngineDied."""
+    """The back ends and devices of the installed llama.cpp. Raises NotBuilt, EngineDied."""
     return ask(
         "vram_llm.llama.registry_worker",
         RegistryRequest(),

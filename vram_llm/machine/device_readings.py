@@ -1,4 +1,4 @@
-"""What NVIDIA cards do now: memory, load, heat, power, clocks, link and programs, as the driver reads them.
+"""Readings of NVIDIA cards: memory, load, heat, power, clocks, link and programs, as the driver reads them.
 
 The driver takes milliseconds for a card, and 20 ms for each direction of its PCIe traffic (nvml.h,
 nvmlDeviceGetPcieThroughput): a caller with an event loop asks in a thread.

@@ -1,4 +1,4 @@
-"""What is wrong with a card, and what to do: pure functions, for `watch` and `doctor`."""
+"""Faults of a card, and what to do: pure functions, for `watch` and `doctor`."""
 
 from vram_llm.errors import UnknownDevice
 from vram_llm.machine import catalog

@@ -1,4 +1,4 @@
-"""What is wrong with a computer that serves models, and what to do. Pure functions.
+"""Faults of a computer that serves models, and what to do. Pure functions.
 
 Each warning is one sentence that names the fault, by how much, and the remedy.
 """

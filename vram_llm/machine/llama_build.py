@@ -1,4 +1,4 @@
-"""What a build of llama.cpp is made for, compared with the processor. Pure functions."""
+"""The processor that a build of llama.cpp is made for, compared with this one. Pure functions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field

@@ -44,7 +44,7 @@ def is_untouched(file: FileIdentity) -> bool:
 
 
 def change_of(file: FileIdentity) -> str | None:
-    """What has changed about a file, as a sentence that begins with its path; None if a plan still holds.
+    """The change of a file, as a sentence that begins with its path; None if a plan still holds.
 
     A copy, or a file that was written again, has the same size and header, which are all that a plan uses.
     """
@@ -83,7 +83,7 @@ def check_files(files: Iterable[FileIdentity]) -> None:
 
 
 def touch_of(file: FileIdentity) -> str | None:
-    """What happened to a file while it is served, as a sentence that begins with its path; None: nothing."""
+    """The change of a file while it is served, as a sentence that begins with its path; None: no change."""
     try:
         facts = os.stat(file.path)
     except OSError as error:

@@ -1,1 +1,1 @@
-"""What to do: pure functions from facts and wishes to a Plan. No clock, no environment, no I/O."""
+"""Planning: pure functions from facts and wishes to a Plan. No clock, no environment, no I/O."""

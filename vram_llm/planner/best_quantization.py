@@ -93,7 +93,7 @@ def why_best(best: Quantization, rows: Sequence[Quantization]) -> str:
 
 
 def on_cpu(row: Quantization) -> str:
-    """What a quantisation has on the host: "12 of 80 layers", "experts of 20 layers"; "" if nothing."""
+    """The parts of a quantisation on the host: "12 of 80 layers", "experts of 20 layers"; "" if nothing."""
     parts = []
     if row.cpu_layers:
         is_all = row.cpu_layers == row.n_layers

@@ -135,7 +135,7 @@ def _does_not_fit(
     companions: tuple[Companion, ...],
     exact: MeterFor | None,
 ) -> DoesNotFit:
-    """What is short, and what would fit.
+    """The error for a model that does not fit: the short memory, and a plan that would fit.
 
     If the planner may put layers on the host, the host's memory is short: the devices hold what they can.
     """

@@ -138,7 +138,7 @@ def _decided(profile: ModelProfile, overrides: Sequence[Override]) -> list[froze
 
 
 def _fault(profile: ModelProfile, override: Override) -> str:
-    """What is wrong with an override that matches no tensor, or that is for more layers than there are."""
+    """The fault of an override that matches no tensor, or that is for more layers than there are."""
     if override.part is None:
         example = next(name for name in _tensor_names(profile) if layer_of(name) is not None)
         return f"moves nothing: {profile.name} has no tensor of such a name; one is {example}"

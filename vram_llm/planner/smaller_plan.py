@@ -18,7 +18,7 @@ _CELLS = 256  # llama.cpp pads the context to a multiple of it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Less:
-    """What later plans give up. None, 0 and False: nothing."""
+    """The things that later plans give up. None, 0 and False: nothing."""
 
     n_ctx: int | None = None
     n_ubatch: int | None = None
@@ -72,7 +72,7 @@ def plan_with(plan: Plan, less: Less) -> Plan:
 
 
 def given_up(before: Plan, after: Plan) -> tuple[str, ...]:
-    """What the second plan has less of than the first, in phrases."""
+    """The things of which the second plan has less than the first, in phrases."""
     then, now = before.context, after.context
     slots = before.serving.slots_ram_bytes or 0
     phrases = []

@@ -1,4 +1,4 @@
-"""What is asked of a plan and what it answers. All frozen; a Plan goes to JSON and back."""
+"""The planner.s question, a Workload, and its answer, a Plan. All frozen; a Plan goes to JSON and back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Lora:
 
 
 class Objective(StrEnum):
-    """What a placement optimises, among those with the fewest layers on the host."""
+    """The goal of a placement, among those with the fewest layers on the host."""
 
     LATENCY = "latency"  # the shortest decode step: the fastest card comes first, a slow one may stay idle
     THROUGHPUT = "throughput"  # prompts: the shortest slowest stage of a micro-batch
@@ -67,7 +67,7 @@ class Serving:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What the user wants to run. `None` leaves the choice to the planner.
+    """The user's wishes for a model. `None` leaves the choice to the planner.
 
     `n_ctx` counts the KV cells of all `parallel` sequences together. With `kv_unified` the sequences share
     the cells, and one sequence may use all. Without, each sequence has its own cache with an equal share.

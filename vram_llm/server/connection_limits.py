@@ -1,4 +1,4 @@
-"""What one connection, and all of them, may take: sizes and times of HTTP itself."""
+"""Limits of one connection, and of all together: sizes and times of HTTP itself."""
 
 import contextlib
 import resource

@@ -1,4 +1,4 @@
-"""What a key uses, and how much it may: requests and sequences in flight, requests and tokens a minute."""
+"""Use and limits of a key: requests and sequences in flight, requests and tokens a minute."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -29,7 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 
 
 class KeyScope(StrEnum):
-    """What a key may ask for."""
+    """The kinds of requests that a key may send."""
 
     INFERENCE = "inference"  # every route that is not in server.api_keys.ROUTE_SCOPES
     METRICS = "metrics"

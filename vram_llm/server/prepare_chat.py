@@ -56,7 +56,7 @@ class PreparedChat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateInput:
-    """What the chat template renders. `messages` (see chat.history) contain the marks of `images`.
+    """The variables of the chat template. `messages` (see chat.history) contain the marks of `images`.
 
     `variables`: the client's template variables. `continues`: the answer continues the last message, which is
     the assistant's. `add_generation_prompt` of False: the prompt does not open the assistant's turn.

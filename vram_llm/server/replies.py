@@ -228,7 +228,7 @@ class ModelCard(BaseModel):
 
 
 class ModelCapabilities(BaseModel):
-    """What a model can do: llama-server's addition to OpenAI's list."""
+    """The abilities of a model: llama-server's addition to OpenAI's list."""
 
     name: str
     model: str  # the same

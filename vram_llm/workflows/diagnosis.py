@@ -1,4 +1,4 @@
-"""What is on this computer, what is wrong with it, and what to do: a report to paste into an issue."""
+"""Parts and faults of this computer, and what to do: a report to paste into an issue."""
 
 import os
 from collections.abc import Mapping

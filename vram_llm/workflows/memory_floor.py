@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def memory_floor(
     model: str, machine: "Machine", workload: "Workload | None" = None, dry: "DryRun | None" = None
 ) -> "MemoryFloor":
-    """What each step from everything on the cards down to the host alone saves and costs (planner/floor.py).
+    """The saving and the cost of each step from all on the cards to the host alone (planner/floor.py).
 
     The steps are placed by llama.cpp's dry run, if it can be asked. A `workload` of None means all defaults.
     Raises the errors of `analyze`, ModelRefused, and BadPlan if the workload dictates a placement or has

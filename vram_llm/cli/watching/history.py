@@ -11,7 +11,7 @@ _MOST_C = 100
 
 
 class Curve(StrEnum):
-    """What a device's curve shows."""
+    """The figure of a device's curve."""
 
     UTILIZATION = "GPU use"
     MEMORY = "memory"

@@ -28,7 +28,7 @@ _LEAST = 4  # lines of the programs: rule, titles and two of them
 
 @dataclass(slots=True, kw_only=True)
 class View:
-    """What is shown, and how. `gone` says why there is no answer now."""
+    """The shown snapshot, and how it is drawn. `gone` says why there is no answer now."""
 
     history: History
     snapshot: Snapshot | None = None

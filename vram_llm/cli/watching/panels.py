@@ -20,7 +20,7 @@ _UNKNOWN = "-"
 
 
 def head_line(snapshot: Snapshot | None, gone: str | None, width: int) -> Line:
-    """What is watched, and whether it answers. `gone` says why there is no answer now."""
+    """The watched server or computer, and whether it answers. `gone` says why there is no answer now."""
     if gone is not None:
         return line(shorten(printable(gone), width), Style.BAD)
     if snapshot is None:
@@ -124,7 +124,7 @@ def _title(device: DeviceState, width: int, *, chosen: bool) -> Line:
 
 
 def device_facts(device: DeviceState) -> list[str]:
-    """What is known of a device apart from use and memory, the most important first."""
+    """The facts of a device apart from use and memory, the most important first."""
     facts = []
     if device.temperature_c is not None:
         facts.append(f"{device.temperature_c} °C")

@@ -25,7 +25,7 @@ class ProcessSort:
         return replace(self, is_descending=is_descending)
 
     def key(self, row: tuple[str, ProcessState]) -> Any:
-        """What a row, a device's id and a program, is sorted by."""
+        """The sort key of a row: a device's id and a program."""
         device_id, process = row
         keys = {
             "pid": process.pid,

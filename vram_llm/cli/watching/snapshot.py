@@ -1,4 +1,4 @@
-"""What `watch` shows of one moment: of a server by its /status, or of this computer by its drivers."""
+"""One moment in `watch`: of a server by its /status, or of this computer by its drivers."""
 
 from dataclasses import dataclass
 

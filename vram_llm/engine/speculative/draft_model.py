@@ -13,7 +13,7 @@ from vram_llm.llama.model import NO_ROOM, LoadedModel
 
 
 class Draftable(Protocol):
-    """What a draft model asks of a generation."""
+    """The part of a generation that a draft model reads."""
 
     @property
     def draft_stats(self) -> SequenceDraftStats | None:

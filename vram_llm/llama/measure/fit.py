@@ -75,7 +75,7 @@ def _terms(step: StepTime) -> tuple[float, float, float, float]:
 
 
 def _split(times: DeviceTimes) -> Fact | None:
-    """What a layer takes more if a part of it is on the host, less the host's part of that."""
+    """The extra time of a layer with a part on the host, without the host's own time."""
     if times.moved is None:
         return None
     n_layers = times.moved.n_layers

@@ -120,7 +120,7 @@ def check_speed(profile: ModelProfile, reads: DiskReads, speed: SpeedEstimate) -
 
 
 def notes(machine: Machine, estimate: Estimate, reads: DiskReads | None) -> tuple[str, ...]:
-    """What a plan reads from the disk, what would spare it, and what the system lets it lock in memory."""
+    """Notes on a plan's reads from the disk, on memory that would spare them, and on the lockable memory."""
     if reads is None or not reads.token_bytes:
         return ()
     seconds = reads.token_bytes / reads.bytes_per_s.value

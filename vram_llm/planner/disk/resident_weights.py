@@ -111,7 +111,7 @@ def window_bytes(weights: Sequence[HostWeights]) -> int:
 def disk_reads(
     profile: ModelProfile, placement: Placement, context: Context, machine: Machine
 ) -> DiskReads | None:
-    """What a token reads from the file; None if the memory holds all weights."""
+    """The reads from the file for a token; None if the memory holds all weights."""
     if context.resident_bytes is None:
         return None
     weights = weights_on_host(profile, placement)

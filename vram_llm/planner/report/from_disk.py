@@ -1,4 +1,4 @@
-"""What a plan reads from the disk, in sentences."""
+"""A plan's reads from the disk, in sentences."""
 
 from vram_llm.planner.report.figures import seconds
 from vram_llm.planner.types import DISK, HOST, Plan

@@ -67,7 +67,7 @@ def _answer(speed: SpeedEstimate) -> str:
 
 
 def _difference(context: Context, other: Context) -> str:
-    """What `other` does differently with prompts; "" if it differs otherwise, or not."""
+    """How `other` computes prompts differently; "" if it does not."""
     same = replace(
         context,
         op_offload=other.op_offload,

@@ -102,7 +102,7 @@ def _use(context: Context) -> str:
 
 
 def _how_to_read(plan: Plan) -> str:
-    """What the used bytes and the budget count, and how exact they are."""
+    """The parts of the used bytes and of the budget, and how exact they are."""
     if not plan.estimate.devices:
         return "of GiB: memory that is available here, less the reserve."
     parts = placed_parts(plan.model, plan.placement)

@@ -1,1 +1,1 @@
-"""What the server shows of itself: /status, /metrics and /slots."""
+"""The server's figures: /status, /metrics and /slots."""

@@ -26,7 +26,7 @@ class StatusEngine(BaseModel):
 
 
 class BufferBytes(BaseModel):
-    """What llama.cpp holds in its buffers, as it reports after the load; a draft model's included."""
+    """Bytes in llama.cpp's buffers, as it reports them after the load; a draft model's are included."""
 
     weights_bytes: int
     context_bytes: int
@@ -34,7 +34,7 @@ class BufferBytes(BaseModel):
 
 
 class PlannedBytes(BufferBytes):
-    """What the plan puts here. The reserve stays free; companions are adapters, projector, draft model."""
+    """Bytes of the plan here. The reserve stays free; companions are adapters, projector, draft model."""
 
     overhead_bytes: int
     reserve_bytes: int

@@ -65,7 +65,7 @@ class TextSink:
         self._lines += [f"{start}{figure}\n" for start, figure in zip(starts, figures, strict=True)]
 
     def _keep(self, key: tuple[str, Labels], sink: MetricSink) -> list[str]:
-        """What prometheus_client writes of a family: its head, and each sample's line up to the value."""
+        """A family as prometheus_client writes it: its head, and each sample's line up to the value."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Families(sink.found))
         lines = generate_latest(registry).decode().splitlines(keepends=True)

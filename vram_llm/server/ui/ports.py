@@ -1,4 +1,4 @@
-"""What the dashboard's routes need from outside of the server."""
+"""The parts of the dashboard's routes that come from outside of the server."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -28,7 +28,7 @@ class WhatIfPlanner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ui:
-    """What is handed to the dashboard. A `planner` of None: POST /plan is refused."""
+    """The planner and the log of the dashboard. A `planner` of None: POST /plan is refused."""
 
     planner: WhatIfPlanner | None = None
     logs: LogRing = field(default_factory=LogRing)

@@ -50,7 +50,7 @@ class WhatIfOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def workload(self) -> Workload:
-        """What is asked of the plan."""
+        """The workload of the plan."""
         return Workload(
             n_ctx=self.n_ctx, parallel=self.parallel, kv_type_k=self.kv_type_k, kv_type_v=self.kv_type_v,
             reserve_bytes=self.reserve_bytes, objective=self.objective, flash_attn=self.flash_attn,
