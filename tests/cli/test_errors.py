@@ -91,6 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["serve", "good.gguf", "--draft", "good.gguf", "--pooling", "mean"], 23, "are not drafted"),
         (["plan", "good.gguf", "--tensor-split", "a,b"], 64, "write it like 32,33,16 or GPU1=38,GPU2=43"),
         (["serve", "good.gguf", "--api-key-file", "empty.gguf"], 64, "holds no API key"),
+        (["worker", "--listen", "0.0.0.0:50052"], 64, "let everybody in with --insecure"),
         (["serve", "good.gguf", "--host", "0.0.0.0", "--port", "0"], 64, "no API key is set: set $VRAM_LLM"),
         (["serve", "good.gguf", "--api-key", "@empty.gguf"], 64, "--api-key: empty.gguf holds no API key"),
         (["serve", "good.gguf", "--api-key", "@nowhere"], 64, "'nowhere' cannot be read: No such file"),

@@ -13,6 +13,7 @@ from tests.workers import free_ports, running_workers
 from vram_llm.errors import WorkerUnreachable
 from vram_llm.llama import rpc
 from vram_llm.machine.types import DeviceKind, Source
+from vram_llm.machine.worker_spec import split_endpoint
 from vram_llm.units import GIB, MIB
 
 pytestmark = pytest.mark.process
@@ -150,7 +151,7 @@ def test_not_an_address(endpoint: str) -> None:
     ],
 )
 def test_addresses(endpoint: str, default_port: int | None, parts: tuple[str, int]) -> None:
-    assert rpc.split_endpoint(endpoint, default_port) == parts
+    assert split_endpoint(endpoint, default_port) == parts
 
 
 def test_connect_to_a_worker_that_is_gone() -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from tests.server.conftest import Connect
 from vram_llm.errors import KeyRequired
+from vram_llm.machine.worker_spec import is_loopback
 from vram_llm.server.config import ServerConfig
-from vram_llm.server.host_check import check_exposure, is_loopback
+from vram_llm.server.host_check import check_exposure
 from vram_llm.server.sockets import bind_all, close_all
 
 PAGE = "https://chat.example"

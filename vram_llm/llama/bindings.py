@@ -6,9 +6,11 @@ is declared here, from ggml/include/ggml-backend.h and ggml-rpc.h of the same ve
 
 import ctypes
 import logging
+import os
 import re
 import sys
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from vram_llm.errors import NotBuilt
@@ -79,6 +81,20 @@ def log_errors_only() -> None:
             line = (text or b"").decode("utf-8", "replace").rstrip("\n")
             recent_lines.append(line)
             _note_error(level, line)
+
+    _log_callback = C.llama_log_callback(on_log)
+    _take_log()
+
+
+def listen_to_log(on_line: Callable[[str], None]) -> None:
+    """Call `on_line` with each line of llama.cpp's log from now on, in the thread that logs; print errors."""
+    global _log_callback
+
+    def on_log(level: int, text: bytes | None, _: object) -> None:
+        line = os.fsdecode(text or b"").rstrip("\n")
+        on_line(line)
+        if level >= 3:
+            print(line, file=sys.stderr, flush=True)
 
     _log_callback = C.llama_log_callback(on_log)
     _take_log()

@@ -4,17 +4,27 @@ A worker that does not speak the protocol makes llama.cpp abort, so `worker_devi
 There is no authentication: loopback, or a tunnel.
 """
 
+import os
+import re
+import select
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from vram_llm.errors import NotBuilt, VramLLMError, WorkerUnreachable
+from vram_llm.llama.worker_cache import WorkerCache
 from vram_llm.machine.types import Device, DeviceKind, Source
+from vram_llm.machine.worker_spec import WorkerSpec, split_endpoint, worker_at
 
 MAX_SERVERS = 16  # GGML_RPC_MAX_SERVERS of ggml-rpc.h
+_SAVED = re.compile(r"saved to '(.+)'$")  # rpc_server::set_tensor of ggml-rpc.cpp
+_SILENT_INPUT_S = 60.0
 _TIMEOUT_S = 30.0  # of which a busy computer may need several to start Python
 
 
@@ -25,16 +35,6 @@ class WorkerDevice:
     total_bytes: int
     free_bytes: int
     alignment_bytes: int
-
-
-def split_endpoint(endpoint: str, default_port: int | None = None) -> tuple[str, int]:
-    """("host", port) of "host:port". Raises WorkerUnreachable for any other text."""
-    host, colon, port = endpoint.rpartition(":")
-    if not colon and default_port is not None:
-        host, port = endpoint, str(default_port)
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise WorkerUnreachable(f"{endpoint!r} is not an address; write it like 127.0.0.1:50052")
-    return host, int(port)
 
 
 def worker_devices(endpoint: str) -> tuple[WorkerDevice, ...]:
@@ -75,32 +75,30 @@ def devices(endpoints: tuple[str, ...]) -> tuple[Device, ...]:
 
     A CPU worker reports its whole host's memory as its own, so several on one machine need the limit.
     """
-    from vram_llm.units import parse_bytes
+    return worker_list(tuple(map(worker_at, endpoints)))
 
-    if len(endpoints) > MAX_SERVERS:
-        raise WorkerUnreachable(f"{len(endpoints)} workers given; llama.cpp takes at most {MAX_SERVERS}")
+
+def worker_list(workers: tuple[WorkerSpec, ...]) -> tuple[Device, ...]:
+    """The devices of all workers. Raises WorkerUnreachable, NotBuilt."""
+    if len(workers) > MAX_SERVERS:
+        raise WorkerUnreachable(f"{len(workers)} workers given; llama.cpp takes at most {MAX_SERVERS}")
     found: list[Device] = []
-    for text in endpoints:
-        endpoint, at, limit = text.partition("@")
-        if any(device.endpoint == endpoint for device in found):
-            raise WorkerUnreachable(f"worker {endpoint} is given twice; each --rpc names another worker")
-        try:
-            limit_bytes = parse_bytes(limit) if at else None
-        except ValueError as error:
-            raise WorkerUnreachable(f"the memory limit of worker {text!r}: {error}") from error
-        workers = worker_devices(endpoint)
-        for index, device in enumerate(workers):
-            free = device.free_bytes if limit_bytes is None else min(device.free_bytes, limit_bytes)
+    for number, spec in enumerate(workers):
+        if any(other.label == spec.label for other in workers[:number]):
+            raise WorkerUnreachable(f"worker {spec.label} is given twice; each --rpc names another worker")
+        listed = worker_devices(spec.address)
+        for index, device in enumerate(listed):
+            limit = spec.limit_bytes
             found.append(
                 Device(
                     id=f"RPC{len(found)}",
-                    name=f"worker {endpoint}" + (f" device {index}" if len(workers) > 1 else ""),
+                    name=f"worker {spec.label}" + (f" device {index}" if len(listed) > 1 else ""),
                     kind=DeviceKind.RPC,
                     total_bytes=device.total_bytes,
-                    free_bytes=free,
-                    memory_source=Source.DRIVER if limit_bytes is None else Source.GIVEN,
+                    free_bytes=device.free_bytes if limit is None else min(device.free_bytes, limit),
+                    memory_source=Source.DRIVER if limit is None else Source.GIVEN,
                     alignment_bytes=device.alignment_bytes,
-                    endpoint=endpoint,
+                    endpoint=spec.address,
                     endpoint_index=index,
                 )
             )
@@ -120,17 +118,45 @@ def connect(endpoint: str) -> list[int]:
     return [b.reg_dev_get(registry, i) for i in range(b.reg_dev_count(registry))]
 
 
-def serve(endpoint: str, n_threads: int, cache_dir: str | None = None) -> None:
-    """Run llama.cpp's own RPC server on this machine's devices (its GPUs, else its CPU). Does not return."""
+def serve(
+    endpoint: str,
+    n_threads: int,
+    cache: WorkerCache | None = None,
+    on_note: Callable[[str], None] = lambda _text: None,
+) -> None:
+    """Run llama.cpp's own RPC server on this machine's devices (its GPUs, else its CPU). Does not return.
+
+    `on_note` gets sentences about the cache.
+    """
     from vram_llm.llama import bindings as b
 
     if b.rpc_start_server is None:
         raise NotBuilt("this llama.cpp was built without RPC; rebuild with `make setup` (-DGGML_RPC=ON)")
     handles = b.local_devices() or [b.dev_by_type(b.CPU_DEVICE_TYPE)]
     array = (b.Pointer * len(handles))(*handles)
-    b.rpc_start_server(
-        endpoint.encode(), cache_dir.encode() if cache_dir else None, n_threads, len(handles), array
-    )
+    if cache is not None:
+        b.listen_to_log(lambda line: _keep(cache, line, on_note))
+    folder = None if cache is None else os.fsencode(cache.folder)
+    b.rpc_start_server(endpoint.encode(), folder, n_threads, len(handles), array)
+
+
+def _keep(cache: WorkerCache, line: str, on_note: Callable[[str], None]) -> None:
+    """llama.cpp has written a file of the cache if it says so; the next command waits until this returns."""
+    found = _SAVED.search(line)
+    if found is not None and (note := cache.saved(Path(os.fsdecode(found[1])))) is not None:
+        on_note(note)
+
+
+def end_with_input() -> None:
+    """End this process when standard input ends, or when nothing comes from it for a minute."""
+    threading.Thread(target=_await_end_of_input, name="standard input", daemon=True).start()
+
+
+def _await_end_of_input() -> None:
+    while select.select([0], [], [], _SILENT_INPUT_S)[0]:
+        if not os.read(0, 4096):
+            break
+    os._exit(0)
 
 
 def _worker_devices_here(endpoint: str) -> tuple[WorkerDevice, ...]:

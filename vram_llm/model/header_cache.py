@@ -63,10 +63,14 @@ def save(url: str, header: FileBytes) -> None:
         _make_room(path)
 
 
+def cache_folder() -> Path:
+    """The folder of all caches of this program."""
+    return Path(os.environ.get(CACHE_DIR_VARIABLE) or platformdirs.user_cache_dir("vram-llm"))
+
+
 def _entry(url: str) -> Path:
     """The path of `url`'s entry. It holds a hash of the address, which may contain a password."""
-    base = os.environ.get(CACHE_DIR_VARIABLE) or platformdirs.user_cache_dir("vram-llm")
-    return Path(base) / "headers" / f"{hashlib.sha256(url.encode()).hexdigest()}.header"
+    return cache_folder() / "headers" / f"{hashlib.sha256(url.encode()).hexdigest()}.header"
 
 
 def _digest(header: FileBytes) -> str:

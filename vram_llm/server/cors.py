@@ -8,7 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
-from vram_llm.server.host_check import is_loopback
+from vram_llm.machine.worker_spec import is_loopback
 
 EVERYBODY, THIS_COMPUTER = "*", "localhost"  # special origins: every page; this computer's, any port
 METHODS = ("GET", "POST", "DELETE", "OPTIONS")  # HEAD needs no permission

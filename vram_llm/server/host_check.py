@@ -1,6 +1,5 @@
 """Host names that the server accepts, and addresses that need an API key."""
 
-import ipaddress
 import socket
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -8,6 +7,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vram_llm.errors import KeyRequired
+from vram_llm.machine.worker_spec import is_loopback
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.errors import WrongHost
 
@@ -33,16 +33,6 @@ class HostCheckMiddleware:
 
     def _is_ours(self, host: str) -> bool:
         return host in self._names or is_loopback(host)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or address can only mean this computer."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def check_exposure(socks: Iterable[socket.socket], config: ServerConfig) -> None:

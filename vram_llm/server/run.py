@@ -18,12 +18,12 @@ from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.supervisor import NOTICES
 from vram_llm.errors import BadCertificate, BadKeysFile
+from vram_llm.machine.worker_spec import is_loopback
 from vram_llm.server.api_keys import Keyring
 from vram_llm.server.app import create_app
 from vram_llm.server.certificate import check_certificate, load_certificate
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.connection_limits import raised_limits
-from vram_llm.server.host_check import is_loopback
 from vram_llm.server.load_log import report_load
 from vram_llm.server.traces import TracesMiddleware, traces_wanted
 from vram_llm.server.ui.ports import Ui
