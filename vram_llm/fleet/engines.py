@@ -36,8 +36,8 @@ class FleetEngine(Engine, Protocol):
         """End the process and wait until it is gone, and its memory with it."""
 
 
-MakeEngine = Callable[[Plan, str, Callable[[Engine], None]], FleetEngine]
-"""Makes an engine of a plan and a model's name. The engine calls the function whenever its state changes.
+MakeEngine = Callable[[tuple[Plan, ...], str, Callable[[Engine], None]], FleetEngine]
+"""Makes the engine of a model by the plans of its replicas and its name.
 
-EngineClient is one.
+The engine calls the function whenever its state changes. EngineClient runs one plan, ReplicaSet several.
 """

@@ -1,30 +1,37 @@
-"""The models of a fleet at run time: loads, unloads and lends out their engines."""
+"""The models of a fleet at run time: lends out their engines, and takes the operator's orders.
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+residency.py decides which models are loaded, residents.py loads and unloads them.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from vram_llm.engine.engine_protocol import Engine
+from vram_llm.errors import EngineDied, Overloaded, UnknownModel
 from vram_llm.fleet.engines import FleetEngine, MakeEngine
+from vram_llm.fleet.load_plans import LoadPlans, loads_alike
+from vram_llm.fleet.residency import Phase
+from vram_llm.fleet.residents import DRAIN_LIMIT_S, Residents
 from vram_llm.fleet.snapshots import FleetEvent, FleetModel
-from vram_llm.planner.fleet.types import FleetPlan
-from vram_llm.planner.types import Plan
+from vram_llm.fleet.tenant import RETRY_S, Lease, Tenant, Waiter
+from vram_llm.planner.fleet.types import FleetPlan, PackedModel
 
-FreeBytes = Callable[[], Mapping[str, int]]
-"""Bytes that are free now by device id and "host". Called in a thread before each load."""
-
-FleetReplan = Callable[[str, tuple[Plan, ...]], tuple[Plan, ...]]
-"""Plans of a model's replicas for the machine as it is now, beside the residents' plans. Called in a thread.
-
-Raises DoesNotFit with the missing bytes.
-"""
+MAX_WAIT_S = 300.0  # of a request for a model that is not resident
+MAX_WAITING = 1024  # such requests for one model
+_STOPPED = "the server is shutting down"
 
 
 class Fleet:
     """The engines of a plan's models. Use from one event loop.
 
-    `make_engine` makes the engine of one replica. `replan` makes smaller plans if `free_bytes` shows that
-    other programs have taken memory; without it such a load is refused. `on_change` is called whenever a
-    model's state or detail change.
+    `make_engine` makes the engine of a model. `load_plans` looks at the free memory before a load.
+    `on_change` is called whenever a model's state or detail change. A request for a model that is not
+    resident waits for `max_wait_s` at most. `drain_limit_s`: see residents.py.
+
+    methods: the server's, the routes' and the operator's, each of a few lines.
     """
 
     def __init__(
@@ -32,90 +39,225 @@ class Fleet:
         plan: FleetPlan,
         *,
         make_engine: MakeEngine,
-        replan: FleetReplan | None = None,
-        free_bytes: FreeBytes | None = None,
+        load_plans: LoadPlans | None = None,
         on_change: Callable[[FleetModel], None] = lambda _: None,
+        max_wait_s: float = MAX_WAIT_S,
+        drain_limit_s: float = DRAIN_LIMIT_S,
     ) -> None:
         self.plan = plan
-        raise NotImplementedError
+        self._residents = Residents(plan, make_engine, load_plans or LoadPlans(), on_change, drain_limit_s)
+        self._max_wait_s = max_wait_s
+        self._is_stopping = False
 
     # -- life ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Begin to load the models that are resident at the start. Returns before they are loaded."""
-        raise NotImplementedError
+        for name in self.plan.resident_at_start:
+            self._want(name)
+        self._residents.advance()
 
     async def ready(self) -> None:
         """Wait until the models of the start are loaded. Raises the error of the first load that fails."""
-        raise NotImplementedError
+        for name in self.plan.resident_at_start:
+            await self._until_loaded(name)
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new leases; give those that are held `grace_s` to end, then end their requests."""
-        raise NotImplementedError
+        self._refuse_all()
+        tenants = self._residents.tenants
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._residents.until(lambda: not any(tenant.leases for tenant in tenants.values()))
+        engines = [tenant.engine for tenant in tenants.values() if tenant.engine is not None]
+        await asyncio.gather(*(engine.drain(0.0) for engine in engines))
 
     async def stop(self) -> None:
         """End all engines and wait until they are gone."""
-        raise NotImplementedError
+        self._refuse_all()
+        await self._residents.close()
+
+    def _refuse_all(self) -> None:
+        self._is_stopping = True
+        for tenant in self._residents.tenants.values():
+            tenant.wanted_since = None
+            tenant.fail_waiters(EngineDied(_STOPPED))
 
     async def apply(self, plan: FleetPlan) -> None:
-        """Go on with another plan. Engines of models that are the same in both stay as they are.
+        """Go on with another plan. Engines of models that are loaded alike in both stay as they are.
 
         Models that are gone, and those with another plan, are unloaded once their leases have ended; the
-        latter are loaded again if they were resident.
+        latter are loaded again if they were resident. Does not wait for that.
         """
-        raise NotImplementedError
+        self.plan = plan
+        packed = {model.spec.name: model for model in plan.models}
+        for name, tenant in list(self._residents.tenants.items()):
+            self._take_change(tenant, packed.pop(name, None))
+        self._residents.set_plan(plan)
+        for name in plan.resident_at_start:
+            if name in packed:
+                self._want(name)
+        self._residents.advance()
+
+    def _take_change(self, tenant: Tenant, packed: PackedModel | None) -> None:
+        was_gone, tenant.is_gone = tenant.is_gone, packed is None
+        if packed is None:
+            tenant.wanted_since = None
+            tenant.fail_waiters(UnknownModel(f"The model '{tenant.name}' is not served any more", "model"))
+            if tenant.phase is Phase.ABSENT:
+                del self._residents.tenants[tenant.name]
+        else:
+            is_alike = loads_alike(tenant.packed, packed)
+            tenant.packed = packed
+            if is_alike:
+                tenant.why_ordered_out = "" if was_gone else tenant.why_ordered_out
+                return
+            if tenant.phase is Phase.ABSENT:
+                tenant.take(packed)
+                tenant.failure = tenant.load_s = None
+            else:
+                tenant.wanted_since = tenant.wanted_since or time.monotonic()
+        if tenant.phase is not Phase.ABSENT:
+            tenant.why_ordered_out = "the configuration has changed"
 
     # -- requests --------------------------------------------------------------------------------
 
     def name_of(self, model: str) -> str:
         """The name of the model with this name or alias. Raises UnknownModel."""
-        raise NotImplementedError
+        return self._find(model).name
 
-    def lease(self, model: str) -> AbstractAsyncContextManager[Engine]:
+    @asynccontextmanager
+    async def lease(self, model: str) -> AsyncIterator[Engine]:
         """A model's engine, which is READY at the beginning and not unloaded within the block.
 
         A model that is not resident is loaded. Raises UnknownModel, Overloaded if the wait would be too
         long, and the error of a load that fails (EngineDied, DoesNotFit and ModelRefused among them).
         """
-        raise NotImplementedError
+        tenant = self._find(model)
+        lease = await self._enter(tenant)
+        try:
+            yield lease.engine
+        finally:
+            tenant.end_lease(lease, time.monotonic())
+            self._residents.advance()
+
+    async def _enter(self, tenant: Tenant) -> Lease:
+        now = time.monotonic()
+        tenant.note_request(now)
+        if self._is_stopping:
+            raise EngineDied(_STOPPED)
+        if tenant.phase is Phase.RESIDENT:
+            return tenant.begin_lease(now)
+        self._admit(tenant, now)
+        waiter = Waiter(now, asyncio.get_running_loop().create_future())
+        tenant.waiters.append(waiter)
+        self._residents.advance()
+        try:
+            async with asyncio.timeout(self._max_wait_s):
+                return await waiter.granted
+        except BaseException as error:
+            now = time.monotonic()
+            tenant.abandon(waiter, now)
+            self._residents.advance()
+            if not isinstance(error, TimeoutError):
+                raise
+        wait_s = self._residents.wait_s(tenant, now) or self._max_wait_s
+        raise _overloaded(tenant, f"was not loaded within {self._max_wait_s:g} s", wait_s)
+
+    def _admit(self, tenant: Tenant, now: float) -> None:
+        """Raises Overloaded if a new request would wait too long, or the error of a load that just failed."""
+        if tenant.failure is not None and now - tenant.failed_at < RETRY_S and not tenant.waiters:
+            raise tenant.failure
+        wait_s = self._residents.wait_s(tenant, now)
+        if wait_s is None:
+            wait_s = 2 * self._max_wait_s
+        if wait_s > self._max_wait_s:
+            reason = f"would be loaded in {wait_s:.3g} s and {self._max_wait_s:g} s is the longest wait"
+            raise _overloaded(tenant, reason, wait_s - self._max_wait_s)
+        if len(tenant.waiters) >= MAX_WAITING:
+            raise _overloaded(tenant, f"is not loaded and {MAX_WAITING} requests wait for it", wait_s)
 
     # -- orders of the operator ------------------------------------------------------------------
 
     async def load(self, model: str) -> None:
         """Load a model as a request would, and wait for it. Raises as `lease` does."""
-        raise NotImplementedError
+        name = self.name_of(model)
+        self._want(name)
+        self._residents.advance()
+        await self._until_loaded(name)
 
     async def unload(self, model: str) -> None:
         """Unload a model once its leases have ended, and wait for that. A request loads it again.
 
         Raises UnknownModel.
         """
-        raise NotImplementedError
+        await self._order_out([self._find(model)], "it was ordered", sleeps=False)
 
     async def sleep(self, model: str | None = None) -> None:
         """Unload a model, or all, for another program's sake. Only a request loads them again.
 
         Raises UnknownModel.
         """
-        raise NotImplementedError
+        tenants = list(self._residents.tenants.values()) if model is None else [self._find(model)]
+        await self._order_out(tenants, "it sleeps", sleeps=True)
+
+    async def _order_out(self, tenants: list[Tenant], why: str, *, sleeps: bool) -> None:
+        names = {tenant.name for tenant in tenants}
+        for name in set(names):
+            names |= self._residents.groups.partners(name)
+        tenants = [tenant for name, tenant in self._residents.tenants.items() if name in names]
+        numbers = {tenant.name: tenant.n_ends for tenant in tenants}
+        for tenant in tenants:
+            tenant.wanted_since, tenant.is_asleep = None, sleeps
+            if tenant.phase is not Phase.ABSENT:
+                tenant.why_ordered_out = why
+        self._residents.advance()
+        await self._residents.until(
+            lambda: all(
+                tenant.phase is Phase.ABSENT or tenant.n_ends > numbers[tenant.name] for tenant in tenants
+            )
+        )
+
+    def _want(self, name: str) -> None:
+        tenant = self._residents.tenants[name]
+        if tenant.phase is not Phase.RESIDENT and tenant.wanted_since is None:
+            tenant.wanted_since = time.monotonic()
+
+    async def _until_loaded(self, name: str) -> None:
+        tenant = self._residents.tenants[name]
+        await self._residents.until(lambda: tenant.wanted_since is None)
+        if tenant.phase is not Phase.RESIDENT and tenant.failure is not None:
+            raise tenant.failure
 
     # -- facts -----------------------------------------------------------------------------------
 
     def snapshot(self, model: str) -> FleetModel:
         """A model as it is now. Raises UnknownModel."""
-        raise NotImplementedError
+        return self._find(model).snapshot(time.monotonic())
 
     def snapshots(self) -> tuple[FleetModel, ...]:
         """All models, in the plan's order."""
-        raise NotImplementedError
+        names = [model.spec.name for model in self.plan.models]
+        return tuple(self._residents.tenants[name].snapshot(time.monotonic()) for name in names)
 
     def engine(self, model: str) -> FleetEngine | None:
         """The engine of a model that is resident, loading or unloading, without a lease.
 
         For facts alone, as metrics need them. Raises UnknownModel.
         """
-        raise NotImplementedError
+        return self._find(model).engine
 
     def events(self) -> AsyncIterator[FleetEvent]:
         """Changes from now on, until `stop`. A reader who is 1024 changes behind loses the oldest."""
-        raise NotImplementedError
+        return self._residents.changes.read()
+
+    def _find(self, model: str) -> Tenant:
+        for name, tenant in self._residents.tenants.items():
+            if not tenant.is_gone and (name == model or model in tenant.packed.spec.aliases):
+                return tenant
+        names = ", ".join(self._residents.tenants)
+        raise UnknownModel(f"The model '{model}' does not exist here; this server has {names}", "model")
+
+
+def _overloaded(tenant: Tenant, reason: str, retry_after_s: float) -> Overloaded:
+    return Overloaded(f"{tenant.name} {reason}; try again in {retry_after_s:.3g} s", retry_after_s)

@@ -24,7 +24,7 @@ class FleetModelSpec:
     priority: int = 0  # models of a higher priority stay longer
     preload: bool = False  # load it at the start
     ttl_s: float | None = None  # unload it so long after its last request; None: never
-    min_residency_s: float = 30.0  # after a load, other models' requests do not unload it earlier
+    min_residency_s: float = 30.0  # while it is busy others unload it no earlier, or after ten loads' time
     replicas: int | None = 1  # whole copies; None: as many as give the most throughput
 
 

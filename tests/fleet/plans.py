@@ -1,0 +1,42 @@
+"""Fleet plans for tests, of plans that exist."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from vram_llm.machine.types import Source
+from vram_llm.planner.fleet.types import FLEET_VERSION, FleetModelSpec, FleetPlan, FleetWay, PackedModel
+from vram_llm.planner.types import HOST, Plan
+
+
+def packed(name: str, *plans: Plan, uses: Mapping[str, int] | None = None, **spec: Any) -> PackedModel:
+    """A model with the places of `plans`; `uses` are those of each, one byte of the host by default."""
+    ways = tuple(
+        FleetWay(
+            devices=plan.used,
+            uses={HOST: 1} if uses is None else uses,
+            tokens_per_s=None,
+            throughput_tokens_per_s=None,
+            load_s=0.4,
+            load_basis=Source.ASSUMED,
+            plan=plan,
+        )
+        for plan in plans
+    )
+    return PackedModel(
+        spec=FleetModelSpec(name=name, source=plans[0].model.path, **spec), ways=ways, why="for a test"
+    )
+
+
+def fleet_plan(
+    *models: PackedModel, sets: Collection[str], at_start: str = "", budget: int = 100, **fields: Any
+) -> FleetPlan:
+    """A plan of models of one letter each: `sets` and `at_start` are strings of their names."""
+    return FleetPlan(
+        version=FLEET_VERSION,
+        models=models,
+        devices=(),
+        budgets={HOST: budget},
+        resident_at_start=tuple(at_start),
+        sets=tuple(frozenset(names) for names in sets),
+        **fields,
+    )

@@ -1,0 +1,240 @@
+"""A fleet's leases, orders, events and changes, with engines that have no process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.conftest import PlanOnCpu
+from tests.fleet.held_engines import Engines
+from tests.fleet.plans import fleet_plan, packed
+from tests.patience import soon, until
+from vram_llm.errors import DoesNotFit, EngineDied, ModelRefused, Overloaded, UnknownModel
+from vram_llm.fleet import load_plans
+from vram_llm.fleet.load_plans import LoadPlans
+from vram_llm.fleet.manager import Fleet
+from vram_llm.fleet.snapshots import FleetEvent, ModelState
+from vram_llm.planner.fleet.types import FleetPlan
+from vram_llm.planner.types import HOST
+
+RESIDENT, UNLOADED, QUEUED = ModelState.RESIDENT, ModelState.UNLOADED, ModelState.QUEUED
+
+
+@pytest.fixture
+def plan(plan_on_cpu: PlanOnCpu) -> FleetPlan:
+    """Models a, b and c, of which two fit together; a and b are there at the start."""
+    models = (packed(name, plan_on_cpu(), min_residency_s=0, aliases=(name * 2,)) for name in "abc")
+    return fleet_plan(*models, sets=("ab", "bc", "ac"), at_start="ab")
+
+
+@asynccontextmanager
+async def running(plan: FleetPlan, engines: Engines, **options: Any) -> AsyncIterator[Fleet]:
+    fleet = Fleet(plan, make_engine=engines, **options)
+    await fleet.start()
+    await soon(fleet.ready())
+    try:
+        yield fleet
+    finally:
+        await soon(fleet.stop())
+        assert all(engine.state == "dead" for engine in engines.made)
+
+
+def states(fleet: Fleet) -> dict[str, str]:
+    return {model.name: model.state for model in fleet.snapshots()}
+
+
+async def leased(fleet: Fleet, name: str) -> None:
+    async with fleet.lease(name):
+        pass
+
+
+async def test_models_of_the_start_are_resident(plan: FleetPlan) -> None:
+    async with running(plan, Engines()) as fleet:
+        assert states(fleet) == {"a": RESIDENT, "b": RESIDENT, "c": UNLOADED}
+        async with fleet.lease("aa") as engine:
+            assert engine is fleet.engine("a")
+            assert fleet.snapshot("a").in_flight == 1
+        assert fleet.snapshot("a").in_flight == 0
+        with pytest.raises(UnknownModel, match="The model 'd' does not exist here; this server has a, b, c"):
+            await leased(fleet, "d")
+
+
+async def test_a_request_replaces_the_model_used_longest_ago(plan: FleetPlan) -> None:
+    async with running(plan, Engines()) as fleet:
+        for name in "ba":
+            fleet._residents.tenants[name].load_s = 0.4  # equal ones: a model that loads faster leaves first
+            await leased(fleet, name)
+        async with fleet.lease("c"):
+            assert states(fleet) == {"a": RESIDENT, "b": UNLOADED, "c": RESIDENT}
+
+
+async def test_leases_hold_a_model_and_later_requests_for_it_wait(plan: FleetPlan) -> None:
+    engines = Engines()
+    alone = replace(plan, sets=tuple(map(frozenset, "abc")), resident_at_start=("a",))
+    async with running(alone, engines) as fleet:
+        async with fleet.lease("a") as engine:
+            waiting = asyncio.create_task(leased(fleet, "c"))
+            await until(lambda: states(fleet)["a"] is ModelState.UNLOADING, "a drain")
+            late = asyncio.create_task(leased(fleet, "a"))
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+            assert not late.done()
+            assert engine.state == "ready"
+        await soon(waiting)
+        await soon(late)  # loaded again
+        assert [(model.name, model.n_loads) for model in fleet.snapshots()] == [("a", 2), ("b", 0), ("c", 1)]
+
+
+async def test_a_drain_ends_if_nobody_waits_any_more(plan: FleetPlan) -> None:
+    async with running(plan, Engines()) as fleet:
+        async with fleet.lease("a"), fleet.lease("b"):
+            waiting = asyncio.create_task(leased(fleet, "c"))
+            await until(lambda: ModelState.UNLOADING in states(fleet).values(), "a drain")
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            assert states(fleet) == {"a": RESIDENT, "b": RESIDENT, "c": UNLOADED}
+        assert [fleet.snapshot(name).in_flight for name in "ab"] == [0, 0]
+
+
+async def test_a_slow_reader_is_cut_off_after_the_limit(plan: FleetPlan) -> None:
+    engines = Engines()
+    async with running(plan, engines, drain_limit_s=0.1) as fleet, fleet.lease("a"), AsyncExitStack() as held:
+        await held.enter_async_context(fleet.lease("b"))
+        waiting = asyncio.create_task(leased(fleet, "c"))
+        await until(lambda: any(engine.n_drains for engine in engines.made), "the limit")
+        await held.aclose()
+        await soon(waiting)
+
+
+async def test_a_model_that_cannot_be_loaded_says_why_and_is_tried_again_later(plan: FleetPlan) -> None:
+    engines = Engines()
+    engines.refusals["c"] = ModelRefused("no such tensor")
+    async with running(plan, engines) as fleet:
+        for _ in range(2):  # the second without another load
+            with pytest.raises(ModelRefused, match="no such tensor"):
+                await leased(fleet, "c")
+        assert len(engines.made) == 3
+        assert (fleet.snapshot("c").state, fleet.snapshot("c").detail) == (
+            ModelState.FAILED,
+            "no such tensor",
+        )
+        await leased(fleet, "a")
+
+
+async def test_an_engine_that_is_not_started_again_is_loaded_for_the_next_request(plan: FleetPlan) -> None:
+    engines = Engines()
+    async with running(plan, engines) as fleet:
+        engines.latest("a").die()
+        await until(lambda: fleet.snapshot("a").state is ModelState.FAILED, "noticed")
+        with pytest.raises(EngineDied, match="too often"):
+            await leased(fleet, "a")
+        assert fleet.snapshot("b").state is RESIDENT
+        await soon(fleet.load("a"))  # an order does not wait
+        assert fleet.snapshot("a").n_loads == 2
+
+
+async def test_requests_that_would_wait_too_long_are_refused_with_the_time(plan: FleetPlan) -> None:
+    engines = Engines()
+    engines.hold = {"c"}
+    async with running(plan, engines, max_wait_s=0.2) as fleet:
+        with pytest.raises(Overloaded, match=r"c would be loaded in 0\.[45]\d* s and 0\.2 s is the longest"):
+            await leased(fleet, "c")  # the prediction for its load is 0.4 s
+    async with running(plan, engines, max_wait_s=0.6) as fleet:
+        with pytest.raises(Overloaded, match=r"c was not loaded within 0\.6 s; try again in"):
+            await soon(leased(fleet, "c"))
+        assert fleet.snapshot("c").waiting == 0
+
+
+async def test_orders(plan: FleetPlan) -> None:
+    async with running(plan, Engines()) as fleet:
+        async with fleet.lease("a"):
+            order = asyncio.create_task(fleet.unload("a"))
+            await asyncio.sleep(0.05)
+            assert not order.done()
+        await soon(order)
+        assert states(fleet) == {"a": UNLOADED, "b": RESIDENT, "c": UNLOADED}
+        await soon(fleet.load("c"))
+        await soon(fleet.sleep())
+        assert states(fleet) == {"a": ModelState.SLEEPING, "b": ModelState.SLEEPING, "c": ModelState.SLEEPING}
+        await leased(fleet, "b")
+        assert states(fleet)["b"] is RESIDENT
+
+
+async def test_a_time_to_live(plan_on_cpu: PlanOnCpu) -> None:
+    plan = fleet_plan(packed("a", plan_on_cpu(), ttl_s=0.1), sets=("a",))
+    async with running(plan, Engines()) as fleet:
+        await leased(fleet, "a")
+        await until(lambda: fleet.snapshot("a").state is UNLOADED, "unloaded")
+
+
+async def test_events(plan: FleetPlan) -> None:
+    async with running(plan, Engines()) as fleet:
+        events = fleet.events()
+        await leased(fleet, "c")
+        await fleet.unload("b" if states(fleet)["b"] is RESIDENT else "a")
+    seen: list[FleetEvent] = [event async for event in events]
+    of_c = [event.state for event in seen if event.model == "c"]
+    assert of_c[0] is QUEUED
+    assert ModelState.LOADING in of_c
+    assert RESIDENT in of_c
+    assert len({event.model for event in seen}) == 3
+
+
+async def test_another_plan_changes_only_what_changed(plan: FleetPlan, plan_on_cpu: PlanOnCpu) -> None:
+    engines = Engines()
+    async with running(plan, engines) as fleet:
+        first = {name: fleet.engine(name) for name in "ab"}
+        changed = packed("b", plan_on_cpu(n_ctx=1024), min_residency_s=0)
+        new = packed("d", plan_on_cpu(), min_residency_s=0)
+        models = (packed("a", plan_on_cpu(), min_residency_s=9), changed, new)
+        await fleet.apply(fleet_plan(*models, sets=("abd",), at_start="abd"))
+        await until(lambda: list(states(fleet).values()) == [RESIDENT] * 3, "loaded")
+        assert fleet.engine("a") is first["a"]
+        assert fleet.engine("b") is not first["b"]
+        with pytest.raises(UnknownModel):
+            await leased(fleet, "c")
+        await fleet.apply(fleet_plan(models[0], sets=("a",)))
+        await until(lambda: engines.latest("d").state == "dead", "unloaded")
+        assert states(fleet) == {"a": RESIDENT}
+
+
+async def test_memory_that_other_programs_take(
+    plan: FleetPlan, plan_on_cpu: PlanOnCpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_plans, "_LOOK_EVERY_S", 0.001)
+    free = {HOST: 100}
+    loads = LoadPlans(lambda: free)
+    async with running(plan, Engines(), load_plans=loads) as fleet:
+        await fleet.sleep()
+        free[HOST] = 0
+        with pytest.raises(
+            DoesNotFit, match=r"c does not fit into the memory that is free now: the host \(needs"
+        ):
+            await soon(leased(fleet, "c"))
+    smaller = packed("c", plan_on_cpu(n_ctx=256))
+    beside: list[int] = []
+
+    def replan(name: str, residents: tuple[object, ...]) -> Any:
+        beside.append(len(residents))
+        return smaller
+
+    async with running(plan, engines := Engines(), load_plans=LoadPlans(lambda: free, replan)) as fleet:
+        await leased(fleet, "c")
+        assert engines.latest("c").plan.context.n_ctx == 256
+    assert beside == [1, 1, 2]
+
+
+async def test_requests_at_the_end(plan: FleetPlan) -> None:
+    engines = Engines()
+    engines.hold = {"c"}
+    async with running(plan, engines) as fleet:
+        waiting = asyncio.create_task(leased(fleet, "c"))
+        await until(lambda: fleet.snapshot("c").state is not UNLOADED, "asked")
+        await soon(fleet.drain(0.1))
+        with pytest.raises(EngineDied, match="the server is shutting down"):
+            await waiting
+        with pytest.raises(EngineDied, match="the server is shutting down"):
+            await leased(fleet, "a")

@@ -1,0 +1,246 @@
+"""The engines of a fleet: carries out what residency.py decides.
+
+A model leaves in three steps: new requests for it wait, its leases end, its processes end. The load of the
+next model begins once they are gone. Leases that have not ended after `drain_limit_s` lose their requests
+with EngineDied, so that no slow reader keeps others waiting for ever.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from vram_llm.engine.engine_protocol import Engine
+from vram_llm.errors import EngineDied, VramLLMError
+from vram_llm.fleet.changes import Changes
+from vram_llm.fleet.engines import MakeEngine
+from vram_llm.fleet.forecast import seconds_until_resident
+from vram_llm.fleet.groups import Groups
+from vram_llm.fleet.load_plans import LoadPlans
+from vram_llm.fleet.residency import Decision, Phase, Standing, decide
+from vram_llm.fleet.snapshots import FleetEvent, FleetModel, ModelState
+from vram_llm.fleet.tenant import Tenant
+from vram_llm.planner.fleet.types import FleetPlan
+from vram_llm.planner.types import HOST, Plan
+
+log = logging.getLogger("vram_llm.fleet")
+
+DRAIN_LIMIT_S = 300.0  # for the leases of a model that others wait for
+
+
+class Residents:
+    """The models of a fleet by name. Call `advance` after each change of one. Use from one event loop."""
+
+    def __init__(
+        self,
+        plan: FleetPlan,
+        make_engine: MakeEngine,
+        load_plans: LoadPlans,
+        on_change: Callable[[FleetModel], None],
+        drain_limit_s: float,
+    ) -> None:
+        self.tenants = {model.spec.name: Tenant.of(model) for model in plan.models}
+        self.groups = Groups(plan, self.tenants)
+        self.changes = Changes()
+        self._make_engine = make_engine
+        self._load_plans = load_plans
+        self._on_change = on_change
+        self._drain_limit_s = drain_limit_s
+        self._seen: dict[str, tuple[ModelState, str]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._device_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._stirred = asyncio.Event()
+        self._is_closed = False
+
+    def set_plan(self, plan: FleetPlan) -> None:
+        """Go on with the sets of another plan, and with new models."""
+        for model in plan.models:
+            self.tenants.setdefault(model.spec.name, Tenant.of(model))
+        self.groups = Groups(plan, self.tenants)
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for a condition on the tenants."""
+        while not is_so():
+            self._stirred.clear()
+            await self._stirred.wait()
+
+    async def close(self) -> None:
+        """End all engines and wait until they are gone."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        engines = [tenant.engine for tenant in self.tenants.values() if tenant.engine is not None]
+        await asyncio.gather(*(engine.stop() for engine in engines))
+        for tenant in self.tenants.values():
+            tenant.phase = Phase.ABSENT
+            self._tell(tenant)
+        self.changes.close()
+
+    def wait_s(self, tenant: Tenant, now: float) -> float | None:
+        """The expected time until a request that comes now has the model; None: there is no room for it."""
+        steady = frozenset(each.name for each in self.tenants.values() if each.is_steady)
+        return seconds_until_resident(tenant.name, self._standings(now), self.groups.fits, now, steady)
+
+    def _standings(self, now: float) -> list[Standing]:
+        return [
+            tenant.standing(now, self.groups.partners(name) & self.tenants.keys())
+            for name, tenant in self.tenants.items()
+        ]
+
+    # -- decisions -------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Decide, and begin the steps that are due."""
+        if self._is_closed:
+            self._stirred.set()
+            return
+        now = time.monotonic()
+        decision = decide(self._standings(now), self.groups.fits, now)
+        for tenant in list(self.tenants.values()):
+            self._drain_or_keep(tenant, decision, now)
+        for name in decision.load:
+            self._begin_load(self.tenants[name], now)
+        self._look_again(decision, now)
+        for tenant in self.tenants.values():
+            self._tell(tenant)
+        self._stirred.set()
+
+    def _drain_or_keep(self, tenant: Tenant, decision: Decision, now: float) -> None:
+        why = decision.drain.get(tenant.name)
+        if why is not None and tenant.phase is Phase.RESIDENT:
+            tenant.phase, tenant.drained_at = Phase.DRAINING, now
+            tenant.why_drained = tenant.why_ordered_out or why
+            log.info("%s is unloaded: %s", tenant.name, tenant.why_drained)
+        elif why is None and tenant.phase is Phase.DRAINING:
+            tenant.phase = Phase.RESIDENT
+            tenant.grant_all(now)
+        if tenant.phase is Phase.DRAINING:
+            if not tenant.leases:
+                tenant.phase = Phase.STOPPING
+                self._run(self._stop(tenant))
+            elif now - tenant.drained_at >= self._drain_limit_s and not tenant.is_cut_off:
+                tenant.is_cut_off = True
+                self._run(self._cut_off(tenant))
+
+    def _look_again(self, decision: Decision, now: float) -> None:
+        """Set the timer for the next step that time alone makes due."""
+        draining = (tenant for tenant in self.tenants.values() if tenant.is_draining)
+        times = [tenant.drained_at + self._drain_limit_s for tenant in draining]
+        times += [decision.look_again_at] if decision.look_again_at is not None else []
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if times:
+            delay_s = max(min(times) - now, 0.0)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self.advance)
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    def _begin_load(self, tenant: Tenant, now: float) -> None:
+        tenant.phase, tenant.began_at, tenant.is_asleep = Phase.LOADING, now, False
+        tenant.failure = None
+        self._run(self._load(tenant))
+
+    async def _load(self, tenant: Tenant) -> None:
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                for device_id in sorted(tenant.packed.uses.keys() - {HOST}):  # its free bytes are one load's
+                    await stack.enter_async_context(self._device_locks[device_id])
+                tenant.began_at = time.monotonic()
+                tenant.take(await self._load_plans.packed_now(tenant.packed, self._other_plans(tenant)))
+                tenant.engine = self._make_engine(tenant.plans, tenant.name, self._on_engine_state(tenant))
+                tenant.engine.start()
+                tenant.info = await tenant.engine.ready()
+        except VramLLMError as error:
+            await self._fail(tenant, error)
+        except Exception as error:  # a bug must not leave requests waiting for ever
+            log.exception("the load of %s failed", tenant.name)
+            await self._fail(tenant, EngineDied(f"{tenant.name} could not be loaded: {error}"))
+        else:
+            tenant.note_loaded(time.monotonic())
+            self._run(self._watch(tenant))
+        self.advance()
+
+    def _other_plans(self, tenant: Tenant) -> tuple[Plan, ...]:
+        return tuple(
+            plan
+            for other in self.tenants.values()
+            if other is not tenant and other.phase not in (Phase.ABSENT, Phase.STOPPING)
+            for plan in other.plans
+        )
+
+    def _on_engine_state(self, tenant: Tenant) -> Callable[[Engine], None]:
+        def on_state(_: Engine) -> None:
+            self._tell(tenant)
+            self._stirred.set()
+
+        return on_state
+
+    async def _fail(self, tenant: Tenant, error: VramLLMError) -> None:
+        log.error("%s was not loaded: %s", tenant.name, error)
+        if tenant.engine is not None:
+            await tenant.engine.stop()
+        tenant.note_failed(error, time.monotonic())
+
+    async def _watch(self, tenant: Tenant) -> None:
+        """Wait until the engine is not started again after a death."""
+        engine = tenant.engine
+        assert engine is not None
+        try:
+            await engine.ended()
+        except VramLLMError as error:
+            if tenant.engine is engine and tenant.phase in (Phase.RESIDENT, Phase.DRAINING):
+                tenant.phase = Phase.STOPPING
+                await self._fail(tenant, error)
+                self.advance()
+
+    async def _stop(self, tenant: Tenant) -> None:
+        assert tenant.engine is not None
+        await tenant.engine.stop()
+        tenant.note_gone()
+        if tenant.is_gone:
+            self.tenants.pop(tenant.name, None)
+        self.advance()
+
+    async def _cut_off(self, tenant: Tenant) -> None:
+        assert tenant.engine is not None
+        log.warning(
+            "%s has %d requests that have not ended within %g s; they end now, for %s",
+            tenant.name,
+            len(tenant.leases),
+            self._drain_limit_s,
+            tenant.why_drained,
+        )
+        await tenant.engine.drain(0.0)
+
+    def _run(self, step: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(step)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- events ----------------------------------------------------------------------------------
+
+    def _tell(self, tenant: Tenant) -> None:
+        """Pass a change of state or detail on."""
+        seen = tenant.state, tenant.detail
+        if self._seen.get(tenant.name) == seen:
+            return
+        self._seen[tenant.name] = seen
+        snapshot = tenant.snapshot(time.monotonic())
+        self.changes.add(
+            FleetEvent(
+                time=time.time(),
+                model=tenant.name,
+                state=snapshot.state,
+                detail=snapshot.detail,
+                load_fraction=snapshot.load_fraction,
+            )
+        )
+        self._on_change(snapshot)
