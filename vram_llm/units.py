@@ -12,6 +12,8 @@ _BYTES = {
     "t": 2**40, "tib": 2**40, "tb": 10**12,
 }  # fmt: skip
 _COUNT = {"": 1, "k": 1024, "m": 1024**2}
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*([a-z]*)\s*", re.IGNORECASE)
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 _NUMBER = re.compile(r"\s*(\d{1,18}(?:\.\d{1,9})?)\s*([a-z]*)\s*", re.IGNORECASE)
 
@@ -40,6 +42,22 @@ def parse_bytes_per_s(text: str) -> float:
     if not slash or second.strip() != "s":
         raise ValueError(f"{text!r} is not a bandwidth; write it like 1008GB/s")
     return float(parse_bytes(size))
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds in `text`: "90", "30s", "10m", "1h 30m", "2d". Raises ValueError."""
+    parts = _DURATION.findall(text)
+    if not parts or _DURATION.sub("", text).strip() or any(unit.lower() not in _SECONDS for _, unit in parts):
+        raise ValueError(f"{text[:40]!r} is not a time; write it like 90, 30s, 10m or 1h30m")
+    return sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
+
+
+def typed_seconds(seconds: float) -> str:
+    """A time as `parse_seconds` reads it, in the largest unit that keeps it whole: "10m", "45s", "0.5s"."""
+    for unit in ("d", "h", "m"):
+        if seconds and seconds % _SECONDS[unit] == 0:
+            return f"{seconds / _SECONDS[unit]:.0f}{unit}"
+    return f"{seconds:g}s"
 
 
 def format_mib(n_bytes: int) -> str:

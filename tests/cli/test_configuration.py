@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,6 +23,8 @@ from vram_llm.cli.configured_command import (
     options_by_key,
     variable_of,
 )
+from vram_llm.cli.fleet_config import ServeOptions, read_serve
+from vram_llm.cli.fleet_entry import model_options
 from vram_llm.cli.plan_options import PlanOptions, plan_options
 from vram_llm.cli.server_options import server_options
 from vram_llm.errors import VramLLMError
@@ -105,6 +108,8 @@ _WORDS = {
     "OverrideListType": ["experts:0-2=CPU", "ffn:3=CPU,attn:1=GPU1", "auto", "none"],
     "LoraType": ["a.gguf:0.5", "b.gguf"],
     "WatchdogType": ["auto", "off", "30", "2.5"],
+    "DurationType": ["90", "1.5", "10m", "1h 30m"],
+    "ReplicasType": ["auto", "3"],
     "SwitchType": ["on", "off", "auto", "true", "0"],
 }
 
@@ -192,6 +197,49 @@ def test_several_options_are_the_same(data: st.DataObject, files: dict[str, str]
     check_same(keys, data, files, folder)
 
 
+MODEL_KEYS = sorted({key_of(option) for option in model_options().values()} & set(OPTIONS) - {"alias"})
+
+
+@pytest.mark.parametrize("key", [*MODEL_KEYS, "several"])
+@settings(max_examples=3)
+@given(data=st.data())
+def test_a_key_of_a_model_is_the_flag(
+    key: str, data: st.DataObject, files: dict[str, str], folder: Path
+) -> None:
+    """Neither the entry of another model nor options beside `models` change that."""
+    several = st.lists(st.sampled_from(MODEL_KEYS), min_size=2, max_size=8, unique=True)
+    args: list[str] = []
+    entry: dict[str, Any] = {"source": "a.gguf"}
+    for one in data.draw(several) if key == "several" else [key]:
+        option = OPTIONS[one]
+        value = st.just(files[str(option.name)]) if option.name in files else values(option)
+        n_most = 3 if option.multiple and not option.is_flag and option.name != "devices" else 1
+        drawn = data.draw(st.lists(value, min_size=1, max_size=n_most), label=one)
+        args += [word for each in drawn for word in flags_of(option, each)]
+        entry[one] = drawn if option.multiple else drawn[0]
+    path = folder / "fleet.yaml"
+    entry_text = "".join(map(line_of, entry, entry.values()))
+    indented = "- " + entry_text.replace("\n", "\n  ").rstrip() + "\n"
+    path.write_text(f"port: 1\nmodels:\n{indented}- source: b.gguf\n  min-p: 0.5\n", encoding="utf-8")
+    one_model, read = read_or_refused("a.gguf", *args, "--port", "1"), read_or_refused("--config", str(path))
+    assert type(one_model) is type(read), path.read_text()
+    if isinstance(one_model, str) or isinstance(read, str):
+        return
+    assert read.fleet is not None
+    spec, server = read.fleet.spec.models[0], read.fleet.servers["a"]
+    assert spec.workload == one_model.options.workload, path.read_text()
+    assert replace(server, model_name=None) == one_model.server, path.read_text()
+    if one_model.fleet is not None:
+        assert spec == one_model.fleet.spec.models[0]
+
+
+def read_or_refused(*args: str) -> ServeOptions | str:
+    try:
+        return read_serve(args)
+    except VramLLMError as error:
+        return type(error).__name__
+
+
 def test_a_flag_overrides_a_variable_that_a_file_that_the_users_own(tmp_path: Path) -> None:
     named, own = tmp_path / "named.yaml", tmp_path / "config.yaml"
     named.write_text("port: 3\nalias: [three, tres]\nseed: 3")
@@ -227,8 +275,8 @@ def test_a_flag_overrides_a_variable_that_a_file_that_the_users_own(tmp_path: Pa
 
 
 REPLACED: dict[str, tuple[list[str], dict[str, Any]]] = {
-    "model: a.gguf": (["b.gguf"], {"model": "b.gguf", "model_option": None}),
-    "plan: p.json": (["b.gguf"], {"model": "b.gguf", "plan_file": None}),
+    "model: a.gguf": (["b.gguf"], {"model": ("b.gguf",), "model_option": None}),
+    "plan: p.json": (["b.gguf"], {"model": ("b.gguf",), "plan_file": None}),
     "model: a.gguf\nn-ctx: 1k": (["--plan", "p.json"], {"model_option": None, "plan_file": "p.json"}),
     "smart-split: true": (["--tensor-split", "1,2"], {"smart_split": False}),
 }

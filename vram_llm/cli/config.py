@@ -82,7 +82,7 @@ def _effective(ctx: click.Context) -> Iterator[EffectiveOption]:
         value: Any = option.get_default(ctx)
         source, place = OptionSource.DEFAULT, None
         if name == "model_option" and ctx.params.get("model"):
-            value, source, place = ctx.params["model"], OptionSource.COMMAND_LINE, "MODEL"
+            value, source, place = ctx.params["model"][0], OptionSource.COMMAND_LINE, "MODEL"
         elif name in typed:
             value = typed[name] if option.multiple else typed[name][-1]
             source, place = OptionSource.COMMAND_LINE, option.opts[0]

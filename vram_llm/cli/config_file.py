@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import click
 import yaml
 
 from vram_llm.errors import BadConfig
@@ -97,6 +98,26 @@ class ConfigEntry:
                 self._fail(f"{self.key} takes a list, not lines of its own")
         return (self._scalar(self.node),)
 
+    def objects(self) -> tuple["ConfigObject", ...]:
+        """A list of objects and plain values. Raises BadConfig for another value, and for an empty list."""
+        if not isinstance(self.node, yaml.SequenceNode):
+            self._fail(f"{self.key} takes a list: lines that begin with `- `")
+        if not self.node.value:
+            self._fail(f"{self.key} is an empty list; give it an entry, or remove the line")
+        return tuple(self._object(node) for node in self.node.value)
+
+    def _object(self, node: yaml.Node) -> "ConfigObject":
+        line = node.start_mark.line + 1
+        _check_tag(self.path, node)
+        match node:
+            case yaml.MappingNode():
+                pairs = _pairs(self.path, node)
+                entries = (ConfigEntry(self.path, str(key.value), _line(key), value) for key, value in pairs)
+                return ConfigObject(self.path, line, tuple(entries), None)
+            case yaml.SequenceNode():
+                raise BadConfig(f"{self.path}:{line}: an entry of {self.key} is not a list")
+        return ConfigObject(self.path, line, (), ConfigEntry(self.path, self.key, line, node).text())
+
     def data(self) -> Any:
         """The value as JSON: objects, lists, texts, numbers, true, false and null. Raises BadConfig."""
         return _data(self.path, self.node)
@@ -112,12 +133,35 @@ class ConfigEntry:
         raise BadConfig(f"{self.place}: {problem}")
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigObject:
+    """An entry of a list in the file: an object with its keys, or one `text`. `line` counts from 1."""
+
+    path: Path
+    line: int
+    entries: tuple[ConfigEntry, ...]
+    text: str | None
+
+    @property
+    def place(self) -> str:
+        """FILE:LINE."""
+        return f"{self.path}:{self.line}"
+
+
 def read_config(path: Path) -> list[ConfigEntry]:
     """The entries of a file, in its order. Raises BadConfig."""
     try:
         return list(_entries(path, _composed(path, _text(path))))
     except RecursionError:
         raise BadConfig(f"{path} has brackets or lines nested too deeply") from None
+
+
+def is_true(entry: ConfigEntry) -> bool:
+    """The value as click's flags read it. Raises BadConfig."""
+    try:
+        return click.BOOL.convert(entry.text(), None, None)
+    except click.BadParameter:
+        raise BadConfig(f"{entry.place}: {entry.key} is true or false, not {entry.text()!r}") from None
 
 
 def others_can_read(path: Path) -> bool:
@@ -167,7 +211,11 @@ def _entries(path: Path, root: yaml.Node | None) -> Iterator[ConfigEntry]:
         )
     _check_tag(path, root)
     for key, node in _pairs(path, root):
-        yield ConfigEntry(path, str(key.value), key.start_mark.line + 1, node)
+        yield ConfigEntry(path, str(key.value), _line(key), node)
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
 
 
 def _pairs(path: Path, mapping: yaml.MappingNode) -> Iterator[tuple[yaml.Node, yaml.Node]]:

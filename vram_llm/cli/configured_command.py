@@ -6,7 +6,8 @@ file overrides the user's own.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,11 +31,15 @@ CONFIG_VARIABLE = "VRAM_LLM_CONFIG"
 NO_CONFIG = "none"
 
 _CONFIG = "config_file"  # the parameter of --config
+_LAYERS, _GIVEN = "vram_llm.layers", "vram_llm.given"
 _MODEL, _PLAN = "model_option", "plan_file"
+MODELS, GROUPS, WORKERS = "models", "groups", "workers"
+_LISTS = (MODELS, GROUPS, WORKERS)
 _REPLACED: Mapping[str, frozenset[str]] = {
-    "model": frozenset({_MODEL, _PLAN}),
-    _MODEL: frozenset({_PLAN}),
-    _PLAN: frozenset({_MODEL, *(option.name for option in PLAN_OPTIONS)}),
+    "model": frozenset({_MODEL, _PLAN, MODELS, GROUPS}),
+    _MODEL: frozenset({_PLAN, MODELS, GROUPS}),
+    _PLAN: frozenset({_MODEL, MODELS, GROUPS, *(option.name for option in PLAN_OPTIONS)}),
+    MODELS: frozenset({_MODEL, _PLAN}),
     "smart_split": frozenset({"tensor_split"}),
     "tensor_split": frozenset({"smart_split"}),
     "mmproj": frozenset({"no_mmproj"}),
@@ -45,6 +50,14 @@ _REPLACED: Mapping[str, frozenset[str]] = {
 """The options, other than itself, that an option replaces if they were given in a weaker place."""
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigLayer:
+    """The settings of one place, the environment or a file, and the file's lists of objects by key."""
+
+    settings: Mapping[str, OptionSetting]
+    lists: Mapping[str, ConfigEntry] = field(default_factory=dict)
+
+
 class ConfiguredCommand(ShortFlagsCommand):
     """A command that reads variables and configuration files before its options are converted."""
 
@@ -53,8 +66,22 @@ class ConfiguredCommand(ShortFlagsCommand):
             given = given_parameters(self, ctx, args)
             asks_for_help = self.get_help_option(ctx)
             if asks_for_help is None or asks_for_help.name not in given:
-                keep_settings(ctx, _settings(self, given))
+                layers = _layers(self, given)
+                ctx.meta[_LAYERS], ctx.meta[_GIVEN] = layers, frozenset(given)
+                keep_settings(ctx, merged(layers, given).settings)
         return super().parse_args(ctx, args)
+
+
+def given_names(ctx: click.Context) -> frozenset[str]:
+    """The parameters that are on the command line of the context's command."""
+    found: frozenset[str] = ctx.meta.get(_GIVEN, frozenset())
+    return found
+
+
+def layers_of(ctx: click.Context) -> list[ConfigLayer]:
+    """The environment and the files of the context's command, the strongest first."""
+    found: list[ConfigLayer] = ctx.meta.get(_LAYERS, [])
+    return found
 
 
 def config_option(function: _F) -> _F:
@@ -99,22 +126,28 @@ def variable_of(key: str) -> str:
     return PREFIX + key.upper().replace("-", "_")
 
 
-def _settings(command: click.Command, given: Mapping[str, Any]) -> dict[str, OptionSetting]:
-    """The settings of variables and files, without those that a stronger place replaces."""
+def _layers(command: click.Command, given: Mapping[str, Any]) -> list[ConfigLayer]:
     named = given.get(_CONFIG) or os.environ.get(CONFIG_VARIABLE)
     if named == NO_CONFIG:
-        return {}
+        return []
     options = options_by_key(command)
-    layers = [_of_variables(options), *(_of_file(path, options) for path in _files(named))]
-    found: dict[str, OptionSetting] = {}
+    return [ConfigLayer(_of_variables(options)), *(_of_file(path, options) for path in _files(named))]
+
+
+def merged(layers: Iterable[ConfigLayer], given: Iterable[str]) -> ConfigLayer:
+    """The settings and lists of all layers, without those that stronger layers, or `given` flags, replace."""
+    settings: dict[str, OptionSetting] = {}
+    lists: dict[str, ConfigEntry] = {}
     replaced: set[str] = set()
     stronger: Sequence[str] = list(given)
     for layer in layers:
         replaced.update(stronger, *(_REPLACED.get(name, ()) for name in stronger))
-        kept = {name: setting for name, setting in layer.items() if name not in replaced}
-        found |= kept
-        stronger = list(kept)
-    return found
+        kept = {name: setting for name, setting in layer.settings.items() if name not in replaced}
+        kept_lists = {name: entry for name, entry in layer.lists.items() if name not in replaced}
+        settings |= kept
+        lists |= kept_lists
+        stronger = [*kept, *kept_lists]
+    return ConfigLayer(settings, lists)
 
 
 def _of_variables(options: Mapping[str, click.Option]) -> dict[str, OptionSetting]:
@@ -152,21 +185,53 @@ def _flag_of(variable: str) -> str:
     return "--" + variable.removeprefix(PREFIX).lower().replace("_", "-")
 
 
-def _of_file(path: Path, options: Mapping[str, click.Option]) -> dict[str, OptionSetting]:
+def _of_file(path: Path, options: Mapping[str, click.Option]) -> ConfigLayer:
     """Raises BadConfig."""
-    found: dict[str, OptionSetting] = {}
+    lists: dict[str, ConfigEntry] = {}
+    entries: list[ConfigEntry] = []
     for entry in read_config(path):
+        if entry.key in _LISTS:
+            lists[entry.key] = entry
+        else:
+            entries.append(entry)
+    found = settings_of_entries(entries, options, lambda key: unknown_key(key, options, _LISTS))
+    _check_lists(found, lists)
+    _warn_of_open_keys(path, found)
+    return ConfigLayer(found, lists)
+
+
+def settings_of_entries(
+    entries: Iterable[ConfigEntry], options: Mapping[str, click.Option], unknown: Callable[[str], str]
+) -> dict[str, OptionSetting]:
+    """The settings of a file, or of an object in it, by the name of the parameter.
+
+    `unknown` says what is wrong with a key that is not in `options`. Raises BadConfig.
+    """
+    found: dict[str, OptionSetting] = {}
+    for entry in entries:
         option = options.get(entry.key.replace("_", "-"))
         if option is None or option.name is None:
-            raise BadConfig(f"{entry.place}: {_unknown(entry.key, options)}")
+            raise BadConfig(f"{entry.place}: {unknown(entry.key)}")
         if option.name in found:
             earlier = found[option.name]
             raise BadConfig(
                 f"{entry.place}: {entry.key} sets the same option as {earlier.key} in {earlier.place}"
             )
         found[option.name] = OptionSetting(_value(entry, option), entry.place, entry.key)
-    _warn_of_open_keys(path, found)
     return found
+
+
+def _check_lists(settings: Mapping[str, OptionSetting], lists: Mapping[str, ConfigEntry]) -> None:
+    """Raises BadConfig for a file that names its model in two ways, or groups without models."""
+    for name in (_MODEL, _PLAN):
+        if MODELS in lists and name in settings:
+            setting = settings[name]
+            raise BadConfig(
+                f"{setting.place}: {setting.key} names the one model to serve, and {MODELS} in "
+                f"{lists[MODELS].place} lists several: give one of them"
+            )
+    if GROUPS in lists and MODELS not in lists:
+        raise BadConfig(f"{lists[GROUPS].place}: {GROUPS} needs {MODELS} in the same file")
 
 
 def _value(entry: ConfigEntry, option: click.Option) -> Any:
@@ -175,13 +240,19 @@ def _value(entry: ConfigEntry, option: click.Option) -> Any:
     return entry.data() if entry.is_object and option.type.name == "json" else entry.text()
 
 
-def _unknown(key: str, options: Mapping[str, click.Option]) -> str:
+def unknown_key(key: str, options: Mapping[str, click.Option], more: Iterable[str] = ()) -> str:
+    """A sentence on a key that is not in `options`, with the key that may be meant, also of `more` keys."""
     flag = "--" + key.replace("_", "-")
     positive = flag.removeprefix("--no-")
     if positive in options and options[positive].secondary_opts:
         return f"there is no option {key}; write {positive}: false"
-    near = nearest_flag(flag, [f"--{known}" for known in options])
-    return f"there is no option {key}" + (f"; did you mean {near.removeprefix('--')}?" if near else "")
+    return f"there is no option {key}" + nearest_key(key, (*options, *more))
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str:
+    """The end of a sentence that names the known key which is meant; empty if there is none."""
+    near = nearest_flag("--" + key.replace("_", "-"), [f"--{one}" for one in known])
+    return f"; did you mean {near.removeprefix('--')}?" if near else ""
 
 
 def _warn_of_open_keys(path: Path, settings: Mapping[str, OptionSetting]) -> None:

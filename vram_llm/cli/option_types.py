@@ -8,11 +8,13 @@ import click
 from vram_llm.errors import BadSplit
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import Lora
-from vram_llm.units import parse_bytes, parse_count
+from vram_llm.units import parse_bytes, parse_count, parse_seconds
 
 LARGEST = "max"
 ALL = "all"
 AUTO = "auto"
+NEVER = "never"
+MOST_REPLICAS = 64
 ALL_LAYERS = -1
 TRAINED = 0
 
@@ -125,6 +127,41 @@ class CountOrAllType(click.ParamType[int | None]):
         if number < 0:
             self.fail(f"{value!r} is neither a number nor {ALL}", param, ctx)
         return number
+
+
+class DurationType(click.ParamType[float]):
+    """A time in seconds: "90", "30s", "10m", "1h30m"; "never", if allowed, is infinite."""
+
+    name = "time"
+
+    def __init__(self, *, may_be_never: bool = False) -> None:
+        self._may_be_never = may_be_never
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        if value == NEVER and self._may_be_never:
+            return math.inf
+        try:
+            seconds = parse_seconds(str(value))
+        except ValueError as error:
+            self.fail(f"{error}{f', or {NEVER}' if self._may_be_never else ''}", param, ctx)
+        if seconds == 0 and self._may_be_never:
+            self.fail(f"0 s would unload the model at once; write {NEVER} to keep it", param, ctx)
+        return seconds
+
+
+class ReplicasType(click.ParamType[int | None]):
+    """A number of copies from 1, or "auto", which is None."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == AUTO:
+            return None
+        if not str(value).isdecimal() or not 1 <= int(value) <= MOST_REPLICAS:
+            self.fail(f"{value!r} is neither a number from 1 to {MOST_REPLICAS} nor {AUTO}", param, ctx)
+        return int(value)
 
 
 class LoraType(click.ParamType[Lora]):

@@ -9,10 +9,13 @@ import click
 from vram_llm.cli import terminal
 from vram_llm.cli.complete_model import complete_model, same_model
 from vram_llm.cli.configured_command import ConfiguredCommand, config_option
+from vram_llm.cli.fleet_config import configured_fleet
+from vram_llm.cli.fleet_options import ResidencyOptions, residency_options
 from vram_llm.cli.load_progress import LoadProgress
 from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options, saved_plan
 from vram_llm.cli.server_log import set_up_log
 from vram_llm.cli.server_options import server_options
+from vram_llm.errors import NotBuilt
 from vram_llm.server.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -22,31 +25,37 @@ if TYPE_CHECKING:
 
 
 @click.command("serve", cls=ConfiguredCommand)
-@click.argument("model", required=False, shell_complete=complete_model)
+@click.argument("model", nargs=-1, shell_complete=complete_model)
 @same_model
 @config_option
 @click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
 @click.option("--smart-split", is_flag=True, help="Plan the split from the model file. This is the default.")
+@residency_options
 @server_options
 @plan_options
 def command(
     options: PlanOptions,
     server: ServerConfig,
-    model: str | None,
+    residency: ResidencyOptions,  # read with the models of a fleet
+    model: tuple[str, ...],
     model_option: str | None,
     plan_file: str | None,
     smart_split: bool,
 ) -> None:
     """Plan MODEL over this machine's devices and workers, load it, and serve it until Ctrl+C.
 
-    Without MODEL or --plan: the built-in model.
+    Without MODEL or --plan: the built-in model. Several models, as arguments or in `models:` of a file:
+    those that fit are loaded together, and requests load the others in turn. NAME=MODEL names a model.
     """
     from vram_llm.server import sockets
     from vram_llm.server.host_check import check_exposure
     from vram_llm.workflows import planning, serving
     from vram_llm.workflows.replanning import Replanner
 
-    name = one_model(model, model_option)
+    fleet = configured_fleet(click.get_current_context(), server)
+    if fleet is not None:
+        raise NotBuilt("several models are not served yet; `vram-llm plan --config FILE` plans them")
+    name = one_model(next(iter(model), None), model_option)
     if smart_split and options.workload.tensor_split is not None:
         raise click.UsageError(
             "--smart-split plans the split and --tensor-split dictates it: give one of them"

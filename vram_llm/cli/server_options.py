@@ -16,6 +16,15 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULT = ServerConfig()
 _LEAST_WATCHDOG_S = 2  # an idle engine gives a sign of life every half second
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
+MODEL_FIELDS = (
+    "request_timeout_s", "image_dir", "watchdog_s", "chat_template", "chat_template_kwargs", "reasoning",
+    "reasoning_budget", "sampling",
+)  # fmt: skip
+"""Fields of ServerConfig that may differ between the models of one server, besides their names."""
+MODEL_PARAMETERS = frozenset(
+    {*MODEL_FIELDS, *_SAMPLING, "chat_template_file"} - {"chat_template", "sampling"}
+)
+"""The parameters of the options that set them."""
 
 
 class JsonObjectType(click.ParamType[dict[str, Any]]):

@@ -30,12 +30,18 @@ class ShortFlagsCommand(click.Command):
         return parser
 
 
+def typed_arguments(ctx: click.Context) -> tuple[str, ...]:
+    """The command line of the context's command, as it was typed."""
+    found: tuple[str, ...] = ctx.meta[_ARGUMENTS]
+    return found
+
+
 def given_options(ctx: click.Context) -> list[tuple[click.Option, Any]]:
     """The options on the command line with their values as typed, in the order typed.
 
     An option that may be repeated is listed each time, another one only where it stands last.
     """
-    values, _, order = ctx.command.make_parser(ctx).parse_args(list(ctx.meta[_ARGUMENTS]))
+    values, _, order = ctx.command.make_parser(ctx).parse_args(list(typed_arguments(ctx)))
     listed: list[tuple[click.Option, Any]] = []
     for param in (param for param in reversed(order) if isinstance(param, click.Option)):
         n_listed = sum(other is param for other, _ in listed)
@@ -53,7 +59,7 @@ def given_parameters(command: click.Command, ctx: click.Context, args: list[str]
     return {
         name: value
         for name, value in values.items()
-        if name in given or isinstance(value, str)  # a missing argument is no text
+        if name in given or (isinstance(value, str | tuple) and value)  # a missing argument is no text
     }
 
 

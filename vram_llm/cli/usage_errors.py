@@ -50,10 +50,11 @@ _ALIKE = 0.75  # difflib's ratio
 def sentence(error: click.UsageError) -> str:
     """The error as one line: where, what, and how to get help."""
     command = error.ctx.command_path if error.ctx is not None else "vram-llm"
-    return f"{command}: {_what(error)} (`{command} --help` explains)"
+    return f"{command}: {reason(error)} (`{command} --help` explains)"
 
 
-def _what(error: click.UsageError) -> str:
+def reason(error: click.UsageError) -> str:
+    """The error with the place of its option, without the command."""
     match error:
         case click.NoSuchCommand():
             return _unknown_command(error)
