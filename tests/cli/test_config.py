@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from vram_llm.cli import config, serve
 from vram_llm.cli.config_file import read_config
 from vram_llm.cli.configured_command import CONFIG_DIR_VARIABLE, key_of, options_by_key
+from vram_llm.cli.fleet_config import read_serve
 
 
 def ask(*args: str, env: dict[str, str] | None = None) -> Result:
@@ -84,6 +85,70 @@ def test_a_template_sets_nothing_until_its_lines_do(tmp_path: Path) -> None:
     defaults = options()
     changed = {key for key in found if found[key][0] != defaults[key][0]}
     assert changed <= {"smart-split", "cpu-moe", "mmap", "op-offload", "kv-offload"}
+
+
+def test_the_templates_models_are_a_file_when_their_comments_are_removed(tmp_path: Path) -> None:
+    text = ask("--template").stdout
+    lines = text[text.index("# models:") :].splitlines()
+    path = tmp_path / "c.yaml"
+    plain = "\n".join(line.removeprefix("# ") for line in lines)
+    path.write_text(
+        plain.replace("[NAME, NAME]", "[NAME, b]").replace("HOST:PORT@SIZE", "h:1@4GiB")
+        .replace("groups:", "  - {name: b, source: b.gguf}\ngroups:", 1)
+    )  # fmt: skip
+    printed = ask("--config", str(path))
+    assert printed.exit_code == 0, printed.stderr
+    assert "  - name: NAME " in printed.stdout
+
+
+FLEET = """\
+n-ctx: 8k
+models:
+  - name: chat
+    source: a.gguf
+    alias: [x, "y,z"]
+    n-ctx: 32k
+    chat-template-kwargs: {a: {b: 1}}
+    ttl: 10m
+  - source: b.gguf
+    devices: [0, "RTX 3060"]
+    preload: true
+groups:
+  - {models: [chat, b], apart: true}
+workers:
+  - box:50052@4GiB
+  - {ssh: attic}
+"""
+
+
+def test_the_models_of_a_fleet_with_the_place_of_each_value(tmp_path: Path) -> None:
+    path, again = tmp_path / "fleet.yaml", tmp_path / "again.yaml"
+    path.write_text(FLEET)
+    args = ("--config", str(path), "--n-ctx", "4k")
+    document = json.loads(ask(*args, "--json", env={"VRAM_LLM_TTL": "5m"}).stdout)
+    chat, other = (
+        {one["key"]: (one["value"], one["source"], one["place"]) for one in model["options"]}
+        for model in document["models"]
+    )
+    assert chat == {
+        "name": ("chat", "file", f"{path}:3"),
+        "source": ("a.gguf", "file", f"{path}:4"),
+        "alias": (["x", "y,z"], "file", f"{path}:5"),
+        "n-ctx": ("4k", "command line", "--n-ctx"),
+        "chat-template-kwargs": ({"a": {"b": 1}}, "file", f"{path}:7"),
+        "ttl": ("5m", "variable", "$VRAM_LLM_TTL"),
+    }
+    assert other["name"] == ("b", "default", None)
+    assert other["devices"] == (["0", "RTX 3060"], "file", f"{path}:10")
+    assert [(one["key"], one["place"]) for one in document["lists"]] == [
+        ("groups", f"{path}:12"), ("workers", f"{path}:14")
+    ]  # fmt: skip
+    again.write_text(ask(*args).stdout)
+    assert read_serve(["--config", str(again)]).fleet.spec == read_serve(list(args)).fleet.spec  # type: ignore[union-attr]  # both are fleets
+    assert [worker.spec for worker in read_serve(["--config", str(again)]).fleet.workers] == [  # type: ignore[union-attr]  # a fleet
+        worker.spec
+        for worker in read_serve(list(args)).fleet.workers  # type: ignore[union-attr]  # a fleet
+    ]
 
 
 @pytest.mark.parametrize("args", [["--prot", "1"], ["--port", "x"], ["--config", "nowhere"]])

@@ -250,7 +250,7 @@ def test_a_model_named_on_the_command_line_replaces_the_files_models(tmp_path: P
     path = tmp_path / "fleet.yaml"
     path.write_text(FLEET)
     config = ["--config", str(path)]
-    assert read_serve(["a.gguf", "--no-preload", *config]).fleet is not None
+    assert read_serve(["a.gguf", "--preload", *config]).fleet is not None
     assert [m.name for m in read_serve(["a=x.gguf", *config]).fleet.spec.models] == ["a"]  # type: ignore[union-attr]  # a fleet
 
 

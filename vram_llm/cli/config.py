@@ -1,6 +1,7 @@
 """vram-llm config: the options that `serve` would use, each with its place; and a template of a file."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -36,10 +37,28 @@ class EffectiveOption:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EffectiveConfig:
-    """`config --json`."""
+class EffectiveModel:
+    """A model of a fleet: the options that its entry sets, and its name. Others are those of the server."""
 
     options: tuple[EffectiveOption, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectiveList:
+    """`groups` or `workers` of a file, as written there. `place` is FILE:LINE."""
+
+    key: str
+    value: list[dict[str, Any] | str]
+    place: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectiveConfig:
+    """`config --json`. Without a fleet, `models` is empty, and `options` have the model."""
+
+    options: tuple[EffectiveOption, ...]
+    models: tuple[EffectiveModel, ...] = ()
+    lists: tuple[EffectiveList, ...] = ()
 
 
 @click.command("config", cls=ShortFlagsCommand, context_settings={"ignore_unknown_options": True})
@@ -50,25 +69,32 @@ def command(more: tuple[str, ...], as_json: bool, template: bool) -> None:
     """Show the options that `vram-llm serve` would use, and where each comes from.
 
     The output is a configuration file itself, without API keys. MODEL and options of `serve` may follow:
-    --config FILE, --n-ctx.
+    --config FILE, --n-ctx. Of several models, each has the options that hold for it alone.
     """
     from vram_llm.cli import serve
     from vram_llm.cli.config_template import template_of
+    from vram_llm.cli.configured_command import options_by_key
+    from vram_llm.cli.effective_fleet import effective_lists, effective_models
 
     if template:
         terminal.say(template_of(serve.command), nl=False)
         return
     context = serve.command.make_context("vram-llm serve", list(more))
-    options = tuple(_effective(context))
+    config = EffectiveConfig(
+        options=tuple(effective_options(context, options_by_key(serve.command).values())),
+        models=effective_models(context),
+        lists=effective_lists(context),
+    )
     if as_json:
-        click.echo(document(EffectiveConfig(options=options)))
+        click.echo(document(config))
         return
-    for line in _lines(options):
+    for line in _lines(config):
         terminal.say(line)
 
 
-def _effective(ctx: click.Context) -> Iterator[EffectiveOption]:
-    from vram_llm.cli.configured_command import key_of, options_by_key
+def effective_options(ctx: click.Context, options: Iterable[click.Option]) -> Iterator[EffectiveOption]:
+    """The values of options of a context, each once, with their places."""
+    from vram_llm.cli.configured_command import key_of
     from vram_llm.cli.key_options import KEYS
     from vram_llm.cli.settings import settings_of
     from vram_llm.cli.short_flags import given_options
@@ -77,11 +103,11 @@ def _effective(ctx: click.Context) -> Iterator[EffectiveOption]:
     for option, written in given_options(ctx):
         typed.setdefault(option.name, []).append(written)
     settings = settings_of(ctx)
-    for option in dict.fromkeys(options_by_key(ctx.command).values()):
+    for option in dict.fromkeys(options):
         name = str(option.name)
         value: Any = option.get_default(ctx)
         source, place = OptionSource.DEFAULT, None
-        if name == "model_option" and ctx.params.get("model"):
+        if name == "model_option" and len(ctx.params.get("model", ())) == 1:
             value, source, place = ctx.params["model"][0], OptionSource.COMMAND_LINE, "MODEL"
         elif name in typed:
             value = typed[name] if option.multiple else typed[name][-1]
@@ -111,8 +137,24 @@ def _value(written: Any, option: click.Option, ctx: click.Context) -> Any:
     return next(texts, None)
 
 
-def _lines(options: tuple[EffectiveOption, ...]) -> Iterator[str]:
+def _lines(config: EffectiveConfig) -> Iterator[str]:
     """YAML, with the place in a comment; what is not set, and keys, are comments themselves."""
+    from vram_llm.cli.config_template import yaml_of
+
+    yield from _option_lines(config.options)
+    for number, model in enumerate(config.models):
+        if number == 0:
+            yield "models:"
+        for place, text in enumerate(_option_lines(model.options)):
+            yield f"{'    ' if place else '  - '}{text}"
+    for listed in config.lists:
+        yield f"{listed.key}:  # {listed.place}"
+        yield from (
+            f"  - {json.dumps(one) if isinstance(one, dict) else yaml_of(one)}" for one in listed.value
+        )
+
+
+def _option_lines(options: tuple[EffectiveOption, ...]) -> Iterator[str]:
     from vram_llm.cli.config_template import yaml_of
 
     texts = {
@@ -121,7 +163,7 @@ def _lines(options: tuple[EffectiveOption, ...]) -> Iterator[str]:
         else f"{option.key}: {yaml_of(option.value)}"
         for option in options
     }
-    width = max(len(text) for text in texts.values() if len(text) <= 44)
+    width = max((len(text) for text in texts.values() if len(text) <= 44), default=0)
     for option in options:
         place = option.place or ("not set" if option.value is None else "default")
         yield f"{texts[option.key]:{width}}  # {place}"

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from vram_llm.cli.configured_command import key_of, options_by_key, variable_of
+from vram_llm.cli.fleet_options import ENTRY
 from vram_llm.cli.plan_options import PLAN_OPTIONS
 
 _WIDTH = 98
@@ -18,6 +19,24 @@ _HEAD = """\
 # Options of `vram-llm serve`: use this file as config.yaml in the user's configuration folder, or with
 # --config FILE. Remove the # in front of an option to set it. Flags and variables override this file.
 """
+_FLEET_HEAD = """\
+# Several models, in place of `model`. Each takes these options, and those above that are about a model; one
+# above holds for the models that do not set it themselves.
+"""
+_FLEET_END = """\
+
+# groups:
+#   # Models that are loaded and unloaded together (`together: true`), or never at the same time.
+#   - name: NAME
+#     models: [NAME, NAME]
+#     apart: true
+
+# workers:
+#   # RPC workers, each by its address, or by the computer to which an SSH tunnel is opened.
+#   - address: HOST:PORT@SIZE
+#   - ssh: USER@HOST
+#     start: true
+"""
 
 
 def template_of(command: click.Command) -> str:
@@ -26,9 +45,22 @@ def template_of(command: click.Command) -> str:
     options = list(dict.fromkeys(options_by_key(command).values()))
     serving = [option for option in options if option.name not in planning]
     parts = (("Serving", serving), ("Planning", [option for option in options if option not in serving]))
-    return _HEAD + "".join(
+    flat = "".join(
         f"\n# -- {title} --\n" + "".join(_entry(option) for option in part) for title, part in parts
     )
+    return f"{_HEAD}{flat}\n# -- Several models --\n\n{_fleet()}"
+
+
+def _fleet() -> str:
+    """`models`, `groups` and `workers`, in comments."""
+    from vram_llm.cli.fleet_entry import model_options
+
+    options = {key: option for key, option in model_options().items() if option.name in ENTRY}
+    lines = [_FLEET_HEAD, "# models:\n"]
+    for number, (key, option) in enumerate(options.items()):
+        lines += [f"#     {line}" for line in _help(option, None)]
+        lines.append(f"#   {' ' if number else '-'} {key}: {_example(option)}\n")
+    return "".join(lines) + _FLEET_END
 
 
 def yaml_of(value: Any) -> str:
@@ -49,10 +81,13 @@ def _entry(option: click.Option) -> str:
     return f"\n{''.join(_help(option, key))}# {key}: {_example(option)}\n"
 
 
-def _help(option: click.Option, key: str) -> Iterator[str]:
+def _help(option: click.Option, key: str | None) -> Iterator[str]:
+    """The option's help and variable; a `key` of None has no variable."""
     about = " ".join((option.help or "").split())
-    variable = option.envvar if isinstance(option.envvar, str) else variable_of(key)
-    for line in textwrap.wrap(f"{about} (${variable})", _WIDTH, break_long_words=False):
+    if key is not None:
+        variable = option.envvar if isinstance(option.envvar, str) else variable_of(key)
+        about = f"{about} (${variable})"
+    for line in textwrap.wrap(about, _WIDTH - (0 if key else 4), break_long_words=False):
         yield f"# {line}\n"
 
 

@@ -17,7 +17,7 @@ from vram_llm.cli.configured_command import (
     settings_of_entries,
     unknown_key,
 )
-from vram_llm.cli.fleet_options import ENTRY_OPTIONS, RESIDENCY, ResidencyOptions, residency_options
+from vram_llm.cli.fleet_options import ENTRY, ENTRY_OPTIONS, RESIDENCY, ResidencyOptions, residency_options
 from vram_llm.cli.next_command import given_words
 from vram_llm.cli.plan_options import MACHINE_OPTIONS, WORKLOAD_OPTIONS, PlanOptions, plan_options
 from vram_llm.cli.server_options import MODEL_FIELDS, MODEL_PARAMETERS, server_options
@@ -28,7 +28,7 @@ from vram_llm.errors import BadConfig, ModelNotFound
 from vram_llm.planner.fleet.types import FleetModelSpec
 from vram_llm.server.config import ServerConfig
 
-_OF_ENTRY = frozenset({"name", "source", "pin", "priority", "aliases"})
+_OF_ENTRY = frozenset({*ENTRY, "aliases"})
 _SHARED = frozenset(RESIDENCY) | MODEL_PARAMETERS | {option.name for option in WORKLOAD_OPTIONS}
 _OTHER_NAMES = {"served-model-name": "name", "model": "source"}
 
@@ -80,7 +80,7 @@ def model_options() -> Mapping[str, click.Option]:
     return {**found, "aliases": found["alias"]}
 
 
-def entry_settings(serve: click.Command, entry: FleetEntry) -> dict[str, OptionSetting]:
+def entry_settings(entry: FleetEntry) -> dict[str, OptionSetting]:
     """The settings of the entry alone, by the name of the parameter. Raises BadConfig."""
     if entry.object is None:
         return {}
@@ -90,13 +90,13 @@ def entry_settings(serve: click.Command, entry: FleetEntry) -> dict[str, OptionS
             f"{entry.place}: an entry of {MODELS} has keys of its own: `- source: {entry.object.text[:60]}`"
         )
     return settings_of_entries(
-        entry.object.entries, options, lambda key: _unknown(key, options, options_by_key(serve))
+        entry.object.entries, options, lambda key: _unknown(key, options, options_by_key(_entry))
     )
 
 
 def effective_settings(ctx: click.Context, entry: FleetEntry) -> dict[str, OptionSetting]:
     """The settings of the entry, and those of all places that hold for every model."""
-    own = entry_settings(ctx.command, entry)
+    own = entry_settings(entry)
     layers = []
     for layer in layers_of(ctx):
         if layer.lists.get(MODELS) is entry.layer_of and entry.layer_of is not None:

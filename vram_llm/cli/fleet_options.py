@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import click
 
 from vram_llm.cli.option_types import NEVER, DurationType, ReplicasType
-from vram_llm.cli.settings import is_given
 from vram_llm.planner.fleet.types import FleetModelSpec
 from vram_llm.units import typed_seconds
 
@@ -57,6 +56,8 @@ ENTRY_OPTIONS = (
     )),
 )  # fmt: skip
 """Options of an entry of `models:` alone."""
+ENTRY = ("name", "source", "pin", "priority")
+"""Their parameters."""
 
 
 RESIDENCY = ("devices", "preload", "ttl_s", "min_residency_s", "replicas")
@@ -64,11 +65,13 @@ RESIDENCY = ("devices", "preload", "ttl_s", "min_residency_s", "replicas")
 
 
 def given_flags(ctx: click.Context) -> tuple[str, ...]:
-    """The flags that are given, on the context's command line or in its configuration."""
+    """The flags that ask for something, on the context's command line or in its configuration."""
+    asks_nothing = ((), False, math.inf, _DEFAULT.min_residency_s, _DEFAULT.replicas)
+    defaults = dict(zip(RESIDENCY, asks_nothing, strict=True))
     return tuple(
         param.opts[0]
         for param in ctx.command.params
-        if param.name in RESIDENCY and isinstance(param, click.Option) and is_given(ctx, param)
+        if param.name in defaults and ctx.params[param.name] != defaults[param.name]
     )
 
 
