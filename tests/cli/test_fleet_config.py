@@ -1,11 +1,13 @@
 """A fleet's file: each mistake is one sentence with the line; what it says is what flags say."""
 
 import os
+import re
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
+from tests.cli.running import ROOT
 from tests.cli.test_config_file import complaint as complaint_of_flat_file
 from vram_llm.cli.configured_command import CONFIG_DIR_VARIABLE
 from vram_llm.cli.fleet_config import ConfiguredFleet, read_serve
@@ -213,6 +215,15 @@ def test_each_key_holds_where_it_stands(tmp_path: Path) -> None:
         "attic": WorkerSpec(host="[::1]", port=50053, ssh="me@attic"),
         "me@cellar:50054 over SSH": WorkerSpec(port=50054, ssh="me@cellar", limit_bytes=4 * GIB, start=True),
     }
+
+
+def test_the_file_of_the_documentation(tmp_path: Path) -> None:
+    found = re.search(r"^```yaml\n(.*?)^```$", (ROOT / "docs/fleet.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None
+    fleet = read(found[1], tmp_path)
+    assert [(model.name, model.ttl_s, model.workload.n_ctx) for model in fleet.spec.models] == [
+        ("chat", 3600.0, 32768), ("coder", 3600.0, 16384), ("embed", None, 16384)
+    ]  # fmt: skip
 
 
 def test_flags_override_variables_that_an_entry_that_the_rest_of_the_file(tmp_path: Path) -> None:

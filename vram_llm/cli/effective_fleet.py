@@ -57,5 +57,6 @@ def _options(ctx: click.Context, entry: FleetEntry, spec: FleetModelSpec) -> Ite
     argument = OptionSource.COMMAND_LINE if entry.object is None else OptionSource.DEFAULT
     for key, value in (("name", spec.name), ("source", spec.source)):
         place = entry.place if entry.object is None else None
-        yield by_key.pop(key, None) or EffectiveOption(key=key, value=value, source=argument, place=place)
-    yield from by_key.values()
+        unset = EffectiveOption(key=key, value=value, source=argument, place=place)
+        yield by_key.get(key, unset)
+    yield from (option for key, option in by_key.items() if key not in ("name", "source"))
