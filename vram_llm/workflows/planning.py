@@ -64,7 +64,7 @@ def plan(
     check_type("workload", workload, Workload)
     check_field_types(workload)
     with nullcontext(dry) if dry is not None else dry_run() as asked:
-        files = _Files.read(model, workload)
+        files = PlannedFiles.read(model, workload)
         if isinstance(files.model.path, Path):
             machine = with_disk(machine, files.model.path)
         try:
@@ -79,7 +79,7 @@ def plan(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Files:
+class PlannedFiles:
     """The headers of a model and its companions: adapters, projector, draft model."""
 
     model: Header
@@ -91,7 +91,7 @@ class _Files:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, model: str, workload: "Workload") -> "_Files":
+    def read(cls, model: str, workload: "Workload") -> "PlannedFiles":
         """Raises the errors of `analyze`, which name the file."""
         if workload.draft == MTP and not Path(MTP).exists():
             raise BadPlan("a model's own MTP head is not used for drafts yet; --draft takes a smaller model")
@@ -124,7 +124,7 @@ def _slow_draft(draft: ModelProfile, model: ModelProfile) -> tuple[str, ...]:
 
 
 def _plan_with_found_files(
-    files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None"
+    files: PlannedFiles, machine: "Machine", workload: "Workload", dry: "DryRun | None"
 ) -> "Plan":
     """The plan; without the projector from the model's folder if that does not fit or cannot be used."""
     noted = _with_notes(machine, *files.notes)
@@ -143,14 +143,14 @@ def _with_notes(machine: "Machine", *notes: str) -> "Machine":
     return dataclasses.replace(machine, notes=(*machine.notes, *notes))
 
 
-def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None") -> "Plan":
+def _plan(files: PlannedFiles, machine: "Machine", workload: "Workload", dry: "DryRun | None") -> "Plan":
     """The plan by the dry run; if `dry` is None, by the analytic meter."""
     from vram_llm.planner.companions import counting, place_companions
     from vram_llm.planner.make_disk_plan import plan_with_disk
     from vram_llm.planner.search.idle_devices import idle_without_companions
 
     reserve = workload.reserve_bytes
-    candidates = _candidates(files, machine, workload, dry)
+    candidates = unplaced_companions(files, machine, workload, dry)
     idle = (
         idle_without_companions(files.profile, machine, workload) if files.draft is not None else frozenset()
     )
@@ -179,7 +179,7 @@ def _plan(files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun 
     return _with_companions_files(plan, files)
 
 
-def _with_companions_files(plan: "Plan", files: _Files) -> "Plan":
+def _with_companions_files(plan: "Plan", files: PlannedFiles) -> "Plan":
     """The plan with the identities of its companions' files."""
     headers = {str(header.path): header for header in (*files.loras, files.mmproj, files.draft) if header}
     companions = (
@@ -189,10 +189,10 @@ def _with_companions_files(plan: "Plan", files: _Files) -> "Plan":
     return dataclasses.replace(plan, companions=tuple(companions))
 
 
-def _candidates(
-    files: _Files, machine: "Machine", workload: "Workload", dry: "DryRun | None"
+def unplaced_companions(
+    files: PlannedFiles, machine: "Machine", workload: "Workload", dry: "DryRun | None"
 ) -> "list[UnplacedCompanion]":
-    """The projector and the draft model, each with its memory use on a device."""
+    """The projector and the draft model, each with its memory use on a device; analytic if `dry` is None."""
     from vram_llm.planner import companion_candidates
     from vram_llm.planner.context import resolve_context
 

@@ -1,4 +1,4 @@
-"""What is asked of a fleet's plan and what it answers. All frozen; a FleetPlan goes to JSON and back.
+"""A fleet as the user asks for it, and its plan. All frozen; a FleetPlan goes to JSON and back.
 
 Names of devices are ids of `Device`, and "host" for the computer's own memory.
 """
@@ -80,6 +80,7 @@ class FleetPlan:
     sets: tuple[frozenset[str], ...]  # maximal sets of models that fit together
     apart: tuple[frozenset[str], ...] = ()  # as the user asks
     together: tuple[frozenset[str], ...] = ()
+    one_program: tuple[frozenset[str], ...] = ()  # groups of devices that serve one program at a time
     notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> PackedModel:

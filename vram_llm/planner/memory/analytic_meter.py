@@ -312,6 +312,14 @@ def without_pipeline_copies(meter: AnalyticMeter) -> AnalyticMeter:
     return other
 
 
+def on_devices(meter: AnalyticMeter, ids: Collection[str]) -> AnalyticMeter:
+    """The same meter for some of its devices."""
+    other = copy.copy(meter)
+    other.devices = {name: device for name, device in meter.devices.items() if name in ids}
+    other.budgets = {name: n_bytes for name, n_bytes in meter.budgets.items() if name in ids}
+    return other
+
+
 def is_pipelined(
     profile: ModelProfile, context: Context, devices: Collection[Device], placement: Placement
 ) -> bool:

@@ -1,0 +1,62 @@
+"""The plan of a fleet from the plans of its models."""
+
+from collections.abc import Mapping, Sequence
+
+from vram_llm.machine.types import Machine
+from vram_llm.planner.fleet.check_spec import at_start
+from vram_llm.planner.fleet.limits import FittingModels, Limits
+from vram_llm.planner.fleet.load_time import load_time
+from vram_llm.planner.fleet.place_options import request_figures
+from vram_llm.planner.fleet.room import uses_of_plan
+from vram_llm.planner.fleet.types import FLEET_VERSION, FleetPlan, FleetSpec, FleetWay, PackedModel
+from vram_llm.planner.types import HOST, Plan
+
+
+def way_of(plan: Plan, machine: Machine) -> FleetWay:
+    """The way of one copy. `machine` is the one that it was planned for."""
+    is_pooled = plan.context.pooling is not None
+    assert plan.speed is not None  # every plan of this version predicts it
+    uses = uses_of_plan(plan)
+    weights = {use.id: use.weights_bytes for use in plan.estimate.devices}
+    for companion in plan.companions:
+        for device_id, use in companion.uses.items():
+            weights[device_id] = weights.get(device_id, 0) + use.weights_bytes
+    file_bytes = plan.model.total_bytes + sum(companion.total_bytes for companion in plan.companions)
+    load = load_time(machine, file_bytes, weights)
+    _, throughput = request_figures(plan.speed, is_pooled=is_pooled)
+    return FleetWay(
+        devices=tuple(device_id for device_id in uses if device_id != HOST),
+        uses=uses,
+        tokens_per_s=None if is_pooled else plan.speed.tokens_per_s,
+        throughput_tokens_per_s=throughput,
+        load_s=load.seconds,
+        load_basis=load.basis,
+        plan=plan,
+    )
+
+
+def fleet_plan_of(
+    spec: FleetSpec,
+    machine: Machine,
+    limits: Limits,
+    ways: Mapping[str, Sequence[FleetWay]],
+    why: Mapping[str, str],
+    notes: Sequence[str] = (),
+) -> FleetPlan:
+    """The plan of a checked fleet with the ways of each model and the reasons for them."""
+    fitting = FittingModels(limits, {name: [way.uses for way in each] for name, each in ways.items()})
+    return FleetPlan(
+        version=FLEET_VERSION,
+        models=tuple(
+            PackedModel(spec=model, ways=tuple(ways[model.name]), why=why[model.name])
+            for model in spec.models
+        ),
+        devices=machine.devices,
+        budgets=limits.budgets,
+        resident_at_start=at_start(spec),
+        sets=fitting.maximal_sets(spec.together),
+        apart=spec.apart,
+        together=spec.together,
+        one_program=limits.one_program,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,194 @@
+"""Plan a fleet: several models on one machine, each confirmed by llama.cpp's dry run."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vram_llm.errors import DoesNotFit
+from vram_llm.machine.disk_store import with_disk
+from vram_llm.workflows import planning
+from vram_llm.workflows.argument_types import check_type
+
+if TYPE_CHECKING:
+    from vram_llm.llama.dryrun.client import DryRun
+    from vram_llm.machine.types import Machine
+    from vram_llm.planner.fleet.layouts import Layout
+    from vram_llm.planner.fleet.limits import Limits
+    from vram_llm.planner.fleet.place_options import PlaceFinder, PlaceOption
+    from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetSpec, FleetWay
+
+
+def plan_fleet(
+    spec: "FleetSpec",
+    machine: "Machine",
+    *,
+    on_model: Callable[[str], None] = lambda _: None,
+    shares_workers: bool = False,
+    dry: "DryRun | None" = None,
+) -> "FleetPlan":
+    """The plan for a fleet on `machine`: where each model is loaded, and which models fit together.
+
+    The analytic meter finds the places. Then each model is planned, with llama.cpp's dry run, in the memory
+    that the others leave in every set that it is in, so the sets fit to the byte. `on_model` gets the name of
+    each model before it is planned so. `shares_workers`: RPC workers serve several programs at a time, which
+    llama.cpp's own do not. Plans share `dry`, or a dry run of their own.
+
+    Raises the errors of `planning.plan`, which name the model; BadPlan if groups contradict each other;
+    DoesNotFit if a model, its replicas, or models that must be resident together can never fit.
+    """
+    from vram_llm.machine.types import Machine
+    from vram_llm.planner.fleet.check_spec import checked
+    from vram_llm.planner.fleet.limits import Limits
+    from vram_llm.planner.fleet.pack_fleet import pack_fleet
+    from vram_llm.planner.fleet.place_options import equal_devices
+    from vram_llm.planner.fleet.planned_way import fleet_plan_of
+    from vram_llm.planner.fleet.reasons import reason
+    from vram_llm.planner.fleet.room import budgets_of, one_program_devices
+    from vram_llm.planner.fleet.types import FleetSpec
+
+    check_type("spec", spec, FleetSpec)
+    check_type("machine", machine, Machine)
+    spec = checked(spec, machine)
+    reserve_bytes = max(model.workload.reserve_bytes for model in spec.models)
+    limits = Limits(
+        budgets=budgets_of(machine, reserve_bytes),
+        one_program=() if shares_workers else one_program_devices(machine),
+        apart=spec.apart,
+    )
+    with nullcontext(dry) if dry is not None else planning.dry_run() as asked:
+        finders = {model.name: _finder(model, machine) for model in spec.models}
+        packing, models = pack_fleet(spec, finders, limits, equal_devices(machine, limits.budgets))
+        ways = _Confirmation(spec, machine, limits, packing.layouts, asked, on_model).confirmed()
+    why = {name: reason(name, models, packing.layouts, limits) for name in models}
+    unproven = "the places are the best of those that were compared; better ones may exist"
+    notes = (*machine.notes, *(() if packing.is_proven else (unproven,)))
+    return fleet_plan_of(spec, machine, limits, ways, why, notes)
+
+
+def _finder(model: "FleetModelSpec", machine: "Machine") -> "PlaceFinder":
+    """The places of a model, by the analytic meter."""
+    from vram_llm.planner.fleet.place_options import PlaceFinder
+
+    files = planning.PlannedFiles.read(model.source, model.workload)
+    machine = _allowed(model, machine)
+    if isinstance(files.model.path, Path):
+        machine = with_disk(machine, files.model.path)
+    companions = planning.unplaced_companions(files, machine, model.workload, None)
+    return PlaceFinder(files.profile, machine, model.workload, companions)
+
+
+def _allowed(model: "FleetModelSpec", machine: "Machine") -> "Machine":
+    """`machine` with the devices that a model may use."""
+    if model.devices is None:
+        return machine
+    devices = tuple(device for device in machine.devices if device.id in model.devices)
+    return dataclasses.replace(machine, devices=devices)
+
+
+class _Confirmation:
+    """Plans each model of a packing in memory that no other model of its sets needs."""
+
+    def __init__(
+        self,
+        spec: "FleetSpec",
+        machine: "Machine",
+        limits: "Limits",
+        layouts: "Mapping[str, Layout]",
+        dry: "DryRun",
+        on_model: Callable[[str], None],
+    ) -> None:
+        self._spec, self._machine, self._limits = spec, machine, limits
+        self._layouts, self._dry, self._on_model = layouts, dry, on_model
+        self._uses = {name: [option.uses for option in each.options] for name, each in layouts.items()}
+        self._waiting = {(name, index) for name, each in self._uses.items() for index in range(len(each))}
+
+    def confirmed(self) -> "dict[str, tuple[FleetWay, ...]]":
+        """The ways of each model. Raises the errors of `planning.plan`."""
+        found = {}
+        size = {name: sum(layout.uses.values()) for name, layout in self._layouts.items()}
+        for model in sorted(self._spec.models, key=lambda model: -size[model.name]):
+            self._on_model(model.name)
+            ways = []
+            for index, option in enumerate(self._layouts[model.name].options):
+                way = self._way(model, index, option)
+                self._uses[model.name][index] = way.uses
+                self._waiting.discard((model.name, index))
+                ways.append(way)
+            found[model.name] = tuple(ways)
+        return found
+
+    def _way(self, model: "FleetModelSpec", index: int, option: "PlaceOption") -> "FleetWay":
+        """The way of one replica, planned in its share of the memory left, or in more if that is too little.
+
+        The analytic meter is an upper bound but for some 3 % of compute buffers, so the share nearly always
+        suffices. If not even all that is left does, the model takes what other sets would need.
+        """
+        refusal: DoesNotFit | None = None
+        for budgets in (
+            self._left(model.name, index, option, is_shared=True),
+            self._left(model.name, index, option, is_shared=False),
+            self._beside_necessary(model.name, index),
+        ):
+            try:
+                return self._planned(model, option, budgets)
+            except DoesNotFit as error:
+                refusal = refusal or error
+        assert refusal is not None
+        raise refusal
+
+    def _planned(
+        self, model: "FleetModelSpec", option: "PlaceOption", budgets: "Mapping[str, int]"
+    ) -> "FleetWay":
+        from vram_llm.planner.fleet.planned_way import way_of
+        from vram_llm.planner.fleet.room import machine_within
+
+        given = (model.workload.n_gpu_layers, model.workload.tensor_split, model.workload.overrides)
+        allowed = _allowed(model, self._machine)
+        is_dictated = any(each is not None for each in given)
+        ids = [device.id for device in allowed.devices] if is_dictated else option.devices
+        machine = machine_within(allowed, ids, budgets, model.workload.reserve_bytes)
+        machine = dataclasses.replace(machine, notes=())  # the fleet's plan has them
+        try:
+            return way_of(planning.plan(model.source, machine, model.workload, self._dry), machine)
+        except DoesNotFit as error:
+            raise DoesNotFit(f"{model.name}: {error}", short_bytes=error.short_bytes) from None
+
+    def _left(self, name: str, index: int, option: "PlaceOption", *, is_shared: bool) -> dict[str, int]:
+        """What one replica has, and what every set that it is in leaves.
+
+        With `is_shared`, models that are not planned yet get equal shares of the latter.
+        """
+        from vram_llm.planner.fleet.limits import FittingModels
+
+        budgets, own = self._limits.budgets, self._uses[name][index]
+        sets = FittingModels(self._limits, self._uses).maximal_sets(self._spec.together)
+        sets = tuple(each for each in sets if name in each) or (frozenset([name]),)
+        left = {}
+        for device_id in budgets:
+            users = {
+                (other, number)
+                for each in sets
+                for other in each
+                for number, uses in enumerate(self._uses[other])
+                if (other, number) in self._waiting and device_id in uses
+            }
+            spare = min(budgets[device_id] - self._used(each, device_id) for each in sets)
+            share = max(len(users), 1) if is_shared else 1
+            left[device_id] = own.get(device_id, 0) + max(spare, 0) // share
+        return left
+
+    def _beside_necessary(self, name: str, index: int) -> dict[str, int]:
+        """What models that must be resident with this one leave, and its own other replicas."""
+        from vram_llm.planner.fleet.check_spec import must_fit
+
+        necessary = frozenset([name]).union(*(group for group in must_fit(self._spec) if name in group))
+        own = self._uses[name][index]
+        return {
+            device_id: max(budget - self._used(necessary, device_id) + own.get(device_id, 0), 0)
+            for device_id, budget in self._limits.budgets.items()
+        }
+
+    def _used(self, names: frozenset[str], device_id: str) -> int:
+        return sum(uses.get(device_id, 0) for name in names for uses in self._uses[name])
