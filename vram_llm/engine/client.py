@@ -13,6 +13,7 @@ from vram_llm.engine.activity import EngineActivity
 from vram_llm.engine.answer_times import AnswerTimes
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.plan_source import Replan
+from vram_llm.engine.process import ProcessStarter
 from vram_llm.engine.recent_load import LoadCounts, RecentLoad
 from vram_llm.engine.request import DecodeTick, EmbeddingRequest, FinishReason, Image, Request, TokenEvent
 from vram_llm.engine.request_metrics import ABORT, RequestMetrics
@@ -42,7 +43,8 @@ class EngineClient(EngineProcess):
     """An engine process and its requests. Use from one event loop.
 
     `on_state` is called with the client whenever `state` or `detail` change. `stats` are those after the last
-    full step. `watchdog_s` is the Watchdog's limit. `replan` plans again: see PlanSource.
+    full step. `watchdog_s` is the Watchdog's limit. `replan` plans again: see PlanSource. `processes`: see
+    EngineProcess.
     """
 
     def __init__(
@@ -53,8 +55,9 @@ class EngineClient(EngineProcess):
         *,
         watchdog_s: float | None = None,
         replan: Replan | None = None,
+        processes: ProcessStarter | None = None,
     ) -> None:
-        super().__init__(plan, model_name, lambda: on_state(self), watchdog_s, replan)
+        super().__init__(plan, model_name, lambda: on_state(self), watchdog_s, replan, processes)
         self.stats = EngineStats()
         self._earlier = EngineStats()  # of engines that have ended
         self._n_unreported = 0  # tokens of DecodeTicks since the last stats

@@ -8,7 +8,6 @@ and so do those that arrive meanwhile.
 import asyncio
 import contextlib
 import logging
-import socket
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -21,7 +20,7 @@ from vram_llm.engine.in_flight import RequestsInFlight
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.outage import OutageWatch
 from vram_llm.engine.plan_source import PlanSource, Replan
-from vram_llm.engine.process import error_of, start_process
+from vram_llm.engine.process import ProcessStarter, error_of
 from vram_llm.engine.restart_policy import CRASH_WINDOW_S, MAX_KERNEL_CRASHES, RestartPolicy
 from vram_llm.engine.watchdog import Watchdog, is_on
 from vram_llm.errors import EngineDied, ModelChanged, VramLLMError
@@ -43,7 +42,7 @@ class EngineProcess(ABC):
     """One engine process, replaced by a new one when it dies. Use from one event loop.
 
     `on_change` is called whenever `state` or `detail` change. `watchdog_s` is the Watchdog's limit. `replan`
-    plans again if the model's files have changed or memory ran out.
+    plans again if the model's files have changed or memory ran out. Processes come from `processes`.
     """
 
     def __init__(
@@ -53,9 +52,11 @@ class EngineProcess(ABC):
         on_change: Callable[[], None],
         watchdog_s: float | None = None,
         replan: Replan | None = None,
+        processes: ProcessStarter | None = None,
     ) -> None:
         self.plan = plan
         self._plans = PlanSource(plan, replan)
+        self._processes = processes or ProcessStarter(log)
         self.state = EngineState.LOADING
         self.info: ModelInfo | None = None
         self.detail = "starting"
@@ -193,11 +194,10 @@ class EngineProcess(ABC):
         except (OSError, MemoryError) as error:  # a new plan needs files, processes and memory too
             return EngineDied(f"the plan for the next load could not be made: {error or 'no memory is left'}")
         try:
-            with contextlib.closing(Heartbeat()) as heartbeat:
-                ours, theirs = socket.socketpair()
-                with theirs:
-                    reader, self._writer = await asyncio.open_connection(sock=ours)
-                    self._process = process = await start_process(theirs, heartbeat, log)
+            started = await self._processes.take()
+            with contextlib.closing(started.heartbeat) as heartbeat:
+                self._process = process = started.process
+                reader, self._writer = await asyncio.open_connection(sock=started.sock)
                 watches = (
                     asyncio.create_task(_watch_on(lambda: self._watch(process, heartbeat))),
                     asyncio.create_task(_watch_on(self._plans.watch)),
@@ -308,6 +308,7 @@ class EngineProcess(ABC):
                             self._has_other_model = False
                         self._set_state(EngineState.READY, "")
                         self._in_flight.note_ready()
+                        self._processes.note_ready()
                     case wire.Notice(text):
                         notices.info(text)
                     case wire.MemoryWarning(text):

@@ -52,14 +52,14 @@ class Worker:
 
     def run(self) -> None:
         """Serve until the server stops it. Raises ChannelClosed, and VramLLMError if the model fails."""
-        messages = self._channel.receive(wait=True)
-        start = next(message for message in messages if isinstance(message, wire.Start))
-        # imported here: loading llama.cpp's libraries takes longer than all other work before the load
+        # before the first message: a spare process gets it after it has loaded llama.cpp's libraries
         from vram_llm.engine.embedding_loop import Embedder
         from vram_llm.engine.inputs.text_tokenizer import use_large_stacks
         from vram_llm.engine.loop import Loop
 
         use_large_stacks()
+        messages = self._channel.receive(wait=True)
+        start = next(message for message in messages if isinstance(message, wire.Start))
 
         model, draft = self._load(start.plan, start.extra_buffers)
         for each in filter(None, (model, draft)):
